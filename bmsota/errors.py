@@ -1,0 +1,93 @@
+"""Every exception the library raises.
+
+The tree::
+
+    BmsotaError
+    |-- LocalProtocolError     we asked for something illegal; the object is unchanged
+    |-- RemoteProtocolError    the peer broke the protocol; `.reply_hint` says what to answer, if anything
+    |   `-- FrameError         bytes of the cloud link that are no valid frame: `.expected`, `.received`, `.offset`
+    |-- ImageError             a firmware image that is malformed: `.expected`, `.received`, `.offset`
+    |-- TrustError             signature, digest, rollback, expiry, wrong device: `.attack` names it
+    |-- TransferError          a download or flash that failed; `.permanent` says whether trying again can help
+    |-- SignalError            a DBC definition or a signal value that does not fit
+    `-- ConfigurationError     a scenario, profile or setting that cannot be used
+
+Anything else that escapes the library is a bug. Messages speak one grammar: "expected ..., got ... (where)".
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BmsotaError",
+    "ConfigurationError",
+    "FrameError",
+    "ImageError",
+    "LocalProtocolError",
+    "RemoteProtocolError",
+    "SignalError",
+    "TransferError",
+    "TrustError",
+]
+
+
+class BmsotaError(Exception):
+    """The root of everything this library raises on purpose."""
+
+
+class LocalProtocolError(BmsotaError):
+    """We asked for something the protocol does not allow now. Nothing was sent and the object is unchanged."""
+
+
+class RemoteProtocolError(BmsotaError):
+    """The peer broke the protocol. `reply_hint` is what to send before closing, empty if nothing helps."""
+
+    def __init__(self, message: str, *, reply_hint: bytes = b"") -> None:
+        super().__init__(message)
+        self.reply_hint = reply_hint
+
+
+class FrameError(RemoteProtocolError):
+    """Bytes of the cloud link that are not a valid frame, or a frame whose body is not valid."""
+
+    def __init__(self, where: str, *, expected: str, received: str, offset: int) -> None:
+        super().__init__(f"{where}: expected {expected}, got {received} (offset {offset})")
+        self.where = where
+        self.expected = expected
+        self.received = received
+        self.offset = offset
+
+
+class ImageError(BmsotaError):
+    """A firmware image that is malformed, whoever signed it."""
+
+    def __init__(self, where: str, *, expected: str, received: str, offset: int | None = None) -> None:
+        place = "" if offset is None else f" (offset {offset})"
+        super().__init__(f"{where}: expected {expected}, got {received}{place}")
+        self.where = where
+        self.expected = expected
+        self.received = received
+        self.offset = offset
+
+
+class TrustError(BmsotaError):
+    """Something that is well formed and must not be believed. `attack` names what it looks like (docs/trust.md)."""
+
+    def __init__(self, attack: str, message: str) -> None:
+        super().__init__(f"{attack}: {message}")
+        self.attack = attack
+
+
+class TransferError(BmsotaError):
+    """A transfer that failed. `permanent` is true when trying again cannot help."""
+
+    def __init__(self, message: str, *, permanent: bool) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+class SignalError(BmsotaError):
+    """A DBC definition or a signal value that does not fit."""
+
+
+class ConfigurationError(BmsotaError):
+    """A scenario, profile or setting that cannot be used; the message names the place and what was expected."""
