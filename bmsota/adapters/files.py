@@ -1,0 +1,111 @@
+"""Files: those that ship with the package, and DBC files of the user.
+
+DBC files and sample firmware images stand at the top of a checkout, where people look for them, and are copied into the
+package (`bmsota/_data`) when the wheel is built. Here both places are one.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from bmsota.errors import ConfigurationError
+from bmsota.signals import loads
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+    from bmsota.signals import Database
+
+__all__ = ["FilePath", "load_dbc", "packaged_dbc", "packaged_dbc_names", "packaged_firmware", "packaged_firmware_names"]
+
+FilePath: TypeAlias = str | PathLike[str]
+
+# The largest public DBC files have a few megabytes; something larger is not a DBC and must not be parsed for minutes.
+DBC_SIZE_BYTES_MAX = 32 * 1024 * 1024
+
+
+def load_dbc(path: FilePath) -> Database:
+    """Load the DBC file at *path*.
+
+    DBC files are written in the code page of the tool's machine; what is not UTF-8 is read as Windows-1252, the most
+    usual one, with unknown characters replaced (they can only be in comments and units).
+
+    Raises:
+        OSError: the file cannot be read.
+        ConfigurationError: the file is larger than any DBC.
+        SignalError: the extra `can` is not installed.
+    """
+    with Path(path).open("rb") as file:
+        data = file.read(DBC_SIZE_BYTES_MAX + 1)
+    if len(data) > DBC_SIZE_BYTES_MAX:
+        raise ConfigurationError(f"expected a DBC of at most {DBC_SIZE_BYTES_MAX} bytes, got more ({path})")
+    return loads(_text(data))
+
+
+def packaged_dbc(name: str) -> str:
+    """The text of a DBC that ships with the package, for example `packaged_dbc("bms_internal")`.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
+    stem = name.removesuffix(".dbc")
+    return _text(_packaged("dbc", f"{stem}.dbc"))
+
+
+def packaged_dbc_names() -> tuple[str, ...]:
+    """The names `packaged_dbc` knows, without the suffix."""
+    return tuple(name.removesuffix(".dbc") for name in _listed("dbc") if name.endswith(".dbc"))
+
+
+def packaged_firmware(name: str) -> bytes:
+    """The bytes of a sample image, manifest or key that ships with the package, by its path below `firmware_images/`.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
+    return _packaged("firmware_images", name)
+
+
+def packaged_firmware_names() -> tuple[str, ...]:
+    """The names `packaged_firmware` knows, sorted; files in subfolders as `keys/name`."""
+    return _listed("firmware_images")
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def _folder(kind: str) -> Traversable:
+    inside = resources.files("bmsota").joinpath("_data", kind)
+    if inside.is_dir():
+        return inside
+    return Path(__file__).resolve().parents[2] / kind  # A checkout: the folder beside the package.
+
+
+def _listed(kind: str) -> tuple[str, ...]:
+    names: list[str] = []
+    folders: list[tuple[str, Traversable]] = [("", _folder(kind))]
+    for prefix, folder in folders:
+        if not folder.is_dir():
+            continue
+        for item in folder.iterdir():
+            if item.name.startswith(".") or item.name == "__pycache__":
+                continue
+            if item.is_dir():
+                folders.append((f"{prefix}{item.name}/", item))
+            else:
+                names.append(prefix + item.name)
+    return tuple(sorted(names))
+
+
+def _packaged(kind: str, name: str) -> bytes:
+    # Compared with the listing, so that a name with ".." in it cannot leave the folder.
+    if name not in _listed(kind):
+        raise ConfigurationError(f"expected one of {', '.join(_listed(kind)) or 'no files'}, got {name!r} ({kind})")
+    return _folder(kind).joinpath(*name.split("/")).read_bytes()

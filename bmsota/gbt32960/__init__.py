@@ -1,0 +1,100 @@
+"""The cloud link: GB/T 32960.3 frames, both editions, sans-IO.
+
+`decode` and `encode` turn one whole frame into a value and back, `FrameReader` cuts a byte stream into frames,
+`TerminalSession` and `PlatformSession` hold the two ends of a conversation. Times are aware (+08:00), a value that is not
+there is a `Sentinel`, and whatever is refused is a `bmsota.errors.BmsotaError`.
+"""
+
+from __future__ import annotations
+
+from bmsota.gbt32960._bodies import (
+    Alarms,
+    Body,
+    CellVoltages,
+    DriveMotor,
+    DriveMotors,
+    Engine,
+    Extremes,
+    FuelCell,
+    Position,
+    ProbeTemperatures,
+    RawBody,
+    SubsystemTemperatures,
+    SubsystemVoltages,
+    UserDefined,
+    VehicleData,
+)
+from bmsota.gbt32960._enums import (
+    BRAKE_PRESSED,
+    AlarmFlag,
+    ChargingState,
+    Command,
+    ControlId,
+    DcdcState,
+    Edition,
+    Encryption,
+    EngineState,
+    Gear,
+    GearPosition,
+    MotorState,
+    NodeRole,
+    NodeState,
+    ParameterId,
+    ReplyFlag,
+    RunMode,
+    Sentinel,
+    UpgradeLayout,
+    UpgradeStateCode,
+    VehicleState,
+)
+from bmsota.gbt32960._events import (
+    NEED_DATA,
+    BadStretch,
+    CloseReason,
+    CloseRequested,
+    CommandReceived,
+    CommandReplied,
+    CommandTimedOut,
+    ConnectRequested,
+    ExtensionReceived,
+    ExtensionUndelivered,
+    FrameReceived,
+    FrameRefused,
+    HeartbeatReceived,
+    LoggedIn,
+    LoggedOut,
+    LoginFailed,
+    LoginFailure,
+    LoginRequested,
+    LogoutReceived,
+    PlatformEvent,
+    ReaderEvent,
+    ReplyReceived,
+    ReportReceived,
+    ReportsDropped,
+    TerminalEvent,
+    TimeSynchronised,
+)
+from bmsota.gbt32960._extension import EXTENSION_VERSION, NodeIdentity, SignedReport, UnitIdentity, UpgradeState
+from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, FRAME_SIZE_BYTES_MAX, HEADER_SIZE_BYTES, Frame, Header
+from bmsota.gbt32960._messages import (
+    Control,
+    EchoReply,
+    EmptyReply,
+    Heartbeat,
+    Message,
+    Parameter,
+    ParameterQuery,
+    ParameterValues,
+    PlatformLogin,
+    PlatformLogout,
+    RawMessage,
+    RemoteUpgrade,
+    Report,
+    TerminalAlarm,
+    TimeReply,
+    TimeSync,
+    VehicleLogin,
+    VehicleLogout,
+)
+from bmsota.gbt32960._time import BEIJING, beijing_time, nanoseconds

@@ -1,0 +1,240 @@
+"""The information bodies of a report, in engineering units (2016 tables 9 to 18 and B.4 to B.8).
+
+Values only: which byte stands where is in `_layouts`. Where the terminal says "abnormal" or "invalid", a `Sentinel`
+stands in place of the number. A code that has a name is the member of its enumeration; any other code is a plain
+integer. Values outside the text's range are kept as they came; nothing is clamped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bmsota.gbt32960._enums import (
+    AlarmFlag,
+    ChargingState,
+    DcdcState,
+    EngineState,
+    MotorState,
+    RunMode,
+    Sentinel,
+    VehicleState,
+)
+
+__all__ = [
+    "Alarms",
+    "Body",
+    "CellVoltages",
+    "DriveMotor",
+    "DriveMotors",
+    "Engine",
+    "Extremes",
+    "FuelCell",
+    "Position",
+    "ProbeTemperatures",
+    "RawBody",
+    "SubsystemTemperatures",
+    "SubsystemVoltages",
+    "UserDefined",
+    "VehicleData",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleData:
+    """0x01 vehicle (table B.4)."""
+
+    vehicle_state: VehicleState | int | Sentinel
+    charging_state: ChargingState | int | Sentinel
+    run_mode: RunMode | int | Sentinel
+    speed_kmh: float | Sentinel
+    odometer_km: float | Sentinel
+    total_voltage_v: float | Sentinel
+    total_current_a: float | Sentinel
+    """The text fixes no sign; throughout this project > 0 is discharging."""
+    soc_pct: int | Sentinel
+    dcdc_state: DcdcState | int | Sentinel
+    gear: int
+    """The whole gear byte. Decoding gives a `Gear`; a `GearPosition` or `Gear.of(...)` may be passed in."""
+    insulation_kohm: int | Sentinel
+    accelerator_pct: int | Sentinel
+    brake_pct: int | Sentinel
+    """0 is off; `BRAKE_PRESSED` (101) is pressed, travel unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriveMotor:
+    """One motor of `DriveMotors` (table 11)."""
+
+    number: int
+    state: MotorState | int | Sentinel
+    controller_temperature_c: int | Sentinel
+    speed_rpm: int | Sentinel
+    torque_nm: float | Sentinel
+    motor_temperature_c: int | Sentinel
+    controller_voltage_v: float | Sentinel
+    controller_current_a: float | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class DriveMotors:
+    """0x02 drive motors (table 10)."""
+
+    motors: tuple[DriveMotor, ...] | Sentinel
+    """A `Sentinel` where the count byte itself says abnormal or invalid; then no items follow on the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class FuelCell:
+    """0x03 fuel cell (table 12)."""
+
+    voltage_v: float | Sentinel
+    current_a: float | Sentinel
+    consumption_kg_per_100km: float | Sentinel
+    probe_temperatures_c: tuple[int | Sentinel, ...] | Sentinel
+    hydrogen_temperature_c_max: float | Sentinel
+    hydrogen_temperature_probe: int | Sentinel
+    hydrogen_concentration_mg_per_kg_max: int | Sentinel
+    hydrogen_concentration_sensor: int | Sentinel
+    hydrogen_pressure_mpa_max: float | Sentinel
+    hydrogen_pressure_sensor: int | Sentinel
+    dcdc_state: DcdcState | int | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """0x04 engine (table 13)."""
+
+    state: EngineState | int | Sentinel
+    crankshaft_speed_rpm: int | Sentinel
+    fuel_rate_l_per_100km: float | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """0x05 position (tables 14 and 15). When the fix is lost, the last valid position is repeated with valid=False."""
+
+    valid: bool
+    """On the wire bit 0 says the opposite: 1 is invalid."""
+    longitude_deg: float | Sentinel
+    """> 0: east."""
+    latitude_deg: float | Sentinel
+    """> 0: north."""
+    status_bits: int = 0
+    """Bits of the status byte that the fields above do not say: the reserved bits 3 to 7, and the hemisphere bits
+    (1 south, 2 west) of a coordinate that is a `Sentinel` and so has no sign of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """0x06 extremes (table 16)."""
+
+    cell_voltage_max_subsystem: int | Sentinel
+    cell_voltage_max_cell: int | Sentinel
+    cell_voltage_max_v: float | Sentinel
+    cell_voltage_min_subsystem: int | Sentinel
+    cell_voltage_min_cell: int | Sentinel
+    cell_voltage_min_v: float | Sentinel
+    temperature_max_subsystem: int | Sentinel
+    temperature_max_probe: int | Sentinel
+    temperature_max_c: int | Sentinel
+    temperature_min_subsystem: int | Sentinel
+    temperature_min_probe: int | Sentinel
+    temperature_min_c: int | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class Alarms:
+    """0x07 alarms (tables 17 and 18)."""
+
+    level_max: int | Sentinel
+    """0 none, 1, 2 (limit driving), 3 (stop at once)."""
+    flags: int = 0
+    """All 32 bits as sent; name them with `AlarmFlag`, list the known ones with `active`."""
+    ress_faults: tuple[int, ...] | Sentinel = ()
+    """Maker-defined codes of the energy storage. A `Sentinel` where the count itself says abnormal or invalid."""
+    motor_faults: tuple[int, ...] | Sentinel = ()
+    engine_faults: tuple[int, ...] | Sentinel = ()
+    other_faults: tuple[int, ...] | Sentinel = ()
+
+    @property
+    def active(self) -> tuple[AlarmFlag, ...]:
+        """The alarms that are set and have a name, lowest bit first."""
+        return tuple(flag for flag in AlarmFlag if flag & self.flags)
+
+
+@dataclass(frozen=True, slots=True)
+class SubsystemVoltages:
+    """One energy-storage subsystem of `CellVoltages` (table B.6)."""
+
+    number: int
+    voltage_v: float | Sentinel
+    current_a: float | Sentinel
+    """> 0: discharging, as `VehicleData.total_current_a`."""
+    cell_count: int | Sentinel
+    """Cells in the whole subsystem; more than 200 are split over several frames."""
+    first_cell: int
+    """Number of the first cell in this frame, counted from 1."""
+    cell_voltages_v: tuple[float | Sentinel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CellVoltages:
+    """0x08 energy-storage voltages (table B.5)."""
+
+    subsystems: tuple[SubsystemVoltages, ...] | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class SubsystemTemperatures:
+    """One energy-storage subsystem of `ProbeTemperatures` (table B.8)."""
+
+    number: int
+    temperatures_c: tuple[int | Sentinel, ...] | Sentinel
+    """A `Sentinel` where the probe count itself says abnormal or invalid."""
+
+    @property
+    def probe_count(self) -> int | Sentinel:
+        """How many probes the subsystem has; in this body every probe is present."""
+        return self.temperatures_c if isinstance(self.temperatures_c, Sentinel) else len(self.temperatures_c)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTemperatures:
+    """0x09 energy-storage temperatures (table B.7)."""
+
+    subsystems: tuple[SubsystemTemperatures, ...] | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class UserDefined:
+    """0x80 to 0xFE: a maker's own body, with its length in front (table 7)."""
+
+    type_id: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RawBody:
+    """A body this edition gives no layout for, together with everything behind it: its length is unknown.
+
+    Only ever the last body of a report.
+    """
+
+    type_id: int
+    data: bytes
+
+
+Body = (
+    VehicleData
+    | DriveMotors
+    | FuelCell
+    | Engine
+    | Position
+    | Extremes
+    | Alarms
+    | CellVoltages
+    | ProbeTemperatures
+    | UserDefined
+    | RawBody
+)
+"""Any body of a report."""

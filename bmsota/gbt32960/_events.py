@@ -1,0 +1,292 @@
+"""What the reader and the two sessions report, in the past tense. An event is a fact; what to do about it is the caller's.
+
+`TerminalEvent` and `PlatformEvent` list what each session can say, so that a type checker proves that all are handled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bmsota.errors import FrameError
+    from bmsota.gbt32960._frame import Frame
+    from bmsota.gbt32960._messages import Message, PlatformLogin, Report, VehicleLogin
+
+__all__ = [
+    "NEED_DATA",
+    "BadStretch",
+    "CloseReason",
+    "CloseRequested",
+    "CommandReceived",
+    "CommandReplied",
+    "CommandTimedOut",
+    "ConnectRequested",
+    "ExtensionReceived",
+    "ExtensionUndelivered",
+    "FrameReceived",
+    "FrameRefused",
+    "HeartbeatReceived",
+    "LoggedIn",
+    "LoggedOut",
+    "LoginFailed",
+    "LoginFailure",
+    "LoginRequested",
+    "LogoutReceived",
+    "PlatformEvent",
+    "ReaderEvent",
+    "ReplyReceived",
+    "ReportReceived",
+    "ReportsDropped",
+    "TerminalEvent",
+    "TimeSynchronised",
+]
+
+
+class _NeedData(Enum):
+    NEED_DATA = "need data"
+
+
+NEED_DATA: Final = _NeedData.NEED_DATA
+"""`FrameReader.next_event` returns it when the stream has to go on before there is more to say."""
+
+
+# --- the reader ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceived:
+    """A whole frame with a right check byte and a valid data unit."""
+
+    frame: Frame
+    raw: bytes
+    """The frame as it came."""
+    offset: int
+    """Where it began, counted in bytes from the start of the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadStretch:
+    """Bytes that belong to no valid frame. Reported whole up to a limit, then in pieces; nothing is dropped silently."""
+
+    offset: int
+    """Where the stretch began, counted in bytes from the start of the stream."""
+    data: bytes
+    reason: str
+    error: FrameError | None = None
+    """Set when the stretch is one frame with a right check byte and an invalid header or data unit."""
+
+
+ReaderEvent = FrameReceived | BadStretch | Literal[_NeedData.NEED_DATA]
+
+
+# --- both sessions ---------------------------------------------------------------------------------------------------
+
+
+class CloseReason(Enum):
+    """Why a session wants its link closed."""
+
+    LOGGED_OUT = "the logout was answered, or nobody answered it"
+    LOGIN_FAILED = "three logins in a row failed"
+    HEARTBEAT_LOST = "the platform does not answer heartbeats"
+    SILENT = "nothing was heard from the terminal for too long"
+    NOT_LOGGED_IN = "the terminal did not log in"
+    LOGIN_REFUSED = "the terminal's login was refused"
+    SUPERSEDED = "the same vehicle has logged in on another link"
+    GARBAGE = "too many bytes in a row belong to no frame"
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRequested:
+    """The driver should send what is left and close the link."""
+
+    reason: CloseReason
+
+
+# --- the terminal ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectRequested:
+    """The driver should open a link now, then call `connected`, or `disconnected` if that failed."""
+
+    attempt: int
+    """1 for the first try after a success or a long wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """The platform has accepted the login."""
+
+    serial: int
+    """The login serial of this session of the vehicle."""
+
+
+class LoginFailure(Enum):
+    """Why a login did not succeed."""
+
+    REFUSED = "the platform refused it"
+    NO_REPLY = "the platform did not answer in time"
+    NO_LINK = "there was no link, or it broke before the answer"
+
+
+@dataclass(frozen=True, slots=True)
+class LoginFailed:
+    """One login failed. The session goes on by itself after the wait that the standard prescribes."""
+
+    reason: LoginFailure
+    misses: int
+    """How many failed in a row; after the third the wait is the long one."""
+    retry_ns: int
+    """When the next try is due."""
+    reply_flag: int | None = None
+    """The platform's flag, if it answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedOut:
+    """The vehicle is logged out. `restart` begins again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandReceived:
+    """The platform asks for something: 0x80 to 0x82, or a command of an extension. Answer with `reply_to`."""
+
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyReceived:
+    """The platform answered something that we sent."""
+
+    command: int
+    reply_flag: int
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSynchronised:
+    """The platform told its time."""
+
+    platform_time: datetime
+    ahead_ns: int
+    """How far the platform's clock is ahead of ours, to the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionUndelivered:
+    """The platform did not answer a frame of the extension; it may know only the standard."""
+
+    command: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ReportsDropped:
+    """Stored reports were given up: older than the window, or more than the store may hold."""
+
+    count: int
+    oldest_ns: int
+
+
+# --- the platform ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRequested:
+    """A vehicle, or a platform, wants to log in. Answer with `accept_login` or `refuse_login`."""
+
+    vin: str
+    login: VehicleLogin | PlatformLogin
+
+
+@dataclass(frozen=True, slots=True)
+class LogoutReceived:
+    """The vehicle has logged out; that has been answered."""
+
+    vin: str
+    serial: int
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReportReceived:
+    """A report has come. A correct one is not answered on a terminal's link (annex B), unless the options say so."""
+
+    vin: str
+    report: Report
+    is_backfill: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReceived:
+    """The terminal is alive; that has been answered."""
+
+    vin: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionReceived:
+    """A frame of the extension, or of another maker's use of the same commands. Answer with `reply`."""
+
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class CommandReplied:
+    """The terminal answered a command."""
+
+    command: int
+    message: Message
+    """What we had sent."""
+    reply_flag: int
+    frame: Frame
+    """The answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandTimedOut:
+    """The terminal did not answer a command in all its tries, or the link ended before it could."""
+
+    command: int
+    message: Message
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRefused:
+    """A valid frame that may not come now: before the login, or for another vehicle. It has had no effect."""
+
+    frame: Frame
+    reason: str
+
+
+TerminalEvent = (
+    ConnectRequested
+    | LoggedIn
+    | LoginFailed
+    | LoggedOut
+    | CommandReceived
+    | ReplyReceived
+    | TimeSynchronised
+    | ExtensionUndelivered
+    | ReportsDropped
+    | FrameRefused
+    | CloseRequested
+    | BadStretch
+)
+PlatformEvent = (
+    LoginRequested
+    | LogoutReceived
+    | ReportReceived
+    | HeartbeatReceived
+    | ExtensionReceived
+    | CommandReplied
+    | CommandTimedOut
+    | FrameRefused
+    | CloseRequested
+    | BadStretch
+)

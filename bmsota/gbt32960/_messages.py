@@ -1,0 +1,248 @@
+"""The messages of the cloud link: what the data unit of a frame says (2016 tables 6 to 8, 20 to 22, B.9 to B.17).
+
+Values only: which byte stands where is in `_layouts`, which message belongs to which command in `_codec`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bmsota.gbt32960._enums import ParameterId, Sentinel, UpgradeLayout
+from bmsota.gbt32960._extension import SignedReport, UnitIdentity, UpgradeState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from bmsota.gbt32960._bodies import Body
+
+__all__ = [
+    "Control",
+    "EchoReply",
+    "EmptyReply",
+    "Heartbeat",
+    "Message",
+    "Parameter",
+    "ParameterQuery",
+    "ParameterValues",
+    "PlatformLogin",
+    "PlatformLogout",
+    "RawMessage",
+    "RemoteUpgrade",
+    "Report",
+    "TerminalAlarm",
+    "TimeReply",
+    "TimeSync",
+    "VehicleLogin",
+    "VehicleLogout",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleLogin:
+    """0x01 vehicle login (table 6)."""
+
+    time: datetime
+    serial: int
+    """1 to 65531, one more at each login, from 1 again each day."""
+    iccid: str
+    subsystem_codes: tuple[str, ...] = ()
+    subsystem_count: int | None = None
+    """How many subsystems there are. Needed only where their codes are not sent; otherwise taken from the codes."""
+    code_length: int | None = None
+    """Bytes of each code on the wire. Taken from the longest code if not given; 0 where no codes are sent."""
+
+    def __post_init__(self) -> None:
+        # What the wire carries is filled in, so that a login equals its own round trip.
+        if self.subsystem_count is None:
+            object.__setattr__(self, "subsystem_count", len(self.subsystem_codes))
+        if self.code_length is None:
+            longest = max((len(code) for code in self.subsystem_codes), default=0)
+            object.__setattr__(self, "code_length", longest)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """0x02 real-time report and 0x03 backfill report (table 7); the command of the frame tells them apart."""
+
+    time: datetime
+    """When the values were collected."""
+    bodies: tuple[Body, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleLogout:
+    """0x04 vehicle logout (table 20)."""
+
+    time: datetime
+    serial: int
+    """That of the login."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformLogin:
+    """0x05 platform login (table 21)."""
+
+    time: datetime
+    serial: int
+    user: str
+    password: str
+    cipher: int = 1
+    """As `Encryption`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformLogout:
+    """0x06 platform logout (table 22)."""
+
+    time: datetime
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """0x07 heartbeat: an empty data unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSync:
+    """0x08 terminal time synchronisation: an empty data unit. The reply is a `TimeReply` with the platform's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeReply:
+    """A reply that carries a time and nothing else (6.3.2, and 2025 everywhere)."""
+
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyReply:
+    """A reply without a data unit, as many platforms send."""
+
+
+@dataclass(frozen=True, slots=True)
+class EchoReply:
+    """A reply that repeats the request with a new time, as annex B of 2016 wants it (B.3.3.2)."""
+
+    time: datetime
+    rest: bytes
+    """The data unit behind the time, as it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterQuery:
+    """0x80 query of parameters, the command (table B.9)."""
+
+    time: datetime
+    parameter_ids: tuple[int, ...] | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One item of `ParameterValues` (table B.12)."""
+
+    parameter_id: int
+    value: int | str | bytes | Sentinel
+    """bytes where the size of the parameter is not known: it then holds everything up to the end of the data unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterValues:
+    """0x80 reply to a query (table B.10) and 0x81 setting of parameters (table B.11)."""
+
+    time: datetime
+    parameters: tuple[Parameter, ...] | Sentinel
+    count: int | None = None
+    """How many items the sender announces. Differs from the items here only behind one of unknown size."""
+
+    def __post_init__(self) -> None:
+        if self.count is None and not isinstance(self.parameters, Sentinel):
+            object.__setattr__(self, "count", len(self.parameters))
+
+    @classmethod
+    def build(cls, time: datetime, values: Mapping[int, int | str | Sentinel]) -> ParameterValues:
+        """Make the list from a mapping; the lengths that the two platform names need are put in front of them."""
+        items: list[Parameter] = []
+        for parameter_id, value in values.items():
+            if parameter_id in _LENGTH_OF and isinstance(value, str):
+                items.append(Parameter(_LENGTH_OF[parameter_id], len(value.encode("gb18030", "surrogateescape"))))
+            items.append(Parameter(parameter_id, value))
+        return cls(time, tuple(items))
+
+
+_LENGTH_OF: dict[int, ParameterId] = {
+    ParameterId.PLATFORM_NAME: ParameterId.PLATFORM_NAME_LENGTH,
+    ParameterId.PUBLIC_PLATFORM_NAME: ParameterId.PUBLIC_PLATFORM_NAME_LENGTH,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteUpgrade:
+    """Parameters of control 0x01, remote upgrade (tables B.15 and B.16).
+
+    The standard has no size, digest, signature, progress or result here: it is an invitation to come and fetch. What is
+    then installed is decided by the signed documents of `bmsota.ota`.
+    """
+
+    url: str = ""
+    apn: str = ""
+    user: str = ""
+    password: str = ""
+    address: str = ""
+    port: int | str | None = None
+    """A string where the text on the wire is no plain decimal number; kept as it came."""
+    maker_code: str = ""
+    hardware_version: str = ""
+    firmware_version: str = ""
+    connect_limit_min: int | str | None = None
+    layout: UpgradeLayout = UpgradeLayout.B15_TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalAlarm:
+    """Parameters of control 0x06, alarm (table B.17)."""
+
+    level: int
+    """0 none to 3 (2025: 4) highest, 0xFF invalid."""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """0x82 terminal control (table B.14)."""
+
+    time: datetime
+    control_id: int
+    parameters: RemoteUpgrade | TerminalAlarm | bytes = b""
+    """bytes for controls without a layout, and for an upgrade string that follows none of the known layouts."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """A data unit kept as bytes: encrypted, of an unknown or foreign command, or of a layout not supported yet."""
+
+    data: bytes
+
+
+Message = (
+    VehicleLogin
+    | Report
+    | VehicleLogout
+    | PlatformLogin
+    | PlatformLogout
+    | Heartbeat
+    | TimeSync
+    | TimeReply
+    | EmptyReply
+    | EchoReply
+    | ParameterQuery
+    | ParameterValues
+    | Control
+    | UnitIdentity
+    | UpgradeState
+    | SignedReport
+    | RawMessage
+)
+"""Any data unit."""

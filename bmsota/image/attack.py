@@ -1,0 +1,39 @@
+"""The attacks the library tells apart, by the names a `TrustError` carries in `.attack`.
+
+The names are words of the protocol: they travel to the cloud in the reason of a rejected upgrade. docs/trust.md says
+for each what the device saw and which check found it. The list follows Uptane's attack list (deployment considerations)
+as far as one master with slaves behind it can meet it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Attack"]
+
+
+class Attack(StrEnum):
+    """What a refused document or image looks like."""
+
+    ARBITRARY_SOFTWARE = "arbitrary-software"
+    """No valid signature of a key we know."""
+    CORRUPTED_DATA = "corrupted-data"
+    """The bytes do not have the digest that was signed."""
+    ENDLESS_DATA = "endless-data"
+    """More bytes than the signed size, or than any such document may have."""
+    FREEZE = "freeze"
+    """Expired: somebody holds us on an old document."""
+    MALFORMED_DOCUMENT = "malformed-document"
+    """Not a document of ours, or one in another encoding than the only one we write."""
+    MIXED_BUNDLE = "mixed-bundle"
+    """Parts that are genuine but were never released together."""
+    REPLAY = "replay"
+    """An order, or a report, that was used before."""
+    ROLLBACK = "rollback"
+    """A security counter below the one this node has confirmed."""
+    WRONG_DOCUMENT = "wrong-document"
+    """A genuine document of another kind, such as a manifest in the place of an order."""
+    WRONG_HARDWARE = "wrong-hardware"
+    """Made for another hardware class, role or hardware id."""
+    WRONG_VEHICLE = "wrong-vehicle"
+    """An order for another vehicle."""

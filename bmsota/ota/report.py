@@ -1,0 +1,140 @@
+"""The post-boot report: what really runs now, on the master and on every slave, signed by the unit's own key.
+
+Only this document makes "Upgrade succeeded" in the cloud, and it can only be made by the unit after a boot. It also
+reports a failure or a roll-back, with the reason. Layout: docs/trust.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from bmsota.image import ImageRole, ImageVersion
+from bmsota.ota import _document
+from bmsota.ota._fields import malformed_as_trust_error, parse_role, parse_version, take_fields
+from bmsota.ota._rules import expect, expect_count, expect_hwid, expect_integer, expect_name, expect_text, expect_vin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+__all__ = ["REPORT_SIZE_BYTES_MAX", "NodeReport", "Outcome", "PostBootReport", "sign_report", "verify_report"]
+
+# A node takes about 110 bytes; 64 of them and the head, with the longest reason in a script of 4 bytes a character.
+REPORT_SIZE_BYTES_MAX: Final = 10 * 1024
+
+# One master and 31 slaves are the most a pack has; twice that is beyond any bus of ours.
+NODES_MAX: Final = 64
+
+
+class Outcome(StrEnum):
+    """How an upgrade ended."""
+
+    SUCCEEDED = "succeeded"
+    ROLLED_BACK = "rolled-back"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReport:
+    """What one node runs."""
+
+    position: int
+    """0 is the master, 1..63 the slaves."""
+    role: ImageRole
+    hwid: str
+    version: ImageVersion
+    security_counter: int
+
+    def __post_init__(self) -> None:
+        expect_integer("position", self.position, maximum=NODES_MAX - 1)
+        expect(isinstance(self.role, ImageRole), "role", "an ImageRole", repr(self.role))
+        expect(
+            (self.position == 0) == (self.role is ImageRole.MASTER), "role", "the master at position 0", self.position
+        )
+        expect_hwid("hwid", self.hwid)
+        expect(isinstance(self.version, ImageVersion), "version", "an ImageVersion", repr(self.version))
+        expect_integer("security_counter", self.security_counter, maximum=0xFFFF_FFFF)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostBootReport:
+    """The end of one order, as the unit saw it."""
+
+    order_id: str
+    vin: str
+    hwid: str
+    """Of the master."""
+    outcome: Outcome
+    reason: str
+    """Empty on success; else what went wrong, beginning with the attack's name if it was one."""
+    counter: int
+    """Rises with every report of this unit; the cloud takes no number twice."""
+    time_s: int
+    """By the unit's clock, seconds since the Unix epoch, UTC."""
+    nodes: tuple[NodeReport, ...]
+    """The master and every slave that answers, by rising position."""
+
+    def __post_init__(self) -> None:
+        expect_name("order_id", self.order_id)
+        expect_vin("vin", self.vin)
+        expect_hwid("hwid", self.hwid)
+        expect(isinstance(self.outcome, Outcome), "outcome", "an Outcome", repr(self.outcome))
+        expect_text("reason", self.reason, length_max=256)
+        expect_integer("counter", self.counter, minimum=1)
+        expect_integer("time_s", self.time_s)
+        expect_count("nodes", self.nodes, minimum=1, maximum=NODES_MAX)
+        positions = [node.position for node in self.nodes]
+        expect(positions == sorted(set(positions)), "nodes", "rising positions", positions)
+        expect(self.nodes[0].position == 0, "nodes", "the master first", positions)
+        expect(self.nodes[0].hwid == self.hwid, "nodes", f"the master {self.hwid}", self.nodes[0].hwid)
+
+
+_NAMES: Final = ("order_id", "vin", "hwid", "outcome", "reason", "counter", "time_s", "nodes")
+_NODE_NAMES: Final = ("position", "role", "hwid", "version", "security_counter")
+
+
+def sign_report(report: PostBootReport, key: Ed25519PrivateKey) -> bytes:
+    """Encode and sign with the unit's own key."""
+    payload = {name: getattr(report, name) for name in _NAMES}
+    payload["outcome"] = report.outcome.value
+    payload["nodes"] = [_node_map(node) for node in report.nodes]
+    return _document.sign(payload, content_type=_document.REPORT, key=key)
+
+
+def verify_report(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> PostBootReport:
+    """Check signature and form. The cloud compares order, vehicle and counter with what it knows.
+
+    Raises:
+        TrustError: `endless-data`, `malformed-document`, `wrong-document` or `arbitrary-software`.
+    """
+    value = _document.verify(
+        data, content_type=_document.REPORT, keys=public_keys, size_bytes_max=REPORT_SIZE_BYTES_MAX
+    )
+    fields = dict(zip(_NAMES, take_fields(value, _NAMES, "report"), strict=True))
+    with malformed_as_trust_error("report"):
+        expect(fields["outcome"] in tuple(Outcome), "outcome", "an outcome", repr(fields["outcome"]))
+        fields["outcome"] = Outcome(fields["outcome"])
+        expect_count("nodes", fields["nodes"], minimum=1, maximum=NODES_MAX)
+        fields["nodes"] = tuple(_parse_node_map(node) for node in fields["nodes"])
+        return PostBootReport(**fields)
+
+
+def _node_map(node: NodeReport) -> dict[str, Any]:
+    version = node.version
+    return {
+        "position": node.position,
+        "role": int(node.role),
+        "hwid": node.hwid,
+        "version": [version.major, version.minor, version.revision, version.build],
+        "security_counter": node.security_counter,
+    }
+
+
+def _parse_node_map(value: Any) -> NodeReport:
+    position, role, hwid, version, counter = take_fields(value, _NODE_NAMES, "report node")
+    return NodeReport(
+        position=position, role=parse_role(role), hwid=hwid, version=parse_version(version), security_counter=counter
+    )

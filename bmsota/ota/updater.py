@@ -1,0 +1,978 @@
+"""The updater of a master BMS: from the platform's instruction to the signed post-boot report.
+
+Sans-IO. The updater decides; the unit around it acts. Inputs are calls (`instructed`, `conditions_changed`,
+`http_head`, `slaves_flashed`, ...), effects come out of `next_action()` as values. Flash is written through the stores
+that are handed in; a power cut there ends the call, and `power_on` of the next updater goes on from what the flash says.
+
+How one upgrade goes (clauses of design.md, decisions 7 to 9)::
+
+    IDLE -- instruction --> WAITING_SAFE_STATE -- parked, not charging --> OPENING_SESSION (challenge, token)
+      -> FETCHING_ORDER -> FETCHING_MANIFEST -> CONFIRMING_ORDER -> DOWNLOADING -> DOWNLOAD_COMPLETE
+    power-on, new image in its test boot:
+      DISCOVERING -> FLASHING_SLAVES -> ACTIVATING_SLAVES -> SELF_TEST -> CONFIRMING_PACK -> REPORTING -> IDLE
+    anything wrong after the switch, or a boot that fell back:
+      REVERTING_SLAVES -> RESETTING (while the new master runs) -> REPORTING "Rolled back" -> IDLE
+
+All or nothing: slaves first run the new image on trial. Only when every slave runs it and the pack has passed its
+self-test is anything confirmed, leaves first, the master last. Until the master has confirmed, every power cut leads
+back to the old pack; afterwards none does. What the journal says at each moment:
+
+    phase      means                                         after a power cut
+    accepted   order and manifest are stored                 the download goes on
+    staged     the new master image waits for its test boot  the next boot is the switch
+    testing    the new master image runs on trial            the boot falls back; slaves are reverted
+    committing slaves are being confirmed                    as testing, unless the master has confirmed: success
+    reverting  the pack goes back, with a reason             goes on going back
+    report     the outcome is known and not yet delivered    it is reported at the next login
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+
+from bmsota.boot import BootReason
+from bmsota.errors import BmsotaError, LocalProtocolError, TransferError, TrustError
+from bmsota.image import ImageRole
+from bmsota.ota import device_api
+from bmsota.ota.download import BlockVerified, Download, DownloadCompleted, DownloadFailed
+from bmsota.ota.report import NodeReport, Outcome, PostBootReport, sign_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bmsota.boot import BootResult, BootStore
+    from bmsota.image import ImageVersion, SigningKey
+    from bmsota.ota.http import HttpRequest
+    from bmsota.ota.manifest import ReleaseImage, ReleaseManifest
+    from bmsota.ota.order import UpgradeOrder
+    from bmsota.ota.shelf import ImageShelf
+    from bmsota.ota.trusted import DeviceTrust
+
+__all__ = [
+    "AbortHttp",
+    "Action",
+    "ActivateSlaves",
+    "ConfirmSlaves",
+    "DiscoverNodes",
+    "FlashSlaves",
+    "NodeOutcome",
+    "PowerConditions",
+    "Reset",
+    "RevertSlaves",
+    "RunSelfTest",
+    "SendReport",
+    "SlaveJob",
+    "StartHttp",
+    "TellState",
+    "Updater",
+    "UpdaterState",
+]
+
+SECOND = 1_000_000_000
+
+# How often a failed exchange before the download is tried, with the wait doubling up to the maximum. Eight tries span
+# about ten minutes; then the order is left for the next instruction, which the platform repeats at every login.
+EXCHANGE_TRIES_MAX = 8
+EXCHANGE_WAIT_NS = 5 * SECOND
+EXCHANGE_WAIT_NS_MAX = 300 * SECOND
+
+# An answer of the device API that is no image: a document of COSE is below 64 KiB (bmsota.ota bounds it again).
+ANSWER_SIZE_BYTES_MAX = 64 * 1024
+
+# The slaves of a pack may need a moment to boot before they answer; a slave that stays silent so often is absent.
+DISCOVERY_TRIES_MAX = 3
+
+# A pack whose state of charge is below this is not upgraded: flashing must not end in an empty 12 V supply.
+SOC_PCT_MIN = 10.0
+
+# Which slaves could not be flashed is worth one more try each power-on; then the pack goes back.
+FLASH_ROUNDS_MAX = 2
+
+_ROLLED_BACK_WITHOUT_REASON = "the new image was not confirmed before the next boot"
+
+
+class UpdaterState(StrEnum):
+    """What the updater is doing."""
+
+    IDLE = "idle"
+    WAITING_SAFE_STATE = "waiting for safe state"
+    OPENING_SESSION = "opening session"
+    FETCHING_ORDER = "fetching order"
+    FETCHING_MANIFEST = "fetching manifest"
+    CONFIRMING_ORDER = "confirming order"
+    DOWNLOADING = "downloading"
+    DOWNLOAD_COMPLETE = "download complete"
+    DISCOVERING = "discovering slaves"
+    FLASHING_SLAVES = "flashing slaves"
+    ACTIVATING_SLAVES = "activating slaves"
+    SELF_TEST = "self-test"
+    CONFIRMING_PACK = "confirming pack"
+    REVERTING_SLAVES = "reverting slaves"
+    RESETTING = "resetting"
+    REPORTING = "reporting"
+
+
+_S = UpdaterState
+_BEFORE_DOWNLOAD = (_S.OPENING_SESSION, _S.FETCHING_ORDER, _S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER)
+
+TRANSITIONS: dict[UpdaterState, frozenset[UpdaterState]] = {
+    _S.IDLE: frozenset({_S.WAITING_SAFE_STATE, _S.DOWNLOAD_COMPLETE, _S.DISCOVERING, _S.REPORTING}),
+    _S.WAITING_SAFE_STATE: frozenset({_S.OPENING_SESSION}),
+    _S.OPENING_SESSION: frozenset({_S.FETCHING_ORDER, _S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.IDLE}),
+    _S.FETCHING_ORDER: frozenset({_S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.IDLE}),
+    _S.FETCHING_MANIFEST: frozenset({_S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.REPORTING, _S.IDLE}),
+    _S.CONFIRMING_ORDER: frozenset({_S.DOWNLOADING, _S.WAITING_SAFE_STATE, _S.REPORTING, _S.IDLE}),
+    _S.DOWNLOADING: frozenset({_S.DOWNLOAD_COMPLETE, _S.WAITING_SAFE_STATE, _S.REPORTING}),
+    _S.DOWNLOAD_COMPLETE: frozenset({_S.REPORTING}),
+    _S.DISCOVERING: frozenset(
+        {_S.FLASHING_SLAVES, _S.ACTIVATING_SLAVES, _S.SELF_TEST, _S.REVERTING_SLAVES, _S.CONFIRMING_PACK, _S.REPORTING}
+    ),
+    _S.FLASHING_SLAVES: frozenset({_S.ACTIVATING_SLAVES, _S.REVERTING_SLAVES}),
+    _S.ACTIVATING_SLAVES: frozenset({_S.DISCOVERING, _S.REVERTING_SLAVES}),
+    _S.SELF_TEST: frozenset({_S.CONFIRMING_PACK, _S.REVERTING_SLAVES}),
+    _S.CONFIRMING_PACK: frozenset({_S.REPORTING, _S.REVERTING_SLAVES, _S.DISCOVERING}),
+    _S.REVERTING_SLAVES: frozenset({_S.RESETTING, _S.DISCOVERING}),
+    _S.RESETTING: frozenset(),
+    _S.REPORTING: frozenset({_S.IDLE}),
+}
+"""Which state may follow which. A power cut is no transition: a new updater starts from the journal."""
+
+
+# -- values in and out ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PowerConditions:
+    """What the vehicle is doing, as far as an upgrade cares."""
+
+    ignition_on: bool
+    speed_kmh: float
+    is_charging: bool
+    soc_pct: float
+
+    def refusals(self) -> tuple[str, ...]:
+        """Why upgrade mode must not be entered now; empty when it may."""
+        rules = (
+            (not self.ignition_on, "ignition off"),
+            (self.speed_kmh > 0, "driving"),
+            (self.is_charging, "charging"),
+            (self.soc_pct < SOC_PCT_MIN, f"state of charge below {SOC_PCT_MIN:g} %"),
+        )
+        return tuple(reason for refused, reason in rules if refused)
+
+
+@dataclass(frozen=True, slots=True)
+class SlaveJob:
+    """One slave and the image it must get."""
+
+    position: int
+    image: bytes
+    target: ReleaseImage
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOutcome:
+    """What became of one slave in an operation over several."""
+
+    position: int
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StartHttp:
+    """Send *request* to the device API below *base_url*; one exchange at a time."""
+
+    base_url: str
+    request: HttpRequest
+
+
+@dataclass(frozen=True, slots=True)
+class AbortHttp:
+    """Drop the exchange under way; nothing more of it is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TellState:
+    """Tell the platform how far the order is. Only the newest matters when the link is down."""
+
+    order_id: str
+    state: UpdaterState
+    progress_pct: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SendReport:
+    """Send the signed post-boot report; repeat at every login until `report_acknowledged`."""
+
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoverNodes:
+    """Ask every node of the pack who it is and what it runs; answer with `nodes_discovered`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlashSlaves:
+    """Flash these slaves; answer with `slaves_flashed`."""
+
+    jobs: tuple[SlaveJob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateSlaves:
+    """Let these slaves boot their new image on trial; answer with `slaves_activated`."""
+
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSelfTest:
+    """Check the pack under the new image; answer with `self_tested`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmSlaves:
+    """Make the new image of these slaves permanent; answer with `slaves_confirmed`."""
+
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RevertSlaves:
+    """Take these slaves back to the image they had; answer with `slaves_reverted`."""
+
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Restart the master; the boot decides which image runs."""
+
+    reason: str
+
+
+Action = (
+    StartHttp
+    | AbortHttp
+    | TellState
+    | SendReport
+    | DiscoverNodes
+    | FlashSlaves
+    | ActivateSlaves
+    | RunSelfTest
+    | ConfirmSlaves
+    | RevertSlaves
+    | Reset
+)
+
+
+# -- the journal ---------------------------------------------------------------------------------------------------------
+
+_JOURNAL = "upgrade"
+_ORDER = "order"
+_MANIFEST = "manifest"
+_TRUST = "trust"
+_COUNTER = "report-counter"
+
+
+@dataclass(frozen=True, slots=True)
+class _Journal:
+    """What must survive a power cut, beside the two signed documents."""
+
+    phase: str = ""
+    base_url: str = ""
+    outcome: str = ""
+    reason: str = ""
+    original_versions: tuple[tuple[int, str], ...] = ()
+    """Position and version of every node before the switch, so that going back can be checked."""
+
+    def dumps(self) -> bytes:
+        fields = [self.phase, self.base_url, self.outcome, self.reason, [list(item) for item in self.original_versions]]
+        return cbor2.dumps(fields)
+
+    @classmethod
+    def loads(cls, data: bytes) -> _Journal:
+        phase, base_url, outcome, reason, versions = cbor2.loads(data)
+        return cls(phase, base_url, outcome, reason, tuple((position, version) for position, version in versions))
+
+
+# -- the machine ---------------------------------------------------------------------------------------------------------
+
+
+class Updater:
+    """One master's updater, from one power-on to the next."""
+
+    def __init__(
+        self,
+        *,
+        hwid: str,
+        vin: str,
+        slave_positions: Sequence[int],
+        device_key: SigningKey,
+        trust: DeviceTrust,
+        store: BootStore,
+        shelf: ImageShelf,
+        master_version: Callable[[], tuple[ImageVersion, int]],
+    ) -> None:
+        """Take the parts of the unit.
+
+        Args:
+            hwid: hardware id of the master.
+            vin: the vehicle.
+            slave_positions: the slaves the pack is configured for; one that stays silent stops an upgrade.
+            device_key: signs session proofs and post-boot reports.
+            trust: what the unit believes; its state is kept in *store*.
+            store: slots and journal of the master.
+            shelf: where downloaded images lie.
+            master_version: version and security counter of the master image that is running.
+        """
+        self._hwid = hwid
+        self._vin = vin
+        self._slave_positions = tuple(slave_positions)
+        self._device_key = device_key
+        self._trust = trust
+        self._store = store
+        self._shelf = shelf
+        self._master_version = master_version
+        self.state = UpdaterState.IDLE
+        self._actions: deque[Action] = deque()
+        self._journal = _Journal()
+        self._order: UpgradeOrder | None = None
+        self._manifest: ReleaseManifest | None = None
+        self._conditions: PowerConditions | None = None
+        self._token = ""
+        self._challenge_pending = False
+        self._step: str = ""
+        self._answer = bytearray()
+        self._answer_head: tuple[int, Mapping[str, str]] | None = None
+        self._tries = 0
+        self._retry_at_ns: int | None = None
+        self._downloads: deque[ReleaseImage] = deque()
+        self._download: Download | None = None
+        self._http_active = False
+        self._nodes: dict[int, NodeReport] = {}
+        self._discovery_tries = 0
+        self._flash_rounds = 0
+        self._activated = False
+        self._told: tuple[UpdaterState, int, str] | None = None
+
+    # -- outputs -----------------------------------------------------------------------------------------------------
+
+    def next_action(self) -> Action | None:
+        """What the unit must do next; None when there is nothing."""
+        return self._actions.popleft() if self._actions else None
+
+    def next_timeout(self) -> int | None:
+        """When `handle_timeout` wants to be called."""
+        times = [time for time in (self._retry_at_ns, self._download_timeout()) if time is not None]
+        return min(times) if times else None
+
+    @property
+    def order_id(self) -> str:
+        return self._order.order_id if self._order is not None else ""
+
+    @property
+    def in_upgrade_mode(self) -> bool:
+        """Whether the pack must stay at rest: contactors open, no drive."""
+        return self.state in _UPGRADE_MODE
+
+    def _download_timeout(self) -> int | None:
+        return self._download.next_timeout() if self._download is not None else None
+
+    # -- power-on ----------------------------------------------------------------------------------------------------
+
+    def power_on(self, boot: BootResult, now_ns: int) -> None:
+        """Go on from what the flash says. Call once, after `BootStore.boot()`."""
+        stored = self._store.get_record(_JOURNAL)
+        self._journal = _Journal.loads(stored) if stored else _Journal()
+        phase = self._journal.phase
+        if not phase:
+            return
+        self._restore_documents(now_ns)
+        if phase == "accepted":
+            self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
+        elif phase == "staged" and boot.reason is not BootReason.TEST:
+            # The switch did not happen: the staged image was refused at boot, or is still waiting.
+            self._conclude(Outcome.FAILED, f"the staged image did not boot: {boot.reason.value}", now_ns)
+        elif phase == "staged":
+            self._save(replace(self._journal, phase="testing"))
+            self._enter(UpdaterState.DISCOVERING, now_ns)
+        elif phase in {"testing", "committing"} and self._runs_target():
+            # Only a confirmed new image boots again: the pack was committed and only the report is missing.
+            self._save(replace(self._journal, phase="committing"))
+            self._enter(UpdaterState.DISCOVERING, now_ns)
+        elif phase in {"testing", "committing"}:
+            self._save(replace(self._journal, phase="reverting", reason=_ROLLED_BACK_WITHOUT_REASON))
+            self._enter(UpdaterState.DISCOVERING, now_ns)
+        elif phase == "reverting":
+            self._enter(UpdaterState.DISCOVERING, now_ns)
+        else:
+            self._enter(UpdaterState.REPORTING, now_ns)
+
+    def _restore_documents(self, now_ns: int) -> None:
+        order, manifest = self._store.get_record(_ORDER), self._store.get_record(_MANIFEST)
+        if order is not None:
+            self._order = self._trust.reread_order(order)
+        if manifest is not None and self._order is not None:
+            self._manifest = self._trust.accept_manifest(manifest, self._order, now_ns)
+            self._shelf.assign(self._manifest.images)
+
+    def _runs_target(self) -> bool:
+        return self._manifest is not None and self._master_version()[0] == self._image_for(ImageRole.MASTER).version
+
+    # -- inputs from the vehicle and the cloud link --------------------------------------------------------------------
+
+    def instructed(self, base_url: str, now_ns: int) -> None:
+        """The platform's instruction has come (0x82/0x01). It is only a hint: what counts is the signed order."""
+        if self.state is UpdaterState.IDLE and not self._journal.phase:
+            self._journal = replace(_Journal(), base_url=base_url)
+            self._tries = 0
+            self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
+        elif self._told is not None and self._order is not None:
+            # A repeated instruction means that the platform does not know how far we are.
+            state, progress, reason = self._told
+            self._actions.append(TellState(self._order.order_id, state, progress, reason))
+
+    def conditions_changed(self, conditions: PowerConditions, now_ns: int) -> None:
+        """The vehicle started, stopped, was plugged in or switched off."""
+        self._conditions = conditions
+        if self.state is UpdaterState.WAITING_SAFE_STATE:
+            self._try_upgrade_mode(now_ns)
+
+    def logged_in(self, now_ns: int) -> None:
+        """The cloud link is up: tell the platform what it may have missed."""
+        if self.state is UpdaterState.REPORTING:
+            self._send_report(now_ns)
+        elif self._told is not None and self._order is not None:
+            state, progress, reason = self._told
+            self._actions.append(TellState(self._order.order_id, state, progress, reason))
+
+    def report_acknowledged(self, now_ns: int) -> None:
+        """The platform has the signed report: the upgrade is over."""
+        if self.state is not UpdaterState.REPORTING:
+            return
+        self._save(_Journal())
+        self._store.put_record(_ORDER, b"")
+        self._store.put_record(_MANIFEST, b"")
+        self._order = self._manifest = None
+        self._told = None
+        self._enter(UpdaterState.IDLE, now_ns)
+
+    # -- entering states -----------------------------------------------------------------------------------------------
+
+    def _enter(self, state: UpdaterState, now_ns: int) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise LocalProtocolError(
+                f"updater: expected a state that follows {self.state.value!r}, got {state.value!r}"
+            )
+        self.state = state
+        _ON_ENTRY.get(state, _nothing)(self, now_ns)
+
+    def _tell(self, progress_pct: int, reason: str = "") -> None:
+        told = (self.state, progress_pct, reason)
+        if self._order is not None and told != self._told:
+            self._told = told
+            self._actions.append(TellState(self._order.order_id, self.state, progress_pct, reason))
+
+    def _save(self, journal: _Journal) -> None:
+        self._journal = journal
+        self._store.put_record(_JOURNAL, journal.dumps() if journal.phase else b"")
+
+    def _wait_safe_state(self, now_ns: int) -> None:
+        self._try_upgrade_mode(now_ns)
+
+    def _try_upgrade_mode(self, now_ns: int) -> None:
+        if self._conditions is None or self._retry_at_ns is not None:
+            return
+        refusals = self._conditions.refusals()
+        if refusals:
+            self._tell(0, ", ".join(refusals))
+            return
+        self._enter(UpdaterState.OPENING_SESSION, now_ns)
+
+    # -- the device API, one exchange a state ----------------------------------------------------------------------------
+
+    def _open_session(self, _now_ns: int) -> None:
+        self._tell(0)
+        self._challenge_pending = True
+        self._start(device_api.challenge_request(self._hwid))
+
+    def _fetch_order(self, _now_ns: int) -> None:
+        self._start(device_api.order_request(self._token))
+
+    def _fetch_manifest(self, _now_ns: int) -> None:
+        assert self._order is not None
+        self._start(device_api.manifest_request(self._token, self._order.manifest_sha256))
+
+    def _confirm_order(self, _now_ns: int) -> None:
+        assert self._order is not None
+        self._start(device_api.confirm_request(self._token, self._order.order_id, decision="accepted", reason=""))
+
+    def _start(self, request: HttpRequest) -> None:
+        self._answer = bytearray()
+        self._answer_head = None
+        self._http_active = True
+        self._actions.append(StartHttp(self._journal.base_url, request))
+
+    def http_head(self, status: int, headers: Mapping[str, str], now_ns: int) -> None:
+        """Status and headers of the answer have come."""
+        if not self._http_active:
+            return
+        if self.state is UpdaterState.DOWNLOADING and self._download is not None:
+            if status == device_api.STATUS_UNAUTHORIZED:
+                # The session ran out in mid-download. What is on the shelf stays; a new session goes on from there.
+                self._drop_exchange()
+                self._download = None
+                self._token = ""
+                self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
+                return
+            self._download.receive_head(status, headers, now_ns)
+            self._after_download_input(now_ns)
+            return
+        self._answer_head = (status, headers)
+
+    def http_body(self, data: bytes, now_ns: int) -> None:
+        """Some of the answer's body has come."""
+        if not self._http_active:
+            return
+        if self.state is UpdaterState.DOWNLOADING and self._download is not None:
+            self._download.receive_body(data, now_ns)
+            self._after_download_input(now_ns)
+        elif len(self._answer) + len(data) <= ANSWER_SIZE_BYTES_MAX:
+            self._answer += data
+        else:
+            self._drop_exchange()
+            self._exchange_failed(f"expected at most {ANSWER_SIZE_BYTES_MAX} bytes of answer, got more", now_ns)
+
+    def http_ended(self, error: str | None, now_ns: int) -> None:
+        """The exchange is over; *error* says why, if before its end."""
+        if not self._http_active:
+            return
+        self._http_active = False
+        if self.state is UpdaterState.DOWNLOADING and self._download is not None:
+            self._download.response_ended(now_ns, error=error)
+            self._after_download_input(now_ns)
+            return
+        if error is not None or self._answer_head is None:
+            self._exchange_failed(error or "no answer", now_ns)
+            return
+        status, _ = self._answer_head
+        try:
+            _ON_ANSWER[self.state](self, status, bytes(self._answer), now_ns)
+        except TrustError as refusal:
+            self._refuse(str(refusal), now_ns)
+        except BmsotaError as problem:
+            self._exchange_failed(str(problem), now_ns)
+
+    def _drop_exchange(self) -> None:
+        if self._http_active:
+            self._http_active = False
+            self._actions.append(AbortHttp())
+
+    def _exchange_failed(self, problem: str, now_ns: int) -> None:
+        self._tries += 1
+        self._tell(0, problem)
+        if self._tries >= EXCHANGE_TRIES_MAX and self._journal.phase != "accepted":
+            # Left for the next instruction: nothing is stored, the platform asks again at the next login.
+            self._journal = _Journal()
+            self._order = self._manifest = None
+            self._enter(UpdaterState.IDLE, now_ns)
+            return
+        wait = min(EXCHANGE_WAIT_NS << min(self._tries - 1, 16), EXCHANGE_WAIT_NS_MAX)
+        self._retry_at_ns = now_ns + wait
+        self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
+
+    def _answered_session(self, status: int, body: bytes, now_ns: int) -> None:
+        if self._challenge_pending:
+            challenge = device_api.parse_challenge(status, body)
+            signature = self._device_key.sign(device_api.session_proof(self._hwid, challenge))
+            self._challenge_pending = False
+            self._start(device_api.session_request(self._hwid, challenge, signature))
+            return
+        self._token = device_api.parse_session(status, body)
+        if self._order is not None and self._manifest is not None:
+            self._enter(UpdaterState.CONFIRMING_ORDER, now_ns)
+        else:
+            self._enter(UpdaterState.FETCHING_ORDER, now_ns)
+
+    def _answered_order(self, status: int, body: bytes, now_ns: int) -> None:
+        document = device_api.parse_document(status, body)
+        if document is None:
+            # No order for us: the instruction was old, or somebody else's. Nothing to do and nothing to report.
+            self._journal = _Journal()
+            self._enter(UpdaterState.IDLE, now_ns)
+            return
+        self._order = self._trust.accept_order(document, now_ns)
+        self._store.put_record(_TRUST, self._trust.dumps())
+        self._store.put_record(_ORDER, document)
+        self._enter(UpdaterState.FETCHING_MANIFEST, now_ns)
+
+    def _answered_manifest(self, status: int, body: bytes, now_ns: int) -> None:
+        assert self._order is not None
+        document = device_api.parse_document(status, body)
+        if document is None:
+            raise TransferError("manifest: expected a document, got none", permanent=False)
+        manifest = self._trust.accept_manifest(document, self._order, now_ns)
+        self._shelf.assign(manifest.images)
+        self._store.put_record(_MANIFEST, document)
+        self._manifest = manifest
+        self._save(replace(self._journal, phase="accepted"))
+        self._enter(UpdaterState.CONFIRMING_ORDER, now_ns)
+
+    def _answered_confirm(self, status: int, body: bytes, now_ns: int) -> None:
+        if status == device_api.STATUS_CONFLICT:
+            self._conclude(Outcome.FAILED, "the order was cancelled before the download", now_ns)
+            return
+        device_api.parse_confirmed(status, body)
+        self._tries = 0
+        self._enter(UpdaterState.DOWNLOADING, now_ns)
+
+    def _refuse(self, reason: str, now_ns: int) -> None:
+        """Trust said no: nothing is staged, the old pack runs on, and the platform hears the name of the attack."""
+        if self._order is None:
+            # Not even the order was believed; there is nothing to report on. The next instruction starts anew.
+            self._actions.append(TellState("", self.state, 0, reason))
+            self._journal = _Journal()
+            self._enter(UpdaterState.IDLE, now_ns)
+            return
+        self._conclude(Outcome.FAILED, reason, now_ns)
+
+    # -- the download --------------------------------------------------------------------------------------------------
+
+    def _begin_download(self, now_ns: int) -> None:
+        assert self._manifest is not None
+        self._downloads = deque(self._manifest.images)
+        self._next_download(now_ns)
+
+    def _next_download(self, now_ns: int) -> None:
+        while self._downloads:
+            image = self._downloads[0]
+            intact = self._shelf.intact_blocks(image)
+            if len(intact) == len(image.block_sha256):
+                self._downloads.popleft()
+                continue
+            self._download = Download(image, have=intact)
+            self._tell(self._progress_pct())
+            self._pump_download(now_ns)
+            return
+        self._download = None
+        self._stage(now_ns)
+
+    def _pump_download(self, now_ns: int) -> None:
+        assert self._download is not None
+        if self._http_active:
+            return
+        request = self._download.next_request(now_ns)
+        if request is not None:
+            self._http_active = True
+            self._actions.append(StartHttp(self._journal.base_url, device_api.authorised(request, self._token)))
+
+    def _after_download_input(self, now_ns: int) -> None:
+        download = self._download
+        assert download is not None
+        while (event := download.next_event()) is not None:
+            if isinstance(event, BlockVerified):
+                self._shelf.write_block(download.image, event.index, event.data)
+                self._tell(self._progress_pct())
+            elif isinstance(event, DownloadCompleted):
+                self._drop_exchange()
+                self._download = None
+                self._next_download(now_ns)
+                return
+            elif isinstance(event, DownloadFailed):
+                self._drop_exchange()
+                self._download = None
+                self._conclude(Outcome.FAILED, str(event.error), now_ns)
+                return
+        if download.wants_abort:
+            self._drop_exchange()
+        self._pump_download(now_ns)
+
+    def _progress_pct(self) -> int:
+        """Verified bytes of all images of the release, in whole percent rounded down."""
+        assert self._manifest is not None
+        total = sum(image.size_bytes for image in self._manifest.images)
+        rest = sum(image.size_bytes for image in self._downloads)
+        if self._download is not None:
+            rest -= self._download.progress_bytes
+        return (total - rest) * 100 // total
+
+    def _stage(self, now_ns: int) -> None:
+        """Verify every image once more as a whole, then write the master's into the other slot."""
+        assert self._manifest is not None
+        try:
+            for image in self._manifest.images:
+                self._trust.check_image(self._shelf.read(image), image)
+        except BmsotaError as refusal:
+            self._conclude(Outcome.FAILED, str(refusal), now_ns)
+            return
+        target = self._image_for(ImageRole.MASTER)
+        data = self._shelf.read(target)
+        offset = self._store.begin_staging(size_bytes=len(data), sha256=hashlib.sha256(data).digest())
+        self._store.write_staged(offset, data[offset:])
+        self._store.finish_staging()
+        version, counter = self._master_version()
+        originals = [(0, f"{version}/{counter}")]
+        originals += [(position, f"{node.version}") for position, node in sorted(self._nodes.items())]
+        self._save(replace(self._journal, phase="staged", original_versions=tuple(originals)))
+        self._store.request_test()
+        self._enter(UpdaterState.DOWNLOAD_COMPLETE, now_ns)
+
+    def _download_complete(self, _now_ns: int) -> None:
+        self._tell(100)
+
+    def _image_for(self, role: ImageRole) -> ReleaseImage:
+        assert self._manifest is not None
+        for image in self._manifest.images:
+            if image.role is role:
+                return image
+        raise TrustError("mixed-bundle", f"release {self._manifest.release}: expected an image for role {role.name}")
+
+    # -- after the switch ------------------------------------------------------------------------------------------------
+
+    def _discover(self, _now_ns: int) -> None:
+        self._actions.append(DiscoverNodes())
+
+    def nodes_known(self, nodes: Sequence[NodeReport]) -> None:
+        """The slaves as the running pack sees them; kept for the versions before the switch."""
+        self._nodes = {node.position: node for node in nodes if node.role is ImageRole.SLAVE}
+
+    def nodes_discovered(self, nodes: Sequence[NodeReport], now_ns: int) -> None:
+        """The answer to `DiscoverNodes`."""
+        if self.state is not UpdaterState.DISCOVERING:
+            return
+        self.nodes_known(nodes)
+        missing = [position for position in self._slave_positions if position not in self._nodes]
+        phase = self._journal.phase
+        self._discovery_tries += 1
+        if missing and self._discovery_tries < DISCOVERY_TRIES_MAX:
+            self._actions.append(DiscoverNodes())
+            return
+        self._discovery_tries = 0
+        wrong = self._slaves_not_on_target()
+        if phase == "reverting":
+            self._after_revert_discovery(missing, now_ns)
+        elif phase == "committing":
+            self._finish_committed(missing, wrong, now_ns)
+        elif missing:
+            self._roll_back(f"slaves {_names(missing)} do not answer", now_ns)
+        elif not wrong:
+            self._enter(UpdaterState.SELF_TEST, now_ns)
+        elif self._activated:
+            self._roll_back(f"slaves {_names(wrong)} did not boot the new image", now_ns)
+        else:
+            self._enter(UpdaterState.FLASHING_SLAVES, now_ns)
+
+    def _slaves_not_on_target(self) -> list[int]:
+        if self._manifest is None:
+            return []
+        target = self._image_for(ImageRole.SLAVE).version
+        return [position for position, node in sorted(self._nodes.items()) if node.version != target]
+
+    def _flash_slaves(self, _now_ns: int) -> None:
+        target = self._image_for(ImageRole.SLAVE)
+        image = self._shelf.read(target)
+        self._tell(100)
+        self._flash_rounds += 1
+        jobs = tuple(SlaveJob(position, image, target) for position in self._slaves_not_on_target())
+        self._actions.append(FlashSlaves(jobs))
+
+    def slaves_flashed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+        """The answer to `FlashSlaves`."""
+        if self.state is not UpdaterState.FLASHING_SLAVES:
+            return
+        failed = [outcome for outcome in outcomes if not outcome.ok]
+        if failed and self._flash_rounds < FLASH_ROUNDS_MAX:
+            self._flash_rounds += 1
+            target = self._image_for(ImageRole.SLAVE)
+            image = self._shelf.read(target)
+            self._actions.append(FlashSlaves(tuple(SlaveJob(outcome.position, image, target) for outcome in failed)))
+        elif failed:
+            self._roll_back("; ".join(f"slave {item.position}: {item.detail}" for item in failed), now_ns)
+        else:
+            self._enter(UpdaterState.ACTIVATING_SLAVES, now_ns)
+
+    def _activate_slaves(self, _now_ns: int) -> None:
+        self._activated = True
+        self._actions.append(ActivateSlaves(tuple(self._slaves_not_on_target())))
+
+    def slaves_activated(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+        """The answer to `ActivateSlaves`: what counts is what they run afterwards, so ask them."""
+        if self.state is UpdaterState.ACTIVATING_SLAVES:
+            failed = [item for item in outcomes if not item.ok]
+            if failed:
+                self._roll_back("; ".join(f"slave {item.position}: {item.detail}" for item in failed), now_ns)
+            else:
+                self._enter(UpdaterState.DISCOVERING, now_ns)
+
+    def _self_test(self, _now_ns: int) -> None:
+        self._tell(100)
+        self._actions.append(RunSelfTest())
+
+    def self_tested(self, *, passed: bool, reason: str, now_ns: int) -> None:
+        """The answer to `RunSelfTest`."""
+        if self.state is not UpdaterState.SELF_TEST:
+            return
+        if passed:
+            self._save(replace(self._journal, phase="committing"))
+            self._enter(UpdaterState.CONFIRMING_PACK, now_ns)
+        else:
+            self._roll_back(reason, now_ns)
+
+    def _confirm_pack(self, _now_ns: int) -> None:
+        self._actions.append(ConfirmSlaves(tuple(sorted(self._nodes))))
+
+    def slaves_confirmed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+        """The answer to `ConfirmSlaves`: the leaves are confirmed, now the master."""
+        if self.state is not UpdaterState.CONFIRMING_PACK:
+            return
+        failed = [item for item in outcomes if not item.ok]
+        if failed:
+            self._roll_back("; ".join(f"slave {item.position}: {item.detail}" for item in failed), now_ns)
+            return
+        # From here on no power cut leads back: this one journal write is the commit of the pack.
+        self._store.confirm()
+        self._store.raise_counter(self._image_for(ImageRole.MASTER).security_counter)
+        self._trust.confirmed(self._manifest_checked(), self._slave_positions)
+        self._store.put_record(_TRUST, self._trust.dumps())
+        self._enter(UpdaterState.DISCOVERING, now_ns)
+
+    def _manifest_checked(self) -> ReleaseManifest:
+        assert self._manifest is not None
+        return self._manifest
+
+    def _finish_committed(self, missing: list[int], wrong: list[int], now_ns: int) -> None:
+        if missing or wrong:
+            problem = f"mixed pack: slaves {_names(missing)} absent, {_names(wrong)} not on the new version"
+            self._conclude(Outcome.FAILED, problem, now_ns)
+        else:
+            self._conclude(Outcome.SUCCEEDED, "", now_ns)
+
+    # -- going back ------------------------------------------------------------------------------------------------------
+
+    def _roll_back(self, reason: str, now_ns: int) -> None:
+        self._save(replace(self._journal, phase="reverting", reason=reason))
+        self._enter(UpdaterState.REVERTING_SLAVES, now_ns)
+
+    def _revert_slaves(self, _now_ns: int) -> None:
+        self._tell(100, self._journal.reason)
+        self._actions.append(RevertSlaves(self._slaves_on_target()))
+
+    def _slaves_on_target(self) -> tuple[int, ...]:
+        off_target = set(self._slaves_not_on_target())
+        return tuple(position for position in sorted(self._nodes) if position not in off_target)
+
+    def slaves_reverted(self, _outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+        """The answer to `RevertSlaves`. Whether it worked is found by asking them, under the old master."""
+        if self.state is not UpdaterState.REVERTING_SLAVES:
+            return
+        if self._runs_target():
+            self._enter(UpdaterState.RESETTING, now_ns)
+        else:
+            self._enter(UpdaterState.DISCOVERING, now_ns)
+
+    def _reset(self, _now_ns: int) -> None:
+        self._actions.append(Reset(self._journal.reason))
+
+    def _after_revert_discovery(self, missing: list[int], now_ns: int) -> None:
+        """The old master runs: are its slaves back too? Ask them once more to go back, then say what is."""
+        still_new = self._slaves_on_target()
+        if self._runs_target():
+            self._enter(UpdaterState.REVERTING_SLAVES, now_ns)
+        elif still_new and self._flash_rounds < FLASH_ROUNDS_MAX:
+            self._flash_rounds += 1
+            self._enter(UpdaterState.REVERTING_SLAVES, now_ns)
+        else:
+            reason = self._journal.reason
+            if still_new or missing:
+                reason += f"; mixed pack: slaves {_names(still_new)} on the new version, {_names(missing)} absent"
+            self._conclude(Outcome.ROLLED_BACK, reason, now_ns)
+
+    # -- the report ------------------------------------------------------------------------------------------------------
+
+    def _conclude(self, outcome: Outcome, reason: str, now_ns: int) -> None:
+        self._retry_at_ns = None
+        self._save(replace(self._journal, phase="report", outcome=outcome.value, reason=reason))
+        stored = self._store.get_record(_COUNTER)
+        counter = (int.from_bytes(stored, "big") if stored else 0) + 1
+        self._store.put_record(_COUNTER, counter.to_bytes(8, "big"))
+        self._enter(UpdaterState.REPORTING, now_ns)
+
+    def _send_report(self, now_ns: int) -> None:
+        assert self._order is not None
+        version, counter = self._master_version()
+        master = NodeReport(
+            position=0, role=ImageRole.MASTER, hwid=self._hwid, version=version, security_counter=counter
+        )
+        stored = self._store.get_record(_COUNTER)
+        report = PostBootReport(
+            order_id=self._order.order_id,
+            vin=self._vin,
+            hwid=self._hwid,
+            outcome=Outcome(self._journal.outcome),
+            reason=self._journal.reason,
+            counter=int.from_bytes(stored, "big") if stored else 0,
+            time_s=now_ns // SECOND,
+            nodes=(master, *(self._nodes[position] for position in sorted(self._nodes))),
+        )
+        self._actions.append(SendReport(sign_report(report, self._device_key)))
+
+    # -- time ------------------------------------------------------------------------------------------------------------
+
+    def handle_timeout(self, now_ns: int) -> None:
+        """Do what is due; nothing before its time."""
+        if self._retry_at_ns is not None and now_ns >= self._retry_at_ns:
+            self._retry_at_ns = None
+            if self.state is UpdaterState.WAITING_SAFE_STATE:
+                self._try_upgrade_mode(now_ns)
+        timeout = self._download_timeout()
+        if timeout is not None and now_ns >= timeout and self._download is not None:
+            self._download.handle_timeout(now_ns)
+            self._after_download_input(now_ns)
+
+
+def _nothing(_updater: Updater, _now_ns: int) -> None:
+    """Entering this state asks for nothing."""
+
+
+def _names(positions: Sequence[int]) -> str:
+    return ", ".join(str(position) for position in positions) or "none"
+
+
+# The table of what entering a state does, and of who reads the answer in it. Private methods of the class above.
+_ON_ENTRY: dict[UpdaterState, Callable[[Updater, int], None]] = {
+    _S.WAITING_SAFE_STATE: Updater._wait_safe_state,  # noqa: SLF001
+    _S.OPENING_SESSION: Updater._open_session,  # noqa: SLF001
+    _S.FETCHING_ORDER: Updater._fetch_order,  # noqa: SLF001
+    _S.FETCHING_MANIFEST: Updater._fetch_manifest,  # noqa: SLF001
+    _S.CONFIRMING_ORDER: Updater._confirm_order,  # noqa: SLF001
+    _S.DOWNLOADING: Updater._begin_download,  # noqa: SLF001
+    _S.DOWNLOAD_COMPLETE: Updater._download_complete,  # noqa: SLF001
+    _S.DISCOVERING: Updater._discover,  # noqa: SLF001
+    _S.FLASHING_SLAVES: Updater._flash_slaves,  # noqa: SLF001
+    _S.ACTIVATING_SLAVES: Updater._activate_slaves,  # noqa: SLF001
+    _S.SELF_TEST: Updater._self_test,  # noqa: SLF001
+    _S.CONFIRMING_PACK: Updater._confirm_pack,  # noqa: SLF001
+    _S.REVERTING_SLAVES: Updater._revert_slaves,  # noqa: SLF001
+    _S.RESETTING: Updater._reset,  # noqa: SLF001
+    _S.REPORTING: Updater._send_report,  # noqa: SLF001
+}
+_ON_ANSWER: dict[UpdaterState, Callable[[Updater, int, bytes, int], None]] = {
+    _S.OPENING_SESSION: Updater._answered_session,  # noqa: SLF001
+    _S.FETCHING_ORDER: Updater._answered_order,  # noqa: SLF001
+    _S.FETCHING_MANIFEST: Updater._answered_manifest,  # noqa: SLF001
+    _S.CONFIRMING_ORDER: Updater._answered_confirm,  # noqa: SLF001
+}
+_UPGRADE_MODE = frozenset(
+    {*_BEFORE_DOWNLOAD, _S.DOWNLOADING, _S.DISCOVERING, _S.FLASHING_SLAVES, _S.ACTIVATING_SLAVES, _S.SELF_TEST,
+     _S.CONFIRMING_PACK, _S.REVERTING_SLAVES, _S.RESETTING}
+)  # fmt: skip

@@ -1,0 +1,541 @@
+"""The one-message codec: a plan compiled into Python functions, and the slow reference they are measured against.
+
+Strategy. A message is decoded far more often than its DBC is loaded, so `compile_decoder` and `compile_encoder` write one
+function per node of the plan and let Python compile it: byte-aligned signals of 16, 32 and 64 bits come out of one
+`struct` call, signals inside one byte out of an index and a shift, everything else out of the frame read as one integer.
+Generated source contains numbers and `repr` of names only; tables go in as arguments. The encoder is written for values
+that fit: whatever it stumbles over goes to `encode_reference`, which is slow, follows the definition signal by signal,
+and either succeeds or says exactly which value is wrong and why. So there is one wording of every error.
+
+Agreed with cantools (the tests hold us to it): values are rounded to the nearest raw number, half to even; a value
+outside [minimum|maximum] is refused unless the value table names it; a frame longer than the message is accepted and its
+tail ignored, a shorter one refused; a multiplexer is looked up by its scaled value.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from bmsota.errors import SignalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from bmsota.signals._plan import ByteOrder, Node, Signal, SignalValue
+
+__all__ = ["compile_decoder", "compile_encoder", "decode_reference", "encode_reference"]
+
+Decoder: TypeAlias = "Callable[[bytes], dict[str, SignalValue]]"
+Encoder: TypeAlias = "Callable[[Mapping[str, SignalValue]], bytes]"
+
+_FLOAT_CODES = {16: "e", 32: "f", 64: "d"}
+_INT_CODES = {16: "h", 32: "i", 64: "q"}
+
+# cantools lets a value miss its limits by a millionth of a step, so that 0.1 * 3 is still inside [0|0.3].
+_RANGE_TOLERANCE_STEPS = 1e-6
+
+
+# --- The reference: one signal at a time, as the definition reads -----------------------------------------------------
+
+
+def _scaled(signal: Signal, raw: float) -> float:
+    if signal.scale == 1 and signal.offset == 0:
+        return raw
+    if _is_integer_conversion(signal):
+        return raw * int(signal.scale) + int(signal.offset)
+    return raw * signal.scale + signal.offset
+
+
+def _is_integer_conversion(signal: Signal) -> bool:
+    """Whether scale and offset keep integers integers, however large."""
+    return not signal.is_float and float(signal.scale).is_integer() and float(signal.offset).is_integer()
+
+
+def _named(signal: Signal, raw: float) -> SignalValue:
+    if signal.choices and math.isfinite(raw) and (name := signal.choices.get(int(raw))) is not None:
+        return name
+    return _scaled(signal, raw)
+
+
+def _names(signal: Signal) -> dict[str, int]:
+    """The value table turned round. A name that stands for two numbers is encoded as the last of them, as in cantools."""
+    return {name: number for number, name in signal.choices.items()}
+
+
+def _extract(signal: Signal, data: bytes) -> float:
+    word = int.from_bytes(data, signal.byte_order) >> signal.shift
+    raw = word & (1 << signal.length_bits) - 1
+    if signal.is_float:
+        return float(struct.unpack("<" + _FLOAT_CODES[signal.length_bits], raw.to_bytes(signal.length_bits // 8, "little"))[0])
+    if signal.is_signed and raw >> signal.length_bits - 1:
+        raw -= 1 << signal.length_bits
+    return raw
+
+
+def _multiplexer_number(signal: Signal, value: SignalValue, where: str) -> int:
+    if isinstance(value, str):
+        names = _names(signal)
+        if value not in names:
+            raise SignalError(f"expected one of {sorted(names)}, got {value!r} ({where}.{signal.name})")
+        return names[value]
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise SignalError(f"expected a number, got {value!r} ({where}.{signal.name})")
+    return int(value)
+
+
+def _sized(data: bytes, size_bytes: int, where: str) -> bytes:
+    if len(data) < size_bytes:
+        raise SignalError(f"expected {size_bytes} data bytes, got {len(data)} ({where})")
+    return data[:size_bytes]
+
+
+def decode_reference(node: Node, data: bytes, *, size_bytes: int, where: str, raw: bool = False) -> dict[str, SignalValue]:
+    """Decode *data* signal by signal. With *raw* the numbers stay as they are on the wire.
+
+    Raises:
+        SignalError: the data are too short, or a multiplexer has a number the message does not define.
+    """
+    data = _sized(data, size_bytes, where)
+    values: dict[str, SignalValue] = {}
+    nodes = [node]
+    for current in nodes:
+        for signal in current.signals:
+            number = _extract(signal, data)
+            values[signal.name] = number if raw else _named(signal, number)
+        for branch in current.branches:
+            signal = branch.multiplexer
+            number = _multiplexer_number(signal, _named(signal, _extract(signal, data)), where)
+            if number not in branch.nodes:
+                raise SignalError(_unknown_branch(branch.nodes, number, f"{where}.{signal.name}"))
+            nodes.append(branch.nodes[number])
+    return values
+
+
+def _unknown_branch(nodes: Mapping[int, Node], number: int, where: str) -> str:
+    return f"expected multiplexer number {_listed(sorted(nodes))}, got {number} ({where})"
+
+
+def _listed(items: list[int]) -> str:
+    shown = ", ".join(str(item) for item in items[:12])
+    return shown if len(items) <= 12 else f"{shown}, ... ({len(items)} numbers)"
+
+
+def _raw_of(signal: Signal, value: SignalValue, where: str) -> float:
+    """Check *value* and turn it into the number on the wire."""
+    place = f"{where}.{signal.name}"
+    if isinstance(value, str):
+        names = _names(signal)
+        if value not in names:
+            expected = f"one of {sorted(names)}" if names else "a number"
+            raise SignalError(f"expected {expected}, got {value!r} ({place})")
+        return names[value]
+    if not isinstance(value, int | float):
+        raise SignalError(f"expected a number or a name of the value table, got {type(value).__name__} ({place})")
+    raw = _unscaled(signal, value, place)
+    if raw not in signal.choices:
+        tolerance = abs(signal.scale) * _RANGE_TOLERANCE_STEPS
+        if signal.minimum is not None and value < signal.minimum - tolerance:
+            raise SignalError(f"expected at least {signal.minimum} {signal.unit}, got {value} ({place})")
+        if signal.maximum is not None and value > signal.maximum + tolerance:
+            raise SignalError(f"expected at most {signal.maximum} {signal.unit}, got {value} ({place})")
+    return raw
+
+
+def _unscaled(signal: Signal, value: float, place: str) -> float:
+    if signal.scale == 0:
+        raise SignalError(f"expected a scale other than 0 to encode with, got 0 ({place})")
+    if signal.is_float:
+        return value if signal.scale == 1 and signal.offset == 0 else (value - signal.offset) / signal.scale
+    if not math.isfinite(value):
+        raise SignalError(f"expected a finite number, got {value} ({place})")
+    if signal.scale == 1 and signal.offset == 0:
+        return round(value)
+    if _is_integer_conversion(signal):
+        # Through divmod, so that integers beyond 2**53 are not rounded by the division.
+        difference = value - int(signal.offset)
+        quotient, remainder = divmod(difference, int(signal.scale))
+        return round(quotient if remainder == 0 else difference / int(signal.scale))
+    return round((value - signal.offset) / signal.scale)
+
+
+def _insert(signal: Signal, raw: float, place: str) -> int:
+    """The bits of *raw*, at their place in the integer of the signal's byte order."""
+    if signal.is_float:
+        try:
+            packed = struct.pack("<" + _FLOAT_CODES[signal.length_bits], raw)
+        except (OverflowError, struct.error):
+            raise SignalError(f"expected a number of {signal.length_bits} float bits, got {raw} ({place})") from None
+        return int.from_bytes(packed, "little") << signal.shift
+    if not signal.raw_minimum <= raw <= signal.raw_maximum:
+        limits = f"{_scaled(signal, signal.raw_minimum)} to {_scaled(signal, signal.raw_maximum)}"
+        raise SignalError(f"expected {limits} ({signal.length_bits} bits), got {_scaled(signal, raw)} ({place})")
+    return (int(raw) & (1 << signal.length_bits) - 1) << signal.shift
+
+
+def encode_reference(node: Node, values: Mapping[str, SignalValue], *, size_bytes: int, where: str) -> bytes:
+    """Encode *values* signal by signal. Exactly the signals of the frame must be given.
+
+    Raises:
+        SignalError: a signal is missing or unknown, or its value does not fit; the message names it.
+    """
+    words: dict[ByteOrder, int] = {"little": 0, "big": 0}
+    seen: dict[str, int] = {}
+    nodes = [node]
+    for current in nodes:
+        for signal in current.signals:
+            if signal.name not in values:
+                raise SignalError(f"expected a value for {signal.name}, got none ({where})")
+            bits = _insert(signal, _raw_of(signal, values[signal.name], where), f"{where}.{signal.name}")
+            seen[signal.name] = bits
+            words[signal.byte_order] |= bits
+        for branch in current.branches:
+            number = _multiplexer_number(branch.multiplexer, values[branch.multiplexer.name], where)
+            if number not in branch.nodes:
+                raise SignalError(_unknown_branch(branch.nodes, number, f"{where}.{branch.multiplexer.name}"))
+            nodes.append(branch.nodes[number])
+    if unknown := sorted(set(values) - set(seen)):
+        raise SignalError(f"expected only signals of this frame, got {', '.join(unknown)} ({where})")
+    little = int.from_bytes(words["little"].to_bytes(size_bytes, "little"), "big")
+    data = (little | words["big"]).to_bytes(size_bytes, "big")
+    for current in nodes:
+        for signal in current.signals:
+            mask = (1 << signal.length_bits) - 1 << signal.shift
+            if int.from_bytes(data, signal.byte_order) & mask != seen[signal.name]:
+                text = f"{signal.name}={values[signal.name]!r}"
+                raise SignalError(f"expected signals that share bits to agree, got {text} ({where})")
+    return data
+
+
+def has_overlap(node: Node, *, size_bytes: int, taken: int = 0) -> bool:
+    """Whether two signals that can be in the same frame share a bit."""
+    for signal in node.signals:
+        bits = (1 << signal.length_bits) - 1 << signal.shift
+        if signal.byte_order == "little":
+            bits = int.from_bytes(bits.to_bytes(size_bytes, "little"), "big")
+        if taken & bits:
+            return True
+        taken |= bits
+    below = (child for branch in node.branches for child in branch.nodes.values())
+    return any(has_overlap(child, size_bytes=size_bytes, taken=taken) for child in below)
+
+
+# --- Generated functions ----------------------------------------------------------------------------------------------
+
+
+class _Source:
+    """Lines of one generated function and the objects they refer to."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.scope: dict[str, Any] = {"from_bytes": int.from_bytes}
+
+    def add(self, line: str, depth: int = 1) -> None:
+        self.lines.append("    " * depth + line)
+
+    def bind(self, prefix: str, value: object) -> str:
+        """Give *value* a name the generated lines can use."""
+        name = f"{prefix}{len(self.scope)}"
+        self.scope[name] = value
+        return name
+
+    def function(self, name: str, where: str) -> Any:
+        # The names in the source come through repr() and bind(), so a DBC cannot put code of its own here.
+        exec(compile("\n".join(self.lines), f"<signals {where}>", "exec"), self.scope)  # noqa: S102 - see above
+        return self.scope[name]
+
+
+def _aligned_bytes(signal: Signal, size_bytes: int) -> int | None:
+    """The offset of the first byte, if `struct` has a code for this signal; None otherwise."""
+    codes = _FLOAT_CODES if signal.is_float else _INT_CODES
+    if signal.length_bits not in codes or signal.shift % 8:
+        return None
+    if signal.byte_order == "little":
+        return signal.shift // 8
+    return size_bytes - signal.shift // 8 - signal.length_bits // 8
+
+
+def _struct_code(signal: Signal) -> str:
+    if signal.is_float:
+        return _FLOAT_CODES[signal.length_bits]
+    code = _INT_CODES[signal.length_bits]
+    return code if signal.is_signed else code.upper()
+
+
+def _struct_groups(signals: tuple[Signal, ...], size_bytes: int) -> list[tuple[struct.Struct, list[Signal]]]:
+    """Cut the aligned signals into as few `struct` calls as their byte orders and overlaps allow."""
+    groups: list[tuple[struct.Struct, list[Signal]]] = []
+    for order, mark in (("little", "<"), ("big", ">")):
+        aligned = [(at, signal) for signal in signals if signal.byte_order == order and (at := _aligned_bytes(signal, size_bytes)) is not None]
+        aligned.sort(key=lambda item: item[0])
+        while aligned:
+            layout, members, end, later = mark, [], 0, []
+            for at, signal in aligned:
+                if at < end:
+                    later.append((at, signal))  # Overlaps its neighbour: taken by another call.
+                    continue
+                layout += f"{at - end}x" * (at > end) + _struct_code(signal)
+                members.append(signal)
+                end = at + signal.length_bits // 8
+            layout += f"{size_bytes - end}x" * (size_bytes > end)
+            groups.append((struct.Struct(layout), members))
+            aligned = later
+    return groups
+
+
+def _inside_byte(signal: Signal, size_bytes: int) -> tuple[int, int] | None:
+    """(byte, shift) of a signal that lies in one byte, where the byte order makes no difference; None otherwise."""
+    if signal.is_float or signal.shift % 8 + signal.length_bits > 8:
+        return None
+    byte = signal.shift // 8
+    return (byte if signal.byte_order == "little" else size_bytes - 1 - byte), signal.shift % 8
+
+
+def _linear(signal: Signal, variable: str) -> str:
+    """The expression that scales a raw number, term by term as `_scaled`."""
+    if signal.scale == 1 and signal.offset == 0:
+        return variable
+    integer = _is_integer_conversion(signal)
+    scale, offset = (int(signal.scale), int(signal.offset)) if integer else (signal.scale, signal.offset)
+    text = variable if scale == 1 and integer else f"{variable} * {scale!r}"
+    return text if offset == 0 else f"{text} + {offset!r}"
+
+
+def _valued(signal: Signal, variable: str, source: _Source) -> str:
+    """The expression of the decoded value, with the value table if there is one."""
+    linear = _linear(signal, variable)
+    if not signal.choices:
+        return linear
+    if signal.is_float:
+        return f"{source.bind('named', lambda raw, signal=signal: _named(signal, raw))}({variable})"
+    table = source.bind("table", dict(signal.choices))
+    if len(signal.choices) == 1 << signal.length_bits and not signal.is_signed:
+        return f"{table}[{variable}]"
+    lookup = f"{table}[{variable}] if {variable} in {table} else {linear}"
+    lowest = min(signal.choices)
+    if lowest > signal.raw_maximum // 2:  # Marks at the top of the range ("invalid"): one comparison in the usual case.
+        return f"{linear} if {variable} < {lowest} else {lookup}"
+    return lookup
+
+
+def _raw_lines(signals: tuple[Signal, ...], size_bytes: int, source: _Source) -> dict[str, str]:
+    """Write the lines that fetch each signal's raw number into a variable; return signal name -> variable."""
+    variables = {signal.name: f"v{index}" for index, signal in enumerate(signals)}
+    done: set[str] = set()
+    for layout, members in _struct_groups(signals, size_bytes):
+        targets = ", ".join(variables[signal.name] for signal in members)
+        source.add(f"{targets}, = {source.bind('unpack', layout.unpack)}(data)")
+        done.update(signal.name for signal in members)
+    rest = [signal for signal in signals if signal.name not in done]
+    wide = {signal.byte_order for signal in rest if _inside_byte(signal, size_bytes) is None}
+    for order in sorted(wide):
+        source.add(f"{order} = from_bytes(data, {order!r})")
+    for signal in rest:
+        mask = (1 << signal.length_bits) - 1
+        if (place := _inside_byte(signal, size_bytes)) is not None:
+            byte, shift = place
+            text = f"data[{byte}]"
+            text = f"{text} >> {shift}" if shift else text
+            text = f"{text} & {mask}" if shift + signal.length_bits < 8 else text
+        else:
+            text = f"{signal.byte_order} >> {signal.shift} & {mask}"
+        if signal.is_signed:
+            half = 1 << signal.length_bits - 1
+            text = f"(({text}) ^ {half}) - {half}"
+        if signal.is_float:
+            layout = struct.Struct("<" + _FLOAT_CODES[signal.length_bits])
+            text = f"{source.bind('unpack', layout.unpack)}(({text}).to_bytes({signal.length_bits // 8}, 'little'))[0]"
+        source.add(f"{variables[signal.name]} = {text}")
+    return variables
+
+
+def _branch_lines(node: Node, variables: dict[str, str], source: _Source, *, size_bytes: int, where: str, raw: bool) -> None:
+    for branch in node.branches:
+        signal = branch.multiplexer
+        below = {number: _decoder_below(child, size_bytes=size_bytes, where=where, raw=raw) for number, child in branch.nodes.items()}
+
+        def unknown(number: int, nodes: Mapping[int, Node] = branch.nodes, place: str = f"{where}.{signal.name}") -> SignalError:
+            return SignalError(_unknown_branch(nodes, number, place))
+
+        plain = not signal.choices and not signal.is_float and signal.scale == 1 and signal.offset == 0
+        number = variables[signal.name]
+        if not plain:
+
+            def number_of(raw_number: float, signal: Signal = signal) -> int:
+                return _multiplexer_number(signal, _named(signal, raw_number), where)
+
+            number = f"{source.bind('number_of', number_of)}({number})"
+        source.add(f"number = {number}")
+        source.add(f"below = {source.bind('below', below)}.get(number)")
+        source.add(f"if below is None: raise {source.bind('unknown', unknown)}(number)")
+        source.add("below(data, values)")
+
+
+def _decoder_below(node: Node, *, size_bytes: int, where: str, raw: bool) -> Callable[[bytes, dict[str, SignalValue]], None]:
+    source = _Source()
+    source.add("def decode(data, values):", 0)
+    variables = _raw_lines(node.signals, size_bytes, source)
+    for signal in node.signals:
+        variable = variables[signal.name]
+        source.add(f"values[{signal.name!r}] = {variable if raw else _valued(signal, variable, source)}")
+    _branch_lines(node, variables, source, size_bytes=size_bytes, where=where, raw=raw)
+    source.add("return None")
+    function: Callable[[bytes, dict[str, SignalValue]], None] = source.function("decode", where)
+    return function
+
+
+def compile_decoder(node: Node, *, size_bytes: int, where: str, raw: bool = False) -> Decoder:
+    """Write the function that decodes a whole frame; equal to `decode_reference` for every input."""
+    source = _Source()
+    sized = source.bind("sized", lambda data: _sized(data, size_bytes, where))
+    source.add("def decode(data):", 0)
+    source.add(f"if len(data) != {size_bytes}: data = {sized}(data)")
+    variables = _raw_lines(node.signals, size_bytes, source)
+    items = ", ".join(
+        f"{signal.name!r}: {variables[signal.name] if raw else _valued(signal, variables[signal.name], source)}"
+        for signal in node.signals
+    )
+    if node.branches:
+        source.add(f"values = {{{items}}}")
+        _branch_lines(node, variables, source, size_bytes=size_bytes, where=where, raw=raw)
+        source.add("return values")
+    else:
+        source.add(f"return {{{items}}}")
+    function: Decoder = source.function("decode", where)
+    return function
+
+
+def _unscaled_lines(signal: Signal, variable: str, source: _Source) -> None:
+    """Write the lines that turn the value in *variable* into a raw number, or raise anything."""
+    depth = 1
+    raw_check: str | None = None
+    if signal.choices:
+        names = source.bind("names", _names(signal))
+        source.add(f"if {variable}.__class__ is str: {variable} = {names}[{variable}]")
+        source.add("else:")
+        depth = 2
+        raw_check = source.bind("table", dict(signal.choices))
+    checks = []
+    tolerance = abs(signal.scale) * _RANGE_TOLERANCE_STEPS
+    if signal.minimum is not None:
+        checks.append(f"{variable} < {signal.minimum - tolerance!r}")
+    if signal.maximum is not None:
+        checks.append(f"{variable} > {signal.maximum + tolerance!r}")
+    condition = " or ".join(checks)
+    if signal.is_float:
+        source.add(f"if {variable}.__class__ is not float: {variable} = float({variable})", depth)
+        converted = f"({variable} - {signal.offset!r}) / {signal.scale!r}"
+        converted = variable if signal.scale == 1 and signal.offset == 0 else converted
+    elif signal.scale == 1 and signal.offset == 0:
+        converted = f"{variable} if {variable}.__class__ is int else round(float({variable}))"
+    elif _is_integer_conversion(signal):
+        # A float may take the divmod detour as well: the reference does, and the result must not differ.
+        converted = f"{source.bind('unscaled', lambda value, signal=signal: _unscaled(signal, value, ''))}({variable})"
+    elif signal.offset == 0:
+        converted = f"round({variable} / {signal.scale!r})"
+    else:
+        converted = f"round(({variable} - {signal.offset!r}) / {signal.scale!r})"
+    if raw_check is not None and condition:
+        source.add(f"raw = {converted}", depth)
+        source.add(f"if ({condition}) and raw not in {raw_check}: raise ValueError", depth)
+        source.add(f"{variable} = raw", depth)
+        return
+    if condition:
+        source.add(f"if {condition}: raise ValueError", depth)
+    if converted != variable:
+        source.add(f"{variable} = {converted}", depth)
+
+
+def _word_terms(signals: tuple[Signal, ...], variables: dict[str, str], source: _Source) -> dict[ByteOrder, list[str]]:
+    """Write the range checks; return the terms that make up the frame as an integer, by byte order."""
+    terms: dict[ByteOrder, list[str]] = {"little": [], "big": []}
+    for signal in signals:
+        variable = variables[signal.name]
+        if signal.is_float:
+            layout = struct.Struct("<" + _FLOAT_CODES[signal.length_bits])
+            text = f"from_bytes({source.bind('pack', layout.pack)}({variable}), 'little')"
+        else:
+            source.add(f"if not {signal.raw_minimum} <= {variable} <= {signal.raw_maximum}: raise ValueError")
+            text = f"({variable} & {(1 << signal.length_bits) - 1})" if signal.is_signed else variable
+        terms[signal.byte_order].append(f"{text} << {signal.shift}" if signal.shift else text)
+    return terms
+
+
+def _value_lines(node: Node, source: _Source) -> dict[str, str]:
+    variables = {signal.name: f"v{index}" for index, signal in enumerate(node.signals)}
+    for signal in node.signals:
+        source.add(f"{variables[signal.name]} = values[{signal.name!r}]")
+    for branch in node.branches:
+        signal = branch.multiplexer
+        names = source.bind("names", _names(signal))
+        variable = variables[signal.name]
+        source.add(f"m{variable} = {names}[{variable}] if {variable}.__class__ is str else int({variable})")
+    for signal in node.signals:
+        _unscaled_lines(signal, variables[signal.name], source)
+    return variables
+
+
+def _words_function(node: Node, where: str) -> Callable[[Mapping[str, SignalValue]], tuple[int, int, int]]:
+    """(little-endian word, big-endian word, number of signals) of a node and what its multiplexers choose below it."""
+    source = _Source()
+    source.add("def words(values):", 0)
+    variables = _value_lines(node, source)
+    terms = _word_terms(node.signals, variables, source)
+    source.add(f"little = {' | '.join(terms['little']) or '0'}")
+    source.add(f"big = {' | '.join(terms['big']) or '0'}")
+    source.add(f"count = {len(node.signals)}")
+    for branch in node.branches:
+        below = {number: _words_function(child, where) for number, child in branch.nodes.items()}
+        source.add(f"l, b, c = {source.bind('below', below)}[m{variables[branch.multiplexer.name]}](values)")
+        source.add("little |= l; big |= b; count += c")
+    source.add("return little, big, count")
+    function: Callable[[Mapping[str, SignalValue]], tuple[int, int, int]] = source.function("words", where)
+    return function
+
+
+# Whatever can go wrong in generated encoder lines when a value does not fit; the reference then says what it was.
+_STUMBLES = (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError, AttributeError, struct.error, SignalError)
+
+
+def compile_encoder(node: Node, *, size_bytes: int, where: str) -> Encoder:
+    """Write the function that encodes a whole frame; equal to `encode_reference` for every input."""
+    if has_overlap(node, size_bytes=size_bytes):
+        return lambda values: encode_reference(node, values, size_bytes=size_bytes, where=where)
+    source = _Source()
+    source.scope["stumbles"] = _STUMBLES
+    reference = source.bind("reference", lambda values: encode_reference(node, values, size_bytes=size_bytes, where=where))
+    groups = _struct_groups(node.signals, size_bytes)
+    source.add("def encode(values):", 0)
+    if not node.branches and len(groups) == 1 and len(groups[0][1]) == len(node.signals):
+        layout, members = groups[0]
+        body = _Source()
+        body.scope = source.scope
+        variables = _value_lines(node, body)
+        arguments = ", ".join(variables[signal.name] for signal in members)
+        body.add(f"if len(values) == {len(node.signals)}: return {source.bind('pack', layout.pack)}({arguments})")
+    elif node.branches:
+        body = _Source()
+        words = source.bind("words", _words_function(node, where))
+        body.add(f"little, big, count = {words}(values)")
+        body.add("if count == len(values):")
+        body.add(f"return (from_bytes(little.to_bytes({size_bytes}, 'little'), 'big') | big).to_bytes({size_bytes}, 'big')", 2)
+    else:
+        body = _Source()
+        body.scope = source.scope
+        variables = _value_lines(node, body)
+        terms = _word_terms(node.signals, variables, body)
+        little, big = " | ".join(terms["little"]), " | ".join(terms["big"])
+        if little and big:
+            result = f"(from_bytes(({little}).to_bytes({size_bytes}, 'little'), 'big') | {big}).to_bytes({size_bytes}, 'big')"
+        elif big:
+            result = f"({big}).to_bytes({size_bytes}, 'big')"
+        else:
+            result = f"({little or '0'}).to_bytes({size_bytes}, 'little')"
+        body.add(f"if len(values) == {len(node.signals)}: return {result}")
+    source.add("try:")
+    source.lines += ["    " + line for line in body.lines]
+    source.add("except stumbles: pass")
+    source.add(f"return {reference}(values)")
+    function: Encoder = source.function("encode", where)
+    return function

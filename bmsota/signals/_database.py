@@ -1,0 +1,184 @@
+"""A loaded DBC: messages by name or by CAN id, each able to decode and encode its frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from bmsota.canframe import CanFrame
+from bmsota.errors import SignalError
+from bmsota.signals._codec import compile_decoder, compile_encoder
+
+if TYPE_CHECKING:
+    from bmsota.signals._plan import Node, Signal, SignalValue
+
+__all__ = ["Database", "Fault", "Message", "Severity"]
+
+
+class Severity(Enum):
+    """What a fault of a DBC file costs."""
+
+    WARNING = "warning"
+    """Nothing is missing from the database, but the file says something that cannot be quite right."""
+    ERROR = "error"
+    """What the line defines is not in the database."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """One thing that is wrong with a DBC file."""
+
+    line: int
+    """Counted from 1."""
+    reason: str
+    severity: Severity
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.severity.value}: {self.reason}"
+
+
+class Message:
+    """One message of a DBC. Immutable; made by `loads`."""
+
+    __slots__ = (
+        "_decode",
+        "_decode_raw",
+        "_encode",
+        "can_id",
+        "comment",
+        "cycle_time_ms",
+        "is_extended_id",
+        "is_fd",
+        "layout",
+        "length",
+        "name",
+        "senders",
+        "signals",
+    )
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        can_id: int,
+        length: int,
+        signals: tuple[Signal, ...],
+        layout: Node,
+        is_extended_id: bool = False,
+        is_fd: bool = False,
+        senders: tuple[str, ...] = (),
+        cycle_time_ms: int | None = None,
+        comment: str = "",
+    ) -> None:
+        self.name = name
+        self.can_id = can_id
+        self.length = length
+        """Data bytes of a frame."""
+        self.is_extended_id = is_extended_id
+        self.is_fd = is_fd
+        self.senders = senders
+        self.cycle_time_ms = cycle_time_ms
+        self.comment = comment
+        self.signals = signals
+        """Every signal, those of all multiplexer branches included, in the order of the frame's bits."""
+        self.layout = layout
+        """The plan both codecs are made from: a tree, branching at multiplexers."""
+        self._decode = compile_decoder(layout, size_bytes=length, where=name)
+        self._encode = compile_encoder(layout, size_bytes=length, where=name)
+        self._decode_raw = compile_decoder(layout, size_bytes=length, where=name, raw=True)
+
+    def __repr__(self) -> str:
+        return f"Message({self.name!r}, can_id=0x{self.can_id:X}, length={self.length}, signals={len(self.signals)})"
+
+    def decode(self, data: bytes) -> dict[str, SignalValue]:
+        """Signal name -> value in the signal's unit, or its name in the value table.
+
+        Data beyond the message's length are ignored. Of a multiplexed message only the signals that are in this frame
+        are returned.
+
+        Raises:
+            SignalError: *data* is too short, or a multiplexer has a number that the DBC does not define.
+        """
+        return self._decode(data)
+
+    def decode_raw(self, data: bytes) -> dict[str, SignalValue]:
+        """As `decode`, but the numbers as they are on the wire: neither scaled nor named. Raises the same."""
+        return self._decode_raw(data)
+
+    def encode(self, values: Mapping[str, SignalValue]) -> bytes:
+        """The data bytes of a frame. *values* holds exactly its signals; bits of no signal are 0.
+
+        Raises:
+            SignalError: a signal is missing, unknown, out of its range, not a name of its value table, or shares bits with
+            one that wants them different.
+        """
+        return self._encode(values)
+
+    def frame(self, values: Mapping[str, SignalValue]) -> CanFrame:
+        """`encode` into a whole CAN frame. Raises the same."""
+        return CanFrame(self.can_id, self.encode(values), self.is_extended_id, self.is_fd)
+
+
+class Database(Mapping[str | int, Message]):
+    """Messages by name or by CAN id: `database["PackState"]`, `database[0x180]`. Iterates over the names.
+
+    A standard and an extended id of the same number are two ids: the extended one is found under `can_id | 1 << 31`, the
+    DBC's own way of writing it, and under the plain number as long as no standard message has it.
+    """
+
+    __slots__ = ("_by_id", "_by_name", "faults", "version")
+
+    def __init__(self, messages: tuple[Message, ...], *, faults: tuple[Fault, ...] = (), version: str = "") -> None:
+        self.faults = faults
+        """Everything that was wrong with the file, in the order of its lines."""
+        self.version = version
+        self._by_name: dict[str, Message] = {}
+        self._by_id: dict[int, Message] = {}
+        for message in messages:
+            self._by_name.setdefault(message.name, message)
+            if message.is_extended_id:
+                self._by_id.setdefault(message.can_id | 1 << 31, message)
+            else:
+                self._by_id[message.can_id] = message
+        for message in messages:
+            if message.is_extended_id:
+                self._by_id.setdefault(message.can_id, message)
+
+    def __getitem__(self, key: str | int) -> Message:
+        """The message of that name or CAN id.
+
+        Raises:
+            KeyError: the database has no such message.
+        """
+        return self._by_name[key] if isinstance(key, str) else self._by_id[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in (self._by_name if isinstance(key, str) else self._by_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __repr__(self) -> str:
+        return f"Database({len(self)} messages, {len(self.faults)} faults)"
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """Every message, in the order of the file."""
+        return tuple(self._by_name.values())
+
+    def decode(self, frame: CanFrame) -> dict[str, SignalValue]:
+        """Decode a frame by its id.
+
+        Raises:
+            SignalError: no message has this id, or its `decode` refuses the data.
+        """
+        key = frame.can_id | 1 << 31 if frame.is_extended_id else frame.can_id
+        message = self._by_id.get(key)
+        if message is None or message.is_extended_id != frame.is_extended_id:
+            raise SignalError(f"expected a CAN id of the database, got 0x{frame.can_id:X}")
+        return message.decode(frame.data)

@@ -1,0 +1,85 @@
+"""From DBC text to plans, by cantools. The only module that imports it, and the only one that sees its types.
+
+What cantools is not asked: how to code a frame (`_codec`) and which line of a dirty file is at fault (`_statements`).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from cantools.database import can as cantools_can
+
+from bmsota.signals._database import Message
+from bmsota.signals._plan import Branch, ByteOrder, Node, Signal, shift_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["parse_messages"]
+
+
+def parse_messages(text: str) -> tuple[tuple[Message, ...], str]:
+    """The messages of a DBC text and its version string.
+
+    Raises whatever cantools raises: its exceptions have no common root, so the caller (`_load`) takes them all.
+    """
+    database = cantools_can.Database(strict=False)
+    database.add_dbc_string(text)
+    return tuple(_message(each) for each in database.messages), database.version or ""
+
+
+def _message(message: Any) -> Message:
+    signals = {each.name: _signal(each, message.length) for each in message.signals}
+    return Message(
+        name=message.name,
+        can_id=message.frame_id,
+        length=message.length,
+        signals=tuple(signals.values()),
+        layout=_node(message.signal_tree, signals),
+        is_extended_id=message.is_extended_frame,
+        is_fd=message.is_fd,
+        senders=tuple(message.senders),
+        cycle_time_ms=message.cycle_time,
+        comment=message.comment or "",
+    )
+
+
+def _signal(signal: Any, size_bytes: int) -> Signal:
+    byte_order: ByteOrder = "big" if signal.byte_order == "big_endian" else "little"
+    choices = {int(number): str(name) for number, name in (signal.choices or {}).items()}
+    return Signal(
+        name=signal.name,
+        start_bit=signal.start,
+        length_bits=signal.length,
+        byte_order=byte_order,
+        shift=shift_of(start_bit=signal.start, length_bits=signal.length, byte_order=byte_order, size_bytes=size_bytes),
+        is_signed=signal.is_signed and not signal.is_float,
+        is_float=signal.is_float,
+        scale=signal.scale,
+        offset=signal.offset,
+        minimum=signal.minimum,
+        maximum=signal.maximum,
+        unit=signal.unit or "",
+        choices=MappingProxyType(choices),
+        comment=signal.comment or "",
+        receivers=tuple(signal.receivers),
+        is_multiplexer=signal.is_multiplexer,
+        multiplexer=signal.multiplexer_signal,
+        multiplexer_ids=tuple(signal.multiplexer_ids or ()),
+    )
+
+
+def _node(tree: Iterable[Any], signals: dict[str, Signal]) -> Node:
+    """Turn cantools' tree (names, and {multiplexer: {number: tree}} for the branches) into ours."""
+    members: list[Signal] = []
+    branches: list[Branch] = []
+    for item in tree:
+        if isinstance(item, str):
+            members.append(signals[item])
+            continue
+        for name, below in item.items():
+            members.append(signals[name])
+            nodes = {number: _node(subtree, signals) for number, subtree in below.items()}
+            branches.append(Branch(signals[name], MappingProxyType(nodes)))
+    return Node(tuple(members), tuple(branches))

@@ -1,0 +1,164 @@
+"""The rules of the tree, held on source text: who may import whom, and what the cores may not touch.
+
+On source text, not on loaded modules: cantools, a codec, loads python-can whatever part of it is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("bmsota", "simulator", "cloud")
+
+# The core decides, the edges act: these modules open, wait, read clocks or draw unseeded randomness.
+BANNED_IN_CORE = {
+    "asyncio", "can", "concurrent", "glob", "httpx", "io", "logging", "multiprocessing", "os", "pathlib", "random",
+    "secrets", "select", "shutil", "socket", "ssl", "subprocess", "tempfile", "threading", "time", "typer", "rich",
+    "serial", "sqlalchemy", "fastapi", "uvicorn", "numpy",
+}  # fmt: skip
+# The columnar signal codec will need NumPy; it is the one exception, and is imported when first used.
+CORE_EXCEPTIONS: dict[str, set[str]] = {}
+# Calls that open, wait or read a clock without an import of their own.
+BANNED_CALLS = {"open", "input", "print"}
+CANTOOLS_ONLY_IN = "bmsota/signals/_parse.py"
+
+# One file may start an embedded cloud beside a fleet (design.md).
+DEMO_WIRING = "simulator/demo.py"
+
+WEB = {"fastapi", "starlette", "uvicorn", "websockets", "asyncio", "socket", "httpx", "jinja2"}
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Absolute names of every module that *path* imports anywhere, also inside functions and for typing."""
+    found: set[str] = set()
+    package = relative(path).removesuffix(".py").removesuffix("/__init__").split("/")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                keep = len(package) - node.level + (1 if path.name == "__init__.py" else 0)
+                base = ".".join([*package[:keep], *([node.module] if node.module else [])])
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return found
+
+
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported_modules(path)}
+
+
+def is_core(path: Path) -> bool:
+    return not relative(path).startswith(("bmsota/adapters/", "bmsota/cli/"))
+
+
+def test_there_is_something_to_check():
+    assert all(len(sources(folder)) > 5 for folder in OURS)
+
+
+@pytest.mark.parametrize("path", sources("bmsota"), ids=relative)
+def test_the_library_imports_nothing_of_ours(path):
+    assert not roots(path) & {"simulator", "cloud", "tests", "benchmarks"}
+
+
+@pytest.mark.parametrize("path", sources("simulator"), ids=relative)
+def test_the_simulator_does_not_know_the_cloud(path):
+    """Except the one file that wires the demo."""
+    if relative(path) != DEMO_WIRING:
+        assert "cloud" not in roots(path)
+
+
+@pytest.mark.parametrize("path", sources("cloud"), ids=relative)
+def test_the_cloud_does_not_know_the_simulator(path):
+    assert "simulator" not in roots(path)
+
+
+@pytest.mark.parametrize("path", [path for path in sources("bmsota") if is_core(path)], ids=relative)
+def test_a_core_neither_opens_nor_waits_nor_reads_a_clock(path):
+    banned = BANNED_IN_CORE - CORE_EXCEPTIONS.get(relative(path), set())
+    assert not roots(path) & banned
+    if relative(path) != CANTOOLS_ONLY_IN:
+        assert "cantools" not in roots(path)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not called & BANNED_CALLS
+    attributes = {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    assert not attributes & {"datetime.now", "datetime.utcnow", "datetime.today", "date.today", "time.time", "uuid.uuid4"}
+
+
+@pytest.mark.parametrize("path", [path for path in sources("bmsota") if is_core(path)], ids=relative)
+def test_a_core_does_not_know_the_edges_of_the_library(path):
+    """Except `bmsota.signals.load`, which hands a path to the file adapter when it is called."""
+    known = {name for name in imported_modules(path) if name.startswith(("bmsota.adapters", "bmsota.cli"))}
+    if relative(path) == "bmsota/signals/__init__.py":
+        known = {name for name in known if not name.startswith("bmsota.adapters.files")}
+        known -= {"bmsota.adapters"}
+    assert not known
+
+
+@pytest.mark.parametrize("path", sources("cloud"), ids=relative)
+def test_each_layer_of_the_cloud_keeps_to_itself(path):
+    """Only storage knows SQL; only gateway, api and pages know the network; domain knows nobody."""
+    folder = relative(path).split("/")[1]
+    used = roots(path)
+    layers = {
+        name.split(".")[1] for name in imported_modules(path) if name.startswith("cloud.") and len(name.split(".")) > 1
+    }
+    wiring = {"wiring.py", "cli.py"}
+    if folder not in {"storage", *wiring}:
+        assert not used & {"sqlalchemy", "alembic", "sqlite3"}
+    if folder in {"domain", "services", "storage"}:
+        assert not used & WEB
+    if folder == "domain":
+        assert layers <= {"domain"}
+    if folder == "services":
+        assert not layers & {"gateway", "api", "pages", "wiring", "cli"}
+    if folder == "storage":
+        assert not layers & {"gateway", "api", "pages", "services", "wiring", "cli"}
+
+
+def test_physics_knows_no_device():
+    for path in sources("simulator/physics"):
+        assert not {name for name in imported_modules(path) if name.startswith(("bmsota", "simulator.devices"))}
+
+
+def tracked_text_files() -> list[Path]:
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\n")  # fmt: skip
+    return [ROOT / name for name in names if name.endswith((".py", ".md", ".toml", ".yaml", ".html", ".js", ".css", ".dbc"))]
+
+
+def test_no_leftovers():
+    """No unfinished work, no path of a developer's machine, no tab or trailing blank in Python."""
+    unfinished = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
+    machine = re.compile(r"(^|[^A-Za-z0-9._-])/(work|farm|root|home)/")
+    mine = Path(__file__).resolve()
+    for path in tracked_text_files():
+        if path == mine or not path.exists():
+            continue
+        text = path.read_text(encoding="utf-8")
+        place = relative(path)
+        assert not machine.search(text), place
+        if path.suffix == ".py":
+            assert not unfinished.search(text), place
+            assert "\t" not in text, place
+            assert not re.search(r"[ \t]+$", text, re.MULTILINE), place
