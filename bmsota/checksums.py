@@ -10,25 +10,31 @@ The CRCs are the standard library's, which are written in C.
 from __future__ import annotations
 
 from binascii import crc_hqx
+from typing import Final
 from zlib import crc32 as _zlib_crc32
 
 __all__ = ["bcc_xor", "crc16_ccitt", "crc32"]
 
 
+_MASKS: Final = tuple((1 << (8 << k)) - 1 for k in range(11))
+"""The low 2**k bytes. Up to 1024 bytes: frames of the cloud link are mostly shorter, and larger masks cost memory."""
+
+
 def bcc_xor(data: bytes | bytearray | memoryview) -> int:
     """Return the XOR of all bytes; 0 for none.
 
-    The bytes are taken as one big integer that is folded in half until one byte is left: about two times faster than a
-    loop over the bytes per fold, and logarithmically few folds.
+    Strategy: the bytes are one big integer, folded in halves of a power of two bytes until one byte is left. That is
+    logarithmically few operations, each in C; a loop over the bytes takes about ten times as long for a usual frame.
     """
-    size = len(data)
-    value = int.from_bytes(data, "big")
-    while size > 1:
-        # The upper part is never longer than the lower one, so that the fold halves the number for good.
-        half = (size + 1) >> 1
-        bits = half << 3
+    value = int.from_bytes(data, "little")
+    k = (len(data) - 1).bit_length() if data else 0
+    while k > 11:
+        k -= 1
+        bits = 8 << k
         value = (value >> bits) ^ (value & ((1 << bits) - 1))
-        size = half
+    while k:
+        k -= 1
+        value = (value >> (8 << k)) ^ (value & _MASKS[k])
     return value
 
 

@@ -77,12 +77,22 @@ def internal() -> list[Table]:
     slaves = ",".join(f"Slave{position:02d}" for position in SLAVE_POSITIONS)
     tables = [
         Table(
-            "MasterCommand", 0x100, "Master", slaves, 100,
+            "MasterCommand",
+            0x100,
+            "Master",
+            slaves,
+            100,
             "What the master wants of every slave. A slave that misses ten of them in a row stops balancing.",
             (
                 Row("CycleCounter", 0, 8, "Rises by one with every command and wraps to 0.", maximum=255),
-                Row("Mode", 8, 4, "What the slaves do. Upgrade: no measuring, ready for the bootloader.", maximum=15,
-                    choices={0: "Sleep", 1: "Measure", 2: "SelfTest", 3: "Upgrade"}),
+                Row(
+                    "Mode",
+                    8,
+                    4,
+                    "What the slaves do. Upgrade: no measuring, ready for the bootloader.",
+                    maximum=15,
+                    choices={0: "Sleep", 1: "Measure", 2: "SelfTest", 3: "Upgrade"},
+                ),
                 flag("BalancingPermitted", 12, "Slaves may discharge cells that are above BalancingVoltage."),
                 flag("IdentityRequest", 13, "The slaves that IdentityPosition names send their identity once."),
                 Row("IdentityPosition", 16, 5, "Whose identity is requested; 0 means every slave.", maximum=16),
@@ -99,13 +109,31 @@ def internal() -> list[Table]:
 def slave_tables(slave: str, position: int) -> list[Table]:
     tables = [
         Table(
-            f"{slave}_Status", 0x120 + position, slave, "Master", 100,
+            f"{slave}_Status",
+            0x120 + position,
+            slave,
+            "Master",
+            100,
             f"State and faults of slave {position}. It is the last message of a measurement round: when it arrives, cells"
             " and temperatures of the round are complete.",
             (
                 Row("AliveCounter", 0, 8, "Rises by one with every round and wraps to 0.", maximum=255),
-                Row("State", 8, 4, "What the slave is doing.", maximum=15,
-                    choices={0: "Starting", 1: "Measuring", 2: "Balancing", 3: "SelfTest", 4: "Upgrade", 5: "Fault", 6: "Sleeping"}),
+                Row(
+                    "State",
+                    8,
+                    4,
+                    "What the slave is doing.",
+                    maximum=15,
+                    choices={
+                        0: "Starting",
+                        1: "Measuring",
+                        2: "Balancing",
+                        3: "SelfTest",
+                        4: "Upgrade",
+                        5: "Fault",
+                        6: "Sleeping",
+                    },
+                ),
                 flag("BalancingPermitted", 12, "The slave has permission of the master and is not too hot."),
                 flag("CellOvervoltage", 16, "A cell is above its safety limit."),
                 flag("CellUndervoltage", 17, "A cell is below its safety limit."),
@@ -122,13 +150,29 @@ def slave_tables(slave: str, position: int) -> list[Table]:
             ),
         ),
         Table(
-            f"{slave}_Identity", 0x380 + position, slave, "Master", 0,
+            f"{slave}_Identity",
+            0x380 + position,
+            slave,
+            "Master",
+            0,
             f"Who slave {position} is: eight pages, sent after start and when requested. Pages belong together if"
             " Transmission is the same.",
             (
-                Row("Page", 0, 8, "Which part of the identity this frame carries.", mux="M", maximum=7,
-                    choices={0: "Software", 1: "Build", 2: "Hardware", 3: "Security",
-                             **{page + 3: f"Serial_{page}" for page in SERIAL_PAGES}}),
+                Row(
+                    "Page",
+                    0,
+                    8,
+                    "Which part of the identity this frame carries.",
+                    mux="M",
+                    maximum=7,
+                    choices={
+                        0: "Software",
+                        1: "Build",
+                        2: "Hardware",
+                        3: "Security",
+                        **{page + 3: f"Serial_{page}" for page in SERIAL_PAGES},
+                    },
+                ),
                 Row("Transmission", 8, 8, "The same in all pages of one answer, different in the next.", maximum=255),
                 Row("SoftwareMajor", 16, 8, "First part of the software version.", mux="m0", maximum=255),
                 Row("SoftwareMinor", 24, 8, "Second part of the software version.", mux="m0", maximum=255),
@@ -136,13 +180,32 @@ def slave_tables(slave: str, position: int) -> list[Table]:
                 Row("CellCount", 48, 8, "How many cells the slave measures.", mux="m0", maximum=32),
                 Row("ProbeCount", 56, 8, "How many temperature probes the slave measures.", mux="m0", maximum=8),
                 Row("SoftwareBuild", 16, 32, "Build number of the software.", mux="m1", maximum=0xFFFFFFFF),
-                Row("HardwareClassCode", 16, 32, "The first four bytes of the hardware class (a UUID), most significant first.",
-                    mux="m2", maximum=0xFFFFFFFF),
-                Row("SecurityCounter", 16, 32, "The security counter of the running image.", mux="m3", maximum=0xFFFFFFFF),
+                Row(
+                    "HardwareClassCode",
+                    16,
+                    32,
+                    "The first four bytes of the hardware class (a UUID), most significant first.",
+                    mux="m2",
+                    maximum=0xFFFFFFFF,
+                ),
+                Row(
+                    "SecurityCounter",
+                    16,
+                    32,
+                    "The security counter of the running image.",
+                    mux="m3",
+                    maximum=0xFFFFFFFF,
+                ),
                 *(
-                    Row(f"Serial_{page}", 23, 48,
+                    Row(
+                        f"Serial_{page}",
+                        23,
+                        48,
                         f"Characters {6 * page - 5} to {6 * page} of the hardware serial in ASCII, first character first, 0 after the end.",
-                        mux=f"m{page + 3}", maximum=0xFFFFFFFFFFFF, big_endian=True)
+                        mux=f"m{page + 3}",
+                        maximum=0xFFFFFFFFFFFF,
+                        big_endian=True,
+                    )
                     for page in SERIAL_PAGES
                 ),
             ),
@@ -150,18 +213,36 @@ def slave_tables(slave: str, position: int) -> list[Table]:
     ]
     for group in CELL_GROUPS:
         first = 4 * group - 3
-        tables.append(Table(
-            f"{slave}_Cells_{group}", 0x200 + 0x20 * (group - 1) + position, slave, "Master", 100,
-            f"Voltages of cells {first} to {first + 3} of slave {position}. Sent if the slave has any of these cells.",
-            tuple(cell_voltage(f"Cell_{first + index:02d}", 16 * index, "Invalid if there is no such cell.") for index in range(4)),
-        ))
+        tables.append(
+            Table(
+                f"{slave}_Cells_{group}",
+                0x200 + 0x20 * (group - 1) + position,
+                slave,
+                "Master",
+                100,
+                f"Voltages of cells {first} to {first + 3} of slave {position}. Sent if the slave has any of these cells.",
+                tuple(
+                    cell_voltage(f"Cell_{first + index:02d}", 16 * index, "Invalid if there is no such cell.")
+                    for index in range(4)
+                ),
+            )
+        )
     for group in TEMPERATURE_GROUPS:
         first = 4 * group - 3
-        tables.append(Table(
-            f"{slave}_Temperatures_{group}", 0x300 + 0x20 * (group - 1) + position, slave, "Master", 100,
-            f"Temperatures of probes {first} to {first + 3} of slave {position}. Sent if the slave has any of these probes.",
-            tuple(temperature(f"Probe_{first + index}", 16 * index, "Invalid if there is no such probe.") for index in range(4)),
-        ))
+        tables.append(
+            Table(
+                f"{slave}_Temperatures_{group}",
+                0x300 + 0x20 * (group - 1) + position,
+                slave,
+                "Master",
+                100,
+                f"Temperatures of probes {first} to {first + 3} of slave {position}. Sent if the slave has any of these probes.",
+                tuple(
+                    temperature(f"Probe_{first + index}", 16 * index, "Invalid if there is no such probe.")
+                    for index in range(4)
+                ),
+            )
+        )
     return tables
 
 
@@ -335,14 +416,130 @@ def vehicle_text() -> str:
     )  # fmt: skip
 
 
+# --- The page ---------------------------------------------------------------------------------------------------------
+
+PAGE_HEAD = """# CAN messages
+
+Made by `scripts/make_dbc.py` from `dbc/bms_internal.dbc` and `dbc/bms_vehicle.dbc`; do not edit. The bootloader's messages
+(`dbc/bms_bootloader.dbc`) are described in `docs/bootloader.md`.
+
+## Names
+
+Everything that belongs to a slave starts with its position in two digits, and what comes in groups ends with the number
+of the group, so that code can build the name: `f"Slave{position:02d}_Cells_{group}"`. Positions and groups count from 1.
+The CAN id holds the position too: base id of the message plus position.
+
+```python
+from bmsota.adapters.files import packaged_dbc
+from bmsota.signals import loads
+
+internal = loads(packaged_dbc("bms_internal"))
+values = internal["Slave03_Cells_1"].decode(frame.data)  # {"Cell_01": 3.6512, "Cell_02": "Abnormal", ...}
+frame = internal["MasterCommand"].frame({"CycleCounter": 7, "Mode": "Measure", "BalancingPermitted": "No",
+    "IdentityRequest": "Yes", "IdentityPosition": 3, "BalancingVoltage": 3.65})
+```
+
+A value that the value table names is decoded as that name (`"Abnormal"`, `"Yes"`), any other as a number in the unit;
+`decode_raw` gives the numbers on the wire. `encode` takes names and numbers alike.
+
+The top numbers of measurements are marks, as in GB/T 32960.3: *Abnormal* (the sensor is faulty) and *Invalid* (there is
+no such value). Currents above 0 discharge the pack.
+
+Bits are written as in DBC: start bit, length, `LE` (Intel) or `BE` (Motorola). Both buses are classic CAN, 500 kbit/s,
+11-bit ids.
+"""
+
+INTERNAL_HEAD = """
+## Internal bus: `bms_internal.dbc`
+
+One round: every 100 ms the master sends `MasterCommand`; each slave answers with its cells, its temperatures and, last,
+its status. When `SlaveNN_Status` arrives, the round of that slave is complete. Slaves send only the groups they have: 12
+cells are groups 1 to 3. `SlaveNN_Identity` comes in eight pages after start and on request.
+
+Ids 0x100 to 0x5FF belong to this file; the bootloader has 0x700 to 0x77F.
+"""
+
+VEHICLE_HEAD = """
+## Vehicle bus: `bms_vehicle.dbc`
+
+What the pack tells the vehicle (ids 0x180 to 0x1FF) and what the vehicle tells the pack (0x200 to 0x2FF).
+"""
+
+
+def page_text(texts: dict[str, str]) -> str:
+    """The page for DBC texts by name."""
+    sys.path.insert(0, str(ROOT))
+    from bmsota.signals import loads  # noqa: PLC0415 - the DBC files must be written first
+
+    parts = [PAGE_HEAD]
+    for name, head in (("bms_internal", INTERNAL_HEAD), ("bms_vehicle", VEHICLE_HEAD)):
+        families: dict[str, list[object]] = {}
+        for message in loads(texts[name]).messages:
+            families.setdefault(re.sub(r"^Slave\d\d_", "SlaveNN_", message.name), []).append(message)
+        parts.append(head)
+        parts.append("| message | id | bytes | sender | cycle |\n|---|---|---|---|---|")
+        parts += [overview_line(family, members) for family, members in families.items()]
+        parts += [section(family, members) for family, members in families.items()]
+    return "\n".join(parts) + "\n"
+
+
+def overview_line(family: str, members: list) -> str:
+    first = members[0]
+    ids = f"0x{first.can_id:03X}" if len(members) == 1 else f"0x{first.can_id - 1:03X} + position"
+    sender = first.senders[0] if len(members) == 1 else "SlaveNN"
+    cycle = f"{first.cycle_time_ms} ms" if first.cycle_time_ms else "on event"
+    return f"| [{family}](#{family.lower()}) | {ids} | {first.length} | {sender} | {cycle} |"
+
+
+def section(family: str, members: list) -> str:
+    """One message, or one of each slave; they must not differ in anything but their position."""
+    first = members[0]
+    for member in members:
+        if member.layout != first.layout:
+            raise SystemExit(f"expected {member.name} to be laid out as {first.name}")
+    comment = re.sub(r"slave 1\b", "slave NN", first.comment) if len(members) > 1 else first.comment
+    lines = [
+        "",
+        f"### {family}",
+        "",
+        comment,
+        "",
+        "| signal | bits | value | range | unit | names | meaning |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for signal in first.signals:
+        bits = f"{signal.start_bit}, {signal.length_bits} {'LE' if signal.byte_order == 'little' else 'BE'}"
+        if signal.multiplexer:
+            bits += f", {signal.multiplexer} = {', '.join(map(str, signal.multiplexer_ids))}"
+        value = "raw" if signal.scale == 1 else f"raw * {number(signal.scale)}"
+        value += f" {'+' if signal.offset > 0 else '-'} {number(abs(signal.offset))}" if signal.offset else ""
+        value += ", signed" if signal.is_signed else ""
+        limits = f"{number(signal.minimum)} to {number(signal.maximum)}" if signal.minimum is not None else ""
+        names = ", ".join(f"{raw} {name}" for raw, name in sorted(signal.choices.items()))
+        lines.append(f"| {signal.name} | {bits} | {value} | {limits} | {signal.unit} | {names} | {signal.comment} |")
+    return "\n".join(lines)
+
+
+def outputs() -> dict[Path, str]:
+    """Every file this script is responsible for, and what must be in it."""
+    texts = {"bms_internal": internal_text(), "bms_vehicle": vehicle_text()}
+    files = {ROOT / "dbc" / f"{name}.dbc": text for name, text in texts.items()}
+    return {**files, ROOT / "docs" / "dbc.md": page_text(texts)}
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if a file is out of date")
-    check = parser.parse_args(arguments).check
-    (ROOT / "dbc").mkdir(exist_ok=True)
-    for path, text in ((ROOT / "dbc/bms_internal.dbc", internal_text()), (ROOT / "dbc/bms_vehicle.dbc", vehicle_text())):
-        path.write_text(text)
-    return 0
+    is_check = parser.parse_args(arguments).check
+    stale = {
+        path: text for path, text in outputs().items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in stale.items():
+        print(f"{'out of date' if is_check else 'written'}: {path.relative_to(ROOT)}")
+        if not is_check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    return 1 if is_check and stale else 0
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from simulator.kernel import SECOND, Kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from bmsota.ota import HttpRequest
     from simulator.links.uplink import HttpListener, StreamListener
@@ -132,8 +132,8 @@ class TcpUplink:
         self._exchange: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def _start(self, coroutine: object) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
         # asyncio keeps only weak references to tasks; we keep the strong one until it is done.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

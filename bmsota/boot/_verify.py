@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from bmsota.errors import TrustError
+from bmsota.image import Attack
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -44,10 +45,10 @@ def for_hardware(verify: VerifyImage, *, class_id: UUID, role: int) -> VerifyIma
         facts = verify(data)
         if facts.hardware_class.class_id != class_id:
             raise TrustError(
-                "wrong-hardware", f"image: expected hardware class {class_id}, got {facts.hardware_class.class_id}"
+                Attack.WRONG_HARDWARE, f"image: expected hardware class {class_id}, got {facts.hardware_class.class_id}"
             )
         if int(facts.role) != role:
-            raise TrustError("wrong-hardware", f"image: expected role {role}, got {int(facts.role)}")
+            raise TrustError(Attack.WRONG_HARDWARE, f"image: expected role {role}, got {int(facts.role)}")
         return facts
 
     return verify_for_hardware

@@ -227,8 +227,6 @@ def parse_image(data: bytes) -> FirmwareImage:
     signature_kind, digest, name, signature = _parse_unprotected(
         _parse_tlvs(data, bounds.protected_end + TLV_INFO_SIZE_BYTES, bounds.end), bounds.protected_end
     )
-    if header.flags & ~_FLAGS_KNOWN:
-        raise ImageError("flags", expected="known flags", received=f"{header.flags:#x}", offset=16)
     image = FirmwareImage(
         version=_version(header.version),
         security_counter=protected.security_counter,
@@ -288,7 +286,8 @@ def verify_image(data: bytes, *, public_keys: Iterable[PublicKey]) -> FirmwareIm
     return image
 
 
-_FLAGS_KNOWN: Final = ImageFlag.NON_BOOTABLE | ImageFlag.RAM_LOAD | ImageFlag.ROM_FIXED
+# A plain integer: the complement of an IntFlag stops at its highest member, and higher bits would pass.
+_FLAGS_KNOWN: Final = int(ImageFlag.NON_BOOTABLE | ImageFlag.RAM_LOAD | ImageFlag.ROM_FIXED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,6 +456,7 @@ def _check_values(image: FirmwareImage) -> None:
     )
     expect(0 <= image.security_counter <= 0xFFFF_FFFF, "security counter", "32 bits", image.security_counter)
     expect(0 <= image.load_address <= 0xFFFF_FFFF, "load address", "32 bits", image.load_address)
+    expect(not int(image.flags) & ~_FLAGS_KNOWN, "flags", "known flags", f"{int(image.flags):#x}")
     has_address = image.flags & (ImageFlag.RAM_LOAD | ImageFlag.ROM_FIXED)
     expect(
         has_address != ImageFlag.RAM_LOAD | ImageFlag.ROM_FIXED, "flags", "RAM_LOAD or ROM_FIXED", f"{image.flags!r}"

@@ -109,7 +109,7 @@ def _head(data: bytes, offset: int) -> tuple[int, int, int]:
         offset += size
     else:
         raise CborError(f"expected a definite length, got {low} (offset {offset})")
-    if major == 6 or (major == 7 and not (low in (20, 21, 22))):  # false, true, null
+    if major == 6 or (major == 7 and low not in (20, 21, 22)):  # false, true, null
         raise CborError(f"expected a plain item, got major type {major} with {low} (offset {offset})")
     return major, argument, offset
 

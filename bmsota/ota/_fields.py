@@ -1,18 +1,18 @@
-"""Read a document's map field by field: every key known, none missing, none left over."""
+"""Read the map of a document or message: every key known, none missing, none left over, broken rules named."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bmsota.errors import BmsotaError, TrustError
+from bmsota.errors import BmsotaError, LocalProtocolError, RemoteProtocolError, TrustError
 from bmsota.image import Attack, ImageRole, ImageVersion
 from bmsota.ota._rules import expect_count, expect_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["malformed_as_trust_error", "parse_role", "parse_version", "take_fields"]
+__all__ = ["malformed_as_remote_error", "malformed_as_trust_error", "parse_role", "parse_version", "take_fields"]
 
 
 def take_fields(value: Any, names: tuple[str, ...], where: str) -> list[Any]:
@@ -35,6 +35,15 @@ def malformed_as_trust_error(where: str) -> Iterator[None]:
         raise
     except BmsotaError as error:
         raise TrustError(Attack.MALFORMED_DOCUMENT, f"{where}: {error}") from error
+
+
+@contextmanager
+def malformed_as_remote_error(where: str) -> Iterator[None]:
+    """Turn a broken rule into `RemoteProtocolError`, for a message nobody has signed."""
+    try:
+        yield
+    except LocalProtocolError as error:
+        raise RemoteProtocolError(f"{where}: {error}") from error
 
 
 def parse_role(value: Any) -> ImageRole:

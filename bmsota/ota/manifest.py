@@ -44,14 +44,15 @@ BLOCK_SIZE_BYTES_DEFAULT: Final = 4096
 BLOCK_SIZE_BYTES_MIN: Final = 256
 BLOCK_SIZE_BYTES_MAX: Final = 65536
 
-# 4096 blocks hold the largest image (16 MiB) at the default block size; their digests are 128 KiB of manifest.
-BLOCKS_MAX: Final = 4096
+# What fits into a manifest: 2048 digests are its 64 KiB. 8 MiB of images at the default block size; larger releases take
+# larger blocks.
+BLOCKS_MAX: Final = 2048
 
 # One master and up to 31 slaves, all of different hardware, and as much again for variants within a series.
 IMAGES_MAX: Final = 64
 
-# Two images of the largest size with all their block digests, or 64 of 1 MiB. More than a device wants in RAM.
-MANIFEST_SIZE_BYTES_MAX: Final = 512 * 1024
+# A master reads the manifest into RAM, whole, before it may believe a byte of it.
+MANIFEST_SIZE_BYTES_MAX: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,8 +33,13 @@ class Outcome(StrEnum):
     """How an upgrade ended."""
 
     SUCCEEDED = "succeeded"
+    """Every node runs the release, after a boot."""
     ROLLED_BACK = "rolled-back"
+    """The new images do not run; what ran before does."""
     FAILED = "failed"
+    """Not finished, for a reason that is nobody's ill will."""
+    REJECTED = "rejected"
+    """The unit refused what it was given; the reason begins with the attack's name. Nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

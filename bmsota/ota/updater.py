@@ -9,13 +9,15 @@ How one upgrade goes (clauses of design.md, decisions 7 to 9)::
     IDLE -- instruction --> WAITING_SAFE_STATE -- parked, not charging --> OPENING_SESSION (challenge, token)
       -> FETCHING_ORDER -> FETCHING_MANIFEST -> CONFIRMING_ORDER -> DOWNLOADING -> DOWNLOAD_COMPLETE
     power-on, new image in its test boot:
-      DISCOVERING -> FLASHING_SLAVES -> ACTIVATING_SLAVES -> SELF_TEST -> CONFIRMING_PACK -> REPORTING -> IDLE
+      DISCOVERING -> FLASHING_SLAVES -> ACTIVATING_SLAVES -> DISCOVERING -> SELF_TEST -> CONFIRMING_PACK
+      -> RAISING_COUNTERS -> DISCOVERING -> REPORTING -> IDLE
     anything wrong after the switch, or a boot that fell back:
       REVERTING_SLAVES -> RESETTING (while the new master runs) -> REPORTING "Rolled back" -> IDLE
 
 All or nothing: slaves first run the new image on trial. Only when every slave runs it and the pack has passed its
 self-test is anything confirmed, leaves first, the master last. Until the master has confirmed, every power cut leads
-back to the old pack; afterwards none does. What the journal says at each moment:
+back to the old pack; afterwards none does. The slaves' security counters rise only then, because a raised counter would
+refuse the way back. What the journal says at each moment:
 
     phase      means                                         after a power cut
     accepted   order and manifest are stored                 the download goes on
@@ -28,15 +30,14 @@ back to the old pack; afterwards none does. What the journal says at each moment
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cbor2
 
-from bmsota.boot import BootReason
+from bmsota.boot import BootReason, SlotState
 from bmsota.errors import BmsotaError, LocalProtocolError, TransferError, TrustError
 from bmsota.image import ImageRole
 from bmsota.ota import device_api
@@ -46,8 +47,10 @@ from bmsota.ota.report import NodeReport, Outcome, PostBootReport, sign_report
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from bmsota.boot import BootResult, BootStore
-    from bmsota.image import ImageVersion, SigningKey
+    from bmsota.image import ImageVersion
     from bmsota.ota.http import HttpRequest
     from bmsota.ota.manifest import ReleaseImage, ReleaseManifest
     from bmsota.ota.order import UpgradeOrder
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from bmsota.ota.trusted import DeviceTrust
 
 __all__ = [
+    "TRUST_RECORD",
     "AbortHttp",
     "Action",
     "ActivateSlaves",
@@ -63,11 +67,13 @@ __all__ = [
     "FlashSlaves",
     "NodeOutcome",
     "PowerConditions",
+    "RaiseCounters",
     "Reset",
     "RevertSlaves",
     "RunSelfTest",
     "SendReport",
     "SlaveJob",
+    "Stage",
     "StartHttp",
     "TellState",
     "Updater",
@@ -91,8 +97,11 @@ DISCOVERY_TRIES_MAX = 3
 # A pack whose state of charge is below this is not upgraded: flashing must not end in an empty 12 V supply.
 SOC_PCT_MIN = 10.0
 
-# Which slaves could not be flashed is worth one more try each power-on; then the pack goes back.
-FLASH_ROUNDS_MAX = 2
+# A slave that could not be flashed, or taken back, is tried once more; then the pack goes back, or is reported as mixed.
+ROUNDS_MAX = 2
+
+# What a post-boot report can carry (bmsota.ota.report).
+REASON_LENGTH_MAX = 250
 
 _ROLLED_BACK_WITHOUT_REASON = "the new image was not confirmed before the next boot"
 
@@ -113,6 +122,7 @@ class UpdaterState(StrEnum):
     ACTIVATING_SLAVES = "activating slaves"
     SELF_TEST = "self-test"
     CONFIRMING_PACK = "confirming pack"
+    RAISING_COUNTERS = "raising counters"
     REVERTING_SLAVES = "reverting slaves"
     RESETTING = "resetting"
     REPORTING = "reporting"
@@ -122,26 +132,55 @@ _S = UpdaterState
 _BEFORE_DOWNLOAD = (_S.OPENING_SESSION, _S.FETCHING_ORDER, _S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER)
 
 TRANSITIONS: dict[UpdaterState, frozenset[UpdaterState]] = {
-    _S.IDLE: frozenset({_S.WAITING_SAFE_STATE, _S.DOWNLOAD_COMPLETE, _S.DISCOVERING, _S.REPORTING}),
+    _S.IDLE: frozenset(
+        {_S.WAITING_SAFE_STATE, _S.DOWNLOAD_COMPLETE, _S.DISCOVERING, _S.RAISING_COUNTERS, _S.REPORTING}
+    ),
     _S.WAITING_SAFE_STATE: frozenset({_S.OPENING_SESSION}),
-    _S.OPENING_SESSION: frozenset({_S.FETCHING_ORDER, _S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.IDLE}),
-    _S.FETCHING_ORDER: frozenset({_S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.IDLE}),
+    _S.OPENING_SESSION: frozenset({_S.FETCHING_ORDER, _S.WAITING_SAFE_STATE, _S.IDLE}),
+    _S.FETCHING_ORDER: frozenset(
+        {_S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.REPORTING, _S.IDLE}
+    ),
     _S.FETCHING_MANIFEST: frozenset({_S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.REPORTING, _S.IDLE}),
     _S.CONFIRMING_ORDER: frozenset({_S.DOWNLOADING, _S.WAITING_SAFE_STATE, _S.REPORTING, _S.IDLE}),
     _S.DOWNLOADING: frozenset({_S.DOWNLOAD_COMPLETE, _S.WAITING_SAFE_STATE, _S.REPORTING}),
-    _S.DOWNLOAD_COMPLETE: frozenset({_S.REPORTING}),
-    _S.DISCOVERING: frozenset(
-        {_S.FLASHING_SLAVES, _S.ACTIVATING_SLAVES, _S.SELF_TEST, _S.REVERTING_SLAVES, _S.CONFIRMING_PACK, _S.REPORTING}
-    ),
+    _S.DOWNLOAD_COMPLETE: frozenset(),
+    _S.DISCOVERING: frozenset({_S.FLASHING_SLAVES, _S.SELF_TEST, _S.REVERTING_SLAVES, _S.REPORTING}),
     _S.FLASHING_SLAVES: frozenset({_S.ACTIVATING_SLAVES, _S.REVERTING_SLAVES}),
     _S.ACTIVATING_SLAVES: frozenset({_S.DISCOVERING, _S.REVERTING_SLAVES}),
     _S.SELF_TEST: frozenset({_S.CONFIRMING_PACK, _S.REVERTING_SLAVES}),
-    _S.CONFIRMING_PACK: frozenset({_S.REPORTING, _S.REVERTING_SLAVES, _S.DISCOVERING}),
+    _S.CONFIRMING_PACK: frozenset({_S.RAISING_COUNTERS, _S.REVERTING_SLAVES}),
+    _S.RAISING_COUNTERS: frozenset({_S.DISCOVERING}),
     _S.REVERTING_SLAVES: frozenset({_S.RESETTING, _S.DISCOVERING}),
     _S.RESETTING: frozenset(),
     _S.REPORTING: frozenset({_S.IDLE}),
 }
 """Which state may follow which. A power cut is no transition: a new updater starts from the journal."""
+
+
+class Stage(StrEnum):
+    """How far an order is, in the words of the cloud link (`bmsota.gbt32960.UpgradeStateCode` has the same names)."""
+
+    WAITING_SAFE_STATE = "waiting for safe state"
+    AUTHENTICATING = "authenticating"
+    DOWNLOADING = "downloading"
+    DOWNLOAD_COMPLETE = "download complete"
+    SWITCHING = "switching"
+    FLASHING_SLAVES = "flashing slaves"
+    SELF_TEST = "self-test"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+_STAGE_OF: dict[UpdaterState, Stage] = {
+    _S.WAITING_SAFE_STATE: Stage.WAITING_SAFE_STATE,
+    _S.OPENING_SESSION: Stage.AUTHENTICATING,
+    _S.DOWNLOADING: Stage.DOWNLOADING,
+    _S.DOWNLOAD_COMPLETE: Stage.DOWNLOAD_COMPLETE,
+    _S.DISCOVERING: Stage.SWITCHING,
+    _S.FLASHING_SLAVES: Stage.FLASHING_SLAVES,
+    _S.SELF_TEST: Stage.SELF_TEST,
+    _S.REVERTING_SLAVES: Stage.SWITCHING,
+}
 
 
 # -- values in and out ---------------------------------------------------------------------------------------------------
@@ -203,7 +242,8 @@ class TellState:
     """Tell the platform how far the order is. Only the newest matters when the link is down."""
 
     order_id: str
-    state: UpdaterState
+    """Empty before the order is known."""
+    stage: Stage
     progress_pct: int
     reason: str = ""
 
@@ -247,10 +287,19 @@ class ConfirmSlaves:
 
 
 @dataclass(frozen=True, slots=True)
-class RevertSlaves:
-    """Take these slaves back to the image they had; answer with `slaves_reverted`."""
+class RaiseCounters:
+    """Raise the security counters of these slaves to their images'; answer with `counters_raised`."""
 
     positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RevertSlaves:
+    """Take these slaves back to the image they had, and restart those; answer with `slaves_reverted`."""
+
+    positions: tuple[int, ...]
+    restart: tuple[int, ...]
+    """Slaves that run what they always ran, and may still be in their bootloader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +319,7 @@ Action = (
     | ActivateSlaves
     | RunSelfTest
     | ConfirmSlaves
+    | RaiseCounters
     | RevertSlaves
     | Reset
 )
@@ -280,7 +330,8 @@ Action = (
 _JOURNAL = "upgrade"
 _ORDER = "order"
 _MANIFEST = "manifest"
-_TRUST = "trust"
+TRUST_RECORD = "trust"
+"""Where the unit finds its `TrustState` when it builds its `DeviceTrust` at power-on."""
 _COUNTER = "report-counter"
 
 
@@ -292,17 +343,20 @@ class _Journal:
     base_url: str = ""
     outcome: str = ""
     reason: str = ""
-    original_versions: tuple[tuple[int, str], ...] = ()
-    """Position and version of every node before the switch, so that going back can be checked."""
 
     def dumps(self) -> bytes:
-        fields = [self.phase, self.base_url, self.outcome, self.reason, [list(item) for item in self.original_versions]]
-        return cbor2.dumps(fields)
+        return cbor2.dumps([self.phase, self.base_url, self.outcome, self.reason])
 
     @classmethod
     def loads(cls, data: bytes) -> _Journal:
-        phase, base_url, outcome, reason, versions = cbor2.loads(data)
-        return cls(phase, base_url, outcome, reason, tuple((position, version) for position, version in versions))
+        return cls(*cbor2.loads(data))
+
+
+_STATE_OF_PHASE = {
+    "accepted": UpdaterState.WAITING_SAFE_STATE,
+    "reverting": UpdaterState.DISCOVERING,
+    "report": UpdaterState.REPORTING,
+}
 
 
 # -- the machine ---------------------------------------------------------------------------------------------------------
@@ -317,7 +371,7 @@ class Updater:
         hwid: str,
         vin: str,
         slave_positions: Sequence[int],
-        device_key: SigningKey,
+        device_key: Ed25519PrivateKey,
         trust: DeviceTrust,
         store: BootStore,
         shelf: ImageShelf,
@@ -361,9 +415,9 @@ class Updater:
         self._http_active = False
         self._nodes: dict[int, NodeReport] = {}
         self._discovery_tries = 0
-        self._flash_rounds = 0
+        self._rounds = 0
         self._activated = False
-        self._told: tuple[UpdaterState, int, str] | None = None
+        self._told: TellState | None = None
 
     # -- outputs -----------------------------------------------------------------------------------------------------
 
@@ -397,37 +451,49 @@ class Updater:
         phase = self._journal.phase
         if not phase:
             return
-        self._restore_documents(now_ns)
-        if phase == "accepted":
-            self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
-        elif phase == "staged" and boot.reason is not BootReason.TEST:
-            # The switch did not happen: the staged image was refused at boot, or is still waiting.
-            self._conclude(Outcome.FAILED, f"the staged image did not boot: {boot.reason.value}", now_ns)
-        elif phase == "staged":
+        self._restore_documents()
+        if phase == "staged" and boot.reason is BootReason.TEST:
             self._save(replace(self._journal, phase="testing"))
             self._enter(UpdaterState.DISCOVERING, now_ns)
+        elif phase == "staged" and boot.reason is BootReason.NORMAL:
+            self._stay_staged(now_ns)
         elif phase in {"testing", "committing"} and self._runs_target():
-            # Only a confirmed new image boots again: the pack was committed and only the report is missing.
+            # Only a confirmed new image boots again: the pack was committed, and only its end is missing.
             self._save(replace(self._journal, phase="committing"))
-            self._enter(UpdaterState.DISCOVERING, now_ns)
-        elif phase in {"testing", "committing"}:
+            self._enter(UpdaterState.RAISING_COUNTERS, now_ns)
+        elif phase in {"staged", "testing", "committing"}:
             self._save(replace(self._journal, phase="reverting", reason=_ROLLED_BACK_WITHOUT_REASON))
             self._enter(UpdaterState.DISCOVERING, now_ns)
-        elif phase == "reverting":
-            self._enter(UpdaterState.DISCOVERING, now_ns)
         else:
-            self._enter(UpdaterState.REPORTING, now_ns)
+            self._enter(_STATE_OF_PHASE[phase], now_ns)
 
-    def _restore_documents(self, now_ns: int) -> None:
+    def _stay_staged(self, now_ns: int) -> None:
+        """The journal says staged, the boot took the old image: either the switch is still to come, or it was refused."""
+        if self._store.slots[self._store.spare_slot].state is SlotState.STAGED:
+            # The power was cut between the two journal writes of `_stage`.
+            self._store.request_test()
+            self._enter(UpdaterState.DOWNLOAD_COMPLETE, now_ns)
+        else:
+            self._conclude(Outcome.FAILED, "the staged image was refused at boot", now_ns)
+
+    def _restore_documents(self) -> None:
         order, manifest = self._store.get_record(_ORDER), self._store.get_record(_MANIFEST)
-        if order is not None:
+        if order is not None and manifest is not None:
             self._order = self._trust.reread_order(order)
-        if manifest is not None and self._order is not None:
-            self._manifest = self._trust.accept_manifest(manifest, self._order, now_ns)
-            self._shelf.assign(self._manifest.images)
+            self._manifest = self._trust.reread_manifest(manifest, self._order)
+            self._shelf.assign(self._images())
 
     def _runs_target(self) -> bool:
-        return self._manifest is not None and self._master_version()[0] == self._image_for(ImageRole.MASTER).version
+        return self._manifest is not None and self._master_version()[0] == self._target(0).version
+
+    def _target(self, position: int) -> ReleaseImage:
+        assert self._manifest is not None
+        return self._trust.image_for(self._manifest, position)
+
+    def _images(self) -> tuple[ReleaseImage, ...]:
+        """The images of the release that this pack needs, each once, the master's first."""
+        images = {self._target(position).sha256: self._target(position) for position in (0, *self._slave_positions)}
+        return tuple(images.values())
 
     # -- inputs from the vehicle and the cloud link --------------------------------------------------------------------
 
@@ -437,10 +503,9 @@ class Updater:
             self._journal = replace(_Journal(), base_url=base_url)
             self._tries = 0
             self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
-        elif self._told is not None and self._order is not None:
+        elif self._told is not None:
             # A repeated instruction means that the platform does not know how far we are.
-            state, progress, reason = self._told
-            self._actions.append(TellState(self._order.order_id, state, progress, reason))
+            self._actions.append(self._told)
 
     def conditions_changed(self, conditions: PowerConditions, now_ns: int) -> None:
         """The vehicle started, stopped, was plugged in or switched off."""
@@ -452,19 +517,26 @@ class Updater:
         """The cloud link is up: tell the platform what it may have missed."""
         if self.state is UpdaterState.REPORTING:
             self._send_report(now_ns)
-        elif self._told is not None and self._order is not None:
-            state, progress, reason = self._told
-            self._actions.append(TellState(self._order.order_id, state, progress, reason))
+        elif self._told is not None:
+            self._actions.append(self._told)
 
     def report_acknowledged(self, now_ns: int) -> None:
         """The platform has the signed report: the upgrade is over."""
         if self.state is not UpdaterState.REPORTING:
             return
+        self._close(now_ns)
+
+    def _close(self, now_ns: int) -> None:
+        """The order is over and nothing of it is owed to anybody."""
+        self._trust.close_order()
+        self._store.put_record(TRUST_RECORD, self._trust.state.dumps())
         self._save(_Journal())
-        self._store.put_record(_ORDER, b"")
-        self._store.put_record(_MANIFEST, b"")
+        self._store.delete_record(_ORDER)
+        self._store.delete_record(_MANIFEST)
         self._order = self._manifest = None
         self._told = None
+        self._retry_at_ns = None
+        self._tries = 0
         self._enter(UpdaterState.IDLE, now_ns)
 
     # -- entering states -----------------------------------------------------------------------------------------------
@@ -478,14 +550,17 @@ class Updater:
         _ON_ENTRY.get(state, _nothing)(self, now_ns)
 
     def _tell(self, progress_pct: int, reason: str = "") -> None:
-        told = (self.state, progress_pct, reason)
-        if self._order is not None and told != self._told:
+        told = TellState(self.order_id, _STAGE_OF[self.state], progress_pct, reason)
+        if told != self._told:
             self._told = told
-            self._actions.append(TellState(self._order.order_id, self.state, progress_pct, reason))
+            self._actions.append(told)
 
     def _save(self, journal: _Journal) -> None:
         self._journal = journal
-        self._store.put_record(_JOURNAL, journal.dumps() if journal.phase else b"")
+        if journal.phase:
+            self._store.put_record(_JOURNAL, journal.dumps())
+        else:
+            self._store.delete_record(_JOURNAL)
 
     def _wait_safe_state(self, now_ns: int) -> None:
         self._try_upgrade_mode(now_ns)
@@ -528,13 +603,6 @@ class Updater:
         if not self._http_active:
             return
         if self.state is UpdaterState.DOWNLOADING and self._download is not None:
-            if status == device_api.STATUS_UNAUTHORIZED:
-                # The session ran out in mid-download. What is on the shelf stays; a new session goes on from there.
-                self._drop_exchange()
-                self._download = None
-                self._token = ""
-                self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
-                return
             self._download.receive_head(status, headers, now_ns)
             self._after_download_input(now_ns)
             return
@@ -599,22 +667,25 @@ class Updater:
             self._start(device_api.session_request(self._hwid, challenge, signature))
             return
         self._token = device_api.parse_session(status, body)
-        if self._order is not None and self._manifest is not None:
-            self._enter(UpdaterState.CONFIRMING_ORDER, now_ns)
-        else:
-            self._enter(UpdaterState.FETCHING_ORDER, now_ns)
+        # Also when an order is stored: it may have been withdrawn, or signed anew with a later expiry.
+        self._enter(UpdaterState.FETCHING_ORDER, now_ns)
 
     def _answered_order(self, status: int, body: bytes, now_ns: int) -> None:
         document = device_api.parse_document(status, body)
         if document is None:
-            # No order for us: the instruction was old, or somebody else's. Nothing to do and nothing to report.
-            self._journal = _Journal()
-            self._enter(UpdaterState.IDLE, now_ns)
+            # No order for us: it was withdrawn, or the instruction was old. Nothing was switched, nothing is owed.
+            self._withdraw("the platform has no order for this unit", now_ns)
             return
-        self._order = self._trust.accept_order(document, now_ns)
-        self._store.put_record(_TRUST, self._trust.dumps())
+        order = self._trust.accept_order(document, now_ns)
+        self._store.put_record(TRUST_RECORD, self._trust.state.dumps())
         self._store.put_record(_ORDER, document)
-        self._enter(UpdaterState.FETCHING_MANIFEST, now_ns)
+        known = self._order is not None and self._order.manifest_sha256 == order.manifest_sha256
+        self._order = order
+        if known and self._manifest is not None:
+            self._enter(UpdaterState.CONFIRMING_ORDER, now_ns)
+        else:
+            self._manifest = None
+            self._enter(UpdaterState.FETCHING_MANIFEST, now_ns)
 
     def _answered_manifest(self, status: int, body: bytes, now_ns: int) -> None:
         assert self._order is not None
@@ -622,35 +693,40 @@ class Updater:
         if document is None:
             raise TransferError("manifest: expected a document, got none", permanent=False)
         manifest = self._trust.accept_manifest(document, self._order, now_ns)
-        self._shelf.assign(manifest.images)
-        self._store.put_record(_MANIFEST, document)
         self._manifest = manifest
+        self._shelf.assign(self._images())
+        self._store.put_record(_MANIFEST, document)
         self._save(replace(self._journal, phase="accepted"))
         self._enter(UpdaterState.CONFIRMING_ORDER, now_ns)
 
     def _answered_confirm(self, status: int, body: bytes, now_ns: int) -> None:
         if status == device_api.STATUS_CONFLICT:
-            self._conclude(Outcome.FAILED, "the order was cancelled before the download", now_ns)
+            self._withdraw("the platform has cancelled the order", now_ns)
             return
         device_api.parse_confirmed(status, body)
         self._tries = 0
         self._enter(UpdaterState.DOWNLOADING, now_ns)
 
+    def _withdraw(self, reason: str, now_ns: int) -> None:
+        if self._order is not None:
+            self._actions.append(TellState(self.order_id, Stage.CANCELLED, 0, reason))
+        self._close(now_ns)
+
     def _refuse(self, reason: str, now_ns: int) -> None:
         """Trust said no: nothing is staged, the old pack runs on, and the platform hears the name of the attack."""
         if self._order is None:
-            # Not even the order was believed; there is nothing to report on. The next instruction starts anew.
-            self._actions.append(TellState("", self.state, 0, reason))
+            # Not even the order was believed, so there is no order to report on. The next instruction starts anew.
+            self._actions.append(TellState("", Stage.REJECTED, 0, reason))
             self._journal = _Journal()
+            self._told = None
             self._enter(UpdaterState.IDLE, now_ns)
             return
-        self._conclude(Outcome.FAILED, reason, now_ns)
+        self._conclude(Outcome.REJECTED, reason, now_ns)
 
     # -- the download --------------------------------------------------------------------------------------------------
 
     def _begin_download(self, now_ns: int) -> None:
-        assert self._manifest is not None
-        self._downloads = deque(self._manifest.images)
+        self._downloads = deque(self._images())
         self._next_download(now_ns)
 
     def _next_download(self, now_ns: int) -> None:
@@ -688,6 +764,12 @@ class Updater:
                 self._download = None
                 self._next_download(now_ns)
                 return
+            elif isinstance(event, DownloadFailed) and event.status == device_api.STATUS_UNAUTHORIZED:
+                # The session ran out in mid-download. What is on the shelf stays; a new session goes on from there.
+                self._drop_exchange()
+                self._download = None
+                self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
+                return
             elif isinstance(event, DownloadFailed):
                 self._drop_exchange()
                 self._download = None
@@ -698,9 +780,8 @@ class Updater:
         self._pump_download(now_ns)
 
     def _progress_pct(self) -> int:
-        """Verified bytes of all images of the release, in whole percent rounded down."""
-        assert self._manifest is not None
-        total = sum(image.size_bytes for image in self._manifest.images)
+        """Verified bytes of all images this pack needs, in whole percent rounded down."""
+        total = sum(image.size_bytes for image in self._images())
         rest = sum(image.size_bytes for image in self._downloads)
         if self._download is not None:
             rest -= self._download.progress_bytes
@@ -710,40 +791,33 @@ class Updater:
         """Verify every image once more as a whole, then write the master's into the other slot."""
         assert self._manifest is not None
         try:
-            for image in self._manifest.images:
-                self._trust.check_image(self._shelf.read(image), image)
+            images = [self._trust.check_image(self._shelf.read(image), image) for image in self._images()]
+            self._trust.check_bundle(self._manifest, images)
+            data = self._shelf.read(self._target(0))
+            offset = self._store.begin_staging(len(data), self._target(0).sha256)
+            if offset < len(data):
+                self._store.write_staged(offset, data[offset:])
+            self._store.finish_staging()
         except BmsotaError as refusal:
-            self._conclude(Outcome.FAILED, str(refusal), now_ns)
+            self._conclude(Outcome.REJECTED, str(refusal), now_ns)
             return
-        target = self._image_for(ImageRole.MASTER)
-        data = self._shelf.read(target)
-        offset = self._store.begin_staging(size_bytes=len(data), sha256=hashlib.sha256(data).digest())
-        self._store.write_staged(offset, data[offset:])
-        self._store.finish_staging()
-        version, counter = self._master_version()
-        originals = [(0, f"{version}/{counter}")]
-        originals += [(position, f"{node.version}") for position, node in sorted(self._nodes.items())]
-        self._save(replace(self._journal, phase="staged", original_versions=tuple(originals)))
+        # In this order: a cut in between leaves a staged image and a journal that knows of it (`_stay_staged`).
+        self._save(replace(self._journal, phase="staged"))
         self._store.request_test()
         self._enter(UpdaterState.DOWNLOAD_COMPLETE, now_ns)
 
     def _download_complete(self, _now_ns: int) -> None:
         self._tell(100)
 
-    def _image_for(self, role: ImageRole) -> ReleaseImage:
-        assert self._manifest is not None
-        for image in self._manifest.images:
-            if image.role is role:
-                return image
-        raise TrustError("mixed-bundle", f"release {self._manifest.release}: expected an image for role {role.name}")
-
     # -- after the switch ------------------------------------------------------------------------------------------------
 
     def _discover(self, _now_ns: int) -> None:
+        if self._journal.phase == "testing":
+            self._tell(100)
         self._actions.append(DiscoverNodes())
 
     def nodes_known(self, nodes: Sequence[NodeReport]) -> None:
-        """The slaves as the running pack sees them; kept for the versions before the switch."""
+        """The slaves as the running pack sees them."""
         self._nodes = {node.position: node for node in nodes if node.role is ImageRole.SLAVE}
 
     def nodes_discovered(self, nodes: Sequence[NodeReport], now_ns: int) -> None:
@@ -773,31 +847,33 @@ class Updater:
             self._enter(UpdaterState.FLASHING_SLAVES, now_ns)
 
     def _slaves_not_on_target(self) -> list[int]:
-        if self._manifest is None:
-            return []
-        target = self._image_for(ImageRole.SLAVE).version
-        return [position for position, node in sorted(self._nodes.items()) if node.version != target]
+        return [
+            position
+            for position in self._slave_positions
+            if position in self._nodes and self._nodes[position].version != self._target(position).version
+        ]
 
     def _flash_slaves(self, _now_ns: int) -> None:
-        target = self._image_for(ImageRole.SLAVE)
-        image = self._shelf.read(target)
         self._tell(100)
-        self._flash_rounds += 1
-        jobs = tuple(SlaveJob(position, image, target) for position in self._slaves_not_on_target())
-        self._actions.append(FlashSlaves(jobs))
+        self._flash(self._slaves_not_on_target())
+
+    def _flash(self, positions: Sequence[int]) -> None:
+        self._rounds += 1
+        jobs = [
+            SlaveJob(position, self._shelf.read(self._target(position)), self._target(position))
+            for position in positions
+        ]
+        self._actions.append(FlashSlaves(tuple(jobs)))
 
     def slaves_flashed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
         """The answer to `FlashSlaves`."""
         if self.state is not UpdaterState.FLASHING_SLAVES:
             return
         failed = [outcome for outcome in outcomes if not outcome.ok]
-        if failed and self._flash_rounds < FLASH_ROUNDS_MAX:
-            self._flash_rounds += 1
-            target = self._image_for(ImageRole.SLAVE)
-            image = self._shelf.read(target)
-            self._actions.append(FlashSlaves(tuple(SlaveJob(outcome.position, image, target) for outcome in failed)))
+        if failed and self._rounds < ROUNDS_MAX:
+            self._flash([outcome.position for outcome in failed])
         elif failed:
-            self._roll_back("; ".join(f"slave {item.position}: {item.detail}" for item in failed), now_ns)
+            self._roll_back(_problems(failed), now_ns)
         else:
             self._enter(UpdaterState.ACTIVATING_SLAVES, now_ns)
 
@@ -810,7 +886,7 @@ class Updater:
         if self.state is UpdaterState.ACTIVATING_SLAVES:
             failed = [item for item in outcomes if not item.ok]
             if failed:
-                self._roll_back("; ".join(f"slave {item.position}: {item.detail}" for item in failed), now_ns)
+                self._roll_back(_problems(failed), now_ns)
             else:
                 self._enter(UpdaterState.DISCOVERING, now_ns)
 
@@ -837,18 +913,22 @@ class Updater:
             return
         failed = [item for item in outcomes if not item.ok]
         if failed:
-            self._roll_back("; ".join(f"slave {item.position}: {item.detail}" for item in failed), now_ns)
+            self._roll_back(_problems(failed), now_ns)
             return
         # From here on no power cut leads back: this one journal write is the commit of the pack.
         self._store.confirm()
-        self._store.raise_counter(self._image_for(ImageRole.MASTER).security_counter)
-        self._trust.confirmed(self._manifest_checked(), self._slave_positions)
-        self._store.put_record(_TRUST, self._trust.dumps())
-        self._enter(UpdaterState.DISCOVERING, now_ns)
+        self._enter(UpdaterState.RAISING_COUNTERS, now_ns)
 
-    def _manifest_checked(self) -> ReleaseManifest:
+    def _raise_counters(self, _now_ns: int) -> None:
         assert self._manifest is not None
-        return self._manifest
+        self._trust.confirmed(self._manifest, self._slave_positions)
+        self._store.put_record(TRUST_RECORD, self._trust.state.dumps())
+        self._actions.append(RaiseCounters(self._slave_positions))
+
+    def counters_raised(self, _outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+        """The answer to `RaiseCounters`. The report says what they really stand at."""
+        if self.state is UpdaterState.RAISING_COUNTERS:
+            self._enter(UpdaterState.DISCOVERING, now_ns)
 
     def _finish_committed(self, missing: list[int], wrong: list[int], now_ns: int) -> None:
         if missing or wrong:
@@ -865,7 +945,8 @@ class Updater:
 
     def _revert_slaves(self, _now_ns: int) -> None:
         self._tell(100, self._journal.reason)
-        self._actions.append(RevertSlaves(self._slaves_on_target()))
+        new = self._slaves_on_target()
+        self._actions.append(RevertSlaves(new, tuple(sorted(set(self._nodes) - set(new)))))
 
     def _slaves_on_target(self) -> tuple[int, ...]:
         off_target = set(self._slaves_not_on_target())
@@ -888,8 +969,8 @@ class Updater:
         still_new = self._slaves_on_target()
         if self._runs_target():
             self._enter(UpdaterState.REVERTING_SLAVES, now_ns)
-        elif still_new and self._flash_rounds < FLASH_ROUNDS_MAX:
-            self._flash_rounds += 1
+        elif still_new and self._rounds < ROUNDS_MAX:
+            self._rounds += 1
             self._enter(UpdaterState.REVERTING_SLAVES, now_ns)
         else:
             reason = self._journal.reason
@@ -901,10 +982,9 @@ class Updater:
 
     def _conclude(self, outcome: Outcome, reason: str, now_ns: int) -> None:
         self._retry_at_ns = None
-        self._save(replace(self._journal, phase="report", outcome=outcome.value, reason=reason))
-        stored = self._store.get_record(_COUNTER)
-        counter = (int.from_bytes(stored, "big") if stored else 0) + 1
-        self._store.put_record(_COUNTER, counter.to_bytes(8, "big"))
+        # The counter first: a cut in between skips a number, and no two reports ever share one.
+        self._store.put_record(_COUNTER, (self._report_counter() + 1).to_bytes(8, "big"))
+        self._save(replace(self._journal, phase="report", outcome=outcome.value, reason=reason[:REASON_LENGTH_MAX]))
         self._enter(UpdaterState.REPORTING, now_ns)
 
     def _send_report(self, now_ns: int) -> None:
@@ -913,18 +993,20 @@ class Updater:
         master = NodeReport(
             position=0, role=ImageRole.MASTER, hwid=self._hwid, version=version, security_counter=counter
         )
-        stored = self._store.get_record(_COUNTER)
         report = PostBootReport(
             order_id=self._order.order_id,
             vin=self._vin,
             hwid=self._hwid,
             outcome=Outcome(self._journal.outcome),
             reason=self._journal.reason,
-            counter=int.from_bytes(stored, "big") if stored else 0,
+            counter=self._report_counter(),
             time_s=now_ns // SECOND,
             nodes=(master, *(self._nodes[position] for position in sorted(self._nodes))),
         )
         self._actions.append(SendReport(sign_report(report, self._device_key)))
+
+    def _report_counter(self) -> int:
+        return int.from_bytes(self._store.get_record(_COUNTER) or b"", "big")
 
     # -- time ------------------------------------------------------------------------------------------------------------
 
@@ -942,6 +1024,10 @@ class Updater:
 
 def _nothing(_updater: Updater, _now_ns: int) -> None:
     """Entering this state asks for nothing."""
+
+
+def _problems(outcomes: Sequence[NodeOutcome]) -> str:
+    return "; ".join(f"slave {outcome.position}: {outcome.detail}" for outcome in outcomes)
 
 
 def _names(positions: Sequence[int]) -> str:
@@ -962,6 +1048,7 @@ _ON_ENTRY: dict[UpdaterState, Callable[[Updater, int], None]] = {
     _S.ACTIVATING_SLAVES: Updater._activate_slaves,  # noqa: SLF001
     _S.SELF_TEST: Updater._self_test,  # noqa: SLF001
     _S.CONFIRMING_PACK: Updater._confirm_pack,  # noqa: SLF001
+    _S.RAISING_COUNTERS: Updater._raise_counters,  # noqa: SLF001
     _S.REVERTING_SLAVES: Updater._revert_slaves,  # noqa: SLF001
     _S.RESETTING: Updater._reset,  # noqa: SLF001
     _S.REPORTING: Updater._send_report,  # noqa: SLF001
@@ -974,5 +1061,5 @@ _ON_ANSWER: dict[UpdaterState, Callable[[Updater, int, bytes, int], None]] = {
 }
 _UPGRADE_MODE = frozenset(
     {*_BEFORE_DOWNLOAD, _S.DOWNLOADING, _S.DISCOVERING, _S.FLASHING_SLAVES, _S.ACTIVATING_SLAVES, _S.SELF_TEST,
-     _S.CONFIRMING_PACK, _S.REVERTING_SLAVES, _S.RESETTING}
+     _S.CONFIRMING_PACK, _S.RAISING_COUNTERS, _S.REVERTING_SLAVES, _S.RESETTING}
 )  # fmt: skip

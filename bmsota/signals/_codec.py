@@ -68,7 +68,9 @@ def _extract(signal: Signal, data: bytes) -> float:
     word = int.from_bytes(data, signal.byte_order) >> signal.shift
     raw = word & (1 << signal.length_bits) - 1
     if signal.is_float:
-        return float(struct.unpack("<" + _FLOAT_CODES[signal.length_bits], raw.to_bytes(signal.length_bits // 8, "little"))[0])
+        return float(
+            struct.unpack("<" + _FLOAT_CODES[signal.length_bits], raw.to_bytes(signal.length_bits // 8, "little"))[0]
+        )
     if signal.is_signed and raw >> signal.length_bits - 1:
         raw -= 1 << signal.length_bits
     return raw
@@ -91,7 +93,9 @@ def _sized(data: bytes, size_bytes: int, where: str) -> bytes:
     return data[:size_bytes]
 
 
-def decode_reference(node: Node, data: bytes, *, size_bytes: int, where: str, raw: bool = False) -> dict[str, SignalValue]:
+def decode_reference(
+    node: Node, data: bytes, *, size_bytes: int, where: str, raw: bool = False
+) -> dict[str, SignalValue]:
     """Decode *data* signal by signal. With *raw* the numbers stay as they are on the wire.
 
     Raises:
@@ -217,8 +221,8 @@ def has_overlap(node: Node, *, size_bytes: int, taken: int = 0) -> bool:
         if taken & bits:
             return True
         taken |= bits
-    below = (child for branch in node.branches for child in branch.nodes.values())
-    return any(has_overlap(child, size_bytes=size_bytes, taken=taken) for child in below)
+    below = {id(child): child for branch in node.branches for child in branch.nodes.values()}
+    return any(has_overlap(child, size_bytes=size_bytes, taken=taken) for child in below.values())
 
 
 # --- Generated functions ----------------------------------------------------------------------------------------------
@@ -267,7 +271,11 @@ def _struct_groups(signals: tuple[Signal, ...], size_bytes: int) -> list[tuple[s
     """Cut the aligned signals into as few `struct` calls as their byte orders and overlaps allow."""
     groups: list[tuple[struct.Struct, list[Signal]]] = []
     for order, mark in (("little", "<"), ("big", ">")):
-        aligned = [(at, signal) for signal in signals if signal.byte_order == order and (at := _aligned_bytes(signal, size_bytes)) is not None]
+        aligned = [
+            (at, signal)
+            for signal in signals
+            if signal.byte_order == order and (at := _aligned_bytes(signal, size_bytes)) is not None
+        ]
         aligned.sort(key=lambda item: item[0])
         while aligned:
             layout, members, end, later = mark, [], 0, []
@@ -350,12 +358,20 @@ def _raw_lines(signals: tuple[Signal, ...], size_bytes: int, source: _Source) ->
     return variables
 
 
-def _branch_lines(node: Node, variables: dict[str, str], source: _Source, *, size_bytes: int, where: str, raw: bool) -> None:
+def _branch_lines(
+    node: Node, variables: dict[str, str], source: _Source, *, size_bytes: int, where: str, raw: bool
+) -> None:
     for branch in node.branches:
         signal = branch.multiplexer
-        below = {number: _decoder_below(child, size_bytes=size_bytes, where=where, raw=raw) for number, child in branch.nodes.items()}
+        children = {id(child): child for child in branch.nodes.values()}  # Ranges of numbers share one node.
+        compiled = {
+            key: _decoder_below(child, size_bytes=size_bytes, where=where, raw=raw) for key, child in children.items()
+        }
+        below = {number: compiled[id(child)] for number, child in branch.nodes.items()}
 
-        def unknown(number: int, nodes: Mapping[int, Node] = branch.nodes, place: str = f"{where}.{signal.name}") -> SignalError:
+        def unknown(
+            number: int, nodes: Mapping[int, Node] = branch.nodes, place: str = f"{where}.{signal.name}"
+        ) -> SignalError:
             return SignalError(_unknown_branch(nodes, number, place))
 
         plain = not signal.choices and not signal.is_float and signal.scale == 1 and signal.offset == 0
@@ -372,7 +388,9 @@ def _branch_lines(node: Node, variables: dict[str, str], source: _Source, *, siz
         source.add("below(data, values)")
 
 
-def _decoder_below(node: Node, *, size_bytes: int, where: str, raw: bool) -> Callable[[bytes, dict[str, SignalValue]], None]:
+def _decoder_below(
+    node: Node, *, size_bytes: int, where: str, raw: bool
+) -> Callable[[bytes, dict[str, SignalValue]], None]:
     source = _Source()
     source.add("def decode(data, values):", 0)
     variables = _raw_lines(node.signals, size_bytes, source)
@@ -486,7 +504,9 @@ def _words_function(node: Node, where: str) -> Callable[[Mapping[str, SignalValu
     source.add(f"big = {' | '.join(terms['big']) or '0'}")
     source.add(f"count = {len(node.signals)}")
     for branch in node.branches:
-        below = {number: _words_function(child, where) for number, child in branch.nodes.items()}
+        children = {id(child): child for child in branch.nodes.values()}
+        compiled = {key: _words_function(child, where) for key, child in children.items()}
+        below = {number: compiled[id(child)] for number, child in branch.nodes.items()}
         source.add(f"l, b, c = {source.bind('below', below)}[m{variables[branch.multiplexer.name]}](values)")
         source.add("little |= l; big |= b; count += c")
     source.add("return little, big, count")
@@ -495,7 +515,16 @@ def _words_function(node: Node, where: str) -> Callable[[Mapping[str, SignalValu
 
 
 # Whatever can go wrong in generated encoder lines when a value does not fit; the reference then says what it was.
-_STUMBLES = (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError, AttributeError, struct.error, SignalError)
+_STUMBLES = (
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    ZeroDivisionError,
+    AttributeError,
+    struct.error,
+    SignalError,
+)
 
 
 def compile_encoder(node: Node, *, size_bytes: int, where: str) -> Encoder:
@@ -504,7 +533,9 @@ def compile_encoder(node: Node, *, size_bytes: int, where: str) -> Encoder:
         return lambda values: encode_reference(node, values, size_bytes=size_bytes, where=where)
     source = _Source()
     source.scope["stumbles"] = _STUMBLES
-    reference = source.bind("reference", lambda values: encode_reference(node, values, size_bytes=size_bytes, where=where))
+    reference = source.bind(
+        "reference", lambda values: encode_reference(node, values, size_bytes=size_bytes, where=where)
+    )
     groups = _struct_groups(node.signals, size_bytes)
     source.add("def encode(values):", 0)
     if not node.branches and len(groups) == 1 and len(groups[0][1]) == len(node.signals):
@@ -519,7 +550,10 @@ def compile_encoder(node: Node, *, size_bytes: int, where: str) -> Encoder:
         words = source.bind("words", _words_function(node, where))
         body.add(f"little, big, count = {words}(values)")
         body.add("if count == len(values):")
-        body.add(f"return (from_bytes(little.to_bytes({size_bytes}, 'little'), 'big') | big).to_bytes({size_bytes}, 'big')", 2)
+        body.add(
+            f"return (from_bytes(little.to_bytes({size_bytes}, 'little'), 'big') | big).to_bytes({size_bytes}, 'big')",
+            2,
+        )
     else:
         body = _Source()
         body.scope = source.scope

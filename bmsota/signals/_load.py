@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bmsota.errors import SignalError
-from bmsota.signals._database import Database
+from bmsota.signals._check import check
+from bmsota.signals._database import Database, Fault, Message, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bmsota.signals._check import MessageText
 
 __all__ = ["loads"]
 
 
 def loads(text: str) -> Database:
+    """Load a DBC. What is wrong with it is in `Database.faults`; what a fault does not touch is in the database.
+
+    Raises:
+        SignalError: the extra `can`, which brings the parser, is not installed. Never because of the text.
+    """
     try:
-        from bmsota.signals._parse import parse_messages  # noqa: PLC0415 - cantools is an extra
+        from bmsota.signals._parse import parse_messages  # noqa: PLC0415 - cantools is an extra, and slow to import
     except ImportError as error:
-        raise SignalError("expected the extra 'can' (pip install 'bmsota[can]') for reading a DBC") from error
-    messages, version = parse_messages(text)
-    return Database(messages, version=version)
+        raise SignalError("expected the extra 'can' (pip install 'bmsota[can]') for reading a DBC, got none") from error
+    checked = check(text)
+    faults = list(checked.faults)
+    try:
+        messages, version = parse_messages(checked.head + "".join(each.text for each in checked.messages))
+    except Exception:  # noqa: BLE001 - cantools' refusals have no common root; each message is then tried alone
+        messages, version = (), ""
+        for each in checked.messages:
+            messages += _alone(parse_messages, checked.head, each, faults)
+    return Database(messages, faults=tuple(sorted(faults, key=lambda fault: fault.line)), version=version)
+
+
+def _alone(
+    parse: Callable[[str], tuple[tuple[Message, ...], str]], head: str, text: MessageText, faults: list[Fault]
+) -> tuple[Message, ...]:
+    """One message of a file that cantools refuses: with its attributes, else without them, else not at all."""
+    bare = "\n".join(line for line in text.text.split("\n") if not line.startswith("BA_ "))
+    for source, severity, loss in (
+        (head + text.text, Severity.WARNING, "attributes"),
+        (bare, Severity.ERROR, "a message"),
+    ):
+        try:
+            return parse(source)[0]
+        except Exception as error:  # noqa: BLE001 - as above; the reason is kept in the fault
+            said = " ".join(str(error).split()) or type(error).__name__
+            faults.append(Fault(text.line, f"expected {loss} that can be parsed, got: {said} ({text.name})", severity))
+    return ()

@@ -36,9 +36,10 @@ def _message(message: Any) -> Message:
         can_id=message.frame_id,
         length=message.length,
         signals=tuple(signals.values()),
-        layout=_node(message.signal_tree, signals),
+        layout=_node(message.signal_tree, signals, {}),
         is_extended_id=message.is_extended_frame,
-        is_fd=message.is_fd,
+        # A file that needs more than 8 bytes and does not say how means CAN FD; J1939 cuts such messages into frames.
+        is_fd=message.is_fd or (message.length > 8 and message.protocol != "j1939"),
         senders=tuple(message.senders),
         cycle_time_ms=message.cycle_time,
         comment=message.comment or "",
@@ -70,8 +71,14 @@ def _signal(signal: Any, size_bytes: int) -> Signal:
     )
 
 
-def _node(tree: Iterable[Any], signals: dict[str, Signal]) -> Node:
-    """Turn cantools' tree (names, and {multiplexer: {number: tree}} for the branches) into ours."""
+def _node(tree: Iterable[Any], signals: dict[str, Signal], known: dict[str, Node]) -> Node:
+    """Turn cantools' tree (names, and {multiplexer: {number: tree}} for the branches) into ours.
+
+    Ranges of multiplexer numbers bring thousands of equal subtrees; *known* makes them one node, which is compiled once.
+    """
+    key = repr(tree)
+    if key in known:
+        return known[key]
     members: list[Signal] = []
     branches: list[Branch] = []
     for item in tree:
@@ -80,6 +87,7 @@ def _node(tree: Iterable[Any], signals: dict[str, Signal]) -> Node:
             continue
         for name, below in item.items():
             members.append(signals[name])
-            nodes = {number: _node(subtree, signals) for number, subtree in below.items()}
+            nodes = {number: _node(subtree, signals, known) for number, subtree in below.items()}
             branches.append(Branch(signals[name], MappingProxyType(nodes)))
-    return Node(tuple(members), tuple(branches))
+    node = known[key] = Node(tuple(members), tuple(branches))
+    return node

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "APPROVAL_TRIES_MAX",
     "OPEN_STATUSES",
-    "REPORT_ENDS",
+    "REPORT_TRANSITIONS",
     "TRANSITIONS",
     "ApprovalCode",
     "NodeVersion",
@@ -95,8 +95,23 @@ TRANSITIONS: dict[VehicleStatus, frozenset[VehicleStatus]] = {
 }
 """What may follow without a signed report."""
 
-REPORT_ENDS = frozenset({_V.SUCCEEDED, _V.ROLLED_BACK, _V.FAILED})
-"""Where a signed report may lead, from every status but "Unapproved" and those that a report has already ended."""
+_REPORTABLE = frozenset({_V.SUCCEEDED, _V.ROLLED_BACK, _V.FAILED, _V.REJECTED})
+
+REPORT_TRANSITIONS: dict[VehicleStatus, frozenset[VehicleStatus]] = {
+    _V.UNAPPROVED: _NOTHING,
+    _V.APPROVED: _REPORTABLE,
+    _V.TO_BE_DOWNLOADED: _REPORTABLE,
+    _V.DOWNLOADING: _REPORTABLE,
+    _V.DOWNLOAD_COMPLETE: _REPORTABLE,
+    _V.SUCCEEDED: _NOTHING,
+    _V.FAILED: _REPORTABLE,
+    _V.ROLLED_BACK: _NOTHING,
+    _V.REJECTED: _REPORTABLE,
+    _V.TIMED_OUT: _REPORTABLE,
+    # A unit that is told of the cancellation reports that it did not upgrade: that is what "Cancelled" says already.
+    _V.CANCELLED: frozenset({_V.SUCCEEDED, _V.ROLLED_BACK}),
+}
+"""What a signed report may lead to, unless a report has ended this vehicle already."""
 
 OPEN_STATUSES = frozenset(
     {_V.UNAPPROVED, _V.APPROVED, _V.TO_BE_DOWNLOADED, _V.DOWNLOADING, _V.DOWNLOAD_COMPLETE},
@@ -238,9 +253,7 @@ def advance(
         ConflictError: the table does not allow this step; nothing may be changed.
     """
     if by_report:
-        allowed = (
-            status in REPORT_ENDS and upgrade.status is not VehicleStatus.UNAPPROVED and not upgrade.ended_by_report
-        )
+        allowed = status in REPORT_TRANSITIONS[upgrade.status] and not upgrade.ended_by_report
     else:
         allowed = status in TRANSITIONS[upgrade.status]
     if not allowed:
@@ -262,8 +275,11 @@ def advance(
 
 
 def may_cancel(upgrade: VehicleUpgrade) -> bool:
-    """Whether the operator can still stop this vehicle. From "Download Complete" on it is too late (ota.md C4): the
-    unit switches by itself at its next power-on, whether or not it hears from us before."""
+    """Whether the operator can still stop this vehicle.
+
+    From "Download Complete" on it is too late (ota.md C4): the unit switches by itself at its next power-on, whether or
+    not it hears from us before.
+    """
     return upgrade.status in {_V.UNAPPROVED, *_NEEDS_INSTRUCTION}
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReportRow", "Value", "VehicleState"]
 
-Value: TypeAlias = "int | float | bool | str | None | list[Value] | dict[str, Value]"
+Value: TypeAlias = "int | float | bool | str | list[Value] | dict[str, Value] | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,86 @@
+"""The platform's use cases. `Services` is all of them around one `Context`; times are arguments everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cloud.services.accounts import AccountService, Login
+from cloud.services.audit import AuditService
+from cloud.services.context import CommandRouter, Context, PlatformKeys, PlatformSettings
+from cloud.services.device import DeviceService
+from cloud.services.ingest import IngestService
+from cloud.services.live import LiveFeed, Subscription
+from cloud.services.ota_tasks import OtaTaskService
+from cloud.services.outbox import OutboxService
+from cloud.services.releases import ReleaseService
+from cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
+from cloud.services.vehicles import NodeFact, VehicleService
+from cloud.services.views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView, VehicleDetail, VehicleRow
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+__all__ = [
+    "AccountService",
+    "AuditService",
+    "CodeView",
+    "CommandRouter",
+    "Context",
+    "DeviceService",
+    "IngestService",
+    "Instruction",
+    "LiveFeed",
+    "Login",
+    "MailView",
+    "NodeFact",
+    "OtaTaskService",
+    "OutboxService",
+    "PlatformKeys",
+    "PlatformSettings",
+    "ReleaseService",
+    "ReportVerdict",
+    "Services",
+    "Subscription",
+    "TaskDetail",
+    "TaskRow",
+    "UpgradeService",
+    "UpgradeView",
+    "VehicleDetail",
+    "VehicleRow",
+    "VehicleService",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Every use case of the platform."""
+
+    accounts: AccountService
+    audit: AuditService
+    device: DeviceService
+    ingest: IngestService
+    live: LiveFeed
+    ota_tasks: OtaTaskService
+    outbox: OutboxService
+    releases: ReleaseService
+    upgrades: UpgradeService
+    vehicles: VehicleService
+    counters: Counter[str]
+
+    @classmethod
+    def around(cls, context: Context) -> Services:
+        vehicles = VehicleService(context)
+        return cls(
+            accounts=AccountService(context),
+            audit=AuditService(context),
+            device=DeviceService(context),
+            ingest=IngestService(context, vehicles),
+            live=context.live,
+            ota_tasks=OtaTaskService(context),
+            outbox=OutboxService(context),
+            releases=ReleaseService(context),
+            upgrades=UpgradeService(context),
+            vehicles=vehicles,
+            counters=context.counters,
+        )

@@ -39,9 +39,7 @@ class Act:
 
 
 @contextmanager
-def acting(
-    context: Context, *, who: str, action: str, subject: str, now: datetime, address: str = ""
-) -> Iterator[Act]:
+def acting(context: Context, *, who: str, action: str, subject: str, now: datetime, address: str = "") -> Iterator[Act]:
     """Run the block as one audited transaction."""
     try:
         with context.store.transaction() as work:

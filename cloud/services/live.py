@@ -61,8 +61,11 @@ class LiveFeed:
         self._lock = Lock()
 
     def subscribe(self, topic: str, *, wake: Callable[[], None] | None = None) -> Subscription:
-        """Listen to *topic*. *wake* is called after every message, in the publisher's thread: it must return at once,
-        as `lambda: loop.call_soon_threadsafe(event.set)` does."""
+        """Listen to *topic*.
+
+        *wake* is called after every message, in the publisher's thread: it must return at once, as
+        `lambda: loop.call_soon_threadsafe(event.set)` does.
+        """
         subscription = Subscription(self, topic, wake)
         with self._lock:
             self._subscriptions.setdefault(topic, []).append(subscription)

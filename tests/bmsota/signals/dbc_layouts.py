@@ -75,7 +75,9 @@ def rows(draw, name: str, size_bytes: int, taken: set[int], *, mux: str = "", nu
     if float_type:
         length = 32 * float_type
     else:
-        length = draw(st.one_of(st.integers(1, 8 if number else 64), st.sampled_from([4, 8] if number else [8, 16, 32, 64])))
+        length = draw(
+            st.one_of(st.integers(1, 8 if number else 64), st.sampled_from([4, 8] if number else [8, 16, 32, 64]))
+        )
     start = draw(st.integers(0, max(0, 8 * size_bytes - 1)))
     if not number and draw(st.booleans()):
         start = start // 8 * 8 + (7 if big_endian else 0)  # As people do it: on a byte.

@@ -7,9 +7,9 @@ import random
 
 import cantools
 import pytest
+from dbc_layouts import layouts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from dbc_layouts import layouts
 
 from bmsota.errors import SignalError
 from bmsota.signals import loads
@@ -19,7 +19,10 @@ SLOW_IS_FINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_sl
 
 
 def both(text):
-    ours = loads(text)["Message"]
+    """(our message, cantools' message) of a text that must load without a fault."""
+    database = loads(text)
+    assert database.faults == ()
+    ours = database["Message"]
     theirs = cantools.database.load_string(text, database_format="dbc", strict=True).get_message_by_name("Message")
     return ours, theirs
 
@@ -54,8 +57,12 @@ def test_any_frame_decodes_as_in_cantools(layout, data):
             ours.decode(frame)
     else:
         assert plain(ours.decode(frame)) == plain(expected)
-        assert plain(ours.decode_raw(frame)) == plain(theirs.decode(frame, scaling=False, decode_choices=False))
-        assert plain(ours.decode(frame)) == plain(decode_reference(ours.layout, frame, size_bytes=ours.length, where=""))
+        raw = outcome(lambda: theirs.decode(frame, scaling=False, decode_choices=False))
+        if raw != "refused":  # Unscaled, cantools looks multiplexers up by the raw number, and may not find it.
+            assert plain(ours.decode_raw(frame)) == plain(raw)
+        assert plain(ours.decode(frame)) == plain(
+            decode_reference(ours.layout, frame, size_bytes=ours.length, where="")
+        )
 
 
 @st.composite
@@ -67,13 +74,20 @@ def values_for(draw, message):
         for signal in node.signals:
             ends = [limit for limit in (signal.minimum, signal.maximum) if limit is not None]
             if not signal.is_float:
-                ends += [signal.raw_minimum * signal.scale + signal.offset, signal.raw_maximum * signal.scale + signal.offset]
+                ends += [
+                    signal.raw_minimum * signal.scale + signal.offset,
+                    signal.raw_maximum * signal.scale + signal.offset,
+                ]
             options = [st.integers(-200, 2000), st.floats(-300, 3000), st.floats(width=32)]
             if ends:
                 options += [st.sampled_from(ends), st.floats(float(min(ends)), float(max(ends))), st.sampled_from(ends)]
                 options.append(st.sampled_from(ends).map(lambda end, step=signal.scale: end + step))
             if signal.choices:
-                options += [st.sampled_from(sorted(signal.choices.values())), st.just("Nobody"), st.sampled_from(sorted(signal.choices))]
+                options += [
+                    st.sampled_from(sorted(signal.choices.values())),
+                    st.just("Nobody"),
+                    st.sampled_from(sorted(signal.choices)),
+                ]
             chosen[signal.name] = draw(st.one_of(options))
         for branch in node.branches:
             number = draw(st.sampled_from([*sorted(branch.nodes), 7]))
@@ -109,14 +123,15 @@ def test_any_values_encode_as_in_cantools_or_are_refused_by_both(layout, data):
 def test_the_compiled_encoder_never_differs_from_the_reference(layout, data):
     ours = loads(layout.text)["Message"]
     values = data.draw(values_for(ours))
-    try:
-        expected = encode_reference(ours.layout, values, size_bytes=ours.length, where="Message")
-    except SignalError as error:
-        with pytest.raises(SignalError) as caught:
-            ours.encode(values)
-        assert str(caught.value) == str(error)
-    else:
-        assert ours.encode(values) == expected
+
+    def told(function):
+        try:
+            return function()
+        except SignalError as error:
+            return str(error)
+
+    expected = told(lambda: encode_reference(ours.layout, values, size_bytes=ours.length, where="Message"))
+    assert told(lambda: ours.encode(values)) == expected
 
 
 def test_random_frames_of_the_project_decode_and_encode_as_in_cantools(project_dbc):
@@ -149,11 +164,11 @@ def test_every_multiplexer_page_of_the_project_is_reached(internal):
         assert message.encode(message.decode(data))[:5] == data[:5]
 
 
-ONE = 'BO_ 1 Message: 8 A\n SG_ {row}\n'
+ONE = "BO_ 1 Message: 8 A\n SG_ {row}\n"
 
 
 def one(row, extra=""):
-    return loads(f'BU_: A\n{ONE.format(row=row)}{extra}')["Message"]
+    return loads(f"BU_: A\n{ONE.format(row=row)}{extra}")["Message"]
 
 
 def test_values_that_do_not_fit_are_refused_by_name():
@@ -178,7 +193,7 @@ def test_values_beyond_the_bits_are_refused_although_the_dbc_states_no_limit():
         message.encode({"Count": 16})
     signed = one('Count : 0|16@1- (0.1,0) [0|0] "" A')
     assert signed.decode(signed.encode({"Count": -3276.8}))["Count"] == -3276.8
-    with pytest.raises(SignalError, match="expected -3276.8 to 3276.7"):
+    with pytest.raises(SignalError, match=r"expected -3276\.8 to 3276\.7"):
         signed.encode({"Count": -3276.9})
 
 
@@ -195,11 +210,13 @@ def test_missing_unknown_and_short_are_refused():
 
 def test_an_unknown_multiplexer_number_is_refused_both_ways(internal):
     message = internal["Slave02_Identity"]
-    with pytest.raises(SignalError, match=r"expected multiplexer number 0, 1, 2, 3, 4, 5, 6, 7, got 8 \(Slave02_Identity.Page\)"):
+    with pytest.raises(
+        SignalError, match=r"expected multiplexer number 0, 1, 2, 3, 4, 5, 6, 7, got 8 \(Slave02_Identity.Page\)"
+    ):
         message.decode(b"\x08" + bytes(7))
     with pytest.raises(SignalError, match="got 9"):
         message.encode({"Page": 9, "Transmission": 0})
-    with pytest.raises(SignalError, match="expected one of .*'Security'.* got 'Colour'"):
+    with pytest.raises(SignalError, match=r"expected one of .*'Security'.* got 'Colour'"):
         message.encode({"Page": "Colour", "Transmission": 0})
 
 

@@ -1,0 +1,134 @@
+"""Any sans-IO core on any bus of python-can: one loop that sends, waits, feeds, and decides nothing.
+
+A core is whatever has `frames_to_send`, `receive_frame`, `next_timeout`, `handle_timeout` and `next_event`: the bootloader's
+client and its target, a simulated node. Which adapter it is, is python-can's business: `can.Bus(interface=..., ...)`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+try:
+    import can
+except ImportError as error:  # pragma: no cover - the tests have it
+    raise ImportError("expected the extra 'can' (pip install 'bmsota[can]') for CAN adapters, got none") from error
+
+from bmsota.canframe import CanFrame
+from bmsota.errors import TransferError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["CanCore", "FinishingCanCore", "drive", "from_message", "serve", "steady_clock", "to_message"]
+
+EventT_co = TypeVar("EventT_co", covariant=True)
+
+# A core without a deadline still wants to be asked whether it has finished, and the user's Ctrl-C to be heard: python-can
+# waits in C, where on Windows nothing else gets a turn.
+WAIT_S_MAX = 0.2
+
+
+class CanCore(Protocol[EventT_co]):
+    """What the loop needs of a core. Times are nanoseconds since the Unix epoch."""
+
+    def frames_to_send(self, now_ns: int, /) -> Iterable[CanFrame]: ...
+
+    def receive_frame(self, frame: CanFrame, now_ns: int, /) -> object: ...
+
+    def next_timeout(self) -> int | None: ...
+
+    def handle_timeout(self, now_ns: int, /) -> object: ...
+
+    def next_event(self) -> EventT_co | None: ...
+
+
+class FinishingCanCore(CanCore[EventT_co], Protocol[EventT_co]):
+    """A core that knows when it has nothing left to do."""
+
+    @property
+    def finished(self) -> bool: ...
+
+
+def to_message(frame: CanFrame) -> can.Message:
+    """The library's frame as python-can's. A CAN FD frame is sent with the faster data rate."""
+    return can.Message(
+        arbitration_id=frame.can_id,
+        data=frame.data,
+        is_extended_id=frame.is_extended_id,
+        is_fd=frame.is_fd,
+        bitrate_switch=frame.is_fd,
+    )
+
+
+def from_message(message: can.Message) -> CanFrame | None:
+    """python-can's frame as the library's; None for error and remote frames, which carry no data."""
+    if message.is_error_frame or message.is_remote_frame:
+        return None
+    return CanFrame(message.arbitration_id, bytes(message.data), message.is_extended_id, message.is_fd)
+
+
+def steady_clock() -> Callable[[], int]:
+    """A clock for cores: the wall clock of this moment, carried on by the monotonic one, so that it never goes back."""
+    offset_ns = time.time_ns() - time.monotonic_ns()
+    return lambda: time.monotonic_ns() + offset_ns
+
+
+def drive(core: FinishingCanCore[EventT_co], bus: can.BusABC, clock: Callable[[], int]) -> Iterator[EventT_co]:
+    """Run *core* over *bus* until it has finished; yield its events as they come.
+
+    What it still has to say when it finishes is sent before the end.
+
+    Raises:
+        TransferError: the adapter refuses to send or to receive. Not permanent: with the cable back, the core can go on.
+    """
+    yield from _run(core, bus, clock, lambda: core.finished)
+
+
+def serve(
+    core: CanCore[EventT_co], bus: can.BusABC, clock: Callable[[], int], until: Callable[[], bool]
+) -> Iterator[EventT_co]:
+    """As `drive`, for a core that never finishes by itself: until *until* says so. Raises the same."""
+    yield from _run(core, bus, clock, until)
+
+
+def _run(
+    core: CanCore[EventT_co], bus: can.BusABC, clock: Callable[[], int], has_ended: Callable[[], bool]
+) -> Iterator[EventT_co]:
+    while not has_ended():
+        _send(core, bus, clock())
+        message = _receive(bus, _wait_s(core.next_timeout(), clock()))
+        now_ns = clock()
+        frame = None if message is None else from_message(message)
+        if frame is not None:
+            core.receive_frame(frame, now_ns)
+        core.handle_timeout(now_ns)  # Always: on a busy bus the wait never comes back empty.
+        while (event := core.next_event()) is not None:
+            yield event
+    _send(core, bus, clock())
+
+
+def _wait_s(deadline_ns: int | None, now_ns: int) -> float:
+    if deadline_ns is None:
+        return WAIT_S_MAX
+    return min(max(deadline_ns - now_ns, 0) / 1e9, WAIT_S_MAX)
+
+
+def _send(core: CanCore[EventT_co], bus: can.BusABC, now_ns: int) -> None:
+    for frame in core.frames_to_send(now_ns):
+        try:
+            bus.send(to_message(frame))
+        except can.CanError as error:
+            raise TransferError(
+                f"expected the CAN adapter to send 0x{frame.can_id:X}, got: {error} ({bus.channel_info})",
+                permanent=False,
+            ) from error
+
+
+def _receive(bus: can.BusABC, timeout_s: float) -> can.Message | None:
+    try:
+        return bus.recv(timeout=timeout_s)
+    except can.CanError as error:
+        raise TransferError(
+            f"expected the CAN adapter to receive, got: {error} ({bus.channel_info})", permanent=False
+        ) from error

@@ -1,0 +1,615 @@
+"""The boot store: two slots, which of them runs, and the changes an update makes to them.
+
+Strategy. Everything that decides lives in the journal: each change of the boot state is one record holding the whole
+state, so it happens entirely or not at all. The object keeps a copy in RAM and nothing that could not be read back; a
+power cut at any flash operation (the flash driver's exception passes through) leaves a journal from which a new
+`BootStore` on the same flash finds the old state or the new one.
+
+Staged image bytes are trusted by whole erase blocks only: a PROGRESS record after each full block says that it is
+complete. After a power cut the block behind it may hold torn cells; it is erased again when writing goes on, so staging
+resumes at that block's start. While power stays on, the position in RAM is exact.
+
+The image is verified when staging ends, and again at every boot before it runs.
+
+The security counter rises when an image is confirmed, or later by `raise_counter`, never before: an image that has not
+proved itself must not lock its predecessor out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from construct import Array, Bytes, Int8ul, Int32ul, Struct
+
+from bmsota.boot._flash import ERASED
+from bmsota.boot._journal import (
+    HEADER_BYTES,
+    RECORD_NAME_BYTES_MAX,
+    Journal,
+    Record,
+    RecordKind,
+    parse_named,
+    serialize_named,
+)
+from bmsota.boot._states import SLOT_TRANSITIONS, SlotChange, SlotState
+from bmsota.errors import ImageError, LocalProtocolError, TrustError
+from bmsota.image import Attack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bmsota.boot._flash import Flash, SlotLayout
+    from bmsota.boot._verify import ImageFacts, VerifyImage
+
+__all__ = ["BootReason", "BootResult", "BootStore", "SlotInfo"]
+
+SHA256_BYTES = 32
+
+REVERTS_MAX = 0xFF
+"""The count of a slot's reverts stops here; it is a figure for reports, nothing depends on it."""
+
+_NO_SLOT = 0xFF
+
+_SLOT = Struct(
+    "state" / Int8ul,
+    "reverts" / Int8ul,
+    "size_bytes" / Int32ul,
+    "progress_bytes" / Int32ul,
+    "security_counter" / Int32ul,
+    "sha256" / Bytes(SHA256_BYTES),
+)
+_STATE = Struct("active" / Int8ul, "security_counter" / Int32ul, "slots" / Array(2, _SLOT))
+_PROGRESS = Struct("slot" / Int8ul, "progress_bytes" / Int32ul)
+
+
+class BootReason(IntEnum):
+    """Why this slot runs. The numbers go over the wire."""
+
+    NORMAL = 0
+    """The active image, as always."""
+    TEST = 1
+    """A staged image on trial; unconfirmed, it is reverted by the next boot."""
+    REVERTED = 2
+    """The active image, because the one on trial was not confirmed."""
+    FALLBACK = 3
+    """The other slot, because the active image is damaged."""
+    NOTHING = 4
+    """No image can run; the node stays in its bootloader."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootResult:
+    """What runs after this power-up."""
+
+    slot: int | None
+    """0 or 1; None if nothing can run."""
+    reason: BootReason
+    facts: ImageFacts | None
+    """The verified image; None if nothing can run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotInfo:
+    """What the journal says of one slot."""
+
+    state: SlotState = SlotState.EMPTY
+    size_bytes: int = 0
+    sha256: bytes = bytes(SHA256_BYTES)
+    security_counter: int = 0
+    """The image's own counter, known once the image has been verified."""
+    progress_bytes: int = 0
+    """How much of a STAGING image would survive a power cut now."""
+    reverts: int = 0
+    """How often this image was taken back, by hand or by an unconfirmed test boot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _BootState:
+    active: int | None = None
+    security_counter: int = 0
+    slots: tuple[SlotInfo, SlotInfo] = (SlotInfo(), SlotInfo())
+
+    def serialize(self) -> bytes:
+        return bytes(
+            _STATE.build(
+                {
+                    "active": _NO_SLOT if self.active is None else self.active,
+                    "security_counter": self.security_counter,
+                    "slots": [
+                        {
+                            "state": slot.state,
+                            "reverts": slot.reverts,
+                            "size_bytes": slot.size_bytes,
+                            "progress_bytes": slot.progress_bytes,
+                            "security_counter": slot.security_counter,
+                            "sha256": slot.sha256,
+                        }
+                        for slot in self.slots
+                    ],
+                }
+            )
+        )
+
+    @classmethod
+    def parse(cls, payload: bytes) -> _BootState:
+        parsed = _STATE.parse(payload)
+        first, second = (
+            SlotInfo(
+                state=SlotState(slot.state),
+                size_bytes=int(slot.size_bytes),
+                sha256=bytes(slot.sha256),
+                security_counter=int(slot.security_counter),
+                progress_bytes=int(slot.progress_bytes),
+                reverts=int(slot.reverts),
+            )
+            for slot in parsed.slots
+        )
+        return cls(
+            active=None if parsed.active == _NO_SLOT else int(parsed.active),
+            security_counter=int(parsed.security_counter),
+            slots=(first, second),
+        )
+
+    def with_slot(self, index: int, slot: SlotInfo) -> _BootState:
+        first, second = self.slots
+        return replace(self, slots=(slot, second) if index == 0 else (first, slot))
+
+
+class BootStore:
+    """Slots, boot decisions and application records on one flash.
+
+    Create it at power-up, call `boot()` once, then whatever the update asks for. After an exception of the flash
+    driver (a power cut) the object is worthless: create a new one.
+
+    Raises:
+        ConfigurationError: *layout* does not fit *flash*.
+    """
+
+    def __init__(self, flash: Flash, layout: SlotLayout, *, verify: VerifyImage) -> None:
+        layout.check(flash)
+        self._flash = flash
+        self._layout = layout
+        self._verify = verify
+        self._busy_ns = 0
+        self._state = _BootState()
+        self._records: dict[bytes, bytes] = {}
+        self._journal = Journal(flash, layout, snapshot=self._live_records)
+        self._replay()
+        # Where staging stands. Behind a power-up this is the journal's word; the block there must be erased first.
+        self._staging_offset = self._spare_info().progress_bytes
+
+    # ---- what is known
+
+    @property
+    def slots(self) -> tuple[SlotInfo, SlotInfo]:
+        return self._state.slots
+
+    @property
+    def active_slot(self) -> int | None:
+        """The confirmed slot that boots normally."""
+        return self._state.active
+
+    @property
+    def spare_slot(self) -> int:
+        """The slot that staging writes to: the one that is not active."""
+        return 1 if self._state.active == 0 else 0
+
+    @property
+    def security_counter(self) -> int:
+        """Images with a lower counter are refused."""
+        return self._state.security_counter
+
+    @property
+    def staging_offset(self) -> int:
+        """How much of the image being staged is written, including what only RAM knows."""
+        return self._staging_offset
+
+    @property
+    def slot_size_bytes(self) -> int:
+        return self._layout.slot_size_bytes
+
+    @property
+    def is_test_pending(self) -> bool:
+        """Whether an image is on trial and must be confirmed or will be reverted."""
+        return self._slot_in(SlotState.TEST) is not None
+
+    def read_slot(self, slot: int) -> bytes:
+        """The image bytes in *slot*, as long as the journal says."""
+        return self._flash.read(self._layout.slot_offsets[slot], self._state.slots[slot].size_bytes)
+
+    def take_busy_ns(self) -> int:
+        """How long the flash was busy since this was last asked; a target delays its answer by it."""
+        busy = self._busy_ns + self._journal.busy_ns
+        self._busy_ns = self._journal.busy_ns = 0
+        return busy
+
+    # ---- staging
+
+    def begin_staging(self, size_bytes: int, sha256: bytes) -> int:
+        """Make the spare slot ready for an image of *size_bytes* whose whole file has the SHA-256 *sha256*.
+
+        Returns where writing starts or goes on: 0 for a new image, more if part of this very image is already there,
+        *size_bytes* if all of it is.
+
+        Raises:
+            LocalProtocolError: the image does not fit, or an image is on trial and its fallback must stay.
+        """
+        if self.is_test_pending:
+            raise LocalProtocolError(
+                "staging: expected no image on trial, got one that is neither confirmed nor reverted"
+            )
+        if not 0 < size_bytes <= self._layout.slot_size_bytes:
+            raise LocalProtocolError(
+                f"staging: expected an image of 1 to {self._layout.slot_size_bytes} bytes, got {size_bytes}"
+            )
+        if len(sha256) != SHA256_BYTES:
+            raise LocalProtocolError(f"staging: expected a digest of {SHA256_BYTES} bytes, got {len(sha256)}")
+        info = self._spare_info()
+        if (info.size_bytes, info.sha256) == (size_bytes, sha256):
+            if info.state is SlotState.STAGING:
+                return self._staging_offset
+            # A BAD image is fetched again from the start: its bytes may have gone wrong in the flash.
+            if info.state not in {SlotState.BAD, SlotState.EMPTY}:
+                self._staging_offset = size_bytes
+                return size_bytes
+        spare = self.spare_slot
+        self._change(
+            spare,
+            SlotChange.BEGUN,
+            replace(SlotInfo(), size_bytes=size_bytes, sha256=sha256),
+        )
+        self._staging_offset = 0
+        return 0
+
+    def write_staged(self, offset: int, data: bytes) -> None:
+        """Write the next *data* of the image; *offset* must be `staging_offset`.
+
+        All but the last piece are whole write units. Each erase block is erased when its first byte comes.
+
+        Raises:
+            LocalProtocolError: not staging, or the piece is not the next one, or too long, or unaligned.
+        """
+        info = self._spare_info()
+        unit = self._flash.write_unit_bytes
+        end = offset + len(data)
+        if info.state is not SlotState.STAGING:
+            raise LocalProtocolError(f"staging: expected a slot being staged, got {info.state.name}")
+        if offset != self._staging_offset:
+            raise LocalProtocolError(f"staging: expected offset {self._staging_offset}, got {offset}")
+        if end > info.size_bytes:
+            raise LocalProtocolError(f"staging: expected at most {info.size_bytes} bytes, got {end}")
+        if len(data) % unit and end != info.size_bytes:
+            raise LocalProtocolError(f"staging: expected whole write units of {unit} bytes, got {len(data)} bytes")
+        block = self._flash.erase_block_bytes
+        start = self._layout.slot_offsets[self.spare_slot]
+        while offset < end:
+            if offset % block == 0:
+                self._flash.erase(start + offset)
+                self._busy_ns += self._flash.erase_ns
+            piece_end = min(end, offset - offset % block + block)
+            piece = data[len(data) - (end - offset) : len(data) - (end - piece_end)]
+            piece += bytes((ERASED,)) * (-len(piece) % unit)
+            self._flash.write(start + offset, piece)
+            self._busy_ns += self._flash.program_ns * (len(piece) // unit)
+            offset = piece_end
+            if offset % block == 0 or offset == info.size_bytes:
+                self._record_progress(offset)
+            self._staging_offset = offset
+
+    def finish_staging(self) -> ImageFacts:
+        """Verify the staged image; afterwards its slot is STAGED. Doing it twice is harmless.
+
+        Raises:
+            LocalProtocolError: the image is not complete.
+            ImageError: it is malformed. The slot is BAD.
+            TrustError: its digest, signature, hardware or counter is wrong. The slot is BAD.
+        """
+        spare = self.spare_slot
+        info = self._state.slots[spare]
+        if info.state in {SlotState.EMPTY, SlotState.BAD, SlotState.TEST}:
+            raise LocalProtocolError(f"staging: expected a staged image, got a slot that is {info.state.name}")
+        if self._staging_offset != info.size_bytes and info.state is SlotState.STAGING:
+            raise LocalProtocolError(f"staging: expected {info.size_bytes} bytes, got {self._staging_offset}")
+        try:
+            facts = self._verified(spare)
+        except (ImageError, TrustError):
+            self._staging_offset = 0
+            self._change(spare, SlotChange.REFUSED, replace(info, progress_bytes=0))
+            raise
+        self._change(spare, SlotChange.VERIFIED, replace(info, security_counter=facts.security_counter))
+        return facts
+
+    def install_factory(self, image: bytes) -> ImageFacts:
+        """Write and confirm the first image of a new device, as the production line does.
+
+        Raises:
+            LocalProtocolError: the device already has an active image, or this one does not fit.
+            ImageError: the image is malformed.
+            TrustError: the image is not for this device.
+        """
+        if self._state.active is not None:
+            raise LocalProtocolError(
+                f"factory: expected a device without an image, got slot {self._state.active} active"
+            )
+        offset = self.begin_staging(len(image), hashlib.sha256(image).digest())
+        if offset < len(image):
+            self.write_staged(offset, image[offset:])
+        facts = self.finish_staging()
+        slot = self.spare_slot
+        info = replace(self._state.slots[slot], state=SlotState.CONFIRMED)
+        self._commit(
+            replace(
+                self._state.with_slot(slot, info),
+                active=slot,
+                security_counter=max(self._state.security_counter, facts.security_counter),
+            )
+        )
+        return facts
+
+    # ---- test, confirm, revert
+
+    def request_test(self) -> None:
+        """Let the next boot try the staged image.
+
+        Raises:
+            LocalProtocolError: no image is staged.
+        """
+        spare = self.spare_slot
+        self._change(spare, SlotChange.TEST_REQUESTED, self._state.slots[spare])
+
+    def boot(self) -> BootResult:
+        """Decide what runs after this power-up. Call it once per power-up; each call counts as one boot."""
+        on_trial = self._slot_in(SlotState.TEST)
+        if on_trial is not None:
+            self._change(on_trial, SlotChange.REVERTED, self._taken_back(on_trial))
+            return self._boot_confirmed(BootReason.REVERTED)
+        requested = self._slot_in(SlotState.TEST_REQUESTED)
+        if requested is not None:
+            facts = self._facts_or_none(requested)
+            if facts is not None:
+                # Recorded before the image gets control: if it hangs, the next boot must know that it had its chance.
+                self._change(requested, SlotChange.TEST_BOOTED, self._state.slots[requested])
+                return BootResult(requested, BootReason.TEST, facts)
+            self._change(requested, SlotChange.DAMAGED, self._state.slots[requested])
+        return self._boot_confirmed(BootReason.NORMAL)
+
+    def confirm(self, *, raise_counter: bool = True) -> None:
+        """Make the image on trial the active one, and raise the security counter to its counter.
+
+        With *raise_counter* false the counter stays, so that `revert` remains possible: a pack confirms all its nodes
+        first and raises their counters when the last one is confirmed. Confirming again changes nothing more.
+
+        Raises:
+            LocalProtocolError: no image is on trial and none is active.
+        """
+        state = self._state
+        slot = self._slot_in(SlotState.TEST)
+        if slot is not None:
+            info = state.slots[slot]
+            self._allowed(info.state, SlotChange.CONFIRMED)
+            state = replace(state.with_slot(slot, replace(info, state=SlotState.CONFIRMED)), active=slot)
+        elif state.active is None:
+            raise LocalProtocolError("confirm: expected an image on trial, got none")
+        elif self._slot_in(SlotState.TEST_REQUESTED) is not None:
+            # Whoever confirms believes the new image runs. It does not: it has not been booted.
+            raise LocalProtocolError("confirm: expected an image on trial, got one that has not been booted")
+        if raise_counter and state.active is not None:
+            counter = max(state.security_counter, state.slots[state.active].security_counter)
+            state = replace(state, security_counter=counter)
+        if state != self._state:
+            self._commit(state)
+            self._staging_offset = self._spare_info().progress_bytes
+
+    def revert(self) -> None:
+        """Go back: drop a requested test, end a running one, or return to the image that was active before.
+
+        It takes effect at the next boot.
+
+        Raises:
+            LocalProtocolError: there is nothing to go back to.
+            TrustError: the previous image's counter is lower than the security counter.
+        """
+        for state in (SlotState.TEST, SlotState.TEST_REQUESTED):
+            slot = self._slot_in(state)
+            if slot is not None:
+                self._change(slot, SlotChange.REVERTED, self._taken_back(slot))
+                return
+        active, spare = self._state.active, self.spare_slot
+        previous = self._state.slots[spare]
+        if active is None or previous.state is not SlotState.CONFIRMED:
+            raise LocalProtocolError(
+                f"revert: expected a previous confirmed image, got a slot that is {previous.state.name}"
+            )
+        if previous.security_counter < self._state.security_counter:
+            raise TrustError(
+                Attack.ROLLBACK,
+                f"revert: expected a security counter of at least {self._state.security_counter}, "
+                f"got {previous.security_counter}",
+            )
+        self._allowed(SlotState.CONFIRMED, SlotChange.REVERTED)
+        taken_back = replace(self._taken_back(active), state=SlotState.STAGED)
+        self._commit(replace(self._state.with_slot(active, taken_back), active=spare))
+        self._staging_offset = self._spare_info().size_bytes
+
+    def raise_counter(self, value: int) -> None:
+        """Raise the security counter to *value*; the same value again changes nothing.
+
+        Raises:
+            LocalProtocolError: *value* is lower than the counter, or higher than the active image's own counter (no
+                image would be left to boot), or an image is on trial.
+        """
+        if self.is_test_pending or self._state.active is None:
+            raise LocalProtocolError("security counter: expected a confirmed image, got none or one on trial")
+        highest = self._state.slots[self._state.active].security_counter
+        if not self._state.security_counter <= value <= max(highest, self._state.security_counter):
+            raise LocalProtocolError(
+                f"security counter: expected {self._state.security_counter} to {highest}, got {value}"
+            )
+        if value != self._state.security_counter:
+            self._commit(replace(self._state, security_counter=value))
+
+    # ---- application records
+
+    def put_record(self, name: str, value: bytes) -> None:
+        """Keep *value* under *name*: after a power cut either this value or the one before is there.
+
+        Raises:
+            LocalProtocolError: the name is empty or too long, or the journal has no room for the value.
+        """
+        key = _record_key(name)
+        if self._records.get(key) == value:
+            return
+        # Old and new value never lie in one snapshot, so only the new one must fit.
+        others = {other: kept for other, kept in self._records.items() if other != key}
+        self._journal.check_room(self._live_records_of(self._state, {**others, key: value}))
+        self._put(Record(RecordKind.APPLICATION, serialize_named(key, value)), {**self._records, key: value})
+
+    def get_record(self, name: str) -> bytes | None:
+        """The value kept under *name*; None if there is none."""
+        return self._records.get(_record_key(name))
+
+    def delete_record(self, name: str) -> None:
+        """Forget what is kept under *name*, if anything is."""
+        key = _record_key(name)
+        if key in self._records:
+            remaining = {other: value for other, value in self._records.items() if other != key}
+            self._put(Record(RecordKind.APPLICATION_DELETED, serialize_named(key)), remaining)
+
+    def record_names(self) -> tuple[str, ...]:
+        return tuple(sorted(key.decode() for key in self._records))
+
+    # ---- boot decisions
+
+    def _boot_confirmed(self, reason: BootReason) -> BootResult:
+        active = self._state.active
+        if active is not None:
+            facts = self._facts_or_none(active)
+            if facts is not None:
+                return BootResult(active, reason, facts)
+        # The active image is damaged, or a new device was never confirmed. A verified image in the other slot, even one
+        # that was only staged, is better than a dead node.
+        other = self.spare_slot
+        if self._state.slots[other].state in {SlotState.CONFIRMED, SlotState.STAGED}:
+            facts = self._facts_or_none(other)
+            if facts is not None:
+                rescued = replace(
+                    self._state.slots[other], state=self._allowed(self._state.slots[other].state, SlotChange.RESCUED)
+                )
+                state = replace(self._state.with_slot(other, rescued), active=other)
+                if active is not None:
+                    self._allowed(state.slots[active].state, SlotChange.DAMAGED)
+                    state = state.with_slot(active, replace(state.slots[active], state=SlotState.BAD))
+                self._commit(state)
+                return BootResult(other, BootReason.FALLBACK, facts)
+        # The journal stays as it is: what reads as damaged now may be read well next time.
+        return BootResult(None, BootReason.NOTHING, None)
+
+    def _verified(self, slot: int) -> ImageFacts:
+        info = self._state.slots[slot]
+        data = self.read_slot(slot)
+        digest = hashlib.sha256(data).digest()
+        if digest != info.sha256:
+            raise TrustError(
+                Attack.CORRUPTED_DATA, f"slot {slot}: expected digest {info.sha256.hex()}, got {digest.hex()}"
+            )
+        facts = self._verify(data)
+        if facts.security_counter < self._state.security_counter:
+            raise TrustError(
+                Attack.ROLLBACK,
+                f"slot {slot}: expected a security counter of at least {self._state.security_counter}, "
+                f"got {facts.security_counter}",
+            )
+        return facts
+
+    def _facts_or_none(self, slot: int) -> ImageFacts | None:
+        try:
+            return self._verified(slot)
+        except (ImageError, TrustError):
+            return None
+
+    # ---- state and journal
+
+    def _spare_info(self) -> SlotInfo:
+        return self._state.slots[self.spare_slot]
+
+    def _slot_in(self, state: SlotState) -> int | None:
+        for index, slot in enumerate(self._state.slots):
+            if slot.state is state:
+                return index
+        return None
+
+    def _taken_back(self, slot: int) -> SlotInfo:
+        info = self._state.slots[slot]
+        return replace(info, reverts=min(info.reverts + 1, REVERTS_MAX))
+
+    @staticmethod
+    def _allowed(state: SlotState, change: SlotChange) -> SlotState:
+        after = SLOT_TRANSITIONS.get((state, change))
+        if after is None:
+            raise LocalProtocolError(f"slot: expected a state that allows {change.name}, got {state.name}")
+        return after
+
+    def _change(self, slot: int, change: SlotChange, info: SlotInfo) -> None:
+        """Write *info* with the state that *change* leads to, unless that is what already stands there."""
+        after = self._allowed(self._state.slots[slot].state, change)
+        state = self._state.with_slot(slot, replace(info, state=after))
+        if state != self._state:
+            self._commit(state)
+
+    def _commit(self, state: _BootState) -> None:
+        # RAM first: if the area is full, the snapshot must hold the new state.
+        self._state = state
+        if not self._journal.append(Record(RecordKind.STATE, state.serialize())):
+            self._journal.compact()
+
+    def _record_progress(self, progress_bytes: int) -> None:
+        slot = self.spare_slot
+        info = replace(self._state.slots[slot], progress_bytes=progress_bytes)
+        self._state = self._state.with_slot(slot, info)
+        payload = _PROGRESS.build({"slot": slot, "progress_bytes": progress_bytes})
+        if not self._journal.append(Record(RecordKind.PROGRESS, bytes(payload))):
+            self._journal.compact()
+
+    def _put(self, record: Record, records: dict[bytes, bytes]) -> None:
+        self._records = records
+        if not self._journal.append(record):
+            self._journal.compact()
+
+    def _live_records(self) -> Iterable[Record]:
+        return self._live_records_of(self._state, self._records)
+
+    @staticmethod
+    def _live_records_of(state: _BootState, records: dict[bytes, bytes]) -> Iterable[Record]:
+        yield Record(RecordKind.STATE, state.serialize())
+        for key, value in records.items():
+            yield Record(RecordKind.APPLICATION, serialize_named(key, value))
+
+    def _replay(self) -> None:
+        found = self._journal.records
+        last_state = max((i for i, record in enumerate(found) if record.kind is RecordKind.STATE), default=None)
+        if last_state is not None:
+            self._state = _BootState.parse(found[last_state].payload)
+        for index, (kind, payload) in enumerate(found):
+            if kind is RecordKind.PROGRESS and last_state is not None and index > last_state:
+                progress = _PROGRESS.parse(payload)
+                info = replace(self._state.slots[progress.slot], progress_bytes=int(progress.progress_bytes))
+                self._state = self._state.with_slot(int(progress.slot), info)
+            elif kind is RecordKind.APPLICATION:
+                key, value = parse_named(payload)
+                self._records[key] = value
+            elif kind is RecordKind.APPLICATION_DELETED:
+                self._records.pop(parse_named(payload)[0], None)
+        self._journal.records = []
+
+
+def _record_key(name: str) -> bytes:
+    key = name.encode()
+    if not 0 < len(key) <= RECORD_NAME_BYTES_MAX:
+        raise LocalProtocolError(f"record name: expected 1 to {RECORD_NAME_BYTES_MAX} bytes, got {len(key)}")
+    return key
+
+
+assert HEADER_BYTES == 16  # The layout in docs/bootloader.md.

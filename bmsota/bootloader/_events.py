@@ -1,0 +1,305 @@
+"""What the three machines tell their driver, in the past tense, and what a failure means.
+
+`FAILURES` is the one place that says of each cause whether trying again can help, whether it is safe, and what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+from bmsota.bootloader._messages import ResultCode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bmsota.boot import ImageFacts
+    from bmsota.bootloader._messages import Command, NodeDescription
+
+__all__ = [
+    "CAUSE_OF_RESULT",
+    "FAILURES",
+    "BlockAccepted",
+    "BlockRepeated",
+    "BlockStored",
+    "BootloaderEntered",
+    "BootloaderLeft",
+    "ClientEvent",
+    "CommandEvent",
+    "CommandFailed",
+    "CommandSucceeded",
+    "Failure",
+    "FailureCause",
+    "ImageConfirmed",
+    "ImageRefused",
+    "ImageReverted",
+    "ImageStaged",
+    "ImageVerified",
+    "NodeFound",
+    "ResetRequested",
+    "StagingStarted",
+    "TargetConnected",
+    "TargetEvent",
+    "TestRequested",
+    "TransferFailed",
+    "TransferInterrupted",
+    "TransferStarted",
+]
+
+
+class FailureCause(Enum):
+    """Why a transfer or a command ended without success."""
+
+    NODE_SILENT = "node silent"
+    NO_PROGRESS = "no progress"
+    PROTOCOL_VERSION = "protocol version"
+    WRONG_NODE = "wrong node"
+    WRONG_ROLE = "wrong role"
+    WRONG_HARDWARE = "wrong hardware"
+    TOO_LARGE = "image too large"
+    COUNTER_TOO_LOW = "security counter too low"
+    TEST_PENDING = "test pending"
+    BAD_IMAGE = "bad image"
+    NOT_TRUSTED = "image not trusted"
+    NOTHING_TO_DO = "nothing to do"
+    WRONG_VERSION = "wrong version"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a cause means for whoever must act on it."""
+
+    permanent: bool
+    """Whether running the same thing again will fail again."""
+    safe_to_run_again: bool
+    """Whether running it again can do harm. It never can here: a transfer writes the spare slot only."""
+    advice: str
+
+
+FAILURES: Mapping[FailureCause, Failure] = {
+    FailureCause.NODE_SILENT: Failure(
+        False, True, "Check wiring, bit rate and the node's supply; run again, it goes on where the node stopped."
+    ),
+    FailureCause.NO_PROGRESS: Failure(
+        False,
+        True,
+        "The node restarts again and again or the bus loses too much; check the supply and the bus, run again.",
+    ),
+    FailureCause.PROTOCOL_VERSION: Failure(True, True, "Use the bmsota version that speaks this node's protocol."),
+    FailureCause.WRONG_NODE: Failure(True, True, "Another node answers at this position; compare the hardware id."),
+    FailureCause.WRONG_ROLE: Failure(True, True, "The image is for the other kind of node; choose the right one."),
+    FailureCause.WRONG_HARDWARE: Failure(True, True, "The image is for another hardware class; choose the right one."),
+    FailureCause.TOO_LARGE: Failure(True, True, "The image does not fit the node's slot."),
+    FailureCause.COUNTER_TOO_LOW: Failure(
+        True, True, "The node has confirmed an image with a higher security counter; use a newer image."
+    ),
+    FailureCause.TEST_PENDING: Failure(
+        False, True, "An image is on trial; confirm or revert it (or restart the node) and run again."
+    ),
+    FailureCause.BAD_IMAGE: Failure(True, True, "The file is no valid image; get it again from its source."),
+    FailureCause.NOT_TRUSTED: Failure(
+        True, True, "The node does not accept the image's signature, hardware or counter; get a release signed for it."
+    ),
+    FailureCause.NOTHING_TO_DO: Failure(
+        True, True, "The node has no image in the state this command needs; stage one first."
+    ),
+    FailureCause.WRONG_VERSION: Failure(
+        False, True, "The node runs another version than expected: it has not been restarted, or has reverted."
+    ),
+    FailureCause.REFUSED: Failure(False, True, "The node refused; the detail says with which code."),
+}
+
+CAUSE_OF_RESULT: Mapping[ResultCode, FailureCause] = {
+    ResultCode.WRONG_ROLE: FailureCause.WRONG_ROLE,
+    ResultCode.WRONG_HARDWARE: FailureCause.WRONG_HARDWARE,
+    ResultCode.TOO_LARGE: FailureCause.TOO_LARGE,
+    ResultCode.COUNTER_TOO_LOW: FailureCause.COUNTER_TOO_LOW,
+    ResultCode.TEST_PENDING: FailureCause.TEST_PENDING,
+    ResultCode.BAD_OFFER: FailureCause.PROTOCOL_VERSION,
+    ResultCode.BAD_IMAGE: FailureCause.BAD_IMAGE,
+    ResultCode.NOT_TRUSTED: FailureCause.NOT_TRUSTED,
+    ResultCode.NOTHING_TO_DO: FailureCause.NOTHING_TO_DO,
+}
+"""Result codes that end a transfer or a command; all others interrupt it and are tried again, boundedly."""
+
+
+# ---- the client
+
+
+@dataclass(frozen=True, slots=True)
+class TargetConnected:
+    """The node answered and is the one expected. Comes again after every interruption."""
+
+    node: NodeDescription
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStarted:
+    """The node wants the image from `offset`: 0, or more when part of it is already there."""
+
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockAccepted:
+    """The node has everything before `next_offset`."""
+
+    next_offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRepeated:
+    """The node missed `frames` data frames of the block at `offset`; they are sent again."""
+
+    offset: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferInterrupted:
+    """The node fell silent, restarted or lost its place; the client looks for it again and goes on."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageVerified:
+    """The node has the whole image and has verified it. It is staged: nothing runs it yet."""
+
+    node: NodeDescription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferFailed:
+    """The client has given up."""
+
+    cause: FailureCause
+    detail: str
+    node: NodeDescription | None
+    """What the node last said of itself."""
+    next_offset: int
+    """How far the node had confirmed."""
+    permanent: bool
+    safe_to_run_again: bool
+
+
+ClientEvent: TypeAlias = (
+    TargetConnected
+    | TransferStarted
+    | BlockAccepted
+    | BlockRepeated
+    | TransferInterrupted
+    | ImageVerified
+    | TransferFailed
+)
+
+
+# ---- commands and discovery
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSucceeded:
+    """The node did it. After RESET `node` is what it said after its restart, else before the command."""
+
+    command: Command
+    node: NodeDescription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandFailed:
+    """The node refused, or could not be reached."""
+
+    command: Command
+    cause: FailureCause
+    detail: str
+    node: NodeDescription | None
+    permanent: bool
+    safe_to_run_again: bool
+
+
+CommandEvent: TypeAlias = CommandSucceeded | CommandFailed
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFound:
+    """A node has said all of itself."""
+
+    node: NodeDescription
+
+
+# ---- the target
+
+
+@dataclass(frozen=True, slots=True)
+class BootloaderEntered:
+    """A flasher has taken the node over; the application should rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootloaderLeft:
+    """The flasher is done or gone; the application goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagingStarted:
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStored:
+    next_offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRefused:
+    code: ResultCode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStaged:
+    """The whole image is in the spare slot, verified."""
+
+    facts: ImageFacts
+
+
+@dataclass(frozen=True, slots=True)
+class TestRequested:
+    """The next boot tries the staged image."""
+
+    __test__ = False  # Not a test case, whatever pytest thinks of the name.
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfirmed:
+    """The image on trial is the active one now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReverted:
+    """The next boot runs the image before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResetRequested:
+    """The driver must restart the node now: new store, `boot()`, new target."""
+
+
+TargetEvent: TypeAlias = (
+    BootloaderEntered
+    | BootloaderLeft
+    | StagingStarted
+    | BlockStored
+    | ImageRefused
+    | ImageStaged
+    | TestRequested
+    | ImageConfirmed
+    | ImageReverted
+    | ResetRequested
+)

@@ -1,0 +1,286 @@
+"""One operation over several nodes: discover, flash, activate, confirm, revert, restart.
+
+Sans-IO, with the same surface as the machines it runs: `receive_frame`, `frames_to_send`, `next_event`, `next_timeout`,
+`handle_timeout`. An operation is a list of steps; a step is one machine of the profile (a transfer, a command) on one
+node. When a step fails, the later steps of the same node are left out and those of the others go on: one dead slave
+must not decide what the operator learns about the rest.
+
+Nodes are served one after another. Broadcast comes with issue 4 as another kind of step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from bmsota.bootloader import (
+    BlockAccepted,
+    BootloaderClient,
+    BootloaderTiming,
+    Command,
+    CommandFailed,
+    CommandSucceeded,
+    ImageVerified,
+    NodeCommand,
+    NodeDiscovery,
+    TransferFailed,
+    TransferInterrupted,
+)
+from bmsota.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from bmsota.bootloader import BootloaderWire, NodeDescription
+    from bmsota.canframe import CanFrame
+    from bmsota.image import ImageVersion
+
+__all__ = [
+    "EngineEvent",
+    "FlashJob",
+    "FlashingEngine",
+    "NodeResult",
+    "NodesDiscovered",
+    "OperationFinished",
+    "TransferBroken",
+    "TransferProgressed",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FlashJob:
+    """One node and the image it must get."""
+
+    position: int
+    image: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """What became of one node."""
+
+    position: int
+    ok: bool
+    detail: str = ""
+    safe_to_run_again: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TransferProgressed:
+    """The node has everything before `next_offset`."""
+
+    position: int
+    next_offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferBroken:
+    """A transfer broke off; it is taken up again by itself."""
+
+    position: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodesDiscovered:
+    """Who answered, by rising position."""
+
+    nodes: tuple[NodeDescription, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationFinished:
+    """Every step is done or left out."""
+
+    operation: str
+    results: tuple[NodeResult, ...]
+
+
+EngineEvent = TransferProgressed | TransferBroken | NodesDiscovered | OperationFinished
+
+
+class _Machine(Protocol):
+    """What a profile's machines have in common."""
+
+    def receive_frame(self, frame: CanFrame, now_ns: int) -> None: ...
+    def frames_to_send(self, now_ns: int) -> list[CanFrame]: ...
+    def next_event(self) -> object: ...
+    def next_timeout(self) -> int | None: ...
+    def handle_timeout(self, now_ns: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    position: int
+    make: Callable[[], _Machine]
+
+
+class FlashingEngine:
+    """Runs one operation at a time over a bus."""
+
+    def __init__(self, wire: BootloaderWire, *, timing: BootloaderTiming | None = None) -> None:
+        self._wire = wire
+        self._timing = timing or BootloaderTiming()
+        self._steps: deque[_Step] = deque()
+        self._machine: _Machine | None = None
+        self._position = 0
+        self._operation = ""
+        self._results: dict[int, NodeResult] = {}
+        self._events: deque[EngineEvent] = deque()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a new operation may begin."""
+        return self._machine is None
+
+    # -- operations ----------------------------------------------------------------------------------------------------
+
+    def discover(self, positions: Iterable[int] = ()) -> None:
+        """Ask who is there; *positions* are asked by name if they do not answer. Ends in `NodesDiscovered`."""
+        expected = tuple(positions)
+        self._begin("discover", [_Step(0, lambda: NodeDiscovery(self._wire, positions=expected, timing=self._timing))])
+
+    def flash(self, jobs: Sequence[FlashJob]) -> None:
+        """Stage an image on each node; nothing runs it yet."""
+        self._begin("flash", [self._transfer(job) for job in jobs])
+
+    def activate(self, positions: Sequence[int]) -> None:
+        """Let each node boot its staged image on trial."""
+        self._begin("activate", self._commands(positions, Command.ACTIVATE_TEST, Command.RESET))
+
+    def confirm(self, versions: Sequence[tuple[int, ImageVersion]], *, raise_counter: bool) -> None:
+        """Make what runs permanent, if it is the version said. Without *raise_counter* `revert` remains possible."""
+        self._begin(
+            "confirm",
+            [
+                self._command(position, Command.CONFIRM, raise_counter=raise_counter, expected_version=version)
+                for position, version in versions
+            ],
+        )
+
+    def revert(self, positions: Sequence[int]) -> None:
+        """Take each node back to the image it had, and restart it."""
+        self._begin("revert", self._commands(positions, Command.REVERT, Command.RESET))
+
+    def restart(self, positions: Sequence[int]) -> None:
+        """Restart each node; one that was in its bootloader runs its application again."""
+        self._begin("restart", self._commands(positions, Command.RESET))
+
+    def cancel(self) -> None:
+        """Forget the operation under way, as a loss of power does."""
+        self._steps.clear()
+        self._machine = None
+        self._events.clear()
+
+    def _transfer(self, job: FlashJob) -> _Step:
+        return _Step(
+            job.position,
+            lambda: BootloaderClient(self._wire, position=job.position, image=job.image, timing=self._timing),
+        )
+
+    def _commands(self, positions: Sequence[int], *commands: Command) -> list[_Step]:
+        return [self._command(position, command) for position in positions for command in commands]
+
+    def _command(
+        self,
+        position: int,
+        command: Command,
+        *,
+        raise_counter: bool = True,
+        expected_version: ImageVersion | None = None,
+    ) -> _Step:
+        return _Step(
+            position,
+            lambda: NodeCommand(
+                self._wire,
+                position=position,
+                command=command,
+                raise_counter=raise_counter,
+                expected_version=expected_version,
+                timing=self._timing,
+            ),
+        )
+
+    # -- the machine surface -------------------------------------------------------------------------------------------
+
+    def receive_frame(self, frame: CanFrame, now_ns: int) -> None:
+        """A frame was on the bus."""
+        if self._machine is not None:
+            self._machine.receive_frame(frame, now_ns)
+            self._collect()
+
+    def frames_to_send(self, now_ns: int) -> list[CanFrame]:
+        """What to put on the bus now."""
+        return [] if self._machine is None else self._machine.frames_to_send(now_ns)
+
+    def next_event(self) -> EngineEvent | None:
+        """What happened, oldest first."""
+        return self._events.popleft() if self._events else None
+
+    def next_timeout(self) -> int | None:
+        """When `handle_timeout` wants to be called."""
+        return None if self._machine is None else self._machine.next_timeout()
+
+    def handle_timeout(self, now_ns: int) -> None:
+        """Do what is due; nothing before its time."""
+        if self._machine is not None:
+            self._machine.handle_timeout(now_ns)
+            self._collect()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, operation: str, steps: list[_Step]) -> None:
+        if self._machine is not None:
+            raise LocalProtocolError(f"engine: expected no operation under way, got {self._operation!r}")
+        self._operation = operation
+        self._results = {}
+        self._steps = deque(steps)
+        self._next_step()
+
+    def _next_step(self) -> None:
+        self._machine = None
+        while self._steps:
+            step = self._steps.popleft()
+            failed = self._results.get(step.position)
+            if failed is not None and not failed.ok:
+                continue
+            self._position = step.position
+            self._machine = step.make()
+            return
+        if self._operation != "discover":
+            results = tuple(self._results[position] for position in sorted(self._results))
+            self._events.append(OperationFinished(self._operation, results))
+
+    def _collect(self) -> None:
+        """Take what the machine says; when its step is over, start the next."""
+        machine = self._machine
+        assert machine is not None
+        while (event := machine.next_event()) is not None:
+            match event:
+                case BlockAccepted(next_offset, size_bytes):
+                    self._events.append(TransferProgressed(self._position, next_offset, size_bytes))
+                case TransferInterrupted(detail):
+                    self._events.append(TransferBroken(self._position, detail))
+                case ImageVerified() | CommandSucceeded():
+                    self._end_step(NodeResult(self._position, ok=True))
+                    return
+                case TransferFailed() | CommandFailed():
+                    self._end_step(
+                        NodeResult(
+                            self._position, False, f"{event.cause.value}: {event.detail}", event.safe_to_run_again
+                        )
+                    )
+                    return
+                case _:
+                    # Connected, started, repeated: of interest to a tool that shows one node, not to an operation.
+                    pass
+        if isinstance(machine, NodeDiscovery) and machine.finished:
+            nodes = tuple(machine.nodes[position] for position in sorted(machine.nodes))
+            self._machine = None
+            self._events.append(NodesDiscovered(nodes))
+
+    def _end_step(self, result: NodeResult) -> None:
+        self._results[self._position] = result
+        self._next_step()

@@ -1,0 +1,479 @@
+"""One whole frame to a value and back (2016 clause 6, tables 2 to 8; annex B for the terminal).
+
+`decode` checks from outside to inside: start, length, check byte, header, data unit. Which message a command carries is
+decided by tables. Replies are recognised by their size, because the editions and the field disagree about them (2016: 6.3.2
+keeps the time, annex B echoes everything; many send nothing): empty, a time, or an echo are all accepted for any command.
+
+Left out: deciphering. With any encryption but none the data unit stays a `RawMessage`.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Final
+
+from bmsota.checksums import bcc_xor
+from bmsota.errors import FrameError, LocalProtocolError
+from bmsota.gbt32960._bodies import RawBody, UserDefined
+from bmsota.gbt32960._compile import bytes_of_time, decoder, encoder, short, time_of
+from bmsota.gbt32960._control import control_parameters, control_parameters_bytes
+from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
+from bmsota.gbt32960._extension import EXTENSION_VERSION
+from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES, Frame, Header
+from bmsota.gbt32960._layouts import (
+    BODY_LAYOUTS,
+    EXTENSION_LAYOUTS,
+    PLATFORM_LOGIN,
+    PLATFORM_LOGOUT,
+    VEHICLE_LOGIN_2016,
+    VEHICLE_LOGOUT,
+)
+from bmsota.gbt32960._make import maker
+from bmsota.gbt32960._messages import (
+    Control,
+    EchoReply,
+    EmptyReply,
+    Heartbeat,
+    ParameterQuery,
+    ParameterValues,
+    RawMessage,
+    Report,
+    TimeReply,
+    TimeSync,
+)
+from bmsota.gbt32960._parameters import decode_query, decode_values, encode_query, encode_values, is_query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bmsota.gbt32960._compile import Decoder, Encoder
+    from bmsota.gbt32960._fields import Layout
+    from bmsota.gbt32960._messages import Message
+
+__all__ = ["USER_DEFINED", "decode", "decode_header", "encode", "message_layout"]
+
+_HEADER: Final = Struct(">2sBB17sBH")
+_VIN_SIZE_BYTES: Final = 17
+_EDITIONS: Final = {edition.value: edition for edition in Edition}
+USER_DEFINED: Final = range(0x80, 0xFF)
+"""Types of makers' own bodies, which have their length in front (table 7)."""
+
+_COMMANDS: Final[tuple[int, ...]] = tuple(
+    Command(code) if code in Command._value2member_map_ else code for code in range(256)
+)
+_FLAGS: Final[tuple[int, ...]] = tuple(
+    ReplyFlag(code) if code in ReplyFlag._value2member_map_ else code for code in range(256)
+)
+_CIPHERS: Final[dict[int, Encryption]] = {int(code): code for code in Encryption}
+
+_new_frame: Final = maker(Frame)
+_new_report: Final = maker(Report)
+
+
+# --- which message a command carries -----------------------------------------------------------------------------------
+
+_MESSAGE_LAYOUTS: Final[dict[Edition, dict[int, Layout]]] = {
+    Edition.GBT2016: {
+        Command.VEHICLE_LOGIN: VEHICLE_LOGIN_2016,
+        Command.VEHICLE_LOGOUT: VEHICLE_LOGOUT,
+        Command.PLATFORM_LOGIN: PLATFORM_LOGIN,
+        Command.PLATFORM_LOGOUT: PLATFORM_LOGOUT,
+    },
+    Edition.GBT2025: {
+        Command.VEHICLE_LOGOUT: VEHICLE_LOGOUT,
+        Command.PLATFORM_LOGIN: PLATFORM_LOGIN,
+        Command.PLATFORM_LOGOUT: PLATFORM_LOGOUT,
+    },
+}
+_REPORTS: Final = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
+_EMPTY: Final[dict[int, type[Heartbeat | TimeSync]]] = {Command.HEARTBEAT: Heartbeat, Command.TIME_SYNC: TimeSync}
+
+
+def message_layout(edition: Edition, command: int, data: bytes, at: int, end: int) -> Layout | None:
+    """Return the layout of a command's data unit, where it has one."""
+    layout = _MESSAGE_LAYOUTS[edition].get(command)
+    if layout is None and command in EXTENSION_LAYOUTS and is_extension(data, at, end):
+        layout = EXTENSION_LAYOUTS[command]
+    return layout
+
+
+def is_extension(data: bytes, at: int, end: int) -> bool:
+    """Whether a data unit carries the mark and version of our extension. Makers use the same commands for their own."""
+    return end - at >= 8 and int.from_bytes(data[at + 6 : at + 8], "big") == EXTENSION_VERSION
+
+
+# --- decode ----------------------------------------------------------------------------------------------------------
+
+
+def _user_defined(data: bytes, at: int, end: int) -> tuple[UserDefined, int]:
+    """0x80 to 0xFE: a WORD length and as many bytes. *at* is behind the type byte."""
+    if end - at < 2:
+        raise short("user-defined body", at, 2, end)
+    size = (data[at] << 8) | data[at + 1]
+    stop = at + 2 + size
+    if stop > end:
+        raise short(f"user-defined body {data[at - 1]:#04x}", at + 2, size, end)
+    return UserDefined(data[at - 1], data[at + 2 : stop]), stop
+
+
+def _raw_body(data: bytes, at: int, end: int) -> tuple[RawBody, int]:
+    """A type without a layout has no length either: it takes all the rest."""
+    return RawBody(data[at - 1], data[at:end]), end
+
+
+def _body_decoders(edition: Edition) -> tuple[Decoder, ...]:
+    table: list[Decoder] = [_raw_body] * 256
+    for type_id in USER_DEFINED:
+        table[type_id] = _user_defined
+    for type_id, layout in BODY_LAYOUTS[edition].items():
+        table[type_id] = decoder(layout)
+    return tuple(table)
+
+
+_BODY_DECODERS: Final = {Edition.GBT2016: _body_decoders(Edition.GBT2016)}
+"""By type byte. An edition that is missing here has no bodies yet; its reports stay raw."""
+
+
+def _decode_report(decoders: tuple[Decoder, ...], data: bytes, at: int, end: int) -> Report:
+    if end - at < 6:
+        raise short("report", at, 6, end)
+    time = time_of(data[at : at + 6], at)
+    at += 6
+    bodies = []
+    while at < end:
+        body, at = decoders[data[at]](data, at + 1, end)
+        bodies.append(body)
+    report: Report = _new_report(time, tuple(bodies))
+    return report
+
+
+def _decode_layout(layout: Layout, data: bytes, at: int, end: int) -> Message:
+    message: Message
+    message, stop = decoder(layout)(data, at, end)
+    if stop != end:
+        received = f"{end - stop} more bytes"
+        raise FrameError(layout.label, expected="the end of the data unit", received=received, offset=stop)
+    return message
+
+
+def _decode_control(data: bytes, at: int, end: int) -> Control:
+    if end - at < 7:
+        raise short("control", at, 7, end)
+    return Control(time_of(data[at : at + 6], at), data[at + 6], control_parameters(data[at + 6], data[at + 7 : end]))
+
+
+def _decode_command(edition: Edition, command: int, data: bytes, at: int, end: int) -> Message:
+    """The data unit of a frame that asks for something (flag 0xFE)."""
+    if command in _REPORTS:
+        decoders = _BODY_DECODERS.get(edition)
+        return RawMessage(data[at:end]) if decoders is None else _decode_report(decoders, data, at, end)
+    empty = _EMPTY.get(command)
+    if empty is not None:
+        if at != end:
+            raise FrameError(empty.__name__, expected="an empty data unit", received=f"{end - at} bytes", offset=at)
+        return empty()
+    layout = message_layout(edition, command, data, at, end)
+    if layout is not None:
+        return _decode_layout(layout, data, at, end)
+    if command == Command.QUERY_PARAMETERS:
+        return decode_query(data, at, end) if is_query(data, at, end) else decode_values(edition, data, at, end)
+    if command == Command.SET_PARAMETERS:
+        return decode_values(edition, data, at, end)
+    if command == Command.CONTROL:
+        return _decode_control(data, at, end)
+    return RawMessage(data[at:end])
+
+
+def _decode_reply(edition: Edition, command: int, flag: int, data: bytes, at: int, end: int) -> Message:
+    """The data unit of an answer (any flag but 0xFE)."""
+    if at == end:
+        return EmptyReply()
+    if end - at < 6:
+        raise short("reply", at, 6, end)
+    if end - at > 6 and command == Command.QUERY_PARAMETERS and flag == ReplyFlag.SUCCESS:
+        return decode_values(edition, data, at, end)
+    time = time_of(data[at : at + 6], at)
+    return TimeReply(time) if end - at == 6 else EchoReply(time, data[at + 6 : end])
+
+
+def _identifier(raw: bytes) -> tuple[str, str]:
+    """Return the VIN and what it was padded with, unless that was zero bytes."""
+    code = raw
+    padding = ""
+    if raw[-1] in b"\0 ":
+        code = raw.rstrip(b"\0 ")
+        rest = raw[len(code) :]
+        if rest.strip(b"\0"):
+            padding = rest.decode("ascii")
+    vin = code.decode("ascii", "replace")
+    if not vin.isprintable() or "\ufffd" in vin:
+        raise FrameError("identifier", expected="printable ASCII", received=raw.hex(), offset=4)
+    return vin, padding
+
+
+def _check(data: bytes) -> tuple[Edition, int, int, bytes, int, int]:
+    """Check everything around the data unit and return the header's parts."""
+    size = len(data)
+    if size < HEADER_SIZE_BYTES + 1:
+        start = bytes(data[:2])
+        if start and start not in _EDITIONS and start not in (b"#", b"$"):
+            raise _wrong_start(start)
+        raise FrameError("frame", expected=f"at least {HEADER_SIZE_BYTES + 1} bytes", received=str(size), offset=size)
+    start, command, flag, vin, cipher, length = _HEADER.unpack_from(data)
+    edition = _EDITIONS.get(start)
+    if edition is None:
+        raise _wrong_start(start)
+    if length > DATA_SIZE_BYTES_MAX:
+        expected = f"a length of at most {DATA_SIZE_BYTES_MAX}"
+        raise FrameError("header", expected=expected, received=str(length), offset=22)
+    if size != length + HEADER_SIZE_BYTES + 1:
+        expected = f"{length + HEADER_SIZE_BYTES + 1} bytes for a data unit of {length}"
+        raise FrameError("frame", expected=expected, received=str(size), offset=22)
+    if bcc_xor(data[2:]):
+        # The XOR over everything including the check byte is zero if it is right.
+        expected = f"check byte {bcc_xor(data[2:-1]):#04x}"
+        raise FrameError("frame", expected=expected, received=f"{data[-1]:#04x}", offset=size - 1)
+    if cipher not in _CIPHERS:
+        raise FrameError("header", expected="an encryption of table 5", received=f"{cipher:#04x}", offset=21)
+    return edition, command, flag, vin, cipher, length
+
+
+def _wrong_start(start: bytes) -> FrameError:
+    return FrameError("frame", expected='"##" (2016) or "$$" (2025)', received=start.hex(" "), offset=0)
+
+
+def decode(data: bytes) -> Frame:
+    """Decode one whole frame, no byte more or less.
+
+    Raises:
+        FrameError: start, length, check byte, header or data unit are not valid. Any other exception is a bug.
+    """
+    if type(data) is not bytes:
+        data = bytes(data)
+    edition, command, flag, raw_vin, cipher, length = _check(data)
+    vin, padding = _identifier(raw_vin)
+    end = HEADER_SIZE_BYTES + length
+    message: Message
+    if cipher != Encryption.NONE:
+        message = RawMessage(data[HEADER_SIZE_BYTES:end])
+    elif flag == ReplyFlag.COMMAND:
+        message = _decode_command(edition, command, data, HEADER_SIZE_BYTES, end)
+    else:
+        message = _decode_reply(edition, command, flag, data, HEADER_SIZE_BYTES, end)
+    frame: Frame = _new_frame(_COMMANDS[command], vin, message, _FLAGS[flag], edition, _CIPHERS[cipher], padding)
+    return frame
+
+
+def decode_header(data: bytes) -> Header:
+    """Check one whole frame, check byte included, and return its header without looking into the data unit.
+
+    Raises:
+        FrameError: as `decode`, but for the data unit.
+    """
+    edition, command, flag, raw_vin, cipher, length = _check(data)
+    return Header(
+        edition=edition,
+        command=_COMMANDS[command],
+        reply_flag=_FLAGS[flag],
+        vin=_identifier(raw_vin)[0],
+        encryption=_CIPHERS[cipher],
+        data_size_bytes=length,
+    )
+
+
+# --- encode ----------------------------------------------------------------------------------------------------------
+
+
+def _body_encoders(edition: Edition, *, strict: bool) -> dict[type, tuple[bytes, Encoder]]:
+    return {
+        layout.cls: (bytes((type_id,)), encoder(layout, strict=strict))
+        for type_id, layout in BODY_LAYOUTS[edition].items()
+    }
+
+
+_BODY_ENCODERS: Final[dict[tuple[Edition, bool], dict[type, tuple[bytes, Encoder]]]] = {}
+"""By edition and strictness; filled when first needed, because most programs encode in one way only."""
+
+
+def _encode_report(edition: Edition, report: Report, strict: bool, out: list[bytes]) -> None:
+    table = _BODY_ENCODERS.get((edition, strict))
+    if table is None:
+        table = _BODY_ENCODERS[edition, strict] = _body_encoders(edition, strict=strict)
+    out.append(bytes_of_time("report.time", report.time))
+    last = len(report.bodies) - 1
+    for index, body in enumerate(report.bodies):
+        found = table.get(type(body))
+        if found is not None:
+            out.append(found[0])
+            found[1](body, out)
+        elif isinstance(body, UserDefined):
+            out.append(_encode_user_defined(body))
+        elif isinstance(body, RawBody) and index == last:
+            out.append(_encode_raw_body(edition, body))
+        else:
+            expected = f"bodies of the {edition.name} edition, a RawBody only as the last"
+            msg = f"report.bodies[{index}]: expected {expected}, got {type(body).__name__}"
+            raise LocalProtocolError(msg)
+
+
+def _encode_user_defined(body: UserDefined) -> bytes:
+    if body.type_id not in USER_DEFINED:
+        msg = f"user-defined body: expected a type from 0x80 to 0xFE, got {body.type_id!r}"
+        raise LocalProtocolError(msg)
+    if len(body.data) > DATA_SIZE_BYTES_MAX:
+        msg = (
+            f"user-defined body {body.type_id:#04x}: expected at most {DATA_SIZE_BYTES_MAX} bytes, got {len(body.data)}"
+        )
+        raise LocalProtocolError(msg)
+    return bytes((body.type_id,)) + len(body.data).to_bytes(2, "big") + body.data
+
+
+def _encode_raw_body(edition: Edition, body: RawBody) -> bytes:
+    if body.type_id in BODY_LAYOUTS[edition] or body.type_id in USER_DEFINED or not 0 <= body.type_id <= 255:
+        msg = f"raw body: expected a type without a layout, got {body.type_id!r}"
+        raise LocalProtocolError(msg)
+    return bytes((body.type_id,)) + body.data
+
+
+def _encode_layout(layout: Layout) -> Callable[[Frame, bool, list[bytes]], None]:
+    return lambda frame, strict, out: encoder(layout, strict=strict)(frame.message, out)
+
+
+def _encode_echo(message: EchoReply) -> bytes:
+    if not message.rest:
+        msg = "echo reply: expected something behind the time, got nothing (use TimeReply)"
+        raise LocalProtocolError(msg)
+    return bytes_of_time("reply.time", message.time) + message.rest
+
+
+def _encode_control(message: Control) -> bytes:
+    if not 0 <= message.control_id <= 255:
+        msg = f"control.control_id: expected 0 to 255, got {message.control_id!r}"
+        raise LocalProtocolError(msg)
+    parameters = control_parameters_bytes(message.control_id, message.parameters)
+    return bytes_of_time("control.time", message.time) + bytes((message.control_id,)) + parameters
+
+
+_ANY: Final = frozenset(range(256))
+_BOTH: Final = frozenset(Edition)
+
+
+class _Kind:
+    """How one message class is encoded, and where it may stand."""
+
+    __slots__ = ("commands", "editions", "is_command", "is_reply", "write")
+
+    def __init__(
+        self,
+        write: Callable[[Any, bool, list[bytes]], None],
+        commands: frozenset[int] = _ANY,
+        *,
+        editions: frozenset[Edition] = _BOTH,
+        is_command: bool = True,
+        is_reply: bool = True,
+    ) -> None:
+        self.write = write
+        self.commands = commands
+        self.editions = editions
+        self.is_command = is_command
+        # A request's own class may be sent back as a reply: that is the full echo of annex B.
+        self.is_reply = is_reply
+
+
+def _simple(make: Callable[[Any], bytes]) -> Callable[[Any, bool, list[bytes]], None]:
+    return lambda frame, _strict, out: out.append(make(frame.message))
+
+
+def _kinds() -> dict[type, _Kind]:
+    kinds = {
+        Report: _Kind(
+            lambda frame, strict, out: _encode_report(frame.edition, frame.message, strict, out),
+            _REPORTS,
+            editions=frozenset(_BODY_DECODERS),
+        ),
+        Heartbeat: _Kind(_simple(lambda _message: b""), frozenset({Command.HEARTBEAT}), is_reply=False),
+        TimeSync: _Kind(_simple(lambda _message: b""), frozenset({Command.TIME_SYNC}), is_reply=False),
+        TimeReply: _Kind(_simple(lambda message: bytes_of_time("reply.time", message.time)), is_command=False),
+        EmptyReply: _Kind(_simple(lambda _message: b""), is_command=False),
+        EchoReply: _Kind(_simple(_encode_echo), is_command=False),
+        ParameterQuery: _Kind(_simple(encode_query), frozenset({Command.QUERY_PARAMETERS})),
+        ParameterValues: _Kind(
+            lambda frame, strict, out: out.append(encode_values(frame.edition, frame.message, strict=strict)),
+            frozenset({Command.QUERY_PARAMETERS, Command.SET_PARAMETERS}),
+        ),
+        Control: _Kind(_simple(_encode_control), frozenset({Command.CONTROL})),
+        RawMessage: _Kind(_simple(lambda message: bytes(message.data))),
+    }
+    for edition, layouts in _MESSAGE_LAYOUTS.items():
+        for command, layout in layouts.items():
+            editions = kinds[layout.cls].editions | {edition} if layout.cls in kinds else frozenset({edition})
+            kinds[layout.cls] = _Kind(_encode_layout(layout), frozenset({command}), editions=editions)
+    for command, layout in EXTENSION_LAYOUTS.items():
+        kinds[layout.cls] = _Kind(_encode_layout(layout), frozenset({command}))
+    return kinds
+
+
+_KINDS: Final = _kinds()
+
+
+def _kind_of(frame: Frame) -> _Kind:
+    """Return how the message is encoded, or say why it may not stand in this frame."""
+    kind = _KINDS.get(type(frame.message))
+    name = type(frame.message).__name__
+    if kind is None:
+        msg = f"frame.message: expected a message of the cloud link, got {name}"
+        raise LocalProtocolError(msg)
+    if frame.encryption != Encryption.NONE and not isinstance(frame.message, RawMessage):
+        msg = f"frame.message: expected a RawMessage with the ciphertext, since encryption is set, got {name}"
+        raise LocalProtocolError(msg)
+    if frame.command not in kind.commands:
+        commands = " or ".join(f"{command:#04x}" for command in sorted(kind.commands))
+        msg = f"frame.command: expected {commands} for {name}, got {frame.command!r}"
+        raise LocalProtocolError(msg)
+    if frame.edition not in kind.editions:
+        editions = " or ".join(edition.name for edition in Edition if edition in kind.editions)
+        msg = f"frame.edition: expected {editions} for {name} (give the data unit as RawMessage), got {frame.edition!r}"
+        raise LocalProtocolError(msg)
+    if not (kind.is_command if frame.reply_flag == ReplyFlag.COMMAND else kind.is_reply):
+        msg = f"frame.reply_flag: expected another for {name}, got {frame.reply_flag!r}"
+        raise LocalProtocolError(msg)
+    return kind
+
+
+def _identifier_bytes(frame: Frame) -> bytes:
+    try:
+        raw = frame.vin.encode("ascii")
+        padding = frame.vin_padding.encode("ascii")
+    except (AttributeError, UnicodeEncodeError):
+        raw = padding = b"\xff"
+    if not (len(raw) <= _VIN_SIZE_BYTES and frame.vin.isprintable() and padding.strip(b"\0 ") == b""):
+        msg = f"frame.vin: expected up to 17 printable ASCII characters, got {frame.vin!r} and {frame.vin_padding!r}"
+        raise LocalProtocolError(msg)
+    if len(raw) + len(padding) == _VIN_SIZE_BYTES:
+        return raw + padding
+    return raw.ljust(_VIN_SIZE_BYTES, b"\0")
+
+
+def encode(frame: Frame, *, strict: bool = False) -> bytes:
+    """Encode *frame*.
+
+    Without *strict* everything is accepted that the wire can carry, so that any frame that was decoded goes out again as it
+    came. With *strict* every number must also be in the range that the text allows: what a terminal should send.
+
+    Raises:
+        LocalProtocolError: a value does not fit, or the message does not belong to this command, flag or edition.
+    """
+    kind = _kind_of(frame)
+    out: list[bytes] = []
+    kind.write(frame, strict, out)
+    data = b"".join(out)
+    if len(data) > DATA_SIZE_BYTES_MAX:
+        msg = f"data unit: expected at most {DATA_SIZE_BYTES_MAX} bytes, got {len(data)}"
+        raise LocalProtocolError(msg)
+    numbers = (frame.command, frame.reply_flag, frame.encryption)
+    if not all(isinstance(number, int) and 0 <= number <= 255 for number in numbers):
+        msg = f"frame: expected command, reply flag and encryption from 0 to 255, got {numbers!r}"
+        raise LocalProtocolError(msg)
+    command, flag, cipher = numbers
+    raw = _HEADER.pack(frame.edition.value, command, flag, _identifier_bytes(frame), cipher, len(data)) + data
+    return raw + bytes((bcc_xor(raw[2:]),))

@@ -1,0 +1,638 @@
+"""Turn a layout into a fast decoder and a fast encoder.
+
+Strategy: for each layout we write the Python source that a careful person would write by hand (one `struct` call per run
+of fixed fields, look-up tables for bytes and cell voltages, no loop where the C library has one) and compile it once. The
+fast path knows only the usual case. Whatever is unusual (a sentinel, a float where the table wants an integer, a value out
+of range) raises inside the fast path and is done again by the plain functions below, which also find the words for errors.
+
+A decoder is `decode(data, at, end) -> (value, at)`: it reads from *at*, never beyond *end*, and returns where it stopped.
+An encoder is `encode(value, out)`: it appends byte strings to *out*. Each layout has two: the lenient one refuses what the
+wire cannot carry, the strict one also what the text does not allow.
+"""
+
+from __future__ import annotations
+
+import struct
+from datetime import datetime
+from functools import cache
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
+
+from bmsota.errors import FrameError, LocalProtocolError
+from bmsota.gbt32960._enums import Sentinel
+from bmsota.gbt32960._fields import (
+    TIME_SIZE_BYTES,
+    CodeTable,
+    Field,
+    FixedBytes,
+    Layout,
+    Repeat,
+    Row,
+    SizedBytes,
+    SizedText,
+    Text,
+    Time,
+    sentinel_raws,
+)
+from bmsota.gbt32960._make import maker
+from bmsota.gbt32960._time import BEIJING, to_beijing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    Decoder = Callable[[bytes, int, int], tuple[Any, int]]
+    Encoder = Callable[[Any, list[bytes]], None]
+
+__all__ = [
+    "bytes_of_field",
+    "bytes_of_text",
+    "bytes_of_time",
+    "decoder",
+    "encoder",
+    "short",
+    "text_of",
+    "time_of",
+]
+
+_LETTERS: Final = {1: "B", 2: "H", 4: "I"}
+
+
+# --- the plain functions: one row at a time, with words for what is wrong ----------------------------------------------
+
+
+def short(where: str, at: int, size: int, end: int) -> FrameError:
+    """The error for a body that ends too early: *size* bytes were needed at *at*."""
+    return FrameError(where, expected=f"{size} more bytes", received=f"{end - at}", offset=at)
+
+
+def time_of(raw: bytes, at: int) -> datetime:
+    """Return the instant that six bytes name; *at* is where they stand."""
+    year, month, day, hour, minute, second = raw
+    if year <= 99:
+        try:
+            return datetime(2000 + year, month, day, hour, minute, second, 0, BEIJING)
+        except ValueError:
+            pass
+    came = f"{year:02d}-{month:02d}-{day:02d} {hour:02d}:{minute:02d}:{second:02d}"
+    raise FrameError("time", expected="a date and time of the years 2000 to 2099", received=came, offset=at)
+
+
+def text_of(raw: bytes) -> str:
+    """Return the text of a STRING field. Bytes that are no GB 18030 survive as lone surrogates, so none is lost."""
+    raw = raw.rstrip(b"\0")
+    if raw.isascii():
+        return raw.decode("ascii")
+    return raw.decode("gb18030", "surrogateescape")
+
+
+def bytes_of_text(where: str, text: str, size_bytes: int) -> bytes:
+    """Return *text* as a STRING of fixed size."""
+    try:
+        raw = text.encode("gb18030", "surrogateescape")
+    except (AttributeError, UnicodeEncodeError):
+        msg = f"{where}: expected text, got {text!r}"
+        raise LocalProtocolError(msg) from None
+    if len(raw) > size_bytes:
+        msg = f"{where}: expected at most {size_bytes} bytes, got {len(raw)} ({text!r})"
+        raise LocalProtocolError(msg)
+    return raw.ljust(size_bytes, b"\0")
+
+
+def bytes_of_time(where: str, moment: Any) -> bytes:
+    """Return *moment* as six bytes. Fractions of a second are not carried by the wire and fall away."""
+    if not isinstance(moment, datetime):  # A caller without a type checker.
+        msg = f"{where}: expected an aware datetime, got {moment!r}"
+        raise LocalProtocolError(msg)
+    local = moment
+    # Far from the range the conversion itself could overflow.
+    if moment.tzinfo is not BEIJING and 1999 <= moment.year <= 2100:
+        local = to_beijing(moment)
+    if not 2000 <= local.year <= 2099:
+        msg = f"{where}: expected a year from 2000 to 2099, got {local.year}"
+        raise LocalProtocolError(msg)
+    return bytes((local.year - 2000, local.month, local.day, local.hour, local.minute, local.second))
+
+
+def raw_of_field(row: Field, where: str, value: Any, *, strict: bool) -> int:
+    """Return the raw number for *value*, or say why there is none."""
+    if row.sentinels and isinstance(value, Sentinel):
+        return next(raw for raw, sentinel in sentinel_raws(row.size_bytes).items() if sentinel is value)
+    try:
+        raw: int = round(value * row.divisor) + row.raw_offset
+    except (TypeError, ValueError, OverflowError):  # Not a number, NaN, infinite.
+        raw = -1
+    low, high = (row.raw_min, row.raw_max) if strict else (0, row.raw_limit)
+    if not low <= raw <= high:
+        unit = f" {row.unit}" if row.unit else ""
+        or_else = " or a Sentinel" if row.sentinels else ""
+        expected = (
+            f"{(low - row.raw_offset) / row.divisor:g} to {(high - row.raw_offset) / row.divisor:g}{unit}{or_else}"
+        )
+        msg = f"{where}.{row.name}: expected {expected}, got {value!r}"
+        raise LocalProtocolError(msg)
+    return raw
+
+
+def bytes_of_field(row: Field, where: str, value: Any, *, strict: bool) -> bytes:
+    """Return one number as it stands on the wire."""
+    return raw_of_field(row, where, value, strict=strict).to_bytes(row.size_bytes, "big")
+
+
+def _bytes_of_sized(row: SizedText | SizedBytes, where: str, value: Any) -> bytes:
+    if isinstance(row, SizedText):
+        try:
+            data: bytes = value.encode("utf-8")
+        except (AttributeError, UnicodeEncodeError):
+            msg = f"{where}.{row.name}: expected text, got {value!r}"
+            raise LocalProtocolError(msg) from None
+        size = 1
+    else:
+        data, size = _as_bytes(f"{where}.{row.name}", value), 2
+    if not row.size_bytes_min <= len(data) <= row.size_bytes_max:
+        expected = f"{row.size_bytes_min} to {row.size_bytes_max} bytes"
+        msg = f"{where}.{row.name}: expected {expected}, got {len(data)}"
+        raise LocalProtocolError(msg)
+    return len(data).to_bytes(size, "big") + data
+
+
+def _as_bytes(where: str, value: Any) -> bytes:
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        msg = f"{where}: expected bytes, got {value!r}"
+        raise LocalProtocolError(msg)
+    return bytes(value)
+
+
+def _bytes_of_code_table(row: CodeTable, where: str, value: Any, *, strict: bool) -> bytes:
+    count, length, codes = value
+    count_max, length_max = (row.count_max, row.length_max) if strict else (255, 255)
+    if not (0 <= count <= count_max and 0 <= length <= length_max):
+        expected = f"at most {count_max} subsystems with codes of at most {length_max} bytes"
+        msg = f"{where}: expected {expected}, got {count} of {length}"
+        raise LocalProtocolError(msg)
+    if len(codes) != (count if length else 0):
+        expected = f"{count} subsystem codes of {length} bytes" if length else "no subsystem codes of length 0"
+        msg = f"{where}: expected {expected}, got {len(codes)}"
+        raise LocalProtocolError(msg)
+    return bytes((count, length)) + b"".join(bytes_of_text(f"{where}.{row.name}", code, length) for code in codes)
+
+
+def _bytes_of_count(row: Repeat, where: str, count: int, *, strict: bool) -> bytes:
+    low, high = (row.count_min, row.count_max) if strict else (0, row.count_limit)
+    if not low <= count <= high:
+        msg = f"{where}.{row.name}: expected {low} to {high} items, got {count}"
+        raise LocalProtocolError(msg)
+    return count.to_bytes(row.count_size_bytes, "big")
+
+
+def _bytes_of_repeat(row: Repeat, where: str, value: Any, *, strict: bool) -> bytes:
+    if row.sentinels and isinstance(value, Sentinel):
+        raws = sentinel_raws(row.count_size_bytes)
+        return next(raw for raw, sentinel in raws.items() if sentinel is value).to_bytes(row.count_size_bytes, "big")
+    if not isinstance(value, (tuple, list)):
+        or_else = " or a Sentinel" if row.sentinels else ""
+        msg = f"{where}.{row.name}: expected a tuple{or_else}, got {value!r}"
+        raise LocalProtocolError(msg)
+    out = [_bytes_of_count(row, where, len(value), strict=strict)]
+    if isinstance(row.item, Layout):
+        encode = encoder(row.item, strict=strict)
+        for item in value:
+            if type(item) is not row.item.cls:
+                msg = f"{where}.{row.name}: expected {row.item.cls.__name__}, got {item!r}"
+                raise LocalProtocolError(msg)
+            encode(item, out)
+    else:
+        out += [bytes_of_field(row.item, f"{where}.{row.name}", item, strict=strict) for item in value]
+    return b"".join(out)
+
+
+def _bytes_of_row(row: Row, where: str, value: Any, *, strict: bool) -> bytes:
+    match row:
+        case Field():
+            return bytes_of_field(row, where, value, strict=strict)
+        case Time():
+            return bytes_of_time(f"{where}.{row.name}", value)
+        case Text():
+            return bytes_of_text(f"{where}.{row.name}", value, row.size_bytes)
+        case SizedText() | SizedBytes():
+            return _bytes_of_sized(row, where, value)
+        case FixedBytes():
+            data = _as_bytes(f"{where}.{row.name}", value)
+            if len(data) != row.size_bytes:
+                msg = f"{where}.{row.name}: expected {row.size_bytes} bytes, got {len(data)}"
+                raise LocalProtocolError(msg)
+            return data
+        case CodeTable():
+            return _bytes_of_code_table(row, where, value, strict=strict)
+        case Repeat():
+            return _bytes_of_repeat(row, where, value, strict=strict)
+
+
+def _bytes_of_rows(rows: Sequence[Row], where: str, values: Iterable[Any], strict: bool) -> bytes:
+    """Encode some rows the plain way. The compiled encoders come here for everything unusual."""
+    return b"".join(_bytes_of_row(row, where, value, strict=strict) for row, value in zip(rows, values, strict=True))
+
+
+def _codes_at(data: bytes, at: int, end: int) -> tuple[tuple[int, int, tuple[str, ...]], int]:
+    """Read the tail of the login: count, length, codes."""
+    if end - at < 2:
+        raise short("vehicle login", at, 2, end)
+    count, length = data[at], data[at + 1]
+    at += 2
+    if end - at < count * length:
+        raise short(f"vehicle login: {count} codes of {length} bytes", at, count * length, end)
+    codes = tuple(text_of(data[at + i * length : at + (i + 1) * length]) for i in range(count)) if length else ()
+    return (count, length, codes), at + count * length
+
+
+def _sized_at(row: SizedText | SizedBytes, where: str, data: bytes, at: int, end: int) -> tuple[Any, int]:
+    """Read a length and what it announces."""
+    size = 1 if isinstance(row, SizedText) else 2
+    if end - at < size:
+        raise short(f"{where}.{row.name}", at, size, end)
+    length = int.from_bytes(data[at : at + size], "big")
+    if not row.size_bytes_min <= length <= row.size_bytes_max:
+        expected = f"a length from {row.size_bytes_min} to {row.size_bytes_max}"
+        raise FrameError(f"{where}.{row.name}", expected=expected, received=str(length), offset=at)
+    at += size
+    if end - at < length:
+        raise short(f"{where}.{row.name}", at, length, end)
+    raw = data[at : at + length]
+    if isinstance(row, SizedBytes):
+        return raw, at + length
+    try:
+        return raw.decode("utf-8"), at + length
+    except UnicodeDecodeError:
+        raise FrameError(f"{where}.{row.name}", expected="UTF-8 text", received=raw.hex(), offset=at) from None
+
+
+# --- tables for the fast path ----------------------------------------------------------------------------------------
+
+
+@cache
+def _values_of(row: Field) -> tuple[Any, ...]:
+    """Raw number -> value, for every raw number. 256 entries for a BYTE, 65536 for the WORD of a long list."""
+    return tuple(map(row.value, range(1 << (8 * row.size_bytes))))
+
+
+@cache
+def _raws_of(row: Field, strict: bool) -> dict[Any, int]:
+    """Value -> raw number, sentinels included; only what may be sent."""
+    low, high = (row.raw_min, row.raw_max) if strict else (0, row.raw_limit)
+    values = _values_of(row)
+    raws: dict[Any, int] = {values[raw]: raw for raw in range(low, high + 1)}
+    if row.sentinels:
+        raws |= {sentinel: raw for raw, sentinel in sentinel_raws(row.size_bytes).items()}
+    return raws
+
+
+class _Arrays:
+    """A `Struct` for n numbers of one size, made when first needed and kept where the count is a BYTE."""
+
+    def __init__(self, letter: str) -> None:
+        self.letter = letter
+        self.by_count: list[struct.Struct | None] = [None] * 256
+
+    def get(self, count: int) -> struct.Struct:
+        if count > 255:
+            return struct.Struct(f">{count}{self.letter}")
+        found = self.by_count[count]
+        if found is None:
+            found = self.by_count[count] = struct.Struct(f">{count}{self.letter}")
+        return found
+
+
+_ARRAYS: Final = {size: _Arrays(letter) for size, letter in _LETTERS.items()}
+
+
+def _list_decoder(row: Field) -> Callable[[bytes, int, int], tuple[Any, ...]]:
+    """Return f(data, at, count) -> values, for a list that is known to be all there."""
+    arrays = _ARRAYS[row.size_bytes]
+    if row.size_bytes == 1:
+
+        def decode_bytes(data: bytes, at: int, count: int) -> tuple[Any, ...]:
+            if count > 1:
+                found: tuple[Any, ...] = itemgetter(*data[at : at + count])(_values_of(row))
+                return found
+            return (_values_of(row)[data[at]],) if count else ()
+
+        return decode_bytes
+    if row.size_bytes == 2:
+        # Looking 96 values up in one C call costs a third of dividing them.
+        table: list[tuple[Any, ...]] = []
+
+        def decode_words(data: bytes, at: int, count: int) -> tuple[Any, ...]:
+            if not table:
+                table.append(_values_of(row))
+            raws = arrays.get(count).unpack_from(data, at)
+            if count > 1:
+                found: tuple[Any, ...] = itemgetter(*raws)(table[0])
+                return found
+            return (table[0][raws[0]],) if count else ()
+
+        return decode_words
+
+    def decode_dwords(data: bytes, at: int, count: int) -> tuple[Any, ...]:
+        return arrays.get(count).unpack_from(data, at)
+
+    return decode_dwords
+
+
+def _list_encoder(row: Field, strict: bool) -> Callable[[Sequence[Any]], bytes]:
+    """Return f(values) -> bytes. Raises KeyError, TypeError or struct.error for the unusual."""
+    arrays = _ARRAYS[row.size_bytes]
+    if row.size_bytes == 4:
+        return lambda values: arrays.get(len(values)).pack(*values)
+    tables: list[dict[Any, int]] = []
+
+    def encode(values: Sequence[Any]) -> bytes:
+        if not tables:
+            tables.append(_raws_of(row, strict))
+        if len(values) > 1:
+            return arrays.get(len(values)).pack(*itemgetter(*values)(tables[0]))
+        return arrays.get(len(values)).pack(*[tables[0][value] for value in values])
+
+    return encode
+
+
+# --- writing the source ----------------------------------------------------------------------------------------------
+
+
+class _Source:
+    """Lines of a function under construction, and the names its globals need."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.names: dict[str, Any] = {}
+
+    def add(self, *lines: str) -> None:
+        self.lines += lines
+
+    def name(self, stem: str, value: Any) -> str:
+        name = f"_{stem}{len(self.names)}"
+        self.names[name] = value
+        return name
+
+    def function(self, head: str, where: str) -> Any:
+        source = "\n    ".join([head, *self.lines])
+        # The source is made from our own tables above; nothing from outside gets into it.
+        exec(compile(source, f"<gbt32960 {where}>", "exec"), self.names)  # noqa: S102
+        return self.names[head[4 : head.index("(")]]
+
+
+_FIXED: Final = (Field, Time, Text, FixedBytes)
+
+
+def _runs(rows: tuple[Row, ...]) -> list[list[Row]]:
+    """Group rows: adjacent rows of fixed size share a run, every other row is a run of its own."""
+    runs: list[list[Row]] = []
+    for row in rows:
+        if runs and isinstance(row, _FIXED) and isinstance(runs[-1][-1], _FIXED):
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
+
+
+def _format_of(run: list[Row]) -> str:
+    parts = []
+    for row in run:
+        match row:
+            case Field():
+                parts.append(_LETTERS[row.size_bytes])
+            case Time():
+                parts.append(f"{TIME_SIZE_BYTES}s")
+            case Text() | FixedBytes():
+                parts.append(f"{row.size_bytes}s")
+            case _:
+                raise AssertionError(row)
+    return ">" + "".join(parts)
+
+
+def _field_expression(source: _Source, row: Field, raw: str) -> str:
+    """The expression that turns the raw number in variable *raw* into the value."""
+    if row.size_bytes == 1:
+        if not (row.sentinels or row.raw_offset or row.values or row.divisor != 1):
+            return raw
+        return f"{source.name('values', _values_of(row))}[{raw}]"
+    value = f"({raw} - {row.raw_offset})" if row.raw_offset else raw
+    if row.divisor != 1:
+        value = f"{value} / {row.divisor}"
+    if row.sentinels:
+        table = source.name("sentinels", sentinel_raws(row.size_bytes))
+        value = f"{value} if {raw} <= {row.raw_limit} else {table}[{raw}]"
+    return value
+
+
+def _decode_run(source: _Source, run: list[Row], layout: Layout, values: list[str]) -> None:
+    packer = struct.Struct(_format_of(run))
+    label = source.name("label", layout.label)
+    targets: list[str] = []
+    expressions: list[tuple[str, str]] = []
+    offset = 0
+    for row in run:
+        variable = f"v{len(values)}"
+        values.append(variable)
+        match row:
+            case Time():
+                targets.append(variable)
+                expressions.append((variable, f"_time_of({variable}, at + {offset})"))
+                offset += TIME_SIZE_BYTES
+            case Field():
+                targets.append(variable)
+                expressions.append((variable, _field_expression(source, row, variable)))
+                offset += row.size_bytes
+            case Text():
+                targets.append(variable)
+                expressions.append((variable, f"_text_of({variable})"))
+                offset += row.size_bytes
+            case FixedBytes():
+                targets.append(variable)
+                offset += row.size_bytes
+            case _:
+                raise AssertionError(row)
+    unpack = source.name("unpack", packer.unpack_from)
+    source.add(
+        f"if end - at < {packer.size}: raise _short({label}, at, {packer.size}, end)",
+        f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = {unpack}(data, at)",
+        *(f"{variable} = {expression}" for variable, expression in expressions if variable != expression),
+        f"at += {packer.size}",
+    )
+
+
+def _decode_repeat(source: _Source, row: Repeat, layout: Layout, values: list[str]) -> None:
+    variable = f"v{len(values)}"
+    values.append(variable)
+    size = row.count_size_bytes
+    label = source.name("label", f"{layout.label}.{row.name}")
+    count = "data[at]" if size == 1 else "(data[at] << 8) | data[at + 1]"
+    source.add(
+        f"if end - at < {size}: raise _short({label}, at, {size}, end)",
+        f"n = {count}",
+        f"at += {size}",
+    )
+    indent = ""
+    if row.sentinels:
+        table = source.name("sentinels", sentinel_raws(size))
+        source.add(f"if n > {row.count_limit}: {variable} = {table}[n]", "else:")
+        indent = "    "
+    if isinstance(row.item, Layout):
+        item = source.name("item", decoder(row.item))
+        lines = [
+            "items = []",
+            "for _ in range(n):",
+            f"    item, at = {item}(data, at, end)",
+            "    items.append(item)",
+            f"{variable} = tuple(items)",
+        ]
+    else:
+        item = source.name("items", _list_decoder(row.item))
+        width = row.item.size_bytes
+        size_of_all = f"n * {width}" if width > 1 else "n"
+        lines = [
+            f"if end - at < {size_of_all}: raise _short({label}, at, {size_of_all}, end)",
+            f"{variable} = {item}(data, at, n)",
+            f"at += {size_of_all}",
+        ]
+    source.add(*(indent + line for line in lines))
+
+
+@cache
+def decoder(layout: Layout) -> Decoder:
+    """Compile the decoder of *layout*."""
+    source = _Source()
+    source.names |= {"_short": short, "_time_of": time_of, "_text_of": text_of, "_codes_at": _codes_at}
+    values: list[str] = []
+    for run in _runs(layout.rows):
+        row = run[0]
+        if isinstance(row, _FIXED):
+            _decode_run(source, run, layout, values)
+        elif isinstance(row, Repeat):
+            _decode_repeat(source, row, layout, values)
+        elif isinstance(row, CodeTable):
+            values.append(f"v{len(values)}")
+            source.add(f"{values[-1]}, at = _codes_at(data, at, end)")
+        else:
+            values.append(f"v{len(values)}")
+            read = source.name("sized", _sized_at)
+            what = f"{source.name('row', row)}, {source.name('label', layout.label)}"
+            source.add(f"{values[-1]}, at = {read}({what}, data, at, end)")
+    make = source.name("make", layout.build or maker(layout.cls))
+    source.add(f"return {make}({', '.join(values)}), at")
+    function: Decoder = source.function("def decode(data, at, end):", layout.label)
+    return function
+
+
+def _encode_expression(source: _Source, row: Field, value: str, strict: bool) -> tuple[str, str | None]:
+    """The expression for the raw number, and the condition under which it is not allowed (None: the table sees to it)."""
+    if row.size_bytes == 1:
+        return f"{source.name('raws', _raws_of(row, strict))}[{value}]", None
+    low, high = (row.raw_min, row.raw_max) if strict else (0, row.raw_limit)
+    raw = value if row.divisor == 1 else f"round({value} * {row.divisor})"
+    if row.raw_offset:
+        raw = f"{raw} + {row.raw_offset}"
+    # Below zero and above the type's range `struct` refuses by itself.
+    if low > 0:
+        return raw, f"not {low} <= {{}} <= {high}"
+    return raw, f"{{}} > {high}" if high < (1 << (8 * row.size_bytes)) - 1 else None
+
+
+_UNUSUAL: Final = "except (KeyError, TypeError, ValueError, OverflowError, _struct_error):"
+
+
+def _encode_run(source: _Source, run: list[Row], layout: Layout, values: list[str], strict: bool) -> None:
+    arguments: list[str] = []
+    checks: list[str] = []
+    lines: list[str] = []
+    for index, (row, value) in enumerate(zip(run, values, strict=True)):
+        where = source.name("where", f"{layout.label}.{getattr(row, 'name', '')}")
+        match row:
+            case Field():
+                raw, check = _encode_expression(source, row, value, strict)
+                if check is None:
+                    arguments.append(raw)
+                else:
+                    lines.append(f"r{index} = {raw}")
+                    arguments.append(f"r{index}")
+                    checks.append(check.format(f"r{index}"))
+            case Time():
+                arguments.append(f"_bytes_of_time({where}, {value})")
+            case Text():
+                arguments.append(f"_bytes_of_text({where}, {value}, {row.size_bytes})")
+            case FixedBytes():
+                arguments.append(f"_fixed({where}, {value}, {row.size_bytes})")
+            case _:
+                raise AssertionError(row)
+    pack = source.name("pack", struct.Struct(_format_of(run)).pack)
+    rows = source.name("rows", tuple(run))
+    label = source.name("label", layout.label)
+    source.add(
+        "try:",
+        *(f"    {line}" for line in lines),
+        *([f"    if {' or '.join(checks)}: raise ValueError"] if checks else []),
+        f"    out.append({pack}({', '.join(arguments)}))",
+        _UNUSUAL,
+        f"    out.append(_bytes_of_rows({rows}, {label}, ({', '.join(values)},), {strict}))",
+    )
+
+
+def _fixed(where: str, value: Any, size_bytes: int) -> bytes:
+    """Bytes of exactly that size; `struct` would cut or fill them without a word."""
+    if not isinstance(value, bytes) or len(value) != size_bytes:
+        raise ValueError(where)
+    return value
+
+
+def _encode_repeat(source: _Source, row: Repeat, layout: Layout, value: str, strict: bool) -> None:
+    rows = source.name("rows", (row,))
+    label = source.name("label", layout.label)
+    plain = f"out.append(_bytes_of_rows({rows}, {label}, ({value},), {strict}))"
+    if isinstance(row.item, Layout):
+        # The items are encoded by their own compiled encoder there; only the count is plain.
+        source.add(plain)
+        return
+    low, high = (row.count_min, row.count_max) if strict else (0, row.count_limit)
+    items = source.name("items", _list_encoder(row.item, strict))
+    source.add(
+        "try:",
+        f"    n = len({value})",
+        f"    if not {low} <= n <= {high}: raise ValueError",
+        f"    items = {items}({value})",
+        f"    out.append(n.to_bytes({row.count_size_bytes}, 'big'))",
+        "    out.append(items)",
+        _UNUSUAL,
+        f"    {plain}",
+    )
+
+
+@cache
+def encoder(layout: Layout, *, strict: bool) -> Encoder:
+    """Compile the encoder of *layout*."""
+    source = _Source()
+    source.names |= {
+        "_bytes_of_rows": _bytes_of_rows,
+        "_bytes_of_text": bytes_of_text,
+        "_bytes_of_time": bytes_of_time,
+        "_fixed": _fixed,
+        "_struct_error": struct.error,
+    }
+    if layout.parts is None:
+        values = [f"o.{row.name}" for row in layout.rows]
+    else:
+        values = [f"p{i}" for i in range(len(layout.rows))]
+        parts = source.name("parts", layout.parts)
+        source.add(f"{', '.join(values)}{',' if len(values) == 1 else ''} = {parts}(o)")
+    position = 0
+    for run in _runs(layout.rows):
+        names = values[position : position + len(run)]
+        position += len(run)
+        row = run[0]
+        if isinstance(row, _FIXED):
+            _encode_run(source, run, layout, names, strict)
+        elif isinstance(row, Repeat):
+            _encode_repeat(source, row, layout, names[0], strict)
+        else:
+            rows = source.name("rows", (row,))
+            label = source.name("label", layout.label)
+            source.add(f"out.append(_bytes_of_rows({rows}, {label}, ({names[0]},), {strict}))")
+    function: Encoder = source.function("def encode(o, out):", layout.label)
+    return function

@@ -1,0 +1,189 @@
+"""Cut the cloud link's byte stream into frames.
+
+Clause 6.2. The reader finds where frames begin and end and hands each to `decode`. It does not know who may send what (see
+`_terminal` and `_platform`) and it has no clock.
+
+There is no escaping on this link: "##" may stand inside a data unit, and a start mark inside garbage may look like a frame.
+
+Strategy: find a start mark, wait for the header, see whether it is plausible, wait for the rest, look at the check byte. If
+any of these fails, drop one byte and not the whole frame: a false start must not cost the good frame behind it. A frame
+whose check byte is right but whose inside is not valid is dropped as a whole, since its borders are certain. What belongs to
+no frame is reported as bad stretches, and the same events come out however the stream is cut into pieces.
+
+A false start that is plausible up to its length makes the reader wait for up to 64 KiB. Nothing is lost by that, but the
+frames behind it come late; who has a clock calls `skip_start` when a frame stays unfinished for too long.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from bmsota.checksums import bcc_xor
+from bmsota.errors import FrameError, LocalProtocolError
+from bmsota.gbt32960._codec import decode
+from bmsota.gbt32960._enums import Encryption
+from bmsota.gbt32960._events import NEED_DATA, BadStretch, FrameReceived
+from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES
+
+if TYPE_CHECKING:
+    from bmsota.gbt32960._events import ReaderEvent
+
+__all__ = ["FrameReader"]
+
+BAD_STRETCH_SIZE_BYTES_MAX: Final = 1024
+"""Garbage is reported in pieces of this size, so that a link which sends nothing else cannot fill the memory."""
+
+UNREAD_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""What may be handed in without asking for events. Sixty-four of the longest frames; a caller who gets there never asks."""
+
+_CUT_OFF: Final = "a frame that was never finished"
+
+_CIPHERS: Final = frozenset(int(code) for code in Encryption)
+_PRINTABLE: Final = bytes(range(0x20, 0x7F))
+
+
+class FrameReader:
+    """Feed with `receive_data`, then call `next_event` until it returns `NEED_DATA`."""
+
+    __slots__ = ("_at", "_bad_at", "_bad_reason", "_buffer", "_is_over", "_searched", "_stream_offset")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._at = 0
+        """Where in the buffer the next start mark is looked for; everything from `_bad_at` up to here is bad."""
+        self._bad_at = 0
+        self._bad_reason = ""
+        self._stream_offset = 0
+        """Where in the stream the buffer begins."""
+        self._is_over = False
+        self._searched = False
+        """Whether the bytes at `_at` are known to be the beginning of something unfinished."""
+
+    @property
+    def unfinished_size_bytes(self) -> int:
+        """How many bytes of a frame that has begun are waiting for the rest; 0 between frames."""
+        return len(self._buffer) - self._at if self._searched else 0
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes of the stream.
+
+        Raises:
+            LocalProtocolError: megabytes were handed in without asking for events. Nothing was taken.
+        """
+        if len(self._buffer) + len(data) > UNREAD_SIZE_BYTES_MAX:
+            msg = f"reader: expected next_event to be called, got {len(self._buffer) + len(data)} bytes unread"
+            raise LocalProtocolError(msg)
+        keep = self._bad_at
+        if keep:
+            self._buffer = self._buffer[keep:]
+            self._stream_offset += keep
+            self._at -= keep
+            self._bad_at = 0
+        self._buffer = self._buffer + data if self._buffer else bytes(data)
+        self._searched = False
+
+    def next_event(self) -> ReaderEvent:
+        """Return the next frame or bad stretch, or `NEED_DATA`."""
+        buffer = self._buffer
+        size = len(buffer)
+        while not self._searched:
+            at = self._at
+            if self._is_over and at == size:
+                if self._bad_at < size:
+                    return self._bad_stretch(size)
+                break
+            if at - self._bad_at >= BAD_STRETCH_SIZE_BYTES_MAX:
+                return self._bad_stretch(self._bad_at + BAD_STRETCH_SIZE_BYTES_MAX)
+            mark = buffer[at : at + 2]
+            if mark not in (b"##", b"$$"):
+                if size - at < 2 and mark in (b"#", b"$", b"") and not self._is_over:
+                    break
+                self._drop(self._next_mark(at + 1), "no start mark")
+                continue
+            if size - at < HEADER_SIZE_BYTES:
+                if self._is_over:
+                    self._drop(at + 1, _CUT_OFF)
+                    continue
+                break
+            reason = _implausible(buffer, at)
+            if reason is not None:
+                self._drop(at + 1, reason)
+                continue
+            end = at + HEADER_SIZE_BYTES + ((buffer[at + 22] << 8) | buffer[at + 23]) + 1
+            if size < end:
+                if self._is_over:
+                    self._drop(at + 1, _CUT_OFF)
+                    continue
+                break
+            raw = buffer[at:end]
+            try:
+                frame = decode(raw)
+            except FrameError as error:
+                if bcc_xor(raw[2:]):
+                    self._drop(at + 1, str(error))
+                    continue
+                if at > self._bad_at:
+                    return self._bad_stretch(at)
+                self._at = end
+                return self._bad_stretch(end, str(error), error)
+            if at > self._bad_at:
+                # What came before is reported first; decoding this frame again is the price of rare garbage.
+                return self._bad_stretch(at)
+            self._at = self._bad_at = end
+            return FrameReceived(frame, raw, self._stream_offset + at)
+        self._searched = True
+        if self._at == size and self._bad_at == size:
+            # Nothing is left: an idle link must not hold the last buffer.
+            self._stream_offset += size
+            self._buffer = b""
+            self._at = self._bad_at = 0
+            self._searched = False
+        return NEED_DATA
+
+    def skip_start(self) -> None:
+        """Give up on the frame that has begun and look for another start behind it.
+
+        For a caller with a clock, when a frame has been unfinished for too long. Does nothing between frames.
+        """
+        if self.unfinished_size_bytes:
+            self._drop(self._at + 1, _CUT_OFF)
+            self._searched = False
+
+    def end(self) -> None:
+        """The stream is over. `next_event` now gives what is left: frames behind an unfinished one, and bad stretches."""
+        self._is_over = True
+        self._searched = False
+
+    def _next_mark(self, at: int) -> int:
+        """Where the next start mark may be: never before *at*, at the last byte if that could begin one."""
+        buffer = self._buffer
+        found = [place for place in (buffer.find(b"##", at), buffer.find(b"$$", at)) if place >= 0]
+        if found:
+            return min(found)
+        return len(buffer) - 1 if len(buffer) > at and buffer[-1:] in (b"#", b"$") else max(at, len(buffer))
+
+    def _drop(self, up_to: int, reason: str) -> None:
+        if self._at == self._bad_at:
+            self._bad_reason = reason
+        self._at = up_to
+
+    def _bad_stretch(self, up_to: int, reason: str = "", error: FrameError | None = None) -> BadStretch:
+        event = BadStretch(
+            self._stream_offset + self._bad_at, self._buffer[self._bad_at : up_to], reason or self._bad_reason, error
+        )
+        self._bad_at = up_to
+        return event
+
+
+def _implausible(buffer: bytes, at: int) -> str | None:
+    """Why the header at *at* cannot be one; None if it can. The stricter this is, the rarer a false start makes us wait."""
+    if buffer[at + 2] in b"#$":
+        # A reserved command. In a run of marks the last two are the start, not the first two.
+        return "a start mark in place of the command"
+    if (buffer[at + 22] << 8) | buffer[at + 23] > DATA_SIZE_BYTES_MAX:
+        return f"a length above {DATA_SIZE_BYTES_MAX}"
+    if buffer[at + 21] not in _CIPHERS:
+        return "an encryption that is not in table 5"
+    if buffer[at + 4 : at + 21].rstrip(b"\0").translate(None, _PRINTABLE):
+        return "an identifier that is not printable ASCII"
+    return None

@@ -1,0 +1,744 @@
+"""The terminal's end of the conversation: log in, report, keep alive, fill in, obey (annex B; chapter 5 for the waits).
+
+Time and bytes go in, events and bytes come out; nothing here waits or opens anything. The caller's loop:
+
+    session.connected(now) / .receive_data(data, now) / .disconnected(now)    what happened
+    session.handle_timeout(now)                                               always, not later than next_timeout()
+    session.data_to_send()                                                    hand to the link
+    session.next_event()                                                      until None
+
+The states::
+
+              connect due          link up               accepted
+    WAITING -------------> CONNECTING ------> LOGGING_IN ---------> LOGGED_IN
+       ^  ^                   |                  |  |                 |  | logout
+       |  +---- link down ----+---- link down ---+  | 3 misses        |  v
+       |                                            v                 | LOGGING_OUT
+       +------------- link down ---------------- CLOSING <- silent ---+     | answered, or no answer
+                                                                            v
+                                     ENDED <---- link down ----------- LEAVING
+
+Strategy for delivery. A report that cannot be sent is stored and goes out later as 0x03 (B.2.8). The standard does not
+answer correct reports, so a report that was handed to a link which then broke may be lost; one that was still here is not.
+Frames of our extension are answered, and are sent one after another until each is answered or three tries are over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from bmsota.errors import LocalProtocolError
+from bmsota.gbt32960._codec import encode
+from bmsota.gbt32960._enums import Command, Edition, ReplyFlag
+from bmsota.gbt32960._events import (
+    NEED_DATA,
+    BadStretch,
+    CloseReason,
+    CloseRequested,
+    CommandReceived,
+    ConnectRequested,
+    ExtensionUndelivered,
+    FrameRefused,
+    LoggedIn,
+    LoggedOut,
+    LoginFailed,
+    LoginFailure,
+    ReplyReceived,
+    ReportsDropped,
+    TimeSynchronised,
+)
+from bmsota.gbt32960._frame import HEADER_SIZE_BYTES, Frame
+from bmsota.gbt32960._messages import (
+    Heartbeat,
+    RawMessage,
+    Report,
+    TimeReply,
+    TimeSync,
+    VehicleLogin,
+    VehicleLogout,
+)
+from bmsota.gbt32960._reader import FrameReader
+from bmsota.gbt32960._time import MINUTE_NS, SECOND_NS, beijing_time, nanoseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from datetime import date, datetime
+
+    from bmsota.gbt32960._bodies import Body
+    from bmsota.gbt32960._events import TerminalEvent
+    from bmsota.gbt32960._messages import Message
+
+__all__ = ["TerminalOptions", "TerminalSession", "TerminalState"]
+
+_DAY_NS: Final = 24 * 60 * MINUTE_NS
+_LOGIN_TRIES: Final = 3
+"""B.2: after three logins in a row without success the terminal waits for long."""
+_TRIES: Final = 3
+"""Annex B: what is not answered is sent three times."""
+_SERIAL_MAX: Final = 65531
+"""Table 6; then from 1 again."""
+_HEARTBEATS_UNANSWERED_MAX: Final = 3
+"""The text gives no number; three is what it gives for everything else."""
+_RECENT_REPORTS_MAX: Final = 16
+"""How many sent reports are kept for the case that the platform calls one wrong: the answer comes within seconds."""
+_OUTGOING_SIZE_BYTES_MAX: Final = 1024 * 1024
+"""Beyond this the link does not take what we send; reports then go to the store, as if there were no link."""
+_UNFINISHED_NS: Final = 30 * SECOND_NS
+"""How long the rest of a frame may take. A frame is one burst; after this its beginning was none."""
+
+_LOGIN_RETRY_NS: Final = {Edition.GBT2016: MINUTE_NS, Edition.GBT2025: 3 * MINUTE_NS}
+_BACKFILL_WINDOW_NS: Final = {Edition.GBT2016: 3 * _DAY_NS, Edition.GBT2025: 7 * _DAY_NS}
+
+
+class TerminalState(Enum):
+    """Where the session stands."""
+
+    WAITING = "no link; the next try has its time"
+    CONNECTING = "the driver was asked for a link"
+    LOGGING_IN = "the link is there, the login is not answered yet"
+    LOGGED_IN = "reports go out"
+    LOGGING_OUT = "the logout is not answered yet"
+    CLOSING = "the driver was asked to close the link; another try follows"
+    LEAVING = "the driver was asked to close the link; nothing follows"
+    ENDED = "logged out"
+
+
+class _Input(Enum):
+    CONNECT_DUE = auto()
+    LINK_UP = auto()
+    LINK_DOWN = auto()
+    LOGIN_ACCEPTED = auto()
+    GIVEN_UP = auto()
+    LOGOUT_ASKED = auto()
+    LOGOUT_OVER = auto()
+    RESTARTED = auto()
+
+
+_S = TerminalState
+_TRANSITIONS: Final[dict[TerminalState, dict[_Input, TerminalState]]] = {
+    _S.WAITING: {
+        _Input.CONNECT_DUE: _S.CONNECTING,
+        _Input.LINK_UP: _S.LOGGING_IN,  # A driver may bring a link unasked.
+        _Input.LINK_DOWN: _S.WAITING,
+        _Input.LOGOUT_ASKED: _S.ENDED,
+    },
+    _S.CONNECTING: {
+        _Input.LINK_UP: _S.LOGGING_IN,
+        _Input.LINK_DOWN: _S.WAITING,
+        _Input.LOGOUT_ASKED: _S.LEAVING,
+    },
+    _S.LOGGING_IN: {
+        _Input.LOGIN_ACCEPTED: _S.LOGGED_IN,
+        _Input.GIVEN_UP: _S.CLOSING,
+        _Input.LINK_DOWN: _S.WAITING,
+        _Input.LOGOUT_ASKED: _S.LEAVING,
+    },
+    _S.LOGGED_IN: {
+        _Input.GIVEN_UP: _S.CLOSING,
+        _Input.LINK_DOWN: _S.WAITING,
+        _Input.LOGOUT_ASKED: _S.LOGGING_OUT,
+    },
+    _S.LOGGING_OUT: {_Input.LOGOUT_OVER: _S.LEAVING, _Input.LINK_DOWN: _S.ENDED},
+    _S.CLOSING: {_Input.LINK_DOWN: _S.WAITING, _Input.LOGOUT_ASKED: _S.LEAVING},
+    _S.LEAVING: {_Input.LINK_UP: _S.LEAVING, _Input.LINK_DOWN: _S.ENDED},
+    _S.ENDED: {_Input.LINK_DOWN: _S.ENDED, _Input.RESTARTED: _S.WAITING},
+}
+"""Anything that is not here is a mistake of the caller."""
+
+_LINKED: Final = frozenset({_S.LOGGING_IN, _S.LOGGED_IN, _S.LOGGING_OUT, _S.CLOSING, _S.LEAVING})
+_DOWNLINK: Final = range(0x80, 0xFF)
+"""Commands that a platform may send: query, set, control, reserved ones, and those of extensions."""
+
+
+class _Timer(Enum):
+    """In the order in which they run when several are due."""
+
+    UNFINISHED = auto()
+    CONNECT = auto()
+    LOGIN = auto()
+    LOGOUT = auto()
+    HEARTBEAT = auto()
+    EXTENSION = auto()
+    RESEND = auto()
+    BACKFILL = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminalOptions:
+    """What annex B leaves to the terminal, and where the field differs from it. The defaults are the text's."""
+
+    edition: Edition = Edition.GBT2016
+    login_retry_ns: int | None = None
+    """Between two logins, and between two attempts to connect. By the edition if not given: 1 min, 3 min."""
+    login_wait_ns: int = 30 * MINUTE_NS
+    """After three misses (parameter 0x0C)."""
+    reconnect_wait_ns: int = 5 * SECOND_NS
+    """After a link that had worked was lost. The text says nothing; a fleet must not come back in the same instant."""
+    heartbeat_period_ns: int = MINUTE_NS
+    """Parameter 0x09: 1 to 240 s."""
+    reply_timeout_ns: int = MINUTE_NS
+    """How long the platform may take to answer (parameter 0x0B)."""
+    time_sync: bool = True
+    """Ask for the platform's time after each login."""
+    backfill_window_ns: int | None = None
+    """Older reports are given up. By the edition if not given: 3 days, 7 days."""
+    backfill_size_bytes_max: int = 16 * 1024 * 1024
+    """Three days of one report of 500 bytes each 10 s are 13 MB."""
+    backfill_interval_ns: int = SECOND_NS
+    """Stored reports go out one by one, each this long after the last report of any kind."""
+    extension_queue_max: int = 64
+    """Frames of the extension that wait for the link or for an answer; the oldest is given up first."""
+    strict: bool = True
+    """Refuse to send values outside the text's ranges."""
+
+
+@dataclass(slots=True)
+class _Stored:
+    """A report that was made: when, and its data unit."""
+
+    collected_ns: int
+    data: bytes
+    resends: int = 0
+
+
+@dataclass(slots=True)
+class _Extension:
+    command: int
+    message: Message
+    time: datetime | None
+    raw: bytes
+    tries: int = 0
+
+
+class TerminalSession:
+    """One vehicle's terminal. Begins by asking for a link at the first `handle_timeout`."""
+
+    def __init__(
+        self,
+        *,
+        vin: str,
+        iccid: str,
+        subsystem_codes: tuple[str, ...] = (),
+        options: TerminalOptions | None = None,
+        last_serial: int = 0,
+        last_login_ns: int | None = None,
+    ) -> None:
+        """Begin in `WAITING`, with a link due at once.
+
+        *last_serial* and *last_login_ns* carry the login serial over a power-off: it rises all day and begins again at 1.
+        """
+        self.options = options or TerminalOptions()
+        self.vin = vin
+        self.iccid = iccid
+        self.subsystem_codes = subsystem_codes
+        self._state = TerminalState.WAITING
+        self._serial = last_serial
+        self._serial_day: date | None = None if last_login_ns is None else beijing_time(last_login_ns).date()
+        self._reader = FrameReader()
+        self._events: deque[TerminalEvent] = deque()
+        self._outgoing: list[tuple[bytes, _Stored | None]] = []
+        self._outgoing_size_bytes = 0
+        self._timers: dict[_Timer, int] = {_Timer.CONNECT: 0}
+        self._connect_ns = 0
+        """When the next link is due, once the present one is gone."""
+        self._misses = 0
+        self._login_is_open = False
+        self._heartbeats_unanswered = 0
+        self._time_sync_is_open = False
+        self._store: deque[_Stored] = deque()
+        self._store_size_bytes = 0
+        self._recent: deque[_Stored] = deque(maxlen=_RECENT_REPORTS_MAX)
+        self._resends: deque[tuple[int, _Stored]] = deque()
+        self._last_report_ns = 0
+        self._extensions: deque[_Extension] = deque()
+
+    # --- what the caller asks ----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> TerminalState:
+        """Where the session stands."""
+        return self._state
+
+    @property
+    def serial(self) -> int:
+        """The serial of the latest login; 0 before the first."""
+        return self._serial
+
+    @property
+    def stored_report_count(self) -> int:
+        """How many reports wait to be sent as backfill."""
+        return len(self._store)
+
+    @property
+    def waiting_extension_count(self) -> int:
+        """How many frames of the extension wait for the link or for their answer."""
+        return len(self._extensions)
+
+    def next_event(self) -> TerminalEvent | None:
+        """Return the oldest event that was not returned yet; None if there is none."""
+        return self._events.popleft() if self._events else None
+
+    def data_to_send(self) -> bytes:
+        """Return what the link should send now; each byte once."""
+        if not self._outgoing:
+            return b""
+        data = b"".join(raw for raw, _ in self._outgoing)
+        self._outgoing.clear()
+        self._outgoing_size_bytes = 0
+        return data
+
+    def next_timeout(self) -> int | None:
+        """Return when `handle_timeout` has something to do; 0 means at once, None means never."""
+        return min(self._timers.values(), default=None)
+
+    # --- what happened ------------------------------------------------------------------------------------------------
+
+    def connected(self, now_ns: int) -> None:
+        """The link is there.
+
+        Raises:
+            LocalProtocolError: there is a link already, or none is wanted.
+        """
+        self._move(_Input.LINK_UP)
+        self._reader = FrameReader()
+        self._timers.pop(_Timer.CONNECT, None)
+        if self._state is TerminalState.LEAVING:  # The vehicle was switched off while the driver was connecting.
+            self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
+            return
+        self._next_serial(now_ns)
+        self._log_in(now_ns)
+
+    def disconnected(self, now_ns: int) -> None:
+        """The link is gone, or could not be opened."""
+        before = self._state
+        self._move(_Input.LINK_DOWN)
+        if self._state is before:  # There was no link: the next try keeps its time.
+            return
+        self._timers.clear()
+        self._take_back()
+        if self._state is TerminalState.ENDED:
+            self._events.append(LoggedOut())
+            return
+        if before is TerminalState.LOGGED_IN:
+            self._connect_ns = now_ns + self.options.reconnect_wait_ns
+        elif before is not TerminalState.CLOSING:  # There the next try has its time already.
+            is_third = self._miss(LoginFailure.NO_LINK, now_ns + self._login_retry_ns, now_ns)
+            self._connect_ns = now_ns + (self.options.login_wait_ns if is_third else self._login_retry_ns)
+        self._timers[_Timer.CONNECT] = self._connect_ns
+
+    def receive_data(self, data: bytes, now_ns: int) -> None:
+        """Take what the link received. Bytes that come without a link, or while it is being closed, count as well."""
+        self._reader.receive_data(data)
+        self._timers.pop(_Timer.UNFINISHED, None)
+        self._read(now_ns)
+
+    def handle_timeout(self, now_ns: int) -> None:
+        """Do what is due at *now_ns*. Has no effect before its time."""
+        while self._timers:
+            timer = min(self._timers, key=lambda item: (self._timers[item], item.value))
+            if self._timers[timer] > now_ns:
+                return
+            del self._timers[timer]
+            self._DUE[timer](self, now_ns)
+
+    # --- what the vehicle wants ---------------------------------------------------------------------------------------
+
+    def send_report(self, bodies: Iterable[Body], now_ns: int) -> None:
+        """Report *bodies*, collected now: as 0x02 if logged in, else stored and sent as 0x03 when there is time.
+
+        Raises:
+            LocalProtocolError: a value does not fit. Nothing was sent or stored.
+        """
+        stored = self._stored(bodies, now_ns)
+        if self._state is TerminalState.LOGGED_IN and self._outgoing_size_bytes < _OUTGOING_SIZE_BYTES_MAX:
+            self._send_stored(Command.REALTIME_REPORT, stored, now_ns)
+        else:
+            self._keep(stored, now_ns)
+
+    def store_report(self, bodies: Iterable[Body], collected_ns: int, now_ns: int) -> None:
+        """Store *bodies*, collected earlier, to go out as backfill: the seconds before a level-3 alarm (B.3.5.2).
+
+        Raises:
+            LocalProtocolError: a value does not fit. Nothing was stored.
+        """
+        self._keep(self._stored(bodies, collected_ns), now_ns)
+        if self._state is TerminalState.LOGGED_IN:
+            self._timers.setdefault(_Timer.BACKFILL, now_ns + self.options.backfill_interval_ns)
+
+    def send_extension(self, command: int, message: Message, now_ns: int) -> None:
+        """Send *message* under one of the commands 0xC0 to 0xFE, now or after the next login, until it is answered.
+
+        Raises:
+            LocalProtocolError: the message does not fit. Nothing was sent.
+        """
+        if not 0xC0 <= command <= 0xFE:
+            msg = f"extension: expected a command from 0xC0 to 0xFE, got {command:#04x}"
+            raise LocalProtocolError(msg)
+        raw = self._frame(command, message)
+        if len(self._extensions) >= self.options.extension_queue_max:
+            oldest = self._extensions.popleft()
+            self._events.append(ExtensionUndelivered(oldest.command, oldest.message))
+            self._timers.pop(_Timer.EXTENSION, None)
+        self._extensions.append(_Extension(command, message, getattr(message, "time", None), raw))
+        if self._state is TerminalState.LOGGED_IN and _Timer.EXTENSION not in self._timers:
+            self._send_extension(now_ns)
+
+    def reply_to(
+        self,
+        command_frame: Frame,
+        now_ns: int,
+        *,
+        flag: int = ReplyFlag.SUCCESS,
+        message: Message | None = None,
+    ) -> None:
+        """Answer a `CommandReceived`. Without *message* the answer is the command's own time and nothing else (6.3.2).
+
+        Raises:
+            LocalProtocolError: there is no login, or the message does not fit. Nothing was sent.
+        """
+        if self._state not in (TerminalState.LOGGED_IN, TerminalState.LOGGING_OUT):
+            msg = f"reply: expected to be logged in, got state {self._state.name}"
+            raise LocalProtocolError(msg)
+        if message is None:
+            message = TimeReply(getattr(command_frame.message, "time", None) or beijing_time(now_ns))
+        self._send(self._frame(command_frame.command, message, flag=flag, edition=command_frame.edition))
+
+    def logout(self, now_ns: int) -> None:
+        """The vehicle is switched off: log out, then ask for the link to be closed. Stored reports stay stored.
+
+        Raises:
+            LocalProtocolError: it is being logged out, or is logged out already.
+        """
+        before = self._state
+        self._move(_Input.LOGOUT_ASKED)
+        self._timers.clear()
+        if before is TerminalState.LOGGED_IN:
+            self._send(self._frame(Command.VEHICLE_LOGOUT, VehicleLogout(beijing_time(now_ns), self._serial)))
+            self._timers[_Timer.LOGOUT] = now_ns + self.options.reply_timeout_ns
+        elif before is TerminalState.LOGGING_IN:
+            self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
+        elif self._state is TerminalState.ENDED:
+            self._events.append(LoggedOut())
+
+    def restart(self, now_ns: int) -> None:
+        """The vehicle is switched on again.
+
+        Raises:
+            LocalProtocolError: it is not logged out.
+        """
+        self._move(_Input.RESTARTED)
+        self._misses = 0
+        self._timers[_Timer.CONNECT] = now_ns
+
+    def change_options(self, options: TerminalOptions, now_ns: int) -> None:
+        """Use other options from now on (0x81 sets periods). A heartbeat period counts from now."""
+        self.options = options
+        if self._state is TerminalState.LOGGED_IN:
+            self._timers[_Timer.HEARTBEAT] = now_ns + options.heartbeat_period_ns
+
+    # --- the machine --------------------------------------------------------------------------------------------------
+
+    def _move(self, what: _Input) -> None:
+        following = _TRANSITIONS[self._state].get(what)
+        if following is None:
+            msg = f"terminal: expected a state that allows {what.name}, got {self._state.name}"
+            raise LocalProtocolError(msg)
+        self._state = following
+
+    def _connect_due(self, _now_ns: int) -> None:
+        self._move(_Input.CONNECT_DUE)
+        self._events.append(ConnectRequested(self._misses + 1))
+
+    def _next_serial(self, now_ns: int) -> None:
+        today = beijing_time(now_ns).date()
+        if today != self._serial_day or self._serial >= _SERIAL_MAX:
+            self._serial = 0
+        self._serial_day = today
+        self._serial += 1
+
+    def _log_in(self, now_ns: int) -> None:
+        login = VehicleLogin(beijing_time(now_ns), self._serial, self.iccid, self.subsystem_codes)
+        self._send(self._frame(Command.VEHICLE_LOGIN, login))
+        self._login_is_open = True
+        self._timers[_Timer.LOGIN] = now_ns + self._login_retry_ns
+
+    @property
+    def _login_retry_ns(self) -> int:
+        given = self.options.login_retry_ns
+        return _LOGIN_RETRY_NS[self.options.edition] if given is None else given
+
+    def _login_due(self, now_ns: int) -> None:
+        """The wait after a login is over: it was refused, or was not answered, and the next one may go."""
+        if self._login_is_open and self._miss(LoginFailure.NO_REPLY, now_ns, now_ns):
+            self._give_up(CloseReason.LOGIN_FAILED, now_ns + self.options.login_wait_ns)
+        else:
+            self._log_in(now_ns)
+
+    def _miss(self, reason: LoginFailure, retry_ns: int, now_ns: int, reply_flag: int | None = None) -> bool:
+        """Count a failed login. Return whether it was the third in a row, which brings the long wait."""
+        self._misses += 1
+        is_third = self._misses >= _LOGIN_TRIES
+        if is_third:
+            retry_ns = now_ns + self.options.login_wait_ns
+        self._events.append(LoginFailed(reason, self._misses, retry_ns, reply_flag))
+        if is_third:
+            self._misses = 0
+        self._login_is_open = False
+        return is_third
+
+    def _give_up(self, reason: CloseReason, connect_ns: int) -> None:
+        self._move(_Input.GIVEN_UP)
+        self._timers.clear()
+        self._connect_ns = connect_ns
+        self._events.append(CloseRequested(reason))
+
+    def _login_answered(self, frame: Frame, now_ns: int) -> None:
+        if self._state is not TerminalState.LOGGING_IN or not self._login_is_open:
+            self._refuse(frame, "a login's answer that nothing waits for")
+            return
+        if frame.reply_flag != ReplyFlag.SUCCESS:
+            if self._miss(LoginFailure.REFUSED, self._timers[_Timer.LOGIN], now_ns, frame.reply_flag):
+                self._give_up(CloseReason.LOGIN_FAILED, now_ns + self.options.login_wait_ns)
+            return
+        self._move(_Input.LOGIN_ACCEPTED)
+        self._misses = 0
+        self._login_is_open = False
+        self._heartbeats_unanswered = 0
+        del self._timers[_Timer.LOGIN]
+        self._timers[_Timer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
+        self._timers[_Timer.BACKFILL] = now_ns + self.options.backfill_interval_ns
+        self._events.append(LoggedIn(self._serial))
+        if self.options.time_sync:
+            self._send(self._frame(Command.TIME_SYNC, TimeSync()))
+            self._time_sync_is_open = True
+        for extension in self._extensions:
+            extension.tries = 0
+        self._send_extension(now_ns)
+
+    def _logout_answered(self, frame: Frame, now_ns: int) -> None:
+        if self._state is TerminalState.LOGGING_OUT:
+            self._logout_due(now_ns)
+        else:
+            self._refuse(frame, "a logout's answer that nothing waits for")
+
+    def _logout_due(self, _now_ns: int) -> None:
+        """The logout was answered, or will not be."""
+        self._move(_Input.LOGOUT_OVER)
+        self._timers.clear()
+        self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
+
+    def _heartbeat_due(self, now_ns: int) -> None:
+        if self._heartbeats_unanswered >= _HEARTBEATS_UNANSWERED_MAX:
+            self._give_up(CloseReason.HEARTBEAT_LOST, now_ns + self.options.reconnect_wait_ns)
+            return
+        self._heartbeats_unanswered += 1
+        self._send(self._frame(Command.HEARTBEAT, Heartbeat()))
+        self._timers[_Timer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
+
+    def _time_answered(self, frame: Frame, now_ns: int) -> None:
+        if not self._time_sync_is_open:
+            self._refuse(frame, "a time that nobody asked for")
+            return
+        self._time_sync_is_open = False
+        if isinstance(frame.message, TimeReply):
+            ahead_ns = nanoseconds(frame.message.time) - now_ns // SECOND_NS * SECOND_NS
+            self._events.append(TimeSynchronised(frame.message.time, ahead_ns))
+
+    # --- reports ------------------------------------------------------------------------------------------------------
+
+    def _stored(self, bodies: Iterable[Body], collected_ns: int) -> _Stored:
+        report = Report(beijing_time(collected_ns), tuple(bodies))
+        raw = self._frame(Command.REALTIME_REPORT, report)
+        return _Stored(collected_ns, raw[HEADER_SIZE_BYTES:-1])
+
+    def _send_stored(self, command: Command, stored: _Stored, now_ns: int) -> None:
+        self._send(self._frame(command, RawMessage(stored.data)), stored)
+        self._recent.append(stored)
+        self._last_report_ns = now_ns
+
+    def _keep(self, stored: _Stored, now_ns: int) -> None:
+        self._store.append(stored)
+        self._store_size_bytes += len(stored.data)
+        self._shorten_store(now_ns)
+
+    def _shorten_store(self, now_ns: int) -> None:
+        """Give up what is too old or too much, oldest first, and say so."""
+        window = self.options.backfill_window_ns
+        oldest_allowed = now_ns - (_BACKFILL_WINDOW_NS[self.options.edition] if window is None else window)
+        count = 0
+        oldest_ns = 0
+        while self._store and (
+            self._store[0].collected_ns < oldest_allowed
+            or self._store_size_bytes > self.options.backfill_size_bytes_max
+        ):
+            dropped = self._store.popleft()
+            self._store_size_bytes -= len(dropped.data)
+            oldest_ns = oldest_ns or dropped.collected_ns
+            count += 1
+        if not count:
+            return
+        last = self._events[-1] if self._events else None
+        if isinstance(last, ReportsDropped):  # One event for a long time without a link.
+            self._events[-1] = ReportsDropped(last.count + count, last.oldest_ns)
+        else:
+            self._events.append(ReportsDropped(count, oldest_ns))
+
+    def _take_back(self) -> None:
+        """Reports that the link never took go back to the front of the store."""
+        for _, stored in reversed(self._outgoing):
+            if stored is not None:
+                self._store.appendleft(stored)
+                self._store_size_bytes += len(stored.data)
+        self._outgoing.clear()
+        self._outgoing_size_bytes = 0
+        self._resends.clear()
+        self._time_sync_is_open = False
+
+    def _backfill_due(self, now_ns: int) -> None:
+        """Send one stored report, if the last report of any kind is long enough ago (B.2.8: in the idle time)."""
+        idle_ns = self._last_report_ns + self.options.backfill_interval_ns
+        if now_ns < idle_ns:
+            self._timers[_Timer.BACKFILL] = idle_ns
+            return
+        self._shorten_store(now_ns)
+        if not self._store:
+            return
+        if self._outgoing_size_bytes < _OUTGOING_SIZE_BYTES_MAX:
+            stored = self._store.popleft()
+            self._store_size_bytes -= len(stored.data)
+            self._send_stored(Command.BACKFILL_REPORT, stored, now_ns)
+        self._timers[_Timer.BACKFILL] = now_ns + self.options.backfill_interval_ns
+
+    def _report_answered(self, frame: Frame, now_ns: int) -> None:
+        """Only a wrong report is answered (B.3.5): send it again after a minute, three times at most."""
+        self._events.append(ReplyReceived(frame.command, frame.reply_flag, frame))
+        if frame.reply_flag == ReplyFlag.SUCCESS:
+            return
+        time = getattr(frame.message, "time", None)
+        for stored in reversed(self._recent):
+            if time is None or beijing_time(stored.collected_ns) == time:
+                break
+        else:
+            return
+        if stored.resends < _TRIES and all(waiting is not stored for _, waiting in self._resends):
+            stored.resends += 1
+            self._resends.append((now_ns + MINUTE_NS, stored))
+            self._timers.setdefault(_Timer.RESEND, now_ns + MINUTE_NS)
+
+    def _resend_due(self, now_ns: int) -> None:
+        while self._resends and self._resends[0][0] <= now_ns:
+            _, stored = self._resends.popleft()
+            self._send_stored(Command.REALTIME_REPORT, stored, now_ns)
+        if self._resends:
+            self._timers[_Timer.RESEND] = self._resends[0][0]
+
+    # --- the extension ------------------------------------------------------------------------------------------------
+
+    def _send_extension(self, now_ns: int) -> None:
+        if self._extensions:
+            self._extensions[0].tries += 1
+            self._send(self._extensions[0].raw)
+            self._timers[_Timer.EXTENSION] = now_ns + self.options.reply_timeout_ns
+
+    def _extension_due(self, now_ns: int) -> None:
+        if self._extensions and self._extensions[0].tries >= _TRIES:
+            lost = self._extensions.popleft()
+            self._events.append(ExtensionUndelivered(lost.command, lost.message))
+        self._send_extension(now_ns)
+
+    def _extension_answered(self, frame: Frame, now_ns: int) -> None:
+        first = self._extensions[0] if self._extensions else None
+        time = getattr(frame.message, "time", None)
+        # The answer carries the time of the question; another time is a late answer to an earlier try.
+        if first is None or first.command != frame.command or (time and first.time and time != first.time):
+            self._refuse(frame, "an answer that nothing waits for")
+            return
+        self._extensions.popleft()
+        self._timers.pop(_Timer.EXTENSION, None)
+        self._events.append(ReplyReceived(frame.command, frame.reply_flag, frame))
+        self._send_extension(now_ns)
+
+    # --- bytes --------------------------------------------------------------------------------------------------------
+
+    def _frame(
+        self,
+        command: int,
+        message: Message,
+        *,
+        flag: int = ReplyFlag.COMMAND,
+        edition: Edition | None = None,
+    ) -> bytes:
+        frame = Frame(
+            command=command,
+            vin=self.vin,
+            message=message,
+            reply_flag=flag,
+            edition=edition or self.options.edition,
+        )
+        return encode(frame, strict=self.options.strict)
+
+    def _send(self, raw: bytes, stored: _Stored | None = None) -> None:
+        self._outgoing.append((raw, stored))
+        self._outgoing_size_bytes += len(raw)
+
+    def _read(self, now_ns: int) -> None:
+        while (event := self._reader.next_event()) is not NEED_DATA:
+            if isinstance(event, BadStretch):
+                self._events.append(event)
+            else:
+                self._receive(event.frame, now_ns)
+        if self._reader.unfinished_size_bytes and self._state in _LINKED:
+            self._timers[_Timer.UNFINISHED] = now_ns + _UNFINISHED_NS
+
+    def _unfinished_due(self, now_ns: int) -> None:
+        self._reader.skip_start()
+        self._read(now_ns)
+
+    def _receive(self, frame: Frame, now_ns: int) -> None:
+        if frame.vin != self.vin:
+            self._refuse(frame, f"for vehicle {frame.vin!r}, expected {self.vin!r}")
+            return
+        self._heartbeats_unanswered = 0  # Whatever the platform says, it is alive.
+        if frame.reply_flag == ReplyFlag.COMMAND:
+            if frame.command in _DOWNLINK and self._state is TerminalState.LOGGED_IN:
+                self._events.append(CommandReceived(frame))
+            else:
+                self._refuse(frame, f"command {frame.command:#04x} in state {self._state.name}")
+            return
+        answered = self._ANSWERED.get(frame.command)
+        if answered is not None:
+            answered(self, frame, now_ns)
+        elif frame.command >= 0xC0:
+            self._extension_answered(frame, now_ns)
+        else:
+            self._refuse(frame, "an answer to something we never send")
+
+    def _heartbeat_answered(self, _frame: Frame, _now_ns: int) -> None:
+        """Nothing to do: `_receive` has counted it."""
+
+    def _refuse(self, frame: Frame, reason: str) -> None:
+        self._events.append(FrameRefused(frame, reason))
+
+    # --- which method does what ---------------------------------------------------------------------------------------
+
+    _DUE: ClassVar[dict[_Timer, Callable[[TerminalSession, int], None]]] = {
+        _Timer.UNFINISHED: _unfinished_due,
+        _Timer.CONNECT: _connect_due,
+        _Timer.LOGIN: _login_due,
+        _Timer.LOGOUT: _logout_due,
+        _Timer.HEARTBEAT: _heartbeat_due,
+        _Timer.EXTENSION: _extension_due,
+        _Timer.RESEND: _resend_due,
+        _Timer.BACKFILL: _backfill_due,
+    }
+    _ANSWERED: ClassVar[dict[int, Callable[[TerminalSession, Frame, int], None]]] = {
+        Command.VEHICLE_LOGIN: _login_answered,
+        Command.VEHICLE_LOGOUT: _logout_answered,
+        Command.REALTIME_REPORT: _report_answered,
+        Command.BACKFILL_REPORT: _report_answered,
+        Command.HEARTBEAT: _heartbeat_answered,
+        Command.TIME_SYNC: _time_answered,
+    }

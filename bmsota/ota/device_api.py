@@ -1,0 +1,429 @@
+"""The device HTTP API: the messages between a unit and the platform, both ends.
+
+Everything here is a pure function: the client half makes requests and reads answers, the server half reads requests and
+makes answers; who sends them is not known here. Bodies are plain CBOR maps, `application/cbor`; signed documents travel as
+they are, `application/cose`. Times (`expires_s`) are seconds since the Unix epoch, UTC::
+
+    POST /device/v1/challenge             {"hwid"}                            200 {"challenge", "expires_s"}
+    POST /device/v1/session               {"hwid", "challenge", "signature"}  200 {"token", "expires_s"}, 401
+    GET  /device/v1/order                 Bearer                              200 the order, 204
+    GET  /device/v1/manifests/{sha256}    Bearer                              200 the manifest, 404
+    POST /device/v1/orders/{id}/confirm   Bearer, {"decision", "reason"}      204, 409
+    GET  /device/v1/images/{sha256}       Bearer, Range, If-Range             200, 206, 416, 404
+
+A refusal carries {"error", "detail"}. The signature of a session is the unit's own Ed25519 key over `session_proof`.
+
+Errors: an answer that says no is `TransferError` (`permanent` tells whether asking again can help), one that makes no sense
+is `RemoteProtocolError`, as is a request that makes none.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptography.exceptions import InvalidSignature
+
+from bmsota.errors import RemoteProtocolError, TransferError
+from bmsota.ota import _cbor
+from bmsota.ota._fields import malformed_as_remote_error
+from bmsota.ota._rules import (
+    DIGEST_SIZE_BYTES,
+    expect,
+    expect_hwid,
+    expect_integer,
+    expect_name,
+    expect_octets,
+    expect_text,
+)
+from bmsota.ota.http import HttpRequest, HttpResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+__all__ = [
+    "CHALLENGE_SIZE_BYTES",
+    "STATUS_CONFLICT",
+    "STATUS_UNAUTHORIZED",
+    "Confirmation",
+    "Decision",
+    "Endpoint",
+    "Route",
+    "SessionRequest",
+    "authorised",
+    "bearer_token",
+    "challenge_request",
+    "challenge_response",
+    "confirm_request",
+    "confirmed_response",
+    "error_response",
+    "image_etag",
+    "image_path",
+    "image_response",
+    "manifest_request",
+    "manifest_response",
+    "order_request",
+    "order_response",
+    "parse_challenge",
+    "parse_challenge_request",
+    "parse_confirm_request",
+    "parse_confirmed",
+    "parse_document",
+    "parse_session",
+    "parse_session_request",
+    "route",
+    "session_proof",
+    "session_proof_is_valid",
+    "session_request",
+    "session_response",
+]
+
+_BASE: Final = "/device/v1"
+_CBOR: Final = "application/cbor"
+_COSE: Final = "application/cose"
+_OCTETS: Final = "application/octet-stream"
+
+STATUS_UNAUTHORIZED: Final = 401
+STATUS_CONFLICT: Final = 409
+
+CHALLENGE_SIZE_BYTES: Final = 32
+SIGNATURE_SIZE_BYTES: Final = 64
+
+# Our longest message is a refusal with its detail; documents are bounded by their own parsers.
+MESSAGE_SIZE_BYTES_MAX: Final = 4096
+TOKEN_LENGTH_MAX: Final = 256
+TEXT_LENGTH_MAX: Final = 256
+
+
+class Decision(StrEnum):
+    """What the unit decides about an order."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
+class Endpoint(StrEnum):
+    """Where a request goes."""
+
+    CHALLENGE = "challenge"
+    SESSION = "session"
+    ORDER = "order"
+    MANIFEST = "manifest"
+    CONFIRM = "confirm"
+    IMAGE = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A request's endpoint and what its path names."""
+
+    endpoint: Endpoint
+    order_id: str = ""
+    sha256: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """A unit's answer to a challenge."""
+
+    hwid: str
+    challenge: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A unit's decision about its order."""
+
+    decision: Decision
+    reason: str
+
+
+# -- both halves -------------------------------------------------------------------------------------------------------
+
+
+def session_proof(hwid: str, challenge: bytes) -> bytes:
+    """What a unit signs to open a session. The prefix keeps the signature from being worth anything elsewhere."""
+    return b"bmsota-session-v1" + challenge + hwid.encode()
+
+
+def image_path(sha256: bytes) -> str:
+    """The path of an image below the base URL."""
+    return f"{_BASE}/images/{sha256.hex()}"
+
+
+def image_etag(sha256: bytes) -> str:
+    """The entity tag of an image: strong, because it is the digest."""
+    return f'"{sha256.hex()}"'
+
+
+# -- the unit's half ---------------------------------------------------------------------------------------------------
+
+
+def challenge_request(hwid: str) -> HttpRequest:
+    """Ask for a challenge."""
+    expect_hwid("hwid", hwid)
+    return _post(f"{_BASE}/challenge", {"hwid": hwid})
+
+
+def parse_challenge(status: int, body: bytes) -> bytes:
+    """The challenge to sign. Its expiry is the platform's concern: a late answer is refused and begun anew."""
+    fields = _parse_answer("challenge", status, body, ("challenge", "expires_s"))
+    with malformed_as_remote_error("challenge"):
+        expect_octets("challenge", fields["challenge"], size_bytes=CHALLENGE_SIZE_BYTES)
+        expect_integer("expires_s", fields["expires_s"])
+    return bytes(fields["challenge"])
+
+
+def session_request(hwid: str, challenge: bytes, signature: bytes) -> HttpRequest:
+    """Answer the challenge with the unit's signature over `session_proof`."""
+    expect_hwid("hwid", hwid)
+    expect_octets("challenge", challenge, size_bytes=CHALLENGE_SIZE_BYTES)
+    expect_octets("signature", signature, size_bytes=SIGNATURE_SIZE_BYTES)
+    return _post(f"{_BASE}/session", {"hwid": hwid, "challenge": challenge, "signature": signature})
+
+
+def parse_session(status: int, body: bytes) -> str:
+    """The token of the session. When it has run out, the next answer is 401."""
+    fields = _parse_answer("session", status, body, ("token", "expires_s"))
+    with malformed_as_remote_error("session"):
+        expect_integer("expires_s", fields["expires_s"])
+        token = fields["token"]
+        expect(
+            isinstance(token, str) and _TOKEN.fullmatch(token) is not None, "token", "a bearer token", "another value"
+        )
+    return str(token)
+
+
+def authorised(request: HttpRequest, token: str) -> HttpRequest:
+    """*request* with the session's token, unless a redirect leads it to another origin: those never see the token."""
+    if request.origin:
+        return request
+    return replace(request, headers={**request.headers, "Authorization": f"Bearer {token}"})
+
+
+def order_request(token: str) -> HttpRequest:
+    """Ask for the unit's order."""
+    return authorised(HttpRequest("GET", f"{_BASE}/order", {"Accept": _COSE}), token)
+
+
+def manifest_request(token: str, sha256: bytes) -> HttpRequest:
+    """Ask for the manifest with this digest."""
+    expect_octets("sha256", sha256, size_bytes=DIGEST_SIZE_BYTES)
+    return authorised(HttpRequest("GET", f"{_BASE}/manifests/{sha256.hex()}", {"Accept": _COSE}), token)
+
+
+def parse_document(status: int, body: bytes) -> bytes | None:
+    """The signed document, not looked into; None when there is none (204, 404)."""
+    if status in (204, 404):
+        return None
+    _refuse_unless_ok("document", status, body)
+    if not body:
+        raise RemoteProtocolError("document: expected bytes, got none")
+    return body
+
+
+def confirm_request(token: str, order_id: str, *, decision: Decision | str, reason: str = "") -> HttpRequest:
+    """Tell the platform what the unit decided about its order."""
+    expect_name("order_id", order_id)
+    expect_text("reason", reason, length_max=TEXT_LENGTH_MAX)
+    request = _post(f"{_BASE}/orders/{order_id}/confirm", {"decision": Decision(decision).value, "reason": reason})
+    return authorised(request, token)
+
+
+def parse_confirmed(status: int, body: bytes) -> None:
+    """Return when the platform has taken the decision. 409, the order was cancelled meanwhile, is a permanent refusal."""
+    _refuse_unless_ok("confirm", status, body)
+
+
+# -- the platform's half -----------------------------------------------------------------------------------------------
+
+
+def route(method: str, path: str) -> Route:
+    """Which endpoint a request is for.
+
+    Raises:
+        RemoteProtocolError: there is no such path, or not with this method.
+    """
+    for pattern_method, pattern, endpoint in _ROUTES:
+        match = pattern.fullmatch(path)
+        if match is not None and method == pattern_method:
+            named = match.groupdict()
+            return Route(endpoint, order_id=named.get("order_id", ""), sha256=bytes.fromhex(named.get("sha256", "")))
+    raise RemoteProtocolError(f"device API: expected a known path, got {method[:8]} {path[:120]}")
+
+
+def bearer_token(request: HttpRequest) -> str | None:
+    """The session token a request carries, or None."""
+    scheme, _, token = (request.header("Authorization") or "").partition(" ")
+    return token if scheme.lower() == "bearer" and _TOKEN.fullmatch(token) else None
+
+
+def parse_challenge_request(body: bytes) -> str:
+    """The hardware id that asks."""
+    fields = _parse_fields("challenge", body, ("hwid",))
+    with malformed_as_remote_error("challenge"):
+        expect_hwid("hwid", fields["hwid"])
+    return str(fields["hwid"])
+
+
+def challenge_response(challenge: bytes, expires_s: int) -> HttpResponse:
+    """Answer with a fresh random challenge."""
+    expect_octets("challenge", challenge, size_bytes=CHALLENGE_SIZE_BYTES)
+    return _message(200, {"challenge": challenge, "expires_s": expires_s})
+
+
+def parse_session_request(body: bytes) -> SessionRequest:
+    """The unit's answer to the challenge; check it with `session_proof_is_valid`."""
+    fields = _parse_fields("session", body, ("hwid", "challenge", "signature"))
+    with malformed_as_remote_error("session"):
+        expect_hwid("hwid", fields["hwid"])
+        expect_octets("challenge", fields["challenge"], size_bytes=CHALLENGE_SIZE_BYTES)
+        expect_octets("signature", fields["signature"], size_bytes=SIGNATURE_SIZE_BYTES)
+    return SessionRequest(**fields)
+
+
+def session_proof_is_valid(request: SessionRequest, public_key: Ed25519PublicKey) -> bool:
+    """Whether the unit with this key signed this challenge for its hardware id."""
+    try:
+        public_key.verify(request.signature, session_proof(request.hwid, request.challenge))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def session_response(token: str, expires_s: int) -> HttpResponse:
+    """Open the session."""
+    expect(_TOKEN.fullmatch(token) is not None, "token", "a bearer token", "another value")
+    return _message(200, {"token": token, "expires_s": expires_s})
+
+
+def order_response(document: bytes | None) -> HttpResponse:
+    """The unit's order, or 204: there is nothing to do."""
+    return _document(document) if document is not None else HttpResponse(204)
+
+
+def manifest_response(document: bytes | None) -> HttpResponse:
+    """The manifest, or 404."""
+    return _document(document) if document is not None else error_response(404, "missing")
+
+
+def parse_confirm_request(body: bytes) -> Confirmation:
+    """The unit's decision."""
+    fields = _parse_fields("confirm", body, ("decision", "reason"))
+    with malformed_as_remote_error("confirm"):
+        expect(fields["decision"] in tuple(Decision), "decision", "accepted or rejected", repr(fields["decision"]))
+        expect_text("reason", fields["reason"], length_max=TEXT_LENGTH_MAX)
+    return Confirmation(Decision(fields["decision"]), fields["reason"])
+
+
+def confirmed_response() -> HttpResponse:
+    """The decision was taken."""
+    return HttpResponse(204)
+
+
+def error_response(status: int, error: str, detail: str = "") -> HttpResponse:
+    """A refusal: *error* is a word for programs, *detail* a sentence for people; neither may hold a secret."""
+    return _message(status, {"error": error[:TEXT_LENGTH_MAX], "detail": detail[:TEXT_LENGTH_MAX]})
+
+
+def image_response(request: HttpRequest, *, sha256: bytes, data: bytes | None) -> HttpResponse:
+    """Answer a request for image bytes with the whole, a range, or a refusal (RFC 9110, sections 13.1.5 and 14).
+
+    A `Range` we do not understand, several ranges, and one whose `If-Range` names other bytes are answered with the whole,
+    as the RFC asks.
+    """
+    if data is None:
+        return error_response(404, "missing")
+    headers = {
+        "Content-Type": _OCTETS,
+        "ETag": image_etag(sha256),
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "no-transform",
+    }
+    if_range = request.header("If-Range")
+    match = _RANGE.fullmatch(request.header("Range") or "")
+    if match is None or (if_range is not None and if_range != headers["ETag"]):
+        return _octets(200, headers, data)
+    first_text, last_text = match.groups()
+    if first_text:
+        first = int(first_text)
+        last = min(int(last_text), len(data) - 1) if last_text else len(data) - 1
+        if last_text and int(last_text) < first:
+            return _octets(200, headers, data)
+    elif last_text:
+        first, last = max(len(data) - int(last_text), 0), len(data) - 1
+    else:
+        return _octets(200, headers, data)
+    if first >= len(data):
+        return HttpResponse(416, {**headers, "Content-Range": f"bytes */{len(data)}", "Content-Length": "0"})
+    return _octets(206, {**headers, "Content-Range": f"bytes {first}-{last}/{len(data)}"}, data[first : last + 1])
+
+
+# -- private -----------------------------------------------------------------------------------------------------------
+
+_TOKEN: Final = re.compile(rf"[A-Za-z0-9._~+/=-]{{1,{TOKEN_LENGTH_MAX}}}", re.ASCII)
+# 19 digits are beyond any file; a longer number is no number to us.
+_RANGE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
+_SHA256_PATTERN: Final = r"(?P<sha256>[0-9a-f]{64})"
+_ROUTES: Final = tuple(
+    (method, re.compile(_BASE + pattern, re.ASCII), endpoint)
+    for method, pattern, endpoint in (
+        ("POST", "/challenge", Endpoint.CHALLENGE),
+        ("POST", "/session", Endpoint.SESSION),
+        ("GET", "/order", Endpoint.ORDER),
+        ("GET", f"/manifests/{_SHA256_PATTERN}", Endpoint.MANIFEST),
+        ("POST", r"/orders/(?P<order_id>[A-Za-z0-9_][A-Za-z0-9._+-]{0,63})/confirm", Endpoint.CONFIRM),
+        ("GET", f"/images/{_SHA256_PATTERN}", Endpoint.IMAGE),
+    )
+)
+
+
+def _post(path: str, fields: dict[str, Any]) -> HttpRequest:
+    return HttpRequest("POST", path, {"Content-Type": _CBOR, "Accept": _CBOR}, _cbor.encode(fields))
+
+
+def _message(status: int, fields: dict[str, Any]) -> HttpResponse:
+    return _octets(status, {"Content-Type": _CBOR, "Cache-Control": "no-store"}, _cbor.encode(fields))
+
+
+def _document(document: bytes) -> HttpResponse:
+    return _octets(200, {"Content-Type": _COSE}, document)
+
+
+def _octets(status: int, headers: Mapping[str, str], body: bytes) -> HttpResponse:
+    return HttpResponse(status, {**headers, "Content-Length": str(len(body))}, body)
+
+
+def _parse_fields(where: str, body: bytes, names: tuple[str, ...]) -> dict[str, Any]:
+    if len(body) > MESSAGE_SIZE_BYTES_MAX:
+        raise RemoteProtocolError(f"{where}: expected at most {MESSAGE_SIZE_BYTES_MAX} bytes, got {len(body)}")
+    try:
+        value = _cbor.decode(body)
+    except _cbor.CborError as error:
+        raise RemoteProtocolError(f"{where}: {error}") from error
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise RemoteProtocolError(f"{where}: expected a map of {', '.join(names)}, got another value")
+    return value
+
+
+def _parse_answer(where: str, status: int, body: bytes, names: tuple[str, ...]) -> dict[str, Any]:
+    _refuse_unless_ok(where, status, body)
+    return _parse_fields(where, body, names)
+
+
+def _refuse_unless_ok(where: str, status: int, body: bytes) -> None:
+    if status in (200, 204):
+        return
+    # What the refusal says is for people; if it says nothing readable, the status must do.
+    try:
+        fields = _parse_fields(where, body, ("error", "detail"))
+        said = f" {str(fields['error'])[:40]}: {str(fields['detail'])[:120]}"
+    except RemoteProtocolError:
+        said = ""
+    # Asking again cannot turn 404, 409, 410 or 422 into yes; everything else may be a matter of time or of a new session.
+    raise TransferError(f"{where}: expected 200, got {status}{said}", permanent=status in (404, 409, 410, 422))

@@ -1,0 +1,491 @@
+"""What is wrong with the statements of a DBC, line by line, and which of them can be loaded.
+
+`check` takes the statements apart far enough to know what they define and refer to, reports every fault, and gives back
+DBC text that holds only what is sound. What the checks have let through, cantools can parse; should it still refuse
+(`_load`), the message concerned is left out as well.
+
+An error costs what its line defines. A warning costs nothing: signals that share bits, limits that contradict, an
+extended id without its flag are loaded as they stand, because the vehicle on the bus has them too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from bmsota.signals._database import Fault, Severity
+from bmsota.signals._plan import ByteOrder, shift_of
+from bmsota.signals._statements import Statement, split
+
+__all__ = ["Checked", "MessageText", "check"]
+
+EXTENDED_FLAG = 1 << 31
+# Signals that belong to no message are collected under this pseudo id and name by the usual editors.
+ORPHANS_ID = 0xC0000000
+ORPHANS_NAME = "VECTOR__INDEPENDENT_SIG_MSG"
+
+SIZE_BYTES_MAX = 64
+# cantools and we keep one branch per multiplexer number; a range of billions would be memory, not a layout.
+MULTIPLEXER_NUMBERS_MAX = 65536
+
+_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_MESSAGE = re.compile(r"BO_ (\d+) (\w+) : (\d+)(?: (\w+))?$")
+_SIGNAL = re.compile(
+    rf"SG_ (\w+)(?: (\w+))? : (\d+) \| (\d+) @ (\d)\s?([-+]) \( {_NUMBER} , {_NUMBER} \) \[ {_NUMBER} \| {_NUMBER} \]"
+    r' "((?:\\"|[^"])*)"(?: (\w+(?: , \w+)*))?$',
+    re.DOTALL,
+)
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*$", re.ASCII)
+_MULTIPLEX_MARK = re.compile(r"(?:M|m(\d+)(M?))$")
+_RANGES = re.compile(r"(\d+) ?- ?(\d+)|(\d+) (-\d+)")
+
+
+@dataclass(slots=True)
+class _Signal:
+    line: int
+    name: str
+    mark: str
+    start_bit: int
+    length_bits: int
+    big_endian: bool
+    is_signed: bool
+    text: str
+    parent: str | None = None
+    numbers: frozenset[int] | None = None
+    """The multiplexer numbers that bring it into the frame; None if it always is."""
+
+    @property
+    def is_multiplexer(self) -> bool:
+        return self.mark.endswith("M")
+
+
+@dataclass(slots=True)
+class _Message:
+    line: int
+    number: int
+    """The id as it stands in the file."""
+    name: str
+    length: int
+    head: str
+    signals: dict[str, _Signal] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    """Statements about this message that come after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageText:
+    """One sound message as DBC text, with everything that is said about it."""
+
+    line: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The outcome: the faults, and sound DBC text in parts."""
+
+    faults: tuple[Fault, ...]
+    head: str
+    """Version, nodes, attribute definitions."""
+    messages: tuple[MessageText, ...]
+
+
+def check(text: str) -> Checked:
+    """Report every fault of *text* and keep what is sound. Raises nothing."""
+    return _Checker(text).run()
+
+
+class _Checker:
+    """Walks the statements twice: definitions first, then what refers to them."""
+
+    def __init__(self, text: str) -> None:
+        self.statements, troubles = split(text)
+        self.faults = [Fault(trouble.line, trouble.reason, Severity.ERROR) for trouble in troubles]
+        self.messages: dict[int, _Message] = {}
+        self.left_out: set[int] = {ORPHANS_ID}
+        """Ids of messages that were refused: what refers to them is not reported once more."""
+        self.left_out_signals: set[tuple[int, str]] = set()
+        self.names: set[str] = set()
+        self.definitions: set[str] = set()
+        self.head: list[str] = []
+        self.float_types: dict[tuple[int, str], int] = {}
+
+    def run(self) -> Checked:
+        current: _Message | None = None
+        for statement in self.statements:
+            if statement.keyword == "BO_":
+                current = self.message(statement)
+            elif statement.keyword == "SG_":
+                self.signal(statement, current)
+            elif statement.keyword == "BA_DEF_":
+                self.attribute_definition(statement)
+            elif statement.keyword in ("VERSION", "BU_"):
+                self.first_line(statement)
+        for statement in self.statements:
+            self.reference(statement)
+        for message in self.messages.values():
+            self.structure(message)
+        parts = tuple(
+            MessageText(
+                message.line,
+                message.name,
+                "\n".join([message.head, *(each.text for each in message.signals.values()), "", *message.others, ""]),
+            )
+            for message in self.messages.values()
+        )
+        return Checked(tuple(sorted(self.faults, key=lambda fault: fault.line)), "\n".join(self.head) + "\n", parts)
+
+    def error(self, line: int, reason: str) -> None:
+        self.faults.append(Fault(line, reason, Severity.ERROR))
+
+    def warn(self, line: int, reason: str) -> None:
+        self.faults.append(Fault(line, reason, Severity.WARNING))
+
+    # Definitions.
+
+    def first_line(self, statement: Statement) -> None:
+        if re.match(r'VERSION "(?:\\"|[^"])*"$|BU_ :(?: \w+)*$', statement.text):
+            self.head.append(statement.text)
+        else:
+            self.error(statement.line, f"expected {statement.keyword} to be complete, got {_cut(statement.text)}")
+
+    def message(self, statement: Statement) -> _Message | None:
+        """The draft of a message, or None if it cannot be used: then its signals are skipped without a word."""
+        match = _MESSAGE.match(statement.text)
+        if match is None:
+            self.error(statement.line, f"expected BO_ id name: length sender, got {_cut(statement.text)}")
+            if found := re.match(r"BO_ (\d+)", statement.text):
+                self.left_out.add(int(found[1]))
+            return None
+        number, name, length = int(match[1]), match[2], int(match[3])
+        if number == ORPHANS_ID or name == ORPHANS_NAME:
+            self.left_out.add(number)
+            return None
+        reason = ""
+        if not _IDENTIFIER.match(name):
+            reason = f"expected a name that starts with a letter, got {name}"
+        elif length > SIZE_BYTES_MAX:
+            reason = f"expected at most {SIZE_BYTES_MAX} data bytes, got {length} ({name})"
+        elif number in self.messages:
+            reason = f"expected an id of its own, got {number} of {self.messages[number].name} again ({name})"
+        elif number >> 32 or (number & EXTENDED_FLAG and number & ~EXTENDED_FLAG >= 1 << 29):
+            reason = f"expected an id of at most 29 bits, got 0x{number & ~EXTENDED_FLAG:X} ({name})"
+        elif not number & EXTENDED_FLAG and number >= 1 << 29:
+            reason = f"expected an id of at most 11 bits without the extended flag, got 0x{number:X} ({name})"
+        if reason:
+            self.error(statement.line, reason)
+            if number not in self.messages:
+                self.left_out.add(number)
+            return None
+        if not number & EXTENDED_FLAG and number > 0x7FF:
+            self.warn(
+                statement.line,
+                f"expected the extended flag on an id of more than 11 bits, got 0x{number:X} ({name}); taken as extended",
+            )
+        if name in self.names:
+            self.warn(statement.line, f"expected a name of its own, got {name} again; reachable by its id only")
+        head = f"BO_ {_flagged(number)} {name} : {length} {match[4] or 'Vector__XXX'}"
+        self.names.add(name)
+        draft = _Message(statement.line, number, name, length, head)
+        self.messages[number] = draft
+        return draft
+
+    def signal(self, statement: Statement, message: _Message | None) -> None:
+        if message is None:
+            return
+        match = _SIGNAL.match(statement.text)
+        found = re.match(r"SG_ (\w+)", statement.text)
+        name = found[1] if found else ""
+        if match is None:
+            self.error(
+                statement.line,
+                f'expected SG_ name : start|length@order sign (scale,offset) [min|max] "unit" receivers, got {_cut(statement.text)}',
+            )
+            self.left_out_signals.add((message.number, name))
+            return
+        mark, start, length, order = match[2] or "", int(match[3]), int(match[4]), match[5]
+        where = f"{message.name}.{name}"
+        reason = ""
+        if not _IDENTIFIER.match(name):
+            reason = f"expected a name that starts with a letter, got {name} ({message.name})"
+        elif name in message.signals:
+            reason = f"expected a name of its own, got {name} again ({message.name})"
+        elif mark and not _MULTIPLEX_MARK.match(mark):
+            reason = f"expected M, m<number> or m<number>M, got {mark} ({where})"
+        elif order not in "01":
+            reason = f"expected byte order 0 or 1, got {order} ({where})"
+        elif length == 0:
+            reason = f"expected at least 1 bit, got 0 ({where})"
+        elif not _fits(start, length, big_endian=order == "0", size_bytes=message.length):
+            reason = f"expected all bits inside {message.length} bytes, got start {start} length {length} ({where})"
+        if reason:
+            self.error(statement.line, reason)
+            self.left_out_signals.add((message.number, name))
+            return
+        if float(match[7]) == 0:
+            self.warn(statement.line, f"expected a scale other than 0, got {match[7]} ({where}); it cannot be encoded")
+        if float(match[9]) > float(match[10]):
+            self.warn(statement.line, f"expected minimum <= maximum, got [{match[9]}|{match[10]}] ({where})")
+        text = statement.text if match[12] else f"{statement.text} Vector__XXX"
+        message.signals[name] = _Signal(statement.line, name, mark, start, length, order == "0", match[6] == "-", text)
+
+    def attribute_definition(self, statement: Statement) -> None:
+        match = re.match(r'BA_DEF_ (?:BO_ |SG_ |BU_ |EV_ )?"([^"]+)" (INT|HEX|FLOAT|STRING|ENUM)\b', statement.text)
+        if match is None:
+            self.error(statement.line, f'expected BA_DEF_ object "name" type, got {_cut(statement.text)}')
+            return
+        self.definitions.add(match[1])
+        self.head.append(statement.text)
+
+    # References.
+
+    def reference(self, statement: Statement) -> None:
+        handler = {
+            "CM_": self.comment, "VAL_": self.value_table, "BA_": self.attribute, "SIG_VALTYPE_": self.value_type,
+            "SG_MUL_VAL_": self.multiplexer_ranges, "BO_TX_BU_": self.senders, "BA_DEF_DEF_": self.attribute_default,
+        }.get(statement.keyword)  # fmt: skip
+        if handler is not None:
+            handler(statement)
+
+    def owner(self, statement: Statement, number: str, signal: str | None = None) -> _Message | None:
+        """The message a statement is about; None, with a fault unless it was reported already, if there is none."""
+        key = int(number)
+        message = self.messages.get(key)
+        if message is None:
+            if key not in self.left_out:
+                self.warn(statement.line, f"expected the id of a message, got {number} ({statement.keyword})")
+            return None
+        if signal is not None and signal not in message.signals:
+            if (key, signal) not in self.left_out_signals:
+                self.warn(statement.line, f"expected a signal of {message.name}, got {signal} ({statement.keyword})")
+            return None
+        return message
+
+    def malformed(self, statement: Statement, shape: str) -> None:
+        self.error(statement.line, f"expected {shape}, got {_cut(statement.text)}")
+
+    def comment(self, statement: Statement) -> None:
+        match = re.match(
+            r'CM_ (?:(BO_) (\d+)|(SG_) (\d+) (\w+)|(?:BU_|EV_) \w+)? ?"(?:\\"|[^"])*" ;$', statement.text, re.DOTALL
+        )
+        if match is None:
+            self.malformed(statement, 'CM_ object "text";')
+        elif (match[1] or match[3]) and (message := self.owner(statement, match[2] or match[4], match[5])):
+            message.others.append(_renumbered(statement.text, message.number))
+
+    def value_table(self, statement: Statement) -> None:
+        match = re.match(r'VAL_ (\d+) (\w+)((?: [-+]?\d+ "(?:\\"|[^"])*")*) ;$', statement.text, re.DOTALL)
+        if match is None:
+            if not re.match(
+                r'VAL_ [A-Za-z_]\w*((?: [-+]?\d+ "(?:\\"|[^"])*")*) ;$', statement.text
+            ):  # Of an environment variable.
+                self.malformed(statement, 'VAL_ id signal number "name" ... ;')
+            return
+        message = self.owner(statement, match[1], match[2])
+        if message is None:
+            return
+        signal = message.signals[match[2]]
+        low = -(1 << signal.length_bits - 1) if signal.is_signed else 0
+        high = (1 << signal.length_bits - signal.is_signed) - 1
+        seen: set[int] = set()
+        for text in re.findall(r'([-+]?\d+) "(?:\\"|[^"])*"', match[3]):
+            number = int(text)
+            if number in seen:
+                self.warn(
+                    statement.line, f"expected each number once, got {number} again ({message.name}.{signal.name})"
+                )
+            elif not low <= number <= high and (message.number, signal.name) not in self.float_types:
+                self.warn(
+                    statement.line,
+                    f"expected a number from {low} to {high}, got {number} ({message.name}.{signal.name})",
+                )
+            seen.add(number)
+        message.others.append(_renumbered(statement.text, message.number))
+
+    def attribute(self, statement: Statement) -> None:
+        match = re.match(
+            r'BA_ "([^"]+)" (?:(BO_) (\d+) |(SG_) (\d+) (\w+) |(?:BU_|EV_) \w+ )?(?:[-+]?[\d.]+(?:[eE][-+]?\d+)?|"(?:\\"|[^"])*") ;$',
+            statement.text,
+            re.DOTALL,
+        )
+        if match is None:
+            self.malformed(statement, 'BA_ "name" object value;')
+        elif match[1] not in self.definitions:
+            self.warn(statement.line, f"expected a defined attribute, got {match[1]} (BA_)")
+        elif (match[2] or match[4]) and (message := self.owner(statement, match[3] or match[5], match[6])):
+            message.others.append(_renumbered(statement.text, message.number))
+
+    def attribute_default(self, statement: Statement) -> None:
+        match = re.match(
+            r'BA_DEF_DEF_ "([^"]+)" (?:[-+]?[\d.]+(?:[eE][-+]?\d+)?|"(?:\\"|[^"])*") ;$', statement.text, re.DOTALL
+        )
+        if match is None:
+            self.malformed(statement, 'BA_DEF_DEF_ "name" value;')
+        elif match[1] not in self.definitions:
+            self.warn(statement.line, f"expected a defined attribute, got {match[1]} (BA_DEF_DEF_)")
+        else:
+            self.head.append(statement.text)
+
+    def value_type(self, statement: Statement) -> None:
+        match = re.match(r"SIG_VALTYPE_ (\d+) (\w+)(?: :)? (\d+) ;$", statement.text)
+        if match is None:
+            self.malformed(statement, "SIG_VALTYPE_ id signal : type;")
+            return
+        message = self.owner(statement, match[1], match[2])
+        if message is None:
+            return
+        signal, kind = message.signals[match[2]], int(match[3])
+        where = f"{message.name}.{signal.name}"
+        if kind not in (0, 1, 2, 3):
+            self.error(statement.line, f"expected type 0, 1, 2 or 3, got {kind} ({where})")
+        elif kind in (1, 2) and signal.length_bits not in (16, 32, 64):
+            self.error(statement.line, f"expected {32 * kind} bits for a float, got {signal.length_bits} ({where})")
+            del message.signals[signal.name]
+            self.left_out_signals.add((message.number, signal.name))
+        else:
+            if kind in (1, 2) and signal.length_bits != 32 * kind:
+                self.warn(
+                    statement.line,
+                    f"expected {32 * kind} bits for float type {kind}, got {signal.length_bits} ({where})",
+                )
+            if kind in (1, 2):
+                self.float_types[message.number, signal.name] = kind
+            message.others.append(f"SIG_VALTYPE_ {_flagged(message.number)} {signal.name} : {kind} ;")
+
+    def multiplexer_ranges(self, statement: Statement) -> None:
+        match = re.match(r"SG_MUL_VAL_ (\d+) (\w+) (\w+) (.*) ;$", statement.text)
+        pairs = _RANGES.findall(match[4]) if match else []
+        if match is None or not pairs:
+            self.malformed(statement, "SG_MUL_VAL_ id signal multiplexer low-high, ... ;")
+            return
+        message = self.owner(statement, match[1], match[2])
+        if message is None or self.owner(statement, match[1], match[3]) is None:
+            return
+        ranges = [(int(low or first), int(high or second[1:])) for low, high, first, second in pairs]
+        where = f"{message.name}.{match[2]}"
+        if any(low > high for low, high in ranges):
+            self.error(statement.line, f"expected low-high, got a range that runs backwards ({where})")
+        elif sum(high - low + 1 for low, high in ranges) > MULTIPLEXER_NUMBERS_MAX:
+            self.error(
+                statement.line, f"expected at most {MULTIPLEXER_NUMBERS_MAX} multiplexer numbers, got more ({where})"
+            )
+        elif not message.signals[match[3]].is_multiplexer:
+            self.error(statement.line, f"expected a multiplexer, got {match[3]} ({where})")
+        else:
+            signal = message.signals[match[2]]
+            signal.parent = match[3]
+            signal.numbers = frozenset(number for low, high in ranges for number in range(low, high + 1))
+            text = ", ".join(f"{low}-{high}" for low, high in ranges)
+            message.others.append(f"SG_MUL_VAL_ {_flagged(message.number)} {signal.name} {match[3]} {text};")
+
+    def senders(self, statement: Statement) -> None:
+        match = re.match(r"BO_TX_BU_ (\d+) : (\w+(?: , \w+)*) ;$", statement.text)
+        if match is None:
+            self.malformed(statement, "BO_TX_BU_ id : node, ... ;")
+        elif message := self.owner(statement, match[1]):
+            message.others.append(_renumbered(statement.text, message.number))
+
+    # Structure of a whole message.
+
+    def structure(self, message: _Message) -> None:
+        """Multiplexers, and signals that share bits."""
+        multiplexers = [each.name for each in message.signals.values() if each.is_multiplexer]
+        for signal in list(message.signals.values()):
+            match = _MULTIPLEX_MARK.match(signal.mark)
+            if match is None or match[1] is None:
+                continue
+            if signal.parent is None and len(multiplexers) == 1 and signal.name != multiplexers[0]:
+                signal.parent, signal.numbers = multiplexers[0], frozenset([int(match[1])])
+            if signal.parent is None:
+                got = "none" if not multiplexers else "several and no SG_MUL_VAL_"
+                self.error(
+                    signal.line, f"expected a multiplexer for {signal.mark}, got {got} ({message.name}.{signal.name})"
+                )
+                self.drop(message, signal)
+        for signal in list(message.signals.values()):
+            if self.circular(message, signal):
+                self.error(
+                    signal.line,
+                    f"expected multiplexers to end at one that is always there, got a circle ({message.name}.{signal.name})",
+                )
+                self.drop(message, signal)
+        if any(each.parent and each.parent not in message.signals for each in message.signals.values()):
+            for signal in list(message.signals.values()):
+                if signal.parent and signal.parent not in message.signals:
+                    self.error(
+                        signal.line,
+                        f"expected the multiplexer {signal.parent}, got none ({message.name}.{signal.name})",
+                    )
+                    self.drop(message, signal)
+        self.overlaps(message)
+
+    def drop(self, message: _Message, signal: _Signal) -> None:
+        del message.signals[signal.name]
+        prefix = re.compile(rf'(?:CM_ SG_|VAL_|SIG_VALTYPE_|SG_MUL_VAL_|BA_ "[^"]*" SG_) \d+ (?:\w+ )?{signal.name}\b')
+        message.others = [text for text in message.others if not prefix.match(text)]
+
+    def circular(self, message: _Message, signal: _Signal) -> bool:
+        seen = {signal.name}
+        parent = signal.parent
+        while parent is not None and parent in message.signals:
+            if parent in seen:
+                return True
+            seen.add(parent)
+            parent = message.signals[parent].parent
+        return False
+
+    def overlaps(self, message: _Message) -> None:
+        placed: list[tuple[int, _Signal]] = []
+        for signal in message.signals.values():
+            order: ByteOrder = "big" if signal.big_endian else "little"
+            shift = shift_of(
+                start_bit=signal.start_bit, length_bits=signal.length_bits, byte_order=order, size_bytes=message.length
+            )
+            bits = (1 << signal.length_bits) - 1 << shift
+            if not signal.big_endian:
+                bits = int.from_bytes(bits.to_bytes(message.length, "little"), "big")
+            for other_bits, other in placed:
+                if bits & other_bits and _meet(message, signal, other):
+                    self.warn(
+                        signal.line,
+                        f"expected bits of its own, got some of {other.name} ({message.name}.{signal.name})",
+                    )
+                    break
+            placed.append((bits, signal))
+
+
+def _meet(message: _Message, one: _Signal, other: _Signal) -> bool:
+    """Whether two signals can be in the same frame."""
+    numbers = dict(_conditions(message, one))
+    return all(numbers.get(parent, chosen) & chosen for parent, chosen in _conditions(message, other))
+
+
+def _conditions(message: _Message, signal: _Signal) -> list[tuple[str, frozenset[int]]]:
+    """What the multiplexers above a signal must read for it to be in the frame."""
+    found: list[tuple[str, frozenset[int]]] = []
+    while signal.parent is not None and signal.numbers is not None:
+        found.append((signal.parent, signal.numbers))
+        signal = message.signals[signal.parent]
+    return found
+
+
+def _fits(start: int, length: int, *, big_endian: bool, size_bytes: int) -> bool:
+    shift = shift_of(
+        start_bit=start, length_bits=length, byte_order="big" if big_endian else "little", size_bytes=size_bytes
+    )
+    return shift >= 0 and shift + length <= 8 * size_bytes
+
+
+def _flagged(number: int) -> int:
+    """The id with the extended flag where its size asks for it."""
+    return number | EXTENDED_FLAG if number > 0x7FF else number
+
+
+def _renumbered(text: str, number: int) -> str:
+    """*text* with the message's id as `_flagged` writes it."""
+    return text if _flagged(number) == number else text.replace(f" {number} ", f" {_flagged(number)} ", 1)
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "...")

@@ -1,0 +1,1 @@
+"""Sample firmware images and release manifests, with the recipe that makes them (`build`)."""

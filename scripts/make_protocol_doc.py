@@ -1,0 +1,269 @@
+"""Write docs/protocol.md: our extension of GB/T 32960.3, byte by byte, from the tables that the codec is made of.
+
+python scripts/make_protocol_doc.py            write the page
+python scripts/make_protocol_doc.py --check    exit code 1 if the page is not what it would write
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from bmsota.gbt32960 import (
+    EXTENSION_VERSION,
+    Command,
+    Frame,
+    NodeIdentity,
+    NodeRole,
+    NodeState,
+    ReplyFlag,
+    SignedReport,
+    TimeReply,
+    UnitIdentity,
+    UpgradeState,
+    UpgradeStateCode,
+    beijing_time,
+    encode,
+    explain,
+)
+from bmsota.gbt32960._fields import (
+    CodeTable,
+    Field,
+    FixedBytes,
+    Layout,
+    Repeat,
+    Row,
+    SizedBytes,
+    SizedText,
+    Text,
+    Time,
+)
+from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_LAYOUTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from enum import IntEnum
+
+    from bmsota.gbt32960 import Message
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
+
+INTRODUCTION = f"""\
+# The cloud link's extension
+
+<!-- Made by scripts/make_protocol_doc.py from the tables in bmsota/gbt32960/_layouts.py. Do not edit. -->
+
+Units and cloud speak GB/T 32960.3. What a battery management system needs to say and the standard has no words for goes
+under commands that the standard leaves to the parties (0xC0 to 0xFE). This page specifies every byte of it.
+
+A platform that knows only the standard may ignore these frames or answer them with an error: the terminal sends each at most
+three times, reports that to the program above, and goes on. A terminal that knows only the standard never sends them.
+
+## Conventions
+
+* The frame around the data unit is the standard's, in either edition: start, command, reply flag, identifier, encryption,
+  length, data unit, check byte.
+* Numbers are big-endian and unsigned. BYTE has 8 bits, WORD 16, DWORD 32.
+* A time has six bytes: year - 2000, month, day, hour, minute, second; Beijing time (UTC+8), plain binary.
+* Text is a BYTE with its length in bytes, then UTF-8, without an end mark.
+* Every data unit begins with the time and the WORD `0x{EXTENSION_VERSION:04X}`: the high byte marks this extension, the low byte is
+  its version. **A frame with another WORD in that place is not ours**, whatever its command: other makers use the same
+  commands. The codec keeps such frames as raw bytes.
+* The layouts of a version never change. A later version has another low byte, and receivers that do not know it keep the
+  frame raw.
+* A data unit must be used up by its fields; a byte too many or too few makes the frame invalid.
+* Terminal to platform (flag 0xFE) and its answer: the same command, flag 0x01 (or 0x02, not accepted), and as data unit
+  **the time of the question**, six bytes. The terminal matches the answer by command and time, sends its frames one after
+  another, repeats one that is not answered after the reply timeout (parameter 0x0B; default 1 min), and after three tries
+  gives it up. So a frame can arrive twice: the receiver takes the second for what it is, by its time.
+"""
+
+SECTIONS = {
+    0xC0: """Sent after each login and whenever a node changes. The first node is the master, at position 0; slaves count from 1.
+A slave that is configured and does not answer is listed with state ABSENT and what was last known of it. The platform
+compares the list with the one before: another HWID at a position is an equipment change.
+
+`hardware_class` is the UUID of the hardware class that firmware images name; `version` and `security_counter` are those of
+the running image.
+""",
+    0xC1: """Sent at each change of state, and while downloading or flashing when the percentage has moved. `order_id` is empty
+until the unit has its signed order. `reason` says in a few words why, in the states that need it (FAILED, ROLLED_BACK,
+REJECTED, CANCELLED, WAITING_SAFE_STATE). These frames are for showing only: **success is decided by 0xC2**.
+""",
+    0xC2: """Sent after the first boot that follows an upgrade, until it is answered. `document` is a COSE_Sign1 post-boot report
+(`bmsota.ota`), signed by the master's device key; the frame carries it unopened.
+""",
+}
+
+
+def size_of(row: Row) -> str:
+    match row:
+        case Field() | Text() | FixedBytes():
+            return str(row.size_bytes)
+        case Time():
+            return "6"
+        case SizedText():
+            return "1 + n"
+        case SizedBytes():
+            return "2 + n"
+        case Repeat():
+            return f"{row.count_size_bytes} + ..."
+        case CodeTable():
+            return "2 + n·m"
+
+
+def meaning_of(row: Row) -> str:
+    match row:
+        case Field() if row.raw_min == row.raw_max:
+            return f"always 0x{row.raw_min:04X}"
+        case Field():
+            parts = [f"{row.raw_min} to {row.raw_max}"]
+            if row.divisor != 1 or row.raw_offset:
+                offset = f" - {row.raw_offset}" if row.raw_offset else ""
+                value = f"raw{offset}"
+                parts.append(f"value = ({value}) / {row.divisor}" if row.divisor != 1 else f"value = {value}")
+            if row.unit:
+                parts.append(row.unit)
+            if row.values is not None:
+                parts.append(f"`{row.values.__name__}`")
+            if row.sentinels:
+                high = (1 << (8 * row.size_bytes)) - 1
+                parts.append(f"{high - 1:#x} abnormal, {high:#x} invalid")
+            return "; ".join(parts)
+        case Time():
+            return "time"
+        case Text():
+            return "text, filled up with zero bytes"
+        case SizedText():
+            return f"length, then text of {row.size_bytes_min} to {row.size_bytes_max} bytes"
+        case SizedBytes():
+            return f"length, then {row.size_bytes_min} to {row.size_bytes_max} bytes"
+        case FixedBytes():
+            return "bytes"
+        case Repeat():
+            item = row.item.label if isinstance(row.item, Layout) else meaning_of(row.item)
+            count = f"{row.count_min} to {row.count_max}"
+            sentinels = "; a count of abnormal or invalid: no items" if row.sentinels else ""
+            return f"count ({count}), then for each: {item}{sentinels}"
+        case CodeTable():
+            return "count n, length m, then unless m is 0: n codes of m bytes"
+
+
+def offset_after(offset: str, row: Row) -> str:
+    """Where the next field begins, as far as that is a number."""
+    size = size_of(row)
+    return str(int(offset) + int(size)) if offset.isdigit() and size.isdigit() else ".."
+
+
+def table_of(layout: Layout) -> Iterator[str]:
+    yield "| offset | size | field | meaning |"
+    yield "|---|---|---|---|"
+    offset = "0"
+    for row in layout.rows:
+        yield f"| {offset} | {size_of(row)} | {row.name} | {meaning_of(row)} |"
+        offset = offset_after(offset, row)
+    yield ""
+
+
+def inner_layouts(layout: Layout) -> Iterator[Layout]:
+    for row in layout.rows:
+        if isinstance(row, Repeat) and isinstance(row.item, Layout):
+            yield row.item
+            yield from inner_layouts(row.item)
+
+
+def codes_of(codes: type[IntEnum]) -> Iterator[str]:
+    yield f"`{codes.__name__}`: " + ", ".join(f"{code.value} {code.name}" for code in codes) + "."
+    yield ""
+
+
+def example_of(command: int, message: Message) -> Iterator[str]:
+    frame = Frame(command=command, vin="LTEST000000000001", message=message)
+    raw = encode(frame, strict=True)
+    yield "Example, field by field:"
+    yield ""
+    yield "```text"
+    for field in explain(raw):
+        shown = field.data.hex(" ") if len(field.data) <= 17 else f"{field.data[:14].hex(' ')} .. ({len(field.data)})"
+        value = field.value.hex() if isinstance(field.value, bytes) else getattr(field.value, "name", str(field.value))
+        yield f"{field.offset:4}  {shown:<52}  {field.name.split(' / ', 1)[-1]:<28}  {value}".rstrip()
+    yield "```"
+    yield ""
+
+
+def examples() -> dict[int, Message]:
+    moment = beijing_time(1_767_225_600_000_000_000)
+    nodes = (
+        NodeIdentity(
+            role=NodeRole.MASTER,
+            position=0,
+            hwid="F7M-0001",
+            hardware_class=UUID("00112233-4455-6677-8899-aabbccddeeff"),
+            version=(2, 1, 0, 5),
+            security_counter=3,
+            serial="SN1",
+        ),
+    )
+    return {
+        0xC0: UnitIdentity(moment, nodes),
+        0xC1: UpgradeState(
+            time=moment, order_id="o-1", state=UpgradeStateCode.DOWNLOADING, progress_pct=42, reason="resumed"
+        ),
+        0xC2: SignedReport(moment, b"\xd2\x84\x43\xa1\x01\x27"),
+    }
+
+
+def page() -> str:
+    lines: list[str] = [INTRODUCTION]
+    shown = examples()
+    for command, layout in EXTENSION_LAYOUTS.items():
+        lines += [f"## {layout.label[:2]}{layout.label[2:4].upper()} {layout.label[5:]}", "", SECTIONS[command]]
+        lines += table_of(layout)
+        for inner in inner_layouts(layout):
+            lines += [f"Each {inner.label}:", "", *table_of(inner)]
+        lines += example_of(command, shown[command])
+    lines += ["## Answer", "", "The answer to the 0xC1 example:", ""]
+    question = shown[0xC1]
+    assert isinstance(question, UpgradeState)
+    answer = Frame(
+        command=Command.UPGRADE_STATE,
+        vin="LTEST000000000001",
+        message=TimeReply(question.time),
+        reply_flag=ReplyFlag.SUCCESS,
+    )
+    lines += ["```text", encode(answer).hex(" "), "```", "", "## Codes", ""]
+    enums: Iterable[type[IntEnum]] = (NodeRole, NodeState, UpgradeStateCode)
+    for codes in enums:
+        lines += codes_of(codes)
+    lines += ["## The standard's bodies, as this library reads them", ""]
+    lines += [
+        "The offsets count from the byte behind the type byte. Ranges are the text's; decoding keeps other numbers."
+    ]
+    lines += [""]
+    for edition, layouts in BODY_LAYOUTS.items():
+        for layout in layouts.values():
+            lines += [
+                f"### {edition.name.removeprefix('GBT')}: {layout.label} ({layout.clause})",
+                "",
+                *table_of(layout),
+            ]
+            for inner in inner_layouts(layout):
+                lines += [f"Each {inner.label} ({inner.clause}):", "", *table_of(inner)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> int:
+    text = page()
+    if "--check" in sys.argv[1:]:
+        if PAGE.read_text(encoding="utf-8") != text:
+            print(f"{PAGE.name}: expected what scripts/make_protocol_doc.py writes, got another text; run it again")
+            return 1
+        return 0
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,185 @@
+"""A flash memory that behaves like one: erase blocks, write-once cells, and power cuts inside an operation.
+
+The model is strict where hardware would be treacherous: writing a unit that was touched since its last erase raises,
+even if it still reads as erased, because on real flash with ECC the result would be undefined. A cut leaves partial
+results drawn from the seed and the operation's number, so that a run replays exactly.
+
+Left out: wear, read disturb, cells that read differently from one time to the next.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from random import Random
+from typing import NoReturn
+
+from bmsota.errors import ConfigurationError
+
+__all__ = ["CutPhase", "FlashMisuseError", "FlashModel", "PowerCut"]
+
+ERASED = 0xFF
+
+
+class PowerCut(Exception):  # noqa: N818  It is an accident, not an error of ours.
+    """The supply failed in the middle of a flash operation. The device that ran is gone; its flash stays."""
+
+    def __init__(self, operation: int, phase: CutPhase | None) -> None:
+        where = "while off" if phase is None else phase.value
+        super().__init__(f"power cut: flash operation {operation}, {where}")
+        self.operation = operation
+        self.phase = phase
+
+
+class FlashMisuseError(Exception):
+    """Code under test did what this flash forbids: a bug of that code, never a fault to handle."""
+
+
+class CutPhase(Enum):
+    """Where in an operation the power fails."""
+
+    BEFORE = "before"
+    INSIDE = "inside"
+    AFTER = "after"
+
+
+class FlashModel:
+    """One flash memory; `bmsota.boot.Flash` for the code under test. Its contents outlive power cuts.
+
+    Operations (writes and erases) are numbered from 1. `cut_at` plans a power cut; once it has happened every access
+    raises `PowerCut` until `power_on`.
+    """
+
+    def __init__(
+        self,
+        size_bytes: int,
+        *,
+        erase_block_bytes: int = 2048,
+        write_unit_bytes: int = 8,
+        erase_ns: int = 22_000_000,  # STM32L4 datasheet: page erase 22 ms typical.
+        program_ns: int = 82_000,  # STM32L4 datasheet: a double word 82 us typical.
+        seed: int | str = 0,
+    ) -> None:
+        if size_bytes % erase_block_bytes or erase_block_bytes % write_unit_bytes:
+            raise ConfigurationError(
+                f"flash: expected whole blocks of whole units, got {size_bytes} / {erase_block_bytes} / {write_unit_bytes}"
+            )
+        self.size_bytes = size_bytes
+        self.erase_block_bytes = erase_block_bytes
+        self.write_unit_bytes = write_unit_bytes
+        self.erase_ns = erase_ns
+        self.program_ns = program_ns
+        self.operations = 0
+        """Writes and erases begun so far."""
+        self.is_powered = True
+        self._seed = seed
+        self._cells = bytearray(b"\xff" * size_bytes)
+        self._touched = bytearray(size_bytes // write_unit_bytes)  # 1: written or undefined since its last erase
+        self._cuts: dict[int, CutPhase] = {}
+
+    # ---- faults
+
+    def cut_at(self, operation: int, phase: CutPhase | str) -> None:
+        """Let the power fail at operation number *operation*, counted from the flash's first. Several may be planned."""
+        if operation <= self.operations:
+            raise ConfigurationError(f"cut: expected an operation after {self.operations}, got {operation}")
+        self._cuts[operation] = CutPhase(phase)
+
+    def clear_cuts(self) -> None:
+        self._cuts.clear()
+
+    def power_off(self) -> None:
+        """The supply fails between two operations."""
+        self.is_powered = False
+
+    def power_on(self) -> None:
+        self.is_powered = True
+
+    def flip_bit(self, offset: int, bit: int) -> None:
+        """Damage one bit at rest."""
+        self._cells[offset] ^= 1 << bit
+
+    # ---- the Flash protocol
+
+    def read(self, offset: int, size: int) -> bytes:
+        self._check_access("read", offset, size, 1)
+        return bytes(self._cells[offset : offset + size])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Program whole units in ascending order."""
+        self._check_access("write", offset, len(data), self.write_unit_bytes)
+        unit = self.write_unit_bytes
+        first, count = offset // unit, len(data) // unit
+        used = self._touched.find(1, first, first + count)
+        if used != -1:
+            raise FlashMisuseError(f"write: expected erased cells, got a unit already written (offset {used * unit})")
+        phase = self._begin()
+        if phase is CutPhase.BEFORE:
+            self._fail(phase)
+        if phase is CutPhase.INSIDE:
+            self._write_partially(offset, data)
+            self._fail(phase)
+        self._cells[offset : offset + len(data)] = data
+        self._touched[first : first + count] = b"\x01" * count
+        if phase is CutPhase.AFTER:
+            self._fail(phase)
+
+    def erase(self, offset: int) -> None:
+        block = self.erase_block_bytes
+        self._check_access("erase", offset, block, block)
+        phase = self._begin()
+        if phase is CutPhase.BEFORE:
+            self._fail(phase)
+        if phase is CutPhase.INSIDE:
+            self._erase_partially(offset)
+            self._fail(phase)
+        self._cells[offset : offset + block] = b"\xff" * block
+        first, count = offset // self.write_unit_bytes, block // self.write_unit_bytes
+        self._touched[first : first + count] = bytes(count)
+        if phase is CutPhase.AFTER:
+            self._fail(phase)
+
+    # ---- what a cut leaves
+
+    def _write_partially(self, offset: int, data: bytes) -> None:
+        """Some whole units, then one undefined unit, then untouched ones."""
+        rng = self._rng()
+        unit = self.write_unit_bytes
+        whole = rng.randrange(len(data) // unit)
+        done = whole * unit
+        self._cells[offset : offset + done] = data[:done]
+        torn = data[done : done + unit]
+        # One time in eight no bit has moved yet: the unit reads as erased and is spent all the same.
+        stuck = rng.randbytes(unit) if rng.randrange(8) else b"\xff" * unit
+        self._cells[offset + done : offset + done + unit] = bytes(a | b for a, b in zip(torn, stuck, strict=True))
+        first = offset // unit
+        self._touched[first : first + whole + 1] = b"\x01" * (whole + 1)
+
+    def _erase_partially(self, offset: int) -> None:
+        """Each unit keeps its content, is erased, or is somewhere in between; none may be written."""
+        rng = self._rng()
+        unit = self.write_unit_bytes
+        for start in range(offset, offset + self.erase_block_bytes, unit):
+            choice = rng.randrange(3)
+            old = self._cells[start : start + unit]
+            risen = (b"\x00" * unit, b"\xff" * unit, rng.randbytes(unit))[choice]
+            self._cells[start : start + unit] = bytes(a | b for a, b in zip(old, risen, strict=True))
+            self._touched[start // unit] = 1
+
+    def _rng(self) -> Random:
+        return Random(f"{self._seed}/{self.operations}")  # noqa: S311  Reproducible accidents, not secrets.
+
+    def _begin(self) -> CutPhase | None:
+        self.operations += 1
+        return self._cuts.pop(self.operations, None)
+
+    def _fail(self, phase: CutPhase) -> NoReturn:
+        self.is_powered = False
+        raise PowerCut(self.operations, phase)
+
+    def _check_access(self, what: str, offset: int, size: int, alignment: int) -> None:
+        if not self.is_powered:
+            raise PowerCut(self.operations, None)
+        if offset < 0 or size <= 0 or offset + size > self.size_bytes or offset % alignment or size % alignment:
+            raise FlashMisuseError(
+                f"{what}: expected a range in {self.size_bytes} bytes aligned to {alignment}, got {size} bytes (offset {offset})"
+            )

@@ -1,0 +1,152 @@
+"""The people of a campaign, through a platform's REST API, as any client would: an operator and an auditor.
+
+Knows HTTP and JSON only. The client may be a real one or one that calls an application in the same process.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bmsota.errors import BmsotaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import httpx
+
+__all__ = ["OPEN_STATUSES", "Operator", "PlatformRefusedError", "UpgradeRow"]
+
+OPEN_STATUSES = frozenset({"Unapproved", "Approved", "To be downloaded", "Downloading", "Download Complete"})
+"""The platform's own words for an upgrade that has not come to an end."""
+
+PAGE_SIZE = 200
+
+
+class PlatformRefusedError(BmsotaError):
+    """The platform answered with an error: `.status`, and `.code` in its own words."""
+
+    def __init__(self, what: str, status: int, code: str, detail: str) -> None:
+        super().__init__(f"{what}: {detail or code} (HTTP {status})")
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeRow:
+    """One vehicle of a task, as the platform shows it."""
+
+    vin: str
+    status: str
+    stage: str
+    reason: str
+    progress_pct: int
+    transitions: tuple[tuple[str, str], ...]
+    """(status, ISO time), oldest first."""
+    before: tuple[tuple[int, str], ...]
+    """(position, version)."""
+    after: tuple[tuple[int, str], ...]
+
+
+class Operator:
+    """One logged-in person."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self._headers: dict[str, str] = {}
+
+    async def log_in(self, name: str, password: str) -> None:
+        answer = await self._call("POST", "/login", json={"name": name, "password": password})
+        self._headers = {"Authorization": f"Bearer {answer['token']}"}
+
+    async def register_vehicle(
+        self, *, vin: str, series: str, project: str, hwid: str, device_public_key: bytes
+    ) -> None:
+        await self._call(
+            "POST",
+            "/vehicles",
+            json={
+                "vin": vin,
+                "series": series,
+                "project": project,
+                "hwid": hwid,
+                "device_public_key": base64.b64encode(device_public_key).decode(),
+            },
+        )
+
+    async def upload_release(self, manifest: bytes, images: Sequence[bytes]) -> str:
+        """Upload a release; its name."""
+        files = [("manifest", ("release.manifest.cose", manifest, "application/cose"))]
+        files += [
+            ("images", (f"image-{index}.bin", image, "application/octet-stream")) for index, image in enumerate(images)
+        ]
+        answer = await self._call("POST", "/releases", files=files)
+        return str(answer["name"])
+
+    async def create_task(
+        self, *, project: str, reason: str, software_version: str, vins: Sequence[str], auditor: str
+    ) -> int:
+        answer = await self._call(
+            "POST",
+            "/tasks",
+            json={
+                "project": project,
+                "reason": reason,
+                "software_version": software_version,
+                "vins": list(vins),
+                "auditor": auditor,
+            },
+        )
+        return int(answer["id"])
+
+    async def approve(self, task_id: int, code: str) -> None:
+        """Enter the auditor's code.
+
+        Raises:
+            PlatformRefusedError: it is wrong, used up, or this person may not.
+        """
+        await self._call("POST", f"/tasks/{task_id}/approve", json={"code": code})
+
+    async def upgrades(self, task_id: int) -> list[UpgradeRow]:
+        """Every vehicle of a task."""
+        rows: list[UpgradeRow] = []
+        page = 1
+        while True:
+            answer = await self._call("GET", f"/tasks/{task_id}", params={"page": page, "size": PAGE_SIZE})
+            upgrades = answer["upgrades"]
+            rows += [_row(item) for item in upgrades["items"]]
+            if page * PAGE_SIZE >= upgrades["total"]:
+                return rows
+            page += 1
+
+    async def equipment_changes(self, vin: str) -> list[tuple[int, str, str]]:
+        """(position, old HWID, new HWID) of one vehicle, newest first."""
+        answer = await self._call("GET", "/equipment-changes", params={"vin": vin, "size": PAGE_SIZE})
+        return [(item["position"], item["old_hwid"], item["new_hwid"]) for item in answer["items"]]
+
+    async def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        response = await self._client.request(method, f"/api/v1{path}", headers=self._headers, **arguments)
+        if response.is_success:
+            return dict(response.json()) if response.content else {}
+        try:
+            body = response.json()
+        except ValueError:
+            body = {}
+        body = body if isinstance(body, dict) else {}
+        raise PlatformRefusedError(
+            f"{method} {path}", response.status_code, str(body.get("error", "")), str(body.get("detail", ""))
+        )
+
+
+def _row(item: dict[str, Any]) -> UpgradeRow:
+    return UpgradeRow(
+        vin=item["vin"],
+        status=item["status"],
+        stage=item["stage"],
+        reason=item["reason"],
+        progress_pct=item["progress_pct"],
+        transitions=tuple((step["status"], step["at"]) for step in item["transitions"]),
+        before=tuple((node["position"], node["version"]) for node in item["versions_before"]),
+        after=tuple((node["position"], node["version"]) for node in item["versions_after"]),
+    )

@@ -1,0 +1,50 @@
+"""Cell chemistries: what a cell's voltage and resistance depend on.
+
+Open-circuit voltages at state of charge 0, 10, ... 100 % and 25 degC are those of published parameter sets: the LG M50 of
+Chen 2020 for NMC, the A123 cell of Prada 2013 for LFP. Resistances over temperature are the zero-current averages of the
+100 Ah equivalent-circuit example of PyBaMM, taken per ampere hour: R0 and R1 both fall by a factor of six from -20 to
+40 degC, and their time constant stays near 30 s.
+
+Left out on purpose: hysteresis, ageing, the heat of reaction (entropy), resistance over state of charge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["LFP", "NMC", "Chemistry"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chemistry:
+    """Properties of a cell that do not depend on its size."""
+
+    name: str
+    ocv_v: tuple[float, ...]
+    """Open-circuit voltage at equally spaced states of charge, from 0 to 1."""
+    r0_ohm_ah: tuple[float, ...]
+    """Series resistance times capacity, at equally spaced temperatures from `r_temperature_c_min` on."""
+    r1_ohm_ah: tuple[float, ...]
+    """Resistance of the RC pair times capacity, at the same temperatures."""
+    r_temperature_c_min: float = -20.0
+    r_temperature_step_c: float = 20.0
+    tau_s: float = 30.0
+    """Time constant of the RC pair."""
+    heat_capacity_j_per_k_ah: float = 19.0
+    """Heat capacity per ampere hour: about 1000 J/(kg K) at 19 g/Ah."""
+
+
+NMC = Chemistry(
+    name="NMC",
+    ocv_v=(2.500, 3.296, 3.485, 3.581, 3.667, 3.751, 3.841, 3.948, 4.042, 4.097, 4.200),
+    r0_ohm_ah=(0.185, 0.092, 0.050, 0.030),
+    r1_ohm_ah=(0.277, 0.138, 0.076, 0.045),
+)
+
+LFP = Chemistry(
+    name="LFP",
+    ocv_v=(2.000, 2.978, 3.168, 3.206, 3.252, 3.266, 3.269, 3.274, 3.310, 3.314, 3.600),
+    r0_ohm_ah=(0.185, 0.092, 0.050, 0.030),
+    r1_ohm_ah=(0.277, 0.138, 0.076, 0.045),
+    heat_capacity_j_per_k_ah=25.0,
+)

@@ -1,0 +1,52 @@
+"""What happened in a run, in order, and a hash over all of it.
+
+Two runs with the same scenario and seed give the same hash; one byte or one nanosecond of difference gives another. Notes
+are kept for people (bounded), everything goes into the hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass
+
+__all__ = ["Note", "Trace"]
+
+# Enough for the story of a small fleet; a large one keeps its newest.
+NOTES_MAX = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing that happened."""
+
+    at_ns: int
+    who: str
+    what: str
+
+
+class Trace:
+    """The record of one run."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.notes: deque[Note] = deque(maxlen=NOTES_MAX)
+        self.entries = 0
+
+    def note(self, at_ns: int, who: str, what: str) -> None:
+        """Something a person would want to know."""
+        self.notes.append(Note(at_ns, who, what))
+        self._add(at_ns, who, what.encode())
+
+    def octets(self, at_ns: int, who: str, data: bytes) -> None:
+        """Bytes that crossed a link."""
+        self._add(at_ns, who, data)
+
+    def _add(self, at_ns: int, who: str, data: bytes) -> None:
+        self.entries += 1
+        self._hash.update(f"{at_ns} {who} {len(data)} ".encode())
+        self._hash.update(data)
+
+    def digest(self) -> str:
+        """Hexadecimal hash over everything so far."""
+        return self._hash.hexdigest()

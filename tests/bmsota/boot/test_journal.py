@@ -1,0 +1,185 @@
+"""The journal's records, areas and what it survives. Layout locks are written out by hand from docs/bootloader.md."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+import pytest
+
+from bmsota.boot import RECORD_NAME_BYTES_MAX, SlotLayout
+from bmsota.boot._journal import HEAD_BYTES, HEADER_BYTES, Journal, Record, RecordKind
+from bmsota.errors import ConfigurationError, LocalProtocolError
+from simulator.devices.flash import FlashModel, PowerCut
+
+APPLICATION = RecordKind.APPLICATION
+
+
+class Desk:
+    """A journal whose snapshot is the newest record alone."""
+
+    def __init__(self, **options):
+        self.flash = FlashModel(4096, erase_block_bytes=512, **options)
+        self.layout = SlotLayout.divide(self.flash)
+        self.newest = []
+        self.open()
+
+    def open(self):
+        self.flash.power_on()
+        self.journal = Journal(self.flash, self.layout, snapshot=lambda: self.newest)
+        return self.journal
+
+    def put(self, payload, kind=APPLICATION):
+        self.newest = [Record(kind, payload)]
+        if not self.journal.append(self.newest[0]):
+            self.journal.compact()
+
+    def found(self):
+        return [record.payload for record in self.open().records]
+
+
+def record_bytes(kind, sequence, payload, unit=8):
+    facts = b"\xa7\xb0" + bytes([kind]) + len(payload).to_bytes(2, "little") + sequence.to_bytes(4, "little")
+    raw = b"\xa7\xb0" + bytes([kind, 0xFF]) + len(payload).to_bytes(2, "little")
+    raw += (crc32(facts) & 0xFFFF).to_bytes(2, "little") + sequence.to_bytes(4, "little")
+    raw += crc32(payload).to_bytes(4, "little") + payload
+    return raw + b"\xff" * (-len(raw) % unit)
+
+
+def test_the_bytes_of_an_area_are_these():
+    """Byte lock: head with generation 1, then two records, padded to write units."""
+    desk = Desk()
+    desk.put(b"first")
+    desk.put(b"second!!!")
+    head = b"bmsj" + (1).to_bytes(4, "little") + (1).to_bytes(4, "little")
+    expected = head + crc32(head).to_bytes(4, "little")
+    expected += record_bytes(3, 1, b"first") + record_bytes(3, 2, b"second!!!")
+    start = desk.layout.journal_offsets[0]
+    assert desk.flash.read(start, len(expected) + 8) == expected + b"\xff" * 8
+    assert (HEAD_BYTES, HEADER_BYTES) == (16, 16)
+
+
+def test_a_new_flash_has_no_records():
+    assert Desk().found() == []
+
+
+@pytest.mark.parametrize("unit", [1, 4, 8, 16, 32])
+def test_records_are_found_again_in_order(unit):
+    desk = Desk(write_unit_bytes=unit)
+    desk.put(b"a")
+    desk.put(b"bb" * 20)
+    desk.put(b"")
+    desk.put(b"\xff" * 40)  # reads as erased, except for its header
+    assert desk.found() == [b"a", b"bb" * 20, b"", b"\xff" * 40]
+    desk.put(b"later")
+    assert desk.found()[-1] == b"later"
+
+
+def test_areas_are_used_in_turn_and_the_newer_one_counts():
+    desk = Desk()
+    generations = set()
+    for index in range(60):
+        desk.put(b"%02d" % index * 10)
+        generations.add((desk.journal._area, desk.journal._generation))
+        assert desk.found()[-1] == b"%02d" % index * 10
+    assert {area for area, _ in generations} == {0, 1}
+    assert max(generation for _, generation in generations) > 4
+
+
+def test_a_torn_record_is_skipped_and_the_older_one_wins():
+    for seed in range(40):
+        desk = Desk(seed=seed)
+        desk.put(b"old")
+        desk.flash.cut_at(desk.flash.operations + 1, "inside")
+        with pytest.raises(PowerCut):
+            desk.put(b"new" * 30)
+        assert desk.found() == [b"old"]
+        desk.put(b"newer")  # the model raises if a spent cell is written
+        assert desk.found() == [b"old", b"newer"]
+
+
+def test_a_record_inside_a_torn_record_is_never_believed():
+    """A value may hold bytes that are a valid record; a torn write of it must not bring it to life."""
+    inner = record_bytes(3, 77, b"smuggled")
+    for seed in range(60):
+        desk = Desk(seed=seed)
+        desk.put(b"old")
+        desk.flash.cut_at(desk.flash.operations + 1, "inside")
+        with pytest.raises(PowerCut):
+            desk.put(inner * 3 + bytes(8))
+        assert desk.found() == [b"old"]
+
+
+def test_a_damaged_record_costs_only_itself():
+    desk = Desk()
+    for payload in (b"one", b"two", b"three"):
+        desk.put(payload)
+    start = desk.layout.journal_offsets[0]
+    desk.flash.flip_bit(start + 16 + 24 + 17, 0)  # the payload of the second record
+    assert desk.found() == [b"one", b"three"]
+    desk.flash.flip_bit(start + 16 + 4, 0)  # the first record's length: its header is not believed
+    assert desk.found() == [b"three"]
+
+
+def test_an_area_with_a_damaged_or_foreign_head_does_not_count():
+    desk = Desk()
+    for index in range(40):
+        desk.put(b"%02d" % index * 10)
+    current = desk.journal._area
+    newest = desk.found()[-1]
+    for offset in (0, 5, 9, 13):  # magic, version, generation, CRC
+        desk.flash.flip_bit(desk.layout.journal_offsets[current] + offset, 1)
+        older = desk.found()
+        assert newest not in older
+        desk.flash.flip_bit(desk.layout.journal_offsets[current] + offset, 1)
+    assert desk.found()[-1] == newest
+
+
+def test_a_record_kind_of_a_later_version_is_skipped():
+    desk = Desk()
+    desk.put(b"known")
+    start = desk.layout.journal_offsets[0]
+    desk.flash.write(start + 16 + 24, record_bytes(99, 2, b"unknown"))
+    assert desk.found() == [b"known"]
+    desk.put(b"next")
+    assert desk.found() == [b"known", b"next"]
+
+
+def test_a_snapshot_larger_than_an_area_is_refused_and_nothing_is_written():
+    desk = Desk()
+    desk.put(b"small")
+    operations = desk.flash.operations
+    with pytest.raises(LocalProtocolError, match="expected at most 512 bytes of live records, got 632"):
+        desk.put(bytes(600))
+    assert desk.flash.operations == operations
+    assert desk.found() == [b"small"]
+
+
+def test_flash_time_is_counted():
+    desk = Desk(erase_ns=1_000_000, program_ns=10)
+    desk.put(b"")
+    assert desk.journal.busy_ns == 1_000_000 + 10 * (2 + 2)  # one erase, a record of two units, a head of two
+
+
+def test_a_layout_must_fit_its_flash():
+    flash = FlashModel(8192, erase_block_bytes=1024)
+    good = {"slot_offsets": (0, 2048), "slot_size_bytes": 2048, "journal_offsets": (4096, 5120), "journal_size_bytes": 1024}
+    SlotLayout(**good).check(flash)
+    for change in (
+        {"slot_offsets": (0, 1024)},
+        {"slot_offsets": (0, 2000)},
+        {"journal_size_bytes": 1000},
+        {"journal_offsets": (4096, 8192)},
+        {"slot_size_bytes": 0},
+    ):
+        with pytest.raises(ConfigurationError):
+            SlotLayout(**{**good, **change}).check(flash)
+    with pytest.raises(ConfigurationError, match="expected more than"):
+        SlotLayout.divide(FlashModel(2048, erase_block_bytes=1024))
+
+
+def test_divide_gives_the_journal_what_it_asks_for():
+    layout = SlotLayout.divide(FlashModel(65536, erase_block_bytes=2048), journal_size_bytes=5000)
+    assert layout == SlotLayout(
+        slot_offsets=(0, 26624), slot_size_bytes=26624, journal_offsets=(53248, 59392), journal_size_bytes=6144
+    )
+    assert RECORD_NAME_BYTES_MAX == 32

@@ -1,0 +1,238 @@
+"""A bench in memory: one flasher and some nodes on a direct pipe with a time loop, a power switch and a hostile bus."""
+
+from __future__ import annotations
+
+import heapq
+from functools import cache, partial
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from bmsota.boot import BootStore, SlotLayout, for_hardware
+from bmsota.bootloader import (
+    BootloaderTarget,
+    BootloaderWire,
+    Command,
+    NodeCommand,
+    ResetRequested,
+    TargetIdentity,
+    TargetTiming,
+)
+from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
+from bmsota.signals import loads
+from simulator.devices.flash import FlashModel, PowerCut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bmsota.boot import BootResult
+    from bmsota.canframe import CanFrame
+
+DBC_PATH = Path(__file__).resolve().parents[3] / "dbc" / "bms_bootloader.dbc"
+KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
+SLAVE_CLASS = HardwareClass.named("bmsota.example", "test-slave")
+US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
+
+# A classic data frame of 8 bytes with 11-bit id at 500 kbit/s and expected stuffing (shared/can_limits.py: 113.8 bits).
+FRAME_NS = 227_600
+
+
+@cache
+def database() -> Any:
+    return loads(DBC_PATH.read_text(encoding="utf-8"))
+
+
+@cache
+def make_image(
+    version: str = "2.1.0",
+    *,
+    counter: int = 2,
+    size: int = 3000,
+    role: ImageRole = ImageRole.SLAVE,
+    hardware: HardwareClass = SLAVE_CLASS,
+    key: Ed25519PrivateKey = KEY,
+) -> bytes:
+    """A whole signed image file with a payload of *size* bytes."""
+    return build_image(
+        Random(f"{version}/{size}").randbytes(size),
+        version=ImageVersion.parse(version),
+        security_counter=counter,
+        hardware_class=hardware,
+        role=role,
+        signing_key=key,
+    )
+
+
+OLD = partial(make_image, "2.0.0", counter=1)
+NEW = partial(make_image, "2.1.0", counter=2)
+
+
+class Node:
+    """A slave with a flash and a switch. Off: no target. On: a new store, a boot, a new target."""
+
+    def __init__(self, position: int = 1, *, factory: bytes | None, flash: FlashModel | None = None, **options: Any) -> None:
+        self.position = position
+        self.flash = flash or FlashModel(16 * 1024, erase_block_bytes=1024, seed=f"node {position}")
+        self.options = options
+        self.layout = SlotLayout.divide(self.flash)
+        self.identity = TargetIdentity(
+            position=position, role=ImageRole.SLAVE, hwid=f"HW-{position:04d}", serial=f"SN{position:010d}", hardware_class=SLAVE_CLASS
+        )
+        verify = partial(verify_image, public_keys=[KEY.public_key()])
+        self.verify = for_hardware(verify, class_id=SLAVE_CLASS.class_id, role=ImageRole.SLAVE)
+        self.target: BootloaderTarget | None = None
+        self.store: BootStore
+        self.boot: BootResult
+        self.boots: list[BootResult] = []
+        self.events: list[Any] = []
+        if factory is not None:
+            BootStore(self.flash, self.layout, verify=self.verify).install_factory(factory)
+
+    def power_on(self, wire: BootloaderWire) -> None:
+        self.flash.power_on()
+        self.store = BootStore(self.flash, self.layout, verify=self.verify)
+        self.boot = self.store.boot()
+        self.store.take_busy_ns()
+        self.boots.append(self.boot)
+        self.target = BootloaderTarget(wire, identity=self.identity, store=self.store, boot=self.boot, **self.options)
+
+    def power_off(self) -> None:
+        self.flash.power_off()
+        self.target = None
+
+    @property
+    def running_version(self) -> str:
+        assert self.boot.facts is not None
+        return str(self.boot.facts.version)
+
+
+class Bench:
+    """The bus: one frame at a time, each delayed by its time on the wire; `fault(frame, rng)` says what becomes of it.
+
+    A fault returns the delays (ns) after which copies arrive: (0,) is a good bus, () a loss, (0, 0) a duplicate.
+    """
+
+    def __init__(self, *nodes: Node, seed: int | str = 0, restart_ns: int = 300 * MS) -> None:
+        self.wire = BootloaderWire(database())
+        self.nodes = nodes
+        self.now_ns = 1_000 * SECOND
+        self.client: Any = None
+        self.events: list[Any] = []
+        self.sent: list[CanFrame] = []
+        self.frames = 0
+        self.fault: Callable[[CanFrame, Random], tuple[int, ...]] | None = None
+        self.rng = Random(seed)
+        self.restart_ns = restart_ns
+        self.on_frame: Callable[[CanFrame], None] | None = None
+        self._heap: list[tuple[int, int, Any, Any]] = []
+        self._sequence = 0
+        self._bus_free_ns = 0
+        for node in nodes:
+            self._start(node)
+
+    def _push(self, when_ns: int, kind: Any, value: Any) -> None:
+        self._sequence += 1
+        heapq.heappush(self._heap, (when_ns, self._sequence, kind, value))
+
+    def _start(self, node: Node) -> None:
+        try:
+            node.power_on(self.wire)
+        except PowerCut:
+            self._cut(node)
+
+    def _cut(self, node: Node) -> None:
+        node.power_off()
+        self._push(self.now_ns + self.restart_ns, "power on", node)
+
+    def cut_power(self, node: Node) -> None:
+        self._cut(node)
+
+    def _transmit(self, frames: list[CanFrame], sender: Any) -> None:
+        for frame in frames:
+            self._bus_free_ns = max(self._bus_free_ns, self.now_ns) + FRAME_NS
+            self.frames += 1
+            delays = (0,) if self.fault is None else self.fault(frame, self.rng)
+            for delay in delays:
+                self._push(self._bus_free_ns + delay, sender, frame)
+
+    def _deliver(self, sender: Any, frame: CanFrame) -> None:
+        if self.on_frame is not None:
+            self.on_frame(frame)
+        if sender is not self.client and self.client is not None:
+            self.client.receive_frame(frame, self.now_ns)
+        for node in self.nodes:
+            if node is not sender and node.target is not None:
+                try:
+                    node.target.receive_frame(frame, self.now_ns)
+                except PowerCut:
+                    self._cut(node)
+
+    def _pump(self) -> None:
+        if self.client is not None:
+            self.client.handle_timeout(self.now_ns)
+            frames = self.client.frames_to_send(self.now_ns)
+            self.sent += frames
+            self._transmit(frames, self.client)
+            while (event := self.client.next_event()) is not None:
+                self.events.append(event)
+        for node in self.nodes:
+            target = node.target
+            if target is None:
+                continue
+            target.handle_timeout(self.now_ns)
+            self._transmit(target.frames_to_send(self.now_ns), node)
+            while (event := target.next_event()) is not None:
+                node.events.append(event)
+                if isinstance(event, ResetRequested):
+                    self._cut(node)
+
+    def _next_due(self) -> int | None:
+        due = [self._heap[0][0]] if self._heap else []
+        for machine in (self.client, *(node.target for node in self.nodes)):
+            if machine is not None and (timeout := machine.next_timeout()) is not None:
+                due.append(timeout)
+        return max(self.now_ns, min(due)) if due else None
+
+    def run(self, client: Any = None, *, limit_s: float = 120) -> list[Any]:
+        """Run until *client* is finished (without one: for *limit_s* seconds); its events."""
+        self.client, self.events, self.sent = client, [], []
+        end_ns = self.now_ns + int(limit_s * SECOND)
+        while client is None or not client.finished:
+            self._pump()
+            if client is not None and client.finished:
+                break
+            due = self._next_due()
+            if due is None or due > end_ns:
+                assert client is None, f"not finished after {limit_s} simulated seconds: {self.events[-3:]}"
+                self.now_ns = end_ns
+                break
+            self.now_ns = due
+            while self._heap and self._heap[0][0] <= self.now_ns:
+                _, _, sender, value = heapq.heappop(self._heap)
+                if sender == "power on":
+                    self._start(value)
+                else:
+                    self._deliver(sender, value)
+        while client is not None and (event := client.next_event()) is not None:
+            self.events.append(event)
+        self.client = None
+        return self.events
+
+    def command(self, position: int, command: Command, **options: Any) -> Any:
+        """Give one command; its only event."""
+        return self.run(NodeCommand(self.wire, position=position, command=command, **options))[-1]
+
+
+@pytest.fixture
+def bench_parts() -> Any:
+    """The classes of this module, for tests that build their own bench."""
+
+    class Parts:
+        pass
+
+    parts = Parts()
+    parts.__dict__.update(globals())
+    return parts

@@ -1,0 +1,544 @@
+"""Client and target back to back over a pipe: the good way, every refusal, cuts, and a hostile bus."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from bmsota.boot import BootReason, SlotState
+from bmsota.bootloader import (
+    FAILURES,
+    BlockAccepted,
+    BlockRepeated,
+    BlockStored,
+    BootloaderClient,
+    BootloaderEntered,
+    BootloaderLeft,
+    BootloaderTiming,
+    Command,
+    CommandFailed,
+    CommandSucceeded,
+    ExpectedNode,
+    FailureCause,
+    ImageRefused,
+    ImageStaged,
+    ImageVerified,
+    NodeState,
+    ResultCode,
+    StagingStarted,
+    TargetConnected,
+    TargetTiming,
+    TransferFailed,
+    TransferInterrupted,
+    TransferStarted,
+)
+from bmsota.bootloader._messages import Request
+from bmsota.bootloader._offer import OFFER_BYTES, Offer
+from bmsota.canframe import CanFrame
+from bmsota.errors import ImageError, LocalProtocolError
+from bmsota.image import HardwareClass, ImageRole, ImageVersion
+
+DATA_IDS = range(0x740, 0x780)
+
+
+@pytest.fixture
+def bench(bench_parts):
+    return bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD()))
+
+
+def client_of(bench, bench_parts, **options):
+    return BootloaderClient(bench.wire, position=1, image=options.pop("image", bench_parts.NEW()), **options)
+
+
+def kinds(events):
+    return [type(event).__name__ for event in events]
+
+
+def data_frames(frames):
+    return [frame for frame in frames if frame.can_id in DATA_IDS]
+
+
+def switch(bench, version="2.1.0"):
+    """Test, restart, confirm; the last event."""
+    bench.command(1, Command.ACTIVATE_TEST)
+    event = bench.command(1, Command.RESET, expected_version=ImageVersion.parse(version))
+    if isinstance(event, CommandSucceeded):
+        event = bench.command(1, Command.CONFIRM, expected_version=ImageVersion.parse(version))
+    return event
+
+
+def test_an_image_is_staged_byte_for_byte_and_nothing_runs_it_yet(bench, bench_parts):
+    node, image = bench.nodes[0], bench_parts.NEW()
+    events = bench.run(client_of(bench, bench_parts))
+    assert kinds(events) == ["TargetConnected", "TransferStarted", *["BlockAccepted"] * 7, "ImageVerified"]
+    assert events[1] == TransferStarted(0, len(image))
+    assert events[-2] == BlockAccepted(len(image), len(image))
+    assert node.flash.read(node.layout.slot_offsets[1], len(image)) == image
+    assert node.store.slots[1].state is SlotState.STAGED
+    assert len(data_frames(bench.sent)) == -(-OFFER_BYTES // 8) + -(-len(image) // 8)
+    assert kinds(node.events) == ["BootloaderEntered", "StagingStarted", *["BlockStored"] * 7, "ImageStaged"]
+    assert node.events[1] == StagingStarted(0, len(image))
+    assert node.events[-2] == BlockStored(len(image), len(image))
+    assert node.running_version == "2.0.0"
+
+
+def test_test_restart_confirm_and_the_new_version_is_read_back(bench, bench_parts):
+    node = bench.nodes[0]
+    bench.run(client_of(bench, bench_parts))
+    event = switch(bench)
+    assert isinstance(event, CommandSucceeded)
+    assert event.node.version == ImageVersion(2, 1, 0)
+    assert event.node.boot_reason is BootReason.TEST
+    assert (node.store.active_slot, node.store.security_counter) == (1, 2)
+    described = bench.command(1, Command.DISCOVER).node
+    assert (described.security_counter, described.active_slot, described.running_slot) == (2, 1, 1)
+    assert described.slot_states == (SlotState.CONFIRMED, SlotState.CONFIRMED)
+
+
+def test_an_unconfirmed_node_reverts_and_confirm_with_the_version_says_so(bench, bench_parts):
+    bench.run(client_of(bench, bench_parts))
+    bench.command(1, Command.ACTIVATE_TEST)
+    assert bench.command(1, Command.RESET).node.version == ImageVersion(2, 1, 0)
+    bench.cut_power(bench.nodes[0])
+    bench.run(limit_s=1)
+    event = bench.command(1, Command.CONFIRM, expected_version=ImageVersion(2, 1, 0))
+    assert isinstance(event, CommandFailed)
+    assert (event.cause, event.detail) == (FailureCause.WRONG_VERSION, "CONFIRM: expected version 2.1.0, got 2.0.0")
+    assert event.node.boot_reason is BootReason.REVERTED
+    assert bench.command(1, Command.ACTIVATE_TEST).command is Command.ACTIVATE_TEST  # still staged: try again
+
+
+def test_a_pack_can_confirm_first_and_raise_counters_last_and_go_back_in_between(bench, bench_parts):
+    node = bench.nodes[0]
+    bench.run(client_of(bench, bench_parts))
+    bench.command(1, Command.ACTIVATE_TEST)
+    bench.command(1, Command.RESET)
+    bench.command(1, Command.CONFIRM, raise_counter=False)
+    assert node.store.security_counter == 1
+    assert isinstance(bench.command(1, Command.REVERT), CommandSucceeded)
+    assert bench.command(1, Command.RESET).node.version == ImageVersion(2, 0, 0)
+    switch(bench)
+    assert node.store.security_counter == 2
+    event = bench.command(1, Command.REVERT)
+    assert (event.cause, event.permanent) == (FailureCause.COUNTER_TOO_LOW, True)
+
+
+def test_the_same_image_again_sends_no_data(bench, bench_parts):
+    bench.run(client_of(bench, bench_parts))
+    events = bench.run(client_of(bench, bench_parts))
+    size = len(bench_parts.NEW())
+    assert kinds(events) == ["TargetConnected", "TransferStarted", "ImageVerified"]
+    assert events[1] == TransferStarted(size, size)
+    assert len(data_frames(bench.sent)) == -(-OFFER_BYTES // 8)
+
+
+# ---- refusals: each before the first erase
+
+
+@pytest.mark.parametrize(
+    ("cause", "options", "expected"),
+    [
+        (FailureCause.WRONG_HARDWARE, {"hardware": HardwareClass.named("bmsota.example", "other")}, None),
+        (FailureCause.WRONG_ROLE, {"role": ImageRole.MASTER}, None),
+        (FailureCause.COUNTER_TOO_LOW, {"version": "1.0.0", "counter": 0}, None),
+        (FailureCause.TOO_LARGE, {"size": 8000}, None),
+        (FailureCause.WRONG_NODE, {}, "HW-0002"),
+    ],
+)
+def test_a_wrong_image_is_refused_before_the_first_erase(bench, bench_parts, cause, options, expected):
+    operations = bench.nodes[0].flash.operations
+    image = bench_parts.make_image(**options)
+    parts = None
+    if expected is not None:
+        parts = ExpectedNode(hardware_class=bench_parts.SLAVE_CLASS, role=ImageRole.SLAVE, hwid=expected)
+    failed = bench.run(client_of(bench, bench_parts, image=image, expected=parts))[-1]
+    assert isinstance(failed, TransferFailed)
+    assert failed.cause is cause
+    assert (failed.permanent, failed.safe_to_run_again) == (True, True)
+    assert failed.node.hwid == "HW-0001"
+    assert bench.nodes[0].flash.operations == operations
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"hardware": HardwareClass.named("bmsota.example", "other")}, ResultCode.WRONG_HARDWARE),
+        ({"role": ImageRole.MASTER}, ResultCode.WRONG_ROLE),
+    ],
+)
+def test_the_node_itself_refuses_what_a_careless_client_lets_through(bench, bench_parts, options, code):
+    """The client is told to expect this node; the image is for another."""
+    operations = bench.nodes[0].flash.operations
+    expected = ExpectedNode(hardware_class=bench_parts.SLAVE_CLASS, role=ImageRole.SLAVE)
+    failed = bench.run(client_of(bench, bench_parts, image=bench_parts.make_image(**options), expected=expected))[-1]
+    assert failed.cause.value == code.name.lower().replace("_", " ")
+    assert bench.nodes[0].events[-1].code is code
+    assert bench.nodes[0].flash.operations == operations
+
+
+def test_an_image_on_trial_keeps_its_fallback(bench, bench_parts):
+    bench.run(client_of(bench, bench_parts))
+    bench.command(1, Command.ACTIVATE_TEST)
+    bench.command(1, Command.RESET)
+    failed = bench.run(client_of(bench, bench_parts, image=bench_parts.make_image("2.2.0", counter=3)))[-1]
+    assert (failed.cause, failed.permanent) == (FailureCause.TEST_PENDING, False)
+
+
+def test_an_image_nobody_signed_is_refused_at_the_end_and_never_runs(bench, bench_parts):
+    image = bench_parts.make_image(key=Ed25519PrivateKey.from_private_bytes(b"\x08" * 32))
+    failed = bench.run(client_of(bench, bench_parts, image=image))[-1]
+    assert failed.cause is FailureCause.NOT_TRUSTED
+    assert isinstance(bench.nodes[0].events[-1], ImageRefused)
+    assert bench.nodes[0].store.slots[1].state is SlotState.BAD
+    event = bench.command(1, Command.ACTIVATE_TEST)
+    assert event.cause is FailureCause.NOTHING_TO_DO
+    assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
+
+
+def test_a_bit_that_goes_wrong_in_the_flash_is_sent_again(bench, bench_parts):
+    node = bench.nodes[0]
+    flipped = []
+
+    def flip_once(frame):
+        if not flipped and node.store.staging_offset > 1024:
+            node.flash.flip_bit(node.layout.slot_offsets[1] + 600, 2)
+            flipped.append(frame)
+
+    bench.on_frame = flip_once
+    events = bench.run(client_of(bench, bench_parts))
+    assert TransferInterrupted("FINISH_TRANSFER: DAMAGED") in events
+    assert [event.offset for event in events if isinstance(event, TransferStarted)] == [0, 0]
+    assert isinstance(events[-1], ImageVerified)
+
+
+def test_a_silent_bus_ends_in_a_failure_that_says_so(bench_parts):
+    bench = bench_parts.Bench()
+    failed = bench.run(client_of(bench, bench_parts))[-1]
+    assert (failed.cause, failed.node, failed.next_offset) == (FailureCause.NODE_SILENT, None, 0)
+    assert failed.detail == "node 1 did not answer, asked 100 times"
+    assert len(bench.sent) == 100
+    event = bench.command(1, Command.DISCOVER)
+    assert (event.cause, event.permanent) == (FailureCause.NODE_SILENT, False)
+
+
+def test_a_node_that_never_gets_further_is_given_up(bench, bench_parts):
+    """It loses its supply after two blocks, again and again: two blocks are less than an erase block that would count."""
+    node = bench_parts.Node(factory=bench_parts.OLD(), flash=bench_parts.FlashModel(32 * 1024, erase_block_bytes=2048))
+    bench = bench_parts.Bench(node)
+    seen = []
+
+    def cut(frame):
+        if node.target is not None and node.store.staging_offset >= 1024:
+            seen.append(frame)
+            bench.cut_power(node)
+
+    bench.on_frame = cut
+    failed = bench.run(client_of(bench, bench_parts))[-1]
+    assert isinstance(failed, TransferFailed)
+    assert failed.cause is FailureCause.NO_PROGRESS
+    assert failed.safe_to_run_again
+    assert 8 <= len(seen) <= 10
+    bench.on_frame = None
+    bench.run(limit_s=1)
+    assert node.running_version == "2.0.0"
+    assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
+
+
+def test_an_image_that_is_none_and_a_position_that_is_none_are_refused_at_once(bench, bench_parts):
+    with pytest.raises(ImageError):
+        client_of(bench, bench_parts, image=b"no image")
+    with pytest.raises(LocalProtocolError, match="0 to 31, got 32"):
+        BootloaderClient(bench.wire, position=32, image=bench_parts.NEW())
+
+
+def test_every_failure_cause_has_its_row():
+    assert set(FAILURES) == set(FailureCause)
+    assert all(failure.safe_to_run_again and failure.advice.endswith(".") for failure in FAILURES.values())
+
+
+# ---- cuts
+
+
+def test_a_client_cut_at_any_frame_goes_on_where_it_stopped(bench_parts):
+    """Our side is cut behind each frame; a new client sends only what the node has not accepted."""
+    image = bench_parts.make_image(size=900)
+    bench = bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD()))
+    bench.run(client_of(bench, bench_parts, image=image))
+    total = bench.frames
+    resumed = set()
+    for stop in range(1, total):
+        node = bench_parts.Node(factory=bench_parts.OLD())
+        bench = bench_parts.Bench(node)
+        client = client_of(bench, bench_parts, image=image)
+
+        def count(frame, bench=bench, client=client, stop=stop):
+            client.finished = client.finished or bench.frames >= stop
+
+        bench.on_frame = count
+        bench.run(client)
+        bench.on_frame = None
+        events = bench.run(client_of(bench, bench_parts, image=image))
+        assert isinstance(events[-1], ImageVerified), stop
+        started = next(event for event in events if isinstance(event, TransferStarted))
+        resumed.add(started.offset)
+        missing = -(-(len(image) - started.offset) // 8)
+        repeated = sum(event.frames for event in events if isinstance(event, BlockRepeated))
+        assert len(data_frames(bench.sent)) - repeated == missing + -(-OFFER_BYTES // 8)
+        assert node.flash.read(node.layout.slot_offsets[1], len(image)) == image
+    assert resumed == {0, 512, 1024, len(image)}
+
+
+def test_a_node_cut_at_any_frame_is_found_again_and_goes_on(bench_parts):
+    """The node's supply fails behind each frame; the same client finishes, from a whole erase block on."""
+    image = bench_parts.make_image(size=1500)
+    bench = bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD()))
+    bench.run(client_of(bench, bench_parts, image=image))
+    total = bench.frames
+    resumed = set()
+    for stop in range(1, total):
+        node = bench_parts.Node(factory=bench_parts.OLD())
+        bench = bench_parts.Bench(node)
+        seen = []
+
+        def cut(frame, bench=bench, node=node, stop=stop, seen=seen):
+            seen.append(frame)
+            if len(seen) == stop:
+                bench.cut_power(node)
+
+        bench.on_frame = cut
+        events = bench.run(client_of(bench, bench_parts, image=image))
+        assert isinstance(events[-1], ImageVerified), stop
+        resumed |= {event.offset for event in events if isinstance(event, TransferStarted)}
+        assert node.flash.read(node.layout.slot_offsets[1], len(image)) == image
+    assert resumed == {0, 1024, len(image)}
+
+
+def test_a_node_that_loses_its_place_is_asked_again(bench, bench_parts):
+    """Another flasher resets the node's session in the middle of a block."""
+    node = bench.nodes[0]
+    done = []
+
+    def disturb(frame):
+        if not done and node.store.staging_offset == 1024:
+            done.append(frame)
+            node.target.receive_frame(bench.wire.serialize(Request(1, Command.LEAVE_BOOTLOADER, 40)), bench.now_ns)
+
+    bench.on_frame = disturb
+    events = bench.run(client_of(bench, bench_parts))
+    assert TransferInterrupted("CHECK_BLOCK: WRONG_STATE") in events
+    assert [event.offset for event in events if isinstance(event, TransferStarted)] == [0, 1024]
+    assert isinstance(events[-1], ImageVerified)
+
+
+def test_a_flasher_that_disappears_is_noticed(bench_parts):
+    """After a minute of silence the node goes back to its application; what it has stays."""
+    node = bench_parts.Node(factory=bench_parts.OLD(), timing=TargetTiming(session_timeout_ns=5 * bench_parts.SECOND))
+    bench = bench_parts.Bench(node)
+    client = client_of(bench, bench_parts)
+
+    def stop(frame):
+        client.finished = client.next_offset >= 1024
+
+    bench.on_frame = stop
+    bench.run(client)
+    bench.on_frame = None
+    assert node.target.state is NodeState.RECEIVING
+    bench.run(limit_s=6)
+    assert isinstance(node.events[-1], BootloaderLeft)
+    assert node.target.state is NodeState.APPLICATION
+    events = bench.run(client_of(bench, bench_parts))
+    assert next(event.offset for event in events if isinstance(event, TransferStarted)) >= 1024
+
+
+# ---- a hostile bus
+
+
+def hostile(loss, duplicate, delay, delay_ns_max):
+    def fault(frame, rng):
+        draw = rng.random()
+        if draw < loss:
+            return ()
+        late = rng.randrange(delay_ns_max) if rng.random() < delay else 0
+        return (late, rng.randrange(delay_ns_max)) if draw < loss + duplicate else (late,)
+
+    return fault
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_loss_duplication_reordering_and_delay_never_break_a_transfer(bench_parts, seed):
+    """Up to a fifth of the frames are lost, doubled or late by up to 40 ms; the image is whole and the switch is made."""
+    rates = ((0.01, 0, 0), (0.2, 0, 0), (0, 0.2, 0.1), (0, 0.05, 0.3), (0.1, 0.1, 0.1), (0.05, 0.02, 0.02))
+    node = bench_parts.Node(factory=bench_parts.OLD())
+    bench = bench_parts.Bench(node, seed=seed)
+    loss, duplicate, delay = rates[seed % len(rates)]
+    bench.fault = hostile(loss, duplicate, delay, (1 + seed % 4) * 10 * bench_parts.MS)
+    image = bench_parts.NEW()
+    events = bench.run(client_of(bench, bench_parts), limit_s=600)
+    assert isinstance(events[-1], ImageVerified), events[-3:]
+    assert node.flash.read(node.layout.slot_offsets[1], len(image)) == image
+    assert isinstance(switch(bench), CommandSucceeded)
+    assert node.running_version == "2.1.0"
+    assert node.store.slots[1].state is SlotState.CONFIRMED
+
+
+def test_one_percent_loss_repeats_only_what_was_lost(bench_parts):
+    """Selective repeat: the frames sent again are the frames lost, not the blocks around them."""
+    image = bench_parts.make_image(size=6000)
+    node = bench_parts.Node(factory=bench_parts.OLD())
+    bench = bench_parts.Bench(node, seed=5)
+    lost = []
+
+    def fault(frame, rng):
+        if frame.can_id in DATA_IDS and rng.random() < 0.02:
+            lost.append(frame)
+            return ()
+        return (0,)
+
+    bench.fault = fault
+    events = bench.run(client_of(bench, bench_parts, image=image))
+    assert isinstance(events[-1], ImageVerified)
+    assert len(lost) > 5
+    assert sum(event.frames for event in events if isinstance(event, BlockRepeated)) == len(lost)
+
+
+def test_foreign_frames_are_ignored(bench, bench_parts):
+    """Other traffic, other nodes' replies, extended and short frames of the same numbers."""
+    node = bench.nodes[0]
+    foreign = [
+        CanFrame(0x123, bytes(8)),
+        CanFrame(0x722, bytes([32, 1, 3, 0, 0, 0, 0, 0])),
+        CanFrame(0x700, bytes([2, 7, 200, 0, 0, 0, 0, 0])),
+        CanFrame(0x700, bytes([1, 7, 200, 0, 0, 0, 0, 0]), is_extended_id=True),
+        CanFrame(0x745, bytes(8), is_extended_id=True),
+        CanFrame(0x745, bytes(7)),
+        CanFrame(0x721, bytes(5)),
+        CanFrame(0x721, bytes([250, 0, 0, 0, 0, 0, 0, 0])),
+        CanFrame(0x700, bytes([1, 250, 0, 0, 0, 0, 0, 0])),
+        CanFrame(0x7E8, bytes(8)),
+    ]
+    turn = [0]
+
+    def mix(frame):
+        for _ in range(2):
+            other = foreign[turn[0] % len(foreign)]
+            turn[0] += 1
+            bench.client.receive_frame(other, bench.now_ns)
+            if node.target is not None:
+                node.target.receive_frame(other, bench.now_ns)
+
+    bench.on_frame = mix
+    events = bench.run(client_of(bench, bench_parts))
+    assert isinstance(events[-1], ImageVerified)
+    assert not [event for event in events if isinstance(event, BlockRepeated | TransferInterrupted)]
+
+
+def test_a_corrupted_data_frame_costs_one_repetition_of_its_block(bench, bench_parts):
+    """Beside CAN's own CRC: an adapter that swaps bytes is found by the block's CRC, and never stored."""
+    done = []
+    original = bench._deliver
+
+    def deliver(sender, frame):
+        if frame.can_id == 0x745 and bench.nodes[0].store.staging_offset == 512 and not done:
+            done.append(frame)
+            frame = CanFrame(frame.can_id, bytes(8))
+        original(sender, frame)
+
+    bench._deliver = deliver
+    events = bench.run(client_of(bench, bench_parts))
+    assert [event for event in events if isinstance(event, BlockRepeated)] == [BlockRepeated(512, 64)]
+    assert isinstance(events[-1], ImageVerified)
+    image = bench_parts.NEW()
+    node = bench.nodes[0]
+    assert hashlib.sha256(node.flash.read(node.layout.slot_offsets[1], len(image))).digest() == hashlib.sha256(image).digest()
+
+
+# ---- pace
+
+
+def test_a_small_queue_gets_small_bursts(bench, bench_parts):
+    timing = BootloaderTiming(burst_frames=10, burst_spacing_ns=3 * bench_parts.MS)
+    client = client_of(bench, bench_parts, timing=timing)
+    bursts = []
+    original = client.frames_to_send
+
+    def frames_to_send(now_ns):
+        frames = original(now_ns)
+        bursts.append((now_ns, len(frames)))
+        return frames
+
+    client.frames_to_send = frames_to_send
+    assert isinstance(bench.run(client)[-1], ImageVerified)
+    sizes = [(when, size) for when, size in bursts if size]
+    assert max(size for _, size in sizes) == 10
+    gaps = [later - earlier for (earlier, size), (later, _) in zip(sizes, sizes[1:], strict=False) if size == 10]
+    assert min(gaps) >= 3 * bench_parts.MS
+
+
+def test_a_node_with_a_smaller_block_gets_smaller_blocks(bench_parts):
+    node = bench_parts.Node(factory=bench_parts.OLD(), block_frames_max=16)
+    bench = bench_parts.Bench(node)
+    events = bench.run(client_of(bench, bench_parts))
+    assert isinstance(events[-1], ImageVerified)
+    assert [event.next_offset for event in events if isinstance(event, BlockAccepted)][:3] == [128, 256, 384]
+
+
+def test_slow_flash_is_announced_and_waited_for(bench_parts):
+    """Erasing takes three seconds here, ten times the client's patience with a reply."""
+    flash = bench_parts.FlashModel(16 * 1024, erase_block_bytes=1024, erase_ns=3 * bench_parts.SECOND)
+    bench = bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD(), flash=flash))
+    events = bench.run(client_of(bench, bench_parts))
+    assert isinstance(events[-1], ImageVerified)
+    assert not [event for event in events if isinstance(event, TransferInterrupted | BlockRepeated)]
+
+
+def test_the_rate_is_at_least_95_percent_of_the_wire(bench_parts):
+    """64 KiB at classic 500 kbit/s, 11-bit, expected stuffing: payload bytes per second against back to back frames."""
+    image = bench_parts.make_image(size=64 * 1024)
+    flash = bench_parts.FlashModel(256 * 1024, erase_block_bytes=2048, erase_ns=0, program_ns=0)
+    bench = bench_parts.Bench(
+        bench_parts.Node(factory=bench_parts.OLD(), flash=flash, timing=TargetTiming(verify_ns=0))  # neither is the wire's
+    )
+    start_ns = bench.now_ns
+    events = bench.run(client_of(bench, bench_parts, image=image))
+    assert isinstance(events[-1], ImageVerified)
+    rate = len(image) / ((bench.now_ns - start_ns) / bench_parts.SECOND)
+    ceiling = 8 / (bench_parts.FRAME_NS / bench_parts.SECOND)
+    assert 0.95 <= rate / ceiling < 1
+
+
+# ---- the offer record
+
+
+def test_the_offer_record_is_these_bytes():
+    offer = Offer(
+        role=1,
+        size_bytes=0x0102,
+        sha256=bytes(range(32)),
+        class_id=HardwareClass.named("bmsota.example", "x").class_id,
+        version=ImageVersion(2, 1, 3, 4),
+        security_counter=5,
+    )
+    expected = "01 01 0000 02010000".replace(" ", "") + bytes(range(32)).hex() + offer.class_id.hex
+    expected += "02 01 0300 04000000 05000000 ffffffff".replace(" ", "")
+    assert offer.serialize().hex() == expected
+    assert Offer.parse(offer.serialize()) == offer
+    assert len(offer.serialize()) == OFFER_BYTES == 72
+
+
+@pytest.mark.parametrize("change", [b"\x02", b"\x01\x01\x01"])
+def test_an_offer_of_a_later_layout_is_refused_as_such(bench, bench_parts, change):
+    client = client_of(bench, bench_parts)
+    client._offer = change + client._offer[len(change) :]
+    failed = bench.run(client)[-1]
+    assert (failed.cause, failed.permanent) == (FailureCause.PROTOCOL_VERSION, True)
+
+
+def test_events_of_both_sides_begin_and_end_in_order(bench, bench_parts):
+    bench.run(client_of(bench, bench_parts))
+    assert isinstance(bench.nodes[0].events[0], BootloaderEntered)
+    assert isinstance(bench.nodes[0].events[-1], ImageStaged)
+    bench.command(1, Command.LEAVE_BOOTLOADER)
+    assert isinstance(bench.nodes[0].events[-1], BootloaderLeft)
+    assert isinstance(bench.events[0], TargetConnected | CommandSucceeded)

@@ -1,0 +1,272 @@
+"""Loading: every fault is named with its line, and everything else is in the database."""
+
+from __future__ import annotations
+
+import pytest
+
+from bmsota.adapters.files import packaged_dbc
+from bmsota.canframe import CanFrame
+from bmsota.errors import SignalError
+from bmsota.signals import Severity, load, loads
+
+GOOD = """VERSION "7"
+
+NS_ :
+\tNS_DESC_
+\tCM_
+\tBA_DEF_
+
+BS_:
+
+BU_: Master Slave
+
+BO_ 256 First: 8 Master
+ SG_ Level : 0|8@1+ (1,0) [0|100] "%" Slave
+ SG_ Wide : 15|16@0- (0.1,0) [0|0] "V" Slave
+
+BO_ 2566844926 Second: 8 Slave
+ SG_ Kind M : 0|8@1+ (1,0) [0|0] "" Master
+ SG_ One m1 : 8|8@1+ (1,0) [0|0] "" Master
+ SG_ Two m2 : 8|8@1+ (1,0) [0|0] "" Master
+
+CM_ "all of it; with a semicolon
+and a second line";
+CM_ BO_ 256 "the \\"first\\"";
+CM_ SG_ 256 Level "how full";
+BA_DEF_ BO_ "GenMsgCycleTime" INT 0 65535;
+BA_DEF_DEF_ "GenMsgCycleTime" 0;
+BA_ "GenMsgCycleTime" BO_ 256 50;
+VAL_ 256 Level 100 "Full" 0 "Empty" ;
+"""
+
+
+def test_a_clean_file_has_no_fault_and_keeps_what_it_says():
+    database = loads(GOOD)
+    assert database.faults == ()
+    assert database.version == "7"
+    assert list(database) == ["First", "Second"]
+    first, second = database.messages
+    assert (first.can_id, first.is_extended_id, first.cycle_time_ms, first.comment) == (256, False, 50, 'the "first"')
+    assert first.senders == ("Master",)
+    level = first.signals[0]
+    assert (level.name, level.unit, level.comment, level.receivers) == ("Level", "%", "how full", ("Slave",))
+    assert dict(level.choices) == {100: "Full", 0: "Empty"}
+    assert (second.can_id, second.is_extended_id) == (0x18FEF1FE, True)
+    assert second.decode(b"\x02\x09" + bytes(6)) == {"Kind": 2, "Two": 9}
+    assert not first.is_fd
+
+
+def test_a_database_is_indexed_by_name_and_by_id():
+    database = loads(GOOD)
+    second = database["Second"]
+    assert database[256] is database["First"]
+    assert database[second.can_id] is second
+    assert database[second.can_id | 1 << 31] is second
+    assert 256 in database
+    assert 257 not in database
+    assert "Third" not in database
+    with pytest.raises(KeyError):
+        database["Third"]
+    frame = second.frame({"Kind": 1, "One": 3})
+    assert frame == CanFrame(second.can_id, b"\x01\x03" + bytes(6), is_extended_id=True)
+    assert database.decode(frame) == {"Kind": 1, "One": 3}
+    with pytest.raises(SignalError, match="expected a CAN id of the database, got 0x101"):
+        database.decode(CanFrame(0x101, bytes(8)))
+    with pytest.raises(SignalError, match="expected a CAN id of the database, got 0x100"):
+        database.decode(CanFrame(0x100, bytes(8), is_extended_id=True))
+
+
+def test_a_standard_and_an_extended_id_of_the_same_number_are_two():
+    database = loads("BO_ 256 Short: 1 A\nBO_ 2147483904 Long: 1 A\n")
+    assert database[256].name == "Short"
+    assert database[256 | 1 << 31].name == "Long"
+    assert database.decode(CanFrame(256, b"\0", is_extended_id=True)) == {}
+    only_long = loads("BO_ 2147483904 Long: 1 A\n")
+    assert only_long[256].name == "Long"
+    with pytest.raises(SignalError, match="expected a CAN id of the database, got 0x100"):
+        only_long.decode(CanFrame(256, b"\0"))
+
+
+def test_more_than_eight_bytes_mean_can_fd():
+    assert loads('BO_ 1 Big: 64 A\n SG_ Last : 504|8@1+ (1,0) [0|0] "" A\n')["Big"].frame({"Last": 1}).is_fd
+
+
+# name of the defect -> (text that follows the clean file, line(s) in it counted from 1, severity, what the fault says)
+DEFECTS = {
+    "signal_outside_the_frame": ('BO_ 1 Bad: 2 A\n SG_ In : 0|8@1+ (1,0) [0|0] "" A\n SG_ Out : 12|8@1+ (1,0) [0|0] "" A', 3, "error", "inside 2 bytes"),
+    "big_endian_signal_outside": ('BO_ 1 Bad: 2 A\n SG_ Out : 3|16@0+ (1,0) [0|0] "" A', 2, "error", "inside 2 bytes"),
+    "signal_without_bits": ('BO_ 1 Bad: 2 A\n SG_ None : 0|0@1+ (1,0) [0|0] "" A', 2, "error", "at least 1 bit"),
+    "signals_overlap": ('BO_ 1 Bad: 2 A\n SG_ All : 0|16@1+ (1,0) [0|0] "" A\n SG_ Some : 11|4@0+ (1,0) [0|0] "" A', 3, "warning", "some of All (Bad.Some)"),
+    "signal_name_starts_with_a_digit": ('BO_ 1 Bad: 2 A\n SG_ 2nd : 0|8@1+ (1,0) [0|0] "" A', 2, "error", "starts with a letter, got 2nd"),
+    "message_name_starts_with_a_digit": ("BO_ 1 2Bad: 2 A", 1, "error", "starts with a letter, got 2Bad"),
+    "signal_twice": ('BO_ 1 Bad: 2 A\n SG_ S : 0|8@1+ (1,0) [0|0] "" A\n SG_ S : 8|8@1+ (1,0) [0|0] "" A', 3, "error", "got S again"),
+    "id_twice": ('BO_ 256 Bad: 2 A\n SG_ S : 0|8@1+ (1,0) [0|0] "" A', 1, "error", "got 256 of First again"),
+    "name_twice": ("BO_ 1 First: 2 A", 1, "warning", "reachable by its id only"),
+    "extended_flag_missing": ("BO_ 4096 Bad: 2 A", 1, "warning", "extended flag"),
+    "id_too_long_without_flag": ("BO_ 1073741824 Bad: 2 A", 1, "error", "11 bits without the extended flag"),
+    "id_too_long": ("BO_ 4294967295 Bad: 2 A", 1, "error", "at most 29 bits"),
+    "message_too_long": ("BO_ 1 Bad: 65 A", 1, "error", "at most 64 data bytes, got 65"),
+    "message_head_incomplete": ("BO_ 1 Bad 2 A", 1, "error", "expected BO_ id name: length sender"),
+    "signal_incomplete": ('BO_ 1 Bad: 2 A\n SG_ S : 0|8@1+ (1) [0|0] "" A', 2, "error", "got 'SG_ S : 0 | 8 @ 1 + ( 1 )"),
+    "byte_order_unknown": ('BO_ 1 Bad: 2 A\n SG_ S : 0|8@2+ (1,0) [0|0] "" A', 2, "error", "byte order 0 or 1, got 2"),
+    "scale_zero": ('BO_ 1 Bad: 2 A\n SG_ S : 0|8@1+ (0,0) [0|0] "" A', 2, "warning", "scale other than 0"),
+    "limits_reversed": ('BO_ 1 Bad: 2 A\n SG_ S : 0|8@1+ (1,0) [9|0] "" A', 2, "warning", "minimum <= maximum"),
+    "multiplexer_missing": ('BO_ 1 Bad: 2 A\n SG_ S m1 : 0|8@1+ (1,0) [0|0] "" A', 2, "error", "multiplexer for m1, got none"),
+    "multiplexer_mark_unknown": ('BO_ 1 Bad: 2 A\n SG_ S x : 0|8@1+ (1,0) [0|0] "" A', 2, "error", "m<number>M, got x"),
+    "two_multiplexers_without_ranges": (
+        'BO_ 1 Bad: 4 A\n SG_ K M : 0|8@1+ (1,0) [0|0] "" A\n SG_ L M : 8|8@1+ (1,0) [0|0] "" A\n SG_ S m1 : 16|8@1+ (1,0) [0|0] "" A',
+        4, "error", "got several and no SG_MUL_VAL_",
+    ),
+    "multiplexers_in_a_circle": (
+        'BO_ 1 Bad: 4 A\n SG_ K m0M : 0|8@1+ (1,0) [0|0] "" A\n SG_ L m0M : 8|8@1+ (1,0) [0|0] "" A\nSG_MUL_VAL_ 1 K L 0-0;\nSG_MUL_VAL_ 1 L K 0-0;',
+        (2, 3), "error", "got a circle",
+    ),
+    "multiplexer_range_too_large": (
+        'BO_ 1 Bad: 8 A\n SG_ K M : 0|32@1+ (1,0) [0|0] "" A\n SG_ S m1 : 32|8@1+ (1,0) [0|0] "" A\nSG_MUL_VAL_ 1 S K 0-4294967295;',
+        4, "error", "at most 65536 multiplexer numbers",
+    ),
+    "multiplexer_range_backwards": ("SG_MUL_VAL_ 2566844926 One Kind 5-1;", 1, "error", "runs backwards"),
+    "multiplexer_is_none": ("SG_MUL_VAL_ 2566844926 One Two 1-1;", 1, "error", "expected a multiplexer, got Two"),
+    "float_of_odd_size": ('BO_ 1 Bad: 4 A\n SG_ S : 0|24@1- (1,0) [0|0] "" A\nSIG_VALTYPE_ 1 S : 1;', 3, "error", "32 bits for a float, got 24"),
+    "float_type_of_other_size": ('BO_ 1 Bad: 8 A\n SG_ S : 0|64@1- (1,0) [0|0] "" A\nSIG_VALTYPE_ 1 S : 1;', 3, "warning", "32 bits for float type 1, got 64"),
+    "float_type_unknown": ("SIG_VALTYPE_ 256 Level : 9;", 1, "error", "type 0, 1, 2 or 3, got 9"),
+    "comment_for_no_message": ('CM_ BO_ 999 "lost";', 1, "warning", "id of a message, got 999 (CM_)"),
+    "comment_for_no_signal": ('CM_ SG_ 256 Lost "lost";', 1, "warning", "signal of First, got Lost (CM_)"),
+    "comment_malformed": ("CM_ BO_ x;", 1, "error", 'CM_ object "text";'),
+    "names_for_no_message": ('VAL_ 999 Level 1 "One" ;', 1, "warning", "got 999 (VAL_)"),
+    "names_for_no_signal": ('VAL_ 256 Lost 1 "One" ;', 1, "warning", "got Lost (VAL_)"),
+    "name_for_an_impossible_number": ('VAL_ 256 Wide 40000 "Far" ;', 1, "warning", "from -32768 to 32767, got 40000"),
+    "number_named_twice": ('VAL_ 256 Wide 1 "A" 1 "B" ;', 1, "warning", "got 1 again"),
+    "names_malformed": ('VAL_ 256 Level One "One" ;', 1, "error", "expected VAL_ id signal"),
+    "attribute_not_defined": ('BA_ "Colour" BO_ 256 1;', 1, "warning", "defined attribute, got Colour (BA_)"),
+    "attribute_default_not_defined": ('BA_DEF_DEF_ "Colour" 1;', 1, "warning", "got Colour (BA_DEF_DEF_)"),
+    "attribute_default_malformed": ('BA_DEF_DEF_ "Colour";', 1, "error", "BA_DEF_DEF_"),
+    "attribute_of_no_message": ('BA_ "GenMsgCycleTime" BO_ 999 1;', 1, "warning", "got 999 (BA_)"),
+    "attribute_malformed": ('BA_ "GenMsgCycleTime" BO_ 256;', 1, "error", 'expected BA_ "name"'),
+    "attribute_definition_malformed": ('BA_DEF_ BO_ "Colour" COLOUR;', 1, "error", "expected BA_DEF_"),
+    "value_type_malformed": ("SIG_VALTYPE_ 256 Level;", 1, "error", "expected SIG_VALTYPE_"),
+    "ranges_malformed": ("SG_MUL_VAL_ 256 Level;", 1, "error", "expected SG_MUL_VAL_"),
+    "senders_malformed": ("BO_TX_BU_ 256;", 1, "error", "expected BO_TX_BU_"),
+    "nodes_malformed": ("BU_: A, B", 1, "error", "expected BU_ to be complete"),
+    "semicolon_missing": ('CM_ BO_ 256 "again"\nCM_ BO_ 256 "once more";', 1, "error", "expected ; at the end of CM_, got 'CM_'"),
+    "semicolon_missing_before_a_message": ('CM_ BO_ 256 "again"', 1, "error", "expected ; at the end of CM_, got 'BO_'"),
+    "quotation_mark_missing": ('CM_ BO_ 256 "again;\nCM_ SG_ 256 Wide "wide";', 1, "error", "closing quotation mark"),
+    "quotation_mark_missing_at_the_end": ('CM_ BO_ 256 "again;', 1, "error", "closing quotation mark"),
+    "stray_text": ("what is this; and this\nthis too", 1, "error", "expected a statement, got 'what'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_is_reported_at_its_line_and_the_rest_is_loaded(defect):
+    tail, line, severity, said = DEFECTS[defect]
+    database = loads(GOOD + tail + '\n\nBO_ 770 Last: 8 Master\n SG_ End : 0|8@1+ (1,0) [0|0] "" Slave\n')
+    lines = line if isinstance(line, tuple) else (line,)
+    expected = [(GOOD.count("\n") + each, Severity(severity)) for each in lines]
+    assert [(fault.line, fault.severity) for fault in database.faults] == expected
+    assert said in database.faults[0].reason
+    assert str(database.faults[0]).startswith(f"line {database.faults[0].line}: {severity}: expected ")
+    assert database["First"].decode(b"\x64\x00\x0a" + bytes(5)) == {"Level": "Full", "Wide": 1.0}
+    assert database["Second"].decode(b"\x01\x05" + bytes(6)) == {"Kind": 1, "One": 5}
+    assert database["Last"].decode(b"\x07" + bytes(7)) == {"End": 7}
+    assert database["First"].cycle_time_ms == 50
+
+
+def test_a_file_that_ends_in_a_statement_says_so():
+    fault = loads(GOOD + 'CM_ BO_ 256 "again"').faults[0]
+    assert str(fault).endswith("expected ; at the end of CM_, got the end")
+
+
+def test_a_signal_may_be_broken_over_lines_and_a_stray_word_after_it_is_no_part_of_it():
+    database = loads(
+        'BO_ 1 M :\n 8 A SG_ One : 0|8@1+\n (1,0)\n [0|0] ""\n A,\n B\n SG_ Two : 8|8@1+ (1,0) [0|0] "" A\nstray\n'
+    )
+    assert [fault.line for fault in database.faults] == [8]
+    assert database["M"].decode(b"\x01\x02" + bytes(6)) == {"One": 1, "Two": 2}
+    assert database["M"].signals[0].receivers == ("A", "B")
+
+
+def test_what_a_message_keeps_when_one_of_its_signals_is_left_out():
+    text = 'BO_ 1 Half: 2 A\n SG_ In : 0|8@1+ (1,0) [0|0] "" A\n SG_ Out : 12|8@1+ (1,0) [0|0] "" A\nVAL_ 1 Out 1 "x" ;\nCM_ SG_ 1 Out "c";\n'
+    database = loads(text)
+    assert [fault.line for fault in database.faults] == [
+        3
+    ]  # Once: what refers to the lost signal is not reported again.
+    assert database["Half"].decode(b"\x05\x00") == {"In": 5}
+
+
+def test_what_refers_to_a_message_that_is_left_out_is_not_reported_again():
+    text = 'BO_ 1 Long: 65 A\n SG_ S : 0|8@1+ (1,0) [0|0] "" A\nCM_ BO_ 1 "c";\nVAL_ 1 S 1 "x" ;\nBO_ 2 Broken\nCM_ BO_ 2 "c";\n'
+    assert [fault.line for fault in loads(text).faults] == [1, 5]
+
+
+def test_what_the_parser_refuses_costs_only_its_message():
+    """The checks let this through and cantools does not: an enumeration attribute with a number it does not have."""
+    text = GOOD + 'BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN";\nBA_ "VFrameFormat" BO_ 256 9;\n'
+    database = loads(text)
+    assert len(database.faults) == 1
+    assert database.faults[0].severity is Severity.WARNING
+    assert "expected attributes that can be parsed, got:" in database.faults[0].reason
+    assert list(database) == ["First", "Second"]
+
+
+def test_signals_of_no_message_are_no_fault():
+    database = loads('BO_ 3221225472 VECTOR__INDEPENDENT_SIG_MSG: 0 Vector__XXX\n SG_ Lost : 0|8@1+ (1,0) [0|0] "" A\n')
+    assert database.faults == ()
+    assert len(database) == 0
+
+
+def test_extended_multiplexing_is_a_tree():
+    text = """BO_ 1 Deep: 8 A
+ SG_ K M : 0|8@1+ (1,0) [0|0] "" A
+ SG_ L m1M : 8|8@1+ (1,0) [0|0] "" A
+ SG_ A m2 : 8|16@1+ (1,0) [0|0] "" A
+ SG_ B m3 : 16|8@1+ (1,0) [0|0] "" A
+SG_MUL_VAL_ 1 L K 1-1;
+SG_MUL_VAL_ 1 A K 2-3, 250-255;
+SG_MUL_VAL_ 1 B L 3-60000;
+"""
+    database = loads(text)
+    assert database.faults == ()
+    message = database["Deep"]
+    assert message.decode(b"\x01\x03\x09" + bytes(5)) == {"K": 1, "L": 3, "B": 9}
+    assert message.decode(b"\xfb\x03\x09" + bytes(5)) == {"K": 251, "A": 0x903}
+    assert message.encode({"K": 1, "L": 3, "B": 9}) == b"\x01\x03\x09" + bytes(5)
+    with pytest.raises(SignalError, match="multiplexer number"):
+        message.decode(b"\x01\x02" + bytes(6))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\ufeff",
+        "no dbc at all",
+        '"',
+        "BO_",
+        "NS_ :",
+        "\x00\x01\xff",
+        "VAL_ " * 50,
+        'SG_ S : 0|8@1+ (1,0) [0|0] "" A',
+    ],
+)
+def test_any_text_is_loaded(text):
+    assert len(loads(text)) == 0
+
+
+def test_every_cut_of_a_clean_file_is_loaded():
+    """Nothing but faults may come out of a broken file, wherever it breaks."""
+    for end in range(0, len(GOOD), 7):
+        assert set(loads(GOOD[:end])) <= {"First", "Second"}
+        assert isinstance(loads(GOOD[end:]).faults, tuple)
+
+
+def test_load_reads_a_file(tmp_path):
+    path = tmp_path / "good.dbc"
+    path.write_text(GOOD)
+    assert list(load(path)) == ["First", "Second"]
+    assert list(load(str(path))) == ["First", "Second"]
+
+
+@pytest.mark.parametrize("name", ["bms_internal", "bms_vehicle"])
+def test_the_files_of_the_project_are_without_fault(name):
+    assert loads(packaged_dbc(name)).faults == ()

@@ -1,0 +1,113 @@
+"""The project's internal and vehicle DBC: clean in cantools' strict mode, systematic, and as the script and the page say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from bmsota.adapters.files import packaged_dbc
+from bmsota.signals import loads
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "scripts" / "make_dbc.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("make_dbc", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules["make_dbc"] = module  # Its dataclasses look themselves up.
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_committed_files_and_the_page_are_what_the_script_writes(script):
+    for path, text in script.outputs().items():
+        assert path.read_text(encoding="utf-8") == text, f"run python scripts/make_dbc.py ({path.name})"
+
+
+def test_the_check_says_which_file_is_out_of_date(script, monkeypatch, tmp_path, capsys):
+    (tmp_path / "dbc").mkdir()
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    assert script.main(["--check"]) == 1
+    assert "out of date: dbc/bms_internal.dbc" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.dbc"))
+    assert script.main([]) == 0
+    assert script.main(["--check"]) == 0
+    (tmp_path / "dbc" / "bms_vehicle.dbc").write_text("changed")
+    assert script.main(["--check"]) == 1
+
+
+def test_everything_is_commented_has_a_range_and_a_place_of_its_own(project_dbc):
+    ours, theirs = project_dbc
+    assert ours.faults == ()
+    assert len(ours) == len(theirs.messages)
+    for message in ours.messages:
+        assert message.comment
+        assert message.senders
+        assert not message.is_extended_id
+        for signal in message.signals:
+            assert signal.comment, f"{message.name}.{signal.name}"
+            assert signal.minimum is not None
+            assert signal.receivers
+            low = signal.raw_minimum * signal.scale + signal.offset
+            high = signal.raw_maximum * signal.scale + signal.offset
+            assert low - 1e-9 <= signal.minimum < signal.maximum <= high + 1e-9, f"{message.name}.{signal.name}"
+
+
+def test_every_name_of_a_value_table_is_used_once(project_dbc):
+    """Or encoding a name would be ambiguous."""
+    ours, _ = project_dbc
+    for message in ours.messages:
+        for signal in message.signals:
+            assert len(set(signal.choices.values())) == len(signal.choices)
+
+
+def test_the_internal_ids_carry_the_position_and_stay_below_the_bootloader(internal):
+    assert all(0x100 <= message.can_id < 0x600 for message in internal.messages)
+    for position in range(1, 17):
+        slave = f"Slave{position:02d}"
+        expected = {f"{slave}_Status": 0x120, f"{slave}_Identity": 0x380}
+        expected |= {f"{slave}_Cells_{group}": 0x200 + 0x20 * (group - 1) for group in range(1, 9)}
+        expected |= {f"{slave}_Temperatures_{group}": 0x300 + 0x20 * (group - 1) for group in (1, 2)}
+        assert {
+            message.name: message.can_id - position for message in internal.messages if message.name.startswith(slave)
+        } == expected
+        for name in expected:
+            assert internal[name].senders == (slave,)
+
+
+def test_a_slave_has_room_for_32_cells_and_8_probes(internal):
+    cells = [name for group in range(1, 9) for name in internal[f"Slave16_Cells_{group}"].decode(bytes(8))]
+    probes = [name for group in (1, 2) for name in internal[f"Slave16_Temperatures_{group}"].decode(bytes(8))]
+    assert cells == [f"Cell_{number:02d}" for number in range(1, 33)]
+    assert probes == [f"Probe_{number}" for number in range(1, 9)]
+
+
+def test_locked_bytes():
+    """One frame of each kind, worked out by hand from the tables of docs/dbc.md."""
+    internal, vehicle = loads(packaged_dbc("bms_internal")), loads(packaged_dbc("bms_vehicle"))
+    command = {
+        "CycleCounter": 7,
+        "Mode": "Measure",
+        "BalancingPermitted": "Yes",
+        "IdentityRequest": "No",
+        "IdentityPosition": 3,
+        "BalancingVoltage": 3.65,
+    }
+    assert internal["MasterCommand"].encode(command).hex(" ") == "07 11 03 00 94 8e 00 00"
+    cells = {"Cell_05": 3.6543, "Cell_06": 0, "Cell_07": "Abnormal", "Cell_08": "Invalid"}
+    assert internal["Slave02_Cells_2"].encode(cells).hex(" ") == "bf 8e 00 00 fe ff ff ff"
+    probes = {"Probe_1": 25.5, "Probe_2": -40, "Probe_3": "Abnormal", "Probe_4": "Invalid"}
+    assert internal["Slave02_Temperatures_1"].encode(probes).hex(" ") == "ff 00 70 fe fe 7f ff 7f"
+    serial = {"Page": "Serial_2", "Transmission": 1, "Serial_2": int.from_bytes(b"GH\0\0\0\0", "big")}
+    assert internal["Slave02_Identity"].encode(serial).hex(" ") == "05 01 47 48 00 00 00 00"
+    state = {
+        "PackVoltage": 355.2, "PackCurrent": -12.5, "Soc": 80, "State": "Charging", "AlarmLevel": "None", "ContactorsClosed": "Yes",
+        "DrivePermitted": "No", "ChargePermitted": "Yes", "AliveCounter": 255,
+    }  # fmt: skip
+    assert vehicle["PackState"].encode(state).hex(" ") == "e0 0d 83 ff 20 33 14 ff"

@@ -1,0 +1,125 @@
+"""The table of statuses, alone."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from cloud.domain.errors import ConflictError
+from cloud.domain.ota_tasks import (
+    OPEN_STATUSES,
+    REPORT_TRANSITIONS,
+    TRANSITIONS,
+    OtaTask,
+    VehicleStatus,
+    VehicleUpgrade,
+    advance,
+    content_digest,
+    may_cancel,
+    needs_instruction,
+)
+from cloud.domain.vehicles import Vehicle
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+ORDER = list(VehicleStatus)
+
+
+def upgrade(status: VehicleStatus, **fields) -> VehicleUpgrade:
+    return VehicleUpgrade(task_id=7, vin="V" * 17, place=1, release_id=1, status=status, **fields)
+
+
+def test_the_words_are_the_platforms_own_to_the_letter():
+    assert [str(status) for status in VehicleStatus] == [
+        "Unapproved",
+        "Approved",
+        "To be downloaded",
+        "Downloading",
+        "Download Complete",
+        "Upgrade succeeded",
+        "Upgrade failed",
+        "Rolled back",
+        "Rejected",
+        "Timed out",
+        "Cancelled",
+    ]
+
+
+def test_both_tables_speak_of_every_status():
+    assert set(TRANSITIONS) == set(REPORT_TRANSITIONS) == set(VehicleStatus)
+
+
+@pytest.mark.parametrize("source", ORDER)
+@pytest.mark.parametrize("target", ORDER)
+def test_no_step_outside_the_table_is_taken(source, target):
+    """Whatever is asked: either the table allows it, or nothing is returned."""
+    if target in TRANSITIONS[source]:
+        moved, transition = advance(upgrade(source), target, at=NOW, reason="why")
+        assert (moved.status, transition.status, transition.at, transition.reason) == (target, target, NOW, "why")
+    else:
+        with pytest.raises(ConflictError):
+            advance(upgrade(source), target, at=NOW)
+
+
+def test_open_statuses_never_go_back():
+    chain = [status for status in ORDER if status in OPEN_STATUSES]
+    for place, status in enumerate(chain):
+        assert not TRANSITIONS[status] & set(chain[: place + 1])
+
+
+def test_success_and_roll_back_come_from_a_signed_report_only():
+    for targets in TRANSITIONS.values():
+        assert not targets & {VehicleStatus.SUCCEEDED, VehicleStatus.ROLLED_BACK}
+
+
+@pytest.mark.parametrize("source", ORDER)
+@pytest.mark.parametrize("target", ORDER)
+def test_a_report_moves_by_its_own_table_and_once(source, target):
+    if target not in REPORT_TRANSITIONS[source]:
+        with pytest.raises(ConflictError):
+            advance(upgrade(source), target, at=NOW, by_report=True)
+        return
+    moved, _ = advance(upgrade(source), target, at=NOW, by_report=True)
+    assert moved.ended_by_report
+    for again in ORDER:
+        with pytest.raises(ConflictError):
+            advance(moved, again, at=NOW, by_report=True)
+
+
+def test_a_complete_download_shows_all_of_the_bar():
+    moved, _ = advance(upgrade(VehicleStatus.DOWNLOADING, progress_pct=62), VehicleStatus.DOWNLOAD_COMPLETE, at=NOW)
+    assert moved.progress_pct == 100
+
+
+def test_what_can_be_cancelled_and_what_is_told_at_login():
+    assert [s for s in ORDER if may_cancel(upgrade(s))] == ORDER[:4]
+    assert [s for s in ORDER if needs_instruction(upgrade(s))] == ORDER[1:4]
+
+
+def test_the_digest_of_a_task_changes_with_everything_that_is_approved():
+    task = OtaTask(
+        id=3,
+        project="p",
+        reason="r",
+        software_version="2.1.0",
+        creator="c",
+        auditor="a",
+        time_limit_s=60,
+        created_at=NOW,
+    )
+    one = Vehicle(vin="A" * 17, series="F7", project="p", hwid="M1", device_public_key=b"k" * 32, registered_at=NOW)
+    two = replace(one, vin="B" * 17, hwid="M2")
+    base = content_digest(task, [(one, "aa"), (two, "aa")])
+    assert content_digest(task, [(two, "aa"), (one, "aa")]) == base
+    others = [
+        content_digest(replace(task, id=4), [(one, "aa"), (two, "aa")]),
+        content_digest(replace(task, project="q"), [(one, "aa"), (two, "aa")]),
+        content_digest(replace(task, reason="s"), [(one, "aa"), (two, "aa")]),
+        content_digest(replace(task, software_version="2.1.1"), [(one, "aa"), (two, "aa")]),
+        content_digest(replace(task, creator="d"), [(one, "aa"), (two, "aa")]),
+        content_digest(replace(task, auditor="b"), [(one, "aa"), (two, "aa")]),
+        content_digest(replace(task, time_limit_s=61), [(one, "aa"), (two, "aa")]),
+        content_digest(task, [(one, "aa")]),
+        content_digest(task, [(one, "aa"), (two, "ab")]),
+        content_digest(task, [(one, "aa"), (replace(two, hwid="M3"), "aa")]),
+    ]
+    assert len({base, *others}) == len(others) + 1

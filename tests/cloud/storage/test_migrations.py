@@ -1,0 +1,36 @@
+"""The migrations lead to the schema the code uses, and back."""
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, inspect
+
+from cloud.storage import schema
+from cloud.storage.migrate import migrate
+
+
+@pytest.mark.parametrize(("history", "metadata"), [("platform", schema.PLATFORM), ("telemetry", schema.TELEMETRY)])
+def test_migrations_and_schema_agree(history, metadata):
+    with create_engine("sqlite://").connect() as connection, connection.begin():
+        migrate(connection, history)
+        context = MigrationContext.configure(
+            connection, opts={"version_table": f"alembic_version_{history}", "compare_type": False}
+        )
+        assert compare_metadata(context, metadata) == []
+        columns = {
+            table: [(c["name"], c["nullable"]) for c in inspect(connection).get_columns(table)]
+            for table in metadata.tables
+        }
+    assert columns == {
+        name: [(column.name, column.nullable) for column in table.columns] for name, table in metadata.tables.items()
+    }
+
+
+@pytest.mark.parametrize("history", ["platform", "telemetry"])
+def test_down_leads_back_to_nothing_and_up_again(history):
+    with create_engine("sqlite://").connect() as connection, connection.begin():
+        migrate(connection, history)
+        migrate(connection, history, revision="base")
+        assert inspect(connection).get_table_names() == [f"alembic_version_{history}"]
+        migrate(connection, history)
+        migrate(connection, history)

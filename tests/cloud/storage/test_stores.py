@@ -1,0 +1,254 @@
+"""What every store must do: one contract, run against each way to have one."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from threading import Thread
+
+import pytest
+
+from cloud.domain.device import Challenge, DeviceSession
+from cloud.domain.errors import ConflictError
+from cloud.domain.mail import Mail
+from cloud.domain.paging import PageRequest
+from cloud.domain.telemetry import ReportRow, VehicleState
+from cloud.domain.vehicles import Vehicle
+from cloud.storage.sql import SqlStore, SqlTelemetryStore
+
+NOW = datetime(2026, 11, 22, 8, 0, 0, 123456, tzinfo=UTC)
+
+
+def vehicle(number: int) -> Vehicle:
+    return Vehicle(
+        vin=f"V{number:016d}",
+        series="F7",
+        project="p",
+        hwid=f"M{number}",
+        device_public_key=b"k" * 32,
+        registered_at=NOW,
+    )
+
+
+def mail(number: int = 0, **fields) -> Mail:
+    asked = {"recipient": "a@b", "subject": f"s{number}", "body": "b", "task_id": None, "created_at": NOW}
+    return Mail(**asked | {"next_try_at": NOW} | fields)
+
+
+class StoreContract:
+    """Subclassed for every store; `store` is a fixture."""
+
+    def test_what_was_written_is_read_back_equal(self, store):
+        with store.transaction() as work:
+            work.vehicles.add(vehicle(1))
+        with store.reading() as work:
+            assert work.vehicles.get(vehicle(1).vin) == vehicle(1)
+            assert work.vehicles.by_hwid("M1") == vehicle(1)
+            assert work.vehicles.get("nobody") is None
+
+    def test_a_failed_transaction_leaves_nothing(self, store):
+        with pytest.raises(ZeroDivisionError), store.transaction() as work:
+            work.vehicles.add(vehicle(1))
+            work.mails.add(mail())
+            raise ZeroDivisionError
+        with store.reading() as work:
+            assert work.vehicles.get(vehicle(1).vin) is None
+            assert work.mails.due(NOW, 10) == ()
+
+    def test_a_refused_row_does_not_spoil_the_transaction(self, store):
+        with store.transaction() as work:
+            work.vehicles.add(vehicle(1))
+            with pytest.raises(ConflictError):
+                work.vehicles.add(replace(vehicle(1), hwid="M2"))
+            with pytest.raises(ConflictError):
+                work.vehicles.add(replace(vehicle(2), hwid="M1"))
+            work.vehicles.add(vehicle(3))
+        with store.reading() as work:
+            assert work.vehicles.page(PageRequest()).total == 2
+
+    def test_saving_what_is_not_there_is_refused(self, store):
+        with pytest.raises(ConflictError), store.transaction() as work:
+            work.vehicles.save(vehicle(1))
+
+    def test_times_come_back_in_utc_whatever_their_zone_was(self, store):
+        beijing = NOW.astimezone(timezone(timedelta(hours=8)))
+        with store.transaction() as work:
+            work.vehicles.add(replace(vehicle(1), registered_at=beijing))
+            found = work.vehicles.get(vehicle(1).vin)
+        assert found.registered_at == NOW
+        assert found.registered_at.utcoffset() == timedelta(0)
+
+    def test_a_time_without_a_zone_is_a_bug(self, store):
+        with pytest.raises(Exception, match="aware"), store.transaction() as work:
+            work.vehicles.add(replace(vehicle(1), registered_at=datetime(2026, 1, 1)))  # noqa: DTZ001
+
+    def test_numbers_rise_and_are_not_used_again(self, store):
+        with store.transaction() as work:
+            assert [work.mails.add(mail(n)).id for n in range(3)] == [1, 2, 3]
+
+    def test_mails_are_due_by_time_and_until_sent(self, store):
+        with store.transaction() as work:
+            late = work.mails.add(mail(1, next_try_at=NOW + timedelta(minutes=1)))
+            first = work.mails.add(mail(2))
+            gone = work.mails.add(mail(3, sent_at=NOW))
+            lost = work.mails.add(mail(4, given_up=True))
+            assert work.mails.due(NOW, 10) == (first,)
+            assert work.mails.due(NOW + timedelta(minutes=1), 10) == (first, late)
+            assert work.mails.due(NOW + timedelta(minutes=1), 1) == (first,)
+            assert gone.id != lost.id
+
+    def test_a_challenge_is_taken_once_and_only_the_newest_are_kept(self, store):
+        def challenge(number):
+            return Challenge(hwid="M1", challenge=bytes([number]) * 32, issued_at=NOW, expires_at=NOW)
+
+        with store.transaction() as work:
+            for number in range(6):
+                work.devices.add_challenge(challenge(number), keep=4)
+            assert [work.devices.take_challenge("M1", bytes([n]) * 32) for n in (0, 1)] == [None, None]
+            assert work.devices.take_challenge("M2", bytes([5]) * 32) is None
+            assert work.devices.take_challenge("M1", bytes([5]) * 32) == challenge(5)
+            assert work.devices.take_challenge("M1", bytes([5]) * 32) is None
+
+    def test_what_is_over_is_forgotten(self, store):
+        with store.transaction() as work:
+            work.vehicles.add(vehicle(1))
+            session = DeviceSession(
+                token_sha256=b"t" * 32,
+                vin=vehicle(1).vin,
+                hwid="M1",
+                issued_at=NOW,
+                expires_at=NOW + timedelta(hours=1),
+            )
+            work.devices.add_session(session)
+            work.devices.delete_before(NOW)
+            assert work.devices.session(b"t" * 32) == session
+            work.devices.delete_before(NOW + timedelta(hours=1))
+            assert work.devices.session(b"t" * 32) is None
+
+    def test_secrets_are_kept(self, store):
+        with store.transaction() as work:
+            assert work.secret("x") is None
+            work.save_secret("x", b"1")
+            work.save_secret("x", b"2")
+            assert work.secret("x") == b"2"
+
+    def test_a_reference_to_nothing_is_refused(self, store):
+        with pytest.raises(ConflictError), store.transaction() as work:
+            work.devices.add_session(
+                DeviceSession(token_sha256=b"t" * 32, vin="nobody", hwid="M", issued_at=NOW, expires_at=NOW)
+            )
+
+    def test_read_then_write_in_many_threads_loses_nothing(self, store):
+        """Each adds one to a counter that it read in the same transaction."""
+        with store.transaction() as work:
+            work.vehicles.add(vehicle(1))
+
+        def count():
+            for _ in range(10):
+                with store.transaction() as work:
+                    found = work.vehicles.get(vehicle(1).vin, lock=True)
+                    work.vehicles.save(replace(found, order_sequence=found.order_sequence + 1))
+
+        threads = [Thread(target=count) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with store.reading() as work:
+            assert work.vehicles.get(vehicle(1).vin).order_sequence == 40
+
+
+class TelemetryContract:
+    def row(self, minute, **fields):
+        asked = {"vin": "V1", "reported_at": NOW + timedelta(minutes=minute), "received_at": NOW, "is_backfill": False}
+        return ReportRow(**asked | {"values": {"vehicle": {"soc_pct": minute}}} | fields)
+
+    def test_the_newest_state_replaces_the_one_before(self, telemetry):
+        first = VehicleState(
+            vin="V1", is_online=True, last_seen_at=NOW, soc_pct=50.0, values={"a": [1, "invalid", None]}
+        )
+        telemetry.save_state(first)
+        assert telemetry.state("V1") == first
+        telemetry.save_state(replace(first, is_online=False))
+        assert telemetry.state("V1") == replace(first, is_online=False)
+        assert telemetry.states(["V1", "V2"]) == {"V1": replace(first, is_online=False)}
+        assert telemetry.state("V2") is None
+
+    def test_a_row_is_kept_once(self, telemetry):
+        assert telemetry.append([self.row(0), self.row(1)]) == 2
+        assert telemetry.append([self.row(1), self.row(2)]) == 1
+        assert telemetry.append([]) == 0
+        page = telemetry.reports("V1", PageRequest(1, 2))
+        assert (page.items, page.total) == ((self.row(2), self.row(1)), 3)
+
+    def test_rows_are_cut_by_time_and_pruned(self, telemetry):
+        telemetry.append(self.row(minute) for minute in range(10))
+        page = telemetry.reports(
+            "V1", PageRequest(), since=NOW + timedelta(minutes=3), until=NOW + timedelta(minutes=5)
+        )
+        assert [row.values["vehicle"]["soc_pct"] for row in page.items] == [4, 3]
+        assert telemetry.prune(NOW + timedelta(minutes=4)) == 4
+        assert telemetry.reports("V1", PageRequest()).total == 6
+
+    def test_who_is_online(self, telemetry):
+        for number in (3, 1, 2):
+            telemetry.save_state(VehicleState(vin=f"V{number}", is_online=number != 2))
+        assert telemetry.online_vins() == ("V1", "V3")
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def store(self):
+        made = SqlStore()
+        yield made
+        made.close()
+
+
+class TestFileStore(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path):
+        made = SqlStore(f"sqlite:///{tmp_path / 'p.sqlite'}")
+        yield made
+        made.close()
+
+    def test_it_is_there_after_a_restart(self, tmp_path):
+        url = f"sqlite:///{tmp_path / 'p.sqlite'}"
+        first = SqlStore(url)
+        with first.transaction() as work:
+            work.vehicles.add(vehicle(1))
+        first.close()
+        second = SqlStore(url)
+        with second.reading() as work:
+            assert work.vehicles.get(vehicle(1).vin) == vehicle(1)
+        second.close()
+
+    def test_a_reader_sees_nothing_of_an_open_transaction_and_does_not_wait_for_it(self, store):
+        with store.transaction() as work:
+            work.vehicles.add(vehicle(1))
+            with store.reading() as other:
+                assert other.vehicles.get(vehicle(1).vin) is None
+
+
+class TestMemoryTelemetry(TelemetryContract):
+    @pytest.fixture
+    def telemetry(self):
+        made = SqlTelemetryStore()
+        yield made
+        made.close()
+
+
+class TestFileTelemetry(TelemetryContract):
+    @pytest.fixture
+    def telemetry(self, tmp_path):
+        made = SqlTelemetryStore(f"sqlite:///{tmp_path / 't.sqlite'}")
+        yield made
+        made.close()
+
+
+def test_both_stores_may_share_one_database(tmp_path):
+    url = f"sqlite:///{tmp_path / 'both.sqlite'}"
+    store, telemetry = SqlStore(url), SqlTelemetryStore(url)
+    with store.transaction() as work:
+        work.vehicles.add(vehicle(1))
+    telemetry.save_state(VehicleState(vin=vehicle(1).vin))
+    assert telemetry.state(vehicle(1).vin) is not None
+    store.close()
+    telemetry.close()

@@ -1,0 +1,367 @@
+"""The virtual bus: a frame takes as long as on a wire, the lowest identifier goes first, and losses replay."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bmsota.canframe import CanFrame
+from bmsota.errors import ConfigurationError, LocalProtocolError
+from simulator.kernel import MS, SECOND, Kernel
+from simulator.links.canbus import (
+    FD_SIZES,
+    QUEUE_FRAMES_MAX,
+    BusFaults,
+    CanBus,
+    Stuffing,
+    frame_bits,
+    frame_stuff_bits,
+)
+
+START = 1_700_000_000 * SECOND
+
+
+class Log(list):
+    """A receiver that keeps (time, frame)."""
+
+    def __call__(self, frame, now_ns):
+        self.append((now_ns - START, frame))
+
+    @property
+    def ids(self):
+        return [frame.can_id for _, frame in self]
+
+
+def bench(count=2, **options):
+    kernel = Kernel(START)
+    bus = CanBus(kernel, **options)
+    logs = [Log() for _ in range(count)]
+    return kernel, bus, logs, [bus.attach(log, name=f"node{index}") for index, log in enumerate(logs)]
+
+
+# --- Frame arithmetic, against a bit-by-bit construction --------------------------------------------------------------
+
+
+def bits(value, width):
+    return [value >> width - 1 - index & 1 for index in range(width)]
+
+
+def stuffed(stream):
+    """How many bits a transmitter adds: one after every five equal ones, added ones included."""
+    sent, added = [], 0
+    for bit in stream:
+        sent.append(bit)
+        if len(sent) >= 5 and len(set(sent[-5:])) == 1:
+            sent.append(1 - bit)
+            added += 1
+    return added
+
+
+def crc15(stream):
+    crc = 0
+    for bit in stream:
+        crc = (crc << 1 ^ (0x4599 if crc >> 14 ^ bit else 0)) & 0x7FFF
+    return crc
+
+
+def naive(frame):
+    if frame.is_extended_id:
+        head = [0, *bits(frame.can_id >> 18, 11), 1, 1, *bits(frame.can_id & 0x3FFFF, 18)]
+    else:
+        head = [0, *bits(frame.can_id, 11)]
+    data = [bit for byte in frame.data for bit in bits(byte, 8)]
+    if frame.is_fd:
+        head += [0, 1, 0, 1] if frame.is_extended_id else [0, 0, 1, 0, 1]
+        slow = stuffed(head)
+        return slow, stuffed([*head, 0, *bits(FD_SIZES.index(len(frame.data)), 4), *data]) - slow
+    head += [0, 0, 0, *bits(len(frame.data), 4), *data]
+    return stuffed(head + bits(crc15(head), 15)), 0
+
+
+IDS = st.one_of(st.tuples(st.just(False), st.integers(0, 0x7FF)), st.tuples(st.just(True), st.integers(0, 0x1FFFFFFF)))
+DATA = st.one_of(
+    st.tuples(st.just(False), st.binary(max_size=8)),
+    st.tuples(st.just(True), st.sampled_from(FD_SIZES).flatmap(lambda size: st.binary(min_size=size, max_size=size))),
+    st.tuples(st.just(False), st.sampled_from([bytes(8), b"\xff" * 8, b"\x0f" * 8, b"\x07\xc1" * 4])),
+)
+
+
+@given(IDS, DATA)
+def test_stuff_bits_are_counted_exactly(identifier, data):
+    frame = CanFrame(identifier[1], data[1], is_extended_id=identifier[0], is_fd=data[0])
+    assert frame_stuff_bits(frame) == naive(frame)
+
+
+def test_the_longest_and_the_shortest_classic_frames_are_those_of_the_standard():
+    assert frame_bits(CanFrame(0x2AA, b"\xaa" * 8), Stuffing.EXACT)[0] >= 111  # 44 + 64 bits and the intermission.
+    longest = max(
+        frame_bits(CanFrame(i, d * 8), Stuffing.EXACT)[0]
+        for i in (0, 0x7FF, 0x078, 0x3C0)
+        for d in (b"\0", b"\xff", b"\x3c")
+    )
+    assert 120 < longest <= 135
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_the_expected_figures_are_the_mean_of_random_frames(extended):
+    draw = random.Random(5)
+    can_id = 0x18FF50E5 if extended else 0x3A5
+    for size in (0, 1, 4, 8):
+        frames = [CanFrame(can_id, draw.randbytes(size), extended) for _ in range(3000)]
+        mean = sum(frame_bits(frame, Stuffing.EXACT)[0] for frame in frames) / len(frames)
+        assert frame_bits(frames[0])[0] == pytest.approx(mean, abs=0.12)
+    for size in (8, 64):
+        frames = [CanFrame(can_id, draw.randbytes(size), extended, is_fd=True) for _ in range(3000)]
+        slow = sum(frame_bits(frame, Stuffing.EXACT)[0] for frame in frames) / len(frames)
+        fast = sum(frame_bits(frame, Stuffing.EXACT)[1] for frame in frames) / len(frames)
+        assert frame_bits(frames[0]) == (pytest.approx(slow, abs=0.01), pytest.approx(fast, abs=0.3))
+
+
+@pytest.mark.parametrize(
+    ("options", "frame", "bytes_per_s"),
+    [
+        # Ceilings computed independently, with expected stuffing: classic 500k, FD 500k/2M, FD 1M/5M.
+        ({}, CanFrame(0x3A5, bytes(8)), 35_155),
+        ({}, CanFrame(0x18FF50E5, bytes(8), is_extended_id=True), 29_467),
+        ({"data_bitrate_bps": 2_000_000}, CanFrame(0x3A5, bytes(64), is_fd=True), 187_277),
+        (
+            {"bitrate_bps": 1_000_000, "data_bitrate_bps": 5_000_000},
+            CanFrame(0x18FF50E5, bytes(64), True, True),
+            391_447,
+        ),
+    ],
+)
+def test_a_full_bus_carries_what_the_arithmetic_says(options, frame, bytes_per_s):
+    kernel, bus, logs, ports = bench(**options)
+    for _ in range(500):
+        ports[0].send(frame)
+    kernel.run_until(START + 10 * SECOND)
+    assert len(logs[1]) == bus.frames == 500
+    assert 500 * len(frame.data) / (logs[1][-1][0] / SECOND) == pytest.approx(bytes_per_s, rel=0.001)
+    assert bus.busy_ns == logs[1][-1][0]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        CanFrame(0x800, b""),
+        CanFrame(-1, b""),
+        CanFrame(1 << 29, b"", is_extended_id=True),
+        CanFrame(1, bytes(9)),
+        CanFrame(1, bytes(9), is_fd=True),
+    ],
+)
+def test_a_frame_that_cannot_exist_is_refused(frame):
+    kernel, _, logs, ports = bench(data_bitrate_bps=1_000_000)
+    ports[0].send(CanFrame(1, b""))
+    with pytest.raises(LocalProtocolError, match="expected"):
+        ports[0].send(frame)
+    kernel.run_until(START + SECOND)
+    assert logs[1].ids == [1]
+
+
+def test_a_classic_bus_refuses_can_fd():
+    _, _, _, ports = bench()
+    with pytest.raises(LocalProtocolError, match="classic"):
+        ports[0].send(CanFrame(1, bytes(8), is_fd=True))
+
+
+def test_impossible_options_are_refused():
+    with pytest.raises(ConfigurationError, match="bit rate"):
+        CanBus(Kernel(0), bitrate_bps=0)
+    with pytest.raises(ConfigurationError, match="bit rate"):
+        CanBus(Kernel(0), data_bitrate_bps=1000)
+    with pytest.raises(ConfigurationError, match="chances"):
+        BusFaults(loss=1.5)
+
+
+# --- The bus ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_reaches_everyone_but_its_sender_at_its_end():
+    kernel, bus, logs, ports = bench(3, stuffing=Stuffing.EXACT)
+    frame = CanFrame(0x2AA, b"\xaa" * 8)
+    ports[1].send(frame)
+    duration_ns = round(frame_bits(frame, Stuffing.EXACT)[0] * 2000)  # 500 kbit/s: 2 us a bit.
+    kernel.run_until(START + duration_ns - 1)
+    assert logs == [[], [], []]
+    kernel.run_until(START + duration_ns)
+    assert logs == [[(duration_ns, frame)], [], [(duration_ns, frame)]]
+    assert (ports[1].sent, ports[0].received, ports[1].received) == (1, 1, 0)
+    assert bus.bits == frame_bits(frame, Stuffing.EXACT)[0]
+
+
+def test_the_lowest_identifier_goes_first_whoever_came_first():
+    """0x300 is on the bus already when the others come; they arbitrate when it ends."""
+    kernel, _, logs, ports = bench(5)
+    ports[0].send(CanFrame(0x300, b""))
+    kernel.call_at(START + 1000, ports[1].send, CanFrame(0x200, b""))
+    kernel.call_at(START + 2000, ports[2].send, CanFrame(0x100, b""))
+    kernel.call_at(START + 3000, ports[3].send, CanFrame(0x100 << 18, b"", is_extended_id=True))
+    kernel.run_until(START + SECOND)
+    assert logs[4].ids == [0x300, 0x100, 0x100 << 18, 0x200]
+
+
+def test_frames_of_the_same_instant_arbitrate_too():
+    kernel, _, logs, ports = bench(3)
+    kernel.call_soon(ports[0].send, CanFrame(0x300, b""))
+    kernel.call_soon(ports[1].send, CanFrame(0x100, b""))
+    kernel.run_until(START + SECOND)
+    assert logs[2].ids == [0x100, 0x300]
+
+
+def test_a_port_does_not_overtake_itself():
+    """The bootloader's data identifiers count up and start again; order is content there."""
+    kernel, _, logs, ports = bench(3)
+    for can_id in (0x702, 0x701, 0x700):
+        ports[0].send(CanFrame(can_id, b""))
+    ports[1].send(CanFrame(0x701, b"x"))
+    kernel.run_until(START + SECOND)
+    assert logs[2].ids == [0x701, 0x702, 0x701, 0x700]
+
+
+def test_an_answer_takes_part_in_the_next_arbitration():
+    kernel = Kernel(START)
+    bus = CanBus(kernel)
+    log = Log()
+    answering = bus.attach(lambda frame, _: frame.can_id == 0x500 and answering.send(CanFrame(0x010, b"")))
+    asking = bus.attach(log)
+    asking.send(CanFrame(0x500, b""))
+    asking.send(CanFrame(0x501, b""))
+    bus.observe(log)
+    kernel.run_until(START + SECOND)
+    assert log.ids == [0x500, 0x010, 0x010, 0x501]  # 0x010 twice: heard by the asking port, and observed.
+
+
+def test_an_acceptance_filter_keeps_frames_away():
+    kernel, bus, logs, ports = bench(3)
+    ports[1].accept(range(0x100, 0x200))
+    ports[2].accept(frozenset({0x300, 1 << 31 | 0x100}))
+    for can_id, extended in ((0x100, False), (0x300, False), (0x100, True)):
+        ports[0].send(CanFrame(can_id, b"", extended))
+    kernel.run_until(START + SECOND)
+    assert [frame.is_extended_id for _, frame in logs[1]] == [False]
+    assert logs[2].ids == [0x300, 0x100]
+    ports[1].accept(None)
+    late = Log()
+    bus.attach(late, accepts={0x300})
+    ports[0].send(CanFrame(0x300, b""))
+    kernel.run_until(START + 2 * SECOND)
+    assert (logs[1].ids[-1], late.ids) == (0x300, [0x300])
+
+
+def test_a_port_without_power_neither_hears_nor_sends():
+    kernel, bus, logs, ports = bench(3)
+    ports[1].power(False)
+    ports[1].power(False)
+    assert ports[1].send(CanFrame(1, b"")) is False
+    ports[0].send(CanFrame(2, b""))
+    kernel.run_until(START + SECOND)
+    assert (logs[1], logs[2].ids) == ([], [2])
+    ports[1].power(True)
+    assert ports[1].send(CanFrame(3, b""))
+    kernel.run_until(START + 2 * SECOND)
+    assert logs[2].ids == [2, 3]
+    assert (bus.frames, ports[1].dropped) == (2, 1)
+
+
+def test_a_power_cut_destroys_the_frame_on_the_bus_and_drops_the_waiting_ones():
+    kernel, bus, logs, ports = bench(3)
+    for can_id in (1, 2, 3):
+        ports[0].send(CanFrame(can_id, bytes(8)))
+    ports[1].send(CanFrame(0x20, b""))
+    kernel.call_at(START + 100_000, ports[0].power, False)
+    kernel.call_at(START + 110_000, ports[0].power, True)
+    kernel.call_at(START + 120_000, ports[0].send, CanFrame(9, b""))
+    kernel.run_until(START + SECOND)
+    assert logs[2].ids == [9, 0x20]
+    assert (ports[0].dropped, ports[0].sent, ports[0].pending, bus.frames) == (3, 1, 0, 2)
+
+
+def test_a_receiver_that_loses_power_while_a_frame_is_delivered_does_not_get_it():
+    kernel = Kernel(START)
+    bus = CanBus(kernel, faults=BusFaults(duplication=1.0))
+    log = Log()
+    sender = bus.attach(Log())
+    bus.attach(lambda *_: victim.power(False))
+
+    def receive(frame, now_ns):
+        log(frame, now_ns)
+
+    victim = bus.attach(receive)
+    once = Log()
+
+    def dies(frame, now_ns):
+        once(frame, now_ns)
+        mortal.power(False)
+
+    mortal = bus.attach(dies)
+    sender.send(CanFrame(1, b""))
+    kernel.run_until(START + SECOND)
+    assert (log, once.ids) == ([], [1])
+
+
+def test_the_queue_is_bounded_and_says_so():
+    kernel, _, logs, ports = bench()
+    results = [ports[0].send(CanFrame(1, b"")) for _ in range(QUEUE_FRAMES_MAX + 5)]
+    assert results == [True] * QUEUE_FRAMES_MAX + [False] * 5
+    assert (ports[0].pending, ports[0].dropped) == (QUEUE_FRAMES_MAX, 5)
+    kernel.run_until(START + SECOND)
+    assert (len(logs[1]), ports[0].pending) == (QUEUE_FRAMES_MAX, 0)
+
+
+def test_drained_is_called_when_the_last_frame_has_left():
+    kernel = Kernel(START)
+    bus = CanBus(kernel)
+    calls = []
+    bus.attach(Log())
+    port = bus.attach(
+        Log(), drained=lambda now_ns: calls.append(now_ns - START) or (len(calls) < 3 and port.send(CanFrame(1, b"")))
+    )
+    port.send(CanFrame(1, b""))
+    port.send(CanFrame(1, b""))
+    kernel.run_until(START + SECOND)
+    one = round(frame_bits(CanFrame(1, b""))[0] * 2000)
+    assert calls == [2 * one, 3 * one, 4 * one]
+
+
+def lossy(seed, extra=0):
+    kernel = Kernel(START)
+    bus = CanBus(kernel, seed=seed, faults=BusFaults(loss=0.1, duplication=0.05))
+    logs = [Log() for _ in range(3 + extra)]
+    ports = [bus.attach(log, name=f"node{index}") for index, log in enumerate(logs)]
+    for burst in range(4):
+        for index in range(500):
+            kernel.call_at(START + burst * SECOND, ports[0].send, CanFrame(burst, index.to_bytes(2, "big")))
+    kernel.run_until(START + 10 * SECOND)
+    return logs, ports
+
+
+def test_losses_and_duplicates_come_from_the_seed():
+    logs, ports = lossy(1)
+    assert lossy(1)[0] == logs
+    assert lossy(2)[0] != logs
+    assert logs[1] != logs[2]
+    frames = [frame for _, frame in logs[1]]
+    assert 0.07 < ports[1].lost / 2000 < 0.13
+    duplicates = len(frames) - len(set(frames))
+    assert 0.03 < duplicates / 2000 < 0.07
+    assert len(set(frames)) == 2000 - ports[1].lost
+    assert ports[1].received == len(frames)
+
+
+def test_another_node_does_not_change_what_the_others_lose():
+    assert lossy(1, extra=1)[0][:3] == lossy(1)[0]
+
+
+def test_faults_can_be_switched_off_during_a_run():
+    kernel, bus, logs, ports = bench(faults=BusFaults(loss=1.0))
+    ports[0].send(CanFrame(1, b""))
+    kernel.run_until(START + 10 * MS)
+    bus.faults = BusFaults()
+    ports[0].send(CanFrame(2, b""))
+    kernel.run_until(START + 20 * MS)
+    assert (logs[1].ids, ports[1].lost) == ([2], 1)
