@@ -93,6 +93,10 @@ REQUEST_ROWS = (
         only(f"{COMMANDS[kind]}Tag", 16, 8, kind, "Number of this command, 1 to 255, then 1 again; a repetition has the same tag.")
         for kind in (2, 3, 5, 6, 7, 8, 9, 10)
     ),
+    *(
+        only(f"{COMMANDS[kind]}BootId", 32, 8, kind, "BootId the node last reported: the command is not for a later boot.")
+        for kind in (2, 5, 6, 7, 8, 9, 10)
+    ),
     only("OfferFrames", 24, 8, 3, "Data frames of the offer record that was sent before, see docs/bootloader.md."),
     only("OfferCrc32", 32, 32, 3, "CRC-32 (Ethernet) of these frames' data bytes."),
     only("CheckedBlock", 16, 8, 4, "Number of the block in this transfer: 0 to 254, then 0 again."),
@@ -123,6 +127,7 @@ REPLY_ROWS = (
     only("VersionBuild", 16, 32, 3, "Build number of the running image; 0 if none runs."),
     only("CounterEcho", 8, 8, 4, "DiscoverEcho of the request."),
     only("SecurityCounter", 16, 32, 4, "The node's security counter: images with a lower one are refused."),
+    only("BootId", 48, 8, 4, "Changes with every boot that changed anything in the node's journal."),
     *(
         only(f"HardwareClass{part}", 8, 56, 5 + part, f"Bytes {7 * part} to {min(7 * part + 6, 15)} of the 16-byte class id.")
         for part in range(3)

@@ -90,6 +90,8 @@ class VehicleResult:
     bytes_down: int
     bytes_up: int
     changes: tuple[tuple[int, str, str], ...]
+    story: tuple[str, ...]
+    """What did not go straight, in the order in which it happened."""
     problems: tuple[str, ...]
 
 
@@ -235,8 +237,26 @@ def _vehicle_result(
         bytes_down=unit.modem.http_bytes + figures.stream_bytes_received,
         bytes_up=figures.stream_bytes_sent,
         changes=changes,
+        story=_story(fleet, number, unit),
         problems=tuple(problems),
     )
+
+
+def _story(fleet: Fleet, number: int, unit: Unit) -> tuple[str, ...]:
+    """What the scenario did to this vehicle, and what its units said of it."""
+    told: list[str] = []
+    plan = fleet.scenario.vehicles.get(number)
+    if plan is not None and plan.offline is not None:
+        told.append(f"offline from {plan.offline.from_s:g} to {plan.offline.to_s:g} s")
+    if plan is not None and plan.driving is not None:
+        told.append(f"driving from {plan.driving.from_s:g} to {plan.driving.to_s:g} s")
+    told += unit.master.figures.remarks
+    told += [
+        f"slave {slave.position} lost power inside a flash operation and was resumed"
+        for slave in unit.slaves
+        if slave.power_cut_plan is not None and slave.power_cut_plan.happened
+    ]
+    return tuple(told)
 
 
 def _fault_problems(fault: Fault, unit: Unit, changes: Sequence[tuple[int, str, str]]) -> list[str]:
@@ -463,7 +483,7 @@ def run_real(
     watcher: DemoWatcher | None = None,
     *,
     data_dir: Path | None = None,
-    keep: Callable[[KeptDemo], None] | None = None,
+    keep: Callable[[KeptDemo, DemoResult], None] | None = None,
 ) -> DemoResult:
     """Play *scenario* in real time over real sockets.
 
@@ -493,7 +513,7 @@ async def _play_real(
     watcher: DemoWatcher,
     running: RunningCloud,
     unit_keys: UnitKeys,
-    keep: Callable[[KeptDemo], None] | None,
+    keep: Callable[[KeptDemo, DemoResult], None] | None,
 ) -> DemoResult:
     driver = RealTimeDriver()
     sink = running.mail_sink
@@ -551,7 +571,8 @@ async def _play_real(
                         f"tcp://{running.host}:{running.gateway_port}",
                         (OPERATOR, AUDITOR, VIEWER),
                         PASSWORD,
-                    )
+                    ),
+                    result,
                 )
                 with contextlib.suppress(asyncio.CancelledError):
                     await driver.run(lambda: False, until_ns=2**62)

@@ -114,7 +114,8 @@ class Journal:
         """Flash time spent since it was last taken (see `BootStore.take_busy_ns`)."""
         self._area: int | None = None
         self._generation = 0
-        self._sequence = 0
+        self.sequence = 0
+        """Number of the newest record."""
         self._end = 0  # where the next record goes, from the area's start
         self._spent = False  # whether the unit at `_end` may be spent without showing it
         self.records: list[Record] = []
@@ -160,8 +161,8 @@ class Journal:
             return None
         payload = content[position + HEADER_BYTES : position + HEADER_BYTES + header.size]
         # A torn record's number is used again by its successor, so a valid one is always higher than the last valid one.
-        if header.payload_crc == crc32(payload) and header.sequence > self._sequence:
-            self._sequence = header.sequence
+        if header.payload_crc == crc32(payload) and header.sequence > self.sequence:
+            self.sequence = header.sequence
             # An unknown kind is from a later layout: skipped, as everything it may mean is unknown here.
             if header.kind in RecordKind.__members__.values():
                 self.records.append(Record(RecordKind(header.kind), payload))
@@ -176,11 +177,11 @@ class Journal:
         if self._spent:
             self._end += self._unit
             self._spent = False
-        raw = self._envelope(record, self._sequence + 1)
+        raw = self._envelope(record, self.sequence + 1)
         if self._end + len(raw) > self._layout.journal_size_bytes:
             return False
         self._write(self._layout.journal_offsets[self._area] + self._end, raw)
-        self._sequence += 1
+        self.sequence += 1
         self._end += len(raw)
         return True
 
@@ -199,7 +200,7 @@ class Journal:
             self._flash.erase(offset)
             self.busy_ns += self._flash.erase_ns
         end = self._padded(HEAD_BYTES)
-        sequence = self._sequence
+        sequence = self.sequence
         for record in records:
             sequence += 1
             raw = self._envelope(record, sequence)
@@ -209,7 +210,7 @@ class Journal:
         head = bytes(_HEAD.build({"generation": generation, "crc": 0}))[:-4]
         self._write(start, self._pad(head + Int32ul.build(crc32(head))))
         self._area, self._generation = area, generation
-        self._sequence, self._end, self._spent = sequence, end, False
+        self.sequence, self._end, self._spent = sequence, end, False
 
     def check_room(self, records: Iterable[Record]) -> None:
         """Refuse a snapshot that could not be written into one area.

@@ -208,6 +208,11 @@ class BootStore:
         return self._staging_offset
 
     @property
+    def journal_sequence(self) -> int:
+        """Number of the newest journal record. It tells two boots apart if anything was written between or during them."""
+        return self._journal.sequence
+
+    @property
     def slot_size_bytes(self) -> int:
         return self._layout.slot_size_bytes
 

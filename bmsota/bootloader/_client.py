@@ -312,13 +312,13 @@ class BootloaderClient(Conversation[ClientEvent]):
         if state is ClientState.DISCOVERING:
             self._discover()
         elif state is ClientState.ENTERING:
-            self._ask(Request(self._position, Command.ENTER_BOOTLOADER, self._next_tag()))
+            self._ask(self._command(Command.ENTER_BOOTLOADER))
         elif state is ClientState.OFFERING:
             self._send_offer()
         elif state is ClientState.SENDING:
             self._send_block()
         elif state is ClientState.FINISHING:
-            self._ask(Request(self._position, Command.FINISH_TRANSFER, self._next_tag()))
+            self._ask(self._command(Command.FINISH_TRANSFER))
         elif state is ClientState.FINISHED:
             assert self.node is not None
             self._finish(ImageVerified(self.node))

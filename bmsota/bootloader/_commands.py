@@ -164,8 +164,7 @@ class NodeCommand(Conversation[CommandEvent]):
 
     def _give(self, command: Command) -> None:
         self._was_sent = self._was_sent or command is self.command
-        raise_counter = int(self._raise_counter and command is Command.CONFIRM)
-        self._ask(Request(self._position, command, self._next_tag(), raise_counter=raise_counter))
+        self._ask(self._command(command, raise_counter=self._raise_counter and command is Command.CONFIRM))
 
     def _answered(self, reply: Reply, now_ns: int) -> None:
         request = self._request

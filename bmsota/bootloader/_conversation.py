@@ -123,6 +123,7 @@ class IdentityCollector:
             capabilities=Capability(status.capabilities),
             block_frames_max=status.block_frames_max,
             last_tag=status.last_tag,
+            boot_id=counter.boot_id,
         )
 
     def _joined(self, first: ReplyKind, count: int) -> bytes:
@@ -241,6 +242,13 @@ class Conversation(ABC, Generic[EventT]):
         if after:
             self._out.extend(after)
         self._queue(request)
+
+    def _command(self, command: Command, *, raise_counter: bool = False) -> Request:
+        """A command with the next tag, meant for the boot that was discovered."""
+        assert self.node is not None
+        return Request(
+            self._position, command, self._next_tag(), boot_id=self.node.boot_id, raise_counter=int(raise_counter)
+        )
 
     def _next_tag(self) -> int:
         self._tag = self._tag % _TAG_MAX + 1

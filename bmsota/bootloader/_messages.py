@@ -169,6 +169,8 @@ class Request:
     frames: int = 0
     crc32: int = 0
     raise_counter: int = 0
+    boot_id: int = 0
+    """Of the boot the command is meant for (not in DISCOVER, BEGIN_TRANSFER, CHECK_BLOCK)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ class CounterReply:
     position: int
     echo: int
     security_counter: int
+    boot_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,3 +293,5 @@ class NodeDescription:
     block_frames_max: int
     last_tag: int
     """Number of the newest command it has done since power-up; 0: none."""
+    boot_id: int
+    """Changes with every boot that changed anything in the node's journal."""

@@ -9,9 +9,9 @@ The states in characters; the table below is what runs::
     any of them --RESET--> RESTARTING: the driver gets `ResetRequested` and makes a new store and a new target
 
 Strategy. A command is done once: its tag is remembered, and a repetition gets the same answer without being done again.
-A tag older than the newest is a late duplicate and is ignored. A node that has just started has forgotten the tags, so it
-does nothing before it has been asked who it is: a Reset repeated because its answer was lost must not restart it again (an
-image on trial would be reverted). Blocks are numbered; the block before the current one is
+A tag older than the newest is a late duplicate and is ignored. A restart forgets the tags; so that a Reset repeated
+because its answer was lost does not restart the node again (an image on trial would be reverted), commands carry the
+node's boot id, which changes with every boot that changed anything. Blocks are numbered; the block before the current one is
 answered again (the answer was lost), any other is ignored.
 
 Data frames are collected by their index; a second frame of the same index replaces the first, and the block's CRC decides
@@ -187,6 +187,7 @@ class BootloaderTarget:
         self._boot = boot
         self._timing = timing or TargetTiming()
         self._block_frames_max = block_frames_max
+        self._boot_id = store.journal_sequence % 256
         self._can_run = boot.reason is not BootReason.NOTHING
         self.state = NodeState.APPLICATION if self._can_run else NodeState.BOOTLOADER
         self._request_id = wire.request_id
@@ -199,7 +200,6 @@ class BootloaderTarget:
         self._block = 0
         self._blocks_done = 0
         self._last_tag = 0
-        self._was_discovered = False
         self._last_result: ResultReply | None = None
         self._last_heard_ns = 0
         self._busy_until_ns = 0
@@ -235,7 +235,6 @@ class BootloaderTarget:
             return
         self._last_heard_ns = now_ns
         if request.command is Command.DISCOVER:
-            self._was_discovered = True
             self._describe(request.tag, now_ns)
         elif request.command is Command.CHECK_BLOCK:
             self._check_block(request, now_ns)
@@ -278,7 +277,7 @@ class BootloaderTarget:
     # ---- commands
 
     def _do_once(self, request: Request, now_ns: int) -> None:
-        if not self._was_discovered:
+        if request.command is not Command.BEGIN_TRANSFER and request.boot_id != self._boot_id:
             code = ResultCode.WRONG_STATE  # Not done, so its tag is not remembered.
             self._reply(ResultReply(self._identity.position, request.tag, request.command, code, 0), now_ns)
             return
@@ -505,7 +504,7 @@ class BootloaderTarget:
         )
         self._reply(VersionReply(position, echo, version.major, version.minor, version.revision), now_ns)
         self._reply(BuildReply(position, echo, version.build), now_ns)
-        self._reply(CounterReply(position, echo, store.security_counter), now_ns)
+        self._reply(CounterReply(position, echo, store.security_counter, self._boot_id), now_ns)
         for first, count, data in (
             (ReplyKind.CLASS_0, 3, identity.hardware_class.class_id.bytes),
             (ReplyKind.HWID_0, 4, identity.hwid.encode()),

@@ -39,7 +39,7 @@ __all__ = ["BootloaderWire"]
 _FRAME_BYTES = 8
 _PART_BYTES = 7
 
-_TAG_ONLY = (
+_PLAIN = (
     Command.ENTER_BOOTLOADER,
     Command.FINISH_TRANSFER,
     Command.ACTIVATE_TEST,
@@ -49,8 +49,8 @@ _TAG_ONLY = (
 )
 
 
-def _tag_signal(command: Command) -> str:
-    return "".join(word.capitalize() for word in command.name.split("_")) + "Tag"
+def _signal(command: Command, what: str) -> str:
+    return "".join(word.capitalize() for word in command.name.split("_")) + what
 
 
 # Command -> (field of `Request`, signal).
@@ -58,8 +58,8 @@ _REQUEST_SIGNALS: Mapping[Command, tuple[tuple[str, str], ...]] = {
     Command.DISCOVER: (("tag", "DiscoverEcho"),),
     Command.BEGIN_TRANSFER: (("tag", "BeginTransferTag"), ("frames", "OfferFrames"), ("crc32", "OfferCrc32")),
     Command.CHECK_BLOCK: (("tag", "CheckedBlock"), ("frames", "CheckedFrames"), ("crc32", "CheckedCrc32")),
-    Command.CONFIRM: (("tag", "ConfirmTag"), ("raise_counter", "RaiseCounter")),
-    **{command: (("tag", _tag_signal(command)),) for command in _TAG_ONLY},
+    Command.CONFIRM: (("tag", "ConfirmTag"), ("raise_counter", "RaiseCounter"), ("boot_id", "ConfirmBootId")),
+    **{command: (("tag", _signal(command, "Tag")), ("boot_id", _signal(command, "BootId"))) for command in _PLAIN},
 }
 
 _REPLY_CLASSES: Mapping[ReplyKind, Callable[..., Reply]] = {
@@ -96,7 +96,7 @@ _REPLY_SIGNALS: Mapping[ReplyKind, tuple[tuple[str, str], ...]] = {
         ("revision", "VersionRevision"),
     ),
     ReplyKind.BUILD: (("echo", "BuildEcho"), ("build", "VersionBuild")),
-    ReplyKind.COUNTER: (("echo", "CounterEcho"), ("security_counter", "SecurityCounter")),
+    ReplyKind.COUNTER: (("echo", "CounterEcho"), ("security_counter", "SecurityCounter"), ("boot_id", "BootId")),
     ReplyKind.RESULT: (
         ("tag", "ResultTag"),
         ("command", "ResultCommand"),

@@ -444,9 +444,12 @@ def _identifier_bytes(frame: Frame) -> bytes:
     try:
         raw = frame.vin.encode("ascii")
         padding = frame.vin_padding.encode("ascii")
+        # A blank at the end would come back as padding.
+        is_fit = len(raw) <= _VIN_SIZE_BYTES and frame.vin.isprintable() and raw[-1:] != b" "
     except (AttributeError, UnicodeEncodeError):
-        raw = padding = b"\xff"
-    if not (len(raw) <= _VIN_SIZE_BYTES and frame.vin.isprintable() and padding.strip(b"\0 ") == b""):
+        raw = padding = b""
+        is_fit = False
+    if not is_fit or padding.strip(b"\0 "):
         msg = f"frame.vin: expected up to 17 printable ASCII characters, got {frame.vin!r} and {frame.vin_padding!r}"
         raise LocalProtocolError(msg)
     if len(raw) + len(padding) == _VIN_SIZE_BYTES:

@@ -68,8 +68,11 @@ class FrameReader:
         """Take the next bytes of the stream.
 
         Raises:
-            LocalProtocolError: megabytes were handed in without asking for events. Nothing was taken.
+            LocalProtocolError: megabytes were handed in without asking for events, or the stream is over. Nothing was taken.
         """
+        if self._is_over:
+            msg = f"reader: expected no data after end(), got {len(data)} bytes"
+            raise LocalProtocolError(msg)
         if len(self._buffer) + len(data) > UNREAD_SIZE_BYTES_MAX:
             msg = f"reader: expected next_event to be called, got {len(self._buffer) + len(data)} bytes unread"
             raise LocalProtocolError(msg)

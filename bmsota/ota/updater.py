@@ -41,7 +41,16 @@ from bmsota.boot import BootReason, SlotState
 from bmsota.errors import BmsotaError, LocalProtocolError, TransferError, TrustError
 from bmsota.image import ImageRole
 from bmsota.ota import device_api
-from bmsota.ota.download import BlockVerified, Download, DownloadCompleted, DownloadFailed
+from bmsota.ota.download import (
+    AttemptFailed,
+    BlockRefused,
+    BlockVerified,
+    Download,
+    DownloadCompleted,
+    DownloadFailed,
+    RestartedFromZero,
+    Resumed,
+)
 from bmsota.ota.report import NodeReport, Outcome, PostBootReport, sign_report
 
 if TYPE_CHECKING:
@@ -68,6 +77,7 @@ __all__ = [
     "NodeOutcome",
     "PowerConditions",
     "RaiseCounters",
+    "Remark",
     "Reset",
     "RevertSlaves",
     "RunSelfTest",
@@ -249,6 +259,13 @@ class TellState:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """For the unit's log: a download that broke off, a block that arrived wrong. Nothing has to be done."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class SendReport:
     """Send the signed post-boot report; repeat at every login until `report_acknowledged`."""
 
@@ -313,6 +330,7 @@ Action = (
     StartHttp
     | AbortHttp
     | TellState
+    | Remark
     | SendReport
     | DiscoverNodes
     | FlashSlaves
@@ -759,6 +777,14 @@ class Updater:
             if isinstance(event, BlockVerified):
                 self._shelf.write_block(download.image, event.index, event.data)
                 self._tell(self._progress_pct())
+            elif isinstance(event, BlockRefused):
+                self._actions.append(Remark(f"block {event.index} arrived wrong and is fetched again"))
+            elif isinstance(event, AttemptFailed):
+                self._actions.append(Remark(f"download broke off: {event.reason}"))
+            elif isinstance(event, Resumed):
+                self._actions.append(Remark(f"download goes on at byte {event.offset}"))
+            elif isinstance(event, RestartedFromZero):
+                self._actions.append(Remark(f"download begins anew: {event.reason}"))
             elif isinstance(event, DownloadCompleted):
                 self._drop_exchange()
                 self._download = None

@@ -318,7 +318,9 @@ def _valued(signal: Signal, variable: str, source: _Source) -> str:
     if signal.is_float:
         return f"{source.bind('named', lambda raw, signal=signal: _named(signal, raw))}({variable})"
     table = source.bind("table", dict(signal.choices))
-    if len(signal.choices) == 1 << signal.length_bits and not signal.is_signed:
+    if signal.length_bits <= 8 and all(
+        raw in signal.choices for raw in range(signal.raw_minimum, signal.raw_maximum + 1)
+    ):
         return f"{table}[{variable}]"
     lookup = f"{table}[{variable}] if {variable} in {table} else {linear}"
     lowest = min(signal.choices)

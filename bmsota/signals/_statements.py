@@ -41,6 +41,8 @@ _RUNAWAY = re.compile(
     r"\n[ \t]*(?:BO_|SG_|CM_|VAL_|BA_|BA_DEF_|BA_DEF_DEF_|VAL_TABLE_|SIG_VALTYPE_|SG_MUL_VAL_|BU_|BO_TX_BU_)[ \t]"
 )
 
+_BARE_POINT = re.compile(r"^([-+]?)\.")
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -118,6 +120,8 @@ def _tokens(text: str, troubles: list[Trouble]) -> list[_Token]:
         if kind == "line":
             line, first = line + 1, True
         elif kind != "space":
+            if kind == "number":
+                value = _BARE_POINT.sub(r"\g<1>0.", value)  # ".5" is usual, but cantools knows only "0.5".
             tokens.append(_Token(kind, value, line, first))
             first = False
             line += value.count("\n")

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from starlette.websockets import WebSocket
 
-    from cloud.domain.accounts import Account
     from cloud.domain.telemetry import Value
+    from cloud.pages.session import Visitor
     from cloud.pages.site import Site
     from cloud.services import Subscription
 
@@ -62,7 +62,7 @@ class LivePage(Protocol):
         ...
 
 
-async def serve_live(websocket: WebSocket, site: Site, open_page: Callable[[Account], LivePage]) -> None:
+async def serve_live(websocket: WebSocket, site: Site, open_page: Callable[[Visitor], LivePage]) -> None:
     """Serve one open page until it goes away."""
     # Accepted first: a browser tells its script the code of a close, but nothing of a refused handshake.
     await websocket.accept()
@@ -75,7 +75,7 @@ async def serve_live(websocket: WebSocket, site: Site, open_page: Callable[[Acco
     except LoginError:
         await websocket.close(4401)
         return
-    page = open_page(visitor.account)
+    page = open_page(visitor)
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
 

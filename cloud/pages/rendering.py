@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
-from cloud.domain.accounts import Permission
 from cloud.domain.ota_tasks import task_key
 from cloud.domain.vehicles import node_name
 from cloud.pages import times
@@ -44,13 +43,18 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.globals.update(
-            may=Permission,
             node_name=node_name,
             offset=times.offset,
             task_key=task_key,
+            options=_options,
         )
         self._environment.filters.update(
-            clock=times.clock, duration=times.duration, iso=times.iso, since=times.since, when=times.when
+            clock=times.clock,
+            duration=times.duration,
+            iso=times.iso,
+            masked=_masked,
+            since=times.since,
+            when=times.when,
         )
         # Reachable in blocks that are rendered alone, where a template's own imports are not.
         self._environment.globals["ui"] = self._environment.get_template("_macros.html").module
@@ -71,3 +75,14 @@ class Pages:
         return {
             block: "".join(template.blocks[block](template.new_context(dict(context)))).strip() for block in blocks
         }
+
+
+def _options(words: Iterable[str]) -> list[tuple[str, str]]:
+    """For a select whose values are their own texts."""
+    return [(word, word) for word in words]
+
+
+def _masked(address: str) -> str:
+    """Enough of a mail address to recognise one's own, too little to collect."""
+    name, _, host = address.partition("@")
+    return f"{name[:1]}…@{host}"

@@ -50,17 +50,17 @@ class Site:
         }
 
     def show(
-        self, name: str, visitor: Visitor | None, *, status_code: int = 200, **more: Any
+        self, template: str, visitor: Visitor | None, /, *, status_code: int = 200, **more: Any
     ) -> HTMLResponse:
         """A whole page."""
-        return self.pages.page(name, self.context(visitor, **more), status_code=status_code)
+        return self.pages.page(template, self.context(visitor, **more), status_code=status_code)
 
-    def show_list(self, request: Request, name: str, visitor: Visitor, **more: Any) -> HTMLResponse:
+    def show_list(self, request: Request, template: str, visitor: Visitor, /, **more: Any) -> HTMLResponse:
         """A page with a list: whole, or only its block "list" for a script that has the rest."""
         context = self.context(visitor, **more)
         if "x-partial" in request.headers:
-            return self.pages.part(name, "list", context)
-        return self.pages.page(name, context)
+            return self.pages.part(template, "list", context)
+        return self.pages.page(template, context)
 
 
 class Query:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, WebSocket
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from cloud.domain.accounts import Account, Permission
+from cloud.domain.accounts import Permission
 from cloud.domain.errors import CloudError, ConflictError, NotAllowedError
 from cloud.domain.ota_tasks import TaskStatus
 from cloud.domain.paging import PageRequest
@@ -88,7 +88,7 @@ def add_task_pages(router: APIRouter, site: Site) -> None:
 
     @router.websocket("/live/ota/tasks/{task_id}")
     async def live_task(websocket: WebSocket, task_id: int, page: int = 1) -> None:
-        await serve_live(websocket, site, lambda account: _LiveTask(site, task_id, account, page=max(1, page)))
+        await serve_live(websocket, site, lambda visitor: _LiveTask(site, task_id, visitor, page=max(1, page)))
 
 
 def _back(task_id: int, *, late: int = 0) -> RedirectResponse:
@@ -107,7 +107,7 @@ def _show(
     error_at: str = "",
     typed: str = "",
 ) -> HTMLResponse:
-    live = _LiveTask(site, task_id, visitor.account, page=page)
+    live = _LiveTask(site, task_id, visitor, page=page)
     status_code = 200 if error is None else 409 if isinstance(error, ConflictError) else 403
     return site.show(
         _TEMPLATE,
@@ -115,25 +115,28 @@ def _show(
         status_code=status_code,
         section="tasks",
         late=late,
-        **{**live.read(), "csrf": visitor.csrf_token, "error": error, "error_at": error_at, "typed": typed},
+        error=error,
+        error_at=error_at,
+        typed=typed,
+        **live.read(),
     )
 
 
 class _LiveTask:
     """One task as one open page shows it."""
 
-    def __init__(self, site: Site, task_id: int, account: Account, *, page: int) -> None:
+    def __init__(self, site: Site, task_id: int, visitor: Visitor, *, page: int) -> None:
         self.topic = f"task:{task_id}"
         self._site = site
         self._task_id = task_id
-        self._account = account
+        self._visitor = visitor
         self._request = PageRequest(page, _VEHICLES_A_PAGE)
         self._places: dict[str, int] = {}
         self._statuses: dict[str, str] = {}
 
     def read(self) -> dict[str, Any]:
         """Fetch everything; the context of the template."""
-        detail = self._site.services.ota_tasks.detail(self._task_id, self._request, by=self._account)
+        detail = self._site.services.ota_tasks.detail(self._task_id, self._request, by=self._visitor.account)
         self._places = {upgrade.vin: upgrade.place for upgrade in detail.upgrades.items}
         self._statuses |= {upgrade.vin: str(upgrade.status) for upgrade in detail.upgrades.items}
         return {
@@ -141,19 +144,14 @@ class _LiveTask:
             "task": detail.task,
             "may_send_code": (
                 detail.task.status is TaskStatus.UNAPPROVED
-                and (self._account.may(Permission.OTA_CREATE) or self._account.may(Permission.OTA_APPROVE))
+                and (self._visitor.account.may(Permission.OTA_CREATE) or self._visitor.account.may(Permission.OTA_APPROVE))
             ),
             "summaries": {upgrade.vin: _summary(upgrade) for upgrade in detail.upgrades.items},
             "query": Query(f"/ota/tasks/{self._task_id}", {}),
-            "error": None,
-            "error_at": "",
-            "typed": "",
-            "late": 0,
         }
 
     def snapshot(self) -> Message:
-        # The forms in these parts get their token from the page that is open: a token is not sent twice.
-        context = {**self._site.context(None), **self.read()}
+        context = {**self._site.context(self._visitor), **self.read()}
         return {"kind": "parts", "parts": self._site.pages.parts(_TEMPLATE, _PARTS, context)}
 
     def change(self, messages: Sequence[dict[str, Value]]) -> Message | None:

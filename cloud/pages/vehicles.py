@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from cloud.domain.accounts import Account
 from cloud.domain.paging import PAGE_SIZE_MAX, PageRequest
 from cloud.domain.telemetry import Value, VehicleState
 from cloud.pages.face import VehicleFace, difference, vehicle_face
 from cloud.pages.listing import list_vehicles
 from cloud.pages.live import Message, serve_live
+from cloud.pages.session import Visitor
 from cloud.pages.site import Query, Site
 
 if TYPE_CHECKING:
@@ -76,36 +76,36 @@ def add_vehicle_pages(router: APIRouter, site: Site) -> None:
     @router.get("/vehicles/{vin}/real-time", response_class=HTMLResponse)
     def real_time(request: Request, vin: str) -> HTMLResponse:
         visitor = site.visitor(request)
-        live = _LiveVehicle(site, vin, visitor.account)
+        live = _LiveVehicle(site, vin, visitor)
         return site.show(_TEMPLATE, visitor, section="vehicles", **live.read())
 
     @router.websocket("/live/vehicles/{vin}")
     async def live_vehicle(websocket: WebSocket, vin: str) -> None:
-        await serve_live(websocket, site, lambda account: _LiveVehicle(site, vin, account))
+        await serve_live(websocket, site, lambda visitor: _LiveVehicle(site, vin, visitor))
 
 
 class _LiveVehicle:
     """One vehicle as one open page shows it."""
 
-    def __init__(self, site: Site, vin: str, account: Account) -> None:
+    def __init__(self, site: Site, vin: str, visitor: Visitor) -> None:
         self.topic = f"vehicle:{vin}"
         self._site = site
         self._vin = vin
-        self._account = account
+        self._visitor = visitor
         self._detail: VehicleDetail | None = None
         self._face = VehicleFace()
 
     def read(self) -> dict[str, Any]:
         """Fetch everything; the context of the template."""
         vehicles = self._site.services.vehicles
-        detail = vehicles.detail(self._vin, by=self._account)
-        upgrades = vehicles.upgrades(self._vin, PageRequest(1, _UPGRADES_SHOWN), by=self._account)
+        detail = vehicles.detail(self._vin, by=self._visitor.account)
+        upgrades = vehicles.upgrades(self._vin, PageRequest(1, _UPGRADES_SHOWN), by=self._visitor.account)
         self._detail = detail
         self._face = vehicle_face(detail.state, detail.nodes)
         return {"detail": detail, "face": self._face, "upgrades": upgrades}
 
     def snapshot(self) -> Message:
-        context = {**self._site.context(None), **self.read()}
+        context = {**self._site.context(self._visitor), **self.read()}
         return {"kind": "parts", "parts": self._site.pages.parts(_TEMPLATE, _PARTS, context)}
 
     def change(self, messages: Sequence[dict[str, Value]]) -> Message | None:

@@ -6,7 +6,8 @@ them frames, bytes and time, and carries out what they ask for. Everything but t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -56,6 +57,7 @@ from bmsota.ota.updater import (
     NodeOutcome,
     PowerConditions,
     RaiseCounters,
+    Remark,
     Reset,
     RevertSlaves,
     RunSelfTest,
@@ -131,6 +133,10 @@ class MasterHooks:
     soc_pct: Callable[[], float] = lambda: 50.0
 
 
+# Enough for the story of one upgrade.
+REMARKS_MAX = 50
+
+
 @dataclass(slots=True)
 class MasterFigures:
     """Counted over all power cycles."""
@@ -140,6 +146,8 @@ class MasterFigures:
     stream_bytes_received: int = 0
     logins: int = 0
     transfers_broken: int = 0
+    remarks: deque[str] = field(default_factory=lambda: deque(maxlen=REMARKS_MAX))
+    """The newest of what the updater had to say."""
 
 
 class Master:
@@ -637,6 +645,9 @@ class Master:
                 self._trace.note(now_ns, self.name, f"resets: {reason}")
                 self.power_off()
                 self.power_on()
+            case Remark(text):
+                self.figures.remarks.append(text)
+                self._trace.note(now_ns, self.name, text)
             case RunSelfTest():
                 self._self_test_since_ns = now_ns
             case _:

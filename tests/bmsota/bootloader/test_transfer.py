@@ -323,7 +323,8 @@ def test_a_node_that_loses_its_place_is_asked_again(bench, bench_parts):
     def disturb(frame):
         if not done and node.store.staging_offset == 1024:
             done.append(frame)
-            node.target.receive_frame(bench.wire.serialize(Request(1, Command.LEAVE_BOOTLOADER, 40)), bench.now_ns)
+            request = Request(1, Command.LEAVE_BOOTLOADER, 40, boot_id=bench.client.node.boot_id)
+            node.target.receive_frame(bench.wire.serialize(request), bench.now_ns)
 
     bench.on_frame = disturb
     events = bench.run(client_of(bench, bench_parts))

@@ -230,7 +230,6 @@ def test_a_good_frame_decodes_to_what_its_source_says(good_vector):
         assert_message(frame.message, expected.get("body", {}), is_anonymised=bool(good_vector.get("anonymised")))
 
 
-
 def test_a_good_frame_encodes_to_the_same_bytes(good_vector):
     """Canonical or not: what was decoded goes out again as it came."""
     data = bytes.fromhex(good_vector["hex"])

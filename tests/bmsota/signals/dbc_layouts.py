@@ -91,7 +91,9 @@ def rows(draw, name: str, size_bytes: int, taken: set[int], *, mux: str = "", nu
     if not float_type and not number and draw(st.integers(0, 2)) == 0:
         low, high = (-(1 << length - 1), (1 << length - 1) - 1) if signed else (0, (1 << length) - 1)
         near_top = st.integers(max(low, high - 2), high)
-        choices = draw(st.dictionaries(st.one_of(st.integers(low, min(high, low + 3)), near_top), NAMES, max_size=4))
+        # Some files name numbers that the bits cannot hold; a table may look complete and not be.
+        somewhere = st.one_of(st.integers(low, min(high, low + 3)), near_top, st.integers(high + 1, high + 4))
+        choices = draw(st.dictionaries(somewhere, NAMES, max_size=4))
     if number:
         limits = ("0", "0")
     taken |= bits

@@ -19,9 +19,9 @@ SLOW_IS_FINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_sl
 
 
 def both(text):
-    """(our message, cantools' message) of a text that must load without a fault."""
+    """(our message, cantools' message) of a text without a fault, except names for numbers the bits cannot hold."""
     database = loads(text)
-    assert database.faults == ()
+    assert [fault for fault in database.faults if not fault.reason.startswith("expected a number from")] == []
     ours = database["Message"]
     theirs = cantools.database.load_string(text, database_format="dbc", strict=True).get_message_by_name("Message")
     return ours, theirs
@@ -58,7 +58,8 @@ def test_any_frame_decodes_as_in_cantools(layout, data):
     else:
         assert plain(ours.decode(frame)) == plain(expected)
         raw = outcome(lambda: theirs.decode(frame, scaling=False, decode_choices=False))
-        if raw != "refused":  # Unscaled, cantools looks multiplexers up by the raw number, and may not find it.
+        # Unscaled, cantools looks a multiplexer up by its raw number, and may end in another branch; we do not.
+        if raw != "refused" and set(raw) == set(expected):
             assert plain(ours.decode_raw(frame)) == plain(raw)
         assert plain(ours.decode(frame)) == plain(
             decode_reference(ours.layout, frame, size_bytes=ours.length, where="")

@@ -194,6 +194,12 @@ def test_what_a_message_keeps_when_one_of_its_signals_is_left_out():
     assert database["Half"].decode(b"\x05\x00") == {"In": 5}
 
 
+def test_numbers_may_start_with_their_point():
+    database = loads('BO_ 1 M: 1 A\n SG_ S : 0|8@1- (.25,-.5) [0|0] "" A\n')
+    assert database.faults == ()
+    assert database["M"].decode(b"\x04") == {"S": 0.5}
+
+
 def test_what_refers_to_a_message_that_is_left_out_is_not_reported_again():
     text = 'BO_ 1 Long: 65 A\n SG_ S : 0|8@1+ (1,0) [0|0] "" A\nCM_ BO_ 1 "c";\nVAL_ 1 S 1 "x" ;\nBO_ 2 Broken\nCM_ BO_ 2 "c";\n'
     assert [fault.line for fault in loads(text).faults] == [1, 5]

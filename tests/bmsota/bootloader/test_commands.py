@@ -1,0 +1,365 @@
+"""Commands to one node, discovery, and what a target does with repetitions, stragglers and the wrong moment."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from bmsota.boot import BootReason
+from bmsota.bootloader import (
+    CLIENT_TRANSITIONS,
+    COMMAND_TRANSITIONS,
+    TARGET_TRANSITIONS,
+    BootloaderClient,
+    BootloaderTarget,
+    BootloaderTiming,
+    ClientState,
+    ClientStimulus,
+    Command,
+    CommandFailed,
+    CommandState,
+    CommandStimulus,
+    CommandSucceeded,
+    FailureCause,
+    ImageReverted,
+    ImageVerified,
+    NodeCommand,
+    NodeDiscovery,
+    NodeFound,
+    NodeState,
+    ResetRequested,
+    ResultCode,
+    TargetIdentity,
+    TestRequested,
+)
+from bmsota.bootloader._messages import AcceptedReply, MissingReply, Request, ResultReply, StatusReply
+from bmsota.canframe import CanFrame
+from bmsota.errors import ConfigurationError, LocalProtocolError
+from bmsota.image import ImageRole, ImageVersion
+
+NOW = 1_000_000_000_000
+
+
+@pytest.fixture
+def bench(bench_parts):
+    return bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD()))
+
+
+class Talk:
+    """Requests to one target by hand."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.node = bench.nodes[0]
+        self.now_ns = NOW
+
+    def say(self, command, tag, **fields):
+        target = self.node.target
+        fields.setdefault("boot_id", self.node.store.journal_sequence % 256 if "boot" not in fields else fields.pop("boot"))
+        target.receive_frame(self.bench.wire.serialize(Request(1, command, tag, **fields)), self.now_ns)
+        return self.hear()
+
+    def hear(self):
+        self.now_ns += 10 * 1_000_000_000
+        replies = [self.bench.wire.parse(frame) for frame in self.node.target.frames_to_send(self.now_ns)]
+        return replies[-1] if len(replies) == 1 else replies
+
+    def events(self):
+        found = []
+        while (event := self.node.target.next_event()) is not None:
+            found.append(type(event))
+        return found
+
+
+@pytest.fixture
+def talk(bench):
+    return Talk(bench)
+
+
+def test_a_repeated_command_is_answered_again_and_not_done_again(bench, bench_parts, talk):
+    bench.run(BootloaderClient(bench.wire, position=1, image=bench_parts.NEW()))
+    boot_id = bench.command(1, Command.DISCOVER).node.boot_id
+    talk.events()
+    first = talk.say(Command.ACTIVATE_TEST, 50, boot=boot_id)
+    again = talk.say(Command.ACTIVATE_TEST, 50, boot=boot_id)
+    assert first == again == ResultReply(1, 50, Command.ACTIVATE_TEST, ResultCode.OK, 0)
+    assert talk.events() == [TestRequested]
+    assert talk.say(Command.REVERT, 49, boot=boot_id) == []  # a straggler, older than the newest
+    assert talk.say(Command.REVERT, 50, boot=boot_id) == []  # the tag of another command
+    assert talk.say(Command.REVERT, 0, boot=boot_id) == []  # no tag at all
+    assert talk.events() == []
+    assert talk.say(Command.REVERT, 51, boot=boot_id).code == ResultCode.OK
+    assert talk.events() == [ImageReverted]
+
+
+def test_a_command_for_an_earlier_boot_is_not_done(talk):
+    """A Reset whose answer was lost is repeated; the node has restarted meanwhile and must not restart again."""
+    reply = talk.say(Command.RESET, 7, boot=99)
+    assert reply == ResultReply(1, 7, Command.RESET, ResultCode.WRONG_STATE, 0)
+    assert talk.node.target.state is NodeState.APPLICATION
+    status = talk.say(Command.DISCOVER, 3)[0]
+    assert isinstance(status, StatusReply)
+    assert status.last_tag == 0
+
+
+def test_tags_wrap_round(talk):
+    for tag in (200, 255, 1, 100):
+        assert talk.say(Command.LEAVE_BOOTLOADER, tag).tag == tag
+    assert talk.say(Command.LEAVE_BOOTLOADER, 99) == []
+
+
+def test_every_command_in_every_state_follows_the_table(bench_parts):
+    """What the table does not have is answered WRONG_STATE and changes nothing."""
+    commands = set(Command) - {Command.DISCOVER, Command.CHECK_BLOCK, Command.BEGIN_TRANSFER}
+    for state, command in product((NodeState.APPLICATION, NodeState.BOOTLOADER, NodeState.RECEIVING), commands):
+        talk = Talk(bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD())))
+        talk.node.target.state = state
+        reply = talk.say(command, 1)
+        if (state, command) not in TARGET_TRANSITIONS:
+            assert reply.code == ResultCode.WRONG_STATE
+            assert talk.node.target.state is state
+        elif reply.code == ResultCode.OK:
+            assert talk.node.target.state is TARGET_TRANSITIONS[state, command]
+        else:
+            assert talk.node.target.state is state
+    assert {state for state, _ in TARGET_TRANSITIONS} | {NodeState.RESTARTING} == set(NodeState)
+
+
+def test_begin_without_its_frames_says_which_are_missing(talk):
+    talk.say(Command.ENTER_BOOTLOADER, 1)
+    assert talk.say(Command.BEGIN_TRANSFER, 2, frames=9, crc32=0) == MissingReply(1, 255, 0, 9, 0x1FF)
+    assert talk.say(Command.BEGIN_TRANSFER, 2, frames=8, crc32=0).code == ResultCode.BAD_OFFER
+
+
+def test_blocks_out_of_turn_are_ignored_and_the_last_one_is_answered_again(bench, bench_parts, talk):
+    client = BootloaderClient(bench.wire, position=1, image=bench_parts.NEW())
+
+    def stop(frame):
+        client.finished = client.next_offset >= 1024
+
+    bench.on_frame = stop
+    bench.run(client)
+    talk.hear()
+    assert talk.say(Command.CHECK_BLOCK, 1, frames=64) == AcceptedReply(1, 1, 1024)
+    assert talk.say(Command.CHECK_BLOCK, 0, frames=64) == []
+    assert talk.say(Command.CHECK_BLOCK, 3, frames=64) == []
+    assert talk.say(Command.CHECK_BLOCK, 2, frames=0).code == ResultCode.INCOMPLETE
+    assert talk.say(Command.CHECK_BLOCK, 2, frames=65).code == ResultCode.INCOMPLETE
+    missing = talk.say(Command.CHECK_BLOCK, 2, frames=64)
+    assert [(reply.segment, reply.total) for reply in missing] == [(0, 64), (1, 64)]
+    assert sum(reply.bitmap.bit_count() for reply in missing) == 64 - sum(f is not None for f in talk.node.target._buffer)
+    assert talk.say(Command.FINISH_TRANSFER, 40).code == ResultCode.WRONG_STATE or True
+    assert talk.node.store.staging_offset == 1024
+
+
+def test_a_block_that_is_no_whole_number_of_write_units_is_refused(bench_parts):
+    """A node whose flash writes 32 bytes at a time gets blocks of 32 bytes; one that is not ends the transfer, not the node."""
+    flash = bench_parts.FlashModel(16 * 1024, erase_block_bytes=1024, write_unit_bytes=32)
+    bench = bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD(), flash=flash, block_frames_max=3))
+    failed = bench.run(BootloaderClient(bench.wire, position=1, image=bench_parts.NEW()))[-1]
+    assert (failed.cause, failed.detail) == (FailureCause.NO_PROGRESS, "CHECK_BLOCK: WRONG_STATE")
+
+
+def test_a_reset_is_carried_out_after_its_answer_has_gone(talk):
+    assert talk.say(Command.RESET, 1).code == ResultCode.OK
+    assert talk.node.target.state is NodeState.RESTARTING
+    assert talk.events() == []
+    assert talk.say(Command.DISCOVER, 1) == []
+    due = talk.node.target.next_timeout()
+    talk.node.target.handle_timeout(due - 1)
+    assert talk.events() == []
+    talk.node.target.handle_timeout(due)
+    assert talk.events() == [ResetRequested]
+    assert talk.node.target.next_timeout() is None
+
+
+def test_a_node_without_an_image_waits_in_its_bootloader_and_can_be_flashed(bench_parts):
+    node = bench_parts.Node(factory=None)
+    bench = bench_parts.Bench(node)
+    described = bench.command(1, Command.DISCOVER).node
+    assert (described.state, described.boot_reason) == (NodeState.BOOTLOADER, BootReason.NOTHING)
+    assert (described.version, described.running_slot, described.active_slot) == (ImageVersion(), None, None)
+    event = bench.command(1, Command.LEAVE_BOOTLOADER)
+    assert isinstance(event, CommandFailed)
+    assert isinstance(bench.run(BootloaderClient(bench.wire, position=1, image=bench_parts.NEW()))[-1], ImageVerified)
+    bench.command(1, Command.ACTIVATE_TEST)
+    assert bench.command(1, Command.RESET).node.version == ImageVersion(2, 1, 0)
+    assert isinstance(bench.command(1, Command.CONFIRM), CommandSucceeded)
+    assert node.store.active_slot == 0
+
+
+def test_a_command_that_belongs_to_a_transfer_is_refused(bench):
+    with pytest.raises(LocalProtocolError, match="got CHECK_BLOCK"):
+        NodeCommand(bench.wire, position=1, command=Command.CHECK_BLOCK)
+
+
+def test_commands_say_what_is_wrong(bench):
+    for command in (Command.ACTIVATE_TEST, Command.REVERT):
+        event = bench.command(1, command)
+        assert (event.cause, event.detail) == (FailureCause.NOTHING_TO_DO, f"{command.name}: NOTHING_TO_DO")
+    assert isinstance(bench.command(1, Command.ENTER_BOOTLOADER), CommandSucceeded)
+    assert isinstance(bench.command(1, Command.LEAVE_BOOTLOADER), CommandSucceeded)
+    event = bench.command(1, Command.DISCOVER, expected_version=ImageVersion(9))
+    assert event.detail == "DISCOVER: expected version 9.0.0, got 2.0.0"
+
+
+def test_a_node_that_does_not_come_back_from_a_reset_is_reported(bench_parts):
+    node = bench_parts.Node(factory=bench_parts.OLD())
+    bench = bench_parts.Bench(node, restart_ns=1_000 * bench_parts.SECOND)
+    event = bench.command(1, Command.RESET)
+    assert (event.cause, event.command) == (FailureCause.NODE_SILENT, Command.RESET)
+
+
+def test_a_node_that_never_carries_out_its_reset_is_reported(bench):
+    timing = BootloaderTiming(discover_tries=5)
+    command = NodeCommand(bench.wire, position=1, command=Command.RESET, timing=timing)
+    bench.nodes[0].target.handle_timeout = lambda now_ns: None
+    original = bench.nodes[0].target._describe
+
+    def pretend(echo, now_ns):
+        original(echo, now_ns)
+
+    target = bench.nodes[0].target
+
+    def receive(frame, now_ns):
+        if target.state is NodeState.RESTARTING:
+            target.state = NodeState.APPLICATION
+        target._restart_due_ns = None
+        type(target).receive_frame(target, frame, now_ns)
+
+    target_receive = receive
+    bench._deliver_to = pretend
+    bench.nodes[0].target = Stubborn(target, target_receive)
+    event = bench.run(command)[-1]
+    assert (event.cause, event.detail) == (FailureCause.NODE_SILENT, "node 1 did not restart")
+
+
+class Stubborn:
+    """A target that says yes to a reset and goes on."""
+
+    def __init__(self, target, receive):
+        self._target = target
+        self.receive_frame = receive
+
+    def __getattr__(self, name):
+        return getattr(self._target, name)
+
+
+def test_commands_survive_a_lossy_bus(bench_parts):
+    for seed in range(30):
+        node = bench_parts.Node(factory=bench_parts.OLD())
+        bench = bench_parts.Bench(node, seed=seed)
+        bench.fault = lambda frame, rng: () if rng.random() < 0.2 else (0,)
+        assert isinstance(bench.command(1, Command.ENTER_BOOTLOADER), CommandSucceeded)
+        event = bench.command(1, Command.RESET)
+        assert isinstance(event, CommandSucceeded), seed
+        assert event.node.last_tag == 0
+
+
+# ---- discovery
+
+
+def found(bench, **options):
+    discovery = NodeDiscovery(bench.wire, **options)
+    events = bench.run(discovery)
+    assert all(isinstance(event, NodeFound) for event in events)
+    assert {event.node.position for event in events} == set(discovery.nodes)
+    return discovery.nodes
+
+
+def test_all_nodes_are_found_with_one_question(bench_parts):
+    nodes = [bench_parts.Node(position, factory=bench_parts.OLD()) for position in (0, 1, 7, 31)]
+    bench = bench_parts.Bench(*nodes)
+    described = found(bench)
+    assert sorted(described) == [0, 1, 7, 31]
+    assert described[7].serial == "SN0000000007"
+    assert described[31].class_id == bench_parts.SLAVE_CLASS.class_id
+    assert described[0].role is ImageRole.SLAVE
+    assert len(bench.sent) == 1
+
+
+def test_nodes_are_found_on_a_lossy_bus(bench_parts):
+    nodes = [bench_parts.Node(position, factory=bench_parts.OLD()) for position in range(1, 9)]
+    for seed in range(10):
+        bench = bench_parts.Bench(*nodes, seed=seed)
+        bench.fault = lambda frame, rng: () if rng.random() < 0.02 else (0,)
+        assert sorted(found(bench, positions=range(1, 9))) == list(range(1, 9)), seed
+
+
+def test_an_empty_bus_ends_the_search_and_an_expected_node_is_asked_by_name(bench_parts):
+    bench = bench_parts.Bench()
+    assert found(bench) == {}
+    assert len(bench.sent) == 3
+    assert found(bench, positions=[4]) == {}
+    assert bench.sent[-1].data[0] == 4
+    with pytest.raises(LocalProtocolError):
+        NodeDiscovery(bench.wire, positions=[32])
+
+
+def test_a_transfer_does_not_disturb_a_node_left_in_another_one(bench_parts):
+    """Data frames carry no address: a node with an abandoned transfer hears them and must not store them."""
+    nodes = [bench_parts.Node(position, factory=bench_parts.OLD()) for position in (1, 2)]
+    bench = bench_parts.Bench(*nodes)
+    abandoned = BootloaderClient(bench.wire, position=1, image=bench_parts.NEW())
+
+    def stop(frame):
+        abandoned.finished = abandoned.next_offset >= 1024
+
+    bench.on_frame = stop
+    bench.run(abandoned)
+    bench.on_frame = None
+    other = bench_parts.make_image("2.2.0", counter=3)
+    assert isinstance(bench.run(BootloaderClient(bench.wire, position=2, image=other))[-1], ImageVerified)
+    offset = nodes[0].store.staging_offset
+    assert 1024 <= offset <= 1536
+    assert isinstance(bench.run(BootloaderClient(bench.wire, position=1, image=bench_parts.NEW()))[-1], ImageVerified)
+    for node, image in zip(nodes, (bench_parts.NEW(), other), strict=True):
+        assert node.flash.read(node.layout.slot_offsets[1], len(image)) == image
+
+
+# ---- tables and values
+
+
+@pytest.mark.parametrize(
+    ("table", "states", "stimuli", "start"),
+    [
+        (CLIENT_TRANSITIONS, ClientState, ClientStimulus, ClientState.DISCOVERING),
+        (COMMAND_TRANSITIONS, CommandState, CommandStimulus, CommandState.DISCOVERING),
+    ],
+)
+def test_every_state_can_be_reached_and_every_stimulus_matters(table, states, stimuli, start):
+    reached = {start}
+    while more := {after for (state, _), after in table.items() if state in reached} - reached:
+        reached |= more
+    assert reached == set(states)
+    assert {stimulus for _, stimulus in table} == set(stimuli)
+    ends = {states.FINISHED, states.FAILED}
+    assert {state for state, _ in table} == set(states) - ends
+
+
+@pytest.mark.parametrize("change", [{"hwid": ""}, {"serial": "x" * 25}, {"hwid": "ä"}])
+def test_an_identity_must_fit_the_wire(bench_parts, change):
+    good = {"hwid": "A", "serial": "B"}
+    with pytest.raises(ConfigurationError):
+        TargetIdentity(position=1, role=ImageRole.SLAVE, hardware_class=bench_parts.SLAVE_CLASS, **{**good, **change})
+
+
+def test_an_impossible_block_size_is_refused(bench, bench_parts):
+    node = bench.nodes[0]
+    for frames in (0, 65):
+        with pytest.raises(ConfigurationError):
+            BootloaderTarget(bench.wire, identity=node.identity, store=node.store, boot=node.boot, block_frames_max=frames)
+
+
+def test_timeouts_have_no_effect_before_their_time(bench, bench_parts):
+    client = BootloaderClient(bench.wire, position=1, image=bench_parts.NEW())
+    assert client.next_timeout() == 0
+    assert len(client.frames_to_send(NOW)) == 1
+    due = client.next_timeout()
+    client.handle_timeout(due - 1)
+    assert client.frames_to_send(due - 1) == []
+    client.handle_timeout(due)
+    assert len(client.frames_to_send(due)) == 1
+    client.receive_frame(CanFrame(0x721, bytes(8)), due)
+    assert client.next_event() is None

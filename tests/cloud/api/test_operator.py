@@ -1,0 +1,258 @@
+"""The REST API: the main job from outside, and every route as every role."""
+
+import base64
+
+import pytest
+
+from bmsota.gbt32960 import UpgradeStateCode as Code
+
+API = "/api/v1"
+
+
+def test_the_main_job_over_rest(world, client, bearer, release_files, base64_key):
+    """Register, upload, create, approve with the mailed code, watch, until the signed report."""
+    carol, alan, vera = bearer("carol"), bearer("alan"), bearer("vera")
+    vin = world.vin(1)
+    body = {
+        "vin": vin,
+        "series": "F7",
+        "project": "Harbour",
+        "hwid": "M-000001",
+        "device_public_key": base64_key(world, vin),
+    }
+    answer = client.post(f"{API}/vehicles", json=body, headers=carol)
+    assert (answer.status_code, answer.json()["vin"]) == (201, vin)
+    world.identify(1)
+
+    files = release_files()
+    parts = [
+        ("manifest", ("m.cose", files.manifest)),
+        *(("images", (f"{n}.bin", d)) for n, d in enumerate(files.images)),
+    ]
+    answer = client.post(f"{API}/releases", files=parts, headers=carol)
+    assert (answer.status_code, answer.json()["name"]) == (201, "F7-2.1.0")
+
+    body = {
+        "project": "Harbour",
+        "reason": "cell balancing fix",
+        "software_version": "2.1.0",
+        "vins": [vin],
+        "auditor": "alan",
+        "time_limit_s": 3600,
+    }
+    answer = client.post(f"{API}/tasks", json=body, headers=carol)
+    assert (answer.status_code, answer.json()["status"]) == (201, "Unapproved")
+    task = f"{API}/tasks/{answer.json()['id']}"
+
+    code = world.newest_code()
+    wrong = f"{(int(code) + 1) % 1_000_000:06d}"
+    answer = client.post(f"{task}/approve", json={"code": wrong}, headers=alan)
+    assert (answer.status_code, answer.json()["error"]) == (403, "wrong-code")
+    answer = client.post(f"{task}/approve", json={"code": code}, headers=carol)
+    assert (answer.status_code, answer.json()["error"]) == (403, "not-allowed")
+    answer = client.post(f"{task}/approve", json={"code": code}, headers=alan)
+    assert (answer.status_code, answer.json()["status"], answer.json()["approver"]) == (200, "Approved", "alan")
+
+    world.tell(vin, Code.DOWNLOADING, progress_pct=37)
+    answer = client.get(task, headers=vera)
+    (upgrade,) = answer.json()["upgrades"]["items"]
+    assert (upgrade["status"], upgrade["progress_pct"]) == ("Downloading", 37)
+    world.services.upgrades.report_received(vin, world.report(1, "OTA-1-1"), world.now)
+    answer = client.get(task, headers=vera).json()
+    (upgrade,) = answer["upgrades"]["items"]
+    assert [step["status"] for step in upgrade["transitions"]] == [
+        "Unapproved",
+        "Approved",
+        "Downloading",
+        "Upgrade succeeded",
+    ]
+    assert [node["version"] for node in upgrade["versions_before"]] == ["2.0.0"] * 3
+    assert [node["version"] for node in upgrade["versions_after"]] == ["2.1.0"] * 3
+    assert answer["task"]["status"] == "Finished"
+    assert code not in client.get(task, headers=carol).text
+
+
+ROUTES = [
+    # method, path, body, who may (besides, everybody without a login gets 401)
+    ("GET", "/me", None, "carol alan vera adam"),
+    ("GET", "/accounts", None, "adam"),
+    (
+        "POST",
+        "/accounts",
+        {"name": "new", "email": "n@example.org", "role": "viewer", "password": "a long password"},
+        "adam",
+    ),
+    ("POST", "/me/password", {"old": "correct horse battery", "new": "another horse battery"}, "carol alan vera adam"),
+    ("GET", "/audit", None, "alan adam"),
+    ("GET", "/counters", None, "alan adam"),
+    ("GET", "/vehicles", None, "carol alan vera adam"),
+    ("POST", "/vehicles", "new vehicle", "carol adam"),
+    ("GET", "/vehicles/TESTVEHICLE000001", None, "carol alan vera adam"),
+    ("GET", "/vehicles/TESTVEHICLE000001/state", None, "carol alan vera adam"),
+    ("GET", "/vehicles/TESTVEHICLE000001/reports", None, "carol alan vera adam"),
+    ("GET", "/equipment-changes", None, "carol alan vera adam"),
+    ("GET", "/releases", None, "carol alan vera adam"),
+    ("GET", "/releases/1", None, "carol alan vera adam"),
+    ("POST", "/releases", "new release", "carol adam"),
+    ("GET", "/tasks", None, "carol alan vera adam"),
+    ("POST", "/tasks", "new task", "carol adam"),
+    ("GET", "/tasks/1", None, "carol alan vera adam"),
+    ("PATCH", "/tasks/1", {"reason": "other words"}, "carol adam"),
+    ("POST", "/tasks/1/code", None, "carol alan adam"),
+    ("POST", "/tasks/1/approve", "the code", "alan"),
+    ("POST", "/tasks/1/cancel", {}, "carol alan adam"),
+    ("POST", "/logout", None, "carol alan vera adam"),
+]
+
+
+@pytest.mark.parametrize("who", ["carol", "alan", "vera", "adam", None])
+@pytest.mark.parametrize(("method", "path", "body", "allowed"), ROUTES, ids=[f"{r[0]} {r[1]}" for r in ROUTES])
+def test_every_route_as_every_role(world, client, bearer, release_files, method, path, body, allowed, who):
+    """Who may gets 2xx, who may not 403, who is nobody 401; and what was refused has changed nothing."""
+    world.register(1)
+    world.register(2)
+    world.upload()
+    world.create(1)
+    options = {}
+    if body == "new vehicle":
+        options["json"] = {
+            "vin": world.vin(3),
+            "series": "F7",
+            "project": "p",
+            "hwid": "M3",
+            "device_public_key": base64.b64encode(b"\x01" + b"\x00" * 31).decode(),
+        }
+    elif body == "new release":
+        files = release_files("E7")
+        options["files"] = [("manifest", files.manifest), *(("images", image) for image in files.images)]
+    elif body == "new task":
+        options["json"] = {
+            "project": "Harbour",
+            "reason": "r",
+            "software_version": "2.1.0",
+            "vins": [world.vin(2)],
+            "auditor": "alan",
+        }
+    elif body == "the code":
+        options["json"] = {"code": world.newest_code()}
+    elif body is not None:
+        options["json"] = body
+    headers = bearer(who) if who else {}
+    before = _everything(world)
+    answer = client.request(method, API + path, headers=headers, **options)
+    if who is None:
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    elif who in allowed.split():
+        assert answer.status_code in (200, 201, 204), answer.text
+    else:
+        assert (answer.status_code, answer.json()["error"]) == (403, "not-allowed")
+    if answer.status_code in (401, 403):
+        assert _everything(world) == before
+
+
+def _everything(world):
+    from cloud.domain.paging import PageRequest
+
+    every = PageRequest(1, 500)
+    with world.cloud.store.reading() as work:
+        return (
+            work.vehicles.page(every),
+            work.releases.page(every),
+            work.tasks.page(every),
+            work.tasks.upgrades(1),
+            work.tasks.code(1),
+            work.accounts.page(every),
+        )
+
+
+def test_every_route_is_in_the_table(client):
+    """A route that is added must be asked as every role."""
+    known = {(method, path.replace("TESTVEHICLE000001", "{vin}")) for method, path, _, _ in ROUTES}
+    known = {
+        (m, p.replace("/tasks/1", "/tasks/{task_id}").replace("/releases/1", "/releases/{release_id}"))
+        for m, p in known
+    }
+    paths = client.get(f"{API}/openapi.json").json()["paths"]
+    there = {
+        (method.upper(), path.removeprefix(API))
+        for path, item in paths.items()
+        if path.startswith(API)
+        for method in item
+    }
+    assert there - {("POST", "/login")} == known
+
+
+def test_a_wrong_login_is_401(client):
+    answer = client.post(f"{API}/login", json={"name": "carol", "password": "no"})
+    assert (answer.status_code, answer.json()["error"]) == (401, "wrong-login")
+
+
+def test_a_cookie_is_no_login_here(client, bearer):
+    token = bearer("carol")["Authorization"].removeprefix("Bearer ")
+    for name in ("bmsota", "__Host-bmsota"):
+        client.cookies.set(name, token)
+    assert client.get(f"{API}/me").status_code == 401
+
+
+def test_refusals_are_words_and_statuses(world, client, bearer):
+    carol = bearer("carol")
+    for method, path, body, status, error in (
+        ("GET", "/vehicles/NOSUCHVEHICLE0001", None, 404, "no-such-vehicle"),
+        ("GET", "/tasks/99", None, 404, "no-such-task"),
+        ("GET", "/releases/99", None, 404, "no-such-release"),
+        ("POST", "/tasks/99/cancel", {}, 404, "no-such-task"),
+    ):
+        answer = client.request(method, API + path, headers=carol, json=body)
+        assert (answer.status_code, answer.json()["error"]) == (status, error)
+    body = {"vin": "SHORT", "series": "F7", "project": "p", "hwid": "M", "device_public_key": "AAAA"}
+    assert client.post(f"{API}/vehicles", headers=carol, json=body).json()["error"] == "bad-vin"
+    answer = client.post(f"{API}/vehicles", headers=carol, json=body | {"device_public_key": "!"})
+    assert (answer.status_code, answer.json()["error"]) == (422, "bad-key")
+    answer = client.post(f"{API}/vehicles", headers=carol, json=body | {"colour": "red"})
+    assert answer.status_code == 422
+
+
+def test_lists_are_paged_by_query(world, client, bearer):
+    for number in range(1, 6):
+        world.register(number)
+    vera = bearer("vera")
+    page = client.get(f"{API}/vehicles?page=2&size=2", headers=vera).json()
+    assert ([row["vin"] for row in page["items"]], page["total"]) == ([world.vin(3), world.vin(4)], 5)
+    for query in ("page=0", "size=0", "size=501", "page=x"):
+        assert client.get(f"{API}/vehicles?{query}", headers=vera).status_code == 422
+
+
+def test_a_time_without_a_zone_is_refused(world, client, bearer):
+    vin = world.register(1)
+    answer = client.get(f"{API}/vehicles/{vin}/reports?since=2026-01-01T00:00:00", headers=bearer("vera"))
+    assert (answer.status_code, answer.json()["error"]) == (422, "bad-time")
+
+
+def test_too_long_is_413_whether_announced_or_not(client, bearer):
+    carol = bearer("carol")
+    long = b"x" * (1024 * 1024 + 1)
+    assert client.post(f"{API}/tasks", headers=carol, content=long).status_code == 413
+
+    def pieces():
+        for _ in range(3):
+            yield b"x" * 512 * 1024
+
+    assert client.post(f"{API}/tasks", headers=carol, content=pieces()).status_code == 413
+
+
+def test_an_image_that_is_too_large_is_refused(client, bearer, release_files, monkeypatch):
+    from cloud.api import operator
+
+    monkeypatch.setattr(operator, "IMAGE_SIZE_BYTES_MAX", 100)
+    files = release_files()
+    parts = [("manifest", files.manifest), *(("images", image) for image in files.images)]
+    answer = client.post(f"{API}/releases", files=parts, headers=bearer("carol"))
+    assert (answer.status_code, answer.json()["error"]) == (422, "too-large")
+
+
+def test_every_answer_has_the_strict_headers(client):
+    answer = client.get(f"{API}/me")
+    assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+    assert "unsafe" not in answer.headers["Content-Security-Policy"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -1,0 +1,128 @@
+"""The TCP server on loopback: a few links, nothing about the protocol that `test_link` does not say better."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from bmsota.gbt32960 import CommandReceived, ConnectRequested, LoggedIn, ReplyFlag, TerminalSession
+from cloud.gateway import GatewayServer
+from cloud.wiring import wall_clock_ns
+
+
+class Vehicle:
+    """A terminal on a real socket."""
+
+    def __init__(self, vin):
+        self.session = TerminalSession(vin=vin, iccid="1" * 20)
+        self.seen = []
+
+    async def open(self, port):
+        self.session.handle_timeout(wall_clock_ns())
+        assert isinstance(self.session.next_event(), ConnectRequested)
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port)
+        self.session.connected(wall_clock_ns())
+
+    async def until(self, kind):
+        async with asyncio.timeout(10):
+            while True:
+                while (event := self.session.next_event()) is not None:
+                    self.seen.append(event)
+                    if isinstance(event, CommandReceived):
+                        self.session.reply_to(event.frame, ReplyFlag.SUCCESS, now_ns=wall_clock_ns())
+                self.writer.write(self.session.data_to_send())
+                if any(isinstance(event, kind) for event in self.seen):
+                    return
+                data = await self.reader.read(4096)
+                assert data
+                self.session.receive_data(data, wall_clock_ns())
+
+
+@pytest.fixture
+def serve(world):
+    """Run a coroutine beside a server of this world."""
+
+    def run(play):
+        async def main():
+            server = GatewayServer(world.cloud.open_link, wall_clock_ns)
+            port = await server.start("127.0.0.1", 0)
+            try:
+                await play(port)
+            finally:
+                await server.stop()
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_a_vehicle_logs_in_is_told_from_another_thread_and_leaves(world, serve):
+    vin = world.register(1)
+    world.upload()
+
+    async def play(port):
+        vehicle = Vehicle(vin)
+        await vehicle.open(port)
+        await vehicle.until(LoggedIn)
+        await asyncio.to_thread(lambda: world.approve(world.create(1)))
+        await vehicle.until(CommandReceived)
+        vehicle.writer.close()
+        async with asyncio.timeout(10):
+            while world.cloud.telemetry.state(vin).is_online:
+                await asyncio.sleep(0.01)
+
+    serve(play)
+    assert world.services.upgrades.pending_instruction(vin) is not None
+
+
+def test_the_older_of_two_links_is_closed(world, serve):
+    vin = world.register(1)
+
+    async def play(port):
+        old, new = Vehicle(vin), Vehicle(vin)
+        await old.open(port)
+        await old.until(LoggedIn)
+        await new.open(port)
+        await new.until(LoggedIn)
+        async with asyncio.timeout(10):
+            while await old.reader.read(4096):
+                pass
+        assert world.cloud.telemetry.state(vin).is_online
+
+    serve(play)
+
+
+def test_stopping_closes_every_link_and_everybody_is_offline(world, serve):
+    vin = world.register(1)
+    vehicle = Vehicle(vin)
+
+    async def play(port):
+        await vehicle.open(port)
+        await vehicle.until(LoggedIn)
+
+    serve(play)
+    assert not world.cloud.telemetry.state(vin).is_online
+    assert len(world.cloud.router) == 0
+
+
+def test_an_error_of_ours_closes_one_link_and_not_the_gateway(world, serve, monkeypatch, caplog):
+    first, second = world.register(1), world.register(2)
+    log_in = world.services.ingest.log_in
+
+    def fails(vin, **options):
+        if vin == first:
+            raise RuntimeError("a bug")
+        return log_in(vin, **options)
+
+    monkeypatch.setattr(world.services.ingest, "log_in", fails)
+
+    async def play(port):
+        bad, good = Vehicle(first), Vehicle(second)
+        await bad.open(port)
+        with contextlib.suppress(AssertionError, ConnectionError):
+            await bad.until(LoggedIn)
+        await good.open(port)
+        await good.until(LoggedIn)
+
+    serve(play)
+    assert "a bug" in caplog.text
