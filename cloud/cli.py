@@ -11,6 +11,7 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Annotated, NoReturn
 
 import typer
@@ -63,6 +64,9 @@ def serve(
 ) -> None:
     """Run gateway, device API, REST API and pages until Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # They tell every step of theirs; of interest is only what goes wrong.
+    for name in ("alembic", "mail.log"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     target = None
     if smtp_host:
         target = SmtpTarget(
@@ -98,18 +102,18 @@ def serve(
 
 
 async def _serve(options: ServeOptions) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Windows has no signal handlers in its loop; there Ctrl-C ends asyncio.run by itself.
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
     running = await RunningCloud.start(options)
     try:
         typer.echo(f"pages and APIs  {running.http_url}")
         typer.echo(f"gateway         tcp://{running.host}:{running.gateway_port}")
         if running.mail_sink is not None:
             typer.echo(f"mails           {options.mail_folder}")
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Windows has no signal handlers in its loop; there Ctrl-C ends asyncio.run by itself.
-            with suppress(NotImplementedError):
-                loop.add_signal_handler(number, stop.set)
         stopping = asyncio.ensure_future(stop.wait())
         working = asyncio.ensure_future(running.wait())
         await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)
@@ -151,14 +155,16 @@ def mail_sink(
     folder: Annotated[Path, typer.Option(help="Where mails are written as .eml files.")] = Path("mails"),
 ) -> None:
     """Receive mails and relay none, until Ctrl-C."""
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     sink = MailSink(host=host, port=port, folder=folder)
     try:
         sink.start()
     except OSError as error:
         _refuse(error)
     typer.echo(f"mail sink       smtp://{sink.host}:{sink.port} -> {folder}")
-    with suppress(KeyboardInterrupt):
-        signal.sigwait([signal.SIGINT, signal.SIGTERM])
+    stop.wait()
     sink.stop()
 
 

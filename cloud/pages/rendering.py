@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
-from cloud.domain.ota_tasks import task_key
+from cloud.domain.ota_tasks import OPEN_STATUSES, task_key
 from cloud.domain.vehicles import node_name
 from cloud.pages import times
 
@@ -45,6 +45,7 @@ class Pages:
         self._environment.globals.update(
             node_name=node_name,
             offset=times.offset,
+            open_statuses=OPEN_STATUSES,
             task_key=task_key,
             options=_options,
         )

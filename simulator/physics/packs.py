@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmsota.errors import ConfigurationError
 from simulator.physics.chemistry import NMC, Chemistry
 
 if TYPE_CHECKING:
@@ -61,11 +60,9 @@ class PackDesign:
     def __post_init__(self) -> None:
         if not 0 < self.cell_count <= CELLS_MAX or not 0 < self.probe_count <= self.cell_count:
             got = f"{self.cell_count} cells and {self.probe_count} probes"
-            raise ConfigurationError(
-                f"expected 1 to {CELLS_MAX} cells and no more probes than cells, got {got} (pack design)"
-            )
+            raise ValueError(f"expected 1 to {CELLS_MAX} cells and no more probes than cells, got {got} (pack design)")
         if min(self.capacity_ah, self.cooling_w_per_k, self.bleed_ohm) <= 0:
-            raise ConfigurationError("expected capacity, cooling and bleed resistance above 0, got less (pack design)")
+            raise ValueError("expected capacity, cooling and bleed resistance above 0, got less (pack design)")
 
 
 class Packs:
@@ -90,7 +87,7 @@ class Packs:
             temperature_c: temperature at the start, for all or for each.
         """
         if len(set(vins)) != len(vins):
-            raise ConfigurationError("expected each VIN once, got one again (packs)")
+            raise ValueError("expected each VIN once, got one again (packs)")
         self.design = design
         self.vins = tuple(vins)
         self.row = {vin: index for index, vin in enumerate(vins)}
@@ -167,19 +164,17 @@ class Packs:
             balancing: (packs, cells), True where a cell's bleed resistor is on.
 
         Raises:
-            ConfigurationError: *dt_s* is not above 0, or a column has the wrong shape.
+            ValueError: *dt_s* is not above 0, or a column has the wrong shape.
         """
         if not dt_s > 0:
-            raise ConfigurationError(f"expected a step above 0 s, got {dt_s} (packs)")
+            raise ValueError(f"expected a step above 0 s, got {dt_s} (packs)")
         count = len(self.vins)
         self.current_a = self._column(current_a, count, "current_a")
         ambient = self._column(ambient_c, count, "ambient_c")[:, None]
         current = self.current_a[:, None]
         if balancing is not None:
             if balancing.shape != self.cell_soc.shape:
-                raise ConfigurationError(
-                    f"expected balancing of shape {self.cell_soc.shape}, got {balancing.shape} (packs)"
-                )
+                raise ValueError(f"expected balancing of shape {self.cell_soc.shape}, got {balancing.shape} (packs)")
             bleed = np.where(balancing, self.cell_voltage_v / np.float32(self.design.bleed_ohm), np.float32(0))
             self._bled_as += bleed.astype(np.float64) * dt_s
             current = current + bleed
@@ -211,7 +206,7 @@ class Packs:
     def _column(values: npt.ArrayLike, count: int, name: str) -> Column:
         column = np.asarray(values, np.float32)
         if column.shape not in ((), (count,)):
-            raise ConfigurationError(f"expected one number or {count}, got shape {column.shape} ({name})")
+            raise ValueError(f"expected one number or {count}, got shape {column.shape} ({name})")
         return np.broadcast_to(column, (count,)).copy()
 
 

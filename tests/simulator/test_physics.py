@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bmsota.errors import ConfigurationError
 from simulator.physics import LFP, NMC, PackDesign, Packs
 
 F7 = PackDesign(cell_count=96, probe_count=32)
@@ -201,7 +200,7 @@ def test_everything_is_float32():
     ],
 )
 def test_wrong_inputs_are_refused(arguments, options, said):
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ValueError, match=said):
         Packs(F7, VINS, seed=1).step(*arguments, **options)
 
 
@@ -211,7 +210,7 @@ def test_wrong_designs_are_refused():
         {"cell_count": 4, "probe_count": 5},
         {"cell_count": 4, "probe_count": 1, "capacity_ah": 0},
     ):
-        with pytest.raises(ConfigurationError, match="pack design"):
+        with pytest.raises(ValueError, match="pack design"):
             PackDesign(**wrong)
-    with pytest.raises(ConfigurationError, match="each VIN once"):
+    with pytest.raises(ValueError, match="each VIN once"):
         Packs(F7, [VINS[0], VINS[0]], seed=1)

@@ -112,6 +112,12 @@ def test_everything_else_is_refused(name, text):
         _cbor.decode(bytes.fromhex(text))
 
 
+def test_bytes_behind_the_item_are_named():
+    """Two documents in one are none."""
+    with pytest.raises(_cbor.CborError, match="expected the end, got 2 more bytes"):
+        _cbor.decode(b"\x00\x00\x00")
+
+
 def test_the_tag_is_required_where_it_is_asked_for():
     """COSE_Sign1 is recognised by its tag."""
     assert _cbor.decode(cbor2.dumps(cbor2.CBORTag(18, [])), tag=18) == []
