@@ -90,8 +90,12 @@ def _from_arguments(arguments: list[str]) -> Iterator[_Found]:
         yield from _frames_in(f"frame {number}", data)
 
 
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
 def _from_stdin() -> Iterator[_Found]:
-    if sys.stdin.isatty():
+    if _is_terminal():
         msg = "expected frames as arguments or on standard input"
         raise typer.BadParameter(msg)
     raw = sys.stdin.buffer.read(_INPUT_SIZE_BYTES_MAX + 1)

@@ -93,7 +93,7 @@ def imgtool_image(
     header_size_bytes=st.sampled_from([32, 33, 64, 512]),
     header_fill=st.sampled_from([0xFF, 0x00]),
 )
-def test_images_equal_imgtools_byte_for_byte(  # noqa: PLR0917  (hypothesis calls it by name)
+def test_images_equal_imgtools_byte_for_byte(
     tmp_path_factory, seed, payload, version, security_counter, vendor, class_name, role, dependencies, custom_tlvs,
     address, is_bootable, header_size_bytes, header_fill,
 ):  # fmt: skip

@@ -512,6 +512,44 @@ def test_n15_all_attempts_together_are_bounded(entry):
     assert len(result.requests) == 20
 
 
+def test_n15_a_bad_block_and_a_cut_in_one_answer(entry):
+    """The block begun at the cut goes on first, then the bad one is fetched alone."""
+    body = bytearray(FILE)
+    body[3 * BLOCK] ^= 1
+    cut = 8 * BLOCK + 100
+    result = run(Download(entry), Server(fault=lambda n, _r, a: a.but(body=bytes(body), cut=cut) if n == 0 else None))
+    assert outcome(result) == "ok"
+    assert [request.header("Range") for request in result.requests[1:]] == [
+        f"bytes={cut}-{SIZE - 1}",
+        f"bytes={3 * BLOCK}-{4 * BLOCK - 1}",
+    ]
+
+
+def capped(size_bytes):
+    """A server that answers with at most so many bytes of a range, as RFC 9110, section 15.3.7 allows."""
+
+    def fault(_n, request, answer):
+        if request.header("Range"):
+            first = int(request.header("Range")[6:].split("-")[0])
+            piece = answer.body[:size_bytes]
+            answer.headers["Content-Range"] = f"bytes {first}-{first + len(piece) - 1}/{SIZE}"
+            return answer.but(body=piece)
+        return answer
+
+    return fault
+
+
+def test_n15_a_server_may_answer_with_less_than_the_range(entry):
+    """The rest is asked for at once; only the number of attempts is bounded."""
+    result = run(Download(entry, have=[0]), Server(fault=capped(1500)))
+    assert len(result.blocks) == 20
+    assert isinstance(result.events[-1], DownloadCompleted)
+    options = DownloadOptions(attempts_max=5)
+    result = run(Download(entry, have=[0], options=options), Server(fault=capped(1500)))
+    assert "expected the image within 5 attempts" in str(result.events[-1].error)
+    assert len(result.requests) == 5
+
+
 def test_n16_one_byte_a_second(entry):
     """The rate watchdog ends the attempt, and after three such the download, by name."""
     result = run(Download(entry), Server(fault=lambda _n, _r, a: a.but(piece=1, piece_ns=S)))

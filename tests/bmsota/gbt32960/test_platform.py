@@ -1,0 +1,381 @@
+"""The platform's end, as conversations with one link."""
+
+from __future__ import annotations
+
+import pytest
+
+from bmsota.checksums import bcc_xor
+from bmsota.errors import LocalProtocolError
+from bmsota.gbt32960 import (
+    BadStretch,
+    CommandReplied,
+    CommandTimedOut,
+    Control,
+    ControlId,
+    EchoReply,
+    EmptyReply,
+    ExtensionReceived,
+    Frame,
+    FrameRefused,
+    Heartbeat,
+    HeartbeatReceived,
+    LoginRequested,
+    LogoutReceived,
+    ParameterQuery,
+    PlatformLogin,
+    PlatformOptions,
+    PlatformSession,
+    PlatformState,
+    Position,
+    RawMessage,
+    RemoteUpgrade,
+    ReplyBody,
+    Report,
+    ReportReceived,
+    TimeReply,
+    TimeSync,
+    UpgradeState,
+    UpgradeStateCode,
+    VehicleLogin,
+    VehicleLogout,
+    beijing_time,
+    encode,
+)
+
+VIN = "LTEST000000000001"
+ICCID = "89860000000000000001"
+
+
+@pytest.fixture
+def platform(talk):
+    def make(**options):
+        return talk(PlatformSession(options=PlatformOptions(**options)))
+
+    return make
+
+
+def up(command, message, vin=VIN, **more):
+    return Frame(command=command, vin=vin, message=message, **more)
+
+
+def login(end, vin=VIN, serial=1):
+    return up(1, VehicleLogin(beijing_time(end.now_ns), serial, ICCID), vin)
+
+
+def report(end):
+    return up(2, Report(beijing_time(end.now_ns), (Position(True, 121.5, 31.2),)))
+
+
+def logged_in(end, **options):
+    found = end(**options)
+    found.hear(login(found))
+    found.do("accept_login")
+    assert found.session.state is PlatformState.LOGGED_IN
+    found.take()
+    return found
+
+
+def test_a_login_is_decided_by_the_program_above(platform):
+    """The answer carries the time of the login; only then does the vehicle count as logged in."""
+    end = platform()
+    asked = login(end)
+    end.hear(asked)
+    assert end.events == [LoginRequested(VIN, asked.message)]
+    assert (end.session.state, end.session.vin) == (PlatformState.DECIDING, None)
+    end.pass_time(3)
+    end.do("accept_login")
+    assert end.frames == [up(1, TimeReply(asked.message.time), reply_flag=1)]
+    assert end.session.vin == VIN
+
+
+def test_a_refused_login_may_be_answered_or_not(platform):
+    """With a flag, or with silence (B.2.1); the link stays and the next login is asked again."""
+    end = platform()
+    end.hear(login(end))
+    end.do("refuse_login", 3)
+    assert end.frames[-1].reply_flag == 3
+    end.pass_time(60)
+    end.hear(login(end))
+    end.do("refuse_login", None)
+    assert len(end.frames) == 1
+    assert end.session.state is PlatformState.OPEN
+    end.hear(login(end))
+    with pytest.raises(LocalProtocolError, match="refusal"):
+        end.session.refuse_login(1, end.now_ns)
+    end.do("accept_login")
+    assert end.session.state is PlatformState.LOGGED_IN
+
+
+def test_a_link_without_a_login_is_closed(platform):
+    """After four minutes, however many refused logins there were, or none at all."""
+    for first in ("connected", "login"):
+        end = platform()
+        if first == "login":
+            end.hear(login(end))
+            end.do("refuse_login", None)
+        else:
+            end.do("connected")
+        end.take()
+        end.pass_time(300)
+        assert end.take() == ["00:04:00 ! CloseRequested reason=NOT_LOGGED_IN"]
+        end.hear(login(end))
+        assert end.take() == []
+
+
+def test_what_comes_while_a_login_is_decided_waits(platform):
+    """A service may take its time; nothing behind the login is lost or judged too early."""
+    end = platform()
+    data = encode(login(end)) + encode(report(end)) + encode(up(7, Heartbeat()))
+    end.do("receive_data", data)
+    assert [type(event) for event in end.events] == [LoginRequested]
+    end.do("accept_login")
+    assert [type(event) for event in end.events[1:]] == [ReportReceived, HeartbeatReceived]
+    assert [frame.command for frame in end.frames] == [1, 7]
+
+
+def test_reports(platform):
+    """A correct report is an event and gets no answer (annex B); 0x03 is told apart."""
+    end = logged_in(platform)
+    frame = report(end)
+    end.hear(frame)
+    end.hear(up(3, frame.message))
+    assert end.events[-2:] == [ReportReceived(VIN, frame.message, False), ReportReceived(VIN, frame.message, True)]
+    assert len(end.frames) == 1
+
+
+def test_a_wrong_report_is_answered_so_that_it_comes_again(platform):
+    """With the error flag and its time, if it has one; other wrong frames are not answered."""
+    end = logged_in(platform)
+    now = beijing_time(end.now_ns)
+    time = bytes((26, 1, 1, 8, 0, 0))
+    for unit, message in (
+        (time + b"\x01", TimeReply(now)),
+        (b"\x1a", EmptyReply()),
+        (bytes(7), TimeReply(now)),
+    ):
+        end.hear(up(2, RawMessage(unit)))
+        assert isinstance(end.events[-1], BadStretch)
+        assert end.frames[-1] == up(2, message, reply_flag=2)
+    sent = len(end.frames)
+    for frame in (
+        up(4, RawMessage(time + b"\x01")),
+        up(2, RawMessage(time + b"\x01"), vin="LTEST000000000002"),
+    ):
+        end.hear(frame)
+        assert isinstance(end.events[-1], BadStretch)
+    broken = bytearray(encode(report(end)))
+    broken[21] = 0  # Not even the header is valid.
+    broken[-1] = bcc_xor(broken[2:-1])
+    end.do("receive_data", bytes(broken))
+    assert len(end.frames) == sent
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (ReplyBody.TIME, lambda end, raw: TimeReply(beijing_time(end.now_ns - 2 * 10**9))),
+        (ReplyBody.ECHO, lambda end, raw: EchoReply(beijing_time(end.now_ns), raw[30:-1])),
+        (ReplyBody.EMPTY, lambda end, raw: EmptyReply()),
+    ],
+)
+def test_the_reply_practices_of_the_field(platform, body, expected):
+    """Surprise 2: three bodies, by option, for logins, logouts and, if wanted, reports."""
+    end = logged_in(platform, reply_body=body, always_reply_to_reports=True)
+    asked = report(end)
+    end.pass_time(2)
+    end.hear(asked)
+    assert end.frames[-1] == up(2, expected(end, encode(asked)), reply_flag=1)
+
+
+def test_the_identifier_is_answered_as_it_came(platform):
+    """A terminal that pads with blanks gets blanks."""
+    end = platform()
+    asked = Frame(command=1, vin="SHORT", vin_padding=" " * 12, message=login(end).message)
+    end.hear(asked)
+    end.do("accept_login")
+    assert end.frames[-1].vin_padding == " " * 12
+    assert end.session.vin == "SHORT"
+
+
+def test_heartbeats_and_the_time(platform):
+    """Answered at once: nothing, and the platform's time."""
+    end = logged_in(platform)
+    end.hear(up(7, Heartbeat()))
+    assert end.frames[-1] == up(7, EmptyReply(), reply_flag=1)
+    assert end.events[-1] == HeartbeatReceived(VIN)
+    end.hear(up(8, TimeSync()))
+    assert end.frames[-1] == up(8, TimeReply(beijing_time(end.now_ns)), reply_flag=1)
+
+
+def test_a_silent_link_is_closed(platform):
+    """Every frame is a sign of life; three minutes without one are too many."""
+    end = logged_in(platform)
+    for _ in range(3):
+        end.pass_time(179)
+        end.hear(up(7, Heartbeat()))
+    assert end.session.state is PlatformState.LOGGED_IN
+    end.take()
+    end.pass_time(200)
+    assert [line[9:] for line in end.take()] == ["! CloseRequested reason=SILENT"]
+    assert end.session.next_timeout() is None
+
+
+def test_logout(platform):
+    """Answered; the vehicle may log in again on the same link."""
+    end = logged_in(platform)
+    out = up(4, VehicleLogout(beijing_time(end.now_ns), 1))
+    end.hear(out)
+    assert end.events[-1] == LogoutReceived(VIN, 1, out.message.time)
+    assert end.frames[-1] == up(4, TimeReply(out.message.time), reply_flag=1)
+    end.hear(report(end))
+    assert isinstance(end.events[-1], FrameRefused)
+    end.hear(login(end, serial=2))
+    end.do("accept_login")
+    assert end.session.state is PlatformState.LOGGED_IN
+
+
+def test_what_may_not_come_now_has_no_effect(platform):
+    """Before the login, for another vehicle, replies to nothing, commands of a platform, ciphertext, platform login."""
+    end = platform()
+    end.hear(report(end))
+    assert isinstance(end.events[-1], FrameRefused)
+    assert end.frames == []
+    end = logged_in(platform)
+    sent = len(end.frames)
+    for frame in (
+        up(7, Heartbeat(), vin="LTEST000000000002"),
+        up(0x82, TimeReply(beijing_time(end.now_ns)), reply_flag=1),
+        up(0x82, Control(beijing_time(end.now_ns), ControlId.RESET)),
+        up(0x42, RawMessage(b"")),
+        up(2, RawMessage(b"x"), encryption=3),
+        up(1, RawMessage(b"x"), encryption=3),
+        up(4, RawMessage(b"x"), encryption=3),
+    ):
+        end.hear(frame)
+        assert isinstance(end.events[-1], FrameRefused), frame
+    assert len(end.frames) == sent
+    end = platform()
+    end.hear(up(5, PlatformLogin(beijing_time(end.now_ns), 1, "user", "secret")))
+    assert isinstance(end.events[-1], LoginRequested)
+    end.do("refuse_login", 2)
+
+
+def test_a_command_is_tried_three_times(platform):
+    """A minute apart, and a minute for the last answer (B.2.9)."""
+    end = logged_in(platform, silence_timeout_ns=10**15)
+    message = Control(beijing_time(end.now_ns), ControlId.REMOTE_UPGRADE, RemoteUpgrade(url="https://x/y"))
+    end.do("send_command", 0x82, message)
+    end.pass_time(300)
+    assert end.take() == [
+        "00:00:00 > 0x82 Control",
+        "00:01:00 > 0x82 Control",
+        "00:02:00 > 0x82 Control",
+        "00:03:00 ! CommandTimedOut command=130 tries=3",
+    ]
+    assert end.events[-1] == CommandTimedOut(0x82, message, 3)
+    assert end.session.waiting_command_count == 0
+
+
+def test_commands_of_one_number_wait_for_each_other(platform):
+    """Their answers differ by nothing but the number; other numbers do not wait."""
+    end = logged_in(platform)
+    now = beijing_time(end.now_ns)
+    first, second = Control(now, ControlId.RESET), Control(now, ControlId.POWER_OFF)
+    end.do("send_command", 0x82, first)
+    end.do("send_command", 0x82, second)
+    end.do("send_command", 0x80, ParameterQuery(now, (1,)))
+    assert [line[9:] for line in end.take()] == ["> 0x82 Control", "> 0x80 ParameterQuery"]
+    answer = up(0x82, TimeReply(now), reply_flag=1)
+    end.hear(answer)
+    assert end.events[-1] == CommandReplied(0x82, first, 1, answer)
+    assert end.frames[-1].message == second
+    refusal = up(0x82, EmptyReply(), reply_flag=2)
+    end.hear(refusal)
+    assert end.events[-1] == CommandReplied(0x82, second, 2, refusal)
+    end.hear(refusal)
+    assert isinstance(end.events[-1], FrameRefused)
+
+
+def test_commands_need_a_login_and_room(platform):
+    end = platform()
+    control = Control(beijing_time(end.now_ns), ControlId.RESET)
+    with pytest.raises(LocalProtocolError, match="logged in"):
+        end.session.send_command(0x82, control, end.now_ns)
+    end = logged_in(platform)
+    with pytest.raises(LocalProtocolError, match="0x80 to 0xfe"):
+        end.session.send_command(7, Heartbeat(), end.now_ns)
+    for _ in range(64):
+        end.session.send_command(0x82, control, end.now_ns)
+    with pytest.raises(LocalProtocolError, match="fewer than 64"):
+        end.session.send_command(0x82, control, end.now_ns)
+
+
+def test_a_lost_link_ends_its_commands(platform):
+    """The gateway learns at once that they were not answered, and how often they were sent."""
+    end = logged_in(platform)
+    control = Control(beijing_time(end.now_ns), ControlId.RESET)
+    end.do("send_command", 0x82, control)
+    end.do("send_command", 0x82, control)
+    end.do("disconnected")
+    assert end.events[-2:] == [CommandTimedOut(0x82, control, 1), CommandTimedOut(0x82, control, 0)]
+    assert end.session.state is PlatformState.CLOSED
+    end.do("disconnected")
+    end.do("supersede")
+    assert len(end.events) == 3  # The login, and the two commands.
+
+
+def test_the_older_link_of_a_vehicle_is_closed(platform):
+    """What still comes on it has no effect."""
+    end = logged_in(platform)
+    end.do("supersede")
+    assert end.take() == ["00:00:00 ! CloseRequested reason=SUPERSEDED"]
+    end.hear(report(end))
+    assert end.take() == []
+    with pytest.raises(LocalProtocolError, match="link"):
+        end.session.reply(report(end), end.now_ns)
+    with pytest.raises(LocalProtocolError, match="allows ACCEPTED"):
+        end.session.accept_login(end.now_ns)
+
+
+def test_the_extension_is_answered_by_the_program_above(platform):
+    """After it has stored what it must not lose; the answer carries the frame's time."""
+    end = logged_in(platform)
+    asked = up(
+        0xC1,
+        UpgradeState(time=beijing_time(end.now_ns), order_id="o", state=UpgradeStateCode.SUCCEEDED, progress_pct=100),
+    )
+    end.hear(asked)
+    assert end.events[-1] == ExtensionReceived(asked)
+    end.pass_time(5)
+    end.do("reply", asked)
+    assert end.frames[-1] == up(0xC1, TimeReply(asked.message.time), reply_flag=1)
+    end.do("reply", asked, 2)
+    assert end.frames[-1].reply_flag == 2
+    foreign = up(0xF0, RawMessage(b"x"))
+    end.hear(foreign)
+    end.do("reply", foreign, message=EmptyReply())
+    assert end.frames[-1].message == EmptyReply()
+    with pytest.raises(LocalProtocolError, match="a command"):
+        end.session.reply(end.frames[-1], end.now_ns)
+
+
+def test_who_sends_only_garbage_is_cut_off(platform):
+    """64 KiB without one frame; a frame in between begins the count anew."""
+    end = logged_in(platform)
+    for _ in range(4):
+        end.do("receive_data", b"\xaa" * 40_000 + encode(up(7, Heartbeat())))
+    assert end.session.state is PlatformState.LOGGED_IN
+    end.do("receive_data", b"\xaa" * 70_000)
+    assert end.take()[-1].endswith("CloseRequested reason=GARBAGE")
+
+
+def test_an_unfinished_frame_is_given_up_after_half_a_minute(platform):
+    """A wrong length holds the frames behind it for no longer."""
+    end = logged_in(platform)
+    end.do("receive_data", encode(up(7, Heartbeat()))[:22] + b"\x40\x00" + encode(report(end)))
+    end.take()
+    end.pass_time(30)
+    assert [line[9:] for line in end.take()] == [
+        "! BadStretch reason=a frame that was never finished",
+        "! ReportReceived",
+    ]
