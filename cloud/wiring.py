@@ -278,7 +278,9 @@ class RunningCloud:
         self._http_socket = http_socket
         self._gateway = GatewayServer(cloud.open_link, wall_clock_ns, ssl_context=options.ssl_context)
         self._http = _Server(
-            uvicorn.Config(build_app(cloud), log_level="warning", access_log=False, lifespan="off", ws_ping_interval=20.0)
+            uvicorn.Config(
+                build_app(cloud), log_level="warning", access_log=False, lifespan="off", ws_ping_interval=20.0
+            )
         )
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -130,8 +130,8 @@ def _body_decoders(edition: Edition) -> tuple[Decoder, ...]:
     return tuple(table)
 
 
-_BODY_DECODERS: Final = {Edition.GBT2016: _body_decoders(Edition.GBT2016)}
-"""By type byte. An edition that is missing here has no bodies yet; its reports stay raw."""
+_BODY_DECODERS: Final[dict[Edition, tuple[Decoder, ...]]] = {}
+"""By edition, then by type byte. Compiled when first needed: who only wants to import must not wait."""
 
 
 def _decode_report(decoders: tuple[Decoder, ...], data: bytes, at: int, end: int) -> Report:
@@ -166,7 +166,11 @@ def _decode_command(edition: Edition, command: int, data: bytes, at: int, end: i
     """The data unit of a frame that asks for something (flag 0xFE)."""
     if command in _REPORTS:
         decoders = _BODY_DECODERS.get(edition)
-        return RawMessage(data[at:end]) if decoders is None else _decode_report(decoders, data, at, end)
+        if decoders is None:
+            if not BODY_LAYOUTS[edition]:  # No bodies of that edition yet.
+                return RawMessage(data[at:end])
+            decoders = _BODY_DECODERS[edition] = _body_decoders(edition)
+        return _decode_report(decoders, data, at, end)
     empty = _EMPTY.get(command)
     if empty is not None:
         if at != end:
@@ -389,7 +393,7 @@ def _kinds() -> dict[type, _Kind]:
         Report: _Kind(
             lambda frame, strict, out: _encode_report(frame.edition, frame.message, strict, out),
             _REPORTS,
-            editions=frozenset(_BODY_DECODERS),
+            editions=frozenset(edition for edition, layouts in BODY_LAYOUTS.items() if layouts),
         ),
         Heartbeat: _Kind(_simple(lambda _message: b""), frozenset({Command.HEARTBEAT}), is_reply=False),
         TimeSync: _Kind(_simple(lambda _message: b""), frozenset({Command.TIME_SYNC}), is_reply=False),

@@ -34,7 +34,7 @@ from bmsota.gbt32960._fields import (
     Time,
     sentinel_raws,
 )
-from bmsota.gbt32960._make import maker
+from bmsota.gbt32960._make import draft
 from bmsota.gbt32960._time import BEIJING, to_beijing
 
 if TYPE_CHECKING:
@@ -268,21 +268,36 @@ def _sized_at(row: SizedText | SizedBytes, where: str, data: bytes, at: int, end
 # --- tables for the fast path ----------------------------------------------------------------------------------------
 
 
-@cache
+def _key_of(row: Field) -> tuple[object, ...]:
+    """What a table depends on. Many rows are alike, and share it."""
+    return row.size_bytes, row.divisor, row.raw_offset, row.sentinels, row.values
+
+
+_VALUES: Final[dict[tuple[object, ...], tuple[Any, ...]]] = {}
+_RAWS: Final[dict[tuple[object, ...], dict[Any, int]]] = {}
+
+
 def _values_of(row: Field) -> tuple[Any, ...]:
     """Raw number -> value, for every raw number. 256 entries for a BYTE, 65536 for the WORD of a long list."""
-    return tuple(map(row.value, range(1 << (8 * row.size_bytes))))
+    key = _key_of(row)
+    found = _VALUES.get(key)
+    if found is None:
+        found = _VALUES[key] = tuple(map(row.value, range(1 << (8 * row.size_bytes))))
+    return found
 
 
-@cache
 def _raws_of(row: Field, strict: bool) -> dict[Any, int]:
     """Value -> raw number, sentinels included; only what may be sent."""
     low, high = (row.raw_min, row.raw_max) if strict else (0, row.raw_limit)
-    values = _values_of(row)
-    raws: dict[Any, int] = {values[raw]: raw for raw in range(low, high + 1)}
-    if row.sentinels:
-        raws |= {sentinel: raw for raw, sentinel in sentinel_raws(row.size_bytes).items()}
-    return raws
+    key = (*_key_of(row), low, high)
+    found = _RAWS.get(key)
+    if found is None:
+        values = _values_of(row)
+        found = {values[raw]: raw for raw in range(low, high + 1)}
+        if row.sentinels:
+            found |= {sentinel: raw for raw, sentinel in sentinel_raws(row.size_bytes).items()}
+        _RAWS[key] = found
+    return found
 
 
 class _Arrays:
@@ -304,37 +319,23 @@ class _Arrays:
 _ARRAYS: Final = {size: _Arrays(letter) for size, letter in _LETTERS.items()}
 
 
-def _list_decoder(row: Field) -> Callable[[bytes, int, int], tuple[Any, ...]]:
-    """Return f(data, at, count) -> values, for a list that is known to be all there."""
-    arrays = _ARRAYS[row.size_bytes]
-    if row.size_bytes == 1:
+def _list_values(row: Field) -> Callable[[Sequence[int]], tuple[Any, ...]]:
+    """Return f(raws) -> values. Looking 96 cells up in one C call costs a third of dividing them."""
+    if row.size_bytes == 4:
+        assert not row.sentinels, row
+        assert (row.divisor, row.raw_offset, row.values) == (1, 0, None), row
+        return tuple
+    tables: list[tuple[Any, ...]] = []
 
-        def decode_bytes(data: bytes, at: int, count: int) -> tuple[Any, ...]:
-            if count > 1:
-                found: tuple[Any, ...] = itemgetter(*data[at : at + count])(_values_of(row))
-                return found
-            return (_values_of(row)[data[at]],) if count else ()
+    def values_of(raws: Sequence[int]) -> tuple[Any, ...]:
+        if not tables:  # The table of a WORD has 65536 entries and is made when the first list comes.
+            tables.append(_values_of(row))
+        if len(raws) > 1:
+            values: tuple[Any, ...] = itemgetter(*raws)(tables[0])
+            return values
+        return (tables[0][raws[0]],) if raws else ()
 
-        return decode_bytes
-    if row.size_bytes == 2:
-        # Looking 96 values up in one C call costs a third of dividing them.
-        table: list[tuple[Any, ...]] = []
-
-        def decode_words(data: bytes, at: int, count: int) -> tuple[Any, ...]:
-            if not table:
-                table.append(_values_of(row))
-            raws = arrays.get(count).unpack_from(data, at)
-            if count > 1:
-                found: tuple[Any, ...] = itemgetter(*raws)(table[0])
-                return found
-            return (table[0][raws[0]],) if count else ()
-
-        return decode_words
-
-    def decode_dwords(data: bytes, at: int, count: int) -> tuple[Any, ...]:
-        return arrays.get(count).unpack_from(data, at)
-
-    return decode_dwords
+    return values_of
 
 
 def _list_encoder(row: Field, strict: bool) -> Callable[[Sequence[Any]], bytes]:
@@ -485,13 +486,17 @@ def _decode_repeat(source: _Source, row: Repeat, layout: Layout, values: list[st
             f"{variable} = tuple(items)",
         ]
     else:
-        item = source.name("items", _list_decoder(row.item))
+        items = source.name("items", _list_values(row.item))
         width = row.item.size_bytes
-        size_of_all = f"n * {width}" if width > 1 else "n"
+        stop = f"at + n * {width}" if width > 1 else "at + n"
+        raws = "data[at:stop]"
+        if width > 1:
+            raws = f"{source.name('arrays', _ARRAYS[width].get)}(n).unpack_from(data, at)"
         lines = [
-            f"if end - at < {size_of_all}: raise _short({label}, at, {size_of_all}, end)",
-            f"{variable} = {item}(data, at, n)",
-            f"at += {size_of_all}",
+            f"stop = {stop}",
+            f"if stop > end: raise _short({label}, at, stop - at, end)",
+            f"{variable} = {items}({raws}) if n else ()",
+            "at = stop",
         ]
     source.add(*(indent + line for line in lines))
 
@@ -516,8 +521,18 @@ def decoder(layout: Layout) -> Decoder:
             read = source.name("sized", _sized_at)
             what = f"{source.name('row', row)}, {source.name('label', layout.label)}"
             source.add(f"{values[-1]}, at = {read}({what}, data, at, end)")
-    make = source.name("make", layout.build or maker(layout.cls))
-    source.add(f"return {make}({', '.join(values)}), at")
+    if layout.build is not None:
+        make = source.name("build", layout.build)
+        source.add(f"return {make}({', '.join(values)}), at")
+    else:
+        # What `maker` does, without the call.
+        new, draft_of, cls = source.name("new", object.__new__), draft(layout.cls), source.name("cls", layout.cls)
+        source.add(
+            f"o = {new}({source.name('draft', draft_of)})",
+            *(f"o.{row.name} = {value}" for row, value in zip(layout.rows, values, strict=True)),
+            f"o.__class__ = {cls}",
+            "return o, at",
+        )
     function: Decoder = source.function("def decode(data, at, end):", layout.label)
     return function
 

@@ -12,6 +12,8 @@ tables of docs/protocol.md, so that they cannot disagree. What a row can be:
     Repeat       a count, then that many items of one row or one layout
     CodeTable    the login's count, code length, and codes
 
+Rows are compared by identity (`eq=False`): they are keys of the codec's caches, and a layout is one thing, not a value.
+
 The division is written as such and not as a multiplication by 0.001, because raw / 1000 is the correctly rounded decimal
 (3.712) and raw * 0.001 is not (3.7120000000000002).
 """
@@ -52,7 +54,7 @@ def sentinel_raws(size_bytes: int) -> dict[int, Sentinel]:
     return {invalid - 1: Sentinel.ABNORMAL, invalid: Sentinel.INVALID}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Field:
     """A number: value = (raw - raw_offset) / divisor."""
 
@@ -91,7 +93,7 @@ class Field:
         return (raw - self.raw_offset) / self.divisor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Time:
     """Six bytes: year - 2000, month, day, hour, minute, second; plain binary, Beijing time (table 8)."""
 
@@ -99,7 +101,7 @@ class Time:
     clause: str = "table 8"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Text:
     """A STRING of fixed size: ASCII, Chinese in GB 18030, filled up with zero bytes."""
 
@@ -108,7 +110,7 @@ class Text:
     clause: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SizedText:
     """A BYTE length, then that many bytes of UTF-8 text. Only our extension has it."""
 
@@ -118,7 +120,7 @@ class SizedText:
     clause: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SizedBytes:
     """A WORD length, then that many bytes."""
 
@@ -128,7 +130,7 @@ class SizedBytes:
     clause: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FixedBytes:
     """Bytes of fixed size."""
 
@@ -137,7 +139,7 @@ class FixedBytes:
     clause: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Repeat:
     """A count, then that many items. With sentinels, a count of 0xFE or 0xFF says "abnormal" or "invalid": no items."""
 
@@ -156,7 +158,7 @@ class Repeat:
         return (1 << (8 * self.count_size_bytes)) - (3 if self.sentinels else 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CodeTable:
     """The tail of the 2016 login: count n, code length m, and unless m is 0, n codes of m bytes (table 6)."""
 
@@ -169,7 +171,7 @@ class CodeTable:
 Row = Field | Time | Text | SizedText | SizedBytes | FixedBytes | Repeat | CodeTable
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layout:
     """What stands in a body or a data unit, byte by byte."""
 

@@ -5,6 +5,7 @@ It relays nothing. Mails are kept in memory, the newest thousand, and written as
 
 from __future__ import annotations
 
+import socket
 from asyncio import Server
 from collections import deque
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ class MailSink:
         """
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
+        # aiosmtpd says that an address can't be used only after its timeout; asking beforehand says it at once, and why.
+        socket.create_server((self.host, self.port), family=_family(self.host)).close()
         self._controller = _AnyPortController(self, hostname=self.host, port=self.port)
         self._controller.start()
         self.port = self._controller.port
@@ -86,6 +89,10 @@ class MailSink:
             self.mails.append(ReceivedMail(str(envelope.mail_from), tuple(envelope.rcpt_tos), message))
             self._arrived.notify_all()
         return "250 kept"
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 class _AnyPortController(Controller):

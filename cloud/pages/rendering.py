@@ -73,9 +73,7 @@ class Pages:
     def parts(self, name: str, blocks: Iterable[str], context: Mapping[str, Any]) -> dict[str, str]:
         """Blocks by name."""
         template = self._environment.get_template(name)
-        return {
-            block: "".join(template.blocks[block](template.new_context(dict(context)))).strip() for block in blocks
-        }
+        return {block: "".join(template.blocks[block](template.new_context(dict(context)))).strip() for block in blocks}
 
 
 def _options(words: Iterable[str]) -> list[tuple[str, str]]:

@@ -64,9 +64,7 @@ def set_cookie(response: Response, token: str, settings: PlatformSettings) -> No
 
 
 def clear_cookie(response: Response, settings: PlatformSettings) -> None:
-    response.delete_cookie(
-        cookie_name(settings), path="/", secure=_is_https(settings), httponly=True, samesite="lax"
-    )
+    response.delete_cookie(cookie_name(settings), path="/", secure=_is_https(settings), httponly=True, samesite="lax")
 
 
 def token_of(connection: HTTPConnection, settings: PlatformSettings) -> str:

@@ -49,9 +49,7 @@ class Site:
             **more,
         }
 
-    def show(
-        self, template: str, visitor: Visitor | None, /, *, status_code: int = 200, **more: Any
-    ) -> HTMLResponse:
+    def show(self, template: str, visitor: Visitor | None, /, *, status_code: int = 200, **more: Any) -> HTMLResponse:
         """A whole page."""
         return self.pages.page(template, self.context(visitor, **more), status_code=status_code)
 

@@ -144,7 +144,10 @@ class _LiveTask:
             "task": detail.task,
             "may_send_code": (
                 detail.task.status is TaskStatus.UNAPPROVED
-                and (self._visitor.account.may(Permission.OTA_CREATE) or self._visitor.account.may(Permission.OTA_APPROVE))
+                and (
+                    self._visitor.account.may(Permission.OTA_CREATE)
+                    or self._visitor.account.may(Permission.OTA_APPROVE)
+                )
             ),
             "summaries": {upgrade.vin: _summary(upgrade) for upgrade in detail.upgrades.items},
             "query": Query(f"/ota/tasks/{self._task_id}", {}),

@@ -32,9 +32,10 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
+from bmsota.errors import ConfigurationError
 from cloud.domain.accounts import Account, LoginSession
 from cloud.domain.audit import AuditEntry
 from cloud.domain.device import Challenge, DeviceSession
@@ -461,10 +462,17 @@ class _Database:
 
     def __init__(self, url: str, *, history: str, synchronous: str) -> None:
         self._is_memory = url == MEMORY
-        self._engine = _engine(url, synchronous)
         self._lock = RLock()
-        with self._engine.connect() as connection, connection.begin():
-            migrate(connection, history)
+        try:
+            self._engine = _engine(url, synchronous)
+            with self._engine.connect() as connection, connection.begin():
+                migrate(connection, history)
+        except (SQLAlchemyError, ImportError) as error:
+            # The address with its password stays out of the message.
+            scheme = url.partition(":")[0]
+            raise ConfigurationError(
+                f"{history} database ({scheme}): expected one that can be opened, got {error}"
+            ) from error
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

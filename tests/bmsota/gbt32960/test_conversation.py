@@ -68,10 +68,11 @@ class Wire:
         up = self.terminal.data_to_send()
         down = self.platform.data_to_send() if self.platform else b""
         for data, end in ((up, self.platform), (down, self.terminal)):
-            while data and end is not None:
-                size = self.random.randint(1, len(data))
-                end.receive_data(data[:size], self.now_ns)
-                data = data[size:]
+            at = 0
+            while at < len(data) and end is not None:
+                size = self.random.randint(1, len(data) - at)
+                end.receive_data(data[at : at + size], self.now_ns)
+                at += size
         return bool(up or down)
 
     def events(self):

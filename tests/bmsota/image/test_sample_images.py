@@ -1,11 +1,23 @@
 """The committed sample images are what their recipe makes, and are good."""
 
 import importlib.util
+import re
+import shlex
 from pathlib import Path
 
+import imgtool.main
 import pytest
+from click.testing import CliRunner
 
-from bmsota.image import HardwareClass, ImageRole, ImageVersion, load_public_key, load_signing_key, verify_image
+from bmsota.image import (
+    HardwareClass,
+    ImageRole,
+    ImageVersion,
+    load_public_key,
+    load_signing_key,
+    parse_image,
+    verify_image,
+)
 from bmsota.ota import describe_image, verify_manifest
 
 FOLDER = Path(__file__).resolve().parents[3] / "firmware_images"
@@ -75,3 +87,17 @@ def test_the_sample_private_keys_belong_to_the_public_ones():
         public = (FOLDER / f"keys/{purpose}.SAMPLE.public.pem").read_bytes()
         assert load_signing_key(private).public_key() == load_public_key(public)
         assert b"never trust it" in private
+
+
+def test_the_command_in_the_documentation_makes_the_sample_image(tmp_path):
+    """docs/trust.md says how to make a sample image with imgtool: its command line gives the very file."""
+    page = (FOLDER.parent / "docs/trust.md").read_text(encoding="utf-8")
+    command = shlex.split(re.search(r"`imgtool sign (-k KEY .*?)`", page, re.DOTALL)[1])
+    sample = (FOLDER / "F7-master-2.1.0.bin").read_bytes()
+    payload, made = tmp_path / "payload.bin", tmp_path / "made.bin"
+    payload.write_bytes(parse_image(sample).payload)
+    key = str(FOLDER / "keys/image.SAMPLE.private.pem")
+    names = {"KEY": key, "payload.bin": str(payload), "F7-master-2.1.0.bin": str(made)}
+    result = CliRunner().invoke(imgtool.main.sign, [names.get(word, word) for word in command])
+    assert result.exit_code == 0, result.output
+    assert made.read_bytes() == sample

@@ -57,7 +57,7 @@ class Wire:
                     self.link.connected(now_ns)
                     self.terminal.connected(now_ns)
                 if isinstance(event, CommandReceived):
-                    self.terminal.reply_to(event.frame, ReplyFlag.SUCCESS, now_ns=now_ns)
+                    self.terminal.reply_to(event.frame, now_ns, flag=ReplyFlag.SUCCESS)
             up, down = self.terminal.data_to_send(), self.link.data_to_send()
             if not up and not down:
                 return

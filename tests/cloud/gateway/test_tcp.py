@@ -29,7 +29,7 @@ class Vehicle:
                 while (event := self.session.next_event()) is not None:
                     self.seen.append(event)
                     if isinstance(event, CommandReceived):
-                        self.session.reply_to(event.frame, ReplyFlag.SUCCESS, now_ns=wall_clock_ns())
+                        self.session.reply_to(event.frame, wall_clock_ns(), flag=ReplyFlag.SUCCESS)
                 self.writer.write(self.session.data_to_send())
                 if any(isinstance(event, kind) for event in self.seen):
                     return

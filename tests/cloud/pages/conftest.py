@@ -264,8 +264,15 @@ def tab(chromium, server):
     contexts, complaints = [], []
 
     def watch(page):
-        page.on("request", lambda asked: None if asked.url.startswith((server.url, "ws" + server.url[4:])) else complaints.append(asked.url))
-        page.on("console", lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None)
+        page.on(
+            "request",
+            lambda asked: (
+                None if asked.url.startswith((server.url, "ws" + server.url[4:])) else complaints.append(asked.url)
+            ),
+        )
+        page.on(
+            "console", lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None
+        )
         page.on("pageerror", lambda error: complaints.append(str(error)))
 
     def open_tab(name, path, *, width=1280, height=900, **options):
