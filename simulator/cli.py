@@ -103,13 +103,9 @@ def demo(
         if virtual:
             result = run_virtual_demo(plan, seed, show.watcher)
         else:
-            try:
-                result = run_real(plan, seed, show.watcher, data_dir=data, keep=show.keep if keep else None)
-            except KeyboardInterrupt:
-                if show.result is None:
-                    raise
-                result = show.result
-    _print_result(console, plan, result)
+            result = run_real(plan, seed, show.watcher, data_dir=data, keep=show.keep if keep else None)
+    if not keep:
+        _print_result(console, plan, result)
     if not result.ok:
         raise typer.Exit(EXIT_NOT_AS_PLANNED)
 
@@ -147,7 +143,6 @@ class _Show:
         self.live = Live(Group(self._progress), console=console, refresh_per_second=8, transient=True)
         self._bars: dict[str, int] = {}
         self._console = console
-        self.result: DemoResult | None = None
 
     def __enter__(self) -> None:
         self.live.__enter__()
@@ -173,7 +168,6 @@ class _Show:
 
     def keep(self, kept: KeptDemo, result: DemoResult) -> None:
         """The run is over and everything goes on."""
-        self.result = result
         self.live.stop()
         _print_result(self._console, self._scenario, result)
         console = self._console
@@ -208,13 +202,15 @@ def _print_result(console: Console, scenario: Scenario, result: DemoResult) -> N
             f"{vehicle.bytes_down:,} B down\n{vehicle.bytes_up:,} B up\n{vehicle.frames:,} CAN",
         )
     console.print(table)
-    console.print(f"trace {result.trace_hash}", style="dim", highlight=False)
+    if result.is_virtual:
+        console.print(f"trace {result.trace_hash}", style="dim", highlight=False)
     if result.ok:
         console.print(f"[green]All {len(result.vehicles)} vehicles ended as the scenario says.[/]")
     else:
         for problem in result.problems:
             console.print(f"[red]{escape(problem)}[/]")
-        console.print(f"replay: bmsota-sim demo --seed {result.seed}")
+        mode = " --virtual" if result.is_virtual else ""
+        console.print(f"replay: bmsota-sim demo{mode} --seed {result.seed}")
 
 
 def _path(row: UpgradeRow) -> str:

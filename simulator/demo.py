@@ -103,7 +103,9 @@ class DemoResult:
     seed: int
     seconds: float
     """Of the run's own time."""
+    is_virtual: bool
     trace_hash: str
+    """Over every byte and event; in virtual time the same for the same scenario and seed."""
     vehicles: tuple[VehicleResult, ...]
     wrong_code_refused: bool
 
@@ -188,7 +190,7 @@ class _Campaign:
     def ended(self) -> bool:
         return bool(self.rows) and all(row.status not in OPEN_STATUSES for row in self.rows)
 
-    async def result(self, seconds: float) -> DemoResult:
+    async def result(self, seconds: float, *, is_virtual: bool) -> DemoResult:
         rows = {row.vin: row for row in self.rows}
         vehicles = []
         for number, unit in enumerate(self.fleet.units, start=1):
@@ -199,6 +201,7 @@ class _Campaign:
             scenario=self.fleet.scenario.name,
             seed=self.fleet.seed,
             seconds=seconds,
+            is_virtual=is_virtual,
             trace_hash=self.fleet.trace.digest(),
             vehicles=tuple(vehicles),
             wrong_code_refused=self.wrong_code_refused,
@@ -415,7 +418,7 @@ def _play_virtual(
     kernel.run_until(kernel.now_ns + round(SETTLE_S * SECOND))
     seconds = (kernel.now_ns - fleet.start_ns) / SECOND
     runner.run(campaign.look(seconds))
-    return runner.run(campaign.result(seconds))
+    return runner.run(campaign.result(seconds, is_virtual=True))
 
 
 # -- real time ------------------------------------------------------------------------------------------------------------
@@ -563,7 +566,7 @@ async def _play_real(
             await driver.run(lambda: False, until_ns=driver.wall_ns() + round(SETTLE_S * SECOND))
             seconds = (driver.kernel.now_ns - fleet.start_ns) / SECOND
             await campaign.look(seconds)
-            result = await campaign.result(seconds)
+            result = await campaign.result(seconds, is_virtual=False)
             if keep is not None:
                 keep(
                     KeptDemo(

@@ -111,6 +111,7 @@ class Fleet:
                     packs=self._packs[group.series],
                     seed=seed,
                     report_period_ns=round(scenario.report_period_s * SECOND),
+                    heartbeat_period_ns=scenario.heartbeat_period_s * SECOND,
                     measure_period_ns=round(scenario.measure_period_s * SECOND),
                 )
             )

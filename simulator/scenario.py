@@ -155,6 +155,8 @@ class Scenario(_Part):
     """The run is over by then, finished or not."""
     report_period_s: Annotated[float, Field(ge=1, le=600)] = 30.0
     """Parameter 0x02 of the terminal (GB/T 32960.3 table B.12)."""
+    heartbeat_period_s: Annotated[int, Field(ge=1, le=240)] = 60
+    """Parameter 0x09 of the terminal."""
     measure_period_s: Annotated[float, Field(ge=0.1, le=60)] = 1.0
     """How often a slave sends its measurements over the internal bus."""
     link_rate_bytes_per_s: Annotated[int, Field(ge=100)] = 50_000

@@ -66,6 +66,12 @@ _FLAGS: Final[tuple[int, ...]] = tuple(
 )
 _CIPHERS: Final[dict[int, Encryption]] = {int(code): code for code in Encryption}
 
+# Looking a member up in its enumeration costs as much as a comparison; these are asked for in every frame.
+_NONE: Final = int(Encryption.NONE)
+_COMMAND: Final = int(ReplyFlag.COMMAND)
+
+_BYTES: Final = tuple(bytes((byte,)) for byte in range(256))
+
 _new_frame: Final = maker(Frame)
 _new_report: Final = maker(Report)
 
@@ -85,7 +91,7 @@ _MESSAGE_LAYOUTS: Final[dict[Edition, dict[int, Layout]]] = {
         Command.PLATFORM_LOGOUT: PLATFORM_LOGOUT,
     },
 }
-_REPORTS: Final = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
+_REPORTS: Final[frozenset[int]] = frozenset({int(Command.REALTIME_REPORT), int(Command.BACKFILL_REPORT)})
 _EMPTY: Final[dict[int, type[Heartbeat | TimeSync]]] = {Command.HEARTBEAT: Heartbeat, Command.TIME_SYNC: TimeSync}
 
 
@@ -202,6 +208,8 @@ def _decode_reply(edition: Edition, command: int, flag: int, data: bytes, at: in
 
 def _identifier(raw: bytes) -> tuple[str, str]:
     """Return the VIN and what it was padded with, unless that was zero bytes."""
+    if raw.isalnum():  # A VIN of 17 letters and digits, which nearly all are.
+        return raw.decode("ascii"), ""
     code = raw
     padding = ""
     if raw[-1] in b"\0 ":
@@ -233,8 +241,8 @@ def _check(data: bytes) -> tuple[Edition, int, int, bytes, int, int]:
     if size != length + HEADER_SIZE_BYTES + 1:
         expected = f"{length + HEADER_SIZE_BYTES + 1} bytes for a data unit of {length}"
         raise FrameError("frame", expected=expected, received=str(size), offset=22)
-    if bcc_xor(data[2:]):
-        # The XOR over everything including the check byte is zero if it is right.
+    if bcc_xor(data):
+        # Over everything, check byte included, the XOR is zero if it is right: the two start bytes cancel each other.
         expected = f"check byte {bcc_xor(data[2:-1]):#04x}"
         raise FrameError("frame", expected=expected, received=f"{data[-1]:#04x}", offset=size - 1)
     if cipher not in _CIPHERS:
@@ -258,9 +266,9 @@ def decode(data: bytes) -> Frame:
     vin, padding = _identifier(raw_vin)
     end = HEADER_SIZE_BYTES + length
     message: Message
-    if cipher != Encryption.NONE:
+    if cipher != _NONE:
         message = RawMessage(data[HEADER_SIZE_BYTES:end])
-    elif flag == ReplyFlag.COMMAND:
+    elif flag == _COMMAND:
         message = _decode_command(edition, command, data, HEADER_SIZE_BYTES, end)
     else:
         message = _decode_reply(edition, command, flag, data, HEADER_SIZE_BYTES, end)
@@ -427,7 +435,7 @@ def _kind_of(frame: Frame) -> _Kind:
     if kind is None:
         msg = f"frame.message: expected a message of the cloud link, got {name}"
         raise LocalProtocolError(msg)
-    if frame.encryption != Encryption.NONE and not isinstance(frame.message, RawMessage):
+    if frame.encryption != _NONE and not isinstance(frame.message, RawMessage):
         msg = f"frame.message: expected a RawMessage with the ciphertext, since encryption is set, got {name}"
         raise LocalProtocolError(msg)
     if frame.command not in kind.commands:
@@ -438,7 +446,7 @@ def _kind_of(frame: Frame) -> _Kind:
         editions = " or ".join(edition.name for edition in Edition if edition in kind.editions)
         msg = f"frame.edition: expected {editions} for {name} (give the data unit as RawMessage), got {frame.edition!r}"
         raise LocalProtocolError(msg)
-    if not (kind.is_command if frame.reply_flag == ReplyFlag.COMMAND else kind.is_reply):
+    if not (kind.is_command if frame.reply_flag == _COMMAND else kind.is_reply):
         msg = f"frame.reply_flag: expected another for {name}, got {frame.reply_flag!r}"
         raise LocalProtocolError(msg)
     return kind
@@ -483,4 +491,4 @@ def encode(frame: Frame, *, strict: bool = False) -> bytes:
         raise LocalProtocolError(msg)
     command, flag, cipher = numbers
     raw = _HEADER.pack(frame.edition.value, command, flag, _identifier_bytes(frame), cipher, len(data)) + data
-    return raw + bytes((bcc_xor(raw[2:]),))
+    return raw + _BYTES[bcc_xor(raw)]  # The two start bytes cancel each other.

@@ -184,6 +184,11 @@ def _bytes_of_count(row: Repeat, where: str, count: int, *, strict: bool) -> byt
     return count.to_bytes(row.count_size_bytes, "big")
 
 
+def _wrong_item(row: Repeat, where: str, item: Any) -> LocalProtocolError:
+    assert isinstance(row.item, Layout)
+    return LocalProtocolError(f"{where}.{row.name}: expected {row.item.cls.__name__}, got {item!r}")
+
+
 def _bytes_of_repeat(row: Repeat, where: str, value: Any, *, strict: bool) -> bytes:
     if row.sentinels and isinstance(value, Sentinel):
         raws = sentinel_raws(row.count_size_bytes)
@@ -197,8 +202,7 @@ def _bytes_of_repeat(row: Repeat, where: str, value: Any, *, strict: bool) -> by
         encode = encoder(row.item, strict=strict)
         for item in value:
             if type(item) is not row.item.cls:
-                msg = f"{where}.{row.name}: expected {row.item.cls.__name__}, got {item!r}"
-                raise LocalProtocolError(msg)
+                raise _wrong_item(row, where, item)
             encode(item, out)
     else:
         out += [bytes_of_field(row.item, f"{where}.{row.name}", item, strict=strict) for item in value]
@@ -282,7 +286,14 @@ def _values_of(row: Field) -> tuple[Any, ...]:
     key = _key_of(row)
     found = _VALUES.get(key)
     if found is None:
-        found = _VALUES[key] = tuple(map(row.value, range(1 << (8 * row.size_bytes))))
+        raws = range(1 << (8 * row.size_bytes))
+        if row.size_bytes == 1 or row.values is not None:
+            found = tuple(map(row.value, raws))
+        else:  # As `Field.value` does it, without 65536 calls.
+            offset, divisor = row.raw_offset, row.divisor
+            numbers = [(raw - offset) / divisor for raw in raws] if divisor != 1 else [raw - offset for raw in raws]
+            found = (*numbers[: row.raw_limit + 1], *(sentinel_raws(row.size_bytes).values() if row.sentinels else ()))
+        _VALUES[key] = found
     return found
 
 
@@ -301,58 +312,27 @@ def _raws_of(row: Field, strict: bool) -> dict[Any, int]:
 
 
 class _Arrays:
-    """A `Struct` for n numbers of one size, made when first needed and kept where the count is a BYTE."""
+    """The `struct` methods for n numbers of one size: made when first needed, and kept where the count is a BYTE."""
 
     def __init__(self, letter: str) -> None:
         self.letter = letter
-        self.by_count: list[struct.Struct | None] = [None] * 256
+        self.unpackers: list[Callable[[bytes, int], tuple[int, ...]] | None] = [None] * 256
+        self.packers: list[Callable[..., bytes] | None] = [None] * 256
 
-    def get(self, count: int) -> struct.Struct:
-        if count > 255:
-            return struct.Struct(f">{count}{self.letter}")
-        found = self.by_count[count]
-        if found is None:
-            found = self.by_count[count] = struct.Struct(f">{count}{self.letter}")
-        return found
+    def unpacker(self, count: int) -> Callable[[bytes, int], tuple[int, ...]]:
+        made = struct.Struct(f">{count}{self.letter}").unpack_from
+        if count < 256:
+            self.unpackers[count] = made
+        return made
+
+    def packer(self, count: int) -> Callable[..., bytes]:
+        made = struct.Struct(f">{count}{self.letter}").pack
+        if count < 256:
+            self.packers[count] = made
+        return made
 
 
 _ARRAYS: Final = {size: _Arrays(letter) for size, letter in _LETTERS.items()}
-
-
-def _list_values(row: Field) -> Callable[[Sequence[int]], tuple[Any, ...]]:
-    """Return f(raws) -> values. Looking 96 cells up in one C call costs a third of dividing them."""
-    if row.size_bytes == 4:
-        assert not row.sentinels, row
-        assert (row.divisor, row.raw_offset, row.values) == (1, 0, None), row
-        return tuple
-    tables: list[tuple[Any, ...]] = []
-
-    def values_of(raws: Sequence[int]) -> tuple[Any, ...]:
-        if not tables:  # The table of a WORD has 65536 entries and is made when the first list comes.
-            tables.append(_values_of(row))
-        if len(raws) > 1:
-            values: tuple[Any, ...] = itemgetter(*raws)(tables[0])
-            return values
-        return (tables[0][raws[0]],) if raws else ()
-
-    return values_of
-
-
-def _list_encoder(row: Field, strict: bool) -> Callable[[Sequence[Any]], bytes]:
-    """Return f(values) -> bytes. Raises KeyError, TypeError or struct.error for the unusual."""
-    arrays = _ARRAYS[row.size_bytes]
-    if row.size_bytes == 4:
-        return lambda values: arrays.get(len(values)).pack(*values)
-    tables: list[dict[Any, int]] = []
-
-    def encode(values: Sequence[Any]) -> bytes:
-        if not tables:
-            tables.append(_raws_of(row, strict))
-        if len(values) > 1:
-            return arrays.get(len(values)).pack(*itemgetter(*values)(tables[0]))
-        return arrays.get(len(values)).pack(*[tables[0][value] for value in values])
-
-    return encode
 
 
 # --- writing the source ----------------------------------------------------------------------------------------------
@@ -486,26 +466,45 @@ def _decode_repeat(source: _Source, row: Repeat, layout: Layout, values: list[st
             f"{variable} = tuple(items)",
         ]
     else:
-        items = source.name("items", _list_values(row.item))
-        width = row.item.size_bytes
-        stop = f"at + n * {width}" if width > 1 else "at + n"
-        raws = "data[at:stop]"
-        if width > 1:
-            raws = f"{source.name('arrays', _ARRAYS[width].get)}(n).unpack_from(data, at)"
-        lines = [
-            f"stop = {stop}",
-            f"if stop > end: raise _short({label}, at, stop - at, end)",
-            f"{variable} = {items}({raws}) if n else ()",
-            "at = stop",
-        ]
+        lines = _list_lines(source, row, row.item, variable, label)
     source.add(*(indent + line for line in lines))
+
+
+def _list_lines(source: _Source, row: Repeat, item: Field, variable: str, label: str) -> list[str]:
+    """Read n numbers. Looking 96 cells up in one C call costs a third of dividing them one by one."""
+    width = item.size_bytes
+    stop = f"at + n * {width}" if width > 1 else "at + n"
+    raws = "data[at:stop]"
+    if width > 1:
+        arrays = _ARRAYS[width]
+        kept = f"{source.name('unpackers', arrays.unpackers)}[n]"
+        kept = kept if row.count_size_bytes == 1 else f"(n < 256 and {kept})"
+        raws = f"({kept} or {source.name('unpacker', arrays.unpacker)}(n))(data, at)"
+    head = [f"stop = {stop}", f"if stop > end: raise _short({label}, at, stop - at, end)"]
+    if width == 4:
+        # Fault codes: as they are.
+        assert (item.sentinels, item.divisor, item.raw_offset, item.values) == (False, 1, 0, None), item
+        return [*head, f"{variable} = {raws}", "at = stop"]
+    table = source.name("values", _values_of(item))
+    return [
+        *head,
+        f"if n > 1: {variable} = _itemgetter(*{raws})({table})",
+        f"else: {variable} = ({table}[{raws}[0]],) if n else ()",
+        "at = stop",
+    ]
 
 
 @cache
 def decoder(layout: Layout) -> Decoder:
     """Compile the decoder of *layout*."""
     source = _Source()
-    source.names |= {"_short": short, "_time_of": time_of, "_text_of": text_of, "_codes_at": _codes_at}
+    source.names |= {
+        "_short": short,
+        "_time_of": time_of,
+        "_text_of": text_of,
+        "_codes_at": _codes_at,
+        "_itemgetter": itemgetter,
+    }
     values: list[str] = []
     for run in _runs(layout.rows):
         row = run[0]
@@ -601,18 +600,35 @@ def _encode_repeat(source: _Source, row: Repeat, layout: Layout, value: str, str
     rows = source.name("rows", (row,))
     label = source.name("label", layout.label)
     plain = f"out.append(_bytes_of_rows({rows}, {label}, ({value},), {strict}))"
-    if isinstance(row.item, Layout):
-        # The items are encoded by their own compiled encoder there; only the count is plain.
-        source.add(plain)
-        return
     low, high = (row.count_min, row.count_max) if strict else (0, row.count_limit)
-    items = source.name("items", _list_encoder(row.item, strict))
+    count = source.name("count", struct.Struct(f">{_LETTERS[row.count_size_bytes]}").pack)
+    if isinstance(row.item, Layout):
+        cls, encode = source.name("cls", row.item.cls), source.name("encode", encoder(row.item, strict=strict))
+        source.add(
+            f"if type({value}) is tuple and {low} <= len({value}) <= {high}:",
+            f"    out.append({count}(len({value})))",
+            f"    for item in {value}:",
+            f"        if type(item) is not {cls}: raise _wrong_item({rows}[0], {label}, item)",
+            f"        {encode}(item, out)",
+            "else:",
+            f"    {plain}",
+        )
+        return
+    width = row.item.size_bytes
+    arrays = _ARRAYS[width]
+    kept = f"(n < 256 and {source.name('packers', arrays.packers)}[n])"
+    pack = f"({kept} or {source.name('packer', arrays.packer)}(n))"
+    many = one = f"{pack}(*{value})"
+    if width < 4:
+        table = source.name("raws", _raws_of(row.item, strict))
+        many, one = f"_itemgetter(*{value})({table})", f"[{table}[item] for item in {value}]"
+        many, one = (f"bytes({raws})" if width == 1 else f"{pack}(*{raws})" for raws in (many, one))
     source.add(
         "try:",
         f"    n = len({value})",
         f"    if not {low} <= n <= {high}: raise ValueError",
-        f"    items = {items}({value})",
-        f"    out.append(n.to_bytes({row.count_size_bytes}, 'big'))",
+        f"    items = {many} if n > 1 else {one}",
+        f"    out.append({count}(n))",
         "    out.append(items)",
         _UNUSUAL,
         f"    {plain}",
@@ -628,7 +644,9 @@ def encoder(layout: Layout, *, strict: bool) -> Encoder:
         "_bytes_of_text": bytes_of_text,
         "_bytes_of_time": bytes_of_time,
         "_fixed": _fixed,
+        "_itemgetter": itemgetter,
         "_struct_error": struct.error,
+        "_wrong_item": _wrong_item,
     }
     if layout.parts is None:
         values = [f"o.{row.name}" for row in layout.rows]

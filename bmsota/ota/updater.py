@@ -12,7 +12,11 @@ How one upgrade goes (clauses of design.md, decisions 7 to 9)::
       DISCOVERING -> FLASHING_SLAVES -> ACTIVATING_SLAVES -> DISCOVERING -> SELF_TEST -> CONFIRMING_PACK
       -> RAISING_COUNTERS -> DISCOVERING -> REPORTING -> IDLE
     anything wrong after the switch, or a boot that fell back:
-      REVERTING_SLAVES -> RESETTING (while the new master runs) -> REPORTING "Rolled back" -> IDLE
+      REVERTING_SLAVES -> RESETTING (while the new master runs) -> DISCOVERING -> REPORTING "Rolled back" -> IDLE
+    refused or failed before the switch:
+      DISCOVERING -> REPORTING "Rejected", "Failed" -> IDLE
+
+Every report is made from a discovery of its own: it says what the nodes run now, not what they ran at some time before.
 
 All or nothing: slaves first run the new image on trial. Only when every slave runs it and the pack has passed its
 self-test is anything confirmed, leaves first, the master last. Until the master has confirmed, every power cut leads
@@ -54,7 +58,7 @@ from bmsota.ota.download import (
 from bmsota.ota.report import NodeReport, Outcome, PostBootReport, sign_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -110,8 +114,11 @@ SOC_PCT_MIN = 10.0
 # A slave that could not be flashed, or taken back, is tried once more; then the pack goes back, or is reported as mixed.
 ROUNDS_MAX = 2
 
-# What a post-boot report can carry (bmsota.ota.report).
-REASON_LENGTH_MAX = 250
+# An image whose blocks were all verified on arrival and are not there afterwards lies on a flash that does not keep them.
+SHELF_TRIES_MAX = 3
+
+# What the cloud link's UpgradeState and the post-boot report both can carry: 255 bytes of UTF-8 and 256 characters.
+REASON_SIZE_BYTES_MAX = 250
 
 _ROLLED_BACK_WITHOUT_REASON = "the new image was not confirmed before the next boot"
 
@@ -142,17 +149,15 @@ _S = UpdaterState
 _BEFORE_DOWNLOAD = (_S.OPENING_SESSION, _S.FETCHING_ORDER, _S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER)
 
 TRANSITIONS: dict[UpdaterState, frozenset[UpdaterState]] = {
-    _S.IDLE: frozenset(
-        {_S.WAITING_SAFE_STATE, _S.DOWNLOAD_COMPLETE, _S.DISCOVERING, _S.RAISING_COUNTERS, _S.REPORTING}
-    ),
+    _S.IDLE: frozenset({_S.WAITING_SAFE_STATE, _S.DOWNLOAD_COMPLETE, _S.DISCOVERING, _S.RAISING_COUNTERS}),
     _S.WAITING_SAFE_STATE: frozenset({_S.OPENING_SESSION}),
     _S.OPENING_SESSION: frozenset({_S.FETCHING_ORDER, _S.WAITING_SAFE_STATE, _S.IDLE}),
     _S.FETCHING_ORDER: frozenset(
-        {_S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.REPORTING, _S.IDLE}
+        {_S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.DISCOVERING, _S.IDLE}
     ),
-    _S.FETCHING_MANIFEST: frozenset({_S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.REPORTING, _S.IDLE}),
-    _S.CONFIRMING_ORDER: frozenset({_S.DOWNLOADING, _S.WAITING_SAFE_STATE, _S.REPORTING, _S.IDLE}),
-    _S.DOWNLOADING: frozenset({_S.DOWNLOAD_COMPLETE, _S.WAITING_SAFE_STATE, _S.REPORTING}),
+    _S.FETCHING_MANIFEST: frozenset({_S.CONFIRMING_ORDER, _S.WAITING_SAFE_STATE, _S.DISCOVERING, _S.IDLE}),
+    _S.CONFIRMING_ORDER: frozenset({_S.DOWNLOADING, _S.WAITING_SAFE_STATE, _S.DISCOVERING, _S.IDLE}),
+    _S.DOWNLOADING: frozenset({_S.DOWNLOAD_COMPLETE, _S.WAITING_SAFE_STATE, _S.DISCOVERING}),
     _S.DOWNLOAD_COMPLETE: frozenset(),
     _S.DISCOVERING: frozenset({_S.FLASHING_SLAVES, _S.SELF_TEST, _S.REVERTING_SLAVES, _S.REPORTING}),
     _S.FLASHING_SLAVES: frozenset({_S.ACTIVATING_SLAVES, _S.REVERTING_SLAVES}),
@@ -183,7 +188,7 @@ class Stage(StrEnum):
 
 _STAGE_OF: dict[UpdaterState, Stage] = {
     _S.WAITING_SAFE_STATE: Stage.WAITING_SAFE_STATE,
-    _S.OPENING_SESSION: Stage.AUTHENTICATING,
+    **dict.fromkeys(_BEFORE_DOWNLOAD, Stage.AUTHENTICATING),
     _S.DOWNLOADING: Stage.DOWNLOADING,
     _S.DOWNLOAD_COMPLETE: Stage.DOWNLOAD_COMPLETE,
     _S.DISCOVERING: Stage.SWITCHING,
@@ -300,14 +305,16 @@ class RunSelfTest:
 class ConfirmSlaves:
     """Make the new image of these slaves permanent; answer with `slaves_confirmed`."""
 
-    positions: tuple[int, ...]
+    versions: tuple[tuple[int, ImageVersion], ...]
+    """(position, what must run there): a slave that has fallen back meanwhile must not confirm its old image."""
 
 
 @dataclass(frozen=True, slots=True)
 class RaiseCounters:
     """Raise the security counters of these slaves to their images'; answer with `counters_raised`."""
 
-    positions: tuple[int, ...]
+    versions: tuple[tuple[int, ImageVersion], ...]
+    """As in `ConfirmSlaves`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +323,7 @@ class RevertSlaves:
 
     positions: tuple[int, ...]
     restart: tuple[int, ...]
-    """Slaves that run what they always ran, and may still be in their bootloader."""
+    """Slaves that run what they always ran, and may still be in their bootloader, or may be about to try the new image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,20 +368,18 @@ class _Journal:
     base_url: str = ""
     outcome: str = ""
     reason: str = ""
+    slot: int = -1
+    """Where the new master image is staged. Which slot has booted tells old from new, also between equal versions."""
+    changed: tuple[int, ...] = ()
+    """The slaves that this order flashes; no other is ever taken back."""
 
     def dumps(self) -> bytes:
-        return cbor2.dumps([self.phase, self.base_url, self.outcome, self.reason])
+        return cbor2.dumps([self.phase, self.base_url, self.outcome, self.reason, self.slot, list(self.changed)])
 
     @classmethod
     def loads(cls, data: bytes) -> _Journal:
-        return cls(*cbor2.loads(data))
-
-
-_STATE_OF_PHASE = {
-    "accepted": UpdaterState.WAITING_SAFE_STATE,
-    "reverting": UpdaterState.DISCOVERING,
-    "report": UpdaterState.REPORTING,
-}
+        *fields, changed = cbor2.loads(data)
+        return cls(*fields, changed=tuple(changed))
 
 
 # -- the machine ---------------------------------------------------------------------------------------------------------
@@ -430,12 +435,19 @@ class Updater:
         self._retry_at_ns: int | None = None
         self._downloads: deque[ReleaseImage] = deque()
         self._download: Download | None = None
+        self._shelf_tries = 0
         self._http_active = False
+        self._boot_slot: int | None = None
+        self._is_on = False
+        self._early_url = ""
         self._nodes: dict[int, NodeReport] = {}
+        self._on_trial: frozenset[int] = frozenset()
+        self._in_bootloader: frozenset[int] = frozenset()
         self._discovery_tries = 0
         self._rounds = 0
         self._activated = False
         self._told: TellState | None = None
+        self._report: bytes = b""
 
     # -- outputs -----------------------------------------------------------------------------------------------------
 
@@ -463,27 +475,35 @@ class Updater:
     # -- power-on ----------------------------------------------------------------------------------------------------
 
     def power_on(self, boot: BootResult, now_ns: int) -> None:
-        """Go on from what the flash says. Call once, after `BootStore.boot()`."""
+        """Go on from what the flash says. Call once, after `BootStore.boot()`; an instruction before it is remembered."""
+        self._is_on = True
+        self._boot_slot = boot.slot
         stored = self._store.get_record(_JOURNAL)
         self._journal = _Journal.loads(stored) if stored else _Journal()
+        if self._journal.phase and self._restore_documents():
+            self._go_on(boot, now_ns)
+        if self._early_url:
+            self.instructed(self._early_url, now_ns)
+
+    def _go_on(self, boot: BootResult, now_ns: int) -> None:
         phase = self._journal.phase
-        if not phase:
-            return
-        self._restore_documents()
-        if phase == "staged" and boot.reason is BootReason.TEST:
+        if phase == "accepted":
+            self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
+        elif phase in {"reverting", "report"}:
+            self._enter(UpdaterState.DISCOVERING, now_ns)
+        elif phase == "staged" and boot.slot == self._journal.slot:
+            # On trial; or, after a boot that found the old image damaged, the only one there is.
             self._save(replace(self._journal, phase="testing"))
             self._enter(UpdaterState.DISCOVERING, now_ns)
         elif phase == "staged" and boot.reason is BootReason.NORMAL:
             self._stay_staged(now_ns)
-        elif phase in {"testing", "committing"} and self._runs_target():
+        elif phase != "staged" and boot.slot == self._journal.slot:
             # Only a confirmed new image boots again: the pack was committed, and only its end is missing.
             self._save(replace(self._journal, phase="committing"))
             self._enter(UpdaterState.RAISING_COUNTERS, now_ns)
-        elif phase in {"staged", "testing", "committing"}:
+        else:
             self._save(replace(self._journal, phase="reverting", reason=_ROLLED_BACK_WITHOUT_REASON))
             self._enter(UpdaterState.DISCOVERING, now_ns)
-        else:
-            self._enter(_STATE_OF_PHASE[phase], now_ns)
 
     def _stay_staged(self, now_ns: int) -> None:
         """The journal says staged, the boot took the old image: either the switch is still to come, or it was refused."""
@@ -494,15 +514,36 @@ class Updater:
         else:
             self._conclude(Outcome.FAILED, "the staged image was refused at boot", now_ns)
 
-    def _restore_documents(self) -> None:
+    def _restore_documents(self) -> bool:
+        """Read the order and the manifest again. False: the order is over, and what was left of it is forgotten."""
+        if not self._trust.state.order_is_open:
+            # The power was cut while the order was being closed: its end has been told.
+            self._forget_order()
+            return False
         order, manifest = self._store.get_record(_ORDER), self._store.get_record(_MANIFEST)
-        if order is not None and manifest is not None:
-            self._order = self._trust.reread_order(order)
-            self._manifest = self._trust.reread_manifest(manifest, self._order)
+        try:
+            self._order = self._trust.reread_order(order or b"")
+            self._manifest = self._trust.reread_manifest(manifest or b"", self._order)
             self._shelf.assign(self._images())
+        except BmsotaError as problem:
+            # Before the switch: the power was cut between two writes of a newer order, which is fetched again.
+            if self._journal.phase == "accepted":
+                self._manifest = None
+                return True
+            # The records are damaged beyond the journal's own checks. Nothing can be flashed without the documents; an
+            # image on trial is reverted by the next boot, and the platform hears nothing, which it counts as a failure.
+            self._actions.append(Remark(f"the order under way is forgotten: {problem}"))
+            self._forget_order()
+            return False
+        return True
 
-    def _runs_target(self) -> bool:
-        return self._manifest is not None and self._master_version()[0] == self._target(0).version
+    def _is_new_master(self) -> bool:
+        """Whether the master image of this order runs."""
+        return self._boot_slot == self._journal.slot
+
+    def _can_fall_back(self) -> bool:
+        """Whether a reset ends the new master image."""
+        return self._is_new_master() and self._store.is_test_pending
 
     def _target(self, position: int) -> ReleaseImage:
         assert self._manifest is not None
@@ -517,11 +558,22 @@ class Updater:
 
     def instructed(self, base_url: str, now_ns: int) -> None:
         """The platform's instruction has come (0x82/0x01). It is only a hint: what counts is the signed order."""
-        if self.state is UpdaterState.IDLE and not self._journal.phase:
+        if not self._is_on:
+            # The link may be faster than the slaves; what the journal says goes first.
+            self._early_url = base_url
+            return
+        if self.state is UpdaterState.IDLE:
             self._journal = replace(_Journal(), base_url=base_url)
             self._tries = 0
             self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
-        elif self._told is not None:
+            return
+        if self.state is UpdaterState.WAITING_SAFE_STATE and base_url != self._journal.base_url:
+            # The platform has moved; the old address may never answer again.
+            moved = replace(self._journal, base_url=base_url)
+            if moved.phase:
+                self._save(moved)
+            self._journal = moved
+        if self._told is not None:
             # A repeated instruction means that the platform does not know how far we are.
             self._actions.append(self._told)
 
@@ -531,10 +583,10 @@ class Updater:
         if self.state is UpdaterState.WAITING_SAFE_STATE:
             self._try_upgrade_mode(now_ns)
 
-    def logged_in(self, now_ns: int) -> None:
+    def logged_in(self, now_ns: int) -> None:  # noqa: ARG002 - every input has the time
         """The cloud link is up: tell the platform what it may have missed."""
         if self.state is UpdaterState.REPORTING:
-            self._send_report(now_ns)
+            self._actions.append(SendReport(self._report))
         elif self._told is not None:
             self._actions.append(self._told)
 
@@ -546,16 +598,22 @@ class Updater:
 
     def _close(self, now_ns: int) -> None:
         """The order is over and nothing of it is owed to anybody."""
+        # In this order: a cut in between leaves a journal whose order is closed (`_restore_documents`).
         self._trust.close_order()
         self._store.put_record(TRUST_RECORD, self._trust.state.dumps())
+        self._forget_order()
+        self._enter(UpdaterState.IDLE, now_ns)
+
+    def _forget_order(self) -> None:
+        """Begin with the journal: without it, what is left behind of the documents means nothing."""
         self._save(_Journal())
         self._store.delete_record(_ORDER)
         self._store.delete_record(_MANIFEST)
         self._order = self._manifest = None
         self._told = None
+        self._report = b""
         self._retry_at_ns = None
         self._tries = 0
-        self._enter(UpdaterState.IDLE, now_ns)
 
     # -- entering states -----------------------------------------------------------------------------------------------
 
@@ -568,7 +626,7 @@ class Updater:
         _ON_ENTRY.get(state, _nothing)(self, now_ns)
 
     def _tell(self, progress_pct: int, reason: str = "") -> None:
-        told = TellState(self.order_id, _STAGE_OF[self.state], progress_pct, reason)
+        told = TellState(self.order_id, _STAGE_OF[self.state], progress_pct, _short(reason))
         if told != self._told:
             self._told = told
             self._actions.append(told)
@@ -656,6 +714,12 @@ class Updater:
             _ON_ANSWER[self.state](self, status, bytes(self._answer), now_ns)
         except TrustError as refusal:
             self._refuse(str(refusal), now_ns)
+        except TransferError as problem:
+            if problem.permanent and self.state in {UpdaterState.FETCHING_MANIFEST, UpdaterState.CONFIRMING_ORDER}:
+                # Asking again cannot help: the order's manifest does not exist, or its images do not fit this unit.
+                self._conclude(Outcome.FAILED, str(problem), now_ns)
+            else:
+                self._exchange_failed(str(problem), now_ns)
         except BmsotaError as problem:
             self._exchange_failed(str(problem), now_ns)
 
@@ -668,9 +732,8 @@ class Updater:
         self._tries += 1
         self._tell(0, problem)
         if self._tries >= EXCHANGE_TRIES_MAX and self._journal.phase != "accepted":
-            # Left for the next instruction: nothing is stored, the platform asks again at the next login.
-            self._journal = _Journal()
-            self._order = self._manifest = None
+            # Left for the next instruction: nothing has begun, the platform asks again at the next login.
+            self._forget_order()
             self._enter(UpdaterState.IDLE, now_ns)
             return
         wait = min(EXCHANGE_WAIT_NS << min(self._tries - 1, 16), EXCHANGE_WAIT_NS_MAX)
@@ -722,21 +785,19 @@ class Updater:
             self._withdraw("the platform has cancelled the order", now_ns)
             return
         device_api.parse_confirmed(status, body)
-        self._tries = 0
         self._enter(UpdaterState.DOWNLOADING, now_ns)
 
     def _withdraw(self, reason: str, now_ns: int) -> None:
         if self._order is not None:
-            self._actions.append(TellState(self.order_id, Stage.CANCELLED, 0, reason))
+            self._actions.append(TellState(self.order_id, Stage.CANCELLED, 0, _short(reason)))
         self._close(now_ns)
 
     def _refuse(self, reason: str, now_ns: int) -> None:
         """Trust said no: nothing is staged, the old pack runs on, and the platform hears the name of the attack."""
         if self._order is None:
             # Not even the order was believed, so there is no order to report on. The next instruction starts anew.
-            self._actions.append(TellState("", Stage.REJECTED, 0, reason))
-            self._journal = _Journal()
-            self._told = None
+            self._actions.append(TellState("", Stage.REJECTED, 0, _short(reason)))
+            self._forget_order()
             self._enter(UpdaterState.IDLE, now_ns)
             return
         self._conclude(Outcome.REJECTED, reason, now_ns)
@@ -745,6 +806,7 @@ class Updater:
 
     def _begin_download(self, now_ns: int) -> None:
         self._downloads = deque(self._images())
+        self._shelf_tries = 0
         self._next_download(now_ns)
 
     def _next_download(self, now_ns: int) -> None:
@@ -753,7 +815,13 @@ class Updater:
             intact = self._shelf.intact_blocks(image)
             if len(intact) == len(image.block_sha256):
                 self._downloads.popleft()
+                self._shelf_tries = 0
                 continue
+            if self._shelf_tries >= SHELF_TRIES_MAX:
+                self._download = None
+                lost = len(image.block_sha256) - len(intact)
+                self._conclude(Outcome.FAILED, f"the image shelf does not keep {lost} blocks written to it", now_ns)
+                return
             self._download = Download(image, have=intact)
             self._tell(self._progress_pct())
             self._pump_download(now_ns)
@@ -776,6 +844,7 @@ class Updater:
         while (event := download.next_event()) is not None:
             if isinstance(event, BlockVerified):
                 self._shelf.write_block(download.image, event.index, event.data)
+                self._tries = 0
                 self._tell(self._progress_pct())
             elif isinstance(event, BlockRefused):
                 self._actions.append(Remark(f"block {event.index} arrived wrong and is fetched again"))
@@ -788,22 +857,28 @@ class Updater:
             elif isinstance(event, DownloadCompleted):
                 self._drop_exchange()
                 self._download = None
+                self._shelf_tries += 1
                 self._next_download(now_ns)
-                return
-            elif isinstance(event, DownloadFailed) and event.status == device_api.STATUS_UNAUTHORIZED:
-                # The session ran out in mid-download. What is on the shelf stays; a new session goes on from there.
-                self._drop_exchange()
-                self._download = None
-                self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
                 return
             elif isinstance(event, DownloadFailed):
                 self._drop_exchange()
                 self._download = None
-                self._conclude(Outcome.FAILED, str(event.error), now_ns)
+                self._download_failed(event, now_ns)
                 return
         if download.wants_abort:
             self._drop_exchange()
         self._pump_download(now_ns)
+
+    def _download_failed(self, event: DownloadFailed, now_ns: int) -> None:
+        """What is on the shelf stays, and a new session goes on from there, unless asking again cannot help."""
+        if event.error.permanent or self._tries >= EXCHANGE_TRIES_MAX:
+            self._conclude(Outcome.FAILED, str(event.error), now_ns)
+        elif event.status == device_api.STATUS_UNAUTHORIZED and not self._tries:
+            # The session ran out in mid-download, which is no failure. A session that is refused at once is one.
+            self._tries = 1
+            self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
+        else:
+            self._exchange_failed(str(event.error), now_ns)
 
     def _progress_pct(self) -> int:
         """Verified bytes of all images this pack needs, in whole percent rounded down."""
@@ -828,7 +903,7 @@ class Updater:
             self._conclude(Outcome.REJECTED, str(refusal), now_ns)
             return
         # In this order: a cut in between leaves a staged image and a journal that knows of it (`_stay_staged`).
-        self._save(replace(self._journal, phase="staged"))
+        self._save(replace(self._journal, phase="staged", slot=self._store.spare_slot))
         self._store.request_test()
         self._enter(UpdaterState.DOWNLOAD_COMPLETE, now_ns)
 
@@ -842,15 +917,27 @@ class Updater:
             self._tell(100)
         self._actions.append(DiscoverNodes())
 
-    def nodes_known(self, nodes: Sequence[NodeReport]) -> None:
-        """The slaves as the running pack sees them."""
-        self._nodes = {node.position: node for node in nodes if node.role is ImageRole.SLAVE}
+    def nodes_discovered(
+        self,
+        nodes: Sequence[NodeReport],
+        now_ns: int,
+        *,
+        on_trial: Collection[int] = (),
+        in_bootloader: Collection[int] = (),
+    ) -> None:
+        """The answer to `DiscoverNodes`.
 
-    def nodes_discovered(self, nodes: Sequence[NodeReport], now_ns: int) -> None:
-        """The answer to `DiscoverNodes`."""
+        Args:
+            nodes: who answered, and what it runs.
+            now_ns: the time.
+            on_trial: positions where an unconfirmed image runs, or will at the next boot.
+            in_bootloader: positions whose application rests.
+        """
         if self.state is not UpdaterState.DISCOVERING:
             return
-        self.nodes_known(nodes)
+        self._nodes = {node.position: node for node in nodes if node.role is ImageRole.SLAVE}
+        self._on_trial = frozenset(on_trial)
+        self._in_bootloader = frozenset(in_bootloader)
         missing = [position for position in self._slave_positions if position not in self._nodes]
         phase = self._journal.phase
         self._discovery_tries += 1
@@ -859,7 +946,9 @@ class Updater:
             return
         self._discovery_tries = 0
         wrong = self._slaves_not_on_target()
-        if phase == "reverting":
+        if phase == "report":
+            self._enter(UpdaterState.REPORTING, now_ns)
+        elif phase == "reverting":
             self._after_revert_discovery(missing, now_ns)
         elif phase == "committing":
             self._finish_committed(missing, wrong, now_ns)
@@ -881,7 +970,9 @@ class Updater:
 
     def _flash_slaves(self, _now_ns: int) -> None:
         self._tell(100)
-        self._flash(self._slaves_not_on_target())
+        wrong = self._slaves_not_on_target()
+        self._save(replace(self._journal, changed=tuple(wrong)))
+        self._flash(wrong)
 
     def _flash(self, positions: Sequence[int]) -> None:
         self._rounds += 1
@@ -931,7 +1022,10 @@ class Updater:
             self._roll_back(reason, now_ns)
 
     def _confirm_pack(self, _now_ns: int) -> None:
-        self._actions.append(ConfirmSlaves(tuple(sorted(self._nodes))))
+        self._actions.append(ConfirmSlaves(self._target_versions()))
+
+    def _target_versions(self) -> tuple[tuple[int, ImageVersion], ...]:
+        return tuple((position, self._target(position).version) for position in self._slave_positions)
 
     def slaves_confirmed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
         """The answer to `ConfirmSlaves`: the leaves are confirmed, now the master."""
@@ -949,7 +1043,7 @@ class Updater:
         assert self._manifest is not None
         self._trust.confirmed(self._manifest, self._slave_positions)
         self._store.put_record(TRUST_RECORD, self._trust.state.dumps())
-        self._actions.append(RaiseCounters(self._slave_positions))
+        self._actions.append(RaiseCounters(self._target_versions()))
 
     def counters_raised(self, _outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
         """The answer to `RaiseCounters`. The report says what they really stand at."""
@@ -958,7 +1052,7 @@ class Updater:
 
     def _finish_committed(self, missing: list[int], wrong: list[int], now_ns: int) -> None:
         if missing or wrong:
-            problem = f"mixed pack: slaves {_names(missing)} absent, {_names(wrong)} not on the new version"
+            problem = f"mixed pack: slaves {_names(missing)} do not answer, {_names(wrong)} not on the new version"
             self._conclude(Outcome.FAILED, problem, now_ns)
         else:
             self._conclude(Outcome.SUCCEEDED, "", now_ns)
@@ -966,23 +1060,27 @@ class Updater:
     # -- going back ------------------------------------------------------------------------------------------------------
 
     def _roll_back(self, reason: str, now_ns: int) -> None:
-        self._save(replace(self._journal, phase="reverting", reason=reason))
+        self._save(replace(self._journal, phase="reverting", reason=_short(reason)))
+        self._rounds = 0
         self._enter(UpdaterState.REVERTING_SLAVES, now_ns)
 
     def _revert_slaves(self, _now_ns: int) -> None:
         self._tell(100, self._journal.reason)
-        new = self._slaves_on_target()
+        new = self._slaves_to_revert()
         self._actions.append(RevertSlaves(new, tuple(sorted(set(self._nodes) - set(new)))))
 
-    def _slaves_on_target(self) -> tuple[int, ...]:
+    def _slaves_to_revert(self) -> tuple[int, ...]:
+        """Those with an image on trial, and those that confirmed what this order flashed. Never a slave whose image is
+        older than the order: it would go back by one release too many."""
         off_target = set(self._slaves_not_on_target())
-        return tuple(position for position in sorted(self._nodes) if position not in off_target)
+        confirmed = set(self._journal.changed) - off_target
+        return tuple(position for position in sorted(self._nodes) if position in self._on_trial | confirmed)
 
     def slaves_reverted(self, _outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
         """The answer to `RevertSlaves`. Whether it worked is found by asking them, under the old master."""
         if self.state is not UpdaterState.REVERTING_SLAVES:
             return
-        if self._runs_target():
+        if self._can_fall_back():
             self._enter(UpdaterState.RESETTING, now_ns)
         else:
             self._enter(UpdaterState.DISCOVERING, now_ns)
@@ -992,29 +1090,38 @@ class Updater:
 
     def _after_revert_discovery(self, missing: list[int], now_ns: int) -> None:
         """The old master runs: are its slaves back too? Ask them once more to go back, then say what is."""
-        still_new = self._slaves_on_target()
-        if self._runs_target():
-            self._enter(UpdaterState.REVERTING_SLAVES, now_ns)
-        elif still_new and self._rounds < ROUNDS_MAX:
+        still_new = self._slaves_to_revert()
+        unsettled = bool(still_new or self._in_bootloader & set(self._slave_positions))
+        if self._can_fall_back() or (unsettled and self._rounds < ROUNDS_MAX):
             self._rounds += 1
             self._enter(UpdaterState.REVERTING_SLAVES, now_ns)
-        else:
-            reason = self._journal.reason
-            if still_new or missing:
-                reason += f"; mixed pack: slaves {_names(still_new)} on the new version, {_names(missing)} absent"
-            self._conclude(Outcome.ROLLED_BACK, reason, now_ns)
+            return
+        mixed = []
+        if self._is_new_master():
+            mixed.append("the master cannot go back to its old image")
+        if still_new:
+            mixed.append(f"slaves {_names(still_new)} run the new version")
+        # The end of a long reason may be cut off; that the pack is mixed may not.
+        parts = [f"mixed pack: {', '.join(mixed)}"] if mixed else []
+        if missing:
+            parts.append(f"slaves {_names(missing)} do not answer")
+        reason = "; ".join([*parts, self._journal.reason] if mixed else [self._journal.reason, *parts])
+        self._conclude(Outcome.FAILED if mixed else Outcome.ROLLED_BACK, reason, now_ns)
 
     # -- the report ------------------------------------------------------------------------------------------------------
 
     def _conclude(self, outcome: Outcome, reason: str, now_ns: int) -> None:
+        """The outcome is known. The report is made from a fresh discovery."""
         self._retry_at_ns = None
-        # The counter first: a cut in between skips a number, and no two reports ever share one.
-        self._store.put_record(_COUNTER, (self._report_counter() + 1).to_bytes(8, "big"))
-        self._save(replace(self._journal, phase="report", outcome=outcome.value, reason=reason[:REASON_LENGTH_MAX]))
-        self._enter(UpdaterState.REPORTING, now_ns)
+        self._save(replace(self._journal, phase="report", outcome=outcome.value, reason=_short(reason)))
+        fresh = self.state is UpdaterState.DISCOVERING
+        self._enter(UpdaterState.REPORTING if fresh else UpdaterState.DISCOVERING, now_ns)
 
     def _send_report(self, now_ns: int) -> None:
+        """Sign the report once for this power-on: repeated at a login it must be the same document to the platform."""
         assert self._order is not None
+        # The counter first: a cut in between skips a number, and no two reports ever share one.
+        self._store.put_record(_COUNTER, (self._report_counter() + 1).to_bytes(8, "big"))
         version, counter = self._master_version()
         master = NodeReport(
             position=0, role=ImageRole.MASTER, hwid=self._hwid, version=version, security_counter=counter
@@ -1029,7 +1136,8 @@ class Updater:
             time_s=now_ns // SECOND,
             nodes=(master, *(self._nodes[position] for position in sorted(self._nodes))),
         )
-        self._actions.append(SendReport(sign_report(report, self._device_key)))
+        self._report = sign_report(report, self._device_key)
+        self._actions.append(SendReport(self._report))
 
     def _report_counter(self) -> int:
         return int.from_bytes(self._store.get_record(_COUNTER) or b"", "big")
@@ -1054,6 +1162,12 @@ def _nothing(_updater: Updater, _now_ns: int) -> None:
 
 def _problems(outcomes: Sequence[NodeOutcome]) -> str:
     return "; ".join(f"slave {outcome.position}: {outcome.detail}" for outcome in outcomes)
+
+
+def _short(reason: str) -> str:
+    """*reason* as every message can carry it: printable, and not too long. Part of it may come from a server."""
+    printable = "".join(character if character.isprintable() else " " for character in reason)
+    return printable.encode()[:REASON_SIZE_BYTES_MAX].decode(errors="ignore")
 
 
 def _names(positions: Sequence[int]) -> str:

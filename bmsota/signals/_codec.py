@@ -34,37 +34,37 @@ _FLOAT_CODES = {16: "e", 32: "f", 64: "d"}
 _INT_CODES = {16: "h", 32: "i", 64: "q"}
 
 # cantools lets a value miss its limits by a millionth of a step, so that 0.1 * 3 is still inside [0|0.3].
-_RANGE_TOLERANCE_STEPS = 1e-6
+RANGE_TOLERANCE_STEPS = 1e-6
 
 
 # --- The reference: one signal at a time, as the definition reads -----------------------------------------------------
 
 
-def _scaled(signal: Signal, raw: float) -> float:
+def scaled(signal: Signal, raw: float) -> float:
     if signal.scale == 1 and signal.offset == 0:
         return raw
-    if _is_integer_conversion(signal):
+    if is_integer_conversion(signal):
         return raw * int(signal.scale) + int(signal.offset)
     return raw * signal.scale + signal.offset
 
 
-def _is_integer_conversion(signal: Signal) -> bool:
+def is_integer_conversion(signal: Signal) -> bool:
     """Whether scale and offset keep integers integers, however large."""
     return not signal.is_float and float(signal.scale).is_integer() and float(signal.offset).is_integer()
 
 
-def _named(signal: Signal, raw: float) -> SignalValue:
+def named(signal: Signal, raw: float) -> SignalValue:
     if signal.choices and math.isfinite(raw) and (name := signal.choices.get(int(raw))) is not None:
         return name
-    return _scaled(signal, raw)
+    return scaled(signal, raw)
 
 
-def _names(signal: Signal) -> dict[str, int]:
+def names_of(signal: Signal) -> dict[str, int]:
     """The value table turned round. A name that stands for two numbers is encoded as the last of them, as in cantools."""
     return {name: number for number, name in signal.choices.items()}
 
 
-def _extract(signal: Signal, data: bytes) -> float:
+def extract(signal: Signal, data: bytes) -> float:
     word = int.from_bytes(data, signal.byte_order) >> signal.shift
     raw = word & (1 << signal.length_bits) - 1
     if signal.is_float:
@@ -76,9 +76,9 @@ def _extract(signal: Signal, data: bytes) -> float:
     return raw
 
 
-def _multiplexer_number(signal: Signal, value: SignalValue, where: str) -> int:
+def multiplexer_number(signal: Signal, value: SignalValue, where: str) -> int:
     if isinstance(value, str):
-        names = _names(signal)
+        names = names_of(signal)
         if value not in names:
             raise SignalError(f"expected one of {sorted(names)}, got {value!r} ({where}.{signal.name})")
         return names[value]
@@ -106,18 +106,18 @@ def decode_reference(
     nodes = [node]
     for current in nodes:
         for signal in current.signals:
-            number = _extract(signal, data)
-            values[signal.name] = number if raw else _named(signal, number)
+            number = extract(signal, data)
+            values[signal.name] = number if raw else named(signal, number)
         for branch in current.branches:
             signal = branch.multiplexer
-            number = _multiplexer_number(signal, _named(signal, _extract(signal, data)), where)
+            number = multiplexer_number(signal, named(signal, extract(signal, data)), where)
             if number not in branch.nodes:
-                raise SignalError(_unknown_branch(branch.nodes, number, f"{where}.{signal.name}"))
+                raise SignalError(unknown_branch(branch.nodes, number, f"{where}.{signal.name}"))
             nodes.append(branch.nodes[number])
     return values
 
 
-def _unknown_branch(nodes: Mapping[int, Node], number: int, where: str) -> str:
+def unknown_branch(nodes: Mapping[int, Node], number: int, where: str) -> str:
     return f"expected multiplexer number {_listed(sorted(nodes))}, got {number} ({where})"
 
 
@@ -126,11 +126,10 @@ def _listed(items: list[int]) -> str:
     return shown if len(items) <= 12 else f"{shown}, ... ({len(items)} numbers)"
 
 
-def _raw_of(signal: Signal, value: SignalValue, where: str) -> float:
-    """Check *value* and turn it into the number on the wire."""
-    place = f"{where}.{signal.name}"
+def raw_of(signal: Signal, value: SignalValue, place: str) -> float:
+    """Check *value* and turn it into the number on the wire; *place* is how an error names it."""
     if isinstance(value, str):
-        names = _names(signal)
+        names = names_of(signal)
         if value not in names:
             expected = f"one of {sorted(names)}" if names else "a number"
             raise SignalError(f"expected {expected}, got {value!r} ({place})")
@@ -139,7 +138,7 @@ def _raw_of(signal: Signal, value: SignalValue, where: str) -> float:
         raise SignalError(f"expected a number or a name of the value table, got {type(value).__name__} ({place})")
     raw = _unscaled(signal, value, place)
     if raw not in signal.choices:
-        tolerance = abs(signal.scale) * _RANGE_TOLERANCE_STEPS
+        tolerance = abs(signal.scale) * RANGE_TOLERANCE_STEPS
         if signal.minimum is not None and value < signal.minimum - tolerance:
             raise SignalError(f"expected at least {signal.minimum} {signal.unit}, got {value} ({place})")
         if signal.maximum is not None and value > signal.maximum + tolerance:
@@ -156,7 +155,7 @@ def _unscaled(signal: Signal, value: float, place: str) -> float:
         raise SignalError(f"expected a finite number, got {value} ({place})")
     if signal.scale == 1 and signal.offset == 0:
         return round(value)
-    if _is_integer_conversion(signal):
+    if is_integer_conversion(signal):
         # Through divmod, so that integers beyond 2**53 are not rounded by the division.
         difference = value - int(signal.offset)
         quotient, remainder = divmod(difference, int(signal.scale))
@@ -164,7 +163,7 @@ def _unscaled(signal: Signal, value: float, place: str) -> float:
     return round((value - signal.offset) / signal.scale)
 
 
-def _insert(signal: Signal, raw: float, place: str) -> int:
+def bits_of(signal: Signal, raw: float, place: str) -> int:
     """The bits of *raw*, at their place in the integer of the signal's byte order."""
     if signal.is_float:
         try:
@@ -173,8 +172,8 @@ def _insert(signal: Signal, raw: float, place: str) -> int:
             raise SignalError(f"expected a number of {signal.length_bits} float bits, got {raw} ({place})") from None
         return int.from_bytes(packed, "little") << signal.shift
     if not signal.raw_minimum <= raw <= signal.raw_maximum:
-        limits = f"{_scaled(signal, signal.raw_minimum)} to {_scaled(signal, signal.raw_maximum)}"
-        raise SignalError(f"expected {limits} ({signal.length_bits} bits), got {_scaled(signal, raw)} ({place})")
+        limits = f"{scaled(signal, signal.raw_minimum)} to {scaled(signal, signal.raw_maximum)}"
+        raise SignalError(f"expected {limits} ({signal.length_bits} bits), got {scaled(signal, raw)} ({place})")
     return (int(raw) & (1 << signal.length_bits) - 1) << signal.shift
 
 
@@ -191,13 +190,14 @@ def encode_reference(node: Node, values: Mapping[str, SignalValue], *, size_byte
         for signal in current.signals:
             if signal.name not in values:
                 raise SignalError(f"expected a value for {signal.name}, got none ({where})")
-            bits = _insert(signal, _raw_of(signal, values[signal.name], where), f"{where}.{signal.name}")
+            place = f"{where}.{signal.name}"
+            bits = bits_of(signal, raw_of(signal, values[signal.name], place), place)
             seen[signal.name] = bits
             words[signal.byte_order] |= bits
         for branch in current.branches:
-            number = _multiplexer_number(branch.multiplexer, values[branch.multiplexer.name], where)
+            number = multiplexer_number(branch.multiplexer, values[branch.multiplexer.name], where)
             if number not in branch.nodes:
-                raise SignalError(_unknown_branch(branch.nodes, number, f"{where}.{branch.multiplexer.name}"))
+                raise SignalError(unknown_branch(branch.nodes, number, f"{where}.{branch.multiplexer.name}"))
             nodes.append(branch.nodes[number])
     if unknown := sorted(set(values) - set(seen)):
         raise SignalError(f"expected only signals of this frame, got {', '.join(unknown)} ({where})")
@@ -304,7 +304,7 @@ def _linear(signal: Signal, variable: str) -> str:
     """The expression that scales a raw number, term by term as `_scaled`."""
     if signal.scale == 1 and signal.offset == 0:
         return variable
-    integer = _is_integer_conversion(signal)
+    integer = is_integer_conversion(signal)
     scale, offset = (int(signal.scale), int(signal.offset)) if integer else (signal.scale, signal.offset)
     text = variable if scale == 1 and integer else f"{variable} * {scale!r}"
     return text if offset == 0 else f"{text} + {offset!r}"
@@ -316,7 +316,7 @@ def _valued(signal: Signal, variable: str, source: _Source) -> str:
     if not signal.choices:
         return linear
     if signal.is_float:
-        return f"{source.bind('named', lambda raw, signal=signal: _named(signal, raw))}({variable})"
+        return f"{source.bind('named', lambda raw, signal=signal: named(signal, raw))}({variable})"
     table = source.bind("table", dict(signal.choices))
     if signal.length_bits <= 8 and all(
         raw in signal.choices for raw in range(signal.raw_minimum, signal.raw_maximum + 1)
@@ -374,14 +374,14 @@ def _branch_lines(
         def unknown(
             number: int, nodes: Mapping[int, Node] = branch.nodes, place: str = f"{where}.{signal.name}"
         ) -> SignalError:
-            return SignalError(_unknown_branch(nodes, number, place))
+            return SignalError(unknown_branch(nodes, number, place))
 
         plain = not signal.choices and not signal.is_float and signal.scale == 1 and signal.offset == 0
         number = variables[signal.name]
         if not plain:
 
             def number_of(raw_number: float, signal: Signal = signal) -> int:
-                return _multiplexer_number(signal, _named(signal, raw_number), where)
+                return multiplexer_number(signal, named(signal, raw_number), where)
 
             number = f"{source.bind('number_of', number_of)}({number})"
         source.add(f"number = {number}")
@@ -431,13 +431,13 @@ def _unscaled_lines(signal: Signal, variable: str, source: _Source) -> None:
     depth = 1
     raw_check: str | None = None
     if signal.choices:
-        names = source.bind("names", _names(signal))
+        names = source.bind("names", names_of(signal))
         source.add(f"if {variable}.__class__ is str: {variable} = {names}[{variable}]")
         source.add("else:")
         depth = 2
         raw_check = source.bind("table", dict(signal.choices))
     checks = []
-    tolerance = abs(signal.scale) * _RANGE_TOLERANCE_STEPS
+    tolerance = abs(signal.scale) * RANGE_TOLERANCE_STEPS
     if signal.minimum is not None:
         checks.append(f"{variable} < {signal.minimum - tolerance!r}")
     if signal.maximum is not None:
@@ -449,7 +449,7 @@ def _unscaled_lines(signal: Signal, variable: str, source: _Source) -> None:
         converted = variable if signal.scale == 1 and signal.offset == 0 else converted
     elif signal.scale == 1 and signal.offset == 0:
         converted = f"{variable} if {variable}.__class__ is int else round(float({variable}))"
-    elif _is_integer_conversion(signal):
+    elif is_integer_conversion(signal):
         # A float may take the divmod detour as well: the reference does, and the result must not differ.
         converted = f"{source.bind('unscaled', lambda value, signal=signal: _unscaled(signal, value, ''))}({variable})"
     elif signal.offset == 0:
@@ -488,7 +488,7 @@ def _value_lines(node: Node, source: _Source) -> dict[str, str]:
         source.add(f"{variables[signal.name]} = values[{signal.name!r}]")
     for branch in node.branches:
         signal = branch.multiplexer
-        names = source.bind("names", _names(signal))
+        names = source.bind("names", names_of(signal))
         variable = variables[signal.name]
         source.add(f"m{variable} = {names}[{variable}] if {variable}.__class__ is str else int({variable})")
     for signal in node.signals:

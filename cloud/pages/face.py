@@ -208,13 +208,9 @@ def vehicle_face(state: VehicleState, nodes: Sequence[Node]) -> VehicleFace:
     _put_position(face, values)
     _put_alarms(face, values)
     for key, at in (("seen", state.last_seen_at), ("reported", state.reported_at)):
-        if at is None:
-            face.put(key, "never", datetime="")
-            face.put(f"{key}_ago", "", data_since="")
-        else:
-            face.put(key, stamp(at), datetime=iso(at))
-            # The text is the script's business, it counts on by itself.
-            face.put(f"{key}_ago", "", data_since=iso(at))
+        face.put(key, "never" if at is None else stamp(at), datetime="" if at is None else iso(at))
+    # Without a text: the page's script counts on by itself.
+    face.put("seen_ago", "", data_since="" if state.last_seen_at is None else iso(state.last_seen_at))
     return face
 
 

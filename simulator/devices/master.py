@@ -170,6 +170,7 @@ class Master:
         slave_class: HardwareClass,
         factory_image: bytes,
         report_period_ns: int,
+        heartbeat_period_ns: int,
         measure_period_ns: int,
         hooks: MasterHooks,
     ) -> None:
@@ -185,6 +186,7 @@ class Master:
         self._master_class = master_class
         self._slave_class = slave_class
         self._report_period_ns = report_period_ns
+        self._heartbeat_period_ns = heartbeat_period_ns
         self._measure_period_ns = measure_period_ns
         self._hooks = hooks
         self.name = identity.name
@@ -353,7 +355,7 @@ class Master:
         self._session = TerminalSession(
             vin=self._identity.vin,
             iccid=self._identity.iccid,
-            options=TerminalOptions(time_sync=True),
+            options=TerminalOptions(heartbeat_period_ns=self._heartbeat_period_ns),
             last_serial=self._login_serial,
             last_login_ns=self._login_ns,
         )

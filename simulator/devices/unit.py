@@ -80,6 +80,7 @@ class Unit:
         packs: Packs,
         seed: int,
         report_period_ns: int,
+        heartbeat_period_ns: int,
         measure_period_ns: int,
     ) -> None:
         self.kernel = kernel
@@ -114,6 +115,7 @@ class Unit:
             slave_class=slave_class,
             factory_image=factory.master,
             report_period_ns=report_period_ns,
+            heartbeat_period_ns=heartbeat_period_ns,
             measure_period_ns=measure_period_ns,
             hooks=MasterHooks(
                 download_complete=self._download_complete,

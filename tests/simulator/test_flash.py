@@ -40,7 +40,14 @@ def test_writing_erased_bytes_spends_the_cells_too(flash):
 
 @pytest.mark.parametrize(
     ("operation", "arguments"),
-    [("write", (4, bytes(8))), ("write", (0, bytes(7))), ("write", (0, b"")), ("erase", (8,)), ("read", (1020, 8)), ("read", (-1, 4))],
+    [
+        ("write", (4, bytes(8))),
+        ("write", (0, bytes(7))),
+        ("write", (0, b"")),
+        ("erase", (8,)),
+        ("read", (1020, 8)),
+        ("read", (-1, 4)),
+    ],
 )
 def test_unaligned_and_outside_accesses_are_refused(flash, operation, arguments):
     with pytest.raises(FlashMisuseError):

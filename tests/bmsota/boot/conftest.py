@@ -20,7 +20,9 @@ MASTER_CLASS = HardwareClass.named("bmsota.example", "test-master")
 
 
 @cache
-def make_image(version: str, counter: int, *, size: int = 2000, hardware: HardwareClass = MASTER_CLASS, key: Any = KEY) -> bytes:
+def make_image(
+    version: str, counter: int, *, size: int = 2000, hardware: HardwareClass = MASTER_CLASS, key: Any = KEY
+) -> bytes:
     return build_image(
         Random(f"{version}/{size}").randbytes(size),
         version=ImageVersion.parse(version),
@@ -40,7 +42,12 @@ class Device:
     """A flash with one layout; `power_on` is a restart."""
 
     def __init__(
-        self, *, factory: bytes | None = OLD, journal_bytes: int | None = None, seed: int | str = 0, **flash_options: Any
+        self,
+        *,
+        factory: bytes | None = OLD,
+        journal_bytes: int | None = None,
+        seed: int | str = 0,
+        **flash_options: Any,
     ) -> None:
         options = {"erase_block_bytes": 1024, "seed": seed, **flash_options}
         self.flash = FlashModel(16 * 1024, **options)

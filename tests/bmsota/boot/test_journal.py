@@ -162,7 +162,12 @@ def test_flash_time_is_counted():
 
 def test_a_layout_must_fit_its_flash():
     flash = FlashModel(8192, erase_block_bytes=1024)
-    good = {"slot_offsets": (0, 2048), "slot_size_bytes": 2048, "journal_offsets": (4096, 5120), "journal_size_bytes": 1024}
+    good = {
+        "slot_offsets": (0, 2048),
+        "slot_size_bytes": 2048,
+        "journal_offsets": (4096, 5120),
+        "journal_size_bytes": 1024,
+    }
     SlotLayout(**good).check(flash)
     for change in (
         {"slot_offsets": (0, 1024)},

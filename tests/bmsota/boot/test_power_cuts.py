@@ -206,6 +206,7 @@ def test_power_may_fail_while_the_factory_installs(parts):
 
 def test_records_keep_the_old_value_or_the_new_one(parts):
     """Fifty values through several changes of the journal's area, cut at every operation: never a third value."""
+
     def write_all(device):
         store = device.store()
         for index in range(50):

@@ -217,7 +217,10 @@ def test_images_that_are_wrong_are_refused_and_fetched_again_from_zero(device, p
     cases = {
         "corrupted-data": (parts.NEW, bytes(32)),
         "wrong-hardware": (parts.make_image("2.1.0", 2, hardware=other_class), None),
-        "arbitrary-software": (parts.make_image("2.1.0", 2, key=Ed25519PrivateKey.from_private_bytes(b"\x08" * 32)), None),
+        "arbitrary-software": (
+            parts.make_image("2.1.0", 2, key=Ed25519PrivateKey.from_private_bytes(b"\x08" * 32)),
+            None,
+        ),
         "rollback": (parts.make_image("1.9.0", 0), None),
     }
     for attack, (image, sha) in cases.items():

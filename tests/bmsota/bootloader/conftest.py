@@ -73,13 +73,19 @@ NEW = partial(make_image, "2.1.0", counter=2)
 class Node:
     """A slave with a flash and a switch. Off: no target. On: a new store, a boot, a new target."""
 
-    def __init__(self, position: int = 1, *, factory: bytes | None, flash: FlashModel | None = None, **options: Any) -> None:
+    def __init__(
+        self, position: int = 1, *, factory: bytes | None, flash: FlashModel | None = None, **options: Any
+    ) -> None:
         self.position = position
         self.flash = flash or FlashModel(16 * 1024, erase_block_bytes=1024, seed=f"node {position}")
         self.options = options
         self.layout = SlotLayout.divide(self.flash)
         self.identity = TargetIdentity(
-            position=position, role=ImageRole.SLAVE, hwid=f"HW-{position:04d}", serial=f"SN{position:010d}", hardware_class=SLAVE_CLASS
+            position=position,
+            role=ImageRole.SLAVE,
+            hwid=f"HW-{position:04d}",
+            serial=f"SN{position:010d}",
+            hardware_class=SLAVE_CLASS,
         )
         verify = partial(verify_image, public_keys=[KEY.public_key()])
         self.verify = for_hardware(verify, class_id=SLAVE_CLASS.class_id, role=ImageRole.SLAVE)

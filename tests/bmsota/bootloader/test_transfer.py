@@ -452,7 +452,10 @@ def test_a_corrupted_data_frame_costs_one_repetition_of_its_block(bench, bench_p
     assert isinstance(events[-1], ImageVerified)
     image = bench_parts.NEW()
     node = bench.nodes[0]
-    assert hashlib.sha256(node.flash.read(node.layout.slot_offsets[1], len(image))).digest() == hashlib.sha256(image).digest()
+    assert (
+        hashlib.sha256(node.flash.read(node.layout.slot_offsets[1], len(image))).digest()
+        == hashlib.sha256(image).digest()
+    )
 
 
 # ---- pace
@@ -499,7 +502,9 @@ def test_the_rate_is_at_least_95_percent_of_the_wire(bench_parts):
     image = bench_parts.make_image(size=64 * 1024)
     flash = bench_parts.FlashModel(256 * 1024, erase_block_bytes=2048, erase_ns=0, program_ns=0)
     bench = bench_parts.Bench(
-        bench_parts.Node(factory=bench_parts.OLD(), flash=flash, timing=TargetTiming(verify_ns=0))  # neither is the wire's
+        bench_parts.Node(
+            factory=bench_parts.OLD(), flash=flash, timing=TargetTiming(verify_ns=0)
+        )  # neither is the wire's
     )
     start_ns = bench.now_ns
     events = bench.run(client_of(bench, bench_parts, image=image))

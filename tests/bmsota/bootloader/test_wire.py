@@ -62,7 +62,9 @@ MESSAGES = [
 ]
 
 
-@pytest.mark.parametrize(("message", "can_id", "data"), MESSAGES, ids=lambda value: getattr(type(value), "__name__", ""))
+@pytest.mark.parametrize(
+    ("message", "can_id", "data"), MESSAGES, ids=lambda value: getattr(type(value), "__name__", "")
+)
 def test_a_message_is_these_bytes_and_these_bytes_are_the_message(wire, message, can_id, data):
     frame = wire.serialize(message)
     assert (frame.can_id, frame.data.hex(" ")) == (can_id, data)
@@ -78,16 +80,28 @@ def test_every_command_and_every_reply_has_a_locked_message():
 def test_the_tables_name_every_field_and_every_signal(bench_parts):
     database = bench_parts.database()
     reply_signals = {signal for pairs in _REPLY_SIGNALS.values() for _, signal in pairs}
-    parts = {"HardwareClass0", "HardwareClass1", "HardwareClass2", *(f"{n}{k}" for n in ("Hwid", "Serial") for k in range(4))}
+    parts = {
+        "HardwareClass0",
+        "HardwareClass1",
+        "HardwareClass2",
+        *(f"{n}{k}" for n in ("Hwid", "Serial") for k in range(4)),
+    }
     assert {signal.name for signal in database["BootReply00"].signals} == reply_signals | parts | {"Kind"}
     request_signals = {signal for pairs in _REQUEST_SIGNALS.values() for _, signal in pairs}
     assert {signal.name for signal in database["BootRequest"].signals} == request_signals | {"Node", "Command"}
     for kind, reply_class in _REPLY_CLASSES.items():
-        assert {field.name for field in fields(reply_class)} == {"position", *(name for name, _ in _REPLY_SIGNALS[kind])}
+        assert {field.name for field in fields(reply_class)} == {
+            "position",
+            *(name for name, _ in _REPLY_SIGNALS[kind]),
+        }
 
 
 def test_the_value_tables_of_the_dbc_are_the_enumerations(bench_parts):
-    signals = {signal.name: signal for name in ("BootRequest", "BootReply00") for signal in bench_parts.database()[name].signals}
+    signals = {
+        signal.name: signal
+        for name in ("BootRequest", "BootReply00")
+        for signal in bench_parts.database()[name].signals
+    }
 
     def check(signal: str, enumeration: type[IntEnum]) -> None:
         names = {number: name.lower() for number, name in signals[signal].choices.items()}

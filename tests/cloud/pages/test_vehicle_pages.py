@@ -1,10 +1,229 @@
-def test_smoke(fleet, visit):
-    carol = visit("carol")
-    print(carol.see("/vehicles")[:100])
-    print(carol.see(f"/vehicles/{fleet.vin(1)}/real-time")[:100])
+"""The vehicle list and the real-time values, as a browser without JavaScript shows them."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from bmsota.gbt32960 import Position, Sentinel
+from cloud.domain.errors import InvalidInputError
+from cloud.pages import listing
+
+
+def vins(page):
+    return re.findall(r'href="/vehicles/(\w+)/real-time"', page)
+
+
+# -- the list ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_shows_what_a_person_looks_for(fleet, visit, words):
+    page = visit("vera").see("/vehicles")
+    assert vins(page) == [fleet.vin(number) for number in (1, 2, 3, 4)]
+    text = words(page)
+    assert "TESTVEHICLE000001 Online 0 s ago F7 Harbour 63 % 2.0.0 2 × 2.0.0 M-000001" in text
+    assert "TESTVEHICLE000003 Offline 3 h ago F7 Harbour 20 % 2.0.0 2 × 2.0.0 M-000003" in text
+    assert "TESTVEHICLE000004 Offline never heard E7 Hills – – – M-000004" in text
+    assert "4 vehicles" in text
+
+
+FILTERED = {
+    "project=Hills": [4],
+    "series=F7": [1, 2, 3],
+    "online=yes": [1, 2],
+    "online=no": [3, 4],
+    "online=no&series=F7": [3],
+    "project=Harbour&online=yes&q=000002": [2],
+    "q=m-000003": [3],
+    "q=e7": [4],
+    "project=&series=&online=&q=": [1, 2, 3, 4],
+    "project=Hills&online=yes": [],
+    "series=G9": [],
+}
+
+
+def test_the_filters_stand_in_the_address(fleet, visit):
+    vera = visit("vera")
+    for query, numbers in FILTERED.items():
+        assert vins(vera.see(f"/vehicles?{query}")) == [fleet.vin(number) for number in numbers], query
+
+
+def test_the_form_shows_the_filters_that_are_set(fleet, visit):
+    page = visit("vera").see("/vehicles?project=Hills&series=E7&online=no&q=%22M%22")
+    for shown in (
+        '<option value="Hills" selected>',
+        '<option value="E7" selected>',
+        '<option value="no" selected>',
+        'value="&#34;M&#34;"',
+    ):
+        assert shown in page
+
+
+def test_a_list_without_a_match_says_so(fleet, visit, words):
+    assert 'No vehicle matches. <a href="/vehicles">' in visit("vera").see("/vehicles?q=nothing")
+
+
+def test_an_empty_platform_says_so(visit):
+    assert "No vehicle is registered yet." in visit("vera").see("/vehicles")
+
+
+def test_a_mixed_pack_stands_out(world, visit, words):
+    world.register(1)
+    facts = world.facts(1)
+    world.services.vehicles.identify(world.vin(1), [*facts[:2], replace(facts[2], version="2.1.0")], world.now)
+    assert "2 × 2.0.0 / 2.1.0 mixed" in words(visit("vera").see("/vehicles"))
+
+
+def test_pages_of_the_list_keep_the_filters(world, visit, words):
+    for number in range(1, 121):
+        world.register(number, project="A + B" if number <= 110 else "C")
+    vera = visit("vera")
+    page = vera.see("/vehicles?project=A+%2B+B&page=2")
+    assert vins(page) == [world.vin(number) for number in range(51, 101)]
+    assert "51–100 of 110 vehicles" in words(page)
+    assert 'rel="prev" href="/vehicles?project=A+%2B+B"' in page
+    assert 'rel="next" href="/vehicles?project=A+%2B+B&amp;page=3"' in page
+    assert len(vins(vera.see("/vehicles?project=A+%2B+B&series=F7&page=3"))) == 10
+    assert "Page 9 is empty; there are 3" in words(vera.see("/vehicles?page=9"))
+
+
+def test_a_filter_of_ours_says_how_far_it_looked(world, visit, words, monkeypatch):
+    monkeypatch.setattr(listing, "SCAN_ROWS_MAX", 500)
+    for number in range(1, 506):
+        world.register(number, series="F7" if number <= 500 else "E7")
+    vera = visit("vera")
+    assert "Only the first 500 vehicles were looked at" in words(vera.see("/vehicles?online=no"))
+    # The series is looked for in the database first, so these five are found all the same.
+    page = vera.see("/vehicles?online=no&series=E7")
+    assert len(vins(page)) == 5
+    assert "Only the first" not in page
+
+
+def test_an_address_that_can_not_be_right_is_explained(visit):
+    vera = visit("vera")
+    for query in ("page=0", "page=x", "online=perhaps"):
+        answer = vera.get(f"/vehicles?{query}")
+        assert answer.status_code == 422, query
+        assert "Not understood" in answer.text
+
+
+def test_a_script_gets_the_list_alone(fleet, visit):
+    vera = visit("vera")
+    whole = vera.get("/vehicles?series=F7")
+    part = vera.get("/vehicles?series=F7", headers={"X-Partial": "list"})
+    assert part.text.startswith('<section id="list"')
+    assert part.text.endswith("</section>")
+    assert part.text in whole.text
+    assert part.headers["vary"] == "X-Partial"
+
+
+# -- one vehicle -------------------------------------------------------------------------------------------------------
+
+
+def test_a_vehicle_leads_to_its_real_time_values(fleet, visit):
+    vin = fleet.vin(1)
+    assert visit("vera").get(f"/vehicles/{vin}").headers["location"] == f"/vehicles/{vin}/real-time"
+
+
+def test_all_newest_values_are_there(fleet, visit, words):
+    text = words(visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time"))
+    for shown in (
+        "State of charge 63 %",
+        "Pack voltage 87.6 V",
+        "Pack current 31.4 A discharging",
+        "Cell spread 78 mV 3.611 V – 3.689 V",
+        "Temperature 24 °C – 29 °C spread 5 K",
+        "Speed 42.5 km/h",
+        "Alarms No alarm",
+        "Lowest 3.611 V cell 5 Highest 3.689 V cell 17 Spread 78 mV",
+        "Charging not charging",
+        "Gear D",
+        "Odometer 12 345.6 km",
+        "Insulation 5 000 kΩ",
+        "Brake pressed",
+        "Latitude 31.230416° N",
+        "Longitude 121.473701° E",
+        "Motor 1 consuming , 5 200 rpm , 118.5 N·m",
+        "Last received 0 s ago · 2026-11-22 16:00:00 +08:00",
+        "Slave 2 S-000001-2 2.0.0 2 serial S-000001-2 running",
+        "No part was exchanged so far.",
+    ):
+        assert shown in text
+
+
+def test_the_heat_map_has_every_cell_and_frames_the_extremes(fleet, visit):
+    page = visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time")
+    cells = re.findall(r'<li data-k="cell_1_(\d+)" data-heat="(\d+)"([^>]*)>.*?data-t>([\d.]+)<', page)
+    assert [int(number) for number, *_ in cells] == list(range(1, 25))
+    assert all(0 <= int(heat) < 12 for _, heat, *_ in cells)
+    framed = {number: (heat, text) for number, heat, more, text in cells if "data-edge" in more}
+    assert framed == {"5": ("0", "3.611"), "17": ("11", "3.689")}
+    assert 'data-edge="max" title="cell 17: 3.689 V, highest"' in page
+    assert page.count('data-k="probe_1_') == 8
+
+
+def test_cells_stand_with_the_slave_that_measures_them(fleet, visit, words):
+    text = words(visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time"))
+    assert "Slave 1 S-000001-1 1 3.6" in text
+    assert "Slave 2 S-000001-2 13 3.6" in text
+
+
+def test_a_vehicle_that_went_offline_keeps_its_values_and_says_how_old_they_are(fleet, visit, words):
+    page = visit("vera").see(f"/vehicles/{fleet.vin(3)}/real-time")
+    assert '<div id="live_values" data-online="no">' in page
+    text = words(page)
+    assert "This vehicle is offline. These are its last values, last received 3 h ago ; they are not live." in text
+    assert "State of charge 20 %" in text
+    assert "2026-11-22 13:00:00 +08:00" in text
+
+
+def test_a_vehicle_that_was_never_heard_of(fleet, visit, words):
+    text = words(visit("vera").see(f"/vehicles/{fleet.vin(4)}/real-time"))
+    assert "This vehicle has not been heard of yet." in text
+    assert "The unit has not told its nodes yet." in text
+    assert "State of charge" not in text
+
+
+def test_alarms_have_words(fleet, report, visit, words, two_alarms):
+    report(1, alarms=two_alarms)
+    page = visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time")
+    assert 'class="card alarms" data-level="2"' in page
+    assert (
+        "Alarms Level 2: driving is limited SOC low Cell under voltage Energy storage faults: 0x00001234" in words(page)
+    )
+
+
+def test_an_exchanged_slave_is_told(fleet, visit, words):
+    facts = fleet.facts(1)
+    fleet.services.vehicles.identify(fleet.vin(1), [*facts[:2], replace(facts[2], hwid="S-NEW")], fleet.now)
+    text = words(visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time"))
+    assert "Equipment changes Slave 2 S-000001-2 → S-NEW 2026-11-22 16:00:00 +08:00" in text
+
+
+def test_a_lost_fix_is_said(fleet, report, visit, words):
+    report(1, bodies=(Position(valid=False, longitude_deg=-70.5, latitude_deg=Sentinel.INVALID),))
+    text = words(visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time"))
+    assert "Latitude invalid Longitude 70.500000° W Fix none; this is the last known position" in text
+
+
+def test_the_upgrades_of_a_vehicle_lead_to_their_tasks(fleet, visit, words):
     fleet.upload()
-    task = fleet.create(1, 2)
-    print(carol.see("/ota/tasks")[:100])
-    print(carol.see(f"/ota/tasks/{task.id}")[:100])
-    with carol.live(f"/live/vehicles/{fleet.vin(1)}") as live:
-        print(str(live.receive_json())[:300])
+    task = fleet.create(1)
+    page = visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time")
+    assert f'<a href="/ota/tasks/{task.id}">OTA-{task.id}</a>' in page
+
+
+def test_what_people_type_stays_text(world, visit):
+    with pytest.raises(InvalidInputError):
+        world.register(1, project="<script>alert(1)</script>")
+    for query in ("q=<script>alert(1)</script>", "series=<script>alert(1)</script>", "project=<script>alert(1)</script>"):
+        assert "<script>alert" not in visit("vera").see(f"/vehicles?{query}")
+
+
+def test_an_unknown_vehicle_is_explained(fleet, visit):
+    vera = visit("vera")
+    for vin in ("TESTVEHICLE999999", "<script>alert(1)<script>"):
+        answer = vera.get(f"/vehicles/{vin}/real-time")
+        assert answer.status_code == 404
+        assert "Not found" in answer.text
+        assert "<script>alert" not in answer.text

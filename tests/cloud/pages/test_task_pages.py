@@ -1,0 +1,267 @@
+"""The list of OTA tasks, one task, its approval and its end, visited by everybody."""
+
+import re
+
+import pytest
+
+from bmsota.gbt32960 import UpgradeStateCode
+from bmsota.ota.report import Outcome
+from cloud.domain.ota_tasks import VehicleStatus
+
+
+@pytest.fixture
+def task(fleet):
+    """Carol's task for vehicles 1 to 3; the code is with alan."""
+    fleet.upload()
+    made = fleet.create(1, 2, 3)
+    fleet.services.outbox.drain(fleet.now, fleet.mails.append)
+    return made
+
+
+def row(page, place):
+    """The part of the page that is about one vehicle, as text."""
+    found = re.search(rf'<li class="upgrade" id="upgrade-{place}">(.*?)</ol>', page, re.DOTALL)
+    assert found is not None
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", found[1])).strip()
+
+
+def tell(world, task, place, state, **options):
+    """Vehicle *place* (which is its number) says where it stands."""
+    assert world.tell(world.vin(place), state, order_id=f"OTA-{task.id}-{place}", **options)
+
+
+# -- looking -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_of_tasks(task, visit, words):
+    text = words(visit("vera").see("/ota/tasks"))
+    assert (
+        "OTA-1 Unapproved 2.1.0 Harbour cell balancing fix 3 3 Unapproved 2026-11-22 16:00:00 +08:00 by carol alan"
+        in text
+    )
+
+
+def test_the_list_filters_by_project_in_its_address(task, visit):
+    vera = visit("vera")
+    assert "OTA-1" in vera.see("/ota/tasks?project=Harbour")
+    assert "No task matches." in vera.see("/ota/tasks?project=Hills")
+    part = vera.get("/ota/tasks?project=Harbour", headers={"X-Partial": "list"}).text
+    assert part.startswith('<section id="list"')
+
+
+def test_no_task_yet(visit):
+    assert "No task was created yet." in visit("vera").see("/ota/tasks")
+
+
+def test_a_task_that_is_not_there_is_explained(visit):
+    vera = visit("vera")
+    for path, status_code in (("/ota/tasks/99", 404), ("/ota/tasks/0", 404), ("/ota/tasks/x", 422)):
+        assert vera.get(path).status_code == status_code, path
+
+
+def test_a_reason_stays_text(fleet, visit):
+    fleet.upload()
+    made = fleet.create(1, reason="<script>alert(1)</script>")
+    vera = visit("vera")
+    for path in ("/ota/tasks", f"/ota/tasks/{made.id}"):
+        page = vera.see(path)
+        assert "<script>alert" not in page
+        assert "&lt;script&gt;alert(1)" in page
+
+
+def test_every_status_in_the_words_of_the_platform(fleet, task, visit, words):
+    """One vehicle's way through the statuses, each to the letter; the download as a bar with its percentage."""
+    carol, world = visit("carol"), fleet
+    path = f"/ota/tasks/{task.id}"
+    assert row(carol.see(path), 1).startswith("TESTVEHICLE000001 Online · OTA-1-1 · F7-2.1.0 Unapproved Master –")
+    world.approve(task)
+    assert " Approved Master 2.0.0 → … Slaves 2 × 2.0.0 → … Unapproved 16:00:00 Approved 16:00:00" in row(carol.see(path), 1)
+    instruction = world.services.upgrades.pending_instruction(world.vin(1))
+    world.services.upgrades.instruction_sent(instruction, world.now)
+    assert " To be downloaded Master" in row(carol.see(path), 1)
+    tell(world, task, 1, UpgradeStateCode.WAITING_SAFE_STATE, reason="driving")
+    assert " To be downloaded waiting for a safe state: driving Master" in row(carol.see(path), 1)
+    tell(world, task, 1, UpgradeStateCode.DOWNLOADING, progress_pct=43)
+    page = carol.see(path)
+    assert '<progress data-k="bar_1" max="100" value="43" aria-label="Downloading, TESTVEHICLE000001">' in page
+    assert '<output data-k="progress_1">43 %</output>' in page
+    assert " 43 % downloading Master" in row(page, 1)
+    world.wait(seconds=90)
+    tell(world, task, 1, UpgradeStateCode.DOWNLOAD_COMPLETE)
+    tell(world, task, 1, UpgradeStateCode.FLASHING_SLAVES, reason="2 of 2")
+    assert " Download Complete flashing slaves: 2 of 2 Master" in row(carol.see(path), 1)
+    world.services.upgrades.report_received(world.vin(1), world.report(1, f"OTA-{task.id}-1"), world.now)
+    page = carol.see(path)
+    assert " Upgrade succeeded Master 2.0.0 → 2.1.0 Slaves 2 × 2.0.0 → 2 × 2.1.0" in row(page, 1)
+    assert row(page, 1).endswith("Downloading 16:00:00 Download Complete 16:01:30 Upgrade succeeded 16:01:30")
+    assert "Slave 2 S-000001-2 2.0.0 S-000001-2 2.1.0" in words(page)
+    assert "The versions after are from the signed report of the unit." in page
+    assert "3 vehicles 2 Approved 1 Upgrade succeeded" in words(page)
+
+
+def test_the_ends_that_nobody_wished_for_have_their_reasons(fleet, task, visit, words):
+    world = fleet
+    world.approve(task)
+    tell(world, task, 1, UpgradeStateCode.FAILED, reason="no space in slot B")
+    report = world.report(
+        2, f"OTA-{task.id}-2", versions=["2.0.0"] * 3, outcome=Outcome.ROLLED_BACK, reason="self-test: cell 17"
+    )
+    world.services.upgrades.report_received(world.vin(2), report, world.now)
+    world.wait(days=4)
+    world.services.upgrades.expire(world.now)
+    # Four days are longer than a session.
+    page = visit("vera").see(f"/ota/tasks/{task.id}")
+    assert " Upgrade failed no space in slot B Master 2.0.0 → not reported" in row(page, 1)
+    assert " Rolled back self-test: cell 17 Master 2.0.0 → 2.0.0" in row(page, 2)
+    assert " Timed out " in row(page, 3)
+    assert 'data-status="finished">Finished<' in page
+    # Yesterday's times have their date.
+    assert "11-22 16:00:00" in row(page, 1)
+
+
+def test_the_words_are_those_of_the_manual():
+    assert [str(status) for status in VehicleStatus][:6] == [
+        "Unapproved",
+        "Approved",
+        "To be downloaded",
+        "Downloading",
+        "Download Complete",
+        "Upgrade succeeded",
+    ]
+
+
+def test_many_vehicles_come_in_pages(world, visit, words):
+    for number in range(1, 61):
+        world.register(number)
+    world.upload()
+    task = world.create(*range(1, 61))
+    page = visit("vera").see(f"/ota/tasks/{task.id}?page=2")
+    assert page.count('class="upgrade"') == 10
+    assert "51–60 of 60 vehicles" in words(page)
+    assert f'data-live="/live/ota/tasks/{task.id}?page=2"' in page
+
+
+# -- approving ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_auditor_gets_the_form_and_nobody_else(task, visit, words):
+    path = f"/ota/tasks/{task.id}"
+    assert f'action="{path}/approve"' in visit("alan").see(path)
+    for name in ("carol", "anna", "vera", "adam"):
+        page = visit(name).see(path)
+        assert "/approve" not in page
+        assert "Waiting for alan to enter it here." in words(page)
+
+
+def test_the_right_code_starts_the_task(fleet, task, visit):
+    alan = visit("alan")
+    answer = alan.post(f"/ota/tasks/{task.id}/approve", code=fleet.newest_code())
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/ota/tasks/{task.id}")
+    page = alan.see(f"/ota/tasks/{task.id}")
+    assert "2026-11-22 16:00:00 +08:00</time> by alan" in page
+    assert "/approve" not in page
+    assert fleet.detail(task).task.approver == "alan"
+
+
+def test_a_wrong_code_is_told_beside_the_form_which_keeps_it(fleet, task, visit, words):
+    alan = visit("alan")
+    wrong = "000000" if fleet.newest_code() != "000000" else "000001"
+    answer = alan.post(f"/ota/tasks/{task.id}/approve", code=wrong)
+    assert answer.status_code == 403
+    assert "4 tries left" in answer.text
+    assert f'value="{wrong}"' in answer.text
+    assert "4 tries left." in words(alan.see(f"/ota/tasks/{task.id}"))
+    assert str(fleet.detail(task).task.status) == "Unapproved"
+
+
+def test_after_five_wrong_codes_a_new_one_is_needed(fleet, task, visit, words):
+    alan, path = visit("alan"), f"/ota/tasks/{task.id}"
+    code = fleet.newest_code()
+    for _ in range(5):
+        alan.post(f"{path}/approve", code="12345")
+    assert alan.post(f"{path}/approve", code=code).status_code == 409
+    assert "There is no valid code. alan needs a new one." in words(alan.see(path))
+    assert alan.post(f"{path}/new-code").status_code == 303
+    assert "The mail to a…@example.org is on its way." in words(alan.see(path))
+    assert alan.post(f"{path}/approve", code=fleet.newest_code()).status_code == 303
+
+
+def test_the_code_in_other_hands_does_nothing(fleet, task, visit):
+    code = fleet.newest_code()
+    for name in ("carol", "anna", "vera", "adam"):
+        assert visit(name).post(f"/ota/tasks/{task.id}/approve", code=code).status_code == 403, name
+        assert str(fleet.detail(task).task.status) == "Unapproved", name
+
+
+def test_an_approved_task_can_not_be_approved_again(fleet, task, visit):
+    code = fleet.newest_code()
+    fleet.approve(task, code=code)
+    answer = visit("alan").post(f"/ota/tasks/{task.id}/approve", code=code)
+    assert answer.status_code == 409
+    assert "expected an unapproved task" in answer.text
+
+
+def test_an_act_without_the_token_of_the_session_does_nothing(fleet, task, visit):
+    alan, code = visit("alan"), fleet.newest_code()
+    for act in ("approve", "new-code", "cancel"):
+        path = f"/ota/tasks/{task.id}/{act}"
+        assert alan.post(path, csrf="", code=code).status_code == 403, act
+        fields = {"csrf": alan.csrf(), "code": code}
+        answer = alan.client.post(path, data=fields, headers={"Origin": "https://evil.example"})
+        assert answer.status_code == 403, act
+    assert str(fleet.detail(task).task.status) == "Unapproved"
+    assert len(fleet.mails) == 1
+
+
+def test_what_became_of_the_mail_is_told_without_its_whole_address(fleet, visit, words):
+    fleet.upload()
+    task = fleet.create(1)
+    path, vera = f"/ota/tasks/{task.id}", visit("vera")
+    assert "The mail to a…@example.org is on its way." in words(vera.see(path))
+    (mail,) = fleet.services.outbox.take_due(fleet.now)
+    fleet.services.outbox.failed(mail, fleet.now, "451 try later")
+    assert "failed 1 time (451 try later) and is tried again" in words(vera.see(path))
+    fleet.wait(minutes=1)
+    (mail,) = fleet.services.outbox.take_due(fleet.now)
+    fleet.services.outbox.failed(mail, fleet.now, "550 no such user", is_permanent=True)
+    assert "could not be delivered: 550 no such user." in words(vera.see(path))
+    fleet.services.ota_tasks.send_new_code(task.id, by=fleet.people["carol"], now=fleet.now)
+    fleet.newest_code()
+    page = vera.see(path)
+    assert "A six-digit code was mailed to a…@example.org at 2026-11-22 16:01:00 +08:00 ." in words(page)
+    assert "alan@example.org" not in page
+
+
+def test_a_new_code_comes_too_late_for_an_approved_task(fleet, task, visit):
+    fleet.approve(task)
+    assert visit("carol").post(f"/ota/tasks/{task.id}/new-code").status_code == 409
+
+
+# -- cancelling --------------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_tells_for_how_many_it_is_too_late(fleet, task, visit, words):
+    fleet.approve(task)
+    tell(fleet, task, 1, UpgradeStateCode.DOWNLOADING, progress_pct=100)
+    tell(fleet, task, 1, UpgradeStateCode.DOWNLOAD_COMPLETE)
+    carol = visit("carol")
+    answer = carol.post(f"/ota/tasks/{task.id}/cancel", reason="wrong release")
+    assert answer.headers["location"] == f"/ota/tasks/{task.id}?late=1"
+    page = carol.see(answer.headers["location"])
+    assert "For 1 vehicle it was too late" in words(page)
+    assert " Cancelled cancelled by carol: wrong release Master" in row(page, 2)
+    assert " Download Complete " in row(page, 1)
+
+
+def test_an_ended_task_can_not_be_cancelled(fleet, task, visit):
+    carol = visit("carol")
+    assert carol.post(f"/ota/tasks/{task.id}/cancel").headers["location"] == f"/ota/tasks/{task.id}"
+    answer = carol.post(f"/ota/tasks/{task.id}/cancel", reason="again")
+    assert answer.status_code == 409
+    assert "expected an open task" in answer.text
+
+
+def test_who_only_looks_can_not_cancel(task, visit):
+    vera = visit("vera")
+    assert "/cancel" not in vera.see(f"/ota/tasks/{task.id}")
+    assert vera.post(f"/ota/tasks/{task.id}/cancel").status_code == 403

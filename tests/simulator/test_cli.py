@@ -1,0 +1,81 @@
+"""`bmsota-sim` as its user meets it: exit codes, and one clear line for a mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from simulator.scenario import packaged_scenario
+
+SMALL = """
+name: small
+duration_s: 60
+report_period_s: 5
+link_rate_bytes_per_s: 20000
+fleet: [{ series: E7, count: 1 }]
+power_cycle: { after_download_s: 1, off_s: 1 }
+campaign: { project: Harbour, reason: test, software_version: 2.1.0, create_at_s: 5 }
+"""
+
+
+def run(*arguments, cwd):
+    command = [sys.executable, "-m", "simulator.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    def write(text):
+        path = tmp_path / "small.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_a_scenario_of_ones_own_ends_as_planned(scenario, tmp_path):
+    done = run("demo", "--virtual", "--scenario", scenario(SMALL), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All 1 vehicles ended as the scenario says." in done.stdout
+
+
+def test_a_vehicle_that_ends_otherwise_gives_exit_code_3(scenario, tmp_path):
+    done = run(
+        "demo", "--virtual", "--seed", "4", "--scenario", scenario(SMALL + "expect: { 1: Rolled back }\n"), cwd=tmp_path
+    )
+    assert done.returncode == 3
+    assert "expected 'Rolled back', got 'Upgrade succeeded'" in " ".join(done.stdout.split())
+    assert "bmsota-sim demo --virtual --seed 4" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("fleet: [", "expected YAML"),
+        ("[]", "expected a mapping at the top"),
+        (SMALL.replace("E7", "X9"), "expected a series out of E7, F7, got 'X9'"),
+        (
+            SMALL + "faults: [{kind: download_cut, vehicle: 9, after_bytes: 5}]\n",
+            "expected a vehicle from 1 to 1, got 9",
+        ),
+        (SMALL + "colour: red\n", "colour"),
+        ("name: x\nduration_s: 1\nfleet: [{series: F7, count: 1}]\n", "expected a campaign, got none"),
+    ],
+)
+def test_a_wrong_scenario_is_one_clear_message(scenario, tmp_path, text, said):
+    done = run("demo", "--virtual", "--scenario", scenario(text), cwd=tmp_path)
+    assert done.returncode == 1
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_contradictory_options_are_wrong_usage(tmp_path):
+    done = run("demo", "--virtual", "--keep", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_the_packaged_scenario_is_found():
+    assert "campaign:" in packaged_scenario("demo")
