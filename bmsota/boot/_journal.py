@@ -43,10 +43,12 @@ _RECORD_MAGIC = 0xB0A7
 _HEAD_MAGIC = b"bmsj"
 
 # The head of an area, written last. The version is for layouts to come: an unknown one makes the area invalid.
-_HEAD = Struct("magic" / Const(_HEAD_MAGIC), "version" / Const(1, Int32ul), "generation" / Int32ul, "crc" / Int32ul)
+HEAD_LAYOUT = Struct(
+    "magic" / Const(_HEAD_MAGIC), "version" / Const(1, Int32ul), "generation" / Int32ul, "crc" / Int32ul
+)
 
 # One record: this header, then `size` payload bytes, then erased bytes up to the next write unit.
-_HEADER = Struct(
+RECORD_LAYOUT = Struct(
     "magic" / Const(_RECORD_MAGIC, Int16ul),
     "kind" / Int8ul,
     "reserved" / Const(0xFF, Int8ul),
@@ -59,8 +61,8 @@ _HEADER_FACTS = Struct("magic" / Int16ul, "kind" / Int8ul, "size" / Int16ul, "se
 _HEADER_MAGIC_BYTES = Int16ul.build(_RECORD_MAGIC)
 _NAMED = Struct("name_size" / Int8ul, "name" / Bytes(lambda context: context.name_size))
 
-HEADER_BYTES = _HEADER.sizeof()
-HEAD_BYTES = _HEAD.sizeof()
+HEADER_BYTES = RECORD_LAYOUT.sizeof()
+HEAD_BYTES = HEAD_LAYOUT.sizeof()
 
 
 class RecordKind(IntEnum):
@@ -135,7 +137,7 @@ class Journal:
         head = self._flash.read(self._layout.journal_offsets[area], HEAD_BYTES)
         if head[:4] != _HEAD_MAGIC or int.from_bytes(head[4:8], "little") != 1:
             return None
-        parsed = _HEAD.parse(head)
+        parsed = HEAD_LAYOUT.parse(head)
         if parsed.crc != crc32(head[:-4]):
             return None
         return int(parsed.generation)
@@ -156,12 +158,11 @@ class Journal:
         raw = content[position : position + HEADER_BYTES]
         if len(raw) < HEADER_BYTES or raw[:2] != _HEADER_MAGIC_BYTES or raw[3] != 0xFF:
             return None
-        header = _HEADER.parse(raw)
+        header = RECORD_LAYOUT.parse(raw)
         if header.header_crc != _header_crc(header.kind, header.size, header.sequence):
             return None
         payload = content[position + HEADER_BYTES : position + HEADER_BYTES + header.size]
-        # A torn record's number is used again by its successor, so a valid one is always higher than the last valid one.
-        if header.payload_crc == crc32(payload) and header.sequence > self.sequence:
+        if header.payload_crc == crc32(payload):
             self.sequence = header.sequence
             # An unknown kind is from a later layout: skipped, as everything it may mean is unknown here.
             if header.kind in RecordKind.__members__.values():
@@ -207,7 +208,7 @@ class Journal:
             self._write(start + end, raw)
             end += len(raw)
         generation = self._generation + 1
-        head = bytes(_HEAD.build({"generation": generation, "crc": 0}))[:-4]
+        head = bytes(HEAD_LAYOUT.build({"generation": generation, "crc": 0}))[:-4]
         self._write(start, self._pad(head + Int32ul.build(crc32(head))))
         self._area, self._generation = area, generation
         self.sequence, self._end, self._spent = sequence, end, False
@@ -226,7 +227,7 @@ class Journal:
 
     def _envelope(self, record: Record, sequence: int) -> bytes:
         size = len(record.payload)
-        header = _HEADER.build(
+        header = RECORD_LAYOUT.build(
             {
                 "kind": record.kind,
                 "size": size,

@@ -26,7 +26,6 @@ from construct import Array, Bytes, Int8ul, Int32ul, Struct
 
 from bmsota.boot._flash import ERASED
 from bmsota.boot._journal import (
-    HEADER_BYTES,
     RECORD_NAME_BYTES_MAX,
     Journal,
     Record,
@@ -53,7 +52,7 @@ REVERTS_MAX = 0xFF
 
 _NO_SLOT = 0xFF
 
-_SLOT = Struct(
+SLOT_LAYOUT = Struct(
     "state" / Int8ul,
     "reverts" / Int8ul,
     "size_bytes" / Int32ul,
@@ -61,8 +60,8 @@ _SLOT = Struct(
     "security_counter" / Int32ul,
     "sha256" / Bytes(SHA256_BYTES),
 )
-_STATE = Struct("active" / Int8ul, "security_counter" / Int32ul, "slots" / Array(2, _SLOT))
-_PROGRESS = Struct("slot" / Int8ul, "progress_bytes" / Int32ul)
+STATE_LAYOUT = Struct("active" / Int8ul, "security_counter" / Int32ul, "slots" / Array(2, SLOT_LAYOUT))
+PROGRESS_LAYOUT = Struct("slot" / Int8ul, "progress_bytes" / Int32ul)
 
 
 class BootReason(IntEnum):
@@ -114,7 +113,7 @@ class _BootState:
 
     def serialize(self) -> bytes:
         return bytes(
-            _STATE.build(
+            STATE_LAYOUT.build(
                 {
                     "active": _NO_SLOT if self.active is None else self.active,
                     "security_counter": self.security_counter,
@@ -135,7 +134,7 @@ class _BootState:
 
     @classmethod
     def parse(cls, payload: bytes) -> _BootState:
-        parsed = _STATE.parse(payload)
+        parsed = STATE_LAYOUT.parse(payload)
         first, second = (
             SlotInfo(
                 state=SlotState(slot.state),
@@ -574,7 +573,7 @@ class BootStore:
         slot = self.spare_slot
         info = replace(self._state.slots[slot], progress_bytes=progress_bytes)
         self._state = self._state.with_slot(slot, info)
-        payload = _PROGRESS.build({"slot": slot, "progress_bytes": progress_bytes})
+        payload = PROGRESS_LAYOUT.build({"slot": slot, "progress_bytes": progress_bytes})
         if not self._journal.append(Record(RecordKind.PROGRESS, bytes(payload))):
             self._journal.compact()
 
@@ -599,7 +598,7 @@ class BootStore:
             self._state = _BootState.parse(found[last_state].payload)
         for index, (kind, payload) in enumerate(found):
             if kind is RecordKind.PROGRESS and last_state is not None and index > last_state:
-                progress = _PROGRESS.parse(payload)
+                progress = PROGRESS_LAYOUT.parse(payload)
                 info = replace(self._state.slots[progress.slot], progress_bytes=int(progress.progress_bytes))
                 self._state = self._state.with_slot(int(progress.slot), info)
             elif kind is RecordKind.APPLICATION:
@@ -615,6 +614,3 @@ def _record_key(name: str) -> bytes:
     if not 0 < len(key) <= RECORD_NAME_BYTES_MAX:
         raise LocalProtocolError(f"record name: expected 1 to {RECORD_NAME_BYTES_MAX} bytes, got {len(key)}")
     return key
-
-
-assert HEADER_BYTES == 16  # The layout in docs/bootloader.md.

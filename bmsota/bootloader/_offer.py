@@ -14,11 +14,11 @@ from construct import Bytes, Const, Int8ul, Int16ul, Int32ul, Struct
 from bmsota.errors import ImageError
 from bmsota.image import ImageVersion
 
-__all__ = ["OFFER_BYTES", "Offer"]
+__all__ = ["OFFER_BYTES", "OFFER_LAYOUT", "Offer"]
 
 _LAYOUT = 1
 
-_OFFER = Struct(
+OFFER_LAYOUT = Struct(
     "layout" / Const(_LAYOUT, Int8ul),
     "role" / Int8ul,
     "flags" / Const(0, Int16ul),  # none is defined in layout 1
@@ -33,7 +33,7 @@ _OFFER = Struct(
     "reserved" / Const(b"\xff" * 4),
 )
 
-OFFER_BYTES = _OFFER.sizeof()
+OFFER_BYTES = OFFER_LAYOUT.sizeof()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Offer:
 
     def serialize(self) -> bytes:
         return bytes(
-            _OFFER.build(
+            OFFER_LAYOUT.build(
                 {
                     "role": self.role,
                     "size_bytes": self.size_bytes,
@@ -78,7 +78,7 @@ class Offer:
                 expected=f"{OFFER_BYTES} bytes of layout {_LAYOUT}",
                 received=f"{data[:4].hex()}... of {len(data)}",
             )
-        parsed = _OFFER.parse(data)
+        parsed = OFFER_LAYOUT.parse(data)
         return cls(
             role=int(parsed.role),
             size_bytes=int(parsed.size_bytes),

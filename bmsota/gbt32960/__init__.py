@@ -3,9 +3,14 @@
 `decode` and `encode` turn one whole frame into a value and back, `FrameReader` cuts a byte stream into frames,
 `TerminalSession` and `PlatformSession` hold the two ends of a conversation. Times are aware (+08:00), a value that is not
 there is a `Sentinel`, and whatever is refused is a `bmsota.errors.BmsotaError`.
+
+What only a session or an explanation needs is loaded when it is first asked for: who decodes frames does not wait for it.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from bmsota.gbt32960._bodies import (
     Alarms,
@@ -48,35 +53,6 @@ from bmsota.gbt32960._enums import (
     UpgradeStateCode,
     VehicleState,
 )
-from bmsota.gbt32960._events import (
-    NEED_DATA,
-    BadStretch,
-    CloseReason,
-    CloseRequested,
-    CommandReceived,
-    CommandReplied,
-    CommandTimedOut,
-    ConnectRequested,
-    ExtensionReceived,
-    ExtensionUndelivered,
-    FrameReceived,
-    FrameRefused,
-    HeartbeatReceived,
-    LoggedIn,
-    LoggedOut,
-    LoginFailed,
-    LoginFailure,
-    LoginRequested,
-    LogoutReceived,
-    PlatformEvent,
-    ReaderEvent,
-    ReplyReceived,
-    ReportReceived,
-    ReportsDropped,
-    TerminalEvent,
-    TimeSynchronised,
-)
-from bmsota.gbt32960._explain import ExplainedField, explain
 from bmsota.gbt32960._extension import EXTENSION_VERSION, NodeIdentity, SignedReport, UnitIdentity, UpgradeState
 from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, FRAME_SIZE_BYTES_MAX, HEADER_SIZE_BYTES, Frame, Header
 from bmsota.gbt32960._messages import (
@@ -99,10 +75,37 @@ from bmsota.gbt32960._messages import (
     VehicleLogin,
     VehicleLogout,
 )
-from bmsota.gbt32960._platform import PlatformOptions, PlatformSession, PlatformState, ReplyBody
-from bmsota.gbt32960._reader import FrameReader
-from bmsota.gbt32960._terminal import TerminalOptions, TerminalSession, TerminalState
+from bmsota.gbt32960._reader import NEED_DATA, BadStretch, FrameReader, FrameReceived, ReaderEvent
 from bmsota.gbt32960._time import BEIJING, beijing_time, nanoseconds
+
+if TYPE_CHECKING:
+    from bmsota.gbt32960._events import (
+        CloseReason,
+        CloseRequested,
+        CommandReceived,
+        CommandReplied,
+        CommandTimedOut,
+        ConnectRequested,
+        ExtensionReceived,
+        ExtensionUndelivered,
+        FrameRefused,
+        HeartbeatReceived,
+        LoggedIn,
+        LoggedOut,
+        LoginFailed,
+        LoginFailure,
+        LoginRequested,
+        LogoutReceived,
+        PlatformEvent,
+        ReplyReceived,
+        ReportReceived,
+        ReportsDropped,
+        TerminalEvent,
+        TimeSynchronised,
+    )
+    from bmsota.gbt32960._explain import ExplainedField, explain
+    from bmsota.gbt32960._platform import PlatformOptions, PlatformSession, PlatformState, ReplyBody
+    from bmsota.gbt32960._terminal import TerminalOptions, TerminalSession, TerminalState
 
 __all__ = [
     "BEIJING",
@@ -212,3 +215,51 @@ __all__ = [
     "explain",
     "nanoseconds",
 ]
+
+_LATER = {
+    "CloseReason": "_events",
+    "CloseRequested": "_events",
+    "CommandReceived": "_events",
+    "CommandReplied": "_events",
+    "CommandTimedOut": "_events",
+    "ConnectRequested": "_events",
+    "ExtensionReceived": "_events",
+    "ExtensionUndelivered": "_events",
+    "FrameRefused": "_events",
+    "HeartbeatReceived": "_events",
+    "LoggedIn": "_events",
+    "LoggedOut": "_events",
+    "LoginFailed": "_events",
+    "LoginFailure": "_events",
+    "LoginRequested": "_events",
+    "LogoutReceived": "_events",
+    "PlatformEvent": "_events",
+    "ReplyReceived": "_events",
+    "ReportReceived": "_events",
+    "ReportsDropped": "_events",
+    "TerminalEvent": "_events",
+    "TimeSynchronised": "_events",
+    "ExplainedField": "_explain",
+    "explain": "_explain",
+    "PlatformOptions": "_platform",
+    "PlatformSession": "_platform",
+    "PlatformState": "_platform",
+    "ReplyBody": "_platform",
+    "TerminalOptions": "_terminal",
+    "TerminalSession": "_terminal",
+    "TerminalState": "_terminal",
+}
+"""Names that are loaded when they are first asked for, and the module of each (PEP 562)."""
+
+
+def __getattr__(name: str) -> object:
+    module = _LATER.get(name)
+    if module is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

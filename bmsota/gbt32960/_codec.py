@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._bodies import RawBody, UserDefined
-from bmsota.gbt32960._compile import bytes_of_time, decoder, encoder, short, time_of
+from bmsota.gbt32960._compile import decoder, encoder
 from bmsota.gbt32960._control import control_parameters, control_parameters_bytes
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
 from bmsota.gbt32960._extension import EXTENSION_VERSION
@@ -42,6 +42,7 @@ from bmsota.gbt32960._messages import (
     TimeSync,
 )
 from bmsota.gbt32960._parameters import decode_query, decode_values, encode_query, encode_values, is_query
+from bmsota.gbt32960._plain import bytes_of_time, short, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

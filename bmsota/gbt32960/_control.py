@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bmsota.errors import LocalProtocolError
-from bmsota.gbt32960._compile import text_of
 from bmsota.gbt32960._enums import ControlId, UpgradeLayout
 from bmsota.gbt32960._messages import RemoteUpgrade, TerminalAlarm
+from bmsota.gbt32960._plain import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

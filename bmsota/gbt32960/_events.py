@@ -1,4 +1,4 @@
-"""What the reader and the two sessions report, in the past tense. An event is a fact; what to do about it is the caller's.
+"""What the two sessions report, in the past tense. An event is a fact; what to do about it is the caller's.
 
 `TerminalEvent` and `PlatformEvent` list what each session can say, so that a type checker proves that all are handled.
 """
@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING
+
+from bmsota.gbt32960._reader import BadStretch
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bmsota.errors import FrameError
     from bmsota.gbt32960._frame import Frame
     from bmsota.gbt32960._messages import Message, PlatformLogin, Report, VehicleLogin
 
 __all__ = [
-    "NEED_DATA",
-    "BadStretch",
     "CloseReason",
     "CloseRequested",
     "CommandReceived",
@@ -27,7 +26,6 @@ __all__ = [
     "ConnectRequested",
     "ExtensionReceived",
     "ExtensionUndelivered",
-    "FrameReceived",
     "FrameRefused",
     "HeartbeatReceived",
     "LoggedIn",
@@ -37,50 +35,12 @@ __all__ = [
     "LoginRequested",
     "LogoutReceived",
     "PlatformEvent",
-    "ReaderEvent",
     "ReplyReceived",
     "ReportReceived",
     "ReportsDropped",
     "TerminalEvent",
     "TimeSynchronised",
 ]
-
-
-class _NeedData(Enum):
-    NEED_DATA = "need data"
-
-
-NEED_DATA: Final = _NeedData.NEED_DATA
-"""`FrameReader.next_event` returns it when the stream has to go on before there is more to say."""
-
-
-# --- the reader ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FrameReceived:
-    """A whole frame with a right check byte and a valid data unit."""
-
-    frame: Frame
-    raw: bytes
-    """The frame as it came."""
-    offset: int
-    """Where it began, counted in bytes from the start of the stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class BadStretch:
-    """Bytes that belong to no valid frame. Reported whole up to a limit, then in pieces; nothing is dropped silently."""
-
-    offset: int
-    """Where the stretch began, counted in bytes from the start of the stream."""
-    data: bytes
-    reason: str
-    error: FrameError | None = None
-    """Set when the stretch is one frame with a right check byte and an invalid header or data unit."""
-
-
-ReaderEvent = FrameReceived | BadStretch | Literal[_NeedData.NEED_DATA]
 
 
 # --- both sessions ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bmsota.gbt32960._codec import USER_DEFINED, decode, message_layout
-from bmsota.gbt32960._compile import text_of, time_of
 from bmsota.gbt32960._enums import Command, ControlId, Edition, Encryption, ParameterId, ReplyFlag
 from bmsota.gbt32960._fields import (
     CodeTable,
@@ -27,6 +26,7 @@ from bmsota.gbt32960._fields import (
 from bmsota.gbt32960._frame import HEADER_SIZE_BYTES
 from bmsota.gbt32960._layouts import BODY_LAYOUTS, PARAMETER_ROWS
 from bmsota.gbt32960._messages import Control, ParameterQuery, ParameterValues, RawMessage, Report
+from bmsota.gbt32960._plain import text_of, time_of
 
 if TYPE_CHECKING:
     from bmsota.gbt32960._fields import Row

@@ -25,11 +25,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._codec import decode_header, encode
-from bmsota.gbt32960._compile import time_of
 from bmsota.gbt32960._enums import Command, Edition, ReplyFlag
 from bmsota.gbt32960._events import (
-    NEED_DATA,
-    BadStretch,
     CloseReason,
     CloseRequested,
     CommandReplied,
@@ -51,14 +48,16 @@ from bmsota.gbt32960._messages import (
     VehicleLogin,
     VehicleLogout,
 )
-from bmsota.gbt32960._reader import FrameReader
+from bmsota.gbt32960._plain import time_of
+from bmsota.gbt32960._reader import NEED_DATA, BadStretch, FrameReader
 from bmsota.gbt32960._time import MINUTE_NS, SECOND_NS, beijing_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bmsota.gbt32960._events import FrameReceived, PlatformEvent
+    from bmsota.gbt32960._events import PlatformEvent
     from bmsota.gbt32960._messages import Message
+    from bmsota.gbt32960._reader import FrameReceived
 
 __all__ = ["PlatformOptions", "PlatformSession", "PlatformState", "ReplyBody"]
 
@@ -400,10 +399,7 @@ class PlatformSession:
                 self._close(CloseReason.GARBAGE)
             return
         # One frame with a right check byte and a wrong inside. A wrong report is answered, so that it is sent again (B.3.5).
-        try:
-            header = decode_header(bad.data)
-        except FrameError:  # Not even the header.
-            return
+        header = decode_header(bad.data)
         is_ours = self._state is PlatformState.LOGGED_IN and header.vin == self._vin
         if is_ours and header.command in _REPORTS and header.reply_flag == ReplyFlag.COMMAND:
             message: Message = EmptyReply()

@@ -16,19 +16,20 @@ frames behind it come late; who has a clock calls `skip_start` when a frame stay
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Literal
 
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._codec import decode
 from bmsota.gbt32960._enums import Encryption
-from bmsota.gbt32960._events import NEED_DATA, BadStretch, FrameReceived
 from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES
 
 if TYPE_CHECKING:
-    from bmsota.gbt32960._events import ReaderEvent
+    from bmsota.gbt32960._frame import Frame
 
-__all__ = ["FrameReader"]
+__all__ = ["NEED_DATA", "BadStretch", "FrameReader", "FrameReceived", "ReaderEvent"]
 
 BAD_STRETCH_SIZE_BYTES_MAX: Final = 1024
 """Garbage is reported in pieces of this size, so that a link which sends nothing else cannot fill the memory."""
@@ -40,6 +41,40 @@ _CUT_OFF: Final = "a frame that was never finished"
 
 _CIPHERS: Final = frozenset(int(code) for code in Encryption)
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
+
+
+class _NeedData(Enum):
+    NEED_DATA = "need data"
+
+
+NEED_DATA: Final = _NeedData.NEED_DATA
+"""`FrameReader.next_event` returns it when the stream has to go on before there is more to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceived:
+    """A whole frame with a right check byte and a valid data unit."""
+
+    frame: Frame
+    raw: bytes
+    """The frame as it came."""
+    offset: int
+    """Where it began, counted in bytes from the start of the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadStretch:
+    """Bytes that belong to no valid frame. Reported whole up to a limit, then in pieces; nothing is dropped silently."""
+
+    offset: int
+    """Where the stretch began, counted in bytes from the start of the stream."""
+    data: bytes
+    reason: str
+    error: FrameError | None = None
+    """Set when the stretch is one frame with a right check byte and an invalid header or data unit."""
+
+
+ReaderEvent = FrameReceived | BadStretch | Literal[_NeedData.NEED_DATA]
 
 
 class FrameReader:

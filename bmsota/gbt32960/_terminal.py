@@ -31,11 +31,10 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from bmsota.errors import LocalProtocolError
+from bmsota.gbt32960._backfill import BackfillStore, StoredReport
 from bmsota.gbt32960._codec import encode
 from bmsota.gbt32960._enums import Command, Edition, ReplyFlag
 from bmsota.gbt32960._events import (
-    NEED_DATA,
-    BadStretch,
     CloseReason,
     CloseRequested,
     CommandReceived,
@@ -60,7 +59,7 @@ from bmsota.gbt32960._messages import (
     VehicleLogin,
     VehicleLogout,
 )
-from bmsota.gbt32960._reader import FrameReader
+from bmsota.gbt32960._reader import NEED_DATA, BadStretch, FrameReader
 from bmsota.gbt32960._time import MINUTE_NS, SECOND_NS, beijing_time, nanoseconds
 
 if TYPE_CHECKING:
@@ -196,15 +195,6 @@ class TerminalOptions:
 
 
 @dataclass(slots=True)
-class _Stored:
-    """A report that was made: when, and its data unit."""
-
-    collected_ns: int
-    data: bytes
-    resends: int = 0
-
-
-@dataclass(slots=True)
 class _Extension:
     command: int
     message: Message
@@ -239,7 +229,7 @@ class TerminalSession:
         self._serial_day: date | None = None if last_login_ns is None else beijing_time(last_login_ns).date()
         self._reader = FrameReader()
         self._events: deque[TerminalEvent] = deque()
-        self._outgoing: list[tuple[bytes, _Stored | None]] = []
+        self._outgoing: list[tuple[bytes, StoredReport | None]] = []
         self._outgoing_size_bytes = 0
         self._timers: dict[_Timer, int] = {_Timer.CONNECT: 0}
         self._connect_ns = 0
@@ -248,10 +238,9 @@ class TerminalSession:
         self._login_is_open = False
         self._heartbeats_unanswered = 0
         self._time_sync_is_open = False
-        self._store: deque[_Stored] = deque()
-        self._store_size_bytes = 0
-        self._recent: deque[_Stored] = deque(maxlen=_RECENT_REPORTS_MAX)
-        self._resends: deque[tuple[int, _Stored]] = deque()
+        self._store = BackfillStore()
+        self._recent: deque[StoredReport] = deque(maxlen=_RECENT_REPORTS_MAX)
+        self._resends: deque[tuple[int, StoredReport]] = deque()
         self._last_report_ns = 0
         self._extensions: deque[_Extension] = deque()
 
@@ -549,49 +538,39 @@ class TerminalSession:
 
     # --- reports ------------------------------------------------------------------------------------------------------
 
-    def _stored(self, bodies: Iterable[Body], collected_ns: int) -> _Stored:
+    def _stored(self, bodies: Iterable[Body], collected_ns: int) -> StoredReport:
         report = Report(beijing_time(collected_ns), tuple(bodies))
         raw = self._frame(Command.REALTIME_REPORT, report)
-        return _Stored(collected_ns, raw[HEADER_SIZE_BYTES:-1])
+        return StoredReport(collected_ns, raw[HEADER_SIZE_BYTES:-1])
 
-    def _send_stored(self, command: Command, stored: _Stored, now_ns: int) -> None:
+    def _send_stored(self, command: Command, stored: StoredReport, now_ns: int) -> None:
         self._send(self._frame(command, RawMessage(stored.data)), stored)
         self._recent.append(stored)
         self._last_report_ns = now_ns
 
-    def _keep(self, stored: _Stored, now_ns: int) -> None:
-        self._store.append(stored)
-        self._store_size_bytes += len(stored.data)
+    def _keep(self, stored: StoredReport, now_ns: int) -> None:
+        self._store.add(stored)
         self._shorten_store(now_ns)
 
     def _shorten_store(self, now_ns: int) -> None:
-        """Give up what is too old or too much, oldest first, and say so."""
-        window = self.options.backfill_window_ns
-        oldest_allowed = now_ns - (_BACKFILL_WINDOW_NS[self.options.edition] if window is None else window)
-        count = 0
-        oldest_ns = 0
-        while self._store and (
-            self._store[0].collected_ns < oldest_allowed
-            or self._store_size_bytes > self.options.backfill_size_bytes_max
-        ):
-            dropped = self._store.popleft()
-            self._store_size_bytes -= len(dropped.data)
-            oldest_ns = oldest_ns or dropped.collected_ns
-            count += 1
-        if not count:
+        """Give up what is too old or too much, and say so."""
+        window_ns = self.options.backfill_window_ns
+        if window_ns is None:
+            window_ns = _BACKFILL_WINDOW_NS[self.options.edition]
+        dropped = self._store.shorten(now_ns - window_ns, self.options.backfill_size_bytes_max)
+        if not dropped:
             return
         last = self._events[-1] if self._events else None
         if isinstance(last, ReportsDropped):  # One event for a long time without a link.
-            self._events[-1] = ReportsDropped(last.count + count, last.oldest_ns)
+            self._events[-1] = ReportsDropped(last.count + len(dropped), last.oldest_ns)
         else:
-            self._events.append(ReportsDropped(count, oldest_ns))
+            self._events.append(ReportsDropped(len(dropped), dropped[0].collected_ns))
 
     def _take_back(self) -> None:
         """Reports that the link never took go back to the front of the store."""
         for _, stored in reversed(self._outgoing):
             if stored is not None:
-                self._store.appendleft(stored)
-                self._store_size_bytes += len(stored.data)
+                self._store.put_back(stored)
         self._outgoing.clear()
         self._outgoing_size_bytes = 0
         self._resends.clear()
@@ -607,9 +586,7 @@ class TerminalSession:
         if not self._store:
             return
         if self._outgoing_size_bytes < _OUTGOING_SIZE_BYTES_MAX:
-            stored = self._store.popleft()
-            self._store_size_bytes -= len(stored.data)
-            self._send_stored(Command.BACKFILL_REPORT, stored, now_ns)
+            self._send_stored(Command.BACKFILL_REPORT, self._store.take(), now_ns)
         self._timers[_Timer.BACKFILL] = now_ns + self.options.backfill_interval_ns
 
     def _report_answered(self, frame: Frame, now_ns: int) -> None:
@@ -680,7 +657,7 @@ class TerminalSession:
         )
         return encode(frame, strict=self.options.strict)
 
-    def _send(self, raw: bytes, stored: _Stored | None = None) -> None:
+    def _send(self, raw: bytes, stored: StoredReport | None = None) -> None:
         self._outgoing.append((raw, stored))
         self._outgoing_size_bytes += len(raw)
 

@@ -97,7 +97,9 @@ __all__ = [
 SECOND = 1_000_000_000
 
 # How often a failed exchange before the download is tried, with the wait doubling up to the maximum. Eight tries span
-# about ten minutes; then the order is left for the next instruction, which the platform repeats at every login.
+# about ten minutes; then the order is left for the next instruction, which the platform repeats at every login. Once the
+# order is accepted, a unit without network waits on, until the platform withdraws the order or it has expired; but eight
+# downloads in a row that bring no block at all, with a network, are a failure.
 EXCHANGE_TRIES_MAX = 8
 EXCHANGE_WAIT_NS = 5 * SECOND
 EXCHANGE_WAIT_NS_MAX = 300 * SECOND
@@ -378,8 +380,8 @@ class _Journal:
 
     @classmethod
     def loads(cls, data: bytes) -> _Journal:
-        *fields, changed = cbor2.loads(data)
-        return cls(*fields, changed=tuple(changed))
+        phase, base_url, outcome, reason, slot, changed = cbor2.loads(data)
+        return cls(phase, base_url, outcome, reason, slot, tuple(changed))
 
 
 # -- the machine ---------------------------------------------------------------------------------------------------------
@@ -435,6 +437,7 @@ class Updater:
         self._retry_at_ns: int | None = None
         self._downloads: deque[ReleaseImage] = deque()
         self._download: Download | None = None
+        self._download_tries = 0
         self._shelf_tries = 0
         self._http_active = False
         self._boot_slot: int | None = None
@@ -521,21 +524,29 @@ class Updater:
             self._forget_order()
             return False
         order, manifest = self._store.get_record(_ORDER), self._store.get_record(_MANIFEST)
+        phase = self._journal.phase
         try:
             self._order = self._trust.reread_order(order or b"")
+        except TrustError as problem:
+            # Before the switch: the power was cut between two writes of a newer order, which is fetched again.
+            return phase == "accepted" or self._give_up_documents(problem)
+        try:
             self._manifest = self._trust.reread_manifest(manifest or b"", self._order)
             self._shelf.assign(self._images())
         except BmsotaError as problem:
-            # Before the switch: the power was cut between two writes of a newer order, which is fetched again.
-            if self._journal.phase == "accepted":
-                self._manifest = None
-                return True
-            # The records are damaged beyond the journal's own checks. Nothing can be flashed without the documents; an
-            # image on trial is reverted by the next boot, and the platform hears nothing, which it counts as a failure.
-            self._actions.append(Remark(f"the order under way is forgotten: {problem}"))
-            self._forget_order()
-            return False
+            # The same; and a report needs no manifest, because that may be what was refused.
+            self._manifest = None
+            return phase in {"accepted", "report"} or self._give_up_documents(problem)
         return True
+
+    def _give_up_documents(self, problem: BmsotaError) -> bool:
+        """The records are damaged beyond the journal's own checks, and nothing can be flashed without the documents.
+
+        An image on trial is reverted by the next boot. The platform hears nothing more, which it counts as a failure.
+        """
+        self._actions.append(Remark(f"the order under way is forgotten: {problem}"))
+        self._forget_order()
+        return False
 
     def _is_new_master(self) -> bool:
         """Whether the master image of this order runs."""
@@ -613,7 +624,7 @@ class Updater:
         self._told = None
         self._report = b""
         self._retry_at_ns = None
-        self._tries = 0
+        self._tries = self._download_tries = 0
 
     # -- entering states -----------------------------------------------------------------------------------------------
 
@@ -785,6 +796,7 @@ class Updater:
             self._withdraw("the platform has cancelled the order", now_ns)
             return
         device_api.parse_confirmed(status, body)
+        self._tries = 0
         self._enter(UpdaterState.DOWNLOADING, now_ns)
 
     def _withdraw(self, reason: str, now_ns: int) -> None:
@@ -844,7 +856,7 @@ class Updater:
         while (event := download.next_event()) is not None:
             if isinstance(event, BlockVerified):
                 self._shelf.write_block(download.image, event.index, event.data)
-                self._tries = 0
+                self._download_tries = 0
                 self._tell(self._progress_pct())
             elif isinstance(event, BlockRefused):
                 self._actions.append(Remark(f"block {event.index} arrived wrong and is fetched again"))
@@ -871,13 +883,14 @@ class Updater:
 
     def _download_failed(self, event: DownloadFailed, now_ns: int) -> None:
         """What is on the shelf stays, and a new session goes on from there, unless asking again cannot help."""
-        if event.error.permanent or self._tries >= EXCHANGE_TRIES_MAX:
+        self._download_tries += 1
+        if event.error.permanent or self._download_tries > EXCHANGE_TRIES_MAX:
             self._conclude(Outcome.FAILED, str(event.error), now_ns)
-        elif event.status == device_api.STATUS_UNAUTHORIZED and not self._tries:
-            # The session ran out in mid-download, which is no failure. A session that is refused at once is one.
-            self._tries = 1
+        elif event.status == device_api.STATUS_UNAUTHORIZED and self._download_tries == 1:
+            # The session ran out in mid-download, which is no failure. A new one that is refused at once is.
             self._enter(UpdaterState.WAITING_SAFE_STATE, now_ns)
         else:
+            self._tries = self._download_tries - 1
             self._exchange_failed(str(event.error), now_ns)
 
     def _progress_pct(self) -> int:
@@ -945,10 +958,11 @@ class Updater:
             self._actions.append(DiscoverNodes())
             return
         self._discovery_tries = 0
-        wrong = self._slaves_not_on_target()
         if phase == "report":
             self._enter(UpdaterState.REPORTING, now_ns)
-        elif phase == "reverting":
+            return
+        wrong = self._slaves_not_on_target()
+        if phase == "reverting":
             self._after_revert_discovery(missing, now_ns)
         elif phase == "committing":
             self._finish_committed(missing, wrong, now_ns)
@@ -1070,8 +1084,10 @@ class Updater:
         self._actions.append(RevertSlaves(new, tuple(sorted(set(self._nodes) - set(new)))))
 
     def _slaves_to_revert(self) -> tuple[int, ...]:
-        """Those with an image on trial, and those that confirmed what this order flashed. Never a slave whose image is
-        older than the order: it would go back by one release too many."""
+        """Those with an image on trial, and those that confirmed what this order flashed.
+
+        Never a slave whose image is older than the order: it would go back by one release too many.
+        """
         off_target = set(self._slaves_not_on_target())
         confirmed = set(self._journal.changed) - off_target
         return tuple(position for position in sorted(self._nodes) if position in self._on_trial | confirmed)

@@ -3,15 +3,17 @@
     database = loads(text)
     database["PackState"].decode(frame.data)   # {"PackVoltage": 355.2, "State": "Discharging", ...}
     database["MasterCommand"].frame({"Mode": "Normal", ...})
+    database["PackState"].decode_batch(array)  # array of n x length bytes -> a NumPy array per signal
 
-The codec is compiled from a plan per message (`Message.layout`); cantools only parses. Not here: reading files and logs
-(`bmsota.adapters`), columns of frames at once.
+Both codecs, for one frame and for columns of frames, are compiled from a plan per message (`Message.layout`); cantools only
+parses. NumPy is imported when columns are first asked for. Not here: reading files and logs (`bmsota.adapters`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bmsota.signals._columns import Columns
 from bmsota.signals._database import Database, Fault, Message, Severity
 from bmsota.signals._load import loads
 from bmsota.signals._plan import Branch, Node, Signal, SignalValue
@@ -19,7 +21,19 @@ from bmsota.signals._plan import Branch, Node, Signal, SignalValue
 if TYPE_CHECKING:
     from bmsota.adapters.files import FilePath
 
-__all__ = ["Branch", "Database", "Fault", "Message", "Node", "Severity", "Signal", "SignalValue", "load", "loads"]
+__all__ = [
+    "Branch",
+    "Columns",
+    "Database",
+    "Fault",
+    "Message",
+    "Node",
+    "Severity",
+    "Signal",
+    "SignalValue",
+    "load",
+    "loads",
+]
 
 
 def load(path: FilePath) -> Database:

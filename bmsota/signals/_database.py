@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bmsota.canframe import CanFrame
 from bmsota.errors import SignalError
 from bmsota.signals._codec import compile_decoder, compile_encoder
 
 if TYPE_CHECKING:
+    from bmsota.signals._batch import Array, BatchCodec
+    from bmsota.signals._columns import Columns
     from bmsota.signals._plan import Node, Signal, SignalValue
 
 __all__ = ["Database", "Fault", "Message", "Severity"]
@@ -43,6 +45,7 @@ class Message:
     """One message of a DBC. Immutable; made by `loads`."""
 
     __slots__ = (
+        "_batch",
         "_decode",
         "_decode_raw",
         "_encode",
@@ -88,6 +91,7 @@ class Message:
         self._decode = compile_decoder(layout, size_bytes=length, where=name)
         self._encode = compile_encoder(layout, size_bytes=length, where=name)
         self._decode_raw = compile_decoder(layout, size_bytes=length, where=name, raw=True)
+        self._batch: BatchCodec | None = None
 
     def __repr__(self) -> str:
         return f"Message({self.name!r}, can_id=0x{self.can_id:X}, length={self.length}, signals={len(self.signals)})"
@@ -119,6 +123,45 @@ class Message:
     def frame(self, values: Mapping[str, SignalValue]) -> CanFrame:
         """`encode` into a whole CAN frame. Raises the same."""
         return CanFrame(self.can_id, self.encode(values), self.is_extended_id, self.is_fd)
+
+    def decode_batch(self, data: Array, *, strict: bool = True) -> Columns:
+        """Many frames at once: a NumPy array per signal (`Columns`), equal to what `decode` gives for each.
+
+        *data* is an array of uint8, one row a frame; what is beyond the message's length is ignored. Numbers stay numbers:
+        what `decode` would give as a name of the value table is that name's number, scaled as every other. Of a multiplexed
+        message every signal has a column, with values only for the frames it is in (`Columns.rows`, `.mask`, `.full`).
+
+        With *strict* off, a multiplexer number that the DBC does not define costs only what it would bring into that frame.
+
+        Raises:
+            SignalError: *data* is no such array or too narrow, a multiplexer has a number that the DBC does not define (the
+            row is named), or the extra `can`, which brings NumPy, is not installed.
+        """
+        return self._batch_codec().decode(data, strict=strict)
+
+    def encode_batch(self, columns: Mapping[str, Any], *, rows: int | None = None) -> Array:
+        """The data of many frames, an array of uint8, one row a frame; equal to what `encode` gives for each.
+
+        *columns* holds an array per signal, one value a frame, or one value for all frames; or it is what `decode_batch`
+        returned. Of a multiplexed signal, values in frames that do not hold it are ignored. Arrays of names are taken as
+        well, but slowly. *rows* says how many frames, if no column does.
+
+        Raises:
+            SignalError: as `encode`, with the row named; or columns of different lengths; or the extra `can` is missing.
+        """
+        return self._batch_codec().encode(columns, rows)
+
+    def _batch_codec(self) -> BatchCodec:
+        if self._batch is None:
+            try:
+                from bmsota.signals._batch import BatchCodec  # noqa: PLC0415 - NumPy is an extra, and slow to import
+            except ImportError as error:
+                raise SignalError(
+                    "expected the extra 'can' (pip install 'bmsota[can]') for columns, got none"
+                ) from error
+            names = tuple(signal.name for signal in self.signals)
+            self._batch = BatchCodec(self.layout, signals=names, size_bytes=self.length, where=self.name)
+        return self._batch
 
 
 class Database(Mapping[str | int, Message]):

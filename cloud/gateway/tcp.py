@@ -116,7 +116,9 @@ class GatewayServer:
                 answer = await loop.run_in_executor(self._worker, self._step, link, data)
                 if answer:
                     writer.write(answer)
-                    await asyncio.wait_for(writer.drain(), _SEND_TIMEOUT_S)
+                    # Not `wait_for`: before Python 3.12 it can swallow the cancellation by `stop`.
+                    async with asyncio.timeout(_SEND_TIMEOUT_S):
+                        await writer.drain()
         finally:
             reading.cancel()
             waking.cancel()

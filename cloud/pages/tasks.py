@@ -3,7 +3,7 @@
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, WebSocket
@@ -192,6 +192,6 @@ def _summary(upgrade: UpgradeView) -> dict[str, Any]:
     }
 
 
-def _counted(versions: Any) -> str:
-    """ "8 × 2.1.0", and a mixed pack as what it is: "7 × 2.1.0, 1 × 2.0.0"."""
+def _counted(versions: Iterable[str]) -> str:
+    """As 8 × 2.1.0, and a mixed pack as what it is: 7 × 2.1.0, 1 × 2.0.0."""
     return ", ".join(f"{count} × {version}" for version, count in Counter(versions).most_common())

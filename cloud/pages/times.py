@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -10,7 +9,7 @@ from markupsafe import Markup
 from bmsota.gbt32960 import BEIJING
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
 __all__ = ["ago", "clock", "duration", "iso", "offset", "since", "stamp", "when"]
 

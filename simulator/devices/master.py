@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from bmsota.boot import BootStore, SlotLayout, for_hardware
+from bmsota.boot import BootStore, SlotLayout, SlotState, for_hardware
+from bmsota.bootloader import NodeState as NodeActivity
 from bmsota.flashing import (
     FlashingEngine,
     FlashJob,
@@ -74,7 +75,7 @@ from simulator.devices.reporting import PackValues, report_bodies
 from simulator.kernel import MS, SECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -135,6 +136,8 @@ class MasterHooks:
 
 # Enough for the story of one upgrade.
 REMARKS_MAX = 50
+
+_ON_TRIAL = frozenset({SlotState.TEST_REQUESTED, SlotState.TEST})
 
 
 @dataclass(slots=True)
@@ -224,6 +227,8 @@ class Master:
         self._discovery_is_for_updater = False
         self._self_test_since_ns: int | None = None
         self._shutting_down = False
+        self._powered_off: Callable[[], None] | None = None
+        self._restart_timer: Timer | None = None
         self._in_pump = False
         self.boot_result: BootResult | None = None
         self.powered = False
@@ -265,7 +270,6 @@ class Master:
         if self.powered:
             return
         self.powered = True
-        self._shutting_down = False
         self._flash.power_on()
         self._shelf_flash.power_on()
         self._generation += 1
@@ -274,6 +278,7 @@ class Master:
     def power_off(self) -> None:
         """The supply is gone, whatever was going on."""
         self.powered = False
+        self._shutting_down = False
         self._generation += 1
         self._flash.power_off()
         self._shelf_flash.power_off()
@@ -284,28 +289,43 @@ class Master:
         self._updater = None
         self._store = None
         self.boot_result = None
+        self._nodes = ()
+        # What the updater of this life has asked for must not be done in the next: it may confirm what was reverted.
+        self._pending_operation = ()
+        self._restarting = ()
+        self._revert_results = ()
         self._wants_discovery = False
         self._discovery_is_for_updater = False
         self._self_test_since_ns = None
-        for timer in (self._timer, self._report_timer):
+        for timer in (self._timer, self._report_timer, self._restart_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._report_timer = None
+        self._timer = self._report_timer = self._restart_timer = None
         self._timer_due_ns = None
 
     def _lose_power(self) -> None:
-        """The supply failed inside a flash operation, by a planned accident; it comes back after a moment."""
+        """The supply failed inside a flash operation, by a planned accident; it comes back after a moment.
+
+        Unless the ignition is off: then this was the end of the shutdown.
+        """
         self._trace.note(self._kernel.now_ns, self.name, "power cut inside a flash operation")
+        powered_off, self._powered_off = self._powered_off, None
         self.power_off()
-        self._kernel.call_in(SECOND, self.power_on)
+        if powered_off is not None:
+            powered_off()
+        else:
+            self._restart_timer = self._kernel.call_in(SECOND, self.power_on)
 
     def shut_down(self, powered_off: Callable[[], None]) -> None:
         """The ignition is off: log out, then the supply goes. *powered_off* is called when it has gone."""
+        self._powered_off = powered_off
         self._shutting_down = True
         generation = self._generation
 
         def off() -> None:
-            if self._generation == generation and self.powered:
+            # A power cut may have been faster, and has said so.
+            if self._generation == generation and self._powered_off is not None:
+                self._powered_off = None
                 self.power_off()
                 powered_off()
 
@@ -369,10 +389,11 @@ class Master:
         """The slaves have booted too: let the updater go on, and find out who is there."""
         if generation != self._generation or self._updater is None:
             return
-        self._updater.power_on(result, self._kernel.now_ns)
+        self._drive(self._updater.power_on, result, self._kernel.now_ns)
         self.vehicle_changed()
-        self._wants_discovery = True
-        self._pump()
+        if self._updater is not None:
+            self._wants_discovery = True
+            self._pump()
 
     # -- the vehicle -----------------------------------------------------------------------------------------------------
 
@@ -381,16 +402,13 @@ class Master:
         if self._updater is None:
             return
         vehicle = self._vehicle
-        self._updater.conditions_changed(
-            PowerConditions(
-                ignition_on=vehicle.ignition_on,
-                speed_kmh=vehicle.speed_kmh,
-                is_charging=vehicle.is_charging,
-                soc_pct=self._hooks.soc_pct(),
-            ),
-            self._kernel.now_ns,
+        conditions = PowerConditions(
+            ignition_on=vehicle.ignition_on,
+            speed_kmh=vehicle.speed_kmh,
+            is_charging=vehicle.is_charging,
+            soc_pct=self._hooks.soc_pct(),
         )
-        self._pump()
+        self._drive(self._updater.conditions_changed, conditions, self._kernel.now_ns)
 
     def network_found(self) -> None:
         """The modem is in its network again: do not wait for the next try's time."""
@@ -439,20 +457,17 @@ class Master:
 
     def http_head(self, status: int, headers: Mapping[str, str]) -> None:
         if self._updater is not None:
-            self._updater.http_head(status, headers, self._kernel.now_ns)
-            self._pump()
+            self._drive(self._updater.http_head, status, headers, self._kernel.now_ns)
 
     def http_body(self, data: bytes) -> None:
         if self._updater is not None:
-            self._updater.http_body(data, self._kernel.now_ns)
-            self._pump()
+            self._drive(self._updater.http_body, data, self._kernel.now_ns)
 
     def http_ended(self, error: str | None) -> None:
         if self._updater is not None:
             if error is not None:
                 self._trace.note(self._kernel.now_ns, self.name, f"HTTP broken: {error}")
-            self._updater.http_ended(error, self._kernel.now_ns)
-            self._pump()
+            self._drive(self._updater.http_ended, error, self._kernel.now_ns)
 
     # -- the internal bus ----------------------------------------------------------------------------------------------------
 
@@ -483,17 +498,27 @@ class Master:
 
     # -- the pump ------------------------------------------------------------------------------------------------------------
 
+    def _drive(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Hand something to the cores, then carry out what they ask for. The power may fail in any of it."""
+        try:
+            step(*arguments)
+        except PowerCut:
+            self._lose_power()
+            return
+        self._pump()
+
     def _timeout(self) -> None:
         self._timer = None
         self._timer_due_ns = None
-        now_ns = self._kernel.now_ns
+        self._drive(self._handle_timeouts, self._kernel.now_ns)
+
+    def _handle_timeouts(self, now_ns: int) -> None:
         if self._session is not None:
             self._session.handle_timeout(now_ns)
         if self._updater is not None:
             self._updater.handle_timeout(now_ns)
         self._engine.handle_timeout(now_ns)
         self._check_self_test(now_ns)
-        self._pump()
 
     def _pump(self) -> None:
         """Carry out everything the cores ask for, until they ask for nothing more."""
@@ -699,19 +724,15 @@ class Master:
                 engine.flash([FlashJob(job.position, job.image) for job in jobs])
             case ActivateSlaves(positions):
                 engine.activate(positions)
-            case ConfirmSlaves(positions):
-                engine.confirm(self._versions(positions), raise_counter=False)
-            case RaiseCounters(positions):
-                engine.confirm(self._versions(positions), raise_counter=True)
+            case ConfirmSlaves(versions):
+                engine.confirm(versions, raise_counter=False)
+            case RaiseCounters(versions):
+                engine.confirm(versions, raise_counter=True)
             case RevertSlaves(positions, restart):
                 self._restarting = restart
                 engine.revert(positions)
             case _:
                 raise AssertionError(f"no operation for {action}")
-
-    def _versions(self, positions: Sequence[int]) -> list[tuple[int, ImageVersion]]:
-        versions = {node.position: node.version for node in self._nodes}
-        return [(position, versions[position]) for position in positions if position in versions]
 
     def _engine_event(self, event: object, now_ns: int) -> None:
         updater = self._updater
@@ -770,7 +791,12 @@ class Master:
             self._send_identity(now_ns)
         if self._discovery_is_for_updater and self._updater is not None:
             self._discovery_is_for_updater = False
-            self._updater.nodes_discovered(reports, now_ns)
+            self._updater.nodes_discovered(
+                reports,
+                now_ns,
+                on_trial=[node.position for node in nodes if _ON_TRIAL.intersection(node.slot_states)],
+                in_bootloader=[node.position for node in nodes if node.state is not NodeActivity.APPLICATION],
+            )
 
     # -- the self-test of a new image ----------------------------------------------------------------------------------------------
 

@@ -107,6 +107,8 @@ class Slave:
         self._alive = 0
         self._transmission = 0
         self._powered = False
+        self._boot_timer: Timer | None = None
+        self._restart_timer: Timer | None = None
         self.power_cut_plan: SlavePowerCutPlan | None = None
         self.boot_result: BootResult | None = None
         self.hwid = ""
@@ -145,7 +147,7 @@ class Slave:
             return
         self._powered = True
         self._flash.power_on()
-        self._kernel.call_in(BOOT_TIME_NS, self._boot)
+        self._boot_timer = self._kernel.call_in(BOOT_TIME_NS, self._boot)
 
     def power_off(self) -> None:
         """The supply is gone, whatever was going on."""
@@ -155,17 +157,20 @@ class Slave:
         self._port.accept(self._idle_filter)
         self._target = None
         self.boot_result = None
-        for timer in (self._measure_timer, self._target_timer):
+        for timer in (self._boot_timer, self._measure_timer, self._target_timer, self._restart_timer):
             if timer is not None:
                 timer.cancel()
-        self._measure_timer = self._target_timer = None
+        self._boot_timer = self._measure_timer = self._target_timer = self._restart_timer = None
         self._target_due_ns = None
 
     def _boot(self) -> None:
-        if not self._powered or self._target is not None:
+        self._boot_timer = None
+        try:
+            store = self._new_store()
+            result = self.boot_result = store.boot()
+        except PowerCut:
+            self._lose_power()
             return
-        store = self._new_store()
-        result = self.boot_result = store.boot()
         self._trace.note(self._kernel.now_ns, self.name, f"boots {self.version}: {result.reason.name}")
         self._target = BootloaderTarget(
             self._wire,
@@ -291,4 +296,4 @@ class Slave:
         off_ns = plan.off_ns if plan is not None else SECOND
         self._trace.note(self._kernel.now_ns, self.name, "power cut inside a flash operation")
         self.power_off()
-        self._kernel.call_in(off_ns, self.power_on)
+        self._restart_timer = self._kernel.call_in(off_ns, self.power_on)

@@ -7,7 +7,7 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,10 +18,12 @@ from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
 from bmsota.ota.manifest import ReleaseManifest, describe_image, sign_manifest
 from bmsota.ota.report import NodeReport, Outcome, PostBootReport, sign_report
 from cloud.domain.accounts import Account, Role
-from cloud.domain.ota_tasks import OtaTask, VehicleUpgrade
 from cloud.domain.paging import PageRequest
 from cloud.services import NodeFact, PlatformKeys, PlatformSettings
 from cloud.wiring import Cloud, build_app, build_cloud
+
+if TYPE_CHECKING:
+    from cloud.domain.ota_tasks import OtaTask, VehicleUpgrade
 
 START = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery"
@@ -64,7 +66,18 @@ class ReleaseFiles:
     images: list[bytes]
 
 
-def make_release(
+_RELEASES: dict[Any, ReleaseFiles] = {}
+
+
+def make_release(*arguments: Any, **options: Any) -> ReleaseFiles:
+    """Signed manifest and images; made once for the same arguments, because nothing changes them."""
+    known = (arguments, *sorted(options.items()))
+    if known not in _RELEASES:
+        _RELEASES[known] = _make_release(*arguments, **options)
+    return _RELEASES[known]
+
+
+def _make_release(
     series: str = "F7",
     version: str = TARGET,
     *,
@@ -326,6 +339,17 @@ def headers_of(client: TestClient, name: str) -> dict[str, str]:
 def bearer(client):
     """`bearer("carol")` are the headers of a request by carol."""
     return lambda name: headers_of(client, name)
+
+
+@pytest.fixture
+def open_client():
+    """An HTTP client for any platform: `client, bearer = open_client(world)`."""
+
+    def made(world: World):
+        client = TestClient(build_app(world.cloud), base_url="http://cloud.example:8080")
+        return client, lambda name: headers_of(client, name)
+
+    return made
 
 
 @pytest.fixture

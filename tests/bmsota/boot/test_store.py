@@ -223,9 +223,9 @@ def test_images_that_are_wrong_are_refused_and_fetched_again_from_zero(device, p
         ),
         "rollback": (parts.make_image("1.9.0", 0), None),
     }
-    for attack, (image, sha) in cases.items():
+    for attack, (image, wrong_sha) in cases.items():
         store, _ = device.power_on()
-        sha = sha or digest(image)
+        sha = wrong_sha or digest(image)
         store.begin_staging(size_bytes=len(image), sha256=sha)
         store.write_staged(0, image)
         with pytest.raises(TrustError) as refusal:

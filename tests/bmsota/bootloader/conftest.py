@@ -19,7 +19,6 @@ from bmsota.bootloader import (
     NodeCommand,
     ResetRequested,
     TargetIdentity,
-    TargetTiming,
 )
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
 from bmsota.signals import loads
@@ -182,8 +181,7 @@ class Bench:
             frames = self.client.frames_to_send(self.now_ns)
             self.sent += frames
             self._transmit(frames, self.client)
-            while (event := self.client.next_event()) is not None:
-                self.events.append(event)
+            self.events += iter(self.client.next_event, None)
         for node in self.nodes:
             target = node.target
             if target is None:
@@ -196,10 +194,9 @@ class Bench:
                     self._cut(node)
 
     def _next_due(self) -> int | None:
-        due = [self._heap[0][0]] if self._heap else []
-        for machine in (self.client, *(node.target for node in self.nodes)):
-            if machine is not None and (timeout := machine.next_timeout()) is not None:
-                due.append(timeout)
+        machines = [machine for machine in (self.client, *(node.target for node in self.nodes)) if machine is not None]
+        due = [timeout for machine in machines if (timeout := machine.next_timeout()) is not None]
+        due += [self._heap[0][0]] if self._heap else []
         return max(self.now_ns, min(due)) if due else None
 
     def run(self, client: Any = None, *, limit_s: float = 120) -> list[Any]:
@@ -222,8 +219,8 @@ class Bench:
                     self._start(value)
                 else:
                     self._deliver(sender, value)
-        while client is not None and (event := client.next_event()) is not None:
-            self.events.append(event)
+        if client is not None:
+            self.events += iter(client.next_event, None)
         self.client = None
         return self.events
 

@@ -33,6 +33,7 @@ from bmsota.bootloader import (
     TargetIdentity,
     TestRequested,
 )
+from bmsota.bootloader._conversation import IdentityCollector
 from bmsota.bootloader._messages import AcceptedReply, MissingReply, PendingReply, Request, ResultReply, StatusReply
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, LocalProtocolError
@@ -228,6 +229,34 @@ def test_a_node_that_never_carries_out_its_reset_is_reported(bench):
     timing = BootloaderTiming(discover_tries=5)
     event = bench.command(1, Command.RESET, timing=timing)
     assert (event.cause, event.detail) == (FailureCause.NODE_SILENT, "node 1 did not restart")
+
+
+def test_a_reset_that_never_arrives_is_not_taken_for_done(bench):
+    """A fresh node has no tag to forget; it is given one first, so that "no tag" means "restarted"."""
+    bench.fault = lambda frame, rng: () if frame.can_id == 0x700 and frame.data[1] == Command.RESET else (0,)
+    event = bench.command(1, Command.RESET)
+    assert isinstance(event, CommandFailed)
+    assert event.cause is FailureCause.NO_PROGRESS
+    assert len(bench.nodes[0].boots) == 1
+
+
+def test_a_description_is_never_mixed_from_two_moments(bench):
+    """Version and status come from one request; otherwise a restart in between could show the old version as running."""
+    collector = IdentityCollector(1)
+    target = bench.nodes[0].target
+
+    def replies():
+        target.receive_frame(bench.wire.serialize(collector.request()), NOW)
+        return [bench.wire.parse(frame) for frame in target.frames_to_send(NOW)]
+
+    first = replies()
+    for reply in first[:2] + first[4:]:
+        assert collector.receive(reply) is None
+    second = replies()
+    for reply in second[2:4] + first[:4]:
+        assert collector.receive(reply) is None
+    assert collector.receive(second[1]) is None
+    assert collector.receive(second[0]).version == ImageVersion(2)
 
 
 def test_commands_survive_a_lossy_bus(bench_parts):

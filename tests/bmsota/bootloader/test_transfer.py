@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,6 +18,7 @@ from bmsota.bootloader import (
     BootloaderEntered,
     BootloaderLeft,
     BootloaderTiming,
+    ClientState,
     Command,
     CommandFailed,
     CommandSucceeded,
@@ -34,7 +36,7 @@ from bmsota.bootloader import (
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.bootloader._messages import Request
+from bmsota.bootloader._messages import MissingReply, Request
 from bmsota.bootloader._offer import OFFER_BYTES, Offer
 from bmsota.canframe import CanFrame
 from bmsota.errors import ImageError, LocalProtocolError
@@ -476,8 +478,47 @@ def test_a_small_queue_gets_small_bursts(bench, bench_parts):
     assert isinstance(bench.run(client)[-1], ImageVerified)
     sizes = [(when, size) for when, size in bursts if size]
     assert max(size for _, size in sizes) == 10
-    gaps = [later - earlier for (earlier, size), (later, _) in zip(sizes, sizes[1:], strict=False) if size == 10]
+    gaps = [later - earlier for (earlier, size), (later, _) in pairwise(sizes) if size == 10]
     assert min(gaps) >= 3 * bench_parts.MS
+
+
+def test_a_bitmap_of_an_earlier_round_is_not_acted_on(bench, bench_parts):
+    """It comes while frames are still going out: what it names is on its way."""
+    client = client_of(
+        bench, bench_parts, timing=BootloaderTiming(burst_frames=10, burst_spacing_ns=3 * bench_parts.MS)
+    )
+    late = bench.wire.serialize(MissingReply(1, 0, 0, 3, 0b111))
+    done = []
+
+    def disturb(frame):
+        if frame.can_id == 0x745 and client.state is ClientState.SENDING and not done:
+            done.append(frame)
+            client.receive_frame(late, bench.now_ns)
+
+    bench.on_frame = disturb
+    events = bench.run(client)
+    assert done
+    assert isinstance(events[-1], ImageVerified)
+    assert not [event for event in events if isinstance(event, BlockRepeated)]
+
+
+def test_programming_overlaps_the_next_block_and_no_more(bench_parts):
+    """Programming a block takes 64 ms here, receiving it 15: the acknowledgement waits for the block before."""
+    flash = bench_parts.FlashModel(16 * 1024, erase_block_bytes=1024, erase_ns=0, program_ns=bench_parts.MS)
+    bench = bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD(), flash=flash))
+    accepted = []
+    original = bench._deliver
+
+    def deliver(sender, frame):
+        if frame.can_id == 0x721 and frame.data[0] == 33:
+            accepted.append(bench.now_ns)
+        original(sender, frame)
+
+    bench._deliver = deliver
+    bench.run(client_of(bench, bench_parts))
+    gaps = [later - earlier for earlier, later in pairwise(accepted)]
+    assert len(gaps) == 6
+    assert all(64 * bench_parts.MS <= gap < 75 * bench_parts.MS for gap in gaps[:-1])  # the last block is short
 
 
 def test_a_node_with_a_smaller_block_gets_smaller_blocks(bench_parts):

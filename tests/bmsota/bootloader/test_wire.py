@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import runpy
 from dataclasses import fields
-from enum import IntEnum
 from random import Random
+from typing import TYPE_CHECKING
 
 import cantools
 import pytest
@@ -30,6 +30,9 @@ from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError
 from bmsota.image import ImageRole
 from bmsota.signals import loads
+
+if TYPE_CHECKING:
+    from enum import IntEnum
 
 
 @pytest.fixture

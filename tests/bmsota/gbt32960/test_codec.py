@@ -85,6 +85,7 @@ from bmsota.gbt32960._layouts import (
     VEHICLE_LOGIN_2016,
     VEHICLE_LOGOUT,
 )
+from bmsota.gbt32960._plain import bytes_of_rows, values_in
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=BEIJING)
 VIN = "LTEST000000000001"
@@ -275,6 +276,17 @@ def test_what_is_encoded_decodes_to_the_same_value(frame):
     data = encode(frame)
     assert decode(data) == frame
     assert b"".join(field.data for field in explain(data)) == data
+
+
+@settings(max_examples=300, deadline=None)
+@given(bodies)
+def test_the_compiled_encoder_writes_what_the_plain_one_does(body):
+    """Two ways from the same table to the same bytes."""
+    layout = next((found for found in BODY_LAYOUTS[Edition.GBT2016].values() if found.cls is type(body)), None)
+    if layout is not None:
+        out = []
+        encoder(layout, strict=False)(body, out)
+        assert b"".join(out) == bytes_of_rows(layout.rows, layout.label, values_in(layout, body), strict=False)
 
 
 @pytest.mark.parametrize("layout", [*BODY_LAYOUTS[Edition.GBT2016].values(), *EXTENSION_LAYOUTS.values()])

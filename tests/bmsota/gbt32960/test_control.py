@@ -55,7 +55,15 @@ def test_absent_values_keep_their_separators():
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"https://x", b";" * 8, b";" * 10, b"a;b;c;\0\0\1\2\3\4;\xff\xff;;;;;\0\0", b"a;b;c;\0\0\1\2\3\4;\0\1;;\0\0"],
+    [
+        b"",
+        b"https://x",
+        b";" * 8,
+        b";" * 10,
+        b"a;b;c;\0\0\1\2\3\4;\xff\xff;;;;;\0\0",
+        b"a;b;c;\0\0\1\2\3\4;\0\1;;\0\0",
+        b"a;b;c;\0\0\1\2\3\4;\0\1;;;;;\xff\xff",
+    ],
 )
 def test_a_string_of_no_layout_stays_bytes(raw):
     """What cannot be understood surely must not be acted upon; it can still be sent on."""

@@ -48,6 +48,14 @@ def test_what_is_outside_the_texts_range_is_marked(vectors):
     assert (state.raw, state.value, state.clause) == (0, 0, "table 11")
 
 
+def test_a_sentinel_is_in_range(vectors):
+    """All fields of this frame say "invalid", which the text allows; only the gear has no such value."""
+    data = bytes.fromhex(vectors["rtm_04"]["hex"])
+    body = [field for field in explain(data) if field.name.startswith("0x01 vehicle")]
+    assert [field.name for field in body if field.value is not Sentinel.INVALID] == ["0x01 vehicle / gear"]
+    assert all(field.is_in_range for field in body)
+
+
 def test_units_and_clauses_are_there(vectors):
     data = bytes.fromhex(vectors["bcd_perf"]["hex"])
     by_name = {field.name: field for field in explain(data)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -74,11 +76,24 @@ def test_importing_the_cloud_link_is_light():
 
 
 def test_the_front_door_lists_what_it_offers():
-    """`__all__` is complete, in order, and every name is there."""
-    public = {
-        name
-        for name, value in vars(bmsota.gbt32960).items()
-        if not name.startswith("_") and type(value).__name__ not in ("module", "_Feature")
-    }
-    assert public == set(bmsota.gbt32960.__all__)
-    assert len(bmsota.gbt32960.__all__) == len(set(bmsota.gbt32960.__all__))
+    """`__all__` is complete, every name is there, and what is loaded later is what its module calls public."""
+    front = bmsota.gbt32960
+    names = front.__all__
+    assert len(names) == len(set(names))
+    assert dir(front) == sorted(names)
+    for name in names:
+        assert getattr(front, name) is not None
+    for name, module in front._LATER.items():
+        assert name in importlib.import_module(f"bmsota.gbt32960.{module}").__all__
+    given = {name for name, value in vars(front).items() if not name.startswith("_")}
+    modules = {name for name in given if isinstance(getattr(front, name), types.ModuleType)}
+    assert given - modules - {"annotations", "TYPE_CHECKING", "import_module"} == set(names)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        front.nothing  # noqa: B018 the access is what is tested
+
+
+def test_decoding_does_not_load_the_sessions():
+    script = "import sys; from bmsota.gbt32960 import FrameReader, decode, encode; print(' '.join(sys.modules))"
+    loaded = set(run(script).split())
+    assert "bmsota.gbt32960._codec" in loaded
+    assert not loaded & {f"bmsota.gbt32960.{name}" for name in ("_terminal", "_platform", "_events", "_explain")}

@@ -98,6 +98,8 @@ def test_queries_that_are_wrong_are_refused():
     assert decoded(TIME + b"\x01\x10\x01", command=0x80) == ParameterValues.build(NOW, {0x10: 1})
     with pytest.raises(FrameError, match="no ids behind a sentinel"):
         decoded(TIME + b"\xff\x01", command=0x80)
+    with pytest.raises(FrameError, match="more bytes"):
+        decoded(TIME + b"\x02\x01\x02\x03", command=0x80)
     for unit in (b"", TIME, TIME + b"\x02\x01"):
         with pytest.raises(FrameError):
             decoded(unit, command=0x80)

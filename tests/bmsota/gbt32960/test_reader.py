@@ -108,7 +108,11 @@ def test_every_byte_is_reported_once(pieces):
 def test_a_good_frame_behind_a_false_start_is_not_lost():
     """The last mark of a run is the start; a header whose length leads into nowhere hides no frame for ever."""
     assert frames_of(events_of([b"###" + HEARTBEAT[2:]], end=False)) == [HEARTBEAT]
-    assert frames_of(events_of([b"#" * 50 + HEARTBEAT], end=False)) == [HEARTBEAT]
+    # Nineteen marks in front of a report: its command would be an encryption, its flag the length of a huge data unit.
+    report = encode(Frame(command=2, vin=VIN, message=Report(NOW, ())))
+    assert frames_of(events_of([b"#" * 50 + report], end=False)) == [report]
+    too_long = HEARTBEAT[:22] + b"\xff\xff"
+    assert frames_of(events_of([too_long + HEARTBEAT], end=False)) == [HEARTBEAT]
     false_start = HEARTBEAT[:22] + b"\x40\x00"
     stream = false_start + HEARTBEAT * 3
     assert frames_of(events_of([stream], end=False)) == []

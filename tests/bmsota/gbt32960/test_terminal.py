@@ -41,6 +41,7 @@ from bmsota.gbt32960 import (
 
 VIN = "LTEST000000000001"
 ICCID = "89860000000000000001"
+START_NS = 1_767_225_600 * 10**9
 HERE = Position(True, 121.5, 31.2)
 MINUTE = 60
 DAY = 24 * 3600
@@ -363,6 +364,10 @@ def test_the_store_is_bounded_in_time_and_size(terminal):
     dropped = [event.count for event in end.events if isinstance(event, ReportsDropped)]
     sent = [frame for frame in end.frames if frame.command == 3]
     assert sum(dropped) + len(sent) == 12
+    # Several at once are one event, which names the oldest.
+    last = [event for event in end.events if isinstance(event, ReportsDropped)][-1]
+    assert last == ReportsDropped(dropped[-1], START_NS + 2 * 10**9)
+    assert dropped[-1] > 1
     assert sent
     assert all(end.now_ns - 20 * 10**9 - 3 * DAY * 10**9 <= stamp(frame) for frame in sent)
 
@@ -403,6 +408,18 @@ def test_a_report_that_the_platform_calls_wrong_is_sent_again(terminal):
     end.take()
     end.pass_time(300)
     assert end.take() == []
+
+
+def test_two_wrong_reports_are_sent_again_each_at_its_time(terminal):
+    """The second complaint does not move the first."""
+    end = logged_in(terminal)
+    for _ in range(2):
+        end.do("send_report", [HERE])
+        end.hear(reply(2, flag=2, message=TimeReply(end.frames[-1].message.time)))
+        end.pass_time(10)
+    end.take()
+    end.pass_time(60)
+    assert end.take() == ["00:01:00 > 0x02 Report", "00:01:10 > 0x02 Report"]
 
 
 def test_a_report_with_a_wrong_value_is_refused(terminal):

@@ -121,3 +121,74 @@ def layouts(draw) -> Layout:
         if not any(row.mux.startswith("m") for row in members):
             members[0].mux = ""  # A multiplexer without branches: cantools takes it for an ordinary signal.
     return Layout(size_bytes, members)
+
+
+@st.composite
+def extended_layouts(draw) -> Layout:
+    """Multiplexers below a multiplexer, and signals that several of their numbers bring in."""
+    size_bytes = draw(st.sampled_from((4, 8, 12, 64)))
+    taken: set[int] = set()
+    outer = draw(rows("Mux", size_bytes, taken, mux="M", number=True))
+    if outer is None:
+        return draw(layouts())
+    members, ranges = [outer], []
+    below = set(taken)
+    inner = draw(rows("Inner", size_bytes, below, mux="m1M", number=True))
+    if inner is not None:
+        members.append(inner)
+        ranges.append("SG_MUL_VAL_ 291 Inner Mux 1-2;")
+        for index in range(draw(st.integers(1, 4))):
+            row = draw(rows(f"I{index}", size_bytes, below, mux=f"m{index}"))
+            if row:
+                members.append(row)
+                ranges.append(f"SG_MUL_VAL_ 291 I{index} Inner {index}-{index + draw(st.integers(0, 3))};")
+    for index in range(draw(st.integers(1, 4))):
+        # Beside what every page has: ranges overlap, so these share pages among each other and with the inner ones.
+        row = draw(rows(f"O{index}", size_bytes, below, mux=f"m{index}"))
+        if row:
+            low = draw(st.integers(0, 4))
+            members.append(row)
+            ranges.append(f"SG_MUL_VAL_ 291 O{index} Mux {low}-{low + draw(st.integers(0, 2))}, 6-6;")
+    if not any(row.mux.startswith("m") and not row.mux.endswith("M") for row in members):
+        return draw(layouts())
+    if inner is not None and not any(row.name.startswith("I") and row.name != "Inner" for row in members):
+        inner.mux = "m1"  # Nothing depends on it: an ordinary signal.
+    return Layout(size_bytes, members, ranges)
+
+
+@st.composite
+def values_for(draw, message, *, complete=False):
+    """Values for a frame: mostly such that fit, some at or beyond a limit, some names, some missing or too many,
+    unless *complete*."""
+    chosen = {}
+    nodes = [message.layout]
+    for node in nodes:
+        for signal in node.signals:
+            ends = [limit for limit in (signal.minimum, signal.maximum) if limit is not None]
+            if not signal.is_float:
+                ends += [
+                    signal.raw_minimum * signal.scale + signal.offset,
+                    signal.raw_maximum * signal.scale + signal.offset,
+                ]
+            options = [st.integers(-200, 2000), st.floats(-300, 3000), st.floats(width=32)]
+            if ends:
+                options += [st.sampled_from(ends), st.floats(float(min(ends)), float(max(ends))), st.sampled_from(ends)]
+                options.append(st.sampled_from(ends).map(lambda end, step=signal.scale: end + step))
+            if signal.choices:
+                options += [
+                    st.sampled_from(sorted(signal.choices.values())),
+                    st.just("Nobody"),
+                    st.sampled_from(sorted(signal.choices)),
+                ]
+            chosen[signal.name] = draw(st.one_of(options))
+        for branch in node.branches:
+            number = draw(st.sampled_from([*sorted(branch.nodes), 7]))
+            chosen[branch.multiplexer.name] = number
+            if number in branch.nodes:
+                nodes.append(branch.nodes[number])
+    what = 2 if complete else draw(st.integers(0, 30))
+    if what == 0 and chosen:
+        del chosen[draw(st.sampled_from(sorted(chosen)))]
+    elif what == 1:
+        chosen["Unknown"] = 1
+    return chosen

@@ -7,7 +7,7 @@ import random
 
 import cantools
 import pytest
-from dbc_layouts import layouts
+from dbc_layouts import layouts, values_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -64,43 +64,6 @@ def test_any_frame_decodes_as_in_cantools(layout, data):
         assert plain(ours.decode(frame)) == plain(
             decode_reference(ours.layout, frame, size_bytes=ours.length, where="")
         )
-
-
-@st.composite
-def values_for(draw, message):
-    """Values for a frame: mostly such that fit, some at or beyond a limit, some names, some missing or too many."""
-    chosen = {}
-    nodes = [message.layout]
-    for node in nodes:
-        for signal in node.signals:
-            ends = [limit for limit in (signal.minimum, signal.maximum) if limit is not None]
-            if not signal.is_float:
-                ends += [
-                    signal.raw_minimum * signal.scale + signal.offset,
-                    signal.raw_maximum * signal.scale + signal.offset,
-                ]
-            options = [st.integers(-200, 2000), st.floats(-300, 3000), st.floats(width=32)]
-            if ends:
-                options += [st.sampled_from(ends), st.floats(float(min(ends)), float(max(ends))), st.sampled_from(ends)]
-                options.append(st.sampled_from(ends).map(lambda end, step=signal.scale: end + step))
-            if signal.choices:
-                options += [
-                    st.sampled_from(sorted(signal.choices.values())),
-                    st.just("Nobody"),
-                    st.sampled_from(sorted(signal.choices)),
-                ]
-            chosen[signal.name] = draw(st.one_of(options))
-        for branch in node.branches:
-            number = draw(st.sampled_from([*sorted(branch.nodes), 7]))
-            chosen[branch.multiplexer.name] = number
-            if number in branch.nodes:
-                nodes.append(branch.nodes[number])
-    what = draw(st.integers(0, 30))
-    if what == 0 and chosen:
-        del chosen[draw(st.sampled_from(sorted(chosen)))]
-    elif what == 1:
-        chosen["Unknown"] = 1
-    return chosen
 
 
 @SLOW_IS_FINE

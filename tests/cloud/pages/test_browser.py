@@ -80,7 +80,7 @@ def test_values_change_live_and_turn_grey_when_the_vehicle_leaves(fleet, report,
     report(1, soc_pct=41, cells=make.cells(low=(9, 3.555)))
     expect(figure).to_have_text("41 %")
     expect(page.locator('[data-k="soc_bar"]')).to_have_js_property("value", 41)
-    expect(page.locator(".grid [data-edge=min]")).to_have_attribute("title", "cell 9: 3.555 V, lowest")
+    expect(page.locator('[data-k="cell_1_9"]')).to_have_attribute("title", "cell 9: 3.555 V, lowest")
     expect(page.locator('.figures [data-k="cell_spread"]')).to_have_text("134 mV")
     coloured = page.locator('[data-k="cell_1_17"]').evaluate("cell => getComputedStyle(cell).backgroundColor")
     assert coloured == "rgb(246, 170, 92)"

@@ -5,9 +5,12 @@ from importlib.resources import files
 
 import pytest
 from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
 from starlette.routing import WebSocketRoute
 
 from cloud.pages import build_router
+from cloud.pages.rendering import HEADERS
+from cloud.wiring import build_app
 
 OPEN_TO_STRANGERS = {("GET", "/login"), ("POST", "/login"), ("GET", "/")}
 
@@ -21,6 +24,18 @@ def routes(world):
 
 def filled(path, fleet):
     return path.replace("{vin}", fleet.vin(1)).replace("{task_id}", "1")
+
+
+def test_the_platform_has_the_pages(fleet):
+    """With its other doors around them, and one policy, not two."""
+    with TestClient(build_app(fleet.cloud), base_url="http://cloud.example:8080") as client:
+        answer = client.post("/login", data={"name": "vera", "password": "correct horse battery"})
+        assert answer.url.path == "/vehicles"
+        assert fleet.vin(1) in answer.text
+        assert answer.headers.get_list("content-security-policy") == [HEADERS["Content-Security-Policy"]]
+        assert client.get("/static/app.css").status_code == 200
+        # The cookie of the pages opens no door of the API.
+        assert client.get("/api/v1/vehicles").status_code == 401
 
 
 def test_a_stranger_sees_nothing(fleet, stranger, routes):

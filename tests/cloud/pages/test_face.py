@@ -63,7 +63,9 @@ def test_a_value_that_is_none_is_the_word_for_it_and_never_zero():
     assert face.attributes["soc_bar"] == {"value": ""}
 
 
-@pytest.mark.parametrize(("current", "word"), [(12.5, "discharging"), (-3.0, "charging"), (0.0, "no current"), ("invalid", "")])
+@pytest.mark.parametrize(
+    ("current", "word"), [(12.5, "discharging"), (-3.0, "charging"), (0.0, "no current"), ("invalid", "")]
+)
 def test_the_sign_of_the_current_has_a_word(current, word):
     assert vehicle_face(state(vehicle={"total_current_a": current}), ()).texts["current_word"] == word
 
@@ -71,7 +73,11 @@ def test_the_sign_of_the_current_has_a_word(current, word):
 def test_the_extremes_are_framed_and_the_spread_is_theirs():
     face = voltages(cells(3.7, 3.5, 3.6, 3.9, 3.6))
     assert edges(face) == {"cell_1_2": "min", "cell_1_4": "max"}
-    assert (face.texts["cell_spread"], face.texts["cell_min"], face.texts["cell_max"]) == ("400 mV", "3.500 V", "3.900 V")
+    assert (face.texts["cell_spread"], face.texts["cell_min"], face.texts["cell_max"]) == (
+        "400 mV",
+        "3.500 V",
+        "3.900 V",
+    )
     assert (face.texts["cell_min_at"], face.texts["cell_max_at"]) == ("cell 2", "cell 4")
     assert face.attributes["cell_1_2"]["data-heat"] == "0"
     assert face.attributes["cell_1_4"]["data-heat"] == str(HEAT_CLASSES - 1)
@@ -152,11 +158,15 @@ def test_another_make_up_is_another_layout():
 
 _ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(-1e9, 1e9) | st.sampled_from(["abnormal", "invalid", "x"]),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.sampled_from(["soc_pct", "subsystems", "cell_voltages_v", "number", "motors", "active", "ress_faults", "valid"]),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["soc_pct", "subsystems", "cell_voltages_v", "number", "motors", "active", "ress_faults", "valid"]
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )

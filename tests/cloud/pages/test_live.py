@@ -65,10 +65,10 @@ def test_who_is_logged_out_hears_no_more(fleet, visit, vin, monkeypatch):
         assert socket.receive_json()["kind"] == "parts"
         assert socket.receive_json()["kind"] == "tick"
         vera.post("/logout", csrf=csrf)
-        with pytest.raises(WebSocketDisconnect) as closed:
-            for _ in range(20):
-                socket.receive_json()
-        assert closed.value.code == 4401
+        # Ticks that were on their way already may still arrive.
+        while (message := socket.receive())["type"] == "websocket.send":
+            pass
+        assert message["code"] == 4401
 
 
 def test_nothing_is_kept_for_a_page_that_has_gone(fleet, visit, vin):

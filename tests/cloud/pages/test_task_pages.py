@@ -75,7 +75,9 @@ def test_every_status_in_the_words_of_the_platform(fleet, task, visit, words):
     path = f"/ota/tasks/{task.id}"
     assert row(carol.see(path), 1).startswith("TESTVEHICLE000001 Online · OTA-1-1 · F7-2.1.0 Unapproved Master –")
     world.approve(task)
-    assert " Approved Master 2.0.0 → … Slaves 2 × 2.0.0 → … Unapproved 16:00:00 Approved 16:00:00" in row(carol.see(path), 1)
+    assert " Approved Master 2.0.0 → … Slaves 2 × 2.0.0 → … Unapproved 16:00:00 Approved 16:00:00" in row(
+        carol.see(path), 1
+    )
     instruction = world.services.upgrades.pending_instruction(world.vin(1))
     world.services.upgrades.instruction_sent(instruction, world.now)
     assert " To be downloaded Master" in row(carol.see(path), 1)

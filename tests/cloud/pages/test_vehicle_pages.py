@@ -188,8 +188,8 @@ def test_alarms_have_words(fleet, report, visit, words, two_alarms):
     report(1, alarms=two_alarms)
     page = visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time")
     assert 'class="card alarms" data-level="2"' in page
-    assert (
-        "Alarms Level 2: driving is limited SOC low Cell under voltage Energy storage faults: 0x00001234" in words(page)
+    assert "Alarms Level 2: driving is limited SOC low Cell under voltage Energy storage faults: 0x00001234" in words(
+        page
     )
 
 
@@ -216,7 +216,11 @@ def test_the_upgrades_of_a_vehicle_lead_to_their_tasks(fleet, visit, words):
 def test_what_people_type_stays_text(world, visit):
     with pytest.raises(InvalidInputError):
         world.register(1, project="<script>alert(1)</script>")
-    for query in ("q=<script>alert(1)</script>", "series=<script>alert(1)</script>", "project=<script>alert(1)</script>"):
+    for query in (
+        "q=<script>alert(1)</script>",
+        "series=<script>alert(1)</script>",
+        "project=<script>alert(1)</script>",
+    ):
         assert "<script>alert" not in visit("vera").see(f"/vehicles?{query}")
 
 

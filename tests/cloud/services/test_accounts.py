@@ -1,12 +1,12 @@
 """Accounts and sessions."""
 
+from datetime import timedelta
+
 import pytest
 
 from cloud.domain.accounts import ROLE_PERMISSIONS, Permission, Role
 from cloud.domain.errors import ConflictError, InvalidInputError, LoginError, NotAllowedError
 from cloud.domain.paging import PageRequest
-
-from datetime import timedelta
 
 PASSWORD = "correct horse battery"
 

@@ -45,10 +45,13 @@ class StoreContract:
             assert work.vehicles.get("nobody") is None
 
     def test_a_failed_transaction_leaves_nothing(self, store):
-        with pytest.raises(ZeroDivisionError), store.transaction() as work:
-            work.vehicles.add(vehicle(1))
-            work.mails.add(mail())
-            raise ZeroDivisionError
+        def fails():
+            with store.transaction() as work:
+                work.vehicles.add(vehicle(1))
+                work.mails.add(mail())
+                raise ZeroDivisionError
+
+        pytest.raises(ZeroDivisionError, fails)
         with store.reading() as work:
             assert work.vehicles.get(vehicle(1).vin) is None
             assert work.mails.due(NOW, 10) == ()

@@ -1,0 +1,1411 @@
+"""The updater alone: conversations of inputs and the actions they must lead to.
+
+A line `> input` gives the updater something; the lines `< action` below it are everything it asks for in return, no more
+and no less. A download answers itself from a small device API unless the line says otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+from difflib import unified_diff
+from functools import partial
+from textwrap import dedent
+from types import SimpleNamespace
+
+import pytest
+
+from bmsota.boot import BootStore, SlotLayout, for_hardware
+from bmsota.errors import LocalProtocolError
+from bmsota.image import ImageRole, ImageVersion, verify_image
+from bmsota.ota import DeviceTrust, NodeReport, TrustState, device_api, sign_manifest, sign_order, verify_report
+from bmsota.ota import updater as module
+from bmsota.ota.shelf import ImageShelf
+from bmsota.ota.updater import (
+    EXCHANGE_TRIES_MAX,
+    EXCHANGE_WAIT_NS,
+    EXCHANGE_WAIT_NS_MAX,
+    TRANSITIONS,
+    TRUST_RECORD,
+    AbortHttp,
+    ActivateSlaves,
+    ConfirmSlaves,
+    DiscoverNodes,
+    FlashSlaves,
+    NodeOutcome,
+    PowerConditions,
+    RaiseCounters,
+    Remark,
+    Reset,
+    RevertSlaves,
+    RunSelfTest,
+    SendReport,
+    Stage,
+    StartHttp,
+    TellState,
+    Updater,
+    UpdaterState,
+)
+from simulator.devices.flash import FlashModel, PowerCut
+
+SECOND = 1_000_000_000
+MASTER_FLASH_BYTES, JOURNAL_BYTES, SHELF_BYTES = 64 * 1024, 8 * 1024, 32 * 1024
+PARKED = PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=False, soc_pct=60.0)
+CONDITIONS = {
+    "parked": PARKED,
+    "driving": PowerConditions(ignition_on=True, speed_kmh=48.0, is_charging=False, soc_pct=60.0),
+    "charging": PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=True, soc_pct=60.0),
+    "empty": PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=False, soc_pct=9.9),
+    "off": PowerConditions(ignition_on=False, speed_kmh=0.0, is_charging=False, soc_pct=60.0),
+}
+URL = "http://a.example"
+
+
+class Device:
+    """A master with its flashes, the device API it talks to, and one updater from power-on to power-on."""
+
+    def __init__(self, world, *, shelf_bytes=SHELF_BYTES):
+        self.world = world
+        self.flash = FlashModel(MASTER_FLASH_BYTES, seed="master")
+        self.shelf_flash = FlashModel(shelf_bytes, erase_block_bytes=4096, seed="shelf")
+        self.old = world.firmware(version="2.0.0", counter=1)
+        self.documents = {"order": world.order_data, "manifest": world.manifest_data}
+        self.images = {
+            image.sha256: data for image, data in zip(world.manifest.images, (world.master, world.slave), strict=True)
+        }
+        self.now_ns = world.NOW_NS
+        self.request = None
+        self.reports = []
+        self.lines = []
+        self.store().install_factory(self.old)
+        self.power()
+
+    def store(self):
+        layout = SlotLayout.divide(self.flash, journal_size_bytes=JOURNAL_BYTES)
+        verify = partial(verify_image, public_keys=[self.world.IMAGE_KEY.public_key()])
+        role, class_id = ImageRole.MASTER, self.world.MASTER_CLASS.class_id
+        return BootStore(self.flash, layout, verify=for_hardware(verify, class_id=class_id, role=role))
+
+    def prepare(self):
+        """What a unit does at power-on before its slaves answer."""
+        world = self.world
+        self.request = None
+        self.flash.power_on()
+        self.shelf_flash.power_on()
+        self.updater_store = store = self.store()
+        self.boot = boot = store.boot()
+        stored = store.get_record(TRUST_RECORD)
+        trust = DeviceTrust(
+            vin=world.VIN,
+            hwid=world.HWID,
+            hardware_classes={0: world.MASTER_CLASS, 1: world.SLAVE_CLASS, 2: world.SLAVE_CLASS},
+            image_keys=[world.IMAGE_KEY.public_key()],
+            manifest_keys=[world.MANIFEST_KEY.public_key()],
+            order_keys=[world.ORDER_KEY.public_key()],
+            state=TrustState.loads(stored) if stored else None,
+        )
+        self.updater = Updater(
+            hwid=world.HWID,
+            vin=world.VIN,
+            slave_positions=(1, 2),
+            device_key=world.DEVICE_KEY,
+            trust=trust,
+            store=store,
+            shelf=ImageShelf(self.shelf_flash),
+            master_version=lambda: (boot.facts.version, store.security_counter),
+        )
+
+    def power(self):
+        self.prepare()
+        self.updater.power_on(self.boot, self.now_ns)
+        self.updater.conditions_changed(PARKED, self.now_ns)
+
+    # -- inputs
+
+    def give(self, line):
+        self.now_ns += 1_000_000
+        word, *rest = line.split(maxsplit=1)
+        argument = rest[0] if rest else ""
+        if word in CONDITIONS:
+            self.updater.conditions_changed(CONDITIONS[word], self.now_ns)
+        else:
+            getattr(self, f"do_{word}")(argument)
+
+    def do_instructed(self, url):
+        self.updater.instructed(url or URL, self.now_ns)
+
+    def do_login(self, _):
+        self.updater.logged_in(self.now_ns)
+
+    def do_ack(self, _):
+        self.updater.report_acknowledged(self.now_ns)
+
+    def do_power(self, argument):
+        """A power cycle; "power NAME" spoils something meanwhile."""
+        if argument == "damaged-staged":
+            self.flash.flip_bit(self.updater_store._layout.slot_offsets[self.updater_store.spare_slot] + 100, 3)
+        elif argument == "damaged-active":
+            self.flash.flip_bit(self.updater_store._layout.slot_offsets[self.updater_store.active_slot] + 100, 3)
+        self.power()
+
+    def do_boot(self, _):
+        """The first half of a power-on: the link is up before the slaves are."""
+        self.prepare()
+
+    def do_on(self, _):
+        self.updater.power_on(self.boot, self.now_ns)
+        self.updater.conditions_changed(PARKED, self.now_ns)
+
+    def do_wait(self, seconds):
+        end_ns = self.now_ns + int(float(seconds) * SECOND)
+        while (due := self.updater.next_timeout()) is not None and due <= end_ns:
+            self.now_ns = max(self.now_ns, due)
+            self.updater.handle_timeout(self.now_ns)
+        self.now_ns = end_ns
+
+    def do_early(self, _):
+        """Time-outs before their time must do nothing."""
+        self.updater.handle_timeout(self.now_ns)
+
+    def do_broken(self, reason):
+        self.request = None
+        self.updater.http_ended(reason, self.now_ns)
+
+    def do_answer(self, argument):
+        """The device API's answer to the request under way; an argument changes it."""
+        request, self.request = self.request, None
+        assert request is not None, "no request is under way"
+        response = self.respond(request, argument)
+        body = response.body
+        if argument.startswith("flip "):
+            at = int(argument.split()[1])
+            body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        if argument.startswith("cut "):
+            body = body[: int(argument.split()[1])]
+        inputs = [partial(self.updater.http_head, response.status, response.headers)]
+        inputs += [
+            partial(self.updater.http_body, body[offset : offset + 1000]) for offset in range(0, len(body), 1000)
+        ]
+        inputs.append(partial(self.updater.http_ended, "connection lost" if argument.startswith("cut ") else None))
+        for give in inputs:
+            give(self.now_ns)
+            if "abort" in self.collect():
+                return
+
+    def respond(self, request, argument):
+        if argument.isdigit():
+            status = int(argument)
+            return (
+                device_api.confirmed_response() if status == 204 else device_api.error_response(status, "no", "said no")
+            )
+        if argument == "endless":
+            return device_api.HttpResponse(200, {}, bytes(100_000))
+        if argument == "nonsense":
+            return device_api.HttpResponse(200, {}, b"nonsense")
+        route = device_api.route(request.method, request.path)
+        if route.endpoint is device_api.Endpoint.CHALLENGE:
+            return device_api.challenge_response(b"c" * 32, 2**40)
+        if route.endpoint is device_api.Endpoint.SESSION:
+            asked = device_api.parse_session_request(request.body)
+            assert device_api.session_proof_is_valid(asked, self.world.DEVICE_KEY.public_key())
+            return device_api.session_response("token", 2**40)
+        assert device_api.bearer_token(request) == "token"
+        if route.endpoint is device_api.Endpoint.ORDER:
+            return device_api.order_response(self.documents.get(argument or "order"))
+        if route.endpoint is device_api.Endpoint.MANIFEST:
+            return device_api.manifest_response(self.documents.get(argument or "manifest"))
+        if route.endpoint is device_api.Endpoint.CONFIRM:
+            assert device_api.parse_confirm_request(request.body).decision is device_api.Decision.ACCEPTED
+            return device_api.confirmed_response()
+        return device_api.image_response(request, sha256=route.sha256, data=self.images[route.sha256])
+
+    def do_nodes(self, text):
+        """`1=2.0.0 2=2.0.0 trial=1 bootloader=2`"""
+        options = dict(item.split("=") for item in text.split())
+        extra = {
+            "on_trial": [int(number) for number in options.pop("trial", "").split(",") if number],
+            "in_bootloader": [int(number) for number in options.pop("bootloader", "").split(",") if number],
+        }
+        nodes = [
+            NodeReport(
+                position=int(position),
+                role=ImageRole.SLAVE,
+                hwid=f"S-{position}",
+                version=ImageVersion.parse(version),
+                security_counter=1,
+            )
+            for position, version in options.items()
+        ]
+        self.updater.nodes_discovered(nodes, self.now_ns, **extra)
+
+    def _outcomes(self, text):
+        """`1=ok 2=silent`"""
+        pairs = [item.split("=") for item in text.split()]
+        return [NodeOutcome(int(position), ok == "ok", "" if ok == "ok" else ok) for position, ok in pairs]
+
+    def do_flashed(self, text):
+        self.updater.slaves_flashed(self._outcomes(text), self.now_ns)
+
+    def do_activated(self, text):
+        self.updater.slaves_activated(self._outcomes(text), self.now_ns)
+
+    def do_confirmed(self, text):
+        self.updater.slaves_confirmed(self._outcomes(text), self.now_ns)
+
+    def do_raised(self, text):
+        self.updater.counters_raised(self._outcomes(text), self.now_ns)
+
+    def do_reverted(self, text):
+        self.updater.slaves_reverted(self._outcomes(text), self.now_ns)
+
+    def do_tested(self, reason):
+        self.updater.self_tested(passed=reason == "good", reason="" if reason == "good" else reason, now_ns=self.now_ns)
+
+    def do_state(self, expected):
+        assert self.updater.state == UpdaterState[expected], (expected, self.updater.state)
+
+    # -- actions as lines
+
+    def collect(self):
+        """Carry out what the updater asks for now, as a driver does after every input; the new lines."""
+        lines = []
+        while (action := self.updater.next_action()) is not None:
+            lines.append(self.line_of(action))
+        self.lines += lines
+        return lines
+
+    def actions(self):
+        self.collect()
+        lines, self.lines = self.lines, []
+        return lines
+
+    def line_of(self, action):
+        match action:
+            case StartHttp(base_url, request):
+                self.request = request
+                assert base_url == URL or base_url in request.path or base_url.startswith("http://b"), base_url
+                where = "" if base_url == URL else f" at {base_url}"
+                path = request.path.removeprefix("/device/v1/")
+                for image in self.world.manifest.images:
+                    path = path.replace(image.sha256.hex(), image.role.name.lower())
+                path = path.split("/")[0] if path.startswith("manifests") else path
+                return f"{request.method} {path} {request.header('Range') or ''}".rstrip() + where
+            case AbortHttp():
+                self.request = None
+                return "abort"
+            case TellState(order_id, stage, progress_pct, reason):
+                assert order_id in {"", "o-17", "o-18"}
+                return f"tell {stage.value} {progress_pct}" + (f": {reason}" if reason else "")
+            case SendReport(document):
+                report = verify_report(document, [self.world.DEVICE_KEY.public_key()])
+                self.reports.append((report, document))
+                nodes = " ".join(f"{node.position}={node.version}" for node in report.nodes)
+                return f"report {report.counter} {report.outcome.value} [{nodes}]" + (
+                    f": {report.reason}" if report.reason else ""
+                )
+            case Remark(text):
+                return f"remark {text}"
+            case FlashSlaves(jobs):
+                for job in jobs:
+                    assert job.image == self.world.slave
+                    assert job.target.role is ImageRole.SLAVE
+                return "flash " + ",".join(str(job.position) for job in jobs)
+            case ActivateSlaves(positions):
+                return "activate " + ",".join(map(str, positions))
+            case ConfirmSlaves(versions):
+                return "confirm " + " ".join(f"{position}={version}" for position, version in versions)
+            case RaiseCounters(versions):
+                return "raise " + " ".join(f"{position}={version}" for position, version in versions)
+            case RevertSlaves(positions, restart):
+                return f"revert [{','.join(map(str, positions))}] restart [{','.join(map(str, restart))}]"
+            case Reset(reason):
+                return f"reset: {reason}"
+            case DiscoverNodes() | RunSelfTest():
+                return {DiscoverNodes: "discover", RunSelfTest: "self-test"}[type(action)]
+        raise AssertionError(action)
+
+
+def play(device, script):
+    """Give every `>` line and compare what comes with the `<` lines below it."""
+    expected, found = [], []
+    lines = [line.strip() for line in dedent(script).splitlines() if line.strip()]
+    for index, line in enumerate(lines):
+        if line.startswith("> "):
+            device.give(line[2:])
+            # A long list of equal actions may be written once: `<* action`.
+            found += [line, *(f"< {action}" for action in device.actions())]
+        expected.append(line)
+        if index + 1 == len(lines) or lines[index + 1].startswith("> "):
+            if found != expected:
+                difference = "\n".join(unified_diff(expected, found, "as written", "as it went", lineterm="", n=4))
+                pytest.fail(f"state {device.updater.state}\n{difference}", pytrace=False)
+    return device
+
+
+# -- the scripts -----------------------------------------------------------------------------------------------------------
+
+UNTIL_ORDER = """
+    > instructed
+    < tell authenticating 0
+    < POST challenge
+    > answer
+    < POST session
+    > answer
+    < GET order
+"""
+UNTIL_DOWNLOAD = (
+    UNTIL_ORDER
+    + """
+    > answer
+    < GET manifests
+    > answer
+    < POST orders/o-17/confirm
+    > answer
+    < tell downloading 0
+    < GET images/master
+"""
+)
+UNTIL_STAGED = (
+    UNTIL_DOWNLOAD
+    + """
+    > answer
+    < tell downloading 28
+    < tell downloading 56
+    < tell downloading 63
+    < abort
+    < GET images/slave
+    > answer
+    < tell downloading 92
+    < tell downloading 100
+    < abort
+    < tell download complete 100
+"""
+)
+UNTIL_FLASHED = (
+    UNTIL_STAGED
+    + """
+    > power
+    < tell switching 100
+    < discover
+    > nodes 1=2.0.0 2=2.0.0
+    < tell flashing slaves 100
+    < flash 1,2
+    > flashed 1=ok 2=ok
+    < activate 1,2
+"""
+)
+UNTIL_TESTED = (
+    UNTIL_FLASHED
+    + """
+    > activated 1=ok 2=ok
+    < tell switching 100
+    < discover
+    > nodes 1=2.1.0 2=2.1.0 trial=1,2
+    < tell self-test 100
+    < self-test
+"""
+)
+UNTIL_CONFIRMED = (
+    UNTIL_TESTED
+    + """
+    > tested good
+    < confirm 1=2.1.0 2=2.1.0
+"""
+)
+UNTIL_COMMITTED = (
+    UNTIL_CONFIRMED
+    + """
+    > confirmed 1=ok 2=ok
+    < raise 1=2.1.0 2=2.1.0
+"""
+)
+HAPPY = (
+    UNTIL_COMMITTED
+    + """
+    > raised 1=ok 2=ok
+    < discover
+    > nodes 1=2.1.0 2=2.1.0
+    < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+    > ack
+    > state IDLE
+"""
+)
+SCRIPTS = {
+    "happy path": HAPPY,
+    "the power may be cycled at rest": HAPPY
+    + """
+        > power
+        > state IDLE
+        > login
+        > instructed
+        < tell authenticating 0
+        < POST challenge
+    """,
+    "not while driving, charging, empty or off": """
+        > driving
+        > instructed
+        < tell waiting for safe state 0: driving
+        > charging
+        < tell waiting for safe state 0: charging
+        > charging
+        > empty
+        < tell waiting for safe state 0: state of charge below 10 %
+        > off
+        < tell waiting for safe state 0: ignition off
+        > parked
+        < tell authenticating 0
+        < POST challenge
+    """,
+    "a repeated instruction is answered with the newest state and changes nothing": UNTIL_ORDER
+    + """
+        > instructed
+        < tell authenticating 0
+        > login
+        < tell authenticating 0
+        > answer
+        < GET manifests
+    """,
+    "a waiting unit follows the platform to its new address": """
+        > driving
+        > instructed
+        < tell waiting for safe state 0: driving
+        > instructed http://b.example
+        < tell waiting for safe state 0: driving
+        > parked
+        < tell authenticating 0
+        < POST challenge at http://b.example
+    """,
+    "a forged order is refused and nothing is owed": UNTIL_ORDER
+    + """
+        > answer forged
+        < tell rejected 0: {forged}
+        > state IDLE
+        > login
+        > instructed
+        < tell authenticating 0
+        < POST challenge
+    """,
+    "an order for another vehicle is refused": UNTIL_ORDER
+    + """
+        > answer other-vehicle
+        < tell rejected 0: wrong-vehicle: expected an order for LBMSOTA0000000001, got one for LBMSOTA0000000002
+        > state IDLE
+    """,
+    "an expired order is refused": UNTIL_ORDER
+    + """
+        > answer expired
+        < tell rejected 0: freeze: expected order to be valid at 1790000000, got expiry 1789999999
+        > state IDLE
+    """,
+    "a forged manifest is refused with a report": UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > answer forged-manifest
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: {forged-manifest}
+        > login
+        < report 1 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: {forged-manifest}
+        > power
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 2 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: {forged-manifest}
+        > ack
+        > state IDLE
+    """,
+    "an image that is not the signed one is refused with a report": UNTIL_DOWNLOAD
+    + """
+        > answer flip 5000
+        < tell downloading 28
+        < remark block 1 arrived wrong and is fetched again
+        < tell downloading 35
+        < abort
+        < GET images/master bytes=4096-8191
+        > answer flip 904
+        < remark download goes on at byte 4096
+        < remark block 1 arrived wrong and is fetched again
+        < abort
+        < GET images/master
+        > answer flip 5000
+        < remark block 1 arrived wrong and is fetched again
+        < abort
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: {corrupted}
+    """,
+    "one wrong byte costs one block": UNTIL_DOWNLOAD
+    + """
+        > answer flip 5000
+        < tell downloading 28
+        < remark block 1 arrived wrong and is fetched again
+        < tell downloading 35
+        < abort
+        < GET images/master bytes=4096-8191
+        > answer
+        < remark download goes on at byte 4096
+        < tell downloading 63
+        < abort
+        < GET images/slave
+    """,
+    "no order: 204": UNTIL_ORDER
+    + """
+        > answer 204
+        > state IDLE
+    """,
+    "the order is withdrawn before the download: 409": UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > answer
+        < POST orders/o-17/confirm
+        > answer 409
+        < tell cancelled 0: the platform has cancelled the order
+        > state IDLE
+        > power
+        > state IDLE
+    """,
+    "the order is withdrawn while the unit was off": UNTIL_DOWNLOAD
+    + """
+        > power
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer 204
+        < tell cancelled 0: the platform has no order for this unit
+        > power
+        > state IDLE
+    """,
+    "the manifest is not there": UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > answer 404
+        < tell authenticating 0: manifest: expected a document, got none
+        > wait 5.1
+        < tell authenticating 0
+        < POST challenge
+    """,
+    "the platform refuses the confirmation for good": UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > answer
+        < POST orders/o-17/confirm
+        > answer 422
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: confirm: expected 200, got 422 no: said no
+    """,
+    "a broken exchange is tried again from the challenge, later and later": UNTIL_ORDER
+    + """
+        > broken no mobile network
+        < tell authenticating 0: no mobile network
+        > early
+        > parked
+        > wait 4.9
+        > wait 0.2
+        < tell authenticating 0
+        < POST challenge
+        > broken no mobile network
+        < tell authenticating 0: no mobile network
+        > wait 9.9
+        > wait 0.2
+        < tell authenticating 0
+        < POST challenge
+        > answer 503
+        < tell authenticating 0: challenge: expected 200, got 503 no: said no
+        > wait 20
+        < tell authenticating 0
+        < POST challenge
+        > answer nonsense
+        < tell authenticating 0: {nonsense}
+    """,
+    "an endless answer is cut off": UNTIL_ORDER
+    + """
+        > answer endless
+        < abort
+        < tell authenticating 0: expected at most 65536 bytes of answer, got more
+    """,
+    "every exchange before the download may fail": UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > broken cut
+        < tell authenticating 0: cut
+        > wait 5.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer 401
+        < tell authenticating 0: session: expected 200, got 401 no: said no
+        > wait 10.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < GET manifests
+        > answer
+        < POST orders/o-17/confirm
+        > broken cut
+        < tell authenticating 0: cut
+        > wait 20.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < POST orders/o-17/confirm
+        > answer
+        < tell downloading 0
+        < GET images/master
+    """,
+    "the session runs out in mid-download": UNTIL_DOWNLOAD
+    + """
+        > answer cut 5000
+        < tell downloading 28
+        < remark download broke off: connection lost
+        > wait 1.1
+        < GET images/master bytes=5000-{master-last}
+        > answer 401
+        < abort
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < POST orders/o-17/confirm
+        > answer
+        < tell downloading 28
+        < GET images/master bytes=4096-{master-last}
+        > answer
+        < remark download goes on at byte 4096
+        < tell downloading 56
+        < tell downloading 63
+        < abort
+        < GET images/slave
+    """,
+    "the power is cut in mid-download": UNTIL_DOWNLOAD
+    + """
+        > answer cut 5000
+        < tell downloading 28
+        < remark download broke off: connection lost
+        > power
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < POST orders/o-17/confirm
+        > answer
+        < tell downloading 28
+        < GET images/master bytes=4096-{master-last}
+    """,
+    "an image that is not there fails the upgrade": UNTIL_DOWNLOAD
+    + """
+        > answer 404
+        < abort
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: {missing}
+        > power
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 2 failed [0=2.0.0 1=2.0.0 2=2.0.0]: {missing}
+        > ack
+        > state IDLE
+    """,
+    "the staged image is damaged at rest": UNTIL_STAGED
+    + """
+        > power damaged-staged
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: the staged image was refused at boot
+        > ack
+        > state IDLE
+    """,
+    "an instruction that comes before the slaves have booted waits its turn": UNTIL_STAGED
+    + """
+        > boot
+        > instructed
+        > on
+        < tell switching 100
+        < discover
+        < tell switching 100
+    """,
+    "a slave that is not there stops the upgrade": UNTIL_STAGED
+    + """
+        > power
+        < tell switching 100
+        < discover
+        > nodes 1=2.0.0
+        < discover
+        > nodes 1=2.0.0
+        < discover
+        > nodes 1=2.0.0
+        < tell switching 100: slaves 2 do not answer
+        < revert [] restart [1]
+        > reverted 1=ok
+        < reset: slaves 2 do not answer
+        > power
+        < discover
+        > nodes 1=2.0.0
+        < discover
+        > nodes 1=2.0.0
+        < discover
+        > nodes 1=2.0.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0]: slaves 2 do not answer; slaves 2 do not answer
+    """,
+    "a slave that answers late is waited for": UNTIL_STAGED
+    + """
+        > power
+        < tell switching 100
+        < discover
+        > nodes 1=2.0.0
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < tell flashing slaves 100
+        < flash 1,2
+    """,
+    "a slave already on target is left alone, also on the way back": UNTIL_STAGED
+    + """
+        > power
+        < tell switching 100
+        < discover
+        > nodes 1=2.0.0 2=2.1.0
+        < tell flashing slaves 100
+        < flash 1
+        > flashed 1=ok
+        < activate 1
+        > activated 1=ok
+        < tell switching 100
+        < discover
+        > nodes 1=2.1.0 2=2.1.0 trial=1
+        < tell self-test 100
+        < self-test
+        > tested too hot
+        < tell switching 100: too hot
+        < revert [1] restart [2]
+        > reverted 1=ok 2=ok
+        < reset: too hot
+        > power
+        < discover
+        > nodes 1=2.0.0 2=2.1.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.1.0]: too hot
+    """,
+    "all slaves on target already": UNTIL_STAGED
+    + """
+        > power
+        < tell switching 100
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < tell self-test 100
+        < self-test
+    """,
+    "a slave that fails once is flashed again, alone": UNTIL_STAGED
+    + """
+        > power
+        < tell switching 100
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < tell flashing slaves 100
+        < flash 1,2
+        > flashed 1=silent 2=ok
+        < flash 1
+        > flashed 1=ok
+        < activate 1,2
+    """,
+    "a slave that fails twice ends the upgrade": UNTIL_STAGED
+    + """
+        > power
+        < tell switching 100
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < tell flashing slaves 100
+        < flash 1,2
+        > flashed 1=silent 2=ok
+        < flash 1
+        > flashed 1=silent
+        < tell switching 100: slave 1: silent
+        < revert [] restart [1,2]
+        > reverted 1=silent 2=ok
+        < reset: slave 1: silent
+        > state RESETTING
+        > power
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.0.0]: slave 1: silent
+        > ack
+        > state IDLE
+    """,
+    "a slave that does not start the new image": UNTIL_FLASHED
+    + """
+        > activated 1=ok 2=wrong-version
+        < tell switching 100: slave 2: wrong-version
+        < revert [] restart [1,2]
+    """,
+    "a slave that fell back at once": UNTIL_FLASHED
+    + """
+        > activated 1=ok 2=ok
+        < tell switching 100
+        < discover
+        > nodes 1=2.1.0 2=2.0.0 trial=1
+        < tell switching 100: slaves 2 did not boot the new image
+        < revert [1] restart [2]
+    """,
+    "the self-test fails": UNTIL_TESTED
+    + """
+        > tested insulation monitor does not answer
+        < tell switching 100: insulation monitor does not answer
+        < revert [1,2] restart []
+        > login
+        < tell switching 100: insulation monitor does not answer
+        > reverted 1=ok 2=ok
+        < reset: insulation monitor does not answer
+        > power
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.0.0]: insulation monitor does not answer
+        > ack
+        > state IDLE
+    """,
+    "the new image never reports back: reverted by the boot": UNTIL_TESTED
+    + """
+        > power
+        < discover
+        > nodes 1=2.1.0 2=2.1.0 trial=1,2
+        < tell switching 100: the new image was not confirmed before the next boot
+        < revert [1,2] restart []
+        > reverted 1=ok 2=ok
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.0.0]: the new image was not confirmed before the next boot
+    """,
+    "a slave about to try the new image is kept from it": UNTIL_FLASHED
+    + """
+        > power
+        < discover
+        > nodes 1=2.0.0 2=2.0.0 trial=2
+        < tell switching 100: the new image was not confirmed before the next boot
+        < revert [2] restart [1]
+        > reverted 2=ok 1=ok
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.0.0]: the new image was not confirmed before the next boot
+    """,
+    "a slave left in its bootloader is woken": UNTIL_FLASHED
+    + """
+        > power
+        < discover
+        > nodes 1=2.0.0 2=2.0.0 bootloader=1
+        < tell switching 100: the new image was not confirmed before the next boot
+        < revert [] restart [1,2]
+        > reverted 1=ok 2=ok
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.0.0]: the new image was not confirmed before the next boot
+    """,
+    "slaves confirmed, the master not: all go back": UNTIL_CONFIRMED
+    + """
+        > power
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < tell switching 100: the new image was not confirmed before the next boot
+        < revert [1,2] restart []
+        > reverted 1=ok 2=ok
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.0.0]: the new image was not confirmed before the next boot
+    """,
+    "a slave that cannot be confirmed takes all back": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=ok 2=silent
+        < tell switching 100: slave 2: silent
+        < revert [1,2] restart []
+    """,
+    "a mixed pack is said in the reason": UNTIL_TESTED
+    + """
+        > power
+        < discover
+        > nodes 1=2.1.0 2=2.0.0
+        < tell switching 100: the new image was not confirmed before the next boot
+        < revert [1] restart [2]
+        > reverted 1=silent 2=ok
+        < discover
+        > nodes 1=2.1.0 2=2.0.0
+        < revert [1] restart [2]
+        > reverted 1=silent 2=ok
+        < discover
+        > nodes 1=2.1.0 2=2.0.0
+        < report 1 failed [0=2.0.0 1=2.1.0 2=2.0.0]: mixed pack: slaves 1 run the new version; the new image was not confirmed before the next boot
+    """,
+    "power lost while going back": UNTIL_TESTED
+    + """
+        > tested too hot
+        < tell switching 100: too hot
+        < revert [1,2] restart []
+        > power
+        < discover
+        > nodes 1=2.1.0 2=2.0.0 trial=1
+        < tell switching 100: too hot
+        < revert [1] restart [2]
+        > reverted 1=ok 2=ok
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.0.0]: too hot
+    """,
+    "confirmed, but power lost before the report: success at the next boot": UNTIL_COMMITTED
+    + """
+        > power
+        < raise 1=2.1.0 2=2.1.0
+        > raised 1=ok 2=ok
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > power
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 2 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > ack
+        > state IDLE
+    """,
+    "a slave that dies after the commit is named": UNTIL_COMMITTED
+    + """
+        > raised 1=ok 2=silent
+        < discover
+        > nodes 1=2.1.0
+        < discover
+        > nodes 1=2.1.0
+        < discover
+        > nodes 1=2.1.0
+        < report 1 failed [0=2.1.0 1=2.1.0]: mixed pack: slaves 2 do not answer, none not on the new version
+    """,
+    "the old image is found damaged at the switch: there is only the new one": UNTIL_STAGED
+    + """
+        > power damaged-active
+        < tell switching 100
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < tell flashing slaves 100
+        < flash 1,2
+    """,
+    "answers to questions that were not asked are ignored": UNTIL_STAGED
+    + """
+        > nodes 1=2.0.0 2=2.0.0
+        > flashed 1=ok
+        > activated 1=ok
+        > tested good
+        > confirmed 1=ok
+        > raised 1=ok
+        > reverted 1=ok
+        > ack
+        > broken late
+        > state DOWNLOAD_COMPLETE
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def texts(world):
+    """What the documents' own refusals say, word by word."""
+    forged = sign_order(world.order, world.THIEF_KEY)
+    forged_manifest = sign_manifest(world.manifest, world.THIEF_KEY)
+    stranger = "arbitrary-software: expected a known key, got key id 3774845b9147b50c"
+    documents = {
+        "forged": forged,
+        "forged-manifest": forged_manifest,
+        "other-vehicle": sign_order(world.order_for(world.manifest_data, vin="LBMSOTA0000000002"), world.ORDER_KEY),
+        "expired": sign_order(
+            world.order_for(world.manifest_data, issued_s=world.NOW_S - 100, expires_s=world.NOW_S - 1), world.ORDER_KEY
+        ),
+    }
+    digest = world.manifest.images[0].sha256.hex()[:16]
+    return SimpleNamespace(
+        documents=documents,
+        words={
+            "{forged}": stranger,
+            "{forged-manifest}": stranger,
+            "{corrupted}": f"image {digest}: corrupted-data: expected the signed digest of block 1, got another 3 times",
+            "{missing}": f"image {digest}: missing: expected the image, got 404",
+            "{nonsense}": "challenge: expected a string of 14 bytes, got 7 (offset 1)",
+            "{master-last}": str(world.manifest.images[0].size_bytes - 1),
+        },
+    )
+
+
+@pytest.fixture
+def made(world, texts):
+    def make(**options):
+        device = Device(world, **options)
+        device.documents |= texts.documents
+        return device
+
+    return make
+
+
+def fill(script, texts):
+    for placeholder, text in texts.words.items():
+        script = script.replace(placeholder, text)
+    return script
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_conversation_goes_as_written(name, made, texts):
+    play(made(), fill(SCRIPTS[name], texts))
+
+
+def test_every_transition_of_the_table_is_walked(made, texts, monkeypatch):
+    """And none that is not in it: `_enter` refuses those."""
+    walked = set()
+    enter = Updater._enter
+
+    def recording(self, state, now_ns):
+        walked.add((self.state, state))
+        enter(self, state, now_ns)
+
+    monkeypatch.setattr(Updater, "_enter", recording)
+    for script in SCRIPTS.values():
+        play(made(), fill(script, texts))
+    for answers in range(4):
+        give_up(made(), answers)
+    expire(made())
+    cut_between_the_writes_of_staging(made())
+    table = {(before, after) for before, followers in TRANSITIONS.items() for after in followers}
+    assert walked == table
+    assert {state for pair in table for state in pair} == set(UpdaterState)
+    assert set(TRANSITIONS) == set(UpdaterState)
+
+
+@pytest.mark.parametrize("before", UpdaterState)
+def test_every_move_that_is_not_in_the_table_is_refused(before, made):
+    updater = made().updater
+    for after in UpdaterState:
+        if after not in TRANSITIONS[before]:
+            updater.state = before
+            with pytest.raises(LocalProtocolError, match="expected a state that follows"):
+                updater._enter(after, 0)
+            assert updater.state is before
+            assert updater.next_action() is None
+
+
+# -- what a script cannot say well -----------------------------------------------------------------------------------------
+
+
+def give_up(device, answers=0):
+    """Exchanges fail behind so many good answers until the updater gives up; the waits in seconds."""
+    play(device, "> instructed\n< tell authenticating 0\n< POST challenge")
+    waits = []
+    while True:
+        for _ in range(answers):
+            device.give("answer")
+            device.actions()
+        device.give("broken no network")
+        if device.updater.state is UpdaterState.IDLE:
+            return waits
+        before = device.now_ns
+        while device.updater.state is UpdaterState.WAITING_SAFE_STATE:
+            device.now_ns = device.updater.next_timeout()
+            device.updater.handle_timeout(device.now_ns)
+        waits.append((device.now_ns - before) // SECOND)
+        device.actions()
+
+
+def test_waits_double_up_to_a_maximum_and_then_the_order_is_left():
+    waits = [min(EXCHANGE_WAIT_NS << index, EXCHANGE_WAIT_NS_MAX) // SECOND for index in range(EXCHANGE_TRIES_MAX - 1)]
+    assert waits == [5, 10, 20, 40, 80, 160, 300]
+
+
+@pytest.mark.parametrize("answers", range(4))
+def test_exchanges_that_fail_for_ever_are_given_up(made, answers):
+    device = made()
+    assert give_up(device, answers) == [5, 10, 20, 40, 80, 160, 300]
+    device.actions()
+    play(device, "> login")
+    play(device, UNTIL_ORDER)
+
+
+def expire(device):
+    """The order expires while a unit that has accepted it waits; at the next fetch it is refused."""
+    play(device, UNTIL_DOWNLOAD)
+    device.now_ns += 40 * 24 * 3600 * SECOND
+    device.power()
+    for _ in range(3):
+        device.actions()
+        device.give("answer")
+    assert device.actions() == ["discover"]
+    device.give("nodes 1=2.0.0 2=2.0.0")
+    assert device.actions() == [
+        "report 1 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: "
+        "freeze: expected order to be valid at 1793456000, got expiry 1792592000"
+    ]
+
+
+def test_an_accepted_order_that_expires_is_refused_with_a_report(made):
+    expire(made())
+
+
+def test_an_accepted_order_waits_for_the_network_as_long_as_it_takes(made):
+    device = made()
+    play(device, UNTIL_DOWNLOAD)
+    device.power()
+    for _ in range(3 * EXCHANGE_TRIES_MAX):
+        device.actions()
+        device.give("broken no mobile network")
+        assert device.updater.state is UpdaterState.WAITING_SAFE_STATE
+        wait_ns = device.updater.next_timeout() - device.now_ns
+        assert wait_ns <= EXCHANGE_WAIT_NS_MAX
+        device.give(f"wait {wait_ns / SECOND + 0.1}")
+    assert device.updater.state is UpdaterState.OPENING_SESSION
+
+
+def test_a_long_tunnel_in_mid_download_is_no_failure(made):
+    """The download's own patience is minutes; then the order waits on, and what is on the shelf stays."""
+    device = made()
+    play(device, UNTIL_DOWNLOAD)
+    device.give("answer cut 5000")
+    device.actions()
+    for _ in range(400):
+        device.give("wait 10")
+        device.actions()
+        if device.request is not None:
+            device.give("broken no mobile network")
+    assert device.updater.state in {UpdaterState.WAITING_SAFE_STATE, UpdaterState.OPENING_SESSION}
+    device.give("wait 300.1")
+    for _ in range(4):
+        device.actions()
+        device.give("answer")
+    assert device.updater.state is UpdaterState.DOWNLOADING
+    assert any("bytes=4096-" in line for line in device.actions())
+
+
+def test_a_platform_that_takes_no_session_of_its_own_is_given_up(made):
+    """401 behind every fresh session must not become a loop without end, nor one without a pause."""
+    device = made()
+    play(device, UNTIL_DOWNLOAD)
+    start_ns, exchanges = device.now_ns, 0
+    while device.updater.state is not UpdaterState.DISCOVERING:
+        exchanges += 1
+        assert exchanges < 100
+        device.give("answer 401" if device.updater.state is UpdaterState.DOWNLOADING else "answer")
+        device.actions()
+        while device.updater.state is UpdaterState.WAITING_SAFE_STATE:
+            device.give("wait 10")
+            device.actions()
+    assert device.now_ns - start_ns > 300 * SECOND
+    device.give("nodes 1=2.0.0 2=2.0.0")
+    assert "401" in device.actions()[-1]
+
+
+def test_images_that_do_not_fit_are_refused_before_the_download(made):
+    device = made(shelf_bytes=8192)
+    play(device, UNTIL_ORDER)
+    device.give("answer")
+    device.actions()
+    device.give("answer")
+    assert device.actions() == ["discover"]
+    device.give("nodes 1=2.0.0 2=2.0.0")
+    assert device.actions() == [
+        "report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: shelf: expected at most 8192 bytes of images, got 20480"
+    ]
+
+
+def test_a_shelf_that_does_not_keep_what_is_written_is_given_up(made, monkeypatch):
+    """Worn cells: every block arrives well and reads wrong afterwards."""
+    device = made()
+    write = FlashModel.write
+
+    def worn(self, offset, data):
+        write(self, offset, data)
+        if self is device.shelf_flash:
+            self.flip_bit(offset + 7, 2)
+
+    monkeypatch.setattr(FlashModel, "write", worn)
+    play(device, UNTIL_DOWNLOAD)
+    for _ in range(20):
+        if device.updater.state is UpdaterState.DISCOVERING:
+            break
+        device.give("answer")
+        device.actions()
+    device.give("nodes 1=2.0.0 2=2.0.0")
+    assert device.actions()[-1].endswith("the image shelf does not keep 3 blocks written to it")
+
+
+def test_a_reason_too_long_for_the_wire_is_cut(made):
+    """Eight slaves that fail at once say more than a frame and a report can carry; a server may say anything."""
+    device = made()
+    play(device, UNTIL_FLASHED)
+    long = "ä" * 300 + "\n"
+    device.updater.slaves_activated([NodeOutcome(1, False, long)], device.now_ns)
+    told = [action for action in iter(device.updater.next_action, None) if isinstance(action, TellState)]
+    assert len(told[-1].reason.encode()) <= 255
+    assert told[-1].reason.startswith("slave 1: ää")
+    device.power()
+    device.actions()
+    device.give("nodes 1=2.0.0 2=2.0.0")
+    assert device.actions()[-1].startswith("report 1 rolled-back")
+
+    other = made()
+    play(other, UNTIL_ORDER)
+    other.give("broken two\nlines\x00")
+    assert other.actions() == ["tell authenticating 0: two lines "]
+
+
+def test_a_report_repeated_at_a_login_is_the_same_document(made, texts):
+    """The platform takes no number twice, unless it is the very same report again."""
+    device = made()
+    play(device, HAPPY.split("> ack")[0])
+    device.give("wait 100")
+    device.give("login")
+    device.actions()
+    (_, first), (_, second) = device.reports
+    assert first == second
+    device.power()
+    device.actions()
+    device.give("nodes 1=2.1.0 2=2.1.0")
+    device.actions()
+    assert [report.counter for report, _ in device.reports] == [1, 1, 2]
+
+
+def test_upgrade_mode_keeps_the_vehicle_at_rest(made):
+    device = made()
+    assert not device.updater.in_upgrade_mode
+    play(device, UNTIL_ORDER)
+    assert device.updater.in_upgrade_mode
+    play(device, UNTIL_STAGED.removeprefix(UNTIL_ORDER))
+    assert not device.updater.in_upgrade_mode
+    device.power()
+    assert device.updater.in_upgrade_mode
+
+
+def test_the_counter_in_trust_rises_only_at_the_commit(made):
+    device = made()
+    play(device, UNTIL_CONFIRMED)
+    assert device.updater._trust.state.security_counters == ()
+    play(device, UNTIL_COMMITTED.removeprefix(UNTIL_CONFIRMED))
+    assert device.updater._trust.state.security_counters == ((0, 2), (1, 2), (2, 2))
+
+
+def test_a_pack_whose_master_runs_the_version_already_is_told_apart_by_its_slot(made, world):
+    """A slave came from the workshop with an old image, and the same release is ordered again: equal master versions."""
+    device = made()
+    play(device, HAPPY)
+    order = world.order_for(world.manifest_data, order_id="o-18", sequence=6)
+    device.documents["order"] = sign_order(order, world.ORDER_KEY)
+    play(device, UNTIL_ORDER)
+    for _ in range(3):
+        device.give("answer")
+        device.actions()
+    assert device.updater.state is UpdaterState.DOWNLOAD_COMPLETE
+    play(
+        device,
+        """
+        > power
+        < tell switching 100
+        < discover
+        > nodes 1=2.1.0 2=2.0.0
+        < tell flashing slaves 100
+        < flash 2
+        > power
+        < discover
+        > nodes 1=2.1.0 2=2.0.0
+        < report 2 rolled-back [0=2.1.0 1=2.1.0 2=2.0.0]: the new image was not confirmed before the next boot
+        """,
+    )
+
+
+def cut_at(device, script, operation, phase="after"):
+    """Play *script* with the power failing at this flash operation, counted from now; then power up."""
+    device.flash.cut_at(device.flash.operations + operation, phase)
+    with pytest.raises(PowerCut):
+        play(device, script)
+    device.flash.clear_cuts()
+    device.power()
+
+
+def cut_between_the_writes_of_staging(device):
+    """The journal says staged, the boot was not yet asked to try: the next power-on asks."""
+    reference = copy.deepcopy(device)
+    before = reference.flash.operations
+    play(reference, UNTIL_STAGED)
+    total = reference.flash.operations - before
+    cut_at(device, UNTIL_STAGED, total - 1)
+    assert device.actions()[-1] == "tell download complete 100"
+    assert device.updater.state is UpdaterState.DOWNLOAD_COMPLETE
+    play(
+        device,
+        """
+        > login
+        < tell download complete 100
+        > power
+        < tell switching 100
+        < discover
+        """,
+    )
+
+
+def test_power_lost_between_the_two_writes_of_staging(made):
+    cut_between_the_writes_of_staging(made())
+
+
+@pytest.mark.parametrize("operation", range(1, 5))
+def test_power_lost_while_the_order_is_closed(made, operation):
+    """The report was acknowledged; whatever write the power failed in, the order comes to its end."""
+    device = made()
+    play(device, HAPPY.split("> ack")[0])
+    device.flash.cut_at(device.flash.operations + operation, "after")
+    with pytest.raises(PowerCut):
+        device.give("ack")
+    device.flash.clear_cuts()
+    device.power()
+    assert device.updater.state is UpdaterState.IDLE
+    assert [name for name in device.updater_store.record_names() if name == "upgrade"] == []
+
+
+def test_power_lost_while_a_newer_order_is_stored(made, world):
+    """Trust knows the new order, the record still holds the old one: it is fetched again."""
+    device = made()
+    play(device, UNTIL_DOWNLOAD)
+    order = world.order_for(world.manifest_data, order_id="o-18", sequence=6)
+    device.documents["order"] = sign_order(order, world.ORDER_KEY)
+    device.power()
+    for _ in range(2):
+        device.actions()
+        device.give("answer")
+    device.actions()
+    device.flash.cut_at(device.flash.operations + 1, "after")
+    with pytest.raises(PowerCut):
+        device.give("answer")
+    device.flash.clear_cuts()
+    device.power()
+    for _ in range(3):
+        device.actions()
+        device.give("answer")
+    assert device.updater.state is UpdaterState.FETCHING_MANIFEST
+    assert device.updater.order_id == "o-18"
+
+
+def test_damaged_documents_end_in_rest_not_in_a_crash(made):
+    device = made()
+    play(device, UNTIL_STAGED)
+    device.updater_store.put_record("manifest", b"damaged")
+    device.power()
+    assert device.updater.state is UpdaterState.IDLE
+    assert device.actions()[0].startswith("remark the order under way is forgotten")
+    device.power()
+    assert device.boot.facts.version == ImageVersion(2, 0)
+
+
+def test_every_state_that_tells_has_a_stage():
+    assert set(module._STAGE_OF.values()) | {Stage.REJECTED, Stage.CANCELLED} == set(Stage)
