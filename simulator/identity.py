@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from bmsota.errors import ConfigurationError
 from simulator.streams import stream_bytes
 
 __all__ = ["UnitIdentity", "device_key", "slave_hwid", "unit_identity", "vin"]
@@ -19,8 +20,18 @@ _WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 
 
 def vin(series: str, number: int) -> str:
-    """The VIN of vehicle *number*, with a valid check digit (GB 16735, 6.3)."""
-    body = f"LBM{series:0>2}EV0?R0{number:06d}".replace("?", "0")[:17]
+    """The VIN of vehicle *number*, with a valid check digit (GB 16735, 6.3).
+
+    Raises:
+        ConfigurationError: series and number do not fit.
+    """
+    body = f"LBM{series:0>2}EV00R0{number:06d}"
+    if len(body) != 17 or not set(body) <= set(_VALUES):
+        # Cut to length, two vehicles would share a VIN.
+        raise ConfigurationError(
+            f"VIN: expected a series of at most 2 capitals or digits without I, O, Q and a number below 10^6, "
+            f"got {series!r} and {number}"
+        )
     total = sum(_VALUES[character] * weight for character, weight in zip(body, _WEIGHTS, strict=True))
     check = "X" if total % 11 == 10 else str(total % 11)
     return body[:8] + check + body[9:]
@@ -51,7 +62,7 @@ def device_key(seed: int, owner: str) -> Ed25519PrivateKey:
 def slave_hwid(seed: int, number: int, position: int, *, generation: int = 0) -> str:
     """16 characters; a replaced slave is the next *generation* at the same position."""
     digest = stream_bytes(seed, f"{number}/{position}", f"slave hwid {generation}")
-    return f"S{number:04d}{position:02d}" + digest.hex()[:9].upper()
+    return (f"S{number:04d}{position:02d}" + digest.hex()[:9].upper())[:16]
 
 
 def unit_identity(seed: int, series: str, number: int, slave_count: int) -> UnitIdentity:
@@ -61,7 +72,7 @@ def unit_identity(seed: int, series: str, number: int, slave_count: int) -> Unit
         number=number,
         vin=its_vin,
         iccid=f"898600{int.from_bytes(stream_bytes(seed, its_vin, 'iccid')[:5]) % 10**14:014d}",
-        master_hwid=f"M{number:04d}{stream_bytes(seed, its_vin, 'master hwid').hex()[:11].upper()}",
+        master_hwid=f"M{number:04d}{stream_bytes(seed, its_vin, 'master hwid').hex()[:11].upper()}"[:16],
         slave_hwids=tuple(slave_hwid(seed, number, position) for position in range(1, slave_count + 1)),
         device_key=device_key(seed, its_vin),
     )

@@ -12,6 +12,8 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
+from bmsota.errors import LocalProtocolError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,6 +22,11 @@ __all__ = ["MS", "SECOND", "US", "Kernel", "Timer"]
 US = 1_000
 MS = 1_000_000
 SECOND = 1_000_000_000
+
+
+# So many callbacks without one nanosecond of progress are no burst: two machines call each other for ever. The busiest
+# honest moment is a fleet of ten thousand that starts as one.
+STANDSTILL_CALLBACKS_MAX = 1_000_000
 
 
 class Timer:
@@ -73,13 +80,23 @@ class Kernel:
         return heap[0][0] if heap else None
 
     def run_until(self, when_ns: int) -> None:
-        """Run everything due up to and including *when_ns*, then stand at *when_ns*."""
+        """Run everything due up to and including *when_ns*, then stand at *when_ns*.
+
+        Raises:
+            LocalProtocolError: the callbacks of one moment schedule each other without end.
+        """
         heap = self._heap
+        standstill = 0
         while heap and heap[0][0] <= when_ns:
             when, _, timer = heappop(heap)
             callback = timer.callback
             if callback is None:
                 continue
+            standstill = standstill + 1 if when == self.now_ns else 0
+            if standstill > STANDSTILL_CALLBACKS_MAX:
+                raise LocalProtocolError(
+                    f"kernel: expected time to go on, got {standstill} callbacks at {when} ns, now {callback!r}"
+                )
             self.now_ns = when
             self.executed += 1
             callback(*timer.args)

@@ -8,13 +8,15 @@ Vehicles are numbered from 1 in the order of the `fleet` groups. Times are secon
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from importlib import resources
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bmsota.errors import ConfigurationError
+from simulator.devices.vehicle import CITIES
 from simulator.profiles import PROFILES
 
 __all__ = [
@@ -38,8 +40,13 @@ __all__ = [
 VEHICLE_COUNT_MAX = 100_000
 
 
+FinalStatus = Literal["Upgrade succeeded", "Upgrade failed", "Rolled back", "Rejected", "Timed out", "Cancelled"]
+"""How an upgrade can end, in the platform's own words."""
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # No infinity: every time and rate is rounded to integers.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FleetGroup(_Part):
@@ -53,6 +60,8 @@ class FleetGroup(_Part):
     def _series_is_known(self) -> Self:
         if self.series not in PROFILES:
             raise ValueError(f"expected a series out of {', '.join(sorted(PROFILES))}, got {self.series!r}")
+        if self.city not in CITIES:
+            raise ValueError(f"expected a city out of {', '.join(sorted(CITIES))}, got {self.city!r}")
         return self
 
 
@@ -167,13 +176,15 @@ class Scenario(_Part):
     faults: tuple[Fault, ...] = ()
     power_cycle: PowerCycle = PowerCycle()
     campaign: Campaign | None = None
-    expect: dict[Annotated[int, Field(ge=1)], str] = {}
+    expect: dict[Annotated[int, Field(ge=1)], FinalStatus] = {}
     """The final status of single vehicles; every other one must end as `expect_default`."""
-    expect_default: str = "Upgrade succeeded"
+    expect_default: FinalStatus = "Upgrade succeeded"
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
         count = self.vehicle_count
+        if count > VEHICLE_COUNT_MAX:
+            raise ValueError(f"fleet: expected at most {VEHICLE_COUNT_MAX} vehicles, got {count}")
         named = [("vehicles", number) for number in self.vehicles]
         named += [("expect", number) for number in self.expect]
         named += [(f"faults[{index}].vehicle", fault.vehicle) for index, fault in enumerate(self.faults)]
@@ -185,6 +196,15 @@ class Scenario(_Part):
                 slaves = PROFILES[self.series_of(fault.vehicle)].slave_count
                 if fault.slave > slaves:
                     raise ValueError(f"faults[{index}].slave: expected a slave from 1 to {slaves}, got {fault.slave}")
+        seen: set[tuple[str, int, int]] = set()
+        for index, fault in enumerate(self.faults):
+            # A unit has one plan of each kind; the second would silently take the place of the first.
+            slave = fault.slave if isinstance(fault, SlavePowerCut | SlaveReplaced) else 0
+            key = (fault.kind, fault.vehicle, slave)
+            if key in seen:
+                what = f"vehicle {fault.vehicle}" + (f", slave {slave}" if slave else "")
+                raise ValueError(f"faults[{index}]: expected at most one {fault.kind} for {what}, got another one")
+            seen.add(key)
         return self
 
     @property
@@ -207,6 +227,22 @@ class Scenario(_Part):
         return self.expect.get(number, self.expect_default)
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML, where a key that stands twice in a mapping is a mistake and not the last one's word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"expected each key once, got {key!r} again", key_node.start_mark
+                )
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
 def parse_scenario(text: str, *, name: str = "scenario") -> Scenario:
     """Read a scenario from YAML text.
 
@@ -214,7 +250,7 @@ def parse_scenario(text: str, *, name: str = "scenario") -> Scenario:
         ConfigurationError: not YAML, or something in it is not as expected; the message lists every place.
     """
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that allows less
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{name}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):

@@ -1,26 +1,34 @@
-"""`bmsota dbc`: look at DBC files.
+"""`bmsota dbc`: look at DBC files, and at CAN logs through them.
 
 Exit codes of `check`: 0 the file is clean, 1 it has faults, 2 it cannot be read.
+Exit codes of `decode`: 0 everything was decoded, 1 the log breaks off or some frames do not fit their message (the rest is
+decoded), 2 something cannot be read or written. Ids that the DBC does not have are no fault; they are counted.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from bmsota.adapters.files import load_dbc
+from bmsota.adapters.files import load_dbc, packaged_dbc, packaged_dbc_names
 from bmsota.errors import BmsotaError
-from bmsota.signals import Severity
+from bmsota.signals import Severity, loads
 
 if TYPE_CHECKING:
+    from bmsota.adapters.canlogs import CanLog
+    from bmsota.cli.logtables import LogTable
     from bmsota.signals import Database
 
 __all__ = ["app"]
 
-app = typer.Typer(name="dbc", help="Look at DBC files.", no_args_is_help=True)
+app = typer.Typer(name="dbc", help="Look at DBC files, and at CAN logs through them.", no_args_is_help=True)
 
 EXIT_FAULTS = 1
 EXIT_UNREADABLE = 2
@@ -28,7 +36,7 @@ EXIT_UNREADABLE = 2
 
 @app.callback()
 def dbc() -> None:
-    """Look at DBC files."""
+    """Look at DBC files, and at CAN logs through them."""
 
 
 @app.command()
@@ -73,6 +81,133 @@ def _print(database: Database, file: str, *, as_json: bool) -> None:
     typer.echo(f"{file}: {len(database)} messages, {signals} signals loaded; {found}")
 
 
-def _stop(reason: str) -> None:
+@app.command()
+def decode(
+    log: Annotated[
+        str, typer.Argument(metavar="LOG", help="A CAN log: .log (candump), .asc, .blf, .trc, or with .gz.")
+    ],
+    dbc: Annotated[
+        list[str],
+        typer.Option(
+            "--dbc", metavar="FILE", help="A DBC file, or the name of one that ships with bmsota. May be repeated."
+        ),
+    ],
+    csv: Annotated[
+        str | None, typer.Option("--csv", metavar="OUT", help="Write CSV, one row a value; - is stdout.")
+    ] = None,
+    parquet: Annotated[
+        str | None, typer.Option("--parquet", metavar="OUT", help="Write Parquet, one row a value (extra 'parquet').")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="MESSAGE", help="Only this message. May be repeated.")
+    ] = None,
+) -> None:
+    """Decode LOG by DBC: as text, one line a frame, or into a table.
+
+    Exit code: 0 decoded, 1 the log breaks off or some frames do not fit their message, 2 something cannot be read or written.
+    """
+    if csv is not None and parquet is not None:
+        _stop("expected one of --csv and --parquet, got both")
+    databases = [_database(each) for each in dbc]
+    names = {name for database in databases for name in database}
+    if unknown := sorted(set(only or ()) - names):
+        _stop(f"expected messages of the DBC, got {', '.join(unknown)} (--only)")
+    from bmsota.adapters.canlogs import CanLog  # noqa: PLC0415 - python-can takes longer to import than `check` to run
+
+    try:
+        opened = CanLog(log)
+    except OSError as error:
+        _stop(f"{log}: expected a readable file, got: {error.strerror or error}")
+    except BmsotaError as error:
+        _stop(str(error))
+    with opened:
+        raise typer.Exit(_decode_into(opened, log, databases, csv, parquet, frozenset(only or ())))
+
+
+def _database(name: str) -> Database:
+    try:
+        if not Path(name).exists() and name in packaged_dbc_names():
+            return loads(packaged_dbc(name))
+        database = load_dbc(name)
+    except OSError as error:
+        _stop(f"{name}: expected a readable file, got: {error.strerror or error}")
+    except BmsotaError as error:
+        _stop(f"{name}: {error}")
+    if not len(database):
+        _stop(f"{name}: expected a DBC file, got no message")
+    errors = sum(fault.severity is Severity.ERROR for fault in database.faults)
+    if errors:
+        _say(f"{name}: {errors} errors, what they define is not decoded (bmsota dbc check {name})")
+    return database
+
+
+def _table(csv: str | None, parquet: str | None) -> LogTable:
+    from bmsota.cli.logtables import CsvTable, ParquetTable, TextLines  # noqa: PLC0415 - brings NumPy
+
+    try:
+        if parquet is not None:
+            return ParquetTable(parquet)
+        if csv is None:
+            return TextLines(sys.stdout)
+        return CsvTable(sys.stdout if csv == "-" else Path(csv).open("w", encoding="utf-8", newline=""))
+    except OSError as error:
+        _stop(f"{csv or parquet}: expected a file that can be written, got: {error.strerror or error}")
+    except BmsotaError as error:
+        _stop(str(error))
+
+
+def _decode_into(
+    log: CanLog, name: str, databases: list[Database], csv: str | None, parquet: str | None, only: frozenset[str]
+) -> int:
+    from bmsota.adapters.canlogs import decode_log  # noqa: PLC0415 - as above
+
+    console = Console(stderr=True, soft_wrap=True)
+    # A bar between lines of text on the same screen would be neither.
+    has_bar = console.is_terminal and not ((csv or parquet) in (None, "-") and sys.stdout.isatty())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    unknown: Counter[int] = Counter()
+    decoded = refused = 0
+    table = _table(csv, parquet)
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not has_bar) as progress:
+            task = progress.add_task(name, total=1.0)
+            for block in decode_log(log, databases, only=only):
+                table.write(block)
+                decoded += sum(each.columns.length for each in block.decoded)
+                refused += block.refused
+                unknown.update(block.unknown)
+                progress.update(task, completed=log.progress)
+        table.close()
+    except BrokenPipeError:
+        raise  # Whoever read our lines has seen enough; click ends quietly.
+    except OSError as error:
+        _stop(f"{csv or parquet or 'stdout'}: expected to write, got: {error.strerror or error}")
+    return _summary(log, name, decoded, refused, unknown)
+
+
+def _summary(log: CanLog, name: str, decoded: int, refused: int, unknown: Counter[int]) -> int:
+    """Say what was and was not decoded, on stderr; the exit code."""
+    if not log.frames:
+        _stop(f"{name}: expected a CAN log, got {log.fault or 'no frame'}")
+    said = [f"{log.frames} frames", f"{decoded} decoded"]
+    if unknown:
+        ids = [f"{key & 0x1FFFFFFF:08X}" if key >> 31 else f"{key:03X}" for key, _ in unknown.most_common(5)]
+        more = ", ..." if len(unknown) > len(ids) else ""
+        said.append(f"{unknown.total()} of ids not in the DBC ({', '.join(ids)}{more})")
+    if refused:
+        said.append(f"{refused} do not fit their message (too short, or an undefined multiplexer number)")
+    if log.others:
+        said.append(f"{log.others} remote or error frames beside them")
+    _say(f"{name}: {'; '.join(said)}")
+    if log.fault:
+        _say(f"{name}: {log.fault}")
+    return EXIT_FAULTS if refused or log.fault else 0
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _stop(reason: str) -> NoReturn:
     Console(stderr=True, soft_wrap=True).print(f"bmsota: {reason}", style="red", markup=False, highlight=False)
     raise typer.Exit(EXIT_UNREADABLE)

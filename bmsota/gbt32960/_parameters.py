@@ -42,15 +42,13 @@ def _head(where: str, data: bytes, at: int, end: int) -> tuple[datetime, int, in
 
 
 def decode_query(data: bytes, at: int, end: int) -> ParameterQuery:
-    """Read the data unit of a 0x80 command."""
+    """Read the data unit of a 0x80 command, which `is_query` has found to have its shape."""
     time, count, at = _head("parameter query", data, at, end)
     if count > _COUNT_MAX:
         if end != at:
             received = f"{end - at} bytes"
             raise FrameError("parameter query", expected="no ids behind a sentinel", received=received, offset=at)
         return ParameterQuery(time, sentinel_raws(1)[count])
-    if end - at != count:
-        raise FrameError("parameter query", expected=f"{count} ids", received=f"{end - at} bytes", offset=at)
     return ParameterQuery(time, tuple(data[at:end]))
 
 

@@ -353,6 +353,7 @@ class _Found:
 
     def __init__(self, signals: tuple[str, ...]) -> None:
         self._pieces: dict[str, list[tuple[Array, Rows | None]]] = {name: [] for name in signals}
+        self.undefined: set[int] = set()
 
     def add(self, name: str, values: Array, rows: Rows | None) -> None:
         self._pieces[name].append((values, rows))
@@ -370,7 +371,7 @@ class _Found:
                 rows = rows[order]
             if rows is not None:
                 held[name] = rows
-        return Columns(length, values, held)
+        return Columns(length, values, held, undefined=tuple(sorted(self.undefined)))
 
 
 # --- Encoding ---------------------------------------------------------------------------------------------------------
@@ -596,6 +597,7 @@ class BatchCodec:
         frames = frames.take(order)
         rows = order if rows is None else rows[order]
         parts = [rows[start:stop] for start, stop in pairwise(bounds)]
+        found.undefined.update(rows[known:].tolist())
         for run in branch.runs:
             start = bounds[run.first]
             values = run.decoder.values(frames, start, bounds[run.last + 1])

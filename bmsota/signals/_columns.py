@@ -24,11 +24,20 @@ class Columns(Mapping[str, "NDArray[Any]"]):
     float64 otherwise; Python integers (dtype object) if they need more than 64 bits. A value table's names stay numbers.
     """
 
-    __slots__ = ("_rows", "_values", "length")
+    __slots__ = ("_rows", "_values", "length", "undefined")
 
-    def __init__(self, length: int, values: Mapping[str, NDArray[Any]], rows: Mapping[str, NDArray[np.intp]]) -> None:
+    def __init__(
+        self,
+        length: int,
+        values: Mapping[str, NDArray[Any]],
+        rows: Mapping[str, NDArray[np.intp]],
+        *,
+        undefined: tuple[int, ...] = (),
+    ) -> None:
         self.length = length
         """How many frames there are. Not `len()`, which is the number of columns."""
+        self.undefined = undefined
+        """The frames with a multiplexer number that the DBC does not define (only with `strict=False`)."""
         self._values = dict(values)
         self._rows = dict(rows)
 
@@ -51,7 +60,9 @@ class Columns(Mapping[str, "NDArray[Any]"]):
 
     def is_everywhere(self, name: str) -> bool:
         """Whether the signal is outside every multiplexer: one value a frame. Raises KeyError as `[]`."""
-        return self._values[name] is not None and name not in self._rows
+        if name not in self._values:
+            raise KeyError(name)
+        return name not in self._rows
 
     def rows(self, name: str) -> NDArray[np.intp]:
         """The frames that hold the signal, by number, rising; as long as the column. Raises KeyError as `[]`."""

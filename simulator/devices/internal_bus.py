@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MeasurementTable", "SlaveMessages"]
 
-CELLS_PER_FRAME = 4
-PROBES_PER_FRAME = 4
+GROUP_SIZE = 4
+"""Cells or probes in one message."""
 SERIAL_PAGES = 4
 SERIAL_CHARACTERS_PER_PAGE = 6
 # A sensor reads to 0.1 mV and 0.1 degree; beyond the signal's range it is broken, and the wire says so.
-CELL_VOLTAGE_MAX_V = 6.5533
+CELL_VOLTAGE_RANGE_V = (0.0, 6.5533)
+TEMPERATURE_RANGE_C = (-60.0, 200.0)
+_ABNORMAL = "Abnormal"
 _INVALID = "Invalid"
 
 
@@ -38,12 +40,12 @@ class SlaveMessages:
         self._profile = profile
         cells, probes = profile.cells_per_slave, profile.probes_per_slave
         self._cells = [
-            (database[_name(position, f"Cells_{group + 1}")], group * CELLS_PER_FRAME)
-            for group in range(-(-cells // CELLS_PER_FRAME))
+            (database[_name(position, f"Cells_{group + 1}")], group * GROUP_SIZE)
+            for group in range(-(-cells // GROUP_SIZE))
         ]
         self._temperatures = [
-            (database[_name(position, f"Temperatures_{group + 1}")], group * PROBES_PER_FRAME)
-            for group in range(-(-probes // PROBES_PER_FRAME))
+            (database[_name(position, f"Temperatures_{group + 1}")], group * GROUP_SIZE)
+            for group in range(-(-probes // GROUP_SIZE))
         ]
         self._status = database[_name(position, "Status")]
         self._identity = database[_name(position, "Identity")]
@@ -56,11 +58,11 @@ class SlaveMessages:
         status |= {"AliveCounter": alive & 0xFF, "State": "Measuring"}
         frames = [self._status.frame(status)]
         frames += [
-            _group_frame(message, "Cell_{:02d}", first, cell_voltages_v, CELLS_PER_FRAME, 4)
+            _group_frame(message, "Cell_{:02d}", first, cell_voltages_v, CELL_VOLTAGE_RANGE_V, 4)
             for message, first in self._cells
         ]
         frames += [
-            _group_frame(message, "Probe_{}", first, temperatures_c, PROBES_PER_FRAME, 1)
+            _group_frame(message, "Probe_{}", first, temperatures_c, TEMPERATURE_RANGE_C, 1)
             for message, first in self._temperatures
         ]
         return frames
@@ -90,12 +92,17 @@ class SlaveMessages:
 
 
 def _group_frame(
-    message: Message, pattern: str, first: int, values: Sequence[float], size: int, decimals: int
+    message: Message, pattern: str, first: int, values: Sequence[float], valid: tuple[float, float], decimals: int
 ) -> CanFrame:
+    lowest, highest = valid
     signals: dict[str, int | float | str] = {}
-    for index in range(first, first + size):
-        name = pattern.format(index + 1)
-        signals[name] = round(float(values[index]), decimals) if index < len(values) else _INVALID
+    for index in range(first, first + GROUP_SIZE):
+        value: float | str = _INVALID
+        if index < len(values):
+            value = round(float(values[index]), decimals)
+            # Not a number is in no range.
+            value = value if lowest <= value <= highest else _ABNORMAL
+        signals[pattern.format(index + 1)] = value
     return message.frame(signals)
 
 
@@ -131,14 +138,14 @@ class MeasurementTable:
             self.heard_ns[position] = now_ns
 
         listen("Status", status)
-        for group in range(-(-profile.cells_per_slave // CELLS_PER_FRAME)):
-            first = group * CELLS_PER_FRAME
-            count = min(CELLS_PER_FRAME, profile.cells_per_slave - first)
+        for group in range(-(-profile.cells_per_slave // GROUP_SIZE)):
+            first = group * GROUP_SIZE
+            count = min(GROUP_SIZE, profile.cells_per_slave - first)
             place = (position - 1) * profile.cells_per_slave + first
             listen(f"Cells_{group + 1}", _store(self.cell_voltages_v, place, count))
-        for group in range(-(-profile.probes_per_slave // PROBES_PER_FRAME)):
-            first = group * PROBES_PER_FRAME
-            count = min(PROBES_PER_FRAME, profile.probes_per_slave - first)
+        for group in range(-(-profile.probes_per_slave // GROUP_SIZE)):
+            first = group * GROUP_SIZE
+            count = min(GROUP_SIZE, profile.probes_per_slave - first)
             place = (position - 1) * profile.probes_per_slave + first
             listen(f"Temperatures_{group + 1}", _store(self.temperatures_c, place, count))
         listen("Identity", lambda message, data, _now_ns: self._take_identity(message, data, position))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import (
     AlarmFlag,
     Alarms,
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PackValues", "report_bodies"]
 
-# A frame carries at most 200 cells of a subsystem (table B.6); larger packs are split over several reports.
+# A frame carries at most 200 cells of a subsystem (table B.6). A larger pack would need several reports a period; no
+# profile has one yet, and none may lose cells silently.
 CELLS_PER_FRAME_MAX = 200
 # One byte names the cell of an extreme (table 16).
 EXTREME_NUMBER_MAX = 250
@@ -49,6 +51,11 @@ CELL_VOLTAGE_MIN_V = 2.5
 TEMPERATURE_MAX_C = 55
 INSULATION_KOHM = 5000
 SUBSYSTEM = 1
+# The ranges of the text (tables 9, 11, 16, B.6 and B.8 of 2016).
+CURRENT_RANGE_A = (-1000.0, 1000.0)
+PACK_VOLTAGE_RANGE_V = (0.0, 1000.0)
+TEMPERATURE_RANGE_C = (-40.0, 210.0)
+ODOMETER_RANGE_KM = (0.0, 999_999.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,15 @@ class PackValues:
 
 
 def report_bodies(pack: PackValues, vehicle: Vehicle, *, has_positioning: bool) -> tuple[Body, ...]:
-    """Every 2016 body a BMS fills, in the order of their types."""
+    """Every 2016 body a BMS fills, in the order of their types. A value beyond its field's range is "abnormal".
+
+    Raises:
+        ConfigurationError: the pack has more cells than a frame carries.
+    """
+    if len(pack.cell_voltages_v) > CELLS_PER_FRAME_MAX:
+        raise ConfigurationError(
+            f"report: expected at most {CELLS_PER_FRAME_MAX} cells, got {len(pack.cell_voltages_v)}"
+        )
     voltage = pack.voltage_v
     bodies: list[Body] = [
         _vehicle_data(pack, voltage, vehicle),
@@ -85,12 +100,25 @@ def report_bodies(pack: PackValues, vehicle: Vehicle, *, has_positioning: bool) 
             (
                 SubsystemTemperatures(
                     SUBSYSTEM,
-                    tuple(Sentinel.INVALID if value is None else round(value) for value in pack.temperatures_c),
+                    tuple(_degrees(value) for value in pack.temperatures_c),
                 ),
             )
         ),
     ]
     return tuple(bodies)
+
+
+def _within(valid: tuple[float, float], value: float | None, decimals: int = 1) -> float | Sentinel:
+    """*value* as a report carries it: rounded, or the sentinel that says why it is not there."""
+    if value is None:
+        return Sentinel.INVALID
+    rounded = round(value, decimals)
+    return rounded if valid[0] <= rounded <= valid[1] else Sentinel.ABNORMAL
+
+
+def _degrees(value: float | None) -> int | Sentinel:
+    whole = _within(TEMPERATURE_RANGE_C, value, 0)
+    return whole if isinstance(whole, Sentinel) else int(whole)
 
 
 def _vehicle_data(pack: PackValues, voltage: float | None, vehicle: Vehicle) -> VehicleData:
@@ -100,10 +128,11 @@ def _vehicle_data(pack: PackValues, voltage: float | None, vehicle: Vehicle) -> 
         charging_state=ChargingState.PARKED_CHARGING if vehicle.is_charging else ChargingState.NOT_CHARGING,
         run_mode=RunMode.ELECTRIC,
         speed_kmh=round(vehicle.speed_kmh, 1),
-        odometer_km=round(vehicle.odometer_km, 1),
-        total_voltage_v=Sentinel.INVALID if voltage is None else round(voltage, 1),
-        total_current_a=round(pack.current_a, 1),
-        soc_pct=round(pack.soc_pct),
+        odometer_km=_within(ODOMETER_RANGE_KM, vehicle.odometer_km),
+        total_voltage_v=_within(PACK_VOLTAGE_RANGE_V, voltage),
+        total_current_a=_within(CURRENT_RANGE_A, pack.current_a),
+        # A cell beyond full or empty is still full or empty.
+        soc_pct=min(100, max(0, round(pack.soc_pct))),
         dcdc_state=DcdcState.WORKING if vehicle.ignition_on else DcdcState.OPEN,
         gear=Gear.of(GearPosition.DRIVE if driving else GearPosition.PARK, is_driving=driving),
         insulation_kohm=INSULATION_KOHM,
@@ -122,8 +151,8 @@ def _motor(voltage: float | None, vehicle: Vehicle) -> DriveMotor:
         speed_rpm=round(vehicle.speed_kmh * 90),
         torque_nm=15.0 if driving else 0.0,
         motor_temperature_c=48 if driving else 31,
-        controller_voltage_v=Sentinel.INVALID if voltage is None else round(voltage, 1),
-        controller_current_a=round(current, 1),
+        controller_voltage_v=_within(PACK_VOLTAGE_RANGE_V, voltage),
+        controller_current_a=_within(CURRENT_RANGE_A, current),
     )
 
 
@@ -149,10 +178,10 @@ def _extremes(pack: PackValues) -> Extremes:
         cell_voltage_min_v=round(lowest[0], 3) if lowest else invalid,
         temperature_max_subsystem=SUBSYSTEM if hottest else invalid,
         temperature_max_probe=number(hottest),
-        temperature_max_c=round(hottest[0]) if hottest else invalid,
+        temperature_max_c=_degrees(hottest[0] if hottest else None),
         temperature_min_subsystem=SUBSYSTEM if coldest else invalid,
         temperature_min_probe=number(coldest),
-        temperature_min_c=round(coldest[0]) if coldest else invalid,
+        temperature_min_c=_degrees(coldest[0] if coldest else None),
     )
 
 
@@ -179,11 +208,11 @@ def _cell_voltages(pack: PackValues, voltage: float | None) -> CellVoltages:
         (
             SubsystemVoltages(
                 number=SUBSYSTEM,
-                voltage_v=Sentinel.INVALID if voltage is None else round(voltage, 1),
-                current_a=round(pack.current_a, 1),
+                voltage_v=_within(PACK_VOLTAGE_RANGE_V, voltage),
+                current_a=_within(CURRENT_RANGE_A, pack.current_a),
                 cell_count=len(values),
                 first_cell=1,
-                cell_voltages_v=values[:CELLS_PER_FRAME_MAX],
+                cell_voltages_v=values,
             ),
         )
     )

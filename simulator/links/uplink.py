@@ -149,23 +149,28 @@ class Modem:
 
     def deliver_body(self, exchange: _Exchange, data: bytes) -> None:
         """Hand *data* to the unit, with the planned faults."""
-        self.http_bytes += len(data)
+        is_cut = False
         if exchange.is_image:
-            start, self.image_bytes = self.image_bytes, self.image_bytes + len(data)
+            start = self.image_bytes
+            # The cut first: a byte behind it never arrives, so it cannot arrive wrong.
+            cut = self.cut_after_image_bytes
+            if cut is not None and start + len(data) >= cut:
+                self.cut_after_image_bytes = None
+                self.faults_happened.append(f"download_cut after image byte {cut}")
+                data = data[: max(cut - start, 0)]
+                is_cut = True
+            self.image_bytes += len(data)
             corrupt = self.corrupt_at_image_byte
             if corrupt is not None and start <= corrupt < self.image_bytes:
                 self.corrupt_at_image_byte = None
                 self.faults_happened.append(f"corrupt_byte at image byte {corrupt}")
                 at = corrupt - start
                 data = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
-            cut = self.cut_after_image_bytes
-            if cut is not None and self.image_bytes >= cut:
-                self.cut_after_image_bytes = None
-                self.faults_happened.append(f"download_cut after image byte {cut}")
-                exchange.listener.http_body(data[: len(data) - (self.image_bytes - cut)])
-                self._break("mobile link lost")
-                return
-        exchange.listener.http_body(data)
+        self.http_bytes += len(data)
+        if data:
+            exchange.listener.http_body(data)
+        if is_cut:
+            self._break("mobile link lost")
 
     def finish(self, exchange: _Exchange, error: str | None) -> None:
         if self._exchange is exchange:

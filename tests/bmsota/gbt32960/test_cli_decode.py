@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from uuid import UUID
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from bmsota.cli import decode as decode_command
-from bmsota.gbt32960 import Frame, Heartbeat, RawMessage, encode
+from bmsota.gbt32960 import Frame, Heartbeat, NodeIdentity, RawMessage, UnitIdentity, beijing_time, encode
 
 LOGOUT = "232304fe5445535456494e303030303030303035340100081206161015150046e1"
 BROKEN = LOGOUT[:-2] + "e2"
@@ -135,6 +136,25 @@ def test_a_terminal_is_no_input(run, monkeypatch):
     """Without arguments and with a keyboard there is nothing to wait for."""
     monkeypatch.setattr(decode_command, "_is_terminal", lambda: True)
     assert run(stdin=LOGOUT).exit_code == 2
+
+
+def test_an_identity_in_words_and_for_programs(run):
+    """UUIDs and versions are shown as people write them."""
+    node = NodeIdentity(
+        role=0,
+        position=0,
+        hwid="F7M",
+        hardware_class=UUID(int=5),
+        version=(2, 1, 0, 5),
+        security_counter=3,
+        serial="SN",
+    )
+    data = encode(Frame(command=0xC0, vin="V", message=UnitIdentity(beijing_time(10**18), (node,)))).hex()
+    words = run(data).stdout
+    assert "hardware_class: 00000000-0000-0000-0000-000000000005" in words
+    assert "version: 2 1 0 5 (4)" in words
+    found = json.loads(run("--json", data).stdout)["message"]["nodes"][0]
+    assert (found["hardware_class"], found["version"]) == ("00000000-0000-0000-0000-000000000005", [2, 1, 0, 5])
 
 
 def test_encrypted_frames_say_so(run):

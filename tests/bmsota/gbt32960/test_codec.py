@@ -63,6 +63,7 @@ from bmsota.gbt32960 import (
     decode,
     encode,
     explain,
+    nanoseconds,
 )
 from bmsota.gbt32960._compile import decoder, encoder
 from bmsota.gbt32960._fields import (
@@ -440,6 +441,15 @@ def test_a_time_that_does_not_exist_is_refused(raw):
     assert caught.value.offset == 24
 
 
+def test_instants_are_integers_of_nanoseconds():
+    """There and back; a naive datetime has no instant."""
+    now_ns = 1_767_225_600_123_456_789
+    assert beijing_time(now_ns).isoformat() == "2026-01-01T08:00:00+08:00"
+    assert nanoseconds(beijing_time(now_ns)) == 1_767_225_600_000_000_000
+    with pytest.raises(LocalProtocolError, match="aware"):
+        nanoseconds(datetime(2026, 1, 1))  # noqa: DTZ001 the point
+
+
 # --- refusals of encode ----------------------------------------------------------------------------------------------------
 
 
@@ -464,6 +474,7 @@ def test_a_time_that_does_not_exist_is_refused(raw):
         (CellVoltages((SubsystemVoltages(1, 1.0, 1.0, 1, 1, (3.3,) * 256),)), "0 to 255 items, got 256"),
         (CellVoltages((SubsystemVoltages(1, 1.0, 1.0, 1, 1, Sentinel.INVALID),)), "cell_voltages_v: expected a tuple"),
         (CellVoltages((VEHICLE,)), "expected SubsystemVoltages, got VehicleData"),
+        (CellVoltages([VEHICLE]), "expected SubsystemVoltages, got VehicleData"),
         (CellVoltages(5), "subsystems: expected a tuple or a Sentinel, got 5"),
         (ProbeTemperatures((SubsystemTemperatures(1, (-41,)),)), "temperatures_c"),
         (ProbeTemperatures((SubsystemTemperatures(1, (214,)),)), "temperatures_c"),
@@ -721,6 +732,8 @@ def test_parameters_and_platform_messages_round_trip():
         for command, flag in ((0x81, 0xFE), (0x80, ReplyFlag.SUCCESS)):
             frame = Frame(command=command, vin=VIN, message=message, reply_flag=flag)
             assert decode(encode(frame)) == frame
+    rounded = Frame(command=5, vin=VIN, message=PlatformLogin(NOW, 1.0, "user", "secret", 1.0))
+    assert decode(encode(rounded)) == rounded
     for message, command in ((PlatformLogin(NOW, 1, "user", "secret"), 5), (PlatformLogout(NOW, 1), 6)):
         frame = Frame(command=command, vin=VIN, message=message)
         assert decode(encode(frame)) == frame

@@ -80,6 +80,14 @@ def test_numbers_that_are_no_plain_decimals_are_kept_as_they_came():
         assert control_parameters_bytes(1, upgrade) == raw
 
 
+def test_text_that_could_be_binary_is_text():
+    """Six letters, a port and a limit of two digits stand where the binary layout has its numbers."""
+    expected = RemoteUpgrade(
+        url="https://x", apn="a", address="server", port=80, connect_limit_min=30, layout=UpgradeLayout.B16_TEXT
+    )
+    assert control_parameters(1, b"a;;;server;80;;;;https://x;30") == expected
+
+
 def test_a_name_of_six_letters_is_an_address_in_the_binary_layout():
     upgrade = RemoteUpgrade(**FULL | {"address": "server", "port": 8080}, layout=UpgradeLayout.B16_BINARY)
     raw = control_parameters_bytes(1, upgrade)

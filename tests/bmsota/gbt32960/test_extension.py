@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -76,6 +77,7 @@ def test_the_bytes_of_each_message(edition):
         (0xC0, UnitIdentity(NOW, (replace(MASTER, hwid=""),)), "hwid: expected 1 to 24 bytes"),
         (0xC0, UnitIdentity(NOW, (replace(MASTER, version=(256, 0, 0, 0)),)), "version_major"),
         (0xC0, UnitIdentity(NOW, (replace(MASTER, security_counter=-1),)), "security_counter"),
+        (0xC0, UnitIdentity(NOW, (replace(MASTER, hardware_class=SimpleNamespace(bytes=b"short")),)), "16 bytes, got 5"),
         (0xC1, SignedReport(NOW, b"x"), "frame.command: expected 0xc2 for SignedReport"),
     ],
 )  # fmt: skip

@@ -334,10 +334,9 @@ def play(device, script):
             # A long list of equal actions may be written once: `<* action`.
             found += [line, *(f"< {action}" for action in device.actions())]
         expected.append(line)
-        if index + 1 == len(lines) or lines[index + 1].startswith("> "):
-            if found != expected:
-                difference = "\n".join(unified_diff(expected, found, "as written", "as it went", lineterm="", n=4))
-                pytest.fail(f"state {device.updater.state}\n{difference}", pytrace=False)
+        if (index + 1 == len(lines) or lines[index + 1].startswith("> ")) and found != expected:
+            difference = "\n".join(unified_diff(expected, found, "as written", "as it went", lineterm="", n=4))
+            pytest.fail(f"state {device.updater.state}\n{difference}", pytrace=False)
     return device
 
 
@@ -1147,8 +1146,10 @@ def expire(device):
     assert device.actions() == ["discover"]
     device.give("nodes 1=2.0.0 2=2.0.0")
     assert device.actions() == [
-        "report 1 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: "
-        "freeze: expected order to be valid at 1793456000, got expiry 1792592000"
+        (
+            "report 1 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: "
+            "freeze: expected order to be valid at 1793456000, got expiry 1792592000"
+        )
     ]
 
 

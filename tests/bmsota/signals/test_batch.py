@@ -78,7 +78,9 @@ def test_every_row_decodes_as_the_definition_reads(layout, data):
             decode_reference(message.layout, frames[row], size_bytes=size, where=f"row {row}, Message")
     else:
         assert all(map(same, rows_of(message.decode_batch(array)), expected))
-    for ours, theirs in zip(rows_of(message.decode_batch(array, strict=False)), expected, strict=True):
+    loose = message.decode_batch(array, strict=False)
+    assert loose.undefined == tuple(row for row, theirs in enumerate(expected) if theirs is None)
+    for ours, theirs in zip(rows_of(loose), expected, strict=True):
         assert theirs is None or same(ours, theirs)
 
 
@@ -221,6 +223,7 @@ def test_an_unknown_number_is_refused_with_its_row_or_left_out():
     with pytest.raises(SignalError, match=r"expected multiplexer number 0, 1, 2, 3, got 9 \(row 1, Message.Page\)"):
         message.decode_batch(array)
     columns = message.decode_batch(array, strict=False)
+    assert columns.undefined == (1,)
     assert columns["Page"].tolist() == [0, 9, 0]
     assert columns.rows("Cell_0").tolist() == [0, 2]
     with pytest.raises(SignalError, match=r"expected multiplexer number 0, 1, 2, 3, got 7 \(row 2, Message.Page\)"):

@@ -1,0 +1,205 @@
+"""What `bmsota dbc decode` writes: lines of text, CSV, Parquet. One value is one row; a frame of text is one line.
+
+The tables have a row per value, not a column per signal: a log holds hundreds of messages, each with its own times. Columns:
+time_s, channel, can_id, message, signal, value, name (of the value table, or nothing), unit.
+"""
+
+from __future__ import annotations
+
+import csv
+from decimal import Decimal
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+import numpy as np
+
+from bmsota.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from bmsota.adapters.canlogs import DecodedMessage, LogBlock
+    from bmsota.signals import Message, Signal
+
+__all__ = ["CsvTable", "LogTable", "ParquetTable", "TextLines"]
+
+# Digits behind the point that a scale can ask for; beyond them float64 has nothing to say about usual values.
+_DECIMALS_MAX = 12
+_EXTENDED_FLAG = 1 << 31
+
+
+class LogTable(Protocol):
+    """Where decoded blocks go."""
+
+    def write(self, block: LogBlock, /) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Shown:
+    """How one signal's numbers are written."""
+
+    __slots__ = ("_decimals", "_is_float", "_names", "name", "unit")
+
+    def __init__(self, signal: Signal) -> None:
+        self.name = signal.name
+        self.unit = signal.unit
+        self._names = {raw * signal.scale + signal.offset: name for raw, name in signal.choices.items()}
+        places = [-int(Decimal(repr(each)).normalize().as_tuple().exponent) for each in (signal.scale, signal.offset)]
+        self._decimals = min(max(*places, 0), _DECIMALS_MAX)
+        self._is_float = signal.is_float
+
+    def number(self, value: float) -> str:
+        if isinstance(value, int):
+            return str(value)
+        # To the last digit that the scale can produce: 0.1 * 3 is 0.3.
+        return f"{value:.9g}" if self._is_float else f"{value:.{self._decimals}f}"
+
+    def named(self, value: float) -> str:
+        return self._names.get(value, "") if self._names else ""
+
+    def names(self, values: Iterable[float]) -> list[str | None]:
+        return [self._names.get(value) for value in values] if self._names else []
+
+
+def _can_id(message: Message) -> str:
+    return f"{message.can_id:08X}" if message.is_extended_id else f"{message.can_id:03X}"
+
+
+class _Writer:
+    """Keeps how each signal is written: it is asked for once per message, not once per block."""
+
+    def __init__(self) -> None:
+        self._shown: dict[int, list[_Shown]] = {}
+
+    def shown(self, message: Message) -> list[_Shown]:
+        found = self._shown.get(id(message))
+        if found is None:
+            found = self._shown[id(message)] = [_Shown(signal) for signal in message.signals]
+        return found
+
+    def frames(self, block: LogBlock) -> Iterator[tuple[DecodedMessage, int, list[tuple[_Shown, Any]]]]:
+        """Every frame in the log's order: its message, its row there, and its values."""
+        found: list[tuple[int, DecodedMessage, int, list[tuple[_Shown, Any]]]] = []
+        for each in block.decoded:
+            values: list[list[tuple[_Shown, Any]]] = [[] for _ in range(each.columns.length)]
+            for shown in self.shown(each.message):
+                rows = each.columns.rows(shown.name).tolist()
+                for row, value in zip(rows, each.columns[shown.name].tolist(), strict=True):
+                    values[row].append((shown, value))
+            positions = each.positions.tolist()
+            found += [(positions[row], each, row, held) for row, held in enumerate(values)]
+        found.sort(key=lambda item: item[0])
+        for _, each, row, held in found:
+            yield each, row, held
+
+
+class TextLines(_Writer):
+    """One line a frame: (time) channel id message: signal value unit, ..."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__()
+        self._out = out
+
+    def write(self, block: LogBlock) -> None:
+        lines = []
+        for each, row, held in self.frames(block):
+            values = ", ".join(
+                f"{shown.name} {name}" if (name := shown.named(value)) else f"{shown.name} {shown.number(value)}{shown.unit and ' '}{shown.unit}"
+                for shown, value in held
+            )  # fmt: skip
+            channel = each.channels[row]
+            place = f"({each.times_s[row]:.6f}) {channel}{channel and ' '}{_can_id(each.message)}"
+            lines.append(f"{place} {each.message.name}: {values}\n")
+        self._out.write("".join(lines))
+
+    def close(self) -> None:
+        self._out.flush()
+
+
+HEADER = ("time_s", "channel", "can_id", "message", "signal", "value", "name", "unit")
+
+
+class CsvTable(_Writer):
+    """RFC 4180, UTF-8, one row a value, in the log's order."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__()
+        self._out = out
+        self._csv = csv.writer(out, lineterminator="\n")
+        self._csv.writerow(HEADER)
+
+    def write(self, block: LogBlock) -> None:
+        for each, row, held in self.frames(block):
+            start = (f"{each.times_s[row]:.6f}", each.channels[row], _can_id(each.message), each.message.name)
+            self._csv.writerows(
+                (*start, shown.name, shown.number(value), shown.named(value), shown.unit) for shown, value in held
+            )
+
+    def close(self) -> None:
+        self._out.close()
+
+
+class ParquetTable(_Writer):
+    """Parquet, Zstandard, one row a value; within a block of frames ordered by message and signal.
+
+    `value` is float64: integers beyond 2**53 are rounded. Text columns are dictionaries, so that the names cost nothing.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Create the file.
+
+        Raises:
+            OSError: it cannot be created.
+            ConfigurationError: pyarrow is not installed.
+        """
+        super().__init__()
+        try:
+            # Through import_module: an extra that most installations do not have, and that publishes no types.
+            self._arrow: Any = import_module("pyarrow")
+            parquet: Any = import_module("pyarrow.parquet")
+        except ImportError as error:
+            raise ConfigurationError(
+                "expected pyarrow (pip install 'bmsota[parquet]') to write Parquet, got none"
+            ) from error
+        arrow = self._arrow
+        text = arrow.dictionary(arrow.int32(), arrow.string())
+        self._schema = arrow.schema([
+            ("time_s", arrow.float64()), ("channel", text), ("can_id", arrow.uint32()), ("is_extended_id", arrow.bool_()),
+            ("message", text), ("signal", text), ("value", arrow.float64()), ("name", text), ("unit", text),
+        ])  # fmt: skip
+        self._writer: Any = parquet.ParquetWriter(path, self._schema, compression="zstd")
+
+    def write(self, block: LogBlock) -> None:
+        arrow, schema = self._arrow, self._schema
+        batches = []
+        for each in block.decoded:
+            channels = arrow.array(each.channels, arrow.string()).dictionary_encode()
+            for shown in self.shown(each.message):
+                rows = each.columns.rows(shown.name)
+                count = len(rows)
+                if not count:
+                    continue
+                values = each.columns[shown.name]
+                names = shown.names(values.tolist()) or [None] * count
+                constant = {"message": each.message.name, "signal": shown.name, "unit": shown.unit}
+                fields = {
+                    "time_s": arrow.array(each.times_s[rows]),
+                    "channel": channels.take(arrow.array(rows)),
+                    "can_id": arrow.array(np.full(count, each.message.can_id, dtype=np.uint32)),
+                    "is_extended_id": arrow.array(np.full(count, each.message.is_extended_id)),
+                    "value": arrow.array(values.astype(np.float64)),
+                    "name": arrow.array(names, arrow.string()).dictionary_encode(),
+                    **{
+                        key: arrow.DictionaryArray.from_arrays(np.zeros(count, dtype=np.int32), [text])
+                        for key, text in constant.items()
+                    },
+                }
+                batches.append(arrow.record_batch([fields[field.name] for field in schema], schema=schema))
+        if batches:
+            # One row group a block, whatever the number of messages in it.
+            table = arrow.Table.from_batches(batches, schema=schema).unify_dictionaries().combine_chunks()
+            self._writer.write_table(table)
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,358 @@
+"""The flashing engine against real bootloader targets on a bus in memory: one node's trouble is not the others'."""
+
+from __future__ import annotations
+
+import heapq
+from functools import cache, partial
+from random import Random
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from bmsota.adapters.files import packaged_dbc
+from bmsota.boot import BootStore, SlotLayout, SlotState, for_hardware
+from bmsota.bootloader import BootloaderTarget, BootloaderTiming, BootloaderWire, Command, ResetRequested, TargetIdentity
+from bmsota.bootloader._messages import Request
+from bmsota.errors import ImageError, LocalProtocolError
+from bmsota.flashing import (
+    FlashingEngine,
+    FlashJob,
+    NodesDiscovered,
+    OperationFinished,
+    TransferBroken,
+    TransferProgressed,
+)
+from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
+from bmsota.signals import loads
+from simulator.devices.flash import FlashModel
+
+KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
+SLAVE_CLASS = HardwareClass.named("bmsota.example", "test-slave")
+OTHER_CLASS = HardwareClass.named("bmsota.example", "another-slave")
+MS, SECOND = 1_000_000, 1_000_000_000
+OLD, NEW = ImageVersion(2, 0), ImageVersion(2, 1)
+# A dead node is given up after 0.5 s instead of 10.
+TIMING = BootloaderTiming(discover_tries=5)
+
+
+@cache
+def image(version=NEW, hardware_class=SLAVE_CLASS, size=700):
+    return build_image(
+        Random(str(version)).randbytes(size),
+        version=version,
+        security_counter=version.minor + 1,
+        hardware_class=hardware_class,
+        role=ImageRole.SLAVE,
+        signing_key=KEY,
+    )
+
+
+@cache
+def wire():
+    return BootloaderWire(loads(packaged_dbc("bms_bootloader")))
+
+
+class Node:
+    def __init__(self, position, hardware_class=SLAVE_CLASS):
+        self.position = position
+        self.flash = FlashModel(8 * 1024, erase_block_bytes=512, seed=position)
+        self.layout = SlotLayout.divide(self.flash)
+        self.hardware_class = hardware_class
+        self.is_dead = False
+        self.restarts = -1
+        self._new_store().install_factory(image(OLD, hardware_class))
+        self.restart()
+
+    def _new_store(self):
+        verify = partial(verify_image, public_keys=[KEY.public_key()])
+        return BootStore(
+            self.flash, self.layout, verify=for_hardware(verify, class_id=self.hardware_class.class_id, role=ImageRole.SLAVE)
+        )
+
+    def restart(self):
+        self.restarts += 1
+        self.store = self._new_store()
+        self.boot = self.store.boot()
+        self.store.take_busy_ns()
+        identity = TargetIdentity(
+            position=self.position,
+            role=ImageRole.SLAVE,
+            hwid=f"HW-{self.position}",
+            serial=f"SN{self.position}",
+            hardware_class=self.hardware_class,
+        )
+        self.target = BootloaderTarget(wire(), identity=identity, store=self.store, boot=self.boot)
+
+    @property
+    def version(self):
+        return self.boot.facts.version
+
+
+class Bus:
+    """Engine and nodes, each frame 0.2 ms."""
+
+    def __init__(self, *nodes):
+        self.nodes = nodes
+        self.engine = FlashingEngine(wire(), timing=TIMING)
+        self.now_ns = 1000 * SECOND
+        self.requests = []
+        self.on_request = lambda request: None
+        self._free_ns = 0
+        self._heap = []
+        self._sequence = 0
+
+    def _send(self, frames, sender):
+        for frame in frames:
+            self._free_ns = max(self._free_ns, self.now_ns) + 200_000
+            self._sequence += 1
+            heapq.heappush(self._heap, (self._free_ns, self._sequence, sender, frame))
+
+    def _deliver(self, sender, frame):
+        if sender is self.engine:
+            request = wire().parse(frame)
+            if isinstance(request, Request):
+                self.requests.append(request)
+                self.on_request(request)
+            for node in self.nodes:
+                if not node.is_dead:
+                    node.target.receive_frame(frame, self.now_ns)
+        else:
+            self.engine.receive_frame(frame, self.now_ns)
+
+    def run(self):
+        """Run the operation to its end; its events."""
+        events = []
+        end_ns = self.now_ns + 60 * SECOND
+        while True:
+            self.engine.handle_timeout(self.now_ns)
+            self._send(self.engine.frames_to_send(self.now_ns), self.engine)
+            while (event := self.engine.next_event()) is not None:
+                events.append(event)
+            if self.engine.is_idle:
+                return events
+            machines = [self.engine]
+            for node in self.nodes:
+                if node.is_dead:
+                    continue
+                target = node.target
+                target.handle_timeout(self.now_ns)
+                self._send(target.frames_to_send(self.now_ns), node)
+                while (event := target.next_event()) is not None:
+                    if isinstance(event, ResetRequested):
+                        node.restart()
+                machines.append(node.target)
+            due = [machine.next_timeout() for machine in machines]
+            due += [self._heap[0][0]] if self._heap else []
+            self.now_ns = max(self.now_ns, min(time for time in due if time is not None))
+            assert self.now_ns < end_ns, "the engine hangs"
+            while self._heap and self._heap[0][0] <= self.now_ns:
+                _, _, sender, frame = heapq.heappop(self._heap)
+                self._deliver(sender, frame)
+
+    def commands(self):
+        """(position, command) in the order in which they were given, repetitions left out."""
+        given = [(request.node, request.command) for request in self.requests if request.command is not Command.DISCOVER]
+        return [pair for index, pair in enumerate(given) if index == 0 or given[index - 1] != pair]
+
+
+@pytest.fixture
+def bus():
+    return Bus(Node(1), Node(2), Node(3))
+
+
+def results(events, operation):
+    finished = events[-1]
+    assert isinstance(finished, OperationFinished)
+    assert finished.operation == operation
+    assert [event for event in events if isinstance(event, OperationFinished)] == [finished]
+    return {result.position: result for result in finished.results}
+
+
+def flash(bus, *positions):
+    bus.engine.flash([FlashJob(position, image()) for position in positions])
+    return bus.run()
+
+
+def activate(bus, *positions):
+    flash(bus, *positions)
+    bus.engine.activate(positions)
+    return bus.run()
+
+
+def test_discovery_names_everybody_by_rising_position(bus):
+    bus.engine.discover((1, 2, 3))
+    assert not bus.engine.is_idle
+    (found,) = bus.run()
+    assert isinstance(found, NodesDiscovered)
+    assert [(node.position, node.hwid, node.version) for node in found.nodes] == [
+        (1, "HW-1", OLD),
+        (2, "HW-2", OLD),
+        (3, "HW-3", OLD),
+    ]
+    assert bus.engine.is_idle
+
+
+def test_discovery_ends_without_the_dead(bus):
+    bus.nodes[1].is_dead = True
+    bus.engine.discover((1, 2, 3))
+    (found,) = bus.run()
+    assert [node.position for node in found.nodes] == [1, 3]
+
+
+def test_discovery_of_nobody_ends(bus):
+    for node in bus.nodes:
+        node.is_dead = True
+    bus.engine.discover((1, 2, 3))
+    assert bus.run() == [NodesDiscovered(())]
+
+
+def test_flashing_stages_and_runs_nothing(bus):
+    events = flash(bus, 1, 2, 3)
+    assert {position: result.ok for position, result in results(events, "flash").items()} == {1: True, 2: True, 3: True}
+    for node in bus.nodes:
+        assert node.version == OLD
+        assert node.store.slots[node.store.spare_slot].state is SlotState.STAGED
+        assert node.restarts == 0
+    progress = [event for event in events if isinstance(event, TransferProgressed)]
+    assert [event.position for event in progress] == sorted(event.position for event in progress)
+    assert all(event.size_bytes == len(image()) for event in progress)
+    assert [event.next_offset for event in progress if event.position == 2][-1] == len(image())
+
+
+def test_nodes_are_served_one_after_another_in_the_order_given(bus):
+    flash(bus, 3, 1)
+    once = list(dict.fromkeys(bus.commands()))
+    steps = [Command.ENTER_BOOTLOADER, Command.BEGIN_TRANSFER, Command.CHECK_BLOCK, Command.FINISH_TRANSFER]
+    assert once == [(position, command) for position in (3, 1) for command in steps]
+
+
+def test_one_dead_node_does_not_stop_the_others(bus):
+    bus.nodes[1].is_dead = True
+    found = results(flash(bus, 1, 2, 3), "flash")
+    assert {position: result.ok for position, result in found.items()} == {1: True, 2: False, 3: True}
+    assert found[2].detail.startswith("node silent: node 2 did not answer")
+    assert found[2].safe_to_run_again
+
+
+def test_a_node_of_another_class_is_refused_before_anything_is_written():
+    bus = Bus(Node(1), Node(2, OTHER_CLASS), Node(3))
+    before = bus.nodes[1].flash.operations
+    found = results(flash(bus, 1, 2, 3), "flash")
+    assert {position: result.ok for position, result in found.items()} == {1: True, 2: False, 3: True}
+    assert found[2].detail.startswith("wrong hardware: expected hardware class")
+    assert bus.nodes[1].flash.operations == before
+
+
+def test_a_node_that_dies_in_its_transfer_is_given_up_and_the_next_served(bus):
+    def kill(request):
+        if (request.node, request.command) == (1, Command.CHECK_BLOCK):
+            bus.nodes[0].is_dead = True
+
+    bus.on_request = kill
+    events = flash(bus, 1, 2)
+    found = results(events, "flash")
+    assert (found[1].ok, found[2].ok) == (False, True)
+    assert [event.position for event in events if isinstance(event, TransferBroken)] == [1]
+
+
+def test_activation_boots_each_node_on_trial(bus):
+    found = results(activate(bus, 1, 2, 3), "activate")
+    assert all(result.ok for result in found.values())
+    for node in bus.nodes:
+        assert node.version == NEW
+        assert node.store.is_test_pending
+        assert node.restarts == 1
+    order = [pair for pair in bus.commands() if pair[1] in {Command.ACTIVATE_TEST, Command.RESET}]
+    assert order == [(position, command) for position in (1, 2, 3) for command in (Command.ACTIVATE_TEST, Command.RESET)]
+
+
+def test_a_failed_step_leaves_out_the_later_steps_of_the_same_node_only(bus):
+    """Node 2 has nothing staged: it must not be restarted for that."""
+    flash(bus, 1, 3)
+    bus.engine.activate((1, 2, 3))
+    found = results(bus.run(), "activate")
+    assert {position: result.ok for position, result in found.items()} == {1: True, 2: False, 3: True}
+    assert found[2].detail == "nothing to do: ACTIVATE_TEST: NOTHING_TO_DO"
+    assert [node.restarts for node in bus.nodes] == [1, 0, 1]
+
+
+def test_confirming_without_counters_leaves_the_way_back_open(bus):
+    activate(bus, 1, 2, 3)
+    bus.engine.confirm([(1, NEW), (2, NEW), (3, NEW)], raise_counter=False)
+    assert all(result.ok for result in results(bus.run(), "confirm").values())
+    assert [node.store.security_counter for node in bus.nodes] == [1, 1, 1]
+    bus.engine.revert((1, 2, 3))
+    assert all(result.ok for result in results(bus.run(), "revert").values())
+    assert [node.version for node in bus.nodes] == [OLD, OLD, OLD]
+
+
+def test_a_raised_counter_closes_the_way_back(bus):
+    activate(bus, 1)
+    bus.engine.confirm([(1, NEW)], raise_counter=True)
+    bus.run()
+    assert bus.nodes[0].store.security_counter == 2
+    bus.engine.revert((1,))
+    found = results(bus.run(), "revert")
+    assert found[1].detail == "security counter too low: REVERT: COUNTER_TOO_LOW"
+    assert bus.nodes[0].version == NEW
+
+
+def test_a_node_that_has_fallen_back_does_not_confirm_its_old_image(bus):
+    activate(bus, 1, 2)
+    bus.nodes[0].restart()  # unconfirmed: reverted by the boot
+    bus.engine.confirm([(1, NEW), (2, NEW)], raise_counter=False)
+    found = results(bus.run(), "confirm")
+    assert (found[1].ok, found[2].ok) == (False, True)
+    assert found[1].detail == "wrong version: CONFIRM: expected version 2.1.0, got 2.0.0"
+
+
+def test_a_restart_ends_a_trial_and_a_session(bus):
+    activate(bus, 1)
+    bus.engine.restart((1, 2))
+    assert all(result.ok for result in results(bus.run(), "restart").values())
+    assert [node.version for node in bus.nodes] == [OLD, OLD, OLD]
+    assert [node.restarts for node in bus.nodes] == [2, 1, 0]
+
+
+def test_an_operation_over_nobody_is_over_at_once(bus):
+    for begin, name in (
+        (partial(bus.engine.flash, []), "flash"),
+        (partial(bus.engine.revert, ()), "revert"),
+        (partial(bus.engine.confirm, [], raise_counter=True), "confirm"),
+    ):
+        begin()
+        assert bus.engine.is_idle
+        assert bus.run() == [OperationFinished(name, ())]
+    assert bus.requests == []
+
+
+def test_one_operation_at_a_time(bus):
+    bus.engine.discover((1,))
+    with pytest.raises(LocalProtocolError, match="expected no operation under way, got 'discover'"):
+        bus.engine.restart((1,))
+    assert isinstance(bus.run()[0], NodesDiscovered)
+
+
+def test_a_cancelled_operation_says_nothing_more_and_the_next_may_begin(bus):
+    bus.engine.flash([FlashJob(1, image()), FlashJob(2, image())])
+    bus.engine.frames_to_send(bus.now_ns)
+    bus.engine.cancel()
+    assert bus.engine.is_idle
+    assert bus.engine.next_event() is None
+    assert bus.engine.next_timeout() is None
+    assert bus.engine.frames_to_send(bus.now_ns) == []
+    assert results(flash(bus, 3), "flash").keys() == {3}
+
+
+def test_what_is_no_image_is_refused_and_nothing_is_under_way(bus):
+    with pytest.raises(ImageError):
+        bus.engine.flash([FlashJob(1, b"no image")])
+    assert bus.engine.is_idle
+    assert results(flash(bus, 1), "flash")[1].ok
+
+
+def test_time_and_frames_without_an_operation_do_nothing(bus):
+    bus.engine.handle_timeout(bus.now_ns)
+    bus.engine.receive_frame(wire().serialize(Request(1, Command.DISCOVER, tag=1)), bus.now_ns)
+    assert bus.engine.next_timeout() is None
+    assert bus.engine.next_event() is None

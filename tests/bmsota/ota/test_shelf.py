@@ -1,0 +1,153 @@
+"""The image shelf: what is found again after any power cut, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from random import Random
+
+import pytest
+
+from bmsota.errors import TransferError
+from bmsota.image import ImageRole
+from bmsota.ota import describe_image
+from bmsota.ota.shelf import ImageShelf
+from simulator.devices.flash import CutPhase, FlashModel, PowerCut
+
+BLOCK = 1024
+
+
+@pytest.fixture(scope="module")
+def images(world):
+    """Two images of several blocks, the last of each a short one: (entry of the manifest, bytes)."""
+    data = (world.firmware(size_bytes=2900), world.firmware(ImageRole.SLAVE, size_bytes=1100))
+    return [(describe_image(image, BLOCK), image) for image in data]
+
+
+def blocks(entry, data):
+    return [data[index * BLOCK : (index + 1) * BLOCK] for index in range(len(entry.block_sha256))]
+
+
+def shelf_on(flash, images):
+    shelf = ImageShelf(flash)
+    shelf.assign(tuple(entry for entry, _ in images))
+    return shelf
+
+
+def flash_of(size_bytes=8192, **options):
+    return FlashModel(size_bytes, **{"erase_block_bytes": 512, "seed": "shelf", **options})
+
+
+def fill(shelf, images):
+    for entry, data in images:
+        for index, block in enumerate(blocks(entry, data)):
+            shelf.write_block(entry, index, block)
+
+
+def test_every_image_is_read_back_as_it_was_written(images):
+    flash = flash_of()
+    shelf = shelf_on(flash, images)
+    assert all(shelf.intact_blocks(entry) == frozenset() for entry, _ in images)
+    fill(shelf, images)
+    again = shelf_on(flash, images)
+    for entry, data in images:
+        assert again.read(entry) == data
+        assert again.intact_blocks(entry) == frozenset(range(len(entry.block_sha256)))
+
+
+def test_blocks_may_come_in_any_order_and_twice(images):
+    flash = flash_of()
+    shelf = shelf_on(flash, images)
+    pieces = [(entry, index, block) for entry, data in images for index, block in enumerate(blocks(entry, data))] * 2
+    Random(5).shuffle(pieces)
+    for entry, index, block in pieces:
+        shelf.write_block(entry, index, block)
+    assert [shelf.read(entry) for entry, _ in images] == [data for _, data in images]
+
+
+def test_a_block_that_lies_there_wrong_is_not_intact(images):
+    flash = flash_of()
+    shelf = shelf_on(flash, images)
+    fill(shelf, images)
+    (entry, data), (other, _) = images
+    flash.flip_bit(BLOCK + 17, 4)
+    assert shelf.intact_blocks(entry) == frozenset(range(len(entry.block_sha256))) - {1}
+    assert len(shelf.intact_blocks(other)) == len(other.block_sha256)
+    shelf.write_block(entry, 1, blocks(entry, data)[1])
+    assert shelf.read(entry) == data
+
+
+def test_another_release_takes_the_places_and_finds_nothing(images, world):
+    flash = flash_of()
+    fill(shelf_on(flash, images), images)
+    newer = world.firmware(version="2.2.0", size_bytes=2900)
+    entry = describe_image(newer, BLOCK)
+    shelf = shelf_on(flash, [(entry, newer)])
+    assert shelf.intact_blocks(entry) == frozenset()
+    fill(shelf, [(entry, newer)])
+    assert shelf.read(entry) == newer
+
+
+def test_images_that_do_not_fit_are_refused_before_the_first_erase(images):
+    flash = flash_of(4096)
+    with pytest.raises(TransferError, match="expected at most 4096 bytes of images, got") as refusal:
+        shelf_on(flash, images)
+    assert refusal.value.permanent
+    assert flash.operations == 0
+
+
+def test_images_that_fit_exactly_fit(images):
+    needed = sum(-(-len(data) // 512) * 512 for _, data in images)
+    fill(shelf_on(flash_of(needed), images), images)
+    with pytest.raises(TransferError):
+        shelf_on(flash_of(needed - 512), images)
+
+
+def test_blocks_that_are_no_whole_number_of_erase_blocks_are_refused(images):
+    with pytest.raises(TransferError, match="multiple of 4096 bytes, got 1024") as refusal:
+        shelf_on(flash_of(erase_block_bytes=4096), images)
+    assert refusal.value.permanent
+
+
+def test_a_refused_assignment_leaves_the_one_before(images, world):
+    shelf = shelf_on(flash_of(), images)
+    fill(shelf, images)
+    large = describe_image(world.firmware(size_bytes=9000), BLOCK)
+    with pytest.raises(TransferError):
+        shelf.assign((large,))
+    assert shelf.read(images[0][0]) == images[0][1]
+
+
+def test_power_may_fail_at_any_operation(images):
+    """A block written before stays intact, the block under way is intact or missing, and never a wrong one counts."""
+    reference = flash_of()
+    fill(shelf_on(reference, images), images)
+    for operation in range(1, reference.operations + 1):
+        for phase in CutPhase:
+            flash = flash_of(seed=operation)
+            flash.cut_at(operation, phase)
+            shelf = shelf_on(flash, images)
+            written = set()
+            with pytest.raises(PowerCut):
+                for entry, data in images:
+                    for index, block in enumerate(blocks(entry, data)):
+                        shelf.write_block(entry, index, block)
+                        written.add((entry.sha256, index))
+            flash.power_on()
+            shelf = shelf_on(flash, images)
+            for entry, data in images:
+                intact = shelf.intact_blocks(entry)
+                assert {index for sha256, index in written if sha256 == entry.sha256} <= intact
+                content = shelf.read(entry)
+                for index in intact:
+                    assert content[index * BLOCK : (index + 1) * BLOCK] == blocks(entry, data)[index]
+                for index in set(range(len(entry.block_sha256))) - intact:
+                    shelf.write_block(entry, index, blocks(entry, data)[index])
+                assert shelf.read(entry) == data
+
+
+def test_the_shelf_keeps_nothing_in_ram(images):
+    """A copy of the flash is a copy of the shelf."""
+    flash = flash_of()
+    fill(shelf_on(flash, images), images)
+    twin = shelf_on(copy.deepcopy(flash), images)
+    assert [twin.read(entry) for entry, _ in images] == [data for _, data in images]
