@@ -68,6 +68,8 @@ _TICK_S = 5.0
 # Old reports are deleted this often, in ticks: every ten minutes.
 _PRUNE_EVERY_TICKS = 120
 _START_TIMEOUT_S = 20.0
+# Longer than a mail that is being sent may take (`cloud.mail.worker`), in seconds.
+_STOP_TRIES_MAX = 25
 
 
 def wall_clock() -> datetime:
@@ -282,6 +284,7 @@ class RunningCloud:
                 build_app(cloud), log_level="warning", access_log=False, lifespan="off", ws_ping_interval=20.0
             )
         )
+        self._mail_worker: MailWorker | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -330,9 +333,9 @@ class RunningCloud:
             await asyncio.to_thread(self.mail_sink.start)
             target = SmtpTarget(host=self.mail_sink.host, port=self.mail_sink.port, start_tls=False)
         self.gateway_port = await self._gateway.start(options.host, options.gateway_port)
-        worker = MailWorker(cloud.outbox, target, sender=cloud.settings.mail_sender, clock=wall_clock)
+        self._mail_worker = MailWorker(cloud.outbox, target, sender=cloud.settings.mail_sender, clock=wall_clock)
         for name, work in (
-            ("mail", worker.run()),
+            ("mail", self._mail_worker.run()),
             ("ticker", self._tick()),
             ("http", self._http.serve(sockets=[self._http_socket])),
         ):
@@ -348,10 +351,17 @@ class RunningCloud:
         await self._gateway.stop()
         self._http.should_exit = True
         self._http.force_exit = True
-        for task in self._tasks:
-            if task.get_name() != "http":
-                task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._mail_worker is not None:
+            self._mail_worker.stop()
+        waiting = set(self._tasks)
+        for _ in range(_STOP_TRIES_MAX):
+            if not waiting:
+                break
+            # Again, because a cancellation can be swallowed by what a task is waiting in (see `MailWorker.stop`).
+            for task in waiting:
+                if task.get_name() != "http":
+                    task.cancel()
+            _, waiting = await asyncio.wait(waiting, timeout=1.0)
         self._http_socket.close()
         if self.mail_sink is not None:
             await asyncio.to_thread(self.mail_sink.stop)

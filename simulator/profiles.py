@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bmsota.errors import ConfigurationError
+
 __all__ = ["PROFILES", "SeriesProfile"]
 
 VENDOR = "bmsota.example"
+
+# A frame carries at most 200 cells of a subsystem (GB/T 32960.3 table B.6), and the virtual masters send one.
+CELLS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,10 @@ class SeriesProfile:
     capacity_ah: float
     has_positioning: bool = True
     vendor: str = VENDOR
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cell_count <= CELLS_MAX:
+            raise ConfigurationError(f"series {self.series}: expected 1 to {CELLS_MAX} cells, got {self.cell_count}")
 
     @property
     def cell_count(self) -> int:

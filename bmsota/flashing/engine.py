@@ -28,6 +28,7 @@ from bmsota.bootloader import (
     TransferInterrupted,
 )
 from bmsota.errors import LocalProtocolError
+from bmsota.image import parse_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -143,7 +144,13 @@ class FlashingEngine:
         self._begin("discover", [_Step(0, lambda: NodeDiscovery(self._wire, positions=expected, timing=self._timing))])
 
     def flash(self, jobs: Sequence[FlashJob]) -> None:
-        """Stage an image on each node; nothing runs it yet."""
+        """Stage an image on each node; nothing runs it yet.
+
+        Raises:
+            ImageError: one of the jobs has no image. Nothing has begun.
+        """
+        for job in jobs:
+            parse_image(job.image)
         self._begin("flash", [self._transfer(job) for job in jobs])
 
     def activate(self, positions: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
@@ -70,16 +71,26 @@ class MailWorker:
         self._target = target
         self._sender = sender
         self._clock = clock
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let `run` end after the mail it is sending.
+
+        Cancelling is not enough: aiosmtplib waits by `asyncio.wait_for`, which can swallow it before Python 3.12.
+        """
+        self._stopping.set()
 
     async def run(self) -> None:
-        """Send for ever; end it by cancelling."""
-        while True:
+        """Send until `stop`."""
+        while not self._stopping.is_set():
             try:
                 await self.send_due()
             except Exception:  # noqa: BLE001 - logged whole, see below
                 # A database that is away must not end the sending for good.
                 _LOG.exception("mail worker: failed, goes on")
-            await asyncio.sleep(_LOOK_EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._stopping.wait()
 
     async def send_due(self) -> int:
         """Send what is due now; how many mails were taken by the server."""

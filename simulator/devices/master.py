@@ -109,6 +109,8 @@ FIRST_DISCOVERY_NS = 200 * MS
 SILENT_ROUNDS = 3
 # The self-test waits for fresh values of every slave; a pack that is not whole by then has failed.
 SELF_TEST_LIMIT_NS = 10 * SECOND
+# What an upgrade-state frame can carry of a reason.
+REASON_SIZE_BYTES_MAX = 255
 # After the ignition is off the unit logs out and then loses its supply, answer or not.
 SHUTDOWN_LIMIT_NS = SECOND
 
@@ -687,7 +689,8 @@ class Master:
             order_id=order_id,
             state=UpgradeStateCode[stage.name],
             progress_pct=progress_pct,
-            reason=reason,
+            # The wire holds so many bytes (docs/protocol.md); the whole reason stands in the signed report.
+            reason=reason.encode()[:REASON_SIZE_BYTES_MAX].decode(errors="ignore"),
         )
         self._extension(Command.UPGRADE_STATE, message, now_ns)
         if stage is Stage.DOWNLOAD_COMPLETE:

@@ -122,7 +122,8 @@ class Unit:
                 upgrade_over=self._upgrade_over,
                 self_test_failure=self._why_self_test_fails,
                 current_a=lambda: float(packs.current_a[self._row]),
-                soc_pct=lambda: float(packs.cell_soc[self._row].min()) * 100.0,
+                # An estimate of the state of charge ends at its scale, however far a cell is driven.
+                soc_pct=lambda: min(100.0, max(0.0, float(packs.cell_soc[self._row].min()) * 100.0)),
             ),
         )
         self.slaves = [

@@ -187,16 +187,18 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
 
     async def play():
         running = await RunningCloud.start(ServeOptions(keys=sample_keys))
+        loop, third = asyncio.get_running_loop(), asyncio.Event()
 
         def expire(now):
             calls.append(now)
+            if len(calls) == 3:
+                loop.call_soon_threadsafe(third.set)
             raise RuntimeError("locked")
 
         monkeypatch.setattr(running.cloud.services.upgrades, "expire", expire)
         try:
             async with asyncio.timeout(10):
-                while len(calls) < 3:
-                    await asyncio.sleep(0.01)
+                await third.wait()
         finally:
             await running.stop()
 

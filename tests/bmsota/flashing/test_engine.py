@@ -346,7 +346,7 @@ def test_a_cancelled_operation_says_nothing_more_and_the_next_may_begin(bus):
 
 def test_what_is_no_image_is_refused_and_nothing_is_under_way(bus):
     with pytest.raises(ImageError):
-        bus.engine.flash([FlashJob(1, b"no image")])
+        bus.engine.flash([FlashJob(1, image()), FlashJob(2, b"no image")])
     assert bus.engine.is_idle
     assert results(flash(bus, 1), "flash")[1].ok
 

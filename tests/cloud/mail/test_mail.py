@@ -6,7 +6,6 @@ import socket
 from datetime import timedelta
 
 import pytest
-from aiosmtpd.controller import Controller
 
 from cloud.mail import MailSink, MailWorker, SmtpTarget, compose
 from cloud.mail.sink import _AnyPortController
@@ -71,7 +70,7 @@ class Refuses:
 
 @pytest.mark.parametrize(("words", "given_up"), [("550 no such user", True), ("451 try later", False)])
 def test_a_refused_recipient_is_given_up_only_when_it_is_for_ever(world, task, words, given_up, caplog):
-    controller: Controller = _AnyPortController(Refuses(words), hostname="127.0.0.1", port=0)
+    controller = _AnyPortController(Refuses(words), hostname="127.0.0.1", port=0)
     controller.start()
     try:
         assert asyncio.run(worker(world, controller.port).send_due()) == 0
@@ -97,10 +96,11 @@ def test_the_worker_goes_on_after_an_error_of_the_store(world, task, sink, monke
     monkeypatch.setattr("cloud.mail.worker._LOOK_EVERY_S", 0.01)
 
     async def play():
-        running = asyncio.create_task(worker(world, sink.port).run())
+        sending = worker(world, sink.port)
+        running = asyncio.create_task(sending.run())
         await asyncio.to_thread(sink.wait_for, 1, timeout_s=10)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        sending.stop()
+        async with asyncio.timeout(10):
             await running
 
     asyncio.run(play())

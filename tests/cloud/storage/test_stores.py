@@ -51,7 +51,8 @@ class StoreContract:
                 work.mails.add(mail())
                 raise ZeroDivisionError
 
-        pytest.raises(ZeroDivisionError, fails)
+        with pytest.raises(ZeroDivisionError):
+            fails()
         with store.reading() as work:
             assert work.vehicles.get(vehicle(1).vin) is None
             assert work.mails.due(NOW, 10) == ()
