@@ -68,6 +68,8 @@ _TICK_S = 5.0
 # Old reports are deleted this often, in ticks: every ten minutes.
 _PRUNE_EVERY_TICKS = 120
 _START_TIMEOUT_S = 20.0
+# What open connections and WebSockets get to end by themselves.
+_STOP_HTTP_S = 1
 # Longer than a mail that is being sent may take (`cloud.mail.worker`), in seconds.
 _STOP_TRIES_MAX = 25
 
@@ -281,7 +283,12 @@ class RunningCloud:
         self._gateway = GatewayServer(cloud.open_link, wall_clock_ns, ssl_context=options.ssl_context)
         self._http = _Server(
             uvicorn.Config(
-                build_app(cloud), log_level="warning", access_log=False, lifespan="off", ws_ping_interval=20.0
+                build_app(cloud),
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                ws_ping_interval=20.0,
+                timeout_graceful_shutdown=_STOP_HTTP_S,
             )
         )
         self._mail_worker: MailWorker | None = None
@@ -350,7 +357,6 @@ class RunningCloud:
         """End everything; safe to call when only half of it runs."""
         await self._gateway.stop()
         self._http.should_exit = True
-        self._http.force_exit = True
         if self._mail_worker is not None:
             self._mail_worker.stop()
         waiting = set(self._tasks)

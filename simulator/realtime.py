@@ -80,8 +80,10 @@ class RealTimeDriver:
                 await asyncio.sleep(0)
                 continue
             self._wake.clear()
+            # Not wait_for: before Python 3.12 it can swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
 
 
 class _Stream(asyncio.Protocol):
@@ -147,9 +149,8 @@ class TcpUplink:
     async def _connect(self, stream: _Stream) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await asyncio.wait_for(
-                loop.create_connection(lambda: stream, self._host, self._port), timeout=CONNECT_TIMEOUT_S
-            )
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.create_connection(lambda: stream, self._host, self._port)
         except (OSError, TimeoutError) as error:
             stream.failed(f"cannot connect to {self._host}:{self._port}: {error or 'timed out'}")
 

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cloud.domain.accounts import Permission, require
 from cloud.domain.errors import ConflictError, InvalidInputError, NotFoundError
+from cloud.domain.ota_tasks import NodeVersion, needs_instruction
 from cloud.domain.paging import Page, PageRequest
 from cloud.domain.telemetry import VehicleState
 from cloud.domain.vehicles import EquipmentChange, Node, NodeKind, Vehicle
@@ -159,8 +160,20 @@ class VehicleService:
                 raise NotFoundError("no-such-vehicle", f"expected a registered vehicle, got {vin}")
             changes = merge_nodes(work, vin, facts, now)
             work.vehicles.save(replace(vehicle, identified_at=now))
+            self._complete_versions_before(work, vin)
         self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": len(changes)})
         return changes
+
+    @staticmethod
+    def _complete_versions_before(work: Work, vin: str) -> None:
+        """A vehicle that was approved before it was ever heard of: what it tells first is what it ran before."""
+        upgrade = work.tasks.open_upgrade(vin)
+        if upgrade is not None and not upgrade.versions_before and needs_instruction(upgrade):
+            before = tuple(
+                NodeVersion(position=node.position, hwid=node.hwid, version=node.version)
+                for node in work.vehicles.nodes([vin])[vin]
+            )
+            work.tasks.save_upgrade(replace(upgrade, versions_before=before))
 
     # -- for people ----------------------------------------------------------------------------------------------------
 

@@ -257,7 +257,8 @@ def server(world):
     running.stop()
 
 
-@pytest.fixture(scope="session")
+# Not for the session: Playwright keeps an event loop in this thread, and no later test could have one of its own.
+@pytest.fixture(scope="module")
 def chromium():
     path = chromium_path()
     with sync_playwright() as playwright:

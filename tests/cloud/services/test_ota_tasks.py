@@ -323,3 +323,20 @@ def test_a_failure_in_the_middle_leaves_nothing_of_the_approval(world, task, mon
     assert world.upgrade(task).status is VehicleStatus.UNAPPROVED
     world.approve(task, code=code)
     assert world.upgrade(task).status is VehicleStatus.APPROVED
+
+
+# --- versions before
+
+
+def test_a_vehicle_never_heard_of_tells_its_versions_before_when_it_comes(world):
+    """Approved while offline since ever: its first identity says what it ran, and a later one changes nothing of that."""
+    world.register(1)
+    world.upload()
+    task = world.create(1)
+    world.approve(task)
+    assert world.upgrade(task).versions_before == ()
+    world.identify(1)
+    before = world.upgrade(task).versions_before
+    assert [(node.position, node.version) for node in before] == [(0, "2.0.0"), (1, "2.0.0"), (2, "2.0.0")]
+    world.identify(1, version="2.1.0")
+    assert world.upgrade(task).versions_before == before

@@ -224,6 +224,29 @@ class TestFileStore(StoreContract):
             assert work.vehicles.get(vehicle(1).vin) == vehicle(1)
         second.close()
 
+    def test_two_processes_lose_nothing_to_each_other(self, tmp_path):
+        """Two stores on one file, as two processes have them: nothing but SQLite itself lines them up."""
+        url = f"sqlite:///{tmp_path / 'p.sqlite'}"
+        stores = [SqlStore(url), SqlStore(url)]
+        with stores[0].transaction() as work:
+            work.vehicles.add(vehicle(1))
+
+        def count(store):
+            for _ in range(20):
+                with store.transaction() as work:
+                    found = work.vehicles.get(vehicle(1).vin, lock=True)
+                    work.vehicles.save(replace(found, order_sequence=found.order_sequence + 1))
+
+        threads = [Thread(target=count, args=[store]) for store in stores]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with stores[0].reading() as work:
+            assert work.vehicles.get(vehicle(1).vin).order_sequence == 40
+        for store in stores:
+            store.close()
+
     def test_a_reader_sees_nothing_of_an_open_transaction_and_does_not_wait_for_it(self, store):
         with store.transaction() as work:
             work.vehicles.add(vehicle(1))
