@@ -1,15 +1,20 @@
 """The cloud link's codec against careful hand-written code, on the 342-byte report of 96 cells and 32 probes.
 
-The baselines are what a good engineer would write for this one layout with `struct` and dictionaries: check byte verified,
-engineering values, sentinels looked at. The codec under test does the same for every layout, with types.
+The baselines are what a good engineer would write for this one layout with `struct` and dictionaries: check byte verified in a
+few big-integer operations, engineering values, sentinels looked at, cells by look-up table. The codec under test does the same for
+every layout, with types. The batches are lists of 1,000 reports of that layout, to columns and back.
+
+`rtm_con`, the only other Python package of some size, is measured in the same run if it is installed. It is GPL: nothing of it
+is part of this project.
 """
 
 from __future__ import annotations
 
 import struct
 from datetime import datetime, timedelta, timezone
-from functools import reduce
-from operator import xor
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 
 from benchmarks._figures import Figure, compare, print_figures
 from bmsota.gbt32960 import (
@@ -30,8 +35,10 @@ from bmsota.gbt32960 import (
     SubsystemVoltages,
     VehicleData,
     decode,
+    decode_batch,
     decode_header,
     encode,
+    encode_batch,
 )
 
 VIN = "LBMF7EV01R0000001"
@@ -81,10 +88,24 @@ _CELLS = [_word(raw, 1000) for raw in range(0x10000)]
 _TEMPERATURES = [_byte(raw, -40) for raw in range(0x100)]
 
 
+def _fold(data: bytes) -> int:
+    """The XOR of all bytes (512 at most): a big integer folded in halves, five times as fast as `reduce(xor, data)`."""
+    value = int.from_bytes(data, "little")
+    value = (value >> 2048) ^ (value & (1 << 2048) - 1)
+    value = (value >> 1024) ^ (value & (1 << 1024) - 1)
+    value = (value >> 512) ^ (value & (1 << 512) - 1)
+    value = (value >> 256) ^ (value & (1 << 256) - 1)
+    value = (value >> 128) ^ (value & (1 << 128) - 1)
+    value = (value >> 64) ^ (value & (1 << 64) - 1)
+    value ^= value >> 32
+    value ^= value >> 16
+    return (value ^ value >> 8) & 0xFF
+
+
 def struct_decode(data: bytes) -> dict[str, object]:
     """A decoder by hand for exactly the bodies of `report_frame`, in any order."""
     start, command, flag, vin, cipher, length = _HEADER.unpack_from(data)
-    if start != b"##" or len(data) != 25 + length or reduce(xor, data[2:-1]) != data[-1]:
+    if start != b"##" or len(data) != 25 + length or _fold(data):
         raise ValueError("no valid frame")
     out: dict[str, object] = {"command": command, "flag": flag, "vin": vin.decode(), "cipher": cipher}
     year, month, day, hour, minute, second = data[24:30]
@@ -229,7 +250,7 @@ def struct_encode(values: dict[str, object]) -> bytes:
         _HEADER.pack(b"##", values["command"], values["flag"], values["vin"].encode(), values["cipher"], len(unit))
         + unit
     )
-    return data + bytes((reduce(xor, data[2:]),))
+    return data + bytes((_fold(data),))  # The two start bytes cancel each other.
 
 
 def figures() -> list[Figure]:
@@ -240,6 +261,10 @@ def figures() -> list[Figure]:
     assert decode(data) == frame
     assert struct_encode(by_hand) == data
     glued = data * 50
+    batch = [encode(replace(frame, vin=f"LBMF7EV01R{number:07d}")) for number in range(1000)]
+    columns = decode_batch(batch)
+    assert encode_batch(columns) == batch
+    assert len(columns.groups) == 1
 
     def repeat(function: object, *arguments: object, times: int = 50) -> object:
         def work() -> int:
@@ -265,13 +290,24 @@ def figures() -> list[Figure]:
         "single encode": repeat(encode, frame),
         "routing": repeat(decode_header, data),
         "reader": read_stream,
+        "batch decode": lambda: len(decode_batch(batch)),
+        "batch encode": lambda: len(encode_batch(columns)),
     }
     baselines = {
         "single decode": "struct decode",
         "single encode": "struct encode",
         "routing": "struct decode",
         "reader": "single decode",
+        "batch decode": "struct decode",
+        "batch encode": "struct encode",
     }
+    if find_spec("rtm_con") is not None:
+        peer = import_module("rtm_con").msg_checked
+        parsed = peer.parse(data)
+        contenders["rtm_con decode"] = repeat(peer.parse, data, times=5)
+        contenders["rtm_con encode"] = repeat(peer.build, parsed, times=5)
+        baselines["rtm_con decode"] = "single decode"
+        baselines["rtm_con encode"] = "single encode"
     return compare(contenders, baselines, unit="frames/CPU-s")
 
 

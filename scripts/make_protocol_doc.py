@@ -13,12 +13,20 @@ from uuid import UUID
 
 from bmsota.gbt32960 import (
     EXTENSION_VERSION,
+    BmsConfiguration,
+    CanMessage,
+    CanSignals,
     Command,
+    ConfigurationItem,
+    FaultChange,
+    FaultChanges,
+    FaultState,
     Frame,
     NodeIdentity,
     NodeRole,
     NodeState,
     ReplyFlag,
+    Report,
     SignedReport,
     TimeReply,
     UnitIdentity,
@@ -33,6 +41,7 @@ from bmsota.gbt32960._fields import (
     Field,
     FixedBytes,
     Layout,
+    PackTable,
     Repeat,
     Row,
     SizedBytes,
@@ -40,13 +49,26 @@ from bmsota.gbt32960._fields import (
     Text,
     Time,
 )
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_LAYOUTS
+from bmsota.gbt32960._layouts import (
+    ACTIVATION,
+    ACTIVATION_REPLY,
+    BODY_LAYOUTS,
+    EXTENSION_BODY_LAYOUTS,
+    EXTENSION_LAYOUTS,
+    KEY_EXCHANGE,
+    PLATFORM_LOGIN,
+    PLATFORM_LOGIN_2025,
+    PLATFORM_LOGOUT,
+    VEHICLE_LOGIN_2016,
+    VEHICLE_LOGIN_2025,
+    VEHICLE_LOGOUT,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from enum import IntEnum
 
-    from bmsota.gbt32960 import Message
+    from bmsota.gbt32960 import Body, Message
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
 
@@ -56,7 +78,8 @@ INTRODUCTION = f"""\
 <!-- Made by scripts/make_protocol_doc.py from the tables in bmsota/gbt32960/_layouts.py. Do not edit. -->
 
 Units and cloud speak GB/T 32960.3. What a battery management system needs to say and the standard has no words for goes
-under commands that the standard leaves to the parties (0xC0 to 0xFE). This page specifies every byte of it.
+under commands that the standard leaves to the parties (0xC0 to 0xFE), and in bodies of a report that it leaves to the maker
+(0x80 to 0xFE). This page specifies every byte of it.
 
 A platform that knows only the standard may ignore these frames or answer them with an error: the terminal sends each at most
 three times, reports that to the program above, and goes on. A terminal that knows only the standard never sends them.
@@ -69,17 +92,29 @@ three times, reports that to the program above, and goes on. A terminal that kno
 * A time has six bytes: year - 2000, month, day, hour, minute, second; Beijing time (UTC+8), plain binary.
 * Text is a BYTE with its length in bytes, then UTF-8, without an end mark.
 * Every data unit begins with the time and the WORD `0x{EXTENSION_VERSION:04X}`: the high byte marks this extension, the low byte is
-  its version. **A frame with another WORD in that place is not ours**, whatever its command: other makers use the same
-  commands. The codec keeps such frames as raw bytes.
+  its version. In a body it stands behind the body's WORD length. **A frame or body with another WORD in that place is not ours**, whatever its command or type: other makers use
+  the same numbers. The codec keeps such data as raw bytes.
 * The layouts of a version never change. A later version has another low byte, and receivers that do not know it keep the
   frame raw.
-* A data unit must be used up by its fields; a byte too many or too few makes the frame invalid.
+* A data unit, and a body, must be used up by its fields; a byte too many or too few makes the frame invalid.
 * Terminal to platform (flag 0xFE) and its answer: the same command, flag 0x01 (or 0x02, not accepted), and as data unit
   **the time of the question**, six bytes. The terminal matches the answer by command and time, sends its frames one after
   another, repeats one that is not answered after the reply timeout (parameter 0x0B; default 1 min), and after three tries
   gives it up. So a frame can arrive twice: the receiver takes the second for what it is, by its time.
 """
 
+BODY_SECTIONS = {
+    0xB0: """Signals of the unit's own buses, carried as the CAN messages they are in: a DBC file says what they mean, and is not
+part of the frame. `can_id` has bit 31 set for an id of 29 bits, as DBC files write it. `offset_ms` counts from the report's
+time; `data` has up to 8 bytes, with CAN FD up to 64. `bus` is the unit's own number of the bus.
+""",
+    0xB1: """Calibration values, sent when they were changed or asked for. `revision` names the calibration list, which gives each
+`parameter` its name, type and unit; `value` is what stands in the node's memory.
+""",
+    0xB2: """Faults that came or went since the last report, each with its own time: the alarm body says what is, this says what
+happened. `code` is that of the alarm body's lists.
+""",
+}
 SECTIONS = {
     0xC0: """Sent after each login and whenever a node changes. The first node is the master, at position 0; slaves count from 1.
 A slave that is configured and does not answer is listed with state ABSENT and what was last known of it. The platform
@@ -98,6 +133,19 @@ REJECTED, CANCELLED, WAITING_SAFE_STATE). These frames are for showing only: **s
 }
 
 
+MESSAGES = (
+    VEHICLE_LOGIN_2016,
+    VEHICLE_LOGIN_2025,
+    VEHICLE_LOGOUT,
+    PLATFORM_LOGIN,
+    PLATFORM_LOGIN_2025,
+    PLATFORM_LOGOUT,
+    ACTIVATION,
+    ACTIVATION_REPLY,
+    KEY_EXCHANGE,
+)
+
+
 def size_of(row: Row) -> str:
     match row:
         case Field() | Text() | FixedBytes():
@@ -112,6 +160,8 @@ def size_of(row: Row) -> str:
             return f"{row.count_size_bytes} + ..."
         case CodeTable():
             return "2 + n·m"
+        case PackTable():
+            return f"1 + n + {row.code_size_bytes}·p"
 
 
 def meaning_of(row: Row) -> str:
@@ -135,7 +185,7 @@ def meaning_of(row: Row) -> str:
         case Time():
             return "time"
         case Text():
-            return "text, filled up with zero bytes"
+            return f"text, filled up with {'zero bytes' if row.padding == bytes(1) else 'blanks'}"
         case SizedText():
             return f"length, then text of {row.size_bytes_min} to {row.size_bytes_max} bytes"
         case SizedBytes():
@@ -149,6 +199,11 @@ def meaning_of(row: Row) -> str:
             return f"count ({count}), then for each: {item}{sentinels}"
         case CodeTable():
             return "count n, length m, then unless m is 0: n codes of m bytes"
+        case PackTable():
+            packs = f"n bytes with the packs of each (0 to {row.packs_max})"
+            return (
+                f"count n of BMS (0 to {row.count_max}), {packs}, p codes of {row.code_size_bytes} bytes in that order"
+            )
 
 
 def offset_after(offset: str, row: Row) -> str:
@@ -157,10 +212,14 @@ def offset_after(offset: str, row: Row) -> str:
     return str(int(offset) + int(size)) if offset.isdigit() and size.isdigit() else ".."
 
 
-def table_of(layout: Layout) -> Iterator[str]:
+def table_of(layout: Layout, *, in_body: bool = False) -> Iterator[str]:
     yield "| offset | size | field | meaning |"
     yield "|---|---|---|---|"
     offset = "0"
+    if in_body:
+        yield "| 0 | 2 | length | of all that follows |"
+        yield f"| 2 | 2 | extension | always 0x{EXTENSION_VERSION:04X} |"
+        offset = "4"
     for row in layout.rows:
         yield f"| {offset} | {size_of(row)} | {row.name} | {meaning_of(row)} |"
         offset = offset_after(offset, row)
@@ -215,6 +274,15 @@ def examples() -> dict[int, Message]:
     }
 
 
+def body_examples() -> dict[int, Body]:
+    moment = beijing_time(1_767_225_600_000_000_000)
+    return {
+        0xB0: CanSignals((CanMessage(0x180, bytes.fromhex("0e10271000c80000"), offset_ms=20),)),
+        0xB1: BmsConfiguration(7, (ConfigurationItem(1, 0x0102, b"\x0e\x74"),)),
+        0xB2: FaultChanges((FaultChange(moment, 2, 0x10203, FaultState.ONSET, 2, "cell 7"),)),
+    }
+
+
 def page() -> str:
     lines: list[str] = [INTRODUCTION]
     shown = examples()
@@ -224,6 +292,17 @@ def page() -> str:
         for inner in inner_layouts(layout):
             lines += [f"Each {inner.label}:", "", *table_of(inner)]
         lines += example_of(command, shown[command])
+    for type_id, layout in EXTENSION_BODY_LAYOUTS.items():
+        lines += [
+            f"## Body {layout.label[:2]}{layout.label[2:4].upper()} {layout.label[5:]}",
+            "",
+            BODY_SECTIONS[type_id],
+        ]
+        lines += table_of(layout, in_body=True)
+        for inner in inner_layouts(layout):
+            lines += [f"Each {inner.label}:", "", *table_of(inner)]
+        moment = beijing_time(1_767_225_600_000_000_000)
+        lines += example_of(Command.REALTIME_REPORT, Report(moment, (body_examples()[type_id],)))
     lines += ["## Answer", "", "The answer to the 0xC1 example:", ""]
     question = shown[0xC1]
     assert isinstance(question, UpgradeState)
@@ -234,7 +313,7 @@ def page() -> str:
         reply_flag=ReplyFlag.SUCCESS,
     )
     lines += ["```text", encode(answer).hex(" "), "```", "", "## Codes", ""]
-    enums: Iterable[type[IntEnum]] = (NodeRole, NodeState, UpgradeStateCode)
+    enums: Iterable[type[IntEnum]] = (NodeRole, NodeState, UpgradeStateCode, FaultState)
     for codes in enums:
         lines += codes_of(codes)
     lines += ["## The standard's bodies, as this library reads them", ""]
@@ -251,6 +330,14 @@ def page() -> str:
             ]
             for inner in inner_layouts(layout):
                 lines += [f"Each {inner.label} ({inner.clause}):", "", *table_of(inner)]
+    lines += ["## The standard's messages, as this library reads them", ""]
+    lines += [
+        "Offsets count from the first byte of the data unit. Only messages with a fixed table; heartbeat and time"
+    ]
+    lines += ["synchronisation are empty."]
+    lines += [""]
+    for layout in MESSAGES:
+        lines += [f"### {layout.label} ({layout.clause})", "", *table_of(layout)]
     return "\n".join(lines).rstrip() + "\n"
 
 

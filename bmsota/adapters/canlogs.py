@@ -97,8 +97,8 @@ class CanLog:
         try:
             # Below Python's buffers: text files being iterated do not tell where they are.
             return min(1.0, os.lseek(self._reader.file.fileno(), 0, os.SEEK_CUR) / self._size_bytes)
-        except (OSError, ValueError):
-            return 1.0  # Closed: some readers do so at their end.
+        except (OSError, ValueError, AttributeError):
+            return 1.0  # Closed: some readers do so at their end; a closed gzip file has lost its inner one.
 
     def blocks(self, frames: int = BLOCK_FRAMES) -> Iterator[list[can.Message]]:
         """The data frames in the log's order, *frames* at a time. Raises nothing: see `fault`."""

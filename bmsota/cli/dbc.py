@@ -149,7 +149,9 @@ def _table(csv: str | None, parquet: str | None) -> LogTable:
             return ParquetTable(parquet)
         if csv is None:
             return TextLines(sys.stdout)
-        return CsvTable(sys.stdout if csv == "-" else Path(csv).open("w", encoding="utf-8", newline=""))
+        if csv == "-":
+            return CsvTable(sys.stdout, keep_open=True)
+        return CsvTable(Path(csv).open("w", encoding="utf-8", newline=""))
     except OSError as error:
         _stop(f"{csv or parquet}: expected a file that can be written, got: {error.strerror or error}")
     except BmsotaError as error:
@@ -178,6 +180,9 @@ def _decode_into(
                 unknown.update(block.unknown)
                 progress.update(task, completed=log.progress)
         table.close()
+    except KeyboardInterrupt:
+        table.close()  # What has been decoded is a whole file.
+        raise
     except BrokenPipeError:
         raise  # Whoever read our lines has seen enough; click ends quietly.
     except OSError as error:

@@ -1,7 +1,7 @@
 """`bmsota decode`: GB/T 32960.3 frames in, words out.
 
-Frames come as hexadecimal arguments, as lines of standard input, or as a raw stream on standard input. What is no frame is
-said in one line each, and the frames around it are shown all the same.
+Where the frames come from is `frameinput`'s business. What is no frame is said in one line each, and the frames around it are
+shown all the same.
 
 Exit codes: 0 everything was a valid frame; 1 something was not; 2 the command was called wrongly.
 """
@@ -9,165 +9,110 @@ Exit codes: 0 everything was a valid frame; 1 something was not; 2 the command w
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import dataclass, fields, is_dataclass
-from datetime import datetime
+import re
+from dataclasses import fields, is_dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
-from bmsota.errors import FrameError
-from bmsota.gbt32960 import NEED_DATA, FrameReader, FrameReceived, Gear, Sentinel, decode, explain
+from bmsota.cli.frameinput import InputFormat, InputOptions, Tally, checked_encoding, find_frames
+from bmsota.cli.framejson import frame_to_json, plain
+from bmsota.cli.screen import forgiving_output
+from bmsota.gbt32960 import Gear, Sentinel, beijing_time, explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bmsota.gbt32960 import ExplainedField, Frame
+    from bmsota.cli.frameinput import Found
+    from bmsota.gbt32960 import ExplainedField
 
-__all__ = ["command"]
+__all__ = ["command", "json_line", "json_of"]
 
-_INPUT_SIZE_BYTES_MAX: Final = 256 * 1024 * 1024
-"""What is read from standard input: half a million frames as text. A capture beyond that belongs into a file tool."""
-_FRAME_DIGITS_MIN: Final = 50
-"""Hex digits of the shortest frame. Shorter arguments are pieces of one frame that was pasted with its blanks."""
 _SHOWN_BYTES: Final = 12
 """How many bytes of one field `--explain` prints before it shortens them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """One frame, or one piece of input that is none."""
-
-    place: str
-    data: bytes
-    frame: Frame | None = None
-    error: str = ""
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def command(
-    frames: Annotated[
-        list[str] | None, typer.Argument(metavar="[HEX]...", help="Frames; without any, standard input is read.")
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[HEX|FILE]...", help="Frames or files; without any, standard input is read."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line; `bmsota encode` makes frames of it again.")
+    ] = False,
     explained: Annotated[
         bool, typer.Option("--explain", help="Every field: offset, bytes, name, raw number, value, unit, clause.")
     ] = False,
+    input_format: Annotated[
+        InputFormat, typer.Option("--format", help="What the input is, if its content does not tell.")
+    ] = InputFormat.AUTO,
+    port: Annotated[
+        list[int] | None,
+        typer.Option("--port", min=1, max=65535, help="Captures: only connections with this port. May be repeated."),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option("--column", metavar="NAME", help="Tables: the column of frames, by name or number.")
+    ] = None,
+    time_column: Annotated[
+        str | None, typer.Option("--time-column", metavar="NAME", help="Tables: when each frame came.")
+    ] = None,
+    vin_column: Annotated[
+        str | None, typer.Option("--vin-column", metavar="NAME", help="Tables: whose it is; held against the frame.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Text files: their encoding; UTF-8, UTF-16 and GB 18030 are found.")
+    ] = None,
 ) -> None:
     """Decode GB/T 32960.3 frames, both editions.
 
-    HEX may have blanks, colons, and 0x in front. On standard input, one line is one frame or several glued together; a
-    stream that is not text is taken as raw bytes. Empty lines are skipped.
+    HEX may have blanks, colons, and 0x in front. A FILE may be lines of hexadecimal digits (also between other words, as in
+    a log), a raw byte stream, a .pcap or .pcapng capture, or a CSV table with a column of frames, all also as .gz; its
+    content tells. "-" is standard input.
+
+    Exit code: 0 all valid frames, 1 something was none (said in one line each), 2 called wrongly or nothing to read.
     """
-    has_bad = False
-    for found in _from_arguments(frames) if frames else _from_stdin():
-        has_bad |= found.frame is None
+    forgiving_output()
+    options = InputOptions(
+        format=input_format,
+        ports=frozenset(port or ()),
+        column=column,
+        time_column=time_column,
+        vin_column=vin_column,
+        encoding=checked_encoding(encoding),
+    )
+    tally = Tally()
+    for found in find_frames(sources or [], options, tally):
         if as_json:
-            typer.echo(json.dumps(_json_of(found, explained=explained), ensure_ascii=False))
+            typer.echo(json_line(json_of(found, explained=explained)))
         elif found.frame is None:
             typer.echo(f"{found.place}: {found.error}", err=True)
         else:
             for line in _explained(found) if explained else _lines(found):
                 typer.echo(line)
-    if has_bad:
+    for note in tally.notes:
+        typer.echo(f"bmsota decode: {note}", err=True)
+    if tally.notes and not tally.frames:
+        typer.echo("bmsota decode: expected frames, got none", err=True)
+    if tally.bad or not tally.frames:
         raise typer.Exit(1)
-
-
-# --- input -----------------------------------------------------------------------------------------------------------
-
-
-def _from_arguments(arguments: list[str]) -> Iterator[_Found]:
-    cleaned = [_digits(argument) for argument in arguments]
-    if any(len(digits) < _FRAME_DIGITS_MIN for digits in cleaned):
-        cleaned = ["".join(cleaned)]
-    for number, digits in enumerate(cleaned, start=1):
-        try:
-            data = bytes.fromhex(digits)
-        except ValueError:
-            msg = f"argument {number}: expected hexadecimal digits, two for each byte"
-            raise typer.BadParameter(msg) from None
-        yield from _frames_in(f"frame {number}", data)
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty()
-
-
-def _from_stdin() -> Iterator[_Found]:
-    if _is_terminal():
-        msg = "expected frames as arguments or on standard input"
-        raise typer.BadParameter(msg)
-    raw = sys.stdin.buffer.read(_INPUT_SIZE_BYTES_MAX + 1)
-    if len(raw) > _INPUT_SIZE_BYTES_MAX:
-        msg = f"standard input: expected at most {_INPUT_SIZE_BYTES_MAX} bytes"
-        raise typer.BadParameter(msg)
-    if not raw.strip():
-        msg = "standard input: expected frames, got nothing"
-        raise typer.BadParameter(msg)
-    if any(byte < 9 or 13 < byte < 32 or byte > 126 for byte in raw[:4096]):
-        yield from _frames_in("stream", raw)
-        return
-    for number, line in enumerate(raw.decode("ascii", "replace").splitlines(), start=1):
-        digits = _digits(line)
-        if not digits:
-            continue
-        try:
-            data = bytes.fromhex(digits)
-        except ValueError:
-            yield _Found(f"line {number}", b"", error="expected hexadecimal digits, two for each byte")
-            continue
-        yield from _frames_in(f"line {number}", data)
-
-
-def _digits(text: str) -> str:
-    text = "".join(text.split()).replace(":", "")
-    return text[2:] if text[:2] in ("0x", "0X") else text
-
-
-def _frames_in(place: str, data: bytes) -> Iterator[_Found]:
-    """Find the frames in *data*; where there is none, say why it is not one."""
-    try:
-        yield _Found(place, data, decode(data))
-    except FrameError as error:
-        found = list(_stream(place, data))
-        if any(item.frame is not None for item in found):
-            yield from found
-        else:
-            yield _Found(place, data, error=str(error))
-
-
-def _stream(place: str, data: bytes) -> Iterator[_Found]:
-    reader = FrameReader()
-    # In pieces, because the reader refuses to hold everything at once.
-    for start in range(0, len(data), 65536):
-        reader.receive_data(data[start : start + 65536])
-        yield from _drain(reader, place)
-    reader.end()
-    yield from _drain(reader, place)
-
-
-def _drain(reader: FrameReader, place: str) -> Iterator[_Found]:
-    while (event := reader.next_event()) is not NEED_DATA:
-        where = f"{place}, offset {event.offset}"
-        if isinstance(event, FrameReceived):
-            yield _Found(where, event.raw, event.frame)
-        else:
-            yield _Found(where, event.data, error=f"{len(event.data)} bytes of no frame: {event.reason}")
 
 
 # --- text output -----------------------------------------------------------------------------------------------------
 
 
-def _head(found: _Found) -> str:
+def _head(found: Found) -> str:
     frame = found.frame
     assert frame is not None
     edition = frame.edition.name.removeprefix("GBT")
     parts = (f"GB/T 32960.3-{edition}", _word(frame.command), _word(frame.reply_flag), f"VIN {frame.vin}")
-    return f"{found.place}: {', '.join(parts)}, {len(found.data)} bytes"
+    time = "" if found.time_ns is None else f"{beijing_time(found.time_ns):%Y-%m-%d %H:%M:%S} "
+    return f"{found.place}: {time}{', '.join(parts)}, {len(found.data)} bytes"
 
 
-def _lines(found: _Found) -> Iterator[str]:
+def _lines(found: Found) -> Iterator[str]:
     assert found.frame is not None
     yield _head(found)
     if found.frame.encryption != 1:
@@ -213,7 +158,7 @@ def _word(value: Any) -> str:
             return str(value)
 
 
-def _explained(found: _Found) -> Iterator[str]:
+def _explained(found: Found) -> Iterator[str]:
     yield _head(found)
     rows = [("offset", "bytes", "field", "raw", "value", "clause"), *map(_explained_row, explain(found.data))]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -237,44 +182,25 @@ def _explained_row(field: ExplainedField) -> tuple[str, ...]:
 # --- JSON output -----------------------------------------------------------------------------------------------------
 
 
-def _json_of(found: _Found, *, explained: bool) -> dict[str, Any]:
+def json_of(found: Found, *, explained: bool = False) -> dict[str, Any]:
+    """Return what was found as one object."""
+    result: dict[str, Any] = {"place": found.place}
+    if found.time_ns is not None:
+        result["time"] = beijing_time(found.time_ns).isoformat()
+    if found.link:
+        result["link"] = found.link
     if found.frame is None:
-        return {"place": found.place, "error": found.error, "hex": found.data.hex()}
-    frame = found.frame
-    result: dict[str, Any] = {
-        "place": found.place,
-        "edition": int(frame.edition.name.removeprefix("GBT")),
-        "command": int(frame.command),
-        "reply_flag": int(frame.reply_flag),
-        "vin": frame.vin,
-        "encryption": int(frame.encryption),
-    }
+        return result | {"error": found.error, "hex": found.data.hex()}
+    result |= frame_to_json(found.frame)
     if explained:
-        result["fields"] = [_plain(field) | {"value": _plain(field.value)} for field in explain(found.data)]
-    else:
-        result["message"] = _plain(frame.message)
+        del result["message"]
+        result["fields"] = [plain(each) | {"value": plain(each.value)} for each in explain(found.data)]
+        for each in result["fields"]:
+            del each["type"]
     return result
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: times as ISO 8601, bytes as hex, codes as numbers, sentinels as their word."""
-    match value:
-        case bool() | None | float() | str():
-            return value
-        case Sentinel():
-            return value.value
-        case int():
-            return int(value)
-        case Enum():
-            return value.value
-        case bytes():
-            return value.hex()
-        case datetime():
-            return value.isoformat()
-        case UUID():
-            return str(value)
-        case tuple():
-            return [_plain(item) for item in value]
-        case _:
-            members = {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-            return {"type": type(value).__name__} | members
+def json_line(item: Any) -> str:
+    """One line of JSON; text that is no Unicode, which the wire may carry, is escaped."""
+    line = json.dumps(item, ensure_ascii=False)
+    return line if line.isprintable() or not _SURROGATE.search(line) else json.dumps(item)

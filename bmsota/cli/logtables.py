@@ -123,9 +123,10 @@ HEADER = ("time_s", "channel", "can_id", "message", "signal", "value", "name", "
 class CsvTable(_Writer):
     """RFC 4180, UTF-8, one row a value, in the log's order."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, *, keep_open: bool = False) -> None:
         super().__init__()
         self._out = out
+        self._keep_open = keep_open
         self._csv = csv.writer(out, lineterminator="\n")
         self._csv.writerow(HEADER)
 
@@ -137,7 +138,10 @@ class CsvTable(_Writer):
             )
 
     def close(self) -> None:
-        self._out.close()
+        if self._keep_open:
+            self._out.flush()
+        else:
+            self._out.close()
 
 
 class ParquetTable(_Writer):

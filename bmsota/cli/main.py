@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from bmsota import __version__
-from bmsota.cli import decode
+from bmsota.cli import decode, encode, send
 from bmsota.errors import BmsotaError
 
 app = typer.Typer(
@@ -41,6 +41,8 @@ def bmsota(
 
 
 app.command(name="decode")(decode.command)
+app.command(name="encode")(encode.command)
+app.command(name="send")(send.command)
 
 # CAN commands need the extra `can`; without it they are not offered, and the core stays light.
 if find_spec("cantools") is not None:

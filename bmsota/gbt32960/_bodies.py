@@ -1,8 +1,11 @@
-"""The information bodies of a report, in engineering units (2016 tables 9 to 18 and B.4 to B.8).
+"""The information bodies of a report, in engineering units (2016 tables 9 to 18 and B.4 to B.8; 2025 chapter 7).
 
 Values only: which byte stands where is in `_layouts`. Where the terminal says "abnormal" or "invalid", a `Sentinel`
 stands in place of the number. A code that has a name is the member of its enumeration; any other code is a plain
 integer. Values outside the text's range are kept as they came; nothing is clamped.
+
+The 2025 edition gives other bodies, partly under the same numbers. Its classes have the year in their name where 2016 has a
+body of the same meaning; a report of one edition holds bodies of that edition only.
 """
 
 from __future__ import annotations
@@ -12,30 +15,51 @@ from dataclasses import dataclass
 from bmsota.gbt32960._enums import (
     AlarmFlag,
     ChargingState,
+    CoordinateSystem,
     DcdcState,
     EngineState,
     MotorState,
     RunMode,
     Sentinel,
+    SignatureAlgorithm,
     VehicleState,
 )
+from bmsota.gbt32960._extension import BmsConfiguration, CanSignals, FaultChanges
 
 __all__ = [
+    "AlarmLevel",
     "Alarms",
+    "Alarms2025",
     "Body",
     "CellVoltages",
+    "CellVoltages2025",
     "DriveMotor",
+    "DriveMotor2025",
     "DriveMotors",
+    "DriveMotors2025",
     "Engine",
+    "Engine2025",
     "Extremes",
     "FuelCell",
+    "FuelCell2025",
+    "FuelCellStack",
+    "FuelCellStacks",
+    "PackTemperatures",
+    "PackVoltages",
     "Position",
+    "Position2025",
     "ProbeTemperatures",
+    "ProbeTemperatures2025",
     "RawBody",
+    "Signature",
     "SubsystemTemperatures",
     "SubsystemVoltages",
+    "Supercapacitor",
+    "SupercapacitorExtremes",
+    "UnsizedBody",
     "UserDefined",
     "VehicleData",
+    "VehicleData2025",
 ]
 
 
@@ -205,9 +229,229 @@ class ProbeTemperatures:
     subsystems: tuple[SubsystemTemperatures, ...] | Sentinel
 
 
+# --- 2025 -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleData2025:
+    """0x01 vehicle, 2025: without the pedals, with a wider current."""
+
+    vehicle_state: VehicleState | int | Sentinel
+    charging_state: ChargingState | int | Sentinel
+    run_mode: RunMode | int | Sentinel
+    speed_kmh: float | Sentinel
+    odometer_km: float | Sentinel
+    total_voltage_v: float | Sentinel
+    total_current_a: float | Sentinel
+    """The text fixes no sign; throughout this project > 0 is discharging."""
+    soc_pct: int | Sentinel
+    dcdc_state: DcdcState | int | Sentinel
+    gear: int
+    """The whole gear byte, as in 2016; `Gear.is_invalid` has a meaning here."""
+    insulation_kohm: int | Sentinel
+    """The lower of plus and minus to ground."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriveMotor2025:
+    """One motor of `DriveMotors2025`: no voltage, no current, a wider torque."""
+
+    number: int
+    state: MotorState | int | Sentinel
+    controller_temperature_c: int | Sentinel
+    speed_rpm: int | Sentinel
+    torque_nm: float | Sentinel
+    motor_temperature_c: int | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class DriveMotors2025:
+    """0x02 drive motors, 2025."""
+
+    motors: tuple[DriveMotor2025, ...] | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class FuelCell2025:
+    """0x03 fuel-cell engine and hydrogen system, 2025. The stacks have a body of their own, `FuelCellStacks`."""
+
+    hydrogen_temperature_c_max: int | Sentinel
+    hydrogen_temperature_probe: int | Sentinel
+    hydrogen_concentration_pct_max: float | Sentinel
+    """By volume."""
+    hydrogen_concentration_sensor: int | Sentinel
+    hydrogen_pressure_mpa_max: float | Sentinel
+    hydrogen_pressure_sensor: int | Sentinel
+    dcdc_state: DcdcState | int | Sentinel
+    hydrogen_remaining_pct: int | Sentinel
+    dcdc_temperature_c: int | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class Engine2025:
+    """0x04 engine, 2025."""
+
+    crankshaft_speed_rpm: int | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class Position2025:
+    """0x05 position, 2025: says in which coordinate system."""
+
+    valid: bool
+    """On the wire bit 0 says the opposite: 1 is invalid."""
+    coordinate_system: CoordinateSystem | int | Sentinel
+    longitude_deg: float | Sentinel
+    """> 0: east."""
+    latitude_deg: float | Sentinel
+    """> 0: north."""
+    status_bits: int = 0
+    """As in `Position`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmLevel:
+    """The level of one general alarm, in `Alarms2025`."""
+
+    bit: int
+    """The number of the flag: 0 to 27."""
+    level: int | Sentinel
+    """1 to 4; a thermal event is always 4."""
+
+    @property
+    def flag(self) -> AlarmFlag | None:
+        """The alarm by its name; None for a number that has none."""
+        flags = [flag for flag in AlarmFlag if flag.bit_length() - 1 == self.bit]
+        return flags[0] if flags else None
+
+
+@dataclass(frozen=True, slots=True)
+class Alarms2025:
+    """0x06 alarms, 2025: with a level for each general alarm."""
+
+    level_max: int | Sentinel
+    """0 none, 1, 2 (limit driving), 3 (stop at once), 4 (thermal event)."""
+    flags: int = 0
+    ress_faults: tuple[int, ...] | Sentinel = ()
+    motor_faults: tuple[int, ...] | Sentinel = ()
+    engine_faults: tuple[int, ...] | Sentinel = ()
+    other_faults: tuple[int, ...] | Sentinel = ()
+    general_levels: tuple[AlarmLevel, ...] | Sentinel = ()
+
+    @property
+    def active(self) -> tuple[AlarmFlag, ...]:
+        """The alarms that are set and have a name, lowest bit first."""
+        return tuple(flag for flag in AlarmFlag if flag & self.flags)
+
+
+@dataclass(frozen=True, slots=True)
+class PackVoltages:
+    """One battery pack of `CellVoltages2025`. It comes whole; 2025 splits nothing over frames."""
+
+    number: int
+    voltage_v: float | Sentinel
+    current_a: float | Sentinel
+    """> 0: discharging, as `VehicleData2025.total_current_a`."""
+    cell_voltages_v: tuple[float | Sentinel, ...] | Sentinel
+    """Of the smallest parallel units. A `Sentinel` where the count itself says abnormal or invalid."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellVoltages2025:
+    """0x07 voltages of the smallest parallel units, 2025."""
+
+    packs: tuple[PackVoltages, ...] | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class PackTemperatures:
+    """One battery pack of `ProbeTemperatures2025`."""
+
+    number: int
+    temperatures_c: tuple[int | Sentinel, ...] | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTemperatures2025:
+    """0x08 temperatures of the battery packs, 2025."""
+
+    packs: tuple[PackTemperatures, ...] | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class FuelCellStack:
+    """One stack of `FuelCellStacks`."""
+
+    number: int
+    voltage_v: float | Sentinel
+    current_a: float | Sentinel
+    hydrogen_inlet_pressure_kpa: float | Sentinel
+    air_inlet_pressure_kpa: float | Sentinel
+    air_inlet_temperature_c: int | Sentinel
+    coolant_outlet_temperatures_c: tuple[int | Sentinel, ...] | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class FuelCellStacks:
+    """0x30 fuel-cell stacks, 2025."""
+
+    stacks: tuple[FuelCellStack, ...] | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class Supercapacitor:
+    """0x31 supercapacitor, 2025."""
+
+    number: int
+    voltage_v: float | Sentinel
+    current_a: float | Sentinel
+    cell_voltages_v: tuple[float | Sentinel, ...] | Sentinel
+    temperatures_c: tuple[int | Sentinel, ...] | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class SupercapacitorExtremes:
+    """0x32 extremes of the supercapacitor, 2025. Cells and probes are counted in two bytes here."""
+
+    cell_voltage_max_subsystem: int | Sentinel
+    cell_voltage_max_cell: int | Sentinel
+    cell_voltage_max_v: float | Sentinel
+    cell_voltage_min_subsystem: int | Sentinel
+    cell_voltage_min_cell: int | Sentinel
+    cell_voltage_min_v: float | Sentinel
+    temperature_max_subsystem: int | Sentinel
+    temperature_max_probe: int | Sentinel
+    temperature_max_c: int | Sentinel
+    temperature_min_subsystem: int | Sentinel
+    temperature_min_probe: int | Sentinel
+    temperature_min_c: int | Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """0xFF signature of a report, 2025: the last body. Made and checked by `sign_report` and `verify_report`."""
+
+    algorithm: SignatureAlgorithm | int
+    r: bytes
+    """The R of SM2 and ECC; the whole signature of RSA."""
+    s: bytes = b""
+    """The S of SM2 and ECC; empty with RSA."""
+
+
+# --- both editions ------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class UserDefined:
     """0x80 to 0xFE: a maker's own body, with its length in front (table 7)."""
+
+    type_id: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnsizedBody:
+    """A maker's own body without a length on the wire, kept as bytes. Its size is known from `Layouts` only."""
 
     type_id: int
     data: bytes
@@ -234,7 +478,23 @@ Body = (
     | Alarms
     | CellVoltages
     | ProbeTemperatures
+    | VehicleData2025
+    | DriveMotors2025
+    | FuelCell2025
+    | Engine2025
+    | Position2025
+    | Alarms2025
+    | CellVoltages2025
+    | ProbeTemperatures2025
+    | FuelCellStacks
+    | Supercapacitor
+    | SupercapacitorExtremes
+    | Signature
+    | CanSignals
+    | BmsConfiguration
+    | FaultChanges
     | UserDefined
+    | UnsizedBody
     | RawBody
 )
 """Any body of a report."""

@@ -1,10 +1,11 @@
-"""One whole frame to a value and back (2016 clause 6, tables 2 to 8; annex B for the terminal).
+"""One whole frame to a value and back (2016 clause 6, tables 2 to 8; annex B for the terminal; 2025 likewise).
 
 `decode` checks from outside to inside: start, length, check byte, header, data unit. Which message a command carries is
 decided by tables. Replies are recognised by their size, because the editions and the field disagree about them (2016: 6.3.2
 keeps the time, annex B echoes everything; many send nothing): empty, a time, or an echo are all accepted for any command.
 
-Left out: deciphering. With any encryption but none the data unit stays a `RawMessage`.
+With any encryption but none the data unit stays a `RawMessage`, unless a cipher for it is passed in (`_cipher`). Bodies of
+users are read where their `Layouts` are passed in.
 """
 
 from __future__ import annotations
@@ -14,18 +15,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
-from bmsota.gbt32960._bodies import RawBody, UserDefined
+from bmsota.gbt32960._bodies import RawBody, Signature, UserDefined
 from bmsota.gbt32960._compile import decoder, encoder
 from bmsota.gbt32960._control import control_parameters, control_parameters_bytes
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
 from bmsota.gbt32960._extension import EXTENSION_VERSION
 from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES, Frame, Header
 from bmsota.gbt32960._layouts import (
+    ACTIVATION,
+    ACTIVATION_REPLY,
     BODY_LAYOUTS,
+    EXTENSION_BODY_LAYOUTS,
     EXTENSION_LAYOUTS,
+    KEY_EXCHANGE,
     PLATFORM_LOGIN,
+    PLATFORM_LOGIN_2025,
     PLATFORM_LOGOUT,
+    SIGNATURE_2025,
     VEHICLE_LOGIN_2016,
+    VEHICLE_LOGIN_2025,
     VEHICLE_LOGOUT,
 )
 from bmsota.gbt32960._make import maker
@@ -47,11 +55,28 @@ from bmsota.gbt32960._plain import bytes_of_time, short, time_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bmsota.gbt32960._cipher import DataUnitCipher
     from bmsota.gbt32960._compile import Decoder, Encoder
     from bmsota.gbt32960._fields import Layout
     from bmsota.gbt32960._messages import Message
+    from bmsota.gbt32960._registry import Layouts
 
-__all__ = ["USER_DEFINED", "decode", "decode_header", "encode", "message_layout"]
+    _Write = Callable[[Any, bool, list[bytes], Layouts | None], None]
+
+__all__ = [
+    "DECIPHERING",
+    "USER_DEFINED",
+    "decode",
+    "decode_header",
+    "encode",
+    "message_layout",
+    "report_bytes",
+    "sized_encoder",
+    "user_defined",
+]
+
+DECIPHERING: Final = "enciphered data unit"
+"""The `FrameError.where` of a data unit that the cipher refuses: 2025 has a reply flag of its own for that."""
 
 _HEADER: Final = Struct(">2sBB17sBH")
 _VIN_SIZE_BYTES: Final = 17
@@ -87,12 +112,18 @@ _MESSAGE_LAYOUTS: Final[dict[Edition, dict[int, Layout]]] = {
         Command.PLATFORM_LOGOUT: PLATFORM_LOGOUT,
     },
     Edition.GBT2025: {
+        Command.VEHICLE_LOGIN: VEHICLE_LOGIN_2025,
         Command.VEHICLE_LOGOUT: VEHICLE_LOGOUT,
-        Command.PLATFORM_LOGIN: PLATFORM_LOGIN,
+        Command.PLATFORM_LOGIN: PLATFORM_LOGIN_2025,
         Command.PLATFORM_LOGOUT: PLATFORM_LOGOUT,
+        Command.ACTIVATION: ACTIVATION,
+        Command.ACTIVATION_REPLY: ACTIVATION_REPLY,
+        Command.KEY_EXCHANGE: KEY_EXCHANGE,
     },
 }
 _REPORTS: Final[frozenset[int]] = frozenset({int(Command.REALTIME_REPORT), int(Command.BACKFILL_REPORT)})
+_TIMELESS: Final[frozenset[int]] = frozenset({int(Command.ACTIVATION_REPLY), int(Command.KEY_EXCHANGE)})
+"""Messages of 2025 that do not begin with a time. As an answer they can only be themselves, or a time alone."""
 _EMPTY: Final[dict[int, type[Heartbeat | TimeSync]]] = {Command.HEARTBEAT: Heartbeat, Command.TIME_SYNC: TimeSync}
 
 
@@ -112,7 +143,7 @@ def is_extension(data: bytes, at: int, end: int) -> bool:
 # --- decode ----------------------------------------------------------------------------------------------------------
 
 
-def _user_defined(data: bytes, at: int, end: int) -> tuple[UserDefined, int]:
+def user_defined(data: bytes, at: int, end: int) -> tuple[UserDefined, int]:
     """0x80 to 0xFE: a WORD length and as many bytes. *at* is behind the type byte."""
     if end - at < 2:
         raise short("user-defined body", at, 2, end)
@@ -123,6 +154,35 @@ def _user_defined(data: bytes, at: int, end: int) -> tuple[UserDefined, int]:
     return UserDefined(data[at - 1], data[at + 2 : stop]), stop
 
 
+_MARK: Final = EXTENSION_VERSION.to_bytes(2, "big")
+
+
+def _extension_body(layout: Layout) -> Decoder:
+    """A body of our extension: behind the length the mark, then the layout. Without the mark it is somebody else's."""
+    read = decoder(layout)
+
+    def body(data: bytes, at: int, end: int) -> tuple[Any, int]:
+        found, stop = user_defined(data, at, end)
+        if found.data[:2] != _MARK:
+            return found, stop
+        value, last = read(data, at + 4, stop)  # Behind length and mark.
+        if last != stop:
+            received = f"{stop - last} more bytes"
+            raise FrameError(layout.label, expected="the end of the body", received=received, offset=last)
+        return value, stop
+
+    return body
+
+
+def _signature(data: bytes, at: int, end: int) -> tuple[Signature, int]:
+    """The last body of a signed report: what came behind it would not be signed."""
+    found, stop = decoder(SIGNATURE_2025)(data, at, end)
+    if stop != end:
+        received = f"{end - stop} more bytes"
+        raise FrameError(SIGNATURE_2025.label, expected="the end of the report", received=received, offset=stop)
+    return found, stop
+
+
 def _raw_body(data: bytes, at: int, end: int) -> tuple[RawBody, int]:
     """A type without a layout has no length either: it takes all the rest."""
     return RawBody(data[at - 1], data[at:end]), end
@@ -131,9 +191,11 @@ def _raw_body(data: bytes, at: int, end: int) -> tuple[RawBody, int]:
 def _body_decoders(edition: Edition) -> tuple[Decoder, ...]:
     table: list[Decoder] = [_raw_body] * 256
     for type_id in USER_DEFINED:
-        table[type_id] = _user_defined
+        table[type_id] = user_defined
+    for type_id, layout in EXTENSION_BODY_LAYOUTS.items():
+        table[type_id] = _extension_body(layout)
     for type_id, layout in BODY_LAYOUTS[edition].items():
-        table[type_id] = decoder(layout)
+        table[type_id] = _signature if layout is SIGNATURE_2025 else decoder(layout)
     return tuple(table)
 
 
@@ -169,14 +231,14 @@ def _decode_control(data: bytes, at: int, end: int) -> Control:
     return Control(time_of(data[at : at + 6], at), data[at + 6], control_parameters(data[at + 6], data[at + 7 : end]))
 
 
-def _decode_command(edition: Edition, command: int, data: bytes, at: int, end: int) -> Message:
+def _decode_command(edition: Edition, command: int, data: bytes, at: int, end: int, layouts: Layouts | None) -> Message:
     """The data unit of a frame that asks for something (flag 0xFE)."""
     if command in _REPORTS:
         decoders = _BODY_DECODERS.get(edition)
         if decoders is None:
-            if not BODY_LAYOUTS[edition]:  # No bodies of that edition yet.
-                return RawMessage(data[at:end])
             decoders = _BODY_DECODERS[edition] = _body_decoders(edition)
+        if layouts is not None:
+            decoders = layouts.decoders(edition, decoders)
         return _decode_report(decoders, data, at, end)
     empty = _EMPTY.get(command)
     if empty is not None:
@@ -199,6 +261,8 @@ def _decode_reply(edition: Edition, command: int, flag: int, data: bytes, at: in
     """The data unit of an answer (any flag but 0xFE)."""
     if at == end:
         return EmptyReply()
+    if edition is Edition.GBT2025 and command in _TIMELESS and end - at != 6:
+        return _decode_layout(_MESSAGE_LAYOUTS[edition][command], data, at, end)
     if end - at < 6:
         raise short("reply", at, 6, end)
     if end - at > 6 and command == Command.QUERY_PARAMETERS and flag == ReplyFlag.SUCCESS:
@@ -255,25 +319,47 @@ def _wrong_start(start: bytes) -> FrameError:
     return FrameError("frame", expected='"##" (2016) or "$$" (2025)', received=start.hex(" "), offset=0)
 
 
-def decode(data: bytes) -> Frame:
+def _decipher(cipher: DataUnitCipher, data: bytes, end: int) -> bytes:
+    """Return the frame's header with the plain data unit behind it. The check byte over the ciphertext was right."""
+    try:
+        plain = cipher.decrypt(data[HEADER_SIZE_BYTES:end])
+    except ValueError as error:
+        expected = "bytes that this cipher can decipher"
+        received = f"{end - HEADER_SIZE_BYTES} bytes: {error}"
+        raise FrameError(DECIPHERING, expected=expected, received=received, offset=HEADER_SIZE_BYTES) from error
+    return data[:HEADER_SIZE_BYTES] + plain
+
+
+def decode(data: bytes, *, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None) -> Frame:
     """Decode one whole frame, no byte more or less.
+
+    With a *cipher*, data units of its encryption are deciphered, after the check byte; others stay a `RawMessage`. Bodies
+    that *layouts* knows are read by them. Offsets in errors of a deciphered data unit count in the plain text.
 
     Raises:
         FrameError: start, length, check byte, header or data unit are not valid. Any other exception is a bug.
     """
     if type(data) is not bytes:
         data = bytes(data)
-    edition, command, flag, raw_vin, cipher, length = _check(data)
+    edition, command, flag, raw_vin, code, length = _check(data)
     vin, padding = _identifier(raw_vin)
     end = HEADER_SIZE_BYTES + length
+    is_open = code == _NONE
+    if not is_open and cipher is not None and cipher.encryption == code:
+        is_open = True
+        if length:
+            data = _decipher(cipher, data, end)
+            end = len(data)
     message: Message
-    if cipher != _NONE:
+    if not is_open:
         message = RawMessage(data[HEADER_SIZE_BYTES:end])
     elif flag == _COMMAND:
-        message = _decode_command(edition, command, data, HEADER_SIZE_BYTES, end)
+        message = _decode_command(edition, command, data, HEADER_SIZE_BYTES, end, layouts)
     else:
         message = _decode_reply(edition, command, flag, data, HEADER_SIZE_BYTES, end)
-    frame: Frame = _new_frame(_COMMANDS[command], vin, message, _FLAGS[flag], edition, _CIPHERS[cipher], padding)
+    if is_open and code != _NONE and type(message) is RawMessage:
+        message = RawMessage(message.data, is_plain=True)
+    frame: Frame = _new_frame(_COMMANDS[command], vin, message, _FLAGS[flag], edition, _CIPHERS[code], padding)
     return frame
 
 
@@ -298,7 +384,11 @@ def decode_header(data: bytes) -> Header:
 
 
 def _body_encoders(edition: Edition, *, strict: bool) -> dict[type, tuple[bytes, Encoder]]:
-    return {
+    own = {
+        layout.cls: (bytes((type_id,)), sized_encoder(layout.label, encoder(layout, strict=strict), _MARK))
+        for type_id, layout in EXTENSION_BODY_LAYOUTS.items()
+    }
+    return own | {
         layout.cls: (bytes((type_id,)), encoder(layout, strict=strict))
         for type_id, layout in BODY_LAYOUTS[edition].items()
     }
@@ -308,10 +398,34 @@ _BODY_ENCODERS: Final[dict[tuple[Edition, bool], dict[type, tuple[bytes, Encoder
 """By edition and strictness; filled when first needed, because most programs encode in one way only."""
 
 
-def _encode_report(edition: Edition, report: Report, strict: bool, out: list[bytes]) -> None:
+def sized_encoder(label: str, write: Encoder, mark: bytes = b"") -> Encoder:
+    """Put the WORD length of user-defined bodies, and a mark, in front of what *write* makes."""
+
+    def sized(body: Any, out: list[bytes]) -> None:
+        inner: list[bytes] = [mark]
+        write(body, inner)
+        data = b"".join(inner)
+        if len(data) > DATA_SIZE_BYTES_MAX:
+            msg = f"{label}: expected at most {DATA_SIZE_BYTES_MAX} bytes, got {len(data)}"
+            raise LocalProtocolError(msg)
+        out.append(len(data).to_bytes(2, "big") + data)
+
+    return sized
+
+
+def report_bytes(edition: Edition, report: Report, *, strict: bool = False, layouts: Layouts | None = None) -> bytes:
+    """Return the data unit of a report: what a signature is made over, if the report has none yet."""
+    out: list[bytes] = []
+    _encode_report(edition, report, strict, out, layouts)
+    return b"".join(out)
+
+
+def _encode_report(edition: Edition, report: Report, strict: bool, out: list[bytes], layouts: Layouts | None) -> None:
     table = _BODY_ENCODERS.get((edition, strict))
     if table is None:
         table = _BODY_ENCODERS[edition, strict] = _body_encoders(edition, strict=strict)
+    if layouts is not None:
+        table = layouts.encoders(edition, strict, table)
     out.append(bytes_of_time("report.time", report.time))
     last = len(report.bodies) - 1
     for index, body in enumerate(report.bodies):
@@ -321,12 +435,17 @@ def _encode_report(edition: Edition, report: Report, strict: bool, out: list[byt
             found[1](body, out)
         elif isinstance(body, UserDefined):
             out.append(_encode_user_defined(body))
-        elif isinstance(body, RawBody) and index == last:
+        elif (
+            isinstance(body, RawBody) and index == last and (layouts is None or not layouts.has(edition, body.type_id))
+        ):
             out.append(_encode_raw_body(edition, body))
         else:
             expected = f"bodies of the {edition.name} edition, a RawBody only as the last"
             msg = f"report.bodies[{index}]: expected {expected}, got {type(body).__name__}"
             raise LocalProtocolError(msg)
+    if edition is Edition.GBT2025 and any(type(body) is Signature for body in report.bodies[:-1]):
+        msg = "report.bodies: expected a Signature only as the last, got bodies behind it"
+        raise LocalProtocolError(msg)
 
 
 def _encode_user_defined(body: UserDefined) -> bytes:
@@ -348,8 +467,8 @@ def _encode_raw_body(edition: Edition, body: RawBody) -> bytes:
     return bytes((body.type_id,)) + body.data
 
 
-def _encode_layout(layout: Layout) -> Callable[[Frame, bool, list[bytes]], None]:
-    return lambda frame, strict, out: encoder(layout, strict=strict)(frame.message, out)
+def _encode_layout(layouts: dict[Edition, Layout]) -> _Write:
+    return lambda frame, strict, out, _layouts: encoder(layouts[frame.edition], strict=strict)(frame.message, out)
 
 
 def _encode_echo(message: EchoReply) -> bytes:
@@ -378,7 +497,7 @@ class _Kind:
 
     def __init__(
         self,
-        write: Callable[[Any, bool, list[bytes]], None],
+        write: _Write,
         commands: frozenset[int] = _ANY,
         *,
         editions: frozenset[Edition] = _BOTH,
@@ -393,16 +512,15 @@ class _Kind:
         self.is_reply = is_reply
 
 
-def _simple(make: Callable[[Any], bytes]) -> Callable[[Any, bool, list[bytes]], None]:
-    return lambda frame, _strict, out: out.append(make(frame.message))
+def _simple(make: Callable[[Any], bytes]) -> _Write:
+    return lambda frame, _strict, out, _layouts: out.append(make(frame.message))
 
 
 def _kinds() -> dict[type, _Kind]:
     kinds = {
         Report: _Kind(
-            lambda frame, strict, out: _encode_report(frame.edition, frame.message, strict, out),
+            lambda frame, strict, out, layouts: _encode_report(frame.edition, frame.message, strict, out, layouts),
             _REPORTS,
-            editions=frozenset(edition for edition, layouts in BODY_LAYOUTS.items() if layouts),
         ),
         Heartbeat: _Kind(_simple(lambda _message: b""), frozenset({Command.HEARTBEAT}), is_reply=False),
         TimeSync: _Kind(_simple(lambda _message: b""), frozenset({Command.TIME_SYNC}), is_reply=False),
@@ -411,33 +529,42 @@ def _kinds() -> dict[type, _Kind]:
         EchoReply: _Kind(_simple(_encode_echo), is_command=False),
         ParameterQuery: _Kind(_simple(encode_query), frozenset({Command.QUERY_PARAMETERS})),
         ParameterValues: _Kind(
-            lambda frame, strict, out: out.append(encode_values(frame.edition, frame.message, strict=strict)),
+            lambda frame, strict, out, _layouts: out.append(encode_values(frame.edition, frame.message, strict=strict)),
             frozenset({Command.QUERY_PARAMETERS, Command.SET_PARAMETERS}),
         ),
         Control: _Kind(_simple(_encode_control), frozenset({Command.CONTROL})),
         RawMessage: _Kind(_simple(lambda message: bytes(message.data))),
     }
+    found: dict[type, dict[Edition, Layout]] = {}
     for edition, layouts in _MESSAGE_LAYOUTS.items():
         for command, layout in layouts.items():
-            editions = kinds[layout.cls].editions | {edition} if layout.cls in kinds else frozenset({edition})
-            kinds[layout.cls] = _Kind(_encode_layout(layout), frozenset({command}), editions=editions)
+            of_class = found.setdefault(layout.cls, {})
+            of_class[edition] = layout
+            write = _encode_layout(of_class)
+            kinds[layout.cls] = _Kind(write, frozenset({command}), editions=frozenset(of_class))
     for command, layout in EXTENSION_LAYOUTS.items():
-        kinds[layout.cls] = _Kind(_encode_layout(layout), frozenset({command}))
+        kinds[layout.cls] = _Kind(_encode_layout(dict.fromkeys(Edition, layout)), frozenset({command}))
     return kinds
 
 
 _KINDS: Final = _kinds()
 
 
-def _kind_of(frame: Frame) -> _Kind:
+def _is_ciphertext(message: Message) -> bool:
+    return isinstance(message, RawMessage) and not message.is_plain
+
+
+def _kind_of(frame: Frame, cipher: DataUnitCipher | None) -> _Kind:
     """Return how the message is encoded, or say why it may not stand in this frame."""
     kind = _KINDS.get(type(frame.message))
     name = type(frame.message).__name__
     if kind is None:
         msg = f"frame.message: expected a message of the cloud link, got {name}"
         raise LocalProtocolError(msg)
-    if frame.encryption != _NONE and not isinstance(frame.message, RawMessage):
-        msg = f"frame.message: expected a RawMessage with the ciphertext, since encryption is set, got {name}"
+    is_ciphertext = _is_ciphertext(frame.message)
+    if frame.encryption != _NONE and not is_ciphertext and (cipher is None or cipher.encryption != frame.encryption):
+        expected = "a cipher of this encryption, or a RawMessage with the ciphertext"
+        msg = f"frame.message: expected {expected}, since encryption is set, got {name}"
         raise LocalProtocolError(msg)
     if frame.command not in kind.commands:
         commands = " or ".join(f"{command:#04x}" for command in sorted(kind.commands))
@@ -470,19 +597,26 @@ def _identifier_bytes(frame: Frame) -> bytes:
     return raw.ljust(_VIN_SIZE_BYTES, b"\0")
 
 
-def encode(frame: Frame, *, strict: bool = False) -> bytes:
+def encode(
+    frame: Frame, *, strict: bool = False, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None
+) -> bytes:
     """Encode *frame*.
 
     Without *strict* everything is accepted that the wire can carry, so that any frame that was decoded goes out again as it
     came. With *strict* every number must also be in the range that the text allows: what a terminal should send.
 
+    A frame whose encryption is that of *cipher* is enciphered by it, unless its message is a `RawMessage` of ciphertext. An
+    empty data unit stays empty. *layouts* must know the bodies that are not this package's.
+
     Raises:
         LocalProtocolError: a value does not fit, or the message does not belong to this command, flag or edition.
     """
-    kind = _kind_of(frame)
+    kind = _kind_of(frame, cipher)
     out: list[bytes] = []
-    kind.write(frame, strict, out)
+    kind.write(frame, strict, out, layouts)
     data = b"".join(out)
+    if cipher is not None and frame.encryption != _NONE and data and not _is_ciphertext(frame.message):
+        data = cipher.encrypt(data)
     if len(data) > DATA_SIZE_BYTES_MAX:
         msg = f"data unit: expected at most {DATA_SIZE_BYTES_MAX} bytes, got {len(data)}"
         raise LocalProtocolError(msg)
@@ -490,6 +624,6 @@ def encode(frame: Frame, *, strict: bool = False) -> bytes:
     if not all(isinstance(number, int) and 0 <= number <= 255 for number in numbers):
         msg = f"frame: expected command, reply flag and encryption from 0 to 255, got {numbers!r}"
         raise LocalProtocolError(msg)
-    command, flag, cipher = numbers
-    raw = _HEADER.pack(frame.edition.value, command, flag, _identifier_bytes(frame), cipher, len(data)) + data
+    command, flag, code = numbers
+    raw = _HEADER.pack(frame.edition.value, command, flag, _identifier_bytes(frame), code, len(data)) + data
     return raw + _BYTES[bcc_xor(raw)]  # The two start bytes cancel each other.

@@ -23,6 +23,7 @@ from bmsota.gbt32960._fields import (
     Field,
     FixedBytes,
     Layout,
+    PackTable,
     Repeat,
     Row,
     Text,
@@ -35,6 +36,7 @@ from bmsota.gbt32960._plain import (
     bytes_of_text,
     bytes_of_time,
     codes_at,
+    packs_at,
     short,
     sized_at,
     text_of,
@@ -205,7 +207,8 @@ def _decode_run(source: _Source, run: list[Row], layout: Layout, values: list[st
                 offset += row.size_bytes
             case Text():
                 targets.append(variable)
-                expressions.append((variable, f"_text_of({variable})"))
+                padding = "" if row.padding == b"\0" else f", {row.padding!r}"
+                expressions.append((variable, f"_text_of({variable}{padding})"))
                 offset += row.size_bytes
             case FixedBytes():
                 targets.append(variable)
@@ -298,7 +301,7 @@ def decoder(layout: Layout) -> Decoder:
             source.add(f"{values[-1]}, at = _codes_at(data, at, end)")
         else:
             values.append(f"v{len(values)}")
-            read = source.name("sized", sized_at)
+            read = source.name("sized", packs_at if isinstance(row, PackTable) else sized_at)
             what = f"{source.name('row', row)}, {source.name('label', layout.label)}"
             source.add(f"{values[-1]}, at = {read}({what}, data, at, end)")
     if layout.build is not None:
@@ -352,7 +355,7 @@ def _encode_run(source: _Source, run: list[Row], layout: Layout, values: list[st
             case Time():
                 arguments.append(f"_bytes_of_time({where}, {value})")
             case Text():
-                arguments.append(f"_bytes_of_text({where}, {value}, {row.size_bytes})")
+                arguments.append(f"_bytes_of_text({where}, {value}, {row.size_bytes}, {row.padding!r})")
             case FixedBytes():
                 arguments.append(f"_fixed({where}, {value}, {row.size_bytes})")
             case _:

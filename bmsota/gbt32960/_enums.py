@@ -11,14 +11,18 @@ from typing import Final
 
 __all__ = [
     "BRAKE_PRESSED",
+    "ActivationResult",
+    "ActivationStatus",
     "AlarmFlag",
     "ChargingState",
     "Command",
     "ControlId",
+    "CoordinateSystem",
     "DcdcState",
     "Edition",
     "Encryption",
     "EngineState",
+    "FaultState",
     "Gear",
     "GearPosition",
     "MotorState",
@@ -28,6 +32,7 @@ __all__ = [
     "ReplyFlag",
     "RunMode",
     "Sentinel",
+    "SignatureAlgorithm",
     "UpgradeLayout",
     "UpgradeStateCode",
     "VehicleState",
@@ -245,6 +250,37 @@ class AlarmFlag(IntFlag):
     FUEL_CELL_STACK_TEMPERATURE = 1 << 27
 
 
+class CoordinateSystem(IntEnum):
+    """2025, position: what the coordinates mean. The 2016 edition does not say."""
+
+    WGS84 = 1
+    GCJ02 = 2
+    OTHER = 3
+
+
+class SignatureAlgorithm(IntEnum):
+    """2025 table 8: how a signature was made."""
+
+    SM2 = 1
+    RSA = 2
+    ECC = 3
+
+
+class ActivationStatus(IntEnum):
+    """2025 table B.4: whether the activation succeeded."""
+
+    SUCCEEDED = 1
+    FAILED = 2
+
+
+class ActivationResult(IntEnum):
+    """2025 table B.4: why."""
+
+    OK = 0
+    CHIP_ALREADY_ACTIVE = 1
+    VIN_DUPLICATED = 2
+
+
 class ControlId(IntEnum):
     """Terminal control commands (2016 table B.15, 2025 table B.11)."""
 
@@ -306,6 +342,13 @@ class NodeState(IntEnum):
     RUNNING = 0
     BOOTLOADER = 1
     ABSENT = 2
+
+
+class FaultState(IntEnum):
+    """Extension: what happened to a fault."""
+
+    CLEARED = 0
+    ONSET = 1
 
 
 class UpgradeStateCode(IntEnum):

@@ -7,15 +7,17 @@ for people: for a program `decode` is quicker and its result is typed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bmsota.gbt32960._codec import USER_DEFINED, decode, message_layout
 from bmsota.gbt32960._enums import Command, ControlId, Edition, Encryption, ParameterId, ReplyFlag
+from bmsota.gbt32960._extension import EXTENSION_VERSION
 from bmsota.gbt32960._fields import (
     CodeTable,
     Field,
     FixedBytes,
     Layout,
+    PackTable,
     Repeat,
     SizedBytes,
     SizedText,
@@ -24,15 +26,27 @@ from bmsota.gbt32960._fields import (
     sentinel_raws,
 )
 from bmsota.gbt32960._frame import HEADER_SIZE_BYTES
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, PARAMETER_ROWS
-from bmsota.gbt32960._messages import Control, ParameterQuery, ParameterValues, RawMessage, Report
+from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, PARAMETER_ROWS
+from bmsota.gbt32960._messages import (
+    ActivationReply,
+    Control,
+    KeyExchange,
+    ParameterQuery,
+    ParameterValues,
+    RawMessage,
+    Report,
+)
 from bmsota.gbt32960._plain import text_of, time_of
+from bmsota.gbt32960._registry import body_end
 
 if TYPE_CHECKING:
     from bmsota.gbt32960._fields import Row
     from bmsota.gbt32960._frame import Frame
+    from bmsota.gbt32960._registry import BodyCodec, Layouts
 
 __all__ = ["ExplainedField", "explain"]
+
+_MARK: Final = EXTENSION_VERSION.to_bytes(2, "big")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +68,16 @@ class ExplainedField:
     """Whether the text allows this number. Decoding keeps it either way."""
 
 
-def explain(data: bytes) -> tuple[ExplainedField, ...]:
+def explain(data: bytes, *, layouts: Layouts | None = None) -> tuple[ExplainedField, ...]:
     """Explain one whole frame. The fields follow each other without a gap, from the first byte to the check byte.
+
+    An enciphered data unit is one field: what it says after deciphering has no bytes in this frame.
 
     Raises:
         FrameError: as `decode`.
     """
-    frame = decode(data)
-    walk = _Walk(bytes(data), frame.edition)
+    frame = decode(data, layouts=layouts)
+    walk = _Walk(bytes(data), frame.edition, layouts)
     walk.header(frame)
     walk.data_unit(frame)
     walk.plain("check byte", len(data) - 1, f"{data[-1]:#04x}", "table 2")
@@ -71,7 +87,8 @@ def explain(data: bytes) -> tuple[ExplainedField, ...]:
 class _Walk:
     """Where we are in a frame, and what was found."""
 
-    def __init__(self, data: bytes, edition: Edition) -> None:
+    def __init__(self, data: bytes, edition: Edition, layouts: Layouts | None) -> None:
+        self.layouts = layouts
         self.data = data
         self.edition = edition
         self.at = 0
@@ -117,7 +134,8 @@ class _Walk:
             return
         message = frame.message
         is_command = frame.reply_flag == ReplyFlag.COMMAND
-        layout = message_layout(self.edition, frame.command, self.data, self.at, self.end) if is_command else None
+        is_own = is_command or isinstance(message, (ActivationReply, KeyExchange))
+        layout = message_layout(self.edition, frame.command, self.data, self.at, self.end) if is_own else None
         if isinstance(message, RawMessage):
             self.rest("data unit")
         elif layout is not None:
@@ -147,19 +165,53 @@ class _Walk:
         while self.at < self.end:
             type_id = self.data[self.at]
             layout = BODY_LAYOUTS[self.edition].get(type_id)
+            codec = self.layouts.codec(self.edition, type_id) if self.layouts is not None else None
             if layout is not None:
                 self.plain("body type", self.at, layout.label, "table 7")
                 self.layout(layout, layout.label)
+            elif codec is not None:
+                self.registered(codec)
+            elif type_id in EXTENSION_BODY_LAYOUTS and self.data[self.at + 3 : self.at + 5] == _MARK:
+                self.sized(EXTENSION_BODY_LAYOUTS[type_id], has_mark=True)
             elif type_id in USER_DEFINED:
-                label = f"{type_id:#04x} user-defined"
-                self.plain("body type", self.at, label, "table 7")
-                size = int.from_bytes(self.data[self.at : self.at + 2], "big")
-                self.add(f"{label} / length", 2, size, clause="table 7", raw=size, unit="B")
-                if size:
-                    self.add(f"{label} / data", size, self.data[self.at : self.at + size], clause="table 7")
+                self.user_defined(type_id)
             else:
                 self.plain("body type", self.at, f"{type_id:#04x} unknown", "table 7")
                 self.rest("the rest, since its length is not known")
+
+    def user_defined(self, type_id: int) -> None:
+        label = f"{type_id:#04x} user-defined"
+        self.plain("body type", self.at, label, "table 7")
+        size = int.from_bytes(self.data[self.at : self.at + 2], "big")
+        self.add(f"{label} / length", 2, size, clause="table 7", raw=size, unit="B")
+        if size:
+            self.add(f"{label} / data", size, self.data[self.at : self.at + size], clause="table 7")
+
+    def sized(self, layout: Layout, *, has_mark: bool) -> None:
+        """A body with its length in front."""
+        self.plain("body type", self.at, layout.label, "table 7")
+        size = int.from_bytes(self.data[self.at : self.at + 2], "big")
+        self.add(f"{layout.label} / length", 2, size, clause="table 7", raw=size, unit="B")
+        if has_mark:
+            self.add(f"{layout.label} / extension", 2, EXTENSION_VERSION, raw=EXTENSION_VERSION)
+        self.layout(layout, layout.label)
+
+    def registered(self, codec: BodyCodec) -> None:
+        """A body of the user's own `Layouts`."""
+        if codec.layout is None:
+            if codec.has_length:
+                self.user_defined(codec.type_id)
+                return
+            label = f"{codec.type_id:#04x} registered"
+            self.plain("body type", self.at, label, "table 7")
+            size = body_end(codec, self.data, self.at, self.end) - self.at
+            if size:
+                self.add(f"{label} / data", size, self.data[self.at : self.at + size])
+        elif codec.has_length:
+            self.sized(codec.layout, has_mark=False)
+        else:
+            self.plain("body type", self.at, codec.layout.label, "table 7")
+            self.layout(codec.layout, codec.layout.label)
 
     def query(self) -> None:
         self.plain("count", self.at, self.data[self.at], "table B.9")
@@ -201,7 +253,7 @@ class _Walk:
             case Time():
                 self.time(path, clause)
             case Text():
-                self.text(path, row.size_bytes, clause)
+                self.text(path, row.size_bytes, clause, row.padding)
             case FixedBytes():
                 self.add(path, row.size_bytes, self.data[self.at : self.at + row.size_bytes], clause=clause)
             case SizedText():
@@ -220,12 +272,23 @@ class _Walk:
                 self.plain("code_length", self.at, length, clause)
                 for index in range(count if length else 0):
                     self.text(f"{path}[{index}]", length, clause)
+            case PackTable():
+                self.packs(row, path, clause)
             case Repeat():
                 self.repeat(row, path, clause)
 
-    def text(self, path: str, size: int, clause: str) -> None:
+    def text(self, path: str, size: int, clause: str, padding: bytes = b"\0") -> None:
         if size:
-            self.add(path, size, text_of(self.data[self.at : self.at + size]), clause=clause)
+            self.add(path, size, text_of(self.data[self.at : self.at + size], padding), clause=clause)
+
+    def packs(self, row: PackTable, path: str, clause: str) -> None:
+        counts = self.data[self.at + 1 : self.at + 1 + self.data[self.at]]
+        self.plain("bms_count", self.at, len(counts), clause)
+        for index, count in enumerate(counts):
+            self.plain(f"pack_count[{index}]", self.at, count, clause)
+        for index, count in enumerate(counts):
+            for pack in range(count):
+                self.text(f"{path}[{index}][{pack}]", row.code_size_bytes, clause)
 
     def repeat(self, row: Repeat, path: str, clause: str) -> None:
         size = row.count_size_bytes

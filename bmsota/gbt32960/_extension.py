@@ -4,6 +4,9 @@ Commands 0xC0 to 0xC2, which the standard leaves to the parties. Every data unit
 byte marks the extension, the low byte is its version. A frame whose WORD is another is somebody else's use of the same
 command and stays a `RawMessage`. A platform that knows only the standard may ignore or refuse these frames; the terminal
 goes on without them.
+
+Bodies 0xB0 to 0xB2 inside a report, likewise: behind the WORD length that the standard wants stands our mark, and without it
+the body is somebody else's and stays a `UserDefined`.
 """
 
 from __future__ import annotations
@@ -11,13 +14,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from bmsota.gbt32960._enums import NodeRole, NodeState, Sentinel, UpgradeStateCode
+from bmsota.canframe import CanFrame
+from bmsota.gbt32960._enums import FaultState, NodeRole, NodeState, Sentinel, UpgradeStateCode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
     from uuid import UUID
 
-__all__ = ["EXTENSION_VERSION", "NodeIdentity", "SignedReport", "UnitIdentity", "UpgradeState"]
+    from bmsota.signals import Database, SignalValue
+
+__all__ = [
+    "EXTENSION_VERSION",
+    "BmsConfiguration",
+    "CanMessage",
+    "CanSignals",
+    "ConfigurationItem",
+    "DecodedSignals",
+    "FaultChange",
+    "FaultChanges",
+    "NodeIdentity",
+    "SignedReport",
+    "UnitIdentity",
+    "UpgradeState",
+]
 
 EXTENSION_VERSION: Final = 0xB501
 """High byte: the mark of this extension, chosen so that it is no plausible count, year or identifier at that place in
@@ -69,3 +89,110 @@ class SignedReport:
 
     time: datetime
     document: bytes
+
+
+# --- bodies ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CanMessage:
+    """One CAN frame in `CanSignals`."""
+
+    can_id: int
+    data: bytes
+    is_extended_id: bool = False
+    bus: int = 0
+    """Which of the unit's buses, by the unit's own numbers."""
+    offset_ms: int = 0
+    """How long after the report's time the frame was on the bus."""
+
+    @classmethod
+    def of(cls, frame: CanFrame, *, bus: int = 0, offset_ms: int = 0) -> CanMessage:
+        """Make it from a frame as the CAN cores see it."""
+        return cls(frame.can_id, frame.data, frame.is_extended_id, bus, offset_ms)
+
+    @property
+    def frame(self) -> CanFrame:
+        """The frame as the CAN cores see it. More than 8 bytes were CAN FD."""
+        return CanFrame(self.can_id, self.data, self.is_extended_id, len(self.data) > 8)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedSignals:
+    """What a `CanMessage` says."""
+
+    message: CanMessage
+    name: str | None
+    """The message's name in the database; None if the database does not have it."""
+    values: dict[str, SignalValue]
+
+
+@dataclass(frozen=True, slots=True)
+class CanSignals:
+    """0xB0: signals of the unit's buses, as the messages that carry them. Their meaning is in a DBC file."""
+
+    messages: tuple[CanMessage, ...]
+
+    @classmethod
+    def of(cls, frames: Iterable[CanFrame], *, bus: int = 0) -> CanSignals:
+        """Make it from frames of one bus, all at the report's time."""
+        return cls(tuple(CanMessage.of(frame, bus=bus) for frame in frames))
+
+    def decode(self, database: Database) -> tuple[DecodedSignals, ...]:
+        """Decode every message with *database*, in their order.
+
+        Raises:
+            SignalError: a message that the database has does not fit its definition there.
+        """
+        found = []
+        for message in self.messages:
+            key = message.can_id | 1 << 31 if message.is_extended_id else message.can_id
+            definition = database.get(key)
+            if definition is None or definition.is_extended_id != message.is_extended_id:
+                found.append(DecodedSignals(message, None, {}))
+            else:
+                found.append(DecodedSignals(message, definition.name, definition.decode(message.data)))
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationItem:
+    """One calibration value in `BmsConfiguration`."""
+
+    position: int
+    """The node: 0 is the master; slaves count from 1."""
+    parameter: int
+    """By the numbers of the unit's own calibration list."""
+    value: bytes
+    """As it stands in the node's memory; the calibration list says what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class BmsConfiguration:
+    """0xB1: calibration values of the unit."""
+
+    revision: int
+    """Which calibration list."""
+    items: tuple[ConfigurationItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FaultChange:
+    """One fault that came or went, in `FaultChanges`."""
+
+    time: datetime
+    position: int
+    """The node: 0 is the master; slaves count from 1."""
+    code: int
+    """As in the fault lists of the alarm body."""
+    state: FaultState | int
+    level: int | Sentinel
+    """0 to 4, as the alarm level."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultChanges:
+    """0xB2: faults that came or went since the last report, in their order."""
+
+    changes: tuple[FaultChange, ...]

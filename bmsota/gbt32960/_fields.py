@@ -11,6 +11,7 @@ tables of docs/protocol.md, so that they cannot disagree. What a row can be:
     FixedBytes   bytes of fixed size
     Repeat       a count, then that many items of one row or one layout
     CodeTable    the login's count, code length, and codes
+    PackTable    the same of 2025: count, packs of each BMS, and codes
 
 Rows are compared by identity (`eq=False`): they are keys of the codec's caches, and a layout is one thing, not a value.
 
@@ -36,6 +37,7 @@ __all__ = [
     "Field",
     "FixedBytes",
     "Layout",
+    "PackTable",
     "Repeat",
     "Row",
     "SizedBytes",
@@ -103,10 +105,11 @@ class Time:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Text:
-    """A STRING of fixed size: ASCII, Chinese in GB 18030, filled up with zero bytes."""
+    """A STRING of fixed size: ASCII, Chinese in GB 18030, filled up with zero bytes, or with blanks where the text says so."""
 
     name: str
     size_bytes: int
+    padding: bytes = b"\0"
     clause: str = ""
 
 
@@ -168,7 +171,18 @@ class CodeTable:
     clause: str = "table 6"
 
 
-Row = Field | Time | Text | SizedText | SizedBytes | FixedBytes | Repeat | CodeTable
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PackTable:
+    """The tail of the 2025 login: count of BMS, packs of each, and the packs' codes of 24 bytes."""
+
+    name: str = "pack_codes"
+    count_max: int = 20
+    packs_max: int = 50
+    code_size_bytes: int = 24
+    clause: str = "2025, vehicle login"
+
+
+Row = Field | Time | Text | SizedText | SizedBytes | FixedBytes | Repeat | CodeTable | PackTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -44,7 +44,8 @@ class Frame:
     """A `ReplyFlag` where the code has a name."""
     edition: Edition = Edition.GBT2016
     encryption: int = Encryption.NONE
-    """With anything but `Encryption.NONE` the message is a `RawMessage` that holds the ciphertext."""
+    """With anything but `Encryption.NONE` the message is a `RawMessage` that holds the ciphertext, unless a cipher is
+    passed to `decode` or `encode`."""
     vin_padding: str = ""
     """What followed a short identifier on the wire, if that was not the usual zero bytes (some pad with spaces)."""
 

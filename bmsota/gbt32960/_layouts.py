@@ -1,9 +1,7 @@
 """Every layout as a table: which byte stands where, for both editions.
 
-2016 tables 6, 9 to 22, B.4 to B.8 and docs/protocol.md for the extension. The number of a type means other things in the
+2016 tables 6, 9 to 22, B.4 to B.8, 2025 chapter 7 and annex B, and docs/protocol.md for the extension. The number of a type means other things in the
 other edition (0x06 is extremes in 2016 and alarms in 2025), so every look-up goes through `BODY_LAYOUTS[edition]`.
-
-Left out for now: the bodies, login and security messages of 2025. Their data units are kept as `RawMessage`.
 """
 
 from __future__ import annotations
@@ -14,24 +12,46 @@ from uuid import UUID
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._bodies import (
+    AlarmLevel,
     Alarms,
+    Alarms2025,
     CellVoltages,
+    CellVoltages2025,
     DriveMotor,
+    DriveMotor2025,
     DriveMotors,
+    DriveMotors2025,
     Engine,
+    Engine2025,
     Extremes,
     FuelCell,
+    FuelCell2025,
+    FuelCellStack,
+    FuelCellStacks,
+    PackTemperatures,
+    PackVoltages,
     Position,
+    Position2025,
     ProbeTemperatures,
+    ProbeTemperatures2025,
+    Signature,
     SubsystemTemperatures,
     SubsystemVoltages,
+    Supercapacitor,
+    SupercapacitorExtremes,
     VehicleData,
+    VehicleData2025,
 )
 from bmsota.gbt32960._enums import (
+    ActivationResult,
+    ActivationStatus,
     ChargingState,
+    CoordinateSystem,
     DcdcState,
     Edition,
+    Encryption,
     EngineState,
+    FaultState,
     Gear,
     MotorState,
     NodeRole,
@@ -39,15 +59,29 @@ from bmsota.gbt32960._enums import (
     ParameterId,
     RunMode,
     Sentinel,
+    SignatureAlgorithm,
     UpgradeStateCode,
     VehicleState,
 )
-from bmsota.gbt32960._extension import EXTENSION_VERSION, NodeIdentity, SignedReport, UnitIdentity, UpgradeState
+from bmsota.gbt32960._extension import (
+    EXTENSION_VERSION,
+    BmsConfiguration,
+    CanMessage,
+    CanSignals,
+    ConfigurationItem,
+    FaultChange,
+    FaultChanges,
+    NodeIdentity,
+    SignedReport,
+    UnitIdentity,
+    UpgradeState,
+)
 from bmsota.gbt32960._fields import (
     CodeTable,
     Field,
     FixedBytes,
     Layout,
+    PackTable,
     Repeat,
     Row,
     SizedBytes,
@@ -56,18 +90,37 @@ from bmsota.gbt32960._fields import (
     Time,
 )
 from bmsota.gbt32960._make import maker
-from bmsota.gbt32960._messages import PlatformLogin, PlatformLogout, VehicleLogin, VehicleLogout
+from bmsota.gbt32960._messages import (
+    Activation,
+    ActivationReply,
+    KeyExchange,
+    PlatformLogin,
+    PlatformLogout,
+    VehicleLogin,
+    VehicleLogin2025,
+    VehicleLogout,
+)
 
 __all__ = [
+    "ACTIVATION",
+    "ACTIVATION_REPLY",
     "BODY_LAYOUTS",
+    "EXTENSION_BODY_LAYOUTS",
     "EXTENSION_LAYOUTS",
+    "KEY_EXCHANGE",
     "PARAMETER_ROWS",
     "PLATFORM_LOGIN",
+    "PLATFORM_LOGIN_2025",
     "PLATFORM_LOGOUT",
+    "SIGNATURE_2025",
     "VEHICLE_LOGIN_2016",
+    "VEHICLE_LOGIN_2025",
     "VEHICLE_LOGOUT",
 ]
 
+
+_CHAPTER_7: Final = "2025, chapter 7"
+"""The transcription of 2025 that we have names few of its tables."""
 
 # --- shorthand for what recurs ---------------------------------------------------------------------------------------
 
@@ -282,7 +335,7 @@ def _build_position(status: int, longitude: float | Sentinel, latitude: float | 
     return position
 
 
-def _position_parts(position: Position) -> tuple[int, float | Sentinel, float | Sentinel]:
+def _position_parts(position: Position | Position2025) -> tuple[int, float | Sentinel, float | Sentinel]:
     """Take the signs apart again. -0.0 is west or south too, so that any frame comes back as it was."""
     longitude, latitude, bits = position.longitude_deg, position.latitude_deg, position.status_bits
     allowed = 0xF8
@@ -446,6 +499,353 @@ PROBE_TEMPERATURES_2016: Final = Layout(
     ),
 )
 
+# --- bodies of 2025 (chapter 7) -----------------------------------------------------------------------------------------
+
+
+def _wide_amperes(name: str) -> Field:
+    """WORD, 0.1 A, 30000 is zero: three times as far as in 2016."""
+    return Field(
+        name=name,
+        size_bytes=2,
+        raw_min=0,
+        raw_max=60000,
+        divisor=10,
+        raw_offset=30000,
+        unit="A",
+        sentinels=True,
+    )
+
+
+def _pack_count(name: str, item: Layout) -> Repeat:
+    return Repeat(name=name, item=item, count_size_bytes=1, count_min=0, count_max=50, sentinels=True)
+
+
+def _temperatures(name: str) -> Repeat:
+    """WORD count, then a BYTE each."""
+    return Repeat(
+        name=name,
+        item=_temperature("temperature_c", ""),
+        count_size_bytes=2,
+        count_min=0,
+        count_max=65531,
+        sentinels=True,
+    )
+
+
+def _unit_volts(name: str) -> Repeat:
+    """WORD count, then a WORD each. No first cell and no limit of 200 here: a pack comes whole."""
+    return Repeat(
+        name=name,
+        item=_cell_volts("cell_voltage_v", 60000, ""),
+        count_size_bytes=2,
+        count_min=0,
+        count_max=65531,
+        sentinels=True,
+    )
+
+
+VEHICLE_2025: Final = Layout(
+    label="0x01 vehicle",
+    cls=VehicleData2025,
+    clause=_CHAPTER_7,
+    rows=(
+        Field(name="vehicle_state", size_bytes=1, raw_min=1, raw_max=3, sentinels=True, values=VehicleState),
+        Field(name="charging_state", size_bytes=1, raw_min=1, raw_max=4, sentinels=True, values=ChargingState),
+        Field(name="run_mode", size_bytes=1, raw_min=1, raw_max=3, sentinels=True, values=RunMode),
+        Field(name="speed_kmh", size_bytes=2, raw_min=0, raw_max=5000, divisor=10, unit="km/h", sentinels=True),
+        Field(name="odometer_km", size_bytes=4, raw_min=0, raw_max=9999999, divisor=10, unit="km", sentinels=True),
+        _volts("total_voltage_v", 60000, ""),
+        _wide_amperes("total_current_a"),
+        Field(name="soc_pct", size_bytes=1, raw_min=0, raw_max=100, unit="%", sentinels=True),
+        Field(name="dcdc_state", size_bytes=1, raw_min=1, raw_max=2, sentinels=True, values=DcdcState),
+        # Bit 7 says that the gear is not valid.
+        Field(name="gear", size_bytes=1, raw_min=0, raw_max=0xBF, values=Gear),
+        Field(name="insulation_kohm", size_bytes=2, raw_min=0, raw_max=60000, unit="kΩ", sentinels=True),
+    ),
+)
+
+DRIVE_MOTOR_2025: Final = Layout(
+    label="drive motor",
+    cls=DriveMotor2025,
+    clause=_CHAPTER_7,
+    rows=(
+        Field(name="number", size_bytes=1, raw_min=1, raw_max=253),
+        Field(name="state", size_bytes=1, raw_min=1, raw_max=4, sentinels=True, values=MotorState),
+        _temperature("controller_temperature_c", ""),
+        Field(
+            name="speed_rpm",
+            size_bytes=2,
+            raw_min=0,
+            raw_max=65531,
+            raw_offset=32000,
+            unit="r/min",
+            sentinels=True,
+        ),
+        Field(
+            name="torque_nm",
+            size_bytes=4,
+            raw_min=0,
+            raw_max=400_000,
+            divisor=10,
+            raw_offset=200_000,
+            unit="N·m",
+            sentinels=True,
+        ),
+        _temperature("motor_temperature_c", ""),
+    ),
+)
+
+DRIVE_MOTORS_2025: Final = Layout(
+    label="0x02 drive motors",
+    cls=DriveMotors2025,
+    clause=_CHAPTER_7,
+    rows=(
+        Repeat(name="motors", item=DRIVE_MOTOR_2025, count_size_bytes=1, count_min=1, count_max=253, sentinels=True),
+    ),
+)
+
+FUEL_CELL_2025: Final = Layout(
+    label="0x03 fuel cell",
+    cls=FuelCell2025,
+    clause=_CHAPTER_7,
+    rows=(
+        # A whole degree in two bytes, where 2016 has a tenth.
+        Field(
+            name="hydrogen_temperature_c_max",
+            size_bytes=2,
+            raw_min=0,
+            raw_max=250,
+            raw_offset=40,
+            unit="°C",
+            sentinels=True,
+        ),
+        _ordinal("hydrogen_temperature_probe", 252, ""),
+        Field(
+            name="hydrogen_concentration_pct_max",
+            size_bytes=2,
+            raw_min=0,
+            raw_max=60000,
+            divisor=10000,
+            unit="%",
+            sentinels=True,
+        ),
+        _ordinal("hydrogen_concentration_sensor", 252, ""),
+        Field(
+            name="hydrogen_pressure_mpa_max",
+            size_bytes=2,
+            raw_min=0,
+            raw_max=1000,
+            divisor=10,
+            unit="MPa",
+            sentinels=True,
+        ),
+        _ordinal("hydrogen_pressure_sensor", 252, ""),
+        Field(name="dcdc_state", size_bytes=1, raw_min=1, raw_max=2, sentinels=True, values=DcdcState),
+        Field(name="hydrogen_remaining_pct", size_bytes=1, raw_min=0, raw_max=100, unit="%", sentinels=True),
+        _temperature("dcdc_temperature_c", ""),
+    ),
+)
+
+ENGINE_2025: Final = Layout(
+    label="0x04 engine",
+    cls=Engine2025,
+    clause=_CHAPTER_7,
+    rows=(Field(name="crankshaft_speed_rpm", size_bytes=2, raw_min=0, raw_max=60000, unit="r/min", sentinels=True),),
+)
+
+_new_position_2025: Final = maker(Position2025)
+
+
+def _build_position_2025(
+    status: int, system: int | Sentinel, longitude: float | Sentinel, latitude: float | Sentinel
+) -> Position2025:
+    old = _build_position(status, longitude, latitude)
+    position: Position2025 = _new_position_2025(old.valid, system, old.longitude_deg, old.latitude_deg, old.status_bits)
+    return position
+
+
+def _position_parts_2025(position: Position2025) -> tuple[Any, ...]:
+    status, longitude, latitude = _position_parts(position)
+    return status, position.coordinate_system, longitude, latitude
+
+
+POSITION_2025: Final = Layout(
+    label="0x05 position",
+    cls=Position2025,
+    clause=_CHAPTER_7,
+    rows=(
+        POSITION_2016.rows[0],
+        Field(name="coordinate_system", size_bytes=1, raw_min=1, raw_max=3, sentinels=True, values=CoordinateSystem),
+        *POSITION_2016.rows[1:],
+    ),
+    build=_build_position_2025,
+    parts=_position_parts_2025,
+)
+
+
+def _faults_2025(name: str) -> Repeat:
+    """A list of maker-defined DWORDs, one longer than in 2016."""
+    return Repeat(name=name, item=_FAULT, count_size_bytes=1, count_min=0, count_max=253, sentinels=True)
+
+
+ALARM_LEVEL_2025: Final = Layout(
+    label="alarm level",
+    cls=AlarmLevel,
+    clause=_CHAPTER_7,
+    rows=(
+        Field(name="bit", size_bytes=1, raw_min=0, raw_max=27),
+        Field(name="level", size_bytes=1, raw_min=0, raw_max=4, sentinels=True),
+    ),
+)
+
+ALARMS_2025: Final = Layout(
+    label="0x06 alarms",
+    cls=Alarms2025,
+    clause=_CHAPTER_7,
+    rows=(
+        Field(name="level_max", size_bytes=1, raw_min=0, raw_max=4, sentinels=True),
+        # Bits 28 to 31 are reserved.
+        Field(name="flags", size_bytes=4, raw_min=0, raw_max=0xFFFFFFF),
+        _faults_2025("ress_faults"),
+        _faults_2025("motor_faults"),
+        _faults_2025("engine_faults"),
+        _faults_2025("other_faults"),
+        Repeat(
+            name="general_levels",
+            item=ALARM_LEVEL_2025,
+            count_size_bytes=1,
+            count_min=0,
+            count_max=253,
+            sentinels=True,
+        ),
+    ),
+)
+
+PACK_VOLTAGES_2025: Final = Layout(
+    label="pack voltages",
+    cls=PackVoltages,
+    clause=_CHAPTER_7,
+    rows=(
+        Field(name="number", size_bytes=1, raw_min=1, raw_max=50),
+        _volts("voltage_v", 60000, ""),
+        _wide_amperes("current_a"),
+        _unit_volts("cell_voltages_v"),
+    ),
+)
+
+CELL_VOLTAGES_2025: Final = Layout(
+    label="0x07 cell voltages",
+    cls=CellVoltages2025,
+    clause=_CHAPTER_7,
+    rows=(_pack_count("packs", PACK_VOLTAGES_2025),),
+)
+
+PACK_TEMPERATURES_2025: Final = Layout(
+    label="pack temperatures",
+    cls=PackTemperatures,
+    clause=_CHAPTER_7,
+    rows=(Field(name="number", size_bytes=1, raw_min=1, raw_max=50), _temperatures("temperatures_c")),
+)
+
+PROBE_TEMPERATURES_2025: Final = Layout(
+    label="0x08 probe temperatures",
+    cls=ProbeTemperatures2025,
+    clause=_CHAPTER_7,
+    rows=(_pack_count("packs", PACK_TEMPERATURES_2025),),
+)
+
+
+def _kilopascals(name: str) -> Field:
+    """WORD, 0.1 kPa, 1000 is zero."""
+    return Field(
+        name=name,
+        size_bytes=2,
+        raw_min=0,
+        raw_max=65531,
+        divisor=10,
+        raw_offset=1000,
+        unit="kPa",
+        sentinels=True,
+    )
+
+
+FUEL_CELL_STACK_2025: Final = Layout(
+    label="fuel-cell stack",
+    cls=FuelCellStack,
+    clause=_CHAPTER_7,
+    rows=(
+        Field(name="number", size_bytes=1, raw_min=1, raw_max=253),
+        _volts("voltage_v", 60000, ""),
+        # No offset: a stack only gives.
+        Field(name="current_a", size_bytes=2, raw_min=0, raw_max=60000, divisor=10, unit="A", sentinels=True),
+        _kilopascals("hydrogen_inlet_pressure_kpa"),
+        _kilopascals("air_inlet_pressure_kpa"),
+        _temperature("air_inlet_temperature_c", ""),
+        _temperatures("coolant_outlet_temperatures_c"),
+    ),
+)
+
+FUEL_CELL_STACKS_2025: Final = Layout(
+    label="0x30 fuel-cell stacks",
+    cls=FuelCellStacks,
+    clause=_CHAPTER_7,
+    rows=(
+        Repeat(
+            name="stacks", item=FUEL_CELL_STACK_2025, count_size_bytes=1, count_min=0, count_max=253, sentinels=True
+        ),
+    ),
+)
+
+SUPERCAPACITOR_2025: Final = Layout(
+    label="0x31 supercapacitor",
+    cls=Supercapacitor,
+    clause=_CHAPTER_7,
+    rows=(
+        Field(name="number", size_bytes=1, raw_min=1, raw_max=253),
+        _volts("voltage_v", 60000, ""),
+        _wide_amperes("current_a"),
+        _unit_volts("cell_voltages_v"),
+        _temperatures("temperatures_c"),
+    ),
+)
+
+
+def _wide_ordinal(name: str) -> Field:
+    """WORD, a number that counts from 1."""
+    return Field(name=name, size_bytes=2, raw_min=1, raw_max=65531, sentinels=True)
+
+
+SUPERCAPACITOR_EXTREMES_2025: Final = Layout(
+    label="0x32 supercapacitor extremes",
+    cls=SupercapacitorExtremes,
+    clause=_CHAPTER_7,
+    rows=(
+        _ordinal("cell_voltage_max_subsystem", 250, ""),
+        _wide_ordinal("cell_voltage_max_cell"),
+        _cell_volts("cell_voltage_max_v", 60000, ""),
+        _ordinal("cell_voltage_min_subsystem", 250, ""),
+        _wide_ordinal("cell_voltage_min_cell"),
+        _cell_volts("cell_voltage_min_v", 60000, ""),
+        _ordinal("temperature_max_subsystem", 250, ""),
+        _wide_ordinal("temperature_max_probe"),
+        _temperature("temperature_max_c", ""),
+        _ordinal("temperature_min_subsystem", 250, ""),
+        _wide_ordinal("temperature_min_probe"),
+        _temperature("temperature_min_c", ""),
+    ),
+)
+
+SIGNATURE_2025: Final = Layout(
+    label="0xFF signature",
+    cls=Signature,
+    clause="2025 table 8",
+    rows=(
+        Field(name="algorithm", size_bytes=1, raw_min=1, raw_max=3, values=SignatureAlgorithm),
+        SizedBytes(name="r"),
+        SizedBytes(name="s"),
+    ),
+)
+
 BODY_LAYOUTS: Final[dict[Edition, dict[int, Layout]]] = {
     Edition.GBT2016: {
         0x01: VEHICLE_2016,
@@ -458,7 +858,20 @@ BODY_LAYOUTS: Final[dict[Edition, dict[int, Layout]]] = {
         0x08: CELL_VOLTAGES_2016,
         0x09: PROBE_TEMPERATURES_2016,
     },
-    Edition.GBT2025: {},
+    Edition.GBT2025: {
+        0x01: VEHICLE_2025,
+        0x02: DRIVE_MOTORS_2025,
+        0x03: FUEL_CELL_2025,
+        0x04: ENGINE_2025,
+        0x05: POSITION_2025,
+        0x06: ALARMS_2025,
+        0x07: CELL_VOLTAGES_2025,
+        0x08: PROBE_TEMPERATURES_2025,
+        0x30: FUEL_CELL_STACKS_2025,
+        0x31: SUPERCAPACITOR_2025,
+        0x32: SUPERCAPACITOR_EXTREMES_2025,
+        0xFF: SIGNATURE_2025,
+    },
 }
 """Body layouts by edition and type."""
 
@@ -501,7 +914,83 @@ PLATFORM_LOGIN: Final = Layout(
     ),
 )
 
+PLATFORM_LOGIN_2025: Final = Layout(
+    label="platform login",
+    cls=PlatformLogin,
+    clause="2025, platform login",
+    rows=(*PLATFORM_LOGIN.rows[:-1], Field(name="cipher", size_bytes=1, raw_min=1, raw_max=5)),
+)
+
 PLATFORM_LOGOUT: Final = Layout(label="platform logout", cls=PlatformLogout, clause="table 22", rows=(Time(), _SERIAL))
+
+
+# --- login and security of 2025 ---------------------------------------------------------------------------------------
+
+VEHICLE_LOGIN_2025: Final = Layout(
+    label="vehicle login",
+    cls=VehicleLogin2025,
+    clause="2025, vehicle login",
+    rows=(Time(), _SERIAL, Text(name="iccid", size_bytes=20), PackTable()),
+)
+
+
+def _build_activation(time: Any, chip_id: str, key: bytes, vin: str, algorithm: int, r: bytes, s: bytes) -> Activation:
+    return Activation(time, chip_id, key, vin, Signature(algorithm, r, s))
+
+
+def _activation_parts(activation: Activation) -> tuple[Any, ...]:
+    signature: Any = activation.signature
+    if not isinstance(signature, Signature):
+        msg = f"activation.signature: expected a Signature, got {signature!r}"
+        raise LocalProtocolError(msg)
+    return (
+        activation.time,
+        activation.chip_id,
+        activation.public_key,
+        activation.vin,
+        signature.algorithm,
+        signature.r,
+        signature.s,
+    )
+
+
+ACTIVATION: Final = Layout(
+    label="activation",
+    cls=Activation,
+    clause="2025 table B.3",
+    rows=(
+        Time(),
+        Text(name="chip_id", size_bytes=16, padding=b" "),
+        SizedBytes(name="public_key"),
+        Text(name="vin", size_bytes=17),
+        # The signature of table 8, without its marker.
+        *SIGNATURE_2025.rows,
+    ),
+    build=_build_activation,
+    parts=_activation_parts,
+)
+
+ACTIVATION_REPLY: Final = Layout(
+    label="activation reply",
+    cls=ActivationReply,
+    clause="2025 table B.4",
+    rows=(
+        Field(name="status", size_bytes=1, raw_min=1, raw_max=2, values=ActivationStatus),
+        Field(name="result", size_bytes=1, raw_min=0, raw_max=2, values=ActivationResult),
+    ),
+)
+
+KEY_EXCHANGE: Final = Layout(
+    label="key exchange",
+    cls=KeyExchange,
+    clause="2025 table 31",
+    rows=(
+        Field(name="key_type", size_bytes=1, raw_min=2, raw_max=5, values=Encryption),
+        SizedBytes(name="key"),
+        Time(name="valid_from"),
+        Time(name="valid_until"),
+    ),
+)
 
 
 # --- parameters (2016 table B.12, 2025 table B.8) --------------------------------------------------------------------
@@ -643,3 +1132,82 @@ SIGNED_REPORT: Final = Layout(
 
 EXTENSION_LAYOUTS: Final[dict[int, Layout]] = {0xC0: UNIT_IDENTITY, 0xC1: UPGRADE_STATE, 0xC2: SIGNED_REPORT}
 """Extension layouts by command."""
+
+
+# --- our bodies inside a report. Behind the length of the standard stands `EXTENSION_VERSION`, then the layout. ----------
+
+_EXTENDED_ID_BIT: Final = 1 << 31
+
+
+def _build_can_message(bus: int, key: int, offset_ms: int, data: bytes) -> CanMessage:
+    return CanMessage(key & ~_EXTENDED_ID_BIT, data, bool(key & _EXTENDED_ID_BIT), bus, offset_ms)
+
+
+def _can_message_parts(message: CanMessage) -> tuple[Any, ...]:
+    if not isinstance(message.can_id, int) or not 0 <= message.can_id < _EXTENDED_ID_BIT:
+        msg = f"CAN message.can_id: expected 0 to {_EXTENDED_ID_BIT - 1:#x}, got {message.can_id!r}"
+        raise LocalProtocolError(msg)
+    key = message.can_id | _EXTENDED_ID_BIT if message.is_extended_id else message.can_id
+    return message.bus, key, message.offset_ms, message.data
+
+
+CAN_MESSAGE: Final = Layout(
+    label="CAN message",
+    cls=CanMessage,
+    rows=(
+        Field(name="bus", size_bytes=1, raw_min=0, raw_max=255),
+        # Bit 31 says that the id has 29 bits, as DBC files write it.
+        Field(name="can_id", size_bytes=4, raw_min=0, raw_max=0x9FFFFFFF),
+        Field(name="offset_ms", size_bytes=2, raw_min=0, raw_max=65535, unit="ms"),
+        SizedBytes(name="data", size_bytes_max=64),
+    ),
+    build=_build_can_message,
+    parts=_can_message_parts,
+)
+
+CAN_SIGNALS: Final = Layout(
+    label="0xB0 CAN signals",
+    cls=CanSignals,
+    rows=(Repeat(name="messages", item=CAN_MESSAGE, count_size_bytes=2, count_min=1, count_max=5000),),
+)
+
+CONFIGURATION_ITEM: Final = Layout(
+    label="configuration item",
+    cls=ConfigurationItem,
+    rows=(
+        Field(name="position", size_bytes=1, raw_min=0, raw_max=31),
+        Field(name="parameter", size_bytes=2, raw_min=0, raw_max=65535),
+        SizedBytes(name="value", size_bytes_max=1024),
+    ),
+)
+
+BMS_CONFIGURATION: Final = Layout(
+    label="0xB1 BMS configuration",
+    cls=BmsConfiguration,
+    rows=(
+        Field(name="revision", size_bytes=4, raw_min=0, raw_max=0xFFFFFFFF),
+        Repeat(name="items", item=CONFIGURATION_ITEM, count_size_bytes=2, count_min=0, count_max=5000),
+    ),
+)
+
+FAULT_CHANGE: Final = Layout(
+    label="fault change",
+    cls=FaultChange,
+    rows=(
+        Time(),
+        Field(name="position", size_bytes=1, raw_min=0, raw_max=31),
+        Field(name="code", size_bytes=4, raw_min=0, raw_max=0xFFFFFFFF),
+        Field(name="state", size_bytes=1, raw_min=0, raw_max=1, values=FaultState),
+        Field(name="level", size_bytes=1, raw_min=0, raw_max=4, sentinels=True),
+        SizedText(name="detail"),
+    ),
+)
+
+FAULT_CHANGES: Final = Layout(
+    label="0xB2 fault changes",
+    cls=FaultChanges,
+    rows=(Repeat(name="changes", item=FAULT_CHANGE, count_size_bytes=1, count_min=1, count_max=255),),
+)
+
+EXTENSION_BODY_LAYOUTS: Final[dict[int, Layout]] = {0xB0: CAN_SIGNALS, 0xB1: BMS_CONFIGURATION, 0xB2: FAULT_CHANGES}
+"""Extension bodies by type, in both editions."""

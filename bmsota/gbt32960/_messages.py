@@ -1,4 +1,6 @@
-"""The messages of the cloud link: what the data unit of a frame says (2016 tables 6 to 8, 20 to 22, B.9 to B.17).
+"""The messages of the cloud link: what the data unit of a frame says.
+
+2016 tables 6 to 8, 20 to 22, B.9 to B.17; 2025 tables 31, B.3 and B.4 for activation and keys.
 
 Values only: which byte stands where is in `_layouts`, which message belongs to which command in `_codec`.
 """
@@ -8,20 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bmsota.gbt32960._enums import ParameterId, Sentinel, UpgradeLayout
+from bmsota.gbt32960._enums import ActivationResult, ActivationStatus, Encryption, ParameterId, Sentinel, UpgradeLayout
 from bmsota.gbt32960._extension import SignedReport, UnitIdentity, UpgradeState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from bmsota.gbt32960._bodies import Body
+    from bmsota.gbt32960._bodies import Body, Signature
 
 __all__ = [
+    "Activation",
+    "ActivationReply",
     "Control",
     "EchoReply",
     "EmptyReply",
     "Heartbeat",
+    "KeyExchange",
     "Message",
     "Parameter",
     "ParameterQuery",
@@ -35,6 +40,7 @@ __all__ = [
     "TimeReply",
     "TimeSync",
     "VehicleLogin",
+    "VehicleLogin2025",
     "VehicleLogout",
 ]
 
@@ -60,6 +66,18 @@ class VehicleLogin:
         if self.code_length is None:
             longest = max((len(code) for code in self.subsystem_codes), default=0)
             object.__setattr__(self, "code_length", longest)
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleLogin2025:
+    """0x01 vehicle login, 2025. A vehicle whose batteries are swapped logs in again after each swap."""
+
+    time: datetime
+    serial: int
+    """1 to 65531, one more at each login, from 1 again each day."""
+    iccid: str
+    pack_codes: tuple[tuple[str, ...], ...] = ()
+    """For each BMS the codes of its packs (GB/T 34014, 24 characters), in their order. A BMS may have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +126,40 @@ class Heartbeat:
 @dataclass(frozen=True, slots=True)
 class TimeSync:
     """0x08 terminal time synchronisation: an empty data unit. The reply is a `TimeReply` with the platform's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """0x09 activation, 2025 table B.3: the terminal's security chip introduces its public key."""
+
+    time: datetime
+    chip_id: str
+    """Up to 16 characters, padded with blanks on the wire."""
+    public_key: bytes
+    """In whatever form the two parties agree on: the public text names none."""
+    vin: str
+    signature: Signature
+    """Stands here without the marker 0xFF that it has in a report."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationReply:
+    """0x0A reply to the activation, 2025 table B.4. A command of its own, from the platform."""
+
+    status: ActivationStatus | int
+    result: ActivationResult | int = ActivationResult.OK
+
+
+@dataclass(frozen=True, slots=True)
+class KeyExchange:
+    """0x0B exchange of the data unit's key, 2025 table 31; both ways. It has no time of its own."""
+
+    key_type: Encryption | int
+    """What the key is for: `Encryption.RSA` to `Encryption.SM4`."""
+    key: bytes
+    """How it is wrapped is not in the public text; here it is bytes."""
+    valid_from: datetime
+    valid_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,19 +273,25 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class RawMessage:
-    """A data unit kept as bytes: encrypted, of an unknown or foreign command, or of a layout not supported yet."""
+    """A data unit kept as bytes: enciphered, or of an unknown or foreign command."""
 
     data: bytes
+    is_plain: bool = False
+    """In a frame whose encryption is set: whether these bytes are the plain text, not the ciphertext."""
 
 
 Message = (
     VehicleLogin
+    | VehicleLogin2025
     | Report
     | VehicleLogout
     | PlatformLogin
     | PlatformLogout
     | Heartbeat
     | TimeSync
+    | Activation
+    | ActivationReply
+    | KeyExchange
     | TimeReply
     | EmptyReply
     | EchoReply

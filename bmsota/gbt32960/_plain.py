@@ -16,6 +16,7 @@ from bmsota.gbt32960._fields import (
     Field,
     FixedBytes,
     Layout,
+    PackTable,
     Repeat,
     Row,
     SizedBytes,
@@ -35,6 +36,7 @@ __all__ = [
     "bytes_of_text",
     "bytes_of_time",
     "codes_at",
+    "packs_at",
     "short",
     "sized_at",
     "text_of",
@@ -68,15 +70,15 @@ def time_of(raw: bytes, at: int) -> datetime:
     raise FrameError("time", expected="a date and time of the years 2000 to 2099", received=came, offset=at)
 
 
-def text_of(raw: bytes) -> str:
+def text_of(raw: bytes, padding: bytes = b"\0") -> str:
     """Return the text of a STRING field. Bytes that are no GB 18030 survive as lone surrogates, so none is lost."""
-    raw = raw.rstrip(b"\0")
+    raw = raw.rstrip(padding)
     if raw.isascii():
         return raw.decode("ascii")
     return raw.decode("gb18030", "surrogateescape")
 
 
-def bytes_of_text(where: str, text: str, size_bytes: int) -> bytes:
+def bytes_of_text(where: str, text: str, size_bytes: int, padding: bytes = b"\0") -> bytes:
     """Return *text* as a STRING of fixed size."""
     try:
         raw = text.encode("gb18030", "surrogateescape")
@@ -86,7 +88,7 @@ def bytes_of_text(where: str, text: str, size_bytes: int) -> bytes:
     if len(raw) > size_bytes:
         msg = f"{where}: expected at most {size_bytes} bytes, got {len(raw)} ({text!r})"
         raise LocalProtocolError(msg)
-    return raw.ljust(size_bytes, b"\0")
+    return raw.ljust(size_bytes, padding)
 
 
 def bytes_of_time(where: str, moment: Any) -> bytes:
@@ -167,6 +169,21 @@ def _bytes_of_code_table(row: CodeTable, where: str, value: Any, *, strict: bool
     return bytes((count, length)) + b"".join(bytes_of_text(f"{where}.{row.name}", code, length) for code in codes)
 
 
+def _bytes_of_pack_table(row: PackTable, where: str, value: Any, *, strict: bool) -> bytes:
+    count_max, packs_max = (row.count_max, row.packs_max) if strict else (255, 255)
+    where = f"{where}.{row.name}"
+    if not isinstance(value, (tuple, list)) or not all(isinstance(packs, (tuple, list)) for packs in value):
+        msg = f"{where}: expected a tuple of codes for each BMS, got {value!r}"
+        raise LocalProtocolError(msg)
+    if len(value) > count_max or any(len(packs) > packs_max for packs in value):
+        expected = f"at most {count_max} BMS with at most {packs_max} packs each"
+        msg = f"{where}: expected {expected}, got {[len(packs) for packs in value]}"
+        raise LocalProtocolError(msg)
+    counts = bytes((len(value), *map(len, value)))
+    codes = (bytes_of_text(where, code, row.code_size_bytes) for packs in value for code in packs)
+    return counts + b"".join(codes)
+
+
 def _bytes_of_count(row: Repeat, where: str, count: int, *, strict: bool) -> bytes:
     low, high = (row.count_min, row.count_max) if strict else (0, row.count_limit)
     if not low <= count <= high:
@@ -206,7 +223,7 @@ def _bytes_of_row(row: Row, where: str, value: Any, *, strict: bool) -> bytes:
         case Time():
             return bytes_of_time(f"{where}.{row.name}", value)
         case Text():
-            return bytes_of_text(f"{where}.{row.name}", value, row.size_bytes)
+            return bytes_of_text(f"{where}.{row.name}", value, row.size_bytes, row.padding)
         case SizedText() | SizedBytes():
             return _bytes_of_sized(row, where, value)
         case FixedBytes():
@@ -217,6 +234,8 @@ def _bytes_of_row(row: Row, where: str, value: Any, *, strict: bool) -> bytes:
             return data
         case CodeTable():
             return _bytes_of_code_table(row, where, value, strict=strict)
+        case PackTable():
+            return _bytes_of_pack_table(row, where, value, strict=strict)
         case Repeat():
             return _bytes_of_repeat(row, where, value, strict=strict)
 
@@ -236,6 +255,25 @@ def codes_at(data: bytes, at: int, end: int) -> tuple[tuple[int, int, tuple[str,
         raise short(f"vehicle login: {count} codes of {length} bytes", at, count * length, end)
     codes = tuple(text_of(data[at + i * length : at + (i + 1) * length]) for i in range(count)) if length else ()
     return (count, length, codes), at + count * length
+
+
+def packs_at(row: PackTable, where: str, data: bytes, at: int, end: int) -> tuple[tuple[tuple[str, ...], ...], int]:
+    """Read the tail of the 2025 login: count of BMS, packs of each, codes."""
+    where = f"{where}.{row.name}"
+    if at >= end:
+        raise short(where, at, 1, end)
+    counts = data[at + 1 : min(at + 1 + data[at], end)]
+    if len(counts) < data[at]:
+        raise short(where, at + 1, data[at], end)
+    at += 1 + len(counts)
+    size = row.code_size_bytes
+    if end - at < sum(counts) * size:
+        raise short(f"{where}: {sum(counts)} codes", at, sum(counts) * size, end)
+    found = []
+    for count in counts:
+        found.append(tuple(text_of(data[at + i * size : at + (i + 1) * size]) for i in range(count)))
+        at += count * size
+    return tuple(found), at
 
 
 def sized_at(row: SizedText | SizedBytes, where: str, data: bytes, at: int, end: int) -> tuple[Any, int]:

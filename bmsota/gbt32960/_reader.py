@@ -27,7 +27,9 @@ from bmsota.gbt32960._enums import Encryption
 from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES
 
 if TYPE_CHECKING:
+    from bmsota.gbt32960._cipher import DataUnitCipher
     from bmsota.gbt32960._frame import Frame
+    from bmsota.gbt32960._registry import Layouts
 
 __all__ = ["NEED_DATA", "BadStretch", "FrameReader", "FrameReceived", "ReaderEvent"]
 
@@ -80,9 +82,22 @@ ReaderEvent = FrameReceived | BadStretch | Literal[_NeedData.NEED_DATA]
 class FrameReader:
     """Feed with `receive_data`, then call `next_event` until it returns `NEED_DATA`."""
 
-    __slots__ = ("_at", "_bad_at", "_bad_reason", "_buffer", "_is_over", "_searched", "_stream_offset")
+    __slots__ = (
+        "_at",
+        "_bad_at",
+        "_bad_reason",
+        "_buffer",
+        "_is_over",
+        "_searched",
+        "_stream_offset",
+        "cipher",
+        "layouts",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None) -> None:
+        self.cipher = cipher
+        """For `decode`. May be replaced between two events: it holds for the frames that were not returned yet."""
+        self.layouts = layouts
         self._buffer = b""
         self._at = 0
         """Where in the buffer the next start mark is looked for; everything from `_bad_at` up to here is bad."""
@@ -155,7 +170,7 @@ class FrameReader:
                 break
             raw = buffer[at:end]
             try:
-                frame = decode(raw)
+                frame = decode(raw, cipher=self.cipher, layouts=self.layouts)
             except FrameError as error:
                 if bcc_xor(raw[2:]):
                     self._drop(at + 1, str(error))

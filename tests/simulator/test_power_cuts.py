@@ -14,6 +14,7 @@ from random import Random
 import pytest
 
 from bmsota.ota import Outcome
+from simulator.kernel import MS
 
 PHASES = ("before", "inside", "after")
 LONG = bool(os.environ.get("BMSOTA_LONG"))
@@ -76,8 +77,14 @@ def run_with_cuts(unit_bench, releases, cuts, *, seed=1, together=False, self_te
     for name, operation, phase in cuts:
         bench.flashes[name].cut_at(operation, phase)
     report = bench.upgrade(releases["2.1.0"])
-    story = f"{report.outcome}: {report.reason}; {bench.story()}"
     happened = any("power cut" in note.what for note in bench.trace.notes)
+    promise(bench, releases, report)
+    return report, happened
+
+
+def promise(bench, releases, report):
+    """What holds behind every upgrade, whatever befell it."""
+    story = f"{report.outcome}: {report.reason}; {bench.story()}"
     bench.run(3)
     bench.settle()
     for flash in bench.flashes.values():
@@ -109,7 +116,6 @@ def run_with_cuts(unit_bench, releases, cuts, *, seed=1, together=False, self_te
     following = bench.upgrade(releases["2.2.0"])
     assert following.outcome is Outcome.SUCCEEDED, f"second upgrade: {following.reason}; {bench.story()}"
     assert bench.versions() == ("2.2.0",) * len(versions), bench.story()
-    return report, happened
 
 
 def check(unit_bench, releases, cuts, **options):
@@ -156,6 +162,43 @@ def test_power_may_fail_at_any_flash_operation_of_a_roll_back(unit_bench, releas
             for phase in PHASES if LONG else PHASES[1 + index % 2 : 2 + index % 2]:
                 report, _ = check(unit_bench, releases, [(name, operation, phase)], self_test_fails=True)
                 assert report.outcome is Outcome.ROLLED_BACK
+
+
+def test_the_master_may_lose_its_supply_behind_any_command_it_gives(unit_bench, releases):
+    """Between flash operations too: a slave has been told to try its image, and nobody is there to restart it.
+
+    Method: count what the master asks for on the internal bus, and take its supply after the 1st, 2nd, ... n-th request,
+    at once or when the node has had the time to do it.
+    """
+    count, _ = run_and_cut_at_request(unit_bench, releases, None, 0)
+    assert count > 30
+    for number in range(1, count + 1):
+        for delay_ms in (0, 8) if LONG else (8 * (number % 2),):
+            try:
+                run_and_cut_at_request(unit_bench, releases, number, delay_ms)
+            except BaseException as error:
+                error.add_note(f"failing case: supply lost {delay_ms} ms behind request {number}")
+                raise
+
+
+def run_and_cut_at_request(unit_bench, releases, number, delay_ms):
+    bench = ready(unit_bench, seed=1)
+    master = bench.unit.master
+    count = 0
+
+    def watch(frame, _now_ns):
+        nonlocal count
+        if frame.can_id == master._wire.request_id:
+            count += 1
+            if count == number:
+                bench.kernel.call_in(delay_ms * MS, master._lose_power)
+
+    bench.unit.bus.observe(watch)
+    report = bench.upgrade(releases["2.1.0"])
+    asked = count
+    count = -(10**9)
+    promise(bench, releases, report)
+    return asked, report
 
 
 @pytest.mark.parametrize("supply", ["alone", "together"])

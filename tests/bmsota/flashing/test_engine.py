@@ -11,7 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.adapters.files import packaged_dbc
 from bmsota.boot import BootStore, SlotLayout, SlotState, for_hardware
-from bmsota.bootloader import BootloaderTarget, BootloaderTiming, BootloaderWire, Command, ResetRequested, TargetIdentity
+from bmsota.bootloader import (
+    BootloaderTarget,
+    BootloaderTiming,
+    BootloaderWire,
+    Command,
+    ResetRequested,
+    TargetIdentity,
+)
 from bmsota.bootloader._messages import Request
 from bmsota.errors import ImageError, LocalProtocolError
 from bmsota.flashing import (
@@ -66,7 +73,9 @@ class Node:
     def _new_store(self):
         verify = partial(verify_image, public_keys=[KEY.public_key()])
         return BootStore(
-            self.flash, self.layout, verify=for_hardware(verify, class_id=self.hardware_class.class_id, role=ImageRole.SLAVE)
+            self.flash,
+            self.layout,
+            verify=for_hardware(verify, class_id=self.hardware_class.class_id, role=ImageRole.SLAVE),
         )
 
     def restart(self):
@@ -151,7 +160,9 @@ class Bus:
 
     def commands(self):
         """(position, command) in the order in which they were given, repetitions left out."""
-        given = [(request.node, request.command) for request in self.requests if request.command is not Command.DISCOVER]
+        given = [
+            (request.node, request.command) for request in self.requests if request.command is not Command.DISCOVER
+        ]
         return [pair for index, pair in enumerate(given) if index == 0 or given[index - 1] != pair]
 
 
@@ -263,7 +274,9 @@ def test_activation_boots_each_node_on_trial(bus):
         assert node.store.is_test_pending
         assert node.restarts == 1
     order = [pair for pair in bus.commands() if pair[1] in {Command.ACTIVATE_TEST, Command.RESET}]
-    assert order == [(position, command) for position in (1, 2, 3) for command in (Command.ACTIVATE_TEST, Command.RESET)]
+    assert order == [
+        (position, command) for position in (1, 2, 3) for command in (Command.ACTIVATE_TEST, Command.RESET)
+    ]
 
 
 def test_a_failed_step_leaves_out_the_later_steps_of_the_same_node_only(bus):

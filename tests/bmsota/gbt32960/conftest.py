@@ -6,8 +6,25 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
 
+from bmsota.checksums import bcc_xor
 from bmsota.gbt32960 import NEED_DATA, FrameReader, encode
+from bmsota.gbt32960._codec import message_layout
+from bmsota.gbt32960._extension import EXTENSION_VERSION
+from bmsota.gbt32960._fields import (
+    CodeTable,
+    Field,
+    FixedBytes,
+    Layout,
+    PackTable,
+    Repeat,
+    SizedBytes,
+    SizedText,
+    Text,
+    Time,
+)
+from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, EXTENSION_LAYOUTS
 
 VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text(encoding="utf-8"))
 
@@ -98,3 +115,118 @@ class Talk:
 def talk():
     """Makes a `Talk` with a session."""
     return Talk
+
+
+# --- the bytes of frames, generated from the tables ------------------------------------------------------------------
+
+TIMES = st.tuples(
+    st.integers(0, 99), st.integers(1, 12), st.integers(1, 28), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59)
+).map(bytes)  # fmt: skip
+
+
+def _bytes_of_row(row):
+    """Bytes that may stand where *row* is: any number, with the sentinels and limits often."""
+    match row:
+        case Field():
+            top = (1 << 8 * row.size_bytes) - 1
+            raws = st.sampled_from([0, row.raw_min, row.raw_max, top - 2, top - 1, top]) | st.integers(0, top)
+            if row.name == "extension":
+                raws = st.just(row.raw_min)
+            return raws.map(lambda raw: raw.to_bytes(row.size_bytes, "big"))
+        case Time():
+            return TIMES
+        case Text():
+            return st.binary(max_size=row.size_bytes).map(lambda raw: raw.ljust(row.size_bytes, b"\0"))
+        case SizedText():
+            texts = st.text(min_size=row.size_bytes_min, max_size=row.size_bytes_max // 4).map(str.encode)
+            return texts.map(lambda raw: bytes((len(raw),)) + raw)
+        case SizedBytes():
+            return st.binary(min_size=row.size_bytes_min, max_size=40).map(
+                lambda raw: len(raw).to_bytes(2, "big") + raw
+            )
+        case FixedBytes():
+            return st.binary(min_size=row.size_bytes, max_size=row.size_bytes)
+        case Repeat():
+            item = _bytes_of_layout(row.item) if isinstance(row.item, Layout) else _bytes_of_row(row.item)
+            size = row.count_size_bytes
+            lists = st.lists(item, max_size=3 if isinstance(row.item, Layout) else 12).map(
+                lambda items: len(items).to_bytes(size, "big") + b"".join(items)
+            )
+            top = (1 << 8 * size) - 1
+            none = st.sampled_from([top - 1, top]).map(lambda count: count.to_bytes(size, "big"))
+            return lists | none if row.sentinels else lists
+        case CodeTable():
+            return st.integers(0, 4).flatmap(
+                lambda length: st.integers(0, 3).flatmap(
+                    lambda count: st.binary(min_size=count * length, max_size=count * length).map(
+                        lambda codes: bytes((count, length)) + codes
+                    )
+                )
+            )
+        case PackTable():
+            return st.lists(st.integers(0, 2), max_size=3).flatmap(
+                lambda counts: st.binary(min_size=24 * sum(counts), max_size=24 * sum(counts)).map(
+                    lambda codes: bytes((len(counts), *counts)) + codes
+                )
+            )
+    raise AssertionError(row)
+
+
+def _bytes_of_layout(layout):
+    return st.tuples(*map(_bytes_of_row, layout.rows)).map(b"".join)
+
+
+def frame_bytes(edition, command, flag, vin, unit):
+    """A whole frame around a data unit."""
+    data = edition.value + bytes((command, flag)) + vin.ljust(17, b"\0") + b"\1" + len(unit).to_bytes(2, "big") + unit
+    return data + bytes((bcc_xor(data[2:]),))
+
+
+VINS = st.sampled_from([b"LTEST000000000001", b"LTEST000000000002", b"SHORT", b"A B", b"", b"PADDED" + b" " * 11])
+
+
+def _reports(edition):
+    bodies = [
+        _bytes_of_layout(layout).map(bytes((type_id,)).__add__) for type_id, layout in BODY_LAYOUTS[edition].items()
+    ]
+    ours = [
+        st.tuples(st.just(type_id), _bytes_of_layout(layout).map(EXTENSION_VERSION.to_bytes(2, "big").__add__))
+        for type_id, layout in EXTENSION_BODY_LAYOUTS.items()
+    ]
+    theirs = st.tuples(st.sampled_from([0x80, 0xFE, *EXTENSION_BODY_LAYOUTS]), st.binary(max_size=20))
+    user_defined = st.one_of(theirs, *ours).map(
+        lambda parts: bytes((parts[0],)) + len(parts[1]).to_bytes(2, "big") + parts[1]
+    )
+    return st.builds(
+        frame_bytes,
+        st.just(edition),
+        st.sampled_from([2, 3]),
+        st.just(0xFE),
+        VINS,
+        st.tuples(TIMES, st.lists(st.one_of(*bodies, user_defined), max_size=4).map(b"".join)).map(b"".join),
+    )
+
+
+def _messages(edition):
+    found = {command: message_layout(edition, command, b"", 0, 0) for command in range(256)} | EXTENSION_LAYOUTS
+    return st.one_of(
+        *(
+            st.builds(frame_bytes, st.just(edition), st.just(command), st.just(0xFE), VINS, _bytes_of_layout(layout))
+            for command, layout in found.items()
+            if layout is not None
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def reports():
+    """A function that gives, by edition, the bytes of reports of any bodies. (A function, because strategies print long.)"""
+    found = {edition: _reports(edition) for edition, layouts in BODY_LAYOUTS.items() if layouts}
+    return lambda: found
+
+
+@pytest.fixture(scope="session")
+def messages():
+    """A function that gives, by edition, the bytes of frames of every command that has a layout."""
+    found = {edition: _messages(edition) for edition in BODY_LAYOUTS}
+    return lambda: found

@@ -19,6 +19,8 @@ from bmsota.gbt32960 import (
     BEIJING,
     BRAKE_PRESSED,
     FRAME_SIZE_BYTES_MAX,
+    Activation,
+    ActivationReply,
     AlarmFlag,
     Alarms,
     CellVoltages,
@@ -30,6 +32,7 @@ from bmsota.gbt32960 import (
     Edition,
     EmptyReply,
     Encryption,
+    Engine2025,
     Extremes,
     Frame,
     Gear,
@@ -41,6 +44,7 @@ from bmsota.gbt32960 import (
     PlatformLogin,
     PlatformLogout,
     Position,
+    Position2025,
     ProbeTemperatures,
     RawBody,
     RawMessage,
@@ -49,6 +53,8 @@ from bmsota.gbt32960 import (
     Report,
     RunMode,
     Sentinel,
+    Signature,
+    SignatureAlgorithm,
     SubsystemTemperatures,
     SubsystemVoltages,
     TerminalAlarm,
@@ -57,6 +63,7 @@ from bmsota.gbt32960 import (
     UserDefined,
     VehicleData,
     VehicleLogin,
+    VehicleLogin2025,
     VehicleLogout,
     VehicleState,
     beijing_time,
@@ -71,6 +78,7 @@ from bmsota.gbt32960._fields import (
     Field,
     FixedBytes,
     Layout,
+    PackTable,
     Repeat,
     SizedBytes,
     SizedText,
@@ -79,11 +87,17 @@ from bmsota.gbt32960._fields import (
     sentinel_raws,
 )
 from bmsota.gbt32960._layouts import (
+    ACTIVATION,
+    ACTIVATION_REPLY,
     BODY_LAYOUTS,
+    EXTENSION_BODY_LAYOUTS,
     EXTENSION_LAYOUTS,
+    KEY_EXCHANGE,
     PLATFORM_LOGIN,
+    PLATFORM_LOGIN_2025,
     PLATFORM_LOGOUT,
     VEHICLE_LOGIN_2016,
+    VEHICLE_LOGIN_2025,
     VEHICLE_LOGOUT,
 )
 from bmsota.gbt32960._plain import bytes_of_rows, values_in
@@ -108,8 +122,15 @@ VEHICLE = VehicleData(
 )
 
 
+def login_2025(pack_codes):
+    return Frame(command=1, vin=VIN, message=VehicleLogin2025(NOW, 1, "9", pack_codes), edition=Edition.GBT2025)
+
+
 def frame_of(*bodies, **more):
     return Frame(command=Command.REALTIME_REPORT, vin=VIN, message=Report(NOW, bodies), **more)
+
+
+ALL_BODIES = [layout for layouts in BODY_LAYOUTS.values() for layout in layouts.values()]
 
 
 # --- values made from the tables ---------------------------------------------------------------------------------------
@@ -139,7 +160,7 @@ def values_of(row):
         case Time():
             return times
         case Text():
-            return texts(row.size_bytes)
+            return texts(row.size_bytes).filter(lambda text: not text.endswith(row.padding.decode()))
         case SizedText():
             return st.text(min_size=row.size_bytes_min, max_size=row.size_bytes_max // 4)
         case SizedBytes():
@@ -152,6 +173,8 @@ def values_of(row):
             size = 3 if isinstance(row.item, Layout) else 20
             lists = st.lists(items, max_size=size).map(tuple)
             return st.one_of(lists, st.sampled_from(Sentinel)) if row.sentinels else lists
+        case PackTable():
+            return st.lists(st.lists(texts(row.code_size_bytes), max_size=3).map(tuple), max_size=4).map(tuple)
         case CodeTable():
             return st.one_of(
                 st.tuples(st.integers(0, 255), st.just(0), st.just(())),
@@ -166,6 +189,13 @@ def values_of(row):
 def values_of_layout(layout):
     if layout.cls is Position:
         return positions()
+    if layout.cls is Position2025:
+        systems = values_of(layout.rows[1])
+        return st.builds(
+            lambda old, system: Position2025(old.valid, system, old.longitude_deg, old.latitude_deg, old.status_bits),
+            positions(),
+            systems,
+        )
     rows = [row for row in layout.rows if getattr(row, "name", "") != "extension"]
     values = st.tuples(*map(values_of, rows))
     if len(rows) < len(layout.rows):  # Our extension: its version is not a part of the value.
@@ -185,11 +215,32 @@ def positions(draw):
     return Position(draw(st.booleans()), longitude, latitude, bits)
 
 
-bodies = st.one_of(*map(values_of_layout, BODY_LAYOUTS[Edition.GBT2016].values())) | st.builds(
-    UserDefined, st.integers(0x80, 0xFE), st.binary(max_size=40)
-)
+def bodies_of(edition):
+    """Any body but a signature, which has its place."""
+    layouts = [layout for type_id, layout in BODY_LAYOUTS[edition].items() if type_id != 0xFF]
+    own = EXTENSION_BODY_LAYOUTS.values()
+    return st.one_of(*map(values_of_layout, (*layouts, *own))) | st.builds(
+        UserDefined, st.integers(0x80, 0xFE), st.binary(max_size=40).filter(lambda data: data[:2] != b"\xb5\x01")
+    )
+
+
+bodies = bodies_of(Edition.GBT2016)
+bodies_2025 = bodies_of(Edition.GBT2025)
 last_bodies = st.builds(RawBody, st.sampled_from([0, *range(0x0A, 0x80), 0xFF]), st.binary(max_size=40))
 reports = st.tuples(times, st.lists(bodies, max_size=5), st.lists(last_bodies, max_size=1)).map(
+    lambda parts: Report(parts[0], (*parts[1], *parts[2]))
+)
+signatures = st.builds(
+    Signature,
+    st.sampled_from(SignatureAlgorithm) | st.sampled_from([0, 4, 255]),
+    st.binary(max_size=300),
+    st.binary(max_size=40),
+)
+last_bodies_2025 = (
+    st.builds(RawBody, st.sampled_from([0, *range(0x09, 0x30), *range(0x33, 0x80)]), st.binary(max_size=40))
+    | signatures
+)
+reports_2025 = st.tuples(times, st.lists(bodies_2025, max_size=5), st.lists(last_bodies_2025, max_size=1)).map(
     lambda parts: Report(parts[0], (*parts[1], *parts[2]))
 )
 
@@ -231,6 +282,21 @@ COMMANDS = {
     0x42: st.builds(RawMessage, st.binary(max_size=60)),
     0xCD: st.builds(RawMessage, st.binary(max_size=60)),
 } | {command: values_of_layout(layout) for command, layout in EXTENSION_LAYOUTS.items()}
+COMMANDS_2025 = COMMANDS | {
+    Command.VEHICLE_LOGIN: values_of_layout(VEHICLE_LOGIN_2025),
+    Command.REALTIME_REPORT: reports_2025,
+    Command.BACKFILL_REPORT: reports_2025,
+    Command.PLATFORM_LOGIN: values_of_layout(PLATFORM_LOGIN_2025),
+    Command.ACTIVATION: values_of_layout(ACTIVATION),
+    Command.ACTIVATION_REPLY: values_of_layout(ACTIVATION_REPLY),
+    Command.KEY_EXCHANGE: values_of_layout(KEY_EXCHANGE),
+    Command.SET_PARAMETERS: st.builds(
+        ParameterValues.build,
+        times,
+        st.dictionaries(st.sampled_from([2, 3, 9, 0x0C]), st.integers(0, 253) | st.sampled_from(Sentinel), max_size=4),
+    ),
+}
+TIMELESS = (Command.ACTIVATION_REPLY, Command.KEY_EXCHANGE)
 
 replies = st.one_of(
     st.just(EmptyReply()),
@@ -242,9 +308,24 @@ frames = st.one_of(
         st.builds(Frame, command=st.just(command), vin=identifiers, message=messages)
         for command, messages in COMMANDS.items()
     ),
+    *(
+        st.builds(Frame, command=st.just(command), vin=identifiers, message=messages, edition=st.just(Edition.GBT2025))
+        for command, messages in COMMANDS_2025.items()
+    ),
+    *(  # Messages without a time are themselves in an answer, too.
+        st.builds(
+            Frame,
+            command=st.just(command),
+            vin=identifiers,
+            message=COMMANDS_2025[command],
+            reply_flag=st.integers(0, 0xFD),
+            edition=st.just(Edition.GBT2025),
+        )
+        for command in TIMELESS
+    ),
     st.builds(
         Frame,
-        command=st.integers(0, 255).filter(lambda command: command != Command.QUERY_PARAMETERS),
+        command=st.integers(0, 255).filter(lambda command: command not in (Command.QUERY_PARAMETERS, *TIMELESS)),
         vin=identifiers,
         message=replies,
         reply_flag=st.integers(0, 0xFD),
@@ -280,17 +361,20 @@ def test_what_is_encoded_decodes_to_the_same_value(frame):
 
 
 @settings(max_examples=300, deadline=None)
-@given(bodies)
+@given(bodies | bodies_2025)
 def test_the_compiled_encoder_writes_what_the_plain_one_does(body):
     """Two ways from the same table to the same bytes."""
-    layout = next((found for found in BODY_LAYOUTS[Edition.GBT2016].values() if found.cls is type(body)), None)
+    layout = next((found for found in ALL_BODIES if found.cls is type(body)), None)
     if layout is not None:
         out = []
         encoder(layout, strict=False)(body, out)
         assert b"".join(out) == bytes_of_rows(layout.rows, layout.label, values_in(layout, body), strict=False)
 
 
-@pytest.mark.parametrize("layout", [*BODY_LAYOUTS[Edition.GBT2016].values(), *EXTENSION_LAYOUTS.values()])
+MESSAGES_2025 = (VEHICLE_LOGIN_2025, PLATFORM_LOGIN_2025, ACTIVATION, ACTIVATION_REPLY, KEY_EXCHANGE)
+
+
+@pytest.mark.parametrize("layout", [*ALL_BODIES, *EXTENSION_LAYOUTS.values(), *MESSAGES_2025])
 def test_the_compiled_codec_says_what_the_table_says(layout):
     """Row by row: the plain `Field.value` and the compiled decoder agree for every raw number, or a fair sample of them."""
     for row, offset in fixed_fields(layout):
@@ -299,7 +383,7 @@ def test_the_compiled_codec_says_what_the_table_says(layout):
             data[offset : offset + row.size_bytes] = raw.to_bytes(row.size_bytes, "big")
             value, end = decoder(layout)(bytes(data), 0, len(data))
             assert end == len(data)
-            if layout.cls is not Position:
+            if layout.cls not in (Position, Position2025):
                 got = getattr(value, row.name, None)
                 assert got == row.value(raw) or row.name.startswith(("version", "extension"))
             out = []
@@ -337,6 +421,10 @@ def filling(layout):
                 parts.append(bytes(row.count_size_bytes))
             case SizedText():
                 parts.append(bytes((row.size_bytes_min,)) + b"x" * row.size_bytes_min)
+            case Text():
+                parts.append(row.padding * row.size_bytes)
+            case PackTable():
+                parts.append(b"\0")
             case SizedBytes():
                 parts.append(row.size_bytes_min.to_bytes(2, "big") + b"x" * row.size_bytes_min)
     return b"".join(parts)
@@ -382,9 +470,9 @@ def test_values_between_two_steps_are_rounded():
 def test_every_field_that_has_sentinels_keeps_them(sentinel):
     """Each field of each body, alone, decodes to the sentinel and encodes back, under both rules."""
     seen = 0
-    for layout in BODY_LAYOUTS[Edition.GBT2016].values():
+    for layout in ALL_BODIES:
         for row, offset in fixed_fields(layout):
-            if not row.sentinels or layout.cls is Position:
+            if not row.sentinels or layout.cls in (Position, Position2025):
                 continue
             raw = next(raw for raw, found in sentinel_raws(row.size_bytes).items() if found is sentinel)
             data = bytearray(filling(layout))
@@ -395,7 +483,9 @@ def test_every_field_that_has_sentinels_keeps_them(sentinel):
             encoder(layout, strict=False)(value, out)
             assert b"".join(out) == bytes(data)
             seen += 1
-    assert seen == 12 + 3 + 3 + 12 + 1  # Vehicle, fuel cell in front of its list, engine, extremes, alarms.
+    in_2016 = 12 + 3 + 3 + 12 + 1  # Vehicle, fuel cell in front of its list, engine, extremes, alarms.
+    in_2025 = 10 + 9 + 1 + 1 + 2 + 12  # Vehicle, fuel cell, engine, alarms, supercapacitor, its extremes.
+    assert seen == in_2016 + in_2025
 
 
 @pytest.mark.parametrize("sentinel", Sentinel)
@@ -535,8 +625,20 @@ def test_strict_encoding_accepts_what_the_text_allows():
         (Frame(command=2, vin=VIN, message=Heartbeat()), "frame.command: expected 0x07"),
         (Frame(command=7, vin=VIN, message=Heartbeat(), reply_flag=1), "reply_flag"),
         (Frame(command=7, vin=VIN, message=EmptyReply()), "reply_flag"),
-        (Frame(command=2, vin=VIN, message=Report(NOW, ()), edition=Edition.GBT2025), "edition: expected GBT2016"),
+        (Frame(command=1, vin=VIN, message=VehicleLogin(NOW, 1, "9"), edition=Edition.GBT2025), "edition: expected GBT2016"),
+        (Frame(command=1, vin=VIN, message=VehicleLogin2025(NOW, 1, "9")), "edition: expected GBT2025"),
+        (Frame(command=0x0A, vin=VIN, message=ActivationReply(1)), "edition: expected GBT2025"),
+        (Frame(command=2, vin=VIN, message=Report(NOW, (VEHICLE,)), edition=Edition.GBT2025), "bodies of the GBT2025"),
+        (Frame(command=2, vin=VIN, message=Report(NOW, (Engine2025(1),))), "bodies of the GBT2016"),
+        (Frame(command=2, vin=VIN, message=Report(NOW, (Signature(1, b""), Engine2025(1))), edition=Edition.GBT2025),
+         "a Signature only as the last"),
+        (login_2025((("x" * 25,),)), "pack_codes: expected at most 24 bytes"),
+        (login_2025(("ab",)), "pack_codes: expected a tuple of codes for each BMS"),
+        (login_2025(((),) * 256), "at most 255 BMS"),
+        (Frame(command=9, vin=VIN, message=Activation(NOW, "c", b"", VIN, None), edition=Edition.GBT2025),
+         "activation.signature: expected a Signature"),
         (Frame(command=2, vin=VIN, message=Report(NOW, ()), encryption=3), "ciphertext"),
+        (Frame(command=2, vin=VIN, message=RawMessage(b"x", is_plain=True), encryption=3), "expected a cipher"),
         (Frame(command=2, vin=VIN, message="x"), "expected a message of the cloud link, got str"),
         (Frame(command=256, vin=VIN, message=RawMessage(b"")), "frame.command"),
         (Frame(command=0x42, vin=VIN, message=RawMessage(b""), reply_flag=256), "from 0 to 255"),

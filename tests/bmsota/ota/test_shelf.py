@@ -37,10 +37,13 @@ def flash_of(size_bytes=8192, **options):
     return FlashModel(size_bytes, **{"erase_block_bytes": 512, "seed": "shelf", **options})
 
 
-def fill(shelf, images):
+def fill(shelf, images, written=None):
+    """Write every block, and note in *written* which were."""
     for entry, data in images:
         for index, block in enumerate(blocks(entry, data)):
             shelf.write_block(entry, index, block)
+            if written is not None:
+                written.add((entry.sha256, index))
 
 
 def test_every_image_is_read_back_as_it_was_written(images):
@@ -128,10 +131,7 @@ def test_power_may_fail_at_any_operation(images):
             shelf = shelf_on(flash, images)
             written = set()
             with pytest.raises(PowerCut):
-                for entry, data in images:
-                    for index, block in enumerate(blocks(entry, data)):
-                        shelf.write_block(entry, index, block)
-                        written.add((entry.sha256, index))
+                fill(shelf, images, written)
             flash.power_on()
             shelf = shelf_on(flash, images)
             for entry, data in images:

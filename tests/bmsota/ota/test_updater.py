@@ -1371,7 +1371,8 @@ def test_power_lost_while_the_order_is_closed(made, operation):
     device.flash.clear_cuts()
     device.power()
     assert device.updater.state is UpdaterState.IDLE
-    assert [name for name in device.updater_store.record_names() if name == "upgrade"] == []
+    assert "upgrade" not in device.updater_store.record_names()
+    assert [line for line in device.actions() if line.startswith("remark")] == []
 
 
 def test_power_lost_while_a_newer_order_is_stored(made, world):

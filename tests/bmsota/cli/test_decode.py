@@ -6,10 +6,9 @@ import json
 from uuid import UUID
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from bmsota.cli import decode as decode_command
+from bmsota.cli import frameinput
 from bmsota.gbt32960 import Frame, Heartbeat, NodeIdentity, RawMessage, UnitIdentity, beijing_time, encode
 
 LOGOUT = "232304fe5445535456494e303030303030303035340100081206161015150046e1"
@@ -17,10 +16,8 @@ BROKEN = LOGOUT[:-2] + "e2"
 
 
 @pytest.fixture
-def run():
-    app = typer.Typer()
-    app.command(name="decode")(decode_command.command)
-    return lambda *arguments, stdin=None: CliRunner().invoke(app, list(arguments), input=stdin)
+def run(runner):
+    return runner(decode_command.command)
 
 
 def test_a_frame_in_words(run):
@@ -127,14 +124,9 @@ def test_a_wrong_call_is_exit_code_2(run, arguments, stdin):
     assert "Traceback" not in done.output
 
 
-def test_too_much_input_is_refused(run, monkeypatch):
-    monkeypatch.setattr(decode_command, "_INPUT_SIZE_BYTES_MAX", 10)
-    assert run(stdin=LOGOUT).exit_code == 2
-
-
 def test_a_terminal_is_no_input(run, monkeypatch):
     """Without arguments and with a keyboard there is nothing to wait for."""
-    monkeypatch.setattr(decode_command, "_is_terminal", lambda: True)
+    monkeypatch.setattr(frameinput, "_is_terminal", lambda: True)
     assert run(stdin=LOGOUT).exit_code == 2
 
 

@@ -1,0 +1,755 @@
+"""slcan adapters on python-can: `can.Bus(interface="bmsota_slcan", channel="/dev/ttyACM0", bitrate=500_000)`.
+
+The serial line protocol of LAWICEL's CAN232/CANUSB, with the CAN FD commands of the CANable 2 firmware. python-can has a
+back end for it; this one is for buses that are busy. It reads whatever is waiting in one go (python-can 4.6 reads byte by
+byte and is overrun by a full 500 kbit/s bus), it listens to the adapter's answers, and it survives split lines and garbage.
+
+Lines end with CR. Host to adapter: `Sn` bit rate, `Yn` data bit rate, `O`/`L` open/listen, `C` close, `Zn` timestamps, `V`,
+and the frames `t` `T` `r` `R` (classic: standard, extended, remote) and `d` `D` `b` `B` (FD; b with bit rate switch): the
+identifier in 3 or 8 hex digits, the DLC in one, the data. Adapter to host: the same frames; CR, `z` CR or `Z` CR for "done";
+BEL for "refused". Facts about devices that shaped this:
+
+* The adapter never says which command it answers: answers come in the order of the commands, so we keep that order.
+* CANable 2 repeats its last command when it gets an empty line, transmissions too: we clear its line with `C`, not with CR.
+* CANable 2 has no `L`; it is made silent by `M1` and opened by `O`. On a LAWICEL device `M1` is malformed and refused.
+* LAWICEL devices answer BEL to a frame when their transmit buffer is full. Such a frame is sent again for a while.
+* Some firmwares never answer anything; for them, `check_answers=False`.
+
+Left out: acceptance masks (`M`, `m` of the SJA1000 are too coarse; python-can filters), auto-poll, UART set-up (`U`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from binascii import unhexlify
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+try:
+    import can
+    import serial
+    from can.util import CAN_FD_DLC, check_or_adjust_timing_clock, len2dlc
+except ImportError as error:  # pragma: no cover - the tests have it
+    raise ImportError("expected the extra 'can' (pip install 'bmsota[can]') for CAN adapters, got none") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from can.typechecking import AutoDetectedConfig
+
+__all__ = ["BITRATES", "DATA_BITRATES", "Answer", "SlcanBus", "SlcanLines"]
+
+BITRATES = {
+    10_000: "S0", 20_000: "S1", 50_000: "S2", 100_000: "S3", 125_000: "S4", 250_000: "S5", 500_000: "S6", 750_000: "S7",
+    1_000_000: "S8", 83_300: "S9",
+}  # fmt: skip
+DATA_BITRATES = {1_000_000: "Y1", 2_000_000: "Y2", 4_000_000: "Y4", 5_000_000: "Y5"}
+
+CR, BEL = b"\r", b"\a"
+
+# The longest line: extended FD frame of 64 bytes with a timestamp. More without an end is garbage.
+LINE_SIZE_BYTES_MAX = 1 + 8 + 1 + 2 * 64 + 4
+# A busy bus of standard frames repeats a few hundred heads (identifier and DLC); garbage must not collect here.
+HEADS_MAX = 8192
+# What a read may bring: more than a pseudo terminal or a USB driver holds.
+CHUNK_SIZE_BYTES = 65_536
+# Frames that nobody fetches: some seconds of a full bus. Beyond it the oldest are dropped and counted.
+MESSAGES_MAX = 65_536
+
+# Arduino-like adapters restart when the port is opened and are deaf for up to 2 s; until then they are asked again.
+OPEN_TIMEOUT_S = 2.5
+OPEN_ASK_S = 0.25
+# An answer takes one turn of the USB and of the firmware's main loop: 1 to 20 ms.
+ANSWER_TIMEOUT_S = 0.3
+# Frames under way without an answer. Eight hide a 1 ms turnaround at 500 kbit/s and fit every adapter's transmit buffer.
+UNANSWERED_MAX = 8
+# A full transmit buffer of a healthy adapter has room after a few milliseconds, even on a busy bus; half a second of
+# refusals is a bus without another node, or bus-off.
+RESEND_S_MAX = 0.5
+RESEND_PAUSE_S = 0.001
+WRITE_TIMEOUT_S = 1.0
+# How long one wait may be: python-can asks again, and a bus that is shut down meanwhile is noticed.
+WAIT_S_MAX = 1.0
+# Serial ports without a file descriptor are read with their own timeout.
+SLICE_S = 0.01
+
+MINUTE_MS = 60_000
+
+
+class Answer(Enum):
+    """What an adapter says to a command."""
+
+    DONE = "CR"
+    REFUSED = "BEL"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What the first letter of a line says about a frame."""
+
+    is_extended: bool
+    head_size: int
+    """Letter, identifier, DLC."""
+    is_remote: bool = False
+    is_fd: bool = False
+    has_switch: bool = False
+
+
+_KINDS = {
+    ord("t"): _Kind(False, 5), ord("T"): _Kind(True, 10),
+    ord("r"): _Kind(False, 5, is_remote=True), ord("R"): _Kind(True, 10, is_remote=True),
+    ord("d"): _Kind(False, 5, is_fd=True), ord("D"): _Kind(True, 10, is_fd=True),
+    ord("b"): _Kind(False, 5, is_fd=True, has_switch=True), ord("B"): _Kind(True, 10, is_fd=True, has_switch=True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    kind: _Kind
+    can_id: int
+    length: int
+    """Data bytes; of a remote frame those it asks for."""
+    end: int
+    """Where the data end in the line."""
+
+
+class _AdapterClock:
+    """Turns the adapter's milliseconds, which start again every minute, into seconds since the epoch.
+
+    The host's clock says which minute it is and when the adapter's zero was; the adapter's says when in it a frame came,
+    without the jitter of the serial line. The least delay of the last minute is taken for none, so that two clocks that
+    drift apart are brought together once a minute.
+    """
+
+    def __init__(self) -> None:
+        self._last_ms = 0
+        self._last_host_s = 0.0
+        self._elapsed_ms: int | None = None
+        self._offset_s = 0.0
+        self._least_s = 0.0
+        self._anchored_ms = 0
+
+    def seconds(self, stamp_ms: int, host_s: float) -> float:
+        if self._elapsed_ms is None:
+            self._elapsed_ms = stamp_ms
+            self._offset_s = self._least_s = host_s - stamp_ms / 1000
+            self._anchored_ms = stamp_ms
+        else:
+            step_ms = (stamp_ms - self._last_ms) % MINUTE_MS
+            silent_minutes = max(0, round(((host_s - self._last_host_s) * 1000 - step_ms) / MINUTE_MS))
+            self._elapsed_ms += step_ms + silent_minutes * MINUTE_MS
+        self._last_ms, self._last_host_s = stamp_ms, host_s
+        delay_s = host_s - self._elapsed_ms / 1000
+        self._least_s = min(self._least_s, delay_s)
+        if self._elapsed_ms - self._anchored_ms >= MINUTE_MS:
+            self._offset_s, self._least_s, self._anchored_ms = self._least_s, delay_s, self._elapsed_ms
+        self._offset_s = min(self._offset_s, delay_s)
+        return self._elapsed_ms / 1000 + self._offset_s
+
+
+class SlcanLines:
+    """The adapter's bytes, cut into frames and answers. No I/O."""
+
+    def __init__(self, *, channel: str = "", use_timestamps: bool = False) -> None:
+        self.messages: deque[can.Message] = deque(maxlen=MESSAGES_MAX)
+        self.answers: deque[Answer | str] = deque()
+        """What the adapter answered, in order; a text is the answer to a question (`V`, `N`, `F`)."""
+        self.garbage = 0
+        """Lines that were neither."""
+        self.dropped = 0
+        """Frames that nobody fetched in time."""
+        self._channel = channel
+        self._clock = _AdapterClock() if use_timestamps else None
+        self._rest = b""
+        self._heads: dict[bytes, _Head | None] = {}
+
+    def receive_data(self, data: bytes, now_s: float) -> None:
+        """Take bytes as they come, cut anywhere. *now_s* is the time stamp of frames without one of their own."""
+        if BEL in data:
+            data = data.replace(BEL, BEL + CR)  # BEL ends what is before it, without a CR.
+        lines = (self._rest + data).split(CR)
+        self._rest = lines.pop()
+        if len(self._rest) > LINE_SIZE_BYTES_MAX:
+            self.garbage += 1
+            self._rest = self._rest[-LINE_SIZE_BYTES_MAX:]
+        heads, messages, kinds = self._heads, self.messages, _KINDS
+        for line in lines:
+            kind = kinds.get(line[0]) if line else None
+            if kind is None:
+                self._other(line)
+                continue
+            size = kind.head_size
+            key = line[:size]
+            head = heads.get(key)
+            if head is None:
+                head = self._learn(key, kind)
+                if head is None:
+                    self._other(line)
+                    continue
+            end = head.end
+            try:
+                payload = unhexlify(line[size:end])
+            except ValueError:
+                self._other(line)
+                continue
+            timestamp = now_s
+            if len(line) != end:
+                stamp = self._stamp(line, end)
+                if stamp is None:
+                    self._other(line)
+                    continue
+                if self._clock is not None:
+                    timestamp = self._clock.seconds(stamp, now_s)
+            if len(messages) == MESSAGES_MAX:
+                self.dropped += 1
+            messages.append(
+                can.Message(
+                    timestamp, head.can_id, kind.is_extended, kind.is_remote, False, self._channel, head.length,
+                    None if kind.is_remote else payload, kind.is_fd, True, kind.has_switch,
+                )
+            )  # fmt: skip
+
+    def _learn(self, key: bytes, kind: _Kind) -> _Head | None:
+        """The head of a line, looked up next time; None if it is none."""
+        if len(key) != kind.head_size or not key.isalnum():  # int() would take blanks, signs and underscores.
+            return None
+        try:
+            can_id, dlc = int(key[1:-1], 16), int(key[-1:], 16)
+        except ValueError:
+            return None
+        if can_id >> (29 if kind.is_extended else 11) or (dlc > 8 and not kind.is_fd):
+            return None
+        length = CAN_FD_DLC[dlc]
+        head = _Head(kind, can_id, length, kind.head_size + (0 if kind.is_remote else 2 * length))
+        if len(self._heads) >= HEADS_MAX:
+            self._heads.clear()
+        self._heads[key] = head
+        return head
+
+    @staticmethod
+    def _stamp(line: bytes, end: int) -> int | None:
+        """The four hex digits behind a frame."""
+        digits = line[end:]
+        if len(digits) != 4 or not digits.isalnum():
+            return None
+        try:
+            stamp = int(digits, 16)
+        except ValueError:
+            return None
+        return stamp if stamp < MINUTE_MS else None
+
+    def _other(self, line: bytes) -> None:
+        if line in (b"", b"z", b"Z"):
+            self.answers.append(Answer.DONE)
+        elif line.endswith(BEL):
+            self.garbage += line != BEL
+            self.answers.append(Answer.REFUSED)
+        elif line[:1] in (b"V", b"N", b"F") or self._is_prose(line):
+            self.answers.append(line.decode("ascii", errors="replace"))
+        else:
+            self.garbage += 1
+
+    @staticmethod
+    def _is_prose(line: bytes) -> bool:
+        """CANable answers `V` with a version and an address: anything with a blank, a point and no control characters."""
+        return b" " in line and b"." in line and line.isascii() and line.decode("ascii").isprintable()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A line under way, waiting for its answer."""
+
+    line: str
+    is_frame: bool
+    since_s: float
+    """When it was first written, by the monotonic clock."""
+
+
+class SlcanBus(can.BusABC):
+    """An slcan adapter. See the module for what it does; the arguments are those of python-can's `slcan` where it has them.
+
+    `send` does not wait for the adapter's answer as long as few frames are under way; with a timeout above 0 it does. A frame
+    that the adapter refuses is sent again for half a second (it may then be overtaken by those under way, unless
+    `unanswered_max` is 1) and after that raised, by the next `send`, or by `recv` instead of an empty hand.
+
+    One thread may send while another receives.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        *,
+        bitrate: int | None = None,
+        fd: bool = False,
+        data_bitrate: int | None = None,
+        timing: can.BitTiming | can.BitTimingFd | None = None,
+        listen_only: bool = False,
+        timestamps: bool = False,
+        tty_baudrate: int = 115_200,
+        rtscts: bool = False,
+        sleep_after_open: float = 0.0,
+        check_answers: bool = True,
+        unanswered_max: int = UNANSWERED_MAX,
+        **kwargs: Any,
+    ) -> None:
+        """Open the serial port and the CAN channel.
+
+        Args:
+            channel: the serial port or a pyserial URL, with `@baud rate` if need be.
+            bitrate: bit/s; None leaves the adapter's own setting.
+            fd: CAN FD, as CANable 2 does it; needs *data_bitrate* too (without: 2 Mbit/s).
+            data_bitrate: bit/s of the data phase.
+            timing: instead of the bit rates; of a `BitTiming` the SJA1000 registers at 8 MHz are sent.
+            listen_only: neither send nor acknowledge.
+            timestamps: frames carry the adapter's milliseconds instead of the host's time of reading.
+            tty_baudrate: of the serial line; USB adapters ignore it.
+            rtscts: hardware handshake on the serial line.
+            sleep_after_open: seconds to leave the adapter alone; not needed for those that restart, they are asked until
+                they answer.
+            check_answers: off for adapters that never answer.
+            unanswered_max: frames under way without an answer; 1 keeps their order for sure.
+            **kwargs: python-can's (`can_filters`).
+
+        Raises:
+            ValueError: an argument that no adapter can fulfil.
+            CanInitializationError: the port cannot be opened, nobody answers, or the adapter refuses a setting; says which.
+        """
+        if not channel:
+            raise ValueError("expected a serial port as channel, got none")
+        port, _, baudrate = channel.partition("@")
+        commands = _settings(bitrate, data_bitrate or (2_000_000 if fd else None), timing)
+        if unanswered_max < 1:
+            raise ValueError(f"expected at least 1 frame under way, got {unanswered_max}")
+        self.version: str | None = None
+        """What the adapter says it is."""
+        self._lines = SlcanLines(channel=port, use_timestamps=timestamps)
+        self._listen_only = listen_only
+        self._check_answers = check_answers
+        self._unanswered_max = unanswered_max
+        self._sent: deque[_Sent] = deque()
+        self._refused: deque[_Sent] = deque()
+        self._failures: deque[str] = deque()
+        self._has_answered_frames = False
+        self._expects_answers = check_answers
+        self._is_silenced = False
+        self._event_fd: int | None = None
+        self._poll: Any = None
+        self._reading = threading.RLock()
+        self._sending = threading.RLock()
+        # Of two threads that wait for bytes one reads, the other waits for its next turn to end.
+        self._reader = threading.Lock()
+        self._turn = threading.Condition()
+        self._turns = 0
+        is_fd = any(each.startswith("Y") for each in commands)
+        self._can_protocol = can.CanProtocol.CAN_FD if is_fd else can.CanProtocol.CAN_20
+        self.channel_info = f"slcan adapter on {port}"
+        self._port = self._open_port(port, int(baudrate or tty_baudrate), rtscts)
+        self._fd = _descriptor(self._port)
+        try:
+            time.sleep(sleep_after_open)
+            self._port.reset_input_buffer()
+            self._open(commands, timestamps=timestamps)
+        except (can.CanError, OSError) as error:
+            self._port.close()
+            self._is_shutdown = True
+            if isinstance(error, can.CanInitializationError):
+                raise
+            raise can.CanInitializationError(f"{error}") from error
+        super().__init__(channel, **kwargs)
+
+    def _open_port(self, port: str, baudrate: int, rtscts: bool) -> Any:
+        try:
+            # Two programs that read one adapter steal each other's bytes; where the platform can, the second is refused.
+            exclusive = {"exclusive": True} if os.name == "posix" and "://" not in port else {}
+            return serial.serial_for_url(
+                port, baudrate=baudrate, rtscts=rtscts, timeout=SLICE_S, write_timeout=WRITE_TIMEOUT_S, **exclusive
+            )
+        except (OSError, ValueError) as error:
+            raise can.CanInitializationError(f"expected a serial port, got: {error} ({port})") from error
+
+    # --- Opening and closing the channel ------------------------------------------------------------------------------
+
+    def _open(self, commands: Iterable[str], *, timestamps: bool) -> None:
+        if not self._check_answers:
+            lines = ["C", "C", *commands, *(["Z1"] if timestamps else []), *(["M1"] if self._listen_only else [])]
+            for line in [*lines, "L" if self._listen_only else "O"]:
+                self._write(line)
+            return
+        self._greet()
+        for line in commands:
+            self._require(line)
+        if timestamps:
+            self._require("Z1")
+        if not self._listen_only:
+            self._require("O")
+        elif self._ask("L") is not Answer.DONE:
+            self._require("M1", "listen-only, as LAWICEL (L) or CANable (M1) do it")
+            self._is_silenced = True
+            self._require("O")
+
+    def _greet(self) -> None:
+        """Close the channel, whatever was going on, and see that somebody is there."""
+        deadline_s = time.monotonic() + OPEN_TIMEOUT_S
+        while self._ask("C", OPEN_ASK_S) is None:
+            if time.monotonic() > deadline_s:
+                raise can.CanInitializationError(
+                    f"expected an slcan adapter to answer C, got nothing for {OPEN_TIMEOUT_S} s ({self.channel_info}: wrong port"
+                    " or baud rate; check_answers=False for adapters that never answer)"
+                )
+        # The first C may have completed somebody's half line and been refused with it; answers to earlier C may be late.
+        self._ask("C")
+        while self._wait(OPEN_ASK_S / 10) and self._fetch() and time.monotonic() < deadline_s:
+            pass
+        self._lines.messages.clear()
+        self._lines.answers.clear()
+        self._sent.clear()
+        version = self._ask("V")
+        self.version = version if isinstance(version, str) else None
+        if self.version is not None and "canable" in self.version.lower():
+            self._ask("M0")  # It may have been left silent.
+
+    def _ask(self, line: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer | str | None:
+        """Write a command, wait for the answer; None if there is none in time."""
+        self._write(line)
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            with self._reading:
+                if self._lines.answers:
+                    return self._lines.answers.popleft()
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return None
+            if self._wait(left_s):
+                self._fetch()
+
+    def _require(self, line: str, meaning: str = "") -> None:
+        answer = self._ask(line)
+        if answer is not Answer.DONE:
+            got = answer.value if isinstance(answer, Answer) else answer or "no answer"
+            meaning = meaning or _MEANINGS.get(line[0], "")
+            raise can.CanInitializationError(
+                f"expected the adapter to accept {line} ({meaning}), got {got} ({self.channel_info})"
+            )
+
+    def shutdown(self) -> None:
+        """Close the channel and the port. May be called more than once."""
+        if self._is_shutdown:
+            return
+        super().shutdown()
+        with self._sending, self._reading:
+            # It may be gone; then there is nothing to close.
+            with contextlib.suppress(can.CanError, OSError):
+                self._settle(ANSWER_TIMEOUT_S)
+            with contextlib.suppress(can.CanError, OSError):
+                if self._check_answers:
+                    self._ask("C")
+                    if self._is_silenced:
+                        self._ask("M0")
+                else:
+                    self._write("C")
+            self._port.close()
+            if self._event_fd is not None:
+                self._poll.close()
+                os.close(self._event_fd)
+                self._event_fd = None
+
+    # --- The serial line ----------------------------------------------------------------------------------------------
+
+    def _write(self, line: str) -> None:
+        try:
+            self._port.write(line.encode("ascii") + CR)
+        except serial.SerialTimeoutException as error:
+            raise can.CanTimeoutError(
+                f"expected the adapter to take {line}, got a full serial line for {WRITE_TIMEOUT_S} s ({self.channel_info})"
+            ) from error
+        except (OSError, TypeError) as error:  # pyserial lets a TypeError out when another thread closes the port.
+            raise can.CanOperationError(
+                f"expected the adapter to take {line}, got: {error} ({self.channel_info})"
+            ) from error
+
+    def _wait(self, timeout_s: float) -> bool:
+        """Whether bytes are waiting, after at most *timeout_s*."""
+        if self._fd is None:
+            return True  # `_fetch` waits in the port itself.
+        try:
+            return bool(select.select([self._fd], [], [], max(timeout_s, 0))[0])
+        except (OSError, ValueError) as error:
+            raise self._gone(error) from error
+
+    def _fetch(self) -> bool:
+        """Read what is waiting and cut it up; whether there was anything."""
+        with self._reading:
+            if self._is_shutdown and not self._port.is_open:
+                raise can.CanOperationError(f"expected an open bus, got one that was shut down ({self.channel_info})")
+            try:
+                if self._fd is None:
+                    data = self._port.read(max(1, self._port.in_waiting))
+                else:
+                    data = os.read(self._fd, CHUNK_SIZE_BYTES)
+                    # A tty has nothing to read for the slower of two threads, and always when it is gone.
+                    if not data and select.select([self._fd], [], [], 0)[0]:
+                        data = os.read(self._fd, CHUNK_SIZE_BYTES)
+                        if not data:
+                            raise self._gone(EOFError("end of file"))
+            except BlockingIOError:
+                return False  # The other thread was quicker.
+            except (OSError, TypeError) as error:
+                raise self._gone(error) from error
+            self._lines.receive_data(data, time.time_ns() / 1e9)
+            if self._event_fd is not None and self._lines.messages:
+                os.eventfd_write(self._event_fd, 1)
+            return bool(data)
+
+    def _gone(self, error: Exception) -> can.CanOperationError:
+        return can.CanOperationError(f"expected the adapter, got: {error} ({self.channel_info}: unplugged?)")
+
+    # --- Receiving ----------------------------------------------------------------------------------------------------
+
+    def _recv_internal(self, timeout: float | None) -> tuple[can.Message | None, bool]:
+        messages = self._lines.messages
+        seen = self._turns
+        if not messages:
+            if self._is_shutdown:
+                raise can.CanOperationError(f"expected an open bus, got one that was shut down ({self.channel_info})")
+            self._advance(WAIT_S_MAX if timeout is None else timeout, seen)
+        try:
+            message = messages.popleft()
+        except IndexError:
+            if self._failures:
+                raise can.CanOperationError(self._failures.popleft()) from None
+            return None, False
+        if self._event_fd is not None and not messages:
+            with self._reading:
+                if not messages:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(self._event_fd)
+        return message, False
+
+    def _advance(self, timeout_s: float, seen: int) -> None:
+        """Wait for bytes, read them, look at the answers among them; or wait until the other thread has done so.
+
+        *seen* is `_turns` as it was before the caller found that there is something to wait for.
+        """
+        if self._refused:
+            timeout_s = min(timeout_s, RESEND_PAUSE_S)
+        if self._reader.acquire(blocking=False):
+            try:
+                if self._wait(timeout_s):
+                    self._fetch()
+                if self._sent or self._lines.answers:
+                    self._look_at_answers()
+            finally:
+                self._reader.release()
+                with self._turn:
+                    self._turns += 1
+                    self._turn.notify_all()
+        else:
+            with self._turn:
+                if self._turns == seen:
+                    self._turn.wait(timeout_s)
+        if self._refused and self._sending.acquire(blocking=False):
+            try:
+                self._send_again()
+            finally:
+                self._sending.release()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while frames can be received, for asyncio and python-can's `Notifier`.
+
+        Not the port's own: a read empties the port and may bring a hundred frames, of which the caller fetches one.
+
+        Raises what python-can's own buses raise where there is no such thing (not on Linux): the Notifier then uses a thread.
+        """
+        if self._fd is None or not hasattr(os, "eventfd") or not hasattr(select, "epoll"):
+            return super().fileno()
+        with self._reading:
+            if self._event_fd is None:
+                self._event_fd = os.eventfd(int(bool(self._lines.messages)), os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self._poll = select.epoll()
+                self._poll.register(self._fd, select.EPOLLIN)
+                self._poll.register(self._event_fd, select.EPOLLIN)
+            return int(self._poll.fileno())
+
+    # --- Sending ------------------------------------------------------------------------------------------------------
+
+    def send(self, msg: can.Message, timeout: float | None = None) -> None:
+        """Hand a frame to the adapter. With a *timeout* above 0, wait until the adapter has taken it.
+
+        Raises:
+            CanOperationError: opened listen-only, not a frame an adapter can send, an earlier frame was refused for half a
+                second, or the port is gone. The message names the line.
+            CanTimeoutError: no answer in time.
+        """
+        if self._listen_only:
+            raise can.CanOperationError(
+                f"expected a bus that may send, got one opened listen-only ({self.channel_info})"
+            )
+        if self._is_shutdown:
+            raise can.CanOperationError(f"expected an open bus, got one that was shut down ({self.channel_info})")
+        line = _line_of(msg)
+        with self._sending:
+            self._settle(ANSWER_TIMEOUT_S, room_for=1)
+            if self._failures:
+                raise can.CanOperationError(self._failures.popleft())
+            self._write_frame(_Sent(line, True, time.monotonic()))
+            if timeout is not None and timeout > 0:
+                self._settle(timeout)
+                if self._failures:
+                    raise can.CanOperationError(self._failures.popleft())
+
+    def _write_frame(self, sent: _Sent) -> None:
+        if self._expects_answers:
+            self._sent.append(sent)  # Before the write: the other thread may read the answer at once.
+        self._write(sent.line)
+
+    def _settle(self, timeout_s: float, *, room_for: int | None = None) -> None:
+        """Wait until every frame has its answer, or until there is room for *room_for* more under way."""
+        most = 0 if room_for is None else self._unanswered_max - room_for
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            seen = self._turns
+            before = len(self._sent)
+            if self._failures or (before <= most and not self._refused):
+                return
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                if self._refused:  # Being refused again and again is an answer; `_send_again` ends it.
+                    if room_for is None:
+                        raise can.CanTimeoutError(
+                            f"expected the adapter to take {self._refused[0].line}, got BEL for {timeout_s} s ({self.channel_info})"
+                        )
+                elif not self._has_answered_frames:
+                    self._expects_answers = False  # It answers commands but not frames: some firmwares do.
+                    self._sent.clear()
+                    return
+                else:
+                    line = self._sent[0].line if self._sent else "the last frame"
+                    self._sent.clear()
+                    raise can.CanTimeoutError(
+                        f"expected an answer to {line}, got none for {timeout_s} s ({self.channel_info})"
+                    )
+            self._advance(max(left_s, RESEND_PAUSE_S), seen)
+            if room_for is not None and len(self._sent) < before:
+                deadline_s = time.monotonic() + timeout_s  # It goes on, however slowly.
+
+    def _look_at_answers(self) -> None:
+        with self._reading:
+            answers, sent = self._lines.answers, self._sent
+            while answers:
+                answer = answers.popleft()
+                if not sent:
+                    continue  # To nothing of ours: a status line, or an answer that came after we had given it up.
+                line = sent.popleft()
+                self._has_answered_frames = True
+                if answer is Answer.REFUSED:
+                    self._refused.append(line)
+
+    def _send_again(self) -> None:
+        """Write the refused frames once more, one at a time; give up on what has been refused for too long."""
+        while self._refused and not self._sent:
+            sent = self._refused.popleft()
+            if time.monotonic() - sent.since_s > RESEND_S_MAX:
+                self._failures.append(
+                    f"expected the adapter to send {sent.line}, got BEL for {RESEND_S_MAX} s ({self.channel_info}: no other node,"
+                    " another bit rate, or bus-off)"
+                )
+                self._refused.clear()  # Those behind it have no better prospects, and order matters more.
+                return
+            time.sleep(RESEND_PAUSE_S)
+            self._write_frame(sent)
+
+    # --- What python-can asks -----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> can.BusState:
+        """PASSIVE if listen-only. The adapter's own error state is not asked for."""
+        return can.BusState.PASSIVE if self._listen_only else can.BusState.ACTIVE
+
+    @state.setter
+    def state(self, _new_state: can.BusState) -> None:
+        raise can.CanOperationError(f"expected listen_only to be chosen at opening, got a change ({self.channel_info})")
+
+    @property
+    def garbage(self) -> int:
+        """Lines of the adapter that made no sense."""
+        return self._lines.garbage
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were read and that nobody fetched in time."""
+        return self._lines.dropped
+
+    @staticmethod
+    def _detect_available_configs() -> list[AutoDetectedConfig]:
+        """The serial ports of USB devices: whether an slcan adapter is behind one is only known by asking it."""
+        from serial.tools import list_ports  # noqa: PLC0415 - slow to import on some platforms, and rarely needed
+
+        return [
+            {"interface": "bmsota_slcan", "channel": port.device}
+            for port in list_ports.comports()
+            if port.vid is not None
+        ]
+
+
+_MEANINGS = {
+    "S": "bit rate",
+    "s": "bit timing",
+    "Y": "data bit rate",
+    "Z": "timestamps",
+    "O": "open",
+    "L": "listen-only",
+}
+
+
+def _settings(
+    bitrate: int | None, data_bitrate: int | None, timing: can.BitTiming | can.BitTimingFd | None
+) -> list[str]:
+    """The commands that set the bit rates."""
+    if timing is not None and bitrate is not None:
+        raise ValueError("expected a bit rate or a timing, got both")
+    if isinstance(timing, can.BitTiming):
+        timing = check_or_adjust_timing_clock(timing, valid_clocks=[8_000_000])
+        return [f"s{timing.btr0:02X}{timing.btr1:02X}"]
+    if timing is not None:
+        bitrate, data_bitrate = timing.nom_bitrate, timing.data_bitrate
+    commands = []
+    for name, rate, known in (("bit rate", bitrate, BITRATES), ("data bit rate", data_bitrate, DATA_BITRATES)):
+        if rate is None:
+            continue
+        if rate not in known:
+            raise ValueError(f"expected a {name} of {', '.join(str(each) for each in sorted(known))}, got {rate}")
+        commands.append(known[rate])
+    return commands
+
+
+def _line_of(msg: can.Message) -> str:
+    if msg.is_error_frame:
+        raise can.CanOperationError("expected a data or remote frame, got an error frame")
+    can_id = f"{msg.arbitration_id:08X}" if msg.is_extended_id else f"{msg.arbitration_id:03X}"
+    if msg.is_fd:
+        letter, dlc = ("b" if msg.bitrate_switch else "d"), len2dlc(msg.dlc)
+        data = (
+            bytes(msg.data).ljust(CAN_FD_DLC[dlc], b"\0").hex().upper()
+        )  # The DLC has steps; what is between is padded.
+    else:
+        letter, dlc = ("r" if msg.is_remote_frame else "t"), msg.dlc
+        data = "" if msg.is_remote_frame else bytes(msg.data).hex().upper()
+        if dlc > 8:
+            raise can.CanOperationError(f"expected at most 8 data bytes in a classic frame, got {dlc}")
+    return f"{letter.upper() if msg.is_extended_id else letter}{can_id}{dlc:X}{data}"
+
+
+def _descriptor(port: Any) -> int | None:
+    """The port's file descriptor, if it has one that select() takes."""
+    if os.name != "posix":
+        return None
+    try:
+        return int(port.fileno())
+    except (AttributeError, OSError):
+        return None

@@ -1,0 +1,267 @@
+"""A frame as JSON and back: what `bmsota decode --json` writes and `bmsota encode` reads.
+
+    {"edition": 2016, "command": 4, "reply_flag": 254, "vin": "...", "encryption": 1,
+     "message": {"type": "VehicleLogout", "time": "2018-06-22T16:21:21+08:00", "serial": 70}}
+
+A value of a message class is an object whose `type` names the class and whose members are its fields. Times are ISO 8601 with
+their zone, bytes are hexadecimal, codes are numbers, a sentinel is its word. Where a field may hold text as well, bytes and
+sentinels would look like it: there they are `{"hex": ...}` and `{"sentinel": ...}`.
+
+Both directions follow the annotations of the classes, so that a new message needs nothing here. What was decoded comes back
+as the same frame, bit by bit; what a person writes may leave out whatever has a default.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import MISSING, fields, is_dataclass
+from datetime import datetime
+from enum import Enum, IntEnum
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+from bmsota import gbt32960
+from bmsota.errors import LocalProtocolError
+from bmsota.gbt32960 import Edition, Frame, Sentinel
+
+__all__ = ["frame_from_json", "frame_to_json", "plain"]
+
+_DEPTH_MAX: Final = 16
+"""Deeper than any message is; a recursion that somebody else wrote must end."""
+_EDITIONS: Final = {int(edition.name.removeprefix("GBT")): edition for edition in Edition}
+_BESIDES: Final = frozenset({"place", "time", "link"})
+"""What `decode` says about where a frame came from; no part of the frame."""
+_BYTE_FIELDS: Final = ("command", "reply_flag", "encryption")
+_BYTE_MAX: Final = 255
+
+
+# --- to JSON ---------------------------------------------------------------------------------------------------------
+
+
+def frame_to_json(frame: Frame) -> dict[str, Any]:
+    """Return *frame* as `frame_from_json` takes it."""
+    result: dict[str, Any] = {
+        "edition": int(frame.edition.name.removeprefix("GBT")),
+        "command": int(frame.command),
+        "reply_flag": int(frame.reply_flag),
+        "vin": frame.vin,
+        "encryption": int(frame.encryption),
+    }
+    if frame.vin_padding:
+        result["vin_padding"] = frame.vin_padding
+    result["message"] = plain(frame.message)
+    return result
+
+
+def plain(value: Any, members: tuple[Any, ...] = ()) -> Any:
+    """Return a value as JSON has it; *members* are the types that its place allows, if that is known."""
+    match value:
+        case bool() | None | float() | str():
+            return value
+        case Sentinel():
+            return {"sentinel": value.value} if str in members else value.value
+        case int():
+            return int(value)
+        case Enum():
+            return value.value
+        case bytes() | bytearray() | memoryview():
+            return {"hex": bytes(value).hex()} if str in members else bytes(value).hex()
+        case datetime():
+            return value.isoformat()
+        case UUID():
+            return str(value)
+        case tuple() | list():
+            return [plain(item) for item in value]
+        case _:
+            hints = _hints(type(value))
+            shown = {item.name: plain(getattr(value, item.name), hints[item.name]) for item in fields(value)}
+            return {"type": type(value).__name__} | shown
+
+
+# --- from JSON -------------------------------------------------------------------------------------------------------
+
+
+def frame_from_json(item: Any) -> Frame:
+    """Return the frame that *item* describes.
+
+    Raises:
+        LocalProtocolError: it describes none; the message says what was expected where.
+    """
+    if not isinstance(item, dict):
+        raise _wrong("frame", "an object", item)
+    if "error" in item:
+        raise LocalProtocolError(f"frame: expected a frame, got something that could not be decoded: {item['error']}")
+    known = {each.name for each in fields(Frame)}
+    if unknown := sorted(set(item) - known - _BESIDES):
+        raise LocalProtocolError(
+            f"frame: expected only {', '.join(sorted(known))}, got {', '.join(map(repr, unknown))}"
+        )
+    for name in ("command", "vin", "message"):
+        if name not in item:
+            raise LocalProtocolError(f"frame: expected a member {name!r}, got none")
+    arguments: dict[str, Any] = {"message": _value("message", item["message"], _MESSAGES, 0)}
+    for name in _BYTE_FIELDS:
+        if name in item:
+            number = item[name]
+            if type(number) is not int or not 0 <= number <= _BYTE_MAX:
+                raise _wrong(name, "a number from 0 to 255", number)
+            arguments[name] = number
+    for name in ("vin", "vin_padding"):
+        if name in item:
+            if not isinstance(item[name], str):
+                raise _wrong(name, "text", item[name])
+            arguments[name] = item[name]
+    edition = item.get("edition", 2016)
+    if type(edition) is not int or edition not in _EDITIONS:
+        raise _wrong("edition", " or ".join(map(str, sorted(_EDITIONS))), edition)
+    return Frame(edition=_EDITIONS[edition], **arguments)
+
+
+def _wrong(where: str, expected: str, got: Any) -> LocalProtocolError:
+    shown = repr(got)
+    return LocalProtocolError(f"{where}: expected {expected}, got {shown if len(shown) <= 60 else shown[:60] + '...'}")
+
+
+def _value(where: str, item: Any, members: tuple[Any, ...], depth: int) -> Any:
+    """Return *item* as one of the types *members*, tried from the most particular to the most general."""
+    if depth > _DEPTH_MAX:
+        raise LocalProtocolError(f"{where}: expected at most {_DEPTH_MAX} levels, got more")
+    match item:
+        case None if type(None) in members:
+            return None
+        case bool() if bool in members:
+            return item
+        case bool():
+            pass
+        case int() | float():
+            number = _number(item, members)
+            if number is not None:
+                return number
+        case dict():
+            return _object(where, item, members, depth)
+        case list():
+            for member in members:
+                if get_origin(member) is tuple:
+                    return _tuple(where, item, get_args(member), depth)
+        case str():
+            found = _text(where, item, members)
+            if found is not None:
+                return found
+        case _:
+            pass
+    raise _wrong(where, " or ".join(sorted({_named(member) for member in members})), item)
+
+
+def _number(item: float, members: tuple[Any, ...]) -> Any:
+    """A number as the code it stands for, if its place has codes and one fits; as the number it is otherwise."""
+    if type(item) is int:
+        for member in members:
+            if isinstance(member, type) and issubclass(member, int) and member not in (int, bool):
+                try:
+                    return member(item)
+                except ValueError:
+                    continue
+        if int in members or float in members:
+            return item
+        return None
+    # 30.0 is how some writers of JSON say 30.
+    if float in members:
+        return item
+    return int(item) if int in members and item == int(item) else None
+
+
+def _text(where: str, item: str, members: tuple[Any, ...]) -> Any:
+    if str in members:
+        return item
+    if Sentinel in members and item in {each.value for each in Sentinel}:
+        return Sentinel(item)
+    for member in members:
+        try:
+            if member is bytes:
+                return bytes.fromhex(item)
+            if member is UUID:
+                return UUID(item)
+            if member is datetime:
+                moment = datetime.fromisoformat(item)
+                if moment.tzinfo is None:
+                    raise _wrong(where, "a time with its zone (+08:00)", item)
+                return moment
+            if isinstance(member, type) and issubclass(member, Enum) and not issubclass(member, IntEnum):
+                return member(item)
+        except ValueError:
+            continue
+    return None
+
+
+def _object(where: str, item: dict[str, Any], members: tuple[Any, ...], depth: int) -> Any:
+    for key, member in (("hex", bytes), ("sentinel", Sentinel)):
+        if set(item) == {key} and member in members and isinstance(item[key], str):
+            found = _text(where, item[key], (member,))
+            if found is None:
+                raise _wrong(f"{where}.{key}", _named(member), item[key])
+            return found
+    classes = {member.__name__: member for member in members if is_dataclass(member) and isinstance(member, type)}
+    if not classes:
+        raise _wrong(where, " or ".join(sorted({_named(member) for member in members})), item)
+    name = item.get("type", next(iter(classes)) if len(classes) == 1 else None)
+    cls = classes.get(name) if isinstance(name, str) else None
+    if cls is None:
+        raise _wrong(f"{where}.type", f"one of {', '.join(sorted(classes))}", name)
+    hints = _hints(cls)
+    if unknown := sorted(set(item) - {"type"} - set(hints)):
+        raise LocalProtocolError(
+            f"{where}: expected only {', '.join(hints)} in {name}, got {', '.join(map(repr, unknown))}"
+        )
+    arguments = {key: _value(f"{where}.{key}", item[key], hints[key], depth + 1) for key in item if key != "type"}
+    for each in fields(cls):
+        if each.name not in arguments and each.default is MISSING and each.default_factory is MISSING:
+            raise LocalProtocolError(f"{where}: expected a member {each.name!r} in {name}, got none")
+    return cls(**arguments)
+
+
+def _tuple(where: str, items: list[Any], arguments: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        inner = _members(arguments[0])
+        return tuple(_value(f"{where}[{index}]", item, inner, depth + 1) for index, item in enumerate(items))
+    if len(items) != len(arguments):
+        raise _wrong(where, f"{len(arguments)} items", items)
+    pairs = zip(items, arguments, strict=True)
+    return tuple(_value(f"{where}[{i}]", item, _members(inner), depth + 1) for i, (item, inner) in enumerate(pairs))
+
+
+# --- annotations -----------------------------------------------------------------------------------------------------
+
+
+_HINTS: dict[type, dict[str, tuple[Any, ...]]] = {}
+"""Looked up once for each class."""
+
+
+def _hints(cls: type) -> dict[str, tuple[Any, ...]]:
+    """Field -> the types that it allows. The modules import some of them for type checkers only; they are given here."""
+    hints = _HINTS.get(cls)
+    if hints is None:
+        names = {name: getattr(gbt32960, name) for name in gbt32960.__all__}
+        found = get_type_hints(cls, localns={**names, "datetime": datetime, "UUID": UUID})
+        hints = _HINTS[cls] = {item.name: _members(found[item.name]) for item in fields(cls)}
+    return hints
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _named(member: Any) -> str:
+    if member is type(None):
+        return "null"
+    if member is bytes:
+        return "hexadecimal digits"
+    if member is Sentinel:
+        return " or ".join(repr(each.value) for each in Sentinel)
+    if get_origin(member) is tuple:
+        return "a list"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false", datetime: "a time"}.get(
+        member, getattr(member, "__name__", str(member))
+    )
+
+
+_MESSAGES: Final = _members(gbt32960.Message)

@@ -1,0 +1,341 @@
+"""`bmsota send`: replay frames to a platform over TCP, as fast as they once came, or faster, and say what it answers.
+
+Each vehicle gets a connection of its own, as terminals have (annex B); `--one-link` sends all over one, as platforms do. Of a
+capture only the terminals' directions are sent. The pauses are those of the capture, of the table's time column, or of the times inside the
+frames; backfill, which is older, goes out at once. What the platform asks for is shown and not answered: this is a replay, no terminal.
+
+Exit codes: 0 everything was sent and nothing refused; 1 something was refused, was no frame, or a connection failed; 2 called
+wrongly, or nothing to read.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from bmsota.adapters.tcp import TcpLink, wait
+from bmsota.cli.decode import json_line, json_of
+from bmsota.cli.frameinput import Found, InputFormat, InputOptions, Tally, checked_encoding, find_frames
+from bmsota.cli.screen import forgiving_output
+from bmsota.errors import TransferError
+from bmsota.gbt32960 import NEED_DATA, Command, FrameReader, FrameReceived, ReplyFlag, nanoseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from bmsota.gbt32960 import Frame
+
+__all__ = ["Pace", "Replay", "command", "is_uplink"]
+
+_LINKS_MAX: Final = 900
+"""Connections at once. Systems let a process have 1024 files by default."""
+_WAIT_S_MAX: Final = 0.2
+"""How long one wait takes at most, so that the progress is seen to move."""
+_LOGINS: Final = frozenset({Command.VEHICLE_LOGIN, Command.PLATFORM_LOGIN})
+_LOGOUTS: Final = frozenset({Command.VEHICLE_LOGOUT, Command.PLATFORM_LOGOUT})
+_ENDPOINT: Final = re.compile(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]\s]+)):(\d{1,5})")
+
+
+class Pace:
+    """When each frame is due, from the time that it has. Knows no clock."""
+
+    def __init__(self, *, speed: float = 1.0, pause_s_max: float | None = None) -> None:
+        """*speed* 2 halves every pause, 0 leaves them all out. No pause is longer than *pause_s_max* after that."""
+        self._speed = speed
+        self._pause_s_max = pause_s_max
+        self._latest_ns: int | None = None
+        self._due_s = 0.0
+
+    def due_s(self, time_ns: int | None) -> float:
+        """Seconds after the start. Never falls: a frame that is older than the one before it is due at once."""
+        if time_ns is None or not self._speed:
+            return self._due_s
+        if self._latest_ns is not None:
+            pause_s = max(time_ns - self._latest_ns, 0) / 1e9 / self._speed
+            self._due_s += pause_s if self._pause_s_max is None else min(pause_s, self._pause_s_max)
+        self._latest_ns = time_ns if self._latest_ns is None else max(time_ns, self._latest_ns)
+        return self._due_s
+
+
+def is_uplink(frame: Frame) -> bool:
+    """Whether a terminal, or a lower platform, sends such a frame."""
+    is_command = frame.reply_flag == ReplyFlag.COMMAND
+    # 0xC0 to 0xFE go either way; so far only terminals have been seen to ask with them.
+    return is_command if frame.command < 0x80 or frame.command >= 0xC0 else not is_command
+
+
+@dataclass(slots=True)
+class _Vehicle:
+    """A connection and what is known about it."""
+
+    link: TcpLink
+    reader: FrameReader = field(default_factory=FrameReader)
+    sent: int = 0
+    last_command: int = 0
+
+
+class Replay:
+    """Sends frames when they are due and listens in between. The clock, the waiting and the connecting are given."""
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], TcpLink],
+        pace: Pace,
+        tell: Callable[[Found], None],
+        complain: Callable[[str], None],
+        one_link: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        listen: Callable[[Iterable[TcpLink], float], list[TcpLink]] = wait,
+    ) -> None:
+        self._connect = connect
+        self._pace = pace
+        self._tell = tell
+        self._complain = complain
+        self._one_link = one_link
+        self._clock = clock
+        self._listen = listen
+        self._start_s = clock()
+        self._vehicles: dict[str, _Vehicle] = {}
+        self._lost: set[str] = set()
+        self._uplinks: dict[str, bool] = {}
+        self.sent = 0
+        self.unsent = 0
+        """Frames of vehicles whose connection is gone."""
+        self.downlink = 0
+        """Frames of a capture that the platform had sent."""
+        self.answers = 0
+        self.refused = 0
+        self.asked = 0
+        """Commands of the platform, which a replay does not answer."""
+        self.faults = 0
+
+    def send(self, found: Found) -> None:
+        """Send one frame when it is due."""
+        frame = found.frame
+        assert frame is not None
+        if found.link:
+            if found.link not in self._uplinks:
+                self._uplinks[found.link] = is_uplink(frame)
+            if not self._uplinks[found.link]:
+                self.downlink += 1
+                return
+        time_ns = found.time_ns
+        if time_ns is None and hasattr(frame.message, "time"):
+            time_ns = nanoseconds(frame.message.time)
+        due_s = self._start_s + self._pace.due_s(time_ns)
+        self.hear(0.0)
+        while (left_s := due_s - self._clock()) > 0:
+            self.hear(min(left_s, _WAIT_S_MAX))
+        self._send_now(frame, found.data)
+
+    def _send_now(self, frame: Frame, data: bytes) -> None:
+        key = "" if self._one_link else frame.vin
+        vehicle = self._vehicles.get(key)
+        if vehicle is None and (key not in self._lost or frame.command in _LOGINS):
+            vehicle = self._open(key)
+        if vehicle is None:
+            self.unsent += 1
+            return
+        try:
+            vehicle.link.send(data)
+        except TransferError as error:
+            self._lose(key, str(error))
+            self.unsent += 1
+            return
+        vehicle.sent += 1
+        vehicle.last_command = frame.command
+        self.sent += 1
+
+    def _open(self, key: str) -> _Vehicle | None:
+        if len(self._vehicles) >= _LINKS_MAX:
+            self._lose(key, f"expected at most {_LINKS_MAX} vehicles at once, got one more (see --one-link)")
+            return None
+        try:
+            vehicle = self._vehicles[key] = _Vehicle(self._connect())
+        except TransferError as error:
+            self._lose(key, str(error))
+            return None
+        self._lost.discard(key)
+        return vehicle
+
+    def _lose(self, key: str, reason: str) -> None:
+        self._vehicles.pop(key, None)
+        self._lost.add(key)
+        self.faults += 1
+        self._complain(f"{key}: {reason}" if key else reason)
+
+    def hear(self, timeout_s: float) -> bool:
+        """Listen for at most *timeout_s*; return whether anything came."""
+        by_link = {id(vehicle.link): (key, vehicle) for key, vehicle in self._vehicles.items()}
+        heard = self._listen([vehicle.link for vehicle in self._vehicles.values()], timeout_s)
+        for link in heard:
+            key, vehicle = by_link[id(link)]
+            data = link.receive()
+            if data:
+                vehicle.reader.receive_data(data)
+                self._read(key, vehicle)
+                continue
+            vehicle.reader.end()
+            self._read(key, vehicle)
+            if vehicle.last_command in _LOGOUTS:  # What it should do.
+                del self._vehicles[key]
+                self._lost.add(key)
+            else:
+                self._lose(key, f"expected the connection to stay, got closed after {vehicle.sent} frames")
+        return bool(heard)
+
+    def _read(self, key: str, vehicle: _Vehicle) -> None:
+        while (event := vehicle.reader.next_event()) is not NEED_DATA:
+            place = f"< {key}" if key else "<"
+            if not isinstance(event, FrameReceived):
+                self.faults += 1
+                self._tell(Found(place, event.data, error=f"{len(event.data)} bytes of no frame: {event.reason}"))
+                continue
+            flag = event.frame.reply_flag
+            if flag == ReplyFlag.COMMAND:
+                self.asked += 1
+            else:
+                self.answers += 1
+                self.refused += flag != ReplyFlag.SUCCESS
+            self._tell(Found(place, event.raw, event.frame))
+
+    def finish(self, wait_s: float) -> None:
+        """Listen until nothing has come for *wait_s* and everybody else has closed, then close."""
+        until_s = self._clock() + wait_s
+        while self._vehicles and (left_s := until_s - self._clock()) > 0:
+            if self.hear(min(left_s, _WAIT_S_MAX)):
+                until_s = self._clock() + wait_s
+
+    def close(self) -> None:
+        """Close every connection."""
+        for vehicle in self._vehicles.values():
+            vehicle.link.close()
+        self._vehicles.clear()
+
+    def summary(self) -> str:
+        """What happened, in one line."""
+        said = [f"{self.sent} frames sent in {self._clock() - self._start_s:.1f} s"]
+        said.append(f"{self.answers} answered, {self.refused} of them refused")
+        for count, what in (
+            (self.asked, "commands of the platform not answered"),
+            (self.downlink, "frames of the other direction left out"),
+            (self.unsent, "frames not sent"),
+        ):
+            if count:
+                said.append(f"{count} {what}")
+        return "; ".join(said)
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    match = _ENDPOINT.fullmatch(text)
+    if match is None or not 0 < int(match[3]) <= 65535:
+        raise typer.BadParameter(f"expected HOST:PORT or [ADDRESS]:PORT, got {text!r} (--to)")
+    return match[1] or match[2], int(match[3])
+
+
+def command(
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="[HEX|FILE]...", help="As `bmsota decode`: frames or files.")
+    ] = None,
+    to: Annotated[str, typer.Option("--to", metavar="HOST:PORT", help="Where to send.")] = "",
+    speed: Annotated[
+        float, typer.Option("--speed", min=0.0, help="2 is twice as fast as it was; 0 leaves out all pauses.")
+    ] = 1.0,
+    pause_max: Annotated[
+        float | None, typer.Option("--pause-max", min=0.0, metavar="SECONDS", help="No pause is longer than this.")
+    ] = None,
+    wait_s: Annotated[
+        float,
+        typer.Option("--wait", min=0.0, metavar="SECONDS", help="Leave when nothing came for so long at the end."),
+    ] = 2.0,
+    one_link: Annotated[
+        bool, typer.Option("--one-link", help="One connection for all vehicles, as between platforms.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Answers as JSON, one object a line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print the answers, only the summary.")] = False,
+    input_format: Annotated[
+        InputFormat, typer.Option("--format", help="What the input is, if its content does not tell.")
+    ] = InputFormat.AUTO,
+    port: Annotated[
+        list[int] | None,
+        typer.Option("--port", min=1, max=65535, help="Captures: only connections with this port. May be repeated."),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option("--column", metavar="NAME", help="Tables: the column of frames, by name or number.")
+    ] = None,
+    time_column: Annotated[
+        str | None, typer.Option("--time-column", metavar="NAME", help="Tables: when each frame came.")
+    ] = None,
+    encoding: Annotated[str | None, typer.Option("--encoding", help="Text files: their encoding.")] = None,
+) -> None:
+    """Replay GB/T 32960.3 frames to a platform, at original or scaled speed, and print what it answers.
+
+    Each vehicle gets its own connection. Of a capture only the terminals' frames are sent. Commands of the platform are
+    shown, not answered.
+
+    Exit code: 0 all sent and nothing refused, 1 something refused, no frame, or a connection failed, 2 called wrongly.
+    """
+    forgiving_output()
+    host, number = _endpoint(to)
+    options = InputOptions(
+        format=input_format,
+        ports=frozenset(port or ()),
+        column=column,
+        time_column=time_column,
+        encoding=checked_encoding(encoding),
+    )
+    tally = Tally()
+    frames = find_frames(sources or [], options, tally)
+    console = Console(stderr=True, soft_wrap=True)
+
+    def tell(found: Found) -> None:
+        if quiet and found.frame is not None:
+            return
+        typer.echo(json_line(json_of(found)) if as_json else _line(found))
+
+    def complain(text: str) -> None:
+        typer.echo(f"bmsota send: {text}", err=True)
+
+    replay = Replay(
+        connect=lambda: TcpLink(host, number),
+        pace=Pace(speed=speed, pause_s_max=pause_max),
+        tell=tell,
+        complain=complain,
+        one_link=one_link,
+    )
+    bar: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    try:
+        with Progress(*bar, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("sending", total=1.0)
+            for found in frames:
+                if found.frame is None:
+                    complain(f"{found.place}: {found.error} (not sent)")
+                else:
+                    replay.send(found)
+                progress.update(task, completed=tally.progress(), description=f"{replay.sent} frames sent")
+            replay.finish(wait_s)
+    finally:
+        replay.close()
+        for note in tally.notes:
+            complain(note)
+        complain(replay.summary())
+    if replay.refused or replay.faults or replay.unsent or tally.bad or not replay.sent:
+        raise typer.Exit(1)
+
+
+def _line(found: Found) -> str:
+    if found.frame is None:
+        return f"{found.place}: {found.error}"
+    frame = found.frame
+    return f"{found.place} {_name(Command, frame.command)} {_name(ReplyFlag, frame.reply_flag)}"
+
+
+def _name(codes: type[Command | ReplyFlag], code: int) -> str:
+    return codes(code).name if code in codes._value2member_map_ else f"{code:#04x}"
