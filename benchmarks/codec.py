@@ -11,8 +11,8 @@ is part of this project.
 from __future__ import annotations
 
 import struct
-from datetime import datetime, timedelta, timezone
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from importlib.util import find_spec
 

@@ -300,7 +300,6 @@ def _from_files(opened: list[tuple[str, _Opened]], options: InputOptions, tally:
         tally.progress = _progress(source, number, len(opened))
         kind = _format_of(source.head, options)
         if kind is InputFormat.PCAP:
-            source.file.close()
             found = _from_capture(source.path, options, tally)
         else:
             stream = io.BufferedReader(_Ahead(source.head, source.file), _HEAD_SIZE_BYTES)

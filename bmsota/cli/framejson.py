@@ -26,8 +26,6 @@ from bmsota.gbt32960 import Edition, Frame, Sentinel
 
 __all__ = ["frame_from_json", "frame_to_json", "plain"]
 
-_DEPTH_MAX: Final = 16
-"""Deeper than any message is; a recursion that somebody else wrote must end."""
 _EDITIONS: Final = {int(edition.name.removeprefix("GBT")): edition for edition in Edition}
 _BESIDES: Final = frozenset({"place", "time", "link"})
 """What `decode` says about where a frame came from; no part of the frame."""
@@ -99,7 +97,7 @@ def frame_from_json(item: Any) -> Frame:
     for name in ("command", "vin", "message"):
         if name not in item:
             raise LocalProtocolError(f"frame: expected a member {name!r}, got none")
-    arguments: dict[str, Any] = {"message": _value("message", item["message"], _MESSAGES, 0)}
+    arguments: dict[str, Any] = {"message": _value("message", item["message"], _MESSAGES)}
     for name in _BYTE_FIELDS:
         if name in item:
             number = item[name]
@@ -122,10 +120,8 @@ def _wrong(where: str, expected: str, got: Any) -> LocalProtocolError:
     return LocalProtocolError(f"{where}: expected {expected}, got {shown if len(shown) <= 60 else shown[:60] + '...'}")
 
 
-def _value(where: str, item: Any, members: tuple[Any, ...], depth: int) -> Any:
-    """Return *item* as one of the types *members*, tried from the most particular to the most general."""
-    if depth > _DEPTH_MAX:
-        raise LocalProtocolError(f"{where}: expected at most {_DEPTH_MAX} levels, got more")
+def _value(where: str, item: Any, members: tuple[Any, ...]) -> Any:
+    """Return *item* as one of the types *members*. The types end the recursion: no message contains its own kind."""
     match item:
         case None if type(None) in members:
             return None
@@ -138,11 +134,11 @@ def _value(where: str, item: Any, members: tuple[Any, ...], depth: int) -> Any:
             if number is not None:
                 return number
         case dict():
-            return _object(where, item, members, depth)
+            return _object(where, item, members)
         case list():
             for member in members:
                 if get_origin(member) is tuple:
-                    return _tuple(where, item, get_args(member), depth)
+                    return _tuple(where, item, get_args(member))
         case str():
             found = _text(where, item, members)
             if found is not None:
@@ -193,7 +189,7 @@ def _text(where: str, item: str, members: tuple[Any, ...]) -> Any:
     return None
 
 
-def _object(where: str, item: dict[str, Any], members: tuple[Any, ...], depth: int) -> Any:
+def _object(where: str, item: dict[str, Any], members: tuple[Any, ...]) -> Any:
     for key, member in (("hex", bytes), ("sentinel", Sentinel)):
         if set(item) == {key} and member in members and isinstance(item[key], str):
             found = _text(where, item[key], (member,))
@@ -212,21 +208,21 @@ def _object(where: str, item: dict[str, Any], members: tuple[Any, ...], depth: i
         raise LocalProtocolError(
             f"{where}: expected only {', '.join(hints)} in {name}, got {', '.join(map(repr, unknown))}"
         )
-    arguments = {key: _value(f"{where}.{key}", item[key], hints[key], depth + 1) for key in item if key != "type"}
+    arguments = {key: _value(f"{where}.{key}", item[key], hints[key]) for key in item if key != "type"}
     for each in fields(cls):
         if each.name not in arguments and each.default is MISSING and each.default_factory is MISSING:
             raise LocalProtocolError(f"{where}: expected a member {each.name!r} in {name}, got none")
     return cls(**arguments)
 
 
-def _tuple(where: str, items: list[Any], arguments: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
+def _tuple(where: str, items: list[Any], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         inner = _members(arguments[0])
-        return tuple(_value(f"{where}[{index}]", item, inner, depth + 1) for index, item in enumerate(items))
+        return tuple(_value(f"{where}[{index}]", item, inner) for index, item in enumerate(items))
     if len(items) != len(arguments):
         raise _wrong(where, f"{len(arguments)} items", items)
     pairs = zip(items, arguments, strict=True)
-    return tuple(_value(f"{where}[{i}]", item, _members(inner), depth + 1) for i, (item, inner) in enumerate(pairs))
+    return tuple(_value(f"{where}[{i}]", item, _members(inner)) for i, (item, inner) in enumerate(pairs))
 
 
 # --- annotations -----------------------------------------------------------------------------------------------------

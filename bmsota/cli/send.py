@@ -162,7 +162,6 @@ class Replay:
         except TransferError as error:
             self._lose(key, str(error))
             return None
-        self._lost.discard(key)
         return vehicle
 
     def _lose(self, key: str, reason: str) -> None:

@@ -99,6 +99,7 @@ _COMMAND: Final = int(ReplyFlag.COMMAND)
 _BYTES: Final = tuple(bytes((byte,)) for byte in range(256))
 
 _new_frame: Final = maker(Frame)
+_new_header: Final = maker(Header)
 _new_report: Final = maker(Report)
 
 
@@ -370,14 +371,10 @@ def decode_header(data: bytes) -> Header:
         FrameError: as `decode`, but for the data unit.
     """
     edition, command, flag, raw_vin, cipher, length = _check(data)
-    return Header(
-        edition=edition,
-        command=_COMMANDS[command],
-        reply_flag=_FLAGS[flag],
-        vin=_identifier(raw_vin)[0],
-        encryption=_CIPHERS[cipher],
-        data_size_bytes=length,
+    header: Header = _new_header(
+        edition, _COMMANDS[command], _FLAGS[flag], _identifier(raw_vin)[0], _CIPHERS[cipher], length
     )
+    return header
 
 
 # --- encode ----------------------------------------------------------------------------------------------------------

@@ -334,7 +334,7 @@ def _values(edition: Edition) -> Any:
             else ParameterValues(found.time, tuple(found["items"] or ()), found["count"])
         ),
         lambda values: (
-            {"time": values.time, "count": _BYTE_RAWS[values.parameters]}
+            {"time": values.time, "count": _BYTE_RAWS[values.parameters], "items": []}
             if isinstance(values.parameters, Sentinel)
             else {"time": values.time, "count": values.count, "items": list(values.parameters)}
         ),

@@ -238,6 +238,30 @@ def test_a_capture_by_port(run, capture):
     assert "without a frame" not in done.stderr
 
 
+def test_what_came_before_the_first_frame_is_said_after_it(run, tmp_path):
+    """A direction that begins with a broken frame speaks the protocol all the same, once a good one follows."""
+    import dpkt
+
+    broken = bytes.fromhex(LOGOUT.replace("46e1", "46")[:-2].replace("0008", "0007"))
+    broken += bytes([_xor(broken[2:])])
+    path = tmp_path / "late.pcap"
+    with path.open("wb") as file:
+        writer = dpkt.pcap.Writer(file)
+        for at, data in ((1, broken), (1 + len(broken), bytes.fromhex(LOGOUT))):
+            segment = dpkt.tcp.TCP(sport=1, dport=2, seq=at, flags=dpkt.tcp.TH_ACK, data=data)
+            packet = dpkt.ip.IP(src=b"\x0a\0\0\1", dst=b"\x0a\0\0\2", p=6, data=segment)
+            writer.writepkt(bytes(dpkt.ethernet.Ethernet(src=b"\2" * 6, dst=b"\4" * 6, data=packet)), at)
+    found = [json.loads(line) for line in run(path, "--json").stdout.splitlines()]
+    assert ["error" in item for item in found] == [True, False]
+
+
+def _xor(data):
+    check = 0
+    for byte in data:
+        check ^= byte
+    return check
+
+
 def test_a_capture_with_no_frame(run, capture, tmp_path):
     (tmp_path / "empty.pcap").write_bytes(capture.read_bytes()[:24])
     assert run(tmp_path / "empty.pcap").exit_code == 1

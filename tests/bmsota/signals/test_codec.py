@@ -204,9 +204,9 @@ def test_signals_that_share_bits_are_decoded_each_and_encoded_only_if_they_agree
 
 def test_numbers_of_any_kind_are_taken_as_numbers():
     message = one('Count : 4|12@1+ (1,0) [0|0] "" A\n SG_ Wide : 17|40@1+ (1,0) [0|0] "" A')
-    import numpy
+    import numpy as np
 
     expected = message.encode({"Count": 7, "Wide": 2**39})
     assert message.encode({"Count": 7.0, "Wide": 2.0**39}) == expected
-    assert message.encode({"Count": numpy.float64(7), "Wide": numpy.float64(2**39)}) == expected
+    assert message.encode({"Count": np.float64(7), "Wide": np.float64(2**39)}) == expected
     assert message.encode({"Count": True, "Wide": 0}) == message.encode({"Count": 1, "Wide": 0})

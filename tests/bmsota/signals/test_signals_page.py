@@ -38,7 +38,7 @@ def test_the_examples_run():
 def test_the_commands_print_what_the_page_says(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "drive.log").write_text(LOG)
-    dbc = re.search(r"loads\('''\n(.*?)\.\.\. '''\)", PAGE, re.DOTALL)[1]
+    dbc = re.search(r'loads\("""\n(.*?)\.\.\. """\)', PAGE, re.DOTALL)[1]
     dbc = "".join(line.removeprefix("... ") for line in dbc.splitlines(keepends=True) if "Again" not in line)
     (tmp_path / "pack.dbc").write_text(dbc)
     command, expected = block.split("\n", 1)
