@@ -154,6 +154,7 @@ if TYPE_CHECKING:
         ReplyReceived,
         ReportReceived,
         ReportsDropped,
+        SecurityReceived,
         TerminalEvent,
         TimeSynchronised,
     )
@@ -297,6 +298,7 @@ __all__ = [
     "RsaSigner",
     "RsaVerifier",
     "RunMode",
+    "SecurityReceived",
     "Sentinel",
     "Signature",
     "SignatureAlgorithm",
@@ -382,6 +384,7 @@ _LATER = {
     "PlatformEvent": "_events",
     "ReplyReceived": "_events",
     "ReportReceived": "_events",
+    "SecurityReceived": "_events",
     "ReportsDropped": "_events",
     "TerminalEvent": "_events",
     "TimeSynchronised": "_events",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bmsota.gbt32960._frame import Frame
-    from bmsota.gbt32960._messages import Message, PlatformLogin, Report, VehicleLogin
+    from bmsota.gbt32960._messages import Message, PlatformLogin, Report, VehicleLogin, VehicleLogin2025
 
 __all__ = [
     "CloseReason",
@@ -38,6 +38,7 @@ __all__ = [
     "ReplyReceived",
     "ReportReceived",
     "ReportsDropped",
+    "SecurityReceived",
     "TerminalEvent",
     "TimeSynchronised",
 ]
@@ -113,7 +114,10 @@ class LoggedOut:
 
 @dataclass(frozen=True, slots=True)
 class CommandReceived:
-    """The platform asks for something: 0x80 to 0x82, or a command of an extension. Answer with `reply_to`."""
+    """The platform asks for something: 0x80 to 0x82, or a command of an extension. Answer with `reply_to`.
+
+    In 2025 also 0x0A, the reply to an activation, which needs no answer, and 0x0B, an exchange of keys.
+    """
 
     frame: Frame
 
@@ -160,7 +164,7 @@ class LoginRequested:
     """A vehicle, or a platform, wants to log in. Answer with `accept_login` or `refuse_login`."""
 
     vin: str
-    login: VehicleLogin | PlatformLogin
+    login: VehicleLogin | VehicleLogin2025 | PlatformLogin
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,16 @@ class HeartbeatReceived:
 @dataclass(frozen=True, slots=True)
 class ExtensionReceived:
     """A frame of the extension, or of another maker's use of the same commands. Answer with `reply`."""
+
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityReceived:
+    """2025: the terminal introduces its key (0x09) or exchanges the data unit's key (0x0B), before or after the login.
+
+    Answer with `reply`, `send_security`, or both.
+    """
 
     frame: Frame
 
@@ -244,6 +258,7 @@ PlatformEvent = (
     | ReportReceived
     | HeartbeatReceived
     | ExtensionReceived
+    | SecurityReceived
     | CommandReplied
     | CommandTimedOut
     | FrameRefused

@@ -19,13 +19,13 @@ Left out for now: the links between platforms that carry many vehicles. Their lo
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from bmsota.errors import FrameError, LocalProtocolError
-from bmsota.gbt32960._codec import decode_header, encode
-from bmsota.gbt32960._enums import Command, Edition, ReplyFlag
+from bmsota.errors import FrameError, LocalProtocolError, TrustError
+from bmsota.gbt32960._codec import DECIPHERING, decode_header, encode
+from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
 from bmsota.gbt32960._events import (
     CloseReason,
     CloseRequested,
@@ -37,6 +37,7 @@ from bmsota.gbt32960._events import (
     LoginRequested,
     LogoutReceived,
     ReportReceived,
+    SecurityReceived,
 )
 from bmsota.gbt32960._frame import HEADER_SIZE_BYTES, Frame
 from bmsota.gbt32960._messages import (
@@ -46,6 +47,7 @@ from bmsota.gbt32960._messages import (
     Report,
     TimeReply,
     VehicleLogin,
+    VehicleLogin2025,
     VehicleLogout,
 )
 from bmsota.gbt32960._plain import time_of
@@ -55,9 +57,12 @@ from bmsota.gbt32960._time import MINUTE_NS, SECOND_NS, beijing_time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bmsota.gbt32960._cipher import DataUnitCipher
     from bmsota.gbt32960._events import PlatformEvent
     from bmsota.gbt32960._messages import Message
     from bmsota.gbt32960._reader import FrameReceived
+    from bmsota.gbt32960._registry import Layouts
+    from bmsota.gbt32960._signatures import ReportVerifier
 
 __all__ = ["PlatformOptions", "PlatformSession", "PlatformState", "ReplyBody"]
 
@@ -69,6 +74,10 @@ _UNFINISHED_NS: Final = 30 * SECOND_NS
 """How long the rest of a frame may take. A frame is one burst; after this its beginning was none."""
 _GARBAGE_SIZE_BYTES_MAX: Final = 64 * 1024
 """After as many bytes without one valid frame, the other end does not speak this protocol."""
+
+
+_SECURITY_UP: Final = frozenset({Command.ACTIVATION, Command.KEY_EXCHANGE})
+_SECURITY_DOWN: Final = frozenset({Command.ACTIVATION_REPLY, Command.KEY_EXCHANGE})
 
 
 class PlatformState(Enum):
@@ -136,6 +145,12 @@ class PlatformOptions:
     link is dead. Raise it for terminals with a longer period (parameter 0x09)."""
     command_retry_ns: int = MINUTE_NS
     """Between the tries of a command (B.2.9)."""
+    cipher: DataUnitCipher | None = None
+    """Decipher what comes, and encipher answers to enciphered frames, and commands. `change_options` brings another key."""
+    layouts: Layouts | None = None
+    """For reports with bodies of the vehicle's maker."""
+    verifier: ReportVerifier | None = None
+    """2025: refuse reports that are not signed by this key, with reply flag 0x05."""
 
 
 @dataclass(slots=True)
@@ -157,7 +172,7 @@ class PlatformSession:
         self._state = PlatformState.OPEN
         self._vin: str | None = None
         self._edition = Edition.GBT2016
-        self._reader = FrameReader()
+        self._reader = FrameReader(cipher=self.options.cipher, layouts=self.options.layouts)
         self._events: deque[PlatformEvent] = deque()
         self._outgoing: list[bytes] = []
         self._timers: dict[_Timer, int] = {}
@@ -265,6 +280,22 @@ class PlatformSession:
         self._timers.setdefault(_Timer.LOGIN, now_ns + self.options.login_timeout_ns)
         self._read(now_ns)
 
+    def change_options(self, options: PlatformOptions) -> None:
+        """Use other options from the next frame on: a vehicle's key is known when it says who it is."""
+        self.options = options
+        self._reader.cipher, self._reader.layouts = options.cipher, options.layouts
+
+    def send_security(self, vin: str, command: int, message: Message, _now_ns: int) -> None:
+        """2025: send the reply to an activation (0x0A) or a key (0x0B), before or after the login. Sent once.
+
+        Raises:
+            LocalProtocolError: another command, the link is closed, or the message does not fit. Nothing was sent.
+        """
+        if command not in _SECURITY_DOWN or self._state is PlatformState.CLOSED:
+            msg = f"security: expected 0x0a or 0x0b and an open link, got {command:#04x}, {self._state.name}"
+            raise LocalProtocolError(msg)
+        self._outgoing.append(self._encoded(Frame(command=command, vin=vin, message=message, edition=Edition.GBT2025)))
+
     def send_command(self, command: int, message: Message, now_ns: int) -> None:
         """Ask the terminal for something: 0x80 to 0x82, or a command of an extension. Answered by `CommandReplied`.
 
@@ -283,7 +314,7 @@ class PlatformSession:
             msg = f"command: expected fewer than {_COMMANDS_WAITING_MAX} without an answer, got one more"
             raise LocalProtocolError(msg)
         frame = Frame(command=command, vin=self._vin, message=message, edition=self._edition)
-        self._waiting.append(_Waiting(command, message, encode(frame)))
+        self._waiting.append(_Waiting(command, message, self._encoded(frame)))
         self._send_waiting(now_ns)
 
     def reply(
@@ -403,17 +434,27 @@ class PlatformSession:
         is_ours = self._state is PlatformState.LOGGED_IN and header.vin == self._vin
         if is_ours and header.command in _REPORTS and header.reply_flag == ReplyFlag.COMMAND:
             message: Message = EmptyReply()
-            if header.data_size_bytes >= 6:
+            if header.encryption != Encryption.NONE:
+                message = TimeReply(beijing_time(now_ns))
+            elif header.data_size_bytes >= 6:
                 try:
                     message = TimeReply(time_of(bad.data[HEADER_SIZE_BYTES : HEADER_SIZE_BYTES + 6], HEADER_SIZE_BYTES))
                 except FrameError:
                     message = TimeReply(beijing_time(now_ns))
             frame = Frame(command=header.command, vin=header.vin, message=message, edition=header.edition)
-            self._reply(frame, ReplyFlag.ERROR, message)
+            flag = ReplyFlag.ERROR
+            if header.edition is Edition.GBT2025:
+                is_cipher = bad.error.where == DECIPHERING
+                flag = ReplyFlag.DECRYPTION_FAILED if is_cipher else ReplyFlag.STRUCTURE_WRONG
+            self._reply(frame, flag, message)
 
     def _receive(self, event: FrameReceived, now_ns: int) -> None:
         frame = event.frame
         is_login = frame.command in _LOGINS and frame.reply_flag == ReplyFlag.COMMAND
+        is_2025 = frame.edition is Edition.GBT2025
+        if is_2025 and frame.command in _SECURITY_UP and frame.reply_flag == ReplyFlag.COMMAND:
+            self._events.append(SecurityReceived(frame))
+            return
         if not is_login and (self._state is not PlatformState.LOGGED_IN or frame.vin != self._vin):
             self._refuse(frame, f"from {frame.vin!r} in state {self._state.name}, logged in is {self._vin!r}")
             return
@@ -432,7 +473,7 @@ class PlatformSession:
 
     def _login_received(self, event: FrameReceived, _now_ns: int) -> None:
         login = event.frame.message
-        if not isinstance(login, (VehicleLogin, PlatformLogin)):
+        if not isinstance(login, (VehicleLogin, VehicleLogin2025, PlatformLogin)):
             self._refuse(
                 event.frame, f"expected a login in the clear and of a known edition, got {type(login).__name__}"
             )
@@ -448,6 +489,15 @@ class PlatformSession:
                 frame, f"expected a report in the clear and of a known edition, got {type(frame.message).__name__}"
             )
             return
+        if self.options.verifier is not None and frame.edition is Edition.GBT2025:
+            from bmsota.gbt32960._signatures import verify_report  # noqa: PLC0415 only who checks loads cryptography
+
+            try:
+                verify_report(frame.message, self.options.verifier, layouts=self.options.layouts)
+            except TrustError as error:
+                self._reply_in_kind(event, ReplyFlag.SIGNATURE_WRONG, now_ns)
+                self._refuse(frame, str(error))
+                return
         if self.options.always_reply_to_reports:
             self._reply_in_kind(event, ReplyFlag.SUCCESS, now_ns)
         is_backfill = frame.command == Command.BACKFILL_REPORT
@@ -481,11 +531,25 @@ class PlatformSession:
             edition=frame.edition,
             vin_padding=frame.vin_padding,
         )
-        self._outgoing.append(encode(answer))
+        cipher = self.options.cipher
+        is_clear = cipher is None or frame.encryption != cipher.encryption
+        self._outgoing.append(encode(answer) if is_clear else self._encoded(answer))
+
+    def _encoded(self, frame: Frame) -> bytes:
+        """Enciphered, if there is a cipher."""
+        cipher = self.options.cipher
+        if cipher is not None:
+            frame = replace(frame, encryption=cipher.encryption)
+        return encode(frame, cipher=cipher, layouts=self.options.layouts)
 
     def _reply_in_kind(self, event: FrameReceived, flag: int, now_ns: int) -> None:
         """Answer with the body that the options ask for."""
-        match self.options.reply_body:
+        body = self.options.reply_body
+        if body is ReplyBody.ECHO and (
+            event.frame.edition is Edition.GBT2025 or event.frame.encryption != Encryption.NONE
+        ):
+            body = ReplyBody.TIME  # 2025 has no echo (B.3.3.2), and ciphertext cannot be echoed with another time.
+        match body:
             case ReplyBody.TIME:
                 message: Message = TimeReply(getattr(event.frame.message, "time", None) or beijing_time(now_ns))
             case ReplyBody.ECHO:

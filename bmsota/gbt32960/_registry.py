@@ -78,7 +78,7 @@ class Layouts:
         for codec in codecs:
             where = f"body codec {codec.type_id:#04x}"
             _check(codec, where)
-            for edition in codec.editions:
+            for edition in (edition for edition in Edition if edition in codec.editions):
                 if codec.type_id in BODY_LAYOUTS[edition]:
                     msg = f"{where}: expected a type without a meaning in {edition.name}, got {codec.type_id:#04x}"
                     raise LocalProtocolError(msg)

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._backfill import BackfillStore, StoredReport
 from bmsota.gbt32960._codec import encode
-from bmsota.gbt32960._enums import Command, Edition, ReplyFlag
+from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
 from bmsota.gbt32960._events import (
     CloseReason,
     CloseRequested,
@@ -57,6 +57,7 @@ from bmsota.gbt32960._messages import (
     TimeReply,
     TimeSync,
     VehicleLogin,
+    VehicleLogin2025,
     VehicleLogout,
 )
 from bmsota.gbt32960._reader import NEED_DATA, BadStretch, FrameReader
@@ -67,8 +68,11 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from bmsota.gbt32960._bodies import Body
+    from bmsota.gbt32960._cipher import DataUnitCipher
     from bmsota.gbt32960._events import TerminalEvent
     from bmsota.gbt32960._messages import Message
+    from bmsota.gbt32960._registry import Layouts
+    from bmsota.gbt32960._signatures import ReportSigner
 
 __all__ = ["TerminalOptions", "TerminalSession", "TerminalState"]
 
@@ -90,6 +94,11 @@ _UNFINISHED_NS: Final = 30 * SECOND_NS
 
 _LOGIN_RETRY_NS: Final = {Edition.GBT2016: MINUTE_NS, Edition.GBT2025: 3 * MINUTE_NS}
 _BACKFILL_WINDOW_NS: Final = {Edition.GBT2016: 3 * _DAY_NS, Edition.GBT2025: 7 * _DAY_NS}
+
+
+_SECURITY_UP: Final = frozenset({Command.ACTIVATION, Command.KEY_EXCHANGE})
+_SECURITY_DOWN: Final = frozenset({Command.ACTIVATION_REPLY, Command.KEY_EXCHANGE})
+"""2025: may come before the login, which may already need the key."""
 
 
 class TerminalState(Enum):
@@ -192,6 +201,12 @@ class TerminalOptions:
     """Frames of the extension that wait for the link or for an answer; the oldest is given up first."""
     strict: bool = True
     """Refuse to send values outside the text's ranges."""
+    cipher: DataUnitCipher | None = None
+    """Encipher every data unit that is not empty, and decipher what comes. `change_options` brings another key."""
+    layouts: Layouts | None = None
+    """For reports with bodies of your own."""
+    signer: ReportSigner | None = None
+    """2025: sign each report when it is made."""
 
 
 @dataclass(slots=True)
@@ -212,22 +227,33 @@ class TerminalSession:
         vin: str,
         iccid: str,
         subsystem_codes: tuple[str, ...] = (),
+        pack_codes: tuple[tuple[str, ...], ...] = (),
         options: TerminalOptions | None = None,
         last_serial: int = 0,
         last_login_ns: int | None = None,
     ) -> None:
         """Begin in `WAITING`, with a link due at once.
 
+        *subsystem_codes* are for the login of 2016, *pack_codes* (for each BMS those of its packs) for that of 2025.
         *last_serial* and *last_login_ns* carry the login serial over a power-off: it rises all day and begins again at 1.
+
+        Raises:
+            LocalProtocolError: codes of the other edition.
         """
         self.options = options or TerminalOptions()
+        is_2025 = self.options.edition is Edition.GBT2025
+        if subsystem_codes if is_2025 else pack_codes:
+            expected, got = ("pack", "subsystem") if is_2025 else ("subsystem", "pack")
+            msg = f"terminal: expected {expected}_codes in {self.options.edition.name}, got {got}_codes"
+            raise LocalProtocolError(msg)
+        self.pack_codes = pack_codes
         self.vin = vin
         self.iccid = iccid
         self.subsystem_codes = subsystem_codes
         self._state = TerminalState.WAITING
         self._serial = last_serial
         self._serial_day: date | None = None if last_login_ns is None else beijing_time(last_login_ns).date()
-        self._reader = FrameReader()
+        self._reader = self._new_reader()
         self._events: deque[TerminalEvent] = deque()
         self._outgoing: list[tuple[bytes, StoredReport | None]] = []
         self._outgoing_size_bytes = 0
@@ -292,7 +318,7 @@ class TerminalSession:
             LocalProtocolError: there is a link already, or none is wanted.
         """
         self._move(_Input.LINK_UP)
-        self._reader = FrameReader()
+        self._reader = self._new_reader()
         self._timers.pop(_Timer.CONNECT, None)
         if self._state is TerminalState.LEAVING:  # The vehicle was switched off while the driver was connecting.
             self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
@@ -388,12 +414,27 @@ class TerminalSession:
         Raises:
             LocalProtocolError: there is no login, or the message does not fit. Nothing was sent.
         """
-        if self._state not in (TerminalState.LOGGED_IN, TerminalState.LOGGING_OUT):
+        is_security = command_frame.command in _SECURITY_DOWN and self._state in _LINKED
+        if not is_security and self._state not in (TerminalState.LOGGED_IN, TerminalState.LOGGING_OUT):
             msg = f"reply: expected to be logged in, got state {self._state.name}"
             raise LocalProtocolError(msg)
         if message is None:
             message = TimeReply(getattr(command_frame.message, "time", None) or beijing_time(now_ns))
         self._send(self._frame(command_frame.command, message, flag=flag, edition=command_frame.edition))
+
+    def send_security(self, command: int, message: Message, _now_ns: int) -> None:
+        """2025: send an activation (0x09) or a key (0x0B), now. The text gives no rule for repeating them.
+
+        Raises:
+            LocalProtocolError: another command or edition, no link, or the message does not fit. Nothing was sent.
+        """
+        if command not in _SECURITY_UP or self.options.edition is not Edition.GBT2025:
+            msg = f"security: expected 0x09 or 0x0b in GBT2025, got {command:#04x} in {self.options.edition.name}"
+            raise LocalProtocolError(msg)
+        if self._state not in _LINKED:
+            msg = f"security: expected a link, got state {self._state.name}"
+            raise LocalProtocolError(msg)
+        self._send(self._frame(command, message))
 
     def logout(self, now_ns: int) -> None:
         """The vehicle is switched off: log out, then ask for the link to be closed. Stored reports stay stored.
@@ -423,8 +464,16 @@ class TerminalSession:
         self._timers[_Timer.CONNECT] = now_ns
 
     def change_options(self, options: TerminalOptions, now_ns: int) -> None:
-        """Use other options from now on (0x81 sets periods). A heartbeat period counts from now."""
+        """Use other options from now on (0x81 sets periods, 0x0B the key). A heartbeat period counts from now.
+
+        Raises:
+            LocalProtocolError: the edition is another; that needs another session. Nothing was changed.
+        """
+        if options.edition is not self.options.edition:
+            msg = f"terminal: expected options of {self.options.edition.name}, got {options.edition.name}"
+            raise LocalProtocolError(msg)
         self.options = options
+        self._reader.cipher, self._reader.layouts = options.cipher, options.layouts
         if self._state is TerminalState.LOGGED_IN:
             self._timers[_Timer.HEARTBEAT] = now_ns + options.heartbeat_period_ns
 
@@ -449,7 +498,10 @@ class TerminalSession:
         self._serial += 1
 
     def _log_in(self, now_ns: int) -> None:
-        login = VehicleLogin(beijing_time(now_ns), self._serial, self.iccid, self.subsystem_codes)
+        time = beijing_time(now_ns)
+        login: VehicleLogin | VehicleLogin2025 = VehicleLogin(time, self._serial, self.iccid, self.subsystem_codes)
+        if self.options.edition is Edition.GBT2025:
+            login = VehicleLogin2025(time, self._serial, self.iccid, self.pack_codes)
         self._send(self._frame(Command.VEHICLE_LOGIN, login))
         self._login_is_open = True
         self._timers[_Timer.LOGIN] = now_ns + self._login_retry_ns
@@ -540,11 +592,17 @@ class TerminalSession:
 
     def _stored(self, bodies: Iterable[Body], collected_ns: int) -> StoredReport:
         report = Report(beijing_time(collected_ns), tuple(bodies))
-        raw = self._frame(Command.REALTIME_REPORT, report)
+        if self.options.signer is not None and self.options.edition is Edition.GBT2025:
+            from bmsota.gbt32960._signatures import sign_report  # noqa: PLC0415 only who signs loads cryptography
+
+            report = sign_report(report, self.options.signer, layouts=self.options.layouts)
+        # Stored in the clear: the key may be another by the time it is sent.
+        raw = self._frame(Command.REALTIME_REPORT, report, is_enciphered=False)
         return StoredReport(collected_ns, raw[HEADER_SIZE_BYTES:-1])
 
     def _send_stored(self, command: Command, stored: StoredReport, now_ns: int) -> None:
-        self._send(self._frame(command, RawMessage(stored.data)), stored)
+        is_plain = self.options.cipher is not None
+        self._send(self._frame(command, RawMessage(stored.data, is_plain=is_plain)), stored)
         self._recent.append(stored)
         self._last_report_ns = now_ns
 
@@ -647,15 +705,21 @@ class TerminalSession:
         *,
         flag: int = ReplyFlag.COMMAND,
         edition: Edition | None = None,
+        is_enciphered: bool = True,
     ) -> bytes:
+        cipher = self.options.cipher if is_enciphered else None
         frame = Frame(
             command=command,
             vin=self.vin,
             message=message,
             reply_flag=flag,
             edition=edition or self.options.edition,
+            encryption=Encryption.NONE if cipher is None else cipher.encryption,
         )
-        return encode(frame, strict=self.options.strict)
+        return encode(frame, strict=self.options.strict, cipher=cipher, layouts=self.options.layouts)
+
+    def _new_reader(self) -> FrameReader:
+        return FrameReader(cipher=self.options.cipher, layouts=self.options.layouts)
 
     def _send(self, raw: bytes, stored: StoredReport | None = None) -> None:
         self._outgoing.append((raw, stored))
@@ -680,7 +744,8 @@ class TerminalSession:
             return
         self._heartbeats_unanswered = 0  # Whatever the platform says, it is alive.
         if frame.reply_flag == ReplyFlag.COMMAND:
-            if frame.command in _DOWNLINK and self._state is TerminalState.LOGGED_IN:
+            is_security = frame.edition is Edition.GBT2025 and frame.command in _SECURITY_DOWN
+            if is_security or (frame.command in _DOWNLINK and self._state is TerminalState.LOGGED_IN):
                 self._events.append(CommandReceived(frame))
             else:
                 self._refuse(frame, f"command {frame.command:#04x} in state {self._state.name}")
@@ -688,6 +753,8 @@ class TerminalSession:
         answered = self._ANSWERED.get(frame.command)
         if answered is not None:
             answered(self, frame, now_ns)
+        elif frame.edition is Edition.GBT2025 and frame.command in _SECURITY_UP:
+            self._events.append(ReplyReceived(frame.command, frame.reply_flag, frame))
         elif frame.command >= 0xC0:
             self._extension_answered(frame, now_ns)
         else:

@@ -448,6 +448,7 @@ class Updater:
         self._in_bootloader: frozenset[int] = frozenset()
         self._discovery_tries = 0
         self._rounds = 0
+        self._staged: set[int] = set()
         self._activated = False
         self._told: TellState | None = None
         self._report: bytes = b""
@@ -986,6 +987,7 @@ class Updater:
         self._tell(100)
         wrong = self._slaves_not_on_target()
         self._save(replace(self._journal, changed=tuple(wrong)))
+        self._staged.clear()
         self._flash(wrong)
 
     def _flash(self, positions: Sequence[int]) -> None:
@@ -995,6 +997,12 @@ class Updater:
             for position in positions
         ]
         self._actions.append(FlashSlaves(tuple(jobs)))
+
+    def slave_staged(self, position: int) -> None:
+        """One slave of `FlashSlaves` has the whole image: worth telling, the rest may take a while."""
+        if self.state is UpdaterState.FLASHING_SLAVES:
+            self._staged.add(position)
+            self._tell(100, f"{len(self._staged)} of {len(self._journal.changed)}")
 
     def slaves_flashed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
         """The answer to `FlashSlaves`."""

@@ -740,8 +740,9 @@ class Master:
     def _engine_event(self, event: object, now_ns: int) -> None:
         updater = self._updater
         match event:
-            case TransferProgressed():
-                pass
+            case TransferProgressed(position, next_offset, size_bytes) if updater is not None:
+                if next_offset == size_bytes:
+                    updater.slave_staged(position)
             case TransferBroken(position, detail):
                 self.figures.transfers_broken += 1
                 self._trace.note(now_ns, self.name, f"slave {position}: {detail}; goes on")

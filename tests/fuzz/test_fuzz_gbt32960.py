@@ -63,3 +63,26 @@ def test_the_target_sees_a_reader_that_loses_bytes(monkeypatch):
     monkeypatch.setattr(target, "FrameReader", Losing)
     with pytest.raises(AssertionError, match="give back"):
         target.check(b"\2\0some stream")
+
+
+def test_the_target_sees_a_reader_that_minds_the_pieces(monkeypatch):
+    """A reader that finds the frame only when it comes whole gives every byte back, and is found all the same."""
+
+    class Whole(target.FrameReader):
+        pieces = 0
+
+        def receive_data(self, data):
+            type(self).pieces += 1
+            super().receive_data(data)
+
+        def next_event(self):
+            event = super().next_event()
+            if isinstance(event, target.FrameReceived) and type(self).pieces > 1:
+                return BadStretch(event.offset, event.raw, "in pieces")
+            return event
+
+    from bmsota.gbt32960 import BadStretch
+
+    monkeypatch.setattr(target, "FrameReader", Whole)
+    with pytest.raises(AssertionError, match="other frames"):
+        target.check(b"\2\0" + bytes.fromhex("232307fe4c424d4637455630315230303030303031010000bb"))

@@ -1243,6 +1243,22 @@ def test_a_shelf_that_does_not_keep_what_is_written_is_given_up(made, monkeypatc
     assert device.actions()[-1].endswith("the image shelf does not keep 3 blocks written to it")
 
 
+def test_how_many_slaves_are_staged_is_told_while_the_others_are_flashed(made):
+    """An operator sees "1 of 2"; a slave that is staged after the operation is over says nothing."""
+    device = made()
+    play(device, UNTIL_FLASHED.partition("    > flashed")[0])
+    device.updater.slave_staged(1)
+    assert device.actions() == ["tell flashing slaves 100: 1 of 2"]
+    device.updater.slave_staged(1)
+    assert device.actions() == []
+    device.updater.slave_staged(2)
+    assert device.actions() == ["tell flashing slaves 100: 2 of 2"]
+    device.give("flashed 1=ok 2=ok")
+    assert device.actions() == ["activate 1,2"]
+    device.updater.slave_staged(2)
+    assert device.actions() == []
+
+
 def test_a_reason_too_long_for_the_wire_is_cut(made):
     """Eight slaves that fail at once say more than a frame and a report can carry; a server may say anything."""
     device = made()
