@@ -30,6 +30,7 @@ test: $(STAMP) chromium ## all tests, from the checkout and from the built wheel
 
 test-long: $(STAMP) chromium ## the same tests at larger counts
 	BMSOTA_LONG=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python tests/fuzz/fuzz_gbt32960.py -runs=200000 -max_len=512
 
 lint: $(STAMP)          ## format check, ruff, mypy strict
 	$(BIN)/ruff format --check .

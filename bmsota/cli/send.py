@@ -130,16 +130,26 @@ class Replay:
         if time_ns is None and hasattr(frame.message, "time"):
             time_ns = nanoseconds(frame.message.time)
         due_s = self._start_s + self._pace.due_s(time_ns)
+        if self._is_lost(frame):  # Nobody waits for what will not be sent.
+            self.unsent += 1
+            return
         self.hear(0.0)
         while (left_s := due_s - self._clock()) > 0:
             self.hear(min(left_s, _WAIT_S_MAX))
         self._send_now(frame, found.data)
 
+    def _key(self, frame: Frame) -> str:
+        return "" if self._one_link else frame.vin
+
+    def _is_lost(self, frame: Frame) -> bool:
+        """Whether the frame's connection is gone, and the frame is none that opens another."""
+        key = self._key(frame)
+        return key not in self._vehicles and key in self._lost and frame.command not in _LOGINS
+
     def _send_now(self, frame: Frame, data: bytes) -> None:
-        key = "" if self._one_link else frame.vin
-        vehicle = self._vehicles.get(key)
-        if vehicle is None and (key not in self._lost or frame.command in _LOGINS):
-            vehicle = self._open(key)
+        key = self._key(frame)
+        # While waiting, it may have been lost.
+        vehicle = self._vehicles.get(key) or (None if self._is_lost(frame) else self._open(key))
         if vehicle is None:
             self.unsent += 1
             return

@@ -25,6 +25,7 @@ from bmsota.gbt32960._enums import (
     VehicleState,
 )
 from bmsota.gbt32960._extension import BmsConfiguration, CanSignals, FaultChanges
+from bmsota.gbt32960._value import Value
 
 __all__ = [
     "AlarmLevel",
@@ -63,8 +64,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class VehicleData:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class VehicleData(Value):
     """0x01 vehicle (table B.4)."""
 
     vehicle_state: VehicleState | int | Sentinel
@@ -85,8 +86,8 @@ class VehicleData:
     """0 is off; `BRAKE_PRESSED` (101) is pressed, travel unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class DriveMotor:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DriveMotor(Value):
     """One motor of `DriveMotors` (table 11)."""
 
     number: int
@@ -99,16 +100,16 @@ class DriveMotor:
     controller_current_a: float | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class DriveMotors:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DriveMotors(Value):
     """0x02 drive motors (table 10)."""
 
     motors: tuple[DriveMotor, ...] | Sentinel
     """A `Sentinel` where the count byte itself says abnormal or invalid; then no items follow on the wire."""
 
 
-@dataclass(frozen=True, slots=True)
-class FuelCell:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FuelCell(Value):
     """0x03 fuel cell (table 12)."""
 
     voltage_v: float | Sentinel
@@ -124,8 +125,8 @@ class FuelCell:
     dcdc_state: DcdcState | int | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Engine(Value):
     """0x04 engine (table 13)."""
 
     state: EngineState | int | Sentinel
@@ -133,8 +134,8 @@ class Engine:
     fuel_rate_l_per_100km: float | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Position(Value):
     """0x05 position (tables 14 and 15). When the fix is lost, the last valid position is repeated with valid=False."""
 
     valid: bool
@@ -148,8 +149,8 @@ class Position:
     (1 south, 2 west) of a coordinate that is a `Sentinel` and so has no sign of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extremes:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Extremes(Value):
     """0x06 extremes (table 16)."""
 
     cell_voltage_max_subsystem: int | Sentinel
@@ -166,8 +167,8 @@ class Extremes:
     temperature_min_c: int | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class Alarms:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Alarms(Value):
     """0x07 alarms (tables 17 and 18)."""
 
     level_max: int | Sentinel
@@ -186,8 +187,8 @@ class Alarms:
         return tuple(flag for flag in AlarmFlag if flag & self.flags)
 
 
-@dataclass(frozen=True, slots=True)
-class SubsystemVoltages:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SubsystemVoltages(Value):
     """One energy-storage subsystem of `CellVoltages` (table B.6)."""
 
     number: int
@@ -201,15 +202,15 @@ class SubsystemVoltages:
     cell_voltages_v: tuple[float | Sentinel, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CellVoltages:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CellVoltages(Value):
     """0x08 energy-storage voltages (table B.5)."""
 
     subsystems: tuple[SubsystemVoltages, ...] | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class SubsystemTemperatures:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SubsystemTemperatures(Value):
     """One energy-storage subsystem of `ProbeTemperatures` (table B.8)."""
 
     number: int
@@ -222,8 +223,8 @@ class SubsystemTemperatures:
         return self.temperatures_c if isinstance(self.temperatures_c, Sentinel) else len(self.temperatures_c)
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeTemperatures:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ProbeTemperatures(Value):
     """0x09 energy-storage temperatures (table B.7)."""
 
     subsystems: tuple[SubsystemTemperatures, ...] | Sentinel
@@ -232,8 +233,8 @@ class ProbeTemperatures:
 # --- 2025 -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class VehicleData2025:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class VehicleData2025(Value):
     """0x01 vehicle, 2025: without the pedals, with a wider current."""
 
     vehicle_state: VehicleState | int | Sentinel
@@ -252,8 +253,8 @@ class VehicleData2025:
     """The lower of plus and minus to ground."""
 
 
-@dataclass(frozen=True, slots=True)
-class DriveMotor2025:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DriveMotor2025(Value):
     """One motor of `DriveMotors2025`: no voltage, no current, a wider torque."""
 
     number: int
@@ -264,15 +265,15 @@ class DriveMotor2025:
     motor_temperature_c: int | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class DriveMotors2025:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DriveMotors2025(Value):
     """0x02 drive motors, 2025."""
 
     motors: tuple[DriveMotor2025, ...] | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class FuelCell2025:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FuelCell2025(Value):
     """0x03 fuel-cell engine and hydrogen system, 2025. The stacks have a body of their own, `FuelCellStacks`."""
 
     hydrogen_temperature_c_max: int | Sentinel
@@ -287,15 +288,15 @@ class FuelCell2025:
     dcdc_temperature_c: int | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class Engine2025:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Engine2025(Value):
     """0x04 engine, 2025."""
 
     crankshaft_speed_rpm: int | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class Position2025:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Position2025(Value):
     """0x05 position, 2025: says in which coordinate system."""
 
     valid: bool
@@ -309,8 +310,8 @@ class Position2025:
     """As in `Position`."""
 
 
-@dataclass(frozen=True, slots=True)
-class AlarmLevel:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AlarmLevel(Value):
     """The level of one general alarm, in `Alarms2025`."""
 
     bit: int
@@ -325,8 +326,8 @@ class AlarmLevel:
         return flags[0] if flags else None
 
 
-@dataclass(frozen=True, slots=True)
-class Alarms2025:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Alarms2025(Value):
     """0x06 alarms, 2025: with a level for each general alarm."""
 
     level_max: int | Sentinel
@@ -344,8 +345,8 @@ class Alarms2025:
         return tuple(flag for flag in AlarmFlag if flag & self.flags)
 
 
-@dataclass(frozen=True, slots=True)
-class PackVoltages:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PackVoltages(Value):
     """One battery pack of `CellVoltages2025`. It comes whole; 2025 splits nothing over frames."""
 
     number: int
@@ -356,30 +357,30 @@ class PackVoltages:
     """Of the smallest parallel units. A `Sentinel` where the count itself says abnormal or invalid."""
 
 
-@dataclass(frozen=True, slots=True)
-class CellVoltages2025:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CellVoltages2025(Value):
     """0x07 voltages of the smallest parallel units, 2025."""
 
     packs: tuple[PackVoltages, ...] | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class PackTemperatures:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PackTemperatures(Value):
     """One battery pack of `ProbeTemperatures2025`."""
 
     number: int
     temperatures_c: tuple[int | Sentinel, ...] | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeTemperatures2025:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ProbeTemperatures2025(Value):
     """0x08 temperatures of the battery packs, 2025."""
 
     packs: tuple[PackTemperatures, ...] | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class FuelCellStack:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FuelCellStack(Value):
     """One stack of `FuelCellStacks`."""
 
     number: int
@@ -391,15 +392,15 @@ class FuelCellStack:
     coolant_outlet_temperatures_c: tuple[int | Sentinel, ...] | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class FuelCellStacks:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FuelCellStacks(Value):
     """0x30 fuel-cell stacks, 2025."""
 
     stacks: tuple[FuelCellStack, ...] | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class Supercapacitor:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Supercapacitor(Value):
     """0x31 supercapacitor, 2025."""
 
     number: int
@@ -409,8 +410,8 @@ class Supercapacitor:
     temperatures_c: tuple[int | Sentinel, ...] | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class SupercapacitorExtremes:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SupercapacitorExtremes(Value):
     """0x32 extremes of the supercapacitor, 2025. Cells and probes are counted in two bytes here."""
 
     cell_voltage_max_subsystem: int | Sentinel
@@ -427,8 +428,8 @@ class SupercapacitorExtremes:
     temperature_min_c: int | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Signature(Value):
     """0xFF signature of a report, 2025: the last body. Made and checked by `sign_report` and `verify_report`."""
 
     algorithm: SignatureAlgorithm | int
@@ -441,24 +442,24 @@ class Signature:
 # --- both editions ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class UserDefined:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class UserDefined(Value):
     """0x80 to 0xFE: a maker's own body, with its length in front (table 7)."""
 
     type_id: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class UnsizedBody:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class UnsizedBody(Value):
     """A maker's own body without a length on the wire, kept as bytes. Its size is known from `Layouts` only."""
 
     type_id: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RawBody:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RawBody(Value):
     """A body this edition gives no layout for, together with everything behind it: its length is unknown.
 
     Only ever the last body of a report.

@@ -52,9 +52,12 @@ def control_parameters(control_id: int, data: bytes) -> RemoteUpgrade | Terminal
     elif control_id == ControlId.ALARM and data:
         found = TerminalAlarm(data[0], text_of(data[1:]))
     # Whatever would not come out as it went in stays bytes: nothing is tidied up in passing.
-    if found is None or control_parameters_bytes(control_id, found) != data:
-        return data
-    return found
+    try:
+        is_same = found is not None and control_parameters_bytes(control_id, found) == data
+    except LocalProtocolError:
+        # Read by one layout, and not to be written by it: a binary string whose URL holds a semicolon, for example.
+        is_same = False
+    return found if is_same and found is not None else data
 
 
 def control_parameters_bytes(control_id: int, parameters: RemoteUpgrade | TerminalAlarm | bytes) -> bytes:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from bmsota.canframe import CanFrame
 from bmsota.gbt32960._enums import FaultState, NodeRole, NodeState, Sentinel, UpgradeStateCode
+from bmsota.gbt32960._value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,8 +45,8 @@ EXTENSION_VERSION: Final = 0xB501
 the makers' frames we have seen. Low byte: version 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeIdentity:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class NodeIdentity(Value):
     """One master or slave of a unit, in `UnitIdentity`."""
 
     role: NodeRole | int
@@ -61,8 +62,8 @@ class NodeIdentity:
     state: NodeState | int = NodeState.RUNNING
 
 
-@dataclass(frozen=True, slots=True)
-class UnitIdentity:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class UnitIdentity(Value):
     """0xC0: who the unit consists of. Sent after each login and whenever a node changes."""
 
     time: datetime
@@ -70,8 +71,8 @@ class UnitIdentity:
     """The master is first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpgradeState:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class UpgradeState(Value):
     """0xC1: where an upgrade stands. Sent at each change of state, and at progress."""
 
     time: datetime
@@ -83,8 +84,8 @@ class UpgradeState:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SignedReport:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SignedReport(Value):
     """0xC2: the signed post-boot report (`bmsota.ota.report`), carried as it is."""
 
     time: datetime
@@ -94,8 +95,8 @@ class SignedReport:
 # --- bodies ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class CanMessage:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CanMessage(Value):
     """One CAN frame in `CanSignals`."""
 
     can_id: int
@@ -117,8 +118,8 @@ class CanMessage:
         return CanFrame(self.can_id, self.data, self.is_extended_id, len(self.data) > 8)
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedSignals:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DecodedSignals(Value):
     """What a `CanMessage` says."""
 
     message: CanMessage
@@ -127,8 +128,8 @@ class DecodedSignals:
     values: dict[str, SignalValue]
 
 
-@dataclass(frozen=True, slots=True)
-class CanSignals:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CanSignals(Value):
     """0xB0: signals of the unit's buses, as the messages that carry them. Their meaning is in a DBC file."""
 
     messages: tuple[CanMessage, ...]
@@ -155,8 +156,8 @@ class CanSignals:
         return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigurationItem:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ConfigurationItem(Value):
     """One calibration value in `BmsConfiguration`."""
 
     position: int
@@ -167,8 +168,8 @@ class ConfigurationItem:
     """As it stands in the node's memory; the calibration list says what it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class BmsConfiguration:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class BmsConfiguration(Value):
     """0xB1: calibration values of the unit."""
 
     revision: int
@@ -176,8 +177,8 @@ class BmsConfiguration:
     items: tuple[ConfigurationItem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FaultChange:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FaultChange(Value):
     """One fault that came or went, in `FaultChanges`."""
 
     time: datetime
@@ -191,8 +192,8 @@ class FaultChange:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FaultChanges:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FaultChanges(Value):
     """0xB2: faults that came or went since the last report, in their order."""
 
     changes: tuple[FaultChange, ...]

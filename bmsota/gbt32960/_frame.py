@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bmsota.gbt32960._enums import Edition, Encryption, ReplyFlag
+from bmsota.gbt32960._value import Value
 
 if TYPE_CHECKING:
     from bmsota.gbt32960._messages import Message
@@ -31,8 +32,8 @@ DATA_SIZE_BYTES_MAX: Final = 65531
 FRAME_SIZE_BYTES_MAX: Final = HEADER_SIZE_BYTES + DATA_SIZE_BYTES_MAX + 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Frame(Value):
     """One frame of the cloud link. Compares by value; `encode(decode(data)) == data` for every valid frame."""
 
     command: int
@@ -50,8 +51,8 @@ class Frame:
     """What followed a short identifier on the wire, if that was not the usual zero bytes (some pad with spaces)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Header(Value):
     """The header of a frame, for routing without a look into the data unit."""
 
     edition: Edition

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from math import copysign
 from typing import Any, Final
-from uuid import UUID
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._bodies import (
@@ -1040,6 +1039,8 @@ _VERSION: Final = Field(name="extension", size_bytes=2, raw_min=EXTENSION_VERSIO
 
 
 def _build_node(role: int, position: int, hwid: str, class_: bytes, *rest: Any) -> NodeIdentity:
+    from uuid import UUID  # noqa: PLC0415 its import costs as much as a fifth of ours, and few frames need it
+
     major, minor, revision, build, counter, serial, state = rest
     return NodeIdentity(
         role=role,

@@ -20,7 +20,7 @@ __all__ = ["draft", "maker"]
 def draft(cls: type) -> type:
     """Return a class with the slots of *cls* and nothing else: fill one, then set its `__class__` to *cls*."""
     assert not hasattr(cls, "__post_init__"), cls
-    return type("Draft", (), {"__slots__": tuple(item.name for item in fields(cls))})
+    return type("Draft", cls.__bases__, {"__slots__": tuple(item.name for item in fields(cls))})
 
 
 def maker(cls: type) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bmsota.gbt32960._enums import ActivationResult, ActivationStatus, Encryption, ParameterId, Sentinel, UpgradeLayout
 from bmsota.gbt32960._extension import SignedReport, UnitIdentity, UpgradeState
+from bmsota.gbt32960._value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,8 +46,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class VehicleLogin:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class VehicleLogin(Value):
     """0x01 vehicle login (table 6)."""
 
     time: datetime
@@ -68,8 +69,8 @@ class VehicleLogin:
             object.__setattr__(self, "code_length", longest)
 
 
-@dataclass(frozen=True, slots=True)
-class VehicleLogin2025:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class VehicleLogin2025(Value):
     """0x01 vehicle login, 2025. A vehicle whose batteries are swapped logs in again after each swap."""
 
     time: datetime
@@ -80,8 +81,8 @@ class VehicleLogin2025:
     """For each BMS the codes of its packs (GB/T 34014, 24 characters), in their order. A BMS may have none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Report(Value):
     """0x02 real-time report and 0x03 backfill report (table 7); the command of the frame tells them apart."""
 
     time: datetime
@@ -89,8 +90,8 @@ class Report:
     bodies: tuple[Body, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class VehicleLogout:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class VehicleLogout(Value):
     """0x04 vehicle logout (table 20)."""
 
     time: datetime
@@ -98,8 +99,8 @@ class VehicleLogout:
     """That of the login."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlatformLogin:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PlatformLogin(Value):
     """0x05 platform login (table 21)."""
 
     time: datetime
@@ -110,26 +111,26 @@ class PlatformLogin:
     """As `Encryption`."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlatformLogout:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PlatformLogout(Value):
     """0x06 platform logout (table 22)."""
 
     time: datetime
     serial: int
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Heartbeat(Value):
     """0x07 heartbeat: an empty data unit."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimeSync:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TimeSync(Value):
     """0x08 terminal time synchronisation: an empty data unit. The reply is a `TimeReply` with the platform's time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Activation:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Activation(Value):
     """0x09 activation, 2025 table B.3: the terminal's security chip introduces its public key."""
 
     time: datetime
@@ -142,16 +143,16 @@ class Activation:
     """Stands here without the marker 0xFF that it has in a report."""
 
 
-@dataclass(frozen=True, slots=True)
-class ActivationReply:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ActivationReply(Value):
     """0x0A reply to the activation, 2025 table B.4. A command of its own, from the platform."""
 
     status: ActivationStatus | int
     result: ActivationResult | int = ActivationResult.OK
 
 
-@dataclass(frozen=True, slots=True)
-class KeyExchange:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class KeyExchange(Value):
     """0x0B exchange of the data unit's key, 2025 table 31; both ways. It has no time of its own."""
 
     key_type: Encryption | int
@@ -162,20 +163,20 @@ class KeyExchange:
     valid_until: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class TimeReply:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TimeReply(Value):
     """A reply that carries a time and nothing else (6.3.2, and 2025 everywhere)."""
 
     time: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class EmptyReply:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class EmptyReply(Value):
     """A reply without a data unit, as many platforms send."""
 
 
-@dataclass(frozen=True, slots=True)
-class EchoReply:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class EchoReply(Value):
     """A reply that repeats the request with a new time, as annex B of 2016 wants it (B.3.3.2)."""
 
     time: datetime
@@ -183,16 +184,16 @@ class EchoReply:
     """The data unit behind the time, as it came."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterQuery:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ParameterQuery(Value):
     """0x80 query of parameters, the command (table B.9)."""
 
     time: datetime
     parameter_ids: tuple[int, ...] | Sentinel
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Parameter(Value):
     """One item of `ParameterValues` (table B.12)."""
 
     parameter_id: int
@@ -200,8 +201,8 @@ class Parameter:
     """bytes where the size of the parameter is not known: it then holds everything up to the end of the data unit."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterValues:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ParameterValues(Value):
     """0x80 reply to a query (table B.10) and 0x81 setting of parameters (table B.11)."""
 
     time: datetime
@@ -230,8 +231,8 @@ _LENGTH_OF: dict[int, ParameterId] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteUpgrade:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RemoteUpgrade(Value):
     """Parameters of control 0x01, remote upgrade (tables B.15 and B.16).
 
     The standard has no size, digest, signature, progress or result here: it is an invitation to come and fetch. What is
@@ -252,8 +253,8 @@ class RemoteUpgrade:
     layout: UpgradeLayout = UpgradeLayout.B15_TEXT
 
 
-@dataclass(frozen=True, slots=True)
-class TerminalAlarm:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TerminalAlarm(Value):
     """Parameters of control 0x06, alarm (table B.17)."""
 
     level: int
@@ -261,8 +262,8 @@ class TerminalAlarm:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Control(Value):
     """0x82 terminal control (table B.14)."""
 
     time: datetime
@@ -271,8 +272,8 @@ class Control:
     """bytes for controls without a layout, and for an upgrade string that follows none of the known layouts."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawMessage:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RawMessage(Value):
     """A data unit kept as bytes: enciphered, or of an unknown or foreign command."""
 
     data: bytes

@@ -39,6 +39,7 @@ from bmsota.gbt32960 import (
     UnitIdentity,
     UpgradeState,
     VehicleLogin,
+    VehicleLogin2025,
     beijing_time,
 )
 from cloud.services import ReportVerdict
@@ -175,7 +176,7 @@ class GatewayLink:
                 services.counters["bad_stretch_bytes"] += len(data)
 
     def _log_in(self, vin: str, login: object, now_ns: int) -> None:
-        if not isinstance(login, VehicleLogin):
+        if not isinstance(login, VehicleLogin | VehicleLogin2025):
             # A platform carrying many vehicles on one link: not our kind of peer.
             self._services.counters["platform_login_refused"] += 1
             self._session.refuse_login(ReplyFlag.ERROR, now_ns)

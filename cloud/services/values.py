@@ -13,15 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 from bmsota.gbt32960 import (
     Alarms,
+    Alarms2025,
     CellVoltages,
+    CellVoltages2025,
     DriveMotors,
+    DriveMotors2025,
     Engine,
+    Engine2025,
     Extremes,
     FuelCell,
+    FuelCell2025,
+    FuelCellStacks,
     Position,
+    Position2025,
     ProbeTemperatures,
+    ProbeTemperatures2025,
     Sentinel,
+    Supercapacitor,
+    SupercapacitorExtremes,
     VehicleData,
+    VehicleData2025,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +53,18 @@ _NAMES: dict[type[Any], str] = {
     Alarms: "alarms",
     CellVoltages: "cell_voltages",
     ProbeTemperatures: "probe_temperatures",
+    # What both editions have stands under one name; a pack of 2025 takes the place of a subsystem of 2016.
+    VehicleData2025: "vehicle",
+    DriveMotors2025: "drive_motors",
+    FuelCell2025: "fuel_cell",
+    Engine2025: "engine",
+    Position2025: "position",
+    Alarms2025: "alarms",
+    CellVoltages2025: "cell_voltages",
+    ProbeTemperatures2025: "probe_temperatures",
+    FuelCellStacks: "fuel_cell_stacks",
+    Supercapacitor: "supercapacitor",
+    SupercapacitorExtremes: "supercapacitor_extremes",
 }
 
 
@@ -55,9 +78,11 @@ def plain_bodies(bodies: Iterable[Body]) -> dict[str, Value]:
             other.append(_plain(body))
             continue
         value = _plain(body)
-        if isinstance(body, Alarms):
+        if isinstance(body, Alarms | Alarms2025):
             assert isinstance(value, dict)
             value["active"] = [flag.name for flag in body.active]
+        if isinstance(body, CellVoltages2025 | ProbeTemperatures2025):
+            value = _packs_as_subsystems(value)
         values[name] = value
     if other:
         values["other"] = other
@@ -93,6 +118,17 @@ def _plain(value: Any) -> Value:
     if isinstance(value, bool) or value is None or isinstance(value, float | str):
         return value
     return int(value)
+
+
+def _packs_as_subsystems(value: Value) -> Value:
+    """Packs of the 2025 edition in the form of the 2016 subsystems, so that every reader knows one form."""
+    packs = value.get("packs") if isinstance(value, dict) else None
+    if not isinstance(packs, list):
+        return {"subsystems": packs}
+    for pack in packs:
+        if isinstance(pack, dict) and isinstance(cells := pack.get("cell_voltages_v"), list):
+            pack["cell_count"], pack["first_cell"] = len(cells), 1
+    return {"subsystems": packs}
 
 
 def _merged_cells(old: Value, new: Value) -> Value:

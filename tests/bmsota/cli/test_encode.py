@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
 import pytest
 
 from bmsota.cli import decode as decode_command
 from bmsota.cli import encode as encode_command
+from bmsota.gbt32960 import BEIJING, Frame, PlatformLogin, encode
 
 HEARTBEAT = {"command": 7, "vin": "V", "message": {"type": "Heartbeat"}}
 
@@ -28,6 +30,17 @@ def test_decode_and_encode_are_inverse(run, run_decode, good_frames):
     done = run(stdin=run_decode("--json", stdin=digits).stdout)
     assert done.exit_code == 0, done.output
     assert done.stdout == digits
+
+
+def test_text_that_is_no_unicode(run, run_decode):
+    """Bytes that are no GB 18030 go through JSON as escapes and come back; Chinese text stays readable."""
+    login = PlatformLogin(datetime(2026, 1, 1, tzinfo=BEIJING), 1, "\udc80\udcff", "电池")
+    digits = encode(Frame(command=5, vin="V", message=login)).hex()
+    line = run_decode("--json", digits).stdout
+    assert "\\udc80\\udcff" in line
+    assert run(stdin=line).stdout.strip() == digits
+    readable = encode(Frame(command=5, vin="V", message=PlatformLogin(login.time, 1, "电池", "")))
+    assert "电池" in run_decode("--json", readable.hex()).stdout
 
 
 def test_a_stream_file(run, run_decode, good_frames, tmp_path):

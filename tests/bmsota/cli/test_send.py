@@ -234,6 +234,15 @@ def test_nobody_answers_there(world):
     assert (replay.unsent, len(world.complaints)) == (2, 1)
 
 
+def test_for_a_connection_that_is_gone_nobody_waits(world):
+    """An hour of frames that cannot be sent takes no hour."""
+    world.refuses_connections = True
+    replay = world.replay()
+    for seconds in (0, 1800, 3600):
+        replay.send(heartbeat(seconds=seconds))
+    assert (replay.unsent, world.now_s) == (3, 100.0)
+
+
 def test_connections_have_a_limit(world, monkeypatch):
     monkeypatch.setattr(send_command, "_LINKS_MAX", 2)
     replay = world.replay()

@@ -264,6 +264,29 @@ def test_plans_are_forgotten_before_they_become_many(monkeypatch):
     assert len(module._plans_by_skeleton) <= 3
 
 
+def test_a_count_that_says_abnormal_is_a_layout_like_any_other():
+    """Surprise 9: no items follow, and the frame has columns all the same."""
+    bodies = (
+        DriveMotors(Sentinel.INVALID),
+        CellVoltages(Sentinel.ABNORMAL),
+        Alarms(1, 0, Sentinel.INVALID, (7,), Sentinel.ABNORMAL, ()),
+    )
+    columns = assert_batch_is_single([encode(frame_of(*bodies)), encode(frame_of(bodies[1]))])
+    assert [len(group) for group in columns.groups] == [1, 1]
+    assert columns.groups[0].values["alarms.motor_faults"].tolist() == [[7]]
+    assert "alarms.ress_faults" not in columns.groups[0].values
+
+
+def test_among_equals_the_odd_one_is_found():
+    """A wrong check byte is an error, and a report's layout under another command is no report."""
+    good = encode(frame_of(VEHICLE))
+    flipped = good[:40] + bytes((good[40] ^ 1,)) + good[41:]
+    foreign = repaired(good[:2] + b"\x42" + good[3:])
+    columns = assert_batch_is_single([good, flipped, foreign, good])
+    assert [index for index, _ in columns.errors] == [1]
+    assert [index for index, _ in columns.others] == [2]
+
+
 def test_what_has_no_columns_is_kept():
     """Replies, other commands, encrypted frames, unknown bodies, identifiers padded with blanks: as `decode` gives them."""
     report = encode(frame_of(VEHICLE))

@@ -18,6 +18,7 @@ from bmsota.gbt32960 import (
     AlarmFlag,
     AlarmLevel,
     Alarms2025,
+    CellVoltages2025,
     CipherMode,
     CipherPadding,
     CloseReason,
@@ -40,6 +41,7 @@ from bmsota.gbt32960 import (
     LoginRequested,
     PlatformOptions,
     PlatformSession,
+    ProbeTemperatures2025,
     RawMessage,
     ReplyBody,
     ReplyFlag,
@@ -314,6 +316,15 @@ def test_reports_are_signed_and_checked():
     old = Frame(command=2, vin=VIN, message=Report(NOW, (Engine(1, 1, 1.0),)))
     cloud.receive_data(encode(old), START_NS)
     assert isinstance(cloud.next_event(), ReportReceived)
+
+
+def test_values_of_two_classes_are_never_equal():
+    """Also where their fields are; and what is shown is what would make it again."""
+    assert CellVoltages2025(()) != ProbeTemperatures2025(())
+    assert CellVoltages2025(()) == CellVoltages2025(())
+    assert hash(BODY) == hash(Engine2025(900))
+    assert BODY != 900
+    assert repr(BODY) == "Engine2025(crankshaft_speed_rpm=900)"
 
 
 def test_alarm_levels_can_be_named():

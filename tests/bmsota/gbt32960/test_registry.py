@@ -294,6 +294,13 @@ def test_can_signals_are_carried_by_message_and_read_with_a_dbc(edition):
         short.decode(database)
 
 
+def test_an_extended_definition_does_not_read_a_standard_frame():
+    """A database finds its only message under the plain number, too; the frame's kind decides."""
+    database = loads(DBC.replace("BO_ 384 PackState", "BO_ 385 PackState"))
+    (found,) = CanSignals((CanMessage(384, b"\x07"),)).decode(database)
+    assert (found.name, found.values) == (None, {})
+
+
 def test_another_makers_use_of_our_body_types_stays_user_defined():
     """0xB0 to 0xB2 without our mark, or with that of a later version."""
     for type_id in (0xB0, 0xB1, 0xB2):

@@ -3,23 +3,30 @@
 import pytest
 
 from bmsota.gbt32960 import (
+    CellVoltages2025,
     Command,
     CommandReceived,
     ConnectRequested,
     ControlId,
+    Edition,
     Frame,
     LoggedIn,
     LoginFailed,
     NodeIdentity,
     NodeRole,
+    PackTemperatures,
+    PackVoltages,
     PlatformLogin,
+    ProbeTemperatures2025,
     ReplyFlag,
     ReplyReceived,
     SignedReport,
+    TerminalOptions,
     TerminalSession,
     UnitIdentity,
     UpgradeState,
     UpgradeStateCode,
+    VehicleData2025,
     beijing_time,
     encode,
 )
@@ -32,11 +39,12 @@ SECOND = 1_000_000_000
 class Wire:
     """A terminal and a link, joined. Every byte is given over as soon as it is there, or one by one."""
 
-    def __init__(self, world, vin, *, piece=1 << 20):
+    def __init__(self, world, vin, *, piece=1 << 20, edition=Edition.GBT2016):
         self.world = world
         self.piece = piece
         self.woken = 0
-        self.terminal = TerminalSession(vin=vin, iccid="89860000000000000001")
+        options = TerminalOptions(edition=edition)
+        self.terminal = TerminalSession(vin=vin, iccid="89860000000000000001", options=options)
         self.link = world.cloud.open_link(self._wake)
         self.events = []
         self.pump()
@@ -316,3 +324,25 @@ def test_no_login_in_time_closes_the_link(world):
 
 def test_times_are_exact():
     assert utc_time(1_700_000_000_123_456_789).isoformat() == "2023-11-14T22:13:20.123456+00:00"
+
+
+def test_a_vehicle_of_the_2025_edition_logs_in_and_its_values_stand_in_the_same_places(world, vin):
+    """Start bytes `$$`: other bodies on the wire, the same names and the same form for every reader behind."""
+    wire = Wire(world, vin, edition=Edition.GBT2025)
+    assert wire.of(LoggedIn)
+    wire.terminal.send_report(
+        (
+            VehicleData2025(1, 3, 1, 48.0, 12345.6, 355.2, 20.1, 73, 1, 15, 5000),
+            CellVoltages2025((PackVoltages(1, 7.4, 20.1, (3.7, 3.712)),)),
+            ProbeTemperatures2025((PackTemperatures(1, (25, 26)),)),
+        ),
+        world.now_ns,
+    )
+    wire.pump()
+    state = world.services.vehicles.detail(vin, by=world.people["vera"]).state
+    assert state.soc_pct == 73
+    assert state.values["vehicle"]["total_voltage_v"] == 355.2
+    (subsystem,) = state.values["cell_voltages"]["subsystems"]
+    assert subsystem["cell_voltages_v"] == [3.7, 3.712]
+    assert (subsystem["cell_count"], subsystem["first_cell"]) == (2, 1)
+    assert state.values["probe_temperatures"]["subsystems"][0]["temperatures_c"] == [25, 26]
