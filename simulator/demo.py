@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import signal
 import tempfile
 import threading
 import time
@@ -63,6 +64,7 @@ POLL_S = 0.5
 MAIL_TIMEOUT_S = 20.0
 # After the last vehicle has ended: time for acknowledgements on their way.
 SETTLE_S = 2.0
+FOR_EVER_NS = 2**62
 
 
 class DemoWatcher:
@@ -577,14 +579,29 @@ async def _play_real(
                     ),
                     result,
                 )
-                with contextlib.suppress(asyncio.CancelledError):
-                    await driver.run(lambda: False, until_ns=2**62)
+                await _run_until_interrupted(driver)
             return result
         finally:
             for task in (playing, pumping):
                 task.cancel()
             for made in uplinks:
                 await made.close()
+
+
+async def _run_until_interrupted(driver: RealTimeDriver) -> None:
+    """Let everything go on until Ctrl-C or SIGTERM.
+
+    With handlers of our own, so that it also ends when it was started in the background of a script, where a shell has
+    SIGINT ignored and Python would not turn it into a KeyboardInterrupt.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Windows has no handlers in its loop; there Ctrl-C cancels us.
+        with contextlib.suppress(NotImplementedError, RuntimeError):
+            loop.add_signal_handler(number, stop.set)
+    with contextlib.suppress(asyncio.CancelledError):
+        await driver.run(stop.is_set, until_ns=FOR_EVER_NS)
 
 
 async def _campaign_in_real_time(campaign: _Campaign, driver: RealTimeDriver) -> None:

@@ -15,13 +15,24 @@ import pytest
 TIME_LIMIT_S = 170
 
 
+def ignore_interrupts():
+    """As in the background of a script, where a shell has SIGINT ignored: Ctrl-C must end it all the same."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @pytest.mark.demo
 def test_the_demo_plays_to_its_planned_end_and_keeps_running(tmp_path):
     """`bmsota-sim demo --keep`: exit code 0 because every vehicle ended as planned; pages and API answer until Ctrl-C."""
     output = tmp_path / "output.txt"
     command = [sys.executable, "-m", "simulator.cli", "demo", "--keep", "--data", str(tmp_path / "data")]
     with output.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "COLUMNS": "140"})
+        process = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "COLUMNS": "140"},
+            preexec_fn=ignore_interrupts,  # noqa: PLW1509 - this process has no other threads
+        )
     try:
         deadline = time.monotonic() + TIME_LIMIT_S
         while "kept running" not in output.read_text():
