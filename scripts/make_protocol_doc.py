@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from bmsota.gbt32960 import (
+    BLOCK_SIZE_BYTES_MAX,
     EXTENSION_VERSION,
+    BlockReply,
+    BlockRequest,
     BmsConfiguration,
     CanMessage,
     CanSignals,
@@ -21,6 +24,9 @@ from bmsota.gbt32960 import (
     FaultChange,
     FaultChanges,
     FaultState,
+    FieldUpgrade,
+    FieldUpgradeOutcome,
+    FieldUpgrades,
     Frame,
     NodeIdentity,
     NodeRole,
@@ -55,6 +61,7 @@ from bmsota.gbt32960._layouts import (
     BODY_LAYOUTS,
     EXTENSION_BODY_LAYOUTS,
     EXTENSION_LAYOUTS,
+    EXTENSION_REPLY_LAYOUTS,
     KEY_EXCHANGE,
     PLATFORM_LOGIN,
     PLATFORM_LOGIN_2025,
@@ -100,7 +107,8 @@ three times, reports that to the program above, and goes on. A terminal that kno
 * Terminal to platform (flag 0xFE) and its answer: the same command, flag 0x01 (or 0x02, not accepted), and as data unit
   **the time of the question**, six bytes. The terminal matches the answer by command and time, sends its frames one after
   another, repeats one that is not answered after the reply timeout (parameter 0x0B; default 1 min), and after three tries
-  gives it up. So a frame can arrive twice: the receiver takes the second for what it is, by its time.
+  gives it up. So a frame can arrive twice: the receiver takes the second for what it is, by its time. Only the answer to
+  0xC4 carries more, behind the time of the question.
 """
 
 BODY_SECTIONS = {
@@ -129,6 +137,35 @@ REJECTED, CANCELLED, WAITING_SAFE_STATE). These frames are for showing only: **s
 """,
     0xC2: """Sent after the first boot that follows an upgrade, until it is answered. `document` is a COSE_Sign1 post-boot report
 (`bmsota.ota`), signed by the master's device key; the frame carries it unopened.
+""",
+    0xC3: """Sent after the next login when nodes were upgraded over CAN, by a tool on the bus and without the platform: it tells
+what 0xC0 alone cannot, who did it, when, and what became of it. `version_before` and `version_after` are what the node ran
+and runs, all zero where it had or has no valid image; after FAILED and REVERTED they may be the same. `upgraded_at` is the
+unit's clock at the end of the upgrade, `tool` what the tool calls itself, `detail` in a few words why it did not succeed. The
+upgrades stand in the order in which they ended; a unit with more of them than a frame holds sends several. A unit keeps
+them until the frame is answered with 0x01, so the platform may be told twice: `hwid` and `upgraded_at` say so. These are
+the unit's own words, unsigned.
+""",
+    0xC4: f"""For a unit without HTTP: it asks for one piece of a file after another, and for the next when it has the last.
+`sha256` is the digest of the whole file and its only name (an upgrade order names the digest of its manifest, a manifest those
+of its images). `size` is how many bytes it wants, from `offset` on, at most {BLOCK_SIZE_BYTES_MAX}: half of what a data unit can hold. On the
+slowest link (GPRS, 20 kbit/s) that takes 13 s, well inside the reply timeout, so that a block is not asked for again
+while it is coming, and heartbeats and commands behind it do not wait long. A unit with little memory asks for less.
+
+Nothing depends on the order of the requests: a unit resumes after a cut by asking from where its verified bytes end, and asks
+again for a block whose digest in the manifest does not fit. **A block is not trusted for having come this way**; the
+signatures and digests of the documents decide, as with HTTP.
+""",
+}
+REPLY_SECTIONS = {
+    0xC4: """The platform's answer to a request that it serves, with flag 0x01. `time`, `sha256` and `offset` are those of the request: the
+terminal takes the answer for its question only if all three are equal (many questions fit into one second), and if it is not
+longer than asked. `data` has at least one byte; it is shorter than asked at the end of the file, or where the platform
+wants smaller blocks. The file ends where its document says, not where an answer is short.
+
+A request that the platform does not serve (no such file, not for this vehicle, nothing at this offset) has flag 0x02 and
+the time of the question alone. An answer with flag 0x01 and no more than the request's 46 bytes has no block in it: a time
+or an echo, from a platform that knows only the standard.
 """,
 }
 
@@ -238,16 +275,20 @@ def codes_of(codes: type[IntEnum]) -> Iterator[str]:
     yield ""
 
 
-def example_of(command: int, message: Message) -> Iterator[str]:
-    frame = Frame(command=command, vin="LTEST000000000001", message=message)
+def example_of(command: int, message: Message, flag: ReplyFlag = ReplyFlag.COMMAND) -> Iterator[str]:
+    frame = Frame(command=command, vin="LTEST000000000001", message=message, reply_flag=flag)
     raw = encode(frame, strict=True)
     yield "Example, field by field:"
     yield ""
     yield "```text"
     for field in explain(raw):
-        shown = field.data.hex(" ") if len(field.data) <= 17 else f"{field.data[:14].hex(' ')} .. ({len(field.data)})"
         value = field.value.hex() if isinstance(field.value, bytes) else getattr(field.value, "name", str(field.value))
-        yield f"{field.offset:4}  {shown:<52}  {field.name.split(' / ', 1)[-1]:<28}  {value}".rstrip()
+        if isinstance(field.value, bytes) and len(field.value) > 17:  # Its bytes stand in the line already.
+            value = f"{len(field.value)} bytes"
+        for start in range(0, len(field.data), 17):
+            shown = field.data[start : start + 17].hex(" ")
+            said = "" if start else f"{field.name.split(' / ', 1)[-1]:<38}  {value}"
+            yield f"{field.offset + start:4}  {shown:<52}  {said}".rstrip()
     yield "```"
     yield ""
 
@@ -271,6 +312,21 @@ def examples() -> dict[int, Message]:
             time=moment, order_id="o-1", state=UpgradeStateCode.DOWNLOADING, progress_pct=42, reason="resumed"
         ),
         0xC2: SignedReport(moment, b"\xd2\x84\x43\xa1\x01\x27"),
+        0xC3: FieldUpgrades(
+            moment,
+            (
+                FieldUpgrade(
+                    upgraded_at=beijing_time(1_767_222_000_000_000_000),
+                    position=2,
+                    hwid="F7S-0002",
+                    version_before=(2, 0, 0, 0),
+                    version_after=(2, 1, 0, 5),
+                    outcome=FieldUpgradeOutcome.SUCCEEDED,
+                    tool="bmsota 1.0",
+                ),
+            ),
+        ),
+        0xC4: BlockRequest(moment, bytes(range(32)), 65536, 16),
     }
 
 
@@ -292,6 +348,14 @@ def page() -> str:
         for inner in inner_layouts(layout):
             lines += [f"Each {inner.label}:", "", *table_of(inner)]
         lines += example_of(command, shown[command])
+        reply = EXTENSION_REPLY_LAYOUTS.get(command)
+        if reply is not None:
+            lines += [f"### {reply.label[:2]}{reply.label[2:4].upper()} {reply.label[5:]}", "", REPLY_SECTIONS[command]]
+            lines += table_of(reply)
+            request = shown[command]
+            assert isinstance(request, BlockRequest)
+            block = BlockReply.to(request, bytes.fromhex("00000120c1000008cd000008cf000008"))
+            lines += example_of(command, block, ReplyFlag.SUCCESS)
     for type_id, layout in EXTENSION_BODY_LAYOUTS.items():
         lines += [
             f"## Body {layout.label[:2]}{layout.label[2:4].upper()} {layout.label[5:]}",
@@ -313,7 +377,7 @@ def page() -> str:
         reply_flag=ReplyFlag.SUCCESS,
     )
     lines += ["```text", encode(answer).hex(" "), "```", "", "## Codes", ""]
-    enums: Iterable[type[IntEnum]] = (NodeRole, NodeState, UpgradeStateCode, FaultState)
+    enums: Iterable[type[IntEnum]] = (NodeRole, NodeState, UpgradeStateCode, FieldUpgradeOutcome, FaultState)
     for codes in enums:
         lines += codes_of(codes)
     lines += ["## The standard's bodies, as this library reads them", ""]

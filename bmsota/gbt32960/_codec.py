@@ -24,9 +24,11 @@ from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES, Frame
 from bmsota.gbt32960._layouts import (
     ACTIVATION,
     ACTIVATION_REPLY,
+    BLOCK_REQUEST_SIZE_BYTES,
     BODY_LAYOUTS,
     EXTENSION_BODY_LAYOUTS,
     EXTENSION_LAYOUTS,
+    EXTENSION_REPLY_LAYOUTS,
     KEY_EXCHANGE,
     PLATFORM_LOGIN,
     PLATFORM_LOGIN_2025,
@@ -139,6 +141,11 @@ def message_layout(edition: Edition, command: int, data: bytes, at: int, end: in
 def is_extension(data: bytes, at: int, end: int) -> bool:
     """Whether a data unit carries the mark and version of our extension. Makers use the same commands for their own."""
     return end - at >= 8 and int.from_bytes(data[at + 6 : at + 8], "big") == EXTENSION_VERSION
+
+
+def is_block(data: bytes, at: int, end: int) -> bool:
+    """Whether the answer to a block request has a block in it. One of the request's size is the request's echo."""
+    return end - at > BLOCK_REQUEST_SIZE_BYTES and is_extension(data, at, end)
 
 
 # --- decode ----------------------------------------------------------------------------------------------------------
@@ -268,6 +275,8 @@ def _decode_reply(edition: Edition, command: int, flag: int, data: bytes, at: in
         raise short("reply", at, 6, end)
     if end - at > 6 and command == Command.QUERY_PARAMETERS and flag == ReplyFlag.SUCCESS:
         return decode_values(edition, data, at, end)
+    if command in EXTENSION_REPLY_LAYOUTS and flag == ReplyFlag.SUCCESS and is_block(data, at, end):
+        return _decode_layout(EXTENSION_REPLY_LAYOUTS[command], data, at, end)
     time = time_of(data[at : at + 6], at)
     return TimeReply(time) if end - at == 6 else EchoReply(time, data[at + 6 : end])
 
@@ -475,6 +484,16 @@ def _encode_echo(message: EchoReply) -> bytes:
     return bytes_of_time("reply.time", message.time) + message.rest
 
 
+def _encode_extension_reply(layout: Layout) -> _Write:
+    def write(frame: Frame, strict: bool, out: list[bytes], _layouts: Layouts | None) -> None:
+        if frame.reply_flag != ReplyFlag.SUCCESS:  # A refusal carries the time and nothing else.
+            msg = f"frame.reply_flag: expected 0x01 for {layout.cls.__name__}, got {frame.reply_flag!r}"
+            raise LocalProtocolError(msg)
+        encoder(layout, strict=strict)(frame.message, out)
+
+    return write
+
+
 def _encode_control(message: Control) -> bytes:
     if not 0 <= message.control_id <= 255:
         msg = f"control.control_id: expected 0 to 255, got {message.control_id!r}"
@@ -541,6 +560,8 @@ def _kinds() -> dict[type, _Kind]:
             kinds[layout.cls] = _Kind(write, frozenset({command}), editions=frozenset(of_class))
     for command, layout in EXTENSION_LAYOUTS.items():
         kinds[layout.cls] = _Kind(_encode_layout(dict.fromkeys(Edition, layout)), frozenset({command}))
+    for command, layout in EXTENSION_REPLY_LAYOUTS.items():
+        kinds[layout.cls] = _Kind(_encode_extension_reply(layout), frozenset({command}), is_command=False)
     return kinds
 
 

@@ -36,7 +36,14 @@ from bmsota.gbt32960._fields import (
     Time,
 )
 from bmsota.gbt32960._frame import Frame
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, EXTENSION_LAYOUTS, PARAMETER_ROWS
+from bmsota.gbt32960._layouts import (
+    BLOCK_REQUEST_SIZE_BYTES,
+    BODY_LAYOUTS,
+    EXTENSION_BODY_LAYOUTS,
+    EXTENSION_LAYOUTS,
+    EXTENSION_REPLY_LAYOUTS,
+    PARAMETER_ROWS,
+)
 from bmsota.gbt32960._messages import (
     Control,
     EchoReply,
@@ -212,16 +219,17 @@ def layout_description(layout: Layout) -> Any:
     )
 
 
-def _marked(skip: int, ours: Any, theirs: Any, cls: type) -> Any:
+def _marked(skip: int, ours: Any, theirs: Any, cls: type, *, size_bytes_min: int = 0) -> Any:
     """Our extension, if its mark stands *skip* bytes further on; somebody else's use of the same number if not."""
+    head = cs.Peek(cs.Bytes(max(skip + 2, size_bytes_min)))
 
     def is_ours(ctx: Any) -> bool:
         if ctx["_parsing"]:
-            return bool(ctx.head is not None and ctx.head[skip:] == EXTENSION_VERSION.to_bytes(2, "big"))
+            return bool(ctx.head is not None and ctx.head[skip : skip + 2] == EXTENSION_VERSION.to_bytes(2, "big"))
         return isinstance(ctx.value, cls)
 
     return _As(
-        cs.Struct("head" / cs.Peek(cs.Bytes(skip + 2)), "value" / cs.IfThenElse(is_ours, ours, theirs)),
+        cs.Struct("head" / head, "value" / cs.IfThenElse(is_ours, ours, theirs)),
         lambda found: found.value,
         lambda value: {"head": None, "value": value},
     )
@@ -414,6 +422,17 @@ def _reply(edition: Edition) -> Any:
             layout = message_layout(edition, command, b"", 0, 0)
             assert layout is not None
             cases[command] = cs.Select(_EMPTY_REPLY, _TIME_REPLY, _whole(layout_description(layout)))
+    for code, layout in EXTENSION_REPLY_LAYOUTS.items():  # What is no longer than the request is the request's echo.
+        ours = _whole(layout_description(layout))
+        cases[code] = cs.IfThenElse(
+            cs.this.reply_flag == ReplyFlag.SUCCESS,
+            cs.Select(
+                _EMPTY_REPLY,
+                _TIME_REPLY,
+                _marked(6, ours, _ECHO_REPLY, layout.cls, size_bytes_min=BLOCK_REQUEST_SIZE_BYTES + 1),
+            ),
+            cs.Select(_EMPTY_REPLY, _TIME_REPLY, _ECHO_REPLY),
+        )
     return cs.Switch(cs.this.command, cases, default=cs.Select(_EMPTY_REPLY, _TIME_REPLY, _ECHO_REPLY))
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Encryption",
     "EngineState",
     "FaultState",
+    "FieldUpgradeOutcome",
     "Gear",
     "GearPosition",
     "MotorState",
@@ -84,6 +85,10 @@ class Command(IntEnum):
     """Our extension: where an upgrade stands."""
     SIGNED_REPORT = 0xC2
     """Our extension: the signed post-boot report."""
+    FIELD_UPGRADES = 0xC3
+    """Our extension: what was upgraded over CAN, without us."""
+    DOWNLOAD_BLOCK = 0xC4
+    """Our extension: a piece of a file, for a unit without HTTP."""
 
 
 class ReplyFlag(IntEnum):
@@ -349,6 +354,15 @@ class FaultState(IntEnum):
 
     CLEARED = 0
     ONSET = 1
+
+
+class FieldUpgradeOutcome(IntEnum):
+    """Extension: how an upgrade over CAN ended."""
+
+    SUCCEEDED = 1
+    FAILED = 2
+    REVERTED = 3
+    """The node went back to the image it had before."""
 
 
 class UpgradeStateCode(IntEnum):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bmsota.gbt32960._codec import USER_DEFINED, decode, message_layout
 from bmsota.gbt32960._enums import Command, ControlId, Edition, Encryption, ParameterId, ReplyFlag
-from bmsota.gbt32960._extension import EXTENSION_VERSION
+from bmsota.gbt32960._extension import EXTENSION_VERSION, BlockReply
 from bmsota.gbt32960._fields import (
     CodeTable,
     Field,
@@ -26,7 +26,7 @@ from bmsota.gbt32960._fields import (
     sentinel_raws,
 )
 from bmsota.gbt32960._frame import HEADER_SIZE_BYTES
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, PARAMETER_ROWS
+from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, EXTENSION_REPLY_LAYOUTS, PARAMETER_ROWS
 from bmsota.gbt32960._messages import (
     ActivationReply,
     Control,
@@ -136,6 +136,8 @@ class _Walk:
         is_command = frame.reply_flag == ReplyFlag.COMMAND
         is_own = is_command or isinstance(message, (ActivationReply, KeyExchange))
         layout = message_layout(self.edition, frame.command, self.data, self.at, self.end) if is_own else None
+        if isinstance(message, BlockReply):
+            layout = EXTENSION_REPLY_LAYOUTS[frame.command]
         if isinstance(message, RawMessage):
             self.rest("data unit")
         elif layout is not None:

@@ -1,6 +1,6 @@
 """Messages of our extension: what a BMS needs to say and the standard has no words for (docs/protocol.md).
 
-Commands 0xC0 to 0xC2, which the standard leaves to the parties. Every data unit begins with the time and a WORD: the high
+Commands 0xC0 to 0xC4, which the standard leaves to the parties. Every data unit begins with the time and a WORD: the high
 byte marks the extension, the low byte is its version. A frame whose WORD is another is somebody else's use of the same
 command and stays a `RawMessage`. A platform that knows only the standard may ignore or refuse these frames; the terminal
 goes on without them.
@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bmsota.canframe import CanFrame
-from bmsota.gbt32960._enums import FaultState, NodeRole, NodeState, Sentinel, UpgradeStateCode
+from bmsota.gbt32960._enums import (
+    FaultState,
+    FieldUpgradeOutcome,
+    NodeRole,
+    NodeState,
+    Sentinel,
+    UpgradeStateCode,
+)
 from bmsota.gbt32960._value import Value
 
 if TYPE_CHECKING:
@@ -26,7 +33,10 @@ if TYPE_CHECKING:
     from bmsota.signals import Database, SignalValue
 
 __all__ = [
+    "BLOCK_SIZE_BYTES_MAX",
     "EXTENSION_VERSION",
+    "BlockReply",
+    "BlockRequest",
     "BmsConfiguration",
     "CanMessage",
     "CanSignals",
@@ -34,6 +44,8 @@ __all__ = [
     "DecodedSignals",
     "FaultChange",
     "FaultChanges",
+    "FieldUpgrade",
+    "FieldUpgrades",
     "NodeIdentity",
     "SignedReport",
     "UnitIdentity",
@@ -43,6 +55,10 @@ __all__ = [
 EXTENSION_VERSION: Final = 0xB501
 """High byte: the mark of this extension, chosen so that it is no plausible count, year or identifier at that place in
 the makers' frames we have seen. Low byte: version 1."""
+
+BLOCK_SIZE_BYTES_MAX: Final = 32 * 1024
+"""Half of what a data unit can hold. On the slowest link we know (GPRS, 20 kbit/s) such a block takes 13 s: well inside the
+reply timeout, so that it is not asked for again while it is coming, and heartbeats and commands behind it do not wait long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -90,6 +106,70 @@ class SignedReport(Value):
 
     time: datetime
     document: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class FieldUpgrade(Value):
+    """One node that was upgraded over CAN, in `FieldUpgrades`."""
+
+    upgraded_at: datetime
+    """When it ended, by the unit's clock."""
+    position: int
+    """0 is the master; slaves count from 1."""
+    hwid: str
+    """1 to 24 ASCII characters, as in `NodeIdentity`."""
+    version_before: tuple[int, int, int, int]
+    """(major, minor, revision, build); all 0 if there was no valid image."""
+    version_after: tuple[int, int, int, int]
+    """What the node runs now, whatever the tool wanted; all 0 if there is no valid image."""
+    outcome: FieldUpgradeOutcome | int
+    tool: str = ""
+    """What the tool calls itself."""
+    detail: str = ""
+    """Why it did not succeed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FieldUpgrades(Value):
+    """0xC3: upgrades done over CAN, without the platform. Sent after the next login."""
+
+    time: datetime
+    upgrades: tuple[FieldUpgrade, ...]
+    """In the order in which they ended."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class BlockRequest(Value):
+    """0xC4, terminal to platform: send me this piece of a file. Answered by a `BlockReply`."""
+
+    time: datetime
+    sha256: bytes
+    """Digest of the whole file, which is its name."""
+    offset: int
+    size: int
+    """How many bytes, 1 to `BLOCK_SIZE_BYTES_MAX`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class BlockReply(Value):
+    """0xC4, platform to terminal, with reply flag 0x01: the piece that a `BlockRequest` asked for."""
+
+    time: datetime
+    """Of the request."""
+    sha256: bytes
+    offset: int
+    data: bytes
+    """At least one byte. Shorter than asked for at the end of the file, or where the platform wants smaller blocks."""
+
+    @classmethod
+    def to(cls, request: BlockRequest, data: bytes) -> BlockReply:
+        """Make the answer to *request*, for `PlatformSession.reply(..., message=)`."""
+        return cls(request.time, request.sha256, request.offset, data)
+
+    def answers(self, request: BlockRequest) -> bool:
+        """Whether this is a piece that *request* asked for. The time alone does not tell: many fit into a second."""
+        is_asked = (self.time, self.sha256, self.offset) == (request.time, request.sha256, request.offset)
+        return is_asked and len(self.data) <= request.size
 
 
 # --- bodies ---------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ other edition (0x06 is extremes in 2016 and alarms in 2025), so every look-up go
 from __future__ import annotations
 
 from math import copysign
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._bodies import (
@@ -51,6 +51,7 @@ from bmsota.gbt32960._enums import (
     Encryption,
     EngineState,
     FaultState,
+    FieldUpgradeOutcome,
     Gear,
     MotorState,
     NodeRole,
@@ -63,13 +64,18 @@ from bmsota.gbt32960._enums import (
     VehicleState,
 )
 from bmsota.gbt32960._extension import (
+    BLOCK_SIZE_BYTES_MAX,
     EXTENSION_VERSION,
+    BlockReply,
+    BlockRequest,
     BmsConfiguration,
     CanMessage,
     CanSignals,
     ConfigurationItem,
     FaultChange,
     FaultChanges,
+    FieldUpgrade,
+    FieldUpgrades,
     NodeIdentity,
     SignedReport,
     UnitIdentity,
@@ -100,12 +106,17 @@ from bmsota.gbt32960._messages import (
     VehicleLogout,
 )
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
 __all__ = [
     "ACTIVATION",
     "ACTIVATION_REPLY",
+    "BLOCK_REQUEST_SIZE_BYTES",
     "BODY_LAYOUTS",
     "EXTENSION_BODY_LAYOUTS",
     "EXTENSION_LAYOUTS",
+    "EXTENSION_REPLY_LAYOUTS",
     "KEY_EXCHANGE",
     "PARAMETER_ROWS",
     "PLATFORM_LOGIN",
@@ -1131,8 +1142,106 @@ SIGNED_REPORT: Final = Layout(
     parts=lambda report: (report.time, EXTENSION_VERSION, report.document),
 )
 
-EXTENSION_LAYOUTS: Final[dict[int, Layout]] = {0xC0: UNIT_IDENTITY, 0xC1: UPGRADE_STATE, 0xC2: SIGNED_REPORT}
+
+def _build_field_upgrade(time: datetime, position: int, hwid: str, *rest: Any) -> FieldUpgrade:
+    return FieldUpgrade(
+        upgraded_at=time,
+        position=position,
+        hwid=hwid,
+        version_before=rest[:4],
+        version_after=rest[4:8],
+        outcome=rest[8],
+        tool=rest[9],
+        detail=rest[10],
+    )
+
+
+def _field_upgrade_parts(upgrade: FieldUpgrade) -> tuple[Any, ...]:
+    before, after = upgrade.version_before, upgrade.version_after
+    # Eight numbers, however they were shared out, would pass for two versions.
+    if not all(isinstance(version, (tuple, list)) and len(version) == 4 for version in (before, after)):
+        msg = f"field upgrade: expected two versions of 4 numbers, got {before!r} and {after!r}"
+        raise LocalProtocolError(msg)
+    where = (upgrade.upgraded_at, upgrade.position, upgrade.hwid)
+    return (*where, *before, *after, upgrade.outcome, upgrade.tool, upgrade.detail)
+
+
+FIELD_UPGRADE: Final = Layout(
+    label="field upgrade",
+    cls=FieldUpgrade,
+    rows=(
+        Time(name="upgraded_at"),
+        Field(name="position", size_bytes=1, raw_min=0, raw_max=31),
+        SizedText(name="hwid", size_bytes_min=1, size_bytes_max=24),
+        Field(name="version_before_major", size_bytes=1, raw_min=0, raw_max=255),
+        Field(name="version_before_minor", size_bytes=1, raw_min=0, raw_max=255),
+        Field(name="version_before_revision", size_bytes=2, raw_min=0, raw_max=65535),
+        Field(name="version_before_build", size_bytes=4, raw_min=0, raw_max=0xFFFFFFFF),
+        Field(name="version_after_major", size_bytes=1, raw_min=0, raw_max=255),
+        Field(name="version_after_minor", size_bytes=1, raw_min=0, raw_max=255),
+        Field(name="version_after_revision", size_bytes=2, raw_min=0, raw_max=65535),
+        Field(name="version_after_build", size_bytes=4, raw_min=0, raw_max=0xFFFFFFFF),
+        Field(name="outcome", size_bytes=1, raw_min=1, raw_max=3, values=FieldUpgradeOutcome),
+        SizedText(name="tool", size_bytes_max=64),
+        SizedText(name="detail"),
+    ),
+    build=_build_field_upgrade,
+    parts=_field_upgrade_parts,
+)
+
+FIELD_UPGRADES: Final = Layout(
+    label="0xC3 field upgrades",
+    cls=FieldUpgrades,
+    rows=(
+        Time(),
+        _VERSION,
+        # Twice a full unit; 64 of the longest are 24 KiB. A longer journal goes in several frames.
+        Repeat(name="upgrades", item=FIELD_UPGRADE, count_size_bytes=1, count_min=1, count_max=64),
+    ),
+    build=lambda time, _version, upgrades: FieldUpgrades(time, upgrades),
+    parts=lambda told: (told.time, EXTENSION_VERSION, told.upgrades),
+)
+
+BLOCK_REQUEST: Final = Layout(
+    label="0xC4 block request",
+    cls=BlockRequest,
+    rows=(
+        Time(),
+        _VERSION,
+        FixedBytes(name="sha256", size_bytes=32),
+        Field(name="offset", size_bytes=4, raw_min=0, raw_max=0xFFFFFFFF, unit="B"),
+        Field(name="size", size_bytes=2, raw_min=1, raw_max=BLOCK_SIZE_BYTES_MAX, unit="B"),
+    ),
+    build=lambda time, _version, sha256, offset, size: BlockRequest(time, sha256, offset, size),
+    parts=lambda request: (request.time, EXTENSION_VERSION, request.sha256, request.offset, request.size),
+)
+BLOCK_REQUEST_SIZE_BYTES: Final = 46
+"""Of that data unit. An answer of this size is its echo (annex B of 2016), because a block has at least one byte more."""
+
+BLOCK_REPLY: Final = Layout(
+    label="0xC4 block reply",
+    cls=BlockReply,
+    rows=(
+        Time(),
+        _VERSION,
+        FixedBytes(name="sha256", size_bytes=32),
+        Field(name="offset", size_bytes=4, raw_min=0, raw_max=0xFFFFFFFF, unit="B"),
+        SizedBytes(name="data", size_bytes_min=1, size_bytes_max=BLOCK_SIZE_BYTES_MAX),
+    ),
+    build=lambda time, _version, sha256, offset, data: BlockReply(time, sha256, offset, data),
+    parts=lambda reply: (reply.time, EXTENSION_VERSION, reply.sha256, reply.offset, reply.data),
+)
+
+EXTENSION_LAYOUTS: Final[dict[int, Layout]] = {
+    0xC0: UNIT_IDENTITY,
+    0xC1: UPGRADE_STATE,
+    0xC2: SIGNED_REPORT,
+    0xC3: FIELD_UPGRADES,
+    0xC4: BLOCK_REQUEST,
+}
 """Extension layouts by command."""
+EXTENSION_REPLY_LAYOUTS: Final[dict[int, Layout]] = {0xC4: BLOCK_REPLY}
+"""Answers (flag 0x01) that carry more than the time of the question."""
 
 
 # --- our bodies inside a report. Behind the length of the standard stands `EXTENSION_VERSION`, then the layout. ----------

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bmsota.gbt32960._enums import ActivationResult, ActivationStatus, Encryption, ParameterId, Sentinel, UpgradeLayout
-from bmsota.gbt32960._extension import SignedReport, UnitIdentity, UpgradeState
+from bmsota.gbt32960._extension import (
+    BlockReply,
+    BlockRequest,
+    FieldUpgrades,
+    SignedReport,
+    UnitIdentity,
+    UpgradeState,
+)
 from bmsota.gbt32960._value import Value
 
 if TYPE_CHECKING:
@@ -302,6 +309,9 @@ Message = (
     | UnitIdentity
     | UpgradeState
     | SignedReport
+    | FieldUpgrades
+    | BlockRequest
+    | BlockReply
     | RawMessage
 )
 """Any data unit."""

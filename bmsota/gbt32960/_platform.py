@@ -322,6 +322,8 @@ class PlatformSession:
     ) -> None:
         """Answer an `ExtensionReceived`. Without *message* the answer is the frame's own time and nothing else.
 
+        A `BlockRequest` that is served is answered with `BlockReply.to(request, data)`.
+
         Raises:
             LocalProtocolError: the frame is an answer itself, the link is closed, or the message does not fit.
         """

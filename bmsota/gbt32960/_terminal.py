@@ -49,6 +49,7 @@ from bmsota.gbt32960._events import (
     ReportsDropped,
     TimeSynchronised,
 )
+from bmsota.gbt32960._extension import BlockReply, BlockRequest
 from bmsota.gbt32960._frame import HEADER_SIZE_BYTES, Frame
 from bmsota.gbt32960._messages import (
     Heartbeat,
@@ -690,6 +691,13 @@ class TerminalSession:
         # The answer carries the time of the question; another time is a late answer to an earlier try.
         if first is None or first.command != frame.command or (time and first.time and time != first.time):
             self._refuse(frame, "an answer that nothing waits for")
+            return
+        if (
+            isinstance(frame.message, BlockReply)
+            and isinstance(first.message, BlockRequest)
+            and not frame.message.answers(first.message)
+        ):
+            self._refuse(frame, "a block that nothing waits for")
             return
         self._extensions.popleft()
         self._timers.pop(_Timer.EXTENSION, None)

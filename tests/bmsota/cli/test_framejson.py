@@ -13,7 +13,12 @@ import pytest
 from bmsota.cli.framejson import frame_from_json, frame_to_json
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
+    BlockReply,
+    BlockRequest,
     Control,
+    FieldUpgrade,
+    FieldUpgradeOutcome,
+    FieldUpgrades,
     Frame,
     NodeIdentity,
     Parameter,
@@ -82,6 +87,22 @@ def test_what_could_be_taken_for_each_other_is_told_apart(value):
             ),
         ),
         VehicleLogin(NOON, 1, "i", ("a", "bb")),
+        FieldUpgrades(
+            NOON,
+            (
+                FieldUpgrade(
+                    upgraded_at=NOON,
+                    position=1,
+                    hwid="h",
+                    version_before=(0, 0, 0, 0),
+                    version_after=(1, 2, 3, 4),
+                    outcome=FieldUpgradeOutcome.SUCCEEDED,
+                    tool="t",
+                ),
+            ),
+        ),
+        BlockRequest(NOON, bytes(32), 1, 2),
+        BlockReply(NOON, bytes(32), 1, b"\x00\xff"),
     ],
     ids=lambda message: type(message).__name__,
 )

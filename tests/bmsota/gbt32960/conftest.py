@@ -24,7 +24,7 @@ from bmsota.gbt32960._fields import (
     Text,
     Time,
 )
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, EXTENSION_LAYOUTS
+from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, EXTENSION_LAYOUTS, EXTENSION_REPLY_LAYOUTS
 
 VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text(encoding="utf-8"))
 
@@ -209,11 +209,12 @@ def _reports(edition):
 
 def _messages(edition):
     found = {command: message_layout(edition, command, b"", 0, 0) for command in range(256)} | EXTENSION_LAYOUTS
+    commands = [(command, 0xFE, layout) for command, layout in found.items() if layout is not None]
+    replies = [(command, 0x01, layout) for command, layout in EXTENSION_REPLY_LAYOUTS.items()]
     return st.one_of(
         *(
-            st.builds(frame_bytes, st.just(edition), st.just(command), st.just(0xFE), VINS, _bytes_of_layout(layout))
-            for command, layout in found.items()
-            if layout is not None
+            st.builds(frame_bytes, st.just(edition), st.just(command), st.just(flag), VINS, _bytes_of_layout(layout))
+            for command, flag, layout in (*commands, *replies)
         )
     )
 
@@ -227,6 +228,6 @@ def reports():
 
 @pytest.fixture(scope="session")
 def messages():
-    """A function that gives, by edition, the bytes of frames of every command that has a layout."""
+    """A function that gives, by edition, the bytes of frames of every command and answer that has a layout."""
     found = {edition: _messages(edition) for edition in BODY_LAYOUTS}
     return lambda: found

@@ -7,6 +7,9 @@ import random
 import pytest
 
 from bmsota.gbt32960 import (
+    BLOCK_SIZE_BYTES_MAX,
+    BlockReply,
+    BlockRequest,
     CloseRequested,
     Command,
     CommandReceived,
@@ -14,7 +17,11 @@ from bmsota.gbt32960 import (
     ConnectRequested,
     Control,
     ControlId,
+    Edition,
     ExtensionReceived,
+    FieldUpgrade,
+    FieldUpgradeOutcome,
+    FieldUpgrades,
     LoggedIn,
     LoggedOut,
     LoginRequested,
@@ -23,10 +30,14 @@ from bmsota.gbt32960 import (
     PlatformState,
     Position,
     RemoteUpgrade,
+    ReplyFlag,
+    ReplyReceived,
     ReportReceived,
     SignedReport,
+    TerminalOptions,
     TerminalSession,
     TerminalState,
+    TimeReply,
     beijing_time,
 )
 
@@ -37,13 +48,16 @@ VIN = "LTEST000000000001"
 class Wire:
     """A terminal, a platform and a link between them that can be cut, and that cuts the bytes as it likes."""
 
-    def __init__(self, seed=0):
+    def __init__(self, seed=0, edition=Edition.GBT2016):
         self.now_ns = START_NS
-        self.terminal = TerminalSession(vin=VIN, iccid="89860000000000000001", subsystem_codes=("PACK-1",))
+        codes = {"subsystem_codes": ("PACK-1",)} if edition is Edition.GBT2016 else {"pack_codes": (("PACK-1",),)}
+        options = TerminalOptions(edition=edition)
+        self.terminal = TerminalSession(vin=VIN, iccid="89860000000000000001", options=options, **codes)
         self.platform = None
         self.random = random.Random(seed)
         self.seen = []
         self.is_up = True
+        self.files = {}
 
     def run(self, seconds):
         """Let time pass: events, bytes and timeouts of both ends in order."""
@@ -99,10 +113,22 @@ class Wire:
                 case LoginRequested():
                     self.platform.accept_login(self.now_ns)
                 case ExtensionReceived():
-                    self.platform.reply(event.frame, self.now_ns)
+                    self.answer(event.frame)
                 case CloseRequested():
                     self.cut()
         return found
+
+    def answer(self, frame):
+        """As a platform does: a block of a file that it has, and for the rest that it has heard."""
+        request = frame.message
+        if not isinstance(request, BlockRequest):
+            self.platform.reply(frame, self.now_ns)
+            return
+        data = self.files.get(request.sha256, b"")[request.offset : request.offset + request.size]
+        if data:
+            self.platform.reply(frame, self.now_ns, message=BlockReply.to(request, data))
+        else:
+            self.platform.reply(frame, self.now_ns, ReplyFlag.ERROR)
 
     def cut(self):
         if self.platform is not None:
@@ -184,3 +210,58 @@ def test_two_links_of_one_vehicle():
     wire.run(0)
     assert first.state is PlatformState.CLOSED
     assert wire.terminal.state is TerminalState.WAITING
+
+
+def test_what_was_upgraded_over_can_is_told_at_the_next_login():
+    """Done while the unit had no link: the frame waits for it."""
+    wire = Wire()
+    wire.is_up = False
+    wire.run(0)
+    upgrade = FieldUpgrade(
+        upgraded_at=beijing_time(wire.now_ns),
+        position=1,
+        hwid="F7S-0001",
+        version_before=(2, 0, 0, 0),
+        version_after=(2, 1, 0, 0),
+        outcome=FieldUpgradeOutcome.SUCCEEDED,
+        tool="bmsota",
+    )
+    told = FieldUpgrades(beijing_time(wire.now_ns), (upgrade,))
+    wire.terminal.send_extension(Command.FIELD_UPGRADES, told, wire.now_ns)
+    wire.run(30)
+    assert not wire.of(ExtensionReceived)
+    wire.is_up = True
+    wire.run(3600)
+    assert [event.frame.message for event in wire.of(ExtensionReceived)] == [told]
+    (reply,) = wire.of(ReplyReceived)
+    assert (reply.command, reply.reply_flag) == (Command.FIELD_UPGRADES, ReplyFlag.SUCCESS)
+    assert reply.frame.message == TimeReply(told.time)
+
+
+@pytest.mark.parametrize("edition", Edition)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_file_in_blocks(seed, edition):
+    """Asked for piece by piece, with a link that breaks on the way; several pieces within one second."""
+    wire = Wire(seed, edition)
+    chance = random.Random(seed)
+    digest = bytes(32)
+    file = wire.files[digest] = chance.randbytes(5 * BLOCK_SIZE_BYTES_MAX + 1234)
+    got = bytearray()
+    wire.run(1)
+    for step in range(20):
+        request = BlockRequest(beijing_time(wire.now_ns), digest, len(got), chance.randint(8192, BLOCK_SIZE_BYTES_MAX))
+        wire.seen.clear()
+        wire.terminal.send_extension(Command.DOWNLOAD_BLOCK, request, wire.now_ns)
+        if step == 2:  # The question is lost with the link, and goes out again after the next login.
+            wire.cut()
+            wire.run(60)
+        wire.settle()
+        (reply,) = wire.of(ReplyReceived)
+        if reply.reply_flag != ReplyFlag.SUCCESS:
+            break
+        assert reply.frame.message.answers(request)
+        got += reply.frame.message.data
+    assert got == file
+    assert reply.reply_flag == ReplyFlag.ERROR
+    assert reply.frame.message == TimeReply(request.time)
+    assert wire.terminal.waiting_extension_count == 0

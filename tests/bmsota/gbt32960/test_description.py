@@ -13,6 +13,7 @@ from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError
 from bmsota.gbt32960 import (
     BEIJING,
+    BlockReply,
     Control,
     EchoReply,
     Edition,
@@ -107,6 +108,12 @@ def test_cut_and_lengthened_reports_are_refused_by_both(reports, data):
         (0x82, 0xFE, Control(NOW, 1, RemoteUpgrade(url="https://example.org/f.bin", port=443))),
         (0x42, 0xFE, RawMessage(b"abc")),
         (0xC1, 0xFE, RawMessage(b"another maker's")),
+        (0xC4, 0x01, BlockReply(NOW, bytes(32), 7, b"x")),
+        (0xC4, 0x01, EmptyReply()),
+        (0xC4, 0x01, TimeReply(NOW)),
+        (0xC4, 0x01, EchoReply(NOW, b"\xb5\1" + bytes(38))),
+        (0xC4, 0x01, EchoReply(NOW, b"\xb5\2" + bytes(60))),
+        (0xC4, 0x02, EchoReply(NOW, b"\xb5\1" + bytes(60))),
     ],
 )  # fmt: skip
 def test_messages_without_a_layout(edition, command, flag, message):

@@ -9,6 +9,8 @@ import pytest
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
     BadStretch,
+    BlockReply,
+    BlockRequest,
     CommandReceived,
     Control,
     ControlId,
@@ -492,6 +494,41 @@ def test_extension_frames_go_one_after_another(terminal):
     ]
     assert (first.progress_pct, end.frames[-1].message.progress_pct) == (1, 2)
     end.hear(reply(0xC1))  # An empty answer is one, too.
+    assert end.session.waiting_extension_count == 0
+
+
+def test_a_late_block_is_not_taken_for_the_next_one(terminal):
+    """Two questions of one second have the same time; a block for the first one does not answer the second."""
+    end = logged_in(terminal)
+    requests = [BlockRequest(beijing_time(end.now_ns), bytes(32), offset, 4) for offset in (0, 4)]
+    for request in requests:
+        end.do("send_extension", 0xC4, request)
+    first, second = (reply(0xC4, message=BlockReply.to(request, b"data")) for request in requests)
+    end.hear(first)
+    end.hear(first)
+    assert end.session.waiting_extension_count == 1
+    end.hear(reply(0xC4, message=BlockReply.to(requests[1], b"more than asked")))
+    end.hear(second)
+    assert [line.split(" ", 1)[1] for line in end.take()] == [
+        "> 0xc4 BlockRequest",
+        "> 0xc4 BlockRequest",
+        "! ReplyReceived reply_flag=1 command=196",
+        "! FrameRefused reason=a block that nothing waits for",
+        "! FrameRefused reason=a block that nothing waits for",
+        "! ReplyReceived reply_flag=1 command=196",
+    ]
+    assert end.events[-1].frame.message == BlockReply(requests[1].time, bytes(32), 4, b"data")
+    assert end.session.waiting_extension_count == 0
+
+
+def test_an_echo_of_a_block_request_is_an_answer_without_a_block(terminal):
+    """A platform that knows only the standard and echoes: the unit learns at once that there is nothing to get."""
+    end = logged_in(terminal)
+    request = BlockRequest(beijing_time(end.now_ns), bytes(32), 0, 4)
+    end.do("send_extension", 0xC4, request)
+    echo = encode(Frame(command=0xC4, vin=VIN, message=request))[30:-1]
+    end.hear(reply(0xC4, message=EchoReply(request.time, echo)))
+    assert end.events[-1].frame.message == EchoReply(request.time, echo)
     assert end.session.waiting_extension_count == 0
 
 
