@@ -5,45 +5,48 @@ Sans-IO, with the same surface as the machines it runs: `receive_frame`, `frames
 node. When a step fails, the later steps of the same node are left out and those of the others go on: one dead slave
 must not decide what the operator learns about the rest.
 
-Nodes are served one after another. Broadcast comes with issue 4 as another kind of step.
+What goes over the wire is the profile's business (`profile.py`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bmsota.bootloader import (
     BlockAccepted,
-    BootloaderClient,
-    BootloaderTiming,
+    BlockRepeated,
     Command,
     CommandFailed,
     CommandSucceeded,
+    FailureCause,
     ImageVerified,
-    NodeCommand,
-    NodeDiscovery,
     TransferFailed,
     TransferInterrupted,
+    TransferStarted,
 )
 from bmsota.errors import LocalProtocolError
 from bmsota.image import parse_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from bmsota.bootloader import BootloaderWire, NodeDescription
+    from bmsota.bootloader import NodeDescription
     from bmsota.canframe import CanFrame
+    from bmsota.flashing.profile import FlashingProfile, Machine
     from bmsota.image import ImageVersion
 
 __all__ = [
     "EngineEvent",
     "FlashJob",
     "FlashingEngine",
+    "FramesRepeated",
+    "NodeDone",
     "NodeResult",
     "NodesDiscovered",
     "OperationFinished",
+    "TransferBegun",
     "TransferBroken",
     "TransferProgressed",
 ]
@@ -64,7 +67,19 @@ class NodeResult:
     position: int
     ok: bool
     detail: str = ""
+    """Empty, or "cause: what was expected and what came"."""
     safe_to_run_again: bool = True
+    cause: FailureCause | None = None
+    """None if `ok`. `bmsota.bootloader.FAILURES` says what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferBegun:
+    """The node wants the image from `offset` on: 0, or more when part of it is already there."""
+
+    position: int
+    offset: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +92,26 @@ class TransferProgressed:
 
 
 @dataclass(frozen=True, slots=True)
+class FramesRepeated:
+    """So many frames had to be sent again."""
+
+    position: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
 class TransferBroken:
     """A transfer broke off; it is taken up again by itself."""
 
     position: int
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDone:
+    """A step (an operation has one or two a node) is over."""
+
+    result: NodeResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,33 +129,30 @@ class OperationFinished:
     results: tuple[NodeResult, ...]
 
 
-EngineEvent = TransferProgressed | TransferBroken | NodesDiscovered | OperationFinished
-
-
-class _Machine(Protocol):
-    """What a profile's machines have in common."""
-
-    def receive_frame(self, frame: CanFrame, now_ns: int) -> None: ...
-    def frames_to_send(self, now_ns: int) -> list[CanFrame]: ...
-    def next_event(self) -> object: ...
-    def next_timeout(self) -> int | None: ...
-    def handle_timeout(self, now_ns: int) -> None: ...
+EngineEvent = (
+    TransferBegun
+    | TransferProgressed
+    | FramesRepeated
+    | TransferBroken
+    | NodeDone
+    | NodesDiscovered
+    | OperationFinished
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     position: int
-    make: Callable[[], _Machine]
+    make: Callable[[], Machine]
 
 
 class FlashingEngine:
     """Runs one operation at a time over a bus."""
 
-    def __init__(self, wire: BootloaderWire, *, timing: BootloaderTiming | None = None) -> None:
-        self._wire = wire
-        self._timing = timing or BootloaderTiming()
+    def __init__(self, profile: FlashingProfile) -> None:
+        self._profile = profile
         self._steps: deque[_Step] = deque()
-        self._machine: _Machine | None = None
+        self._machine: Machine | None = None
         self._position = 0
         self._operation = ""
         self._results: dict[int, NodeResult] = {}
@@ -141,7 +168,7 @@ class FlashingEngine:
     def discover(self, positions: Iterable[int] = ()) -> None:
         """Ask who is there; *positions* are asked by name if they do not answer. Ends in `NodesDiscovered`."""
         expected = tuple(positions)
-        self._begin("discover", [_Step(0, lambda: NodeDiscovery(self._wire, positions=expected, timing=self._timing))])
+        self._begin("discover", [_Step(0, lambda: self._profile.discovery(expected))])
 
     def flash(self, jobs: Sequence[FlashJob]) -> None:
         """Stage an image on each node; nothing runs it yet.
@@ -182,10 +209,7 @@ class FlashingEngine:
         self._events.clear()
 
     def _transfer(self, job: FlashJob) -> _Step:
-        return _Step(
-            job.position,
-            lambda: BootloaderClient(self._wire, position=job.position, image=job.image, timing=self._timing),
-        )
+        return _Step(job.position, lambda: self._profile.transfer(job.position, job.image))
 
     def _commands(self, positions: Sequence[int], *commands: Command) -> list[_Step]:
         return [self._command(position, command) for position in positions for command in commands]
@@ -200,13 +224,8 @@ class FlashingEngine:
     ) -> _Step:
         return _Step(
             position,
-            lambda: NodeCommand(
-                self._wire,
-                position=position,
-                command=command,
-                raise_counter=raise_counter,
-                expected_version=expected_version,
-                timing=self._timing,
+            lambda: self._profile.command(
+                position, command, raise_counter=raise_counter, expected_version=expected_version
             ),
         )
 
@@ -266,28 +285,30 @@ class FlashingEngine:
         assert machine is not None
         while (event := machine.next_event()) is not None:
             match event:
+                case TransferStarted(offset, size_bytes):
+                    self._events.append(TransferBegun(self._position, offset, size_bytes))
                 case BlockAccepted(next_offset, size_bytes):
                     self._events.append(TransferProgressed(self._position, next_offset, size_bytes))
+                case BlockRepeated(_, frames):
+                    self._events.append(FramesRepeated(self._position, frames))
                 case TransferInterrupted(detail):
                     self._events.append(TransferBroken(self._position, detail))
                 case ImageVerified() | CommandSucceeded():
                     self._end_step(NodeResult(self._position, ok=True))
                     return
                 case TransferFailed() | CommandFailed():
-                    self._end_step(
-                        NodeResult(
-                            self._position, False, f"{event.cause.value}: {event.detail}", event.safe_to_run_again
-                        )
-                    )
+                    detail = f"{event.cause.value}: {event.detail}"
+                    self._end_step(NodeResult(self._position, False, detail, event.safe_to_run_again, event.cause))
                     return
                 case _:
-                    # Connected, started, repeated: of interest to a tool that shows one node, not to an operation.
+                    # Connected: of interest to a tool that shows one node, not to an operation.
                     pass
-        if isinstance(machine, NodeDiscovery) and machine.finished:
-            nodes = tuple(machine.nodes[position] for position in sorted(machine.nodes))
+        if machine.finished and self._operation == "discover":
+            nodes: Mapping[int, NodeDescription] = machine.nodes  # type: ignore[attr-defined]  # a DiscoveryMachine
             self._machine = None
-            self._events.append(NodesDiscovered(nodes))
+            self._events.append(NodesDiscovered(tuple(nodes[position] for position in sorted(nodes))))
 
     def _end_step(self, result: NodeResult) -> None:
         self._results[self._position] = result
+        self._events.append(NodeDone(result))
         self._next_step()

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from bmsota.boot import BootStore, SlotLayout, SlotState, for_hardware
 from bmsota.bootloader import NodeState as NodeActivity
 from bmsota.flashing import (
+    BootloaderProfile,
     FlashingEngine,
     FlashJob,
     NodesDiscovered,
@@ -216,7 +217,7 @@ class Master:
         self._session: TerminalSession | None = None
         self._updater: Updater | None = None
         self._store: BootStore | None = None
-        self._engine = FlashingEngine(wire)
+        self._engine = FlashingEngine(BootloaderProfile(wire))
         self._generation = 0
         self._timer: Timer | None = None
         self._timer_due_ns: int | None = None

@@ -22,6 +22,7 @@ from bmsota.bootloader import (
 from bmsota.bootloader._messages import Request
 from bmsota.errors import ImageError, LocalProtocolError
 from bmsota.flashing import (
+    BootloaderProfile,
     FlashingEngine,
     FlashJob,
     NodesDiscovered,
@@ -102,7 +103,7 @@ class Bus:
 
     def __init__(self, *nodes):
         self.nodes = nodes
-        self.engine = FlashingEngine(wire(), timing=TIMING)
+        self.engine = FlashingEngine(BootloaderProfile(wire(), timing=TIMING))
         self.now_ns = 1000 * SECOND
         self.requests = []
         self.on_request = lambda request: None
