@@ -18,8 +18,8 @@ from can.interfaces.slcan import slcanBus as PythonCanSlcan
 
 from benchmarks._figures import Figure, print_figures
 from bmsota.adapters.slcan import SlcanBus
+from bmsota.canbits import frame_bits
 from bmsota.canframe import CanFrame
-from simulator.links.canbus import frame_bits
 
 ROUNDS = 5
 ROUND_S = 0.8

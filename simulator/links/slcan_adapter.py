@@ -26,6 +26,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from bmsota.canbits import FD_SIZES
 from bmsota.canframe import CanFrame
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ __all__ = ["AdapterOptions", "SlcanAdapter", "SlcanPty", "join", "serve"]
 
 CR, BEL = b"\r", b"\a"
 
-FD_SIZES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 20, 24, 32, 48, 64)
 BITRATES = (10_000, 20_000, 50_000, 100_000, 125_000, 250_000, 500_000, 750_000, 1_000_000, 83_300)
 DATA_BITRATES = {1: 1_000_000, 2: 2_000_000, 4: 4_000_000, 5: 5_000_000}
 

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from bmsota.canbits import Stuffing, frame_bits
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, LocalProtocolError
 from simulator.kernel import MS, SECOND, Kernel
-from simulator.links.canbus import (
-    FD_SIZES,
-    QUEUE_FRAMES_MAX,
-    BusFaults,
-    CanBus,
-    Stuffing,
-    frame_bits,
-    frame_stuff_bits,
-)
+from simulator.links.canbus import QUEUE_FRAMES_MAX, BusFaults, CanBus
 
 START = 1_700_000_000 * SECOND
 
@@ -40,84 +29,6 @@ def bench(count=2, **options):
     bus = CanBus(kernel, **options)
     logs = [Log() for _ in range(count)]
     return kernel, bus, logs, [bus.attach(log, name=f"node{index}") for index, log in enumerate(logs)]
-
-
-# --- Frame arithmetic, against a bit-by-bit construction --------------------------------------------------------------
-
-
-def bits(value, width):
-    return [value >> width - 1 - index & 1 for index in range(width)]
-
-
-def stuffed(stream):
-    """How many bits a transmitter adds: one after every five equal ones, added ones included."""
-    sent, added = [], 0
-    for bit in stream:
-        sent.append(bit)
-        if len(sent) >= 5 and len(set(sent[-5:])) == 1:
-            sent.append(1 - bit)
-            added += 1
-    return added
-
-
-def crc15(stream):
-    crc = 0
-    for bit in stream:
-        crc = (crc << 1 ^ (0x4599 if crc >> 14 ^ bit else 0)) & 0x7FFF
-    return crc
-
-
-def naive(frame):
-    if frame.is_extended_id:
-        head = [0, *bits(frame.can_id >> 18, 11), 1, 1, *bits(frame.can_id & 0x3FFFF, 18)]
-    else:
-        head = [0, *bits(frame.can_id, 11)]
-    data = [bit for byte in frame.data for bit in bits(byte, 8)]
-    if frame.is_fd:
-        head += [0, 1, 0, 1] if frame.is_extended_id else [0, 0, 1, 0, 1]
-        slow = stuffed(head)
-        return slow, stuffed([*head, 0, *bits(FD_SIZES.index(len(frame.data)), 4), *data]) - slow
-    head += [0, 0, 0, *bits(len(frame.data), 4), *data]
-    return stuffed(head + bits(crc15(head), 15)), 0
-
-
-IDS = st.one_of(st.tuples(st.just(False), st.integers(0, 0x7FF)), st.tuples(st.just(True), st.integers(0, 0x1FFFFFFF)))
-DATA = st.one_of(
-    st.tuples(st.just(False), st.binary(max_size=8)),
-    st.tuples(st.just(True), st.sampled_from(FD_SIZES).flatmap(lambda size: st.binary(min_size=size, max_size=size))),
-    st.tuples(st.just(False), st.sampled_from([bytes(8), b"\xff" * 8, b"\x0f" * 8, b"\x07\xc1" * 4])),
-)
-
-
-@given(IDS, DATA)
-def test_stuff_bits_are_counted_exactly(identifier, data):
-    frame = CanFrame(identifier[1], data[1], is_extended_id=identifier[0], is_fd=data[0])
-    assert frame_stuff_bits(frame) == naive(frame)
-
-
-def test_the_longest_and_the_shortest_classic_frames_are_those_of_the_standard():
-    assert frame_bits(CanFrame(0x2AA, b"\xaa" * 8), Stuffing.EXACT)[0] >= 111  # 44 + 64 bits and the intermission.
-    longest = max(
-        frame_bits(CanFrame(i, d * 8), Stuffing.EXACT)[0]
-        for i in (0, 0x7FF, 0x078, 0x3C0)
-        for d in (b"\0", b"\xff", b"\x3c")
-    )
-    assert 120 < longest <= 135
-
-
-@pytest.mark.parametrize("extended", [False, True])
-def test_the_expected_figures_are_the_mean_of_random_frames(extended):
-    draw = random.Random(5)
-    can_id = 0x18FF50E5 if extended else 0x3A5
-    for size in (0, 1, 4, 8):
-        frames = [CanFrame(can_id, draw.randbytes(size), extended) for _ in range(3000)]
-        mean = sum(frame_bits(frame, Stuffing.EXACT)[0] for frame in frames) / len(frames)
-        assert frame_bits(frames[0])[0] == pytest.approx(mean, abs=0.12)
-    for size in (8, 64):
-        frames = [CanFrame(can_id, draw.randbytes(size), extended, is_fd=True) for _ in range(3000)]
-        slow = sum(frame_bits(frame, Stuffing.EXACT)[0] for frame in frames) / len(frames)
-        fast = sum(frame_bits(frame, Stuffing.EXACT)[1] for frame in frames) / len(frames)
-        assert frame_bits(frames[0]) == (pytest.approx(slow, abs=0.01), pytest.approx(fast, abs=0.3))
 
 
 @pytest.mark.parametrize(
