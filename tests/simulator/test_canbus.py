@@ -8,7 +8,7 @@ from bmsota.canbits import Stuffing, frame_bits
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, LocalProtocolError
 from simulator.kernel import MS, SECOND, Kernel
-from simulator.links.canbus import QUEUE_FRAMES_MAX, BusFaults, CanBus
+from simulator.links.canbus import QUEUE_FRAMES_MAX, REORDER_HOLD_NS, BusFaults, CanBus
 
 START = 1_700_000_000 * SECOND
 
@@ -87,6 +87,10 @@ def test_impossible_options_are_refused():
         CanBus(Kernel(0), data_bitrate_bps=1000)
     with pytest.raises(ConfigurationError, match="chances"):
         BusFaults(loss=1.5)
+    with pytest.raises(ConfigurationError, match="together"):
+        BusFaults(loss=0.6, corruption=0.6)
+    with pytest.raises(ConfigurationError, match="times"):
+        BusFaults(bus_off_ns=0)
 
 
 # --- The bus ----------------------------------------------------------------------------------------------------------
@@ -276,3 +280,156 @@ def test_faults_can_be_switched_off_during_a_run():
     ports[0].send(CanFrame(2, b""))
     kernel.run_until(START + 20 * MS)
     assert (logs[1].ids, ports[1].lost) == ([2], 1)
+
+
+# --- The other faults -------------------------------------------------------------------------------------------------
+
+
+def run_hostile(seed, faults, *, count=1000, gap_ns=0, size=2, extra=0):
+    """One port sends *count* numbered frames; what the others got."""
+    kernel, bus, logs, ports = bench(3 + extra, seed=seed, faults=faults)
+    for index in range(count):
+        kernel.call_at(START + index * max(gap_ns, 200_000), ports[0].send, CanFrame(1, index.to_bytes(size, "big")))
+    kernel.run_until(START + 60 * SECOND)
+    return logs, ports, bus
+
+
+def numbers(log):
+    return [int.from_bytes(frame.data, "big") for _, frame in log]
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        BusFaults(reordering=0.1),
+        BusFaults(delay=0.1),
+        BusFaults(corruption=0.1),
+        BusFaults(bus_off=0.01),
+        BusFaults(loss=0.05, duplication=0.05, reordering=0.05, delay=0.05, corruption=0.05, bus_off=0.002),
+    ],
+)
+def test_every_fault_replays_by_its_seed_and_each_port_has_its_own(faults):
+    logs = run_hostile("a", faults)[0]
+    assert run_hostile("a", faults)[0] == logs
+    assert run_hostile("b", faults)[0] != logs
+    assert run_hostile("a", faults, extra=1)[0][:3] == logs
+    assert faults.bus_off or logs[1] != logs[2]
+
+
+def test_neighbours_are_swapped_and_nothing_is_lost():
+    logs, _, _ = run_hostile(1, BusFaults(reordering=0.1))
+    got = numbers(logs[1])
+    assert sorted(got) == list(range(1000))
+    moved = [place for place, number in enumerate(got) if number != place]
+    assert 100 < len(moved) < 300
+    assert all(abs(got[place] - place) == 1 for place in moved)
+
+
+def test_a_frame_that_nothing_follows_comes_a_little_later():
+    kernel, _, logs, ports = bench(faults=BusFaults(reordering=1.0))
+    ports[0].send(CanFrame(1, b""))
+    kernel.run_until(START + SECOND)
+    assert logs[1].ids == [1]
+    assert logs[1][0][0] == round(frame_bits(CanFrame(1, b""))[0] * 2000) + REORDER_HOLD_NS
+
+
+def test_a_frame_that_waits_for_its_neighbour_dies_with_the_power():
+    kernel, _, logs, ports = bench(faults=BusFaults(reordering=1.0))
+    ports[0].send(CanFrame(1, b""))
+    kernel.call_at(START + MS, ports[1].power, False)
+    kernel.call_at(START + MS + 1, ports[1].power, True)
+    kernel.run_until(START + SECOND)
+    assert logs[1] == []
+
+
+def test_a_delayed_frame_comes_late_but_comes_unless_the_power_goes():
+    faults = BusFaults(delay=1.0, delay_max_ns=30 * MS)
+    logs, _, _ = run_hostile(1, faults, count=200)
+    got = numbers(logs[1])
+    assert sorted(got) == list(range(200))
+    assert got != sorted(got)
+    kernel, _, logs, ports = bench(faults=faults)
+    ports[0].send(CanFrame(1, b""))
+    kernel.run_until(START + 200_000)
+    ports[1].power(False)
+    ports[1].power(True)
+    kernel.run_until(START + SECOND)
+    assert logs[1] == []
+
+
+def test_a_corrupted_frame_differs_in_one_byte():
+    logs, ports, _ = run_hostile(1, BusFaults(corruption=0.1), size=8)
+    wrong = [(place, frame) for place, (_, frame) in enumerate(logs[1]) if frame.data != place.to_bytes(8, "big")]
+    assert 60 < len(wrong) == ports[1].corrupted < 140
+    for place, frame in wrong:
+        assert sum(a != b for a, b in zip(frame.data, place.to_bytes(8, "big"), strict=True)) == 1
+    kernel, _, logs, ports = bench(faults=BusFaults(corruption=1.0))
+    ports[0].send(CanFrame(1, b""))
+    kernel.run_until(START + SECOND)
+    assert (logs[1].ids, ports[1].corrupted) == ([1], 0)
+
+
+def test_a_port_that_echoes_hears_itself_when_the_frame_has_been_sent():
+    kernel = Kernel(START)
+    bus = CanBus(kernel)
+    own, other = Log(), Log()
+    port = bus.attach(own, echoes=True)
+    bus.attach(other)
+    port.send(CanFrame(1, b""))
+    kernel.run_until(START + SECOND)
+    assert own == other
+    assert own.ids == [1]
+
+
+def test_bus_off_silences_a_port_for_a_while():
+    kernel, bus, logs, ports = bench(3)
+    ports[0].send(CanFrame(1, b""))
+    ports[0].send(CanFrame(2, b""))
+    kernel.call_at(START + 10_000, ports[0].bus_off, 100 * MS)
+    kernel.call_at(START + 10 * MS, ports[1].send, CanFrame(3, b""))
+    kernel.run_until(START + 50 * MS)
+    assert (ports[0].is_bus_off, ports[0].send(CanFrame(4, b"")), ports[0].dropped) == (True, False, 3)
+    assert (logs[0].ids, logs[2].ids) == ([], [3])
+    kernel.run_until(START + 101 * MS)
+    assert (ports[0].is_bus_off, ports[0].bus_offs, ports[0].send(CanFrame(5, b""))) == (False, 1, True)
+    kernel.run_until(START + SECOND)
+    assert (logs[2].ids, bus.frames) == ([3, 5], 2)
+
+
+def test_bus_off_again_counts_from_the_second_time_and_power_ends_it():
+    kernel, _, _, ports = bench()
+    ports[0].bus_off(100 * MS)
+    kernel.run_until(START + 60 * MS)
+    ports[0].bus_off(100 * MS)
+    kernel.run_until(START + 120 * MS)
+    assert ports[0].is_bus_off
+    kernel.run_until(START + 161 * MS)
+    assert not ports[0].is_bus_off
+    ports[0].bus_off(100 * MS)
+    ports[0].power(False)
+    ports[0].bus_off(100 * MS)
+    assert not ports[0].is_bus_off
+    ports[0].power(True)
+    assert (ports[0].is_bus_off, ports[0].send(CanFrame(1, b""))) == (False, True)
+
+
+def test_bus_off_by_chance_loses_the_frame_and_comes_back():
+    logs, ports, _ = run_hostile(1, BusFaults(bus_off=0.01, bus_off_ns=5 * MS), gap_ns=MS)
+    assert ports[0].bus_offs > 3
+    assert len(logs[1]) == 1000 - ports[0].dropped
+    assert numbers(logs[1])[-1] > 990
+
+
+def test_a_port_may_have_faults_of_its_own():
+    kernel, bus, logs, ports = bench(3)
+    ports[1].faults = BusFaults(loss=1.0)
+    ports[0].send(CanFrame(1, b""))
+    kernel.run_until(START + SECOND)
+    assert (logs[1].ids, logs[2].ids) == ([], [1])
+    ports[1].faults = None
+    bus.faults = BusFaults(loss=1.0)
+    ports[2].faults = BusFaults()
+    ports[0].send(CanFrame(2, b""))
+    kernel.run_until(START + 2 * SECOND)
+    assert (logs[1].ids, logs[2].ids) == ([], [1, 2])
+    assert ports[1].faults == bus.faults
