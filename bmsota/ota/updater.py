@@ -55,6 +55,7 @@ from bmsota.ota.download import (
     RestartedFromZero,
     Resumed,
 )
+from bmsota.ota.field_upgrades import OrderReach
 from bmsota.ota.report import NodeReport, Outcome, PostBootReport, sign_report
 
 if TYPE_CHECKING:
@@ -472,6 +473,21 @@ class Updater:
     def in_upgrade_mode(self) -> bool:
         """Whether the pack must stay at rest: contactors open, no drive."""
         return self.state in _UPGRADE_MODE
+
+    @property
+    def reach(self) -> OrderReach | None:
+        """Which nodes the order under way answers for; None while no order is accepted."""
+        phase = self._journal.phase
+        if not phase:
+            return None
+        nodes = frozenset({0, *self._journal.changed})
+        return OrderReach(
+            order_id=self.order_id,
+            # Before the switch the order has written into the master's other slot at most.
+            runs=frozenset() if phase == "accepted" else nodes,
+            stages=nodes,
+            is_concluded=phase == "report",
+        )
 
     def _download_timeout(self) -> int | None:
         return self._download.next_timeout() if self._download is not None else None

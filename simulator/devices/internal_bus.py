@@ -6,13 +6,15 @@ module knows only the names of messages and signals.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from bmsota.image import ImageVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bmsota.canframe import CanFrame
-    from bmsota.image import ImageVersion
     from bmsota.signals import Database, Message
     from simulator.profiles import SeriesProfile
 
@@ -117,7 +119,11 @@ class MeasurementTable:
         """When a slave last sent its status, by position."""
         self.hwids: dict[int, str] = {}
         """Who sends there, by position, as its identity pages say."""
+        self.versions: dict[int, ImageVersion] = {}
+        """What it runs, likewise."""
         self._serials: dict[tuple[int, int], list[int | None]] = {}
+        self._releases: dict[int, tuple[int, ImageVersion]] = {}
+        """The version without its build number, and of which transmission it is, by position."""
         self._handlers: dict[int, Callable[[bytes, int], None]] = {}
         for position in range(1, profile.slave_count + 1):
             self._register(database, position)
@@ -169,6 +175,13 @@ class MeasurementTable:
     def _take_identity(self, message: Message, data: bytes, position: int) -> None:
         values = message.decode_raw(data)
         page, transmission = int(values["Page"]), int(values["Transmission"])
+        if page == 0:
+            release = ImageVersion(
+                int(values["SoftwareMajor"]), int(values["SoftwareMinor"]), int(values["SoftwareRevision"])
+            )
+            self._releases[position] = (transmission, release)
+        elif page == 1 and position in self._releases and self._releases[position][0] == transmission:
+            self.versions[position] = replace(self._releases[position][1], build=int(values["SoftwareBuild"]))
         number = page - (8 - SERIAL_PAGES)
         if number < 0:
             return

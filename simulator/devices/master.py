@@ -70,6 +70,7 @@ from bmsota.ota.updater import (
     Updater,
     UpdaterState,
 )
+from simulator.devices.field_upgrades import FieldUpgradeReporter
 from simulator.devices.flash import FlashModel, PowerCut
 from simulator.devices.internal_bus import MeasurementTable
 from simulator.devices.reporting import PackValues, report_bodies
@@ -217,6 +218,7 @@ class Master:
         self._session: TerminalSession | None = None
         self._updater: Updater | None = None
         self._store: BootStore | None = None
+        self._field_upgrades: FieldUpgradeReporter | None = None
         self._engine = FlashingEngine(BootloaderProfile(wire))
         self._generation = 0
         self._timer: Timer | None = None
@@ -290,6 +292,7 @@ class Master:
         self._engine.cancel()
         self._session = None
         self._updater = None
+        self._field_upgrades = None
         self._store = None
         self.boot_result = None
         self._nodes = ()
@@ -381,6 +384,13 @@ class Master:
             options=TerminalOptions(heartbeat_period_ns=self._heartbeat_period_ns),
             last_serial=self._login_serial,
             last_login_ns=self._login_ns,
+        )
+        self._field_upgrades = FieldUpgradeReporter(
+            store=store,
+            boot=result,
+            hwid=self._identity.master_hwid,
+            session=self._session,
+            note=lambda text: self._trace.note(self._kernel.now_ns, self.name, text),
         )
         self._port.power(on=True)
         self._measured = MeasurementTable(self._database, self._profile)
@@ -482,17 +492,28 @@ class Master:
             self._look_for_strangers()
 
     def _look_for_strangers(self) -> None:
-        """A slave whose identity pages name another HWID than discovery found: a slave was replaced."""
-        known = {node.position: node.hwid for node in self._nodes}
+        """Ask all nodes again when a slave's identity pages tell of another one: it was replaced, or flashed."""
+        stranger = self._stranger()
+        if stranger and not self._wants_discovery:
+            self._trace.note(self._kernel.now_ns, self.name, stranger)
+            self._wants_discovery = True
+            self._measured.hwids.clear()
+            self._measured.versions.clear()
+            self._pump()
+
+    def _stranger(self) -> str:
+        """How a slave differs from what discovery found; empty if none does."""
+        known = {node.position: node for node in self._nodes}
         for position, hwid in self._measured.hwids.items():
-            if position in known and known[position] != hwid and not self._wants_discovery:
-                self._trace.note(
-                    self._kernel.now_ns, self.name, f"slave {position} is {hwid} now, was {known[position]}"
-                )
-                self._wants_discovery = True
-                self._measured.hwids.clear()
-                self._pump()
-                return
+            if position in known and known[position].hwid != hwid:
+                return f"slave {position} is {hwid} now, was {known[position].hwid}"
+        if self._updater is not None and self._updater.in_upgrade_mode:
+            # The updater restarts slaves into new versions itself, and asks them afterwards.
+            return ""
+        for position, version in self._measured.versions.items():
+            if position in known and known[position].version != version:
+                return f"slave {position} runs {version} now, ran {known[position].version}"
+        return ""
 
     def _can_drained(self, now_ns: int) -> None:
         for frame in self._engine.frames_to_send(now_ns):
@@ -597,6 +618,8 @@ class Master:
                 self._trace.note(now_ns, self.name, f"logged in, serial {serial}")
                 self._send_identity(now_ns)
                 updater.logged_in(now_ns)
+                if self._field_upgrades is not None and self._field_upgrades.awaits_confirmation:
+                    self._wants_discovery = True
             case CommandReceived(frame):
                 self._command(frame.message, now_ns)
                 session.reply_to(frame, now_ns)
@@ -616,6 +639,8 @@ class Master:
             case _:
                 # Time, refused frames, dropped reports: nothing that this master acts on.
                 pass
+        if self._field_upgrades is not None:
+            self._field_upgrades.session_event(event, now_ns)
 
     def _command(self, message: object, now_ns: int) -> None:
         match message:
@@ -802,6 +827,9 @@ class Master:
                 on_trial=[node.position for node in nodes if _ON_TRIAL.intersection(node.slot_states)],
                 in_bootloader=[node.position for node in nodes if node.state is not NodeActivity.APPLICATION],
             )
+        if self._field_upgrades is not None and self._updater is not None:
+            # Behind the updater: when this discovery has decided its order, what the nodes run is the order's work.
+            self._field_upgrades.nodes_discovered(nodes, self._updater.reach, now_ns)
 
     # -- the self-test of a new image ----------------------------------------------------------------------------------------------
 

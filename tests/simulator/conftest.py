@@ -22,6 +22,8 @@ from bmsota.gbt32960 import (
     Control,
     ControlId,
     ExtensionReceived,
+    FieldUpgrade,
+    FieldUpgrades,
     LoginRequested,
     PlatformSession,
     RemoteUpgrade,
@@ -188,6 +190,8 @@ class Platform:
         self.order_document = b""
         self.reports: list[PostBootReport] = []
         self.states: list[UpgradeState] = []
+        self.field_upgrades: list[FieldUpgrade] = []
+        self.takes_field_upgrades = True
         self.logins = 0
         self.requests: list[Any] = []
         self.refused: list[str] = []
@@ -232,6 +236,9 @@ class Platform:
     def extension(self, message: Any) -> bool:
         if isinstance(message, UpgradeState):
             self.states.append(message)
+        if isinstance(message, FieldUpgrades):
+            self.field_upgrades += message.upgrades
+            return self.takes_field_upgrades
         if isinstance(message, SignedReport):
             return self._report(message.document)
         return True

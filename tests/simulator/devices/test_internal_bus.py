@@ -175,3 +175,20 @@ def test_the_transmission_number_wraps(database):
     for frame in identity(database, 1, HWID, 256 + 4):
         table.receive(frame, NOW)
     assert table.hwids == {1: HWID}
+
+
+def test_the_identity_pages_bring_the_version(database):
+    table = MeasurementTable(database, F7)
+    frames = identity(database, 3, HWID, 1)
+    table.receive(frames[0], NOW)
+    assert table.versions == {}
+    table.receive(frames[1], NOW)
+    assert table.versions == {3: ImageVersion(2, 1, 0, 5)}
+
+
+def test_halves_of_two_versions_are_not_mixed(database):
+    """A slave restarts into another version in the middle of its transmission."""
+    table = MeasurementTable(database, F7)
+    table.receive(identity(database, 3, HWID, 1)[0], NOW)
+    table.receive(identity(database, 3, HWID, 2)[1], NOW)
+    assert table.versions == {}
