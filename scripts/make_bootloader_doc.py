@@ -463,7 +463,8 @@ Sent as a block of {OFFER_LAYOUT.sizeof() // 8} data frames before BeginTransfer
 
 ## CAN messages
 
-Taken from `dbc/bms_bootloader.dbc`; signals are unsigned, little endian, unscaled.
+Taken from `dbc/bms_bootloader.dbc`; signals are unsigned, little endian, unscaled. Ranges and value tables: [dbc/bms_bootloader.md](dbc/bms_bootloader.md);
+all files: [dbc.md](dbc.md).
 
 {messages(database)}
 

@@ -1,15 +1,14 @@
-"""Write dbc/bms_internal.dbc, dbc/bms_vehicle.dbc and docs/dbc.md.
+"""Write dbc/bms_internal.dbc and dbc/bms_vehicle.dbc.
 
 `python scripts/make_dbc.py` writes them, `--check` only says whether they are as this script would write them (exit
 code 1 if not). The internal bus repeats the same messages for sixteen slave positions, which nobody should type or
 review by hand; the tables below are the single definition of both buses, and the DBC files are committed because CAN
-tools read those. The page is made from the DBC files, through the library's own loader.
+tools read those. `scripts/make_dbc_pages.py` makes the pages from them.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -416,115 +415,10 @@ def vehicle_text() -> str:
     )  # fmt: skip
 
 
-# --- The page ---------------------------------------------------------------------------------------------------------
-
-PAGE_HEAD = """# CAN messages
-
-Made by `scripts/make_dbc.py` from `dbc/bms_internal.dbc` and `dbc/bms_vehicle.dbc`; do not edit. The bootloader's messages
-(`dbc/bms_bootloader.dbc`) are described in `docs/bootloader.md`.
-
-## Names
-
-Everything that belongs to a slave starts with its position in two digits, and what comes in groups ends with the number
-of the group, so that code can build the name: `f"Slave{position:02d}_Cells_{group}"`. Positions and groups count from 1.
-The CAN id holds the position too: base id of the message plus position.
-
-```python
-from bmsota.adapters.files import packaged_dbc
-from bmsota.signals import loads
-
-internal = loads(packaged_dbc("bms_internal"))
-values = internal["Slave03_Cells_1"].decode(frame.data)  # {"Cell_01": 3.6512, "Cell_02": "Abnormal", ...}
-frame = internal["MasterCommand"].frame({"CycleCounter": 7, "Mode": "Measure", "BalancingPermitted": "No",
-    "IdentityRequest": "Yes", "IdentityPosition": 3, "BalancingVoltage": 3.65})
-```
-
-A value that the value table names is decoded as that name (`"Abnormal"`, `"Yes"`), any other as a number in the unit;
-`decode_raw` gives the numbers on the wire. `encode` takes names and numbers alike.
-
-The top numbers of measurements are marks, as in GB/T 32960.3: *Abnormal* (the sensor is faulty) and *Invalid* (there is
-no such value). Currents above 0 discharge the pack.
-
-Bits are written as in DBC: start bit, length, `LE` (Intel) or `BE` (Motorola). Both buses are classic CAN, 500 kbit/s,
-11-bit ids.
-"""
-
-INTERNAL_HEAD = """
-## Internal bus: `bms_internal.dbc`
-
-One round: every 100 ms the master sends `MasterCommand`; each slave answers with its cells, its temperatures and, last,
-its status. When `SlaveNN_Status` arrives, the round of that slave is complete. Slaves send only the groups they have: 12
-cells are groups 1 to 3. `SlaveNN_Identity` comes in eight pages after start and on request.
-
-Ids 0x100 to 0x5FF belong to this file; the bootloader has 0x700 to 0x77F.
-"""
-
-VEHICLE_HEAD = """
-## Vehicle bus: `bms_vehicle.dbc`
-
-What the pack tells the vehicle (ids 0x180 to 0x1FF) and what the vehicle tells the pack (0x200 to 0x2FF).
-"""
-
-
-def page_text(texts: dict[str, str]) -> str:
-    """The page for DBC texts by name."""
-    sys.path.insert(0, str(ROOT))
-    from bmsota.signals import loads  # noqa: PLC0415 - the DBC files must be written first
-
-    parts = [PAGE_HEAD]
-    for name, head in (("bms_internal", INTERNAL_HEAD), ("bms_vehicle", VEHICLE_HEAD)):
-        families: dict[str, list[object]] = {}
-        for message in loads(texts[name]).messages:
-            families.setdefault(re.sub(r"^Slave\d\d_", "SlaveNN_", message.name), []).append(message)
-        parts.append(head)
-        parts.append("| message | id | bytes | sender | cycle |\n|---|---|---|---|---|")
-        parts += [overview_line(family, members) for family, members in families.items()]
-        parts += [section(family, members) for family, members in families.items()]
-    return "\n".join(parts) + "\n"
-
-
-def overview_line(family: str, members: list) -> str:
-    first = members[0]
-    ids = f"0x{first.can_id:03X}" if len(members) == 1 else f"0x{first.can_id - 1:03X} + position"
-    sender = first.senders[0] if len(members) == 1 else "SlaveNN"
-    cycle = f"{first.cycle_time_ms} ms" if first.cycle_time_ms else "on event"
-    return f"| [{family}](#{family.lower()}) | {ids} | {first.length} | {sender} | {cycle} |"
-
-
-def section(family: str, members: list) -> str:
-    """One message, or one of each slave; they must not differ in anything but their position."""
-    first = members[0]
-    for member in members:
-        if member.layout != first.layout:
-            raise SystemExit(f"expected {member.name} to be laid out as {first.name}")
-    comment = re.sub(r"slave 1\b", "slave NN", first.comment) if len(members) > 1 else first.comment
-    lines = [
-        "",
-        f"### {family}",
-        "",
-        comment,
-        "",
-        "| signal | bits | value | range | unit | names | meaning |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for signal in first.signals:
-        bits = f"{signal.start_bit}, {signal.length_bits} {'LE' if signal.byte_order == 'little' else 'BE'}"
-        if signal.multiplexer:
-            bits += f", {signal.multiplexer} = {', '.join(map(str, signal.multiplexer_ids))}"
-        value = "raw" if signal.scale == 1 else f"raw * {number(signal.scale)}"
-        value += f" {'+' if signal.offset > 0 else '-'} {number(abs(signal.offset))}" if signal.offset else ""
-        value += ", signed" if signal.is_signed else ""
-        limits = f"{number(signal.minimum)} to {number(signal.maximum)}" if signal.minimum is not None else ""
-        names = ", ".join(f"{raw} {name}" for raw, name in sorted(signal.choices.items()))
-        lines.append(f"| {signal.name} | {bits} | {value} | {limits} | {signal.unit} | {names} | {signal.comment} |")
-    return "\n".join(lines)
-
-
 def outputs() -> dict[Path, str]:
     """Every file this script is responsible for, and what must be in it."""
     texts = {"bms_internal": internal_text(), "bms_vehicle": vehicle_text()}
-    files = {ROOT / "dbc" / f"{name}.dbc": text for name, text in texts.items()}
-    return {**files, ROOT / "docs" / "dbc.md": page_text(texts)}
+    return {ROOT / "dbc" / f"{name}.dbc": text for name, text in texts.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,13 +6,13 @@ from pathlib import Path
 import cantools
 import pytest
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_dbc, packaged_dbc_names
 from bmsota.signals import loads
 
 sys.path.insert(0, str(Path(__file__).parent))  # For `dbc_layouts`: tests have no packages.
 
 
-@pytest.fixture(scope="session", params=["bms_internal", "bms_vehicle"])
+@pytest.fixture(scope="session", params=packaged_dbc_names())
 def project_dbc(request):
     """(our database, cantools' strict database) of one of the project's DBC files."""
     text = packaged_dbc(request.param)

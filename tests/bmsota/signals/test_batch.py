@@ -168,12 +168,16 @@ def test_what_was_decoded_encodes_again(layout, data):
 def test_random_frames_of_the_project_go_both_ways(project_dbc):
     ours, theirs = project_dbc
     draw = np.random.default_rng(20)
-    for name in [each.name for each in theirs.messages if not each.name.startswith(("Slave04", "Slave05", "Slave1"))]:
+    # Of messages that differ only in a number, the first few.
+    numbered = re.compile(r"(?:Slave|Boot[A-Z][a-z]+)(?:0[4-9]|[1-9]\d)")
+    for name in [each.name for each in theirs.messages if not numbered.match(each.name)]:
         message = ours[name]
         array = draw.integers(0, 256, (60, message.length), dtype=np.uint8)
         multiplexer = next(iter(message.layout.branches), None)
         if multiplexer is not None:
-            array[:, 0] = np.arange(60) % len(multiplexer.nodes)
+            numbers = np.array(sorted(multiplexer.nodes), dtype=np.uint8)
+            assert (multiplexer.multiplexer.start_bit % 8, multiplexer.multiplexer.length_bits) == (0, 8)
+            array[:, multiplexer.multiplexer.start_bit // 8] = numbers[np.arange(60) % len(numbers)]
         rows = rows_of(message.decode_batch(array))
         for row, frame in zip(rows, array, strict=True):
             assert same(row, numbers_of(message, bytes(frame)))

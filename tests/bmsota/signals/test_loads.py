@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_dbc, packaged_dbc_names
 from bmsota.canframe import CanFrame
 from bmsota.errors import SignalError
 from bmsota.signals import Severity, load, loads
@@ -273,6 +273,6 @@ def test_load_reads_a_file(tmp_path):
     assert list(load(str(path))) == ["First", "Second"]
 
 
-@pytest.mark.parametrize("name", ["bms_internal", "bms_vehicle"])
+@pytest.mark.parametrize("name", packaged_dbc_names())
 def test_the_files_of_the_project_are_without_fault(name):
     assert loads(packaged_dbc(name)).faults == ()

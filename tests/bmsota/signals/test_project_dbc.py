@@ -1,14 +1,19 @@
-"""The project's internal and vehicle DBC: clean in cantools' strict mode, systematic, and as the script and the page say."""
+"""The project's DBC files: clean in cantools' strict mode, systematic, and as their script says."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_dbc, packaged_dbc_names
 from bmsota.signals import loads
+
+if TYPE_CHECKING:
+    from bmsota.signals import Message
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "make_dbc.py"
@@ -25,7 +30,7 @@ def script():
     return module
 
 
-def test_the_committed_files_and_the_page_are_what_the_script_writes(script):
+def test_the_committed_files_are_what_the_script_writes(script):
     for path, text in script.outputs().items():
         assert path.read_text(encoding="utf-8") == text, f"run python scripts/make_dbc.py ({path.name})"
 
@@ -43,20 +48,34 @@ def test_the_check_says_which_file_is_out_of_date(script, monkeypatch, tmp_path,
 
 
 def test_everything_is_commented_has_a_range_and_a_place_of_its_own(project_dbc):
+    """Of messages that differ only in their number, the first may speak for all. Beyond 32 bits the bits are the range."""
     ours, theirs = project_dbc
     assert ours.faults == ()
     assert len(ours) == len(theirs.messages)
+    first: dict[str, Message] = {}
     for message in ours.messages:
         assert message.comment
         assert message.senders
-        assert not message.is_extended_id
-        for signal in message.signals:
-            assert signal.comment, f"{message.name}.{signal.name}"
-            assert signal.minimum is not None
+        speaker = first.setdefault(re.sub(r"\d\d", "NN", message.name, count=1), message)
+        for signal, said in zip(message.signals, speaker.signals, strict=True):
+            assert signal.comment or said.comment, f"{message.name}.{signal.name}"
             assert signal.receivers
+            if signal.length_bits > 32 and signal.minimum is None:
+                continue
+            assert signal.minimum is not None, f"{message.name}.{signal.name}"
             low = signal.raw_minimum * signal.scale + signal.offset
             high = signal.raw_maximum * signal.scale + signal.offset
             assert low - 1e-9 <= signal.minimum < signal.maximum <= high + 1e-9, f"{message.name}.{signal.name}"
+
+
+@pytest.mark.parametrize("name", packaged_dbc_names())
+def test_the_name_says_which_frames_are_in_the_file(name):
+    """29bit: every id is extended, else none; fd: there are CAN FD frames, else none."""
+    messages = loads(packaged_dbc(name)).messages
+    words = name.split("_")
+    assert {message.is_extended_id for message in messages} == {"29bit" in words}
+    assert any(message.is_fd for message in messages) == ("fd" in words)
+    assert all(message.length <= (64 if message.is_fd else 8) for message in messages)
 
 
 def test_every_name_of_a_value_table_is_used_once(project_dbc):
@@ -89,7 +108,7 @@ def test_a_slave_has_room_for_32_cells_and_8_probes(internal):
 
 
 def test_locked_bytes():
-    """One frame of each kind, worked out by hand from the tables of docs/dbc.md."""
+    """One frame of each kind, worked out by hand from the tables of the pages in docs/dbc."""
     internal, vehicle = loads(packaged_dbc("bms_internal")), loads(packaged_dbc("bms_vehicle"))
     command = {
         "CycleCounter": 7,
