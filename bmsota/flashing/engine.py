@@ -1,4 +1,4 @@
-"""One operation over several nodes: discover, flash, activate, confirm, revert, restart.
+"""One operation over several nodes: discover, flash, activate, confirm, revert, restart, leave.
 
 Sans-IO, with the same surface as the machines it runs: `receive_frame`, `frames_to_send`, `next_event`, `next_timeout`,
 `handle_timeout`. An operation is a list of steps; a step is one machine of the profile (a transfer, a command) on one
@@ -201,6 +201,10 @@ class FlashingEngine:
     def restart(self, positions: Sequence[int]) -> None:
         """Restart each node; one that was in its bootloader runs its application again."""
         self._begin("restart", self._commands(positions, Command.RESET))
+
+    def leave(self, positions: Sequence[int]) -> None:
+        """End each node's session without a restart: its application goes on, what is staged stays."""
+        self._begin("leave", self._commands(positions, Command.LEAVE_BOOTLOADER))
 
     def cancel(self) -> None:
         """Forget the operation under way, as a loss of power does."""

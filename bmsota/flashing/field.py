@@ -1,0 +1,619 @@
+"""A field upgrade: a whole pack through one CAN adapter, all or nothing, with the state of every node at the end.
+
+Sans-IO, the same surface as the engine it drives. The phases::
+
+    DISCOVER -> DECIDE -> [TAKE_BACK] -> STAGE -> ACTIVATE -> READ_BACK -> CONFIRM -> RAISE_COUNTERS -> LOOK -> [RELEASE] -> OVER
+                  |            |           |         |           |            |             |            ^
+                  +-- refused, +-----------+---------+-----------+------------+             +-- failed --+
+                      declined,                      v                                                   |
+                      nothing to do              LOOK_BACK -----------------------------------------------+
+                                                     ^   |
+                                                   REVERT
+
+Everything is staged and verified on every node before the first one restarts. New images then run on trial, are read
+back, and are confirmed leaves first, the master last; the security counters rise when the last one has confirmed. Until
+then every node can go back, and does when one fails: a pack is left mixed only if a node can no longer be reached.
+
+Strategy. After a failure we do not compute what state the nodes are in, we look (LOOK_BACK, LOOK): the answer that was
+lost may have been the good one. A stopped run is taken up by the plan of the next one (`plan.Action`), not by memory of
+ours: nothing has to be kept on this side.
+
+An image is not a program's success. What "it works" means beyond running and answering is the pack's own self-test,
+which the field tool does not see; docs/flash.md says what to look at.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+from bmsota.boot import SlotState
+from bmsota.bootloader import FAILURES, FailureCause, NodeState
+from bmsota.errors import LocalProtocolError
+from bmsota.flashing.engine import (
+    FlashJob,
+    FramesRepeated,
+    NodeResult,
+    NodesDiscovered,
+    OperationFinished,
+    TransferBegun,
+    TransferBroken,
+    TransferProgressed,
+)
+from bmsota.flashing.plan import Action, is_on_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from bmsota.bootloader import NodeDescription
+    from bmsota.canframe import CanFrame
+    from bmsota.flashing.engine import EngineEvent, FlashingEngine
+    from bmsota.flashing.plan import FlashPlan, NodePlan
+
+__all__ = [
+    "FieldEvent",
+    "FieldFinished",
+    "FieldOutcome",
+    "FieldPhase",
+    "FieldResult",
+    "FieldUpgrade",
+    "NodeReport",
+    "PhaseBegun",
+    "PhaseTime",
+    "PlanMade",
+    "Standing",
+    "standing_of",
+]
+
+
+class FieldPhase(Enum):
+    """What is being done. The value is what people read."""
+
+    DISCOVER = "looking for nodes"
+    DECIDE = "waiting for a decision"
+    TAKE_BACK = "taking images on trial back"
+    STAGE = "flashing"
+    ACTIVATE = "restarting into the new image"
+    READ_BACK = "reading versions back"
+    CONFIRM = "confirming"
+    RAISE_COUNTERS = "raising security counters"
+    LOOK_BACK = "looking what has happened"
+    REVERT = "going back"
+    LOOK = "looking at the end"
+    RELEASE = "letting applications go on"
+    OVER = "over"
+
+
+_ENDING = frozenset({FieldPhase.LOOK, FieldPhase.RELEASE, FieldPhase.OVER})
+
+
+class FieldOutcome(Enum):
+    """How it ended."""
+
+    DONE = "done"
+    NOTHING_TO_DO = "nothing to do"
+    REFUSED = "refused by the plan"
+    DECLINED = "not agreed to"
+    FAILED = "failed"
+    """No target runs the new image."""
+    MIXED = "some nodes done and some not"
+    INTERRUPTED = "interrupted"
+
+
+class Standing(Enum):
+    """Which state a node is in, as far as an upgrade is concerned."""
+
+    SILENT = "silent"
+    NO_IMAGE = "no image"
+    OLD = "old"
+    OLD_PARTLY_STAGED = "old, new partly staged"
+    OLD_STAGED = "old, new staged"
+    OLD_TEST_REQUESTED = "old, new at next restart"
+    NEW_ON_TRIAL = "new, on trial"
+    NEW_CONFIRMED = "new, counter not raised"
+    NEW = "new"
+
+
+RUNS_NEW = frozenset({Standing.NEW_ON_TRIAL, Standing.NEW_CONFIRMED, Standing.NEW})
+
+
+def standing_of(node: NodeDescription | None, plan: NodePlan) -> Standing:
+    """The state of a target, from what it says of itself now (None: it does not answer).
+
+    What lies staged in the spare slot is not named by the node; that it is the new image is assumed.
+    """
+    if node is None:
+        return Standing.SILENT
+    if node.running_slot is None:
+        return Standing.NO_IMAGE
+    if plan.action is Action.FLASH and plan.from_version == plan.to_version:
+        # The same version once more (forced): only the slot tells old from new.
+        runs_new = node.running_slot != plan.node.running_slot
+    else:
+        runs_new = node.version == plan.to_version
+    if runs_new:
+        if is_on_trial(node):
+            return Standing.NEW_ON_TRIAL
+        return Standing.NEW if node.security_counter >= plan.security_counter else Standing.NEW_CONFIRMED
+    spare = node.slot_states[1 - node.running_slot]
+    return {
+        SlotState.STAGED: Standing.OLD_STAGED,
+        SlotState.STAGING: Standing.OLD_PARTLY_STAGED,
+        SlotState.TEST_REQUESTED: Standing.OLD_TEST_REQUESTED,
+    }.get(spare, Standing.OLD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReport:
+    """What became of one target."""
+
+    plan: NodePlan
+    node: NodeDescription | None
+    """What it last said of itself; older than `standing` if that is SILENT."""
+    standing: Standing
+    failure: NodeResult | None
+    """The first step that failed."""
+    failed_phase: FieldPhase | None
+    resumed_from: int
+    """So many bytes of the image were there already when the transfer began."""
+    sent_bytes: int
+    """So many bytes of the image the node has taken in this run."""
+    transfer_ns: int
+    """From the first to the last of them."""
+    frames_repeated: int
+    interruptions: int
+
+    @property
+    def position(self) -> int:
+        return self.plan.position
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTime:
+    """When a phase was, in nanoseconds since the Unix epoch."""
+
+    phase: FieldPhase
+    begin_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldResult:
+    """How a field upgrade ended."""
+
+    outcome: FieldOutcome
+    plan: FlashPlan | None
+    """None if it ended before there was one."""
+    nodes: tuple[NodeReport, ...]
+    """The targets, in the plan's order. Empty if nothing was begun."""
+    failed_phase: FieldPhase | None
+    """Where it failed, or where it was stopped."""
+    was_changed: bool
+    """Whether anything was begun that writes."""
+    phases: tuple[PhaseTime, ...]
+
+    @property
+    def safe_to_run_again(self) -> bool:
+        """Whether running the same thing again can do harm. A transfer writes the spare slot only, so it cannot."""
+        return all(node.failure is None or node.failure.safe_to_run_again for node in self.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseBegun:
+    """The next phase."""
+
+    phase: FieldPhase
+
+
+@dataclass(frozen=True, slots=True)
+class PlanMade:
+    """Everybody has been asked. `proceed` or `decline`; if it is refused or there is nothing to do, it is over."""
+
+    plan: FlashPlan
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFinished:
+    """It is over."""
+
+    result: FieldResult
+
+
+FieldEvent: TypeAlias = "PhaseBegun | PlanMade | FieldFinished | EngineEvent"
+"""The engine's own events pass through."""
+
+
+@dataclass(slots=True)
+class _Figures:
+    """What is counted of one node."""
+
+    resumed_from: int = 0
+    offset: int = 0
+    sent_bytes: int = 0
+    begin_ns: int | None = None
+    end_ns: int = 0
+    frames_repeated: int = 0
+    interruptions: int = 0
+    failure: NodeResult | None = None
+    failed_phase: FieldPhase | None = None
+
+
+@dataclass(slots=True)
+class _Clock:
+    """The time of the last call, and of the phases."""
+
+    now_ns: int = 0
+    begin_ns: int = 0
+    phases: list[PhaseTime] = field(default_factory=list)
+
+
+class FieldUpgrade:
+    """One field upgrade over *engine*, which must be idle and belongs to this object until it has finished.
+
+    *planner* makes the plan from the nodes that were found (`functools.partial` of `make_plan`). *expected* are positions
+    that are asked by name.
+    """
+
+    def __init__(
+        self,
+        engine: FlashingEngine,
+        planner: Callable[[Sequence[NodeDescription]], FlashPlan],
+        *,
+        expected: Iterable[int] = (),
+    ) -> None:
+        self._engine = engine
+        self._planner = planner
+        self._expected = tuple(expected)
+        self.phase = FieldPhase.DISCOVER
+        self.plan: FlashPlan | None = None
+        self.result: FieldResult | None = None
+        self._events: deque[FieldEvent] = deque([PhaseBegun(FieldPhase.DISCOVER)])
+        self._clock = _Clock()
+        self._has_begun = False
+        self._was_changed = False
+        self._nodes: dict[int, NodeDescription] = {}
+        self._answering: frozenset[int] = frozenset()
+        self._figures: dict[int, _Figures] = {}
+        self._failed_phase: FieldPhase | None = None
+        self._is_stopped = False
+        self._taken_back: set[int] = set()
+        engine.discover(self._expected)
+
+    # ---- the machine surface
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is over; then `result` is there."""
+        return self.result is not None
+
+    def receive_frame(self, frame: CanFrame, now_ns: int) -> None:
+        """Take a frame from the bus."""
+        self._tick(now_ns)
+        self._engine.receive_frame(frame, now_ns)
+        self._collect()
+
+    def frames_to_send(self, now_ns: int) -> list[CanFrame]:
+        """What to put on the bus now."""
+        self._tick(now_ns)
+        return self._engine.frames_to_send(now_ns)
+
+    def next_event(self) -> FieldEvent | None:
+        """What happened, oldest first."""
+        return self._events.popleft() if self._events else None
+
+    def next_timeout(self) -> int | None:
+        """When `handle_timeout` wants to be called."""
+        return self._engine.next_timeout()
+
+    def handle_timeout(self, now_ns: int) -> None:
+        """Do what is due; nothing before its time."""
+        self._tick(now_ns)
+        self._engine.handle_timeout(now_ns)
+        self._collect()
+
+    # ---- decisions
+
+    def proceed(self, now_ns: int) -> None:
+        """Do what the plan says.
+
+        Raises:
+            LocalProtocolError: there is no plan that waits for a decision.
+        """
+        plan = self._undecided()
+        self._tick(now_ns)
+        self._figures = {target.position: _Figures() for target in plan.targets}
+        self._was_changed = True
+        self._go(FieldPhase.TAKE_BACK)
+        self._collect()
+
+    def decline(self, now_ns: int) -> None:
+        """Leave everything as it is.
+
+        Raises:
+            LocalProtocolError: there is no plan that waits for a decision.
+        """
+        self._undecided()
+        self._tick(now_ns)
+        self._finish(FieldOutcome.DECLINED)
+
+    def stop(self, now_ns: int) -> None:
+        """End it here, in a state that the next run goes on from. Nodes are only looked at any more; see `next_event`."""
+        if self.phase in _ENDING or self._is_stopped:
+            return
+        self._tick(now_ns)
+        self._is_stopped = True
+        self._failed_phase = self._failed_phase or self.phase
+        self._engine.cancel()
+        if self._was_changed:
+            self._go(FieldPhase.LOOK)
+            self._collect()
+        else:
+            self._finish(FieldOutcome.INTERRUPTED)
+
+    def abandon(self, now_ns: int) -> None:
+        """The bus is gone: end it with what is known. Every node counts as silent from here on."""
+        if self.finished:
+            return
+        self._tick(now_ns)
+        self._engine.cancel()
+        self._answering = frozenset()
+        self._failed_phase = self._failed_phase or self.phase
+        self._finish(FieldOutcome.INTERRUPTED if self._is_stopped else FieldOutcome.FAILED)
+
+    def _undecided(self) -> FlashPlan:
+        if self.phase is not FieldPhase.DECIDE or self.plan is None:
+            raise LocalProtocolError(f"field upgrade: expected a plan that waits for a decision, got {self.phase.name}")
+        return self.plan
+
+    # ---- what the engine says
+
+    def _tick(self, now_ns: int) -> None:
+        self._clock.now_ns = now_ns
+        if not self._has_begun:
+            self._has_begun = True
+            self._clock.begin_ns = now_ns
+
+    def _collect(self) -> None:
+        while not self.finished and (event := self._engine.next_event()) is not None:
+            self._events.append(event)
+            match event:
+                case TransferBegun(position, offset, _):
+                    figures = self._of(position)
+                    if figures.begin_ns is None:
+                        figures.begin_ns, figures.resumed_from = self._clock.now_ns, offset
+                    figures.offset, figures.end_ns = offset, self._clock.now_ns
+                case TransferProgressed(position, next_offset, _):
+                    figures = self._of(position)
+                    figures.sent_bytes += max(0, next_offset - figures.offset)
+                    figures.offset, figures.end_ns = next_offset, self._clock.now_ns
+                case FramesRepeated(position, frames):
+                    self._of(position).frames_repeated += frames
+                case TransferBroken(position, _):
+                    self._of(position).interruptions += 1
+                case NodesDiscovered(nodes):
+                    found = {node.position: node for node in nodes}
+                    self._answering = frozenset(found)
+                    self._nodes |= found
+                    self._discovered()
+                case OperationFinished(_, results):
+                    self._operation_finished(results)
+                case _:
+                    pass
+
+    def _of(self, position: int) -> _Figures:
+        return self._figures.setdefault(position, _Figures())
+
+    def _discovered(self) -> None:
+        if self.phase is FieldPhase.DISCOVER:
+            self._make_plan()
+        elif self.phase is FieldPhase.READ_BACK:
+            self._read_back()
+        elif self.phase is FieldPhase.LOOK_BACK:
+            self._go_back()
+        else:
+            self._release()
+
+    def _make_plan(self) -> None:
+        plan = self.plan = self._planner([self._nodes[position] for position in sorted(self._nodes)])
+        self._begin_phase(FieldPhase.DECIDE)
+        self._events.append(PlanMade(plan))
+        if plan.refusals:
+            self._finish(FieldOutcome.REFUSED)
+        elif plan.is_nothing_to_do:
+            self._finish(FieldOutcome.NOTHING_TO_DO)
+
+    def _operation_finished(self, results: Sequence[NodeResult]) -> None:
+        phase = self.phase
+        failures = [result for result in results if not result.ok]
+        if phase is FieldPhase.REVERT:
+            # Whatever became of it is seen by looking; what failed first is the reason to tell.
+            self._go(FieldPhase.LOOK_BACK)
+            return
+        if phase is FieldPhase.RELEASE:
+            # A node that did not hear it goes on by itself after a minute.
+            self._end()
+            return
+        for failure in failures:
+            self._fail(failure)
+        if failures:
+            # A raised counter cannot be taken back, and a pack that has confirmed stays: the next run raises the rest.
+            self._go(FieldPhase.LOOK if phase is FieldPhase.RAISE_COUNTERS else FieldPhase.LOOK_BACK)
+        else:
+            self._go(_NEXT[phase])
+
+    def _fail(self, failure: NodeResult) -> None:
+        figures = self._of(failure.position)
+        if figures.failure is None:
+            figures.failure, figures.failed_phase = failure, self.phase
+        self._failed_phase = self._failed_phase or self.phase
+
+    # ---- the phases
+
+    def _begin_phase(self, phase: FieldPhase) -> None:
+        clock = self._clock
+        clock.phases.append(PhaseTime(self.phase, clock.begin_ns, clock.now_ns))
+        clock.begin_ns = clock.now_ns
+        self.phase = phase
+        self._events.append(PhaseBegun(phase))
+
+    def _go(self, phase: FieldPhase) -> None:
+        """Begin *phase*, or the first behind it that has something to do."""
+        plan = self.plan
+        assert plan is not None
+        while (start := self._start_of(phase, plan)) is None:
+            phase = _NEXT[phase]
+        self._begin_phase(phase)
+        start()
+
+    def _start_of(self, phase: FieldPhase, plan: FlashPlan) -> Callable[[], None] | None:
+        """How *phase* begins; None if it has nothing to do."""
+        engine = self._engine
+        flashed = plan.with_action(Action.FLASH)
+        confirmed = plan.with_action(Action.FLASH, Action.CONFIRM)
+        match phase:
+            case FieldPhase.TAKE_BACK:
+                positions = tuple(target.position for target in flashed if target.must_take_back)
+                return (lambda: engine.revert(positions)) if positions else None
+            case FieldPhase.STAGE:
+                jobs = [FlashJob(target.position, target.image) for target in flashed if target.image is not None]
+                return (lambda: engine.flash(jobs)) if jobs else None
+            case FieldPhase.ACTIVATE:
+                positions = tuple(target.position for target in flashed)
+                return (lambda: engine.activate(positions)) if positions else None
+            case FieldPhase.CONFIRM:
+                return (lambda: self._confirm(confirmed, raise_counter=False)) if confirmed else None
+            case FieldPhase.RAISE_COUNTERS:
+                raised = plan.with_action(Action.FLASH, Action.CONFIRM, Action.RAISE_COUNTER)
+                return (lambda: self._confirm(raised, raise_counter=True)) if raised else None
+            case _:
+                return lambda: engine.discover(target.position for target in plan.targets)
+
+    def _confirm(self, targets: Sequence[NodePlan], *, raise_counter: bool) -> None:
+        versions = [(target.position, target.to_version) for target in targets if target.to_version is not None]
+        self._engine.confirm(versions, raise_counter=raise_counter)
+
+    def _read_back(self) -> None:
+        """Does every target run what it should? A node that has reverted answers as well as one that has not."""
+        assert self.plan is not None
+        for target in self.plan.targets:
+            position = target.position
+            if position not in self._answering:
+                self._fail(_failed(position, FailureCause.NODE_SILENT, f"node {position} did not answer"))
+            elif standing_of(self._nodes[position], target) not in RUNS_NEW:
+                runs = self._nodes[position].version
+                detail = f"expected version {target.to_version} to run, got {runs}"
+                self._fail(_failed(position, FailureCause.WRONG_VERSION, detail))
+        self._go(FieldPhase.LOOK_BACK if self._failed_phase else FieldPhase.CONFIRM)
+
+    def _go_back(self) -> None:
+        """All or nothing: if every target has confirmed all the same, go on; else whoever runs the new image goes back."""
+        plan = self.plan
+        assert plan is not None
+        standings = self._standings()
+        final = {Standing.NEW, Standing.NEW_CONFIRMED}
+        if all(standing in final for standing in standings.values()):
+            # The answer to the last confirmation was lost, not the confirmation.
+            for figures in self._figures.values():
+                figures.failure = figures.failed_phase = None
+            self._failed_phase = None
+            self._go(FieldPhase.RAISE_COUNTERS)
+            return
+        begun = plan.with_action(Action.FLASH, Action.CONFIRM, Action.RAISE_COUNTER)
+        back = {Standing.OLD_TEST_REQUESTED, Standing.NEW_ON_TRIAL, Standing.NEW_CONFIRMED}
+        # The master first: its new image may be what keeps the slaves behind it from answering. They are asked again
+        # after it has gone back. Nobody is asked twice.
+        positions = tuple(
+            target.position
+            for target in reversed(begun)
+            if standings[target.position] in back and target.position not in self._taken_back
+        )
+        self._taken_back.update(positions)
+        if positions:
+            self._begin_phase(FieldPhase.REVERT)
+            self._engine.revert(positions)
+        else:
+            self._release()
+
+    def _release(self) -> None:
+        """End the sessions of nodes that still wait for a flasher: their applications rest meanwhile."""
+        assert self.plan is not None
+        waiting = tuple(
+            target.position
+            for target in self.plan.targets
+            if target.position in self._answering
+            and self._nodes[target.position].running_slot is not None
+            and self._nodes[target.position].state in {NodeState.BOOTLOADER, NodeState.RECEIVING}
+        )
+        if waiting:
+            self._begin_phase(FieldPhase.RELEASE)
+            self._engine.leave(waiting)
+        else:
+            self._end()
+
+    def _standings(self) -> dict[int, Standing]:
+        assert self.plan is not None
+        return {
+            target.position: standing_of(
+                self._nodes.get(target.position) if target.position in self._answering else None, target
+            )
+            for target in self.plan.targets
+        }
+
+    def _end(self) -> None:
+        standings = set(self._standings().values())
+        if self._is_stopped:
+            outcome = FieldOutcome.INTERRUPTED
+        elif standings <= {Standing.NEW} and self._failed_phase is None:
+            outcome = FieldOutcome.DONE
+        elif standings & RUNS_NEW:
+            outcome = FieldOutcome.MIXED
+        else:
+            outcome = FieldOutcome.FAILED
+        self._finish(outcome)
+
+    def _finish(self, outcome: FieldOutcome) -> None:
+        reports: list[NodeReport] = []
+        if self._was_changed and self.plan is not None:
+            standings = self._standings()
+            reports = [self._report(target, standings[target.position]) for target in self.plan.targets]
+        self._begin_phase(FieldPhase.OVER)
+        self.result = FieldResult(
+            outcome=outcome,
+            plan=self.plan,
+            nodes=tuple(reports),
+            failed_phase=self._failed_phase,
+            was_changed=self._was_changed,
+            phases=tuple(self._clock.phases),
+        )
+        self._events.append(FieldFinished(self.result))
+
+    def _report(self, target: NodePlan, standing: Standing) -> NodeReport:
+        figures = self._of(target.position)
+        return NodeReport(
+            plan=target,
+            node=self._nodes.get(target.position),
+            standing=standing,
+            failure=figures.failure,
+            failed_phase=figures.failed_phase,
+            resumed_from=figures.resumed_from,
+            sent_bytes=figures.sent_bytes,
+            transfer_ns=0 if figures.begin_ns is None else figures.end_ns - figures.begin_ns,
+            frames_repeated=figures.frames_repeated,
+            interruptions=figures.interruptions,
+        )
+
+
+_NEXT: Mapping[FieldPhase, FieldPhase] = {
+    FieldPhase.TAKE_BACK: FieldPhase.STAGE,
+    FieldPhase.STAGE: FieldPhase.ACTIVATE,
+    FieldPhase.ACTIVATE: FieldPhase.READ_BACK,
+    FieldPhase.CONFIRM: FieldPhase.RAISE_COUNTERS,
+    FieldPhase.RAISE_COUNTERS: FieldPhase.LOOK,
+}
+
+
+def _failed(position: int, cause: FailureCause, detail: str) -> NodeResult:
+    failure = FAILURES[cause]
+    return NodeResult(position, False, f"{cause.value}: {detail}", failure.safe_to_run_again, cause)

@@ -1,0 +1,539 @@
+"""What a flash would do, before it does anything: which node gets what, and what speaks against it.
+
+Pure: nodes (as discovered) and images in, a `FlashPlan` out. Nothing here sends, and nothing is believed that a node does
+not check again: the class, the role, the signature and the security counter are judged by the node itself before it
+erases or boots anything. The plan's checks are there to refuse early, all at once, in words.
+
+Strategy. A node needs one of five things (`Action`). Which one follows from what it runs and from the state of its slots,
+so that a plan made after an interrupted run asks for the rest only: an image on trial is confirmed, a counter that was
+left behind is raised, what is staged is not sent again.
+
+Left out: whether the vehicle stands still. Nothing on the bus says it in a way that could be trusted; the plan says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING
+
+from bmsota.boot import SlotState
+from bmsota.bootloader import Capability
+from bmsota.errors import BmsotaError, LocalProtocolError
+from bmsota.image import ImageRole, parse_image, verify_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from bmsota.bootloader import NodeDescription
+    from bmsota.image import FirmwareImage, ImageVersion, PublicKey
+    from bmsota.ota import ReleaseManifest
+
+__all__ = [
+    "NOT_OVERRIDABLE",
+    "OVERRIDABLE",
+    "Action",
+    "Check",
+    "Finding",
+    "FlashPlan",
+    "FlashSource",
+    "NodePlan",
+    "PlanRequest",
+    "SourceImage",
+    "Targets",
+    "Verdict",
+    "is_on_trial",
+    "make_plan",
+]
+
+# What a node needs beside the transfer: verifying the image, one restart, a dozen commands. Of the virtual nodes and of a
+# Cortex-M4 with a small image; an estimate for people.
+_NODE_OVERHEAD_S = 1.0
+
+
+class Check(StrEnum):
+    """What is looked at before anything is written. The value is the name for `--force`."""
+
+    NODE_PRESENT = "node-present"
+    HARDWARE_CLASS = "hardware-class"
+    ROLE = "role"
+    HWID = "hwid"
+    VERSION_DOWNGRADE = "version-downgrade"
+    SAME_VERSION = "same-version"
+    SECURITY_COUNTER = "security-counter"
+    TEST_PENDING = "test-pending"
+    IMAGE_SIGNATURE = "image-signature"
+    MANIFEST_SIGNATURE = "manifest-signature"
+    MANIFEST_EXPIRY = "manifest-expiry"
+    MIXED_PACK = "mixed-pack"
+    VEHICLE_STATE = "vehicle-state"
+
+
+OVERRIDABLE: Mapping[Check, str] = {
+    Check.NODE_PRESENT: "the nodes that answer are flashed; those that do not keep what they have",
+    Check.HWID: "the node that answers is flashed, whatever its hardware id",
+    Check.VERSION_DOWNGRADE: "an older version replaces a newer one, as far as the node's security counter allows it",
+    Check.SAME_VERSION: "a node that runs this version already is flashed again",
+    Check.TEST_PENDING: "the image on trial is taken back first",
+    Check.IMAGE_SIGNATURE: "the image is sent; the node still verifies it with its own keys and refuses it if it knows none",
+    Check.MANIFEST_EXPIRY: "an expired release is installed all the same",
+    Check.MIXED_PACK: "the pack may run versions that were not released together",
+}
+"""Check -> what forcing it means."""
+
+NOT_OVERRIDABLE: Mapping[Check, str] = {
+    Check.HARDWARE_CLASS: "the node itself refuses an image of another class",
+    Check.ROLE: "the node itself refuses an image of another role",
+    Check.SECURITY_COUNTER: "the node itself refuses an image with a lower counter",
+    Check.MANIFEST_SIGNATURE: "a manifest that was changed says nothing; get the release again from its source",
+    Check.VEHICLE_STATE: "it is never refused, because the bus does not tell it",
+}
+"""Check -> why `--force` does not help."""
+
+
+class Verdict(Enum):
+    """What a check found."""
+
+    PASSED = "passed"
+    REFUSED = "refused"
+    FORCED = "forced"
+    """It would be refused, and the user overrides it."""
+    UNKNOWN = "not checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, about one node or (None) about the whole."""
+
+    check: Check
+    verdict: Verdict
+    position: int | None = None
+    detail: str = ""
+    """What was expected and what was found; empty if passed."""
+
+    def __str__(self) -> str:
+        """As people read it: "mixed-pack: node 2 would run 2.1.0, node 3 2.0.0"."""
+        place = "" if self.position is None else f"node {self.position}: "
+        return f"{self.check.value}: {place}{self.detail}"
+
+
+class Action(Enum):
+    """What a node needs."""
+
+    FLASH = "flash"
+    CONFIRM = "confirm"
+    """It runs the image on trial: an earlier run stopped before the confirmation."""
+    RAISE_COUNTER = "raise counter"
+    """It runs the image, confirmed; an earlier run stopped before its counter was raised."""
+    NONE = "up to date"
+    LEFT_OUT = "left out"
+    """It is not among the targets."""
+
+
+class Targets(Enum):
+    """Which nodes are meant, if not by position."""
+
+    DEFAULT = "default"
+    """Of a release every node, of one image every node of its role."""
+    ALL = "all"
+    MASTER = "master"
+    SLAVES = "slaves"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceImage:
+    """One image at hand."""
+
+    data: bytes
+    facts: FirmwareImage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlashSource:
+    """What is to be flashed: a release with its images, or one image."""
+
+    name: str
+    images: tuple[SourceImage, ...]
+    manifest: ReleaseManifest | None = None
+    """None: one image without a release."""
+    is_manifest_verified: bool = False
+
+    @classmethod
+    def of_image(cls, name: str, data: bytes) -> FlashSource:
+        """One image.
+
+        Raises:
+            ImageError: *data* is none.
+        """
+        return cls(name=name, images=(SourceImage(data, parse_image(data)),))
+
+    @classmethod
+    def of_release(cls, manifest: ReleaseManifest, images: Iterable[bytes], *, is_verified: bool) -> FlashSource:
+        """A release. *images* are the files the manifest names, which the caller has compared by digest.
+
+        Raises:
+            ImageError: one of them is no image.
+            LocalProtocolError: one of them is not of this release.
+        """
+        known = {entry.sha256 for entry in manifest.images}
+        parsed = tuple(SourceImage(data, parse_image(data)) for data in images)
+        for image in parsed:
+            if image.facts.digest not in known:
+                raise LocalProtocolError(
+                    f"release {manifest.release}: expected an image it names, got {image.facts.digest.hex()}"
+                )
+        return cls(name=manifest.release, images=parsed, manifest=manifest, is_manifest_verified=is_verified)
+
+    def image_for(self, node: NodeDescription) -> SourceImage | None:
+        """The image for this kind of node."""
+        for image in self.images:
+            if image.facts.role is node.role and image.facts.hardware_class.class_id == node.class_id:
+                return image
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What the user wants."""
+
+    now_s: int
+    """Seconds since the Unix epoch, for the release's expiry."""
+    targets: Targets = Targets.DEFAULT
+    positions: tuple[int, ...] = ()
+    """Nodes by position, instead of *targets*. Each must answer."""
+    expected: tuple[int, ...] = ()
+    """Further positions that must answer."""
+    hwids: Mapping[int, str] = field(default_factory=dict)
+    """Position -> the hardware id that must be there."""
+    forced: frozenset[Check] = frozenset()
+    image_keys: tuple[PublicKey, ...] = ()
+    """Whose signature an image must have; without any, that is left to the nodes."""
+    rate_bytes_per_s: float | None = None
+    """What the wire can carry; None if it is not known."""
+
+    @property
+    def named_positions(self) -> tuple[int, ...]:
+        """Every position that was named, rising: these are asked by name when they do not answer the general question."""
+        return tuple(sorted({*self.positions, *self.expected, *self.hwids}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """What would happen to one node."""
+
+    node: NodeDescription
+    action: Action
+    to_version: ImageVersion | None
+    """None for a node that is left out."""
+    image: bytes | None
+    """What to flash; None if there is nothing to send."""
+    security_counter: int
+    """Of the image, and of the node when all is done; 0 without an image."""
+    expected_s: float | None
+    """Of its own transfer and restart; None if the wire's rate is not known, or nothing is sent."""
+    must_take_back: bool
+    """An image on trial is taken back before the flash (forced)."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def position(self) -> int:
+        return self.node.position
+
+    @property
+    def from_version(self) -> ImageVersion | None:
+        """What runs; None if nothing does."""
+        return None if self.node.running_slot is None else self.node.version
+
+    @property
+    def size_bytes(self) -> int:
+        return 0 if self.image is None else len(self.image)
+
+    @property
+    def passed(self) -> tuple[Check, ...]:
+        return tuple(each.check for each in self.findings if each.verdict is Verdict.PASSED)
+
+    @property
+    def refusals(self) -> tuple[Finding, ...]:
+        return tuple(each for each in self.findings if each.verdict is Verdict.REFUSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlashPlan:
+    """What would happen."""
+
+    source: FlashSource
+    nodes: tuple[NodePlan, ...]
+    """Everybody who answered, by rising position."""
+    findings: tuple[Finding, ...]
+    """About the whole: what is not about one node that answered."""
+    expected_s: float | None
+    """Of everything; None if the wire's rate is not known. An upper bound: what is staged already is not sent again."""
+
+    @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        return (*self.findings, *(each for node in self.nodes for each in node.findings))
+
+    @property
+    def refusals(self) -> tuple[Finding, ...]:
+        """What speaks against it. Empty: it may be done."""
+        return tuple(each for each in self.all_findings if each.verdict is Verdict.REFUSED)
+
+    @property
+    def forced(self) -> tuple[Finding, ...]:
+        """What the user overrides."""
+        return tuple(each for each in self.all_findings if each.verdict is Verdict.FORCED)
+
+    @property
+    def is_nothing_to_do(self) -> bool:
+        """Whether every target has what it should have."""
+        return all(node.action in {Action.NONE, Action.LEFT_OUT} for node in self.nodes)
+
+    @property
+    def targets(self) -> tuple[NodePlan, ...]:
+        """The nodes that take part, leaves first, the master last: in this order they are changed and confirmed."""
+        taking = [node for node in self.nodes if node.action is not Action.LEFT_OUT]
+        return tuple(sorted(taking, key=lambda each: (each.node.role is ImageRole.MASTER, each.position)))
+
+    def with_action(self, *actions: Action) -> tuple[NodePlan, ...]:
+        """The targets that need one of *actions*, in order."""
+        return tuple(node for node in self.targets if node.action in actions)
+
+
+def is_on_trial(node: NodeDescription) -> bool:
+    """Whether the image that runs is on trial: the next restart takes it back unless it is confirmed before."""
+    return node.running_slot is not None and node.slot_states[node.running_slot] is SlotState.TEST
+
+
+def make_plan(nodes: Sequence[NodeDescription], source: FlashSource, request: PlanRequest) -> FlashPlan:
+    """Decide what every node needs, and say what speaks against it. Sends nothing and cannot fail."""
+    judge = _Judge(source, request)
+    plans = tuple(judge.node(node) for node in sorted(nodes, key=lambda each: each.position))
+    findings = (
+        *judge.source_findings(),
+        *judge.absent(plans),
+        *judge.mixed(plans),
+        Finding(
+            Check.VEHICLE_STATE,
+            Verdict.UNKNOWN,
+            None,
+            "the bus does not tell whether the vehicle drives or charges: it must stand, and no charger be plugged in",
+        ),
+    )
+    expected_s = _expected_s(plans, request.rate_bytes_per_s)
+    return FlashPlan(source=source, nodes=plans, findings=findings, expected_s=expected_s)
+
+
+class _Judge:
+    """The checks, with what they are judged by."""
+
+    def __init__(self, source: FlashSource, request: PlanRequest) -> None:
+        self._source = source
+        self._request = request
+
+    def _finding(self, check: Check, problem: str | None, position: int | None = None) -> Finding:
+        if problem is None:
+            return Finding(check, Verdict.PASSED, position)
+        if check in self._request.forced:
+            if check in OVERRIDABLE:
+                return Finding(check, Verdict.FORCED, position, problem)
+            problem = f"{problem} (forcing does not help: {NOT_OVERRIDABLE[check]})"
+        return Finding(check, Verdict.REFUSED, position, problem)
+
+    # ---- the source
+
+    def source_findings(self) -> list[Finding]:
+        source, request = self._source, self._request
+        findings: list[Finding] = []
+        if source.manifest is not None:
+            if source.is_manifest_verified:
+                findings.append(Finding(Check.MANIFEST_SIGNATURE, Verdict.PASSED))
+            else:
+                findings.append(
+                    Finding(Check.MANIFEST_SIGNATURE, Verdict.UNKNOWN, None, "no key was given (--manifest-key)")
+                )
+            expires_s = source.manifest.expires_s
+            problem = None
+            if request.now_s >= expires_s:
+                problem = (
+                    f"expected a release that is valid now, got one that expired {request.now_s - expires_s} s ago"
+                )
+            findings.append(self._finding(Check.MANIFEST_EXPIRY, problem))
+        if not request.image_keys:
+            detail = "no key was given (--image-key); each node verifies with its own keys"
+            findings.append(Finding(Check.IMAGE_SIGNATURE, Verdict.UNKNOWN, None, detail))
+        else:
+            problems = [problem for image in source.images if (problem := self._bad_signature(image)) is not None]
+            findings.append(self._finding(Check.IMAGE_SIGNATURE, "; ".join(problems) or None))
+        return findings
+
+    def _bad_signature(self, image: SourceImage) -> str | None:
+        try:
+            verify_image(image.data, public_keys=self._request.image_keys)
+        except BmsotaError as error:
+            facts = image.facts
+            return f"{facts.role.name.lower()} image {facts.version}: {error}"
+        return None
+
+    # ---- one node
+
+    def node(self, node: NodeDescription) -> NodePlan:
+        if not self._is_chosen(node):
+            return NodePlan(
+                node=node,
+                action=Action.LEFT_OUT,
+                to_version=None,
+                image=None,
+                security_counter=0,
+                expected_s=None,
+                must_take_back=False,
+                findings=(),
+            )
+        image = self._source.image_for(node)
+        findings = [*self._kind(node, image), *self._hwid(node)]
+        action, must_take_back = Action.FLASH, False
+        if image is not None:
+            action = self._action(node, image)
+            if action is Action.FLASH:
+                findings += self._steps(node, image)
+            must_take_back = action is Action.FLASH and is_on_trial(node)
+        sends = action is Action.FLASH and image is not None
+        rate = self._request.rate_bytes_per_s
+        return NodePlan(
+            node=node,
+            action=action,
+            to_version=None if image is None else image.facts.version,
+            image=image.data if sends and image is not None else None,
+            security_counter=0 if image is None else image.facts.security_counter,
+            expected_s=len(image.data) / rate + _NODE_OVERHEAD_S if sends and image is not None and rate else None,
+            must_take_back=must_take_back,
+            findings=tuple(findings),
+        )
+
+    def _is_chosen(self, node: NodeDescription) -> bool:
+        request = self._request
+        if request.positions:
+            return node.position in request.positions
+        if request.targets is Targets.MASTER:
+            return node.role is ImageRole.MASTER
+        if request.targets is Targets.SLAVES:
+            return node.role is ImageRole.SLAVE
+        if self._source.manifest is None:
+            # One image, "all": all it can be meant for. A master's image does not stop at every slave.
+            return node.role is self._source.images[0].facts.role
+        return True
+
+    def _kind(self, node: NodeDescription, image: SourceImage | None) -> list[Finding]:
+        """Role and hardware class."""
+        position = node.position
+        if image is not None:
+            return [self._finding(Check.ROLE, None, position), self._finding(Check.HARDWARE_CLASS, None, position)]
+        role = node.role.name.lower()
+        of_role = [each for each in self._source.images if each.facts.role is node.role]
+        if not of_role:
+            others = ", ".join(sorted({each.facts.role.name.lower() for each in self._source.images}))
+            return [self._finding(Check.ROLE, f"expected an image for a {role}, got one for a {others}", position)]
+        classes = ", ".join(sorted(str(each.facts.hardware_class.class_id) for each in of_role))
+        problem = f"expected an image for hardware class {node.class_id}, got {classes}"
+        return [self._finding(Check.ROLE, None, position), self._finding(Check.HARDWARE_CLASS, problem, position)]
+
+    def _hwid(self, node: NodeDescription) -> list[Finding]:
+        wanted = self._request.hwids.get(node.position)
+        if wanted is None:
+            return []
+        problem = None if node.hwid == wanted else f"expected {wanted}, got {node.hwid}"
+        return [self._finding(Check.HWID, problem, node.position)]
+
+    def _action(self, node: NodeDescription, image: SourceImage) -> Action:
+        if node.running_slot is None or node.version != image.facts.version:
+            return Action.FLASH
+        if is_on_trial(node):
+            return Action.CONFIRM
+        if node.security_counter < image.facts.security_counter:
+            return Action.RAISE_COUNTER
+        return Action.FLASH if Check.SAME_VERSION in self._request.forced else Action.NONE
+
+    def _steps(self, node: NodeDescription, image: SourceImage) -> list[Finding]:
+        """What speaks against putting this image on this node, although it is of its kind."""
+        position, facts = node.position, image.facts
+        findings: list[Finding] = []
+        runs = node.running_slot is not None
+        if runs and node.version == facts.version:
+            # Otherwise nothing would be flashed: see `_action`.
+            findings.append(self._finding(Check.SAME_VERSION, f"it runs {facts.version} already", position))
+        older = runs and facts.version < node.version
+        problem = f"expected a version of at least {node.version}, got {facts.version}" if older else None
+        findings.append(self._finding(Check.VERSION_DOWNGRADE, problem, position))
+        low = facts.security_counter < node.security_counter
+        problem = f"expected at least {node.security_counter}, got {facts.security_counter}" if low else None
+        findings.append(self._finding(Check.SECURITY_COUNTER, problem, position))
+        problem = f"expected no image on trial, got {node.version}" if is_on_trial(node) else None
+        findings.append(self._finding(Check.TEST_PENDING, problem, position))
+        return findings
+
+    # ---- the pack
+
+    def absent(self, plans: Sequence[NodePlan]) -> list[Finding]:
+        """Nodes that should be there."""
+        request, source = self._request, self._source
+        there = {plan.position for plan in plans}
+        findings = [
+            self._finding(Check.NODE_PRESENT, None if position in there else "did not answer", position)
+            for position in request.named_positions
+        ]
+        if not plans:
+            # Nothing to force: there is nobody.
+            return [*findings, Finding(Check.NODE_PRESENT, Verdict.REFUSED, None, "no node answered")]
+        if request.positions:
+            return findings
+        if request.targets in {Targets.MASTER, Targets.SLAVES}:
+            wanted = {ImageRole.MASTER if request.targets is Targets.MASTER else ImageRole.SLAVE}
+        else:
+            wanted = {image.facts.role for image in source.images}
+        missing = [role for role in sorted(wanted) if not any(plan.node.role is role for plan in plans)]
+        findings += [self._finding(Check.NODE_PRESENT, f"no {role.name.lower()} answered") for role in missing]
+        if not findings:
+            findings.append(self._finding(Check.NODE_PRESENT, None))
+        return findings
+
+    def mixed(self, plans: Sequence[NodePlan]) -> list[Finding]:
+        """Whether the pack would run what belongs together."""
+        taking = [plan for plan in plans if plan.action not in {Action.NONE, Action.LEFT_OUT} and plan.to_version]
+        if not taking:
+            return []
+        after = {plan.position: plan.to_version or plan.from_version for plan in plans}
+        problems: list[str] = []
+        for plan in plans:
+            image = self._source.image_for(plan.node)
+            if plan.action is Action.LEFT_OUT and image is not None and plan.from_version != image.facts.version:
+                runs = plan.from_version or "nothing"
+                problems.append(f"node {plan.position} is left out and runs {runs}, not {image.facts.version}")
+        used = {id(image): image for plan in plans if (image := self._source.image_for(plan.node)) is not None}
+        for image in used.values():
+            for need in image.facts.dependencies:
+                for plan in plans:
+                    version = after[plan.position]
+                    if plan.node.role is need.role and (version is None or version < need.version_min):
+                        kind = image.facts.role.name.lower()
+                        problems.append(
+                            f"the {kind} image {image.facts.version} needs {need.role.name.lower()}s of at least "
+                            f"{need.version_min}, node {plan.position} would run {version or 'nothing'}"
+                        )
+        return [self._finding(Check.MIXED_PACK, "; ".join(problems) or None)]
+
+
+def _expected_s(plans: Sequence[NodePlan], rate_bytes_per_s: float | None) -> float | None:
+    """Nodes that take a broadcast share one transfer of the same image, the others get it one after another."""
+    if not rate_bytes_per_s:
+        return None
+    total_s = 0.0
+    shared: set[bytes] = set()
+    for plan in plans:
+        if plan.image is None:
+            continue
+        total_s += _NODE_OVERHEAD_S
+        if Capability.BROADCAST in plan.node.capabilities:
+            if plan.image in shared:
+                continue
+            shared.add(plan.image)
+        total_s += len(plan.image) / rate_bytes_per_s
+    return total_s

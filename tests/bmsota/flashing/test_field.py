@@ -1,0 +1,405 @@
+"""A field upgrade in virtual time: all or nothing, whatever step fails, and the next run does what is missing."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from bmsota.boot import SlotState
+from bmsota.bootloader import Command, FailureCause, NodeState
+from bmsota.errors import LocalProtocolError
+from bmsota.flashing import (
+    Check,
+    FieldFinished,
+    FieldOutcome,
+    FieldPhase,
+    PhaseBegun,
+    PlanMade,
+    Standing,
+    standing_of,
+)
+
+WRITING_COMMANDS = 4 * 10
+"""Of one undisturbed upgrade of four nodes: more than there are, so that the last cases cut nothing."""
+
+
+def phases(events):
+    return [event.phase for event in events if isinstance(event, PhaseBegun)]
+
+
+def upgrade(pack, source=None, **options):
+    """Run a field upgrade; its result."""
+    machine = pack.upgrade(source, **options)
+    events = pack.run(machine)
+    assert isinstance(events[-1], FieldFinished)
+    assert events[-1].result is machine.result
+    return machine.result
+
+
+def truth(pack, rig):
+    """(version, whether it is on trial, counter) of every node, by the nodes' own stores."""
+    return {
+        position: (node.version, node.store.is_test_pending, node.store.security_counter)
+        for position, node in pack.nodes.items()
+    }
+
+
+def test_a_whole_release_leaves_first_master_last_counters_behind_the_last_confirmation(pack, rig):
+    machine = pack.upgrade()
+    events = pack.run(machine)
+    assert phases(events) == [
+        FieldPhase.DISCOVER,
+        FieldPhase.DECIDE,
+        FieldPhase.STAGE,
+        FieldPhase.ACTIVATE,
+        FieldPhase.READ_BACK,
+        FieldPhase.CONFIRM,
+        FieldPhase.RAISE_COUNTERS,
+        FieldPhase.LOOK,
+        FieldPhase.OVER,
+    ]
+    result = machine.result
+    assert (result.outcome, result.was_changed, result.failed_phase) == (FieldOutcome.DONE, True, None)
+    assert truth(pack, rig) == dict.fromkeys(range(4), (rig.NEW, False, 2))
+    assert [report.position for report in result.nodes] == [1, 2, 3, 0]
+    assert {report.standing for report in result.nodes} == {Standing.NEW}
+    order = [
+        (request.command, request.node, request.raise_counter)
+        for request in pack.requests
+        if request.command in {Command.FINISH_TRANSFER, Command.ACTIVATE_TEST, Command.RESET, Command.CONFIRM}
+    ]
+    leaves_first = (1, 2, 3, 0)
+    staged = [(Command.FINISH_TRANSFER, position, 0) for position in leaves_first]
+    booted = [(command, position, 0) for position in leaves_first for command in (Command.ACTIVATE_TEST, Command.RESET)]
+    confirmed = [(Command.CONFIRM, position, raised) for raised in (0, 1) for position in leaves_first]
+    assert order == [*staged, *booted, *confirmed]
+
+
+def test_every_phase_has_its_time_and_every_node_its_figures(pack, rig):
+    result = upgrade(pack)
+    times = result.phases
+    assert [time.phase for time in times][-1] is FieldPhase.LOOK
+    assert all(one.end_ns == other.begin_ns for one, other in itertools.pairwise(times))
+    assert times[-1].end_ns == pack.now_ns
+    for report in result.nodes:
+        assert (report.resumed_from, report.sent_bytes) == (0, report.plan.size_bytes)
+        assert report.transfer_ns > report.sent_bytes / 8 * 200_000
+        assert (report.frames_repeated, report.interruptions, report.failure) == (0, 0, None)
+
+
+def test_a_pack_that_is_up_to_date_is_left_alone(rig):
+    pack = rig.Pack(*(rig.Node(position, rig.NEW) for position in range(3)))
+    result = upgrade(pack)
+    assert (result.outcome, result.was_changed, result.nodes) == (FieldOutcome.NOTHING_TO_DO, False, ())
+    assert {request.command for request in pack.requests} == {Command.DISCOVER}
+    assert pack.data_frames == 0
+
+
+def test_only_the_node_that_lags_behind_is_flashed(rig):
+    """A slave that was replaced: the others, the master too, are neither written nor restarted."""
+    pack = rig.Pack(rig.Node(0, rig.NEW), rig.Node(1, rig.NEW), rig.Node(2))
+    result = upgrade(pack)
+    assert result.outcome is FieldOutcome.DONE
+    assert pack.versions == dict.fromkeys(range(3), rig.NEW)
+    assert {node for command, node in pack.commands()} == {2}
+
+
+def test_what_the_plan_refuses_is_not_begun(pack, rig):
+    before = {position: node.flash.operations for position, node in pack.nodes.items()}
+    result = upgrade(pack, rig.release(rig.ImageVersion(1, 9), counter=5))
+    assert (result.outcome, result.was_changed) == (FieldOutcome.REFUSED, False)
+    assert {each.check for each in result.plan.refusals} == {Check.VERSION_DOWNGRADE}
+    assert {request.command for request in pack.requests} == {Command.DISCOVER}
+    assert {position: node.flash.operations for position, node in pack.nodes.items()} == before
+
+
+def test_what_is_declined_is_not_begun(pack, rig):
+    machine = pack.upgrade()
+    events = pack.run(machine, decide=lambda machine, now_ns: machine.decline(now_ns))
+    assert machine.result.outcome is FieldOutcome.DECLINED
+    assert not machine.result.was_changed
+    assert [event for event in events if isinstance(event, PlanMade)] == [PlanMade(machine.plan)]
+    assert {request.command for request in pack.requests} == {Command.DISCOVER}
+
+
+def test_decisions_without_a_plan_that_waits_are_refused(pack):
+    machine = pack.upgrade()
+    for decision in (machine.proceed, machine.decline):
+        with pytest.raises(LocalProtocolError, match="expected a plan that waits for a decision, got DISCOVER"):
+            decision(pack.now_ns)
+    pack.run(machine)
+    for decision in (machine.proceed, machine.decline):
+        with pytest.raises(LocalProtocolError, match="got OVER"):
+            decision(pack.now_ns)
+
+
+class Nth:
+    """Does something when the n-th command that changes a node is given, repetitions not counted."""
+
+    def __init__(self, n, act):
+        self.left = n
+        self.act = act
+        self.seen = None
+        self.happened = None
+
+    def __call__(self, request):
+        key = (request.command, request.node, request.tag)
+        if request.command is Command.DISCOVER or key == self.seen:
+            return
+        self.seen = key
+        self.left -= 1
+        if self.left == 0:
+            self.happened = request
+            self.act(request)
+
+
+def check_report_is_true(pack, result):
+    """What the report says of each node is what the node's own store says."""
+    for report in result.nodes:
+        node = pack.nodes[report.position]
+        if node.is_dead or node.is_mute:
+            assert report.standing is Standing.SILENT
+            continue
+        runs_new = node.version == report.plan.to_version
+        assert (report.standing in {Standing.NEW, Standing.NEW_CONFIRMED, Standing.NEW_ON_TRIAL}) == runs_new
+        assert (report.standing is Standing.NEW_ON_TRIAL) == node.store.is_test_pending
+
+
+@pytest.mark.parametrize("kind", ["dead", "mute"])
+@pytest.mark.parametrize("n", range(1, WRITING_COMMANDS))
+def test_a_node_dies_at_the_nth_command(n, kind, rig):
+    """The others run one version, the report is true, and the second run ends what the first began."""
+    pack = rig.Pack(*(rig.Node(position) for position in range(3)))
+
+    def strike(request):
+        setattr(pack.nodes[request.node], f"is_{kind}", True)
+
+    pack.on_request = Nth(n, strike)
+    result = upgrade(pack)
+    struck = pack.on_request.happened
+    if struck is None:
+        assert result.outcome is FieldOutcome.DONE
+        return
+    check_report_is_true(pack, result)
+    report = next(each for each in result.nodes if each.position == struck.node)
+    assert report.failure is not None
+    assert report.failure.cause in {FailureCause.NODE_SILENT, FailureCause.NO_PROGRESS}
+    assert result.failed_phase is not None
+    assert result.safe_to_run_again
+    others = {node.version for node in pack.nodes.values() if node.position != struck.node}
+    assert len(others) == 1
+    raising = result.failed_phase is FieldPhase.RAISE_COUNTERS
+    assert others == {rig.NEW if raising else rig.OLD}
+    assert result.outcome is (FieldOutcome.MIXED if raising else FieldOutcome.FAILED)
+    for node in pack.nodes.values():
+        assert node.is_dead or node.target.state is NodeState.APPLICATION or node.position == struck.node
+    # The supply comes back: as after any power cut, the node boots.
+    node = pack.nodes[struck.node]
+    node.is_dead = node.is_mute = False
+    node.restart()
+    pack.on_request = lambda request: None
+    frames_of_first = pack.data_frames
+    again = upgrade(pack)
+    assert again.outcome in {FieldOutcome.DONE, FieldOutcome.NOTHING_TO_DO}
+    assert truth(pack, rig) == dict.fromkeys(range(3), (rig.NEW, False, 2))
+    assert frames_of_first or pack.data_frames or raising
+
+
+@pytest.mark.parametrize("n", range(1, WRITING_COMMANDS))
+def test_a_node_loses_power_for_a_moment_at_the_nth_command(n, rig):
+    """It boots again at once. During the transfer that is overcome; on trial it falls back, and the pack with it."""
+    pack = rig.Pack(*(rig.Node(position) for position in range(3)))
+    pack.on_request = Nth(n, lambda request: pack.nodes[request.node].restart())
+    result = upgrade(pack)
+    check_report_is_true(pack, result)
+    assert len(set(pack.versions.values())) == 1
+    assert result.outcome is (FieldOutcome.DONE if rig.NEW in pack.versions.values() else FieldOutcome.FAILED)
+    pack.on_request = lambda request: None
+    assert upgrade(pack).outcome in {FieldOutcome.DONE, FieldOutcome.NOTHING_TO_DO}
+    assert truth(pack, rig) == dict.fromkeys(range(3), (rig.NEW, False, 2))
+
+
+@pytest.mark.parametrize("n", range(1, WRITING_COMMANDS))
+def test_stopped_at_the_nth_command_the_next_run_does_the_rest(n, rig):
+    """Ctrl-C at every command: nothing but looking and letting go comes behind it, and no byte is sent twice."""
+    pack = rig.Pack(*(rig.Node(position) for position in range(3)))
+    machine = pack.upgrade()
+    stopped_at = []
+
+    def stop(request):
+        stopped_at.append(len(pack.requests))
+        machine.stop(pack.now_ns)
+
+    pack.on_request = Nth(n, stop)
+    pack.run(machine)
+    result = machine.result
+    if not stopped_at:
+        assert result.outcome is FieldOutcome.DONE
+        return
+    assert result.outcome is FieldOutcome.INTERRUPTED
+    assert result.failed_phase is not None
+    check_report_is_true(pack, result)
+    # What was handed to the driver before is on its way; nothing else that writes is.
+    behind = {request.command for request in pack.requests[stopped_at[0] :]}
+    assert behind <= {Command.DISCOVER, Command.LEAVE_BOOTLOADER, Command.CHECK_BLOCK}
+    for node in pack.nodes.values():
+        assert node.target.state is NodeState.APPLICATION
+    first = {report.position: report for report in result.nodes}
+    pack.on_request = lambda request: None
+    again = upgrade(pack)
+    # Nothing to do: the last frame that was on its way was the last one that was needed.
+    assert again.outcome in {FieldOutcome.DONE, FieldOutcome.NOTHING_TO_DO}
+    assert truth(pack, rig) == dict.fromkeys(range(3), (rig.NEW, False, 2))
+    for report in again.nodes:
+        # A block under way when it was stopped may have arrived without our hearing of it: then even less is sent.
+        assert report.sent_bytes + first[report.position].sent_bytes <= first[report.position].plan.size_bytes
+        assert report.sent_bytes + report.resumed_from in {0, len(report.plan.image or b"")}
+
+
+def test_a_second_stop_changes_nothing(pack):
+    machine = pack.upgrade()
+    machine.stop(pack.now_ns)
+    assert machine.result.outcome is FieldOutcome.INTERRUPTED
+    assert not machine.result.was_changed
+    result = machine.result
+    machine.stop(pack.now_ns)
+    machine.abandon(pack.now_ns)
+    assert machine.result is result
+    assert machine.frames_to_send(pack.now_ns) == []
+
+
+def test_without_a_bus_it_ends_with_what_is_known(pack):
+    """The adapter is unplugged in mid-flash: every node is silent from here on, what it had taken is counted."""
+    machine = pack.upgrade()
+    pack.on_request = Nth(5, lambda request: machine.abandon(pack.now_ns))
+    pack.run(machine)
+    result = machine.result
+    assert (result.outcome, result.failed_phase) == (FieldOutcome.FAILED, FieldPhase.STAGE)
+    assert {report.standing for report in result.nodes} == {Standing.SILENT}
+    assert result.was_changed
+    pack.on_request = lambda request: None
+    assert upgrade(pack).outcome is FieldOutcome.DONE
+
+
+def test_a_master_that_keeps_the_slaves_from_answering_goes_back_first_and_they_follow(pack, rig):
+    """The new master does not pass the slaves' frames on: with the old one back, the slaves are taken back too."""
+    master, slaves = pack.nodes[0], [pack.nodes[position] for position in (1, 2, 3)]
+    boots = master.restart
+
+    def restart():
+        boots()
+        for slave in slaves:
+            slave.is_mute = master.version == rig.NEW
+
+    master.restart = restart
+    result = upgrade(pack)
+    assert result.failed_phase is FieldPhase.READ_BACK
+    assert result.outcome is FieldOutcome.FAILED
+    assert pack.versions == dict.fromkeys(range(4), rig.OLD)
+    assert {report.standing for report in result.nodes} == {Standing.OLD_STAGED}
+
+
+def test_a_last_confirmation_that_was_only_not_heard_is_taken_for_what_it_is(rig):
+    """The master confirms and its answers are lost: everybody has confirmed, so the pack goes forward, not back."""
+    pack = rig.Pack(*(rig.Node(position) for position in range(2)))
+
+    def deafen(request):
+        if request.command is Command.CONFIRM and request.node == 0 and not request.raise_counter:
+            pack.nodes[0].is_mute = True
+
+    def hear_again(phase):
+        pack.nodes[0].is_mute = phase is FieldPhase.CONFIRM and pack.nodes[0].is_mute
+
+    pack.on_request = deafen
+    machine = pack.upgrade()
+    ask = machine.next_event
+
+    def next_event():
+        event = ask()
+        if isinstance(event, PhaseBegun):
+            hear_again(event.phase)
+        return event
+
+    machine.next_event = next_event
+    events = pack.run(machine)
+    assert FieldPhase.LOOK_BACK in phases(events)
+    assert machine.result.outcome is FieldOutcome.DONE
+    assert machine.result.failed_phase is None
+    assert truth(pack, rig) == dict.fromkeys(range(2), (rig.NEW, False, 2))
+
+
+def test_an_image_on_trial_of_somebody_else_is_taken_back_only_when_forced(pack, rig):
+    other = rig.ImageVersion(2, 0, 5)
+    source = rig.FlashSource.of_image("other", rig.make_image(rig.ImageRole.SLAVE, other))
+    machine = pack.upgrade(source)
+    # Stopped before the confirmation: the slaves run it on trial.
+    pack.on_request = lambda _: machine.stop(pack.now_ns) if machine.phase is FieldPhase.READ_BACK else None
+    pack.run(machine)
+    pack.on_request = lambda request: None
+    for node in (pack.nodes[1], pack.nodes[2], pack.nodes[3]):
+        assert node.version == other
+        assert node.store.is_test_pending
+    result = upgrade(pack)
+    assert result.outcome is FieldOutcome.REFUSED
+    assert [(each.check, each.position) for each in result.plan.refusals] == [
+        (Check.TEST_PENDING, position) for position in (1, 2, 3)
+    ]
+    result = upgrade(pack, forced=frozenset({Check.TEST_PENDING}))
+    assert result.outcome is FieldOutcome.DONE
+    assert result.phases[2].phase is FieldPhase.TAKE_BACK
+    assert truth(pack, rig) == dict.fromkeys(range(4), (rig.NEW, False, 2))
+
+
+def test_the_same_version_again_when_forced(rig):
+    pack = rig.Pack(rig.Node(0, rig.NEW), rig.Node(1, rig.NEW))
+    slots = {position: node.boot.slot for position, node in pack.nodes.items()}
+    result = upgrade(pack, forced=frozenset({Check.SAME_VERSION}))
+    assert result.outcome is FieldOutcome.DONE
+    assert all(node.boot.slot != slots[position] for position, node in pack.nodes.items())
+    assert {report.sent_bytes for report in result.nodes} == {
+        len(rig.make_image()),
+        len(rig.make_image(rig.ImageRole(0))),
+    }
+
+
+def test_the_same_version_again_that_does_not_start_is_not_taken_for_done(rig):
+    """Only the slot tells the new copy from the old one."""
+    pack = rig.Pack(rig.Node(0, rig.NEW), rig.Node(1, rig.NEW))
+
+    def fall_back(request):
+        if request.command is Command.RESET and request.node == 0:
+            pack.nodes[1].restart()
+
+    pack.on_request = fall_back
+    result = upgrade(pack, forced=frozenset({Check.SAME_VERSION}))
+    assert result.outcome is FieldOutcome.FAILED
+    assert result.failed_phase is FieldPhase.READ_BACK
+    assert {report.standing for report in result.nodes} == {Standing.OLD_STAGED}
+
+
+def test_every_standing_has_its_signs(pack, rig):
+    """From what a node says of itself to the word in the report."""
+    machine = pack.upgrade()
+    pack.run(machine, decide=lambda machine, now_ns: machine.decline(now_ns))
+    plan = machine.plan.targets[0]
+    node = plan.node
+    spare = 1 - node.running_slot
+
+    def with_slots(state, **changes):
+        states = list(node.slot_states)
+        states[spare] = state
+        return replace(node, slot_states=tuple(states), **changes)
+
+    new = {"version": rig.NEW, "running_slot": spare}
+    assert standing_of(None, plan) is Standing.SILENT
+    assert standing_of(replace(node, running_slot=None), plan) is Standing.NO_IMAGE
+    assert standing_of(with_slots(SlotState.EMPTY), plan) is Standing.OLD
+    assert standing_of(with_slots(SlotState.BAD), plan) is Standing.OLD
+    assert standing_of(with_slots(SlotState.STAGING), plan) is Standing.OLD_PARTLY_STAGED
+    assert standing_of(with_slots(SlotState.STAGED), plan) is Standing.OLD_STAGED
+    assert standing_of(with_slots(SlotState.TEST_REQUESTED), plan) is Standing.OLD_TEST_REQUESTED
+    assert standing_of(with_slots(SlotState.TEST, **new), plan) is Standing.NEW_ON_TRIAL
+    assert standing_of(with_slots(SlotState.CONFIRMED, **new), plan) is Standing.NEW_CONFIRMED
+    assert standing_of(with_slots(SlotState.CONFIRMED, **new, security_counter=2), plan) is Standing.NEW
