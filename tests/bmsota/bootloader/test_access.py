@@ -89,6 +89,7 @@ def test_a_signature_works_once():
     challenge = guard.challenge(NOW)
     signature = answer_challenge(KEY.sign, challenge, HWID)
     assert guard.verify(signature, HWID, NOW)
+    assert not guard.verify(signature, HWID, NOW)
     guard.lock()
     assert not guard.verify(signature, HWID, NOW)
     assert guard.challenge(NOW) != challenge
