@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simulator.devices.slave import SlavePowerCutPlan
+from simulator.devices.bootloader_node import PowerCutPlan
 from simulator.devices.unit import FactoryImages, Unit
 from simulator.devices.vehicle import CITIES, Vehicle
 from simulator.identity import slave_hwid, unit_identity
@@ -172,7 +172,7 @@ class Fleet:
             case CorruptByte(at_byte=at_byte):
                 unit.modem.corrupt_at_image_byte = at_byte
             case SlavePowerCut(slave=slave, at_progress=at_progress, off_s=off_s):
-                unit.slaves[slave - 1].power_cut_plan = SlavePowerCutPlan(at_progress, round(off_s * SECOND))
+                unit.slaves[slave - 1].power_cut_plan = PowerCutPlan(at_progress, round(off_s * SECOND))
             case SelfTestFails(reason=reason):
                 campaign = self.scenario.campaign
                 unit.fail_self_test(campaign.software_version if campaign is not None else "", reason)

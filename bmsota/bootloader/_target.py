@@ -178,7 +178,23 @@ class BootloaderTarget:
         boot: BootResult,
         timing: TargetTiming | None = None,
         block_frames_max: int = BLOCK_FRAMES_MAX,
+        is_locked: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Take the parts of a node.
+
+        Args:
+            wire: the bootloader's frames.
+            identity: who the node is.
+            store: its slots and journal.
+            boot: what `store.boot()` returned.
+            timing: the node's habits.
+            block_frames_max: data frames it can buffer.
+            is_locked: while true the store is somebody else's (a master's own updater): every command but DISCOVER is
+                answered WRONG_STATE. Must stay false while a session is open.
+
+        Raises:
+            ConfigurationError: *block_frames_max* is out of range.
+        """
         if not 0 < block_frames_max <= BLOCK_FRAMES_MAX:
             raise ConfigurationError(f"block: expected 1 to {BLOCK_FRAMES_MAX} frames, got {block_frames_max}")
         self._wire = wire
@@ -187,6 +203,7 @@ class BootloaderTarget:
         self._boot = boot
         self._timing = timing or TargetTiming()
         self._block_frames_max = block_frames_max
+        self._is_locked = is_locked
         self._boot_id = store.journal_sequence % 256
         self._can_run = boot.reason is not BootReason.NOTHING
         self.state = NodeState.APPLICATION if self._can_run else NodeState.BOOTLOADER
@@ -290,7 +307,7 @@ class BootloaderTarget:
         after = TARGET_TRANSITIONS.get((self.state, request.command))
         detail = 0
         try:
-            if after is None:
+            if after is None or self._is_locked():
                 raise _RefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301  One place makes the answer of a refusal.
             if request.command is Command.BEGIN_TRANSFER and self._report_missing(request, OFFER_BLOCK, now_ns):
                 return

@@ -15,9 +15,13 @@ from typing import NoReturn
 
 from bmsota.errors import ConfigurationError
 
-__all__ = ["CutPhase", "FlashMisuseError", "FlashModel", "PowerCut"]
+__all__ = ["ERASE_NS", "PROGRAM_NS", "CutPhase", "FlashMisuseError", "FlashModel", "PowerCut"]
 
 ERASED = 0xFF
+
+# Typical values of the STM32L4's datasheet: erasing a page, programming a double word.
+ERASE_NS = 22_000_000
+PROGRAM_NS = 82_000
 
 
 class PowerCut(Exception):  # noqa: N818  It is an accident, not an error of ours.
@@ -55,8 +59,8 @@ class FlashModel:
         *,
         erase_block_bytes: int = 2048,
         write_unit_bytes: int = 8,
-        erase_ns: int = 22_000_000,  # STM32L4 datasheet: page erase 22 ms typical.
-        program_ns: int = 82_000,  # STM32L4 datasheet: a double word 82 us typical.
+        erase_ns: int = ERASE_NS,
+        program_ns: int = PROGRAM_NS,
         seed: int | str = 0,
     ) -> None:
         if size_bytes % erase_block_bytes or erase_block_bytes % write_unit_bytes:

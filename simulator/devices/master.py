@@ -2,6 +2,10 @@
 
 It is wiring: the cores of the library decide (`TerminalSession`, `Updater`, `FlashingEngine`, `BootStore`), this file hands
 them frames, bytes and time, and carries out what they ask for. Everything but the flashes is gone when the power goes.
+
+It is a node too (position 0): a flasher on a bus can flash it like a slave, and on a diagnosis bus, through its gateway, the
+slaves. One of the two upgrades at a time: while the updater has an order the bootloader refuses and the gateway is closed;
+while a flasher is at work an instruction waits (`FIELD_QUIET_NS`).
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from bmsota.boot import BootStore, SlotLayout, SlotState, for_hardware
+from bmsota.boot import SlotState
+from bmsota.bootloader import POSITION_MAX, TargetIdentity
 from bmsota.bootloader import NodeState as NodeActivity
 from bmsota.flashing import (
     BootloaderProfile,
@@ -46,7 +51,7 @@ from bmsota.gbt32960 import (
     UpgradeStateCode,
     beijing_time,
 )
-from bmsota.image import ImageRole, verify_image
+from bmsota.image import ImageRole
 from bmsota.ota import DeviceTrust, NodeReport, TrustState
 from bmsota.ota.shelf import ImageShelf
 from bmsota.ota.updater import (
@@ -70,8 +75,10 @@ from bmsota.ota.updater import (
     Updater,
     UpdaterState,
 )
+from simulator.devices.bootloader_node import BootloaderNode, data_keys, reply_keys, request_keys
 from simulator.devices.field_upgrades import FieldUpgradeReporter
 from simulator.devices.flash import FlashModel, PowerCut
+from simulator.devices.gateway import Gateway
 from simulator.devices.internal_bus import MeasurementTable
 from simulator.devices.reporting import PackValues, report_bodies
 from simulator.kernel import MS, SECOND
@@ -81,17 +88,17 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from bmsota.boot import BootResult, Flash
+    from bmsota.boot import BootResult, BootStore
     from bmsota.bootloader import BootloaderWire, NodeDescription
     from bmsota.canframe import CanFrame
     from bmsota.flashing import NodeResult
-    from bmsota.image import FirmwareImage, HardwareClass, ImageVersion, PublicKey
+    from bmsota.image import HardwareClass, ImageVersion, PublicKey
     from bmsota.ota.updater import Action
     from bmsota.signals import Database
     from simulator.devices.vehicle import Vehicle
     from simulator.identity import UnitIdentity as Identity
     from simulator.kernel import Kernel, Timer
-    from simulator.links.canbus import CanBus
+    from simulator.links.canbus import CanBus, Port
     from simulator.links.uplink import Modem
     from simulator.profiles import SeriesProfile
     from simulator.trace import Trace
@@ -115,6 +122,8 @@ SELF_TEST_LIMIT_NS = 10 * SECOND
 REASON_SIZE_BYTES_MAX = 255
 # After the ignition is off the unit logs out and then loses its supply, answer or not.
 SHUTDOWN_LIMIT_NS = SECOND
+# A flasher that has said nothing for so long has gone: the longest pause in its work is a node's restart.
+FIELD_QUIET_NS = 10 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +189,7 @@ class Master:
         heartbeat_period_ns: int,
         measure_period_ns: int,
         hooks: MasterHooks,
+        diagnosis_bus: CanBus | None = None,
     ) -> None:
         self._kernel = kernel
         self._wire = wire
@@ -198,21 +208,49 @@ class Master:
         self._hooks = hooks
         self.name = identity.name
         self.figures = MasterFigures()
-        self._flash = FlashModel(FLASH_SIZE_BYTES, seed=f"{identity.master_hwid}/internal")
         self._shelf_flash = FlashModel(
             SHELF_SIZE_BYTES, erase_block_bytes=SHELF_ERASE_BLOCK_BYTES, seed=f"{identity.master_hwid}/external"
         )
-        self._new_store().install_factory(factory_image)
-        self._measured = MeasurementTable(database, profile)
-        replies = range(wire.reply_id, wire.reply_id + profile.slave_count + 1)
-        self._replies = frozenset(replies)
-        self._port = bus.attach(
-            self._receive_can,
-            name=f"{self.name}/master",
-            accepts=frozenset({*replies, *self._measured.accepts}),
-            drained=self._can_drained,
+        self.node = BootloaderNode(
+            kernel=kernel,
+            wire=wire,
+            owner=self,
+            identity=TargetIdentity(
+                position=0,
+                role=ImageRole.MASTER,
+                hwid=identity.master_hwid,
+                serial=identity.master_hwid,
+                hardware_class=master_class,
+            ),
+            flash=FlashModel(FLASH_SIZE_BYTES, seed=f"{identity.master_hwid}/internal"),
+            journal_size_bytes=JOURNAL_SIZE_BYTES,
+            image_keys=keys.image_keys,
+            boot_time_ns=BOOT_TIME_NS,
+            is_locked=lambda: self._is_upgrading,
         )
-        self._port.power(on=False)
+        self.node.new_store().install_factory(factory_image)
+        self._measured = MeasurementTable(database, profile)
+        slave_count = profile.slave_count if diagnosis_bus is None else POSITION_MAX
+        self._requests = frozenset({wire.request_id})
+        self._replies = frozenset(range(wire.reply_id + 1, wire.reply_id + slave_count + 1))
+        self._port = bus.attach(self._receive_can, name=f"{self.name}/master", drained=self._can_drained)
+        self.node.add_port(self._port, reply_keys(wire, 1, slave_count) | self._measured.accepts)
+        self._diagnosis_port: Port | None = None
+        self.gateway: Gateway | None = None
+        """Between the diagnosis bus and the internal bus; None without the former."""
+        if diagnosis_bus is not None:
+            port = self._diagnosis_port = diagnosis_bus.attach(
+                self._receive_diagnosis, name=f"{self.name}/diagnosis", drained=self.node.drained
+            )
+            inward = request_keys(wire) | data_keys(wire)
+            self.node.add_port(port, inward)
+            self.gateway = Gateway(
+                inside=self._port,
+                outside=port,
+                inward=inward,
+                outward=reply_keys(wire, 1, POSITION_MAX),
+                is_open=lambda: not self._is_upgrading,
+            )
         self._login_serial = 0
         self._login_ns: int | None = None
         self._session: TerminalSession | None = None
@@ -235,16 +273,25 @@ class Master:
         self._powered_off: Callable[[], None] | None = None
         self._restart_timer: Timer | None = None
         self._in_pump = False
-        self.boot_result: BootResult | None = None
-        self.powered = False
+        self._has_order_to_go_on_with = False
+        self._flasher_heard_ns: int | None = None
+        self._waiting_instruction = ""
 
     # -- what others ask -------------------------------------------------------------------------------------------------
 
     @property
     def version(self) -> ImageVersion | None:
         """Version of the running image; None without power."""
-        result = self.boot_result
-        return None if result is None or result.facts is None else result.facts.version
+        return self.node.version
+
+    @property
+    def boot_result(self) -> BootResult | None:
+        """What the last boot found; None without power."""
+        return self.node.boot_result
+
+    @property
+    def powered(self) -> bool:
+        return self.node.is_powered
 
     @property
     def upgrade_state(self) -> UpdaterState:
@@ -259,14 +306,12 @@ class Master:
         """As the master last heard them, by position."""
         return tuple(str(node.version) for node in self._nodes if node.position > 0)
 
-    def _new_store(self) -> BootStore:
-        flash: Flash = self._flash
-        layout = SlotLayout.divide(flash, journal_size_bytes=JOURNAL_SIZE_BYTES)
-        verify = for_hardware(self._verify, class_id=self._master_class.class_id, role=ImageRole.MASTER)
-        return BootStore(flash, layout, verify=verify)
-
-    def _verify(self, data: bytes) -> FirmwareImage:
-        return verify_image(data, public_keys=self._keys.image_keys)
+    @property
+    def _is_upgrading(self) -> bool:
+        """Whether the updater has an order, or will go on with one when the slaves have booted."""
+        if self._updater is None:
+            return False
+        return self._updater.state is not UpdaterState.IDLE or self._has_order_to_go_on_with
 
     # -- power -----------------------------------------------------------------------------------------------------------
 
@@ -274,27 +319,25 @@ class Master:
         """The supply is there: boot after a moment."""
         if self.powered:
             return
-        self.powered = True
-        self._flash.power_on()
         self._shelf_flash.power_on()
         self._generation += 1
-        self._kernel.call_in(BOOT_TIME_NS, self._boot, self._generation)
+        self.node.power_on()
 
     def power_off(self) -> None:
         """The supply is gone, whatever was going on."""
-        self.powered = False
         self._shutting_down = False
         self._generation += 1
-        self._flash.power_off()
+        self.node.power_off()
         self._shelf_flash.power_off()
-        self._port.power(on=False)
         self._modem.power_off()
         self._engine.cancel()
         self._session = None
         self._updater = None
         self._field_upgrades = None
         self._store = None
-        self.boot_result = None
+        self._has_order_to_go_on_with = False
+        self._flasher_heard_ns = None
+        self._waiting_instruction = ""
         self._nodes = ()
         # What the updater of this life has asked for must not be done in the next: it may confirm what was reverted.
         self._pending_operation = ()
@@ -309,7 +352,7 @@ class Master:
         self._timer = self._report_timer = self._restart_timer = None
         self._timer_due_ns = None
 
-    def _lose_power(self) -> None:
+    def supply_failed(self) -> None:
         """The supply failed inside a flash operation, by a planned accident; it comes back after a moment.
 
         Unless the ignition is off: then this was the end of the shutdown.
@@ -320,7 +363,7 @@ class Master:
         if powered_off is not None:
             powered_off()
         else:
-            self._restart_timer = self._kernel.call_in(SECOND, self.power_on)
+            self._restart_timer = self._kernel.call_in(self.node.off_ns, self.power_on)
 
     def shut_down(self, powered_off: Callable[[], None]) -> None:
         """The ignition is off: log out, then the supply goes. *powered_off* is called when it has gone."""
@@ -343,17 +386,12 @@ class Master:
         else:
             self._kernel.call_soon(off)
 
-    def _boot(self, generation: int) -> None:
-        if generation != self._generation:
-            return
+    # -- the node (NodeOwner) --------------------------------------------------------------------------------------------
+
+    def booted(self, store: BootStore, result: BootResult) -> None:
         now_ns = self._kernel.now_ns
-        try:
-            store = self._store = self._new_store()
-            result = self.boot_result = store.boot()
-        except PowerCut:
-            self._lose_power()
-            return
         self._trace.note(now_ns, self.name, f"master boots {self.version}: {result.reason.name}")
+        self._store = store
         if result.facts is None:
             return
         facts = result.facts
@@ -368,6 +406,7 @@ class Master:
             order_keys=self._keys.order_keys,
             state=TrustState.loads(stored) if stored else None,
         )
+        self._has_order_to_go_on_with = trust.state.order_is_open
         self._updater = Updater(
             hwid=self._identity.master_hwid,
             vin=self._identity.vin,
@@ -392,17 +431,59 @@ class Master:
             session=self._session,
             note=lambda text: self._trace.note(self._kernel.now_ns, self.name, text),
         )
-        self._port.power(on=True)
         self._measured = MeasurementTable(self._database, self._profile)
-        self._kernel.call_in(FIRST_DISCOVERY_NS, self._begin_operation, generation, result)
+        self._kernel.call_in(FIRST_DISCOVERY_NS, self._begin_operation, self._generation, result)
         self._report_timer = self._kernel.call_in(self._report_period_ns, self._report)
         self._pump()
+
+    def bootloader_entered(self) -> None:
+        """A flasher has the master: it logs out and leaves the slaves alone."""
+        self._trace.note(self._kernel.now_ns, self.name, "in its bootloader")
+        self._engine.cancel()
+        if self._session is not None and not self._shutting_down:
+            self._session.logout(self._kernel.now_ns)
+            self._pump()
+
+    def bootloader_left(self) -> None:
+        """The flasher has gone without a restart: log in again (`_pump_once`)."""
+        self._trace.note(self._kernel.now_ns, self.name, "left its bootloader")
+        self._pump()
+
+    def restart_requested(self) -> None:
+        self._trace.note(self._kernel.now_ns, self.name, "restarts, as asked over CAN")
+        self.power_off()
+        self.power_on()
+
+    @property
+    def _is_in_bootloader(self) -> bool:
+        return self.node.state not in {None, NodeActivity.APPLICATION}
+
+    def _is_flasher_at_work(self, now_ns: int) -> bool:
+        """Whether somebody has spoken the bootloader's language a moment ago, or has the master in its bootloader."""
+        heard_ns = self._flasher_heard_ns
+        return self._is_in_bootloader or (heard_ns is not None and now_ns - heard_ns < FIELD_QUIET_NS)
+
+    def _is_field_work(self, now_ns: int) -> bool:
+        """The same, or what he has left is on trial: no time to begin an upgrade from the cloud."""
+        assert self._store is not None
+        return not self._is_upgrading and (self._is_flasher_at_work(now_ns) or self._store.is_test_pending)
+
+    def _check_field_work(self, now_ns: int) -> None:
+        """When the flasher has gone, see what he has changed, and do what had to wait."""
+        if self._flasher_heard_ns is not None and not self._is_flasher_at_work(now_ns):
+            self._flasher_heard_ns = None
+            self._wants_discovery = True
+        if self._waiting_instruction and not self._is_field_work(now_ns):
+            url, self._waiting_instruction = self._waiting_instruction, ""
+            assert self._updater is not None
+            self._updater.instructed(url, now_ns)
 
     def _begin_operation(self, generation: int, result: BootResult) -> None:
         """The slaves have booted too: let the updater go on, and find out who is there."""
         if generation != self._generation or self._updater is None:
             return
         self._drive(self._updater.power_on, result, self._kernel.now_ns)
+        self._has_order_to_go_on_with = False
         self.vehicle_changed()
         if self._updater is not None:
             self._wants_discovery = True
@@ -431,7 +512,7 @@ class Master:
     def _report(self) -> None:
         self._report_timer = self._kernel.call_in(self._report_period_ns, self._report)
         session = self._session
-        if session is None or self._shutting_down:
+        if session is None or self._shutting_down or self._is_in_bootloader:
             return
         now_ns = self._kernel.now_ns
         self._measured.forget_silent(now_ns - SILENT_ROUNDS * self._measure_period_ns)
@@ -487,9 +568,25 @@ class Master:
     def _receive_can(self, frame: CanFrame, now_ns: int) -> None:
         if frame.can_id in self._replies:
             self._engine.receive_frame(frame, now_ns)
+            if self.gateway is not None:
+                self.gateway.from_inside(frame, now_ns)
             self._pump()
         elif self._measured.receive(frame, now_ns):
             self._look_for_strangers()
+        else:
+            self._hear_flasher(frame, now_ns, self._port)
+
+    def _receive_diagnosis(self, frame: CanFrame, now_ns: int) -> None:
+        assert self.gateway is not None
+        assert self._diagnosis_port is not None
+        self.gateway.from_outside(frame, now_ns)
+        self._hear_flasher(frame, now_ns, self._diagnosis_port)
+
+    def _hear_flasher(self, frame: CanFrame, now_ns: int, port: Port) -> None:
+        if frame.can_id in self._requests:
+            self._flasher_heard_ns = now_ns
+            self._schedule()
+        self.node.receive(frame, now_ns, port)
 
     def _look_for_strangers(self) -> None:
         """Ask all nodes again when a slave's identity pages tell of another one: it was replaced, or flashed."""
@@ -518,6 +615,7 @@ class Master:
     def _can_drained(self, now_ns: int) -> None:
         for frame in self._engine.frames_to_send(now_ns):
             self._port.send(frame)
+        self.node.drained(now_ns)
         self._schedule()
 
     # -- the pump ------------------------------------------------------------------------------------------------------------
@@ -527,7 +625,7 @@ class Master:
         try:
             step(*arguments)
         except PowerCut:
-            self._lose_power()
+            self.supply_failed()
             return
         self._pump()
 
@@ -543,6 +641,7 @@ class Master:
             self._updater.handle_timeout(now_ns)
         self._engine.handle_timeout(now_ns)
         self._check_self_test(now_ns)
+        self._check_field_work(now_ns)
 
     def _pump(self) -> None:
         """Carry out everything the cores ask for, until they ask for nothing more."""
@@ -553,7 +652,7 @@ class Master:
             while self._session is not None and self._updater is not None and self._pump_once():
                 pass
         except PowerCut:
-            self._lose_power()
+            self.supply_failed()
         finally:
             self._in_pump = False
         self._schedule()
@@ -580,7 +679,10 @@ class Master:
             self.figures.stream_bytes_sent += len(data)
             self._trace.octets(now_ns, f"{self.name}>", data)
             self._modem.send_stream(data)
-        if self._engine.is_idle:
+        if session.state is TerminalState.ENDED and not (self._shutting_down or self._is_in_bootloader):
+            session.restart(now_ns)
+            busy = True
+        if self._engine.is_idle and not self._is_in_bootloader:
             self._next_operation()
         for frame in self._engine.frames_to_send(now_ns):
             self._port.send(frame)
@@ -594,6 +696,10 @@ class Master:
             sources.append(self._updater.next_timeout())
         if self._self_test_since_ns is not None:
             sources.append(self._kernel.now_ns + self._measure_period_ns // 2)
+        if self._flasher_heard_ns is not None:
+            sources.append(max(self._flasher_heard_ns + FIELD_QUIET_NS, self._kernel.now_ns + SECOND))
+        elif self._waiting_instruction:
+            sources.append(self._kernel.now_ns + SECOND)
         due = min((source for source in sources if source is not None), default=None)
         if due is None:
             return
@@ -649,7 +755,11 @@ class Master:
                 parts = urlsplit(upgrade.url)
                 base_url = urlunsplit((parts.scheme, parts.netloc, "", "", ""))
                 assert self._updater is not None
-                self._updater.instructed(base_url, now_ns)
+                if self._is_field_work(now_ns):
+                    self._trace.note(now_ns, self.name, "a flasher is at work: the instruction waits")
+                    self._waiting_instruction = base_url
+                else:
+                    self._updater.instructed(base_url, now_ns)
             case _:
                 self._trace.note(now_ns, self.name, f"command not supported: {type(message).__name__}")
 
@@ -739,7 +849,7 @@ class Master:
             action, *rest = self._pending_operation
             self._pending_operation = tuple(rest)
             self._begin(action)
-        elif self._wants_discovery:
+        elif self._wants_discovery and not self._is_flasher_at_work(self._kernel.now_ns):
             self._wants_discovery = False
             self._engine.discover(range(1, self._profile.slave_count + 1))
 

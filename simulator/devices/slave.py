@@ -1,42 +1,35 @@
 """A slave BMS: measures its cells, sends them over the internal bus, and can be flashed.
 
-Its application is a timer that sends a round of measurements; its bootloader is `bmsota.bootloader.BootloaderTarget` on a
-modelled flash. Both are gone when the power goes; the flash stays.
+Its application is a timer that sends a round of measurements; the rest is a `BootloaderNode`. Both are gone when the power
+goes; the flash stays.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from bmsota.boot import BootStore, SlotLayout, for_hardware
-from bmsota.bootloader import (
-    BLOCK_FRAMES_MAX,
-    BlockStored,
-    BootloaderEntered,
-    BootloaderLeft,
-    BootloaderTarget,
-    ResetRequested,
-    TargetIdentity,
-)
-from bmsota.image import ImageRole, verify_image
-from simulator.devices.flash import CutPhase, FlashModel, PowerCut
+from bmsota.boot import BootReason
+from bmsota.bootloader import TargetIdentity
+from bmsota.image import ImageRole
+from simulator.devices.bootloader_node import BootloaderNode, PowerCutPlan
+from simulator.devices.flash import ERASE_NS, PROGRAM_NS, FlashModel
 from simulator.devices.internal_bus import SlaveMessages
-from simulator.kernel import MS, SECOND
+from simulator.kernel import MS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bmsota.boot import BootResult, Flash
+    from bmsota.boot import BootResult, BootStore
     from bmsota.bootloader import BootloaderWire
     from bmsota.canframe import CanFrame
-    from bmsota.image import FirmwareImage, HardwareClass, ImageVersion, PublicKey
+    from bmsota.image import HardwareClass, ImageVersion, PublicKey
     from bmsota.signals import Database
     from simulator.kernel import Kernel, Timer
     from simulator.links.canbus import CanBus
     from simulator.profiles import SeriesProfile
     from simulator.trace import Trace
 
-__all__ = ["CellSensors", "Slave", "SlavePowerCutPlan"]
+__all__ = ["CellSensors", "Slave"]
 
 # Two slots of 16 KiB and two journal areas of 4 KiB: the flash of a small analogue front end's controller.
 FLASH_SIZE_BYTES = 48 * 1024
@@ -50,15 +43,6 @@ class CellSensors(Protocol):
 
     def cell_voltages_v(self) -> Sequence[float]: ...
     def temperatures_c(self) -> Sequence[float]: ...
-
-
-class SlavePowerCutPlan:
-    """The supply fails once, inside a flash operation, when so much of a new image is stored."""
-
-    def __init__(self, at_progress: float, off_ns: int) -> None:
-        self.at_progress = at_progress
-        self.off_ns = off_ns
-        self.happened = False
 
 
 class Slave:
@@ -80,12 +64,15 @@ class Slave:
         image_keys: tuple[PublicKey, ...],
         factory_image: bytes,
         sensors: CellSensors,
-        measure_period_ns: int,
+        measure_period_ns: int | None,
         seed: str,
+        flash_times_ns: tuple[int, int] = (ERASE_NS, PROGRAM_NS),
     ) -> None:
+        """Make a slave without power that runs *factory_image*.
+
+        *measure_period_ns* None: it never measures. *flash_times_ns*: to erase a block, to program a unit.
+        """
         self._kernel = kernel
-        self._bus = bus
-        self._wire = wire
         self._trace = trace
         self.name = name
         self.position = position
@@ -93,113 +80,110 @@ class Slave:
         self._messages = SlaveMessages(database, position, profile)
         self._sensors = sensors
         self._measure_period_ns = measure_period_ns
-        self._image_keys = image_keys
         self._seed = seed
-        # A node listens to data frames only while it is being flashed; its acceptance filter keeps the rest away.
-        self._idle_filter = frozenset({wire.request_id})
-        self._flashing_filter = frozenset({wire.request_id, *range(wire.data_id, wire.data_id + BLOCK_FRAMES_MAX)})
-        self._port = bus.attach(self._receive, name=name, accepts=self._idle_filter, drained=self._drained)
-        self._port.power(on=False)
+        self._flash_times_ns = flash_times_ns
         self._measure_timer: Timer | None = None
-        self._target_timer: Timer | None = None
-        self._target_due_ns: int | None = None
-        self._target: BootloaderTarget | None = None
+        self._restart_timer: Timer | None = None
         self._alive = 0
         self._transmission = 0
-        self._powered = False
-        self._boot_timer: Timer | None = None
-        self._restart_timer: Timer | None = None
-        self.power_cut_plan: SlavePowerCutPlan | None = None
-        self.boot_result: BootResult | None = None
-        self.hwid = ""
-        self._equip(hwid, factory_image)
-
-    def _equip(self, hwid: str, factory_image: bytes) -> None:
         self.hwid = hwid
-        self._flash = FlashModel(FLASH_SIZE_BYTES, seed=f"{self._seed}/{hwid}")
-        self._new_store().install_factory(factory_image)
+        self.node = BootloaderNode(
+            kernel=kernel,
+            wire=wire,
+            owner=self,
+            identity=self._identity(hwid),
+            flash=self._new_flash(hwid),
+            journal_size_bytes=JOURNAL_SIZE_BYTES,
+            image_keys=image_keys,
+            boot_time_ns=BOOT_TIME_NS,
+        )
+        self.node.new_store().install_factory(factory_image)
+        self._port = bus.attach(self._receive, name=name, drained=self.node.drained)
+        self.node.add_port(self._port)
+
+    def _identity(self, hwid: str) -> TargetIdentity:
+        return TargetIdentity(
+            position=self.position,
+            role=ImageRole.SLAVE,
+            hwid=hwid,
+            serial=hwid,
+            hardware_class=self._hardware_class,
+        )
+
+    def _new_flash(self, hwid: str) -> FlashModel:
+        erase_ns, program_ns = self._flash_times_ns
+        return FlashModel(FLASH_SIZE_BYTES, erase_ns=erase_ns, program_ns=program_ns, seed=f"{self._seed}/{hwid}")
 
     def replace(self, hwid: str, factory_image: bytes) -> None:
         """Another piece of hardware takes this position, as it comes from the factory. The power must be off."""
         self._trace.note(self._kernel.now_ns, self.name, f"replaced: {self.hwid} by {hwid}")
-        self._equip(hwid, factory_image)
-
-    def _new_store(self) -> BootStore:
-        flash: Flash = self._flash
-        layout = SlotLayout.divide(flash, journal_size_bytes=JOURNAL_SIZE_BYTES)
-        verify = for_hardware(self._verify, class_id=self._hardware_class.class_id, role=ImageRole.SLAVE)
-        return BootStore(flash, layout, verify=verify)
-
-    def _verify(self, data: bytes) -> FirmwareImage:
-        return verify_image(data, public_keys=self._image_keys)
+        self.hwid = hwid
+        self.node.replace(self._identity(hwid), self._new_flash(hwid))
+        self.node.new_store().install_factory(factory_image)
 
     @property
     def version(self) -> ImageVersion | None:
         """Version of the running image; None without power or image."""
-        result = self.boot_result
-        return None if result is None or result.facts is None else result.facts.version
+        return self.node.version
+
+    @property
+    def boot_result(self) -> BootResult | None:
+        """What the last boot found; None without power."""
+        return self.node.boot_result
+
+    @property
+    def power_cut_plan(self) -> PowerCutPlan | None:
+        """When the supply will fail, or has failed."""
+        return self.node.power_cut_plan
+
+    @power_cut_plan.setter
+    def power_cut_plan(self, plan: PowerCutPlan | None) -> None:
+        self.node.power_cut_plan = plan
 
     # -- power -----------------------------------------------------------------------------------------------------------
 
     def power_on(self) -> None:
         """The supply is there: boot after a moment."""
-        if self._powered:
-            return
-        self._powered = True
-        self._flash.power_on()
-        self._boot_timer = self._kernel.call_in(BOOT_TIME_NS, self._boot)
+        self.node.power_on()
 
     def power_off(self) -> None:
         """The supply is gone, whatever was going on."""
-        self._powered = False
-        self._flash.power_off()
-        self._port.power(on=False)
-        self._port.accept(self._idle_filter)
-        self._target = None
-        self.boot_result = None
-        for timer in (self._boot_timer, self._measure_timer, self._target_timer, self._restart_timer):
-            if timer is not None:
-                timer.cancel()
-        self._boot_timer = self._measure_timer = self._target_timer = self._restart_timer = None
-        self._target_due_ns = None
+        self.node.power_off()
+        self._stop_measuring()
+        if self._restart_timer is not None:
+            self._restart_timer.cancel()
+            self._restart_timer = None
 
-    def _boot(self) -> None:
-        self._boot_timer = None
-        try:
-            store = self._new_store()
-            result = self.boot_result = store.boot()
-        except PowerCut:
-            self._lose_power()
-            return
+    # -- the node (NodeOwner) --------------------------------------------------------------------------------------------
+
+    def booted(self, store: BootStore, result: BootResult) -> None:
         self._trace.note(self._kernel.now_ns, self.name, f"boots {self.version}: {result.reason.name}")
-        self._target = BootloaderTarget(
-            self._wire,
-            identity=TargetIdentity(
-                position=self.position,
-                role=ImageRole.SLAVE,
-                hwid=self.hwid,
-                serial=self.hwid,
-                hardware_class=self._hardware_class,
-            ),
-            store=store,
-            boot=result,
-        )
-        self._port.power(on=True)
-        self._send_identity(store)
+        if result.reason is not BootReason.NOTHING:
+            self._send_identity(store)
+            self._start_measuring()
+
+    def bootloader_entered(self) -> None:
+        self._stop_measuring()
+
+    def bootloader_left(self) -> None:
         self._start_measuring()
 
-    def _restart(self) -> None:
-        if self._powered:
-            self.power_off()
-            self.power_on()
+    def restart_requested(self) -> None:
+        self.power_off()
+        self.power_on()
+
+    def supply_failed(self) -> None:
+        self._trace.note(self._kernel.now_ns, self.name, "power cut inside a flash operation")
+        self.power_off()
+        self._restart_timer = self._kernel.call_in(self.node.off_ns, self.power_on)
 
     # -- the application -------------------------------------------------------------------------------------------------
 
     def _start_measuring(self) -> None:
         # Positions send one after another, so that rounds of different slaves do not meet on the bus.
-        if self.version is not None and self._measure_timer is None:
+        period = self._measure_period_ns
+        if period is not None and self._measure_timer is None:
             offset = self.position * 10 * MS
-            period = self._measure_period_ns
             start = self._kernel.now_ns
             self._measure_timer = self._kernel.call_at(start - start % period + period + offset, self._measure)
 
@@ -209,6 +193,7 @@ class Slave:
             self._measure_timer = None
 
     def _measure(self) -> None:
+        assert self._measure_period_ns is not None
         self._measure_timer = self._kernel.call_in(self._measure_period_ns, self._measure)
         self._alive += 1
         sensors = self._sensors
@@ -218,8 +203,7 @@ class Slave:
             self._port.send(frame)
 
     def _send_identity(self, store: BootStore) -> None:
-        if self.version is None:
-            return
+        assert self.version is not None
         self._transmission += 1
         frames = self._messages.identity(
             hwid=self.hwid,
@@ -230,70 +214,7 @@ class Slave:
         for frame in frames:
             self._port.send(frame)
 
-    # -- the bootloader --------------------------------------------------------------------------------------------------
+    # -- the bus ---------------------------------------------------------------------------------------------------------
 
     def _receive(self, frame: CanFrame, now_ns: int) -> None:
-        if self._target is None:
-            return
-        try:
-            self._target.receive_frame(frame, now_ns)
-            self._pump(now_ns)
-        except PowerCut:
-            self._lose_power()
-
-    def _target_timeout(self) -> None:
-        self._target_timer = None
-        self._target_due_ns = None
-        if self._target is None:
-            return
-        try:
-            self._target.handle_timeout(self._kernel.now_ns)
-            self._pump(self._kernel.now_ns)
-        except PowerCut:
-            self._lose_power()
-
-    def _drained(self, now_ns: int) -> None:
-        if self._target is not None:
-            self._pump(now_ns)
-
-    def _pump(self, now_ns: int) -> None:
-        target = self._target
-        assert target is not None
-        for frame in target.frames_to_send(now_ns):
-            self._port.send(frame)
-        while (event := target.next_event()) is not None:
-            match event:
-                case BootloaderEntered():
-                    self._stop_measuring()
-                    self._port.accept(self._flashing_filter)
-                case BootloaderLeft():
-                    self._port.accept(self._idle_filter)
-                    self._start_measuring()
-                case BlockStored(next_offset, size_bytes):
-                    self._plan_power_cut(next_offset / size_bytes)
-                case ResetRequested():
-                    self._kernel.call_soon(self._restart)
-                    return
-                case _:
-                    pass
-        due = target.next_timeout()
-        if due != self._target_due_ns:
-            if self._target_timer is not None:
-                self._target_timer.cancel()
-            self._target_due_ns = due
-            self._target_timer = None if due is None else self._kernel.call_at(due, self._target_timeout)
-
-    # -- planned accidents -----------------------------------------------------------------------------------------------
-
-    def _plan_power_cut(self, progress: float) -> None:
-        plan = self.power_cut_plan
-        if plan is not None and not plan.happened and progress >= plan.at_progress:
-            plan.happened = True
-            self._flash.cut_at(self._flash.operations + 1, CutPhase.INSIDE)
-
-    def _lose_power(self) -> None:
-        plan = self.power_cut_plan
-        off_ns = plan.off_ns if plan is not None else SECOND
-        self._trace.note(self._kernel.now_ns, self.name, "power cut inside a flash operation")
-        self.power_off()
-        self._restart_timer = self._kernel.call_in(off_ns, self.power_on)
+        self.node.receive(frame, now_ns, self._port)

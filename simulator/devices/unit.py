@@ -82,6 +82,7 @@ class Unit:
         report_period_ns: int,
         heartbeat_period_ns: int,
         measure_period_ns: int,
+        diagnosis_bus: CanBus | None = None,
     ) -> None:
         self.kernel = kernel
         self.modem = modem
@@ -117,6 +118,7 @@ class Unit:
             report_period_ns=report_period_ns,
             heartbeat_period_ns=heartbeat_period_ns,
             measure_period_ns=measure_period_ns,
+            diagnosis_bus=diagnosis_bus,
             hooks=MasterHooks(
                 download_complete=self._download_complete,
                 upgrade_over=self._upgrade_over,

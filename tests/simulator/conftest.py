@@ -9,13 +9,15 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.adapters.files import packaged_dbc
 from bmsota.boot import BootStore
+from bmsota.bootloader import BootloaderWire
+from bmsota.flashing import BootloaderProfile, FlashingEngine, NodesDiscovered
 from bmsota.gbt32960 import (
     CloseRequested,
     Command,
@@ -51,11 +53,15 @@ from simulator.devices.unit import FactoryImages, Unit
 from simulator.devices.vehicle import Vehicle
 from simulator.identity import unit_identity
 from simulator.kernel import MS, SECOND, Kernel
+from simulator.links.canbus import CanBus
 from simulator.links.uplink import Modem
 from simulator.physics import NMC, PackDesign, Packs
 from simulator.profiles import SeriesProfile
 from simulator.trace import Trace
 from simulator.virtual import MemoryUplink
+
+if TYPE_CHECKING:
+    from bmsota.canframe import CanFrame
 
 START_NS = 1_790_000_000 * SECOND
 DAY_S = 24 * 3600
@@ -278,10 +284,65 @@ class Platform:
         return device_api.image_response(request, sha256=route.sha256, data=self._images.get(route.sha256))
 
 
+class Flasher:
+    """A field engineer's tool on a virtual bus: a flashing engine on a port, in the kernel's time."""
+
+    def __init__(self, kernel: Kernel, bus: CanBus, wire: BootloaderWire) -> None:
+        self._kernel = kernel
+        self.engine = FlashingEngine(BootloaderProfile(wire))
+        self.port = bus.attach(self._receive, name="flasher", drained=lambda _now_ns: self._pump())
+        self.events: list[Any] = []
+        self.heard: list[CanFrame] = []
+        self._due: Any = None
+
+    def _receive(self, frame: CanFrame, now_ns: int) -> None:
+        self.heard.append(frame)
+        self.engine.receive_frame(frame, now_ns)
+        self._pump()
+
+    def _timeout(self) -> None:
+        self.engine.handle_timeout(self._kernel.now_ns)
+        self._pump()
+
+    def _pump(self) -> None:
+        for frame in self.engine.frames_to_send(self._kernel.now_ns):
+            self.port.send(frame)
+        while (event := self.engine.next_event()) is not None:
+            self.events.append(event)
+        if self._due is not None:
+            self._due.cancel()
+        due = self.engine.next_timeout()
+        self._due = None if due is None else self._kernel.call_at(due, self._timeout)
+
+    def begin(self, operation: str, *arguments: Any, **options: Any) -> None:
+        self.events.clear()
+        getattr(self.engine, operation)(*arguments, **options)
+        self._pump()
+
+    def do(self, operation: str, *arguments: Any, limit_s: float = 120, **options: Any) -> Any:
+        """One operation to its end: the nodes of a discovery, or the results by position."""
+        self.begin(operation, *arguments, **options)
+        end_ns = self._kernel.now_ns + round(limit_s * SECOND)
+        while not self.engine.is_idle:
+            assert self._kernel.now_ns < end_ns, f"{operation}: {self.events[-5:]}"
+            self._kernel.run_until(self._kernel.now_ns + 10 * MS)
+        last = self.events[-1]
+        if isinstance(last, NodesDiscovered):
+            return {node.position: node for node in last.nodes}
+        return {result.position: result for result in last.results}
+
+
 class Bench:
     """One unit and its platform in virtual time."""
 
-    def __init__(self, *, seed: int = 1, factory: Release | None = None, profile: SeriesProfile = PROFILE) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int = 1,
+        factory: Release | None = None,
+        profile: SeriesProfile = PROFILE,
+        has_diagnosis: bool = False,
+    ) -> None:
         factory = factory or release("2.0.0", 1)
         self.kernel = Kernel(START_NS)
         self.identity = unit_identity(seed, "T1", 1, profile.slave_count)
@@ -290,6 +351,8 @@ class Bench:
         self.uplink = MemoryUplink(self.kernel, self.platform, delay_ns=20 * MS)
         self.modem = Modem(self.kernel, self.uplink, rate_bytes_per_s=20_000)
         self.vehicle = Vehicle(longitude_deg=121.0, latitude_deg=31.0, heading_rad=0.0, odometer_km=1000.0)
+        self.wire = BootloaderWire(databases()["bms_bootloader"])
+        self.diagnosis = CanBus(self.kernel, name="diagnosis", seed=seed) if has_diagnosis else None
         self.unit = Unit(
             kernel=self.kernel,
             internal_dbc=databases()["bms_internal"],
@@ -311,15 +374,20 @@ class Bench:
             report_period_ns=600 * SECOND,
             measure_period_ns=2 * SECOND,
             heartbeat_period_ns=60 * SECOND,
+            diagnosis_bus=self.diagnosis,
         )
         self.unit.switch_on()
+
+    def flasher(self) -> Flasher:
+        """A tool, on the diagnosis bus if there is one, else on the internal bus."""
+        return Flasher(self.kernel, self.diagnosis or self.unit.bus, self.wire)
 
     @property
     def flashes(self) -> dict[str, Any]:
         """Every flash memory of the unit by name."""
         master = self.unit.master
-        found = {"master": master._flash, "shelf": master._shelf_flash}
-        return found | {f"slave {slave.position}": slave._flash for slave in self.unit.slaves}
+        found = {"master": master.node.flash, "shelf": master._shelf_flash}
+        return found | {f"slave {slave.position}": slave.node.flash for slave in self.unit.slaves}
 
     def run(self, seconds: float) -> None:
         self.kernel.run_until(self.kernel.now_ns + round(seconds * SECOND))

@@ -50,7 +50,7 @@ def ready(unit_bench, *, seed):
 def cut_all_together(bench):
     """Whoever loses power takes the others along: they hang on one supply."""
     devices = [bench.unit.master, *bench.unit.slaves]
-    alone = {device: device._lose_power for device in devices}
+    alone = {device: device.supply_failed for device in devices}
 
     def lose_together(first):
         others = [device for device in devices if device is not first and is_powered(device)]
@@ -58,10 +58,10 @@ def cut_all_together(bench):
             alone[device]()
 
     def is_powered(device):
-        return device.powered if device is bench.unit.master else device._powered
+        return device.powered if device is bench.unit.master else device.node.is_powered
 
     for device in devices:
-        device._lose_power = lambda device=device: lose_together(device)
+        device.supply_failed = lambda device=device: lose_together(device)
 
 
 def run_with_cuts(unit_bench, releases, cuts, *, seed=1, together=False, self_test_fails=False):
@@ -108,7 +108,7 @@ def promise(bench, releases, report):
     if report.outcome is Outcome.SUCCEEDED:
         counters = [
             bench.unit.master._store.security_counter,
-            *(slave._target._store.security_counter for slave in bench.unit.slaves),
+            *(slave.node._target._store.security_counter for slave in bench.unit.slaves),
         ]
         assert counters == [2, 2, 2], f"security counters {counters}; {story}"
 
@@ -193,7 +193,7 @@ def run_and_cut_at_request(unit_bench, releases, number, delay_ms):
         if frame.can_id == master._wire.request_id:
             count += 1
             if count == number:
-                bench.kernel.call_in(delay_ms * MS, master._lose_power)
+                bench.kernel.call_in(delay_ms * MS, master.supply_failed)
 
     bench.unit.bus.observe(watch)
     report = bench.upgrade(releases["2.1.0"])

@@ -96,7 +96,7 @@ def test_the_supply_fails_while_the_master_shuts_down(bench, new):
 def test_a_slave_without_supply_stays_off_when_the_ignition_goes_off(bench, new):
     bench.platform.offer(new)
     slave = bench.unit.slaves[0]
-    slave._flash.cut_at(slave._flash.operations + 1, CutPhase.AFTER)
+    slave.node.flash.cut_at(slave.node.flash.operations + 1, CutPhase.AFTER)
     bench.wait(lambda: any("slave 1" in note.who and "power cut" in note.what for note in bench.trace.notes), "cut")
     bench.unit.switch_off()
     bench.run(10)
@@ -145,8 +145,8 @@ def test_a_slave_that_dies_during_the_upgrade_is_said_in_the_report(bench, new):
     """It never answers again: the master goes back, and so does the other slave."""
     order_id = bench.platform.offer(new)
     dead = bench.unit.slaves[1]
-    dead._flash.cut_at(dead._flash.operations + 3, CutPhase.INSIDE)
-    dead._lose_power = dead.power_off
+    dead.node.flash.cut_at(dead.node.flash.operations + 3, CutPhase.INSIDE)
+    dead.supply_failed = dead.power_off
     bench.wait(lambda: bench.platform.report_of(order_id) is not None, "report")
     report = bench.platform.report_of(order_id)
     assert report.outcome is Outcome.ROLLED_BACK
@@ -161,7 +161,7 @@ def test_what_was_asked_for_in_one_life_is_not_done_in_the_next(bench, new):
     master = bench.unit.master
     master._pending_operation = (ConfirmSlaves(((1, ImageVersion(2, 0)),)),)
     master._restarting = (2,)
-    master._lose_power()
+    master.supply_failed()
     bench.run(6)
     notes = [note.what for note in bench.trace.notes]
     assert not any(what.startswith(("confirm", "restart")) for what in notes)
@@ -169,6 +169,6 @@ def test_what_was_asked_for_in_one_life_is_not_done_in_the_next(bench, new):
 
 def test_the_master_forgets_its_nodes_with_its_supply(bench):
     bench.unit.slaves[1].power_off()
-    bench.unit.master._lose_power()
+    bench.unit.master.supply_failed()
     bench.run(6)
     assert bench.unit.master.slave_versions == ("2.0.0",)
