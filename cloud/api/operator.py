@@ -32,6 +32,7 @@ from cloud.domain.errors import (
 )
 from cloud.domain.ota_tasks import TaskStatus, VehicleStatus
 from cloud.domain.paging import PAGE_SIZE_MAX, Page, PageRequest
+from cloud.domain.upgrade_history import UpgradeSource
 from cloud.services.ota_tasks import TASK_VEHICLES_MAX, TIME_LIMIT_S_DEFAULT
 from cloud.services.releases import RELEASE_FILES_MAX
 
@@ -175,6 +176,25 @@ class VehicleOut(_Out):
     state: VehicleStateOut
     nodes: list[NodeOut]
     equipment_changes: list[EquipmentChangeOut]
+
+
+class NodeStepOut(_Out):
+    position: int
+    hwid: str
+    version_before: str
+    version_after: str
+
+
+class HistoryEntryOut(_Out):
+    source: UpgradeSource
+    at: datetime
+    status: VehicleStatus
+    reason: str
+    nodes: list[NodeStepOut]
+    task_id: int | None
+    software_version: str
+    tool: str
+    told_at: datetime | None
 
 
 class ReportOut(_Out):
@@ -485,6 +505,10 @@ def _add_vehicle_routes(router: APIRouter, cloud: "Cloud") -> None:
             if moment is not None and moment.tzinfo is None:
                 raise InvalidInputError("bad-time", f"{name}: expected a time with a zone, got {moment.isoformat()}")
         return _page_of(ReportOut, services.vehicles.reports(vin, paging, by=by, since=since, until=until))
+
+    @router.get("/vehicles/{vin}/upgrade-history", response_model=PageOut[HistoryEntryOut])
+    def upgrade_history(vin: str, by: By, paging: Paging) -> Any:
+        return _page_of(HistoryEntryOut, services.upgrade_history.page(vin, paging, by=by))
 
     @router.get("/equipment-changes", response_model=PageOut[EquipmentChangeOut])
     def equipment_changes(by: By, paging: Paging, vin: str = "") -> Any:

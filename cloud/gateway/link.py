@@ -27,6 +27,7 @@ from bmsota.gbt32960 import (
     Control,
     ControlId,
     ExtensionReceived,
+    FieldUpgrades,
     FrameRefused,
     HeartbeatReceived,
     LoginRequested,
@@ -213,6 +214,9 @@ class GatewayLink:
                 services.ingest.seen(frame.vin, now)
                 if services.upgrades.report_received(frame.vin, document, now) is ReportVerdict.REFUSED:
                     return ReplyFlag.ERROR
+            case FieldUpgrades(upgrades=upgrades):
+                services.ingest.seen(frame.vin, now)
+                services.upgrade_history.told(frame.vin, upgrades, now)
             case _:
                 # Another maker's use of the same command numbers.
                 services.counters["extension_unknown"] += 1

@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse
 from cloud.domain.ota_tasks import OPEN_STATUSES, task_key
 from cloud.domain.vehicles import node_name
 from cloud.pages import times
+from cloud.pages.history import node_changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,6 +44,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.globals.update(
+            node_changes=node_changes,
             node_name=node_name,
             offset=times.offset,
             open_statuses=OPEN_STATUSES,

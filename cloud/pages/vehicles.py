@@ -1,4 +1,4 @@
-"""The vehicle list, and the real-time values of one vehicle."""
+"""The vehicle list, the real-time values of one vehicle, and its upgrade history."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
@@ -25,6 +25,7 @@ __all__ = ["add_vehicle_pages"]
 
 _ROWS_A_PAGE = 50
 _UPGRADES_SHOWN = 10
+"""On the real-time page; the history has a page of its own."""
 _ONLINE = {"yes": True, "no": False}
 _TEMPLATE = "vehicle.html"
 # The blocks of the template that change with the vehicle.
@@ -79,6 +80,19 @@ def add_vehicle_pages(router: APIRouter, site: Site) -> None:
         live = _LiveVehicle(site, vin, visitor)
         return site.show(_TEMPLATE, visitor, section="vehicles", **live.read())
 
+    @router.get("/vehicles/{vin}/upgrades", response_class=HTMLResponse)
+    def upgrades(request: Request, vin: str, page: int = 1) -> HTMLResponse:
+        visitor = site.visitor(request)
+        return site.show_list(
+            request,
+            "upgrades.html",
+            visitor,
+            section="vehicles",
+            vin=vin,
+            history=site.services.upgrade_history.page(vin, PageRequest(page, _ROWS_A_PAGE), by=visitor.account),
+            query=Query(f"/vehicles/{vin}/upgrades", {}),
+        )
+
     @router.websocket("/live/vehicles/{vin}")
     async def live_vehicle(websocket: WebSocket, vin: str) -> None:
         await serve_live(websocket, site, lambda visitor: _LiveVehicle(site, vin, visitor))
@@ -99,10 +113,12 @@ class _LiveVehicle:
         """Fetch everything; the context of the template."""
         vehicles = self._site.services.vehicles
         detail = vehicles.detail(self._vin, by=self._visitor.account)
-        upgrades = vehicles.upgrades(self._vin, PageRequest(1, _UPGRADES_SHOWN), by=self._visitor.account)
+        history = self._site.services.upgrade_history.page(
+            self._vin, PageRequest(1, _UPGRADES_SHOWN), by=self._visitor.account
+        )
         self._detail = detail
         self._face = vehicle_face(detail.state, detail.nodes)
-        return {"detail": detail, "face": self._face, "upgrades": upgrades}
+        return {"detail": detail, "face": self._face, "history": history}
 
     def snapshot(self) -> Message:
         context = {**self._site.context(self._visitor), **self.read()}

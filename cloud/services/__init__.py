@@ -14,6 +14,7 @@ from cloud.services.live import LiveFeed, Subscription
 from cloud.services.ota_tasks import OtaTaskService
 from cloud.services.outbox import OutboxService
 from cloud.services.releases import ReleaseService
+from cloud.services.upgrade_history import UpgradeHistoryService
 from cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
 from cloud.services.vehicles import NodeFact, VehicleService
 from cloud.services.views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView, VehicleDetail, VehicleRow
@@ -44,6 +45,7 @@ __all__ = [
     "Subscription",
     "TaskDetail",
     "TaskRow",
+    "UpgradeHistoryService",
     "UpgradeService",
     "UpgradeView",
     "VehicleDetail",
@@ -64,6 +66,7 @@ class Services:
     ota_tasks: OtaTaskService
     outbox: OutboxService
     releases: ReleaseService
+    upgrade_history: UpgradeHistoryService
     upgrades: UpgradeService
     vehicles: VehicleService
     counters: Counter[str]
@@ -80,6 +83,7 @@ class Services:
             ota_tasks=OtaTaskService(context),
             outbox=OutboxService(context),
             releases=ReleaseService(context),
+            upgrade_history=UpgradeHistoryService(context),
             upgrades=UpgradeService(context),
             vehicles=vehicles,
             counters=context.counters,

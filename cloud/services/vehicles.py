@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from cloud.domain.accounts import Account
-    from cloud.domain.ota_tasks import VehicleUpgrade
     from cloud.domain.telemetry import ReportRow
     from cloud.services.context import Context
     from cloud.storage.base import Work
@@ -230,12 +229,6 @@ class VehicleService:
         """The hot history of a vehicle, newest first."""
         require(by, Permission.VEHICLE_READ)
         return self._context.telemetry.reports(vin, request, since=since, until=until)
-
-    def upgrades(self, vin: str, request: PageRequest, *, by: Account) -> Page[VehicleUpgrade]:
-        """The upgrade history of a vehicle, newest first."""
-        require(by, Permission.OTA_READ)
-        with self._context.store.reading() as work:
-            return work.tasks.upgrades_of(vin, request)
 
 
 def _check(what: str, pattern: re.Pattern[str], value: str, expected: str, *, length_max: int = 64) -> None:

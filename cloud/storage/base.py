@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cloud.domain.paging import Page, PageRequest
     from cloud.domain.releases import Release
     from cloud.domain.telemetry import ReportRow, VehicleState
+    from cloud.domain.upgrade_history import FieldUpgrade, HistoryEntry
     from cloud.domain.vehicles import EquipmentChange, Node, Vehicle
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Store",
     "TaskTables",
     "TelemetryStore",
+    "UpgradeHistoryTables",
     "VehicleTables",
     "Work",
 ]
@@ -116,10 +118,6 @@ class TaskTables(Protocol):
     def upgrade(self, task_id: int, place: int, *, lock: bool = False) -> VehicleUpgrade | None: ...
     def upgrades(self, task_id: int) -> tuple[VehicleUpgrade, ...]: ...
     def upgrades_page(self, task_id: int, request: PageRequest) -> Page[VehicleUpgrade]: ...
-    def upgrades_of(self, vin: str, request: PageRequest) -> Page[VehicleUpgrade]:
-        """Of all tasks, newest first: the upgrade history of a vehicle."""
-        ...
-
     def open_upgrade(self, vin: str) -> VehicleUpgrade | None:
         """The one upgrade of this vehicle that has not ended; None if there is none."""
         ...
@@ -133,6 +131,18 @@ class TaskTables(Protocol):
     def transitions(self, task_id: int, vins: Sequence[str]) -> Mapping[str, tuple[Transition, ...]]: ...
     def code(self, task_id: int) -> ApprovalCode | None: ...
     def save_code(self, code: ApprovalCode) -> None: ...
+
+
+class UpgradeHistoryTables(Protocol):
+    """Field upgrades, and the history that they and the tasks make together."""
+
+    def add(self, upgrade: FieldUpgrade) -> bool:
+        """Keep what is new; False if it is there already: all but `told_at`, tool and detail are the same."""
+        ...
+
+    def page(self, vin: str, request: PageRequest) -> Page[HistoryEntry]:
+        """Of one vehicle, newest first."""
+        ...
 
 
 class DeviceTables(Protocol):
@@ -184,6 +194,8 @@ class Work(Protocol):
     def releases(self) -> ReleaseTables: ...
     @property
     def tasks(self) -> TaskTables: ...
+    @property
+    def history(self) -> UpgradeHistoryTables: ...
     @property
     def devices(self) -> DeviceTables: ...
     @property

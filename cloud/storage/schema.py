@@ -164,6 +164,25 @@ equipment_change = Table(
     sqlite_autoincrement=True,
 )
 
+field_upgrade = Table(
+    "field_upgrade",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("vin", ForeignKey("vehicle.vin"), nullable=False),
+    Column("upgraded_at", UtcTime, nullable=False),
+    Column("told_at", UtcTime, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("hwid", String(24), nullable=False),
+    Column("version_before", String(32), nullable=False),
+    Column("version_after", String(32), nullable=False),
+    Column("status", EnumName(VehicleStatus), nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    # What makes a repetition one. It begins with the vehicle, so that it serves the history as an index.
+    UniqueConstraint("vin", "upgraded_at", "position", "hwid", "version_before", "version_after", "status"),
+    sqlite_autoincrement=True,
+)
+
 release = Table(
     "release",
     PLATFORM,

@@ -12,7 +12,7 @@ the lock only lines up the writers of this process, so that none starves in SQLi
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,13 +22,16 @@ from sqlalchemy import (
     Engine,
     Select,
     Table,
+    case,
     create_engine,
     delete,
     event,
     func,
     insert,
+    literal,
     or_,
     select,
+    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -52,6 +55,7 @@ from cloud.domain.ota_tasks import (
 from cloud.domain.paging import Page, PageRequest
 from cloud.domain.releases import Release
 from cloud.domain.telemetry import ReportRow, VehicleState
+from cloud.domain.upgrade_history import FieldUpgrade, HistoryEntry, UpgradeSource
 from cloud.domain.vehicles import EquipmentChange, Node, Vehicle
 from cloud.storage import schema as t
 from cloud.storage.migrate import migrate
@@ -320,11 +324,6 @@ class SqlTasks(_Tables):
         statement = select(t.vehicle_upgrade).where(c.task_id == task_id).order_by(c.place)
         return self._page(VehicleUpgrade, statement, request)
 
-    def upgrades_of(self, vin: str, request: PageRequest) -> Page[VehicleUpgrade]:
-        c = t.vehicle_upgrade.c
-        statement = select(t.vehicle_upgrade).where(c.vin == vin).order_by(c.task_id.desc())
-        return self._page(VehicleUpgrade, statement, request)
-
     def open_upgrade(self, vin: str) -> VehicleUpgrade | None:
         c = t.vehicle_upgrade.c
         statement = select(t.vehicle_upgrade).where(c.vin == vin, c.status.in_(_OPEN))
@@ -379,6 +378,73 @@ class SqlTasks(_Tables):
 
     def save_code(self, code: ApprovalCode) -> None:
         self._upsert(t.approval_code, code)
+
+
+@dataclass(frozen=True, slots=True)
+class _HistoryKey:
+    """One line of a history, before its rows are read."""
+
+    source: str
+    key: int
+    at: datetime
+
+
+class SqlUpgradeHistory(_Tables):
+    def add(self, upgrade: FieldUpgrade) -> bool:
+        try:
+            self._add(t.field_upgrade, upgrade)
+        except ConflictError:
+            return False
+        return True
+
+    def page(self, vin: str, request: PageRequest) -> Page[HistoryEntry]:
+        # Two kinds of rows in one order: first only which they are, then the rows of this page.
+        page = self._page(_HistoryKey, _history_keys(vin), request)
+        tasks = self._from_tasks(vin, [item for item in page.items if item.source == UpgradeSource.OTA])
+        field = self._from_field([item for item in page.items if item.source == UpgradeSource.CAN])
+        items = tuple((tasks if item.source == UpgradeSource.OTA else field)[item.key] for item in page.items)
+        return Page(items=items, total=page.total, number=page.number, size=page.size)
+
+    def _from_tasks(self, vin: str, keys: list[_HistoryKey]) -> dict[int, HistoryEntry]:
+        c = t.vehicle_upgrade.c
+        at = {item.key: item.at for item in keys}
+        upgrades = self._all(VehicleUpgrade, select(t.vehicle_upgrade).where(c.vin == vin, c.task_id.in_(list(at))))
+        versions = {
+            row.id: row.software_version
+            for row in self._connection.execute(
+                select(t.ota_task.c.id, t.ota_task.c.software_version).where(t.ota_task.c.id.in_(list(at)))
+            )
+        }
+        return {
+            upgrade.task_id: HistoryEntry.of_task(
+                upgrade, software_version=versions[upgrade.task_id], at=at[upgrade.task_id]
+            )
+            for upgrade in upgrades
+        }
+
+    def _from_field(self, keys: list[_HistoryKey]) -> dict[int, HistoryEntry]:
+        statement = select(t.field_upgrade).where(t.field_upgrade.c.id.in_([item.key for item in keys]))
+        return {upgrade.id: HistoryEntry.of_field(upgrade) for upgrade in self._all(FieldUpgrade, statement)}
+
+
+def _history_keys(vin: str) -> Select[Any]:
+    u, s, f = t.vehicle_upgrade.c, t.transition.c, t.field_upgrade.c
+    by_task = (
+        select(
+            literal(UpgradeSource.OTA.value).label("source"),
+            u.task_id.label("key"),
+            # Every step of a vehicle leaves a transition, so the newest is when it came into its status.
+            func.max(s.at).label("at"),
+        )
+        .join(t.transition, (s.task_id == u.task_id) & (s.vin == u.vin))
+        .where(u.vin == vin)
+        .group_by(u.task_id)
+    )
+    # As `FieldUpgrade.at`.
+    at = case((f.upgraded_at > f.told_at, f.told_at), else_=f.upgraded_at)
+    by_field = select(literal(UpgradeSource.CAN.value), f.id, at).where(f.vin == vin)
+    both = union_all(by_task, by_field).subquery()
+    return select(both).order_by(both.c.at.desc(), both.c.source, both.c.key.desc())
 
 
 class SqlDevices(_Tables):
@@ -446,6 +512,7 @@ class SqlWork:
         self.vehicles = SqlVehicles(connection)
         self.releases = SqlReleases(connection)
         self.tasks = SqlTasks(connection)
+        self.history = SqlUpgradeHistory(connection)
         self.devices = SqlDevices(connection)
         self.mails = SqlMails(connection)
         self.audit = SqlAudit(connection)

@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from bmsota.gbt32960 import FieldUpgrade, FieldUpgradeOutcome, beijing_time
 from bmsota.gbt32960 import UpgradeStateCode as Code
 
 API = "/api/v1"
@@ -90,6 +91,7 @@ ROUTES = [
     ("GET", "/vehicles/TESTVEHICLE000001", None, "carol alan vera adam"),
     ("GET", "/vehicles/TESTVEHICLE000001/state", None, "carol alan vera adam"),
     ("GET", "/vehicles/TESTVEHICLE000001/reports", None, "carol alan vera adam"),
+    ("GET", "/vehicles/TESTVEHICLE000001/upgrade-history", None, "carol alan vera adam"),
     ("GET", "/equipment-changes", None, "carol alan vera adam"),
     ("GET", "/releases", None, "carol alan vera adam"),
     ("GET", "/releases/1", None, "carol alan vera adam"),
@@ -188,6 +190,53 @@ def test_every_route_is_in_the_table(client):
         for method in item
     }
     assert there - {("POST", "/login")} == known
+
+
+def test_the_upgrade_history_of_a_vehicle(world, client, bearer):
+    """OTA and CAN in one list, paged, newest first; every field as programs get it."""
+    task = world.approved(1)
+    vin = world.vin(1)
+    upgrade = FieldUpgrade(
+        upgraded_at=beijing_time(world.now_ns + 60 * 10**9),
+        position=2,
+        hwid="S-000001-2",
+        version_before=(2, 0, 0, 0),
+        version_after=(2, 0, 0, 0),
+        outcome=FieldUpgradeOutcome.REVERTED,
+        tool="bmsota 1.0",
+        detail="not confirmed",
+    )
+    world.wait(hours=1)
+    world.services.upgrade_history.told(vin, [upgrade], world.now)
+    path = f"{API}/vehicles/{vin}/upgrade-history"
+    answer = client.get(path, headers=bearer("vera"))
+    assert answer.status_code == 200
+    body = answer.json()
+    assert {name: body[name] for name in ("total", "number", "size")} == {"total": 2, "number": 1, "size": 50}
+    can, ota = body["items"]
+    assert can == {
+        "source": "CAN",
+        "at": "2026-11-22T08:01:00Z",
+        "status": "Rolled back",
+        "reason": "not confirmed",
+        "nodes": [{"position": 2, "hwid": "S-000001-2", "version_before": "2.0.0", "version_after": "2.0.0"}],
+        "task_id": None,
+        "software_version": "",
+        "tool": "bmsota 1.0",
+        "told_at": "2026-11-22T09:00:00Z",
+    }
+    assert (ota["source"], ota["task_id"], ota["status"], ota["software_version"], ota["told_at"]) == (
+        "OTA",
+        task.id,
+        "Approved",
+        "2.1.0",
+        None,
+    )
+    assert [node["version_before"] for node in ota["nodes"]] == ["2.0.0"] * 3
+    second = client.get(path, params={"page": 2, "size": 1}, headers=bearer("vera")).json()
+    assert (second["items"], second["total"], second["number"]) == ([ota], 2, 2)
+    missing = client.get(f"{API}/vehicles/NOSUCHVEHICLE0001/upgrade-history", headers=bearer("vera"))
+    assert (missing.status_code, missing.json()["error"]) == (404, "no-such-vehicle")
 
 
 def test_a_wrong_login_is_401(client):

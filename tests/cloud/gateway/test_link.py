@@ -1,5 +1,7 @@
 """The gateway's link back to back with the library's own terminal, without sockets."""
 
+from datetime import timedelta
+
 import pytest
 
 from bmsota.gbt32960 import (
@@ -9,6 +11,9 @@ from bmsota.gbt32960 import (
     ConnectRequested,
     ControlId,
     Edition,
+    FieldUpgrade,
+    FieldUpgradeOutcome,
+    FieldUpgrades,
     Frame,
     LoggedIn,
     LoginFailed,
@@ -272,6 +277,27 @@ def test_a_report_that_is_not_believed_is_answered_with_an_error(world, vin):
     wire = Wire(world, vin)
     wire.say(Command.SIGNED_REPORT, SignedReport(beijing_time(world.now_ns), b"\x00" * 80))
     assert wire.flags(Command.SIGNED_REPORT) == [ReplyFlag.ERROR]
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 1])
+def test_field_upgrades_come_into_the_history_once(world, vin, piece):
+    """The unit repeats what it has not heard our answer to; each time it is answered the same."""
+    wire = Wire(world, vin, piece=piece)
+    upgrade = FieldUpgrade(
+        upgraded_at=beijing_time(world.now_ns),
+        position=2,
+        hwid="S-000001-2",
+        version_before=(2, 0, 0, 0),
+        version_after=(2, 1, 0, 0),
+        outcome=FieldUpgradeOutcome.SUCCEEDED,
+    )
+    for _ in range(2):
+        wire.say(Command.FIELD_UPGRADES, FieldUpgrades(beijing_time(world.now_ns), (upgrade,)))
+        world.wait(seconds=20)
+    assert wire.flags(Command.FIELD_UPGRADES) == [ReplyFlag.SUCCESS] * 2
+    (entry,) = world.services.upgrade_history.page(vin, PageRequest(), by=world.people["vera"]).items
+    assert [(node.position, node.version_before, node.version_after) for node in entry.nodes] == [(2, "2.0.0", "2.1.0")]
+    assert state(world, vin).last_seen_at == world.now - timedelta(seconds=20)
 
 
 def test_another_makers_use_of_our_commands_is_answered_with_an_error(world, vin):

@@ -27,6 +27,8 @@ from bmsota.gbt32960 import (
     DriveMotor,
     DriveMotors,
     Extremes,
+    FieldUpgrade,
+    FieldUpgradeOutcome,
     Gear,
     GearPosition,
     MotorState,
@@ -106,6 +108,26 @@ def report(world):
         world.services.ingest.report(world.vin(number), message, is_backfill=False, now=world.now)
 
     return send
+
+
+@pytest.fixture
+def tell_field_upgrade(world):
+    """`tell_field_upgrade(1, position=2)`: vehicle 1 tells of a node that was flashed from 2.0.0 to 2.1.0 just now."""
+
+    def tell(number, **fields):
+        position = fields.get("position", 1)
+        asked = {
+            "upgraded_at": beijing_time(world.now_ns),
+            "position": position,
+            "hwid": f"HW-{position}",
+            "version_before": (2, 0, 0, 0),
+            "version_after": (2, 1, 0, 0),
+            "outcome": FieldUpgradeOutcome.SUCCEEDED,
+        }
+        upgrade = FieldUpgrade(**asked | fields)
+        assert world.services.upgrade_history.told(world.vin(number), [upgrade], world.now) == 1
+
+    return tell
 
 
 @pytest.fixture

@@ -211,12 +211,25 @@ def test_who_is_logged_out_elsewhere_is_asked_to_log_in(fleet, tab):
     expect(page).to_have_url(re.compile(r"/login\?next="))
 
 
+def test_a_field_upgrade_comes_without_a_reload(fleet, tab, tell_field_upgrade):
+    page = tab("vera", f"/vehicles/{fleet.vin(1)}/real-time")
+    expect(page.get_by_text("No upgrade so far.")).to_be_visible()
+    page.evaluate("window.isSamePage = true")
+    tell_field_upgrade(1, position=2, tool="bmsota 1.0")
+    expect(page.get_by_text("Slave 2 2.0.0 → 2.1.0")).to_be_visible()
+    expect(page.get_by_text("No upgrade so far.")).to_have_count(0)
+    assert page.evaluate("window.isSamePage") is True
+
+
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_runs_out_of_the_window(fleet, tab, width):
+def test_nothing_runs_out_of_the_window(fleet, tab, tell_field_upgrade, width):
     fleet.upload()
     task = fleet.create(1, 2, 3)
+    tell_field_upgrade(1, position=0, tool="a field tool with a long name " * 2, detail="no image is left that can run")
+    tell_field_upgrade(1, position=2, version_after=(255, 255, 65535, 2**32 - 1), hwid="H" * 24)
     page = tab("alan", "/vehicles", width=width, height=800)
-    for path in ("/vehicles", f"/vehicles/{fleet.vin(1)}/real-time", "/ota/tasks", f"/ota/tasks/{task.id}"):
+    vehicle = f"/vehicles/{fleet.vin(1)}"
+    for path in ("/vehicles", f"{vehicle}/real-time", f"{vehicle}/upgrades", "/ota/tasks", f"/ota/tasks/{task.id}"):
         page.goto(path)
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path

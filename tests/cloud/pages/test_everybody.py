@@ -75,7 +75,15 @@ def test_every_live_route_is_for_those_who_are_logged_in(world):
     assert found == {"/live/vehicles/{vin}", "/live/ota/tasks/{task_id}"}
 
 
-PATHS = ("/login", "/vehicles", "/vehicles/TESTVEHICLE000001/real-time", "/ota/tasks", "/ota/tasks/1", "/ota/tasks/2")
+PATHS = (
+    "/login",
+    "/vehicles",
+    "/vehicles/TESTVEHICLE000001/real-time",
+    "/vehicles/TESTVEHICLE000001/upgrades",
+    "/ota/tasks",
+    "/ota/tasks/1",
+    "/ota/tasks/2",
+)
 
 
 def test_a_page_needs_nothing_from_elsewhere_and_has_nothing_inline(fleet, visit, stranger):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bmsota.gbt32960 import Position, Sentinel
+from bmsota.gbt32960 import FieldUpgradeOutcome, Position, Sentinel
 from cloud.domain.errors import InvalidInputError
 from cloud.pages import listing
 
@@ -211,6 +211,62 @@ def test_the_upgrades_of_a_vehicle_lead_to_their_tasks(fleet, visit, words):
     task = fleet.create(1)
     page = visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time")
     assert f'<a href="/ota/tasks/{task.id}">OTA-{task.id}</a>' in page
+
+
+def test_field_upgrades_stand_beside_the_tasks(fleet, visit, words, tell_field_upgrade):
+    """On the vehicle's page, and on the page of its own that both lead to."""
+    fleet.upload()
+    task = fleet.create(1)
+    fleet.wait(minutes=5)
+    tell_field_upgrade(1, position=2, tool="bmsota 1.0")
+    tell_field_upgrade(1, position=0, outcome=FieldUpgradeOutcome.FAILED, detail="the node refused an image")
+    vera = visit("vera")
+    page = vera.see(f"/vehicles/{fleet.vin(1)}/real-time")
+    text = words(page)
+    assert (
+        "Upgrades CAN in the field Upgrade failed Master 2.0.0 → 2.1.0 2026-11-22 16:05:00 +08:00 "
+        "· the node refused an image "
+        "CAN bmsota 1.0 Upgrade succeeded Slave 2 2.0.0 → 2.1.0 2026-11-22 16:05:00 +08:00 "
+        f"OTA OTA-{task.id} 2.1.0 Unapproved" in text
+    )
+    assert f'href="/vehicles/{fleet.vin(1)}/upgrades">As a table</a>' in page
+    table = vera.see(f"/vehicles/{fleet.vin(1)}/upgrades")
+    assert "CAN bmsota 1.0 Upgrade succeeded Slave 2 2.0.0 → 2.1.0 HW-2 2026-11-22 16:05:00 +08:00" in words(table)
+    assert f'<a href="/ota/tasks/{task.id}">OTA-{task.id}</a>' in table
+    assert "3 upgrades" in words(table)
+
+
+def test_a_long_history_has_pages(fleet, visit, words, tell_field_upgrade):
+    for number in range(53):
+        fleet.wait(minutes=1)
+        tell_field_upgrade(1, position=1 + number % 2)
+    vera = visit("vera")
+    path = f"/vehicles/{fleet.vin(1)}"
+    text = words(vera.see(f"{path}/real-time"))
+    assert "All 53 upgrades" in text
+    assert text.count("CAN in the field") == 10
+    first, second = (vera.see(f"{path}/upgrades{query}") for query in ("", "?page=2"))
+    assert words(first).count("CAN in the field") == 50
+    assert f'<a rel="next" href="{path}/upgrades?page=2">' in first
+    assert words(second).count("CAN in the field") == 3
+    assert "This page is empty." in words(vera.see(f"{path}/upgrades?page=9"))
+
+
+def test_a_vehicle_without_upgrades_says_so(fleet, visit, words):
+    vera = visit("vera")
+    assert "Upgrades No upgrade so far." in words(vera.see(f"/vehicles/{fleet.vin(1)}/real-time"))
+    assert "No upgrade so far. 0 upgrades" in words(vera.see(f"/vehicles/{fleet.vin(1)}/upgrades"))
+    answer = vera.get("/vehicles/TESTVEHICLE999999/upgrades")
+    assert answer.status_code == 404
+
+
+def test_words_of_a_unit_stay_text(fleet, visit, tell_field_upgrade):
+    tell_field_upgrade(1, tool="<script>alert(1)</script>", detail="<b>bold</b>")
+    for page in ("real-time", "upgrades"):
+        text = visit("vera").see(f"/vehicles/{fleet.vin(1)}/{page}")
+        assert "<script>alert" not in text
+        assert "<b>bold" not in text
+        assert "&lt;script&gt;alert" in text
 
 
 def test_what_people_type_stays_text(world, visit):

@@ -138,11 +138,3 @@ def test_there_is_no_such_vehicle(world):
         world.services.vehicles.detail("NOSUCHVEHICLE0001", by=world.people["vera"])
     with pytest.raises(NotFoundError):
         world.services.vehicles.identify("NOSUCHVEHICLE0001", [], world.now)
-
-
-def test_the_upgrade_history_of_a_vehicle_is_newest_first(world):
-    task = world.approved(1)
-    world.services.ota_tasks.cancel(task.id, by=world.people["carol"], now=world.now)
-    world.create(1)
-    history = world.services.vehicles.upgrades(world.vin(1), PageRequest(), by=world.people["vera"]).items
-    assert [(u.task_id, str(u.status)) for u in history] == [(2, "Unapproved"), (1, "Cancelled")]

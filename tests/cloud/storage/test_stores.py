@@ -9,8 +9,11 @@ import pytest
 from cloud.domain.device import Challenge, DeviceSession
 from cloud.domain.errors import ConflictError
 from cloud.domain.mail import Mail
+from cloud.domain.ota_tasks import NodeVersion, OtaTask, Transition, VehicleStatus, VehicleUpgrade
 from cloud.domain.paging import PageRequest
+from cloud.domain.releases import Release
 from cloud.domain.telemetry import ReportRow, VehicleState
+from cloud.domain.upgrade_history import FieldUpgrade
 from cloud.domain.vehicles import Vehicle
 from cloud.storage.sql import SqlStore, SqlTelemetryStore
 
@@ -31,6 +34,47 @@ def vehicle(number: int) -> Vehicle:
 def mail(number: int = 0, **fields) -> Mail:
     asked = {"recipient": "a@b", "subject": f"s{number}", "body": "b", "task_id": None, "created_at": NOW}
     return Mail(**asked | {"next_try_at": NOW} | fields)
+
+
+def field_upgrade(**fields) -> FieldUpgrade:
+    asked = {
+        "vin": vehicle(1).vin,
+        "upgraded_at": NOW - timedelta(minutes=1),
+        "told_at": NOW,
+        "position": 2,
+        "hwid": "S2",
+        "version_before": "2.0.0",
+        "version_after": "2.1.0",
+        "status": VehicleStatus.SUCCEEDED,
+        "tool": "bmsota 1.0",
+        "detail": "",
+    }
+    return FieldUpgrade(**asked | fields)
+
+
+def release_of(series: str, at: datetime) -> Release:
+    return Release(
+        name="r",
+        software_version="2.1.0",
+        series=series,
+        manifest_sha256="0" * 64,
+        images=(),
+        expires_at=at,
+        uploaded_by="carol",
+        uploaded_at=at,
+    )
+
+
+def task_of(number: int) -> OtaTask:
+    return OtaTask(
+        project="p",
+        reason="r",
+        software_version=f"2.{number}.0",
+        creator="carol",
+        auditor="alan",
+        time_limit_s=60,
+        created_at=NOW,
+    )
 
 
 class StoreContract:
@@ -158,6 +202,86 @@ class StoreContract:
             thread.join()
         with store.reading() as work:
             assert work.vehicles.get(vehicle(1).vin).order_sequence == 40
+
+    def test_a_field_upgrade_is_kept_once(self, store):
+        """The same words with the same time are the same upgrade, whenever and however they are told again."""
+        with store.transaction() as work:
+            work.vehicles.add(vehicle(1))
+            work.vehicles.add(vehicle(2))
+            assert work.history.add(field_upgrade())
+            assert not work.history.add(field_upgrade())
+            assert not work.history.add(field_upgrade(told_at=NOW + timedelta(hours=1), detail="other words"))
+            # A refused row does not spoil the transaction, and everything else makes another upgrade of it.
+            for other in (
+                {"vin": vehicle(2).vin},
+                {"upgraded_at": NOW - timedelta(seconds=59)},
+                {"position": 3},
+                {"hwid": "S3"},
+                {"version_before": ""},
+                {"version_after": "2.2.0"},
+                {"status": VehicleStatus.ROLLED_BACK},
+            ):
+                assert work.history.add(field_upgrade(**other)), other
+        with store.reading() as work:
+            page = work.history.page(vehicle(1).vin, PageRequest())
+            assert (page.total, len(page.items)) == (7, 7)
+            assert work.history.page("nobody", PageRequest()).items == ()
+
+    def test_the_history_has_both_kinds_in_one_order(self, store):
+        with store.transaction() as work:
+            work.vehicles.add(vehicle(1))
+            release = work.releases.add(release_of("F7", NOW), b"manifest", {})
+            for number in (1, 2):
+                task = work.tasks.add(task_of(number))
+                work.tasks.add_upgrade(
+                    VehicleUpgrade(
+                        task_id=task.id,
+                        vin=vehicle(1).vin,
+                        place=1,
+                        release_id=release.id,
+                        status=VehicleStatus.SUCCEEDED,
+                        versions_before=(
+                            NodeVersion(position=0, hwid="M1", version="2.0.0"),
+                            NodeVersion(position=1, hwid="OLD", version="2.0.0"),
+                        ),
+                        versions_after=(
+                            NodeVersion(position=1, hwid="NEW", version="2.1.0"),
+                            NodeVersion(position=2, hwid="S2", version="2.1.0"),
+                        ),
+                    )
+                )
+                for minutes in (number, 10 * number):
+                    at = NOW + timedelta(minutes=minutes)
+                    work.tasks.add_transition(
+                        Transition(task_id=task.id, vin=vehicle(1).vin, status=VehicleStatus.SUCCEEDED, at=at)
+                    )
+            # A unit whose clock is ahead: what it told cannot have been later than that.
+            for minutes, told in ((15, 30), (60, 5)):
+                work.history.add(
+                    field_upgrade(upgraded_at=NOW + timedelta(minutes=minutes), told_at=NOW + timedelta(minutes=told))
+                )
+            everything = work.history.page(vehicle(1).vin, PageRequest())
+            pages = [work.history.page(vehicle(1).vin, PageRequest(number, 3)) for number in (1, 2)]
+        assert [(e.source.value, e.at - NOW, e.task_id) for e in everything.items] == [
+            ("OTA", timedelta(minutes=20), 2),
+            ("CAN", timedelta(minutes=15), None),
+            ("OTA", timedelta(minutes=10), 1),
+            ("CAN", timedelta(minutes=5), None),
+        ]
+        assert pages[0].items + pages[1].items == everything.items
+        assert [page.total for page in pages] == [4, 4]
+        ordered, done = everything.items[:2]
+        assert (ordered.software_version, ordered.status, ordered.told_at) == ("2.2.0", VehicleStatus.SUCCEEDED, None)
+        # A node that was exchanged on the way has the name it ended with.
+        assert [(n.position, n.hwid, n.version_before, n.version_after) for n in ordered.nodes] == [
+            (0, "M1", "2.0.0", ""),
+            (1, "NEW", "2.0.0", "2.1.0"),
+            (2, "S2", "", "2.1.0"),
+        ]
+        assert (done.told_at, done.tool, done.reason) == (NOW + timedelta(minutes=30), "bmsota 1.0", "")
+        assert [(n.position, n.hwid, n.version_before, n.version_after) for n in done.nodes] == [
+            (2, "S2", "2.0.0", "2.1.0")
+        ]
 
 
 class TelemetryContract:
