@@ -18,7 +18,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from bmsota import __version__
-from bmsota.errors import BmsotaError
+from bmsota.errors import BmsotaError, ConfigurationError
+from bmsota.image import load_public_key
+from simulator.bench import BenchOptions, BenchTopology
+from simulator.bench._console import run_bench, say
+from simulator.devices.flash import ERASE_NS, PROGRAM_NS
+from simulator.links.canbus import BusFaults
 from simulator.scenario import packaged_scenario, parse_scenario
 
 if TYPE_CHECKING:
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+EXIT_WRONG_USAGE = 2
 EXIT_NOT_AS_PLANNED = 3
 DEFAULT_SEED = 1
 
@@ -38,10 +44,12 @@ app = typer.Typer(
     name="bmsota-sim",
     help="Fleets of virtual BMS units that exercise a cloud. Exit codes: 0 as planned, 1 failed, 2 wrong usage, "
     "3 a vehicle did not end as the scenario says.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+# What a wrong call raises. It is click's class, or that of the copy of click inside typer.
+_USAGE_ERROR: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+_Chance = Annotated[float, typer.Option(metavar="CHANCE", help="0 to 1, per frame.")]
 _STYLES = {
     "Upgrade succeeded": "green",
     "Rolled back": "yellow",
@@ -60,13 +68,17 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def bmsota_sim(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback has done it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave.")
     ] = False,
 ) -> None:
     """Fleets of virtual BMS units."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(EXIT_WRONG_USAGE)
 
 
 @app.command()
@@ -108,6 +120,102 @@ def demo(
         _print_result(console, plan, result)
     if not result.ok:
         raise typer.Exit(EXIT_NOT_AS_PLANNED)
+
+
+@app.command()
+def bench(
+    series: Annotated[str, typer.Option(help="F7 or E7: hardware classes, factory images, number of slaves.")] = "F7",
+    slaves: Annotated[int | None, typer.Option(help="1 to 16; by default as many as the series has.")] = None,
+    topology: Annotated[
+        BenchTopology,
+        typer.Option(help="Adapters on the internal bus, or on a diagnosis bus with the master as gateway."),
+    ] = BenchTopology.DIRECT,
+    adapters: Annotated[int, typer.Option(help="How many virtual adapters.")] = 1,
+    channel: Annotated[
+        str, typer.Option(help="pty, or python-can's INTERFACE:CHANNEL, such as socketcan:vcan0.")
+    ] = "pty",
+    bitrate: Annotated[int, typer.Option("--bitrate", "-b", help="Bits per second.")] = 500_000,
+    data_bitrate: Annotated[int | None, typer.Option(help="CAN FD, with this rate for the data.")] = None,
+    ids: Annotated[int, typer.Option(metavar="11|29", help="Bits of the bootloader's identifiers.")] = 11,
+    traffic: Annotated[bool, typer.Option(help="Whether the slaves send measurements.")] = True,
+    loss: _Chance = 0.0,
+    duplication: _Chance = 0.0,
+    reordering: _Chance = 0.0,
+    delay: _Chance = 0.0,
+    corruption: _Chance = 0.0,
+    bus_off: _Chance = 0.0,
+    echo: Annotated[bool, typer.Option("--echo", help="The adapters hand the host its own frames back.")] = False,
+    turnaround_ms: Annotated[float, typer.Option(help="From the bus to the host.")] = 0.0,
+    flash_erase_ms: Annotated[float, typer.Option(help="To erase a block of 2 KiB.")] = ERASE_NS / 1e6,
+    flash_program_us: Annotated[float, typer.Option(help="To program 8 bytes.")] = PROGRAM_NS / 1e3,
+    slot_kib: Annotated[int, typer.Option(help="At least so much room for an image in every node.")] = 0,
+    wrong_class: Annotated[
+        list[int] | None, typer.Option(metavar="POSITION", help="A node of another series is here. May be repeated.")
+    ] = None,
+    absent: Annotated[
+        list[int] | None, typer.Option(metavar="POSITION", help="Nothing answers here. May be repeated.")
+    ] = None,
+    image_key: Annotated[
+        list[Path] | None, typer.Option(metavar="PEM", help="Trust images signed with this key too. May be repeated.")
+    ] = None,
+    flash_file: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Keep the flash contents here from one bench to the next.")
+    ] = None,
+    control: Annotated[Path | None, typer.Option(help="Take commands at this Unix socket too.")] = None,
+    run_for: Annotated[float | None, typer.Option(min=0.0, metavar="SECONDS", help="End by itself.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of identities and faults; the same one replays.")] = DEFAULT_SEED,
+) -> None:
+    """A virtual bench: CAN adapters that any slcan program can open, and a master with its slaves behind them.
+
+    Commands while it runs, a line each: cut, power, loss, busoff, status, quit; help lists them. Ctrl-C, SIGTERM and quit
+    end it with exit code 0.
+    """
+    try:
+        options = BenchOptions(
+            series=series,
+            slaves=slaves,
+            topology=topology,
+            adapters=adapters,
+            bitrate_bps=bitrate,
+            data_bitrate_bps=data_bitrate,
+            ids=ids,
+            traffic=traffic,
+            faults=BusFaults(
+                loss=loss,
+                duplication=duplication,
+                reordering=reordering,
+                delay=delay,
+                corruption=corruption,
+                bus_off=bus_off,
+            ),
+            echo=echo,
+            turnaround_ns=round(turnaround_ms * 1e6),
+            flash_erase_ns=round(flash_erase_ms * 1e6),
+            flash_program_ns=round(flash_program_us * 1e3),
+            slot_kib=slot_kib,
+            wrong_class=frozenset(wrong_class or ()),
+            absent=frozenset(absent or ()),
+            image_keys=tuple(load_public_key(path.read_bytes()) for path in image_key or ()),
+            flash_file=flash_file,
+            seed=seed,
+        )
+    except (ConfigurationError, OSError, OverflowError, ValueError) as error:
+        _complain(str(error))
+        raise typer.Exit(EXIT_WRONG_USAGE) from error
+    run_bench(options, channel=channel, run_for_s=run_for, control=control)
+
+
+@app.command(name="bench-say")
+def bench_say(
+    control: Annotated[Path, typer.Argument(help="The socket that `bench --control` was given.")],
+    words: Annotated[list[str], typer.Argument(help="A command, such as: cut 3 at-progress 0.4")],
+) -> None:
+    """Say one command to a running bench. Exit code 1: it could not do it."""
+    answer = say(control, words)
+    for line in answer:
+        typer.echo(line)
+    if answer[-1].startswith("error"):
+        raise typer.Exit(1)
 
 
 class _Show:
@@ -234,12 +342,20 @@ def _versions(nodes: Sequence[tuple[int, str]]) -> str:
     return "\n".join([master, *(f"[dim]{text}[/]" for text in counted)])
 
 
+def _complain(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"bmsota-sim: {text}", style="red", markup=False, highlight=False)
+
+
 def main() -> None:
-    """Run the command line; a refusal is one line and exit code 1."""
+    """Run the command line; a refusal is one line and exit code 1, a wrong call one line and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except _USAGE_ERROR as error:
+        _complain(error.format_message())  # type: ignore[attr-defined]  # see above
+        raise SystemExit(EXIT_WRONG_USAGE) from error
     except (BmsotaError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"bmsota-sim: {error}", style="red", markup=False, highlight=False)
+        _complain(str(error))
         raise SystemExit(1) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -154,6 +154,11 @@ class BootloaderNode:
         return None if self._target is None else self._target.state
 
     @property
+    def ports(self) -> list[Port]:
+        """Where it listens and answers."""
+        return [port for port, _ in self._ports]
+
+    @property
     def off_ns(self) -> int:
         """How long the supply stays away after a cut."""
         return OFF_TIME_NS if self.power_cut_plan is None else self.power_cut_plan.off_ns

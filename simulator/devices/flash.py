@@ -102,6 +102,25 @@ class FlashModel:
         """Damage one bit at rest."""
         self._cells[offset] ^= 1 << bit
 
+    # ---- between two runs
+
+    def dump(self) -> tuple[bytes, bytes]:
+        """(cells, one byte for each write unit: 1 if it was touched since its last erase), for `load`."""
+        return bytes(self._cells), bytes(self._touched)
+
+    def load(self, cells: bytes, touched: bytes) -> None:
+        """Hold what another flash of this size held.
+
+        Raises:
+            ConfigurationError: the sizes are others.
+        """
+        if (len(cells), len(touched)) != (len(self._cells), len(self._touched)):
+            raise ConfigurationError(
+                f"flash: expected {len(self._cells)} bytes in {len(self._touched)} units, got {len(cells)} in {len(touched)}"
+            )
+        self._cells[:] = cells
+        self._touched[:] = touched
+
     # ---- the Flash protocol
 
     def read(self, offset: int, size: int) -> bytes:

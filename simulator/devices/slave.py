@@ -67,6 +67,7 @@ class Slave:
         measure_period_ns: int | None,
         seed: str,
         flash_times_ns: tuple[int, int] = (ERASE_NS, PROGRAM_NS),
+        flash_size_bytes: int = FLASH_SIZE_BYTES,
     ) -> None:
         """Make a slave without power that runs *factory_image*.
 
@@ -82,6 +83,7 @@ class Slave:
         self._measure_period_ns = measure_period_ns
         self._seed = seed
         self._flash_times_ns = flash_times_ns
+        self._flash_size_bytes = flash_size_bytes
         self._measure_timer: Timer | None = None
         self._restart_timer: Timer | None = None
         self._alive = 0
@@ -112,7 +114,7 @@ class Slave:
 
     def _new_flash(self, hwid: str) -> FlashModel:
         erase_ns, program_ns = self._flash_times_ns
-        return FlashModel(FLASH_SIZE_BYTES, erase_ns=erase_ns, program_ns=program_ns, seed=f"{self._seed}/{hwid}")
+        return FlashModel(self._flash_size_bytes, erase_ns=erase_ns, program_ns=program_ns, seed=f"{self._seed}/{hwid}")
 
     def replace(self, hwid: str, factory_image: bytes) -> None:
         """Another piece of hardware takes this position, as it comes from the factory. The power must be off."""

@@ -1,0 +1,137 @@
+"""A master BMS without modem and cloud: a node at position 0 and the gateway to its slaves, for benches.
+
+It boots, can be flashed, and passes the bootloader's frames between the diagnosis bus and the internal bus. What a whole
+master does besides is in `master.py`; both are made of the same `BootloaderNode` and `Gateway`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bmsota.bootloader import POSITION_MAX, TargetIdentity
+from bmsota.image import ImageRole
+from simulator.devices.bootloader_node import BootloaderNode, data_keys, reply_keys, request_keys
+from simulator.devices.flash import ERASE_NS, PROGRAM_NS, FlashModel
+from simulator.devices.gateway import Gateway
+from simulator.devices.master import BOOT_TIME_NS, FLASH_SIZE_BYTES, JOURNAL_SIZE_BYTES
+
+if TYPE_CHECKING:
+    from bmsota.boot import BootResult, BootStore
+    from bmsota.bootloader import BootloaderWire
+    from bmsota.canframe import CanFrame
+    from bmsota.image import HardwareClass, ImageVersion, PublicKey
+    from simulator.kernel import Kernel, Timer
+    from simulator.links.canbus import CanBus, Port
+    from simulator.trace import Trace
+
+__all__ = ["PlainMaster"]
+
+
+class PlainMaster:
+    """One master on an internal bus and, perhaps, a diagnosis bus."""
+
+    position = 0
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        bus: CanBus,
+        wire: BootloaderWire,
+        trace: Trace,
+        name: str,
+        hwid: str,
+        hardware_class: HardwareClass,
+        image_keys: tuple[PublicKey, ...],
+        factory_image: bytes,
+        seed: str,
+        diagnosis_bus: CanBus | None = None,
+        flash_times_ns: tuple[int, int] = (ERASE_NS, PROGRAM_NS),
+        flash_size_bytes: int = FLASH_SIZE_BYTES,
+    ) -> None:
+        """Make a master without power that runs *factory_image*. *flash_times_ns*: to erase a block, to program a unit."""
+        self._kernel = kernel
+        self._trace = trace
+        self.name = name
+        self.hwid = hwid
+        self._restart_timer: Timer | None = None
+        erase_ns, program_ns = flash_times_ns
+        self.node = BootloaderNode(
+            kernel=kernel,
+            wire=wire,
+            owner=self,
+            identity=TargetIdentity(
+                position=0, role=ImageRole.MASTER, hwid=hwid, serial=hwid, hardware_class=hardware_class
+            ),
+            flash=FlashModel(flash_size_bytes, erase_ns=erase_ns, program_ns=program_ns, seed=f"{seed}/{hwid}"),
+            journal_size_bytes=JOURNAL_SIZE_BYTES,
+            image_keys=image_keys,
+            boot_time_ns=BOOT_TIME_NS,
+        )
+        self.node.new_store().install_factory(factory_image)
+        self._inside = bus.attach(self._receive_inside, name=name, drained=self.node.drained)
+        self._outside: Port | None = None
+        self.gateway: Gateway | None = None
+        """None without a diagnosis bus."""
+        outward = reply_keys(wire, 1, POSITION_MAX)
+        if diagnosis_bus is None:
+            self.node.add_port(self._inside)
+            return
+        self.node.add_port(self._inside, outward)
+        inward = request_keys(wire) | data_keys(wire)
+        self._outside = diagnosis_bus.attach(self._receive_outside, name=f"{name}/diagnosis", drained=self.node.drained)
+        self.node.add_port(self._outside, inward)
+        self.gateway = Gateway(
+            inside=self._inside, outside=self._outside, inward=inward, outward=outward, is_open=lambda: True
+        )
+
+    @property
+    def version(self) -> ImageVersion | None:
+        """Version of the running image; None without power or image."""
+        return self.node.version
+
+    # -- power -----------------------------------------------------------------------------------------------------------
+
+    def power_on(self) -> None:
+        """The supply is there: boot after a moment."""
+        self.node.power_on()
+
+    def power_off(self) -> None:
+        """The supply is gone, whatever was going on."""
+        self.node.power_off()
+        if self._restart_timer is not None:
+            self._restart_timer.cancel()
+            self._restart_timer = None
+
+    # -- the node (NodeOwner) --------------------------------------------------------------------------------------------
+
+    def booted(self, store: BootStore, result: BootResult) -> None:  # noqa: ARG002 - the application does nothing
+        self._trace.note(self._kernel.now_ns, self.name, f"boots {self.version}: {result.reason.name}")
+
+    def bootloader_entered(self) -> None:
+        self._trace.note(self._kernel.now_ns, self.name, "in its bootloader")
+
+    def bootloader_left(self) -> None:
+        self._trace.note(self._kernel.now_ns, self.name, "left its bootloader")
+
+    def restart_requested(self) -> None:
+        self.power_off()
+        self.power_on()
+
+    def supply_failed(self) -> None:
+        self._trace.note(self._kernel.now_ns, self.name, "power cut inside a flash operation")
+        self.power_off()
+        self._restart_timer = self._kernel.call_in(self.node.off_ns, self.power_on)
+
+    # -- the buses -------------------------------------------------------------------------------------------------------
+
+    def _receive_inside(self, frame: CanFrame, now_ns: int) -> None:
+        if self.gateway is not None:
+            self.gateway.from_inside(frame, now_ns)
+        self.node.receive(frame, now_ns, self._inside)
+
+    def _receive_outside(self, frame: CanFrame, now_ns: int) -> None:
+        assert self.gateway is not None
+        assert self._outside is not None
+        self.gateway.from_outside(frame, now_ns)
+        self.node.receive(frame, now_ns, self._outside)

@@ -1,0 +1,350 @@
+"""The bench without a clock: what is on it, its commands, its flash file; a flasher in the kernel's time."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bmsota.adapters.files import packaged_firmware
+from bmsota.bootloader import NodeState
+from bmsota.canframe import CanFrame
+from bmsota.errors import ConfigurationError
+from bmsota.flashing import FlashJob
+from bmsota.image import ImageVersion
+from simulator.bench import BenchCommands, BenchOptions, BenchTopology, BenchWorld
+from simulator.bench._flashfile import load_flashes, save_flashes
+from simulator.kernel import MS, SECOND, Kernel
+from simulator.links.canbus import BusFaults
+
+START = 1_790_000_000 * SECOND
+NEW = ImageVersion(2, 1, 0)
+MASTER, SLAVE = (packaged_firmware(f"F7-{role}-2.1.0.bin") for role in ("master", "slave"))
+
+
+class Desk:
+    """A world in virtual time, with its commands, and a flasher where its adapters are."""
+
+    def __init__(self, unit_bench, **options):
+        options.setdefault("slaves", 2)
+        self.kernel = Kernel(START)
+        self.notes = []
+        self.world = BenchWorld(self.kernel, BenchOptions(**options), self.notes.append)
+        self.commands = BenchCommands(self.world)
+        self.flasher = unit_bench.Flasher(self.kernel, self.world.diagnosis or self.world.bus, self.world.wire)
+        self.world.power_on()
+        self.run(1)
+
+    def run(self, seconds):
+        self.kernel.run_until(self.kernel.now_ns + round(seconds * SECOND))
+
+    def say(self, line):
+        return self.commands.do(line)[-1]
+
+    def versions(self):
+        return [row.version for row in self.world.rows()]
+
+
+@pytest.fixture
+def desk(unit_bench):
+    return lambda **options: Desk(unit_bench, **options)
+
+
+# --- What is on the bench ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("topology", list(BenchTopology))
+def test_master_and_slaves_are_flashed(desk, topology):
+    bench = desk(topology=topology)
+    assert sorted(bench.flasher.do("discover", range(3))) == [0, 1, 2]
+    jobs = [FlashJob(0, MASTER), FlashJob(1, SLAVE), FlashJob(2, SLAVE)]
+    assert all(result.ok for result in bench.flasher.do("flash", jobs).values())
+    assert all(result.ok for result in bench.flasher.do("activate", (1, 2, 0)).values())
+    found = bench.flasher.do("discover", range(3))
+    assert {node.version for node in found.values()} == {NEW}
+    assert all(
+        result.ok for result in bench.flasher.do("confirm", [(p, NEW) for p in range(3)], raise_counter=True).values()
+    )
+    assert bench.versions() == ["2.1.0"] * 3
+
+
+def test_the_adapters_hear_traffic_inside_and_none_outside(desk):
+    assert desk().world.seats[0].port.received > 50
+    assert desk(topology=BenchTopology.GATEWAY).world.seats[0].port.received == 0
+    assert desk(traffic=False).world.seats[0].port.received < 30, "only the identities of the boot"
+
+
+def test_an_adapter_hears_what_its_neighbour_sends(desk):
+    bench = desk(adapters=2, traffic=False, turnaround_ns=5 * MS)
+    heard = []
+    bench.world.seats[1].receive = lambda frame, now_ns: heard.append((frame.can_id, now_ns))
+    sent_ns = bench.kernel.now_ns
+    assert bench.world.seats[0].send(CanFrame(0x555, b"12345678"))
+    bench.run(0.1)
+    assert [can_id for can_id, _ in heard] == [0x555]
+    assert 5 * MS < heard[0][1] - sent_ns < 6 * MS, "the frame's time and the turnaround"
+
+
+def test_an_adapter_echoes_if_it_is_told_to(desk):
+    for echo in (False, True):
+        bench = desk(echo=echo, traffic=False)
+        heard = []
+        bench.world.seats[0].receive = lambda frame, _now, heard=heard: heard.append(frame.can_id)
+        bench.world.seats[0].send(CanFrame(0x555, b""))
+        bench.run(0.1)
+        assert heard == [0x555] * echo
+
+
+def test_a_frame_that_the_bus_cannot_carry_is_not_taken(desk):
+    assert desk().world.seats[0].send(CanFrame(0x555, bytes(64), is_fd=True)) is False
+
+
+def test_an_absent_node_is_silent_until_it_gets_power(desk):
+    bench = desk(absent=frozenset({2}))
+    assert bench.world.rows()[2].state == "off"
+    assert sorted(bench.flasher.do("discover", (0, 1))) == [0, 1]
+    assert bench.say("power 2 on") == "ok: slave 2 is on"
+    bench.run(1)
+    assert sorted(bench.flasher.do("discover", (0, 1, 2))) == [0, 1, 2]
+
+
+def test_a_node_of_another_class_refuses_the_image(desk):
+    bench = desk(wrong_class=frozenset({1}))
+    assert bench.world.rows()[1].hardware_class == "E7-slave"
+    results = bench.flasher.do("flash", [FlashJob(1, SLAVE), FlashJob(2, SLAVE)])
+    assert (results[1].ok, results[2].ok) == (False, True)
+
+
+def test_a_slot_can_be_made_larger(desk):
+    assert desk().world.slaves[0].node.new_store().slot_size_bytes == 16 * 1024
+    bench = desk(slot_kib=300)
+    assert bench.world.slaves[0].node.new_store().slot_size_bytes >= 300 * 1024
+    assert bench.world.master.node.new_store().slot_size_bytes >= 300 * 1024
+
+
+def test_two_benches_of_one_seed_are_the_same_and_of_two_are_not(desk):
+    def story(seed):
+        bench = desk(seed=seed, faults=BusFaults(loss=0.02, reordering=0.02))
+        bench.flasher.do("flash", [FlashJob(1, SLAVE)])
+        return [(frame.can_id, frame.data) for frame in bench.flasher.heard]
+
+    assert story(1) == story(1)
+    assert story(1) != story(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"series": "Z9"}, "series: expected one of F7, E7, got 'Z9'"),
+        ({"slaves": 0}, "slaves: expected 1 to 16, got 0"),
+        ({"slaves": 17}, "slaves: expected 1 to 16, got 17"),
+        ({"adapters": 0}, "adapters: expected 1 to 16, got 0"),
+        ({"bitrate_bps": 123}, "bit rate: expected one of .*, got 123"),
+        ({"data_bitrate_bps": 123}, "data bit rate: expected one of .*, got 123"),
+        ({"ids": 12}, "ids: expected 11 or 29, got 12"),
+        ({"turnaround_ns": -1}, "times: expected none below 0"),
+        ({"slot_kib": -1}, "slot: expected 0 to 4096 KiB, got -1"),
+        ({"slaves": 2, "absent": frozenset({3})}, "absent: expected a position from 0 .* to 2, got 3"),
+        ({"slaves": 2, "wrong_class": frozenset({-1})}, "wrong class: expected a position from 0 .* to 2, got -1"),
+    ],
+)
+def test_a_wrong_option_is_refused(options, said):
+    with pytest.raises(ConfigurationError, match=said):
+        BenchOptions(**options)
+
+
+# --- Commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["at-operation 3", "at-progress 0.4"])
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_cut_in_the_middle_of_a_flash_costs_nothing_but_time(desk, position, how):
+    """The bootloader's client may ride it out; whether it does or not, the node boots the old image and takes the new."""
+    bench = desk()
+    assert bench.say(f"cut {position} {how} off 200").startswith("ok: ")
+    image = SLAVE if position else MASTER
+    first = bench.flasher.do("flash", [FlashJob(position, image)])[position]
+    assert any("power cut" in note.what for note in bench.notes)
+    bench.run(1)
+    assert bench.versions()[position] == "2.0.0"
+    if not first.ok:
+        assert first.safe_to_run_again
+        assert bench.flasher.do("flash", [FlashJob(position, image)])[position].ok
+    assert bench.flasher.do("activate", (position,))[position].ok
+    bench.run(1)
+    assert bench.versions()[position] == "2.1.0"
+
+
+def test_a_cut_now_takes_the_supply_for_so_long(desk):
+    bench = desk()
+    assert bench.say("cut 1 off 500") == "ok: slave 1 has lost its supply for 500 ms"
+    assert bench.world.rows()[1].state == "off"
+    bench.run(0.49)
+    assert bench.world.rows()[1].state == "off"
+    bench.run(0.02)
+    assert bench.world.rows()[1].state == "booting"
+    bench.run(0.1)
+    assert bench.world.rows()[1].state == "application"
+    bench.say("power 2 off")
+    assert bench.say("cut 2") == "error: expected a node with power, got slave 2, which is off"
+
+
+def test_a_later_cut_takes_the_place_of_an_earlier_one(desk):
+    bench = desk()
+    bench.say("cut 1 at-operation 2")
+    bench.say("cut 1 at-progress 1.0 off 100")
+    bench.flasher.do("flash", [FlashJob(1, SLAVE)])
+    cuts = [note for note in bench.notes if "power cut" in note.what]
+    assert len(cuts) == 1
+
+
+def test_power_is_switched(desk):
+    bench = desk()
+    assert bench.say("power 0 off") == "ok: master is off"
+    assert bench.world.rows()[0].state == "off"
+    assert bench.say("power 0 on") == "ok: master is on"
+    bench.run(1)
+    assert bench.versions()[0] == "2.0.0"
+
+
+def test_faults_are_changed_while_it_runs(desk):
+    bench = desk(faults=BusFaults(duplication=0.1))
+    assert bench.say("loss 0.25") == "ok: loss 0.25"
+    assert bench.say("bus-off 0.5") == "ok: bus-off 0.5"
+    assert bench.world.faults == BusFaults(loss=0.25, duplication=0.1, bus_off=0.5)
+    assert bench.world.bus.faults == BusFaults(loss=0.25, duplication=0.1), "bus-off of the adapters alone"
+    assert bench.say("loss 0.95").startswith("error: expected chances")
+    assert bench.say("faults off") == "ok: no faults any more"
+    assert bench.world.faults == bench.world.bus.faults == BusFaults()
+
+
+def test_bus_off_silences_the_adapters_or_a_node(desk):
+    bench = desk(adapters=2)
+    assert bench.say("busoff") == "ok: the adapters off the bus for 200 ms"
+    assert [seat.port.is_bus_off for seat in bench.world.seats] == [True, True]
+    assert bench.world.seats[0].send(CanFrame(1, b"")) is False
+    bench.run(0.25)
+    assert bench.world.seats[0].send(CanFrame(1, b"")) is True
+    assert bench.say("busoff 1 for 5000") == "ok: slave 1 off the bus for 5000 ms"
+    assert sorted(bench.flasher.do("discover", (0, 2))) == [0, 2]
+    bench.run(5)
+    assert bench.say("busoff for 50") == "ok: the adapters off the bus for 50 ms"
+    assert sorted(bench.flasher.do("discover", (0, 1, 2))) == [0, 1, 2]
+
+
+def test_status_has_a_line_for_each_node(desk):
+    bench = desk()
+    lines = bench.commands.do("status")
+    assert lines[1].startswith("node 1: slave S0001")
+    assert lines[1].endswith("F7-slave 2.0.0 application 0/0 bytes")
+    assert lines[-2].startswith("adapter 1: 0 sent, ")
+    assert lines[-1].startswith("ok: 3 nodes, ")
+
+
+def test_help_and_quit(desk):
+    bench = desk()
+    assert any(line.startswith("cut POSITION") for line in bench.commands.do("help"))
+    assert not bench.commands.has_quit
+    assert bench.say("quit") == "ok: the bench ends"
+    assert bench.commands.has_quit
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "expected a command, got the end of the line"),
+        ("explode", "expected one of cut, power, .*, got 'explode'"),
+        ("cut", "expected a position .*, got the end"),
+        ("cut 3", "expected a position .* from 0 to 2, got '3'"),
+        ("cut x", "got 'x'"),
+        ("cut 1 at-operation", "expected a number of flash operations, got the end"),
+        ("cut 1 at-operation 0", "from 1 to 1000000, got '0'"),
+        ("cut 1 at-progress 1.5", "expected a share from 0 to 1, got '1.5'"),
+        ("cut 1 at-progress nan", "got 'nan'"),
+        ("cut 1 off", "expected milliseconds, got the end"),
+        ("cut 1 off -5", "got '-5'"),
+        ("cut 1 soon", "expected the end of the line, got 'soon'"),
+        ("power 1", "expected on or off, got the end"),
+        ("power 1 up", "expected on or off, got 'up'"),
+        ("loss", "expected a chance, got the end"),
+        ("loss much", "expected a chance from 0 to 1, got 'much'"),
+        ("faults on", "expected off, got 'on'"),
+        ("busoff 9", "from 0 to 2, got '9'"),
+        ("busoff 1 for 0", "from 1 to .*, got '0'"),
+        ("status all", "expected the end of the line, got 'all'"),
+        ("quit now", "expected the end of the line, got 'now'"),
+    ],
+)
+def test_a_wrong_command_is_one_clear_line_and_does_nothing(desk, line, said):
+    bench = desk()
+    before = bench.world.rows()
+    (answer,) = bench.commands.do(line)
+    assert answer.startswith("error: ")
+    assert re.search(said, answer), answer
+    assert bench.world.rows() == before
+    assert not bench.commands.has_quit
+
+
+# --- The flash file ---------------------------------------------------------------------------------------------------
+
+
+def test_a_bench_goes_on_with_the_flashes_of_the_last_one(desk, tmp_path, unit_bench):
+    path = tmp_path / "flash"
+    bench = desk()
+    assert load_flashes(bench.world, path) is False
+    bench.flasher.do("flash", [FlashJob(1, SLAVE)])
+    bench.flasher.do("activate", (1,))
+    bench.flasher.do("discover", (1,))
+    bench.flasher.do("confirm", [(1, NEW)], raise_counter=True)
+    # And half an image on the other slave, which a second run must complete.
+    bench.flasher.begin("flash", [FlashJob(2, SLAVE)])
+    while bench.world.rows()[2].stored_bytes < len(SLAVE) // 2:
+        bench.run(0.001)
+    save_flashes(bench.world, path)
+
+    kernel = Kernel(START)
+    world = BenchWorld(kernel, BenchOptions(slaves=2))
+    assert load_flashes(world, path) is True
+    world.power_on()
+    kernel.run_until(START + SECOND)
+    assert [row.version for row in world.rows()] == ["2.0.0", "2.1.0", "2.0.0"]
+    flasher = unit_bench.Flasher(kernel, world.bus, world.wire)
+    assert flasher.do("flash", [FlashJob(2, SLAVE)])[2].ok
+    begun = [event for event in flasher.events if type(event).__name__ == "TransferBegun"]
+    assert begun[0].offset > 0, "it goes on where the power went"
+
+
+def test_a_flash_file_of_another_bench_is_refused(desk, tmp_path):
+    path = tmp_path / "flash"
+    save_flashes(desk().world, path)
+    for options in ({"slaves": 3}, {"seed": 2}, {"slot_kib": 100}):
+        with pytest.raises(ConfigurationError, match="another bench"):
+            load_flashes(desk(**options).world, path)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "expected one that a bench has kept"),
+        (b"\x00garbage", "expected one that a bench has kept"),
+        (b"\xa0", "expected one that a bench has kept"),
+        (b"\xa3\x66format\x61x\x67version\x01\x65nodes\x80", "expected bmsota bench flash 1, got x 1"),
+    ],
+)
+def test_a_file_that_is_no_flash_file_is_refused(desk, tmp_path, data, said):
+    path = tmp_path / "flash"
+    path.write_bytes(data)
+    with pytest.raises(ConfigurationError, match=said):
+        load_flashes(desk().world, path)
+    with pytest.raises(ConfigurationError, match="readable"):
+        load_flashes(desk().world, tmp_path)
+
+
+def test_the_rows_show_a_transfer(desk):
+    bench = desk()
+    bench.flasher.begin("flash", [FlashJob(1, SLAVE)])
+    bench.run(0.3)
+    row = bench.world.rows()[1]
+    assert row.state == NodeState.RECEIVING.name.lower()
+    assert 0 < row.stored_bytes < row.size_bytes == len(SLAVE)
+    assert not bench.world.is_at_rest
