@@ -47,6 +47,9 @@ __all__ = ["BootReason", "BootResult", "BootStore", "SlotInfo"]
 
 SHA256_BYTES = 32
 
+# In the journal: the digest of an image that is being staged was not told. No file has this digest.
+_UNKNOWN_SHA256 = b"\xff" * SHA256_BYTES
+
 REVERTS_MAX = 0xFF
 """The count of a slot's reverts stops here; it is a figure for reports, nothing depends on it."""
 
@@ -216,6 +219,11 @@ class BootStore:
         return self._layout.slot_size_bytes
 
     @property
+    def write_unit_bytes(self) -> int:
+        """Staged pieces are whole multiples of this, all but the last."""
+        return self._flash.write_unit_bytes
+
+    @property
     def is_test_pending(self) -> bool:
         """Whether an image is on trial and must be confirmed or will be reverted."""
         return self._slot_in(SlotState.TEST) is not None
@@ -232,11 +240,12 @@ class BootStore:
 
     # ---- staging
 
-    def begin_staging(self, size_bytes: int, sha256: bytes) -> int:
+    def begin_staging(self, size_bytes: int, sha256: bytes | None) -> int:
         """Make the spare slot ready for an image of *size_bytes* whose whole file has the SHA-256 *sha256*.
 
         Returns where writing starts or goes on: 0 for a new image, more if part of this very image is already there,
-        *size_bytes* if all of it is.
+        *size_bytes* if all of it is. Who cannot tell the digest beforehand (a foreign diagnostic tester) gives None and
+        always starts at 0; what is staged is then believed for its signature alone.
 
         Raises:
             LocalProtocolError: the image does not fit, or an image is on trial and its fallback must stay.
@@ -249,10 +258,12 @@ class BootStore:
             raise LocalProtocolError(
                 f"staging: expected an image of 1 to {self._layout.slot_size_bytes} bytes, got {size_bytes}"
             )
-        if len(sha256) != SHA256_BYTES:
-            raise LocalProtocolError(f"staging: expected a digest of {SHA256_BYTES} bytes, got {len(sha256)}")
+        if sha256 is None:
+            sha256 = _UNKNOWN_SHA256
+        elif len(sha256) != SHA256_BYTES or sha256 == _UNKNOWN_SHA256:
+            raise LocalProtocolError(f"staging: expected a digest of {SHA256_BYTES} bytes, got {sha256.hex()}")
         info = self._spare_info()
-        if (info.size_bytes, info.sha256) == (size_bytes, sha256):
+        if (info.size_bytes, info.sha256) == (size_bytes, sha256) and sha256 != _UNKNOWN_SHA256:
             if info.state is SlotState.STAGING:
                 return self._staging_offset
             # A BAD image is fetched again from the start: its bytes may have gone wrong in the flash.
@@ -317,8 +328,11 @@ class BootStore:
             raise LocalProtocolError(f"staging: expected a staged image, got a slot that is {info.state.name}")
         if self._staging_offset != info.size_bytes and info.state is SlotState.STAGING:
             raise LocalProtocolError(f"staging: expected {info.size_bytes} bytes, got {self._staging_offset}")
+        if info.sha256 == _UNKNOWN_SHA256:
+            # From here on the digest guards the image as any other; the signature is checked below.
+            info = replace(info, sha256=hashlib.sha256(self.read_slot(spare)).digest())
         try:
-            facts = self._verified(spare)
+            facts = self._verified(spare, info)
         except (ImageError, TrustError):
             self._staging_offset = 0
             self._change(spare, SlotChange.REFUSED, replace(info, progress_bytes=0))
@@ -511,8 +525,7 @@ class BootStore:
         # The journal stays as it is: what reads as damaged now may be read well next time.
         return BootResult(None, BootReason.NOTHING, None)
 
-    def _verified(self, slot: int) -> ImageFacts:
-        info = self._state.slots[slot]
+    def _verified(self, slot: int, info: SlotInfo) -> ImageFacts:
         data = self.read_slot(slot)
         digest = hashlib.sha256(data).digest()
         if digest != info.sha256:
@@ -530,7 +543,7 @@ class BootStore:
 
     def _facts_or_none(self, slot: int) -> ImageFacts | None:
         try:
-            return self._verified(slot)
+            return self._verified(slot, self._state.slots[slot])
         except (ImageError, TrustError):
             return None
 

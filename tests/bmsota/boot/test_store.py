@@ -169,6 +169,32 @@ def test_staging_resumes_at_a_whole_erase_block_after_a_power_cut(device, parts)
     assert device.flash.read(device.layout.slot_offsets[1], len(image)) == image
 
 
+def test_an_image_without_a_digest_is_believed_for_its_signature_and_guarded_by_its_digest_from_then_on(device, parts):
+    store, _ = device.power_on()
+    assert store.begin_staging(len(parts.NEW), None) == 0
+    store.write_staged(0, parts.NEW[:1024])
+    assert store.begin_staging(len(parts.NEW), None) == 0, "it may be another image"
+    store.write_staged(0, parts.NEW)
+    store.finish_staging()
+    assert (store.slots[1].state, store.slots[1].sha256) == (SlotState.STAGED, digest(parts.NEW))
+    assert store.begin_staging(len(parts.NEW), digest(parts.NEW)) == len(parts.NEW)
+    device.flash.flip_bit(device.layout.slot_offsets[1] + 100, 3)
+    with pytest.raises(TrustError, match="expected digest"):
+        store.finish_staging()
+
+
+def test_a_wrong_image_without_a_digest_is_refused(device, parts):
+    store, _ = device.power_on()
+    wrong = parts.NEW[:300] + bytes([parts.NEW[300] ^ 1]) + parts.NEW[301:]
+    store.begin_staging(len(wrong), None)
+    store.write_staged(0, wrong)
+    with pytest.raises(TrustError):
+        store.finish_staging()
+    assert store.slots[1].state is SlotState.BAD
+    with pytest.raises(LocalProtocolError, match="expected a digest of 32 bytes"):
+        store.begin_staging(len(wrong), b"\xff" * 32)
+
+
 def test_another_image_starts_from_zero(device, parts):
     store, _ = device.power_on()
     store.begin_staging(size_bytes=len(parts.NEW), sha256=digest(parts.NEW))
