@@ -1,7 +1,7 @@
 """The flashing engine: operations over several nodes on one bus, whatever protocol each node speaks.
 
 Used by a master for its slaves, and by whoever flashes a pack through an adapter. A *profile* is a protocol: the DBC
-bootloader is one. Public names: `FlashingEngine`, `FlashJob`, its events, and the profiles. On top of it the field upgrade of
+bootloader is one, UDS another. Public names: `FlashingEngine`, `FlashJob`, its events, and the profiles. On top of it the field upgrade of
 a whole pack: `make_plan`, `FieldUpgrade`, and what can go wrong (`FAULTS`).
 """
 
@@ -52,6 +52,7 @@ from bmsota.flashing.plan import (
     make_plan,
 )
 from bmsota.flashing.profile import BootloaderProfile, DiscoveryMachine, FlashingProfile, Machine
+from bmsota.flashing.uds import UdsProfile
 
 __all__ = [
     "EXIT_CODES",
@@ -97,6 +98,7 @@ __all__ = [
     "TransferBegun",
     "TransferBroken",
     "TransferProgressed",
+    "UdsProfile",
     "Verdict",
     "is_on_trial",
     "make_plan",

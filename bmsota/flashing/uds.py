@@ -1,0 +1,81 @@
+"""The profile for nodes that speak UDS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bmsota.uds import UDS_11BIT, UdsCommand, UdsDiscovery, UdsTransfer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bmsota.bootloader import Command
+    from bmsota.image import ImageVersion
+    from bmsota.uds import AccessKey, IsoTpParameters, UdsAddressing, UdsDialect, UdsTiming
+
+__all__ = ["UdsProfile"]
+
+
+class UdsProfile:
+    """UDS on ISO-TP (`bmsota.uds`, docs/uds.md).
+
+    *addressing* gives the positions their CAN ids; *access_key* answers the nodes' seeds; *dialect* describes nodes that are not
+    our own `UdsServer`; *transport* is our end of ISO-TP, for CAN FD among others.
+    """
+
+    name = "uds"
+
+    def __init__(
+        self,
+        addressing: UdsAddressing = UDS_11BIT,
+        *,
+        access_key: AccessKey | None = None,
+        dialect: UdsDialect | None = None,
+        timing: UdsTiming | None = None,
+        transport: IsoTpParameters | None = None,
+    ) -> None:
+        self._addressing = addressing
+        self._access_key = access_key
+        self._dialect = dialect
+        self._timing = timing
+        self._transport = transport
+
+    def discovery(self, positions: Iterable[int]) -> UdsDiscovery:
+        return UdsDiscovery(
+            self._addressing,
+            positions=positions,
+            dialect=self._dialect,
+            timing=self._timing,
+            transport=self._transport,
+        )
+
+    def transfer(self, position: int, image: bytes) -> UdsTransfer:
+        return UdsTransfer(
+            self._addressing.address(position),
+            position=position,
+            image=image,
+            dialect=self._dialect,
+            access_key=self._access_key,
+            timing=self._timing,
+            transport=self._transport,
+        )
+
+    def command(
+        self,
+        position: int,
+        command: Command,
+        *,
+        raise_counter: bool = True,
+        expected_version: ImageVersion | None = None,
+    ) -> UdsCommand:
+        return UdsCommand(
+            self._addressing.address(position),
+            position=position,
+            command=command,
+            raise_counter=raise_counter,
+            expected_version=expected_version,
+            dialect=self._dialect,
+            access_key=self._access_key,
+            timing=self._timing,
+            transport=self._transport,
+        )

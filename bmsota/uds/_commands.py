@@ -1,0 +1,326 @@
+"""Commands to one node, and the question who is there.
+
+A command is a short talk: identify, open a session, prove access if the node wants it, start a routine or reset. How a restart is told
+from a lost answer: a node of ours draws a new boot id at every boot. The reset itself is sent once for each look at the boot id, never
+repeated blindly: a node restarted twice takes its image on trial back.
+
+A node without our profile has no trial: the last routine of its transfer has made the image valid. ACTIVATE_TEST finds nothing left to do there,
+CONFIRM compares the version, REVERT is refused.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from bmsota.bootloader import FAILURES, Command, CommandEvent, CommandFailed, CommandSucceeded, FailureCause, NodeFound
+from bmsota.errors import LocalProtocolError
+from bmsota.uds._conversation import (
+    GaveUpError,
+    InterruptedTalkError,
+    RefusedAnswerError,
+    SilentError,
+    UdsConversation,
+    explain_refusal,
+)
+from bmsota.uds._identifiers import Routine, Session
+from bmsota.uds._isotp import IsoTpLink
+from bmsota.uds._services import reset, start_routine, start_session, tester_present
+from bmsota.uds._timing import UdsTiming
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from bmsota.bootloader import NodeDescription
+    from bmsota.canframe import CanFrame
+    from bmsota.image import ImageVersion
+    from bmsota.uds._access import AccessKey
+    from bmsota.uds._addressing import UdsAddress, UdsAddressing
+    from bmsota.uds._conversation import Script
+    from bmsota.uds._dialect import UdsDialect
+    from bmsota.uds._isotp import IsoTpParameters
+
+__all__ = ["UdsCommand", "UdsDiscovery"]
+
+
+class UdsCommand(UdsConversation[CommandEvent]):
+    """Gives one command to the node at *address*. Safe to run again, whatever became of an earlier run.
+
+    DISCOVER only reads what the node says of itself (version, states): it is the event's and this object's `node`.
+    With *expected_version* the command fails unless this version runs: behind a RESET, before every other command. Give it
+    to CONFIRM: a node that has reverted meanwhile would confirm its old image and say OK.
+
+    Raises:
+        LocalProtocolError: *command* belongs to a transfer.
+    """
+
+    def __init__(
+        self,
+        address: UdsAddress,
+        *,
+        position: int,
+        command: Command,
+        raise_counter: bool = True,
+        expected_version: ImageVersion | None = None,
+        dialect: UdsDialect | None = None,
+        access_key: AccessKey | None = None,
+        timing: UdsTiming | None = None,
+        transport: IsoTpParameters | None = None,
+    ) -> None:
+        self._acts: Mapping[Command, Callable[[], Script[None]]] = {
+            Command.DISCOVER: self._do_nothing,
+            Command.ENTER_BOOTLOADER: self._enter,
+            Command.LEAVE_BOOTLOADER: self._leave,
+            Command.ACTIVATE_TEST: self._activate,
+            Command.CONFIRM: self._confirm,
+            Command.REVERT: self._revert,
+            Command.RESET: self._reset,
+        }
+        if command not in self._acts:
+            raise LocalProtocolError(f"command: expected one that stands alone, got {command.name}")
+        super().__init__(
+            address, position=position, dialect=dialect, access_key=access_key, timing=timing, transport=transport
+        )
+        self.command = command
+        self._raise_counter = raise_counter
+        self._expected_version = expected_version
+        self._interruptions_left = self._timing.interruptions_max
+        self._boot_id_before: int | None = None
+
+    # ---- the talk
+
+    def _script(self) -> Script[None]:
+        while not self.finished:
+            try:
+                yield from self._attempt()
+                assert self.node is not None
+                self._finish(CommandSucceeded(self.command, self.node))
+            except (InterruptedTalkError, SilentError) as error:
+                self._interrupted(str(error))
+            except RefusedAnswerError as error:
+                reason = explain_refusal(error, has_profile=self._dialect.has_profile)
+                if isinstance(reason, InterruptedTalkError):
+                    self._interrupted(str(error))
+                else:
+                    self._fail(reason.cause, reason.detail)
+            except GaveUpError as error:
+                self._fail(error.cause, error.detail)
+
+    def _attempt(self) -> Script[None]:
+        self._close()
+        node = yield from self._find()
+        is_reset = self.command is Command.RESET
+        if not is_reset:
+            self._check_version(node)
+        yield from self._acts[self.command]()
+        if is_reset:
+            assert self.node is not None
+            self._check_version(self.node)
+
+    def _find(self) -> Script[NodeDescription]:
+        try:
+            return (yield from self._identify())
+        except SilentError as error:
+            raise GaveUpError(FailureCause.NODE_SILENT, f"node {self._position}: {error}") from error
+
+    def _check_version(self, node: NodeDescription) -> None:
+        expected = self._expected_version
+        if expected is not None and node.version != expected:
+            detail = f"{self.command.name}: expected version {expected}, got {node.version}"
+            raise GaveUpError(FailureCause.WRONG_VERSION, detail)
+
+    # ---- the commands
+
+    def _do_nothing(self) -> Script[None]:
+        yield from ()
+
+    def _enter(self) -> Script[None]:
+        yield from self._open(Session.PROGRAMMING)
+        yield from self._unlock()
+
+    def _leave(self) -> Script[None]:
+        yield from self._ask(start_session(Session.DEFAULT))
+
+    def _activate(self) -> Script[None]:
+        if self._dialect.has_profile:
+            yield from self._run_routine(Routine.CHECK_DEPENDENCIES)
+
+    def _confirm(self) -> Script[None]:
+        if self._dialect.has_profile:
+            yield from self._run_routine(Routine.CONFIRM, bytes([self._raise_counter]))
+
+    def _revert(self) -> Script[None]:
+        if not self._dialect.has_profile:
+            raise GaveUpError(
+                FailureCause.REFUSED, "REVERT: expected a node with two images, got one without our profile"
+            )
+        yield from self._run_routine(Routine.REVERT)
+
+    def _run_routine(self, routine: Routine, record: bytes = b"") -> Script[None]:
+        yield from self._open(Session.EXTENDED)
+        yield from self._unlock()
+        yield from self._ask(start_routine(routine, record))
+
+    def _reset(self) -> Script[None]:
+        assert self.node is not None
+        before = self.node.boot_id
+        if self._dialect.has_profile and self._boot_id_before not in {None, before}:
+            return  # The reset of an earlier attempt has happened; only its answer was lost.
+        self._boot_id_before = before
+        yield from self._open(Session.EXTENDED)
+        yield from self._ask(reset(self._dialect.reset_type), tries=1)
+        self._close()
+        if not self._dialect.has_profile:
+            yield from self._pause(self._timing.restart_wait_ns)
+            yield from self._find()
+            return
+        for _ in range(self._timing.discover_tries):
+            yield from self._pause(self._timing.discover_timeout_ns)
+            node = yield from self._find()
+            if node.boot_id != before:
+                return
+        raise GaveUpError(FailureCause.NODE_SILENT, f"node {self._position} did not restart")
+
+    # ---- ends
+
+    def _interrupted(self, detail: str) -> None:
+        if not self._interruptions_left:
+            self._fail(FailureCause.NO_PROGRESS, detail)
+        self._interruptions_left -= 1
+
+    def _fail(self, cause: FailureCause, detail: str) -> None:
+        failure = FAILURES[cause]
+        self._finish(
+            CommandFailed(
+                command=self.command,
+                cause=cause,
+                detail=detail,
+                node=self.node,
+                permanent=failure.permanent,
+                safe_to_run_again=failure.safe_to_run_again,
+            )
+        )
+
+
+class _Identification(UdsConversation[None]):
+    """Asks one node who it is; `node` stays None if it does not say."""
+
+    def _script(self) -> Script[None]:
+        try:
+            yield from self._identify(tries=self._timing.discover_rounds)
+        except (SilentError, GaveUpError, RefusedAnswerError):
+            self.node = None
+        self._finish(None)
+
+
+class UdsDiscovery:
+    """Asks who is there: all nodes at once, then each that answered or was expected, by name.
+
+    The first question is TesterPresent to the functional id, which every node answers in a single frame; what a node
+    is takes longer answers, which need a talk with each. `nodes` is what is known; it is complete when `finished`.
+
+    Raises:
+        LocalProtocolError: one of *positions* has no ids.
+    """
+
+    def __init__(
+        self,
+        addressing: UdsAddressing,
+        *,
+        positions: Iterable[int] = (),
+        dialect: UdsDialect | None = None,
+        timing: UdsTiming | None = None,
+        transport: IsoTpParameters | None = None,
+    ) -> None:
+        self._addressing = addressing
+        self._dialect = dialect
+        self._timing = timing or UdsTiming()
+        self._transport = transport
+        self._wanted = set(positions)
+        for position in self._wanted:
+            addressing.address(position)
+        self._functional = IsoTpLink(
+            transmit_id=addressing.functional_id,
+            receive_id=addressing.response_id,
+            is_extended_id=addressing.is_extended_id,
+            parameters=transport,
+        )
+        # The one question, or one of its answers, may be lost: it is asked twice.
+        self._rounds_left = 2
+        self._is_asking = True
+        self._deadline_ns: int | None = None
+        self._queue: deque[int] = deque()
+        self._current: _Identification | None = None
+        self._position = 0
+        self._events: deque[NodeFound] = deque()
+        self.nodes: dict[int, NodeDescription] = {}
+        self.finished = False
+
+    def receive_frame(self, frame: CanFrame, now_ns: int) -> None:
+        """Take a frame from the bus."""
+        if self._current is not None:
+            self._current.receive_frame(frame, now_ns)
+            self._take_in()
+            return
+        position = self._addressing.position_of(frame)
+        if position is None or self.finished:
+            return
+        self._wanted.add(position)
+        # The end of the round is silence: as long as answers come, others may be waiting for the bus.
+        if self._deadline_ns is not None:
+            self._deadline_ns = now_ns + self._timing.discover_timeout_ns
+
+    def frames_to_send(self, now_ns: int) -> list[CanFrame]:
+        if self._current is not None:
+            frames = self._current.frames_to_send(now_ns)
+            self._take_in()
+            return frames
+        if not self._is_asking or self.finished:
+            return []
+        self._is_asking = False
+        self._deadline_ns = now_ns + self._timing.discover_timeout_ns
+        self._functional.send(tester_present().payload, now_ns)
+        return self._functional.frames_to_send(now_ns)
+
+    def next_event(self) -> NodeFound | None:
+        return self._events.popleft() if self._events else None
+
+    def next_timeout(self) -> int | None:
+        if self._current is not None:
+            return self._current.next_timeout()
+        return 0 if self._is_asking and not self.finished else self._deadline_ns
+
+    def handle_timeout(self, now_ns: int) -> None:
+        if self._current is not None:
+            self._current.handle_timeout(now_ns)
+            self._take_in()
+        elif self._deadline_ns is not None and now_ns >= self._deadline_ns:
+            self._deadline_ns = None
+            self._rounds_left -= 1
+            if self._rounds_left:
+                self._is_asking = True
+            else:
+                self._queue.extend(sorted(self._wanted))
+                self._next_node()
+
+    def _take_in(self) -> None:
+        if self._current is not None and self._current.finished:
+            node = self._current.node
+            if node is not None:
+                self.nodes[self._position] = node
+                self._events.append(NodeFound(node))
+            self._next_node()
+
+    def _next_node(self) -> None:
+        self._current = None
+        if not self._queue:
+            self.finished = True
+            return
+        self._position = self._queue.popleft()
+        self._current = _Identification(
+            self._addressing.address(self._position),
+            position=self._position,
+            dialect=self._dialect,
+            timing=self._timing,
+            transport=self._transport,
+        )

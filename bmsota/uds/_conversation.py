@@ -1,0 +1,592 @@
+"""What every talk with one node has in common: one request at a time, patience, repetition, sessions, access, identity.
+
+Strategy. A talk is a *script*: a generator that yields what to ask and is resumed with the answer, so that the order of a flash stands
+in the code as it stands in ISO 14229-1. The class here drives the script: it sends the request, waits P2, waits longer on NRC 0x78, repeats on
+0x21 and on silence, keeps the session alive, and knows no service. A script never sees time or frames.
+
+Repetition is safe because each request of ours is: reads and sessions change nothing, a block carries its counter, routines are answered
+again by a node that has just done them (`UdsServer`), and a reset is never repeated without asking whether it has happened.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from uuid import UUID
+
+from udsoncan import Response
+
+from bmsota.boot import BootReason, SlotState
+from bmsota.bootloader import FAILURES, Capability, FailureCause, NodeDescription, NodeState
+from bmsota.errors import ImageError
+from bmsota.image import ImageRole, ImageVersion
+from bmsota.uds._dialect import UdsDialect
+from bmsota.uds._identifiers import (
+    BOOT_STATE_LAYOUT,
+    NO_SLOT,
+    NODE_KIND_LAYOUT,
+    UDS_PROFILE_VERSION,
+    Did,
+    Nrc,
+    Session,
+    nrc_name,
+)
+from bmsota.uds._isotp import IsoTpLink
+from bmsota.uds._services import (
+    TESTER_PRESENT,
+    Call,
+    read_dids,
+    read_one_did,
+    request_seed,
+    send_key,
+    start_session,
+    tester_present,
+)
+from bmsota.uds._timing import UdsTiming
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bmsota.bootloader import Failure
+    from bmsota.canframe import CanFrame
+    from bmsota.uds._access import AccessKey
+    from bmsota.uds._addressing import UdsAddress
+    from bmsota.uds._isotp import IsoTpError, IsoTpParameters
+
+__all__ = [
+    "GaveUpError",
+    "InterruptedTalkError",
+    "RefusedAnswerError",
+    "Script",
+    "SilentError",
+    "UdsConversation",
+    "explain_refusal",
+]
+
+EventT = TypeVar("EventT")
+T = TypeVar("T")
+
+_NEGATIVE = 0x7F
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    call: Call[Any]
+    tries: int
+    timeout_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Positive:
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Negative:
+    nrc: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Silence:
+    detail: str
+
+
+_Reply: TypeAlias = _Positive | _Negative | _Silence | None
+Script: TypeAlias = Generator[_Ask | _Pause, _Reply, T]
+"""Yields requests and pauses; returns what it was for. Use `yield from`."""
+
+
+class SilentError(Exception):
+    """The tries are used up, and the node has not answered."""
+
+
+class RefusedAnswerError(Exception):
+    """A negative answer that no repetition changes."""
+
+    def __init__(self, call: Call[Any], nrc: int) -> None:
+        super().__init__(f"{call.name}: {nrc_name(nrc)}")
+        self.nrc = nrc
+
+
+class InterruptedTalkError(Exception):
+    """Something that a new start can mend."""
+
+
+class GaveUpError(Exception):
+    """Something that it cannot."""
+
+    def __init__(self, cause: FailureCause, detail: str) -> None:
+        super().__init__(detail)
+        self.cause = cause
+        self.detail = detail
+
+    @property
+    def failure(self) -> Failure:
+        return FAILURES[self.cause]
+
+
+# Refusals that say "not now", "not in this state": the session has ended, the node has restarted or has dropped the
+# transfer. Beginning anew can help; the number of such beginnings is bounded.
+_MENDABLE = frozenset(
+    {
+        Nrc.GENERAL_REJECT,
+        Nrc.BUSY_REPEAT_REQUEST,
+        Nrc.REQUEST_SEQUENCE_ERROR,
+        Nrc.SECURITY_ACCESS_DENIED,
+        Nrc.UPLOAD_DOWNLOAD_NOT_ACCEPTED,
+        Nrc.TRANSFER_DATA_SUSPENDED,
+        Nrc.GENERAL_PROGRAMMING_FAILURE,
+        Nrc.WRONG_BLOCK_SEQUENCE_COUNTER,
+        Nrc.SUB_FUNCTION_NOT_SUPPORTED_IN_SESSION,
+        Nrc.SERVICE_NOT_SUPPORTED_IN_SESSION,
+    }
+)
+
+
+# What our own nodes refuse, and why. Other makers' 0xF.. mean other things.
+_CAUSES: Mapping[int, FailureCause] = {
+    Nrc.WRONG_ROLE: FailureCause.WRONG_ROLE,
+    Nrc.WRONG_HARDWARE: FailureCause.WRONG_HARDWARE,
+    Nrc.TOO_LARGE: FailureCause.TOO_LARGE,
+    Nrc.COUNTER_TOO_LOW: FailureCause.COUNTER_TOO_LOW,
+    Nrc.TEST_PENDING: FailureCause.TEST_PENDING,
+    Nrc.BAD_OFFER: FailureCause.PROTOCOL_VERSION,
+    Nrc.BAD_IMAGE: FailureCause.BAD_IMAGE,
+    Nrc.NOT_TRUSTED: FailureCause.NOT_TRUSTED,
+    Nrc.NOTHING_TO_DO: FailureCause.NOTHING_TO_DO,
+}
+_MENDABLE_BY_PROFILE = frozenset({Nrc.INCOMPLETE, Nrc.DAMAGED})
+
+
+def explain_refusal(error: RefusedAnswerError, *, has_profile: bool) -> InterruptedTalkError | GaveUpError:
+    """What a negative answer means for the talk."""
+    if has_profile and error.nrc in _CAUSES:
+        return GaveUpError(_CAUSES[error.nrc], str(error))
+    if error.nrc in _MENDABLE or (has_profile and error.nrc in _MENDABLE_BY_PROFILE):
+        return InterruptedTalkError(str(error))
+    return GaveUpError(FailureCause.REFUSED, str(error))
+
+
+# Three identifiers fit the single frame of a request. The boot id stands in the first and in the last, so that a node that
+# restarts in between is noticed.
+_IDENTITY = (
+    (Did.BOOT_ID, Did.SERIAL_NUMBER, Did.HARDWARE_ID),
+    (Did.HARDWARE_CLASS, Did.SOFTWARE_VERSION, Did.NODE_KIND),
+    (Did.SECURITY_COUNTER, Did.BOOT_STATE, Did.BOOT_ID),
+)
+
+
+class UdsConversation(ABC, Generic[EventT]):
+    """A talk with the node at one address. Subclasses are the scripts.
+
+    The driver's loop: hand `frames_to_send` to the bus, wait until `next_timeout`, give what came to `receive_frame`,
+    call `handle_timeout`, take the events; until `finished`.
+    """
+
+    def __init__(
+        self,
+        address: UdsAddress,
+        *,
+        position: int,
+        dialect: UdsDialect | None = None,
+        access_key: AccessKey | None = None,
+        timing: UdsTiming | None = None,
+        transport: IsoTpParameters | None = None,
+    ) -> None:
+        self._position = position
+        self._dialect = dialect or UdsDialect()
+        self._access_key = access_key
+        self._timing = timing or UdsTiming()
+        self._link = IsoTpLink.of_tester(address, transport)
+        # To every node. Its answers, if any, come on the other link.
+        self._functional = IsoTpLink(
+            transmit_id=address.functional_id,
+            receive_id=address.response_id,
+            is_extended_id=address.is_extended_id,
+            parameters=transport,
+        )
+        self.finished = False
+        """Whether there is nothing more to do, successfully or not."""
+        self.node: NodeDescription | None = None
+        """What the node last said of itself."""
+        self._events: deque[EventT] = deque()
+        self._talk: Script[None] | None = None
+        self._p2_ns = self._timing.p2_ns
+        self._p2_star_ns = self._timing.p2_star_ns
+        self._is_session_open = False
+        self._tester_due_ns = 0
+        self._ask_now: _Ask | None = None
+        self._deadline_ns: int | None = None
+        self._wake_ns: int | None = None
+        self._tries_left = 0
+        self._pending_left = 0
+        self._busy_left = 0
+
+    @abstractmethod
+    def _script(self) -> Script[None]:
+        """The whole talk; it ends by calling `_finish`."""
+
+    # ---- the driver's side
+
+    def receive_frame(self, frame: CanFrame, now_ns: int) -> None:
+        """Take a frame from the bus; anything not from this node is ignored."""
+        if not self.finished and self._link.receive_frame(frame, now_ns):
+            self._take_in(now_ns)
+
+    def frames_to_send(self, now_ns: int) -> list[CanFrame]:
+        """What to put on the bus now, in this order."""
+        if self.finished:
+            return []
+        if self._talk is None:
+            self._talk = self._script()
+            self._advance(None, now_ns)
+        frames = self._tester_presence(now_ns)
+        frames += self._link.frames_to_send(now_ns)
+        self._take_in(now_ns)
+        self._watch_answer(now_ns)
+        return frames
+
+    def next_event(self) -> EventT | None:
+        """The oldest event not yet taken."""
+        return self._events.popleft() if self._events else None
+
+    def next_timeout(self) -> int | None:
+        """When `frames_to_send` and `handle_timeout` want to be called at the latest; None: only after a frame."""
+        if self.finished:
+            return None
+        if self._talk is None:
+            return 0
+        due = [self._link.next_timeout(), self._functional.next_timeout(), self._deadline_ns, self._wake_ns]
+        if self._is_session_open and self._may_tell_presence:
+            due.append(self._tester_due_ns)
+        return min((time for time in due if time is not None), default=None)
+
+    def handle_timeout(self, now_ns: int) -> None:
+        """Act on the time; no effect before `next_timeout`."""
+        if self.finished or self._talk is None:
+            return
+        self._link.handle_timeout(now_ns)
+        self._take_in(now_ns)
+        if self._wake_ns is not None and now_ns >= self._wake_ns:
+            self._wake_ns = None
+            if self._ask_now is None:
+                self._advance(None, now_ns)
+            else:
+                self._transmit(now_ns)
+        elif self._deadline_ns is not None and now_ns >= self._deadline_ns:
+            if self._link.is_receiving:
+                # The answer has begun; its own timer (N_Cr) ends it if it stops.
+                self._deadline_ns = now_ns + self._link.parameters.consecutive_timeout_ns
+            else:
+                self._try_failed("no answer", now_ns)
+
+    # ---- for scripts
+
+    def _ask(self, call: Call[T], *, tries: int | None = None, timeout_ns: int | None = None) -> Script[T]:
+        """Ask one thing.
+
+        Raises:
+            SilentError: no answer in so many tries.
+            RefusedAnswerError: a negative answer.
+        """
+        tries = self._timing.request_tries if tries is None else tries
+        reply = yield _Ask(call, tries, timeout_ns)
+        if isinstance(reply, _Negative):
+            raise RefusedAnswerError(call, reply.nrc)
+        if isinstance(reply, _Silence):
+            times = "once" if tries == 1 else f"{tries} times"
+            raise SilentError(f"{call.name}: {reply.detail}, asked {times}")
+        assert isinstance(reply, _Positive)
+        return cast("T", reply.value)
+
+    @staticmethod
+    def _pause(duration_ns: int) -> Script[None]:
+        yield _Pause(duration_ns)
+
+    def _identify(self, *, tries: int | None = None) -> Script[NodeDescription]:
+        """Find the node and ask who it is; it is `self.node` afterwards.
+
+        Raises:
+            SilentError: it does not answer.
+            GaveUpError: it does not have our profile.
+        """
+        tries = self._timing.discover_tries if tries is None else tries
+        if self._dialect.has_profile:
+            self.node = yield from self._identify_by_profile(tries)
+        else:
+            self.node = yield from self._identify_plainly(tries)
+        return self.node
+
+    def _identify_by_profile(self, tries: int) -> Script[NodeDescription]:
+        timeout_ns = self._timing.discover_timeout_ns
+        while True:
+            values: dict[int, bytes] = {}
+            first = yield from self._read(_IDENTITY[0], tries=tries, timeout_ns=timeout_ns)
+            for group in _IDENTITY[1:]:
+                values |= yield from self._read(group)
+            if values[Did.BOOT_ID] == first[Did.BOOT_ID]:
+                break
+        try:
+            return _description(self._position, {**first, **values})
+        except ValueError as error:
+            raise GaveUpError(
+                FailureCause.PROTOCOL_VERSION, f"expected values of UDS profile {UDS_PROFILE_VERSION}, got {error}"
+            ) from error
+
+    def _read(
+        self, dids: tuple[Did, ...], *, tries: int | None = None, timeout_ns: int | None = None
+    ) -> Script[Mapping[int, bytes]]:
+        try:
+            return (yield from self._ask(read_dids(dids), tries=tries, timeout_ns=timeout_ns))
+        except RefusedAnswerError as error:
+            raise GaveUpError(
+                FailureCause.PROTOCOL_VERSION, f"expected a node with UDS profile {UDS_PROFILE_VERSION}, got {error}"
+            ) from error
+
+    def _identify_plainly(self, tries: int) -> Script[NodeDescription]:
+        """For a node without our profile: what the standard identifiers say; the rest is what the dialect takes it for."""
+        yield from self._ask(tester_present(), tries=tries, timeout_ns=self._timing.discover_timeout_ns)
+        version, serial = ImageVersion(), ""
+        text = yield from self._read_text(self._dialect.version_did)
+        try:
+            version = ImageVersion.parse(text)
+        except ImageError:
+            # Makers write versions as they like; 0.0.0 is "not known".
+            version = ImageVersion()
+        serial = yield from self._read_text(Did.SERIAL_NUMBER)
+        return NodeDescription(
+            position=self._position,
+            role=self._dialect.role,
+            hwid="",
+            serial=serial,
+            class_id=self._dialect.class_id,
+            version=version,
+            security_counter=0,
+            state=NodeState.APPLICATION,
+            boot_reason=BootReason.NORMAL,
+            slot_states=(SlotState.EMPTY, SlotState.EMPTY),
+            active_slot=None,
+            running_slot=None,
+            protocol_version=0,
+            capabilities=Capability.NONE,
+            block_frames_max=0,
+            last_tag=0,
+            boot_id=0,
+        )
+
+    def _read_text(self, did: int) -> Script[str]:
+        """A text, empty if the node has none under *did*."""
+        try:
+            values = yield from self._ask(read_one_did(did))
+        except RefusedAnswerError:
+            return ""
+        return _text(values[did])
+
+    def _open(self, session: Session) -> Script[None]:
+        """Enter *session*, by way of the extended one, and keep it alive from now on."""
+        sessions = [session]
+        if session is Session.PROGRAMMING and self._dialect.session_first:
+            sessions.insert(0, Session.EXTENDED)
+        for each in sessions:
+            timing = yield from self._ask(start_session(each))
+            self._p2_ns = self._timing.p2_ns if timing.p2_ns is None else timing.p2_ns
+            self._p2_star_ns = self._timing.p2_star_ns if timing.p2_star_ns is None else timing.p2_star_ns
+            self._is_session_open = True
+
+    def _close(self) -> None:
+        """The session is over, or is left to its own end."""
+        self._is_session_open = False
+
+    def _unlock(self) -> Script[None]:
+        """Prove that we may write, if the node wants it proved.
+
+        Raises:
+            GaveUpError: no key, a wrong key, or the node never gets ready.
+        """
+        if not self._dialect.needs_access:
+            return
+        assert self.node is not None
+        wrong_keys = 0
+        for _ in range(self._timing.access_tries):
+            try:
+                seed = yield from self._ask(request_seed())
+                if not any(seed):
+                    return
+                if self._access_key is None:
+                    raise GaveUpError(_ACCESS_NEEDED, "SecurityAccess: expected an access key, got none")
+                yield from self._ask(send_key(self._access_key(seed, self.node.serial)))
+            except RefusedAnswerError as error:
+                if error.nrc == Nrc.INVALID_KEY:
+                    wrong_keys += 1
+                    if wrong_keys == 2:
+                        # A second seed rules out that an old answer crossed a new question.
+                        raise GaveUpError(_ACCESS_DENIED, str(error)) from error
+                elif error.nrc in {Nrc.EXCEEDED_NUMBER_OF_ATTEMPTS, Nrc.REQUIRED_TIME_DELAY_NOT_EXPIRED}:
+                    yield from self._pause(self._timing.access_pause_ns)
+                elif error.nrc != Nrc.REQUEST_SEQUENCE_ERROR:
+                    # A sequence error: the answer to the key was lost and the node is unlocked; the next seed tells.
+                    raise
+            else:
+                return
+        raise GaveUpError(
+            _ACCESS_DENIED,
+            f"SecurityAccess: expected a node that takes keys, got refusals {self._timing.access_tries} times",
+        )
+
+    def _finish(self, event: EventT) -> None:
+        self._events.append(event)
+        self.finished = True
+        self._link.abort()
+        self._ask_now = None
+        self._deadline_ns = self._wake_ns = None
+
+    # ---- one request
+
+    def _advance(self, reply: _Reply, now_ns: int) -> None:
+        """Resume the script with *reply* and start what it wants next."""
+        assert self._talk is not None
+        self._ask_now = None
+        self._deadline_ns = self._wake_ns = None
+        try:
+            step = self._talk.send(reply)
+        except StopIteration:
+            assert self.finished, "a script ended without an event"
+            return
+        if isinstance(step, _Pause):
+            self._wake_ns = now_ns + step.duration_ns
+            return
+        self._ask_now = step
+        self._tries_left = step.tries
+        self._pending_left = self._timing.pending_max
+        self._busy_left = self._timing.busy_tries
+        self._transmit(now_ns)
+
+    def _transmit(self, now_ns: int) -> None:
+        assert self._ask_now is not None
+        self._deadline_ns = None
+        self._link.abort()
+        if self._is_session_open and not self._dialect.functional_tester_present and now_ns >= self._tester_due_ns:
+            self._tester_due_ns = now_ns + self._timing.tester_present_ns
+            self._link.send(TESTER_PRESENT, now_ns)
+        self._link.send(self._ask_now.call.payload, now_ns)
+
+    def _watch_answer(self, now_ns: int) -> None:
+        """Start waiting for the answer once the whole request has been handed out."""
+        ask = self._ask_now
+        if ask is None or self._deadline_ns is not None or self._wake_ns is not None or self._link.is_sending:
+            return
+        patience_ns = self._p2_ns + self._timing.margin_ns if ask.timeout_ns is None else ask.timeout_ns
+        frames = self._link.parameters.frames_of(len(ask.call.payload))
+        self._deadline_ns = now_ns + patience_ns + frames * self._timing.frame_ns
+
+    def _take_in(self, now_ns: int) -> None:
+        while not self.finished and (error := self._link.next_error()) is not None:
+            self._link_failed(error, now_ns)
+        while not self.finished and (message := self._link.next_message()) is not None:
+            self._message_received(message, now_ns)
+
+    def _link_failed(self, error: IsoTpError, now_ns: int) -> None:
+        if self._ask_now is None or self._wake_ns is not None:
+            return
+        if error.is_send_lost or (error.is_receive_lost and self._deadline_ns is not None):
+            self._try_failed(error.fault.value, now_ns)
+
+    def _try_failed(self, detail: str, now_ns: int) -> None:
+        self._tries_left -= 1
+        if self._tries_left > 0:
+            self._transmit(now_ns)
+        else:
+            self._advance(_Silence(detail), now_ns)
+
+    def _message_received(self, message: bytes, now_ns: int) -> None:
+        ask = self._ask_now
+        if ask is None or self._link.is_sending or self._wake_ns is not None:
+            return  # An answer to something we no longer wait for.
+        response = Response.from_payload(message)
+        if not response.valid or response.service is not ask.call.service:
+            return
+        if message[0] != _NEGATIVE:
+            value = ask.call.read(response)
+            if value is not None:
+                self._advance(_Positive(value), now_ns)
+        elif response.code == Nrc.RESPONSE_PENDING:
+            if self._pending_left:
+                self._pending_left -= 1
+                self._deadline_ns = now_ns + self._p2_star_ns + self._timing.margin_ns
+        elif response.code == Nrc.BUSY_REPEAT_REQUEST and self._busy_left:
+            self._busy_left -= 1
+            self._deadline_ns = None
+            self._wake_ns = now_ns + self._timing.busy_pause_ns
+        else:
+            assert response.code is not None
+            self._advance(_Negative(response.code), now_ns)
+
+    # ---- the session
+
+    @property
+    def _may_tell_presence(self) -> bool:
+        """To this node alone only between messages: a frame of our own in between would end either."""
+        return self._dialect.functional_tester_present or not (self._link.is_sending or self._link.is_receiving)
+
+    def _tester_presence(self, now_ns: int) -> list[CanFrame]:
+        if not self._is_session_open or now_ns < self._tester_due_ns or not self._may_tell_presence:
+            return []
+        self._tester_due_ns = now_ns + self._timing.tester_present_ns
+        link = self._functional if self._dialect.functional_tester_present else self._link
+        link.send(TESTER_PRESENT, now_ns)
+        return link.frames_to_send(now_ns)
+
+
+_ACCESS_NEEDED = FailureCause.REFUSED
+_ACCESS_DENIED = FailureCause.REFUSED
+
+
+def _text(value: bytes) -> str:
+    # Identity is shown to people and compared; a byte that is no ASCII must not end the talk.
+    return value.rstrip(b"\0 ").decode("ascii", "replace")
+
+
+def _slot(number: int) -> int | None:
+    return None if number == NO_SLOT else number
+
+
+def _description(position: int, values: Mapping[int, bytes]) -> NodeDescription:
+    """What the identifiers say.
+
+    Raises:
+        ValueError: a number that this version does not know.
+    """
+    kind = NODE_KIND_LAYOUT.parse(values[Did.NODE_KIND])
+    boot = BOOT_STATE_LAYOUT.parse(values[Did.BOOT_STATE])
+    version = _text(values[Did.SOFTWARE_VERSION])
+    try:
+        parsed = ImageVersion.parse(version) if version else ImageVersion()
+    except ImageError as error:
+        raise ValueError(str(error)) from error
+    return NodeDescription(
+        position=position,
+        role=ImageRole(kind.role),
+        hwid=_text(values[Did.HARDWARE_ID]),
+        serial=_text(values[Did.SERIAL_NUMBER]),
+        class_id=UUID(bytes=values[Did.HARDWARE_CLASS]),
+        version=parsed,
+        security_counter=int.from_bytes(values[Did.SECURITY_COUNTER], "big"),
+        state=NodeState(boot.node_state),
+        boot_reason=BootReason(boot.boot_reason),
+        slot_states=(SlotState(boot.slot_a_state), SlotState(boot.slot_b_state)),
+        active_slot=_slot(boot.active_slot),
+        running_slot=_slot(boot.running_slot),
+        protocol_version=int(kind.profile_version),
+        capabilities=Capability.NONE,
+        block_frames_max=int(kind.block_length_max) // 8,
+        last_tag=0,
+        boot_id=int.from_bytes(values[Did.BOOT_ID], "big"),
+    )

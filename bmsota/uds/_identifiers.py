@@ -1,0 +1,293 @@
+"""Every number of the profile beside the services' own: data identifiers, routines, sessions, refusals, and their layouts.
+
+Data identifiers 0xF1xx are those of ISO 14229-1 annex C.1; 0xFDxx and the routines 0xF0xx lie in the ranges it leaves to suppliers. The
+refusals 0xF2 to 0xFC are 0xF0 plus the bootloader's result code: ISO 14229-1 annex A.1 leaves 0xF0 to 0xFE to the maker, and "request
+out of range" would not tell a wrong role from a wrong hardware class. docs/uds.md has these tables; a test compares.
+
+Numbers are big endian, as everywhere in UDS; texts are ASCII, filled with NUL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from construct import Bytes, Const, ConstructError, Int8ub, Int16ub, Int32ub, Struct
+
+from bmsota.errors import ImageError
+from bmsota.image import ImageVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bmsota.bootloader import ResultCode
+
+__all__ = [
+    "ACCESS_LEVEL",
+    "BOOT_STATE_LAYOUT",
+    "DIDS",
+    "NODE_KIND_LAYOUT",
+    "NO_SLOT",
+    "OFFER_LAYOUT",
+    "ROUTINES",
+    "STAGING_LAYOUT",
+    "TEXT_BYTES",
+    "UDS_PROFILE_VERSION",
+    "Did",
+    "DidRow",
+    "ImageOffer",
+    "Nrc",
+    "Routine",
+    "Session",
+    "nrc_name",
+    "nrc_of_result",
+]
+
+UDS_PROFILE_VERSION = 1
+"""Of what the vendor ranges mean here; told in NODE_KIND."""
+
+ACCESS_LEVEL = 1
+"""SecurityAccess: 0x27 01 asks for the seed, 0x27 02 brings the key."""
+
+NO_SLOT = 0xFF
+
+TEXT_BYTES = 24
+
+
+class Session(IntEnum):
+    """ISO 14229-1, 10.2.2."""
+
+    DEFAULT = 1
+    PROGRAMMING = 2
+    EXTENDED = 3
+
+
+class Did(IntEnum):
+    """Data identifiers a node answers."""
+
+    ACTIVE_SESSION = 0xF186
+    SOFTWARE_VERSION = 0xF189
+    SERIAL_NUMBER = 0xF18C
+    HARDWARE_CLASS = 0xF191
+    HARDWARE_ID = 0xF192
+    NODE_KIND = 0xFD00
+    SECURITY_COUNTER = 0xFD01
+    BOOT_STATE = 0xFD02
+    BOOT_ID = 0xFD03
+    STAGING = 0xFD04
+
+
+NODE_KIND_LAYOUT = Struct("role" / Int8ub, "profile_version" / Int8ub, "block_length_max" / Int16ub)
+BOOT_STATE_LAYOUT = Struct(
+    "node_state" / Int8ub,
+    "boot_reason" / Int8ub,
+    "slot_a_state" / Int8ub,
+    "slot_b_state" / Int8ub,
+    "active_slot" / Int8ub,
+    "running_slot" / Int8ub,
+)
+STAGING_LAYOUT = Struct("state" / Int8ub, "size_bytes" / Int32ub, "received_bytes" / Int32ub, "sha256" / Bytes(32))
+
+
+@dataclass(frozen=True, slots=True)
+class DidRow:
+    """One row of the table of data identifiers."""
+
+    size_bytes: int
+    standard_name: str
+    """Of ISO 14229-1; empty in the supplier's range."""
+    meaning: str
+
+
+DIDS: Mapping[Did, DidRow] = {
+    Did.ACTIVE_SESSION: DidRow(1, "ActiveDiagnosticSession", "1 default, 2 programming, 3 extended"),
+    Did.SOFTWARE_VERSION: DidRow(
+        TEXT_BYTES,
+        "vehicleManufacturerECUSoftwareVersionNumber",
+        "version of the running image, as 2.1.0+5; empty if none runs",
+    ),
+    Did.SERIAL_NUMBER: DidRow(TEXT_BYTES, "ECUSerialNumber", "serial number; the access key is bound to it"),
+    Did.HARDWARE_CLASS: DidRow(16, "vehicleManufacturerECUHardwareNumber", "hardware class (UUID)"),
+    Did.HARDWARE_ID: DidRow(TEXT_BYTES, "systemSupplierECUHardwareNumber", "HWID"),
+    Did.NODE_KIND: DidRow(
+        NODE_KIND_LAYOUT.sizeof(), "", "role (0 master, 1 slave), version of this profile, longest block (2 bytes)"
+    ),
+    Did.SECURITY_COUNTER: DidRow(4, "", "security counter: images with a lower one are refused"),
+    Did.BOOT_STATE: DidRow(
+        BOOT_STATE_LAYOUT.sizeof(),
+        "",
+        "node state, boot reason, states of slot A and B, active slot, running slot (0xFF: none); numbers as in bootloader.md",
+    ),
+    Did.BOOT_ID: DidRow(4, "", "drawn at every boot: another value tells a restart"),
+    Did.STAGING: DidRow(
+        STAGING_LAYOUT.sizeof(),
+        "",
+        "the slot being staged: its state, size (4), bytes received (4), SHA-256 of the file (0xFF..: not told)",
+    ),
+}
+
+
+class Routine(IntEnum):
+    """Routines a node can start; none is stopped or asked for results."""
+
+    CHECK_MEMORY = 0x0202
+    CONFIRM = 0xF011
+    REVERT = 0xF012
+    ERASE_MEMORY = 0xFF00
+    CHECK_DEPENDENCIES = 0xFF01
+
+
+ROUTINES: Mapping[Routine, tuple[str, str, str]] = {
+    Routine.CHECK_MEMORY: (
+        "",
+        "0: good",
+        "verifies digest, signature, hardware and counter of what was received; needed behind a resume that found everything there",
+    ),
+    Routine.CONFIRM: (
+        "empty, or 1: raise the security counter, 0: leave it",
+        "",
+        "makes the image on trial the active one",
+    ),
+    Routine.REVERT: ("", "", "takes the image on trial, or the one before, back; the next boot runs it"),
+    Routine.ERASE_MEMORY: (
+        "an offer record, or what the tester likes (address and size): ignored",
+        "the offset (4 bytes) from which the image is wanted",
+        "begins a download. With an offer identity is checked here and a broken download goes on; flash is erased as the blocks come",
+    ),
+    Routine.CHECK_DEPENDENCIES: (
+        "",
+        "0: good",
+        "lets the next boot try the staged image",
+    ),
+}
+"""Routine -> (what goes with the request, what comes with the answer, what it does)."""
+
+
+class Nrc(IntEnum):
+    """Negative response codes (ISO 14229-1 annex A.1); a node gives no others."""
+
+    GENERAL_REJECT = 0x10
+    SERVICE_NOT_SUPPORTED = 0x11
+    SUB_FUNCTION_NOT_SUPPORTED = 0x12
+    WRONG_LENGTH_OR_FORMAT = 0x13
+    BUSY_REPEAT_REQUEST = 0x21
+    CONDITIONS_NOT_CORRECT = 0x22
+    REQUEST_SEQUENCE_ERROR = 0x24
+    REQUEST_OUT_OF_RANGE = 0x31
+    SECURITY_ACCESS_DENIED = 0x33
+    INVALID_KEY = 0x35
+    EXCEEDED_NUMBER_OF_ATTEMPTS = 0x36
+    REQUIRED_TIME_DELAY_NOT_EXPIRED = 0x37
+    UPLOAD_DOWNLOAD_NOT_ACCEPTED = 0x70
+    TRANSFER_DATA_SUSPENDED = 0x71
+    GENERAL_PROGRAMMING_FAILURE = 0x72
+    WRONG_BLOCK_SEQUENCE_COUNTER = 0x73
+    RESPONSE_PENDING = 0x78
+    SUB_FUNCTION_NOT_SUPPORTED_IN_SESSION = 0x7E
+    SERVICE_NOT_SUPPORTED_IN_SESSION = 0x7F
+    WRONG_ROLE = 0xF2
+    WRONG_HARDWARE = 0xF3
+    TOO_LARGE = 0xF4
+    COUNTER_TOO_LOW = 0xF5
+    TEST_PENDING = 0xF6
+    BAD_OFFER = 0xF7
+    INCOMPLETE = 0xF8
+    BAD_IMAGE = 0xF9
+    NOT_TRUSTED = 0xFA
+    NOTHING_TO_DO = 0xFB
+    DAMAGED = 0xFC
+
+
+_VENDOR_NRC = 0xF0
+
+
+def nrc_of_result(code: ResultCode) -> Nrc:
+    """The refusal that says what *code* says. Only those a `Nrc` exists for."""
+    return Nrc(_VENDOR_NRC + int(code))
+
+
+def nrc_name(nrc: int) -> str:
+    """As people write it: "WRONG_ROLE (0xF2)"."""
+    try:
+        return f"{Nrc(nrc).name} (0x{nrc:02X})"
+    except ValueError:
+        return f"NRC 0x{nrc:02X}"
+
+
+# The first byte cannot be an addressAndLengthFormatIdentifier (its size part would be 0), so a record is told from the
+# address and size that other testers send with the erase routine.
+_OFFER_LAYOUT_VERSION = 0x01
+
+OFFER_LAYOUT = Struct(
+    "layout" / Const(_OFFER_LAYOUT_VERSION, Int8ub),
+    "role" / Int8ub,
+    "size_bytes" / Int32ub,
+    "sha256" / Bytes(32),
+    "class_id" / Bytes(16),
+    "major" / Int8ub,
+    "minor" / Int8ub,
+    "revision" / Int16ub,
+    "build" / Int32ub,
+    "security_counter" / Int32ub,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOffer:
+    """The image in a few words, told with the erase routine: what does not fit is refused before anything is erased."""
+
+    role: int
+    size_bytes: int
+    sha256: bytes
+    """Of the whole file."""
+    class_id: UUID
+    version: ImageVersion
+    security_counter: int
+
+    @staticmethod
+    def is_offer(record: bytes) -> bool:
+        """Whether *record* means to be an offer, and not the address and size of a plain tester."""
+        return bool(record) and record[0] == _OFFER_LAYOUT_VERSION
+
+    def serialize(self) -> bytes:
+        return bytes(
+            OFFER_LAYOUT.build(
+                {
+                    "role": self.role,
+                    "size_bytes": self.size_bytes,
+                    "sha256": self.sha256,
+                    "class_id": self.class_id.bytes,
+                    "major": self.version.major,
+                    "minor": self.version.minor,
+                    "revision": self.version.revision,
+                    "build": self.version.build,
+                    "security_counter": self.security_counter,
+                }
+            )
+        )
+
+    @classmethod
+    def parse(cls, record: bytes) -> ImageOffer:
+        """Read an offer record.
+
+        Raises:
+            ImageError: it has another length or layout.
+        """
+        try:
+            parsed = OFFER_LAYOUT.parse(record)
+        except ConstructError:
+            parsed = None
+        if parsed is None or len(record) != OFFER_LAYOUT.sizeof():
+            raise ImageError(
+                "offer record", expected=f"{OFFER_LAYOUT.sizeof()} bytes of layout 1", received=f"{len(record)} bytes"
+            )
+        return cls(
+            role=int(parsed.role),
+            size_bytes=int(parsed.size_bytes),
+            sha256=bytes(parsed.sha256),
+            class_id=UUID(bytes=bytes(parsed.class_id)),
+            version=ImageVersion(parsed.major, parsed.minor, parsed.revision, parsed.build),
+            security_counter=int(parsed.security_counter),
+        )
