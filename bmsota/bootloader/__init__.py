@@ -1,26 +1,35 @@
-"""The CAN bootloader of `dbc/bms_bootloader.dbc`: both ends, without a bus.
+"""The CAN bootloader of `dbc/bms_bootloader*.dbc`: both ends, without a bus.
 
-Issue 2, design decision 5; docs/bootloader.md explains the protocol. The public names::
+Design decision 5; docs/bootloader.md explains the protocol. The public names::
 
-    BootloaderWire(database)      typed messages <-> CAN frames, laid out by the DBC
-    BootloaderClient              stage one image on one node: find, offer, send, verify; resumes after cuts
+    BootloaderWire(database)      typed messages <-> CAN frames, laid out by the DBC: 11-bit or 29-bit ids, classic or FD data
+    BootloaderClient              stage one image on one node: find, unlock, offer, send, verify; resumes after cuts
+    BroadcastClient               the same for many equal nodes at once, with a result for each
     NodeCommand                   one command to one node: activate the test, reset, confirm, revert, read its version
     NodeDiscovery                 which nodes are on the bus
     BootloaderTarget              the node's side, on a `bmsota.boot.BootStore`
 
 All of them are driven the same way: `receive_frame(frame, now_ns)`, `handle_timeout(now_ns)`,
 `frames_to_send(now_ns)`, `next_event()`, `next_timeout()`.
-
-Left out until issue 4: broadcast transfers, CAN FD data, windows of more than 64 frames, compression, security access.
-Their places are kept: capability bits, block numbers and segments in the replies, flags in the offer record.
 """
 
 from __future__ import annotations
 
+from bmsota.bootloader._access import (
+    AccessGuard,
+    AccessSigner,
+    access_message,
+    answer_challenge,
+    public_key_from_pem,
+    signer_from_pem,
+)
+from bmsota.bootloader._broadcast import BroadcastClient, BroadcastPhase
 from bmsota.bootloader._client import CLIENT_TRANSITIONS, BootloaderClient, ClientState, ClientStimulus, ExpectedNode
 from bmsota.bootloader._commands import COMMAND_TRANSITIONS, CommandState, CommandStimulus, NodeCommand, NodeDiscovery
 from bmsota.bootloader._events import (
     FAILURES,
+    AccessDenied,
+    AccessGranted,
     BlockAccepted,
     BlockRepeated,
     BlockStored,
@@ -37,6 +46,7 @@ from bmsota.bootloader._events import (
     ImageReverted,
     ImageStaged,
     ImageVerified,
+    NodeEvent,
     NodeFound,
     ResetRequested,
     StagingStarted,
@@ -51,13 +61,14 @@ from bmsota.bootloader._messages import (
     BLOCK_FRAMES_MAX,
     POSITION_MAX,
     PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN,
     Capability,
     Command,
     NodeDescription,
     NodeState,
     ResultCode,
 )
-from bmsota.bootloader._target import TARGET_TRANSITIONS, BootloaderTarget, TargetIdentity
+from bmsota.bootloader._target import TARGET_TRANSITIONS, BootloaderTarget, TargetIdentity, TargetLimits
 from bmsota.bootloader._timing import BootloaderTiming, TargetTiming
 from bmsota.bootloader._wire import BootloaderWire
 
@@ -68,7 +79,12 @@ __all__ = [
     "FAILURES",
     "POSITION_MAX",
     "PROTOCOL_VERSION",
+    "PROTOCOL_VERSION_MIN",
     "TARGET_TRANSITIONS",
+    "AccessDenied",
+    "AccessGranted",
+    "AccessGuard",
+    "AccessSigner",
     "BlockAccepted",
     "BlockRepeated",
     "BlockStored",
@@ -78,6 +94,8 @@ __all__ = [
     "BootloaderTarget",
     "BootloaderTiming",
     "BootloaderWire",
+    "BroadcastClient",
+    "BroadcastPhase",
     "Capability",
     "ClientEvent",
     "ClientState",
@@ -99,6 +117,7 @@ __all__ = [
     "NodeCommand",
     "NodeDescription",
     "NodeDiscovery",
+    "NodeEvent",
     "NodeFound",
     "NodeState",
     "ResetRequested",
@@ -107,9 +126,14 @@ __all__ = [
     "TargetConnected",
     "TargetEvent",
     "TargetIdentity",
+    "TargetLimits",
     "TargetTiming",
     "TestRequested",
     "TransferFailed",
     "TransferInterrupted",
     "TransferStarted",
+    "access_message",
+    "answer_challenge",
+    "public_key_from_pem",
+    "signer_from_pem",
 ]

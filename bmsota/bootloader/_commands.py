@@ -3,8 +3,9 @@
 `NodeCommand` finds the node, gives one command, and after RESET waits until the node has come back::
 
     DISCOVERING --IDENTIFIED--> COMMANDING --DONE--> FINISHED
-         ^                        |     |
-         +------INTERRUPTED-------+     +--RESET_DONE--> RESTARTING --RESTARTED--> FINISHED
+      ^  |                        ^  |  |
+      |  +--LOCKED--> UNLOCKING --+  |  +--RESET_DONE--> RESTARTING --RESTARTED--> FINISHED
+      +-----INTERRUPTED--+-----------+
      any of them --REFUSED, GAVE_UP--> FAILED
 
 How a restart is told from a lost answer: a node forgets its `LastTag` when it restarts. A node that reports 0 behind a
@@ -17,9 +18,8 @@ from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from bmsota.bootloader._conversation import Conversation, IdentityCollector, check_position
+from bmsota.bootloader._conversation import Conversation, IdentityCollector, check_position, shared_protocol
 from bmsota.bootloader._events import (
-    CAUSE_OF_RESULT,
     FAILURES,
     CommandEvent,
     CommandFailed,
@@ -30,6 +30,8 @@ from bmsota.bootloader._events import (
 from bmsota.bootloader._messages import (
     ALL_NODES,
     POSITION_MAX,
+    PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN,
     Command,
     NodeDescription,
     Request,
@@ -42,6 +44,7 @@ from bmsota.errors import LocalProtocolError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from bmsota.bootloader._access import AccessSigner
     from bmsota.bootloader._messages import Reply
     from bmsota.bootloader._wire import BootloaderWire
     from bmsota.canframe import CanFrame
@@ -54,6 +57,7 @@ class CommandState(Enum):
     """Where a command stands."""
 
     DISCOVERING = auto()
+    UNLOCKING = auto()
     COMMANDING = auto()
     RESTARTING = auto()
     FINISHED = auto()
@@ -64,6 +68,9 @@ class CommandStimulus(Enum):
     """What moves it on."""
 
     IDENTIFIED = auto()
+    LOCKED = auto()
+    """The node is the right one, and wants security access first."""
+    UNLOCKED = auto()
     DONE = auto()
     RESET_DONE = auto()
     """The node is about to restart."""
@@ -77,9 +84,14 @@ _S, _C = CommandState, CommandStimulus
 
 COMMAND_TRANSITIONS: Mapping[tuple[CommandState, CommandStimulus], CommandState] = {
     (_S.DISCOVERING, _C.IDENTIFIED): _S.COMMANDING,
+    (_S.DISCOVERING, _C.LOCKED): _S.UNLOCKING,
     (_S.DISCOVERING, _C.DONE): _S.FINISHED,  # DISCOVER itself, or a reset whose answer was lost
     (_S.DISCOVERING, _C.REFUSED): _S.FAILED,
     (_S.DISCOVERING, _C.GAVE_UP): _S.FAILED,
+    (_S.UNLOCKING, _C.UNLOCKED): _S.COMMANDING,
+    (_S.UNLOCKING, _C.INTERRUPTED): _S.DISCOVERING,
+    (_S.UNLOCKING, _C.REFUSED): _S.FAILED,
+    (_S.UNLOCKING, _C.GAVE_UP): _S.FAILED,
     (_S.COMMANDING, _C.DONE): _S.FINISHED,
     (_S.COMMANDING, _C.RESET_DONE): _S.RESTARTING,
     (_S.COMMANDING, _C.INTERRUPTED): _S.DISCOVERING,
@@ -102,6 +114,9 @@ _COMMANDS = frozenset(
     }
 )
 
+# What changes which image a node runs is for those only who may flash it.
+_WANT_ACCESS = frozenset({Command.ACTIVATE_TEST, Command.CONFIRM, Command.REVERT})
+
 
 class NodeCommand(Conversation[CommandEvent]):
     """Gives one command to the node at *position*. Safe to run again, whatever became of an earlier run.
@@ -123,10 +138,11 @@ class NodeCommand(Conversation[CommandEvent]):
         raise_counter: bool = True,
         expected_version: ImageVersion | None = None,
         timing: BootloaderTiming | None = None,
+        access_signer: AccessSigner | None = None,
     ) -> None:
         if command not in _COMMANDS:
             raise LocalProtocolError(f"command: expected one that stands alone, got {command.name}")
-        super().__init__(wire, position=position, timing=timing or BootloaderTiming())
+        super().__init__(wire, position=position, timing=timing or BootloaderTiming(), access_signer=access_signer)
         self.command = command
         self.state = CommandState.DISCOVERING
         self._raise_counter = raise_counter
@@ -149,6 +165,13 @@ class NodeCommand(Conversation[CommandEvent]):
             self._succeed(CommandStimulus.DONE, node)
         elif self.command is not Command.RESET and not self._is_expected(node):
             self._fail_by_version(node)
+        elif shared_protocol(node) is None:
+            expected = f"protocol {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}"
+            detail = f"expected {expected}, got {node.protocol_version_min} to {node.protocol_version}"
+            self._fail(CommandStimulus.REFUSED, FailureCause.PROTOCOL_VERSION, detail)
+        elif self.command in _WANT_ACCESS and self._needs_access():
+            self.state = COMMAND_TRANSITIONS[self.state, CommandStimulus.LOCKED]
+            self._unlock()
         else:
             self.state = COMMAND_TRANSITIONS[self.state, CommandStimulus.IDENTIFIED]
             needs_tag = self.command is Command.RESET and node.last_tag == 0
@@ -184,15 +207,12 @@ class NodeCommand(Conversation[CommandEvent]):
         else:
             self._bad_result(reply)
 
-    def _bad_result(self, reply: ResultReply) -> None:
-        codes = {int(code): code for code in ResultCode}
-        code = codes.get(reply.code)
-        if code is ResultCode.WRONG_STATE:
-            self._interrupt(f"{self.command.name}: WRONG_STATE")
-            return
-        cause = CAUSE_OF_RESULT.get(code, FailureCause.REFUSED) if code is not None else FailureCause.REFUSED
-        name = code.name if code is not None else str(reply.code)
-        self._fail(CommandStimulus.REFUSED, cause, f"{self.command.name}: {name}")
+    def _unlocked(self) -> None:
+        self.state = COMMAND_TRANSITIONS[self.state, CommandStimulus.UNLOCKED]
+        self._give(self.command)
+
+    def _refuse(self, cause: FailureCause, detail: str) -> None:
+        self._fail(CommandStimulus.REFUSED, cause, detail)
 
     def _wait_for_restart(self, now_ns: int) -> None:
         self._restart_tries_left -= 1
@@ -203,8 +223,9 @@ class NodeCommand(Conversation[CommandEvent]):
         self._burst_due_ns = now_ns + self._timing.discover_timeout_ns
 
     def _unanswered(self, now_ns: int) -> None:  # noqa: ARG002  The base class gives it.
-        if self.state is CommandState.COMMANDING:
-            self._interrupt(f"{self.command.name}: no answer in {self._timing.reply_tries} tries")
+        if self.state in {CommandState.COMMANDING, CommandState.UNLOCKING}:
+            assert self._request is not None
+            self._interrupt(f"{self._request.command.name}: no answer in {self._timing.reply_tries} tries")
         else:
             tries = self._timing.discover_tries
             detail = f"node {self._position} did not answer, asked {tries} times"
@@ -260,7 +281,7 @@ class NodeDiscovery:
         for position in self._expected:
             check_position(position)
         self._rounds_left = rounds
-        """Four rounds: at 20 % loss a node's fifteen replies are complete after three on average."""
+        """Four rounds: at 20 % loss a node's sixteen replies are complete after three on average."""
         self._collectors = {position: IdentityCollector(position) for position in range(POSITION_MAX + 1)}
         self._events: deque[NodeFound] = deque()
         self._out: deque[CanFrame] = deque()

@@ -1,8 +1,11 @@
-"""What every talk with one node has in common: find it, ask one thing at a time, repeat, give up.
+"""What every talk with one node has in common: find it, unlock it, ask one thing at a time, repeat, give up.
 
 Strategy. There is never more than one request under way. It has a tag, is repeated unchanged until its answer comes or
 the tries are used up, and the node does a tag only once. The tag goes on from the node's own `LastTag`, so that a client
 started anew never meets an answer to another client's request.
+
+What is too long for a request (the offer record, a signature) goes before it as data frames; the node names those that it
+misses in a bitmap, and only they are sent again.
 """
 
 from __future__ import annotations
@@ -11,14 +14,23 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 from uuid import UUID
+from zlib import crc32
 
 from bmsota.boot import BootReason, SlotState
+from bmsota.bootloader._access import CHALLENGE_BYTES, answer_challenge
+from bmsota.bootloader._events import CAUSE_OF_RESULT, FailureCause
 from bmsota.bootloader._messages import (
+    OFFER_BLOCK,
     POSITION_MAX,
+    PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN,
+    SEGMENT_FRAMES,
+    BitmapReply,
     BuildReply,
     Capability,
     Command,
     CounterReply,
+    LimitsReply,
     NodeDescription,
     NodeState,
     PartReply,
@@ -26,6 +38,8 @@ from bmsota.bootloader._messages import (
     Reply,
     ReplyKind,
     Request,
+    ResultCode,
+    ResultReply,
     StatusReply,
     VersionReply,
 )
@@ -33,17 +47,20 @@ from bmsota.errors import LocalProtocolError
 from bmsota.image import ImageRole, ImageVersion
 
 if TYPE_CHECKING:
+    from bmsota.bootloader._access import AccessSigner
     from bmsota.bootloader._timing import BootloaderTiming
     from bmsota.bootloader._wire import BootloaderWire
     from bmsota.canframe import CanFrame
 
-__all__ = ["Conversation", "IdentityCollector", "check_position"]
+__all__ = ["Conversation", "IdentityCollector", "check_position", "shared_protocol"]
 
 EventT = TypeVar("EventT")
 
 _MS = 1_000_000
 _TAG_MAX = 255
 _NO_SLOT = 3
+# Since version 2 a node also says its limits.
+_LIMITS_SINCE = 2
 
 
 def check_position(position: int) -> None:
@@ -56,17 +73,23 @@ def check_position(position: int) -> None:
         raise LocalProtocolError(f"position: expected 0 to {POSITION_MAX}, got {position}")
 
 
+def shared_protocol(node: NodeDescription) -> int | None:
+    """The newest protocol version that both sides speak; None if there is none."""
+    version = min(PROTOCOL_VERSION, node.protocol_version)
+    return version if version >= max(PROTOCOL_VERSION_MIN, node.protocol_version_min) else None
+
+
 class IdentityCollector:
-    """Puts a node's description together from the fifteen replies to Discover.
+    """Puts a node's description together from the sixteen replies to Discover (fifteen from a node of version 1).
 
     Serial number, hardware id and hardware class do not change while a node stays at its place, so their parts may come
-    from different tries. Status, version and counter must come from one.
+    from different tries. Status, version, counter and limits must come from one.
     """
 
     def __init__(self, position: int) -> None:
         self._position = position
         self._echo = 0
-        self._moving: dict[type, StatusReply | VersionReply | BuildReply | CounterReply] = {}
+        self._moving: dict[type, StatusReply | VersionReply | BuildReply | CounterReply | LimitsReply] = {}
         self._parts: dict[ReplyKind, bytes] = {}
 
     @property
@@ -86,13 +109,19 @@ class IdentityCollector:
         """
         if isinstance(reply, PartReply):
             self._parts[reply.kind] = reply.data
-        elif isinstance(reply, StatusReply | VersionReply | BuildReply | CounterReply):
+        elif isinstance(reply, StatusReply | VersionReply | BuildReply | CounterReply | LimitsReply):
             if reply.echo != self._echo:
                 return None
             self._moving[type(reply)] = reply
         else:
             return None
-        if len(self._moving) < 4 or len(self._parts) < 11:
+        status = self._moving.get(StatusReply)
+        if not isinstance(status, StatusReply):
+            return None
+        wanted = {VersionReply, BuildReply, CounterReply}
+        if status.protocol_version >= _LIMITS_SINCE:
+            wanted.add(LimitsReply)
+        if not wanted <= self._moving.keys() or not self._parts.keys() >= _IDENTITY_PARTS:
             return None
         try:
             return self._description()
@@ -106,6 +135,8 @@ class IdentityCollector:
         assert isinstance(version, VersionReply)
         assert isinstance(build, BuildReply)
         assert isinstance(counter, CounterReply)
+        limits = self._moving.get(LimitsReply, LimitsReply(self._position, 0, 0, 1, 0, 0))
+        assert isinstance(limits, LimitsReply)
         return NodeDescription(
             position=self._position,
             role=ImageRole(status.role),
@@ -120,10 +151,15 @@ class IdentityCollector:
             active_slot=None if status.active_slot == _NO_SLOT else status.active_slot,
             running_slot=None if status.running_slot == _NO_SLOT else status.running_slot,
             protocol_version=status.protocol_version,
-            capabilities=Capability(status.capabilities),
+            protocol_version_min=status.protocol_version_min,
+            capabilities=Capability(limits.capabilities),
             block_frames_max=status.block_frames_max,
             last_tag=status.last_tag,
             boot_id=counter.boot_id,
+            is_unlocked=bool(status.unlocked),
+            window_blocks=limits.window_blocks,
+            window_blocks_fd=limits.window_blocks_fd,
+            slot_size_kib=limits.slot_size_kib,
         )
 
     def _joined(self, first: ReplyKind, count: int) -> bytes:
@@ -134,6 +170,11 @@ class IdentityCollector:
         return self._joined(first, count).rstrip(b"\0").decode("ascii", "replace")
 
 
+_IDENTITY_PARTS = frozenset(kind for kind in ReplyKind if kind.name.startswith(("CLASS_", "HWID_", "SERIAL_")))
+_UNLOCKING = frozenset({Command.REQUEST_CHALLENGE, Command.UNLOCK})
+_CHALLENGE_PARTS = (ReplyKind.CHALLENGE_0, ReplyKind.CHALLENGE_1, ReplyKind.CHALLENGE_2)
+
+
 class Conversation(ABC, Generic[EventT]):
     """One node, one request at a time. Subclasses decide what to ask next.
 
@@ -141,7 +182,14 @@ class Conversation(ABC, Generic[EventT]):
     call `handle_timeout`, take the events; until `finished`.
     """
 
-    def __init__(self, wire: BootloaderWire, *, position: int, timing: BootloaderTiming) -> None:
+    def __init__(
+        self,
+        wire: BootloaderWire,
+        *,
+        position: int,
+        timing: BootloaderTiming,
+        access_signer: AccessSigner | None = None,
+    ) -> None:
         check_position(position)
         self._wire = wire
         self._timing = timing
@@ -161,6 +209,13 @@ class Conversation(ABC, Generic[EventT]):
         self._pending_left = 0
         self._timeout_ns = 0
         self._deadline_ns: int | None = None
+        self._sent_frames: list[CanFrame] = []
+        """The data frames that went before the request, in case some must be repeated."""
+        self._rounds_left = 0
+        self._missing: dict[int, int] = {}
+        self._access_signer = access_signer
+        self._challenge: dict[ReplyKind, bytes] = {}
+        self._access_waits_left = 0
 
     # ---- the driver's side
 
@@ -173,6 +228,9 @@ class Conversation(ABC, Generic[EventT]):
             return
         if self._collector is not None:
             node = self._collector.receive(reply)
+            if node is None and self._deadline_ns is not None and self._collector.has_heard:
+                # It is telling; with many nodes on a slow bus that takes its time.
+                self._deadline_ns = now_ns + self._timeout_ns
             if node is not None:
                 self._collector = None
                 self._deadline_ns = None
@@ -180,8 +238,14 @@ class Conversation(ABC, Generic[EventT]):
                 self.node = node
                 self._tag = node.last_tag
                 self._identified(node, now_ns)
+        elif self._request is None:
+            return  # Late: nothing has been asked.
         elif isinstance(reply, PendingReply):
             self._extend(reply, now_ns)
+        elif isinstance(reply, BitmapReply) and reply.block == OFFER_BLOCK:
+            self._frames_missing(reply)
+        elif self._request.command in _UNLOCKING:
+            self._access_answered(self._request, reply, now_ns)
         else:
             self._answered(reply, now_ns)
 
@@ -245,9 +309,15 @@ class Conversation(ABC, Generic[EventT]):
 
     def _command(self, command: Command, *, raise_counter: bool = False) -> Request:
         """A command with the next tag, meant for the boot that was discovered."""
-        assert self.node is not None
+        node = self.node
+        assert node is not None
         return Request(
-            self._position, command, self._next_tag(), boot_id=self.node.boot_id, raise_counter=int(raise_counter)
+            self._position,
+            command,
+            self._next_tag(),
+            boot_id=node.boot_id,
+            raise_counter=int(raise_counter),
+            protocol=shared_protocol(node) or PROTOCOL_VERSION,
         )
 
     def _next_tag(self) -> int:
@@ -259,7 +329,104 @@ class Conversation(ABC, Generic[EventT]):
 
     def _repeat(self) -> None:
         assert self._request is not None
+        self._missing.clear()
+        self._timeout_ns = min(2 * self._timeout_ns, self._timing.reply_timeout_ns_max)
         self._queue(self._request)
+
+    def _ask_with_data(self, command: Command, data: bytes) -> None:
+        """Send *data* as data frames and *command* behind them."""
+        frames = self._wire.data_frames(data)
+        filled = data + b"\xff" * (-len(data) % self._wire.data_bytes)
+        self._sent_frames = frames
+        self._rounds_left = self._timing.rounds_max
+        self._missing.clear()
+        request = Request(self._position, command, self._next_tag(), frames=len(frames), crc32=crc32(filled))
+        self._ask(request, after=frames)
+
+    def _frames_missing(self, reply: BitmapReply) -> None:
+        """Collect the bitmaps of all segments, then send what they name and ask again."""
+        request = self._request
+        # A bitmap that comes while frames are still going out is about an earlier round.
+        if request is None or not request.frames or self._out or not reply.total:
+            return
+        self._missing[reply.segment] = reply.bitmap
+        if sum(bitmap.bit_count() for bitmap in self._missing.values()) < reply.total:
+            return
+        frames = [
+            self._sent_frames[index]
+            for segment, bitmap in sorted(self._missing.items())
+            for bit in range(SEGMENT_FRAMES)
+            if bitmap >> bit & 1 and (index := segment * SEGMENT_FRAMES + bit) < len(self._sent_frames)
+        ]
+        self._missing.clear()
+        self._rounds_left -= 1
+        if not self._rounds_left:
+            self._interrupt(f"{request.command.name}: still incomplete after {self._timing.rounds_max} rounds")
+            return
+        self._frames_repeated(len(frames))
+        self._ask(request, after=frames)
+
+    # ---- security access
+
+    def _needs_access(self) -> bool:
+        """Whether the node must be unlocked before it does more."""
+        assert self.node is not None
+        return Capability.SECURITY_ACCESS in self.node.capabilities and not self.node.is_unlocked
+
+    def _unlock(self) -> None:
+        """Ask for a challenge and answer it; `_unlocked` is called when the node is satisfied."""
+        assert self.node is not None
+        if self._access_signer is None:
+            self._refuse(
+                FailureCause.ACCESS_NEEDED,
+                f"node {self._position} ({self.node.hwid}): expected an access key, got none",
+            )
+            return
+        self._access_waits_left = self._timing.access_waits_max
+        self._ask_for_challenge()
+
+    def _ask_for_challenge(self) -> None:
+        self._challenge.clear()
+        self._ask(self._command(Command.REQUEST_CHALLENGE))
+
+    def _access_answered(self, request: Request, reply: Reply, now_ns: int) -> None:
+        if isinstance(reply, PartReply) and reply.kind in _CHALLENGE_PARTS:
+            self._challenge[reply.kind] = reply.data
+            return
+        if not isinstance(reply, ResultReply) or (reply.tag, reply.command) != (request.tag, request.command):
+            return
+        if reply.code == ResultCode.OK and request.command is Command.UNLOCK:
+            self._unlocked()
+        elif reply.code == ResultCode.OK and len(self._challenge) == len(_CHALLENGE_PARTS):
+            challenge = b"".join(self._challenge[kind] for kind in _CHALLENGE_PARTS)[:CHALLENGE_BYTES]
+            assert self.node is not None
+            assert self._access_signer is not None
+            self._ask_with_data(Command.UNLOCK, answer_challenge(self._access_signer, challenge, self.node.hwid))
+        elif reply.code in {ResultCode.OK, ResultCode.ACCESS_WAIT}:
+            # A part of the challenge was lost, or the node wants us to wait: ask once more.
+            self._access_waits_left -= 1
+            if not self._access_waits_left:
+                self._refuse(FailureCause.ACCESS_DENIED, f"{request.command.name}: asked too often")
+                return
+            self._ask_for_challenge()
+            if reply.code == ResultCode.ACCESS_WAIT:
+                self._burst_due_ns = now_ns + min(reply.detail * _MS, self._timing.access_wait_ns_max)
+        else:
+            self._bad_result(reply)
+
+    def _bad_result(self, reply: ResultReply) -> None:
+        """A result that is not OK ends the talk or interrupts it."""
+        name = _name(reply.command)
+        try:
+            code = ResultCode(reply.code)
+        except ValueError:
+            self._refuse(FailureCause.REFUSED, f"{name}: expected a known result, got {reply.code}")
+            return
+        cause = CAUSE_OF_RESULT.get(code)
+        if cause is None:
+            self._interrupt(f"{name}: {code.name}")
+        else:
+            self._refuse(cause, f"{name}: {code.name}")
 
     def _extend(self, reply: PendingReply, now_ns: int) -> None:
         request = self._request
@@ -275,6 +442,21 @@ class Conversation(ABC, Generic[EventT]):
         self._out.clear()
         self._deadline_ns = None
 
+    def _frames_repeated(self, frames: int) -> None:
+        """So many data frames before a request are sent again."""
+
+    @abstractmethod
+    def _refuse(self, cause: FailureCause, detail: str) -> None:
+        """The node says no, or we do."""
+
+    @abstractmethod
+    def _interrupt(self, detail: str) -> None:
+        """The node has lost its place; look for it again, boundedly."""
+
+    @abstractmethod
+    def _unlocked(self) -> None:
+        """The node has granted security access."""
+
     @abstractmethod
     def _identified(self, node: NodeDescription, now_ns: int) -> None:
         """The node has said everything of itself."""
@@ -286,3 +468,9 @@ class Conversation(ABC, Generic[EventT]):
     @abstractmethod
     def _unanswered(self, now_ns: int) -> None:
         """The tries are used up, of the request or, without one, of the search."""
+
+
+def _name(command: int) -> str:
+    """A command's name, of a reply that may come from a newer node."""
+    names: dict[int, str] = {int(known): known.name for known in Command}
+    return names.get(command, str(command))

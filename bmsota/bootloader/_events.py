@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CAUSE_OF_RESULT",
     "FAILURES",
+    "AccessDenied",
+    "AccessGranted",
     "BlockAccepted",
     "BlockRepeated",
     "BlockStored",
@@ -36,6 +38,7 @@ __all__ = [
     "ImageReverted",
     "ImageStaged",
     "ImageVerified",
+    "NodeEvent",
     "NodeFound",
     "ResetRequested",
     "StagingStarted",
@@ -64,6 +67,9 @@ class FailureCause(Enum):
     NOT_TRUSTED = "image not trusted"
     NOTHING_TO_DO = "nothing to do"
     WRONG_VERSION = "wrong version"
+    CAPABILITY_MISSING = "capability missing"
+    ACCESS_NEEDED = "access key needed"
+    ACCESS_DENIED = "access denied"
     REFUSED = "refused"
 
 
@@ -108,6 +114,15 @@ FAILURES: Mapping[FailureCause, Failure] = {
     FailureCause.WRONG_VERSION: Failure(
         False, True, "The node runs another version than expected: it has not been restarted, or has reverted."
     ),
+    FailureCause.CAPABILITY_MISSING: Failure(
+        True, True, "The node cannot do what was asked, such as CAN FD; run it without that."
+    ),
+    FailureCause.ACCESS_NEEDED: Failure(
+        True, True, "The node is locked; give the access key of this series (the detail says who wants it)."
+    ),
+    FailureCause.ACCESS_DENIED: Failure(
+        True, True, "The node does not know this access key; take the one of its series. It answers more slowly now."
+    ),
     FailureCause.REFUSED: Failure(False, True, "The node refused; the detail says with which code."),
 }
 
@@ -121,6 +136,9 @@ CAUSE_OF_RESULT: Mapping[ResultCode, FailureCause] = {
     ResultCode.BAD_IMAGE: FailureCause.BAD_IMAGE,
     ResultCode.NOT_TRUSTED: FailureCause.NOT_TRUSTED,
     ResultCode.NOTHING_TO_DO: FailureCause.NOTHING_TO_DO,
+    ResultCode.ACCESS_NEEDED: FailureCause.ACCESS_NEEDED,
+    ResultCode.ACCESS_DENIED: FailureCause.ACCESS_DENIED,
+    ResultCode.WRONG_PROTOCOL: FailureCause.PROTOCOL_VERSION,
 }
 """Result codes that end a transfer or a command; all others interrupt it and are tried again, boundedly."""
 
@@ -153,7 +171,7 @@ class BlockAccepted:
 
 @dataclass(frozen=True, slots=True)
 class BlockRepeated:
-    """The node missed `frames` data frames of the block at `offset`; they are sent again."""
+    """The node missed `frames` data frames behind `offset`; they are sent again."""
 
     offset: int
     frames: int
@@ -196,6 +214,14 @@ ClientEvent: TypeAlias = (
     | ImageVerified
     | TransferFailed
 )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvent:
+    """What one node of a broadcast is about."""
+
+    position: int
+    event: ClientEvent
 
 
 # ---- commands and discovery
@@ -242,6 +268,16 @@ class BootloaderEntered:
 @dataclass(frozen=True, slots=True)
 class BootloaderLeft:
     """The flasher is done or gone; the application goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessGranted:
+    """The flasher has proved that it holds the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessDenied:
+    """Somebody has tried, and has not proved it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +330,8 @@ class ResetRequested:
 TargetEvent: TypeAlias = (
     BootloaderEntered
     | BootloaderLeft
+    | AccessGranted
+    | AccessDenied
     | StagingStarted
     | BlockStored
     | ImageRefused

@@ -19,24 +19,32 @@ __all__ = [
     "ALL_NODES",
     "BLOCK_FRAMES_MAX",
     "BLOCK_NUMBERS",
+    "CHECK_FRAME",
     "DATA_BYTES",
+    "FD_DATA_BYTES",
+    "GROUP_MAX",
+    "GROUP_MIN",
     "HWID_BYTES_MAX",
     "OFFER_BLOCK",
     "POSITION_MAX",
     "PROTOCOL_VERSION",
+    "PROTOCOL_VERSION_MIN",
     "SEGMENT_FRAMES",
-    "AcceptedReply",
+    "WINDOW_BLOCKS_MAX",
+    "BitmapReply",
     "BuildReply",
     "Capability",
     "Command",
     "CounterReply",
-    "MissingReply",
+    "LimitsReply",
+    "ListReply",
     "NodeDescription",
     "NodeState",
     "PartReply",
     "PendingReply",
     "Reply",
     "ReplyKind",
+    "ReportReply",
     "Request",
     "ResultCode",
     "ResultReply",
@@ -44,11 +52,17 @@ __all__ = [
     "VersionReply",
 ]
 
-PROTOCOL_VERSION = 1
-"""What this code speaks. A node that speaks a newer version must also speak this one."""
+PROTOCOL_VERSION = 2
+"""The newest version this code speaks. 1 sent one block after another, to one node at a time."""
+
+PROTOCOL_VERSION_MIN = 2
+"""The oldest version it speaks. Both sides name a range and use the highest version they share."""
 
 POSITION_MAX = 31
-"""0 is the master, 1 to 31 are slaves: the reply ids 0x720 to 0x73F."""
+"""0 is the master, 1 to 31 are slaves: 32 reply ids, one each."""
+
+GROUP_MIN, GROUP_MAX = 128, 254
+"""Positions that address the nodes of one broadcast: those whose offer record named the group."""
 
 ALL_NODES = 255
 """The position that addresses every node."""
@@ -56,18 +70,27 @@ ALL_NODES = 255
 DATA_BYTES = 8
 """Image bytes in one data frame of classic CAN."""
 
+FD_DATA_BYTES = 64
+"""Image bytes in one data frame of CAN FD."""
+
 BLOCK_FRAMES_MAX = 64
-"""Data frames in one block. The data ids 0x740 to 0x77F number them, so that within a block no loss, duplicate or change
-of order can put a frame in the wrong place."""
+"""Data frames in one block. As many data ids number them, so that no loss, duplicate or change of order within half a block
+can put a frame in the wrong place."""
+
+CHECK_FRAME = 64
+"""In bitmaps and lists of missing frames: the CheckBlock of the block, which is missing too if it was lost."""
 
 SEGMENT_FRAMES = 32
-"""Frames one MissingBitmap is about."""
+"""Frames one bitmap is about."""
+
+WINDOW_BLOCKS_MAX = 30
+"""Blocks under way at once: a list of missing frames counts back from the reported block in five bits, 31 is "no entry"."""
 
 BLOCK_NUMBERS = 255
 """Blocks are numbered 0 to 254, then 0 again."""
 
 OFFER_BLOCK = 255
-"""The block number in a MissingReply that is about the offer record."""
+"""The block number in a bitmap that is about the offer record or the signature."""
 
 HWID_BYTES_MAX = 24
 """Hardware ids and serial numbers, as in the cloud link's identity message."""
@@ -86,6 +109,11 @@ class Command(IntEnum):
     CONFIRM = 8
     REVERT = 9
     LEAVE_BOOTLOADER = 10
+    OPEN_BLOCK = 11
+    """The next data frames belong to this block: of a new stream, of one that is repaired, or of the stream again."""
+    REQUEST_CHALLENGE = 12
+    UNLOCK = 13
+    """The signature over the challenge was sent as data frames."""
 
 
 class ReplyKind(IntEnum):
@@ -106,10 +134,15 @@ class ReplyKind(IntEnum):
     SERIAL_1 = 13
     SERIAL_2 = 14
     SERIAL_3 = 15
+    LIMITS = 16
     RESULT = 32
-    BLOCK_ACCEPTED = 33
-    BLOCK_MISSING = 34
+    REPORT = 33
+    MISSING_BITMAP = 34
     PENDING = 35
+    MISSING_LIST = 36
+    CHALLENGE_0 = 37
+    CHALLENGE_1 = 38
+    CHALLENGE_2 = 39
 
 
 class ResultCode(IntEnum):
@@ -136,6 +169,14 @@ class ResultCode(IntEnum):
     """There is no staged image to test, none on trial to confirm, or none to go back to."""
     DAMAGED = 12
     """The image in the flash is not the one that was offered; sending it again can help."""
+    ACCESS_NEEDED = 13
+    """The node must be unlocked first."""
+    ACCESS_DENIED = 14
+    """The signature is not one of a key the node knows, over the challenge it gave."""
+    ACCESS_WAIT = 15
+    """The node gives no challenge yet; the detail says how many milliseconds to wait."""
+    WRONG_PROTOCOL = 16
+    """The node does not speak the version named in ENTER_BOOTLOADER."""
 
 
 class NodeState(IntEnum):
@@ -162,15 +203,23 @@ class Request:
     """A BootRequest frame."""
 
     node: int
-    """A position, or `ALL_NODES`."""
+    """A position, a group, or `ALL_NODES`."""
     command: Command
     tag: int = 0
-    """The command's number; of DISCOVER the echo, of CHECK_BLOCK the block's number."""
+    """The command's number; of DISCOVER the echo, of CHECK_BLOCK and OPEN_BLOCK the block's number."""
     frames: int = 0
     crc32: int = 0
     raise_counter: int = 0
     boot_id: int = 0
-    """Of the boot the command is meant for (not in DISCOVER, BEGIN_TRANSFER, CHECK_BLOCK)."""
+    """Of the boot the command is meant for (not in DISCOVER, CHECK_BLOCK, OPEN_BLOCK and what comes with data frames)."""
+    report_wanted: int = 0
+    """Of CHECK_BLOCK."""
+    offset: int = 0
+    """Of OPEN_BLOCK: where in the image the stream's block 0 begins."""
+    repair: int = 0
+    """Of OPEN_BLOCK: whether its frames only fill gaps, or the stream goes on with it."""
+    protocol: int = 0
+    """Of ENTER_BOOTLOADER: the version that will be spoken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +228,7 @@ class StatusReply:
     echo: int
     last_tag: int
     protocol_version: int
+    protocol_version_min: int
     role: int
     node_state: int
     boot_reason: int
@@ -186,8 +236,18 @@ class StatusReply:
     slot_b_state: int
     active_slot: int
     running_slot: int
-    capabilities: int
+    unlocked: int
     block_frames_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsReply:
+    position: int
+    echo: int
+    capabilities: int
+    window_blocks: int
+    window_blocks_fd: int
+    slot_size_kib: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +276,7 @@ class CounterReply:
 
 @dataclass(frozen=True, slots=True)
 class PartReply:
-    """Seven bytes of the hardware class, the hardware id or the serial number."""
+    """Seven bytes of the hardware class, the hardware id, the serial number or a challenge."""
 
     position: int
     kind: ReplyKind
@@ -233,19 +293,34 @@ class ResultReply:
 
 
 @dataclass(frozen=True, slots=True)
-class AcceptedReply:
+class ReportReply:
+    """Ends an answer to CHECK_BLOCK; bitmaps and lists of what is missing go before it."""
+
     position: int
     block: int
-    next_offset: int
+    next_block: int
+    missing_total: int
+    stored_offset: int
 
 
 @dataclass(frozen=True, slots=True)
-class MissingReply:
+class BitmapReply:
+    """Missing frames of one segment of one block."""
+
     position: int
     block: int
     segment: int
     total: int
     bitmap: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListReply:
+    """Up to four missing frames: (blocks before `block`, frame)."""
+
+    position: int
+    block: int
+    entries: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +337,11 @@ Reply: TypeAlias = (
     | BuildReply
     | CounterReply
     | PartReply
+    | LimitsReply
     | ResultReply
-    | AcceptedReply
-    | MissingReply
+    | ReportReply
+    | BitmapReply
+    | ListReply
     | PendingReply
 )
 
@@ -295,3 +372,12 @@ class NodeDescription:
     """Number of the newest command it has done since power-up; 0: none."""
     boot_id: int
     """Changes with every boot that changed anything in the node's journal."""
+    protocol_version_min: int = PROTOCOL_VERSION_MIN
+    is_unlocked: bool = False
+    """Whether security access has been granted since the last restart."""
+    window_blocks: int = 1
+    """Blocks of 8-byte frames the node holds while one of them is incomplete."""
+    window_blocks_fd: int = 0
+    """The same for blocks of 64-byte frames; 0: no CAN FD."""
+    slot_size_kib: int = 0
+    """Size of the slot an image must fit into, rounded down; 65535: that or more, 0: not said."""

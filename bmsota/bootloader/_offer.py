@@ -1,7 +1,7 @@
 """The offer record: what image the client wants to send, told before anything is erased.
 
 It travels as one block of data frames before BeginTransfer, so that its frames are repeated as selectively as the image's
-own, and so that what comes later (compression, security access) needs no new CAN message.
+own, and so that what comes later needs no new CAN message.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from uuid import UUID
 
 from construct import Bytes, Const, Int8ul, Int16ul, Int32ul, Struct
 
+from bmsota.bootloader._messages import BLOCK_FRAMES_MAX
 from bmsota.errors import ImageError
 from bmsota.image import ImageVersion
 
 __all__ = ["OFFER_BYTES", "OFFER_LAYOUT", "Offer"]
 
-_LAYOUT = 1
+_LAYOUT = 2
+_FLAG_COMPRESSED, _FLAG_FD = 1, 2
 
 OFFER_LAYOUT = Struct(
     "layout" / Const(_LAYOUT, Int8ul),
     "role" / Int8ul,
-    "flags" / Const(0, Int16ul),  # none is defined in layout 1
+    "flags" / Int16ul,  # bit 0: the stream is compressed; bit 1: in data frames of CAN FD
     "size_bytes" / Int32ul,
     "sha256" / Bytes(32),
     "class_id" / Bytes(16),
@@ -30,7 +32,10 @@ OFFER_LAYOUT = Struct(
     "revision" / Int16ul,
     "build" / Int32ul,
     "security_counter" / Int32ul,
-    "reserved" / Const(b"\xff" * 4),
+    "group" / Int8ul,  # position that addresses the nodes of this broadcast; 255: none
+    "block_frames" / Int8ul,  # data frames of every block but the last
+    "window_bits" / Int8ul,  # of the compression (heatshrink); 0: none
+    "lookahead_bits" / Int8ul,
 )
 
 OFFER_BYTES = OFFER_LAYOUT.sizeof()
@@ -47,12 +52,24 @@ class Offer:
     class_id: UUID
     version: ImageVersion
     security_counter: int
+    group: int
+    block_frames: int
+    is_fd: bool = False
+    window_bits: int = 0
+    """0: the stream is not compressed."""
+    lookahead_bits: int = 0
+
+    @property
+    def is_compressed(self) -> bool:
+        return self.window_bits > 0
 
     def serialize(self) -> bytes:
+        flags = (_FLAG_COMPRESSED if self.is_compressed else 0) | (_FLAG_FD if self.is_fd else 0)
         return bytes(
             OFFER_LAYOUT.build(
                 {
                     "role": self.role,
+                    "flags": flags,
                     "size_bytes": self.size_bytes,
                     "sha256": self.sha256,
                     "class_id": self.class_id.bytes,
@@ -61,29 +78,45 @@ class Offer:
                     "revision": self.version.revision,
                     "build": self.version.build,
                     "security_counter": self.security_counter,
+                    "group": self.group,
+                    "block_frames": self.block_frames,
+                    "window_bits": self.window_bits,
+                    "lookahead_bits": self.lookahead_bits,
                 }
             )
         )
 
     @classmethod
     def parse(cls, data: bytes) -> Offer:
-        """Read an offer record.
+        """Read an offer record; what a frame was filled up with behind it is ignored.
 
         Raises:
-            ImageError: it has another length or layout.
+            ImageError: it has another length or layout, or contradicts itself.
         """
-        if len(data) != OFFER_BYTES or data[0] != _LAYOUT or data[2:4] != b"\0\0" or data[-4:] != b"\xff" * 4:
+        if len(data) < OFFER_BYTES or data[0] != _LAYOUT:
             raise ImageError(
                 "offer record",
                 expected=f"{OFFER_BYTES} bytes of layout {_LAYOUT}",
                 received=f"{data[:4].hex()}... of {len(data)}",
             )
         parsed = OFFER_LAYOUT.parse(data)
-        return cls(
+        offer = cls(
             role=int(parsed.role),
             size_bytes=int(parsed.size_bytes),
             sha256=bytes(parsed.sha256),
             class_id=UUID(bytes=bytes(parsed.class_id)),
             version=ImageVersion(parsed.major, parsed.minor, parsed.revision, parsed.build),
             security_counter=int(parsed.security_counter),
+            group=int(parsed.group),
+            block_frames=int(parsed.block_frames),
+            is_fd=bool(parsed.flags & _FLAG_FD),
+            window_bits=int(parsed.window_bits),
+            lookahead_bits=int(parsed.lookahead_bits),
         )
+        if offer.serialize() != data[:OFFER_BYTES] or not 0 < offer.block_frames <= BLOCK_FRAMES_MAX:
+            raise ImageError(
+                "offer record",
+                expected=f"known flags and 1 to {BLOCK_FRAMES_MAX} frames a block",
+                received=f"flags 0x{int(parsed.flags):04x}, {offer.block_frames} frames",
+            )
+        return offer

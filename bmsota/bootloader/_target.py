@@ -11,28 +11,31 @@ The states in characters; the table below is what runs::
 Strategy. A command is done once: its tag is remembered, and a repetition gets the same answer without being done again.
 A tag older than the newest is a late duplicate and is ignored. A restart forgets the tags; so that a Reset repeated
 because its answer was lost does not restart the node again (an image on trial would be reverted), commands carry the
-node's boot id, which changes with every boot that changed anything. Blocks are numbered; the block before the current one is
-answered again (the answer was lost), any other is ignored.
+node's boot id, which changes with every boot that changed anything.
 
-Data frames are collected by their index; a second frame of the same index replaces the first, and the block's CRC decides
-whether the right ones are there: a straggler of the block before costs a repetition, never a wrong byte.
+Data frames before a command (the offer record, a signature) are collected by their index; those of the image go to a
+`BlockReceiver` from the first OpenBlock on. A block is stored when it and all before it are complete and their CRCs right.
 
-Time. The store writes at once and says how long a real flash would have been busy. A block is accepted as soon as the
-flash has finished the block before, so that programming overlaps the reception of the next block, as in a node with two
-block buffers; results of commands wait for their own flash work. A power cut raised by the flash driver passes through:
+Time. The store writes at once and says how long a real flash would have been busy. A report waits until no more than a few
+complete blocks are still to be programmed, so that programming overlaps reception, as in a node with so many more buffers;
+results of commands wait for their own flash work. A power cut raised by the flash driver passes through:
 this object and its store are then worthless, like a node without power.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from zlib import crc32
 
 from bmsota.boot import BootReason
+from bmsota.bootloader._access import SIGNATURE_BYTES
+from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS, Decompressor
 from bmsota.bootloader._conversation import check_position
 from bmsota.bootloader._events import (
+    AccessDenied,
+    AccessGranted,
     BlockStored,
     BootloaderEntered,
     BootloaderLeft,
@@ -50,20 +53,26 @@ from bmsota.bootloader._messages import (
     BLOCK_FRAMES_MAX,
     BLOCK_NUMBERS,
     DATA_BYTES,
+    FD_DATA_BYTES,
     HWID_BYTES_MAX,
     OFFER_BLOCK,
     PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN,
     SEGMENT_FRAMES,
-    AcceptedReply,
+    WINDOW_BLOCKS_MAX,
+    BitmapReply,
     BuildReply,
+    Capability,
     Command,
     CounterReply,
-    MissingReply,
+    LimitsReply,
+    ListReply,
     NodeState,
     PartReply,
     PendingReply,
     Reply,
     ReplyKind,
+    ReportReply,
     Request,
     ResultCode,
     ResultReply,
@@ -71,6 +80,7 @@ from bmsota.bootloader._messages import (
     VersionReply,
 )
 from bmsota.bootloader._offer import OFFER_BYTES, Offer
+from bmsota.bootloader._receiver import BlockReceiver
 from bmsota.bootloader._timing import TargetTiming
 from bmsota.errors import ConfigurationError, ImageError, LocalProtocolError, TrustError
 from bmsota.image import Attack, ImageVersion
@@ -79,11 +89,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from bmsota.boot import BootResult, BootStore
+    from bmsota.bootloader._access import AccessGuard
     from bmsota.bootloader._wire import BootloaderWire
     from bmsota.canframe import CanFrame
     from bmsota.image import HardwareClass, ImageRole
 
-__all__ = ["TARGET_TRANSITIONS", "BootloaderTarget", "TargetIdentity"]
+__all__ = ["TARGET_TRANSITIONS", "BootloaderTarget", "TargetIdentity", "TargetLimits"]
 
 T = TypeVar("T")
 
@@ -91,10 +102,22 @@ _MS = 1_000_000
 _NO_SLOT = 3
 _PART_BYTES = 7
 _PENDING_MS_MAX = 0xFFFF
-_OFFER_FRAMES = -(-OFFER_BYTES // DATA_BYTES)
-# Replies waiting for the flash. One request is under way at a time; repetitions of it are not queued twice. A bus gone
-# mad must not fill the memory all the same.
-_REPLIES_MAX = 64
+# Replies waiting for the flash or the bus. One request is under way at a time; repetitions of it are not queued twice. A bus
+# gone mad must not fill the memory all the same.
+_REPLIES_MAX = 128
+# Complete blocks still to be programmed when a report is given: so many buffers a node has beside its window.
+_BLOCKS_TO_PROGRAM_MAX = 2
+# Replies about missing frames in one report; what does not fit is said in the next one. Four frames in a list, 32 in a bitmap.
+_MISSING_REPLIES_MAX = 12
+_LIST_ENTRIES = 4
+# From so many missing frames of a segment on a bitmap is the shorter way to say it.
+_BITMAP_FROM = 4
+_MISSING_TOTAL_MAX = 255
+_SLOT_KIB_MAX = 0xFFFF
+# What is written at once is a multiple of this: the largest write unit in use (STM32H7: 32 bytes).
+_WRITE_BYTES = 32
+# A byte of a compressed stream gives eight bytes at most (`_compression`).
+_EXPANSION_MAX = 8
 
 _S, _C = NodeState, Command
 
@@ -105,6 +128,8 @@ TARGET_TRANSITIONS: Mapping[tuple[NodeState, Command], NodeState] = {
     (_S.APPLICATION, _C.CONFIRM): _S.APPLICATION,
     (_S.APPLICATION, _C.REVERT): _S.APPLICATION,
     (_S.APPLICATION, _C.RESET): _S.RESTARTING,
+    (_S.APPLICATION, _C.REQUEST_CHALLENGE): _S.APPLICATION,
+    (_S.APPLICATION, _C.UNLOCK): _S.APPLICATION,
     (_S.BOOTLOADER, _C.ENTER_BOOTLOADER): _S.BOOTLOADER,
     (_S.BOOTLOADER, _C.LEAVE_BOOTLOADER): _S.APPLICATION,
     (_S.BOOTLOADER, _C.BEGIN_TRANSFER): _S.RECEIVING,
@@ -112,15 +137,20 @@ TARGET_TRANSITIONS: Mapping[tuple[NodeState, Command], NodeState] = {
     (_S.BOOTLOADER, _C.CONFIRM): _S.BOOTLOADER,
     (_S.BOOTLOADER, _C.REVERT): _S.BOOTLOADER,
     (_S.BOOTLOADER, _C.RESET): _S.RESTARTING,
+    (_S.BOOTLOADER, _C.REQUEST_CHALLENGE): _S.BOOTLOADER,
+    (_S.BOOTLOADER, _C.UNLOCK): _S.BOOTLOADER,
     (_S.RECEIVING, _C.ENTER_BOOTLOADER): _S.BOOTLOADER,
     (_S.RECEIVING, _C.LEAVE_BOOTLOADER): _S.APPLICATION,
     (_S.RECEIVING, _C.BEGIN_TRANSFER): _S.RECEIVING,
+    (_S.RECEIVING, _C.OPEN_BLOCK): _S.RECEIVING,
     (_S.RECEIVING, _C.CHECK_BLOCK): _S.RECEIVING,
     (_S.RECEIVING, _C.FINISH_TRANSFER): _S.BOOTLOADER,
     (_S.RECEIVING, _C.ACTIVATE_TEST): _S.RECEIVING,
     (_S.RECEIVING, _C.CONFIRM): _S.RECEIVING,
     (_S.RECEIVING, _C.REVERT): _S.RECEIVING,
     (_S.RECEIVING, _C.RESET): _S.RESTARTING,
+    (_S.RECEIVING, _C.REQUEST_CHALLENGE): _S.RECEIVING,
+    (_S.RECEIVING, _C.UNLOCK): _S.RECEIVING,
 }
 """(state, command) -> state once the command has succeeded; a command that is refused leaves the state. What is not here
 is answered WRONG_STATE. DISCOVER is answered in every state but RESTARTING and changes none. A node without a bootable
@@ -149,13 +179,47 @@ class TargetIdentity:
                 raise ConfigurationError(f"{name}: expected 1 to {HWID_BYTES_MAX} ASCII characters, got {value!r}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetLimits:
+    """What a node can do and hold; RAM, mostly.
+
+    Raises:
+        ConfigurationError: a figure is not in its range.
+    """
+
+    block_frames_max: int = BLOCK_FRAMES_MAX
+    window_blocks: int = 24
+    """Blocks of 8-byte frames while one of them is incomplete: 12 KiB."""
+    window_blocks_fd: int = 4
+    """Blocks of 64-byte frames: 16 KiB. Counts if the node's wire is one of CAN FD."""
+    takes_broadcast: bool = True
+    takes_compression: bool = True
+    """1 KiB for the window."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.block_frames_max <= BLOCK_FRAMES_MAX:
+            raise ConfigurationError(f"block: expected 1 to {BLOCK_FRAMES_MAX} frames, got {self.block_frames_max}")
+        for name in ("window_blocks", "window_blocks_fd"):
+            if not 0 < getattr(self, name) <= WINDOW_BLOCKS_MAX:
+                raise ConfigurationError(f"{name}: expected 1 to {WINDOW_BLOCKS_MAX}, got {getattr(self, name)}")
+
+
+_WITH_DATA = frozenset({Command.BEGIN_TRANSFER, Command.UNLOCK})
+"""What comes with data frames has no room for a boot id: the frames themselves are gone after a restart."""
+
+_ACCESS_WANTED = frozenset({Command.BEGIN_TRANSFER, Command.ACTIVATE_TEST, Command.CONFIRM, Command.REVERT})
+"""What a node with security access does for those only who have it: whatever erases a slot or changes which one runs."""
+
+
 class _RefusedError(Exception):
     """A command cannot be done; `code` is the answer."""
 
-    def __init__(self, code: ResultCode, detail: str = "") -> None:
+    def __init__(self, code: ResultCode, detail: str = "", *, number: int = 0) -> None:
         super().__init__(detail or code.name)
         self.code = code
         self.detail = detail or code.name
+        self.number = number
+        """What the result's own detail says."""
 
 
 def _guarded(action: Callable[[], T], code: ResultCode = ResultCode.NOTHING_TO_DO) -> T:
@@ -177,7 +241,8 @@ class BootloaderTarget:
         store: BootStore,
         boot: BootResult,
         timing: TargetTiming | None = None,
-        block_frames_max: int = BLOCK_FRAMES_MAX,
+        limits: TargetLimits | None = None,
+        access: AccessGuard | None = None,
         is_locked: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take the parts of a node.
@@ -188,21 +253,18 @@ class BootloaderTarget:
             store: its slots and journal.
             boot: what `store.boot()` returned.
             timing: the node's habits.
-            block_frames_max: data frames it can buffer.
+            limits: what it can do and hold.
+            access: its lock, made anew at every boot; None: whoever reaches the bus may flash it.
             is_locked: while true the store is somebody else's (a master's own updater): every command but DISCOVER is
                 answered WRONG_STATE. Must stay false while a session is open.
-
-        Raises:
-            ConfigurationError: *block_frames_max* is out of range.
         """
-        if not 0 < block_frames_max <= BLOCK_FRAMES_MAX:
-            raise ConfigurationError(f"block: expected 1 to {BLOCK_FRAMES_MAX} frames, got {block_frames_max}")
         self._wire = wire
         self._identity = identity
         self._store = store
         self._boot = boot
         self._timing = timing or TargetTiming()
-        self._block_frames_max = block_frames_max
+        self._limits = limits or TargetLimits()
+        self._access = access
         self._is_locked = is_locked
         self._boot_id = store.journal_sequence % 256
         self._can_run = boot.reason is not BootReason.NOTHING
@@ -211,14 +273,23 @@ class BootloaderTarget:
         self._data_id = wire.data_id
         self._data_id_end = wire.data_id + BLOCK_FRAMES_MAX
         self._is_listening = not self._can_run  # for data frames
+        self._is_extended_id = wire.is_extended_id
+        self._frame_sizes = {DATA_BYTES, wire.data_bytes}
         self._buffer: list[bytes | None] = [None] * BLOCK_FRAMES_MAX
         self._offer: Offer | None = None
         self._offset = 0
-        self._block = 0
-        self._blocks_done = 0
+        self._receiver: BlockReceiver | None = None
+        self._stream_offset = 0
+        self._skip_bytes = 0
+        """Bytes of the stream's image that are stored already."""
+        self._decompressor: Decompressor | None = None
+        self._unwritten = b""
+        self._data_bytes = 0
+        self._programmed_ns: deque[int] = deque(maxlen=_BLOCKS_TO_PROGRAM_MAX + 1)
         self._last_tag = 0
         self._last_result: ResultReply | None = None
         self._last_heard_ns = 0
+        self._now_ns = 0  # of the command that is being done
         self._busy_until_ns = 0
         self._replies: deque[tuple[int, CanFrame]] = deque()
         self._events: deque[TargetEvent] = deque()
@@ -232,6 +303,8 @@ class BootloaderTarget:
             Command.CONFIRM: self._confirm,
             Command.REVERT: self._revert,
             Command.RESET: self._reset,
+            Command.REQUEST_CHALLENGE: self._give_challenge,
+            Command.UNLOCK: self._unlock,
         }
 
     # ---- the driver's side
@@ -241,22 +314,33 @@ class BootloaderTarget:
         can_id = frame.can_id
         # The data path, millions of times: nothing here but keeping the bytes at their place.
         if self._data_id <= can_id < self._data_id_end:
-            if self._is_listening and len(frame.data) == DATA_BYTES and not frame.is_extended_id:
-                self._buffer[can_id - self._data_id] = frame.data
+            if self._is_listening and frame.is_extended_id is self._is_extended_id:
+                if self._receiver is None:
+                    if len(frame.data) in self._frame_sizes:
+                        self._buffer[can_id - self._data_id] = frame.data
+                elif len(frame.data) == self._data_bytes:
+                    self._receiver.receive(can_id - self._data_id, frame.data)
                 self._last_heard_ns = now_ns
             return
         if can_id != self._request_id or self.state is NodeState.RESTARTING:
             return
         request = self._wire.parse(frame)
-        if not isinstance(request, Request) or request.node not in {self._identity.position, ALL_NODES}:
+        if not isinstance(request, Request) or not self._is_addressed(request.node):
             return
         self._last_heard_ns = now_ns
         if request.command is Command.DISCOVER:
             self._describe(request.tag, now_ns)
         elif request.command is Command.CHECK_BLOCK:
             self._check_block(request, now_ns)
+        elif request.command is Command.OPEN_BLOCK:
+            self._open_block(request)
         else:
             self._do_once(request, now_ns)
+
+    def _is_addressed(self, node: int) -> bool:
+        if node in {self._identity.position, ALL_NODES}:
+            return True
+        return self._offer is not None and node == self._offer.group
 
     def frames_to_send(self, now_ns: int) -> list[CanFrame]:
         """The replies that are due, in this order."""
@@ -294,28 +378,33 @@ class BootloaderTarget:
     # ---- commands
 
     def _do_once(self, request: Request, now_ns: int) -> None:
-        if request.command is not Command.BEGIN_TRANSFER and request.boot_id != self._boot_id:
+        if request.command not in _WITH_DATA and request.boot_id != self._boot_id:
             code = ResultCode.WRONG_STATE  # Not done, so its tag is not remembered.
             self._reply(ResultReply(self._identity.position, request.tag, request.command, code, 0), now_ns)
             return
         if request.tag == self._last_tag and self._last_result is not None:
             if request.command == self._last_result.command:
+                if request.command is Command.REQUEST_CHALLENGE and self._last_result.code == ResultCode.OK:
+                    self._reply_challenge(now_ns)
                 self._answer_again(self._last_result, now_ns)
             return
         if not request.tag or (self._last_tag and (request.tag - self._last_tag) % 255 > 127):
             return  # A straggler: older than what has been done.
         after = TARGET_TRANSITIONS.get((self.state, request.command))
         detail = 0
+        self._now_ns = now_ns
         try:
             if after is None or self._is_locked():
                 raise _RefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301  One place makes the answer of a refusal.
-            if request.command is Command.BEGIN_TRANSFER and self._report_missing(request, OFFER_BLOCK, now_ns):
+            if self._access is not None and request.command in _ACCESS_WANTED and not self._access.is_unlocked:
+                raise _RefusedError(ResultCode.ACCESS_NEEDED)  # noqa: TRY301
+            if request.command in _WITH_DATA and self._report_missing(request, now_ns):
                 return
             detail = self._actions[request.command](request)
             code = ResultCode.OK
             self.state = after
         except _RefusedError as refusal:
-            code = refusal.code
+            code, detail = refusal.code, refusal.number
             if request.command in {Command.BEGIN_TRANSFER, Command.FINISH_TRANSFER}:
                 self._events.append(ImageRefused(code, refusal.detail))
         self._last_tag = request.tag
@@ -328,10 +417,13 @@ class BootloaderTarget:
         if code is ResultCode.OK and request.command is Command.RESET:
             self._restart_due_ns = due_ns + self._timing.restart_delay_ns
 
-    def _enter(self, request: Request) -> int:  # noqa: ARG002  One signature for the table.
+    def _enter(self, request: Request) -> int:
+        if not PROTOCOL_VERSION_MIN <= request.protocol <= PROTOCOL_VERSION:
+            raise _RefusedError(ResultCode.WRONG_PROTOCOL)
         if self.state is NodeState.APPLICATION:
             self._events.append(BootloaderEntered())
         self._is_listening = True
+        self._close_stream()
         self._clear_buffer()
         return 0
 
@@ -346,6 +438,9 @@ class BootloaderTarget:
         self.state = NodeState.APPLICATION
         self._is_listening = False
         self._offer = None
+        self._close_stream()
+        if self._access is not None:
+            self._access.lock()
         self._events.append(BootloaderLeft())
 
     def _begin(self, request: Request) -> int:
@@ -358,8 +453,7 @@ class BootloaderTarget:
         self._check_offer(offer)
         self._offset = _guarded(lambda: self._store.begin_staging(offer.size_bytes, offer.sha256))
         self._offer = offer
-        self._block = 0
-        self._blocks_done = 0
+        self._close_stream()
         self._events.append(StagingStarted(self._offset, offer.size_bytes))
         return self._offset
 
@@ -384,6 +478,13 @@ class BootloaderTarget:
             )
         if store.is_test_pending:
             raise _RefusedError(ResultCode.TEST_PENDING)
+        can_compress = self._limits.takes_compression and (offer.window_bits, offer.lookahead_bits) in {
+            (0, 0),
+            (WINDOW_BITS, LOOKAHEAD_BITS),
+        }
+        can_take_frames = offer.block_frames <= self._limits.block_frames_max and (self._wire.is_fd or not offer.is_fd)
+        if not can_take_frames or (offer.is_compressed and not can_compress):
+            raise _RefusedError(ResultCode.BAD_OFFER, f"expected a stream this node can take, got {offer}")
 
     def _finish(self, request: Request) -> int:  # noqa: ARG002
         if self._offer is None:
@@ -391,6 +492,7 @@ class BootloaderTarget:
         if self._offset != self._offer.size_bytes:
             raise _RefusedError(ResultCode.INCOMPLETE, f"expected {self._offer.size_bytes} bytes, got {self._offset}")
         self._offer = None  # Whatever comes out, this transfer is over.
+        self._close_stream()
         try:
             facts = _guarded(self._store.finish_staging, ResultCode.WRONG_STATE)
         except ImageError as error:
@@ -424,52 +526,173 @@ class BootloaderTarget:
         self._is_listening = False
         return 0
 
+    # ---- security access
+
+    def _give_challenge(self, request: Request) -> int:  # noqa: ARG002
+        if self._access is None:
+            raise _RefusedError(ResultCode.NOTHING_TO_DO)
+        if self._access.challenge(self._now_ns) is None:
+            raise _RefusedError(ResultCode.ACCESS_WAIT, number=self._access.wait_ms(self._now_ns))
+        self._reply_challenge(self._now_ns)
+        return 0
+
+    def _reply_challenge(self, now_ns: int) -> None:
+        assert self._access is not None
+        challenge = self._access.challenge(now_ns)
+        if challenge is not None:
+            self._reply_parts(ReplyKind.CHALLENGE_0, 3, challenge, now_ns)
+
+    def _unlock(self, request: Request) -> int:
+        signature = self._taken(request.frames)[:SIGNATURE_BYTES]
+        if self._access is None:
+            raise _RefusedError(ResultCode.NOTHING_TO_DO)
+        if not self._access.verify(signature, self._identity.hwid, self._now_ns):
+            self._events.append(AccessDenied())
+            raise _RefusedError(ResultCode.ACCESS_DENIED)
+        self._events.append(AccessGranted())
+        return 0
+
     # ---- blocks
+
+    def _open_block(self, request: Request) -> None:
+        """The data frames that follow are those of a block. There is no answer: what is missed shows at the check."""
+        offer = self._offer
+        if (self.state, Command.OPEN_BLOCK) not in TARGET_TRANSITIONS or offer is None:
+            return
+        if self._receiver is None or request.offset != self._stream_offset:
+            self._begin_stream(offer, request.offset)
+        if self._receiver is not None:
+            self._receiver.open(request.tag, is_repair=bool(request.repair))
+
+    def _begin_stream(self, offer: Offer, offset: int) -> None:
+        """A stream begins at this place of the image: where this node goes on, or before."""
+        self._close_stream()
+        if offset > self._offset:
+            return  # Not for us: a gap would be left.
+        self._data_bytes = FD_DATA_BYTES if offer.is_fd else DATA_BYTES
+        window = self._limits.window_blocks_fd if offer.is_fd else self._limits.window_blocks
+        self._receiver = BlockReceiver(block_frames=offer.block_frames, window_blocks=window)
+        self._stream_offset = offset
+        self._skip_bytes = self._offset - offset
+        if offer.is_compressed:
+            self._decompressor = Decompressor(offer.size_bytes - offset)
+        else:
+            block_bytes = offer.block_frames * self._data_bytes
+            self._receiver.next_block, self._skip_bytes = divmod(self._skip_bytes, block_bytes)
+
+    def _close_stream(self) -> None:
+        self._receiver = None
+        self._decompressor = None
+        self._unwritten = b""
 
     def _check_block(self, request: Request, now_ns: int) -> None:
         position = self._identity.position
-        offer = self._offer
+        offer, receiver = self._offer, self._receiver
         if (self.state, Command.CHECK_BLOCK) not in TARGET_TRANSITIONS or offer is None:
-            code = ResultCode.WRONG_STATE
-            self._reply(ResultReply(position, request.tag, request.command, code, 0), now_ns)
-            return
-        if self._blocks_done and request.tag == (self._block - 1) % BLOCK_NUMBERS:
-            self._answer_again(AcceptedReply(position, request.tag, self._offset), now_ns)
-            return
-        if request.tag != self._block:
-            return
-        remaining = offer.size_bytes - self._offset
-        size = min(request.frames * DATA_BYTES, remaining)
-        is_possible = 0 < request.frames <= self._block_frames_max and (request.frames - 1) * DATA_BYTES < remaining
-        if not is_possible:
-            code = ResultCode.INCOMPLETE
-            self._reply(ResultReply(position, request.tag, request.command, code, 0), now_ns)
-            return
-        if self._report_missing(request, self._block, now_ns):
-            return
-        data = self._taken(request.frames)[:size]
-        try:
-            self._store.write_staged(self._offset, data)
-        except LocalProtocolError:
-            # Somebody else uses the store (a master's own updater), or the block is no whole number of write units.
-            self._offer = None
             self._reply(ResultReply(position, request.tag, request.command, ResultCode.WRONG_STATE, 0), now_ns)
             return
-        self._offset += size
-        accepted = AcceptedReply(position, self._block, self._offset)
-        self._block = (self._block + 1) % BLOCK_NUMBERS
-        self._blocks_done += 1
-        self._events.append(BlockStored(self._offset, offer.size_bytes))
-        due_ns = max(now_ns, self._busy_until_ns)
-        self._busy_until_ns = due_ns + self._store.take_busy_ns()
-        self._announce(request, due_ns, now_ns)
-        self._reply(accepted, due_ns)
+        if receiver is None:
+            # No OpenBlock has come through yet: everything is missing.
+            if request.report_wanted:
+                self._reply(ReportReply(position, request.tag, 0, _MISSING_TOTAL_MAX, self._offset), now_ns)
+            return
+        if not 0 < request.frames <= offer.block_frames:
+            self._reply(ResultReply(position, request.tag, request.command, ResultCode.INCOMPLETE, 0), now_ns)
+            return
+        receiver.check(request.tag, request.frames, request.crc32)
+        try:
+            self._store_blocks(offer, receiver.take(), now_ns)
+        except (ImageError, LocalProtocolError):
+            # The compressed stream is broken, somebody else uses the store (a master's own updater), or a block is no
+            # whole number of write units: this stream leads nowhere.
+            self._offer = None
+            self._close_stream()
+            self._reply(ResultReply(position, request.tag, request.command, ResultCode.WRONG_STATE, 0), now_ns)
+            return
+        if request.report_wanted:
+            self._report(request, receiver, now_ns)
 
-    def _report_missing(self, request: Request, block: int, now_ns: int) -> bool:
-        """Say which of the request's frames are missing; false if all are there and their CRC is right."""
-        frames = request.frames
-        if block == OFFER_BLOCK and frames != _OFFER_FRAMES:
-            raise _RefusedError(ResultCode.BAD_OFFER, f"expected {_OFFER_FRAMES} frames, got {frames}")
+    def _store_blocks(self, offer: Offer, blocks: list[bytes], now_ns: int) -> None:
+        for block in blocks:
+            before = self._offset
+            self._store_image_bytes(offer, self._unpacked(block))
+            if self._offset == before:
+                continue
+            self._events.append(BlockStored(self._offset, offer.size_bytes))
+            self._busy_until_ns = max(now_ns, self._busy_until_ns) + self._store.take_busy_ns()
+            self._programmed_ns.append(self._busy_until_ns)
+
+    def _unpacked(self, block: bytes) -> bytes:
+        decompressor = self._decompressor
+        if decompressor is None:
+            return block
+        assert self._offer is not None
+        wanted = self._offer.size_bytes - self._stream_offset
+        if wanted - decompressor.size_bytes > _EXPANSION_MAX * len(block):
+            return decompressor.feed(block)
+        # The stream may end in this block; what fills its last frame up is not a part of it.
+        parts = []
+        for index in range(len(block)):
+            if decompressor.size_bytes == wanted:
+                break
+            parts.append(decompressor.feed(block[index : index + 1]))
+        return b"".join(parts)
+
+    def _store_image_bytes(self, offer: Offer, data: bytes) -> None:
+        """Write the next bytes of the image, but not those that are there already, nor what fills the last frame."""
+        skipped = min(self._skip_bytes, len(data))
+        self._skip_bytes -= skipped
+        data = self._unwritten + data[skipped:]
+        remaining = offer.size_bytes - self._offset
+        size = remaining if len(data) >= remaining else len(data) - len(data) % _WRITE_BYTES
+        self._unwritten = data[size:] if size < remaining else b""
+        if size:
+            self._store.write_staged(self._offset, data[:size])
+            self._offset += size
+
+    def _report(self, request: Request, receiver: BlockReceiver, now_ns: int) -> None:
+        """Say what is missing up to the block that was checked, and how far the image is stored."""
+        position, number = self._identity.position, request.tag
+        missing = receiver.missing(number)
+        replies: list[Reply] = []
+        by_segment: dict[tuple[int, int], list[int]] = {}
+        for block, frame in missing:
+            by_segment.setdefault((block, frame // SEGMENT_FRAMES), []).append(frame)
+        totals = Counter(block for block, _ in missing)
+        listed: list[tuple[int, int]] = []
+        for (block, segment), frames in by_segment.items():
+            if len(frames) < _BITMAP_FROM:
+                listed += [(receiver.age(number, block), frame) for frame in frames]
+            else:
+                bitmap = sum(1 << frame % SEGMENT_FRAMES for frame in frames)
+                replies.append(BitmapReply(position, block % BLOCK_NUMBERS, segment, totals[block], bitmap))
+        replies += [
+            ListReply(position, number, tuple(listed[start : start + _LIST_ENTRIES]))
+            for start in range(0, len(listed), _LIST_ENTRIES)
+        ]
+        # A node that has more than this stream has sent so far says no more than that.
+        reported_next = min(receiver.next_block, receiver.next_block + receiver.age(number, receiver.next_block) + 1)
+        total = min(len(missing), _MISSING_TOTAL_MAX)
+        # Buffers first: the flasher sends more as soon as it has the report.
+        programmed = self._programmed_ns
+        due_ns = max(now_ns, programmed[0]) if len(programmed) > _BLOCKS_TO_PROGRAM_MAX else now_ns
+        self._announce(request, due_ns, now_ns)
+        for reply in replies[:_MISSING_REPLIES_MAX]:
+            self._reply(reply, due_ns)
+        self._answer_again(
+            ReportReply(position, number, reported_next % BLOCK_NUMBERS, total, self._offset), now_ns, due_ns
+        )
+
+    # ---- what goes before a command as data frames
+
+    def _report_missing(self, request: Request, now_ns: int) -> bool:
+        """Say which of the frames before the request are missing; false if all are there and their CRC is right."""
+        frames, wire = request.frames, self._wire
+        is_offer = request.command is Command.BEGIN_TRANSFER
+        size, code = (OFFER_BYTES, ResultCode.BAD_OFFER) if is_offer else (SIGNATURE_BYTES, ResultCode.ACCESS_DENIED)
+        possible = {-(-size // bytes_) for bytes_ in {DATA_BYTES, wire.data_bytes}}
+        if frames not in possible:
+            raise _RefusedError(code, f"expected {sorted(possible)} frames, got {frames}")
         buffer = self._buffer
         missing = [index for index in range(frames) if buffer[index] is None]
         if not missing:
@@ -478,12 +701,8 @@ class BootloaderTarget:
             # Which frame is wrong cannot be told, so all are.
             self._clear_buffer()
             missing = list(range(frames))
-        bitmaps: dict[int, int] = {}
-        for index in missing:
-            segment, bit = divmod(index, SEGMENT_FRAMES)
-            bitmaps[segment] = bitmaps.get(segment, 0) | 1 << bit
-        for segment, bitmap in bitmaps.items():
-            self._reply(MissingReply(self._identity.position, block, segment, len(missing), bitmap), now_ns)
+        bitmap = sum(1 << index for index in missing)
+        self._reply(BitmapReply(self._identity.position, OFFER_BLOCK, 0, len(missing), bitmap), now_ns)
         return True
 
     def _taken(self, frames: int) -> bytes:
@@ -507,6 +726,7 @@ class BootloaderTarget:
                 echo=echo,
                 last_tag=self._last_tag,
                 protocol_version=PROTOCOL_VERSION,
+                protocol_version_min=PROTOCOL_VERSION_MIN,
                 role=int(identity.role),
                 node_state=int(self.state),
                 boot_reason=int(boot.reason),
@@ -514,22 +734,37 @@ class BootloaderTarget:
                 slot_b_state=int(slot_b),
                 active_slot=_NO_SLOT if store.active_slot is None else store.active_slot,
                 running_slot=_NO_SLOT if boot.slot is None else boot.slot,
-                capabilities=0,
-                block_frames_max=self._block_frames_max,
+                unlocked=int(self._access is not None and self._access.is_unlocked),
+                block_frames_max=self._limits.block_frames_max,
             ),
             now_ns,
         )
         self._reply(VersionReply(position, echo, version.major, version.minor, version.revision), now_ns)
         self._reply(BuildReply(position, echo, version.build), now_ns)
         self._reply(CounterReply(position, echo, store.security_counter, self._boot_id), now_ns)
-        for first, count, data in (
-            (ReplyKind.CLASS_0, 3, identity.hardware_class.class_id.bytes),
-            (ReplyKind.HWID_0, 4, identity.hwid.encode()),
-            (ReplyKind.SERIAL_0, 4, identity.serial.encode()),
+        limits = self._limits
+        capabilities = Capability.NONE
+        for capability, has in (
+            (Capability.FD_DATA, self._wire.is_fd),
+            (Capability.BROADCAST, limits.takes_broadcast),
+            (Capability.COMPRESSION, limits.takes_compression),
+            (Capability.SECURITY_ACCESS, self._access is not None),
         ):
-            for part in range(count):
-                piece = data[part * _PART_BYTES : (part + 1) * _PART_BYTES]
-                self._reply(PartReply(position, ReplyKind(first + part), piece), now_ns)
+            if has:
+                capabilities |= capability
+        slot_size_kib = min(store.slot_size_bytes // 1024, _SLOT_KIB_MAX)
+        window_fd = limits.window_blocks_fd if self._wire.is_fd else 0
+        self._reply(
+            LimitsReply(position, echo, int(capabilities), limits.window_blocks, window_fd, slot_size_kib), now_ns
+        )
+        self._reply_parts(ReplyKind.CLASS_0, 3, identity.hardware_class.class_id.bytes, now_ns)
+        self._reply_parts(ReplyKind.HWID_0, 4, identity.hwid.encode(), now_ns)
+        self._reply_parts(ReplyKind.SERIAL_0, 4, identity.serial.encode(), now_ns)
+
+    def _reply_parts(self, first: ReplyKind, count: int, data: bytes, now_ns: int) -> None:
+        for part in range(count):
+            piece = data[part * _PART_BYTES : (part + 1) * _PART_BYTES]
+            self._reply(PartReply(self._identity.position, ReplyKind(first + part), piece), now_ns)
 
     def _announce(self, request: Request, due_ns: int, now_ns: int) -> None:
         """Tell the client to be patient if the result takes long."""
@@ -537,11 +772,11 @@ class BootloaderTarget:
             wait_ms = min(-(-(due_ns - now_ns) // _MS), _PENDING_MS_MAX)
             self._reply(PendingReply(self._identity.position, request.tag, request.command, wait_ms), now_ns)
 
-    def _answer_again(self, reply: Reply, now_ns: int) -> None:
-        """Repeat an answer that may have been lost, unless the first one is still waiting for the flash."""
+    def _answer_again(self, reply: Reply, now_ns: int, due_ns: int | None = None) -> None:
+        """Answer, unless the same answer is still waiting for the flash: the request was repeated meanwhile."""
         frame = self._wire.serialize(reply)
         if all(frame != waiting for _, waiting in self._replies):
-            self._reply(reply, now_ns)
+            self._reply(reply, now_ns if due_ns is None else due_ns)
 
     def _reply(self, reply: Reply, due_ns: int) -> None:
         if len(self._replies) >= _REPLIES_MAX:

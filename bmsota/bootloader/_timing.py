@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["BootloaderTiming", "TargetTiming"]
 
+_US = 1_000
 _MS = 1_000_000
 
 
@@ -13,9 +14,28 @@ _MS = 1_000_000
 class BootloaderTiming:
     """The client's patience."""
 
-    reply_timeout_ns: int = 200 * _MS
-    """From the last frame handed to the driver to the answer. 65 frames take 15 ms at 500 kbit/s and 60 ms at 125 kbit/s;
-    the rest is for adapters and foreign traffic. Longer operations announce themselves with Pending."""
+    reply_timeout_ns: int = 50 * _MS
+    """From the last frame handed to the driver to the answer: for adapters and foreign traffic. It doubles with every
+    repetition. Longer operations announce themselves with Pending."""
+
+    reply_timeout_ns_max: int = 400 * _MS
+    """It doubles up to this: with five tries a silent node is noticed after 1.15 s."""
+
+    report_timeout_ns: int = 200 * _MS
+    """The same for the first report on blocks, before reports have been timed."""
+
+    frame_timeout_ns: int = 1 * _MS
+    """More patience for each data frame that may still wait in the adapter: a frame takes 0.23 ms at 500 kbit/s, 0.9 ms at
+    125 kbit/s. A driver that gets rid of frames at once costs nothing by this; one with a deep queue is not taken for a
+    silent node."""
+
+    report_timeout_ns_min: int = 50 * _MS
+    """Once reports have been timed, their patience is three times what they took, but not less than this: what a desktop's
+    scheduler and a USB adapter may take, and what 16 nodes need to answer one behind the other at 125 kbit/s. It doubles
+    with every repetition."""
+
+    report_late_ns: int = 20 * _MS
+    """Once one node of a broadcast has reported, the others are asked again after this: they report at the same time."""
 
     reply_tries: int = 5
     """A frame lost five times in a row is a broken connection, not a bad one: at 20 % loss of request and reply together
@@ -29,16 +49,42 @@ class BootloaderTiming:
     """How often the transfer may break off without getting further than ever before."""
 
     rounds_max: int = 64
-    """How often missing frames of one block are sent again: one frame a round still completes a block."""
+    """How often a node may report missing frames without having got any further: one frame a round completes a block."""
 
     pending_max: int = 100
     """Pending replies to one request; a node that goes on longer is not working but looping."""
+
+    access_waits_max: int = 10
+    """How often a node may put off its challenge, or a part of it may be lost."""
+
+    access_wait_ns_max: int = 30_000 * _MS
+    """A node that wants a longer pause than this is asked again all the same: it has been attacked, or is out of order."""
+
+    late_ns: int = 1_000 * _MS
+    """How long a broadcast waits for nodes that have not been found when others are ready; they are served afterwards."""
 
     burst_frames: int = 65
     """Frames handed out at once: a block and its check. Lower it for adapters with a short queue."""
 
     burst_spacing_ns: int = 0
     """Pause between two bursts."""
+
+    window_blocks_min: int = 4
+    """Blocks under way in the beginning, if the node can hold so many. The window doubles with every report that finds
+    little missing, up to what the node holds, and halves when much is."""
+
+    loss_pct_high: int = 12
+    """From this share of missing frames on the sender slows down: a bad wire loses some frames, a receiver or an adapter that
+    is overrun loses many."""
+
+    loss_pct_low: int = 3
+    """Up to this share of missing frames the sender becomes faster again."""
+
+    spacing_ns_step: int = 100 * _US
+    """The first pause between frames when the sender slows down; it doubles while much is missing and halves when not."""
+
+    spacing_ns_max: int = 10 * _MS
+    """Slower than this it is not the pace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING
 from bmsota.bootloader._messages import (
     BLOCK_FRAMES_MAX,
     DATA_BYTES,
+    FD_DATA_BYTES,
     POSITION_MAX,
-    AcceptedReply,
+    BitmapReply,
     BuildReply,
     Command,
     CounterReply,
-    MissingReply,
+    LimitsReply,
+    ListReply,
     PartReply,
     PendingReply,
     Reply,
     ReplyKind,
+    ReportReply,
     Request,
     ResultReply,
     StatusReply,
@@ -39,13 +42,16 @@ __all__ = ["BootloaderWire"]
 _FRAME_BYTES = 8
 _PART_BYTES = 7
 
+_LIST_ENTRIES = 4
+_NO_AGE, _NO_FRAME = 31, 127
+
 _PLAIN = (
-    Command.ENTER_BOOTLOADER,
     Command.FINISH_TRANSFER,
     Command.ACTIVATE_TEST,
     Command.RESET,
     Command.REVERT,
     Command.LEAVE_BOOTLOADER,
+    Command.REQUEST_CHALLENGE,
 )
 
 
@@ -56,8 +62,20 @@ def _signal(command: Command, what: str) -> str:
 # Command -> (field of `Request`, signal).
 _REQUEST_SIGNALS: Mapping[Command, tuple[tuple[str, str], ...]] = {
     Command.DISCOVER: (("tag", "DiscoverEcho"),),
+    Command.ENTER_BOOTLOADER: (
+        ("tag", "EnterBootloaderTag"),
+        ("protocol", "Protocol"),
+        ("boot_id", "EnterBootloaderBootId"),
+    ),
     Command.BEGIN_TRANSFER: (("tag", "BeginTransferTag"), ("frames", "OfferFrames"), ("crc32", "OfferCrc32")),
-    Command.CHECK_BLOCK: (("tag", "CheckedBlock"), ("frames", "CheckedFrames"), ("crc32", "CheckedCrc32")),
+    Command.CHECK_BLOCK: (
+        ("tag", "CheckedBlock"),
+        ("frames", "CheckedFrames"),
+        ("report_wanted", "ReportWanted"),
+        ("crc32", "CheckedCrc32"),
+    ),
+    Command.OPEN_BLOCK: (("tag", "OpenedBlock"), ("repair", "IsRepair"), ("offset", "StreamOffset")),
+    Command.UNLOCK: (("tag", "UnlockTag"), ("frames", "SignatureFrames"), ("crc32", "SignatureCrc32")),
     Command.CONFIRM: (("tag", "ConfirmTag"), ("raise_counter", "RaiseCounter"), ("boot_id", "ConfirmBootId")),
     **{command: (("tag", _signal(command, "Tag")), ("boot_id", _signal(command, "BootId"))) for command in _PLAIN},
 }
@@ -67,9 +85,10 @@ _REPLY_CLASSES: Mapping[ReplyKind, Callable[..., Reply]] = {
     ReplyKind.VERSION: VersionReply,
     ReplyKind.BUILD: BuildReply,
     ReplyKind.COUNTER: CounterReply,
+    ReplyKind.LIMITS: LimitsReply,
     ReplyKind.RESULT: ResultReply,
-    ReplyKind.BLOCK_ACCEPTED: AcceptedReply,
-    ReplyKind.BLOCK_MISSING: MissingReply,
+    ReplyKind.REPORT: ReportReply,
+    ReplyKind.MISSING_BITMAP: BitmapReply,
     ReplyKind.PENDING: PendingReply,
 }
 
@@ -79,6 +98,7 @@ _REPLY_SIGNALS: Mapping[ReplyKind, tuple[tuple[str, str], ...]] = {
         ("echo", "StatusEcho"),
         ("last_tag", "LastTag"),
         ("protocol_version", "ProtocolVersion"),
+        ("protocol_version_min", "ProtocolVersionMin"),
         ("role", "Role"),
         ("node_state", "NodeState"),
         ("boot_reason", "BootReason"),
@@ -86,8 +106,15 @@ _REPLY_SIGNALS: Mapping[ReplyKind, tuple[tuple[str, str], ...]] = {
         ("slot_b_state", "SlotBState"),
         ("active_slot", "ActiveSlot"),
         ("running_slot", "RunningSlot"),
-        ("capabilities", "Capabilities"),
+        ("unlocked", "Unlocked"),
         ("block_frames_max", "BlockFramesMax"),
+    ),
+    ReplyKind.LIMITS: (
+        ("echo", "LimitsEcho"),
+        ("capabilities", "Capabilities"),
+        ("window_blocks", "WindowBlocks"),
+        ("window_blocks_fd", "WindowBlocksFd"),
+        ("slot_size_kib", "SlotSize"),
     ),
     ReplyKind.VERSION: (
         ("echo", "VersionEcho"),
@@ -103,12 +130,17 @@ _REPLY_SIGNALS: Mapping[ReplyKind, tuple[tuple[str, str], ...]] = {
         ("code", "ResultCode"),
         ("detail", "ResultDetail"),
     ),
-    ReplyKind.BLOCK_ACCEPTED: (("block", "AcceptedBlock"), ("next_offset", "NextOffset")),
-    ReplyKind.BLOCK_MISSING: (
-        ("block", "MissingBlock"),
-        ("segment", "MissingSegment"),
-        ("total", "MissingTotal"),
-        ("bitmap", "MissingBitmap"),
+    ReplyKind.REPORT: (
+        ("block", "ReportedBlock"),
+        ("next_block", "NextBlock"),
+        ("missing_total", "MissingTotal"),
+        ("stored_offset", "StoredOffset"),
+    ),
+    ReplyKind.MISSING_BITMAP: (
+        ("block", "BitmapBlock"),
+        ("segment", "BitmapSegment"),
+        ("total", "BitmapTotal"),
+        ("bitmap", "Bitmap"),
     ),
     ReplyKind.PENDING: (("tag", "PendingTag"), ("command", "PendingCommand"), ("wait_ms", "PendingMs")),
 }
@@ -125,13 +157,16 @@ _PART_SIGNALS: Mapping[ReplyKind, str] = {
     ReplyKind.SERIAL_1: "Serial1",
     ReplyKind.SERIAL_2: "Serial2",
     ReplyKind.SERIAL_3: "Serial3",
+    ReplyKind.CHALLENGE_0: "Challenge0",
+    ReplyKind.CHALLENGE_1: "Challenge1",
+    ReplyKind.CHALLENGE_2: "Challenge2",
 }
 
 _KIND_OF_CLASS: Mapping[object, ReplyKind] = {reply_class: kind for kind, reply_class in _REPLY_CLASSES.items()}
 
 
 class BootloaderWire:
-    """The codec of the bootloader's frames, from a loaded `bms_bootloader.dbc`.
+    """The codec of the bootloader's frames, from one of the loaded `dbc/bms_bootloader*.dbc`.
 
     Raises:
         ConfigurationError: *database* lacks a message of the bootloader.
@@ -141,10 +176,16 @@ class BootloaderWire:
         try:
             self._request = database["BootRequest"]
             self._replies = tuple(database[f"BootReply{position:02d}"] for position in range(POSITION_MAX + 1))
-            self.data_id: int = database["BootData00"].can_id
+            data = database["BootData00"]
         except KeyError as error:
             raise ConfigurationError(f"DBC: expected the bootloader's messages, got none named {error}") from error
+        self.data_id: int = data.can_id
         """Id of the first data frame; frame k of a block has `data_id + k`."""
+        self.is_fd: bool = data.is_fd
+        """Whether data frames are CAN FD frames. Commands and replies are classic frames always."""
+        self.data_bytes: int = FD_DATA_BYTES if data.is_fd else DATA_BYTES
+        """Image bytes in one data frame."""
+        self.is_extended_id: bool = self._request.is_extended_id
         self.request_id: int = self._request.can_id
         self.reply_id: int = self._replies[0].can_id
         """Id of the master's replies; the node at position p answers with `reply_id + p`."""
@@ -160,6 +201,13 @@ class BootloaderWire:
         if isinstance(message, PartReply):
             raw = int.from_bytes(message.data.ljust(_PART_BYTES, b"\0"), "little")
             return reply.frame({"Kind": int(message.kind), _PART_SIGNALS[message.kind]: raw})
+        if isinstance(message, ListReply):
+            values = {"Kind": int(ReplyKind.MISSING_LIST), "ListedBlock": message.block}
+            entries = [*message.entries, *[(_NO_AGE, _NO_FRAME)] * (_LIST_ENTRIES - len(message.entries))]
+            for number, (age, frame) in enumerate(entries):
+                values[f"Missing{number}Age"] = age
+                values[f"Missing{number}Frame"] = frame
+            return reply.frame(values)
         kind = _KIND_OF_CLASS[type(message)]
         values = {"Kind": int(kind)}
         for field, signal in _REPLY_SIGNALS[kind]:
@@ -173,7 +221,9 @@ class BootloaderWire:
         """
         position = frame.can_id - self.reply_id
         is_request = frame.can_id == self.request_id
-        if frame.is_extended_id or len(frame.data) != _FRAME_BYTES or not (is_request or 0 <= position <= POSITION_MAX):
+        if frame.is_extended_id is not self.is_extended_id or len(frame.data) != _FRAME_BYTES:
+            return None
+        if not (is_request or 0 <= position <= POSITION_MAX):
             return None
         try:
             if is_request:
@@ -187,16 +237,24 @@ class BootloaderWire:
             return None
         if kind in _PART_SIGNALS:
             return PartReply(position, kind, int(values[_PART_SIGNALS[kind]]).to_bytes(_PART_BYTES, "little"))
+        if kind is ReplyKind.MISSING_LIST:
+            pairs = (
+                (int(values[f"Missing{number}Age"]), int(values[f"Missing{number}Frame"]))
+                for number in range(_LIST_ENTRIES)
+            )
+            entries = tuple(pair for pair in pairs if pair[0] != _NO_AGE)
+            return ListReply(position, int(values["ListedBlock"]), entries)
         return _REPLY_CLASSES[kind](
             position=position, **{field: int(values[signal]) for field, signal in _REPLY_SIGNALS[kind]}
         )
 
     def data_frames(self, data: bytes) -> list[CanFrame]:
         """Cut a block of at most `BLOCK_FRAMES_MAX` frames into data frames; the last one is filled with 0xFF."""
-        assert len(data) <= BLOCK_FRAMES_MAX * DATA_BYTES
-        filled = data + b"\xff" * (-len(data) % DATA_BYTES)
-        first = self.data_id
+        size = self.data_bytes
+        assert len(data) <= BLOCK_FRAMES_MAX * size
+        filled = data + b"\xff" * (-len(data) % size)
+        first, extended, fd = self.data_id, self.is_extended_id, self.is_fd
         return [
-            CanFrame(first + index, filled[start : start + DATA_BYTES])
-            for index, start in enumerate(range(0, len(filled), DATA_BYTES))
+            CanFrame(first + index, filled[start : start + size], extended, fd)
+            for index, start in enumerate(range(0, len(filled), size))
         ]

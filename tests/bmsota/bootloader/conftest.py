@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from bmsota.boot import BootResult
     from bmsota.canframe import CanFrame
 
-DBC_PATH = Path(__file__).resolve().parents[3] / "dbc" / "bms_bootloader.dbc"
+DBC_FOLDER = Path(__file__).resolve().parents[3] / "dbc"
+DBC_PATH = DBC_FOLDER / "bms_bootloader.dbc"
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 SLAVE_CLASS = HardwareClass.named("bmsota.example", "test-slave")
 US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
@@ -40,8 +41,8 @@ FRAME_NS = 227_600
 
 
 @cache
-def database() -> Any:
-    return loads(DBC_PATH.read_text(encoding="utf-8"))
+def database(name: str = "bms_bootloader") -> Any:
+    return loads((DBC_FOLDER / f"{name}.dbc").read_text(encoding="utf-8"))
 
 
 @cache
@@ -70,7 +71,10 @@ NEW = partial(make_image, "2.1.0", counter=2)
 
 
 class Node:
-    """A slave with a flash and a switch. Off: no target. On: a new store, a boot, a new target."""
+    """A slave with a flash and a switch. Off: no target. On: a new store, a boot, a new target.
+
+    *options* go to the target; `access` is made anew at each boot.
+    """
 
     def __init__(
         self, position: int = 1, *, factory: bytes | None, flash: FlashModel | None = None, **options: Any
@@ -102,7 +106,8 @@ class Node:
         self.boot = self.store.boot()
         self.store.take_busy_ns()
         self.boots.append(self.boot)
-        self.target = BootloaderTarget(wire, identity=self.identity, store=self.store, boot=self.boot, **self.options)
+        options = {name: value() if name == "access" else value for name, value in self.options.items()}
+        self.target = BootloaderTarget(wire, identity=self.identity, store=self.store, boot=self.boot, **options)
 
     def power_off(self) -> None:
         self.flash.power_off()
@@ -120,8 +125,10 @@ class Bench:
     A fault returns the delays (ns) after which copies arrive: (0,) is a good bus, () a loss, (0, 0) a duplicate.
     """
 
-    def __init__(self, *nodes: Node, seed: int | str = 0, restart_ns: int = 300 * MS) -> None:
-        self.wire = BootloaderWire(database())
+    def __init__(
+        self, *nodes: Node, seed: int | str = 0, restart_ns: int = 300 * MS, dbc: str = "bms_bootloader"
+    ) -> None:
+        self.wire = BootloaderWire(database(dbc))
         self.nodes = nodes
         self.now_ns = 1_000 * SECOND
         self.client: Any = None
@@ -154,6 +161,13 @@ class Bench:
 
     def cut_power(self, node: Node) -> None:
         self._cut(node)
+
+    def cut_client(self) -> None:
+        """The flasher is gone, and with it what waits in its adapter."""
+        self._heap = [entry for entry in self._heap if entry[2] is not self.client]
+        heapq.heapify(self._heap)
+        self._bus_free_ns = self.now_ns
+        self.client.finished = True
 
     def _transmit(self, frames: list[CanFrame], sender: Any) -> None:
         for frame in frames:

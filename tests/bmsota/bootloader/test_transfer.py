@@ -31,12 +31,13 @@ from bmsota.bootloader import (
     ResultCode,
     StagingStarted,
     TargetConnected,
+    TargetLimits,
     TargetTiming,
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.bootloader._messages import MissingReply, Request
+from bmsota.bootloader._messages import BitmapReply, Request
 from bmsota.bootloader._offer import OFFER_BYTES, Offer
 from bmsota.canframe import CanFrame
 from bmsota.errors import ImageError, LocalProtocolError
@@ -74,7 +75,7 @@ def switch(bench, version="2.1.0"):
 def test_an_image_is_staged_byte_for_byte_and_nothing_runs_it_yet(bench, bench_parts):
     node, image = bench.nodes[0], bench_parts.NEW()
     events = bench.run(client_of(bench, bench_parts))
-    assert kinds(events) == ["TargetConnected", "TransferStarted", *["BlockAccepted"] * 7, "ImageVerified"]
+    assert kinds(events) == ["TargetConnected", "TransferStarted", *["BlockAccepted"] * 3, "ImageVerified"]
     assert events[1] == TransferStarted(0, len(image))
     assert events[-2] == BlockAccepted(len(image), len(image))
     assert node.flash.read(node.layout.slot_offsets[1], len(image)) == image
@@ -275,8 +276,12 @@ def test_a_client_cut_at_any_frame_goes_on_where_it_stopped(bench_parts):
         bench = bench_parts.Bench(node)
         client = client_of(bench, bench_parts, image=image)
 
-        def count(frame, bench=bench, client=client, stop=stop):
-            client.finished = client.finished or bench.frames >= stop
+        seen = []
+
+        def count(frame, bench=bench, seen=seen, stop=stop):
+            seen.append(frame)
+            if len(seen) == stop:
+                bench.cut_client()
 
         bench.on_frame = count
         bench.run(client)
@@ -286,8 +291,8 @@ def test_a_client_cut_at_any_frame_goes_on_where_it_stopped(bench_parts):
         started = next(event for event in events if isinstance(event, TransferStarted))
         resumed.add(started.offset)
         missing = -(-(len(image) - started.offset) // 8)
-        repeated = sum(event.frames for event in events if isinstance(event, BlockRepeated))
-        assert len(data_frames(bench.sent)) - repeated == missing + -(-OFFER_BYTES // 8)
+        assert not [event for event in events if isinstance(event, BlockRepeated | TransferInterrupted)]
+        assert len(data_frames(bench.sent)) == missing + -(-OFFER_BYTES // 8)
         assert node.flash.read(node.layout.slot_offsets[1], len(image)) == image
     assert resumed == {0, 512, 1024, len(image)}
 
@@ -342,7 +347,8 @@ def test_a_flasher_that_disappears_is_noticed(bench_parts):
     client = client_of(bench, bench_parts)
 
     def stop(frame):
-        client.finished = client.next_offset >= 1024
+        if client.next_offset >= 1024:
+            bench.cut_client()
 
     bench.on_frame = stop
     bench.run(client)
@@ -482,12 +488,12 @@ def test_a_small_queue_gets_small_bursts(bench, bench_parts):
     assert min(gaps) >= 3 * bench_parts.MS
 
 
-def test_a_bitmap_of_an_earlier_round_is_not_acted_on(bench, bench_parts):
-    """It comes while frames are still going out: what it names is on its way."""
+def test_a_bitmap_that_nobody_asked_for_is_not_acted_on(bench, bench_parts):
+    """It is of an earlier round, or of another flasher's: what it names is on its way."""
     client = client_of(
         bench, bench_parts, timing=BootloaderTiming(burst_frames=10, burst_spacing_ns=3 * bench_parts.MS)
     )
-    late = bench.wire.serialize(MissingReply(1, 0, 0, 3, 0b111))
+    late = bench.wire.serialize(BitmapReply(1, 0, 0, 3, 0b111))
     done = []
 
     def disturb(frame):
@@ -502,31 +508,25 @@ def test_a_bitmap_of_an_earlier_round_is_not_acted_on(bench, bench_parts):
     assert not [event for event in events if isinstance(event, BlockRepeated)]
 
 
-def test_programming_overlaps_the_next_block_and_no_more(bench_parts):
-    """Programming a block takes 64 ms here, receiving it 15: the acknowledgement waits for the block before."""
-    flash = bench_parts.FlashModel(16 * 1024, erase_block_bytes=1024, erase_ns=0, program_ns=bench_parts.MS)
+def test_a_report_waits_until_two_blocks_are_still_to_be_programmed(bench_parts):
+    """Programming a block takes 64 ms here, receiving it 15: the flasher is held back by the reports, never by a loss."""
+    flash = bench_parts.FlashModel(32 * 1024, erase_block_bytes=1024, erase_ns=0, program_ns=bench_parts.MS)
     bench = bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD(), flash=flash))
-    accepted = []
-    original = bench._deliver
-
-    def deliver(sender, frame):
-        if frame.can_id == 0x721 and frame.data[0] == 33:
-            accepted.append(bench.now_ns)
-        original(sender, frame)
-
-    bench._deliver = deliver
-    bench.run(client_of(bench, bench_parts))
-    gaps = [later - earlier for earlier, later in pairwise(accepted)]
-    assert len(gaps) == 6
-    assert all(64 * bench_parts.MS <= gap < 75 * bench_parts.MS for gap in gaps[:-1])  # the last block is short
+    image = bench_parts.make_image(size=12_000)
+    events = bench.run(client_of(bench, bench_parts, image=image))
+    assert isinstance(events[-1], ImageVerified)
+    assert not [event for event in events if isinstance(event, BlockRepeated | TransferInterrupted)]
+    seconds = (bench.now_ns - 1_000 * bench_parts.SECOND) / bench_parts.SECOND
+    assert 24 * 0.064 < seconds < 24 * 0.064 + 0.5  # the flash sets the pace
 
 
 def test_a_node_with_a_smaller_block_gets_smaller_blocks(bench_parts):
-    node = bench_parts.Node(factory=bench_parts.OLD(), block_frames_max=16)
+    node = bench_parts.Node(factory=bench_parts.OLD(), limits=TargetLimits(block_frames_max=16))
     bench = bench_parts.Bench(node)
     events = bench.run(client_of(bench, bench_parts))
     assert isinstance(events[-1], ImageVerified)
-    assert [event.next_offset for event in events if isinstance(event, BlockAccepted)][:3] == [128, 256, 384]
+    stored = [event.next_offset for event in node.events if isinstance(event, BlockStored)]
+    assert stored == [*range(128, len(bench_parts.NEW()), 128), len(bench_parts.NEW())]
 
 
 def test_slow_flash_is_announced_and_waited_for(bench_parts):
@@ -538,7 +538,7 @@ def test_slow_flash_is_announced_and_waited_for(bench_parts):
     assert not [event for event in events if isinstance(event, TransferInterrupted | BlockRepeated)]
 
 
-def test_the_rate_is_at_least_95_percent_of_the_wire(bench_parts):
+def test_the_rate_is_at_least_97_percent_of_the_wire(bench_parts):
     """64 KiB at classic 500 kbit/s, 11-bit, expected stuffing: payload bytes per second against back to back frames."""
     image = bench_parts.make_image(size=64 * 1024)
     flash = bench_parts.FlashModel(256 * 1024, erase_block_bytes=2048, erase_ns=0, program_ns=0)
@@ -552,7 +552,7 @@ def test_the_rate_is_at_least_95_percent_of_the_wire(bench_parts):
     assert isinstance(events[-1], ImageVerified)
     rate = len(image) / ((bench.now_ns - start_ns) / bench_parts.SECOND)
     ceiling = 8 / (bench_parts.FRAME_NS / bench_parts.SECOND)
-    assert 0.95 <= rate / ceiling < 1
+    assert 0.97 <= rate / ceiling < 1
 
 
 # ---- the offer record
@@ -566,18 +566,26 @@ def test_the_offer_record_is_these_bytes():
         class_id=HardwareClass.named("bmsota.example", "x").class_id,
         version=ImageVersion(2, 1, 3, 4),
         security_counter=5,
+        group=200,
+        block_frames=64,
+        is_fd=True,
+        window_bits=10,
+        lookahead_bits=3,
     )
-    expected = "01 01 0000 02010000".replace(" ", "") + bytes(range(32)).hex() + offer.class_id.hex
-    expected += "02 01 0300 04000000 05000000 ffffffff".replace(" ", "")
+    expected = "02 01 0300 02010000".replace(" ", "") + bytes(range(32)).hex() + offer.class_id.hex
+    expected += "02 01 0300 04000000 05000000 c8 40 0a 03".replace(" ", "")
     assert offer.serialize().hex() == expected
     assert Offer.parse(offer.serialize()) == offer
+    assert Offer.parse(offer.serialize() + b"\xff" * 56) == offer
     assert len(offer.serialize()) == OFFER_BYTES == 72
 
 
-@pytest.mark.parametrize("change", [b"\x02", b"\x01\x01\x01"])
+@pytest.mark.parametrize("change", [b"\x03", b"\x02\x01\x04", b"\x02\x01\x01"])
 def test_an_offer_of_a_later_layout_is_refused_as_such(bench, bench_parts, change):
-    client = client_of(bench, bench_parts)
-    client._offer = change + client._offer[len(change) :]
+    """An unknown layout, an unknown flag, and one that says "compressed" without saying how."""
+    client = client_of(bench, bench_parts, may_compress=False)
+    original = client._offer_record
+    client._offer_record = lambda shape: change + original(shape)[len(change) :]
     failed = bench.run(client)[-1]
     assert (failed.cause, failed.permanent) == (FailureCause.PROTOCOL_VERSION, True)
 

@@ -13,13 +13,15 @@ import pytest
 from bmsota.boot import BootReason, SlotState
 from bmsota.bootloader import BLOCK_FRAMES_MAX, BootloaderWire, Command, NodeState, ResultCode
 from bmsota.bootloader._messages import (
-    AcceptedReply,
+    BitmapReply,
     BuildReply,
     CounterReply,
-    MissingReply,
+    LimitsReply,
+    ListReply,
     PartReply,
     PendingReply,
     ReplyKind,
+    ReportReply,
     Request,
     ResultReply,
     StatusReply,
@@ -42,25 +44,33 @@ def wire(bench_parts):
 
 MESSAGES = [
     (Request(5, Command.DISCOVER, 7), 0x700, "05 01 07 00 00 00 00 00"),
-    (Request(255, Command.ENTER_BOOTLOADER, 1, boot_id=9), 0x700, "ff 02 01 00 09 00 00 00"),
+    (Request(255, Command.ENTER_BOOTLOADER, 1, boot_id=9, protocol=2), 0x700, "ff 02 01 02 09 00 00 00"),
     (Request(5, Command.BEGIN_TRANSFER, 2, frames=9, crc32=0x11223344), 0x700, "05 03 02 09 44 33 22 11"),
     (Request(5, Command.CHECK_BLOCK, 254, frames=64, crc32=0xCBF43926), 0x700, "05 04 fe 40 26 39 f4 cb"),
+    (Request(128, Command.CHECK_BLOCK, 4, frames=1, crc32=1, report_wanted=1), 0x700, "80 04 04 81 01 00 00 00"),
     (Request(5, Command.FINISH_TRANSFER, 3), 0x700, "05 05 03 00 00 00 00 00"),
     (Request(5, Command.ACTIVATE_TEST, 4), 0x700, "05 06 04 00 00 00 00 00"),
     (Request(5, Command.RESET, 5, boot_id=254), 0x700, "05 07 05 00 fe 00 00 00"),
     (Request(5, Command.CONFIRM, 6, raise_counter=1, boot_id=3), 0x700, "05 08 06 01 03 00 00 00"),
     (Request(5, Command.REVERT, 7), 0x700, "05 09 07 00 00 00 00 00"),
     (Request(5, Command.LEAVE_BOOTLOADER, 8), 0x700, "05 0a 08 00 00 00 00 00"),
-    (StatusReply(31, 7, 9, 1, 1, 2, 3, 5, 4, 1, 3, 6, 64), 0x73F, "01 07 09 01 69 45 6d 40"),
+    (Request(254, Command.OPEN_BLOCK, 3, offset=0x01020304), 0x700, "fe 0b 03 00 04 03 02 01"),
+    (Request(1, Command.OPEN_BLOCK, 3, offset=8, repair=1), 0x700, "01 0b 03 01 08 00 00 00"),
+    (Request(5, Command.REQUEST_CHALLENGE, 9, boot_id=2), 0x700, "05 0c 09 00 02 00 00 00"),
+    (Request(5, Command.UNLOCK, 10, frames=8, crc32=0x01020304), 0x700, "05 0d 0a 08 04 03 02 01"),
+    (StatusReply(31, 7, 9, 3, 2, 1, 2, 3, 5, 4, 1, 3, 1, 64), 0x73F, "01 07 09 23 69 45 1d 40"),
+    (LimitsReply(1, 7, 0x0F, 16, 4, 128), 0x721, "10 07 0f 00 10 04 80 00"),
     (VersionReply(0, 7, 2, 1, 0x0304), 0x720, "02 07 02 01 04 03 00 00"),
     (BuildReply(1, 7, 0x01020304), 0x721, "03 07 04 03 02 01 00 00"),
     (CounterReply(1, 7, 2, 200), 0x721, "04 07 02 00 00 00 c8 00"),
     (PartReply(1, ReplyKind.HWID_3, b"abc\0\0\0\0"), 0x721, "0b 61 62 63 00 00 00 00"),
     (PartReply(1, ReplyKind.CLASS_0, bytes(range(1, 8))), 0x721, "05 01 02 03 04 05 06 07"),
     (PartReply(1, ReplyKind.SERIAL_0, b"\xff" * 7), 0x721, "0c ff ff ff ff ff ff ff"),
+    (PartReply(1, ReplyKind.CHALLENGE_2, b"\x01\x02\0\0\0\0\0"), 0x721, "27 01 02 00 00 00 00 00"),
     (ResultReply(1, 2, 3, 0, 1024), 0x721, "20 02 03 00 00 04 00 00"),
-    (AcceptedReply(1, 3, 2048), 0x721, "21 03 00 08 00 00 00 00"),
-    (MissingReply(1, 3, 1, 33, 0x80000001), 0x721, "22 03 01 21 01 00 00 80"),
+    (ReportReply(1, 3, 2, 5, 2048), 0x721, "21 03 02 05 00 08 00 00"),
+    (BitmapReply(1, 3, 1, 33, 0x80000001), 0x721, "22 03 01 21 01 00 00 80"),
+    (ListReply(1, 9, ((0, 64), (1, 3))), 0x721, "24 09 00 18 06 ff ff ff"),
     (PendingReply(1, 3, 5, 300), 0x721, "23 03 05 2c 01 00 00 00"),
 ]
 
@@ -77,7 +87,7 @@ def test_a_message_is_these_bytes_and_these_bytes_are_the_message(wire, message,
 def test_every_command_and_every_reply_has_a_locked_message():
     assert {message.command for message, _, _ in MESSAGES if isinstance(message, Request)} == set(Command)
     kinds = {type(message) for message, _, _ in MESSAGES}
-    assert kinds >= set(_REPLY_CLASSES.values()) | {PartReply}
+    assert kinds >= set(_REPLY_CLASSES.values()) | {PartReply, ListReply}
 
 
 def test_the_tables_name_every_field_and_every_signal(bench_parts):
@@ -88,6 +98,9 @@ def test_the_tables_name_every_field_and_every_signal(bench_parts):
         "HardwareClass1",
         "HardwareClass2",
         *(f"{n}{k}" for n in ("Hwid", "Serial") for k in range(4)),
+        *(f"Challenge{k}" for k in range(3)),
+        "ListedBlock",
+        *(f"Missing{k}{n}" for n in ("Age", "Frame") for k in range(4)),
     }
     assert {signal.name for signal in database["BootReply00"].signals} == reply_signals | parts | {"Kind"}
     request_signals = {signal for pairs in _REQUEST_SIGNALS.values() for _, signal in pairs}
@@ -146,7 +159,11 @@ def test_cantools_loads_the_dbc_strictly_and_all_replies_have_one_layout(bench_p
 
 def test_the_committed_dbc_is_what_the_script_makes(bench_parts):
     script = runpy.run_path(str(bench_parts.DBC_PATH.parents[1] / "scripts" / "make_bootloader_dbc.py"))
-    assert bench_parts.DBC_PATH.read_text(encoding="utf-8") == script["dbc_text"]()
+    names = {path.stem for path in bench_parts.DBC_PATH.parent.glob("bms_bootloader*.dbc")}
+    assert names == {variant.name for variant in script["VARIANTS"]}
+    for variant in script["VARIANTS"]:
+        text = (bench_parts.DBC_PATH.parent / f"{variant.name}.dbc").read_text(encoding="utf-8")
+        assert text == script["dbc_text"](variant), f"{variant.name}: run scripts/make_bootloader_dbc.py"
 
 
 def test_the_data_path_equals_the_dbc_codec(wire, bench_parts):

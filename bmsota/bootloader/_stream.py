@@ -1,0 +1,444 @@
+"""The flasher's side of a stream of blocks: what to send next, to one node or to many at once.
+
+Strategy. Blocks go out one behind the other, each with its CheckBlock. Every few blocks a CheckBlock asks for a report.
+While the reports are on their way the next blocks go out: as long as the window has room nobody waits for anybody. A report
+says what the node misses; what any of the nodes misses is sent again once, between two blocks. A node that does not answer,
+or answers that it has lost its place, is left behind, and the others go on.
+
+The window (blocks beyond the slowest node's first incomplete one) begins small, doubles with every good report up to what
+the nodes can hold, and halves when much is missing: then the receivers or the adapter are overrun, and a pause between the
+frames comes as well. Reports are asked for twice a window, so that the second half goes out while the first is reported.
+
+There is one question under way at a time. It is repeated to each node that has not answered; a report names the block it is
+about, so that a late one is not taken for an early one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+from zlib import crc32
+
+from bmsota.bootloader._messages import (
+    BLOCK_NUMBERS,
+    CHECK_FRAME,
+    OFFER_BLOCK,
+    SEGMENT_FRAMES,
+    BitmapReply,
+    Command,
+    ListReply,
+    PendingReply,
+    ReportReply,
+    Request,
+    ResultCode,
+    ResultReply,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bmsota.bootloader._messages import Reply
+    from bmsota.bootloader._timing import BootloaderTiming
+    from bmsota.bootloader._wire import BootloaderWire
+    from bmsota.canframe import CanFrame
+
+__all__ = ["BlockStream", "StreamCompleted", "StreamEvent", "StreamLost", "StreamProgressed", "StreamRepeated"]
+
+_MS = 1_000_000
+# With a pause between frames, so many of them go out at once at most: small enough for the shortest queues.
+_PACED_FRAMES_MAX = 8
+# So few missing frames say nothing about the pace.
+_FEW_FRAMES = 16
+# A list that is lost once is asked for again; a node that cannot say what it misses gets a whole block.
+_REPORTS_BLIND_MAX = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StreamProgressed:
+    """The node has stored the image up to `stored_offset`."""
+
+    position: int
+    stored_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRepeated:
+    """The node missed so many frames; they are sent again."""
+
+    position: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCompleted:
+    """The node has everything."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLost:
+    """The node has fallen silent or lost its place, and gets nothing more."""
+
+    position: int
+    detail: str
+
+
+StreamEvent: TypeAlias = StreamProgressed | StreamRepeated | StreamCompleted | StreamLost
+
+
+class _Receiver:
+    """What is known of one node."""
+
+    __slots__ = (
+        "deadline_ns",
+        "is_patient",
+        "is_waiting",
+        "missing",
+        "next_block",
+        "pending_left",
+        "reports_blind",
+        "rounds_left",
+        "tries_left",
+    )
+
+    def __init__(self, rounds: int) -> None:
+        self.next_block = 0
+        self.missing: set[tuple[int, int]] = set()
+        self.reports_blind = 0
+        """Reports in a row that said that something is missing, but not what."""
+        self.rounds_left = rounds
+        self.is_waiting = False
+        self.is_patient = False
+        """Whether it has been given more time than the others: it was asked again, or has said that it needs it."""
+        self.deadline_ns: int | None = None
+        self.tries_left = 0
+        self.pending_left = 0
+
+
+class BlockStream:
+    """Sends *data*, which begins at *offset* of the image, to the nodes at *positions*.
+
+    *node* is how they are addressed together: the position of the only one, or a group.
+    """
+
+    def __init__(
+        self,
+        wire: BootloaderWire,
+        *,
+        node: int,
+        positions: Iterable[int],
+        data: bytes,
+        offset: int,
+        block_frames: int,
+        window_blocks: int,
+        timing: BootloaderTiming,
+    ) -> None:
+        assert data
+        self._wire = wire
+        self._node = node
+        self._timing = timing
+        self._data = data
+        self._offset = offset
+        self._block_frames = block_frames
+        self._block_bytes = block_frames * wire.data_bytes
+        self.blocks = -(-len(data) // self._block_bytes)
+        self._window_max = window_blocks
+        self.window_blocks = min(window_blocks, timing.window_blocks_min)
+        """Blocks under way at once, now."""
+        self.spacing_ns = 0
+        """Pause between two frames, now."""
+        self._receivers = {position: _Receiver(timing.rounds_max) for position in positions}
+        self._events: deque[StreamEvent] = deque()
+        self._out: deque[CanFrame] = deque()
+        self._burst_due_ns = 0
+        self._next_block = 0
+        """Blocks before this one have been sent."""
+        self._asked: int | None = None
+        """The block a report is wanted of."""
+        self._ask_frame: CanFrame | None = None
+        """The question, until it has been handed out: only then the time for its answer runs."""
+        self._asked_ns = 0
+        self._round_trip_ns: int | None = None
+        """From the question to the slowest report, smoothed."""
+        self._blocks_since_ask = 0
+        self._frames_since_ask = 0
+        self._frames_since_report = 0
+        self._repairs: set[tuple[int, int]] = set()
+        self._must_open = True
+
+    # ---- the driver's side
+
+    @property
+    def finished(self) -> bool:
+        """Whether every node has everything or has been left behind."""
+        return not self._receivers
+
+    def receive(self, reply: Reply, now_ns: int) -> None:
+        """Take what a node says."""
+        receiver = self._receivers.get(reply.position)
+        asked = self._asked
+        if receiver is None or asked is None or not receiver.is_waiting or self._ask_frame is not None:
+            return  # Late, or about a question before this one.
+        number = asked % BLOCK_NUMBERS
+        if isinstance(reply, BitmapReply):
+            if reply.block != OFFER_BLOCK:
+                block = self._absolute(reply.block)
+                first = reply.segment * SEGMENT_FRAMES
+                receiver.missing |= {(block, first + bit) for bit in range(SEGMENT_FRAMES) if reply.bitmap >> bit & 1}
+        elif isinstance(reply, ListReply):
+            if reply.block == number:
+                receiver.missing |= {(asked - age, frame) for age, frame in reply.entries}
+        elif isinstance(reply, ReportReply):
+            if reply.block == number:
+                self._reported(reply, receiver)
+                self._measure(now_ns)
+        elif isinstance(reply, PendingReply):
+            if (reply.tag, reply.command) == (number, Command.CHECK_BLOCK) and receiver.pending_left:
+                receiver.pending_left -= 1
+                receiver.is_patient = True
+                receiver.deadline_ns = now_ns + reply.wait_ms * _MS + self._timing.report_timeout_ns
+        elif (
+            isinstance(reply, ResultReply)
+            and (reply.tag, reply.command) == (number, Command.CHECK_BLOCK)
+            and reply.code != ResultCode.OK
+        ):
+            codes = {int(code): code.name for code in ResultCode}
+            self._leave(reply.position, f"CHECK_BLOCK: {codes.get(reply.code, reply.code)}")
+        self._look_at_answers()
+
+    def frames_to_send(self, now_ns: int) -> list[CanFrame]:
+        """What to put on the bus now, in this order; a burst at a time."""
+        if now_ns < self._burst_due_ns:
+            return []
+        if not self._out:
+            self._refill()
+        timing, spacing_ns = self._timing, self.spacing_ns
+        limit = timing.burst_frames
+        if spacing_ns:
+            limit = min(limit, _PACED_FRAMES_MAX, max(1, _MS // spacing_ns))
+        out = self._out
+        frames = [out.popleft() for _ in range(min(limit, len(out)))]
+        if frames:
+            self._burst_due_ns = now_ns + max(timing.burst_spacing_ns, spacing_ns * len(frames))
+            self._frames_since_report += len(frames)
+            if self._ask_frame is not None and any(frame is self._ask_frame for frame in frames):
+                self._ask_frame = None
+                self._wait_for_reports(now_ns)
+        return frames
+
+    def next_event(self) -> StreamEvent | None:
+        return self._events.popleft() if self._events else None
+
+    def next_timeout(self) -> int | None:
+        """When `frames_to_send` and `handle_timeout` want to be called at the latest."""
+        if self._out or self._wants_to_send():
+            return self._burst_due_ns
+        return min(
+            (receiver.deadline_ns for receiver in self._receivers.values() if receiver.deadline_ns is not None),
+            default=None,
+        )
+
+    def handle_timeout(self, now_ns: int) -> None:
+        """Act on the time; no effect before `next_timeout`."""
+        for position, receiver in list(self._receivers.items()):
+            if receiver.deadline_ns is None or now_ns < receiver.deadline_ns:
+                continue
+            receiver.tries_left -= 1
+            if receiver.tries_left <= 0:
+                self._leave(position, f"CHECK_BLOCK: no answer in {self._timing.reply_tries} tries")
+                continue
+            # Again, to this node alone. What it has said of this block so far may have been a part.
+            assert self._asked is not None
+            receiver.deadline_ns = now_ns + self._patience_ns(self._timing.reply_tries - receiver.tries_left)
+            receiver.is_patient = True
+            receiver.missing.clear()
+            self._out.append(self._check(self._asked, node=position, report_wanted=True))
+        self._look_at_answers()
+
+    # ---- what goes out
+
+    def _wants_to_send(self) -> bool:
+        return bool(self._receivers) and (bool(self._repairs) or self._has_room() or self._asked is None)
+
+    def _has_room(self) -> bool:
+        slowest = min((receiver.next_block for receiver in self._receivers.values()), default=self.blocks)
+        return self._next_block < min(self.blocks, slowest + self.window_blocks)
+
+    def _refill(self) -> None:
+        if not self._receivers:
+            return
+        if self._repairs:
+            self._send_repairs()
+        elif self._has_room():
+            self._send_block()
+        elif self._asked is None:
+            # Nothing new may go out: what became of the last block, and of what was repaired?
+            self._out.append(self._ask(self._next_block - 1))
+
+    def _send_block(self) -> None:
+        out, block = self._out, self._next_block
+        if self._must_open:
+            self._must_open = False
+            # Twice: a node that misses it misses a whole block.
+            out.extend([self._open(block)] * 2)
+        frames = self._wire.data_frames(self._block_data(block))
+        out.extend(frames)
+        self._next_block = block + 1
+        self._blocks_since_ask += 1
+        self._frames_since_ask += len(frames)
+        wants_report = self._asked is None and (
+            self._blocks_since_ask >= max(1, self.window_blocks // 2) or not self._has_room()
+        )
+        out.append(self._ask(block) if wants_report else self._check(block, node=self._node))
+
+    def _send_repairs(self) -> None:
+        """What any node misses, block by block."""
+        out = self._out
+        by_block: dict[int, list[int]] = {}
+        for block, frame in sorted(self._repairs):
+            by_block.setdefault(block, []).append(frame)
+        self._repairs.clear()
+        for block, indices in by_block.items():
+            frames = self._wire.data_frames(self._block_data(block))
+            wanted = [frames[index] for index in indices if index < len(frames)]
+            if wanted:
+                out.append(self._open(block, is_repair=True))
+                out.extend(wanted)
+                self._frames_since_ask += len(wanted)
+            if CHECK_FRAME in indices:
+                out.append(self._check(block, node=self._node))
+        self._must_open = True
+
+    def _block_data(self, block: int) -> bytes:
+        return self._data[block * self._block_bytes : (block + 1) * self._block_bytes]
+
+    def _open(self, block: int, *, is_repair: bool = False) -> CanFrame:
+        number = block % BLOCK_NUMBERS
+        request = Request(self._node, Command.OPEN_BLOCK, number, offset=self._offset, repair=int(is_repair))
+        return self._wire.serialize(request)
+
+    def _check(self, block: int, *, node: int, report_wanted: bool = False) -> CanFrame:
+        data = self._block_data(block)
+        filled = data + b"\xff" * (-len(data) % self._wire.data_bytes)
+        return self._wire.serialize(
+            Request(
+                node,
+                Command.CHECK_BLOCK,
+                block % BLOCK_NUMBERS,
+                frames=len(filled) // self._wire.data_bytes,
+                crc32=crc32(filled),
+                report_wanted=int(report_wanted),
+            )
+        )
+
+    def _ask(self, block: int) -> CanFrame:
+        """The CheckBlock that wants a report."""
+        self._asked = block
+        self._blocks_since_ask = 0
+        self._ask_frame = self._check(block, node=self._node, report_wanted=True)
+        for receiver in self._receivers.values():
+            receiver.is_waiting = True
+            receiver.is_patient = False
+            receiver.missing.clear()
+            receiver.tries_left = self._timing.reply_tries
+            receiver.pending_left = self._timing.pending_max
+        return self._ask_frame
+
+    # ---- what comes in
+
+    def _wait_for_reports(self, now_ns: int) -> None:
+        self._asked_ns = now_ns
+        deadline_ns = now_ns + self._patience_ns()
+        for receiver in self._receivers.values():
+            if receiver.is_waiting:
+                receiver.deadline_ns = deadline_ns
+
+    def _patience_ns(self, tries_before: int = 0) -> int:
+        """How long to wait for a report: at first as long as the slowest adapter may take, then by what was measured."""
+        timing = self._timing
+        longest_ns = timing.report_timeout_ns + timing.frame_timeout_ns * self._frames_since_report
+        if self._round_trip_ns is None:
+            return longest_ns
+        return min(longest_ns, max(timing.report_timeout_ns_min, 3 * self._round_trip_ns) << tries_before)
+
+    def _measure(self, now_ns: int) -> None:
+        """A report has come: how long did it take, and how much longer may the others need?"""
+        taken_ns = now_ns - self._asked_ns
+        before_ns = self._round_trip_ns
+        self._round_trip_ns = taken_ns if before_ns is None else max(taken_ns, (7 * before_ns + taken_ns) // 8)
+        # All nodes were asked at the same time, so their answers come one behind the other.
+        late_ns = now_ns + self._timing.report_late_ns
+        for receiver in self._receivers.values():
+            if receiver.is_waiting and not receiver.is_patient and receiver.deadline_ns is not None:
+                receiver.deadline_ns = min(receiver.deadline_ns, late_ns)
+
+    def _reported(self, reply: ReportReply, receiver: _Receiver) -> None:
+        position = reply.position
+        next_block = self._absolute(reply.next_block)
+        if not receiver.next_block <= next_block <= self._next_block:
+            self._leave(position, f"expected block {receiver.next_block} or later next, got {reply.next_block}")
+            return
+        receiver.is_waiting = False
+        receiver.deadline_ns = None
+        if next_block > receiver.next_block:
+            receiver.next_block = next_block
+            receiver.rounds_left = self._timing.rounds_max
+            self._events.append(StreamProgressed(position, reply.stored_offset))
+        if next_block == self.blocks:
+            del self._receivers[position]
+            self._events.append(StreamCompleted(position))
+            return
+        assert self._asked is not None
+        receiver.missing = {
+            (block, frame)
+            for block, frame in receiver.missing
+            if next_block <= block <= self._asked and (frame < self._block_frames or frame == CHECK_FRAME)
+        }
+        if next_block <= self._asked:
+            receiver.rounds_left -= 1
+            if not receiver.rounds_left:
+                self._leave(position, f"block {next_block}: still incomplete after {self._timing.rounds_max} rounds")
+                return
+            receiver.reports_blind = 0 if receiver.missing else receiver.reports_blind + 1
+            if receiver.reports_blind > _REPORTS_BLIND_MAX:
+                # The lists were lost, or no OpenBlock has come through: then this block's will do.
+                receiver.missing = {(next_block, frame) for frame in range(self._block_frames)} | {
+                    (next_block, CHECK_FRAME)
+                }
+
+    def _look_at_answers(self) -> None:
+        """When the last answer is in: what must be repeated, and at which pace to go on."""
+        if self._asked is None or self._ask_frame is not None:
+            return
+        if any(receiver.is_waiting for receiver in self._receivers.values()):
+            return
+        self._asked = None
+        worst = 0
+        for position, receiver in self._receivers.items():
+            if receiver.missing:
+                self._events.append(StreamRepeated(position, len(receiver.missing)))
+                worst = max(worst, len(receiver.missing))
+                self._repairs |= receiver.missing
+        self._adapt(worst, self._frames_since_ask)
+        self._frames_since_ask = self._frames_since_report = 0
+
+    def _adapt(self, missing: int, sent: int) -> None:
+        timing = self._timing
+        if missing > _FEW_FRAMES and missing * 100 > timing.loss_pct_high * sent:
+            self.window_blocks = max(1, self.window_blocks // 2)
+            self.spacing_ns = min(timing.spacing_ns_max, max(2 * self.spacing_ns, timing.spacing_ns_step))
+            return
+        self.window_blocks = min(self._window_max, 2 * self.window_blocks)
+        if missing * 100 <= timing.loss_pct_low * sent:
+            half = self.spacing_ns // 2
+            self.spacing_ns = half if half >= timing.spacing_ns_step else 0
+
+    def _leave(self, position: int, detail: str) -> None:
+        del self._receivers[position]
+        self._events.append(StreamLost(position, detail))
+
+    def _absolute(self, number: int) -> int:
+        """The newest block with this number that can have been spoken of."""
+        return self._next_block - (self._next_block - number) % BLOCK_NUMBERS
