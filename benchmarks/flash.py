@@ -58,9 +58,7 @@ class Wire:
 
     @property
     def ceiling(self) -> float:
-        return ceiling_bytes_per_s(
-            self.bitrate_bps, extended=self.extended, data_bitrate_bps=self.data_bitrate_bps
-        )
+        return ceiling_bytes_per_s(self.bitrate_bps, extended=self.extended, data_bitrate_bps=self.data_bitrate_bps)
 
 
 CLASSIC = Wire("bms_bootloader", 500_000)
@@ -189,7 +187,9 @@ def figures() -> list[Figure]:
     def rate(name: str, seconds: float, kind: Wire) -> None:
         value = size / seconds
         ceiling = kind.ceiling
-        found.append(Figure(name, round(value, 1), "B/s simulated", round(value / ceiling, 4), f"wire {ceiling:.0f} B/s"))
+        found.append(
+            Figure(name, round(value, 1), "B/s simulated", round(value / ceiling, 4), f"wire {ceiling:.0f} B/s")
+        )
 
     for name, kind in WIRES.items():
         rate(name, flash_seconds(kind), kind)

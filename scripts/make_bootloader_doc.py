@@ -25,10 +25,12 @@ from bmsota.bootloader import (
     FAILURES,
     PROTOCOL_VERSION,
     TARGET_TRANSITIONS,
+    AccessGuard,
     BootloaderClient,
     BootloaderTarget,
     BootloaderTiming,
     BootloaderWire,
+    BroadcastClient,
     ClientState,
     Command,
     CommandState,
@@ -36,13 +38,19 @@ from bmsota.bootloader import (
     NodeState,
     ResetRequested,
     TargetIdentity,
+    TargetLimits,
     TargetTiming,
 )
+from bmsota.bootloader._access import CHALLENGE_BYTES, SIGNATURE_BYTES
+from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS
 from bmsota.bootloader._messages import (
-    AcceptedReply,
-    MissingReply,
-    PartReply,
+    CHECK_FRAME,
+    FD_DATA_BYTES,
+    BitmapReply,
+    ListReply,
     PendingReply,
+    ReplyKind,
+    ReportReply,
     Request,
     ResultCode,
     ResultReply,
@@ -171,22 +179,24 @@ def yes(value: bool) -> str:
 # ---- sequences, recorded
 
 
-class Recorder:
-    """One flasher and one node on a pipe with a time loop; writes down who says what."""
+class Node:
+    """One node of a recording, with its flash."""
 
-    def __init__(self) -> None:
-        self.wire = BootloaderWire(loads(DBC.read_text(encoding="utf-8")))
+    def __init__(self, recorder: Recorder, position: int, access: bool) -> None:
+        self.recorder = recorder
+        self.position = position
+        self.has_access = access
         self.flash = FlashModel(16 * 1024, erase_block_bytes=1024)
         self.layout = SlotLayout.divide(self.flash)
-        self.now_ns = 0
-        self.lines: list[str] = []
-        self._run: tuple[int, int] | None = None
-        self.lose: Callable[[CanFrame], bool] = lambda _: False
-        self.off_until_ns: int | None = None
         verify = partial(verify_image, public_keys=[KEY.public_key()])
         self.verify = for_hardware(verify, class_id=HARDWARE.class_id, role=ImageRole.SLAVE)
+        self.target: BootloaderTarget | None = None
+        self.off_until_ns: int | None = None
         self.store().install_factory(image("2.0.0", 1, 900))
-        self.power_on()
+
+    @property
+    def name(self) -> str:
+        return "Node" if len(self.recorder.nodes) < 2 else f"Node{self.position}"
 
     def store(self) -> BootStore:
         return BootStore(self.flash, self.layout, verify=self.verify)
@@ -195,68 +205,116 @@ class Recorder:
         store = self.store()
         boot = store.boot()
         store.take_busy_ns()
-        identity = TargetIdentity(position=1, role=ImageRole.SLAVE, hwid="HW-1", serial="SN-1", hardware_class=HARDWARE)
-        self.target: BootloaderTarget | None = BootloaderTarget(self.wire, identity=identity, store=store, boot=boot)
+        name = f"HW-{self.position}"
+        identity = TargetIdentity(
+            position=self.position, role=ImageRole.SLAVE, hwid=name, serial=name, hardware_class=HARDWARE
+        )
+        access = None
+        if self.has_access:
+            access = AccessGuard([KEY.public_key()], bytes, delay_ns=1000 * MS, failures_max=3)
+        self.target = BootloaderTarget(self.recorder.wire, identity=identity, store=store, boot=boot, access=access)
         self.off_until_ns = None
-        self.note(f"node boots: {boot.reason.name}, version {boot.facts.version if boot.facts else 'none'}")
+        version = boot.facts.version if boot.facts else "none"
+        self.recorder.note(self, f"boots: {boot.reason.name}, version {version}")
 
     def power_off(self) -> None:
         self.target = None
-        self.off_until_ns = self.now_ns + 300 * MS
-        self.note("node loses its supply")
+        self.off_until_ns = self.recorder.now_ns + 300 * MS
+        self.recorder.note(self, "loses its supply")
 
-    def note(self, text: str) -> None:
+
+class Recorder:
+    """One flasher and its nodes on a pipe with a time loop; writes down who says what."""
+
+    def __init__(self, *positions: int, access: bool = False) -> None:
+        self.wire = BootloaderWire(loads(DBC.read_text(encoding="utf-8")))
+        self.now_ns = 0
+        self.lines: list[str] = []
+        self._run: tuple[int, int] | None = None
+        self.lose: Callable[[CanFrame, Node | None], bool] = lambda _frame, _node: False
+        self.nodes: list[Node] = []
+        self.nodes = [Node(self, position, access) for position in positions]
+        for node in self.nodes:
+            node.power_on()
+
+    def note(self, node: Node, text: str) -> None:
         self._flush()
-        self.lines.append(f"    Note over Node: {text}")
+        self.lines.append(f"    Note over {node.name}: {text}")
+
+    @property
+    def _all(self) -> str:
+        return self.nodes[-1].name
 
     def _flush(self) -> None:
         if self._run is not None:
             first, last = self._run
             what = f"BootData{first:02d}" if first == last else f"BootData{first:02d} .. {last:02d}"
-            self.lines.append(f"    Flasher->>Node: {what}")
+            self.lines.append(f"    Flasher->>{self._all}: {what}")
             self._run = None
 
-    def write(self, frame: CanFrame, lost: bool) -> None:
+    def write_request(self, frame: CanFrame) -> None:
         index = frame.can_id - self.wire.data_id
         if 0 <= index < BLOCK_FRAMES_MAX:
-            if lost:
-                self._flush()
-                self.lines.append(f"    Flasher-xNode: BootData{index:02d} is lost")
-            elif self._run is not None and self._run[1] == index - 1:
+            if self._run is not None and self._run[1] == index - 1:
                 self._run = (self._run[0], index)
             else:
                 self._flush()
                 self._run = (index, index)
             return
-        text = self.text(frame)
-        if text:
-            self._flush()
-            is_request = frame.can_id == self.wire.request_id
-            arrow = ("Flasher-xNode" if lost else "Flasher->>Node") if is_request else "Node-->>Flasher"
-            self.lines.append(f"    {arrow}: {text}")
-
-    def text(self, frame: CanFrame) -> str | None:
         message = self.wire.parse(frame)
-        if isinstance(message, Request):
-            details = [f"tag {message.tag}" if message.command not in {Command.DISCOVER, Command.CHECK_BLOCK} else ""]
-            if message.command is Command.CHECK_BLOCK:
-                details.append(f"block {message.tag}")
-            if message.frames:
-                details.append(f"{message.frames} frames, CRC-32")
-            joined = ", ".join(detail for detail in details if detail)
-            return f"{message.command.name} {joined}".strip()
+        assert isinstance(message, Request)
+        to = next((node.name for node in self.nodes if node.position == message.node), self._all)
+        everybody = " (all)" if len(self.nodes) > 1 and message.node > 31 else ""
+        self._say(f"    Flasher->>{to}: {self._request(message)}{everybody}")
+
+    def write_loss(self, frame: CanFrame, node: Node) -> None:
+        index = frame.can_id - self.wire.data_id
+        self._flush()
+        what = f"BootData{index:02d}" if 0 <= index < BLOCK_FRAMES_MAX else "a command"
+        self.lines.append(f"    Note over {node.name}: misses {what}")
+
+    def write_reply(self, frame: CanFrame, node: Node) -> None:
+        text = self._reply(frame)
+        if text:
+            self._say(f"    {node.name}-->>Flasher: {text}")
+
+    def _say(self, line: str) -> None:
+        self._flush()
+        self.lines.append(line)
+
+    @staticmethod
+    def _request(message: Request) -> str:
+        command = message.command
+        if command is Command.CHECK_BLOCK:
+            wanted = ", report wanted" if message.report_wanted else ""
+            return f"CHECK_BLOCK {message.tag}, {message.frames} frames, CRC-32{wanted}"
+        if command is Command.OPEN_BLOCK:
+            kind = "repair" if message.repair else f"stream from offset {message.offset}"
+            return f"OPEN_BLOCK {message.tag}, {kind}"
+        details = ["" if command is Command.DISCOVER else f"tag {message.tag}"]
+        if message.frames:
+            details.append(f"{message.frames} frames, CRC-32")
+        return f"{command.name} {', '.join(detail for detail in details if detail)}".strip()
+
+    def _reply(self, frame: CanFrame) -> str | None:
+        message = self.wire.parse(frame)
         if isinstance(message, StatusReply):
-            return f"Status {NodeState(message.node_state).name} and 14 more: version, counter, class, ids"
+            return f"Status {NodeState(message.node_state).name} and 15 more: version, counter, limits, class, ids"
         if isinstance(message, ResultReply):
             detail = f", from offset {message.detail}" if message.command == Command.BEGIN_TRANSFER else ""
             return f"Result {Command(message.command).name}: {ResultCode(message.code).name}{detail}"
-        if isinstance(message, AcceptedReply):
-            return f"BlockAccepted {message.block}, next offset {message.next_offset}"
-        if isinstance(message, MissingReply):
-            return f"BlockMissing {message.block}, segment {message.segment}, bitmap 0x{message.bitmap:08X}"
+        if isinstance(message, ReportReply):
+            missing = f", {message.missing_total} missing" if message.missing_total else ""
+            return f"Report {message.block}: next block {message.next_block}, stored {message.stored_offset}{missing}"
+        if isinstance(message, ListReply):
+            entries = ", ".join(f"{(message.block - age) % 255}/{index}" for age, index in message.entries)
+            return f"MissingList: {entries}"
+        if isinstance(message, BitmapReply):
+            return f"MissingBitmap {message.block}, segment {message.segment}, 0x{message.bitmap:08X}"
         if isinstance(message, PendingReply):
             return f"Pending {Command(message.command).name}: {message.wait_ms} ms"
-        assert isinstance(message, PartReply) or message is not None
+        if frame.data[0] == ReplyKind.CHALLENGE_0:
+            return "Challenge in three parts"
         return None
 
     def run(self, client: Any) -> None:
@@ -265,37 +323,43 @@ class Recorder:
             client.handle_timeout(self.now_ns)
             for frame in client.frames_to_send(self.now_ns):
                 self.now_ns += FRAME_NS
-                lost = self.lose(frame)
-                if self.target is not None:
-                    self.write(frame, lost)
-                    if not lost:
-                        self.target.receive_frame(frame, self.now_ns)
-            self._node_turn(client)
-            due = [client.next_timeout(), self.off_until_ns, self.target.next_timeout() if self.target else None]
+                is_lost = self.lose(frame, None)
+                self.write_request(frame)
+                for node in self.nodes:
+                    if node.target is None:
+                        continue
+                    if is_lost or self.lose(frame, node):
+                        self.write_loss(frame, node)
+                    elif node.target is not None:  # `lose` may have cut its supply
+                        node.target.receive_frame(frame, self.now_ns)
+            for node in self.nodes:
+                self._turn(node, client)
+            due = [client.next_timeout()]
+            for node in self.nodes:
+                due += [node.off_until_ns, node.target.next_timeout() if node.target else None]
             if not client.finished:
                 self.now_ns = max(self.now_ns, min(when for when in due if when is not None))
         self._flush()
 
-    def _node_turn(self, client: Any) -> None:
-        if self.off_until_ns is not None and self.now_ns >= self.off_until_ns:
-            self.power_on()
-        if self.target is None:
+    def _turn(self, node: Node, client: Any) -> None:
+        if node.off_until_ns is not None and self.now_ns >= node.off_until_ns:
+            node.power_on()
+        if node.target is None:
             return
-        self.target.handle_timeout(self.now_ns)
-        for frame in self.target.frames_to_send(self.now_ns):
+        node.target.handle_timeout(self.now_ns)
+        for frame in node.target.frames_to_send(self.now_ns):
             self.now_ns += FRAME_NS
-            self.write(frame, lost=False)
+            self.write_reply(frame, node)
             client.receive_frame(frame, self.now_ns)
-        while (event := self.target.next_event()) is not None:
+        while (event := node.target.next_event()) is not None:
             if isinstance(event, ResetRequested):
-                self.target = None
-                self.off_until_ns = self.now_ns + 300 * MS
+                node.target = None
+                node.off_until_ns = self.now_ns + 300 * MS
                 return
 
     def page(self) -> str:
-        return "\n".join(
-            ["```mermaid", "sequenceDiagram", "    participant Flasher", "    participant Node", *self.lines, "```"]
-        )
+        participants = ["    participant Flasher", *(f"    participant {node.name}" for node in self.nodes)]
+        return "\n".join(["```mermaid", "sequenceDiagram", *participants, *self.lines, "```"])
 
 
 def image(version: str, counter: int, size: int) -> bytes:
@@ -307,32 +371,64 @@ def image(version: str, counter: int, size: int) -> bytes:
 
 
 def good_way() -> str:
-    recorder = Recorder()
-    new = image("2.1.0", 2, 900)
-    recorder.run(BootloaderClient(recorder.wire, position=1, image=new))
+    recorder = Recorder(1)
+    new = image("2.1.0", 2, 2000)
+    recorder.run(BootloaderClient(recorder.wire, position=1, image=new, may_compress=False))
     for command in (Command.ACTIVATE_TEST, Command.RESET, Command.CONFIRM):
         recorder.run(NodeCommand(recorder.wire, position=1, command=command))
     return recorder.page()
 
 
 def bad_way() -> str:
-    """Two data frames are lost, then the node's supply fails in the third block."""
-    recorder = Recorder()
-    new = image("2.1.0", 2, 1500)
+    """Two data frames are lost, then the node's supply fails in the fourth block."""
+    recorder = Recorder(1)
+    node = recorder.nodes[0]
+    new = image("2.1.0", 2, 2000)
     seen: list[int] = []
 
-    def lose(frame: CanFrame) -> bool:
+    def lose(frame: CanFrame, at: Node | None) -> bool:
         index = frame.can_id - recorder.wire.data_id
-        if recorder.target is None or not 0 <= index < BLOCK_FRAMES_MAX:
+        if at is None or not 0 <= index < BLOCK_FRAMES_MAX:
             return False
         seen.append(index)
-        if len(seen) == 9 + 64 + 64 + 2 + 20:
-            recorder.write(frame, lost=False)
-            recorder.power_off()
-        return len(seen) in {9 + 4, 9 + 41}
+        if len(seen) == 9 + 64 * 3 + 20:
+            node.power_off()
+        return node.target is not None and len(seen) in {9 + 4, 9 + 41}
 
     recorder.lose = lose
-    recorder.run(BootloaderClient(recorder.wire, position=1, image=new))
+    recorder.run(BootloaderClient(recorder.wire, position=1, image=new, may_compress=False))
+    return recorder.page()
+
+
+def many_nodes() -> str:
+    """A broadcast to two nodes; each misses another frame of block 0, and node 2 also the check of block 2."""
+    recorder = Recorder(1, 2)
+    seen = {1: 0, 2: 0}
+    checks: list[Request] = []
+
+    def lose(frame: CanFrame, at: Node | None) -> bool:
+        if at is None:
+            return False
+        message = recorder.wire.parse(frame)
+        if isinstance(message, Request):
+            is_the_one = at.position == 2 and (message.command, message.tag) == (Command.CHECK_BLOCK, 2)
+            return is_the_one and not checks and not checks.append(message)
+        if not 0 <= frame.can_id - recorder.wire.data_id < BLOCK_FRAMES_MAX:
+            return False
+        seen[at.position] += 1
+        # Behind two offer records of nine frames.
+        return seen[at.position] == 18 + 7 + 10 * at.position
+
+    recorder.lose = lose
+    client = BroadcastClient(recorder.wire, positions=[1, 2], image=image("2.1.0", 2, 2000), may_compress=False)
+    recorder.run(client)
+    return recorder.page()
+
+
+def locked_node() -> str:
+    recorder = Recorder(1, access=True)
+    new = image("2.1.0", 2, 300)
+    recorder.run(BootloaderClient(recorder.wire, position=1, image=new, may_compress=False, access_signer=KEY.sign))
     return recorder.page()
 
 
@@ -341,37 +437,43 @@ def bad_way() -> str:
 
 def page() -> str:
     database = loads(DBC.read_text(encoding="utf-8"))
-    client, target = BootloaderTiming(), TargetTiming()
+    client, target, limits = BootloaderTiming(), TargetTiming(), TargetLimits()
     return f"""<!-- Made by scripts/make_bootloader_doc.py from the code's tables. Do not edit: change the code or the script. -->
 
 # The CAN bootloader
 
 How a flasher (the command line, a master BMS, a test) puts a firmware image on a node (a master or a slave) over CAN, and how the
 node keeps two images so that a power cut at any moment leaves one that boots. Protocol version {PROTOCOL_VERSION}. Both ends are in
-`bmsota.bootloader`, the slots in `bmsota.boot`; every CAN message is defined in `dbc/bms_bootloader.dbc`.
+`bmsota.bootloader`, the slots in `bmsota.boot`; every CAN message is defined in `dbc/bms_bootloader*.dbc`.
 
-## In ten lines
+## In twelve lines
 
-1. Classic CAN, 11-bit ids 0x700 to 0x77F, all frames 8 bytes; the internal bus's own ids (0x100 to 0x5FF) are more urgent and pass first.
-2. Commands go out on 0x700 and name the node's position: 0 the master, 1 to 31 a slave. The node answers on 0x720 + position.
-3. Data frames are 8 raw bytes. Their index in the block is in the id (0x740 + 0..63): no byte is spent on it, and no loss, duplicate or
-   change of order within a block can put a frame in the wrong place.
-4. A block is up to {BLOCK_FRAMES_MAX} data frames and one CheckBlock with their CRC-32. The node answers BlockAccepted, or a bitmap of what is
-   missing; only that is sent again. A block whose CRC is wrong is sent again whole.
-5. Before the image an *offer record* goes over in the same way: role, hardware class, size, SHA-256, version, counter. What does not fit
-   is refused before the first erase.
-6. Beginning a transfer again is always allowed: the node says from which offset it wants the image. That is the only way to resume,
-   whoever was cut.
-7. Every command has a tag. The node does a tag once and answers a repetition with the same result. Commands carry the *boot id* they are
+1. Ids 0x700 to 0x77F, or 0x1CFF0700 to 0x1CFF077F with 29 bits; the internal bus's own ids (0x100 to 0x5FF) are more urgent and pass
+   first. Commands and replies are classic frames of 8 bytes.
+2. Commands go out on the first id and name the node's position: 0 the master, 1 to 31 a slave. The node answers on its own id (0x720 +
+   position). Each side names the protocol versions it speaks, and the newest that both speak is used.
+3. Data frames are raw bytes, 8 or (CAN FD) {FD_DATA_BYTES}. Their index in the block is in the id (0x740 + 0..63): no byte is spent on it.
+4. A block is up to {BLOCK_FRAMES_MAX} data frames and one CheckBlock with their CRC-32. Blocks go out one behind the other; every few blocks a
+   CheckBlock asks for a *report*, and the next blocks go out while it is on its way.
+5. A report says what is missing (a list, or bitmaps when it is much), what is complete and how far the image is stored. Only what is
+   missing is sent again, between two blocks. A block whose CRC is wrong is missing whole.
+6. The *window* (blocks under way) begins small and grows to what the node can hold; it shrinks, and the frames get pauses, when much is
+   missing.
+7. A *broadcast* is the same to many nodes at once: what any of them misses is sent again once. Each node has a result of its own.
+8. Before the image an *offer record* goes over: role, hardware class, size, SHA-256, version, counter, shape of the stream. What does not
+   fit is refused before the first erase. The node answers from which offset it wants the image; that is the only way to resume, whoever
+   was cut.
+9. Every command has a tag. The node does a tag once and answers a repetition with the same result. Commands carry the *boot id* they are
    meant for: a repeated Reset cannot restart a node twice.
-8. FinishTransfer verifies digest, signature, hardware and counter on the node. ActivateTest lets the next boot try the image; Confirm
-   makes it permanent; without Confirm the next boot reverts.
-9. What takes longer than {target.pending_threshold_ns // MS} ms is announced with Pending, so that a slow erase is no timeout.
-10. A flasher that is silent for {target.session_timeout_ns // 1000 // MS} s is gone: the node goes back to its application and keeps what it has.
+10. FinishTransfer verifies digest, signature, hardware and counter on the node. ActivateTest lets the next boot try the image; Confirm
+    makes it permanent; without Confirm the next boot reverts.
+11. A node may want *security access*: it gives a challenge, and does nothing that changes its images before it has a signature over it.
+12. What takes longer than {target.pending_threshold_ns // MS} ms is announced with Pending. A flasher that is silent for {target.session_timeout_ns // 1000 // MS} s is gone: the node goes back to
+    its application and keeps what it has.
 
 ## A whole update
 
-Recorded from the code. The image is 1133 bytes, blocks are 512 bytes.
+Recorded from the code. The image is 2233 bytes, blocks are 512 bytes.
 
 {good_way()}
 
@@ -381,13 +483,47 @@ The node resumes from the last whole erase block (1024 bytes here): cells behind
 
 {bad_way()}
 
+## Two nodes at once
+
+Each misses another frame, and node 2 a CheckBlock, which is frame {CHECK_FRAME} of its block. Both frames go out again once, for both.
+
+{many_nodes()}
+
+Passes of four phases: all members are found, checked and unlocked; one after another gets the offer; all get the stream, from the lowest
+offset any of them wants; all verify. A member that is late, falls silent or restarts is left behind by its phase and served in the next
+pass. A member that refuses has failed, and says why; the others go on.
+
+## The stream
+
+OpenBlock says which block the next data frames belong to: the stream goes on with it, or (IsRepair) they fill gaps of it. In the stream
+the node counts: a frame belongs to the place with its index that is nearest to the expected one, so up to half a block may be lost,
+doubled or out of order; CheckBlock and OpenBlock set the count right. Counting wrong cannot store a wrong byte: the block's CRC fails
+then. Blocks are stored in order; a complete block behind a gap is kept. StreamOffset says where in the image block 0 begins, so a node
+that has more already ignores what it has.
+
+A node holds {limits.window_blocks} blocks of 8-byte frames or {limits.window_blocks_fd} blocks of {FD_DATA_BYTES}-byte frames unless its Limits say otherwise. The flasher starts with {client.window_blocks_min} and asks for a
+report twice a window. When more than {client.loss_pct_high} % of what was sent is missing at a node, the window is halved and the pause between frames doubled
+(from {client.spacing_ns_step // 1000} us up to {client.spacing_ns_max // MS} ms); below {client.loss_pct_low} % the pause is halved again.
+
+With compression the stream is a heatshrink stream (window {1 << WINDOW_BITS} bytes, copies of up to {1 << LOOKAHEAD_BITS} bytes) of the image from StreamOffset on. It is used
+if the node can take it and it saves 3 % or more.
+
+## Security access
+
+{locked_node()}
+
+The challenge has {CHALLENGE_BYTES} bytes; the Ed25519 signature ({SIGNATURE_BYTES} bytes) is over a fixed text, the challenge and the node's hardware id, so it opens no
+other node and no other time. The node holds public keys only. Without access it answers BeginTransfer, ActivateTest, Confirm and Revert
+with AccessNeeded. Wrong answers cost a delay that grows; AccessWait says how long. Access ends with the session and with a restart.
+
 ## The flasher's states
 
 {diagram(CLIENT_TRANSITIONS, ClientState.DISCOVERING)}
 
 {transitions(CLIENT_TRANSITIONS)}
 
-Each request is repeated {client.reply_tries} times at most, {client.reply_timeout_ns // MS} ms apart; Discover {client.discover_tries} times, {client.discover_timeout_ns // MS} ms apart. After
+Each request is sent {client.reply_tries} times at most, at first {client.reply_timeout_ns // MS} ms apart, then twice as long each time up to {client.reply_timeout_ns_max // MS} ms; Discover {client.discover_tries} times,
+{client.discover_timeout_ns // MS} ms apart. After
 {client.interruptions_max} interruptions without getting further than ever before the flasher gives up.
 
 ## Commands to one node
@@ -457,7 +593,7 @@ cut in its very first unit may leave cells that read as erased and must not be w
 
 ## The offer record
 
-Sent as a block of {OFFER_LAYOUT.sizeof() // 8} data frames before BeginTransfer.
+Sent as {OFFER_LAYOUT.sizeof() // 8} data frames (CAN FD: {-(-OFFER_LAYOUT.sizeof() // FD_DATA_BYTES)}) before BeginTransfer; what fills the last frame up is ignored.
 
 {layout(OFFER_LAYOUT)}
 
@@ -471,11 +607,6 @@ all files: [dbc.md](dbc.md).
 ### Result codes
 
 {result_codes()}
-
-## Not there yet
-
-Broadcast transfers, CAN FD data, blocks of more than {BLOCK_FRAMES_MAX} frames, compression and security access come with issue 4. Their places are kept:
-capability bits in Status, segments in BlockMissing, `layout` and `flags` in the offer record, 255 as address of all nodes.
 """  # noqa: S608  A page, not a query.
 
 

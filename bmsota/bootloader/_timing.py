@@ -97,8 +97,8 @@ class TargetTiming:
     verify_ns: int = 150 * _MS
     """What checking digest and signature takes on a Cortex-M4 at 80 MHz for a small image; for simulations."""
 
-    pending_threshold_ns: int = 50 * _MS
-    """Operations longer than this are announced with Pending."""
+    pending_threshold_ns: int = 15 * _MS
+    """Operations longer than this are announced with Pending: less than any flasher's patience."""
 
     restart_delay_ns: int = 20 * _MS
     """Between the result of Reset and the restart, so that the result leaves the transmit queue of a busy bus."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bmsota.bootloader import (
@@ -22,6 +23,7 @@ from bmsota.bootloader import (
     CommandSucceeded,
     FailureCause,
     ImageVerified,
+    NodeEvent,
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
@@ -142,7 +144,7 @@ EngineEvent = (
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    position: int
+    positions: tuple[int, ...]
     make: Callable[[], Machine]
 
 
@@ -153,7 +155,8 @@ class FlashingEngine:
         self._profile = profile
         self._steps: deque[_Step] = deque()
         self._machine: Machine | None = None
-        self._position = 0
+        self._pending: set[int] = set()
+        """Positions whose result of this step is still to come."""
         self._operation = ""
         self._results: dict[int, NodeResult] = {}
         self._events: deque[EngineEvent] = deque()
@@ -168,17 +171,23 @@ class FlashingEngine:
     def discover(self, positions: Iterable[int] = ()) -> None:
         """Ask who is there; *positions* are asked by name if they do not answer. Ends in `NodesDiscovered`."""
         expected = tuple(positions)
-        self._begin("discover", [_Step(0, lambda: self._profile.discovery(expected))])
+        self._begin("discover", [_Step((0,), lambda: self._profile.discovery(expected))])
 
     def flash(self, jobs: Sequence[FlashJob]) -> None:
-        """Stage an image on each node; nothing runs it yet.
+        """Stage an image on each node; nothing runs it yet. Nodes with the same image get it at once, if the profile can.
 
         Raises:
             ImageError: one of the jobs has no image. Nothing has begun.
         """
+        by_image: dict[bytes, list[int]] = {}
         for job in jobs:
-            parse_image(job.image)
-        self._begin("flash", [self._transfer(job) for job in jobs])
+            by_image.setdefault(job.image, []).append(job.position)
+        for image in by_image:
+            parse_image(image)
+        steps: list[_Step] = []
+        for image, positions in by_image.items():
+            steps += self._transfers(tuple(positions), image)
+        self._begin("flash", steps)
 
     def activate(self, positions: Sequence[int]) -> None:
         """Let each node boot its staged image on trial."""
@@ -212,8 +221,12 @@ class FlashingEngine:
         self._machine = None
         self._events.clear()
 
-    def _transfer(self, job: FlashJob) -> _Step:
-        return _Step(job.position, lambda: self._profile.transfer(job.position, job.image))
+    def _transfers(self, positions: tuple[int, ...], image: bytes) -> list[_Step]:
+        if len(positions) > 1 and len(set(positions)) == len(positions):
+            machine = self._profile.broadcast(positions, image)
+            if machine is not None:
+                return [_Step(positions, lambda: machine)]
+        return [_Step((position,), partial(self._profile.transfer, position, image)) for position in positions]
 
     def _commands(self, positions: Sequence[int], *commands: Command) -> list[_Step]:
         return [self._command(position, command) for position in positions for command in commands]
@@ -227,7 +240,7 @@ class FlashingEngine:
         expected_version: ImageVersion | None = None,
     ) -> _Step:
         return _Step(
-            position,
+            (position,),
             lambda: self._profile.command(
                 position, command, raise_counter=raise_counter, expected_version=expected_version
             ),
@@ -273,10 +286,9 @@ class FlashingEngine:
         self._machine = None
         while self._steps:
             step = self._steps.popleft()
-            failed = self._results.get(step.position)
-            if failed is not None and not failed.ok:
+            if any(not result.ok for at in step.positions if (result := self._results.get(at)) is not None):
                 continue
-            self._position = step.position
+            self._pending = set(step.positions)
             self._machine = step.make()
             return
         if self._operation != "discover":
@@ -287,32 +299,41 @@ class FlashingEngine:
         """Take what the machine says; when its step is over, start the next."""
         machine = self._machine
         assert machine is not None
+        alone = next(iter(self._pending), 0) if len(self._pending) == 1 else 0
         while (event := machine.next_event()) is not None:
-            match event:
-                case TransferStarted(offset, size_bytes):
-                    self._events.append(TransferBegun(self._position, offset, size_bytes))
-                case BlockAccepted(next_offset, size_bytes):
-                    self._events.append(TransferProgressed(self._position, next_offset, size_bytes))
-                case BlockRepeated(_, frames):
-                    self._events.append(FramesRepeated(self._position, frames))
-                case TransferInterrupted(detail):
-                    self._events.append(TransferBroken(self._position, detail))
-                case ImageVerified() | CommandSucceeded():
-                    self._end_step(NodeResult(self._position, ok=True))
-                    return
-                case TransferFailed() | CommandFailed():
-                    detail = f"{event.cause.value}: {event.detail}"
-                    self._end_step(NodeResult(self._position, False, detail, event.safe_to_run_again, event.cause))
-                    return
-                case _:
-                    # Connected: of interest to a tool that shows one node, not to an operation.
-                    pass
-        if machine.finished and self._operation == "discover":
-            nodes: Mapping[int, NodeDescription] = machine.nodes  # type: ignore[attr-defined]  # a DiscoveryMachine
-            self._machine = None
-            self._events.append(NodesDiscovered(tuple(nodes[position] for position in sorted(nodes))))
+            if isinstance(event, NodeEvent):
+                self._take(event.position, event.event)
+            else:
+                self._take(alone, event)
+        if self._operation == "discover":
+            if machine.finished:
+                nodes: Mapping[int, NodeDescription] = machine.nodes  # type: ignore[attr-defined]  # a DiscoveryMachine
+                self._machine = None
+                self._events.append(NodesDiscovered(tuple(nodes[position] for position in sorted(nodes))))
+        elif not self._pending:
+            self._next_step()
 
-    def _end_step(self, result: NodeResult) -> None:
-        self._results[self._position] = result
+    def _take(self, position: int, event: object) -> None:
+        match event:
+            case TransferStarted(offset, size_bytes):
+                self._events.append(TransferBegun(position, offset, size_bytes))
+            case BlockAccepted(next_offset, size_bytes):
+                self._events.append(TransferProgressed(position, next_offset, size_bytes))
+            case BlockRepeated(_, frames):
+                self._events.append(FramesRepeated(position, frames))
+            case TransferInterrupted(detail):
+                self._events.append(TransferBroken(position, detail))
+            case ImageVerified() | CommandSucceeded():
+                self._end(NodeResult(position, ok=True))
+            case TransferFailed() | CommandFailed():
+                detail = f"{event.cause.value}: {event.detail}"
+                self._end(NodeResult(position, False, detail, event.safe_to_run_again, event.cause))
+            case _:
+                # Connected: of interest to a tool that shows one node, not to an operation.
+                pass
+
+    def _end(self, result: NodeResult) -> None:
+        """One node of this step is done."""
+        self._results[result.position] = result
+        self._pending.discard(result.position)
         self._events.append(NodeDone(result))
-        self._next_step()

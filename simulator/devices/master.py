@@ -613,10 +613,15 @@ class Master:
         return ""
 
     def _can_drained(self, now_ns: int) -> None:
-        for frame in self._engine.frames_to_send(now_ns):
-            self._port.send(frame)
+        self._send_engine_frames(now_ns)
         self.node.drained(now_ns)
         self._schedule()
+
+    def _send_engine_frames(self, now_ns: int) -> None:
+        """The engine has a window of blocks to send: it is asked for more only when the bus has taken what there was."""
+        if not self._port.pending:
+            for frame in self._engine.frames_to_send(now_ns):
+                self._port.send(frame)
 
     # -- the pump ------------------------------------------------------------------------------------------------------------
 
@@ -684,14 +689,15 @@ class Master:
             busy = True
         if self._engine.is_idle and not self._is_in_bootloader:
             self._next_operation()
-        for frame in self._engine.frames_to_send(now_ns):
-            self._port.send(frame)
+        self._send_engine_frames(now_ns)
         return busy
 
     def _schedule(self) -> None:
         if self._session is None:
             return
-        sources = [self._session.next_timeout(), self._engine.next_timeout()]
+        sources = [self._session.next_timeout()]
+        if not self._port.pending:
+            sources.append(self._engine.next_timeout())
         if self._updater is not None:
             sources.append(self._updater.next_timeout())
         if self._self_test_since_ns is not None:

@@ -305,13 +305,14 @@ class Flasher:
         self._pump()
 
     def _pump(self) -> None:
-        for frame in self.engine.frames_to_send(self._kernel.now_ns):
-            self.port.send(frame)
+        if not self.port.pending:
+            for frame in self.engine.frames_to_send(self._kernel.now_ns):
+                self.port.send(frame)
         while (event := self.engine.next_event()) is not None:
             self.events.append(event)
         if self._due is not None:
             self._due.cancel()
-        due = self.engine.next_timeout()
+        due = None if self.port.pending else self.engine.next_timeout()
         self._due = None if due is None else self._kernel.call_at(due, self._timeout)
 
     def begin(self, operation: str, *arguments: Any, **options: Any) -> None:

@@ -370,7 +370,11 @@ def test_an_impossible_block_size_is_refused(bench, bench_parts):
     for frames in (0, 65):
         with pytest.raises(ConfigurationError):
             BootloaderTarget(
-                bench.wire, identity=node.identity, store=node.store, boot=node.boot, limits=TargetLimits(block_frames_max=frames)
+                bench.wire,
+                identity=node.identity,
+                store=node.store,
+                boot=node.boot,
+                limits=TargetLimits(block_frames_max=frames),
             )
 
 

@@ -27,6 +27,7 @@ from bmsota.flashing import (
     FlashJob,
     NodesDiscovered,
     OperationFinished,
+    TransferBegun,
     TransferBroken,
     TransferProgressed,
 )
@@ -101,9 +102,9 @@ class Node:
 class Bus:
     """Engine and nodes, each frame 0.2 ms."""
 
-    def __init__(self, *nodes):
+    def __init__(self, *nodes, broadcast=True):
         self.nodes = nodes
-        self.engine = FlashingEngine(BootloaderProfile(wire(), timing=TIMING))
+        self.engine = FlashingEngine(BootloaderProfile(wire(), timing=TIMING, broadcast=broadcast))
         self.now_ns = 1000 * SECOND
         self.requests = []
         self.on_request = lambda request: None
@@ -231,10 +232,26 @@ def test_flashing_stages_and_runs_nothing(bus):
     assert [event.next_offset for event in progress if event.position == 2][-1] == len(image())
 
 
-def test_nodes_are_served_one_after_another_in_the_order_given(bus):
+def test_equal_nodes_get_their_image_at_once(bus):
+    events = flash(bus, 3, 1)
+    assert {position: result.ok for position, result in results(events, "flash").items()} == {1: True, 3: True}
+    blocks = [request for request in bus.requests if request.command is Command.CHECK_BLOCK]
+    assert {request.node for request in blocks} <= set(range(128, 255))
+    begun = [event for event in events if isinstance(event, TransferBegun)]
+    assert {event.position for event in begun} == {1, 3}
+
+
+def test_nodes_are_served_one_after_another_in_the_order_given():
+    bus = Bus(Node(1), Node(2), Node(3), broadcast=False)
     flash(bus, 3, 1)
     once = list(dict.fromkeys(bus.commands()))
-    steps = [Command.ENTER_BOOTLOADER, Command.BEGIN_TRANSFER, Command.CHECK_BLOCK, Command.FINISH_TRANSFER]
+    steps = [
+        Command.ENTER_BOOTLOADER,
+        Command.BEGIN_TRANSFER,
+        Command.OPEN_BLOCK,
+        Command.CHECK_BLOCK,
+        Command.FINISH_TRANSFER,
+    ]
     assert once == [(position, command) for position in (3, 1) for command in steps]
 
 
@@ -255,9 +272,12 @@ def test_a_node_of_another_class_is_refused_before_anything_is_written():
     assert bus.nodes[1].flash.operations == before
 
 
-def test_a_node_that_dies_in_its_transfer_is_given_up_and_the_next_served(bus):
+@pytest.mark.parametrize("broadcast", [True, False])
+def test_a_node_that_dies_in_its_transfer_is_given_up_and_the_others_served(broadcast):
+    bus = Bus(Node(1), Node(2), Node(3), broadcast=broadcast)
+
     def kill(request):
-        if (request.node, request.command) == (1, Command.CHECK_BLOCK):
+        if request.command is Command.CHECK_BLOCK:
             bus.nodes[0].is_dead = True
 
     bus.on_request = kill
