@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks._figures import Figure, print_figures
 from benchmarks._limits import comparison
+from benchmarks._uds import uds_seconds
 from bmsota.adapters.files import packaged_dbc, packaged_firmware
 from bmsota.boot import BootStore, SlotLayout
 from bmsota.bootloader import (
@@ -198,6 +199,11 @@ def figures() -> list[Figure]:
     for name, loss in (("broadcast 16", 0.0), ("broadcast 16 1% loss", 0.01)):
         seconds = flash_seconds(nodes=16, loss=loss)
         found.append(Figure(name, round(seconds, 3), "s simulated", round(seconds / one, 4), f"one node {one:.3f} s"))
+    seconds, uds_size = uds_seconds(0xFFF)
+    value, ceiling = uds_size / seconds, CLASSIC.ceiling
+    found.append(
+        Figure("uds 0xfff", round(value, 1), "B/s simulated", round(value / ceiling, 4), f"wire {ceiling:.0f} B/s")
+    )
     for wire_name in ("classic 500k 11-bit", "fd 500k/2M"):
         kind = WIRES[wire_name]
         for name, value in comparison(kind.bitrate_bps, kind.data_bitrate_bps, kind.extended)[1:]:

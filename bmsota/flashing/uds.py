@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bmsota.uds import UDS_11BIT, UdsCommand, UdsDiscovery, UdsTransfer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from bmsota.bootloader import Command
     from bmsota.image import ImageVersion
@@ -59,6 +59,10 @@ class UdsProfile:
             timing=self._timing,
             transport=self._transport,
         )
+
+    def broadcast(self, positions: Sequence[int], image: bytes) -> None:  # noqa: ARG002  The seam's signature.
+        """UDS has no answer of many nodes to one block: each gets its own transfer."""
+        return
 
     def command(
         self,
