@@ -198,7 +198,8 @@ class _Campaign:
         for number, unit in enumerate(self.fleet.units, start=1):
             row = rows[unit.identity.vin]
             changes = tuple(await self.operator.equipment_changes(unit.identity.vin))
-            vehicles.append(_vehicle_result(self.fleet, number, unit, row, changes))
+            sources = await self.operator.upgrade_sources(unit.identity.vin)
+            vehicles.append(_vehicle_result(self.fleet, number, unit, row, changes, sources))
         return DemoResult(
             scenario=self.fleet.scenario.name,
             seed=self.fleet.seed,
@@ -218,7 +219,12 @@ def _plan(fleet: Fleet) -> Campaign:
 
 
 def _vehicle_result(
-    fleet: Fleet, number: int, unit: Unit, row: UpgradeRow, changes: tuple[tuple[int, str, str], ...]
+    fleet: Fleet,
+    number: int,
+    unit: Unit,
+    row: UpgradeRow,
+    changes: tuple[tuple[int, str, str], ...],
+    sources: Sequence[str],
 ) -> VehicleResult:
     expected = fleet.scenario.expected_status(number)
     problems = []
@@ -232,6 +238,8 @@ def _vehicle_result(
     ]
     if expected != "Upgrade succeeded" and row.status == expected and not row.reason:
         problems.append(f"{expected!r} has no reason")
+    if list(sources) != ["OTA"]:
+        problems.append(f"expected one OTA upgrade in the history, got {', '.join(sources) or 'nothing'}")
     figures = unit.master.figures
     return VehicleResult(
         name=unit.name,

@@ -125,6 +125,11 @@ class Operator:
         answer = await self._call("GET", "/equipment-changes", params={"vin": vin, "size": PAGE_SIZE})
         return [(item["position"], item["old_hwid"], item["new_hwid"]) for item in answer["items"]]
 
+    async def upgrade_sources(self, vin: str) -> list[str]:
+        """Where the upgrades in the history of one vehicle came from, "OTA" or "CAN", newest first."""
+        answer = await self._call("GET", f"/vehicles/{vin}/upgrade-history", params={"size": PAGE_SIZE})
+        return [item["source"] for item in answer["items"]]
+
     async def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         response = await self._client.request(method, f"/api/v1{path}", headers=self._headers, **arguments)
         if response.is_success:

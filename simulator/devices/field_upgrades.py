@@ -78,7 +78,7 @@ class FieldUpgradeReporter:
         for upgrade in self._watch.nodes_seen(sights, now_ns, order=order):
             self._note(f"field upgrade of {_words(upgrade)}")
         if self._watch.forgotten > forgotten:
-            self._note(f"{self._watch.forgotten - forgotten} field upgrades are forgotten: there were too many")
+            self._note(f"forgets {_count(self._watch.forgotten - forgotten)}: there were too many")
         self._send(now_ns)
 
     def session_event(self, event: object, now_ns: int) -> None:
@@ -102,7 +102,7 @@ class FieldUpgradeReporter:
             return
         upgrades = self._watch.take()
         if upgrades:
-            self._note(f"tells {len(upgrades)} field upgrade{'s' if len(upgrades) > 1 else ''}")
+            self._note(f"tells {_count(len(upgrades))}")
             message = FieldUpgrades(beijing_time(now_ns), tuple(_on_the_wire(upgrade) for upgrade in upgrades))
             self._session.send_extension(Command.FIELD_UPGRADES, message, now_ns)
 
@@ -122,6 +122,10 @@ def _on_the_wire(upgrade: NodeUpgrade) -> FieldUpgrade:
 
 def _numbers(version: ImageVersion) -> tuple[int, int, int, int]:
     return (version.major, version.minor, version.revision, version.build)
+
+
+def _count(number: int) -> str:
+    return f"{number} field upgrade{'' if number == 1 else 's'}"
 
 
 def _words(upgrade: NodeUpgrade) -> str:

@@ -170,6 +170,8 @@ class _Link:
                     self.vin = vin
                     self._platform.logins += 1
                     self.instruct(now_ns)
+                case ExtensionReceived(frame=frame) if frame.command in self._platform.unanswered:
+                    self._platform.extension(frame.message)
                 case ExtensionReceived(frame=frame):
                     good = self._platform.extension(frame.message)
                     self._session.reply(frame, now_ns, flag=ReplyFlag.SUCCESS if good else ReplyFlag.ERROR)
@@ -198,6 +200,8 @@ class Platform:
         self.states: list[UpgradeState] = []
         self.field_upgrades: list[FieldUpgrade] = []
         self.takes_field_upgrades = True
+        self.unanswered: set[int] = set()
+        """Commands that a platform which knows only the standard leaves without an answer."""
         self.logins = 0
         self.requests: list[Any] = []
         self.refused: list[str] = []
@@ -343,11 +347,12 @@ class Bench:
         factory: Release | None = None,
         profile: SeriesProfile = PROFILE,
         has_diagnosis: bool = False,
+        platform: Any = None,
     ) -> None:
         factory = factory or release("2.0.0", 1)
         self.kernel = Kernel(START_NS)
         self.identity = unit_identity(seed, "T1", 1, profile.slave_count)
-        self.platform = Platform(self.kernel, self.identity)
+        self.platform = (platform or Platform)(self.kernel, self.identity)
         self.trace = Trace()
         self.uplink = MemoryUplink(self.kernel, self.platform, delay_ns=20 * MS)
         self.modem = Modem(self.kernel, self.uplink, rate_bytes_per_s=20_000)

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from bmsota.ota.updater import Updater
 from simulator.demo import run_virtual_demo
 from simulator.scenario import CorruptByte, DownloadCut, SlavePowerCut, SlaveReplaced, packaged_scenario, parse_scenario
 
@@ -126,6 +127,15 @@ def test_a_planned_fault_that_does_not_happen_is_a_problem(sealed):
     result = run_virtual_demo(parse_scenario(SMALL.replace("9000", "9000000")), 1)
     assert result.problems == ["V02: the planned download_cut did not happen"]
     assert not result.ok
+
+
+def test_an_order_whose_work_is_taken_for_a_field_upgrade_is_a_problem(sealed, monkeypatch):
+    """The history must tell the two apart: here the units do not know what their orders have changed."""
+    monkeypatch.setattr(Updater, "reach", None)
+    result = run_virtual_demo(parse_scenario(SMALL), 1)
+    assert len(result.problems) == 2
+    for number, problem in enumerate(result.problems, start=1):
+        assert problem.startswith(f"V{number:02d}: expected one OTA upgrade in the history, got OTA, CAN, ")
 
 
 def test_a_vehicle_that_ends_otherwise_is_a_problem(sealed):

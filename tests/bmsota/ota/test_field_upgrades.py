@@ -252,6 +252,18 @@ def test_the_master_fell_back_and_nobody_looked_for_two_boots():
     assert unit.see(unit.master()) == ()
 
 
+def test_the_master_tries_the_same_image_twice():
+    """Each try that was not confirmed is an upgrade of its own."""
+    unit = Unit()
+    unit.see(unit.master())
+    unit.stage(NEW)
+    for tries in (1, 2):
+        unit.store.request_test()
+        for _ in range(2):
+            unit.power_on()
+        assert told(unit.see(unit.master())) == [(0, "2.0.0", "2.0.0", "reverted")], tries
+
+
 def test_the_master_refused_an_image():
     unit = Unit()
     unit.see(unit.master())

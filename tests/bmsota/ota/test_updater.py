@@ -1306,6 +1306,36 @@ def test_upgrade_mode_keeps_the_vehicle_at_rest(made):
     assert device.updater.in_upgrade_mode
 
 
+def test_what_an_order_answers_for_grows_with_what_it_does(made):
+    """Before the switch it has written into one slot; from the switch on, what it changed is its own work."""
+    device = made()
+
+    def reach():
+        found = device.updater.reach
+        return found and (sorted(found.runs), sorted(found.stages), found.is_concluded)
+
+    assert reach() is None
+    play(device, UNTIL_ORDER)
+    assert reach() is None
+    play(device, UNTIL_DOWNLOAD.removeprefix(UNTIL_ORDER))
+    assert (device.updater.reach.order_id, reach()) == ("o-17", ([], [0], False))
+    device.power()
+    assert reach() == ([], [0], False)
+    device = made()
+    play(device, UNTIL_STAGED)
+    assert reach() == ([0], [0], False)
+    play(device, UNTIL_FLASHED.removeprefix(UNTIL_STAGED))
+    assert reach() == ([0, 1, 2], [0, 1, 2], False)
+    play(device, UNTIL_COMMITTED.removeprefix(UNTIL_FLASHED))
+    play(
+        device,
+        "> raised 1=ok 2=ok\n< discover\n> nodes 1=2.1.0 2=2.1.0\n< report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]",
+    )
+    assert reach() == ([0, 1, 2], [0, 1, 2], True)
+    device.give("ack")
+    assert reach() is None
+
+
 def test_the_counter_in_trust_rises_only_at_the_commit(made):
     device = made()
     play(device, UNTIL_CONFIRMED)
