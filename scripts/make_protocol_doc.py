@@ -141,10 +141,12 @@ REJECTED, CANCELLED, WAITING_SAFE_STATE). These frames are for showing only: **s
     0xC3: """Sent after the next login when nodes were upgraded over CAN, by a tool on the bus and without the platform: it tells
 what 0xC0 alone cannot, who did it, when, and what became of it. `version_before` and `version_after` are what the node ran
 and runs, all zero where it had or has no valid image; after FAILED and REVERTED they may be the same. `upgraded_at` is the
-unit's clock at the end of the upgrade, `tool` what the tool calls itself, `detail` in a few words why it did not succeed. The
+unit's clock at the end of the upgrade or, where no tool told it, when it noticed: nodes are asked at each start and when a tool
+has gone. `tool` is what the tool calls itself, empty if nobody knows, `detail` in a few words why it did not succeed. The
 upgrades stand in the order in which they ended; a unit with more of them than a frame holds sends several. A unit keeps
-them until the frame is answered with 0x01, so the platform may be told twice: `hwid` and `upgraded_at` say so. These are
-the unit's own words, unsigned.
+them until the frame is answered with 0x01, so the platform may be told twice: the same `hwid`, versions, outcome and
+`upgraded_at` are the same upgrade. These are the unit's own words, unsigned. What an upgrade order has changed is not in here,
+its signed report (0xC2) tells it; nor is another piece of hardware at a position, which 0xC0 tells.
 """,
     0xC4: f"""For a unit without HTTP: it asks for one piece of a file after another, and for the next when it has the last.
 `sha256` is the digest of the whole file and its only name (an upgrade order names the digest of its manifest, a manifest those

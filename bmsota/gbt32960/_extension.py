@@ -113,7 +113,7 @@ class FieldUpgrade(Value):
     """One node that was upgraded over CAN, in `FieldUpgrades`."""
 
     upgraded_at: datetime
-    """When it ended, by the unit's clock."""
+    """When it ended, by the unit's clock; when the unit noticed it, where no tool told."""
     position: int
     """0 is the master; slaves count from 1."""
     hwid: str

@@ -2,7 +2,7 @@
 
 Sans-IO, both ends. `manifest`, `order` and `report` are the three signed documents; `trusted` is the device's judgement over
 them; `download` fetches an image; `device_api` is the HTTP API's messages; `updater` is the master's whole upgrade, `shelf`
-the place of its downloads. What is signed by whom and checked in which order: docs/trust.md.
+the place of its downloads; `field_upgrades` notices what was flashed without an order. What is signed by whom and checked in which order: docs/trust.md.
 """
 
 from bmsota.image import Attack
