@@ -476,7 +476,13 @@ class Updater:
 
     @property
     def reach(self) -> OrderReach | None:
-        """Which nodes the order under way answers for; None while no order is accepted."""
+        """Which nodes the order under way answers for; None while no order is accepted.
+
+        Raises:
+            LocalProtocolError: before `power_on`, when nobody knows yet whether there is one.
+        """
+        if not self._is_on:
+            raise LocalProtocolError("updater: expected to be asked for its reach after power_on, got it before")
         phase = self._journal.phase
         if not phase:
             return None

@@ -730,7 +730,8 @@ class Master:
                 self._trace.note(now_ns, self.name, f"logged in, serial {serial}")
                 self._send_identity(now_ns)
                 updater.logged_in(now_ns)
-                if self._field_upgrades is not None and self._field_upgrades.awaits_confirmation:
+                # The first discovery of a power-on comes by itself, and not before the updater knows its order.
+                if self._nodes and self._field_upgrades is not None and self._field_upgrades.awaits_confirmation:
                     self._wants_discovery = True
             case CommandReceived(frame):
                 self._command(frame.message, now_ns)

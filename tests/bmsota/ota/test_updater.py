@@ -1334,6 +1334,9 @@ def test_what_an_order_answers_for_grows_with_what_it_does(made):
     assert reach() == ([0, 1, 2], [0, 1, 2], True)
     device.give("ack")
     assert reach() is None
+    device.give("boot")
+    with pytest.raises(LocalProtocolError, match="after power_on"):
+        reach()
 
 
 def test_the_counter_in_trust_rises_only_at_the_commit(made):

@@ -26,6 +26,17 @@ def test_migrations_and_schema_agree(history, metadata):
     }
 
 
+def test_what_an_older_platform_has_kept_is_there_after_the_upgrade():
+    with create_engine("sqlite://").connect() as connection, connection.begin():
+        migrate(connection, "platform", revision="platform_0001")
+        columns = "vin, series, project, hwid, device_public_key, registered_at, order_sequence, report_counter, report_sha256"
+        values = "'V1', 'F7', 'p', 'M1', x'00', '2026-11-22 08:00:00.000000', 3, 2, x''"
+        connection.exec_driver_sql(f"INSERT INTO vehicle ({columns}) VALUES ({values})")
+        migrate(connection, "platform")
+        assert connection.exec_driver_sql("SELECT vin, order_sequence FROM vehicle").all() == [("V1", 3)]
+        assert connection.exec_driver_sql("SELECT count(*) FROM field_upgrade").scalar() == 0
+
+
 @pytest.mark.parametrize("history", ["platform", "telemetry"])
 def test_down_leads_back_to_nothing_and_up_again(history):
     with create_engine("sqlite://").connect() as connection, connection.begin():

@@ -153,6 +153,23 @@ def test_the_supply_comes_and_goes_before_anybody_hears_of_it(bench, new):
     assert told(bench) == [DONE]
 
 
+def test_a_login_before_the_first_discovery_asks_for_none(bench, new):
+    """The link may be up before the slaves are: until the updater has read its journal, nobody knows what an order did."""
+    try_out(bench, new)
+    bench.run(15)
+    bench.unit.master.power_off()
+    bench.unit.slaves[0].node._target._store.confirm()
+    bench.run(1)
+    start_ns = bench.kernel.now_ns
+    bench.unit.master.power_on()
+    bench.run(15)
+    assert told(bench) == [DONE]
+    notes = [note.what for note in bench.trace.notes if note.at_ns >= start_ns]
+    login = next(index for index, what in enumerate(notes) if what.startswith("logged in"))
+    found = next(index for index, what in enumerate(notes) if what.startswith("field upgrade of"))
+    assert login < found
+
+
 def test_what_is_forgotten_is_noted(bench):
     """More upgrades than the record keeps, without a network: here the same slave claims another version each time."""
     bench.unit.set_coverage(covered=False)
