@@ -7,6 +7,7 @@ wrongly; 3 a vehicle did not end as the scenario says.
 from __future__ import annotations
 
 import logging
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -189,9 +190,9 @@ def bench(
                 bus_off=bus_off,
             ),
             echo=echo,
-            turnaround_ns=round(turnaround_ms * 1e6),
-            flash_erase_ns=round(flash_erase_ms * 1e6),
-            flash_program_ns=round(flash_program_us * 1e3),
+            turnaround_ns=_nanoseconds(turnaround_ms * 1e6),
+            flash_erase_ns=_nanoseconds(flash_erase_ms * 1e6),
+            flash_program_ns=_nanoseconds(flash_program_us * 1e3),
             slot_kib=slot_kib,
             wrong_class=frozenset(wrong_class or ()),
             absent=frozenset(absent or ()),
@@ -199,10 +200,15 @@ def bench(
             flash_file=flash_file,
             seed=seed,
         )
-    except (ConfigurationError, OSError, OverflowError, ValueError) as error:
+    except (ConfigurationError, OSError) as error:
         _complain(str(error))
         raise typer.Exit(EXIT_WRONG_USAGE) from error
     run_bench(options, channel=channel, run_for_s=run_for, control=control)
+
+
+def _nanoseconds(value: float) -> int:
+    """Rounded; what is no number becomes one that is refused."""
+    return round(value) if isfinite(value) else -1
 
 
 @app.command(name="bench-say")

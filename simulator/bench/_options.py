@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bmsota.errors import ConfigurationError
 from simulator.devices.flash import ERASE_NS, PROGRAM_NS
+from simulator.kernel import SECOND
 from simulator.links.canbus import BusFaults
 from simulator.profiles import PROFILES
 
@@ -25,6 +26,7 @@ ADAPTERS_MAX = 16
 BITRATES_BPS = (10_000, 20_000, 50_000, 83_300, 100_000, 125_000, 250_000, 500_000, 750_000, 1_000_000)
 DATA_BITRATES_BPS = (1_000_000, 2_000_000, 4_000_000, 5_000_000)
 SLOT_KIB_MAX = 4096
+TIME_NS_MAX = 10 * SECOND
 
 
 class BenchTopology(Enum):
@@ -92,8 +94,9 @@ class BenchOptions:
             )
         if self.ids not in {11, 29}:
             raise ConfigurationError(f"ids: expected 11 or 29, got {self.ids}")
-        if min(self.turnaround_ns, self.flash_erase_ns, self.flash_program_ns) < 0:
-            raise ConfigurationError("times: expected none below 0")
+        for time_ns in (self.turnaround_ns, self.flash_erase_ns, self.flash_program_ns):
+            if not 0 <= time_ns <= TIME_NS_MAX:
+                raise ConfigurationError(f"times: expected at least 0 and at most 10 s, got {time_ns / SECOND:g} s")
         if not 0 <= self.slot_kib <= SLOT_KIB_MAX:
             raise ConfigurationError(f"slot: expected 0 to {SLOT_KIB_MAX} KiB, got {self.slot_kib}")
         for name, positions in (("wrong class", self.wrong_class), ("absent", self.absent)):

@@ -1,0 +1,382 @@
+"""The bench as people meet it: a process, a pseudo terminal, a CAN tool, and commands while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import can
+import pytest
+
+from bmsota.adapters.files import packaged_dbc, packaged_firmware
+from bmsota.adapters.pythoncan import drive, steady_clock
+from bmsota.bootloader import BootloaderWire
+from bmsota.errors import ConfigurationError
+from bmsota.flashing import BootloaderProfile, FlashingEngine, FlashJob, NodesDiscovered
+from bmsota.image import ImageVersion
+from bmsota.signals import loads
+from simulator.bench import Bench, BenchOptions, BenchTopology
+from simulator.cli import main
+
+NEW = ImageVersion(2, 1, 0)
+MASTER, SLAVE = (packaged_firmware(f"E7-{role}-2.1.0.bin") for role in ("master", "slave"))
+SMALL = ["--series", "E7", "--slaves", "2"]
+# Flash without delay: the tests wait for the wire alone. The figures of real flash are tested in virtual time.
+QUICK = ["--flash-erase-ms", "0", "--flash-program-us", "0"]
+# Far beyond what anything here takes on a busy machine.
+LIMIT_S = 120
+
+needs_pty = pytest.mark.skipif(not hasattr(os, "openpty"), reason="pseudo terminals are POSIX")
+
+
+@pytest.fixture(scope="module")
+def wire():
+    return BootloaderWire(loads(packaged_dbc("bms_bootloader")))
+
+
+class Process:
+    """`bmsota-sim bench` as a child; its lines as they come."""
+
+    def __init__(self, *arguments):
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "simulator.cli", "bench", *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
+        )  # fmt: skip
+        self.lines = []
+
+    def until(self, begin):
+        """The first line from now on that begins so."""
+        while line := self.child.stdout.readline():
+            self.lines.append(line.rstrip("\n"))
+            if self.lines[-1].startswith(begin):
+                return self.lines[-1]
+        raise AssertionError(f"expected {begin!r}, got the end: {self.lines} {self.child.stderr.read()}")
+
+    def say(self, command):
+        self.child.stdin.write(command + "\n")
+        return self.until(("ok", "error"))
+
+    @property
+    def adapters(self):
+        return [line.split(": ", 1)[1] for line in self.lines if line.startswith("adapter ")]
+
+
+@pytest.fixture
+def start():
+    with contextlib.ExitStack() as stack:
+
+        def begin(*arguments):
+            process = Process(*arguments)
+            stack.callback(process.child.wait, LIMIT_S)
+            stack.callback(process.child.kill)
+            process.until("ready")
+            return process
+
+        yield begin
+
+
+class Core:
+    """The engine as `drive` wants it."""
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    @property
+    def finished(self):
+        return self.engine.is_idle
+
+
+def do(bus, wire, operation, *arguments, **options):
+    """One operation over *bus*: the nodes of a discovery, or the results, by position."""
+    engine = FlashingEngine(BootloaderProfile(wire))
+    getattr(engine, operation)(*arguments, **options)
+    events = list(drive(Core(engine), bus, steady_clock()))
+    if isinstance(events[-1], NodesDiscovered):
+        return {node.position: node for node in events[-1].nodes}
+    return {result.position: result for result in events[-1].results}
+
+
+def ok(results):
+    assert all(result.ok for result in results.values()), results
+
+
+def install(bus, wire, positions):
+    """Everything a flash of these nodes is, with the version read back."""
+    found = do(bus, wire, "discover", positions)
+    assert {position: str(found[position].version) for position in positions} == dict.fromkeys(positions, "2.0.0")
+    ok(do(bus, wire, "flash", [FlashJob(position, SLAVE if position else MASTER) for position in positions]))
+    ok(do(bus, wire, "activate", positions))
+    found = do(bus, wire, "discover", positions)
+    assert {position: found[position].version for position in positions} == dict.fromkeys(positions, NEW)
+    ok(do(bus, wire, "confirm", [(position, NEW) for position in positions], raise_counter=True))
+
+
+# --- A process and its pseudo terminal --------------------------------------------------------------------------------
+
+
+@needs_pty
+@pytest.mark.parametrize(
+    ("topology", "interface", "positions"),
+    [
+        ("direct", "bmsota_slcan", (1, 2, 0)),
+        ("gateway", "bmsota_slcan", (1, 2, 0)),
+        ("direct", "slcan", (0,)),
+        ("gateway", "slcan", (1,)),
+    ],
+)
+def test_any_slcan_program_flashes_master_and_slaves(start, wire, topology, interface, positions):
+    process = start(*SMALL, *QUICK, "--topology", topology)
+    with can.Bus(interface=interface, channel=process.adapters[0], bitrate=500_000) as bus:
+        install(bus, wire, positions)
+    assert process.say("status").startswith("ok: 3 nodes")
+    versions = [line.split()[5] for line in process.lines if line.startswith("node ")][-3:]
+    assert versions == ["2.1.0" if position in positions else "2.0.0" for position in range(3)]
+    assert process.say("quit") == "ok: the bench ends"
+    process.until("bench: ended")
+    assert process.child.wait(LIMIT_S) == 0
+
+
+@needs_pty
+def test_a_cut_in_mid_flash_and_a_second_run(start, wire):
+    process = start(*SMALL, *QUICK, "--no-traffic")
+    with can.Bus(interface="bmsota_slcan", channel=process.adapters[0], bitrate=500_000) as bus:
+        assert process.say("cut 1 at-progress 0.4 off 300").startswith("ok: slave 1 loses its supply")
+        first = do(bus, wire, "flash", [FlashJob(1, SLAVE)])[1]
+        assert first.ok or first.safe_to_run_again
+        ok(do(bus, wire, "flash", [FlashJob(1, SLAVE)]))
+        ok(do(bus, wire, "activate", (1,)))
+        assert do(bus, wire, "discover", (1,))[1].version == NEW
+    process.say("quit")
+    process.until("bench: ended")
+    assert len([line for line in process.lines if "slave 1: power cut inside a flash operation" in line]) == 1
+
+
+@needs_pty
+def test_the_flash_file_makes_an_end_a_power_cycle(start, wire, tmp_path):
+    keep = ["--flash-file", str(tmp_path / "flash")]
+    process = start(*SMALL, *QUICK, *keep)
+    assert any("fresh from the factory" in line for line in process.lines)
+    with can.Bus(interface="bmsota_slcan", channel=process.adapters[0], bitrate=500_000) as bus:
+        install(bus, wire, (1,))
+        ok(do(bus, wire, "flash", [FlashJob(2, SLAVE)]))
+        ok(do(bus, wire, "activate", (2,)))
+        assert do(bus, wire, "discover", (2,))[2].version == NEW
+    process.child.send_signal(signal.SIGTERM)
+    assert process.child.wait(LIMIT_S) == 0
+    process = start(*SMALL, *QUICK, *keep)
+    nodes = [line.split()[5] for line in process.lines if line.startswith("node ")]
+    assert nodes == ["2.0.0", "2.1.0", "2.0.0"], "confirmed on slave 1; on trial, and so reverted, on slave 2"
+
+
+@needs_pty
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_cleanly(start, number):
+    process = start(*SMALL)
+    process.child.send_signal(number)
+    process.until("bench: ended")
+    assert process.child.wait(LIMIT_S) == 0
+    assert process.child.stderr.read() == ""
+
+
+@needs_pty
+def test_it_ends_by_itself_and_the_end_of_its_input_is_not_its_end(start):
+    process = start(*SMALL, "--run-for", "0.5")
+    process.child.stdin.close()
+    process.until("bench: ended")
+    assert process.child.wait(LIMIT_S) == 0
+
+
+@needs_pty
+def test_a_reader_that_goes_away_ends_it(start):
+    process = start(*SMALL)
+    process.child.stdout.close()
+    process.child.stdin.write("status\n")
+    process.child.stdin.flush()
+    assert process.child.wait(LIMIT_S) == 0
+
+
+@needs_pty
+def test_it_says_how_to_use_it(start):
+    process = start(*SMALL, "--adapters", "2", "--topology", "gateway")
+    assert len(set(process.adapters)) == 2
+    assert f"use: bmsota nodes -i bmsota_slcan -c {process.adapters[0]} -b 500000" in process.lines
+    assert process.lines[0] == (
+        "bench: E7, a master and 2 slaves, adapters on the diagnosis bus, the master as gateway, "
+        "classic 500 kbit/s, 11-bit ids, seed 1"
+    )
+
+
+@needs_pty
+def test_an_adapter_at_another_bit_rate_hears_nothing(start):
+    process = start(*SMALL)
+    for bitrate, hears in ((500_000, True), (250_000, False)):
+        with can.Bus(interface="bmsota_slcan", channel=process.adapters[0], bitrate=bitrate) as bus:
+            # Ten rounds of traffic a second; a silent second is no accident.
+            assert (bus.recv(LIMIT_S if hears else 1.0) is not None) is hears
+
+
+@needs_pty
+def test_commands_come_through_the_control_socket_too(start, tmp_path, call):
+    path = tmp_path / "bench.sock"
+    process = start(*SMALL, "--control", str(path))
+    say = functools.partial(call, "bench-say", str(path))
+    assert say("cut", "2", "off", "100") == (0, "ok: slave 2 has lost its supply for 100 ms\n", "")
+    code, output, _ = say("cut", "9")
+    assert (code, output.startswith("error: expected a position")) == (1, True)
+    with socket.socket(socket.AF_UNIX) as line, line.makefile("rw") as stream:
+        line.connect(str(path))
+        for command in ("loss 0.5", "faults off"):
+            stream.write(command + "\n")
+            stream.flush()
+            assert stream.readline().startswith("ok: ")
+    code, _, said = call("bench", *SMALL, "--control", str(path))
+    assert (code, "another bench listens" in said) == (1, True)
+    assert say("quit")[0] == 0
+    process.until("bench: ended")
+    assert process.child.wait(LIMIT_S) == 0
+    assert not path.exists()
+    code, _, said = say("status")
+    assert (code, said.startswith("bmsota-sim: control: expected a bench at")) == (1, True)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    assert call("bench", *SMALL, "--run-for", "0", "--control", str(path))[0] == 0
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """`bmsota-sim` in this process: exit code, output, errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bmsota-sim", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--slaves", "99"], 2, "slaves: expected 1 to 16, got 99"),
+        (["--series", "X1"], 2, "series: expected one of F7, E7, got 'X1'"),
+        (["--topology", "ring"], 2, "'ring' is not one of 'direct', 'gateway'"),
+        (["--loss", "1.5"], 2, "expected chances from 0 to 1"),
+        (["--turnaround-ms", "inf"], 2, "times: expected at least 0 and at most 10 s"),
+        (["--colour"], 2, "No such option: --colour"),
+        (["--image-key", "nowhere.pem"], 2, "nowhere.pem"),
+        (["--channel", "nonsense"], 1, "channel: expected pty or INTERFACE:CHANNEL, got 'nonsense'"),
+        (["--channel", "nonsense:0"], 1, "channel: expected python-can to open nonsense:0"),
+        (["--control", "/"], 1, "control: expected a free path, got /"),
+        (["--control", "/nowhere/at/all"], 1, "control: expected a path for a socket"),
+    ],
+)
+def test_a_wrong_option_is_one_line(arguments, code, said, call):
+    ended, _, errors = call("bench", "--run-for", "0", *arguments)
+    assert (ended, errors.count("\n")) == (code, 1), errors
+    assert errors.startswith("bmsota-sim: ")
+    assert said in errors
+
+
+# --- At a terminal ----------------------------------------------------------------------------------------------------
+
+
+# A login shell makes the terminal the session's own; so does this.
+AT_A_TERMINAL = """
+import fcntl, os, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from simulator.cli import main
+main()
+"""
+
+
+@needs_pty
+def test_at_a_terminal_there_is_a_table_and_a_line_to_type():
+    near, far = os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", AT_A_TERMINAL, "bench", *SMALL],
+        stdin=far, stdout=far, stderr=far,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "140", "LINES": "40"},
+    )  # fmt: skip
+    os.close(far)
+    seen = b""
+
+    def until(text):
+        nonlocal seen
+        end_s = time.monotonic() + LIMIT_S
+        while text not in seen:
+            assert time.monotonic() < end_s, seen
+            if select.select([near], [], [], 1.0)[0]:
+                seen += os.read(near, 65_536)
+
+    try:
+        until(b"hardware id")
+        os.write(near, b"cut 1x\x7f off 100\r")
+        until(b"ok: slave 1 has lost its supply for 100 ms")
+        os.write(near, b"nonsense\r")
+        until(b"error: expected one of cut")
+        os.write(near, b"\x03")
+        until(b"bench: ended")
+        assert child.wait(LIMIT_S) == 0
+    finally:
+        child.kill()
+        child.wait()
+        os.close(near)
+
+
+# --- In one process ---------------------------------------------------------------------------------------------------
+
+
+def test_without_pseudo_terminals_in_one_process(wire):
+    notes = []
+    options = BenchOptions(
+        series="E7", slaves=2, topology=BenchTopology.GATEWAY, flash_erase_ns=0, flash_program_ns=0, adapters=2
+    )
+    with (
+        Bench(options, channel="virtual:test_bench", told=notes.append) as bench,
+        can.Bus(interface="virtual", channel=bench.paths[0]) as bus,
+        can.Bus(interface="virtual", channel=bench.paths[1]) as log,
+    ):
+        assert bench.paths == ["test_bench", "test_bench2"]
+        install(bus, wire, (2,))
+        assert [row.version for row in bench.rows()] == ["2.0.0", "2.0.0", "2.1.0"]
+        assert bench.command("power 1 off") == ["ok: slave 1 is off"]
+        assert log.recv(LIMIT_S) is not None, "the other adapter has heard the flasher"
+    assert any(note.who == "slave 2" and "boots 2.1.0" in note.what for note in notes)
+    with pytest.raises(ConfigurationError, match="expected a running one"):
+        bench.command("status")
+    bench.close()
+
+
+def test_a_bench_that_fails_says_so(tmp_path):
+    """The flash file cannot be written: the bench's thread ends, and whoever closes the bench learns why."""
+    bench = Bench(BenchOptions(flash_file=tmp_path / "nowhere" / "flash"), channel="virtual:lost")
+    bench.open()
+    end_s = time.monotonic() + LIMIT_S
+    while bench.failure is None:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    with pytest.raises(ConfigurationError, match="expected"):
+        bench.command("status")
+    with pytest.raises(OSError, match="nowhere"):
+        bench.close()
+    bench.close()
+
+
+@needs_pty
+def test_a_channel_for_one_adapter_takes_no_second():
+    for channel in ("socketcan:vcan0", "pty:7"):
+        with pytest.raises(ConfigurationError, match="channel: expected"):
+            Bench(BenchOptions(adapters=2), channel=channel).open()
