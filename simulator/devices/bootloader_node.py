@@ -58,7 +58,7 @@ def reply_keys(wire: BootloaderWire, first: int, count: int) -> frozenset[int]:
 
 
 def _keys(wire: BootloaderWire, first: int, count: int) -> frozenset[int]:
-    flag = EXTENDED_FLAG if getattr(wire, "is_extended_id", False) else 0
+    flag = EXTENDED_FLAG if wire.is_extended_id else 0
     return frozenset(flag | can_id for can_id in range(first, first + count))
 
 

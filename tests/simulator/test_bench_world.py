@@ -343,8 +343,10 @@ def test_a_file_that_is_no_flash_file_is_refused(desk, tmp_path, data, said):
 def test_the_rows_show_a_transfer(desk):
     bench = desk()
     bench.flasher.begin("flash", [FlashJob(1, SLAVE)])
-    bench.run(0.3)
-    row = bench.world.rows()[1]
+    while (row := bench.world.rows()[1]).stored_bytes == 0:
+        bench.run(0.001)
     assert row.state == NodeState.RECEIVING.name.lower()
     assert 0 < row.stored_bytes < row.size_bytes == len(SLAVE)
     assert not bench.world.is_at_rest
+    bench.run(2)
+    assert bench.world.rows()[1].stored_bytes == len(SLAVE)
