@@ -23,6 +23,8 @@ from bmsota.bootloader import (
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
 from bmsota.signals import loads
 from simulator.devices.flash import FlashModel, PowerCut
+from simulator.kernel import Kernel
+from simulator.links.canbus import BusFaults, CanBus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +144,7 @@ class Bench:
         self._heap: list[tuple[int, int, Any, Any]] = []
         self._sequence = 0
         self._bus_free_ns = 0
+        self._is_cut = False
         for node in nodes:
             self._start(node)
 
@@ -167,7 +170,7 @@ class Bench:
         self._heap = [entry for entry in self._heap if entry[2] is not self.client]
         heapq.heapify(self._heap)
         self._bus_free_ns = self.now_ns
-        self.client.finished = True
+        self._is_cut = True
 
     def _transmit(self, frames: list[CanFrame], sender: Any) -> None:
         for frame in frames:
@@ -215,9 +218,9 @@ class Bench:
 
     def run(self, client: Any = None, *, limit_s: float = 120) -> list[Any]:
         """Run until *client* is finished (without one: for *limit_s* seconds); its events."""
-        self.client, self.events, self.sent = client, [], []
+        self.client, self.events, self.sent, self._is_cut = client, [], [], False
         end_ns = self.now_ns + int(limit_s * SECOND)
-        while client is None or not client.finished:
+        while client is None or not (client.finished or self._is_cut):
             self._pump()
             if client is not None and client.finished:
                 break
@@ -241,6 +244,112 @@ class Bench:
     def command(self, position: int, command: Command, **options: Any) -> Any:
         """Give one command; its only event."""
         return self.run(NodeCommand(self.wire, position=position, command=command, **options))[-1]
+
+
+class Station:
+    """One machine on one port of a `CanBus`: fed with what it hears, asked for more whenever its port has sent everything."""
+
+    def __init__(self, bus: CanBus, name: str, heard: Callable[[Any], None]) -> None:
+        self.kernel = bus.kernel
+        self.machine: Any = None
+        self.port = bus.attach(self._receive, name=name, drained=lambda _now_ns: self.pump())
+        self.sent: list[CanFrame] = []
+        self._heard = heard
+        self._timer: Any = None
+
+    def start(self, machine: Any) -> None:
+        self.machine = machine
+        self.port.power(on=True)
+        self.pump()
+
+    def stop(self) -> None:
+        self.machine = None
+        self.port.power(on=False)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _receive(self, frame: CanFrame, now_ns: int) -> None:
+        if self.machine is not None:
+            self.machine.receive_frame(frame, now_ns)
+            self.pump()
+
+    def _timeout(self) -> None:
+        if self.machine is not None:
+            self.machine.handle_timeout(self.kernel.now_ns)
+            self.pump()
+
+    def pump(self) -> None:
+        machine, now_ns = self.machine, self.kernel.now_ns
+        if machine is None:
+            return
+        while not self.port.pending and (frames := machine.frames_to_send(now_ns)):
+            self.sent += frames
+            for frame in frames:
+                self.port.send(frame)
+        while self.machine is machine and (event := machine.next_event()) is not None:
+            self._heard(event)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_ns = machine.next_timeout()
+        # With frames still to be sent the port calls when it is done.
+        if self.machine is machine and due_ns is not None and not self.port.pending:
+            self._timer = self.kernel.call_at(max(due_ns, now_ns + 1), self._timeout)
+
+
+class WireBench:
+    """The same bench on the simulator's `CanBus`: real bit times, arbitration, and faults of each receiver's own."""
+
+    def __init__(
+        self,
+        *nodes: Node,
+        seed: int | str = 0,
+        dbc: str = "bms_bootloader",
+        node_dbc: str | None = None,
+        data_bitrate_bps: int | None = None,
+        **faults: float,
+    ) -> None:
+        self.wire = BootloaderWire(database(dbc))
+        self.node_wire = BootloaderWire(database(node_dbc or dbc))
+        self.kernel = Kernel(1_000 * SECOND)
+        self.bus = CanBus(
+            self.kernel, data_bitrate_bps=data_bitrate_bps, seed=seed, faults=BusFaults(**faults), name="bench"
+        )
+        self.events: list[Any] = []
+        self.client = Station(self.bus, "flasher", self.events.append)
+        self.stations = {node: Station(self.bus, f"node {node.position}", partial(self._heard, node)) for node in nodes}
+        for node in nodes:
+            self.stations[node].port.power(on=False)
+            self.power_on(node)
+
+    def power_on(self, node: Node) -> None:
+        node.power_on(self.node_wire)
+        self.stations[node].start(node.target)
+
+    def power_off(self, node: Node) -> None:
+        node.power_off()
+        self.stations[node].stop()
+
+    def _heard(self, node: Node, event: Any) -> None:
+        node.events.append(event)
+        if isinstance(event, ResetRequested):
+            self.power_off(node)
+            self.kernel.call_in(300 * MS, self.power_on, node)
+
+    def run(self, client: Any, *, limit_s: float = 120) -> list[Any]:
+        """Run until *client* is finished; its events. What it sent is in `client.sent`."""
+        self.events.clear()
+        self.client.sent = []
+        end_ns = self.kernel.now_ns + int(limit_s * SECOND)
+        self.client.start(client)
+        while not client.finished:
+            due_ns = self.kernel.next_due()
+            assert due_ns is not None, self.events[-3:]
+            assert due_ns < end_ns, f"not finished after {limit_s} simulated seconds: {self.events[-3:]}"
+            self.kernel.run_until(due_ns)
+        self.client.pump()
+        self.client.stop()
+        return list(self.events)
 
 
 @pytest.fixture
