@@ -10,7 +10,8 @@ The tree::
     |-- TrustError             signature, digest, rollback, expiry, wrong device: `.attack` names it
     |-- TransferError          a download or flash that failed; `.permanent` says whether trying again can help
     |-- SignalError            a DBC definition or a signal value that does not fit
-    `-- ConfigurationError     a scenario, profile or setting that cannot be used
+    |-- ConfigurationError     a scenario, profile or setting that cannot be used
+    `-- FaultError             (in `bmsota.flashing`) what ends a flash from a laptop: `.fault` is its row in `FAULTS`
 
 Anything else that escapes the library is a bug. Messages speak one grammar: "expected ..., got ... (where)".
 """

@@ -43,7 +43,16 @@ if TYPE_CHECKING:
 
     from can.typechecking import AutoDetectedConfig
 
-__all__ = ["BITRATES", "DATA_BITRATES", "Answer", "SlcanBus", "SlcanLines"]
+__all__ = [
+    "BITRATES",
+    "DATA_BITRATES",
+    "AdapterRefusesError",
+    "AdapterSilentError",
+    "Answer",
+    "FrameRefusedError",
+    "SlcanBus",
+    "SlcanLines",
+]
 
 BITRATES = {
     10_000: "S0", 20_000: "S1", 50_000: "S2", 100_000: "S3", 125_000: "S4", 250_000: "S5", 500_000: "S6", 750_000: "S7",
@@ -80,6 +89,22 @@ WAIT_S_MAX = 1.0
 SLICE_S = 0.01
 
 MINUTE_MS = 60_000
+
+
+# Of the status flags (LAWICEL's `F`): error warning, error passive, bus error.
+_ERROR_FLAGS = 0x04 | 0x20 | 0x80
+
+
+class AdapterSilentError(can.CanInitializationError):
+    """The port opens, but nobody answers."""
+
+
+class AdapterRefusesError(can.CanInitializationError):
+    """The adapter says no to a setting."""
+
+
+class FrameRefusedError(can.CanOperationError):
+    """The adapter could not get a frame onto the bus for half a second."""
 
 
 class Answer(Enum):
@@ -318,7 +343,8 @@ class SlcanBus(can.BusABC):
 
         Raises:
             ValueError: an argument that no adapter can fulfil.
-            CanInitializationError: the port cannot be opened, nobody answers, or the adapter refuses a setting; says which.
+            CanInitializationError: the port cannot be opened, nobody answers (`AdapterSilentError`), or the adapter refuses a
+                setting (`AdapterRefusesError`); says which.
         """
         if not channel:
             raise ValueError("expected a serial port as channel, got none")
@@ -398,7 +424,7 @@ class SlcanBus(can.BusABC):
         deadline_s = time.monotonic() + OPEN_TIMEOUT_S
         while self._ask("C", OPEN_ASK_S) is None:
             if time.monotonic() > deadline_s:
-                raise can.CanInitializationError(
+                raise AdapterSilentError(
                     f"expected an slcan adapter to answer C, got nothing for {OPEN_TIMEOUT_S} s ({self.channel_info}: wrong port"
                     " or baud rate; check_answers=False for adapters that never answer)"
                 )
@@ -433,7 +459,7 @@ class SlcanBus(can.BusABC):
         if answer is not Answer.DONE:
             got = answer.value if isinstance(answer, Answer) else answer or "no answer"
             meaning = meaning or _MEANINGS.get(line[0], "")
-            raise can.CanInitializationError(
+            raise AdapterRefusesError(
                 f"expected the adapter to accept {line} ({meaning}), got {got} ({self.channel_info})"
             )
 
@@ -522,7 +548,7 @@ class SlcanBus(can.BusABC):
             message = messages.popleft()
         except IndexError:
             if self._failures:
-                raise can.CanOperationError(self._failures.popleft()) from None
+                raise FrameRefusedError(self._failures.popleft()) from None
             return None, False
         if self._event_fd is not None and not messages:
             with self._reading:
@@ -583,7 +609,7 @@ class SlcanBus(can.BusABC):
 
         Raises:
             CanOperationError: opened listen-only, not a frame an adapter can send, an earlier frame was refused for half a
-                second, or the port is gone. The message names the line.
+                second (`FrameRefusedError`), or the port is gone. The message names the line.
             CanTimeoutError: no answer in time.
         """
         if self._listen_only:
@@ -596,12 +622,12 @@ class SlcanBus(can.BusABC):
         with self._sending:
             self._settle(ANSWER_TIMEOUT_S, room_for=1)
             if self._failures:
-                raise can.CanOperationError(self._failures.popleft())
+                raise FrameRefusedError(self._failures.popleft())
             self._write_frame(_Sent(line, True, time.monotonic()))
             if timeout is not None and timeout > 0:
                 self._settle(timeout)
                 if self._failures:
-                    raise can.CanOperationError(self._failures.popleft())
+                    raise FrameRefusedError(self._failures.popleft())
 
     def _write_frame(self, sent: _Sent) -> None:
         if self._expects_answers:
@@ -674,6 +700,23 @@ class SlcanBus(can.BusABC):
     @state.setter
     def state(self, _new_state: can.BusState) -> None:
         raise can.CanOperationError(f"expected listen_only to be chosen at opening, got a change ({self.channel_info})")
+
+    def has_heard_errors(self) -> bool | None:
+        """Whether the adapter has seen errors on the bus since it was last asked; None if it does not tell (LAWICEL's `F`).
+
+        Raises:
+            CanOperationError: the port is gone.
+        """
+        if not self._check_answers:
+            return None
+        with self._sending, self._reader:
+            answer = self._ask("F")
+        if not isinstance(answer, str) or not answer.startswith("F"):
+            return None
+        try:
+            return bool(int(answer[1:], 16) & _ERROR_FLAGS)
+        except ValueError:
+            return None
 
     @property
     def garbage(self) -> int:

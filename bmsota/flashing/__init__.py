@@ -20,7 +20,7 @@ from bmsota.flashing.engine import (
     TransferBroken,
     TransferProgressed,
 )
-from bmsota.flashing.faults import EXIT_CODES, FAULTS, ExitCode, Fault, FaultRow, FieldFault
+from bmsota.flashing.faults import EXIT_CODES, FAULTS, ExitCode, Fault, FaultError, FaultRow, FieldFault
 from bmsota.flashing.field import (
     FieldEvent,
     FieldFinished,
@@ -66,6 +66,7 @@ __all__ = [
     "EngineEvent",
     "ExitCode",
     "Fault",
+    "FaultError",
     "FaultRow",
     "FieldEvent",
     "FieldFault",

@@ -11,12 +11,13 @@ from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 from bmsota.bootloader import FAILURES, FailureCause
+from bmsota.errors import BmsotaError
 from bmsota.flashing.plan import NOT_OVERRIDABLE, OVERRIDABLE, Check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EXIT_CODES", "FAULTS", "ExitCode", "Fault", "FaultRow", "FieldFault"]
+__all__ = ["EXIT_CODES", "FAULTS", "ExitCode", "Fault", "FaultError", "FaultRow", "FieldFault"]
 
 
 class ExitCode(IntEnum):
@@ -87,6 +88,15 @@ class FieldFault(Enum):
 
 
 Fault: TypeAlias = FieldFault | Check | FailureCause
+
+
+class FaultError(BmsotaError):
+    """Something of `FAULTS` that ends what was asked for. `detail` names the place, what was expected and what came."""
+
+    def __init__(self, fault: Fault, detail: str) -> None:
+        super().__init__(f"{fault.value}: {detail}")
+        self.fault = fault
+        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,14 @@ from bmsota.ota.download import (
     Resumed,
 )
 from bmsota.ota.http import HttpRequest, HttpResponse
-from bmsota.ota.manifest import ReleaseImage, ReleaseManifest, describe_image, sign_manifest, verify_manifest
+from bmsota.ota.manifest import (
+    ReleaseImage,
+    ReleaseManifest,
+    describe_image,
+    parse_manifest,
+    sign_manifest,
+    verify_manifest,
+)
 from bmsota.ota.order import UpgradeOrder, sign_order, verify_order
 from bmsota.ota.report import NodeReport, Outcome, PostBootReport, sign_report, verify_report
 from bmsota.ota.trusted import DeviceTrust, TrustState
@@ -49,6 +56,7 @@ __all__ = [
     "TrustState",
     "UpgradeOrder",
     "describe_image",
+    "parse_manifest",
     "sign_manifest",
     "sign_order",
     "sign_report",

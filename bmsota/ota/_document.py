@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = ["CONTENT_TYPES", "MANIFEST", "ORDER", "REPORT", "sign", "verify"]
+__all__ = ["CONTENT_TYPES", "MANIFEST", "ORDER", "REPORT", "peek", "sign", "verify"]
 
 MANIFEST: Final = "application/vnd.bmsota.manifest+cbor"
 ORDER: Final = "application/vnd.bmsota.order+cbor"
@@ -70,27 +70,47 @@ def verify(data: bytes, *, content_type: str, keys: Iterable[Ed25519PublicKey], 
     Raises:
         TrustError: `endless-data`, `malformed-document`, `wrong-document` or `arbitrary-software`.
     """
+    return _read(data, content_type, size_bytes_max, tuple(keys))
+
+
+def peek(data: bytes, *, content_type: str, size_bytes_max: int) -> dict[str, Any]:
+    """The payload's map without a look at the signature: nothing of it may be believed.
+
+    Raises:
+        TrustError: `endless-data`, `malformed-document` or `wrong-document`.
+    """
+    return _read(data, content_type, size_bytes_max, None)
+
+
+def _read(
+    data: bytes, content_type: str, size_bytes_max: int, keys: tuple[Ed25519PublicKey, ...] | None
+) -> dict[str, Any]:
     if len(data) > size_bytes_max:
         raise TrustError(
             Attack.ENDLESS_DATA, f"expected at most {size_bytes_max} bytes of {content_type}, got {len(data)}"
         )
     try:
         key_id, payload = _open(data, content_type)
-        key = next((key for key in keys if _key_id(key) == key_id), None)
-        if key is None:
-            raise TrustError(Attack.ARBITRARY_SOFTWARE, f"expected a known key, got key id {key_id.hex()}")
-        try:
-            _COSE.decode(data, COSEKey.new(_cose_key(key, {})))
-        except (CWTError, ValueError) as error:
-            raise TrustError(
-                Attack.ARBITRARY_SOFTWARE, f"expected a valid signature of {content_type}, got none"
-            ) from error
+        if keys is not None:
+            _check_signature(data, content_type, key_id, keys)
         value = _cbor.decode(payload)
     except _cbor.CborError as error:
         raise TrustError(Attack.MALFORMED_DOCUMENT, f"{content_type}: {error}") from error
     if not isinstance(value, dict):
         raise TrustError(Attack.MALFORMED_DOCUMENT, f"{content_type}: expected a map, got {type(value).__name__}")
     return value
+
+
+def _check_signature(data: bytes, content_type: str, key_id: bytes, keys: tuple[Ed25519PublicKey, ...]) -> None:
+    key = next((key for key in keys if _key_id(key) == key_id), None)
+    if key is None:
+        raise TrustError(Attack.ARBITRARY_SOFTWARE, f"expected a known key, got key id {key_id.hex()}")
+    try:
+        _COSE.decode(data, COSEKey.new(_cose_key(key, {})))
+    except (CWTError, ValueError) as error:
+        raise TrustError(
+            Attack.ARBITRARY_SOFTWARE, f"expected a valid signature of {content_type}, got none"
+        ) from error
 
 
 def _open(data: bytes, content_type: str) -> tuple[bytes, bytes]:

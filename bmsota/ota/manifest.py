@@ -35,6 +35,7 @@ __all__ = [
     "ReleaseImage",
     "ReleaseManifest",
     "describe_image",
+    "parse_manifest",
     "sign_manifest",
     "verify_manifest",
 ]
@@ -183,9 +184,25 @@ def verify_manifest(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> Rel
     Raises:
         TrustError: `endless-data`, `malformed-document`, `wrong-document` or `arbitrary-software`.
     """
-    value = _document.verify(
-        data, content_type=_document.MANIFEST, keys=public_keys, size_bytes_max=MANIFEST_SIZE_BYTES_MAX
+    return _parse(
+        _document.verify(
+            data, content_type=_document.MANIFEST, keys=public_keys, size_bytes_max=MANIFEST_SIZE_BYTES_MAX
+        )
     )
+
+
+def parse_manifest(data: bytes) -> ReleaseManifest:
+    """Read a manifest without a key: its form is checked, nothing it says may be believed.
+
+    For a tool that shows what it was given, or hands images to nodes that verify each of them themselves.
+
+    Raises:
+        TrustError: `endless-data`, `malformed-document` or `wrong-document`.
+    """
+    return _parse(_document.peek(data, content_type=_document.MANIFEST, size_bytes_max=MANIFEST_SIZE_BYTES_MAX))
+
+
+def _parse(value: dict[str, Any]) -> ReleaseManifest:
     names = ("release", "software_version", "series", "images", "created_s", "expires_s")
     release, software_version, series, images, created_s, expires_s = take_fields(value, names, "manifest")
     with malformed_as_trust_error("manifest"):

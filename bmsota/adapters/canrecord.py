@@ -1,0 +1,143 @@
+"""A CAN bus with a log: every frame that goes out or comes in is written down, in a format others can read.
+
+The writers are python-can's: candump's `.log`, Vector's `.blf` and `.asc`, PEAK's `.trc`. A log that cannot be written any
+more (a full disk) does not stop the work: it is closed, and what is missing is counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+try:
+    import can
+except ImportError as error:  # pragma: no cover - the tests have it
+    raise ImportError("expected the extra 'can' (pip install 'bmsota[can]') for CAN logs, got none") from error
+
+from bmsota.adapters.canlogs import LOG_SUFFIXES
+from bmsota.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from bmsota.adapters.files import FilePath
+
+__all__ = ["CanRecord", "RecordingBus"]
+
+_CHUNK_SIZE_BYTES = 1 << 20
+
+
+class CanRecord:
+    """An open log file. A context manager."""
+
+    def __init__(self, path: FilePath) -> None:
+        """Create the file at *path*; its format is that of its suffix.
+
+        Raises:
+            OSError: it cannot be created.
+            ConfigurationError: the suffix is that of no format.
+        """
+        self.path = Path(path)
+        if not self.path.name.lower().endswith(LOG_SUFFIXES):
+            raise ConfigurationError(
+                f"expected a log with one of the suffixes {', '.join(LOG_SUFFIXES)}, got {self.path.name} ({path})"
+            )
+        self.frames = 0
+        """Frames written."""
+        self.missing = 0
+        """Frames that could not be written."""
+        self.fault: str | None = None
+        """Why it broke off."""
+        self._writer: Any = can.Logger(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+    def write(self, message: can.Message) -> None:
+        """Write one frame; never raises, see `fault`."""
+        if self._writer is None:
+            self.missing += 1
+            return
+        try:
+            self._writer.on_message_received(message)
+            self.frames += 1
+        except (OSError, ValueError) as error:
+            self.missing += 1
+            self._break_off(error)
+
+    def close(self) -> None:
+        """End the file; may be called again."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            try:
+                writer.stop()
+            except (OSError, ValueError) as error:
+                self.fault = self.fault or _reason(error)
+
+    def digest(self) -> str | None:
+        """SHA-256 of the closed file; None if it cannot be read."""
+        sha256 = hashlib.sha256()
+        try:
+            with self.path.open("rb") as file:
+                while chunk := file.read(_CHUNK_SIZE_BYTES):
+                    sha256.update(chunk)
+        except OSError:
+            return None
+        return sha256.hexdigest()
+
+    def _break_off(self, error: Exception) -> None:
+        self.fault = _reason(error)
+        writer, self._writer = self._writer, None
+        # Closing flushes, and fails as writing did.
+        with contextlib.suppress(OSError, ValueError):
+            writer.stop()
+
+
+def _reason(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+
+
+class RecordingBus:
+    """What `drive` needs of a bus, over another one, writing down what passes.
+
+    Times are *clock*'s (nanoseconds since the epoch), of both directions, so that the log is in one order.
+    """
+
+    def __init__(self, bus: can.BusABC, clock: Callable[[], int], record: CanRecord | None = None) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._record = record
+        self.sent = 0
+        self.received = 0
+
+    @property
+    def channel_info(self) -> str:
+        """What the bus calls itself."""
+        return str(self._bus.channel_info)
+
+    def send(self, message: can.Message, timeout: float | None = None) -> None:
+        """Send a frame; it is written down when the adapter has taken it. Raises what the bus raises."""
+        self._bus.send(message, timeout)
+        self.sent += 1
+        if self._record is not None:
+            message.timestamp = self._clock() / 1e9
+            message.is_rx = False
+            self._record.write(message)
+
+    def recv(self, timeout: float | None = None) -> can.Message | None:
+        """Receive a frame. Raises what the bus raises."""
+        message = self._bus.recv(timeout)
+        if message is not None:
+            self.received += 1
+            if self._record is not None:
+                message.timestamp = self._clock() / 1e9
+                self._record.write(message)
+        return message
