@@ -117,20 +117,16 @@ class RecordingBus:
         self._record = record
         self.sent = 0
         self.received = 0
+        self.channel_info = str(bus.channel_info)
 
-    @property
-    def channel_info(self) -> str:
-        """What the bus calls itself."""
-        return str(self._bus.channel_info)
-
-    def send(self, message: can.Message, timeout: float | None = None) -> None:
+    def send(self, msg: can.Message, timeout: float | None = None) -> None:
         """Send a frame; it is written down when the adapter has taken it. Raises what the bus raises."""
-        self._bus.send(message, timeout)
+        self._bus.send(msg, timeout)
         self.sent += 1
         if self._record is not None:
-            message.timestamp = self._clock() / 1e9
-            message.is_rx = False
-            self._record.write(message)
+            msg.timestamp = self._clock() / 1e9
+            msg.is_rx = False
+            self._record.write(msg)
 
     def recv(self, timeout: float | None = None) -> can.Message | None:
         """Receive a frame. Raises what the bus raises."""

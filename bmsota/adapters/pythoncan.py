@@ -20,7 +20,7 @@ from bmsota.errors import TransferError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["CanCore", "FinishingCanCore", "drive", "from_message", "serve", "steady_clock", "to_message"]
+__all__ = ["CanCore", "CanPort", "FinishingCanCore", "drive", "from_message", "serve", "steady_clock", "to_message"]
 
 EventT_co = TypeVar("EventT_co", covariant=True)
 
@@ -50,6 +50,16 @@ class FinishingCanCore(CanCore[EventT_co], Protocol[EventT_co]):
     def finished(self) -> bool: ...
 
 
+class CanPort(Protocol):
+    """What the loop needs of a bus: `can.BusABC` is one."""
+
+    channel_info: str
+
+    def send(self, msg: can.Message, timeout: float | None = None) -> None: ...
+
+    def recv(self, timeout: float | None = None) -> can.Message | None: ...
+
+
 def to_message(frame: CanFrame) -> can.Message:
     """The library's frame as python-can's. A CAN FD frame is sent with the faster data rate."""
     return can.Message(
@@ -74,7 +84,7 @@ def steady_clock() -> Callable[[], int]:
     return lambda: time.monotonic_ns() + offset_ns
 
 
-def drive(core: FinishingCanCore[EventT_co], bus: can.BusABC, clock: Callable[[], int]) -> Iterator[EventT_co]:
+def drive(core: FinishingCanCore[EventT_co], bus: CanPort, clock: Callable[[], int]) -> Iterator[EventT_co]:
     """Run *core* over *bus* until it has finished; yield its events as they come.
 
     What it still has to say when it finishes is sent before the end.
@@ -86,14 +96,14 @@ def drive(core: FinishingCanCore[EventT_co], bus: can.BusABC, clock: Callable[[]
 
 
 def serve(
-    core: CanCore[EventT_co], bus: can.BusABC, clock: Callable[[], int], until: Callable[[], bool]
+    core: CanCore[EventT_co], bus: CanPort, clock: Callable[[], int], until: Callable[[], bool]
 ) -> Iterator[EventT_co]:
     """As `drive`, for a core that never finishes by itself: until *until* says so. Raises the same."""
     yield from _run(core, bus, clock, until)
 
 
 def _run(
-    core: CanCore[EventT_co], bus: can.BusABC, clock: Callable[[], int], has_ended: Callable[[], bool]
+    core: CanCore[EventT_co], bus: CanPort, clock: Callable[[], int], has_ended: Callable[[], bool]
 ) -> Iterator[EventT_co]:
     while not has_ended():
         _send(core, bus, clock())
@@ -114,7 +124,7 @@ def _wait_s(deadline_ns: int | None, now_ns: int) -> float:
     return min(max(deadline_ns - now_ns, 0) / 1e9, WAIT_S_MAX)
 
 
-def _send(core: CanCore[EventT_co], bus: can.BusABC, now_ns: int) -> None:
+def _send(core: CanCore[EventT_co], bus: CanPort, now_ns: int) -> None:
     for frame in core.frames_to_send(now_ns):
         try:
             bus.send(to_message(frame))
@@ -125,7 +135,7 @@ def _send(core: CanCore[EventT_co], bus: can.BusABC, now_ns: int) -> None:
             ) from error
 
 
-def _receive(bus: can.BusABC, timeout_s: float) -> can.Message | None:
+def _receive(bus: CanPort, timeout_s: float) -> can.Message | None:
     try:
         return bus.recv(timeout=timeout_s)
     except can.CanError as error:

@@ -47,6 +47,13 @@ app.command(name="send")(send.command)
 # CAN commands need the extra `can`; without it they are not offered, and the core stays light.
 if find_spec("cantools") is not None:
     app.add_typer(import_module("bmsota.cli.dbc").app, name="dbc")
+    _can = import_module("bmsota.cli.canbus").CanCommand
+    _nodes = import_module("bmsota.cli.nodes")
+    app.command(name="adapters", cls=_can)(import_module("bmsota.cli.adapters").command)
+    app.command(name="nodes", cls=_can)(_nodes.nodes_command)
+    app.command(name="flash", cls=_can)(import_module("bmsota.cli.flash").command)
+    app.command(name="verify", cls=_can)(_nodes.verify_command)
+    app.command(name="reset", cls=_can)(_nodes.reset_command)
 
 
 def main() -> None:

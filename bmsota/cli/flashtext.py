@@ -1,0 +1,154 @@
+"""Plans, nodes and results in words and tables, for the commands that flash."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bmsota.bootloader import Capability
+from bmsota.flashing import Action, Standing, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bmsota.bootloader import NodeDescription
+    from bmsota.flashing import FlashPlan, NodePlan, NodeReport
+
+__all__ = [
+    "columns",
+    "node_rows",
+    "plan_lines",
+    "rate_sentence",
+    "report_line",
+    "standing_sentence",
+]
+
+_NODE_HEADS = (
+    "node", "role", "hwid", "serial", "version", "state", "slot A", "slot B", "counter", "can", "protocol",
+)  # fmt: skip
+_PLAN_HEADS = ("node", "role", "hwid", "from", "to", "action", "bytes", "about")
+_KILO = 1000
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with aligned columns, however wide the screen is."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def word(name: str) -> str:
+    """The name of an enumeration's member as people read it."""
+    return name.lower().replace("_", " ")
+
+
+def capabilities(node: NodeDescription) -> str:
+    """What a node can do beside the basic protocol."""
+    return ", ".join(word(str(each.name)) for each in Capability if each in node.capabilities and each) or "-"
+
+
+def node_rows(nodes: Iterable[NodeDescription]) -> list[tuple[str, ...]]:
+    """The table of `bmsota nodes`, with its heads."""
+    rows: list[tuple[str, ...]] = [_NODE_HEADS]
+    for node in nodes:
+        slots = [word(state.name) for state in node.slot_states]
+        if node.running_slot is not None:
+            slots[node.running_slot] += " *"
+        rows.append(
+            (
+                str(node.position),
+                node.role.name.lower(),
+                node.hwid,
+                node.serial,
+                "-" if node.running_slot is None else str(node.version),
+                word(node.state.name),
+                *slots,
+                str(node.security_counter),
+                capabilities(node),
+                str(node.protocol_version),
+            )
+        )
+    return rows
+
+
+def plan_lines(plan: FlashPlan, rate_bytes_per_s: float | None) -> list[str]:
+    """What would happen, node by node, and what was looked at."""
+    source = plan.source
+    kind = "image" if source.manifest is None else "release"
+    lines = [f"{kind} {source.name}"]
+    if plan.nodes:
+        rows = [_PLAN_HEADS, *(_plan_row(node) for node in plan.nodes)]
+        lines += columns(rows)
+    size = sum(node.size_bytes for node in plan.nodes)
+    if size and plan.expected_s is not None and rate_bytes_per_s:
+        lines.append(
+            f"in all {size} bytes, about {plan.expected_s:.1f} s: the wire carries {rate_bytes_per_s / _KILO:.1f} kB/s at most"
+        )
+    elif size:
+        lines.append(f"in all {size} bytes; without a bit rate nobody can say how long it takes (-b)")
+    passed = {each.check for each in plan.all_findings if each.verdict is Verdict.PASSED}
+    others = {each.check for each in plan.all_findings if each.verdict is not Verdict.PASSED}
+    if passed - others:
+        lines.append(f"checked: {', '.join(sorted(passed - others))}")
+    lines += [f"not checked: {each}" for each in plan.all_findings if each.verdict is Verdict.UNKNOWN]
+    lines += [f"forced: {each}" for each in plan.forced]
+    return lines
+
+
+def _plan_row(node: NodePlan) -> tuple[str, ...]:
+    action = node.action.value
+    if node.must_take_back:
+        action = "take back, flash"
+    if node.refusals:
+        action = "refused"
+    return (
+        str(node.position),
+        node.node.role.name.lower(),
+        node.node.hwid,
+        str(node.from_version or "-"),
+        str(node.to_version or "-"),
+        action,
+        str(node.size_bytes) if node.action is Action.FLASH else "-",
+        "-" if node.expected_s is None else f"{node.expected_s:.1f} s",
+    )
+
+
+def rate_sentence(sent_bytes: int, seconds: float, ceiling_bytes_per_s: float | None) -> str:
+    """As "34.1 of 35.2 kB/s, 97 %"; empty if there is nothing to say."""
+    if not sent_bytes or seconds <= 0:
+        return ""
+    rate = sent_bytes / seconds
+    if ceiling_bytes_per_s is None:
+        return f"{rate / _KILO:.1f} kB/s"
+    return f"{rate / _KILO:.1f} of {ceiling_bytes_per_s / _KILO:.1f} kB/s, {100 * rate / ceiling_bytes_per_s:.0f} %"
+
+
+def standing_sentence(standing: Standing, plan: NodePlan) -> str:
+    """Which state a node is in, in words."""
+    old, new = plan.from_version or "no image", plan.to_version
+    return {
+        Standing.SILENT: "does not answer; what it runs is not known",
+        Standing.NO_IMAGE: "waits in its bootloader, no image runs",
+        Standing.OLD: f"runs {old}",
+        Standing.OLD_PARTLY_STAGED: f"runs {old}; a part of {new} is stored, the next run sends the rest",
+        Standing.OLD_STAGED: f"runs {old}; {new} is stored and verified, the next run does not send it again",
+        Standing.OLD_TEST_REQUESTED: f"runs {old}; its next restart tries {new}",
+        Standing.NEW_ON_TRIAL: f"runs {new} on trial; its next restart takes it back unless it is confirmed",
+        Standing.NEW_CONFIRMED: f"runs {new}, confirmed; its security counter has not been raised",
+        Standing.NEW: f"runs {new}, confirmed",
+    }[standing]
+
+
+def report_line(report: NodeReport, ceiling_bytes_per_s: float | None) -> str:
+    """One node at the end."""
+    plan = report.plan
+    head = f"node {plan.position} ({plan.node.role.name.lower()}): {standing_sentence(report.standing, plan)}"
+    rate = rate_sentence(report.sent_bytes, report.transfer_ns / 1e9, ceiling_bytes_per_s)
+    if not rate:
+        return head
+    said = [f"{report.sent_bytes} bytes in {report.transfer_ns / 1e9:.1f} s ({rate})"]
+    if report.resumed_from:
+        said.append(f"{report.resumed_from} were there")
+    if report.frames_repeated:
+        said.append(f"{report.frames_repeated} frames repeated")
+    if report.interruptions:
+        said.append(f"broke off {report.interruptions} times")
+    return f"{head}; {', '.join(said)}"
