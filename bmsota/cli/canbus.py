@@ -13,11 +13,13 @@ import errno
 import signal
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import typer
 from typer.core import TyperCommand
 
+from bmsota.adapters.files import packaged_dbc
 from bmsota.bootloader import BootloaderTiming, BootloaderWire
 from bmsota.cli.faults import say, stop
 from bmsota.errors import ConfigurationError, TransferError
@@ -269,6 +271,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.is_wanted = False
+        self._is_asking = False
         self._before: Any = None
 
     def __enter__(self) -> Self:
@@ -280,8 +283,17 @@ class Interrupt:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Inside, the user is being asked, and the first Ctrl-C is an answer: it raises `KeyboardInterrupt`."""
+        self._is_asking = True
+        try:
+            yield
+        finally:
+            self._is_asking = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what the system hands over
-        if self.is_wanted:
+        if self.is_wanted or self._is_asking:
             raise KeyboardInterrupt
         self.is_wanted = True
 
@@ -390,14 +402,18 @@ def fault_of_transfer(error: TransferError, *, was_changed: bool) -> FaultError:
     return FaultError(FieldFault.BUS_NOT_WORKING if refused else FieldFault.ADAPTER_FAILS, str(error))
 
 
+@cache
+def _wire(dbc: str) -> BootloaderWire:
+    """The codec of a shipped DBC: a second's work, so once a process."""
+    return BootloaderWire(loads(packaged_dbc(dbc)))
+
+
 def make_profile(name: str, ids: int, choice: BusChoice, *, patience_s: float = PATIENCE_S) -> FlashingProfile:
     """The protocol to speak, with *patience_s* for a node that is silent.
 
     Raises:
         FaultError: PROTOCOL_NOT_SHIPPED or BAD_OPTION.
     """
-    from bmsota.adapters.files import packaged_dbc  # noqa: PLC0415 - reads files when called, not before
-
     if ids not in {11, 29}:
         raise FaultError(FieldFault.BAD_OPTION, f"expected 11 or 29, got {ids} (--ids)")
     if name != "bootloader":
@@ -406,6 +422,6 @@ def make_profile(name: str, ids: int, choice: BusChoice, *, patience_s: float = 
     try:
         tries = max(1, round(patience_s * 1e9 / BootloaderTiming().discover_timeout_ns))
         timing = BootloaderTiming(discover_tries=tries)
-        return BootloaderProfile(BootloaderWire(loads(packaged_dbc(dbc))), timing=timing)
+        return BootloaderProfile(_wire(dbc), timing=timing)
     except ConfigurationError as error:
         raise FaultError(FieldFault.PROTOCOL_NOT_SHIPPED, f"{error} (--ids {ids}{' --fd' * choice.is_fd})") from error

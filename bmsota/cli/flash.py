@@ -51,6 +51,7 @@ from bmsota.flashing import (
     FaultError,
     FieldFault,
     FieldOutcome,
+    FieldPhase,
     FieldUpgrade,
     FlashingEngine,
     FramesRepeated,
@@ -183,7 +184,7 @@ class _Screen:
     def show(self, event: FieldEvent, now_ns: int) -> None:
         """What has happened."""
         match event:
-            case PhaseBegun(phase):
+            case PhaseBegun(phase) if phase not in {FieldPhase.DECIDE, FieldPhase.OVER}:
                 self._console.print(f"{phase.value} ...", markup=False, highlight=False)
             case TransferBegun(position, offset, size_bytes):
                 self._task(position, size_bytes)
@@ -342,8 +343,9 @@ class _Run:
         if not self.is_agreed:
             count = sum(target.image is not None for target in machine.plan.targets) if machine.plan else 0
             try:
-                self.is_agreed = typer.confirm(f"flash {count} nodes?", default=False, err=True)
-            except typer.Abort:
+                with self.interrupt.asking():
+                    self.is_agreed = typer.confirm(f"flash {count} nodes?", default=False, err=True)
+            except typer.Abort:  # What a Ctrl-C in a question becomes.
                 machine.stop(session.clock())
                 return
         if self.is_agreed:

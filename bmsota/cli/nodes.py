@@ -74,6 +74,14 @@ class _Talk:
         if self._interrupt.is_wanted:
             raise KeyboardInterrupt
 
+    def confirm(self, question: str) -> bool:
+        """Ask the user."""
+        try:
+            with self._interrupt.asking():
+                return typer.confirm(question, default=False, err=True)
+        except typer.Abort as error:  # What a Ctrl-C in a question becomes.
+            raise KeyboardInterrupt from error
+
     def discover(self, positions: Sequence[int]) -> tuple[NodeDescription, ...]:
         """Everybody on the bus; *positions* are asked by name."""
         self._engine.discover(positions)
@@ -392,7 +400,7 @@ def reset_command(
             names = ", ".join(f"node {node.position} ({node.version})" for node in on_trial)
             stop(Check.TEST_PENDING, f"expected no image on trial, got {names}: a restart takes it back")
         say("the bus does not tell whether the vehicle drives or charges: it must stand, and no charger be plugged in")
-        if not yes and not typer.confirm(f"restart {len(chosen)} nodes?", default=False, err=True):
+        if not yes and not talk.confirm(f"restart {len(chosen)} nodes?"):
             stop(FieldFault.DECLINED, "expected yes, got no")
         # Leaves first: the master is what passes their answers on.
         order = sorted(chosen, key=lambda node: (node.role.value == 0, node.position))

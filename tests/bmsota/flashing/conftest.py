@@ -1,221 +1,23 @@
-"""A pack in memory: a master and slaves behind one flasher, virtual time, a power switch and a list of what was sent."""
-
 from __future__ import annotations
 
-import heapq
-from functools import cache, partial
-from random import Random
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bmsota.adapters.files import packaged_dbc
-from bmsota.boot import BootStore, SlotLayout, for_hardware
-from bmsota.bootloader import (
-    BootloaderTarget,
-    BootloaderTiming,
-    BootloaderWire,
-    Command,
-    ResetRequested,
-    TargetIdentity,
-)
-from bmsota.bootloader._messages import Request
-from bmsota.flashing import BootloaderProfile, FieldUpgrade, FlashingEngine, FlashSource, PlanRequest, make_plan
-from bmsota.image import HardwareClass, ImageDependency, ImageRole, ImageVersion, build_image, verify_image
-from bmsota.ota import ReleaseManifest, describe_image
-from bmsota.signals import loads
-from simulator.devices.flash import FlashModel
+sys.path.insert(0, str(Path(__file__).parent))  # For `pack_rig`: tests have no packages.
 
-KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
-CLASSES = {role: HardwareClass.named("bmsota.example", f"test-{role.name.lower()}") for role in ImageRole}
-MS, SECOND = 1_000_000, 1_000_000_000
-OLD, NEW = ImageVersion(2, 0), ImageVersion(2, 1)
-# A dead node is given up after 0.5 s instead of 10.
-TIMING = BootloaderTiming(discover_tries=5)
-NOW_S = 1_790_000_000
-
-
-@cache
-def make_image(role=ImageRole.SLAVE, version=NEW, *, size=700, counter=None, needs=None, hardware=None, key=KEY):
-    return build_image(
-        Random(f"{role}/{version}").randbytes(size),
-        version=version,
-        security_counter=version.minor + 1 if counter is None else counter,
-        hardware_class=hardware or CLASSES[role],
-        role=role,
-        signing_key=key,
-        dependencies=() if needs is None else (ImageDependency(role=ImageRole.SLAVE, version_min=needs),),
-    )
-
-
-def release(version=NEW, *, expires_s=NOW_S + 1, is_verified=True, **options):
-    images = [make_image(role, version, **options) for role in ImageRole]
-    manifest = ReleaseManifest(
-        release=f"T-{version}",
-        software_version=str(version),
-        series="T",
-        images=tuple(describe_image(image) for image in images),
-        created_s=NOW_S - 1000,
-        expires_s=expires_s,
-    )
-    return FlashSource.of_release(manifest, images, is_verified=is_verified)
-
-
-@cache
-def wire():
-    return BootloaderWire(loads(packaged_dbc("bms_bootloader")))
-
-
-class Node:
-    """A master (position 0) or a slave. `is_dead`: it neither hears nor answers; `is_mute`: it hears and is not heard."""
-
-    def __init__(self, position, version=OLD, hardware=None):
-        self.position = position
-        self.role = ImageRole.SLAVE if position else ImageRole.MASTER
-        self.hardware = hardware or CLASSES[self.role]
-        self.flash = FlashModel(8 * 1024, erase_block_bytes=512, seed=position)
-        self.is_dead = self.is_mute = False
-        self.restarts = -1
-        self._new_store().install_factory(make_image(self.role, version, hardware=self.hardware))
-        self.restart()
-
-    def _new_store(self):
-        verify = partial(verify_image, public_keys=[KEY.public_key()])
-        layout = SlotLayout.divide(self.flash)
-        return BootStore(
-            self.flash, layout, verify=for_hardware(verify, class_id=self.hardware.class_id, role=self.role)
-        )
-
-    def restart(self):
-        self.restarts += 1
-        self.store = self._new_store()
-        self.boot = self.store.boot()
-        self.store.take_busy_ns()
-        identity = TargetIdentity(
-            position=self.position,
-            role=self.role,
-            hwid=f"HW-{self.position}",
-            serial=f"SN{self.position}",
-            hardware_class=self.hardware,
-        )
-        self.target = BootloaderTarget(wire(), identity=identity, store=self.store, boot=self.boot)
-
-    @property
-    def version(self):
-        return self.boot.facts.version
-
-
-class Pack:
-    """The bus: 0.2 ms a frame, in order. `on_request` sees each request before the nodes do."""
-
-    def __init__(self, *nodes):
-        self.nodes = {node.position: node for node in nodes}
-        self.now_ns = NOW_S * SECOND
-        self.requests = []
-        self.data_frames = 0
-        self.on_request = lambda request: None
-        self.machine = None
-        self._free_ns = 0
-        self._heap = []
-        self._sequence = 0
-
-    def upgrade(self, source=None, **request):
-        """A field upgrade of this pack."""
-        wanted = PlanRequest(**{"now_s": NOW_S, "rate_bytes_per_s": 35_000.0, **request})
-        engine = FlashingEngine(BootloaderProfile(wire(), timing=TIMING))
-        planner = partial(make_plan, source=source or release(), request=wanted)
-        return FieldUpgrade(engine, planner, expected=wanted.named_positions)
-
-    def describe(self):
-        """What everybody says of itself, by position."""
-        engine = FlashingEngine(BootloaderProfile(wire(), timing=TIMING))
-        engine.discover()
-        machine = SimpleNamespace(engine=engine)
-        (found,) = self._run(engine, lambda: engine.is_idle)
-        del machine
-        return {node.position: node for node in found.nodes}
-
-    def run(self, machine, *, decide=lambda machine, now_ns: machine.proceed(now_ns)):
-        """Run it to its end, with *decide* when the plan is made; its events."""
-        return self._run(machine, lambda: machine.finished, decide)
-
-    def _run(self, machine, is_over, decide=None):
-        self.machine, self.requests, self.data_frames = machine, [], 0
-        events = []
-        end_ns = self.now_ns + 300 * SECOND
-        while True:
-            machine.handle_timeout(self.now_ns)
-            self._send(machine.frames_to_send(self.now_ns), machine)
-            while (event := machine.next_event()) is not None:
-                events.append(event)
-                if type(event).__name__ == "PlanMade" and not machine.finished and decide is not None:
-                    decide(machine, self.now_ns)
-            if is_over():
-                return events
-            self._step(machine, end_ns)
-
-    def _step(self, machine, end_ns):
-        due = [machine.next_timeout()]
-        for node in self.nodes.values():
-            if node.is_dead:
-                continue
-            target = node.target
-            target.handle_timeout(self.now_ns)
-            frames = target.frames_to_send(self.now_ns)
-            self._send([] if node.is_mute else frames, node)
-            while (event := target.next_event()) is not None:
-                if isinstance(event, ResetRequested):
-                    node.restart()
-            due.append(node.target.next_timeout())
-        due += [self._heap[0][0]] if self._heap else []
-        self.now_ns = max(self.now_ns, min(time for time in due if time is not None))
-        assert self.now_ns < end_ns, "it hangs"
-        while self._heap and self._heap[0][0] <= self.now_ns:
-            _, _, sender, frame = heapq.heappop(self._heap)
-            self._deliver(sender, frame)
-
-    def _send(self, frames, sender):
-        for frame in frames:
-            self._free_ns = max(self._free_ns, self.now_ns) + 200_000
-            self._sequence += 1
-            heapq.heappush(self._heap, (self._free_ns, self._sequence, sender, frame))
-
-    def _deliver(self, sender, frame):
-        if sender is not self.machine:
-            self.machine.receive_frame(frame, self.now_ns)
-            return
-        request = wire().parse(frame)
-        if isinstance(request, Request):
-            self.requests.append(request)
-            self.on_request(request)
-        else:
-            self.data_frames += 1
-        for node in self.nodes.values():
-            if not node.is_dead:
-                node.target.receive_frame(frame, self.now_ns)
-
-    def commands(self):
-        """(command, position) in the order in which they were first given, questions left out."""
-        given = [
-            (request.command, request.node)
-            for request in self.requests
-            if request.command not in {Command.DISCOVER, Command.CHECK_BLOCK}
-        ]
-        return [pair for index, pair in enumerate(given) if index == 0 or given[index - 1] != pair]
-
-    @property
-    def versions(self):
-        return {position: node.version for position, node in self.nodes.items()}
+import pack_rig
 
 
 @pytest.fixture
 def pack():
     """A master and three slaves, all with the old version."""
-    return Pack(*(Node(position) for position in range(4)))
+    return pack_rig.Pack(*(pack_rig.Node(position) for position in range(4)))
 
 
 @pytest.fixture
 def rig():
-    """The names of this module."""
-    return SimpleNamespace(**{name: value for name, value in globals().items() if not name.startswith("__")})
+    """The names of `pack_rig`."""
+    return SimpleNamespace(**{name: value for name, value in vars(pack_rig).items() if not name.startswith("_")})
