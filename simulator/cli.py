@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -21,7 +22,7 @@ from rich.table import Table
 from bmsota import __version__
 from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota.image import load_public_key
-from simulator.bench import BenchOptions, BenchTopology
+from simulator.bench import BenchOptions, BenchProtocol, BenchTopology
 from simulator.bench._console import run_bench, say
 from simulator.devices.flash import ERASE_NS, PROGRAM_NS
 from simulator.links.canbus import BusFaults
@@ -138,6 +139,7 @@ def bench(
     bitrate: Annotated[int, typer.Option("--bitrate", "-b", help="Bits per second.")] = 500_000,
     data_bitrate: Annotated[int | None, typer.Option(help="CAN FD, with this rate for the data.")] = None,
     ids: Annotated[int, typer.Option(metavar="11|29", help="Bits of the bootloader's identifiers.")] = 11,
+    protocol: Annotated[BenchProtocol, typer.Option(help="How the nodes can be flashed.")] = BenchProtocol.BOOTLOADER,
     traffic: Annotated[bool, typer.Option(help="Whether the slaves send measurements.")] = True,
     loss: _Chance = 0.0,
     duplication: _Chance = 0.0,
@@ -158,6 +160,9 @@ def bench(
     ] = None,
     image_key: Annotated[
         list[Path] | None, typer.Option(metavar="PEM", help="Trust images signed with this key too. May be repeated.")
+    ] = None,
+    access_key: Annotated[
+        list[Path] | None, typer.Option(metavar="PEM", help="Ask flashers for this Ed25519 key. May be repeated.")
     ] = None,
     flash_file: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Keep the flash contents here from one bench to the next.")
@@ -180,6 +185,7 @@ def bench(
             bitrate_bps=bitrate,
             data_bitrate_bps=data_bitrate,
             ids=ids,
+            protocol=protocol,
             traffic=traffic,
             faults=BusFaults(
                 loss=loss,
@@ -197,6 +203,7 @@ def bench(
             wrong_class=frozenset(wrong_class or ()),
             absent=frozenset(absent or ()),
             image_keys=tuple(load_public_key(path.read_bytes()) for path in image_key or ()),
+            access_keys=tuple(_access_key(path) for path in access_key or ()),
             flash_file=flash_file,
             seed=seed,
         )
@@ -204,6 +211,13 @@ def bench(
         _complain(str(error))
         raise typer.Exit(EXIT_WRONG_USAGE) from error
     run_bench(options, channel=channel, run_for_s=run_for, control=control)
+
+
+def _access_key(path: Path) -> Ed25519PublicKey:
+    key = load_public_key(path.read_bytes())
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigurationError(f"access key: expected Ed25519, got another key ({path})")
+    return key
 
 
 def _nanoseconds(value: float) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from simulator.bench._bench import Bench
 from simulator.bench._commands import BenchCommands
-from simulator.bench._options import SLAVES_MAX, BenchOptions, BenchTopology
+from simulator.bench._options import SLAVES_MAX, BenchOptions, BenchProtocol, BenchTopology
 from simulator.bench._world import AdapterSeat, BenchWorld, NodeRow
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Bench",
     "BenchCommands",
     "BenchOptions",
+    "BenchProtocol",
     "BenchTopology",
     "BenchWorld",
     "NodeRow",

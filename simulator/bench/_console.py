@@ -26,7 +26,7 @@ from rich.text import Text
 
 from bmsota.errors import ConfigurationError
 from simulator.bench._bench import Bench
-from simulator.bench._options import BenchOptions, BenchTopology
+from simulator.bench._options import BenchOptions, BenchProtocol, BenchTopology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -127,6 +127,7 @@ def _introduction(bench: Bench, control: Path | None) -> Iterator[str]:
     if bench.channel == "pty":
         fd = "" if options.data_bitrate_bps is None else f" --fd --data-bitrate {options.data_bitrate_bps}"
         ids = "" if options.ids == 11 else f" --ids {options.ids}"
+        ids += " --profile uds" if options.protocol is BenchProtocol.UDS else ""
         where = f"-i bmsota_slcan -c {bench.paths[0]} -b {options.bitrate_bps}{fd}"
         yield f"use: bmsota nodes {where}{ids}"
         yield f"use: python -m can.logger {where}"

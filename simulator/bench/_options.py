@@ -15,9 +15,11 @@ from simulator.profiles import PROFILES
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     from bmsota.image import PublicKey
 
-__all__ = ["SLAVES_MAX", "BenchOptions", "BenchTopology"]
+__all__ = ["SLAVES_MAX", "BenchOptions", "BenchProtocol", "BenchTopology"]
 
 SLAVES_MAX = 16
 """As many as `dbc/bms_internal.dbc` has messages for."""
@@ -38,6 +40,21 @@ class BenchTopology(Enum):
     """On a diagnosis bus; the master passes what is for the slaves."""
 
 
+class BenchProtocol(Enum):
+    """How the nodes can be flashed."""
+
+    BOOTLOADER = "bootloader"
+    UDS = "uds"
+    BOTH = "both"
+
+
+_PROTOCOL_TEXTS = {
+    BenchProtocol.BOOTLOADER: "bootloader",
+    BenchProtocol.UDS: "UDS",
+    BenchProtocol.BOTH: "bootloader and UDS",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
     """One bench.
@@ -48,14 +65,17 @@ class BenchOptions:
 
     series: str = "F7"
     slaves: int | None = None
-    """None: as many as the series has."""
+    """None: as many as the series has, and as UDS has ids for."""
     topology: BenchTopology = BenchTopology.DIRECT
     adapters: int = 1
     bitrate_bps: int = 500_000
     data_bitrate_bps: int | None = None
     """Of CAN FD; None: a classic bus."""
     ids: int = 11
-    """Bits of the bootloader's identifiers."""
+    """Bits of the identifiers of bootloader and UDS."""
+    protocol: BenchProtocol = BenchProtocol.BOOTLOADER
+    access_keys: tuple[Ed25519PublicKey, ...] = ()
+    """If there are any, a flasher must prove that it has one of their private keys."""
     faults: BusFaults = field(default_factory=BusFaults)
     """Of every bus and port; `bus_off` of the adapters alone."""
     echo: bool = False
@@ -83,6 +103,11 @@ class BenchOptions:
             raise ConfigurationError(f"series: expected one of {', '.join(PROFILES)}, got {self.series!r}")
         if not 1 <= self.slave_count <= SLAVES_MAX:
             raise ConfigurationError(f"slaves: expected 1 to {SLAVES_MAX}, got {self.slave_count}")
+        if self._uds_slaves_max is not None and self.slave_count > self._uds_slaves_max:
+            raise ConfigurationError(
+                f"slaves: expected at most {self._uds_slaves_max} with UDS and 11-bit ids, got {self.slave_count}; "
+                "29-bit ids have room for more"
+            )
         if not 1 <= self.adapters <= ADAPTERS_MAX:
             raise ConfigurationError(f"adapters: expected 1 to {ADAPTERS_MAX}, got {self.adapters}")
         if self.bitrate_bps not in BITRATES_BPS:
@@ -108,7 +133,15 @@ class BenchOptions:
 
     @property
     def slave_count(self) -> int:
-        return PROFILES[self.series].slave_count if self.slaves is None else self.slaves
+        if self.slaves is not None:
+            return self.slaves
+        count = PROFILES[self.series].slave_count
+        return count if self._uds_slaves_max is None else min(count, self._uds_slaves_max)
+
+    @property
+    def _uds_slaves_max(self) -> int | None:
+        """UDS on 11-bit ids has ids for eight nodes (ISO 15765-4)."""
+        return 7 if self.protocol is not BenchProtocol.BOOTLOADER and self.ids == 11 else None
 
     @property
     def bus_text(self) -> str:
@@ -116,4 +149,4 @@ class BenchOptions:
         rate = f"{self.bitrate_bps / 1000:g} kbit/s"
         fd = "classic" if self.data_bitrate_bps is None else "CAN FD"
         data = "" if self.data_bitrate_bps is None else f" / {self.data_bitrate_bps / 1e6:g} Mbit/s"
-        return f"{fd} {rate}{data}, {self.ids}-bit ids"
+        return f"{fd} {rate}{data}, {self.ids}-bit ids, {_PROTOCOL_TEXTS[self.protocol]}"

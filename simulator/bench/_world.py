@@ -15,9 +15,10 @@ from bmsota.bootloader import BootloaderWire, NodeState
 from bmsota.errors import LocalProtocolError
 from bmsota.image import HardwareClass, load_public_key
 from bmsota.signals import loads
-from simulator.bench._options import BenchTopology
+from simulator.bench._options import BenchProtocol, BenchTopology
 from simulator.devices import master as whole_master
 from simulator.devices import slave as slaves
+from simulator.devices.bootloader_node import NodeProtocols
 from simulator.devices.plain_master import PlainMaster
 from simulator.devices.slave import Slave
 from simulator.identity import unit_identity
@@ -47,6 +48,20 @@ MEASURE_PERIOD_NS = 100 * MS
 def _database(name: str) -> Database:
     """A packaged DBC. Reading one takes a second; nobody changes it, so two benches can share it."""
     return loads(packaged_dbc(name))
+
+
+def _protocols(options: BenchOptions) -> NodeProtocols:
+    uds = None
+    if options.protocol is not BenchProtocol.BOOTLOADER:
+        from bmsota.uds import UDS_11BIT, UDS_29BIT  # noqa: PLC0415 - a bench without UDS does without its libraries
+
+        uds = UDS_11BIT if options.ids == 11 else UDS_29BIT
+    return NodeProtocols(
+        has_bootloader=options.protocol is not BenchProtocol.UDS,
+        uds=uds,
+        access_keys=options.access_keys,
+        seed=f"{options.seed}",
+    )
 
 
 class _Cells:
@@ -148,6 +163,7 @@ class BenchWorld:
         identity = unit_identity(options.seed, options.series, 1, options.slave_count)
         internal = _database("bms_internal")
         keys = (load_public_key(packaged_firmware("keys/image.SAMPLE.public.pem")), *options.image_keys)
+        protocols = _protocols(options)
         times_ns = (options.flash_erase_ns, options.flash_program_ns)
         self._class_names: dict[int, str] = {}
         self.master = PlainMaster(
@@ -164,6 +180,7 @@ class BenchWorld:
             diagnosis_bus=self.diagnosis,
             flash_times_ns=times_ns,
             flash_size_bytes=max(whole_master.FLASH_SIZE_BYTES, self._flash_size(whole_master.JOURNAL_SIZE_BYTES)),
+            protocols=protocols,
         )
         self.slaves = [
             Slave(
@@ -184,6 +201,7 @@ class BenchWorld:
                 seed=f"{options.seed}/{position}",
                 flash_times_ns=times_ns,
                 flash_size_bytes=max(slaves.FLASH_SIZE_BYTES, self._flash_size(slaves.JOURNAL_SIZE_BYTES)),
+                protocols=protocols,
             )
             for position, hwid in enumerate(identity.slave_hwids, start=1)
         ]

@@ -1,17 +1,23 @@
-"""What every flashable device has in common: a flash, a boot, and a bootloader target on one bus or two.
+"""What every flashable device has in common: a flash, a boot, and a bootloader on one bus or two.
 
-`BootloaderNode` is the part of a virtual master or slave that `bmsota.bootloader` and `bmsota.boot` decide about. It boots
-the device, carries frames and time to its `BootloaderTarget`, and says to its owner, the device, what happened. Power is
+`BootloaderNode` is the part of a virtual master or slave that `bmsota.bootloader`, `bmsota.uds` and `bmsota.boot` decide
+about. It boots the device, carries frames and time to its cores, and says to its owner, the device, what happened. Power is
 the owner's business; what the power takes with it is not: `power_off` leaves nothing but the flash.
+
+A node may speak two protocols on one flash, the bootloader's and UDS. Who has entered the bootloader by one of them has it:
+meanwhile the other side is refused (bootloader, WRONG_STATE) or not heard (UDS).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
 from bmsota.bootloader import (
     BLOCK_FRAMES_MAX,
+    AccessGuard,
     BlockStored,
     BootloaderEntered,
     BootloaderLeft,
@@ -28,18 +34,35 @@ from simulator.links.canbus import EXTENDED_FLAG
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     from bmsota.boot import BootResult, Flash
-    from bmsota.bootloader import BootloaderWire, NodeState
+    from bmsota.bootloader import BootloaderWire, NodeState, TargetEvent
     from bmsota.canframe import CanFrame
     from bmsota.image import FirmwareImage, ImageVersion, PublicKey
+    from bmsota.uds import UdsAddressing
     from simulator.devices.flash import FlashModel
     from simulator.kernel import Kernel, Timer
     from simulator.links.canbus import Port
 
-__all__ = ["BootloaderNode", "NodeOwner", "PowerCutPlan", "data_keys", "reply_keys", "request_keys"]
+__all__ = [
+    "BootloaderNode",
+    "NodeOwner",
+    "NodeProtocols",
+    "PowerCutPlan",
+    "data_keys",
+    "reply_keys",
+    "request_keys",
+    "uds_request_keys",
+    "uds_response_keys",
+]
 
 # How long the supply stays away after a cut that nobody planned a time for.
 OFF_TIME_NS = SECOND
+
+# A locked node's patience with wrong keys, as on most devices in the field.
+ACCESS_DELAY_NS = 10 * SECOND
+ACCESS_FAILURES_MAX = 3
 
 
 def request_keys(wire: BootloaderWire) -> frozenset[int]:
@@ -60,6 +83,36 @@ def reply_keys(wire: BootloaderWire, first: int, count: int) -> frozenset[int]:
 def _keys(wire: BootloaderWire, first: int, count: int) -> frozenset[int]:
     flag = EXTENDED_FLAG if wire.is_extended_id else 0
     return frozenset(flag | can_id for can_id in range(first, first + count))
+
+
+def uds_request_keys(addressing: UdsAddressing, first: int, count: int) -> frozenset[int]:
+    """Filter keys of what UDS testers send to *count* positions from *first* on, as far as they have ids, and to all."""
+    flag = EXTENDED_FLAG if addressing.is_extended_id else 0
+    addresses = [addressing.address(position) for position in _positions(addressing, first, count)]
+    return frozenset(flag | can_id for each in addresses for can_id in (each.request_id, each.functional_id))
+
+
+def uds_response_keys(addressing: UdsAddressing, first: int, count: int) -> frozenset[int]:
+    """Filter keys of what the nodes at these positions answer by UDS."""
+    flag = EXTENDED_FLAG if addressing.is_extended_id else 0
+    return frozenset(flag | addressing.address(each).response_id for each in _positions(addressing, first, count))
+
+
+def _positions(addressing: UdsAddressing, first: int, count: int) -> range:
+    return range(first, min(first + count, addressing.positions))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeProtocols:
+    """How a node can be flashed."""
+
+    has_bootloader: bool = True
+    uds: UdsAddressing | None = None
+    """None: it does not speak UDS; neither does a node whose position has no ids there."""
+    access_keys: tuple[Ed25519PublicKey, ...] = ()
+    """Whoever proves that he has one of the private keys may change images; empty: whoever reaches the bus."""
+    seed: str = ""
+    """Of challenges, seeds and boot ids."""
 
 
 class PowerCutPlan:
@@ -90,6 +143,18 @@ class NodeOwner(Protocol):
         """The power failed inside a flash operation; the node must be switched off before anything else."""
 
 
+class _Core(Protocol):
+    """`BootloaderTarget` and `UdsServer` as they are driven."""
+
+    @property
+    def state(self) -> NodeState: ...
+    def receive_frame(self, frame: CanFrame, now_ns: int) -> None: ...
+    def frames_to_send(self, now_ns: int) -> list[CanFrame]: ...
+    def next_event(self) -> TargetEvent | None: ...
+    def next_timeout(self) -> int | None: ...
+    def handle_timeout(self, now_ns: int) -> None: ...
+
+
 class BootloaderNode:
     """The flash, the boot and the bootloader of one device."""
 
@@ -105,6 +170,7 @@ class BootloaderNode:
         image_keys: tuple[PublicKey, ...],
         boot_time_ns: int,
         is_locked: Callable[[], bool] = lambda: False,
+        protocols: NodeProtocols = NodeProtocols(),
     ) -> None:
         """Make a node without power, with an empty flash.
 
@@ -118,6 +184,7 @@ class BootloaderNode:
             image_keys: whose signature an image must carry to run.
             boot_time_ns: from supply to the first frame: clocks, self-check, digest of the image.
             is_locked: while true the flash is somebody else's, and the bootloader refuses to change anything.
+            protocols: how it can be flashed.
         """
         self._kernel = kernel
         self._wire = wire
@@ -126,6 +193,8 @@ class BootloaderNode:
         self._image_keys = image_keys
         self._boot_time_ns = boot_time_ns
         self._is_locked = is_locked
+        self._protocols = protocols
+        self._random = Random(f"{protocols.seed}/{identity.hwid}")  # noqa: S311 - a simulation's challenges replay
         self.identity = identity
         self.flash = flash
         self.is_powered = False
@@ -133,14 +202,22 @@ class BootloaderNode:
         self.power_cut_plan: PowerCutPlan | None = None
         self.progress: tuple[int, int] | None = None
         """(bytes stored, size) of the image that is being received or was received last; None since the boot."""
-        self._target: BootloaderTarget | None = None
+        self._target: _Core | None = None
+        self._server: _Core | None = None
+        self._cores: tuple[_Core, ...] = ()
+        self._holder: _Core | None = None
         self._ports: list[tuple[Port, frozenset[int]]] = []
         self._answering: Port | None = None
         self._timer: Timer | None = None
         self._due_ns: int | None = None
         self._boot_timer: Timer | None = None
-        self._request_keys = request_keys(wire)
-        self._data_keys = data_keys(wire)
+        self._request_keys = request_keys(wire) if protocols.has_bootloader else frozenset()
+        self._data_keys = data_keys(wire) if protocols.has_bootloader else frozenset()
+        if protocols.access_keys:
+            # Keys come as data frames, also to a node in its application: what is on trial is confirmed there.
+            self._request_keys |= self._data_keys
+        if protocols.uds is not None:
+            self._request_keys |= uds_request_keys(protocols.uds, identity.position, 1)
 
     @property
     def version(self) -> ImageVersion | None:
@@ -151,7 +228,8 @@ class BootloaderNode:
     @property
     def state(self) -> NodeState | None:
         """What the node is doing; None without power and until it has booted."""
-        return None if self._target is None else self._target.state
+        core = self._holder or self._target or self._server
+        return None if core is None else core.state
 
     @property
     def ports(self) -> list[Port]:
@@ -171,7 +249,7 @@ class BootloaderNode:
         self._ports.append((port, also | self._request_keys))
         self._answering = port
         port.accept(also | self._request_keys)
-        port.power(on=self._target is not None)
+        port.power(on=bool(self._cores))
 
     def new_store(self) -> BootStore:
         """Slots and journal, as the flash has them."""
@@ -207,7 +285,8 @@ class BootloaderNode:
         for port, idle in self._ports:
             port.power(on=False)
             port.accept(idle)
-        self._target = None
+        self._target = self._server = self._holder = None
+        self._cores = ()
         self.boot_result = None
         self.progress = None
         for timer in (self._boot_timer, self._timer):
@@ -224,57 +303,94 @@ class BootloaderNode:
         except PowerCut:
             self._owner.supply_failed()
             return
-        self._target = BootloaderTarget(
-            self._wire, identity=self.identity, store=store, boot=result, is_locked=self._is_locked
-        )
+        self._make_cores(store, result)
         for port, _ in self._ports:
             port.power(on=True)
         if result.facts is None:
             self._listen_for_data()
         self._owner.booted(store, result)
 
+    def _make_cores(self, store: BootStore, result: BootResult) -> None:
+        protocols, identity = self._protocols, self.identity
+        if protocols.has_bootloader:
+            access = None
+            if protocols.access_keys:
+                access = AccessGuard(
+                    protocols.access_keys,
+                    self._random.randbytes,
+                    delay_ns=ACCESS_DELAY_NS,
+                    failures_max=ACCESS_FAILURES_MAX,
+                )
+            self._target = BootloaderTarget(
+                self._wire,
+                identity=identity,
+                store=store,
+                boot=result,
+                access=access,
+                is_locked=lambda: self._is_locked() or (self._holder is not None and self._holder is self._server),
+            )
+        if protocols.uds is not None and identity.position < protocols.uds.positions:
+            from bmsota.uds import UdsServer, ed25519_access_check  # noqa: PLC0415 - a fleet does without
+
+            self._server = UdsServer(
+                protocols.uds.address(identity.position),
+                identity=identity,
+                store=store,
+                boot=result,
+                random_bytes=self._random.randbytes,
+                access=ed25519_access_check(protocols.access_keys) if protocols.access_keys else None,
+            )
+        self._cores = tuple(core for core in (self._target, self._server) if core is not None)
+
     # -- frames and time -------------------------------------------------------------------------------------------------
 
     def receive(self, frame: CanFrame, now_ns: int, port: Port) -> None:
         """A frame was on the bus of *port*; answers go there."""
         self._answering = port
-        target = self._target
-        if target is None:
-            return
         try:
-            target.receive_frame(frame, now_ns)
-            self._pump(now_ns)
+            for core in self._cores:
+                if core is self._server and self._holder is not None and self._holder is not core:
+                    continue  # It is in its other bootloader, which does not speak UDS.
+                core.receive_frame(frame, now_ns)
+                self._pump(core, now_ns)
         except PowerCut:
             self._owner.supply_failed()
+            return
+        self._schedule()
 
     def drained(self, now_ns: int) -> None:
         """A port has sent everything it had."""
-        if self._target is not None:
-            self._pump(now_ns)
+        for core in self._cores:
+            self._pump(core, now_ns)
+        self._schedule()
 
     def _timeout(self) -> None:
         self._timer = None
         self._due_ns = None
-        if self._target is None:
-            return
+        now_ns = self._kernel.now_ns
         try:
-            self._target.handle_timeout(self._kernel.now_ns)
-            self._pump(self._kernel.now_ns)
+            for core in self._cores:
+                core.handle_timeout(now_ns)
+                self._pump(core, now_ns)
         except PowerCut:
             self._owner.supply_failed()
+            return
+        self._schedule()
 
-    def _pump(self, now_ns: int) -> None:
-        target, port = self._target, self._answering
-        assert target is not None
+    def _pump(self, core: _Core, now_ns: int) -> None:
+        port = self._answering
         assert port is not None
-        for frame in target.frames_to_send(now_ns):
+        for frame in core.frames_to_send(now_ns):
             port.send(frame)
-        while (event := target.next_event()) is not None:
+        while (event := core.next_event()) is not None:
             match event:
                 case BootloaderEntered():
-                    self._listen_for_data()
+                    self._holder = core
+                    if core is self._target:
+                        self._listen_for_data()
                     self._owner.bootloader_entered()
                 case BootloaderLeft():
+                    self._holder = None
                     for each, idle in self._ports:
                         each.accept(idle)
                     self._owner.bootloader_left()
@@ -284,11 +400,17 @@ class BootloaderNode:
                     self.progress = (next_offset, size_bytes)
                     self._plan_power_cut(next_offset / size_bytes)
                 case ResetRequested():
-                    self._kernel.call_soon(self._restart, target)
+                    self._kernel.call_soon(self._restart, core)
                     return
                 case _:
                     pass
-        due = target.next_timeout()
+
+    def _schedule(self) -> None:
+        due = None
+        for core in self._cores:
+            wanted = core.next_timeout()
+            if wanted is not None and (due is None or wanted < due):
+                due = wanted
         if due != self._due_ns:
             if self._timer is not None:
                 self._timer.cancel()
@@ -300,8 +422,8 @@ class BootloaderNode:
         for port, idle in self._ports:
             port.accept(idle | self._data_keys)
 
-    def _restart(self, target: BootloaderTarget) -> None:
-        if self._target is target:
+    def _restart(self, core: _Core) -> None:
+        if core in self._cores:
             self._owner.restart_requested()
 
     def _plan_power_cut(self, progress: float) -> None:

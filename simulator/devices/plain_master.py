@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from bmsota.bootloader import POSITION_MAX, TargetIdentity
 from bmsota.image import ImageRole
-from simulator.devices.bootloader_node import BootloaderNode, data_keys, reply_keys, request_keys
+from simulator.devices.bootloader_node import (
+    BootloaderNode,
+    NodeProtocols,
+    data_keys,
+    reply_keys,
+    request_keys,
+    uds_request_keys,
+    uds_response_keys,
+)
 from simulator.devices.flash import ERASE_NS, PROGRAM_NS, FlashModel
 from simulator.devices.gateway import Gateway
 from simulator.devices.master import BOOT_TIME_NS, FLASH_SIZE_BYTES, JOURNAL_SIZE_BYTES
@@ -48,6 +56,7 @@ class PlainMaster:
         diagnosis_bus: CanBus | None = None,
         flash_times_ns: tuple[int, int] = (ERASE_NS, PROGRAM_NS),
         flash_size_bytes: int = FLASH_SIZE_BYTES,
+        protocols: NodeProtocols = NodeProtocols(),  # noqa: B008 - frozen
     ) -> None:
         """Make a master without power that runs *factory_image*. *flash_times_ns*: to erase a block, to program a unit."""
         self._kernel = kernel
@@ -67,18 +76,22 @@ class PlainMaster:
             journal_size_bytes=JOURNAL_SIZE_BYTES,
             image_keys=image_keys,
             boot_time_ns=BOOT_TIME_NS,
+            protocols=protocols,
         )
         self.node.new_store().install_factory(factory_image)
         self._inside = bus.attach(self._receive_inside, name=name, drained=self.node.drained)
         self._outside: Port | None = None
         self.gateway: Gateway | None = None
         """None without a diagnosis bus."""
+        inward = request_keys(wire) | data_keys(wire)
         outward = reply_keys(wire, 1, POSITION_MAX)
+        if protocols.uds is not None:
+            inward |= uds_request_keys(protocols.uds, 0, POSITION_MAX + 1)
+            outward |= uds_response_keys(protocols.uds, 1, POSITION_MAX)
         if diagnosis_bus is None:
             self.node.add_port(self._inside)
             return
         self.node.add_port(self._inside, outward)
-        inward = request_keys(wire) | data_keys(wire)
         self._outside = diagnosis_bus.attach(self._receive_outside, name=f"{name}/diagnosis", drained=self.node.drained)
         self.node.add_port(self._outside, inward)
         self.gateway = Gateway(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from bmsota.boot import BootReason
 from bmsota.bootloader import TargetIdentity
 from bmsota.image import ImageRole
-from simulator.devices.bootloader_node import BootloaderNode, PowerCutPlan
+from simulator.devices.bootloader_node import BootloaderNode, NodeProtocols, PowerCutPlan
 from simulator.devices.flash import ERASE_NS, PROGRAM_NS, FlashModel
 from simulator.devices.internal_bus import SlaveMessages
 from simulator.kernel import MS
@@ -68,6 +68,7 @@ class Slave:
         seed: str,
         flash_times_ns: tuple[int, int] = (ERASE_NS, PROGRAM_NS),
         flash_size_bytes: int = FLASH_SIZE_BYTES,
+        protocols: NodeProtocols = NodeProtocols(),  # noqa: B008 - frozen
     ) -> None:
         """Make a slave without power that runs *factory_image*.
 
@@ -98,6 +99,7 @@ class Slave:
             journal_size_bytes=JOURNAL_SIZE_BYTES,
             image_keys=image_keys,
             boot_time_ns=BOOT_TIME_NS,
+            protocols=protocols,
         )
         self.node.new_store().install_factory(factory_image)
         self._port = bus.attach(self._receive, name=name, drained=self.node.drained)

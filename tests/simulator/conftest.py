@@ -291,9 +291,9 @@ class Platform:
 class Flasher:
     """A field engineer's tool on a virtual bus: a flashing engine on a port, in the kernel's time."""
 
-    def __init__(self, kernel: Kernel, bus: CanBus, wire: BootloaderWire) -> None:
+    def __init__(self, kernel: Kernel, bus: CanBus, wire: BootloaderWire, profile: Any = None) -> None:
         self._kernel = kernel
-        self.engine = FlashingEngine(BootloaderProfile(wire))
+        self.engine = FlashingEngine(profile or BootloaderProfile(wire))
         self.port = bus.attach(self._receive, name="flasher", drained=lambda _now_ns: self._pump())
         self.events: list[Any] = []
         self.heard: list[CanFrame] = []

@@ -212,7 +212,7 @@ def test_it_says_how_to_use_it(start):
     assert f"use: bmsota nodes -i bmsota_slcan -c {process.adapters[0]} -b 500000" in process.lines
     assert process.lines[0] == (
         "bench: E7, a master and 2 slaves, adapters on the diagnosis bus, the master as gateway, "
-        "classic 500 kbit/s, 11-bit ids, seed 1"
+        "classic 500 kbit/s, 11-bit ids, bootloader, seed 1"
     )
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.adapters.files import packaged_firmware
 from bmsota.bootloader import NodeState
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError
-from bmsota.flashing import FlashJob
+from bmsota.flashing import BootloaderProfile, FlashJob, UdsProfile
 from bmsota.image import ImageVersion
-from simulator.bench import BenchCommands, BenchOptions, BenchTopology, BenchWorld
+from bmsota.uds import UDS_11BIT, UDS_29BIT, ed25519_access_key
+from simulator.bench import BenchCommands, BenchOptions, BenchProtocol, BenchTopology, BenchWorld
 from simulator.bench._flashfile import load_flashes, save_flashes
 from simulator.kernel import MS, SECOND, Kernel
 from simulator.links.canbus import BusFaults
@@ -25,18 +27,34 @@ MASTER, SLAVE = (packaged_firmware(f"F7-{role}-2.1.0.bin") for role in ("master"
 class Desk:
     """A world in virtual time, with its commands, and a flasher where its adapters are."""
 
-    def __init__(self, unit_bench, **options):
+    def __init__(self, unit_bench, *, profile=None, **options):
         options.setdefault("slaves", 2)
         self.kernel = Kernel(START)
         self.notes = []
         self.world = BenchWorld(self.kernel, BenchOptions(**options), self.notes.append)
         self.commands = BenchCommands(self.world)
-        self.flasher = unit_bench.Flasher(self.kernel, self.world.diagnosis or self.world.bus, self.world.wire)
+        self.flasher = unit_bench.Flasher(self.kernel, self.world.diagnosis or self.world.bus, self.world.wire, profile)
+        self.unit_bench = unit_bench
         self.world.power_on()
         self.run(1)
 
     def run(self, seconds):
         self.kernel.run_until(self.kernel.now_ns + round(seconds * SECOND))
+
+    def another_flasher(self, profile):
+        return self.unit_bench.Flasher(self.kernel, self.world.diagnosis or self.world.bus, self.world.wire, profile)
+
+    def install(self, positions):
+        """Flash, activate, read the version back, confirm."""
+        jobs = [FlashJob(position, SLAVE if position else MASTER) for position in positions]
+        for operation in (("flash", jobs), ("activate", positions)):
+            results = self.flasher.do(*operation)
+            assert sorted(results) == sorted(positions)
+            assert all(result.ok for result in results.values()), results
+        found = self.flasher.do("discover", positions)
+        assert {position: found[position].version for position in positions} == dict.fromkeys(positions, NEW)
+        results = self.flasher.do("confirm", [(position, NEW) for position in positions], raise_counter=True)
+        assert all(result.ok for result in results.values()), results
 
     def say(self, line):
         return self.commands.do(line)[-1]
@@ -57,15 +75,79 @@ def desk(unit_bench):
 def test_master_and_slaves_are_flashed(desk, topology):
     bench = desk(topology=topology)
     assert sorted(bench.flasher.do("discover", range(3))) == [0, 1, 2]
-    jobs = [FlashJob(0, MASTER), FlashJob(1, SLAVE), FlashJob(2, SLAVE)]
-    assert all(result.ok for result in bench.flasher.do("flash", jobs).values())
-    assert all(result.ok for result in bench.flasher.do("activate", (1, 2, 0)).values())
-    found = bench.flasher.do("discover", range(3))
-    assert {node.version for node in found.values()} == {NEW}
-    assert all(
-        result.ok for result in bench.flasher.do("confirm", [(p, NEW) for p in range(3)], raise_counter=True).values()
-    )
+    bench.install((1, 2, 0))
     assert bench.versions() == ["2.1.0"] * 3
+
+
+@pytest.mark.parametrize("topology", list(BenchTopology))
+@pytest.mark.parametrize(("ids", "data_bitrate_bps"), [(29, None), (11, 2_000_000), (29, 5_000_000)])
+def test_the_same_with_long_identifiers_and_can_fd(desk, topology, ids, data_bitrate_bps):
+    bench = desk(topology=topology, ids=ids, data_bitrate_bps=data_bitrate_bps)
+    bench.install((1, 2, 0))
+    data = [frame for frame in bench.flasher.heard if frame.can_id < 0x700 and not frame.is_extended_id]
+    assert bool(data) is (topology is BenchTopology.DIRECT), "measurements stay inside"
+    replies = [frame for frame in bench.flasher.heard if frame not in data]
+    assert replies
+    assert all(frame.is_extended_id is (ids == 29) for frame in replies)
+
+
+@pytest.mark.parametrize("topology", list(BenchTopology))
+@pytest.mark.parametrize(("ids", "addressing"), [(11, UDS_11BIT), (29, UDS_29BIT)])
+def test_uds_testers_flash_it_too(desk, topology, ids, addressing):
+    bench = desk(topology=topology, ids=ids, protocol=BenchProtocol.UDS, profile=UdsProfile(addressing))
+    assert sorted(bench.flasher.do("discover", range(3))) == [0, 1, 2]
+    bench.install((1, 2, 0))
+    bench.run(10)
+    assert bench.versions() == ["2.1.0"] * 3
+    assert bench.world.rows()[1].state == "application", "the session has ended by itself"
+    bootloader = bench.another_flasher(BootloaderProfile(bench.world.wire))
+    assert bootloader.do("discover", ()) == {}, "and the bootloader's language is not spoken"
+
+
+def test_a_power_cut_while_uds_flashes(desk):
+    bench = desk(protocol=BenchProtocol.UDS, profile=UdsProfile(UDS_11BIT))
+    bench.say("cut 1 at-progress 0.5 off 200")
+    first = bench.flasher.do("flash", [FlashJob(1, SLAVE)])[1]
+    assert any("power cut" in note.what for note in bench.notes)
+    assert first.ok or first.safe_to_run_again
+    bench.install((1,))
+
+
+def test_of_two_protocols_one_at_a_time(desk):
+    """Who has entered the bootloader has it; afterwards the other may."""
+    bench = desk(protocol=BenchProtocol.BOTH)
+    tester = bench.another_flasher(UdsProfile(UDS_11BIT))
+    assert sorted(tester.do("discover", range(3))) == [0, 1, 2]
+    assert bench.flasher.do("flash", [FlashJob(1, SLAVE)])[1].ok
+    assert bench.world.rows()[1].state == "bootloader"
+    assert sorted(tester.do("discover", (0, 2))) == [0, 2], "slave 1 does not hear UDS in its bootloader"
+    bench.run(70)  # A minute of silence ends its session.
+    assert sorted(tester.do("discover", range(3))) == [0, 1, 2]
+    tester.begin("flash", [FlashJob(2, SLAVE)])
+    while bench.world.rows()[2].state != "receiving":
+        bench.run(0.01)
+    refused = bench.flasher.do("restart", (2,))[2]
+    assert (refused.ok, "WRONG_STATE" in refused.detail) == (False, True)
+    while not tester.engine.is_idle:
+        bench.run(0.1)
+    assert tester.events[-1].results[0].ok
+    assert tester.do("activate", (2,))[2].ok
+    assert bench.flasher.do("discover", (2,))[2].version == NEW
+
+
+@pytest.mark.parametrize("protocol", [BenchProtocol.BOOTLOADER, BenchProtocol.UDS])
+def test_locked_nodes_want_a_key(desk, protocol):
+    private = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    bench = desk(protocol=protocol, access_keys=(private.public_key(),))
+    uds = protocol is BenchProtocol.UDS
+    without = UdsProfile(UDS_11BIT) if uds else BootloaderProfile(bench.world.wire)
+    refused = bench.another_flasher(without).do("flash", [FlashJob(1, SLAVE)])[1]
+    assert not refused.ok
+    key = ed25519_access_key(private) if uds else private.sign
+    bench.flasher = bench.another_flasher(
+        UdsProfile(UDS_11BIT, access_key=key) if uds else BootloaderProfile(bench.world.wire, access_key=key)
+    )
+    bench.install((1,))
 
 
 def test_the_adapters_hear_traffic_inside_and_none_outside(desk):
@@ -141,6 +223,7 @@ def test_two_benches_of_one_seed_are_the_same_and_of_two_are_not(desk):
         ({"adapters": 0}, "adapters: expected 1 to 16, got 0"),
         ({"bitrate_bps": 123}, "bit rate: expected one of .*, got 123"),
         ({"data_bitrate_bps": 123}, "data bit rate: expected one of .*, got 123"),
+        ({"slaves": 8, "protocol": BenchProtocol.BOTH}, "slaves: expected at most 7 with UDS and 11-bit ids, got 8"),
         ({"ids": 12}, "ids: expected 11 or 29, got 12"),
         ({"turnaround_ns": -1}, "times: expected at least 0 and at most 10 s, got -1e-09 s"),
         ({"slot_kib": -1}, "slot: expected 0 to 4096 KiB, got -1"),
