@@ -534,6 +534,10 @@ class BootloaderTarget:
         if self._access.challenge(self._now_ns) is None:
             raise _RefusedError(ResultCode.ACCESS_WAIT, number=self._access.wait_ms(self._now_ns))
         self._reply_challenge(self._now_ns)
+        if not self._is_listening:
+            # The signature comes as data frames, also to an application: that is where an image on trial is confirmed.
+            self._is_listening = True
+            self._clear_buffer()
         return 0
 
     def _reply_challenge(self, now_ns: int) -> None:
@@ -544,6 +548,7 @@ class BootloaderTarget:
 
     def _unlock(self, request: Request) -> int:
         signature = self._taken(request.frames)[:SIGNATURE_BYTES]
+        self._is_listening = self.state is not NodeState.APPLICATION
         if self._access is None:
             raise _RefusedError(ResultCode.NOTHING_TO_DO)
         if not self._access.verify(signature, self._identity.hwid, self._now_ns):
