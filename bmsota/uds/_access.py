@@ -17,9 +17,11 @@ from bmsota.uds._identifiers import ACCESS_LEVEL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = ["AccessCheck", "AccessKey", "ed25519_access_check", "ed25519_access_key"]
+    from bmsota.bootloader import AccessSigner
+
+__all__ = ["AccessCheck", "AccessKey", "signed_access_check", "signed_access_key"]
 
 AccessKey: TypeAlias = Callable[[bytes, str], bytes]
 """Takes the seed and the node's serial number (empty if it has told none); gives the key."""
@@ -35,16 +37,16 @@ def _signed(seed: bytes, serial: str) -> bytes:
     return b"\0".join((_PURPOSE, bytes([ACCESS_LEVEL]), serial.encode("ascii", "replace"), seed))
 
 
-def ed25519_access_key(private_key: Ed25519PrivateKey) -> AccessKey:
-    """The tester's side, with the private key in hand. A key that a server holds is asked by a function of your own."""
+def signed_access_key(signer: AccessSigner) -> AccessKey:
+    """The tester's side. *signer* is the one that opens nodes for the bootloader, too: `signer_from_pem` makes one."""
 
     def sign(seed: bytes, serial: str) -> bytes:
-        return private_key.sign(_signed(seed, serial))
+        return signer(_signed(seed, serial))
 
     return sign
 
 
-def ed25519_access_check(public_keys: Sequence[Ed25519PublicKey]) -> AccessCheck:
+def signed_access_check(public_keys: Sequence[Ed25519PublicKey]) -> AccessCheck:
     """The node's side: a signature of any of *public_keys*."""
 
     def check(seed: bytes, serial: str, key: bytes) -> bool:

@@ -376,6 +376,7 @@ class UdsConversation(ABC, Generic[EventT]):
             active_slot=None,
             running_slot=None,
             protocol_version=0,
+            protocol_version_min=0,
             capabilities=Capability.NONE,
             block_frames_max=0,
             last_tag=0,
@@ -421,14 +422,14 @@ class UdsConversation(ABC, Generic[EventT]):
                 if not any(seed):
                     return
                 if self._access_key is None:
-                    raise GaveUpError(_ACCESS_NEEDED, "SecurityAccess: expected an access key, got none")
+                    raise GaveUpError(FailureCause.ACCESS_NEEDED, "SecurityAccess: expected an access key, got none")
                 yield from self._ask(send_key(self._access_key(seed, self.node.serial)))
             except RefusedAnswerError as error:
                 if error.nrc == Nrc.INVALID_KEY:
                     wrong_keys += 1
                     if wrong_keys == 2:
                         # A second seed rules out that an old answer crossed a new question.
-                        raise GaveUpError(_ACCESS_DENIED, str(error)) from error
+                        raise GaveUpError(FailureCause.ACCESS_DENIED, str(error)) from error
                 elif error.nrc in {Nrc.EXCEEDED_NUMBER_OF_ATTEMPTS, Nrc.REQUIRED_TIME_DELAY_NOT_EXPIRED}:
                     yield from self._pause(self._timing.access_pause_ns)
                 elif error.nrc != Nrc.REQUEST_SEQUENCE_ERROR:
@@ -437,7 +438,7 @@ class UdsConversation(ABC, Generic[EventT]):
             else:
                 return
         raise GaveUpError(
-            _ACCESS_DENIED,
+            FailureCause.ACCESS_DENIED,
             f"SecurityAccess: expected a node that takes keys, got refusals {self._timing.access_tries} times",
         )
 
@@ -545,10 +546,6 @@ class UdsConversation(ABC, Generic[EventT]):
         return link.frames_to_send(now_ns)
 
 
-_ACCESS_NEEDED = FailureCause.REFUSED
-_ACCESS_DENIED = FailureCause.REFUSED
-
-
 def _text(value: bytes) -> str:
     # Identity is shown to people and compared; a byte that is no ASCII must not end the talk.
     return value.rstrip(b"\0 ").decode("ascii", "replace")
@@ -585,8 +582,10 @@ def _description(position: int, values: Mapping[int, bytes]) -> NodeDescription:
         active_slot=_slot(boot.active_slot),
         running_slot=_slot(boot.running_slot),
         protocol_version=int(kind.profile_version),
-        capabilities=Capability.NONE,
+        protocol_version_min=int(kind.profile_version),
+        capabilities=Capability(kind.capabilities),
         block_frames_max=int(kind.block_length_max) // 8,
         last_tag=0,
         boot_id=int.from_bytes(values[Did.BOOT_ID], "big"),
+        slot_size_kib=int(kind.slot_size_kib),
     )

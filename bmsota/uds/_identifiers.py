@@ -79,7 +79,13 @@ class Did(IntEnum):
     STAGING = 0xFD04
 
 
-NODE_KIND_LAYOUT = Struct("role" / Int8ub, "profile_version" / Int8ub, "block_length_max" / Int16ub)
+NODE_KIND_LAYOUT = Struct(
+    "role" / Int8ub,
+    "profile_version" / Int8ub,
+    "capabilities" / Int8ub,
+    "block_length_max" / Int16ub,
+    "slot_size_kib" / Int16ub,
+)
 BOOT_STATE_LAYOUT = Struct(
     "node_state" / Int8ub,
     "boot_reason" / Int8ub,
@@ -112,7 +118,10 @@ DIDS: Mapping[Did, DidRow] = {
     Did.HARDWARE_CLASS: DidRow(16, "vehicleManufacturerECUHardwareNumber", "hardware class (UUID)"),
     Did.HARDWARE_ID: DidRow(TEXT_BYTES, "systemSupplierECUHardwareNumber", "HWID"),
     Did.NODE_KIND: DidRow(
-        NODE_KIND_LAYOUT.sizeof(), "", "role (0 master, 1 slave), version of this profile, longest block (2 bytes)"
+        NODE_KIND_LAYOUT.sizeof(),
+        "",
+        "role (0 master, 1 slave), version of this profile, capabilities (as in bootloader.md: 1 CAN FD, 8 security access), longest block "
+        "(2 bytes), size of a slot in KiB (2 bytes)",
     ),
     Did.SECURITY_COUNTER: DidRow(4, "", "security counter: images with a lower one are refused"),
     Did.BOOT_STATE: DidRow(

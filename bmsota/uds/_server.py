@@ -29,9 +29,12 @@ from udsoncan import Request, Response, services
 
 from bmsota.boot import BootReason
 from bmsota.bootloader import (
+    AccessDenied,
+    AccessGranted,
     BlockStored,
     BootloaderEntered,
     BootloaderLeft,
+    Capability,
     ImageConfirmed,
     ImageRefused,
     ImageReverted,
@@ -224,6 +227,9 @@ class UdsServer:
         self._boot = boot
         self._random_bytes = random_bytes
         self._check_access = access
+        self._capabilities = Capability.FD_DATA if transport.is_fd else Capability.NONE
+        if access is not None:
+            self._capabilities |= Capability.SECURITY_ACCESS
         self._timing = timing or UdsServerTiming()
         self._block_length_max = block_length_max
         self._link = IsoTpLink.of_node(address, transport)
@@ -515,7 +521,9 @@ class UdsServer:
         if self._check_access(seed, self._identity.serial, key):
             access.is_unlocked = True
             access.failures = 0
+            self._events.append(AccessGranted())
             return bytes([ACCESS_LEVEL + 1])
+        self._events.append(AccessDenied())
         access.failures += 1
         if access.failures < timing.access_attempts_max:
             raise _RefusedError(Nrc.INVALID_KEY)
@@ -554,7 +562,9 @@ class UdsServer:
                 {
                     "role": int(self._identity.role),
                     "profile_version": UDS_PROFILE_VERSION,
+                    "capabilities": int(self._capabilities),
                     "block_length_max": self._block_length_max,
+                    "slot_size_kib": min(self._store.slot_size_bytes // 1024, 0xFFFF),
                 }
             )
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from udsoncan import DataFormatIdentifier, DidCodec, MemoryLocation, Response, services
 from udsoncan.BaseService import BaseService
-from udsoncan.exceptions import InvalidResponseException
+from udsoncan.exceptions import ConfigError, InvalidResponseException
 
 from bmsota.errors import LocalProtocolError
 from bmsota.uds._identifiers import ACCESS_LEVEL, DIDS, Did, Session
@@ -68,7 +68,7 @@ class Call(Generic[T]):
         """What a positive *response* says; None if it answers another request, or nothing that can be understood."""
         try:
             return self.read_answer(response)
-        except (InvalidResponseException, ValueError, KeyError, NotImplementedError):
+        except (InvalidResponseException, ConfigError, ValueError, NotImplementedError):
             return None
 
 

@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import SlotState
 from bmsota.bootloader import (
+    AccessDenied,
+    AccessGranted,
     BlockStored,
     BootloaderEntered,
     BootloaderLeft,
@@ -35,8 +37,8 @@ from bmsota.uds import (
     Routine,
     Session,
     UdsServerTiming,
-    ed25519_access_check,
-    ed25519_access_key,
+    signed_access_check,
+    signed_access_key,
 )
 from bmsota.uds._identifiers import BOOT_STATE_LAYOUT, NODE_KIND_LAYOUT, STAGING_LAYOUT
 
@@ -359,7 +361,7 @@ def test_access_is_a_signature_over_the_seed_and_the_serial_number(tester, parts
 
 def test_a_key_for_another_node_or_seed_or_by_another_signer_is_none(tester, parts):
     tester.ask("1002")
-    other = ed25519_access_key(Ed25519PrivateKey.from_private_bytes(b"\x0a" * 32))
+    other = signed_access_key(Ed25519PrivateKey.from_private_bytes(b"\x0a" * 32).sign)
     seed = bytes.fromhex(tester.ask("2701"))[2:]
     assert tester.ask(b"\x27\x02" + parts.ACCESS_KEY(seed, "SN0000000002")) == "7f2735"
     assert tester.ask(b"\x27\x02" + parts.ACCESS_KEY(seed, "SN0000000001")) == "7f2724", "a seed is used once"
@@ -370,12 +372,13 @@ def test_a_key_for_another_node_or_seed_or_by_another_signer_is_none(tester, par
     assert tester.ask(b"\x27\x02" + other(third, "SN0000000001")) == "7f2736"
 
 
-def test_wrong_keys_cost_a_pause(tester, parts):
+def test_wrong_keys_cost_a_pause(tester, node, parts):
     """Three of them, and no seed is given for 10 s (NRC 0x36, then 0x37)."""
     tester.ask("1003")
     for nrc in ("35", "35", "36"):
         tester.ask("2701")
         assert tester.ask("27020000") == "7f27" + nrc
+    assert node.events == [AccessDenied()] * 3
     for _ in range(9):
         assert tester.ask("2701") == "7f2737"
         tester.pause(SECOND)
@@ -408,9 +411,9 @@ def test_a_node_without_access_control_gives_a_seed_of_zeros(parts):
 
 def test_any_of_several_keys_opens():
     keys = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2)]
-    check = ed25519_access_check([key.public_key() for key in keys])
+    check = signed_access_check([key.public_key() for key in keys])
     for key in keys:
-        assert check(b"seed", "SN", ed25519_access_key(key)(b"seed", "SN"))
+        assert check(b"seed", "SN", signed_access_key(key.sign)(b"seed", "SN"))
     assert not check(b"seed", "SN", bytes(64))
     assert not check(b"seed", "SN", b"")
 
@@ -441,11 +444,13 @@ def test_a_plain_tester_flashes_the_node(programmer, node, parts, bench):
     kinds = [type(event) for event in node.events]
     assert kinds == [
         BootloaderEntered,
+        AccessGranted,
         StagingStarted,
         *[BlockStored] * 4,
         ImageStaged,
         TestRequested,
         ResetRequested,
+        AccessGranted,
         ImageConfirmed,
     ]
 
