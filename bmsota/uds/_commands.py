@@ -10,6 +10,7 @@ CONFIRM compares the version, REVERT is refused.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -203,11 +204,21 @@ class UdsCommand(UdsConversation[CommandEvent]):
 
 
 class _Identification(UdsConversation[None]):
-    """Asks one node who it is; `node` stays None if it does not say."""
+    """Asks one node who it is; `node` stays None if it does not say.
+
+    Whether it is there at all is asked in single frames. One that is there and cannot be understood on a bad bus gets more
+    tries: an identity is thirty frames, of which none may be lost.
+    """
 
     def _script(self) -> Script[None]:
+        timing = self._timing
         try:
-            yield from self._identify(tries=self._timing.discover_rounds)
+            rounds = timing.discover_rounds
+            yield from self._ask(tester_present(), tries=rounds, timeout_ns=timing.discover_timeout_ns)
+            while self.node is None and rounds:
+                rounds -= 1
+                with contextlib.suppress(SilentError):
+                    yield from self._identify(tries=timing.request_tries)
         except (SilentError, GaveUpError, RefusedAnswerError):
             self.node = None
         self._finish(None)

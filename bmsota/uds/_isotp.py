@@ -356,6 +356,12 @@ class IsoTpLink:
             self._clock.now_ns = now_ns
             self._layer.process()
 
+    def abort_sending(self) -> None:
+        """Forget what is being sent, and what waits behind it."""
+        self._layer.clear_tx_queue()
+        self._layer.stop_sending()
+        self._out.clear()
+
     def abort(self) -> None:
         """Forget what is being sent and received."""
         self._layer.reset()

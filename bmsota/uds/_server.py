@@ -375,8 +375,13 @@ class UdsServer:
         waiting = self._waiting
         if not message:
             return
+        is_presence = message[0] == services.TesterPresent.request_id()
+        if self._link.is_sending and waiting is None and not is_functional and not is_presence:
+            # The tester asks on: it has given up the answer before, of which a frame was lost. An answer nobody takes
+            # would hold up the next one until N_Bs is over.
+            self._link.abort_sending()
         if waiting is not None and message != waiting.request:
-            if message[0] != services.TesterPresent.request_id():
+            if not is_presence:
                 self._send(_negative(message[0], Nrc.BUSY_REPEAT_REQUEST), now_ns)
             return
         if waiting is not None:
@@ -386,7 +391,7 @@ class UdsServer:
         if self._last_done is not None and message == self._last_done[0]:
             self._send(self._last_done[1], now_ns)
             return
-        if message[0] != services.TesterPresent.request_id():
+        if not is_presence:
             self._last_done = None
         self._handle(message, now_ns, is_functional=is_functional)
 

@@ -35,7 +35,7 @@ class UdsTiming:
     """Together 10 s: longer than a node needs to restart and verify an image, shorter than a person's patience."""
 
     discover_rounds: int = 4
-    """How often discovery asks a node that is expected or was heard."""
+    """How often discovery asks whether a node is there, and then who it is."""
 
     pending_max: int = 100
     """"Response pending" to one request; a node that goes on longer is not working but looping."""

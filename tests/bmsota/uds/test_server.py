@@ -720,6 +720,18 @@ def test_programming_overlaps_the_next_block(parts):
     assert all(time < 147 * parts.FRAME_NS + 5 * MS for time in times)
 
 
+def test_an_answer_whose_flow_control_was_lost_does_not_hold_up_the_next(tester, bench):
+    """Otherwise every question within N_Bs would be answered late, and all of them one after another."""
+    bench.fault = lambda frame, _rng: () if frame.data[0] == 0x30 else (0,)
+    assert tester.all_answers(b"\x22\xf1\x8c", within_ns=100 * MS) == []
+    bench.fault = None
+    begin_ns = bench.now_ns
+    assert tester.all_answers(b"\x3e\x80", within_ns=10 * MS) == []
+    assert tester.ask("22f191").startswith("62f191")
+    assert bench.now_ns - begin_ns < 50 * MS
+    assert tester.all_answers(b"\x3e\x00", within_ns=2 * SECOND) == [b"\x7e\x00"]
+
+
 def test_a_restart_ends_the_session_so_a_late_reset_does_nothing(tester, node):
     tester.ask("1003")
     assert tester.ask("1101") == "5101"

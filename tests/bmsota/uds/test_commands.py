@@ -1,0 +1,251 @@
+"""Commands to one node and discovery, against the real server."""
+
+from __future__ import annotations
+
+import pytest
+
+from bmsota.bootloader import (
+    BootloaderEntered,
+    BootloaderLeft,
+    Command,
+    CommandFailed,
+    CommandSucceeded,
+    FailureCause,
+    ImageConfirmed,
+    ImageReverted,
+    ImageVerified,
+    NodeFound,
+    NodeState,
+    TestRequested,
+)
+from bmsota.errors import LocalProtocolError
+from bmsota.image import ImageVersion
+from bmsota.uds import UDS_11BIT, UDS_29BIT, UdsCommand, UdsDiscovery, UdsTiming
+
+MS, SECOND = 1_000_000, 1_000_000_000
+OLD_VERSION, NEW_VERSION = ImageVersion(2, 0), ImageVersion(2, 1)
+IMPATIENT = UdsTiming(discover_tries=5)
+
+
+@pytest.fixture
+def staged(bench, parts):
+    assert isinstance(bench.flash(parts.NEW())[-1], ImageVerified)
+    return bench
+
+
+@pytest.fixture
+def on_trial(staged):
+    assert staged.command(Command.ACTIVATE_TEST).command is Command.ACTIVATE_TEST
+    assert isinstance(staged.command(Command.RESET, expected_version=NEW_VERSION), CommandSucceeded)
+    return staged
+
+
+def failed(event, cause):
+    assert isinstance(event, CommandFailed), event
+    assert event.cause is cause, event
+    return event
+
+
+def test_an_image_goes_the_whole_way(on_trial, node):
+    assert node.running_version == "2.1.0"
+    event = on_trial.command(Command.CONFIRM, expected_version=NEW_VERSION)
+    assert isinstance(event, CommandSucceeded)
+    assert event.node.version == NEW_VERSION
+    assert node.store.security_counter == 2
+    assert [type(event) for event in node.events if isinstance(event, TestRequested | ImageConfirmed)] == [
+        TestRequested,
+        ImageConfirmed,
+    ]
+    assert on_trial.command(Command.DISCOVER).node.security_counter == 2
+    assert len(node.boots) == 2
+
+
+def test_confirming_without_the_counter_leaves_the_way_back_open(on_trial, node):
+    assert isinstance(on_trial.command(Command.CONFIRM, raise_counter=False), CommandSucceeded)
+    assert node.store.security_counter == 1
+    assert isinstance(on_trial.command(Command.REVERT), CommandSucceeded)
+    assert isinstance(on_trial.command(Command.RESET, expected_version=OLD_VERSION), CommandSucceeded)
+    assert node.running_version == "2.0.0"
+
+
+def test_there_is_no_way_back_behind_a_raised_counter(on_trial):
+    on_trial.command(Command.CONFIRM)
+    event = failed(on_trial.command(Command.REVERT), FailureCause.COUNTER_TOO_LOW)
+    assert event.detail == "RoutineControl: COUNTER_TOO_LOW (0xF5)"
+
+
+def test_there_is_nothing_to_activate_or_revert_on_a_quiet_node(bench):
+    for command in (Command.ACTIVATE_TEST, Command.REVERT):
+        event = failed(bench.command(command), FailureCause.NOTHING_TO_DO)
+        assert event.node.version == OLD_VERSION
+
+
+def test_a_node_that_has_gone_back_does_not_confirm_its_old_image(on_trial, node):
+    on_trial.cut_power(node)
+    on_trial.run(limit_s=1)
+    event = failed(on_trial.command(Command.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
+    assert event.detail == "CONFIRM: expected version 2.1.0, got 2.0.0"
+
+
+def test_the_version_is_read_back_behind_a_reset(staged):
+    event = failed(staged.command(Command.RESET, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
+    assert event.detail == "RESET: expected version 2.1.0, got 2.0.0"
+
+
+def test_entering_and_leaving(bench, node):
+    bench.command(Command.ENTER_BOOTLOADER)
+    assert node.server.state is NodeState.BOOTLOADER
+    bench.command(Command.LEAVE_BOOTLOADER)
+    assert node.server.state is NodeState.APPLICATION
+    assert [event for event in node.events if isinstance(event, BootloaderEntered | BootloaderLeft)] == [
+        BootloaderEntered(),
+        BootloaderLeft(),
+    ]
+
+
+def test_only_writing_needs_a_key(bench, node):
+    for command in (Command.DISCOVER, Command.RESET, Command.LEAVE_BOOTLOADER):
+        assert isinstance(bench.command(command, access_key=None), CommandSucceeded)
+    for command in (Command.CONFIRM, Command.REVERT, Command.ACTIVATE_TEST, Command.ENTER_BOOTLOADER):
+        failed(bench.command(command, access_key=None), FailureCause.ACCESS_NEEDED)
+
+
+def test_commands_of_a_transfer_do_not_stand_alone():
+    with pytest.raises(LocalProtocolError, match="expected one that stands alone, got BEGIN_TRANSFER"):
+        UdsCommand(UDS_11BIT.address(1), position=1, command=Command.BEGIN_TRANSFER)
+
+
+def test_a_silent_node(parts):
+    event = parts.Bench().command(Command.CONFIRM, timing=IMPATIENT)
+    failed(event, FailureCause.NODE_SILENT)
+    assert event.detail == "node 1: ReadDataByIdentifier: no answer, asked 5 times"
+
+
+def test_a_node_that_does_not_come_back(bench, node):
+    node.restart_ns = 3600 * SECOND
+    event = failed(bench.command(Command.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
+    assert event.node.version == OLD_VERSION
+
+
+def test_a_node_that_says_yes_and_does_not_restart(bench, node):
+    """Its driver forgets the reset; whoever waits for another boot id does not wait for ever."""
+
+    def forget(frame):
+        if frame.data[:2] == b"\x02\x51":
+            node.server._is_resetting = False
+            node.server._restart_due_ns = None
+
+    bench.on_frame = forget
+    event = failed(bench.command(Command.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
+    assert event.detail == "node 1 did not restart"
+
+
+@pytest.mark.parametrize("command", [Command.ACTIVATE_TEST, Command.CONFIRM, Command.REVERT, Command.RESET])
+def test_any_one_frame_of_a_command_may_be_lost_or_doubled(parts, command):
+    """Above all: however the answer to a reset is lost, the node restarts once, and its trial goes on."""
+
+    def prepared():
+        node = parts.Node(factory=parts.OLD())
+        bench = parts.Bench(node)
+        bench.flash(parts.make_image("2.1.0", counter=2, size=100))
+        if command is not Command.ACTIVATE_TEST:
+            bench.command(Command.ACTIVATE_TEST)
+        if command in {Command.CONFIRM, Command.REVERT}:
+            bench.command(Command.RESET)
+        bench.frames.clear()
+        return node, bench
+
+    node, bench = prepared()
+    bench.command(command)
+    total, boots = len(bench.frames), len(node.boots)
+    slots = [slot.state for slot in node.store.slots]
+    assert total > 20
+    for copies in ((), (0, 0)):
+        for index in range(total):
+            node, bench = prepared()
+            count = iter(range(1_000_000))
+            bench.fault = lambda _frame, _rng, count=count, index=index, copies=copies: (
+                copies if next(count) == index else (0,)
+            )
+            assert isinstance(bench.command(command), CommandSucceeded), (index, copies)
+            assert len(node.boots) == boots, (index, copies)
+            assert [slot.state for slot in node.store.slots] == slots, (index, copies)
+            if command is Command.REVERT:
+                assert node.events.count(ImageReverted()) == 1
+
+
+def test_a_node_that_restarts_under_a_command_is_asked_again(on_trial, node):
+    """It has reverted meanwhile: confirming now would confirm the old image."""
+    done = []
+
+    def on_frame(frame):
+        if not done and frame.data[:3] == b"\x02\x67\x02":
+            done.append(frame)
+            on_trial.cut_power(node)
+
+    on_trial.on_frame = on_frame
+    failed(on_trial.command(Command.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
+
+
+def test_a_command_gives_up_when_nothing_gets_through(bench):
+    bench.fault = lambda frame, _rng: () if frame.data[:2] == b"\x02\x50" or frame.data[1:2] == b"\x50" else (0,)
+    event = failed(bench.command(Command.CONFIRM), FailureCause.NO_PROGRESS)
+    assert event.detail == "DiagnosticSessionControl: no answer, asked 5 times"
+
+
+# ---- discovery
+
+
+def discovered(bench, **options):
+    client = UdsDiscovery(bench.addressing, **options)
+    events = bench.run(client)
+    assert [event.node for event in events] == [client.nodes[position] for position in sorted(client.nodes)]
+    assert all(isinstance(event, NodeFound) for event in events)
+    return client.nodes
+
+
+@pytest.mark.parametrize(("addressing", "positions"), [(UDS_11BIT, (0, 3, 7)), (UDS_29BIT, (0, 8, 31))])
+def test_everybody_is_found(parts, addressing, positions):
+    nodes = [parts.Node(position, factory=parts.OLD()) for position in positions]
+    bench = parts.Bench(*nodes, addressing=addressing)
+    found = discovered(bench)
+    assert [(node.position, node.hwid) for node in found.values()] == [(at, f"HW-{at:04d}") for at in positions]
+
+
+def test_nobody_is_found_on_an_empty_bus(parts):
+    bench = parts.Bench()
+    begin = bench.now_ns
+    assert discovered(bench) == {}
+    assert len(bench.sent) == 2
+    assert bench.now_ns - begin < SECOND
+
+
+def test_who_is_expected_is_asked_by_name(parts):
+    """Node 2 does not hear functional requests."""
+    nodes = [parts.Node(position, factory=parts.OLD()) for position in (1, 2)]
+    bench = parts.Bench(*nodes)
+    hear = nodes[1].server.receive_frame
+    nodes[1].server.receive_frame = lambda frame, now_ns: frame.can_id != 0x7DF and hear(frame, now_ns)
+    assert set(discovered(bench)) == {1}
+    assert set(discovered(bench, positions=[2])) == {1, 2}
+    assert set(discovered(bench, positions=[2, 5])) == {1, 2}
+
+
+def test_a_lossy_bus_hides_nobody(parts):
+    nodes = [parts.Node(position, factory=parts.OLD()) for position in range(8)]
+    bench = parts.Bench(*nodes, seed="lossy")
+    bench.fault = lambda _frame, rng: () if rng.random() < 0.05 else (0,)
+    assert set(discovered(bench, positions=range(8))) == set(range(8))
+
+
+def test_discovery_changes_nothing(bench, node, parts):
+    operations = node.flash.operations
+    discovered(bench)
+    assert node.flash.operations == operations
+    assert node.events == []
+    assert {frame.data[1] for frame in bench.sent} <= {0x3E, 0x22, 0x00}, "questions and flow control only"
+
+
+def test_a_position_without_ids_is_refused():
+    with pytest.raises(LocalProtocolError, match="position: expected 0 to 7, got 8"):
+        UdsDiscovery(UDS_11BIT, positions=[8])
