@@ -18,7 +18,7 @@ The state machine of ISO-TP is can-isotp's, the coding of the services udsoncan'
 
 from __future__ import annotations
 
-from bmsota.uds._access import AccessCheck, AccessKey, signed_access_check, signed_access_key
+from bmsota.uds._access import AccessCheck, AccessKey, ed25519_access_check, ed25519_access_key, signed_access_key
 from bmsota.uds._addressing import UDS_11BIT, UDS_29BIT, UdsAddress, UdsAddressing
 from bmsota.uds._commands import UdsCommand, UdsDiscovery
 from bmsota.uds._dialect import UdsDialect
@@ -68,7 +68,8 @@ __all__ = [
     "UdsServerTiming",
     "UdsTiming",
     "UdsTransfer",
+    "ed25519_access_check",
+    "ed25519_access_key",
     "nrc_name",
-    "signed_access_check",
     "signed_access_key",
 ]

@@ -17,11 +17,11 @@ from bmsota.uds._identifiers import ACCESS_LEVEL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
     from bmsota.bootloader import AccessSigner
 
-__all__ = ["AccessCheck", "AccessKey", "signed_access_check", "signed_access_key"]
+__all__ = ["AccessCheck", "AccessKey", "ed25519_access_check", "ed25519_access_key", "signed_access_key"]
 
 AccessKey: TypeAlias = Callable[[bytes, str], bytes]
 """Takes the seed and the node's serial number (empty if it has told none); gives the key."""
@@ -46,7 +46,12 @@ def signed_access_key(signer: AccessSigner) -> AccessKey:
     return sign
 
 
-def signed_access_check(public_keys: Sequence[Ed25519PublicKey]) -> AccessCheck:
+def ed25519_access_key(private_key: Ed25519PrivateKey) -> AccessKey:
+    """The tester's side, with the private key in hand."""
+    return signed_access_key(private_key.sign)
+
+
+def ed25519_access_check(public_keys: Sequence[Ed25519PublicKey]) -> AccessCheck:
     """The node's side: a signature of any of *public_keys*."""
 
     def check(seed: bytes, serial: str, key: bytes) -> bool:

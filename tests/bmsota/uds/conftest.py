@@ -20,7 +20,7 @@ from bmsota.uds import (
     UdsServer,
     UdsTiming,
     UdsTransfer,
-    signed_access_check,
+    ed25519_access_check,
     signed_access_key,
 )
 from simulator.devices.flash import FlashModel, PowerCut
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 ACCESS_PRIVATE = Ed25519PrivateKey.from_private_bytes(b"\x09" * 32)
 ACCESS_KEY = signed_access_key(ACCESS_PRIVATE.sign)
-ACCESS_CHECK = signed_access_check([ACCESS_PRIVATE.public_key()])
+ACCESS_CHECK = ed25519_access_check([ACCESS_PRIVATE.public_key()])
 SLAVE_CLASS = HardwareClass.named("bmsota.example", "test-slave")
 US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
 # A classic frame of 8 bytes at 500 kbit/s with expected stuffing.

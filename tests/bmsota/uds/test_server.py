@@ -37,7 +37,7 @@ from bmsota.uds import (
     Routine,
     Session,
     UdsServerTiming,
-    signed_access_check,
+    ed25519_access_check,
     signed_access_key,
 )
 from bmsota.uds._identifiers import BOOT_STATE_LAYOUT, NODE_KIND_LAYOUT, STAGING_LAYOUT
@@ -411,7 +411,7 @@ def test_a_node_without_access_control_gives_a_seed_of_zeros(parts):
 
 def test_any_of_several_keys_opens():
     keys = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2)]
-    check = signed_access_check([key.public_key() for key in keys])
+    check = ed25519_access_check([key.public_key() for key in keys])
     for key in keys:
         assert check(b"seed", "SN", signed_access_key(key.sign)(b"seed", "SN"))
     assert not check(b"seed", "SN", bytes(64))
