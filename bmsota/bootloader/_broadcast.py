@@ -154,8 +154,9 @@ class BroadcastClient:
     def _driven(self) -> list[BootloaderClient]:
         """Whose turn it is to speak, outside the stream."""
         members = [self._members[position] for position in self._active]
-        # The offer goes as data frames that carry no address, so one after another.
-        return members[:1] if self.phase is BroadcastPhase.OFFERING else members
+        # Signatures and offers go as data frames that carry no address, so one after another.
+        first = next((member for member in members if member.sends_data), None)
+        return [member for member in members if member is first or not member.sends_data]
 
     # ---- from phase to phase
 

@@ -333,6 +333,11 @@ class Conversation(ABC, Generic[EventT]):
         self._timeout_ns = min(2 * self._timeout_ns, self._timing.reply_timeout_ns_max)
         self._queue(self._request)
 
+    @property
+    def sends_data(self) -> bool:
+        """Whether data frames go before the request under way. They carry no address: nobody else may send any meanwhile."""
+        return self._request is not None and bool(self._request.frames) and not self.finished
+
     def _ask_with_data(self, command: Command, data: bytes) -> None:
         """Send *data* as data frames and *command* behind them."""
         frames = self._wire.data_frames(data)
@@ -373,14 +378,16 @@ class Conversation(ABC, Generic[EventT]):
         assert self.node is not None
         return Capability.SECURITY_ACCESS in self.node.capabilities and not self.node.is_unlocked
 
+    def _named(self) -> str:
+        """The node, so that whoever has several knows for which of them a key is wanted."""
+        assert self.node is not None
+        return f"node {self._position} ({self.node.hwid})"
+
     def _unlock(self) -> None:
         """Ask for a challenge and answer it; `_unlocked` is called when the node is satisfied."""
         assert self.node is not None
         if self._access_signer is None:
-            self._refuse(
-                FailureCause.ACCESS_NEEDED,
-                f"node {self._position} ({self.node.hwid}): expected an access key, got none",
-            )
+            self._refuse(FailureCause.ACCESS_NEEDED, f"{self._named()}: expected an access key, got none")
             return
         self._access_waits_left = self._timing.access_waits_max
         self._ask_for_challenge()
@@ -403,16 +410,29 @@ class Conversation(ABC, Generic[EventT]):
             assert self._access_signer is not None
             self._ask_with_data(Command.UNLOCK, answer_challenge(self._access_signer, challenge, self.node.hwid))
         elif reply.code in {ResultCode.OK, ResultCode.ACCESS_WAIT}:
-            # A part of the challenge was lost, or the node wants us to wait: ask once more.
-            self._access_waits_left -= 1
-            if not self._access_waits_left:
-                self._refuse(FailureCause.ACCESS_DENIED, f"{request.command.name}: asked too often")
-                return
-            self._ask_for_challenge()
-            if reply.code == ResultCode.ACCESS_WAIT:
-                self._burst_due_ns = now_ns + min(reply.detail * _MS, self._timing.access_wait_ns_max)
+            self._ask_for_challenge_again(reply, now_ns)
+        elif reply.code == ResultCode.ACCESS_DENIED:
+            self._refuse(
+                FailureCause.ACCESS_DENIED, f"{self._named()}: expected a signature by a key it knows, got another one"
+            )
         else:
             self._bad_result(reply)
+
+    def _ask_for_challenge_again(self, reply: ResultReply, now_ns: int) -> None:
+        """A part of the challenge was lost, or the node wants us to wait."""
+        must_wait = reply.code == ResultCode.ACCESS_WAIT
+        self._access_waits_left -= 1
+        if self._access_waits_left:
+            self._ask_for_challenge()
+            if must_wait:
+                self._burst_due_ns = now_ns + min(reply.detail * _MS, self._timing.access_wait_ns_max)
+            return
+        asked = f"asked {self._timing.access_waits_max} times"
+        if must_wait:
+            detail = f"{self._named()}: expected a challenge, {asked}, got a pause of {reply.detail} ms more"
+            self._refuse(FailureCause.ACCESS_DENIED, detail)
+        else:
+            self._interrupt(f"{self._named()}: expected a challenge in three parts, {asked}, got fewer")
 
     def _bad_result(self, reply: ResultReply) -> None:
         """A result that is not OK ends the talk or interrupts it."""
@@ -423,6 +443,8 @@ class Conversation(ABC, Generic[EventT]):
             self._refuse(FailureCause.REFUSED, f"{name}: expected a known result, got {reply.code}")
             return
         cause = CAUSE_OF_RESULT.get(code)
+        if cause is FailureCause.ACCESS_NEEDED and self._access_signer is not None:
+            cause = None  # It was open when it was found: its lock has closed meanwhile, and we can open it again.
         if cause is None:
             self._interrupt(f"{name}: {code.name}")
         else:

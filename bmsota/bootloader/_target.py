@@ -372,8 +372,16 @@ class BootloaderTarget:
         elif self._session_is_open() and now_ns >= self._last_heard_ns + self._timing.session_timeout_ns:
             self._leave_session()
 
+    @property
+    def wants_data(self) -> bool:
+        """Whether the flasher's data frames matter now; a node's acceptance filter may keep them away when they do not."""
+        return self._is_listening
+
     def _session_is_open(self) -> bool:
-        return self._can_run and self.state in {NodeState.BOOTLOADER, NodeState.RECEIVING}
+        """Whether a flasher that has gone would leave something open: the bootloader, the lock, or an ear for a signature."""
+        if self._access is not None and self._access.is_unlocked:
+            return True
+        return self._can_run and (self._is_listening or self.state in {NodeState.BOOTLOADER, NodeState.RECEIVING})
 
     # ---- commands
 
@@ -430,18 +438,22 @@ class BootloaderTarget:
     def _leave(self, request: Request) -> int:  # noqa: ARG002
         if not self._can_run:
             raise _RefusedError(ResultCode.WRONG_STATE)
-        if self.state is not NodeState.APPLICATION:
-            self._leave_session()
+        self._leave_session()
         return 0
 
     def _leave_session(self) -> None:
-        self.state = NodeState.APPLICATION
-        self._is_listening = False
+        """The flasher is done or gone: the lock closes, and who can run an application goes back to it."""
         self._offer = None
         self._close_stream()
         if self._access is not None:
             self._access.lock()
-        self._events.append(BootloaderLeft())
+        if not self._can_run:
+            self.state = NodeState.BOOTLOADER
+            return
+        self._is_listening = False
+        if self.state is not NodeState.APPLICATION:
+            self.state = NodeState.APPLICATION
+            self._events.append(BootloaderLeft())
 
     def _begin(self, request: Request) -> int:
         # `_report_missing` has found all frames and their CRC right.
@@ -533,6 +545,9 @@ class BootloaderTarget:
             raise _RefusedError(ResultCode.NOTHING_TO_DO)
         if self._access.challenge(self._now_ns) is None:
             raise _RefusedError(ResultCode.ACCESS_WAIT, number=self._access.wait_ms(self._now_ns))
+        if not self._is_listening:  # In the application as well: the answer comes as data frames.
+            self._clear_buffer()
+            self._is_listening = True
         self._reply_challenge(self._now_ns)
         if not self._is_listening:
             # The signature comes as data frames, also to an application: that is where an image on trial is confirmed.
