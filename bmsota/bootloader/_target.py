@@ -545,9 +545,6 @@ class BootloaderTarget:
             raise _RefusedError(ResultCode.NOTHING_TO_DO)
         if self._access.challenge(self._now_ns) is None:
             raise _RefusedError(ResultCode.ACCESS_WAIT, number=self._access.wait_ms(self._now_ns))
-        if not self._is_listening:  # In the application as well: the answer comes as data frames.
-            self._clear_buffer()
-            self._is_listening = True
         self._reply_challenge(self._now_ns)
         if not self._is_listening:
             # The signature comes as data frames, also to an application: that is where an image on trial is confirmed.

@@ -202,7 +202,8 @@ class BootloaderNode:
         self.power_cut_plan: PowerCutPlan | None = None
         self.progress: tuple[int, int] | None = None
         """(bytes stored, size) of the image that is being received or was received last; None since the boot."""
-        self._target: _Core | None = None
+        self._target: BootloaderTarget | None = None
+        self._hears_data = False
         self._server: _Core | None = None
         self._cores: tuple[_Core, ...] = ()
         self._holder: _Core | None = None
@@ -213,9 +214,6 @@ class BootloaderNode:
         self._boot_timer: Timer | None = None
         self._request_keys = request_keys(wire) if protocols.has_bootloader else frozenset()
         self._data_keys = data_keys(wire) if protocols.has_bootloader else frozenset()
-        if protocols.access_keys:
-            # Keys come as data frames, also to a node in its application: what is on trial is confirmed there.
-            self._request_keys |= self._data_keys
         if protocols.uds is not None:
             self._request_keys |= uds_request_keys(protocols.uds, identity.position, 1)
 
@@ -286,6 +284,7 @@ class BootloaderNode:
             port.power(on=False)
             port.accept(idle)
         self._target = self._server = self._holder = None
+        self._hears_data = False
         self._cores = ()
         self.boot_result = None
         self.progress = None
@@ -306,8 +305,7 @@ class BootloaderNode:
         self._make_cores(store, result)
         for port, _ in self._ports:
             port.power(on=True)
-        if result.facts is None:
-            self._listen_for_data()
+        self._listen_for_data()
         self._owner.booted(store, result)
 
     def _make_cores(self, store: BootStore, result: BootResult) -> None:
@@ -386,13 +384,9 @@ class BootloaderNode:
             match event:
                 case BootloaderEntered():
                     self._holder = core
-                    if core is self._target:
-                        self._listen_for_data()
                     self._owner.bootloader_entered()
                 case BootloaderLeft():
                     self._holder = None
-                    for each, idle in self._ports:
-                        each.accept(idle)
                     self._owner.bootloader_left()
                 case StagingStarted(offset, size_bytes):
                     self.progress = (offset, size_bytes)
@@ -404,6 +398,7 @@ class BootloaderNode:
                     return
                 case _:
                     pass
+        self._listen_for_data()
 
     def _schedule(self) -> None:
         due = None
@@ -418,9 +413,12 @@ class BootloaderNode:
             self._timer = None if due is None else self._kernel.call_at(due, self._timeout)
 
     def _listen_for_data(self) -> None:
-        """Only a node that is being flashed listens to data frames; its acceptance filter keeps the others' away."""
-        for port, idle in self._ports:
-            port.accept(idle | self._data_keys)
+        """Only a node that is being flashed or unlocked hears data frames; its acceptance filter keeps the others' away."""
+        wants_data = self._target is not None and self._target.wants_data
+        if wants_data is not self._hears_data:
+            self._hears_data = wants_data
+            for port, idle in self._ports:
+                port.accept(idle | self._data_keys if wants_data else idle)
 
     def _restart(self, core: _Core) -> None:
         if core in self._cores:
