@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from bmsota import __version__
+from bmsota.adapters.files import packaged_firmware, packaged_firmware_names
 from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota.image import load_public_key
 from simulator.bench import BenchOptions, BenchProtocol, BenchTopology
@@ -223,6 +224,19 @@ def _access_key(path: Path) -> Ed25519PublicKey:
 def _nanoseconds(value: float) -> int:
     """Rounded; what is no number becomes one that is refused."""
     return round(value) if isfinite(value) else -1
+
+
+@app.command()
+def samples(
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="Made if it is not there.")],
+) -> None:
+    """Write the sample images, release manifests and keys that the virtual units believe."""
+    names = [name for name in packaged_firmware_names() if not name.endswith(".py")]
+    for name in names:
+        path = folder.joinpath(*name.split("/"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(packaged_firmware(name))
+    typer.echo(f"{len(names)} files in {folder}")
 
 
 @app.command(name="bench-say")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from simulator.bench._world import NodeRow
     from simulator.trace import Note
 
-__all__ = ["run_bench", "say"]
+__all__ = ["introduction", "run_bench", "say"]
 
 # How often the table is drawn, and how late a `quit` through the control socket is seen at most.
 REFRESH_S = 0.2
@@ -78,7 +78,7 @@ def run_bench(
     with _signals_end_it(), contextlib.suppress(*ended_by), bench, contextlib.ExitStack() as stack:
         if control is not None:
             stack.enter_context(_control_socket(bench, control))
-        for line in _introduction(bench, control):
+        for line in introduction(bench, control):
             screen.say(line)
         stack.enter_context(screen)
         _read_commands(bench, screen, lines)
@@ -103,7 +103,8 @@ def _say_all(screen: _Plain | _Screen, lines: queue.SimpleQueue[str], wait_s: fl
             screen.say(lines.get_nowait())
 
 
-def _introduction(bench: Bench, control: Path | None) -> Iterator[str]:
+def introduction(bench: Bench, control: Path | None) -> Iterator[str]:
+    """What is said before anything else: what the bench is, who is on it, how to reach it."""
     options = bench.options
     place = (
         "on the internal bus"
