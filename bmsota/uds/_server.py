@@ -195,14 +195,7 @@ class _Access:
 
 
 class UdsServer:
-    """One node. Make it after `store.boot()`, with what that returned; make a new one after every restart.
-
-    *random_bytes* gives so many bytes nobody can foretell: seeds and the boot id (in a simulation: of the run's seed). *access* None:
-    nobody has to prove anything.
-
-    Raises:
-        ConfigurationError: *block_length_max* is out of range.
-    """
+    """One node. Make it after `store.boot()`, with what that returned; make a new one after every restart."""
 
     def __init__(
         self,
@@ -216,7 +209,27 @@ class UdsServer:
         timing: UdsServerTiming | None = None,
         transport: IsoTpParameters | None = None,
         block_length_max: int = 0xFFF,
+        is_locked: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Take the parts of a node.
+
+        Args:
+            address: its CAN ids.
+            identity: who the node is.
+            store: its slots and journal.
+            boot: what `store.boot()` returned.
+            random_bytes: gives so many bytes nobody can foretell, for seeds and the boot id (in a simulation: of the run's
+                seed).
+            access: checks keys; None: whoever reaches the bus may flash it.
+            timing: the node's habits.
+            transport: its end of ISO-TP.
+            block_length_max: of a TransferData request, its two bytes of service and counter included.
+            is_locked: while true the store is somebody else's (a master's own updater): whatever would change something is
+                answered NRC 0x22. Must stay false while a session is open.
+
+        Raises:
+            ConfigurationError: *block_length_max* is out of range.
+        """
         transport = transport or IsoTpParameters()
         if not _BLOCK_OVERHEAD_BYTES < block_length_max <= min(transport.message_bytes_max, 0xFFFF):
             raise ConfigurationError(
@@ -227,6 +240,7 @@ class UdsServer:
         self._boot = boot
         self._random_bytes = random_bytes
         self._check_access = access
+        self._is_locked = is_locked
         self._capabilities = Capability.FD_DATA if transport.is_fd else Capability.NONE
         if access is not None:
             self._capabilities |= Capability.SECURITY_ACCESS
@@ -424,6 +438,9 @@ class UdsServer:
                 raise _RefusedError(Nrc.WRONG_LENGTH_OR_FORMAT)
             if request.subfunction not in rule.subfunctions:
                 raise _RefusedError(Nrc.SUB_FUNCTION_NOT_SUPPORTED)
+        is_programming = service is services.DiagnosticSessionControl and request.subfunction == Session.PROGRAMMING
+        if (rule.needs_access or is_programming or service is services.ECUReset) and self._is_locked():
+            raise _RefusedError(Nrc.CONDITIONS_NOT_CORRECT)
         if rule.needs_access and not self._is_unlocked:
             raise _RefusedError(Nrc.SECURITY_ACCESS_DENIED)
         return self._handlers[service](request)

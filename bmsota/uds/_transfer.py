@@ -10,8 +10,8 @@ Strategy. As in the bootloader's client the node is the one who knows what it ha
 offset the node names. A block without an answer is another matter: the node may have stored it. Our own nodes tell how much they
 have; other nodes get the very same block again, as ISO 14229-1 clause 14.5.5 asks them to accept.
 
-A message of 4095 bytes is 586 frames, and ISO-TP repeats none: one frame lost and the block is lost. So each loss halves the blocks, and
-a run of good ones doubles them again.
+A message of 4095 bytes is 586 frames, and ISO-TP repeats none: one frame lost and the block is lost. So each loss halves the blocks; a
+run of good ones doubles them again where a block lost costs no more than itself, with our own nodes.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class UdsTransfer(UdsConversation[ClientEvent]):
         self._block_bytes = min(self._block_bytes, block_bytes_max)
         counter, good_blocks = 1, 0
         while self._offset < len(self._image):
-            if good_blocks >= self._timing.blocks_until_longer:
+            if dialect.has_profile and good_blocks >= self._timing.blocks_until_longer:
                 good_blocks = 0
                 self._block_bytes = min(2 * self._block_bytes, block_bytes_max)
             is_first_try = yield from self._send_block(counter)

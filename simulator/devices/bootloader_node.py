@@ -337,6 +337,7 @@ class BootloaderNode:
                 boot=result,
                 random_bytes=self._random.randbytes,
                 access=ed25519_access_check(protocols.access_keys) if protocols.access_keys else None,
+                is_locked=self._is_locked,
             )
         self._cores = tuple(core for core in (self._target, self._server) if core is not None)
 

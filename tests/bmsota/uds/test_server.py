@@ -544,6 +544,23 @@ def test_the_check_routine_does_not_touch_the_fallback(programmer, node, parts, 
     assert [slot.state for slot in node.store.slots] == [SlotState.CONFIRMED] * 2
 
 
+def test_a_node_whose_store_somebody_else_uses_changes_nothing(parts):
+    """A master's own updater is at work: questions are answered, everything else is NRC 0x22."""
+    is_locked = [False]
+    node = parts.Node(factory=parts.OLD(), is_locked=lambda: is_locked[0])
+    tester = RawTester(parts.Bench(node))
+    tester.open(parts.ACCESS_KEY, "03")
+    is_locked[0] = True
+    for request in ("1002", "1101", "3101ff01", "3101f011"):
+        assert tester.ask(request) == f"7f{request[:2]}22"
+    assert tester.ask("22f186") == "62f18603"
+    assert tester.ask("280201") == "6802"
+    assert tester.ask("3e00") == "7e00"
+    assert tester.ask("1001").startswith("5001")
+    is_locked[0] = False
+    tester.open(parts.ACCESS_KEY)
+
+
 # ---- the download
 
 
