@@ -28,6 +28,15 @@ EventT_co = TypeVar("EventT_co", covariant=True)
 # waits in C, where on Windows nothing else gets a turn.
 WAIT_S_MAX = 0.2
 
+# Frames taken from the driver before the core may send again. On a busy bus more come than one per turn of the loop; an answer
+# that waits behind them in the driver's queue looks like a slow node.
+RECEIVED_MAX = 512
+
+# A driver whose transmit queue is full says so at once (socketcan: 10 frames by default, 2 ms of a 500k bus). It empties at
+# the bus's pace; for so long a frame is offered again before the adapter is given up.
+SEND_LIMIT_S = 0.5
+SEND_PAUSE_S = 0.002
+
 
 class CanCore(Protocol[EventT_co]):
     """What the loop needs of a core. Times are nanoseconds since the Unix epoch."""
@@ -107,12 +116,16 @@ def _run(
 ) -> Iterator[EventT_co]:
     while not has_ended():
         _send(core, bus, clock())
-        message = _receive(bus, _wait_s(core.next_timeout(), clock()))
-        now_ns = clock()
-        frame = None if message is None else from_message(message)
-        if frame is not None:
-            core.receive_frame(frame, now_ns)
-        core.handle_timeout(now_ns)  # Always: on a busy bus the wait never comes back empty.
+        wait_s = _wait_s(core.next_timeout(), clock())
+        message = _receive(bus, wait_s)
+        for _ in range(RECEIVED_MAX):
+            now_ns = clock()
+            frame = None if message is None else from_message(message)
+            if frame is not None:
+                core.receive_frame(frame, now_ns)
+            core.handle_timeout(now_ns)  # Always: on a busy bus the wait never comes back empty.
+            if message is None or (message := _receive(bus, 0)) is None:
+                break
         while (event := core.next_event()) is not None:
             yield event
     _send(core, bus, clock())
@@ -126,13 +139,24 @@ def _wait_s(deadline_ns: int | None, now_ns: int) -> float:
 
 def _send(core: CanCore[EventT_co], bus: CanPort, now_ns: int) -> None:
     for frame in core.frames_to_send(now_ns):
+        _send_frame(bus, frame)
+
+
+def _send_frame(bus: CanPort, frame: CanFrame) -> None:
+    message = to_message(frame)
+    limit_s = time.monotonic() + SEND_LIMIT_S
+    while True:
         try:
-            bus.send(to_message(frame))
+            bus.send(message)
         except can.CanError as error:
+            if time.monotonic() < limit_s:
+                time.sleep(SEND_PAUSE_S)
+                continue
             raise TransferError(
                 f"expected the CAN adapter to send 0x{frame.can_id:X}, got: {error} ({bus.channel_info})",
                 permanent=False,
             ) from error
+        return
 
 
 def _receive(bus: CanPort, timeout_s: float) -> can.Message | None:
