@@ -9,16 +9,13 @@ same wire at best (`_limits.py`).
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import TYPE_CHECKING
 
 from benchmarks._figures import Figure, print_figures
 from benchmarks._limits import comparison
+from benchmarks._rig import Pump, image, make_identity, make_store
 from benchmarks._uds import uds_seconds
-from bmsota.adapters.files import packaged_dbc, packaged_firmware
-from bmsota.boot import BootStore, SlotLayout
+from bmsota.adapters.files import packaged_dbc
 from bmsota.bootloader import (
     BootloaderClient,
     BootloaderTarget,
@@ -26,23 +23,14 @@ from bmsota.bootloader import (
     BroadcastClient,
     ImageVerified,
     NodeEvent,
-    TargetIdentity,
     TargetTiming,
 )
 from bmsota.canbits import ceiling_bytes_per_s
-from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, load_signing_key, verify_image
 from bmsota.signals import loads
-from simulator.devices.flash import FlashModel
 from simulator.kernel import MS, SECOND, Kernel
 from simulator.links.canbus import BusFaults, CanBus
 
-if TYPE_CHECKING:
-    from bmsota.canframe import CanFrame
-    from simulator.links.canbus import Port
-
-IMAGE_SIZE_BYTES = 256 * 1024
 LIMIT_S = 120
-HARDWARE = HardwareClass.named("bmsota.example", "bench-slave")
 
 
 @dataclass(frozen=True)
@@ -71,78 +59,11 @@ WIRES = {
 }
 
 
-@cache
-def image() -> bytes:
-    return build_image(
-        random.Random(1).randbytes(IMAGE_SIZE_BYTES),
-        version=ImageVersion(1, 0, 0),
-        security_counter=1,
-        hardware_class=HARDWARE,
-        role=ImageRole.SLAVE,
-        signing_key=load_signing_key(packaged_firmware("keys/image.SAMPLE.private.pem")),
-    )
-
-
-class Pump:
-    """One machine on one port: fed with what it hears, asked for more whenever its port has sent everything."""
-
-    def __init__(self, kernel: Kernel, machine: object, turnaround_ns: int = 0) -> None:
-        self.kernel = kernel
-        self.machine = machine
-        self.turnaround_ns = turnaround_ns
-        self.port: Port
-        self.events: list[object] = []
-        self._timer_ns: int | None = None
-
-    def attach(self, bus: CanBus, name: str) -> None:
-        self.port = bus.attach(self.receive, name=name, drained=lambda _now_ns: self.pump())
-
-    def receive(self, frame: CanFrame, now_ns: int) -> None:
-        if self.turnaround_ns:
-            self.kernel.call_at(now_ns + self.turnaround_ns, self.hear, frame)
-        else:
-            self.hear(frame)
-
-    def hear(self, frame: CanFrame) -> None:
-        self.machine.receive_frame(frame, self.kernel.now_ns)
-        self.pump()
-
-    def pump(self) -> None:
-        machine, now_ns = self.machine, self.kernel.now_ns
-        if not self.port.pending:
-            for frame in machine.frames_to_send(now_ns):
-                self.port.send(frame)
-        while (event := machine.next_event()) is not None:
-            self.events.append(event)
-        due_ns = machine.next_timeout()
-        # With frames still to be sent the port calls when it is done.
-        if due_ns is None or self.port.pending or getattr(machine, "finished", False):
-            return
-        due_ns = max(due_ns, now_ns + 1)
-        if self._timer_ns is None or due_ns < self._timer_ns or self._timer_ns <= now_ns:
-            self._timer_ns = due_ns
-            self.kernel.call_at(due_ns, self.timeout)
-
-    def timeout(self) -> None:
-        self._timer_ns = None
-        self.machine.handle_timeout(self.kernel.now_ns)
-        self.pump()
-
-
 def make_target(wire: BootloaderWire, position: int) -> BootloaderTarget:
-    public_key = load_signing_key(packaged_firmware("keys/image.SAMPLE.private.pem")).public_key()
-    flash = FlashModel(1024 * 1024, erase_block_bytes=4096, erase_ns=0, program_ns=0)
-    store = BootStore(
-        flash,
-        SlotLayout.divide(flash, journal_size_bytes=16 * 1024),
-        verify=partial(verify_image, public_keys=(public_key,)),
-    )
-    name = f"BENCH-{position}"
+    store = make_store()
     return BootloaderTarget(
         wire,
-        identity=TargetIdentity(
-            position=position, role=ImageRole.SLAVE, hwid=name, serial=name, hardware_class=HARDWARE
-        ),
+        identity=make_identity(position),
         store=store,
         boot=store.boot(),
         timing=TargetTiming(verify_ns=0),
