@@ -506,7 +506,8 @@ report twice a window. When more than {client.loss_pct_high} % of what was sent 
 (from {client.spacing_ns_step // 1000} us up to {client.spacing_ns_max // MS} ms); below {client.loss_pct_low} % the pause is halved again.
 
 With compression the stream is a heatshrink stream (window {1 << WINDOW_BITS} bytes, copies of up to {1 << LOOKAHEAD_BITS} bytes) of the image from StreamOffset on. It is used
-if the node can take it and it saves 3 % or more.
+if all nodes of the stream can take it and it saves 3 % or more. If the image then comes out wrong on a node (Damaged), that node gets it
+without compression.
 
 ## Security access
 
@@ -514,7 +515,9 @@ if the node can take it and it saves 3 % or more.
 
 The challenge has {CHALLENGE_BYTES} bytes; the Ed25519 signature ({SIGNATURE_BYTES} bytes) is over a fixed text, the challenge and the node's hardware id, so it opens no
 other node and no other time. The node holds public keys only. Without access it answers BeginTransfer, ActivateTest, Confirm and Revert
-with AccessNeeded. Wrong answers cost a delay that grows; AccessWait says how long. Access ends with the session and with a restart.
+with AccessNeeded. Wrong answers cost a delay that grows; AccessWait says how long. A command to a node
+in its application is unlocked there: the application goes on. Access ends with LeaveBootloader, after
+{TargetTiming().session_timeout_ns // 1_000_000_000} s of silence and with a restart.
 
 ## The flasher's states
 

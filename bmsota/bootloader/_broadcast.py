@@ -233,14 +233,18 @@ class BroadcastClient:
 
     def _begin_offering(self) -> None:
         self._active = [position for position in self._active if self._members[position].state is ClientState.OFFERING]
-        nodes = [node for position in self._active if (node := self._members[position].node) is not None]
+        members = [self._members[position] for position in self._active]
+        nodes = [member.node for member in members if member.node is not None]
         if not nodes:
             return
         self._shape = StreamShape.for_nodes(
-            nodes, is_fd=self._wire.is_fd, is_compressible=self._payload.is_compressible, group=self._group
+            nodes,
+            is_fd=self._wire.is_fd,
+            is_compressible=all(member.may_compress for member in members),
+            group=self._group,
         )
-        for position in self._active:
-            self._members[position].offer(self._shape)
+        for member in members:
+            member.offer(self._shape)
 
     def _begin_finishing(self) -> None:
         self._active = [position for position, member in self._members.items() if member.state is ClientState.FINISHING]

@@ -170,12 +170,12 @@ class StreamShape:
     def for_nodes(
         cls, nodes: list[NodeDescription], *, is_fd: bool, is_compressible: bool, group: int = ALL_NODES
     ) -> StreamShape:
-        """What all of *nodes* can take."""
+        """What all of *nodes* can take; *is_compressible*: whether all of them may get a compressed stream."""
         windows = [node.window_blocks_fd if is_fd else node.window_blocks for node in nodes]
         return cls(
             block_frames=max(1, min(BLOCK_FRAMES_MAX, *(node.block_frames_max for node in nodes))),
             window_blocks=max(1, min(WINDOW_BLOCKS_MAX, *windows)),
-            is_compressed=is_compressible and all(Capability.COMPRESSION in node.capabilities for node in nodes),
+            is_compressed=is_compressible,
             group=group,
         )
 
@@ -261,6 +261,8 @@ class BootloaderClient(Conversation[ClientEvent]):
         self._interruptions_left = self._timing.interruptions_max
         self._shape: StreamShape | None = None
         self._stream: BlockStream | None = None
+        self._must_send_plainly = False
+        """The node has made something else of what it got: whatever is wrong, it is not tried with compression again."""
         self._discover()
 
     @property
@@ -340,6 +342,7 @@ class BootloaderClient(Conversation[ClientEvent]):
         if not isinstance(reply, ResultReply) or (reply.tag, reply.command) != (request.tag, request.command):
             return
         if reply.code != ResultCode.OK:
+            self._must_send_plainly = self._must_send_plainly or reply.code == ResultCode.DAMAGED
             self._bad_result(reply)
         elif self.state is ClientState.ENTERING:
             self._move(ClientStimulus.LOCKED if self._needs_access() else ClientStimulus.ENTERED)
@@ -392,8 +395,10 @@ class BootloaderClient(Conversation[ClientEvent]):
                 if self._offset == self.size_bytes:
                     self._move(ClientStimulus.LAST_BLOCK_ACCEPTED)
                 else:
+                    self._must_send_plainly = True
                     self._interrupt(f"expected {self.size_bytes} bytes stored, got {self._offset}")
-            case StreamLost(_, detail):
+            case StreamLost(_, detail, is_damaged):
+                self._must_send_plainly = self._must_send_plainly or is_damaged
                 self._interrupt(detail)
 
     # ---- what follows
@@ -413,8 +418,9 @@ class BootloaderClient(Conversation[ClientEvent]):
                 self._rest()
             else:
                 assert self.node is not None
-                compressible = Capability.COMPRESSION in self.node.capabilities and self._payload.is_compressible
-                self.offer(StreamShape.for_nodes([self.node], is_fd=self._wire.is_fd, is_compressible=compressible))
+                self.offer(
+                    StreamShape.for_nodes([self.node], is_fd=self._wire.is_fd, is_compressible=self.may_compress)
+                )
         elif state is ClientState.SENDING:
             if self._is_member:
                 self._rest()
@@ -426,6 +432,12 @@ class BootloaderClient(Conversation[ClientEvent]):
         elif state is ClientState.FINISHED:
             assert self.node is not None
             self._finish(ImageVerified(self.node))
+
+    @property
+    def may_compress(self) -> bool:
+        """Whether the stream to this node, which has been found, may be a compressed one."""
+        able = self.node is not None and Capability.COMPRESSION in self.node.capabilities
+        return able and not self._must_send_plainly and self._payload.is_compressible
 
     def _rest(self) -> None:
         """There is nothing to ask until the others are as far."""

@@ -83,6 +83,8 @@ class StreamLost:
 
     position: int
     detail: str
+    is_damaged: bool = False
+    """Whether the node could make nothing of what it got, though its CRCs were right."""
 
 
 StreamEvent: TypeAlias = StreamProgressed | StreamRepeated | StreamCompleted | StreamLost
@@ -205,7 +207,8 @@ class BlockStream:
             and reply.code != ResultCode.OK
         ):
             codes = {int(code): code.name for code in ResultCode}
-            self._leave(reply.position, f"CHECK_BLOCK: {codes.get(reply.code, reply.code)}")
+            detail = f"CHECK_BLOCK: {codes.get(reply.code, reply.code)}"
+            self._leave(reply.position, detail, is_damaged=reply.code == ResultCode.DAMAGED)
         self._look_at_answers()
 
     def frames_to_send(self, now_ns: int) -> list[CanFrame]:
@@ -435,9 +438,9 @@ class BlockStream:
             half = self.spacing_ns // 2
             self.spacing_ns = half if half >= timing.spacing_ns_step else 0
 
-    def _leave(self, position: int, detail: str) -> None:
+    def _leave(self, position: int, detail: str, *, is_damaged: bool = False) -> None:
         del self._receivers[position]
-        self._events.append(StreamLost(position, detail))
+        self._events.append(StreamLost(position, detail, is_damaged))
 
     def _absolute(self, number: int) -> int:
         """The newest block with this number that can have been spoken of."""

@@ -490,12 +490,11 @@ class BootloaderTarget:
             )
         if store.is_test_pending:
             raise _RefusedError(ResultCode.TEST_PENDING)
-        can_compress = self._limits.takes_compression and (offer.window_bits, offer.lookahead_bits) in {
-            (0, 0),
-            (WINDOW_BITS, LOOKAHEAD_BITS),
-        }
+        can_decompress = (offer.window_bits, offer.lookahead_bits) in (
+            {(0, 0), (WINDOW_BITS, LOOKAHEAD_BITS)} if self._limits.takes_compression else {(0, 0)}
+        )
         can_take_frames = offer.block_frames <= self._limits.block_frames_max and (self._wire.is_fd or not offer.is_fd)
-        if not can_take_frames or (offer.is_compressed and not can_compress):
+        if not (can_take_frames and can_decompress):
             raise _RefusedError(ResultCode.BAD_OFFER, f"expected a stream this node can take, got {offer}")
 
     def _finish(self, request: Request) -> int:  # noqa: ARG002
@@ -619,12 +618,15 @@ class BootloaderTarget:
         receiver.check(request.tag, request.frames, request.crc32)
         try:
             self._store_blocks(offer, receiver.take(), now_ns)
-        except (ImageError, LocalProtocolError):
-            # The compressed stream is broken, somebody else uses the store (a master's own updater), or a block is no
-            # whole number of write units: this stream leads nowhere.
+        except LocalProtocolError:
+            # Somebody else uses the store (a master's own updater): this leads nowhere.
             self._offer = None
             self._close_stream()
             self._reply(ResultReply(position, request.tag, request.command, ResultCode.WRONG_STATE, 0), now_ns)
+            return
+        except ImageError:
+            # The compressed stream is none of this image; its decompressor stays broken until the next offer.
+            self._reply(ResultReply(position, request.tag, request.command, ResultCode.DAMAGED, 0), now_ns)
             return
         if request.report_wanted:
             self._report(request, receiver, now_ns)
