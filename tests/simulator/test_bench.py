@@ -19,9 +19,10 @@ from bmsota.adapters.files import packaged_dbc, packaged_firmware
 from bmsota.adapters.pythoncan import drive, steady_clock
 from bmsota.bootloader import BootloaderWire
 from bmsota.errors import ConfigurationError
-from bmsota.flashing import BootloaderProfile, FlashingEngine, FlashJob, NodesDiscovered
+from bmsota.flashing import BootloaderProfile, FlashingEngine, FlashJob, NodesDiscovered, UdsProfile
 from bmsota.image import ImageVersion
 from bmsota.signals import loads
+from bmsota.uds import UDS_11BIT
 from simulator.bench import Bench, BenchOptions, BenchTopology
 from simulator.cli import main
 
@@ -96,9 +97,9 @@ class Core:
         return self.engine.is_idle
 
 
-def do(bus, wire, operation, *arguments, **options):
+def do(bus, profile, operation, *arguments, **options):
     """One operation over *bus*: the nodes of a discovery, or the results, by position."""
-    engine = FlashingEngine(BootloaderProfile(wire))
+    engine = FlashingEngine(BootloaderProfile(profile) if isinstance(profile, BootloaderWire) else profile)
     getattr(engine, operation)(*arguments, **options)
     events = list(drive(Core(engine), bus, steady_clock()))
     if isinstance(events[-1], NodesDiscovered):
@@ -110,15 +111,15 @@ def ok(results):
     assert all(result.ok for result in results.values()), results
 
 
-def install(bus, wire, positions):
+def install(bus, profile, positions):
     """Everything a flash of these nodes is, with the version read back."""
-    found = do(bus, wire, "discover", positions)
+    found = do(bus, profile, "discover", positions)
     assert {position: str(found[position].version) for position in positions} == dict.fromkeys(positions, "2.0.0")
-    ok(do(bus, wire, "flash", [FlashJob(position, SLAVE if position else MASTER) for position in positions]))
-    ok(do(bus, wire, "activate", positions))
-    found = do(bus, wire, "discover", positions)
+    ok(do(bus, profile, "flash", [FlashJob(position, SLAVE if position else MASTER) for position in positions]))
+    ok(do(bus, profile, "activate", positions))
+    found = do(bus, profile, "discover", positions)
     assert {position: found[position].version for position in positions} == dict.fromkeys(positions, NEW)
-    ok(do(bus, wire, "confirm", [(position, NEW) for position in positions], raise_counter=True))
+    ok(do(bus, profile, "confirm", [(position, NEW) for position in positions], raise_counter=True))
 
 
 # --- A process and its pseudo terminal --------------------------------------------------------------------------------
@@ -144,6 +145,23 @@ def test_any_slcan_program_flashes_master_and_slaves(start, wire, topology, inte
     assert process.say("quit") == "ok: the bench ends"
     process.until("bench: ended")
     assert process.child.wait(LIMIT_S) == 0
+
+
+@needs_pty
+def test_the_same_over_can_fd_with_long_identifiers_and_a_slow_lossy_adapter(start):
+    options = ["--data-bitrate", "2000000", "--ids", "29", "--turnaround-ms", "2", "--loss", "0.005", "--echo"]
+    process = start(*SMALL, *QUICK, *options, "--topology", "gateway")
+    wire = BootloaderWire(loads(packaged_dbc("bms_bootloader_fd_29bit")))
+    where = {"channel": process.adapters[0], "bitrate": 500_000, "fd": True, "data_bitrate": 2_000_000}
+    with can.Bus(interface="bmsota_slcan", **where) as bus:
+        install(bus, wire, (2, 0))
+
+
+@needs_pty
+def test_uds_over_an_slcan_pty(start):
+    process = start(*SMALL, *QUICK, "--protocol", "uds", "--topology", "gateway")
+    with can.Bus(interface="bmsota_slcan", channel=process.adapters[0], bitrate=500_000) as bus:
+        install(bus, UdsProfile(UDS_11BIT), (1,))
 
 
 @needs_pty
