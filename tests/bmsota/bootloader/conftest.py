@@ -82,6 +82,8 @@ class Node:
         self, position: int = 1, *, factory: bytes | None, flash: FlashModel | None = None, **options: Any
     ) -> None:
         self.position = position
+        self.wire: BootloaderWire | None = None
+        """Its own, if it is not the flasher's."""
         self.flash = flash or FlashModel(16 * 1024, erase_block_bytes=1024, seed=f"node {position}")
         self.options = options
         self.layout = SlotLayout.divide(self.flash)
@@ -109,6 +111,7 @@ class Node:
         self.store.take_busy_ns()
         self.boots.append(self.boot)
         options = {name: value() if name == "access" else value for name, value in self.options.items()}
+        wire = self.wire or wire
         self.target = BootloaderTarget(wire, identity=self.identity, store=self.store, boot=self.boot, **options)
 
     def power_off(self) -> None:
@@ -305,12 +308,10 @@ class WireBench:
         *nodes: Node,
         seed: int | str = 0,
         dbc: str = "bms_bootloader",
-        node_dbc: str | None = None,
         data_bitrate_bps: int | None = None,
         **faults: float,
     ) -> None:
         self.wire = BootloaderWire(database(dbc))
-        self.node_wire = BootloaderWire(database(node_dbc or dbc))
         self.kernel = Kernel(1_000 * SECOND)
         self.bus = CanBus(
             self.kernel, data_bitrate_bps=data_bitrate_bps, seed=seed, faults=BusFaults(**faults), name="bench"
@@ -323,7 +324,7 @@ class WireBench:
             self.power_on(node)
 
     def power_on(self, node: Node) -> None:
-        node.power_on(self.node_wire)
+        node.power_on(self.wire)
         self.stations[node].start(node.target)
 
     def power_off(self, node: Node) -> None:
