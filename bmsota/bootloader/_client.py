@@ -25,7 +25,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS, compress
-from bmsota.bootloader._conversation import Conversation, shared_protocol
+from bmsota.bootloader._conversation import Conversation, other_protocol, shared_protocol
 from bmsota.bootloader._events import (
     FAILURES,
     BlockAccepted,
@@ -41,8 +41,6 @@ from bmsota.bootloader._events import (
 from bmsota.bootloader._messages import (
     ALL_NODES,
     BLOCK_FRAMES_MAX,
-    PROTOCOL_VERSION,
-    PROTOCOL_VERSION_MIN,
     WINDOW_BLOCKS_MAX,
     Capability,
     Command,
@@ -314,12 +312,9 @@ class BootloaderClient(Conversation[ClientEvent]):
     def _identified(self, node: NodeDescription, now_ns: int) -> None:  # noqa: ARG002  The base class gives the time.
         expected = self._expected
         class_id = expected.hardware_class.class_id
-        if shared_protocol(node) is None:
-            self._refuse(
-                FailureCause.PROTOCOL_VERSION,
-                f"expected protocol {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}, "
-                f"got {node.protocol_version_min} to {node.protocol_version}",
-            )
+        versions = node.protocol_version_min, node.protocol_version
+        if shared_protocol(*versions) is None:
+            self._refuse(FailureCause.PROTOCOL_VERSION, other_protocol(*versions))
         elif node.role is not expected.role:
             self._refuse(FailureCause.WRONG_ROLE, f"expected {expected.role.name}, got {node.role.name}")
         elif node.class_id != class_id:

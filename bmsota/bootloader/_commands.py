@@ -18,7 +18,13 @@ from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from bmsota.bootloader._conversation import Conversation, IdentityCollector, check_position, shared_protocol
+from bmsota.bootloader._conversation import (
+    Conversation,
+    IdentityCollector,
+    check_position,
+    other_protocol,
+    shared_protocol,
+)
 from bmsota.bootloader._events import (
     FAILURES,
     CommandEvent,
@@ -30,8 +36,6 @@ from bmsota.bootloader._events import (
 from bmsota.bootloader._messages import (
     ALL_NODES,
     POSITION_MAX,
-    PROTOCOL_VERSION,
-    PROTOCOL_VERSION_MIN,
     Command,
     NodeDescription,
     Request,
@@ -153,6 +157,7 @@ class NodeCommand(Conversation[CommandEvent]):
         self._discover()
 
     def _identified(self, node: NodeDescription, now_ns: int) -> None:
+        versions = node.protocol_version_min, node.protocol_version
         if self.state is CommandState.RESTARTING:
             if node.last_tag == 0:
                 self._succeed(CommandStimulus.RESTARTED, node)
@@ -165,10 +170,8 @@ class NodeCommand(Conversation[CommandEvent]):
             self._succeed(CommandStimulus.DONE, node)
         elif self.command is not Command.RESET and not self._is_expected(node):
             self._fail_by_version(node)
-        elif shared_protocol(node) is None:
-            expected = f"protocol {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}"
-            detail = f"expected {expected}, got {node.protocol_version_min} to {node.protocol_version}"
-            self._fail(CommandStimulus.REFUSED, FailureCause.PROTOCOL_VERSION, detail)
+        elif shared_protocol(*versions) is None:
+            self._refuse(FailureCause.PROTOCOL_VERSION, other_protocol(*versions))
         elif self.command in _WANT_ACCESS and self._needs_access():
             self.state = COMMAND_TRANSITIONS[self.state, CommandStimulus.LOCKED]
             self._unlock()

@@ -52,15 +52,15 @@ if TYPE_CHECKING:
     from bmsota.bootloader._wire import BootloaderWire
     from bmsota.canframe import CanFrame
 
-__all__ = ["Conversation", "IdentityCollector", "check_position", "shared_protocol"]
+__all__ = ["Conversation", "IdentityCollector", "check_position", "other_protocol", "shared_protocol"]
 
 EventT = TypeVar("EventT")
 
 _MS = 1_000_000
 _TAG_MAX = 255
 _NO_SLOT = 3
-# Since version 2 a node also says its limits.
-_LIMITS_SINCE = 2
+# Since version 2 a node also says its limits, and the oldest version it speaks.
+_LIMITS_SINCE = _RANGE_SINCE = 2
 
 
 def check_position(position: int) -> None:
@@ -73,10 +73,19 @@ def check_position(position: int) -> None:
         raise LocalProtocolError(f"position: expected 0 to {POSITION_MAX}, got {position}")
 
 
-def shared_protocol(node: NodeDescription) -> int | None:
-    """The newest protocol version that both sides speak; None if there is none."""
-    version = min(PROTOCOL_VERSION, node.protocol_version)
-    return version if version >= max(PROTOCOL_VERSION_MIN, node.protocol_version_min) else None
+def shared_protocol(oldest: int, newest: int) -> int | None:
+    """The newest protocol version that both we and a node with these speak; None if there is none."""
+    version = min(PROTOCOL_VERSION, newest)
+    return version if version >= max(PROTOCOL_VERSION_MIN, oldest) else None
+
+
+def other_protocol(oldest: int, newest: int) -> str:
+    """What to say of a node that shares no version with us."""
+    ours, its = (
+        str(last) if first == last else f"{first} to {last}"
+        for first, last in ((PROTOCOL_VERSION_MIN, PROTOCOL_VERSION), (oldest, newest))
+    )
+    return f"expected protocol {ours}, got {its}"
 
 
 class IdentityCollector:
@@ -96,6 +105,15 @@ class IdentityCollector:
     def has_heard(self) -> bool:
         return bool(self._moving or self._parts)
 
+    @property
+    def protocol_versions(self) -> tuple[int, int] | None:
+        """(oldest, newest) that the node speaks, as soon as it has said that much."""
+        status = self._moving.get(StatusReply)
+        if not isinstance(status, StatusReply):
+            return None
+        newest = status.protocol_version
+        return newest if newest < _RANGE_SINCE else status.protocol_version_min, newest
+
     def request(self, node: int | None = None) -> Request:
         """Ask (again); replies to earlier requests count for the unchanging parts only."""
         self._echo = (self._echo + 1) % 256
@@ -105,7 +123,7 @@ class IdentityCollector:
     def receive(self, reply: Reply) -> NodeDescription | None:
         """Take one reply; the description once it is complete.
 
-        A description with a state this code does not know stays incomplete: the node speaks a newer protocol.
+        A description with a state this code does not know stays incomplete; `protocol_versions` may say why.
         """
         if isinstance(reply, PartReply):
             self._parts[reply.kind] = reply.data
@@ -129,6 +147,8 @@ class IdentityCollector:
             return None
 
     def _description(self) -> NodeDescription:
+        assert self.protocol_versions is not None
+        oldest, newest = self.protocol_versions
         status, version = self._moving[StatusReply], self._moving[VersionReply]
         build, counter = self._moving[BuildReply], self._moving[CounterReply]
         assert isinstance(status, StatusReply)
@@ -150,8 +170,8 @@ class IdentityCollector:
             slot_states=(SlotState(status.slot_a_state), SlotState(status.slot_b_state)),
             active_slot=None if status.active_slot == _NO_SLOT else status.active_slot,
             running_slot=None if status.running_slot == _NO_SLOT else status.running_slot,
-            protocol_version=status.protocol_version,
-            protocol_version_min=status.protocol_version_min,
+            protocol_version=newest,
+            protocol_version_min=oldest,
             capabilities=Capability(limits.capabilities),
             block_frames_max=status.block_frames_max,
             last_tag=status.last_tag,
@@ -278,12 +298,21 @@ class Conversation(ABC, Generic[EventT]):
             return
         self._deadline_ns = None
         self._tries_left -= 1
-        if self._tries_left <= 0:
+        foreign = self._foreign_protocol()
+        if foreign is not None and self._timing.discover_tries - self._tries_left >= self._timing.reply_tries:
+            # What else it says, and how, may be anything: no use to ask as long as somebody who may still be booting.
+            self._refuse(FailureCause.PROTOCOL_VERSION, foreign)
+        elif self._tries_left <= 0:
             self._unanswered(now_ns)
         elif self._collector is not None:
             self._queue(self._collector.request())
         else:
             self._repeat()
+
+    def _foreign_protocol(self) -> str | None:
+        """What to say of a node that is being looked for, has said which versions it speaks, and shares none with us."""
+        versions = None if self._collector is None else self._collector.protocol_versions
+        return None if versions is None or shared_protocol(*versions) is not None else other_protocol(*versions)
 
     # ---- for subclasses
 
@@ -317,7 +346,7 @@ class Conversation(ABC, Generic[EventT]):
             self._next_tag(),
             boot_id=node.boot_id,
             raise_counter=int(raise_counter),
-            protocol=shared_protocol(node) or PROTOCOL_VERSION,
+            protocol=shared_protocol(node.protocol_version_min, node.protocol_version) or PROTOCOL_VERSION,
         )
 
     def _next_tag(self) -> int:
