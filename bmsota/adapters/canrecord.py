@@ -83,8 +83,10 @@ class CanRecord:
                 self.fault = self.fault or _reason(error)
 
     def digest(self) -> str | None:
-        """SHA-256 of the closed file; None if it cannot be read."""
+        """SHA-256 of the closed file; None if it cannot be read, or is no file (a pipe, a device without an end)."""
         sha256 = hashlib.sha256()
+        if not self.path.is_file():
+            return None
         try:
             with self.path.open("rb") as file:
                 while chunk := file.read(_CHUNK_SIZE_BYTES):

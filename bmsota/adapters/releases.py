@@ -10,11 +10,11 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from bmsota.errors import ConfigurationError, ImageError, TrustError
 from bmsota.flashing import Check, FaultError, FieldFault, FlashSource
-from bmsota.image import IMAGE_SIZE_BYTES_MAX, Attack, image_length, load_public_key, parse_image
+from bmsota.image import IMAGE_SIZE_BYTES_MAX, Attack, image_length, load_public_key, load_signing_key, parse_image
 from bmsota.ota.manifest import MANIFEST_SIZE_BYTES_MAX, parse_manifest, verify_manifest
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bmsota.image import PublicKey
     from bmsota.ota import ReleaseImage, ReleaseManifest
 
-__all__ = ["load_image_keys", "load_manifest_keys", "load_source"]
+__all__ = ["load_access_key", "load_image_keys", "load_manifest_keys", "load_source"]
 
 _IMAGE_MAGIC = b"\x3d\xb8\xf3\x96"
 _COSE_SIGN1 = b"\xd2"  # CBOR tag 18: what a manifest begins with.
@@ -71,6 +71,21 @@ def load_manifest_keys(paths: Iterable[FilePath]) -> tuple[Ed25519PublicKey, ...
             raise FaultError(FieldFault.BAD_KEY, f"expected an Ed25519 key, got {type(key).__name__} ({path})")
         keys.append(key)
     return tuple(keys)
+
+
+def load_access_key(path: FilePath) -> Ed25519PrivateKey:
+    """The private key that answers the challenges of nodes that are locked, from a PEM file without a password.
+
+    Raises:
+        FaultError: FILE_MISSING, FILE_UNREADABLE or BAD_KEY.
+    """
+    try:
+        key = load_signing_key(_read(Path(path)))
+    except ConfigurationError as error:
+        raise FaultError(FieldFault.BAD_KEY, f"{error} ({path})") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise FaultError(FieldFault.BAD_KEY, f"expected an Ed25519 key, got {type(key).__name__} ({path})")
+    return key
 
 
 def _key(path: Path) -> PublicKey:

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import signal
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -22,13 +22,15 @@ from typer.core import TyperCommand
 from bmsota.adapters.files import packaged_dbc
 from bmsota.bootloader import BootloaderTiming, BootloaderWire
 from bmsota.cli.faults import say, stop
-from bmsota.errors import ConfigurationError, TransferError
+from bmsota.errors import TransferError
 from bmsota.flashing import BootloaderProfile, FaultError, FieldFault, FlashingEngine
 from bmsota.signals import loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from bmsota.adapters.canprobe import Heard
     from bmsota.adapters.canrecord import CanRecord, RecordingBus
@@ -54,6 +56,9 @@ LISTEN_S = 0.6
 
 PATIENCE_S = 10.0
 """How long a node may be silent: longer than it needs to restart and to verify an image."""
+
+PROFILES = ("bootloader", "uds")
+"""The protocols of `--profile`."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -255,11 +260,11 @@ def heard_sentence(heard: Heard | None) -> str:
     """What listening has brought, in words."""
     if heard is None:
         return "not listened for"
-    errors = f"{heard.errors} errors" if heard.errors else "errors, says the adapter" if heard.has_bus_errors else ""
+    errors = f"{heard.errors} errors" if heard.errors else "errors" if heard.has_bus_errors else ""
     if heard.is_right:
-        return f"{heard.frames} frames in {heard.seconds:.1f} s" + (f", {errors}" if errors else "")
+        return f"{heard.frames} frames in {heard.seconds:.1f} s" + (f" and {errors}" if errors else "")
     if heard.is_wrong:
-        return f"expected frames, heard {errors} and no frame in {heard.seconds:.1f} s"
+        return f"expected frames, got {errors} and no frame in {heard.seconds:.1f} s"
     return f"silent for {heard.seconds:.1f} s: nobody talks, so the bit rate could not be checked"
 
 
@@ -408,20 +413,56 @@ def _wire(dbc: str) -> BootloaderWire:
     return BootloaderWire(loads(packaged_dbc(dbc)))
 
 
-def make_profile(name: str, ids: int, choice: BusChoice, *, patience_s: float = PATIENCE_S) -> FlashingProfile:
-    """The protocol to speak, with *patience_s* for a node that is silent.
+def make_profile(
+    name: str,
+    ids: int,
+    choice: BusChoice,
+    *,
+    patience_s: float = PATIENCE_S,
+    access_key: str | None = None,
+    may_broadcast: bool = True,
+    may_compress: bool = True,
+) -> FlashingProfile:
+    """The protocol to speak, with *patience_s* for a node that is silent and *access_key* (a PEM file) for one that is locked.
 
     Raises:
-        FaultError: PROTOCOL_NOT_SHIPPED or BAD_OPTION.
+        FaultError: BAD_OPTION, or what is wrong with the key file.
     """
     if ids not in {11, 29}:
         raise FaultError(FieldFault.BAD_OPTION, f"expected 11 or 29, got {ids} (--ids)")
-    if name != "bootloader":
-        raise FaultError(FieldFault.PROTOCOL_NOT_SHIPPED, f"expected bootloader, got {name!r} (--profile)")
-    dbc = "bms_bootloader" + "_fd" * choice.is_fd + "_29bit" * (ids == 29)
-    try:
-        tries = max(1, round(patience_s * 1e9 / BootloaderTiming().discover_timeout_ns))
-        timing = BootloaderTiming(discover_tries=tries)
-        return BootloaderProfile(_wire(dbc), timing=timing)
-    except ConfigurationError as error:
-        raise FaultError(FieldFault.PROTOCOL_NOT_SHIPPED, f"{error} (--ids {ids}{' --fd' * choice.is_fd})") from error
+    if name not in PROFILES:
+        raise FaultError(FieldFault.BAD_OPTION, f"expected one of {', '.join(PROFILES)}, got {name!r} (--profile)")
+    key = None if access_key is None else _access_key(access_key)
+    if name == "uds":
+        return _uds_profile(ids, choice, patience_s=patience_s, key=key)
+    timing = BootloaderTiming()
+    return BootloaderProfile(
+        _wire("bms_bootloader" + "_fd" * choice.is_fd + "_29bit" * (ids == 29)),
+        timing=replace(timing, discover_tries=_tries(patience_s, timing.discover_timeout_ns)),
+        access_key=None if key is None else key.sign,
+        broadcast=may_broadcast,
+        compress=may_compress,
+    )
+
+
+def _uds_profile(ids: int, choice: BusChoice, *, patience_s: float, key: Ed25519PrivateKey | None) -> FlashingProfile:
+    from bmsota.flashing import UdsProfile  # noqa: PLC0415 - with can-isotp and udsoncan behind it
+    from bmsota.uds import UDS_11BIT, UDS_29BIT, IsoTpParameters, UdsTiming, ed25519_access_key  # noqa: PLC0415
+
+    timing = UdsTiming()
+    return UdsProfile(
+        UDS_29BIT if ids == 29 else UDS_11BIT,
+        access_key=None if key is None else ed25519_access_key(key),
+        timing=replace(timing, discover_tries=_tries(patience_s, timing.discover_timeout_ns)),
+        transport=IsoTpParameters(frame_bytes=64) if choice.is_fd else None,
+    )
+
+
+def _tries(patience_s: float, timeout_ns: int) -> int:
+    return max(1, round(patience_s * 1e9 / timeout_ns))
+
+
+def _access_key(path: str) -> Ed25519PrivateKey:
+    from bmsota.adapters.releases import load_access_key  # noqa: PLC0415 - reads files
+
+    return load_access_key(path)

@@ -43,7 +43,7 @@ from bmsota.cli.flashreport import (
 )
 from bmsota.cli.flashtext import plan_lines, rate_sentence, report_line
 from bmsota.cli.screen import forgiving_output
-from bmsota.errors import ConfigurationError, TransferError
+from bmsota.errors import ConfigurationError, LocalProtocolError, TransferError
 from bmsota.flashing import (
     FAULTS,
     Check,
@@ -59,6 +59,7 @@ from bmsota.flashing import (
     PhaseBegun,
     PlanMade,
     PlanRequest,
+    Standing,
     Targets,
     TransferBegun,
     TransferBroken,
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
     from bmsota.adapters.canrecord import CanRecord
     from bmsota.canframe import CanFrame
     from bmsota.cli.canbus import BusChoice
-    from bmsota.flashing import Fault, FieldEvent, FieldResult, FlashPlan, FlashSource
+    from bmsota.flashing import Fault, FieldEvent, FieldResult, FlashingProfile, FlashPlan, FlashSource
     from bmsota.image import PublicKey
 
 __all__ = ["CanCommand", "command", "parse_checks", "parse_positions", "parse_targets", "wire_ceiling"]
@@ -255,8 +256,7 @@ class _Run:
     choice: BusChoice
     ceiling: float | None
     ids: int
-    profile: str
-    patience_s: float
+    profile: FlashingProfile
     is_plan_only: bool
     is_agreed: bool
     arguments: list[str]
@@ -275,14 +275,16 @@ class _Run:
         Raises:
             FaultError: the bus cannot be used, or files cannot be written; nothing was begun.
         """
-        profile = make_profile(self.profile, self.ids, self.choice, patience_s=self.patience_s)
         with CanSession.open(self.choice, listen_s=listen_s, make_record=self._open_files) as session, self.interrupt:
             self.session = session
-            machine = FieldUpgrade(
-                FlashingEngine(profile),
-                partial(make_plan, source=self.source, request=self.request),
-                expected=self.request.named_positions,
-            )
+            try:
+                machine = FieldUpgrade(
+                    FlashingEngine(self.profile),
+                    partial(make_plan, source=self.source, request=self.request),
+                    expected=self.request.named_positions,
+                )
+            except LocalProtocolError as error:  # UDS has fewer positions than `--to` knows.
+                raise FaultError(FieldFault.BAD_TARGET, str(error)) from error
             try:
                 self._drive(machine, session)
             except TransferError as error:
@@ -336,6 +338,8 @@ class _Run:
                             screen.show(later, session.clock())
 
     def _show_plan(self, plan: FlashPlan) -> None:
+        if not plan.nodes:
+            return  # Nobody has answered: that is what will be said.
         for line in plan_lines(plan, self.ceiling):
             typer.echo(line)
 
@@ -386,28 +390,25 @@ class _Run:
             case FieldOutcome.INTERRUPTED:
                 phase = result.failed_phase.value if result.failed_phase is not None else "nothing"
                 return ExitCode.INTERRUPTED, FieldFault.INTERRUPTED, f"stopped by Ctrl-C while {phase}"
-        failures = [report for report in result.nodes if report.failure is not None]
-        detail = "; ".join(f"node {each.position}: {each.failure.detail}" for each in failures if each.failure)
+        causes = _causes(result)
         if result.outcome is FieldOutcome.MIXED:
-            return ExitCode.MIXED, FieldFault.PACK_MIXED, detail
-        first_cause = next((each.failure.cause for each in failures if each.failure and each.failure.cause), None)
-        return ExitCode.FAILED, first_cause, detail
+            return ExitCode.MIXED, FieldFault.PACK_MIXED, _mixture(result)
+        cause = next(iter(causes))
+        return ExitCode.FAILED, cause, causes[cause]
 
     def _tell(
         self, result: FieldResult, exit_code: ExitCode, fault: Fault | None, detail: str, *, is_safe: bool
     ) -> None:
         plan = self.plan
         if plan is not None and plan.nodes and plan.refusals and exit_code is ExitCode.REFUSED:
-            for each in plan.refusals:
-                place = "" if each.position is None else f"node {each.position}: "
-                say_fault(each.check, f"{place}{each.detail}")
+            for check in dict.fromkeys(each.check for each in plan.refusals):
+                about = [str(each).partition(": ")[2] for each in plan.refusals if each.check is check]
+                say_fault(check, "; ".join(about))
         elif fault is not None:
-            failed = [report.failure for report in result.nodes if report.failure is not None and report.failure.cause]
-            causes = dict.fromkeys(each.cause for each in failed if each.cause is not None)
             say_fault(fault, detail)
-            for cause in causes:
+            for cause, told in _causes(result).items():
                 if cause is not fault:
-                    say(f"  {cause.value}: {FAULTS[cause].advice}")
+                    say_fault(cause, told)
         elif result.outcome is FieldOutcome.NOTHING_TO_DO:
             typer.echo("nothing to do: every target runs it already")
         elif self.is_plan_only:
@@ -432,7 +433,7 @@ class _Run:
             **end,
             "is_plan_only": self.is_plan_only,
             "adapter": adapter_json(self.choice, session.heard, has_listened=session.has_listened),
-            "profile": self.profile,
+            "profile": self.profile.name,
             "ids": self.ids,
             "ceiling_bytes_per_s": None if self.ceiling is None else round(self.ceiling, 1),
             "source": source_json(self.source),
@@ -456,6 +457,29 @@ class _Run:
             return
         log = "" if record is None else f", CAN log: {record.path}"
         say(f"report: {self.files.report}{log}")
+
+
+def _causes(result: FieldResult) -> dict[Fault, str]:
+    """What the nodes failed of, each with its nodes."""
+    told: dict[Fault, list[str]] = {}
+    for report in result.nodes:
+        failure = report.failure
+        if failure is not None and failure.cause is not None:
+            detail, place = failure.detail.partition(": ")[2], f"node {report.position}"
+            told.setdefault(failure.cause, []).append(detail if detail.startswith(place) else f"{place}: {detail}")
+    return {cause: "; ".join(each) for cause, each in told.items()}
+
+
+def _mixture(result: FieldResult) -> str:
+    """Who runs the new version and who does not."""
+    new = {Standing.NEW, Standing.NEW_CONFIRMED, Standing.NEW_ON_TRIAL}
+    sides: dict[bool, list[str]] = {True: [], False: []}
+    for report in result.nodes:
+        sides[report.standing in new].append(str(report.position))
+    others = ", ".join(sides[False])
+    return f"expected one version, got the new one on node {', '.join(sides[True])}" + (
+        f" and not on {others}" if others else ""
+    )
 
 
 # ---- the command
@@ -487,8 +511,14 @@ def command(
         list[str] | None,
         typer.Option("--hwid", metavar="POSITION=HWID", help="Which hardware must be there. May be repeated."),
     ] = None,
-    profile: Annotated[str, typer.Option("--profile", help="The protocol: bootloader.")] = "bootloader",
+    profile: Annotated[str, typer.Option("--profile", metavar="bootloader|uds", help="The protocol.")] = "bootloader",
     ids: Annotated[int, typer.Option("--ids", metavar="11|29", help="Bits of the CAN identifiers.")] = 11,
+    access_key: Annotated[
+        str | None,
+        typer.Option(
+            "--access-key", metavar="PEM", envvar="BMSOTA_ACCESS_KEY", help="Private key for nodes that are locked."
+        ),
+    ] = None,
     image_key: Annotated[
         list[str] | None,
         typer.Option(
@@ -518,6 +548,12 @@ def command(
     listen_s: Annotated[
         float, typer.Option("--listen", min=0.01, max=60.0, metavar="SECONDS", help="How long to listen.")
     ] = LISTEN_S,
+    no_broadcast: Annotated[
+        bool, typer.Option("--no-broadcast", help="One node after another, also those that could get it together.")
+    ] = False,
+    no_compress: Annotated[
+        bool, typer.Option("--no-compress", help="Send the image as it is, also to nodes that could unpack it.")
+    ] = False,
     patience_s: Annotated[
         float, typer.Option("--patience", min=0.1, metavar="SECONDS", help="How long a node may be silent.")
     ] = PATIENCE_S,
@@ -541,9 +577,16 @@ def command(
             keys=(image_key or (), manifest_key or ()),
             is_plan_only=is_plan_only,
             is_agreed=yes,
-            profile=profile,
             ids=ids,
-            patience_s=patience_s,
+            profile=partial(
+                make_profile,
+                profile,
+                ids,
+                patience_s=patience_s,
+                access_key=access_key,
+                may_broadcast=not no_broadcast,
+                may_compress=not no_compress,
+            ),
             reserve=partial(RunFiles.reserve, folder=report_dir, report=report, log=log, has_log=not no_log),
         )
         exit_code = run.run(0.0 if no_listen else listen_s)
@@ -579,9 +622,8 @@ def _make_run(
     keys: tuple[Sequence[str], Sequence[str]],
     is_plan_only: bool,
     is_agreed: bool,
-    profile: str,
+    profile: Callable[[BusChoice], FlashingProfile],
     ids: int,
-    patience_s: float,
     reserve: Callable[[int], RunFiles],
 ) -> _Run:
     from bmsota.adapters.pythoncan import steady_clock  # noqa: PLC0415 - brings python-can
@@ -597,8 +639,7 @@ def _make_run(
         choice=choice,
         ceiling=ceiling,
         ids=ids,
-        profile=profile,
-        patience_s=patience_s,
+        profile=profile(choice),
         is_plan_only=is_plan_only,
         is_agreed=is_agreed,
         arguments=sys.argv[1:],

@@ -23,7 +23,7 @@ from bmsota.cli.flash import parse_checks, parse_positions, parse_targets, wire_
 from bmsota.cli.flashreport import node_json
 from bmsota.cli.flashtext import columns, node_rows
 from bmsota.cli.screen import forgiving_output
-from bmsota.errors import TransferError
+from bmsota.errors import LocalProtocolError, TransferError
 from bmsota.flashing import (
     FAULTS,
     Action,
@@ -48,7 +48,13 @@ if TYPE_CHECKING:
 
 __all__ = ["nodes_command", "reset_command", "verify_command"]
 
-_Profile = Annotated[str, typer.Option("--profile", help="The protocol: bootloader.")]
+_Profile = Annotated[str, typer.Option("--profile", metavar="bootloader|uds", help="The protocol.")]
+_AccessKey = Annotated[
+    str | None,
+    typer.Option(
+        "--access-key", metavar="PEM", envvar="BMSOTA_ACCESS_KEY", help="Private key for nodes that are locked."
+    ),
+]
 _Ids = Annotated[int, typer.Option("--ids", metavar="11|29", help="Bits of the CAN identifiers.")]
 _Json = Annotated[bool, typer.Option("--json", help="As JSON, for tools.")]
 _Expect = Annotated[
@@ -112,6 +118,7 @@ def _talk(
     no_listen: bool,
     listen_s: float,
     patience_s: float,
+    access_key: str | None = None,
     do: Callable[[_Talk], ExitCode],
 ) -> None:
     """Open the bus, do it, and turn whatever happens into one message and an exit code."""
@@ -120,7 +127,7 @@ def _talk(
     talk: _Talk | None = None
     try:
         choice = bus_choice(ctx)
-        engine = FlashingEngine(make_profile(profile, ids, choice, patience_s=patience_s))
+        engine = FlashingEngine(make_profile(profile, ids, choice, patience_s=patience_s, access_key=access_key))
         with (
             CanSession.open(choice, listen_s=0.0 if no_listen else listen_s, make_record=lambda: None) as session,
             interrupt,
@@ -129,6 +136,8 @@ def _talk(
             exit_code = do(talk)
     except FaultError as error:
         stop_with(error)
+    except LocalProtocolError as error:  # UDS has fewer positions than the command line knows.
+        stop(FieldFault.BAD_TARGET, str(error))
     except TransferError as error:
         fault = fault_of_transfer(error, was_changed=talk is not None and talk.was_changed)
         if talk is None or not talk.was_changed:
@@ -370,6 +379,7 @@ def reset_command(
         list[str] | None,
         typer.Option("--force", metavar="CHECK", help="test-pending: also nodes whose image on trial is lost by it."),
     ] = None,
+    access_key: _AccessKey = None,
     profile: _Profile = "bootloader",
     ids: _Ids = 11,
     no_listen: _NoListen = False,
@@ -417,6 +427,7 @@ def reset_command(
         no_listen=no_listen,
         listen_s=listen_s,
         patience_s=patience_s,
+        access_key=access_key,
         do=do,
     )
 

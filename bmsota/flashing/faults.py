@@ -84,7 +84,6 @@ class FieldFault(Enum):
     INTERRUPTED = "interrupted"
     PACK_MIXED = "pack mixed"
     DIFFERS = "differs"
-    PROTOCOL_NOT_SHIPPED = "protocol not there"
 
 
 Fault: TypeAlias = FieldFault | Check | FailureCause
@@ -255,17 +254,12 @@ _OURS: Mapping[Fault, FaultRow] = {
     _F.DIFFERS: FaultRow(
         _E.FAILED, "a node runs something else than the release says", "Run `bmsota flash` with the same release."
     ),
-    _F.PROTOCOL_NOT_SHIPPED: FaultRow(
-        _E.CALLED_WRONGLY,
-        "this version has no such protocol",
-        "Choose another `--profile` or `--ids`, or a newer bmsota.",
-    ),
 }
 
 # Not here: SAME_VERSION, which leaves a node alone, and VEHICLE_STATE, which is said and never refused.
 _ADVICE_OF_CHECK: Mapping[Check, str] = {
     Check.NODE_PRESENT: "Check the node's supply and wiring.",
-    Check.HARDWARE_CLASS: "Get the release for this hardware; `bmsota nodes` shows each node's class.",
+    Check.HARDWARE_CLASS: "Get the release for this hardware; `bmsota nodes --json` shows each node's class.",
     Check.ROLE: "Choose the image for this kind of node, or other nodes with `--to`.",
     Check.HWID: "Another piece of hardware is at this position: check that this is the right vehicle.",
     Check.VERSION_DOWNGRADE: "Use a newer release.",

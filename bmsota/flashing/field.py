@@ -2,13 +2,13 @@
 
 Sans-IO, the same surface as the engine it drives. The phases::
 
-    DISCOVER -> DECIDE -> [TAKE_BACK] -> STAGE -> ACTIVATE -> READ_BACK -> CONFIRM -> RAISE_COUNTERS -> LOOK -> [RELEASE] -> OVER
-                  |            |           |         |           |            |             |            ^
-                  +-- refused, +-----------+---------+-----------+------------+             +-- failed --+
-                      declined,                      v                                                   |
-                      nothing to do              LOOK_BACK -----------------------------------------------+
-                                                     ^   |
-                                                   REVERT
+    DISCOVER -> DECIDE -> LOOK_AGAIN -> [TAKE_BACK] -> STAGE -> ACTIVATE -> READ_BACK -> CONFIRM -> RAISE_COUNTERS -> LOOK
+                  |            |             |           |         |           |            |             |             |
+                  |            |             +-----------+---------+-----------+------------+             +-- failed ---+
+                  |            |                                   v                                                    |
+                  |            |                             LOOK_BACK <-> REVERT                                       |
+                  |            |                                   |                                                    v
+                  +------------+-----------------------------------+------------------------------------> [RELEASE] -> OVER
 
 Everything is staged and verified on every node before the first one restarts. New images then run on trial, are read
 back, and are confirmed leaves first, the master last; the security counters rise when the last one has confirmed. Until
@@ -73,6 +73,7 @@ class FieldPhase(Enum):
 
     DISCOVER = "looking for nodes"
     DECIDE = "waiting for a decision"
+    LOOK_AGAIN = "looking whether the nodes are still the same"
     TAKE_BACK = "taking images on trial back"
     STAGE = "flashing"
     ACTIVATE = "restarting into the new image"
@@ -324,8 +325,8 @@ class FieldUpgrade:
         plan = self._undecided()
         self._tick(now_ns)
         self._figures = {target.position: _Figures() for target in plan.targets}
-        self._was_changed = True
-        self._go(FieldPhase.TAKE_BACK)
+        # Whoever was asked may have thought for long, and somebody may have exchanged a node meanwhile.
+        self._go(FieldPhase.LOOK_AGAIN)
         self._collect()
 
     def decline(self, now_ns: int) -> None:
@@ -408,6 +409,8 @@ class FieldUpgrade:
     def _discovered(self) -> None:
         if self.phase is FieldPhase.DISCOVER:
             self._make_plan()
+        elif self.phase is FieldPhase.LOOK_AGAIN:
+            self._compare()
         elif self.phase is FieldPhase.READ_BACK:
             self._read_back()
         elif self.phase is FieldPhase.LOOK_BACK:
@@ -494,6 +497,26 @@ class FieldUpgrade:
         versions = [(target.position, target.to_version) for target in targets if target.to_version is not None]
         self._engine.confirm(versions, raise_counter=raise_counter)
 
+    def _compare(self) -> None:
+        """Are the nodes those of the plan?"""
+        assert self.plan is not None
+        for target in self.plan.targets:
+            position, before = target.position, target.node
+            now = self._nodes[position]
+            if position not in self._answering:
+                self._fail(_failed(position, FailureCause.NODE_SILENT, f"node {position} does not answer any more"))
+            elif now.hwid != before.hwid:
+                detail = f"expected hardware id {before.hwid} as in the plan, got {now.hwid}"
+                self._fail(_failed(position, FailureCause.WRONG_NODE, detail))
+            elif (now.version, now.running_slot) != (before.version, before.running_slot):
+                detail = f"expected version {before.version} as in the plan, got {now.version}"
+                self._fail(_failed(position, FailureCause.WRONG_VERSION, detail))
+        if self._failed_phase is not None:
+            self._finish(FieldOutcome.FAILED)
+            return
+        self._was_changed = True
+        self._go(FieldPhase.TAKE_BACK)
+
     def _read_back(self) -> None:
         """Does every target run what it should? A node that has reverted answers as well as one that has not."""
         assert self.plan is not None
@@ -575,7 +598,7 @@ class FieldUpgrade:
 
     def _finish(self, outcome: FieldOutcome) -> None:
         reports: list[NodeReport] = []
-        if self._was_changed and self.plan is not None:
+        if self._figures and self.plan is not None:
             standings = self._standings()
             reports = [self._report(target, standings[target.position]) for target in self.plan.targets]
         self._begin_phase(FieldPhase.OVER)

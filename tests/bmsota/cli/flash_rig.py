@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
+import pty
 import select
+import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -57,6 +59,8 @@ class _Pack:
         self.requests = []
         self.frames = []
         self.on_request = lambda request: None
+        self.tamper = lambda frame: frame
+        """What becomes of a node's frame on its way to the host."""
         self._foreign = foreign
         self._foreign_due_ns = 0
         self._ended, self._end = os.pipe()
@@ -100,7 +104,7 @@ class _Pack:
             target.handle_timeout(now_ns)
             for frame in target.frames_to_send(now_ns):
                 if not node.is_mute:
-                    self._to_host(frame)
+                    self._to_host(self.tamper(frame))
             while (event := target.next_event()) is not None:
                 if isinstance(event, ResetRequested):
                     node.restart()
@@ -186,6 +190,33 @@ def bmsota(*arguments, stdin=None, env=None):
     return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr, text=text)
 
 
+def interactive(arguments, answer):
+    """Run the command on a terminal of its own and type *answer* when it asks; (exit code, what was on the screen)."""
+    root, path = Path(__file__).parents[3], os.environ.get("PYTHONPATH", "")
+    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}", "COLUMNS": "200"}
+    pid, near = pty.fork()
+    if not pid:
+        command = [sys.executable, "-m", "bmsota.cli.main", *map(str, arguments)]
+        os.execve(command[0], command, env)
+    screen = b""
+    is_answered = False
+    while select.select([near], [], [], PATIENCE_S)[0]:
+        try:
+            data = os.read(near, 4096)
+        except OSError:
+            break  # The far end is closed: it has ended.
+        screen += data
+        if b"[y/N]" in screen and not is_answered:
+            is_answered = True
+            os.write(near, answer)
+    else:
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    os.close(near)
+    assert is_answered, screen.decode()
+    return os.waitstatus_to_exitcode(status), screen.decode()
+
+
 def write_release(folder, version=NEW, *, expires_s=NOW_S * 2, **options):
     """A release of one master's and one slave's image in *folder*; the manifest's path."""
     images = [make_image(role, version, **options) for role in ImageRole]
@@ -202,9 +233,3 @@ def write_release(folder, version=NEW, *, expires_s=NOW_S * 2, **options):
     path = Path(folder, f"T-{version}.manifest.cose")
     path.write_bytes(sign_manifest(manifest, KEY))
     return path
-
-
-def without_times(text):
-    """Printed text with what differs from run to run taken out."""
-    text = re.sub(r"/dev/pts/\d+|pack-\d+", "PORT", text)
-    return re.sub(r"\d+\.\d+ (?:s|of|kB/s)|\d+ %", "#", text)

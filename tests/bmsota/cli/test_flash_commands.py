@@ -5,15 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pty
-import select
 import signal
-import sys
-from pathlib import Path
 
 import can
 import pytest
-from flash_rig import NEW, OLD, PATIENCE_S, ImageRole, Node, PtyPack, VirtualPack, bmsota, make_image, write_release
+from flash_rig import NEW, OLD, ImageRole, Node, PtyPack, VirtualPack, bmsota, interactive, make_image, write_release
 
 from bmsota.bootloader import Command
 
@@ -346,39 +342,12 @@ class TestInterrupt:
         assert flash(release, "--yes").code == 0
 
 
-def interactive(arguments, answer, env):
-    """Run the command on a terminal of its own and type *answer* when it asks; (exit code, what was on the screen)."""
-    pid, near = pty.fork()
-    if not pid:
-        command = [sys.executable, "-m", "bmsota.cli.main", *map(str, arguments)]
-        os.execve(command[0], command, env)
-    screen = b""
-    is_answered = False
-    while select.select([near], [], [], PATIENCE_S)[0]:
-        try:
-            data = os.read(near, 4096)
-        except OSError:
-            break  # The far end is closed: it has ended.
-        screen += data
-        if b"[y/N]" in screen and not is_answered:
-            is_answered = True
-            os.write(near, answer)
-    else:
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    os.close(near)
-    assert is_answered, screen.decode()
-    return os.waitstatus_to_exitcode(status), screen.decode()
-
-
 @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 3), (b"\x03", 130)])
 def test_on_a_terminal_it_asks_and_shows_bars(answer, code, release, tmp_path):
     """yes, no, Ctrl-C."""
-    root = Path(__file__).parents[3]
-    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "COLUMNS": "120"}
     with PtyPack(*(Node(position) for position in range(2))) as pack:
         arguments = ["flash", release, *pack.arguments, *QUICK, "--report-dir", tmp_path]
-        got, screen = interactive(arguments, answer, env)
+        got, screen = interactive(arguments, answer)
         assert got == code, screen
         assert pack.versions == dict.fromkeys(range(2), NEW if code == 0 else OLD)
         if code:

@@ -67,20 +67,33 @@ def wire():
 
 
 class Node:
-    """A master (position 0) or a slave. `is_dead`: it neither hears nor answers; `is_mute`: it hears and is not heard."""
+    """A master (position 0) or a slave. `is_dead`: it neither hears nor answers; `is_mute`: it hears and is not heard.
 
-    def __init__(self, position, version=OLD, hardware=None):
+    *options* go to the target; `access` makes a guard anew at each boot. *verify* is the node's own judgement of an image.
+    """
+
+    def __init__(self, position, version=OLD, hardware=None, *, role=None, counter=None, verify=None, **options):
         self.position = position
-        self.role = ImageRole.SLAVE if position else ImageRole.MASTER
+        self.role = role if role is not None else ImageRole.SLAVE if position else ImageRole.MASTER
+        self.options = options
+        self.verify = None
         self.hardware = hardware or CLASSES[self.role]
         self.flash = FlashModel(8 * 1024, erase_block_bytes=512, seed=position)
         self.is_dead = self.is_mute = False
+        self.hwid = f"HW-{position}"
         self.restarts = -1
-        self._new_store().install_factory(make_image(self.role, version, hardware=self.hardware))
+        self._new_store().install_factory(make_image(self.role, version, hardware=self.hardware, counter=counter))
+        self.verify = verify
         self.restart()
 
     def _new_store(self):
-        verify = partial(verify_image, public_keys=[KEY.public_key()])
+        def verify(data):
+            image = verify_image(data, public_keys=[KEY.public_key()])
+            # The factory's image is believed: it is what refuses the others.
+            if self.verify is not None and image.version != OLD:
+                self.verify(image)
+            return image
+
         layout = SlotLayout.divide(self.flash)
         return BootStore(
             self.flash, layout, verify=for_hardware(verify, class_id=self.hardware.class_id, role=self.role)
@@ -94,11 +107,15 @@ class Node:
         identity = TargetIdentity(
             position=self.position,
             role=self.role,
-            hwid=f"HW-{self.position}",
+            hwid=self.hwid,
             serial=f"SN{self.position}",
             hardware_class=self.hardware,
         )
-        self.target = BootloaderTarget(wire(), identity=identity, store=self.store, boot=self.boot)
+        self.target = self._new_target(identity)
+
+    def _new_target(self, identity):
+        options = {name: value() if name == "access" else value for name, value in self.options.items()}
+        return BootloaderTarget(wire(), identity=identity, store=self.store, boot=self.boot, **options)
 
     @property
     def version(self):

@@ -52,6 +52,7 @@ def test_a_whole_release_leaves_first_master_last_counters_behind_the_last_confi
     assert phases(events) == [
         FieldPhase.DISCOVER,
         FieldPhase.DECIDE,
+        FieldPhase.LOOK_AGAIN,
         FieldPhase.STAGE,
         FieldPhase.ACTIVATE,
         FieldPhase.READ_BACK,
@@ -133,6 +134,42 @@ def test_decisions_without_a_plan_that_waits_are_refused(pack):
     for decision in (machine.proceed, machine.decline):
         with pytest.raises(LocalProtocolError, match="got OVER"):
             decision(pack.now_ns)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause", "detail"),
+    [
+        ({"hwid": "HW-9"}, FailureCause.WRONG_NODE, "expected hardware id HW-1 as in the plan, got HW-9"),
+        ({"is_dead": True}, FailureCause.NODE_SILENT, "node 1 does not answer any more"),
+        ({"version": "2.0.7"}, FailureCause.WRONG_VERSION, "expected version 2.0.0 as in the plan, got 2.0.7"),
+    ],
+)
+def test_a_node_that_is_another_one_after_the_decision_is_not_written(pack, rig, change, cause, detail):
+    """Whoever is asked may think for an hour; who is there then is looked at once more."""
+
+    def decide(machine, now_ns):
+        if "version" in change:
+            pack.nodes[1] = rig.Node(1, rig.ImageVersion.parse(change["version"]))
+        for name in change.keys() - {"version"}:
+            setattr(pack.nodes[1], name, change[name])
+        pack.nodes[1].restart()
+        machine.proceed(now_ns)
+
+    machine = pack.upgrade()
+    before = {position: node.flash.operations for position, node in pack.nodes.items()}
+    pack.run(machine, decide=decide)
+    result = machine.result
+    assert (result.outcome, result.was_changed, result.failed_phase) == (
+        FieldOutcome.FAILED,
+        False,
+        FieldPhase.LOOK_AGAIN,
+    )
+    (failure,) = [report.failure for report in result.nodes if report.failure is not None]
+    assert (failure.position, failure.cause) == (1, cause)
+    assert failure.detail == f"{cause.value}: {detail}"
+    assert {request.command for request in pack.requests} == {Command.DISCOVER}
+    del before[1]
+    assert {position: pack.nodes[position].flash.operations for position in before} == before
 
 
 class Nth:
@@ -355,7 +392,7 @@ def test_an_image_on_trial_of_somebody_else_is_taken_back_only_when_forced(pack,
     ]
     result = upgrade(pack, forced=frozenset({Check.TEST_PENDING}))
     assert result.outcome is FieldOutcome.DONE
-    assert result.phases[2].phase is FieldPhase.TAKE_BACK
+    assert result.phases[3].phase is FieldPhase.TAKE_BACK
     assert truth(pack, rig) == dict.fromkeys(range(4), (rig.NEW, False, 2))
 
 
