@@ -57,6 +57,9 @@ LISTEN_S = 0.6
 PATIENCE_S = 10.0
 """How long a node may be silent: longer than it needs to restart and to verify an image."""
 
+# An adapter that gets no frame onto the bus gives up after half a second (`bmsota.adapters.slcan`).
+_SETTLE_S = 0.7
+
 PROFILES = ("bootloader", "uds")
 """The protocols of `--profile`."""
 
@@ -385,7 +388,19 @@ class CanSession:
         yield from events
 
     def nobody(self) -> tuple[FieldFault, str]:
-        """Which fault it is that no node has answered."""
+        """Which fault it is that no node has answered. Waits a moment for what the adapter has to say to our question."""
+        import can  # noqa: PLC0415 - see `_parser`
+
+        from bmsota.adapters.slcan import FrameRefusedError  # noqa: PLC0415
+
+        end_ns = self.clock() + int(_SETTLE_S * 1e9)
+        try:
+            while (left_ns := end_ns - self.clock()) > 0:
+                self.bus.recv(left_ns / 1e9)
+        except FrameRefusedError as error:
+            return FieldFault.BUS_NOT_WORKING, f"{error} ({self.choice})"
+        except can.CanError as error:
+            return FieldFault.ADAPTER_FAILS, f"{error} ({self.choice})"
         detail = f"expected a node to answer, got none ({self.choice})"
         heard = self.heard
         # What was heard beside our own question tells as much as what was heard before it.

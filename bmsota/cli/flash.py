@@ -295,6 +295,8 @@ class _Run:
                 machine.abandon(session.clock())
             if not machine.finished:
                 machine.stop(session.clock())  # --plan: nothing was begun.
+            if self.lost is None and self.plan is not None and not self.plan.nodes:
+                self.lost = FaultError(*session.nobody())
             ended_ns = session.clock()
         result = machine.result
         assert result is not None
@@ -373,10 +375,6 @@ class _Run:
         plan = self.plan
         if self.lost is not None:
             return FAULTS[self.lost.fault].exit_code, self.lost.fault, self.lost.detail
-        if plan is not None and not plan.nodes:
-            assert self.session is not None
-            fault, detail = self.session.nobody()
-            return FAULTS[fault].exit_code, fault, detail
         if plan is not None and plan.refusals:
             first = plan.refusals[0]
             return ExitCode.REFUSED, first.check, "; ".join(str(each) for each in plan.refusals)

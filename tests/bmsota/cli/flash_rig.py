@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import pty
+import re
 import select
 import signal
 import sys
@@ -214,7 +215,8 @@ def interactive(arguments, answer):
     _, status = os.waitpid(pid, 0)
     os.close(near)
     assert is_answered, screen.decode()
-    return os.waitstatus_to_exitcode(status), screen.decode()
+    # Colours and cursor movements are for terminals.
+    return os.waitstatus_to_exitcode(status), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
 
 
 def write_release(folder, version=NEW, *, expires_s=NOW_S * 2, **options):
