@@ -34,6 +34,7 @@ from simulator.devices.unit import FactoryImages
 from simulator.fleet import Fleet
 from simulator.kernel import MS, SECOND, Kernel
 from simulator.operator import OPEN_STATUSES, Operator, PlatformRefusedError
+from simulator.profiles import PROFILES
 from simulator.realtime import RealTimeDriver, TcpUplink
 from simulator.scenario import CorruptByte, DownloadCut, SlavePowerCut, SlaveReplaced
 from simulator.streams import stream, stream_bytes
@@ -340,7 +341,8 @@ def _code_in(text: str) -> str | None:
 
 
 def _databases() -> dict[str, Database]:
-    return {name: loads(packaged_dbc(name)) for name in ("bms_internal", "bms_bootloader")}
+    names = {"bms_internal", *(profile.bootloader_dbc for profile in PROFILES.values())}
+    return {name: loads(packaged_dbc(name)) for name in sorted(names)}
 
 
 # -- virtual time ---------------------------------------------------------------------------------------------------------

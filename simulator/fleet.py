@@ -58,7 +58,7 @@ class Fleet:
             scenario: what the fleet is and what happens to it.
             seed: of the run.
             kernel: the clock.
-            databases: `bms_internal` and `bms_bootloader`, loaded.
+            databases: `bms_internal` and the bootloader's of every series (`SeriesProfile.bootloader_dbc`), loaded.
             keys: whom the units believe.
             factory_images: series -> what its new masters and slaves run.
             uplink: vehicle number -> its way to the world.
@@ -100,7 +100,8 @@ class Fleet:
                 Unit(
                     kernel=kernel,
                     internal_dbc=databases["bms_internal"],
-                    bootloader_dbc=databases["bms_bootloader"],
+                    bootloader_dbc=databases[PROFILES[group.series].bootloader_dbc],
+                    data_bitrate_bps=PROFILES[group.series].data_bitrate_bps,
                     modem=modem,
                     vehicle=self._vehicle(number, group.city),
                     trace=self.trace,

@@ -31,6 +31,10 @@ class SeriesProfile:
     capacity_ah: float
     has_positioning: bool = True
     vendor: str = VENDOR
+    bootloader_dbc: str = "bms_bootloader"
+    """Name of one of `dbc/bms_bootloader*.dbc`: which identifiers its bootloaders use, and which data frames."""
+    data_bitrate_bps: int | None = None
+    """Of its internal bus; None: classic CAN."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.cell_count <= CELLS_MAX:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bmsota.bootloader import BootloaderWire
+from bmsota.errors import ConfigurationError
 from bmsota.image import HardwareClass
 from simulator.devices.master import Master, MasterHooks
 from simulator.devices.slave import Slave
@@ -82,8 +83,17 @@ class Unit:
         report_period_ns: int,
         heartbeat_period_ns: int,
         measure_period_ns: int,
+        data_bitrate_bps: int | None = None,
         diagnosis_bus: CanBus | None = None,
     ) -> None:
+        """Make a unit, switched off.
+
+        *bootloader_dbc* is any of `dbc/bms_bootloader*.dbc`: its ids and data frames are those of the unit. With
+        *data_bitrate_bps* the internal bus carries CAN FD.
+
+        Raises:
+            ConfigurationError: the bootloader's data frames are CAN FD, and no data bit rate is given.
+        """
         self.kernel = kernel
         self.modem = modem
         self.vehicle = vehicle
@@ -93,8 +103,16 @@ class Unit:
         self._factory = factory
         self._packs = packs
         self._row = packs.row[identity.vin]
-        self.bus = CanBus(kernel, bitrate_bps=BITRATE_BPS, seed=f"{seed}/{identity.vin}", name=identity.name)
+        self.bus = CanBus(
+            kernel,
+            bitrate_bps=BITRATE_BPS,
+            data_bitrate_bps=data_bitrate_bps,
+            seed=f"{seed}/{identity.vin}",
+            name=identity.name,
+        )
         wire = BootloaderWire(bootloader_dbc)
+        if wire.is_fd and data_bitrate_bps is None:
+            raise ConfigurationError(f"{self.bus.name}: expected a data bit rate for CAN FD, got none")
         slave_class = HardwareClass.named(profile.vendor, profile.slave_class_name)
         self.power_cycles = 0
         self.is_over = False

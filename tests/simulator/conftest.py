@@ -347,6 +347,8 @@ class Bench:
         factory: Release | None = None,
         profile: SeriesProfile = PROFILE,
         has_diagnosis: bool = False,
+        dbc: str = "bms_bootloader",
+        fd_bitrate_bps: int | None = 2_000_000,
         platform: Any = None,
     ) -> None:
         factory = factory or release("2.0.0", 1)
@@ -357,12 +359,16 @@ class Bench:
         self.uplink = MemoryUplink(self.kernel, self.platform, delay_ns=20 * MS)
         self.modem = Modem(self.kernel, self.uplink, rate_bytes_per_s=20_000)
         self.vehicle = Vehicle(longitude_deg=121.0, latitude_deg=31.0, heading_rad=0.0, odometer_km=1000.0)
-        self.wire = BootloaderWire(databases()["bms_bootloader"])
-        self.diagnosis = CanBus(self.kernel, name="diagnosis", seed=seed) if has_diagnosis else None
+        self.wire = BootloaderWire(database(dbc))
+        data_bitrate_bps = fd_bitrate_bps if self.wire.is_fd else None
+        self.diagnosis = None
+        if has_diagnosis:
+            self.diagnosis = CanBus(self.kernel, data_bitrate_bps=data_bitrate_bps, name="diagnosis", seed=seed)
         self.unit = Unit(
             kernel=self.kernel,
-            internal_dbc=databases()["bms_internal"],
-            bootloader_dbc=databases()["bms_bootloader"],
+            internal_dbc=database("bms_internal"),
+            bootloader_dbc=database(dbc),
+            data_bitrate_bps=data_bitrate_bps,
             modem=self.modem,
             vehicle=self.vehicle,
             trace=self.trace,
@@ -443,8 +449,8 @@ class Bench:
 
 
 @cache
-def databases() -> dict[str, Any]:
-    return {name: loads(packaged_dbc(name)) for name in ("bms_internal", "bms_bootloader")}
+def database(name: str) -> Any:
+    return loads(packaged_dbc(name))
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ HWID = "S000102ABCDEF012"
 
 @pytest.fixture(scope="module")
 def database(unit_bench):
-    return unit_bench.databases()["bms_internal"]
+    return unit_bench.database("bms_internal")
 
 
 def values(profile, position):
