@@ -24,6 +24,7 @@ from bmsota.uds._commands import UdsCommand, UdsDiscovery
 from bmsota.uds._dialect import UdsDialect
 from bmsota.uds._identifiers import (
     DIDS,
+    NRCS,
     ROUTINES,
     UDS_PROFILE_VERSION,
     Did,
@@ -41,6 +42,7 @@ from bmsota.uds._transfer import UdsTransfer
 
 __all__ = [
     "DIDS",
+    "NRCS",
     "ROUTINES",
     "SERVICES",
     "UDS_11BIT",

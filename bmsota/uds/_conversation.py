@@ -163,7 +163,7 @@ _CAUSES: Mapping[int, FailureCause] = {
     Nrc.NOT_TRUSTED: FailureCause.NOT_TRUSTED,
     Nrc.NOTHING_TO_DO: FailureCause.NOTHING_TO_DO,
 }
-_MENDABLE_BY_PROFILE = frozenset({Nrc.INCOMPLETE, Nrc.DAMAGED})
+_MENDABLE_BY_PROFILE = frozenset({Nrc.DAMAGED})
 
 
 def explain_refusal(error: RefusedAnswerError, *, has_profile: bool) -> InterruptedTalkError | GaveUpError:

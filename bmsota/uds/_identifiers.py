@@ -30,6 +30,7 @@ __all__ = [
     "DIDS",
     "NODE_KIND_LAYOUT",
     "NO_SLOT",
+    "NRCS",
     "OFFER_LAYOUT",
     "ROUTINES",
     "STAGING_LAYOUT",
@@ -175,7 +176,7 @@ ROUTINES: Mapping[Routine, tuple[str, str, str]] = {
 
 
 class Nrc(IntEnum):
-    """Negative response codes (ISO 14229-1 annex A.1); a node gives no others."""
+    """Negative response codes (ISO 14229-1 annex A.1) that mean something to us."""
 
     GENERAL_REJECT = 0x10
     SERVICE_NOT_SUPPORTED = 0x11
@@ -202,12 +203,44 @@ class Nrc(IntEnum):
     COUNTER_TOO_LOW = 0xF5
     TEST_PENDING = 0xF6
     BAD_OFFER = 0xF7
-    INCOMPLETE = 0xF8
     BAD_IMAGE = 0xF9
     NOT_TRUSTED = 0xFA
     NOTHING_TO_DO = 0xFB
     DAMAGED = 0xFC
 
+
+NRCS: Mapping[Nrc, str] = {
+    Nrc.GENERAL_REJECT: "",
+    Nrc.SERVICE_NOT_SUPPORTED: "a service that is not in the table above",
+    Nrc.SUB_FUNCTION_NOT_SUPPORTED: "another session, reset, access level, or anything but starting a routine",
+    Nrc.WRONG_LENGTH_OR_FORMAT: "bytes missing or too many; a block that is empty or longer than announced",
+    Nrc.BUSY_REPEAT_REQUEST: "another request is still being done",
+    Nrc.CONDITIONS_NOT_CORRECT: "a download outside the programming session, or (without an offer) over the fallback of an image on trial; somebody else, such as a master's own updater, uses the store",
+    Nrc.REQUEST_SEQUENCE_ERROR: "a block or an exit without a download, an exit before the last byte, a key without a seed, a check of nothing",
+    Nrc.REQUEST_OUT_OF_RANGE: "an unknown identifier or routine; a download in another format, at another offset than wanted, or too large; more bytes than announced",
+    Nrc.SECURITY_ACCESS_DENIED: "access has not been proved in this session",
+    Nrc.INVALID_KEY: "the key does not fit the seed and this node",
+    Nrc.EXCEEDED_NUMBER_OF_ATTEMPTS: "the third wrong key in a row",
+    Nrc.REQUIRED_TIME_DELAY_NOT_EXPIRED: "a seed within the pause behind that",
+    Nrc.UPLOAD_DOWNLOAD_NOT_ACCEPTED: "",
+    Nrc.TRANSFER_DATA_SUSPENDED: "",
+    Nrc.GENERAL_PROGRAMMING_FAILURE: "somebody else has taken the store; the download is over",
+    Nrc.WRONG_BLOCK_SEQUENCE_COUNTER: "neither the next block nor the one before again",
+    Nrc.RESPONSE_PENDING: "the answer takes longer than P2",
+    Nrc.SUB_FUNCTION_NOT_SUPPORTED_IN_SESSION: "",
+    Nrc.SERVICE_NOT_SUPPORTED_IN_SESSION: "the service needs another session",
+    Nrc.WRONG_ROLE: "offer: the image is for the other kind of node",
+    Nrc.WRONG_HARDWARE: "offer, or verification: the image is for another hardware class (or, in verification, role)",
+    Nrc.TOO_LARGE: "offer: the image does not fit the slot",
+    Nrc.COUNTER_TOO_LOW: "offer, verification or revert: the security counter is lower than the node's",
+    Nrc.TEST_PENDING: "offer: an image is on trial, its fallback must stay",
+    Nrc.BAD_OFFER: "offer: another layout",
+    Nrc.BAD_IMAGE: "verification: no image",
+    Nrc.NOT_TRUSTED: "verification: no valid signature of a known key",
+    Nrc.NOTHING_TO_DO: "nothing is staged, on trial, or there to go back to",
+    Nrc.DAMAGED: "verification: the bytes in the flash do not have the digest; sending them again can help",
+}
+"""When our own node gives it; empty: never, but other makers' do."""
 
 _VENDOR_NRC = 0xF0
 
