@@ -490,8 +490,9 @@ Each misses another frame, and node 2 a CheckBlock, which is frame {CHECK_FRAME}
 {many_nodes()}
 
 Passes of four phases: all members are found, checked and unlocked; one after another gets the offer; all get the stream, from the lowest
-offset any of them wants; all verify. A member that is late, falls silent or restarts is left behind by its phase and served in the next
-pass. A member that refuses has failed, and says why; the others go on.
+offset any of them wants; all verify. A member that is late, wants a pause before it is unlocked, falls silent or restarts is left
+behind by its phase and served in the next pass. A member that refuses has failed, and says why; the others go on. The flashing engine
+serves a node that takes no broadcasts alone, behind the others.
 
 ## The stream
 

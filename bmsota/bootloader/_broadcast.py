@@ -196,12 +196,15 @@ class BroadcastClient:
         states = self._states()
         if all(state in ready for state in states):
             return True
-        if ClientState.OFFERING not in states or any(
-            state in {ClientState.ENTERING, ClientState.UNLOCKING} for state in states
-        ):
+        busy = {ClientState.ENTERING, ClientState.UNLOCKING}
+        is_busy = any(
+            self._members[position].state in busy and not self._members[position].is_put_off
+            for position in self._active
+        )
+        if ClientState.OFFERING not in states or is_busy:
             self._late_ns = None
             return False
-        # Some are there, the others have not been found: they get a moment, then the rest begins without them.
+        # Some are there; the others have not been found, or want a pause: they get a moment, then the rest begins without.
         if self._late_ns is None:
             self._late_ns = now_ns + self._timing.late_ns
         return now_ns >= self._late_ns

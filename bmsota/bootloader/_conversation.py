@@ -236,6 +236,8 @@ class Conversation(ABC, Generic[EventT]):
         self._access_signer = access_signer
         self._challenge: dict[ReplyKind, bytes] = {}
         self._access_waits_left = 0
+        self.is_put_off = False
+        """Whether the node wants a pause before it gives a challenge: after wrong answers, or after its boot."""
 
     # ---- the driver's side
 
@@ -320,6 +322,7 @@ class Conversation(ABC, Generic[EventT]):
         """Look for the node; `_identified` is called when it has said everything."""
         self._out.clear()
         self._request = None
+        self.is_put_off = False
         self._collector = IdentityCollector(self._position)
         self._tries_left = self._timing.discover_tries
         self._timeout_ns = self._timing.discover_timeout_ns
@@ -431,6 +434,7 @@ class Conversation(ABC, Generic[EventT]):
             return
         if not isinstance(reply, ResultReply) or (reply.tag, reply.command) != (request.tag, request.command):
             return
+        self.is_put_off = reply.code == ResultCode.ACCESS_WAIT
         if reply.code == ResultCode.OK and request.command is Command.UNLOCK:
             self._unlocked()
         elif reply.code == ResultCode.OK and len(self._challenge) == len(_CHALLENGE_PARTS):
@@ -449,7 +453,7 @@ class Conversation(ABC, Generic[EventT]):
 
     def _ask_for_challenge_again(self, reply: ResultReply, now_ns: int) -> None:
         """A part of the challenge was lost, or the node wants us to wait."""
-        must_wait = reply.code == ResultCode.ACCESS_WAIT
+        must_wait = self.is_put_off
         self._access_waits_left -= 1
         if self._access_waits_left:
             self._ask_for_challenge()

@@ -146,6 +146,8 @@ EngineEvent = (
 class _Step:
     positions: tuple[int, ...]
     make: Callable[[], Machine]
+    alone: Callable[[int], Machine] | None = None
+    """Of a step with several nodes: the same for one of them."""
 
 
 class FlashingEngine:
@@ -155,6 +157,7 @@ class FlashingEngine:
         self._profile = profile
         self._steps: deque[_Step] = deque()
         self._machine: Machine | None = None
+        self._step: _Step | None = None
         self._pending: set[int] = set()
         """Positions whose result of this step is still to come."""
         self._operation = ""
@@ -225,7 +228,8 @@ class FlashingEngine:
         if len(positions) > 1 and len(set(positions)) == len(positions):
             machine = self._profile.broadcast(positions, image)
             if machine is not None:
-                return [_Step(positions, lambda: machine)]
+                alone = partial(self._profile.transfer, image=image)
+                return [_Step(positions, lambda: machine, alone)]
         return [_Step((position,), partial(self._profile.transfer, position, image)) for position in positions]
 
     def _commands(self, positions: Sequence[int], *commands: Command) -> list[_Step]:
@@ -288,6 +292,7 @@ class FlashingEngine:
             step = self._steps.popleft()
             if any(not result.ok for at in step.positions if (result := self._results.get(at)) is not None):
                 continue
+            self._step = step
             self._pending = set(step.positions)
             self._machine = step.make()
             return
@@ -325,6 +330,8 @@ class FlashingEngine:
                 self._events.append(TransferBroken(position, detail))
             case ImageVerified() | CommandSucceeded():
                 self._end(NodeResult(position, ok=True))
+            case TransferFailed(cause=FailureCause.CAPABILITY_MISSING) if self._serve_alone(position):
+                pass
             case TransferFailed() | CommandFailed():
                 detail = f"{event.cause.value}: {event.detail}"
                 self._end(NodeResult(position, False, detail, event.safe_to_run_again, event.cause))
@@ -337,3 +344,13 @@ class FlashingEngine:
         self._results[result.position] = result
         self._pending.discard(result.position)
         self._events.append(NodeDone(result))
+
+    def _serve_alone(self, position: int) -> bool:
+        """A node that cannot do what the others do together has its turn behind them; false if it is alone already."""
+        step = self._step
+        assert step is not None
+        if step.alone is None:
+            return False
+        self._pending.discard(position)
+        self._steps.appendleft(_Step((position,), partial(step.alone, position)))
+        return True

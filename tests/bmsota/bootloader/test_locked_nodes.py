@@ -579,6 +579,31 @@ def test_a_broadcast_over_open_locked_and_foreign_nodes(bench_parts):
     assert (ended[3].cause, ended[3].node.hwid) == (FailureCause.ACCESS_NEEDED, "HW-0003")
 
 
+def test_a_broadcast_does_not_wait_for_a_node_that_wants_a_pause(bench_parts):
+    """Somebody has tried wrong keys on node 2; the others have their image long before it gives a challenge again."""
+    nodes = [
+        locked_node(bench_parts, 1),
+        locked_node(bench_parts, 2, access=guard(boot_delay_ns=20 * SECOND)),
+        locked_node(bench_parts, 3),
+    ]
+    bench = bench_parts.Bench(*nodes)
+    began_ns, ended = bench.now_ns, {}
+    client = BroadcastClient(bench.wire, positions=[1, 2, 3], image=bench_parts.NEW(), access_signer=KEY.sign)
+    take = client.next_event
+
+    def timed():
+        event = take()
+        if event is not None and isinstance(event.event, ImageVerified | TransferFailed):
+            ended[event.position] = (type(event.event), (bench.now_ns - began_ns) / SECOND)
+        return event
+
+    client.next_event = timed
+    bench.run(client)
+    assert {position: kind for position, (kind, _) in ended.items()} == dict.fromkeys((1, 2, 3), ImageVerified)
+    assert max(ended[1][1], ended[3][1]) < 3
+    assert 20 < ended[2][1] < 23
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_broadcast_to_locked_nodes_on_a_lossy_wire(bench_parts, seed):
     nodes = [locked_node(bench_parts, position) for position in range(1, 9)]

@@ -18,6 +18,7 @@ from bmsota.bootloader import (
     Command,
     ResetRequested,
     TargetIdentity,
+    TargetLimits,
 )
 from bmsota.bootloader._messages import Request
 from bmsota.errors import ImageError, LocalProtocolError
@@ -25,6 +26,7 @@ from bmsota.flashing import (
     BootloaderProfile,
     FlashingEngine,
     FlashJob,
+    NodeDone,
     NodesDiscovered,
     OperationFinished,
     TransferBegun,
@@ -57,13 +59,14 @@ def image(version=NEW, hardware_class=SLAVE_CLASS, size=700):
 
 
 @cache
-def wire():
-    return BootloaderWire(loads(packaged_dbc("bms_bootloader")))
+def wire(name="bms_bootloader"):
+    return BootloaderWire(loads(packaged_dbc(name)))
 
 
 class Node:
-    def __init__(self, position, hardware_class=SLAVE_CLASS):
+    def __init__(self, position, hardware_class=SLAVE_CLASS, limits=None):
         self.position = position
+        self.limits = limits
         self.flash = FlashModel(8 * 1024, erase_block_bytes=512, seed=position)
         self.layout = SlotLayout.divide(self.flash)
         self.hardware_class = hardware_class
@@ -92,7 +95,7 @@ class Node:
             serial=f"SN{self.position}",
             hardware_class=self.hardware_class,
         )
-        self.target = BootloaderTarget(wire(), identity=identity, store=self.store, boot=self.boot)
+        self.target = BootloaderTarget(wire(), identity=identity, store=self.store, boot=self.boot, limits=self.limits)
 
     @property
     def version(self):
@@ -239,6 +242,28 @@ def test_equal_nodes_get_their_image_at_once(bus):
     assert {request.node for request in blocks} <= set(range(128, 255))
     begun = [event for event in events if isinstance(event, TransferBegun)]
     assert {event.position for event in begun} == {1, 3}
+
+
+def test_a_node_that_takes_no_broadcast_has_its_turn_behind_the_others():
+    bus = Bus(Node(1), Node(2, limits=TargetLimits(takes_broadcast=False)), Node(3))
+    events = flash(bus, 1, 2, 3)
+    assert {position: result.ok for position, result in results(events, "flash").items()} == {1: True, 2: True, 3: True}
+    assert [event.result.position for event in events if isinstance(event, NodeDone)] == [1, 3, 2]
+    streams = [request.node for request in bus.requests if request.command is Command.CHECK_BLOCK]
+    assert streams[0] >= 128
+    assert streams[-1] == 2
+
+
+def test_a_node_that_can_neither_is_refused_once():
+    """The wire is CAN FD, the node is not: alone it fails in the same way, and that is its result."""
+    bus = Bus(Node(1), Node(2))
+    bus.engine = FlashingEngine(BootloaderProfile(wire("bms_bootloader_fd"), timing=TIMING))
+    events = flash(bus, 1, 2)
+    found = results(events, "flash")
+    assert {result.detail for result in found.values()} == {
+        "capability missing: expected a node with CAN FD, got one without"
+    }
+    assert sorted(event.result.position for event in events if isinstance(event, NodeDone)) == [1, 2]
 
 
 def test_nodes_are_served_one_after_another_in_the_order_given():
