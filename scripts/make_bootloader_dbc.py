@@ -140,7 +140,7 @@ REQUEST_ROWS = (
     only("CheckedBlock", 16, 8, 4, "Number of the block in this stream: 0 to 254, then 0 again."),
     only("CheckedFrames", 24, 7, 4, "Data frames of the block; the last frame is filled with 0xFF."),
     only("ReportWanted", 31, 1, 4, "Whether the node is to report what it has and what it misses.", choices={0: "No", 1: "Yes"}),
-    only("CheckedCrc32", 32, 32, 4, "CRC-32 (Ethernet) of these frames' data bytes."),
+    only("CheckedCrc32", 32, 32, 4, "CRC-32 (Ethernet) of the image's SHA-256, StreamOffset (4 bytes) and these frames' data bytes."),
     only("RaiseCounter", 24, 1, 8, "Whether the security counter rises to the confirmed image's counter.", choices={0: "No", 1: "Yes"}),
     only("OpenedBlock", 16, 8, 11, "Number of the block that the next data frames belong to."),
     only("IsRepair", 24, 1, 11, "Whether the frames only fill gaps of that block, or the stream goes on with it.", choices={0: "No", 1: "Yes"}),

@@ -457,8 +457,8 @@ node keeps two images so that a power cut at any moment leaves one that boots. P
    CheckBlock asks for a *report*, and the next blocks go out while it is on its way.
 5. A report says what is missing (a list, or bitmaps when it is much), what is complete and how far the image is stored. Only what is
    missing is sent again, between two blocks. A block whose CRC is wrong is missing whole.
-6. The *window* (blocks under way) begins small and grows to what the node can hold; it shrinks, and the frames get pauses, when much is
-   missing.
+6. The *window* (blocks under way) begins small and grows to what the node can hold. When much is missing a slower pace is tried, and kept
+   if it helps.
 7. A *broadcast* is the same to many nodes at once: what any of them misses is sent again once. Each node has a result of its own.
 8. Before the image an *offer record* goes over: role, hardware class, size, SHA-256, version, counter, shape of the stream. What does not
    fit is refused before the first erase. The node answers from which offset it wants the image; that is the only way to resume, whoever
@@ -499,12 +499,18 @@ serves a node that takes no broadcasts alone, behind the others.
 OpenBlock says which block the next data frames belong to: the stream goes on with it, or (IsRepair) they fill gaps of it. In the stream
 the node counts: a frame belongs to the place with its index that is nearest to the expected one, so up to half a block may be lost,
 doubled or out of order; CheckBlock and OpenBlock set the count right. Counting wrong cannot store a wrong byte: the block's CRC fails
-then. Blocks are stored in order; a complete block behind a gap is kept. StreamOffset says where in the image block 0 begins, so a node
-that has more already ignores what it has.
+then. The CRC begins with the image's SHA-256 and StreamOffset (4 bytes, little endian), so a block of another image, or of another place
+in this one, fails it too. Blocks are stored in order; a complete block behind a gap is kept. StreamOffset says where in the image block 0
+begins, so a node that has more already ignores what it has.
+
+When a CRC fails the node forgets the frames that repairs have brought (an OpenBlock was lost, they belong elsewhere); if it fails again,
+the whole block and its CheckBlock. Block numbers that the flasher cannot have got to are ignored; so is an OpenBlock with another
+StreamOffset once a CRC of this stream was right.
 
 A node holds {limits.window_blocks} blocks of 8-byte frames or {limits.window_blocks_fd} blocks of {FD_DATA_BYTES}-byte frames unless its Limits say otherwise. The flasher starts with {client.window_blocks_min} and asks for a
-report twice a window. When more than {client.loss_pct_high} % of what was sent is missing at a node, the window is halved and the pause between frames doubled
-(from {client.spacing_ns_step // 1000} us up to {client.spacing_ns_max // MS} ms); below {client.loss_pct_low} % the pause is halved again.
+report twice a window. When more than {client.loss_pct_high} % of what was sent is missing at a node, it tries a slower pace (pauses of {client.spacing_ns_min // 1000} us to
+{client.spacing_ns_max // MS} ms between frames): if the loss goes down to a third, a receiver or an adapter was overrun, and the pace is kept and raised step by
+step; if not, the wire is bad, and the stream goes on at full speed.
 
 With compression the stream is a heatshrink stream (window {1 << WINDOW_BITS} bytes, copies of up to {1 << LOOKAHEAD_BITS} bytes) of the image from StreamOffset on. It is used
 if all nodes of the stream can take it and it saves 3 % or more. If the image then comes out wrong on a node (Damaged), that node gets it
@@ -527,7 +533,7 @@ in its application is unlocked there: the application goes on. Access ends with 
 {transitions(CLIENT_TRANSITIONS)}
 
 Each request is sent {client.reply_tries} times at most, at first {client.reply_timeout_ns // MS} ms apart, then twice as long each time up to {client.reply_timeout_ns_max // MS} ms; Discover {client.discover_tries} times,
-{client.discover_timeout_ns // MS} ms apart. After
+{client.discover_timeout_ns // MS} ms apart. A report is asked for {client.report_tries} times at most, as often as it usually takes to come. After
 {client.interruptions_max} interruptions without getting further than ever before the flasher gives up.
 
 ## Commands to one node

@@ -76,8 +76,8 @@ class BroadcastClient:
         self._timing = timing or BootloaderTiming()
         self._payload = ImagePayload(image, may_compress=may_compress)
         # From the image alone: a node left in an earlier broadcast of this image may well take part again, one left in a
-        # broadcast of another image must not, and of two images one in 127 has the group of the other; then the CRC of
-        # its blocks and the digest at the end are what keeps them apart.
+        # broadcast of another image must not, and of two images one in 127 has the group of the other; then the CRCs of
+        # the blocks keep them apart.
         self._group = GROUP_MIN + int.from_bytes(self._payload.sha256[:4], "big") % (GROUP_MAX - GROUP_MIN + 1)
         self._members = {
             position: BootloaderClient(

@@ -458,6 +458,7 @@ class BootloaderClient(Conversation[ClientEvent]):
             block_frames=shape.block_frames,
             window_blocks=shape.window_blocks,
             timing=self._timing,
+            crc_start=self._payload.offer(shape, is_fd=self._wire.is_fd).stream_crc(offset),
         )
 
     def _interrupt(self, detail: str) -> None:

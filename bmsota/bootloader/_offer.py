@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from uuid import UUID
+from zlib import crc32
 
 from construct import Bytes, Const, Int8ul, Int16ul, Int32ul, Struct
 
@@ -62,6 +63,10 @@ class Offer:
     @property
     def is_compressed(self) -> bool:
         return self.window_bits > 0
+
+    def stream_crc(self, offset: int) -> int:
+        """What the CRCs of the stream from *offset* on begin with: the CRC-32 of the digest and the offset."""
+        return crc32(self.sha256 + offset.to_bytes(4, "little"))
 
     def serialize(self) -> bytes:
         flags = (_FLAG_COMPRESSED if self.is_compressed else 0) | (_FLAG_FD if self.is_fd else 0)

@@ -34,6 +34,7 @@ from bmsota.bootloader._messages import (
     ResultCode,
     ResultReply,
 )
+from bmsota.bootloader._pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,10 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["BlockStream", "StreamCompleted", "StreamEvent", "StreamLost", "StreamProgressed", "StreamRepeated"]
 
 _MS = 1_000_000
-# With a pause between frames, so many of them go out at once at most: small enough for the shortest queues.
-_PACED_FRAMES_MAX = 8
-# So few missing frames say nothing about the pace.
-_FEW_FRAMES = 16
+# With pauses between frames, as many go out at once as should take this long: a driver's thread sleeps no shorter.
+_PACED_BURST_NS = 500_000
 # A list that is lost once is asked for again; a node that cannot say what it misses gets a whole block.
 _REPORTS_BLIND_MAX = 1
 
@@ -95,6 +94,7 @@ class _Receiver:
 
     __slots__ = (
         "deadline_ns",
+        "doubt",
         "is_patient",
         "is_waiting",
         "missing",
@@ -115,6 +115,8 @@ class _Receiver:
         self.is_patient = False
         """Whether it has been given more time than the others: it was asked again, or has said that it needs it."""
         self.deadline_ns: int | None = None
+        self.doubt = ""
+        """What it has said to this question instead of an answer."""
         self.tries_left = 0
         self.pending_left = 0
 
@@ -136,6 +138,7 @@ class BlockStream:
         block_frames: int,
         window_blocks: int,
         timing: BootloaderTiming,
+        crc_start: int = 0,
     ) -> None:
         assert data
         self._wire = wire
@@ -143,14 +146,11 @@ class BlockStream:
         self._timing = timing
         self._data = data
         self._offset = offset
+        self._crc_start = crc_start
         self._block_frames = block_frames
         self._block_bytes = block_frames * wire.data_bytes
         self.blocks = -(-len(data) // self._block_bytes)
-        self._window_max = window_blocks
-        self.window_blocks = min(window_blocks, timing.window_blocks_min)
-        """Blocks under way at once, now."""
-        self.spacing_ns = 0
-        """Pause between two frames, now."""
+        self._pace = Pace(timing, window_blocks)
         self._receivers = {position: _Receiver(timing.rounds_max) for position in positions}
         self._events: deque[StreamEvent] = deque()
         self._out: deque[CanFrame] = deque()
@@ -166,6 +166,11 @@ class BlockStream:
         """From the question to the slowest report, smoothed."""
         self._blocks_since_ask = 0
         self._frames_since_ask = 0
+        self._frames_asked = 0
+        """Frames that the question under way is about: sent since the question before."""
+        self._missing_max = 0
+        """How many of them a node misses at most."""
+        self._judged_ns: int | None = None
         self._frames_since_report = 0
         self._repairs: set[tuple[int, int]] = set()
         self._must_open = True
@@ -193,9 +198,12 @@ class BlockStream:
             if reply.block == number:
                 receiver.missing |= {(asked - age, frame) for age, frame in reply.entries}
         elif isinstance(reply, ReportReply):
-            if reply.block == number:
-                self._reported(reply, receiver)
-                self._measure(now_ns)
+            if reply.block == number and (next_block := self._absolute(reply.next_block)) >= receiver.next_block:
+                self._reported(reply, receiver, next_block)
+                self._measure(now_ns, receiver)
+            elif reply.block == number:
+                # A late copy of an earlier report; or the node has lost its place, then it says so until its tries are used up.
+                receiver.doubt = f"expected block {receiver.next_block} or later next, got {reply.next_block}"
         elif isinstance(reply, PendingReply):
             if (reply.tag, reply.command) == (number, Command.CHECK_BLOCK) and receiver.pending_left:
                 receiver.pending_left -= 1
@@ -209,18 +217,20 @@ class BlockStream:
             codes = {int(code): code.name for code in ResultCode}
             detail = f"CHECK_BLOCK: {codes.get(reply.code, reply.code)}"
             self._leave(reply.position, detail, is_damaged=reply.code == ResultCode.DAMAGED)
-        self._look_at_answers()
+        self._look_at_answers(now_ns)
 
     def frames_to_send(self, now_ns: int) -> list[CanFrame]:
         """What to put on the bus now, in this order; a burst at a time."""
         if now_ns < self._burst_due_ns:
             return []
+        if self._judged_ns is None:
+            self._judged_ns = now_ns
         if not self._out:
             self._refill()
-        timing, spacing_ns = self._timing, self.spacing_ns
+        timing, spacing_ns = self._timing, self._pace.spacing_ns
         limit = timing.burst_frames
         if spacing_ns:
-            limit = min(limit, _PACED_FRAMES_MAX, max(1, _MS // spacing_ns))
+            limit = min(limit, max(1, _PACED_BURST_NS // spacing_ns))
         out = self._out
         frames = [out.popleft() for _ in range(min(limit, len(out)))]
         if frames:
@@ -250,15 +260,15 @@ class BlockStream:
                 continue
             receiver.tries_left -= 1
             if receiver.tries_left <= 0:
-                self._leave(position, f"CHECK_BLOCK: no answer in {self._timing.reply_tries} tries")
+                self._leave(position, receiver.doubt or f"CHECK_BLOCK: no answer in {self._timing.report_tries} tries")
                 continue
             # Again, to this node alone. What it has said of this block so far may have been a part.
             assert self._asked is not None
-            receiver.deadline_ns = now_ns + self._patience_ns(self._timing.reply_tries - receiver.tries_left)
+            receiver.deadline_ns = now_ns + self._patience_ns(self._timing.report_tries - receiver.tries_left)
             receiver.is_patient = True
             receiver.missing.clear()
             self._out.append(self._check(self._asked, node=position, report_wanted=True))
-        self._look_at_answers()
+        self._look_at_answers(now_ns)
 
     # ---- what goes out
 
@@ -267,7 +277,7 @@ class BlockStream:
 
     def _has_room(self) -> bool:
         slowest = min((receiver.next_block for receiver in self._receivers.values()), default=self.blocks)
-        return self._next_block < min(self.blocks, slowest + self.window_blocks)
+        return self._next_block < min(self.blocks, slowest + self._pace.window_blocks)
 
     def _refill(self) -> None:
         if not self._receivers:
@@ -292,7 +302,7 @@ class BlockStream:
         self._blocks_since_ask += 1
         self._frames_since_ask += len(frames)
         wants_report = self._asked is None and (
-            self._blocks_since_ask >= max(1, self.window_blocks // 2) or not self._has_room()
+            self._blocks_since_ask >= max(1, self._pace.window_blocks // 2) or not self._has_room()
         )
         out.append(self._ask(block) if wants_report else self._check(block, node=self._node))
 
@@ -310,7 +320,8 @@ class BlockStream:
                 out.append(self._open(block, is_repair=True))
                 out.extend(wanted)
                 self._frames_since_ask += len(wanted)
-            if CHECK_FRAME in indices:
+            # The CheckBlock was missed; or a frame that this block does not have, by a node that has its CheckBlock wrong.
+            if len(wanted) < len(indices):
                 out.append(self._check(block, node=self._node))
         self._must_open = True
 
@@ -331,7 +342,7 @@ class BlockStream:
                 Command.CHECK_BLOCK,
                 block % BLOCK_NUMBERS,
                 frames=len(filled) // self._wire.data_bytes,
-                crc32=crc32(filled),
+                crc32=crc32(filled, self._crc_start),
                 report_wanted=int(report_wanted),
             )
         )
@@ -340,12 +351,14 @@ class BlockStream:
         """The CheckBlock that wants a report."""
         self._asked = block
         self._blocks_since_ask = 0
+        self._frames_asked, self._frames_since_ask, self._missing_max = self._frames_since_ask, 0, 0
         self._ask_frame = self._check(block, node=self._node, report_wanted=True)
         for receiver in self._receivers.values():
             receiver.is_waiting = True
             receiver.is_patient = False
+            receiver.doubt = ""
             receiver.missing.clear()
-            receiver.tries_left = self._timing.reply_tries
+            receiver.tries_left = self._timing.report_tries
             receiver.pending_left = self._timing.pending_max
         return self._ask_frame
 
@@ -364,27 +377,27 @@ class BlockStream:
         longest_ns = timing.report_timeout_ns + timing.frame_timeout_ns * self._frames_since_report
         if self._round_trip_ns is None:
             return longest_ns
-        return min(longest_ns, max(timing.report_timeout_ns_min, 3 * self._round_trip_ns) << tries_before)
+        doublings = max(0, tries_before + 1 - timing.report_tries_quick)
+        return min(longest_ns, max(timing.report_timeout_ns_min, 3 * self._round_trip_ns) << doublings)
 
-    def _measure(self, now_ns: int) -> None:
+    def _measure(self, now_ns: int, receiver: _Receiver) -> None:
         """A report has come: how long did it take, and how much longer may the others need?"""
-        taken_ns = now_ns - self._asked_ns
-        before_ns = self._round_trip_ns
-        self._round_trip_ns = taken_ns if before_ns is None else max(taken_ns, (7 * before_ns + taken_ns) // 8)
+        if not receiver.is_patient:
+            # What was asked twice cannot be timed: nobody knows which question it answers.
+            taken_ns = now_ns - self._asked_ns
+            before_ns = self._round_trip_ns
+            self._round_trip_ns = taken_ns if before_ns is None else max(taken_ns, (7 * before_ns + taken_ns) // 8)
         # All nodes were asked at the same time, so their answers come one behind the other.
         late_ns = now_ns + self._timing.report_late_ns
-        for receiver in self._receivers.values():
-            if receiver.is_waiting and not receiver.is_patient and receiver.deadline_ns is not None:
-                receiver.deadline_ns = min(receiver.deadline_ns, late_ns)
+        for other in self._receivers.values():
+            if other.is_waiting and not other.is_patient and other.deadline_ns is not None:
+                other.deadline_ns = min(other.deadline_ns, late_ns)
 
-    def _reported(self, reply: ReportReply, receiver: _Receiver) -> None:
+    def _reported(self, reply: ReportReply, receiver: _Receiver, next_block: int) -> None:
         position = reply.position
-        next_block = self._absolute(reply.next_block)
-        if not receiver.next_block <= next_block <= self._next_block:
-            self._leave(position, f"expected block {receiver.next_block} or later next, got {reply.next_block}")
-            return
         receiver.is_waiting = False
         receiver.deadline_ns = None
+        self._missing_max = max(self._missing_max, reply.missing_total)
         if next_block > receiver.next_block:
             receiver.next_block = next_block
             receiver.rounds_left = self._timing.rounds_max
@@ -404,6 +417,9 @@ class BlockStream:
             if not receiver.rounds_left:
                 self._leave(position, f"block {next_block}: still incomplete after {self._timing.rounds_max} rounds")
                 return
+            rounds = self._timing.rounds_max - receiver.rounds_left
+            if rounds % self._timing.rounds_stuck == 0:
+                self._pace.slow_down()
             receiver.reports_blind = 0 if receiver.missing else receiver.reports_blind + 1
             if receiver.reports_blind > _REPORTS_BLIND_MAX:
                 # The lists were lost, or no OpenBlock has come through: then this block's will do.
@@ -411,32 +427,21 @@ class BlockStream:
                     (next_block, CHECK_FRAME)
                 }
 
-    def _look_at_answers(self) -> None:
+    def _look_at_answers(self, now_ns: int) -> None:
         """When the last answer is in: what must be repeated, and at which pace to go on."""
         if self._asked is None or self._ask_frame is not None:
             return
         if any(receiver.is_waiting for receiver in self._receivers.values()):
             return
         self._asked = None
-        worst = 0
         for position, receiver in self._receivers.items():
             if receiver.missing:
                 self._events.append(StreamRepeated(position, len(receiver.missing)))
-                worst = max(worst, len(receiver.missing))
                 self._repairs |= receiver.missing
-        self._adapt(worst, self._frames_since_ask)
-        self._frames_since_ask = self._frames_since_report = 0
-
-    def _adapt(self, missing: int, sent: int) -> None:
-        timing = self._timing
-        if missing > _FEW_FRAMES and missing * 100 > timing.loss_pct_high * sent:
-            self.window_blocks = max(1, self.window_blocks // 2)
-            self.spacing_ns = min(timing.spacing_ns_max, max(2 * self.spacing_ns, timing.spacing_ns_step))
-            return
-        self.window_blocks = min(self._window_max, 2 * self.window_blocks)
-        if missing * 100 <= timing.loss_pct_low * sent:
-            half = self.spacing_ns // 2
-            self.spacing_ns = half if half >= timing.spacing_ns_step else 0
+        assert self._judged_ns is not None
+        self._pace.judge(self._missing_max, self._frames_asked, now_ns - self._judged_ns)
+        self._judged_ns = now_ns
+        self._frames_since_report = 0
 
     def _leave(self, position: int, detail: str, *, is_damaged: bool = False) -> None:
         del self._receivers[position]

@@ -108,7 +108,7 @@ _REPLIES_MAX = 128
 # Complete blocks still to be programmed when a report is given: so many buffers a node has beside its window.
 _BLOCKS_TO_PROGRAM_MAX = 2
 # Replies about missing frames in one report; what does not fit is said in the next one. Four frames in a list, 32 in a bitmap.
-_MISSING_REPLIES_MAX = 12
+_MISSING_REPLIES_MAX = 32
 _LIST_ENTRIES = 4
 # From so many missing frames of a segment on a bitmap is the shorter way to say it.
 _BITMAP_FROM = 4
@@ -431,6 +431,7 @@ class BootloaderTarget:
         if self.state is NodeState.APPLICATION:
             self._events.append(BootloaderEntered())
         self._is_listening = True
+        self._offer = None  # Blocks that go to others of its group are none of our business until the next offer.
         self._close_stream()
         self._clear_buffer()
         return 0
@@ -575,7 +576,10 @@ class BootloaderTarget:
         offer = self._offer
         if (self.state, Command.OPEN_BLOCK) not in TARGET_TRANSITIONS or offer is None:
             return
-        if self._receiver is None or request.offset != self._stream_offset:
+        receiver = self._receiver
+        if receiver is None or request.offset != self._stream_offset:
+            if receiver is not None and receiver.is_proven:
+                return  # A straggler of an earlier stream, or a stray request: blocks of this one are coming in.
             self._begin_stream(offer, request.offset)
         if self._receiver is not None:
             self._receiver.open(request.tag, is_repair=bool(request.repair))
@@ -587,7 +591,9 @@ class BootloaderTarget:
             return  # Not for us: a gap would be left.
         self._data_bytes = FD_DATA_BYTES if offer.is_fd else DATA_BYTES
         window = self._limits.window_blocks_fd if offer.is_fd else self._limits.window_blocks
-        self._receiver = BlockReceiver(block_frames=offer.block_frames, window_blocks=window)
+        self._receiver = BlockReceiver(
+            block_frames=offer.block_frames, window_blocks=window, crc_start=offer.stream_crc(offset)
+        )
         self._stream_offset = offset
         self._skip_bytes = self._offset - offset
         if offer.is_compressed:
@@ -615,7 +621,8 @@ class BootloaderTarget:
         if not 0 < request.frames <= offer.block_frames:
             self._reply(ResultReply(position, request.tag, request.command, ResultCode.INCOMPLETE, 0), now_ns)
             return
-        receiver.check(request.tag, request.frames, request.crc32)
+        if not receiver.check(request.tag, request.frames, request.crc32):
+            return  # Not of this stream, as far as can be told. Whoever means it asks again.
         try:
             self._store_blocks(offer, receiver.take(), now_ns)
         except LocalProtocolError:

@@ -31,8 +31,14 @@ class BootloaderTiming:
 
     report_timeout_ns_min: int = 50 * _MS
     """Once reports have been timed, their patience is three times what they took, but not less than this: what a desktop's
-    scheduler and a USB adapter may take, and what 16 nodes need to answer one behind the other at 125 kbit/s. It doubles
-    with every repetition."""
+    scheduler and a USB adapter may take, and what 16 nodes need to answer one behind the other at 125 kbit/s."""
+
+    report_tries: int = 8
+    """How often a report is asked for. A stream has hundreds of reports, so an unlucky row must be rarer than for a request: at
+    20 % loss of question and report each that is 1 in 3500."""
+
+    report_tries_quick: int = 3
+    """So many of them one report's patience apart; behind them it doubles with every repetition."""
 
     report_late_ns: int = 20 * _MS
     """Once one node of a broadcast has reported, the others are asked again after this: they report at the same time."""
@@ -50,6 +56,10 @@ class BootloaderTiming:
 
     rounds_max: int = 64
     """How often a node may report missing frames without having got any further: one frame a round completes a block."""
+
+    rounds_stuck: int = 10
+    """After so many of them, and so many more, the pace is halved, whatever it was: frames that come very late, some behind
+    the next block, are no loss that could be measured."""
 
     pending_max: int = 100
     """Pending replies to one request; a node that goes on longer is not working but looping."""
@@ -70,18 +80,15 @@ class BootloaderTiming:
     """Pause between two bursts."""
 
     window_blocks_min: int = 4
-    """Blocks under way in the beginning, if the node can hold so many. The window doubles with every report that finds
-    little missing, up to what the node holds, and halves when much is."""
+    """Blocks under way in the beginning, if the node can hold so many. The window doubles with every report, up to what the
+    node holds."""
 
     loss_pct_high: int = 12
-    """From this share of missing frames on the sender slows down: a bad wire loses some frames, a receiver or an adapter that
-    is overrun loses many."""
+    """From this share of missing frames on it is tried whether a slower pace helps (`_pace`): a bad wire loses some frames,
+    a receiver or an adapter that is overrun loses many."""
 
-    loss_pct_low: int = 3
-    """Up to this share of missing frames the sender becomes faster again."""
-
-    spacing_ns_step: int = 100 * _US
-    """The first pause between frames when the sender slows down; it doubles while much is missing and halves when not."""
+    spacing_ns_min: int = 100 * _US
+    """No pause between frames is shorter: a frame of 8 bytes takes more than this even at 1 Mbit/s."""
 
     spacing_ns_max: int = 10 * _MS
     """Slower than this it is not the pace."""

@@ -141,6 +141,8 @@ class Bench:
         self.sent: list[CanFrame] = []
         self.frames = 0
         self.fault: Callable[[CanFrame, Random], tuple[int, ...]] | None = None
+        self.ear: Callable[[Node | None, CanFrame, int], list[CanFrame]] | None = None
+        """What a node, or the client (None), hears of a frame that passes on the bus at this time; None: all of it."""
         self.rng = Random(seed)
         self.restart_ns = restart_ns
         self.on_frame: Callable[[CanFrame], None] | None = None
@@ -187,13 +189,20 @@ class Bench:
         if self.on_frame is not None:
             self.on_frame(frame)
         if sender is not self.client and self.client is not None:
-            self.client.receive_frame(frame, self.now_ns)
+            for heard in self._heard(None, frame):
+                self.client.receive_frame(heard, self.now_ns)
         for node in self.nodes:
-            if node is not sender and node.target is not None:
-                try:
-                    node.target.receive_frame(frame, self.now_ns)
-                except PowerCut:
-                    self._cut(node)
+            if node is sender:
+                continue
+            try:
+                for heard in self._heard(node, frame):
+                    if node.target is not None:
+                        node.target.receive_frame(heard, self.now_ns)
+            except PowerCut:
+                self._cut(node)
+
+    def _heard(self, listener: Node | None, frame: CanFrame) -> list[CanFrame]:
+        return [frame] if self.ear is None else self.ear(listener, frame, self.now_ns)
 
     def _pump(self) -> None:
         if self.client is not None:

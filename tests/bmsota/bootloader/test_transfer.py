@@ -456,7 +456,7 @@ def test_a_corrupted_data_frame_costs_one_repetition_of_its_block(bench, bench_p
 
     bench._deliver = deliver
     events = bench.run(client_of(bench, bench_parts))
-    assert [event for event in events if isinstance(event, BlockRepeated)] == [BlockRepeated(512, 64)]
+    assert [event for event in events if isinstance(event, BlockRepeated)] == [BlockRepeated(512, 65)]
     assert isinstance(events[-1], ImageVerified)
     image = bench_parts.NEW()
     node = bench.nodes[0]

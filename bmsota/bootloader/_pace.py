@@ -1,0 +1,148 @@
+"""How fast a stream of blocks goes out: how many blocks are under way, and whether there are pauses between the frames.
+
+Strategy. A bad wire loses some frames, whatever the pace; a receiver or an adapter that is overrun loses the fewer the
+slower it goes. Both look alike in one report. So when much is missing, the pace is not just lowered: it is tried. First with a
+small window, to know the loss; then four times slower, and slower again as long as that helps. If the loss goes down to a
+third, the pace was the cause, and the slow pace is kept; if not, it was the wire, and the stream goes on at full speed: what
+is lost is repeated, which is all that helps. After a trial, the next one comes later and later.
+
+A slow pace is doubled again step by step, as long as the loss does not double; then it goes back by that step, and the next
+one is smaller, and comes later.
+
+The window only grows: it begins small and doubles with each report, up to what the nodes hold. Frames sent while the pace
+changes say nothing about either pace, so the report after a change is not looked at.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bmsota.bootloader._timing import BootloaderTiming
+
+__all__ = ["Pace"]
+
+_MS = 1_000_000
+# From fewer frames nothing can be said about a loss; to compare two paces takes more.
+_SAMPLE_FRAMES, _TRIAL_SAMPLE_FRAMES = 64, 128
+# Reports between two trials, at first; it doubles. The last figure is some MB: practically never.
+_TRIAL_PAUSE_REPORTS = 16
+_TRIAL_PAUSE_REPORTS_MAX = 1024
+# Good reports before the pace is raised again after it was too fast; it doubles.
+_RAISE_PAUSE_REPORTS_MAX = 64
+# To so much of the spacing it goes down when the pace is raised: by half at first, by an eighth near the limit.
+_RAISE_EIGHTHS_MIN, _RAISE_EIGHTHS_MAX = 4, 7
+# With a window of two blocks there is a report on each block.
+_TRIAL_WINDOW_BLOCKS = 2
+_SLOWER = 4
+# What a frame takes is measured, and too long if a report was lost meanwhile.
+_FIRST_SPACING_NS_MAX = 2 * _MS
+
+
+class _Trial(Enum):
+    """What is being tried out."""
+
+    NOTHING = auto()
+    SMALLER = auto()
+    """A small window, at the same pace."""
+    SLOWER = auto()
+    FASTER = auto()
+
+
+class Pace:
+    """The pace of one stream."""
+
+    def __init__(self, timing: BootloaderTiming, window_blocks: int) -> None:
+        self._timing = timing
+        self._window_max = window_blocks
+        self.window_blocks = min(window_blocks, timing.window_blocks_min)
+        """Blocks under way at once, now."""
+        self.spacing_ns = 0
+        """Time from one frame to the next, now; 0: as fast as they go."""
+        self._trial = _Trial.NOTHING
+        self._is_settling = False
+        self._sample_missing = self._sample_sent = 0
+        self._period_ns: int | None = None
+        """What a frame takes without pauses."""
+        self._trial_pause = _TRIAL_PAUSE_REPORTS
+        self._trial_in = 0
+        self._raise_eighths = _RAISE_EIGHTHS_MIN
+        self._raise_pause = 1
+        self._raise_in = 0
+        # What there was before a trial.
+        self._base_window = 0
+        self._base_spacing_ns = 0
+        self._base_loss = 0
+
+    def judge(self, missing: int, sent: int, elapsed_ns: int) -> None:
+        """A report: of the *sent* frames since the question before, which took *elapsed_ns*, so many are missing."""
+        if not self.spacing_ns and sent:
+            period_ns = elapsed_ns // sent
+            self._period_ns = period_ns if self._period_ns is None else min(self._period_ns, period_ns)
+        if self._is_settling:
+            self._is_settling = False
+            return
+        self._sample_missing += min(missing, sent)
+        self._sample_sent += sent
+        if self._sample_sent < (_SAMPLE_FRAMES if self._trial is _Trial.NOTHING else _TRIAL_SAMPLE_FRAMES):
+            return
+        missing, sent = self._sample_missing, self._sample_sent
+        self._sample_missing = self._sample_sent = 0
+        loss = 1000 * missing // sent
+        is_heavy = loss > 10 * self._timing.loss_pct_high
+        if self._trial is _Trial.SMALLER:
+            self._base_loss = max(self._base_loss, loss)
+            self._change(_Trial.SLOWER, self._slower_ns())
+        elif self._trial is _Trial.SLOWER:
+            self._judge_slower(loss)
+        elif self._trial is _Trial.FASTER and is_heavy and loss > 2 * self._base_loss:
+            self._raise_eighths = min(self._raise_eighths + 1, _RAISE_EIGHTHS_MAX)
+            self._raise_pause = min(2 * self._raise_pause, _RAISE_PAUSE_REPORTS_MAX)
+            self._raise_in = self._raise_pause
+            self._change(_Trial.NOTHING, self._base_spacing_ns)
+        elif is_heavy and not self._trial_in:
+            self._base_window, self._base_spacing_ns, self._base_loss = self.window_blocks, self.spacing_ns, loss
+            self.window_blocks = min(self.window_blocks, _TRIAL_WINDOW_BLOCKS)
+            self._change(_Trial.SMALLER, self.spacing_ns)
+        else:
+            self._trial = _Trial.NOTHING
+            self._trial_in = max(0, self._trial_in - 1)
+            self.window_blocks = min(self._window_max, 2 * self.window_blocks)
+            self._raise_in = max(0, self._raise_in - 1)
+            if self.spacing_ns and not self._raise_in:
+                self._base_spacing_ns, self._base_loss = self.spacing_ns, loss
+                faster_ns = self.spacing_ns * self._raise_eighths // 8
+                self._change(_Trial.FASTER, faster_ns if faster_ns > self._shortest_ns() else 0)
+
+    def slow_down(self) -> None:
+        """A node does not get any further at this pace, for whatever reason."""
+        self.window_blocks = min(self.window_blocks, _TRIAL_WINDOW_BLOCKS)
+        longer_ns = max(2 * self.spacing_ns, 2 * self._shortest_ns())
+        self._change(_Trial.NOTHING, min(longer_ns, self._timing.spacing_ns_max))
+
+    def _judge_slower(self, loss: int) -> None:
+        if 3 * loss <= self._base_loss:
+            self._change(_Trial.NOTHING, self.spacing_ns)
+        elif 2 * loss <= self._base_loss and self.spacing_ns < self._timing.spacing_ns_max:
+            self._change(_Trial.SLOWER, self._slower_ns())
+            return
+        else:
+            self.window_blocks = self._base_window
+            self._change(_Trial.NOTHING, self._base_spacing_ns)
+        self._trial_in = self._trial_pause
+        self._trial_pause = min(2 * self._trial_pause, _TRIAL_PAUSE_REPORTS_MAX)
+
+    def _change(self, trial: _Trial, spacing_ns: int) -> None:
+        self._trial = trial
+        self.spacing_ns = spacing_ns
+        self._is_settling = True
+        self._sample_missing = self._sample_sent = 0
+
+    def _shortest_ns(self) -> int:
+        """What is no longer than this is no pause."""
+        return max(self._timing.spacing_ns_min, self._period_ns or 0)
+
+    def _slower_ns(self) -> int:
+        longer_ns = _SLOWER * self.spacing_ns or min(_SLOWER * self._shortest_ns(), _FIRST_SPACING_NS_MAX)
+        return min(longer_ns, self._timing.spacing_ns_max)
