@@ -159,12 +159,8 @@ class BlockReceiver:
         self._repaired = None
         kept = self._kept(block)
         ahead = self._stream_block - block
-        # Set the count right; also if it is one block ahead, unless this is a repetition.
-        if (
-            ahead <= 0
-            or (ahead == 1 and not self._stream_index)
-            or (ahead == 2 and kept is not None and kept.count is None)
-        ):
+        # Set the count right. If it is further ahead, this is a repetition, most likely.
+        if ahead <= 0 or (ahead == 1 and not self._stream_index):
             self._stream_block, self._stream_index, self._floor = block + 1, 0, block + 1
         if kept is not None and kept.data is None:
             kept.count, kept.crc32 = frames, crc
