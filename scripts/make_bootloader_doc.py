@@ -510,7 +510,8 @@ StreamOffset once a CRC of this stream was right.
 A node holds {limits.window_blocks} blocks of 8-byte frames or {limits.window_blocks_fd} blocks of {FD_DATA_BYTES}-byte frames unless its Limits say otherwise. The flasher starts with {client.window_blocks_min} and asks for a
 report twice a window. When more than {client.loss_pct_high} % of what was sent is missing at a node, it tries a slower pace (pauses of {client.spacing_ns_min // 1000} us to
 {client.spacing_ns_max // MS} ms between frames): if the loss goes down to a third, a receiver or an adapter was overrun, and the pace is kept and raised step by
-step; if not, the wire is bad, and the stream goes on at full speed.
+step; if not, the wire is bad, and the stream goes on at full speed. From {client.loss_pct_low} % on OpenBlock is sent once more. A node that gets no further in
+{client.rounds_stuck} reports is sent to more slowly in any case.
 
 With compression the stream is a heatshrink stream (window {1 << WINDOW_BITS} bytes, copies of up to {1 << LOOKAHEAD_BITS} bytes) of the image from StreamOffset on. It is used
 if all nodes of the stream can take it and it saves 3 % or more. If the image then comes out wrong on a node (Damaged), that node gets it

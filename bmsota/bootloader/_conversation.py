@@ -222,6 +222,8 @@ class Conversation(ABC, Generic[EventT]):
         self._events: deque[EventT] = deque()
         self._out: deque[CanFrame] = deque()
         self._burst_due_ns = 0
+        self._spacing_ns = 0
+        """Pause between data frames before a request."""
         self._collector: IdentityCollector | None = None
         self._request: Request | None = None
         self._tag = 0
@@ -265,7 +267,7 @@ class Conversation(ABC, Generic[EventT]):
         elif isinstance(reply, PendingReply):
             self._extend(reply, now_ns)
         elif isinstance(reply, BitmapReply) and reply.block == OFFER_BLOCK:
-            self._frames_missing(reply)
+            self._frames_missing(reply, now_ns)
         elif self._request.command in _UNLOCKING:
             self._access_answered(self._request, reply, now_ns)
         else:
@@ -276,10 +278,10 @@ class Conversation(ABC, Generic[EventT]):
         out = self._out
         if not out or now_ns < self._burst_due_ns:
             return []
-        count = min(len(out), self._timing.burst_frames)
+        count = 1 if self._spacing_ns else min(len(out), self._timing.burst_frames)
         frames = [out.popleft() for _ in range(count)]
         if out:
-            self._burst_due_ns = now_ns + self._timing.burst_spacing_ns
+            self._burst_due_ns = now_ns + max(self._timing.burst_spacing_ns, self._spacing_ns)
         else:
             self._deadline_ns = now_ns + self._timeout_ns
         return frames
@@ -335,6 +337,7 @@ class Conversation(ABC, Generic[EventT]):
         self._pending_left = self._timing.pending_max
         self._timeout_ns = self._timing.reply_timeout_ns
         self._deadline_ns = None
+        self._spacing_ns = 0
         if after:
             self._out.extend(after)
         self._queue(request)
@@ -380,7 +383,7 @@ class Conversation(ABC, Generic[EventT]):
         request = Request(self._position, command, self._next_tag(), frames=len(frames), crc32=crc32(filled))
         self._ask(request, after=frames)
 
-    def _frames_missing(self, reply: BitmapReply) -> None:
+    def _frames_missing(self, reply: BitmapReply, now_ns: int) -> None:
         """Collect the bitmaps of all segments, then send what they name and ask again."""
         request = self._request
         # A bitmap that comes while frames are still going out is about an earlier round.
@@ -402,6 +405,11 @@ class Conversation(ABC, Generic[EventT]):
             return
         self._frames_repeated(len(frames))
         self._ask(request, after=frames)
+        rounds = self._timing.rounds_max - self._rounds_left
+        if rounds > 1:
+            # A node that is still busy with the request when the first frame comes would miss it each time.
+            self._spacing_ns = min(self._timing.spacing_ns_min << rounds, self._timing.spacing_ns_max)
+            self._burst_due_ns = now_ns + self._spacing_ns
 
     # ---- security access
 

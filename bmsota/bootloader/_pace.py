@@ -1,10 +1,10 @@
 """How fast a stream of blocks goes out: how many blocks are under way, and whether there are pauses between the frames.
 
 Strategy. A bad wire loses some frames, whatever the pace; a receiver or an adapter that is overrun loses the fewer the
-slower it goes. Both look alike in one report. So when much is missing, the pace is not just lowered: it is tried. First with a
-small window, to know the loss; then four times slower, and slower again as long as that helps. If the loss goes down to a
-third, the pace was the cause, and the slow pace is kept; if not, it was the wire, and the stream goes on at full speed: what
-is lost is repeated, which is all that helps. After a trial, the next one comes later and later.
+slower it goes. Both look alike in one report. So when much is missing, the pace is not just lowered: it is tried. It is
+four times slower, and slower again as long as that helps. If the loss goes down to a third, the pace was the cause, and the
+slow pace is kept; if not, it was the wire, and the stream goes on at full speed: what is lost is repeated, which is all that
+helps. After a trial, the next one comes later and later.
 
 A slow pace is doubled again step by step, as long as the loss does not double; then it goes back by that step, and the next
 one is smaller, and comes later.
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 __all__ = ["Pace"]
 
 _MS = 1_000_000
-# From fewer frames nothing can be said about a loss; to compare two paces takes more.
-_SAMPLE_FRAMES, _TRIAL_SAMPLE_FRAMES = 64, 128
-# Reports between two trials, at first; it doubles. The last figure is some MB: practically never.
+# To compare two paces by their losses takes so many frames of each.
+_TRIAL_SAMPLE_FRAMES = 128
+# Reports between two trials, at first; then four times as many. The last figure is some MB: practically never.
 _TRIAL_PAUSE_REPORTS = 16
 _TRIAL_PAUSE_REPORTS_MAX = 1024
 # Good reports before the pace is raised again after it was too fast; it doubles.
 _RAISE_PAUSE_REPORTS_MAX = 64
 # To so much of the spacing it goes down when the pace is raised: by half at first, by an eighth near the limit.
 _RAISE_EIGHTHS_MIN, _RAISE_EIGHTHS_MAX = 4, 7
-# With a window of two blocks there is a report on each block.
-_TRIAL_WINDOW_BLOCKS = 2
+_RAISE_PAUSE_REPORTS_STUCK = 8
+# The pace of a trial may be far from good, so it must not last longer than it has to.
+_TRIAL_BLOCKS = 2
 _SLOWER = 4
 # What a frame takes is measured, and too long if a report was lost meanwhile.
 _FIRST_SPACING_NS_MAX = 2 * _MS
@@ -44,8 +45,6 @@ class _Trial(Enum):
     """What is being tried out."""
 
     NOTHING = auto()
-    SMALLER = auto()
-    """A small window, at the same pace."""
     SLOWER = auto()
     FASTER = auto()
 
@@ -60,6 +59,8 @@ class Pace:
         """Blocks under way at once, now."""
         self.spacing_ns = 0
         """Time from one frame to the next, now; 0: as fast as they go."""
+        self.is_lossy = False
+        """Whether so much was missing lately that it is worth it to say important things once more."""
         self._trial = _Trial.NOTHING
         self._is_settling = False
         self._sample_missing = self._sample_sent = 0
@@ -71,30 +72,34 @@ class Pace:
         self._raise_pause = 1
         self._raise_in = 0
         # What there was before a trial.
-        self._base_window = 0
         self._base_spacing_ns = 0
         self._base_loss = 0
 
-    def judge(self, missing: int, sent: int, elapsed_ns: int) -> None:
-        """A report: of the *sent* frames since the question before, which took *elapsed_ns*, so many are missing."""
-        if not self.spacing_ns and sent:
-            period_ns = elapsed_ns // sent
-            self._period_ns = period_ns if self._period_ns is None else min(self._period_ns, period_ns)
+    @property
+    def report_blocks(self) -> int:
+        """After so many blocks a report is wanted."""
+        half = max(1, self.window_blocks // 2)
+        return half if self._trial is _Trial.NOTHING else min(half, _TRIAL_BLOCKS)
+
+    def judge(self, missing: int, sent: int, frame_ns: int) -> None:
+        """A report: so many of the *sent* frames are missing; from one frame to the next it took *frame_ns*."""
+        if not sent:
+            return
+        if not self.spacing_ns:
+            self._period_ns = frame_ns if self._period_ns is None else min(self._period_ns, frame_ns)
         if self._is_settling:
             self._is_settling = False
             return
         self._sample_missing += min(missing, sent)
         self._sample_sent += sent
-        if self._sample_sent < (_SAMPLE_FRAMES if self._trial is _Trial.NOTHING else _TRIAL_SAMPLE_FRAMES):
+        if self._trial is not _Trial.NOTHING and self._sample_sent < _TRIAL_SAMPLE_FRAMES:
             return
         missing, sent = self._sample_missing, self._sample_sent
         self._sample_missing = self._sample_sent = 0
         loss = 1000 * missing // sent
         is_heavy = loss > 10 * self._timing.loss_pct_high
-        if self._trial is _Trial.SMALLER:
-            self._base_loss = max(self._base_loss, loss)
-            self._change(_Trial.SLOWER, self._slower_ns())
-        elif self._trial is _Trial.SLOWER:
+        self.is_lossy = loss > 10 * self._timing.loss_pct_low
+        if self._trial is _Trial.SLOWER:
             self._judge_slower(loss)
         elif self._trial is _Trial.FASTER and is_heavy and loss > 2 * self._base_loss:
             self._raise_eighths = min(self._raise_eighths + 1, _RAISE_EIGHTHS_MAX)
@@ -102,9 +107,8 @@ class Pace:
             self._raise_in = self._raise_pause
             self._change(_Trial.NOTHING, self._base_spacing_ns)
         elif is_heavy and not self._trial_in:
-            self._base_window, self._base_spacing_ns, self._base_loss = self.window_blocks, self.spacing_ns, loss
-            self.window_blocks = min(self.window_blocks, _TRIAL_WINDOW_BLOCKS)
-            self._change(_Trial.SMALLER, self.spacing_ns)
+            self._base_spacing_ns, self._base_loss = self.spacing_ns, loss
+            self._change(_Trial.SLOWER, self._slower_ns())
         else:
             self._trial = _Trial.NOTHING
             self._trial_in = max(0, self._trial_in - 1)
@@ -117,21 +121,22 @@ class Pace:
 
     def slow_down(self) -> None:
         """A node does not get any further at this pace, for whatever reason."""
-        self.window_blocks = min(self.window_blocks, _TRIAL_WINDOW_BLOCKS)
-        longer_ns = max(2 * self.spacing_ns, 2 * self._shortest_ns())
-        self._change(_Trial.NOTHING, min(longer_ns, self._timing.spacing_ns_max))
+        self._raise_pause = min(max(_RAISE_PAUSE_REPORTS_STUCK, 2 * self._raise_pause), _RAISE_PAUSE_REPORTS_MAX)
+        self._raise_in = self._raise_pause
+        self._change(_Trial.NOTHING, self._slower_ns())
 
     def _judge_slower(self, loss: int) -> None:
         if 3 * loss <= self._base_loss:
-            self._change(_Trial.NOTHING, self.spacing_ns)
+            self._end_trial(self.spacing_ns)
         elif 2 * loss <= self._base_loss and self.spacing_ns < self._timing.spacing_ns_max:
             self._change(_Trial.SLOWER, self._slower_ns())
-            return
         else:
-            self.window_blocks = self._base_window
-            self._change(_Trial.NOTHING, self._base_spacing_ns)
+            self._end_trial(self._base_spacing_ns)
+
+    def _end_trial(self, spacing_ns: int) -> None:
+        self._change(_Trial.NOTHING, spacing_ns)
         self._trial_in = self._trial_pause
-        self._trial_pause = min(2 * self._trial_pause, _TRIAL_PAUSE_REPORTS_MAX)
+        self._trial_pause = min(4 * self._trial_pause, _TRIAL_PAUSE_REPORTS_MAX)
 
     def _change(self, trial: _Trial, spacing_ns: int) -> None:
         self._trial = trial

@@ -168,9 +168,11 @@ class BlockStream:
         self._frames_since_ask = 0
         self._frames_asked = 0
         """Frames that the question under way is about: sent since the question before."""
-        self._missing_max = 0
-        """How many of them a node misses at most."""
         self._judged_ns: int | None = None
+        self._judged_block = 0
+        """Blocks before this one have been reported at least once."""
+        self._lost_max = 0
+        """Frames behind those that a node has missed at the first try, at most."""
         self._frames_since_report = 0
         self._repairs: set[tuple[int, int]] = set()
         self._must_open = True
@@ -295,14 +297,14 @@ class BlockStream:
         if self._must_open:
             self._must_open = False
             # Twice: a node that misses it misses a whole block.
-            out.extend([self._open(block)] * 2)
+            out.extend([self._open(block)] * (3 if self._pace.is_lossy else 2))
         frames = self._wire.data_frames(self._block_data(block))
         out.extend(frames)
         self._next_block = block + 1
         self._blocks_since_ask += 1
         self._frames_since_ask += len(frames)
         wants_report = self._asked is None and (
-            self._blocks_since_ask >= max(1, self._pace.window_blocks // 2) or not self._has_room()
+            self._blocks_since_ask >= self._pace.report_blocks or not self._has_room()
         )
         out.append(self._ask(block) if wants_report else self._check(block, node=self._node))
 
@@ -317,7 +319,8 @@ class BlockStream:
             frames = self._wire.data_frames(self._block_data(block))
             wanted = [frames[index] for index in indices if index < len(frames)]
             if wanted:
-                out.append(self._open(block, is_repair=True))
+                # A node that misses it takes the frames for another block's, and drops those that it got right with them.
+                out.extend([self._open(block, is_repair=True)] * (2 if self._pace.is_lossy else 1))
                 out.extend(wanted)
                 self._frames_since_ask += len(wanted)
             # The CheckBlock was missed; or a frame that this block does not have, by a node that has its CheckBlock wrong.
@@ -351,7 +354,7 @@ class BlockStream:
         """The CheckBlock that wants a report."""
         self._asked = block
         self._blocks_since_ask = 0
-        self._frames_asked, self._frames_since_ask, self._missing_max = self._frames_since_ask, 0, 0
+        self._frames_asked, self._frames_since_ask, self._lost_max = self._frames_since_ask, 0, 0
         self._ask_frame = self._check(block, node=self._node, report_wanted=True)
         for receiver in self._receivers.values():
             receiver.is_waiting = True
@@ -397,7 +400,9 @@ class BlockStream:
         position = reply.position
         receiver.is_waiting = False
         receiver.deadline_ns = None
-        self._missing_max = max(self._missing_max, reply.missing_total)
+        # What it misses without having said it (its lists were lost, or are too long) will be new for the most part.
+        lost = sum(block >= self._judged_block for block, _ in receiver.missing)
+        self._lost_max = max(self._lost_max, lost + max(0, reply.missing_total - len(receiver.missing)))
         if next_block > receiver.next_block:
             receiver.next_block = next_block
             receiver.rounds_left = self._timing.rounds_max
@@ -433,14 +438,16 @@ class BlockStream:
             return
         if any(receiver.is_waiting for receiver in self._receivers.values()):
             return
-        self._asked = None
+        asked, self._asked = self._asked, None
         for position, receiver in self._receivers.items():
             if receiver.missing:
                 self._events.append(StreamRepeated(position, len(receiver.missing)))
                 self._repairs |= receiver.missing
+        # The pace is judged by what was lost at the first try. Repairs say little: their loss may be that of an OpenBlock.
         assert self._judged_ns is not None
-        self._pace.judge(self._missing_max, self._frames_asked, now_ns - self._judged_ns)
-        self._judged_ns = now_ns
+        frame_ns = (now_ns - self._judged_ns) // max(1, self._frames_asked)
+        self._pace.judge(self._lost_max, (asked + 1 - self._judged_block) * self._block_frames, frame_ns)
+        self._judged_ns, self._judged_block = now_ns, asked + 1
         self._frames_since_report = 0
 
     def _leave(self, position: int, detail: str, *, is_damaged: bool = False) -> None:

@@ -57,8 +57,8 @@ class BootloaderTiming:
     rounds_max: int = 64
     """How often a node may report missing frames without having got any further: one frame a round completes a block."""
 
-    rounds_stuck: int = 10
-    """After so many of them, and so many more, the pace is halved, whatever it was: frames that come very late, some behind
+    rounds_stuck: int = 20
+    """After so many of them, and so many more, the pace becomes slower, whatever it was: frames that come very late, some behind
     the next block, are no loss that could be measured."""
 
     pending_max: int = 100
@@ -86,6 +86,9 @@ class BootloaderTiming:
     loss_pct_high: int = 12
     """From this share of missing frames on it is tried whether a slower pace helps (`_pace`): a bad wire loses some frames,
     a receiver or an adapter that is overrun loses many."""
+
+    loss_pct_low: int = 4
+    """From this share of missing frames on OpenBlock is sent once more: it is cheaper than what it costs to be missed."""
 
     spacing_ns_min: int = 100 * _US
     """No pause between frames is shorter: a frame of 8 bytes takes more than this even at 1 Mbit/s."""
