@@ -118,6 +118,8 @@ class RecordingBus:
         self._clock = clock
         self._record = record
         self.sent = 0
+        self.sent_bytes = 0
+        """Data bytes of the frames sent."""
         self.received = 0
         self.channel_info = str(bus.channel_info)
 
@@ -125,6 +127,7 @@ class RecordingBus:
         """Send a frame; it is written down when the adapter has taken it. Raises what the bus raises."""
         self._bus.send(msg, timeout)
         self.sent += 1
+        self.sent_bytes += len(msg.data)
         if self._record is not None:
             msg.timestamp = self._clock() / 1e9
             msg.is_rx = False

@@ -248,6 +248,35 @@ class _Stoppable:
 
 
 @dataclass(slots=True)
+class _Wire:
+    """What the wire carried while images were sent: data bytes of all our frames, commands too."""
+
+    sent_bytes: int = 0
+    seconds: float = 0.0
+    _begin: tuple[int, int] | None = None
+
+    def begin(self, sent_bytes: int, now_ns: int) -> None:
+        self._begin = (sent_bytes, now_ns)
+
+    def end(self, sent_bytes: int, now_ns: int) -> None:
+        if self._begin is not None:
+            self.sent_bytes += sent_bytes - self._begin[0]
+            self.seconds += (now_ns - self._begin[1]) / 1e9
+            self._begin = None
+
+    def as_json(self, ceiling_bytes_per_s: float | None) -> dict[str, Any] | None:
+        if not self.seconds:
+            return None
+        rate = self.sent_bytes / self.seconds
+        return {
+            "sent_bytes": self.sent_bytes,
+            "seconds": round(self.seconds, 6),
+            "rate_bytes_per_s": round(rate, 1),
+            "share_of_wire": None if ceiling_bytes_per_s is None else round(rate / ceiling_bytes_per_s, 4),
+        }
+
+
+@dataclass(slots=True)
 class _Run:
     """One run: what was asked for, and what it leaves behind."""
 
@@ -267,6 +296,7 @@ class _Run:
     session: CanSession | None = None
     plan: FlashPlan | None = None
     lost: FaultError | None = None
+    wire: _Wire = field(default_factory=_Wire)
     interrupt: Interrupt = field(default_factory=Interrupt)
 
     def run(self, listen_s: float) -> ExitCode:
@@ -337,7 +367,15 @@ class _Run:
                 if not machine.finished:
                     with screen.bars():
                         for later in events:
+                            if isinstance(later, PhaseBegun):
+                                self._watch_wire(later.phase, session)
                             screen.show(later, session.clock())
+
+    def _watch_wire(self, phase: FieldPhase, session: CanSession) -> None:
+        now_ns = session.clock()
+        self.wire.end(session.bus.sent_bytes, now_ns)
+        if phase is FieldPhase.STAGE:
+            self.wire.begin(session.bus.sent_bytes, now_ns)
 
     def _show_plan(self, plan: FlashPlan) -> None:
         if not plan.nodes:
@@ -415,6 +453,8 @@ class _Run:
             typer.echo(f"done: {len(result.nodes)} nodes run {self.source.name}")
         for report in result.nodes:
             typer.echo(report_line(report, self.ceiling))
+        if rate := rate_sentence(self.wire.sent_bytes, self.wire.seconds, self.ceiling):
+            typer.echo(f"while flashing, the wire carried {rate}")
         if exit_code is not ExitCode.DONE:
             written = "" if result.was_changed else "; nothing was written to any node"
             say(f"  safe to run again: {'yes' if is_safe else 'no'}{written}")
@@ -438,6 +478,7 @@ class _Run:
             "forced": [str(each) for each in plan.forced] if plan is not None else [],
             "plan": None if plan is None else plan_json(plan),
             **result_json(result, self.ceiling),
+            "wire": self.wire.as_json(self.ceiling),
             "frames_sent": session.bus.sent,
             "frames_received": session.bus.received,
             "log": log_json(record),

@@ -119,8 +119,8 @@ def rate_sentence(sent_bytes: int, seconds: float, ceiling_bytes_per_s: float | 
     if ceiling_bytes_per_s is None:
         return f"{rate / _KILO:.1f} kB/s"
     if rate > ceiling_bytes_per_s:
-        # The rate is the image's: the wire carried less of it to a node that takes compressed data.
-        return f"{rate / _KILO:.1f} kB/s of image, the wire carries {ceiling_bytes_per_s / _KILO:.1f}"
+        # Bytes of an image that went compressed, or a bus without a pace.
+        return f"{rate / _KILO:.1f} kB/s"
     return f"{rate / _KILO:.1f} of {ceiling_bytes_per_s / _KILO:.1f} kB/s, {100 * rate / ceiling_bytes_per_s:.0f} %"
 
 

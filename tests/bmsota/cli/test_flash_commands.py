@@ -356,7 +356,7 @@ def test_on_a_terminal_it_asks_and_shows_bars(answer, code, release, tmp_path):
             assert not {request.command for request in pack.requests} & WRITING
             assert "nothing was written to any node" in screen
         else:
-            assert re.search(r"\d+ bytes in \d\.\d s \(\d+\.\d (of 35\.2 kB/s|kB/s of image)", screen)
+            assert re.search(r"\d+ bytes in \d\.\d s \(\d+\.\d (of 35\.2 kB/s|kB/s\))", screen)
     assert "Traceback" not in screen
     (report,) = tmp_path.glob("*.json")
     assert json.loads(report.read_text(encoding="utf-8"))["exit_code"] == code
