@@ -12,28 +12,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmsota.flashing import EXIT_CODES, FAULTS, NOT_OVERRIDABLE, OVERRIDABLE, Check, ExitCode
+from bmsota.flashing import CHECKS, EXIT_CODES, FAULTS, NOT_OVERRIDABLE, OVERRIDABLE, Check, ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "flash.md"
-
-MEANINGS = {
-    Check.NODE_PRESENT: "every node that was named or expected answers, and somebody of each role of the release",
-    Check.HARDWARE_CLASS: "there is an image for the node's hardware class",
-    Check.ROLE: "the image is for this kind of node, master or slave",
-    Check.HWID: "the hardware id is the one of `--hwid`",
-    Check.VERSION_DOWNGRADE: "the version is not older than what runs",
-    Check.SAME_VERSION: "never refuses: a node that runs the version already is left alone",
-    Check.SECURITY_COUNTER: "the image's security counter is not below the node's",
-    Check.TEST_PENDING: "no image of somebody else is on trial",
-    Check.IMAGE_SIGNATURE: "the image is signed by a key of `--image-key`",
-    Check.MANIFEST_SIGNATURE: "the manifest is signed by a key of `--manifest-key`",
-    Check.MANIFEST_EXPIRY: "the release has not expired",
-    Check.MIXED_PACK: "afterwards equal nodes run one version, and every image finds the versions it needs",
-    Check.VEHICLE_STATE: "never refuses: said in every plan",
-}
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -47,11 +31,11 @@ def tables() -> dict[str, str]:
     """The tables by the names of their marks."""
     return {
         "checks": table(
-            ["check", "holds if", "`--force`"],
+            ["check", "what must hold", "`--force`"],
             [
                 [
                     f"`{check.value}`",
-                    MEANINGS[check],
+                    CHECKS[check],
                     OVERRIDABLE[check] if check in OVERRIDABLE else f"does not help: {NOT_OVERRIDABLE[check]}",
                 ]
                 for check in Check
@@ -61,7 +45,13 @@ def tables() -> dict[str, str]:
         "faults": table(
             ["fault", "what it means", "exit code", "what to do next", "safe to run again"],
             [
-                [f"`{fault.value}`", row.meaning, int(row.exit_code), row.advice, "yes" if row.safe_to_run_again else "no"]
+                [
+                    f"`{fault.value}`",
+                    row.meaning,
+                    int(row.exit_code),
+                    row.advice,
+                    "yes" if row.safe_to_run_again else "no",
+                ]
                 for fault, row in FAULTS.items()
             ],
         ),

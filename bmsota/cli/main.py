@@ -1,7 +1,8 @@
 """`bmsota`: the front door of the command line.
 
 Exit codes, the same for every command: 0 done, 1 the input or the other side was at fault (said in one line),
-2 the command was called wrongly. A user's mistake never shows a traceback.
+2 the command was called wrongly. The commands that use a CAN adapter have more (`bmsota.flashing.ExitCode`). A user's mistake
+never shows a traceback.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from bmsota.flashing.field import (
     standing_of,
 )
 from bmsota.flashing.plan import (
+    CHECKS,
     NOT_OVERRIDABLE,
     OVERRIDABLE,
     Action,
@@ -55,6 +56,7 @@ from bmsota.flashing.profile import BootloaderProfile, DiscoveryMachine, Flashin
 from bmsota.flashing.uds import UdsProfile
 
 __all__ = [
+    "CHECKS",
     "EXIT_CODES",
     "FAULTS",
     "NOT_OVERRIDABLE",

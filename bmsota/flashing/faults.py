@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from bmsota.bootloader import FAILURES, FailureCause
 from bmsota.errors import BmsotaError
-from bmsota.flashing.plan import NOT_OVERRIDABLE, OVERRIDABLE, Check
+from bmsota.flashing.plan import CHECKS, NOT_OVERRIDABLE, OVERRIDABLE, Check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -274,9 +274,10 @@ _ADVICE_OF_CHECK: Mapping[Check, str] = {
 
 def _check_row(check: Check) -> FaultRow:
     advice = _ADVICE_OF_CHECK[check]
+    meaning = f"the plan asks that {CHECKS[check]}"
     if check in OVERRIDABLE:
-        return FaultRow(_E.REFUSED, "the plan's check", f"{advice} `--force {check}`: {OVERRIDABLE[check]}.")
-    return FaultRow(_E.REFUSED, f"the plan's check; forcing does not help, {NOT_OVERRIDABLE[check]}", advice)
+        return FaultRow(_E.REFUSED, meaning, f"{advice} `--force {check}`: {OVERRIDABLE[check]}.")
+    return FaultRow(_E.REFUSED, f"{meaning}; forcing does not help, {NOT_OVERRIDABLE[check]}", advice)
 
 
 FAULTS: Mapping[Fault, FaultRow] = {
@@ -285,7 +286,7 @@ FAULTS: Mapping[Fault, FaultRow] = {
     **{
         cause: FaultRow(
             _E.FAILED,
-            "the same thing again fails again" if failure.permanent else "the same thing again can succeed",
+            f"on a node; the same thing again {'fails again' if failure.permanent else 'can succeed'}",
             failure.advice,
             failure.safe_to_run_again,
         )

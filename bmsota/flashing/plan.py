@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bmsota.ota import ReleaseManifest
 
 __all__ = [
+    "CHECKS",
     "NOT_OVERRIDABLE",
     "OVERRIDABLE",
     "Action",
@@ -68,6 +69,23 @@ class Check(StrEnum):
     MIXED_PACK = "mixed-pack"
     VEHICLE_STATE = "vehicle-state"
 
+
+CHECKS: Mapping[Check, str] = {
+    Check.NODE_PRESENT: "every node that was named or expected answers, and somebody of each role that gets an image",
+    Check.HARDWARE_CLASS: "there is an image for the node's hardware class",
+    Check.ROLE: "the image is for this kind of node, master or slave",
+    Check.HWID: "the hardware id is the one of `--hwid`",
+    Check.VERSION_DOWNGRADE: "the version is not older than what runs",
+    Check.SAME_VERSION: "the node does not run this version yet; never refused: it is left alone",
+    Check.SECURITY_COUNTER: "the image's security counter is not below the node's",
+    Check.TEST_PENDING: "no image of somebody else is on trial",
+    Check.IMAGE_SIGNATURE: "the image is signed by a key of `--image-key`",
+    Check.MANIFEST_SIGNATURE: "the manifest is signed by a key of `--manifest-key`",
+    Check.MANIFEST_EXPIRY: "the release has not expired",
+    Check.MIXED_PACK: "afterwards equal nodes run one version, and every image finds the versions it needs",
+    Check.VEHICLE_STATE: "the vehicle stands, and no charger is plugged in; never refused, said in every plan",
+}
+"""Check -> what must hold."""
 
 OVERRIDABLE: Mapping[Check, str] = {
     Check.NODE_PRESENT: "the nodes that answer are flashed; those that do not keep what they have",
