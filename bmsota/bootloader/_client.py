@@ -372,6 +372,8 @@ class BootloaderClient(Conversation[ClientEvent]):
 
     def take_stream_event(self, event: StreamEvent) -> None:
         """What the stream that serves this node has to say of it."""
+        if self.state is not ClientState.SENDING:
+            return  # Of a broadcast's stream, which goes on although this node is being looked for again.
         match event:
             case StreamProgressed(_, stored_offset):
                 if not self._offset <= stored_offset <= self.size_bytes:

@@ -449,7 +449,12 @@ class Conversation(ABC, Generic[EventT]):
             challenge = b"".join(self._challenge[kind] for kind in _CHALLENGE_PARTS)[:CHALLENGE_BYTES]
             assert self.node is not None
             assert self._access_signer is not None
-            self._ask_with_data(Command.UNLOCK, answer_challenge(self._access_signer, challenge, self.node.hwid))
+            try:
+                signature = answer_challenge(self._access_signer, challenge, self.node.hwid)
+            except LocalProtocolError as error:  # It has said a hardware id that is none.
+                self._interrupt(f"{self._named()}: {error}")
+                return
+            self._ask_with_data(Command.UNLOCK, signature)
         elif reply.code in {ResultCode.OK, ResultCode.ACCESS_WAIT}:
             self._ask_for_challenge_again(reply, now_ns)
         elif reply.code == ResultCode.ACCESS_DENIED:

@@ -25,7 +25,7 @@ from bmsota.bootloader import (
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.bootloader._messages import GROUP_MAX, GROUP_MIN, Request
+from bmsota.bootloader._messages import GROUP_MAX, GROUP_MIN, ReportReply, Request
 from bmsota.bootloader._offer import OFFER_BYTES
 from bmsota.errors import ImageError, LocalProtocolError
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
@@ -321,6 +321,30 @@ def test_a_member_whose_flash_forgets_a_bit_gets_the_image_again(bench_parts):
     assert TransferInterrupted("FINISH_TRANSFER: DAMAGED") in of(events, 1)
     assert (offsets(events, 1), offsets(events, 2)) == ([0, 0], [0])
     assert [stored(node, image) for node in nodes] == [image] * 2
+
+
+@pytest.mark.parametrize("stored_offset", [0, 0xFFFF_FFFF])
+def test_a_report_that_cannot_be_costs_its_node_another_pass(bench_parts, stored_offset):
+    """It says that the node has less than before, or more than the image: the node is asked anew, the stream goes on."""
+    image = bench_parts.make_image(size=20_000)
+    nodes = make_nodes(bench_parts, 1, 2)
+    bench = bench_parts.Bench(*nodes)
+    forged = []
+
+    def forge(frame):
+        reply = bench.wire.parse(frame)
+        if not forged and isinstance(reply, ReportReply) and reply.position == 1 and reply.stored_offset > 4000:
+            forged.append(frame)
+            bench.client.receive_frame(bench.wire.serialize(replace(reply, stored_offset=stored_offset)), bench.now_ns)
+
+    bench.on_frame = forge
+    events = bench.run(BroadcastClient(bench.wire, positions=[1, 2], image=image))
+    assert forged
+    assert all(isinstance(event, ImageVerified) for event in results(events).values())
+    assert [stored(node, image) for node in nodes] == [image] * 2
+    assert [event for event in of(events, 1) if isinstance(event, TransferInterrupted)]
+    assert not [event for event in of(events, 2) if isinstance(event, TransferInterrupted)]
+    assert offsets(events, 1)[-1] == len(image)  # It has heard the stream all the same.
 
 
 # ---- nobody, and the wrong

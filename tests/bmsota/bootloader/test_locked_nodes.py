@@ -33,7 +33,7 @@ from bmsota.bootloader import (
     access_message,
 )
 from bmsota.bootloader._client import StreamShape
-from bmsota.bootloader._messages import BitmapReply, PartReply, PendingReply, Request, ResultReply
+from bmsota.bootloader._messages import BitmapReply, PartReply, PendingReply, ReplyKind, Request, ResultReply
 from bmsota.bootloader._target import _ACCESS_WANTED
 from bmsota.image import ImageVersion
 
@@ -495,6 +495,25 @@ def test_locked_nodes_are_opened_on_a_bus_that_loses_a_tenth(bench_parts, seed):
     event = bench.command(1, Command.CONFIRM, expected_version=ImageVersion(2, 1, 0), access_signer=KEY.sign)
     assert isinstance(event, CommandSucceeded), seed
     assert event.node.boot_reason is BootReason.TEST
+
+
+def test_a_hardware_id_that_cannot_be_signed_is_asked_for_again(bench, bench_parts):
+    """A frame that came wrong; a real one is ASCII."""
+    forged = []
+
+    def forge(frame):
+        if not forged and frame.can_id == 0x721 and frame.data[0] == ReplyKind.HWID_1:
+            forged.append(frame)
+            bench.client.receive_frame(
+                bench.wire.serialize(PartReply(1, ReplyKind.HWID_0, b"\xffW-0001")), bench.now_ns
+            )
+
+    bench.on_frame = forge
+    events = bench.run(client_of(bench, bench_parts))
+    (interrupted,) = [event for event in events if isinstance(event, TransferInterrupted)]
+    assert "hwid: expected ASCII characters" in interrupted.detail
+    assert isinstance(events[-1], ImageVerified)
+    assert AccessDenied() not in bench.nodes[0].events
 
 
 # ---- delays
