@@ -497,7 +497,7 @@ serves a node that takes no broadcasts alone, behind the others.
 ## The stream
 
 OpenBlock says which block the next data frames belong to: the stream goes on with it, or (IsRepair) they fill gaps of it. In the stream
-the node counts: a frame belongs to the place with its index that is nearest to the expected one, so up to half a block may be lost,
+the node counts: a frame belongs to the place with its index that is nearest to the expected one, so less than half a block may be lost,
 doubled or out of order; CheckBlock and OpenBlock set the count right. Counting wrong cannot store a wrong byte: the block's CRC fails
 then. The CRC begins with the image's SHA-256 and StreamOffset (4 bytes, little endian), so a block of another image, or of another place
 in this one, fails it too. Blocks are stored in order; a complete block behind a gap is kept. StreamOffset says where in the image block 0

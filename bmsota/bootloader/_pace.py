@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Pace"]
 
 _MS = 1_000_000
-# To compare two paces by their losses takes so many frames of each.
-_TRIAL_SAMPLE_FRAMES = 128
+# From fewer frames nothing can be said about a loss; to compare two paces takes more.
+_SAMPLE_FRAMES, _TRIAL_SAMPLE_FRAMES = 64, 128
 # Reports between two trials, at first; then four times as many. The last figure is some MB: practically never.
 _TRIAL_PAUSE_REPORTS = 16
 _TRIAL_PAUSE_REPORTS_MAX = 1024
@@ -34,10 +34,11 @@ _RAISE_PAUSE_REPORTS_MAX = 64
 # To so much of the spacing it goes down when the pace is raised: by half at first, by an eighth near the limit.
 _RAISE_EIGHTHS_MIN, _RAISE_EIGHTHS_MAX = 4, 7
 _RAISE_PAUSE_REPORTS_STUCK = 8
-# The pace of a trial may be far from good, so it must not last longer than it has to.
-_TRIAL_BLOCKS = 2
+# A slow pace may be far from what would be good, so it is looked at often.
+_SLOW_BLOCKS = 2
 _SLOWER = 4
-# What a frame takes is measured, and too long if a report was lost meanwhile.
+# What a frame takes if it could not be measured: 8 bytes at 500 kbit/s. What was measured may be much too long.
+_PERIOD_NS = _MS // 4
 _FIRST_SPACING_NS_MAX = 2 * _MS
 
 
@@ -79,20 +80,21 @@ class Pace:
     def report_blocks(self) -> int:
         """After so many blocks a report is wanted."""
         half = max(1, self.window_blocks // 2)
-        return half if self._trial is _Trial.NOTHING else min(half, _TRIAL_BLOCKS)
+        return min(half, _SLOW_BLOCKS) if self.spacing_ns or self._trial is not _Trial.NOTHING else half
 
-    def judge(self, missing: int, sent: int, frame_ns: int) -> None:
-        """A report: so many of the *sent* frames are missing; from one frame to the next it took *frame_ns*."""
+    def judge(self, missing: int, sent: int, frame_ns: int | None) -> None:
+        """A report: so many of the *sent* frames are missing; from one frame to the next it took *frame_ns*, if that is known."""
         if not sent:
             return
-        if not self.spacing_ns:
+        self.window_blocks = min(self._window_max, 2 * self.window_blocks)
+        if not self.spacing_ns and frame_ns is not None:
             self._period_ns = frame_ns if self._period_ns is None else min(self._period_ns, frame_ns)
         if self._is_settling:
             self._is_settling = False
             return
         self._sample_missing += min(missing, sent)
         self._sample_sent += sent
-        if self._trial is not _Trial.NOTHING and self._sample_sent < _TRIAL_SAMPLE_FRAMES:
+        if self._sample_sent < (_SAMPLE_FRAMES if self._trial is _Trial.NOTHING else _TRIAL_SAMPLE_FRAMES):
             return
         missing, sent = self._sample_missing, self._sample_sent
         self._sample_missing = self._sample_sent = 0
@@ -101,7 +103,7 @@ class Pace:
         self.is_lossy = loss > 10 * self._timing.loss_pct_low
         if self._trial is _Trial.SLOWER:
             self._judge_slower(loss)
-        elif self._trial is _Trial.FASTER and is_heavy and loss > 2 * self._base_loss:
+        elif self._trial is _Trial.FASTER and loss > 2 * self._base_loss + 10 * self._timing.loss_pct_low:
             self._raise_eighths = min(self._raise_eighths + 1, _RAISE_EIGHTHS_MAX)
             self._raise_pause = min(2 * self._raise_pause, _RAISE_PAUSE_REPORTS_MAX)
             self._raise_in = self._raise_pause
@@ -112,7 +114,6 @@ class Pace:
         else:
             self._trial = _Trial.NOTHING
             self._trial_in = max(0, self._trial_in - 1)
-            self.window_blocks = min(self._window_max, 2 * self.window_blocks)
             self._raise_in = max(0, self._raise_in - 1)
             if self.spacing_ns and not self._raise_in:
                 self._base_spacing_ns, self._base_loss = self.spacing_ns, loss
@@ -149,5 +150,6 @@ class Pace:
         return max(self._timing.spacing_ns_min, self._period_ns or 0)
 
     def _slower_ns(self) -> int:
-        longer_ns = _SLOWER * self.spacing_ns or min(_SLOWER * self._shortest_ns(), _FIRST_SPACING_NS_MAX)
+        period_ns = max(self._timing.spacing_ns_min, self._period_ns or _PERIOD_NS)
+        longer_ns = _SLOWER * self.spacing_ns or min(_SLOWER * period_ns, _FIRST_SPACING_NS_MAX)
         return min(longer_ns, self._timing.spacing_ns_max)

@@ -4,7 +4,7 @@ A pure collector: it knows frames, blocks and their CRCs, no requests, no flash 
 
 Strategy. A data frame says its index in the block (by its id), not its block. Frames come in order, some may be missing:
 the block follows from counting, like the upper digits of a clock of which one sees the minute hand only. A frame belongs
-to the place with its index that is nearest to the expected one, so up to half a block may be lost, doubled or out of order.
+to the place with its index that is nearest to the expected one, so less than half a block may be lost, doubled or out of order.
 CheckBlock and OpenBlock name a block and so set the count right whatever was lost before. Counting wrong cannot store a
 wrong byte: the block's CRC fails then, and all its frames are missing. The CRC begins with what stream it is (`Offer.stream_crc`),
 so that a block of another image, or of another place in this one, fails it too.

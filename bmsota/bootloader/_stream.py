@@ -161,7 +161,9 @@ class BlockStream:
         """The block a report is wanted of."""
         self._ask_frame: CanFrame | None = None
         """The question, until it has been handed out: only then the time for its answer runs."""
-        self._asked_ns = 0
+        self._asked_ns = self._asked_before_ns = 0
+        self._is_repeated = False
+        """Whether any node has been asked twice."""
         self._round_trip_ns: int | None = None
         """From the question to the slowest report, smoothed."""
         self._blocks_since_ask = 0
@@ -226,7 +228,7 @@ class BlockStream:
         if now_ns < self._burst_due_ns:
             return []
         if self._judged_ns is None:
-            self._judged_ns = now_ns
+            self._judged_ns = self._asked_ns = now_ns
         if not self._out:
             self._refill()
         timing, spacing_ns = self._timing, self._pace.spacing_ns
@@ -257,6 +259,8 @@ class BlockStream:
 
     def handle_timeout(self, now_ns: int) -> None:
         """Act on the time; no effect before `next_timeout`."""
+        if self._out:
+            return  # What is late here cannot be put between these frames, and behind them it would come later still.
         for position, receiver in list(self._receivers.items()):
             if receiver.deadline_ns is None or now_ns < receiver.deadline_ns:
                 continue
@@ -267,7 +271,7 @@ class BlockStream:
             # Again, to this node alone. What it has said of this block so far may have been a part.
             assert self._asked is not None
             receiver.deadline_ns = now_ns + self._patience_ns(self._timing.report_tries - receiver.tries_left)
-            receiver.is_patient = True
+            receiver.is_patient = self._is_repeated = True
             receiver.missing.clear()
             self._out.append(self._check(self._asked, node=position, report_wanted=True))
         self._look_at_answers(now_ns)
@@ -353,6 +357,7 @@ class BlockStream:
     def _ask(self, block: int) -> CanFrame:
         """The CheckBlock that wants a report."""
         self._asked = block
+        self._is_repeated = False
         self._blocks_since_ask = 0
         self._frames_asked, self._frames_since_ask, self._lost_max = self._frames_since_ask, 0, 0
         self._ask_frame = self._check(block, node=self._node, report_wanted=True)
@@ -368,7 +373,7 @@ class BlockStream:
     # ---- what comes in
 
     def _wait_for_reports(self, now_ns: int) -> None:
-        self._asked_ns = now_ns
+        self._asked_before_ns, self._asked_ns = self._asked_ns, now_ns
         deadline_ns = now_ns + self._patience_ns()
         for receiver in self._receivers.values():
             if receiver.is_waiting:
@@ -445,7 +450,11 @@ class BlockStream:
                 self._repairs |= receiver.missing
         # The pace is judged by what was lost at the first try. Repairs say little: their loss may be that of an OpenBlock.
         assert self._judged_ns is not None
-        frame_ns = (now_ns - self._judged_ns) // max(1, self._frames_asked)
+        # From answer to answer, or from question to question: whichever is longer. Who was asked twice tells nothing.
+        frame_ns = None
+        if not self._is_repeated:
+            taken_ns = max(now_ns - self._judged_ns, self._asked_ns - self._asked_before_ns)
+            frame_ns = taken_ns // max(1, self._frames_asked)
         self._pace.judge(self._lost_max, (asked + 1 - self._judged_block) * self._block_frames, frame_ns)
         self._judged_ns, self._judged_block = now_ns, asked + 1
         self._frames_since_report = 0
