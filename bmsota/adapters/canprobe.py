@@ -163,8 +163,9 @@ def probe_slcan(channel: str) -> str:
 def python_can_adapters(timeout_s: float = 5.0) -> list[Adapter]:
     """What python-can finds by itself; its serial back ends find nothing, see `serial_adapters`."""
     found: list[Adapter] = []
-    # Ours lists serial ports, and so does python-can's "serial" (a protocol of its own, which is not slcan).
-    interfaces = sorted(set(can.VALID_INTERFACES) - {"bmsota_slcan", "serial"})
+    # Ours lists serial ports, and so does python-can's "serial" (a protocol of its own, which is not slcan). socketcand
+    # listens for three seconds for servers in the network: those are not adapters of this machine.
+    interfaces = sorted(set(can.VALID_INTERFACES) - {"bmsota_slcan", "serial", "socketcand"})
     for config in can.detect_available_configs(interfaces, timeout=timeout_s):
         interface, channel = str(config["interface"]), str(config.get("channel", ""))
         if interface in {"virtual", "udp_multicast"}:
