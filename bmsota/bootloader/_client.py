@@ -259,6 +259,8 @@ class BootloaderClient(Conversation[ClientEvent]):
         self._interruptions_left = self._timing.interruptions_max
         self._shape: StreamShape | None = None
         self._stream: BlockStream | None = None
+        self._has_objected = False
+        """Whether something spoke against the node when it was last asked who it is."""
         self._must_send_plainly = False
         """The node has made something else of what it got: whatever is wrong, it is not tried with compression again."""
         self._discover()
@@ -310,26 +312,36 @@ class BootloaderClient(Conversation[ClientEvent]):
     # ---- what comes in
 
     def _identified(self, node: NodeDescription, now_ns: int) -> None:  # noqa: ARG002  The base class gives the time.
+        objection = self._objection(node)
+        if objection is None:
+            self._has_objected = False
+            self._events.append(TargetConnected(node))
+            self._move(ClientStimulus.IDENTIFIED)
+        elif self._has_objected:
+            self._refuse(*objection)
+        else:
+            # It is asked twice: a frame that came wrong must not send somebody for another image.
+            self._has_objected = True
+            self._discover()
+
+    def _objection(self, node: NodeDescription) -> tuple[FailureCause, str] | None:
+        """Why the image is not sent to this node, of all that can be known before it is touched."""
         expected = self._expected
         class_id = expected.hardware_class.class_id
         versions = node.protocol_version_min, node.protocol_version
         if shared_protocol(*versions) is None:
-            self._refuse(FailureCause.PROTOCOL_VERSION, other_protocol(*versions))
-        elif node.role is not expected.role:
-            self._refuse(FailureCause.WRONG_ROLE, f"expected {expected.role.name}, got {node.role.name}")
-        elif node.class_id != class_id:
-            self._refuse(FailureCause.WRONG_HARDWARE, f"expected hardware class {class_id}, got {node.class_id}")
-        elif expected.hwid is not None and node.hwid != expected.hwid:
-            self._refuse(FailureCause.WRONG_NODE, f"expected hardware id {expected.hwid}, got {node.hwid}")
-        elif self._wire.is_fd and not node.window_blocks_fd:
-            self._refuse(FailureCause.CAPABILITY_MISSING, "expected a node with CAN FD, got one without")
-        elif self._is_member and Capability.BROADCAST not in node.capabilities:
-            self._refuse(
-                FailureCause.CAPABILITY_MISSING, "expected a node that takes broadcasts, got one that does not"
-            )
-        else:
-            self._events.append(TargetConnected(node))
-            self._move(ClientStimulus.IDENTIFIED)
+            return FailureCause.PROTOCOL_VERSION, other_protocol(*versions)
+        if node.role is not expected.role:
+            return FailureCause.WRONG_ROLE, f"expected {expected.role.name}, got {node.role.name}"
+        if node.class_id != class_id:
+            return FailureCause.WRONG_HARDWARE, f"expected hardware class {class_id}, got {node.class_id}"
+        if expected.hwid is not None and node.hwid != expected.hwid:
+            return FailureCause.WRONG_NODE, f"expected hardware id {expected.hwid}, got {node.hwid}"
+        if self._wire.is_fd and not node.window_blocks_fd:
+            return FailureCause.CAPABILITY_MISSING, "expected a node with CAN FD, got one without"
+        if self._is_member and Capability.BROADCAST not in node.capabilities:
+            return FailureCause.CAPABILITY_MISSING, "expected a node that takes broadcasts, got one that does not"
+        return None
 
     def _answered(self, reply: Reply, now_ns: int) -> None:  # noqa: ARG002  The base class gives the time.
         request = self._request

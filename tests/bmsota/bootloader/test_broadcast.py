@@ -25,7 +25,7 @@ from bmsota.bootloader import (
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.bootloader._messages import GROUP_MAX, GROUP_MIN, ReportReply, Request
+from bmsota.bootloader._messages import GROUP_MAX, GROUP_MIN, PartReply, ReplyKind, ReportReply, Request
 from bmsota.bootloader._offer import OFFER_BYTES
 from bmsota.errors import ImageError, LocalProtocolError
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
@@ -345,6 +345,29 @@ def test_a_report_that_cannot_be_costs_its_node_another_pass(bench_parts, stored
     assert [event for event in of(events, 1) if isinstance(event, TransferInterrupted)]
     assert not [event for event in of(events, 2) if isinstance(event, TransferInterrupted)]
     assert offsets(events, 1)[-1] == len(image)  # It has heard the stream all the same.
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_node_is_refused_for_what_it_says_twice(bench_parts, times):
+    """A part of the hardware class that came wrong once costs a second look, and no more."""
+    nodes = make_nodes(bench_parts, 1, 2)
+    bench = bench_parts.Bench(*nodes)
+    forged = []
+
+    def forge(frame):
+        if len(forged) < times and frame.can_id == 0x721 and frame.data[0] == ReplyKind.CLASS_1:
+            forged.append(frame)
+            wrong = PartReply(1, ReplyKind.CLASS_0, b"another")
+            bench.client.receive_frame(bench.wire.serialize(wrong), bench.now_ns)
+
+    bench.on_frame = forge
+    events = bench.run(BroadcastClient(bench.wire, positions=[1, 2], image=bench_parts.NEW()))
+    assert isinstance(results(events)[2], ImageVerified)
+    if times == 1:
+        assert isinstance(results(events)[1], ImageVerified)
+    else:
+        assert results(events)[1].cause is FailureCause.WRONG_HARDWARE
+    assert not [event for event in events if isinstance(event.event, TransferInterrupted)]
 
 
 # ---- nobody, and the wrong
