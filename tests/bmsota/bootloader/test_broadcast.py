@@ -486,6 +486,30 @@ def test_two_images_of_one_group_are_told_apart_by_the_crc_of_their_blocks(bench
     assert [stored(nodes[0], image), stored(nodes[1], other)] == [image, other]
 
 
+@pytest.mark.parametrize("positions", [(1, 2), (1, 1)])
+def test_two_flashers_at_once_are_slow_and_store_no_wrong_byte(bench_parts, positions):
+    """Their data frames have the same ids. On two nodes each image arrives; of two images for one node, one of them whole."""
+    images = [bench_parts.make_image(size=9000), bench_parts.make_image("2.2.0", counter=3, size=9000)]
+    nodes = make_nodes(bench_parts, 1, 2)
+    bench = bench_parts.WireBench(*nodes)
+    events = []
+    other = bench_parts.Station(bench.bus, "other flasher", events.append)
+    other.start(BootloaderClient(bench.wire, position=positions[1], image=images[1]))
+    events.append(bench.run(BootloaderClient(bench.wire, position=positions[0], image=images[0]))[-1])
+    while not other.machine.finished:
+        bench.kernel.run_until(bench.kernel.next_due())
+    other.pump()
+    verified = [event for event in events if isinstance(event, ImageVerified)]
+    assert len(verified) == 2
+    assert len(data_frames(bench.client.sent)) > OFFER_FRAMES + -(-len(images[0]) // 8)  # they did meet
+    if positions == (1, 2):
+        assert [stored(node, image) for node, image in zip(nodes, images, strict=True)] == images
+    else:
+        assert nodes[0].store.slots[1].state is SlotState.STAGED
+        assert stored(nodes[0], images[0]) in images
+        assert nodes[1].store.slots[1].state is SlotState.EMPTY
+
+
 def test_a_broadcast_stages_and_the_commands_switch(bench_parts):
     image = bench_parts.make_image(size=3000)
     nodes = make_nodes(bench_parts, 1, 2)
