@@ -20,7 +20,7 @@ from uuid import UUID
 from udsoncan import Response
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.bootloader import FAILURES, Capability, FailureCause, NodeDescription, NodeState
+from bmsota.bootloader import Capability, FailureCause, NodeDescription, NodeState
 from bmsota.errors import ImageError
 from bmsota.image import ImageRole, ImageVersion
 from bmsota.uds._dialect import UdsDialect
@@ -50,7 +50,6 @@ from bmsota.uds._timing import UdsTiming
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bmsota.bootloader import Failure
     from bmsota.canframe import CanFrame
     from bmsota.uds._access import AccessKey
     from bmsota.uds._addressing import UdsAddress
@@ -127,10 +126,6 @@ class GaveUpError(Exception):
         super().__init__(detail)
         self.cause = cause
         self.detail = detail
-
-    @property
-    def failure(self) -> Failure:
-        return FAILURES[self.cause]
 
 
 # Refusals that say "not now", "not in this state": the session has ended, the node has restarted or has dropped the

@@ -204,10 +204,6 @@ class _Raw(DidCodec):
     def __init__(self, size_bytes: int | None) -> None:
         self._size_bytes = size_bytes
 
-    def encode(self, *values: bytes) -> bytes:
-        (value,) = values
-        return value
-
     def decode(self, string_bin: bytes) -> bytes:
         return bytes(string_bin)
 

@@ -296,6 +296,15 @@ def test_a_long_message_to_all_nodes_is_ignored(tester, bench):
     assert [frame.can_id for frame in bench.frames] == [0x7DF]
 
 
+def test_a_message_of_no_bytes_is_ignored(tester, bench):
+    """A first frame may announce 0 bytes; can-isotp takes it."""
+    for data in ("1000000000000102", "2101020304050607"):
+        bench.inject(CanFrame(tester.address.request_id, bytes.fromhex(data)))
+    bench.run(limit_s=1)
+    assert all(frame.data[0] == 0x30 for frame in bench.frames if frame.can_id == tester.address.response_id)
+    assert tester.ask("3e00") == "7e00"
+
+
 # ---- identifiers
 
 

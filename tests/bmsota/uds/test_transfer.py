@@ -25,7 +25,7 @@ from bmsota.bootloader import (
 from bmsota.canframe import CanFrame
 from bmsota.errors import ImageError
 from bmsota.image import HardwareClass, ImageRole, ImageVersion
-from bmsota.uds import UDS_29BIT, IsoTpParameters, UdsDialect, UdsServerTiming, UdsTiming
+from bmsota.uds import UDS_29BIT, Did, IsoTpParameters, Routine, UdsDialect, UdsServerTiming, UdsTiming
 
 MS, SECOND = 1_000_000, 1_000_000_000
 
@@ -435,6 +435,39 @@ def test_an_image_of_an_unknown_signer_is_refused_by_the_node(bench, node, parts
     event = failed(bench.flash(image), FailureCause.NOT_TRUSTED)
     assert event.detail == "RequestTransferExit: NOT_TRUSTED (0xFA)"
     assert node.store.slots[1].state is SlotState.BAD
+
+
+def test_a_node_of_another_profile_is_refused(bench, node, parts):
+    old = bytes([1, 0]) + bytes(5)
+    node.server._identifiers = {**node.server._identifiers, Did.NODE_KIND: lambda: old}
+    event = failed(bench.flash(parts.NEW()), FailureCause.PROTOCOL_VERSION)
+    assert event.detail == "expected UDS profile 1, got 0"
+    strange = bytes([7, 1]) + bytes(5)
+    node.server._identifiers = {**node.server._identifiers, Did.NODE_KIND: lambda: strange}
+    event = failed(bench.flash(parts.NEW()), FailureCause.PROTOCOL_VERSION)
+    assert event.detail == "expected values of UDS profile 1, got 7 is not a valid ImageRole"
+    node.server._identifiers = {**node.server._identifiers, Did.SOFTWARE_VERSION: lambda: b"v2".ljust(24)}
+    event = failed(bench.flash(parts.NEW()), FailureCause.PROTOCOL_VERSION)
+    assert "expected major.minor.revision+build, got 'v2'" in event.detail
+
+
+@pytest.mark.parametrize("status", ["ffffffff", "", "00"])
+def test_an_impossible_offset_is_not_believed(bench, node, parts, status):
+    routines = {**node.server._routines, Routine.ERASE_MEMORY: lambda record: bytes.fromhex(status)}
+    node.server._routines = routines
+    event = failed(bench.flash(parts.NEW()), FailureCause.NO_PROGRESS)
+    assert event.detail == f"expected an offset of at most {len(parts.NEW())}, got {status}"
+
+
+def test_how_far_it_is_can_be_asked(bench, parts):
+    client = bench.transfer(parts.NEW())
+    assert (client.size_bytes, client.next_offset) == (len(parts.NEW()), 0)
+    assert client.next_timeout() == 0, "it wants to begin"
+    client.handle_timeout(bench.now_ns)
+    bench.run(client)
+    assert client.next_offset == len(parts.NEW())
+    assert client.next_timeout() is None
+    assert client.frames_to_send(bench.now_ns) == []
 
 
 def test_what_is_no_image_is_refused_at_once(bench, parts):
