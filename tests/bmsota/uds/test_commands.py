@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bmsota.boot import BootReason
 from bmsota.bootloader import (
     BootloaderEntered,
     BootloaderLeft,
@@ -20,7 +21,7 @@ from bmsota.bootloader import (
 )
 from bmsota.errors import LocalProtocolError
 from bmsota.image import ImageVersion
-from bmsota.uds import UDS_11BIT, UDS_29BIT, UdsCommand, UdsDiscovery, UdsTiming
+from bmsota.uds import UDS_11BIT, UDS_29BIT, IsoTpParameters, UdsCommand, UdsDiscovery, UdsTiming
 
 MS, SECOND = 1_000_000, 1_000_000_000
 OLD_VERSION, NEW_VERSION = ImageVersion(2, 0), ImageVersion(2, 1)
@@ -172,6 +173,39 @@ def test_any_one_frame_of_a_command_may_be_lost_or_doubled(parts, command):
             assert [slot.state for slot in node.store.slots] == slots, (index, copies)
             if command is Command.REVERT:
                 assert node.events.count(ImageReverted()) == 1
+
+
+def test_a_reset_whose_answer_is_lost_is_not_sent_again(bench, node):
+    """Whether it has happened is asked instead."""
+    bench.fault = lambda frame, _rng: () if frame.data[:2] == b"\x02\x51" else (0,)
+    assert isinstance(bench.command(Command.RESET), CommandSucceeded)
+    assert sum(frame.data[:3] == b"\x02\x11\x01" for frame in bench.sent) == 1
+    assert len(node.boots) == 2
+
+
+def test_a_node_that_restarts_while_it_says_who_it_is_is_asked_from_the_beginning(staged, node):
+    """Its version is that of the boot before, its boot state that of the boot after."""
+    staged.command(Command.ACTIVATE_TEST)
+    node.restart_ns = 1
+    done = []
+
+    def on_frame(frame):
+        if not done and frame.data[2:5] == b"\x62\xf1\x91":
+            done.append(frame)
+        elif len(done) == 1 and frame.data[:2] == b"\x07\x22":
+            done.append(frame)
+            staged.cut_power(node)
+
+    staged.on_frame = on_frame
+    event = staged.command(Command.DISCOVER)
+    assert (str(event.node.version), event.node.boot_reason) == ("2.1.0", BootReason.TEST)
+
+
+def test_a_slow_answer_is_not_taken_for_silence(bench):
+    """It has begun within its time and takes a second: 127 ms between its frames."""
+    event = bench.command(Command.DISCOVER, transport=IsoTpParameters(stmin=0x7F))
+    assert isinstance(event, CommandSucceeded)
+    assert sum(frame.data[:2] == b"\x07\x22" for frame in bench.sent) == 3
 
 
 def test_a_node_that_restarts_under_a_command_is_asked_again(on_trial, node):

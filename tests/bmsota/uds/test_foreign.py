@@ -446,8 +446,18 @@ def test_answers_to_something_else_are_not_taken_for_ours(world, answer):
     """Late answers, other services, cut ones: ignored, and the right one counts."""
     made = world()
     made.ecu.script = once("3605", answer)
-    verified(made.flash())
+    events = verified(made.flash())
     assert made.ecu.memory == IMAGE
+    assert not any(isinstance(event, TransferInterrupted) for event in events)
+
+
+@pytest.mark.parametrize("answer", ["7101ff00", "71020202", "7101"])
+def test_the_answer_of_another_routine_is_not_taken_for_this_ones(world, answer):
+    made = world()
+    made.ecu.script = once("31010202", answer)
+    events = verified(made.flash())
+    assert made.ecu.requests.count(b"\x31\x01\x02\x02") == 2
+    assert not any(isinstance(event, TransferInterrupted) for event in events)
 
 
 def test_a_block_length_that_carries_nothing_is_no_answer(world):

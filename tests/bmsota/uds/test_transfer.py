@@ -274,6 +274,34 @@ def test_a_session_is_kept_alive_while_a_block_takes_longer_than_s3(parts):
     assert sum(frame.can_id == 0x7DF for frame in bench.frames) >= 4
 
 
+def test_a_session_is_not_kept_alive_in_the_middle_of_an_answer(bench, node, parts):
+    """TesterPresent to this node alone: only between two messages."""
+    dialect = UdsDialect(functional_tester_present=False)
+    timing = UdsTiming(tester_present_ns=200 * MS)
+    verified(bench.flash(parts.NEW(), dialect=dialect, timing=timing, transport=IsoTpParameters(stmin=0x7F)))
+    frames = [frame for frame in bench.frames if frame.can_id in {0x7E1, 0x7E9}]
+    present = [index for index, frame in enumerate(frames) if frame.data[:3] == b"\x02\x3e\x80"]
+    assert len(present) > 3
+    assert not any(frames[index + 1].data[0] >> 4 == 2 for index in present)
+
+
+def test_a_late_answer_while_a_block_goes_out_is_not_its_answer(bench, node, parts):
+    done = []
+
+    def on_frame(frame):
+        if not done and is_frame(frame, 0x7E1, "25") and TransferStarted in kinds(bench.events):
+            done.append(frame)
+            bench.inject(CanFrame(0x7E9, bytes.fromhex("037f3624")))
+
+    transport = IsoTpParameters(burst_frames=10, burst_spacing_ns=10 * MS)
+    bench.on_frame = on_frame
+    client = bench.transfer(parts.NEW(), transport=transport)
+    bench.run(client)
+    events = verified(bench.events)
+    assert done
+    assert TransferInterrupted not in kinds(events)
+
+
 def test_a_slow_flash_is_waited_for(parts):
     """Erase and verification far beyond P2: announced by NRC 0x78, never a timeout."""
     timing = UdsServerTiming(verify_ns=12 * SECOND)
