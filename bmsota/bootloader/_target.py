@@ -406,8 +406,12 @@ class BootloaderTarget:
                 raise _RefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301  One place makes the answer of a refusal.
             if self._access is not None and request.command in _ACCESS_WANTED and not self._access.is_unlocked:
                 raise _RefusedError(ResultCode.ACCESS_NEEDED)  # noqa: TRY301
-            if request.command in _WITH_DATA and self._report_missing(request, now_ns):
-                return
+            if request.command in _WITH_DATA:
+                if not self._is_listening:
+                    # After a restart, most likely: what went before the command was not heard, nor would a repetition be.
+                    raise _RefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301
+                if self._report_missing(request, now_ns):
+                    return
             detail = self._actions[request.command](request)
             code = ResultCode.OK
             self.state = after

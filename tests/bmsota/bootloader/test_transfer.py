@@ -261,65 +261,7 @@ def test_every_failure_cause_has_its_row():
     assert all(failure.safe_to_run_again and failure.advice.endswith(".") for failure in FAILURES.values())
 
 
-# ---- cuts
-
-
-def test_a_client_cut_at_any_frame_goes_on_where_it_stopped(bench_parts):
-    """Our side is cut behind each frame; a new client sends only what the node has not accepted."""
-    image = bench_parts.make_image(size=900)
-    bench = bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD()))
-    bench.run(client_of(bench, bench_parts, image=image))
-    total = bench.frames
-    resumed = set()
-    for stop in range(1, total):
-        node = bench_parts.Node(factory=bench_parts.OLD())
-        bench = bench_parts.Bench(node)
-        client = client_of(bench, bench_parts, image=image)
-
-        seen = []
-
-        def count(frame, bench=bench, seen=seen, stop=stop):
-            seen.append(frame)
-            if len(seen) == stop:
-                bench.cut_client()
-
-        bench.on_frame = count
-        bench.run(client)
-        bench.on_frame = None
-        events = bench.run(client_of(bench, bench_parts, image=image))
-        assert isinstance(events[-1], ImageVerified), stop
-        started = next(event for event in events if isinstance(event, TransferStarted))
-        resumed.add(started.offset)
-        missing = -(-(len(image) - started.offset) // 8)
-        assert not [event for event in events if isinstance(event, BlockRepeated | TransferInterrupted)]
-        assert len(data_frames(bench.sent)) == missing + -(-OFFER_BYTES // 8)
-        assert node.flash.read(node.layout.slot_offsets[1], len(image)) == image
-    assert resumed == {0, 512, 1024, len(image)}
-
-
-def test_a_node_cut_at_any_frame_is_found_again_and_goes_on(bench_parts):
-    """The node's supply fails behind each frame; the same client finishes, from a whole erase block on."""
-    image = bench_parts.make_image(size=1500)
-    bench = bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD()))
-    bench.run(client_of(bench, bench_parts, image=image))
-    total = bench.frames
-    resumed = set()
-    for stop in range(1, total):
-        node = bench_parts.Node(factory=bench_parts.OLD())
-        bench = bench_parts.Bench(node)
-        seen = []
-
-        def cut(frame, bench=bench, node=node, stop=stop, seen=seen):
-            seen.append(frame)
-            if len(seen) == stop:
-                bench.cut_power(node)
-
-        bench.on_frame = cut
-        events = bench.run(client_of(bench, bench_parts, image=image))
-        assert isinstance(events[-1], ImageVerified), stop
-        resumed |= {event.offset for event in events if isinstance(event, TransferStarted)}
-        assert node.flash.read(node.layout.slot_offsets[1], len(image)) == image
-    assert resumed == {0, 1024, len(image)}
+# ---- interruptions (cuts at every frame: test_cuts.py)
 
 
 def test_a_node_that_loses_its_place_is_asked_again(bench, bench_parts):
