@@ -9,12 +9,12 @@ import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 from bmsota.errors import BmsotaError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import httpx
 
 __all__ = ["OPEN_STATUSES", "Operator", "PlatformRefusedError", "UpgradeRow"]
 
@@ -22,6 +22,10 @@ OPEN_STATUSES = frozenset({"Unapproved", "Approved", "To be downloaded", "Downlo
 """The platform's own words for an upgrade that has not come to an end."""
 
 PAGE_SIZE = 200
+
+# A server may close an idle connection in the moment in which it is used again. What only looks is asked once more then,
+# over a new connection; what changes something is not, for nobody knows whether it has been done.
+LOOK_TRIES = 3
 
 
 class PlatformRefusedError(BmsotaError):
@@ -131,7 +135,7 @@ class Operator:
         return [item["source"] for item in answer["items"]]
 
     async def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        response = await self._client.request(method, f"/api/v1{path}", headers=self._headers, **arguments)
+        response = await self._request(method, f"/api/v1{path}", **arguments)
         if response.is_success:
             return dict(response.json()) if response.content else {}
         try:
@@ -142,6 +146,15 @@ class Operator:
         raise PlatformRefusedError(
             f"{method} {path}", response.status_code, str(body.get("error", "")), str(body.get("detail", ""))
         )
+
+    async def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        for tries_left in range(LOOK_TRIES if method == "GET" else 1, 0, -1):
+            try:
+                return await self._client.request(method, path, headers=self._headers, **arguments)
+            except httpx.RemoteProtocolError:
+                if tries_left == 1:
+                    raise
+        raise AssertionError("no try")
 
 
 def _row(item: dict[str, Any]) -> UpgradeRow:
