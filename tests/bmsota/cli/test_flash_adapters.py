@@ -190,8 +190,9 @@ class TestListening:
     def test_at_the_wrong_bit_rate_nothing_is_sent(self):
         with PtyPack(Node(1), foreign=True, bus_bitrate_bps=250_000) as pack:
             done = bmsota("nodes", *pack.arguments, "--listen", "0.3")
-            assert not pack.frames
+            assert pack.adapter.refused == 0  # Nor tried to: the adapter would have said no.
         assert done.code == 4
+        assert "bmsota: wrong bit rate: " in done.err
 
     def test_without_listening_it_is_not_said(self):
         with VirtualPack(Node(1)) as pack:

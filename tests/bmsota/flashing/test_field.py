@@ -345,6 +345,20 @@ def test_a_master_that_keeps_the_slaves_from_answering_goes_back_first_and_they_
     assert {report.standing for report in result.nodes} == {Standing.OLD_STAGED}
 
 
+def test_the_way_back_is_the_master_first(pack):
+    """Its new image may be what keeps the slaves silent, so it is not the last to go."""
+
+    def fall_back(request):
+        if request.command is Command.RESET and request.node == 0:
+            pack.on_request = lambda request: None
+            pack.nodes[2].restart()
+
+    pack.on_request = fall_back
+    result = upgrade(pack)
+    assert result.failed_phase is FieldPhase.READ_BACK
+    assert [position for command, position in pack.commands() if command is Command.REVERT] == [0, 3, 1]
+
+
 def test_a_last_confirmation_that_was_only_not_heard_is_taken_for_what_it_is(rig):
     """The master confirms and its answers are lost: everybody has confirmed, so the pack goes forward, not back."""
     pack = rig.Pack(*(rig.Node(position) for position in range(2)))
