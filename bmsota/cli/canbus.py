@@ -356,6 +356,8 @@ class CanSession:
         from bmsota.adapters.canrecord import RecordingBus  # noqa: PLC0415 - brings python-can
         from bmsota.adapters.pythoncan import steady_clock  # noqa: PLC0415
 
+        if choice.interface == "slcan":
+            say("slcan: python-can's own back end may lose frames of a busy bus; -i bmsota_slcan does not")
         heard = listen_before(choice, listen_s) if listen_s else None
         if listen_s:
             say(f"bus: {choice}: {heard_sentence(heard) if heard else 'this adapter cannot listen only: not checked'}")

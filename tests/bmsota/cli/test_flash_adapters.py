@@ -10,7 +10,7 @@ from flash_rig import Node, PtyPack, VirtualPack, bmsota
 
 from bmsota.adapters.canprobe import LISTEN_ONLY, Heard, listen_only_arguments, usb_adapters
 
-QUICK = ["--listen", "0.05", "--patience", "0.5"]
+QUICK = ["--listen", "0.05", "--patience", "2"]
 
 
 @pytest.fixture
@@ -56,6 +56,13 @@ class TestChoice:
             done = bmsota("nodes", "--can-context", "bench", *QUICK)
         assert done.code == 0
         assert f"bus: virtual {pack.channel} at 250000 bit/s" in done.err
+
+    def test_python_cans_own_slcan_is_what_is_used_when_it_is_named(self):
+        with PtyPack(Node(1)) as pack:
+            words = ["-i", "slcan", *pack.arguments[2:], "--bus-kwargs", "sleep_after_open=0"]
+            done = bmsota("nodes", *QUICK, *words)
+        assert done.code == 0, done.text
+        assert "-i bmsota_slcan does not" in done.err
 
     def test_arguments_of_the_back_end(self):
         with PtyPack(Node(1), answers=False) as pack:

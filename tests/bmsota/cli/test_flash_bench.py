@@ -6,6 +6,7 @@ Every wire and protocol the bench has, the way through the master's gateway, a b
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -84,6 +85,27 @@ def test_with_the_keys_of_release_and_images(flash):
     assert done.code == 0
     verdicts = {each["check"]: each["verdict"] for each in report["plan"]["findings"]}
     assert (verdicts["manifest-signature"], verdicts["image-signature"]) == ("passed", "passed")
+
+
+def test_the_guides_first_commands_do_what_they_say(tmp_path, monkeypatch):
+    """docs/flash.md, typed as it stands, with the port the bench has printed."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("F7-2.1.0.manifest.cose", "F7-master-2.1.0.bin", "F7-slave-2.1.0.bin"):
+        (tmp_path / name).write_bytes((RELEASE.parent / name).read_bytes())
+    page = (RELEASE.parents[1] / "docs" / "flash.md").read_text(encoding="utf-8")
+    block = page.partition("```console\n")[2].partition("```")[0]
+    commands = [shlex.split(line[2:], comments=True)[1:] for line in block.splitlines()]
+    assert [words[0] for words in commands] == ["adapters", "nodes", "flash", "flash"]
+    with Bench(BenchOptions(flash_erase_ns=0, flash_program_ns=0)) as bench:
+        while any(row.state == "booting" for row in bench.rows()):
+            time.sleep(0.01)
+        commands[0] += ["--port", bench.paths[0]]
+        commands[-1] += ["--yes"]  # There is nobody to ask.
+        for words in commands:
+            done = bmsota(*(bench.paths[0] if word == "/dev/ttyACM0" else word for word in words))
+            assert done.code == 0, done.text
+        assert set(versions(bench)) == {"2.1.0"}
+    assert len(list(tmp_path.glob("bmsota-flash-*.json"))) == len(list(tmp_path.glob("bmsota-flash-*.log"))) == 2
 
 
 def test_a_power_cut_in_mid_flash_is_overcome(flash):

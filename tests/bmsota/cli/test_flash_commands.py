@@ -14,7 +14,7 @@ from flash_rig import NEW, OLD, ImageRole, Node, PtyPack, VirtualPack, bmsota, i
 
 from bmsota.bootloader import Command
 
-QUICK = ["--listen", "0.05", "--patience", "0.5"]
+QUICK = ["--listen", "0.05", "--patience", "2"]
 WRITING = {
     Command.ENTER_BOOTLOADER,
     Command.BEGIN_TRANSFER,

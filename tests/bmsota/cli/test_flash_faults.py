@@ -38,7 +38,7 @@ from bmsota.errors import ImageError, TrustError
 from bmsota.flashing import FAULTS, Check, ExitCode, FieldFault
 from bmsota.image import HardwareClass, ImageVersion
 
-QUICK = ["--listen", "0.05", "--patience", "0.5"]
+QUICK = ["--listen", "0.05", "--patience", "1"]
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 OTHER_CLASS = HardwareClass.named("bmsota.example", "another")
 _F, _C = FieldFault, FailureCause
