@@ -207,7 +207,7 @@ def interactive(arguments, answer):
         except OSError:
             break  # The far end is closed: it has ended.
         screen += data
-        if b"[y/N]" in screen and not is_answered:
+        if b"[y/N]: " in screen and not is_answered:
             is_answered = True
             os.write(near, answer)
     else:
