@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 import pytest
 
 from bmsota.ota.updater import Updater
 from simulator.demo import run_virtual_demo
+from simulator.links.canbus import CanBus
+from simulator.profiles import PROFILES
 from simulator.scenario import CorruptByte, DownloadCut, SlavePowerCut, SlaveReplaced, packaged_scenario, parse_scenario
 
 # The scenario of two vehicles for the run with another seed: what differs must differ there too, in a fifth of the time.
@@ -20,9 +23,12 @@ fleet:
   - { series: E7, count: 2 }
 faults:
   - { kind: download_cut, vehicle: 2, after_bytes: 9000 }
+"""
+TAIL = """
 power_cycle: { after_download_s: 1, off_s: 1 }
 campaign: { project: p, reason: r, software_version: 2.1.0, create_at_s: 3 }
 """
+SMALL += TAIL
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +152,22 @@ def test_a_vehicle_that_ends_otherwise_is_a_problem(sealed):
 def test_the_seal_holds(sealed):
     with pytest.raises(AssertionError, match="opened a socket"):
         socket.create_connection(("127.0.0.1", 9), timeout=0.1)
+
+
+def test_a_series_with_can_fd_and_long_identifiers_is_upgraded_too(sealed, monkeypatch):
+    """Only its profile says so: the fleet, the buses and the masters follow."""
+    profile = replace(PROFILES["E7"], bootloader_dbc="bms_bootloader_fd_29bit", data_bitrate_bps=2_000_000)
+    monkeypatch.setitem(PROFILES, "E7", profile)
+    fd_frames = []
+    check = CanBus.check
+
+    def counted(bus, frame):
+        check(bus, frame)
+        fd_frames.extend([frame] * frame.is_fd)
+
+    monkeypatch.setattr(CanBus, "check", counted)
+    report = run_virtual_demo(parse_scenario(SMALL.replace("count: 2", "count: 1").split("faults:")[0] + TAIL), 1)
+    assert report.problems == []
+    assert {vehicle.row.status for vehicle in report.vehicles} == {"Upgrade succeeded"}
+    assert {len(frame.data) for frame in fd_frames} == {64}
+    assert all(frame.is_extended_id for frame in fd_frames)
