@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bmsota.cli.canbus import BusChoice, CanCommand, bus_choice, heard_sentence, open_bus
+from bmsota.cli.canbus import BusChoice, bus_choice, heard_sentence, open_bus
 from bmsota.cli.faults import say, say_fault, stop, stop_with
 from bmsota.cli.flashtext import columns
 from bmsota.cli.screen import forgiving_output
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bmsota.adapters.canprobe import Adapter, Heard
 
-__all__ = ["CanCommand", "command"]
+__all__ = ["command"]
 
 # Per bit rate: with nine of them, less than ten seconds in all.
 _LISTEN_S = 1.0

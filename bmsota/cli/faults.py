@@ -13,7 +13,7 @@ from rich.console import Console
 from bmsota.flashing import FAULTS, FaultError
 
 if TYPE_CHECKING:
-    from bmsota.flashing import ExitCode, Fault
+    from bmsota.flashing import Fault
 
 __all__ = ["error_console", "say", "say_fault", "stop", "stop_with"]
 
@@ -52,8 +52,3 @@ def stop_with(error: FaultError) -> NoReturn:
         typer.Exit: always.
     """
     stop(error.fault, error.detail)
-
-
-def exit_code_of(fault: Fault) -> ExitCode:
-    """The exit code a fault ends with."""
-    return FAULTS[fault].exit_code

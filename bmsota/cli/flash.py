@@ -21,7 +21,6 @@ from bmsota.canbits import ceiling_bytes_per_s
 from bmsota.cli.canbus import (
     LISTEN_S,
     PATIENCE_S,
-    CanCommand,
     CanSession,
     Interrupt,
     bus_choice,
@@ -78,7 +77,7 @@ if TYPE_CHECKING:
     from bmsota.flashing import Fault, FieldEvent, FieldResult, FlashingProfile, FlashPlan, FlashSource
     from bmsota.image import PublicKey
 
-__all__ = ["CanCommand", "command", "parse_checks", "parse_positions", "parse_targets", "wire_ceiling"]
+__all__ = ["command", "parse_checks", "parse_positions", "parse_targets", "wire_ceiling"]
 
 _RANGE = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
 
