@@ -96,6 +96,7 @@ RESULTS = {
     14: "AccessDenied",
     15: "AccessWait",
     16: "WrongProtocol",
+    17: "InUse",
 }
 NODE_STATES = {0: "Application", 1: "Bootloader", 2: "Receiving", 3: "Restarting"}
 BOOT_REASONS = {0: "Normal", 1: "Test", 2: "Reverted", 3: "Fallback", 4: "Nothing"}

@@ -70,6 +70,7 @@ class FailureCause(Enum):
     CAPABILITY_MISSING = "capability missing"
     ACCESS_NEEDED = "access key needed"
     ACCESS_DENIED = "access denied"
+    IN_USE = "in use"
     REFUSED = "refused"
 
 
@@ -123,6 +124,11 @@ FAILURES: Mapping[FailureCause, Failure] = {
     FailureCause.ACCESS_DENIED: Failure(
         True, True, "The node does not know this access key; take the one of its series. It answers more slowly now."
     ),
+    FailureCause.IN_USE: Failure(
+        False,
+        True,
+        "The node is being upgraded by somebody else, such as over the air; wait until that has ended, run again.",
+    ),
     FailureCause.REFUSED: Failure(False, True, "The node refused; the detail says with which code."),
 }
 
@@ -139,6 +145,7 @@ CAUSE_OF_RESULT: Mapping[ResultCode, FailureCause] = {
     ResultCode.ACCESS_NEEDED: FailureCause.ACCESS_NEEDED,
     ResultCode.ACCESS_DENIED: FailureCause.ACCESS_DENIED,
     ResultCode.WRONG_PROTOCOL: FailureCause.PROTOCOL_VERSION,
+    ResultCode.IN_USE: FailureCause.IN_USE,
 }
 """Result codes that end a transfer or a command; all others interrupt it and are tried again, boundedly."""
 

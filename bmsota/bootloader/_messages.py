@@ -30,6 +30,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "PROTOCOL_VERSION_MIN",
     "SEGMENT_FRAMES",
+    "SLOT_SIZE_KIB_MAX",
     "WINDOW_BLOCKS_MAX",
     "BitmapReply",
     "BuildReply",
@@ -91,6 +92,9 @@ BLOCK_NUMBERS = 255
 
 OFFER_BLOCK = 255
 """The block number in a bitmap that is about the offer record or the signature."""
+
+SLOT_SIZE_KIB_MAX = 0xFFFF
+"""A slot of so many KiB or more."""
 
 HWID_BYTES_MAX = 24
 """Hardware ids and serial numbers, as in the cloud link's identity message."""
@@ -177,6 +181,8 @@ class ResultCode(IntEnum):
     """The node gives no challenge yet; the detail says how many milliseconds to wait."""
     WRONG_PROTOCOL = 16
     """The node does not speak the version named in ENTER_BOOTLOADER."""
+    IN_USE = 17
+    """Somebody else changes the node's images now, such as a master's own updater."""
 
 
 class NodeState(IntEnum):

@@ -59,6 +59,7 @@ from bmsota.bootloader._messages import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
     SEGMENT_FRAMES,
+    SLOT_SIZE_KIB_MAX,
     WINDOW_BLOCKS_MAX,
     BitmapReply,
     BuildReply,
@@ -113,7 +114,6 @@ _LIST_ENTRIES = 4
 # From so many missing frames of a segment on a bitmap is the shorter way to say it.
 _BITMAP_FROM = 4
 _MISSING_TOTAL_MAX = 255
-_SLOT_KIB_MAX = 0xFFFF
 # What is written at once is a multiple of this: the largest write unit in use (STM32H7: 32 bytes).
 _WRITE_BYTES = 32
 # A byte of a compressed stream gives eight bytes at most (`_compression`).
@@ -256,7 +256,7 @@ class BootloaderTarget:
             limits: what it can do and hold.
             access: its lock, made anew at every boot; None: whoever reaches the bus may flash it.
             is_locked: while true the store is somebody else's (a master's own updater): every command but DISCOVER is
-                answered WRONG_STATE. Must stay false while a session is open.
+                answered IN_USE. Must stay false while a session is open.
         """
         self._wire = wire
         self._identity = identity
@@ -402,8 +402,10 @@ class BootloaderTarget:
         detail = 0
         self._now_ns = now_ns
         try:
-            if after is None or self._is_locked():
-                raise _RefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301  One place makes the answer of a refusal.
+            if self._is_locked():
+                raise _RefusedError(ResultCode.IN_USE)  # noqa: TRY301  One place makes the answer of a refusal.
+            if after is None:
+                raise _RefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301
             if self._access is not None and request.command in _ACCESS_WANTED and not self._access.is_unlocked:
                 raise _RefusedError(ResultCode.ACCESS_NEEDED)  # noqa: TRY301
             if request.command in _WITH_DATA:
@@ -782,7 +784,7 @@ class BootloaderTarget:
         ):
             if has:
                 capabilities |= capability
-        slot_size_kib = min(store.slot_size_bytes // 1024, _SLOT_KIB_MAX)
+        slot_size_kib = min(store.slot_size_bytes // 1024, SLOT_SIZE_KIB_MAX)
         window_fd = limits.window_blocks_fd if self._wire.is_fd else 0
         self._reply(
             LimitsReply(position, echo, int(capabilities), limits.window_blocks, window_fd, slot_size_kib), now_ns

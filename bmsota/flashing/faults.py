@@ -264,6 +264,7 @@ _ADVICE_OF_CHECK: Mapping[Check, str] = {
     Check.HWID: "Another piece of hardware is at this position: check that this is the right vehicle.",
     Check.VERSION_DOWNGRADE: "Use a newer release.",
     Check.SECURITY_COUNTER: "Use a newer release; older ones are locked out for good.",
+    Check.IMAGE_SIZE: "This image is for hardware with more flash; get the one for this node.",
     Check.TEST_PENDING: "Somebody else's upgrade is under way: let it end, or restart the node, which takes the image back.",
     Check.IMAGE_SIGNATURE: "Check `--image-key`; get the release again from its source.",
     Check.MANIFEST_SIGNATURE: "Get the release again from its source; check `--manifest-key`.",

@@ -18,7 +18,7 @@ from enum import Enum, StrEnum
 from typing import TYPE_CHECKING
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import Capability
+from bmsota.bootloader import SLOT_SIZE_KIB_MAX, Capability
 from bmsota.errors import BmsotaError, LocalProtocolError
 from bmsota.image import ImageRole, parse_image, verify_image
 
@@ -62,6 +62,7 @@ class Check(StrEnum):
     VERSION_DOWNGRADE = "version-downgrade"
     SAME_VERSION = "same-version"
     SECURITY_COUNTER = "security-counter"
+    IMAGE_SIZE = "image-size"
     TEST_PENDING = "test-pending"
     IMAGE_SIGNATURE = "image-signature"
     MANIFEST_SIGNATURE = "manifest-signature"
@@ -78,6 +79,7 @@ CHECKS: Mapping[Check, str] = {
     Check.VERSION_DOWNGRADE: "the version is not older than what runs",
     Check.SAME_VERSION: "the node does not run this version yet; never refused: it is left alone",
     Check.SECURITY_COUNTER: "the image's security counter is not below the node's",
+    Check.IMAGE_SIZE: "the image fits into the node's slot, if the node says how large that is",
     Check.TEST_PENDING: "no image of somebody else is on trial",
     Check.IMAGE_SIGNATURE: "the image is signed by a key of `--image-key`",
     Check.MANIFEST_SIGNATURE: "the manifest is signed by a key of `--manifest-key`",
@@ -103,6 +105,7 @@ NOT_OVERRIDABLE: Mapping[Check, str] = {
     Check.HARDWARE_CLASS: "the node itself refuses an image of another class",
     Check.ROLE: "the node itself refuses an image of another role",
     Check.SECURITY_COUNTER: "the node itself refuses an image with a lower counter",
+    Check.IMAGE_SIZE: "there is no room for it",
     Check.MANIFEST_SIGNATURE: "a manifest that was changed says nothing; get the release again from its source",
     Check.VEHICLE_STATE: "it is never refused, because the bus does not tell it",
 }
@@ -484,6 +487,12 @@ class _Judge:
         low = facts.security_counter < node.security_counter
         problem = f"expected at least {node.security_counter}, got {facts.security_counter}" if low else None
         findings.append(self._finding(Check.SECURITY_COUNTER, problem, position))
+        if node.slot_size_kib and node.slot_size_kib < SLOT_SIZE_KIB_MAX:
+            # The node rounds down, so it may have room for up to a KiB more than it says: then it has the last word.
+            room = (node.slot_size_kib + 1) * 1024
+            large = len(image.data) >= room
+            problem = f"expected less than {room} bytes, got {len(image.data)}" if large else None
+            findings.append(self._finding(Check.IMAGE_SIZE, problem, position))
         problem = f"expected no image on trial, got {node.version}" if is_on_trial(node) else None
         findings.append(self._finding(Check.TEST_PENDING, problem, position))
         return findings

@@ -5,7 +5,7 @@ about. It boots the device, carries frames and time to its cores, and says to it
 the owner's business; what the power takes with it is not: `power_off` leaves nothing but the flash.
 
 A node may speak two protocols on one flash, the bootloader's and UDS. Who has entered the bootloader by one of them has it:
-meanwhile the other side is refused (bootloader, WRONG_STATE) or not heard (UDS).
+meanwhile the other side is refused (bootloader, IN_USE) or not heard (UDS).
 """
 
 from __future__ import annotations

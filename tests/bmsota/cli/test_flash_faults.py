@@ -377,6 +377,11 @@ def security_counter(scene):
     return scene.flash_nodes(Node(0), Node(1, counter=9))
 
 
+@provokes(Check.IMAGE_SIZE)
+def image_size(scene):
+    return scene.flash_nodes(source=scene.file("large.bin", make_image(size=7000)))
+
+
 @provokes(Check.TEST_PENDING)
 def trial_pending(scene):
     return scene.flash_nodes(Node(0), on_trial(Node(1), ImageVersion(2, 0, 7)))
@@ -504,7 +509,8 @@ def wrong_hardware(scene):
 
 @provokes(_C.TOO_LARGE)
 def too_large(scene):
-    path = scene.file("large.bin", make_image(size=7000))
+    """The slot has 3.5 KiB; the node tells whole ones only, so the plan leaves the last half to it."""
+    path = scene.file("large.bin", make_image(size=3500))
     return scene.flash_nodes(source=path)
 
 
@@ -549,6 +555,16 @@ def nothing_to_do(scene):
 def wrong_version(scene):
     """The slave restarts while the master does: its image was on trial, and is taken back."""
     return scene.flash_nodes(on_request=once(Command.RESET, lambda pack: pack.nodes[1].restart(), node=0))
+
+
+@provokes(_C.IN_USE)
+def in_use(scene):
+    """The master's own updater has begun between the plan and the flash."""
+    begun = []
+    pack_node = Node(0, is_locked=lambda: bool(begun))
+    return scene.flash_nodes(
+        pack_node, Node(1), on_request=once(Command.ENTER_BOOTLOADER, lambda _pack: begun.append(1))
+    )
 
 
 @provokes(_C.CAPABILITY_MISSING)

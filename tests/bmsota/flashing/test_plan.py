@@ -172,6 +172,9 @@ class TestChecks:
                 return rig.release(old, counter=5), described, {}
             case Check.SECURITY_COUNTER:
                 return None, [replace(node, security_counter=9) for node in described], {}
+            case Check.IMAGE_SIZE:
+                large = FlashSource.of_image("large", rig.make_image(size=1900))
+                return large, [replace(node, slot_size_kib=1) for node in described], {}
             case Check.IMAGE_SIGNATURE:
                 other = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
                 return None, described, {"image_keys": (other.public_key(),)}

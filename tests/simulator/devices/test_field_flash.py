@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bmsota.bootloader import NodeState
+from bmsota.bootloader import FAILURES, FailureCause, NodeState
 from bmsota.canframe import CanFrame
 from bmsota.flashing import FlashJob
 from bmsota.image import ImageVersion
@@ -152,7 +152,8 @@ def test_while_the_cloud_upgrades_the_master_refuses(bench, new, unit_bench):
     assert str(found[0].version) == "2.0.0", "to be found is allowed"
     result = flasher.do("flash", [FlashJob(0, unit_bench.release("2.2.0", 3).master)])[0]
     assert not result.ok
-    assert "WRONG_STATE" in result.detail
+    assert result.cause is FailureCause.IN_USE
+    assert "over the air" in FAILURES[result.cause].advice
     assert not flasher.do("restart", (0,))[0].ok
     bench.wait(lambda: bench.platform.report_of(order_id) is not None, "report")
     assert bench.platform.report_of(order_id).outcome is Outcome.SUCCEEDED
