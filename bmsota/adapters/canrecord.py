@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["CanRecord", "RecordingBus"]
 
 _CHUNK_SIZE_BYTES = 1 << 20
+
+# What candump and its relatives take for an interface; a path is none. Its last digits are the channel of the binary formats,
+# which have 16 bits for it: a serial port of macOS ends in six.
+_NAME = re.compile(r"[A-Za-z_]{1,12}\d{0,3}")
+_NUMBER = re.compile(r"\d{1,3}")
 
 
 class CanRecord:
@@ -110,11 +116,15 @@ def _reason(error: Exception) -> str:
 class RecordingBus:
     """What `drive` needs of a bus, over another one, writing down what passes.
 
-    Times are *clock*'s (nanoseconds since the epoch), of both directions, so that the log is in one order.
+    Times are *clock*'s (nanoseconds since the epoch), of both directions, so that the log is in one order. One bus has one
+    name in the log: *channel* if readers of logs can take it, "can0" otherwise.
     """
 
-    def __init__(self, bus: can.BusABC, clock: Callable[[], int], record: CanRecord | None = None) -> None:
+    def __init__(
+        self, bus: can.BusABC, clock: Callable[[], int], record: CanRecord | None = None, *, channel: str = ""
+    ) -> None:
         self._bus = bus
+        self._name = channel if _NAME.fullmatch(channel) else f"can{channel}" if _NUMBER.fullmatch(channel) else "can0"
         self._clock = clock
         self._record = record
         self.sent = 0
@@ -131,6 +141,7 @@ class RecordingBus:
         if self._record is not None:
             msg.timestamp = self._clock() / 1e9
             msg.is_rx = False
+            msg.channel = self._name
             self._record.write(msg)
 
     def recv(self, timeout: float | None = None) -> can.Message | None:
@@ -140,5 +151,6 @@ class RecordingBus:
             self.received += 1
             if self._record is not None:
                 message.timestamp = self._clock() / 1e9
+                message.channel = self._name
                 self._record.write(message)
         return message

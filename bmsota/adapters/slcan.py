@@ -21,6 +21,7 @@ Left out: acceptance masks (`M`, `m` of the SJA1000 are too coarse; python-can f
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import threading
@@ -397,7 +398,12 @@ class SlcanBus(can.BusABC):
                 port, baudrate=baudrate, rtscts=rtscts, timeout=SLICE_S, write_timeout=WRITE_TIMEOUT_S, **exclusive
             )
         except (OSError, ValueError) as error:
-            raise can.CanInitializationError(f"expected a serial port, got: {error} ({port})") from error
+            # pyserial's text has the path in it twice, and the system's reason in the middle.
+            number = getattr(error, "errno", None)
+            reason = error if number is None else os.strerror(number)
+            if number == errno.EAGAIN:
+                reason = "another program has it"
+            raise can.CanInitializationError(f"expected a serial port, got: {reason} ({port})") from error
 
     # --- Opening and closing the channel ------------------------------------------------------------------------------
 

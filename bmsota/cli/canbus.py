@@ -8,6 +8,7 @@ from its files and its environment variables.
 from __future__ import annotations
 
 import argparse
+import configparser
 import contextlib
 import errno
 import signal
@@ -120,7 +121,7 @@ class BusChoice:
     is_fd: bool
 
     def __str__(self) -> str:
-        rate = "" if self.bitrate_bps is None else f" at {self.bitrate_bps} bit/s"
+        rate = " at the bit rate it had (no -b)" if self.bitrate_bps is None else f" at {self.bitrate_bps} bit/s"
         data = "" if self.data_bitrate_bps is None else f" / {self.data_bitrate_bps} bit/s"
         return f"{self.interface} {self.channel}{rate}{data}"
 
@@ -139,15 +140,18 @@ def bus_choice(ctx: typer.Context) -> BusChoice:
     given.update(given.pop("bus_kwargs", {}))
     context = given.pop("can_context", None)
     try:
+        if context is not None:
+            _check_context(context)
         config: Mapping[str, Any] = can.util.load_config(config=given, context=context)
     except can.CanInterfaceNotImplementedError as error:
         named = "None" not in str(error)
         fault = FieldFault.UNKNOWN_ADAPTER if named else FieldFault.NO_ADAPTER
         detail = str(error) if named else "expected an adapter (-i and -c, can.conf or CAN_INTERFACE), got none"
         raise FaultError(fault, detail) from error
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, TypeError, configparser.Error) as error:
+        reason = " ".join(str(error).split())
         raise FaultError(
-            FieldFault.BAD_OPTION, f"expected a usable configuration of python-can, got: {error}"
+            FieldFault.BAD_OPTION, f"expected a usable can.conf, CAN_CONFIG and options of the bus, got: {reason}"
         ) from error
     timing = config.get("timing")
     bitrate = getattr(timing, "nom_bitrate", None) or getattr(timing, "bitrate", None) or config.get("bitrate")
@@ -157,10 +161,31 @@ def bus_choice(ctx: typer.Context) -> BusChoice:
         namespace=namespace,
         interface=str(config["interface"]),
         channel=str(config.get("channel")),
-        bitrate_bps=None if bitrate is None else int(bitrate),
-        data_bitrate_bps=int(data_bitrate or 2_000_000) if is_fd else None,
+        bitrate_bps=None if bitrate is None else _rate(bitrate, "bit rate"),
+        data_bitrate_bps=_rate(data_bitrate or 2_000_000, "data bit rate") if is_fd else None,
         is_fd=is_fd,
     )
+
+
+def _rate(value: Any, what: str) -> int:
+    """Bits per second. What comes from a file or from the environment is text, and python-can passes on what is no number."""
+    try:
+        return int(value)
+    except (ValueError, TypeError) as error:
+        raise FaultError(
+            FieldFault.BAD_OPTION, f"expected a {what} in bit/s, got {value!r} (-b, can.conf or CAN_BITRATE)"
+        ) from error
+
+
+def _check_context(name: str) -> None:
+    """python-can takes the default section when there is none of this name: another bus than the one that was meant."""
+    import can  # noqa: PLC0415 - see `_parser`
+
+    if not can.util.load_environment_config(name) and not can.util.load_file_config(section=name):
+        raise FaultError(
+            FieldFault.BAD_OPTION,
+            f"expected a section [{name}] in can.conf, or CAN_INTERFACE_{name}, got neither (--can-context)",
+        )
 
 
 def open_bus(choice: BusChoice, **more: Any) -> Any:
@@ -365,7 +390,14 @@ class CanSession:
         try:
             clock = steady_clock()
             record = make_record()
-            return cls(choice, RecordingBus(inner, clock, record), clock, heard, bool(listen_s and heard), inner)
+            return cls(
+                choice,
+                RecordingBus(inner, clock, record, channel=choice.channel),
+                clock,
+                heard,
+                bool(listen_s and heard),
+                inner,
+            )
         except BaseException:
             inner.shutdown()
             raise

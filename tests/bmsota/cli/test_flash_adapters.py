@@ -57,6 +57,41 @@ class TestChoice:
         assert done.code == 0
         assert f"bus: virtual {pack.channel} at 250000 bit/s" in done.err
 
+    @pytest.mark.parametrize(
+        ("rate", "told"), [("fast", "expected a bit rate in bit/s, got 'fast' (-b, can.conf or CAN_BITRATE)")]
+    )
+    def test_a_bit_rate_that_is_none_is_said(self, quiet_home, rate, told):
+        done = bmsota("nodes", *QUICK, env={"CAN_INTERFACE": "virtual", "CAN_CHANNEL": "x", "CAN_BITRATE": rate})
+        assert done.code == 2
+        assert f"bad option: {told}" in done.err
+
+    @pytest.mark.parametrize(
+        "text",
+        ["interface = virtual\n", "[default]\nnonsense\n", "[default]\ninterface = virtual\ninterface = virtual\n"],
+    )
+    def test_a_damaged_file_is_said(self, quiet_home, text):
+        (quiet_home / "can.conf").write_text(text, encoding="utf-8")
+        done = bmsota("nodes", *QUICK)
+        assert done.code == 2
+        assert "can.conf" in done.err
+
+    def test_a_section_that_is_not_there_is_said(self, quiet_home):
+        """python-can would take the default section: another bus than the one that was meant."""
+        (quiet_home / "can.conf").write_text("[default]\ninterface = virtual\nchannel = x\n", encoding="utf-8")
+        done = bmsota("nodes", "--can-context", "bnech", *QUICK)
+        assert done.code == 2
+        assert "expected a section [bnech] in can.conf, or CAN_INTERFACE_bnech, got neither" in done.err
+
+    def test_a_section_may_be_in_the_environment(self, quiet_home):
+        with VirtualPack(Node(1)) as pack:
+            env = {"CAN_INTERFACE_bench": "virtual", "CAN_CHANNEL_bench": pack.channel}
+            assert bmsota("nodes", "--can-context", "bench", *QUICK, env=env).code == 0
+
+    def test_the_reason_why_a_port_cannot_be_opened_is_said_once(self, tmp_path):
+        done = bmsota("nodes", "-i", "bmsota_slcan", "-c", tmp_path / "ttyACM7", "-b", "500000")
+        assert done.code == 4
+        assert f"expected a serial port, got: No such file or directory ({tmp_path / 'ttyACM7'})" in done.err
+
     def test_python_cans_own_slcan_is_what_is_used_when_it_is_named(self):
         with PtyPack(Node(1)) as pack:
             words = ["-i", "slcan", *pack.arguments[2:], "--bus-kwargs", "sleep_after_open=0"]
