@@ -176,6 +176,7 @@ class BootStore:
         self._layout = layout
         self._verify = verify
         self._busy_ns = 0
+        self._running_slot: int | None = None
         self._state = _BootState()
         self._records: dict[bytes, bytes] = {}
         self._journal = Journal(flash, layout, snapshot=self._live_records)
@@ -237,6 +238,12 @@ class BootStore:
         busy = self._busy_ns + self._journal.busy_ns
         self._busy_ns = self._journal.busy_ns = 0
         return busy
+
+    @property
+    def _is_taken_back(self) -> bool:
+        """Whether the image that runs was on trial or active, and the next boot runs the one before."""
+        running = self._running_slot
+        return running not in {None, self._state.active} and not self.is_test_pending
 
     # ---- staging
 
@@ -380,6 +387,11 @@ class BootStore:
 
     def boot(self) -> BootResult:
         """Decide what runs after this power-up. Call it once per power-up; each call counts as one boot."""
+        result = self._boot()
+        self._running_slot = result.slot
+        return result
+
+    def _boot(self) -> BootResult:
         on_trial = self._slot_in(SlotState.TEST)
         if on_trial is not None:
             self._change(on_trial, SlotChange.REVERTED, self._taken_back(on_trial))
@@ -401,7 +413,7 @@ class BootStore:
         first and raises their counters when the last one is confirmed. Confirming again changes nothing more.
 
         Raises:
-            LocalProtocolError: no image is on trial and none is active.
+            LocalProtocolError: no image is on trial and none is active, or what runs has been taken back.
         """
         state = self._state
         slot = self._slot_in(SlotState.TEST)
@@ -414,6 +426,9 @@ class BootStore:
         elif self._slot_in(SlotState.TEST_REQUESTED) is not None:
             # Whoever confirms believes the new image runs. It does not: it has not been booted.
             raise LocalProtocolError("confirm: expected an image on trial, got one that has not been booted")
+        elif self._is_taken_back:
+            # The same: the next boot runs another image than the one that seems to be confirmed here.
+            raise LocalProtocolError("confirm: expected an image on trial, got one that has been taken back")
         if raise_counter and state.active is not None:
             counter = max(state.security_counter, state.slots[state.active].security_counter)
             state = replace(state, security_counter=counter)
@@ -424,7 +439,7 @@ class BootStore:
     def revert(self) -> None:
         """Go back: drop a requested test, end a running one, or return to the image that was active before.
 
-        It takes effect at the next boot.
+        It takes effect at the next boot; until then, once more changes nothing: whoever has not heard the answer asks again.
 
         Raises:
             LocalProtocolError: there is nothing to go back to.
@@ -435,6 +450,8 @@ class BootStore:
             if slot is not None:
                 self._change(slot, SlotChange.REVERTED, self._taken_back(slot))
                 return
+        if self._is_taken_back:
+            return
         active, spare = self._state.active, self.spare_slot
         previous = self._state.slots[spare]
         if active is None or previous.state is not SlotState.CONFIRMED:

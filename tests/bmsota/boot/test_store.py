@@ -119,14 +119,31 @@ def test_revert_after_confirm_goes_back_once(tested, parts):
     device, store = tested
     store.confirm(raise_counter=False)
     store.revert()
-    with pytest.raises(LocalProtocolError, match="previous confirmed image"):
-        store.revert()
     store, result = device.power_on()
     assert (result.slot, parts.version(result)) == (0, "2.0.0")
     assert store.slots[1].state is SlotState.STAGED
+    with pytest.raises(LocalProtocolError, match="previous confirmed image"):
+        store.revert()
     store.request_test()
     _, result = device.power_on()
     assert parts.version(result) == "2.1.0"
+
+
+@pytest.mark.parametrize("is_confirmed", [False, True])
+def test_until_the_next_boot_revert_may_be_asked_for_again_and_nothing_is_confirmed(is_confirmed, tested, parts):
+    """Whoever has not heard the answer asks again: that is no second step back. What runs then must not be confirmed."""
+    device, store = tested
+    if is_confirmed:
+        store.confirm(raise_counter=False)
+    store.revert()
+    sequence = store.journal_sequence
+    store.revert()
+    with pytest.raises(LocalProtocolError, match="got one that has been taken back"):
+        store.confirm()
+    assert (store.journal_sequence, store.active_slot, store.security_counter) == (sequence, 0, 1)
+    store, result = device.power_on()
+    assert (result.slot, parts.version(result)) == (0, "2.0.0")
+    store.confirm()
 
 
 def test_revert_after_the_counter_has_risen_is_a_rollback(tested):
