@@ -45,6 +45,7 @@ from bmsota.cli.screen import forgiving_output
 from bmsota.errors import ConfigurationError, LocalProtocolError, TransferError
 from bmsota.flashing import (
     FAULTS,
+    RUNS_NEW,
     Check,
     ExitCode,
     FaultError,
@@ -58,7 +59,6 @@ from bmsota.flashing import (
     PhaseBegun,
     PlanMade,
     PlanRequest,
-    Standing,
     Targets,
     TransferBegun,
     TransferBroken,
@@ -510,10 +510,9 @@ def _causes(result: FieldResult) -> dict[Fault, str]:
 
 def _mixture(result: FieldResult) -> str:
     """Who runs the new version and who does not."""
-    new = {Standing.NEW, Standing.NEW_CONFIRMED, Standing.NEW_ON_TRIAL}
     sides: dict[bool, list[str]] = {True: [], False: []}
     for report in result.nodes:
-        sides[report.standing in new].append(str(report.position))
+        sides[report.standing in RUNS_NEW].append(str(report.position))
     others = ", ".join(sides[False])
     return f"expected one version, got the new one on node {', '.join(sides[True])}" + (
         f" and not on {others}" if others else ""

@@ -135,6 +135,7 @@ def standing_sentence(standing: Standing, plan: NodePlan) -> str:
         Standing.OLD_STAGED: f"runs {old}; {new} is stored and verified, the next run does not send it again",
         Standing.OLD_TEST_REQUESTED: f"runs {old}; its next restart tries {new}",
         Standing.NEW_ON_TRIAL: f"runs {new} on trial; its next restart takes it back unless it is confirmed",
+        Standing.NEW_TAKEN_BACK: f"runs {new}, which has been taken back; its next restart runs another image",
         Standing.NEW_CONFIRMED: f"runs {new}, confirmed; its security counter has not been raised",
         Standing.NEW: f"runs {new}, confirmed",
     }[standing]

@@ -37,6 +37,7 @@ from bmsota.flashing import (
     OperationFinished,
     PlanRequest,
     is_on_trial,
+    is_taken_back,
     make_plan,
 )
 
@@ -325,6 +326,8 @@ def _state(node: NodeDescription) -> tuple[bool, str]:
         return False, "no image runs"
     if is_on_trial(node):
         return False, f"runs {node.version} on trial, not confirmed{_spare(node)}"
+    if is_taken_back(node):
+        return False, f"runs {node.version}, which has been taken back: its next restart runs another image"
     is_good = node.slot_states[1 - node.running_slot] is not SlotState.TEST_REQUESTED
     return is_good, f"runs {node.version}, confirmed, counter {node.security_counter}{_spare(node)}"
 

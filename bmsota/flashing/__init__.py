@@ -22,6 +22,7 @@ from bmsota.flashing.engine import (
 )
 from bmsota.flashing.faults import EXIT_CODES, FAULTS, ExitCode, Fault, FaultError, FaultRow, FieldFault
 from bmsota.flashing.field import (
+    RUNS_NEW,
     FieldEvent,
     FieldFinished,
     FieldOutcome,
@@ -50,6 +51,7 @@ from bmsota.flashing.plan import (
     Targets,
     Verdict,
     is_on_trial,
+    is_taken_back,
     make_plan,
 )
 from bmsota.flashing.profile import BootloaderProfile, DiscoveryMachine, FlashingProfile, Machine
@@ -61,6 +63,7 @@ __all__ = [
     "FAULTS",
     "NOT_OVERRIDABLE",
     "OVERRIDABLE",
+    "RUNS_NEW",
     "Action",
     "BootloaderProfile",
     "Check",
@@ -104,6 +107,7 @@ __all__ = [
     "UdsProfile",
     "Verdict",
     "is_on_trial",
+    "is_taken_back",
     "make_plan",
     "standing_of",
 ]

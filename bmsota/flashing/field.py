@@ -42,7 +42,7 @@ from bmsota.flashing.engine import (
     TransferBroken,
     TransferProgressed,
 )
-from bmsota.flashing.plan import Action, is_on_trial
+from bmsota.flashing.plan import Action, is_on_trial, is_taken_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from bmsota.flashing.plan import FlashPlan, NodePlan
 
 __all__ = [
+    "RUNS_NEW",
     "FieldEvent",
     "FieldFinished",
     "FieldOutcome",
@@ -113,11 +114,13 @@ class Standing(Enum):
     OLD_STAGED = "old, new staged"
     OLD_TEST_REQUESTED = "old, new at next restart"
     NEW_ON_TRIAL = "new, on trial"
+    NEW_TAKEN_BACK = "new, old at next restart"
     NEW_CONFIRMED = "new, counter not raised"
     NEW = "new"
 
 
-RUNS_NEW = frozenset({Standing.NEW_ON_TRIAL, Standing.NEW_CONFIRMED, Standing.NEW})
+RUNS_NEW = frozenset({Standing.NEW_ON_TRIAL, Standing.NEW_TAKEN_BACK, Standing.NEW_CONFIRMED, Standing.NEW})
+"""What runs at this moment is the new image."""
 
 
 def standing_of(node: NodeDescription | None, plan: NodePlan) -> Standing:
@@ -129,7 +132,8 @@ def standing_of(node: NodeDescription | None, plan: NodePlan) -> Standing:
         return Standing.SILENT
     if node.running_slot is None:
         return Standing.NO_IMAGE
-    if plan.action is Action.FLASH and plan.from_version == plan.to_version:
+    is_again = plan.from_version == plan.to_version and not is_taken_back(plan.node)
+    if plan.action is Action.FLASH and is_again:
         # The same version once more (forced): only the slot tells old from new.
         runs_new = node.running_slot != plan.node.running_slot
     else:
@@ -137,6 +141,8 @@ def standing_of(node: NodeDescription | None, plan: NodePlan) -> Standing:
     if runs_new:
         if is_on_trial(node):
             return Standing.NEW_ON_TRIAL
+        if is_taken_back(node):
+            return Standing.NEW_TAKEN_BACK
         return Standing.NEW if node.security_counter >= plan.security_counter else Standing.NEW_CONFIRMED
     spare = node.slot_states[1 - node.running_slot]
     return {
@@ -524,7 +530,7 @@ class FieldUpgrade:
             position = target.position
             if position not in self._answering:
                 self._fail(_failed(position, FailureCause.NODE_SILENT, f"node {position} did not answer"))
-            elif standing_of(self._nodes[position], target) not in RUNS_NEW:
+            elif standing_of(self._nodes[position], target) not in RUNS_NEW - {Standing.NEW_TAKEN_BACK}:
                 runs = self._nodes[position].version
                 detail = f"expected version {target.to_version} to run, got {runs}"
                 self._fail(_failed(position, FailureCause.WRONG_VERSION, detail))
@@ -544,7 +550,12 @@ class FieldUpgrade:
             self._go(FieldPhase.RAISE_COUNTERS)
             return
         begun = plan.with_action(Action.FLASH, Action.CONFIRM, Action.RAISE_COUNTER)
-        back = {Standing.OLD_TEST_REQUESTED, Standing.NEW_ON_TRIAL, Standing.NEW_CONFIRMED}
+        back = {
+            Standing.OLD_TEST_REQUESTED,
+            Standing.NEW_ON_TRIAL,
+            Standing.NEW_TAKEN_BACK,
+            Standing.NEW_CONFIRMED,
+        }
         # The master first: its new image may be what keeps the slaves behind it from answering. They are asked again
         # after it has gone back. Nobody is asked twice.
         positions = tuple(

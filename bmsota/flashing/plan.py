@@ -44,6 +44,7 @@ __all__ = [
     "Targets",
     "Verdict",
     "is_on_trial",
+    "is_taken_back",
     "make_plan",
 ]
 
@@ -253,7 +254,8 @@ class NodePlan:
     expected_s: float | None
     """Of its own transfer and restart; None if the wire's rate is not known, or nothing is sent."""
     must_take_back: bool
-    """An image on trial is taken back before the flash (forced)."""
+    """Before the flash the node goes back to its active image: from one on trial (forced), or because an earlier run that was
+    taking it back stopped before its restart."""
     findings: tuple[Finding, ...]
 
     @property
@@ -323,6 +325,13 @@ class FlashPlan:
 def is_on_trial(node: NodeDescription) -> bool:
     """Whether the image that runs is on trial: the next restart takes it back unless it is confirmed before."""
     return node.running_slot is not None and node.slot_states[node.running_slot] is SlotState.TEST
+
+
+def is_taken_back(node: NodeDescription) -> bool:
+    """Whether the image that runs has been taken back, and the node has not restarted since: the next restart runs another."""
+    if node.running_slot is None or node.active_slot is None:
+        return False
+    return node.running_slot != node.active_slot and not is_on_trial(node)
 
 
 def make_plan(nodes: Sequence[NodeDescription], source: FlashSource, request: PlanRequest) -> FlashPlan:
@@ -416,7 +425,7 @@ class _Judge:
             action = self._action(node, image)
             if action is Action.FLASH:
                 findings += self._steps(node, image)
-            must_take_back = action is Action.FLASH and is_on_trial(node)
+            must_take_back = action is Action.FLASH and (is_on_trial(node) or is_taken_back(node))
         sends = action is Action.FLASH and image is not None
         rate = self._request.rate_bytes_per_s
         return NodePlan(
@@ -465,7 +474,7 @@ class _Judge:
         return [self._finding(Check.HWID, problem, node.position)]
 
     def _action(self, node: NodeDescription, image: SourceImage) -> Action:
-        if node.running_slot is None or node.version != image.facts.version:
+        if node.running_slot is None or node.version != image.facts.version or is_taken_back(node):
             return Action.FLASH
         if is_on_trial(node):
             return Action.CONFIRM
@@ -478,7 +487,7 @@ class _Judge:
         position, facts = node.position, image.facts
         findings: list[Finding] = []
         runs = node.running_slot is not None
-        if runs and node.version == facts.version:
+        if runs and node.version == facts.version and not is_taken_back(node):
             # Otherwise nothing would be flashed: see `_action`.
             findings.append(self._finding(Check.SAME_VERSION, f"it runs {facts.version} already", position))
         older = runs and facts.version < node.version

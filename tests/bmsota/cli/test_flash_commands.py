@@ -298,6 +298,25 @@ class TestVerify:
             assert reset.code == 0
             assert trial.version == OLD
 
+    def test_an_image_that_was_taken_back_is_not_equal_while_it_still_runs(self, release, tmp_path):
+        """A run stopped on the way back: the next restart runs the old image, so the next run begins with that restart."""
+        node = Node(1)
+        node.store.begin_staging(len(make_image()), hashlib.sha256(make_image()).digest())
+        node.store.write_staged(0, make_image())
+        node.store.finish_staging()
+        node.store.request_test()
+        node.restart()
+        node.store.revert()
+        with VirtualPack(node) as pack:
+            done = bmsota("verify", release, "--to", "1", *pack.arguments, *QUICK)
+            assert done.code == 1
+            assert "DIFFERS  node 1 (slave): expected 2.1.0, runs 2.1.0, which has been taken back" in done.out
+            again = bmsota("flash", release, "--to", "1", "--yes", *pack.arguments, *QUICK, "--report-dir", tmp_path)
+            assert again.code == 0, again.text
+            assert "take back, flash" in again.out
+            node.restart()
+            assert node.version == NEW
+
 
 class TestInterrupt:
     """Ctrl-C, as a signal, while the run is at a certain command."""

@@ -205,8 +205,11 @@ def check_report_is_true(pack, result):
             assert report.standing is Standing.SILENT
             continue
         runs_new = node.version == report.plan.to_version
-        assert (report.standing in {Standing.NEW, Standing.NEW_CONFIRMED, Standing.NEW_ON_TRIAL}) == runs_new
+        new = {Standing.NEW, Standing.NEW_CONFIRMED, Standing.NEW_ON_TRIAL, Standing.NEW_TAKEN_BACK}
+        assert (report.standing in new) == runs_new
         assert (report.standing is Standing.NEW_ON_TRIAL) == node.store.is_test_pending
+        is_taken_back = node.boot.slot != node.store.active_slot and not node.store.is_test_pending
+        assert (report.standing is Standing.NEW_TAKEN_BACK) == is_taken_back
 
 
 @pytest.mark.parametrize("kind", ["dead", "mute"])
@@ -300,6 +303,32 @@ def test_stopped_at_the_nth_command_the_next_run_does_the_rest(n, rig):
         # A block under way when it was stopped may have arrived without our hearing of it: then even less is sent.
         assert report.sent_bytes + first[report.position].sent_bytes <= first[report.position].plan.size_bytes
         assert report.sent_bytes + report.resumed_from in {0, len(report.plan.image or b"")}
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+def test_stopped_at_the_nth_command_of_the_way_back_the_next_run_knows_who_is_still_to_restart(n, rig):
+    """Taken back and not restarted, a node still runs the new image, and will not after its next restart: not done."""
+    pack = rig.Pack(*(rig.Node(position) for position in range(3)))
+    machine = pack.upgrade()
+    stop = Nth(n, lambda request: machine.stop(pack.now_ns))
+
+    def on_request(request):
+        if request.command is Command.CONFIRM and request.node == 0:
+            pack.nodes[0].is_mute = True
+        if machine.phase is FieldPhase.REVERT:
+            pack.nodes[0].is_mute = False
+            stop(request)
+
+    pack.on_request = on_request
+    pack.run(machine)
+    check_report_is_true(pack, machine.result)
+    for node in pack.nodes.values():
+        node.is_mute = False
+    pack.on_request = lambda request: None
+    assert upgrade(pack).outcome is FieldOutcome.DONE
+    for node in pack.nodes.values():
+        node.restart()
+    assert truth(pack, rig) == dict.fromkeys(range(3), (rig.NEW, False, 2))
 
 
 def test_a_second_stop_changes_nothing(pack):
@@ -450,7 +479,8 @@ def test_every_standing_has_its_signs(pack, rig):
         states[spare] = state
         return replace(node, slot_states=tuple(states), **changes)
 
-    new = {"version": rig.NEW, "running_slot": spare}
+    taken_back = {"version": rig.NEW, "running_slot": spare}
+    new = {**taken_back, "active_slot": spare}
     assert standing_of(None, plan) is Standing.SILENT
     assert standing_of(replace(node, running_slot=None), plan) is Standing.NO_IMAGE
     assert standing_of(with_slots(SlotState.EMPTY), plan) is Standing.OLD
@@ -458,6 +488,7 @@ def test_every_standing_has_its_signs(pack, rig):
     assert standing_of(with_slots(SlotState.STAGING), plan) is Standing.OLD_PARTLY_STAGED
     assert standing_of(with_slots(SlotState.STAGED), plan) is Standing.OLD_STAGED
     assert standing_of(with_slots(SlotState.TEST_REQUESTED), plan) is Standing.OLD_TEST_REQUESTED
-    assert standing_of(with_slots(SlotState.TEST, **new), plan) is Standing.NEW_ON_TRIAL
+    assert standing_of(with_slots(SlotState.TEST, **taken_back), plan) is Standing.NEW_ON_TRIAL
+    assert standing_of(with_slots(SlotState.STAGED, **taken_back), plan) is Standing.NEW_TAKEN_BACK
     assert standing_of(with_slots(SlotState.CONFIRMED, **new), plan) is Standing.NEW_CONFIRMED
     assert standing_of(with_slots(SlotState.CONFIRMED, **new, security_counter=2), plan) is Standing.NEW
