@@ -599,8 +599,9 @@ Kind 2, staging progress, written after each whole erase block:
 
 Kind 3 and 4, an application record set or deleted: one byte of name length, the name, the value.
 
-A torn record fails its CRC and is skipped, so the older one wins. The first record after a power-up leaves one write unit free: a write
-cut in its very first unit may leave cells that read as erased and must not be written again.
+A torn record fails its CRC and is skipped, so the older one wins. A write cut in its very first unit may leave cells that read as
+erased and must not be written again; therefore nothing is appended to an area found at power-up: the first change goes to the other
+one.
 
 ## The offer record
 

@@ -5,10 +5,10 @@ a sequence number. When the next record does not fit, the other area is erased, 
 still counts, and last of all its head with a generation one higher: only the head makes an area valid, so that a cut
 anywhere before leaves the old area current, complete and untouched. A torn head fails its CRC.
 
-A torn record fails its CRC and is skipped: the older record wins. Its cells are spent, the next record goes behind
-them. One case cannot be seen by reading: a write cut so early that its first unit still reads as erased but must not be
-written again. Flash writes ascend, so only the first unit behind the last visible byte can be in this state; the first
-append after every power-up leaves one unit out.
+A torn record fails its CRC and is skipped: the older record wins. Its cells are spent. One case cannot be seen by reading: a
+write cut so early that its first unit still reads as erased but must not be written again. Leaving a unit out does not
+help for long: the write behind it may be cut as invisibly, and the next power-up would write there again. Therefore nothing
+is appended to what was found at power-up: the first change moves to the other area, erased before.
 
 A torn record may hold, in its payload, bytes that look like a record. They are never looked at: the header has its own
 CRC, so that a record with a sound header is skipped by its length, and behind a torn header nothing was written.
@@ -119,7 +119,7 @@ class Journal:
         self.sequence = 0
         """Number of the newest record."""
         self._end = 0  # where the next record goes, from the area's start
-        self._spent = False  # whether the unit at `_end` may be spent without showing it
+        self._is_found = False  # whether the current area is one of before the power-up, with cells that may be spent
         self.records: list[Record] = []
         self._find_current_area()
 
@@ -149,9 +149,7 @@ class Journal:
         while position < visible:
             size = self._record_at(content, position)
             position += self._padded(HEADER_BYTES + size) if size is not None else self._unit
-        # Never inside a record: the padding of the last one reads as erased.
-        self._end = max(position, self._padded(visible))
-        self._spent = True
+        self._is_found = True
 
     def _record_at(self, content: bytes, position: int) -> int | None:
         """Take the record at *position*; its payload size if its header is sound, else None."""
@@ -173,11 +171,8 @@ class Journal:
 
     def append(self, record: Record) -> bool:
         """Write *record* behind the others, if there is room; false means that `compact` is needed."""
-        if self._area is None:
+        if self._area is None or self._is_found:
             return False
-        if self._spent:
-            self._end += self._unit
-            self._spent = False
         raw = self._envelope(record, self.sequence + 1)
         if self._end + len(raw) > self._layout.journal_size_bytes:
             return False
@@ -211,7 +206,7 @@ class Journal:
         head = bytes(HEAD_LAYOUT.build({"generation": generation, "crc": 0}))[:-4]
         self._write(start, self._pad(head + Int32ul.build(crc32(head))))
         self._area, self._generation = area, generation
-        self.sequence, self._end, self._spent = sequence, end, False
+        self.sequence, self._end, self._is_found = sequence, end, False
 
     def check_room(self, records: Iterable[Record]) -> None:
         """Refuse a snapshot that could not be written into one area.

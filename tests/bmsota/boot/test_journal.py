@@ -33,6 +33,10 @@ class Desk:
         if not self.journal.append(self.newest[0]):
             self.journal.compact()
 
+    def put_often(self, payload):
+        for _ in range(4):
+            self.put(payload)
+
     def found(self):
         return [record.payload for record in self.open().records]
 
@@ -94,7 +98,34 @@ def test_a_torn_record_is_skipped_and_the_older_one_wins():
             desk.put(b"new" * 30)
         assert desk.found() == [b"old"]
         desk.put(b"newer")  # the model raises if a spent cell is written
-        assert desk.found() == [b"old", b"newer"]
+        assert desk.found() == [b"newer"]
+
+
+def test_any_number_of_cuts_in_a_row_leaves_the_older_record_and_no_spent_cell_is_written():
+    """Each of them in the first writes after a power-up, where one time in eight nothing of it can be seen."""
+    for seed in range(60):
+        desk = Desk(seed=seed)
+        desk.put(b"old")
+        for cut in range(12):
+            desk.open()
+            desk.flash.cut_at(desk.flash.operations + 1 + (seed + cut) % 4, "inside")
+            with pytest.raises(PowerCut):
+                desk.put_often(b"new" * 30)
+            found = desk.found()
+            assert found
+            assert found[-1] in {b"old", b"new" * 30}
+            desk.flash.clear_cuts()
+        desk.put(b"newest")
+        assert desk.found() == [b"newest"]
+
+
+def test_a_power_up_without_a_change_writes_nothing():
+    desk = Desk()
+    desk.put(b"one")
+    operations = desk.flash.operations
+    for _ in range(3):
+        assert desk.found() == [b"one"]
+    assert desk.flash.operations == operations
 
 
 def test_a_record_inside_a_torn_record_is_never_believed():
@@ -141,7 +172,7 @@ def test_a_record_kind_of_a_later_version_is_skipped():
     desk.flash.write(start + 16 + 24, record_bytes(99, 2, b"unknown"))
     assert desk.found() == [b"known"]
     desk.put(b"next")
-    assert desk.found() == [b"known", b"next"]
+    assert desk.found() == [b"next"]
 
 
 def test_a_snapshot_larger_than_an_area_is_refused_and_nothing_is_written():
