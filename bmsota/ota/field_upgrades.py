@@ -10,7 +10,8 @@ can lose an upgrade or find it twice. What was acknowledged is gone with the nex
 unit tell it once more, with the same time, by which the platform knows it again.
 
 What an upgrade order changes is not a field upgrade: the signed post-boot report tells it. While an order is open, the
-nodes it answers for are left alone; when its outcome is known, what they run becomes the picture to compare with.
+nodes it answers for are left alone; when its outcome is known, what they run becomes the picture to compare with. One that
+is silent then is met anew when it answers: nobody could tell the order's work from somebody else's.
 Another hardware id at a position is an equipment change, which the unit's identity tells.
 
 Left out: an attempt that leaves no trace at the node. A slave shows a reverted trial only until its next boot, and a
@@ -211,7 +212,7 @@ class FieldUpgradeWatch:
     ) -> tuple[NodeUpgrade, ...]:
         """Compare the nodes that answered with what they were; the field upgrades found now.
 
-        Nodes that did not answer keep their picture. A node that was never seen before has none to compare with.
+        Nodes that did not answer keep their picture, unless an order that answers for them has just ended. A node that was never seen before has none to compare with.
 
         Raises:
             LocalProtocolError: the journal has no room even for the picture of the nodes.
@@ -226,7 +227,9 @@ class FieldUpgradeWatch:
         else:
             concluded = ""
         found: list[NodeUpgrade] = []
+        silent = set(runs)
         for sight in sights:
+            silent.discard(sight.position)
             before = known.get(sight.position)
             if sight.position in runs:
                 if is_new_outcome:
@@ -240,6 +243,9 @@ class FieldUpgradeWatch:
                 known[sight.position] = after
             if upgrade is not None:
                 found.append(upgrade)
+        if is_new_outcome:
+            for position in silent:
+                known.pop(position, None)
         if found or (known, concluded) != (self._known, self._concluded):
             self._known, self._concluded = known, concluded
             self._pending += tuple(found)

@@ -327,6 +327,16 @@ def test_an_order_that_was_rolled_back_is_none_either(unit):
     assert unit.see(back) == ()
 
 
+def test_a_slave_that_was_silent_when_its_order_ended_is_met_anew(unit):
+    """What it runs afterwards may well be the order's work: the history must not call that a field upgrade."""
+    unit.see(node(0, NEW), node(1, NEW, is_on_trial=True), order=reach(0, 1))
+    assert unit.see(node(0, NEW), order=reach(0, 1, concluded=True)) == ()
+    unit.power_on()
+    assert unit.see(node(0, NEW), node(1, NEW)) == ()
+    assert unit.watch.pending == ()
+    assert told(unit.see(node(1, NEWER))) == [(1, "2.1.0+5", "2.2.0", "succeeded")]
+
+
 def test_a_slave_that_the_order_did_not_touch_is_compared(unit):
     assert told(unit.see(node(0, NEW), node(2, NEW), order=reach(0, 1))) == [(2, "2.0.0", "2.1.0+5", "succeeded")]
 
