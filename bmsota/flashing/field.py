@@ -544,9 +544,7 @@ class FieldUpgrade:
         final = {Standing.NEW, Standing.NEW_CONFIRMED}
         if all(standing in final for standing in standings.values()):
             # The answer to the last confirmation was lost, not the confirmation.
-            for figures in self._figures.values():
-                figures.failure = figures.failed_phase = None
-            self._failed_phase = None
+            self._forget_failures()
             self._go(FieldPhase.RAISE_COUNTERS)
             return
         begun = plan.with_action(Action.FLASH, Action.CONFIRM, Action.RAISE_COUNTER)
@@ -599,13 +597,20 @@ class FieldUpgrade:
         standings = set(self._standings().values())
         if self._is_stopped:
             outcome = FieldOutcome.INTERRUPTED
-        elif standings <= {Standing.NEW} and self._failed_phase is None:
+        elif standings <= {Standing.NEW}:
+            # Whatever has failed: only its answer was lost.
+            self._forget_failures()
             outcome = FieldOutcome.DONE
         elif standings & RUNS_NEW:
             outcome = FieldOutcome.MIXED
         else:
             outcome = FieldOutcome.FAILED
         self._finish(outcome)
+
+    def _forget_failures(self) -> None:
+        for figures in self._figures.values():
+            figures.failure = figures.failed_phase = None
+        self._failed_phase = None
 
     def _finish(self, outcome: FieldOutcome) -> None:
         reports: list[NodeReport] = []

@@ -388,16 +388,20 @@ def test_the_way_back_is_the_master_first(pack):
     assert [position for command, position in pack.commands() if command is Command.REVERT] == [0, 3, 1]
 
 
-def test_a_last_confirmation_that_was_only_not_heard_is_taken_for_what_it_is(rig):
+@pytest.mark.parametrize(
+    ("raises_counter", "deaf", "look"),
+    [(0, FieldPhase.CONFIRM, FieldPhase.LOOK_BACK), (1, FieldPhase.RAISE_COUNTERS, FieldPhase.LOOK)],
+)
+def test_a_last_confirmation_that_was_only_not_heard_is_taken_for_what_it_is(raises_counter, deaf, look, rig):
     """The master confirms and its answers are lost: everybody has confirmed, so the pack goes forward, not back."""
     pack = rig.Pack(*(rig.Node(position) for position in range(2)))
 
     def deafen(request):
-        if request.command is Command.CONFIRM and request.node == 0 and not request.raise_counter:
+        if request.command is Command.CONFIRM and request.node == 0 and request.raise_counter == raises_counter:
             pack.nodes[0].is_mute = True
 
     def hear_again(phase):
-        pack.nodes[0].is_mute = phase is FieldPhase.CONFIRM and pack.nodes[0].is_mute
+        pack.nodes[0].is_mute = phase is deaf and pack.nodes[0].is_mute
 
     pack.on_request = deafen
     machine = pack.upgrade()
@@ -411,9 +415,10 @@ def test_a_last_confirmation_that_was_only_not_heard_is_taken_for_what_it_is(rig
 
     machine.next_event = next_event
     events = pack.run(machine)
-    assert FieldPhase.LOOK_BACK in phases(events)
+    assert look in phases(events)
     assert machine.result.outcome is FieldOutcome.DONE
     assert machine.result.failed_phase is None
+    assert {report.failure for report in machine.result.nodes} == {None}
     assert truth(pack, rig) == dict.fromkeys(range(2), (rig.NEW, False, 2))
 
 
