@@ -41,9 +41,8 @@ from bmsota.uds import (
     ed25519_access_key,
     nrc_name,
 )
-from bmsota.uds._conversation import GaveUpError, RefusedAnswerError, explain_refusal
+from bmsota.uds._conversation import cause_of_refusal
 from bmsota.uds._identifiers import ACCESS_LEVEL, BOOT_STATE_LAYOUT, NODE_KIND_LAYOUT, OFFER_LAYOUT, STAGING_LAYOUT
-from bmsota.uds._services import tester_present
 from simulator.devices.flash import FlashModel
 
 if TYPE_CHECKING:
@@ -119,10 +118,8 @@ def reaction(nrc: Nrc, *, has_profile: bool) -> str:
     }
     if nrc in special:
         return special[nrc]
-    reason = explain_refusal(RefusedAnswerError(tester_present(), nrc), has_profile=has_profile)
-    return (
-        f"fails: {reason.cause.value}" if isinstance(reason, GaveUpError) else "begins anew, goes on from what is there"
-    )
+    cause = cause_of_refusal(nrc, has_profile=has_profile)
+    return "begins anew, goes on from what is there" if cause is None else f"fails: {cause.value}"
 
 
 def refusals() -> str:

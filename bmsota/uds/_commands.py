@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING
 
 from bmsota.bootloader import FAILURES, Command, CommandEvent, CommandFailed, CommandSucceeded, FailureCause, NodeFound
 from bmsota.errors import LocalProtocolError
-from bmsota.uds._conversation import (
-    GaveUpError,
-    InterruptedTalkError,
-    RefusedAnswerError,
-    SilentError,
-    UdsConversation,
-    explain_refusal,
-)
+from bmsota.uds._conversation import GaveUpError, RefusedAnswerError, RetriedTalk, SilentError, UdsConversation
 from bmsota.uds._identifiers import Routine, Session
 from bmsota.uds._isotp import IsoTpLink
 from bmsota.uds._services import reset, start_routine, start_session, tester_present
@@ -44,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["UdsCommand", "UdsDiscovery"]
 
 
-class UdsCommand(UdsConversation[CommandEvent]):
+class UdsCommand(RetriedTalk[CommandEvent]):
     """Gives one command to the node at *address*. Safe to run again, whatever became of an earlier run.
 
     DISCOVER only reads what the node says of itself (version, states): it is the event's and this object's `node`.
@@ -85,44 +78,20 @@ class UdsCommand(UdsConversation[CommandEvent]):
         self.command = command
         self._raise_counter = raise_counter
         self._expected_version = expected_version
-        self._interruptions_left = self._timing.interruptions_max
         self._boot_id_before: int | None = None
 
     # ---- the talk
 
-    def _script(self) -> Script[None]:
-        while not self.finished:
-            try:
-                yield from self._attempt()
-                assert self.node is not None
-                self._finish(CommandSucceeded(self.command, self.node))
-            except (InterruptedTalkError, SilentError) as error:
-                self._interrupted(str(error))
-            except RefusedAnswerError as error:
-                reason = explain_refusal(error, has_profile=self._dialect.has_profile)
-                if isinstance(reason, InterruptedTalkError):
-                    self._interrupted(str(error))
-                else:
-                    self._fail(reason.cause, reason.detail)
-            except GaveUpError as error:
-                self._fail(error.cause, error.detail)
-
-    def _attempt(self) -> Script[None]:
-        self._close()
+    def _attempt(self) -> Script[CommandEvent]:
         node = yield from self._find()
         is_reset = self.command is Command.RESET
         if not is_reset:
             self._check_version(node)
         yield from self._acts[self.command]()
+        assert self.node is not None
         if is_reset:
-            assert self.node is not None
             self._check_version(self.node)
-
-    def _find(self) -> Script[NodeDescription]:
-        try:
-            return (yield from self._identify())
-        except SilentError as error:
-            raise GaveUpError(FailureCause.NODE_SILENT, f"node {self._position}: {error}") from error
+        return CommandSucceeded(self.command, self.node)
 
     def _check_version(self, node: NodeDescription) -> None:
         expected = self._expected_version
@@ -182,12 +151,7 @@ class UdsCommand(UdsConversation[CommandEvent]):
                 return
         raise GaveUpError(FailureCause.NODE_SILENT, f"node {self._position} did not restart")
 
-    # ---- ends
-
-    def _interrupted(self, detail: str) -> None:
-        if not self._interruptions_left:
-            self._fail(FailureCause.NO_PROGRESS, detail)
-        self._interruptions_left -= 1
+    # ---- the end
 
     def _fail(self, cause: FailureCause, detail: str) -> None:
         failure = FAILURES[cause]

@@ -59,10 +59,11 @@ __all__ = [
     "GaveUpError",
     "InterruptedTalkError",
     "RefusedAnswerError",
+    "RetriedTalk",
     "Script",
     "SilentError",
     "UdsConversation",
-    "explain_refusal",
+    "cause_of_refusal",
 ]
 
 EventT = TypeVar("EventT")
@@ -161,13 +162,13 @@ _CAUSES: Mapping[int, FailureCause] = {
 _MENDABLE_BY_PROFILE = frozenset({Nrc.DAMAGED})
 
 
-def explain_refusal(error: RefusedAnswerError, *, has_profile: bool) -> InterruptedTalkError | GaveUpError:
-    """What a negative answer means for the talk."""
-    if has_profile and error.nrc in _CAUSES:
-        return GaveUpError(_CAUSES[error.nrc], str(error))
-    if error.nrc in _MENDABLE or (has_profile and error.nrc in _MENDABLE_BY_PROFILE):
-        return InterruptedTalkError(str(error))
-    return GaveUpError(FailureCause.REFUSED, str(error))
+def cause_of_refusal(nrc: int, *, has_profile: bool) -> FailureCause | None:
+    """Why a negative answer ends the talk; None: beginning anew can help."""
+    if has_profile and nrc in _CAUSES:
+        return _CAUSES[nrc]
+    if nrc in _MENDABLE or (has_profile and nrc in _MENDABLE_BY_PROFILE):
+        return None
+    return FailureCause.REFUSED
 
 
 # Three identifiers fit the single frame of a request. The boot id stands in the first and in the last, so that a node that
@@ -539,6 +540,65 @@ class UdsConversation(ABC, Generic[EventT]):
         link = self._functional if self._dialect.functional_tester_present else self._link
         link.send(TESTER_PRESENT, now_ns)
         return link.frames_to_send(now_ns)
+
+
+class RetriedTalk(UdsConversation[EventT]):
+    """A talk that begins anew when it breaks off, as long as that can help. Its script is `_attempt`."""
+
+    def __init__(
+        self,
+        address: UdsAddress,
+        *,
+        position: int,
+        dialect: UdsDialect | None = None,
+        access_key: AccessKey | None = None,
+        timing: UdsTiming | None = None,
+        transport: IsoTpParameters | None = None,
+    ) -> None:
+        super().__init__(
+            address, position=position, dialect=dialect, access_key=access_key, timing=timing, transport=transport
+        )
+        self._interruptions_left = self._timing.interruptions_max
+
+    @abstractmethod
+    def _attempt(self) -> Script[EventT]:
+        """The whole talk, from finding the node on; the event it ends with."""
+
+    @abstractmethod
+    def _fail(self, cause: FailureCause, detail: str) -> None:
+        """End the talk: it cannot be done."""
+
+    def _broke_off(self, detail: str) -> None:
+        """It begins anew."""
+
+    def _script(self) -> Script[None]:
+        while not self.finished:
+            self._close()
+            try:
+                self._finish((yield from self._attempt()))
+            except (InterruptedTalkError, SilentError) as error:
+                self._interrupted(str(error))
+            except RefusedAnswerError as error:
+                cause = cause_of_refusal(error.nrc, has_profile=self._dialect.has_profile)
+                if cause is None:
+                    self._interrupted(str(error))
+                else:
+                    self._fail(cause, str(error))
+            except GaveUpError as error:
+                self._fail(error.cause, error.detail)
+
+    def _interrupted(self, detail: str) -> None:
+        if not self._interruptions_left:
+            self._fail(FailureCause.NO_PROGRESS, detail)
+            return
+        self._interruptions_left -= 1
+        self._broke_off(detail)
+
+    def _find(self) -> Script[NodeDescription]:
+        try:
+            return (yield from self._identify())
+        except SilentError as error:
+            raise GaveUpError(FailureCause.NODE_SILENT, f"node {self._position}: {error}") from error
 
 
 def _text(value: bytes) -> str:

@@ -33,14 +33,7 @@ from bmsota.bootloader import (
     TransferStarted,
 )
 from bmsota.image import parse_image
-from bmsota.uds._conversation import (
-    GaveUpError,
-    InterruptedTalkError,
-    RefusedAnswerError,
-    SilentError,
-    UdsConversation,
-    explain_refusal,
-)
+from bmsota.uds._conversation import GaveUpError, InterruptedTalkError, RetriedTalk, SilentError
 from bmsota.uds._identifiers import STAGING_LAYOUT, UDS_PROFILE_VERSION, Did, ImageOffer, Session
 from bmsota.uds._services import (
     raw_request,
@@ -70,7 +63,7 @@ _BLOCK_OVERHEAD_BYTES = 2
 _OFFSET_BYTES = 4
 
 
-class UdsTransfer(UdsConversation[ClientEvent]):
+class UdsTransfer(RetriedTalk[ClientEvent]):
     """Stages *image* on the node at *address*. Nothing runs it until `UdsCommand` says so.
 
     *expected* defaults to what the image itself is for. A node without our profile takes any bytes as image.
@@ -110,7 +103,6 @@ class UdsTransfer(UdsConversation[ClientEvent]):
             ).serialize()
         self._offset = 0
         self._furthest = 0
-        self._interruptions_left = self._timing.interruptions_max
         self._block_bytes = self._dialect.block_length_max - _BLOCK_OVERHEAD_BYTES
 
     @property
@@ -124,30 +116,8 @@ class UdsTransfer(UdsConversation[ClientEvent]):
 
     # ---- the talk
 
-    def _script(self) -> Script[None]:
-        while not self.finished:
-            try:
-                node = yield from self._attempt()
-                self._finish(ImageVerified(node))
-            except InterruptedTalkError as error:
-                self._interrupted(str(error))
-            except SilentError as error:
-                self._interrupted(str(error))
-            except RefusedAnswerError as error:
-                reason = explain_refusal(error, has_profile=self._dialect.has_profile)
-                if isinstance(reason, InterruptedTalkError):
-                    self._interrupted(str(error))
-                else:
-                    self._fail(reason.cause, reason.detail)
-            except GaveUpError as error:
-                self._fail(error.cause, error.detail)
-
-    def _attempt(self) -> Script[NodeDescription]:
-        self._close()
-        try:
-            node = yield from self._identify()
-        except SilentError as error:
-            raise GaveUpError(FailureCause.NODE_SILENT, f"node {self._position}: {error}") from error
+    def _attempt(self) -> Script[ClientEvent]:
+        node = yield from self._find()
         yield from self._check_identity(node)
         self._events.append(TargetConnected(node))
         yield from self._open(Session.PROGRAMMING)
@@ -163,7 +133,7 @@ class UdsTransfer(UdsConversation[ClientEvent]):
             yield from self._ask(start_routine(dialect.check_routine, dialect.check_record))
         if dialect.dependencies_routine is not None:
             yield from self._ask(start_routine(dialect.dependencies_routine))
-        return node
+        return ImageVerified(node)
 
     def _check_identity(self, node: NodeDescription) -> Script[None]:
         """Everything that can be seen to be wrong before anything is erased."""
@@ -285,11 +255,7 @@ class UdsTransfer(UdsConversation[ClientEvent]):
 
     # ---- ends
 
-    def _interrupted(self, detail: str) -> None:
-        if not self._interruptions_left:
-            self._fail(FailureCause.NO_PROGRESS, detail)
-            return
-        self._interruptions_left -= 1
+    def _broke_off(self, detail: str) -> None:
         self._events.append(TransferInterrupted(detail))
 
     def _fail(self, cause: FailureCause, detail: str) -> None:
