@@ -312,7 +312,7 @@ class UdsConversation(ABC, Generic[EventT]):
 
         Raises:
             SilentError: it does not answer.
-            GaveUpError: it does not have our profile.
+            GaveUpError: it does not have our profile, or restarts again and again.
         """
         tries = self._timing.discover_tries if tries is None else tries
         if self._dialect.has_profile:
@@ -323,15 +323,22 @@ class UdsConversation(ABC, Generic[EventT]):
 
     def _identify_by_profile(self, tries: int) -> Script[NodeDescription]:
         timeout_ns = self._timing.discover_timeout_ns
-        while True:
-            values: dict[int, bytes] = {}
+        values: dict[int, bytes] = {}
+        looks = 1 + self._timing.interruptions_max
+        for _ in range(looks):
             first = yield from self._read(_IDENTITY[0], tries=tries, timeout_ns=timeout_ns)
             for group in _IDENTITY[1:]:
                 values |= yield from self._read(group)
             if values[Did.BOOT_ID] == first[Did.BOOT_ID]:
-                break
+                return self._described({**first, **values})
+        raise GaveUpError(
+            FailureCause.NO_PROGRESS,
+            f"node {self._position}: expected one boot id in all answers, got another one {looks} times",
+        )
+
+    def _described(self, values: Mapping[int, bytes]) -> NodeDescription:
         try:
-            return _description(self._position, {**first, **values})
+            return _description(self._position, values)
         except ValueError as error:
             raise GaveUpError(
                 FailureCause.PROTOCOL_VERSION, f"expected values of UDS profile {UDS_PROFILE_VERSION}, got {error}"
@@ -350,7 +357,6 @@ class UdsConversation(ABC, Generic[EventT]):
     def _identify_plainly(self, tries: int) -> Script[NodeDescription]:
         """For a node without our profile: what the standard identifiers say; the rest is what the dialect takes it for."""
         yield from self._ask(tester_present(), tries=tries, timeout_ns=self._timing.discover_timeout_ns)
-        version, serial = ImageVersion(), ""
         text = yield from self._read_text(self._dialect.version_did)
         try:
             version = ImageVersion.parse(text)

@@ -201,6 +201,20 @@ def test_a_node_that_restarts_while_it_says_who_it_is_is_asked_from_the_beginnin
     assert (str(event.node.version), event.node.boot_reason) == ("2.1.0", BootReason.TEST)
 
 
+def test_a_node_that_restarts_each_time_it_says_who_it_is_is_given_up(bench, node):
+    """It answers, so it is not silent; but it is another boot at every question."""
+
+    def restart(_frame):
+        node.server._boot_id = node.random.randbytes(4)
+
+    bench.on_frame = restart
+    event = failed(bench.command(Command.DISCOVER), FailureCause.NO_PROGRESS)
+    assert event.detail == "node 1: expected one boot id in all answers, got another one 9 times"
+    discovery = UdsDiscovery(UDS_11BIT)
+    assert bench.run(discovery) == []
+    assert discovery.nodes == {}
+
+
 def test_a_slow_answer_is_not_taken_for_silence(bench):
     """It has begun within its time and takes a second: 127 ms between its frames."""
     event = bench.command(Command.DISCOVER, transport=IsoTpParameters(stmin=0x7F))
