@@ -11,8 +11,12 @@ import argparse
 import configparser
 import contextlib
 import errno
+import inspect
+import re
+import shutil
 import signal
 import sys
+import textwrap
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -51,6 +55,7 @@ __all__ = [
 ]
 
 _META = "bmsota.can"
+_HELP_COLUMN = 32
 
 LISTEN_S = 0.6
 """How long the bus is listened to: longer than the slowest cyclic message of a pack at work."""
@@ -96,16 +101,18 @@ class CanCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The command's help, and behind it python-can's options."""
+        # Typer keeps the line ends of every paragraph but the first, whatever the width of the screen.
+        self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(self.help or ""))
         super().format_help(ctx, formatter)
-        typer.echo(
-            "CAN bus (python-can's options; what is left open comes from can.conf and CAN_INTERFACE, CAN_CHANNEL, ...):"
-        )
+        width = shutil.get_terminal_size().columns
+        typer.echo("CAN bus (python-can's options; what they leave open comes from can.conf and CAN_INTERFACE, ...):")
         for action in _parser()._actions:  # noqa: SLF001 - argparse has no other way to its options' texts
             flags = ", ".join(action.option_strings)
             values = "" if action.nargs == 0 else f" {action.metavar or 'NAME'}"
             help_text = " ".join((action.help or "").split()).removeprefix("R|")
             first = help_text.split(". ")[0].rstrip(".")
-            typer.echo(f"  {flags}{values}: {first}.")
+            head = f"  {flags}{values}".ljust(_HELP_COLUMN - 1)
+            typer.echo(textwrap.fill(f"{head} {first}.", width, subsequent_indent=" " * _HELP_COLUMN))
         typer.echo()
 
 

@@ -15,7 +15,7 @@ from bmsota.flashing import FAULTS, FaultError
 if TYPE_CHECKING:
     from bmsota.flashing import Fault
 
-__all__ = ["error_console", "say", "say_fault", "stop", "stop_with"]
+__all__ = ["error_console", "say", "say_again", "say_fault", "stop", "stop_with"]
 
 
 def error_console() -> Console:
@@ -34,6 +34,12 @@ def say_fault(fault: Fault, detail: str) -> None:
     say(f"  next: {FAULTS[fault].advice}")
 
 
+def say_again(*, was_changed: bool, is_safe: bool = True) -> None:
+    """Whether to run it again: the last line of every message."""
+    written = "" if was_changed else "; nothing was written to any node"
+    say(f"  safe to run again: {'yes' if is_safe else 'no'}{written}")
+
+
 def stop(fault: Fault, detail: str) -> NoReturn:
     """Say it and end with the exit code of the fault. Nothing has been written to any node.
 
@@ -41,7 +47,7 @@ def stop(fault: Fault, detail: str) -> NoReturn:
         typer.Exit: always.
     """
     say_fault(fault, detail)
-    say(f"  safe to run again: {'yes' if FAULTS[fault].safe_to_run_again else 'no'}; nothing was written to any node")
+    say_again(was_changed=False, is_safe=FAULTS[fault].safe_to_run_again)
     raise typer.Exit(int(FAULTS[fault].exit_code))
 
 

@@ -27,7 +27,7 @@ from bmsota.cli.canbus import (
     fault_of_transfer,
     make_profile,
 )
-from bmsota.cli.faults import error_console, say, say_fault, stop, stop_with
+from bmsota.cli.faults import error_console, say, say_again, say_fault, stop, stop_with
 from bmsota.cli.flashreport import (
     REPORT_FORMAT,
     RunFiles,
@@ -40,7 +40,15 @@ from bmsota.cli.flashreport import (
     tool_json,
     utc_text,
 )
-from bmsota.cli.flashtext import plan_lines, rate_sentence, report_line
+from bmsota.cli.flashtext import (
+    counted,
+    findings_text,
+    nodes_text,
+    plan_lines,
+    question,
+    rate_sentence,
+    report_line,
+)
 from bmsota.cli.screen import forgiving_output
 from bmsota.errors import ConfigurationError, LocalProtocolError, TransferError
 from bmsota.flashing import (
@@ -64,6 +72,7 @@ from bmsota.flashing import (
     TransferBroken,
     TransferProgressed,
     make_plan,
+    node_words,
 )
 
 if TYPE_CHECKING:
@@ -104,7 +113,10 @@ def parse_positions(texts: Iterable[str], option: str) -> tuple[int, ...]:
         first = int(match[1]) if match else POSITION_MAX + 1
         last = int(match[2]) if match and match[2] else first
         if not first <= last <= POSITION_MAX:
-            raise FaultError(FieldFault.BAD_TARGET, f"expected positions 0 to {POSITION_MAX}, got {text!r} ({option})")
+            word = "one word or " if option == "--to" else ""
+            raise FaultError(
+                FieldFault.BAD_TARGET, f"expected {word}positions 0 to {POSITION_MAX}, got {text!r} ({option})"
+            )
         positions.update(range(first, last + 1))
     return tuple(sorted(positions))
 
@@ -194,7 +206,7 @@ class _Screen:
                 begun_ns, offset = self._begun.get(position, (now_ns, 0))
                 rate = rate_sentence(next_offset - offset, (now_ns - begun_ns) / 1e9, self._ceiling)
                 repeated = self._repeated.get(position, 0)
-                more = f", {repeated} frames repeated" if repeated else ""
+                more = f", {counted(repeated, 'frame')} repeated" if repeated else ""
                 self._progress.update(self._task(position, size_bytes), completed=next_offset, rate=rate + more)
             case FramesRepeated(position, frames):
                 self._repeated[position] = self._repeated.get(position, 0) + frames
@@ -384,10 +396,10 @@ class _Run:
 
     def _decide(self, machine: FieldUpgrade, session: CanSession) -> None:
         if not self.is_agreed:
-            count = sum(target.image is not None for target in machine.plan.targets) if machine.plan else 0
+            assert machine.plan is not None
             try:
                 with self.interrupt.asking():
-                    self.is_agreed = typer.confirm(f"flash {count} nodes?", default=False, err=True)
+                    self.is_agreed = typer.confirm(question(machine.plan), default=False, err=True)
             except typer.Abort:  # What a Ctrl-C in a question becomes.
                 machine.stop(session.clock())
                 return
@@ -414,7 +426,11 @@ class _Run:
             return FAULTS[self.lost.fault].exit_code, self.lost.fault, self.lost.detail
         if plan is not None and plan.refusals:
             first = plan.refusals[0]
-            return ExitCode.REFUSED, first.check, "; ".join(str(each) for each in plan.refusals)
+            told = [
+                f"{check.value}: {findings_text(each for each in plan.refusals if each.check is check)}"
+                for check in dict.fromkeys(each.check for each in plan.refusals)
+            ]
+            return ExitCode.REFUSED, first.check, "; ".join(told)
         if self.is_plan_only and plan is not None and not self.interrupt.is_wanted:
             return ExitCode.DONE, None, ""
         match result.outcome:
@@ -437,8 +453,7 @@ class _Run:
         plan = self.plan
         if plan is not None and plan.nodes and plan.refusals and exit_code is ExitCode.REFUSED:
             for check in dict.fromkeys(each.check for each in plan.refusals):
-                about = [str(each).partition(": ")[2] for each in plan.refusals if each.check is check]
-                say_fault(check, "; ".join(about))
+                say_fault(check, findings_text(each for each in plan.refusals if each.check is check))
         elif fault is not None:
             say_fault(fault, detail)
             for cause, told in _causes(result).items():
@@ -449,14 +464,14 @@ class _Run:
         elif self.is_plan_only:
             typer.echo("nothing was written: this was only the plan")
         elif exit_code is ExitCode.DONE:
-            typer.echo(f"done: {len(result.nodes)} nodes run {self.source.name}")
+            count = len(result.nodes)
+            typer.echo(f"done: {counted(count, 'node')} {'runs' if count == 1 else 'run'} {self.source.name}")
         for report in result.nodes:
             typer.echo(report_line(report, self.ceiling))
         if rate := rate_sentence(self.wire.sent_bytes, self.wire.seconds, self.ceiling):
-            typer.echo(f"while flashing, the wire carried {rate}")
+            typer.echo(f"while flashing, the wire carried {rate} (pauses to erase, program and verify included)")
         if exit_code is not ExitCode.DONE:
-            written = "" if result.was_changed else "; nothing was written to any node"
-            say(f"  safe to run again: {'yes' if is_safe else 'no'}{written}")
+            say_again(was_changed=result.was_changed, is_safe=is_safe)
 
     def _write_report(self, result: FieldResult, ended_ns: int, end: dict[str, Any]) -> None:
         assert self.session is not None
@@ -499,24 +514,21 @@ class _Run:
 
 def _causes(result: FieldResult) -> dict[Fault, str]:
     """What the nodes failed of, each with its nodes."""
-    told: dict[Fault, list[str]] = {}
+    told: dict[Fault, list[tuple[int, str]]] = {}
     for report in result.nodes:
         failure = report.failure
         if failure is not None and failure.cause is not None:
-            detail, place = failure.detail.partition(": ")[2], f"node {report.position}"
-            told.setdefault(failure.cause, []).append(detail if detail.startswith(place) else f"{place}: {detail}")
-    return {cause: "; ".join(each) for cause, each in told.items()}
+            told.setdefault(failure.cause, []).append((report.position, failure.detail.partition(": ")[2]))
+    return {cause: nodes_text(each) for cause, each in told.items()}
 
 
 def _mixture(result: FieldResult) -> str:
     """Who runs the new version and who does not."""
-    sides: dict[bool, list[str]] = {True: [], False: []}
+    sides: dict[bool, list[int]] = {True: [], False: []}
     for report in result.nodes:
-        sides[report.standing in RUNS_NEW].append(str(report.position))
-    others = ", ".join(sides[False])
-    return f"expected one version, got the new one on node {', '.join(sides[True])}" + (
-        f" and not on {others}" if others else ""
-    )
+        sides[report.standing in RUNS_NEW].append(report.position)
+    others = f" and not on {node_words(sides[False])}" if sides[False] else ""
+    return f"expected one version, got the new one on {node_words(sides[True])}{others}"
 
 
 # ---- the command
@@ -573,7 +585,13 @@ def command(
     ] = None,
     report: Annotated[str | None, typer.Option("--report", metavar="FILE", help="The JSON report.")] = None,
     report_dir: Annotated[
-        str, typer.Option("--report-dir", metavar="DIR", envvar="BMSOTA_REPORT_DIR", help="Where report and log go.")
+        str,
+        typer.Option(
+            "--report-dir",
+            metavar="DIR",
+            envvar="BMSOTA_REPORT_DIR",
+            help="Where report and log go; made if it is not there.",
+        ),
     ] = ".",
     log: Annotated[
         str | None, typer.Option("--log", metavar="FILE", help="The CAN log: .log (candump), .blf, .asc or .trc.")

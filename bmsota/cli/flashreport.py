@@ -58,6 +58,7 @@ class RunFiles:
                 path = Path(report)
                 path.write_text("", encoding="utf-8")
             else:
+                Path(folder).mkdir(parents=True, exist_ok=True)
                 path = _new_file(Path(folder), stem)
         except OSError as error:
             raise FaultError(

@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from bmsota.bootloader import Capability
-from bmsota.flashing import Action, Standing, Verdict
+from bmsota.flashing import Action, Standing, Verdict, node_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bmsota.bootloader import NodeDescription
-    from bmsota.flashing import FlashPlan, NodePlan, NodeReport
+    from bmsota.flashing import Finding, FlashPlan, NodePlan, NodeReport
 
 __all__ = [
     "columns",
-    "node_rows",
+    "counted",
+    "findings_text",
+    "node_lines",
+    "nodes_text",
     "plan_lines",
+    "question",
     "rate_sentence",
     "report_line",
     "standing_sentence",
 ]
 
-_NODE_HEADS = (
-    "node", "role", "hwid", "serial", "version", "state", "slot A", "slot B", "counter", "can", "protocol",
-)  # fmt: skip
 _PLAN_HEADS = ("node", "role", "hwid", "from", "to", "action", "bytes", "about")
 _KILO = 1000
+_QUESTIONS = (Action.FLASH, Action.CONFIRM, Action.RAISE_COUNTER)
+_PLACE = re.compile(r"node \d+(?: \([^)]*\))?(?:: | )")
+"""Which node a detail says it is about; the table above has its hardware id."""
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines with aligned columns, however wide the screen is."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def counted(count: int, noun: str) -> str:
+    """As "1 node" or "3 nodes"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def nodes_text(details: Iterable[tuple[int, str]]) -> str:
+    """What is said of several nodes, the same thing once: "nodes 1-8: expected ..."."""
+    said: dict[str, list[int]] = {}
+    for position, detail in details:
+        place = _PLACE.match(detail)
+        said.setdefault(detail[place.end() :] if place else detail, []).append(position)
+    return "; ".join(f"{node_words(positions)}: {detail}" for detail, positions in said.items())
+
+
+def findings_text(findings: Iterable[Finding]) -> str:
+    """What one check has found, the same thing of several nodes once."""
+    findings = list(findings)
+    whole = [each.detail for each in findings if each.position is None]
+    nodes = nodes_text((each.position, each.detail) for each in findings if each.position is not None)
+    return "; ".join([*whole, *([nodes] if nodes else [])])
 
 
 def word(name: str) -> str:
@@ -45,28 +72,41 @@ def capabilities(node: NodeDescription) -> str:
     return ", ".join(word(str(each.name)) for each in Capability if each in node.capabilities and each) or "-"
 
 
-def node_rows(nodes: Iterable[NodeDescription]) -> list[tuple[str, ...]]:
-    """The table of `bmsota nodes`, with its heads."""
-    rows: list[tuple[str, ...]] = [_NODE_HEADS]
+def node_lines(nodes: Sequence[NodeDescription]) -> list[str]:
+    """The table of `bmsota nodes`. What is the same everywhere is said once below it: the table fits more screens."""
+    has_serial = any(node.serial != node.hwid for node in nodes)
+    abilities = {(capabilities(node), str(node.protocol_version)) for node in nodes}
+    heads = [
+        "node",
+        "role",
+        "hwid",
+        *(["serial"] if has_serial else []),
+        "version",
+        "state",
+        "slot A",
+        "slot B",
+        "counter",
+    ]
+    if len(abilities) > 1:
+        heads += ["can", "protocol"]
+    rows = [heads]
     for node in nodes:
         slots = [word(state.name) for state in node.slot_states]
         if node.running_slot is not None:
             slots[node.running_slot] += " *"
-        rows.append(
-            (
-                str(node.position),
-                node.role.name.lower(),
-                node.hwid,
-                node.serial,
-                "-" if node.running_slot is None else str(node.version),
-                word(node.state.name),
-                *slots,
-                str(node.security_counter),
-                capabilities(node),
-                str(node.protocol_version),
-            )
-        )
-    return rows
+        row = [str(node.position), node.role.name.lower(), node.hwid]
+        row += [node.serial] if has_serial else []
+        row += ["-" if node.running_slot is None else str(node.version), word(node.state.name), *slots]
+        row += [str(node.security_counter)]
+        row += [capabilities(node), str(node.protocol_version)] if len(abilities) > 1 else []
+        rows.append(row)
+    lines = columns(rows)
+    if not has_serial:
+        lines.append("serial numbers are the hardware ids")
+    if len(abilities) == 1:
+        ((can, version),) = abilities
+        lines.append(f"{node_words(node.position for node in nodes)}: can {can}; protocol {version}")
+    return lines
 
 
 def plan_lines(plan: FlashPlan, rate_bytes_per_s: float | None) -> list[str]:
@@ -89,8 +129,15 @@ def plan_lines(plan: FlashPlan, rate_bytes_per_s: float | None) -> list[str]:
     if passed - others:
         lines.append(f"checked: {', '.join(sorted(passed - others))}")
     lines += [f"not checked: {each}" for each in plan.all_findings if each.verdict is Verdict.UNKNOWN]
-    lines += [f"forced: {each}" for each in plan.forced]
+    for check in dict.fromkeys(each.check for each in plan.forced):
+        lines.append(f"forced: {check.value}: {findings_text(each for each in plan.forced if each.check is check)}")
     return lines
+
+
+def question(plan: FlashPlan) -> str:
+    """What is asked before it is done: "flash 3 nodes, confirm 1 node?"."""
+    counts = [(action.value, len(plan.with_action(action))) for action in _QUESTIONS]
+    return ", ".join(f"{verb} {counted(count, 'node')}" for verb, count in counts if count) + "?"
 
 
 def _plan_row(node: NodePlan) -> tuple[str, ...]:
@@ -120,7 +167,7 @@ def rate_sentence(sent_bytes: int, seconds: float, ceiling_bytes_per_s: float | 
         return f"{rate / _KILO:.1f} kB/s"
     if rate > ceiling_bytes_per_s:
         # Bytes of an image that went compressed, or a bus without a pace.
-        return f"{rate / _KILO:.1f} kB/s"
+        return f"{rate / _KILO:.1f} kB/s, unpacked"
     return f"{rate / _KILO:.1f} of {ceiling_bytes_per_s / _KILO:.1f} kB/s, {100 * rate / ceiling_bytes_per_s:.0f} %"
 
 
@@ -128,6 +175,7 @@ def standing_sentence(standing: Standing, plan: NodePlan) -> str:
     """Which state a node is in, in words."""
     old, new = plan.from_version or "no image", plan.to_version
     return {
+        Standing.NOT_ASKED: "was not asked any more; what it runs is not known",
         Standing.SILENT: "does not answer; what it runs is not known",
         Standing.NO_IMAGE: "waits in its bootloader, no image runs",
         Standing.OLD: f"runs {old}",
@@ -146,13 +194,11 @@ def report_line(report: NodeReport, ceiling_bytes_per_s: float | None) -> str:
     plan = report.plan
     head = f"node {plan.position} ({plan.node.role.name.lower()}): {standing_sentence(report.standing, plan)}"
     rate = rate_sentence(report.sent_bytes, report.transfer_ns / 1e9, ceiling_bytes_per_s)
-    if not rate:
-        return head
-    said = [f"{report.sent_bytes} bytes in {report.transfer_ns / 1e9:.1f} s ({rate})"]
+    said = [f"{report.sent_bytes} bytes in {report.transfer_ns / 1e9:.1f} s ({rate})"] if rate else []
     if report.resumed_from:
-        said.append(f"{report.resumed_from} were there")
+        said.append(f"{report.resumed_from} bytes were there")
     if report.frames_repeated:
-        said.append(f"{report.frames_repeated} frames repeated")
+        said.append(f"{counted(report.frames_repeated, 'frame')} repeated")
     if report.interruptions:
-        said.append(f"broke off {report.interruptions} times")
-    return f"{head}; {', '.join(said)}"
+        said.append(f"broke off {counted(report.interruptions, 'time')}")
+    return "; ".join([head, *([", ".join(said)] if said else [])])

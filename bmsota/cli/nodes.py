@@ -18,10 +18,10 @@ from bmsota.cli.canbus import (
     fault_of_transfer,
     make_profile,
 )
-from bmsota.cli.faults import say, say_fault, stop, stop_with
+from bmsota.cli.faults import say, say_again, say_fault, stop, stop_with
 from bmsota.cli.flash import parse_checks, parse_positions, parse_targets, wire_ceiling
 from bmsota.cli.flashreport import node_json
-from bmsota.cli.flashtext import columns, node_rows
+from bmsota.cli.flashtext import counted, node_lines, nodes_text
 from bmsota.cli.screen import forgiving_output
 from bmsota.errors import LocalProtocolError, TransferError
 from bmsota.flashing import (
@@ -39,6 +39,7 @@ from bmsota.flashing import (
     is_on_trial,
     is_taken_back,
     make_plan,
+    node_words,
 )
 
 if TYPE_CHECKING:
@@ -144,9 +145,11 @@ def _talk(
         if talk is None or not talk.was_changed:
             stop_with(fault)
         say_fault(fault.fault, fault.detail)
+        say_again(was_changed=True)
         exit_code = FAULTS[fault.fault].exit_code
     except KeyboardInterrupt:
         say_fault(FieldFault.INTERRUPTED, "stopped by Ctrl-C")
+        say_again(was_changed=talk is not None and talk.was_changed)
         exit_code = ExitCode.INTERRUPTED
     if exit_code is not ExitCode.DONE:
         raise typer.Exit(int(exit_code))
@@ -160,6 +163,7 @@ def _missing(found: Sequence[NodeDescription], expected: Sequence[int]) -> list[
 def _nobody(talk: _Talk) -> ExitCode:
     fault, detail = talk.session.nobody()
     say_fault(fault, detail)
+    say_again(was_changed=False)
     return FAULTS[fault].exit_code
 
 
@@ -187,11 +191,11 @@ def nodes_command(
         if not found:
             return _nobody(talk)
         if not as_json:
-            for line in columns(node_rows(found)):
+            for line in node_lines(found):
                 typer.echo(line)
         if missing := _missing(found, expected):
-            names = ", ".join(str(position) for position in missing)
-            say_fault(Check.NODE_PRESENT, f"expected node {names} to answer, got nothing")
+            say_fault(Check.NODE_PRESENT, f"expected {node_words(missing)} to answer, got nothing")
+            say_again(was_changed=False)
             return ExitCode.FAILED
         return ExitCode.DONE
 
@@ -299,13 +303,14 @@ def _show(lines: Sequence[tuple[NodeDescription | None, bool, str]], *, as_json:
     else:
         for node, is_good, text in lines:
             who = "pack" if node is None else f"node {node.position} ({node.role.name.lower()})"
-            typer.echo(f"{'equal  ' if is_good else 'DIFFERS'}  {who}: {text}")
+            good, bad = ("in order", "DISORDER") if name is None else ("equal  ", "DIFFERS")
+            typer.echo(f"{good if is_good else bad}  {who}: {text}")
     if is_equal:
         return ExitCode.DONE
-    problems = "; ".join(
-        text if node is None else f"node {node.position} {text}" for node, is_good, text in lines if not is_good
-    )
-    say_fault(FieldFault.DIFFERS, problems)
+    bad_nodes = [(node.position, text) for node, is_good, text in lines if node is not None and not is_good]
+    problems = [text for node, is_good, text in lines if node is None and not is_good]
+    say_fault(FieldFault.DIFFERS, "; ".join([*([nodes_text(bad_nodes)] if bad_nodes else []), *problems]))
+    say_again(was_changed=False)
     return ExitCode.FAILED
 
 
@@ -399,21 +404,18 @@ def reset_command(
     """
 
     def do(talk: _Talk) -> ExitCode:
-        wanted = parse_positions(positions, "POSITION") if positions else ()
-        forced = parse_checks(force or ())
         found = talk.discover(wanted)
         if not found:
             return _nobody(talk)
         if missing := _missing(found, wanted):
-            names = ", ".join(str(position) for position in missing)
-            stop(Check.NODE_PRESENT, f"expected node {names} to answer, got nothing")
+            stop(Check.NODE_PRESENT, f"expected {node_words(missing)} to answer, got nothing")
         chosen = [node for node in found if not wanted or node.position in wanted]
         on_trial = [node for node in chosen if is_on_trial(node)]
         if on_trial and Check.TEST_PENDING not in forced:
             names = ", ".join(f"node {node.position} ({node.version})" for node in on_trial)
             stop(Check.TEST_PENDING, f"expected no image on trial, got {names}: a restart takes it back")
         say("the bus does not tell whether the vehicle drives or charges: it must stand, and no charger be plugged in")
-        if not yes and not talk.confirm(f"restart {len(chosen)} nodes?"):
+        if not yes and not talk.confirm(f"restart {counted(len(chosen), 'node')}?"):
             stop(FieldFault.DECLINED, "expected yes, got no")
         # Leaves first: the master is what passes their answers on.
         order = sorted(chosen, key=lambda node: (node.role.value == 0, node.position))
@@ -421,6 +423,11 @@ def reset_command(
         after = {node.position: node for node in talk.discover([node.position for node in order])}
         return _came_back(results, after)
 
+    try:
+        wanted = parse_positions(positions, "POSITION") if positions else ()
+        forced = parse_checks(force or ())
+    except FaultError as error:
+        stop_with(error)
     if not yes and not sys.stdin.isatty():
         stop(FieldFault.NOT_CONFIRMED, "expected --yes, or a terminal to ask on, got neither")
     _talk(
@@ -448,4 +455,6 @@ def _came_back(results: Sequence[NodeResult], after: dict[int, NodeDescription])
             say_fault(result.cause, f"node {result.position}: {detail}")
         else:
             say_fault(Check.NODE_PRESENT, f"node {result.position}: {detail}")
+    if exit_code is not ExitCode.DONE:
+        say_again(was_changed=True)
     return exit_code

@@ -53,6 +53,7 @@ from bmsota.flashing.plan import (
     is_on_trial,
     is_taken_back,
     make_plan,
+    node_words,
 )
 from bmsota.flashing.profile import BootloaderProfile, DiscoveryMachine, FlashingProfile, Machine
 from bmsota.flashing.uds import UdsProfile
@@ -109,5 +110,6 @@ __all__ = [
     "is_on_trial",
     "is_taken_back",
     "make_plan",
+    "node_words",
     "standing_of",
 ]

@@ -252,14 +252,16 @@ _OURS: Mapping[Fault, FaultRow] = {
         "Do not drive or charge. Bring the silent nodes back and run again: it does what is missing.",
     ),
     _F.DIFFERS: FaultRow(
-        _E.FAILED, "a node runs something else than the release says", "Run `bmsota flash` with the same release."
+        _E.FAILED,
+        "a node runs something else than the release says, or (without a release) the pack is not in order by itself",
+        "Run `bmsota flash` with the release the pack should have.",
     ),
 }
 
 # Not here: SAME_VERSION, which leaves a node alone, and VEHICLE_STATE, which is said and never refused.
 _ADVICE_OF_CHECK: Mapping[Check, str] = {
     Check.NODE_PRESENT: "Check the node's supply and wiring.",
-    Check.HARDWARE_CLASS: "Get the release for this hardware; `bmsota nodes --json` shows each node's class.",
+    Check.HARDWARE_CLASS: "Get the release for this hardware, or name the other nodes with `--to`; `bmsota nodes --json` shows each node's class.",
     Check.ROLE: "Choose the image for this kind of node, or other nodes with `--to`.",
     Check.HWID: "Another piece of hardware is at this position: check that this is the right vehicle.",
     Check.VERSION_DOWNGRADE: "Use a newer release.",

@@ -107,6 +107,8 @@ class FieldOutcome(Enum):
 class Standing(Enum):
     """Which state a node is in, as far as an upgrade is concerned."""
 
+    NOT_ASKED = "not asked"
+    """The run was broken off, by the user or by the adapter, before the nodes were looked at."""
     SILENT = "silent"
     NO_IMAGE = "no image"
     OLD = "old"
@@ -158,7 +160,7 @@ class NodeReport:
 
     plan: NodePlan
     node: NodeDescription | None
-    """What it last said of itself; older than `standing` if that is SILENT."""
+    """What it last said of itself; older than `standing` if that is SILENT or NOT_ASKED."""
     standing: Standing
     failure: NodeResult | None
     """The first step that failed."""
@@ -285,6 +287,7 @@ class FieldUpgrade:
         self._figures: dict[int, _Figures] = {}
         self._failed_phase: FieldPhase | None = None
         self._is_stopped = False
+        self._is_abandoned = False
         self._taken_back: set[int] = set()
         engine.discover(self._expected)
 
@@ -360,12 +363,12 @@ class FieldUpgrade:
             self._finish(FieldOutcome.INTERRUPTED)
 
     def abandon(self, now_ns: int) -> None:
-        """The bus is gone: end it with what is known. Every node counts as silent from here on."""
+        """The bus is gone: end it with what is known. How the nodes are now is not: nobody asks them any more."""
         if self.finished:
             return
         self._tick(now_ns)
         self._engine.cancel()
-        self._answering = frozenset()
+        self._is_abandoned = True
         self._failed_phase = self._failed_phase or self.phase
         self._finish(FieldOutcome.INTERRUPTED if self._is_stopped else FieldOutcome.FAILED)
 
@@ -586,6 +589,8 @@ class FieldUpgrade:
 
     def _standings(self) -> dict[int, Standing]:
         assert self.plan is not None
+        if self._is_abandoned:
+            return dict.fromkeys((target.position for target in self.plan.targets), Standing.NOT_ASKED)
         return {
             target.position: standing_of(
                 self._nodes.get(target.position) if target.position in self._answering else None, target

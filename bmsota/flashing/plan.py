@@ -46,6 +46,7 @@ __all__ = [
     "is_on_trial",
     "is_taken_back",
     "make_plan",
+    "node_words",
 ]
 
 # What a node needs beside the transfer: verifying the image, one restart, a dozen commands. Of the virtual nodes and of a
@@ -322,6 +323,19 @@ class FlashPlan:
         return tuple(node for node in self.targets if node.action in actions)
 
 
+def node_words(positions: Iterable[int]) -> str:
+    """Nodes as people write them: "node 3", or "nodes 1, 3, 5-8"."""
+    runs: list[list[int]] = []
+    for position in sorted(set(positions)):
+        if runs and runs[-1][-1] == position - 1:
+            runs[-1].append(position)
+        else:
+            runs.append([position])
+    # Two neighbours are written as two.
+    texts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"node{'s' if sum(map(len, runs)) > 1 else ''} {', '.join(texts)}"
+
+
 def is_on_trial(node: NodeDescription) -> bool:
     """Whether the image that runs is on trial: the next restart takes it back unless it is confirmed before."""
     return node.running_slot is not None and node.slot_states[node.running_slot] is SlotState.TEST
@@ -489,7 +503,7 @@ class _Judge:
         runs = node.running_slot is not None
         if runs and node.version == facts.version and not is_taken_back(node):
             # Otherwise nothing would be flashed: see `_action`.
-            findings.append(self._finding(Check.SAME_VERSION, f"it runs {facts.version} already", position))
+            findings.append(self._finding(Check.SAME_VERSION, f"{facts.version} runs already", position))
         older = runs and facts.version < node.version
         problem = f"expected a version of at least {node.version}, got {facts.version}" if older else None
         findings.append(self._finding(Check.VERSION_DOWNGRADE, problem, position))
@@ -537,12 +551,16 @@ class _Judge:
         if not taking:
             return []
         after = {plan.position: plan.to_version or plan.from_version for plan in plans}
-        problems: list[str] = []
+        left_out: dict[tuple[str, str], list[int]] = {}
         for plan in plans:
             image = self._source.image_for(plan.node)
             if plan.action is Action.LEFT_OUT and image is not None and plan.from_version != image.facts.version:
-                runs = plan.from_version or "nothing"
-                problems.append(f"node {plan.position} is left out and runs {runs}, not {image.facts.version}")
+                key = (str(plan.from_version or "nothing"), str(image.facts.version))
+                left_out.setdefault(key, []).append(plan.position)
+        problems = [
+            f"{node_words(where)} {'are left out and run' if len(where) > 1 else 'is left out and runs'} {runs}, not {new}"
+            for (runs, new), where in left_out.items()
+        ]
         used = {id(image): image for plan in plans if (image := self._source.image_for(plan.node)) is not None}
         for image in used.values():
             for need in image.facts.dependencies:

@@ -66,8 +66,9 @@ def test_the_journey(kind, release, tmp_path):
         there = bmsota("nodes", *pack.arguments, *QUICK)
         assert there.code == 0
         lines = there.out.splitlines()
-        assert " ".join(lines[0].split()) == "node role hwid serial version state slot A slot B counter can protocol"
-        assert " ".join(lines[2].split()).startswith("1 slave HW-1 SN1 2.0.0 application confirmed * empty 1 ")
+        assert " ".join(lines[0].split()) == "node role hwid serial version state slot A slot B counter"
+        assert " ".join(lines[2].split()) == "1 slave HW-1 SN1 2.0.0 application confirmed * empty 1"
+        assert lines[4] == "nodes 0-2: can broadcast, compression; protocol 2"
         differs = bmsota("verify", release, *pack.arguments, *QUICK)
         assert differs.code == 1
         assert "DIFFERS  node 1 (slave): expected 2.1.0, runs 2.0.0, confirmed, counter 1" in differs.out
@@ -155,9 +156,9 @@ class TestTargets:
         assert not {request.command for request in pack.requests[count:]} & WRITING
         forced = flash(release, "--yes", "--force", "same-version")
         assert forced.code == 0
-        assert "forced: same-version: node 1: it runs 2.1.0 already" in forced.out
+        assert "forced: same-version: nodes 0-2: 2.1.0 runs already" in forced.out
         assert report_of(flash)["forced"] == [
-            f"same-version: node {position}: it runs 2.1.0 already" for position in range(3)
+            f"same-version: node {position}: 2.1.0 runs already" for position in range(3)
         ]
 
 
@@ -248,7 +249,7 @@ class TestNodes:
     def test_one_that_was_expected_is_missing(self, pack):
         done = bmsota("nodes", "--expect", "0-4", *pack.arguments, *QUICK)
         assert done.code == 1
-        assert "node-present: expected node 3, 4 to answer, got nothing" in done.err
+        assert "node-present: expected nodes 3, 4 to answer, got nothing" in done.err
 
 
 class TestVerify:
@@ -259,7 +260,7 @@ class TestVerify:
         with VirtualPack(Node(0), Node(1), Node(2, NEW)) as pack:
             done = bmsota("verify", *pack.arguments, *QUICK)
         assert done.code == 1
-        assert "DIFFERS  pack: nodes of one kind run different versions: 2.0.0 on 1, 2.1.0 on 2" in done.out
+        assert "DISORDER  pack: nodes of one kind run different versions: 2.0.0 on 1, 2.1.0 on 2" in done.out
 
     def test_json(self, pack, release):
         done = bmsota("verify", release, "--json", *pack.arguments, *QUICK)
@@ -359,7 +360,8 @@ class TestInterrupt:
         stopped = flash(release, "--yes")
         pack.on_request = lambda request: None
         assert stopped.code == 130, stopped.text
-        assert {node["state"] for node in report_of(flash)["nodes"]} == {"silent"}
+        assert {node["state"] for node in report_of(flash)["nodes"]} == {"not asked"}
+        assert "node 1 (slave): was not asked any more; what it runs is not known" in stopped.out
         assert flash(release, "--yes").code == 0
 
 
@@ -375,7 +377,7 @@ def test_on_a_terminal_it_asks_and_shows_bars(answer, code, release, tmp_path):
             assert not {request.command for request in pack.requests} & WRITING
             assert "nothing was written to any node" in screen
         else:
-            assert re.search(r"\d+ bytes in \d\.\d s \(\d+\.\d (of 35\.2 kB/s|kB/s\))", screen)
+            assert re.search(r"\d+ bytes in \d\.\d s \(\d+\.\d (of 35\.2 kB/s|kB/s, unpacked\))", screen)
     assert "Traceback" not in screen
     (report,) = tmp_path.glob("*.json")
     assert json.loads(report.read_text(encoding="utf-8"))["exit_code"] == code

@@ -344,13 +344,13 @@ def test_a_second_stop_changes_nothing(pack):
 
 
 def test_without_a_bus_it_ends_with_what_is_known(pack):
-    """The adapter is unplugged in mid-flash: every node is silent from here on, what it had taken is counted."""
+    """The adapter is unplugged in mid-flash: no node is asked any more, what it had taken is counted."""
     machine = pack.upgrade()
     pack.on_request = Nth(5, lambda request: machine.abandon(pack.now_ns))
     pack.run(machine)
     result = machine.result
     assert (result.outcome, result.failed_phase) == (FieldOutcome.FAILED, FieldPhase.STAGE)
-    assert {report.standing for report in result.nodes} == {Standing.SILENT}
+    assert {report.standing for report in result.nodes} == {Standing.NOT_ASKED}
     assert result.was_changed
     pack.on_request = lambda request: None
     assert upgrade(pack).outcome is FieldOutcome.DONE

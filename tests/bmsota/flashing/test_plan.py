@@ -245,7 +245,7 @@ class TestMixedPack:
     def test_one_slave_of_several(self, planned, rig):
         plan = planned(FlashSource.of_image("slave", rig.make_image()), positions=(2,))
         (reason,) = self.why(plan)
-        assert reason == ("node 1 is left out and runs 2.0.0, not 2.1.0; node 3 is left out and runs 2.0.0, not 2.1.0")
+        assert reason == ("nodes 1, 3 are left out and run 2.0.0, not 2.1.0")
 
     def test_a_slave_that_catches_up_mixes_nothing(self, planned, described, rig):
         nodes = [
