@@ -29,7 +29,7 @@ from bmsota.bootloader import (
 from bmsota.image import verify_image
 from simulator.devices.flash import CutPhase, PowerCut
 from simulator.kernel import SECOND
-from simulator.links.canbus import EXTENDED_FLAG
+from simulator.links.canbus import EXTENDED_FLAG, filter_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -344,8 +344,9 @@ class BootloaderNode:
     # -- frames and time -------------------------------------------------------------------------------------------------
 
     def receive(self, frame: CanFrame, now_ns: int, port: Port) -> None:
-        """A frame was on the bus of *port*; answers go there."""
-        self._answering = port
+        """A frame was on the bus of *port*; if it asks for something, answers go there from now on."""
+        if filter_key(frame) in self._request_keys:
+            self._answering = port
         try:
             for core in self._cores:
                 if core is self._server and self._holder is not None and self._holder is not core:

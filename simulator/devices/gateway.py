@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from simulator.kernel import SECOND
-from simulator.links.canbus import EXTENDED_FLAG
+from simulator.links.canbus import filter_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,13 +52,17 @@ class Gateway:
 
     def from_outside(self, frame: CanFrame, now_ns: int) -> None:
         """The device has heard *frame* on the diagnosis bus."""
-        if _key(frame) in self._inward:
+        if filter_key(frame) in self._inward:
             self._asked_ns = now_ns
             self._pass(frame, self._inside)
 
     def from_inside(self, frame: CanFrame, now_ns: int) -> None:
         """The device has heard *frame* on the internal bus."""
-        if _key(frame) in self._outward and self._asked_ns is not None and now_ns - self._asked_ns < ANSWER_LIMIT_NS:
+        if (
+            filter_key(frame) in self._outward
+            and self._asked_ns is not None
+            and now_ns - self._asked_ns < ANSWER_LIMIT_NS
+        ):
             self._pass(frame, self._outside)
 
     def _pass(self, frame: CanFrame, port: Port) -> None:
@@ -66,7 +70,3 @@ class Gateway:
             self.passed += 1
         else:
             self.refused += 1
-
-
-def _key(frame: CanFrame) -> int:
-    return frame.can_id | EXTENDED_FLAG if frame.is_extended_id else frame.can_id

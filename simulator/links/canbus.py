@@ -35,7 +35,17 @@ if TYPE_CHECKING:
 
     from simulator.kernel import Kernel, Timer
 
-__all__ = ["FD_SIZES", "BusFaults", "CanBus", "Port", "Receiver", "Stuffing", "frame_bits", "frame_stuff_bits"]
+__all__ = [
+    "FD_SIZES",
+    "BusFaults",
+    "CanBus",
+    "Port",
+    "Receiver",
+    "Stuffing",
+    "filter_key",
+    "frame_bits",
+    "frame_stuff_bits",
+]
 
 # A window of the bootloader is 64 frames; sixteen of them waiting in one port mean that its owner does not look at
 # `pending`, and an endless queue would hide that.
@@ -45,6 +55,11 @@ QUEUE_FRAMES_MAX = 1024
 REORDER_HOLD_NS = 2 * MS
 
 EXTENDED_FLAG = 1 << 31
+
+
+def filter_key(frame: CanFrame) -> int:
+    """The identifier as acceptance filters name it (`Port.accept`): an extended one with bit 31 set."""
+    return frame.can_id | EXTENDED_FLAG if frame.is_extended_id else frame.can_id
 
 
 class Receiver(Protocol):
@@ -420,7 +435,7 @@ class CanBus:
         now_ns = self.kernel.now_ns
         for observer in self._observers:
             observer(frame, now_ns)
-        key = frame.can_id | EXTENDED_FLAG if frame.is_extended_id else frame.can_id
+        key = filter_key(frame)
         listeners = self._listeners.get(key)
         if listeners is None:
             listeners = tuple(port for port in self.ports if port._accepts is None or key in port._accepts)  # noqa: SLF001

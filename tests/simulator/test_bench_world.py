@@ -127,7 +127,7 @@ def test_of_two_protocols_one_at_a_time(desk):
     while bench.world.rows()[2].state != "receiving":
         bench.run(0.01)
     refused = bench.flasher.do("restart", (2,))[2]
-    assert (refused.ok, "WRONG_STATE" in refused.detail) == (False, True)
+    assert (refused.ok, "IN_USE" in refused.detail) == (False, True)
     while not tester.engine.is_idle:
         bench.run(0.1)
     assert tester.events[-1].results[0].ok
@@ -154,6 +154,21 @@ def test_the_adapters_hear_traffic_inside_and_none_outside(desk):
     assert desk().world.seats[0].port.received > 50
     assert desk(topology=BenchTopology.GATEWAY).world.seats[0].port.received == 0
     assert desk(traffic=False).world.seats[0].port.received < 30, "only the identities of the boot"
+
+
+def test_the_master_answers_where_it_was_asked_whatever_it_hears_inside_meanwhile(desk):
+    """An answer waits for the flash; slaves that are asked through the gateway talk on the other bus in between."""
+    bench = desk(topology=BenchTopology.GATEWAY)
+    inside = set()
+    bench.world.bus.observe(lambda frame, _now_ns: inside.add(frame.can_id))
+    bench.flasher.begin("flash", [FlashJob(0, MASTER)])
+    other = bench.another_flasher(BootloaderProfile(bench.world.wire))
+    while not bench.flasher.engine.is_idle:
+        assert sorted(other.do("discover", (1, 2))) == [0, 1, 2]
+    assert bench.flasher.events[-1].results[0].ok
+    reply_id = bench.world.wire.reply_id
+    assert inside >= {reply_id + 1, reply_id + 2}
+    assert reply_id not in inside
 
 
 def test_an_adapter_hears_what_its_neighbour_sends(desk):
