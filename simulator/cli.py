@@ -32,6 +32,7 @@ from simulator.scenario import packaged_scenario, parse_scenario
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bmsota.image import PublicKey
     from simulator.demo import DemoResult, KeptDemo
     from simulator.fleet import Fleet
     from simulator.operator import UpgradeRow
@@ -160,10 +161,17 @@ def bench(
         list[int] | None, typer.Option(metavar="POSITION", help="Nothing answers here. May be repeated.")
     ] = None,
     image_key: Annotated[
-        list[Path] | None, typer.Option(metavar="PEM", help="Trust images signed with this key too. May be repeated.")
+        list[Path] | None,
+        typer.Option(
+            metavar="PEM", help="Trust images signed with the private key of this public key too. May be repeated."
+        ),
     ] = None,
     access_key: Annotated[
-        list[Path] | None, typer.Option(metavar="PEM", help="Ask flashers for this Ed25519 key. May be repeated.")
+        list[Path] | None,
+        typer.Option(
+            metavar="PEM",
+            help="Lock the nodes: flashers must have the private key of this Ed25519 public key. May be repeated.",
+        ),
     ] = None,
     flash_file: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Keep the flash contents here from one bench to the next.")
@@ -203,7 +211,7 @@ def bench(
             slot_kib=slot_kib,
             wrong_class=frozenset(wrong_class or ()),
             absent=frozenset(absent or ()),
-            image_keys=tuple(load_public_key(path.read_bytes()) for path in image_key or ()),
+            image_keys=tuple(_public_key(path, "--image-key") for path in image_key or ()),
             access_keys=tuple(_access_key(path) for path in access_key or ()),
             flash_file=flash_file,
             seed=seed,
@@ -214,8 +222,15 @@ def bench(
     run_bench(options, channel=channel, run_for_s=run_for, control=control)
 
 
+def _public_key(path: Path, option: str) -> PublicKey:
+    try:
+        return load_public_key(path.read_bytes())
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} ({option} {path})") from error
+
+
 def _access_key(path: Path) -> Ed25519PublicKey:
-    key = load_public_key(path.read_bytes())
+    key = _public_key(path, "--access-key")
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigurationError(f"access key: expected Ed25519, got another key ({path})")
     return key

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 try:
     import can
 except ImportError as error:  # pragma: no cover - the tests have it
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from bmsota.adapters.files import FilePath
@@ -199,6 +198,8 @@ def _by_id(databases: Sequence[Database]) -> dict[int, Message]:
 
 def _decode(message: Message, frames: list[can.Message], positions: list[int]) -> DecodedMessage:
     size = message.length
+    import numpy as np  # noqa: PLC0415 - whoever only writes a log does without it
+
     data = np.frombuffer(b"".join(bytes(frame.data[:size]) for frame in frames), dtype=np.uint8)
     return DecodedMessage(
         message=message,

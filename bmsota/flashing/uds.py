@@ -1,17 +1,27 @@
-"""The profile for nodes that speak UDS."""
+"""The profile for nodes that speak UDS.
+
+`bmsota.uds` is imported when a profile is made: can-isotp behind it takes as long as all the rest of a command line.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from bmsota.uds import UDS_11BIT, UdsCommand, UdsDiscovery, UdsTransfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bmsota.bootloader import Command
     from bmsota.image import ImageVersion
-    from bmsota.uds import AccessKey, IsoTpParameters, UdsAddressing, UdsDialect, UdsTiming
+    from bmsota.uds import (
+        AccessKey,
+        IsoTpParameters,
+        UdsAddressing,
+        UdsCommand,
+        UdsDialect,
+        UdsDiscovery,
+        UdsTiming,
+        UdsTransfer,
+    )
 
 __all__ = ["UdsProfile"]
 
@@ -19,7 +29,7 @@ __all__ = ["UdsProfile"]
 class UdsProfile:
     """UDS on ISO-TP (`bmsota.uds`, docs/uds.md).
 
-    *addressing* gives the positions their CAN ids; *access_key* answers the nodes' seeds; *dialect* describes nodes that are not
+    *addressing* gives the positions their CAN ids (None: `UDS_11BIT`); *access_key* answers the nodes' seeds; *dialect* describes nodes that are not
     our own `UdsServer`; *transport* is our end of ISO-TP, for CAN FD among others.
     """
 
@@ -27,20 +37,24 @@ class UdsProfile:
 
     def __init__(
         self,
-        addressing: UdsAddressing = UDS_11BIT,
+        addressing: UdsAddressing | None = None,
         *,
         access_key: AccessKey | None = None,
         dialect: UdsDialect | None = None,
         timing: UdsTiming | None = None,
         transport: IsoTpParameters | None = None,
     ) -> None:
-        self._addressing = addressing
+        from bmsota.uds import UDS_11BIT  # noqa: PLC0415 - see above
+
+        self._addressing = UDS_11BIT if addressing is None else addressing
         self._access_key = access_key
         self._dialect = dialect
         self._timing = timing
         self._transport = transport
 
     def discovery(self, positions: Iterable[int]) -> UdsDiscovery:
+        from bmsota.uds import UdsDiscovery  # noqa: PLC0415 - see above
+
         return UdsDiscovery(
             self._addressing,
             positions=positions,
@@ -50,6 +64,8 @@ class UdsProfile:
         )
 
     def transfer(self, position: int, image: bytes) -> UdsTransfer:
+        from bmsota.uds import UdsTransfer  # noqa: PLC0415 - see above
+
         return UdsTransfer(
             self._addressing.address(position),
             position=position,
@@ -72,6 +88,8 @@ class UdsProfile:
         raise_counter: bool = True,
         expected_version: ImageVersion | None = None,
     ) -> UdsCommand:
+        from bmsota.uds import UdsCommand  # noqa: PLC0415 - see above
+
         return UdsCommand(
             self._addressing.address(position),
             position=position,

@@ -42,7 +42,9 @@ def load_public_key(pem: bytes) -> PublicKey:
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigurationError(f"public key: expected PEM text of a public key, got {error}") from error
+        # A key that is there but cannot be read is damaged, or of no known kind: the library says so.
+        reason = error if b"PUBLIC KEY-----" in pem else _pem_kind(pem)
+        raise ConfigurationError(f"public key: expected PEM text of a public key, got {reason}") from error
     if isinstance(key, Ed25519PublicKey) or (isinstance(key, EllipticCurvePublicKey) and _is_p256(key)):
         return key
     raise ConfigurationError(f"public key: expected Ed25519 or P-256, got {type(key).__name__}")
@@ -57,10 +59,19 @@ def load_signing_key(pem: bytes, *, password: bytes | None = None) -> SigningKey
     try:
         key = load_pem_private_key(pem, password)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigurationError(f"signing key: expected PEM text of a private key, got {error}") from error
+        # A key that is there but cannot be read wants a password, or another one: the library says so.
+        reason = error if b"PRIVATE KEY-----" in pem else _pem_kind(pem)
+        raise ConfigurationError(f"signing key: expected PEM text of a private key, got {reason}") from error
     if isinstance(key, Ed25519PrivateKey) or (isinstance(key, EllipticCurvePrivateKey) and _is_p256(key)):
         return key
     raise ConfigurationError(f"signing key: expected Ed25519 or P-256, got {type(key).__name__}")
+
+
+def _pem_kind(pem: bytes) -> str:
+    """What a PEM file holds that is not what was wanted."""
+    if b"PRIVATE KEY-----" in pem:
+        return "a private key"
+    return "a public key" if b"PUBLIC KEY-----" in pem else "no key"
 
 
 def _is_p256(key: EllipticCurvePrivateKey | EllipticCurvePublicKey) -> bool:

@@ -294,6 +294,7 @@ def call(monkeypatch, capsys):
         (["--turnaround-ms", "inf"], 2, "times: expected at least 0 and at most 10 s"),
         (["--colour"], 2, "No such option: --colour"),
         (["--image-key", "nowhere.pem"], 2, "nowhere.pem"),
+        (["--access-key", __file__], 2, f"expected PEM text of a public key, got no key (--access-key {__file__})"),
         (["--channel", "nonsense"], 1, "channel: expected pty or INTERFACE:CHANNEL, got 'nonsense'"),
         (["--channel", "nonsense:0"], 1, "channel: expected python-can to open nonsense:0"),
         (["--control", "/"], 1, "control: expected a free path, got /"),

@@ -61,11 +61,11 @@ def test_other_kinds_of_key_are_refused(key):
 
 def test_other_text_is_refused():
     """Not PEM, or the other half of a pair."""
-    for text in (b"", b"hello", private_pem(ED25519)):
-        with pytest.raises(ConfigurationError, match="public key: expected"):
+    for text, got in ((b"", "no key"), (b"hello", "no key"), (private_pem(ED25519), "a private key")):
+        with pytest.raises(ConfigurationError, match=f"public key: expected PEM text of a public key, got {got}"):
             load_public_key(text)
-    for text in (b"", b"hello", public_pem(ED25519)):
-        with pytest.raises(ConfigurationError, match="signing key: expected"):
+    for text, got in ((b"", "no key"), (b"hello", "no key"), (public_pem(ED25519), "a public key")):
+        with pytest.raises(ConfigurationError, match=f"signing key: expected PEM text of a private key, got {got}"):
             load_signing_key(text)
 
 
