@@ -229,6 +229,11 @@ class BootStore:
         """Whether an image is on trial and must be confirmed or will be reverted."""
         return self._slot_in(SlotState.TEST) is not None
 
+    @property
+    def is_spare_running(self) -> bool:
+        """Whether the image that runs lies in the spare slot: on trial, or taken back and not restarted since."""
+        return self.is_test_pending or self._is_taken_back
+
     def read_slot(self, slot: int) -> bytes:
         """The image bytes in *slot*, as long as the journal says."""
         return self._flash.read(self._layout.slot_offsets[slot], self._state.slots[slot].size_bytes)
@@ -255,12 +260,14 @@ class BootStore:
         always starts at 0; what is staged is then believed for its signature alone.
 
         Raises:
-            LocalProtocolError: the image does not fit, or an image is on trial and its fallback must stay.
+            LocalProtocolError: the image does not fit, or the one that runs would be overwritten (`is_spare_running`).
         """
         if self.is_test_pending:
             raise LocalProtocolError(
                 "staging: expected no image on trial, got one that is neither confirmed nor reverted"
             )
+        if self._is_taken_back:
+            raise LocalProtocolError("staging: expected a restart behind revert, got none: the image still runs")
         if not 0 < size_bytes <= self._layout.slot_size_bytes:
             raise LocalProtocolError(
                 f"staging: expected an image of 1 to {self._layout.slot_size_bytes} bytes, got {size_bytes}"

@@ -160,7 +160,7 @@ class ResultCode(IntEnum):
     TOO_LARGE = 4
     COUNTER_TOO_LOW = 5
     TEST_PENDING = 6
-    """An image is on trial; its fallback must not be overwritten."""
+    """What runs must not be overwritten: an image is on trial, or has been taken back and the node has not restarted."""
     BAD_OFFER = 7
     """The offer record cannot be read: another layout."""
     INCOMPLETE = 8

@@ -495,7 +495,7 @@ class BootloaderTarget:
                 ResultCode.COUNTER_TOO_LOW,
                 f"expected a security counter of at least {store.security_counter}, got {offer.security_counter}",
             )
-        if store.is_test_pending:
+        if store.is_spare_running:
             raise _RefusedError(ResultCode.TEST_PENDING)
         can_decompress = (offer.window_bits, offer.lookahead_bits) in (
             {(0, 0), (WINDOW_BITS, LOOKAHEAD_BITS)} if self._limits.takes_compression else {(0, 0)}

@@ -233,7 +233,7 @@ NRCS: Mapping[Nrc, str] = {
     Nrc.WRONG_HARDWARE: "offer, or verification: the image is for another hardware class (or, in verification, role)",
     Nrc.TOO_LARGE: "offer: the image does not fit the slot",
     Nrc.COUNTER_TOO_LOW: "offer, verification or revert: the security counter is lower than the node's",
-    Nrc.TEST_PENDING: "offer: an image is on trial, its fallback must stay",
+    Nrc.TEST_PENDING: "offer: an image is on trial, or taken back before a restart: what runs must stay",
     Nrc.BAD_OFFER: "offer: another layout",
     Nrc.BAD_IMAGE: "verification: no image",
     Nrc.NOT_TRUSTED: "verification: no valid signature of a known key",

@@ -642,7 +642,7 @@ class UdsServer:
         self._is_verified = False
         if not ImageOffer.is_offer(record):
             # A plain tester: address and size, or nothing. Blocks are erased as they are written.
-            if self._store.is_test_pending:
+            if self._store.is_spare_running:
                 raise _RefusedError(Nrc.CONDITIONS_NOT_CORRECT)
             return bytes(4)
         try:
@@ -676,8 +676,8 @@ class UdsServer:
                 ResultCode.COUNTER_TOO_LOW,
                 f"expected a security counter of at least {store.security_counter}, got {offer.security_counter}",
             )
-        if store.is_test_pending:
-            raise _refused(ResultCode.TEST_PENDING, "an image is on trial")
+        if store.is_spare_running:
+            raise _refused(ResultCode.TEST_PENDING, "expected no image on trial or taken back, got one that runs")
 
     def _check_memory(self, record: bytes) -> bytes:  # noqa: ARG002  Other testers send a checksum; ours is in the image.
         if not self._is_verified:
@@ -762,7 +762,7 @@ class UdsServer:
 
     def _begin_plain(self, size: int) -> _Download:
         """Without an offer: a whole image, at whatever address its tester thinks it is written to."""
-        if self._store.is_test_pending:
+        if self._store.is_spare_running:
             raise _RefusedError(Nrc.CONDITIONS_NOT_CORRECT)
         if not 0 < size <= self._store.slot_size_bytes:
             raise _RefusedError(Nrc.REQUEST_OUT_OF_RANGE)

@@ -140,6 +140,8 @@ def test_until_the_next_boot_revert_may_be_asked_for_again_and_nothing_is_confir
     store.revert()
     with pytest.raises(LocalProtocolError, match="got one that has been taken back"):
         store.confirm()
+    with pytest.raises(LocalProtocolError, match="expected a restart behind revert"):
+        store.begin_staging(len(parts.NEW), None)
     assert (store.journal_sequence, store.active_slot, store.security_counter) == (sequence, 0, 1)
     store, result = device.power_on()
     assert (result.slot, parts.version(result)) == (0, "2.0.0")

@@ -181,10 +181,13 @@ def test_the_node_itself_refuses_what_a_careless_client_lets_through(bench, benc
     assert bench.nodes[0].flash.operations == operations
 
 
-def test_an_image_on_trial_keeps_its_fallback(bench, bench_parts):
+@pytest.mark.parametrize("is_taken_back", [False, True])
+def test_an_image_on_trial_keeps_its_fallback_and_is_not_overwritten_while_it_runs(is_taken_back, bench, bench_parts):
     bench.run(client_of(bench, bench_parts))
     bench.command(1, Command.ACTIVATE_TEST)
     bench.command(1, Command.RESET)
+    if is_taken_back:
+        bench.command(1, Command.REVERT)
     failed = bench.run(client_of(bench, bench_parts, image=bench_parts.make_image("2.2.0", counter=3)))[-1]
     assert (failed.cause, failed.permanent) == (FailureCause.TEST_PENDING, False)
 

@@ -446,12 +446,15 @@ def test_what_the_node_refuses_before_it_erases(bench, node, parts, changes, cau
     assert node.flash.operations == operations
 
 
-def test_an_image_on_trial_is_not_overwritten(bench, node, parts):
+@pytest.mark.parametrize("is_taken_back", [False, True])
+def test_an_image_on_trial_is_not_overwritten(is_taken_back, bench, node, parts):
     from bmsota.bootloader import Command
 
     verified(bench.flash(parts.NEW()))
     bench.command(Command.ACTIVATE_TEST)
     bench.command(Command.RESET)
+    if is_taken_back:
+        bench.command(Command.REVERT)
     event = failed(bench.flash(parts.make_image("2.2.0", counter=3)), FailureCause.TEST_PENDING)
     assert event.detail == "RoutineControl: TEST_PENDING (0xF6)"
 
