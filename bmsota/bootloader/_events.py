@@ -81,7 +81,7 @@ class Failure:
     permanent: bool
     """Whether running the same thing again will fail again."""
     safe_to_run_again: bool
-    """Whether running it again can do harm. It never can here: a transfer writes the spare slot only."""
+    """Whether running it again does no harm. It never does here: a transfer writes the spare slot only."""
     advice: str
 
 

@@ -5,9 +5,9 @@ While the reports are on their way the next blocks go out: as long as the window
 says what the node misses; what any of the nodes misses is sent again once, between two blocks. A node that does not answer,
 or answers that it has lost its place, is left behind, and the others go on.
 
-The window (blocks beyond the slowest node's first incomplete one) begins small, doubles with every good report up to what
-the nodes can hold, and halves when much is missing: then the receivers or the adapter are overrun, and a pause between the
-frames comes as well. Reports are asked for twice a window, so that the second half goes out while the first is reported.
+The window (blocks beyond the slowest node's first incomplete one) begins small and doubles with every report up to what the
+nodes can hold; when much is missing, pauses between the frames are tried (`_pace`). Reports are asked for twice a window,
+so that the second half goes out while the first is reported.
 
 There is one question under way at a time. It is repeated to each node that has not answered; a report names the block it is
 about, so that a late one is not taken for an early one.

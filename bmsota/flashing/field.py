@@ -205,7 +205,7 @@ class FieldResult:
 
     @property
     def safe_to_run_again(self) -> bool:
-        """Whether running the same thing again can do harm. A transfer writes the spare slot only, so it cannot."""
+        """Whether running the same thing again does no harm. A transfer writes the spare slot only, so it does none."""
         return all(node.failure is None or node.failure.safe_to_run_again for node in self.nodes)
 
 
