@@ -5,12 +5,13 @@ The loop asks each endpoint what to wait for, and pumps it; an endpoint decides 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from bmsota.errors import ConfigurationError
+from bmsota.errors import ConfigurationError, TransferError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,11 @@ class Endpoint(Protocol):
         ...
 
     def pump(self, now_ns: int) -> None:
-        """Take what the host has sent; hand it what it can take."""
+        """Take what the host has sent; hand it what it can take.
+
+        Raises:
+            TransferError: the way in is gone.
+        """
         ...
 
     def flush(self) -> None:
@@ -141,6 +146,7 @@ class PythonCanEndpoint:
         self._wake_near.setblocking(False)
         self._wake_far.setblocking(False)
         self._is_closed = False
+        self._failure: can.CanError | None = None
         seat.receive = lambda frame, _now_ns: self._output.append(frame)
         self._reader = threading.Thread(target=self._read, name=f"bench reader {channel}", daemon=True)
         self._reader.start()
@@ -151,16 +157,18 @@ class PythonCanEndpoint:
         while not self._is_closed:
             try:
                 message = self._bus.recv(READ_WAIT_S)
-            except can.CanError:
+            except can.CanError as error:
+                self._failure = error
+                self._wake()
                 return
             if message is not None:
                 self._input.append(message)
-                try:
-                    self._wake_far.send(b"\0")
-                except BlockingIOError:
-                    pass  # It has been told often enough.
-                except OSError:
-                    return
+                self._wake()
+
+    def _wake(self) -> None:
+        # A full socket: the loop has been told often enough.
+        with contextlib.suppress(BlockingIOError):
+            self._wake_far.send(b"\0")
 
     def fileno(self) -> int:
         return self._wake_near.fileno()
@@ -179,6 +187,10 @@ class PythonCanEndpoint:
             frame = self._from_message(self._input.popleft())
             if frame is not None:
                 self._seat.send(frame)
+        if self._failure is not None:
+            raise TransferError(
+                f"channel: expected python-can to read {self.path}, got {self._failure}", permanent=False
+            ) from self._failure
         self.flush()
 
     def flush(self) -> None:

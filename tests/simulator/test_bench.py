@@ -18,7 +18,7 @@ import pytest
 from bmsota.adapters.files import packaged_dbc, packaged_firmware
 from bmsota.adapters.pythoncan import drive, steady_clock
 from bmsota.bootloader import BootloaderWire
-from bmsota.errors import ConfigurationError
+from bmsota.errors import ConfigurationError, TransferError
 from bmsota.flashing import BootloaderProfile, FlashingEngine, FlashJob, NodesDiscovered, UdsProfile
 from bmsota.image import ImageVersion
 from bmsota.signals import loads
@@ -399,3 +399,14 @@ def test_a_channel_for_one_adapter_takes_no_second():
     for channel in ("socketcan:vcan0", "pty:7"):
         with pytest.raises(ConfigurationError, match="channel: expected"):
             Bench(BenchOptions(adapters=2), channel=channel).open()
+
+
+def test_a_python_can_channel_that_is_gone_ends_the_bench_and_says_so():
+    """A bench that hears nobody any more must not look like one that runs."""
+    bench = Bench(BenchOptions(series="E7", slaves=1), channel="virtual:gone")
+    bench.open()
+    bench._endpoints[0]._bus.shutdown()
+    bench._thread.join(LIMIT_S)
+    with pytest.raises(TransferError, match="channel: expected python-can to read gone, got "):
+        bench.close()
+    bench.close()
