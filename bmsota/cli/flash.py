@@ -628,7 +628,7 @@ def command(
         run = _make_run(
             ctx,
             source,
-            request=_request(to, expect, hwid, force),
+            request=_request(to, expect, hwid, force, has_access_key=access_key is not None),
             keys=(image_key or (), manifest_key or ()),
             is_plan_only=is_plan_only,
             is_agreed=yes,
@@ -654,7 +654,12 @@ def command(
 
 
 def _request(
-    to: list[str] | None, expect: list[str] | None, hwid: list[str] | None, force: list[str] | None
+    to: list[str] | None,
+    expect: list[str] | None,
+    hwid: list[str] | None,
+    force: list[str] | None,
+    *,
+    has_access_key: bool,
 ) -> Callable[[int, tuple[PublicKey, ...], float | None], PlanRequest]:
     targets, positions = parse_targets(to or ())
     return lambda now_s, image_keys, rate: PlanRequest(
@@ -664,6 +669,7 @@ def _request(
         expected=parse_positions(expect, "--expect") if expect else (),
         hwids=parse_hwids(hwid or ()),
         forced=parse_checks(force or ()),
+        has_access_key=has_access_key,
         image_keys=image_keys,
         rate_bytes_per_s=rate,
     )

@@ -264,6 +264,7 @@ _ADVICE_OF_CHECK: Mapping[Check, str] = {
     Check.HARDWARE_CLASS: "Get the release for this hardware, or name the other nodes with `--to`; `bmsota nodes --json` shows each node's class.",
     Check.ROLE: "Choose the image for this kind of node, or other nodes with `--to`.",
     Check.HWID: "Another piece of hardware is at this position: check that this is the right vehicle.",
+    Check.ACCESS_KEY: "Give the access key of this series (`--access-key`).",
     Check.VERSION_DOWNGRADE: "Use a newer release.",
     Check.SECURITY_COUNTER: "Use a newer release; older ones are locked out for good.",
     Check.IMAGE_SIZE: "This image is for hardware with more flash; get the one for this node.",

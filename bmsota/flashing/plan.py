@@ -61,6 +61,7 @@ class Check(StrEnum):
     HARDWARE_CLASS = "hardware-class"
     ROLE = "role"
     HWID = "hwid"
+    ACCESS_KEY = "access-key"
     VERSION_DOWNGRADE = "version-downgrade"
     SAME_VERSION = "same-version"
     SECURITY_COUNTER = "security-counter"
@@ -78,6 +79,7 @@ CHECKS: Mapping[Check, str] = {
     Check.HARDWARE_CLASS: "there is an image for the node's hardware class",
     Check.ROLE: "the image is for this kind of node, master or slave",
     Check.HWID: "the hardware id is the one of `--hwid`",
+    Check.ACCESS_KEY: "`--access-key` is given if the node is locked; whether it is the right one, the node says",
     Check.VERSION_DOWNGRADE: "the version is not older than what runs",
     Check.SAME_VERSION: "the node does not run this version yet; never refused: it is left alone",
     Check.SECURITY_COUNTER: "the image's security counter is not below the node's",
@@ -94,6 +96,7 @@ CHECKS: Mapping[Check, str] = {
 OVERRIDABLE: Mapping[Check, str] = {
     Check.NODE_PRESENT: "the nodes that answer are flashed; those that do not keep what they have",
     Check.HWID: "the node that answers is flashed, whatever its hardware id",
+    Check.ACCESS_KEY: "the node is asked without a key, and refuses if it wants one",
     Check.VERSION_DOWNGRADE: "an older version replaces a newer one, as far as the node's security counter allows it",
     Check.SAME_VERSION: "a node that runs this version already is flashed again",
     Check.TEST_PENDING: "the image on trial is taken back first",
@@ -229,6 +232,8 @@ class PlanRequest:
     hwids: Mapping[int, str] = field(default_factory=dict)
     """Position -> the hardware id that must be there."""
     forced: frozenset[Check] = frozenset()
+    has_access_key: bool | None = None
+    """Whether there is a key for nodes that are locked; None: not looked at."""
     image_keys: tuple[PublicKey, ...] = ()
     """Whose signature an image must have; without any, that is left to the nodes."""
     rate_bytes_per_s: float | None = None
@@ -439,6 +444,8 @@ class _Judge:
             action = self._action(node, image)
             if action is Action.FLASH:
                 findings += self._steps(node, image)
+            if action is not Action.NONE:
+                findings += self._access(node)
             must_take_back = action is Action.FLASH and (is_on_trial(node) or is_taken_back(node))
         sends = action is Action.FLASH and image is not None
         rate = self._request.rate_bytes_per_s
@@ -486,6 +493,13 @@ class _Judge:
             return []
         problem = None if node.hwid == wanted else f"expected {wanted}, got {node.hwid}"
         return [self._finding(Check.HWID, problem, node.position)]
+
+    def _access(self, node: NodeDescription) -> list[Finding]:
+        has_key = self._request.has_access_key
+        if has_key is None or Capability.SECURITY_ACCESS not in node.capabilities or node.is_unlocked:
+            return []
+        problem = None if has_key else "expected an access key for a node that is locked, got none"
+        return [self._finding(Check.ACCESS_KEY, problem, node.position)]
 
     def _action(self, node: NodeDescription, image: SourceImage) -> Action:
         if node.running_slot is None or node.version != image.facts.version or is_taken_back(node):

@@ -367,6 +367,11 @@ def hwid(scene):
     return scene.flash_nodes(arguments=["--hwid", "1=HW-77"])
 
 
+@provokes(Check.ACCESS_KEY)
+def access_key(scene):
+    return scene.flash_nodes(Node(0), Node(1, access=guard))
+
+
 @provokes(Check.VERSION_DOWNGRADE)
 def version_downgrade(scene):
     return scene.flash_nodes(source=write_release(scene.release_folder, ImageVersion(1, 9), counter=5))
@@ -578,7 +583,7 @@ def guard():
 
 @provokes(_C.ACCESS_NEEDED)
 def access_needed(scene):
-    return scene.flash_nodes(Node(0), Node(1, access=guard))
+    return scene.flash_nodes(Node(0), Node(1, access=guard), arguments=["--force", "access-key"])
 
 
 @provokes(_C.ACCESS_DENIED)

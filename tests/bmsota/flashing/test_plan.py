@@ -168,6 +168,9 @@ class TestChecks:
                 return slave, described, {"positions": (0, 1, 2, 3)}
             case Check.HWID:
                 return None, described, {"hwids": {2: "HW-9"}}
+            case Check.ACCESS_KEY:
+                locked = replace(described[2], capabilities=Capability.SECURITY_ACCESS)
+                return None, [*described[:2], locked, described[3]], {"has_access_key": False}
             case Check.VERSION_DOWNGRADE:
                 return rig.release(old, counter=5), described, {}
             case Check.SECURITY_COUNTER:
@@ -234,6 +237,23 @@ class TestChecks:
             each.check for each in planned(rig.release(is_verified=False)).findings if each.verdict is Verdict.UNKNOWN
         }
         assert unknown == {Check.MANIFEST_SIGNATURE, Check.IMAGE_SIGNATURE, Check.VEHICLE_STATE}
+
+    def test_a_locked_node_wants_an_access_key(self, planned, described):
+        """Only of a node that is locked, that gets something, and where it is known whether there is a key."""
+        locked = [replace(node, capabilities=Capability.SECURITY_ACCESS) for node in described]
+
+        def found(**options):
+            return [each for each in planned(**options).all_findings if each.check is Check.ACCESS_KEY]
+
+        refused = found(nodes=locked, has_access_key=False, positions=(1,))
+        assert [(each.verdict, each.position) for each in refused] == [(Verdict.REFUSED, 1)]
+        assert refused[0].detail == "expected an access key for a node that is locked, got none"
+        assert {each.verdict for each in found(nodes=locked, has_access_key=True)} == {Verdict.PASSED}
+        forced = found(nodes=locked, has_access_key=False, forced=frozenset({Check.ACCESS_KEY}))
+        assert {each.verdict for each in forced} == {Verdict.FORCED}
+        assert found(nodes=locked) == []
+        assert found(has_access_key=False) == []
+        assert found(nodes=[replace(node, is_unlocked=True) for node in locked], has_access_key=False) == []
 
 
 class TestMixedPack:
