@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 __all__ = [
     "FIELD_UPGRADES_MAX",
     "FIELD_UPGRADES_RECORD",
-    "FieldOutcome",
     "FieldUpgradeWatch",
     "NodeSight",
     "NodeUpgrade",
+    "NodeUpgradeOutcome",
     "OrderReach",
 ]
 
@@ -61,7 +61,7 @@ NO_VERSION = ImageVersion()
 """What a node is said to run when it has no valid image."""
 
 
-class FieldOutcome(StrEnum):
+class NodeUpgradeOutcome(StrEnum):
     """How a field upgrade ended (`bmsota.gbt32960.FieldUpgradeOutcome` has the same names)."""
 
     SUCCEEDED = "succeeded"
@@ -83,7 +83,7 @@ class NodeUpgrade:
     version_before: ImageVersion
     version_after: ImageVersion
     """What the node runs now, whatever the tool wanted."""
-    outcome: FieldOutcome
+    outcome: NodeUpgradeOutcome
     tool: str = ""
     """What the tool calls itself, if anybody said so."""
     detail: str = ""
@@ -349,7 +349,7 @@ class FieldUpgradeWatch:
                 hwid=hwid,
                 version_before=ImageVersion(*before),
                 version_after=ImageVersion(*after),
-                outcome=FieldOutcome(outcome),
+                outcome=NodeUpgradeOutcome(outcome),
                 tool=tool,
                 detail=detail,
             )
@@ -382,20 +382,20 @@ def _compare(known: _Known | None, sight: NodeSight, now_s: int) -> tuple[_Known
     return _Known.of(sight), upgrade
 
 
-def _verdict(known: _Known, sight: NodeSight) -> tuple[FieldOutcome, str] | None:
+def _verdict(known: _Known, sight: NodeSight) -> tuple[NodeUpgradeOutcome, str] | None:
     """How an upgrade ended between the two, and why it did not succeed; None if there was none."""
     if sight.version != known.version:
         if sight.version == NO_VERSION:
-            return FieldOutcome.FAILED, "no image is left that can run"
+            return NodeUpgradeOutcome.FAILED, "no image is left that can run"
         if sight.has_fallen_back:
-            return FieldOutcome.REVERTED, "the image was found damaged at boot"
-        return FieldOutcome.SUCCEEDED, ""
+            return NodeUpgradeOutcome.REVERTED, "the image was found damaged at boot"
+        return NodeUpgradeOutcome.SUCCEEDED, ""
     if known.trial is not None:
-        return FieldOutcome.REVERTED, f"{known.trial} ran on trial and was not confirmed"
+        return NodeUpgradeOutcome.REVERTED, f"{known.trial} ran on trial and was not confirmed"
     if sight.reverted - known.reverted:
-        return FieldOutcome.REVERTED, "another image ran on trial and was not confirmed"
+        return NodeUpgradeOutcome.REVERTED, "another image ran on trial and was not confirmed"
     if sight.refused - known.refused:
-        return FieldOutcome.FAILED, "the node refused an image"
+        return NodeUpgradeOutcome.FAILED, "the node refused an image"
     return None
 
 

@@ -22,9 +22,9 @@ from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, ve
 from bmsota.ota.field_upgrades import (
     FIELD_UPGRADES_MAX,
     FIELD_UPGRADES_RECORD,
-    FieldOutcome,
     FieldUpgradeWatch,
     NodeSight,
+    NodeUpgradeOutcome,
     OrderReach,
 )
 from simulator.devices.flash import FlashModel, PowerCut
@@ -559,4 +559,4 @@ def test_power_may_fail_twice():
 
 
 def test_outcomes_have_the_names_of_the_wire():
-    assert [outcome.name for outcome in FieldOutcome] == [outcome.name for outcome in FieldUpgradeOutcome]
+    assert [outcome.name for outcome in NodeUpgradeOutcome] == [outcome.name for outcome in FieldUpgradeOutcome]
