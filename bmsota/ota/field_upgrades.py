@@ -99,7 +99,7 @@ class NodeSight:
     version: ImageVersion
     """Of the running image; `NO_VERSION` if none runs."""
     is_on_trial: bool = False
-    """The running image is not confirmed: nothing has been decided yet."""
+    """The running image is not confirmed, or will not run again behind the next boot: nothing has been decided yet."""
     has_fallen_back: bool = False
     """The node found its image damaged at this boot and runs the other one."""
     reverted: frozenset[int] = frozenset()
@@ -119,13 +119,15 @@ class NodeSight:
         boot_reason: BootReason,
         boot_id: int,
         slot_states: Sequence[SlotState],
+        active_slot: int | None,
+        running_slot: int | None,
     ) -> NodeSight:
         """A node as the bootloader's discovery describes it (`bmsota.bootloader.NodeDescription`)."""
         return cls(
             position=position,
             hwid=hwid,
             version=version,
-            is_on_trial=SlotState.TEST in slot_states,
+            is_on_trial=SlotState.TEST in slot_states or running_slot not in {None, active_slot},
             has_fallen_back=boot_reason is BootReason.FALLBACK,
             reverted=frozenset({boot_id} if boot_reason is BootReason.REVERTED else ()),
             refused=frozenset(slot for slot, state in enumerate(slot_states) if state is SlotState.BAD),
@@ -138,7 +140,7 @@ class NodeSight:
             position=position,
             hwid=hwid,
             version=NO_VERSION if boot.facts is None else boot.facts.version,
-            is_on_trial=store.is_test_pending,
+            is_on_trial=store.is_spare_running,
             has_fallen_back=boot.reason is BootReason.FALLBACK,
             reverted=frozenset(crc32(slot.sha256, slot.reverts) for slot in store.slots if slot.reverts),
             refused=frozenset(crc32(slot.sha256) for slot in store.slots if slot.state is SlotState.BAD),

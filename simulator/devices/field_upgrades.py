@@ -70,6 +70,8 @@ class FieldUpgradeReporter:
                 boot_reason=node.boot_reason,
                 boot_id=node.boot_id,
                 slot_states=node.slot_states,
+                active_slot=node.active_slot,
+                running_slot=node.running_slot,
             )
             for node in nodes
             if node.position > 0

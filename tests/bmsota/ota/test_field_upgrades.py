@@ -302,10 +302,47 @@ def test_the_master_refused_an_image():
     ],
 )
 def test_what_a_discovery_says(reason, states, expected):
+    running = 1 if reason in {BootReason.TEST, BootReason.FALLBACK} else 0
     sight = NodeSight.of_discovery(
-        position=3, hwid="S", version=NEW, boot_reason=reason, boot_id=77, slot_states=states
+        position=3,
+        hwid="S",
+        version=NEW,
+        boot_reason=reason,
+        boot_id=77,
+        slot_states=states,
+        active_slot=0 if reason is BootReason.TEST else running,
+        running_slot=running,
     )
     assert sight == expected
+
+
+def test_what_was_taken_back_and_still_runs_is_not_decided(unit):
+    """Whoever took it back has not restarted the node: the next boot runs the old image, and that is the outcome."""
+    sight = NodeSight.of_discovery(
+        position=1,
+        hwid=node(1).hwid,
+        version=NEW,
+        boot_reason=BootReason.TEST,
+        boot_id=1,
+        slot_states=(SlotState.CONFIRMED, SlotState.STAGED),
+        active_slot=0,
+        running_slot=1,
+    )
+    assert unit.see(sight) == ()
+    assert told(unit.see(node(1))) == [(1, "2.0.0", "2.0.0", "reverted")]
+
+
+def test_the_master_that_was_taken_back_and_still_runs_is_not_decided():
+    unit = Unit()
+    unit.see(unit.master())
+    unit.stage(NEW)
+    unit.store.request_test()
+    unit.power_on()
+    unit.store.confirm(raise_counter=False)
+    unit.store.revert()
+    assert unit.see(unit.master()) == ()
+    unit.power_on()
+    assert told(unit.see(unit.master())) == [(0, "2.0.0", "2.0.0", "reverted")]
 
 
 # -- beside an order ---------------------------------------------------------------------------------------------------
