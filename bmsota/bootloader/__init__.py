@@ -69,6 +69,7 @@ from bmsota.bootloader._messages import (
     NodeState,
     ResultCode,
 )
+from bmsota.bootloader._offer import offer_objection
 from bmsota.bootloader._target import TARGET_TRANSITIONS, BootloaderTarget, TargetIdentity, TargetLimits
 from bmsota.bootloader._timing import BootloaderTiming, TargetTiming
 from bmsota.bootloader._wire import BootloaderWire
@@ -136,6 +137,7 @@ __all__ = [
     "TransferStarted",
     "access_message",
     "answer_challenge",
+    "offer_objection",
     "public_key_from_pem",
     "signer_from_pem",
 ]

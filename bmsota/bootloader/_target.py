@@ -80,7 +80,7 @@ from bmsota.bootloader._messages import (
     StatusReply,
     VersionReply,
 )
-from bmsota.bootloader._offer import OFFER_BYTES, Offer
+from bmsota.bootloader._offer import OFFER_BYTES, Offer, offer_objection
 from bmsota.bootloader._receiver import BlockReceiver
 from bmsota.bootloader._timing import TargetTiming
 from bmsota.errors import ConfigurationError, ImageError, LocalProtocolError, TrustError
@@ -478,25 +478,16 @@ class BootloaderTarget:
 
     def _check_offer(self, offer: Offer) -> None:
         """Everything that can be refused before the first erase."""
-        store, identity = self._store, self._identity
-        if offer.role != identity.role:
-            raise _RefusedError(ResultCode.WRONG_ROLE, f"expected role {int(identity.role)}, got {offer.role}")
-        if offer.class_id != identity.hardware_class.class_id:
-            raise _RefusedError(
-                ResultCode.WRONG_HARDWARE,
-                f"expected hardware class {identity.hardware_class.class_id}, got {offer.class_id}",
-            )
-        if not 0 < offer.size_bytes <= store.slot_size_bytes:
-            raise _RefusedError(
-                ResultCode.TOO_LARGE, f"expected at most {store.slot_size_bytes} bytes, got {offer.size_bytes}"
-            )
-        if offer.security_counter < store.security_counter:
-            raise _RefusedError(
-                ResultCode.COUNTER_TOO_LOW,
-                f"expected a security counter of at least {store.security_counter}, got {offer.security_counter}",
-            )
-        if store.is_spare_running:
-            raise _RefusedError(ResultCode.TEST_PENDING)
+        objection = offer_objection(
+            self._store,
+            self._identity,
+            role=offer.role,
+            class_id=offer.class_id,
+            size_bytes=offer.size_bytes,
+            security_counter=offer.security_counter,
+        )
+        if objection is not None:
+            raise _RefusedError(*objection)
         can_decompress = (offer.window_bits, offer.lookahead_bits) in (
             {(0, 0), (WINDOW_BITS, LOOKAHEAD_BITS)} if self._limits.takes_compression else {(0, 0)}
         )

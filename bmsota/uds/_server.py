@@ -44,6 +44,7 @@ from bmsota.bootloader import (
     ResultCode,
     StagingStarted,
     TestRequested,
+    offer_objection,
 )
 from bmsota.errors import ConfigurationError, ImageError, LocalProtocolError, TrustError
 from bmsota.image import Attack
@@ -650,7 +651,16 @@ class UdsServer:
                 offer = ImageOffer.parse(record)
             except ImageError as error:
                 raise _refused(ResultCode.BAD_OFFER, str(error)) from error
-            self._check_offer(offer)
+            objection = offer_objection(
+                self._store,
+                self._identity,
+                role=offer.role,
+                class_id=offer.class_id,
+                size_bytes=offer.size_bytes,
+                security_counter=offer.security_counter,
+            )
+            if objection is not None:
+                raise _refused(*objection)
             offset = _guarded(lambda: self._store.begin_staging(offer.size_bytes, offer.sha256))
         except _RefusedError as refusal:
             self._image_refused(refusal)
@@ -658,26 +668,6 @@ class UdsServer:
         self._offer = offer
         self._events.append(StagingStarted(offset, offer.size_bytes))
         return offset.to_bytes(4, "big")
-
-    def _check_offer(self, offer: ImageOffer) -> None:
-        """Everything that can be refused before the first erase."""
-        store, identity = self._store, self._identity
-        if offer.role != identity.role:
-            raise _refused(ResultCode.WRONG_ROLE, f"expected role {int(identity.role)}, got {offer.role}")
-        class_id = identity.hardware_class.class_id
-        if offer.class_id != class_id:
-            raise _refused(ResultCode.WRONG_HARDWARE, f"expected hardware class {class_id}, got {offer.class_id}")
-        if not 0 < offer.size_bytes <= store.slot_size_bytes:
-            raise _refused(
-                ResultCode.TOO_LARGE, f"expected at most {store.slot_size_bytes} bytes, got {offer.size_bytes}"
-            )
-        if offer.security_counter < store.security_counter:
-            raise _refused(
-                ResultCode.COUNTER_TOO_LOW,
-                f"expected a security counter of at least {store.security_counter}, got {offer.security_counter}",
-            )
-        if store.is_spare_running:
-            raise _refused(ResultCode.TEST_PENDING, "expected no image on trial or taken back, got one that runs")
 
     def _check_memory(self, record: bytes) -> bytes:  # noqa: ARG002  Other testers send a checksum; ours is in the image.
         if not self._is_verified:
