@@ -51,12 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["nodes_command", "reset_command", "verify_command"]
 
 _Profile = Annotated[str, typer.Option("--profile", metavar="bootloader|uds", help="The protocol.")]
-_AccessKey = Annotated[
-    str | None,
-    typer.Option(
-        "--access-key", metavar="PEM", envvar="BMSOTA_ACCESS_KEY", help="Private key for nodes that are locked."
-    ),
-]
 _Ids = Annotated[int, typer.Option("--ids", metavar="11|29", help="Bits of the CAN identifiers.")]
 _Json = Annotated[bool, typer.Option("--json", help="As JSON, for tools.")]
 _Expect = Annotated[
@@ -120,7 +114,6 @@ def _talk(
     no_listen: bool,
     listen_s: float,
     patience_s: float,
-    access_key: str | None = None,
     do: Callable[[_Talk], ExitCode],
 ) -> None:
     """Open the bus, do it, and turn whatever happens into one message and an exit code."""
@@ -129,7 +122,7 @@ def _talk(
     talk: _Talk | None = None
     try:
         choice = bus_choice(ctx)
-        engine = FlashingEngine(make_profile(profile, ids, choice, patience_s=patience_s, access_key=access_key))
+        engine = FlashingEngine(make_profile(profile, ids, choice, patience_s=patience_s))
         with (
             CanSession.open(choice, listen_s=0.0 if no_listen else listen_s, make_record=lambda: None) as session,
             interrupt,
@@ -387,7 +380,6 @@ def reset_command(
         list[str] | None,
         typer.Option("--force", metavar="CHECK", help="test-pending: also nodes whose image on trial is lost by it."),
     ] = None,
-    access_key: _AccessKey = None,
     profile: _Profile = "bootloader",
     ids: _Ids = 11,
     no_listen: _NoListen = False,
@@ -396,7 +388,7 @@ def reset_command(
 ) -> None:
     """Restart nodes and see that they come back.
 
-    A node that waits in its bootloader runs its application again. A node with an image on trial loses it by a restart; that
+    Locked nodes do it without an access key. A node that waits in its bootloader runs its application again. A node with an image on trial loses it by a restart; that
     is refused unless forced.
 
     Exit code: 0 all came back; 1 one did not; 2 called wrongly; 3 refused, nothing was restarted; 4 adapter or bus unusable;
@@ -437,7 +429,6 @@ def reset_command(
         no_listen=no_listen,
         listen_s=listen_s,
         patience_s=patience_s,
-        access_key=access_key,
         do=do,
     )
 

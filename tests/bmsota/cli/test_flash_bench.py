@@ -73,6 +73,17 @@ def test_every_wire(name, flash):
     assert 0 < report["wire"]["share_of_wire"] <= 1
 
 
+@pytest.mark.parametrize("protocol", [BenchProtocol.BOOTLOADER, BenchProtocol.UDS])
+def test_a_locked_node_restarts_without_a_key(protocol):
+    """A power cycle would do the same; so `bmsota reset` has no --access-key."""
+    options = BenchOptions(**SMALL, protocol=protocol, access_keys=(ACCESS_KEY.public_key(),))
+    with Bench(options) as bench:
+        adapter = ["-i", "bmsota_slcan", "-c", bench.paths[0], "-b", "500000", "--profile", protocol.value]
+        done = bmsota("reset", "1", "--yes", *adapter)
+    assert done.code == 0, done.text
+    assert "node 1 (slave): restarted, runs 2.0.0" in done.out
+
+
 def test_with_the_keys_of_release_and_images(flash):
     keys = [
         "--manifest-key",
