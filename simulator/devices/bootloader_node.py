@@ -44,9 +44,11 @@ if TYPE_CHECKING:
     from simulator.devices.flash import FlashModel
     from simulator.kernel import Kernel, Timer
     from simulator.links.canbus import Port
+    from simulator.trace import Trace
 
 __all__ = [
     "BootloaderNode",
+    "NodeDevice",
     "NodeOwner",
     "NodeProtocols",
     "PowerCutPlan",
@@ -431,3 +433,43 @@ class BootloaderNode:
         if plan is not None and not plan.happened and progress >= plan.at_progress:
             plan.happened = True
             self.flash.cut_at(self.flash.operations + 1, CutPhase.INSIDE)
+
+
+class NodeDevice:
+    """A device that is not much more than its node: its supply, and what brings it back after an accident.
+
+    Subclasses make `node` with themselves as its owner.
+    """
+
+    node: BootloaderNode
+
+    def __init__(self, kernel: Kernel, trace: Trace, name: str) -> None:
+        self._kernel = kernel
+        self._trace = trace
+        self.name = name
+        self._restart_timer: Timer | None = None
+
+    @property
+    def version(self) -> ImageVersion | None:
+        """Version of the running image; None without power or image."""
+        return self.node.version
+
+    def power_on(self) -> None:
+        """The supply is there: boot after a moment."""
+        self.node.power_on()
+
+    def power_off(self) -> None:
+        """The supply is gone, whatever was going on."""
+        self.node.power_off()
+        if self._restart_timer is not None:
+            self._restart_timer.cancel()
+            self._restart_timer = None
+
+    def restart_requested(self) -> None:
+        self.power_off()
+        self.power_on()
+
+    def supply_failed(self) -> None:
+        self._trace.note(self._kernel.now_ns, self.name, "power cut inside a flash operation")
+        self.power_off()
+        self._restart_timer = self._kernel.call_in(self.node.off_ns, self.power_on)

@@ -12,6 +12,7 @@ from bmsota.bootloader import POSITION_MAX, TargetIdentity
 from bmsota.image import ImageRole
 from simulator.devices.bootloader_node import (
     BootloaderNode,
+    NodeDevice,
     NodeProtocols,
     data_keys,
     reply_keys,
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
     from bmsota.boot import BootResult, BootStore
     from bmsota.bootloader import BootloaderWire
     from bmsota.canframe import CanFrame
-    from bmsota.image import HardwareClass, ImageVersion, PublicKey
-    from simulator.kernel import Kernel, Timer
+    from bmsota.image import HardwareClass, PublicKey
+    from simulator.kernel import Kernel
     from simulator.links.canbus import CanBus, Port
     from simulator.trace import Trace
 
 __all__ = ["PlainMaster"]
 
 
-class PlainMaster:
+class PlainMaster(NodeDevice):
     """One master on an internal bus and, perhaps, a diagnosis bus."""
 
     position = 0
@@ -59,11 +60,8 @@ class PlainMaster:
         protocols: NodeProtocols = NodeProtocols(),  # noqa: B008 - frozen
     ) -> None:
         """Make a master without power that runs *factory_image*. *flash_times_ns*: to erase a block, to program a unit."""
-        self._kernel = kernel
-        self._trace = trace
-        self.name = name
+        super().__init__(kernel, trace, name)
         self.hwid = hwid
-        self._restart_timer: Timer | None = None
         erase_ns, program_ns = flash_times_ns
         self.node = BootloaderNode(
             kernel=kernel,
@@ -98,24 +96,6 @@ class PlainMaster:
             inside=self._inside, outside=self._outside, inward=inward, outward=outward, is_open=lambda: True
         )
 
-    @property
-    def version(self) -> ImageVersion | None:
-        """Version of the running image; None without power or image."""
-        return self.node.version
-
-    # -- power -----------------------------------------------------------------------------------------------------------
-
-    def power_on(self) -> None:
-        """The supply is there: boot after a moment."""
-        self.node.power_on()
-
-    def power_off(self) -> None:
-        """The supply is gone, whatever was going on."""
-        self.node.power_off()
-        if self._restart_timer is not None:
-            self._restart_timer.cancel()
-            self._restart_timer = None
-
     # -- the node (NodeOwner) --------------------------------------------------------------------------------------------
 
     def booted(self, store: BootStore, result: BootResult) -> None:  # noqa: ARG002 - the application does nothing
@@ -126,15 +106,6 @@ class PlainMaster:
 
     def bootloader_left(self) -> None:
         self._trace.note(self._kernel.now_ns, self.name, "left its bootloader")
-
-    def restart_requested(self) -> None:
-        self.power_off()
-        self.power_on()
-
-    def supply_failed(self) -> None:
-        self._trace.note(self._kernel.now_ns, self.name, "power cut inside a flash operation")
-        self.power_off()
-        self._restart_timer = self._kernel.call_in(self.node.off_ns, self.power_on)
 
     # -- the buses -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from bmsota.boot import BootReason
 from bmsota.bootloader import TargetIdentity
 from bmsota.image import ImageRole
-from simulator.devices.bootloader_node import BootloaderNode, NodeProtocols, PowerCutPlan
+from simulator.devices.bootloader_node import BootloaderNode, NodeDevice, NodeProtocols, PowerCutPlan
 from simulator.devices.flash import ERASE_NS, PROGRAM_NS, FlashModel
 from simulator.devices.internal_bus import SlaveMessages
 from simulator.kernel import MS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bmsota.boot import BootResult, BootStore
     from bmsota.bootloader import BootloaderWire
     from bmsota.canframe import CanFrame
-    from bmsota.image import HardwareClass, ImageVersion, PublicKey
+    from bmsota.image import HardwareClass, PublicKey
     from bmsota.signals import Database
     from simulator.kernel import Kernel, Timer
     from simulator.links.canbus import CanBus
@@ -45,7 +45,7 @@ class CellSensors(Protocol):
     def temperatures_c(self) -> Sequence[float]: ...
 
 
-class Slave:
+class Slave(NodeDevice):
     """One slave at one position of a pack."""
 
     def __init__(
@@ -74,9 +74,7 @@ class Slave:
 
         *measure_period_ns* None: it never measures. *flash_times_ns*: to erase a block, to program a unit.
         """
-        self._kernel = kernel
-        self._trace = trace
-        self.name = name
+        super().__init__(kernel, trace, name)
         self.position = position
         self._hardware_class = hardware_class
         self._messages = SlaveMessages(database, position, profile)
@@ -86,7 +84,6 @@ class Slave:
         self._flash_times_ns = flash_times_ns
         self._flash_size_bytes = flash_size_bytes
         self._measure_timer: Timer | None = None
-        self._restart_timer: Timer | None = None
         self._alive = 0
         self._transmission = 0
         self.hwid = hwid
@@ -126,11 +123,6 @@ class Slave:
         self.node.new_store().install_factory(factory_image)
 
     @property
-    def version(self) -> ImageVersion | None:
-        """Version of the running image; None without power or image."""
-        return self.node.version
-
-    @property
     def boot_result(self) -> BootResult | None:
         """What the last boot found; None without power."""
         return self.node.boot_result
@@ -146,17 +138,9 @@ class Slave:
 
     # -- power -----------------------------------------------------------------------------------------------------------
 
-    def power_on(self) -> None:
-        """The supply is there: boot after a moment."""
-        self.node.power_on()
-
     def power_off(self) -> None:
-        """The supply is gone, whatever was going on."""
-        self.node.power_off()
+        super().power_off()
         self._stop_measuring()
-        if self._restart_timer is not None:
-            self._restart_timer.cancel()
-            self._restart_timer = None
 
     # -- the node (NodeOwner) --------------------------------------------------------------------------------------------
 
@@ -171,15 +155,6 @@ class Slave:
 
     def bootloader_left(self) -> None:
         self._start_measuring()
-
-    def restart_requested(self) -> None:
-        self.power_off()
-        self.power_on()
-
-    def supply_failed(self) -> None:
-        self._trace.note(self._kernel.now_ns, self.name, "power cut inside a flash operation")
-        self.power_off()
-        self._restart_timer = self._kernel.call_in(self.node.off_ns, self.power_on)
 
     # -- the application -------------------------------------------------------------------------------------------------
 
