@@ -550,13 +550,12 @@ class FieldUpgrade:
             self._forget_failures()
             self._go(FieldPhase.RAISE_COUNTERS)
             return
-        begun = plan.with_action(Action.FLASH, Action.CONFIRM, Action.RAISE_COUNTER)
-        back = {
-            Standing.OLD_TEST_REQUESTED,
-            Standing.NEW_ON_TRIAL,
-            Standing.NEW_TAKEN_BACK,
-            Standing.NEW_CONFIRMED,
-        }
+        begun = plan.with_action(Action.FLASH, Action.CONFIRM)
+        if begun:
+            # What an earlier run has confirmed belongs to it. Where only counters are missing, the pack has confirmed: it stays.
+            begun = plan.with_action(Action.FLASH, Action.CONFIRM, Action.RAISE_COUNTER)
+        # Also who looks done: no counter has been raised yet, so with a release of the same counter he has only confirmed.
+        back = {Standing.OLD_TEST_REQUESTED, *RUNS_NEW}
         # The master first: its new image may be what keeps the slaves behind it from answering. They are asked again
         # after it has gone back. Nobody is asked twice.
         positions = tuple(

@@ -331,6 +331,41 @@ def test_stopped_at_the_nth_command_of_the_way_back_the_next_run_knows_who_is_st
     assert truth(pack, rig) == dict.fromkeys(range(3), (rig.NEW, False, 2))
 
 
+@pytest.mark.parametrize("counter", [1, 2])
+def test_whoever_has_confirmed_goes_back_when_the_master_does_not_also_if_no_counter_rises(counter, pack, rig):
+    """With a release of the same security counter, a confirmed slave looks done for good; it is not, as long as one fails."""
+
+    def die(request):
+        if request.command is Command.CONFIRM and request.node == 0:
+            pack.nodes[0].is_dead = True
+
+    pack.on_request = die
+    result = upgrade(pack, rig.release(counter=counter))
+    assert (result.outcome, result.failed_phase) == (FieldOutcome.FAILED, FieldPhase.CONFIRM)
+    assert {pack.nodes[position].version for position in (1, 2, 3)} == {rig.OLD}
+
+
+def test_a_pack_that_has_confirmed_does_not_go_back_because_a_node_is_silent_when_counters_are_raised(pack, rig):
+    """An earlier run stopped before the counters: there is nothing of this run to go back from."""
+    machine = pack.upgrade()
+    pack.on_request = lambda _: machine.stop(pack.now_ns) if machine.phase is FieldPhase.RAISE_COUNTERS else None
+    pack.run(machine)
+    assert {report.standing for report in machine.result.nodes} <= {Standing.NEW_CONFIRMED, Standing.NEW}
+    again = pack.upgrade()
+
+    def fall_silent(_request):
+        pack.nodes[2].is_dead = again.phase in {FieldPhase.READ_BACK, FieldPhase.LOOK_BACK}
+
+    pack.on_request = fall_silent
+    pack.run(again)
+    assert again.result.failed_phase is FieldPhase.READ_BACK
+    assert Command.REVERT not in {command for command, _ in pack.commands()}
+    pack.nodes[2].is_dead = False
+    pack.on_request = lambda request: None
+    assert upgrade(pack).outcome is FieldOutcome.DONE
+    assert truth(pack, rig) == dict.fromkeys(range(4), (rig.NEW, False, 2))
+
+
 def test_a_second_stop_changes_nothing(pack):
     machine = pack.upgrade()
     machine.stop(pack.now_ns)
