@@ -49,7 +49,7 @@ from bmsota.cli.flashtext import (
     rate_sentence,
     report_line,
 )
-from bmsota.cli.screen import forgiving_output
+from bmsota.cli.screen import confirm, forgiving_output
 from bmsota.errors import ConfigurationError, LocalProtocolError, TransferError
 from bmsota.flashing import (
     FAULTS,
@@ -399,7 +399,7 @@ class _Run:
             assert machine.plan is not None
             try:
                 with self.interrupt.asking():
-                    self.is_agreed = typer.confirm(question(machine.plan), default=False, err=True)
+                    self.is_agreed = confirm(question(machine.plan))
             except typer.Abort:  # What a Ctrl-C in a question becomes.
                 machine.stop(session.clock())
                 return

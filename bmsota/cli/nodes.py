@@ -22,7 +22,7 @@ from bmsota.cli.faults import say, say_again, say_fault, stop, stop_with
 from bmsota.cli.flash import parse_checks, parse_positions, parse_targets, wire_ceiling
 from bmsota.cli.flashreport import node_json
 from bmsota.cli.flashtext import counted, node_lines, nodes_text
-from bmsota.cli.screen import forgiving_output
+from bmsota.cli.screen import confirm, forgiving_output
 from bmsota.errors import LocalProtocolError, TransferError
 from bmsota.flashing import (
     FAULTS,
@@ -80,7 +80,7 @@ class _Talk:
         """Ask the user."""
         try:
             with self._interrupt.asking():
-                return typer.confirm(question, default=False, err=True)
+                return confirm(question)
         except typer.Abort as error:  # What a Ctrl-C in a question becomes.
             raise KeyboardInterrupt from error
 

@@ -365,9 +365,11 @@ class TestInterrupt:
         assert flash(release, "--yes").code == 0
 
 
-@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 3), (b"\x03", 130)])
+@pytest.mark.parametrize(
+    ("answer", "code"), [(b"y\n", 0), (b"n\n", 3), (b"perhaps\ny\n", 0), (b"\x04", 130), (b"\x03", 130)]
+)
 def test_on_a_terminal_it_asks_and_shows_bars(answer, code, release, tmp_path):
-    """yes, no, Ctrl-C."""
+    """yes, no, neither, the end of the input, Ctrl-C in the very moment in which the question stands there."""
     with PtyPack(*(Node(position) for position in range(2))) as pack:
         arguments = ["flash", release, *pack.arguments, *QUICK, "--report-dir", tmp_path]
         got, screen = interactive(arguments, answer)
