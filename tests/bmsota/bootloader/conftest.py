@@ -228,26 +228,33 @@ class Bench:
         due += [self._heap[0][0]] if self._heap else []
         return max(self.now_ns, min(due)) if due else None
 
+    def step(self, end_ns: int) -> bool:
+        """Everybody acts, then the time goes on to what is due next; False: nothing is, before *end_ns*."""
+        self._pump()
+        if self.client is not None and self.client.finished:
+            return False
+        due = self._next_due()
+        if due is None or due > end_ns:
+            self.now_ns = end_ns
+            return False
+        self.now_ns = due
+        while self._heap and self._heap[0][0] <= self.now_ns:
+            _, _, sender, value = heapq.heappop(self._heap)
+            if sender == "power on":
+                self._start(value)
+            else:
+                self._deliver(sender, value)
+        return True
+
     def run(self, client: Any = None, *, limit_s: float = 120) -> list[Any]:
         """Run until *client* is finished (without one: for *limit_s* seconds); its events."""
         self.client, self.events, self.sent, self._is_cut = client, [], [], False
         end_ns = self.now_ns + int(limit_s * SECOND)
         while client is None or not (client.finished or self._is_cut):
-            self._pump()
-            if client is not None and client.finished:
+            if not self.step(end_ns):
+                finished = client is None or client.finished
+                assert finished, f"not finished after {limit_s} simulated seconds: {self.events[-3:]}"
                 break
-            due = self._next_due()
-            if due is None or due > end_ns:
-                assert client is None, f"not finished after {limit_s} simulated seconds: {self.events[-3:]}"
-                self.now_ns = end_ns
-                break
-            self.now_ns = due
-            while self._heap and self._heap[0][0] <= self.now_ns:
-                _, _, sender, value = heapq.heappop(self._heap)
-                if sender == "power on":
-                    self._start(value)
-                else:
-                    self._deliver(sender, value)
         if client is not None:
             self.events += iter(client.next_event, None)
         self.client = None
