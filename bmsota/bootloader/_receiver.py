@@ -11,10 +11,10 @@ so that a block of another image, or of another place in this one, fails it too.
 
 A repair is stricter: its frames fill gaps of one block and nothing else, until the next OpenBlock or CheckBlock.
 
-Block numbers go round: the block is meant that is nearest to those named before. The flasher keeps to the window, so a number
-far off is wrong (a stray request, a frame that an adapter has spoilt) and ignored; one that is not so far carries the place
-from which the next number is judged no further than a window. Counting does not carry it at all, and goes no more than a
-few blocks beyond what has been named: frames that come late or twice must not make the node run ahead for ever.
+Block numbers go round: the block is meant that is nearest to the one named before, not to where counting has got: frames that
+come late or twice count on as well. The flasher keeps to the window, so a number far off is wrong (a stray request, a
+frame that an adapter has spoilt) and ignored; one that is not so far carries the place from which the next number is judged
+no further than a window.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ __all__ = ["BlockReceiver"]
 
 # Blocks between one number and the next: a window, and another one if the number before was wrong.
 _BLOCKS_APART_MAX = 2 * WINDOW_BLOCKS_MAX
-# Blocks that are counted without being named: so many CheckBlocks in a row may be lost.
-_BLOCKS_UNNAMED_MAX = 4
 
 
 class _Block:
@@ -131,10 +129,10 @@ class BlockReceiver:
             block, at = block + 1, at - frames
         elif at < 0:
             block, at = block - 1, at + frames
-        if ahead >= 0 and block <= self._named + _BLOCKS_UNNAMED_MAX:
+        if ahead >= 0:
             # Count on: at the end of a block the next one begins, whether or not its CheckBlock comes.
             self._stream_block, self._stream_index = (block, at + 1) if at + 1 < frames else (block + 1, 0)
-        if self._floor <= block <= self._named + _BLOCKS_UNNAMED_MAX:
+        if block >= self._floor:
             kept = self._kept(block)
             if kept is not None and kept.data is None:
                 kept.frames[at] = data
@@ -155,12 +153,13 @@ class BlockReceiver:
         block = self._absolute(number)
         if not self._is_possible(block):
             return False
+        is_newer = block > self._named
         self._name(block)
         self._repaired = None
         kept = self._kept(block)
         ahead = self._stream_block - block
-        # Set the count right. If it is further ahead, this is a repetition, most likely.
-        if ahead <= 0 or (ahead == 1 and not self._stream_index):
+        # Set the count right. If it is ahead by a block and more this may be a repetition: not if it names a newer block.
+        if ahead <= 0 or (ahead == 1 and not self._stream_index) or (ahead > 1 and is_newer):
             self._stream_block, self._stream_index, self._floor = block + 1, 0, block + 1
         if kept is not None and kept.data is None:
             kept.count, kept.crc32 = frames, crc

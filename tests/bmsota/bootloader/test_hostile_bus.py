@@ -202,7 +202,7 @@ class HostileBus(RuleBasedStateMachine):
         node=st.sampled_from([1, 2, 255, None]),
         tag_ahead=st.sampled_from([0, 1, 2, 100, 200]),
         number=st.integers(0, 255),
-        offset=st.sampled_from([0, 192, 1024, 2**31]),
+        offset=st.sampled_from([0, 192, 256, 384, 1024, 2**31]),
         flag=st.integers(0, 1),
         knows_boot=st.booleans(),
     )
@@ -228,12 +228,8 @@ class HostileBus(RuleBasedStateMachine):
         )
         self.put_on_the_bus(self.wire.serialize(request))
 
-    @rule(which=st.integers(0, 7))
-    def another_flasher_offers_another_image(self, which):
-        node = self.nodes[which % len(self.nodes)]
-        if node.target is None:
-            return
-        offer = Offer(
+    def offer_of_other(self):
+        return Offer(
             role=1,
             size_bytes=len(self.other),
             sha256=hashlib.sha256(self.other).digest(),
@@ -242,12 +238,36 @@ class HostileBus(RuleBasedStateMachine):
             security_counter=2,
             group=255,
             block_frames=4,
-        ).serialize()
+        )
+
+    @rule(which=st.integers(0, 7))
+    def another_flasher_offers_another_image(self, which):
+        node = self.nodes[which % len(self.nodes)]
+        if node.target is None:
+            return
+        offer = self.offer_of_other().serialize()
         frames = self.wire.data_frames(offer)
         content = b"".join(frame.data for frame in frames)
         tag = node.target._last_tag % 255 + 1
         request = Request(node.position, Command.BEGIN_TRANSFER, tag, frames=len(frames), crc32=crc32(content))
         self.put_on_the_bus(*frames, self.wire.serialize(request))
+
+    @rule(which=st.integers(0, 7), ahead=st.integers(0, 3))
+    def another_flasher_streams_another_image(self, which, ahead):
+        """A block of it, with everything right for a stream of its own."""
+        node = self.nodes[which % len(self.nodes)]
+        receiver = node.target._receiver if node.target is not None else None
+        if receiver is None:
+            return
+        number = (receiver.next_block + ahead) % 255
+        size = receiver._block_frames * self.wire.data_bytes
+        offset = node.target._stream_offset
+        content = self.other[offset + number * size : offset + (number + 1) * size] or self.other[:size]
+        frames = self.wire.data_frames(content)
+        crc = crc32(b"".join(frame.data for frame in frames), self.offer_of_other().stream_crc(offset))
+        opened = Request(node.position, Command.OPEN_BLOCK, number, offset=offset)
+        checked = Request(node.position, Command.CHECK_BLOCK, number, frames=len(frames), crc32=crc, report_wanted=1)
+        self.put_on_the_bus(self.wire.serialize(opened), *frames, self.wire.serialize(checked))
 
     # ---- what must hold
 

@@ -311,7 +311,7 @@ def test_a_node_that_has_more_than_the_stream_ignores_what_it_has():
     assert sender.given == [data(300), data(301)]
 
 
-@pytest.mark.parametrize("number", [130, 90, 60, 200, 254, 255])
+@pytest.mark.parametrize("number", [130, 90, 40, 60, 160, 161, 200, 254, 255])
 @pytest.mark.parametrize("is_check", [True, False])
 def test_one_wrong_number_does_not_carry_the_count_away(number, is_check):
     """A stray or spoilt OpenBlock or CheckBlock, at a node that takes whatever number is possible."""
@@ -340,6 +340,31 @@ def test_frames_alone_do_not_carry_the_count_away(sender):
     sender.repair(0, 7)
     sender.given += sender.receiver.take()
     assert sender.given == [data(0)]
+
+
+def test_a_newer_check_sets_a_count_right_that_has_run_ahead(sender):
+    """Two late frames of the block before have counted a whole block too many; the next CheckBlock is believed."""
+    sender.block(0)
+    sender.send(0, 3, 7, 3, 7)
+    sender.block(1)
+    sender.block(2)
+    assert sender.given[0] == data(0)
+    assert sender.missing(2) == [(1, index) for index in range(FRAMES) if index not in {3, 7}]  # block 2 is whole
+    for _ in range(3):  # what the late frames have left is found out by the CRC
+        sender.repair(1, *(index for _, index in sender.missing(2)))
+        sender.check(1)
+    assert sender.given == [data(0), data(1), data(2)]
+
+
+def test_a_repeated_check_does_not_set_the_count_back(sender):
+    """Block 0 is asked about once more while block 3 is on its way."""
+    for block in range(3):
+        sender.block(block)
+    sender.send(3, 0, 1, 2)
+    sender.check(0)
+    sender.send(3, *range(3, FRAMES))
+    sender.check(3)
+    assert sender.given == [data(block) for block in range(4)]
 
 
 @pytest.mark.parametrize("seed", range(40))
