@@ -1,7 +1,7 @@
 """How fast a stream of blocks goes out: how many blocks are under way, and whether there are pauses between the frames.
 
 Strategy. A bad wire loses some frames, whatever the pace; a receiver or an adapter that is overrun loses the fewer the
-slower it goes. Both look alike in one report. So when much is missing, the pace is not just lowered: it is tried. It is
+slower it goes. Both look alike in one report. So when much is missing twice in a row, the pace is not just lowered: it is tried. It is
 four times slower, and slower again as long as that helps. If the loss goes down to a third, the pace was the cause, and the
 slow pace is kept; if not, it was the wire, and the stream goes on at full speed: what is lost is repeated, which is all that
 helps. After a trial, the next one comes later and later.
@@ -64,6 +64,8 @@ class Pace:
         """Whether so much was missing lately that it is worth it to say important things once more."""
         self._trial = _Trial.NOTHING
         self._is_settling = False
+        self._heavy_before: int | None = None
+        """Loss of the sample before, if it was heavy."""
         self._sample_missing = self._sample_sent = 0
         self._period_ns: int | None = None
         """What a frame takes without pauses."""
@@ -75,6 +77,8 @@ class Pace:
         # What there was before a trial.
         self._base_spacing_ns = 0
         self._base_loss = 0
+        self._slow_loss = 0
+        """What is lost at the pace that has been kept."""
 
     @property
     def report_blocks(self) -> int:
@@ -102,23 +106,27 @@ class Pace:
         is_heavy = loss > 10 * self._timing.loss_pct_high
         self.is_lossy = loss > 10 * self._timing.loss_pct_low
         if self._trial is _Trial.SLOWER:
-            self._judge_slower(loss)
-        elif self._trial is _Trial.FASTER and loss > 2 * self._base_loss + 10 * self._timing.loss_pct_low:
+            self._judge_slower(loss, is_heavy=is_heavy)
+        elif self._trial is _Trial.FASTER and loss > 2 * self._slow_loss + 10 * self._timing.loss_pct_low:
             self._raise_eighths = min(self._raise_eighths + 1, _RAISE_EIGHTHS_MAX)
             self._raise_pause = min(2 * self._raise_pause, _RAISE_PAUSE_REPORTS_MAX)
             self._raise_in = self._raise_pause
             self._change(_Trial.NOTHING, self._base_spacing_ns)
-        elif is_heavy and not self._trial_in:
-            self._base_spacing_ns, self._base_loss = self.spacing_ns, loss
+        elif is_heavy and not self._trial_in and self._heavy_before is not None:
+            self._base_spacing_ns, self._base_loss = self.spacing_ns, (loss + self._heavy_before) // 2
             self._change(_Trial.SLOWER, self._slower_ns())
         else:
+            # Once is chance: of many nodes one is always unlucky.
+            self._heavy_before = loss if is_heavy else None
+            if self._trial is _Trial.NOTHING:
+                self._slow_loss = (self._slow_loss + loss) // 2
             self._trial = _Trial.NOTHING
             self._trial_in = max(0, self._trial_in - 1)
             self._raise_in = max(0, self._raise_in - 1)
             if self.spacing_ns and not self._raise_in:
-                self._base_spacing_ns, self._base_loss = self.spacing_ns, loss
+                self._base_spacing_ns = self.spacing_ns
                 faster_ns = self.spacing_ns * self._raise_eighths // 8
-                self._change(_Trial.FASTER, faster_ns if faster_ns > self._shortest_ns() else 0)
+                self._change(_Trial.FASTER, faster_ns if faster_ns >= self._timing.spacing_ns_min else 0)
 
     def slow_down(self) -> None:
         """A node does not get any further at this pace, for whatever reason."""
@@ -126,13 +134,15 @@ class Pace:
         self._raise_in = self._raise_pause
         self._change(_Trial.NOTHING, self._slower_ns())
 
-    def _judge_slower(self, loss: int) -> None:
-        if 3 * loss <= self._base_loss:
-            self._end_trial(self.spacing_ns)
-        elif 2 * loss <= self._base_loss and self.spacing_ns < self._timing.spacing_ns_max:
+    def _judge_slower(self, loss: int, *, is_heavy: bool) -> None:
+        is_cured = 3 * loss <= self._base_loss
+        if self.spacing_ns < self._timing.spacing_ns_max and (is_heavy if is_cured else 2 * loss <= self._base_loss):
+            if is_cured:
+                self._base_spacing_ns, self._base_loss = self.spacing_ns, loss
             self._change(_Trial.SLOWER, self._slower_ns())
         else:
-            self._end_trial(self._base_spacing_ns)
+            self._slow_loss = loss if is_cured else self._base_loss
+            self._end_trial(self.spacing_ns if is_cured else self._base_spacing_ns)
 
     def _end_trial(self, spacing_ns: int) -> None:
         self._change(_Trial.NOTHING, spacing_ns)
@@ -143,11 +153,8 @@ class Pace:
         self._trial = trial
         self.spacing_ns = spacing_ns
         self._is_settling = True
+        self._heavy_before = None
         self._sample_missing = self._sample_sent = 0
-
-    def _shortest_ns(self) -> int:
-        """What is no longer than this is no pause."""
-        return max(self._timing.spacing_ns_min, self._period_ns or 0)
 
     def _slower_ns(self) -> int:
         period_ns = max(self._timing.spacing_ns_min, self._period_ns or _PERIOD_NS)

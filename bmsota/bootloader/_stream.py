@@ -259,8 +259,6 @@ class BlockStream:
 
     def handle_timeout(self, now_ns: int) -> None:
         """Act on the time; no effect before `next_timeout`."""
-        if self._out:
-            return  # What is late here cannot be put between these frames, and behind them it would come later still.
         for position, receiver in list(self._receivers.items()):
             if receiver.deadline_ns is None or now_ns < receiver.deadline_ns:
                 continue
@@ -268,12 +266,13 @@ class BlockStream:
             if receiver.tries_left <= 0:
                 self._leave(position, receiver.doubt or f"CHECK_BLOCK: no answer in {self._timing.report_tries} tries")
                 continue
-            # Again, to this node alone. What it has said of this block so far may have been a part.
+            # Again, to this node alone, before what waits: that is of a block, never of a repair, which would end by it. What
+            # the node has said of this block so far may have been a part.
             assert self._asked is not None
             receiver.deadline_ns = now_ns + self._patience_ns(self._timing.report_tries - receiver.tries_left)
             receiver.is_patient = self._is_repeated = True
             receiver.missing.clear()
-            self._out.append(self._check(self._asked, node=position, report_wanted=True))
+            self._out.appendleft(self._check(self._asked, node=position, report_wanted=True))
         self._look_at_answers(now_ns)
 
     # ---- what goes out
