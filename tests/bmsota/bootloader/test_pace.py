@@ -87,6 +87,13 @@ def test_what_is_faster_than_the_wire_is_no_pause():
     assert [spacing for spacing in spacings if 0 < spacing < 100 * US] == []
 
 
+def test_a_slow_pace_on_a_bad_wire_is_raised_all_the_same():
+    """The receiver was overrun, and the wire loses a twelfth besides: that is lost at every pace, so it is no reason to stay."""
+    pace = pace_of()
+    reports(pace, 2, 0.6)
+    assert reports(pace, 20, 0.08)[-1] == 0
+
+
 def test_a_bad_wire_is_not_cured_by_patience():
     """The loss stays as it was: back to full speed, and the next trial comes after sixteen reports, then after 64."""
     pace = pace_of()

@@ -24,6 +24,7 @@ from bmsota.bootloader import (
     ImageVerified,
     TargetLimits,
     TransferFailed,
+    TransferInterrupted,
 )
 from bmsota.image import ImageRole, ImageVersion, build_image
 
@@ -92,11 +93,17 @@ class Pack:
         return nodes, self.parts.Bench(*nodes.values(), dbc=self.kind.dbc)
 
     def stage(self, bench, version):
-        """Whether node 2 has it now. The others always have."""
+        """Whether node 2 has it now. The others always have.
+
+        Nobody resumes on cells that a cut has torn: that would come out at the digest, and cost the whole image.
+        """
         options = {"image": self.images[version], "may_compress": self.kind.is_compressed}
         if len(self.flashes) == 1:
-            return isinstance(bench.run(BootloaderClient(bench.wire, position=POSITION, **options))[-1], ImageVerified)
+            events = bench.run(BootloaderClient(bench.wire, position=POSITION, **options))
+            assert TransferInterrupted("FINISH_TRANSFER: DAMAGED") not in events
+            return isinstance(events[-1], ImageVerified)
         events = bench.run(BroadcastClient(bench.wire, positions=self.kind.positions, **options))
+        assert all(event.event != TransferInterrupted("FINISH_TRANSFER: DAMAGED") for event in events)
         ended = {
             event.position: event.event for event in events if isinstance(event.event, ImageVerified | TransferFailed)
         }
