@@ -350,7 +350,7 @@ def test_nothing_wrong_is_stored_and_nothing_is_stuck(bench_parts, machine):
     run_state_machine_as_test(
         make,
         settings=settings(
-            max_examples=400 if LONG else 20,
+            max_examples=400 if LONG else 50,
             stateful_step_count=40 if LONG else 20,
             derandomize=not LONG,
             deadline=None,
