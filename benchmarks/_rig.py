@@ -9,16 +9,18 @@ import random
 from functools import cache, partial
 from typing import TYPE_CHECKING, Protocol
 
+from bmsota_sim.devices.flash import FlashModel
+
 from bmsota.adapters.files import packaged_firmware
 from bmsota.boot import BootStore, SlotLayout
 from bmsota.bootloader import TargetIdentity
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, load_signing_key, verify_image
-from simulator.devices.flash import FlashModel
 
 if TYPE_CHECKING:
+    from bmsota_sim.kernel import Kernel, Timer
+    from bmsota_sim.links.canbus import CanBus, Port
+
     from bmsota.canframe import CanFrame
-    from simulator.kernel import Kernel, Timer
-    from simulator.links.canbus import CanBus, Port
 
 IMAGE_SIZE_BYTES = 256 * 1024
 HARDWARE = HardwareClass.named("bmsota.example", "bench-slave")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+from bmsota_sim.kernel import SECOND, Kernel
+from bmsota_sim.links.canbus import CanBus
+
 from benchmarks._rig import Pump, image, make_identity, make_store
 from bmsota.bootloader import ImageVerified
 from bmsota.uds import UDS_11BIT, UdsServer, UdsServerTiming, UdsTransfer
-from simulator.kernel import SECOND, Kernel
-from simulator.links.canbus import CanBus
 
 BITRATE_BPS = 500_000
 LIMIT_S = 120

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bmsota_sim.kernel import MS, SECOND, Kernel
+from bmsota_sim.links.canbus import BusFaults, CanBus
+
 from benchmarks._figures import Figure, print_figures
 from benchmarks._limits import comparison
 from benchmarks._rig import Pump, image, make_identity, make_store
@@ -27,8 +30,6 @@ from bmsota.bootloader import (
 )
 from bmsota.canbits import ceiling_bytes_per_s
 from bmsota.signals import loads
-from simulator.kernel import MS, SECOND, Kernel
-from simulator.links.canbus import BusFaults, CanBus
 
 LIMIT_S = 120
 

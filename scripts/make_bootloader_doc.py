@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bmsota_sim.devices.flash import FlashModel
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import SLOT_TRANSITIONS, BootStore, SlotLayout, SlotState, for_hardware
@@ -59,7 +60,6 @@ from bmsota.bootloader._messages import (
 from bmsota.bootloader._offer import OFFER_LAYOUT
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
 from bmsota.signals import loads
-from simulator.devices.flash import FlashModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

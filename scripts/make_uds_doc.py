@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bmsota_sim.devices.flash import FlashModel
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
@@ -43,7 +44,6 @@ from bmsota.uds import (
 )
 from bmsota.uds._conversation import cause_of_refusal
 from bmsota.uds._identifiers import ACCESS_LEVEL, BOOT_STATE_LAYOUT, NODE_KIND_LAYOUT, OFFER_LAYOUT, STAGING_LAYOUT
-from simulator.devices.flash import FlashModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = ("bmsota", "simulator", "cloud")
+# Where the three packages lie; the last part is the import name.
+OURS = ("bmsota", "simulator/bmsota_sim", "cloud/bmsota_cloud")
 
 # The core decides, the edges act: these modules open, wait, read clocks or draw unseeded randomness.
 BANNED_IN_CORE = {
@@ -32,7 +33,7 @@ BANNED_CALLS = {"open", "input", "print"}
 CANTOOLS_ONLY_IN = "bmsota/signals/_parse.py"
 
 # One file may start an embedded cloud beside a fleet (design.md).
-DEMO_WIRING = "simulator/demo.py"
+DEMO_WIRING = "simulator/bmsota_sim/demo.py"
 
 WEB = {"fastapi", "starlette", "uvicorn", "websockets", "asyncio", "socket", "httpx", "jinja2"}
 
@@ -48,7 +49,8 @@ def relative(path: Path) -> str:
 def imported_modules(path: Path) -> set[str]:
     """Absolute names of every module that *path* imports anywhere, also inside functions and for typing."""
     found: set[str] = set()
-    package = relative(path).removesuffix(".py").removesuffix("/__init__").split("/")
+    place = relative(path).removeprefix("simulator/").removeprefix("cloud/")
+    package = place.removesuffix(".py").removesuffix("/__init__").split("/")
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -76,19 +78,19 @@ def test_there_is_something_to_check():
 
 @pytest.mark.parametrize("path", sources("bmsota"), ids=relative)
 def test_the_library_imports_nothing_of_ours(path):
-    assert not roots(path) & {"simulator", "cloud", "tests", "benchmarks"}
+    assert not roots(path) & {"bmsota_sim", "bmsota_cloud", "tests", "benchmarks"}
 
 
-@pytest.mark.parametrize("path", sources("simulator"), ids=relative)
+@pytest.mark.parametrize("path", sources("simulator/bmsota_sim"), ids=relative)
 def test_the_simulator_does_not_know_the_cloud(path):
     """Except the one file that wires the demo."""
     if relative(path) != DEMO_WIRING:
-        assert "cloud" not in roots(path)
+        assert "bmsota_cloud" not in roots(path)
 
 
-@pytest.mark.parametrize("path", sources("cloud"), ids=relative)
+@pytest.mark.parametrize("path", sources("cloud/bmsota_cloud"), ids=relative)
 def test_the_cloud_does_not_know_the_simulator(path):
-    assert "simulator" not in roots(path)
+    assert "bmsota_sim" not in roots(path)
 
 
 @pytest.mark.parametrize("path", [path for path in sources("bmsota") if is_core(path)], ids=relative)
@@ -125,13 +127,15 @@ def test_a_core_does_not_know_the_edges_of_the_library(path):
     assert not known
 
 
-@pytest.mark.parametrize("path", sources("cloud"), ids=relative)
+@pytest.mark.parametrize("path", sources("cloud/bmsota_cloud"), ids=relative)
 def test_each_layer_of_the_cloud_keeps_to_itself(path):
     """Only storage knows SQL; only gateway, api and pages know the network; domain knows nobody."""
-    folder = relative(path).split("/")[1]
+    folder = relative(path).split("/")[2]
     used = roots(path)
     layers = {
-        name.split(".")[1] for name in imported_modules(path) if name.startswith("cloud.") and len(name.split(".")) > 1
+        name.split(".")[1]
+        for name in imported_modules(path)
+        if name.startswith("bmsota_cloud.") and len(name.split(".")) > 1
     }
     wiring = {"wiring.py", "cli.py"}
     if folder not in {"storage", *wiring}:
@@ -147,8 +151,10 @@ def test_each_layer_of_the_cloud_keeps_to_itself(path):
 
 
 def test_physics_knows_no_device():
-    for path in sources("simulator/physics"):
-        assert not {name for name in imported_modules(path) if name.startswith(("bmsota", "simulator.devices"))}
+    for path in sources("simulator/bmsota_sim/physics"):
+        assert not {
+            name for name in imported_modules(path) if f"{name}.".startswith(("bmsota.", "bmsota_sim.devices."))
+        }
 
 
 def tracked_text_files() -> list[Path]:

@@ -18,7 +18,7 @@ ERASED = 0xFF
 
 
 class Flash(Protocol):
-    """The seam to a flash: a driver on hardware, `simulator.devices.flash.FlashModel` elsewhere.
+    """The seam to a flash: a driver on hardware, `bmsota_sim.devices.flash.FlashModel` elsewhere.
 
     `write` programs its units in ascending order: a cut leaves whole units, then at most one undefined unit, then
     units nobody touched. The journal rests on this order, as every flash controller we know keeps it.

@@ -10,6 +10,10 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bmsota_cloud.domain.accounts import Account, Role
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.services import NodeFact, PlatformKeys, PlatformSettings
+from bmsota_cloud.wiring import Cloud, build_app, build_cloud
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
@@ -17,13 +21,9 @@ from fastapi.testclient import TestClient
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
 from bmsota.ota.manifest import ReleaseManifest, describe_image, sign_manifest
 from bmsota.ota.report import NodeReport, Outcome, PostBootReport, sign_report
-from cloud.domain.accounts import Account, Role
-from cloud.domain.paging import PageRequest
-from cloud.services import NodeFact, PlatformKeys, PlatformSettings
-from cloud.wiring import Cloud, build_app, build_cloud
 
 if TYPE_CHECKING:
-    from cloud.domain.ota_tasks import OtaTask, VehicleUpgrade
+    from bmsota_cloud.domain.ota_tasks import OtaTask, VehicleUpgrade
 
 START = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery"

@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from bmsota_cloud.cli import app
 from typer.testing import CliRunner
-
-from cloud.cli import app
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse battery"
@@ -77,7 +76,7 @@ def wait_for(process, words, lines):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_runs_until_it_is_stopped_and_then_ends_well(tmp_path, words, ready, number):
     process = subprocess.Popen(
-        [sys.executable, "-m", "cloud.cli", *words],
+        [sys.executable, "-m", "bmsota_cloud.cli", *words],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

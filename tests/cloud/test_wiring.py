@@ -8,13 +8,13 @@ from datetime import timedelta
 from hashlib import sha256
 
 import pytest
+from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.wiring import RunningCloud, ServeOptions, load_keys, wall_clock, wall_clock_ns
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import UpgradeStateCode as Code
-from cloud.domain.accounts import Role
-from cloud.wiring import RunningCloud, ServeOptions, load_keys, wall_clock, wall_clock_ns
 
 PASSWORD = "correct horse battery"
 
@@ -36,7 +36,7 @@ def run_through(world):
     world.services.upgrades.expire(world.now)
     wire.append(repr(world.detail(task)).encode())
     wire.append(repr(world.mails).encode())
-    from cloud.domain.paging import PageRequest
+    from bmsota_cloud.domain.paging import PageRequest
 
     wire.append(repr(world.services.audit.page(PageRequest(1, 500), by=world.people["anna"])).encode())
     return sha256(b"".join(wire)).hexdigest()
@@ -64,7 +64,7 @@ def test_a_task_survives_a_restart(new_world, tmp_path):
     task = world.create(1)
     code = world.newest_code()
     world.cloud.close()
-    from cloud.wiring import build_cloud
+    from bmsota_cloud.wiring import build_cloud
 
     again = build_cloud(
         keys=world.services.ota_tasks._context.keys,
@@ -122,8 +122,8 @@ def test_keys_that_can_not_be_used_are_refused_with_their_place(tmp_path, pem):
 
 def test_the_clock_does_not_go_back(monkeypatch):
     times = iter([50, 40, 60])
-    monkeypatch.setattr("cloud.wiring._last_ns", 0)
-    monkeypatch.setattr("cloud.wiring.time.time_ns", lambda: next(times))
+    monkeypatch.setattr("bmsota_cloud.wiring._last_ns", 0)
+    monkeypatch.setattr("bmsota_cloud.wiring.time.time_ns", lambda: next(times))
     assert [wall_clock_ns() for _ in range(3)] == [50, 50, 60]
 
 
@@ -182,7 +182,7 @@ def test_a_taken_address_is_an_error_and_leaves_nothing_running(tmp_path, sample
 
 
 def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
-    monkeypatch.setattr("cloud.wiring._TICK_S", 0.01)
+    monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
     calls = []
 
     async def play():

@@ -12,6 +12,17 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bmsota_sim.devices.master import UnitKeys
+from bmsota_sim.devices.unit import FactoryImages, Unit
+from bmsota_sim.devices.vehicle import Vehicle
+from bmsota_sim.identity import unit_identity
+from bmsota_sim.kernel import MS, SECOND, Kernel
+from bmsota_sim.links.canbus import CanBus
+from bmsota_sim.links.uplink import Modem
+from bmsota_sim.physics import NMC, PackDesign, Packs
+from bmsota_sim.profiles import SeriesProfile
+from bmsota_sim.trace import Trace
+from bmsota_sim.virtual import MemoryUplink
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.adapters.files import packaged_dbc
@@ -48,17 +59,6 @@ from bmsota.ota import (
 )
 from bmsota.ota.updater import UpdaterState
 from bmsota.signals import loads
-from simulator.devices.master import UnitKeys
-from simulator.devices.unit import FactoryImages, Unit
-from simulator.devices.vehicle import Vehicle
-from simulator.identity import unit_identity
-from simulator.kernel import MS, SECOND, Kernel
-from simulator.links.canbus import CanBus
-from simulator.links.uplink import Modem
-from simulator.physics import NMC, PackDesign, Packs
-from simulator.profiles import SeriesProfile
-from simulator.trace import Trace
-from simulator.virtual import MemoryUplink
 
 if TYPE_CHECKING:
     from bmsota.canframe import CanFrame

@@ -14,6 +14,8 @@ import time
 
 import can
 import pytest
+from bmsota_sim.bench import Bench, BenchOptions, BenchTopology
+from bmsota_sim.cli import main
 
 from bmsota.adapters.files import packaged_dbc, packaged_firmware
 from bmsota.adapters.pythoncan import drive, steady_clock
@@ -23,8 +25,6 @@ from bmsota.flashing import BootloaderProfile, FlashingEngine, FlashJob, NodesDi
 from bmsota.image import ImageVersion
 from bmsota.signals import loads
 from bmsota.uds import UDS_11BIT
-from simulator.bench import Bench, BenchOptions, BenchTopology
-from simulator.cli import main
 
 NEW = ImageVersion(2, 1, 0)
 MASTER, SLAVE = (packaged_firmware(f"E7-{role}-2.1.0.bin") for role in ("master", "slave"))
@@ -47,7 +47,7 @@ class Process:
 
     def __init__(self, *arguments):
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "simulator.cli", "bench", *arguments],
+            [sys.executable, "-m", "bmsota_sim.cli", "bench", *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
         )  # fmt: skip
         self.lines = []
@@ -316,7 +316,7 @@ AT_A_TERMINAL = """
 import fcntl, os, termios
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from simulator.cli import main
+from bmsota_sim.cli import main
 main()
 """
 

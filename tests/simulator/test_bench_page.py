@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from simulator.bench import Bench, BenchCommands, BenchOptions, BenchWorld
-from simulator.bench._console import introduction
-from simulator.cli import main
-from simulator.kernel import SECOND, Kernel
+from bmsota_sim.bench import Bench, BenchCommands, BenchOptions, BenchWorld
+from bmsota_sim.bench._console import introduction
+from bmsota_sim.cli import main
+from bmsota_sim.kernel import SECOND, Kernel
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
 LIMIT_S = 300

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from bmsota_sim.bench import BenchCommands, BenchOptions, BenchProtocol, BenchTopology, BenchWorld
+from bmsota_sim.bench._flashfile import load_flashes, save_flashes
+from bmsota_sim.kernel import MS, SECOND, Kernel
+from bmsota_sim.links.canbus import BusFaults
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.adapters.files import packaged_firmware
@@ -14,10 +18,6 @@ from bmsota.errors import ConfigurationError
 from bmsota.flashing import BootloaderProfile, FlashJob, UdsProfile
 from bmsota.image import ImageVersion
 from bmsota.uds import UDS_11BIT, UDS_29BIT, ed25519_access_key
-from simulator.bench import BenchCommands, BenchOptions, BenchProtocol, BenchTopology, BenchWorld
-from simulator.bench._flashfile import load_flashes, save_flashes
-from simulator.kernel import MS, SECOND, Kernel
-from simulator.links.canbus import BusFaults
 
 START = 1_790_000_000 * SECOND
 NEW = ImageVersion(2, 1, 0)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from bmsota_sim.kernel import MS, SECOND, Kernel
+from bmsota_sim.links.canbus import QUEUE_FRAMES_MAX, REORDER_HOLD_NS, BusFaults, CanBus
 
 from bmsota.canbits import Stuffing, frame_bits
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, LocalProtocolError
-from simulator.kernel import MS, SECOND, Kernel
-from simulator.links.canbus import QUEUE_FRAMES_MAX, REORDER_HOLD_NS, BusFaults, CanBus
 
 START = 1_700_000_000 * SECOND
 

@@ -6,8 +6,7 @@ import subprocess
 import sys
 
 import pytest
-
-from simulator.scenario import packaged_scenario
+from bmsota_sim.scenario import packaged_scenario
 
 SMALL = """
 name: small
@@ -21,7 +20,7 @@ campaign: { project: Harbour, reason: test, software_version: 2.1.0, create_at_s
 
 
 def run(*arguments, cwd):
-    command = [sys.executable, "-m", "simulator.cli", *arguments]
+    command = [sys.executable, "-m", "bmsota_sim.cli", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 

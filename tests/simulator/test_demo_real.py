@@ -24,7 +24,7 @@ def ignore_interrupts():
 def test_the_demo_plays_to_its_planned_end_and_keeps_running(tmp_path):
     """`bmsota-sim demo --keep`: exit code 0 because every vehicle ended as planned; pages and API answer until Ctrl-C."""
     output = tmp_path / "output.txt"
-    command = [sys.executable, "-m", "simulator.cli", "demo", "--keep", "--data", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "bmsota_sim.cli", "demo", "--keep", "--data", str(tmp_path / "data")]
     with output.open("w") as file:
         process = subprocess.Popen(
             command,

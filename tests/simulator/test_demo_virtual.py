@@ -6,12 +6,19 @@ import socket
 from dataclasses import replace
 
 import pytest
+from bmsota_sim.demo import run_virtual_demo
+from bmsota_sim.links.canbus import CanBus
+from bmsota_sim.profiles import PROFILES
+from bmsota_sim.scenario import (
+    CorruptByte,
+    DownloadCut,
+    SlavePowerCut,
+    SlaveReplaced,
+    packaged_scenario,
+    parse_scenario,
+)
 
 from bmsota.ota.updater import Updater
-from simulator.demo import run_virtual_demo
-from simulator.links.canbus import CanBus
-from simulator.profiles import PROFILES
-from simulator.scenario import CorruptByte, DownloadCut, SlavePowerCut, SlaveReplaced, packaged_scenario, parse_scenario
 
 # The scenario of two vehicles for the run with another seed: what differs must differ there too, in a fifth of the time.
 SMALL = """

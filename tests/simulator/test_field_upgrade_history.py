@@ -10,16 +10,16 @@ import re
 from functools import partial
 
 import pytest
+from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.services import PlatformKeys, PlatformSettings
+from bmsota_cloud.wiring import build_cloud, utc_time
+from bmsota_sim.devices.flash import CutPhase
+from bmsota_sim.kernel import SECOND
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bmsota.flashing import FlashJob
 from bmsota.image import ImageVersion
-from cloud.domain.accounts import Role
-from cloud.domain.paging import PageRequest
-from cloud.services import PlatformKeys, PlatformSettings
-from cloud.wiring import build_cloud, utc_time
-from simulator.devices.flash import CutPhase
-from simulator.kernel import SECOND
 
 NEW = ImageVersion(2, 1)
 PASSWORD = "correct horse battery"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from bmsota_sim.devices.flash import CutPhase, FlashMisuseError, FlashModel, PowerCut
 
 from bmsota.errors import ConfigurationError
-from simulator.devices.flash import CutPhase, FlashMisuseError, FlashModel, PowerCut
 
 UNIT, BLOCK = 8, 256
 DATA = bytes(range(64))

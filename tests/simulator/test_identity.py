@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from bmsota_sim.identity import device_key, slave_hwid, unit_identity, vin
 
 from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import VehicleLogin, beijing_time
-from simulator.identity import device_key, slave_hwid, unit_identity, vin
 
 # ISO 3779 / FMVSS 115: transliteration and weights written down again, independently of the code.
 VALUE = {str(digit): digit for digit in range(10)} | {

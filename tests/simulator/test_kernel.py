@@ -5,10 +5,10 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from bmsota_sim import kernel as module
+from bmsota_sim.kernel import MS, SECOND, US, Kernel
 
 from bmsota.errors import LocalProtocolError
-from simulator import kernel as module
-from simulator.kernel import MS, SECOND, US, Kernel
 
 START = 1_790_000_000 * SECOND
 

@@ -7,8 +7,7 @@ import contextlib
 
 import httpx
 import pytest
-
-from simulator.operator import Operator
+from bmsota_sim.operator import Operator
 
 ANSWER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 39\r\n\r\n{"upgrades": {"items": [], "total": 0}}'
 

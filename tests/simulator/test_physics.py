@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from simulator.physics import LFP, NMC, PackDesign, Packs
+from bmsota_sim.physics import LFP, NMC, PackDesign, Packs
 
 F7 = PackDesign(cell_count=96, probe_count=32)
 EQUAL = PackDesign(cell_count=4, probe_count=2, capacity_spread=0, resistance_spread=0, cooling_spread=0, soc_spread=0)

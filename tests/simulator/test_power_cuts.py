@@ -12,9 +12,9 @@ import os
 from random import Random
 
 import pytest
+from bmsota_sim.kernel import MS
 
 from bmsota.ota import Outcome
-from simulator.kernel import MS
 
 PHASES = ("before", "inside", "after")
 LONG = bool(os.environ.get("BMSOTA_LONG"))

@@ -6,9 +6,7 @@ import re
 
 import pytest
 import yaml
-
-from bmsota.errors import ConfigurationError
-from simulator.scenario import (
+from bmsota_sim.scenario import (
     VEHICLE_COUNT_MAX,
     DownloadCut,
     Interval,
@@ -17,6 +15,8 @@ from simulator.scenario import (
     packaged_scenario,
     parse_scenario,
 )
+
+from bmsota.errors import ConfigurationError
 
 GOOD = """
 name: small

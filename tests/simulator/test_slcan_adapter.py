@@ -7,12 +7,9 @@ import threading
 
 import can
 import pytest
-from can.interfaces.slcan import slcanBus as TheirBus
-
-from bmsota.canframe import CanFrame
-from simulator.kernel import MS, SECOND, Kernel
-from simulator.links.canbus import CanBus
-from simulator.links.slcan_adapter import (
+from bmsota_sim.kernel import MS, SECOND, Kernel
+from bmsota_sim.links.canbus import CanBus
+from bmsota_sim.links.slcan_adapter import (
     LINE_SIZE_BYTES_MAX,
     OUTPUT_SIZE_BYTES_MAX,
     AdapterOptions,
@@ -21,6 +18,9 @@ from simulator.links.slcan_adapter import (
     join,
     serve,
 )
+from can.interfaces.slcan import slcanBus as TheirBus
+
+from bmsota.canframe import CanFrame
 
 NOW = 1_700_000_000 * SECOND
 PATIENCE_S = 10.0

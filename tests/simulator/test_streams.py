@@ -6,7 +6,7 @@ import subprocess
 import sys
 from itertools import combinations
 
-from simulator.streams import stream, stream_bytes
+from bmsota_sim.streams import stream, stream_bytes
 
 
 def test_the_same_seed_owner_and_purpose_draw_the_same():
@@ -39,7 +39,7 @@ def test_the_draws_are_these_on_every_machine():
 
 
 def test_the_draws_do_not_depend_on_the_hash_seed_of_the_process():
-    code = "from simulator.streams import stream; print(stream(3, 'a', 'b').random())"
+    code = "from bmsota_sim.streams import stream; print(stream(3, 'a', 'b').random())"
     found = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from simulator import trace as module
-from simulator.trace import Note, Trace
+from bmsota_sim import trace as module
+from bmsota_sim.trace import Note, Trace
 
 
 def trace_of(*entries):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from bmsota_sim.kernel import SECOND, Kernel
+from bmsota_sim.links.uplink import CHUNK_SIZE_BYTES, Modem
 
 from bmsota.ota import HttpRequest
-from simulator.kernel import SECOND, Kernel
-from simulator.links.uplink import CHUNK_SIZE_BYTES, Modem
 
 START = 1000 * SECOND
 IMAGE_HEAD = {"ETag": '"abc"', "Content-Length": "5000"}

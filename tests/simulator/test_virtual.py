@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from bmsota_sim.kernel import MS, SECOND, Kernel
+from bmsota_sim.virtual import SLICE_NS, MemoryUplink, run_virtual
 
 from bmsota.ota import HttpRequest, HttpResponse
-from simulator.kernel import MS, SECOND, Kernel
-from simulator.virtual import SLICE_NS, MemoryUplink, run_virtual
 
 START = 1000 * SECOND
 DELAY = 40 * MS

@@ -13,6 +13,7 @@ from pathlib import Path
 import can
 import can.interfaces
 import pytest
+from bmsota_sim.links.slcan_adapter import AdapterOptions, SlcanAdapter, SlcanPty, join, serve
 from can.interfaces.slcan import slcanBus as TheirBus
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,6 @@ from hypothesis import strategies as st
 from bmsota.adapters import slcan
 from bmsota.adapters.slcan import Answer, SlcanBus, SlcanLines
 from bmsota.canframe import CanFrame
-from simulator.links.slcan_adapter import AdapterOptions, SlcanAdapter, SlcanPty, join, serve
 
 # What a loaded machine may need for a few bytes through two threads. A test that waits so long fails.
 PATIENCE_S = 10.0

@@ -9,11 +9,11 @@ from random import Random
 from typing import Any
 
 import pytest
+from bmsota_sim.devices.flash import FlashModel, PowerCut
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
-from simulator.devices.flash import FlashModel, PowerCut
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 MASTER_CLASS = HardwareClass.named("bmsota.example", "test-master")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from zlib import crc32
 
 import pytest
+from bmsota_sim.devices.flash import FlashModel, PowerCut
 
 from bmsota.boot import RECORD_NAME_BYTES_MAX, SlotLayout
 from bmsota.boot._journal import HEAD_BYTES, HEADER_BYTES, Journal, Record, RecordKind
 from bmsota.errors import ConfigurationError, LocalProtocolError
-from simulator.devices.flash import FlashModel, PowerCut
 
 APPLICATION = RecordKind.APPLICATION
 

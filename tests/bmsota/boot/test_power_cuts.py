@@ -11,10 +11,10 @@ import copy
 from random import Random
 
 import pytest
+from bmsota_sim.devices.flash import PowerCut
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import LocalProtocolError
-from simulator.devices.flash import PowerCut
 
 PHASES = ("before", "inside", "after")
 

@@ -9,6 +9,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bmsota_sim.devices.flash import FlashModel, PowerCut
+from bmsota_sim.kernel import Kernel
+from bmsota_sim.links.canbus import BusFaults, CanBus
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
@@ -22,9 +25,6 @@ from bmsota.bootloader import (
 )
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
 from bmsota.signals import loads
-from simulator.devices.flash import FlashModel, PowerCut
-from simulator.kernel import Kernel
-from simulator.links.canbus import BusFaults, CanBus
 
 if TYPE_CHECKING:
     from collections.abc import Callable

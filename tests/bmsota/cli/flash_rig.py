@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import can
+from bmsota_sim.links.slcan_adapter import AdapterOptions, SlcanAdapter, SlcanPty
 from pack_rig import CLASSES, KEY, NEW, NOW_S, OLD, Node, make_image, wire
 from typer.testing import CliRunner
 
@@ -30,7 +31,6 @@ from bmsota.canframe import CanFrame
 from bmsota.cli.main import app
 from bmsota.image import ImageRole
 from bmsota.ota import ReleaseManifest, describe_image, sign_manifest
-from simulator.links.slcan_adapter import AdapterOptions, SlcanAdapter, SlcanPty
 
 __all__ = [
     "CLASSES",

@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from bmsota_sim.bench import Bench, BenchOptions, BenchProtocol, BenchTopology
+from bmsota_sim.links.canbus import BusFaults
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flash_rig import bmsota
-
-from simulator.bench import Bench, BenchOptions, BenchProtocol, BenchTopology
-from simulator.links.canbus import BusFaults
 
 RELEASE = Path(__file__).resolve().parents[3] / "firmware_images" / "E7-2.1.0.manifest.cose"
 KEYS = RELEASE.parent / "keys"

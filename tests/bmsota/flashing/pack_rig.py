@@ -7,6 +7,7 @@ from functools import cache, partial
 from random import Random
 from types import SimpleNamespace
 
+from bmsota_sim.devices.flash import FlashModel
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.adapters.files import packaged_dbc
@@ -24,7 +25,6 @@ from bmsota.flashing import BootloaderProfile, FieldUpgrade, FlashingEngine, Fla
 from bmsota.image import HardwareClass, ImageDependency, ImageRole, ImageVersion, build_image, verify_image
 from bmsota.ota import ReleaseManifest, describe_image
 from bmsota.signals import loads
-from simulator.devices.flash import FlashModel
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 CLASSES = {role: HardwareClass.named("bmsota.example", f"test-{role.name.lower()}") for role in ImageRole}

@@ -7,6 +7,7 @@ from functools import cache, partial
 from random import Random
 
 import pytest
+from bmsota_sim.devices.flash import FlashModel
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.adapters.files import packaged_dbc
@@ -35,7 +36,6 @@ from bmsota.flashing import (
 )
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
 from bmsota.signals import loads
-from simulator.devices.flash import FlashModel
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 SLAVE_CLASS = HardwareClass.named("bmsota.example", "test-slave")

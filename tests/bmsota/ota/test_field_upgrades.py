@@ -13,6 +13,7 @@ from random import Random
 
 import cbor2
 import pytest
+from bmsota_sim.devices.flash import FlashModel, PowerCut
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootReason, BootStore, SlotLayout, SlotState, for_hardware
@@ -27,7 +28,6 @@ from bmsota.ota.field_upgrades import (
     NodeUpgradeOutcome,
     OrderReach,
 )
-from simulator.devices.flash import FlashModel, PowerCut
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x09" * 32)
 MASTER_CLASS = HardwareClass.named("bmsota.example", "watch-master")

@@ -6,12 +6,12 @@ import copy
 from random import Random
 
 import pytest
+from bmsota_sim.devices.flash import CutPhase, FlashModel, PowerCut
 
 from bmsota.errors import TransferError
 from bmsota.image import ImageRole
 from bmsota.ota import describe_image
 from bmsota.ota.shelf import ImageShelf
-from simulator.devices.flash import CutPhase, FlashModel, PowerCut
 
 BLOCK = 1024
 

@@ -13,6 +13,7 @@ from textwrap import dedent
 from types import SimpleNamespace
 
 import pytest
+from bmsota_sim.devices.flash import FlashModel, PowerCut
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
 from bmsota.errors import LocalProtocolError
@@ -45,7 +46,6 @@ from bmsota.ota.updater import (
     Updater,
     UpdaterState,
 )
-from simulator.devices.flash import FlashModel, PowerCut
 
 SECOND = 1_000_000_000
 MASTER_FLASH_BYTES, JOURNAL_BYTES, SHELF_BYTES = 64 * 1024, 8 * 1024, 32 * 1024

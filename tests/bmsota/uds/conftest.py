@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bmsota_sim.devices.flash import FlashModel, PowerCut
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
@@ -23,7 +24,6 @@ from bmsota.uds import (
     ed25519_access_check,
     signed_access_key,
 )
-from simulator.devices.flash import FlashModel, PowerCut
 
 if TYPE_CHECKING:
     from collections.abc import Callable

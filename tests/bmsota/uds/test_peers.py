@@ -17,6 +17,8 @@ import can
 import isotp
 import pytest
 import udsoncan
+from bmsota_sim.links.slcan_adapter import SlcanAdapter, SlcanPty, join
+from bmsota_sim.links.slcan_adapter import serve as serve_cables
 from udsoncan.client import Client
 from udsoncan.connections import PythonIsoTpConnection
 from udsoncan.exceptions import NegativeResponseException
@@ -36,8 +38,6 @@ from bmsota.uds import (
     UdsTiming,
     UdsTransfer,
 )
-from simulator.links.slcan_adapter import SlcanAdapter, SlcanPty, join
-from simulator.links.slcan_adapter import serve as serve_cables
 
 SECOND = 1_000_000_000
 SCAPY_ECU = Path(__file__).parent / "peers" / "scapy_ecu.py"

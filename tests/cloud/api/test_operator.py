@@ -161,7 +161,7 @@ def _options(world, body, release_files):
 
 
 def _everything(world):
-    from cloud.domain.paging import PageRequest
+    from bmsota_cloud.domain.paging import PageRequest
 
     every = PageRequest(1, 500)
     with world.cloud.store.reading() as work:
@@ -298,7 +298,7 @@ def test_too_long_is_413_whether_announced_or_not(client, bearer):
 
 
 def test_an_image_that_is_too_large_is_refused(client, bearer, release_files, monkeypatch):
-    from cloud.api import operator
+    from bmsota_cloud.api import operator
 
     monkeypatch.setattr(operator, "IMAGE_SIZE_BYTES_MAX", 100)
     files = release_files()

@@ -4,9 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-
-from cloud.domain.errors import ConflictError
-from cloud.domain.ota_tasks import (
+from bmsota_cloud.domain.errors import ConflictError
+from bmsota_cloud.domain.ota_tasks import (
     OPEN_STATUSES,
     REPORT_TRANSITIONS,
     TRANSITIONS,
@@ -18,7 +17,7 @@ from cloud.domain.ota_tasks import (
     may_cancel,
     needs_instruction,
 )
-from cloud.domain.vehicles import Vehicle
+from bmsota_cloud.domain.vehicles import Vehicle
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 ORDER = list(VehicleStatus)

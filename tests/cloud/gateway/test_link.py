@@ -3,6 +3,8 @@
 from datetime import timedelta
 
 import pytest
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.gateway.link import utc_time
 
 from bmsota.gbt32960 import (
     CellVoltages2025,
@@ -35,8 +37,6 @@ from bmsota.gbt32960 import (
     beijing_time,
     encode,
 )
-from cloud.domain.paging import PageRequest
-from cloud.gateway.link import utc_time
 
 SECOND = 1_000_000_000
 

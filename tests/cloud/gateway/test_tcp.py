@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 
 import pytest
+from bmsota_cloud.gateway import GatewayServer
+from bmsota_cloud.wiring import wall_clock_ns
 
 from bmsota.gbt32960 import CommandReceived, ConnectRequested, LoggedIn, ReplyFlag, TerminalSession
-from cloud.gateway import GatewayServer
-from cloud.wiring import wall_clock_ns
 
 
 class Vehicle:

@@ -6,9 +6,8 @@ import socket
 from datetime import timedelta
 
 import pytest
-
-from cloud.mail import MailSink, MailWorker, SmtpTarget, compose
-from cloud.mail.sink import _AnyPortController
+from bmsota_cloud.mail import MailSink, MailWorker, SmtpTarget, compose
+from bmsota_cloud.mail.sink import _AnyPortController
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def test_the_worker_goes_on_after_an_error_of_the_store(world, task, sink, monke
         return take_due(now)
 
     monkeypatch.setattr(outbox, "take_due", fails_once)
-    monkeypatch.setattr("cloud.mail.worker._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("bmsota_cloud.mail.worker._LOOK_EVERY_S", 0.01)
 
     async def play():
         sending = worker(world, sink.port)

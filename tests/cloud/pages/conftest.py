@@ -14,6 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
+from bmsota_cloud.pages import build_router, mount_static
+from bmsota_cloud.wiring import build_app
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from playwright.sync_api import sync_playwright
@@ -42,8 +44,6 @@ from bmsota.gbt32960 import (
     VehicleState,
     beijing_time,
 )
-from cloud.pages import build_router, mount_static
-from cloud.wiring import build_app
 
 BASE_URL = "http://cloud.example:8080"
 PASSWORD = "correct horse battery"

@@ -4,13 +4,12 @@ import re
 from importlib.resources import files
 
 import pytest
+from bmsota_cloud.pages import build_router
+from bmsota_cloud.pages.rendering import HEADERS
+from bmsota_cloud.wiring import build_app
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from starlette.routing import WebSocketRoute
-
-from cloud.pages import build_router
-from cloud.pages.rendering import HEADERS
-from cloud.wiring import build_app
 
 OPEN_TO_STRANGERS = {("GET", "/login"), ("POST", "/login"), ("GET", "/")}
 
@@ -121,7 +120,7 @@ def test_the_files_come_with_the_package(stranger):
     """In the wheel there is no checkout: templates and static files must be found beside the code."""
     for folder, names in (("templates", ["_layout.html", "task.html"]), ("static", ["app.css", "app.js", "live.js"])):
         for name in names:
-            assert files("cloud.pages").joinpath(folder, name).is_file()
+            assert files("bmsota_cloud.pages").joinpath(folder, name).is_file()
     for name, kind in (
         ("app.css", "text/css"),
         ("app.js", "text/javascript"),
@@ -136,7 +135,7 @@ def test_the_files_come_with_the_package(stranger):
 
 
 def test_every_script_that_is_imported_is_there():
-    static = files("cloud.pages").joinpath("static")
+    static = files("bmsota_cloud.pages").joinpath("static")
     for script in static.iterdir():
         if script.name.endswith(".js"):
             for name in re.findall(r'from "\./([\w.]+)"', script.read_text(encoding="utf-8")):

@@ -4,12 +4,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from bmsota_cloud.domain.telemetry import VehicleState
+from bmsota_cloud.domain.vehicles import Node, NodeKind
+from bmsota_cloud.pages.face import HEAT_CLASSES, difference, vehicle_face
 from hypothesis import given
 from hypothesis import strategies as st
-
-from cloud.domain.telemetry import VehicleState
-from cloud.domain.vehicles import Node, NodeKind
-from cloud.pages.face import HEAT_CLASSES, difference, vehicle_face
 
 NOW = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
 

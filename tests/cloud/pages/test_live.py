@@ -3,11 +3,11 @@
 import re
 
 import pytest
+from bmsota_cloud.pages import live as live_module
+from bmsota_cloud.services import live as feed_module
 from starlette.websockets import WebSocketDisconnect
 
 from bmsota.gbt32960 import UpgradeStateCode
-from cloud.pages import live as live_module
-from cloud.services import live as feed_module
 
 
 @pytest.fixture(autouse=True)

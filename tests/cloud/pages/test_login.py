@@ -3,10 +3,9 @@
 from dataclasses import replace
 from urllib.parse import quote
 
+from bmsota_cloud.pages import build_router, mount_static
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-
-from cloud.pages import build_router, mount_static
 
 PASSWORD = "correct horse battery"
 

@@ -4,10 +4,9 @@ import re
 from importlib.resources import files
 
 import pytest
+from bmsota_cloud.pages.face import HEAT_CLASSES
 
-from cloud.pages.face import HEAT_CLASSES
-
-CSS = files("cloud.pages").joinpath("static", "app.css").read_text(encoding="utf-8")
+CSS = files("bmsota_cloud.pages").joinpath("static", "app.css").read_text(encoding="utf-8")
 
 
 def colours(block):

@@ -3,10 +3,10 @@
 import re
 
 import pytest
+from bmsota_cloud.domain.ota_tasks import VehicleStatus
 
 from bmsota.gbt32960 import UpgradeStateCode
 from bmsota.ota.report import Outcome
-from cloud.domain.ota_tasks import VehicleStatus
 
 
 @pytest.fixture

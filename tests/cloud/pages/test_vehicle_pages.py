@@ -4,10 +4,10 @@ import re
 from dataclasses import replace
 
 import pytest
+from bmsota_cloud.domain.errors import InvalidInputError
+from bmsota_cloud.pages import listing
 
 from bmsota.gbt32960 import FieldUpgradeOutcome, Position, Sentinel
-from cloud.domain.errors import InvalidInputError
-from cloud.pages import listing
 
 
 def vins(page):

@@ -3,10 +3,9 @@
 from datetime import timedelta
 
 import pytest
-
-from cloud.domain.accounts import ROLE_PERMISSIONS, Permission, Role
-from cloud.domain.errors import ConflictError, InvalidInputError, LoginError, NotAllowedError
-from cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.accounts import ROLE_PERMISSIONS, Permission, Role
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, LoginError, NotAllowedError
+from bmsota_cloud.domain.paging import PageRequest
 
 PASSWORD = "correct horse battery"
 

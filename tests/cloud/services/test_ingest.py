@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from bmsota_cloud.domain.paging import PageRequest
 
 from bmsota.gbt32960 import (
     Alarms,
@@ -16,7 +17,6 @@ from bmsota.gbt32960 import (
     SubsystemVoltages,
     VehicleData,
 )
-from cloud.domain.paging import PageRequest
 
 
 def vehicle_data(soc_pct=80, speed_kmh=12.5):

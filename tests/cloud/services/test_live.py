@@ -2,8 +2,9 @@
 
 from threading import Thread
 
+from bmsota_cloud.services.live import LIVE_QUEUE_MAX, LiveFeed
+
 from bmsota.gbt32960 import UpgradeStateCode as Code
-from cloud.services.live import LIVE_QUEUE_MAX, LiveFeed
 
 
 def test_only_the_topic_is_heard_and_only_while_subscribed():

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import pytest
-
-from cloud.domain.errors import CloudError, ConflictError, InvalidInputError, NotAllowedError, NotFoundError
-from cloud.domain.ota_tasks import VehicleStatus
-from cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.errors import CloudError, ConflictError, InvalidInputError, NotAllowedError, NotFoundError
+from bmsota_cloud.domain.ota_tasks import VehicleStatus
+from bmsota_cloud.domain.paging import PageRequest
 
 
 @pytest.fixture
@@ -118,7 +117,7 @@ def test_nobody_but_the_named_auditor_approves_even_with_the_right_code(world, t
 
 def test_the_creator_does_not_approve_whatever_his_role_became(world, task):
     """Carol is made auditor after she created the task for herself to approve: four eyes are not a permission."""
-    from cloud.domain.accounts import Role
+    from bmsota_cloud.domain.accounts import Role
 
     carol = replace(world.people["carol"], role=Role.AUDITOR)
     with world.cloud.store.transaction() as work:
@@ -311,7 +310,7 @@ def test_lists_are_paged(world):
 def test_a_failure_in_the_middle_leaves_nothing_of_the_approval(world, task, monkeypatch):
     """C10: the approval of a task is one transaction."""
     code = world.newest_code()
-    from cloud.services import ota_tasks as module
+    from bmsota_cloud.services import ota_tasks as module
 
     def fails(*args, **options):
         raise RuntimeError("power cut")

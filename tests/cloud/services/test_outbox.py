@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from cloud.services.outbox import MAIL_TRIES_MAX
+from bmsota_cloud.services.outbox import MAIL_TRIES_MAX
 
 
 def newest(world, task):

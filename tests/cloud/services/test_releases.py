@@ -1,9 +1,8 @@
 """What is uploaded is verified."""
 
 import pytest
-
-from cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
-from cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
+from bmsota_cloud.domain.paging import PageRequest
 
 
 def refused(world, manifest, images) -> str:

@@ -4,11 +4,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from bmsota_cloud.domain import accounts
+from bmsota_cloud.domain.errors import NotAllowedError, NotFoundError
+from bmsota_cloud.domain.paging import PageRequest
 
 from bmsota.gbt32960 import FieldUpgrade, FieldUpgradeOutcome, beijing_time
-from cloud.domain import accounts
-from cloud.domain.errors import NotAllowedError, NotFoundError
-from cloud.domain.paging import PageRequest
 
 
 def told(world, **fields):

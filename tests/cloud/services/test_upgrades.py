@@ -1,11 +1,11 @@
 """What vehicles say of their upgrades, and what is believed."""
 
 import pytest
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.services import ReportVerdict
 
 from bmsota.gbt32960 import UpgradeStateCode as Code
 from bmsota.ota.report import Outcome
-from cloud.domain.paging import PageRequest
-from cloud.services import ReportVerdict
 
 
 def send(world, number, order_id="OTA-1-1", **options):

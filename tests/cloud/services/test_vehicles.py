@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 import pytest
-
-from cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
-from cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
+from bmsota_cloud.domain.paging import PageRequest
 
 
 def changes(world, vin=""):

@@ -3,10 +3,9 @@
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from bmsota_cloud.storage import schema
+from bmsota_cloud.storage.migrate import migrate
 from sqlalchemy import create_engine, inspect
-
-from cloud.storage import schema
-from cloud.storage.migrate import migrate
 
 
 @pytest.mark.parametrize(("history", "metadata"), [("platform", schema.PLATFORM), ("telemetry", schema.TELEMETRY)])

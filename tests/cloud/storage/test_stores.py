@@ -5,17 +5,16 @@ from datetime import UTC, datetime, timedelta, timezone
 from threading import Thread
 
 import pytest
-
-from cloud.domain.device import Challenge, DeviceSession
-from cloud.domain.errors import ConflictError
-from cloud.domain.mail import Mail
-from cloud.domain.ota_tasks import NodeVersion, OtaTask, Transition, VehicleStatus, VehicleUpgrade
-from cloud.domain.paging import PageRequest
-from cloud.domain.releases import Release
-from cloud.domain.telemetry import ReportRow, VehicleState
-from cloud.domain.upgrade_history import FieldUpgrade
-from cloud.domain.vehicles import Vehicle
-from cloud.storage.sql import SqlStore, SqlTelemetryStore
+from bmsota_cloud.domain.device import Challenge, DeviceSession
+from bmsota_cloud.domain.errors import ConflictError
+from bmsota_cloud.domain.mail import Mail
+from bmsota_cloud.domain.ota_tasks import NodeVersion, OtaTask, Transition, VehicleStatus, VehicleUpgrade
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.releases import Release
+from bmsota_cloud.domain.telemetry import ReportRow, VehicleState
+from bmsota_cloud.domain.upgrade_history import FieldUpgrade
+from bmsota_cloud.domain.vehicles import Vehicle
+from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
 
 NOW = datetime(2026, 11, 22, 8, 0, 0, 123456, tzinfo=UTC)
 

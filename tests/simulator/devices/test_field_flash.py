@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from bmsota_sim.devices.bootloader_node import PowerCutPlan
+from bmsota_sim.kernel import MS, SECOND
 
 from bmsota.bootloader import FAILURES, FailureCause, NodeState
 from bmsota.canframe import CanFrame
@@ -10,8 +12,6 @@ from bmsota.flashing import FlashJob
 from bmsota.image import ImageVersion
 from bmsota.ota import Outcome
 from bmsota.ota.updater import UpdaterState
-from simulator.devices.bootloader_node import PowerCutPlan
-from simulator.kernel import MS, SECOND
 
 NEW = ImageVersion(2, 1, 0)
 

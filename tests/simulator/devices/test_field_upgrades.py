@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from bmsota_sim.kernel import SECOND
 
 from bmsota.flashing import FlashJob
 from bmsota.gbt32960 import Command, FieldUpgradeOutcome
 from bmsota.image import ImageVersion
 from bmsota.ota.field_upgrades import FIELD_UPGRADES_MAX
-from simulator.kernel import SECOND
 
 NEW = ImageVersion(2, 1)
 

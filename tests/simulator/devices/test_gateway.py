@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bmsota_sim.devices.gateway import ANSWER_LIMIT_NS, Gateway
+from bmsota_sim.kernel import SECOND, Kernel
+from bmsota_sim.links.canbus import EXTENDED_FLAG, QUEUE_FRAMES_MAX, CanBus
+
 from bmsota.canframe import CanFrame
-from simulator.devices.gateway import ANSWER_LIMIT_NS, Gateway
-from simulator.kernel import SECOND, Kernel
-from simulator.links.canbus import EXTENDED_FLAG, QUEUE_FRAMES_MAX, CanBus
 
 INWARD, OUTWARD = frozenset({0x100, EXTENDED_FLAG | 0x200}), frozenset({0x300})
 

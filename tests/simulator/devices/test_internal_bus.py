@@ -6,11 +6,11 @@ import math
 from random import Random
 
 import pytest
+from bmsota_sim.devices.internal_bus import MeasurementTable, SlaveMessages
+from bmsota_sim.profiles import PROFILES, SeriesProfile
 
 from bmsota.canframe import CanFrame
 from bmsota.image import ImageVersion
-from simulator.devices.internal_bus import MeasurementTable, SlaveMessages
-from simulator.profiles import PROFILES, SeriesProfile
 
 F7 = PROFILES["F7"]
 # Neither cells nor probes fill their last frame.

@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 
 import pytest
+from bmsota_sim.devices.reporting import PackValues, report_bodies
+from bmsota_sim.devices.vehicle import Vehicle
 
 from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import (
@@ -28,8 +30,6 @@ from bmsota.gbt32960 import (
     decode,
     encode,
 )
-from simulator.devices.reporting import PackValues, report_bodies
-from simulator.devices.vehicle import Vehicle
 
 VOLTAGES = (3.7001, 3.7234, 3.6509, 3.7234)
 TEMPERATURES = (21.4, -3.6, 21.6)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from bmsota_sim.devices.flash import CutPhase
+from bmsota_sim.kernel import SECOND
 
 from bmsota.image import ImageVersion
 from bmsota.ota import Outcome
 from bmsota.ota.updater import ConfirmSlaves, UpdaterState
-from simulator.devices.flash import CutPhase
-from simulator.kernel import SECOND
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from bmsota_sim.devices.bootloader_node import data_keys
 
 from bmsota.bootloader._offer import OFFER_BYTES
 from bmsota.errors import ConfigurationError
 from bmsota.flashing import FlashJob
 from bmsota.image import ImageVersion
 from bmsota.ota import Outcome
-from simulator.devices.bootloader_node import data_keys
 
 DBCS = ("bms_bootloader", "bms_bootloader_29bit", "bms_bootloader_fd", "bms_bootloader_fd_29bit")
 NEW = ImageVersion(2, 1, 0)

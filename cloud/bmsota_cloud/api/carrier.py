@@ -1,0 +1,128 @@
+"""What carries the APIs over HTTP: the device API's route, the limit on bodies, the headers every answer has."""
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+
+from bmsota.ota.http import HttpRequest
+from bmsota_cloud.api.device import BODY_SIZE_BYTES_MAX, respond
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from bmsota_cloud.wiring import Cloud
+
+__all__ = ["BodyLimit", "SecurityHeaders", "mount_device_api"]
+
+# A release of 16 images of 16 MiB, the largest we know of anywhere.
+_UPLOAD_SIZE_BYTES_MAX = 256 * 1024 * 1024
+# Everything else is a form or a small JSON document; 5000 VINs are 110 KB.
+_BODY_SIZE_BYTES_MAX = 1024 * 1024
+_UPLOAD_PATH = "/api/v1/releases"
+_DEVICE_PATH = "/device/"
+
+
+def mount_device_api(app: FastAPI, cloud: "Cloud") -> None:
+    """Everything below /device/v1 is answered by `bmsota_cloud.api.device.respond`."""
+
+    @app.api_route("/device/v1/{rest:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
+    async def device(request: Request, rest: str) -> Response:
+        del rest
+        asked = HttpRequest(
+            method=request.method,
+            path=request.url.path,
+            headers=dict(request.headers),
+            body=await request.body(),
+        )
+        answer = await run_in_threadpool(respond, asked, cloud.services, cloud.now())
+        return Response(content=answer.body, status_code=answer.status, headers=dict(answer.headers))
+
+
+class SecurityHeaders:
+    """The same on every answer. The pages have no inline script or style, so the policy can be strict (web.md 2.3)."""
+
+    _HEADERS = (
+        (
+            "Content-Security-Policy",
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+        ),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "same-origin"),
+    )
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self._app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] != "http" or scope["path"].startswith(_DEVICE_PATH):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._HEADERS:
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+class BodyLimit:
+    """Refuse a body that is longer than its path may have, whether it says so beforehand or not."""
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self._app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = _limit(scope)
+        refusal = Response(
+            content=f'{{"error":"too-large","detail":"expected at most {limit} bytes"}}',
+            status_code=413,
+            media_type="application/json",
+            headers={"Connection": "close"},
+        )
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > limit:
+            await refusal(scope, receive, send)
+            return
+        received = 0
+        is_answered = False
+
+        async def receive_within() -> "Message":
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise _BodyTooLongError
+            return message
+
+        async def send_unless_too_long(message: "Message") -> None:
+            # The framework makes a "400" of its own out of our exception; that answer is held back.
+            nonlocal is_answered
+            if received <= limit:
+                is_answered = True
+                await send(message)
+
+        with suppress(_BodyTooLongError):
+            await self._app(scope, receive_within, send_unless_too_long)
+        if received > limit and not is_answered:
+            await refusal(scope, receive, send)
+
+
+class _BodyTooLongError(Exception):
+    """Between the two ends of `BodyLimit` only."""
+
+
+def _limit(scope: "Scope") -> int:
+    path: Any = scope["path"]
+    if path == _UPLOAD_PATH:
+        return _UPLOAD_SIZE_BYTES_MAX
+    # One more than the device API takes, so that its own refusal is the one a unit sees.
+    return BODY_SIZE_BYTES_MAX + 1024 if path.startswith(_DEVICE_PATH) else _BODY_SIZE_BYTES_MAX

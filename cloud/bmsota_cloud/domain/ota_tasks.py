@@ -1,0 +1,311 @@
+"""OTA tasks, the upgrade of each of their vehicles, and the rules between them.
+
+The statuses of a vehicle are the platform's own words, to the letter. Which may follow which is a table; nothing sets
+a status but `advance`, and every step leaves a `Transition` with its time and reason::
+
+    Unapproved --approval--> Approved --instruction sent--> To be downloaded --> Downloading --> Download Complete
+                                                                                                      |
+                     signed post-boot report, and nothing else:   Upgrade succeeded | Rolled back <---+
+
+    beside them, from every open status: Upgrade failed, Rejected, Timed out, Cancelled
+
+A signed report is a fact about the pack, a time-out or a cancellation is only what the platform assumed: therefore a
+report may still correct those ends. What a report has ended stays ended.
+
+"Approved" lasts until the instruction was sent to the vehicle, so an operator sees at a glance which vehicles have not
+been reached; from then on it is "To be downloaded" while the unit waits for a safe state, authenticates and confirms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import cbor2
+
+from bmsota_cloud.domain.errors import ConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from bmsota_cloud.domain.vehicles import Vehicle
+
+__all__ = [
+    "APPROVAL_TRIES_MAX",
+    "OPEN_STATUSES",
+    "REPORT_TRANSITIONS",
+    "TRANSITIONS",
+    "ApprovalCode",
+    "NodeVersion",
+    "OtaTask",
+    "TaskStatus",
+    "Transition",
+    "VehicleStatus",
+    "VehicleUpgrade",
+    "advance",
+    "content_digest",
+    "may_cancel",
+    "needs_instruction",
+    "order_id_of",
+    "task_key",
+]
+
+# Six digits and five tries: a guesser has one chance in 200,000 a code, and every new code is mailed to the auditor,
+# who sees that somebody is trying (ota.md S22).
+APPROVAL_TRIES_MAX = 5
+
+
+class VehicleStatus(StrEnum):
+    """How far the upgrade of one vehicle is. The values are shown as they stand."""
+
+    UNAPPROVED = "Unapproved"
+    APPROVED = "Approved"
+    TO_BE_DOWNLOADED = "To be downloaded"
+    DOWNLOADING = "Downloading"
+    """Shown as a progress bar."""
+    DOWNLOAD_COMPLETE = "Download Complete"
+    SUCCEEDED = "Upgrade succeeded"
+    FAILED = "Upgrade failed"
+    ROLLED_BACK = "Rolled back"
+    REJECTED = "Rejected"
+    TIMED_OUT = "Timed out"
+    CANCELLED = "Cancelled"
+
+
+_V = VehicleStatus
+_STOPS = frozenset({_V.FAILED, _V.REJECTED, _V.TIMED_OUT, _V.CANCELLED})
+_NOTHING: frozenset[VehicleStatus] = frozenset()
+
+TRANSITIONS: dict[VehicleStatus, frozenset[VehicleStatus]] = {
+    _V.UNAPPROVED: frozenset({_V.APPROVED, _V.CANCELLED}),
+    # A unit may be heard of again only when it is far ahead (its frames were lost with a link), so steps may be skipped.
+    _V.APPROVED: frozenset({_V.TO_BE_DOWNLOADED, _V.DOWNLOADING, _V.DOWNLOAD_COMPLETE}) | _STOPS,
+    _V.TO_BE_DOWNLOADED: frozenset({_V.DOWNLOADING, _V.DOWNLOAD_COMPLETE}) | _STOPS,
+    _V.DOWNLOADING: frozenset({_V.DOWNLOAD_COMPLETE}) | _STOPS,
+    _V.DOWNLOAD_COMPLETE: _STOPS,
+    _V.SUCCEEDED: _NOTHING,
+    _V.FAILED: _NOTHING,
+    _V.ROLLED_BACK: _NOTHING,
+    _V.REJECTED: _NOTHING,
+    _V.TIMED_OUT: _NOTHING,
+    _V.CANCELLED: _NOTHING,
+}
+"""What may follow without a signed report."""
+
+_REPORTABLE = frozenset({_V.SUCCEEDED, _V.ROLLED_BACK, _V.FAILED, _V.REJECTED})
+
+REPORT_TRANSITIONS: dict[VehicleStatus, frozenset[VehicleStatus]] = {
+    _V.UNAPPROVED: _NOTHING,
+    _V.APPROVED: _REPORTABLE,
+    _V.TO_BE_DOWNLOADED: _REPORTABLE,
+    _V.DOWNLOADING: _REPORTABLE,
+    _V.DOWNLOAD_COMPLETE: _REPORTABLE,
+    _V.SUCCEEDED: _NOTHING,
+    _V.FAILED: _REPORTABLE,
+    _V.ROLLED_BACK: _NOTHING,
+    _V.REJECTED: _REPORTABLE,
+    _V.TIMED_OUT: _REPORTABLE,
+    # A unit that is told of the cancellation reports that it did not upgrade: that is what "Cancelled" says already.
+    _V.CANCELLED: frozenset({_V.SUCCEEDED, _V.ROLLED_BACK}),
+}
+"""What a signed report may lead to, unless a report has ended this vehicle already."""
+
+OPEN_STATUSES = frozenset(
+    {_V.UNAPPROVED, _V.APPROVED, _V.TO_BE_DOWNLOADED, _V.DOWNLOADING, _V.DOWNLOAD_COMPLETE},
+)
+"""A vehicle in one of these has an open task, and can't be part of another."""
+
+_NEEDS_INSTRUCTION = frozenset({_V.APPROVED, _V.TO_BE_DOWNLOADED, _V.DOWNLOADING})
+
+
+class TaskStatus(StrEnum):
+    """The task as a whole."""
+
+    UNAPPROVED = "Unapproved"
+    APPROVED = "Approved"
+    """The auditor's code was right; its vehicles are under way."""
+    FINISHED = "Finished"
+    """Every vehicle has come to an end, whichever."""
+    CANCELLED = "Cancelled"
+    """Before it was approved. A task cancelled later ends as Finished, with its vehicles saying what happened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtaTask:
+    """An update of many vehicles to one software version."""
+
+    id: int = 0
+    project: str
+    reason: str
+    software_version: str
+    creator: str
+    auditor: str
+    """The account that receives the code, and the only one that can use it."""
+    time_limit_s: int
+    """A vehicle silent for longer after the approval is "Timed out"."""
+    status: TaskStatus = TaskStatus.UNAPPROVED
+    created_at: datetime
+    approver: str = ""
+    approved_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeVersion:
+    """What ran on one node, before or after."""
+
+    position: int
+    hwid: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleUpgrade:
+    """One vehicle in one task."""
+
+    task_id: int
+    vin: str
+    place: int
+    """1..n in the order of the task's list."""
+    release_id: int
+    """Chosen by the vehicle's series and the task's software version."""
+    status: VehicleStatus = VehicleStatus.UNAPPROVED
+    stage: str = ""
+    """What the unit said it is doing within the status, in words; for people only."""
+    reason: str = ""
+    """Why it ended, if it did not succeed."""
+    progress_pct: int = 0
+    sequence: int = 0
+    """Of the newest order signed for it; 0 before the approval."""
+    order_expires_at: datetime | None = None
+    order_document: bytes = b""
+    """The newest signed order as the unit fetches it."""
+    instructed_at: datetime | None = None
+    """When the instruction was last sent down."""
+    instruction_count: int = 0
+    confirmed_at: datetime | None = None
+    """When the unit accepted the order."""
+    heard_at: datetime | None = None
+    """When the unit was last heard of in this matter; the time limit counts from here."""
+    ended_by_report: bool = False
+    report_document: bytes = b""
+    """The signed post-boot report that ended it, as evidence."""
+    versions_before: tuple[NodeVersion, ...] = ()
+    """At the approval."""
+    versions_after: tuple[NodeVersion, ...] = ()
+    """From the signed report."""
+
+    @property
+    def order_id(self) -> str:
+        return order_id_of(self.task_id, self.place)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """A vehicle entered a status."""
+
+    task_id: int
+    vin: str
+    status: VehicleStatus
+    at: datetime
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalCode:
+    """A code that was mailed to the auditor; only its HMAC is known here."""
+
+    task_id: int
+    code_hmac: bytes
+    content_sha256: bytes
+    """What the code approves. Another content needs another code (ota.md S23, S26)."""
+    issued_at: datetime
+    expires_at: datetime
+    tries: int = 0
+    """Wrong ones so far."""
+    is_void: bool = False
+
+
+def task_key(task_id: int) -> str:
+    """The task as orders and mails call it."""
+    return f"OTA-{task_id}"
+
+
+def order_id_of(task_id: int, place: int) -> str:
+    """The order of one vehicle. It stays the same when the order is signed again with a higher sequence."""
+    return f"OTA-{task_id}-{place}"
+
+
+def advance(
+    upgrade: VehicleUpgrade,
+    status: VehicleStatus,
+    *,
+    at: datetime,
+    reason: str = "",
+    by_report: bool = False,
+) -> tuple[VehicleUpgrade, Transition]:
+    """The upgrade in its new status, and the transition to keep.
+
+    Raises:
+        ConflictError: the table does not allow this step; nothing may be changed.
+    """
+    if by_report:
+        allowed = status in REPORT_TRANSITIONS[upgrade.status] and not upgrade.ended_by_report
+    else:
+        allowed = status in TRANSITIONS[upgrade.status]
+    if not allowed:
+        source = "a signed report" if by_report else "this event"
+        raise ConflictError(
+            "bad-transition",
+            f"expected a status that {source} can lead to from {upgrade.status!s}, got {status!s} "
+            f"({upgrade.order_id}, {upgrade.vin})",
+        )
+    moved = replace(
+        upgrade,
+        status=status,
+        reason=reason,
+        stage="",
+        progress_pct=100 if status is VehicleStatus.DOWNLOAD_COMPLETE else upgrade.progress_pct,
+        ended_by_report=by_report or upgrade.ended_by_report,
+    )
+    return moved, Transition(task_id=upgrade.task_id, vin=upgrade.vin, status=status, at=at, reason=reason)
+
+
+def may_cancel(upgrade: VehicleUpgrade) -> bool:
+    """Whether the operator can still stop this vehicle.
+
+    From "Download Complete" on it is too late (ota.md C4): the unit switches by itself at its next power-on, whether or
+    not it hears from us before.
+    """
+    return upgrade.status in {_V.UNAPPROVED, *_NEEDS_INSTRUCTION}
+
+
+def needs_instruction(upgrade: VehicleUpgrade) -> bool:
+    """Whether the instruction is sent at (every) login."""
+    return upgrade.status in _NEEDS_INSTRUCTION
+
+
+def content_digest(
+    task: OtaTask,
+    vehicles: Iterable[tuple[Vehicle, str]],
+) -> bytes:
+    """SHA-256 of everything an auditor approves: the words of the task and each vehicle with its manifest's digest.
+
+    Canonical CBOR: any other spelling of the same content would make approvals fail, a looser one would let two
+    contents share a digest.
+    """
+    content = [
+        "bmsota-task-content-v1",
+        task.id,
+        task.project,
+        task.reason,
+        task.software_version,
+        task.creator,
+        task.auditor,
+        task.time_limit_s,
+        sorted([vehicle.vin, vehicle.hwid, manifest_sha256] for vehicle, manifest_sha256 in vehicles),
+    ]
+    return sha256(cbor2.dumps(content, canonical=True)).digest()

@@ -1,0 +1,48 @@
+"""A page of a list. Every list query of the platform is paged: a fleet of 100,000 must not be one answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from bmsota_cloud.domain.errors import InvalidInputError
+
+__all__ = ["PAGE_SIZE_MAX", "Page", "PageRequest"]
+
+# A list of 500 rows renders and serialises in well under 100 ms; nobody reads further on one page.
+PAGE_SIZE_MAX = 500
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which part of a list is wanted; numbers start at 1."""
+
+    number: int = 1
+    size: int = 50
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise InvalidInputError("bad-page", f"expected a page number from 1, got {self.number}")
+        if not 1 <= self.size <= PAGE_SIZE_MAX:
+            raise InvalidInputError("bad-page", f"expected a page size from 1 to {PAGE_SIZE_MAX}, got {self.size}")
+
+    @property
+    def offset(self) -> int:
+        return (self.number - 1) * self.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[Item]):
+    """The part, and how much there is in all."""
+
+    items: tuple[Item, ...]
+    total: int
+    number: int
+    size: int
+
+    @property
+    def pages(self) -> int:
+        """How many pages there are; an empty list has one."""
+        return max(1, -(-self.total // self.size))

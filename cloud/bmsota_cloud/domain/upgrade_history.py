@@ -1,0 +1,135 @@
+"""The upgrade history of a vehicle: what the platform ordered, and what was done over CAN without it.
+
+An OTA entry is one vehicle in one task, with all its nodes. A CAN entry is one node: the unit tells each by itself, and
+each has an outcome of its own. Both have one of the platform's words for their status.
+
+What a unit says of a field upgrade is its unsigned word over its link, as its identity is; nothing is decided by it. The
+same words with the same time are the same upgrade: a unit repeats what it has not heard our answer to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bmsota_cloud.domain.ota_tasks import VehicleStatus, VehicleUpgrade
+
+__all__ = ["FieldUpgrade", "HistoryEntry", "NodeStep", "UpgradeSource"]
+
+
+class UpgradeSource(StrEnum):
+    """Who upgraded."""
+
+    OTA = "OTA"
+    """A task of this platform."""
+    CAN = "CAN"
+    """Somebody in the field, over the vehicle's bus."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldUpgrade:
+    """One node that was upgraded over CAN, as its unit told it."""
+
+    id: int = 0
+    vin: str
+    upgraded_at: datetime
+    """When the unit noticed it, by the unit's clock."""
+    told_at: datetime
+    """When the platform first heard of it."""
+    position: int
+    hwid: str
+    version_before: str
+    """Empty if there was no valid image."""
+    version_after: str
+    """What the node runs since then; empty if it has no valid image."""
+    status: VehicleStatus
+    """Upgrade succeeded, Upgrade failed or Rolled back."""
+    tool: str
+    """What the tool calls itself; empty if nobody knows."""
+    detail: str
+    """Why it did not succeed."""
+
+    @property
+    def at(self) -> datetime:
+        """When it was, as far as that can be: a clock that is ahead of ours is wrong."""
+        return min(self.upgraded_at, self.told_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStep:
+    """One node before and after."""
+
+    position: int
+    hwid: str
+    version_before: str
+    """Empty if not known, or there was no valid image."""
+    version_after: str
+    """Empty if not told (yet), or there is no valid image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """One line of the history."""
+
+    source: UpgradeSource
+    at: datetime
+    """OTA: when it came into its status. CAN: when the node was upgraded."""
+    status: VehicleStatus
+    reason: str
+    """Why it did not succeed."""
+    nodes: tuple[NodeStep, ...]
+    """OTA: by position, empty before the unit told its nodes. CAN: one."""
+    task_id: int | None = None
+    """Of an OTA task."""
+    software_version: str = ""
+    """What that task installs."""
+    tool: str = ""
+    """What the field tool calls itself, if anybody knows."""
+    told_at: datetime | None = None
+    """CAN: when the platform first heard of it."""
+
+    @classmethod
+    def of_task(cls, upgrade: VehicleUpgrade, *, software_version: str, at: datetime) -> HistoryEntry:
+        """One vehicle of a task. Before is known from the approval on, after from the signed report."""
+        before = {node.position: node for node in upgrade.versions_before}
+        after = {node.position: node for node in upgrade.versions_after}
+        return cls(
+            source=UpgradeSource.OTA,
+            at=at,
+            status=upgrade.status,
+            reason=upgrade.reason,
+            nodes=tuple(
+                NodeStep(
+                    position=position,
+                    hwid=(after.get(position) or before[position]).hwid,
+                    version_before=before[position].version if position in before else "",
+                    version_after=after[position].version if position in after else "",
+                )
+                for position in sorted(before.keys() | after.keys())
+            ),
+            task_id=upgrade.task_id,
+            software_version=software_version,
+        )
+
+    @classmethod
+    def of_field(cls, upgrade: FieldUpgrade) -> HistoryEntry:
+        """One node that was upgraded over CAN."""
+        step = NodeStep(
+            position=upgrade.position,
+            hwid=upgrade.hwid,
+            version_before=upgrade.version_before,
+            version_after=upgrade.version_after,
+        )
+        return cls(
+            source=UpgradeSource.CAN,
+            at=upgrade.at,
+            status=upgrade.status,
+            reason=upgrade.detail,
+            nodes=(step,),
+            tool=upgrade.tool,
+            told_at=upgrade.told_at,
+        )

@@ -1,0 +1,262 @@
+"""One vehicle's link, sans-IO: the platform's end of GB/T 32960.3 joined to the services.
+
+Bytes and `now_ns` in, bytes and deadlines out; the protocol is `bmsota.gbt32960.PlatformSession`, the meaning is in the
+services, and this file says which event leads to which use case::
+
+    driver                        GatewayLink                      services
+    receive_data(data, now_ns) -> events -> log_in, report, ... -> store
+    data_to_send()             <- replies, instructions         <- pending_instruction
+
+Everything is called from one thread but `poke`, which may come from any: it leaves a mark and calls *wake*, and the
+driver then calls `handle_timeout`, because `next_timeout` says "now".
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from bmsota.errors import LocalProtocolError
+from bmsota.gbt32960 import (
+    BadStretch,
+    CloseRequested,
+    Command,
+    CommandReplied,
+    CommandTimedOut,
+    Control,
+    ControlId,
+    ExtensionReceived,
+    FieldUpgrades,
+    FrameRefused,
+    HeartbeatReceived,
+    LoginRequested,
+    LogoutReceived,
+    PlatformSession,
+    RemoteUpgrade,
+    ReplyFlag,
+    ReportReceived,
+    SignedReport,
+    UnitIdentity,
+    UpgradeState,
+    VehicleLogin,
+    VehicleLogin2025,
+    beijing_time,
+)
+from bmsota_cloud.services import ReportVerdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bmsota.gbt32960 import Frame, PlatformEvent
+    from bmsota_cloud.gateway.router import LocalRouter
+    from bmsota_cloud.services import Instruction, Services
+
+__all__ = ["GatewayLink", "utc_time"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# The standard's largest value of the connect limit (table B.16: WORD, 0..60000 min).
+_CONNECT_LIMIT_MIN_MAX = 60000
+# The firmware-version field has 5 characters; a longer one does not fit and is left empty, which the standard allows.
+_FIRMWARE_VERSION_LENGTH = 5
+
+
+def utc_time(now_ns: int) -> datetime:
+    """The time of the services for the time of the cores, exact to the microsecond."""
+    return _EPOCH + timedelta(microseconds=now_ns // 1000)
+
+
+class GatewayLink:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        services: Services,
+        router: LocalRouter,
+        *,
+        session: PlatformSession | None = None,
+        wake: Callable[[], None] | None = None,
+    ) -> None:
+        self._services = services
+        self._router = router
+        self._session = PlatformSession() if session is None else session
+        self._wake = wake
+        self._is_poked = False
+        self._is_superseded = False
+        self._sent_order_id = ""
+        self.vin = ""
+        """Empty until the vehicle has logged in, and after it has logged out."""
+        self.is_closing = False
+        """The driver should send what is left and close."""
+
+    # -- for the driver ------------------------------------------------------------------------------------------------
+
+    def connected(self, now_ns: int) -> None:
+        """The link is open; the vehicle has to log in."""
+        self._session.connected(now_ns)
+        self._take_events(now_ns)
+
+    def receive_data(self, data: bytes, now_ns: int) -> None:
+        self._session.receive_data(data, now_ns)
+        self._take_events(now_ns)
+
+    def data_to_send(self) -> bytes:
+        return self._session.data_to_send()
+
+    def next_timeout(self) -> int | None:
+        """When `handle_timeout` wants to be called; 0 means at once."""
+        return 0 if self._is_poked or self._is_superseded else self._session.next_timeout()
+
+    def handle_timeout(self, now_ns: int) -> None:
+        """Do what is due; without effect before its time."""
+        if self._is_superseded:
+            self._is_superseded = False
+            self.vin = ""
+            self._session.supersede(now_ns)
+        if self._is_poked:
+            self._is_poked = False
+            self._send_instruction(now_ns)
+        self._session.handle_timeout(now_ns)
+        self._take_events(now_ns)
+
+    def disconnected(self, now_ns: int) -> None:
+        """The link is gone, whoever closed it."""
+        self._session.disconnected(now_ns)
+        self._take_events(now_ns)
+        self._leave(now_ns)
+
+    # -- for the router ------------------------------------------------------------------------------------------------
+
+    def poke(self, *, is_superseded: bool = False) -> None:
+        """Something waits for this link. Safe from any thread."""
+        if is_superseded:
+            self._is_superseded = True
+        else:
+            self._is_poked = True
+        if self._wake is not None:
+            self._wake()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _take_events(self, now_ns: int) -> None:
+        while (event := self._session.next_event()) is not None:
+            self._handle(event, now_ns)
+
+    def _handle(self, event: PlatformEvent, now_ns: int) -> None:
+        services = self._services
+        now = utc_time(now_ns)
+        match event:
+            case LoginRequested(vin=vin, login=login):
+                self._log_in(vin, login, now_ns)
+            case ReportReceived(vin=vin, report=report, is_backfill=is_backfill):
+                services.ingest.report(vin, report, is_backfill=is_backfill, now=now)
+            case HeartbeatReceived(vin=vin):
+                services.ingest.seen(vin, now)
+            case ExtensionReceived(frame=frame):
+                flag = self._extension(frame, now)
+                try:
+                    self._session.reply(frame, now_ns, flag=flag)
+                except LocalProtocolError:
+                    # The same burst of bytes ended the session; the terminal asks again on its next link.
+                    services.counters["reply_not_sent"] += 1
+            case LogoutReceived():
+                self._leave(now_ns)
+            case CommandReplied(reply_flag=flag):
+                services.counters["instruction_answered" if flag == ReplyFlag.SUCCESS else "instruction_refused"] += 1
+            case CommandTimedOut():
+                # The next login, or the next hint, sends it again.
+                services.counters["instruction_unanswered"] += 1
+                self._sent_order_id = ""
+            case CloseRequested():
+                self.is_closing = True
+            case FrameRefused():
+                services.counters["frame_refused"] += 1
+            case BadStretch(data=data):
+                services.counters["bad_stretch"] += 1
+                services.counters["bad_stretch_bytes"] += len(data)
+
+    def _log_in(self, vin: str, login: object, now_ns: int) -> None:
+        if not isinstance(login, VehicleLogin | VehicleLogin2025):
+            # A platform carrying many vehicles on one link: not our kind of peer.
+            self._services.counters["platform_login_refused"] += 1
+            self._session.refuse_login(ReplyFlag.ERROR, now_ns)
+            return
+        if self.vin != vin:
+            # Another vehicle on the same link: the one before has left.
+            self._leave(now_ns)
+        if not self._services.ingest.log_in(vin, serial=login.serial, now=utc_time(now_ns)):
+            self._session.refuse_login(ReplyFlag.ERROR, now_ns)
+            return
+        self._session.accept_login(now_ns)
+        self.vin = vin
+        self._sent_order_id = ""
+        self._router.register(vin, self)
+        self._send_instruction(now_ns)
+
+    def _extension(self, frame: Frame, now: datetime) -> ReplyFlag:
+        """Handle a frame of our extension; the flag to answer with."""
+        services = self._services
+        match frame.message:
+            case UnitIdentity() as identity:
+                services.ingest.identity(frame.vin, identity, now)
+            case UpgradeState() as told:
+                services.ingest.seen(frame.vin, now)
+                services.upgrades.state_told(
+                    frame.vin,
+                    order_id=told.order_id,
+                    state=told.state,
+                    progress_pct=told.progress_pct if isinstance(told.progress_pct, int) else None,
+                    reason=told.reason,
+                    now=now,
+                )
+            case SignedReport(document=document):
+                services.ingest.seen(frame.vin, now)
+                if services.upgrades.report_received(frame.vin, document, now) is ReportVerdict.REFUSED:
+                    return ReplyFlag.ERROR
+            case FieldUpgrades(upgrades=upgrades):
+                services.ingest.seen(frame.vin, now)
+                services.upgrade_history.told(frame.vin, upgrades, now)
+            case _:
+                # Another maker's use of the same command numbers.
+                services.counters["extension_unknown"] += 1
+                return ReplyFlag.ERROR
+        return ReplyFlag.SUCCESS
+
+    def _send_instruction(self, now_ns: int) -> None:
+        """Send what the store holds for this vehicle, once a login."""
+        if not self.vin:
+            return
+        instruction = self._services.upgrades.pending_instruction(self.vin)
+        if instruction is None or instruction.order_id == self._sent_order_id:
+            return
+        try:
+            self._session.send_command(Command.CONTROL, _message(instruction, now_ns), now_ns)
+        except LocalProtocolError:
+            # The link is on its way down, or has too many commands waiting; the store keeps it for the next login.
+            self._services.counters["instruction_not_sent"] += 1
+            return
+        self._sent_order_id = instruction.order_id
+        self._services.upgrades.instruction_sent(instruction, utc_time(now_ns))
+
+    def _leave(self, now_ns: int) -> None:
+        vin, self.vin = self.vin, ""
+        if vin and self._router.unregister(vin, self):
+            self._services.ingest.link_lost(vin, utc_time(now_ns))
+
+
+def _message(instruction: Instruction, now_ns: int) -> Control:
+    """The instruction as 0x82/0x01, in the text layout of table B.15 (the URL first)."""
+    where = urlsplit(instruction.url)
+    version = instruction.software_version
+    return Control(
+        time=beijing_time(now_ns),
+        control_id=ControlId.REMOTE_UPGRADE,
+        parameters=RemoteUpgrade(
+            url=instruction.url,
+            address=where.hostname or "",
+            port=where.port or (443 if where.scheme == "https" else 80),
+            firmware_version=version if len(version) <= _FIRMWARE_VERSION_LENGTH else "",
+            connect_limit_min=min(-(-instruction.time_limit_s // 60), _CONNECT_LIMIT_MIN_MAX),
+        ),
+    )

@@ -1,0 +1,50 @@
+"""Which link a vehicle is on, within one gateway process.
+
+`LocalRouter` is the `CommandRouter` of a platform with one gateway. With several, a router over NATS or PostgreSQL's
+LISTEN/NOTIFY takes its place and passes the hint to the gateway that has the link; nothing else changes.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bmsota_cloud.gateway.link import GatewayLink
+
+__all__ = ["LocalRouter"]
+
+
+class LocalRouter:
+    """VIN to link; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._links: dict[str, GatewayLink] = {}
+        self._lock = Lock()
+
+    def register(self, vin: str, link: GatewayLink) -> None:
+        """This link has the vehicle now. If another had it, that one is told to close (GB/T 32960.3, B.2.2)."""
+        with self._lock:
+            old = self._links.get(vin)
+            self._links[vin] = link
+        if old is not None and old is not link:
+            old.poke(is_superseded=True)
+
+    def unregister(self, vin: str, link: GatewayLink) -> bool:
+        """This link is gone. Whether it was still the vehicle's link."""
+        with self._lock:
+            if self._links.get(vin) is not link:
+                return False
+            del self._links[vin]
+            return True
+
+    def notify(self, vin: str) -> None:
+        """See `bmsota_cloud.services.context.CommandRouter`."""
+        with self._lock:
+            link = self._links.get(vin)
+        if link is not None:
+            link.poke()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._links)

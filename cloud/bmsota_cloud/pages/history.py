@@ -1,0 +1,69 @@
+"""How the upgrade history is written: nodes that made the same step stand together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES
+from bmsota_cloud.domain.upgrade_history import UpgradeSource
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bmsota_cloud.domain.upgrade_history import HistoryEntry
+
+__all__ = ["NodeChange", "node_changes"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChange:
+    """Nodes that went from one version to another."""
+
+    who: str
+    """As "Master, slaves 1–3"."""
+    hwid: str
+    """Of a single node; empty for several."""
+    before: str
+    after: str
+    """Versions, or the word for why there is none."""
+
+
+def node_changes(entry: HistoryEntry) -> list[NodeChange]:
+    """What changed where, the master's change first."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for node in entry.nodes:
+        groups.setdefault((node.version_before, node.version_after), []).append(node.position)
+    hwids = {node.position: node.hwid for node in entry.nodes}
+    return [
+        NodeChange(
+            who=_who(positions),
+            hwid=hwids[positions[0]] if len(positions) == 1 else "",
+            before=before or ("no image" if entry.source is UpgradeSource.CAN else "–"),
+            after=after or _why_unknown(entry),
+        )
+        for (before, after), positions in groups.items()
+    ]
+
+
+def _why_unknown(entry: HistoryEntry) -> str:
+    if entry.source is UpgradeSource.CAN:
+        return "no image"
+    return "…" if entry.status in OPEN_STATUSES else "not reported"
+
+
+def _who(positions: Sequence[int]) -> str:
+    """The master and ranges of slaves. Positions rise."""
+    slaves = [position for position in positions if position > 0]
+    ranges: list[list[int]] = []
+    for position in slaves:
+        if ranges and position == ranges[-1][-1] + 1:
+            ranges[-1].append(position)
+        else:
+            ranges.append([position])
+    words = ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in ranges)
+    parts = ["master"] if 0 in positions else []
+    if slaves:
+        parts.append(f"{'slave' if len(slaves) == 1 else 'slaves'} {words}")
+    text = ", ".join(parts)
+    return text[:1].upper() + text[1:]

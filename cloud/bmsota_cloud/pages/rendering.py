@@ -1,0 +1,89 @@
+"""Templates and the headers of every page.
+
+Live parts are blocks of the page's own template: the page shows them when it is loaded, and the WebSocket sends the
+same block again when it has changed. So there is one text for both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.responses import HTMLResponse
+
+from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, task_key
+from bmsota_cloud.domain.vehicles import node_name
+from bmsota_cloud.pages import times
+from bmsota_cloud.pages.history import node_changes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Pages"]
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    # A page shows what only this person may see; "back" after logging out must not show it again.
+    "Cache-Control": "no-store",
+}
+
+
+class Pages:
+    """The templates of this package."""
+
+    def __init__(self) -> None:
+        self._environment = Environment(
+            loader=PackageLoader("bmsota_cloud.pages"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.globals.update(
+            node_changes=node_changes,
+            node_name=node_name,
+            offset=times.offset,
+            open_statuses=OPEN_STATUSES,
+            task_key=task_key,
+            options=_options,
+        )
+        self._environment.filters.update(
+            clock=times.clock,
+            duration=times.duration,
+            iso=times.iso,
+            masked=_masked,
+            since=times.since,
+            when=times.when,
+        )
+        # Reachable in blocks that are rendered alone, where a template's own imports are not.
+        self._environment.globals["ui"] = self._environment.get_template("_macros.html").module
+
+    def page(self, name: str, context: Mapping[str, Any], *, status_code: int = 200) -> HTMLResponse:
+        """A whole document."""
+        text = self._environment.get_template(name).render(context)
+        return HTMLResponse(text, status_code=status_code, headers=HEADERS)
+
+    def part(self, name: str, block: str, context: Mapping[str, Any]) -> HTMLResponse:
+        """One block of a document, for a script that puts it into the page."""
+        # The same address answers with the whole document to others.
+        return HTMLResponse(self.parts(name, [block], context)[block], headers={**HEADERS, "Vary": "X-Partial"})
+
+    def parts(self, name: str, blocks: Iterable[str], context: Mapping[str, Any]) -> dict[str, str]:
+        """Blocks by name."""
+        template = self._environment.get_template(name)
+        return {block: "".join(template.blocks[block](template.new_context(dict(context)))).strip() for block in blocks}
+
+
+def _options(words: Iterable[str]) -> list[tuple[str, str]]:
+    """For a select whose values are their own texts."""
+    return [(word, word) for word in words]
+
+
+def _masked(address: str) -> str:
+    """Enough of a mail address to recognise one's own, too little to collect."""
+    name, _, host = address.partition("@")
+    return f"{name[:1]}…@{host}"

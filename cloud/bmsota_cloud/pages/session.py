@@ -1,0 +1,116 @@
+"""Who looks at a page: the session cookie, the CSRF token of forms, and where a request comes from.
+
+The cookie is `HttpOnly` and `SameSite=Lax`, and bound to the host by its `__Host-` name where the pages are served over
+HTTPS. A form carries the token of its session; besides, a request that a browser marks as coming from another site is
+refused, which also covers the login form, that has no session yet, and the WebSocket.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from bmsota_cloud.domain.errors import LoginError, NotAllowedError
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+    from starlette.responses import Response
+
+    from bmsota_cloud.domain.accounts import Account
+    from bmsota_cloud.services import PlatformSettings
+    from bmsota_cloud.wiring import Cloud
+
+__all__ = [
+    "Visitor",
+    "check_form",
+    "check_origin",
+    "clear_cookie",
+    "cookie_name",
+    "local_path",
+    "set_cookie",
+    "token_of",
+    "visitor_of",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitor:
+    """Somebody who is logged in."""
+
+    account: Account
+    csrf_token: str
+
+
+def _is_https(settings: PlatformSettings) -> bool:
+    return settings.pages_url.startswith("https:")
+
+
+def cookie_name(settings: PlatformSettings) -> str:
+    return "__Host-bmsota" if _is_https(settings) else "bmsota"
+
+
+def set_cookie(response: Response, token: str, settings: PlatformSettings) -> None:
+    response.set_cookie(
+        cookie_name(settings),
+        token,
+        max_age=settings.session_valid_s,
+        path="/",
+        secure=_is_https(settings),
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def clear_cookie(response: Response, settings: PlatformSettings) -> None:
+    response.delete_cookie(cookie_name(settings), path="/", secure=_is_https(settings), httponly=True, samesite="lax")
+
+
+def token_of(connection: HTTPConnection, settings: PlatformSettings) -> str:
+    return connection.cookies.get(cookie_name(settings), "")
+
+
+def visitor_of(connection: HTTPConnection, cloud: Cloud) -> Visitor:
+    """Who is asking.
+
+    Raises:
+        LoginError: nobody who is logged in.
+    """
+    token = token_of(connection, cloud.settings)
+    if not token:
+        raise LoginError("no-session", "expected a session cookie, got none: log in")
+    account, session = cloud.services.accounts.who(token, cloud.now())
+    return Visitor(account=account, csrf_token=session.csrf_token)
+
+
+def check_origin(connection: HTTPConnection) -> None:
+    """Refuse what a browser says comes from another site. Programs send neither header, and have no cookie either.
+
+    Raises:
+        NotAllowedError: it comes from elsewhere.
+    """
+    site = connection.headers.get("sec-fetch-site", "same-origin")
+    origin = connection.headers.get("origin")
+    host = connection.headers.get("host", "")
+    if site not in {"same-origin", "none"}:
+        raise NotAllowedError("cross-site", f"expected a request from these pages, got one that is {site[:20]}")
+    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        raise NotAllowedError("cross-site", f"expected a request from {host[:100]}, got one from {origin[:100]}")
+
+
+def check_form(connection: HTTPConnection, visitor: Visitor, csrf: str) -> None:
+    """Refuse a form that no page of this session has shown.
+
+    Raises:
+        NotAllowedError: its token or its origin is wrong.
+    """
+    check_origin(connection)
+    if not hmac.compare_digest(csrf.encode(), visitor.csrf_token.encode()):
+        raise NotAllowedError("bad-csrf", "expected a form of this session, got another: load the page again")
+
+
+def local_path(path: str) -> str:
+    """*path* if it leads to a page of ours, else the front page: nobody may use our login to send people elsewhere."""
+    is_local = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+    return path if is_local else "/"

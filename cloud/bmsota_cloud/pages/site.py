@@ -1,0 +1,85 @@
+"""What every page needs: the platform, the templates, who is asking."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from bmsota_cloud.pages.rendering import Pages
+from bmsota_cloud.pages.session import visitor_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+    from starlette.responses import HTMLResponse
+
+    from bmsota_cloud.pages.session import Visitor
+    from bmsota_cloud.wiring import Cloud
+
+__all__ = ["Query", "Site"]
+
+
+class Site:
+    """The pages of one platform."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.services = cloud.services
+        self.pages = Pages()
+
+    def visitor(self, request: Request) -> Visitor:
+        """Who is asking.
+
+        Raises:
+            LoginError: nobody who is logged in; the route sends such a one to the login page.
+        """
+        return visitor_of(request, self.cloud)
+
+    def address(self, request: Request) -> str:
+        return "" if request.client is None else request.client.host
+
+    def context(self, visitor: Visitor | None, **more: Any) -> dict[str, Any]:
+        """What every template may use."""
+        return {
+            "account": None if visitor is None else visitor.account,
+            "csrf": "" if visitor is None else visitor.csrf_token,
+            "now": self.cloud.now(),
+            "section": "",
+            **more,
+        }
+
+    def show(self, template: str, visitor: Visitor | None, /, *, status_code: int = 200, **more: Any) -> HTMLResponse:
+        """A whole page."""
+        return self.pages.page(template, self.context(visitor, **more), status_code=status_code)
+
+    def show_list(self, request: Request, template: str, visitor: Visitor, /, **more: Any) -> HTMLResponse:
+        """A page with a list: whole, or only its block "list" for a script that has the rest."""
+        context = self.context(visitor, **more)
+        if "x-partial" in request.headers:
+            return self.pages.part(template, "list", context)
+        return self.pages.page(template, context)
+
+
+class Query:
+    """The filters of a list as they stand in its address."""
+
+    def __init__(self, path: str, filters: Mapping[str, str]) -> None:
+        self._path = path
+        self._filters = {name: value for name, value in filters.items() if value}
+
+    def __bool__(self) -> bool:
+        return bool(self._filters)
+
+    def get(self, name: str) -> str:
+        return self._filters.get(name, "")
+
+    @property
+    def bare(self) -> str:
+        """The list without filters."""
+        return self._path
+
+    def page(self, number: int) -> str:
+        """The address of another page of the same list."""
+        pairs = {**self._filters, **({"page": str(number)} if number > 1 else {})}
+        return f"{self._path}?{urlencode(pairs)}" if pairs else self._path

@@ -1,0 +1,84 @@
+"""What every service is given: stores, keys, randomness, settings, and the two ways out (live feed, command router).
+
+Services are synchronous and take `now`: the same code runs behind a web server and in a simulation without an event
+loop. Nothing here reads a clock or draws randomness of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+    from bmsota.image import PublicKey
+    from bmsota_cloud.services.live import LiveFeed
+    from bmsota_cloud.storage.base import Store, TelemetryStore
+
+__all__ = ["CommandRouter", "Context", "PlatformKeys", "PlatformSettings"]
+
+
+class CommandRouter(Protocol):
+    """Reaches the link of a vehicle, in whichever gateway it is."""
+
+    def notify(self, vin: str) -> None:
+        """Tell the vehicle's link, if there is one, that the store holds an instruction for it.
+
+        Only a hint: what has to be sent is in the store, and a link asks at every login anyway. So a lost hint costs
+        time, never an instruction, and a router over a message bus needs no delivery guarantee.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformKeys:
+    """The platform's own signing key and the public keys of those it believes."""
+
+    order_signing_key: Ed25519PrivateKey
+    """Online: signs upgrade orders."""
+    manifest_public_keys: tuple[Ed25519PublicKey, ...]
+    """Whose release manifests may be uploaded."""
+    image_public_keys: tuple[PublicKey, ...]
+    """Whose images may be in them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformSettings:
+    """Limits and addresses. Every duration is in seconds."""
+
+    device_url: str = "http://127.0.0.1:8080"
+    """Where units reach the device API; `/device/v1/...` is below it."""
+    pages_url: str = "http://127.0.0.1:8080"
+    """Where people reach the pages; for the links in mails."""
+    mail_sender: str = "bmsota cloud <noreply@bmsota.example>"
+    approval_code_valid_s: int = 24 * 3600
+    order_valid_s: int = 7 * 24 * 3600
+    """An order not fetched in this time is signed again with a higher sequence (ota.md C6)."""
+    challenge_valid_s: int = 60
+    device_session_valid_s: int = 3600
+    session_idle_s: int = 8 * 3600
+    session_valid_s: int = 24 * 3600
+    password_memory_kib: int = 65536
+    """argon2id by RFC 9106's low-memory profile: 64 MiB, 3 passes, 4 lanes."""
+    password_passes: int = 3
+    password_lanes: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The surroundings of the services."""
+
+    store: Store
+    telemetry: TelemetryStore
+    keys: PlatformKeys
+    draw: Callable[[int], bytes]
+    """n random bytes: the operating system's in earnest, a seeded generator's in a simulation."""
+    live: LiveFeed
+    router: CommandRouter
+    settings: PlatformSettings
+    counters: Counter[str] = field(default_factory=Counter)
+    """How often something was left aside (a stale frame, an unknown order): nothing is dropped without a count."""

@@ -1,0 +1,149 @@
+"""Releases: what is uploaded is verified before anybody can order it (ota.md S9, S27, S35).
+
+The manifest must be signed by a key of the release people, every image by an image key, and each image must be the
+very one its line in the manifest describes. The platform can't sign either: it holds the order key only.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from bmsota.errors import ImageError, TrustError
+from bmsota.image import ImageRole, verify_image
+from bmsota.ota.manifest import describe_image, verify_manifest
+from bmsota_cloud.domain.accounts import Permission, require
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotFoundError
+from bmsota_cloud.domain.releases import Release, ReleasedImage
+from bmsota_cloud.services.audit import acting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bmsota.ota.manifest import ReleaseImage
+    from bmsota_cloud.domain.accounts import Account
+    from bmsota_cloud.domain.paging import Page, PageRequest
+    from bmsota_cloud.services.context import Context
+
+__all__ = ["RELEASE_FILES_MAX", "ReleaseService"]
+
+# One image for the master and one for each kind of slave; the format itself ends at 64.
+RELEASE_FILES_MAX = 64
+
+
+class ReleaseService:
+    """One method per use case."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def upload(
+        self, *, manifest: bytes, images: Sequence[bytes], by: Account, now: datetime, address: str = ""
+    ) -> Release:
+        """Verify and keep a release. The same release again is answered with the one that is there.
+
+        Raises:
+            NotAllowedError: *by* may not upload.
+            InvalidInputError: a signature is wrong, an image is missing, superfluous or not the one described.
+            ConflictError: the series has another release with this software version.
+        """
+        digest = sha256(manifest).hexdigest()
+        with acting(
+            self._context,
+            who=by.name,
+            action="release.upload",
+            subject=f"manifest {digest[:16]}",
+            now=now,
+            address=address,
+        ) as act:
+            require(by, Permission.RELEASE_UPLOAD)
+            if (known := act.work.releases.by_manifest(digest)) is not None:
+                act.detail = "known already"
+                return known
+            try:
+                content = verify_manifest(manifest, self._context.keys.manifest_public_keys)
+            except TrustError as error:
+                raise InvalidInputError("bad-manifest", f"expected a manifest we can believe, got {error}") from error
+            expires_at = datetime.fromtimestamp(content.expires_s, UTC)
+            if expires_at <= now:
+                raise InvalidInputError(
+                    "bad-manifest", f"expected a manifest that is valid, got one that expired {expires_at:%Y-%m-%d}"
+                )
+            files = self._check_images(content.images, images)
+            other = act.work.releases.find(series=content.series, software_version=content.software_version)
+            if other is not None:
+                raise ConflictError(
+                    "version-taken",
+                    f"expected a new version of {content.series}, got {content.software_version}, which is {other.name}",
+                )
+            release = act.work.releases.add(
+                Release(
+                    name=content.release,
+                    software_version=content.software_version,
+                    series=content.series,
+                    manifest_sha256=digest,
+                    images=tuple(_released(image) for image in content.images),
+                    expires_at=expires_at,
+                    uploaded_by=by.name,
+                    uploaded_at=now,
+                ),
+                manifest,
+                files,
+            )
+            act.subject = f"release {release.id}"
+            act.detail = f"{release.name}, {len(files)} images"
+        return release
+
+    def page(self, request: PageRequest, *, by: Account) -> Page[Release]:
+        """All releases, newest first."""
+        require(by, Permission.RELEASE_READ)
+        with self._context.store.reading() as work:
+            return work.releases.page(request)
+
+    def get(self, release_id: int, *, by: Account) -> Release:
+        """One release.
+
+        Raises:
+            NotFoundError: there is no such release.
+        """
+        require(by, Permission.RELEASE_READ)
+        with self._context.store.reading() as work:
+            release = work.releases.get(release_id)
+        if release is None:
+            raise NotFoundError("no-such-release", f"expected a release, got number {release_id}, which there is not")
+        return release
+
+    def _check_images(self, lines: Sequence[ReleaseImage], images: Sequence[bytes]) -> dict[str, bytes]:
+        if len(images) > RELEASE_FILES_MAX:
+            raise InvalidInputError("bad-image", f"expected at most {RELEASE_FILES_MAX} images, got {len(images)}")
+        files = {sha256(data).hexdigest(): data for data in images}
+        wanted = {line.sha256.hex(): line for line in lines}
+        missing = [digest[:16] for digest in wanted if digest not in files]
+        if missing:
+            raise InvalidInputError("image-missing", f"expected every image of the manifest, got none for {missing}")
+        extra = [digest[:16] for digest in files if digest not in wanted]
+        if extra:
+            raise InvalidInputError("image-extra", f"expected only images of the manifest, got {extra} as well")
+        for digest, line in wanted.items():
+            try:
+                verify_image(files[digest], public_keys=self._context.keys.image_public_keys)
+                described = describe_image(files[digest], line.block_size_bytes)
+            except (ImageError, TrustError) as error:
+                raise InvalidInputError("bad-image", f"image {digest[:16]}: {error}") from error
+            if described != line:
+                raise InvalidInputError(
+                    "bad-image", f"image {digest[:16]}: expected what the manifest says of it, got something else"
+                )
+        return files
+
+
+def _released(image: ReleaseImage) -> ReleasedImage:
+    return ReleasedImage(
+        kind="master" if image.role is ImageRole.MASTER else "slave",
+        hardware_class=str(image.hardware_class.class_id),
+        version=str(image.version),
+        security_counter=image.security_counter,
+        size_bytes=image.size_bytes,
+        sha256=image.sha256.hex(),
+    )

@@ -1,0 +1,119 @@
+"""The steps that several use cases share: moving a vehicle's upgrade on, signing its order, telling the pages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from bmsota.ota.order import UpgradeOrder, sign_order
+from bmsota_cloud.domain.errors import ConflictError
+from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, TaskStatus, advance, task_key
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bmsota_cloud.domain.ota_tasks import OtaTask, VehicleStatus, VehicleUpgrade
+    from bmsota_cloud.domain.releases import Release
+    from bmsota_cloud.domain.vehicles import Vehicle
+    from bmsota_cloud.services.context import Context
+    from bmsota_cloud.storage.base import Work
+
+__all__ = ["finish_if_done", "give_order", "move", "publish_task", "publish_upgrade"]
+
+
+def move(
+    work: Work,
+    upgrade: VehicleUpgrade,
+    status: VehicleStatus,
+    *,
+    now: datetime,
+    reason: str = "",
+    by_report: bool = False,
+) -> VehicleUpgrade:
+    """Bring *upgrade* into *status*, keep the transition, and finish the task if it was the last.
+
+    Raises:
+        ConflictError: the step is not allowed.
+    """
+    moved, transition = advance(upgrade, status, at=now, reason=reason, by_report=by_report)
+    work.tasks.save_upgrade(moved)
+    work.tasks.add_transition(transition)
+    if status not in OPEN_STATUSES:
+        finish_if_done(work, upgrade.task_id, now)
+    return moved
+
+
+def finish_if_done(work: Work, task_id: int, now: datetime) -> None:
+    """Finish an approved task whose vehicles have all come to an end."""
+    open_words = {str(status) for status in OPEN_STATUSES}
+    counts = work.tasks.counts([task_id])[task_id]
+    if any(word in open_words for word in counts):
+        return
+    task = work.tasks.get(task_id, lock=True)
+    if task is not None and task.status is TaskStatus.APPROVED:
+        work.tasks.save(replace(task, status=TaskStatus.FINISHED, finished_at=now))
+
+
+def give_order(
+    context: Context,
+    work: Work,
+    *,
+    task: OtaTask,
+    upgrade: VehicleUpgrade,
+    vehicle: Vehicle,
+    release: Release,
+    now: datetime,
+) -> VehicleUpgrade:
+    """Sign an order with the vehicle's next sequence and put it into the upgrade, which is returned and not saved.
+
+    The order's identity stays the same when it is given again: for the unit only the sequence makes it new.
+    """
+    if task.approved_at is None:
+        raise ConflictError("not-approved", f"expected an approved task, got {task.status!s} ({task_key(task.id)})")
+    sequence = vehicle.order_sequence + 1
+    expires_at = min(now + timedelta(seconds=context.settings.order_valid_s), release.expires_at)
+    if expires_at <= now:
+        raise ConflictError(
+            "release-expired", f"expected a release that is valid, got {release.name}, which is expired"
+        )
+    document = sign_order(
+        UpgradeOrder(
+            order_id=upgrade.order_id,
+            task_id=task_key(task.id),
+            vin=vehicle.vin,
+            hwid=vehicle.hwid,
+            sequence=sequence,
+            issued_s=int(now.timestamp()),
+            # At least one second: an order that is expired when it is issued can't be made.
+            expires_s=max(int(expires_at.timestamp()), int(now.timestamp()) + 1),
+            manifest_sha256=bytes.fromhex(release.manifest_sha256),
+            software_version=task.software_version,
+            approver=task.approver,
+            approved_s=int(task.approved_at.timestamp()),
+        ),
+        context.keys.order_signing_key,
+    )
+    work.vehicles.save(replace(vehicle, order_sequence=sequence))
+    return replace(upgrade, sequence=sequence, order_expires_at=expires_at, order_document=document)
+
+
+def publish_upgrade(context: Context, upgrade: VehicleUpgrade, now: datetime) -> None:
+    """Tell the task's pages where one vehicle stands. Call it after the commit."""
+    context.live.publish(
+        f"task:{upgrade.task_id}",
+        {
+            "kind": "upgrade",
+            "vin": upgrade.vin,
+            "status": str(upgrade.status),
+            "stage": upgrade.stage,
+            "reason": upgrade.reason,
+            "progress_pct": upgrade.progress_pct,
+            "at": now.isoformat(),
+        },
+    )
+
+
+def publish_task(context: Context, task_id: int) -> None:
+    """Tell the task's pages that the task as a whole has changed. Call it after the commit."""
+    context.live.publish(f"task:{task_id}", {"kind": "task"})

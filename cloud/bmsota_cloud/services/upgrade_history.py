@@ -1,0 +1,132 @@
+"""The upgrade history of a vehicle: field upgrades come in here, and people read both kinds."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bmsota.errors import BmsotaError
+from bmsota.gbt32960 import FieldUpgradeOutcome
+from bmsota.image import ImageVersion
+from bmsota_cloud.domain.accounts import Permission, require
+from bmsota_cloud.domain.errors import NotFoundError
+from bmsota_cloud.domain.ota_tasks import VehicleStatus
+from bmsota_cloud.domain.upgrade_history import FieldUpgrade
+from bmsota_cloud.domain.vehicles import node_name
+from bmsota_cloud.services.audit import note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from bmsota import gbt32960
+    from bmsota_cloud.domain.accounts import Account
+    from bmsota_cloud.domain.paging import Page, PageRequest
+    from bmsota_cloud.domain.upgrade_history import HistoryEntry
+    from bmsota_cloud.services.context import Context
+
+__all__ = ["UpgradeHistoryService"]
+
+# The platform's own words serve for both kinds of upgrade.
+_STATUSES: dict[int, VehicleStatus] = {
+    FieldUpgradeOutcome.SUCCEEDED: VehicleStatus.SUCCEEDED,
+    FieldUpgradeOutcome.FAILED: VehicleStatus.FAILED,
+    FieldUpgradeOutcome.REVERTED: VehicleStatus.ROLLED_BACK,
+}
+_HWID = re.compile(r"[!-~]{1,24}", re.ASCII)
+_NO_VERSION = (0, 0, 0, 0)
+
+
+class UpgradeHistoryService:
+    """One method per use case."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def told(self, vin: str, upgrades: Sequence[gbt32960.FieldUpgrade], now: datetime) -> int:
+        """A FieldUpgrades frame of this vehicle; how many of its upgrades are new.
+
+        What is known already is counted and left aside, and so is what nobody could read: asking the unit again would
+        bring the same.
+
+        Raises:
+            NotFoundError: there is no such vehicle.
+        """
+        counters = self._context.counters
+        new = 0
+        with self._context.store.transaction() as work:
+            # Locked, so that the same frame over two links is not looked for twice and added twice.
+            if work.vehicles.get(vin, lock=True) is None:
+                raise NotFoundError("no-such-vehicle", f"expected a registered vehicle, got {vin}")
+            for upgrade in upgrades:
+                read = _read(vin, upgrade, now)
+                if read is None:
+                    counters["field_upgrade_unusable"] += 1
+                elif not work.history.add(read):
+                    counters["field_upgrade_repeated"] += 1
+                else:
+                    new += 1
+                    note(
+                        work,
+                        who=f"vehicle {vin}",
+                        action="field_upgrade.receive",
+                        subject=f"vehicle {vin}",
+                        outcome="done",
+                        now=now,
+                        detail=_words(read),
+                    )
+        if new:
+            self._context.live.publish(f"vehicle:{vin}", {"kind": "upgrade_history", "new": new})
+        return new
+
+    def page(self, vin: str, request: PageRequest, *, by: Account) -> Page[HistoryEntry]:
+        """Everything that was upgraded in this vehicle, newest first; who may see the vehicle may see it.
+
+        Raises:
+            NotFoundError: there is no such vehicle.
+        """
+        require(by, Permission.VEHICLE_READ)
+        with self._context.store.reading() as work:
+            if work.vehicles.get(vin) is None:
+                raise NotFoundError("no-such-vehicle", f"expected a registered vehicle, got {vin[:32]}")
+            return work.history.page(vin, request)
+
+
+def _read(vin: str, upgrade: gbt32960.FieldUpgrade, now: datetime) -> FieldUpgrade | None:
+    """The upgrade in the platform's words; None if it has none for it."""
+    status = _STATUSES.get(upgrade.outcome)
+    try:
+        before, after = _version(upgrade.version_before), _version(upgrade.version_after)
+    except BmsotaError:
+        return None
+    if status is None or not _HWID.fullmatch(upgrade.hwid):
+        return None
+    return FieldUpgrade(
+        vin=vin,
+        upgraded_at=upgrade.upgraded_at,
+        told_at=now,
+        position=upgrade.position,
+        hwid=upgrade.hwid,
+        version_before=before,
+        version_after=after,
+        status=status,
+        tool=_printable(upgrade.tool),
+        detail=_printable(upgrade.detail),
+    )
+
+
+def _version(numbers: tuple[int, int, int, int]) -> str:
+    return "" if numbers == _NO_VERSION else str(ImageVersion(*numbers))
+
+
+def _printable(text: str) -> str:
+    # It comes from outside; PostgreSQL keeps no NUL, and a line of the log is one line.
+    return "".join(character if character.isprintable() else " " for character in text).strip()
+
+
+def _words(upgrade: FieldUpgrade) -> str:
+    versions = f"{upgrade.version_before or 'none'} -> {upgrade.version_after or 'none'}"
+    tool = f", by {upgrade.tool}" if upgrade.tool else ""
+    return (
+        f"{node_name(upgrade.position)} {upgrade.hwid}: {versions}, {upgrade.status!s} {upgrade.detail}".rstrip() + tool
+    )

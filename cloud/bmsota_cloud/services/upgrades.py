@@ -1,0 +1,346 @@
+"""What units say about their upgrades, and what time says: instructions, states, the signed report, the time limit.
+
+A state frame (UpgradeState) is an unsigned word over the vehicle's link: it moves a vehicle on within the table of
+statuses and never to "Upgrade succeeded" or "Rolled back". Those come from the signed post-boot report alone, and
+success only if every node of the pack is in it with the version of the release (design decision 8).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from bmsota.errors import TrustError
+from bmsota.gbt32960 import UpgradeStateCode
+from bmsota.ota.report import Outcome, PostBootReport, verify_report
+from bmsota_cloud.domain.ota_tasks import (
+    OPEN_STATUSES,
+    REPORT_TRANSITIONS,
+    TRANSITIONS,
+    NodeVersion,
+    OtaTask,
+    VehicleStatus,
+    VehicleUpgrade,
+    needs_instruction,
+)
+from bmsota_cloud.domain.vehicles import NodeKind, node_name
+from bmsota_cloud.services.audit import note
+from bmsota_cloud.services.steps import move, publish_task, publish_upgrade
+from bmsota_cloud.services.vehicles import NodeFact, merge_nodes
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bmsota_cloud.domain.releases import Release
+    from bmsota_cloud.domain.vehicles import Vehicle
+    from bmsota_cloud.services.context import Context
+    from bmsota_cloud.storage.base import Work
+
+__all__ = ["Instruction", "ReportVerdict", "UpgradeService"]
+
+_ORDER_ID = re.compile(r"OTA-(\d{1,9})-(\d{1,9})", re.ASCII)
+
+# What each state of the unit means for the status, and how it is shown. None: the status stays, the words change.
+_STATES: dict[int, tuple[VehicleStatus | None, str]] = {
+    UpgradeStateCode.INSTRUCTED: (VehicleStatus.TO_BE_DOWNLOADED, "instruction received"),
+    UpgradeStateCode.WAITING_SAFE_STATE: (VehicleStatus.TO_BE_DOWNLOADED, "waiting for a safe state"),
+    UpgradeStateCode.AUTHENTICATING: (VehicleStatus.TO_BE_DOWNLOADED, "authenticating"),
+    UpgradeStateCode.DOWNLOADING: (VehicleStatus.DOWNLOADING, "downloading"),
+    UpgradeStateCode.DOWNLOAD_COMPLETE: (VehicleStatus.DOWNLOAD_COMPLETE, "waiting for the next power-on"),
+    UpgradeStateCode.SWITCHING: (VehicleStatus.DOWNLOAD_COMPLETE, "switching"),
+    UpgradeStateCode.FLASHING_SLAVES: (VehicleStatus.DOWNLOAD_COMPLETE, "flashing slaves"),
+    UpgradeStateCode.SELF_TEST: (VehicleStatus.DOWNLOAD_COMPLETE, "self-test"),
+    # Only words until the signed report says the same.
+    UpgradeStateCode.SUCCEEDED: (None, "says it succeeded; the signed report is awaited"),
+    UpgradeStateCode.ROLLED_BACK: (None, "says it rolled back; the signed report is awaited"),
+    UpgradeStateCode.FAILED: (VehicleStatus.FAILED, ""),
+    UpgradeStateCode.REJECTED: (VehicleStatus.REJECTED, ""),
+    UpgradeStateCode.CANCELLED: (VehicleStatus.CANCELLED, ""),
+}
+
+_OUTCOMES: dict[str, VehicleStatus] = {
+    "succeeded": VehicleStatus.SUCCEEDED,
+    "rolled-back": VehicleStatus.ROLLED_BACK,
+    "failed": VehicleStatus.FAILED,
+    # Trust said no on the unit; the reason begins with the name of the attack.
+    "rejected": VehicleStatus.REJECTED,
+}
+
+_REASON_LENGTH_MAX = 300
+# Vehicles ended by one call of `expire`; the rest comes with the next, some seconds later.
+_EXPIRE_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """What a vehicle's link has to send down: come and fetch an order."""
+
+    order_id: str
+    vin: str
+    url: str
+    """Base URL of the device API."""
+    software_version: str
+    time_limit_s: int
+
+
+class ReportVerdict(StrEnum):
+    """What became of a signed report."""
+
+    ACCEPTED = "accepted"
+    REPEATED = "repeated"
+    """Known already: answered like the first time, and nothing changed."""
+    REFUSED = "refused"
+    """Not believed, or about nothing we know."""
+
+
+class UpgradeService:
+    """One method per thing that happens."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    # -- down ----------------------------------------------------------------------------------------------------------
+
+    def pending_instruction(self, vin: str) -> Instruction | None:
+        """What to send to this vehicle now that it is online, if anything."""
+        with self._context.store.reading() as work:
+            upgrade = work.tasks.open_upgrade(vin)
+            if upgrade is None or not needs_instruction(upgrade):
+                return None
+            task = work.tasks.get(upgrade.task_id)
+        assert task is not None  # a foreign key
+        return Instruction(
+            order_id=upgrade.order_id,
+            vin=vin,
+            url=self._context.settings.device_url.rstrip("/"),
+            software_version=task.software_version,
+            time_limit_s=task.time_limit_s,
+        )
+
+    def instruction_sent(self, instruction: Instruction, now: datetime) -> None:
+        """The instruction is on its way down the vehicle's link."""
+        with self._context.store.transaction() as work:
+            upgrade = self._find(work, instruction.order_id, instruction.vin)
+            if upgrade is None or not needs_instruction(upgrade):
+                return
+            upgrade = replace(upgrade, instructed_at=now, instruction_count=upgrade.instruction_count + 1)
+            if upgrade.status is VehicleStatus.APPROVED:
+                upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now)
+            else:
+                work.tasks.save_upgrade(upgrade)
+        publish_upgrade(self._context, upgrade, now)
+
+    # -- up ------------------------------------------------------------------------------------------------------------
+
+    def state_told(
+        self, vin: str, *, order_id: str, state: int, progress_pct: int | None, reason: str, now: datetime
+    ) -> bool:
+        """An UpgradeState frame. Whether it was about an open upgrade of this vehicle.
+
+        A state that would lead back is left aside and counted: frames may be late, statuses don't go back.
+        """
+        counters = self._context.counters
+        known = _STATES.get(state)
+        with self._context.store.transaction() as work:
+            # A unit has no order yet while it waits and authenticates; then the open one is meant.
+            upgrade = self._find(work, order_id, vin) if order_id else work.tasks.open_upgrade(vin)
+            if upgrade is None or known is None:
+                counters["upgrade_state_unknown"] += 1
+                return False
+            if upgrade.status not in OPEN_STATUSES or upgrade.status is VehicleStatus.UNAPPROVED:
+                counters["upgrade_state_after_end"] += 1
+                return False
+            status, words = known
+            upgrade = replace(upgrade, heard_at=now)
+            if status is None or status is upgrade.status:
+                pass
+            elif status in TRANSITIONS[upgrade.status]:
+                upgrade = move(work, upgrade, status, now=now, reason=_short(reason) if not words else "")
+            else:
+                counters["upgrade_state_stale"] += 1
+                work.tasks.save_upgrade(upgrade)
+                return True
+            if upgrade.status in OPEN_STATUSES:
+                stage = words + (f": {_short(reason)}" if reason else "")
+                upgrade = replace(upgrade, stage=stage)
+                if upgrade.status is VehicleStatus.DOWNLOADING and progress_pct is not None:
+                    upgrade = replace(upgrade, progress_pct=min(100, max(0, progress_pct)))
+                work.tasks.save_upgrade(upgrade)
+        publish_upgrade(self._context, upgrade, now)
+        if upgrade.status not in OPEN_STATUSES:
+            publish_task(self._context, upgrade.task_id)
+        return True
+
+    def report_received(self, vin: str, document: bytes, now: datetime) -> ReportVerdict:
+        """A signed post-boot report. Only a believed one ends the vehicle's upgrade."""
+        upgrade: VehicleUpgrade | None = None
+        with self._context.store.transaction() as work:
+            vehicle = work.vehicles.get(vin, lock=True)
+            if vehicle is None:
+                self._context.counters["report_refused"] += 1
+                return ReportVerdict.REFUSED
+            digest = sha256(document).digest()
+            if digest == vehicle.report_sha256:
+                self._context.counters["report_repeated"] += 1
+                return ReportVerdict.REPEATED
+            try:
+                report = self._believe(vehicle, document)
+                upgrade = self._find(work, report.order_id, vin)
+                if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED:
+                    raise TrustError("wrong-order", f"expected an order of {vin}, got {report.order_id}")  # noqa: TRY301
+            except TrustError as refusal:
+                self._context.counters["report_refused"] += 1
+                note(
+                    work,
+                    who=f"vehicle {vin}",
+                    action="report.receive",
+                    subject=f"vehicle {vin}",
+                    outcome=refusal.attack,
+                    now=now,
+                    detail=str(refusal),
+                )
+                return ReportVerdict.REFUSED
+            work.vehicles.save(replace(vehicle, report_counter=report.counter, report_sha256=digest))
+            if upgrade.ended_by_report:
+                # The unit lost our answer and its memory of the report; the order had ended before.
+                self._context.counters["report_repeated"] += 1
+                return ReportVerdict.REPEATED
+            upgrade = self._conclude(work, upgrade, report, document, now)
+            note(
+                work,
+                who=f"vehicle {vin}",
+                action="report.receive",
+                subject=f"task {upgrade.task_id}",
+                outcome="done",
+                now=now,
+                detail=f"{report.order_id}: {report.outcome.value}, now {upgrade.status!s} {upgrade.reason}",
+            )
+        publish_upgrade(self._context, upgrade, now)
+        publish_task(self._context, upgrade.task_id)
+        self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": 0})
+        return ReportVerdict.ACCEPTED
+
+    def _believe(self, vehicle: Vehicle, document: bytes) -> PostBootReport:
+        """The report, if it is signed by this vehicle's unit and newer than the last.
+
+        Raises:
+            TrustError: it is not; `.attack` says what it looks like.
+        """
+        report = verify_report(document, [Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)])
+        if (report.vin, report.hwid) != (vehicle.vin, vehicle.hwid):
+            raise TrustError(
+                "wrong-vehicle",
+                f"expected a report of {vehicle.vin}/{vehicle.hwid}, got one of {report.vin}/{report.hwid}",
+            )
+        if report.counter <= vehicle.report_counter:
+            raise TrustError("replay", f"expected a counter above {vehicle.report_counter}, got {report.counter}")
+        return report
+
+    def _conclude(
+        self, work: Work, upgrade: VehicleUpgrade, report: PostBootReport, document: bytes, now: datetime
+    ) -> VehicleUpgrade:
+        facts = [
+            NodeFact(
+                position=node.position,
+                hwid=node.hwid,
+                version=str(node.version),
+                security_counter=node.security_counter,
+            )
+            for node in report.nodes
+        ]
+        positions = [node.position for node in work.vehicles.nodes([upgrade.vin])[upgrade.vin]]
+        merge_nodes(work, upgrade.vin, facts, now)
+        upgrade = replace(
+            upgrade,
+            heard_at=now,
+            report_document=document,
+            versions_after=tuple(
+                NodeVersion(position=fact.position, hwid=fact.hwid, version=fact.version) for fact in facts
+            ),
+        )
+        status = _OUTCOMES[report.outcome.value]
+        reason = _short(report.reason)
+        if report.outcome is Outcome.SUCCEEDED:
+            release = work.releases.get(upgrade.release_id)
+            assert release is not None  # a foreign key
+            # The classes of the nodes are known from UnitIdentity; a report does not repeat them.
+            classes = {
+                node.position: (node.hwid, node.hardware_class)
+                for node in work.vehicles.nodes([upgrade.vin])[upgrade.vin]
+            }
+            problems = _problems(report, release, positions, classes)
+            if problems:
+                status = VehicleStatus.FAILED
+                reason = _short("the report says succeeded, but " + "; ".join(problems))
+        if status in REPORT_TRANSITIONS[upgrade.status]:
+            return move(work, upgrade, status, now=now, reason=reason, by_report=True)
+        # A cancelled vehicle reports that it did not upgrade: that is kept as evidence, the status says it already.
+        upgrade = replace(upgrade, ended_by_report=True)
+        work.tasks.save_upgrade(upgrade)
+        return upgrade
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def expire(self, now: datetime) -> int:
+        """End the vehicles that were silent for too long as "Timed out"; how many. Also forgets sessions that are over.
+
+        Call it every few seconds.
+        """
+        with self._context.store.transaction() as work:
+            work.devices.delete_before(now)
+            moved = [
+                move(work, upgrade, VehicleStatus.TIMED_OUT, now=now, reason=_silent(work, upgrade, now))
+                for upgrade in work.tasks.silent_upgrades(now, _EXPIRE_MAX)
+            ]
+        for upgrade in moved:
+            publish_upgrade(self._context, upgrade, now)
+        for task_id in dict.fromkeys(upgrade.task_id for upgrade in moved):
+            publish_task(self._context, task_id)
+        return len(moved)
+
+    @staticmethod
+    def _find(work: Work, order_id: str, vin: str) -> VehicleUpgrade | None:
+        match = _ORDER_ID.fullmatch(order_id)
+        if match is None:
+            return None
+        upgrade = work.tasks.upgrade(int(match[1]), int(match[2]), lock=True)
+        return upgrade if upgrade is not None and upgrade.vin == vin else None
+
+
+def _problems(
+    report: PostBootReport, release: Release, positions: list[int], classes: dict[int, tuple[str, str]]
+) -> list[str]:
+    """Why a report of success is none: a node that is missing or does not run the release's version."""
+    problems: list[str] = []
+    reported = {node.position for node in report.nodes}
+    problems.extend(f"{node_name(position)} is not in it" for position in positions if position not in reported)
+    for node in report.nodes:
+        kind = NodeKind.MASTER if node.position == 0 else NodeKind.SLAVE
+        hwid, hardware_class = classes.get(node.position, ("", ""))
+        wanted = {
+            image.version
+            for image in release.images
+            if image.kind == kind
+            and (hwid != node.hwid or not hardware_class or image.hardware_class == hardware_class)
+        }
+        if str(node.version) not in wanted:
+            expected = " or ".join(sorted(wanted)) or "a version of this release"
+            problems.append(f"{node_name(node.position)} runs {node.version}, expected {expected}")
+    return problems
+
+
+def _silent(work: Work, upgrade: VehicleUpgrade, now: datetime) -> str:
+    task: OtaTask | None = work.tasks.get(upgrade.task_id)
+    assert task is not None  # a foreign key
+    assert upgrade.heard_at is not None  # it is set by the approval, and only later ones are looked for
+    silent_s = int((now - upgrade.heard_at).total_seconds())
+    return f"not heard of for {silent_s} s, the limit is {task.time_limit_s} s"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _REASON_LENGTH_MAX else text[: _REASON_LENGTH_MAX - 1] + "…"

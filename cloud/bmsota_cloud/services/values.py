@@ -1,0 +1,158 @@
+"""From the bodies of a report to plain values under the same names, ready for JSON.
+
+One rule for all bodies: a field keeps its name, a `Sentinel` becomes "abnormal" or "invalid", an enumeration its number,
+bytes become hexadecimal. Cell voltages and probe temperatures are merged by subsystem, because a subsystem of more than
+200 cells comes in several frames (gbt32960.md, surprise 10).
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from bmsota.gbt32960 import (
+    Alarms,
+    Alarms2025,
+    CellVoltages,
+    CellVoltages2025,
+    DriveMotors,
+    DriveMotors2025,
+    Engine,
+    Engine2025,
+    Extremes,
+    FuelCell,
+    FuelCell2025,
+    FuelCellStacks,
+    Position,
+    Position2025,
+    ProbeTemperatures,
+    ProbeTemperatures2025,
+    Sentinel,
+    Supercapacitor,
+    SupercapacitorExtremes,
+    VehicleData,
+    VehicleData2025,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from bmsota.gbt32960 import Body
+    from bmsota_cloud.domain.telemetry import Value
+
+__all__ = ["merged", "number", "plain_bodies"]
+
+_NAMES: dict[type[Any], str] = {
+    VehicleData: "vehicle",
+    DriveMotors: "drive_motors",
+    FuelCell: "fuel_cell",
+    Engine: "engine",
+    Position: "position",
+    Extremes: "extremes",
+    Alarms: "alarms",
+    CellVoltages: "cell_voltages",
+    ProbeTemperatures: "probe_temperatures",
+    # What both editions have stands under one name; a pack of 2025 takes the place of a subsystem of 2016.
+    VehicleData2025: "vehicle",
+    DriveMotors2025: "drive_motors",
+    FuelCell2025: "fuel_cell",
+    Engine2025: "engine",
+    Position2025: "position",
+    Alarms2025: "alarms",
+    CellVoltages2025: "cell_voltages",
+    ProbeTemperatures2025: "probe_temperatures",
+    FuelCellStacks: "fuel_cell_stacks",
+    Supercapacitor: "supercapacitor",
+    SupercapacitorExtremes: "supercapacitor_extremes",
+}
+
+
+def plain_bodies(bodies: Iterable[Body]) -> dict[str, Value]:
+    """The bodies of one report by name. Bodies without a layout of their own stand under "other"."""
+    values: dict[str, Value] = {}
+    other: list[Value] = []
+    for body in bodies:
+        name = _NAMES.get(type(body))
+        if name is None:
+            other.append(_plain(body))
+            continue
+        value = _plain(body)
+        if isinstance(body, Alarms | Alarms2025):
+            assert isinstance(value, dict)
+            value["active"] = [flag.name for flag in body.active]
+        if isinstance(body, CellVoltages2025 | ProbeTemperatures2025):
+            value = _packs_as_subsystems(value)
+        values[name] = value
+    if other:
+        values["other"] = other
+    return values
+
+
+def merged(old: Mapping[str, Value], new: Mapping[str, Value]) -> dict[str, Value]:
+    """The newest values after a report: body by body the new one, of split cell voltages the new cells."""
+    result = {**old, **new}
+    if "cell_voltages" in new and "cell_voltages" in old:
+        result["cell_voltages"] = _merged_cells(old["cell_voltages"], new["cell_voltages"])
+    return result
+
+
+def number(values: Mapping[str, Value], body: str, name: str) -> float | None:
+    """A number out of plain values; None where there is none or the unit said so."""
+    fields_of_body = values.get(body)
+    value = fields_of_body.get(name) if isinstance(fields_of_body, dict) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _plain(value: Any) -> Value:
+    if isinstance(value, Sentinel):
+        return str(value.value)
+    if isinstance(value, Enum):
+        return int(value.value)
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, bool) or value is None or isinstance(value, float | str):
+        return value
+    return int(value)
+
+
+def _packs_as_subsystems(value: Value) -> Value:
+    """Packs of the 2025 edition in the form of the 2016 subsystems, so that every reader knows one form."""
+    packs = value.get("packs") if isinstance(value, dict) else None
+    if not isinstance(packs, list):
+        return {"subsystems": packs}
+    for pack in packs:
+        if isinstance(pack, dict) and isinstance(cells := pack.get("cell_voltages_v"), list):
+            pack["cell_count"], pack["first_cell"] = len(cells), 1
+    return {"subsystems": packs}
+
+
+def _merged_cells(old: Value, new: Value) -> Value:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    old_items, new_items = old.get("subsystems"), new.get("subsystems")
+    if not isinstance(old_items, list) or not isinstance(new_items, list):
+        return new
+    known = {item["number"]: item for item in old_items if isinstance(item, dict)}
+    items: list[Value] = []
+    for item in new_items:
+        before = known.get(item["number"]) if isinstance(item, dict) else None
+        items.append(_spliced(before, item) if isinstance(before, dict) and isinstance(item, dict) else item)
+    return {**new, "subsystems": items}
+
+
+def _spliced(old: dict[str, Value], new: dict[str, Value]) -> dict[str, Value]:
+    first, cells, count = new.get("first_cell"), new.get("cell_voltages_v"), new.get("cell_count")
+    old_cells = old.get("cell_voltages_v")
+    if not isinstance(first, int) or not isinstance(cells, list) or not isinstance(old_cells, list):
+        return new
+    if old.get("cell_count") != count or len(cells) == count or not isinstance(count, int):
+        return new
+    # The part before comes from this very report, or is the last value of those cells.
+    start = max(0, first - 1)
+    whole = [*old_cells[:start], *["invalid"] * (start - len(old_cells)), *cells, *old_cells[start + len(cells) :]]
+    return {**new, "first_cell": 1, "cell_voltages_v": whole[:count]}

@@ -1,0 +1,188 @@
+"""What the services show: values made for the REST API and the pages, never written back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bmsota_cloud.domain.ota_tasks import NodeVersion, may_cancel
+from bmsota_cloud.domain.vehicles import NodeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from bmsota_cloud.domain.mail import Mail
+    from bmsota_cloud.domain.ota_tasks import ApprovalCode, OtaTask, Transition, VehicleStatus, VehicleUpgrade
+    from bmsota_cloud.domain.paging import Page
+    from bmsota_cloud.domain.releases import Release
+    from bmsota_cloud.domain.telemetry import VehicleState
+    from bmsota_cloud.domain.vehicles import EquipmentChange, Node, Vehicle
+
+__all__ = ["CodeView", "MailView", "TaskDetail", "TaskRow", "UpgradeView", "VehicleDetail", "VehicleRow"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleRow:
+    """A vehicle in the list."""
+
+    vin: str
+    hwid: str
+    series: str
+    project: str
+    is_online: bool
+    last_seen_at: datetime | None
+    soc_pct: float | None
+    master_version: str
+    """Empty before the unit first told it."""
+    slave_versions: tuple[str, ...]
+    """The different versions on the slaves, sorted; more than one is a mixed pack."""
+    slave_count: int
+
+    @classmethod
+    def of(cls, vehicle: Vehicle, state: VehicleState, nodes: Sequence[Node]) -> VehicleRow:
+        slaves = [node for node in nodes if node.kind is NodeKind.SLAVE]
+        return cls(
+            vin=vehicle.vin,
+            hwid=vehicle.hwid,
+            series=vehicle.series,
+            project=vehicle.project,
+            is_online=state.is_online,
+            last_seen_at=state.last_seen_at,
+            soc_pct=state.soc_pct,
+            master_version=next((node.version for node in nodes if node.kind is NodeKind.MASTER), ""),
+            slave_versions=tuple(sorted({node.version for node in slaves})),
+            slave_count=len(slaves),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleDetail:
+    """One vehicle, all newest values."""
+
+    vehicle: Vehicle
+    state: VehicleState
+    nodes: tuple[Node, ...]
+    changes: tuple[EquipmentChange, ...]
+    """The newest 20."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    """A task in the list."""
+
+    task: OtaTask
+    counts: Mapping[str, int]
+    """Vehicles by status (the status's own words, in the order of a task's life)."""
+
+    @property
+    def vehicle_count(self) -> int:
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpgradeView:
+    """One vehicle of a task."""
+
+    vin: str
+    place: int
+    order_id: str
+    release_name: str
+    status: VehicleStatus
+    stage: str
+    reason: str
+    progress_pct: int
+    is_online: bool
+    sequence: int
+    instructed_at: datetime | None
+    instruction_count: int
+    confirmed_at: datetime | None
+    heard_at: datetime | None
+    ended_by_report: bool
+    versions_before: tuple[NodeVersion, ...]
+    versions_after: tuple[NodeVersion, ...]
+    transitions: tuple[Transition, ...]
+    can_be_cancelled: bool
+
+    @classmethod
+    def of(
+        cls, upgrade: VehicleUpgrade, transitions: tuple[Transition, ...], release: Release | None, *, is_online: bool
+    ) -> UpgradeView:
+        return cls(
+            vin=upgrade.vin,
+            place=upgrade.place,
+            order_id=upgrade.order_id,
+            release_name="" if release is None else release.name,
+            status=upgrade.status,
+            stage=upgrade.stage,
+            reason=upgrade.reason,
+            progress_pct=upgrade.progress_pct,
+            is_online=is_online,
+            sequence=upgrade.sequence,
+            instructed_at=upgrade.instructed_at,
+            instruction_count=upgrade.instruction_count,
+            confirmed_at=upgrade.confirmed_at,
+            heard_at=upgrade.heard_at,
+            ended_by_report=upgrade.ended_by_report,
+            versions_before=upgrade.versions_before,
+            versions_after=upgrade.versions_after,
+            transitions=transitions,
+            can_be_cancelled=may_cancel(upgrade),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailView:
+    """What became of a mail: never its body, which may hold a code."""
+
+    recipient: str
+    created_at: datetime
+    sent_at: datetime | None
+    tries: int
+    given_up: bool
+    error: str
+
+    @classmethod
+    def of(cls, mail: Mail) -> MailView:
+        return cls(
+            recipient=mail.recipient,
+            created_at=mail.created_at,
+            sent_at=mail.sent_at,
+            tries=mail.tries,
+            given_up=mail.given_up,
+            error=mail.error,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeView:
+    """The state of the approval code, without the code."""
+
+    issued_at: datetime
+    expires_at: datetime
+    tries_left: int
+    is_void: bool
+
+    @classmethod
+    def of(cls, code: ApprovalCode, tries_max: int) -> CodeView:
+        return cls(
+            issued_at=code.issued_at,
+            expires_at=code.expires_at,
+            tries_left=max(0, tries_max - code.tries),
+            is_void=code.is_void,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDetail:
+    """A task with one page of its vehicles."""
+
+    task: OtaTask
+    counts: Mapping[str, int]
+    upgrades: Page[UpgradeView]
+    code: CodeView | None
+    mails: tuple[MailView, ...]
+    """Newest first."""
+    may_approve: bool
+    """Whether the asking account is the one whose code is waited for."""
+    may_cancel: bool

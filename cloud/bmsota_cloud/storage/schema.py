@@ -1,0 +1,363 @@
+"""The tables, column by column named as the fields of the dataclasses they keep.
+
+Two sets: `PLATFORM` and `TELEMETRY`, which never refer to each other, so that each can live in a database of its own.
+Changes here need a migration beside them (`cloud/bmsota_cloud/storage/migrations`); a test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.ota_tasks import NodeVersion, TaskStatus, VehicleStatus
+from bmsota_cloud.domain.releases import ReleasedImage
+from bmsota_cloud.domain.vehicles import NodeKind
+
+if TYPE_CHECKING:
+    from sqlalchemy import Dialect
+
+__all__ = ["PLATFORM", "TELEMETRY"]
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware time, kept as UTC. SQLite forgets the zone, so it is put back on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"expected an aware time, got {value.isoformat()}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class EnumName(TypeDecorator[Enum]):
+    """An enumeration kept by its name: its value is wording and may be changed."""
+
+    impl = String(32)
+    cache_ok = True
+
+    def __init__(self, kind: type[Enum]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: Enum | None, dialect: Dialect) -> str | None:
+        del dialect
+        return None if value is None else value.name
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> Enum | None:
+        del dialect
+        return None if value is None else self.kind[value]
+
+
+class Items(TypeDecorator[tuple[Any, ...]]):
+    """A tuple of small dataclasses, as a JSON list of objects."""
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, kind: type[Any]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: tuple[Any, ...] | None, dialect: Dialect) -> Any:
+        del dialect
+        return [asdict(item) for item in value or ()]
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> tuple[Any, ...]:
+        del dialect
+        return tuple(self.kind(**item) for item in value or ())
+
+
+PLATFORM = MetaData()
+TELEMETRY = MetaData()
+
+account = Table(
+    "account",
+    PLATFORM,
+    Column("name", String(64), primary_key=True),
+    Column("email", String(254), nullable=False),
+    Column("role", EnumName(Role), nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+)
+
+login_session = Table(
+    "login_session",
+    PLATFORM,
+    Column("token_sha256", LargeBinary(32), primary_key=True),
+    Column("account_name", ForeignKey("account.name"), nullable=False, index=True),
+    Column("csrf_token", String(64), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("last_seen_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False, index=True),
+)
+
+vehicle = Table(
+    "vehicle",
+    PLATFORM,
+    Column("vin", String(17), primary_key=True),
+    Column("series", String(32), nullable=False),
+    Column("project", String(64), nullable=False, index=True),
+    Column("hwid", String(24), nullable=False, unique=True),
+    Column("device_public_key", LargeBinary(32), nullable=False),
+    Column("registered_at", UtcTime, nullable=False),
+    Column("order_sequence", BigInteger, nullable=False),
+    Column("report_counter", BigInteger, nullable=False),
+    Column("report_sha256", LargeBinary(32), nullable=False),
+    Column("identified_at", UtcTime),
+)
+
+node = Table(
+    "node",
+    PLATFORM,
+    Column("vin", ForeignKey("vehicle.vin"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("kind", EnumName(NodeKind), nullable=False),
+    Column("hwid", String(24), nullable=False),
+    Column("hardware_class", String(36), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("security_counter", BigInteger, nullable=False),
+    Column("serial", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+)
+
+equipment_change = Table(
+    "equipment_change",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("vin", ForeignKey("vehicle.vin"), nullable=False, index=True),
+    Column("position", Integer, nullable=False),
+    Column("old_hwid", String(24), nullable=False),
+    Column("new_hwid", String(24), nullable=False),
+    Column("changed_at", UtcTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+field_upgrade = Table(
+    "field_upgrade",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("vin", ForeignKey("vehicle.vin"), nullable=False),
+    Column("upgraded_at", UtcTime, nullable=False),
+    Column("told_at", UtcTime, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("hwid", String(24), nullable=False),
+    Column("version_before", String(32), nullable=False),
+    Column("version_after", String(32), nullable=False),
+    Column("status", EnumName(VehicleStatus), nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    # What makes a repetition one. It begins with the vehicle, so that it serves the history as an index.
+    UniqueConstraint("vin", "upgraded_at", "position", "hwid", "version_before", "version_after", "status"),
+    sqlite_autoincrement=True,
+)
+
+release = Table(
+    "release",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("software_version", String(32), nullable=False),
+    Column("series", String(32), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False, unique=True),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("images", Items(ReleasedImage), nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("uploaded_by", String(64), nullable=False),
+    Column("uploaded_at", UtcTime, nullable=False),
+    # A task names a software version; with the vehicle's series that must mean one release.
+    UniqueConstraint("series", "software_version"),
+    sqlite_autoincrement=True,
+)
+
+image = Table(
+    "image",
+    PLATFORM,
+    Column("sha256", String(64), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+ota_task = Table(
+    "ota_task",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("project", String(64), nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("software_version", String(32), nullable=False),
+    Column("creator", String(64), nullable=False),
+    Column("auditor", String(64), nullable=False),
+    Column("time_limit_s", Integer, nullable=False),
+    Column("status", EnumName(TaskStatus), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("approver", String(64), nullable=False),
+    Column("approved_at", UtcTime),
+    Column("finished_at", UtcTime),
+    # Never the number of an older task again: units and mails know tasks by it.
+    sqlite_autoincrement=True,
+)
+
+vehicle_upgrade = Table(
+    "vehicle_upgrade",
+    PLATFORM,
+    Column("task_id", ForeignKey("ota_task.id"), primary_key=True),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("vin", ForeignKey("vehicle.vin"), nullable=False),
+    Column("release_id", ForeignKey("release.id"), nullable=False),
+    Column("status", EnumName(VehicleStatus), nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("progress_pct", Integer, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("order_expires_at", UtcTime),
+    Column("order_document", LargeBinary, nullable=False),
+    Column("instructed_at", UtcTime),
+    Column("instruction_count", Integer, nullable=False),
+    Column("confirmed_at", UtcTime),
+    Column("heard_at", UtcTime),
+    Column("ended_by_report", Boolean, nullable=False),
+    Column("report_document", LargeBinary, nullable=False),
+    Column("versions_before", Items(NodeVersion), nullable=False),
+    Column("versions_after", Items(NodeVersion), nullable=False),
+    UniqueConstraint("task_id", "vin"),
+    Index("ix_vehicle_upgrade_vin_status", "vin", "status"),
+    Index("ix_vehicle_upgrade_status_heard_at", "status", "heard_at"),
+)
+
+transition = Table(
+    "transition",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("task_id", ForeignKey("ota_task.id"), nullable=False),
+    Column("vin", String(17), nullable=False),
+    Column("status", EnumName(VehicleStatus), nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("ix_transition_task_id_vin", "task_id", "vin"),
+)
+
+approval_code = Table(
+    "approval_code",
+    PLATFORM,
+    Column("task_id", ForeignKey("ota_task.id"), primary_key=True),
+    Column("code_hmac", LargeBinary(32), nullable=False),
+    Column("content_sha256", LargeBinary(32), nullable=False),
+    Column("issued_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("is_void", Boolean, nullable=False),
+)
+
+device_challenge = Table(
+    "device_challenge",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("hwid", String(24), nullable=False, index=True),
+    Column("challenge", LargeBinary(32), nullable=False),
+    Column("issued_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False, index=True),
+)
+
+device_session = Table(
+    "device_session",
+    PLATFORM,
+    Column("token_sha256", LargeBinary(32), primary_key=True),
+    Column("vin", ForeignKey("vehicle.vin"), nullable=False),
+    Column("hwid", String(24), nullable=False),
+    Column("issued_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False, index=True),
+)
+
+mail = Table(
+    "mail",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("recipient", String(254), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("task_id", ForeignKey("ota_task.id"), index=True),
+    Column("created_at", UtcTime, nullable=False),
+    Column("next_try_at", UtcTime, nullable=False, index=True),
+    Column("tries", Integer, nullable=False),
+    Column("sent_at", UtcTime),
+    Column("given_up", Boolean, nullable=False),
+    Column("error", Text, nullable=False),
+)
+
+audit_entry = Table(
+    "audit_entry",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("who", String(80), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", String(128), nullable=False, index=True),
+    Column("outcome", String(64), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("address", String(64), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+secret = Table(
+    "secret",
+    PLATFORM,
+    Column("name", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+vehicle_state = Table(
+    "vehicle_state",
+    TELEMETRY,
+    Column("vin", String(17), primary_key=True),
+    Column("is_online", Boolean, nullable=False),
+    Column("last_seen_at", UtcTime),
+    Column("reported_at", UtcTime),
+    Column("login_serial", Integer, nullable=False),
+    Column("soc_pct", Float),
+    Column("speed_kmh", Float),
+    Column("values", JSON, nullable=False),
+)
+
+report = Table(
+    "report",
+    TELEMETRY,
+    Column("id", Integer, primary_key=True),
+    Column("vin", String(17), nullable=False),
+    Column("reported_at", UtcTime, nullable=False),
+    Column("received_at", UtcTime, nullable=False),
+    Column("is_backfill", Boolean, nullable=False),
+    Column("values", JSON, nullable=False),
+    # A unit that got no answer sends a report again; the key makes that harmless.
+    UniqueConstraint("vin", "reported_at"),
+    Index("ix_report_reported_at", "reported_at"),
+)

@@ -1,0 +1,475 @@
+"""What every flashable device has in common: a flash, a boot, and a bootloader on one bus or two.
+
+`BootloaderNode` is the part of a virtual master or slave that `bmsota.bootloader`, `bmsota.uds` and `bmsota.boot` decide
+about. It boots the device, carries frames and time to its cores, and says to its owner, the device, what happened. Power is
+the owner's business; what the power takes with it is not: `power_off` leaves nothing but the flash.
+
+A node may speak two protocols on one flash, the bootloader's and UDS. Who has entered the bootloader by one of them has it:
+meanwhile the other side is refused (bootloader, IN_USE) or not heard (UDS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from bmsota.boot import BootStore, SlotLayout, for_hardware
+from bmsota.bootloader import (
+    BLOCK_FRAMES_MAX,
+    AccessGuard,
+    BlockStored,
+    BootloaderEntered,
+    BootloaderLeft,
+    BootloaderTarget,
+    ResetRequested,
+    StagingStarted,
+    TargetIdentity,
+)
+from bmsota.image import verify_image
+from bmsota_sim.devices.flash import CutPhase, PowerCut
+from bmsota_sim.kernel import SECOND
+from bmsota_sim.links.canbus import EXTENDED_FLAG, filter_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from bmsota.boot import BootResult, Flash
+    from bmsota.bootloader import BootloaderWire, NodeState, TargetEvent
+    from bmsota.canframe import CanFrame
+    from bmsota.image import FirmwareImage, ImageVersion, PublicKey
+    from bmsota.uds import UdsAddressing
+    from bmsota_sim.devices.flash import FlashModel
+    from bmsota_sim.kernel import Kernel, Timer
+    from bmsota_sim.links.canbus import Port
+    from bmsota_sim.trace import Trace
+
+__all__ = [
+    "BootloaderNode",
+    "NodeDevice",
+    "NodeOwner",
+    "NodeProtocols",
+    "PowerCutPlan",
+    "data_keys",
+    "reply_keys",
+    "request_keys",
+    "uds_request_keys",
+    "uds_response_keys",
+]
+
+# How long the supply stays away after a cut that nobody planned a time for.
+OFF_TIME_NS = SECOND
+
+# A locked node's patience with wrong keys, as on most devices in the field.
+ACCESS_DELAY_NS = 10 * SECOND
+ACCESS_FAILURES_MAX = 3
+
+
+def request_keys(wire: BootloaderWire) -> frozenset[int]:
+    """Filter keys (`Port.accept`) of the flasher's commands."""
+    return _keys(wire, wire.request_id, 1)
+
+
+def data_keys(wire: BootloaderWire) -> frozenset[int]:
+    """Filter keys of the flasher's data."""
+    return _keys(wire, wire.data_id, BLOCK_FRAMES_MAX)
+
+
+def reply_keys(wire: BootloaderWire, first: int, count: int) -> frozenset[int]:
+    """Filter keys of what the nodes at *count* positions from *first* on answer."""
+    return _keys(wire, wire.reply_id + first, count)
+
+
+def _keys(wire: BootloaderWire, first: int, count: int) -> frozenset[int]:
+    flag = EXTENDED_FLAG if wire.is_extended_id else 0
+    return frozenset(flag | can_id for can_id in range(first, first + count))
+
+
+def uds_request_keys(addressing: UdsAddressing, first: int, count: int) -> frozenset[int]:
+    """Filter keys of what UDS testers send to *count* positions from *first* on, as far as they have ids, and to all."""
+    flag = EXTENDED_FLAG if addressing.is_extended_id else 0
+    addresses = [addressing.address(position) for position in _positions(addressing, first, count)]
+    return frozenset(flag | can_id for each in addresses for can_id in (each.request_id, each.functional_id))
+
+
+def uds_response_keys(addressing: UdsAddressing, first: int, count: int) -> frozenset[int]:
+    """Filter keys of what the nodes at these positions answer by UDS."""
+    flag = EXTENDED_FLAG if addressing.is_extended_id else 0
+    return frozenset(flag | addressing.address(each).response_id for each in _positions(addressing, first, count))
+
+
+def _positions(addressing: UdsAddressing, first: int, count: int) -> range:
+    return range(first, min(first + count, addressing.positions))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeProtocols:
+    """How a node can be flashed."""
+
+    has_bootloader: bool = True
+    uds: UdsAddressing | None = None
+    """None: it does not speak UDS; neither does a node whose position has no ids there."""
+    access_keys: tuple[Ed25519PublicKey, ...] = ()
+    """Whoever proves that he has one of the private keys may change images; empty: whoever reaches the bus."""
+    seed: str = ""
+    """Of challenges, seeds and boot ids."""
+
+
+class PowerCutPlan:
+    """The supply fails once, inside a flash operation, when so much of a new image is stored."""
+
+    def __init__(self, at_progress: float, off_ns: int) -> None:
+        self.at_progress = at_progress
+        self.off_ns = off_ns
+        self.happened = False
+
+
+class NodeOwner(Protocol):
+    """The device around a node."""
+
+    def booted(self, store: BootStore, result: BootResult) -> None:
+        """The boot is done and the ports are on. `BootReason.NOTHING`: there is no application, only the bootloader."""
+
+    def bootloader_entered(self) -> None:
+        """A flasher has the device: the application rests."""
+
+    def bootloader_left(self) -> None:
+        """The application goes on."""
+
+    def restart_requested(self) -> None:
+        """The device must restart now."""
+
+    def supply_failed(self) -> None:
+        """The power failed inside a flash operation; the node must be switched off before anything else."""
+
+
+class _Core(Protocol):
+    """`BootloaderTarget` and `UdsServer` as they are driven."""
+
+    @property
+    def state(self) -> NodeState: ...
+    def receive_frame(self, frame: CanFrame, now_ns: int) -> None: ...
+    def frames_to_send(self, now_ns: int) -> list[CanFrame]: ...
+    def next_event(self) -> TargetEvent | None: ...
+    def next_timeout(self) -> int | None: ...
+    def handle_timeout(self, now_ns: int) -> None: ...
+
+
+class BootloaderNode:
+    """The flash, the boot and the bootloader of one device."""
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        wire: BootloaderWire,
+        owner: NodeOwner,
+        identity: TargetIdentity,
+        flash: FlashModel,
+        journal_size_bytes: int,
+        image_keys: tuple[PublicKey, ...],
+        boot_time_ns: int,
+        is_locked: Callable[[], bool] = lambda: False,
+        protocols: NodeProtocols = NodeProtocols(),
+    ) -> None:
+        """Make a node without power, with an empty flash.
+
+        Args:
+            kernel: the clock.
+            wire: the bootloader's frames.
+            owner: is told what happens.
+            identity: who the node is; another piece of hardware gets another one by `replace`.
+            flash: outlives every loss of power.
+            journal_size_bytes: how much of it the boot journal takes.
+            image_keys: whose signature an image must carry to run.
+            boot_time_ns: from supply to the first frame: clocks, self-check, digest of the image.
+            is_locked: while true the flash is somebody else's, and the bootloader refuses to change anything.
+            protocols: how it can be flashed.
+        """
+        self._kernel = kernel
+        self._wire = wire
+        self._owner = owner
+        self._journal_size_bytes = journal_size_bytes
+        self._image_keys = image_keys
+        self._boot_time_ns = boot_time_ns
+        self._is_locked = is_locked
+        self._protocols = protocols
+        self._random = Random(f"{protocols.seed}/{identity.hwid}")  # noqa: S311 - a simulation's challenges replay
+        self.identity = identity
+        self.flash = flash
+        self.is_powered = False
+        self.boot_result: BootResult | None = None
+        self.power_cut_plan: PowerCutPlan | None = None
+        self.progress: tuple[int, int] | None = None
+        """(bytes stored, size) of the image that is being received or was received last; None since the boot."""
+        self._target: BootloaderTarget | None = None
+        self._hears_data = False
+        self._server: _Core | None = None
+        self._cores: tuple[_Core, ...] = ()
+        self._holder: _Core | None = None
+        self._ports: list[tuple[Port, frozenset[int]]] = []
+        self._answering: Port | None = None
+        self._timer: Timer | None = None
+        self._due_ns: int | None = None
+        self._boot_timer: Timer | None = None
+        self._request_keys = request_keys(wire) if protocols.has_bootloader else frozenset()
+        self._data_keys = data_keys(wire) if protocols.has_bootloader else frozenset()
+        if protocols.uds is not None:
+            self._request_keys |= uds_request_keys(protocols.uds, identity.position, 1)
+
+    @property
+    def version(self) -> ImageVersion | None:
+        """Version of the running image; None without power or image."""
+        result = self.boot_result
+        return None if result is None or result.facts is None else result.facts.version
+
+    @property
+    def state(self) -> NodeState | None:
+        """What the node is doing; None without power and until it has booted."""
+        core = self._holder or self._target or self._server
+        return None if core is None else core.state
+
+    @property
+    def ports(self) -> list[Port]:
+        """Where it listens and answers."""
+        return [port for port, _ in self._ports]
+
+    @property
+    def off_ns(self) -> int:
+        """How long the supply stays away after a cut."""
+        return OFF_TIME_NS if self.power_cut_plan is None else self.power_cut_plan.off_ns
+
+    def add_port(self, port: Port, also: frozenset[int] = frozenset()) -> None:
+        """Let the node listen and answer on *port*, whose filter is the node's from now on.
+
+        *also*: identifiers that the device wants for itself there. The device hands over what it hears: `receive`.
+        """
+        self._ports.append((port, also | self._request_keys))
+        self._answering = port
+        port.accept(also | self._request_keys)
+        port.power(on=bool(self._cores))
+
+    def new_store(self) -> BootStore:
+        """Slots and journal, as the flash has them."""
+        flash: Flash = self.flash
+        layout = SlotLayout.divide(flash, journal_size_bytes=self._journal_size_bytes)
+        identity = self.identity
+        verify = for_hardware(self._verify, class_id=identity.hardware_class.class_id, role=identity.role)
+        return BootStore(flash, layout, verify=verify)
+
+    def _verify(self, data: bytes) -> FirmwareImage:
+        return verify_image(data, public_keys=self._image_keys)
+
+    def replace(self, identity: TargetIdentity, flash: FlashModel) -> None:
+        """Another piece of hardware is here now. The power must be off."""
+        assert not self.is_powered
+        self.identity = identity
+        self.flash = flash
+
+    # -- power -----------------------------------------------------------------------------------------------------------
+
+    def power_on(self) -> None:
+        """The supply is there: boot after a moment."""
+        if self.is_powered:
+            return
+        self.is_powered = True
+        self.flash.power_on()
+        self._boot_timer = self._kernel.call_in(self._boot_time_ns, self._boot)
+
+    def power_off(self) -> None:
+        """The supply is gone, whatever was going on."""
+        self.is_powered = False
+        self.flash.power_off()
+        for port, idle in self._ports:
+            port.power(on=False)
+            port.accept(idle)
+        self._target = self._server = self._holder = None
+        self._hears_data = False
+        self._cores = ()
+        self.boot_result = None
+        self.progress = None
+        for timer in (self._boot_timer, self._timer):
+            if timer is not None:
+                timer.cancel()
+        self._boot_timer = self._timer = None
+        self._due_ns = None
+
+    def _boot(self) -> None:
+        self._boot_timer = None
+        try:
+            store = self.new_store()
+            result = self.boot_result = store.boot()
+        except PowerCut:
+            self._owner.supply_failed()
+            return
+        self._make_cores(store, result)
+        for port, _ in self._ports:
+            port.power(on=True)
+        self._listen_for_data()
+        self._owner.booted(store, result)
+
+    def _make_cores(self, store: BootStore, result: BootResult) -> None:
+        protocols, identity = self._protocols, self.identity
+        if protocols.has_bootloader:
+            access = None
+            if protocols.access_keys:
+                access = AccessGuard(
+                    protocols.access_keys,
+                    self._random.randbytes,
+                    delay_ns=ACCESS_DELAY_NS,
+                    failures_max=ACCESS_FAILURES_MAX,
+                )
+            self._target = BootloaderTarget(
+                self._wire,
+                identity=identity,
+                store=store,
+                boot=result,
+                access=access,
+                is_locked=lambda: self._is_locked() or (self._holder is not None and self._holder is self._server),
+            )
+        if protocols.uds is not None and identity.position < protocols.uds.positions:
+            from bmsota.uds import UdsServer, ed25519_access_check  # noqa: PLC0415 - a fleet does without
+
+            self._server = UdsServer(
+                protocols.uds.address(identity.position),
+                identity=identity,
+                store=store,
+                boot=result,
+                random_bytes=self._random.randbytes,
+                access=ed25519_access_check(protocols.access_keys) if protocols.access_keys else None,
+                is_locked=self._is_locked,
+            )
+        self._cores = tuple(core for core in (self._target, self._server) if core is not None)
+
+    # -- frames and time -------------------------------------------------------------------------------------------------
+
+    def receive(self, frame: CanFrame, now_ns: int, port: Port) -> None:
+        """A frame was on the bus of *port*; if it asks for something, answers go there from now on."""
+        if filter_key(frame) in self._request_keys:
+            self._answering = port
+        try:
+            for core in self._cores:
+                if core is self._server and self._holder is not None and self._holder is not core:
+                    continue  # It is in its other bootloader, which does not speak UDS.
+                core.receive_frame(frame, now_ns)
+                self._pump(core, now_ns)
+        except PowerCut:
+            self._owner.supply_failed()
+            return
+        self._schedule()
+
+    def drained(self, now_ns: int) -> None:
+        """A port has sent everything it had."""
+        for core in self._cores:
+            self._pump(core, now_ns)
+        self._schedule()
+
+    def _timeout(self) -> None:
+        self._timer = None
+        self._due_ns = None
+        now_ns = self._kernel.now_ns
+        try:
+            for core in self._cores:
+                core.handle_timeout(now_ns)
+                self._pump(core, now_ns)
+        except PowerCut:
+            self._owner.supply_failed()
+            return
+        self._schedule()
+
+    def _pump(self, core: _Core, now_ns: int) -> None:
+        port = self._answering
+        assert port is not None
+        for frame in core.frames_to_send(now_ns):
+            port.send(frame)
+        while (event := core.next_event()) is not None:
+            match event:
+                case BootloaderEntered():
+                    self._holder = core
+                    self._owner.bootloader_entered()
+                case BootloaderLeft():
+                    self._holder = None
+                    self._owner.bootloader_left()
+                case StagingStarted(offset, size_bytes):
+                    self.progress = (offset, size_bytes)
+                case BlockStored(next_offset, size_bytes):
+                    self.progress = (next_offset, size_bytes)
+                    self._plan_power_cut(next_offset / size_bytes)
+                case ResetRequested():
+                    self._kernel.call_soon(self._restart, core)
+                    return
+                case _:
+                    pass
+        self._listen_for_data()
+
+    def _schedule(self) -> None:
+        due = None
+        for core in self._cores:
+            wanted = core.next_timeout()
+            if wanted is not None and (due is None or wanted < due):
+                due = wanted
+        if due != self._due_ns:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due_ns = due
+            self._timer = None if due is None else self._kernel.call_at(due, self._timeout)
+
+    def _listen_for_data(self) -> None:
+        """Only a node that is being flashed or unlocked hears data frames; its acceptance filter keeps the others' away."""
+        wants_data = self._target is not None and self._target.wants_data
+        if wants_data is not self._hears_data:
+            self._hears_data = wants_data
+            for port, idle in self._ports:
+                port.accept(idle | self._data_keys if wants_data else idle)
+
+    def _restart(self, core: _Core) -> None:
+        if core in self._cores:
+            self._owner.restart_requested()
+
+    def _plan_power_cut(self, progress: float) -> None:
+        plan = self.power_cut_plan
+        if plan is not None and not plan.happened and progress >= plan.at_progress:
+            plan.happened = True
+            self.flash.cut_at(self.flash.operations + 1, CutPhase.INSIDE)
+
+
+class NodeDevice:
+    """A device that is not much more than its node: its supply, and what brings it back after an accident.
+
+    Subclasses make `node` with themselves as its owner.
+    """
+
+    node: BootloaderNode
+
+    def __init__(self, kernel: Kernel, trace: Trace, name: str) -> None:
+        self._kernel = kernel
+        self._trace = trace
+        self.name = name
+        self._restart_timer: Timer | None = None
+
+    @property
+    def version(self) -> ImageVersion | None:
+        """Version of the running image; None without power or image."""
+        return self.node.version
+
+    def power_on(self) -> None:
+        """The supply is there: boot after a moment."""
+        self.node.power_on()
+
+    def power_off(self) -> None:
+        """The supply is gone, whatever was going on."""
+        self.node.power_off()
+        if self._restart_timer is not None:
+            self._restart_timer.cancel()
+            self._restart_timer = None
+
+    def restart_requested(self) -> None:
+        self.power_off()
+        self.power_on()
+
+    def supply_failed(self) -> None:
+        self._trace.note(self._kernel.now_ns, self.name, "power cut inside a flash operation")
+        self.power_off()
+        self._restart_timer = self._kernel.call_in(self.node.off_ns, self.power_on)

@@ -1,0 +1,259 @@
+"""A unit: one vehicle with its master, its slaves, their bus and the modem, switched on and off as one.
+
+What the scenario plans for the vehicle happens here: coverage, driving, power cycles, the replacement of a slave.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bmsota.bootloader import BootloaderWire
+from bmsota.errors import ConfigurationError
+from bmsota.image import HardwareClass
+from bmsota_sim.devices.master import Master, MasterHooks
+from bmsota_sim.devices.slave import Slave
+from bmsota_sim.kernel import SECOND
+from bmsota_sim.links.canbus import CanBus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bmsota.image import ImageVersion
+    from bmsota.signals import Database
+    from bmsota_sim.devices.master import UnitKeys
+    from bmsota_sim.devices.vehicle import Vehicle
+    from bmsota_sim.identity import UnitIdentity
+    from bmsota_sim.kernel import Kernel
+    from bmsota_sim.links.uplink import Modem
+    from bmsota_sim.physics import Packs
+    from bmsota_sim.profiles import SeriesProfile
+    from bmsota_sim.trace import Trace
+
+__all__ = ["FactoryImages", "Unit"]
+
+BITRATE_BPS = 500_000
+
+
+class FactoryImages:
+    """What a new master and a new slave of a series run."""
+
+    def __init__(self, master: bytes, slave: bytes) -> None:
+        self.master = master
+        self.slave = slave
+
+
+class _SlaveSensors:
+    """The cells and probes of one slave: a slice of the pack's row."""
+
+    def __init__(self, packs: Packs, row: int, position: int, profile: SeriesProfile) -> None:
+        self._packs = packs
+        self._row = row
+        cells, probes = profile.cells_per_slave, profile.probes_per_slave
+        self._cells = slice((position - 1) * cells, position * cells)
+        self._probes = slice((position - 1) * probes, position * probes)
+
+    def cell_voltages_v(self) -> Sequence[float]:
+        values: list[float] = self._packs.cell_voltage_v[self._row, self._cells].tolist()
+        return values
+
+    def temperatures_c(self) -> Sequence[float]:
+        probe_cells = self._packs.probe_cells[self._probes]
+        values: list[float] = self._packs.cell_temperature_c[self._row, probe_cells].tolist()
+        return values
+
+
+class Unit:
+    """Everything of one vehicle."""
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        internal_dbc: Database,
+        bootloader_dbc: Database,
+        modem: Modem,
+        vehicle: Vehicle,
+        trace: Trace,
+        identity: UnitIdentity,
+        profile: SeriesProfile,
+        keys: UnitKeys,
+        factory: FactoryImages,
+        packs: Packs,
+        seed: int,
+        report_period_ns: int,
+        heartbeat_period_ns: int,
+        measure_period_ns: int,
+        data_bitrate_bps: int | None = None,
+        diagnosis_bus: CanBus | None = None,
+    ) -> None:
+        """Make a unit, switched off.
+
+        *bootloader_dbc* is any of `dbc/bms_bootloader*.dbc`: its ids and data frames are those of the unit. With
+        *data_bitrate_bps* the internal bus carries CAN FD.
+
+        Raises:
+            ConfigurationError: the bootloader's data frames are CAN FD, and no data bit rate is given.
+        """
+        self.kernel = kernel
+        self.modem = modem
+        self.vehicle = vehicle
+        self.identity = identity
+        self.profile = profile
+        self._trace = trace
+        self._factory = factory
+        self._packs = packs
+        self._row = packs.row[identity.vin]
+        self.bus = CanBus(
+            kernel,
+            bitrate_bps=BITRATE_BPS,
+            data_bitrate_bps=data_bitrate_bps,
+            seed=f"{seed}/{identity.vin}",
+            name=identity.name,
+        )
+        wire = BootloaderWire(bootloader_dbc)
+        if wire.is_fd and data_bitrate_bps is None:
+            raise ConfigurationError(f"{self.bus.name}: expected a data bit rate for CAN FD, got none")
+        slave_class = HardwareClass.named(profile.vendor, profile.slave_class_name)
+        self.power_cycles = 0
+        self.is_over = False
+        """The upgrade has been reported and acknowledged."""
+        self._self_test_failure: tuple[str, str] = ("", "")
+        self._power_cycle: tuple[int, int] | None = None
+        self.master = Master(
+            kernel=kernel,
+            bus=self.bus,
+            wire=wire,
+            database=internal_dbc,
+            modem=modem,
+            vehicle=vehicle,
+            trace=trace,
+            identity=identity,
+            profile=profile,
+            keys=keys,
+            master_class=HardwareClass.named(profile.vendor, profile.master_class_name),
+            slave_class=slave_class,
+            factory_image=factory.master,
+            report_period_ns=report_period_ns,
+            heartbeat_period_ns=heartbeat_period_ns,
+            measure_period_ns=measure_period_ns,
+            diagnosis_bus=diagnosis_bus,
+            hooks=MasterHooks(
+                download_complete=self._download_complete,
+                upgrade_over=self._upgrade_over,
+                self_test_failure=self._why_self_test_fails,
+                current_a=lambda: float(packs.current_a[self._row]),
+                # An estimate of the state of charge ends at its scale, however far a cell is driven.
+                soc_pct=lambda: min(100.0, max(0.0, float(packs.cell_soc[self._row].min()) * 100.0)),
+            ),
+        )
+        self.slaves = [
+            Slave(
+                kernel=kernel,
+                bus=self.bus,
+                wire=wire,
+                database=internal_dbc,
+                trace=trace,
+                name=f"{identity.name}/slave {position}",
+                position=position,
+                hwid=hwid,
+                hardware_class=slave_class,
+                profile=profile,
+                image_keys=keys.image_keys,
+                factory_image=factory.slave,
+                sensors=_SlaveSensors(packs, self._row, position, profile),
+                measure_period_ns=measure_period_ns,
+                seed=f"{seed}/{identity.vin}/{position}",
+            )
+            for position, hwid in enumerate(identity.slave_hwids, start=1)
+        ]
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    # -- power -----------------------------------------------------------------------------------------------------------
+
+    def switch_on(self) -> None:
+        """Ignition on: everything boots."""
+        self.vehicle.ignition_on = True
+        self._trace.note(self.kernel.now_ns, self.name, "ignition on")
+        for slave in self.slaves:
+            slave.power_on()
+        self.master.power_on()
+
+    def switch_off(self, then: Callable[[], None] = lambda: None) -> None:
+        """Ignition off: the master logs out, then the supply of all goes."""
+        self.vehicle.ignition_on = False
+        self._trace.note(self.kernel.now_ns, self.name, "ignition off")
+
+        def powered_off() -> None:
+            for slave in self.slaves:
+                slave.power_off()
+            then()
+
+        self.master.shut_down(powered_off)
+
+    def cycle_power(self, off_ns: int, between: Callable[[], None] = lambda: None) -> None:
+        """Off, *between*, and on again after *off_ns*."""
+        self.power_cycles += 1
+
+        def off() -> None:
+            between()
+            self.kernel.call_in(off_ns, self.switch_on)
+
+        self.switch_off(off)
+
+    # -- the vehicle -----------------------------------------------------------------------------------------------------
+
+    def set_driving(self, *, is_driving: bool) -> None:
+        """Start to drive, or stop. A pack in upgrade mode does not let the vehicle drive."""
+        self.vehicle.is_driving = is_driving
+        self._trace.note(self.kernel.now_ns, self.name, "drives" if is_driving else "stops")
+        self.master.vehicle_changed()
+
+    def set_coverage(self, *, covered: bool) -> None:
+        """Enter or leave the mobile network."""
+        self._trace.note(self.kernel.now_ns, self.name, "network found" if covered else "network lost")
+        self.modem.set_coverage(covered=covered)
+        if covered:
+            self.master.network_found()
+
+    # -- what the scenario plans -------------------------------------------------------------------------------------------
+
+    def cycle_power_after_download(self, after_ns: int, off_ns: int) -> None:
+        """The driver leaves some time after the download, and comes back."""
+        self._power_cycle = (after_ns, off_ns)
+
+    def fail_self_test(self, version: ImageVersion | str, reason: str) -> None:
+        """The image of this version does not pass its self-test on this unit."""
+        self._self_test_failure = (str(version), reason)
+
+    def replace_slave(self, position: int, hwid: str, off_ns: int) -> None:
+        """A workshop unplugs one slave and puts in another; the rest stays on."""
+        slave = self.slaves[position - 1]
+        slave.power_off()
+        slave.replace(hwid, self._factory.slave)
+        self.kernel.call_in(off_ns, slave.power_on)
+
+    def _download_complete(self) -> None:
+        if self._power_cycle is not None:
+            after_ns, off_ns = self._power_cycle
+            self._power_cycle = None
+            self.kernel.call_in(after_ns, self.cycle_power, off_ns)
+
+    def _upgrade_over(self) -> None:
+        self.is_over = True
+
+    def _why_self_test_fails(self, version: ImageVersion) -> str:
+        failing, reason = self._self_test_failure
+        return reason if failing and str(version).split("+", 1)[0] == failing else ""
+
+    # -- physics -----------------------------------------------------------------------------------------------------------
+
+    def current_a(self) -> float:
+        """What the vehicle takes from the pack now; > 0 discharges."""
+        voltage = float(self._packs.cell_voltage_v[self._row].sum())
+        return self.vehicle.power_w / voltage if voltage > 0 else 0.0
+
+    def seconds_since(self, at_ns: int) -> float:
+        return (self.kernel.now_ns - at_ns) / SECOND

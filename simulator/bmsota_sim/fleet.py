@@ -1,0 +1,191 @@
+"""A fleet of virtual units from a scenario and a seed, on one kernel.
+
+`Fleet` builds the units, plans what the scenario says, and steps the physics of all packs. Which world the units talk to
+is decided by the uplinks handed in, so the same fleet runs in virtual and in real time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bmsota_sim.devices.bootloader_node import PowerCutPlan
+from bmsota_sim.devices.unit import FactoryImages, Unit
+from bmsota_sim.devices.vehicle import CITIES, Vehicle
+from bmsota_sim.identity import slave_hwid, unit_identity
+from bmsota_sim.kernel import SECOND
+from bmsota_sim.links.uplink import Modem
+from bmsota_sim.physics import LFP, NMC, PackDesign, Packs
+from bmsota_sim.profiles import PROFILES
+from bmsota_sim.scenario import CorruptByte, DownloadCut, SelfTestFails, SlavePowerCut, SlaveReplaced
+from bmsota_sim.streams import stream
+from bmsota_sim.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from bmsota.signals import Database
+    from bmsota_sim.devices.master import UnitKeys
+    from bmsota_sim.kernel import Kernel
+    from bmsota_sim.links.uplink import Uplink
+    from bmsota_sim.scenario import Fault, Scenario
+
+__all__ = ["Fleet"]
+
+CHEMISTRIES = {"lfp": LFP, "nmc": NMC}
+PHYSICS_STEP_NS = SECOND
+# Units of a fleet are switched on one after another: nobody's parking lot starts in the same nanosecond.
+START_SPREAD_NS = 2 * SECOND
+SOC_MIN, SOC_MAX = 0.35, 0.9
+
+
+class Fleet:
+    """All units of one run."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        *,
+        kernel: Kernel,
+        databases: Mapping[str, Database],
+        keys: UnitKeys,
+        factory_images: Callable[[str], FactoryImages],
+        uplink: Callable[[int], Uplink],
+    ) -> None:
+        """Build the fleet.
+
+        Args:
+            scenario: what the fleet is and what happens to it.
+            seed: of the run.
+            kernel: the clock.
+            databases: `bms_internal` and the bootloader's of every series (`SeriesProfile.bootloader_dbc`), loaded.
+            keys: whom the units believe.
+            factory_images: series -> what its new masters and slaves run.
+            uplink: vehicle number -> its way to the world.
+        """
+        self.scenario = scenario
+        self.seed = seed
+        self.kernel = kernel
+        self.start_ns = kernel.now_ns
+        self.trace = Trace()
+        self.units: list[Unit] = []
+        self._packs: dict[str, Packs] = {}
+        numbers = range(1, scenario.vehicle_count + 1)
+        identities = {
+            number: unit_identity(
+                seed, scenario.series_of(number), number, PROFILES[scenario.series_of(number)].slave_count
+            )
+            for number in numbers
+        }
+        for series in sorted({scenario.series_of(number) for number in numbers}):
+            members = [number for number in numbers if scenario.series_of(number) == series]
+            profile = PROFILES[series]
+            self._packs[series] = Packs(
+                PackDesign(
+                    cell_count=profile.cell_count,
+                    probe_count=profile.probe_count,
+                    capacity_ah=profile.capacity_ah,
+                    chemistry=CHEMISTRIES[profile.chemistry],
+                ),
+                [identities[number].vin for number in members],
+                seed=seed,
+                soc=[self._soc(number) for number in members],
+            )
+        factory = {series: factory_images(series) for series in self._packs}
+        for number in numbers:
+            group = scenario.group_of(number)
+            identity = identities[number]
+            modem = Modem(kernel, uplink(number), rate_bytes_per_s=scenario.link_rate_bytes_per_s)
+            self.units.append(
+                Unit(
+                    kernel=kernel,
+                    internal_dbc=databases["bms_internal"],
+                    bootloader_dbc=databases[PROFILES[group.series].bootloader_dbc],
+                    data_bitrate_bps=PROFILES[group.series].data_bitrate_bps,
+                    modem=modem,
+                    vehicle=self._vehicle(number, group.city),
+                    trace=self.trace,
+                    identity=identity,
+                    profile=PROFILES[group.series],
+                    keys=keys,
+                    factory=factory[group.series],
+                    packs=self._packs[group.series],
+                    seed=seed,
+                    report_period_ns=round(scenario.report_period_s * SECOND),
+                    heartbeat_period_ns=scenario.heartbeat_period_s * SECOND,
+                    measure_period_ns=round(scenario.measure_period_s * SECOND),
+                )
+            )
+
+    def _soc(self, number: int) -> float:
+        plan = self.scenario.vehicles.get(number)
+        if plan is not None and plan.soc_pct is not None:
+            return plan.soc_pct / 100.0
+        return stream(self.seed, str(number), "soc").uniform(SOC_MIN, SOC_MAX)
+
+    def _vehicle(self, number: int, city: str) -> Vehicle:
+        random = stream(self.seed, str(number), "vehicle")
+        longitude, latitude = CITIES.get(city, CITIES["Shanghai"])
+        return Vehicle(
+            longitude_deg=longitude + random.uniform(-0.15, 0.15),
+            latitude_deg=latitude + random.uniform(-0.12, 0.12),
+            heading_rad=random.uniform(0.0, 6.283),
+            odometer_km=round(random.uniform(200.0, 90_000.0), 1),
+            ignition_on=False,
+        )
+
+    def unit(self, number: int) -> Unit:
+        return self.units[number - 1]
+
+    # -- the run -----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Plan everything the scenario says, and switch the units on."""
+        for number, unit in enumerate(self.units, start=1):
+            spread = stream(self.seed, str(number), "start").randrange(START_SPREAD_NS)
+            self._plan_vehicle(number, unit)
+            self.kernel.call_in(spread, unit.switch_on)
+        for fault in self.scenario.faults:
+            self._plan_fault(fault)
+        self.kernel.call_in(PHYSICS_STEP_NS, self._step_physics)
+
+    def _at(self, at_s: float, callback: Callable[[], object]) -> None:
+        self.kernel.call_at(self.start_ns + round(at_s * SECOND), callback)
+
+    def _plan_vehicle(self, number: int, unit: Unit) -> None:
+        cycle = self.scenario.power_cycle
+        unit.cycle_power_after_download(round(cycle.after_download_s * SECOND), round(cycle.off_s * SECOND))
+        plan = self.scenario.vehicles.get(number)
+        if plan is None:
+            return
+        if plan.offline is not None:
+            self._at(plan.offline.from_s, lambda: unit.set_coverage(covered=False))
+            self._at(plan.offline.to_s, lambda: unit.set_coverage(covered=True))
+        if plan.driving is not None:
+            self._at(plan.driving.from_s, lambda: unit.set_driving(is_driving=True))
+            self._at(plan.driving.to_s, lambda: unit.set_driving(is_driving=False))
+
+    def _plan_fault(self, fault: Fault) -> None:
+        unit = self.unit(fault.vehicle)
+        match fault:
+            case DownloadCut(after_bytes=after_bytes):
+                unit.modem.cut_after_image_bytes = after_bytes
+            case CorruptByte(at_byte=at_byte):
+                unit.modem.corrupt_at_image_byte = at_byte
+            case SlavePowerCut(slave=slave, at_progress=at_progress, off_s=off_s):
+                unit.slaves[slave - 1].power_cut_plan = PowerCutPlan(at_progress, round(off_s * SECOND))
+            case SelfTestFails(reason=reason):
+                campaign = self.scenario.campaign
+                unit.fail_self_test(campaign.software_version if campaign is not None else "", reason)
+            case SlaveReplaced(slave=slave, at_s=at_s, off_s=off_s):
+                new = slave_hwid(self.seed, fault.vehicle, slave, generation=1)
+                self._at(at_s, lambda: unit.replace_slave(slave, new, round(off_s * SECOND)))
+
+    def _step_physics(self) -> None:
+        self.kernel.call_in(PHYSICS_STEP_NS, self._step_physics)
+        dt_s = PHYSICS_STEP_NS / SECOND
+        for series, packs in self._packs.items():
+            members = [unit for unit in self.units if unit.profile.series == series]
+            packs.step([unit.current_a() for unit in members], dt_s)
+            for unit in members:
+                unit.vehicle.step(dt_s)

@@ -1,0 +1,265 @@
+"""Packs of cells in series: one equivalent-circuit model over a whole fleet, in columns.
+
+Each cell is an open-circuit voltage (by its state of charge), a series resistance R0 and one RC pair; it heats by the
+losses in both and cools towards its surroundings. Packs of one design are the rows of the arrays, cells the columns.
+
+Sign: `current_a` above 0 discharges, everywhere in this project.
+
+Strategy. Between two calls the current is constant, and for that the RC pair and the temperature have exact solutions
+(exponentials), so any step is stable and as right as the assumption: one second driving, thirty parked. Charge is counted
+per pack in float64 because small steps of a float32 sum would be lost; everything else is float32. Each pack's spread is
+drawn from (seed, VIN) alone, so a pack behaves the same in whatever company.
+
+The model knows no device: no contactor, no limit, no sensor. The voltage of a cell that is driven beyond 0 or 100 % goes
+on along its table for another 5 %; to see that is the BMS's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bmsota_sim.physics.chemistry import NMC, Chemistry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.float32]
+
+__all__ = ["PackDesign", "Packs"]
+
+# A pack needs cells for 1,500 V at most and a fleet must fit into memory; beyond this a design is a slip of the pen.
+CELLS_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackDesign:
+    """What all packs of a series have in common."""
+
+    cell_count: int
+    """Cells in series; parallel ones count as one."""
+    probe_count: int
+    """Temperature probes, spread evenly over the cells."""
+    capacity_ah: float = 150.0
+    chemistry: Chemistry = NMC
+    cooling_w_per_k: float = 0.5
+    """From one cell to its surroundings."""
+    bleed_ohm: float = 33.0
+    """Resistor that balancing puts across a cell."""
+    capacity_spread: float = 0.01
+    resistance_spread: float = 0.04
+    cooling_spread: float = 0.08
+    soc_spread: float = 0.006
+    """Standard deviations over the cells of a pack, relative to the mean; of the state of charge absolute."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cell_count <= CELLS_MAX or not 0 < self.probe_count <= self.cell_count:
+            got = f"{self.cell_count} cells and {self.probe_count} probes"
+            raise ValueError(f"expected 1 to {CELLS_MAX} cells and no more probes than cells, got {got} (pack design)")
+        if min(self.capacity_ah, self.cooling_w_per_k, self.bleed_ohm) <= 0:
+            raise ValueError("expected capacity, cooling and bleed resistance above 0, got less (pack design)")
+
+
+class Packs:
+    """The packs of many vehicles of one design. Columns are numpy arrays; `step` changes them in place."""
+
+    def __init__(
+        self,
+        design: PackDesign,
+        vins: Sequence[str],
+        *,
+        seed: int | str,
+        soc: float | Sequence[float] | None = None,
+        temperature_c: float | Sequence[float] = 20.0,
+    ) -> None:
+        """Packs at rest.
+
+        Args:
+            design: what the packs have in common.
+            vins: one pack each, in the order of the rows.
+            seed: of the run.
+            soc: state of charge at the start, for all or for each; None draws each between 0.4 and 0.9.
+            temperature_c: temperature at the start, for all or for each.
+        """
+        if len(set(vins)) != len(vins):
+            raise ValueError("expected each VIN once, got one again (packs)")
+        self.design = design
+        self.vins = tuple(vins)
+        self.row = {vin: index for index, vin in enumerate(vins)}
+        """VIN -> row of every column."""
+        count, cells, chemistry = len(vins), design.cell_count, design.chemistry
+        shape = (count, cells)
+        spread = [_draw(seed, vin, design) for vin in vins]
+        drawn = np.array([each.soc for each in spread], np.float32)
+        start = drawn if soc is None else np.broadcast_to(np.asarray(soc, np.float32), (count,))
+        self._soc_start = start[:, None] + _stack([each.soc_offset for each in spread], shape)
+        capacity_as = 3600 * design.capacity_ah * _stack([each.capacity for each in spread], shape)
+        self._soc_per_as = (1 / capacity_as).astype(np.float32)
+        self._resistance = _stack([each.resistance for each in spread], shape) / np.float32(design.capacity_ah)
+        self._cooling = np.float32(design.cooling_w_per_k) * _stack([each.cooling for each in spread], shape)
+        self._cooling_rate = self._cooling / np.float32(chemistry.heat_capacity_j_per_k_ah * design.capacity_ah)
+        self._ocv = _Table(0.0, 1 / (len(chemistry.ocv_v) - 1), chemistry.ocv_v)
+        self._ohms = _Table(
+            chemistry.r_temperature_c_min, chemistry.r_temperature_step_c, chemistry.r0_ohm_ah, chemistry.r1_ohm_ah
+        )
+        self._cooled_dt_s = 0.0
+        self._cooled: Column = np.zeros(shape, np.float32)
+        self._bled_as = np.zeros(shape)
+        self._charge_as = np.zeros(count)
+        self._rc_v: Column = np.zeros(shape, np.float32)
+        self.probe_cells = np.linspace(0, cells - 1, design.probe_count).round().astype(np.intp)
+        """Which cell each probe sits on."""
+
+        self.current_a: Column = np.zeros(count, np.float32)
+        """Of the last step; above 0 discharges."""
+        self.cell_temperature_c: Column = np.broadcast_to(np.asarray(temperature_c, np.float32), (count,))[
+            :, None
+        ] + np.zeros(shape, np.float32)
+        self.cell_soc: Column = self._soc_start.copy()
+        """0 to 1; beyond, if a pack is driven there."""
+        self.cell_ocv_v: Column = self._ocv(self.cell_soc)[0]
+        self.cell_voltage_v: Column = self.cell_ocv_v.copy()
+
+    @property
+    def pack_voltage_v(self) -> Column:
+        """Sum of the cells of each pack."""
+        total: Column = self.cell_voltage_v.sum(axis=1)
+        return total
+
+    @property
+    def soc(self) -> Column:
+        """What can still be taken from each pack: the state of charge of its emptiest cell."""
+        lowest: Column = self.cell_soc.min(axis=1)
+        return lowest
+
+    @property
+    def probe_temperature_c(self) -> Column:
+        """(packs, probes)."""
+        return self.cell_temperature_c[:, self.probe_cells]
+
+    @property
+    def charge_ah(self) -> npt.NDArray[np.float64]:
+        """Charge taken from each pack since the start; negative if more went in."""
+        return self._charge_as / 3600
+
+    def step(
+        self,
+        current_a: npt.ArrayLike,
+        dt_s: float,
+        *,
+        ambient_c: npt.ArrayLike = 20.0,
+        balancing: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Let *dt_s* seconds pass.
+
+        Args:
+            current_a: one current for each pack (or one for all), constant over the step; above 0 discharges.
+            dt_s: any time above 0.
+            ambient_c: what the cells cool towards, for each pack or for all.
+            balancing: (packs, cells), True where a cell's bleed resistor is on.
+
+        Raises:
+            ValueError: *dt_s* is not above 0, or a column has the wrong shape.
+        """
+        if not dt_s > 0:
+            raise ValueError(f"expected a step above 0 s, got {dt_s} (packs)")
+        count = len(self.vins)
+        self.current_a = self._column(current_a, count, "current_a")
+        ambient = self._column(ambient_c, count, "ambient_c")[:, None]
+        current = self.current_a[:, None]
+        if balancing is not None:
+            if balancing.shape != self.cell_soc.shape:
+                raise ValueError(f"expected balancing of shape {self.cell_soc.shape}, got {balancing.shape} (packs)")
+            bleed = np.where(balancing, self.cell_voltage_v / np.float32(self.design.bleed_ohm), np.float32(0))
+            self._bled_as += bleed.astype(np.float64) * dt_s
+            current = current + bleed
+
+        self._charge_as += self.current_a.astype(np.float64) * dt_s
+        taken_as = (self._charge_as[:, None] + self._bled_as).astype(np.float32)
+        self.cell_soc = self._soc_start - taken_as * self._soc_per_as
+        self.cell_ocv_v = self._ocv(self.cell_soc)[0]
+
+        # What is still missing shrinks by exp(-dt / tau): expm1 keeps the digits of a step that is short against tau.
+        r0, r1 = self._ohms(self.cell_temperature_c)
+        current_r = current * self._resistance
+        r0_v = current_r * r0
+        rc_end_v = current_r * r1  # Where the RC pair goes in the end.
+        change = float(np.expm1(-dt_s / self.design.chemistry.tau_s))
+        rc_gap_v = self._rc_v - rc_end_v
+        self._rc_v = self._rc_v + rc_gap_v * np.float32(change)
+        # The mean over the step, so that the heat of a long step is the heat of many short ones.
+        rc_mean_v = rc_end_v - rc_gap_v * np.float32(change * self.design.chemistry.tau_s / dt_s)
+        self.cell_voltage_v = self.cell_ocv_v - r0_v - self._rc_v
+
+        heat_w = current * (r0_v + rc_mean_v)
+        gap_c = self.cell_temperature_c - ambient - heat_w / self._cooling  # To where heating and cooling are equal.
+        if dt_s != self._cooled_dt_s:  # Most steps are as long as the one before.
+            self._cooled_dt_s, self._cooled = dt_s, np.expm1(np.float32(-dt_s) * self._cooling_rate)
+        self.cell_temperature_c = self.cell_temperature_c + gap_c * self._cooled
+
+    @staticmethod
+    def _column(values: npt.ArrayLike, count: int, name: str) -> Column:
+        column = np.asarray(values, np.float32)
+        if column.shape not in ((), (count,)):
+            raise ValueError(f"expected one number or {count}, got shape {column.shape} ({name})")
+        return np.broadcast_to(column, (count,)).copy()
+
+
+class _Table:
+    """Functions of the same argument by equally spaced points, straight in between and a little way beyond the ends."""
+
+    # How many intervals beyond the ends the line goes on before it stays level: far enough that a cell driven below 0 or
+    # above 100 % shows it, and not so far that a resistance becomes negative in the heat.
+    _LIMIT = 0.5
+
+    def __init__(self, first: float, step: float, *functions: Sequence[float]) -> None:
+        values = [np.array(points, np.float32) for points in functions]
+        self._lines = [(each[:-1], np.diff(each)) for each in values]
+        self._intervals = len(values[0]) - 1
+        self._first = np.float32(first)
+        self._per_step = np.float32(1 / step)
+
+    def __call__(self, at: Column) -> list[Column]:
+        place = np.clip((at - self._first) * self._per_step, -self._LIMIT, self._intervals + self._LIMIT)
+        index = np.clip(place.astype(np.int32), 0, self._intervals - 1)
+        rest = place - index.astype(np.float32)
+        return [base[index] + slope[index] * rest for base, slope in self._lines]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """How the cells of one pack differ from the design, and where its charge starts."""
+
+    soc: float
+    soc_offset: npt.NDArray[np.float64]
+    capacity: npt.NDArray[np.float64]
+    resistance: npt.NDArray[np.float64]
+    cooling: npt.NDArray[np.float64]
+
+
+def _draw(seed: int | str, vin: str, design: PackDesign) -> _Spread:
+    digest = hashlib.sha256(f"pack/{seed}/{vin}".encode()).digest()
+    draw = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
+    cells = design.cell_count
+
+    def around_one(spread: float) -> npt.NDArray[np.float64]:
+        # Beyond three deviations a cell would have been sorted out at the factory.
+        return 1 + spread * np.clip(draw.standard_normal(cells), -3, 3)
+
+    soc = float(draw.uniform(0.4, 0.9))
+    return _Spread(
+        soc,
+        design.soc_spread * np.clip(draw.standard_normal(cells), -3, 3),
+        around_one(design.capacity_spread),
+        around_one(design.resistance_spread),
+        around_one(design.cooling_spread),
+    )
+
+
+def _stack(rows: list[npt.NDArray[np.float64]], shape: tuple[int, int]) -> Column:
+    return np.array(rows, np.float32).reshape(shape)

@@ -1,0 +1,66 @@
+"""What the vehicles of a series are made of.
+
+A profile is data: how many slaves, what each slave measures, which cells, which hardware classes. F7 and E7 are the two
+series with a 4G modem and positioning; a further series is one more entry here or in a scenario file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bmsota.errors import ConfigurationError
+
+__all__ = ["PROFILES", "SeriesProfile"]
+
+VENDOR = "bmsota.example"
+
+# A frame carries at most 200 cells of a subsystem (GB/T 32960.3 table B.6), and the virtual masters send one.
+CELLS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesProfile:
+    """A series of vehicles: one master and equal slaves."""
+
+    series: str
+    slave_count: int
+    cells_per_slave: int
+    probes_per_slave: int
+    chemistry: str
+    """Name of a cell parameter set in `bmsota_sim.physics`."""
+    capacity_ah: float
+    has_positioning: bool = True
+    vendor: str = VENDOR
+    bootloader_dbc: str = "bms_bootloader"
+    """Name of one of `dbc/bms_bootloader*.dbc`: which identifiers its bootloaders use, and which data frames."""
+    data_bitrate_bps: int | None = None
+    """Of its internal bus; None: classic CAN."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cell_count <= CELLS_MAX:
+            raise ConfigurationError(f"series {self.series}: expected 1 to {CELLS_MAX} cells, got {self.cell_count}")
+
+    @property
+    def cell_count(self) -> int:
+        return self.slave_count * self.cells_per_slave
+
+    @property
+    def probe_count(self) -> int:
+        return self.slave_count * self.probes_per_slave
+
+    @property
+    def master_class_name(self) -> str:
+        return f"{self.series}-master"
+
+    @property
+    def slave_class_name(self) -> str:
+        return f"{self.series}-slave"
+
+
+PROFILES = {
+    profile.series: profile
+    for profile in (
+        SeriesProfile("F7", slave_count=8, cells_per_slave=12, probes_per_slave=4, chemistry="nmc", capacity_ah=150.0),
+        SeriesProfile("E7", slave_count=3, cells_per_slave=12, probes_per_slave=4, chemistry="lfp", capacity_ah=100.0),
+    )
+}

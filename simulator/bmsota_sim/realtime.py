@@ -1,0 +1,202 @@
+"""Real time: the kernel's heap against the wall clock, real TCP, real HTTP.
+
+The same units that run in virtual time run here. An I/O event first brings the kernel up to the present, so that
+everything due before it has happened before it; then it is handed to the unit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from bmsota_sim.kernel import SECOND, Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from bmsota.ota import HttpRequest
+    from bmsota_sim.links.uplink import HttpListener, StreamListener
+
+__all__ = ["RealTimeDriver", "TcpUplink"]
+
+# The longest sleep between two looks at the heap: short enough to notice a stop request at once.
+SLEEP_MAX_S = 0.2
+# One answer of the device API is at most an image; beyond this a server is feeding us endless data. The unit refuses
+# at the signed size already; this bounds what waits between the socket and the unit.
+HTTP_ANSWER_SIZE_BYTES_MAX = 64 * 1024 * 1024
+# How much answer may wait in the modem before the socket is read on, and how often it is looked at.
+HTTP_CHUNK_SIZE_BYTES = 16 * 1024
+HTTP_TIMEOUT_S = 20.0
+CONNECT_TIMEOUT_S = 10.0
+
+
+class RealTimeDriver:
+    """Pumps a kernel in real time inside an asyncio loop."""
+
+    def __init__(self) -> None:
+        # One reading of the wall clock, then the monotonic one: `now_ns` never goes back.
+        self._epoch_offset_ns = time.time_ns() - time.monotonic_ns()
+        self.kernel = Kernel(self.wall_ns())
+        self.lag_ns_max = 0
+        self._wake = asyncio.Event()
+        self.failure: BaseException | None = None
+
+    def wall_ns(self) -> int:
+        """Nanoseconds since the Unix epoch, never going back."""
+        return time.monotonic_ns() + self._epoch_offset_ns
+
+    def deliver(self, callback: Callable[..., object], *args: object) -> None:
+        """Bring the kernel up to the present, then hand it an I/O event."""
+        try:
+            self.kernel.run_until(self.wall_ns())
+            callback(*args)
+        except BaseException as error:
+            # Raised inside an asyncio callback it would only be logged; the run must end with it.
+            self.failure = error
+            raise
+        finally:
+            self._wake.set()
+
+    async def run(self, finished: Callable[[], bool], *, until_ns: int) -> None:
+        """Run until *finished* says so or *until_ns* has come."""
+        while not finished():
+            if self.failure is not None:
+                raise self.failure
+            now = self.wall_ns()
+            due = self.kernel.next_due()
+            if due is not None and due <= now:
+                self.lag_ns_max = max(self.lag_ns_max, now - due)
+            # In slices, so that a burst of bus traffic does not keep the sockets waiting.
+            self.kernel.run_until(min(now, due + 20_000_000) if due is not None and due <= now else now)
+            if now >= until_ns:
+                return
+            due = self.kernel.next_due()
+            wait_s = SLEEP_MAX_S if due is None else min(SLEEP_MAX_S, max(0.0, (due - self.wall_ns()) / SECOND))
+            if wait_s < 0.001:
+                await asyncio.sleep(0)
+                continue
+            self._wake.clear()
+            # Not wait_for: before Python 3.12 it can swallow a cancellation.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+
+
+class _Stream(asyncio.Protocol):
+    """One TCP connection to the gateway."""
+
+    def __init__(self, driver: RealTimeDriver, listener: StreamListener) -> None:
+        self._driver = driver
+        self._listener: StreamListener | None = listener
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        if self._listener is None:
+            transport.close()
+            return
+        self._driver.deliver(self._listener.stream_opened)
+
+    def data_received(self, data: bytes) -> None:
+        if self._listener is not None:
+            self._driver.deliver(self._listener.stream_received, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._driver.deliver(listener.stream_closed, "connection closed" if exc is None else str(exc))
+
+    def failed(self, reason: str) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._driver.deliver(listener.stream_closed, reason)
+
+    def close(self) -> None:
+        self._listener = None
+        if self.transport is not None:
+            self.transport.close()
+
+
+class TcpUplink:
+    """The `Uplink` of one unit over real sockets."""
+
+    def __init__(self, driver: RealTimeDriver, client: httpx.AsyncClient, *, host: str, port: int) -> None:
+        self._driver = driver
+        self._client = client
+        self._host = host
+        self._port = port
+        self._stream: _Stream | None = None
+        self._exchange: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        # asyncio keeps only weak references to tasks; we keep the strong one until it is done.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def open_stream(self, listener: StreamListener) -> None:
+        self.close_stream()
+        stream = self._stream = _Stream(self._driver, listener)
+        self._start(self._connect(stream))
+
+    async def _connect(self, stream: _Stream) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.create_connection(lambda: stream, self._host, self._port)
+        except (OSError, TimeoutError) as error:
+            stream.failed(f"cannot connect to {self._host}:{self._port}: {error or 'timed out'}")
+
+    def send_stream(self, data: bytes) -> None:
+        if self._stream is not None and self._stream.transport is not None:
+            self._stream.transport.write(data)
+
+    def close_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+    def start_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:
+        self.abort_http()
+        self._exchange = self._start(self._run_http(base_url, request, listener))
+
+    async def _run_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:
+        error: str | None = None
+        try:
+            async with self._client.stream(
+                request.method,
+                base_url.rstrip("/") + request.path,
+                headers=dict(request.headers),
+                content=request.body or None,
+                timeout=HTTP_TIMEOUT_S,
+            ) as response:
+                self._driver.deliver(listener.http_head, response.status_code, dict(response.headers))
+                size = 0
+                async for data in response.aiter_raw(HTTP_CHUNK_SIZE_BYTES):
+                    size += len(data)
+                    if size > HTTP_ANSWER_SIZE_BYTES_MAX:
+                        error = f"expected at most {HTTP_ANSWER_SIZE_BYTES_MAX} bytes of answer, got more"
+                        break
+                    self._driver.deliver(listener.http_body, data)
+        except (httpx.HTTPError, httpx.InvalidURL) as problem:
+            error = f"{type(problem).__name__}: {problem}"
+        self._driver.deliver(listener.http_ended, error)
+
+    def abort_http(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.cancel()
+
+    async def close(self) -> None:
+        """Close everything; for the end of a run."""
+        self.close_stream()
+        self.abort_http()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)

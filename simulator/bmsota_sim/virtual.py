@@ -1,0 +1,171 @@
+"""Virtual time: jump from one entry of the heap to the next, links in memory.
+
+`MemoryUplink` is the `Uplink` of a unit whose world is a platform in the same process, reached through two functions: one
+opens a link (bytes in, bytes out, deadlines), one answers an HTTP request. No socket, no event loop, no waiting.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from bmsota_sim.kernel import MS, Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bmsota.ota import HttpRequest, HttpResponse
+    from bmsota_sim.kernel import Timer
+    from bmsota_sim.links.uplink import HttpListener, StreamListener
+
+__all__ = ["MemoryPlatform", "MemoryUplink", "PlatformLink", "run_virtual"]
+
+# How far the kernel is run before *finished* is asked again.
+SLICE_NS = 100 * MS
+
+
+class PlatformLink(Protocol):
+    """The platform's end of one TCP stream."""
+
+    @property
+    def is_closing(self) -> bool: ...
+    def connected(self, now_ns: int) -> None: ...
+    def receive_data(self, data: bytes, now_ns: int) -> None: ...
+    def data_to_send(self) -> bytes: ...
+    def next_timeout(self) -> int | None: ...
+    def handle_timeout(self, now_ns: int) -> None: ...
+    def disconnected(self, now_ns: int) -> None: ...
+
+
+class MemoryPlatform(Protocol):
+    """A platform in the same process."""
+
+    def open_link(self, wake: Callable[[], None]) -> PlatformLink: ...
+    def respond(self, request: HttpRequest) -> HttpResponse: ...
+
+
+class MemoryUplink:
+    """One unit's way to a `MemoryPlatform`, with a delay in each direction."""
+
+    def __init__(self, kernel: Kernel, platform: MemoryPlatform, *, delay_ns: int) -> None:
+        self._kernel = kernel
+        self._platform = platform
+        self._delay_ns = delay_ns
+        self._connection: _Connection | None = None
+        self._exchange = 0
+
+    def open_stream(self, listener: StreamListener) -> None:
+        self.close_stream()
+        self._connection = _Connection(self._kernel, self._platform, listener, self._delay_ns)
+
+    def send_stream(self, data: bytes) -> None:
+        if self._connection is not None:
+            self._connection.send(data)
+
+    def close_stream(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def start_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:  # noqa: ARG002 - one platform
+        self._exchange += 1
+        self._kernel.call_in(self._delay_ns, self._respond, self._exchange, request, listener)
+
+    def abort_http(self) -> None:
+        self._exchange += 1
+
+    def _respond(self, exchange: int, request: HttpRequest, listener: HttpListener) -> None:
+        if exchange != self._exchange:
+            return
+        response = self._platform.respond(request)
+        self._kernel.call_in(self._delay_ns, self._deliver, exchange, response, listener)
+
+    def _deliver(self, exchange: int, response: HttpResponse, listener: HttpListener) -> None:
+        if exchange != self._exchange:
+            return
+        listener.http_head(response.status, dict(response.headers))
+        if response.body:
+            listener.http_body(response.body)
+        listener.http_ended(None)
+
+
+class _Connection:
+    """One TCP stream in memory: ordered, lossless, delayed."""
+
+    def __init__(self, kernel: Kernel, platform: MemoryPlatform, listener: StreamListener, delay_ns: int) -> None:
+        self._kernel = kernel
+        self._listener: StreamListener | None = listener
+        self._delay_ns = delay_ns
+        self._link = platform.open_link(self._woken)
+        self._timer: Timer | None = None
+        self._link_open = True
+        kernel.call_in(delay_ns, self._open)
+
+    def _open(self) -> None:
+        if not self._link_open:
+            return
+        self._link.connected(self._kernel.now_ns)
+        if self._listener is not None:
+            self._listener.stream_opened()
+        self._pump()
+
+    def send(self, data: bytes) -> None:
+        self._kernel.call_in(self._delay_ns, self._receive, data)
+
+    def close(self) -> None:
+        """The unit closes, or its power is gone: the platform learns it a delay later."""
+        self._listener = None
+        self._kernel.call_in(self._delay_ns, self._close_link)
+
+    def _close_link(self) -> None:
+        if self._link_open:
+            self._link_open = False
+            if self._timer is not None:
+                self._timer.cancel()
+            self._link.disconnected(self._kernel.now_ns)
+
+    def _receive(self, data: bytes) -> None:
+        if self._link_open:
+            self._link.receive_data(data, self._kernel.now_ns)
+            self._pump()
+
+    def _woken(self) -> None:
+        self._kernel.call_soon(self._timeout)
+
+    def _timeout(self) -> None:
+        if self._link_open:
+            self._link.handle_timeout(self._kernel.now_ns)
+            self._pump()
+
+    def _pump(self) -> None:
+        data = self._link.data_to_send()
+        if data:
+            self._kernel.call_in(self._delay_ns, self._deliver, data)
+        if self._link.is_closing:
+            self._close_link()
+            self._kernel.call_in(self._delay_ns, self._closed)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        due = self._link.next_timeout()
+        self._timer = None if due is None else self._kernel.call_at(due, self._timeout)
+
+    def _deliver(self, data: bytes) -> None:
+        if self._listener is not None:
+            self._listener.stream_received(data)
+
+    def _closed(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.stream_closed("closed by the platform")
+
+
+def run_virtual(
+    kernel: Kernel, finished: Callable[[], bool], *, until_ns: int, tick: Callable[[], object] = lambda: None
+) -> None:
+    """Run *kernel* until *finished* says so or *until_ns* has come; *tick* is called between slices."""
+    while kernel.now_ns < until_ns and not finished():
+        due = kernel.next_due()
+        if due is None:
+            return
+        kernel.run_until(min(until_ns, max(kernel.now_ns + SLICE_NS, due)))
+        tick()
