@@ -1,13 +1,11 @@
-"""Write docs/bootloader.md.
+"""Keep the made parts of docs/bootloader.md: state tables, layouts, CAN messages, and sequences recorded from real code.
 
-`python scripts/make_bootloader_doc.py` writes it, `--check` only says whether it is as this script would write it (exit
-code 1 if not). State tables, layouts and limits are taken from the code, the CAN messages from the DBC, and the sequences
-are recorded from real client and target code over a pipe in memory; only the sentences stand here.
+`python scripts/make_bootloader_doc.py` writes them, `--check` only says whether they are up to date (exit code 1 if not).
+The page itself is written by hand.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -61,13 +59,16 @@ from bmsota.bootloader._offer import OFFER_LAYOUT
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
 from bmsota.signals import loads
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pages import DOCS, layout, run, table
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from bmsota.canframe import CanFrame
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "bootloader.md"
+PAGE = DOCS / "bootloader.md"
 DBC = ROOT / "dbc" / "bms_bootloader.dbc"
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
@@ -77,13 +78,6 @@ FRAME_NS = 227_600  # 8 bytes, 11-bit id, 500 kbit/s, expected stuffing
 
 
 # ---- tables
-
-
-def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    heads = list(heads)
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def transitions(machine: Mapping[tuple[Any, Any], Any]) -> str:
@@ -104,16 +98,8 @@ def diagram(machine: Mapping[tuple[Any, Any], Any], start: Any) -> str:
     return "\n".join([*lines, "```"])
 
 
-def layout(struct: Any) -> str:
-    rows, offset = [], 0
-    for field in struct.subcons:
-        size = field.sizeof()
-        rows.append((offset, size, f"`{field.name}`"))
-        offset += size
-    return table(("offset", "bytes", "field"), rows)
-
-
-def messages(database: Any) -> str:
+def messages() -> str:
+    database = loads(DBC.read_text(encoding="utf-8"))
     request, reply = database["BootRequest"], database["BootReply00"]
     parts = [
         "### BootRequest (0x700)",
@@ -435,206 +421,58 @@ def locked_node() -> str:
 # ---- the page
 
 
-def page() -> str:
-    database = loads(DBC.read_text(encoding="utf-8"))
+def machine(transitions_of: Mapping[tuple[Any, Any], Any], start: Any) -> Callable[[], str]:
+    return lambda: f"{diagram(transitions_of, start)}\n\n{transitions(transitions_of)}"
+
+
+PARTS = {
+    "a whole update": good_way,
+    "two frames lost": bad_way,
+    "two nodes at once": many_nodes,
+    "security access": locked_node,
+    "the flasher's states": machine(CLIENT_TRANSITIONS, ClientState.DISCOVERING),
+    "commands to one node": machine(COMMAND_TRANSITIONS, CommandState.DISCOVERING),
+    "the node's states": machine(TARGET_TRANSITIONS, NodeState.APPLICATION),
+    "failures": failures,
+    "a slot's life": machine(SLOT_TRANSITIONS, SlotState.EMPTY),
+    "area head": partial(layout, HEAD_LAYOUT),
+    "record": partial(layout, RECORD_LAYOUT),
+    "boot state": lambda: f"{layout(STATE_LAYOUT)}\n\n{layout(SLOT_LAYOUT)}",
+    "staging progress": partial(layout, PROGRESS_LAYOUT),
+    "offer record": partial(layout, OFFER_LAYOUT),
+    "messages": messages,
+    "result codes": result_codes,
+}
+
+
+def phrases() -> list[str]:
+    """What the page's sentences say of the code's numbers."""
     client, target, limits = BootloaderTiming(), TargetTiming(), TargetLimits()
-    return f"""<!-- Made by scripts/make_bootloader_doc.py from the code's tables. Do not edit: change the code or the script. -->
-
-# The CAN bootloader
-
-How a flasher (the command line, a master BMS, a test) puts a firmware image on a node (a master or a slave) over CAN, and how the
-node keeps two images so that a power cut at any moment leaves one that boots. Protocol version {PROTOCOL_VERSION}. Both ends are in
-`bmsota.bootloader`, the slots in `bmsota.boot`; every CAN message is defined in `dbc/bms_bootloader*.dbc`.
-
-## In twelve lines
-
-1. Ids 0x700 to 0x77F, or 0x1CFF0700 to 0x1CFF077F with 29 bits; the internal bus's own ids (0x100 to 0x5FF) are more urgent and pass
-   first. Commands and replies are classic frames of 8 bytes.
-2. Commands go out on the first id and name the node's position: 0 the master, 1 to 31 a slave. The node answers on its own id (0x720 +
-   position). Each side names the protocol versions it speaks, and the newest that both speak is used.
-3. Data frames are raw bytes, 8 or (CAN FD) {FD_DATA_BYTES}. Their index in the block is in the id (0x740 + 0..63): no byte is spent on it.
-4. A block is up to {BLOCK_FRAMES_MAX} data frames and one CheckBlock with their CRC-32. Blocks go out one behind the other; every few blocks a
-   CheckBlock asks for a *report*, and the next blocks go out while it is on its way.
-5. A report says what is missing (a list, or bitmaps when it is much), what is complete and how far the image is stored. Only what is
-   missing is sent again, between two blocks. A block whose CRC is wrong is missing whole.
-6. The *window* (blocks under way) begins small and grows to what the node can hold. When much is missing a slower pace is tried, and kept
-   if it helps.
-7. A *broadcast* is the same to many nodes at once: what any of them misses is sent again once. Each node has a result of its own.
-8. Before the image an *offer record* goes over: role, hardware class, size, SHA-256, version, counter, shape of the stream. What does not
-   fit is refused before the first erase. The node answers from which offset it wants the image; that is the only way to resume, whoever
-   was cut.
-9. Every command has a tag. The node does a tag once and answers a repetition with the same result. Commands carry the *boot id* they are
-   meant for: a repeated Reset cannot restart a node twice.
-10. FinishTransfer verifies digest, signature, hardware and counter on the node. ActivateTest lets the next boot try the image; Confirm
-    makes it permanent; without Confirm the next boot reverts.
-11. A node may want *security access*: it gives a challenge, and does nothing that changes its images before it has a signature over it.
-12. What takes longer than {target.pending_threshold_ns // MS} ms is announced with Pending. A flasher that is silent for {target.session_timeout_ns // 1000 // MS} s is gone: the node goes back to
-    its application and keeps what it has.
-
-## A whole update
-
-Recorded from the code. The image is 2233 bytes, blocks are 512 bytes.
-
-{good_way()}
-
-## Two frames lost, then the node's supply fails
-
-The node resumes from the last whole erase block (1024 bytes here): cells behind it may be torn and are erased again.
-
-{bad_way()}
-
-## Two nodes at once
-
-Each misses another frame, and node 2 a CheckBlock, which is frame {CHECK_FRAME} of its block. Both frames go out again once, for both.
-
-{many_nodes()}
-
-Passes of four phases: all members are found, checked and unlocked; one after another gets the offer; all get the stream, from the lowest
-offset any of them wants; all verify. A member that is late, wants a pause before it is unlocked, falls silent or restarts is left
-behind by its phase and served in the next pass. A member that refuses has failed, and says why; the others go on. The flashing engine
-serves a node that takes no broadcasts alone, behind the others.
-
-## The stream
-
-OpenBlock says which block the next data frames belong to: the stream goes on with it, or (IsRepair) they fill gaps of it. In the stream
-the node counts: a frame belongs to the place with its index that is nearest to the expected one, so less than half a block may be lost,
-doubled or out of order; CheckBlock and OpenBlock set the count right. Counting wrong cannot store a wrong byte: the block's CRC fails
-then. The CRC begins with the image's SHA-256 and StreamOffset (4 bytes, little endian), so a block of another image, or of another place
-in this one, fails it too. Blocks are stored in order; a complete block behind a gap is kept. StreamOffset says where in the image block 0
-begins, so a node that has more already ignores what it has.
-
-When a CRC fails the node forgets the frames that repairs have brought (an OpenBlock was lost, they belong elsewhere); if it fails again,
-the whole block and its CheckBlock. Block numbers that the flasher cannot have got to are ignored; so is an OpenBlock with another
-StreamOffset once a CRC of this stream was right.
-
-A node holds {limits.window_blocks} blocks of 8-byte frames or {limits.window_blocks_fd} blocks of {FD_DATA_BYTES}-byte frames unless its Limits say otherwise. The flasher starts with {client.window_blocks_min} and asks for a
-report twice a window. When more than {client.loss_pct_high} % of what was sent is missing at a node, it tries a slower pace (pauses of {client.spacing_ns_min // 1000} us to
-{client.spacing_ns_max // MS} ms between frames): if the loss goes down to a third, a receiver or an adapter was overrun, and the pace is kept and raised step by
-step; if not, the wire is bad, and the stream goes on at full speed. From {client.loss_pct_low} % on OpenBlock is sent once more. A node that gets no further in
-{client.rounds_stuck} reports is sent to more slowly in any case.
-
-With compression the stream is a heatshrink stream (window {1 << WINDOW_BITS} bytes, copies of up to {1 << LOOKAHEAD_BITS} bytes) of the image from StreamOffset on. It is used
-if all nodes of the stream can take it and it saves 3 % or more. If the image then comes out wrong on a node (Damaged), that node gets it
-without compression.
-
-## Security access
-
-{locked_node()}
-
-The challenge has {CHALLENGE_BYTES} bytes; the Ed25519 signature ({SIGNATURE_BYTES} bytes) is over a fixed text, the challenge and the node's hardware id, so it opens no
-other node and no other time. The node holds public keys only. Without access it answers BeginTransfer, ActivateTest, Confirm and Revert
-with AccessNeeded. Wrong answers cost a delay that grows; AccessWait says how long. A command to a node
-in its application is unlocked there: the application goes on. Access ends with LeaveBootloader, after
-{TargetTiming().session_timeout_ns // 1_000_000_000} s of silence and with a restart.
-
-## The flasher's states
-
-{diagram(CLIENT_TRANSITIONS, ClientState.DISCOVERING)}
-
-{transitions(CLIENT_TRANSITIONS)}
-
-Each request is sent {client.reply_tries} times at most, at first {client.reply_timeout_ns // MS} ms apart, then twice as long each time up to {client.reply_timeout_ns_max // MS} ms; Discover {client.discover_tries} times,
-{client.discover_timeout_ns // MS} ms apart. A report is asked for {client.report_tries} times at most, as often as it usually takes to come. After
-{client.interruptions_max} interruptions without getting further than ever before the flasher gives up.
-
-## Commands to one node
-
-{diagram(COMMAND_TRANSITIONS, CommandState.DISCOVERING)}
-
-{transitions(COMMAND_TRANSITIONS)}
-
-## The node's states
-
-{diagram(TARGET_TRANSITIONS, NodeState.APPLICATION)}
-
-{transitions(TARGET_TRANSITIONS)}
-
-Anything else is answered WRONG_STATE. A command that is refused changes no state. Discover is answered in every state but RESTARTING.
-A node that has no image to run starts in BOOTLOADER.
-
-## What a failure means
-
-A transfer writes the spare slot only and nothing runs before ActivateTest, so running it again is always safe.
-
-{failures()}
-
-## A slot's life
-
-{diagram(SLOT_TRANSITIONS, SlotState.EMPTY)}
-
-{transitions(SLOT_TRANSITIONS)}
-
-One slot is *active*: it boots normally. Staging writes the other one. A test boot is recorded before the image gets control; the boot
-after it finds the record and, without a confirmation, takes the image back. The security counter rises at Confirm (or, for a
-pack that confirms all its nodes first, by a later Confirm with RaiseCounter), never before; images with a lower counter are refused
-from then on, also as fallback.
-
-A pack goes forward or back as one: stage all nodes, ActivateTest and Reset all, Confirm all without RaiseCounter, and when the last
-one has confirmed, Confirm all with RaiseCounter. Until then Revert brings each node back to its old image; a node that reverted by
-itself still has the new image staged and needs ActivateTest and Reset only.
-
-## The journal
-
-Two areas of whole erase blocks. Records are appended to the current one, each by one flash write, padded to the flash's write unit. When
-the next one does not fit, the other area is erased, gets a snapshot of what still counts, and last of all its head with a generation one
-higher; the area with the highest valid head is current. All numbers are little endian; every CRC is the CRC-32 of Ethernet.
-
-Area head:
-
-{layout(HEAD_LAYOUT)}
-
-Record, followed by `size` bytes of payload. `header_crc` is the low half of the CRC-32 of magic, kind, size and sequence:
-
-{layout(RECORD_LAYOUT)}
-
-Kind 1, the boot state (two slots of the second table):
-
-{layout(STATE_LAYOUT)}
-
-{layout(SLOT_LAYOUT)}
-
-Kind 2, staging progress, written after each whole erase block:
-
-{layout(PROGRESS_LAYOUT)}
-
-Kind 3 and 4, an application record set or deleted: one byte of name length, the name, the value.
-
-A torn record fails its CRC and is skipped, so the older one wins. A write cut in its very first unit may leave cells that read as
-erased and must not be written again; therefore nothing is appended to an area found at power-up: the first change goes to the other
-one.
-
-## The offer record
-
-Sent as {OFFER_LAYOUT.sizeof() // 8} data frames (CAN FD: {-(-OFFER_LAYOUT.sizeof() // FD_DATA_BYTES)}) before BeginTransfer; what fills the last frame up is ignored.
-
-{layout(OFFER_LAYOUT)}
-
-## CAN messages
-
-Taken from `dbc/bms_bootloader.dbc`; signals are unsigned, little endian, unscaled. Ranges and value tables: [dbc/bms_bootloader.md](dbc/bms_bootloader.md);
-all files: [dbc.md](dbc.md).
-
-{messages(database)}
-
-### Result codes
-
-{result_codes()}
-"""  # noqa: S608  A page, not a query.
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if the page is out of date")
-    check = parser.parse_args(arguments).check
-    text = page()
-    if check:
-        up_to_date = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-        print(f"{PAGE.name}: {'up to date' if up_to_date else 'out of date, run scripts/make_bootloader_doc.py'}")
-        return 0 if up_to_date else 1
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE.name}")
-    return 0
+    silence_s = target.session_timeout_ns // 1000 // MS
+    fd_frames = -(-OFFER_LAYOUT.sizeof() // FD_DATA_BYTES)
+    return [
+        f"Protocol version {PROTOCOL_VERSION}.",
+        f"Data frames are raw bytes, 8 or (CAN FD) {FD_DATA_BYTES}.",
+        f"A block is up to {BLOCK_FRAMES_MAX} data frames",
+        f"What takes longer than {target.pending_threshold_ns // MS} ms is announced with Pending.",
+        f"silent for {silence_s} s",
+        f"a CheckBlock, which is frame {CHECK_FRAME} of its block",
+        f"A node holds {limits.window_blocks} blocks of 8-byte frames or {limits.window_blocks_fd} blocks of {FD_DATA_BYTES}-byte frames",
+        f"starts with {client.window_blocks_min} and",
+        f"more than {client.loss_pct_high} % of what was sent",
+        f"pauses of {client.spacing_ns_min // 1000} us to {client.spacing_ns_max // MS} ms between frames",
+        f"From {client.loss_pct_low} % on OpenBlock is sent once more.",
+        f"gets no further in {client.rounds_stuck} reports",
+        f"(window {1 << WINDOW_BITS} bytes, copies of up to {1 << LOOKAHEAD_BITS} bytes)",
+        f"The challenge has {CHALLENGE_BYTES} bytes; the Ed25519 signature ({SIGNATURE_BYTES} bytes)",
+        f"after {silence_s} s of silence",
+        f"Each request is sent {client.reply_tries} times at most, at first {client.reply_timeout_ns // MS} ms apart",
+        f"up to {client.reply_timeout_ns_max // MS} ms; Discover {client.discover_tries} times, {client.discover_timeout_ns // MS} ms apart.",
+        f"A report is asked for {client.report_tries} times at most",
+        f"After {client.interruptions_max} interruptions without getting further",
+        f"Sent as {OFFER_LAYOUT.sizeof() // 8} data frames (CAN FD: {fd_frames})",
+    ]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(PAGE, PARTS, phrases()))

@@ -7,26 +7,25 @@ written by hand and is kept.
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bmsota import gbt32960
+from bmsota.gbt32960 import Command, Edition, ParameterId, RawMessage
+from bmsota.gbt32960._codec import _KINDS
+from bmsota.gbt32960._fields import Field, Text
+from bmsota.gbt32960._layouts import BODY_LAYOUTS, PARAMETER_ROWS
 
-from bmsota import gbt32960  # noqa: E402 - the checkout's, not an installed one
-from bmsota.gbt32960 import Command, Edition, ParameterId, RawMessage  # noqa: E402
-from bmsota.gbt32960._codec import _KINDS  # noqa: E402
-from bmsota.gbt32960._fields import Field, Text  # noqa: E402
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, PARAMETER_ROWS  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pages import DOCS, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGE = ROOT / "docs" / "gbt32960.md"
+PAGE = DOCS / "gbt32960.md"
 
 # Where a name belongs, by the module that defines it; the rest are found by what they are.
 SECTIONS = {
@@ -149,25 +148,8 @@ def _parameter_cell(row: object) -> str:
     return "raw"
 
 
-def page() -> str:
-    """The page with its made parts renewed."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, made in (("api", api), ("support", support)):
-        pattern = re.compile(rf"(<!-- made: {name} -->\n).*?(<!-- /made -->)", re.DOTALL)
-        assert pattern.search(text), name
-        text = pattern.sub(lambda match, made=made: match[1] + "".join(made()) + "\n" + match[2], text)
-    return text
-
-
-def main() -> int:
-    made = page()
-    if sys.argv[1:] == ["--check"]:
-        is_same = PAGE.read_text(encoding="utf-8") == made
-        print("up to date" if is_same else "docs/gbt32960.md: run scripts/make_gbt32960_doc.py again")
-        return 0 if is_same else 1
-    PAGE.write_text(made, encoding="utf-8")
-    return 0
+PARTS = {"api": lambda: "".join(api()), "support": lambda: "".join(support())}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(PAGE, PARTS))
