@@ -1,8 +1,8 @@
-"""Write docs/dbc.md and a page in docs/dbc/ for every file in dbc/.
+"""Write a page in docs/dbc/ for every file in dbc/, and their table in docs/dbc.md.
 
 `python scripts/make_dbc_pages.py` writes them, `--check` only says whether they are as this script would write them (exit
 code 1 if not), `FILE.dbc` prints the page of any DBC. Everything about messages and signals comes from the DBC, through
-the library's own loader; a new file needs nothing here. Only the sentences of the index and a few notes stand here.
+the library's own loader; a new file needs nothing here.
 
 Strategy. Buses repeat messages: one for each slave, one for each place in a block. Messages whose names differ only in a
 two-digit number, whose ids rise evenly with it and whose signals are laid out alike become one entry, with NN in place of
@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING
 
 from bmsota.adapters.files import load_dbc
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pages import made
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -31,19 +34,6 @@ ROOT = Path(__file__).resolve().parents[1]
 NUMBER = re.compile(r"(?<!\d)\d\d(?!\d)")
 # Three in a row are worth "to".
 RUN_MIN = 3
-
-# What a page says beside what its DBC says, by the beginning of the file's name.
-NOTES = {
-    "bms_internal": """One round: every 100 ms the master sends `MasterCommand`; each slave answers with its cells, its temperatures and, last, its
-status. When `SlaveNN_Status` arrives, the round of that slave is complete. Slaves send only the groups they have: 12 cells are
-groups 1 to 3. `SlaveNN_Identity` comes in eight pages after start and on request.
-""",
-    "bms_vehicle": """What the pack tells the vehicle has the ids 0x180 to 0x1FF, what the vehicle tells the pack 0x200 to 0x2FF. Currents above 0
-discharge the pack.
-""",
-    "bms_bootloader": """How the messages are used, with states and sequences: [bootloader.md](../bootloader.md).
-""",
-}
 
 
 # ---- families of messages
@@ -245,7 +235,6 @@ class Source:
 def page_text(source: Source) -> str:
     """The page of one DBC."""
     found = families(source.messages)
-    note = next((text for name, text in NOTES.items() if source.name.startswith(name)), "")
     lines = [
         f"<!-- Made by scripts/make_dbc_pages.py from {source.name}.dbc. Do not edit. -->",
         "",
@@ -259,7 +248,6 @@ def page_text(source: Source) -> str:
         f"| nodes | {names_text(source.nodes)} |",
         f"| messages | {len(source.messages)}, in {len(found)} layouts |",
         "",
-        *([note] if note else []),
         "## Messages",
         "",
         "| message | id | bytes | from | cycle |",
@@ -345,80 +333,12 @@ def condition_of(signal: Signal, by_name: dict[str, Signal]) -> str:
     return f"{signal.multiplexer} = {', '.join(numbers)}"
 
 
-# ---- the index
+# ---- the index, whose sentences a person writes
 
-INDEX = """<!-- Made by scripts/make_dbc_pages.py from the files in dbc/. Do not edit. -->
-
-# CAN messages
-
-Every CAN message of the project is defined in a DBC file in `dbc/` and nowhere else: the code reads the same files as your CAN tool. Each
-file has a page with all its messages and signals.
-
-{table}
-
-The internal and the vehicle bus are two buses; their ids overlap. The bootloader's messages go beside the traffic of the internal bus.
-
-## Names
-
-Everything that belongs to a slave starts with its position in two digits, and what comes in groups ends with the number of the group, so that
-code can build the name: `f"Slave{{position:02d}}_Cells_{{group}}"`. Positions and groups count from 1; position 0 is the master. The id holds
-the position too: base id of the message plus position.
-
-The top numbers of measurements are marks, as in GB/T 32960.3: *Abnormal* (the sensor is faulty) and *Invalid* (there is no such value).
-
-On the pages, NN is a number in two digits and N the same without leading zeros. Bits are written as in DBC: start bit, length, `LE` (Intel)
-or `BE` (Motorola).
-
-## Use
-
-The files are in `dbc/` of a checkout and inside the installed package:
-
-```console
-$ python -c "from bmsota.adapters.files import packaged_dbc; print(packaged_dbc('bms_internal'))" > bms_internal.dbc
-```
-
-From Python, with [our codec](signals.md). A value that the value table names is decoded as that name, any other as a number in the unit; `encode`
-takes names and numbers alike.
-
-```pycon
->>> from bmsota.adapters.files import packaged_dbc
->>> from bmsota.signals import loads
->>> internal = loads(packaged_dbc("bms_internal"))
->>> internal["Slave03_Cells_1"].decode(bytes.fromhex("a08c fe8e feff ffff"))
-{{'Cell_01': 3.6, 'Cell_02': 3.6606, 'Cell_03': 'Abnormal', 'Cell_04': 'Invalid'}}
->>> internal["MasterCommand"].frame({{"CycleCounter": 7, "Mode": "Measure", "BalancingPermitted": "No",
-...     "IdentityRequest": "Yes", "IdentityPosition": 3, "BalancingVoltage": 3.65}})
-CanFrame(can_id=256, data=b'\\x07!\\x03\\x00\\x94\\x8e\\x00\\x00', is_extended_id=False, is_fd=False)
-
-```
-
-A log, on the command line; `--dbc` takes a file or the name of one of ours, and may be repeated:
-
-```console
-$ bmsota dbc decode drive.blf --dbc bms_internal --dbc bms_bootloader
-$ bmsota dbc decode drive.blf --dbc bms_internal --only Slave03_Status --csv slave03.csv
-```
-
-With cantools (every file loads in its strict mode), from Python and on the command line:
-
-```pycon
->>> import cantools
->>> theirs = cantools.database.load_string(packaged_dbc("bms_vehicle"))
->>> theirs.decode_message("PackLimits", bytes.fromhex("e803 f401 100e a00f"))["ChargeCurrentMax"]
-50.0
-
-```
-
-```console
-$ candump can0 | python -m cantools decode --single-line dbc/bms_internal.dbc
-$ python -m cantools monitor dbc/bms_internal.dbc -b socketcan -c can0
-```
-
-With SavvyCAN: File, DBC File Manager, Load; associate the file with the bus it belongs to (or -1, every bus) and tick "Interpret Frames".
-"""
+INDEX_WITHOUT_WORDS = "# CAN messages\n\n<!-- made: files -->\n<!-- /made -->\n"
 
 
-def index_text(sources: Sequence[Source]) -> str:
+def files_table(sources: Sequence[Source]) -> str:
     rows = ["| file | what it is for | frames | ids | nodes |", "|---|---|---|---|---|"]
     for source in sources:
         # The first sentence of the file's own comment.
@@ -431,14 +351,16 @@ def index_text(sources: Sequence[Source]) -> str:
             names_text(source.nodes),
         ]
         rows.append("| " + " | ".join(cell(each) for each in cells) + " |")
-    return INDEX.format(table="\n".join(rows))
+    return "\n".join(rows)
 
 
 def outputs() -> dict[Path, str]:
     """Every file this script is responsible for, and what must be in it."""
     sources = [Source.read(path) for path in sorted((ROOT / "dbc").glob("*.dbc"))]
     pages = {ROOT / "docs" / "dbc" / f"{source.name}.md": page_text(source) for source in sources}
-    return {ROOT / "docs" / "dbc.md": index_text(sources), **pages}
+    index = ROOT / "docs" / "dbc.md"
+    text = index.read_text(encoding="utf-8") if index.exists() else INDEX_WITHOUT_WORDS
+    return {index: made(text, {"files": lambda: files_table(sources)}), **pages}
 
 
 def main(arguments: list[str] | None = None) -> int:
