@@ -10,8 +10,8 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Protocol
 
 from bmsota_sim.devices.flash import FlashModel
+from bmsota_sim.samples import sample_file
 
-from bmsota.adapters.files import packaged_firmware
 from bmsota.boot import BootStore, SlotLayout
 from bmsota.bootloader import TargetIdentity
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, load_signing_key, verify_image
@@ -44,7 +44,7 @@ def image() -> bytes:
         security_counter=1,
         hardware_class=HARDWARE,
         role=ImageRole.SLAVE,
-        signing_key=load_signing_key(packaged_firmware("keys/image.SAMPLE.private.pem")),
+        signing_key=load_signing_key(sample_file("keys/image.SAMPLE.private.pem")),
     )
 
 
@@ -99,7 +99,7 @@ class Pump:
 
 def make_store() -> BootStore:
     """An empty store that believes the sample key, on a flash that takes no time."""
-    public_key = load_signing_key(packaged_firmware("keys/image.SAMPLE.private.pem")).public_key()
+    public_key = load_signing_key(sample_file("keys/image.SAMPLE.private.pem")).public_key()
     flash = FlashModel(1024 * 1024, erase_block_bytes=4096, erase_ns=0, program_ns=0)
     return BootStore(
         flash,

@@ -8,7 +8,7 @@ factory with, 2.1.0 the update. The programs do nothing: they look like Cortex-M
 set of instructions, constants, erased runs), so that compression and deltas behave as on real firmware. Of 2.0.0 and 2.1.0
 most functions are equal, some are changed and one is new, so that everything behind it moves.
 
-The keys are derived from sentences in this file. They are as public as this text: never trust them outside a test.
+The keys are those of `bmsota_sim.samples`, derived from sentences. They are public: never trust them outside a test.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from bmsota_sim.samples import sample_key, sample_key_files
 
 from bmsota.image import HardwareClass, ImageDependency, ImageRole, ImageVersion, build_image
 from bmsota.ota import ReleaseManifest, describe_image, sign_manifest
@@ -28,7 +27,7 @@ from bmsota.ota import ReleaseManifest, describe_image, sign_manifest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["VENDOR", "build", "main", "sample_key"]
+__all__ = ["VENDOR", "build", "main"]
 
 VENDOR: Final = "bmsota.example"
 SERIES: Final = ("F7", "E7")
@@ -67,17 +66,9 @@ _COMMON: Final = (
 )
 
 
-def sample_key(purpose: str) -> Ed25519PrivateKey:
-    """The sample key for "image" or "manifest": worthless, because everybody can compute it."""
-    sentence = f"bmsota SAMPLE {purpose} key. Published on purpose, never trust it outside a test."
-    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(sentence.encode()).digest())
-
-
 def build() -> dict[str, bytes]:
     """All files by name, keys included."""
-    files: dict[str, bytes] = {}
-    for purpose in ("image", "manifest"):
-        files |= _key_files(purpose)
+    files = sample_key_files()
     for series in SERIES:
         images: list[bytes] = []
         for version, counter in VERSIONS:
@@ -117,17 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_there(path: Path, data: bytes) -> bool:
     return path.is_file() and path.read_bytes() == data
-
-
-def _key_files(purpose: str) -> dict[str, bytes]:
-    key = sample_key(purpose)
-    notice = f"SAMPLE {purpose} key of the bmsota project. Published on purpose, never trust it outside a test.\n"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return {
-        f"keys/{purpose}.SAMPLE.private.pem": notice.encode() + private,
-        f"keys/{purpose}.SAMPLE.public.pem": notice.encode() + public,
-    }
 
 
 def _image(name: str, role: ImageRole, version: ImageVersion, counter: int) -> bytes:

@@ -31,11 +31,12 @@ print("core wheel ok:", bmsota.__version__, bmsota.__file__)
 """
 
 ALL_CHECK = """
-from bmsota.adapters.files import packaged_dbc, packaged_firmware_names
+from bmsota.adapters.files import packaged_dbc
+from bmsota_sim.samples import sample_names
 from bmsota.signals import loads
 for name in ("bms_internal", "bms_bootloader"):
     assert len(list(loads(packaged_dbc(name)))) > 3, name
-assert any(name.endswith(".cose") for name in packaged_firmware_names()), packaged_firmware_names()
+assert any(name.endswith(".cose") for name in sample_names()), sample_names()
 print("packaged data ok")
 """
 

@@ -1,7 +1,7 @@
 """Files: those that ship with the package, and DBC files of the user.
 
-DBC files and sample firmware images stand at the top of a checkout, where people look for them, and are copied into the
-package (`bmsota/_data`) when the wheel is built. Here both places are one.
+The DBC files stand at the top of a checkout, where people look for them, and are copied into the package (`bmsota/_data`)
+when the wheel is built. Here both places are one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bmsota.signals import Database
 
-__all__ = ["FilePath", "load_dbc", "packaged_dbc", "packaged_dbc_names", "packaged_firmware", "packaged_firmware_names"]
+__all__ = ["FilePath", "load_dbc", "packaged_dbc", "packaged_dbc_names"]
 
 FilePath: TypeAlias = str | PathLike[str]
 
@@ -52,26 +52,15 @@ def packaged_dbc(name: str) -> str:
         ConfigurationError: there is none of that name.
     """
     stem = name.removesuffix(".dbc")
-    return _text(_packaged("dbc", f"{stem}.dbc"))
+    # Compared with the listing, so that a name with ".." in it cannot leave the folder.
+    if f"{stem}.dbc" not in _listed():
+        raise ConfigurationError(f"no packaged DBC {name!r}; there are {', '.join(packaged_dbc_names()) or 'none'}")
+    return _text(_folder().joinpath(f"{stem}.dbc").read_bytes())
 
 
 def packaged_dbc_names() -> tuple[str, ...]:
     """The names `packaged_dbc` knows, without the suffix."""
-    return tuple(name.removesuffix(".dbc") for name in _listed("dbc") if name.endswith(".dbc"))
-
-
-def packaged_firmware(name: str) -> bytes:
-    """The bytes of a sample image, manifest or key that ships with the package, by its path below `firmware_images/`.
-
-    Raises:
-        ConfigurationError: there is none of that name.
-    """
-    return _packaged("firmware_images", name)
-
-
-def packaged_firmware_names() -> tuple[str, ...]:
-    """The names `packaged_firmware` knows, sorted; files in subfolders as `keys/name`."""
-    return _listed("firmware_images")
+    return tuple(name.removesuffix(".dbc") for name in _listed())
 
 
 def _text(data: bytes) -> str:
@@ -81,31 +70,13 @@ def _text(data: bytes) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def _folder(kind: str) -> Traversable:
-    inside = resources.files("bmsota").joinpath("_data", kind)
-    if inside.is_dir():
-        return inside
-    return Path(__file__).resolve().parents[2] / kind  # A checkout: the folder beside the package.
+def _folder() -> Traversable:
+    inside = resources.files("bmsota").joinpath("_data", "dbc")
+    return inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "dbc"  # A checkout: beside the package.
 
 
-def _listed(kind: str) -> tuple[str, ...]:
-    names: list[str] = []
-    folders: list[tuple[str, Traversable]] = [("", _folder(kind))]
-    for prefix, folder in folders:
-        if not folder.is_dir():
-            continue
-        for item in folder.iterdir():
-            if item.name.startswith(".") or item.name == "__pycache__":
-                continue
-            if item.is_dir():
-                folders.append((f"{prefix}{item.name}/", item))
-            else:
-                names.append(prefix + item.name)
-    return tuple(sorted(names))
-
-
-def _packaged(kind: str, name: str) -> bytes:
-    # Compared with the listing, so that a name with ".." in it cannot leave the folder.
-    if name not in _listed(kind):
-        raise ConfigurationError(f"expected one of {', '.join(_listed(kind)) or 'no files'}, got {name!r} ({kind})")
-    return _folder(kind).joinpath(*name.split("/")).read_bytes()
+def _listed() -> tuple[str, ...]:
+    folder = _folder()
+    return (
+        tuple(sorted(item.name for item in folder.iterdir() if item.name.endswith(".dbc"))) if folder.is_dir() else ()
+    )

@@ -20,13 +20,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from bmsota import __version__
-from bmsota.adapters.files import packaged_firmware, packaged_firmware_names
 from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota.image import load_public_key
 from bmsota_sim.bench import BenchOptions, BenchProtocol, BenchTopology
 from bmsota_sim.bench._console import run_bench, say
 from bmsota_sim.devices.flash import ERASE_NS, PROGRAM_NS
 from bmsota_sim.links.canbus import BusFaults
+from bmsota_sim.samples import sample_file, sample_names
 from bmsota_sim.scenario import packaged_scenario, parse_scenario
 
 if TYPE_CHECKING:
@@ -246,11 +246,11 @@ def samples(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Made if it is not there.")],
 ) -> None:
     """Write the sample images, release manifests and keys that the virtual units believe."""
-    names = [name for name in packaged_firmware_names() if not name.endswith(".py")]
+    names = sample_names()
     for name in names:
         path = folder.joinpath(*name.split("/"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(packaged_firmware(name))
+        path.write_bytes(sample_file(name))
     typer.echo(f"{len(names)} files in {folder}")
 
 

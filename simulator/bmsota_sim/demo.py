@@ -25,7 +25,7 @@ from bmsota_cloud.wiring import RunningCloud, ServeOptions, build_app, build_clo
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from bmsota.adapters.files import packaged_dbc, packaged_firmware, packaged_firmware_names
+from bmsota.adapters.files import packaged_dbc
 from bmsota.errors import ConfigurationError
 from bmsota.image import load_public_key
 from bmsota.signals import loads
@@ -36,6 +36,7 @@ from bmsota_sim.kernel import MS, SECOND, Kernel
 from bmsota_sim.operator import OPEN_STATUSES, Operator, PlatformRefusedError
 from bmsota_sim.profiles import PROFILES
 from bmsota_sim.realtime import RealTimeDriver, TcpUplink
+from bmsota_sim.samples import sample_file, sample_names
 from bmsota_sim.scenario import CorruptByte, DownloadCut, SlavePowerCut, SlaveReplaced
 from bmsota_sim.streams import stream, stream_bytes
 from bmsota_sim.virtual import MemoryUplink, run_virtual
@@ -302,25 +303,25 @@ def _raw(key: Ed25519PublicKey) -> bytes:
 def _release(series: str, version: str) -> tuple[bytes, list[bytes]]:
     """A sample release: its manifest and its images."""
     images = [
-        packaged_firmware(name)
-        for name in packaged_firmware_names()
+        sample_file(name)
+        for name in sample_names()
         if name.startswith(f"{series}-") and name.endswith(f"-{version}.bin")
     ]
-    return packaged_firmware(f"{series}-{version}.manifest.cose"), images
+    return sample_file(f"{series}-{version}.manifest.cose"), images
 
 
 def _factory_images(series: str) -> FactoryImages:
     return FactoryImages(
-        packaged_firmware(f"{series}-master-{FACTORY_VERSION}.bin"),
-        packaged_firmware(f"{series}-slave-{FACTORY_VERSION}.bin"),
+        sample_file(f"{series}-master-{FACTORY_VERSION}.bin"),
+        sample_file(f"{series}-slave-{FACTORY_VERSION}.bin"),
     )
 
 
 def _keys(seed: int) -> tuple[PlatformKeys, UnitKeys]:
     """The platform's keys and what the units believe: the sample keys, and an order key of this run."""
     order_key = Ed25519PrivateKey.from_private_bytes(stream_bytes(seed, "cloud", "order key"))
-    image_key = load_public_key(packaged_firmware("keys/image.SAMPLE.public.pem"))
-    manifest_key = load_public_key(packaged_firmware("keys/manifest.SAMPLE.public.pem"))
+    image_key = load_public_key(sample_file("keys/image.SAMPLE.public.pem"))
+    manifest_key = load_public_key(sample_file("keys/manifest.SAMPLE.public.pem"))
     assert isinstance(manifest_key, Ed25519PublicKey)
     return (
         PlatformKeys(order_signing_key=order_key, manifest_public_keys=(manifest_key,), image_public_keys=(image_key,)),

@@ -16,8 +16,9 @@ import can
 import pytest
 from bmsota_sim.bench import Bench, BenchOptions, BenchTopology
 from bmsota_sim.cli import main
+from bmsota_sim.samples import sample_file
 
-from bmsota.adapters.files import packaged_dbc, packaged_firmware
+from bmsota.adapters.files import packaged_dbc
 from bmsota.adapters.pythoncan import drive, steady_clock
 from bmsota.bootloader import BootloaderWire
 from bmsota.errors import ConfigurationError, TransferError
@@ -27,7 +28,7 @@ from bmsota.signals import loads
 from bmsota.uds import UDS_11BIT
 
 NEW = ImageVersion(2, 1, 0)
-MASTER, SLAVE = (packaged_firmware(f"E7-{role}-2.1.0.bin") for role in ("master", "slave"))
+MASTER, SLAVE = (sample_file(f"E7-{role}-2.1.0.bin") for role in ("master", "slave"))
 SMALL = ["--series", "E7", "--slaves", "2"]
 # Flash without delay: the tests wait for the wire alone. The figures of real flash are tested in virtual time.
 QUICK = ["--flash-erase-ms", "0", "--flash-program-us", "0"]

@@ -9,9 +9,9 @@ from bmsota_sim.bench import BenchCommands, BenchOptions, BenchProtocol, BenchTo
 from bmsota_sim.bench._flashfile import load_flashes, save_flashes
 from bmsota_sim.kernel import MS, SECOND, Kernel
 from bmsota_sim.links.canbus import BusFaults
+from bmsota_sim.samples import sample_file
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bmsota.adapters.files import packaged_firmware
 from bmsota.bootloader import NodeState
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError
@@ -21,7 +21,7 @@ from bmsota.uds import UDS_11BIT, UDS_29BIT, ed25519_access_key
 
 START = 1_790_000_000 * SECOND
 NEW = ImageVersion(2, 1, 0)
-MASTER, SLAVE = (packaged_firmware(f"F7-{role}-2.1.0.bin") for role in ("master", "slave"))
+MASTER, SLAVE = (sample_file(f"F7-{role}-2.1.0.bin") for role in ("master", "slave"))
 
 
 class Desk:

@@ -10,7 +10,7 @@ from functools import cache
 from random import Random
 from typing import TYPE_CHECKING
 
-from bmsota.adapters.files import packaged_dbc, packaged_firmware
+from bmsota.adapters.files import packaged_dbc
 from bmsota.bootloader import BootloaderWire, NodeState
 from bmsota.errors import LocalProtocolError
 from bmsota.image import HardwareClass, load_public_key
@@ -25,6 +25,7 @@ from bmsota_sim.identity import unit_identity
 from bmsota_sim.kernel import MS
 from bmsota_sim.links.canbus import CanBus
 from bmsota_sim.profiles import PROFILES
+from bmsota_sim.samples import sample_file
 from bmsota_sim.trace import Trace
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class BenchWorld:
         profile = replace(PROFILES[options.series], slave_count=options.slave_count)
         identity = unit_identity(options.seed, options.series, 1, options.slave_count)
         internal = _database("bms_internal")
-        keys = (load_public_key(packaged_firmware("keys/image.SAMPLE.public.pem")), *options.image_keys)
+        keys = (load_public_key(sample_file("keys/image.SAMPLE.public.pem")), *options.image_keys)
         protocols = _protocols(options)
         times_ns = (options.flash_erase_ns, options.flash_program_ns)
         self._class_names: dict[int, str] = {}
@@ -234,7 +235,7 @@ class BenchWorld:
         return HardwareClass.named(PROFILES[self.options.series].vendor, name)
 
     def _factory_image(self, position: int, role: str) -> bytes:
-        return packaged_firmware(f"{self._series_at(position)}-{role}-{FACTORY_VERSION}.bin")
+        return sample_file(f"{self._series_at(position)}-{role}-{FACTORY_VERSION}.bin")
 
     def _flash_size(self, journal_size_bytes: int) -> int:
         """So much that a slot has the room that was asked for."""

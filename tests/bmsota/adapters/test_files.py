@@ -22,31 +22,26 @@ def test_the_dbc_files_of_the_project_ship():
 
 def test_a_name_that_does_not_ship_is_refused_and_cannot_leave_the_folder():
     for name in ("bms_unknown", "../pyproject", "/etc/passwd", ""):
-        with pytest.raises(ConfigurationError, match="expected one of bms_"):
+        with pytest.raises(ConfigurationError, match=r"no packaged DBC .*; there are bms_"):
             files.packaged_dbc(name)
-    with pytest.raises(ConfigurationError, match="firmware_images"):
-        files.packaged_firmware("../pyproject.toml")
 
 
 def test_files_inside_the_package_win_over_the_checkout(monkeypatch, tmp_path):
-    """In a wheel the folders are inside; there is no checkout around it."""
-    folder = tmp_path / "_data" / "firmware_images"
-    (folder / "keys").mkdir(parents=True)
-    (folder / "a.bin").write_bytes(b"image")
-    (folder / "keys" / "k.pub").write_bytes(b"key")
-    (folder / ".hidden").write_bytes(b"")
-    (folder / "__pycache__").mkdir()
+    """In a wheel the folder is inside; there is no checkout around it."""
+    folder = tmp_path / "_data" / "dbc"
+    folder.mkdir(parents=True)
+    (folder / "a.dbc").write_bytes(b"VERSION")
+    (folder / "README").write_bytes(b"")
     monkeypatch.setattr(files.resources, "files", lambda package: tmp_path)
-    assert files.packaged_firmware_names() == ("a.bin", "keys/k.pub")
-    assert files.packaged_firmware("keys/k.pub") == b"key"
-    assert "bms_internal" in files.packaged_dbc_names()  # Not inside: the checkout's.
+    assert files.packaged_dbc_names() == ("a",)
+    assert files.packaged_dbc("a") == "VERSION"
 
 
 def test_nothing_ships_if_there_is_no_folder(monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "_folder", lambda kind: tmp_path / "nowhere")
-    assert files.packaged_firmware_names() == ()
-    with pytest.raises(ConfigurationError, match="expected one of no files, got 'x'"):
-        files.packaged_firmware("x")
+    monkeypatch.setattr(files, "_folder", lambda: tmp_path / "nowhere")
+    assert files.packaged_dbc_names() == ()
+    with pytest.raises(ConfigurationError, match="no packaged DBC 'x'; there are none"):
+        files.packaged_dbc("x")
 
 
 def test_a_dbc_is_read_whatever_its_code_page(tmp_path):

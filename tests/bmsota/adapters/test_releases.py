@@ -7,19 +7,19 @@ from pathlib import Path
 
 import bincopy
 import pytest
+from bmsota_sim.samples import sample_file
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from bmsota.adapters.files import packaged_firmware
 from bmsota.adapters.releases import load_access_key, load_image_keys, load_manifest_keys, load_source
 from bmsota.flashing import Check, FaultError, FieldFault
 from bmsota.image import ImageVersion, load_public_key
 
-IMAGE = packaged_firmware("F7-slave-2.1.0.bin")
-MASTER = packaged_firmware("F7-master-2.1.0.bin")
-MANIFEST = packaged_firmware("F7-2.1.0.manifest.cose")
-KEY = load_public_key(packaged_firmware("keys/manifest.SAMPLE.public.pem"))
-IMAGE_KEY = load_public_key(packaged_firmware("keys/image.SAMPLE.public.pem"))
+IMAGE = sample_file("F7-slave-2.1.0.bin")
+MASTER = sample_file("F7-master-2.1.0.bin")
+MANIFEST = sample_file("F7-2.1.0.manifest.cose")
+KEY = load_public_key(sample_file("keys/manifest.SAMPLE.public.pem"))
+IMAGE_KEY = load_public_key(sample_file("keys/image.SAMPLE.public.pem"))
 
 
 def fault_of(function, *arguments):
@@ -192,7 +192,7 @@ class TestKeys:
 
     def test_of_images_and_manifests(self, tmp_path):
         path = tmp_path / "key.pem"
-        path.write_bytes(packaged_firmware("keys/manifest.SAMPLE.public.pem"))
+        path.write_bytes(sample_file("keys/manifest.SAMPLE.public.pem"))
         assert [key.public_bytes_raw() for key in load_manifest_keys([path])] == [KEY.public_bytes_raw()]
         p256 = self.p256(tmp_path / "p256.pem", private=False)
         assert len(load_image_keys([path, p256])) == 2
@@ -202,9 +202,9 @@ class TestKeys:
 
     def test_of_access(self, tmp_path):
         path = tmp_path / "key.pem"
-        path.write_bytes(packaged_firmware("keys/image.SAMPLE.private.pem"))
+        path.write_bytes(sample_file("keys/image.SAMPLE.private.pem"))
         assert load_access_key(path).public_key().public_bytes_raw() == IMAGE_KEY.public_bytes_raw()
         assert fault_of(load_access_key, self.p256(tmp_path / "p256.pem", private=True)).fault is FieldFault.BAD_KEY
-        path.write_bytes(packaged_firmware("keys/image.SAMPLE.public.pem"))
+        path.write_bytes(sample_file("keys/image.SAMPLE.public.pem"))
         assert fault_of(load_access_key, path).fault is FieldFault.BAD_KEY
         assert fault_of(load_access_key, Path(tmp_path, "nothing")).fault is FieldFault.FILE_MISSING

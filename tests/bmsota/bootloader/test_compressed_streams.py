@@ -6,8 +6,8 @@ from random import Random
 from zlib import crc32
 
 import pytest
+from bmsota_sim.samples import sample_file
 
-from bmsota.adapters.files import packaged_firmware
 from bmsota.boot import SlotState
 from bmsota.bootloader import (
     BootloaderClient,
@@ -44,7 +44,7 @@ def make_image(bench_parts, payload, version="2.1.0"):
 
 def firmware(bench_parts):
     """Machine code as it is: a sample image as payload."""
-    return make_image(bench_parts, packaged_firmware("F7-slave-2.1.0.bin"))
+    return make_image(bench_parts, sample_file("F7-slave-2.1.0.bin"))
 
 
 def repetitive(bench_parts, size):
