@@ -10,13 +10,13 @@ them; with BMSOTA_LONG=1 all are cut at each.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cache
 from random import Random
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from long_run import LONG
 
 from bmsota.boot import SlotState
 from bmsota.bootloader import (
@@ -37,7 +37,7 @@ from bmsota.bootloader._messages import Request
 from bmsota.bootloader._offer import OFFER_BYTES
 from bmsota.image import ImageRole, ImageVersion, build_image
 
-LONG = bool(os.environ.get("BMSOTA_LONG"))
+pytestmark = pytest.mark.long
 ACCESS_KEY = Ed25519PrivateKey.from_private_bytes(b"\x21" * 32)
 
 

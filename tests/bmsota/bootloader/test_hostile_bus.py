@@ -17,16 +17,16 @@ replays them; put it in front of the test.
 from __future__ import annotations
 
 import hashlib
-import os
 from random import Random
 from typing import Any
 from zlib import crc32
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from long_run import LONG, seeds
 
 from bmsota.boot import SlotState
 from bmsota.bootloader import (
@@ -42,7 +42,7 @@ from bmsota.bootloader._offer import Offer
 from bmsota.bootloader._target import _REPLIES_MAX
 from bmsota.canframe import CanFrame
 
-LONG = bool(os.environ.get("BMSOTA_LONG"))
+pytestmark = pytest.mark.long
 MS, SECOND = 1_000_000, 1_000_000_000
 ACCESS_KEY = Ed25519PrivateKey.from_private_bytes(b"\x31" * 32)
 
@@ -340,8 +340,10 @@ class HostileBroadcast(HostileBus):
     positions = (1, 2, 3)
 
 
+@pytest.mark.parametrize("number", seeds(), ids="seed{}".format)
 @pytest.mark.parametrize("machine", [HostileBus, HostileBroadcast])
-def test_nothing_wrong_is_stored_and_nothing_is_stuck(bench_parts, machine):
+def test_nothing_wrong_is_stored_and_nothing_is_stuck(bench_parts, machine, number):
+    @seed(number)
     def make():
         found = machine()
         found.parts = bench_parts
@@ -350,9 +352,8 @@ def test_nothing_wrong_is_stored_and_nothing_is_stuck(bench_parts, machine):
     run_state_machine_as_test(
         make,
         settings=settings(
-            max_examples=400 if LONG else 50,
+            max_examples=100 if LONG else 50,
             stateful_step_count=40 if LONG else 20,
-            derandomize=not LONG,
             deadline=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),

@@ -8,12 +8,12 @@ tests/bmsota/boot/test_power_cuts.py, which does the same to the store alone.
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import dataclass
 from itertools import product
 from random import Random
 
 import pytest
+from long_run import LONG
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.bootloader import (
@@ -29,7 +29,7 @@ from bmsota.bootloader import (
 from bmsota.image import ImageRole, ImageVersion, build_image
 
 PHASES = ("before", "inside", "after")
-LONG = bool(os.environ.get("BMSOTA_LONG"))
+pytestmark = pytest.mark.long
 POSITION = 2
 
 

@@ -4,8 +4,6 @@ imgtool's classes are called in-process, with the same inputs. Ed25519 draws no 
 is the test; ECDSA signatures of imgtool are random, so there each side verifies the other's.
 """
 
-import os
-
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from imgtool.image import Image, VerifyResult
 from imgtool.keys import ECDSA256P1, ECDSA256P1Public, Ed25519, Ed25519Public
 from imgtool.version import decode_version
+from long_run import LONG
 
 from bmsota.image import (
     HardwareClass,
@@ -28,7 +27,7 @@ from bmsota.image import (
     verify_image,
 )
 
-EXAMPLES = 2000 if os.environ.get("BMSOTA_LONG") else 150
+EXAMPLES = 2000 if LONG else 150
 
 versions = st.builds(
     ImageVersion, st.integers(0, 255), st.integers(0, 255), st.integers(0, 65535), st.integers(0, 2**32 - 1)
@@ -77,6 +76,7 @@ def imgtool_image(
     return bytes(image.payload)
 
 
+@pytest.mark.long
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(
     seed=st.binary(min_size=32, max_size=32),
