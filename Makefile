@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-dev
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo test test-long lint format bench wheel-test chromium clean
+.PHONY: help demo check test test-long lint docs format bench wheel-test chromium clean
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -24,18 +24,23 @@ $(STAMP): $(BIN)/python pyproject.toml
 demo: $(DEMO_STAMP)     ## create the environment, install, run the main job end to end
 	$(BIN)/bmsota-sim demo
 
+check: lint      ## what to run before a commit: lint, types, docs, the fast tests
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long and not browser and not demo"
+
 test: $(STAMP) chromium ## all tests, from the checkout and from the built wheel
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	$(BIN)/python scripts/wheel_test.py
 
-test-long: $(STAMP) chromium ## the same tests at larger counts
-	BMSOTA_LONG=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
-	$(BIN)/python tests/fuzz/fuzz_gbt32960.py -runs=200000 -max_len=512
+test-long: $(STAMP) ## the tests marked "long" at larger counts; goes on where it stopped (SEEDS=0:4)
+	$(BIN)/python scripts/long_tests.py --seeds $(or $(SEEDS),0:4)
 
-lint: $(STAMP)          ## format check, ruff, mypy strict
+lint: $(STAMP) docs     ## format check, ruff, mypy strict, the documentation site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(STAMP)   ## the documentation site, strict, in build/site
+	$(BIN)/python scripts/build_docs.py
 
 format: $(STAMP)        ## format in place
 	$(BIN)/ruff format .

@@ -59,3 +59,21 @@ def test_the_makefile_knows_what_the_readme_says():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for verb in re.findall(r"\$ make ([a-z-]+)", readme):
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
+
+
+def test_every_page_has_its_place_in_the_order_of_reading():
+    """A page that no list names is found by nobody."""
+    order = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        if page.name != "README.md":
+            assert f"]({page.name})" in order, page.name
+            assert f"- {page.name}\n" in navigation, page.name
+    for page in sorted((ROOT / "docs" / "api").glob("*.md")):
+        assert f"- api/{page.name}\n" in navigation, page.name
+
+
+def test_every_public_package_of_the_library_has_a_reference():
+    for package in sorted((ROOT / "bmsota").glob("*/__init__.py")):
+        if (name := package.parent.name) not in {"cli", "adapters"}:
+            assert f"::: bmsota.{name}\n" in (ROOT / "docs" / "api" / f"{name}.md").read_text(encoding="utf-8")

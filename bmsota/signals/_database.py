@@ -116,7 +116,7 @@ class Message:
 
         Raises:
             SignalError: a signal is missing, unknown, out of its range, not a name of its value table, or shares bits with
-            one that wants them different.
+                one that wants them different.
         """
         return self._encode(values)
 
@@ -135,7 +135,7 @@ class Message:
 
         Raises:
             SignalError: *data* is no such array or too narrow, a multiplexer has a number that the DBC does not define (the
-            row is named), or the extra `can`, which brings NumPy, is not installed.
+                row is named), or the extra `can`, which brings NumPy, is not installed.
         """
         return self._batch_codec().decode(data, strict=strict)
 

@@ -18,7 +18,7 @@ from bmsota_cloud.pages import build_router, mount_static
 from bmsota_cloud.wiring import build_app
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from bmsota.gbt32960 import (
     AlarmFlag,
@@ -230,6 +230,10 @@ def words():
 # -- a real browser before a real server -------------------------------------------------------------------------------
 
 
+# Ends a test that hangs. Not a verdict: a busy machine takes many seconds for a page.
+WATCHDOG_MS = 120_000
+
+
 def chromium_path():
     named = os.environ.get("BMSOTA_CHROMIUM")
     found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -283,6 +287,7 @@ def server(world):
 @pytest.fixture(scope="module")
 def chromium():
     path = chromium_path()
+    expect.set_options(timeout=WATCHDOG_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
         yield browser
@@ -313,7 +318,7 @@ def tab(chromium, server):
         context = chromium.new_context(viewport={"width": width, "height": height}, base_url=server.url, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(WATCHDOG_MS)
         watch(page)
         page.goto(path)
         if name:
