@@ -7,33 +7,24 @@ from __future__ import annotations
 
 import random
 from functools import cache, partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bmsota_sim.devices.flash import FlashModel
 from bmsota_sim.samples import sample_file
 
 from bmsota.boot import BootStore, SlotLayout
-from bmsota.bootloader import TargetIdentity
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, load_signing_key, verify_image
+from bmsota.node import TargetIdentity
 
 if TYPE_CHECKING:
     from bmsota_sim.kernel import Kernel, Timer
     from bmsota_sim.links.canbus import CanBus, Port
 
     from bmsota.canframe import CanFrame
+    from bmsota.node import CanProtocol
 
 IMAGE_SIZE_BYTES = 256 * 1024
 HARDWARE = HardwareClass.named("bmsota.example", "bench-slave")
-
-
-class Machine(Protocol):
-    """A client, a target or a server."""
-
-    def receive_frame(self, frame: CanFrame, now_ns: int) -> object: ...
-    def frames_to_send(self, now_ns: int) -> list[CanFrame]: ...
-    def next_event(self) -> object: ...
-    def next_timeout(self) -> int | None: ...
-    def handle_timeout(self, now_ns: int) -> object: ...
 
 
 @cache
@@ -51,7 +42,7 @@ def image() -> bytes:
 class Pump:
     """One machine on one port: fed with what it hears, asked for more whenever its port has sent everything."""
 
-    def __init__(self, kernel: Kernel, machine: Machine, turnaround_ns: int = 0) -> None:
+    def __init__(self, kernel: Kernel, machine: CanProtocol[object], turnaround_ns: int = 0) -> None:
         self.kernel = kernel
         self.machine = machine
         self.turnaround_ns = turnaround_ns

@@ -8,7 +8,7 @@ from bmsota_sim.kernel import SECOND, Kernel
 from bmsota_sim.links.canbus import CanBus
 
 from benchmarks._rig import Pump, image, make_identity, make_store
-from bmsota.bootloader import ImageVerified
+from bmsota.node import ImageVerified
 from bmsota.uds import UDS_11BIT, UdsServer, UdsServerTiming, UdsTransfer
 
 BITRATE_BPS = 500_000

@@ -21,26 +21,19 @@ from bmsota.bootloader import (
     BLOCK_FRAMES_MAX,
     CLIENT_TRANSITIONS,
     COMMAND_TRANSITIONS,
-    FAILURES,
     PROTOCOL_VERSION,
     TARGET_TRANSITIONS,
-    AccessGuard,
     BootloaderClient,
+    BootloaderCommand,
     BootloaderTarget,
     BootloaderTiming,
     BootloaderWire,
     BroadcastClient,
     ClientState,
-    Command,
     CommandState,
-    NodeCommand,
-    NodeState,
-    ResetRequested,
-    TargetIdentity,
     TargetLimits,
     TargetTiming,
 )
-from bmsota.bootloader._access import CHALLENGE_BYTES, SIGNATURE_BYTES
 from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS
 from bmsota.bootloader._messages import (
     CHECK_FRAME,
@@ -51,12 +44,22 @@ from bmsota.bootloader._messages import (
     ReplyKind,
     ReportReply,
     Request,
-    ResultCode,
     ResultReply,
     StatusReply,
 )
 from bmsota.bootloader._offer import OFFER_LAYOUT
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
+from bmsota.node import (
+    CHALLENGE_BYTES,
+    FAILURES,
+    SIGNATURE_BYTES,
+    AccessGuard,
+    NodeCommand,
+    NodeMode,
+    ResetRequested,
+    ResultCode,
+    TargetIdentity,
+)
 from bmsota.signals import loads
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -271,13 +274,13 @@ class Recorder:
     @staticmethod
     def _request(message: Request) -> str:
         command = message.command
-        if command is Command.CHECK_BLOCK:
+        if command is NodeCommand.CHECK_BLOCK:
             wanted = ", report wanted" if message.report_wanted else ""
             return f"CHECK_BLOCK {message.tag}, {message.frames} frames, CRC-32{wanted}"
-        if command is Command.OPEN_BLOCK:
+        if command is NodeCommand.OPEN_BLOCK:
             kind = "repair" if message.repair else f"stream from offset {message.offset}"
             return f"OPEN_BLOCK {message.tag}, {kind}"
-        details = ["" if command is Command.DISCOVER else f"tag {message.tag}"]
+        details = ["" if command is NodeCommand.DISCOVER else f"tag {message.tag}"]
         if message.frames:
             details.append(f"{message.frames} frames, CRC-32")
         return f"{command.name} {', '.join(detail for detail in details if detail)}".strip()
@@ -285,10 +288,10 @@ class Recorder:
     def _reply(self, frame: CanFrame) -> str | None:
         message = self.wire.parse(frame)
         if isinstance(message, StatusReply):
-            return f"Status {NodeState(message.node_state).name} and 15 more: version, counter, limits, class, ids"
+            return f"Status {NodeMode(message.node_state).name} and 15 more: version, counter, limits, class, ids"
         if isinstance(message, ResultReply):
-            detail = f", from offset {message.detail}" if message.command == Command.BEGIN_TRANSFER else ""
-            return f"Result {Command(message.command).name}: {ResultCode(message.code).name}{detail}"
+            detail = f", from offset {message.detail}" if message.command == NodeCommand.BEGIN_TRANSFER else ""
+            return f"Result {NodeCommand(message.command).name}: {ResultCode(message.code).name}{detail}"
         if isinstance(message, ReportReply):
             missing = f", {message.missing_total} missing" if message.missing_total else ""
             return f"Report {message.block}: next block {message.next_block}, stored {message.stored_offset}{missing}"
@@ -298,7 +301,7 @@ class Recorder:
         if isinstance(message, BitmapReply):
             return f"MissingBitmap {message.block}, segment {message.segment}, 0x{message.bitmap:08X}"
         if isinstance(message, PendingReply):
-            return f"Pending {Command(message.command).name}: {message.wait_ms} ms"
+            return f"Pending {NodeCommand(message.command).name}: {message.wait_ms} ms"
         if frame.data[0] == ReplyKind.CHALLENGE_0:
             return "Challenge in three parts"
         return None
@@ -360,8 +363,8 @@ def good_way() -> str:
     recorder = Recorder(1)
     new = image("2.1.0", 2, 2000)
     recorder.run(BootloaderClient(recorder.wire, position=1, image=new, may_compress=False))
-    for command in (Command.ACTIVATE_TEST, Command.RESET, Command.CONFIRM):
-        recorder.run(NodeCommand(recorder.wire, position=1, command=command))
+    for command in (NodeCommand.ACTIVATE_TEST, NodeCommand.RESET, NodeCommand.CONFIRM):
+        recorder.run(BootloaderCommand(recorder.wire, position=1, command=command))
     return recorder.page()
 
 
@@ -397,7 +400,7 @@ def many_nodes() -> str:
             return False
         message = recorder.wire.parse(frame)
         if isinstance(message, Request):
-            is_the_one = at.position == 2 and (message.command, message.tag) == (Command.CHECK_BLOCK, 2)
+            is_the_one = at.position == 2 and (message.command, message.tag) == (NodeCommand.CHECK_BLOCK, 2)
             return is_the_one and not checks and not checks.append(message)
         if not 0 <= frame.can_id - recorder.wire.data_id < BLOCK_FRAMES_MAX:
             return False
@@ -432,7 +435,7 @@ PARTS = {
     "security access": locked_node,
     "the flasher's states": machine(CLIENT_TRANSITIONS, ClientState.DISCOVERING),
     "commands to one node": machine(COMMAND_TRANSITIONS, CommandState.DISCOVERING),
-    "the node's states": machine(TARGET_TRANSITIONS, NodeState.APPLICATION),
+    "the node's states": machine(TARGET_TRANSITIONS, NodeMode.APPLICATION),
     "failures": failures,
     "a slot's life": machine(SLOT_TRANSITIONS, SlotState.EMPTY),
     "area head": partial(layout, HEAD_LAYOUT),

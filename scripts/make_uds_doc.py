@@ -16,8 +16,8 @@ from bmsota_sim.devices.flash import FlashModel
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
-from bmsota.bootloader import Command, ResetRequested, TargetIdentity
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
+from bmsota.node import NodeCommand, ResetRequested, TargetIdentity
 from bmsota.uds import (
     DIDS,
     NRCS,
@@ -40,7 +40,7 @@ from bmsota.uds import (
     ed25519_access_key,
     nrc_name,
 )
-from bmsota.uds._conversation import cause_of_refusal
+from bmsota.uds._exchange import cause_of_refusal
 from bmsota.uds._identifiers import ACCESS_LEVEL, BOOT_STATE_LAYOUT, NODE_KIND_LAYOUT, OFFER_LAYOUT, STAGING_LAYOUT
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -274,7 +274,7 @@ def good_way() -> str:
     recorder = Recorder()
     address = recorder.address
     recorder.run(UdsTransfer(address, image=image("2.1.0", 2, 5000), **options()))
-    for command in (Command.ACTIVATE_TEST, Command.RESET, Command.CONFIRM):
+    for command in (NodeCommand.ACTIVATE_TEST, NodeCommand.RESET, NodeCommand.CONFIRM):
         recorder.lines.append(f"    Note over Tester: {command.name}")
         recorder.run(UdsCommand(address, command=command, **options()))
     return sequence(recorder.lines)

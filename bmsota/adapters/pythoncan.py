@@ -1,7 +1,6 @@
 """Any sans-IO core on any bus of python-can: one loop that sends, waits, feeds, and decides nothing.
 
-A core is whatever has `frames_to_send`, `receive_frame`, `next_timeout`, `handle_timeout` and `next_event`: the bootloader's
-client and its target, a simulated node. Which adapter it is, is python-can's business: `can.Bus(interface=..., ...)`.
+A core is a `bmsota.node.CanProtocol`: the bootloader's client and its target, a simulated node. Which adapter it is, is python-can's business: `can.Bus(interface=..., ...)`.
 """
 
 from __future__ import annotations
@@ -18,11 +17,13 @@ from bmsota.canframe import CanFrame
 from bmsota.errors import TransferError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["CanCore", "CanPort", "FinishingCanCore", "drive", "from_message", "serve", "steady_clock", "to_message"]
+    from bmsota.node import CanProtocol, FinishingCanProtocol
 
-EventT_co = TypeVar("EventT_co", covariant=True)
+__all__ = ["CanPort", "drive", "from_message", "serve", "steady_clock", "to_message"]
+
+EventT = TypeVar("EventT")
 
 # A core without a deadline still wants to be asked whether it has finished, and the user's Ctrl-C to be heard: python-can
 # waits in C, where on Windows nothing else gets a turn.
@@ -36,27 +37,6 @@ RECEIVED_MAX = 512
 # the bus's pace; for so long a frame is offered again before the adapter is given up.
 SEND_LIMIT_S = 0.5
 SEND_PAUSE_S = 0.002
-
-
-class CanCore(Protocol[EventT_co]):
-    """What the loop needs of a core. Times are nanoseconds since the Unix epoch."""
-
-    def frames_to_send(self, now_ns: int, /) -> Iterable[CanFrame]: ...
-
-    def receive_frame(self, frame: CanFrame, now_ns: int, /) -> object: ...
-
-    def next_timeout(self) -> int | None: ...
-
-    def handle_timeout(self, now_ns: int, /) -> object: ...
-
-    def next_event(self) -> EventT_co | None: ...
-
-
-class FinishingCanCore(CanCore[EventT_co], Protocol[EventT_co]):
-    """A core that knows when it has nothing left to do."""
-
-    @property
-    def finished(self) -> bool: ...
 
 
 class CanPort(Protocol):
@@ -93,7 +73,7 @@ def steady_clock() -> Callable[[], int]:
     return lambda: time.monotonic_ns() + offset_ns
 
 
-def drive(core: FinishingCanCore[EventT_co], bus: CanPort, clock: Callable[[], int]) -> Iterator[EventT_co]:
+def drive(core: FinishingCanProtocol[EventT], bus: CanPort, clock: Callable[[], int]) -> Iterator[EventT]:
     """Run *core* over *bus* until it has finished; yield its events as they come.
 
     What it still has to say when it finishes is sent before the end.
@@ -105,15 +85,15 @@ def drive(core: FinishingCanCore[EventT_co], bus: CanPort, clock: Callable[[], i
 
 
 def serve(
-    core: CanCore[EventT_co], bus: CanPort, clock: Callable[[], int], until: Callable[[], bool]
-) -> Iterator[EventT_co]:
+    core: CanProtocol[EventT], bus: CanPort, clock: Callable[[], int], until: Callable[[], bool]
+) -> Iterator[EventT]:
     """As `drive`, for a core that never finishes by itself: until *until* says so. Raises the same."""
     yield from _run(core, bus, clock, until)
 
 
 def _run(
-    core: CanCore[EventT_co], bus: CanPort, clock: Callable[[], int], has_ended: Callable[[], bool]
-) -> Iterator[EventT_co]:
+    core: CanProtocol[EventT], bus: CanPort, clock: Callable[[], int], has_ended: Callable[[], bool]
+) -> Iterator[EventT]:
     while not has_ended():
         _send(core, bus, clock())
         wait_s = _wait_s(core.next_timeout(), clock())
@@ -137,7 +117,7 @@ def _wait_s(deadline_ns: int | None, now_ns: int) -> float:
     return min(max(deadline_ns - now_ns, 0) / 1e9, WAIT_S_MAX)
 
 
-def _send(core: CanCore[EventT_co], bus: CanPort, now_ns: int) -> None:
+def _send(core: CanProtocol[EventT], bus: CanPort, now_ns: int) -> None:
     for frame in core.frames_to_send(now_ns):
         _send_frame(bus, frame)
 

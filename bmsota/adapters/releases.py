@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from bmsota.errors import ConfigurationError, ImageError, TrustError
-from bmsota.flashing import Check, FaultError, FieldFault, FlashSource
+from bmsota.flashing import Check, FaultError, FlashFault, FlashSource
 from bmsota.image import IMAGE_SIZE_BYTES_MAX, Attack, image_length, load_public_key, load_signing_key, parse_image
 from bmsota.ota.manifest import MANIFEST_SIZE_BYTES_MAX, parse_manifest, verify_manifest
 
@@ -68,7 +68,7 @@ def load_manifest_keys(paths: Iterable[FilePath]) -> tuple[Ed25519PublicKey, ...
     for path in paths:
         key = _key(Path(path))
         if not isinstance(key, Ed25519PublicKey):
-            raise FaultError(FieldFault.BAD_KEY, f"expected an Ed25519 key, got {type(key).__name__} ({path})")
+            raise FaultError(FlashFault.BAD_KEY, f"expected an Ed25519 key, got {type(key).__name__} ({path})")
         keys.append(key)
     return tuple(keys)
 
@@ -82,9 +82,9 @@ def load_access_key(path: FilePath) -> Ed25519PrivateKey:
     try:
         key = load_signing_key(_read(Path(path)))
     except ConfigurationError as error:
-        raise FaultError(FieldFault.BAD_KEY, f"{error} ({path})") from error
+        raise FaultError(FlashFault.BAD_KEY, f"{error} ({path})") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise FaultError(FieldFault.BAD_KEY, f"expected an Ed25519 key, got {type(key).__name__} ({path})")
+        raise FaultError(FlashFault.BAD_KEY, f"expected an Ed25519 key, got {type(key).__name__} ({path})")
     return key
 
 
@@ -92,7 +92,7 @@ def _key(path: Path) -> PublicKey:
     try:
         return load_public_key(_read(path))
     except ConfigurationError as error:
-        raise FaultError(FieldFault.BAD_KEY, f"{error} ({path})") from error
+        raise FaultError(FlashFault.BAD_KEY, f"{error} ({path})") from error
 
 
 def _read(path: Path) -> bytes:
@@ -100,12 +100,12 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(_FILE_SIZE_BYTES_MAX + 1)
     except FileNotFoundError as error:
-        raise FaultError(FieldFault.FILE_MISSING, f"expected a file, got none ({path})") from error
+        raise FaultError(FlashFault.FILE_MISSING, f"expected a file, got none ({path})") from error
     except OSError as error:
         reason = error.strerror or error
-        raise FaultError(FieldFault.FILE_UNREADABLE, f"expected a readable file, got: {reason} ({path})") from error
+        raise FaultError(FlashFault.FILE_UNREADABLE, f"expected a readable file, got: {reason} ({path})") from error
     if len(data) > _FILE_SIZE_BYTES_MAX:
-        raise FaultError(FieldFault.NOT_AN_IMAGE, f"expected at most {_FILE_SIZE_BYTES_MAX} bytes, got more ({path})")
+        raise FaultError(FlashFault.NOT_AN_IMAGE, f"expected at most {_FILE_SIZE_BYTES_MAX} bytes, got more ({path})")
     return data
 
 
@@ -118,7 +118,7 @@ def _image(path: Path, data: bytes) -> FlashSource:
     try:
         return FlashSource.of_image(path.name, data)
     except ImageError as error:
-        raise FaultError(FieldFault.NOT_AN_IMAGE, f"{error} ({path})") from error
+        raise FaultError(FlashFault.NOT_AN_IMAGE, f"{error} ({path})") from error
 
 
 def _unwrapped(path: Path, data: bytes) -> bytes:
@@ -137,16 +137,16 @@ def _unwrapped(path: Path, data: bytes) -> bytes:
     except Exception as error:
         # bincopy and its ELF parser raise whatever they stumble over.
         raise FaultError(
-            FieldFault.NOT_AN_IMAGE, f"expected a signed image or a release manifest, got neither ({path})"
+            FlashFault.NOT_AN_IMAGE, f"expected a signed image or a release manifest, got neither ({path})"
         ) from error
     if not content:
         raise FaultError(
-            FieldFault.NOT_AN_IMAGE, f"expected 1 to {IMAGE_SIZE_BYTES_MAX} bytes in it, got {end - start} ({path})"
+            FlashFault.NOT_AN_IMAGE, f"expected 1 to {IMAGE_SIZE_BYTES_MAX} bytes in it, got {end - start} ({path})"
         )
     try:
         length = image_length(content)
     except ImageError as error:
-        raise FaultError(FieldFault.NOT_AN_IMAGE, f"{error} ({path}, unwrapped)") from error
+        raise FaultError(FlashFault.NOT_AN_IMAGE, f"{error} ({path}, unwrapped)") from error
     # A slot's rest is erased flash; anything else behind the image is not ours to leave out.
     return content[:length] if not content[length:].strip(_ERASED) else content
 
@@ -160,7 +160,7 @@ def _release(path: Path, data: bytes, keys: Sequence[Ed25519PublicKey]) -> Flash
     except TrustError as error:
         unsigned = error.attack == Attack.ARBITRARY_SOFTWARE
         raise FaultError(
-            Check.MANIFEST_SIGNATURE if unsigned else FieldFault.BAD_MANIFEST, f"{error} ({path})"
+            Check.MANIFEST_SIGNATURE if unsigned else FlashFault.BAD_MANIFEST, f"{error} ({path})"
         ) from error
     return FlashSource.of_release(manifest, _images(path, manifest), is_verified=bool(keys))
 
@@ -178,7 +178,7 @@ def _images(path: Path, manifest: ReleaseManifest) -> list[bytes]:
     except OSError as error:
         reason = error.strerror or error
         raise FaultError(
-            FieldFault.FILE_UNREADABLE, f"expected a readable folder, got: {reason} ({path.parent})"
+            FlashFault.FILE_UNREADABLE, f"expected a readable folder, got: {reason} ({path.parent})"
         ) from error
     for file in files:
         if not file.is_file() or file.stat().st_size > MANIFEST_SIZE_BYTES_MAX + IMAGE_SIZE_BYTES_MAX:
@@ -195,7 +195,7 @@ def _images(path: Path, manifest: ReleaseManifest) -> list[bytes]:
         if entry.sha256 not in found:
             other = f"; {alike[entry].name} says it is one, but has another digest" if entry in alike else ""
             raise FaultError(
-                FieldFault.IMAGE_MISSING,
+                FlashFault.IMAGE_MISSING,
                 f"expected the {entry.role.name.lower()} image {entry.version} with SHA-256 {entry.sha256.hex()} beside "
                 f"the manifest, got none{other} ({path})",
             )

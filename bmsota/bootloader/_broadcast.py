@@ -9,8 +9,8 @@ Strategy. A broadcast is passes of four phases, each with all members that are s
 4. FINISHING: all verify at the same time.
 
 A member that is late, falls silent, restarts or finds its image damaged is left behind by its phase and served in the next
-pass, alone or with others like it; a member that refuses has failed. Nobody waits for anybody longer than a phase's own
-patience, and each member has its own number of interruptions, so the passes come to an end.
+pass, alone or with others like it; a member that refuses has failed. No member waits for another longer than a phase's own
+timeout, and each member has its own number of interruptions, so the passes come to an end.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from bmsota.bootloader._client import BootloaderClient, ClientState, ImagePayload, StreamShape
-from bmsota.bootloader._conversation import check_position
-from bmsota.bootloader._events import NodeEvent
 from bmsota.bootloader._messages import GROUP_MAX, GROUP_MIN, Request
 from bmsota.bootloader._timing import BootloaderTiming
 from bmsota.errors import LocalProtocolError
+from bmsota.node import NodeEvent, check_position
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bmsota.bootloader._access import AccessSigner
     from bmsota.bootloader._stream import BlockStream
     from bmsota.bootloader._wire import BootloaderWire
     from bmsota.canframe import CanFrame
+    from bmsota.node import AccessSigner
 
 __all__ = ["BroadcastClient", "BroadcastPhase"]
 
@@ -180,7 +179,7 @@ class BroadcastClient:
         if self.phase is BroadcastPhase.PREPARING:
             return self._preparing_is_over(now_ns)
         if self.phase is BroadcastPhase.OFFERING:
-            # Whoever is not in OFFERING any more has answered, or has been interrupted and waits for the next pass.
+            # A member that is not in OFFERING any more has answered, or has been interrupted and waits for the next pass.
             self._active = [
                 position for position in self._active if self._members[position].state is ClientState.OFFERING
             ]
@@ -237,11 +236,11 @@ class BroadcastClient:
     def _begin_offering(self) -> None:
         self._active = [position for position in self._active if self._members[position].state is ClientState.OFFERING]
         members = [self._members[position] for position in self._active]
-        nodes = [member.node for member in members if member.node is not None]
-        if not nodes:
+        details = [member.details for member in members if member.details is not None]
+        if not details:
             return
         self._shape = StreamShape.for_nodes(
-            nodes,
+            details,
             is_fd=self._wire.is_fd,
             is_compressible=all(member.may_compress for member in members),
             group=self._group,

@@ -10,11 +10,11 @@ The states in characters; the table below is what runs::
      any of them --REFUSED, GAVE_UP--> FAILED
 
 Strategy. The node is the one who knows what it has: after any doubt (silence, an answer that does not fit, a restart) the
-client looks for the node again, offers the same image, and goes on from the offset the node names. So there is one path
+client looks for the node again, offers the same image, and resumes from the offset the node names. So there is one path
 for a first start, a cut on our side and a cut on the node's side. The blocks themselves go through a `BlockStream`.
 
 A member of a broadcast (see `_broadcast`) is the same client with two things taken away: it waits before its offer until all
-members can be offered the same, and the stream it gets its blocks from is everybody's.
+members can be offered the same, and the stream it gets its blocks from is shared.
 """
 
 from __future__ import annotations
@@ -25,50 +25,43 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS, compress
-from bmsota.bootloader._conversation import Conversation, other_protocol, shared_protocol
-from bmsota.bootloader._events import (
+from bmsota.bootloader._exchange import Exchange, other_protocol, shared_protocol
+from bmsota.bootloader._messages import ALL_NODES, BLOCK_FRAMES_MAX, WINDOW_BLOCKS_MAX, Request, ResultReply
+from bmsota.bootloader._offer import Offer
+from bmsota.bootloader._stream import BlockStream, StreamCompleted, StreamLost, StreamProgressed, StreamRepeated
+from bmsota.bootloader._timing import BootloaderTiming
+from bmsota.image import parse_image
+from bmsota.node import (
     FAILURES,
     BlockAccepted,
     BlockRepeated,
+    Capability,
     ClientEvent,
+    ExpectedNode,
     FailureCause,
     ImageVerified,
+    NodeCommand,
+    ResultCode,
     TargetConnected,
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.bootloader._messages import (
-    ALL_NODES,
-    BLOCK_FRAMES_MAX,
-    WINDOW_BLOCKS_MAX,
-    Capability,
-    Command,
-    Request,
-    ResultCode,
-    ResultReply,
-)
-from bmsota.bootloader._offer import Offer
-from bmsota.bootloader._stream import BlockStream, StreamCompleted, StreamLost, StreamProgressed, StreamRepeated
-from bmsota.bootloader._timing import BootloaderTiming
-from bmsota.image import parse_image
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from bmsota.bootloader._access import AccessSigner
-    from bmsota.bootloader._messages import NodeDescription, Reply
+    from bmsota.bootloader._messages import BootloaderDetails, Reply
     from bmsota.bootloader._stream import StreamEvent
     from bmsota.bootloader._wire import BootloaderWire
     from bmsota.canframe import CanFrame
-    from bmsota.image import HardwareClass, ImageRole
+    from bmsota.node import AccessSigner, NodeDescription
 
 __all__ = [
     "CLIENT_TRANSITIONS",
     "BootloaderClient",
     "ClientState",
     "ClientStimulus",
-    "ExpectedNode",
     "ImagePayload",
     "StreamShape",
 ]
@@ -145,18 +138,8 @@ CLIENT_TRANSITIONS: Mapping[tuple[ClientState, ClientStimulus], ClientState] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpectedNode:
-    """Who must answer before anything is written."""
-
-    hardware_class: HardwareClass
-    role: ImageRole
-    hwid: str | None = None
-    """None: any node of this class and role."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamShape:
-    """How the stream is cut, as the offer record tells the node."""
+    """How the stream is cut, as the offer record says."""
 
     block_frames: int
     window_blocks: int
@@ -166,7 +149,7 @@ class StreamShape:
 
     @classmethod
     def for_nodes(
-        cls, nodes: list[NodeDescription], *, is_fd: bool, is_compressible: bool, group: int = ALL_NODES
+        cls, nodes: Sequence[BootloaderDetails], *, is_fd: bool, is_compressible: bool, group: int = ALL_NODES
     ) -> StreamShape:
         """What all of *nodes* can take; *is_compressible*: whether all of them may get a compressed stream."""
         windows = [node.window_blocks_fd if is_fd else node.window_blocks for node in nodes]
@@ -225,8 +208,8 @@ class ImagePayload:
         )
 
 
-class BootloaderClient(Conversation[ClientEvent]):
-    """Stages *image* (a whole image file) on the node at *position*. Nothing runs it until `NodeCommand` says so.
+class BootloaderClient(Exchange[ClientEvent]):
+    """Stages *image* (a whole image file) on the node at *position*. Nothing runs it until `BootloaderCommand` says so.
 
     *expected* defaults to what the image itself is for. *access_signer* opens nodes that want security access. With
     *may_compress* the stream is compressed if the node can take that and it is worth it.
@@ -260,7 +243,7 @@ class BootloaderClient(Conversation[ClientEvent]):
         self._shape: StreamShape | None = None
         self._stream: BlockStream | None = None
         self._has_objected = False
-        """Whether something spoke against the node when it was last asked who it is."""
+        """Whether something spoke against the node when it was last identified."""
         self._must_send_plainly = False
         """The node has made something else of what it got: whatever is wrong, it is not tried with compression again."""
         self._discover()
@@ -320,24 +303,20 @@ class BootloaderClient(Conversation[ClientEvent]):
         elif self._has_objected:
             self._refuse(*objection)
         else:
-            # It is asked twice: a frame that came wrong must not send somebody for another image.
+            # It is identified twice: a corrupted frame must not be reported as a wrong image.
             self._has_objected = True
             self._discover()
 
     def _objection(self, node: NodeDescription) -> tuple[FailureCause, str] | None:
         """Why the image is not sent to this node, of all that can be known before it is touched."""
-        expected = self._expected
-        class_id = expected.hardware_class.class_id
         versions = node.protocol_version_min, node.protocol_version
         if shared_protocol(*versions) is None:
             return FailureCause.PROTOCOL_VERSION, other_protocol(*versions)
-        if node.role is not expected.role:
-            return FailureCause.WRONG_ROLE, f"expected {expected.role.name}, got {node.role.name}"
-        if node.class_id != class_id:
-            return FailureCause.WRONG_HARDWARE, f"expected hardware class {class_id}, got {node.class_id}"
-        if expected.hwid is not None and node.hwid != expected.hwid:
-            return FailureCause.WRONG_NODE, f"expected hardware id {expected.hwid}, got {node.hwid}"
-        if self._wire.is_fd and not node.window_blocks_fd:
+        unexpected = self._expected.objection(node)
+        if unexpected is not None:
+            return unexpected
+        assert self.details is not None
+        if self._wire.is_fd and not self.details.window_blocks_fd:
             return FailureCause.CAPABILITY_MISSING, "expected a node with CAN FD, got one without"
         if self._is_member and Capability.BROADCAST not in node.capabilities:
             return FailureCause.CAPABILITY_MISSING, "expected a node that takes broadcasts, got one that does not"
@@ -374,7 +353,7 @@ class BootloaderClient(Conversation[ClientEvent]):
         if self.state is ClientState.DISCOVERING:
             heard = "said only a part of what it is" if self._has_heard() else "did not answer"
             tries = self._timing.discover_tries
-            self._give_up(FailureCause.NODE_SILENT, f"node {self._position} {heard}, asked {tries} times")
+            self._give_up(FailureCause.NODE_SILENT, f"node {self._position} {heard} in {tries} tries")
         else:
             assert self._request is not None
             self._interrupt(f"{self._request.command.name}: no answer in {self._timing.reply_tries} tries")
@@ -385,7 +364,7 @@ class BootloaderClient(Conversation[ClientEvent]):
     def take_stream_event(self, event: StreamEvent) -> None:
         """What the stream that serves this node has to say of it."""
         if self.state is not ClientState.SENDING:
-            return  # Of a broadcast's stream, which goes on although this node is being looked for again.
+            return  # Of a broadcast's stream, which continues although this node is being looked for again.
         match event:
             case StreamProgressed(_, stored_offset):
                 if not self._offset <= stored_offset <= self.size_bytes:
@@ -419,16 +398,16 @@ class BootloaderClient(Conversation[ClientEvent]):
         if state is ClientState.DISCOVERING:
             self._discover()
         elif state is ClientState.ENTERING:
-            self._ask(self._command(Command.ENTER_BOOTLOADER))
+            self._send_request(self._command(NodeCommand.ENTER_BOOTLOADER))
         elif state is ClientState.UNLOCKING:
             self._unlock()
         elif state is ClientState.OFFERING:
             if self._is_member:
                 self._rest()
             else:
-                assert self.node is not None
+                assert self.details is not None
                 self.offer(
-                    StreamShape.for_nodes([self.node], is_fd=self._wire.is_fd, is_compressible=self.may_compress)
+                    StreamShape.for_nodes([self.details], is_fd=self._wire.is_fd, is_compressible=self.may_compress)
                 )
         elif state is ClientState.SENDING:
             if self._is_member:
@@ -437,7 +416,7 @@ class BootloaderClient(Conversation[ClientEvent]):
                 assert self._shape is not None
                 self._stream = self.open_stream(self._shape, [self._position], self._offset)
         elif state is ClientState.FINISHING:
-            self._ask(self._command(Command.FINISH_TRANSFER))
+            self._send_request(self._command(NodeCommand.FINISH_TRANSFER))
         elif state is ClientState.FINISHED:
             assert self.node is not None
             self._finish(ImageVerified(self.node))
@@ -449,14 +428,14 @@ class BootloaderClient(Conversation[ClientEvent]):
         return able and not self._must_send_plainly and self._payload.is_compressible
 
     def _rest(self) -> None:
-        """There is nothing to ask until the others are as far."""
+        """There is nothing to send until the others are as far."""
         self._request = None
         self._deadline_ns = None
 
     def offer(self, shape: StreamShape) -> None:
         """Send the offer record; in state OFFERING."""
         self._shape = shape
-        self._ask_with_data(Command.BEGIN_TRANSFER, self._offer_record(shape))
+        self._send_request_with_data(NodeCommand.BEGIN_TRANSFER, self._offer_record(shape))
 
     def _offer_record(self, shape: StreamShape) -> bytes:
         return self._payload.offer(shape, is_fd=self._wire.is_fd).serialize()

@@ -1,6 +1,6 @@
-"""Commands to one node, and the question who is there.
+"""Commands to one node, and discovery.
 
-`NodeCommand` finds the node, gives one command, and after RESET waits until the node has come back::
+`BootloaderCommand` finds the node, gives one command, and after RESET waits until the node has come back::
 
     DISCOVERING --IDENTIFIED--> COMMANDING --DONE--> FINISHED
       ^  |                        ^  |  |
@@ -8,7 +8,7 @@
       +-----INTERRUPTED--+-----------+
      any of them --REFUSED, GAVE_UP--> FAILED
 
-How a restart is told from a lost answer: a node forgets its `LastTag` when it restarts. A node that reports 0 behind a
+How a restart is distinguished from a lost answer: a node forgets its `LastTag` when it restarts. A node that reports 0 behind a
 reset has restarted; so before RESET we make sure that it has a tag to forget.
 """
 
@@ -18,43 +18,34 @@ from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from bmsota.bootloader._conversation import (
-    Conversation,
-    IdentityCollector,
-    check_position,
-    other_protocol,
-    shared_protocol,
-)
-from bmsota.bootloader._events import (
+from bmsota.bootloader._exchange import Exchange, IdentityCollector, other_protocol, shared_protocol
+from bmsota.bootloader._messages import ALL_NODES, Request, ResultReply
+from bmsota.bootloader._timing import BootloaderTiming
+from bmsota.errors import LocalProtocolError
+from bmsota.node import (
     FAILURES,
+    POSITION_MAX,
     CommandEvent,
     CommandFailed,
     CommandSucceeded,
     FailureCause,
-    NodeFound,
-)
-from bmsota.bootloader._messages import (
-    ALL_NODES,
-    POSITION_MAX,
-    Command,
+    NodeCommand,
     NodeDescription,
-    Request,
+    NodeFound,
     ResultCode,
-    ResultReply,
+    check_position,
 )
-from bmsota.bootloader._timing import BootloaderTiming
-from bmsota.errors import LocalProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from bmsota.bootloader._access import AccessSigner
     from bmsota.bootloader._messages import Reply
     from bmsota.bootloader._wire import BootloaderWire
     from bmsota.canframe import CanFrame
     from bmsota.image import ImageVersion
+    from bmsota.node import AccessSigner
 
-__all__ = ["COMMAND_TRANSITIONS", "CommandState", "CommandStimulus", "NodeCommand", "NodeDiscovery"]
+__all__ = ["COMMAND_TRANSITIONS", "BootloaderCommand", "BootloaderDiscovery", "CommandState", "CommandStimulus"]
 
 
 class CommandState(Enum):
@@ -108,21 +99,21 @@ COMMAND_TRANSITIONS: Mapping[tuple[CommandState, CommandStimulus], CommandState]
 
 _COMMANDS = frozenset(
     {
-        Command.DISCOVER,
-        Command.ENTER_BOOTLOADER,
-        Command.ACTIVATE_TEST,
-        Command.RESET,
-        Command.CONFIRM,
-        Command.REVERT,
-        Command.LEAVE_BOOTLOADER,
+        NodeCommand.DISCOVER,
+        NodeCommand.ENTER_BOOTLOADER,
+        NodeCommand.ACTIVATE_TEST,
+        NodeCommand.RESET,
+        NodeCommand.CONFIRM,
+        NodeCommand.REVERT,
+        NodeCommand.LEAVE_BOOTLOADER,
     }
 )
 
 # What changes which image a node runs is for those only who may flash it.
-_WANT_ACCESS = frozenset({Command.ACTIVATE_TEST, Command.CONFIRM, Command.REVERT})
+_WANT_ACCESS = frozenset({NodeCommand.ACTIVATE_TEST, NodeCommand.CONFIRM, NodeCommand.REVERT})
 
 
-class NodeCommand(Conversation[CommandEvent]):
+class BootloaderCommand(Exchange[CommandEvent]):
     """Gives one command to the node at *position*. Safe to run again, whatever became of an earlier run.
 
     DISCOVER only reads what the node says of itself (version, states): it is the event's and this object's `node`.
@@ -138,7 +129,7 @@ class NodeCommand(Conversation[CommandEvent]):
         wire: BootloaderWire,
         *,
         position: int,
-        command: Command,
+        command: NodeCommand,
         raise_counter: bool = True,
         expected_version: ImageVersion | None = None,
         timing: BootloaderTiming | None = None,
@@ -159,16 +150,16 @@ class NodeCommand(Conversation[CommandEvent]):
     def _identified(self, node: NodeDescription, now_ns: int) -> None:
         versions = node.protocol_version_min, node.protocol_version
         if self.state is CommandState.RESTARTING:
-            if node.last_tag == 0:
+            if self._has_forgotten:
                 self._succeed(CommandStimulus.RESTARTED, node)
             else:
                 # Still on its way down. The pause until the next question is one Discover timeout.
                 self._wait_for_restart(now_ns)
-        elif self.command is Command.DISCOVER or (
-            self.command is Command.RESET and self._was_sent and node.last_tag == 0
+        elif self.command is NodeCommand.DISCOVER or (
+            self.command is NodeCommand.RESET and self._was_sent and self._has_forgotten
         ):
             self._succeed(CommandStimulus.DONE, node)
-        elif self.command is not Command.RESET and not self._is_expected(node):
+        elif self.command is not NodeCommand.RESET and not self._is_expected(node):
             self._fail_by_version(node)
         elif shared_protocol(*versions) is None:
             self._refuse(FailureCause.PROTOCOL_VERSION, other_protocol(*versions))
@@ -177,9 +168,14 @@ class NodeCommand(Conversation[CommandEvent]):
             self._unlock()
         else:
             self.state = COMMAND_TRANSITIONS[self.state, CommandStimulus.IDENTIFIED]
-            needs_tag = self.command is Command.RESET and node.last_tag == 0
+            needs_tag = self.command is NodeCommand.RESET and self._has_forgotten
             # Harmless: the reset that follows ends a session anyway.
-            self._give(Command.LEAVE_BOOTLOADER if needs_tag else self.command)
+            self._give(NodeCommand.LEAVE_BOOTLOADER if needs_tag else self.command)
+
+    @property
+    def _has_forgotten(self) -> bool:
+        """Whether the node has done no command since its boot."""
+        return self.details is not None and self.details.last_tag == 0
 
     def _is_expected(self, node: NodeDescription) -> bool:
         return self._expected_version is None or node.version == self._expected_version
@@ -188,9 +184,9 @@ class NodeCommand(Conversation[CommandEvent]):
         detail = f"{self.command.name}: expected version {self._expected_version}, got {node.version}"
         self._fail(CommandStimulus.REFUSED, FailureCause.WRONG_VERSION, detail)
 
-    def _give(self, command: Command) -> None:
+    def _give(self, command: NodeCommand) -> None:
         self._was_sent = self._was_sent or command is self.command
-        self._ask(self._command(command, raise_counter=self._raise_counter and command is Command.CONFIRM))
+        self._send_request(self._command(command, raise_counter=self._raise_counter and command is NodeCommand.CONFIRM))
 
     def _answered(self, reply: Reply, now_ns: int) -> None:
         request = self._request
@@ -201,7 +197,7 @@ class NodeCommand(Conversation[CommandEvent]):
         if request.command is not self.command:
             self._give(self.command)
         elif reply.code == ResultCode.OK:
-            if self.command is Command.RESET:
+            if self.command is NodeCommand.RESET:
                 self.state = COMMAND_TRANSITIONS[self.state, CommandStimulus.RESET_DONE]
                 self._restart_tries_left = self._timing.discover_tries
                 self._wait_for_restart(now_ns)
@@ -231,7 +227,7 @@ class NodeCommand(Conversation[CommandEvent]):
             self._interrupt(f"{self._request.command.name}: no answer in {self._timing.reply_tries} tries")
         else:
             tries = self._timing.discover_tries
-            detail = f"node {self._position} did not answer, asked {tries} times"
+            detail = f"node {self._position} did not answer in {tries} tries"
             self._fail(CommandStimulus.GAVE_UP, FailureCause.NODE_SILENT, detail)
 
     def _interrupt(self, detail: str) -> None:
@@ -264,7 +260,7 @@ class NodeCommand(Conversation[CommandEvent]):
         )
 
 
-class NodeDiscovery:
+class BootloaderDiscovery:
     """Asks who is there: all nodes at once, then those by name that answered only in part or were expected.
 
     `nodes` is what is known; it is complete when `finished`.
@@ -337,6 +333,6 @@ class NodeDiscovery:
         if wanted:
             self._out.extend(self._wire.serialize(self._collectors[position].request()) for position in wanted)
         else:
-            # Nobody at all: the one request may have been lost.
+            # No node at all: the one request may have been lost.
             requests = [collector.request(ALL_NODES) for collector in self._collectors.values()]
             self._out.append(self._wire.serialize(requests[0]))

@@ -123,7 +123,7 @@ class Decompressor:
     def finish(self) -> bytes:
         """Say that the stream has ended; what is still to come, which is nothing in this format.
 
-        A stream cut between two copies or bytes cannot be told from a whole one: compare `size_bytes` with what was promised.
+        A stream cut between two copies or bytes looks like a whole one: compare `size_bytes` with what was promised.
 
         Raises:
             ImageError: it ends within a byte or a copy, or there is something behind the end.

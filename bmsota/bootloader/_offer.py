@@ -1,4 +1,4 @@
-"""The offer record: what image the client wants to send, told before anything is erased.
+"""The offer record: what image the client wants to send, sent before anything is erased.
 
 It travels as one block of data frames before BeginTransfer, so that its frames are repeated as selectively as the image's
 own, and so that what comes later needs no new CAN message.
@@ -7,21 +7,16 @@ own, and so that what comes later needs no new CAN message.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from uuid import UUID
 from zlib import crc32
 
 from construct import Bytes, Const, Int8ul, Int16ul, Int32ul, Struct
 
-from bmsota.bootloader._messages import BLOCK_FRAMES_MAX, ResultCode
+from bmsota.bootloader._messages import BLOCK_FRAMES_MAX
 from bmsota.errors import ImageError
 from bmsota.image import ImageVersion
 
-if TYPE_CHECKING:
-    from bmsota.boot import BootStore
-    from bmsota.bootloader._target import TargetIdentity
-
-__all__ = ["OFFER_BYTES", "OFFER_LAYOUT", "Offer", "offer_objection"]
+__all__ = ["OFFER_BYTES", "OFFER_LAYOUT", "Offer"]
 
 _LAYOUT = 2
 _FLAG_COMPRESSED, _FLAG_FD = 1, 2
@@ -49,7 +44,7 @@ OFFER_BYTES = OFFER_LAYOUT.sizeof()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """The image in a few words."""
+    """The image in short."""
 
     role: int
     size_bytes: int
@@ -130,24 +125,3 @@ class Offer:
                 received=f"flags 0x{int(parsed.flags):04x}, {offer.block_frames} frames",
             )
         return offer
-
-
-def offer_objection(
-    store: BootStore, identity: TargetIdentity, *, role: int, class_id: UUID, size_bytes: int, security_counter: int
-) -> tuple[ResultCode, str] | None:
-    """Why the node refuses an image that was offered, before the first erase; None: it takes it.
-
-    The one place for every protocol a node speaks. The image itself is judged again when all of it is there.
-    """
-    if role != identity.role:
-        return ResultCode.WRONG_ROLE, f"expected role {int(identity.role)}, got {role}"
-    if class_id != identity.hardware_class.class_id:
-        return ResultCode.WRONG_HARDWARE, f"expected hardware class {identity.hardware_class.class_id}, got {class_id}"
-    if not 0 < size_bytes <= store.slot_size_bytes:
-        return ResultCode.TOO_LARGE, f"expected at most {store.slot_size_bytes} bytes, got {size_bytes}"
-    if security_counter < store.security_counter:
-        detail = f"expected a security counter of at least {store.security_counter}, got {security_counter}"
-        return ResultCode.COUNTER_TOO_LOW, detail
-    if store.is_spare_running:
-        return ResultCode.TEST_PENDING, "expected no image on trial or taken back, got one that runs"
-    return None

@@ -3,7 +3,7 @@
 Strategy. A bad wire loses some frames, whatever the pace; a receiver or an adapter that is overrun loses the fewer the
 slower it goes. Both look alike in one report. So when much is missing twice in a row, the pace is not just lowered: it is tried. It is
 four times slower, and slower again as long as that helps. If the loss goes down to a third, the pace was the cause, and the
-slow pace is kept; if not, it was the wire, and the stream goes on at full speed: what is lost is repeated, which is all that
+slow pace is kept; if not, it was the wire, and the stream continues at full speed: what is lost is repeated, which is all that
 helps. After a trial, the next one comes later and later.
 
 A slow pace is doubled again step by step, as long as the loss does not double; then it goes back by that step, and the next
@@ -82,12 +82,12 @@ class Pace:
 
     @property
     def report_blocks(self) -> int:
-        """After so many blocks a report is wanted."""
+        """The number of blocks after which a report is wanted."""
         half = max(1, self.window_blocks // 2)
         return min(half, _SLOW_BLOCKS) if self.spacing_ns or self._trial is not _Trial.NOTHING else half
 
     def judge(self, missing: int, sent: int, frame_ns: int | None) -> None:
-        """A report: so many of the *sent* frames are missing; from one frame to the next it took *frame_ns*, if that is known."""
+        """A report: this many of the *sent* frames are missing; from one frame to the next it took *frame_ns*, if that is known."""
         if not sent:
             return
         self.window_blocks = min(self._window_max, 2 * self.window_blocks)

@@ -64,7 +64,7 @@ class _Block:
                 self.frames[index] = None
             self.repaired.clear()
         else:
-            # Which frame is wrong cannot be told, so all are, and the CheckBlock as well.
+            # Which frame is wrong is not known, so all are, and the CheckBlock as well.
             self.is_doubted = False
             self.frames = [None] * len(self.frames)
             self.repaired.clear()
@@ -100,7 +100,7 @@ class BlockReceiver:
         self._repaired: int | None = None
 
     def open(self, number: int, *, is_repair: bool = False) -> None:
-        """The frames that follow belong to this block: they fill its gaps, or the stream goes on with it."""
+        """The frames that follow belong to this block: they fill its gaps, or the stream continues with it."""
         block = self._absolute(number)
         if not self._is_possible(block):
             return

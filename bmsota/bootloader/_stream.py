@@ -1,12 +1,12 @@
 """The flasher's side of a stream of blocks: what to send next, to one node or to many at once.
 
-Strategy. Blocks go out one behind the other, each with its CheckBlock. Every few blocks a CheckBlock asks for a report.
-While the reports are on their way the next blocks go out: as long as the window has room nobody waits for anybody. A report
+Strategy. Blocks go out one behind the other, each with its CheckBlock. Every few blocks a CheckBlock requests a report.
+While the reports are on their way the next blocks go out: as long as the window has room nothing waits. A report
 says what the node misses; what any of the nodes misses is sent again once, between two blocks. A node that does not answer,
-or answers that it has lost its place, is left behind, and the others go on.
+or answers that it has lost its place, is left behind, and the others continue.
 
 The window (blocks beyond the slowest node's first incomplete one) begins small and doubles with every report up to what the
-nodes can hold; when much is missing, pauses between the frames are tried (`_pace`). Reports are asked for twice a window,
+nodes can hold; when much is missing, pauses between the frames are tried (`_pace`). Reports are requested twice a window,
 so that the second half goes out while the first is reported.
 
 There is one question under way at a time. It is repeated to each node that has not answered; a report names the block it is
@@ -26,15 +26,14 @@ from bmsota.bootloader._messages import (
     OFFER_BLOCK,
     SEGMENT_FRAMES,
     BitmapReply,
-    Command,
     ListReply,
     PendingReply,
     ReportReply,
     Request,
-    ResultCode,
     ResultReply,
 )
 from bmsota.bootloader._pace import Pace
+from bmsota.node import NodeCommand, ResultCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +48,7 @@ __all__ = ["BlockStream", "StreamCompleted", "StreamEvent", "StreamLost", "Strea
 _MS = 1_000_000
 # With pauses between frames, as many go out at once as should take this long: a driver's thread sleeps no shorter.
 _PACED_BURST_NS = 500_000
-# A list that is lost once is asked for again; a node that cannot say what it misses gets a whole block.
+# A list that is lost once is requested again; a node that cannot say what it misses gets a whole block.
 _REPORTS_BLIND_MAX = 1
 
 
@@ -63,7 +62,7 @@ class StreamProgressed:
 
 @dataclass(frozen=True, slots=True)
 class StreamRepeated:
-    """The node missed so many frames; they are sent again."""
+    """The node missed this many frames; they are sent again."""
 
     position: int
     frames: int
@@ -95,7 +94,7 @@ class _Receiver:
     __slots__ = (
         "deadline_ns",
         "doubt",
-        "is_patient",
+        "has_more_time",
         "is_waiting",
         "missing",
         "next_block",
@@ -112,8 +111,8 @@ class _Receiver:
         """Reports in a row that said that something is missing, but not what."""
         self.rounds_left = rounds
         self.is_waiting = False
-        self.is_patient = False
-        """Whether it has been given more time than the others: it was asked again, or has said that it needs it."""
+        self.has_more_time = False
+        """Whether it has been given more time than the others: it was polled again, or has said that it needs it."""
         self.deadline_ns: int | None = None
         self.doubt = ""
         """What it has said to this question instead of an answer."""
@@ -163,7 +162,7 @@ class BlockStream:
         """The question, until it has been handed out: only then the time for its answer runs."""
         self._asked_ns = self._asked_before_ns = 0
         self._is_repeated = False
-        """Whether any node has been asked twice."""
+        """Whether any node has been polled twice."""
         self._round_trip_ns: int | None = None
         """From the question to the slowest report, smoothed."""
         self._blocks_since_ask = 0
@@ -209,13 +208,13 @@ class BlockStream:
                 # A late copy of an earlier report; or the node has lost its place, then it says so until its tries are used up.
                 receiver.doubt = f"expected block {receiver.next_block} or later next, got {reply.next_block}"
         elif isinstance(reply, PendingReply):
-            if (reply.tag, reply.command) == (number, Command.CHECK_BLOCK) and receiver.pending_left:
+            if (reply.tag, reply.command) == (number, NodeCommand.CHECK_BLOCK) and receiver.pending_left:
                 receiver.pending_left -= 1
-                receiver.is_patient = True
+                receiver.has_more_time = True
                 receiver.deadline_ns = now_ns + reply.wait_ms * _MS + self._timing.report_timeout_ns
         elif (
             isinstance(reply, ResultReply)
-            and (reply.tag, reply.command) == (number, Command.CHECK_BLOCK)
+            and (reply.tag, reply.command) == (number, NodeCommand.CHECK_BLOCK)
             and reply.code != ResultCode.OK
         ):
             codes = {int(code): code.name for code in ResultCode}
@@ -269,8 +268,8 @@ class BlockStream:
             # Again, to this node alone, before what waits: that is of a block, never of a repair, which would end by it. What
             # the node has said of this block so far may have been a part.
             assert self._asked is not None
-            receiver.deadline_ns = now_ns + self._patience_ns(self._timing.report_tries - receiver.tries_left)
-            receiver.is_patient = self._is_repeated = True
+            receiver.deadline_ns = now_ns + self._timeout_ns(self._timing.report_tries - receiver.tries_left)
+            receiver.has_more_time = self._is_repeated = True
             receiver.missing.clear()
             self._out.appendleft(self._check(self._asked, node=position, report_wanted=True))
         self._look_at_answers(now_ns)
@@ -293,7 +292,7 @@ class BlockStream:
             self._send_block()
         elif self._asked is None:
             # Nothing new may go out: what became of the last block, and of what was repaired?
-            self._out.append(self._ask(self._next_block - 1))
+            self._out.append(self._send_request(self._next_block - 1))
 
     def _send_block(self) -> None:
         out, block = self._out, self._next_block
@@ -309,7 +308,7 @@ class BlockStream:
         wants_report = self._asked is None and (
             self._blocks_since_ask >= self._pace.report_blocks or not self._has_room()
         )
-        out.append(self._ask(block) if wants_report else self._check(block, node=self._node))
+        out.append(self._send_request(block) if wants_report else self._check(block, node=self._node))
 
     def _send_repairs(self) -> None:
         """What any node misses, block by block."""
@@ -336,7 +335,7 @@ class BlockStream:
 
     def _open(self, block: int, *, is_repair: bool = False) -> CanFrame:
         number = block % BLOCK_NUMBERS
-        request = Request(self._node, Command.OPEN_BLOCK, number, offset=self._offset, repair=int(is_repair))
+        request = Request(self._node, NodeCommand.OPEN_BLOCK, number, offset=self._offset, repair=int(is_repair))
         return self._wire.serialize(request)
 
     def _check(self, block: int, *, node: int, report_wanted: bool = False) -> CanFrame:
@@ -345,7 +344,7 @@ class BlockStream:
         return self._wire.serialize(
             Request(
                 node,
-                Command.CHECK_BLOCK,
+                NodeCommand.CHECK_BLOCK,
                 block % BLOCK_NUMBERS,
                 frames=len(filled) // self._wire.data_bytes,
                 crc32=crc32(filled, self._crc_start),
@@ -353,7 +352,7 @@ class BlockStream:
             )
         )
 
-    def _ask(self, block: int) -> CanFrame:
+    def _send_request(self, block: int) -> CanFrame:
         """The CheckBlock that wants a report."""
         self._asked = block
         self._is_repeated = False
@@ -362,7 +361,7 @@ class BlockStream:
         self._ask_frame = self._check(block, node=self._node, report_wanted=True)
         for receiver in self._receivers.values():
             receiver.is_waiting = True
-            receiver.is_patient = False
+            receiver.has_more_time = False
             receiver.doubt = ""
             receiver.missing.clear()
             receiver.tries_left = self._timing.report_tries
@@ -373,12 +372,12 @@ class BlockStream:
 
     def _wait_for_reports(self, now_ns: int) -> None:
         self._asked_before_ns, self._asked_ns = self._asked_ns, now_ns
-        deadline_ns = now_ns + self._patience_ns()
+        deadline_ns = now_ns + self._timeout_ns()
         for receiver in self._receivers.values():
             if receiver.is_waiting:
                 receiver.deadline_ns = deadline_ns
 
-    def _patience_ns(self, tries_before: int = 0) -> int:
+    def _timeout_ns(self, tries_before: int = 0) -> int:
         """How long to wait for a report: at first as long as the slowest adapter may take, then by what was measured."""
         timing = self._timing
         longest_ns = timing.report_timeout_ns + timing.frame_timeout_ns * self._frames_since_report
@@ -389,15 +388,15 @@ class BlockStream:
 
     def _measure(self, now_ns: int, receiver: _Receiver) -> None:
         """A report has come: how long did it take, and how much longer may the others need?"""
-        if not receiver.is_patient:
-            # What was asked twice cannot be timed: nobody knows which question it answers.
+        if not receiver.has_more_time:
+            # The answer to a repeated request cannot be timed: it may belong to either.
             taken_ns = now_ns - self._asked_ns
             before_ns = self._round_trip_ns
             self._round_trip_ns = taken_ns if before_ns is None else max(taken_ns, (7 * before_ns + taken_ns) // 8)
-        # All nodes were asked at the same time, so their answers come one behind the other.
+        # All nodes were polled at the same time, so their answers come one behind the other.
         late_ns = now_ns + self._timing.report_late_ns
         for other in self._receivers.values():
-            if other.is_waiting and not other.is_patient and other.deadline_ns is not None:
+            if other.is_waiting and not other.has_more_time and other.deadline_ns is not None:
                 other.deadline_ns = min(other.deadline_ns, late_ns)
 
     def _reported(self, reply: ReportReply, receiver: _Receiver, next_block: int) -> None:
@@ -437,7 +436,7 @@ class BlockStream:
                 }
 
     def _look_at_answers(self, now_ns: int) -> None:
-        """When the last answer is in: what must be repeated, and at which pace to go on."""
+        """When the last answer is in: what must be repeated, and at which pace to continue."""
         if self._asked is None or self._ask_frame is not None:
             return
         if any(receiver.is_waiting for receiver in self._receivers.values()):
@@ -449,7 +448,7 @@ class BlockStream:
                 self._repairs |= receiver.missing
         # The pace is judged by what was lost at the first try. Repairs say little: their loss may be that of an OpenBlock.
         assert self._judged_ns is not None
-        # From answer to answer, or from question to question: whichever is longer. Who was asked twice tells nothing.
+        # From answer to answer, or from question to question: whichever is longer. A repeated request gives no time.
         frame_ns = None
         if not self._is_repeated:
             taken_ns = max(now_ns - self._judged_ns, self._asked_ns - self._asked_before_ns)

@@ -10,14 +10,14 @@ The states in characters; the table below is what runs::
 
 Strategy. A command is done once: its tag is remembered, and a repetition gets the same answer without being done again.
 A tag older than the newest is a late duplicate and is ignored. A restart forgets the tags; so that a Reset repeated
-because its answer was lost does not restart the node again (an image on trial would be reverted), commands carry the
+because its answer was lost does not restart the node again (an image in test would be reverted), commands carry the
 node's boot id, which changes with every boot that changed anything.
 
 Data frames before a command (the offer record, a signature) are collected by their index; those of the image go to a
 `BlockReceiver` from the first OpenBlock on. A block is stored when it and all before it are complete and their CRCs right.
 
 Time. The store writes at once and says how long a real flash would have been busy. A report waits until no more than a few
-complete blocks are still to be programmed, so that programming overlaps reception, as in a node with so many more buffers;
+complete blocks are still to be programmed, so that programming overlaps reception, as in a node with that many more buffers;
 results of commands wait for their own flash work. A power cut raised by the flash driver passes through:
 this object and its store are then worthless, like a node without power.
 """
@@ -30,72 +30,70 @@ from typing import TYPE_CHECKING, TypeVar
 from zlib import crc32
 
 from bmsota.boot import BootReason
-from bmsota.bootloader._access import SIGNATURE_BYTES
 from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS, Decompressor
-from bmsota.bootloader._conversation import check_position
-from bmsota.bootloader._events import (
-    AccessDenied,
-    AccessGranted,
-    BlockStored,
-    BootloaderEntered,
-    BootloaderLeft,
-    ImageConfirmed,
-    ImageRefused,
-    ImageReverted,
-    ImageStaged,
-    ResetRequested,
-    StagingStarted,
-    TargetEvent,
-    TestRequested,
-)
 from bmsota.bootloader._messages import (
     ALL_NODES,
     BLOCK_FRAMES_MAX,
     BLOCK_NUMBERS,
     DATA_BYTES,
     FD_DATA_BYTES,
-    HWID_BYTES_MAX,
     OFFER_BLOCK,
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
     SEGMENT_FRAMES,
-    SLOT_SIZE_KIB_MAX,
     WINDOW_BLOCKS_MAX,
     BitmapReply,
     BuildReply,
-    Capability,
-    Command,
     CounterReply,
     LimitsReply,
     ListReply,
-    NodeState,
     PartReply,
     PendingReply,
     Reply,
     ReplyKind,
     ReportReply,
     Request,
-    ResultCode,
     ResultReply,
     StatusReply,
     VersionReply,
 )
-from bmsota.bootloader._offer import OFFER_BYTES, Offer, offer_objection
+from bmsota.bootloader._offer import OFFER_BYTES, Offer
 from bmsota.bootloader._receiver import BlockReceiver
 from bmsota.bootloader._timing import TargetTiming
 from bmsota.errors import ConfigurationError, ImageError, LocalProtocolError, TrustError
 from bmsota.image import Attack, ImageVersion
+from bmsota.node import (
+    SIGNATURE_BYTES,
+    SLOT_SIZE_KIB_MAX,
+    AccessDenied,
+    AccessGranted,
+    BlockStored,
+    BootloaderEntered,
+    BootloaderLeft,
+    Capability,
+    ImageConfirmed,
+    ImageRefused,
+    ImageReverted,
+    ImageStaged,
+    NodeCommand,
+    NodeMode,
+    ResetRequested,
+    ResultCode,
+    StagingStarted,
+    TargetEvent,
+    TestRequested,
+    offer_objection,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from bmsota.boot import BootResult, BootStore
-    from bmsota.bootloader._access import AccessGuard
     from bmsota.bootloader._wire import BootloaderWire
     from bmsota.canframe import CanFrame
-    from bmsota.image import HardwareClass, ImageRole
+    from bmsota.node import AccessGuard, TargetIdentity
 
-__all__ = ["TARGET_TRANSITIONS", "BootloaderTarget", "TargetIdentity", "TargetLimits"]
+__all__ = ["TARGET_TRANSITIONS", "BootloaderTarget", "TargetLimits"]
 
 T = TypeVar("T")
 
@@ -106,12 +104,12 @@ _PENDING_MS_MAX = 0xFFFF
 # Replies waiting for the flash or the bus. One request is under way at a time; repetitions of it are not queued twice. A bus
 # gone mad must not fill the memory all the same.
 _REPLIES_MAX = 128
-# Complete blocks still to be programmed when a report is given: so many buffers a node has beside its window.
+# Complete blocks still to be programmed when a report is given: the buffers a node has beside its window.
 _BLOCKS_TO_PROGRAM_MAX = 2
 # Replies about missing frames in one report; what does not fit is said in the next one. Four frames in a list, 32 in a bitmap.
 _MISSING_REPLIES_MAX = 32
 _LIST_ENTRIES = 4
-# From so many missing frames of a segment on a bitmap is the shorter way to say it.
+# From this many missing frames of a segment on a bitmap is the shorter way to say it.
 _BITMAP_FROM = 4
 _MISSING_TOTAL_MAX = 255
 # What is written at once is a multiple of this: the largest write unit in use (STM32H7: 32 bytes).
@@ -119,9 +117,9 @@ _WRITE_BYTES = 32
 # A byte of a compressed stream gives eight bytes at most (`_compression`).
 _EXPANSION_MAX = 8
 
-_S, _C = NodeState, Command
+_S, _C = NodeMode, NodeCommand
 
-TARGET_TRANSITIONS: Mapping[tuple[NodeState, Command], NodeState] = {
+TARGET_TRANSITIONS: Mapping[tuple[NodeMode, NodeCommand], NodeMode] = {
     (_S.APPLICATION, _C.ENTER_BOOTLOADER): _S.BOOTLOADER,
     (_S.APPLICATION, _C.LEAVE_BOOTLOADER): _S.APPLICATION,
     (_S.APPLICATION, _C.ACTIVATE_TEST): _S.APPLICATION,
@@ -158,28 +156,6 @@ image starts in BOOTLOADER and refuses LEAVE_BOOTLOADER."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TargetIdentity:
-    """Who a node is, burnt in at production.
-
-    Raises:
-        ConfigurationError: an id is no ASCII of 1 to 24 characters.
-    """
-
-    position: int
-    role: ImageRole
-    hwid: str
-    serial: str
-    hardware_class: HardwareClass
-
-    def __post_init__(self) -> None:
-        check_position(self.position)
-        for name in ("hwid", "serial"):
-            value = getattr(self, name)
-            if not value.isascii() or not 1 <= len(value) <= HWID_BYTES_MAX:
-                raise ConfigurationError(f"{name}: expected 1 to {HWID_BYTES_MAX} ASCII characters, got {value!r}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetLimits:
     """What a node can do and hold; RAM, mostly.
 
@@ -204,10 +180,12 @@ class TargetLimits:
                 raise ConfigurationError(f"{name}: expected 1 to {WINDOW_BLOCKS_MAX}, got {getattr(self, name)}")
 
 
-_WITH_DATA = frozenset({Command.BEGIN_TRANSFER, Command.UNLOCK})
+_WITH_DATA = frozenset({NodeCommand.BEGIN_TRANSFER, NodeCommand.UNLOCK})
 """What comes with data frames has no room for a boot id: the frames themselves are gone after a restart."""
 
-_ACCESS_WANTED = frozenset({Command.BEGIN_TRANSFER, Command.ACTIVATE_TEST, Command.CONFIRM, Command.REVERT})
+_ACCESS_WANTED = frozenset(
+    {NodeCommand.BEGIN_TRANSFER, NodeCommand.ACTIVATE_TEST, NodeCommand.CONFIRM, NodeCommand.REVERT}
+)
 """What a node with security access does for those only who have it: whatever erases a slot or changes which one runs."""
 
 
@@ -254,8 +232,8 @@ class BootloaderTarget:
             boot: what `store.boot()` returned.
             timing: the node's habits.
             limits: what it can do and hold.
-            access: its lock, made anew at every boot; None: whoever reaches the bus may flash it.
-            is_locked: while true the store is somebody else's (a master's own updater): every command but DISCOVER is
+            access: its lock, made anew at every boot; None: the node is open to everyone on the bus.
+            is_locked: while true another upgrade has the store (a master's own updater): every command but DISCOVER is
                 answered IN_USE. Must stay false while a session is open.
         """
         self._wire = wire
@@ -268,7 +246,7 @@ class BootloaderTarget:
         self._is_locked = is_locked
         self._boot_id = store.journal_sequence % 256
         self._can_run = boot.reason is not BootReason.NOTHING
-        self.state = NodeState.APPLICATION if self._can_run else NodeState.BOOTLOADER
+        self.state = NodeMode.APPLICATION if self._can_run else NodeMode.BOOTLOADER
         self._request_id = wire.request_id
         self._data_id = wire.data_id
         self._data_id_end = wire.data_id + BLOCK_FRAMES_MAX
@@ -294,17 +272,17 @@ class BootloaderTarget:
         self._replies: deque[tuple[int, CanFrame]] = deque()
         self._events: deque[TargetEvent] = deque()
         self._restart_due_ns: int | None = None
-        self._actions: Mapping[Command, Callable[[Request], int]] = {
-            Command.ENTER_BOOTLOADER: self._enter,
-            Command.LEAVE_BOOTLOADER: self._leave,
-            Command.BEGIN_TRANSFER: self._begin,
-            Command.FINISH_TRANSFER: self._finish,
-            Command.ACTIVATE_TEST: self._activate_test,
-            Command.CONFIRM: self._confirm,
-            Command.REVERT: self._revert,
-            Command.RESET: self._reset,
-            Command.REQUEST_CHALLENGE: self._give_challenge,
-            Command.UNLOCK: self._unlock,
+        self._actions: Mapping[NodeCommand, Callable[[Request], int]] = {
+            NodeCommand.ENTER_BOOTLOADER: self._enter,
+            NodeCommand.LEAVE_BOOTLOADER: self._leave,
+            NodeCommand.BEGIN_TRANSFER: self._begin,
+            NodeCommand.FINISH_TRANSFER: self._finish,
+            NodeCommand.ACTIVATE_TEST: self._activate_test,
+            NodeCommand.CONFIRM: self._confirm,
+            NodeCommand.REVERT: self._revert,
+            NodeCommand.RESET: self._reset,
+            NodeCommand.REQUEST_CHALLENGE: self._give_challenge,
+            NodeCommand.UNLOCK: self._unlock,
         }
 
     # ---- the driver's side
@@ -322,17 +300,17 @@ class BootloaderTarget:
                     self._receiver.receive(can_id - self._data_id, frame.data)
                 self._last_heard_ns = now_ns
             return
-        if can_id != self._request_id or self.state is NodeState.RESTARTING:
+        if can_id != self._request_id or self.state is NodeMode.RESTARTING:
             return
         request = self._wire.parse(frame)
         if not isinstance(request, Request) or not self._is_addressed(request.node):
             return
         self._last_heard_ns = now_ns
-        if request.command is Command.DISCOVER:
+        if request.command is NodeCommand.DISCOVER:
             self._describe(request.tag, now_ns)
-        elif request.command is Command.CHECK_BLOCK:
+        elif request.command is NodeCommand.CHECK_BLOCK:
             self._check_block(request, now_ns)
-        elif request.command is Command.OPEN_BLOCK:
+        elif request.command is NodeCommand.OPEN_BLOCK:
             self._open_block(request)
         else:
             self._do_once(request, now_ns)
@@ -381,7 +359,7 @@ class BootloaderTarget:
         """Whether a flasher that has gone would leave something open: the bootloader, the lock, or an ear for a signature."""
         if self._access is not None and self._access.is_unlocked:
             return True
-        return self._can_run and (self._is_listening or self.state in {NodeState.BOOTLOADER, NodeState.RECEIVING})
+        return self._can_run and (self._is_listening or self.state in {NodeMode.BOOTLOADER, NodeMode.RECEIVING})
 
     # ---- commands
 
@@ -392,7 +370,7 @@ class BootloaderTarget:
             return
         if request.tag == self._last_tag and self._last_result is not None:
             if request.command == self._last_result.command:
-                if request.command is Command.REQUEST_CHALLENGE and self._last_result.code == ResultCode.OK:
+                if request.command is NodeCommand.REQUEST_CHALLENGE and self._last_result.code == ResultCode.OK:
                     self._reply_challenge(now_ns)
                 self._answer_again(self._last_result, now_ns)
             return
@@ -419,22 +397,22 @@ class BootloaderTarget:
             self.state = after
         except _RefusedError as refusal:
             code, detail = refusal.code, refusal.number
-            if request.command in {Command.BEGIN_TRANSFER, Command.FINISH_TRANSFER}:
+            if request.command in {NodeCommand.BEGIN_TRANSFER, NodeCommand.FINISH_TRANSFER}:
                 self._events.append(ImageRefused(code, refusal.detail))
         self._last_tag = request.tag
         self._last_result = ResultReply(self._identity.position, request.tag, request.command, code, detail)
-        verify_ns = self._timing.verify_ns if request.command is Command.FINISH_TRANSFER else 0
+        verify_ns = self._timing.verify_ns if request.command is NodeCommand.FINISH_TRANSFER else 0
         due_ns = max(now_ns, self._busy_until_ns) + self._store.take_busy_ns() + verify_ns
         self._busy_until_ns = due_ns
         self._announce(request, due_ns, now_ns)
         self._reply(self._last_result, due_ns)
-        if code is ResultCode.OK and request.command is Command.RESET:
+        if code is ResultCode.OK and request.command is NodeCommand.RESET:
             self._restart_due_ns = due_ns + self._timing.restart_delay_ns
 
     def _enter(self, request: Request) -> int:
         if not PROTOCOL_VERSION_MIN <= request.protocol <= PROTOCOL_VERSION:
             raise _RefusedError(ResultCode.WRONG_PROTOCOL)
-        if self.state is NodeState.APPLICATION:
+        if self.state is NodeMode.APPLICATION:
             self._events.append(BootloaderEntered())
         self._is_listening = True
         self._offer = None  # Blocks that go to others of its group are none of our business until the next offer.
@@ -455,11 +433,11 @@ class BootloaderTarget:
         if self._access is not None:
             self._access.lock()
         if not self._can_run:
-            self.state = NodeState.BOOTLOADER
+            self.state = NodeMode.BOOTLOADER
             return
         self._is_listening = False
-        if self.state is not NodeState.APPLICATION:
-            self.state = NodeState.APPLICATION
+        if self.state is not NodeMode.APPLICATION:
+            self.state = NodeMode.APPLICATION
             self._events.append(BootloaderLeft())
 
     def _begin(self, request: Request) -> int:
@@ -544,7 +522,7 @@ class BootloaderTarget:
             raise _RefusedError(ResultCode.ACCESS_WAIT, number=self._access.wait_ms(self._now_ns))
         self._reply_challenge(self._now_ns)
         if not self._is_listening:
-            # The signature comes as data frames, also to an application: that is where an image on trial is confirmed.
+            # The signature comes as data frames, also to an application: that is where an image in test is confirmed.
             self._is_listening = True
             self._clear_buffer()
         return 0
@@ -557,7 +535,7 @@ class BootloaderTarget:
 
     def _unlock(self, request: Request) -> int:
         signature = self._taken(request.frames)[:SIGNATURE_BYTES]
-        self._is_listening = self.state is not NodeState.APPLICATION
+        self._is_listening = self.state is not NodeMode.APPLICATION
         if self._access is None:
             raise _RefusedError(ResultCode.NOTHING_TO_DO)
         if not self._access.verify(signature, self._identity.hwid, self._now_ns):
@@ -571,7 +549,7 @@ class BootloaderTarget:
     def _open_block(self, request: Request) -> None:
         """The data frames that follow are those of a block. There is no answer: what is missed shows at the check."""
         offer = self._offer
-        if (self.state, Command.OPEN_BLOCK) not in TARGET_TRANSITIONS or offer is None:
+        if (self.state, NodeCommand.OPEN_BLOCK) not in TARGET_TRANSITIONS or offer is None:
             return
         receiver = self._receiver
         if receiver is None or request.offset != self._stream_offset:
@@ -582,7 +560,7 @@ class BootloaderTarget:
             self._receiver.open(request.tag, is_repair=bool(request.repair))
 
     def _begin_stream(self, offer: Offer, offset: int) -> None:
-        """A stream begins at this place of the image: where this node goes on, or before."""
+        """A stream begins at this place of the image: where this node resumes, or before."""
         self._close_stream()
         if offset > self._offset:
             return  # Not for us: a gap would be left.
@@ -607,7 +585,7 @@ class BootloaderTarget:
     def _check_block(self, request: Request, now_ns: int) -> None:
         position = self._identity.position
         offer, receiver = self._offer, self._receiver
-        if (self.state, Command.CHECK_BLOCK) not in TARGET_TRANSITIONS or offer is None:
+        if (self.state, NodeCommand.CHECK_BLOCK) not in TARGET_TRANSITIONS or offer is None:
             self._reply(ResultReply(position, request.tag, request.command, ResultCode.WRONG_STATE, 0), now_ns)
             return
         if receiver is None:
@@ -619,11 +597,11 @@ class BootloaderTarget:
             self._reply(ResultReply(position, request.tag, request.command, ResultCode.INCOMPLETE, 0), now_ns)
             return
         if not receiver.check(request.tag, request.frames, request.crc32):
-            return  # Not of this stream, as far as can be told. Whoever means it asks again.
+            return  # Not of this stream, as far as is known. Its sender retries.
         try:
             self._store_blocks(offer, receiver.take(), now_ns)
         except LocalProtocolError:
-            # Somebody else uses the store (a master's own updater): this leads nowhere.
+            # Another upgrade uses the store (a master's own updater): this leads nowhere.
             self._offer = None
             self._close_stream()
             self._reply(ResultReply(position, request.tag, request.command, ResultCode.WRONG_STATE, 0), now_ns)
@@ -711,7 +689,7 @@ class BootloaderTarget:
     def _report_missing(self, request: Request, now_ns: int) -> bool:
         """Say which of the frames before the request are missing; false if all are there and their CRC is right."""
         frames, wire = request.frames, self._wire
-        is_offer = request.command is Command.BEGIN_TRANSFER
+        is_offer = request.command is NodeCommand.BEGIN_TRANSFER
         size, code = (OFFER_BYTES, ResultCode.BAD_OFFER) if is_offer else (SIGNATURE_BYTES, ResultCode.ACCESS_DENIED)
         possible = {-(-size // bytes_) for bytes_ in {DATA_BYTES, wire.data_bytes}}
         if frames not in possible:
@@ -721,7 +699,7 @@ class BootloaderTarget:
         if not missing:
             if crc32(b"".join(part for part in buffer[:frames] if part is not None)) == request.crc32:
                 return False
-            # Which frame is wrong cannot be told, so all are.
+            # Which frame is wrong is not known, so all are repeated.
             self._clear_buffer()
             missing = list(range(frames))
         bitmap = sum(1 << index for index in missing)
@@ -790,7 +768,7 @@ class BootloaderTarget:
             self._reply(PartReply(self._identity.position, ReplyKind(first + part), piece), now_ns)
 
     def _announce(self, request: Request, due_ns: int, now_ns: int) -> None:
-        """Tell the client to be patient if the result takes long."""
+        """Announce to the client that the result takes long."""
         if due_ns - now_ns > self._timing.pending_threshold_ns:
             wait_ms = min(-(-(due_ns - now_ns) // _MS), _PENDING_MS_MAX)
             self._reply(PendingReply(self._identity.position, request.tag, request.command, wait_ms), now_ns)
@@ -803,7 +781,7 @@ class BootloaderTarget:
 
     def _reply(self, reply: Reply, due_ns: int) -> None:
         if len(self._replies) >= _REPLIES_MAX:
-            return  # The client asks again.
+            return  # The client retries.
         entry = (due_ns, self._wire.serialize(reply))
         replies = self._replies
         if replies and replies[-1][0] > due_ns:

@@ -12,7 +12,7 @@ _MS = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootloaderTiming:
-    """The client's patience."""
+    """The client's timeouts and retries."""
 
     reply_timeout_ns: int = 50 * _MS
     """From the last frame handed to the driver to the answer: for adapters and foreign traffic. It doubles with every
@@ -25,23 +25,23 @@ class BootloaderTiming:
     """The same for the first report on blocks, before reports have been timed."""
 
     frame_timeout_ns: int = 1 * _MS
-    """More patience for each data frame that may still wait in the adapter: a frame takes 0.23 ms at 500 kbit/s, 0.9 ms at
+    """Added to the timeout for each data frame that may still wait in the adapter: a frame takes 0.23 ms at 500 kbit/s, 0.9 ms at
     125 kbit/s. A driver that gets rid of frames at once costs nothing by this; one with a deep queue is not taken for a
     silent node."""
 
     report_timeout_ns_min: int = 50 * _MS
-    """Once reports have been timed, their patience is three times what they took, but not less than this: what a desktop's
+    """Once reports have been timed, their timeout is three times what they took, but not less than this: what a desktop's
     scheduler and a USB adapter may take, and what 16 nodes need to answer one behind the other at 125 kbit/s."""
 
     report_tries: int = 8
-    """How often a report is asked for. A stream has hundreds of reports, so an unlucky row must be rarer than for a request: at
+    """How often a report is requested. A stream has hundreds of reports, so an unlucky row must be rarer than for a request: at
     20 % loss of question and report each that is 1 in 3500."""
 
     report_tries_quick: int = 3
-    """So many of them one report's patience apart; behind them it doubles with every repetition."""
+    """This many of them one report's timeout apart; behind them it doubles with every repetition."""
 
     report_late_ns: int = 20 * _MS
-    """Once one node of a broadcast has reported, the others are asked again after this: they report at the same time."""
+    """Once one node of a broadcast has reported, the others are polled again after this: they report at the same time."""
 
     reply_tries: int = 5
     """A frame lost five times in a row is a broken connection, not a bad one: at 20 % loss of request and reply together
@@ -49,7 +49,7 @@ class BootloaderTiming:
 
     discover_timeout_ns: int = 100 * _MS
     discover_tries: int = 100
-    """Together 10 s: longer than a node needs to restart and verify an image, shorter than a person's patience."""
+    """Together 10 s: longer than a node needs to restart and verify an image, shorter than a person waits."""
 
     interruptions_max: int = 8
     """How often the transfer may break off without getting further than ever before."""
@@ -58,17 +58,17 @@ class BootloaderTiming:
     """How often a node may report missing frames without having got any further: one frame a round completes a block."""
 
     rounds_stuck: int = 20
-    """After so many of them, and so many more, the pace becomes slower, whatever it was: frames that come very late, some behind
+    """After this many of them, and as many more, the pace becomes slower, whatever it was: frames that come very late, some behind
     the next block, are no loss that could be measured."""
 
     pending_max: int = 100
-    """Pending replies to one request; a node that goes on longer is not working but looping."""
+    """Pending replies to one request; a node that needs more is not working but looping."""
 
     access_waits_max: int = 10
     """How often a node may put off its challenge, or a part of it may be lost."""
 
     access_wait_ns_max: int = 30_000 * _MS
-    """A node that wants a longer pause than this is asked again all the same: it has been attacked, or is out of order."""
+    """A node that wants a longer pause than this is sent a request again all the same: it has been attacked, or is out of order."""
 
     late_ns: int = 1_000 * _MS
     """How long a broadcast waits for nodes that have not been found when others are ready; they are served afterwards."""
@@ -80,7 +80,7 @@ class BootloaderTiming:
     """Pause between two bursts."""
 
     window_blocks_min: int = 4
-    """Blocks under way in the beginning, if the node can hold so many. The window doubles with every report, up to what the
+    """Blocks under way in the beginning, if the node can hold that many. The window doubles with every report, up to what the
     node holds."""
 
     loss_pct_high: int = 12
@@ -108,7 +108,7 @@ class TargetTiming:
     """What checking digest and signature takes on a Cortex-M4 at 80 MHz for a small image; for simulations."""
 
     pending_threshold_ns: int = 15 * _MS
-    """Operations longer than this are announced with Pending: less than any flasher's patience."""
+    """Operations longer than this are announced with Pending: less than any flasher's timeout."""
 
     restart_delay_ns: int = 20 * _MS
     """Between the result of Reset and the restart, so that the result leaves the transmit queue of a busy bus."""

@@ -12,10 +12,8 @@ from bmsota.bootloader._messages import (
     BLOCK_FRAMES_MAX,
     DATA_BYTES,
     FD_DATA_BYTES,
-    POSITION_MAX,
     BitmapReply,
     BuildReply,
-    Command,
     CounterReply,
     LimitsReply,
     ListReply,
@@ -31,6 +29,7 @@ from bmsota.bootloader._messages import (
 )
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, SignalError
+from bmsota.node import POSITION_MAX, NodeCommand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,37 +45,37 @@ _LIST_ENTRIES = 4
 _NO_AGE, _NO_FRAME = 31, 127
 
 _PLAIN = (
-    Command.FINISH_TRANSFER,
-    Command.ACTIVATE_TEST,
-    Command.RESET,
-    Command.REVERT,
-    Command.LEAVE_BOOTLOADER,
-    Command.REQUEST_CHALLENGE,
+    NodeCommand.FINISH_TRANSFER,
+    NodeCommand.ACTIVATE_TEST,
+    NodeCommand.RESET,
+    NodeCommand.REVERT,
+    NodeCommand.LEAVE_BOOTLOADER,
+    NodeCommand.REQUEST_CHALLENGE,
 )
 
 
-def _signal(command: Command, what: str) -> str:
+def _signal(command: NodeCommand, what: str) -> str:
     return "".join(word.capitalize() for word in command.name.split("_")) + what
 
 
 # Command -> (field of `Request`, signal).
-_REQUEST_SIGNALS: Mapping[Command, tuple[tuple[str, str], ...]] = {
-    Command.DISCOVER: (("tag", "DiscoverEcho"),),
-    Command.ENTER_BOOTLOADER: (
+_REQUEST_SIGNALS: Mapping[NodeCommand, tuple[tuple[str, str], ...]] = {
+    NodeCommand.DISCOVER: (("tag", "DiscoverEcho"),),
+    NodeCommand.ENTER_BOOTLOADER: (
         ("tag", "EnterBootloaderTag"),
         ("protocol", "Protocol"),
         ("boot_id", "EnterBootloaderBootId"),
     ),
-    Command.BEGIN_TRANSFER: (("tag", "BeginTransferTag"), ("frames", "OfferFrames"), ("crc32", "OfferCrc32")),
-    Command.CHECK_BLOCK: (
+    NodeCommand.BEGIN_TRANSFER: (("tag", "BeginTransferTag"), ("frames", "OfferFrames"), ("crc32", "OfferCrc32")),
+    NodeCommand.CHECK_BLOCK: (
         ("tag", "CheckedBlock"),
         ("frames", "CheckedFrames"),
         ("report_wanted", "ReportWanted"),
         ("crc32", "CheckedCrc32"),
     ),
-    Command.OPEN_BLOCK: (("tag", "OpenedBlock"), ("repair", "IsRepair"), ("offset", "StreamOffset")),
-    Command.UNLOCK: (("tag", "UnlockTag"), ("frames", "SignatureFrames"), ("crc32", "SignatureCrc32")),
-    Command.CONFIRM: (("tag", "ConfirmTag"), ("raise_counter", "RaiseCounter"), ("boot_id", "ConfirmBootId")),
+    NodeCommand.OPEN_BLOCK: (("tag", "OpenedBlock"), ("repair", "IsRepair"), ("offset", "StreamOffset")),
+    NodeCommand.UNLOCK: (("tag", "UnlockTag"), ("frames", "SignatureFrames"), ("crc32", "SignatureCrc32")),
+    NodeCommand.CONFIRM: (("tag", "ConfirmTag"), ("raise_counter", "RaiseCounter"), ("boot_id", "ConfirmBootId")),
     **{command: (("tag", _signal(command, "Tag")), ("boot_id", _signal(command, "BootId"))) for command in _PLAIN},
 }
 
@@ -228,7 +227,7 @@ class BootloaderWire:
         try:
             if is_request:
                 values = self._request.decode_raw(frame.data)
-                command = Command(int(values["Command"]))
+                command = NodeCommand(int(values["Command"]))
                 fields = {field: int(values[signal]) for field, signal in _REQUEST_SIGNALS[command]}
                 return Request(int(values["Node"]), command, **fields)
             values = self._replies[position].decode_raw(frame.data)

@@ -12,7 +12,7 @@ from bmsota.cli.canbus import BusChoice, bus_choice, heard_sentence, open_bus
 from bmsota.cli.faults import say, say_fault, stop, stop_with
 from bmsota.cli.flashtext import columns
 from bmsota.cli.screen import forgiving_output
-from bmsota.flashing import ExitCode, FaultError, FieldFault
+from bmsota.flashing import ExitCode, FaultError, FlashFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def command(
     except FaultError as error:
         stop_with(error)
     except KeyboardInterrupt:
-        stop(FieldFault.INTERRUPTED, "stopped by Ctrl-C")
+        stop(FlashFault.INTERRUPTED, "stopped by Ctrl-C")
     if exit_code is not ExitCode.DONE:
         raise typer.Exit(int(exit_code))
 
@@ -96,7 +96,7 @@ def _list(ports: Sequence[str], probe: bool, as_json: bool) -> ExitCode:
         for line in columns([_row(each) for each in probed]) if probed else []:
             typer.echo(line)
     if not found:
-        say_fault(FieldFault.NO_SUCH_PORT, "expected a CAN adapter, got none")
+        say_fault(FlashFault.NO_SUCH_PORT, "expected a CAN adapter, got none")
         say("  without hardware: `bmsota-sim bench` makes a virtual one")
         return ExitCode.FAILED
     return ExitCode.DONE
@@ -132,7 +132,7 @@ def _check_bitrate(ctx: typer.Context, seconds: float, *, as_json: bool) -> Exit
     arguments = listen_only_arguments(choice.interface)
     if not arguments:
         raise FaultError(
-            FieldFault.BAD_OPTION,
+            FlashFault.BAD_OPTION,
             f"expected an adapter whose bit rate is chosen when it is opened listen-only, got {choice.interface}",
         )
     heard: dict[int, Heard] = {}
@@ -140,7 +140,7 @@ def _check_bitrate(ctx: typer.Context, seconds: float, *, as_json: bool) -> Exit
         try:
             bus = open_bus(choice, **{**arguments, "bitrate": bitrate})
         except FaultError as error:
-            if error.fault is FieldFault.ADAPTER_REFUSES or error.fault is FieldFault.BAD_SETTING:
+            if error.fault is FlashFault.ADAPTER_REFUSES or error.fault is FlashFault.BAD_SETTING:
                 say(f"{bitrate} bit/s: this adapter cannot do it")
                 continue
             raise
@@ -166,7 +166,7 @@ def _verdict(choice: BusChoice, heard: dict[int, Heard], *, as_json: bool) -> Ex
             typer.echo(f"the bus has {right} bit/s: -i {choice.interface} -c {choice.channel} -b {right}")
         return ExitCode.DONE
     if any(each.is_wrong for each in heard.values()):
-        say_fault(FieldFault.WRONG_BITRATE, f"heard errors and no frame at every usual bit rate ({choice.channel})")
+        say_fault(FlashFault.WRONG_BITRATE, f"heard errors and no frame at every usual bit rate ({choice.channel})")
         return ExitCode.BUS_UNUSABLE
     say(
         f"the bus is silent at every usual bit rate: nobody talks, so its rate cannot be told ({choice.channel})",

@@ -28,7 +28,7 @@ from bmsota.adapters.files import packaged_dbc
 from bmsota.bootloader import BootloaderTiming, BootloaderWire
 from bmsota.cli.faults import say, stop
 from bmsota.errors import TransferError
-from bmsota.flashing import BootloaderProfile, FaultError, FieldFault, FlashingEngine
+from bmsota.flashing import BootloaderProfile, FaultError, FlashFault, FlashingEngine
 from bmsota.signals import loads
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # argparse names the option first; of an interface that does not exist it lists thirty that do.
         is_interface = "-i/--interface" in message and "invalid choice" in message
-        stop(FieldFault.UNKNOWN_ADAPTER if is_interface else FieldFault.BAD_OPTION, message)
+        stop(FlashFault.UNKNOWN_ADAPTER if is_interface else FlashFault.BAD_OPTION, message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,13 +152,13 @@ def bus_choice(ctx: typer.Context) -> BusChoice:
         config: Mapping[str, Any] = can.util.load_config(config=given, context=context)
     except can.CanInterfaceNotImplementedError as error:
         named = "None" not in str(error)
-        fault = FieldFault.UNKNOWN_ADAPTER if named else FieldFault.NO_ADAPTER
+        fault = FlashFault.UNKNOWN_ADAPTER if named else FlashFault.NO_ADAPTER
         detail = str(error) if named else "expected an adapter (-i and -c, can.conf or CAN_INTERFACE), got none"
         raise FaultError(fault, detail) from error
     except (ValueError, OSError, KeyError, TypeError, configparser.Error) as error:
         reason = " ".join(str(error).split())
         raise FaultError(
-            FieldFault.BAD_OPTION, f"expected a usable can.conf, CAN_CONFIG and options of the bus, got: {reason}"
+            FlashFault.BAD_OPTION, f"expected a usable can.conf, CAN_CONFIG and options of the bus, got: {reason}"
         ) from error
     timing = config.get("timing")
     bitrate = getattr(timing, "nom_bitrate", None) or getattr(timing, "bitrate", None) or config.get("bitrate")
@@ -180,7 +180,7 @@ def _rate(value: Any, what: str) -> int:
         return int(value)
     except (ValueError, TypeError) as error:
         raise FaultError(
-            FieldFault.BAD_OPTION, f"expected a {what} in bit/s, got {value!r} (-b, can.conf or CAN_BITRATE)"
+            FlashFault.BAD_OPTION, f"expected a {what} in bit/s, got {value!r} (-b, can.conf or CAN_BITRATE)"
         ) from error
 
 
@@ -190,7 +190,7 @@ def _check_context(name: str) -> None:
 
     if not can.util.load_environment_config(name) and not can.util.load_file_config(section=name):
         raise FaultError(
-            FieldFault.BAD_OPTION,
+            FlashFault.BAD_OPTION,
             f"expected a section [{name}] in can.conf, or CAN_INTERFACE_{name}, got neither (--can-context)",
         )
 
@@ -211,15 +211,15 @@ def open_bus(choice: BusChoice, **more: Any) -> Any:
         raise _fault_of_opening(error.__cause__ or error, choice) from error
 
 
-_FAULT_OF_ERRNO: Mapping[int, FieldFault] = {
-    errno.ENOENT: FieldFault.NO_SUCH_PORT,
-    errno.ENODEV: FieldFault.NO_SUCH_PORT,
-    errno.ENXIO: FieldFault.NO_SUCH_PORT,
-    errno.EACCES: FieldFault.PORT_FORBIDDEN,
-    errno.EPERM: FieldFault.PORT_FORBIDDEN,
-    errno.EBUSY: FieldFault.PORT_BUSY,
-    errno.EAGAIN: FieldFault.PORT_BUSY,
-    errno.EAFNOSUPPORT: FieldFault.DRIVER_MISSING,
+_FAULT_OF_ERRNO: Mapping[int, FlashFault] = {
+    errno.ENOENT: FlashFault.NO_SUCH_PORT,
+    errno.ENODEV: FlashFault.NO_SUCH_PORT,
+    errno.ENXIO: FlashFault.NO_SUCH_PORT,
+    errno.EACCES: FlashFault.PORT_FORBIDDEN,
+    errno.EPERM: FlashFault.PORT_FORBIDDEN,
+    errno.EBUSY: FlashFault.PORT_BUSY,
+    errno.EAGAIN: FlashFault.PORT_BUSY,
+    errno.EAFNOSUPPORT: FlashFault.DRIVER_MISSING,
 }
 
 
@@ -232,22 +232,22 @@ def _fault_of_opening(error: BaseException, choice: BusChoice) -> FaultError:
     detail = f"{error} ({choice})"
     number = _errno_of(error)
     if isinstance(error, AdapterSilentError):
-        fault = FieldFault.ADAPTER_SILENT
+        fault = FlashFault.ADAPTER_SILENT
     elif isinstance(error, AdapterRefusesError):
-        fault = FieldFault.ADAPTER_REFUSES
+        fault = FlashFault.ADAPTER_REFUSES
     elif number is not None and number in _FAULT_OF_ERRNO:
         fault = _FAULT_OF_ERRNO[number]
     elif isinstance(error, can.CanInterfaceNotImplementedError | NotImplementedError | ImportError | NameError):
         # NameError: kvaser's back end without its library.
-        fault = FieldFault.DRIVER_MISSING
+        fault = FlashFault.DRIVER_MISSING
     elif isinstance(error, OSError) and number is None:
-        fault = FieldFault.DRIVER_MISSING  # pcan's back end without its library.
+        fault = FlashFault.DRIVER_MISSING  # pcan's back end without its library.
     elif isinstance(error, TypeError):
-        fault = FieldFault.BAD_OPTION
+        fault = FlashFault.BAD_OPTION
     elif isinstance(error, ValueError) and not isinstance(error, can.CanError):
-        fault = FieldFault.BAD_SETTING
+        fault = FlashFault.BAD_SETTING
     else:
-        fault = FieldFault.ADAPTER_FAILS
+        fault = FlashFault.ADAPTER_FAILS
     return FaultError(fault, detail)
 
 
@@ -283,11 +283,11 @@ def listen_before(choice: BusChoice, seconds: float) -> Heard | None:
     try:
         heard = listen(bus, seconds)
     except can.CanError as error:
-        raise FaultError(FieldFault.ADAPTER_FAILS, f"{error} ({choice})") from error
+        raise FaultError(FlashFault.ADAPTER_FAILS, f"{error} ({choice})") from error
     finally:
         bus.shutdown()
     if heard.is_wrong:
-        raise FaultError(FieldFault.WRONG_BITRATE, f"{heard_sentence(heard)} ({choice})")
+        raise FaultError(FlashFault.WRONG_BITRATE, f"{heard_sentence(heard)} ({choice})")
     return heard
 
 
@@ -428,7 +428,7 @@ class CanSession:
         events: Iterator[EngineEvent] = drive(_OneOperation(engine, interrupt), self.bus, self.clock)
         yield from events
 
-    def nobody(self) -> tuple[FieldFault, str]:
+    def nobody(self) -> tuple[FlashFault, str]:
         """Which fault it is that no node has answered. Waits a moment for what the adapter has to say to our question."""
         import can  # noqa: PLC0415 - see `_parser`
 
@@ -439,18 +439,18 @@ class CanSession:
             while (left_ns := end_ns - self.clock()) > 0:
                 self.bus.recv(left_ns / 1e9)
         except FrameRefusedError as error:
-            return FieldFault.BUS_NOT_WORKING, f"{error} ({self.choice})"
+            return FlashFault.BUS_NOT_WORKING, f"{error} ({self.choice})"
         except can.CanError as error:
-            return FieldFault.ADAPTER_FAILS, f"{error} ({self.choice})"
+            return FlashFault.ADAPTER_FAILS, f"{error} ({self.choice})"
         detail = f"expected a node to answer, got none ({self.choice})"
         heard = self.heard
         # What was heard beside our own question tells as much as what was heard before it.
         if (heard is not None and heard.is_right) or self.bus.received:
             frames = self.bus.received + (heard.frames if heard is not None else 0)
-            return FieldFault.NO_NODE_BUSY_BUS, f"{detail}; the bus carries other frames, {frames} heard"
+            return FlashFault.NO_NODE_BUSY_BUS, f"{detail}; the bus carries other frames, {frames} heard"
         if heard is not None:
-            return FieldFault.NO_NODE_SILENT_BUS, f"{detail}; the bus is silent"
-        return FieldFault.NO_NODE, detail
+            return FlashFault.NO_NODE_SILENT_BUS, f"{detail}; the bus is silent"
+        return FlashFault.NO_NODE, detail
 
 
 def fault_of_transfer(error: TransferError, *, was_changed: bool) -> FaultError:
@@ -458,9 +458,9 @@ def fault_of_transfer(error: TransferError, *, was_changed: bool) -> FaultError:
     from bmsota.adapters.slcan import FrameRefusedError  # noqa: PLC0415 - brings python-can
 
     if was_changed:
-        return FaultError(FieldFault.ADAPTER_LOST, str(error))
+        return FaultError(FlashFault.ADAPTER_LOST, str(error))
     refused = isinstance(error.__cause__, FrameRefusedError)
-    return FaultError(FieldFault.BUS_NOT_WORKING if refused else FieldFault.ADAPTER_FAILS, str(error))
+    return FaultError(FlashFault.BUS_NOT_WORKING if refused else FlashFault.ADAPTER_FAILS, str(error))
 
 
 @cache
@@ -485,9 +485,9 @@ def make_profile(
         FaultError: BAD_OPTION, or what is wrong with the key file.
     """
     if ids not in {11, 29}:
-        raise FaultError(FieldFault.BAD_OPTION, f"expected 11 or 29, got {ids} (--ids)")
+        raise FaultError(FlashFault.BAD_OPTION, f"expected 11 or 29, got {ids} (--ids)")
     if name not in PROFILES:
-        raise FaultError(FieldFault.BAD_OPTION, f"expected one of {', '.join(PROFILES)}, got {name!r} (--profile)")
+        raise FaultError(FlashFault.BAD_OPTION, f"expected one of {', '.join(PROFILES)}, got {name!r} (--profile)")
     key = None if access_key is None else _access_key(access_key)
     if name == "uds":
         return _uds_profile(ids, choice, patience_s=patience_s, key=key)

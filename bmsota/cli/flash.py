@@ -1,7 +1,7 @@
 """`bmsota flash`: put a release, or one image, on the nodes of a pack through a CAN adapter.
 
 Look for nodes, make a plan, ask, flash all nodes, restart them into the new image, read the versions back, confirm. What is
-decided is `bmsota.flashing`'s business (`make_plan`, `FieldUpgrade`); here it is shown, logged and reported.
+decided is `bmsota.flashing`'s business (`make_plan`, `PackFlash`); here it is shown, logged and reported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from bmsota.bootloader import POSITION_MAX
 from bmsota.canbits import ceiling_bytes_per_s
 from bmsota.cli.canbus import (
     LISTEN_S,
@@ -57,13 +56,13 @@ from bmsota.flashing import (
     Check,
     ExitCode,
     FaultError,
-    FieldFault,
-    FieldOutcome,
-    FieldPhase,
-    FieldUpgrade,
+    FlashFault,
     FlashingEngine,
+    FlashOutcome,
+    FlashPhase,
     FramesRepeated,
     NodeDone,
+    PackFlash,
     PhaseBegun,
     PlanMade,
     PlanRequest,
@@ -74,6 +73,7 @@ from bmsota.flashing import (
     make_plan,
     node_words,
 )
+from bmsota.node import POSITION_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from bmsota.adapters.canrecord import CanRecord
     from bmsota.canframe import CanFrame
     from bmsota.cli.canbus import BusChoice
-    from bmsota.flashing import Fault, FieldEvent, FieldResult, FlashingProfile, FlashPlan, FlashSource
+    from bmsota.flashing import Fault, FlashEvent, FlashingProfile, FlashPlan, FlashResult, FlashSource
     from bmsota.image import PublicKey
 
 __all__ = ["command", "parse_checks", "parse_positions", "parse_targets", "wire_ceiling"]
@@ -115,7 +115,7 @@ def parse_positions(texts: Iterable[str], option: str) -> tuple[int, ...]:
         if not first <= last <= POSITION_MAX:
             word = "one word or " if option == "--to" else ""
             raise FaultError(
-                FieldFault.BAD_TARGET, f"expected {word}positions 0 to {POSITION_MAX}, got {text!r} ({option})"
+                FlashFault.BAD_TARGET, f"expected {word}positions 0 to {POSITION_MAX}, got {text!r} ({option})"
             )
         positions.update(range(first, last + 1))
     return tuple(sorted(positions))
@@ -145,7 +145,7 @@ def parse_checks(texts: Iterable[str]) -> frozenset[Check]:
     checks: set[Check] = set()
     for text in texts:
         if text not in known:
-            raise FaultError(FieldFault.UNKNOWN_CHECK, f"expected one of {', '.join(known)}, got {text!r} (--force)")
+            raise FaultError(FlashFault.UNKNOWN_CHECK, f"expected one of {', '.join(known)}, got {text!r} (--force)")
         checks.add(known[text])
     return frozenset(checks)
 
@@ -160,7 +160,7 @@ def parse_hwids(texts: Iterable[str]) -> dict[int, str]:
     for text in texts:
         position, sign, hwid = text.partition("=")
         if not sign or not hwid:
-            raise FaultError(FieldFault.BAD_TARGET, f"expected POSITION=HWID, got {text!r} (--hwid)")
+            raise FaultError(FlashFault.BAD_TARGET, f"expected POSITION=HWID, got {text!r} (--hwid)")
         hwids |= dict.fromkeys(parse_positions([position], "--hwid"), hwid)
     return hwids
 
@@ -193,10 +193,10 @@ class _Screen:
         with self._progress:
             yield
 
-    def show(self, event: FieldEvent, now_ns: int) -> None:
+    def show(self, event: FlashEvent, now_ns: int) -> None:
         """What has happened."""
         match event:
-            case PhaseBegun(phase) if phase not in {FieldPhase.DECIDE, FieldPhase.OVER}:
+            case PhaseBegun(phase) if phase not in {FlashPhase.DECIDE, FlashPhase.OVER}:
                 self._console.print(f"{phase.value} ...", markup=False, highlight=False)
             case TransferBegun(position, offset, size_bytes):
                 self._task(position, size_bytes)
@@ -232,7 +232,7 @@ class _Screen:
 class _Stoppable:
     """A field upgrade that is stopped when the user presses Ctrl-C."""
 
-    def __init__(self, machine: FieldUpgrade, interrupt: Interrupt) -> None:
+    def __init__(self, machine: PackFlash, interrupt: Interrupt) -> None:
         self._machine = machine
         self._interrupt = interrupt
 
@@ -248,7 +248,7 @@ class _Stoppable:
             self._machine.stop(now_ns)
         return self._machine.frames_to_send(now_ns)
 
-    def next_event(self) -> FieldEvent | None:
+    def next_event(self) -> FlashEvent | None:
         return self._machine.next_event()
 
     def next_timeout(self) -> int | None:
@@ -319,13 +319,13 @@ class _Run:
         with CanSession.open(self.choice, listen_s=listen_s, make_record=self._open_files) as session, self.interrupt:
             self.session = session
             try:
-                machine = FieldUpgrade(
+                machine = PackFlash(
                     FlashingEngine(self.profile),
                     partial(make_plan, source=self.source, request=self.request),
                     expected=self.request.named_positions,
                 )
             except LocalProtocolError as error:  # UDS has fewer positions than `--to` knows.
-                raise FaultError(FieldFault.BAD_TARGET, str(error)) from error
+                raise FaultError(FlashFault.BAD_TARGET, str(error)) from error
             try:
                 self._drive(machine, session)
             except TransferError as error:
@@ -354,18 +354,18 @@ class _Run:
                 self.record = CanRecord(files.log)
             except OSError as error:
                 raise FaultError(
-                    FieldFault.REPORT_NOT_WRITABLE,
+                    FlashFault.REPORT_NOT_WRITABLE,
                     f"expected to write it, got: {error.strerror or error} ({files.log})",
                 ) from error
             except ConfigurationError as error:
-                raise FaultError(FieldFault.BAD_OPTION, f"{error} (--log)") from error
+                raise FaultError(FlashFault.BAD_OPTION, f"{error} (--log)") from error
         return self.record
 
-    def _drive(self, machine: FieldUpgrade, session: CanSession) -> None:
+    def _drive(self, machine: PackFlash, session: CanSession) -> None:
         from bmsota.adapters.pythoncan import drive  # noqa: PLC0415 - brings python-can
 
         screen = _Screen(self.ceiling)
-        events: Iterator[FieldEvent] = drive(_Stoppable(machine, self.interrupt), session.bus, session.clock)
+        events: Iterator[FlashEvent] = drive(_Stoppable(machine, self.interrupt), session.bus, session.clock)
         for event in events:
             screen.show(event, session.clock())
             if isinstance(event, PlanMade):
@@ -382,10 +382,10 @@ class _Run:
                                 self._watch_wire(later.phase, session)
                             screen.show(later, session.clock())
 
-    def _watch_wire(self, phase: FieldPhase, session: CanSession) -> None:
+    def _watch_wire(self, phase: FlashPhase, session: CanSession) -> None:
         now_ns = session.clock()
         self.wire.end(session.bus.sent_bytes, now_ns)
-        if phase is FieldPhase.STAGE:
+        if phase is FlashPhase.STAGE:
             self.wire.begin(session.bus.sent_bytes, now_ns)
 
     def _show_plan(self, plan: FlashPlan) -> None:
@@ -394,7 +394,7 @@ class _Run:
         for line in plan_lines(plan, self.ceiling):
             typer.echo(line)
 
-    def _decide(self, machine: FieldUpgrade, session: CanSession) -> None:
+    def _decide(self, machine: PackFlash, session: CanSession) -> None:
         if not self.is_agreed:
             assert machine.plan is not None
             try:
@@ -410,7 +410,7 @@ class _Run:
 
     # ---- the end
 
-    def _end(self, result: FieldResult, ended_ns: int) -> ExitCode:
+    def _end(self, result: FlashResult, ended_ns: int) -> ExitCode:
         if self.record is not None:
             self.record.close()
         exit_code, fault, detail = self._verdict(result)
@@ -419,7 +419,7 @@ class _Run:
         self._write_report(result, ended_ns, end_json(exit_code, fault, detail, is_safe=is_safe))
         return exit_code
 
-    def _verdict(self, result: FieldResult) -> tuple[ExitCode, Fault | None, str]:
+    def _verdict(self, result: FlashResult) -> tuple[ExitCode, Fault | None, str]:
         """Exit code, fault and detail."""
         plan = self.plan
         if self.lost is not None:
@@ -434,21 +434,21 @@ class _Run:
         if self.is_plan_only and plan is not None and not self.interrupt.is_wanted:
             return ExitCode.DONE, None, ""
         match result.outcome:
-            case FieldOutcome.DONE | FieldOutcome.NOTHING_TO_DO:
+            case FlashOutcome.DONE | FlashOutcome.NOTHING_TO_DO:
                 return ExitCode.DONE, None, ""
-            case FieldOutcome.DECLINED:
-                return ExitCode.REFUSED, FieldFault.DECLINED, "expected yes, got no"
-            case FieldOutcome.INTERRUPTED:
+            case FlashOutcome.DECLINED:
+                return ExitCode.REFUSED, FlashFault.DECLINED, "expected yes, got no"
+            case FlashOutcome.INTERRUPTED:
                 phase = result.failed_phase.value if result.failed_phase is not None else "nothing"
-                return ExitCode.INTERRUPTED, FieldFault.INTERRUPTED, f"stopped by Ctrl-C while {phase}"
+                return ExitCode.INTERRUPTED, FlashFault.INTERRUPTED, f"stopped by Ctrl-C while {phase}"
         causes = _causes(result)
-        if result.outcome is FieldOutcome.MIXED:
-            return ExitCode.MIXED, FieldFault.PACK_MIXED, _mixture(result)
+        if result.outcome is FlashOutcome.MIXED:
+            return ExitCode.MIXED, FlashFault.PACK_MIXED, _mixture(result)
         cause = next(iter(causes))
         return ExitCode.FAILED, cause, causes[cause]
 
     def _tell(
-        self, result: FieldResult, exit_code: ExitCode, fault: Fault | None, detail: str, *, is_safe: bool
+        self, result: FlashResult, exit_code: ExitCode, fault: Fault | None, detail: str, *, is_safe: bool
     ) -> None:
         plan = self.plan
         if plan is not None and plan.nodes and plan.refusals and exit_code is ExitCode.REFUSED:
@@ -459,7 +459,7 @@ class _Run:
             for cause, told in _causes(result).items():
                 if cause is not fault:
                     say_fault(cause, told)
-        elif result.outcome is FieldOutcome.NOTHING_TO_DO:
+        elif result.outcome is FlashOutcome.NOTHING_TO_DO:
             typer.echo("nothing to do: every target runs it already")
         elif self.is_plan_only:
             typer.echo("nothing was written: this was only the plan")
@@ -473,7 +473,7 @@ class _Run:
         if exit_code is not ExitCode.DONE:
             say_again(was_changed=result.was_changed, is_safe=is_safe)
 
-    def _write_report(self, result: FieldResult, ended_ns: int, end: dict[str, Any]) -> None:
+    def _write_report(self, result: FlashResult, ended_ns: int, end: dict[str, Any]) -> None:
         assert self.session is not None
         assert self.files is not None
         session, record, plan = self.session, self.record, self.plan
@@ -498,12 +498,12 @@ class _Run:
             "log": log_json(record),
         }
         if record is not None and record.fault is not None:
-            say_fault(FieldFault.LOG_BROKEN_OFF, f"expected to write it, got: {record.fault} ({record.path})")
+            say_fault(FlashFault.LOG_BROKEN_OFF, f"expected to write it, got: {record.fault} ({record.path})")
         try:
             self.files.write(content)
         except OSError as error:
             place = self.files.report
-            say_fault(FieldFault.REPORT_LOST, f"expected to write it, got: {error.strerror or error} ({place})")
+            say_fault(FlashFault.REPORT_LOST, f"expected to write it, got: {error.strerror or error} ({place})")
             import json  # noqa: PLC0415 - only here
 
             typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
@@ -512,7 +512,7 @@ class _Run:
         say(f"report: {self.files.report}{log}")
 
 
-def _causes(result: FieldResult) -> dict[Fault, str]:
+def _causes(result: FlashResult) -> dict[Fault, str]:
     """What the nodes failed of, each with its nodes."""
     told: dict[Fault, list[tuple[int, str]]] = {}
     for report in result.nodes:
@@ -522,11 +522,11 @@ def _causes(result: FieldResult) -> dict[Fault, str]:
     return {cause: nodes_text(each) for cause, each in told.items()}
 
 
-def _mixture(result: FieldResult) -> str:
+def _mixture(result: FlashResult) -> str:
     """Who runs the new version and who does not."""
     sides: dict[bool, list[int]] = {True: [], False: []}
     for report in result.nodes:
-        sides[report.standing in RUNS_NEW].append(report.position)
+        sides[report.status in RUNS_NEW].append(report.position)
     others = f" and not on {node_words(sides[False])}" if sides[False] else ""
     return f"expected one version, got the new one on {node_words(sides[True])}{others}"
 
@@ -624,7 +624,7 @@ def command(
     forgiving_output()
     try:
         if not (is_plan_only or yes or sys.stdin.isatty()):
-            stop(FieldFault.NOT_CONFIRMED, "expected --yes, or a terminal to ask on, got neither")
+            stop(FlashFault.NOT_CONFIRMED, "expected --yes, or a terminal to ask on, got neither")
         run = _make_run(
             ctx,
             source,
@@ -648,7 +648,7 @@ def command(
     except FaultError as error:
         stop_with(error)
     except KeyboardInterrupt:
-        stop(FieldFault.INTERRUPTED, "stopped by Ctrl-C before anything was begun")
+        stop(FlashFault.INTERRUPTED, "stopped by Ctrl-C before anything was begun")
     if exit_code is not ExitCode.DONE:
         raise typer.Exit(int(exit_code))
 

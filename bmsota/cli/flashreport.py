@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmsota import __version__
-from bmsota.flashing import FAULTS, FaultError, FieldFault
+from bmsota.flashing import FAULTS, FaultError, FlashFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bmsota.adapters.canprobe import Heard
     from bmsota.adapters.canrecord import CanRecord
-    from bmsota.bootloader import NodeDescription
     from bmsota.cli.canbus import BusChoice
-    from bmsota.flashing import ExitCode, Fault, FieldResult, Finding, FlashPlan, FlashSource, NodePlan, NodeReport
+    from bmsota.flashing import ExitCode, Fault, Finding, FlashPlan, FlashResult, FlashSource, NodeFlashReport, NodePlan
+    from bmsota.node import NodeDescription
 
 __all__ = ["REPORT_FORMAT", "RunFiles", "node_json", "plan_json", "result_json", "source_json"]
 
@@ -62,7 +62,7 @@ class RunFiles:
                 path = _new_file(Path(folder), stem)
         except OSError as error:
             raise FaultError(
-                FieldFault.REPORT_NOT_WRITABLE,
+                FlashFault.REPORT_NOT_WRITABLE,
                 f"expected to write it, got: {error.strerror or error} ({report or folder})",
             ) from error
         if not has_log:
@@ -189,7 +189,7 @@ def plan_json(plan: FlashPlan) -> dict[str, Any]:
     }
 
 
-def _node_result_json(report: NodeReport, ceiling_bytes_per_s: float | None) -> dict[str, Any]:
+def _node_result_json(report: NodeFlashReport, ceiling_bytes_per_s: float | None) -> dict[str, Any]:
     seconds = report.transfer_ns / 1e9
     rate = report.sent_bytes / seconds if report.sent_bytes and seconds else None
     failure = report.failure
@@ -198,7 +198,7 @@ def _node_result_json(report: NodeReport, ceiling_bytes_per_s: float | None) -> 
         "position": report.position,
         "role": report.plan.node.role.name.lower(),
         "hwid": report.plan.node.hwid,
-        "state": report.standing.value,
+        "state": report.status.value,
         "version": None if report.node is None or report.node.running_slot is None else str(report.node.version),
         "is_ok": failure is None,
         "failed_phase": None if report.failed_phase is None else report.failed_phase.value,
@@ -214,7 +214,7 @@ def _node_result_json(report: NodeReport, ceiling_bytes_per_s: float | None) -> 
     }
 
 
-def result_json(result: FieldResult, ceiling_bytes_per_s: float | None) -> dict[str, Any]:
+def result_json(result: FlashResult, ceiling_bytes_per_s: float | None) -> dict[str, Any]:
     """What became of everything."""
     return {
         "outcome": result.outcome.value,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from bmsota.bootloader import Capability
-from bmsota.flashing import Action, Standing, Verdict, node_words
+from bmsota.flashing import Action, TargetStatus, Verdict, node_words
+from bmsota.node import Capability
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from bmsota.bootloader import NodeDescription
-    from bmsota.flashing import Finding, FlashPlan, NodePlan, NodeReport
+    from bmsota.flashing import Finding, FlashPlan, NodeFlashReport, NodePlan
+    from bmsota.node import NodeDescription
 
 __all__ = [
     "columns",
@@ -24,7 +24,7 @@ __all__ = [
     "question",
     "rate_sentence",
     "report_line",
-    "standing_sentence",
+    "status_sentence",
 ]
 
 _PLAN_HEADS = ("node", "role", "hwid", "from", "to", "action", "bytes", "about")
@@ -142,7 +142,7 @@ def question(plan: FlashPlan) -> str:
 
 def _plan_row(node: NodePlan) -> tuple[str, ...]:
     action = node.action.value
-    if node.must_take_back:
+    if node.must_revert:
         action = "take back, flash"
     if node.refusals:
         action = "refused"
@@ -171,28 +171,28 @@ def rate_sentence(sent_bytes: int, seconds: float, ceiling_bytes_per_s: float | 
     return f"{rate / _KILO:.1f} of {ceiling_bytes_per_s / _KILO:.1f} kB/s, {100 * rate / ceiling_bytes_per_s:.0f} %"
 
 
-def standing_sentence(standing: Standing, plan: NodePlan) -> str:
+def status_sentence(status: TargetStatus, plan: NodePlan) -> str:
     """Which state a node is in, in words."""
     old, new = plan.from_version or "no image", plan.to_version
     return {
-        Standing.NOT_ASKED: "was not asked any more; what it runs is not known",
-        Standing.SILENT: "does not answer; what it runs is not known",
-        Standing.NO_IMAGE: "waits in its bootloader, no image runs",
-        Standing.OLD: f"runs {old}",
-        Standing.OLD_PARTLY_STAGED: f"runs {old}; a part of {new} is stored, the next run sends the rest",
-        Standing.OLD_STAGED: f"runs {old}; {new} is stored and verified, the next run does not send it again",
-        Standing.OLD_TEST_REQUESTED: f"runs {old}; its next restart tries {new}",
-        Standing.NEW_ON_TRIAL: f"runs {new} on trial; its next restart takes it back unless it is confirmed",
-        Standing.NEW_TAKEN_BACK: f"runs {new}, which has been taken back; its next restart runs another image",
-        Standing.NEW_CONFIRMED: f"runs {new}, confirmed; its security counter has not been raised",
-        Standing.NEW: f"runs {new}, confirmed",
-    }[standing]
+        TargetStatus.NOT_ASKED: "was not asked any more; what it runs is not known",
+        TargetStatus.SILENT: "does not answer; what it runs is not known",
+        TargetStatus.NO_IMAGE: "waits in its bootloader, no image runs",
+        TargetStatus.OLD: f"runs {old}",
+        TargetStatus.OLD_PARTLY_STAGED: f"runs {old}; a part of {new} is stored, the next run sends the rest",
+        TargetStatus.OLD_STAGED: f"runs {old}; {new} is stored and verified, the next run does not send it again",
+        TargetStatus.OLD_PENDING: f"runs {old}; its next restart tries {new}",
+        TargetStatus.NEW_TEST: f"runs {new} on trial; its next restart takes it back unless it is confirmed",
+        TargetStatus.NEW_REVERTED: f"runs {new}, which has been taken back; its next restart runs another image",
+        TargetStatus.NEW_CONFIRMED: f"runs {new}, confirmed; its security counter has not been raised",
+        TargetStatus.NEW: f"runs {new}, confirmed",
+    }[status]
 
 
-def report_line(report: NodeReport, ceiling_bytes_per_s: float | None) -> str:
+def report_line(report: NodeFlashReport, ceiling_bytes_per_s: float | None) -> str:
     """One node at the end."""
     plan = report.plan
-    head = f"node {plan.position} ({plan.node.role.name.lower()}): {standing_sentence(report.standing, plan)}"
+    head = f"node {plan.position} ({plan.node.role.name.lower()}): {status_sentence(report.status, plan)}"
     rate = rate_sentence(report.sent_bytes, report.transfer_ns / 1e9, ceiling_bytes_per_s)
     said = [f"{report.sent_bytes} bytes in {report.transfer_ns / 1e9:.1f} s ({rate})"] if rate else []
     if report.resumed_from:

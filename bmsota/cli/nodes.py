@@ -30,23 +30,22 @@ from bmsota.flashing import (
     Check,
     ExitCode,
     FaultError,
-    FieldFault,
+    FlashFault,
     FlashingEngine,
     NodeResult,
     NodesDiscovered,
     OperationFinished,
     PlanRequest,
-    is_on_trial,
-    is_taken_back,
     make_plan,
     node_words,
 )
+from bmsota.node import ImageStatus, image_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bmsota.bootloader import NodeDescription
     from bmsota.flashing import FlashPlan, NodePlan
+    from bmsota.node import NodeDescription
 
 __all__ = ["nodes_command", "reset_command", "verify_command"]
 
@@ -132,7 +131,7 @@ def _talk(
     except FaultError as error:
         stop_with(error)
     except LocalProtocolError as error:  # UDS has fewer positions than the command line knows.
-        stop(FieldFault.BAD_TARGET, str(error))
+        stop(FlashFault.BAD_TARGET, str(error))
     except TransferError as error:
         fault = fault_of_transfer(error, was_changed=talk is not None and talk.was_changed)
         if talk is None or not talk.was_changed:
@@ -141,7 +140,7 @@ def _talk(
         say_again(was_changed=True)
         exit_code = FAULTS[fault.fault].exit_code
     except KeyboardInterrupt:
-        say_fault(FieldFault.INTERRUPTED, "stopped by Ctrl-C")
+        say_fault(FlashFault.INTERRUPTED, "stopped by Ctrl-C")
         say_again(was_changed=talk is not None and talk.was_changed)
         exit_code = ExitCode.INTERRUPTED
     if exit_code is not ExitCode.DONE:
@@ -302,7 +301,7 @@ def _show(lines: Sequence[tuple[NodeDescription | None, bool, str]], *, as_json:
         return ExitCode.DONE
     bad_nodes = [(node.position, text) for node, is_good, text in lines if node is not None and not is_good]
     problems = [text for node, is_good, text in lines if node is None and not is_good]
-    say_fault(FieldFault.DIFFERS, "; ".join([*([nodes_text(bad_nodes)] if bad_nodes else []), *problems]))
+    say_fault(FlashFault.DIFFERS, "; ".join([*([nodes_text(bad_nodes)] if bad_nodes else []), *problems]))
     say_again(was_changed=False)
     return ExitCode.FAILED
 
@@ -322,9 +321,9 @@ def _state(node: NodeDescription) -> tuple[bool, str]:
     """Whether one node is in order by itself, and what it runs."""
     if node.running_slot is None:
         return False, "no image runs"
-    if is_on_trial(node):
+    if image_status(node) is ImageStatus.TEST:
         return False, f"runs {node.version} on trial, not confirmed{_spare(node)}"
-    if is_taken_back(node):
+    if image_status(node) is ImageStatus.REVERTED:
         return False, f"runs {node.version}, which has been taken back: its next restart runs another image"
     is_good = node.slot_states[1 - node.running_slot] is not SlotState.TEST_REQUESTED
     return is_good, f"runs {node.version}, confirmed, counter {node.security_counter}{_spare(node)}"
@@ -402,13 +401,13 @@ def reset_command(
         if missing := _missing(found, wanted):
             stop(Check.NODE_PRESENT, f"expected {node_words(missing)} to answer, got nothing")
         chosen = [node for node in found if not wanted or node.position in wanted]
-        on_trial = [node for node in chosen if is_on_trial(node)]
+        on_trial = [node for node in chosen if image_status(node) is ImageStatus.TEST]
         if on_trial and Check.TEST_PENDING not in forced:
             names = ", ".join(f"node {node.position} ({node.version})" for node in on_trial)
             stop(Check.TEST_PENDING, f"expected no image on trial, got {names}: a restart takes it back")
         say("the bus does not tell whether the vehicle drives or charges: it must stand, and no charger be plugged in")
         if not yes and not talk.confirm(f"restart {counted(len(chosen), 'node')}?"):
-            stop(FieldFault.DECLINED, "expected yes, got no")
+            stop(FlashFault.DECLINED, "expected yes, got no")
         # Leaves first: the master is what passes their answers on.
         order = sorted(chosen, key=lambda node: (node.role.value == 0, node.position))
         results = talk.restart([node.position for node in order])
@@ -421,7 +420,7 @@ def reset_command(
     except FaultError as error:
         stop_with(error)
     if not yes and not sys.stdin.isatty():
-        stop(FieldFault.NOT_CONFIRMED, "expected --yes, or a terminal to ask on, got neither")
+        stop(FlashFault.NOT_CONFIRMED, "expected --yes, or a terminal to ask on, got neither")
     _talk(
         ctx,
         profile=profile,

@@ -1,13 +1,14 @@
 """The flashing engine: operations over several nodes on one bus, whatever protocol each node speaks.
 
-Used by a master for its slaves, and by whoever flashes a pack through an adapter. A *profile* is a protocol: the DBC
-bootloader is one, UDS another. Public names: `FlashingEngine`, `FlashJob`, its events, and the profiles. On top of it the field upgrade of
-a whole pack: `make_plan`, `FieldUpgrade`, and what can go wrong (`FAULTS`).
+Used by a master for its slaves, and to flash a pack through an adapter. A *profile* is a protocol: the DBC bootloader is one,
+UDS another. Public names: `FlashingEngine`, `FlashJob`, its events, and the profiles. On top of it the flashing of a whole
+pack: `make_plan`, `PackFlash`, and what can go wrong (`FAULTS`).
 """
 
 from __future__ import annotations
 
-from bmsota.flashing.engine import (
+from bmsota.flashing._bootloader import BootloaderProfile
+from bmsota.flashing._engine import (
     EngineEvent,
     FlashingEngine,
     FlashJob,
@@ -20,22 +21,24 @@ from bmsota.flashing.engine import (
     TransferBroken,
     TransferProgressed,
 )
-from bmsota.flashing.faults import EXIT_CODES, FAULTS, ExitCode, Fault, FaultError, FaultRow, FieldFault
-from bmsota.flashing.field import (
+from bmsota.flashing._pack import (
     RUNS_NEW,
-    FieldEvent,
-    FieldFinished,
-    FieldOutcome,
-    FieldPhase,
-    FieldResult,
-    FieldUpgrade,
-    NodeReport,
+    FlashEvent,
+    FlashFinished,
+    FlashOutcome,
+    FlashPhase,
+    FlashResult,
+    NodeFlashReport,
+    PackFlash,
     PhaseBegun,
     PhaseTime,
     PlanMade,
-    Standing,
-    standing_of,
+    TargetStatus,
+    target_status,
 )
+from bmsota.flashing._profile import FlashingProfile
+from bmsota.flashing._uds import UdsProfile
+from bmsota.flashing.faults import EXIT_CODES, FAULTS, ExitCode, Fault, FaultError, FaultRow, FlashFault
 from bmsota.flashing.plan import (
     CHECKS,
     NOT_OVERRIDABLE,
@@ -50,13 +53,9 @@ from bmsota.flashing.plan import (
     SourceImage,
     Targets,
     Verdict,
-    is_on_trial,
-    is_taken_back,
     make_plan,
     node_words,
 )
-from bmsota.flashing.profile import BootloaderProfile, DiscoveryMachine, FlashingProfile, Machine
-from bmsota.flashing.uds import UdsProfile
 
 __all__ = [
     "CHECKS",
@@ -68,48 +67,44 @@ __all__ = [
     "Action",
     "BootloaderProfile",
     "Check",
-    "DiscoveryMachine",
     "EngineEvent",
     "ExitCode",
     "Fault",
     "FaultError",
     "FaultRow",
-    "FieldEvent",
-    "FieldFault",
-    "FieldFinished",
-    "FieldOutcome",
-    "FieldPhase",
-    "FieldResult",
-    "FieldUpgrade",
     "Finding",
+    "FlashEvent",
+    "FlashFault",
+    "FlashFinished",
     "FlashJob",
+    "FlashOutcome",
+    "FlashPhase",
     "FlashPlan",
+    "FlashResult",
     "FlashSource",
     "FlashingEngine",
     "FlashingProfile",
     "FramesRepeated",
-    "Machine",
     "NodeDone",
+    "NodeFlashReport",
     "NodePlan",
-    "NodeReport",
     "NodeResult",
     "NodesDiscovered",
     "OperationFinished",
+    "PackFlash",
     "PhaseBegun",
     "PhaseTime",
     "PlanMade",
     "PlanRequest",
     "SourceImage",
-    "Standing",
+    "TargetStatus",
     "Targets",
     "TransferBegun",
     "TransferBroken",
     "TransferProgressed",
     "UdsProfile",
     "Verdict",
-    "is_on_trial",
-    "is_taken_back",
     "make_plan",
     "node_words",
-    "standing_of",
+    "target_status",
 ]

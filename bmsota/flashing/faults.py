@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-from bmsota.bootloader import FAILURES, FailureCause
 from bmsota.errors import BmsotaError
 from bmsota.flashing.plan import CHECKS, NOT_OVERRIDABLE, OVERRIDABLE, Check
+from bmsota.node import FAILURES, FailureCause
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EXIT_CODES", "FAULTS", "ExitCode", "Fault", "FaultError", "FaultRow", "FieldFault"]
+__all__ = ["EXIT_CODES", "FAULTS", "ExitCode", "Fault", "FaultError", "FaultRow", "FlashFault"]
 
 
 class ExitCode(IntEnum):
@@ -43,7 +43,7 @@ EXIT_CODES: Mapping[ExitCode, str] = {
 }
 
 
-class FieldFault(Enum):
+class FlashFault(Enum):
     """What can go wrong on this side. The value is the name the user reads."""
 
     # The call.
@@ -86,7 +86,7 @@ class FieldFault(Enum):
     DIFFERS = "differs"
 
 
-Fault: TypeAlias = FieldFault | Check | FailureCause
+Fault: TypeAlias = FlashFault | Check | FailureCause
 
 
 class FaultError(BmsotaError):
@@ -111,7 +111,7 @@ class FaultRow:
 
 
 _E = ExitCode
-_F = FieldFault
+_F = FlashFault
 
 _OURS: Mapping[Fault, FaultRow] = {
     _F.BAD_OPTION: FaultRow(

@@ -17,16 +17,15 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING
 
-from bmsota.boot import SlotState
-from bmsota.bootloader import SLOT_SIZE_KIB_MAX, Capability
 from bmsota.errors import BmsotaError, LocalProtocolError
 from bmsota.image import ImageRole, parse_image, verify_image
+from bmsota.node import SLOT_SIZE_KIB_MAX, Capability, ImageStatus, image_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bmsota.bootloader import NodeDescription
     from bmsota.image import FirmwareImage, ImageVersion, PublicKey
+    from bmsota.node import NodeDescription
     from bmsota.ota import ReleaseManifest
 
 __all__ = [
@@ -43,8 +42,6 @@ __all__ = [
     "SourceImage",
     "Targets",
     "Verdict",
-    "is_on_trial",
-    "is_taken_back",
     "make_plan",
     "node_words",
 ]
@@ -259,7 +256,7 @@ class NodePlan:
     """Of the image, and of the node when all is done; 0 without an image."""
     expected_s: float | None
     """Of its own transfer and restart; None if the wire's rate is not known, or nothing is sent."""
-    must_take_back: bool
+    must_revert: bool
     """Before the flash the node goes back to its active image: from one on trial (forced), or because an earlier run that was
     taking it back stopped before its restart."""
     findings: tuple[Finding, ...]
@@ -339,18 +336,6 @@ def node_words(positions: Iterable[int]) -> str:
     # Two neighbours are written as two.
     texts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
     return f"node{'s' if sum(map(len, runs)) > 1 else ''} {', '.join(texts)}"
-
-
-def is_on_trial(node: NodeDescription) -> bool:
-    """Whether the image that runs is on trial: the next restart takes it back unless it is confirmed before."""
-    return node.running_slot is not None and node.slot_states[node.running_slot] is SlotState.TEST
-
-
-def is_taken_back(node: NodeDescription) -> bool:
-    """Whether the image that runs has been taken back, and the node has not restarted since: the next restart runs another."""
-    if node.running_slot is None or node.active_slot is None:
-        return False
-    return node.running_slot != node.active_slot and not is_on_trial(node)
 
 
 def make_plan(nodes: Sequence[NodeDescription], source: FlashSource, request: PlanRequest) -> FlashPlan:
@@ -434,19 +419,19 @@ class _Judge:
                 image=None,
                 security_counter=0,
                 expected_s=None,
-                must_take_back=False,
+                must_revert=False,
                 findings=(),
             )
         image = self._source.image_for(node)
         findings = [*self._kind(node, image), *self._hwid(node)]
-        action, must_take_back = Action.FLASH, False
+        action, must_revert = Action.FLASH, False
         if image is not None:
             action = self._action(node, image)
             if action is Action.FLASH:
                 findings += self._steps(node, image)
             if action is not Action.NONE:
                 findings += self._access(node)
-            must_take_back = action is Action.FLASH and (is_on_trial(node) or is_taken_back(node))
+            must_revert = action is Action.FLASH and image_status(node) in {ImageStatus.TEST, ImageStatus.REVERTED}
         sends = action is Action.FLASH and image is not None
         rate = self._request.rate_bytes_per_s
         return NodePlan(
@@ -456,7 +441,7 @@ class _Judge:
             image=image.data if sends and image is not None else None,
             security_counter=0 if image is None else image.facts.security_counter,
             expected_s=len(image.data) / rate + _NODE_OVERHEAD_S if sends and image is not None and rate else None,
-            must_take_back=must_take_back,
+            must_revert=must_revert,
             findings=tuple(findings),
         )
 
@@ -502,9 +487,10 @@ class _Judge:
         return [self._finding(Check.ACCESS_KEY, problem, node.position)]
 
     def _action(self, node: NodeDescription, image: SourceImage) -> Action:
-        if node.running_slot is None or node.version != image.facts.version or is_taken_back(node):
+        status = image_status(node)
+        if status in {ImageStatus.ABSENT, ImageStatus.REVERTED} or node.version != image.facts.version:
             return Action.FLASH
-        if is_on_trial(node):
+        if status is ImageStatus.TEST:
             return Action.CONFIRM
         if node.security_counter < image.facts.security_counter:
             return Action.RAISE_COUNTER
@@ -515,7 +501,7 @@ class _Judge:
         position, facts = node.position, image.facts
         findings: list[Finding] = []
         runs = node.running_slot is not None
-        if runs and node.version == facts.version and not is_taken_back(node):
+        if runs and node.version == facts.version and image_status(node) is not ImageStatus.REVERTED:
             # Otherwise nothing would be flashed: see `_action`.
             findings.append(self._finding(Check.SAME_VERSION, f"{facts.version} runs already", position))
         older = runs and facts.version < node.version
@@ -530,7 +516,7 @@ class _Judge:
             large = len(image.data) >= room
             problem = f"expected less than {room} bytes, got {len(image.data)}" if large else None
             findings.append(self._finding(Check.IMAGE_SIZE, problem, position))
-        problem = f"expected no image on trial, got {node.version}" if is_on_trial(node) else None
+        problem = f"expected no image on trial, got {node.version}" if image_status(node) is ImageStatus.TEST else None
         findings.append(self._finding(Check.TEST_PENDING, problem, position))
         return findings
 

@@ -3,15 +3,14 @@
 Design decision 5; docs/uds.md has every identifier, routine and refusal. The public names::
 
     UdsAddressing, UDS_11BIT, UDS_29BIT   position -> CAN ids
-    UdsTransfer                           stage one image on one node; goes on where an earlier run broke off
+    UdsTransfer                           stage one image on one node; resumes where an earlier run broke off
     UdsCommand                            one command to one node: activate the test, reset, confirm, revert, read its version
     UdsDiscovery                          which nodes are on the bus
     UdsServer                             the node's side, on a `bmsota.boot.BootStore`
     UdsDialect                            what differs from one kind of node to the next
     IsoTpLink                             messages <-> CAN frames
 
-All of them are driven the same way: `receive_frame(frame, now_ns)`, `handle_timeout(now_ns)`, `frames_to_send(now_ns)`,
-`next_event()`, `next_timeout()`. The tester's machines speak with the words of `bmsota.bootloader`'s events.
+All of them are driven the same way: they are `bmsota.node.CanProtocol`s, and their events are those of `bmsota.node`.
 
 The state machine of ISO-TP is can-isotp's, the coding of the services udsoncan's; both come with the extra 'can'.
 """

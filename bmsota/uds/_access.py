@@ -1,6 +1,6 @@
 """SecurityAccess with a key that is a secret: an Ed25519 signature over the seed and the node's serial number.
 
-UDS leaves open what a key is. Most nodes compute it from the seed by a rule in their own firmware, which whoever has one firmware knows for
+UDS leaves open what a key is. Most nodes compute it from the seed by a rule in their own firmware: one firmware gives it away for
 all; give such a rule as an `AccessKey`. Ours is a signature: nodes hold public keys only, and a key made for one node or
 one seed opens no other.
 """
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-    from bmsota.bootloader import AccessSigner
+    from bmsota.node import AccessSigner
 
 __all__ = ["AccessCheck", "AccessKey", "ed25519_access_check", "ed25519_access_key", "signed_access_key"]
 
 AccessKey: TypeAlias = Callable[[bytes, str], bytes]
-"""Takes the seed and the node's serial number (empty if it has told none); gives the key."""
+"""Takes the seed and the node's serial number (empty if it has none); gives the key."""
 
 AccessCheck: TypeAlias = Callable[[bytes, str, bytes], bool]
 """The node's side: takes the seed, its own serial number and the key; says whether it fits."""

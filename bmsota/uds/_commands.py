@@ -1,8 +1,8 @@
-"""Commands to one node, and the question who is there.
+"""Commands to one node, and discovery.
 
-A command is a short talk: identify, open a session, prove access if the node wants it, start a routine or reset. How a restart is told
+A command is a short exchange: identify, open a session, prove access if the node wants it, start a routine or reset. How a restart is distinguished
 from a lost answer: a node of ours draws a new boot id at every boot. The reset itself is sent once for each look at the boot id, never
-repeated blindly: a node restarted twice takes its image on trial back.
+repeated blindly: a node restarted twice reverts its image in test.
 
 A node without our profile has no trial: the last routine of its transfer has made the image valid. ACTIVATE_TEST finds nothing left to do there,
 CONFIRM compares the version, REVERT is refused.
@@ -14,9 +14,9 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
-from bmsota.bootloader import FAILURES, Command, CommandEvent, CommandFailed, CommandSucceeded, FailureCause, NodeFound
 from bmsota.errors import LocalProtocolError
-from bmsota.uds._conversation import GaveUpError, RefusedAnswerError, RetriedTalk, SilentError, UdsConversation
+from bmsota.node import FAILURES, CommandEvent, CommandFailed, CommandSucceeded, FailureCause, NodeCommand, NodeFound
+from bmsota.uds._exchange import AbortError, RefusedAnswerError, RetryingExchange, SilentError, UdsExchange
 from bmsota.uds._identifiers import Routine, Session
 from bmsota.uds._isotp import IsoTpLink
 from bmsota.uds._services import reset, start_routine, start_session, tester_present
@@ -25,19 +25,19 @@ from bmsota.uds._timing import UdsTiming
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from bmsota.bootloader import NodeDescription
     from bmsota.canframe import CanFrame
     from bmsota.image import ImageVersion
+    from bmsota.node import NodeDescription
     from bmsota.uds._access import AccessKey
     from bmsota.uds._addressing import UdsAddress, UdsAddressing
-    from bmsota.uds._conversation import Script
     from bmsota.uds._dialect import UdsDialect
+    from bmsota.uds._exchange import Procedure
     from bmsota.uds._isotp import IsoTpParameters
 
 __all__ = ["UdsCommand", "UdsDiscovery"]
 
 
-class UdsCommand(RetriedTalk[CommandEvent]):
+class UdsCommand(RetryingExchange[CommandEvent]):
     """Gives one command to the node at *address*. Safe to run again, whatever became of an earlier run.
 
     DISCOVER only reads what the node says of itself (version, states): it is the event's and this object's `node`.
@@ -53,7 +53,7 @@ class UdsCommand(RetriedTalk[CommandEvent]):
         address: UdsAddress,
         *,
         position: int,
-        command: Command,
+        command: NodeCommand,
         raise_counter: bool = True,
         expected_version: ImageVersion | None = None,
         dialect: UdsDialect | None = None,
@@ -61,14 +61,14 @@ class UdsCommand(RetriedTalk[CommandEvent]):
         timing: UdsTiming | None = None,
         transport: IsoTpParameters | None = None,
     ) -> None:
-        self._acts: Mapping[Command, Callable[[], Script[None]]] = {
-            Command.DISCOVER: self._do_nothing,
-            Command.ENTER_BOOTLOADER: self._enter,
-            Command.LEAVE_BOOTLOADER: self._leave,
-            Command.ACTIVATE_TEST: self._activate,
-            Command.CONFIRM: self._confirm,
-            Command.REVERT: self._revert,
-            Command.RESET: self._reset,
+        self._acts: Mapping[NodeCommand, Callable[[], Procedure[None]]] = {
+            NodeCommand.DISCOVER: self._do_nothing,
+            NodeCommand.ENTER_BOOTLOADER: self._enter,
+            NodeCommand.LEAVE_BOOTLOADER: self._leave,
+            NodeCommand.ACTIVATE_TEST: self._activate,
+            NodeCommand.CONFIRM: self._confirm,
+            NodeCommand.REVERT: self._revert,
+            NodeCommand.RESET: self._reset,
         }
         if command not in self._acts:
             raise LocalProtocolError(f"command: expected one that stands alone, got {command.name}")
@@ -80,11 +80,11 @@ class UdsCommand(RetriedTalk[CommandEvent]):
         self._expected_version = expected_version
         self._boot_id_before: int | None = None
 
-    # ---- the talk
+    # ---- the exchange
 
-    def _attempt(self) -> Script[CommandEvent]:
+    def _attempt(self) -> Procedure[CommandEvent]:
         node = yield from self._find()
-        is_reset = self.command is Command.RESET
+        is_reset = self.command is NodeCommand.RESET
         if not is_reset:
             self._check_version(node)
         yield from self._acts[self.command]()
@@ -97,48 +97,48 @@ class UdsCommand(RetriedTalk[CommandEvent]):
         expected = self._expected_version
         if expected is not None and node.version != expected:
             detail = f"{self.command.name}: expected version {expected}, got {node.version}"
-            raise GaveUpError(FailureCause.WRONG_VERSION, detail)
+            raise AbortError(FailureCause.WRONG_VERSION, detail)
 
     # ---- the commands
 
-    def _do_nothing(self) -> Script[None]:
+    def _do_nothing(self) -> Procedure[None]:
         yield from ()
 
-    def _enter(self) -> Script[None]:
+    def _enter(self) -> Procedure[None]:
         yield from self._open(Session.PROGRAMMING)
         yield from self._unlock()
 
-    def _leave(self) -> Script[None]:
-        yield from self._ask(start_session(Session.DEFAULT))
+    def _leave(self) -> Procedure[None]:
+        yield from self._request(start_session(Session.DEFAULT))
 
-    def _activate(self) -> Script[None]:
+    def _activate(self) -> Procedure[None]:
         if self._dialect.has_profile:
             yield from self._run_routine(Routine.CHECK_DEPENDENCIES)
 
-    def _confirm(self) -> Script[None]:
+    def _confirm(self) -> Procedure[None]:
         if self._dialect.has_profile:
             yield from self._run_routine(Routine.CONFIRM, bytes([self._raise_counter]))
 
-    def _revert(self) -> Script[None]:
+    def _revert(self) -> Procedure[None]:
         if not self._dialect.has_profile:
-            raise GaveUpError(
+            raise AbortError(
                 FailureCause.REFUSED, "REVERT: expected a node with two images, got one without our profile"
             )
         yield from self._run_routine(Routine.REVERT)
 
-    def _run_routine(self, routine: Routine, record: bytes = b"") -> Script[None]:
+    def _run_routine(self, routine: Routine, record: bytes = b"") -> Procedure[None]:
         yield from self._open(Session.EXTENDED)
         yield from self._unlock()
-        yield from self._ask(start_routine(routine, record))
+        yield from self._request(start_routine(routine, record))
 
-    def _reset(self) -> Script[None]:
+    def _reset(self) -> Procedure[None]:
         assert self.node is not None
         before = self.node.boot_id
         if self._dialect.has_profile and self._boot_id_before not in {None, before}:
             return  # The reset of an earlier attempt has happened; only its answer was lost.
         self._boot_id_before = before
         yield from self._open(Session.EXTENDED)
-        yield from self._ask(reset(self._dialect.reset_type), tries=1)
+        yield from self._request(reset(self._dialect.reset_type), tries=1)
         self._close()
         if not self._dialect.has_profile:
             yield from self._pause(self._timing.restart_wait_ns)
@@ -149,7 +149,7 @@ class UdsCommand(RetriedTalk[CommandEvent]):
             node = yield from self._find()
             if node.boot_id != before:
                 return
-        raise GaveUpError(FailureCause.NODE_SILENT, f"node {self._position} did not restart")
+        raise AbortError(FailureCause.NODE_SILENT, f"node {self._position} did not restart")
 
     # ---- the end
 
@@ -167,23 +167,23 @@ class UdsCommand(RetriedTalk[CommandEvent]):
         )
 
 
-class _Identification(UdsConversation[None]):
+class _Identification(UdsExchange[None]):
     """Asks one node who it is; `node` stays None if it does not say.
 
     Whether it is there at all is asked in single frames. One that is there and cannot be understood on a bad bus gets more
     tries: an identity is thirty frames, of which none may be lost.
     """
 
-    def _script(self) -> Script[None]:
+    def _procedure(self) -> Procedure[None]:
         timing = self._timing
         try:
             rounds = timing.discover_rounds
-            yield from self._ask(tester_present(), tries=rounds, timeout_ns=timing.discover_timeout_ns)
+            yield from self._request(tester_present(), tries=rounds, timeout_ns=timing.discover_timeout_ns)
             while self.node is None and rounds:
                 rounds -= 1
                 with contextlib.suppress(SilentError):
                     yield from self._identify(tries=timing.request_tries)
-        except (SilentError, GaveUpError, RefusedAnswerError):
+        except (SilentError, AbortError, RefusedAnswerError):
             self.node = None
         self._finish(None)
 
@@ -192,7 +192,7 @@ class UdsDiscovery:
     """Asks who is there: all nodes at once, then each that answered or was expected, by name.
 
     The first question is TesterPresent to the functional id, which every node answers in a single frame; what a node
-    is takes longer answers, which need a talk with each. `nodes` is what is known; it is complete when `finished`.
+    is takes longer answers, which need an exchange with each. `nodes` is what is known; it is complete when `finished`.
 
     Raises:
         LocalProtocolError: one of *positions* has no ids.

@@ -29,11 +29,11 @@ class UdsDialect:
 
     has_profile: bool = True
     """Whether the node has our identifiers, offers and vendor routines. Then it is identified before anything is erased,
-    transfers go on where they broke off, and a restart is told by the boot id."""
+    transfers resume where they broke off, and the boot id shows a restart."""
     session_first: bool = True
     """Whether the extended session is opened before the programming session (ISO 14229-1, 15.2.1)."""
     needs_access: bool = True
-    """Whether to ask for a seed. A node that is not locked answers with zeros and gets no key."""
+    """Whether to request a seed. A node that is not locked answers with zeros and gets no key."""
     functional_tester_present: bool = True
     """Whether TesterPresent goes to all nodes at once (0x7DF), which does not disturb a message under way. False: to this
     node alone, between messages."""

@@ -22,7 +22,7 @@ from bmsota.image import ImageVersion
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bmsota.bootloader import ResultCode
+    from bmsota.node import ResultCode
 
 __all__ = [
     "ACCESS_LEVEL",
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 UDS_PROFILE_VERSION = 1
-"""Of what the vendor ranges mean here; told in NODE_KIND."""
+"""Of what the vendor ranges mean here; part of NODE_KIND."""
 
 ACCESS_LEVEL = 1
 """SecurityAccess: 0x27 01 asks for the seed, 0x27 02 brings the key."""
@@ -130,11 +130,11 @@ DIDS: Mapping[Did, DidRow] = {
         "",
         "node state, boot reason, states of slot A and B, active slot, running slot (0xFF: none); numbers as in bootloader.md",
     ),
-    Did.BOOT_ID: DidRow(4, "", "drawn at every boot: another value tells a restart"),
+    Did.BOOT_ID: DidRow(4, "", "drawn at every boot: another value means a restart"),
     Did.STAGING: DidRow(
         STAGING_LAYOUT.sizeof(),
         "",
-        "the slot being staged: its state, size (4), bytes received (4), SHA-256 of the file (0xFF..: not told)",
+        "the slot being staged: its state, size (4), bytes received (4), SHA-256 of the file (0xFF..: not known)",
     ),
 }
 
@@ -158,13 +158,13 @@ ROUTINES: Mapping[Routine, tuple[str, str, str]] = {
     Routine.CONFIRM: (
         "empty, or 1: raise the security counter, 0: leave it",
         "",
-        "makes the image on trial the active one",
+        "makes the image in test the active one",
     ),
-    Routine.REVERT: ("", "", "takes the image on trial, or the one before, back; the next boot runs it"),
+    Routine.REVERT: ("", "", "reverts the image in test, or goes back to the one before; the next boot runs it"),
     Routine.ERASE_MEMORY: (
         "an offer record, or what the tester likes (address and size): ignored",
         "the offset (4 bytes) from which the image is wanted",
-        "begins a download. With an offer identity is checked here and a broken download goes on; flash is erased as the blocks come",
+        "begins a download. With an offer identity is checked here and an interrupted download resumes; flash is erased as the blocks come",
     ),
     Routine.CHECK_DEPENDENCIES: (
         "",
@@ -215,7 +215,7 @@ NRCS: Mapping[Nrc, str] = {
     Nrc.SUB_FUNCTION_NOT_SUPPORTED: "another session, reset, access level, or anything but starting a routine",
     Nrc.WRONG_LENGTH_OR_FORMAT: "bytes missing or too many; a block that is empty or longer than announced",
     Nrc.BUSY_REPEAT_REQUEST: "another request is still being done",
-    Nrc.CONDITIONS_NOT_CORRECT: "a download outside the programming session, or (without an offer) over the fallback of an image on trial; somebody else, such as a master's own updater, uses the store",
+    Nrc.CONDITIONS_NOT_CORRECT: "a download outside the programming session, or (without an offer) over the fallback of an image in test; another upgrade, such as a master's own updater's, uses the store",
     Nrc.REQUEST_SEQUENCE_ERROR: "a block or an exit without a download, an exit before the last byte, a key without a seed, a check of nothing",
     Nrc.REQUEST_OUT_OF_RANGE: "an unknown identifier or routine; a download in another format, at another offset than wanted, or too large; more bytes than announced",
     Nrc.SECURITY_ACCESS_DENIED: "access has not been proved in this session",
@@ -224,7 +224,7 @@ NRCS: Mapping[Nrc, str] = {
     Nrc.REQUIRED_TIME_DELAY_NOT_EXPIRED: "a seed within the pause behind that",
     Nrc.UPLOAD_DOWNLOAD_NOT_ACCEPTED: "",
     Nrc.TRANSFER_DATA_SUSPENDED: "",
-    Nrc.GENERAL_PROGRAMMING_FAILURE: "somebody else has taken the store; the download is over",
+    Nrc.GENERAL_PROGRAMMING_FAILURE: "another upgrade has taken the store; the download is over",
     Nrc.WRONG_BLOCK_SEQUENCE_COUNTER: "neither the next block nor the one before again",
     Nrc.RESPONSE_PENDING: "the answer takes longer than P2",
     Nrc.SUB_FUNCTION_NOT_SUPPORTED_IN_SESSION: "",
@@ -233,11 +233,11 @@ NRCS: Mapping[Nrc, str] = {
     Nrc.WRONG_HARDWARE: "offer, or verification: the image is for another hardware class (or, in verification, role)",
     Nrc.TOO_LARGE: "offer: the image does not fit the slot",
     Nrc.COUNTER_TOO_LOW: "offer, verification or revert: the security counter is lower than the node's",
-    Nrc.TEST_PENDING: "offer: an image is on trial, or taken back before a restart: what runs must stay",
+    Nrc.TEST_PENDING: "offer: what runs is in test, or reverted and not restarted: it must stay",
     Nrc.BAD_OFFER: "offer: another layout",
     Nrc.BAD_IMAGE: "verification: no image",
     Nrc.NOT_TRUSTED: "verification: no valid signature of a known key",
-    Nrc.NOTHING_TO_DO: "nothing is staged, on trial, or there to go back to",
+    Nrc.NOTHING_TO_DO: "nothing is staged, in test, or there to go back to",
     Nrc.DAMAGED: "verification: the bytes in the flash do not have the digest; sending them again can help",
 }
 """When our own node gives it; empty: never, but other makers' do."""
@@ -258,7 +258,7 @@ def nrc_name(nrc: int) -> str:
         return f"NRC 0x{nrc:02X}"
 
 
-# The first byte cannot be an addressAndLengthFormatIdentifier (its size part would be 0), so a record is told from the
+# The first byte cannot be an addressAndLengthFormatIdentifier (its size part would be 0), so a record is distinguished from the
 # address and size that other testers send with the erase routine.
 _OFFER_LAYOUT_VERSION = 0x01
 
@@ -278,7 +278,7 @@ OFFER_LAYOUT = Struct(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOffer:
-    """The image in a few words, told with the erase routine: what does not fit is refused before anything is erased."""
+    """The image in short, sent with the erase routine: what does not fit is refused before anything is erased."""
 
     role: int
     size_bytes: int

@@ -49,10 +49,10 @@ class IsoTpParameters:
     """
 
     block_size: int = 0
-    """BS, asked of whoever sends to us: consecutive frames between two flow controls; 0: all in one go. A node with little
+    """BS, requested of the sender: consecutive frames between two flow controls; 0: all in one go. A node with little
     buffer asks for less and pays with a round trip each time."""
     stmin: int = 0
-    """STmin, asked of whoever sends to us: 0x00 to 0x7F in ms, 0xF1 to 0xF9 in 100 us."""
+    """STmin, requested of the sender: 0x00 to 0x7F in ms, 0xF1 to 0xF9 in 100 us."""
     padding: int | None = 0xCC
     """What fills short frames; None: they stay short. 0xCC costs no stuff bits (ISO 15765-2, 10.4.2)."""
     frame_bytes: int = 8
@@ -223,7 +223,7 @@ class _Layer(TransportLayerLogic):
         self.timer_rx_cf.start()
 
     def _trigger_error(self, error: isotp.errors.IsoTpError, inhibit_in_listen_mode: bool = False) -> None:  # noqa: ARG002
-        # The original also writes a log line to whoever listens, on standard error if nobody does.
+        # The original also writes a log line to every handler, on standard error if there is none.
         self._link.note(error)
 
     def next_due(self) -> int | None:

@@ -1,4 +1,4 @@
-"""The node's side: a UDS server on a `BootStore`, next to `bmsota.bootloader.BootloaderTarget` in what it does and how it is driven.
+"""The node's side: a UDS server on a `BootStore`, the sibling of the CAN bootloader's target in what it does and how it is driven.
 
 Its states are ISO 14229-1's: the session (default, extended, programming), whether access has been proved in it, and the download under way.
 `SERVICES` says which service is answered in which session. Any tester can flash it: the order of ISO 14229-1 clause 15 without our
@@ -8,9 +8,9 @@ Strategy. One request is under way at a time. Its answer waits for the flash wor
 0x78, and again before each P2* ends. A block is answered as soon as the flash has finished the block before, so that programming overlaps
 the reception of the next one, as in a node with two block buffers.
 
-A request that comes again because its answer was lost must not be done again. A block is told by its counter; of routines and the
-transfer's exit the last one done is remembered and answered again, until anything else is asked. A reset needs a session, and a restart
-ends every session, so that a late duplicate cannot restart the node twice (an image on trial would be taken back).
+A request that comes again because its answer was lost must not be done again. A block is recognised by its counter; of routines and the
+transfer's exit the last one done is remembered and answered again, until the next request. A reset needs a session, and a restart
+ends every session, so that a late duplicate cannot restart the node twice (an image in test would be reverted).
 
 Time. The store writes at once and says how long a real flash would have been busy. A power cut raised by the flash driver passes through:
 this object and its store are then worthless, like a node without power.
@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, TypeVar
 from udsoncan import Request, Response, services
 
 from bmsota.boot import BootReason
-from bmsota.bootloader import (
+from bmsota.errors import ConfigurationError, ImageError, LocalProtocolError, TrustError
+from bmsota.image import Attack
+from bmsota.node import (
     AccessDenied,
     AccessGranted,
     BlockStored,
@@ -39,15 +41,13 @@ from bmsota.bootloader import (
     ImageRefused,
     ImageReverted,
     ImageStaged,
-    NodeState,
+    NodeMode,
     ResetRequested,
     ResultCode,
     StagingStarted,
     TestRequested,
     offer_objection,
 )
-from bmsota.errors import ConfigurationError, ImageError, LocalProtocolError, TrustError
-from bmsota.image import Attack
 from bmsota.uds._identifiers import (
     ACCESS_LEVEL,
     BOOT_STATE_LAYOUT,
@@ -72,8 +72,8 @@ if TYPE_CHECKING:
     from udsoncan.BaseService import BaseService
 
     from bmsota.boot import BootResult, BootStore
-    from bmsota.bootloader import TargetEvent, TargetIdentity
     from bmsota.canframe import CanFrame
+    from bmsota.node import TargetEvent, TargetIdentity
     from bmsota.uds._access import AccessCheck
     from bmsota.uds._addressing import UdsAddress
 
@@ -219,13 +219,13 @@ class UdsServer:
             identity: who the node is.
             store: its slots and journal.
             boot: what `store.boot()` returned.
-            random_bytes: gives so many bytes nobody can foretell, for seeds and the boot id (in a simulation: of the run's
+            random_bytes: gives the requested number of unpredictable bytes, for seeds and the boot id (in a simulation: of the run's
                 seed).
-            access: checks keys; None: whoever reaches the bus may flash it.
+            access: checks keys; None: the node is open to everyone on the bus.
             timing: the node's habits.
             transport: its end of ISO-TP.
             block_length_max: of a TransferData request, its two bytes of service and counter included.
-            is_locked: while true the store is somebody else's (a master's own updater): whatever would change something is
+            is_locked: while true another upgrade has the store (a master's own updater): whatever would change something is
                 answered NRC 0x22. Must stay false while a session is open.
 
         Raises:
@@ -306,14 +306,14 @@ class UdsServer:
         }
 
     @property
-    def state(self) -> NodeState:
-        """What the node is doing, in the bootloader's words."""
+    def state(self) -> NodeMode:
+        """What the node is doing."""
         if self._is_resetting:
-            return NodeState.RESTARTING
+            return NodeMode.RESTARTING
         if self._download is not None:
-            return NodeState.RECEIVING
+            return NodeMode.RECEIVING
         is_application = self._can_run and self.session is not Session.PROGRAMMING
-        return NodeState.APPLICATION if is_application else NodeState.BOOTLOADER
+        return NodeMode.APPLICATION if is_application else NodeMode.BOOTLOADER
 
     # ---- the driver's side
 
@@ -380,7 +380,7 @@ class UdsServer:
 
     @staticmethod
     def _forget_errors(link: IsoTpLink) -> None:
-        """What was not received whole was not received: the tester asks again."""
+        """What was not received whole was not received: the tester retries."""
         while link.next_error() is not None:
             pass
 
@@ -479,7 +479,7 @@ class UdsServer:
             if waiting.payload is not None and not waiting.is_suppressed:
                 self._send(waiting.payload, now_ns)
         elif waiting.pending_due_ns is not None and now_ns >= waiting.pending_due_ns:
-            # Whoever is told to wait is told the end, too.
+            # A tester that was asked to wait gets the answer, too.
             waiting.is_suppressed = False
             again_ns = now_ns + max(self._timing.p2_star_ns * 7 // 10, _MS)
             waiting.pending_due_ns = again_ns if again_ns < waiting.due_ns else None
@@ -788,7 +788,7 @@ class UdsServer:
             if size:
                 self._store.write_staged(self._store.staging_offset, whole[:size])
         except LocalProtocolError as error:
-            # Somebody else uses the store: a master's own updater.
+            # Another upgrade uses the store: a master's own updater.
             self._download = None
             raise _RefusedError(Nrc.GENERAL_PROGRAMMING_FAILURE) from error
         download.carry = whole[size:]

@@ -2,7 +2,7 @@
 
 A `Call` is one request: its bytes, whose answer it waits for, and a function that reads a positive answer. That function gives
 None for an answer to another request of the same service (another block counter, routine or identifier): UDS numbers
-nothing, so a late answer to a repeated request must be told by its contents.
+nothing, so a late answer to a repeated request must be recognised by its contents.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def reset(reset_type: int) -> Call[bool]:
 
 
 def raw_request(payload: bytes) -> Call[bool]:
-    """A whole request as somebody else has made it.
+    """A whole request, as it is.
 
     Raises:
         LocalProtocolError: its first byte is no service.
@@ -199,7 +199,7 @@ def raw_request(payload: bytes) -> Call[bool]:
 
 
 class _Raw(DidCodec):
-    """A value of so many bytes, as it is."""
+    """A value of this many bytes, as it is."""
 
     def __init__(self, size_bytes: int | None) -> None:
         self._size_bytes = size_bytes

@@ -12,13 +12,13 @@ _SECOND = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UdsTiming:
-    """The tester's patience."""
+    """The tester's timeouts and retries."""
 
     p2_ns: int = 50 * _MS
-    """P2server_max until the node has told its own (ISO 14229-2, table 4)."""
+    """P2server_max until the node has named its own (ISO 14229-2, table 4)."""
 
     p2_star_ns: int = 5 * _SECOND
-    """P2*server_max until the node has told its own: how long it may think behind each "response pending"."""
+    """P2*server_max until the node has named its own: how long it may think behind each "response pending"."""
 
     margin_ns: int = 200 * _MS
     """On top of P2 and P2*: the way there and back, adapters, foreign traffic."""
@@ -32,13 +32,13 @@ class UdsTiming:
 
     discover_timeout_ns: int = 100 * _MS
     discover_tries: int = 100
-    """Together 10 s: longer than a node needs to restart and verify an image, shorter than a person's patience."""
+    """Together 10 s: longer than a node needs to restart and verify an image, shorter than a person waits."""
 
     discover_rounds: int = 4
     """How often discovery asks whether a node is there, and then who it is."""
 
     pending_max: int = 100
-    """"Response pending" to one request; a node that goes on longer is not working but looping."""
+    """"Response pending" to one request; a node that needs more is not working but looping."""
 
     busy_tries: int = 50
     busy_pause_ns: int = 100 * _MS
@@ -69,7 +69,7 @@ class UdsServerTiming:
     """The node's habits."""
 
     p2_ns: int = 50 * _MS
-    """P2server_max, told in the answer to DiagnosticSessionControl."""
+    """P2server_max, named in the answer to DiagnosticSessionControl."""
 
     p2_star_ns: int = 5 * _SECOND
 

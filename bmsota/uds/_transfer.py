@@ -1,4 +1,4 @@
-"""The tester's main talk: stage one image on one node.
+"""The tester's main exchange: stage one image on one node.
 
 The order (ISO 14229-1 clause 15; with nodes of our own, "offer" instead of "address and size", and what is there is not sent again)::
 
@@ -6,7 +6,7 @@ The order (ISO 14229-1 clause 15; with nodes of our own, "offer" instead of "add
         ^                                                                          |
         +---------------- silence, a restart, a dropped transfer ------------------+
 
-Strategy. As in the bootloader's client the node is the one who knows what it has: after any doubt we begin anew and go on from the
+Strategy. As in the bootloader's client the node is the one who knows what it has: after any doubt we begin anew and resume from the
 offset the node names. A block without an answer is another matter: the node may have stored it. Our own nodes tell how much they
 have; other nodes get the very same block again, as ISO 14229-1 clause 14.5.5 asks them to accept.
 
@@ -19,7 +19,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from bmsota.bootloader import (
+from bmsota.image import parse_image
+from bmsota.node import (
     FAILURES,
     BlockAccepted,
     BlockRepeated,
@@ -32,8 +33,7 @@ from bmsota.bootloader import (
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.image import parse_image
-from bmsota.uds._conversation import GaveUpError, InterruptedTalkError, RetriedTalk, SilentError
+from bmsota.uds._exchange import AbortError, RestartExchangeError, RetryingExchange, SilentError
 from bmsota.uds._identifiers import STAGING_LAYOUT, UDS_PROFILE_VERSION, Did, ImageOffer, Session
 from bmsota.uds._services import (
     raw_request,
@@ -46,11 +46,11 @@ from bmsota.uds._services import (
 )
 
 if TYPE_CHECKING:
-    from bmsota.bootloader import NodeDescription
+    from bmsota.node import NodeDescription
     from bmsota.uds._access import AccessKey
     from bmsota.uds._addressing import UdsAddress
-    from bmsota.uds._conversation import Script
     from bmsota.uds._dialect import UdsDialect
+    from bmsota.uds._exchange import Procedure
     from bmsota.uds._isotp import IsoTpParameters
     from bmsota.uds._timing import UdsTiming
 
@@ -63,7 +63,7 @@ _BLOCK_OVERHEAD_BYTES = 2
 _OFFSET_BYTES = 4
 
 
-class UdsTransfer(RetriedTalk[ClientEvent]):
+class UdsTransfer(RetryingExchange[ClientEvent]):
     """Stages *image* on the node at *address*. Nothing runs it until `UdsCommand` says so.
 
     *expected* defaults to what the image itself is for. A node without our profile takes any bytes as image.
@@ -114,53 +114,47 @@ class UdsTransfer(RetriedTalk[ClientEvent]):
         """How much of the image the node has confirmed."""
         return self._offset
 
-    # ---- the talk
+    # ---- the exchange
 
-    def _attempt(self) -> Script[ClientEvent]:
+    def _attempt(self) -> Procedure[ClientEvent]:
         node = yield from self._find()
         yield from self._check_identity(node)
         self._events.append(TargetConnected(node))
         yield from self._open(Session.PROGRAMMING)
         yield from self._unlock()
         for payload in self._dialect.extra_requests:
-            yield from self._ask(raw_request(payload))
+            yield from self._request(raw_request(payload))
         self._offset = yield from self._begin()
         self._events.append(TransferStarted(self._offset, len(self._image)))
         if self._offset < len(self._image):
             yield from self._download()
         dialect = self._dialect
         if dialect.check_routine is not None:
-            yield from self._ask(start_routine(dialect.check_routine, dialect.check_record))
+            yield from self._request(start_routine(dialect.check_routine, dialect.check_record))
         if dialect.dependencies_routine is not None:
-            yield from self._ask(start_routine(dialect.dependencies_routine))
+            yield from self._request(start_routine(dialect.dependencies_routine))
         return ImageVerified(node)
 
-    def _check_identity(self, node: NodeDescription) -> Script[None]:
+    def _check_identity(self, node: NodeDescription) -> Procedure[None]:
         """Everything that can be seen to be wrong before anything is erased."""
         expected = self._expected
         if self._dialect.has_profile and node.protocol_version < UDS_PROFILE_VERSION:
-            raise GaveUpError(
+            raise AbortError(
                 FailureCause.PROTOCOL_VERSION,
                 f"expected UDS profile {UDS_PROFILE_VERSION}, got {node.protocol_version}",
             )
         if self._dialect.has_profile and expected is not None:
-            class_id = expected.hardware_class.class_id
-            if node.role is not expected.role:
-                raise GaveUpError(FailureCause.WRONG_ROLE, f"expected {expected.role.name}, got {node.role.name}")
-            if node.class_id != class_id:
-                raise GaveUpError(
-                    FailureCause.WRONG_HARDWARE, f"expected hardware class {class_id}, got {node.class_id}"
-                )
-            if expected.hwid is not None and node.hwid != expected.hwid:
-                raise GaveUpError(FailureCause.WRONG_NODE, f"expected hardware id {expected.hwid}, got {node.hwid}")
+            objection = expected.objection(node)
+            if objection is not None:
+                raise AbortError(*objection)
         for did, value in self._dialect.expected_values.items():
-            found = (yield from self._ask(read_one_did(did)))[did]
+            found = (yield from self._request(read_one_did(did)))[did]
             if found != value:
-                raise GaveUpError(
+                raise AbortError(
                     FailureCause.WRONG_HARDWARE, f"identifier 0x{did:04X}: expected {value.hex()}, got {found.hex()}"
                 )
 
-    def _begin(self) -> Script[int]:
+    def _begin(self) -> Procedure[int]:
         """Erase, or offer; from which offset the image is wanted."""
         dialect = self._dialect
         if dialect.erase_routine is None:
@@ -168,12 +162,12 @@ class UdsTransfer(RetriedTalk[ClientEvent]):
         record = dialect.erase_record
         if record is None:
             record = self._offer or self._place()
-        status = yield from self._ask(start_routine(dialect.erase_routine, record))
+        status = yield from self._request(start_routine(dialect.erase_routine, record))
         if not self._offer:
             return 0
         offset = int.from_bytes(status, "big")
         if len(status) != _OFFSET_BYTES or offset > len(self._image):
-            raise InterruptedTalkError(f"expected an offset of at most {len(self._image)}, got {status.hex()}")
+            raise RestartExchangeError(f"expected an offset of at most {len(self._image)}, got {status.hex()}")
         return offset
 
     def _place(self) -> bytes:
@@ -186,7 +180,7 @@ class UdsTransfer(RetriedTalk[ClientEvent]):
 
     # ---- the blocks
 
-    def _download(self) -> Script[None]:
+    def _download(self) -> Procedure[None]:
         dialect = self._dialect
         call = request_download(
             dialect.address + self._offset,
@@ -194,7 +188,7 @@ class UdsTransfer(RetriedTalk[ClientEvent]):
             address_bytes=dialect.address_bytes,
             size_field_bytes=dialect.size_field_bytes,
         )
-        limits = yield from self._ask(call)
+        limits = yield from self._request(call)
         block_bytes_max = min(limits.block_length_max, dialect.block_length_max) - _BLOCK_OVERHEAD_BYTES
         self._block_bytes = min(self._block_bytes, block_bytes_max)
         counter, good_blocks = 1, 0
@@ -206,14 +200,14 @@ class UdsTransfer(RetriedTalk[ClientEvent]):
             good_blocks = good_blocks + 1 if is_first_try else 0
             counter = (counter + 1) % 256
             self._events.append(BlockAccepted(self._offset, len(self._image)))
-        yield from self._ask(request_transfer_exit())
+        yield from self._request(request_transfer_exit())
 
-    def _send_block(self, counter: int) -> Script[bool]:
+    def _send_block(self, counter: int) -> Procedure[bool]:
         """Send the block at `_offset` until the node has it; whether the first try did it."""
         data = self._next_data()
         for attempt in range(self._timing.request_tries):
             try:
-                yield from self._ask(transfer_data(counter, data), tries=1)
+                yield from self._request(transfer_data(counter, data), tries=1)
             except SilentError as error:
                 self._events.append(BlockRepeated(self._offset, self._link.parameters.frames_of(len(data))))
                 detail = str(error)
@@ -224,7 +218,7 @@ class UdsTransfer(RetriedTalk[ClientEvent]):
                     self._covered(len(data))  # Only the answer was lost.
                     return False
                 if received != self._offset:
-                    raise InterruptedTalkError(
+                    raise RestartExchangeError(
                         f"expected a node that has {self._offset} bytes, got {received}"
                     ) from error
                 self._shorten()
@@ -233,13 +227,13 @@ class UdsTransfer(RetriedTalk[ClientEvent]):
                 self._covered(len(data))
                 return attempt == 0
         self._shorten()
-        raise InterruptedTalkError(detail)
+        raise RestartExchangeError(detail)
 
     def _next_data(self) -> bytes:
         return self._image[self._offset : self._offset + self._block_bytes]
 
-    def _received_bytes(self) -> Script[int]:
-        values = yield from self._ask(read_dids((Did.STAGING,)))
+    def _received_bytes(self) -> Procedure[int]:
+        values = yield from self._request(read_dids((Did.STAGING,)))
         return int(STAGING_LAYOUT.parse(values[Did.STAGING]).received_bytes)
 
     def _shorten(self) -> None:

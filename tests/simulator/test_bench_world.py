@@ -12,11 +12,11 @@ from bmsota_sim.links.canbus import BusFaults
 from bmsota_sim.samples import sample_file
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bmsota.bootloader import NodeState
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError
 from bmsota.flashing import BootloaderProfile, FlashJob, UdsProfile
 from bmsota.image import ImageVersion
+from bmsota.node import NodeMode
 from bmsota.uds import UDS_11BIT, UDS_29BIT, ed25519_access_key
 
 START = 1_790_000_000 * SECOND
@@ -443,7 +443,7 @@ def test_the_rows_show_a_transfer(desk):
     bench.flasher.begin("flash", [FlashJob(1, SLAVE)])
     while (row := bench.world.rows()[1]).stored_bytes == 0:
         bench.run(0.001)
-    assert row.state == NodeState.RECEIVING.name.lower()
+    assert row.state == NodeMode.RECEIVING.name.lower()
     assert 0 < row.stored_bytes < row.size_bytes == len(SLAVE)
     assert not bench.world.is_at_rest
     bench.run(2)

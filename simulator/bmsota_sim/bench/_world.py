@@ -11,9 +11,10 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from bmsota.adapters.files import packaged_dbc
-from bmsota.bootloader import BootloaderWire, NodeState
+from bmsota.bootloader import BootloaderWire
 from bmsota.errors import LocalProtocolError
 from bmsota.image import HardwareClass, load_public_key
+from bmsota.node import NodeMode
 from bmsota.signals import loads
 from bmsota_sim.bench._options import BenchProtocol, BenchTopology
 from bmsota_sim.devices import master as whole_master
@@ -288,4 +289,4 @@ class BenchWorld:
     @property
     def is_at_rest(self) -> bool:
         """Whether no node is being flashed."""
-        return all(device.node.state in {None, NodeState.APPLICATION} for device in self.nodes)
+        return all(device.node.state in {None, NodeMode.APPLICATION} for device in self.nodes)

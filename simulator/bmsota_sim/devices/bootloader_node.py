@@ -15,18 +15,19 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
-from bmsota.bootloader import (
-    BLOCK_FRAMES_MAX,
+from bmsota.bootloader import BLOCK_FRAMES_MAX, BootloaderTarget
+from bmsota.image import verify_image
+from bmsota.node import (
     AccessGuard,
     BlockStored,
     BootloaderEntered,
     BootloaderLeft,
-    BootloaderTarget,
+    CanProtocol,
     ResetRequested,
     StagingStarted,
+    TargetEvent,
     TargetIdentity,
 )
-from bmsota.image import verify_image
 from bmsota_sim.devices.flash import CutPhase, PowerCut
 from bmsota_sim.kernel import SECOND
 from bmsota_sim.links.canbus import EXTENDED_FLAG, filter_key
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from bmsota.boot import BootResult, Flash
-    from bmsota.bootloader import BootloaderWire, NodeState, TargetEvent
+    from bmsota.bootloader import BootloaderWire
     from bmsota.canframe import CanFrame
     from bmsota.image import FirmwareImage, ImageVersion, PublicKey
+    from bmsota.node import NodeMode
     from bmsota.uds import UdsAddressing
     from bmsota_sim.devices.flash import FlashModel
     from bmsota_sim.kernel import Kernel, Timer
@@ -145,16 +147,11 @@ class NodeOwner(Protocol):
         """The power failed inside a flash operation; the node must be switched off before anything else."""
 
 
-class _Core(Protocol):
-    """`BootloaderTarget` and `UdsServer` as they are driven."""
+class _NodeProtocol(CanProtocol[TargetEvent], Protocol):
+    """`BootloaderTarget` and `UdsServer`."""
 
     @property
-    def state(self) -> NodeState: ...
-    def receive_frame(self, frame: CanFrame, now_ns: int) -> None: ...
-    def frames_to_send(self, now_ns: int) -> list[CanFrame]: ...
-    def next_event(self) -> TargetEvent | None: ...
-    def next_timeout(self) -> int | None: ...
-    def handle_timeout(self, now_ns: int) -> None: ...
+    def state(self) -> NodeMode: ...
 
 
 class BootloaderNode:
@@ -206,9 +203,9 @@ class BootloaderNode:
         """(bytes stored, size) of the image that is being received or was received last; None since the boot."""
         self._target: BootloaderTarget | None = None
         self._hears_data = False
-        self._server: _Core | None = None
-        self._cores: tuple[_Core, ...] = ()
-        self._holder: _Core | None = None
+        self._server: _NodeProtocol | None = None
+        self._cores: tuple[_NodeProtocol, ...] = ()
+        self._holder: _NodeProtocol | None = None
         self._ports: list[tuple[Port, frozenset[int]]] = []
         self._answering: Port | None = None
         self._timer: Timer | None = None
@@ -226,7 +223,7 @@ class BootloaderNode:
         return None if result is None or result.facts is None else result.facts.version
 
     @property
-    def state(self) -> NodeState | None:
+    def state(self) -> NodeMode | None:
         """What the node is doing; None without power and until it has booted."""
         core = self._holder or self._target or self._server
         return None if core is None else core.state
@@ -379,7 +376,7 @@ class BootloaderNode:
             return
         self._schedule()
 
-    def _pump(self, core: _Core, now_ns: int) -> None:
+    def _pump(self, core: _NodeProtocol, now_ns: int) -> None:
         port = self._answering
         assert port is not None
         for frame in core.frames_to_send(now_ns):
@@ -424,7 +421,7 @@ class BootloaderNode:
             for port, idle in self._ports:
                 port.accept(idle | self._data_keys if wants_data else idle)
 
-    def _restart(self, core: _Core) -> None:
+    def _restart(self, core: _NodeProtocol) -> None:
         if core in self._cores:
             self._owner.restart_requested()
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from bmsota.boot import BootResult, BootStore
-    from bmsota.bootloader import NodeDescription
     from bmsota.gbt32960 import TerminalSession
     from bmsota.image import ImageVersion
+    from bmsota.node import NodeDescription
     from bmsota.ota.field_upgrades import NodeUpgrade, OrderReach
 
 __all__ = ["FieldUpgradeReporter"]

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import POSITION_MAX, TargetIdentity
-from bmsota.bootloader import NodeState as NodeActivity
 from bmsota.flashing import (
     BootloaderProfile,
     FlashingEngine,
@@ -52,6 +50,7 @@ from bmsota.gbt32960 import (
     beijing_time,
 )
 from bmsota.image import ImageRole
+from bmsota.node import POSITION_MAX, NodeMode, TargetIdentity
 from bmsota.ota import DeviceTrust, NodeReport, TrustState
 from bmsota.ota.shelf import ImageShelf
 from bmsota.ota.updater import (
@@ -89,10 +88,11 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from bmsota.boot import BootResult, BootStore
-    from bmsota.bootloader import BootloaderWire, NodeDescription
+    from bmsota.bootloader import BootloaderWire
     from bmsota.canframe import CanFrame
     from bmsota.flashing import NodeResult
     from bmsota.image import HardwareClass, ImageVersion, PublicKey
+    from bmsota.node import NodeDescription
     from bmsota.ota.updater import Action
     from bmsota.signals import Database
     from bmsota_sim.devices.vehicle import Vehicle
@@ -456,7 +456,7 @@ class Master:
 
     @property
     def _is_in_bootloader(self) -> bool:
-        return self.node.state not in {None, NodeActivity.APPLICATION}
+        return self.node.state not in {None, NodeMode.APPLICATION}
 
     def _is_flasher_at_work(self, now_ns: int) -> bool:
         """Whether somebody has spoken the bootloader's language a moment ago, or has the master in its bootloader."""
@@ -942,7 +942,7 @@ class Master:
                 reports,
                 now_ns,
                 on_trial=[node.position for node in nodes if _ON_TRIAL.intersection(node.slot_states)],
-                in_bootloader=[node.position for node in nodes if node.state is not NodeActivity.APPLICATION],
+                in_bootloader=[node.position for node in nodes if node.state is not NodeMode.APPLICATION],
             )
         if self._field_upgrades is not None and self._updater is not None:
             # Behind the updater: when this discovery has decided its order, what the nodes run is the order's work.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bmsota.bootloader import POSITION_MAX, TargetIdentity
 from bmsota.image import ImageRole
+from bmsota.node import POSITION_MAX, TargetIdentity
 from bmsota_sim.devices.bootloader_node import (
     BootloaderNode,
     NodeDevice,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from bmsota.boot import BootReason
-from bmsota.bootloader import TargetIdentity
 from bmsota.image import ImageRole
+from bmsota.node import TargetIdentity
 from bmsota_sim.devices.bootloader_node import BootloaderNode, NodeDevice, NodeProtocols, PowerCutPlan
 from bmsota_sim.devices.flash import ERASE_NS, PROGRAM_NS, FlashModel
 from bmsota_sim.devices.internal_bus import SlaveMessages

@@ -15,15 +15,9 @@ from bmsota_sim.links.canbus import BusFaults, CanBus
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
-from bmsota.bootloader import (
-    BootloaderTarget,
-    BootloaderWire,
-    Command,
-    NodeCommand,
-    ResetRequested,
-    TargetIdentity,
-)
+from bmsota.bootloader import BootloaderCommand, BootloaderTarget, BootloaderWire
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
+from bmsota.node import NodeCommand, ResetRequested, TargetIdentity
 from bmsota.signals import loads
 
 if TYPE_CHECKING:
@@ -260,9 +254,9 @@ class Bench:
         self.client = None
         return self.events
 
-    def command(self, position: int, command: Command, **options: Any) -> Any:
+    def command(self, position: int, command: NodeCommand, **options: Any) -> Any:
         """Give one command; its only event."""
-        return self.run(NodeCommand(self.wire, position=position, command=command, **options))[-1]
+        return self.run(BootloaderCommand(self.wire, position=position, command=command, **options))[-1]
 
 
 class Station:

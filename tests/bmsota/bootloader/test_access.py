@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmsota.bootloader._access import (
+from bmsota.errors import ConfigurationError, LocalProtocolError
+from bmsota.node import (
     CHALLENGE_BYTES,
     SIGNATURE_BYTES,
     AccessGuard,
@@ -26,7 +27,6 @@ from bmsota.bootloader._access import (
     public_key_from_pem,
     signer_from_pem,
 )
-from bmsota.errors import ConfigurationError, LocalProtocolError
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"\x02" * 32)

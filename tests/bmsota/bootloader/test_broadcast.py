@@ -8,27 +8,23 @@ from random import Random
 import pytest
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import (
-    BlockRepeated,
-    BootloaderClient,
-    BootloaderTiming,
-    BroadcastClient,
-    BroadcastPhase,
-    Command,
-    CommandSucceeded,
-    FailureCause,
-    ImageVerified,
-    NodeState,
-    TargetConnected,
-    TargetLimits,
-    TransferFailed,
-    TransferInterrupted,
-    TransferStarted,
-)
+from bmsota.bootloader import BootloaderClient, BootloaderTiming, BroadcastClient, BroadcastPhase, TargetLimits
 from bmsota.bootloader._messages import GROUP_MAX, GROUP_MIN, PartReply, ReplyKind, ReportReply, Request
 from bmsota.bootloader._offer import OFFER_BYTES
 from bmsota.errors import ImageError, LocalProtocolError
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
+from bmsota.node import (
+    BlockRepeated,
+    CommandSucceeded,
+    FailureCause,
+    ImageVerified,
+    NodeCommand,
+    NodeMode,
+    TargetConnected,
+    TransferFailed,
+    TransferInterrupted,
+    TransferStarted,
+)
 
 DATA_IDS = range(0x740, 0x780)
 OFFER_FRAMES = -(-OFFER_BYTES // 8)
@@ -90,7 +86,7 @@ def halfway(bench, node, image, offset):
     """Leave the node with *offset* bytes or a little more of *image*: its flasher has gone."""
 
     def stop(frame):
-        if node.target.state is NodeState.RECEIVING and node.store.staging_offset >= offset:
+        if node.target.state is NodeMode.RECEIVING and node.store.staging_offset >= offset:
             bench.cut_client()
 
     bench.on_frame = stop
@@ -125,12 +121,12 @@ def test_sixteen_nodes_at_one_percent_loss_get_what_each_deserves(bench_parts, s
     assert sorted(failed) == [5, 9, 12]
 
     assert (failed[5].cause, failed[5].node, failed[5].next_offset) == (FailureCause.NODE_SILENT, None, 0)
-    assert failed[5].detail == "node 5 did not answer, asked 100 times"
+    assert failed[5].detail == "node 5 did not answer in 100 tries"
     assert failed[9].cause is FailureCause.WRONG_HARDWARE
     assert failed[9].detail == f"expected hardware class {bench_parts.SLAVE_CLASS.class_id}, got {OTHER_CLASS.class_id}"
     assert (failed[9].permanent, failed[9].node.hwid) == (True, "HW-0009")
     assert (failed[12].cause, failed[12].permanent) == (FailureCause.NODE_SILENT, False)
-    assert failed[12].detail == "node 12 did not answer, asked 100 times"
+    assert failed[12].detail == "node 12 did not answer in 100 tries"
     assert (failed[12].safe_to_run_again, failed[12].node.hwid) == (True, "HW-0012")
     assert 0 < failed[12].next_offset <= stored_then[0]
     assert any(isinstance(event, TransferInterrupted) for event in of(events, 12))
@@ -204,7 +200,7 @@ def test_members_go_on_from_where_each_of_them_is(bench_parts, is_compressed):
     assert 2500 <= first < second < len(image)
     assert all(isinstance(event, ImageVerified) for event in results(events).values())
     assert [stored(node, image) for node in bench.nodes] == [image] * 2
-    assert {request.offset for request in requests(bench, bench.sent, Command.OPEN_BLOCK)} == {first}
+    assert {request.offset for request in requests(bench, bench.sent, NodeCommand.OPEN_BLOCK)} == {first}
 
 
 def test_what_is_offered_is_what_the_smallest_member_can_hold(bench_parts):
@@ -219,14 +215,14 @@ def test_what_is_offered_is_what_the_smallest_member_can_hold(bench_parts):
         reply = bench.wire.parse(frame)
         if hasattr(reply, "next_block"):
             next_blocks[reply.position] = reply.next_block
-        elif isinstance(reply, Request) and reply.command is Command.CHECK_BLOCK:
+        elif isinstance(reply, Request) and reply.command is NodeCommand.CHECK_BLOCK:
             under_way.append(reply.tag + 1 - min(next_blocks.values()))
 
     bench.on_frame = watch
     events = bench.run(BroadcastClient(bench.wire, positions=[1, 2, 3], image=image))
     assert all(isinstance(event, ImageVerified) for event in results(events).values())
     assert [stored(node, image) for node in nodes] == [image] * 3
-    checks = requests(bench, bench.sent, Command.CHECK_BLOCK)
+    checks = requests(bench, bench.sent, NodeCommand.CHECK_BLOCK)
     assert {request.frames for request in checks} == {20, 5}
     assert max(under_way) == 2
 
@@ -421,7 +417,7 @@ def test_the_group_is_the_images_own(bench_parts):
         image = bench_parts.make_image(f"2.1.{number}", size=900)
         bench = bench_parts.Bench(*make_nodes(bench_parts, 1, 2))
         bench.run(BroadcastClient(bench.wire, positions=[1, 2], image=image))
-        commands = (Command.OPEN_BLOCK, Command.CHECK_BLOCK)
+        commands = (NodeCommand.OPEN_BLOCK, NodeCommand.CHECK_BLOCK)
         (group,) = {request.node for command in commands for request in requests(bench, bench.sent, command)}
         assert GROUP_MIN <= group <= GROUP_MAX
         assert group == group_of(bench_parts, image)
@@ -445,7 +441,7 @@ def test_a_node_left_in_another_broadcast_is_not_disturbed(bench_parts):
     bench.run(abandoned)
     bench.on_frame = None
     left = [(node.target.state, node.store.staging_offset, node.flash.dump()) for node in nodes[:2]]
-    assert all(state is NodeState.RECEIVING and offset >= 2048 for state, offset, _ in left)
+    assert all(state is NodeMode.RECEIVING and offset >= 2048 for state, offset, _ in left)
 
     events = bench.run(BroadcastClient(bench.wire, positions=[3, 4], image=other))
     assert all(isinstance(event, ImageVerified) for event in results(events).values())
@@ -517,9 +513,9 @@ def test_a_broadcast_stages_and_the_commands_switch(bench_parts):
     bench.run(BroadcastClient(bench.wire, positions=[1, 2], image=image))
     assert [node.running_version for node in nodes] == ["2.0.0"] * 2
     for position in (1, 2):
-        bench.command(position, Command.ACTIVATE_TEST)
-        assert bench.command(position, Command.RESET).node.version == ImageVersion(2, 1, 0)
-        assert isinstance(bench.command(position, Command.CONFIRM), CommandSucceeded)
+        bench.command(position, NodeCommand.ACTIVATE_TEST)
+        assert bench.command(position, NodeCommand.RESET).node.version == ImageVersion(2, 1, 0)
+        assert isinstance(bench.command(position, NodeCommand.CONFIRM), CommandSucceeded)
     assert [node.running_version for node in nodes] == ["2.1.0"] * 2
 
 

@@ -12,34 +12,36 @@ from bmsota.bootloader import (
     COMMAND_TRANSITIONS,
     TARGET_TRANSITIONS,
     BootloaderClient,
+    BootloaderCommand,
+    BootloaderDiscovery,
     BootloaderTarget,
     BootloaderTiming,
     ClientState,
     ClientStimulus,
-    Command,
-    CommandFailed,
     CommandState,
     CommandStimulus,
-    CommandSucceeded,
-    FailureCause,
-    ImageReverted,
-    ImageVerified,
-    NodeCommand,
-    NodeDiscovery,
-    NodeFound,
-    NodeState,
-    ResetRequested,
-    ResultCode,
-    TargetIdentity,
     TargetLimits,
-    TestRequested,
 )
-from bmsota.bootloader._conversation import IdentityCollector
+from bmsota.bootloader._exchange import IdentityCollector
 from bmsota.bootloader._messages import BitmapReply, PendingReply, ReportReply, Request, ResultReply, StatusReply
 from bmsota.bootloader._target import _WITH_DATA
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, LocalProtocolError
 from bmsota.image import ImageRole, ImageVersion
+from bmsota.node import (
+    CommandFailed,
+    CommandSucceeded,
+    FailureCause,
+    ImageReverted,
+    ImageVerified,
+    NodeCommand,
+    NodeFound,
+    NodeMode,
+    ResetRequested,
+    ResultCode,
+    TargetIdentity,
+    TestRequested,
+)
 
 NOW = 1_000_000_000_000
 
@@ -86,38 +88,38 @@ def talk(bench):
 def test_a_repeated_command_is_answered_again_and_not_done_again(bench, bench_parts, talk):
     bench.run(BootloaderClient(bench.wire, position=1, image=bench_parts.NEW()))
     talk.events()
-    first = talk.say(Command.ACTIVATE_TEST, 50)
-    again = talk.say(Command.ACTIVATE_TEST, 50)
-    assert first == again == ResultReply(1, 50, Command.ACTIVATE_TEST, ResultCode.OK, 0)
+    first = talk.say(NodeCommand.ACTIVATE_TEST, 50)
+    again = talk.say(NodeCommand.ACTIVATE_TEST, 50)
+    assert first == again == ResultReply(1, 50, NodeCommand.ACTIVATE_TEST, ResultCode.OK, 0)
     assert talk.events() == [TestRequested]
-    assert talk.say(Command.REVERT, 49) == []  # a straggler, older than the newest
-    assert talk.say(Command.REVERT, 50) == []  # the tag of another command
-    assert talk.say(Command.REVERT, 0) == []  # no tag at all
+    assert talk.say(NodeCommand.REVERT, 49) == []  # a straggler, older than the newest
+    assert talk.say(NodeCommand.REVERT, 50) == []  # the tag of another command
+    assert talk.say(NodeCommand.REVERT, 0) == []  # no tag at all
     assert talk.events() == []
-    assert talk.say(Command.REVERT, 51).code == ResultCode.OK
+    assert talk.say(NodeCommand.REVERT, 51).code == ResultCode.OK
     assert talk.events() == [ImageReverted]
 
 
 def test_a_command_for_an_earlier_boot_is_not_done(talk):
     """A Reset whose answer was lost is repeated; the node has restarted meanwhile and must not restart again."""
-    reply = talk.say(Command.RESET, 7, boot_id=99)
-    assert reply == ResultReply(1, 7, Command.RESET, ResultCode.WRONG_STATE, 0)
-    assert talk.node.target.state is NodeState.APPLICATION
-    status = talk.say(Command.DISCOVER, 3)[0]
+    reply = talk.say(NodeCommand.RESET, 7, boot_id=99)
+    assert reply == ResultReply(1, 7, NodeCommand.RESET, ResultCode.WRONG_STATE, 0)
+    assert talk.node.target.state is NodeMode.APPLICATION
+    status = talk.say(NodeCommand.DISCOVER, 3)[0]
     assert isinstance(status, StatusReply)
     assert status.last_tag == 0
 
 
 def test_tags_wrap_round(talk):
     for tag in (200, 255, 1, 100):
-        assert talk.say(Command.LEAVE_BOOTLOADER, tag).tag == tag
-    assert talk.say(Command.LEAVE_BOOTLOADER, 99) == []
+        assert talk.say(NodeCommand.LEAVE_BOOTLOADER, tag).tag == tag
+    assert talk.say(NodeCommand.LEAVE_BOOTLOADER, 99) == []
 
 
 def test_every_command_in_every_state_follows_the_table(bench_parts):
     """What the table does not have is answered WRONG_STATE and changes nothing."""
-    commands = set(Command) - {Command.DISCOVER, Command.CHECK_BLOCK, Command.OPEN_BLOCK, *_WITH_DATA}
-    for state, command in product((NodeState.APPLICATION, NodeState.BOOTLOADER, NodeState.RECEIVING), commands):
+    commands = set(NodeCommand) - {NodeCommand.DISCOVER, NodeCommand.CHECK_BLOCK, NodeCommand.OPEN_BLOCK, *_WITH_DATA}
+    for state, command in product((NodeMode.APPLICATION, NodeMode.BOOTLOADER, NodeMode.RECEIVING), commands):
         talk = Talk(bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD())))
         talk.node.target.state = state
         reply = talk.say(command, 1, protocol=2)
@@ -128,13 +130,13 @@ def test_every_command_in_every_state_follows_the_table(bench_parts):
             assert talk.node.target.state is TARGET_TRANSITIONS[state, command]
         else:
             assert talk.node.target.state is state
-    assert {state for state, _ in TARGET_TRANSITIONS} | {NodeState.RESTARTING} == set(NodeState)
+    assert {state for state, _ in TARGET_TRANSITIONS} | {NodeMode.RESTARTING} == set(NodeMode)
 
 
 def test_begin_without_its_frames_says_which_are_missing(talk):
-    talk.say(Command.ENTER_BOOTLOADER, 1, protocol=2)
-    assert talk.say(Command.BEGIN_TRANSFER, 2, frames=9, crc32=0) == BitmapReply(1, 255, 0, 9, 0x1FF)
-    assert talk.say(Command.BEGIN_TRANSFER, 2, frames=8, crc32=0).code == ResultCode.BAD_OFFER
+    talk.say(NodeCommand.ENTER_BOOTLOADER, 1, protocol=2)
+    assert talk.say(NodeCommand.BEGIN_TRANSFER, 2, frames=9, crc32=0) == BitmapReply(1, 255, 0, 9, 0x1FF)
+    assert talk.say(NodeCommand.BEGIN_TRANSFER, 2, frames=8, crc32=0).code == ResultCode.BAD_OFFER
 
 
 def test_a_check_out_of_turn_changes_nothing_and_is_answered(bench, bench_parts, talk):
@@ -150,15 +152,15 @@ def test_a_check_out_of_turn_changes_nothing_and_is_answered(bench, bench_parts,
     stored = talk.node.store.staging_offset
     assert stored % 512 == 0
     done = stored // 512
-    assert talk.say(Command.CHECK_BLOCK, 0, frames=64, report_wanted=1) == ReportReply(1, 0, 1, 0, stored)
-    assert talk.say(Command.CHECK_BLOCK, done - 1, frames=64) == []
-    assert talk.say(Command.CHECK_BLOCK, done, frames=0).code == ResultCode.INCOMPLETE
-    assert talk.say(Command.CHECK_BLOCK, done, frames=65).code == ResultCode.INCOMPLETE
-    *missing, report = talk.say(Command.CHECK_BLOCK, done, frames=64, report_wanted=1)
+    assert talk.say(NodeCommand.CHECK_BLOCK, 0, frames=64, report_wanted=1) == ReportReply(1, 0, 1, 0, stored)
+    assert talk.say(NodeCommand.CHECK_BLOCK, done - 1, frames=64) == []
+    assert talk.say(NodeCommand.CHECK_BLOCK, done, frames=0).code == ResultCode.INCOMPLETE
+    assert talk.say(NodeCommand.CHECK_BLOCK, done, frames=65).code == ResultCode.INCOMPLETE
+    *missing, report = talk.say(NodeCommand.CHECK_BLOCK, done, frames=64, report_wanted=1)
     assert [(reply.segment, reply.total) for reply in missing] == [(0, report.missing_total), (1, report.missing_total)]
     assert sum(reply.bitmap.bit_count() for reply in missing) == report.missing_total
     assert (report.next_block, report.stored_offset) == (done, stored)
-    assert talk.say(Command.FINISH_TRANSFER, 40).code == ResultCode.INCOMPLETE
+    assert talk.say(NodeCommand.FINISH_TRANSFER, 40).code == ResultCode.INCOMPLETE
     assert talk.node.store.staging_offset == stored
 
 
@@ -172,10 +174,10 @@ def test_blocks_that_are_no_whole_number_of_write_units_are_written_in_whole_uni
 
 
 def test_a_reset_is_carried_out_after_its_answer_has_gone(talk):
-    assert talk.say(Command.RESET, 1).code == ResultCode.OK
-    assert talk.node.target.state is NodeState.RESTARTING
+    assert talk.say(NodeCommand.RESET, 1).code == ResultCode.OK
+    assert talk.node.target.state is NodeMode.RESTARTING
     assert talk.events() == []
-    assert talk.say(Command.DISCOVER, 1) == []
+    assert talk.say(NodeCommand.DISCOVER, 1) == []
     due = talk.node.target.next_timeout()
     talk.node.target.handle_timeout(due - 1)
     assert talk.events() == []
@@ -187,38 +189,38 @@ def test_a_reset_is_carried_out_after_its_answer_has_gone(talk):
 def test_a_node_without_an_image_waits_in_its_bootloader_and_can_be_flashed(bench_parts):
     node = bench_parts.Node(factory=None)
     bench = bench_parts.Bench(node)
-    described = bench.command(1, Command.DISCOVER).node
-    assert (described.state, described.boot_reason) == (NodeState.BOOTLOADER, BootReason.NOTHING)
+    described = bench.command(1, NodeCommand.DISCOVER).node
+    assert (described.state, described.boot_reason) == (NodeMode.BOOTLOADER, BootReason.NOTHING)
     assert (described.version, described.running_slot, described.active_slot) == (ImageVersion(), None, None)
-    event = bench.command(1, Command.LEAVE_BOOTLOADER)
+    event = bench.command(1, NodeCommand.LEAVE_BOOTLOADER)
     assert isinstance(event, CommandFailed)
     assert isinstance(bench.run(BootloaderClient(bench.wire, position=1, image=bench_parts.NEW()))[-1], ImageVerified)
-    bench.command(1, Command.ACTIVATE_TEST)
-    assert bench.command(1, Command.RESET).node.version == ImageVersion(2, 1, 0)
-    assert isinstance(bench.command(1, Command.CONFIRM), CommandSucceeded)
+    bench.command(1, NodeCommand.ACTIVATE_TEST)
+    assert bench.command(1, NodeCommand.RESET).node.version == ImageVersion(2, 1, 0)
+    assert isinstance(bench.command(1, NodeCommand.CONFIRM), CommandSucceeded)
     assert node.store.active_slot == 0
 
 
 def test_a_command_that_belongs_to_a_transfer_is_refused(bench):
     with pytest.raises(LocalProtocolError, match="got CHECK_BLOCK"):
-        NodeCommand(bench.wire, position=1, command=Command.CHECK_BLOCK)
+        BootloaderCommand(bench.wire, position=1, command=NodeCommand.CHECK_BLOCK)
 
 
 def test_commands_say_what_is_wrong(bench):
-    for command in (Command.ACTIVATE_TEST, Command.REVERT):
+    for command in (NodeCommand.ACTIVATE_TEST, NodeCommand.REVERT):
         event = bench.command(1, command)
         assert (event.cause, event.detail) == (FailureCause.NOTHING_TO_DO, f"{command.name}: NOTHING_TO_DO")
-    assert isinstance(bench.command(1, Command.ENTER_BOOTLOADER), CommandSucceeded)
-    assert isinstance(bench.command(1, Command.LEAVE_BOOTLOADER), CommandSucceeded)
-    event = bench.command(1, Command.DISCOVER, expected_version=ImageVersion(9))
+    assert isinstance(bench.command(1, NodeCommand.ENTER_BOOTLOADER), CommandSucceeded)
+    assert isinstance(bench.command(1, NodeCommand.LEAVE_BOOTLOADER), CommandSucceeded)
+    event = bench.command(1, NodeCommand.DISCOVER, expected_version=ImageVersion(9))
     assert event.detail == "DISCOVER: expected version 9.0.0, got 2.0.0"
 
 
 def test_a_node_that_does_not_come_back_from_a_reset_is_reported(bench_parts):
     node = bench_parts.Node(factory=bench_parts.OLD())
     bench = bench_parts.Bench(node, restart_ns=1_000 * bench_parts.SECOND)
-    event = bench.command(1, Command.RESET)
-    assert (event.cause, event.command) == (FailureCause.NODE_SILENT, Command.RESET)
+    event = bench.command(1, NodeCommand.RESET)
+    assert (event.cause, event.command) == (FailureCause.NODE_SILENT, NodeCommand.RESET)
 
 
 class StubbornTarget(BootloaderTarget):
@@ -226,21 +228,21 @@ class StubbornTarget(BootloaderTarget):
 
     def handle_timeout(self, now_ns):
         self._restart_due_ns = None
-        self.state = NodeState.APPLICATION
+        self.state = NodeMode.APPLICATION
 
 
 def test_a_node_that_never_carries_out_its_reset_is_reported(bench):
     node = bench.nodes[0]
     node.target = StubbornTarget(bench.wire, identity=node.identity, store=node.store, boot=node.boot)
     timing = BootloaderTiming(discover_tries=5)
-    event = bench.command(1, Command.RESET, timing=timing)
+    event = bench.command(1, NodeCommand.RESET, timing=timing)
     assert (event.cause, event.detail) == (FailureCause.NODE_SILENT, "node 1 did not restart")
 
 
 def test_a_reset_that_never_arrives_is_not_taken_for_done(bench):
     """A fresh node has no tag to forget; it is given one first, so that "no tag" means "restarted"."""
-    bench.fault = lambda frame, rng: () if frame.can_id == 0x700 and frame.data[1] == Command.RESET else (0,)
-    event = bench.command(1, Command.RESET)
+    bench.fault = lambda frame, rng: () if frame.can_id == 0x700 and frame.data[1] == NodeCommand.RESET else (0,)
+    event = bench.command(1, NodeCommand.RESET)
     assert isinstance(event, CommandFailed)
     assert event.cause is FailureCause.NO_PROGRESS
     assert len(bench.nodes[0].boots) == 1
@@ -270,17 +272,17 @@ def test_commands_survive_a_lossy_bus(bench_parts):
         node = bench_parts.Node(factory=bench_parts.OLD())
         bench = bench_parts.Bench(node, seed=seed)
         bench.fault = lambda frame, rng: () if rng.random() < 0.2 else (0,)
-        assert isinstance(bench.command(1, Command.ENTER_BOOTLOADER), CommandSucceeded)
-        event = bench.command(1, Command.RESET)
+        assert isinstance(bench.command(1, NodeCommand.ENTER_BOOTLOADER), CommandSucceeded)
+        event = bench.command(1, NodeCommand.RESET)
         assert isinstance(event, CommandSucceeded), seed
-        assert event.node.last_tag == 0
+        assert node.target._last_tag == 0
 
 
 # ---- discovery
 
 
 def found(bench, **options):
-    discovery = NodeDiscovery(bench.wire, **options)
+    discovery = BootloaderDiscovery(bench.wire, **options)
     events = bench.run(discovery)
     assert all(isinstance(event, NodeFound) for event in events)
     assert {event.node.position for event in events} == set(discovery.nodes)
@@ -313,7 +315,7 @@ def test_an_empty_bus_ends_the_search_and_an_expected_node_is_asked_by_name(benc
     assert found(bench, positions=[4]) == {}
     assert bench.sent[-1].data[0] == 4
     with pytest.raises(LocalProtocolError):
-        NodeDiscovery(bench.wire, positions=[32])
+        BootloaderDiscovery(bench.wire, positions=[32])
 
 
 def test_a_transfer_does_not_disturb_a_node_left_in_another_one(bench_parts):

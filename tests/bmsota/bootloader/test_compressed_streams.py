@@ -9,24 +9,22 @@ import pytest
 from bmsota_sim.samples import sample_file
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import (
-    BootloaderClient,
-    BroadcastClient,
-    Command,
-    FailureCause,
-    ImageVerified,
-    NodeState,
-    ResultCode,
-    TargetLimits,
-    TransferFailed,
-    TransferInterrupted,
-    TransferStarted,
-)
+from bmsota.bootloader import BootloaderClient, BroadcastClient, TargetLimits
 from bmsota.bootloader._client import ImagePayload
 from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS, compress
 from bmsota.bootloader._messages import Request, ResultReply
 from bmsota.bootloader._offer import OFFER_BYTES, Offer
 from bmsota.image import ImageRole, ImageVersion, build_image
+from bmsota.node import (
+    FailureCause,
+    ImageVerified,
+    NodeCommand,
+    NodeMode,
+    ResultCode,
+    TransferFailed,
+    TransferInterrupted,
+    TransferStarted,
+)
 
 OFFER_FRAMES = -(-OFFER_BYTES // 8)
 
@@ -70,7 +68,7 @@ def data_count(bench, frames=None):
     frames = bench.sent if frames is None else frames
     first = bench.wire.data_id
     data = [frame for frame in frames if first <= frame.can_id < first + 64]
-    offers = {Command.BEGIN_TRANSFER: -(-OFFER_BYTES // bench.wire.data_bytes)}
+    offers = {NodeCommand.BEGIN_TRANSFER: -(-OFFER_BYTES // bench.wire.data_bytes)}
     parsed = [bench.wire.parse(frame) for frame in frames]
     return len(data) - sum(offers.get(request.command, 0) for request in parsed if isinstance(request, Request))
 
@@ -171,7 +169,7 @@ def test_a_cut_in_a_broadcast_and_each_decompresses_what_it_has_skipped(bench_pa
     for node, offset in ((nodes[0], 3000), (nodes[1], 9000)):
 
         def stop(frame, node=node, offset=offset):
-            if node.target.state is NodeState.RECEIVING and node.store.staging_offset >= offset:
+            if node.target.state is NodeMode.RECEIVING and node.store.staging_offset >= offset:
                 bench.cut_client()
 
         bench.on_frame = stop
@@ -278,7 +276,7 @@ def test_a_stream_that_gives_more_than_the_rest_is_found_out_before_the_end(benc
     bench = bench_parts.Bench(node)
 
     def stop(frame):
-        if node.target.state is NodeState.RECEIVING and node.store.staging_offset >= 5000:
+        if node.target.state is NodeMode.RECEIVING and node.store.staging_offset >= 5000:
             bench.cut_client()
 
     bench.on_frame = stop
@@ -327,7 +325,7 @@ def test_a_stream_a_node_cannot_decompress_is_refused_before_the_first_erase(
     image = repetitive(bench_parts, 3000)
     node = make_node(bench_parts, limits=TargetLimits(takes_compression=takes_compression))
     bench = bench_parts.Bench(node)
-    bench.command(1, Command.ENTER_BOOTLOADER)
+    bench.command(1, NodeCommand.ENTER_BOOTLOADER)
     facts = ImagePayload(image, may_compress=False).facts
     record = Offer(
         role=facts.role,
@@ -345,13 +343,13 @@ def test_a_stream_a_node_cannot_decompress_is_refused_before_the_first_erase(
     target, now_ns = node.target, bench.now_ns
     for frame in bench.wire.data_frames(record):
         target.receive_frame(frame, now_ns)
-    request = Request(1, Command.BEGIN_TRANSFER, target._last_tag + 1, frames=OFFER_FRAMES, crc32=crc32(record))
+    request = Request(1, NodeCommand.BEGIN_TRANSFER, target._last_tag + 1, frames=OFFER_FRAMES, crc32=crc32(record))
     target.receive_frame(bench.wire.serialize(request), now_ns)
     replies = [bench.wire.parse(frame) for frame in target.frames_to_send(now_ns + 10**10)]
     (code,) = [ResultCode(reply.code) for reply in replies if isinstance(reply, ResultReply)]
     assert code is (ResultCode.OK if is_taken else ResultCode.BAD_OFFER)
     assert (node.flash.operations > operations) is is_taken
-    assert target.state is (NodeState.RECEIVING if is_taken else NodeState.BOOTLOADER)
+    assert target.state is (NodeMode.RECEIVING if is_taken else NodeMode.BOOTLOADER)
 
 
 def test_a_node_that_promised_more_than_it_can_do_ends_the_transfer(bench_parts):
@@ -361,7 +359,7 @@ def test_a_node_that_promised_more_than_it_can_do_ends_the_transfer(bench_parts)
     bench = bench_parts.Bench(node)
 
     def forget(frame):
-        if frame.can_id == 0x700 and frame.data[1] == Command.ENTER_BOOTLOADER:
+        if frame.can_id == 0x700 and frame.data[1] == NodeCommand.ENTER_BOOTLOADER:
             node.target._limits = TargetLimits(takes_compression=False)
 
     bench.on_frame = forget

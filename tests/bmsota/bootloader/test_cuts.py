@@ -19,23 +19,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from long_run import LONG
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import (
-    AccessGuard,
-    BlockRepeated,
-    BootloaderClient,
-    BroadcastClient,
-    Command,
-    ImageVerified,
-    TargetConnected,
-    TargetLimits,
-    TransferInterrupted,
-    TransferStarted,
-)
-from bmsota.bootloader._access import SIGNATURE_BYTES
+from bmsota.bootloader import BootloaderClient, BroadcastClient, TargetLimits
 from bmsota.bootloader._compression import compress
 from bmsota.bootloader._messages import Request
 from bmsota.bootloader._offer import OFFER_BYTES
 from bmsota.image import ImageRole, ImageVersion, build_image
+from bmsota.node import (
+    SIGNATURE_BYTES,
+    AccessGuard,
+    BlockRepeated,
+    ImageVerified,
+    NodeCommand,
+    TargetConnected,
+    TransferInterrupted,
+    TransferStarted,
+)
 
 pytestmark = pytest.mark.long
 ACCESS_KEY = Ed25519PrivateKey.from_private_bytes(b"\x21" * 32)
@@ -164,7 +162,7 @@ class Flash:
     def data_frames_behind_the_last_offer(self):
         def is_offer(frame):
             request = self.wire.parse(frame)
-            return isinstance(request, Request) and request.command is Command.BEGIN_TRANSFER
+            return isinstance(request, Request) and request.command is NodeCommand.BEGIN_TRANSFER
 
         sent = self.sent
         last = max(index for index, frame in enumerate(sent) if is_offer(frame))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bmsota.boot import SLOT_TRANSITIONS
-from bmsota.bootloader import CLIENT_TRANSITIONS, COMMAND_TRANSITIONS, FAILURES, TARGET_TRANSITIONS
+from bmsota.bootloader import CLIENT_TRANSITIONS, COMMAND_TRANSITIONS, TARGET_TRANSITIONS
+from bmsota.node import FAILURES
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "bootloader.md"
 

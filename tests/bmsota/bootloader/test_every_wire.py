@@ -5,25 +5,22 @@ from __future__ import annotations
 import pytest
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import (
-    FAILURES,
-    BootloaderClient,
-    BootloaderWire,
-    BroadcastClient,
-    Capability,
-    Command,
-    CommandSucceeded,
-    FailureCause,
-    ImageVerified,
-    NodeDiscovery,
-    TransferFailed,
-    TransferInterrupted,
-)
+from bmsota.bootloader import BootloaderClient, BootloaderDiscovery, BootloaderWire, BroadcastClient
 from bmsota.bootloader._messages import Request
 from bmsota.bootloader._offer import OFFER_BYTES
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError
 from bmsota.image import ImageVersion
+from bmsota.node import (
+    FAILURES,
+    Capability,
+    CommandSucceeded,
+    FailureCause,
+    ImageVerified,
+    NodeCommand,
+    TransferFailed,
+    TransferInterrupted,
+)
 
 DBCS = ("bms_bootloader", "bms_bootloader_29bit", "bms_bootloader_fd", "bms_bootloader_fd_29bit")
 FD_OF = {dbc: dbc.replace("bms_bootloader", "bms_bootloader_fd") for dbc in DBCS if "fd" not in dbc}
@@ -65,12 +62,12 @@ def test_a_whole_update_in_frames_of_this_wire_only(bench_parts, dbc):
     client = BootloaderClient(bench.wire, position=7, image=image)
     assert isinstance(bench.run(client)[-1], ImageVerified)
     assert stored(node, image) == image
-    bench.command(7, Command.ACTIVATE_TEST)
-    assert bench.command(7, Command.RESET).node.version == ImageVersion(2, 1, 0)
-    assert isinstance(bench.command(7, Command.CONFIRM, raise_counter=False), CommandSucceeded)
-    assert isinstance(bench.command(7, Command.REVERT), CommandSucceeded)
-    assert bench.command(7, Command.RESET).node.version == ImageVersion(2, 0, 0)
-    discovery = NodeDiscovery(bench.wire)
+    bench.command(7, NodeCommand.ACTIVATE_TEST)
+    assert bench.command(7, NodeCommand.RESET).node.version == ImageVersion(2, 1, 0)
+    assert isinstance(bench.command(7, NodeCommand.CONFIRM, raise_counter=False), CommandSucceeded)
+    assert isinstance(bench.command(7, NodeCommand.REVERT), CommandSucceeded)
+    assert bench.command(7, NodeCommand.RESET).node.version == ImageVersion(2, 0, 0)
+    discovery = BootloaderDiscovery(bench.wire)
     bench.run(discovery)
     assert list(discovery.nodes) == [7]
     assert (Capability.FD_DATA in discovery.nodes[7].capabilities) is bench.wire.is_fd
@@ -215,7 +212,7 @@ def test_foreign_frames_with_the_same_number_in_the_other_length_are_ignored(ben
         before.append(frame)
         last = before[-2:][0]
         foreign = CanFrame(last.can_id, bytes(byte ^ 0x5A for byte in last.data), True, last.is_fd)
-        reset = Request(1, Command.RESET, node.target._last_tag + 1, boot_id=node.target._boot_id)
+        reset = Request(1, NodeCommand.RESET, node.target._last_tag + 1, boot_id=node.target._boot_id)
         reset = CanFrame(bench.wire.request_id, bench.wire.serialize(reset).data, True)
         for other in (foreign, reset):
             node.target.receive_frame(other, bench.now_ns)
@@ -223,7 +220,7 @@ def test_foreign_frames_with_the_same_number_in_the_other_length_are_ignored(ben
 
     bench.on_frame = double
     for client in (
-        NodeDiscovery(bench.wire),
+        BootloaderDiscovery(bench.wire),
         BootloaderClient(bench.wire, position=1, image=image),
         BroadcastClient(bench.wire, positions=[1], image=image),
     ):

@@ -29,18 +29,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from long_run import LONG, seeds
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import (
-    AccessGuard,
-    BootloaderClient,
-    BroadcastClient,
-    Command,
-    ImageVerified,
-    TargetLimits,
-)
+from bmsota.bootloader import BootloaderClient, BroadcastClient, TargetLimits
 from bmsota.bootloader._messages import Request
 from bmsota.bootloader._offer import Offer
 from bmsota.bootloader._target import _REPLIES_MAX
 from bmsota.canframe import CanFrame
+from bmsota.node import AccessGuard, ImageVerified, NodeCommand
 
 pytestmark = pytest.mark.long
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -198,7 +192,7 @@ class HostileBus(RuleBasedStateMachine):
         self.put_on_the_bus(CanFrame(can_id, data, self.wire.is_extended_id is not is_long))
 
     @rule(
-        command=st.sampled_from(sorted(Command)),
+        command=st.sampled_from(sorted(NodeCommand)),
         node=st.sampled_from([1, 2, 255, None]),
         tag_ahead=st.sampled_from([0, 1, 2, 100, 200]),
         number=st.integers(0, 255),
@@ -211,7 +205,7 @@ class HostileBus(RuleBasedStateMachine):
         target = self.nodes[number % len(self.nodes)].target
         if target is None:
             return
-        numbered = command in {Command.OPEN_BLOCK, Command.CHECK_BLOCK, Command.DISCOVER}
+        numbered = command in {NodeCommand.OPEN_BLOCK, NodeCommand.CHECK_BLOCK, NodeCommand.DISCOVER}
         group = target._offer.group if target._offer is not None else 200
         request = Request(
             group if node is None else node,
@@ -249,7 +243,7 @@ class HostileBus(RuleBasedStateMachine):
         frames = self.wire.data_frames(offer)
         content = b"".join(frame.data for frame in frames)
         tag = node.target._last_tag % 255 + 1
-        request = Request(node.position, Command.BEGIN_TRANSFER, tag, frames=len(frames), crc32=crc32(content))
+        request = Request(node.position, NodeCommand.BEGIN_TRANSFER, tag, frames=len(frames), crc32=crc32(content))
         self.put_on_the_bus(*frames, self.wire.serialize(request))
 
     @rule(which=st.integers(0, 7), ahead=st.integers(0, 3))
@@ -265,8 +259,10 @@ class HostileBus(RuleBasedStateMachine):
         content = self.other[offset + number * size : offset + (number + 1) * size] or self.other[:size]
         frames = self.wire.data_frames(content)
         crc = crc32(b"".join(frame.data for frame in frames), self.offer_of_other().stream_crc(offset))
-        opened = Request(node.position, Command.OPEN_BLOCK, number, offset=offset)
-        checked = Request(node.position, Command.CHECK_BLOCK, number, frames=len(frames), crc32=crc, report_wanted=1)
+        opened = Request(node.position, NodeCommand.OPEN_BLOCK, number, offset=offset)
+        checked = Request(
+            node.position, NodeCommand.CHECK_BLOCK, number, frames=len(frames), crc32=crc, report_wanted=1
+        )
         self.put_on_the_bus(self.wire.serialize(opened), *frames, self.wire.serialize(checked))
 
     # ---- what must hold

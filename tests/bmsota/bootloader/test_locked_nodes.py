@@ -9,33 +9,29 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.bootloader import (
+from bmsota.bootloader import BootloaderClient, BootloaderDiscovery, BootloaderTiming, BroadcastClient, TargetTiming
+from bmsota.bootloader._client import StreamShape
+from bmsota.bootloader._messages import BitmapReply, PartReply, PendingReply, ReplyKind, Request, ResultReply
+from bmsota.bootloader._target import _ACCESS_WANTED
+from bmsota.image import ImageVersion
+from bmsota.node import (
     AccessDenied,
     AccessGranted,
     AccessGuard,
-    BootloaderClient,
     BootloaderLeft,
-    BootloaderTiming,
-    BroadcastClient,
     Capability,
-    Command,
     CommandFailed,
     CommandSucceeded,
     FailureCause,
     ImageVerified,
-    NodeDiscovery,
-    NodeState,
+    NodeCommand,
+    NodeMode,
     ResultCode,
-    TargetTiming,
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
     access_message,
 )
-from bmsota.bootloader._client import StreamShape
-from bmsota.bootloader._messages import BitmapReply, PartReply, PendingReply, ReplyKind, Request, ResultReply
-from bmsota.bootloader._target import _ACCESS_WANTED
-from bmsota.image import ImageVersion
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x11" * 32)
 WRONG_KEY = Ed25519PrivateKey.from_private_bytes(b"\x12" * 32)
@@ -74,7 +70,7 @@ def client_of(bench, bench_parts, signer=KEY.sign, **options):
 
 def unlocks(bench, frames):
     parsed = (bench.wire.parse(frame) for frame in frames)
-    return [request for request in parsed if isinstance(request, Request) and request.command is Command.UNLOCK]
+    return [request for request in parsed if isinstance(request, Request) and request.command is NodeCommand.UNLOCK]
 
 
 class Talk:
@@ -101,7 +97,7 @@ class Talk:
         return ResultCode(reply.code)
 
     def challenge(self):
-        *parts, result = self.say(Command.REQUEST_CHALLENGE)
+        *parts, result = self.say(NodeCommand.REQUEST_CHALLENGE)
         assert result.code == ResultCode.OK
         assert all(isinstance(part, PartReply) for part in parts)
         return b"".join(part.data for part in parts)[:16]
@@ -111,7 +107,7 @@ class Talk:
         frames = self.wire.data_frames(signature)
         for frame in frames:
             self.give(frame)
-        return self.result(Command.UNLOCK, frames=len(frames), crc32=crc32(signature), **fields)
+        return self.result(NodeCommand.UNLOCK, frames=len(frames), crc32=crc32(signature), **fields)
 
     def unlock(self):
         signature = KEY.sign(access_message(self.challenge(), "HW-0001"))
@@ -124,18 +120,18 @@ class Talk:
 
 def test_with_the_right_key_a_locked_node_is_flashed_and_switched(bench, bench_parts):
     node = bench.nodes[0]
-    found = bench.command(1, Command.DISCOVER).node
+    found = bench.command(1, NodeCommand.DISCOVER).node
     assert Capability.SECURITY_ACCESS in found.capabilities
     assert not found.is_unlocked
     assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
     assert AccessGranted() in node.events
-    assert bench.command(1, Command.DISCOVER).node.is_unlocked
-    assert isinstance(bench.command(1, Command.ACTIVATE_TEST), CommandSucceeded)  # still open
-    assert isinstance(bench.command(1, Command.RESET), CommandSucceeded)
-    assert not bench.command(1, Command.DISCOVER).node.is_unlocked  # a restart has closed it
-    event = bench.command(1, Command.CONFIRM, expected_version=ImageVersion(2, 1, 0), access_signer=KEY.sign)
+    assert bench.command(1, NodeCommand.DISCOVER).node.is_unlocked
+    assert isinstance(bench.command(1, NodeCommand.ACTIVATE_TEST), CommandSucceeded)  # still open
+    assert isinstance(bench.command(1, NodeCommand.RESET), CommandSucceeded)
+    assert not bench.command(1, NodeCommand.DISCOVER).node.is_unlocked  # a restart has closed it
+    event = bench.command(1, NodeCommand.CONFIRM, expected_version=ImageVersion(2, 1, 0), access_signer=KEY.sign)
     assert isinstance(event, CommandSucceeded)
-    assert (node.store.active_slot, node.target.state) == (1, NodeState.APPLICATION)
+    assert (node.store.active_slot, node.target.state) == (1, NodeMode.APPLICATION)
     assert not node.target.wants_data
 
 
@@ -145,7 +141,7 @@ def test_without_a_key_nothing_is_written_and_the_node_is_named(bench, bench_par
     assert isinstance(failed, TransferFailed)
     assert (failed.cause, failed.permanent) == (FailureCause.ACCESS_NEEDED, True)
     assert failed.detail == "node 1 (HW-0001): expected an access key, got none"
-    event = bench.command(1, Command.ACTIVATE_TEST)
+    event = bench.command(1, NodeCommand.ACTIVATE_TEST)
     assert isinstance(event, CommandFailed)
     assert (event.cause, event.detail) == (FailureCause.ACCESS_NEEDED, failed.detail)
     assert bench.nodes[0].flash.operations == operations
@@ -157,7 +153,7 @@ def test_with_a_wrong_key_nothing_is_written_and_the_node_is_named(bench, bench_
     assert (failed.cause, failed.permanent) == (FailureCause.ACCESS_DENIED, True)
     assert failed.detail == "node 1 (HW-0001): expected a signature by a key it knows, got another one"
     assert bench.nodes[0].events[-1] == AccessDenied()
-    event = bench.command(1, Command.ACTIVATE_TEST, access_signer=WRONG_KEY.sign)
+    event = bench.command(1, NodeCommand.ACTIVATE_TEST, access_signer=WRONG_KEY.sign)
     assert (event.cause, event.detail) == (FailureCause.ACCESS_DENIED, failed.detail)
     assert bench.nodes[0].flash.operations == operations
     assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
@@ -172,7 +168,7 @@ def test_an_open_node_asks_for_no_key(bench_parts):
 
     assert isinstance(bench.run(client_of(bench, bench_parts, signer=never))[-1], ImageVerified)
     talk = Talk(bench)
-    assert talk.result(Command.REQUEST_CHALLENGE) is ResultCode.NOTHING_TO_DO
+    assert talk.result(NodeCommand.REQUEST_CHALLENGE) is ResultCode.NOTHING_TO_DO
     assert talk.answer(bytes(64)) is ResultCode.NOTHING_TO_DO
 
 
@@ -193,20 +189,20 @@ def test_the_signer_is_asked_once_a_node(bench, bench_parts):
 
 def prepare(bench, bench_parts, command):
     """Bring the node to where *command* can be done; locked."""
-    if command is not Command.BEGIN_TRANSFER:
+    if command is not NodeCommand.BEGIN_TRANSFER:
         assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
-    if command in {Command.CONFIRM, Command.REVERT}:
-        bench.command(1, Command.ACTIVATE_TEST)
-    bench.command(1, Command.RESET)
+    if command in {NodeCommand.CONFIRM, NodeCommand.REVERT}:
+        bench.command(1, NodeCommand.ACTIVATE_TEST)
+    bench.command(1, NodeCommand.RESET)
     talk = Talk(bench)
-    if command is Command.BEGIN_TRANSFER:
-        assert talk.result(Command.ENTER_BOOTLOADER, protocol=2) is ResultCode.OK
+    if command is NodeCommand.BEGIN_TRANSFER:
+        assert talk.result(NodeCommand.ENTER_BOOTLOADER, protocol=2) is ResultCode.OK
     return talk
 
 
 def with_data(bench, bench_parts, talk, command):
     """Fields of *command*, whose data frames have been sent."""
-    if command is not Command.BEGIN_TRANSFER:
+    if command is not NodeCommand.BEGIN_TRANSFER:
         return {}
     record = client_of(bench, bench_parts)._payload.offer(SHAPE, is_fd=False).serialize()
     frames = bench.wire.data_frames(record)
@@ -229,17 +225,22 @@ def test_what_changes_images_is_refused_while_locked_and_done_when_open(bench, b
 
 def test_everything_else_is_done_while_locked(bench):
     talk = Talk(bench)
-    assert len(talk.say(Command.DISCOVER, tag=1)) == 16
-    assert talk.result(Command.ENTER_BOOTLOADER, protocol=2) is ResultCode.OK
-    assert talk.result(Command.LEAVE_BOOTLOADER) is ResultCode.OK
-    assert talk.result(Command.RESET) is ResultCode.OK
-    done_while_locked = {Command.DISCOVER, Command.ENTER_BOOTLOADER, Command.LEAVE_BOOTLOADER, Command.RESET}
-    need_a_transfer = {Command.FINISH_TRANSFER, Command.OPEN_BLOCK, Command.CHECK_BLOCK}
-    open_it = {Command.REQUEST_CHALLENGE, Command.UNLOCK}
-    assert set(Command) == done_while_locked | need_a_transfer | open_it | _ACCESS_WANTED
+    assert len(talk.say(NodeCommand.DISCOVER, tag=1)) == 16
+    assert talk.result(NodeCommand.ENTER_BOOTLOADER, protocol=2) is ResultCode.OK
+    assert talk.result(NodeCommand.LEAVE_BOOTLOADER) is ResultCode.OK
+    assert talk.result(NodeCommand.RESET) is ResultCode.OK
+    done_while_locked = {
+        NodeCommand.DISCOVER,
+        NodeCommand.ENTER_BOOTLOADER,
+        NodeCommand.LEAVE_BOOTLOADER,
+        NodeCommand.RESET,
+    }
+    need_a_transfer = {NodeCommand.FINISH_TRANSFER, NodeCommand.OPEN_BLOCK, NodeCommand.CHECK_BLOCK}
+    open_it = {NodeCommand.REQUEST_CHALLENGE, NodeCommand.UNLOCK}
+    assert set(NodeCommand) == done_while_locked | need_a_transfer | open_it | _ACCESS_WANTED
 
 
-@pytest.mark.parametrize("command", [Command.ACTIVATE_TEST, Command.CONFIRM, Command.REVERT])
+@pytest.mark.parametrize("command", [NodeCommand.ACTIVATE_TEST, NodeCommand.CONFIRM, NodeCommand.REVERT])
 def test_a_command_opens_the_lock_by_itself_without_stopping_the_application(bench, bench_parts, command):
     """Its signature comes as data frames while the application runs."""
     prepare(bench, bench_parts, command)
@@ -247,7 +248,7 @@ def test_a_command_opens_the_lock_by_itself_without_stopping_the_application(ben
     node.events.clear()
     event = bench.command(1, command, access_signer=KEY.sign)
     assert isinstance(event, CommandSucceeded)
-    assert node.target.state is NodeState.APPLICATION
+    assert node.target.state is NodeMode.APPLICATION
     assert node.events[0] == AccessGranted()
     assert len(node.events) == 2
     assert not node.target.wants_data
@@ -259,17 +260,17 @@ def test_a_command_opens_the_lock_by_itself_without_stopping_the_application(ben
 def test_leave_closes_the_lock_also_in_the_application(bench):
     talk = Talk(bench)
     talk.unlock()
-    assert bench.command(1, Command.DISCOVER).node.is_unlocked
-    bench.command(1, Command.LEAVE_BOOTLOADER)
-    assert not bench.command(1, Command.DISCOVER).node.is_unlocked
+    assert bench.command(1, NodeCommand.DISCOVER).node.is_unlocked
+    bench.command(1, NodeCommand.LEAVE_BOOTLOADER)
+    assert not bench.command(1, NodeCommand.DISCOVER).node.is_unlocked
     talk.tag = talk.node.target._last_tag
-    talk.result(Command.ENTER_BOOTLOADER, protocol=2)
+    talk.result(NodeCommand.ENTER_BOOTLOADER, protocol=2)
     talk.unlock()
-    bench.command(1, Command.LEAVE_BOOTLOADER)
-    assert not bench.command(1, Command.DISCOVER).node.is_unlocked
+    bench.command(1, NodeCommand.LEAVE_BOOTLOADER)
+    assert not bench.command(1, NodeCommand.DISCOVER).node.is_unlocked
 
 
-@pytest.mark.parametrize("first", [Command.ENTER_BOOTLOADER, Command.DISCOVER])
+@pytest.mark.parametrize("first", [NodeCommand.ENTER_BOOTLOADER, NodeCommand.DISCOVER])
 def test_silence_closes_the_lock(bench_parts, first):
     """In the bootloader as in the application."""
     node = locked_node(bench_parts, timing=TargetTiming(session_timeout_ns=20 * SECOND))
@@ -282,8 +283,8 @@ def test_silence_closes_the_lock(bench_parts, first):
     node.events.clear()
     bench.run(limit_s=30)
     assert not node.target._access.is_unlocked
-    assert node.target.state is NodeState.APPLICATION
-    assert node.events == ([BootloaderLeft()] if first is Command.ENTER_BOOTLOADER else [])
+    assert node.target.state is NodeMode.APPLICATION
+    assert node.events == ([BootloaderLeft()] if first is NodeCommand.ENTER_BOOTLOADER else [])
     assert node.target.next_timeout() is None
 
 
@@ -312,9 +313,9 @@ def test_silence_closes_the_lock_of_a_node_without_an_image(bench_parts):
     bench.on_frame = None
     stored = node.store.staging_offset
     bench.run(limit_s=10)
-    assert (node.target.state, node.target._access.is_unlocked) == (NodeState.RECEIVING, True)
+    assert (node.target.state, node.target._access.is_unlocked) == (NodeMode.RECEIVING, True)
     bench.run(limit_s=30)
-    assert (node.target.state, node.target._access.is_unlocked) == (NodeState.BOOTLOADER, False)
+    assert (node.target.state, node.target._access.is_unlocked) == (NodeMode.BOOTLOADER, False)
     assert node.target.wants_data
     assert BootloaderLeft() not in node.events
     events = bench.run(client_of(bench, bench_parts, image=image))
@@ -330,7 +331,7 @@ def test_a_lock_that_closes_between_two_steps_is_opened_again(bench, bench_parts
     closed = []
 
     def close(frame):
-        if not closed and frame.can_id == 0x700 and frame.data[1] == Command.ENTER_BOOTLOADER:
+        if not closed and frame.can_id == 0x700 and frame.data[1] == NodeCommand.ENTER_BOOTLOADER:
             closed.append(frame)
             node.target._access.lock()
 
@@ -353,14 +354,14 @@ def test_a_lock_that_closes_between_two_steps_is_opened_again(bench, bench_parts
 def test_a_recorded_answer_opens_nothing(bench):
     """Neither again in the same session, nor with the same tag, nor after a restart."""
     talk = Talk(bench)
-    talk.result(Command.ENTER_BOOTLOADER, protocol=2)
+    talk.result(NodeCommand.ENTER_BOOTLOADER, protocol=2)
     signature = talk.unlock()
     assert talk.answer(signature) is ResultCode.ACCESS_DENIED
-    talk.result(Command.LEAVE_BOOTLOADER)
+    talk.result(NodeCommand.LEAVE_BOOTLOADER)
     talk.challenge()  # who listens may ask, too
     assert talk.answer(signature) is ResultCode.ACCESS_DENIED
     assert talk.answer(signature, tag=talk.tag) is ResultCode.ACCESS_DENIED  # a repetition of the same command
-    bench.command(1, Command.RESET)
+    bench.command(1, NodeCommand.RESET)
     talk = Talk(bench)
     talk.challenge()
     assert talk.answer(signature) is ResultCode.ACCESS_DENIED
@@ -370,8 +371,8 @@ def test_a_recorded_answer_opens_nothing(bench):
 def test_an_answer_without_a_challenge_opens_nothing(bench):
     talk = Talk(bench)
     signature = talk.unlock()
-    talk.result(Command.LEAVE_BOOTLOADER)
-    talk.result(Command.ENTER_BOOTLOADER, protocol=2)
+    talk.result(NodeCommand.LEAVE_BOOTLOADER)
+    talk.result(NodeCommand.ENTER_BOOTLOADER, protocol=2)
     assert talk.answer(signature) is ResultCode.ACCESS_DENIED
 
 
@@ -385,7 +386,7 @@ def test_a_signature_for_another_node_opens_nothing(bench):
 def test_a_signature_of_another_size_is_refused(bench, frames):
     talk = Talk(bench)
     talk.challenge()
-    assert talk.result(Command.UNLOCK, frames=frames, crc32=0) is ResultCode.ACCESS_DENIED
+    assert talk.result(NodeCommand.UNLOCK, frames=frames, crc32=0) is ResultCode.ACCESS_DENIED
 
 
 # ---- a bad bus
@@ -418,7 +419,7 @@ def test_a_lost_part_of_a_challenge_is_asked_for_again(bench, bench_parts, kind,
 
 def test_a_lost_challenge_is_given_again_whole(bench, bench_parts):
     """To the repeated request, which is not done twice."""
-    challenge_or_its_result = {(kind, None) for kind in (37, 38, 39)} | {(32, Command.REQUEST_CHALLENGE)}
+    challenge_or_its_result = {(kind, None) for kind in (37, 38, 39)} | {(32, NodeCommand.REQUEST_CHALLENGE)}
     lost = losing(
         bench,
         lambda frame: (
@@ -428,7 +429,7 @@ def test_a_lost_challenge_is_given_again_whole(bench, bench_parts):
         4,
     )
     assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
-    asked = [frame for frame in bench.sent if frame.can_id == 0x700 and frame.data[1] == Command.REQUEST_CHALLENGE]
+    asked = [frame for frame in bench.sent if frame.can_id == 0x700 and frame.data[1] == NodeCommand.REQUEST_CHALLENGE]
     assert len(lost) == 4
     assert len(asked) == 2
     assert asked[0] == asked[1]
@@ -438,7 +439,7 @@ def test_a_challenge_that_never_comes_whole_ends_the_attempt(bench, bench_parts)
     losing(bench, lambda frame: frame.can_id == 0x721 and frame.data[0] == 38, 10_000)
     failed = bench.run(client_of(bench, bench_parts))[-1]
     assert failed.cause is FailureCause.NO_PROGRESS
-    assert failed.detail == "node 1 (HW-0001): expected a challenge in three parts, asked 10 times, got fewer"
+    assert failed.detail == "node 1 (HW-0001): the challenge stayed incomplete in 10 tries"
 
 
 @pytest.mark.parametrize("index", range(SIGNATURE_FRAMES))
@@ -463,15 +464,15 @@ def test_a_lost_frame_of_the_signature_is_sent_again_alone(bench, bench_parts, i
 
 def test_a_lost_unlock_or_its_lost_result_is_repeated_and_costs_no_failure(bench, bench_parts):
     for wanted in (
-        lambda frame: frame.can_id == 0x700 and frame.data[1] == Command.UNLOCK,
-        lambda frame: frame.can_id == 0x721 and frame.data[0] == 32 and frame.data[2] == Command.UNLOCK,
+        lambda frame: frame.can_id == 0x700 and frame.data[1] == NodeCommand.UNLOCK,
+        lambda frame: frame.can_id == 0x721 and frame.data[0] == 32 and frame.data[2] == NodeCommand.UNLOCK,
     ):
         lost = losing(bench, wanted, 2)
         assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
         assert len(lost) == 2
         assert len(unlocks(bench, bench.sent)) == 3
         assert bench.nodes[0].events.count(AccessDenied()) == 0
-        bench.command(1, Command.LEAVE_BOOTLOADER)
+        bench.command(1, NodeCommand.LEAVE_BOOTLOADER)
 
 
 def test_a_frame_of_the_signature_that_is_wrong_is_found_by_the_crc(bench):
@@ -480,7 +481,7 @@ def test_a_frame_of_the_signature_that_is_wrong_is_found_by_the_crc(bench):
     frames = bench.wire.data_frames(signature)
     for frame in [*frames, *bench.wire.data_frames(b"\x00" * 8)]:
         talk.give(frame)
-    (reply,) = talk.say(Command.UNLOCK, frames=8, crc32=crc32(signature))
+    (reply,) = talk.say(NodeCommand.UNLOCK, frames=8, crc32=crc32(signature))
     assert reply == BitmapReply(1, 255, 0, 8, 0xFF)
     assert talk.answer(signature, tag=talk.tag) is ResultCode.OK
 
@@ -490,9 +491,9 @@ def test_locked_nodes_are_opened_on_a_bus_that_loses_a_tenth(bench_parts, seed):
     bench = bench_parts.Bench(locked_node(bench_parts), seed=seed)
     bench.fault = lambda frame, rng: () if rng.random() < 0.1 else (0,)
     assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified), seed
-    assert isinstance(bench.command(1, Command.ACTIVATE_TEST, access_signer=KEY.sign), CommandSucceeded), seed
-    assert isinstance(bench.command(1, Command.RESET), CommandSucceeded), seed
-    event = bench.command(1, Command.CONFIRM, expected_version=ImageVersion(2, 1, 0), access_signer=KEY.sign)
+    assert isinstance(bench.command(1, NodeCommand.ACTIVATE_TEST, access_signer=KEY.sign), CommandSucceeded), seed
+    assert isinstance(bench.command(1, NodeCommand.RESET), CommandSucceeded), seed
+    event = bench.command(1, NodeCommand.CONFIRM, expected_version=ImageVersion(2, 1, 0), access_signer=KEY.sign)
     assert isinstance(event, CommandSucceeded), seed
     assert event.node.boot_reason is BootReason.TEST
 
@@ -526,7 +527,9 @@ def test_the_delay_after_wrong_keys_is_waited_for(bench, bench_parts):
     began = bench.now_ns
     assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
     assert 9.9 * SECOND < bench.now_ns - began < 12 * SECOND
-    challenges = [frame for frame in bench.sent if frame.can_id == 0x700 and frame.data[1] == Command.REQUEST_CHALLENGE]
+    challenges = [
+        frame for frame in bench.sent if frame.can_id == 0x700 and frame.data[1] == NodeCommand.REQUEST_CHALLENGE
+    ]
     assert len(challenges) == 2
 
 
@@ -544,7 +547,7 @@ def test_a_delay_beyond_all_patience_is_told(bench_parts):
     failed = bench.run(client_of(bench, bench_parts, timing=timing))[-1]
     assert failed.cause is FailureCause.ACCESS_DENIED
     left_ms = 3_600_000 - (bench.now_ns - began) // MS
-    assert failed.detail.startswith("node 1 (HW-0001): expected a challenge, asked 4 times, got a pause of ")
+    assert failed.detail.startswith("node 1 (HW-0001): no challenge in 4 tries, but a pause of ")
     assert abs(int(failed.detail.split()[-3]) - left_ms) < 1000
     assert 6 * SECOND <= bench.now_ns - began < 7 * SECOND
 
@@ -635,7 +638,7 @@ def test_a_broadcast_to_locked_nodes_on_a_lossy_wire(bench_parts, seed):
 
 def test_discovery_says_who_is_locked(bench_parts):
     bench = bench_parts.Bench(locked_node(bench_parts, 1), bench_parts.Node(2, factory=bench_parts.OLD()))
-    discovery = NodeDiscovery(bench.wire)
+    discovery = BootloaderDiscovery(bench.wire)
     bench.run(discovery)
     assert [Capability.SECURITY_ACCESS in discovery.nodes[position].capabilities for position in (1, 2)] == [
         True,

@@ -11,15 +11,8 @@ from bmsota.bootloader import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
     BootloaderClient,
+    BootloaderDiscovery,
     BroadcastClient,
-    Command,
-    CommandSucceeded,
-    FailureCause,
-    ImageVerified,
-    NodeDiscovery,
-    NodeState,
-    ResultCode,
-    TransferFailed,
 )
 from bmsota.bootloader import _target as target_module
 from bmsota.bootloader._messages import (
@@ -34,6 +27,7 @@ from bmsota.bootloader._messages import (
     VersionReply,
 )
 from bmsota.image import ImageRole
+from bmsota.node import CommandSucceeded, FailureCause, ImageVerified, NodeCommand, NodeMode, ResultCode, TransferFailed
 
 
 @pytest.fixture
@@ -54,7 +48,7 @@ def node_speaks(monkeypatch):
 
 def enters(bench):
     parsed = (bench.wire.parse(frame) for frame in bench.sent)
-    return [each for each in parsed if isinstance(each, Request) and each.command is Command.ENTER_BOOTLOADER]
+    return [each for each in parsed if isinstance(each, Request) and each.command is NodeCommand.ENTER_BOOTLOADER]
 
 
 def failures(bench, bench_parts):
@@ -62,7 +56,7 @@ def failures(bench, bench_parts):
     image = bench_parts.NEW()
     yield bench.run(BootloaderClient(bench.wire, position=1, image=image))[-1]
     yield bench.run(BroadcastClient(bench.wire, positions=[1], image=image))[-1].event
-    yield bench.command(1, Command.ACTIVATE_TEST)
+    yield bench.command(1, NodeCommand.ACTIVATE_TEST)
 
 
 @pytest.mark.parametrize(("oldest", "newest"), [(2, 2), (2, 5), (1, 2), (0, 15)])
@@ -70,7 +64,7 @@ def test_the_newest_common_version_is_spoken(bench, bench_parts, node_speaks, ol
     node_speaks(oldest, newest)
     assert isinstance(bench.run(BootloaderClient(bench.wire, position=1, image=bench_parts.NEW()))[-1], ImageVerified)
     assert [request.protocol for request in enters(bench)] == [2]
-    assert isinstance(bench.command(1, Command.ACTIVATE_TEST), CommandSucceeded)
+    assert isinstance(bench.command(1, NodeCommand.ACTIVATE_TEST), CommandSucceeded)
 
 
 def test_this_code_speaks_one_version(bench):
@@ -89,7 +83,7 @@ def test_without_a_common_version_both_ranges_are_named(bench, bench_parts, node
         assert failed.detail == f"expected protocol 2, got {said}"
         assert failed.node.hwid == "HW-0001"
         assert enters(bench) == []
-    described = bench.command(1, Command.DISCOVER).node  # who it is can be read all the same
+    described = bench.command(1, NodeCommand.DISCOVER).node  # who it is can be read all the same
     assert (described.protocol_version, str(described.version)) == (newest, "2.0.0")
     assert bench.nodes[0].flash.operations == operations
 
@@ -111,7 +105,7 @@ class OldTarget:
         if not isinstance(request, Request) or request.node not in {self.position, ALL_NODES}:
             return
         at = self.position
-        if request.command is not Command.DISCOVER:
+        if request.command is not NodeCommand.DISCOVER:
             self.out.append(ResultReply(at, request.tag, request.command, ResultCode.WRONG_STATE, 0))
             return
         echo = request.tag
@@ -160,10 +154,11 @@ def test_a_node_of_version_1_is_refused_by_its_version_and_shown(bench, bench_pa
     for failed in failures(bench, bench_parts):
         assert (failed.cause, failed.detail) == (FailureCause.PROTOCOL_VERSION, "expected protocol 2, got 1")
         assert (failed.node.hwid, failed.node.serial, str(failed.node.version)) == ("OLD-1", "S1", "1.9.0+7")
-    discovery = NodeDiscovery(bench.wire)
+    discovery = BootloaderDiscovery(bench.wire)
     bench.run(discovery)
     (node,) = discovery.nodes.values()
-    assert (node.protocol_version_min, node.protocol_version, node.window_blocks) == (1, 1, 1)
+    assert (node.protocol_version_min, node.protocol_version) == (1, 1)
+    assert discovery._collectors[node.position].details.window_blocks == 1
     assert not node.capabilities
 
 
@@ -200,7 +195,7 @@ def test_a_node_of_our_version_that_says_a_part_only_is_silent(bench, bench_part
     failed = bench.run(BootloaderClient(bench.wire, position=1, image=bench_parts.NEW()))[-1]
     assert isinstance(failed, TransferFailed)
     assert failed.cause is FailureCause.NODE_SILENT
-    assert failed.detail == "node 1 said only a part of what it is, asked 100 times"
+    assert failed.detail == "node 1 said only a part of what it is in 100 tries"
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 3, 255])
@@ -208,24 +203,24 @@ def test_a_version_the_node_does_not_speak_is_refused_on_entering(bench, protoco
     target = bench.nodes[0].target
 
     def enter(tag, protocol):
-        request = Request(1, Command.ENTER_BOOTLOADER, tag, boot_id=target._boot_id, protocol=protocol)
+        request = Request(1, NodeCommand.ENTER_BOOTLOADER, tag, boot_id=target._boot_id, protocol=protocol)
         target.receive_frame(bench.wire.serialize(request), bench.now_ns)
         (frame,) = target.frames_to_send(bench.now_ns + 10**9)
         return bench.wire.parse(frame).code
 
     assert enter(1, protocol) == ResultCode.WRONG_PROTOCOL
-    assert target.state is NodeState.APPLICATION
+    assert target.state is NodeMode.APPLICATION
     assert not target.wants_data
     assert enter(2, 2) == ResultCode.OK
     assert enter(3, protocol) == ResultCode.WRONG_PROTOCOL
-    assert target.state is NodeState.BOOTLOADER
+    assert target.state is NodeMode.BOOTLOADER
 
 
 def test_a_node_that_does_not_keep_to_its_word_ends_the_transfer(bench, bench_parts, node_speaks):
     """It said 2 when it was found, and does not take it when it is entered."""
 
     def change(frame):
-        if frame.can_id == 0x700 and frame.data[1] == Command.ENTER_BOOTLOADER:
+        if frame.can_id == 0x700 and frame.data[1] == NodeCommand.ENTER_BOOTLOADER:
             node_speaks(3, 3)
 
     bench.on_frame = change

@@ -7,23 +7,20 @@ from dataclasses import replace
 import pytest
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import (
-    BootloaderClient,
-    BootloaderTiming,
-    BroadcastClient,
-    Command,
+from bmsota.bootloader import BootloaderClient, BootloaderTiming, BroadcastClient, TargetLimits
+from bmsota.bootloader._messages import OFFER_BLOCK, BitmapReply, ReportReply, Request, ResultReply, StatusReply
+from bmsota.bootloader._target import _REPLIES_MAX
+from bmsota.errors import ConfigurationError, ImageError
+from bmsota.node import (
     FailureCause,
     ImageVerified,
-    NodeState,
+    NodeCommand,
+    NodeMode,
     ResultCode,
-    TargetLimits,
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.bootloader._messages import OFFER_BLOCK, BitmapReply, ReportReply, Request, ResultReply, StatusReply
-from bmsota.bootloader._target import _REPLIES_MAX
-from bmsota.errors import ConfigurationError, ImageError
 
 
 @pytest.fixture
@@ -65,7 +62,7 @@ def test_an_offset_beyond_the_image_is_asked_for_again(bench, bench_parts):
     size = len(bench_parts.NEW())
     heard = forge(
         bench,
-        lambda reply: replace(reply, detail=size + 1) if is_result(reply, Command.BEGIN_TRANSFER) else None,
+        lambda reply: replace(reply, detail=size + 1) if is_result(reply, NodeCommand.BEGIN_TRANSFER) else None,
     )
     events = bench.run(client_of(bench, bench_parts))
     assert heard
@@ -74,7 +71,7 @@ def test_an_offset_beyond_the_image_is_asked_for_again(bench, bench_parts):
 
 
 def test_a_result_nobody_knows_ends_the_transfer(bench, bench_parts):
-    forge(bench, lambda reply: replace(reply, code=200) if is_result(reply, Command.FINISH_TRANSFER) else None)
+    forge(bench, lambda reply: replace(reply, code=200) if is_result(reply, NodeCommand.FINISH_TRANSFER) else None)
     failed = bench.run(client_of(bench, bench_parts))[-1]
     assert isinstance(failed, TransferFailed)
     assert (failed.cause, failed.detail) == (
@@ -107,7 +104,7 @@ def test_a_result_of_something_else_is_none(bench, bench_parts, change):
     ids=["nothing missing", "two of three unsaid", "frames that there are none of", "another block"],
 )
 def test_a_bitmap_that_says_nothing_of_use_does_no_harm(bench, bench_parts, bitmap):
-    heard = forge(bench, lambda reply: bitmap if is_result(reply, Command.BEGIN_TRANSFER) else None)
+    heard = forge(bench, lambda reply: bitmap if is_result(reply, NodeCommand.BEGIN_TRANSFER) else None)
     events = bench.run(client_of(bench, bench_parts))
     assert heard
     assert isinstance(events[-1], ImageVerified)
@@ -125,10 +122,12 @@ def test_an_offer_that_never_arrives_whole_is_given_up(bench, bench_parts):
 
 
 def test_a_command_that_is_never_answered_is_given_up(bench, bench_parts):
-    bench.fault = lambda frame, rng: () if frame.can_id == 0x700 and frame.data[1] == Command.ENTER_BOOTLOADER else (0,)
+    bench.fault = lambda frame, rng: (
+        () if frame.can_id == 0x700 and frame.data[1] == NodeCommand.ENTER_BOOTLOADER else (0,)
+    )
     failed = bench.run(client_of(bench, bench_parts, timing=BootloaderTiming(interruptions_max=1)))[-1]
     assert (failed.cause, failed.detail) == (FailureCause.NO_PROGRESS, "ENTER_BOOTLOADER: no answer in 5 tries")
-    assert len([frame for frame in bench.sent if frame.data[1] == Command.ENTER_BOOTLOADER]) == 10
+    assert len([frame for frame in bench.sent if frame.data[1] == NodeCommand.ENTER_BOOTLOADER]) == 10
 
 
 def test_a_state_nobody_knows_leaves_the_description_incomplete(bench, bench_parts):
@@ -149,7 +148,7 @@ def test_a_state_nobody_knows_leaves_the_description_incomplete(bench, bench_par
     times = 1000
     failed = bench.run(client_of(bench, bench_parts, timing=BootloaderTiming(discover_tries=4)))[-1]
     assert failed.cause is FailureCause.NODE_SILENT
-    assert failed.detail == "node 1 said only a part of what it is, asked 4 times"
+    assert failed.detail == "node 1 said only a part of what it is in 4 tries"
 
 
 def test_what_a_node_says_while_it_waits_for_the_others_is_not_acted_on(bench_parts):
@@ -161,9 +160,9 @@ def test_what_a_node_says_while_it_waits_for_the_others_is_not_acted_on(bench_pa
     said = []
 
     def chatter(frame):
-        if frame.can_id == 0x700 and frame.data[0] == 2 and frame.data[1] == Command.DISCOVER:
+        if frame.can_id == 0x700 and frame.data[0] == 2 and frame.data[1] == NodeCommand.DISCOVER:
             for reply in (
-                ResultReply(1, client._members[1]._tag, Command.ENTER_BOOTLOADER, ResultCode.NOT_TRUSTED, 0),
+                ResultReply(1, client._members[1]._tag, NodeCommand.ENTER_BOOTLOADER, ResultCode.NOT_TRUSTED, 0),
                 ReportReply(1, 0, 0, 0, 0),
             ):
                 said.append(reply)
@@ -183,7 +182,7 @@ def halfway(bench, bench_parts, image, offset):
     node = bench.nodes[0]
 
     def stop(frame):
-        if node.target.state is NodeState.RECEIVING and node.store.staging_offset >= offset:
+        if node.target.state is NodeMode.RECEIVING and node.store.staging_offset >= offset:
             bench.cut_client()
 
     bench.on_frame = stop
@@ -202,16 +201,16 @@ def say(bench, *requests):
     return [bench.wire.parse(frame) for frame in target.frames_to_send(bench.now_ns)]
 
 
-@pytest.mark.parametrize("state", [NodeState.APPLICATION, NodeState.BOOTLOADER])
+@pytest.mark.parametrize("state", [NodeMode.APPLICATION, NodeMode.BOOTLOADER])
 def test_blocks_without_an_offer_are_none(bench, state):
     target = bench.nodes[0].target
-    if state is NodeState.BOOTLOADER:
-        say(bench, Request(1, Command.ENTER_BOOTLOADER, 1, protocol=2, boot_id=target._boot_id))
+    if state is NodeMode.BOOTLOADER:
+        say(bench, Request(1, NodeCommand.ENTER_BOOTLOADER, 1, protocol=2, boot_id=target._boot_id))
     operations = bench.nodes[0].flash.operations
-    assert say(bench, Request(1, Command.OPEN_BLOCK, 0)) == []
+    assert say(bench, Request(1, NodeCommand.OPEN_BLOCK, 0)) == []
     for frame in bench.wire.data_frames(bytes(512)):
         target.receive_frame(frame, bench.now_ns)
-    (reply,) = say(bench, Request(1, Command.CHECK_BLOCK, 0, frames=64, crc32=0, report_wanted=1))
+    (reply,) = say(bench, Request(1, NodeCommand.CHECK_BLOCK, 0, frames=64, crc32=0, report_wanted=1))
     assert reply.code == ResultCode.WRONG_STATE
     assert (target.state, bench.nodes[0].flash.operations) == (state, operations)
 
@@ -222,8 +221,8 @@ def test_a_stream_that_begins_behind_what_the_node_has_is_not_for_it(bench, benc
     stored = halfway(bench, bench_parts, image, 5000)
     operations = bench.nodes[0].flash.operations
     bench.nodes[0].target._close_stream()
-    assert say(bench, Request(1, Command.OPEN_BLOCK, 0, offset=stored + 512)) == []
-    (report,) = say(bench, Request(1, Command.CHECK_BLOCK, 0, frames=64, crc32=0, report_wanted=1))
+    assert say(bench, Request(1, NodeCommand.OPEN_BLOCK, 0, offset=stored + 512)) == []
+    (report,) = say(bench, Request(1, NodeCommand.CHECK_BLOCK, 0, frames=64, crc32=0, report_wanted=1))
     assert report == ReportReply(1, 0, 0, 255, stored)
     assert bench.nodes[0].flash.operations == operations
     events = bench.run(client_of(bench, bench_parts, image=image))
@@ -266,7 +265,7 @@ def test_a_bus_gone_mad_does_not_fill_the_nodes_memory(bench, bench_parts):
     """Sixteen replies to each of many Discovers, none of which can be sent: they are bounded, and the node lives on."""
     target = bench.nodes[0].target
     for echo in range(100):
-        target.receive_frame(bench.wire.serialize(Request(255, Command.DISCOVER, echo)), bench.now_ns)
+        target.receive_frame(bench.wire.serialize(Request(255, NodeCommand.DISCOVER, echo)), bench.now_ns)
     assert len(target._replies) == _REPLIES_MAX
     assert len(target.frames_to_send(bench.now_ns)) == _REPLIES_MAX
     assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)

@@ -7,18 +7,10 @@ from zlib import crc32
 
 import pytest
 
-from bmsota.bootloader import (
-    BlockRepeated,
-    BootloaderClient,
-    BroadcastClient,
-    Command,
-    ImageVerified,
-    NodeState,
-    TransferInterrupted,
-    TransferStarted,
-)
+from bmsota.bootloader import BootloaderClient, BroadcastClient
 from bmsota.bootloader._messages import Request
 from bmsota.bootloader._offer import Offer
+from bmsota.node import BlockRepeated, ImageVerified, NodeCommand, NodeMode, TransferInterrupted, TransferStarted
 
 BLOCK = 512
 
@@ -74,8 +66,8 @@ def test_a_late_openblock_of_an_earlier_stream_cannot_move_the_image(bench, benc
     done = disturb(
         bench,
         image,
-        lambda frame: frame.can_id == 0x745 and bench.nodes[0].target.state is NodeState.RECEIVING,
-        lambda: say(bench, Command.OPEN_BLOCK, 0, offset=0),
+        lambda frame: frame.can_id == 0x745 and bench.nodes[0].target.state is NodeMode.RECEIVING,
+        lambda: say(bench, NodeCommand.OPEN_BLOCK, 0, offset=0),
     )
     events = bench.run(BootloaderClient(bench.wire, position=1, image=image))
     assert done
@@ -92,7 +84,7 @@ def test_a_stray_openblock_of_another_offset_costs_nothing_once_blocks_have_come
         bench,
         image,
         lambda frame: frame.can_id == 0x745 and bench.nodes[0].store.staging_offset >= 2048,
-        lambda: say(bench, Command.OPEN_BLOCK, 3, offset=offset, repair=repair),
+        lambda: say(bench, NodeCommand.OPEN_BLOCK, 3, offset=offset, repair=repair),
     )
     events = bench.run(BootloaderClient(bench.wire, position=1, image=image))
     assert done
@@ -120,10 +112,10 @@ def test_a_whole_block_of_another_image_is_not_stored(bench, bench_parts):
         number = node.store.staging_offset // BLOCK
         blocks.append(number)
         content = other[number * BLOCK : (number + 1) * BLOCK]
-        say(bench, Command.OPEN_BLOCK, number, offset=0)
+        say(bench, NodeCommand.OPEN_BLOCK, number, offset=0)
         for frame in bench.wire.data_frames(content):
             node.target.receive_frame(frame, bench.now_ns)
-        say(bench, Command.CHECK_BLOCK, number, frames=64, crc32=crc32(content, start), report_wanted=1)
+        say(bench, NodeCommand.CHECK_BLOCK, number, frames=64, crc32=crc32(content, start), report_wanted=1)
 
     done = disturb(
         bench, image, lambda frame: frame.can_id == 0x745 and bench.nodes[0].store.staging_offset >= 1024, stream
@@ -140,14 +132,14 @@ def test_a_node_that_has_entered_anew_belongs_to_no_broadcast(bench, bench_parts
     stop_at(bench, 1024)
     bench.run(BroadcastClient(bench.wire, positions=[1], image=bench_parts.NEW()))
     target, later_ns = bench.nodes[0].target, bench.now_ns + bench_parts.SECOND
-    check = Request(target._offer.group, Command.CHECK_BLOCK, 0, frames=64, crc32=1, report_wanted=1)
+    check = Request(target._offer.group, NodeCommand.CHECK_BLOCK, 0, frames=64, crc32=1, report_wanted=1)
 
     def answers():
         target.receive_frame(bench.wire.serialize(check), bench.now_ns)
         return target.frames_to_send(later_ns)
 
     assert len(answers()) == 1
-    say(bench, Command.ENTER_BOOTLOADER, target._last_tag + 1, boot_id=target._boot_id, protocol=2)
+    say(bench, NodeCommand.ENTER_BOOTLOADER, target._last_tag + 1, boot_id=target._boot_id, protocol=2)
     target.frames_to_send(later_ns)
-    assert target.state is NodeState.BOOTLOADER
+    assert target.state is NodeMode.BOOTLOADER
     assert answers() == []

@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from bmsota.bootloader import BootloaderClient, BootloaderTiming, BroadcastClient, ImageVerified, NodeEvent
+from bmsota.bootloader import BootloaderClient, BootloaderTiming, BroadcastClient
 from bmsota.bootloader._pace import Pace
+from bmsota.node import ImageVerified, NodeEvent
 
 US, MS = 1_000, 1_000_000
 FRAME_NS = 230 * US

@@ -16,17 +16,9 @@ import pytest
 from long_run import LONG
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.bootloader import (
-    BootloaderClient,
-    BroadcastClient,
-    Command,
-    CommandSucceeded,
-    ImageVerified,
-    TargetLimits,
-    TransferFailed,
-    TransferInterrupted,
-)
+from bmsota.bootloader import BootloaderClient, BroadcastClient, TargetLimits
 from bmsota.image import ImageRole, ImageVersion, build_image
+from bmsota.node import CommandSucceeded, ImageVerified, NodeCommand, TransferFailed, TransferInterrupted
 
 PHASES = ("before", "inside", "after")
 pytestmark = pytest.mark.long
@@ -116,7 +108,11 @@ class Pack:
         wanted = ImageVersion.parse(version)
         if not self.stage(bench, version):
             return False
-        for command, expected in ((Command.ACTIVATE_TEST, None), (Command.RESET, wanted), (Command.CONFIRM, wanted)):
+        for command, expected in (
+            (NodeCommand.ACTIVATE_TEST, None),
+            (NodeCommand.RESET, wanted),
+            (NodeCommand.CONFIRM, wanted),
+        ):
             if not isinstance(bench.command(POSITION, command, expected_version=expected), CommandSucceeded):
                 return False
         return True

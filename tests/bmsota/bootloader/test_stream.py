@@ -6,7 +6,7 @@ from zlib import crc32
 
 import pytest
 
-from bmsota.bootloader import BootloaderTiming, BootloaderWire, Command, ResultCode
+from bmsota.bootloader import BootloaderTiming, BootloaderWire
 from bmsota.bootloader._messages import (
     CHECK_FRAME,
     BitmapReply,
@@ -17,6 +17,7 @@ from bmsota.bootloader._messages import (
     ResultReply,
 )
 from bmsota.bootloader._stream import BlockStream, StreamCompleted, StreamLost, StreamProgressed, StreamRepeated
+from bmsota.node import NodeCommand, ResultCode
 
 MS = 1_000_000
 FRAMES = 4
@@ -66,7 +67,7 @@ class Talk:
             start = (self.at * FRAMES + index) * 8
             assert frame.data == self.data[start : start + 8].ljust(8, b"\xff")
             return f"{self.at}.{index}"
-        if request.command is Command.OPEN_BLOCK:
+        if request.command is NodeCommand.OPEN_BLOCK:
             assert (request.node, request.offset) == (self.node, 4096)
             self.at = self._block(request.tag)
             return f"{'repair' if request.repair else 'open'} {self.at}"
@@ -234,7 +235,7 @@ def test_when_one_node_has_reported_the_others_are_not_waited_for_long(bench_par
 def test_a_node_that_needs_time_gets_it_so_often_and_no_more(bench_parts):
     talk = Talk(bench_parts, blocks=2, positions=(5, 6), node=130, pending_max=2)
     talk.said()
-    pending = PendingReply(5, 1, Command.CHECK_BLOCK, 3000)
+    pending = PendingReply(5, 1, NodeCommand.CHECK_BLOCK, 3000)
     talk.hear(pending)
     talk.hear(talk.report(1, 2, position=6))  # does not make it hurry
     assert talk.stream.next_timeout() == talk.now_ns + 3200 * MS
@@ -243,7 +244,11 @@ def test_a_node_that_needs_time_gets_it_so_often_and_no_more(bench_parts):
     until_ns = talk.stream.next_timeout()
     assert until_ns == talk.now_ns + 3200 * MS
     talk.now_ns += 100 * MS
-    talk.hear(pending, PendingReply(5, 0, Command.CHECK_BLOCK, 9000), PendingReply(5, 1, Command.FINISH_TRANSFER, 9000))
+    talk.hear(
+        pending,
+        PendingReply(5, 0, NodeCommand.CHECK_BLOCK, 9000),
+        PendingReply(5, 1, NodeCommand.FINISH_TRANSFER, 9000),
+    )
     assert talk.stream.next_timeout() == until_ns
 
 
@@ -264,8 +269,11 @@ def test_a_question_is_repeated_in_front_of_what_waits_to_be_sent(bench_parts):
 def test_a_node_that_has_lost_its_place_is_left_behind(bench_parts, code, detail):
     talk = Talk(bench_parts, blocks=2, positions=(5, 6), node=130)
     talk.said()
-    assert talk.hear(ResultReply(5, 0, Command.CHECK_BLOCK, code, 0), ResultReply(5, 1, Command.CONFIRM, code, 0)) == []
-    assert talk.hear(ResultReply(5, 1, Command.CHECK_BLOCK, code, 0)) == [StreamLost(5, detail)]
+    assert (
+        talk.hear(ResultReply(5, 0, NodeCommand.CHECK_BLOCK, code, 0), ResultReply(5, 1, NodeCommand.CONFIRM, code, 0))
+        == []
+    )
+    assert talk.hear(ResultReply(5, 1, NodeCommand.CHECK_BLOCK, code, 0)) == [StreamLost(5, detail)]
     assert not talk.stream.finished
     assert talk.hear(talk.report(1, 2, position=6))[-1] == StreamCompleted(6)
 
@@ -273,7 +281,7 @@ def test_a_node_that_has_lost_its_place_is_left_behind(bench_parts, code, detail
 def test_a_node_whose_image_came_out_damaged_says_so(bench_parts):
     talk = Talk(bench_parts, blocks=2)
     talk.said()
-    event = talk.hear(ResultReply(5, 1, Command.CHECK_BLOCK, ResultCode.DAMAGED, 0))[0]
+    event = talk.hear(ResultReply(5, 1, NodeCommand.CHECK_BLOCK, ResultCode.DAMAGED, 0))[0]
     assert (event.detail, event.is_damaged) == ("CHECK_BLOCK: DAMAGED", True)
 
 

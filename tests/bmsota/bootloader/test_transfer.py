@@ -9,17 +9,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.bootloader import (
+from bmsota.bootloader import BootloaderClient, BootloaderTiming, ClientState, TargetLimits, TargetTiming
+from bmsota.bootloader._messages import BitmapReply, Request
+from bmsota.bootloader._offer import OFFER_BYTES, Offer
+from bmsota.canframe import CanFrame
+from bmsota.errors import ImageError, LocalProtocolError
+from bmsota.image import HardwareClass, ImageRole, ImageVersion
+from bmsota.node import (
     FAILURES,
     BlockAccepted,
     BlockRepeated,
     BlockStored,
-    BootloaderClient,
     BootloaderEntered,
     BootloaderLeft,
-    BootloaderTiming,
-    ClientState,
-    Command,
     CommandFailed,
     CommandSucceeded,
     ExpectedNode,
@@ -27,21 +29,15 @@ from bmsota.bootloader import (
     ImageRefused,
     ImageStaged,
     ImageVerified,
-    NodeState,
+    NodeCommand,
+    NodeMode,
     ResultCode,
     StagingStarted,
     TargetConnected,
-    TargetLimits,
-    TargetTiming,
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.bootloader._messages import BitmapReply, Request
-from bmsota.bootloader._offer import OFFER_BYTES, Offer
-from bmsota.canframe import CanFrame
-from bmsota.errors import ImageError, LocalProtocolError
-from bmsota.image import HardwareClass, ImageRole, ImageVersion
 
 DATA_IDS = range(0x740, 0x780)
 
@@ -65,10 +61,10 @@ def data_frames(frames):
 
 def switch(bench, version="2.1.0"):
     """Test, restart, confirm; the last event."""
-    bench.command(1, Command.ACTIVATE_TEST)
-    event = bench.command(1, Command.RESET, expected_version=ImageVersion.parse(version))
+    bench.command(1, NodeCommand.ACTIVATE_TEST)
+    event = bench.command(1, NodeCommand.RESET, expected_version=ImageVersion.parse(version))
     if isinstance(event, CommandSucceeded):
-        event = bench.command(1, Command.CONFIRM, expected_version=ImageVersion.parse(version))
+        event = bench.command(1, NodeCommand.CONFIRM, expected_version=ImageVersion.parse(version))
     return event
 
 
@@ -95,36 +91,36 @@ def test_test_restart_confirm_and_the_new_version_is_read_back(bench, bench_part
     assert event.node.version == ImageVersion(2, 1, 0)
     assert event.node.boot_reason is BootReason.TEST
     assert (node.store.active_slot, node.store.security_counter) == (1, 2)
-    described = bench.command(1, Command.DISCOVER).node
+    described = bench.command(1, NodeCommand.DISCOVER).node
     assert (described.security_counter, described.active_slot, described.running_slot) == (2, 1, 1)
     assert described.slot_states == (SlotState.CONFIRMED, SlotState.CONFIRMED)
 
 
 def test_an_unconfirmed_node_reverts_and_confirm_with_the_version_says_so(bench, bench_parts):
     bench.run(client_of(bench, bench_parts))
-    bench.command(1, Command.ACTIVATE_TEST)
-    assert bench.command(1, Command.RESET).node.version == ImageVersion(2, 1, 0)
+    bench.command(1, NodeCommand.ACTIVATE_TEST)
+    assert bench.command(1, NodeCommand.RESET).node.version == ImageVersion(2, 1, 0)
     bench.cut_power(bench.nodes[0])
     bench.run(limit_s=1)
-    event = bench.command(1, Command.CONFIRM, expected_version=ImageVersion(2, 1, 0))
+    event = bench.command(1, NodeCommand.CONFIRM, expected_version=ImageVersion(2, 1, 0))
     assert isinstance(event, CommandFailed)
     assert (event.cause, event.detail) == (FailureCause.WRONG_VERSION, "CONFIRM: expected version 2.1.0, got 2.0.0")
     assert event.node.boot_reason is BootReason.REVERTED
-    assert bench.command(1, Command.ACTIVATE_TEST).command is Command.ACTIVATE_TEST  # still staged: try again
+    assert bench.command(1, NodeCommand.ACTIVATE_TEST).command is NodeCommand.ACTIVATE_TEST  # still staged: try again
 
 
 def test_a_pack_can_confirm_first_and_raise_counters_last_and_go_back_in_between(bench, bench_parts):
     node = bench.nodes[0]
     bench.run(client_of(bench, bench_parts))
-    bench.command(1, Command.ACTIVATE_TEST)
-    bench.command(1, Command.RESET)
-    bench.command(1, Command.CONFIRM, raise_counter=False)
+    bench.command(1, NodeCommand.ACTIVATE_TEST)
+    bench.command(1, NodeCommand.RESET)
+    bench.command(1, NodeCommand.CONFIRM, raise_counter=False)
     assert node.store.security_counter == 1
-    assert isinstance(bench.command(1, Command.REVERT), CommandSucceeded)
-    assert bench.command(1, Command.RESET).node.version == ImageVersion(2, 0, 0)
+    assert isinstance(bench.command(1, NodeCommand.REVERT), CommandSucceeded)
+    assert bench.command(1, NodeCommand.RESET).node.version == ImageVersion(2, 0, 0)
     switch(bench)
     assert node.store.security_counter == 2
-    event = bench.command(1, Command.REVERT)
+    event = bench.command(1, NodeCommand.REVERT)
     assert (event.cause, event.permanent) == (FailureCause.COUNTER_TOO_LOW, True)
 
 
@@ -184,10 +180,10 @@ def test_the_node_itself_refuses_what_a_careless_client_lets_through(bench, benc
 @pytest.mark.parametrize("is_taken_back", [False, True])
 def test_an_image_on_trial_keeps_its_fallback_and_is_not_overwritten_while_it_runs(is_taken_back, bench, bench_parts):
     bench.run(client_of(bench, bench_parts))
-    bench.command(1, Command.ACTIVATE_TEST)
-    bench.command(1, Command.RESET)
+    bench.command(1, NodeCommand.ACTIVATE_TEST)
+    bench.command(1, NodeCommand.RESET)
     if is_taken_back:
-        bench.command(1, Command.REVERT)
+        bench.command(1, NodeCommand.REVERT)
     failed = bench.run(client_of(bench, bench_parts, image=bench_parts.make_image("2.2.0", counter=3)))[-1]
     assert (failed.cause, failed.permanent) == (FailureCause.TEST_PENDING, False)
 
@@ -198,7 +194,7 @@ def test_an_image_nobody_signed_is_refused_at_the_end_and_never_runs(bench, benc
     assert failed.cause is FailureCause.NOT_TRUSTED
     assert isinstance(bench.nodes[0].events[-1], ImageRefused)
     assert bench.nodes[0].store.slots[1].state is SlotState.BAD
-    event = bench.command(1, Command.ACTIVATE_TEST)
+    event = bench.command(1, NodeCommand.ACTIVATE_TEST)
     assert event.cause is FailureCause.NOTHING_TO_DO
     assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
 
@@ -223,9 +219,9 @@ def test_a_silent_bus_ends_in_a_failure_that_says_so(bench_parts):
     bench = bench_parts.Bench()
     failed = bench.run(client_of(bench, bench_parts))[-1]
     assert (failed.cause, failed.node, failed.next_offset) == (FailureCause.NODE_SILENT, None, 0)
-    assert failed.detail == "node 1 did not answer, asked 100 times"
+    assert failed.detail == "node 1 did not answer in 100 tries"
     assert len(bench.sent) == 100
-    event = bench.command(1, Command.DISCOVER)
+    event = bench.command(1, NodeCommand.DISCOVER)
     assert (event.cause, event.permanent) == (FailureCause.NODE_SILENT, False)
 
 
@@ -275,7 +271,7 @@ def test_a_node_that_loses_its_place_is_asked_again(bench, bench_parts):
     def disturb(frame):
         if not done and node.store.staging_offset == 1024:
             done.append(frame)
-            request = Request(1, Command.LEAVE_BOOTLOADER, 40, boot_id=bench.client.node.boot_id)
+            request = Request(1, NodeCommand.LEAVE_BOOTLOADER, 40, boot_id=bench.client.node.boot_id)
             node.target.receive_frame(bench.wire.serialize(request), bench.now_ns)
 
     bench.on_frame = disturb
@@ -298,10 +294,10 @@ def test_a_flasher_that_disappears_is_noticed(bench_parts):
     bench.on_frame = stop
     bench.run(client)
     bench.on_frame = None
-    assert node.target.state is NodeState.RECEIVING
+    assert node.target.state is NodeMode.RECEIVING
     bench.run(limit_s=6)
     assert isinstance(node.events[-1], BootloaderLeft)
-    assert node.target.state is NodeState.APPLICATION
+    assert node.target.state is NodeMode.APPLICATION
     events = bench.run(client_of(bench, bench_parts))
     assert next(event.offset for event in events if isinstance(event, TransferStarted)) >= 1024
 
@@ -539,6 +535,6 @@ def test_events_of_both_sides_begin_and_end_in_order(bench, bench_parts):
     bench.run(client_of(bench, bench_parts))
     assert isinstance(bench.nodes[0].events[0], BootloaderEntered)
     assert isinstance(bench.nodes[0].events[-1], ImageStaged)
-    bench.command(1, Command.LEAVE_BOOTLOADER)
+    bench.command(1, NodeCommand.LEAVE_BOOTLOADER)
     assert isinstance(bench.nodes[0].events[-1], BootloaderLeft)
     assert isinstance(bench.events[0], TargetConnected | CommandSucceeded)

@@ -11,7 +11,7 @@ import cantools
 import pytest
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.bootloader import BLOCK_FRAMES_MAX, BootloaderWire, Command, NodeState, ResultCode
+from bmsota.bootloader import BLOCK_FRAMES_MAX, BootloaderWire
 from bmsota.bootloader._messages import (
     BitmapReply,
     BuildReply,
@@ -31,6 +31,7 @@ from bmsota.bootloader._wire import _REPLY_CLASSES, _REPLY_SIGNALS, _REQUEST_SIG
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError
 from bmsota.image import ImageRole
+from bmsota.node import NodeCommand, NodeMode, ResultCode
 from bmsota.signals import loads
 
 if TYPE_CHECKING:
@@ -43,21 +44,21 @@ def wire(bench_parts):
 
 
 MESSAGES = [
-    (Request(5, Command.DISCOVER, 7), 0x700, "05 01 07 00 00 00 00 00"),
-    (Request(255, Command.ENTER_BOOTLOADER, 1, boot_id=9, protocol=2), 0x700, "ff 02 01 02 09 00 00 00"),
-    (Request(5, Command.BEGIN_TRANSFER, 2, frames=9, crc32=0x11223344), 0x700, "05 03 02 09 44 33 22 11"),
-    (Request(5, Command.CHECK_BLOCK, 254, frames=64, crc32=0xCBF43926), 0x700, "05 04 fe 40 26 39 f4 cb"),
-    (Request(128, Command.CHECK_BLOCK, 4, frames=1, crc32=1, report_wanted=1), 0x700, "80 04 04 81 01 00 00 00"),
-    (Request(5, Command.FINISH_TRANSFER, 3), 0x700, "05 05 03 00 00 00 00 00"),
-    (Request(5, Command.ACTIVATE_TEST, 4), 0x700, "05 06 04 00 00 00 00 00"),
-    (Request(5, Command.RESET, 5, boot_id=254), 0x700, "05 07 05 00 fe 00 00 00"),
-    (Request(5, Command.CONFIRM, 6, raise_counter=1, boot_id=3), 0x700, "05 08 06 01 03 00 00 00"),
-    (Request(5, Command.REVERT, 7), 0x700, "05 09 07 00 00 00 00 00"),
-    (Request(5, Command.LEAVE_BOOTLOADER, 8), 0x700, "05 0a 08 00 00 00 00 00"),
-    (Request(254, Command.OPEN_BLOCK, 3, offset=0x01020304), 0x700, "fe 0b 03 00 04 03 02 01"),
-    (Request(1, Command.OPEN_BLOCK, 3, offset=8, repair=1), 0x700, "01 0b 03 01 08 00 00 00"),
-    (Request(5, Command.REQUEST_CHALLENGE, 9, boot_id=2), 0x700, "05 0c 09 00 02 00 00 00"),
-    (Request(5, Command.UNLOCK, 10, frames=8, crc32=0x01020304), 0x700, "05 0d 0a 08 04 03 02 01"),
+    (Request(5, NodeCommand.DISCOVER, 7), 0x700, "05 01 07 00 00 00 00 00"),
+    (Request(255, NodeCommand.ENTER_BOOTLOADER, 1, boot_id=9, protocol=2), 0x700, "ff 02 01 02 09 00 00 00"),
+    (Request(5, NodeCommand.BEGIN_TRANSFER, 2, frames=9, crc32=0x11223344), 0x700, "05 03 02 09 44 33 22 11"),
+    (Request(5, NodeCommand.CHECK_BLOCK, 254, frames=64, crc32=0xCBF43926), 0x700, "05 04 fe 40 26 39 f4 cb"),
+    (Request(128, NodeCommand.CHECK_BLOCK, 4, frames=1, crc32=1, report_wanted=1), 0x700, "80 04 04 81 01 00 00 00"),
+    (Request(5, NodeCommand.FINISH_TRANSFER, 3), 0x700, "05 05 03 00 00 00 00 00"),
+    (Request(5, NodeCommand.ACTIVATE_TEST, 4), 0x700, "05 06 04 00 00 00 00 00"),
+    (Request(5, NodeCommand.RESET, 5, boot_id=254), 0x700, "05 07 05 00 fe 00 00 00"),
+    (Request(5, NodeCommand.CONFIRM, 6, raise_counter=1, boot_id=3), 0x700, "05 08 06 01 03 00 00 00"),
+    (Request(5, NodeCommand.REVERT, 7), 0x700, "05 09 07 00 00 00 00 00"),
+    (Request(5, NodeCommand.LEAVE_BOOTLOADER, 8), 0x700, "05 0a 08 00 00 00 00 00"),
+    (Request(254, NodeCommand.OPEN_BLOCK, 3, offset=0x01020304), 0x700, "fe 0b 03 00 04 03 02 01"),
+    (Request(1, NodeCommand.OPEN_BLOCK, 3, offset=8, repair=1), 0x700, "01 0b 03 01 08 00 00 00"),
+    (Request(5, NodeCommand.REQUEST_CHALLENGE, 9, boot_id=2), 0x700, "05 0c 09 00 02 00 00 00"),
+    (Request(5, NodeCommand.UNLOCK, 10, frames=8, crc32=0x01020304), 0x700, "05 0d 0a 08 04 03 02 01"),
     (StatusReply(31, 7, 9, 3, 2, 1, 2, 3, 5, 4, 1, 3, 1, 64), 0x73F, "01 07 09 23 69 45 1d 40"),
     (LimitsReply(1, 7, 0x0F, 16, 4, 128), 0x721, "10 07 0f 00 10 04 80 00"),
     (VersionReply(0, 7, 2, 1, 0x0304), 0x720, "02 07 02 01 04 03 00 00"),
@@ -85,7 +86,7 @@ def test_a_message_is_these_bytes_and_these_bytes_are_the_message(wire, message,
 
 
 def test_every_command_and_every_reply_has_a_locked_message():
-    assert {message.command for message, _, _ in MESSAGES if isinstance(message, Request)} == set(Command)
+    assert {message.command for message, _, _ in MESSAGES if isinstance(message, Request)} == set(NodeCommand)
     kinds = {type(message) for message, _, _ in MESSAGES}
     assert kinds >= set(_REPLY_CLASSES.values()) | {PartReply, ListReply}
 
@@ -123,12 +124,12 @@ def test_the_value_tables_of_the_dbc_are_the_enumerations(bench_parts):
         names = {number: name.lower() for number, name in signals[signal].choices.items()}
         assert names == {member.value: member.name.replace("_", "").lower() for member in enumeration}
 
-    check("Command", Command)
-    check("ResultCommand", Command)
-    check("PendingCommand", Command)
+    check("Command", NodeCommand)
+    check("ResultCommand", NodeCommand)
+    check("PendingCommand", NodeCommand)
     check("Kind", ReplyKind)
     check("ResultCode", ResultCode)
-    check("NodeState", NodeState)
+    check("NodeState", NodeMode)
     check("BootReason", BootReason)
     check("SlotAState", SlotState)
     check("SlotBState", SlotState)

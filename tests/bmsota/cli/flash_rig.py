@@ -25,11 +25,11 @@ from pack_rig import CLASSES, KEY, NEW, NOW_S, OLD, Node, make_image, wire
 from typer.testing import CliRunner
 
 from bmsota.adapters.pythoncan import from_message, to_message
-from bmsota.bootloader import ResetRequested
 from bmsota.bootloader._messages import Request
 from bmsota.canframe import CanFrame
 from bmsota.cli.main import app
 from bmsota.image import ImageRole
+from bmsota.node import ResetRequested
 from bmsota.ota import ReleaseManifest, describe_image, sign_manifest
 
 __all__ = [

@@ -12,18 +12,18 @@ import can
 import pytest
 from flash_rig import NEW, OLD, ImageRole, Node, PtyPack, VirtualPack, bmsota, interactive, make_image, write_release
 
-from bmsota.bootloader import Command
+from bmsota.node import NodeCommand
 
 QUICK = ["--listen", "0.05", "--patience", "2"]
 WRITING = {
-    Command.ENTER_BOOTLOADER,
-    Command.BEGIN_TRANSFER,
-    Command.CHECK_BLOCK,
-    Command.FINISH_TRANSFER,
-    Command.ACTIVATE_TEST,
-    Command.RESET,
-    Command.CONFIRM,
-    Command.REVERT,
+    NodeCommand.ENTER_BOOTLOADER,
+    NodeCommand.BEGIN_TRANSFER,
+    NodeCommand.CHECK_BLOCK,
+    NodeCommand.FINISH_TRANSFER,
+    NodeCommand.ACTIVATE_TEST,
+    NodeCommand.RESET,
+    NodeCommand.CONFIRM,
+    NodeCommand.REVERT,
 }
 
 
@@ -99,7 +99,7 @@ class TestPlan:
         before = {position: node.flash.operations for position, node in pack.nodes.items()}
         plan = flash(release, "--plan")
         assert plan.code == 0
-        assert {request.command for request in pack.requests} == {Command.DISCOVER}
+        assert {request.command for request in pack.requests} == {NodeCommand.DISCOVER}
         assert len(pack.requests) == len(pack.frames)
         assert {position: node.flash.operations for position, node in pack.nodes.items()} == before
         done = flash(release, "--yes")
@@ -188,9 +188,9 @@ class TestReport:
                 node["rate_bytes_per_s"] / report["ceiling_bytes_per_s"], abs=1e-3
             )
         assert [phase["phase"] for phase in report["phases"]][:4] == [
-            "looking for nodes",
-            "waiting for a decision",
-            "looking whether the nodes are still the same",
+            "discovering nodes",
+            "waiting for confirmation",
+            "checking that the nodes have not changed",
             "flashing",
         ]
         assert len(report["plan"]["nodes"]) == 3
@@ -271,7 +271,7 @@ class TestVerify:
 
     def test_nothing_is_written(self, pack, release):
         bmsota("verify", release, *pack.arguments, *QUICK)
-        assert {request.command for request in pack.requests} == {Command.DISCOVER}
+        assert {request.command for request in pack.requests} == {NodeCommand.DISCOVER}
 
     def test_one_that_was_expected_is_missing(self, pack, release):
         done = bmsota("verify", release, "--expect", "7", *pack.arguments, *QUICK)
@@ -324,7 +324,13 @@ class TestInterrupt:
 
     @pytest.mark.parametrize(
         "command",
-        [Command.DISCOVER, Command.BEGIN_TRANSFER, Command.FINISH_TRANSFER, Command.ACTIVATE_TEST, Command.CONFIRM],
+        [
+            NodeCommand.DISCOVER,
+            NodeCommand.BEGIN_TRANSFER,
+            NodeCommand.FINISH_TRANSFER,
+            NodeCommand.ACTIVATE_TEST,
+            NodeCommand.CONFIRM,
+        ],
     )
     def test_then_again_only_what_is_missing_is_sent(self, command, pack, flash, release):
         def interrupt(request):
@@ -351,7 +357,7 @@ class TestInterrupt:
         """The first one looks at the nodes once more; whoever has no patience presses again."""
 
         def interrupt(request):
-            if request.command is Command.BEGIN_TRANSFER or pack.is_stopping:
+            if request.command is NodeCommand.BEGIN_TRANSFER or pack.is_stopping:
                 pack.is_stopping = True
                 os.kill(os.getpid(), signal.SIGINT)
 

@@ -32,16 +32,16 @@ from flash_rig import (
 from pack_rig import NOW_S, wire
 
 from bmsota.adapters.slcan import SlcanBus
-from bmsota.bootloader import AccessGuard, Command, FailureCause
 from bmsota.bootloader._messages import ResultReply, StatusReply
 from bmsota.errors import ImageError, TrustError
-from bmsota.flashing import FAULTS, Check, ExitCode, FieldFault
+from bmsota.flashing import FAULTS, Check, ExitCode, FlashFault
 from bmsota.image import HardwareClass, ImageVersion
+from bmsota.node import AccessGuard, FailureCause, NodeCommand
 
 QUICK = ["--listen", "0.05", "--patience", "1"]
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 OTHER_CLASS = HardwareClass.named("bmsota.example", "another")
-_F, _C = FieldFault, FailureCause
+_F, _C = FlashFault, FailureCause
 
 PROVOCATIONS = {}
 """Fault -> what provokes it."""
@@ -147,7 +147,7 @@ def declined(scene):
 @provokes(_F.INTERRUPTED)
 def interrupted(scene):
     def strike(pack, request):
-        if request.command is Command.BEGIN_TRANSFER:
+        if request.command is NodeCommand.BEGIN_TRANSFER:
             pack.on_request = lambda request: None
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -227,7 +227,7 @@ def adapter_fails(scene):
 @provokes(_F.ADAPTER_LOST)
 def adapter_lost(scene):
     def unplug(pack, request):
-        if request.command is Command.CHECK_BLOCK:
+        if request.command is NodeCommand.CHECK_BLOCK:
             pack.unplug()
 
     return scene.flash_nodes(kind=PtyPack, on_request=unplug)
@@ -332,7 +332,7 @@ def pack_mixed(scene):
     """One node dies when the other has raised its counter: that one cannot go back."""
 
     def strike(pack, request):
-        if request.command is Command.CONFIRM and request.raise_counter and request.node == 0:
+        if request.command is NodeCommand.CONFIRM and request.raise_counter and request.node == 0:
             pack.nodes[0].is_dead = True
 
     return scene.flash_nodes(on_request=strike)
@@ -454,7 +454,9 @@ def exchange(node):
 
 @provokes(_C.NODE_SILENT)
 def node_silent(scene):
-    return scene.flash_nodes(on_request=once(Command.CHECK_BLOCK, lambda pack: setattr(pack.nodes[1], "is_dead", True)))
+    return scene.flash_nodes(
+        on_request=once(NodeCommand.CHECK_BLOCK, lambda pack: setattr(pack.nodes[1], "is_dead", True))
+    )
 
 
 @provokes(_C.NO_PROGRESS)
@@ -462,7 +464,7 @@ def no_progress(scene):
     """A node whose supply breaks down whenever it is to erase."""
 
     def on_request(pack, request):
-        if request.command is Command.BEGIN_TRANSFER and request.node == 1:
+        if request.command is NodeCommand.BEGIN_TRANSFER and request.node == 1:
             pack.nodes[1].restart()
 
     return scene.flash_nodes(on_request=on_request)
@@ -493,7 +495,7 @@ def wrong_node(scene):
     def on_request(pack, request):
         seen.append(request)
         if len(seen) == 2:
-            assert request.command is Command.DISCOVER
+            assert request.command is NodeCommand.DISCOVER
             pack.nodes[1].hwid = "HW-77"
             pack.nodes[1].restart()
 
@@ -503,13 +505,13 @@ def wrong_node(scene):
 @provokes(_C.WRONG_ROLE)
 def wrong_role(scene):
     other = Node(1, role=ImageRole.MASTER)
-    return scene.flash_nodes(on_request=once(Command.ENTER_BOOTLOADER, exchange(other)))
+    return scene.flash_nodes(on_request=once(NodeCommand.ENTER_BOOTLOADER, exchange(other)))
 
 
 @provokes(_C.WRONG_HARDWARE)
 def wrong_hardware(scene):
     other = Node(1, hardware=OTHER_CLASS)
-    return scene.flash_nodes(on_request=once(Command.ENTER_BOOTLOADER, exchange(other)))
+    return scene.flash_nodes(on_request=once(NodeCommand.ENTER_BOOTLOADER, exchange(other)))
 
 
 @provokes(_C.TOO_LARGE)
@@ -522,13 +524,13 @@ def too_large(scene):
 @provokes(_C.COUNTER_TOO_LOW)
 def counter_too_low(scene):
     other = Node(1, counter=9)
-    return scene.flash_nodes(on_request=once(Command.ENTER_BOOTLOADER, exchange(other)))
+    return scene.flash_nodes(on_request=once(NodeCommand.ENTER_BOOTLOADER, exchange(other)))
 
 
 @provokes(_C.TEST_PENDING)
 def trial_begun_meanwhile(scene):
     other = on_trial(Node(1), ImageVersion(2, 0, 7))
-    return scene.flash_nodes(on_request=once(Command.ENTER_BOOTLOADER, exchange(other)))
+    return scene.flash_nodes(on_request=once(NodeCommand.ENTER_BOOTLOADER, exchange(other)))
 
 
 def no_image_of_mine(image):
@@ -553,13 +555,13 @@ def not_trusted(scene):
 @provokes(_C.NOTHING_TO_DO)
 def nothing_to_do(scene):
     """A fresh node is put in the place of the one that had just been flashed."""
-    return scene.flash_nodes(on_request=once(Command.ACTIVATE_TEST, exchange(Node(1))))
+    return scene.flash_nodes(on_request=once(NodeCommand.ACTIVATE_TEST, exchange(Node(1))))
 
 
 @provokes(_C.WRONG_VERSION)
 def wrong_version(scene):
     """The slave restarts while the master does: its image was on trial, and is taken back."""
-    return scene.flash_nodes(on_request=once(Command.RESET, lambda pack: pack.nodes[1].restart(), node=0))
+    return scene.flash_nodes(on_request=once(NodeCommand.RESET, lambda pack: pack.nodes[1].restart(), node=0))
 
 
 @provokes(_C.IN_USE)
@@ -568,7 +570,7 @@ def in_use(scene):
     begun = []
     pack_node = Node(0, is_locked=lambda: bool(begun))
     return scene.flash_nodes(
-        pack_node, Node(1), on_request=once(Command.ENTER_BOOTLOADER, lambda _pack: begun.append(1))
+        pack_node, Node(1), on_request=once(NodeCommand.ENTER_BOOTLOADER, lambda _pack: begun.append(1))
     )
 
 
@@ -598,7 +600,7 @@ def refused(scene):
 
     def tamper(frame):
         reply = wire().parse(frame)
-        if isinstance(reply, ResultReply) and reply.command == Command.FINISH_TRANSFER and reply.position == 1:
+        if isinstance(reply, ResultReply) and reply.command == NodeCommand.FINISH_TRANSFER and reply.position == 1:
             return wire().serialize(replace(reply, code=99))
         return frame
 
@@ -643,5 +645,5 @@ def test_each_row(fault, scene):
         assert "nothing was written to any node" in done.err
         if scene.pack is not None:
             given = {request.command for request in scene.pack.requests}
-            assert given <= {Command.DISCOVER}
+            assert given <= {NodeCommand.DISCOVER}
             assert scene.pack.versions.keys() == scene.pack.nodes.keys()

@@ -6,9 +6,9 @@ from uuid import UUID
 
 import pytest
 
-from bmsota.bootloader import Capability
 from bmsota.cli.flashtext import counted, findings_text, node_lines, nodes_text, rate_sentence
 from bmsota.flashing import Check, Finding, Verdict, node_words
+from bmsota.node import Capability
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_nodes_that_can_different_things_have_a_column_for_it(describe):
 @pytest.fixture
 def describe():
     from bmsota.boot import BootReason, SlotState
-    from bmsota.bootloader import NodeDescription, NodeState
     from bmsota.image import ImageRole, ImageVersion
+    from bmsota.node import NodeDescription, NodeMode
 
     def make(position, *, serial, capabilities=Capability.BROADCAST):
         return NodeDescription(
@@ -70,15 +70,14 @@ def describe():
             class_id=UUID(int=1),
             version=ImageVersion(2),
             security_counter=1,
-            state=NodeState.APPLICATION,
+            state=NodeMode.APPLICATION,
             boot_reason=BootReason.NORMAL,
             slot_states=(SlotState.CONFIRMED, SlotState.EMPTY),
             active_slot=0,
             running_slot=0,
             protocol_version=2,
+            protocol_version_min=2,
             capabilities=capabilities,
-            block_frames_max=64,
-            last_tag=0,
             boot_id=1,
         )
 

@@ -12,17 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.adapters.files import packaged_dbc
 from bmsota.boot import BootStore, SlotLayout, for_hardware
-from bmsota.bootloader import (
-    BootloaderTarget,
-    BootloaderTiming,
-    BootloaderWire,
-    Command,
-    ResetRequested,
-    TargetIdentity,
-)
+from bmsota.bootloader import BootloaderTarget, BootloaderTiming, BootloaderWire
 from bmsota.bootloader._messages import Request
-from bmsota.flashing import BootloaderProfile, FieldUpgrade, FlashingEngine, FlashSource, PlanRequest, make_plan
+from bmsota.flashing import BootloaderProfile, FlashingEngine, FlashSource, PackFlash, PlanRequest, make_plan
 from bmsota.image import HardwareClass, ImageDependency, ImageRole, ImageVersion, build_image, verify_image
+from bmsota.node import NodeCommand, ResetRequested, TargetIdentity
 from bmsota.ota import ReleaseManifest, describe_image
 from bmsota.signals import loads
 
@@ -141,7 +135,7 @@ class Pack:
         wanted = PlanRequest(**{"now_s": NOW_S, "rate_bytes_per_s": 35_000.0, **request})
         engine = FlashingEngine(BootloaderProfile(wire(), timing=TIMING))
         planner = partial(make_plan, source=source or release(), request=wanted)
-        return FieldUpgrade(engine, planner, expected=wanted.named_positions)
+        return PackFlash(engine, planner, expected=wanted.named_positions)
 
     def describe(self):
         """What everybody says of itself, by position."""
@@ -216,7 +210,7 @@ class Pack:
         given = [
             (request.command, request.node)
             for request in self.requests
-            if request.command not in {Command.DISCOVER, Command.CHECK_BLOCK}
+            if request.command not in {NodeCommand.DISCOVER, NodeCommand.CHECK_BLOCK}
         ]
         return [pair for index, pair in enumerate(given) if index == 0 or given[index - 1] != pair]
 

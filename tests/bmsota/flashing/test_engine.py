@@ -12,15 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.adapters.files import packaged_dbc
 from bmsota.boot import BootStore, SlotLayout, SlotState, for_hardware
-from bmsota.bootloader import (
-    BootloaderTarget,
-    BootloaderTiming,
-    BootloaderWire,
-    Command,
-    ResetRequested,
-    TargetIdentity,
-    TargetLimits,
-)
+from bmsota.bootloader import BootloaderTarget, BootloaderTiming, BootloaderWire, TargetLimits
 from bmsota.bootloader._messages import Request
 from bmsota.errors import ImageError, LocalProtocolError
 from bmsota.flashing import (
@@ -35,6 +27,7 @@ from bmsota.flashing import (
     TransferProgressed,
 )
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
+from bmsota.node import NodeCommand, ResetRequested, TargetIdentity
 from bmsota.signals import loads
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
@@ -166,7 +159,7 @@ class Bus:
     def commands(self):
         """(position, command) in the order in which they were given, repetitions left out."""
         given = [
-            (request.node, request.command) for request in self.requests if request.command is not Command.DISCOVER
+            (request.node, request.command) for request in self.requests if request.command is not NodeCommand.DISCOVER
         ]
         return [pair for index, pair in enumerate(given) if index == 0 or given[index - 1] != pair]
 
@@ -238,7 +231,7 @@ def test_flashing_stages_and_runs_nothing(bus):
 def test_equal_nodes_get_their_image_at_once(bus):
     events = flash(bus, 3, 1)
     assert {position: result.ok for position, result in results(events, "flash").items()} == {1: True, 3: True}
-    blocks = [request for request in bus.requests if request.command is Command.CHECK_BLOCK]
+    blocks = [request for request in bus.requests if request.command is NodeCommand.CHECK_BLOCK]
     assert {request.node for request in blocks} <= set(range(128, 255))
     begun = [event for event in events if isinstance(event, TransferBegun)]
     assert {event.position for event in begun} == {1, 3}
@@ -249,7 +242,7 @@ def test_a_node_that_takes_no_broadcast_has_its_turn_behind_the_others():
     events = flash(bus, 1, 2, 3)
     assert {position: result.ok for position, result in results(events, "flash").items()} == {1: True, 2: True, 3: True}
     assert [event.result.position for event in events if isinstance(event, NodeDone)] == [1, 3, 2]
-    streams = [request.node for request in bus.requests if request.command is Command.CHECK_BLOCK]
+    streams = [request.node for request in bus.requests if request.command is NodeCommand.CHECK_BLOCK]
     assert streams[0] >= 128
     assert streams[-1] == 2
 
@@ -271,11 +264,11 @@ def test_nodes_are_served_one_after_another_in_the_order_given():
     flash(bus, 3, 1)
     once = list(dict.fromkeys(bus.commands()))
     steps = [
-        Command.ENTER_BOOTLOADER,
-        Command.BEGIN_TRANSFER,
-        Command.OPEN_BLOCK,
-        Command.CHECK_BLOCK,
-        Command.FINISH_TRANSFER,
+        NodeCommand.ENTER_BOOTLOADER,
+        NodeCommand.BEGIN_TRANSFER,
+        NodeCommand.OPEN_BLOCK,
+        NodeCommand.CHECK_BLOCK,
+        NodeCommand.FINISH_TRANSFER,
     ]
     assert once == [(position, command) for position in (3, 1) for command in steps]
 
@@ -302,7 +295,7 @@ def test_a_node_that_dies_in_its_transfer_is_given_up_and_the_others_served(broa
     bus = Bus(Node(1), Node(2), Node(3), broadcast=broadcast)
 
     def kill(request):
-        if request.command is Command.CHECK_BLOCK:
+        if request.command is NodeCommand.CHECK_BLOCK:
             bus.nodes[0].is_dead = True
 
     bus.on_request = kill
@@ -319,9 +312,9 @@ def test_activation_boots_each_node_on_trial(bus):
         assert node.version == NEW
         assert node.store.is_test_pending
         assert node.restarts == 1
-    order = [pair for pair in bus.commands() if pair[1] in {Command.ACTIVATE_TEST, Command.RESET}]
+    order = [pair for pair in bus.commands() if pair[1] in {NodeCommand.ACTIVATE_TEST, NodeCommand.RESET}]
     assert order == [
-        (position, command) for position in (1, 2, 3) for command in (Command.ACTIVATE_TEST, Command.RESET)
+        (position, command) for position in (1, 2, 3) for command in (NodeCommand.ACTIVATE_TEST, NodeCommand.RESET)
     ]
 
 
@@ -412,6 +405,6 @@ def test_what_is_no_image_is_refused_and_nothing_is_under_way(bus):
 
 def test_time_and_frames_without_an_operation_do_nothing(bus):
     bus.engine.handle_timeout(bus.now_ns)
-    bus.engine.receive_frame(wire().serialize(Request(1, Command.DISCOVER, tag=1)), bus.now_ns)
+    bus.engine.receive_frame(wire().serialize(Request(1, NodeCommand.DISCOVER, tag=1)), bus.now_ns)
     assert bus.engine.next_timeout() is None
     assert bus.engine.next_event() is None

@@ -8,7 +8,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import Capability
 from bmsota.errors import ImageError, LocalProtocolError
 from bmsota.flashing import (
     NOT_OVERRIDABLE,
@@ -22,6 +21,7 @@ from bmsota.flashing import (
     make_plan,
 )
 from bmsota.image import HardwareClass, ImageRole
+from bmsota.node import Capability
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ class TestWhatANodeNeeds:
         assert refused(plan) == {(Check.TEST_PENDING, 1)}
         plan = planned(nodes=nodes, forced=frozenset({Check.TEST_PENDING}))
         assert refused(plan) == set()
-        assert [node.must_take_back for node in plan.nodes] == [False, True]
+        assert [node.must_revert for node in plan.nodes] == [False, True]
 
 
 class TestChecks:

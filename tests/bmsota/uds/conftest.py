@@ -12,8 +12,8 @@ from bmsota_sim.devices.flash import FlashModel, PowerCut
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
-from bmsota.bootloader import Command, ResetRequested, TargetIdentity
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
+from bmsota.node import NodeCommand, ResetRequested, TargetIdentity
 from bmsota.uds import (
     UDS_11BIT,
     UdsAddressing,
@@ -243,7 +243,7 @@ class Bench:
         """Stage *image*; the events."""
         return self.run(self.transfer(image, position, **options))
 
-    def command(self, command: Command, position: int = 1, **options: Any) -> Any:
+    def command(self, command: NodeCommand, position: int = 1, **options: Any) -> Any:
         """Give one command; its only event."""
         options = {"access_key": ACCESS_KEY, **options}
         client = UdsCommand(self.addressing.address(position), position=position, command=command, **options)

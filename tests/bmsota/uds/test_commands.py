@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 
 from bmsota.boot import BootReason
-from bmsota.bootloader import (
+from bmsota.errors import LocalProtocolError
+from bmsota.image import ImageVersion
+from bmsota.node import (
     BootloaderEntered,
     BootloaderLeft,
-    Command,
     CommandFailed,
     CommandSucceeded,
     FailureCause,
     ImageConfirmed,
     ImageReverted,
     ImageVerified,
+    NodeCommand,
     NodeFound,
-    NodeState,
+    NodeMode,
     TestRequested,
 )
-from bmsota.errors import LocalProtocolError
-from bmsota.image import ImageVersion
 from bmsota.uds import UDS_11BIT, UDS_29BIT, IsoTpParameters, UdsCommand, UdsDiscovery, UdsTiming
 
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -36,8 +36,8 @@ def staged(bench, parts):
 
 @pytest.fixture
 def on_trial(staged):
-    assert staged.command(Command.ACTIVATE_TEST).command is Command.ACTIVATE_TEST
-    assert isinstance(staged.command(Command.RESET, expected_version=NEW_VERSION), CommandSucceeded)
+    assert staged.command(NodeCommand.ACTIVATE_TEST).command is NodeCommand.ACTIVATE_TEST
+    assert isinstance(staged.command(NodeCommand.RESET, expected_version=NEW_VERSION), CommandSucceeded)
     return staged
 
 
@@ -49,7 +49,7 @@ def failed(event, cause):
 
 def test_an_image_goes_the_whole_way(on_trial, node):
     assert node.running_version == "2.1.0"
-    event = on_trial.command(Command.CONFIRM, expected_version=NEW_VERSION)
+    event = on_trial.command(NodeCommand.CONFIRM, expected_version=NEW_VERSION)
     assert isinstance(event, CommandSucceeded)
     assert event.node.version == NEW_VERSION
     assert node.store.security_counter == 2
@@ -57,26 +57,26 @@ def test_an_image_goes_the_whole_way(on_trial, node):
         TestRequested,
         ImageConfirmed,
     ]
-    assert on_trial.command(Command.DISCOVER).node.security_counter == 2
+    assert on_trial.command(NodeCommand.DISCOVER).node.security_counter == 2
     assert len(node.boots) == 2
 
 
 def test_confirming_without_the_counter_leaves_the_way_back_open(on_trial, node):
-    assert isinstance(on_trial.command(Command.CONFIRM, raise_counter=False), CommandSucceeded)
+    assert isinstance(on_trial.command(NodeCommand.CONFIRM, raise_counter=False), CommandSucceeded)
     assert node.store.security_counter == 1
-    assert isinstance(on_trial.command(Command.REVERT), CommandSucceeded)
-    assert isinstance(on_trial.command(Command.RESET, expected_version=OLD_VERSION), CommandSucceeded)
+    assert isinstance(on_trial.command(NodeCommand.REVERT), CommandSucceeded)
+    assert isinstance(on_trial.command(NodeCommand.RESET, expected_version=OLD_VERSION), CommandSucceeded)
     assert node.running_version == "2.0.0"
 
 
 def test_there_is_no_way_back_behind_a_raised_counter(on_trial):
-    on_trial.command(Command.CONFIRM)
-    event = failed(on_trial.command(Command.REVERT), FailureCause.COUNTER_TOO_LOW)
+    on_trial.command(NodeCommand.CONFIRM)
+    event = failed(on_trial.command(NodeCommand.REVERT), FailureCause.COUNTER_TOO_LOW)
     assert event.detail == "RoutineControl: COUNTER_TOO_LOW (0xF5)"
 
 
 def test_there_is_nothing_to_activate_or_revert_on_a_quiet_node(bench):
-    for command in (Command.ACTIVATE_TEST, Command.REVERT):
+    for command in (NodeCommand.ACTIVATE_TEST, NodeCommand.REVERT):
         event = failed(bench.command(command), FailureCause.NOTHING_TO_DO)
         assert event.node.version == OLD_VERSION
 
@@ -84,20 +84,20 @@ def test_there_is_nothing_to_activate_or_revert_on_a_quiet_node(bench):
 def test_a_node_that_has_gone_back_does_not_confirm_its_old_image(on_trial, node):
     on_trial.cut_power(node)
     on_trial.run(limit_s=1)
-    event = failed(on_trial.command(Command.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
+    event = failed(on_trial.command(NodeCommand.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
     assert event.detail == "CONFIRM: expected version 2.1.0, got 2.0.0"
 
 
 def test_the_version_is_read_back_behind_a_reset(staged):
-    event = failed(staged.command(Command.RESET, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
+    event = failed(staged.command(NodeCommand.RESET, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
     assert event.detail == "RESET: expected version 2.1.0, got 2.0.0"
 
 
 def test_entering_and_leaving(bench, node):
-    bench.command(Command.ENTER_BOOTLOADER)
-    assert node.server.state is NodeState.BOOTLOADER
-    bench.command(Command.LEAVE_BOOTLOADER)
-    assert node.server.state is NodeState.APPLICATION
+    bench.command(NodeCommand.ENTER_BOOTLOADER)
+    assert node.server.state is NodeMode.BOOTLOADER
+    bench.command(NodeCommand.LEAVE_BOOTLOADER)
+    assert node.server.state is NodeMode.APPLICATION
     assert [event for event in node.events if isinstance(event, BootloaderEntered | BootloaderLeft)] == [
         BootloaderEntered(),
         BootloaderLeft(),
@@ -105,26 +105,26 @@ def test_entering_and_leaving(bench, node):
 
 
 def test_only_writing_needs_a_key(bench, node):
-    for command in (Command.DISCOVER, Command.RESET, Command.LEAVE_BOOTLOADER):
+    for command in (NodeCommand.DISCOVER, NodeCommand.RESET, NodeCommand.LEAVE_BOOTLOADER):
         assert isinstance(bench.command(command, access_key=None), CommandSucceeded)
-    for command in (Command.CONFIRM, Command.REVERT, Command.ACTIVATE_TEST, Command.ENTER_BOOTLOADER):
+    for command in (NodeCommand.CONFIRM, NodeCommand.REVERT, NodeCommand.ACTIVATE_TEST, NodeCommand.ENTER_BOOTLOADER):
         failed(bench.command(command, access_key=None), FailureCause.ACCESS_NEEDED)
 
 
 def test_commands_of_a_transfer_do_not_stand_alone():
     with pytest.raises(LocalProtocolError, match="expected one that stands alone, got BEGIN_TRANSFER"):
-        UdsCommand(UDS_11BIT.address(1), position=1, command=Command.BEGIN_TRANSFER)
+        UdsCommand(UDS_11BIT.address(1), position=1, command=NodeCommand.BEGIN_TRANSFER)
 
 
 def test_a_silent_node(parts):
-    event = parts.Bench().command(Command.CONFIRM, timing=IMPATIENT)
+    event = parts.Bench().command(NodeCommand.CONFIRM, timing=IMPATIENT)
     failed(event, FailureCause.NODE_SILENT)
-    assert event.detail == "node 1: ReadDataByIdentifier: no answer, asked 5 times"
+    assert event.detail == "node 1: ReadDataByIdentifier: no answer in 5 tries"
 
 
 def test_a_node_that_does_not_come_back(bench, node):
     node.restart_ns = 3600 * SECOND
-    event = failed(bench.command(Command.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
+    event = failed(bench.command(NodeCommand.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
     assert event.node.version == OLD_VERSION
 
 
@@ -137,11 +137,13 @@ def test_a_node_that_says_yes_and_does_not_restart(bench, node):
             node.server._restart_due_ns = None
 
     bench.on_frame = forget
-    event = failed(bench.command(Command.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
+    event = failed(bench.command(NodeCommand.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
     assert event.detail == "node 1 did not restart"
 
 
-@pytest.mark.parametrize("command", [Command.ACTIVATE_TEST, Command.CONFIRM, Command.REVERT, Command.RESET])
+@pytest.mark.parametrize(
+    "command", [NodeCommand.ACTIVATE_TEST, NodeCommand.CONFIRM, NodeCommand.REVERT, NodeCommand.RESET]
+)
 def test_any_one_frame_of_a_command_may_be_lost_or_doubled(parts, command):
     """Above all: however the answer to a reset is lost, the node restarts once, and its trial goes on."""
 
@@ -149,10 +151,10 @@ def test_any_one_frame_of_a_command_may_be_lost_or_doubled(parts, command):
         node = parts.Node(factory=parts.OLD())
         bench = parts.Bench(node)
         bench.flash(parts.make_image("2.1.0", counter=2, size=100))
-        if command is not Command.ACTIVATE_TEST:
-            bench.command(Command.ACTIVATE_TEST)
-        if command in {Command.CONFIRM, Command.REVERT}:
-            bench.command(Command.RESET)
+        if command is not NodeCommand.ACTIVATE_TEST:
+            bench.command(NodeCommand.ACTIVATE_TEST)
+        if command in {NodeCommand.CONFIRM, NodeCommand.REVERT}:
+            bench.command(NodeCommand.RESET)
         bench.frames.clear()
         return node, bench
 
@@ -171,21 +173,21 @@ def test_any_one_frame_of_a_command_may_be_lost_or_doubled(parts, command):
             assert isinstance(bench.command(command), CommandSucceeded), (index, copies)
             assert len(node.boots) == boots, (index, copies)
             assert [slot.state for slot in node.store.slots] == slots, (index, copies)
-            if command is Command.REVERT:
+            if command is NodeCommand.REVERT:
                 assert node.events.count(ImageReverted()) == 1
 
 
 def test_a_reset_whose_answer_is_lost_is_not_sent_again(bench, node):
     """Whether it has happened is asked instead."""
     bench.fault = lambda frame, _rng: () if frame.data[:2] == b"\x02\x51" else (0,)
-    assert isinstance(bench.command(Command.RESET), CommandSucceeded)
+    assert isinstance(bench.command(NodeCommand.RESET), CommandSucceeded)
     assert sum(frame.data[:3] == b"\x02\x11\x01" for frame in bench.sent) == 1
     assert len(node.boots) == 2
 
 
 def test_a_node_that_restarts_while_it_says_who_it_is_is_asked_from_the_beginning(staged, node):
     """Its version is that of the boot before, its boot state that of the boot after."""
-    staged.command(Command.ACTIVATE_TEST)
+    staged.command(NodeCommand.ACTIVATE_TEST)
     node.restart_ns = 1
     done = []
 
@@ -197,7 +199,7 @@ def test_a_node_that_restarts_while_it_says_who_it_is_is_asked_from_the_beginnin
             staged.cut_power(node)
 
     staged.on_frame = on_frame
-    event = staged.command(Command.DISCOVER)
+    event = staged.command(NodeCommand.DISCOVER)
     assert (str(event.node.version), event.node.boot_reason) == ("2.1.0", BootReason.TEST)
 
 
@@ -208,7 +210,7 @@ def test_a_node_that_restarts_each_time_it_says_who_it_is_is_given_up(bench, nod
         node.server._boot_id = node.random.randbytes(4)
 
     bench.on_frame = restart
-    event = failed(bench.command(Command.DISCOVER), FailureCause.NO_PROGRESS)
+    event = failed(bench.command(NodeCommand.DISCOVER), FailureCause.NO_PROGRESS)
     assert event.detail == "node 1: expected one boot id in all answers, got another one 9 times"
     discovery = UdsDiscovery(UDS_11BIT)
     assert bench.run(discovery) == []
@@ -217,7 +219,7 @@ def test_a_node_that_restarts_each_time_it_says_who_it_is_is_given_up(bench, nod
 
 def test_a_slow_answer_is_not_taken_for_silence(bench):
     """It has begun within its time and takes a second: 127 ms between its frames."""
-    event = bench.command(Command.DISCOVER, transport=IsoTpParameters(stmin=0x7F))
+    event = bench.command(NodeCommand.DISCOVER, transport=IsoTpParameters(stmin=0x7F))
     assert isinstance(event, CommandSucceeded)
     assert sum(frame.data[:2] == b"\x07\x22" for frame in bench.sent) == 3
 
@@ -232,13 +234,13 @@ def test_a_node_that_restarts_under_a_command_is_asked_again(on_trial, node):
             on_trial.cut_power(node)
 
     on_trial.on_frame = on_frame
-    failed(on_trial.command(Command.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
+    failed(on_trial.command(NodeCommand.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
 
 
 def test_a_command_gives_up_when_nothing_gets_through(bench):
     bench.fault = lambda frame, _rng: () if frame.data[:2] == b"\x02\x50" or frame.data[1:2] == b"\x50" else (0,)
-    event = failed(bench.command(Command.CONFIRM), FailureCause.NO_PROGRESS)
-    assert event.detail == "DiagnosticSessionControl: no answer, asked 5 times"
+    event = failed(bench.command(NodeCommand.CONFIRM), FailureCause.NO_PROGRESS)
+    assert event.detail == "DiagnosticSessionControl: no answer in 5 tries"
 
 
 # ---- discovery

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import pytest
 
-from bmsota.bootloader import (
+from bmsota.errors import ConfigurationError, LocalProtocolError
+from bmsota.image import ImageRole, ImageVersion
+from bmsota.node import (
     BlockRepeated,
-    Command,
     CommandFailed,
     CommandSucceeded,
     FailureCause,
     ImageVerified,
+    NodeCommand,
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.errors import ConfigurationError, LocalProtocolError
-from bmsota.image import ImageRole, ImageVersion
 from bmsota.uds import IsoTpLink, UdsDialect, UdsDiscovery, UdsTiming, nrc_name
 
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -422,7 +422,7 @@ def test_response_pending_is_waited_for_and_counted(world):
     made = world(p2_ns=100 * MS)
     made.ecu.script = lambda request: [b"\x7f\x31\x78"] * 4 if request[0] == 0x31 else None
     event = failed(made.flash(timing=UdsTiming(pending_max=3)), FailureCause.NO_PROGRESS)
-    assert event.detail == "RoutineControl: no answer, asked 5 times"
+    assert event.detail == "RoutineControl: no answer in 5 tries"
 
 
 def test_a_busy_node_is_asked_again(world):
@@ -464,7 +464,7 @@ def test_a_block_length_that_carries_nothing_is_no_answer(world):
     made = world()
     made.ecu.script = lambda request: [b"\x74\x20\x00\x02"] if request[0] == 0x34 else None
     event = failed(made.flash(), FailureCause.NO_PROGRESS)
-    assert event.detail == "RequestDownload: no answer, asked 5 times"
+    assert event.detail == "RequestDownload: no answer in 5 tries"
 
 
 def test_an_older_server_says_nothing_of_its_times(world):
@@ -492,21 +492,21 @@ def test_a_slow_server_tells_its_own_p2(world):
 
 def test_a_reset_and_the_version_read_back(world):
     made = world()
-    event = made.command(Command.RESET, expected_version=ImageVersion(2, 1))
+    event = made.command(NodeCommand.RESET, expected_version=ImageVersion(2, 1))
     assert isinstance(event, CommandSucceeded)
     assert made.ecu.resets == 1
-    event = made.command(Command.RESET, expected_version=ImageVersion(3, 0))
+    event = made.command(NodeCommand.RESET, expected_version=ImageVersion(3, 0))
     assert (event.cause, event.detail) == (FailureCause.WRONG_VERSION, "RESET: expected version 3.0.0, got 2.1.0")
 
 
 def test_a_node_without_a_trial(world):
     """ACTIVATE_TEST has nothing to do, CONFIRM compares the version, REVERT is refused."""
     made = world()
-    assert isinstance(made.command(Command.ACTIVATE_TEST), CommandSucceeded)
-    assert isinstance(made.command(Command.CONFIRM, expected_version=ImageVersion(1, 0)), CommandSucceeded)
-    event = made.command(Command.CONFIRM, expected_version=ImageVersion(2, 1))
+    assert isinstance(made.command(NodeCommand.ACTIVATE_TEST), CommandSucceeded)
+    assert isinstance(made.command(NodeCommand.CONFIRM, expected_version=ImageVersion(1, 0)), CommandSucceeded)
+    event = made.command(NodeCommand.CONFIRM, expected_version=ImageVersion(2, 1))
     assert event.cause is FailureCause.WRONG_VERSION
-    event = made.command(Command.REVERT)
+    event = made.command(NodeCommand.REVERT)
     assert isinstance(event, CommandFailed)
     assert event.detail == "REVERT: expected a node with two images, got one without our profile"
     assert all(request[0] in {0x3E, 0x22} for request in made.ecu.requests)

@@ -25,8 +25,8 @@ from udsoncan.exceptions import NegativeResponseException
 
 from bmsota.adapters.pythoncan import drive, serve, steady_clock
 from bmsota.adapters.slcan import SlcanBus
-from bmsota.bootloader import BlockAccepted, Command, CommandSucceeded, ImageVerified, ResetRequested
 from bmsota.image import ImageVersion
+from bmsota.node import BlockAccepted, CommandSucceeded, ImageVerified, NodeCommand, ResetRequested
 from bmsota.uds import (
     UDS_11BIT,
     UDS_29BIT,
@@ -101,7 +101,7 @@ def test_scapys_answering_machine_is_flashed_by_our_client(cables):
         assert isinstance(events[-1], ImageVerified), events[-1]
         assert sum(isinstance(event, BlockAccepted) for event in events) == 4
         assert process.stdout.readline().split() == [str(len(image)), hashlib.sha256(image).hexdigest()]
-        command = UdsCommand(address, command=Command.RESET, expected_version=ImageVersion(2, 1), **options)
+        command = UdsCommand(address, command=NodeCommand.RESET, expected_version=ImageVersion(2, 1), **options)
         (event,) = drive(command, bus, steady_clock())
         assert isinstance(event, CommandSucceeded), event
         assert process.stdout.readline() == "reset\n"

@@ -11,8 +11,8 @@ from random import Random
 import pytest
 
 from bmsota.boot import BootReason
-from bmsota.bootloader import Command, CommandSucceeded, ImageVerified
 from bmsota.image import ImageVersion
+from bmsota.node import CommandSucceeded, ImageVerified, NodeCommand
 from bmsota.uds import UdsDialect
 
 PHASES = ("before", "inside", "after")
@@ -23,7 +23,11 @@ def update(bench, image, version):
     wanted = ImageVersion.parse(version)
     if not isinstance(bench.flash(image, dialect=UdsDialect(block_length_max=0x82))[-1], ImageVerified):
         return False
-    for command, expected in ((Command.ACTIVATE_TEST, None), (Command.RESET, wanted), (Command.CONFIRM, wanted)):
+    for command, expected in (
+        (NodeCommand.ACTIVATE_TEST, None),
+        (NodeCommand.RESET, wanted),
+        (NodeCommand.CONFIRM, wanted),
+    ):
         if not isinstance(bench.command(command, expected_version=expected), CommandSucceeded):
             return False
     return True
@@ -130,7 +134,7 @@ def run_until_frame(bench, client, frame):
 
 
 def blocks(events):
-    from bmsota.bootloader import TransferStarted
+    from bmsota.node import TransferStarted
 
     return [event.offset for event in events if isinstance(event, TransferStarted)]
 

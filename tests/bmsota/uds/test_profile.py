@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from bmsota.bootloader import Command, FailureCause
 from bmsota.errors import LocalProtocolError
 from bmsota.flashing import (
     FlashingEngine,
@@ -18,6 +17,7 @@ from bmsota.flashing import (
     UdsProfile,
 )
 from bmsota.image import HardwareClass, ImageVersion
+from bmsota.node import FailureCause, NodeCommand
 from bmsota.uds import UDS_11BIT, UDS_29BIT, UdsDialect, UdsTiming
 
 OLD, NEW = ImageVersion(2, 0), ImageVersion(2, 1)
@@ -164,7 +164,7 @@ def test_the_profile_says_what_it_is_and_cannot():
     with pytest.raises(LocalProtocolError, match="position: expected 0 to 7, got 8"):
         profile.transfer(8, b"")
     with pytest.raises(LocalProtocolError, match="position: expected 0 to 7, got 9"):
-        profile.command(9, Command.RESET)
+        profile.command(9, NodeCommand.RESET)
 
 
 def test_a_dialect_reaches_the_machines(parts):

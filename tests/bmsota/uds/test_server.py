@@ -8,7 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import (
+from bmsota.canframe import CanFrame
+from bmsota.errors import ConfigurationError
+from bmsota.image import HardwareClass, ImageRole
+from bmsota.node import (
     AccessDenied,
     AccessGranted,
     BlockStored,
@@ -18,15 +21,12 @@ from bmsota.bootloader import (
     ImageRefused,
     ImageReverted,
     ImageStaged,
-    NodeState,
+    NodeMode,
     ResetRequested,
     ResultCode,
     StagingStarted,
     TestRequested,
 )
-from bmsota.canframe import CanFrame
-from bmsota.errors import ConfigurationError
-from bmsota.image import HardwareClass, ImageRole
 from bmsota.uds import (
     DIDS,
     SERVICES,
@@ -168,10 +168,10 @@ def test_a_session_says_how_long_the_node_may_think(tester):
 
 def test_the_programming_session_is_the_bootloader(tester, node):
     tester.ask("1002")
-    assert (node.server.session, node.server.state) == (Session.PROGRAMMING, NodeState.BOOTLOADER)
+    assert (node.server.session, node.server.state) == (Session.PROGRAMMING, NodeMode.BOOTLOADER)
     tester.ask("1002")
     tester.ask("1003")
-    assert node.server.state is NodeState.APPLICATION
+    assert node.server.state is NodeMode.APPLICATION
     assert node.events == [BootloaderEntered(), BootloaderLeft()]
 
 
@@ -326,7 +326,7 @@ def test_identifiers_say_who_the_node_is(tester, node, parts):
     kind = NODE_KIND_LAYOUT.parse(values[Did.NODE_KIND])
     assert (kind.role, kind.profile_version, kind.block_length_max) == (ImageRole.SLAVE, 1, 0xFFF)
     boot = BOOT_STATE_LAYOUT.parse(values[Did.BOOT_STATE])
-    assert (boot.node_state, boot.boot_reason) == (NodeState.APPLICATION, node.boot.reason)
+    assert (boot.node_state, boot.boot_reason) == (NodeMode.APPLICATION, node.boot.reason)
     assert (boot.slot_a_state, boot.slot_b_state) == (SlotState.CONFIRMED, SlotState.EMPTY)
     assert (boot.active_slot, boot.running_slot) == (0, 0)
     assert STAGING_LAYOUT.parse(values[Did.STAGING]).state == SlotState.EMPTY
@@ -339,7 +339,7 @@ def test_several_identifiers_in_one_request_and_unknown_ones_left_out(tester):
 def test_a_node_without_an_image_says_so(parts):
     node = parts.Node(factory=None)
     tester = RawTester(parts.Bench(node))
-    assert node.server.state is NodeState.BOOTLOADER
+    assert node.server.state is NodeMode.BOOTLOADER
     assert bytes.fromhex(tester.ask("22f189"))[3:] == bytes(24)
     boot = BOOT_STATE_LAYOUT.parse(bytes.fromhex(tester.ask("22fd02"))[3:])
     assert (boot.active_slot, boot.running_slot) == (0xFF, 0xFF)
@@ -442,7 +442,7 @@ def test_a_plain_tester_flashes_the_node(programmer, node, parts, bench):
     assert programmer.ask("31010202") == "7101020200"
     assert programmer.ask("3101ff01") == "7101ff0100"
     assert programmer.ask("1101") == "5101"
-    assert node.server.state is NodeState.RESTARTING
+    assert node.server.state is NodeMode.RESTARTING
     programmer.pause(SECOND)
     assert node.running_version == "2.1.0"
     assert node.store.read_slot(1) == image

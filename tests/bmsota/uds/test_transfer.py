@@ -8,7 +8,10 @@ from dataclasses import replace
 import pytest
 
 from bmsota.boot import SlotState
-from bmsota.bootloader import (
+from bmsota.canframe import CanFrame
+from bmsota.errors import ImageError
+from bmsota.image import HardwareClass, ImageRole, ImageVersion
+from bmsota.node import (
     FAILURES,
     BlockAccepted,
     BlockRepeated,
@@ -16,15 +19,12 @@ from bmsota.bootloader import (
     ExpectedNode,
     FailureCause,
     ImageVerified,
-    NodeState,
+    NodeMode,
     TargetConnected,
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.canframe import CanFrame
-from bmsota.errors import ImageError
-from bmsota.image import HardwareClass, ImageRole, ImageVersion
 from bmsota.uds import UDS_29BIT, Did, IsoTpParameters, Routine, UdsDialect, UdsServerTiming, UdsTiming
 
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -114,7 +114,7 @@ def test_a_whole_transfer(bench, node, parts):
     assert (described.serial, described.class_id) == ("SN0000000001", parts.SLAVE_CLASS.class_id)
     assert (described.version, described.security_counter) == (ImageVersion(2, 0), 1)
     assert (described.capabilities, described.slot_size_kib) == (Capability.SECURITY_ACCESS, 7)
-    assert (described.state, described.active_slot, described.running_slot) == (NodeState.APPLICATION, 0, 0)
+    assert (described.state, described.active_slot, described.running_slot) == (NodeMode.APPLICATION, 0, 0)
 
 
 @pytest.mark.parametrize("frame_bytes", [8, 64])
@@ -386,7 +386,7 @@ def failed(events, cause):
 def test_a_silent_node(parts):
     bench = parts.Bench()
     event = failed(bench.flash(parts.NEW(), timing=UdsTiming(discover_tries=5)), FailureCause.NODE_SILENT)
-    assert event.detail == "node 1: ReadDataByIdentifier: no answer, asked 5 times"
+    assert event.detail == "node 1: ReadDataByIdentifier: no answer in 5 tries"
     assert len(bench.sent) == 5
     assert event.node is None
 
@@ -448,13 +448,13 @@ def test_what_the_node_refuses_before_it_erases(bench, node, parts, changes, cau
 
 @pytest.mark.parametrize("is_taken_back", [False, True])
 def test_an_image_on_trial_is_not_overwritten(is_taken_back, bench, node, parts):
-    from bmsota.bootloader import Command
+    from bmsota.node import NodeCommand
 
     verified(bench.flash(parts.NEW()))
-    bench.command(Command.ACTIVATE_TEST)
-    bench.command(Command.RESET)
+    bench.command(NodeCommand.ACTIVATE_TEST)
+    bench.command(NodeCommand.RESET)
     if is_taken_back:
-        bench.command(Command.REVERT)
+        bench.command(NodeCommand.REVERT)
     event = failed(bench.flash(parts.make_image("2.2.0", counter=3)), FailureCause.TEST_PENDING)
     assert event.detail == "RoutineControl: TEST_PENDING (0xF6)"
 

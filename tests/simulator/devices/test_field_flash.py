@@ -6,10 +6,10 @@ import pytest
 from bmsota_sim.devices.bootloader_node import PowerCutPlan
 from bmsota_sim.kernel import MS, SECOND
 
-from bmsota.bootloader import FAILURES, FailureCause, NodeState
 from bmsota.canframe import CanFrame
 from bmsota.flashing import FlashJob
 from bmsota.image import ImageVersion
+from bmsota.node import FAILURES, FailureCause, NodeMode
 from bmsota.ota import Outcome
 from bmsota.ota.updater import UpdaterState
 
@@ -103,7 +103,7 @@ def test_the_master_rests_in_its_bootloader_and_logs_in_again(bench, new):
     master = bench.unit.master
     logins = bench.platform.logins
     ok(flasher.do("flash", [FlashJob(0, new.master)]))
-    assert master.node.state is NodeState.BOOTLOADER
+    assert master.node.state is NodeMode.BOOTLOADER
     bench.run(2)
     reports = master.figures.reports
     assert not master.is_logged_in
@@ -111,7 +111,7 @@ def test_the_master_rests_in_its_bootloader_and_logs_in_again(bench, new):
     assert master.figures.reports == reports
     # A minute after the flasher's last word the node goes back to its application by itself.
     bench.wait(lambda: master.is_logged_in, "login")
-    assert master.node.state is NodeState.APPLICATION
+    assert master.node.state is NodeMode.APPLICATION
     assert bench.platform.logins == logins + 1
 
 
@@ -135,7 +135,7 @@ def test_a_master_without_an_image_can_be_flashed(bench, new):
     bench.run(2)
     assert master.version is None
     found = flasher.do("discover", (0,))
-    assert found[0].state is NodeState.BOOTLOADER
+    assert found[0].state is NodeMode.BOOTLOADER
     ok(flasher.do("flash", [FlashJob(0, new.master)]))
     ok(flasher.do("activate", (0,)))
     bench.wait(lambda: master.version == NEW and master.is_logged_in, "new image")

@@ -1,4 +1,4 @@
-"""Security access: a node lets itself be flashed only by somebody who can sign its challenge.
+"""Security access: a node lets itself be flashed only by a flasher that can sign its challenge.
 
 The node draws a challenge; the flasher signs it together with the node's hardware id; the node verifies with a public key it
 was given at production. No secret is kept in a node, so opening one gives away nothing, and the private key may stay in a
@@ -6,7 +6,7 @@ token or in a signing service: the flasher only needs a function. What ISO 14229
 delay after wrong answers and after the start (response code 0x37).
 
 What it is for: to keep people from erasing and rewriting slots by mistake or out of curiosity. Which images may run
-is decided by their own signature, whoever sent them. An unlocked node listens to the whole bus, as with 0x27: CAN has
+is decided by their own signature, not by the sender. An unlocked node listens to the whole bus, as with 0x27: CAN has
 no sender one could bind the permission to.
 
 Time and randomness are arguments. Left out: remembering failures over a restart; guessing a signature is hopeless anyway,
@@ -115,7 +115,7 @@ class AccessGuard:
 
     A challenge is a hash over the random bytes, a number that counts challenges, and *boot_salt*. A random source that
     returns the same bytes twice therefore cannot bring an old challenge back while the node is up. After a restart the
-    number starts anew: whoever does not trust the source gives as *boot_salt* what no earlier boot has had.
+    number starts anew: give as *boot_salt* what no earlier boot has had if the source is not trusted.
 
     Raises:
         ConfigurationError: no key, a negative delay, or *failures_max* below 1.
@@ -135,8 +135,8 @@ class AccessGuard:
         """Make a locked guard.
 
         Args:
-            public_keys: whoever holds one of the private keys is let in.
-            random_bytes: gives so many unpredictable bytes.
+            public_keys: the holder of any of the private keys gets access.
+            random_bytes: gives the requested number of unpredictable bytes.
             delay_ns: the first delay after too many wrong answers.
             failures_max: the wrong answer, in a row, that brings the first delay.
             boot_delay_ns: no challenge before this time after the boot.

@@ -1,4 +1,4 @@
-"""What the three machines tell their driver, in the past tense, and what a failure means.
+"""What flashers and nodes report to their drivers, in the past tense, and what a failure means.
 
 `FAILURES` is the one place that says of each cause whether trying again can help, whether it is safe, and what to do.
 """
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
-from bmsota.bootloader._messages import ResultCode
+from bmsota.node._results import ResultCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bmsota.boot import ImageFacts
-    from bmsota.bootloader._messages import Command, NodeDescription
+    from bmsota.node._description import NodeDescription
+    from bmsota.node._results import NodeCommand
 
 __all__ = [
     "CAUSE_OF_RESULT",
@@ -76,7 +77,7 @@ class FailureCause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a cause means for whoever must act on it."""
+    """What a cause means for the user."""
 
     permanent: bool
     """Whether running the same thing again will fail again."""
@@ -87,7 +88,7 @@ class Failure:
 
 FAILURES: Mapping[FailureCause, Failure] = {
     FailureCause.NODE_SILENT: Failure(
-        False, True, "Check wiring, bit rate and the node's supply; run again, it goes on where the node stopped."
+        False, True, "Check wiring, bit rate and the node's supply; run again, it resumes where the node stopped."
     ),
     FailureCause.NO_PROGRESS: Failure(
         False,
@@ -103,7 +104,7 @@ FAILURES: Mapping[FailureCause, Failure] = {
         True, True, "The node has confirmed an image with a higher security counter; use a newer image."
     ),
     FailureCause.TEST_PENDING: Failure(
-        False, True, "An image is on trial; confirm or revert it (or restart the node) and run again."
+        False, True, "An unconfirmed image is in test; confirm or revert it (or restart the node) and run again."
     ),
     FailureCause.BAD_IMAGE: Failure(True, True, "The file is no valid image; get it again from its source."),
     FailureCause.NOT_TRUSTED: Failure(
@@ -119,7 +120,7 @@ FAILURES: Mapping[FailureCause, Failure] = {
         True, True, "The node cannot do what was asked, such as CAN FD; run it without that."
     ),
     FailureCause.ACCESS_NEEDED: Failure(
-        True, True, "The node is locked; give the access key of this series (the detail says who wants it)."
+        True, True, "The node is locked; give the access key of this series (the detail names the node)."
     ),
     FailureCause.ACCESS_DENIED: Failure(
         True, True, "The node does not know this access key; take the one of its series. It answers more slowly now."
@@ -127,7 +128,7 @@ FAILURES: Mapping[FailureCause, Failure] = {
     FailureCause.IN_USE: Failure(
         False,
         True,
-        "The node is being upgraded by somebody else, such as over the air; wait until that has ended, run again.",
+        "Another upgrade of the node is in progress, such as one over the air; wait until it has ended and run again.",
     ),
     FailureCause.REFUSED: Failure(False, True, "The node refused; the detail says with which code."),
 }
@@ -150,7 +151,7 @@ CAUSE_OF_RESULT: Mapping[ResultCode, FailureCause] = {
 """Result codes that end a transfer or a command; all others interrupt it and are tried again, boundedly."""
 
 
-# ---- the client
+# ---- a transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class BlockRepeated:
 
 @dataclass(frozen=True, slots=True)
 class TransferInterrupted:
-    """The node fell silent, restarted or lost its place; the client looks for it again and goes on."""
+    """The node fell silent, restarted or lost its place; the client looks for it again and resumes."""
 
     detail: str
 
@@ -238,7 +239,7 @@ class NodeEvent:
 class CommandSucceeded:
     """The node did it. After RESET `node` is what it said after its restart, else before the command."""
 
-    command: Command
+    command: NodeCommand
     node: NodeDescription
 
 
@@ -246,7 +247,7 @@ class CommandSucceeded:
 class CommandFailed:
     """The node refused, or could not be reached."""
 
-    command: Command
+    command: NodeCommand
     cause: FailureCause
     detail: str
     node: NodeDescription | None
@@ -264,7 +265,7 @@ class NodeFound:
     node: NodeDescription
 
 
-# ---- the target
+# ---- the node
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +275,7 @@ class BootloaderEntered:
 
 @dataclass(frozen=True, slots=True)
 class BootloaderLeft:
-    """The flasher is done or gone; the application goes on."""
+    """The flasher is done or gone; the application resumes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +285,7 @@ class AccessGranted:
 
 @dataclass(frozen=True, slots=True)
 class AccessDenied:
-    """Somebody has tried, and has not proved it."""
+    """A flasher has tried, and does not hold the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +322,7 @@ class TestRequested:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfirmed:
-    """The image on trial is the active one now."""
+    """The image in test is the active one now."""
 
 
 @dataclass(frozen=True, slots=True)

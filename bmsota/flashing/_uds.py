@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from bmsota.bootloader import Command
     from bmsota.image import ImageVersion
+    from bmsota.node import NodeCommand
     from bmsota.uds import (
         AccessKey,
         IsoTpParameters,
@@ -83,7 +83,7 @@ class UdsProfile:
     def command(
         self,
         position: int,
-        command: Command,
+        command: NodeCommand,
         *,
         raise_counter: bool = True,
         expected_version: ImageVersion | None = None,

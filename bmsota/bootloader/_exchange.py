@@ -1,7 +1,7 @@
-"""What every talk with one node has in common: find it, unlock it, ask one thing at a time, repeat, give up.
+"""One exchange with one node: discovery, unlock, a single outstanding request, retries, giving up.
 
 Strategy. There is never more than one request under way. It has a tag, is repeated unchanged until its answer comes or
-the tries are used up, and the node does a tag only once. The tag goes on from the node's own `LastTag`, so that a client
+the tries are used up, and the node does a tag only once. The tag continues from the node's own `LastTag`, so that a client
 started anew never meets an answer to another client's request.
 
 What is too long for a request (the offer record, a signature) goes before it as data frames; the node names those that it
@@ -17,42 +17,47 @@ from uuid import UUID
 from zlib import crc32
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.bootloader._access import CHALLENGE_BYTES, answer_challenge
-from bmsota.bootloader._events import CAUSE_OF_RESULT, FailureCause
 from bmsota.bootloader._messages import (
     OFFER_BLOCK,
-    POSITION_MAX,
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
     SEGMENT_FRAMES,
     BitmapReply,
+    BootloaderDetails,
     BuildReply,
-    Capability,
-    Command,
     CounterReply,
     LimitsReply,
-    NodeDescription,
-    NodeState,
     PartReply,
     PendingReply,
     Reply,
     ReplyKind,
     Request,
-    ResultCode,
     ResultReply,
     StatusReply,
     VersionReply,
 )
 from bmsota.errors import LocalProtocolError
 from bmsota.image import ImageRole, ImageVersion
+from bmsota.node import (
+    CAUSE_OF_RESULT,
+    CHALLENGE_BYTES,
+    Capability,
+    FailureCause,
+    NodeCommand,
+    NodeDescription,
+    NodeMode,
+    ResultCode,
+    answer_challenge,
+    check_position,
+)
 
 if TYPE_CHECKING:
-    from bmsota.bootloader._access import AccessSigner
     from bmsota.bootloader._timing import BootloaderTiming
     from bmsota.bootloader._wire import BootloaderWire
     from bmsota.canframe import CanFrame
+    from bmsota.node import AccessSigner
 
-__all__ = ["Conversation", "IdentityCollector", "check_position", "other_protocol", "shared_protocol"]
+__all__ = ["Exchange", "IdentityCollector", "other_protocol", "shared_protocol"]
 
 EventT = TypeVar("EventT")
 
@@ -61,16 +66,6 @@ _TAG_MAX = 255
 _NO_SLOT = 3
 # Since version 2 a node also says its limits, and the oldest version it speaks.
 _LIMITS_SINCE = _RANGE_SINCE = 2
-
-
-def check_position(position: int) -> None:
-    """Refuse a position that has no reply id.
-
-    Raises:
-        LocalProtocolError: it is not 0 to 31.
-    """
-    if not 0 <= position <= POSITION_MAX:
-        raise LocalProtocolError(f"position: expected 0 to {POSITION_MAX}, got {position}")
 
 
 def shared_protocol(oldest: int, newest: int) -> int | None:
@@ -100,6 +95,8 @@ class IdentityCollector:
         self._echo = 0
         self._moving: dict[type, StatusReply | VersionReply | BuildReply | CounterReply | LimitsReply] = {}
         self._parts: dict[ReplyKind, bytes] = {}
+        self.details: BootloaderDetails | None = None
+        """Comes with the description."""
 
     @property
     def has_heard(self) -> bool:
@@ -118,7 +115,7 @@ class IdentityCollector:
         """Ask (again); replies to earlier requests count for the unchanging parts only."""
         self._echo = (self._echo + 1) % 256
         self._moving.clear()
-        return Request(self._position if node is None else node, Command.DISCOVER, tag=self._echo)
+        return Request(self._position if node is None else node, NodeCommand.DISCOVER, tag=self._echo)
 
     def receive(self, reply: Reply) -> NodeDescription | None:
         """Take one reply; the description once it is complete.
@@ -157,6 +154,12 @@ class IdentityCollector:
         assert isinstance(counter, CounterReply)
         limits = self._moving.get(LimitsReply, LimitsReply(self._position, 0, 0, 1, 0, 0))
         assert isinstance(limits, LimitsReply)
+        self.details = BootloaderDetails(
+            block_frames_max=status.block_frames_max,
+            last_tag=status.last_tag,
+            window_blocks=limits.window_blocks,
+            window_blocks_fd=limits.window_blocks_fd,
+        )
         return NodeDescription(
             position=self._position,
             role=ImageRole(status.role),
@@ -165,7 +168,7 @@ class IdentityCollector:
             class_id=UUID(bytes=self._joined(ReplyKind.CLASS_0, 3)[:16]),
             version=ImageVersion(version.major, version.minor, version.revision, build.build),
             security_counter=counter.security_counter,
-            state=NodeState(status.node_state),
+            state=NodeMode(status.node_state),
             boot_reason=BootReason(status.boot_reason),
             slot_states=(SlotState(status.slot_a_state), SlotState(status.slot_b_state)),
             active_slot=None if status.active_slot == _NO_SLOT else status.active_slot,
@@ -173,12 +176,8 @@ class IdentityCollector:
             protocol_version=newest,
             protocol_version_min=oldest,
             capabilities=Capability(limits.capabilities),
-            block_frames_max=status.block_frames_max,
-            last_tag=status.last_tag,
             boot_id=counter.boot_id,
             is_unlocked=bool(status.unlocked),
-            window_blocks=limits.window_blocks,
-            window_blocks_fd=limits.window_blocks_fd,
             slot_size_kib=limits.slot_size_kib,
         )
 
@@ -186,17 +185,17 @@ class IdentityCollector:
         return b"".join(self._parts[ReplyKind(first + part)] for part in range(count))
 
     def _text(self, first: ReplyKind, count: int) -> str:
-        # Identity is shown to people and compared; a byte that is no ASCII must not end the talk.
+        # Identity is shown to people and compared; a byte that is no ASCII must not end the exchange.
         return self._joined(first, count).rstrip(b"\0").decode("ascii", "replace")
 
 
 _IDENTITY_PARTS = frozenset(kind for kind in ReplyKind if kind.name.startswith(("CLASS_", "HWID_", "SERIAL_")))
-_UNLOCKING = frozenset({Command.REQUEST_CHALLENGE, Command.UNLOCK})
+_UNLOCKING = frozenset({NodeCommand.REQUEST_CHALLENGE, NodeCommand.UNLOCK})
 _CHALLENGE_PARTS = (ReplyKind.CHALLENGE_0, ReplyKind.CHALLENGE_1, ReplyKind.CHALLENGE_2)
 
 
-class Conversation(ABC, Generic[EventT]):
-    """One node, one request at a time. Subclasses decide what to ask next.
+class Exchange(ABC, Generic[EventT]):
+    """One node, one request at a time. Subclasses decide what to request next.
 
     The driver's loop: hand `frames_to_send` to the bus, wait until `next_timeout`, give what came to `receive_frame`,
     call `handle_timeout`, take the events; until `finished`.
@@ -219,6 +218,8 @@ class Conversation(ABC, Generic[EventT]):
         """Whether there is nothing more to do, successfully or not."""
         self.node: NodeDescription | None = None
         """What the node last said of itself."""
+        self.details: BootloaderDetails | None = None
+        """What it said with that, for this protocol alone."""
         self._events: deque[EventT] = deque()
         self._out: deque[CanFrame] = deque()
         self._burst_due_ns = 0
@@ -256,14 +257,15 @@ class Conversation(ABC, Generic[EventT]):
                 # It is telling; with many nodes on a slow bus that takes its time.
                 self._deadline_ns = now_ns + self._timeout_ns
             if node is not None:
+                self.node, self.details = node, self._collector.details
+                assert self.details is not None
                 self._collector = None
                 self._deadline_ns = None
                 self._out.clear()
-                self.node = node
-                self._tag = node.last_tag
+                self._tag = self.details.last_tag
                 self._identified(node, now_ns)
         elif self._request is None:
-            return  # Late: nothing has been asked.
+            return  # Late: no request is outstanding.
         elif isinstance(reply, PendingReply):
             self._extend(reply, now_ns)
         elif isinstance(reply, BitmapReply) and reply.block == OFFER_BLOCK:
@@ -304,7 +306,7 @@ class Conversation(ABC, Generic[EventT]):
         self._tries_left -= 1
         foreign = self._foreign_protocol()
         if foreign is not None and self._timing.discover_tries - self._tries_left >= self._timing.reply_tries:
-            # What else it says, and how, may be anything: no use to ask as long as somebody who may still be booting.
+            # What else it says, and how, may be anything: it is not retried as long as a node that may still be booting.
             self._refuse(FailureCause.PROTOCOL_VERSION, foreign)
         elif self._tries_left <= 0:
             self._unanswered(now_ns)
@@ -330,7 +332,7 @@ class Conversation(ABC, Generic[EventT]):
         self._timeout_ns = self._timing.discover_timeout_ns
         self._queue(self._collector.request())
 
-    def _ask(self, request: Request, *, after: list[CanFrame] | None = None) -> None:
+    def _send_request(self, request: Request, *, after: list[CanFrame] | None = None) -> None:
         """Send *request*, behind the data frames *after* if given, and wait for its answer."""
         self._request = request
         self._tries_left = self._timing.reply_tries
@@ -342,7 +344,7 @@ class Conversation(ABC, Generic[EventT]):
             self._out.extend(after)
         self._queue(request)
 
-    def _command(self, command: Command, *, raise_counter: bool = False) -> Request:
+    def _command(self, command: NodeCommand, *, raise_counter: bool = False) -> Request:
         """A command with the next tag, meant for the boot that was discovered."""
         node = self.node
         assert node is not None
@@ -370,10 +372,10 @@ class Conversation(ABC, Generic[EventT]):
 
     @property
     def sends_data(self) -> bool:
-        """Whether data frames go before the request under way. They carry no address: nobody else may send any meanwhile."""
+        """Whether data frames go before the request under way. They carry no address: no other exchange may send any meanwhile."""
         return self._request is not None and bool(self._request.frames) and not self.finished
 
-    def _ask_with_data(self, command: Command, data: bytes) -> None:
+    def _send_request_with_data(self, command: NodeCommand, data: bytes) -> None:
         """Send *data* as data frames and *command* behind them."""
         frames = self._wire.data_frames(data)
         filled = data + b"\xff" * (-len(data) % self._wire.data_bytes)
@@ -381,10 +383,10 @@ class Conversation(ABC, Generic[EventT]):
         self._rounds_left = self._timing.rounds_max
         self._missing.clear()
         request = Request(self._position, command, self._next_tag(), frames=len(frames), crc32=crc32(filled))
-        self._ask(request, after=frames)
+        self._send_request(request, after=frames)
 
     def _frames_missing(self, reply: BitmapReply, now_ns: int) -> None:
-        """Collect the bitmaps of all segments, then send what they name and ask again."""
+        """Collect the bitmaps of all segments, then send what they name and repeat the request."""
         request = self._request
         # A bitmap that comes while frames are still going out is about an earlier round.
         if request is None or not request.frames or self._out or not reply.total:
@@ -404,7 +406,7 @@ class Conversation(ABC, Generic[EventT]):
             self._interrupt(f"{request.command.name}: still incomplete after {self._timing.rounds_max} rounds")
             return
         self._frames_repeated(len(frames))
-        self._ask(request, after=frames)
+        self._send_request(request, after=frames)
         rounds = self._timing.rounds_max - self._rounds_left
         if rounds > 1:
             # A node that is still busy with the request when the first frame comes would miss it each time.
@@ -419,7 +421,7 @@ class Conversation(ABC, Generic[EventT]):
         return Capability.SECURITY_ACCESS in self.node.capabilities and not self.node.is_unlocked
 
     def _named(self) -> str:
-        """The node, so that whoever has several knows for which of them a key is wanted."""
+        """The node, so that it is clear for which of several a key is needed."""
         assert self.node is not None
         return f"node {self._position} ({self.node.hwid})"
 
@@ -430,11 +432,11 @@ class Conversation(ABC, Generic[EventT]):
             self._refuse(FailureCause.ACCESS_NEEDED, f"{self._named()}: expected an access key, got none")
             return
         self._access_waits_left = self._timing.access_waits_max
-        self._ask_for_challenge()
+        self._request_challenge()
 
-    def _ask_for_challenge(self) -> None:
+    def _request_challenge(self) -> None:
         self._challenge.clear()
-        self._ask(self._command(Command.REQUEST_CHALLENGE))
+        self._send_request(self._command(NodeCommand.REQUEST_CHALLENGE))
 
     def _access_answered(self, request: Request, reply: Reply, now_ns: int) -> None:
         if isinstance(reply, PartReply) and reply.kind in _CHALLENGE_PARTS:
@@ -443,7 +445,7 @@ class Conversation(ABC, Generic[EventT]):
         if not isinstance(reply, ResultReply) or (reply.tag, reply.command) != (request.tag, request.command):
             return
         self.is_put_off = reply.code == ResultCode.ACCESS_WAIT
-        if reply.code == ResultCode.OK and request.command is Command.UNLOCK:
+        if reply.code == ResultCode.OK and request.command is NodeCommand.UNLOCK:
             self._unlocked()
         elif reply.code == ResultCode.OK and len(self._challenge) == len(_CHALLENGE_PARTS):
             challenge = b"".join(self._challenge[kind] for kind in _CHALLENGE_PARTS)[:CHALLENGE_BYTES]
@@ -454,9 +456,9 @@ class Conversation(ABC, Generic[EventT]):
             except LocalProtocolError as error:  # It has said a hardware id that is none.
                 self._interrupt(f"{self._named()}: {error}")
                 return
-            self._ask_with_data(Command.UNLOCK, signature)
+            self._send_request_with_data(NodeCommand.UNLOCK, signature)
         elif reply.code in {ResultCode.OK, ResultCode.ACCESS_WAIT}:
-            self._ask_for_challenge_again(reply, now_ns)
+            self._request_challenge_again(reply, now_ns)
         elif reply.code == ResultCode.ACCESS_DENIED:
             self._refuse(
                 FailureCause.ACCESS_DENIED, f"{self._named()}: expected a signature by a key it knows, got another one"
@@ -464,24 +466,24 @@ class Conversation(ABC, Generic[EventT]):
         else:
             self._bad_result(reply)
 
-    def _ask_for_challenge_again(self, reply: ResultReply, now_ns: int) -> None:
+    def _request_challenge_again(self, reply: ResultReply, now_ns: int) -> None:
         """A part of the challenge was lost, or the node wants us to wait."""
         must_wait = self.is_put_off
         self._access_waits_left -= 1
         if self._access_waits_left:
-            self._ask_for_challenge()
+            self._request_challenge()
             if must_wait:
                 self._burst_due_ns = now_ns + min(reply.detail * _MS, self._timing.access_wait_ns_max)
             return
-        asked = f"asked {self._timing.access_waits_max} times"
+        tries = f"{self._timing.access_waits_max} tries"
         if must_wait:
-            detail = f"{self._named()}: expected a challenge, {asked}, got a pause of {reply.detail} ms more"
+            detail = f"{self._named()}: no challenge in {tries}, but a pause of {reply.detail} ms more"
             self._refuse(FailureCause.ACCESS_DENIED, detail)
         else:
-            self._interrupt(f"{self._named()}: expected a challenge in three parts, {asked}, got fewer")
+            self._interrupt(f"{self._named()}: the challenge stayed incomplete in {tries}")
 
     def _bad_result(self, reply: ResultReply) -> None:
-        """A result that is not OK ends the talk or interrupts it."""
+        """A result that is not OK ends the exchange or interrupts it."""
         name = _name(reply.command)
         try:
             code = ResultCode(reply.code)
@@ -540,5 +542,5 @@ class Conversation(ABC, Generic[EventT]):
 
 def _name(command: int) -> str:
     """A command's name, of a reply that may come from a newer node."""
-    names: dict[int, str] = {int(known): known.name for known in Command}
+    names: dict[int, str] = {int(known): known.name for known in NodeCommand}
     return names.get(command, str(command))

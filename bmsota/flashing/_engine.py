@@ -2,10 +2,10 @@
 
 Sans-IO, with the same surface as the machines it runs: `receive_frame`, `frames_to_send`, `next_event`, `next_timeout`,
 `handle_timeout`. An operation is a list of steps; a step is one machine of the profile (a transfer, a command) on one
-node. When a step fails, the later steps of the same node are left out and those of the others go on: one dead slave
-must not decide what the operator learns about the rest.
+node. When a step fails, the later steps of the same node are left out and those of the others run: one dead slave
+must not hide the state of the rest.
 
-What goes over the wire is the profile's business (`profile.py`).
+What goes over the wire is the profile's business (`_profile`).
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bmsota.bootloader import (
+from bmsota.errors import LocalProtocolError
+from bmsota.image import parse_image
+from bmsota.node import (
     BlockAccepted,
     BlockRepeated,
-    Command,
     CommandFailed,
     CommandSucceeded,
     FailureCause,
     ImageVerified,
+    NodeCommand,
     NodeEvent,
+    NodeFound,
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
 )
-from bmsota.errors import LocalProtocolError
-from bmsota.image import parse_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from bmsota.bootloader import NodeDescription
     from bmsota.canframe import CanFrame
-    from bmsota.flashing.profile import FlashingProfile, Machine
+    from bmsota.flashing._profile import FlashingProfile
     from bmsota.image import ImageVersion
+    from bmsota.node import FinishingCanProtocol, NodeDescription
 
 __all__ = [
     "EngineEvent",
@@ -72,7 +73,7 @@ class NodeResult:
     """Empty, or "cause: what was expected and what came"."""
     safe_to_run_again: bool = True
     cause: FailureCause | None = None
-    """None if `ok`. `bmsota.bootloader.FAILURES` says what to do about it."""
+    """None if `ok`. `bmsota.node.FAILURES` says what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +146,8 @@ EngineEvent = (
 @dataclass(frozen=True, slots=True)
 class _Step:
     positions: tuple[int, ...]
-    make: Callable[[], Machine]
-    alone: Callable[[int], Machine] | None = None
+    make: Callable[[], FinishingCanProtocol[object]]
+    alone: Callable[[int], FinishingCanProtocol[object]] | None = None
     """Of a step with several nodes: the same for one of them."""
 
 
@@ -156,12 +157,13 @@ class FlashingEngine:
     def __init__(self, profile: FlashingProfile) -> None:
         self._profile = profile
         self._steps: deque[_Step] = deque()
-        self._machine: Machine | None = None
+        self._machine: FinishingCanProtocol[object] | None = None
         self._step: _Step | None = None
         self._pending: set[int] = set()
         """Positions whose result of this step is still to come."""
         self._operation = ""
         self._results: dict[int, NodeResult] = {}
+        self._found: dict[int, NodeDescription] = {}
         self._events: deque[EngineEvent] = deque()
 
     @property
@@ -172,7 +174,7 @@ class FlashingEngine:
     # -- operations ----------------------------------------------------------------------------------------------------
 
     def discover(self, positions: Iterable[int] = ()) -> None:
-        """Ask who is there; *positions* are asked by name if they do not answer. Ends in `NodesDiscovered`."""
+        """Find the nodes; *positions* are addressed one by one if they do not answer. Ends in `NodesDiscovered`."""
         expected = tuple(positions)
         self._begin("discover", [_Step((0,), lambda: self._profile.discovery(expected))])
 
@@ -193,30 +195,30 @@ class FlashingEngine:
         self._begin("flash", steps)
 
     def activate(self, positions: Sequence[int]) -> None:
-        """Let each node boot its staged image on trial."""
-        self._begin("activate", self._commands(positions, Command.ACTIVATE_TEST, Command.RESET))
+        """Let each node boot its staged image for a test."""
+        self._begin("activate", self._commands(positions, NodeCommand.ACTIVATE_TEST, NodeCommand.RESET))
 
     def confirm(self, versions: Sequence[tuple[int, ImageVersion]], *, raise_counter: bool) -> None:
         """Make what runs permanent, if it is the version said. Without *raise_counter* `revert` remains possible."""
         self._begin(
             "confirm",
             [
-                self._command(position, Command.CONFIRM, raise_counter=raise_counter, expected_version=version)
+                self._command(position, NodeCommand.CONFIRM, raise_counter=raise_counter, expected_version=version)
                 for position, version in versions
             ],
         )
 
     def revert(self, positions: Sequence[int]) -> None:
-        """Take each node back to the image it had, and restart it."""
-        self._begin("revert", self._commands(positions, Command.REVERT, Command.RESET))
+        """Revert each node to the image it had, and restart it."""
+        self._begin("revert", self._commands(positions, NodeCommand.REVERT, NodeCommand.RESET))
 
     def restart(self, positions: Sequence[int]) -> None:
         """Restart each node; one that was in its bootloader runs its application again."""
-        self._begin("restart", self._commands(positions, Command.RESET))
+        self._begin("restart", self._commands(positions, NodeCommand.RESET))
 
     def leave(self, positions: Sequence[int]) -> None:
-        """End each node's session without a restart: its application goes on, what is staged stays."""
-        self._begin("leave", self._commands(positions, Command.LEAVE_BOOTLOADER))
+        """End each node's session without a restart: its application resumes, what is staged stays."""
+        self._begin("leave", self._commands(positions, NodeCommand.LEAVE_BOOTLOADER))
 
     def cancel(self) -> None:
         """Forget the operation under way, as a loss of power does."""
@@ -232,13 +234,13 @@ class FlashingEngine:
                 return [_Step(positions, lambda: machine, alone)]
         return [_Step((position,), partial(self._profile.transfer, position, image)) for position in positions]
 
-    def _commands(self, positions: Sequence[int], *commands: Command) -> list[_Step]:
+    def _commands(self, positions: Sequence[int], *commands: NodeCommand) -> list[_Step]:
         return [self._command(position, command) for position in positions for command in commands]
 
     def _command(
         self,
         position: int,
-        command: Command,
+        command: NodeCommand,
         *,
         raise_counter: bool = True,
         expected_version: ImageVersion | None = None,
@@ -283,6 +285,7 @@ class FlashingEngine:
             raise LocalProtocolError(f"engine: expected no operation under way, got {self._operation!r}")
         self._operation = operation
         self._results = {}
+        self._found = {}
         self._steps = deque(steps)
         self._next_step()
 
@@ -312,14 +315,15 @@ class FlashingEngine:
                 self._take(alone, event)
         if self._operation == "discover":
             if machine.finished:
-                nodes: Mapping[int, NodeDescription] = machine.nodes  # type: ignore[attr-defined]  # a DiscoveryMachine
                 self._machine = None
-                self._events.append(NodesDiscovered(tuple(nodes[position] for position in sorted(nodes))))
+                self._events.append(NodesDiscovered(tuple(self._found[position] for position in sorted(self._found))))
         elif not self._pending:
             self._next_step()
 
     def _take(self, position: int, event: object) -> None:
         match event:
+            case NodeFound(node):
+                self._found[node.position] = node
             case TransferStarted(offset, size_bytes):
                 self._events.append(TransferBegun(position, offset, size_bytes))
             case BlockAccepted(next_offset, size_bytes):

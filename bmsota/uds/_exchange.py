@@ -1,6 +1,6 @@
-"""What every talk with one node has in common: one request at a time, patience, repetition, sessions, access, identity.
+"""One exchange with one node: a single outstanding request, timeouts, retries, sessions, access, identity.
 
-Strategy. A talk is a *script*: a generator that yields what to ask and is resumed with the answer, so that the order of a flash stands
+Strategy. An exchange is a *procedure*: a generator that yields requests and is resumed with the responses, so that the order of a flash stands
 in the code as it stands in ISO 14229-1. The class here drives the script: it sends the request, waits P2, waits longer on NRC 0x78, repeats on
 0x21 and on silence, keeps the session alive, and knows no service. A script never sees time or frames.
 
@@ -20,9 +20,9 @@ from uuid import UUID
 from udsoncan import Response
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.bootloader import Capability, FailureCause, NodeDescription, NodeState
 from bmsota.errors import ImageError
 from bmsota.image import ImageRole, ImageVersion
+from bmsota.node import Capability, FailureCause, NodeDescription, NodeMode
 from bmsota.uds._dialect import UdsDialect
 from bmsota.uds._identifiers import (
     BOOT_STATE_LAYOUT,
@@ -56,13 +56,13 @@ if TYPE_CHECKING:
     from bmsota.uds._isotp import IsoTpError, IsoTpParameters
 
 __all__ = [
-    "GaveUpError",
-    "InterruptedTalkError",
+    "AbortError",
+    "Procedure",
     "RefusedAnswerError",
-    "RetriedTalk",
-    "Script",
+    "RestartExchangeError",
+    "RetryingExchange",
     "SilentError",
-    "UdsConversation",
+    "UdsExchange",
     "cause_of_refusal",
 ]
 
@@ -73,7 +73,7 @@ _NEGATIVE = 0x7F
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
+class _Request:
     call: Call[Any]
     tries: int
     timeout_ns: int | None
@@ -100,7 +100,7 @@ class _Silence:
 
 
 _Reply: TypeAlias = _Positive | _Negative | _Silence | None
-Script: TypeAlias = Generator[_Ask | _Pause, _Reply, T]
+Procedure: TypeAlias = Generator[_Request | _Pause, _Reply, T]
 """Yields requests and pauses; returns what it was for. Use `yield from`."""
 
 
@@ -116,12 +116,12 @@ class RefusedAnswerError(Exception):
         self.nrc = nrc
 
 
-class InterruptedTalkError(Exception):
-    """Something that a new start can mend."""
+class RestartExchangeError(Exception):
+    """An interruption that a new start can mend."""
 
 
-class GaveUpError(Exception):
-    """Something that it cannot."""
+class AbortError(Exception):
+    """A failure that ends the exchange."""
 
     def __init__(self, cause: FailureCause, detail: str) -> None:
         super().__init__(detail)
@@ -163,7 +163,7 @@ _MENDABLE_BY_PROFILE = frozenset({Nrc.DAMAGED})
 
 
 def cause_of_refusal(nrc: int, *, has_profile: bool) -> FailureCause | None:
-    """Why a negative answer ends the talk; None: beginning anew can help."""
+    """Why a negative answer ends the exchange; None: beginning anew can help."""
     if has_profile and nrc in _CAUSES:
         return _CAUSES[nrc]
     if nrc in _MENDABLE or (has_profile and nrc in _MENDABLE_BY_PROFILE):
@@ -180,8 +180,8 @@ _IDENTITY = (
 )
 
 
-class UdsConversation(ABC, Generic[EventT]):
-    """A talk with the node at one address. Subclasses are the scripts.
+class UdsExchange(ABC, Generic[EventT]):
+    """An exchange with the node at one address. Subclasses are the procedures.
 
     The driver's loop: hand `frames_to_send` to the bus, wait until `next_timeout`, give what came to `receive_frame`,
     call `handle_timeout`, take the events; until `finished`.
@@ -214,12 +214,12 @@ class UdsConversation(ABC, Generic[EventT]):
         self.node: NodeDescription | None = None
         """What the node last said of itself."""
         self._events: deque[EventT] = deque()
-        self._talk: Script[None] | None = None
+        self._running: Procedure[None] | None = None
         self._p2_ns = self._timing.p2_ns
         self._p2_star_ns = self._timing.p2_star_ns
         self._is_session_open = False
         self._tester_due_ns = 0
-        self._ask_now: _Ask | None = None
+        self._outstanding: _Request | None = None
         self._deadline_ns: int | None = None
         self._wake_ns: int | None = None
         self._tries_left = 0
@@ -227,8 +227,8 @@ class UdsConversation(ABC, Generic[EventT]):
         self._busy_left = 0
 
     @abstractmethod
-    def _script(self) -> Script[None]:
-        """The whole talk; it ends by calling `_finish`."""
+    def _procedure(self) -> Procedure[None]:
+        """The whole exchange; it ends by calling `_finish`."""
 
     # ---- the driver's side
 
@@ -241,8 +241,8 @@ class UdsConversation(ABC, Generic[EventT]):
         """What to put on the bus now, in this order."""
         if self.finished:
             return []
-        if self._talk is None:
-            self._talk = self._script()
+        if self._running is None:
+            self._running = self._procedure()
             self._advance(None, now_ns)
         frames = self._tester_presence(now_ns)
         frames += self._link.frames_to_send(now_ns)
@@ -258,7 +258,7 @@ class UdsConversation(ABC, Generic[EventT]):
         """When `frames_to_send` and `handle_timeout` want to be called at the latest; None: only after a frame."""
         if self.finished:
             return None
-        if self._talk is None:
+        if self._running is None:
             return 0
         due = [self._link.next_timeout(), self._functional.next_timeout(), self._deadline_ns, self._wake_ns]
         if self._is_session_open and self._may_tell_presence:
@@ -267,13 +267,13 @@ class UdsConversation(ABC, Generic[EventT]):
 
     def handle_timeout(self, now_ns: int) -> None:
         """Act on the time; no effect before `next_timeout`."""
-        if self.finished or self._talk is None:
+        if self.finished or self._running is None:
             return
         self._link.handle_timeout(now_ns)
         self._take_in(now_ns)
         if self._wake_ns is not None and now_ns >= self._wake_ns:
             self._wake_ns = None
-            if self._ask_now is None:
+            if self._outstanding is None:
                 self._advance(None, now_ns)
             else:
                 self._transmit(now_ns)
@@ -286,29 +286,28 @@ class UdsConversation(ABC, Generic[EventT]):
 
     # ---- for scripts
 
-    def _ask(self, call: Call[T], *, tries: int | None = None, timeout_ns: int | None = None) -> Script[T]:
+    def _request(self, call: Call[T], *, tries: int | None = None, timeout_ns: int | None = None) -> Procedure[T]:
         """Ask one thing.
 
         Raises:
-            SilentError: no answer in so many tries.
+            SilentError: no answer within the tries.
             RefusedAnswerError: a negative answer.
         """
         tries = self._timing.request_tries if tries is None else tries
-        reply = yield _Ask(call, tries, timeout_ns)
+        reply = yield _Request(call, tries, timeout_ns)
         if isinstance(reply, _Negative):
             raise RefusedAnswerError(call, reply.nrc)
         if isinstance(reply, _Silence):
-            times = "once" if tries == 1 else f"{tries} times"
-            raise SilentError(f"{call.name}: {reply.detail}, asked {times}")
+            raise SilentError(f"{call.name}: {reply.detail} in {tries} {'try' if tries == 1 else 'tries'}")
         assert isinstance(reply, _Positive)
         return cast("T", reply.value)
 
     @staticmethod
-    def _pause(duration_ns: int) -> Script[None]:
+    def _pause(duration_ns: int) -> Procedure[None]:
         yield _Pause(duration_ns)
 
-    def _identify(self, *, tries: int | None = None) -> Script[NodeDescription]:
-        """Find the node and ask who it is; it is `self.node` afterwards.
+    def _identify(self, *, tries: int | None = None) -> Procedure[NodeDescription]:
+        """Find and identify the node; it is `self.node` afterwards.
 
         Raises:
             SilentError: it does not answer.
@@ -321,7 +320,7 @@ class UdsConversation(ABC, Generic[EventT]):
             self.node = yield from self._identify_plainly(tries)
         return self.node
 
-    def _identify_by_profile(self, tries: int) -> Script[NodeDescription]:
+    def _identify_by_profile(self, tries: int) -> Procedure[NodeDescription]:
         timeout_ns = self._timing.discover_timeout_ns
         values: dict[int, bytes] = {}
         looks = 1 + self._timing.interruptions_max
@@ -331,7 +330,7 @@ class UdsConversation(ABC, Generic[EventT]):
                 values |= yield from self._read(group)
             if values[Did.BOOT_ID] == first[Did.BOOT_ID]:
                 return self._described({**first, **values})
-        raise GaveUpError(
+        raise AbortError(
             FailureCause.NO_PROGRESS,
             f"node {self._position}: expected one boot id in all answers, got another one {looks} times",
         )
@@ -340,23 +339,23 @@ class UdsConversation(ABC, Generic[EventT]):
         try:
             return _description(self._position, values)
         except ValueError as error:
-            raise GaveUpError(
+            raise AbortError(
                 FailureCause.PROTOCOL_VERSION, f"expected values of UDS profile {UDS_PROFILE_VERSION}, got {error}"
             ) from error
 
     def _read(
         self, dids: tuple[Did, ...], *, tries: int | None = None, timeout_ns: int | None = None
-    ) -> Script[Mapping[int, bytes]]:
+    ) -> Procedure[Mapping[int, bytes]]:
         try:
-            return (yield from self._ask(read_dids(dids), tries=tries, timeout_ns=timeout_ns))
+            return (yield from self._request(read_dids(dids), tries=tries, timeout_ns=timeout_ns))
         except RefusedAnswerError as error:
-            raise GaveUpError(
+            raise AbortError(
                 FailureCause.PROTOCOL_VERSION, f"expected a node with UDS profile {UDS_PROFILE_VERSION}, got {error}"
             ) from error
 
-    def _identify_plainly(self, tries: int) -> Script[NodeDescription]:
+    def _identify_plainly(self, tries: int) -> Procedure[NodeDescription]:
         """For a node without our profile: what the standard identifiers say; the rest is what the dialect takes it for."""
-        yield from self._ask(tester_present(), tries=tries, timeout_ns=self._timing.discover_timeout_ns)
+        yield from self._request(tester_present(), tries=tries, timeout_ns=self._timing.discover_timeout_ns)
         text = yield from self._read_text(self._dialect.version_did)
         try:
             version = ImageVersion.parse(text)
@@ -372,7 +371,7 @@ class UdsConversation(ABC, Generic[EventT]):
             class_id=self._dialect.class_id,
             version=version,
             security_counter=0,
-            state=NodeState.APPLICATION,
+            state=NodeMode.APPLICATION,
             boot_reason=BootReason.NORMAL,
             slot_states=(SlotState.EMPTY, SlotState.EMPTY),
             active_slot=None,
@@ -380,26 +379,24 @@ class UdsConversation(ABC, Generic[EventT]):
             protocol_version=0,
             protocol_version_min=0,
             capabilities=Capability.NONE,
-            block_frames_max=0,
-            last_tag=0,
             boot_id=0,
         )
 
-    def _read_text(self, did: int) -> Script[str]:
+    def _read_text(self, did: int) -> Procedure[str]:
         """A text, empty if the node has none under *did*."""
         try:
-            values = yield from self._ask(read_one_did(did))
+            values = yield from self._request(read_one_did(did))
         except RefusedAnswerError:
             return ""
         return _text(values[did])
 
-    def _open(self, session: Session) -> Script[None]:
+    def _open(self, session: Session) -> Procedure[None]:
         """Enter *session*, by way of the extended one, and keep it alive from now on."""
         sessions = [session]
         if session is Session.PROGRAMMING and self._dialect.session_first:
             sessions.insert(0, Session.EXTENDED)
         for each in sessions:
-            timing = yield from self._ask(start_session(each))
+            timing = yield from self._request(start_session(each))
             self._p2_ns = self._timing.p2_ns if timing.p2_ns is None else timing.p2_ns
             self._p2_star_ns = self._timing.p2_star_ns if timing.p2_star_ns is None else timing.p2_star_ns
             self._is_session_open = True
@@ -408,7 +405,7 @@ class UdsConversation(ABC, Generic[EventT]):
         """The session is over, or is left to its own end."""
         self._is_session_open = False
 
-    def _unlock(self) -> Script[None]:
+    def _unlock(self) -> Procedure[None]:
         """Prove that we may write, if the node wants it proved.
 
         Raises:
@@ -420,26 +417,26 @@ class UdsConversation(ABC, Generic[EventT]):
         wrong_keys = 0
         for _ in range(self._timing.access_tries):
             try:
-                seed = yield from self._ask(request_seed())
+                seed = yield from self._request(request_seed())
                 if not any(seed):
                     return
                 if self._access_key is None:
-                    raise GaveUpError(FailureCause.ACCESS_NEEDED, "SecurityAccess: expected an access key, got none")
-                yield from self._ask(send_key(self._access_key(seed, self.node.serial)))
+                    raise AbortError(FailureCause.ACCESS_NEEDED, "SecurityAccess: expected an access key, got none")
+                yield from self._request(send_key(self._access_key(seed, self.node.serial)))
             except RefusedAnswerError as error:
                 if error.nrc == Nrc.INVALID_KEY:
                     wrong_keys += 1
                     if wrong_keys == 2:
                         # A second seed rules out that an old answer crossed a new question.
-                        raise GaveUpError(FailureCause.ACCESS_DENIED, str(error)) from error
+                        raise AbortError(FailureCause.ACCESS_DENIED, str(error)) from error
                 elif error.nrc in {Nrc.EXCEEDED_NUMBER_OF_ATTEMPTS, Nrc.REQUIRED_TIME_DELAY_NOT_EXPIRED}:
                     yield from self._pause(self._timing.access_pause_ns)
                 elif error.nrc != Nrc.REQUEST_SEQUENCE_ERROR:
-                    # A sequence error: the answer to the key was lost and the node is unlocked; the next seed tells.
+                    # A sequence error: the answer to the key was lost and the node is unlocked; the next seed shows it.
                     raise
             else:
                 return
-        raise GaveUpError(
+        raise AbortError(
             FailureCause.ACCESS_DENIED,
             f"SecurityAccess: expected a node that takes keys, got refusals {self._timing.access_tries} times",
         )
@@ -448,47 +445,47 @@ class UdsConversation(ABC, Generic[EventT]):
         self._events.append(event)
         self.finished = True
         self._link.abort()
-        self._ask_now = None
+        self._outstanding = None
         self._deadline_ns = self._wake_ns = None
 
     # ---- one request
 
     def _advance(self, reply: _Reply, now_ns: int) -> None:
         """Resume the script with *reply* and start what it wants next."""
-        assert self._talk is not None
-        self._ask_now = None
+        assert self._running is not None
+        self._outstanding = None
         self._deadline_ns = self._wake_ns = None
         try:
-            step = self._talk.send(reply)
+            step = self._running.send(reply)
         except StopIteration:
             assert self.finished, "a script ended without an event"
             return
         if isinstance(step, _Pause):
             self._wake_ns = now_ns + step.duration_ns
             return
-        self._ask_now = step
+        self._outstanding = step
         self._tries_left = step.tries
         self._pending_left = self._timing.pending_max
         self._busy_left = self._timing.busy_tries
         self._transmit(now_ns)
 
     def _transmit(self, now_ns: int) -> None:
-        assert self._ask_now is not None
+        assert self._outstanding is not None
         self._deadline_ns = None
         self._link.abort()
         if self._is_session_open and not self._dialect.functional_tester_present and now_ns >= self._tester_due_ns:
             self._tester_due_ns = now_ns + self._timing.tester_present_ns
             self._link.send(TESTER_PRESENT, now_ns)
-        self._link.send(self._ask_now.call.payload, now_ns)
+        self._link.send(self._outstanding.call.payload, now_ns)
 
     def _watch_answer(self, now_ns: int) -> None:
         """Start waiting for the answer once the whole request has been handed out."""
-        ask = self._ask_now
-        if ask is None or self._deadline_ns is not None or self._wake_ns is not None or self._link.is_sending:
+        request = self._outstanding
+        if request is None or self._deadline_ns is not None or self._wake_ns is not None or self._link.is_sending:
             return
-        patience_ns = self._p2_ns + self._timing.margin_ns if ask.timeout_ns is None else ask.timeout_ns
-        frames = self._link.parameters.frames_of(len(ask.call.payload))
-        self._deadline_ns = now_ns + patience_ns + frames * self._timing.frame_ns
+        timeout_ns = self._p2_ns + self._timing.margin_ns if request.timeout_ns is None else request.timeout_ns
+        frames = self._link.parameters.frames_of(len(request.call.payload))
+        self._deadline_ns = now_ns + timeout_ns + frames * self._timing.frame_ns
 
     def _take_in(self, now_ns: int) -> None:
         while not self.finished and (error := self._link.next_error()) is not None:
@@ -497,7 +494,7 @@ class UdsConversation(ABC, Generic[EventT]):
             self._message_received(message, now_ns)
 
     def _link_failed(self, error: IsoTpError, now_ns: int) -> None:
-        if self._ask_now is None or self._wake_ns is not None:
+        if self._outstanding is None or self._wake_ns is not None:
             return
         if error.is_send_lost or (error.is_receive_lost and self._deadline_ns is not None):
             self._try_failed(error.fault.value, now_ns)
@@ -510,14 +507,14 @@ class UdsConversation(ABC, Generic[EventT]):
             self._advance(_Silence(detail), now_ns)
 
     def _message_received(self, message: bytes, now_ns: int) -> None:
-        ask = self._ask_now
-        if ask is None or self._link.is_sending or self._wake_ns is not None:
+        request = self._outstanding
+        if request is None or self._link.is_sending or self._wake_ns is not None:
             return  # An answer to something we no longer wait for.
         response = Response.from_payload(message)
-        if not response.valid or response.service is not ask.call.service:
+        if not response.valid or response.service is not request.call.service:
             return
         if message[0] != _NEGATIVE:
-            value = ask.call.read(response)
+            value = request.call.read(response)
             if value is not None:
                 self._advance(_Positive(value), now_ns)
         elif response.code == Nrc.RESPONSE_PENDING:
@@ -548,8 +545,8 @@ class UdsConversation(ABC, Generic[EventT]):
         return link.frames_to_send(now_ns)
 
 
-class RetriedTalk(UdsConversation[EventT]):
-    """A talk that begins anew when it breaks off, as long as that can help. Its script is `_attempt`."""
+class RetryingExchange(UdsExchange[EventT]):
+    """An exchange that starts again after an interruption, as long as that can help. Its procedure is `_attempt`."""
 
     def __init__(
         self,
@@ -567,22 +564,22 @@ class RetriedTalk(UdsConversation[EventT]):
         self._interruptions_left = self._timing.interruptions_max
 
     @abstractmethod
-    def _attempt(self) -> Script[EventT]:
-        """The whole talk, from finding the node on; the event it ends with."""
+    def _attempt(self) -> Procedure[EventT]:
+        """The whole exchange, from finding the node on; the event it ends with."""
 
     @abstractmethod
     def _fail(self, cause: FailureCause, detail: str) -> None:
-        """End the talk: it cannot be done."""
+        """End the exchange: it cannot be done."""
 
     def _broke_off(self, detail: str) -> None:
         """It begins anew."""
 
-    def _script(self) -> Script[None]:
+    def _procedure(self) -> Procedure[None]:
         while not self.finished:
             self._close()
             try:
                 self._finish((yield from self._attempt()))
-            except (InterruptedTalkError, SilentError) as error:
+            except (RestartExchangeError, SilentError) as error:
                 self._interrupted(str(error))
             except RefusedAnswerError as error:
                 cause = cause_of_refusal(error.nrc, has_profile=self._dialect.has_profile)
@@ -590,7 +587,7 @@ class RetriedTalk(UdsConversation[EventT]):
                     self._interrupted(str(error))
                 else:
                     self._fail(cause, str(error))
-            except GaveUpError as error:
+            except AbortError as error:
                 self._fail(error.cause, error.detail)
 
     def _interrupted(self, detail: str) -> None:
@@ -600,15 +597,15 @@ class RetriedTalk(UdsConversation[EventT]):
         self._interruptions_left -= 1
         self._broke_off(detail)
 
-    def _find(self) -> Script[NodeDescription]:
+    def _find(self) -> Procedure[NodeDescription]:
         try:
             return (yield from self._identify())
         except SilentError as error:
-            raise GaveUpError(FailureCause.NODE_SILENT, f"node {self._position}: {error}") from error
+            raise AbortError(FailureCause.NODE_SILENT, f"node {self._position}: {error}") from error
 
 
 def _text(value: bytes) -> str:
-    # Identity is shown to people and compared; a byte that is no ASCII must not end the talk.
+    # Identity is shown to people and compared; a byte that is no ASCII must not end the exchange.
     return value.rstrip(b"\0 ").decode("ascii", "replace")
 
 
@@ -637,7 +634,7 @@ def _description(position: int, values: Mapping[int, bytes]) -> NodeDescription:
         class_id=UUID(bytes=values[Did.HARDWARE_CLASS]),
         version=parsed,
         security_counter=int.from_bytes(values[Did.SECURITY_COUNTER], "big"),
-        state=NodeState(boot.node_state),
+        state=NodeMode(boot.node_state),
         boot_reason=BootReason(boot.boot_reason),
         slot_states=(SlotState(boot.slot_a_state), SlotState(boot.slot_b_state)),
         active_slot=_slot(boot.active_slot),
@@ -645,8 +642,6 @@ def _description(position: int, values: Mapping[int, bytes]) -> NodeDescription:
         protocol_version=int(kind.profile_version),
         protocol_version_min=int(kind.profile_version),
         capabilities=Capability(kind.capabilities),
-        block_frames_max=int(kind.block_length_max) // 8,
-        last_tag=0,
         boot_id=int.from_bytes(values[Did.BOOT_ID], "big"),
         slot_size_kib=int(kind.slot_size_kib),
     )

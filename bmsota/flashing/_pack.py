@@ -1,8 +1,8 @@
-"""A field upgrade: a whole pack through one CAN adapter, all or nothing, with the state of every node at the end.
+"""Flash a whole pack through one CAN adapter, all or nothing, with the state of every node at the end.
 
 Sans-IO, the same surface as the engine it drives. The phases::
 
-    DISCOVER -> DECIDE -> LOOK_AGAIN -> [TAKE_BACK] -> STAGE -> ACTIVATE -> READ_BACK -> CONFIRM -> RAISE_COUNTERS -> LOOK
+    DISCOVER -> DECIDE -> LOOK_AGAIN -> [REVERT_FIRST] -> STAGE -> ACTIVATE -> READ_BACK -> CONFIRM -> RAISE_COUNTERS -> LOOK
                   |            |             |           |         |           |            |             |             |
                   |            |             +-----------+---------+-----------+------------+             +-- failed ---+
                   |            |                                   v                                                    |
@@ -10,7 +10,7 @@ Sans-IO, the same surface as the engine it drives. The phases::
                   |            |                                   |                                                    v
                   +------------+-----------------------------------+------------------------------------> [RELEASE] -> OVER
 
-Everything is staged and verified on every node before the first one restarts. New images then run on trial, are read
+Everything is staged and verified on every node before the first one restarts. New images then run in test, are read
 back, and are confirmed leaves first, the master last; the security counters rise when the last one has confirmed. Until
 then every node can go back, and does when one fails: a pack is left mixed only if a node can no longer be reached.
 
@@ -29,10 +29,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
-from bmsota.boot import SlotState
-from bmsota.bootloader import FAILURES, FailureCause, NodeState
 from bmsota.errors import LocalProtocolError
-from bmsota.flashing.engine import (
+from bmsota.flashing._engine import (
     FlashJob,
     FramesRepeated,
     NodeResult,
@@ -42,69 +40,70 @@ from bmsota.flashing.engine import (
     TransferBroken,
     TransferProgressed,
 )
-from bmsota.flashing.plan import Action, is_on_trial, is_taken_back
+from bmsota.flashing.plan import Action
+from bmsota.node import FAILURES, FailureCause, ImageStatus, NodeMode, image_status, spare_image_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from bmsota.bootloader import NodeDescription
     from bmsota.canframe import CanFrame
-    from bmsota.flashing.engine import EngineEvent, FlashingEngine
+    from bmsota.flashing._engine import EngineEvent, FlashingEngine
     from bmsota.flashing.plan import FlashPlan, NodePlan
+    from bmsota.node import NodeDescription
 
 __all__ = [
     "RUNS_NEW",
-    "FieldEvent",
-    "FieldFinished",
-    "FieldOutcome",
-    "FieldPhase",
-    "FieldResult",
-    "FieldUpgrade",
-    "NodeReport",
+    "FlashEvent",
+    "FlashFinished",
+    "FlashOutcome",
+    "FlashPhase",
+    "FlashResult",
+    "NodeFlashReport",
+    "PackFlash",
     "PhaseBegun",
     "PhaseTime",
     "PlanMade",
-    "Standing",
-    "standing_of",
+    "TargetStatus",
+    "target_status",
 ]
 
 
-class FieldPhase(Enum):
+class FlashPhase(Enum):
     """What is being done. The value is what people read."""
 
-    DISCOVER = "looking for nodes"
-    DECIDE = "waiting for a decision"
-    LOOK_AGAIN = "looking whether the nodes are still the same"
-    TAKE_BACK = "taking images on trial back"
+    DISCOVER = "discovering nodes"
+    DECIDE = "waiting for confirmation"
+    LOOK_AGAIN = "checking that the nodes have not changed"
+    REVERT_FIRST = "reverting unconfirmed images"
     STAGE = "flashing"
     ACTIVATE = "restarting into the new image"
     READ_BACK = "reading versions back"
     CONFIRM = "confirming"
     RAISE_COUNTERS = "raising security counters"
-    LOOK_BACK = "looking what has happened"
-    REVERT = "going back"
-    LOOK = "looking at the end"
-    RELEASE = "letting applications go on"
-    OVER = "over"
+    LOOK_BACK = "checking the state of the nodes"
+    REVERT = "reverting"
+    LOOK = "final check"
+    RELEASE = "leaving the bootloader"
+    OVER = "finished"
 
 
-_ENDING = frozenset({FieldPhase.LOOK, FieldPhase.RELEASE, FieldPhase.OVER})
+_ENDING = frozenset({FlashPhase.LOOK, FlashPhase.RELEASE, FlashPhase.OVER})
 
 
-class FieldOutcome(Enum):
+class FlashOutcome(Enum):
     """How it ended."""
 
     DONE = "done"
     NOTHING_TO_DO = "nothing to do"
     REFUSED = "refused by the plan"
-    DECLINED = "not agreed to"
+    DECLINED = "declined"
     FAILED = "failed"
     """No target runs the new image."""
     MIXED = "some nodes done and some not"
     INTERRUPTED = "interrupted"
 
 
-class Standing(Enum):
+class TargetStatus(Enum):
     """Which state a node is in, as far as an upgrade is concerned."""
 
     NOT_ASKED = "not asked"
@@ -114,57 +113,64 @@ class Standing(Enum):
     OLD = "old"
     OLD_PARTLY_STAGED = "old, new partly staged"
     OLD_STAGED = "old, new staged"
-    OLD_TEST_REQUESTED = "old, new at next restart"
-    NEW_ON_TRIAL = "new, on trial"
-    NEW_TAKEN_BACK = "new, old at next restart"
+    OLD_PENDING = "old, new pending"
+    NEW_TEST = "new, test"
+    NEW_REVERTED = "new, reverted"
     NEW_CONFIRMED = "new, counter not raised"
     NEW = "new"
 
 
-RUNS_NEW = frozenset({Standing.NEW_ON_TRIAL, Standing.NEW_TAKEN_BACK, Standing.NEW_CONFIRMED, Standing.NEW})
+RUNS_NEW = frozenset({TargetStatus.NEW_TEST, TargetStatus.NEW_REVERTED, TargetStatus.NEW_CONFIRMED, TargetStatus.NEW})
 """What runs at this moment is the new image."""
 
 
-def standing_of(node: NodeDescription | None, plan: NodePlan) -> Standing:
+def target_status(node: NodeDescription | None, plan: NodePlan) -> TargetStatus:
     """The state of a target, from what it says of itself now (None: it does not answer).
 
     What lies staged in the spare slot is not named by the node; that it is the new image is assumed.
     """
     if node is None:
-        return Standing.SILENT
+        return TargetStatus.SILENT
     if node.running_slot is None:
-        return Standing.NO_IMAGE
-    is_again = plan.from_version == plan.to_version and not is_taken_back(plan.node)
+        return TargetStatus.NO_IMAGE
+    is_again = plan.from_version == plan.to_version and image_status(plan.node) is not ImageStatus.REVERTED
     if plan.action is Action.FLASH and is_again:
-        # The same version once more (forced): only the slot tells old from new.
+        # The same version once more (forced): only the slot distinguishes old from new.
         runs_new = node.running_slot != plan.node.running_slot
     else:
         runs_new = node.version == plan.to_version
-    if runs_new:
-        if is_on_trial(node):
-            return Standing.NEW_ON_TRIAL
-        if is_taken_back(node):
-            return Standing.NEW_TAKEN_BACK
-        return Standing.NEW if node.security_counter >= plan.security_counter else Standing.NEW_CONFIRMED
-    spare = node.slot_states[1 - node.running_slot]
-    return {
-        SlotState.STAGED: Standing.OLD_STAGED,
-        SlotState.STAGING: Standing.OLD_PARTLY_STAGED,
-        SlotState.TEST_REQUESTED: Standing.OLD_TEST_REQUESTED,
-    }.get(spare, Standing.OLD)
+    if not runs_new:
+        return _OLD.get(spare_image_status(node), TargetStatus.OLD)
+    status = _NEW[image_status(node)]
+    is_raised = node.security_counter >= plan.security_counter
+    return TargetStatus.NEW if status is TargetStatus.NEW_CONFIRMED and is_raised else status
+
+
+# By the status of the image that does not run.
+_OLD: Mapping[ImageStatus, TargetStatus] = {
+    ImageStatus.PARTLY_STAGED: TargetStatus.OLD_PARTLY_STAGED,
+    ImageStatus.STAGED: TargetStatus.OLD_STAGED,
+    ImageStatus.PENDING: TargetStatus.OLD_PENDING,
+}
+# By the status of the one that does.
+_NEW: Mapping[ImageStatus, TargetStatus] = {
+    ImageStatus.TEST: TargetStatus.NEW_TEST,
+    ImageStatus.REVERTED: TargetStatus.NEW_REVERTED,
+    ImageStatus.CONFIRMED: TargetStatus.NEW_CONFIRMED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeReport:
+class NodeFlashReport:
     """What became of one target."""
 
     plan: NodePlan
     node: NodeDescription | None
-    """What it last said of itself; older than `standing` if that is SILENT or NOT_ASKED."""
-    standing: Standing
+    """What it last said of itself; older than `status` if that is SILENT or NOT_ASKED."""
+    status: TargetStatus
     failure: NodeResult | None
     """The first step that failed."""
-    failed_phase: FieldPhase | None
+    failed_phase: FlashPhase | None
     resumed_from: int
     """So many bytes of the image were there already when the transfer began."""
     sent_bytes: int
@@ -183,21 +189,21 @@ class NodeReport:
 class PhaseTime:
     """When a phase was, in nanoseconds since the Unix epoch."""
 
-    phase: FieldPhase
+    phase: FlashPhase
     begin_ns: int
     end_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FieldResult:
-    """How a field upgrade ended."""
+class FlashResult:
+    """How a run ended."""
 
-    outcome: FieldOutcome
+    outcome: FlashOutcome
     plan: FlashPlan | None
     """None if it ended before there was one."""
-    nodes: tuple[NodeReport, ...]
+    nodes: tuple[NodeFlashReport, ...]
     """The targets, in the plan's order. Empty if nothing was begun."""
-    failed_phase: FieldPhase | None
+    failed_phase: FlashPhase | None
     """Where it failed, or where it was stopped."""
     was_changed: bool
     """Whether anything was begun that writes."""
@@ -213,24 +219,24 @@ class FieldResult:
 class PhaseBegun:
     """The next phase."""
 
-    phase: FieldPhase
+    phase: FlashPhase
 
 
 @dataclass(frozen=True, slots=True)
 class PlanMade:
-    """Everybody has been asked. `proceed` or `decline`; if it is refused or there is nothing to do, it is over."""
+    """The plan is made: `proceed` or `decline`. If it is refused or there is nothing to do, the run is over."""
 
     plan: FlashPlan
 
 
 @dataclass(frozen=True, slots=True)
-class FieldFinished:
+class FlashFinished:
     """It is over."""
 
-    result: FieldResult
+    result: FlashResult
 
 
-FieldEvent: TypeAlias = "PhaseBegun | PlanMade | FieldFinished | EngineEvent"
+FlashEvent: TypeAlias = "PhaseBegun | PlanMade | FlashFinished | EngineEvent"
 """The engine's own events pass through."""
 
 
@@ -246,7 +252,7 @@ class _Figures:
     frames_repeated: int = 0
     interruptions: int = 0
     failure: NodeResult | None = None
-    failed_phase: FieldPhase | None = None
+    failed_phase: FlashPhase | None = None
 
 
 @dataclass(slots=True)
@@ -258,11 +264,11 @@ class _Clock:
     phases: list[PhaseTime] = field(default_factory=list)
 
 
-class FieldUpgrade:
-    """One field upgrade over *engine*, which must be idle and belongs to this object until it has finished.
+class PackFlash:
+    """One run over *engine*, which must be idle and belongs to this object until it has finished.
 
     *planner* makes the plan from the nodes that were found (`functools.partial` of `make_plan`). *expected* are positions
-    that are asked by name.
+    that are addressed one by one if they do not answer.
     """
 
     def __init__(
@@ -275,20 +281,20 @@ class FieldUpgrade:
         self._engine = engine
         self._planner = planner
         self._expected = tuple(expected)
-        self.phase = FieldPhase.DISCOVER
+        self.phase = FlashPhase.DISCOVER
         self.plan: FlashPlan | None = None
-        self.result: FieldResult | None = None
-        self._events: deque[FieldEvent] = deque([PhaseBegun(FieldPhase.DISCOVER)])
+        self.result: FlashResult | None = None
+        self._events: deque[FlashEvent] = deque([PhaseBegun(FlashPhase.DISCOVER)])
         self._clock = _Clock()
         self._has_begun = False
         self._was_changed = False
         self._nodes: dict[int, NodeDescription] = {}
         self._answering: frozenset[int] = frozenset()
         self._figures: dict[int, _Figures] = {}
-        self._failed_phase: FieldPhase | None = None
+        self._failed_phase: FlashPhase | None = None
         self._is_stopped = False
         self._is_abandoned = False
-        self._taken_back: set[int] = set()
+        self._reverted: set[int] = set()
         engine.discover(self._expected)
 
     # ---- the machine surface
@@ -309,7 +315,7 @@ class FieldUpgrade:
         self._tick(now_ns)
         return self._engine.frames_to_send(now_ns)
 
-    def next_event(self) -> FieldEvent | None:
+    def next_event(self) -> FlashEvent | None:
         """What happened, oldest first."""
         return self._events.popleft() if self._events else None
 
@@ -334,8 +340,8 @@ class FieldUpgrade:
         plan = self._undecided()
         self._tick(now_ns)
         self._figures = {target.position: _Figures() for target in plan.targets}
-        # Whoever was asked may have thought for long, and somebody may have exchanged a node meanwhile.
-        self._go(FieldPhase.LOOK_AGAIN)
+        # The decision may have taken long, and a node may have been exchanged meanwhile.
+        self._go(FlashPhase.LOOK_AGAIN)
         self._collect()
 
     def decline(self, now_ns: int) -> None:
@@ -346,10 +352,10 @@ class FieldUpgrade:
         """
         self._undecided()
         self._tick(now_ns)
-        self._finish(FieldOutcome.DECLINED)
+        self._finish(FlashOutcome.DECLINED)
 
     def stop(self, now_ns: int) -> None:
-        """End it here, in a state that the next run goes on from. Nodes are only looked at any more; see `next_event`."""
+        """End it here, in a state that the next run resumes from. From now on nodes are only read; see `next_event`."""
         if self.phase in _ENDING or self._is_stopped:
             return
         self._tick(now_ns)
@@ -357,24 +363,24 @@ class FieldUpgrade:
         self._failed_phase = self._failed_phase or self.phase
         self._engine.cancel()
         if self._was_changed:
-            self._go(FieldPhase.LOOK)
+            self._go(FlashPhase.LOOK)
             self._collect()
         else:
-            self._finish(FieldOutcome.INTERRUPTED)
+            self._finish(FlashOutcome.INTERRUPTED)
 
     def abandon(self, now_ns: int) -> None:
-        """The bus is gone: end it with what is known. How the nodes are now is not: nobody asks them any more."""
+        """The bus is gone: end it with what is known. How the nodes are now is not."""
         if self.finished:
             return
         self._tick(now_ns)
         self._engine.cancel()
         self._is_abandoned = True
         self._failed_phase = self._failed_phase or self.phase
-        self._finish(FieldOutcome.INTERRUPTED if self._is_stopped else FieldOutcome.FAILED)
+        self._finish(FlashOutcome.INTERRUPTED if self._is_stopped else FlashOutcome.FAILED)
 
     def _undecided(self) -> FlashPlan:
-        if self.phase is not FieldPhase.DECIDE or self.plan is None:
-            raise LocalProtocolError(f"field upgrade: expected a plan that waits for a decision, got {self.phase.name}")
+        if self.phase is not FlashPhase.DECIDE or self.plan is None:
+            raise LocalProtocolError(f"no plan waits for a decision; the phase is {self.phase.name}")
         return self.plan
 
     # ---- what the engine says
@@ -416,42 +422,42 @@ class FieldUpgrade:
         return self._figures.setdefault(position, _Figures())
 
     def _discovered(self) -> None:
-        if self.phase is FieldPhase.DISCOVER:
+        if self.phase is FlashPhase.DISCOVER:
             self._make_plan()
-        elif self.phase is FieldPhase.LOOK_AGAIN:
+        elif self.phase is FlashPhase.LOOK_AGAIN:
             self._compare()
-        elif self.phase is FieldPhase.READ_BACK:
+        elif self.phase is FlashPhase.READ_BACK:
             self._read_back()
-        elif self.phase is FieldPhase.LOOK_BACK:
+        elif self.phase is FlashPhase.LOOK_BACK:
             self._go_back()
         else:
             self._release()
 
     def _make_plan(self) -> None:
         plan = self.plan = self._planner([self._nodes[position] for position in sorted(self._nodes)])
-        self._begin_phase(FieldPhase.DECIDE)
+        self._begin_phase(FlashPhase.DECIDE)
         self._events.append(PlanMade(plan))
         if plan.refusals:
-            self._finish(FieldOutcome.REFUSED)
+            self._finish(FlashOutcome.REFUSED)
         elif plan.is_nothing_to_do:
-            self._finish(FieldOutcome.NOTHING_TO_DO)
+            self._finish(FlashOutcome.NOTHING_TO_DO)
 
     def _operation_finished(self, results: Sequence[NodeResult]) -> None:
         phase = self.phase
         failures = [result for result in results if not result.ok]
-        if phase is FieldPhase.REVERT:
+        if phase is FlashPhase.REVERT:
             # Whatever became of it is seen by looking; what failed first is the reason to tell.
-            self._go(FieldPhase.LOOK_BACK)
+            self._go(FlashPhase.LOOK_BACK)
             return
-        if phase is FieldPhase.RELEASE:
-            # A node that did not hear it goes on by itself after a minute.
+        if phase is FlashPhase.RELEASE:
+            # A node that did not hear it leaves by itself after a minute.
             self._end()
             return
         for failure in failures:
             self._fail(failure)
         if failures:
-            # A raised counter cannot be taken back, and a pack that has confirmed stays: the next run raises the rest.
-            self._go(FieldPhase.LOOK if phase is FieldPhase.RAISE_COUNTERS else FieldPhase.LOOK_BACK)
+            # A raised counter stays, and a pack that has confirmed stays: the next run raises the rest.
+            self._go(FlashPhase.LOOK if phase is FlashPhase.RAISE_COUNTERS else FlashPhase.LOOK_BACK)
         else:
             self._go(_NEXT[phase])
 
@@ -463,14 +469,14 @@ class FieldUpgrade:
 
     # ---- the phases
 
-    def _begin_phase(self, phase: FieldPhase) -> None:
+    def _begin_phase(self, phase: FlashPhase) -> None:
         clock = self._clock
         clock.phases.append(PhaseTime(self.phase, clock.begin_ns, clock.now_ns))
         clock.begin_ns = clock.now_ns
         self.phase = phase
         self._events.append(PhaseBegun(phase))
 
-    def _go(self, phase: FieldPhase) -> None:
+    def _go(self, phase: FlashPhase) -> None:
         """Begin *phase*, or the first behind it that has something to do."""
         plan = self.plan
         assert plan is not None
@@ -479,24 +485,24 @@ class FieldUpgrade:
         self._begin_phase(phase)
         start()
 
-    def _start_of(self, phase: FieldPhase, plan: FlashPlan) -> Callable[[], None] | None:
+    def _start_of(self, phase: FlashPhase, plan: FlashPlan) -> Callable[[], None] | None:
         """How *phase* begins; None if it has nothing to do."""
         engine = self._engine
         flashed = plan.with_action(Action.FLASH)
         confirmed = plan.with_action(Action.FLASH, Action.CONFIRM)
         match phase:
-            case FieldPhase.TAKE_BACK:
-                positions = tuple(target.position for target in flashed if target.must_take_back)
+            case FlashPhase.REVERT_FIRST:
+                positions = tuple(target.position for target in flashed if target.must_revert)
                 return (lambda: engine.revert(positions)) if positions else None
-            case FieldPhase.STAGE:
+            case FlashPhase.STAGE:
                 jobs = [FlashJob(target.position, target.image) for target in flashed if target.image is not None]
                 return (lambda: engine.flash(jobs)) if jobs else None
-            case FieldPhase.ACTIVATE:
+            case FlashPhase.ACTIVATE:
                 positions = tuple(target.position for target in flashed)
                 return (lambda: engine.activate(positions)) if positions else None
-            case FieldPhase.CONFIRM:
+            case FlashPhase.CONFIRM:
                 return (lambda: self._confirm(confirmed, raise_counter=False)) if confirmed else None
-            case FieldPhase.RAISE_COUNTERS:
+            case FlashPhase.RAISE_COUNTERS:
                 raised = plan.with_action(Action.FLASH, Action.CONFIRM, Action.RAISE_COUNTER)
                 return (lambda: self._confirm(raised, raise_counter=True)) if raised else None
             case _:
@@ -521,10 +527,10 @@ class FieldUpgrade:
                 detail = f"expected version {before.version} as in the plan, got {now.version}"
                 self._fail(_failed(position, FailureCause.WRONG_VERSION, detail))
         if self._failed_phase is not None:
-            self._finish(FieldOutcome.FAILED)
+            self._finish(FlashOutcome.FAILED)
             return
         self._was_changed = True
-        self._go(FieldPhase.TAKE_BACK)
+        self._go(FlashPhase.REVERT_FIRST)
 
     def _read_back(self) -> None:
         """Does every target run what it should? A node that has reverted answers as well as one that has not."""
@@ -533,39 +539,39 @@ class FieldUpgrade:
             position = target.position
             if position not in self._answering:
                 self._fail(_failed(position, FailureCause.NODE_SILENT, f"node {position} did not answer"))
-            elif standing_of(self._nodes[position], target) not in RUNS_NEW - {Standing.NEW_TAKEN_BACK}:
+            elif target_status(self._nodes[position], target) not in RUNS_NEW - {TargetStatus.NEW_REVERTED}:
                 runs = self._nodes[position].version
                 detail = f"expected version {target.to_version} to run, got {runs}"
                 self._fail(_failed(position, FailureCause.WRONG_VERSION, detail))
-        self._go(FieldPhase.LOOK_BACK if self._failed_phase else FieldPhase.CONFIRM)
+        self._go(FlashPhase.LOOK_BACK if self._failed_phase else FlashPhase.CONFIRM)
 
     def _go_back(self) -> None:
-        """All or nothing: if every target has confirmed all the same, go on; else whoever runs the new image goes back."""
+        """All or nothing: if every target has confirmed all the same, continue; else every node that runs the new image reverts."""
         plan = self.plan
         assert plan is not None
-        standings = self._standings()
-        final = {Standing.NEW, Standing.NEW_CONFIRMED}
-        if all(standing in final for standing in standings.values()):
+        statuses = self._statuses()
+        final = {TargetStatus.NEW, TargetStatus.NEW_CONFIRMED}
+        if all(status in final for status in statuses.values()):
             # The answer to the last confirmation was lost, not the confirmation.
             self._forget_failures()
-            self._go(FieldPhase.RAISE_COUNTERS)
+            self._go(FlashPhase.RAISE_COUNTERS)
             return
         begun = plan.with_action(Action.FLASH, Action.CONFIRM)
         if begun:
             # What an earlier run has confirmed belongs to it. Where only counters are missing, the pack has confirmed: it stays.
             begun = plan.with_action(Action.FLASH, Action.CONFIRM, Action.RAISE_COUNTER)
         # Also who looks done: no counter has been raised yet, so with a release of the same counter he has only confirmed.
-        back = {Standing.OLD_TEST_REQUESTED, *RUNS_NEW}
-        # The master first: its new image may be what keeps the slaves behind it from answering. They are asked again
-        # after it has gone back. Nobody is asked twice.
+        back = {TargetStatus.OLD_PENDING, *RUNS_NEW}
+        # The master first: its new image may be what keeps the slaves behind it from answering. They are looked at again
+        # after it has reverted. No node is reverted twice.
         positions = tuple(
             target.position
             for target in reversed(begun)
-            if standings[target.position] in back and target.position not in self._taken_back
+            if statuses[target.position] in back and target.position not in self._reverted
         )
-        self._taken_back.update(positions)
+        self._reverted.update(positions)
         if positions:
-            self._begin_phase(FieldPhase.REVERT)
+            self._begin_phase(FlashPhase.REVERT)
             self._engine.revert(positions)
         else:
             self._release()
@@ -578,37 +584,37 @@ class FieldUpgrade:
             for target in self.plan.targets
             if target.position in self._answering
             and self._nodes[target.position].running_slot is not None
-            and self._nodes[target.position].state in {NodeState.BOOTLOADER, NodeState.RECEIVING}
+            and self._nodes[target.position].state in {NodeMode.BOOTLOADER, NodeMode.RECEIVING}
         )
         if waiting:
-            self._begin_phase(FieldPhase.RELEASE)
+            self._begin_phase(FlashPhase.RELEASE)
             self._engine.leave(waiting)
         else:
             self._end()
 
-    def _standings(self) -> dict[int, Standing]:
+    def _statuses(self) -> dict[int, TargetStatus]:
         assert self.plan is not None
         if self._is_abandoned:
-            return dict.fromkeys((target.position for target in self.plan.targets), Standing.NOT_ASKED)
+            return dict.fromkeys((target.position for target in self.plan.targets), TargetStatus.NOT_ASKED)
         return {
-            target.position: standing_of(
+            target.position: target_status(
                 self._nodes.get(target.position) if target.position in self._answering else None, target
             )
             for target in self.plan.targets
         }
 
     def _end(self) -> None:
-        standings = set(self._standings().values())
+        statuses = set(self._statuses().values())
         if self._is_stopped:
-            outcome = FieldOutcome.INTERRUPTED
-        elif standings <= {Standing.NEW}:
+            outcome = FlashOutcome.INTERRUPTED
+        elif statuses <= {TargetStatus.NEW}:
             # Whatever has failed: only its answer was lost.
             self._forget_failures()
-            outcome = FieldOutcome.DONE
-        elif standings & RUNS_NEW:
-            outcome = FieldOutcome.MIXED
+            outcome = FlashOutcome.DONE
+        elif statuses & RUNS_NEW:
+            outcome = FlashOutcome.MIXED
         else:
-            outcome = FieldOutcome.FAILED
+            outcome = FlashOutcome.FAILED
         self._finish(outcome)
 
     def _forget_failures(self) -> None:
@@ -616,13 +622,13 @@ class FieldUpgrade:
             figures.failure = figures.failed_phase = None
         self._failed_phase = None
 
-    def _finish(self, outcome: FieldOutcome) -> None:
-        reports: list[NodeReport] = []
+    def _finish(self, outcome: FlashOutcome) -> None:
+        reports: list[NodeFlashReport] = []
         if self._figures and self.plan is not None:
-            standings = self._standings()
-            reports = [self._report(target, standings[target.position]) for target in self.plan.targets]
-        self._begin_phase(FieldPhase.OVER)
-        self.result = FieldResult(
+            statuses = self._statuses()
+            reports = [self._report(target, statuses[target.position]) for target in self.plan.targets]
+        self._begin_phase(FlashPhase.OVER)
+        self.result = FlashResult(
             outcome=outcome,
             plan=self.plan,
             nodes=tuple(reports),
@@ -630,14 +636,14 @@ class FieldUpgrade:
             was_changed=self._was_changed,
             phases=tuple(self._clock.phases),
         )
-        self._events.append(FieldFinished(self.result))
+        self._events.append(FlashFinished(self.result))
 
-    def _report(self, target: NodePlan, standing: Standing) -> NodeReport:
+    def _report(self, target: NodePlan, status: TargetStatus) -> NodeFlashReport:
         figures = self._of(target.position)
-        return NodeReport(
+        return NodeFlashReport(
             plan=target,
             node=self._nodes.get(target.position),
-            standing=standing,
+            status=status,
             failure=figures.failure,
             failed_phase=figures.failed_phase,
             resumed_from=figures.resumed_from,
@@ -648,12 +654,12 @@ class FieldUpgrade:
         )
 
 
-_NEXT: Mapping[FieldPhase, FieldPhase] = {
-    FieldPhase.TAKE_BACK: FieldPhase.STAGE,
-    FieldPhase.STAGE: FieldPhase.ACTIVATE,
-    FieldPhase.ACTIVATE: FieldPhase.READ_BACK,
-    FieldPhase.CONFIRM: FieldPhase.RAISE_COUNTERS,
-    FieldPhase.RAISE_COUNTERS: FieldPhase.LOOK,
+_NEXT: Mapping[FlashPhase, FlashPhase] = {
+    FlashPhase.REVERT_FIRST: FlashPhase.STAGE,
+    FlashPhase.STAGE: FlashPhase.ACTIVATE,
+    FlashPhase.ACTIVATE: FlashPhase.READ_BACK,
+    FlashPhase.CONFIRM: FlashPhase.RAISE_COUNTERS,
+    FlashPhase.RAISE_COUNTERS: FlashPhase.LOOK,
 }
 
 
