@@ -25,10 +25,10 @@ from bmsota.gbt32960 import (
     FaultChange,
     FaultChanges,
     FaultState,
-    FieldUpgrade,
-    FieldUpgradeOutcome,
-    FieldUpgrades,
     Frame,
+    LocalUpgrade,
+    LocalUpgradeOutcome,
+    LocalUpgrades,
     NodeIdentity,
     NodeRole,
     NodeState,
@@ -227,16 +227,16 @@ def examples() -> dict[int, Message]:
             time=MOMENT, order_id="o-1", state=UpgradeStateCode.DOWNLOADING, progress_pct=42, reason="resumed"
         ),
         0xC2: SignedReport(MOMENT, b"\xd2\x84\x43\xa1\x01\x27"),
-        0xC3: FieldUpgrades(
+        0xC3: LocalUpgrades(
             MOMENT,
             (
-                FieldUpgrade(
+                LocalUpgrade(
                     upgraded_at=beijing_time(1_767_222_000_000_000_000),
                     position=2,
                     hwid="F7S-0002",
                     version_before=(2, 0, 0, 0),
                     version_after=(2, 1, 0, 5),
-                    outcome=FieldUpgradeOutcome.SUCCEEDED,
+                    outcome=LocalUpgradeOutcome.SUCCEEDED,
                     tool="bmsota 1.0",
                 ),
             ),
@@ -292,7 +292,7 @@ def answer() -> str:
 
 
 def codes() -> str:
-    enums: tuple[type[IntEnum], ...] = (NodeRole, NodeState, UpgradeStateCode, FieldUpgradeOutcome, FaultState)
+    enums: tuple[type[IntEnum], ...] = (NodeRole, NodeState, UpgradeStateCode, LocalUpgradeOutcome, FaultState)
     return "\n".join(line for each in enums for line in codes_of(each))
 
 

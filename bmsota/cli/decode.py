@@ -17,7 +17,7 @@ from uuid import UUID
 
 import typer
 
-from bmsota.cli.frameinput import InputFormat, InputOptions, Tally, checked_encoding, find_frames
+from bmsota.cli.frameinput import Counts, InputFormat, InputOptions, checked_encoding, find_frames
 from bmsota.cli.framejson import frame_to_json, plain
 from bmsota.cli.screen import forgiving_output
 from bmsota.gbt32960 import Gear, Sentinel, beijing_time, explain
@@ -83,8 +83,8 @@ def command(
         vin_column=vin_column,
         encoding=checked_encoding(encoding),
     )
-    tally = Tally()
-    for found in find_frames(sources or [], options, tally):
+    counts = Counts()
+    for found in find_frames(sources or [], options, counts):
         if as_json:
             typer.echo(json_line(json_of(found, explained=explained)))
         elif found.frame is None:
@@ -92,11 +92,11 @@ def command(
         else:
             for line in _explained(found) if explained else _lines(found):
                 typer.echo(line)
-    for note in tally.notes:
+    for note in counts.notes:
         typer.echo(f"bmsota decode: {note}", err=True)
-    if tally.notes and not tally.frames:
+    if counts.notes and not counts.frames:
         typer.echo("bmsota decode: expected frames, got none", err=True)
-    if tally.bad or not tally.frames:
+    if counts.bad or not counts.frames:
         raise typer.Exit(1)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960 import Frame
 
-__all__ = ["Found", "InputFormat", "InputOptions", "Tally", "checked_encoding", "find_frames"]
+__all__ = ["Counts", "Found", "InputFormat", "InputOptions", "checked_encoding", "find_frames"]
 
 _HEAD_SIZE_BYTES: Final = 65_536
 """How much of a file is looked at to tell what it is, and how much of a stream is read at once."""
@@ -91,7 +91,7 @@ class Found:
 
 
 @dataclass(slots=True)
-class Tally:
+class Counts:
     """What is said at the end about inputs of which not every piece is worth a line."""
 
     frames: int = 0
@@ -125,7 +125,7 @@ def checked_encoding(name: str | None) -> str | None:
         raise typer.BadParameter(f"expected the name of an encoding, got {name!r} (--encoding)") from None
 
 
-def find_frames(sources: list[str], options: InputOptions, tally: Tally) -> Iterator[Found]:
+def find_frames(sources: list[str], options: InputOptions, counts: Counts) -> Iterator[Found]:
     """Everything that *sources* hold, in their order; standard input if there are none.
 
     A source of nothing but hexadecimal digits (with blanks and colons) is a frame, or a piece of one; anything else is the
@@ -139,9 +139,9 @@ def find_frames(sources: list[str], options: InputOptions, tally: Tally) -> Iter
         other = next(source for source in sources if source not in hex_sources)
         raise typer.BadParameter(f"expected either frames or files, got both ({other!r} is no hexadecimal digits)")
     if hex_sources:
-        return tally.count(_from_arguments(hex_sources))
+        return counts.count(_from_arguments(hex_sources))
     opened = [(_name(source), _opened(source, options)) for source in sources or ["-"]]
-    return tally.count(_from_files(opened, options, tally))
+    return counts.count(_from_files(opened, options, counts))
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
@@ -294,19 +294,19 @@ def _encoding(head: bytes, options: InputOptions) -> str:
     return "utf-8-sig"
 
 
-def _from_files(opened: list[tuple[str, _Opened]], options: InputOptions, tally: Tally) -> Iterator[Found]:
+def _from_files(opened: list[tuple[str, _Opened]], options: InputOptions, counts: Counts) -> Iterator[Found]:
     for number, (name, source) in enumerate(opened):
         before = "" if len(opened) == 1 else f"{name}: "
-        tally.progress = _progress(source, number, len(opened))
+        counts.progress = _progress(source, number, len(opened))
         kind = _format_of(source.head, options)
         if kind is InputFormat.PCAP:
-            found = _from_capture(source.path, options, tally)
+            found = _from_capture(source.path, options, counts)
         else:
             stream = io.BufferedReader(_Ahead(source.head, source.file), _HEAD_SIZE_BYTES)
             if kind is InputFormat.STREAM:
                 found = _from_stream(stream)
             elif kind is InputFormat.CSV:
-                found = _from_table(stream, source.head, options, tally)
+                found = _from_table(stream, source.head, options, counts)
             else:
                 found = _from_lines(stream, source.head, options)
         try:
@@ -417,7 +417,7 @@ _HELD_MAX: Final = 64
 """Bad stretches before the first frame of a direction that are kept for the case that it speaks the protocol after all."""
 
 
-def _from_capture(path: str, options: InputOptions, tally: Tally) -> Iterator[Found]:
+def _from_capture(path: str, options: InputOptions, counts: Counts) -> Iterator[Found]:
     from bmsota.adapters.captures import Capture  # noqa: PLC0415 - only captures need it
 
     try:
@@ -428,7 +428,7 @@ def _from_capture(path: str, options: InputOptions, tally: Tally) -> Iterator[Fo
     directions: dict[str, _Direction] = {}
     foreign = 0
     with opened as capture:
-        tally.progress = lambda: capture.progress
+        counts.progress = lambda: capture.progress
         for piece in capture.pieces():
             link = str(piece.link)
             direction = directions.get(link)
@@ -447,9 +447,9 @@ def _from_capture(path: str, options: InputOptions, tally: Tally) -> Iterator[Fo
             if piece.is_end and not direction.is_ours and direction.foreign_size_bytes:
                 foreign += 1
         if foreign:
-            tally.notes.append(f"{foreign} TCP directions without a frame")
+            counts.notes.append(f"{foreign} TCP directions without a frame")
         if capture.others:
-            tally.notes.append(f"{capture.others} packets without TCP")
+            counts.notes.append(f"{capture.others} packets without TCP")
         if capture.fault:
             yield Found(path, b"", error=capture.fault)
 
@@ -483,7 +483,7 @@ def _frame_cell(cell: str) -> bool:
     return len(digits) >= _FRAME_DIGITS_MIN and digits[:4] in ("2323", "2424") and bool(_DIGITS.fullmatch(digits))
 
 
-def _from_table(stream: io.BufferedIOBase, head: bytes, options: InputOptions, tally: Tally) -> Iterator[Found]:
+def _from_table(stream: io.BufferedIOBase, head: bytes, options: InputOptions, counts: Counts) -> Iterator[Found]:
     # A cell may hold the longest frame in digits; the module's own limit is a little below that.
     csv.field_size_limit(_LINE_LENGTH_MAX)
     encoding = _encoding(head, options)
@@ -501,7 +501,7 @@ def _from_table(stream: io.BufferedIOBase, head: bytes, options: InputOptions, t
         return
     header = sample[0] if sample and not any(map(_frame_cell, sample[0])) else []
     columns = _Columns(header, sample[1 if header else 0 :], options)
-    tally.notes += columns.notes
+    counts.notes += columns.notes
     yield from columns.found(sample[1 if header else 0 :], 2 if header else 1)
     number = len(sample)
     while True:

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from bmsota.adapters.tcp import TcpLink, wait
 from bmsota.cli.decode import json_line, json_of
-from bmsota.cli.frameinput import Found, InputFormat, InputOptions, Tally, checked_encoding, find_frames
+from bmsota.cli.frameinput import Counts, Found, InputFormat, InputOptions, checked_encoding, find_frames
 from bmsota.cli.screen import forgiving_output
 from bmsota.errors import TransferError
 from bmsota.gbt32960 import NEED_DATA, Command, FrameReader, FrameReceived, ReplyFlag, nanoseconds
@@ -300,8 +300,8 @@ def command(
         time_column=time_column,
         encoding=checked_encoding(encoding),
     )
-    tally = Tally()
-    frames = find_frames(sources or [], options, tally)
+    counts = Counts()
+    frames = find_frames(sources or [], options, counts)
     console = Console(stderr=True, soft_wrap=True)
 
     def tell(found: Found) -> None:
@@ -328,14 +328,14 @@ def command(
                     complain(f"{found.place}: {found.error} (not sent)")
                 else:
                     replay.send(found)
-                progress.update(task, completed=tally.progress(), description=f"{replay.sent} frames sent")
+                progress.update(task, completed=counts.progress(), description=f"{replay.sent} frames sent")
             replay.finish(wait_s)
     finally:
         replay.close()
-        for note in tally.notes:
+        for note in counts.notes:
             complain(note)
         complain(replay.summary())
-    if replay.refused or replay.faults or replay.unsent or tally.bad or not replay.sent:
+    if replay.refused or replay.faults or replay.unsent or counts.bad or not replay.sent:
         raise typer.Exit(1)
 
 

@@ -2,7 +2,7 @@
 
 `decode_batch` takes frames as they come and groups those that are laid out alike: the same edition, the same bodies in the
 same order, the same counts. Each group is a `FrameGroup` of NumPy arrays. Frames that have no columns (logins, replies, bodies
-of unknown length, encrypted ones) are in `Columns.others` as `decode` gives them, frames that are no frames in `Columns.errors`;
+of unknown length, encrypted ones) are in `FrameColumns.others` as `decode` gives them, frames that are no frames in `FrameColumns.errors`;
 none is lost and none stops the rest. `encode_batch` is the inverse and gives, frame by frame, what `encode` gives.
 
 What a column is, by its row in the tables of `_layouts`:
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["MARK_ABNORMAL", "MARK_INVALID", "Columns", "FrameGroup", "decode_batch", "encode_batch"]
+__all__ = ["MARK_ABNORMAL", "MARK_INVALID", "FrameColumns", "FrameGroup", "decode_batch", "encode_batch"]
 
 MARK_ABNORMAL: Final = 1
 MARK_INVALID: Final = 2
@@ -95,7 +95,7 @@ class FrameGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Columns:
+class FrameColumns:
     """What `decode_batch` made of a batch. Every frame is in exactly one of the three."""
 
     groups: tuple[FrameGroup, ...] = ()
@@ -786,7 +786,7 @@ _GROUPS_BY_MATCHING_MAX: Final = 16
 otherwise be searched as often as it has frames; beyond this each frame is walked by itself."""
 
 
-def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offsets: Any = None) -> Columns:
+def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offsets: Any = None) -> FrameColumns:
     """Decode whole frames, each as `decode` would, into columns.
 
     Args:
@@ -795,7 +795,7 @@ def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offse
         offsets: for bytes: where each frame begins, and as the last number where the last one ends (so n + 1 for n frames).
 
     Raises:
-        LocalProtocolError: *offsets* are missing or do not fit. What is wrong with a frame is in `Columns.errors`.
+        LocalProtocolError: *offsets* are missing or do not fit. What is wrong with a frame is in `FrameColumns.errors`.
     """
     if isinstance(frames, (bytes, bytearray, memoryview)):
         joined = bytes(frames)
@@ -864,7 +864,7 @@ class _Batch:
             else:
                 yield index, octets[starts[:, None] + np.arange(size)]
 
-    def columns(self) -> Columns:
+    def columns(self) -> FrameColumns:
         for index, frames in self.matrices():
             if frames.shape[1] <= _BODIES_AT or frames.shape[1] > FRAME_SIZE_BYTES_MAX:
                 self.slow.extend(index.tolist())
@@ -878,7 +878,7 @@ class _Batch:
             except FrameError as error:
                 errors.append((place, error))
         self.groups.sort(key=lambda group: int(group.index[0]))
-        return Columns(groups=tuple(self.groups), others=tuple(others), errors=tuple(errors))
+        return FrameColumns(groups=tuple(self.groups), others=tuple(others), errors=tuple(errors))
 
     def keep(self, index: Array, frames: Array, fit: Array) -> tuple[Array, Array]:
         """Go on with the rows that are *fit*; `decode` shall look at the others."""
@@ -955,7 +955,7 @@ class _Batch:
         )
 
 
-def encode_batch(columns: Columns, *, strict: bool = False) -> list[bytes]:
+def encode_batch(columns: FrameColumns, *, strict: bool = False) -> list[bytes]:
     """Encode all groups and other frames of *columns*, in the order of their places in the batch.
 
     Places need not be without gaps: frames that were in `errors` are not here any more.

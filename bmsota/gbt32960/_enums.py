@@ -23,9 +23,9 @@ __all__ = [
     "Encryption",
     "EngineState",
     "FaultState",
-    "FieldUpgradeOutcome",
     "Gear",
     "GearPosition",
+    "LocalUpgradeOutcome",
     "MotorState",
     "NodeRole",
     "NodeState",
@@ -85,7 +85,7 @@ class Command(IntEnum):
     """Our extension: where an upgrade stands."""
     SIGNED_REPORT = 0xC2
     """Our extension: the signed post-boot report."""
-    FIELD_UPGRADES = 0xC3
+    LOCAL_UPGRADES = 0xC3
     """Our extension: what was upgraded over CAN, without us."""
     DOWNLOAD_BLOCK = 0xC4
     """Our extension: a piece of a file, for a unit without HTTP."""
@@ -356,7 +356,7 @@ class FaultState(IntEnum):
     ONSET = 1
 
 
-class FieldUpgradeOutcome(IntEnum):
+class LocalUpgradeOutcome(IntEnum):
     """Extension: how an upgrade over CAN ended."""
 
     SUCCEEDED = 1

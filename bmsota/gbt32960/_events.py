@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from bmsota.gbt32960._reader import BadStretch
+from bmsota.gbt32960._reader import DiscardedBytes
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -250,7 +250,7 @@ TerminalEvent = (
     | ReportsDropped
     | FrameRefused
     | CloseRequested
-    | BadStretch
+    | DiscardedBytes
 )
 PlatformEvent = (
     LoginRequested
@@ -263,5 +263,5 @@ PlatformEvent = (
     | CommandTimedOut
     | FrameRefused
     | CloseRequested
-    | BadStretch
+    | DiscardedBytes
 )

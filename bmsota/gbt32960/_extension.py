@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from bmsota.canframe import CanFrame
 from bmsota.gbt32960._enums import (
     FaultState,
-    FieldUpgradeOutcome,
+    LocalUpgradeOutcome,
     NodeRole,
     NodeState,
     Sentinel,
@@ -44,8 +44,8 @@ __all__ = [
     "DecodedSignals",
     "FaultChange",
     "FaultChanges",
-    "FieldUpgrade",
-    "FieldUpgrades",
+    "LocalUpgrade",
+    "LocalUpgrades",
     "NodeIdentity",
     "SignedReport",
     "UnitIdentity",
@@ -109,8 +109,8 @@ class SignedReport(Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class FieldUpgrade(Value):
-    """One node that was upgraded over CAN, in `FieldUpgrades`."""
+class LocalUpgrade(Value):
+    """One node that was upgraded over CAN, in `LocalUpgrades`."""
 
     upgraded_at: datetime
     """When it ended, by the unit's clock; when the unit noticed it, where no tool told."""
@@ -122,7 +122,7 @@ class FieldUpgrade(Value):
     """(major, minor, revision, build); all 0 if there was no valid image."""
     version_after: tuple[int, int, int, int]
     """What the node runs now, whatever the tool wanted; all 0 if there is no valid image."""
-    outcome: FieldUpgradeOutcome | int
+    outcome: LocalUpgradeOutcome | int
     tool: str = ""
     """What the tool calls itself."""
     detail: str = ""
@@ -130,11 +130,11 @@ class FieldUpgrade(Value):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FieldUpgrades(Value):
+class LocalUpgrades(Value):
     """0xC3: upgrades done over CAN, without the platform. Sent after the next login."""
 
     time: datetime
-    upgrades: tuple[FieldUpgrade, ...]
+    upgrades: tuple[LocalUpgrade, ...]
     """In the order in which they ended."""
 
 

@@ -51,8 +51,8 @@ from bmsota.gbt32960._enums import (
     Encryption,
     EngineState,
     FaultState,
-    FieldUpgradeOutcome,
     Gear,
+    LocalUpgradeOutcome,
     MotorState,
     NodeRole,
     NodeState,
@@ -74,8 +74,8 @@ from bmsota.gbt32960._extension import (
     ConfigurationItem,
     FaultChange,
     FaultChanges,
-    FieldUpgrade,
-    FieldUpgrades,
+    LocalUpgrade,
+    LocalUpgrades,
     NodeIdentity,
     SignedReport,
     UnitIdentity,
@@ -1143,8 +1143,8 @@ SIGNED_REPORT: Final = Layout(
 )
 
 
-def _build_field_upgrade(time: datetime, position: int, hwid: str, *rest: Any) -> FieldUpgrade:
-    return FieldUpgrade(
+def _build_local_upgrade(time: datetime, position: int, hwid: str, *rest: Any) -> LocalUpgrade:
+    return LocalUpgrade(
         upgraded_at=time,
         position=position,
         hwid=hwid,
@@ -1156,19 +1156,19 @@ def _build_field_upgrade(time: datetime, position: int, hwid: str, *rest: Any) -
     )
 
 
-def _field_upgrade_parts(upgrade: FieldUpgrade) -> tuple[Any, ...]:
+def _local_upgrade_parts(upgrade: LocalUpgrade) -> tuple[Any, ...]:
     before, after = upgrade.version_before, upgrade.version_after
     # Eight numbers, however they were shared out, would pass for two versions.
     if not all(isinstance(version, (tuple, list)) and len(version) == 4 for version in (before, after)):
-        msg = f"field upgrade: expected two versions of 4 numbers, got {before!r} and {after!r}"
+        msg = f"local upgrade: expected two versions of 4 numbers, got {before!r} and {after!r}"
         raise LocalProtocolError(msg)
     where = (upgrade.upgraded_at, upgrade.position, upgrade.hwid)
     return (*where, *before, *after, upgrade.outcome, upgrade.tool, upgrade.detail)
 
 
-FIELD_UPGRADE: Final = Layout(
-    label="field upgrade",
-    cls=FieldUpgrade,
+LOCAL_UPGRADE: Final = Layout(
+    label="local upgrade",
+    cls=LocalUpgrade,
     rows=(
         Time(name="upgraded_at"),
         Field(name="position", size_bytes=1, raw_min=0, raw_max=31),
@@ -1181,24 +1181,24 @@ FIELD_UPGRADE: Final = Layout(
         Field(name="version_after_minor", size_bytes=1, raw_min=0, raw_max=255),
         Field(name="version_after_revision", size_bytes=2, raw_min=0, raw_max=65535),
         Field(name="version_after_build", size_bytes=4, raw_min=0, raw_max=0xFFFFFFFF),
-        Field(name="outcome", size_bytes=1, raw_min=1, raw_max=3, values=FieldUpgradeOutcome),
+        Field(name="outcome", size_bytes=1, raw_min=1, raw_max=3, values=LocalUpgradeOutcome),
         SizedText(name="tool", size_bytes_max=64),
         SizedText(name="detail"),
     ),
-    build=_build_field_upgrade,
-    parts=_field_upgrade_parts,
+    build=_build_local_upgrade,
+    parts=_local_upgrade_parts,
 )
 
-FIELD_UPGRADES: Final = Layout(
-    label="0xC3 field upgrades",
-    cls=FieldUpgrades,
+LOCAL_UPGRADES: Final = Layout(
+    label="0xC3 local upgrades",
+    cls=LocalUpgrades,
     rows=(
         Time(),
         _VERSION,
         # Twice a full unit; 64 of the longest are 24 KiB. A longer journal goes in several frames.
-        Repeat(name="upgrades", item=FIELD_UPGRADE, count_size_bytes=1, count_min=1, count_max=64),
+        Repeat(name="upgrades", item=LOCAL_UPGRADE, count_size_bytes=1, count_min=1, count_max=64),
     ),
-    build=lambda time, _version, upgrades: FieldUpgrades(time, upgrades),
+    build=lambda time, _version, upgrades: LocalUpgrades(time, upgrades),
     parts=lambda told: (told.time, EXTENSION_VERSION, told.upgrades),
 )
 
@@ -1236,7 +1236,7 @@ EXTENSION_LAYOUTS: Final[dict[int, Layout]] = {
     0xC0: UNIT_IDENTITY,
     0xC1: UPGRADE_STATE,
     0xC2: SIGNED_REPORT,
-    0xC3: FIELD_UPGRADES,
+    0xC3: LOCAL_UPGRADES,
     0xC4: BLOCK_REQUEST,
 }
 """Extension layouts by command."""

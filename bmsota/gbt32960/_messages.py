@@ -14,7 +14,7 @@ from bmsota.gbt32960._enums import ActivationResult, ActivationStatus, Encryptio
 from bmsota.gbt32960._extension import (
     BlockReply,
     BlockRequest,
-    FieldUpgrades,
+    LocalUpgrades,
     SignedReport,
     UnitIdentity,
     UpgradeState,
@@ -309,7 +309,7 @@ Message = (
     | UnitIdentity
     | UpgradeState
     | SignedReport
-    | FieldUpgrades
+    | LocalUpgrades
     | BlockRequest
     | BlockReply
     | RawMessage

@@ -51,7 +51,7 @@ from bmsota.gbt32960._messages import (
     VehicleLogout,
 )
 from bmsota.gbt32960._plain import time_of
-from bmsota.gbt32960._reader import NEED_DATA, BadStretch, FrameReader
+from bmsota.gbt32960._reader import NEED_DATA, DiscardedBytes, FrameReader
 from bmsota.gbt32960._time import MINUTE_NS, SECOND_NS, beijing_time
 
 if TYPE_CHECKING:
@@ -414,7 +414,7 @@ class PlatformSession:
                 if self._reader.unfinished_size_bytes:
                     self._timers[_Timer.UNFINISHED] = now_ns + _UNFINISHED_NS
                 return
-            if isinstance(event, BadStretch):
+            if isinstance(event, DiscardedBytes):
                 self._events.append(event)
                 self._receive_bad(event, now_ns)
             else:
@@ -425,7 +425,7 @@ class PlatformSession:
         self._reader.skip_start()
         self._read(now_ns)
 
-    def _receive_bad(self, bad: BadStretch, now_ns: int) -> None:
+    def _receive_bad(self, bad: DiscardedBytes, now_ns: int) -> None:
         if bad.error is None:
             self._garbage_size_bytes += len(bad.data)
             if self._garbage_size_bytes >= _GARBAGE_SIZE_BYTES_MAX:

@@ -8,7 +8,7 @@ There is no escaping on this link: "##" may stand inside a data unit, and a star
 Strategy: find a start mark, wait for the header, see whether it is plausible, wait for the rest, look at the check byte. If
 any of these fails, drop one byte and not the whole frame: a false start must not cost the good frame behind it. A frame
 whose check byte is right but whose inside is not valid is dropped as a whole, since its borders are certain. What belongs to
-no frame is reported as bad stretches, and the same events come out however the stream is cut into pieces.
+no frame is reported as `DiscardedBytes`, and the same events come out however the stream is cut into pieces.
 
 A false start that is plausible up to its length makes the reader wait for up to 64 KiB. Nothing is lost by that, but the
 frames behind it come late; who has a clock calls `skip_start` when a frame stays unfinished for too long.
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._frame import Frame
     from bmsota.gbt32960._registry import Layouts
 
-__all__ = ["NEED_DATA", "BadStretch", "FrameReader", "FrameReceived", "ReaderEvent"]
+__all__ = ["NEED_DATA", "DiscardedBytes", "FrameReader", "FrameReceived", "ReaderEvent"]
 
-BAD_STRETCH_SIZE_BYTES_MAX: Final = 1024
+DISCARDED_SIZE_BYTES_MAX: Final = 1024
 """Garbage is reported in pieces of this size, so that a link which sends nothing else cannot fill the memory."""
 
 UNREAD_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -65,18 +65,18 @@ class FrameReceived:
 
 
 @dataclass(frozen=True, slots=True)
-class BadStretch:
+class DiscardedBytes:
     """Bytes that belong to no valid frame. Reported whole up to a limit, then in pieces; nothing is dropped silently."""
 
     offset: int
-    """Where the stretch began, counted in bytes from the start of the stream."""
+    """Where they began, counted in bytes from the start of the stream."""
     data: bytes
     reason: str
     error: FrameError | None = None
-    """Set when the stretch is one frame with a right check byte and an invalid header or data unit."""
+    """Set when they are one frame with a right check byte and an invalid header or data unit."""
 
 
-ReaderEvent = FrameReceived | BadStretch | Literal[_NeedData.NEED_DATA]
+ReaderEvent = FrameReceived | DiscardedBytes | Literal[_NeedData.NEED_DATA]
 
 
 class FrameReader:
@@ -136,17 +136,17 @@ class FrameReader:
         self._searched = False
 
     def next_event(self) -> ReaderEvent:
-        """Return the next frame or bad stretch, or `NEED_DATA`."""
+        """Return the next frame, the next bytes that belong to none, or `NEED_DATA`."""
         buffer = self._buffer
         size = len(buffer)
         while not self._searched:
             at = self._at
             if self._is_over and at == size:
                 if self._bad_at < size:
-                    return self._bad_stretch(size)
+                    return self._discarded(size)
                 break
-            if at - self._bad_at >= BAD_STRETCH_SIZE_BYTES_MAX:
-                return self._bad_stretch(self._bad_at + BAD_STRETCH_SIZE_BYTES_MAX)
+            if at - self._bad_at >= DISCARDED_SIZE_BYTES_MAX:
+                return self._discarded(self._bad_at + DISCARDED_SIZE_BYTES_MAX)
             mark = buffer[at : at + 2]
             if mark not in (b"##", b"$$"):
                 if size - at < 2 and mark in (b"#", b"$", b"") and not self._is_over:
@@ -176,12 +176,12 @@ class FrameReader:
                     self._drop(at + 1, str(error))
                     continue
                 if at > self._bad_at:
-                    return self._bad_stretch(at)
+                    return self._discarded(at)
                 self._at = end
-                return self._bad_stretch(end, str(error), error)
+                return self._discarded(end, str(error), error)
             if at > self._bad_at:
                 # What came before is reported first; decoding this frame again is the price of rare garbage.
-                return self._bad_stretch(at)
+                return self._discarded(at)
             self._at = self._bad_at = end
             return FrameReceived(frame, raw, self._stream_offset + at)
         self._searched = True
@@ -203,7 +203,7 @@ class FrameReader:
             self._searched = False
 
     def end(self) -> None:
-        """The stream is over. `next_event` now gives what is left: frames behind an unfinished one, and bad stretches."""
+        """The stream is over. `next_event` now gives what is left: frames behind an unfinished one, and discarded bytes."""
         self._is_over = True
         self._searched = False
 
@@ -220,8 +220,8 @@ class FrameReader:
             self._bad_reason = reason
         self._at = up_to
 
-    def _bad_stretch(self, up_to: int, reason: str = "", error: FrameError | None = None) -> BadStretch:
-        event = BadStretch(
+    def _discarded(self, up_to: int, reason: str = "", error: FrameError | None = None) -> DiscardedBytes:
+        event = DiscardedBytes(
             self._stream_offset + self._bad_at, self._buffer[self._bad_at : up_to], reason or self._bad_reason, error
         )
         self._bad_at = up_to

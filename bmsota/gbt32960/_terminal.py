@@ -61,7 +61,7 @@ from bmsota.gbt32960._messages import (
     VehicleLogin2025,
     VehicleLogout,
 )
-from bmsota.gbt32960._reader import NEED_DATA, BadStretch, FrameReader
+from bmsota.gbt32960._reader import NEED_DATA, DiscardedBytes, FrameReader
 from bmsota.gbt32960._time import MINUTE_NS, SECOND_NS, beijing_time, nanoseconds
 
 if TYPE_CHECKING:
@@ -735,7 +735,7 @@ class TerminalSession:
 
     def _read(self, now_ns: int) -> None:
         while (event := self._reader.next_event()) is not NEED_DATA:
-            if isinstance(event, BadStretch):
+            if isinstance(event, DiscardedBytes):
                 self._events.append(event)
             else:
                 self._receive(event.frame, now_ns)

@@ -62,7 +62,7 @@ NO_VERSION = ImageVersion()
 
 
 class NodeUpgradeOutcome(StrEnum):
-    """How a field upgrade ended (`bmsota.gbt32960.FieldUpgradeOutcome` has the same names)."""
+    """How a field upgrade ended (`bmsota.gbt32960.LocalUpgradeOutcome` has the same names)."""
 
     SUCCEEDED = "succeeded"
     """The node runs another version than before, and will run it again."""

@@ -78,10 +78,10 @@ def test_the_target_sees_a_reader_that_minds_the_pieces(monkeypatch):
         def next_event(self):
             event = super().next_event()
             if isinstance(event, target.FrameReceived) and type(self).pieces > 1:
-                return BadStretch(event.offset, event.raw, "in pieces")
+                return DiscardedBytes(event.offset, event.raw, "in pieces")
             return event
 
-    from bmsota.gbt32960 import BadStretch
+    from bmsota.gbt32960 import DiscardedBytes
 
     monkeypatch.setattr(target, "FrameReader", Whole)
     with pytest.raises(AssertionError, match="other frames"):

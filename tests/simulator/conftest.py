@@ -35,8 +35,8 @@ from bmsota.gbt32960 import (
     Control,
     ControlId,
     ExtensionReceived,
-    FieldUpgrade,
-    FieldUpgrades,
+    LocalUpgrade,
+    LocalUpgrades,
     LoginRequested,
     PlatformSession,
     RemoteUpgrade,
@@ -198,7 +198,7 @@ class Platform:
         self.order_document = b""
         self.reports: list[PostBootReport] = []
         self.states: list[UpgradeState] = []
-        self.field_upgrades: list[FieldUpgrade] = []
+        self.field_upgrades: list[LocalUpgrade] = []
         self.takes_field_upgrades = True
         self.unanswered: set[int] = set()
         """Commands that a platform which knows only the standard leaves without an answer."""
@@ -246,7 +246,7 @@ class Platform:
     def extension(self, message: Any) -> bool:
         if isinstance(message, UpgradeState):
             self.states.append(message)
-        if isinstance(message, FieldUpgrades):
+        if isinstance(message, LocalUpgrades):
             self.field_upgrades += message.upgrades
             return self.takes_field_upgrades
         if isinstance(message, SignedReport):

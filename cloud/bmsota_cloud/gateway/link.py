@@ -19,17 +19,17 @@ from urllib.parse import urlsplit
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
-    BadStretch,
     CloseRequested,
     Command,
     CommandReplied,
     CommandTimedOut,
     Control,
     ControlId,
+    DiscardedBytes,
     ExtensionReceived,
-    FieldUpgrades,
     FrameRefused,
     HeartbeatReceived,
+    LocalUpgrades,
     LoginRequested,
     LogoutReceived,
     PlatformSession,
@@ -172,7 +172,7 @@ class GatewayLink:
                 self.is_closing = True
             case FrameRefused():
                 services.counters["frame_refused"] += 1
-            case BadStretch(data=data):
+            case DiscardedBytes(data=data):
                 services.counters["bad_stretch"] += 1
                 services.counters["bad_stretch_bytes"] += len(data)
 
@@ -214,7 +214,7 @@ class GatewayLink:
                 services.ingest.seen(frame.vin, now)
                 if services.upgrades.report_received(frame.vin, document, now) is ReportVerdict.REFUSED:
                     return ReplyFlag.ERROR
-            case FieldUpgrades(upgrades=upgrades):
+            case LocalUpgrades(upgrades=upgrades):
                 services.ingest.seen(frame.vin, now)
                 services.upgrade_history.told(frame.vin, upgrades, now)
             case _:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from bmsota.errors import BmsotaError
-from bmsota.gbt32960 import FieldUpgradeOutcome
+from bmsota.gbt32960 import LocalUpgradeOutcome
 from bmsota.image import ImageVersion
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import NotFoundError
@@ -29,9 +29,9 @@ __all__ = ["UpgradeHistoryService"]
 
 # The platform's own words serve for both kinds of upgrade.
 _STATUSES: dict[int, VehicleStatus] = {
-    FieldUpgradeOutcome.SUCCEEDED: VehicleStatus.SUCCEEDED,
-    FieldUpgradeOutcome.FAILED: VehicleStatus.FAILED,
-    FieldUpgradeOutcome.REVERTED: VehicleStatus.ROLLED_BACK,
+    LocalUpgradeOutcome.SUCCEEDED: VehicleStatus.SUCCEEDED,
+    LocalUpgradeOutcome.FAILED: VehicleStatus.FAILED,
+    LocalUpgradeOutcome.REVERTED: VehicleStatus.ROLLED_BACK,
 }
 _HWID = re.compile(r"[!-~]{1,24}", re.ASCII)
 _NO_VERSION = (0, 0, 0, 0)
@@ -43,8 +43,8 @@ class UpgradeHistoryService:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def told(self, vin: str, upgrades: Sequence[gbt32960.FieldUpgrade], now: datetime) -> int:
-        """A FieldUpgrades frame of this vehicle; how many of its upgrades are new.
+    def told(self, vin: str, upgrades: Sequence[gbt32960.LocalUpgrade], now: datetime) -> int:
+        """A LocalUpgrades frame of this vehicle; how many of its upgrades are new.
 
         What is known already is counted and left aside, and so is what nobody could read: asking the unit again would
         bring the same.
@@ -92,7 +92,7 @@ class UpgradeHistoryService:
             return work.history.page(vin, request)
 
 
-def _read(vin: str, upgrade: gbt32960.FieldUpgrade, now: datetime) -> FieldUpgrade | None:
+def _read(vin: str, upgrade: gbt32960.LocalUpgrade, now: datetime) -> FieldUpgrade | None:
     """The upgrade in the platform's words; None if it has none for it."""
     status = _STATUSES.get(upgrade.outcome)
     try:

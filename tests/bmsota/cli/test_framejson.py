@@ -16,10 +16,10 @@ from bmsota.gbt32960 import (
     BlockReply,
     BlockRequest,
     Control,
-    FieldUpgrade,
-    FieldUpgradeOutcome,
-    FieldUpgrades,
     Frame,
+    LocalUpgrade,
+    LocalUpgradeOutcome,
+    LocalUpgrades,
     NodeIdentity,
     Parameter,
     ParameterValues,
@@ -87,16 +87,16 @@ def test_what_could_be_taken_for_each_other_is_told_apart(value):
             ),
         ),
         VehicleLogin(NOON, 1, "i", ("a", "bb")),
-        FieldUpgrades(
+        LocalUpgrades(
             NOON,
             (
-                FieldUpgrade(
+                LocalUpgrade(
                     upgraded_at=NOON,
                     position=1,
                     hwid="h",
                     version_before=(0, 0, 0, 0),
                     version_after=(1, 2, 3, 4),
-                    outcome=FieldUpgradeOutcome.SUCCEEDED,
+                    outcome=LocalUpgradeOutcome.SUCCEEDED,
                     tool="t",
                 ),
             ),

@@ -23,11 +23,11 @@ from bmsota.gbt32960 import (
     MARK_INVALID,
     Alarms,
     CellVoltages,
-    Columns,
     Command,
     DriveMotor,
     DriveMotors,
     Frame,
+    FrameColumns,
     Heartbeat,
     Position,
     RawBody,
@@ -233,7 +233,7 @@ def test_offsets_belong_to_bytes():
 def test_nothing_is_a_batch_too():
     """No frames, and frames of no bytes."""
     assert len(decode_batch([])) == 0
-    assert encode_batch(Columns()) == []
+    assert encode_batch(FrameColumns()) == []
     assert [index for index, _ in decode_batch([b"", b"", b"#"]).errors] == [0, 1, 2]
 
 
@@ -358,7 +358,7 @@ def columns_of(frame, **changed):
     group = decode_batch([encode(frame)]).groups[0]
     own = {name: changed.pop(name) for name in tuple(changed) if hasattr(group, name)}
     values = {**group.values, **changed}
-    return Columns(groups=(replace(group, **{"values": values, **own}),))
+    return FrameColumns(groups=(replace(group, **{"values": values, **own}),))
 
 
 MOTOR = DriveMotors((DriveMotor(1, 1, 41, 4320, 15.0, 48, 355.2, 20.1),))
@@ -427,7 +427,7 @@ def test_a_missing_column_is_refused_by_name(name):
     values = dict(columns.groups[0].values)
     del values[name]
     with pytest.raises(LocalProtocolError, match=f"got no '{name}"):
-        encode_batch(Columns(groups=(replace(columns.groups[0], values=values),)))
+        encode_batch(FrameColumns(groups=(replace(columns.groups[0], values=values),)))
 
 
 def test_strict_encoding_refuses_what_the_text_does_not_allow():

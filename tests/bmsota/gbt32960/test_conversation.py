@@ -19,9 +19,9 @@ from bmsota.gbt32960 import (
     ControlId,
     Edition,
     ExtensionReceived,
-    FieldUpgrade,
-    FieldUpgradeOutcome,
-    FieldUpgrades,
+    LocalUpgrade,
+    LocalUpgradeOutcome,
+    LocalUpgrades,
     LoggedIn,
     LoggedOut,
     LoginRequested,
@@ -217,24 +217,24 @@ def test_what_was_upgraded_over_can_is_told_at_the_next_login():
     wire = Wire()
     wire.is_up = False
     wire.run(0)
-    upgrade = FieldUpgrade(
+    upgrade = LocalUpgrade(
         upgraded_at=beijing_time(wire.now_ns),
         position=1,
         hwid="F7S-0001",
         version_before=(2, 0, 0, 0),
         version_after=(2, 1, 0, 0),
-        outcome=FieldUpgradeOutcome.SUCCEEDED,
+        outcome=LocalUpgradeOutcome.SUCCEEDED,
         tool="bmsota",
     )
-    told = FieldUpgrades(beijing_time(wire.now_ns), (upgrade,))
-    wire.terminal.send_extension(Command.FIELD_UPGRADES, told, wire.now_ns)
+    told = LocalUpgrades(beijing_time(wire.now_ns), (upgrade,))
+    wire.terminal.send_extension(Command.LOCAL_UPGRADES, told, wire.now_ns)
     wire.run(30)
     assert not wire.of(ExtensionReceived)
     wire.is_up = True
     wire.run(3600)
     assert [event.frame.message for event in wire.of(ExtensionReceived)] == [told]
     (reply,) = wire.of(ReplyReceived)
-    assert (reply.command, reply.reply_flag) == (Command.FIELD_UPGRADES, ReplyFlag.SUCCESS)
+    assert (reply.command, reply.reply_flag) == (Command.LOCAL_UPGRADES, ReplyFlag.SUCCESS)
     assert reply.frame.message == TimeReply(told.time)
 
 

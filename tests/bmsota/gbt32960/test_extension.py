@@ -18,11 +18,11 @@ from bmsota.gbt32960 import (
     EchoReply,
     Edition,
     EmptyReply,
-    FieldUpgrade,
-    FieldUpgradeOutcome,
-    FieldUpgrades,
     Frame,
     FrameReader,
+    LocalUpgrade,
+    LocalUpgradeOutcome,
+    LocalUpgrades,
     NodeIdentity,
     NodeRole,
     NodeState,
@@ -54,13 +54,13 @@ MASTER = NodeIdentity(
 )
 SLAVE = replace(MASTER, role=NodeRole.SLAVE, position=1, hwid="F7S-0001", serial="", state=NodeState.ABSENT)
 STATE = UpgradeState(time=NOW, order_id="o-1", state=UpgradeStateCode.DOWNLOADING, progress_pct=42, reason="resumed")
-UPGRADE = FieldUpgrade(
+UPGRADE = LocalUpgrade(
     upgraded_at=beijing_time(1_767_222_000 * 10**9),
     position=2,
     hwid="F7S-0002",
     version_before=(2, 0, 0, 0),
     version_after=(2, 1, 513, 5),
-    outcome=FieldUpgradeOutcome.SUCCEEDED,
+    outcome=LocalUpgradeOutcome.SUCCEEDED,
     tool="bmsota",
 )
 DIGEST = bytes(range(32))
@@ -87,9 +87,9 @@ def test_the_bytes_of_each_message(edition):
     assert unit_of(0xC1, unknown, edition=edition) == TIME + b"\xb5\x01\x00\x04\xff\x06" + "断电".encode()
     assert unit_of(0xC2, SignedReport(NOW, b"\xd2\x84"), edition=edition) == TIME + b"\xb5\x01\x00\x02\xd2\x84"
     done = b"\x1a\x01\x01\x07\0\0\x02\x08F7S-0002\x02\0\0\0\0\0\0\0\x02\x01\x02\x01\0\0\0\x05\x01\x06bmsota\0"
-    back = replace(UPGRADE, version_after=(0, 0, 0, 0), outcome=FieldUpgradeOutcome.REVERTED, tool="", detail="超时")
+    back = replace(UPGRADE, version_after=(0, 0, 0, 0), outcome=LocalUpgradeOutcome.REVERTED, tool="", detail="超时")
     undone = b"\x1a\x01\x01\x07\0\0\x02\x08F7S-0002\x02" + bytes(15) + b"\x03\0\x06" + "超时".encode()
-    told = FieldUpgrades(NOW, (UPGRADE, back))
+    told = LocalUpgrades(NOW, (UPGRADE, back))
     assert unit_of(0xC3, told, edition=edition) == TIME + b"\xb5\x01\x02" + done + undone
     asked = TIME + b"\xb5\x01" + DIGEST + b"\x01\x02\x03\x04"
     assert unit_of(0xC4, REQUEST, edition=edition) == asked + b"\x10\x00"
@@ -114,18 +114,18 @@ def test_the_bytes_of_each_message(edition):
         (0xC0, UnitIdentity(NOW, (replace(MASTER, security_counter=-1),)), "security_counter"),
         (0xC0, UnitIdentity(NOW, (replace(MASTER, hardware_class=SimpleNamespace(bytes=b"short")),)), "16 bytes, got 5"),
         (0xC1, SignedReport(NOW, b"x"), "frame.command: expected 0xc2 for SignedReport"),
-        (0xC3, FieldUpgrades(NOW, ()), "upgrades: expected 1 to 64 items"),
-        (0xC3, FieldUpgrades(NOW, (UPGRADE,) * 65), "upgrades: expected 1 to 64 items"),
-        (0xC3, FieldUpgrades(NOW, (MASTER,)), "upgrades: expected FieldUpgrade"),
-        (0xC3, FieldUpgrades(NOW, (replace(UPGRADE, position=32),)), "position: expected 0 to 31"),
-        (0xC3, FieldUpgrades(NOW, (replace(UPGRADE, hwid="x" * 25),)), "hwid: expected 1 to 24 bytes"),
-        (0xC3, FieldUpgrades(NOW, (replace(UPGRADE, outcome=0),)), "outcome: expected 1 to 3"),
-        (0xC3, FieldUpgrades(NOW, (replace(UPGRADE, tool="x" * 65),)), "tool: expected 0 to 64 bytes"),
-        (0xC3, FieldUpgrades(NOW, (replace(UPGRADE, upgraded_at=None),)), "upgraded_at|time: expected an aware datetime"),
-        (0xC3, FieldUpgrades(NOW, (replace(UPGRADE, version_after=(0, 0, 0, 1 << 32)),)), "version_after_build"),
-        (0xC3, FieldUpgrades(NOW, (replace(UPGRADE, version_before=(1, 0, 0), version_after=(1, 2, 0, 0, 0)),)),
+        (0xC3, LocalUpgrades(NOW, ()), "upgrades: expected 1 to 64 items"),
+        (0xC3, LocalUpgrades(NOW, (UPGRADE,) * 65), "upgrades: expected 1 to 64 items"),
+        (0xC3, LocalUpgrades(NOW, (MASTER,)), "upgrades: expected LocalUpgrade"),
+        (0xC3, LocalUpgrades(NOW, (replace(UPGRADE, position=32),)), "position: expected 0 to 31"),
+        (0xC3, LocalUpgrades(NOW, (replace(UPGRADE, hwid="x" * 25),)), "hwid: expected 1 to 24 bytes"),
+        (0xC3, LocalUpgrades(NOW, (replace(UPGRADE, outcome=0),)), "outcome: expected 1 to 3"),
+        (0xC3, LocalUpgrades(NOW, (replace(UPGRADE, tool="x" * 65),)), "tool: expected 0 to 64 bytes"),
+        (0xC3, LocalUpgrades(NOW, (replace(UPGRADE, upgraded_at=None),)), "upgraded_at|time: expected an aware datetime"),
+        (0xC3, LocalUpgrades(NOW, (replace(UPGRADE, version_after=(0, 0, 0, 1 << 32)),)), "version_after_build"),
+        (0xC3, LocalUpgrades(NOW, (replace(UPGRADE, version_before=(1, 0, 0), version_after=(1, 2, 0, 0, 0)),)),
          "expected two versions of 4 numbers"),
-        (0xC3, FieldUpgrades(NOW, (replace(UPGRADE, version_before=None),)), "expected two versions of 4 numbers"),
+        (0xC3, LocalUpgrades(NOW, (replace(UPGRADE, version_before=None),)), "expected two versions of 4 numbers"),
         (0xC4, replace(REQUEST, size=0), "size: expected 1 to 32768"),
         (0xC4, replace(REQUEST, size=BLOCK_SIZE_BYTES_MAX + 1), "size: expected 1 to 32768"),
         (0xC4, replace(REQUEST, offset=1 << 32), "offset: expected 0 to"),
@@ -167,7 +167,7 @@ def test_the_largest_messages_fit_a_frame():
     block = replace(BLOCK, data=bytes(BLOCK_SIZE_BYTES_MAX))
     assert len(unit_of(0xC4, block, flag=ReplyFlag.SUCCESS)) == 46 + BLOCK_SIZE_BYTES_MAX
     upgrade = replace(UPGRADE, hwid="H" * 24, tool="T" * 64, detail="D" * 255)
-    assert len(unit_of(0xC3, FieldUpgrades(NOW, (upgrade,) * 64))) == 9 + 64 * 370
+    assert len(unit_of(0xC3, LocalUpgrades(NOW, (upgrade,) * 64))) == 9 + 64 * 370
 
 
 def reply_of(unit, flag=ReplyFlag.SUCCESS):
@@ -213,7 +213,7 @@ def test_a_block_is_as_long_as_it_says(tail, named):
 @pytest.mark.parametrize(
     ("command", "flag", "message"),
     [
-        (0xC3, ReplyFlag.COMMAND, FieldUpgrades(NOW, (UPGRADE, replace(UPGRADE, detail="why")))),
+        (0xC3, ReplyFlag.COMMAND, LocalUpgrades(NOW, (UPGRADE, replace(UPGRADE, detail="why")))),
         (0xC4, ReplyFlag.COMMAND, REQUEST),
         (0xC4, ReplyFlag.SUCCESS, BLOCK),
     ],

@@ -6,11 +6,11 @@ import pytest
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
-    BadStretch,
     CommandReplied,
     CommandTimedOut,
     Control,
     ControlId,
+    DiscardedBytes,
     EchoReply,
     Edition,
     EmptyReply,
@@ -155,7 +155,7 @@ def test_a_wrong_report_is_answered_so_that_it_comes_again(platform):
         (bytes(7), TimeReply(now)),
     ):
         end.hear(up(2, RawMessage(unit)))
-        assert isinstance(end.events[-1], BadStretch)
+        assert isinstance(end.events[-1], DiscardedBytes)
         assert end.frames[-1] == up(2, message, reply_flag=2)
     sent = len(end.frames)
     for frame in (
@@ -163,7 +163,7 @@ def test_a_wrong_report_is_answered_so_that_it_comes_again(platform):
         up(2, RawMessage(time + b"\x01"), vin="LTEST000000000002"),
     ):
         end.hear(frame)
-        assert isinstance(end.events[-1], BadStretch)
+        assert isinstance(end.events[-1], DiscardedBytes)
     assert len(end.frames) == sent
 
 
@@ -374,6 +374,6 @@ def test_an_unfinished_frame_is_given_up_after_half_a_minute(platform):
     end.take()
     end.pass_time(30)
     assert [line[9:] for line in end.take()] == [
-        "! BadStretch reason=a frame that was never finished",
+        "! DiscardedBytes reason=a frame that was never finished",
         "! ReportReceived",
     ]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
     NEED_DATA,
-    BadStretch,
+    DiscardedBytes,
     Frame,
     FrameReader,
     FrameReceived,
@@ -129,7 +129,7 @@ def test_an_unfinished_frame_can_be_given_up():
     assert reader.unfinished_size_bytes == 24 + len(HEARTBEAT)
     reader.skip_start()
     bad = reader.next_event()
-    assert isinstance(bad, BadStretch)
+    assert isinstance(bad, DiscardedBytes)
     assert (bad.offset, bad.data, bad.reason) == (0, HEARTBEAT[:22] + b"\x40\x00", "a frame that was never finished")
     good = reader.next_event()
     assert isinstance(good, FrameReceived)
@@ -152,7 +152,7 @@ def test_a_wrong_check_byte_costs_one_frame():
     """The stretch is reported with what was wrong, and the next frame comes."""
     broken = HEARTBEAT[:-1] + bytes((HEARTBEAT[-1] ^ 1,))
     bad, good = events_of([broken + HEARTBEAT])
-    assert isinstance(bad, BadStretch)
+    assert isinstance(bad, DiscardedBytes)
     assert bad.data == broken
     assert "expected check byte" in bad.reason
     assert bad.error is None
@@ -163,7 +163,7 @@ def test_a_wrong_inside_is_reported_whole():
     """With a right check byte the borders are certain: one stretch, with the error, at once."""
     wrong = encode(Frame(command=2, vin=VIN, message=RawMessage(b"\x01")))
     bad, good = events_of([b"xyz" + wrong + HEARTBEAT])[1:]
-    assert isinstance(bad, BadStretch)
+    assert isinstance(bad, DiscardedBytes)
     assert bad.data == wrong
     assert bad.offset == 3
     assert bad.error is not None
@@ -178,7 +178,7 @@ def test_garbage_is_reported_in_bounded_pieces():
     for _ in range(100):
         reader.receive_data(b"\xaa" * 1000)
         while (event := reader.next_event()) is not NEED_DATA:
-            assert isinstance(event, BadStretch)
+            assert isinstance(event, DiscardedBytes)
             sizes.append(len(event.data))
     assert set(sizes) == {1024}
     assert sum(sizes) > 98_000
@@ -209,7 +209,7 @@ def test_nothing_comes_after_the_end():
     reader.receive_data(HEARTBEAT[:10])
     reader.end()
     bad = reader.next_event()
-    assert isinstance(bad, BadStretch)
+    assert isinstance(bad, DiscardedBytes)
     assert bad.data == HEARTBEAT[:10]
     assert reader.next_event() is NEED_DATA
     with pytest.raises(LocalProtocolError, match="end"):

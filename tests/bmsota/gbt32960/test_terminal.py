@@ -8,12 +8,12 @@ import pytest
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
-    BadStretch,
     BlockReply,
     BlockRequest,
     CommandReceived,
     Control,
     ControlId,
+    DiscardedBytes,
     EchoReply,
     Edition,
     EmptyReply,
@@ -229,7 +229,7 @@ def test_answers_that_nothing_waits_for_have_no_effect(terminal):
 def test_garbage_is_passed_on(terminal):
     end = logged_in(terminal)
     end.do("receive_data", b"\x00\x01" + encode(reply(7)))
-    assert end.events[-1] == BadStretch(len(encode(reply(1))), b"\x00\x01", "no start mark")
+    assert end.events[-1] == DiscardedBytes(len(encode(reply(1))), b"\x00\x01", "no start mark")
 
 
 def test_an_unfinished_frame_is_given_up_after_half_a_minute(terminal):
@@ -241,7 +241,7 @@ def test_an_unfinished_frame_is_given_up_after_half_a_minute(terminal):
     assert end.take() == []
     end.pass_time(1)
     assert [line.split(" ! ")[1] for line in end.take()] == [
-        "BadStretch reason=a frame that was never finished",
+        "DiscardedBytes reason=a frame that was never finished",
         "CommandReceived",
     ]
 

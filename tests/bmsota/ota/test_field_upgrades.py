@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootReason, BootStore, SlotLayout, SlotState, for_hardware
 from bmsota.errors import BmsotaError, LocalProtocolError
-from bmsota.gbt32960 import FieldUpgradeOutcome
+from bmsota.gbt32960 import LocalUpgradeOutcome
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
 from bmsota.ota.field_upgrades import (
     FIELD_UPGRADES_MAX,
@@ -596,4 +596,4 @@ def test_power_may_fail_twice():
 
 
 def test_outcomes_have_the_names_of_the_wire():
-    assert [outcome.name for outcome in NodeUpgradeOutcome] == [outcome.name for outcome in FieldUpgradeOutcome]
+    assert [outcome.name for outcome in NodeUpgradeOutcome] == [outcome.name for outcome in LocalUpgradeOutcome]

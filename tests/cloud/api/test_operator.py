@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from bmsota.gbt32960 import FieldUpgrade, FieldUpgradeOutcome, beijing_time
+from bmsota.gbt32960 import LocalUpgrade, LocalUpgradeOutcome, beijing_time
 from bmsota.gbt32960 import UpgradeStateCode as Code
 
 API = "/api/v1"
@@ -196,13 +196,13 @@ def test_the_upgrade_history_of_a_vehicle(world, client, bearer):
     """OTA and CAN in one list, paged, newest first; every field as programs get it."""
     task = world.approved(1)
     vin = world.vin(1)
-    upgrade = FieldUpgrade(
+    upgrade = LocalUpgrade(
         upgraded_at=beijing_time(world.now_ns + 60 * 10**9),
         position=2,
         hwid="S-000001-2",
         version_before=(2, 0, 0, 0),
         version_after=(2, 0, 0, 0),
-        outcome=FieldUpgradeOutcome.REVERTED,
+        outcome=LocalUpgradeOutcome.REVERTED,
         tool="bmsota 1.0",
         detail="not confirmed",
     )

@@ -13,10 +13,10 @@ from bmsota.gbt32960 import (
     ConnectRequested,
     ControlId,
     Edition,
-    FieldUpgrade,
-    FieldUpgradeOutcome,
-    FieldUpgrades,
     Frame,
+    LocalUpgrade,
+    LocalUpgradeOutcome,
+    LocalUpgrades,
     LoggedIn,
     LoginFailed,
     NodeIdentity,
@@ -283,18 +283,18 @@ def test_a_report_that_is_not_believed_is_answered_with_an_error(world, vin):
 def test_field_upgrades_come_into_the_history_once(world, vin, piece):
     """The unit repeats what it has not heard our answer to; each time it is answered the same."""
     wire = Wire(world, vin, piece=piece)
-    upgrade = FieldUpgrade(
+    upgrade = LocalUpgrade(
         upgraded_at=beijing_time(world.now_ns),
         position=2,
         hwid="S-000001-2",
         version_before=(2, 0, 0, 0),
         version_after=(2, 1, 0, 0),
-        outcome=FieldUpgradeOutcome.SUCCEEDED,
+        outcome=LocalUpgradeOutcome.SUCCEEDED,
     )
     for _ in range(2):
-        wire.say(Command.FIELD_UPGRADES, FieldUpgrades(beijing_time(world.now_ns), (upgrade,)))
+        wire.say(Command.LOCAL_UPGRADES, LocalUpgrades(beijing_time(world.now_ns), (upgrade,)))
         world.wait(seconds=20)
-    assert wire.flags(Command.FIELD_UPGRADES) == [ReplyFlag.SUCCESS] * 2
+    assert wire.flags(Command.LOCAL_UPGRADES) == [ReplyFlag.SUCCESS] * 2
     (entry,) = world.services.upgrade_history.page(vin, PageRequest(), by=world.people["vera"]).items
     assert [(node.position, node.version_before, node.version_after) for node in entry.nodes] == [(2, "2.0.0", "2.1.0")]
     assert state(world, vin).last_seen_at == world.now - timedelta(seconds=20)

@@ -29,10 +29,10 @@ from bmsota.gbt32960 import (
     DriveMotor,
     DriveMotors,
     Extremes,
-    FieldUpgrade,
-    FieldUpgradeOutcome,
     Gear,
     GearPosition,
+    LocalUpgrade,
+    LocalUpgradeOutcome,
     MotorState,
     Position,
     ProbeTemperatures,
@@ -122,9 +122,9 @@ def tell_field_upgrade(world):
             "hwid": f"HW-{position}",
             "version_before": (2, 0, 0, 0),
             "version_after": (2, 1, 0, 0),
-            "outcome": FieldUpgradeOutcome.SUCCEEDED,
+            "outcome": LocalUpgradeOutcome.SUCCEEDED,
         }
-        upgrade = FieldUpgrade(**asked | fields)
+        upgrade = LocalUpgrade(**asked | fields)
         assert world.services.upgrade_history.told(world.vin(number), [upgrade], world.now) == 1
 
     return tell

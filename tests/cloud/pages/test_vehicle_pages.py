@@ -7,7 +7,7 @@ import pytest
 from bmsota_cloud.domain.errors import InvalidInputError
 from bmsota_cloud.pages import listing
 
-from bmsota.gbt32960 import FieldUpgradeOutcome, Position, Sentinel
+from bmsota.gbt32960 import LocalUpgradeOutcome, Position, Sentinel
 
 
 def vins(page):
@@ -219,7 +219,7 @@ def test_field_upgrades_stand_beside_the_tasks(fleet, visit, words, tell_field_u
     task = fleet.create(1)
     fleet.wait(minutes=5)
     tell_field_upgrade(1, position=2, tool="bmsota 1.0")
-    tell_field_upgrade(1, position=0, outcome=FieldUpgradeOutcome.FAILED, detail="the node refused an image")
+    tell_field_upgrade(1, position=0, outcome=LocalUpgradeOutcome.FAILED, detail="the node refused an image")
     vera = visit("vera")
     page = vera.see(f"/vehicles/{fleet.vin(1)}/real-time")
     text = words(page)

@@ -8,7 +8,7 @@ from bmsota_cloud.domain import accounts
 from bmsota_cloud.domain.errors import NotAllowedError, NotFoundError
 from bmsota_cloud.domain.paging import PageRequest
 
-from bmsota.gbt32960 import FieldUpgrade, FieldUpgradeOutcome, beijing_time
+from bmsota.gbt32960 import LocalUpgrade, LocalUpgradeOutcome, beijing_time
 
 
 def told(world, **fields):
@@ -18,10 +18,10 @@ def told(world, **fields):
         "hwid": "S-000001-2",
         "version_before": (2, 0, 0, 0),
         "version_after": (2, 1, 0, 5),
-        "outcome": FieldUpgradeOutcome.SUCCEEDED,
+        "outcome": LocalUpgradeOutcome.SUCCEEDED,
         "tool": "bmsota 1.0",
     }
-    return FieldUpgrade(**asked | fields)
+    return LocalUpgrade(**asked | fields)
 
 
 def history(world, **options):
@@ -67,9 +67,9 @@ def test_a_repetition_is_no_second_entry(world):
 @pytest.mark.parametrize(
     ("outcome", "status"),
     [
-        (FieldUpgradeOutcome.SUCCEEDED, "Upgrade succeeded"),
-        (FieldUpgradeOutcome.FAILED, "Upgrade failed"),
-        (FieldUpgradeOutcome.REVERTED, "Rolled back"),
+        (LocalUpgradeOutcome.SUCCEEDED, "Upgrade succeeded"),
+        (LocalUpgradeOutcome.FAILED, "Upgrade failed"),
+        (LocalUpgradeOutcome.REVERTED, "Rolled back"),
     ],
 )
 def test_every_outcome_has_one_of_the_platforms_words(world, outcome, status):

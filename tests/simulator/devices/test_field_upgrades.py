@@ -8,7 +8,7 @@ import pytest
 from bmsota_sim.kernel import SECOND
 
 from bmsota.flashing import FlashJob
-from bmsota.gbt32960 import Command, FieldUpgradeOutcome
+from bmsota.gbt32960 import Command, LocalUpgradeOutcome
 from bmsota.image import ImageVersion
 from bmsota.ota.field_upgrades import FIELD_UPGRADES_MAX
 
@@ -56,7 +56,7 @@ def told(bench):
     return [(u.position, u.version_before[:2], u.version_after[:2], u.outcome) for u in bench.platform.field_upgrades]
 
 
-DONE = (1, (2, 0), (2, 1), FieldUpgradeOutcome.SUCCEEDED)
+DONE = (1, (2, 0), (2, 1), LocalUpgradeOutcome.SUCCEEDED)
 
 
 def test_a_slave_that_is_flashed_while_the_unit_is_online_is_told_at_once(bench, new):
@@ -126,7 +126,7 @@ def test_a_platform_that_refuses_is_told_again_at_the_next_login(bench, new):
 
 def test_a_platform_that_knows_only_the_standard_costs_three_frames_a_login(bench, new):
     """And the unit goes on with everything else."""
-    bench.platform.unanswered = {Command.FIELD_UPGRADES}
+    bench.platform.unanswered = {Command.LOCAL_UPGRADES}
     install(bench, new)
     bench.run(600)
     assert told(bench) == [DONE] * 3
