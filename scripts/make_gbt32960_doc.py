@@ -17,7 +17,7 @@ from bmsota import gbt32960
 from bmsota.gbt32960 import Command, Edition, ParameterId, RawMessage
 from bmsota.gbt32960._codec import _KINDS
 from bmsota.gbt32960._fields import Field, Text
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, PARAMETER_ROWS
+from bmsota.gbt32960._tables import BODY_LAYOUTS, PARAMETER_ROWS
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from pages import DOCS, run

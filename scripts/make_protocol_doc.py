@@ -56,7 +56,7 @@ from bmsota.gbt32960._fields import (
     Text,
     Time,
 )
-from bmsota.gbt32960._layouts import (
+from bmsota.gbt32960._tables import (
     ACTIVATION,
     ACTIVATION_REPLY,
     BODY_LAYOUTS,
@@ -64,7 +64,7 @@ from bmsota.gbt32960._layouts import (
     EXTENSION_LAYOUTS,
     EXTENSION_REPLY_LAYOUTS,
     KEY_EXCHANGE,
-    PLATFORM_LOGIN,
+    PLATFORM_LOGIN_2016,
     PLATFORM_LOGIN_2025,
     PLATFORM_LOGOUT,
     VEHICLE_LOGIN_2016,
@@ -87,7 +87,7 @@ MESSAGES = (
     VEHICLE_LOGIN_2016,
     VEHICLE_LOGIN_2025,
     VEHICLE_LOGOUT,
-    PLATFORM_LOGIN,
+    PLATFORM_LOGIN_2016,
     PLATFORM_LOGIN_2025,
     PLATFORM_LOGOUT,
     ACTIVATION,

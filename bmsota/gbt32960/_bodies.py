@@ -1,6 +1,6 @@
 """The information bodies of a report, in engineering units (2016 tables 9 to 18 and B.4 to B.8; 2025 chapter 7).
 
-Values only: which byte stands where is in `_layouts`. Where the terminal says "abnormal" or "invalid", a `Sentinel`
+Values only: which byte stands where is in `_tables`. Where the terminal says "abnormal" or "invalid", a `Sentinel`
 stands in place of the number. A code that has a name is the member of its enumeration; any other code is a plain
 integer. Values outside the text's range are kept as they came; nothing is clamped.
 

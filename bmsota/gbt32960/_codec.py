@@ -21,23 +21,6 @@ from bmsota.gbt32960._control import control_parameters, control_parameters_byte
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
 from bmsota.gbt32960._extension import EXTENSION_VERSION
 from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES, Frame, Header
-from bmsota.gbt32960._layouts import (
-    ACTIVATION,
-    ACTIVATION_REPLY,
-    BLOCK_REQUEST_SIZE_BYTES,
-    BODY_LAYOUTS,
-    EXTENSION_BODY_LAYOUTS,
-    EXTENSION_LAYOUTS,
-    EXTENSION_REPLY_LAYOUTS,
-    KEY_EXCHANGE,
-    PLATFORM_LOGIN,
-    PLATFORM_LOGIN_2025,
-    PLATFORM_LOGOUT,
-    SIGNATURE_2025,
-    VEHICLE_LOGIN_2016,
-    VEHICLE_LOGIN_2025,
-    VEHICLE_LOGOUT,
-)
 from bmsota.gbt32960._make import maker
 from bmsota.gbt32960._messages import (
     Control,
@@ -53,6 +36,16 @@ from bmsota.gbt32960._messages import (
 )
 from bmsota.gbt32960._parameters import decode_query, decode_values, encode_query, encode_values, is_query
 from bmsota.gbt32960._plain import bytes_of_time, short, time_of
+from bmsota.gbt32960._sized import USER_DEFINED, sized_encoder, user_defined
+from bmsota.gbt32960._tables import (
+    BLOCK_REQUEST_SIZE_BYTES,
+    BODY_LAYOUTS,
+    EXTENSION_BODY_LAYOUTS,
+    EXTENSION_LAYOUTS,
+    EXTENSION_REPLY_LAYOUTS,
+    MESSAGE_LAYOUTS,
+    SIGNATURE_2025,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,14 +60,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DECIPHERING",
-    "USER_DEFINED",
     "decode",
     "decode_header",
     "encode",
     "message_layout",
     "report_bytes",
-    "sized_encoder",
-    "user_defined",
 ]
 
 DECIPHERING: Final = "enciphered data unit"
@@ -83,9 +73,6 @@ DECIPHERING: Final = "enciphered data unit"
 _HEADER: Final = Struct(">2sBB17sBH")
 _VIN_SIZE_BYTES: Final = 17
 _EDITIONS: Final = {edition.value: edition for edition in Edition}
-USER_DEFINED: Final = range(0x80, 0xFF)
-"""Types of makers' own bodies, which have their length in front (table 7)."""
-
 _COMMANDS: Final[tuple[int, ...]] = tuple(
     Command(code) if code in Command._value2member_map_ else code for code in range(256)
 )
@@ -107,23 +94,6 @@ _new_report: Final = maker(Report)
 
 # --- which message a command carries -----------------------------------------------------------------------------------
 
-_MESSAGE_LAYOUTS: Final[dict[Edition, dict[int, Layout]]] = {
-    Edition.GBT2016: {
-        Command.VEHICLE_LOGIN: VEHICLE_LOGIN_2016,
-        Command.VEHICLE_LOGOUT: VEHICLE_LOGOUT,
-        Command.PLATFORM_LOGIN: PLATFORM_LOGIN,
-        Command.PLATFORM_LOGOUT: PLATFORM_LOGOUT,
-    },
-    Edition.GBT2025: {
-        Command.VEHICLE_LOGIN: VEHICLE_LOGIN_2025,
-        Command.VEHICLE_LOGOUT: VEHICLE_LOGOUT,
-        Command.PLATFORM_LOGIN: PLATFORM_LOGIN_2025,
-        Command.PLATFORM_LOGOUT: PLATFORM_LOGOUT,
-        Command.ACTIVATION: ACTIVATION,
-        Command.ACTIVATION_REPLY: ACTIVATION_REPLY,
-        Command.KEY_EXCHANGE: KEY_EXCHANGE,
-    },
-}
 _REPORTS: Final[frozenset[int]] = frozenset({int(Command.REALTIME_REPORT), int(Command.BACKFILL_REPORT)})
 _TIMELESS: Final[frozenset[int]] = frozenset({int(Command.ACTIVATION_REPLY), int(Command.KEY_EXCHANGE)})
 """Messages of 2025 that do not begin with a time. As an answer they can only be themselves, or a time alone."""
@@ -132,7 +102,7 @@ _EMPTY: Final[dict[int, type[Heartbeat | TimeSync]]] = {Command.HEARTBEAT: Heart
 
 def message_layout(edition: Edition, command: int, data: bytes, at: int, end: int) -> Layout | None:
     """Return the layout of a command's data unit, where it has one."""
-    layout = _MESSAGE_LAYOUTS[edition].get(command)
+    layout = MESSAGE_LAYOUTS[edition].get(command)
     if layout is None and command in EXTENSION_LAYOUTS and is_extension(data, at, end):
         layout = EXTENSION_LAYOUTS[command]
     return layout
@@ -149,17 +119,6 @@ def is_block(data: bytes, at: int, end: int) -> bool:
 
 
 # --- decode ----------------------------------------------------------------------------------------------------------
-
-
-def user_defined(data: bytes, at: int, end: int) -> tuple[UserDefined, int]:
-    """0x80 to 0xFE: a WORD length and as many bytes. *at* is behind the type byte."""
-    if end - at < 2:
-        raise short("user-defined body", at, 2, end)
-    size = (data[at] << 8) | data[at + 1]
-    stop = at + 2 + size
-    if stop > end:
-        raise short(f"user-defined body {data[at - 1]:#04x}", at + 2, size, end)
-    return UserDefined(data[at - 1], data[at + 2 : stop]), stop
 
 
 _MARK: Final = EXTENSION_VERSION.to_bytes(2, "big")
@@ -270,7 +229,7 @@ def _decode_reply(edition: Edition, command: int, flag: int, data: bytes, at: in
     if at == end:
         return EmptyReply()
     if edition is Edition.GBT2025 and command in _TIMELESS and end - at != 6:
-        return _decode_layout(_MESSAGE_LAYOUTS[edition][command], data, at, end)
+        return _decode_layout(MESSAGE_LAYOUTS[edition][command], data, at, end)
     if end - at < 6:
         raise short("reply", at, 6, end)
     if end - at > 6 and command == Command.QUERY_PARAMETERS and flag == ReplyFlag.SUCCESS:
@@ -402,21 +361,6 @@ def _body_encoders(edition: Edition, *, strict: bool) -> dict[type, tuple[bytes,
 
 _BODY_ENCODERS: Final[dict[tuple[Edition, bool], dict[type, tuple[bytes, Encoder]]]] = {}
 """By edition and strictness; filled when first needed, because most programs encode in one way only."""
-
-
-def sized_encoder(label: str, write: Encoder, mark: bytes = b"") -> Encoder:
-    """Put the WORD length of user-defined bodies, and a mark, in front of what *write* makes."""
-
-    def sized(body: Any, out: list[bytes]) -> None:
-        inner: list[bytes] = [mark]
-        write(body, inner)
-        data = b"".join(inner)
-        if len(data) > DATA_SIZE_BYTES_MAX:
-            msg = f"{label}: expected at most {DATA_SIZE_BYTES_MAX} bytes, got {len(data)}"
-            raise LocalProtocolError(msg)
-        out.append(len(data).to_bytes(2, "big") + data)
-
-    return sized
 
 
 def report_bytes(edition: Edition, report: Report, *, strict: bool = False, layouts: Layouts | None = None) -> bytes:
@@ -552,7 +496,7 @@ def _kinds() -> dict[type, _Kind]:
         RawMessage: _Kind(_simple(lambda message: bytes(message.data))),
     }
     found: dict[type, dict[Edition, Layout]] = {}
-    for edition, layouts in _MESSAGE_LAYOUTS.items():
+    for edition, layouts in MESSAGE_LAYOUTS.items():
         for command, layout in layouts.items():
             of_class = found.setdefault(layout.cls, {})
             of_class[edition] = layout

@@ -5,7 +5,7 @@ same order, the same counts. Each group is a `FrameGroup` of NumPy arrays. Frame
 of unknown length, encrypted ones) are in `FrameColumns.others` as `decode` gives them, frames that are no frames in `FrameColumns.errors`;
 none is lost and none stops the rest. `encode_batch` is the inverse and gives, frame by frame, what `encode` gives.
 
-What a column is, by its row in the tables of `_layouts`:
+What a column is, by its row in the tables of `_tables`:
 
     a number with a unit step, an offset or sentinels      float32 for a BYTE or WORD, float64 for a DWORD; NaN where it is missing
     a list of such numbers (cells, probes)                 float32, one row a frame
@@ -37,11 +37,12 @@ import numpy as np
 
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._bodies import Signature
-from bmsota.gbt32960._codec import USER_DEFINED, decode, encode
+from bmsota.gbt32960._codec import decode, encode
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
 from bmsota.gbt32960._fields import Field, FixedBytes, Layout, Repeat, SizedBytes
 from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, FRAME_SIZE_BYTES_MAX, HEADER_SIZE_BYTES, Frame
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS
+from bmsota.gbt32960._sized import USER_DEFINED
+from bmsota.gbt32960._tables import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS
 from bmsota.gbt32960._time import BEIJING
 
 if TYPE_CHECKING:
@@ -626,7 +627,7 @@ def _plan_of(data: bytes) -> _Plan:
 
 
 def _sign_position(name: str, values: dict[str, Array], marks: Mapping[str, Array]) -> None:
-    """As `_layouts` does it for one frame."""
+    """As `_tables` does it for one frame."""
     rest = values.pop(f"{name}.status")
     if not rest.any():  # North, east, valid.
         values[f"{name}.valid"] = np.ones(len(rest), np.bool_)

@@ -1,6 +1,6 @@
 """The frames of the cloud link once more, as `construct` describes them: the second opinion on the fast codec.
 
-Made from the same tables (`_layouts`) by another way: each row becomes one construct, read and built one number at a time.
+Made from the same tables (`_tables`) by another way: each row becomes one construct, read and built one number at a time.
 `frame_description(edition)` parses bytes to a `Frame` and builds bytes from one. It is thirty times as slow as `decode`, stops
 at the first thing it does not understand with an error of construct's, and is meant for tests and for reading: construct
 descriptions can be printed and reused.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import construct as cs
 
 from bmsota.gbt32960._bodies import RawBody, Signature, UserDefined
-from bmsota.gbt32960._codec import USER_DEFINED, message_layout
+from bmsota.gbt32960._codec import message_layout
 from bmsota.gbt32960._control import control_parameters, control_parameters_bytes
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag, Sentinel
 from bmsota.gbt32960._extension import EXTENSION_VERSION
@@ -36,14 +36,6 @@ from bmsota.gbt32960._fields import (
     Time,
 )
 from bmsota.gbt32960._frame import Frame
-from bmsota.gbt32960._layouts import (
-    BLOCK_REQUEST_SIZE_BYTES,
-    BODY_LAYOUTS,
-    EXTENSION_BODY_LAYOUTS,
-    EXTENSION_LAYOUTS,
-    EXTENSION_REPLY_LAYOUTS,
-    PARAMETER_ROWS,
-)
 from bmsota.gbt32960._messages import (
     Control,
     EchoReply,
@@ -58,6 +50,15 @@ from bmsota.gbt32960._messages import (
     TimeSync,
 )
 from bmsota.gbt32960._plain import values_in
+from bmsota.gbt32960._sized import USER_DEFINED
+from bmsota.gbt32960._tables import (
+    BLOCK_REQUEST_SIZE_BYTES,
+    BODY_LAYOUTS,
+    EXTENSION_BODY_LAYOUTS,
+    EXTENSION_LAYOUTS,
+    EXTENSION_REPLY_LAYOUTS,
+    PARAMETER_ROWS,
+)
 from bmsota.gbt32960._time import BEIJING
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from bmsota.gbt32960._codec import USER_DEFINED, decode, message_layout
+from bmsota.gbt32960._codec import decode, message_layout
 from bmsota.gbt32960._enums import Command, ControlId, Edition, Encryption, ParameterId, ReplyFlag
 from bmsota.gbt32960._extension import EXTENSION_VERSION, BlockReply
 from bmsota.gbt32960._fields import (
@@ -26,7 +26,6 @@ from bmsota.gbt32960._fields import (
     sentinel_raws,
 )
 from bmsota.gbt32960._frame import HEADER_SIZE_BYTES
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, EXTENSION_REPLY_LAYOUTS, PARAMETER_ROWS
 from bmsota.gbt32960._messages import (
     ActivationReply,
     Control,
@@ -38,6 +37,8 @@ from bmsota.gbt32960._messages import (
 )
 from bmsota.gbt32960._plain import text_of, time_of
 from bmsota.gbt32960._registry import body_end
+from bmsota.gbt32960._sized import USER_DEFINED
+from bmsota.gbt32960._tables import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, EXTENSION_REPLY_LAYOUTS, PARAMETER_ROWS
 
 if TYPE_CHECKING:
     from bmsota.gbt32960._fields import Row

@@ -2,7 +2,7 @@
 
 2016 tables 6 to 8, 20 to 22, B.9 to B.17; 2025 tables 31, B.3 and B.4 for activation and keys.
 
-Values only: which byte stands where is in `_layouts`, which message belongs to which command in `_codec`.
+Values only: which byte stands where is in `_tables`, which message belongs to which command in `_codec`.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._enums import Sentinel
 from bmsota.gbt32960._fields import Field, Text, sentinel_raws
-from bmsota.gbt32960._layouts import PARAMETER_ROWS
 from bmsota.gbt32960._messages import Parameter, ParameterQuery, ParameterValues
 from bmsota.gbt32960._plain import bytes_of_field, bytes_of_text, bytes_of_time, short, text_of, time_of
+from bmsota.gbt32960._tables import PARAMETER_ROWS
 
 if TYPE_CHECKING:
     from datetime import datetime

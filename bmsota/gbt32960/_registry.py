@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._bodies import RawBody, UnsizedBody, UserDefined
-from bmsota.gbt32960._codec import sized_encoder, user_defined
 from bmsota.gbt32960._compile import decoder, encoder
 from bmsota.gbt32960._enums import Edition
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS
 from bmsota.gbt32960._plain import short
+from bmsota.gbt32960._sized import sized_encoder, user_defined
+from bmsota.gbt32960._tables import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

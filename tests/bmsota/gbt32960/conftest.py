@@ -24,7 +24,7 @@ from bmsota.gbt32960._fields import (
     Text,
     Time,
 )
-from bmsota.gbt32960._layouts import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, EXTENSION_LAYOUTS, EXTENSION_REPLY_LAYOUTS
+from bmsota.gbt32960._tables import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS, EXTENSION_LAYOUTS, EXTENSION_REPLY_LAYOUTS
 
 VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text(encoding="utf-8"))
 

@@ -86,7 +86,8 @@ from bmsota.gbt32960._fields import (
     Time,
     sentinel_raws,
 )
-from bmsota.gbt32960._layouts import (
+from bmsota.gbt32960._plain import bytes_of_rows, values_in
+from bmsota.gbt32960._tables import (
     ACTIVATION,
     ACTIVATION_REPLY,
     BODY_LAYOUTS,
@@ -94,14 +95,13 @@ from bmsota.gbt32960._layouts import (
     EXTENSION_LAYOUTS,
     EXTENSION_REPLY_LAYOUTS,
     KEY_EXCHANGE,
-    PLATFORM_LOGIN,
+    PLATFORM_LOGIN_2016,
     PLATFORM_LOGIN_2025,
     PLATFORM_LOGOUT,
     VEHICLE_LOGIN_2016,
     VEHICLE_LOGIN_2025,
     VEHICLE_LOGOUT,
 )
-from bmsota.gbt32960._plain import bytes_of_rows, values_in
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=BEIJING)
 VIN = "LTEST000000000001"
@@ -267,7 +267,7 @@ COMMANDS = {
     Command.REALTIME_REPORT: reports,
     Command.BACKFILL_REPORT: reports,
     Command.VEHICLE_LOGOUT: values_of_layout(VEHICLE_LOGOUT),
-    Command.PLATFORM_LOGIN: values_of_layout(PLATFORM_LOGIN),
+    Command.PLATFORM_LOGIN: values_of_layout(PLATFORM_LOGIN_2016),
     Command.PLATFORM_LOGOUT: values_of_layout(PLATFORM_LOGOUT),
     Command.HEARTBEAT: st.just(Heartbeat()),
     Command.TIME_SYNC: st.just(TimeSync()),
