@@ -35,9 +35,9 @@ SECTIONS = {
     "_extension": "The extension (protocol.md)",
     "_bodies": "Bodies of a report",
     "_enums": "Codes",
-    "_terminal": "Terminal session",
-    "_platform": "Platform session",
-    "_events": "Events of the sessions",
+    "terminal": "Terminal session",
+    "platform": "Platform session",
+    "events": "Events of the sessions",
     "_explain": "Explanations",
     "_columns": "Columns",
     "_cipher": "Encryption",
@@ -76,7 +76,9 @@ def described(name: str, value: object) -> tuple[str, str, str]:
             members = ", ".join(f"`{member}`" for member in inspect.signature(value).parameters)
             what = f"{what} Fields: {members}." if members else what
         else:
-            public = [f"`{each}`" for each in vars(value) if not each.startswith("_")]
+            ours = [base for base in value.__mro__ if base.__module__.startswith("bmsota.")]
+            names = dict.fromkeys(each for base in ours for each in vars(base))
+            public = [f"`{each}`" for each in names if not each.startswith("_")]
             what = f"{what} {', '.join(public)}." if public else what
         return SECTIONS.get(module, "More"), name, what
     section = "Constants and unions"

@@ -139,7 +139,9 @@ if TYPE_CHECKING:
         decode_batch,
         encode_batch,
     )
-    from bmsota.gbt32960._events import (
+    from bmsota.gbt32960._explain import ExplainedField, explain
+    from bmsota.gbt32960._registry import BodyCodec, Layouts
+    from bmsota.gbt32960._session.events import (
         CloseReason,
         CloseRequested,
         CommandReceived,
@@ -164,9 +166,8 @@ if TYPE_CHECKING:
         TerminalEvent,
         TimeSynchronised,
     )
-    from bmsota.gbt32960._explain import ExplainedField, explain
-    from bmsota.gbt32960._platform import PlatformOptions, PlatformSession, PlatformState, ReplyBody
-    from bmsota.gbt32960._registry import BodyCodec, Layouts
+    from bmsota.gbt32960._session.platform import PlatformOptions, PlatformSession, PlatformState, ReplyBody
+    from bmsota.gbt32960._session.terminal import TerminalOptions, TerminalSession, TerminalState
     from bmsota.gbt32960._signatures import (
         EcdsaSigner,
         EcdsaVerifier,
@@ -179,7 +180,6 @@ if TYPE_CHECKING:
         verify_report,
     )
     from bmsota.gbt32960._symmetric import CipherMode, CipherPadding, SymmetricCipher
-    from bmsota.gbt32960._terminal import TerminalOptions, TerminalSession, TerminalState
 
 __all__ = [
     "BEIJING",
@@ -377,38 +377,38 @@ _LATER = {
     "FrameGroup": "_columns",
     "decode_batch": "_columns",
     "encode_batch": "_columns",
-    "CloseReason": "_events",
-    "CloseRequested": "_events",
-    "CommandReceived": "_events",
-    "CommandReplied": "_events",
-    "CommandTimedOut": "_events",
-    "ConnectRequested": "_events",
-    "ExtensionReceived": "_events",
-    "ExtensionUndelivered": "_events",
-    "FrameRefused": "_events",
-    "HeartbeatReceived": "_events",
-    "LoggedIn": "_events",
-    "LoggedOut": "_events",
-    "LoginFailed": "_events",
-    "LoginFailure": "_events",
-    "LoginRequested": "_events",
-    "LogoutReceived": "_events",
-    "PlatformEvent": "_events",
-    "ReplyReceived": "_events",
-    "ReportReceived": "_events",
-    "SecurityReceived": "_events",
-    "ReportsDropped": "_events",
-    "TerminalEvent": "_events",
-    "TimeSynchronised": "_events",
+    "CloseReason": "_session.events",
+    "CloseRequested": "_session.events",
+    "CommandReceived": "_session.events",
+    "CommandReplied": "_session.events",
+    "CommandTimedOut": "_session.events",
+    "ConnectRequested": "_session.events",
+    "ExtensionReceived": "_session.events",
+    "ExtensionUndelivered": "_session.events",
+    "FrameRefused": "_session.events",
+    "HeartbeatReceived": "_session.events",
+    "LoggedIn": "_session.events",
+    "LoggedOut": "_session.events",
+    "LoginFailed": "_session.events",
+    "LoginFailure": "_session.events",
+    "LoginRequested": "_session.events",
+    "LogoutReceived": "_session.events",
+    "PlatformEvent": "_session.events",
+    "ReplyReceived": "_session.events",
+    "ReportReceived": "_session.events",
+    "SecurityReceived": "_session.events",
+    "ReportsDropped": "_session.events",
+    "TerminalEvent": "_session.events",
+    "TimeSynchronised": "_session.events",
     "ExplainedField": "_explain",
     "explain": "_explain",
-    "PlatformOptions": "_platform",
-    "PlatformSession": "_platform",
-    "PlatformState": "_platform",
-    "ReplyBody": "_platform",
-    "TerminalOptions": "_terminal",
-    "TerminalSession": "_terminal",
-    "TerminalState": "_terminal",
+    "PlatformOptions": "_session.platform",
+    "PlatformSession": "_session.platform",
+    "PlatformState": "_session.platform",
+    "ReplyBody": "_session.platform",
+    "TerminalOptions": "_session.terminal",
+    "TerminalSession": "_session.terminal",
+    "TerminalState": "_session.terminal",
 }
 """Names that are loaded when they are first asked for, and the module of each (PEP 562)."""
 

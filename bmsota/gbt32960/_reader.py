@@ -1,7 +1,7 @@
 """Cut the cloud link's byte stream into frames.
 
 Clause 6.2. The reader finds where frames begin and end and hands each to `decode`. It does not know who may send what (see
-`_terminal` and `_platform`) and it has no clock.
+`_session`) and it has no clock.
 
 There is no escaping on this link: "##" may stand inside a data unit, and a start mark inside garbage may look like a frame.
 

@@ -1,6 +1,6 @@
 """The platform's end of the conversation with one link (annex B; chapter 5).
 
-Time and bytes go in, events and bytes come out; see `_terminal` for the caller's loop. A gateway has one session per link. Of
+Time and bytes go in, events and bytes come out; see `terminal` for the caller's loop. A gateway has one session per link. Of
 two links of the same vehicle the older one is to be closed (annex B): the gateway calls `supersede` on it.
 
 The states::
@@ -18,7 +18,6 @@ Left out for now: the links between platforms that carry many vehicles. Their lo
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -26,19 +25,6 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from bmsota.errors import FrameError, LocalProtocolError, TrustError
 from bmsota.gbt32960._codec import DECIPHERING, decode_header, encode
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
-from bmsota.gbt32960._events import (
-    CloseReason,
-    CloseRequested,
-    CommandReplied,
-    CommandTimedOut,
-    ExtensionReceived,
-    FrameRefused,
-    HeartbeatReceived,
-    LoginRequested,
-    LogoutReceived,
-    ReportReceived,
-    SecurityReceived,
-)
 from bmsota.gbt32960._frame import HEADER_SIZE_BYTES, Frame
 from bmsota.gbt32960._messages import (
     EchoReply,
@@ -51,33 +37,37 @@ from bmsota.gbt32960._messages import (
     VehicleLogout,
 )
 from bmsota.gbt32960._plain import time_of
-from bmsota.gbt32960._reader import NEED_DATA, DiscardedBytes, FrameReader
-from bmsota.gbt32960._time import MINUTE_NS, SECOND_NS, beijing_time
+from bmsota.gbt32960._session.base import SECURITY_DOWN, SECURITY_UP, TRIES, Session, Timer, time_reply
+from bmsota.gbt32960._session.events import (
+    CloseReason,
+    CloseRequested,
+    CommandReplied,
+    CommandTimedOut,
+    ExtensionReceived,
+    HeartbeatReceived,
+    LoginRequested,
+    LogoutReceived,
+    PlatformEvent,
+    ReportReceived,
+    SecurityReceived,
+)
+from bmsota.gbt32960._time import MINUTE_NS, beijing_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bmsota.gbt32960._cipher import DataUnitCipher
-    from bmsota.gbt32960._events import PlatformEvent
     from bmsota.gbt32960._messages import Message
-    from bmsota.gbt32960._reader import FrameReceived
+    from bmsota.gbt32960._reader import DiscardedBytes, FrameReceived
     from bmsota.gbt32960._registry import Layouts
     from bmsota.gbt32960._signatures import ReportVerifier
 
 __all__ = ["PlatformOptions", "PlatformSession", "PlatformState", "ReplyBody"]
 
-_TRIES: Final = 3
-"""B.2.9: a command that is not answered is sent three times."""
 _COMMANDS_WAITING_MAX: Final = 64
 """More than an operator can mean at once for one vehicle; a caller who gets there does not look at the answers."""
-_UNFINISHED_NS: Final = 30 * SECOND_NS
-"""How long the rest of a frame may take. A frame is one burst; after this its beginning was none."""
 _GARBAGE_SIZE_BYTES_MAX: Final = 64 * 1024
 """After as many bytes without one valid frame, the other end does not speak this protocol."""
-
-
-_SECURITY_UP: Final = frozenset({Command.ACTIVATION, Command.KEY_EXCHANGE})
-_SECURITY_DOWN: Final = frozenset({Command.ACTIVATION_REPLY, Command.KEY_EXCHANGE})
 
 
 class PlatformState(Enum):
@@ -107,28 +97,8 @@ class _Input(Enum):
 
 
 _S = PlatformState
-_TRANSITIONS: Final[dict[PlatformState, dict[_Input, PlatformState]]] = {
-    _S.OPEN: {_Input.LOGIN_ASKED: _S.DECIDING, _Input.CLOSED: _S.CLOSED},
-    _S.DECIDING: {_Input.ACCEPTED: _S.LOGGED_IN, _Input.REFUSED: _S.OPEN, _Input.CLOSED: _S.CLOSED},
-    # 2025 logs in again after each battery swap, on the same link.
-    _S.LOGGED_IN: {_Input.LOGIN_ASKED: _S.DECIDING, _Input.LOGOUT: _S.LOGGED_OUT, _Input.CLOSED: _S.CLOSED},
-    _S.LOGGED_OUT: {_Input.LOGIN_ASKED: _S.DECIDING, _Input.CLOSED: _S.CLOSED},
-    _S.CLOSED: {},
-}
-"""Anything that is not here is a mistake of the caller; what the terminal may send when is in `_RECEIVED`."""
-
-
 _REPORTS: Final = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
 _LOGINS: Final = frozenset({Command.VEHICLE_LOGIN, Command.PLATFORM_LOGIN})
-
-
-class _Timer(Enum):
-    """In the order in which they run when several are due."""
-
-    UNFINISHED = auto()
-    COMMAND = auto()
-    LOGIN = auto()
-    SILENCE = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,28 +134,31 @@ class _Waiting:
     due_ns: int = 0
 
 
-class PlatformSession:
+class PlatformSession(Session[PlatformState, PlatformEvent]):
     """One link to a terminal."""
+
+    _NAME = "platform"
+    _TRANSITIONS: ClassVar[dict[PlatformState, dict[_Input, PlatformState]]] = {
+        _S.OPEN: {_Input.LOGIN_ASKED: _S.DECIDING, _Input.CLOSED: _S.CLOSED},
+        _S.DECIDING: {_Input.ACCEPTED: _S.LOGGED_IN, _Input.REFUSED: _S.OPEN, _Input.CLOSED: _S.CLOSED},
+        # 2025 logs in again after each battery swap, on the same link.
+        _S.LOGGED_IN: {_Input.LOGIN_ASKED: _S.DECIDING, _Input.LOGOUT: _S.LOGGED_OUT, _Input.CLOSED: _S.CLOSED},
+        _S.LOGGED_OUT: {_Input.LOGIN_ASKED: _S.DECIDING, _Input.CLOSED: _S.CLOSED},
+        _S.CLOSED: {},
+    }
+    _LINKED = frozenset(_S) - {_S.CLOSED}
+    _DEAF = frozenset({_S.DECIDING, _S.CLOSED})
 
     def __init__(self, *, options: PlatformOptions | None = None) -> None:
         self.options = options or PlatformOptions()
-        self._state = PlatformState.OPEN
+        super().__init__(PlatformState.OPEN, self.options.cipher, self.options.layouts)
         self._vin: str | None = None
         self._edition = Edition.GBT2016
-        self._reader = FrameReader(cipher=self.options.cipher, layouts=self.options.layouts)
-        self._events: deque[PlatformEvent] = deque()
-        self._outgoing: list[bytes] = []
-        self._timers: dict[_Timer, int] = {}
         self._login: FrameReceived | None = None
         self._waiting: list[_Waiting] = []
         self._garbage_size_bytes = 0
 
     # --- what the caller asks -----------------------------------------------------------------------------------------
-
-    @property
-    def state(self) -> PlatformState:
-        """Where the session stands."""
-        return self._state
 
     @property
     def vin(self) -> str | None:
@@ -202,28 +175,12 @@ class PlatformSession:
         """How many commands are not answered yet."""
         return len(self._waiting)
 
-    def next_event(self) -> PlatformEvent | None:
-        """Return the oldest event that was not returned yet; None if there is none."""
-        return self._events.popleft() if self._events else None
-
-    def data_to_send(self) -> bytes:
-        """Return what the link should send now; each byte once."""
-        if not self._outgoing:
-            return b""
-        data = b"".join(self._outgoing)
-        self._outgoing.clear()
-        return data
-
-    def next_timeout(self) -> int | None:
-        """Return when `handle_timeout` has something to do; None means never."""
-        return min(self._timers.values(), default=None)
-
     # --- what happened ------------------------------------------------------------------------------------------------
 
     def connected(self, now_ns: int) -> None:
         """The link is there. If this is not called, the time to log in counts from the first bytes."""
         if self._state is PlatformState.OPEN:
-            self._timers.setdefault(_Timer.LOGIN, now_ns + self.options.login_timeout_ns)
+            self._timers.setdefault(Timer.LOGIN, now_ns + self.options.login_timeout_ns)
 
     def disconnected(self, _now_ns: int) -> None:
         """The link is gone. Commands without an answer are reported as timed out."""
@@ -235,18 +192,7 @@ class PlatformSession:
         if self._state is PlatformState.CLOSED:
             return
         self.connected(now_ns)
-        self._reader.receive_data(data)
-        self._timers.pop(_Timer.UNFINISHED, None)
-        self._read(now_ns)
-
-    def handle_timeout(self, now_ns: int) -> None:
-        """Do what is due at *now_ns*. Has no effect before its time."""
-        while self._timers:
-            timer = min(self._timers, key=lambda item: (self._timers[item], item.value))
-            if self._timers[timer] > now_ns:
-                return
-            del self._timers[timer]
-            self._DUE[timer](self, now_ns)
+        super().receive_data(data, now_ns)
 
     # --- what the platform wants --------------------------------------------------------------------------------------
 
@@ -260,8 +206,8 @@ class PlatformSession:
         self._vin = login.frame.vin
         self._edition = login.frame.edition
         self._reply_in_kind(login, ReplyFlag.SUCCESS, now_ns)
-        self._timers.pop(_Timer.LOGIN, None)
-        self._timers[_Timer.SILENCE] = now_ns + self.options.silence_timeout_ns
+        self._timers.pop(Timer.LOGIN, None)
+        self._timers[Timer.SILENCE] = now_ns + self.options.silence_timeout_ns
         self._read(now_ns)
 
     def refuse_login(self, reply_flag: int | None, now_ns: int) -> None:
@@ -276,14 +222,14 @@ class PlatformSession:
         login = self._decide(_Input.REFUSED)
         if reply_flag is not None:
             self._reply_in_kind(login, reply_flag, now_ns)
-        self._timers.pop(_Timer.SILENCE, None)
-        self._timers.setdefault(_Timer.LOGIN, now_ns + self.options.login_timeout_ns)
+        self._timers.pop(Timer.SILENCE, None)
+        self._timers.setdefault(Timer.LOGIN, now_ns + self.options.login_timeout_ns)
         self._read(now_ns)
 
     def change_options(self, options: PlatformOptions) -> None:
         """Use other options from the next frame on: a vehicle's key is known when it says who it is."""
         self.options = options
-        self._reader.cipher, self._reader.layouts = options.cipher, options.layouts
+        self._use(options.cipher, options.layouts)
 
     def send_security(self, vin: str, command: int, message: Message, _now_ns: int) -> None:
         """2025: send the reply to an activation (0x0A) or a key (0x0B), before or after the login. Sent once.
@@ -291,10 +237,10 @@ class PlatformSession:
         Raises:
             LocalProtocolError: another command, the link is closed, or the message does not fit. Nothing was sent.
         """
-        if command not in _SECURITY_DOWN or self._state is PlatformState.CLOSED:
+        if command not in SECURITY_DOWN or self._state is PlatformState.CLOSED:
             msg = f"security: expected 0x0a or 0x0b and an open link, got {command:#04x}, {self._state.name}"
             raise LocalProtocolError(msg)
-        self._outgoing.append(self._encoded(Frame(command=command, vin=vin, message=message, edition=Edition.GBT2025)))
+        self._send(self._encoded(Frame(command=command, vin=vin, message=message, edition=Edition.GBT2025)))
 
     def send_command(self, command: int, message: Message, now_ns: int) -> None:
         """Ask the terminal for something: 0x80 to 0x82, or a command of an extension. Answered by `CommandReplied`.
@@ -331,7 +277,7 @@ class PlatformSession:
             msg = f"reply: expected a command and an open link, got flag {frame.reply_flag:#04x}, {self._state.name}"
             raise LocalProtocolError(msg)
         if message is None:
-            message = TimeReply(getattr(frame.message, "time", None) or beijing_time(now_ns))
+            message = time_reply(frame, now_ns)
         self._reply(frame, flag, message)
 
     def supersede(self, _now_ns: int) -> None:
@@ -340,13 +286,6 @@ class PlatformSession:
             self._close(CloseReason.SUPERSEDED)
 
     # --- the machine --------------------------------------------------------------------------------------------------
-
-    def _move(self, what: _Input) -> None:
-        following = _TRANSITIONS[self._state].get(what)
-        if following is None:
-            msg = f"platform: expected a state that allows {what.name}, got {self._state.name}"
-            raise LocalProtocolError(msg)
-        self._state = following
 
     def _decide(self, what: _Input) -> FrameReceived:
         self._move(what)
@@ -382,19 +321,19 @@ class PlatformSession:
             busy.add(waiting.command)
             if waiting.due_ns > now_ns:
                 continue
-            if waiting.tries >= _TRIES:
+            if waiting.tries >= TRIES:
                 self._waiting.remove(waiting)
                 busy.discard(waiting.command)
                 self._events.append(CommandTimedOut(waiting.command, waiting.message, waiting.tries))
                 continue
             waiting.tries += 1
             waiting.due_ns = now_ns + self.options.command_retry_ns
-            self._outgoing.append(waiting.raw)
+            self._send(waiting.raw)
         due = [waiting.due_ns for waiting in self._waiting if waiting.tries]
         if due:
-            self._timers[_Timer.COMMAND] = min(due)
+            self._timers[Timer.COMMAND] = min(due)
         else:
-            self._timers.pop(_Timer.COMMAND, None)
+            self._timers.pop(Timer.COMMAND, None)
 
     def _answered(self, frame: Frame, now_ns: int) -> None:
         for waiting in self._waiting:
@@ -407,32 +346,14 @@ class PlatformSession:
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 
-    def _read(self, now_ns: int) -> None:
-        while self._state not in (PlatformState.DECIDING, PlatformState.CLOSED):
-            event = self._reader.next_event()
-            if event is NEED_DATA:
-                if self._reader.unfinished_size_bytes:
-                    self._timers[_Timer.UNFINISHED] = now_ns + _UNFINISHED_NS
-                return
-            if isinstance(event, DiscardedBytes):
-                self._events.append(event)
-                self._receive_bad(event, now_ns)
-            else:
-                self._garbage_size_bytes = 0
-                self._receive(event, now_ns)
-
-    def _unfinished_due(self, now_ns: int) -> None:
-        self._reader.skip_start()
-        self._read(now_ns)
-
-    def _receive_bad(self, bad: DiscardedBytes, now_ns: int) -> None:
-        if bad.error is None:
-            self._garbage_size_bytes += len(bad.data)
+    def _receive_discarded(self, discarded: DiscardedBytes, now_ns: int) -> None:
+        if discarded.error is None:
+            self._garbage_size_bytes += len(discarded.data)
             if self._garbage_size_bytes >= _GARBAGE_SIZE_BYTES_MAX:
                 self._close(CloseReason.GARBAGE)
             return
         # One frame with a right check byte and a wrong inside. A wrong report is answered, so that it is sent again (B.3.5).
-        header = decode_header(bad.data)
+        header = decode_header(discarded.data)
         is_ours = self._state is PlatformState.LOGGED_IN and header.vin == self._vin
         if is_ours and header.command in _REPORTS and header.reply_flag == ReplyFlag.COMMAND:
             message: Message = EmptyReply()
@@ -440,28 +361,31 @@ class PlatformSession:
                 message = TimeReply(beijing_time(now_ns))
             elif header.data_size_bytes >= 6:
                 try:
-                    message = TimeReply(time_of(bad.data[HEADER_SIZE_BYTES : HEADER_SIZE_BYTES + 6], HEADER_SIZE_BYTES))
+                    message = TimeReply(
+                        time_of(discarded.data[HEADER_SIZE_BYTES : HEADER_SIZE_BYTES + 6], HEADER_SIZE_BYTES)
+                    )
                 except FrameError:
                     message = TimeReply(beijing_time(now_ns))
             frame = Frame(command=header.command, vin=header.vin, message=message, edition=header.edition)
             flag = ReplyFlag.ERROR
             if header.edition is Edition.GBT2025:
-                is_cipher = bad.error.where == DECIPHERING
+                is_cipher = discarded.error.where == DECIPHERING
                 flag = ReplyFlag.DECRYPTION_FAILED if is_cipher else ReplyFlag.STRUCTURE_WRONG
             self._reply(frame, flag, message)
 
     def _receive(self, event: FrameReceived, now_ns: int) -> None:
+        self._garbage_size_bytes = 0
         frame = event.frame
         is_login = frame.command in _LOGINS and frame.reply_flag == ReplyFlag.COMMAND
         is_2025 = frame.edition is Edition.GBT2025
-        if is_2025 and frame.command in _SECURITY_UP and frame.reply_flag == ReplyFlag.COMMAND:
+        if is_2025 and frame.command in SECURITY_UP and frame.reply_flag == ReplyFlag.COMMAND:
             self._events.append(SecurityReceived(frame))
             return
         if not is_login and (self._state is not PlatformState.LOGGED_IN or frame.vin != self._vin):
             self._refuse(frame, f"from {frame.vin!r} in state {self._state.name}, logged in is {self._vin!r}")
             return
         if self._state is PlatformState.LOGGED_IN:
-            self._timers[_Timer.SILENCE] = now_ns + self.options.silence_timeout_ns
+            self._timers[Timer.SILENCE] = now_ns + self.options.silence_timeout_ns
         if frame.reply_flag != ReplyFlag.COMMAND:
             self._answered(frame, now_ns)
             return
@@ -535,7 +459,7 @@ class PlatformSession:
         )
         cipher = self.options.cipher
         is_clear = cipher is None or frame.encryption != cipher.encryption
-        self._outgoing.append(encode(answer) if is_clear else self._encoded(answer))
+        self._send(encode(answer) if is_clear else self._encoded(answer))
 
     def _encoded(self, frame: Frame) -> bytes:
         """Enciphered, if there is a cipher."""
@@ -553,7 +477,7 @@ class PlatformSession:
             body = ReplyBody.TIME  # 2025 has no echo (B.3.3.2), and ciphertext cannot be echoed with another time.
         match body:
             case ReplyBody.TIME:
-                message: Message = TimeReply(getattr(event.frame.message, "time", None) or beijing_time(now_ns))
+                message: Message = time_reply(event.frame, now_ns)
             case ReplyBody.ECHO:
                 rest = event.raw[HEADER_SIZE_BYTES + 6 : -1]
                 now = beijing_time(now_ns)
@@ -561,9 +485,6 @@ class PlatformSession:
             case ReplyBody.EMPTY:
                 message = EmptyReply()
         self._reply(event.frame, flag, message)
-
-    def _refuse(self, frame: Frame, reason: str) -> None:
-        self._events.append(FrameRefused(frame, reason))
 
     # --- which method does what ---------------------------------------------------------------------------------------
 
@@ -576,9 +497,8 @@ class PlatformSession:
         Command.HEARTBEAT: _heartbeat_received,
         Command.TIME_SYNC: _time_sync_received,
     }
-    _DUE: ClassVar[dict[_Timer, Callable[[PlatformSession, int], None]]] = {
-        _Timer.UNFINISHED: _unfinished_due,
-        _Timer.COMMAND: _send_waiting,
-        _Timer.LOGIN: _login_due,
-        _Timer.SILENCE: _silence_due,
+    _DUE: ClassVar[dict[Timer, Callable[[PlatformSession, int], None]]] = {
+        Timer.COMMAND: _send_waiting,
+        Timer.LOGIN: _login_due,
+        Timer.SILENCE: _silence_due,
     }

@@ -31,24 +31,8 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from bmsota.errors import LocalProtocolError
-from bmsota.gbt32960._backfill import BackfillStore, StoredReport
 from bmsota.gbt32960._codec import encode
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
-from bmsota.gbt32960._events import (
-    CloseReason,
-    CloseRequested,
-    CommandReceived,
-    ConnectRequested,
-    ExtensionUndelivered,
-    FrameRefused,
-    LoggedIn,
-    LoggedOut,
-    LoginFailed,
-    LoginFailure,
-    ReplyReceived,
-    ReportsDropped,
-    TimeSynchronised,
-)
 from bmsota.gbt32960._extension import BlockReply, BlockRequest
 from bmsota.gbt32960._frame import HEADER_SIZE_BYTES, Frame
 from bmsota.gbt32960._messages import (
@@ -61,7 +45,24 @@ from bmsota.gbt32960._messages import (
     VehicleLogin2025,
     VehicleLogout,
 )
-from bmsota.gbt32960._reader import NEED_DATA, DiscardedBytes, FrameReader
+from bmsota.gbt32960._reader import FrameReader
+from bmsota.gbt32960._session.backfill import BackfillStore, StoredReport
+from bmsota.gbt32960._session.base import SECURITY_DOWN, SECURITY_UP, TRIES, Session, Timer, time_reply
+from bmsota.gbt32960._session.events import (
+    CloseReason,
+    CloseRequested,
+    CommandReceived,
+    ConnectRequested,
+    ExtensionUndelivered,
+    LoggedIn,
+    LoggedOut,
+    LoginFailed,
+    LoginFailure,
+    ReplyReceived,
+    ReportsDropped,
+    TerminalEvent,
+    TimeSynchronised,
+)
 from bmsota.gbt32960._time import MINUTE_NS, SECOND_NS, beijing_time, nanoseconds
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960._bodies import Body
     from bmsota.gbt32960._cipher import DataUnitCipher
-    from bmsota.gbt32960._events import TerminalEvent
     from bmsota.gbt32960._messages import Message
+    from bmsota.gbt32960._reader import FrameReceived
     from bmsota.gbt32960._registry import Layouts
     from bmsota.gbt32960._signatures import ReportSigner
 
@@ -80,8 +81,6 @@ __all__ = ["TerminalOptions", "TerminalSession", "TerminalState"]
 _DAY_NS: Final = 24 * 60 * MINUTE_NS
 _LOGIN_TRIES: Final = 3
 """B.2: after three logins in a row without success the terminal waits for long."""
-_TRIES: Final = 3
-"""Annex B: what is not answered is sent three times."""
 _SERIAL_MAX: Final = 65531
 """Table 6; then from 1 again."""
 _HEARTBEATS_UNANSWERED_MAX: Final = 3
@@ -90,16 +89,9 @@ _RECENT_REPORTS_MAX: Final = 16
 """How many sent reports are kept for the case that the platform calls one wrong: the answer comes within seconds."""
 _OUTGOING_SIZE_BYTES_MAX: Final = 1024 * 1024
 """Beyond this the link does not take what we send; reports then go to the store, as if there were no link."""
-_UNFINISHED_NS: Final = 30 * SECOND_NS
-"""How long the rest of a frame may take. A frame is one burst; after this its beginning was none."""
 
 _LOGIN_RETRY_NS: Final = {Edition.GBT2016: MINUTE_NS, Edition.GBT2025: 3 * MINUTE_NS}
 _BACKFILL_WINDOW_NS: Final = {Edition.GBT2016: 3 * _DAY_NS, Edition.GBT2025: 7 * _DAY_NS}
-
-
-_SECURITY_UP: Final = frozenset({Command.ACTIVATION, Command.KEY_EXCHANGE})
-_SECURITY_DOWN: Final = frozenset({Command.ACTIVATION_REPLY, Command.KEY_EXCHANGE})
-"""2025: may come before the login, which may already need the key."""
 
 
 class TerminalState(Enum):
@@ -127,52 +119,8 @@ class _Input(Enum):
 
 
 _S = TerminalState
-_TRANSITIONS: Final[dict[TerminalState, dict[_Input, TerminalState]]] = {
-    _S.WAITING: {
-        _Input.CONNECT_DUE: _S.CONNECTING,
-        _Input.LINK_UP: _S.LOGGING_IN,  # A driver may bring a link unasked.
-        _Input.LINK_DOWN: _S.WAITING,
-        _Input.LOGOUT_ASKED: _S.ENDED,
-    },
-    _S.CONNECTING: {
-        _Input.LINK_UP: _S.LOGGING_IN,
-        _Input.LINK_DOWN: _S.WAITING,
-        _Input.LOGOUT_ASKED: _S.LEAVING,
-    },
-    _S.LOGGING_IN: {
-        _Input.LOGIN_ACCEPTED: _S.LOGGED_IN,
-        _Input.GIVEN_UP: _S.CLOSING,
-        _Input.LINK_DOWN: _S.WAITING,
-        _Input.LOGOUT_ASKED: _S.LEAVING,
-    },
-    _S.LOGGED_IN: {
-        _Input.GIVEN_UP: _S.CLOSING,
-        _Input.LINK_DOWN: _S.WAITING,
-        _Input.LOGOUT_ASKED: _S.LOGGING_OUT,
-    },
-    _S.LOGGING_OUT: {_Input.LOGOUT_OVER: _S.LEAVING, _Input.LINK_DOWN: _S.ENDED},
-    _S.CLOSING: {_Input.LINK_DOWN: _S.WAITING, _Input.LOGOUT_ASKED: _S.LEAVING},
-    _S.LEAVING: {_Input.LINK_UP: _S.LEAVING, _Input.LINK_DOWN: _S.ENDED},
-    _S.ENDED: {_Input.LINK_DOWN: _S.ENDED, _Input.RESTARTED: _S.WAITING},
-}
-"""Anything that is not here is a mistake of the caller."""
-
-_LINKED: Final = frozenset({_S.LOGGING_IN, _S.LOGGED_IN, _S.LOGGING_OUT, _S.CLOSING, _S.LEAVING})
 _DOWNLINK: Final = range(0x80, 0xFF)
 """Commands that a platform may send: query, set, control, reserved ones, and those of extensions."""
-
-
-class _Timer(Enum):
-    """In the order in which they run when several are due."""
-
-    UNFINISHED = auto()
-    CONNECT = auto()
-    LOGIN = auto()
-    LOGOUT = auto()
-    HEARTBEAT = auto()
-    EXTENSION = auto()
-    RESEND = auto()
-    BACKFILL = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,8 +167,39 @@ class _Extension:
     tries: int = 0
 
 
-class TerminalSession:
+class TerminalSession(Session[TerminalState, TerminalEvent]):
     """One vehicle's terminal. Begins by asking for a link at the first `handle_timeout`."""
+
+    _NAME = "terminal"
+    _TRANSITIONS: ClassVar[dict[TerminalState, dict[_Input, TerminalState]]] = {
+        _S.WAITING: {
+            _Input.CONNECT_DUE: _S.CONNECTING,
+            _Input.LINK_UP: _S.LOGGING_IN,  # A driver may bring a link unasked.
+            _Input.LINK_DOWN: _S.WAITING,
+            _Input.LOGOUT_ASKED: _S.ENDED,
+        },
+        _S.CONNECTING: {
+            _Input.LINK_UP: _S.LOGGING_IN,
+            _Input.LINK_DOWN: _S.WAITING,
+            _Input.LOGOUT_ASKED: _S.LEAVING,
+        },
+        _S.LOGGING_IN: {
+            _Input.LOGIN_ACCEPTED: _S.LOGGED_IN,
+            _Input.GIVEN_UP: _S.CLOSING,
+            _Input.LINK_DOWN: _S.WAITING,
+            _Input.LOGOUT_ASKED: _S.LEAVING,
+        },
+        _S.LOGGED_IN: {
+            _Input.GIVEN_UP: _S.CLOSING,
+            _Input.LINK_DOWN: _S.WAITING,
+            _Input.LOGOUT_ASKED: _S.LOGGING_OUT,
+        },
+        _S.LOGGING_OUT: {_Input.LOGOUT_OVER: _S.LEAVING, _Input.LINK_DOWN: _S.ENDED},
+        _S.CLOSING: {_Input.LINK_DOWN: _S.WAITING, _Input.LOGOUT_ASKED: _S.LEAVING},
+        _S.LEAVING: {_Input.LINK_UP: _S.LEAVING, _Input.LINK_DOWN: _S.ENDED},
+        _S.ENDED: {_Input.LINK_DOWN: _S.ENDED, _Input.RESTARTED: _S.WAITING},
+    }
+    _LINKED = frozenset({_S.LOGGING_IN, _S.LOGGED_IN, _S.LOGGING_OUT, _S.CLOSING, _S.LEAVING})
 
     def __init__(
         self,
@@ -242,6 +221,7 @@ class TerminalSession:
             LocalProtocolError: codes of the other edition.
         """
         self.options = options or TerminalOptions()
+        super().__init__(TerminalState.WAITING, self.options.cipher, self.options.layouts)
         is_2025 = self.options.edition is Edition.GBT2025
         if subsystem_codes if is_2025 else pack_codes:
             expected, got = ("pack", "subsystem") if is_2025 else ("subsystem", "pack")
@@ -251,14 +231,9 @@ class TerminalSession:
         self.vin = vin
         self.iccid = iccid
         self.subsystem_codes = subsystem_codes
-        self._state = TerminalState.WAITING
         self._serial = last_serial
         self._serial_day: date | None = None if last_login_ns is None else beijing_time(last_login_ns).date()
-        self._reader = self._new_reader()
-        self._events: deque[TerminalEvent] = deque()
-        self._outgoing: list[tuple[bytes, StoredReport | None]] = []
-        self._outgoing_size_bytes = 0
-        self._timers: dict[_Timer, int] = {_Timer.CONNECT: 0}
+        self._timers[Timer.CONNECT] = 0
         self._connect_ns = 0
         """When the next link is due, once the present one is gone."""
         self._misses = 0
@@ -272,11 +247,6 @@ class TerminalSession:
         self._extensions: deque[_Extension] = deque()
 
     # --- what the caller asks ----------------------------------------------------------------------------------------
-
-    @property
-    def state(self) -> TerminalState:
-        """Where the session stands."""
-        return self._state
 
     @property
     def serial(self) -> int:
@@ -293,23 +263,6 @@ class TerminalSession:
         """How many frames of the extension wait for the link or for their answer."""
         return len(self._extensions)
 
-    def next_event(self) -> TerminalEvent | None:
-        """Return the oldest event that was not returned yet; None if there is none."""
-        return self._events.popleft() if self._events else None
-
-    def data_to_send(self) -> bytes:
-        """Return what the link should send now; each byte once."""
-        if not self._outgoing:
-            return b""
-        data = b"".join(raw for raw, _ in self._outgoing)
-        self._outgoing.clear()
-        self._outgoing_size_bytes = 0
-        return data
-
-    def next_timeout(self) -> int | None:
-        """Return when `handle_timeout` has something to do; 0 means at once, None means never."""
-        return min(self._timers.values(), default=None)
-
     # --- what happened ------------------------------------------------------------------------------------------------
 
     def connected(self, now_ns: int) -> None:
@@ -319,8 +272,8 @@ class TerminalSession:
             LocalProtocolError: there is a link already, or none is wanted.
         """
         self._move(_Input.LINK_UP)
-        self._reader = self._new_reader()
-        self._timers.pop(_Timer.CONNECT, None)
+        self._reader = FrameReader(cipher=self.options.cipher, layouts=self.options.layouts)
+        self._timers.pop(Timer.CONNECT, None)
         if self._state is TerminalState.LEAVING:  # The vehicle was switched off while the driver was connecting.
             self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
             return
@@ -343,22 +296,7 @@ class TerminalSession:
         elif before is not TerminalState.CLOSING:  # There the next try has its time already.
             is_third = self._miss(LoginFailure.NO_LINK, now_ns + self._login_retry_ns, now_ns)
             self._connect_ns = now_ns + (self.options.login_wait_ns if is_third else self._login_retry_ns)
-        self._timers[_Timer.CONNECT] = self._connect_ns
-
-    def receive_data(self, data: bytes, now_ns: int) -> None:
-        """Take what the link received. Bytes that come without a link, or while it is being closed, count as well."""
-        self._reader.receive_data(data)
-        self._timers.pop(_Timer.UNFINISHED, None)
-        self._read(now_ns)
-
-    def handle_timeout(self, now_ns: int) -> None:
-        """Do what is due at *now_ns*. Has no effect before its time."""
-        while self._timers:
-            timer = min(self._timers, key=lambda item: (self._timers[item], item.value))
-            if self._timers[timer] > now_ns:
-                return
-            del self._timers[timer]
-            self._DUE[timer](self, now_ns)
+        self._timers[Timer.CONNECT] = self._connect_ns
 
     # --- what the vehicle wants ---------------------------------------------------------------------------------------
 
@@ -382,7 +320,7 @@ class TerminalSession:
         """
         self._keep(self._stored(bodies, collected_ns), now_ns)
         if self._state is TerminalState.LOGGED_IN:
-            self._timers.setdefault(_Timer.BACKFILL, now_ns + self.options.backfill_interval_ns)
+            self._timers.setdefault(Timer.BACKFILL, now_ns + self.options.backfill_interval_ns)
 
     def send_extension(self, command: int, message: Message, now_ns: int) -> None:
         """Send *message* under one of the commands 0xC0 to 0xFE, now or after the next login, until it is answered.
@@ -397,9 +335,9 @@ class TerminalSession:
         if len(self._extensions) >= self.options.extension_queue_max:
             oldest = self._extensions.popleft()
             self._events.append(ExtensionUndelivered(oldest.command, oldest.message))
-            self._timers.pop(_Timer.EXTENSION, None)
+            self._timers.pop(Timer.EXTENSION, None)
         self._extensions.append(_Extension(command, message, getattr(message, "time", None), raw))
-        if self._state is TerminalState.LOGGED_IN and _Timer.EXTENSION not in self._timers:
+        if self._state is TerminalState.LOGGED_IN and Timer.EXTENSION not in self._timers:
             self._send_extension(now_ns)
 
     def reply_to(
@@ -415,12 +353,12 @@ class TerminalSession:
         Raises:
             LocalProtocolError: there is no login, or the message does not fit. Nothing was sent.
         """
-        is_security = command_frame.command in _SECURITY_DOWN and self._state in _LINKED
+        is_security = command_frame.command in SECURITY_DOWN and self._state in self._LINKED
         if not is_security and self._state not in (TerminalState.LOGGED_IN, TerminalState.LOGGING_OUT):
             msg = f"reply: expected to be logged in, got state {self._state.name}"
             raise LocalProtocolError(msg)
         if message is None:
-            message = TimeReply(getattr(command_frame.message, "time", None) or beijing_time(now_ns))
+            message = time_reply(command_frame, now_ns)
         self._send(self._frame(command_frame.command, message, flag=flag, edition=command_frame.edition))
 
     def send_security(self, command: int, message: Message, _now_ns: int) -> None:
@@ -429,10 +367,10 @@ class TerminalSession:
         Raises:
             LocalProtocolError: another command or edition, no link, or the message does not fit. Nothing was sent.
         """
-        if command not in _SECURITY_UP or self.options.edition is not Edition.GBT2025:
+        if command not in SECURITY_UP or self.options.edition is not Edition.GBT2025:
             msg = f"security: expected 0x09 or 0x0b in GBT2025, got {command:#04x} in {self.options.edition.name}"
             raise LocalProtocolError(msg)
-        if self._state not in _LINKED:
+        if self._state not in self._LINKED:
             msg = f"security: expected a link, got state {self._state.name}"
             raise LocalProtocolError(msg)
         self._send(self._frame(command, message))
@@ -448,7 +386,7 @@ class TerminalSession:
         self._timers.clear()
         if before is TerminalState.LOGGED_IN:
             self._send(self._frame(Command.VEHICLE_LOGOUT, VehicleLogout(beijing_time(now_ns), self._serial)))
-            self._timers[_Timer.LOGOUT] = now_ns + self.options.reply_timeout_ns
+            self._timers[Timer.LOGOUT] = now_ns + self.options.reply_timeout_ns
         elif before is TerminalState.LOGGING_IN:
             self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
         elif self._state is TerminalState.ENDED:
@@ -462,7 +400,7 @@ class TerminalSession:
         """
         self._move(_Input.RESTARTED)
         self._misses = 0
-        self._timers[_Timer.CONNECT] = now_ns
+        self._timers[Timer.CONNECT] = now_ns
 
     def change_options(self, options: TerminalOptions, now_ns: int) -> None:
         """Use other options from now on (0x81 sets periods, 0x0B the key). A heartbeat period counts from now.
@@ -474,18 +412,11 @@ class TerminalSession:
             msg = f"terminal: expected options of {self.options.edition.name}, got {options.edition.name}"
             raise LocalProtocolError(msg)
         self.options = options
-        self._reader.cipher, self._reader.layouts = options.cipher, options.layouts
+        self._use(options.cipher, options.layouts)
         if self._state is TerminalState.LOGGED_IN:
-            self._timers[_Timer.HEARTBEAT] = now_ns + options.heartbeat_period_ns
+            self._timers[Timer.HEARTBEAT] = now_ns + options.heartbeat_period_ns
 
     # --- the machine --------------------------------------------------------------------------------------------------
-
-    def _move(self, what: _Input) -> None:
-        following = _TRANSITIONS[self._state].get(what)
-        if following is None:
-            msg = f"terminal: expected a state that allows {what.name}, got {self._state.name}"
-            raise LocalProtocolError(msg)
-        self._state = following
 
     def _connect_due(self, _now_ns: int) -> None:
         self._move(_Input.CONNECT_DUE)
@@ -505,7 +436,7 @@ class TerminalSession:
             login = VehicleLogin2025(time, self._serial, self.iccid, self.pack_codes)
         self._send(self._frame(Command.VEHICLE_LOGIN, login))
         self._login_is_open = True
-        self._timers[_Timer.LOGIN] = now_ns + self._login_retry_ns
+        self._timers[Timer.LOGIN] = now_ns + self._login_retry_ns
 
     @property
     def _login_retry_ns(self) -> int:
@@ -542,16 +473,16 @@ class TerminalSession:
             self._refuse(frame, "a login's answer that nothing waits for")
             return
         if frame.reply_flag != ReplyFlag.SUCCESS:
-            if self._miss(LoginFailure.REFUSED, self._timers[_Timer.LOGIN], now_ns, frame.reply_flag):
+            if self._miss(LoginFailure.REFUSED, self._timers[Timer.LOGIN], now_ns, frame.reply_flag):
                 self._give_up(CloseReason.LOGIN_FAILED, now_ns + self.options.login_wait_ns)
             return
         self._move(_Input.LOGIN_ACCEPTED)
         self._misses = 0
         self._login_is_open = False
         self._heartbeats_unanswered = 0
-        del self._timers[_Timer.LOGIN]
-        self._timers[_Timer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
-        self._timers[_Timer.BACKFILL] = now_ns + self.options.backfill_interval_ns
+        del self._timers[Timer.LOGIN]
+        self._timers[Timer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
+        self._timers[Timer.BACKFILL] = now_ns + self.options.backfill_interval_ns
         self._events.append(LoggedIn(self._serial))
         if self.options.time_sync:
             self._send(self._frame(Command.TIME_SYNC, TimeSync()))
@@ -578,7 +509,7 @@ class TerminalSession:
             return
         self._heartbeats_unanswered += 1
         self._send(self._frame(Command.HEARTBEAT, Heartbeat()))
-        self._timers[_Timer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
+        self._timers[Timer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
 
     def _time_answered(self, frame: Frame, now_ns: int) -> None:
         if not self._time_sync_is_open:
@@ -639,14 +570,14 @@ class TerminalSession:
         """Send one stored report, if the last report of any kind is long enough ago (B.2.8: in the idle time)."""
         idle_ns = self._last_report_ns + self.options.backfill_interval_ns
         if now_ns < idle_ns:
-            self._timers[_Timer.BACKFILL] = idle_ns
+            self._timers[Timer.BACKFILL] = idle_ns
             return
         self._shorten_store(now_ns)
         if not self._store:
             return
         if self._outgoing_size_bytes < _OUTGOING_SIZE_BYTES_MAX:
             self._send_stored(Command.BACKFILL_REPORT, self._store.take(), now_ns)
-        self._timers[_Timer.BACKFILL] = now_ns + self.options.backfill_interval_ns
+        self._timers[Timer.BACKFILL] = now_ns + self.options.backfill_interval_ns
 
     def _report_answered(self, frame: Frame, now_ns: int) -> None:
         """Only a wrong report is answered (B.3.5): send it again after a minute, three times at most."""
@@ -659,17 +590,17 @@ class TerminalSession:
                 break
         else:
             return
-        if stored.resends < _TRIES and all(waiting is not stored for _, waiting in self._resends):
+        if stored.resends < TRIES and all(waiting is not stored for _, waiting in self._resends):
             stored.resends += 1
             self._resends.append((now_ns + MINUTE_NS, stored))
-            self._timers.setdefault(_Timer.RESEND, now_ns + MINUTE_NS)
+            self._timers.setdefault(Timer.RESEND, now_ns + MINUTE_NS)
 
     def _resend_due(self, now_ns: int) -> None:
         while self._resends and self._resends[0][0] <= now_ns:
             _, stored = self._resends.popleft()
             self._send_stored(Command.REALTIME_REPORT, stored, now_ns)
         if self._resends:
-            self._timers[_Timer.RESEND] = self._resends[0][0]
+            self._timers[Timer.RESEND] = self._resends[0][0]
 
     # --- the extension ------------------------------------------------------------------------------------------------
 
@@ -677,10 +608,10 @@ class TerminalSession:
         if self._extensions:
             self._extensions[0].tries += 1
             self._send(self._extensions[0].raw)
-            self._timers[_Timer.EXTENSION] = now_ns + self.options.reply_timeout_ns
+            self._timers[Timer.EXTENSION] = now_ns + self.options.reply_timeout_ns
 
     def _extension_due(self, now_ns: int) -> None:
-        if self._extensions and self._extensions[0].tries >= _TRIES:
+        if self._extensions and self._extensions[0].tries >= TRIES:
             lost = self._extensions.popleft()
             self._events.append(ExtensionUndelivered(lost.command, lost.message))
         self._send_extension(now_ns)
@@ -700,7 +631,7 @@ class TerminalSession:
             self._refuse(frame, "a block that nothing waits for")
             return
         self._extensions.popleft()
-        self._timers.pop(_Timer.EXTENSION, None)
+        self._timers.pop(Timer.EXTENSION, None)
         self._events.append(ReplyReceived(frame.command, frame.reply_flag, frame))
         self._send_extension(now_ns)
 
@@ -726,33 +657,14 @@ class TerminalSession:
         )
         return encode(frame, strict=self.options.strict, cipher=cipher, layouts=self.options.layouts)
 
-    def _new_reader(self) -> FrameReader:
-        return FrameReader(cipher=self.options.cipher, layouts=self.options.layouts)
-
-    def _send(self, raw: bytes, stored: StoredReport | None = None) -> None:
-        self._outgoing.append((raw, stored))
-        self._outgoing_size_bytes += len(raw)
-
-    def _read(self, now_ns: int) -> None:
-        while (event := self._reader.next_event()) is not NEED_DATA:
-            if isinstance(event, DiscardedBytes):
-                self._events.append(event)
-            else:
-                self._receive(event.frame, now_ns)
-        if self._reader.unfinished_size_bytes and self._state in _LINKED:
-            self._timers[_Timer.UNFINISHED] = now_ns + _UNFINISHED_NS
-
-    def _unfinished_due(self, now_ns: int) -> None:
-        self._reader.skip_start()
-        self._read(now_ns)
-
-    def _receive(self, frame: Frame, now_ns: int) -> None:
+    def _receive(self, event: FrameReceived, now_ns: int) -> None:
+        frame = event.frame
         if frame.vin != self.vin:
             self._refuse(frame, f"for vehicle {frame.vin!r}, expected {self.vin!r}")
             return
         self._heartbeats_unanswered = 0  # Whatever the platform says, it is alive.
         if frame.reply_flag == ReplyFlag.COMMAND:
-            is_security = frame.edition is Edition.GBT2025 and frame.command in _SECURITY_DOWN
+            is_security = frame.edition is Edition.GBT2025 and frame.command in SECURITY_DOWN
             if is_security or (frame.command in _DOWNLINK and self._state is TerminalState.LOGGED_IN):
                 self._events.append(CommandReceived(frame))
             else:
@@ -761,7 +673,7 @@ class TerminalSession:
         answered = self._ANSWERED.get(frame.command)
         if answered is not None:
             answered(self, frame, now_ns)
-        elif frame.edition is Edition.GBT2025 and frame.command in _SECURITY_UP:
+        elif frame.edition is Edition.GBT2025 and frame.command in SECURITY_UP:
             self._events.append(ReplyReceived(frame.command, frame.reply_flag, frame))
         elif frame.command >= 0xC0:
             self._extension_answered(frame, now_ns)
@@ -771,20 +683,16 @@ class TerminalSession:
     def _heartbeat_answered(self, _frame: Frame, _now_ns: int) -> None:
         """Nothing to do: `_receive` has counted it."""
 
-    def _refuse(self, frame: Frame, reason: str) -> None:
-        self._events.append(FrameRefused(frame, reason))
-
     # --- which method does what ---------------------------------------------------------------------------------------
 
-    _DUE: ClassVar[dict[_Timer, Callable[[TerminalSession, int], None]]] = {
-        _Timer.UNFINISHED: _unfinished_due,
-        _Timer.CONNECT: _connect_due,
-        _Timer.LOGIN: _login_due,
-        _Timer.LOGOUT: _logout_due,
-        _Timer.HEARTBEAT: _heartbeat_due,
-        _Timer.EXTENSION: _extension_due,
-        _Timer.RESEND: _resend_due,
-        _Timer.BACKFILL: _backfill_due,
+    _DUE: ClassVar[dict[Timer, Callable[[TerminalSession, int], None]]] = {
+        Timer.CONNECT: _connect_due,
+        Timer.LOGIN: _login_due,
+        Timer.LOGOUT: _logout_due,
+        Timer.HEARTBEAT: _heartbeat_due,
+        Timer.EXTENSION: _extension_due,
+        Timer.RESEND: _resend_due,
+        Timer.BACKFILL: _backfill_due,
     }
     _ANSWERED: ClassVar[dict[int, Callable[[TerminalSession, Frame, int], None]]] = {
         Command.VEHICLE_LOGIN: _login_answered,
