@@ -11,6 +11,7 @@ The tree::
     |-- TransferError          a download or flash that failed; `.permanent` says whether trying again can help
     |-- SignalError            a DBC definition or a signal value that does not fit
     |-- ConfigurationError     a scenario, profile or setting that cannot be used
+    |-- MissingExtraError      a package that is not installed: `.package`, and the `.extra` that brings it
     `-- FaultError             (in `bmsota.flashing`) what ends a flash from a laptop: `.fault` is its row in `FAULTS`
 
 Anything else that escapes the library is a bug. Messages speak one grammar: "expected ..., got ... (where)".
@@ -24,6 +25,7 @@ __all__ = [
     "FrameError",
     "ImageError",
     "LocalProtocolError",
+    "MissingExtraError",
     "RemoteProtocolError",
     "SignalError",
     "TransferError",
@@ -92,3 +94,12 @@ class SignalError(BmsotaError):
 
 class ConfigurationError(BmsotaError):
     """A scenario, profile or setting that cannot be used; the message names the place and what was expected."""
+
+
+class MissingExtraError(BmsotaError, ImportError):
+    """What was asked for needs a package that is not installed; the message names the extra that brings it."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(f"{feature} needs {package}: pip install 'bmsota[{extra}]'")
+        self.package = package
+        self.extra = extra

@@ -8,7 +8,7 @@ writes a `ReportSigner` and a `ReportVerifier` of a few lines.
     report = sign_report(report, EcdsaSigner(private_key, hash_algorithm=SHA256()))
     verify_report(frame.message, EcdsaVerifier(public_key, hash_algorithm=SHA256()))
 
-Loads `cryptography`, and is therefore itself loaded only when it is asked for.
+Signers and verifiers of ours load `cryptography` (extra `trust`) when they are made; the rest needs nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-
+from bmsota._extras import needs
 from bmsota.errors import LocalProtocolError, TrustError
 from bmsota.gbt32960._bodies import Signature
 from bmsota.gbt32960._codec import report_bytes
@@ -143,6 +140,9 @@ class RsaVerifier:
         _check_algorithm(signature, SignatureAlgorithm.RSA)
         if signature.s:
             raise TrustError(_ATTACK, f"signature: expected no S with RSA, got {len(signature.s)} bytes")
+        with needs("RsaVerifier", "cryptography", "trust"):
+            from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+
         try:
             self._key.verify(signature.r, data, self._padding, self._hash)
         except InvalidSignature as error:
@@ -155,12 +155,17 @@ class EcdsaSigner:
     """Signs with ECDSA; R and S have the size of the curve's numbers, most significant byte first."""
 
     def __init__(self, private_key: EllipticCurvePrivateKey, *, hash_algorithm: HashAlgorithm) -> None:
+        with needs("EcdsaSigner", "cryptography", "trust"):
+            from cryptography.hazmat.primitives.asymmetric.ec import ECDSA  # noqa: PLC0415
+
         self._key = private_key
         self._scheme = ECDSA(hash_algorithm)
         self._size_bytes = (private_key.key_size + 7) // 8
 
     def sign(self, data: bytes) -> Signature:
         """Return the signature over *data*."""
+        from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature  # noqa: PLC0415
+
         r, s = decode_dss_signature(self._key.sign(data, self._scheme))
         size = self._size_bytes
         return Signature(SignatureAlgorithm.ECC, r.to_bytes(size, "big"), s.to_bytes(size, "big"))
@@ -170,6 +175,9 @@ class EcdsaVerifier:
     """Checks signatures of `EcdsaSigner`."""
 
     def __init__(self, public_key: EllipticCurvePublicKey, *, hash_algorithm: HashAlgorithm) -> None:
+        with needs("EcdsaVerifier", "cryptography", "trust"):
+            from cryptography.hazmat.primitives.asymmetric.ec import ECDSA  # noqa: PLC0415
+
         self._key = public_key
         self._scheme = ECDSA(hash_algorithm)
         self._size_bytes = (public_key.key_size + 7) // 8
@@ -180,6 +188,9 @@ class EcdsaVerifier:
         Raises:
             TrustError: it is not, is of another algorithm, or its numbers have another size.
         """
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature  # noqa: PLC0415
+
         _check_algorithm(signature, SignatureAlgorithm.ECC)
         size = self._size_bytes
         if (len(signature.r), len(signature.s)) != (size, size):

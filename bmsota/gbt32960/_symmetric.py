@@ -5,7 +5,7 @@ arguments without defaults: the two parties have to agree, and a guess would fai
 vector is fixed for the cipher, as the implementations that we know have it; a scheme with a vector in each message is a
 `DataUnitCipher` of its own.
 
-Loads `cryptography`, and is therefore itself loaded only when it is asked for.
+A cipher loads `cryptography` (extra `trust`) when it is made.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.ciphers import Cipher, modes
-from cryptography.hazmat.primitives.ciphers.algorithms import AES, SM4
-from cryptography.hazmat.primitives.padding import PKCS7
-
+from bmsota._extras import needs
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._enums import Encryption
 
@@ -53,6 +49,7 @@ class SymmetricCipher:
 
         Raises:
             LocalProtocolError: not AES or SM4, a key or vector of another size, or the library at hand has no such cipher.
+            MissingExtraError: `cryptography` is not installed.
         """
         sizes = _KEY_SIZES_BYTES.get(encryption)
         if sizes is None:
@@ -71,9 +68,15 @@ class SymmetricCipher:
         if mode is CipherMode.ECB and iv is not None:
             msg = f"cipher.iv: expected none for ECB, got {len(iv)} bytes"
             raise LocalProtocolError(msg)
+        with needs("SymmetricCipher", "cryptography", "trust"):
+            from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+            from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415
+            from cryptography.hazmat.primitives.ciphers.algorithms import AES, SM4  # noqa: PLC0415
+            from cryptography.hazmat.primitives.padding import PKCS7  # noqa: PLC0415
+
         chained: modes.CBC | modes.ECB = modes.CBC(iv) if iv is not None else modes.ECB()  # noqa: S305 the parties' choice, not ours
         self.encryption = encryption
-        self._padding = padding
+        self._padding = PKCS7(8 * _BLOCK_SIZE_BYTES) if padding is CipherPadding.PKCS7 else None
         self._cipher = Cipher(AES(key) if encryption is Encryption.AES else SM4(key), chained)
         try:
             self._cipher.encryptor()
@@ -87,8 +90,8 @@ class SymmetricCipher:
         Raises:
             LocalProtocolError: without padding, *data* is no whole number of blocks.
         """
-        if self._padding is CipherPadding.PKCS7:
-            padder = PKCS7(8 * _BLOCK_SIZE_BYTES).padder()
+        if self._padding is not None:
+            padder = self._padding.padder()
             data = padder.update(data) + padder.finalize()
         elif len(data) % _BLOCK_SIZE_BYTES:
             msg = f"cipher: expected a multiple of {_BLOCK_SIZE_BYTES} bytes without padding, got {len(data)}"
@@ -107,7 +110,7 @@ class SymmetricCipher:
             raise ValueError(msg)
         decryptor = self._cipher.decryptor()
         plain = decryptor.update(data) + decryptor.finalize()
-        if self._padding is CipherPadding.PKCS7:
-            unpadder = PKCS7(8 * _BLOCK_SIZE_BYTES).unpadder()
+        if self._padding is not None:
+            unpadder = self._padding.unpadder()
             plain = unpadder.update(plain) + unpadder.finalize()
         return plain

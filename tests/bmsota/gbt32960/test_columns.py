@@ -42,7 +42,7 @@ from bmsota.gbt32960 import (
     encode,
     encode_batch,
 )
-from bmsota.gbt32960 import _columns as module
+from bmsota.gbt32960._columns import plan as module
 
 VEHICLE = VehicleData(1, 3, 1, 52.3, 12345.6, 371.2, -8.5, 69, 1, 14, 5085, 12, 0)
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=BEIJING)
@@ -452,10 +452,10 @@ def test_marks_can_be_set():
     assert bodies[3].subsystems[0].cell_voltages_v == (3.3, Sentinel.INVALID)
 
 
-def test_numpy_is_imported_when_columns_are_asked_for():
+def test_numpy_is_imported_with_the_first_batch():
     """Who decodes single frames needs no NumPy."""
     source = (
-        "import sys, bmsota.gbt32960 as g; g.decode, g.FrameReader; before = 'numpy' in sys.modules; g.decode_batch; "
+        "import sys, bmsota.gbt32960 as g; g.FrameColumns(); before = 'numpy' in sys.modules; g.decode_batch([]); "
         "raise SystemExit(0 if not before and 'numpy' in sys.modules else 1)"
     )
     subprocess.run([sys.executable, "-c", source], check=True)

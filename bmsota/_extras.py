@@ -1,0 +1,37 @@
+"""What to say when a package is not installed that an extra brings."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bmsota.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["missing_extra", "needs"]
+
+
+def missing_extra(feature: str, package: str, extra: str) -> MissingExtraError:
+    """The error for *feature* without *package*, to be raised `from` the import error.
+
+    >>> print(missing_extra("decode_batch", "numpy", "can"))
+    decode_batch needs numpy: pip install 'bmsota[can]'
+    """
+    return MissingExtraError(feature, package, extra)
+
+
+@contextmanager
+def needs(feature: str, package: str, extra: str) -> Iterator[None]:
+    """Around imports: if *package* is not installed, `missing_extra` is raised.
+
+    >>> with needs("decode_batch", "numpy", "can"):
+    ...     import numpy
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise missing_extra(feature, package, extra) from error

@@ -1,0 +1,210 @@
+"""One batch of frames to columns and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from bmsota.errors import FrameError, LocalProtocolError
+from bmsota.gbt32960._codec import decode, encode
+from bmsota.gbt32960._columns.header import are_identifiers, times_of
+from bmsota.gbt32960._columns.plan import Plan, plan_for, plan_of, skeleton_of, xor_of_rows
+from bmsota.gbt32960._columns.values import FrameColumns, FrameGroup
+from bmsota.gbt32960._columns.walk import BODIES_AT, REPORTS, VIN, VIN_SIZE, Unplannable, Walk
+from bmsota.gbt32960._frame import FRAME_SIZE_BYTES_MAX, Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+__all__ = ["decode_batch", "encode_batch"]
+
+_GROUPS_BY_MATCHING_MAX: Final = 16
+"""Layouts of one frame size that are looked for in the whole matrix. A batch in which every frame is laid out differently would
+otherwise be searched as often as it has frames; beyond this each frame is walked by itself."""
+
+
+def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offsets: Any = None) -> FrameColumns:
+    """See `bmsota.gbt32960.decode_batch`."""
+    if isinstance(frames, (bytes, bytearray, memoryview)):
+        joined = bytes(frames)
+        starts, sizes = _spans(len(joined), offsets)
+        size = int(sizes[0]) if len(sizes) else 0
+        if not len(sizes) or starts[0] or not (sizes == size).all():
+            whole = _Batch(joined, starts, sizes)
+        else:
+            whole = _Batch(joined, None, None, len(sizes), size)
+    else:
+        if offsets is not None:
+            msg = "offsets: expected none with a sequence of frames, got some"
+            raise LocalProtocolError(msg)
+        joined = b"".join(frames)
+        count = len(frames)
+        longest = max(map(len, frames), default=0)
+        if longest * count == len(joined):  # Then none is shorter.
+            whole = _Batch(joined, None, None, count, longest)
+        else:
+            sizes = np.fromiter(map(len, frames), np.int64, count)
+            whole = _Batch(joined, np.cumsum(sizes) - sizes, sizes)
+    return whole.columns()
+
+
+def _spans(size: int, offsets: Any) -> tuple[Array, Array]:
+    try:
+        edges = np.asarray(() if offsets is None else offsets, np.int64)
+    except (TypeError, ValueError, OverflowError):
+        edges = np.empty(0, np.int64)
+    sizes = edges[1:] - edges[:-1] if edges.ndim == 1 else edges
+    if edges.ndim != 1 or not len(edges) or edges[0] < 0 or edges[-1] > size or (len(sizes) and sizes.min() < 0):
+        msg = f"offsets: expected rising places in {size} bytes, one more than there are frames, got {offsets!r:.60}"
+        raise LocalProtocolError(msg)
+    return edges[:-1], sizes
+
+
+class _Batch:
+    """One call of `decode_batch`."""
+
+    def __init__(self, joined: bytes, starts: Array | None, sizes: Array | None, count: int = 0, size: int = 0) -> None:
+        self.joined = joined
+        self.starts, self.sizes = starts, sizes
+        self.count, self.size = count, size
+        self.groups: list[FrameGroup] = []
+        self.slow: list[int] = []
+
+    def frame(self, index: int) -> bytes:
+        if self.starts is None or self.sizes is None:
+            return self.joined[index * self.size : (index + 1) * self.size]
+        start = int(self.starts[index])
+        return self.joined[start : start + int(self.sizes[index])]
+
+    def matrices(self) -> Iterator[tuple[Array, Array]]:
+        """The frames of each size: their places, and their bytes, one row a frame."""
+        octets = np.frombuffer(self.joined, np.uint8)
+        if self.starts is None or self.sizes is None:
+            if self.count:
+                yield np.arange(self.count), octets[: self.count * self.size].reshape(self.count, self.size)
+            return
+        for size in np.unique(self.sizes):
+            index = np.flatnonzero(self.sizes == size)
+            starts = self.starts[index]
+            first, stop = int(starts[0]), int(starts[-1]) + int(size)
+            if size and stop - first == len(index) * size:  # One behind the other.
+                yield index, octets[first:stop].reshape(len(index), size)
+            else:
+                yield index, octets[starts[:, None] + np.arange(size)]
+
+    def columns(self) -> FrameColumns:
+        for index, frames in self.matrices():
+            if frames.shape[1] <= BODIES_AT or frames.shape[1] > FRAME_SIZE_BYTES_MAX:
+                self.slow.extend(index.tolist())
+            else:
+                self.one_size(index, frames)
+        others: list[tuple[int, Frame]] = []
+        errors: list[tuple[int, FrameError]] = []
+        for place in sorted(self.slow):
+            try:
+                others.append((place, decode(self.frame(place))))
+            except FrameError as error:
+                errors.append((place, error))
+        self.groups.sort(key=lambda group: int(group.index[0]))
+        return FrameColumns(groups=tuple(self.groups), others=tuple(others), errors=tuple(errors))
+
+    def keep(self, index: Array, frames: Array, fit: Array) -> tuple[Array, Array]:
+        """Go on with the rows that are *fit*; `decode` shall look at the others."""
+        if fit.all():
+            return index, frames
+        self.slow.extend(index[~fit].tolist())
+        return index[fit], frames[fit]
+
+    def one_size(self, index: Array, frames: Array) -> None:
+        """Group frames of one size: the first that is left leads, all that are laid out like it follow."""
+        # Over everything, check byte included, the XOR is zero if it is right: the two start bytes cancel each other.
+        wrong = xor_of_rows(frames)
+        if wrong.any():
+            index, frames = self.keep(index, frames, wrong == 0)
+        tried = 0
+        while len(index) and tried < _GROUPS_BY_MATCHING_MAX:
+            leader = frames[0].tobytes()
+            try:
+                plan = plan_for(leader)
+            except Unplannable:
+                self.slow.append(int(index[0]))
+                index, frames = index[1:], frames[1:]
+                continue
+            index, frames = self.take(plan, index, frames)
+            tried += 1
+        self.one_by_one(index, frames)
+
+    def one_by_one(self, index: Array, frames: Array) -> None:
+        """Group what is left by its skeleton."""
+        found: dict[bytes, list[int]] = {}
+        for row in range(len(index)):
+            data = frames[row].tobytes()
+            try:
+                found.setdefault(skeleton_of(data, Walk(data).fixed), []).append(row)
+            except Unplannable:
+                self.slow.append(int(index[row]))
+        for skeleton, rows in found.items():
+            self.take(plan_of(skeleton), index[rows], frames[rows])
+
+    def take(self, plan: Plan, index: Array, frames: Array) -> tuple[Array, Array]:
+        """Make a group of the rows that *plan* fits, and return the others."""
+        gathered = plan.gather(frames)
+        match = plan.matches(gathered)
+        if match is None:
+            self.group(plan, index, frames, gathered)
+            return index[:0], frames[:0]
+        self.group(plan, index[match], frames[match], gathered[:, match])
+        return index[~match], frames[~match]
+
+    def group(self, plan: Plan, index: Array, frames: Array, gathered: Array) -> None:
+        command = gathered[plan.command]
+        letters = frames[:, VIN].astype(np.uint32)
+        seconds, fit = times_of(gathered.take(plan.time, axis=0))
+        fit &= (command == REPORTS[0]) | (command == REPORTS[1])
+        if not (letters.max() < 0x7F and letters.min() > 0x20):
+            fit &= are_identifiers(letters)
+        if not fit.all():
+            seconds, letters, gathered, command = seconds[fit], letters[fit], gathered[:, fit], command[fit]
+            index, frames = self.keep(index, frames, fit)
+            if not len(index):
+                return
+        values, marks = plan.decode(frames, gathered)
+        self.groups.append(
+            FrameGroup(
+                edition=plan.edition,
+                skeleton=plan.skeleton,
+                index=index,
+                command=command.copy(),
+                vin=letters.view(f"=U{VIN_SIZE}")[:, 0],
+                time=seconds.view("datetime64[s]"),
+                values=values,
+                marks=marks,
+            )
+        )
+
+
+def encode_batch(columns: FrameColumns, *, strict: bool = False) -> list[bytes]:
+    """See `bmsota.gbt32960.encode_batch`."""
+    found: list[tuple[Array, list[bytes]]] = []
+    for group in columns.groups:
+        try:
+            plan = plan_of(group.skeleton)
+        except Unplannable:
+            msg = f"skeleton: expected a report that has columns, got {group.skeleton[:40].hex(' ')}"
+            raise LocalProtocolError(msg) from None
+        found.append((group.index, plan.encode(group, strict).view(f"V{plan.size}")[:, 0].tolist()))
+    if columns.others:
+        others = [encode(frame, strict=strict) for _, frame in columns.others]
+        found.append((np.array([index for index, _ in columns.others], np.int64), others))
+    if not found:
+        return []
+    index = np.concatenate([part[0] for part in found])
+    frames = [frame for part in found for frame in part[1]] if len(found) > 1 else found[0][1]
+    if bool((index[1:] > index[:-1]).all()):
+        return frames
+    return [frames[place] for place in np.argsort(index, kind="stable")]

@@ -1,0 +1,277 @@
+"""Single numbers and lists of numbers as arrays, and the hemisphere bits of positions as signs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from bmsota.errors import LocalProtocolError
+from bmsota.gbt32960._columns.values import MARK_INVALID
+from bmsota.gbt32960._columns.walk import DEGREES, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from bmsota.gbt32960._fields import Field
+
+    Array = NDArray[Any]
+
+__all__ = ["NumberList", "Scalars", "sign_position", "unsigned_position", "wrong_shape"]
+
+_BIG_ENDIAN_DWORD: Final = np.dtype(">u4")
+
+
+_UNSIGNED: Final[dict[int, np.dtype[Any]]] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
+
+
+def _order(slot: Slot) -> int:
+    row = slot.row
+    if slot.is_integer:
+        return 4
+    has_divisor = row.divisor != 1
+    return int(has_divisor) if row.raw_offset else 2 if has_divisor else 3
+
+
+class Scalars:
+    """The single numbers of one size: those with an offset, those with a unit step, those with sentinels only, plain integers.
+
+    Those that have an offset and a unit step stand between: so each operation is done on neighbours, and on no others.
+    """
+
+    def __init__(self, slots: list[Slot], size: int, row_of: Mapping[int, int]) -> None:
+        slots = sorted(slots, key=_order)
+        self.names = tuple(slot.name for slot in slots)
+        self.rows = tuple(slot.row for slot in slots)
+        self.size = size
+        self.ats = tuple(slot.at for slot in slots)
+        # Rows of the gather: the highest bytes of all numbers, then the next, ...
+        self.octets = [np.array([row_of[slot.at + octet] for slot in slots], np.intp) for octet in range(size)]
+        self.unsigned = _UNSIGNED[size]
+        self.real = sum(not slot.is_integer for slot in slots)
+        """How many are no plain integers."""
+        self.dtype: Any = np.float64 if size == 4 else np.float32
+        self.limits = np.array([slot.row.raw_limit for slot in slots[: self.real]], self.unsigned)
+        self.lowest_limit = int(self.limits.min(initial=(1 << 8 * size) - 1))
+        self.offsets = np.array([[slot.row.raw_offset] for slot in slots], self.dtype)
+        self.divisors = np.array([[slot.row.divisor] for slot in slots], self.dtype)
+        self.has_offset = bool(self.offsets.any())
+        self.has_divisor = bool((self.divisors != 1).any())
+        with_offset = np.flatnonzero(self.offsets)
+        with_divisor = np.flatnonzero(self.divisors != 1)
+        self.with_offset = slice(0, int(with_offset[-1]) + 1) if len(with_offset) else None
+        self.with_divisor = slice(int(with_divisor[0]), int(with_divisor[-1]) + 1) if len(with_divisor) else None
+        self.bounds = {
+            strict: (
+                np.array([row.raw_min if strict else 0 for row in self.rows], np.float64),
+                np.array([row.raw_max if strict else row.raw_limit for row in self.rows], np.float64),
+            )
+            for strict in (False, True)
+        }
+
+    def decode(self, frames: Array, gathered: Array, values: dict[str, Array], marks: dict[str, Array]) -> None:
+        if self.size == 4:  # These are few, and are read where they stand.
+            raw = np.empty((len(self.ats), len(frames)), self.unsigned)
+            for place, at in enumerate(self.ats):
+                raw[place] = frames[:, at : at + 4].view(_BIG_ENDIAN_DWORD)[:, 0]
+        else:
+            raw = gathered.take(self.octets[0], axis=0)
+            if self.size == 2:
+                raw = raw.astype(self.unsigned)
+                raw <<= 8
+                raw |= gathered.take(self.octets[1], axis=0)
+        real = self.real
+        if real < len(raw):
+            values.update(zip(self.names[real:], raw[real:], strict=True))
+            raw = raw[:real]
+            if not real:
+                return
+        out = raw.astype(self.dtype)
+        if self.with_offset is not None:
+            part = out[self.with_offset]  # In two steps, so that the result is not copied onto itself.
+            part -= self.offsets[self.with_offset]
+        if self.with_divisor is not None:
+            part = out[self.with_divisor]
+            part /= self.divisors[self.with_divisor]
+        if raw.size and raw.max() > self.lowest_limit:
+            for place in np.flatnonzero(raw.max(axis=1) > self.limits).tolist():
+                missing = raw[place] > self.limits[place]
+                out[place, missing] = np.nan
+                marks[self.names[place]] = _marks_of(raw[place], missing, self.rows[place])
+        values.update(zip(self.names, out, strict=False))
+
+    def encode(self, gathered: Array, values: Mapping[str, Array], marks: Mapping[str, Array], strict: bool) -> None:
+        count = gathered.shape[1]
+        columns = [values[name] for name in self.names]
+        for name, column in zip(self.names, columns, strict=True):
+            if column.shape != (count,):
+                raise wrong_shape(name, (count,), column)
+        # A float32 has room for a WORD times any divisor of the tables; anything else is computed in float64.
+        is_narrow = all(column.dtype in (self.dtype, self.unsigned) for column in columns)
+        out = np.array(columns, self.dtype if is_narrow else np.float64)
+        if self.has_divisor:
+            out *= self.divisors
+        np.rint(out, out=out)
+        if self.has_offset:
+            out += self.offsets
+        low, high = self.bounds[strict]
+        is_good = not count or bool((out.min(axis=1) >= low).all() and (out.max(axis=1) <= high).all())
+        if not is_good or not marks.keys().isdisjoint(self.names):
+            self._mark(out, columns, marks, strict)
+        raw = out.astype(self.unsigned, copy=False)
+        for octet in reversed(self.octets):
+            gathered[octet] = raw  # Its lowest eight bits.
+            if self.size > 1:
+                raw = raw >> 8
+
+    def _mark(self, out: Array, columns: list[Array], marks: Mapping[str, Array], strict: bool) -> None:
+        """Put the sentinels where they belong, and refuse what does not fit."""
+        low, high = self.bounds[strict]
+        for place, (name, row) in enumerate(zip(self.names, self.rows, strict=True)):
+            line = out[place]
+            bad = ~((line >= low[place]) & (line <= high[place]))  # Written so that NaN is bad.
+            mark = _marks_in(name, marks, columns[place], row)
+            if mark is not None:
+                line[mark != 0] = row.raw_limit + mark[mark != 0].astype(np.int64)
+                bad &= mark == 0
+            _refuse(name, row, columns[place], bad, strict)
+
+
+def _marks_of(raw: Array, missing: Array, row: Field) -> Array:
+    """0 a value, 1 abnormal, 2 invalid: how far a raw number is above the highest that is a value."""
+    return np.where(missing, raw - _UNSIGNED[row.size_bytes].type(row.raw_limit), 0).astype(np.uint8)
+
+
+def _marks_in(name: str, marks: Mapping[str, Array], column: Array, row: Field) -> Array | None:
+    """The marks of one column, checked."""
+    mark = marks.get(name)
+    if mark is None:
+        return None
+    if mark.shape != column.shape or mark.dtype.kind not in "ui":
+        raise wrong_shape(f"marks of {name}", column.shape, mark)
+    if bool(((mark < 0) | (mark > MARK_INVALID)).any()) or (not row.sentinels and bool(mark.any())):
+        msg = f"marks of {name}: expected {'0, 1 or 2' if row.sentinels else 'none, the wire has no sentinel here'}"
+        raise LocalProtocolError(msg + f", got {int(mark.max())}")
+    return mark
+
+
+def _refuse(name: str, row: Field, column: Array, bad: Array, strict: bool) -> None:
+    """Say which value does not fit, if one does not."""
+    if not bad.any():
+        return
+    place = tuple(int(part) for part in np.argwhere(bad)[0])
+    low, high = (row.raw_min, row.raw_max) if strict else (0, row.raw_limit)
+    unit = f" {row.unit}" if row.unit else ""
+    expected = f"{(low - row.raw_offset) / row.divisor:g} to {(high - row.raw_offset) / row.divisor:g}{unit}"
+    or_else = " or a mark" if row.sentinels else ""
+    msg = f"{name}: expected {expected}{or_else}, got {column[place]} (row {', '.join(map(str, place))} of the group)"
+    raise LocalProtocolError(msg)
+
+
+def wrong_shape(name: str, shape: tuple[int, ...], column: Array) -> LocalProtocolError:
+    return LocalProtocolError(f"{name}: expected an array of shape {shape}, got {column.dtype} of {column.shape}")
+
+
+class NumberList:
+    """One list of numbers: a slice of every frame."""
+
+    def __init__(self, slot: Slot) -> None:
+        assert slot.count is not None
+        self.name, self.row, self.count = slot.name, slot.row, slot.count
+        self.columns = slice(slot.at, slot.at + slot.count * slot.row.size_bytes)
+        self.unsigned = _UNSIGNED[slot.row.size_bytes]
+        self.big_endian = self.unsigned.newbyteorder(">")
+        self.is_integer = slot.is_integer
+        # More than 24 bits would not survive in a float32.
+        self.dtype: Any = np.float64 if slot.row.size_bytes == 4 else np.float32
+
+    def decode(self, frames: Array, values: dict[str, Array], marks: dict[str, Array]) -> None:
+        wire = frames[:, self.columns].view(self.big_endian)
+        if self.is_integer:
+            values[self.name] = wire.astype(self.unsigned)
+            return
+        if self.row.size_bytes > 1:
+            wire = wire.astype(
+                self.unsigned
+            )  # Byte order first, then float: each of the two is vectorised, both at once not.
+        out = wire.astype(self.dtype)
+        scanned = wire if self.row.size_bytes > 1 else out  # The one that is in one piece, and narrow.
+        is_missing = self.row.sentinels and out.size and scanned.max() > self.row.raw_limit
+        if self.row.raw_offset:
+            out -= self.dtype(self.row.raw_offset)
+        if self.row.divisor != 1:
+            out /= self.dtype(self.row.divisor)
+        if is_missing:
+            missing = wire > self.row.raw_limit
+            out[missing] = np.nan
+            marks[self.name] = _marks_of(wire, missing, self.row)
+        values[self.name] = out
+
+    def encode(self, frames: Array, values: Mapping[str, Array], marks: Mapping[str, Array], strict: bool) -> None:
+        column, row = values[self.name], self.row
+        if column.shape != (len(frames), self.count):
+            raise wrong_shape(self.name, (len(frames), self.count), column)
+        out = column
+        if not self.is_integer or column.dtype != self.unsigned:
+            # float32 has room for a WORD times any divisor of the tables, and is twice as fast.
+            out = np.rint(np.multiply(column, row.divisor, dtype=column.dtype if column.dtype == self.dtype else float))
+            if row.raw_offset:
+                out += row.raw_offset
+        low, high = (row.raw_min, row.raw_max) if strict else (0, row.raw_limit)
+        mark = _marks_in(self.name, marks, column, row)
+        if mark is not None or (out.size and not (out.min() >= low and out.max() <= high)):
+            bad = ~((out >= low) & (out <= high))
+            if mark is not None:
+                out[mark != 0] = row.raw_limit + mark[mark != 0].astype(np.int64)
+                bad &= mark == 0
+            _refuse(self.name, row, column, bad, strict)
+        frames[:, self.columns].view(self.big_endian)[...] = out
+
+
+def sign_position(name: str, values: dict[str, Array], marks: Mapping[str, Array]) -> None:
+    """As `_tables` does it for one frame."""
+    rest = values.pop(f"{name}.status")
+    if not rest.any():  # North, east, valid.
+        values[f"{name}.valid"] = np.ones(len(rest), np.bool_)
+        values[f"{name}.status_bits"] = rest
+        return
+    values[f"{name}.valid"] = (rest & 1) == 0
+    rest = rest & np.uint8(0xFE)
+    for axis, bit in DEGREES.items():
+        column, mark = values[f"{name}.{axis}"], marks.get(f"{name}.{axis}")
+        negative = (rest & bit) != 0
+        if mark is not None:
+            negative &= mark == 0
+        np.negative(column, out=column, where=negative)
+        rest[negative] &= np.uint8(0xFF ^ bit)
+    values[f"{name}.status_bits"] = rest
+
+
+def unsigned_position(name: str, values: Mapping[str, Array], marks: Mapping[str, Array]) -> dict[str, Array]:
+    """The inverse of `sign_position`."""
+    changed = dict(values)
+    try:
+        valid, rest = changed.pop(f"{name}.valid"), changed.pop(f"{name}.status_bits")
+        columns = {axis: changed[f"{name}.{axis}"] for axis in DEGREES}
+    except KeyError as error:
+        msg = f"columns: expected those of the layout, got no {error.args[0]!r}"
+        raise LocalProtocolError(msg) from None
+    status = np.where(valid, 0, 1)
+    allowed = np.full(len(status), 0xF8)
+    for axis, bit in DEGREES.items():
+        column, mark = columns[axis], marks.get(f"{name}.{axis}")
+        negative = np.signbit(column)
+        if mark is not None:
+            negative &= mark == 0
+            allowed[mark != 0] |= bit
+        if negative.any():
+            status[negative] |= bit
+            changed[f"{name}.{axis}"] = np.where(negative, -column, column)
+    rest = rest.astype(np.int64)
+    if bool((rest & ~allowed).any()):
+        msg = f"{name}.status_bits: expected only reserved bits and those of missing degrees, got {int(rest.max()):#x}"
+        raise LocalProtocolError(msg)
+    changed[f"{name}.status"] = status | rest
+    return changed
