@@ -18,9 +18,8 @@ from uuid import UUID
 import typer
 
 from bmsota.cli.frameinput import Counts, InputFormat, InputOptions, checked_encoding, find_frames
-from bmsota.cli.framejson import frame_to_json, plain
 from bmsota.cli.screen import forgiving_output
-from bmsota.gbt32960 import Gear, Sentinel, beijing_time, explain
+from bmsota.gbt32960 import Gear, Sentinel, beijing_time, explain, to_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,10 +190,10 @@ def json_of(found: Found, *, explained: bool = False) -> dict[str, Any]:
         result["link"] = found.link
     if found.frame is None:
         return result | {"error": found.error, "hex": found.data.hex()}
-    result |= frame_to_json(found.frame)
+    result |= to_dict(found.frame)
     if explained:
         del result["message"]
-        result["fields"] = [plain(each) | {"value": plain(each.value)} for each in explain(found.data)]
+        result["fields"] = [to_dict(each) for each in explain(found.data)]
         for each in result["fields"]:
             del each["type"]
     return result

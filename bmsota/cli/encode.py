@@ -13,9 +13,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from bmsota.cli.framejson import frame_from_json
 from bmsota.errors import BmsotaError
-from bmsota.gbt32960 import encode
+from bmsota.gbt32960 import encode, from_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +50,7 @@ def command(
             try:
                 if isinstance(item, json.JSONDecodeError):
                     raise _no_json(item)
-                data = encode(frame_from_json(item), strict=strict)
+                data = encode(from_dict(item), strict=strict)
             except BmsotaError as error:
                 bad += 1
                 typer.echo(f"{place}: {error}", err=True)

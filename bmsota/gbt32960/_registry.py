@@ -100,6 +100,11 @@ class Layouts:
         """The codec of this type, if it is registered."""
         return self._codecs.get((edition, type_id))
 
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """The classes of all registered bodies."""
+        return tuple(dict.fromkeys(codec.layout.cls for codec in self._codecs.values() if codec.layout is not None))
+
     def decoders(self, edition: Edition, standard: tuple[Decoder, ...]) -> tuple[Decoder, ...]:
         """Return the decoders of all 256 types: *standard*, with the registered ones in their places."""
         table = self._decoders.get(edition)

@@ -1,14 +1,13 @@
 """From the bodies of a report to plain values under the same names, ready for JSON.
 
-One rule for all bodies: a field keeps its name, a `Sentinel` becomes "abnormal" or "invalid", an enumeration its number,
-bytes become hexadecimal. Cell voltages and probe temperatures are merged by subsystem, because a subsystem of more than
-200 cells comes in several frames (gbt32960.md, surprise 10).
+As `bmsota.gbt32960.to_dict` has them, under one name for both editions and without the names of the classes. Cell voltages and probe
+temperatures are merged by subsystem, because a subsystem of more than 200 cells comes in several frames. That is done on the newest
+values and not by the library's `SubsystemAssembler`: a part replaces the last values of its cells, whatever the time of the others,
+and they are in the store, where another process may have put them.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from bmsota.gbt32960 import (
@@ -28,11 +27,11 @@ from bmsota.gbt32960 import (
     Position2025,
     ProbeTemperatures,
     ProbeTemperatures2025,
-    Sentinel,
     Supercapacitor,
     SupercapacitorExtremes,
     VehicleData,
     VehicleData2025,
+    to_dict,
 )
 
 if TYPE_CHECKING:
@@ -75,9 +74,9 @@ def plain_bodies(bodies: Iterable[Body]) -> dict[str, Value]:
     for body in bodies:
         name = _NAMES.get(type(body))
         if name is None:
-            other.append(_plain(body))
+            other.append(_plain(to_dict(body)))
             continue
-        value = _plain(body)
+        value = _plain(to_dict(body))
         if isinstance(body, Alarms | Alarms2025):
             assert isinstance(value, dict)
             value["active"] = [flag.name for flag in body.active]
@@ -105,19 +104,10 @@ def number(values: Mapping[str, Value], body: str, name: str) -> float | None:
 
 
 def _plain(value: Any) -> Value:
-    if isinstance(value, Sentinel):
-        return str(value.value)
-    if isinstance(value, Enum):
-        return int(value.value)
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, bool) or value is None or isinstance(value, float | str):
-        return value
-    return int(value)
+    """Without the names of classes."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items() if name != "type"}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _packs_as_subsystems(value: Value) -> Value:

@@ -60,15 +60,19 @@ def test_what_is_no_frame_is_said_and_the_rest_is_encoded(run):
     assert done.stdout.count("\n") == 1
     said = done.stderr.splitlines()
     assert [line.partition(":")[0] for line in said] == ["line 1", "line 2", "line 3", "line 6"]
-    assert all("expected" in line for line in said)
+    assert [line.partition(": ")[2].partition(",")[0].partition(":")[0] for line in said] == [
+        "command",
+        "expected one JSON object a line",
+        "expected one JSON object a line",
+        "frame",
+    ]
 
 
 def test_strict_holds_the_text_s_ranges(run, vectors):
-    from bmsota.cli.framejson import frame_to_json
-    from bmsota.gbt32960 import decode
+    from bmsota.gbt32960 import decode, to_dict
 
     data = bytes.fromhex(vectors["n36_02_realtime_report_with_wrong_data"]["hex"])
-    line = json.dumps(frame_to_json(decode(data)))
+    line = json.dumps(to_dict(decode(data)))
     assert run(stdin=line).stdout.strip() == data.hex()
     assert run("--strict", stdin=line).exit_code == 1
 

@@ -1,6 +1,6 @@
 """Reports become the newest state and hot rows."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from bmsota_cloud.domain.paging import PageRequest
@@ -8,6 +8,9 @@ from bmsota_cloud.domain.paging import PageRequest
 from bmsota.gbt32960 import (
     Alarms,
     CellVoltages,
+    FaultChange,
+    FaultChanges,
+    FaultState,
     Position,
     ProbeTemperatures,
     RawBody,
@@ -98,6 +101,15 @@ def test_a_report_is_the_newest_state_under_the_names_of_the_link(world, vin):
     assert subsystem["cell_voltages_v"] == [3.3, "abnormal", 3.4, "invalid"]
     assert newest.values["probe_temperatures"]["subsystems"][0]["temperatures_c"] == [25, -3]
     assert newest.values["other"] == [{"type_id": 10, "data": "01ff"}]
+
+
+def test_fault_changes_of_the_extension_are_kept(world, vin):
+    """A body with times in it."""
+    change = FaultChange(time=world.now, position=1, code=7, state=FaultState.ONSET, level=3, detail="cell 4")
+    put(world, vin, FaultChanges((change,)))
+    (told,) = state(world, vin).values["other"]
+    assert datetime.fromisoformat(told["changes"][0].pop("time")) == world.now
+    assert told == {"changes": [{"position": 1, "code": 7, "state": FaultState.ONSET, "level": 3, "detail": "cell 4"}]}
 
 
 def test_a_value_that_is_not_there_is_none_and_not_zero(world, vin):

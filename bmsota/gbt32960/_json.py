@@ -1,4 +1,4 @@
-"""A frame as JSON and back: what `bmsota decode --json` writes and `bmsota encode` reads.
+"""A frame as plain values for JSON, and back: `to_dict` and `from_dict`.
 
     {"edition": 2016, "command": 4, "reply_flag": 254, "vin": "...", "encryption": 1,
      "message": {"type": "VehicleLogout", "time": "2018-06-22T16:21:21+08:00", "serial": 70}}
@@ -7,8 +7,8 @@ A value of a message class is an object whose `type` names the class and whose m
 their zone, bytes are hexadecimal, codes are numbers, a sentinel is its word. Where a field may hold text as well, bytes and
 sentinels would look like it: there they are `{"hex": ...}` and `{"sentinel": ...}`.
 
-Both directions follow the annotations of the classes, so that a new message needs nothing here. What was decoded comes back
-as the same frame, bit by bit; what a person writes may leave out whatever has a default.
+Both directions follow the annotations of the classes, so that a new message, or a body of a user's own, needs nothing here. What
+was decoded comes back as the same frame, bit by bit; what a person writes may leave out whatever has a default.
 """
 
 from __future__ import annotations
@@ -17,41 +17,63 @@ import types
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
 from enum import Enum, IntEnum
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-from bmsota import gbt32960
+import bmsota.gbt32960._bodies as body_classes
+import bmsota.gbt32960._enums as enum_classes
+import bmsota.gbt32960._extension as extension_classes
+import bmsota.gbt32960._messages as message_classes
 from bmsota.errors import LocalProtocolError
-from bmsota.gbt32960 import Edition, Frame, Sentinel
+from bmsota.gbt32960._enums import Edition, Sentinel
+from bmsota.gbt32960._frame import Frame
 
-__all__ = ["frame_from_json", "frame_to_json", "plain"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bmsota.gbt32960._bodies import Body
+    from bmsota.gbt32960._explain import ExplainedField
+    from bmsota.gbt32960._messages import Message
+    from bmsota.gbt32960._registry import Layouts
+
+__all__ = ["from_dict", "to_dict"]
 
 _EDITIONS: Final = {int(edition.name.removeprefix("GBT")): edition for edition in Edition}
 _BESIDES: Final = frozenset({"place", "time", "link"})
-"""What `decode` says about where a frame came from; no part of the frame."""
+"""What `bmsota decode` says about where a frame came from; no part of the frame."""
 _BYTE_FIELDS: Final = ("command", "reply_flag", "encryption")
 _BYTE_MAX: Final = 255
 
 
-# --- to JSON ---------------------------------------------------------------------------------------------------------
+# --- to plain values -------------------------------------------------------------------------------------------------
 
 
-def frame_to_json(frame: Frame) -> dict[str, Any]:
-    """Return *frame* as `frame_from_json` takes it."""
+def to_dict(value: Frame | Message | Body | ExplainedField) -> dict[str, Any]:
+    """Return *value* as dictionaries, lists, text, numbers, booleans and None, as `json.dumps` takes them.
+
+    A `Frame` becomes edition, command, reply_flag, vin, encryption, vin_padding (if it is not empty) and message; any other value
+    the name of its class as `type`, and its fields. A body of your own must be a dataclass whose annotations can be looked up.
+
+    Raises:
+        LocalProtocolError: something is no dataclass, or has annotations that mean nothing.
+    """
+    if not isinstance(value, Frame):
+        found: dict[str, Any] = _plain(value, ())
+        return found
     result: dict[str, Any] = {
-        "edition": int(frame.edition.name.removeprefix("GBT")),
-        "command": int(frame.command),
-        "reply_flag": int(frame.reply_flag),
-        "vin": frame.vin,
-        "encryption": int(frame.encryption),
+        "edition": int(value.edition.name.removeprefix("GBT")),
+        "command": int(value.command),
+        "reply_flag": int(value.reply_flag),
+        "vin": value.vin,
+        "encryption": int(value.encryption),
     }
-    if frame.vin_padding:
-        result["vin_padding"] = frame.vin_padding
-    result["message"] = plain(frame.message)
+    if value.vin_padding:
+        result["vin_padding"] = value.vin_padding
+    result["message"] = _plain(value.message, ())
     return result
 
 
-def plain(value: Any, members: tuple[Any, ...] = ()) -> Any:
+def _plain(value: Any, members: tuple[Any, ...]) -> Any:
     """Return a value as JSON has it; *members* are the types that its place allows, if that is known."""
     match value:
         case bool() | None | float() | str():
@@ -69,26 +91,26 @@ def plain(value: Any, members: tuple[Any, ...] = ()) -> Any:
         case UUID():
             return str(value)
         case tuple() | list():
-            return [plain(item) for item in value]
+            return [_plain(item, ()) for item in value]
         case _:
             hints = _hints(type(value))
-            shown = {item.name: plain(getattr(value, item.name), hints[item.name]) for item in fields(value)}
+            shown = {item.name: _plain(getattr(value, item.name), hints[item.name]) for item in fields(value)}
             return {"type": type(value).__name__} | shown
 
 
-# --- from JSON -------------------------------------------------------------------------------------------------------
+# --- from plain values -----------------------------------------------------------------------------------------------
 
 
-def frame_from_json(item: Any) -> Frame:
-    """Return the frame that *item* describes.
+def from_dict(item: Mapping[str, Any], *, layouts: Layouts | None = None) -> Frame:
+    """Return the frame that *item* describes, as `to_dict` or `json.loads` gives it. *layouts* must know the bodies of your own.
 
     Raises:
-        LocalProtocolError: it describes none; the message says what was expected where.
+        LocalProtocolError: it describes none; the message says what was expected where ("message.bodies[0].soc_pct: ...").
     """
     if not isinstance(item, dict):
         raise _wrong("frame", "an object", item)
     if "error" in item:
-        raise LocalProtocolError(f"frame: expected a frame, got something that could not be decoded: {item['error']}")
+        raise LocalProtocolError(f"frame: it could not be decoded: {item['error']}")
     known = {each.name for each in fields(Frame)}
     if unknown := sorted(set(item) - known - _BESIDES):
         raise LocalProtocolError(
@@ -96,8 +118,8 @@ def frame_from_json(item: Any) -> Frame:
         )
     for name in ("command", "vin", "message"):
         if name not in item:
-            raise LocalProtocolError(f"frame: expected a member {name!r}, got none")
-    arguments: dict[str, Any] = {"message": _value("message", item["message"], _MESSAGES)}
+            raise LocalProtocolError(f"frame: no member {name!r}")
+    arguments: dict[str, Any] = {"message": _value("message", item["message"], _MESSAGES, layouts)}
     for name in _BYTE_FIELDS:
         if name in item:
             number = item[name]
@@ -120,7 +142,7 @@ def _wrong(where: str, expected: str, got: Any) -> LocalProtocolError:
     return LocalProtocolError(f"{where}: expected {expected}, got {shown if len(shown) <= 60 else shown[:60] + '...'}")
 
 
-def _value(where: str, item: Any, members: tuple[Any, ...]) -> Any:
+def _value(where: str, item: Any, members: tuple[Any, ...], layouts: Layouts | None) -> Any:
     """Return *item* as one of the types *members*. The types end the recursion: no message contains its own kind."""
     match item:
         case None if type(None) in members:
@@ -134,11 +156,11 @@ def _value(where: str, item: Any, members: tuple[Any, ...]) -> Any:
             if number is not None:
                 return number
         case dict():
-            return _object(where, item, members)
+            return _object(where, item, members, layouts)
         case list():
             for member in members:
                 if get_origin(member) is tuple:
-                    return _tuple(where, item, get_args(member))
+                    return _tuple(where, item, get_args(member), layouts)
         case str():
             found = _text(where, item, members)
             if found is not None:
@@ -189,7 +211,7 @@ def _text(where: str, item: str, members: tuple[Any, ...]) -> Any:
     return None
 
 
-def _object(where: str, item: dict[str, Any], members: tuple[Any, ...]) -> Any:
+def _object(where: str, item: dict[str, Any], members: tuple[Any, ...], layouts: Layouts | None) -> Any:
     for key, member in (("hex", bytes), ("sentinel", Sentinel)):
         if set(item) == {key} and member in members and isinstance(item[key], str):
             found = _text(where, item[key], (member,))
@@ -197,6 +219,8 @@ def _object(where: str, item: dict[str, Any], members: tuple[Any, ...]) -> Any:
                 raise _wrong(f"{where}.{key}", _named(member), item[key])
             return found
     classes = {member.__name__: member for member in members if is_dataclass(member) and isinstance(member, type)}
+    if len(classes) < sum(is_dataclass(member) for member in members):
+        raise LocalProtocolError(f"{where}: two classes of one name; rename that of your own")
     if not classes:
         raise _wrong(where, " or ".join(sorted({_named(member) for member in members})), item)
     name = item.get("type", next(iter(classes)) if len(classes) == 1 else None)
@@ -208,21 +232,23 @@ def _object(where: str, item: dict[str, Any], members: tuple[Any, ...]) -> Any:
         raise LocalProtocolError(
             f"{where}: expected only {', '.join(hints)} in {name}, got {', '.join(map(repr, unknown))}"
         )
-    arguments = {key: _value(f"{where}.{key}", item[key], hints[key]) for key in item if key != "type"}
+    arguments = {key: _value(f"{where}.{key}", item[key], hints[key], layouts) for key in item if key != "type"}
     for each in fields(cls):
         if each.name not in arguments and each.default is MISSING and each.default_factory is MISSING:
-            raise LocalProtocolError(f"{where}: expected a member {each.name!r} in {name}, got none")
+            raise LocalProtocolError(f"{where}: no member {each.name!r} in {name}")
     return cls(**arguments)
 
 
-def _tuple(where: str, items: list[Any], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _tuple(where: str, items: list[Any], arguments: tuple[Any, ...], layouts: Layouts | None) -> tuple[Any, ...]:
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         inner = _members(arguments[0])
-        return tuple(_value(f"{where}[{index}]", item, inner) for index, item in enumerate(items))
+        if inner == _BODIES and layouts is not None:
+            inner += layouts.classes
+        return tuple(_value(f"{where}[{index}]", item, inner, layouts) for index, item in enumerate(items))
     if len(items) != len(arguments):
         raise _wrong(where, f"{len(arguments)} items", items)
     pairs = zip(items, arguments, strict=True)
-    return tuple(_value(f"{where}[{i}]", item, _members(inner)) for i, (item, inner) in enumerate(pairs))
+    return tuple(_value(f"{where}[{i}]", item, _members(inner), layouts) for i, (item, inner) in enumerate(pairs))
 
 
 # --- annotations -----------------------------------------------------------------------------------------------------
@@ -236,8 +262,14 @@ def _hints(cls: type) -> dict[str, tuple[Any, ...]]:
     """Field -> the types that it allows. The modules import some of them for type checkers only; they are given here."""
     hints = _HINTS.get(cls)
     if hints is None:
-        names = {name: getattr(gbt32960, name) for name in gbt32960.__all__}
-        found = get_type_hints(cls, localns={**names, "datetime": datetime, "UUID": UUID})
+        if not is_dataclass(cls):
+            raise LocalProtocolError(f"{cls.__name__}: no dataclass, so its fields are not known")
+        if any(item.name == "type" for item in fields(cls)):
+            raise LocalProtocolError(f"{cls.__name__}: a field called 'type' would hide the name of the class")
+        try:
+            found = get_type_hints(cls, localns=_NAMES)
+        except NameError as error:
+            raise LocalProtocolError(f"{cls.__name__}: annotations cannot be looked up: {error}") from error
         hints = _HINTS[cls] = {item.name: _members(found[item.name]) for item in fields(cls)}
     return hints
 
@@ -260,4 +292,10 @@ def _named(member: Any) -> str:
     )
 
 
-_MESSAGES: Final = _members(gbt32960.Message)
+_NAMES: Final = {
+    name: value
+    for module in (body_classes, enum_classes, extension_classes, message_classes)
+    for name, value in vars(module).items()
+} | {"datetime": datetime, "UUID": UUID}
+_BODIES: Final = _members(body_classes.Body)
+_MESSAGES: Final = _members(message_classes.Message)
