@@ -39,7 +39,7 @@ SECTIONS = {
     "platform": "Platform session",
     "events": "Events of the sessions",
     "_explain": "Explanations",
-    "_columns": "Columns",
+    "values": "Columns",
     "_cipher": "Encryption",
     "_symmetric": "Encryption",
     "_signatures": "Signatures",

@@ -36,7 +36,7 @@ from bmsota.gbt32960 import (
     encode,
     encode_batch,
 )
-from bmsota.gbt32960._description import frame_description
+from bmsota.gbt32960.description import frame_description
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=BEIJING)
 

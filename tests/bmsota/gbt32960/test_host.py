@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import bmsota.gbt32960
+from bmsota._extras import needs
 
 ROOT = Path(bmsota.gbt32960.__file__).parents[2]
 
@@ -32,9 +34,9 @@ print(json.dumps([
 """
 
 
-def run(script, **environment):
+def run(script, *options, **environment):
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, *options, "-c", script],
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
@@ -97,3 +99,77 @@ def test_decoding_does_not_load_the_sessions():
     loaded = set(run(script).split())
     assert "bmsota.gbt32960._codec" in loaded
     assert not loaded & {f"bmsota.gbt32960.{name}" for name in ("_session", "_explain")}
+
+
+# --- nothing installed but this package ------------------------------------------------------------------------------
+
+BARE = "-S"
+"""Python without site-packages: no third-party package can be imported."""
+
+
+def test_everything_can_be_imported_without_any_other_package():
+    """Every public name; not one of them is missing because NumPy or cryptography is."""
+    run("from bmsota.gbt32960 import *; from bmsota.gbt32960.rows import *", BARE)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("decode_batch([])", "decode_batch needs numpy: pip install 'bmsota[can]'"),
+        ("encode_batch(FrameColumns())", "encode_batch needs numpy: pip install 'bmsota[can]'"),
+        (
+            "SymmetricCipher(Encryption.SM4, key=bytes(16), mode=CipherMode.ECB, padding=CipherPadding.NONE)",
+            "SymmetricCipher needs cryptography: pip install 'bmsota[trust]'",
+        ),
+        (
+            "RsaVerifier(None, padding=None, hash_algorithm=None).verify(b'', Signature(SignatureAlgorithm.RSA, b'', b''))",
+            "RsaVerifier needs cryptography: pip install 'bmsota[trust]'",
+        ),
+        ("EcdsaSigner(None, hash_algorithm=None)", "EcdsaSigner needs cryptography: pip install 'bmsota[trust]'"),
+        ("EcdsaVerifier(None, hash_algorithm=None)", "EcdsaVerifier needs cryptography: pip install 'bmsota[trust]'"),
+        ("import bmsota.gbt32960.description", "bmsota.gbt32960.description needs construct: pip install 'bmsota[trust]'"),
+    ],
+)  # fmt: skip
+def test_what_needs_another_package_names_its_extra(call, said):
+    script = f"""
+from bmsota.errors import BmsotaError, MissingExtraError
+from bmsota.gbt32960 import *
+try:
+    {call}
+except MissingExtraError as error:
+    assert isinstance(error, BmsotaError) and isinstance(error, ImportError)
+    print(error)
+"""
+    assert run(script, BARE).strip() == said
+
+
+def test_another_missing_module_is_not_blamed_on_an_extra():
+    """A package that is there and broken says so itself."""
+    with pytest.raises(ModuleNotFoundError, match="nowhere"), needs("it", "numpy", "can"):
+        import nowhere  # noqa: F401
+
+
+def examples():
+    """The examples of docs/gbt32960.md with their sections, and the extra that the section names."""
+    page = (ROOT / "docs" / "gbt32960.md").read_text(encoding="utf-8")
+    for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
+        title, _, text = section.partition("\n")
+        extra = re.search(r"`pip install 'bmsota\[(\w+)\]'`", text)
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            yield pytest.param(block, extra and extra[1], id=title)
+
+
+@pytest.mark.parametrize(("block", "extra"), [*examples()])
+def test_the_examples_of_the_page_run_without_any_other_package(block, extra):
+    """Each by itself, as someone would paste it; those of a section that names an extra end in the line that names it too."""
+    script = f"""
+import doctest
+flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+test = doctest.DocTestParser().get_doctest({block!r}, {{}}, "block", None, 0)
+runner = doctest.DocTestRunner(optionflags=flags)
+out = []
+runner.run(test, out=out.append)
+print("".join(out))
+"""
+    said = run(script, BARE)
+    assert (f"bmsota[{extra}]" in said) if extra else not said.strip()

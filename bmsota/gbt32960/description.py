@@ -1,12 +1,18 @@
-"""The frames of the cloud link once more, as `construct` describes them: the second opinion on the fast codec.
+"""The frames of the cloud link as `construct` describes them: for parsers of your own, and the second opinion on the fast codec.
 
-Made from the same tables (`_tables`) by another way: each row becomes one construct, read and built one number at a time.
-`frame_description(edition)` parses bytes to a `Frame` and builds bytes from one. It is thirty times as slow as `decode`, stops
-at the first thing it does not understand with an error of construct's, and is meant for tests and for reading: construct
-descriptions can be printed and reused.
+    >>> from bmsota.gbt32960 import Edition
+    >>> from bmsota.gbt32960.description import frame_description
+    >>> data = bytes.fromhex("232304fe5445535456494e303030303030303035340100081206161015150046e1")
+    >>> frame_description(Edition.GBT2016).parse(data).message.serial
+    70
 
-Left out: the remote-upgrade string and the alarm text inside control 0x82, which are text (`_control` reads them here too), and
-identifiers padded with anything but zero bytes.
+Made from the same tables as the codec (`_tables`) by another way: each row becomes one construct, read and built one number at a
+time. It is thirty times as slow as `decode`, stops at the first thing it does not understand with a `ConstructError` or a
+`ValueError`, and is meant for reading, for checking another implementation, and for tests: construct's descriptions can be printed,
+taken apart and reused. Needs construct (extra `trust`).
+
+Left out: the remote-upgrade string and the alarm text inside control 0x82, which are text (`_control` reads them here too),
+identifiers padded with anything but zero bytes, deciphering, and `Layouts`.
 """
 
 from __future__ import annotations
@@ -15,8 +21,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-import construct as cs
-
+from bmsota._extras import needs
 from bmsota.gbt32960._bodies import RawBody, Signature, UserDefined
 from bmsota.gbt32960._codec import message_layout
 from bmsota.gbt32960._control import control_parameters, control_parameters_bytes
@@ -60,6 +65,9 @@ from bmsota.gbt32960._tables import (
     PARAMETER_ROWS,
 )
 from bmsota.gbt32960._time import BEIJING
+
+with needs("bmsota.gbt32960.description", "construct", "trust"):
+    import construct as cs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,7 +218,7 @@ def _row(row: Row) -> Any:
 
 @cache
 def layout_description(layout: Layout) -> Any:
-    """Describe one body, or one data unit: parses to a value of its class."""
+    """Describe one body, or one data unit, by its rows (`bmsota.gbt32960.rows`): parses to a value of its class."""
     make: Callable[..., Any] = layout.build or layout.cls
     return _As(
         cs.Sequence(*map(_row, layout.rows)),
@@ -241,7 +249,7 @@ def _marked(skip: int, ours: Any, theirs: Any, cls: type, *, size_bytes_min: int
 
 @cache
 def body_description(edition: Edition) -> Any:
-    """Describe one body with its type byte in front."""
+    """Describe one body of a report with its type byte in front: parses to a value of its class."""
     layouts = BODY_LAYOUTS[edition]
     types = {layout.cls: type_id for type_id, layout in layouts.items()}
     cases: dict[int, Any] = {}
