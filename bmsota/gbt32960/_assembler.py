@@ -4,7 +4,7 @@ Body 0x08 has room for 200 cells of a subsystem. A terminal with more sends part
 which is its first. The parts belong together by subsystem and time, may come in any order, twice, and mixed with backfill
 of other times. 2025 splits nothing.
 
-Bounded: only so many subsystems are unfinished at once. When one more begins, the one with the oldest time is given up, and
+Bounded: a limited number of subsystems is unfinished at once. When one more begins, the one with the oldest time is given up, and
 comes out with what it has; nothing is dropped silently and no cell is invented. One assembler serves one vehicle.
 """
 

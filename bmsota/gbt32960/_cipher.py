@@ -1,8 +1,8 @@
 """Enciphering of the data unit (2016 table 5, 2025 likewise): what the codec asks for.
 
 The public text names the algorithms and leaves the mode, the padding, the initialisation vector and the transport of keys to
-the parties. So the codec knows a protocol and no algorithm; `SymmetricCipher` (AES, SM4) is in `_symmetric`, and whoever has
-RSA or SM2 keys of some form writes the few lines of a class of their own. Nothing here loads a cryptographic library.
+the parties. So the codec knows a protocol and no algorithm; `SymmetricCipher` (AES, SM4) is in `_symmetric`, and for
+RSA or SM2 keys a class of a few lines is written by their owner. Nothing here loads a cryptographic library.
 """
 
 from __future__ import annotations

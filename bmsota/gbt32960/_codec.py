@@ -125,7 +125,7 @@ _MARK: Final = EXTENSION_VERSION.to_bytes(2, "big")
 
 
 def _extension_body(layout: Layout) -> Decoder:
-    """A body of our extension: behind the length the mark, then the layout. Without the mark it is somebody else's."""
+    """A body of our extension: behind the length the mark, then the layout. Without the mark it is another maker's."""
     read = decoder(layout)
 
     def body(data: bytes, at: int, end: int) -> tuple[Any, int]:
@@ -167,7 +167,7 @@ def _body_decoders(edition: Edition) -> tuple[Decoder, ...]:
 
 
 _BODY_DECODERS: Final[dict[Edition, tuple[Decoder, ...]]] = {}
-"""By edition, then by type byte. Compiled when first needed: who only wants to import must not wait."""
+"""By edition, then by type byte. Compiled when first needed, to keep the import fast."""
 
 
 def _decode_report(decoders: tuple[Decoder, ...], data: bytes, at: int, end: int) -> Report:
@@ -394,7 +394,7 @@ def _encode_report(edition: Edition, report: Report, strict: bool, out: list[byt
             msg = f"report.bodies[{index}]: expected {expected}, got {type(body).__name__}"
             raise LocalProtocolError(msg)
     if edition is Edition.GBT2025 and any(type(body) is Signature for body in report.bodies[:-1]):
-        msg = "report.bodies: expected a Signature only as the last, got bodies behind it"
+        msg = "report.bodies: bodies follow the Signature, which must be the last"
         raise LocalProtocolError(msg)
 
 
@@ -423,7 +423,7 @@ def _encode_layout(layouts: dict[Edition, Layout]) -> _Write:
 
 def _encode_echo(message: EchoReply) -> bytes:
     if not message.rest:
-        msg = "echo reply: expected something behind the time, got nothing (use TimeReply)"
+        msg = "echo reply: nothing to echo; use TimeReply"
         raise LocalProtocolError(msg)
     return bytes_of_time("reply.time", message.time) + message.rest
 
@@ -525,8 +525,7 @@ def _kind_of(frame: Frame, cipher: DataUnitCipher | None) -> _Kind:
         raise LocalProtocolError(msg)
     is_ciphertext = _is_ciphertext(frame.message)
     if frame.encryption != _NONE and not is_ciphertext and (cipher is None or cipher.encryption != frame.encryption):
-        expected = "a cipher of this encryption, or a RawMessage with the ciphertext"
-        msg = f"frame.message: expected {expected}, since encryption is set, got {name}"
+        msg = f"frame.message: encryption is set; pass its cipher, or the ciphertext as RawMessage instead of {name}"
         raise LocalProtocolError(msg)
     if frame.command not in kind.commands:
         commands = " or ".join(f"{command:#04x}" for command in sorted(kind.commands))
@@ -537,7 +536,7 @@ def _kind_of(frame: Frame, cipher: DataUnitCipher | None) -> _Kind:
         msg = f"frame.edition: expected {editions} for {name} (give the data unit as RawMessage), got {frame.edition!r}"
         raise LocalProtocolError(msg)
     if not (kind.is_command if frame.reply_flag == _COMMAND else kind.is_reply):
-        msg = f"frame.reply_flag: expected another for {name}, got {frame.reply_flag!r}"
+        msg = f"frame.reply_flag: {name} cannot have the flag {frame.reply_flag!r}"
         raise LocalProtocolError(msg)
     return kind
 

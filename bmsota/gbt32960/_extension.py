@@ -1,12 +1,12 @@
 """Messages of our extension: what a BMS needs to say and the standard has no words for (docs/protocol.md).
 
 Commands 0xC0 to 0xC4, which the standard leaves to the parties. Every data unit begins with the time and a WORD: the high
-byte marks the extension, the low byte is its version. A frame whose WORD is another is somebody else's use of the same
+byte marks the extension, the low byte is its version. A frame whose WORD is another is another maker's use of the same
 command and stays a `RawMessage`. A platform that knows only the standard may ignore or refuse these frames; the terminal
 goes on without them.
 
 Bodies 0xB0 to 0xB2 inside a report, likewise: behind the WORD length that the standard wants stands our mark, and without it
-the body is somebody else's and stays a `UserDefined`.
+the body is another maker's and stays a `UserDefined`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class NodeIdentity(Value):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class UnitIdentity(Value):
-    """0xC0: who the unit consists of. Sent after each login and whenever a node changes."""
+    """0xC0: the nodes of the unit. Sent after each login and whenever a node changes."""
 
     time: datetime
     nodes: tuple[NodeIdentity, ...]
@@ -113,7 +113,7 @@ class LocalUpgrade(Value):
     """One node that was upgraded over CAN, in `LocalUpgrades`."""
 
     upgraded_at: datetime
-    """When it ended, by the unit's clock; when the unit noticed it, where no tool told."""
+    """When it ended, by the unit's clock; when the unit noticed it, if no tool said so."""
     position: int
     """0 is the master; slaves count from 1."""
     hwid: str

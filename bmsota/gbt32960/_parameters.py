@@ -134,7 +134,7 @@ def encode_values(edition: Edition, message: ParameterValues, *, strict: bool) -
     for item in items:
         where = f"parameter {item.parameter_id:#04x}"
         if is_open:
-            msg = f"{where}: expected nothing behind a parameter of unknown size, got one more"
+            msg = f"{where}: follows a parameter of unknown size, which must be the last"
             raise LocalProtocolError(msg)
         if not 0 <= item.parameter_id <= 255:
             msg = f"parameter id: expected 0 to 255, got {item.parameter_id}"
@@ -149,7 +149,7 @@ def encode_values(edition: Edition, message: ParameterValues, *, strict: bool) -
             out.append(item.value)
         elif isinstance(row, int):
             if row not in lengths:
-                msg = f"{where}: expected its length, parameter {row:#04x}, earlier in the list, got none"
+                msg = f"{where}: no length; put parameter {row:#04x} before it in the list"
                 raise LocalProtocolError(msg)
             raw = bytes_of_text(where, item.value, lengths[row])  # type: ignore[arg-type]
             if raw != _bytes_of(item.value):

@@ -11,7 +11,7 @@ whose check byte is right but whose inside is not valid is dropped as a whole, s
 no frame is reported as `DiscardedBytes`, and the same events come out however the stream is cut into pieces.
 
 A false start that is plausible up to its length makes the reader wait for up to 64 KiB. Nothing is lost by that, but the
-frames behind it come late; who has a clock calls `skip_start` when a frame stays unfinished for too long.
+frames behind it come late; a caller with a clock calls `skip_start` when a frame stays unfinished for too long.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _NeedData(Enum):
 
 
 NEED_DATA: Final = _NeedData.NEED_DATA
-"""`FrameReader.next_event` returns it when the stream has to go on before there is more to say."""
+"""`FrameReader.next_event` returns it when it needs more bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ ReaderEvent = FrameReceived | DiscardedBytes | Literal[_NeedData.NEED_DATA]
 
 
 class FrameReader:
-    """Feed with `receive_data`, then call `next_event` until it returns `NEED_DATA`."""
+    """Cuts a stream into frames: call `receive_data`, then `next_event` until it returns `NEED_DATA`."""
 
     __slots__ = (
         "_at",
@@ -121,10 +121,12 @@ class FrameReader:
             LocalProtocolError: megabytes were handed in without asking for events, or the stream is over. Nothing was taken.
         """
         if self._is_over:
-            msg = f"reader: expected no data after end(), got {len(data)} bytes"
+            msg = f"reader: the stream has ended; {len(data)} bytes came after end()"
             raise LocalProtocolError(msg)
         if len(self._buffer) + len(data) > UNREAD_SIZE_BYTES_MAX:
-            msg = f"reader: expected next_event to be called, got {len(self._buffer) + len(data)} bytes unread"
+            msg = (
+                f"reader: {len(self._buffer) + len(data)} bytes are unread; call next_event until it returns NEED_DATA"
+            )
             raise LocalProtocolError(msg)
         keep = self._bad_at
         if keep:

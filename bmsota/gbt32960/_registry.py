@@ -14,8 +14,8 @@ With a length word (what the standard wants of types 0x80 to 0xFE) a body is wha
 its layout ends, or after as many bytes as `size_of` says: a Shanghai extension sends 0x81 and 0x82 as ten fixed groups, and a
 terminal that forgets the length can still be read.
 
-A body that does not fit its layout makes the frame invalid, as with every other body. Who is not sure what a maker sends
-registers nothing, and gets `UserDefined`.
+A body that does not fit its layout makes the frame invalid, as with every other body. If it is not certain what a maker
+sends, register nothing: the body stays `UserDefined`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class BodyCodec:
 
 
 class Layouts:
-    """Body codecs for one maker's vehicles. Immutable; making one compiles nothing yet."""
+    """Body codecs for one maker's vehicles. Immutable; nothing is compiled before it is used."""
 
     __slots__ = ("_codecs", "_decoders", "_encoders")
 
@@ -80,16 +80,16 @@ class Layouts:
             _check(codec, where)
             for edition in (edition for edition in Edition if edition in codec.editions):
                 if codec.type_id in BODY_LAYOUTS[edition]:
-                    msg = f"{where}: expected a type without a meaning in {edition.name}, got {codec.type_id:#04x}"
+                    msg = f"{where}: {edition.name} defines this type itself"
                     raise LocalProtocolError(msg)
                 if (edition, codec.type_id) in self._codecs:
-                    msg = f"{where}: expected each type once in {edition.name}, got it twice"
+                    msg = f"{where}: registered twice for {edition.name}"
                     raise LocalProtocolError(msg)
                 self._codecs[edition, codec.type_id] = codec
                 if codec.layout is not None and classes.setdefault((edition, codec.layout.cls), codec.type_id) != (
                     codec.type_id
                 ):
-                    msg = f"{where}: expected each class once in {edition.name}, got {codec.layout.cls.__name__} twice"
+                    msg = f"{where}: {codec.layout.cls.__name__} has another type in {edition.name} already"
                     raise LocalProtocolError(msg)
 
     def has(self, edition: Edition, type_id: int) -> bool:
@@ -150,10 +150,10 @@ def _check(codec: BodyCodec, where: str) -> None:
         msg = f"{where}: expected a type from 0x00 to 0xFF, got {codec.type_id!r}"
         raise LocalProtocolError(msg)
     if codec.has_length and codec.size_of is not None:
-        msg = f"{where}: expected a length word or size_of, got both"
+        msg = f"{where}: has a length word; size_of is only for bodies without one"
         raise LocalProtocolError(msg)
     if not codec.has_length and codec.size_of is None and codec.layout is None:
-        msg = f"{where}: expected a layout or size_of, since there is no length word, got neither"
+        msg = f"{where}: no length word; give a layout or size_of"
         raise LocalProtocolError(msg)
     if codec.layout is not None and codec.layout.cls in _TAKEN:
         msg = f"{where}: expected a class of your own, got {codec.layout.cls.__name__}"

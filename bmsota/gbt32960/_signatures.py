@@ -2,8 +2,8 @@
 
 A signed report ends with body 0xFF. The signature is made over the data unit from the first byte of the collection time up to
 the byte before 0xFF, in the clear. The public text names SM2, RSA and ECC, and neither hash nor padding: they are arguments
-without defaults here. SM2 needs SM3 and a user id by its own standard; the library we keep has no SM2, so whoever has one
-writes a `ReportSigner` and a `ReportVerifier` of a few lines.
+without defaults here. SM2 needs SM3 and a user id by its own standard; the library we keep has no SM2, so SM2 is
+a `ReportSigner` and a `ReportVerifier` of your own, of a few lines each.
 
     report = sign_report(report, EcdsaSigner(private_key, hash_algorithm=SHA256()))
     verify_report(frame.message, EcdsaVerifier(public_key, hash_algorithm=SHA256()))
@@ -84,7 +84,7 @@ def sign_report(report: Report, signer: ReportSigner, *, layouts: Layouts | None
         LocalProtocolError: it has a signature already, or cannot be encoded.
     """
     if any(isinstance(body, Signature) for body in report.bodies):
-        msg = "report: expected one without a signature, got a signed one"
+        msg = "report: already signed"
         raise LocalProtocolError(msg)
     return replace(report, bodies=(*report.bodies, signer.sign(signed_bytes(report, layouts=layouts))))
 
@@ -98,7 +98,7 @@ def verify_report(report: Report, verifier: ReportVerifier, *, layouts: Layouts 
     """
     signature = report.bodies[-1] if report.bodies else None
     if not isinstance(signature, Signature):
-        raise TrustError(_ATTACK, "report: expected a signature as the last body, got none")
+        raise TrustError(_ATTACK, "report: not signed")
     verifier.verify(signed_bytes(report, layouts=layouts), signature)
 
 
@@ -146,9 +146,7 @@ class RsaVerifier:
         try:
             self._key.verify(signature.r, data, self._padding, self._hash)
         except InvalidSignature as error:
-            raise TrustError(
-                _ATTACK, "signature: expected one of this RSA key over these bytes, got another"
-            ) from error
+            raise TrustError(_ATTACK, "signature: does not match this RSA key and these bytes") from error
 
 
 class EcdsaSigner:
@@ -200,6 +198,4 @@ class EcdsaVerifier:
         try:
             self._key.verify(encode_dss_signature(r, s), data, self._scheme)
         except InvalidSignature as error:
-            raise TrustError(
-                _ATTACK, "signature: expected one of this ECC key over these bytes, got another"
-            ) from error
+            raise TrustError(_ATTACK, "signature: does not match this ECC key and these bytes") from error

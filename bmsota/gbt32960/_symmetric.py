@@ -66,7 +66,7 @@ class SymmetricCipher:
             msg = f"cipher.iv: expected {_BLOCK_SIZE_BYTES} bytes for CBC, got {got}"
             raise LocalProtocolError(msg)
         if mode is CipherMode.ECB and iv is not None:
-            msg = f"cipher.iv: expected none for ECB, got {len(iv)} bytes"
+            msg = "cipher.iv: ECB takes none"
             raise LocalProtocolError(msg)
         with needs("SymmetricCipher", "cryptography", "trust"):
             from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
@@ -81,7 +81,7 @@ class SymmetricCipher:
         try:
             self._cipher.encryptor()
         except UnsupportedAlgorithm as error:
-            msg = f"cipher: expected a library with {encryption.name} {mode.name}, got: {error}"
+            msg = f"cipher: {encryption.name} {mode.name} is not available here: {error}"
             raise LocalProtocolError(msg) from error
 
     def encrypt(self, data: bytes) -> bytes:

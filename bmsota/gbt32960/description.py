@@ -229,7 +229,7 @@ def layout_description(layout: Layout) -> Any:
 
 
 def _marked(skip: int, ours: Any, theirs: Any, cls: type, *, size_bytes_min: int = 0) -> Any:
-    """Our extension, if its mark stands *skip* bytes further on; somebody else's use of the same number if not."""
+    """Our extension, if its mark stands *skip* bytes further on; another maker's use of the same number if not."""
     head = cs.Peek(cs.Bytes(max(skip + 2, size_bytes_min)))
 
     def is_ours(ctx: Any) -> bool:

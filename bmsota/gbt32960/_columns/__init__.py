@@ -47,8 +47,8 @@ def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offse
     """Decode whole frames, each as `decode` would, into columns. Needs NumPy: extra `can`.
 
     Args:
-        frames: a sequence of frames, or bytes in which the frames stand one behind the other. Who has them in one buffer
-            anyway should give that: frames of one size are then copied nowhere before they are decoded.
+        frames: a sequence of frames, or bytes in which the frames stand one behind the other. If they are in one
+            buffer anyway, pass that: frames of one size are then decoded without a copy.
         offsets: for bytes: where each frame begins, and as the last number where the last one ends (so n + 1 for n frames).
 
     Raises:

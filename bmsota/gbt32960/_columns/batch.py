@@ -40,7 +40,7 @@ def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offse
             whole = _Batch(joined, None, None, len(sizes), size)
     else:
         if offsets is not None:
-            msg = "offsets: expected none with a sequence of frames, got some"
+            msg = "offsets: only for bytes, not for a sequence of frames"
             raise LocalProtocolError(msg)
         joined = b"".join(frames)
         count = len(frames)

@@ -256,7 +256,7 @@ def unsigned_position(name: str, values: Mapping[str, Array], marks: Mapping[str
         valid, rest = changed.pop(f"{name}.valid"), changed.pop(f"{name}.status_bits")
         columns = {axis: changed[f"{name}.{axis}"] for axis in DEGREES}
     except KeyError as error:
-        msg = f"columns: expected those of the layout, got no {error.args[0]!r}"
+        msg = f"columns: no {error.args[0]!r}, which is in the layout"
         raise LocalProtocolError(msg) from None
     status = np.where(valid, 0, 1)
     allowed = np.full(len(status), 0xF8)

@@ -118,8 +118,11 @@ class Plan:
         missing = [name for name in self.names if name not in values]
         unknown = sorted((values.keys() | group.marks.keys()).difference(self.names))
         if missing or unknown:
-            received = f"no {missing[0]!r}" if missing else f"{unknown[0]!r}"
-            msg = f"columns: expected those of the layout, {len(self.names)} in number, got {received}"
+            msg = (
+                f"columns: no {missing[0]!r}, which is in the layout"
+                if missing
+                else f"columns: {unknown[0]!r} is not in the layout"
+            )
             raise LocalProtocolError(msg)
         count = len(group)
         gathered = np.empty((len(self.row_of), count), np.uint8)

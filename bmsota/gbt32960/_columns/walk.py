@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from bmsota.gbt32960._bodies import Signature
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
@@ -11,11 +11,6 @@ from bmsota.gbt32960._fields import Field, FixedBytes, Layout, Repeat, SizedByte
 from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES
 from bmsota.gbt32960._sized import USER_DEFINED
 from bmsota.gbt32960._tables import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
 
 __all__ = ["BODIES_AT", "DEGREES", "REPORTS", "TIME", "VIN", "VIN_SIZE", "Slot", "Unplannable", "Walk"]
 

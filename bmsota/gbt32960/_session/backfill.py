@@ -1,7 +1,7 @@
 """Reports that wait to be sent later, as 0x03 (B.2.8, 5.5).
 
 Bounded in two ways: by age, because the text wants the last three days (2025: seven), and by size, because a terminal's memory
-is. The oldest go first, and whoever shortens the store is told what went.
+is. The oldest are dropped first, and `shorten` returns what was dropped.
 """
 
 from __future__ import annotations

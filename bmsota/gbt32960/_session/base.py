@@ -1,4 +1,4 @@
-"""What both ends of a conversation are made of: a state, timers, a reader, and what waits to be sent or told.
+"""What both ends of a conversation are made of: a state, timers, a reader, outgoing bytes and events.
 
 A session is a table of states, a table of timers and some methods; this is the machine that runs them. Time and bytes go in,
 events and bytes come out; nothing here waits or opens anything.
@@ -68,7 +68,7 @@ class Session(ABC, Generic[StateT, EventT]):
 
     _NAME: ClassVar[str]
     _TRANSITIONS: ClassVar[Mapping[Any, Mapping[Any, Any]]]
-    """State -> what happens -> state. Anything that is not here is a mistake of the caller."""
+    """State -> what happens -> state. Anything else is an error of the caller."""
     _LINKED: ClassVar[frozenset[Any]]
     """States in which there is a link."""
     _DEAF: ClassVar[frozenset[Any]] = frozenset()
@@ -135,7 +135,7 @@ class Session(ABC, Generic[StateT, EventT]):
     def _move(self, what: Enum) -> None:
         following = self._TRANSITIONS[self._state].get(what)
         if following is None:
-            msg = f"{self._NAME}: expected a state that allows {what.name}, got {self._state.name}"
+            msg = f"{self._NAME}: not possible in state {self._state.name} ({what.name})"
             raise LocalProtocolError(msg)
         self._state = following
 

@@ -50,7 +50,7 @@ __all__ = [
 class CloseReason(Enum):
     """Why a session wants its link closed."""
 
-    LOGGED_OUT = "the logout was answered, or nobody answered it"
+    LOGGED_OUT = "the logout was answered, or its reply timed out"
     LOGIN_FAILED = "three logins in a row failed"
     HEARTBEAT_LOST = "the platform does not answer heartbeats"
     SILENT = "nothing was heard from the terminal for too long"
@@ -96,7 +96,7 @@ class LoginFailure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LoginFailed:
-    """One login failed. The session goes on by itself after the wait that the standard prescribes."""
+    """A login has failed. The session tries again by itself after the wait that the standard prescribes."""
 
     reason: LoginFailure
     misses: int
@@ -114,7 +114,7 @@ class LoggedOut:
 
 @dataclass(frozen=True, slots=True)
 class CommandReceived:
-    """The platform asks for something: 0x80 to 0x82, or a command of an extension. Answer with `reply_to`.
+    """The platform has sent a command: 0x80 to 0x82, or one of an extension. Reply with `reply_to`.
 
     In 2025 also 0x0A, the reply to an activation, which needs no answer, and 0x0B, an exchange of keys.
     """
@@ -124,7 +124,7 @@ class CommandReceived:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReceived:
-    """The platform answered something that we sent."""
+    """The platform has replied to a frame of ours."""
 
     command: int
     reply_flag: int
@@ -133,7 +133,7 @@ class ReplyReceived:
 
 @dataclass(frozen=True, slots=True)
 class TimeSynchronised:
-    """The platform told its time."""
+    """The platform has sent its time."""
 
     platform_time: datetime
     ahead_ns: int
@@ -169,7 +169,7 @@ class LoginRequested:
 
 @dataclass(frozen=True, slots=True)
 class LogoutReceived:
-    """The vehicle has logged out; that has been answered."""
+    """The vehicle has logged out; the reply is sent."""
 
     vin: str
     serial: int
@@ -178,7 +178,7 @@ class LogoutReceived:
 
 @dataclass(frozen=True, slots=True)
 class ReportReceived:
-    """A report has come. A correct one is not answered on a terminal's link (annex B), unless the options say so."""
+    """A report has arrived. A correct one gets no reply on a terminal's link (annex B), unless the options say so."""
 
     vin: str
     report: Report
@@ -187,7 +187,7 @@ class ReportReceived:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReceived:
-    """The terminal is alive; that has been answered."""
+    """A heartbeat has arrived, and was replied to."""
 
     vin: str
 
@@ -232,7 +232,7 @@ class CommandTimedOut:
 
 @dataclass(frozen=True, slots=True)
 class FrameRefused:
-    """A valid frame that may not come now: before the login, or for another vehicle. It has had no effect."""
+    """A valid frame that is not allowed now, such as one before the login or for another vehicle. It has had no effect."""
 
     frame: Frame
     reason: str

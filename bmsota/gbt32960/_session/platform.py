@@ -73,7 +73,7 @@ _GARBAGE_SIZE_BYTES_MAX: Final = 64 * 1024
 class PlatformState(Enum):
     """Where the session stands."""
 
-    OPEN = "nobody is logged in"
+    OPEN = "no vehicle is logged in"
     DECIDING = "a login waits for accept_login or refuse_login"
     LOGGED_IN = "reports come in, commands go out"
     LOGGED_OUT = "the vehicle has logged out"
@@ -81,7 +81,7 @@ class PlatformState(Enum):
 
 
 class ReplyBody(Enum):
-    """What a reply carries; the text says two things and the field does three."""
+    """What a reply carries: the text prescribes two forms, and devices in the field use a third."""
 
     TIME = "the time of the request (6.3.2, and 2025 everywhere)"
     ECHO = "the whole request with our time (annex B of 2016)"
@@ -109,7 +109,7 @@ class PlatformOptions:
     always_reply_to_reports: bool = False
     """Annex B answers only a wrong report; between platforms, and in the field, correct ones are answered too."""
     login_timeout_ns: int = 4 * MINUTE_NS
-    """A terminal tries three times, a minute apart; who has not logged in by then is none."""
+    """A terminal tries three times, a minute apart; a peer that has not logged in by then is not a terminal."""
     silence_timeout_ns: int = 3 * MINUTE_NS
     """Heartbeats come at least every 240 s in the text's range, usually each minute; without a sign for this long the
     link is dead. Raise it for terminals with a longer period (parameter 0x09)."""
@@ -197,7 +197,7 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
     # --- what the platform wants --------------------------------------------------------------------------------------
 
     def accept_login(self, now_ns: int) -> None:
-        """Let the vehicle in.
+        """Accept the login.
 
         Raises:
             LocalProtocolError: no login waits for a decision.
@@ -211,7 +211,7 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
         self._read(now_ns)
 
     def refuse_login(self, reply_flag: int | None, now_ns: int) -> None:
-        """Do not let the vehicle in: answer with *reply_flag*, or with None not at all (B.2.1 lets the terminal wait).
+        """Refuse the login: reply with *reply_flag*, or with None not at all (B.2.1 lets the terminal wait).
 
         Raises:
             LocalProtocolError: no login waits for a decision, or the flag says success.
@@ -243,21 +243,21 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
         self._send(self._encoded(Frame(command=command, vin=vin, message=message, edition=Edition.GBT2025)))
 
     def send_command(self, command: int, message: Message, now_ns: int) -> None:
-        """Ask the terminal for something: 0x80 to 0x82, or a command of an extension. Answered by `CommandReplied`.
+        """Send the terminal a command: 0x80 to 0x82, or one of an extension. `CommandReplied` or `CommandTimedOut` follows.
 
-        Commands of the same number go one after another, because their answers differ by nothing else.
+        Commands of one number are sent one at a time, because nothing else tells their replies apart.
 
         Raises:
-            LocalProtocolError: nobody is logged in, the message does not fit, or too many are waiting. Nothing was sent.
+            LocalProtocolError: no vehicle is logged in, the message does not fit, or too many are waiting. Nothing was sent.
         """
         if self._state is not PlatformState.LOGGED_IN or self._vin is None:
-            msg = f"command: expected a terminal that is logged in, got state {self._state.name}"
+            msg = f"command: no terminal is logged in (state {self._state.name})"
             raise LocalProtocolError(msg)
         if not 0x80 <= command <= 0xFE:
             msg = f"command: expected one from 0x80 to 0xFE, got {command:#04x}"
             raise LocalProtocolError(msg)
         if len(self._waiting) >= _COMMANDS_WAITING_MAX:
-            msg = f"command: expected fewer than {_COMMANDS_WAITING_MAX} without an answer, got one more"
+            msg = f"command: {_COMMANDS_WAITING_MAX} commands are unanswered already"
             raise LocalProtocolError(msg)
         frame = Frame(command=command, vin=self._vin, message=message, edition=self._edition)
         self._waiting.append(_Waiting(command, message, self._encoded(frame)))
@@ -342,7 +342,7 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
                 self._events.append(CommandReplied(waiting.command, waiting.message, frame.reply_flag, frame))
                 self._send_waiting(now_ns)
                 return
-        self._refuse(frame, "an answer that nothing waits for")
+        self._refuse(frame, "unexpected reply")
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 

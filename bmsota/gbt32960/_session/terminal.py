@@ -355,7 +355,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         """
         is_security = command_frame.command in SECURITY_DOWN and self._state in self._LINKED
         if not is_security and self._state not in (TerminalState.LOGGED_IN, TerminalState.LOGGING_OUT):
-            msg = f"reply: expected to be logged in, got state {self._state.name}"
+            msg = f"reply: not logged in (state {self._state.name})"
             raise LocalProtocolError(msg)
         if message is None:
             message = time_reply(command_frame, now_ns)
@@ -371,7 +371,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
             msg = f"security: expected 0x09 or 0x0b in GBT2025, got {command:#04x} in {self.options.edition.name}"
             raise LocalProtocolError(msg)
         if self._state not in self._LINKED:
-            msg = f"security: expected a link, got state {self._state.name}"
+            msg = f"security: no link (state {self._state.name})"
             raise LocalProtocolError(msg)
         self._send(self._frame(command, message))
 
@@ -470,7 +470,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
 
     def _login_answered(self, frame: Frame, now_ns: int) -> None:
         if self._state is not TerminalState.LOGGING_IN or not self._login_is_open:
-            self._refuse(frame, "a login's answer that nothing waits for")
+            self._refuse(frame, "unexpected reply to a login")
             return
         if frame.reply_flag != ReplyFlag.SUCCESS:
             if self._miss(LoginFailure.REFUSED, self._timers[Timer.LOGIN], now_ns, frame.reply_flag):
@@ -495,7 +495,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         if self._state is TerminalState.LOGGING_OUT:
             self._logout_due(now_ns)
         else:
-            self._refuse(frame, "a logout's answer that nothing waits for")
+            self._refuse(frame, "unexpected reply to a logout")
 
     def _logout_due(self, _now_ns: int) -> None:
         """The logout was answered, or will not be."""
@@ -513,7 +513,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
 
     def _time_answered(self, frame: Frame, now_ns: int) -> None:
         if not self._time_sync_is_open:
-            self._refuse(frame, "a time that nobody asked for")
+            self._refuse(frame, "unexpected time")
             return
         self._time_sync_is_open = False
         if isinstance(frame.message, TimeReply):
@@ -621,14 +621,14 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         time = getattr(frame.message, "time", None)
         # The answer carries the time of the question; another time is a late answer to an earlier try.
         if first is None or first.command != frame.command or (time and first.time and time != first.time):
-            self._refuse(frame, "an answer that nothing waits for")
+            self._refuse(frame, "unexpected reply")
             return
         if (
             isinstance(frame.message, BlockReply)
             and isinstance(first.message, BlockRequest)
             and not frame.message.answers(first.message)
         ):
-            self._refuse(frame, "a block that nothing waits for")
+            self._refuse(frame, "unexpected block")
             return
         self._extensions.popleft()
         self._timers.pop(Timer.EXTENSION, None)
@@ -678,7 +678,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         elif frame.command >= 0xC0:
             self._extension_answered(frame, now_ns)
         else:
-            self._refuse(frame, "an answer to something we never send")
+            self._refuse(frame, "reply to a command that a terminal does not send")
 
     def _heartbeat_answered(self, _frame: Frame, _now_ns: int) -> None:
         """Nothing to do: `_receive` has counted it."""

@@ -226,7 +226,7 @@ def test_offsets_that_do_not_fit_are_refused(offsets):
 
 
 def test_offsets_belong_to_bytes():
-    with pytest.raises(LocalProtocolError, match="expected none with a sequence"):
+    with pytest.raises(LocalProtocolError, match="only for bytes, not for a sequence of frames"):
         decode_batch([b""], [0])
 
 
@@ -389,7 +389,7 @@ def test_columns_of_any_type_of_number_are_taken():
         ({"cell_voltages.1.cell_voltages_v": [3.3, 3.4]}, "an array of shape \\(1, 2\\), got float64 of \\(2,\\)"),
         ({"user_defined_0x80.data": [[97, 256]]}, "user_defined_0x80.data"),
         ({"vehicle_data.soc_pct": [[1.0]]}, "vehicle_data.soc_pct: expected an array of shape \\(1,\\)"),
-        ({"more": [1.0]}, "got 'more'"),
+        ({"more": [1.0]}, "'more' is not in the layout"),
         ({"position.status_bits": [1]}, "position.status_bits"),
         ({"position.longitude_deg": [4295.0]}, "position.longitude_deg"),
         ({"command": [1]}, "command: expected 2 or 3"),
@@ -402,7 +402,7 @@ def test_columns_of_any_type_of_number_are_taken():
         ({"time": np.array(["NaT"], "M8[s]")}, "time: expected a year from 2000 to 2099"),
         ({"time": np.array(["1999-12-31T15:59:59"], "M8[s]")}, "time: expected a year from 2000 to 2099"),
         ({"time": np.array(["2099-12-31T16:00:00"], "M8[s]")}, "time: expected a year from 2000 to 2099"),
-        ({"marks": {"more": np.array([1])}}, "got 'more'"),
+        ({"marks": {"more": np.array([1])}}, "'more' is not in the layout"),
         ({"marks": {"vehicle_data.soc_pct": np.array([3])}}, "marks of vehicle_data.soc_pct: expected 0, 1 or 2, got 3"),
         ({"marks": {"vehicle_data.gear": np.array([1])}}, "marks of vehicle_data.gear: expected none"),
         ({"marks": {"vehicle_data.soc_pct": np.array([1.0])}}, "marks of vehicle_data.soc_pct: expected an array"),
@@ -426,7 +426,7 @@ def test_a_missing_column_is_refused_by_name(name):
     columns = columns_of(FULL)
     values = dict(columns.groups[0].values)
     del values[name]
-    with pytest.raises(LocalProtocolError, match=f"got no '{name}"):
+    with pytest.raises(LocalProtocolError, match=f"no '{name}', which is in the layout"):
         encode_batch(FrameColumns(groups=(replace(columns.groups[0], values=values),)))
 
 

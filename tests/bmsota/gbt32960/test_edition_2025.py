@@ -216,7 +216,7 @@ def test_activation_comes_before_the_login():
     """0x09 up, 0x0A down as a command of its own, and a time as the answer to the first."""
     unit, cloud = terminal(), PlatformSession()
     unit.handle_timeout(START_NS)
-    with pytest.raises(LocalProtocolError, match="expected a link"):
+    with pytest.raises(LocalProtocolError, match="security: no link"):
         unit.send_security(Command.ACTIVATION, ActivationReply(1), START_NS)
     unit.connected(START_NS)
     cloud.connected(START_NS)

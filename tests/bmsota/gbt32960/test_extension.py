@@ -131,7 +131,7 @@ def test_the_bytes_of_each_message(edition):
         (0xC4, replace(REQUEST, offset=1 << 32), "offset: expected 0 to"),
         (0xC4, replace(REQUEST, sha256=b"short"), "sha256: expected 32 bytes, got 5"),
         (0xC4, replace(REQUEST, sha256="00" * 32), "sha256: expected bytes"),
-        (0xC4, BLOCK, "frame.reply_flag: expected another for BlockReply"),
+        (0xC4, BLOCK, "frame.reply_flag: BlockReply cannot have the flag"),
         (0xC2, REQUEST, "frame.command: expected 0xc4 for BlockRequest"),
     ],
 )  # fmt: skip

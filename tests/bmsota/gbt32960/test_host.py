@@ -150,13 +150,17 @@ def test_another_missing_module_is_not_blamed_on_an_extra():
 
 
 def examples():
-    """The examples of docs/gbt32960.md with their sections, and the extra that the section names."""
+    """The examples of docs/gbt32960.md, with the extra that their section names, and those of docs/driving.md."""
     page = (ROOT / "docs" / "gbt32960.md").read_text(encoding="utf-8")
     for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
         title, _, text = section.partition("\n")
         extra = re.search(r"`pip install 'bmsota\[(\w+)\]'`", text)
         for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
             yield pytest.param(block, extra and extra[1], id=title)
+    driving = (ROOT / "docs" / "driving.md").read_text(encoding="utf-8")
+    yield pytest.param(
+        "\n".join(re.findall(r"^```python\n(.*?)^```", driving, re.MULTILINE | re.DOTALL)), None, id="driving"
+    )
 
 
 @pytest.mark.parametrize(("block", "extra"), [*examples()])

@@ -108,11 +108,11 @@ def test_queries_that_are_wrong_are_refused():
 @pytest.mark.parametrize(
     ("message", "named"),
     [
-        (ParameterValues(NOW, (Parameter(5, "a"),)), "its length, parameter 0x04, earlier"),
+        (ParameterValues(NOW, (Parameter(5, "a"),)), "no length; put parameter 0x04 before it"),
         (ParameterValues(NOW, (Parameter(4, 2), Parameter(5, "abc"))), "at most 2 bytes"),
         (ParameterValues(NOW, (Parameter(4, 4), Parameter(5, "abc"))), "expected 4 bytes as announced"),
         (ParameterValues(NOW, (Parameter(0x42, 5),)), "expected bytes, since its size is not known"),
-        (ParameterValues(NOW, (Parameter(0x42, b""), Parameter(1, 5))), "nothing behind a parameter of unknown size"),
+        (ParameterValues(NOW, (Parameter(0x42, b""), Parameter(1, 5))), "follows a parameter of unknown size"),
         (ParameterValues(NOW, (Parameter(256, b""),)), "parameter id"),
         (ParameterValues(NOW, (Parameter(1, 65534),)), "0 to 65533 ms or a Sentinel"),
         (ParameterValues(NOW, (Parameter(7, "1.0.0.0"),)), "at most 5 bytes"),

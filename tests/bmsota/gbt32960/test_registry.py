@@ -172,19 +172,22 @@ def test_a_codec_may_be_for_one_edition():
     assert decode(data, layouts=only).message.bodies == (HEATER_BODY,)
     with pytest.raises(LocalProtocolError, match="GBT2025 edition"):
         encode(report_of(HEATER_BODY, edition=Edition.GBT2025), layouts=only)
-    with pytest.raises(LocalProtocolError, match="without a meaning in GBT2025"):
+    with pytest.raises(LocalProtocolError, match="GBT2025 defines this type itself"):
         Layouts(BodyCodec(type_id=0x30, layout=HEATER))
 
 
 @pytest.mark.parametrize(
     ("codecs", "named"),
     [
-        ([BodyCodec(type_id=0x01, layout=HEATER)], "without a meaning in GBT2016"),
+        ([BodyCodec(type_id=0x01, layout=HEATER)], "GBT2016 defines this type itself"),
         ([BodyCodec(type_id=0x100, layout=HEATER)], "0x00 to 0xFF"),
-        ([BodyCodec(type_id=0x85, layout=HEATER), BodyCodec(type_id=0x85)], "each type once"),
-        ([BodyCodec(type_id=0x85, layout=HEATER), BodyCodec(type_id=0x86, layout=HEATER)], "each class once"),
-        ([BodyCodec(type_id=0x85, size_of=3)], "got both"),
-        ([BodyCodec(type_id=0x85, has_length=False)], "got neither"),
+        ([BodyCodec(type_id=0x85, layout=HEATER), BodyCodec(type_id=0x85)], "registered twice for GBT2016"),
+        (
+            [BodyCodec(type_id=0x85, layout=HEATER), BodyCodec(type_id=0x86, layout=HEATER)],
+            "Heater has another type in GBT2016 already",
+        ),
+        ([BodyCodec(type_id=0x85, size_of=3)], "has a length word; size_of is only for bodies without one"),
+        ([BodyCodec(type_id=0x85, has_length=False)], "no length word; give a layout or size_of"),
         ([BodyCodec(type_id=0x85, layout=Layout(label="x", cls=Engine, rows=()))], "class of your own"),
     ],
 )
