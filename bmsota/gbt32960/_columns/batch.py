@@ -17,9 +17,7 @@ from bmsota.gbt32960._frame import FRAME_SIZE_BYTES_MAX, Frame
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+    from bmsota.gbt32960._columns.values import Array
 
 __all__ = ["decode_batch", "encode_batch"]
 

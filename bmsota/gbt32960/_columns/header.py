@@ -38,8 +38,6 @@ _STARTS, _DAYS = _month_tables()
 
 
 _CLOCK_LIMITS: Final = np.array([23, 59, 59], np.uint8)
-
-
 _SECONDS: Final = np.array([86400.0, 3600.0, 60.0, 1.0])
 """Of a day, an hour, a minute, a second."""
 
@@ -90,8 +88,6 @@ def check_header(group: FrameGroup) -> Array:
 
 
 _YEAR_2000: Final = np.datetime64("2000-01-01", "s").astype(np.int64)
-
-
 _YEAR_2100: Final = np.datetime64("2100-01-01", "s").astype(np.int64)
 
 

@@ -143,8 +143,6 @@ class Plan:
 
 
 _PAIR: Final = np.dtype("<u2")
-
-
 _BLOCK: Final = 500
 """Frames that are turned at a time. A thousand columns of one byte each are in as many cache lines, which the cache does not
 hold; half of them takes half as long."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["MARK_ABNORMAL", "MARK_INVALID", "FrameColumns", "FrameGroup"]
 
 MARK_ABNORMAL: Final = 1
-
-
 MARK_INVALID: Final = 2
 
 

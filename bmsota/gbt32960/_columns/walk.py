@@ -15,17 +15,9 @@ from bmsota.gbt32960._tables import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS
 __all__ = ["BODIES_AT", "DEGREES", "REPORTS", "TIME", "VIN", "VIN_SIZE", "Slot", "Unplannable", "Walk"]
 
 VIN: Final = slice(4, 21)
-
-
 VIN_SIZE: Final = 17
-
-
 TIME: Final = slice(24, 30)
-
-
 BODIES_AT: Final = 30
-
-
 REPORTS: Final = (int(Command.REALTIME_REPORT), int(Command.BACKFILL_REPORT))
 
 
@@ -47,8 +39,6 @@ class Slot:
 
 
 _EDITIONS: Final = {edition.value: edition for edition in Edition}
-
-
 _OCTET: Final = Field(name="data", size_bytes=1, raw_min=0, raw_max=255)
 
 
