@@ -50,7 +50,7 @@ __all__ = [
 class CloseReason(Enum):
     """Why a session wants its link closed."""
 
-    LOGGED_OUT = "the logout was answered, or its reply timed out"
+    LOGGED_OUT = "the logout was answered, or nobody answered it"
     LOGIN_FAILED = "three logins in a row failed"
     HEARTBEAT_LOST = "the platform does not answer heartbeats"
     SILENT = "nothing was heard from the terminal for too long"
