@@ -29,8 +29,6 @@ from bmsota.gbt32960._enums import Edition, Sentinel
 from bmsota.gbt32960._frame import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from bmsota.gbt32960._bodies import Body
     from bmsota.gbt32960._explain import ExplainedField
     from bmsota.gbt32960._messages import Message
@@ -101,7 +99,7 @@ def _plain(value: Any, members: tuple[Any, ...]) -> Any:
 # --- from plain values -----------------------------------------------------------------------------------------------
 
 
-def from_dict(item: Mapping[str, Any], *, layouts: Layouts | None = None) -> Frame:
+def from_dict(item: dict[str, Any], *, layouts: Layouts | None = None) -> Frame:
     """Return the frame that *item* describes, as `to_dict` or `json.loads` gives it. *layouts* must know the bodies of your own.
 
     Raises:

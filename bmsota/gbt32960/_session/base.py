@@ -64,7 +64,7 @@ EventT = TypeVar("EventT")
 
 
 class Session(ABC, Generic[StateT, EventT]):
-    """One end of one link. What a session of its own kind is, its tables say."""
+    """One end of one link. The tables of a subclass say what it does when."""
 
     _NAME: ClassVar[str]
     _TRANSITIONS: ClassVar[Mapping[Any, Mapping[Any, Any]]]

@@ -51,6 +51,7 @@ from bmsota.gbt32960._session.events import (
     ReportReceived,
     SecurityReceived,
 )
+from bmsota.gbt32960._signatures import verify_report
 from bmsota.gbt32960._time import MINUTE_NS, beijing_time
 
 if TYPE_CHECKING:
@@ -416,8 +417,6 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
             )
             return
         if self.options.verifier is not None and frame.edition is Edition.GBT2025:
-            from bmsota.gbt32960._signatures import verify_report  # noqa: PLC0415 only who checks loads cryptography
-
             try:
                 verify_report(frame.message, self.options.verifier, layouts=self.options.layouts)
             except TrustError as error:

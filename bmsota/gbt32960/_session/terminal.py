@@ -63,6 +63,7 @@ from bmsota.gbt32960._session.events import (
     TerminalEvent,
     TimeSynchronised,
 )
+from bmsota.gbt32960._signatures import sign_report
 from bmsota.gbt32960._time import MINUTE_NS, SECOND_NS, beijing_time, nanoseconds
 
 if TYPE_CHECKING:
@@ -525,8 +526,6 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
     def _stored(self, bodies: Iterable[Body], collected_ns: int) -> StoredReport:
         report = Report(beijing_time(collected_ns), tuple(bodies))
         if self.options.signer is not None and self.options.edition is Edition.GBT2025:
-            from bmsota.gbt32960._signatures import sign_report  # noqa: PLC0415 only who signs loads cryptography
-
             report = sign_report(report, self.options.signer, layouts=self.options.layouts)
         # Stored in the clear: the key may be another by the time it is sent.
         raw = self._frame(Command.REALTIME_REPORT, report, is_enciphered=False)
