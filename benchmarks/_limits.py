@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from bmsota.canbits import FD_SIZES, wire_seconds
+from bmsota.can_timing import FD_SIZES, wire_seconds
 from bmsota.canframe import CanFrame
 
 __all__ = ["comparison"]

@@ -20,7 +20,7 @@ from benchmarks._rig import Pump, image, make_identity, make_store
 from benchmarks._uds import uds_seconds
 from bmsota.adapters.files import packaged_dbc
 from bmsota.bootloader import BootloaderClient, BootloaderTarget, BootloaderWire, BroadcastClient, TargetTiming
-from bmsota.canbits import ceiling_bytes_per_s
+from bmsota.can_timing import ceiling_bytes_per_s
 from bmsota.node import ImageVerified, NodeEvent
 from bmsota.signals import loads
 

@@ -18,7 +18,7 @@ from can.interfaces.slcan import slcanBus as PythonCanSlcan
 
 from benchmarks._figures import Figure, print_figures
 from bmsota.adapters.slcan import SlcanBus
-from bmsota.canbits import frame_bits
+from bmsota.can_timing import frame_bits
 from bmsota.canframe import CanFrame
 
 ROUNDS = 5

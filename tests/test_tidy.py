@@ -123,12 +123,7 @@ def test_a_core_neither_opens_nor_waits_nor_reads_a_clock(path):
 
 @pytest.mark.parametrize("path", [path for path in sources("bmsota") if is_core(path)], ids=relative)
 def test_a_core_does_not_know_the_edges_of_the_library(path):
-    """Except `bmsota.signals.load`, which hands a path to the file adapter when it is called."""
-    known = {name for name in imported_modules(path) if name.startswith(("bmsota.adapters", "bmsota.cli"))}
-    if relative(path) == "bmsota/signals/__init__.py":
-        known = {name for name in known if not name.startswith("bmsota.adapters.files")}
-        known -= {"bmsota.adapters"}
-    assert not known
+    assert not {name for name in imported_modules(path) if name.startswith(("bmsota.adapters", "bmsota.cli"))}
 
 
 @pytest.mark.parametrize("path", sources("cloud/bmsota_cloud"), ids=relative)

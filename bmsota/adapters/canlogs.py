@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bmsota.adapters.files import FilePath
-    from bmsota.signals import Columns, Database, Message
+    from bmsota.signals import Database, Message, SignalColumns
 
 __all__ = ["LOG_SUFFIXES", "CanLog", "DecodedMessage", "LogBlock", "decode_log"]
 
@@ -139,7 +139,7 @@ class DecodedMessage:
     channels: tuple[str, ...]
     positions: NDArray[np.intp]
     """Where in the block each frame stood; rising."""
-    columns: Columns
+    columns: SignalColumns
 
 
 @dataclass(frozen=True, slots=True)

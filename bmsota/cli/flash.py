@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from bmsota.canbits import ceiling_bytes_per_s
+from bmsota.can_timing import ceiling_bytes_per_s
 from bmsota.cli.canbus import (
     LISTEN_S,
     PATIENCE_S,

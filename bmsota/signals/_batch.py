@@ -39,14 +39,14 @@ from bmsota.signals._codec import (
     scaled,
     unknown_branch,
 )
-from bmsota.signals._columns import Columns
+from bmsota.signals._columns import SignalColumns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from bmsota.signals._plan import Branch, Node, Signal
+    from bmsota.signals._plan import Branch, LayoutNode, Signal
 
 __all__ = ["BatchCodec"]
 
@@ -326,7 +326,7 @@ class _BranchDecoder:
         return table[inverse]
 
 
-def _runs(pages: list[Node], size_bytes: int) -> list[_Run]:
+def _runs(pages: list[LayoutNode], size_bytes: int) -> list[_Run]:
     """Group the signals of all pages by what decodes them, as far as pages follow each other."""
     found: list[_Run] = []
     opened: dict[object, tuple[_Decoder, int, list[str]]] = {}
@@ -358,7 +358,7 @@ class _Found:
     def add(self, name: str, values: Array, rows: Rows | None) -> None:
         self._pieces[name].append((values, rows))
 
-    def columns(self, length: int) -> Columns:
+    def columns(self, length: int) -> SignalColumns:
         values: dict[str, Array] = {}
         held: dict[str, Rows] = {}
         for name, pieces in self._pieces.items():
@@ -371,7 +371,7 @@ class _Found:
                 rows = rows[order]
             if rows is not None:
                 held[name] = rows
-        return Columns(length, values, held, undefined=tuple(sorted(self.undefined)))
+        return SignalColumns(length, values, held, undefined=tuple(sorted(self.undefined)))
 
 
 # --- Encoding ---------------------------------------------------------------------------------------------------------
@@ -495,7 +495,7 @@ class _Encoder:
 class _NodeEncoder:
     """The signals of one node of the plan and the multiplexers below it."""
 
-    def __init__(self, node: Node, size_bytes: int) -> None:
+    def __init__(self, node: LayoutNode, size_bytes: int) -> None:
         self.signals = [_Encoder(signal, size_bytes) for signal in node.signals]
         self.branches = [_BranchEncoder(branch, size_bytes) for branch in node.branches]
 
@@ -511,18 +511,18 @@ class _BranchEncoder:
 
 
 class _Given:
-    """The columns the caller gave: each a scalar, or one value a frame, or a `Columns`' own."""
+    """The columns the caller gave: each a scalar, or one value a frame, or a `SignalColumns`' own."""
 
     def __init__(self, columns: Mapping[str, Any], rows: int | None, signals: frozenset[str], where: str) -> None:
         if unknown := sorted(set(columns) - signals):
             raise SignalError(f"expected only signals of this message, got {', '.join(unknown)} ({where})")
         self._where = where
-        self._columns = columns if isinstance(columns, Columns) else None
+        self._columns = columns if isinstance(columns, SignalColumns) else None
         self._arrays = {name: np.asarray(column) for name, column in columns.items()}
         for name, array in self._arrays.items():
             if array.ndim > 1:
                 raise SignalError(f"expected one value a frame, got {array.ndim} dimensions ({where}.{name})")
-        if isinstance(columns, Columns):
+        if isinstance(columns, SignalColumns):
             self.count = columns.length
             return
         lengths = {name: len(array) for name, array in self._arrays.items() if array.ndim}
@@ -559,7 +559,7 @@ class _Given:
 class BatchCodec:
     """Decodes and encodes arrays of frames of one message. Made once per message."""
 
-    def __init__(self, layout: Node, *, signals: tuple[str, ...], size_bytes: int, where: str) -> None:
+    def __init__(self, layout: LayoutNode, *, signals: tuple[str, ...], size_bytes: int, where: str) -> None:
         self._layout = layout
         self._signals = signals
         self._size_bytes = size_bytes
@@ -568,7 +568,7 @@ class BatchCodec:
         self._branches = [_BranchDecoder(branch, size_bytes, where) for branch in layout.branches]
         self._encoders = None if has_overlap(layout, size_bytes=size_bytes) else _NodeEncoder(layout, size_bytes)
 
-    def decode(self, data: NDArray[np.uint8], *, strict: bool) -> Columns:
+    def decode(self, data: NDArray[np.uint8], *, strict: bool) -> SignalColumns:
         """See `Message.decode_batch`."""
         where, size = self._where, self._size_bytes
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2:

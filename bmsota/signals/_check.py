@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from bmsota.signals._database import Fault, Severity
+from bmsota.signals._database import DbcFault, Severity
 from bmsota.signals._plan import ByteOrder, shift_of
 from bmsota.signals._statements import Statement, split
 
@@ -85,7 +85,7 @@ class MessageText:
 class Checked:
     """The outcome: the faults, and sound DBC text in parts."""
 
-    faults: tuple[Fault, ...]
+    faults: tuple[DbcFault, ...]
     head: str
     """Version, nodes, attribute definitions."""
     messages: tuple[MessageText, ...]
@@ -101,7 +101,7 @@ class _Checker:
 
     def __init__(self, text: str) -> None:
         self.statements, troubles = split(text)
-        self.faults = [Fault(trouble.line, trouble.reason, Severity.ERROR) for trouble in troubles]
+        self.faults = [DbcFault(trouble.line, trouble.reason, Severity.ERROR) for trouble in troubles]
         self.messages: dict[int, _Message] = {}
         self.left_out: set[int] = {ORPHANS_ID}
         """Ids of messages that were refused: what refers to them is not reported once more."""
@@ -137,10 +137,10 @@ class _Checker:
         return Checked(tuple(sorted(self.faults, key=lambda fault: fault.line)), "\n".join(self.head) + "\n", parts)
 
     def error(self, line: int, reason: str) -> None:
-        self.faults.append(Fault(line, reason, Severity.ERROR))
+        self.faults.append(DbcFault(line, reason, Severity.ERROR))
 
     def warn(self, line: int, reason: str) -> None:
-        self.faults.append(Fault(line, reason, Severity.WARNING))
+        self.faults.append(DbcFault(line, reason, Severity.WARNING))
 
     # Definitions.
 

@@ -23,7 +23,7 @@ from bmsota.errors import SignalError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from bmsota.signals._plan import ByteOrder, Node, Signal, SignalValue
+    from bmsota.signals._plan import ByteOrder, LayoutNode, Signal, SignalValue
 
 __all__ = ["compile_decoder", "compile_encoder", "decode_reference", "encode_reference"]
 
@@ -94,7 +94,7 @@ def _sized(data: bytes, size_bytes: int, where: str) -> bytes:
 
 
 def decode_reference(
-    node: Node, data: bytes, *, size_bytes: int, where: str, raw: bool = False
+    node: LayoutNode, data: bytes, *, size_bytes: int, where: str, raw: bool = False
 ) -> dict[str, SignalValue]:
     """Decode *data* signal by signal. With *raw* the numbers stay as they are on the wire.
 
@@ -117,7 +117,7 @@ def decode_reference(
     return values
 
 
-def unknown_branch(nodes: Mapping[int, Node], number: int, where: str) -> str:
+def unknown_branch(nodes: Mapping[int, LayoutNode], number: int, where: str) -> str:
     return f"expected multiplexer number {_listed(sorted(nodes))}, got {number} ({where})"
 
 
@@ -177,7 +177,7 @@ def bits_of(signal: Signal, raw: float, place: str) -> int:
     return (int(raw) & (1 << signal.length_bits) - 1) << signal.shift
 
 
-def encode_reference(node: Node, values: Mapping[str, SignalValue], *, size_bytes: int, where: str) -> bytes:
+def encode_reference(node: LayoutNode, values: Mapping[str, SignalValue], *, size_bytes: int, where: str) -> bytes:
     """Encode *values* signal by signal. Exactly the signals of the frame must be given.
 
     Raises:
@@ -212,7 +212,7 @@ def encode_reference(node: Node, values: Mapping[str, SignalValue], *, size_byte
     return data
 
 
-def has_overlap(node: Node, *, size_bytes: int, taken: int = 0) -> bool:
+def has_overlap(node: LayoutNode, *, size_bytes: int, taken: int = 0) -> bool:
     """Whether two signals that can be in the same frame share a bit."""
     for signal in node.signals:
         bits = (1 << signal.length_bits) - 1 << signal.shift
@@ -361,7 +361,7 @@ def _raw_lines(signals: tuple[Signal, ...], size_bytes: int, source: _Source) ->
 
 
 def _branch_lines(
-    node: Node, variables: dict[str, str], source: _Source, *, size_bytes: int, where: str, raw: bool
+    node: LayoutNode, variables: dict[str, str], source: _Source, *, size_bytes: int, where: str, raw: bool
 ) -> None:
     for branch in node.branches:
         signal = branch.multiplexer
@@ -372,7 +372,7 @@ def _branch_lines(
         below = {number: compiled[id(child)] for number, child in branch.nodes.items()}
 
         def unknown(
-            number: int, nodes: Mapping[int, Node] = branch.nodes, place: str = f"{where}.{signal.name}"
+            number: int, nodes: Mapping[int, LayoutNode] = branch.nodes, place: str = f"{where}.{signal.name}"
         ) -> SignalError:
             return SignalError(unknown_branch(nodes, number, place))
 
@@ -391,7 +391,7 @@ def _branch_lines(
 
 
 def _decoder_below(
-    node: Node, *, size_bytes: int, where: str, raw: bool
+    node: LayoutNode, *, size_bytes: int, where: str, raw: bool
 ) -> Callable[[bytes, dict[str, SignalValue]], None]:
     source = _Source()
     source.add("def decode(data, values):", 0)
@@ -405,7 +405,7 @@ def _decoder_below(
     return function
 
 
-def compile_decoder(node: Node, *, size_bytes: int, where: str, raw: bool = False) -> Decoder:
+def compile_decoder(node: LayoutNode, *, size_bytes: int, where: str, raw: bool = False) -> Decoder:
     """Write the function that decodes a whole frame; equal to `decode_reference` for every input."""
     source = _Source()
     sized = source.bind("sized", lambda data: _sized(data, size_bytes, where))
@@ -482,7 +482,7 @@ def _word_terms(signals: tuple[Signal, ...], variables: dict[str, str], source: 
     return terms
 
 
-def _value_lines(node: Node, source: _Source) -> dict[str, str]:
+def _value_lines(node: LayoutNode, source: _Source) -> dict[str, str]:
     variables = {signal.name: f"v{index}" for index, signal in enumerate(node.signals)}
     for signal in node.signals:
         source.add(f"{variables[signal.name]} = values[{signal.name!r}]")
@@ -496,7 +496,7 @@ def _value_lines(node: Node, source: _Source) -> dict[str, str]:
     return variables
 
 
-def _words_function(node: Node, where: str) -> Callable[[Mapping[str, SignalValue]], tuple[int, int, int]]:
+def _words_function(node: LayoutNode, where: str) -> Callable[[Mapping[str, SignalValue]], tuple[int, int, int]]:
     """(little-endian word, big-endian word, number of signals) of a node and what its multiplexers choose below it."""
     source = _Source()
     source.add("def words(values):", 0)
@@ -529,7 +529,7 @@ _STUMBLES = (
 )
 
 
-def compile_encoder(node: Node, *, size_bytes: int, where: str) -> Encoder:
+def compile_encoder(node: LayoutNode, *, size_bytes: int, where: str) -> Encoder:
     """Write the function that encodes a whole frame; equal to `encode_reference` for every input."""
     if has_overlap(node, size_bytes=size_bytes):
         return lambda values: encode_reference(node, values, size_bytes=size_bytes, where=where)

@@ -1,7 +1,7 @@
 """Columns: what many frames of one message say, a NumPy array per signal.
 
 A signal that is in every frame has one value a frame. A multiplexed signal has values only for the frames it is in, and
-`Columns.rows` says which those are: a pack with 32 pages of three cells would otherwise be 96 columns that are empty to
+`SignalColumns.rows` says which those are: a pack with 32 pages of three cells would otherwise be 96 columns that are empty to
 97 percent.
 """
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Columns"]
+__all__ = ["SignalColumns"]
 
 
-class Columns(Mapping[str, "NDArray[Any]"]):
+class SignalColumns(Mapping[str, "NDArray[Any]"]):
     """Signal name -> its values, as `Message.decode_batch` returns them and `Message.encode_batch` takes them.
 
     Numbers are in the signal's unit: int64 (uint64 where that is too small) if scale and offset keep integers integers,
@@ -56,7 +56,7 @@ class Columns(Mapping[str, "NDArray[Any]"]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        return f"Columns({self.length} frames, {len(self)} signals)"
+        return f"SignalColumns({self.length} frames, {len(self)} signals)"
 
     def is_everywhere(self, name: str) -> bool:
         """Whether the signal is outside every multiplexer: one value a frame. Raises KeyError as `[]`."""

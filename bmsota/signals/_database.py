@@ -13,10 +13,10 @@ from bmsota.signals._codec import compile_decoder, compile_encoder
 
 if TYPE_CHECKING:
     from bmsota.signals._batch import Array, BatchCodec
-    from bmsota.signals._columns import Columns
-    from bmsota.signals._plan import Node, Signal, SignalValue
+    from bmsota.signals._columns import SignalColumns
+    from bmsota.signals._plan import LayoutNode, Signal, SignalValue
 
-__all__ = ["Database", "Fault", "Message", "Severity"]
+__all__ = ["Database", "DbcFault", "Message", "Severity"]
 
 
 class Severity(Enum):
@@ -29,7 +29,7 @@ class Severity(Enum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Fault:
+class DbcFault:
     """One thing that is wrong with a DBC file."""
 
     line: int
@@ -68,7 +68,7 @@ class Message:
         can_id: int,
         length: int,
         signals: tuple[Signal, ...],
-        layout: Node,
+        layout: LayoutNode,
         is_extended_id: bool = False,
         is_fd: bool = False,
         senders: tuple[str, ...] = (),
@@ -124,12 +124,12 @@ class Message:
         """`encode` into a whole CAN frame. Raises the same."""
         return CanFrame(self.can_id, self.encode(values), self.is_extended_id, self.is_fd)
 
-    def decode_batch(self, data: Array, *, strict: bool = True) -> Columns:
-        """Many frames at once: a NumPy array per signal (`Columns`), equal to what `decode` gives for each.
+    def decode_batch(self, data: Array, *, strict: bool = True) -> SignalColumns:
+        """Many frames at once: a NumPy array per signal (`SignalColumns`), equal to what `decode` gives for each.
 
         *data* is an array of uint8, one row a frame; what is beyond the message's length is ignored. Numbers stay numbers:
         what `decode` would give as a name of the value table is that name's number, scaled as every other. Of a multiplexed
-        message every signal has a column, with values only for the frames it is in (`Columns.rows`, `.mask`, `.full`).
+        message every signal has a column, with values only for the frames it is in (`SignalColumns.rows`, `.mask`, `.full`).
 
         With *strict* off, a multiplexer number that the DBC does not define costs only what it would bring into that frame.
 
@@ -156,9 +156,7 @@ class Message:
             try:
                 from bmsota.signals._batch import BatchCodec  # noqa: PLC0415 - NumPy is an extra, and slow to import
             except ImportError as error:
-                raise SignalError(
-                    "expected the extra 'can' (pip install 'bmsota[can]') for columns, got none"
-                ) from error
+                raise SignalError("columns need NumPy: pip install 'bmsota[can]'") from error
             names = tuple(signal.name for signal in self.signals)
             self._batch = BatchCodec(self.layout, signals=names, size_bytes=self.length, where=self.name)
         return self._batch
@@ -173,7 +171,7 @@ class Database(Mapping[str | int, Message]):
 
     __slots__ = ("_by_id", "_by_name", "faults", "version")
 
-    def __init__(self, messages: tuple[Message, ...], *, faults: tuple[Fault, ...] = (), version: str = "") -> None:
+    def __init__(self, messages: tuple[Message, ...], *, faults: tuple[DbcFault, ...] = (), version: str = "") -> None:
         self.faults = faults
         """Everything that was wrong with the file, in the order of its lines."""
         self.version = version

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bmsota.errors import SignalError
 from bmsota.signals._check import check
-from bmsota.signals._database import Database, Fault, Message, Severity
+from bmsota.signals._database import Database, DbcFault, Message, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ def loads(text: str) -> Database:
     try:
         from bmsota.signals._parse import parse_messages  # noqa: PLC0415 - cantools is an extra, and slow to import
     except ImportError as error:
-        raise SignalError("expected the extra 'can' (pip install 'bmsota[can]') for reading a DBC, got none") from error
+        raise SignalError("reading a DBC needs cantools: pip install 'bmsota[can]'") from error
     checked = check(text)
     faults = list(checked.faults)
     try:
@@ -38,7 +38,7 @@ def loads(text: str) -> Database:
 
 
 def _alone(
-    parse: Callable[[str], tuple[tuple[Message, ...], str]], head: str, text: MessageText, faults: list[Fault]
+    parse: Callable[[str], tuple[tuple[Message, ...], str]], head: str, text: MessageText, faults: list[DbcFault]
 ) -> tuple[Message, ...]:
     """One message of a file that cantools refuses: with its attributes, else without them, else not at all."""
     bare = "\n".join(line for line in text.text.split("\n") if not line.startswith("BA_ "))
@@ -50,5 +50,7 @@ def _alone(
             return parse(source)[0]
         except Exception as error:  # noqa: BLE001 - as above; the reason is kept in the fault
             said = " ".join(str(error).split()) or type(error).__name__
-            faults.append(Fault(text.line, f"expected {loss} that can be parsed, got: {said} ({text.name})", severity))
+            faults.append(
+                DbcFault(text.line, f"expected {loss} that can be parsed, got: {said} ({text.name})", severity)
+            )
     return ()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cantools.database import can as cantools_can
 
 from bmsota.signals._database import Message
-from bmsota.signals._plan import Branch, ByteOrder, Node, Signal, shift_of
+from bmsota.signals._plan import Branch, ByteOrder, LayoutNode, Signal, shift_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,7 +71,7 @@ def _signal(signal: Any, size_bytes: int) -> Signal:
     )
 
 
-def _node(tree: Iterable[Any], signals: dict[str, Signal], known: dict[str, Node]) -> Node:
+def _node(tree: Iterable[Any], signals: dict[str, Signal], known: dict[str, LayoutNode]) -> LayoutNode:
     """Turn cantools' tree (names, and {multiplexer: {number: tree}} for the branches) into ours.
 
     Ranges of multiplexer numbers bring thousands of equal subtrees; *known* makes them one node, which is compiled once.
@@ -89,5 +89,5 @@ def _node(tree: Iterable[Any], signals: dict[str, Signal], known: dict[str, Node
             members.append(signals[name])
             nodes = {number: _node(subtree, signals, known) for number, subtree in below.items()}
             branches.append(Branch(signals[name], MappingProxyType(nodes)))
-    node = known[key] = Node(tuple(members), tuple(branches))
+    node = known[key] = LayoutNode(tuple(members), tuple(branches))
     return node

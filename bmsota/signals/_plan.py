@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Branch", "ByteOrder", "Node", "Signal", "SignalValue"]
+__all__ = ["Branch", "ByteOrder", "LayoutNode", "Signal", "SignalValue"]
 
 SignalValue: TypeAlias = int | float | str
 """A decoded value: a number in the signal's unit, or the name its value table gives to the number."""
@@ -71,11 +71,11 @@ class Branch:
     """A multiplexer signal and what each of its numbers brings into the frame."""
 
     multiplexer: Signal
-    nodes: Mapping[int, Node]
+    nodes: Mapping[int, LayoutNode]
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class LayoutNode:
     """The signals that are in the frame at this point of the multiplexer tree, and the branches below."""
 
     signals: tuple[Signal, ...]

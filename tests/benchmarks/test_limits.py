@@ -1,6 +1,6 @@
 """The computed comparison against figures that were published before this code was written, by another program.
 
-That program counts the stuff bits of a few thousand random frames per length; ours takes the means of `bmsota.canbits`. Two tenths
+That program counts the stuff bits of a few thousand random frames per length; ours takes the means of `bmsota.can_timing`. Two tenths
 of a percent cover the difference, and no mistake of a frame or a wait: the smallest, one frame more of 586, would be as
 much and is held by the counts below.
 """
@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from benchmarks._limits import _exchanges, comparison
-from bmsota.canbits import ceiling_bytes_per_s
+from bmsota.can_timing import ceiling_bytes_per_s
 
 # Payload bytes per second: no turnaround, 1 ms, 5 ms.
 CLASSIC_500K_11BIT = {
@@ -104,7 +104,7 @@ def test_what_one_exchange_costs_on_can_fd():
 
 
 def test_the_wire_comes_first_and_nothing_beats_it():
-    """The same ceiling as `bmsota.canbits`; a longer id or a wait makes everything slower."""
+    """The same ceiling as `bmsota.can_timing`; a longer id or a wait makes everything slower."""
     for wire in ((500_000, None, False), (500_000, None, True), (1_000_000, 5_000_000, True)):
         rates = comparison(*wire)
         assert rates[0] == ("ceiling", ceiling_bytes_per_s(wire[0], extended=wire[2], data_bitrate_bps=wire[1]))

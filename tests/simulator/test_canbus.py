@@ -6,7 +6,7 @@ import pytest
 from bmsota_sim.kernel import MS, SECOND, Kernel
 from bmsota_sim.links.canbus import QUEUE_FRAMES_MAX, REORDER_HOLD_NS, BusFaults, CanBus
 
-from bmsota.canbits import Stuffing, frame_bits
+from bmsota.can_timing import Stuffing, frame_bits
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, LocalProtocolError
 

@@ -6,7 +6,7 @@ the ports' queues arbitrate: the lowest identifier wins, whoever came first. A p
 which it got them, as an adapter or a controller with a transmit FIFO does; it does not overtake itself.
 
 Stuffing. Counting a frame's stuff bits exactly costs more than everything else here, so by default each frame is charged
-the mean for random data of its length (`bmsota.canbits`).
+the mean for random data of its length (`bmsota.can_timing`).
 
 Faults (`BusFaults`) are those of receivers and adapters: what the wire carried, one port misses, gets twice, late, in another
 order or with a wrong byte. Each port draws from a stream of its own, made of the bus's seed and the two names, so that
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from bmsota.canbits import FD_SIZES, Stuffing, frame_bits, frame_stuff_bits
+from bmsota.can_timing import Stuffing, frame_bits
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, LocalProtocolError
 from bmsota_sim.kernel import MS
@@ -36,15 +36,11 @@ if TYPE_CHECKING:
     from bmsota_sim.kernel import Kernel, Timer
 
 __all__ = [
-    "FD_SIZES",
     "BusFaults",
     "CanBus",
     "Port",
     "Receiver",
-    "Stuffing",
     "filter_key",
-    "frame_bits",
-    "frame_stuff_bits",
 ]
 
 # A window of the bootloader is 64 frames; sixteen of them waiting in one port mean that its owner does not look at

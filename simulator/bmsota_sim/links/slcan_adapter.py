@@ -26,7 +26,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from bmsota.canbits import FD_SIZES
+from bmsota.can_timing import FD_SIZES
 from bmsota.canframe import CanFrame
 
 if TYPE_CHECKING:

@@ -50,6 +50,7 @@ def test_a_dbc_is_read_whatever_its_code_page(tmp_path):
     for encoding in ("utf-8", "utf-8-sig", "cp1252"):
         path.write_bytes(text.encode(encoding))
         database = files.load_dbc(path)
+        assert list(files.load_dbc(str(path))) == ["M"]
         assert database.faults == ()
         assert database["M"].signals[0].unit == "°C"
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bmsota.errors import SignalError
-from bmsota.signals import Columns, loads
+from bmsota.signals import SignalColumns, loads
 from bmsota.signals._codec import decode_reference, encode_reference, scaled
 
 SLOW_IS_FINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -199,9 +199,9 @@ def test_a_multiplexed_signal_has_values_only_where_it_is_in_the_frame():
     array[:, 0] = [2, 0, 2, 1, 2]
     array[:, 1] = [10, 20, 30, 40, 50]
     columns = message.decode_batch(array)
-    assert isinstance(columns, Columns)
+    assert isinstance(columns, SignalColumns)
     assert (columns.length, len(columns), list(columns)) == (5, 5, ["Page", "Cell_0", "Cell_1", "Cell_2", "Cell_3"])
-    assert repr(columns) == "Columns(5 frames, 5 signals)"
+    assert repr(columns) == "SignalColumns(5 frames, 5 signals)"
     assert columns["Page"].tolist() == [2, 0, 2, 1, 2]
     assert columns["Page"].dtype == np.int64
     assert columns["Cell_2"].tolist() == [0.001, 0.003, 0.005]
@@ -297,7 +297,7 @@ def test_columns_of_other_frames_lack_values():
     array = np.zeros((4, 8), dtype=np.uint8)
     array[:, 0] = [0, 1, 0, 1]
     columns = message.decode_batch(array)
-    changed = Columns(
+    changed = SignalColumns(
         4, {**columns, "Page": np.array([0, 1, 1, 1])}, {f"Cell_{n}": columns.rows(f"Cell_{n}") for n in range(4)}
     )
     with pytest.raises(SignalError, match=r"expected a value for Cell_1, got none \(row 2, Message\)"):
@@ -379,4 +379,4 @@ def test_numpy_is_imported_only_when_columns_are_asked_for():
         "except bmsota.errors.SignalError as error:\n    print(error)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "expected the extra 'can' (pip install 'bmsota[can]') for columns, got none\n"
+    assert run.stdout == "columns need NumPy: pip install 'bmsota[can]'\n"

@@ -7,7 +7,7 @@ import pytest
 from bmsota.adapters.files import packaged_dbc, packaged_dbc_names
 from bmsota.canframe import CanFrame
 from bmsota.errors import SignalError
-from bmsota.signals import Severity, load, loads
+from bmsota.signals import Severity, loads
 
 GOOD = """VERSION "7"
 
@@ -264,13 +264,6 @@ def test_every_cut_of_a_clean_file_is_loaded():
     for end in range(0, len(GOOD), 7):
         assert set(loads(GOOD[:end])) <= {"First", "Second"}
         assert isinstance(loads(GOOD[end:]).faults, tuple)
-
-
-def test_load_reads_a_file(tmp_path):
-    path = tmp_path / "good.dbc"
-    path.write_text(GOOD)
-    assert list(load(path)) == ["First", "Second"]
-    assert list(load(str(path))) == ["First", "Second"]
 
 
 @pytest.mark.parametrize("name", packaged_dbc_names())

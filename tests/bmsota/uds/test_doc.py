@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks._uds import BITRATE_BPS, uds_seconds
-from bmsota.canbits import frame_bits
+from bmsota.can_timing import frame_bits
 from bmsota.canframe import CanFrame
 from bmsota.uds import DIDS, NRCS, ROUTINES, Did, Nrc, Routine, UdsDialect, UdsServerTiming, UdsTiming
 

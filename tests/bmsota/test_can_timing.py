@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmsota.canbits import FD_SIZES, Stuffing, ceiling_bytes_per_s, frame_bits, frame_stuff_bits, wire_seconds
+from bmsota.can_timing import FD_SIZES, Stuffing, ceiling_bytes_per_s, frame_bits, frame_stuff_bits, wire_seconds
 from bmsota.canframe import CanFrame
 from bmsota.errors import LocalProtocolError
 
