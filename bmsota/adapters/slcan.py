@@ -4,18 +4,13 @@ The serial line protocol of LAWICEL's CAN232/CANUSB, with the CAN FD commands of
 back end for it; this one is for buses that are busy. It reads whatever is waiting in one go (python-can 4.6 reads byte by
 byte and is overrun by a full 500 kbit/s bus), it listens to the adapter's answers, and it survives split lines and garbage.
 
-Lines end with CR. Host to adapter: `Sn` bit rate, `Yn` data bit rate, `O`/`L` open/listen, `C` close, `Zn` timestamps, `V`,
-and the frames `t` `T` `r` `R` (classic: standard, extended, remote) and `d` `D` `b` `B` (FD; b with bit rate switch): the
-identifier in 3 or 8 hex digits, the DLC in one, the data. Adapter to host: the same frames; CR, `z` CR or `Z` CR for "done";
-BEL for "refused". Facts about devices that shaped this:
+The lines are `bmsota.slcan`; here is the port: opening, waiting, answers and resending. Facts about devices that shaped this:
 
 * The adapter never says which command it answers: answers come in the order of the commands, so we keep that order.
 * CANable 2 repeats its last command when it gets an empty line, transmissions too: we clear its line with `C`, not with CR.
 * CANable 2 has no `L`; it is made silent by `M1` and opened by `O`. On a LAWICEL device `M1` is malformed and refused.
 * LAWICEL devices answer BEL to a frame when their transmit buffer is full. Such a frame is sent again for a while.
-* Some firmwares never answer anything; for them, `check_answers=False`.
-
-Left out: acceptance masks (`M`, `m` of the SJA1000 are too coarse; python-can filters), auto-poll, UART set-up (`U`).
+* Some firmware never answers anything; for it there is `check_answers=False`.
 """
 
 from __future__ import annotations
@@ -26,18 +21,20 @@ import os
 import select
 import threading
 import time
-from binascii import unhexlify
 from collections import deque
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 try:
     import can
     import serial
-    from can.util import CAN_FD_DLC, check_or_adjust_timing_clock, len2dlc
+    from can.util import check_or_adjust_timing_clock
 except ImportError as error:  # pragma: no cover - the tests have it
-    raise ImportError("expected the extra 'can' (pip install 'bmsota[can]') for CAN adapters, got none") from error
+    raise ImportError("CAN adapters need python-can and pyserial: pip install 'bmsota[can]'") from error
+
+from bmsota.canframe import CanFrame
+from bmsota.errors import LocalProtocolError
+from bmsota.slcan import BITRATES, CR, DATA_BITRATES, Answer, SlcanHost, StatusFlag, frame_line, remote_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,33 +42,14 @@ if TYPE_CHECKING:
     from can.typechecking import AutoDetectedConfig
 
 __all__ = [
-    "BITRATES",
-    "DATA_BITRATES",
     "AdapterRefusesError",
     "AdapterSilentError",
-    "Answer",
     "FrameRefusedError",
     "SlcanBus",
-    "SlcanLines",
 ]
 
-BITRATES = {
-    10_000: "S0", 20_000: "S1", 50_000: "S2", 100_000: "S3", 125_000: "S4", 250_000: "S5", 500_000: "S6", 750_000: "S7",
-    1_000_000: "S8", 83_300: "S9",
-}  # fmt: skip
-DATA_BITRATES = {1_000_000: "Y1", 2_000_000: "Y2", 4_000_000: "Y4", 5_000_000: "Y5"}
-
-CR, BEL = b"\r", b"\a"
-
-# The longest line: extended FD frame of 64 bytes with a timestamp. More without an end is garbage.
-LINE_SIZE_BYTES_MAX = 1 + 8 + 1 + 2 * 64 + 4
-# A busy bus of standard frames repeats a few hundred heads (identifier and DLC); garbage must not collect here.
-HEADS_MAX = 8192
 # What a read may bring: more than a pseudo terminal or a USB driver holds.
 CHUNK_SIZE_BYTES = 65_536
-# Frames that nobody fetches: some seconds of a full bus. Beyond it the oldest are dropped and counted.
-MESSAGES_MAX = 65_536
-
 # Arduino-like adapters restart when the port is opened and are deaf for up to 2 s; until then they are asked again.
 OPEN_TIMEOUT_S = 2.5
 OPEN_ASK_S = 0.25
@@ -89,202 +67,19 @@ WAIT_S_MAX = 1.0
 # Serial ports without a file descriptor are read with their own timeout.
 SLICE_S = 0.01
 
-MINUTE_MS = 60_000
-
-
-# Of the status flags (LAWICEL's `F`): error warning, error passive, bus error.
-_ERROR_FLAGS = 0x04 | 0x20 | 0x80
+_ERROR_FLAGS = StatusFlag.ERROR_WARNING | StatusFlag.ERROR_PASSIVE | StatusFlag.BUS_ERROR
 
 
 class AdapterSilentError(can.CanInitializationError):
-    """The port opens, but nobody answers."""
+    """The port opens, but nothing answers."""
 
 
 class AdapterRefusesError(can.CanInitializationError):
-    """The adapter says no to a setting."""
+    """The adapter refused a setting."""
 
 
 class FrameRefusedError(can.CanOperationError):
     """The adapter could not get a frame onto the bus for half a second."""
-
-
-class Answer(Enum):
-    """What an adapter says to a command."""
-
-    DONE = "CR"
-    REFUSED = "BEL"
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What the first letter of a line says about a frame."""
-
-    is_extended: bool
-    head_size: int
-    """Letter, identifier, DLC."""
-    is_remote: bool = False
-    is_fd: bool = False
-    has_switch: bool = False
-
-
-_KINDS = {
-    ord("t"): _Kind(False, 5), ord("T"): _Kind(True, 10),
-    ord("r"): _Kind(False, 5, is_remote=True), ord("R"): _Kind(True, 10, is_remote=True),
-    ord("d"): _Kind(False, 5, is_fd=True), ord("D"): _Kind(True, 10, is_fd=True),
-    ord("b"): _Kind(False, 5, is_fd=True, has_switch=True), ord("B"): _Kind(True, 10, is_fd=True, has_switch=True),
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    kind: _Kind
-    can_id: int
-    length: int
-    """Data bytes; of a remote frame those it asks for."""
-    end: int
-    """Where the data end in the line."""
-
-
-class _AdapterClock:
-    """Turns the adapter's milliseconds, which start again every minute, into seconds since the epoch.
-
-    The host's clock says which minute it is and when the adapter's zero was; the adapter's says when in it a frame came,
-    without the jitter of the serial line. The least delay of the last minute is taken for none, so that two clocks that
-    drift apart are brought together once a minute.
-    """
-
-    def __init__(self) -> None:
-        self._last_ms = 0
-        self._last_host_s = 0.0
-        self._elapsed_ms: int | None = None
-        self._offset_s = 0.0
-        self._least_s = 0.0
-        self._anchored_ms = 0
-
-    def seconds(self, stamp_ms: int, host_s: float) -> float:
-        if self._elapsed_ms is None:
-            self._elapsed_ms = stamp_ms
-            self._offset_s = self._least_s = host_s - stamp_ms / 1000
-            self._anchored_ms = stamp_ms
-        else:
-            step_ms = (stamp_ms - self._last_ms) % MINUTE_MS
-            silent_minutes = max(0, round(((host_s - self._last_host_s) * 1000 - step_ms) / MINUTE_MS))
-            self._elapsed_ms += step_ms + silent_minutes * MINUTE_MS
-        self._last_ms, self._last_host_s = stamp_ms, host_s
-        delay_s = host_s - self._elapsed_ms / 1000
-        self._least_s = min(self._least_s, delay_s)
-        if self._elapsed_ms - self._anchored_ms >= MINUTE_MS:
-            self._offset_s, self._least_s, self._anchored_ms = self._least_s, delay_s, self._elapsed_ms
-        self._offset_s = min(self._offset_s, delay_s)
-        return self._elapsed_ms / 1000 + self._offset_s
-
-
-class SlcanLines:
-    """The adapter's bytes, cut into frames and answers. No I/O."""
-
-    def __init__(self, *, channel: str = "", use_timestamps: bool = False) -> None:
-        self.messages: deque[can.Message] = deque(maxlen=MESSAGES_MAX)
-        self.answers: deque[Answer | str] = deque()
-        """What the adapter answered, in order; a text is the answer to a question (`V`, `N`, `F`)."""
-        self.garbage = 0
-        """Lines that were neither."""
-        self.dropped = 0
-        """Frames that nobody fetched in time."""
-        self._channel = channel
-        self._clock = _AdapterClock() if use_timestamps else None
-        self._rest = b""
-        self._heads: dict[bytes, _Head | None] = {}
-
-    def receive_data(self, data: bytes, now_s: float) -> None:
-        """Take bytes as they come, cut anywhere. *now_s* is the time stamp of frames without one of their own."""
-        if BEL in data:
-            data = data.replace(BEL, BEL + CR)  # BEL ends what is before it, without a CR.
-        lines = (self._rest + data).split(CR)
-        self._rest = lines.pop()
-        if len(self._rest) > LINE_SIZE_BYTES_MAX:
-            self.garbage += 1
-            self._rest = self._rest[-LINE_SIZE_BYTES_MAX:]
-        heads, messages, kinds = self._heads, self.messages, _KINDS
-        for line in lines:
-            kind = kinds.get(line[0]) if line else None
-            if kind is None:
-                self._other(line)
-                continue
-            size = kind.head_size
-            key = line[:size]
-            head = heads.get(key)
-            if head is None:
-                head = self._learn(key, kind)
-                if head is None:
-                    self._other(line)
-                    continue
-            end = head.end
-            try:
-                payload = unhexlify(line[size:end])
-            except ValueError:
-                self._other(line)
-                continue
-            timestamp = now_s
-            if len(line) != end:
-                stamp = self._stamp(line, end)
-                if stamp is None:
-                    self._other(line)
-                    continue
-                if self._clock is not None:
-                    timestamp = self._clock.seconds(stamp, now_s)
-            if len(messages) == MESSAGES_MAX:
-                self.dropped += 1
-            messages.append(
-                can.Message(
-                    timestamp, head.can_id, kind.is_extended, kind.is_remote, False, self._channel, head.length,
-                    None if kind.is_remote else payload, kind.is_fd, True, kind.has_switch,
-                )
-            )  # fmt: skip
-
-    def _learn(self, key: bytes, kind: _Kind) -> _Head | None:
-        """The head of a line, looked up next time; None if it is none."""
-        if len(key) != kind.head_size or not key.isalnum():  # int() would take blanks, signs and underscores.
-            return None
-        try:
-            can_id, dlc = int(key[1:-1], 16), int(key[-1:], 16)
-        except ValueError:
-            return None
-        if can_id >> (29 if kind.is_extended else 11) or (dlc > 8 and not kind.is_fd):
-            return None
-        length = CAN_FD_DLC[dlc]
-        head = _Head(kind, can_id, length, kind.head_size + (0 if kind.is_remote else 2 * length))
-        if len(self._heads) >= HEADS_MAX:
-            self._heads.clear()
-        self._heads[key] = head
-        return head
-
-    @staticmethod
-    def _stamp(line: bytes, end: int) -> int | None:
-        """The four hex digits behind a frame."""
-        digits = line[end:]
-        if len(digits) != 4 or not digits.isalnum():
-            return None
-        try:
-            stamp = int(digits, 16)
-        except ValueError:
-            return None
-        return stamp if stamp < MINUTE_MS else None
-
-    def _other(self, line: bytes) -> None:
-        if line in (b"", b"z", b"Z"):
-            self.answers.append(Answer.DONE)
-        elif line.endswith(BEL):
-            self.garbage += line != BEL
-            self.answers.append(Answer.REFUSED)
-        elif line[:1] in (b"V", b"N", b"F") or self._is_prose(line):
-            self.answers.append(line.decode("ascii", errors="replace"))
-        else:
-            self.garbage += 1
-
-    @staticmethod
-    def _is_prose(line: bytes) -> bool:
-        """CANable answers `V` with a version and an address: anything with a blank, a point and no control characters."""
-        return b" " in line and b"." in line and line.isascii() and line.decode("ascii").isprintable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,19 +138,20 @@ class SlcanBus(can.BusABC):
             **kwargs: python-can's (`can_filters`).
 
         Raises:
-            ValueError: an argument that no adapter can fulfil.
-            CanInitializationError: the port cannot be opened, nobody answers (`AdapterSilentError`), or the adapter refuses a
-                setting (`AdapterRefusesError`); says which.
+            ValueError: an argument that no adapter supports.
+            CanInitializationError: the port cannot be opened, nothing answers (`AdapterSilentError`), or the adapter refuses a
+                setting (`AdapterRefusesError`).
         """
         if not channel:
-            raise ValueError("expected a serial port as channel, got none")
+            raise ValueError("no serial port: name one as channel")
         port, _, baudrate = channel.partition("@")
         commands = _settings(bitrate, data_bitrate or (2_000_000 if fd else None), timing)
         if unanswered_max < 1:
-            raise ValueError(f"expected at least 1 frame under way, got {unanswered_max}")
+            raise ValueError(f"unanswered_max: expected at least 1, got {unanswered_max}")
         self.version: str | None = None
         """What the adapter says it is."""
-        self._lines = SlcanLines(channel=port, use_timestamps=timestamps)
+        self._host = SlcanHost(use_timestamps=timestamps)
+        self._port_name = port
         self._listen_only = listen_only
         self._check_answers = check_answers
         self._unanswered_max = unanswered_max
@@ -402,8 +198,8 @@ class SlcanBus(can.BusABC):
             number = getattr(error, "errno", None)
             reason = error if number is None else os.strerror(number)
             if number == errno.EAGAIN:
-                reason = "another program has it"
-            raise can.CanInitializationError(f"expected a serial port, got: {reason} ({port})") from error
+                reason = "another program is using it"
+            raise can.CanInitializationError(f"cannot open {port}: {reason}") from error
 
     # --- Opening and closing the channel ------------------------------------------------------------------------------
 
@@ -426,20 +222,20 @@ class SlcanBus(can.BusABC):
             self._require("O")
 
     def _greet(self) -> None:
-        """Close the channel, whatever was going on, and see that somebody is there."""
+        """Close the channel, whatever state it was in, and check that an adapter answers."""
         deadline_s = time.monotonic() + OPEN_TIMEOUT_S
         while self._ask("C", OPEN_ASK_S) is None:
             if time.monotonic() > deadline_s:
                 raise AdapterSilentError(
-                    f"expected an slcan adapter to answer C, got nothing for {OPEN_TIMEOUT_S} s ({self.channel_info}: wrong port"
-                    " or baud rate; check_answers=False for adapters that never answer)"
+                    f"no answer to C within {OPEN_TIMEOUT_S} s ({self.channel_info}). Check the port and its baud rate; some adapters"
+                    " never answer and need check_answers=False"
                 )
-        # The first C may have completed somebody's half line and been refused with it; answers to earlier C may be late.
+        # The first C may have completed another program's half line and been refused with it; answers to earlier C may be late.
         self._ask("C")
         while self._wait(OPEN_ASK_S / 10) and self._fetch() and time.monotonic() < deadline_s:
             pass
-        self._lines.messages.clear()
-        self._lines.answers.clear()
+        self._host.frames.clear()
+        self._host.answers.clear()
         self._sent.clear()
         version = self._ask("V")
         self.version = version if isinstance(version, str) else None
@@ -452,8 +248,8 @@ class SlcanBus(can.BusABC):
         deadline_s = time.monotonic() + timeout_s
         while True:
             with self._reading:
-                if self._lines.answers:
-                    return self._lines.answers.popleft()
+                if self._host.answers:
+                    return self._host.answers.popleft()
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return None
@@ -465,9 +261,7 @@ class SlcanBus(can.BusABC):
         if answer is not Answer.DONE:
             got = answer.value if isinstance(answer, Answer) else answer or "no answer"
             meaning = meaning or _MEANINGS.get(line[0], "")
-            raise AdapterRefusesError(
-                f"expected the adapter to accept {line} ({meaning}), got {got} ({self.channel_info})"
-            )
+            raise AdapterRefusesError(f"the adapter did not accept {line} ({meaning}): {got} ({self.channel_info})")
 
     def shutdown(self) -> None:
         """Close the channel and the port. May be called more than once."""
@@ -498,12 +292,10 @@ class SlcanBus(can.BusABC):
             self._port.write(line.encode("ascii") + CR)
         except serial.SerialTimeoutException as error:
             raise can.CanTimeoutError(
-                f"expected the adapter to take {line}, got a full serial line for {WRITE_TIMEOUT_S} s ({self.channel_info})"
+                f"cannot send {line}: the serial line has been blocked for {WRITE_TIMEOUT_S} s ({self.channel_info})"
             ) from error
         except (OSError, TypeError) as error:  # pyserial lets a TypeError out when another thread closes the port.
-            raise can.CanOperationError(
-                f"expected the adapter to take {line}, got: {error} ({self.channel_info})"
-            ) from error
+            raise can.CanOperationError(f"cannot send {line}: {error} ({self.channel_info})") from error
 
     def _wait(self, timeout_s: float) -> bool:
         """Whether bytes are waiting, after at most *timeout_s*."""
@@ -517,8 +309,8 @@ class SlcanBus(can.BusABC):
     def _fetch(self) -> bool:
         """Read what is waiting and cut it up; whether there was anything."""
         with self._reading:
-            if self._is_shutdown and not self._port.is_open:
-                raise can.CanOperationError(f"expected an open bus, got one that was shut down ({self.channel_info})")
+            if not self._port.is_open:
+                self._check_open()
             try:
                 if self._fd is None:
                     data = self._port.read(max(1, self._port.in_waiting))
@@ -533,34 +325,41 @@ class SlcanBus(can.BusABC):
                 return False  # The other thread was quicker.
             except (OSError, TypeError) as error:
                 raise self._gone(error) from error
-            self._lines.receive_data(data, time.time_ns() / 1e9)
-            if self._event_fd is not None and self._lines.messages:
+            self._host.receive_data(data, time.time_ns())
+            if self._event_fd is not None and self._host.frames:
                 os.eventfd_write(self._event_fd, 1)
             return bool(data)
 
     def _gone(self, error: Exception) -> can.CanOperationError:
-        return can.CanOperationError(f"expected the adapter, got: {error} ({self.channel_info}: unplugged?)")
+        return can.CanOperationError(f"the adapter is gone: {error} ({self.channel_info}; unplugged?)")
+
+    def _check_open(self) -> None:
+        if self._is_shutdown:
+            raise can.CanOperationError(f"the bus has been shut down ({self.channel_info})")
 
     # --- Receiving ----------------------------------------------------------------------------------------------------
 
     def _recv_internal(self, timeout: float | None) -> tuple[can.Message | None, bool]:
-        messages = self._lines.messages
+        frames = self._host.frames
         seen = self._turns
-        if not messages:
-            if self._is_shutdown:
-                raise can.CanOperationError(f"expected an open bus, got one that was shut down ({self.channel_info})")
+        if not frames:
+            self._check_open()
             self._advance(WAIT_S_MAX if timeout is None else timeout, seen)
         try:
-            message = messages.popleft()
+            head, data, time_ns = frames.popleft()
         except IndexError:
             if self._failures:
                 raise FrameRefusedError(self._failures.popleft()) from None
             return None, False
-        if self._event_fd is not None and not messages:
+        if self._event_fd is not None and not frames:
             with self._reading:
-                if not messages:
+                if not frames:
                     with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(self._event_fd)
+        message = can.Message(
+            time_ns / 1e9, head.can_id, head.is_extended_id, head.is_remote, False, self._port_name, head.length,
+            None if head.is_remote else data, head.is_fd, True, head.has_bitrate_switch,
+        )  # fmt: skip
         return message, False
 
     def _advance(self, timeout_s: float, seen: int) -> None:
@@ -574,7 +373,7 @@ class SlcanBus(can.BusABC):
             try:
                 if self._wait(timeout_s):
                     self._fetch()
-                if self._sent or self._lines.answers:
+                if self._sent or self._host.answers:
                     self._look_at_answers()
             finally:
                 self._reader.release()
@@ -602,7 +401,7 @@ class SlcanBus(can.BusABC):
             return super().fileno()
         with self._reading:
             if self._event_fd is None:
-                self._event_fd = os.eventfd(int(bool(self._lines.messages)), os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self._event_fd = os.eventfd(int(bool(self._host.frames)), os.EFD_NONBLOCK | os.EFD_CLOEXEC)
                 self._poll = select.epoll()
                 self._poll.register(self._fd, select.EPOLLIN)
                 self._poll.register(self._event_fd, select.EPOLLIN)
@@ -619,11 +418,8 @@ class SlcanBus(can.BusABC):
             CanTimeoutError: no answer in time.
         """
         if self._listen_only:
-            raise can.CanOperationError(
-                f"expected a bus that may send, got one opened listen-only ({self.channel_info})"
-            )
-        if self._is_shutdown:
-            raise can.CanOperationError(f"expected an open bus, got one that was shut down ({self.channel_info})")
+            raise can.CanOperationError(f"cannot send: opened listen-only ({self.channel_info})")
+        self._check_open()
         line = _line_of(msg)
         with self._sending:
             self._settle(ANSWER_TIMEOUT_S, room_for=1)
@@ -654,7 +450,7 @@ class SlcanBus(can.BusABC):
                 if self._refused:  # Being refused again and again is an answer; `_send_again` ends it.
                     if room_for is None:
                         raise can.CanTimeoutError(
-                            f"expected the adapter to take {self._refused[0].line}, got BEL for {timeout_s} s ({self.channel_info})"
+                            f"the adapter refused {self._refused[0].line} for {timeout_s} s ({self.channel_info})"
                         )
                 elif not self._has_answered_frames:
                     self._expects_answers = False  # It answers commands but not frames: some firmwares do.
@@ -663,16 +459,14 @@ class SlcanBus(can.BusABC):
                 else:
                     line = self._sent[0].line if self._sent else "the last frame"
                     self._sent.clear()
-                    raise can.CanTimeoutError(
-                        f"expected an answer to {line}, got none for {timeout_s} s ({self.channel_info})"
-                    )
+                    raise can.CanTimeoutError(f"no answer to {line} within {timeout_s} s ({self.channel_info})")
             self._advance(max(left_s, RESEND_PAUSE_S), seen)
             if room_for is not None and len(self._sent) < before:
-                deadline_s = time.monotonic() + timeout_s  # It goes on, however slowly.
+                deadline_s = time.monotonic() + timeout_s  # There is progress, if slow.
 
     def _look_at_answers(self) -> None:
         with self._reading:
-            answers, sent = self._lines.answers, self._sent
+            answers, sent = self._host.answers, self._sent
             while answers:
                 answer = answers.popleft()
                 if not sent:
@@ -688,8 +482,8 @@ class SlcanBus(can.BusABC):
             sent = self._refused.popleft()
             if time.monotonic() - sent.since_s > RESEND_S_MAX:
                 self._failures.append(
-                    f"expected the adapter to send {sent.line}, got BEL for {RESEND_S_MAX} s ({self.channel_info}: no other node,"
-                    " another bit rate, or bus-off)"
+                    f"the adapter could not send {sent.line} for {RESEND_S_MAX} s ({self.channel_info}: no other node, wrong bit"
+                    " rate, or bus-off)"
                 )
                 self._refused.clear()  # Those behind it have no better prospects, and order matters more.
                 return
@@ -705,10 +499,10 @@ class SlcanBus(can.BusABC):
 
     @state.setter
     def state(self, _new_state: can.BusState) -> None:
-        raise can.CanOperationError(f"expected listen_only to be chosen at opening, got a change ({self.channel_info})")
+        raise can.CanOperationError(f"listen_only can only be set when opening ({self.channel_info})")
 
     def has_heard_errors(self) -> bool | None:
-        """Whether the adapter has seen errors on the bus since it was last asked; None if it does not tell (LAWICEL's `F`).
+        """Whether the adapter has seen errors on the bus since it was last asked; None if it cannot say (LAWICEL's `F`).
 
         Raises:
             CanOperationError: the port is gone.
@@ -727,12 +521,12 @@ class SlcanBus(can.BusABC):
     @property
     def garbage(self) -> int:
         """Lines of the adapter that made no sense."""
-        return self._lines.garbage
+        return self._host.garbage
 
     @property
     def dropped(self) -> int:
-        """Frames that were read and that nobody fetched in time."""
-        return self._lines.dropped
+        """Frames dropped because they were not fetched in time."""
+        return self._host.dropped
 
     @staticmethod
     def _detect_available_configs() -> list[AutoDetectedConfig]:
@@ -761,7 +555,7 @@ def _settings(
 ) -> list[str]:
     """The commands that set the bit rates."""
     if timing is not None and bitrate is not None:
-        raise ValueError("expected a bit rate or a timing, got both")
+        raise ValueError("give a bit rate or a timing, not both")
     if isinstance(timing, can.BitTiming):
         timing = check_or_adjust_timing_clock(timing, valid_clocks=[8_000_000])
         return [f"s{timing.btr0:02X}{timing.btr1:02X}"]
@@ -780,18 +574,13 @@ def _settings(
 def _line_of(msg: can.Message) -> str:
     if msg.is_error_frame:
         raise can.CanOperationError("expected a data or remote frame, got an error frame")
-    can_id = f"{msg.arbitration_id:08X}" if msg.is_extended_id else f"{msg.arbitration_id:03X}"
-    if msg.is_fd:
-        letter, dlc = ("b" if msg.bitrate_switch else "d"), len2dlc(msg.dlc)
-        data = (
-            bytes(msg.data).ljust(CAN_FD_DLC[dlc], b"\0").hex().upper()
-        )  # The DLC has steps; what is between is padded.
-    else:
-        letter, dlc = ("r" if msg.is_remote_frame else "t"), msg.dlc
-        data = "" if msg.is_remote_frame else bytes(msg.data).hex().upper()
-        if dlc > 8:
-            raise can.CanOperationError(f"expected at most 8 data bytes in a classic frame, got {dlc}")
-    return f"{letter.upper() if msg.is_extended_id else letter}{can_id}{dlc:X}{data}"
+    try:
+        if msg.is_remote_frame:
+            return remote_line(msg.arbitration_id, msg.dlc, is_extended_id=msg.is_extended_id)
+        frame = CanFrame(msg.arbitration_id, bytes(msg.data), msg.is_extended_id, msg.is_fd)
+        return frame_line(frame, has_bitrate_switch=msg.bitrate_switch)
+    except LocalProtocolError as error:
+        raise can.CanOperationError(str(error)) from error
 
 
 def _descriptor(port: Any) -> int | None:

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from bmsota.errors import ConfigurationError, TransferError
+from bmsota.slcan import AdapterOptions, SlcanAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,11 +82,7 @@ class PtyEndpoint:
 
     def __init__(self, seat: AdapterSeat, number: int, options: BenchOptions) -> None:
         try:
-            from bmsota_sim.links.slcan_adapter import (  # noqa: PLC0415 - there is no pseudo terminal on Windows
-                AdapterOptions,
-                SlcanAdapter,
-                SlcanPty,
-            )
+            from bmsota_sim.links.slcan_pty import SlcanPty  # noqa: PLC0415 - there is no pseudo terminal on Windows
         except ImportError as error:
             raise ConfigurationError(
                 f"channel: expected a system with pseudo terminals, got {error}; use virtual:NAME"

@@ -1,4 +1,4 @@
-"""The slcan back end: over ptys against a virtual adapter, beside python-can's own back end, and its parser alone."""
+"""The slcan back end: over ptys against a virtual adapter, and beside python-can's own back end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from pathlib import Path
 import can
 import can.interfaces
 import pytest
-from bmsota_sim.links.slcan_adapter import AdapterOptions, SlcanAdapter, SlcanPty, join, serve
+from bmsota_sim.links.slcan_pty import SlcanPty, join, serve
 from can.interfaces.slcan import slcanBus as TheirBus
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bmsota.adapters import slcan
-from bmsota.adapters.slcan import Answer, SlcanBus, SlcanLines
+from bmsota.adapters.slcan import SlcanBus
 from bmsota.canframe import CanFrame
+from bmsota.slcan import AdapterOptions, SlcanAdapter
 
 # What a loaded machine may need for a few bytes through two threads. A test that waits so long fails.
 PATIENCE_S = 10.0
@@ -184,9 +183,9 @@ def test_listen_only_by_l_and_by_m1(pair):
     with bus_on(pair[0], listen_only=True) as one:
         assert (pair[0].adapter.is_open, pair[0].adapter.is_silent) == (True, True)
         assert one.state is can.BusState.PASSIVE
-        with pytest.raises(can.CanOperationError, match="expected a bus that may send, got one opened listen-only"):
+        with pytest.raises(can.CanOperationError, match="cannot send: opened listen-only"):
             one.send(CLASSIC[0])
-        with pytest.raises(can.CanOperationError, match="expected listen_only to be chosen at opening"):
+        with pytest.raises(can.CanOperationError, match="listen_only can only be set when opening"):
             one.state = can.BusState.ACTIVE
     canable = AdapterOptions(has_listen=False, version="b158aa7 github.com/normaldotcom/canable2.git")
     with wire(canable) as (cable,):
@@ -200,9 +199,7 @@ def test_listen_only_by_l_and_by_m1(pair):
 
 def test_settings_the_adapter_refuses_are_named():
     with wire(AdapterOptions(has_fd=False)) as (cable,):
-        with pytest.raises(
-            can.CanInitializationError, match=r"expected the adapter to accept Y2 \(data bit rate\), got BEL"
-        ):
+        with pytest.raises(can.CanInitializationError, match=r"the adapter did not accept Y2 \(data bit rate\): BEL"):
             bus_on(cable, fd=True)
         bus_on(cable).shutdown()  # The port was given back.
 
@@ -213,13 +210,13 @@ def test_settings_no_adapter_has_are_refused():
         ({"bitrate": 500_000, "data_bitrate": 3_000_000}, "expected a data bit rate of 1000000, .* got 3000000"),
         (
             {"bitrate": 500_000, "timing": can.BitTiming.from_registers(8_000_000, 0, 0x1C)},
-            "expected a bit rate or a timing, got both",
+            "give a bit rate or a timing, not both",
         ),
-        ({"unanswered_max": 0}, "expected at least 1 frame under way, got 0"),
+        ({"unanswered_max": 0}, "unanswered_max: expected at least 1, got 0"),
     ]:
         with pytest.raises(ValueError, match=said):
             SlcanBus("/dev/null", **options)
-    with pytest.raises(ValueError, match="expected a serial port as channel, got none"):
+    with pytest.raises(ValueError, match="no serial port"):
         SlcanBus("")
 
 
@@ -230,11 +227,11 @@ def test_bit_timing_registers_are_sent(pair):
 
 
 def test_no_port_and_no_adapter_are_two_messages(monkeypatch, tmp_path):
-    with pytest.raises(can.CanInitializationError, match=r"expected a serial port, got: .*No such file"):
+    with pytest.raises(can.CanInitializationError, match=r"cannot open .*ttyACM9: No such file"):
         SlcanBus(str(tmp_path / "ttyACM9"))
     monkeypatch.setattr(slcan, "OPEN_TIMEOUT_S", 0.02)
     monkeypatch.setattr(slcan, "OPEN_ASK_S", 0.01)
-    said = r"expected an slcan adapter to answer C, got nothing for 0\.02 s"
+    said = r"no answer to C within 0\.02 s"
     with wire(AdapterOptions(answers=False)) as (cable,), pytest.raises(can.CanInitializationError, match=said):
         bus_on(cable)
 
@@ -242,7 +239,7 @@ def test_no_port_and_no_adapter_are_two_messages(monkeypatch, tmp_path):
 def test_two_programs_cannot_have_one_adapter(pair):
     with (
         bus_on(pair[0]),
-        pytest.raises(can.CanInitializationError, match=r"expected a serial port, got: another program has it"),
+        pytest.raises(can.CanInitializationError, match=r"cannot open .*: another program is using it"),
     ):
         bus_on(pair[0])
 
@@ -348,7 +345,7 @@ def test_a_frame_refused_for_long_is_an_error_that_names_it(monkeypatch, how):
     """Said by whoever asks next: also by the recv() that waits for what the frame should have brought."""
     monkeypatch.setattr(slcan, "RESEND_S_MAX", 0.02)
     with stubborn_bus(*[True] * 100_000) as (far, bus, _), bus:
-        with pytest.raises(can.CanOperationError, match=r"expected the adapter to send t00726162, got BEL for 0\.02 s"):
+        with pytest.raises(can.CanOperationError, match=r"the adapter could not send t00726162 for 0\.02 s"):
             how(bus)
         assert far.frames == []
 
@@ -367,7 +364,7 @@ def test_an_answer_that_stays_away_is_a_timeout():
     with stubborn_bus() as (_, bus, cable), bus:
         bus.send(message(1), timeout=PATIENCE_S)
         cable.adapter.options = AdapterOptions(answers_frames=False)
-        with pytest.raises(can.CanTimeoutError, match=r"expected an answer to t00226162, got none for 0.05 s"):
+        with pytest.raises(can.CanTimeoutError, match=r"no answer to t00226162 within 0\.05 s"):
             bus.send(message(2), timeout=0.05)
 
 
@@ -392,7 +389,7 @@ def test_shutdown_may_be_called_twice_and_ends_everything(pair):
     bus.shutdown()
     bus.shutdown()
     for use in (lambda: bus.recv(0), lambda: bus.send(CLASSIC[0])):
-        with pytest.raises(can.CanOperationError, match="expected an open bus, got one that was shut down"):
+        with pytest.raises(can.CanOperationError, match="the bus has been shut down"):
             use()
 
 
@@ -401,9 +398,9 @@ def test_an_unplugged_adapter_is_an_error_both_ways():
     with served(cable):
         bus = bus_on(cable)
     cable.close()
-    with pytest.raises(can.CanOperationError, match=r"expected the adapter, got: .*unplugged\?"):
+    with pytest.raises(can.CanOperationError, match=r"the adapter is gone: .*unplugged\?"):
         bus.recv(PATIENCE_S)
-    with pytest.raises(can.CanOperationError, match="expected the adapter to take t1230, got: "):
+    with pytest.raises(can.CanOperationError, match="cannot send t1230: "):
         bus.send(CLASSIC[0])
     bus.shutdown()
 
@@ -460,121 +457,6 @@ def test_detection_lists_usb_serial_ports(monkeypatch):
     usb.vid = 0x16D0
     monkeypatch.setattr(list_ports, "comports", lambda: [usb, uart])
     assert SlcanBus._detect_available_configs() == [{"interface": "bmsota_slcan", "channel": "/dev/ttyACM7"}]
-
-
-# --- The parser alone -------------------------------------------------------------------------------------------------
-
-LINES = {
-    b"t1230\r": (0x123, False, False, False, False, 0, b""),
-    b"t7FF80001020304050607\r": (0x7FF, False, False, False, False, 8, bytes(range(8))),
-    b"T1FFFFFFF2aBcD\r": (0x1FFFFFFF, True, False, False, False, 2, b"\xab\xcd"),
-    b"r1234\r": (0x123, False, False, True, False, 4, b""),
-    b"R000001230\r": (0x123, True, False, True, False, 0, b""),
-    b"d1239" + b"00" * 12 + b"\r": (0x123, False, True, False, False, 12, bytes(12)),
-    b"D00000123F" + b"11" * 64 + b"\r": (0x123, True, True, False, False, 64, b"\x11" * 64),
-    b"b12312A\r": (0x123, False, True, False, True, 1, b"*"),
-    b"B000001231FF\r": (0x123, True, True, False, True, 1, b"\xff"),
-    b"t1231FFEA5F\r": (0x123, False, False, False, False, 1, b"\xff"),  # With a timestamp.
-    b"r12340000\r": (0x123, False, False, True, False, 4, b""),
-}
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"), LINES.items(), ids=lambda each: each[:12].decode() if isinstance(each, bytes) else ""
-)
-def test_every_kind_of_frame_is_read(line, expected):
-    lines = SlcanLines(channel="x")
-    lines.receive_data(line, 5.0)
-    (found,) = lines.messages
-    assert contents(found) == expected
-    assert (found.timestamp, lines.garbage) == (5.0, 0)
-
-
-BAD_LINES = [
-    b"t123", b"t12", b"t", b"t1231", b"t1231F", b"t1231GG", b"t1239000000000000000000", b"t8000", b"T200000000", b"t 120", b"t1_20",
-    b"t+120", b"t12301", b"t1230EA60", b"t1230 123", b"t1231FFzzzz", b"x123", b"hello", b"\xff\xfe", b"d123", b"t1230t1230",
-    b"z1", b"tt1230",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("line", BAD_LINES)
-def test_garbage_is_counted_and_costs_only_its_line(line):
-    lines = SlcanLines()
-    lines.receive_data(b"t1111AA\r" + line + b"\rt2222BBBB\r", 0)
-    assert [each.arbitration_id for each in lines.messages] == [0x111, 0x222]
-    assert (lines.garbage, list(lines.answers)) == (1, [])
-
-
-def test_answers_are_told_from_frames():
-    lines = SlcanLines()
-    lines.receive_data(b"\r\az\rZ\rV1013\rt12", 0)
-    lines.receive_data(b"34\aNA123\rF08\rb158aa7 github.com/a/canable2.git\rt1230\a", 0)
-    assert list(lines.answers) == [
-        Answer.DONE, Answer.REFUSED, Answer.DONE, Answer.DONE, "V1013", Answer.REFUSED, "NA123", "F08",
-        "b158aa7 github.com/a/canable2.git", Answer.REFUSED,
-    ]  # fmt: skip
-    assert not lines.messages
-    assert lines.garbage == 2  # What stood before a BEL.
-
-
-@given(st.lists(st.sampled_from([*LINES, b"\r", b"\a", b"z\r", b"junk\r", b"t12\r"]), max_size=12), st.data())
-def test_lines_may_be_cut_anywhere(pieces, data):
-    stream = b"".join(pieces)
-    whole = SlcanLines()
-    whole.receive_data(stream, 0)
-    cut = SlcanLines()
-    at = 0
-    while at < len(stream):
-        step = data.draw(st.integers(1, 40))
-        cut.receive_data(stream[at : at + step], 0)
-        at += step
-    assert [contents(each) for each in cut.messages] == [contents(each) for each in whole.messages]
-    assert (cut.answers, cut.garbage) == (whole.answers, whole.garbage)
-    assert len(whole.messages) == sum(piece in LINES for piece in pieces)
-
-
-@given(st.lists(st.binary(max_size=300), max_size=20))
-def test_no_bytes_break_the_parser_or_fill_it(chunks):
-    lines = SlcanLines()
-    for chunk in chunks:
-        lines.receive_data(chunk, 0)
-        assert len(lines._rest) <= slcan.LINE_SIZE_BYTES_MAX
-    lines.receive_data(b"\rt1230\r", 0)
-    assert lines.messages[-1].arbitration_id == 0x123
-
-
-def test_frames_nobody_fetches_are_dropped_oldest_first(monkeypatch):
-    monkeypatch.setattr(slcan, "MESSAGES_MAX", 3)
-    monkeypatch.setattr(slcan, "HEADS_MAX", 2)
-    lines = SlcanLines()
-    lines.receive_data(b"t0010\rt0020\rt0030\rt0040\rt0050\r", 0)
-    assert [each.arbitration_id for each in lines.messages] == [3, 4, 5]
-    assert lines.dropped == 2
-
-
-def stamped(pairs):
-    """The timestamps given to frames with these (adapter milliseconds, host seconds)."""
-    lines = SlcanLines(use_timestamps=True)
-    for stamp, host_s in pairs:
-        lines.receive_data(b"t1230%04X\r" % (stamp % 60_000), host_s)
-    return [each.timestamp for each in lines.messages]
-
-
-def test_timestamps_have_no_jitter_and_know_their_minute():
-    """Frames every 10 ms, read with a delay of up to 15 ms, over three minutes and a silence of two more."""
-    times = [10 * number for number in range(0, 18_000, 7)]
-    times += [times[-1] + 130_000 + 10 * number for number in range(100)]
-    host = [1000 + time / 1000 + (number % 16) / 1000 for number, time in enumerate(times)]
-    found = stamped(zip(times, host, strict=True))
-    assert found == pytest.approx([1000 + time / 1000 for time in times], abs=1e-6)
-
-
-def test_timestamps_follow_a_clock_that_drifts():
-    """100 parts per million, either way, over an hour: never more than a minute's drift away."""
-    for drift in (1e-4, -1e-4):
-        times = range(0, 3_600_000, 500)
-        found = stamped((round(time * (1 + drift)), 1000 + time / 1000) for time in times)
-        assert max(abs(at - 1000 - time / 1000) for at, time in zip(found, times, strict=True)) < 0.014
 
 
 def test_timestamps_are_asked_of_the_adapter(pair):

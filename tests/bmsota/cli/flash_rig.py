@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import can
-from bmsota_sim.links.slcan_adapter import AdapterOptions, SlcanAdapter, SlcanPty
+from bmsota_sim.links.slcan_pty import SlcanPty
 from pack_rig import CLASSES, KEY, NEW, NOW_S, OLD, Node, make_image, wire
 from typer.testing import CliRunner
 
@@ -31,6 +31,7 @@ from bmsota.cli.main import app
 from bmsota.image import ImageRole
 from bmsota.node import ResetRequested
 from bmsota.ota import ReleaseManifest, describe_image, sign_manifest
+from bmsota.slcan import AdapterOptions, SlcanAdapter
 
 __all__ = [
     "CLASSES",

@@ -17,8 +17,8 @@ import can
 import isotp
 import pytest
 import udsoncan
-from bmsota_sim.links.slcan_adapter import SlcanAdapter, SlcanPty, join
-from bmsota_sim.links.slcan_adapter import serve as serve_cables
+from bmsota_sim.links.slcan_pty import SlcanPty, join
+from bmsota_sim.links.slcan_pty import serve as serve_cables
 from udsoncan.client import Client
 from udsoncan.connections import PythonIsoTpConnection
 from udsoncan.exceptions import NegativeResponseException
@@ -27,6 +27,7 @@ from bmsota.adapters.pythoncan import drive, serve, steady_clock
 from bmsota.adapters.slcan import SlcanBus
 from bmsota.image import ImageVersion
 from bmsota.node import BlockAccepted, CommandSucceeded, ImageVerified, NodeCommand, ResetRequested
+from bmsota.slcan import SlcanAdapter
 from bmsota.uds import (
     UDS_11BIT,
     UDS_29BIT,
