@@ -55,6 +55,8 @@ OPEN_TIMEOUT_S = 2.5
 OPEN_ASK_S = 0.25
 # An answer takes one turn of the USB and of the firmware's main loop: 1 to 20 ms.
 ANSWER_TIMEOUT_S = 0.3
+# An adapter that has answered frames before, and does not now: more likely the machine is busy than the adapter is lost.
+LOST_TIMEOUT_S = 3.0
 # Frames under way without an answer. Eight hide a 1 ms turnaround at 500 kbit/s and fit every adapter's transmit buffer.
 UNANSWERED_MAX = 8
 # A full transmit buffer of a healthy adapter has room after a few milliseconds, even on a busy bus; half a second of
@@ -422,7 +424,7 @@ class SlcanBus(can.BusABC):
         self._check_open()
         line = _line_of(msg)
         with self._sending:
-            self._settle(ANSWER_TIMEOUT_S, room_for=1)
+            self._settle(LOST_TIMEOUT_S if self._has_answered_frames else ANSWER_TIMEOUT_S, room_for=1)
             if self._failures:
                 raise FrameRefusedError(self._failures.popleft())
             self._write_frame(_Sent(line, True, time.monotonic()))

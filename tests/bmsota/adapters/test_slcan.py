@@ -368,6 +368,18 @@ def test_an_answer_that_stays_away_is_a_timeout():
             bus.send(message(2), timeout=0.05)
 
 
+def test_an_adapter_that_has_answered_is_given_time(monkeypatch):
+    """Its process may get no turn on a busy machine; that is no lost adapter."""
+    with stubborn_bus(unanswered_max=1) as (far, bus, _), bus:
+        bus.send(message(0), timeout=PATIENCE_S)
+        monkeypatch.setattr(slcan, "ANSWER_TIMEOUT_S", 0)
+        monkeypatch.setattr(slcan, "LOST_TIMEOUT_S", PATIENCE_S)
+        for number in range(1, 50):
+            bus.send(message(number))
+        bus.send(message(50), timeout=PATIENCE_S)
+        assert far.frames == list(range(51))
+
+
 def test_what_is_no_frame_for_an_adapter_is_refused(pair):
     with bus_on(pair[0]) as bus:
         with pytest.raises(can.CanOperationError, match="expected at most 8 data bytes in a classic frame, got 9"):
