@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bmsota.node import CanProtocol, FinishingCanProtocol
 
-__all__ = ["CanPort", "drive", "from_message", "serve", "steady_clock", "to_message"]
+__all__ = ["CanPort", "drive", "from_message", "serve", "to_message"]
 
 EventT = TypeVar("EventT")
 
@@ -65,12 +65,6 @@ def from_message(message: can.Message) -> CanFrame | None:
     if message.is_error_frame or message.is_remote_frame:
         return None
     return CanFrame(message.arbitration_id, bytes(message.data), message.is_extended_id, message.is_fd)
-
-
-def steady_clock() -> Callable[[], int]:
-    """A clock for cores: the wall clock of this moment, carried on by the monotonic one, so that it never goes back."""
-    offset_ns = time.time_ns() - time.monotonic_ns()
-    return lambda: time.monotonic_ns() + offset_ns
 
 
 def drive(core: FinishingCanProtocol[EventT], bus: CanPort, clock: Callable[[], int]) -> Iterator[EventT]:

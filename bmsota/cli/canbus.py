@@ -386,7 +386,7 @@ class CanSession:
             FaultError: the bus cannot be used.
         """
         from bmsota.adapters.canrecord import RecordingBus  # noqa: PLC0415 - brings python-can
-        from bmsota.adapters.pythoncan import steady_clock  # noqa: PLC0415
+        from bmsota.adapters.clock import steady_clock  # noqa: PLC0415
 
         if choice.interface == "slcan":
             say("slcan: python-can's own back end may lose frames of a busy bus; -i bmsota_slcan does not")

@@ -345,7 +345,7 @@ class _Run:
 
     def _open_files(self) -> CanRecord | None:
         from bmsota.adapters.canrecord import CanRecord  # noqa: PLC0415 - brings python-can
-        from bmsota.adapters.pythoncan import steady_clock  # noqa: PLC0415
+        from bmsota.adapters.clock import steady_clock  # noqa: PLC0415
 
         self.begun_ns = steady_clock()()
         files = self.files = self.reserve(self.begun_ns)
@@ -687,7 +687,7 @@ def _make_run(
     ids: int,
     reserve: Callable[[int], RunFiles],
 ) -> _Run:
-    from bmsota.adapters.pythoncan import steady_clock  # noqa: PLC0415 - brings python-can
+    from bmsota.adapters.clock import steady_clock  # noqa: PLC0415
     from bmsota.adapters.releases import load_image_keys, load_manifest_keys, load_source  # noqa: PLC0415
 
     image_keys, manifest_keys = load_image_keys(keys[0]), load_manifest_keys(keys[1])

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from bmsota.adapters import connect_terminal
 from bmsota_sim.kernel import SECOND, Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from bmsota.adapters import AsyncioTerminal
     from bmsota.ota import HttpRequest
     from bmsota_sim.links.uplink import HttpListener, StreamListener
 
@@ -31,7 +33,6 @@ HTTP_ANSWER_SIZE_BYTES_MAX = 64 * 1024 * 1024
 # How much answer may wait in the modem before the socket is read on, and how often it is looked at.
 HTTP_CHUNK_SIZE_BYTES = 16 * 1024
 HTTP_TIMEOUT_S = 20.0
-CONNECT_TIMEOUT_S = 10.0
 
 
 class RealTimeDriver:
@@ -86,40 +87,52 @@ class RealTimeDriver:
                     await self._wake.wait()
 
 
-class _Stream(asyncio.Protocol):
-    """One TCP connection to the gateway."""
+class _Stream:
+    """One TCP connection to the gateway, as a link that `connect_terminal` drives. The unit's session keeps the deadlines."""
 
     def __init__(self, driver: RealTimeDriver, listener: StreamListener) -> None:
+        self.wants_connection = True
+        self.is_closing = False
+        self.is_finished = False
         self._driver = driver
         self._listener: StreamListener | None = listener
-        self.transport: asyncio.Transport | None = None
+        self._output = bytearray()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        if self._listener is None:
-            transport.close()
-            return
-        self._driver.deliver(self._listener.stream_opened)
+    def connected(self, _now_ns: int) -> None:
+        self.wants_connection = False
+        if self._listener is not None:
+            self._driver.deliver(self._listener.stream_opened)
 
-    def data_received(self, data: bytes) -> None:
+    def receive_data(self, data: bytes, _now_ns: int) -> None:
         if self._listener is not None:
             self._driver.deliver(self._listener.stream_received, data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            self._driver.deliver(listener.stream_closed, "connection closed" if exc is None else str(exc))
+    def handle_timeout(self, _now_ns: int) -> None:
+        return
 
-    def failed(self, reason: str) -> None:
+    def next_timeout(self) -> int | None:
+        return None
+
+    def send(self, data: bytes) -> None:
+        self._output += data
+
+    def data_to_send(self) -> bytes:
+        data = bytes(self._output)
+        self._output.clear()
+        return data
+
+    def disconnected(self, _now_ns: int) -> None:
+        self.wants_connection = False
+        self.is_finished = True
+
+    def closed(self, reason: str) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             self._driver.deliver(listener.stream_closed, reason)
 
     def close(self) -> None:
         self._listener = None
-        if self.transport is not None:
-            self.transport.close()
+        self.is_closing = True
 
 
 class TcpUplink:
@@ -131,6 +144,7 @@ class TcpUplink:
         self._host = host
         self._port = port
         self._stream: _Stream | None = None
+        self._terminal: AsyncioTerminal | None = None
         self._exchange: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -144,24 +158,31 @@ class TcpUplink:
     def open_stream(self, listener: StreamListener) -> None:
         self.close_stream()
         stream = self._stream = _Stream(self._driver, listener)
-        self._start(self._connect(stream))
+        ends: list[str] = []
+        terminal = self._terminal = connect_terminal(
+            stream,
+            self._host,
+            self._port,
+            clock_ns=self._driver.wall_ns,
+            on_lost=lambda error: ends.append(str(error)),
+        )
+        self._start(self._until_closed(terminal, stream, ends))
 
-    async def _connect(self, stream: _Stream) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await loop.create_connection(lambda: stream, self._host, self._port)
-        except (OSError, TimeoutError) as error:
-            stream.failed(f"cannot connect to {self._host}:{self._port}: {error or 'timed out'}")
+    @staticmethod
+    async def _until_closed(terminal: AsyncioTerminal, stream: _Stream, ends: list[str]) -> None:
+        await terminal.wait_closed()
+        stream.closed(ends[0] if ends else "connection closed")
 
     def send_stream(self, data: bytes) -> None:
-        if self._stream is not None and self._stream.transport is not None:
-            self._stream.transport.write(data)
+        if self._stream is not None and self._terminal is not None:
+            self._stream.send(data)
+            self._terminal.wake()
 
     def close_stream(self) -> None:
         stream, self._stream = self._stream, None
-        if stream is not None:
+        if stream is not None and self._terminal is not None:
             stream.close()
+            self._terminal.wake()
 
     def start_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:
         self.abort_http()

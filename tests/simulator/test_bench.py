@@ -18,8 +18,9 @@ from bmsota_sim.bench import Bench, BenchOptions, BenchTopology
 from bmsota_sim.cli import main
 from bmsota_sim.samples import sample_file
 
+from bmsota.adapters.clock import steady_clock
 from bmsota.adapters.files import packaged_dbc
-from bmsota.adapters.pythoncan import drive, steady_clock
+from bmsota.adapters.pythoncan import drive
 from bmsota.bootloader import BootloaderWire
 from bmsota.errors import ConfigurationError, TransferError
 from bmsota.flashing import BootloaderProfile, FlashingEngine, FlashJob, NodesDiscovered, UdsProfile

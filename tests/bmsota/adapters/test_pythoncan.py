@@ -7,7 +7,8 @@ import itertools
 import can
 import pytest
 
-from bmsota.adapters.pythoncan import WAIT_S_MAX, drive, from_message, serve, steady_clock, to_message
+from bmsota.adapters.clock import steady_clock
+from bmsota.adapters.pythoncan import WAIT_S_MAX, drive, from_message, serve, to_message
 from bmsota.canframe import CanFrame
 from bmsota.errors import TransferError
 

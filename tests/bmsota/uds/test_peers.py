@@ -23,7 +23,8 @@ from udsoncan.client import Client
 from udsoncan.connections import PythonIsoTpConnection
 from udsoncan.exceptions import NegativeResponseException
 
-from bmsota.adapters.pythoncan import drive, serve, steady_clock
+from bmsota.adapters.clock import steady_clock
+from bmsota.adapters.pythoncan import drive, serve
 from bmsota.adapters.slcan import SlcanBus
 from bmsota.image import ImageVersion
 from bmsota.node import BlockAccepted, CommandSucceeded, ImageVerified, NodeCommand, ResetRequested

@@ -1,0 +1,565 @@
+"""The asyncio doors on loopback: both ends real, peers that are slow, silent, late, gone; no sleeping."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+import bmsota.adapters
+from bmsota.adapters import SessionLink, asyncio_gateway, asyncio_link, connect_terminal, serve_gateway
+from bmsota.adapters.asyncio_link import STEP_SIZE_BYTES_MAX, Connection, run_link
+from bmsota.adapters.clock import steady_clock
+from bmsota.errors import TransferError
+from bmsota.gbt32960 import (
+    HeartbeatReceived,
+    LoggedIn,
+    LoggedOut,
+    LoginRequested,
+    LogoutReceived,
+    PlatformSession,
+    TerminalOptions,
+    TerminalSession,
+)
+
+LIMIT_S = 20.0
+SECOND_NS = 1_000_000_000
+
+
+def run(play):
+    """Run a coroutine; a test that hangs fails."""
+
+    async def main():
+        async with asyncio.timeout(LIMIT_S):
+            await play
+
+    asyncio.run(main())
+
+
+async def until(condition):
+    """Let the event loop turn until *condition* holds."""
+    while not condition():  # noqa: ASYNC110 - it turns, it does not wait: the limit of `run` ends it
+        await asyncio.sleep(0)
+
+
+class Link:
+    """Writes down what a door calls; answers each chunk with the same bytes. "bye" makes it close."""
+
+    def __init__(self, wake=None):
+        self.wake = wake
+        self.calls = []
+        self.received = bytearray()
+        self.out = b""
+        self.due_ns = None
+        self.timeouts = []
+        self.is_closing = False
+        self.wants_connection = True
+        self.is_finished = False
+
+    def note(self, what):
+        self.calls.append(what)
+
+    def connected(self, now_ns):
+        self.wants_connection = False
+        self.note("connected")
+
+    def receive_data(self, data, now_ns):
+        self.received += data
+        self.out += data
+        self.is_closing = data.endswith(b"bye")
+        self.note("data")
+
+    def handle_timeout(self, now_ns):
+        if self.due_ns is not None and now_ns >= self.due_ns:
+            self.due_ns = None
+            self.note("due")
+
+    def disconnected(self, now_ns):
+        self.is_finished = True
+        self.note("disconnected")
+
+    def data_to_send(self):
+        data, self.out = self.out, b""
+        return data
+
+    def next_timeout(self):
+        return self.due_ns
+
+
+class Gateway:
+    """`serve_gateway` with links that are kept."""
+
+    def __init__(self, make=Link, **options):
+        self.links = []
+        self._make = make
+        self._options = options
+
+    def _open(self, wake):
+        self.links.append(self._make(wake))
+        return self.links[-1]
+
+    async def __aenter__(self):
+        self.door = await serve_gateway(self._open, "127.0.0.1", 0, **self._options)
+        return self
+
+    async def __aexit__(self, *_error):
+        await self.door.close()
+
+    async def connect(self):
+        return await asyncio.open_connection("127.0.0.1", self.door.port)
+
+
+# --- The gateway ------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_is_told_everything_and_its_answers_are_sent():
+    async def play():
+        async with Gateway() as gateway:
+            reader, writer = await gateway.connect()
+            for word in (b"one", b"two"):
+                writer.write(word)
+                assert await reader.readexactly(3) == word
+            writer.close()
+            await until(lambda: "disconnected" in gateway.links[0].calls)
+        assert gateway.links[0].calls == ["connected", "data", "data", "disconnected"]
+
+    run(play())
+
+
+def test_a_link_that_closes_sends_its_last_words_first():
+    async def play():
+        async with Gateway() as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"good bye")
+            assert await reader.read() == b"good bye"
+            assert gateway.links[0].calls[-1] == "disconnected"
+            writer.close()
+
+    run(play())
+
+
+def test_a_peer_that_only_listens_any_more_gets_the_rest():
+    """Half a close: it has said all it had to say and still reads."""
+
+    async def play():
+        async with Gateway() as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"last")
+            writer.write_eof()
+            assert await reader.read() == b"last"
+            writer.close()
+
+    run(play())
+
+
+def test_a_silent_peer_is_the_links_decision_and_its_deadline_is_kept():
+    def make(wake):
+        link = Link(wake)
+        link.due_ns = 0
+        return link
+
+    async def play():
+        async with Gateway(make) as gateway:
+            _, writer = await gateway.connect()
+            await until(lambda: gateway.links and "due" in gateway.links[0].calls)
+            writer.close()
+
+    run(play())
+
+
+def test_deadlines_are_served_while_bytes_keep_coming():
+    async def play():
+        async with Gateway() as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"first")
+            await reader.readexactly(5)
+            gateway.links[0].due_ns = 1  # Long past; the wait for bytes has begun without it.
+            writer.write(b"again")
+            assert await reader.readexactly(5) == b"again"
+            assert gateway.links[0].calls == ["connected", "data", "data", "due"]
+            writer.close()
+
+    run(play())
+
+
+def test_a_link_is_woken_from_another_thread():
+    async def play():
+        async with Gateway() as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"x")
+            await reader.readexactly(1)
+            link = gateway.links[0]
+            link.out = b"news"
+            await asyncio.to_thread(link.wake)
+            assert await reader.readexactly(4) == b"news"
+            writer.close()
+        await asyncio.to_thread(link.wake)  # Too late, and harmless.
+
+    run(play())
+
+
+@pytest.fixture
+def connections(monkeypatch):
+    """Those that a gateway gets, as they come."""
+    made = []
+
+    def make(accept):
+        made.append(Connection(accept))
+        return made[-1]
+
+    monkeypatch.setattr(asyncio_gateway, "Connection", make)
+    return made
+
+
+def test_a_link_that_is_behind_stops_the_reading_and_loses_nothing(connections):
+    """In a worker: what comes meanwhile waits in the connection up to a limit, then in TCP, at last in the peer."""
+    gate = threading.Event()
+
+    class Slow(Link):
+        def note(self, what):
+            self.calls.append(what)
+            if what == "data":
+                gate.wait(LIMIT_S)
+
+        def data_to_send(self):
+            return b""
+
+    sent = bytes(range(256)) * 8192 * 8  # 16 MiB: more than both sockets hold.
+
+    async def play():
+        seen = []
+        with ThreadPoolExecutor(1) as worker:
+            async with Gateway(lambda wake: seen.append(Slow(wake)) or seen[-1], executor=worker) as gateway:
+                _, writer = await gateway.connect()
+                writer.write(sent)
+                draining = asyncio.create_task(writer.drain())
+                await until(lambda: connections)
+                connection = connections[0]
+                await until(lambda: connection._transport is not None and not connection._transport.is_reading())
+                assert not draining.done()
+                assert STEP_SIZE_BYTES_MAX <= len(connection._input) <= STEP_SIZE_BYTES_MAX + 256 * 1024
+                gate.set()
+                await draining
+                writer.close()
+                await until(lambda: "disconnected" in seen[0].calls)
+        assert seen[0].received == sent
+
+    run(play())
+
+
+def test_steps_are_small_enough_for_others_to_get_their_turn():
+    sizes = []
+
+    class Counting(Link):
+        def receive_data(self, data, now_ns):
+            sizes.append(len(data))
+
+    async def play():
+        near, far = socket.socketpair()
+        connection = Connection()
+        await asyncio.get_running_loop().create_connection(lambda: connection, sock=near)
+        link = Counting()
+        connection.data_received(bytes(3 * STEP_SIZE_BYTES_MAX + 5))
+        connection.eof_received()
+        await run_link(link, connection, clock_ns=steady_clock())
+        far.close()
+
+    run(play())
+    assert sizes == [STEP_SIZE_BYTES_MAX] * 3 + [5]
+
+
+def test_a_peer_that_does_not_read_is_given_up(monkeypatch):
+    monkeypatch.setattr(asyncio_link.Connection.send, "__defaults__", (0.01,))
+
+    async def play():
+        near, far = socket.socketpair()
+        connection = Connection()
+        await asyncio.get_running_loop().create_connection(lambda: connection, sock=near)
+        link = Link()
+        link.out = bytes(64 * 1024 * 1024)
+        with pytest.raises(TransferError, match=r"the peer has not read for 0\.01 s") as caught:
+            await run_link(link, connection, clock_ns=steady_clock())
+        assert not caught.value.permanent
+        assert link.calls == ["connected", "disconnected"]
+        far.close()
+
+    run(play())
+
+
+def test_a_broken_connection_is_an_error_behind_the_links_end():
+    async def play():
+        near, far = socket.socketpair()
+        connection = Connection()
+        await asyncio.get_running_loop().create_connection(lambda: connection, sock=near)
+        link = Link()
+        running = asyncio.create_task(run_link(link, connection, clock_ns=steady_clock()))
+        await until(lambda: "connected" in link.calls)
+        connection.connection_lost(ConnectionResetError("reset by peer"))
+        with pytest.raises(TransferError, match="the connection broke: reset by peer"):
+            await running
+        assert link.calls == ["connected", "disconnected"]
+        far.close()
+
+    run(play())
+
+
+def test_closing_the_gateway_ends_every_link_and_frees_the_port():
+    async def play():
+        async with Gateway() as gateway:
+            streams = [await gateway.connect() for _ in range(3)]
+            for number, (reader, writer) in enumerate(streams):
+                writer.write(b"%d" % number)
+                await reader.readexactly(1)
+            port = gateway.door.port
+        assert [link.calls[-1] for link in gateway.links] == ["disconnected"] * 3
+        for reader, writer in streams:
+            assert await reader.read() == b""
+            writer.close()
+        with pytest.raises(OSError, match=r"refused|failed"):
+            await asyncio.open_connection("127.0.0.1", port)
+
+    run(play())
+
+
+def test_an_error_of_one_link_is_logged_and_ends_only_that_link(caplog):
+    class Broken(Link):
+        def receive_data(self, data, now_ns):
+            raise RuntimeError("a bug")
+
+    kinds = iter([Broken, Link])
+
+    def make(wake):
+        return next(kinds)(wake)
+
+    async def play():
+        async with Gateway(make) as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"x")
+            assert await reader.read() == b""
+            assert gateway.links[0].calls == ["connected", "disconnected"]
+            writer.close()
+            reader, writer = await gateway.connect()
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            writer.close()
+
+    run(play())
+    assert "a bug" in caplog.text
+
+
+def test_beyond_the_limit_connections_are_closed_at_once(caplog):
+    async def play():
+        async with Gateway(links_max=1) as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"x")
+            await reader.readexactly(1)
+            second_reader, second_writer = await gateway.connect()
+            assert await second_reader.read() == b""
+            assert len(gateway.links) == 1
+            writer.write(b"y")
+            assert await reader.readexactly(1) == b"y"
+            for each in (writer, second_writer):
+                each.close()
+
+    run(play())
+    assert "1 links are open, the most that is allowed" in caplog.text
+
+
+# --- The terminal -----------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_sends_when_woken_and_ends_when_its_link_has_finished(connections):
+    async def play():
+        async with Gateway() as gateway:
+            link = Link()
+            terminal = connect_terminal(link, "127.0.0.1", gateway.door.port, source_address=("127.0.0.2", 0))
+            await until(lambda: "connected" in link.calls)
+            link.out = b"good bye"
+            terminal.wake()
+            await terminal.wait_closed()
+            assert link.calls == ["connected", "data", "disconnected"]
+            assert link.received == b"good bye"
+            assert connections[0].peer.startswith("('127.0.0.2', ")
+
+    run(play())
+
+
+def test_a_gateway_that_is_not_there_is_a_reason():
+    async def play():
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        link, lost = Link(), []
+        await connect_terminal(link, "127.0.0.1", port, on_lost=lost.append).wait_closed()
+        assert link.calls == ["disconnected"]
+        assert str(lost[0]).startswith(f"cannot connect to 127.0.0.1:{port}: ")
+        assert not lost[0].permanent
+
+    run(play())
+
+
+def test_an_attempt_takes_its_time_and_no_more():
+    async def play():
+        # A full queue of connections that are not accepted: the next attempt gets no answer.
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            port = listener.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port)):
+                link, lost = Link(), []
+                await connect_terminal(
+                    link, "127.0.0.1", port, connect_timeout_s=0.05, on_lost=lost.append
+                ).wait_closed()
+        assert [str(each) for each in lost] == [f"cannot connect to 127.0.0.1:{port}: timed out"]
+        assert link.calls == ["disconnected"]
+
+    run(play())
+
+
+def test_a_terminal_is_closed_in_any_state():
+    async def play():
+        async with Gateway() as gateway:
+            link = Link()
+            terminal = connect_terminal(link, "127.0.0.1", gateway.door.port)
+            await until(lambda: "connected" in link.calls)
+            await terminal.close()
+            assert link.calls == ["connected", "disconnected"]
+        idle = Link()
+        idle.wants_connection = False
+        terminal = connect_terminal(idle, "127.0.0.1", 1)
+        await asyncio.sleep(0)
+        await terminal.close()
+        assert idle.calls == []
+
+    run(play())
+
+
+def test_an_error_of_the_link_comes_out_of_wait_closed():
+    class Broken(Link):
+        def connected(self, now_ns):
+            raise RuntimeError("a bug")
+
+    async def play():
+        async with Gateway() as gateway:
+            terminal = connect_terminal(Broken(), "127.0.0.1", gateway.door.port)
+            with pytest.raises(RuntimeError, match="a bug"):
+                await terminal.wait_closed()
+
+    run(play())
+
+
+# --- Both, with the sessions ------------------------------------------------------------------------------------------
+
+
+def session_pair(platform_events, terminal_events, terminal_options=None):
+    """A link for each end of GB/T 32960; the lists get the events."""
+
+    def open_platform(_wake):
+        session = PlatformSession()
+
+        def handle(event, now_ns):
+            platform_events.append(event)
+            if isinstance(event, LoginRequested):
+                session.accept_login(now_ns)
+
+        return SessionLink(session, handle)
+
+    session = TerminalSession(
+        vin="LBMF7EV01R0000001", iccid="8" * 20, **({} if terminal_options is None else {"options": terminal_options})
+    )
+    link = SessionLink(session, lambda event, _now_ns: terminal_events.append(event))
+    return open_platform, link
+
+
+def self_signed(tmp_path):
+    """A server's and a client's TLS context for "localhost"."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2100, 1, 1, tzinfo=UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "server.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(path)
+    return server, ssl.create_default_context(cafile=path)
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_vehicle_logs_in_reports_and_logs_out(tmp_path, is_tls):
+    server_tls, client_tls = self_signed(tmp_path) if is_tls else (None, None)
+    clock = steady_clock()
+
+    async def play():
+        seen, told = [], []
+        open_platform, link = session_pair(seen, told)
+        door = await serve_gateway(open_platform, "localhost", 0, ssl_context=server_tls)
+        terminal = connect_terminal(link, "localhost", door.port, ssl_context=client_tls, clock_ns=clock)
+        await until(lambda: any(isinstance(event, LoggedIn) for event in told))
+        link.session.logout(clock())
+        terminal.wake()
+        await terminal.wait_closed()
+        assert isinstance(told[-1], LoggedOut)
+        assert any(isinstance(event, LogoutReceived) for event in seen)
+        await door.close()
+
+    run(play())
+
+
+def test_a_certificate_that_does_not_fit_is_a_reason(tmp_path):
+    server_tls, _ = self_signed(tmp_path)
+
+    async def play():
+        async with Gateway(ssl_context=server_tls) as gateway:
+            link, lost = Link(), []
+            await connect_terminal(
+                link, "localhost", gateway.door.port, ssl_context=ssl.create_default_context(), on_lost=lost.append
+            ).wait_closed()
+            assert "certificate verify failed" in str(lost[0])
+
+    run(play())
+
+
+def test_a_terminal_comes_back_after_the_gateway_has_gone():
+    """The session says when; the door goes on asking it. Heartbeats flow because the door keeps its deadlines."""
+    options = TerminalOptions(reconnect_wait_ns=0, heartbeat_period_ns=SECOND_NS // 100)
+
+    async def play():
+        seen, told, lost = [], [], []
+        open_platform, link = session_pair(seen, told, options)
+        door = await serve_gateway(open_platform, "127.0.0.1", 0)
+        terminal = connect_terminal(link, "127.0.0.1", door.port, on_lost=lost.append)
+        await until(lambda: any(isinstance(event, HeartbeatReceived) for event in seen))
+        port = door.port
+        await door.close()
+        door = await serve_gateway(open_platform, "127.0.0.1", port)
+        await until(lambda: sum(isinstance(event, LoggedIn) for event in told) == 2)
+        await terminal.close()
+        await door.close()
+
+    run(play())
+
+
+def test_the_face_of_the_package_has_what_it_says():
+    for name in bmsota.adapters.__all__:
+        assert getattr(bmsota.adapters, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        bmsota.adapters.nothing  # noqa: B018
