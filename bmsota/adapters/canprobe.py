@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 try:
     import can
-except ImportError as error:  # pragma: no cover - the tests have it
-    raise ImportError("expected the extra 'can' (pip install 'bmsota[can]') for CAN adapters, got none") from error
+except ImportError as error:
+    raise ImportError("bmsota.adapters.canprobe needs python-can: pip install 'bmsota[can]'") from error
 
 from bmsota.adapters.slcan import SlcanBus
 

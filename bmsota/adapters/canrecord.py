@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 try:
     import can
-except ImportError as error:  # pragma: no cover - the tests have it
-    raise ImportError("expected the extra 'can' (pip install 'bmsota[can]') for CAN logs, got none") from error
+except ImportError as error:
+    raise ImportError("bmsota.adapters.canrecord needs python-can: pip install 'bmsota[can]'") from error
 
 from bmsota.adapters.canlogs import LOG_SUFFIXES
 from bmsota.errors import ConfigurationError

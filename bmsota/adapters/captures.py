@@ -166,13 +166,13 @@ class Capture:
 
         Raises:
             OSError: the file cannot be opened.
-            ConfigurationError: it is no capture, of an unknown link type, or dpkt is not installed.
+            ConfigurationError: it is no capture, has an unknown link type, or the extra `cli` (dpkt) is not installed.
         """
         try:
             # Through import_module: it publishes no types.
             dpkt: Any = import_module("dpkt")
-        except ImportError as error:  # pragma: no cover - the tests have it
-            raise ConfigurationError("expected dpkt (pip install dpkt) to read captures, got none") from error
+        except ImportError as error:
+            raise ConfigurationError("reading captures needs dpkt: pip install 'bmsota[cli]'") from error
         self._dpkt = dpkt
         self._ports = ports
         self.packets = 0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 try:
     import can
-except ImportError as error:  # pragma: no cover - the tests have it
-    raise ImportError("expected the extra 'can' (pip install 'bmsota[can]') for CAN adapters, got none") from error
+except ImportError as error:
+    raise ImportError("bmsota.adapters.pythoncan needs python-can: pip install 'bmsota[can]'") from error
 
 from bmsota.canframe import CanFrame
 from bmsota.errors import TransferError

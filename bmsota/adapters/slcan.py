@@ -29,8 +29,8 @@ try:
     import can
     import serial
     from can.util import check_or_adjust_timing_clock
-except ImportError as error:  # pragma: no cover - the tests have it
-    raise ImportError("CAN adapters need python-can and pyserial: pip install 'bmsota[can]'") from error
+except ImportError as error:
+    raise ImportError("bmsota.adapters.slcan needs python-can and pyserial: pip install 'bmsota[can]'") from error
 
 from bmsota.canframe import CanFrame
 from bmsota.errors import LocalProtocolError

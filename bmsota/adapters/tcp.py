@@ -1,12 +1,12 @@
-"""TCP: open a link, send, and hear what comes back. The only place of the library that opens a socket.
+"""TCP: open a link, send, and hear what comes back. Blocking sockets.
 
     with TcpLink("gateway.example", 32960) as link:
         link.send(data)
         for each in wait([link], 0.5):
             data = each.receive()        # b"" once the other end has closed
 
-Blocking and plain, for a command line and for threads; a server or a fleet takes asyncio (docs/driving.md). Nothing here knows
-frames: feed what comes to a `FrameReader` or a session.
+Blocking and plain, for a command line and for threads; servers and fleets have `serve_gateway` and `connect_terminal`. Nothing
+here knows frames: feed what comes to a `FrameReader` or a session.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TcpLink:
         """Connect to *host*, a name or an address.
 
         Raises:
-            TransferError: nobody answers there. Not permanent.
+            TransferError: the connection cannot be opened. Not permanent.
         """
         self.name = f"{host}:{port}"
         self.is_open = True
@@ -44,7 +44,7 @@ class TcpLink:
         try:
             self._socket = socket.create_connection((host, port), timeout_s)
         except (OSError, UnicodeError) as error:  # A name with a label of more than 63 characters is a UnicodeError.
-            raise TransferError(f"expected a connection to {self.name}, got: {error}", permanent=False) from error
+            raise TransferError(f"cannot connect to {self.name}: {error}", permanent=False) from error
         # Frames are small and each is one message: waiting for more would only delay them.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.settimeout(_SEND_TIMEOUT_S)
@@ -76,7 +76,7 @@ class TcpLink:
             self._socket.sendall(data)
         except OSError as error:
             self.close()
-            raise TransferError(f"expected to send to {self.name}, got: {error}", permanent=False) from error
+            raise TransferError(f"cannot send to {self.name}: {error}", permanent=False) from error
 
     def receive(self) -> bytes:
         """Return what has come; waits if nothing has (see `wait`). b"" when the other end has closed or the link broke."""

@@ -147,15 +147,18 @@ def test_a_link_that_closes_sends_its_last_words_first():
 
 
 def test_a_peer_that_only_listens_any_more_gets_the_rest():
-    """Half a close: it has said all it had to say and still reads."""
+    """Half a close: it has said all it had to say, before the link's turn came, and still reads."""
 
     async def play():
-        async with Gateway() as gateway:
-            reader, writer = await gateway.connect()
-            writer.write(b"last")
-            writer.write_eof()
-            assert await reader.read() == b"last"
-            writer.close()
+        near, far = socket.socketpair()
+        far.sendall(b"last")
+        far.shutdown(socket.SHUT_WR)
+        connection = Connection()
+        await asyncio.get_running_loop().create_connection(lambda: connection, sock=near)
+        await until(lambda: connection.is_over)
+        await run_link(Link(), connection, clock_ns=steady_clock())
+        assert far.recv(100) == b"last"
+        far.close()
 
     run(play())
 
@@ -538,19 +541,17 @@ def test_a_certificate_that_does_not_fit_is_a_reason(tmp_path):
     run(play())
 
 
-def test_a_terminal_comes_back_after_the_gateway_has_gone():
-    """The session says when; the door goes on asking it. Heartbeats flow because the door keeps its deadlines."""
+def test_a_terminal_comes_back_after_its_connection_broke(connections):
+    """The session says when; the door keeps asking it. Heartbeats flow because the door keeps its deadlines."""
     options = TerminalOptions(reconnect_wait_ns=0, heartbeat_period_ns=SECOND_NS // 100)
 
     async def play():
-        seen, told, lost = [], [], []
+        seen, told = [], []
         open_platform, link = session_pair(seen, told, options)
         door = await serve_gateway(open_platform, "127.0.0.1", 0)
-        terminal = connect_terminal(link, "127.0.0.1", door.port, on_lost=lost.append)
+        terminal = connect_terminal(link, "127.0.0.1", door.port)
         await until(lambda: any(isinstance(event, HeartbeatReceived) for event in seen))
-        port = door.port
-        await door.close()
-        door = await serve_gateway(open_platform, "127.0.0.1", port)
+        connections[0]._transport.abort()
         await until(lambda: sum(isinstance(event, LoggedIn) for event in told) == 2)
         await terminal.close()
         await door.close()

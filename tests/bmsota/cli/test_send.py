@@ -43,7 +43,7 @@ class World:
 
     def connect(self):
         if self.refuses_connections:
-            raise TransferError("expected a connection to there, got: refused", permanent=False)
+            raise TransferError("cannot connect to there: refused", permanent=False)
         link = FakeLink(self, len(self.links))
         self.links.append(link)
         return link
