@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from bmsota._extras import missing_extra
+
 try:
     import can
 except ImportError as error:
-    raise ImportError("bmsota.adapters.canlogs needs python-can: pip install 'bmsota[can]'") from error
+    raise missing_extra("bmsota.adapters.canlogs", "python-can", "can") from error
 
 from bmsota.errors import ConfigurationError
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bmsota._extras import missing_extra
+
 try:
     import can
 except ImportError as error:
-    raise ImportError("bmsota.adapters.canprobe needs python-can: pip install 'bmsota[can]'") from error
+    raise missing_extra("bmsota.adapters.canprobe", "python-can", "can") from error
 
 from bmsota.adapters.slcan import SlcanBus
 

@@ -12,10 +12,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from bmsota._extras import missing_extra
+
 try:
     import can
 except ImportError as error:
-    raise ImportError("bmsota.adapters.canrecord needs python-can: pip install 'bmsota[can]'") from error
+    raise missing_extra("bmsota.adapters.canrecord", "python-can", "can") from error
 
 from bmsota.adapters.canlogs import LOG_SUFFIXES
 from bmsota.errors import ConfigurationError

@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from bmsota._extras import missing_extra
+
 try:
     import can
 except ImportError as error:
-    raise ImportError("bmsota.adapters.pythoncan needs python-can: pip install 'bmsota[can]'") from error
+    raise missing_extra("bmsota.adapters.pythoncan", "python-can", "can") from error
 
 from bmsota.canframe import CanFrame
 from bmsota.errors import TransferError

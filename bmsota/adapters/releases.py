@@ -10,10 +10,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bmsota._extras import missing_extra
+
 try:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 except ImportError as error:
-    raise ImportError("bmsota.adapters.releases needs cryptography: pip install 'bmsota[trust]'") from error
+    raise missing_extra("bmsota.adapters.releases", "cryptography", "trust") from error
 
 from bmsota.errors import ConfigurationError, ImageError, TrustError
 from bmsota.flashing import Check, FaultError, FlashFault, FlashSource

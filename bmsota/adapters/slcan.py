@@ -25,12 +25,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bmsota._extras import missing_extra
+
 try:
     import can
     import serial
     from can.util import check_or_adjust_timing_clock
 except ImportError as error:
-    raise ImportError("bmsota.adapters.slcan needs python-can and pyserial: pip install 'bmsota[can]'") from error
+    raise missing_extra("bmsota.adapters.slcan", "python-can and pyserial", "can") from error
 
 from bmsota.canframe import CanFrame
 from bmsota.errors import LocalProtocolError
