@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import queue
 import select
 import signal
 import socket
@@ -16,6 +17,7 @@ import can
 import pytest
 from bmsota_sim.bench import Bench, BenchOptions, BenchTopology
 from bmsota_sim.cli import main
+from bmsota_sim.kernel import SECOND
 from bmsota_sim.samples import sample_file
 
 from bmsota.adapters.clock import steady_clock
@@ -36,12 +38,46 @@ QUICK = ["--flash-erase-ms", "0", "--flash-program-us", "0"]
 # Far beyond what anything here takes on a busy machine.
 LIMIT_S = 120
 
+termios = pytest.importorskip("termios") if hasattr(os, "openpty") else None
+
 needs_pty = pytest.mark.skipif(not hasattr(os, "openpty"), reason="pseudo terminals are POSIX")
 
 
 @pytest.fixture(scope="module")
 def wire():
     return BootloaderWire(loads(packaged_dbc("bms_bootloader")))
+
+
+class Output:
+    """What a child prints, as it comes."""
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.seen = b""
+        self.found = 0
+
+    def until(self, text):
+        """Wait for *text*, after what was found before; what comes between the two.
+
+        A turn of the loop counts as one second at most: that the machine stood still is not the child's fault.
+        """
+        waited_s = 0.0
+        while (at := self.seen.find(text, self.found)) < 0:
+            before_s = time.monotonic()
+            if select.select([self.fd], [], [], 1.0)[0]:
+                self.read(text)
+            waited_s += min(1.0, time.monotonic() - before_s)
+            assert waited_s < LIMIT_S, f"expected {text!r}, got {self.seen!r}"
+        between, self.found = self.seen[self.found : at], at + len(text)
+        return between
+
+    def read(self, expected):
+        try:
+            data = os.read(self.fd, 65_536)
+        except OSError:  # What Linux says of a terminal whose other end is closed.
+            data = b""
+        assert data, f"expected {expected!r}, got the end: {self.seen!r}"
+        self.seen += data
 
 
 class Process:
@@ -52,15 +88,15 @@ class Process:
             [sys.executable, "-m", "bmsota_sim.cli", "bench", *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
         )  # fmt: skip
+        self.output = Output(self.child.stdout.fileno())
         self.lines = []
 
     def until(self, begin):
         """The first line from now on that begins so."""
-        while line := self.child.stdout.readline():
-            self.lines.append(line.rstrip("\n"))
+        while True:
+            self.lines.append(self.output.until(b"\n").decode())
             if self.lines[-1].startswith(begin):
                 return self.lines[-1]
-        raise AssertionError(f"expected {begin!r}, got the end: {self.lines} {self.child.stderr.read()}")
 
     def say(self, command):
         self.child.stdin.write(command + "\n")
@@ -226,6 +262,19 @@ def test_a_reader_that_goes_away_ends_it(start):
 
 
 @needs_pty
+def test_a_reader_that_does_not_read_does_not_keep_it(start):
+    """The pipe is full and the bench waits in a write; a signal ends it all the same."""
+    process = start(*SMALL)
+    for _ in range(500):
+        process.child.stdin.write("help\n")
+    process.child.stdin.flush()
+    # The last command is on its way: then the pipe (64 KiB on Linux) has been filled several times over.
+    process.child.stdin.close()
+    process.child.send_signal(signal.SIGTERM)
+    assert process.child.wait(LIMIT_S) == 0
+
+
+@needs_pty
 def test_it_says_how_to_use_it(start):
     process = start(*SMALL, "--adapters", "2", "--topology", "gateway")
     assert len(set(process.adapters)) == 2
@@ -260,13 +309,13 @@ def test_commands_come_through_the_control_socket_too(start, tmp_path, call):
             stream.flush()
             assert stream.readline().startswith("ok: ")
     code, _, said = call("bench", *SMALL, "--control", str(path))
-    assert (code, "another bench listens" in said) == (1, True)
+    assert (code, f"another bench listens at {path}" in said) == (1, True)
     assert say("quit")[0] == 0
     process.until("bench: ended")
     assert process.child.wait(LIMIT_S) == 0
     assert not path.exists()
     code, _, said = say("status")
-    assert (code, said.startswith("bmsota-sim: control: expected a bench at")) == (1, True)
+    assert (code, said.startswith(f"bmsota-sim: no bench listens at {path}: ")) == (1, True)
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
     assert call("bench", *SMALL, "--run-for", "0", "--control", str(path))[0] == 0
@@ -299,8 +348,12 @@ def call(monkeypatch, capsys):
         (["--access-key", __file__], 2, f"expected PEM text of a public key, got no key (--access-key {__file__})"),
         (["--channel", "nonsense"], 1, "channel: expected pty or INTERFACE:CHANNEL, got 'nonsense'"),
         (["--channel", "nonsense:0"], 1, "channel: expected python-can to open nonsense:0"),
-        (["--control", "/"], 1, "control: expected a free path, got /"),
-        (["--control", "/nowhere/at/all"], 1, "control: expected a path for a socket"),
+        (["--control", "/"], 1, "/ exists and is not a socket: give another path"),
+        (
+            ["--control", "/nowhere/at/all"],
+            1,
+            "cannot open the control socket /nowhere/at/all: No such file or directory",
+        ),
     ],
 )
 def test_a_wrong_option_is_one_line(arguments, code, said, call):
@@ -315,46 +368,94 @@ def test_a_wrong_option_is_one_line(arguments, code, said, call):
 
 # A login shell makes the terminal the session's own; so does this.
 AT_A_TERMINAL = """
-import fcntl, os, termios
+import fcntl, os, signal, sys, termios
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+{before}
 from bmsota_sim.cli import main
 main()
 """
 
+# As a shell starts what it puts into the background; Python then makes no KeyboardInterrupt of a Ctrl-C.
+IGNORING = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+# One Ctrl-C, just as the main thread enters a function of this name for the twelfth time.
+STRIKING = """
+calls = 0
+
+def profile(frame, event, _argument):
+    global calls
+    if event == "call" and frame.f_code.co_qualname == {place!r}:
+        calls += 1
+        if calls == 12:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+sys.setprofile(profile)
+"""
+
+
+class AtATerminal:
+    """`bmsota-sim bench` with a terminal of its own. A context manager."""
+
+    def __init__(self, before=""):
+        self.near, self.far = os.openpty()
+        self.was = termios.tcgetattr(self.far)
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", AT_A_TERMINAL.format(before=before), "bench", *SMALL],
+            stdin=self.far, stdout=self.far, stderr=self.far,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "140", "LINES": "40"},
+        )  # fmt: skip
+        self.output = Output(self.near)
+        self.until = self.output.until
+
+    def type(self, keys):
+        os.write(self.near, keys)
+
+    def has_ended_well(self):
+        """It has said so, and the terminal is as it was: with echo, whole lines and a cursor."""
+        self.until(b"bench: ended")
+        assert self.child.wait(LIMIT_S) == 0
+        assert termios.tcgetattr(self.far) == self.was
+        assert self.output.seen.rfind(b"\x1b[?25h") > self.output.seen.rfind(b"\x1b[?25l")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.child.kill()
+        self.child.wait()
+        os.close(self.near)
+        os.close(self.far)
+
 
 @needs_pty
 def test_at_a_terminal_there_is_a_table_and_a_line_to_type():
-    near, far = os.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-c", AT_A_TERMINAL, "bench", *SMALL],
-        stdin=far, stdout=far, stderr=far,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "140", "LINES": "40"},
-    )  # fmt: skip
-    os.close(far)
-    seen = b""
+    with AtATerminal() as bench:
+        bench.until(b"hardware id")
+        bench.type(b"cut 1x\x7f off 100\r")
+        bench.until(b"ok: slave 1 has lost its supply for 100 ms")
+        bench.type(b"nonsense\r")
+        bench.until(b"error: expected one of cut")
+        bench.type(b"\x03")
+        bench.has_ended_well()
 
-    def until(text):
-        nonlocal seen
-        end_s = time.monotonic() + LIMIT_S
-        while text not in seen:
-            assert time.monotonic() < end_s, seen
-            if select.select([near], [], [], 1.0)[0]:
-                seen += os.read(near, 65_536)
 
-    try:
-        until(b"hardware id")
-        os.write(near, b"cut 1x\x7f off 100\r")
-        until(b"ok: slave 1 has lost its supply for 100 ms")
-        os.write(near, b"nonsense\r")
-        until(b"error: expected one of cut")
-        os.write(near, b"\x03")
-        until(b"bench: ended")
-        assert child.wait(LIMIT_S) == 0
-    finally:
-        child.kill()
-        child.wait()
-        os.close(near)
+@needs_pty
+def test_ctrl_c_ends_it_though_interrupts_were_ignored():
+    """A shell without job control has SIGINT ignored for what it puts into the background."""
+    with AtATerminal(IGNORING) as bench:
+        bench.until(b"hardware id")
+        bench.type(b"\x03")
+        bench.has_ended_well()
+
+
+@needs_pty
+@pytest.mark.parametrize("place", ["Console.__exit__", "Console._exit_buffer", "Live.refresh", "Bench.rows"])
+def test_ctrl_c_ends_it_wherever_it_strikes(place):
+    """As an exception it struck between two statements of the screen that belong together: nothing was printed after it."""
+    with AtATerminal(STRIKING.format(place=place)) as bench:
+        bench.has_ended_well()
 
 
 # --- In one process ---------------------------------------------------------------------------------------------------
@@ -376,9 +477,38 @@ def test_without_pseudo_terminals_in_one_process(wire):
         assert bench.command("power 1 off") == ["ok: slave 1 is off"]
         assert log.recv(LIMIT_S) is not None, "the other adapter has heard the flasher"
     assert any(note.who == "slave 2" and "boots 2.1.0" in note.what for note in notes)
-    with pytest.raises(ConfigurationError, match="expected a running one"):
+    with pytest.raises(ConfigurationError, match="the bench is not running"):
         bench.command("status")
     bench.close()
+
+
+def test_a_bench_that_stood_still_goes_on_where_it_was():
+    """The machine slept for a day: the lost time is not played, which would keep the hosts, and the end, waiting."""
+    notes = []
+    bench = Bench(BenchOptions(series="E7", slaves=1, traffic=False), channel="virtual:asleep", told=notes.append)
+    with bench:
+        before_ns = bench.world.kernel.now_ns
+        bench._offset_ns += 86_400 * SECOND
+        for _ in range(2):
+            bench.rows()
+    assert bench.world.kernel.now_ns - before_ns < 3600 * SECOND
+    assert [note.what for note in notes if note.who == "bench"] == ["stood still for 86400 s; goes on from there"]
+
+
+def test_a_question_that_comes_too_late_is_refused():
+    """The loop has ended, its thread not yet: the caller is not left waiting for an answer."""
+    bench = Bench(BenchOptions(series="E7", slaves=1), channel="virtual:late")
+    asked = []
+
+    def ask_once_more():
+        bench._is_ending = True
+        asked.append(queue.SimpleQueue())
+        bench._asked.put((list, asked[0]))
+        raise LookupError("the loop ends here")
+
+    with pytest.raises(LookupError), bench, pytest.raises(ConfigurationError, match="the bench is not running"):
+        bench._in_thread(ask_once_more)
+    assert asked[0].get_nowait() is None
 
 
 def test_a_bench_that_fails_says_so(tmp_path):
@@ -389,7 +519,7 @@ def test_a_bench_that_fails_says_so(tmp_path):
     while bench.failure is None:
         assert time.monotonic() < end_s
         time.sleep(0.01)
-    with pytest.raises(ConfigurationError, match="expected"):
+    with pytest.raises(ConfigurationError, match="the bench is not running"):
         bench.command("status")
     with pytest.raises(OSError, match="nowhere"):
         bench.close()

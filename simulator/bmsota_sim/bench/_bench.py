@@ -29,12 +29,17 @@ __all__ = ["Bench"]
 
 # The longest sleep of the loop: it wakes for everything else, so this bounds only how late a mistake in that would show.
 SLEEP_MAX_S = 0.5
-# A burst that has piled up while the process slept is worked off in slices, so that the hosts are served in between.
+# A burst that has piled up is worked off in slices, so that the hosts are served and an end is noticed in between.
 SLICE_NS = 20 * MS
+# A bench that is further behind than this has not run at all: the machine slept, or the process was stopped. It goes on
+# where it was; to play the lost hours would keep its hosts, and its end, waiting.
+LAG_NS_MAX = 5 * SECOND
 # How often changed flashes are written to the flash file: what a crash of the bench itself can cost.
 KEEP_PERIOD_NS = SECOND
 # How long a command waits for its answer; the loop answers within a slice.
 ANSWER_TIMEOUT_S = 30.0
+# How long the loop may take to notice the end, beyond the slice and the flash file it is in.
+CLOSE_TIMEOUT_S = 60.0
 
 
 class Bench:
@@ -72,6 +77,7 @@ class Bench:
         self._asked: queue.SimpleQueue[tuple[Callable[[], object], queue.SimpleQueue[object]]] = queue.SimpleQueue()
         self._near, self._far = socket.socketpair()
         self._near.setblocking(False)
+        self._far.setblocking(False)
         self._thread: threading.Thread | None = None
         self._is_ending = False
         self._kept_operations = -1
@@ -86,7 +92,7 @@ class Bench:
 
     @property
     def has_quit(self) -> bool:
-        """Somebody has said `quit`."""
+        """The command `quit` was given."""
         return self._commands.has_quit
 
     # -- from and to ------------------------------------------------------------------------------------------------------
@@ -103,6 +109,8 @@ class Bench:
         except BaseException:
             self._close_endpoints()
             raise
+        # Building it has taken seconds, which are not played.
+        self.world.kernel.run_until(self._clock())
         self.world.power_on()
         self._thread = threading.Thread(target=self._run, name="bench", daemon=True)
         self._thread.start()
@@ -116,7 +124,9 @@ class Bench:
         if self._thread is not None:
             self._is_ending = True
             self._wake()
-            self._thread.join()
+            self._thread.join(CLOSE_TIMEOUT_S)
+            if self._thread.is_alive():
+                raise TimeoutError(f"the bench's loop did not end within {CLOSE_TIMEOUT_S:g} s")
             self._thread = None
         self._close_endpoints()
         if self._near.fileno() >= 0:
@@ -140,7 +150,7 @@ class Bench:
     # -- from other threads -----------------------------------------------------------------------------------------------
 
     def command(self, line: str) -> list[str]:
-        """Say *line* to the bench (`bmsota-sim bench`'s commands); the lines of its answer.
+        """Carry out the command *line* (those of `bmsota-sim bench`); the lines of the answer.
 
         Raises:
             ConfigurationError: the bench does not run.
@@ -159,13 +169,16 @@ class Bench:
         answer: queue.SimpleQueue[object] = queue.SimpleQueue()
         thread = self._thread
         if thread is None or not thread.is_alive():
-            raise ConfigurationError("bench: expected a running one, got one that has ended")
+            raise ConfigurationError("the bench is not running")
         self._asked.put((action, answer))
         self._wake()
         try:
-            return answer.get(timeout=ANSWER_TIMEOUT_S)
+            result = answer.get(timeout=ANSWER_TIMEOUT_S)
         except queue.Empty:
-            raise ConfigurationError("bench: expected an answer, got none; it has ended") from self.failure
+            raise ConfigurationError(f"the bench did not answer within {ANSWER_TIMEOUT_S:g} s") from self.failure
+        if result is None:
+            raise ConfigurationError("the bench is not running") from self.failure
+        return result
 
     def _wake(self) -> None:
         # A full socket: it has been told often enough.
@@ -183,15 +196,33 @@ class Bench:
             while not self._is_ending:
                 self._turn()
             self._keep()
-        except BaseException as error:  # noqa: BLE001 - handed to whoever closes the bench
+        except BaseException as error:  # noqa: BLE001 - handed to the caller of `close`
             self.failure = error
+        self._refuse()
+
+    def _catch_up(self, slices: int) -> None:
+        """Let happen what is due, at most this many slices of it."""
+        kernel = self.world.kernel
+        behind_ns = self._clock() - kernel.now_ns
+        if behind_ns > LAG_NS_MAX:
+            self._offset_ns -= behind_ns
+            self.world.trace.note(
+                kernel.now_ns, "bench", f"stood still for {behind_ns / SECOND:.0f} s; goes on from there"
+            )
+        for _ in range(slices):
+            now_ns, due_ns = self._clock(), kernel.next_due()
+            if self._is_ending:
+                return
+            if due_ns is None or due_ns > now_ns - SLICE_NS:
+                kernel.run_until(now_ns)
+                return
+            kernel.run_until(due_ns + SLICE_NS)
 
     def _turn(self) -> None:
         """Let everything happen that is due, then wait for the next thing."""
         kernel = self.world.kernel
+        self._catch_up(1)
         now_ns = self._clock()
-        due_ns = kernel.next_due()
-        kernel.run_until(now_ns if due_ns is None or due_ns >= now_ns else min(now_ns, due_ns + SLICE_NS))
         for endpoint in self._endpoints:
             endpoint.flush()
         if now_ns >= self._keep_ns:
@@ -205,7 +236,7 @@ class Bench:
         if not readable:
             return
         # What comes from outside comes now; everything due before it goes before it.
-        kernel.run_until(self._clock())
+        self._catch_up(LAG_NS_MAX // SLICE_NS)
         for source in readable:
             if isinstance(source, socket.socket):
                 source.recv(4096)
@@ -219,7 +250,18 @@ class Bench:
                 action, answer = self._asked.get_nowait()
             except queue.Empty:
                 return
-            answer.put(action())
+            try:
+                result = action()
+            except BaseException:
+                answer.put(None)
+                raise
+            answer.put(result)
+
+    def _refuse(self) -> None:
+        """The loop has ended: what was asked in its last moment is not done."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._asked.get_nowait()[1].put(None)
 
     def _keep(self) -> None:
         path = self.options.flash_file

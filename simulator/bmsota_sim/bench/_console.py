@@ -8,14 +8,16 @@ control socket (one line each, the answer's lines back); the end of standard inp
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-import queue
+import select
 import signal
 import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TextIO
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -33,17 +35,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bmsota_sim.bench._world import NodeRow
-    from bmsota_sim.trace import Note
 
 __all__ = ["introduction", "run_bench", "say"]
 
 # How often the table is drawn, and how late a `quit` through the control socket is seen at most.
 REFRESH_S = 0.2
-# Nodes boot within 0.3 s; after this the table is printed with whoever is there.
+# Nodes boot within 0.3 s; after this the table is printed with those that have.
 BOOT_LIMIT_S = 2.0
-# The longest command line; a client that sends more without an end is no client of ours.
+# The longest command line.
 LINE_SIZE_BYTES_MAX = 4096
-SAY_TIMEOUT_S = 30.0
+COMMAND_TIMEOUT_S = 30.0
+# How long the last lines wait for a reader that is slow, and how much is written in one go then: less than what a pipe
+# that is ready to be written takes without blocking (POSIX: 512 bytes).
+ENDING_WAIT_S = 1.0
+PIECE_SIZE_BYTES = 256
 
 _STATE_STYLES = {
     "application": "green",
@@ -54,57 +59,170 @@ _STATE_STYLES = {
 }
 
 
-class _EndedError(Exception):
-    """A signal asks the bench to end."""
-
-
 def run_bench(
     options: BenchOptions, *, channel: str = "pty", run_for_s: float | None = None, control: Path | None = None
 ) -> None:
-    """Run a bench until `quit`, a signal, or *run_for_s* seconds are over.
+    """Run a bench until `quit`, a signal, the end of its output's reader, or *run_for_s* seconds are over.
+
+    Call it in the main thread: it handles SIGINT, SIGTERM and SIGHUP.
 
     Raises:
         ConfigurationError: it cannot be built or opened.
     """
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def told(note: Note) -> None:
-        lines.put(f"{(note.at_ns - start_ns) / 1e9:9.3f} {note.who}: {note.what}")
-
-    start_ns = time.time_ns()
-    bench = Bench(options, channel=channel, told=told)
-    screen: _Plain | _Screen = _Screen(bench) if sys.stdout.isatty() else _Plain()
-    ended_by = (_EndedError, KeyboardInterrupt, BrokenPipeError)
-    with _signals_end_it(), contextlib.suppress(*ended_by), bench, contextlib.ExitStack() as stack:
-        if control is not None:
-            stack.enter_context(_control_socket(bench, control))
-        for line in introduction(bench, control):
-            screen.say(line)
-        stack.enter_context(screen)
-        _read_commands(bench, screen, lines)
-        screen.say("ready")
-        end_s = None if run_for_s is None else time.monotonic() + run_for_s
-        while not bench.has_quit and bench.failure is None:
-            left_s = REFRESH_S if end_s is None else min(REFRESH_S, end_s - time.monotonic())
-            if left_s <= 0:
-                break
-            _say_all(screen, lines, left_s)
-            screen.refresh()
-        _say_all(screen, lines, 0.0)
-    with contextlib.suppress(BrokenPipeError):
+    with _Inbox() as inbox:
+        start_ns = time.time_ns()
+        bench = Bench(
+            options,
+            channel=channel,
+            told=lambda note: inbox.put(f"{(note.at_ns - start_ns) / 1e9:9.3f} {note.who}: {note.what}"),
+        )
+        output = _Output(sys.stdout, inbox)
+        screen = _Screen(bench, output) if output.isatty() else _Plain(output)
+        with bench, contextlib.ExitStack() as stack:
+            if control is not None:
+                stack.enter_context(_control_socket(bench, control))
+            for line in introduction(bench, control):
+                screen.say(line)
+            stack.enter_context(screen)
+            _read_commands(bench, screen, inbox)
+            screen.say("ready")
+            end_s = float("inf") if run_for_s is None else time.monotonic() + run_for_s
+            while (left_s := end_s - time.monotonic()) > 0:
+                for line in inbox.wait(min(REFRESH_S, left_s)):
+                    screen.say(line)
+                if inbox.is_ending or bench.has_quit or bench.failure is not None:
+                    break
+                screen.refresh()
+            for line in inbox.wait(0.0):
+                screen.say(line)
         screen.say("bench: ended")
 
 
-def _say_all(screen: _Plain | _Screen, lines: queue.SimpleQueue[str], wait_s: float) -> None:
-    """Print what is there, waiting for the first line at most *wait_s*."""
-    with contextlib.suppress(queue.Empty):
-        screen.say(lines.get(timeout=wait_s) if wait_s else lines.get_nowait())
-        while True:
-            screen.say(lines.get_nowait())
+class _StuckError(Exception):
+    """A signal has come while a write to the output blocks."""
+
+
+class _Inbox:
+    """What the main thread waits for: lines to print, and the signals that ask the bench to end. A context manager.
+
+    Strategy: a signal is an event, not an exception. An exception strikes between any two statements: inside the
+    screen's own bookkeeping it left the terminal without a cursor and the last lines unprinted, inside a finalizer or a
+    callback Python drops it. The handler therefore sets a flag, and the wait is on a socket to which Python writes a
+    byte for every signal (`signal.set_wakeup_fd`), whichever thread the system has handed it to. SIGINT is handled even
+    if it was ignored when we started, as a shell does for what it starts in the background.
+
+    One place is different. The system starts an interrupted write again, so a write to a pipe or terminal that is not
+    read would outlast every signal; there the handler raises (`_Output.flush`).
+    """
+
+    def __init__(self) -> None:
+        self.is_ending = False
+        """A signal has come, or what is printed has no reader any more."""
+        self.is_writing = False
+        """The main thread is in a write that may block."""
+        self._lines: deque[str] = deque()
+        self._near, self._far = socket.socketpair()
+        self._near.setblocking(False)
+        self._far.setblocking(False)
+        self._before: dict[int, Any] = {}
+        self._wakeup_fd_before = -1
+
+    def __enter__(self) -> Self:
+        self._wakeup_fd_before = signal.set_wakeup_fd(self._far.fileno(), warn_on_full_buffer=False)
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        self._before = {number: signal.signal(number, self._end) for number in numbers}
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_fd_before)
+        self._near.close()
+        self._far.close()
+
+    def _end(self, _number: int, _frame: object) -> None:
+        self.is_ending = True
+        if self.is_writing:
+            self.is_writing = False
+            raise _StuckError
+
+    def put(self, line: str) -> None:
+        """Have *line* printed; from any thread."""
+        self._lines.append(line)
+        # A full socket has woken the wait already; a closed one belongs to a bench that has ended.
+        with contextlib.suppress(OSError):
+            self._far.send(b"\0")
+
+    def wait(self, wait_s: float) -> list[str]:
+        """The lines that are there; waits at most *wait_s* for the first, and not after a signal."""
+        if not self._lines and not self.is_ending:
+            select.select([self._near], [], [], wait_s)
+        with contextlib.suppress(BlockingIOError):
+            self._near.recv(4096)
+        return [self._lines.popleft() for _ in range(len(self._lines))]
+
+
+class _Output(io.TextIOBase):
+    """Standard output for a bench that must end when it is asked to: what cannot be printed then is dropped."""
+
+    def __init__(self, stream: TextIO, inbox: _Inbox) -> None:
+        self._stream = stream
+        self._inbox = inbox
+        self._text = ""
+        self._is_dead = False
+        try:
+            self._fd = stream.fileno()
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            self._fd = -1  # In memory, as in tests.
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute of the base class
+        return self._stream.encoding or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._fd >= 0 and os.isatty(self._fd)
+
+    def fileno(self) -> int:
+        if self._fd < 0:
+            raise io.UnsupportedOperation("fileno")
+        return self._fd
+
+    def write(self, text: str) -> int:
+        self._text += text
+        return len(text)
+
+    def flush(self) -> None:
+        """Print what was written. A reader that has gone away is an end of the bench, not an error."""
+        text, self._text = self._text, ""
+        if self._is_dead:
+            return
+        if self._fd < 0:
+            self._stream.write(text)
+            self._stream.flush()
+            return
+        try:
+            self._write(text.encode(self.encoding, "replace"))
+        except _StuckError:
+            pass  # What is left of this text is lost; the next one is tried again.
+        except OSError:
+            self._is_dead = self._inbox.is_ending = True
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._inbox.is_writing = True
+            while data:
+                # After a signal only what is taken at once, in pieces for which a ready pipe has room.
+                if self._inbox.is_ending and not select.select([], [self._fd], [], ENDING_WAIT_S)[1]:
+                    self._is_dead = True
+                    return
+                data = data[os.write(self._fd, data[:PIECE_SIZE_BYTES] if self._inbox.is_ending else data) :]
+        finally:
+            self._inbox.is_writing = False
 
 
 def introduction(bench: Bench, control: Path | None) -> Iterator[str]:
-    """What is said before anything else: what the bench is, who is on it, how to reach it."""
+    """The first lines: what the bench is, which nodes it has, how to reach them."""
     options = bench.options
     place = (
         "on the internal bus"
@@ -137,25 +255,11 @@ def introduction(bench: Bench, control: Path | None) -> Iterator[str]:
     yield "commands: help lists them; Ctrl-C or quit ends the bench"
 
 
-@contextlib.contextmanager
-def _signals_end_it() -> Iterator[None]:
-    def end(_number: int, _frame: object) -> None:
-        raise _EndedError
-
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), end) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
-
-
 # -- where commands come from ---------------------------------------------------------------------------------------------
 
 
-def _read_commands(bench: Bench, screen: _Plain | _Screen, lines: queue.SimpleQueue[str]) -> None:
-    """Start to read standard input, unless it is somebody else's terminal."""
+def _read_commands(bench: Bench, screen: _Plain | _Screen, inbox: _Inbox) -> None:
+    """Start to read standard input, unless it is the terminal of another process."""
     try:
         fd = sys.stdin.fileno()
     except (AttributeError, OSError, ValueError):
@@ -170,8 +274,8 @@ def _read_commands(bench: Bench, screen: _Plain | _Screen, lines: queue.SimpleQu
             *whole, rest = screen.typed(rest + data)
             for line in whole:
                 if line.strip():
-                    for answer in _ask(bench, line.decode("utf-8", "replace")):
-                        lines.put(answer)
+                    for answer in _answer(bench, line.decode("utf-8", "replace")):
+                        inbox.put(answer)
 
     threading.Thread(target=read, name="bench commands", daemon=True).start()
 
@@ -183,7 +287,7 @@ def _read_some(fd: int) -> bytes:
         return b""
 
 
-def _ask(bench: Bench, line: str) -> list[str]:
+def _answer(bench: Bench, line: str) -> list[str]:
     try:
         return bench.command(line)
     except ConfigurationError as error:
@@ -194,13 +298,13 @@ def _ask(bench: Bench, line: str) -> list[str]:
 def _control_socket(bench: Bench, path: Path) -> Iterator[None]:
     """Take commands at the Unix socket *path* while the context lasts."""
     if not hasattr(socket, "AF_UNIX"):
-        raise ConfigurationError("control: expected a system with Unix sockets; use standard input")
+        raise ConfigurationError("this system has no Unix sockets: use standard input")
     _remove_stale(path)
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             listener.bind(str(path))
         except OSError as error:
-            raise ConfigurationError(f"control: expected a path for a socket, got {path} ({error})") from error
+            raise ConfigurationError(f"cannot open the control socket {path}: {error.strerror or error}") from error
         listener.listen()
 
         def accept() -> None:
@@ -219,7 +323,7 @@ def _control_socket(bench: Bench, path: Path) -> Iterator[None]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Take away the socket of a bench that has crashed, but no other file and no socket in use."""
+    """Remove the socket of a bench that has crashed, but no other file and no socket in use."""
     if not path.exists():
         return
     if path.is_socket():
@@ -229,29 +333,29 @@ def _remove_stale(path: Path) -> None:
             except OSError:
                 path.unlink(missing_ok=True)
                 return
-        raise ConfigurationError(f"control: expected a path nobody uses, got {path}, where another bench listens")
-    raise ConfigurationError(f"control: expected a free path, got {path}, which is there already")
+        raise ConfigurationError(f"another bench listens at {path}")
+    raise ConfigurationError(f"{path} exists and is not a socket: give another path")
 
 
 def _serve_client(bench: Bench, client: socket.socket) -> None:
     with client, contextlib.suppress(OSError), client.makefile("rb") as stream:
         while line := stream.readline(LINE_SIZE_BYTES_MAX):
-            answer = _ask(bench, line.decode("utf-8", "replace"))
+            answer = _answer(bench, line.decode("utf-8", "replace"))
             client.sendall("".join(f"{each}\n" for each in answer).encode())
 
 
 def say(path: Path, words: Sequence[str]) -> list[str]:
-    """Say one command to the bench that listens at *path*; the lines of its answer.
+    """Send a command to the bench that listens at *path*; the lines of its answer.
 
     Raises:
-        ConfigurationError: nobody listens there.
+        ConfigurationError: no bench listens there, or it ended without an answer.
     """
     if not hasattr(socket, "AF_UNIX"):
-        raise ConfigurationError("control: expected a system with Unix sockets")
+        raise ConfigurationError("this system has no Unix sockets")
     answer: list[str] = []
     try:
         with socket.socket(socket.AF_UNIX) as line:
-            line.settimeout(SAY_TIMEOUT_S)
+            line.settimeout(COMMAND_TIMEOUT_S)
             line.connect(str(path))
             line.sendall((" ".join(words) + "\n").encode())
             with line.makefile("r", encoding="utf-8") as stream:
@@ -260,8 +364,8 @@ def say(path: Path, words: Sequence[str]) -> list[str]:
                     if answer[-1].startswith(("ok", "error")):
                         return answer
     except OSError as error:
-        raise ConfigurationError(f"control: expected a bench at {path}, got {error}") from error
-    raise ConfigurationError(f"control: expected an answer from the bench at {path}, got its end")
+        raise ConfigurationError(f"no bench listens at {path}: {error.strerror or error}") from error
+    raise ConfigurationError(f"the bench at {path} ended without an answer")
 
 
 # -- what is shown --------------------------------------------------------------------------------------------------------
@@ -270,6 +374,9 @@ def say(path: Path, words: Sequence[str]) -> list[str]:
 class _Plain:
     """Lines on standard output."""
 
+    def __init__(self, output: _Output) -> None:
+        self._output = output
+
     def __enter__(self) -> None:
         pass
 
@@ -277,7 +384,8 @@ class _Plain:
         pass
 
     def say(self, line: str) -> None:
-        print(line, flush=True)  # noqa: T201 - this is a command line
+        self._output.write(f"{line}\n")
+        self._output.flush()
 
     def typed(self, data: bytes) -> list[bytes]:
         return data.split(b"\n")
@@ -289,9 +397,9 @@ class _Plain:
 class _Screen:
     """A terminal: the table, notes above it, and below it what is being typed."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, output: _Output) -> None:
         self._bench = bench
-        self._console = Console(highlight=False)
+        self._console = Console(file=cast("TextIO", output), highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._typing = ""
         self._terminal: tuple[int, list[Any]] | None = None
@@ -305,7 +413,9 @@ class _Screen:
         if self._terminal is not None:
             import termios  # noqa: PLC0415 - only where there is one
 
-            termios.tcsetattr(self._terminal[0], termios.TCSADRAIN, self._terminal[1])
+            # Now, not when the terminal has taken everything: it may not be read any more.
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(self._terminal[0], termios.TCSANOW, self._terminal[1])
 
     def say(self, line: str) -> None:
         style = "red" if line.startswith("error") else "green" if line.startswith("ok") else ""

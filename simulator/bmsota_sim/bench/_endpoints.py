@@ -27,6 +27,8 @@ __all__ = ["Endpoint", "PtyEndpoint", "PythonCanEndpoint", "open_endpoint"]
 
 # How long the reader of a python-can bus waits at most before it looks whether the bench still runs.
 READ_WAIT_S = 0.1
+# A back end that does not return from its wait must not keep the bench from ending.
+CLOSE_TIMEOUT_S = 5.0
 # What may wait for a host that does not read before the oldest is dropped.
 OUTPUT_FRAMES_MAX = 4096
 
@@ -203,7 +205,7 @@ class PythonCanEndpoint:
     def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self._reader.join()
+            self._reader.join(CLOSE_TIMEOUT_S)
             self._bus.shutdown()
             self._wake_near.close()
             self._wake_far.close()
