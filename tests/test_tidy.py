@@ -37,7 +37,7 @@ BANNED_CALLS = {"open", "input", "print"}
 CANTOOLS_ONLY_IN = "bmsota/signals/_parse.py"
 
 # One file may start an embedded cloud beside a fleet (design.md).
-DEMO_WIRING = "simulator/bmsota_sim/demo.py"
+DEMO_WIRING = "simulator/bmsota_sim/embedded_cloud.py"
 
 WEB = {"fastapi", "starlette", "uvicorn", "websockets", "asyncio", "socket", "httpx", "jinja2"}
 

@@ -1,39 +1,42 @@
 """A fleet of virtual units from a scenario and a seed, on one kernel.
 
-`Fleet` builds the units, plans what the scenario says, and steps the physics of all packs. Which world the units talk to
-is decided by the uplinks handed in, so the same fleet runs in virtual and in real time.
+`Fleet` builds the units, plans what the scenario says, and steps the physics of all packs. Which platform the units reach
+is decided by the uplinks handed in, so the same fleet runs in virtual and in real time, and against any platform.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bmsota_sim.devices.bootloader_node import PowerCutPlan
-from bmsota_sim.devices.unit import FactoryImages, Unit
-from bmsota_sim.devices.vehicle import CITIES, Vehicle
+from bmsota_sim import defaults
+from bmsota_sim.devices.unit import FullUnit
+from bmsota_sim.devices.vehicle import CITIES, VirtualVehicle
 from bmsota_sim.identity import slave_hwid, unit_identity
-from bmsota_sim.kernel import SECOND
+from bmsota_sim.kernel import MS, SECOND, Kernel
 from bmsota_sim.links.uplink import Modem
 from bmsota_sim.physics import LFP, NMC, PackDesign, Packs
 from bmsota_sim.profiles import PROFILES
 from bmsota_sim.scenario import CorruptByte, DownloadCut, SelfTestFails, SlavePowerCut, SlaveReplaced
 from bmsota_sim.streams import stream
 from bmsota_sim.trace import Trace
+from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from bmsota.signals import Database
     from bmsota_sim.devices.master import UnitKeys
-    from bmsota_sim.kernel import Kernel
+    from bmsota_sim.devices.unit import FactoryImages
     from bmsota_sim.links.uplink import Uplink
     from bmsota_sim.scenario import Fault, Scenario
+    from bmsota_sim.unit import Unit
+    from bmsota_sim.virtual import MemoryPlatform
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "virtual_fleet"]
 
 CHEMISTRIES = {"lfp": LFP, "nmc": NMC}
 PHYSICS_STEP_NS = SECOND
-# Units of a fleet are switched on one after another: nobody's parking lot starts in the same nanosecond.
+# Units are switched on one after another: no fleet starts in the same nanosecond.
 START_SPREAD_NS = 2 * SECOND
 SOC_MIN, SOC_MAX = 0.35, 0.9
 
@@ -47,10 +50,10 @@ class Fleet:
         seed: int,
         *,
         kernel: Kernel,
-        databases: Mapping[str, Database],
-        keys: UnitKeys,
-        factory_images: Callable[[str], FactoryImages],
         uplink: Callable[[int], Uplink],
+        keys: UnitKeys | None = None,
+        databases: Callable[[str], Database] = defaults.database,
+        factory_images: Callable[[str], FactoryImages] = defaults.factory_images,
     ) -> None:
         """Build the fleet.
 
@@ -58,10 +61,10 @@ class Fleet:
             scenario: what the fleet is and what happens to it.
             seed: of the run.
             kernel: the clock.
-            databases: `bms_internal` and the bootloader's of every series (`SeriesProfile.bootloader_dbc`), loaded.
-            keys: whom the units believe.
-            factory_images: series -> what its new masters and slaves run.
-            uplink: vehicle number -> its way to the world.
+            uplink: vehicle number -> its way to a platform.
+            keys: the keys that the units trust; by default those of the sample images and manifests, and none for orders.
+            databases: the name of a DBC -> loaded: `bms_internal`, and `SeriesProfile.bootloader_dbc` of every series.
+            factory_images: series -> the images that its new masters and slaves run.
         """
         self.scenario = scenario
         self.seed = seed
@@ -69,6 +72,7 @@ class Fleet:
         self.start_ns = kernel.now_ns
         self.trace = Trace()
         self.units: list[Unit] = []
+        self._is_started = False
         self._packs: dict[str, Packs] = {}
         numbers = range(1, scenario.vehicle_count + 1)
         identities = {
@@ -91,16 +95,17 @@ class Fleet:
                 seed=seed,
                 soc=[self._soc(number) for number in members],
             )
+        keys = keys or defaults.unit_keys()
         factory = {series: factory_images(series) for series in self._packs}
         for number in numbers:
             group = scenario.group_of(number)
             identity = identities[number]
             modem = Modem(kernel, uplink(number), rate_bytes_per_s=scenario.link_rate_bytes_per_s)
             self.units.append(
-                Unit(
+                FullUnit(
                     kernel=kernel,
-                    internal_dbc=databases["bms_internal"],
-                    bootloader_dbc=databases[PROFILES[group.series].bootloader_dbc],
+                    internal_dbc=databases("bms_internal"),
+                    bootloader_dbc=databases(PROFILES[group.series].bootloader_dbc),
                     data_bitrate_bps=PROFILES[group.series].data_bitrate_bps,
                     modem=modem,
                     vehicle=self._vehicle(number, group.city),
@@ -123,10 +128,10 @@ class Fleet:
             return plan.soc_pct / 100.0
         return stream(self.seed, str(number), "soc").uniform(SOC_MIN, SOC_MAX)
 
-    def _vehicle(self, number: int, city: str) -> Vehicle:
+    def _vehicle(self, number: int, city: str) -> VirtualVehicle:
         random = stream(self.seed, str(number), "vehicle")
         longitude, latitude = CITIES.get(city, CITIES["Shanghai"])
-        return Vehicle(
+        return VirtualVehicle(
             longitude_deg=longitude + random.uniform(-0.15, 0.15),
             latitude_deg=latitude + random.uniform(-0.12, 0.12),
             heading_rad=random.uniform(0.0, 6.283),
@@ -140,7 +145,8 @@ class Fleet:
     # -- the run -----------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Plan everything the scenario says, and switch the units on."""
+        """Plan everything the scenario says, and switch the units on. Once."""
+        self._is_started = True
         for number, unit in enumerate(self.units, start=1):
             spread = stream(self.seed, str(number), "start").randrange(START_SPREAD_NS)
             self._plan_vehicle(number, unit)
@@ -148,6 +154,12 @@ class Fleet:
         for fault in self.scenario.faults:
             self._plan_fault(fault)
         self.kernel.call_in(PHYSICS_STEP_NS, self._step_physics)
+
+    def run(self, seconds: float) -> None:
+        """Let *seconds* of virtual time pass; switches the units on first, if they are not."""
+        if not self._is_started:
+            self.start()
+        self.kernel.run_until(self.kernel.now_ns + round(seconds * SECOND))
 
     def _at(self, at_s: float, callback: Callable[[], object]) -> None:
         self.kernel.call_at(self.start_ns + round(at_s * SECOND), callback)
@@ -169,11 +181,11 @@ class Fleet:
         unit = self.unit(fault.vehicle)
         match fault:
             case DownloadCut(after_bytes=after_bytes):
-                unit.modem.cut_after_image_bytes = after_bytes
+                unit.cut_download(after_bytes)
             case CorruptByte(at_byte=at_byte):
-                unit.modem.corrupt_at_image_byte = at_byte
+                unit.corrupt_download(at_byte)
             case SlavePowerCut(slave=slave, at_progress=at_progress, off_s=off_s):
-                unit.slaves[slave - 1].power_cut_plan = PowerCutPlan(at_progress, round(off_s * SECOND))
+                unit.cut_slave_power(slave, at_progress, round(off_s * SECOND))
             case SelfTestFails(reason=reason):
                 campaign = self.scenario.campaign
                 unit.fail_self_test(campaign.software_version if campaign is not None else "", reason)
@@ -188,4 +200,27 @@ class Fleet:
             members = [unit for unit in self.units if unit.profile.series == series]
             packs.step([unit.current_a() for unit in members], dt_s)
             for unit in members:
-                unit.vehicle.step(dt_s)
+                unit.step(dt_s)
+
+
+def virtual_fleet(
+    scenario: Scenario,
+    seed: int,
+    platform: MemoryPlatform,
+    *,
+    keys: UnitKeys | None = None,
+    kernel: Kernel | None = None,
+) -> Fleet:
+    """A fleet in virtual time whose units reach *platform* in this process: no socket, no waiting, no cloud.
+
+    `Fleet.run` lets time pass. Equal arguments give equal traces (`Fleet.trace`). *kernel* is shared with a platform that
+    has work of its own.
+    """
+    kernel = kernel or Kernel(VIRTUAL_START_NS)
+    return Fleet(
+        scenario,
+        seed,
+        kernel=kernel,
+        keys=keys,
+        uplink=lambda _number: MemoryUplink(kernel, platform, delay_ns=scenario.link_delay_ms * MS),
+    )

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bmsota.errors import ConfigurationError
 from bmsota_sim.streams import stream_bytes
 
-__all__ = ["UnitIdentity", "device_key", "slave_hwid", "unit_identity", "vin"]
+__all__ = ["VirtualUnitIdentity", "device_key", "slave_hwid", "unit_identity", "vin"]
 
 _VALUES = dict(zip("0123456789ABCDEFGHJKLMNPRSTUVWXYZ", [*range(10), *range(1, 9), *range(1, 6), 7, 9, *range(2, 10)], strict=True))  # fmt: skip
 _WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
@@ -38,7 +38,7 @@ def vin(series: str, number: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class UnitIdentity:
+class VirtualUnitIdentity:
     """What distinguishes one virtual unit from every other."""
 
     number: int
@@ -65,10 +65,10 @@ def slave_hwid(seed: int, number: int, position: int, *, generation: int = 0) ->
     return (f"S{number:04d}{position:02d}" + digest.hex()[:9].upper())[:16]
 
 
-def unit_identity(seed: int, series: str, number: int, slave_count: int) -> UnitIdentity:
+def unit_identity(seed: int, series: str, number: int, slave_count: int) -> VirtualUnitIdentity:
     """The identity of vehicle *number* in the run with *seed*."""
     its_vin = vin(series, number)
-    return UnitIdentity(
+    return VirtualUnitIdentity(
         number=number,
         vin=its_vin,
         iccid=f"898600{int.from_bytes(stream_bytes(seed, its_vin, 'iccid')[:5]) % 10**14:014d}",

@@ -95,7 +95,7 @@ class Kernel:
             standstill = standstill + 1 if when == self.now_ns else 0
             if standstill > STANDSTILL_CALLBACKS_MAX:
                 raise LocalProtocolError(
-                    f"kernel: expected time to go on, got {standstill} callbacks at {when} ns, now {callback!r}"
+                    f"kernel: time stands still: {standstill} callbacks at {when} ns, now {callback!r}"
                 )
             self.now_ns = when
             self.executed += 1

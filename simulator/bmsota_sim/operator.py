@@ -1,4 +1,4 @@
-"""The people of a campaign, through a platform's REST API, as any client would: an operator and an auditor.
+"""The users of a platform in a campaign, an operator and an auditor, through its REST API as any client.
 
 Knows HTTP and JSON only. The client may be a real one or one that calls an application in the same process.
 """
@@ -23,8 +23,8 @@ OPEN_STATUSES = frozenset({"Unapproved", "Approved", "To be downloaded", "Downlo
 
 PAGE_SIZE = 200
 
-# A server may close an idle connection in the moment in which it is used again. What only looks is asked once more then,
-# over a new connection; what changes something is not, for nobody knows whether it has been done.
+# A server may close an idle connection in the moment in which it is used again. A request that only reads is repeated then,
+# over a new connection; one that changes something is not, because it may have been carried out.
 LOOK_TRIES = 3
 
 
@@ -54,7 +54,7 @@ class UpgradeRow:
 
 
 class Operator:
-    """One logged-in person."""
+    """One logged-in user."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
@@ -108,7 +108,7 @@ class Operator:
         """Enter the auditor's code.
 
         Raises:
-            PlatformRefusedError: it is wrong, used up, or this person may not.
+            PlatformRefusedError: it is wrong or used up, or this user may not approve.
         """
         await self._call("POST", f"/tasks/{task_id}/approve", json={"code": code})
 

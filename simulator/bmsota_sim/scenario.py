@@ -1,7 +1,7 @@
 """A scenario file: which fleet, what happens to it, how it must end.
 
-A run is (scenario, seed). The file is YAML; everything in it is checked before anything starts, and a mistake is
-answered with its place, what was expected and what was found.
+A run is (scenario, seed). The file is YAML; everything in it is checked before anything starts, and an error message
+names the place, the rule and the value.
 
 Vehicles are numbered from 1 in the order of the `fleet` groups. Times are seconds from the start of the run.
 """
@@ -50,7 +50,7 @@ class _Part(BaseModel):
 
 
 class FleetGroup(_Part):
-    """So many vehicles of one series."""
+    """A number of vehicles of one series."""
 
     series: str
     count: Annotated[int, Field(ge=1, le=VEHICLE_COUNT_MAX)]
@@ -59,9 +59,9 @@ class FleetGroup(_Part):
     @model_validator(mode="after")
     def _series_is_known(self) -> Self:
         if self.series not in PROFILES:
-            raise ValueError(f"expected a series out of {', '.join(sorted(PROFILES))}, got {self.series!r}")
+            raise ValueError(f"no series {self.series!r}; there are {', '.join(sorted(PROFILES))}")
         if self.city not in CITIES:
-            raise ValueError(f"expected a city out of {', '.join(sorted(CITIES))}, got {self.city!r}")
+            raise ValueError(f"no city {self.city!r}; there are {', '.join(sorted(CITIES))}")
         return self
 
 
@@ -91,7 +91,7 @@ class VehiclePlan(_Part):
 
 
 class DownloadCut(_Part):
-    """The mobile link breaks once, after so many bytes of image data."""
+    """The mobile link breaks once, when this many bytes of image data have been downloaded."""
 
     kind: Literal["download_cut"] = "download_cut"
     vehicle: Annotated[int, Field(ge=1)]
@@ -107,7 +107,7 @@ class CorruptByte(_Part):
 
 
 class SlavePowerCut(_Part):
-    """A slave loses its supply when so much of its new image is programmed, and gets it back."""
+    """A slave loses its supply when this share of its new image is programmed, and gets it back."""
 
     kind: Literal["slave_power_cut"] = "slave_power_cut"
     vehicle: Annotated[int, Field(ge=1)]
@@ -203,7 +203,7 @@ class Scenario(_Part):
             key = (fault.kind, fault.vehicle, slave)
             if key in seen:
                 what = f"vehicle {fault.vehicle}" + (f", slave {slave}" if slave else "")
-                raise ValueError(f"faults[{index}]: expected at most one {fault.kind} for {what}, got another one")
+                raise ValueError(f"faults[{index}]: a second {fault.kind} for {what}; give at most one")
             seen.add(key)
         return self
 
@@ -228,16 +228,14 @@ class Scenario(_Part):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML, where a key that stands twice in a mapping is a mistake and not the last one's word."""
+    """YAML, where a duplicate key in a mapping is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"expected each key once, got {key!r} again", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             if isinstance(key, Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
@@ -252,9 +250,9 @@ def parse_scenario(text: str, *, name: str = "scenario") -> Scenario:
     try:
         tree = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that allows less
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{name}: expected YAML, got {' '.join(str(error).split())}") from error
+        raise ConfigurationError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise ConfigurationError(f"{name}: expected a mapping at the top, got {type(tree).__name__}")
+        raise ConfigurationError(f"{name}: expected a mapping at the top level, got {type(tree).__name__}")
     try:
         return Scenario.model_validate(tree)
     except ValidationError as error:
@@ -269,11 +267,11 @@ def packaged_scenario(name: str) -> str:
     """The text of a scenario file that ships with the simulator.
 
     Raises:
-        ConfigurationError: there is none of that name; the message lists those there are.
+        ConfigurationError: there is no scenario of that name; the message lists the names.
     """
     folder = resources.files("bmsota_sim") / "scenarios"
     file = folder / f"{name}.yaml"
     if not file.is_file():
         names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-        raise ConfigurationError(f"scenario: expected one of {', '.join(names)}, got {name!r}")
+        raise ConfigurationError(f"no scenario {name!r}; there are {', '.join(names)}")
     return file.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from bmsota_sim.kernel import MS, Kernel
+from bmsota_sim.kernel import MS, SECOND, Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from bmsota_sim.kernel import Timer
     from bmsota_sim.links.uplink import HttpListener, StreamListener
 
-__all__ = ["MemoryPlatform", "MemoryUplink", "PlatformLink", "run_virtual"]
+__all__ = ["VIRTUAL_START_NS", "MemoryPlatform", "MemoryUplink", "PlatformLink", "run_virtual"]
+
+VIRTUAL_START_NS = 1_795_305_600 * SECOND
+"""Where virtual time starts: any moment will do, as long as it is the same in every run."""
 
 # How far the kernel is run before *finished* is asked again.
 SLICE_NS = 100 * MS

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bmsota_sim.devices.master import UnitKeys
-from bmsota_sim.devices.unit import FactoryImages, Unit
-from bmsota_sim.devices.vehicle import Vehicle
+from bmsota_sim.devices.unit import FactoryImages, FullUnit
+from bmsota_sim.devices.vehicle import VirtualVehicle
 from bmsota_sim.identity import unit_identity
 from bmsota_sim.kernel import MS, SECOND, Kernel
 from bmsota_sim.links.canbus import CanBus
@@ -358,13 +358,13 @@ class Bench:
         self.trace = Trace()
         self.uplink = MemoryUplink(self.kernel, self.platform, delay_ns=20 * MS)
         self.modem = Modem(self.kernel, self.uplink, rate_bytes_per_s=20_000)
-        self.vehicle = Vehicle(longitude_deg=121.0, latitude_deg=31.0, heading_rad=0.0, odometer_km=1000.0)
+        self.vehicle = VirtualVehicle(longitude_deg=121.0, latitude_deg=31.0, heading_rad=0.0, odometer_km=1000.0)
         self.wire = BootloaderWire(database(dbc))
         data_bitrate_bps = fd_bitrate_bps if self.wire.is_fd else None
         self.diagnosis = None
         if has_diagnosis:
             self.diagnosis = CanBus(self.kernel, data_bitrate_bps=data_bitrate_bps, name="diagnosis", seed=seed)
-        self.unit = Unit(
+        self.unit = FullUnit(
             kernel=self.kernel,
             internal_dbc=database("bms_internal"),
             bootloader_dbc=database(dbc),

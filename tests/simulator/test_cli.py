@@ -52,15 +52,15 @@ def test_a_vehicle_that_ends_otherwise_gives_exit_code_3(scenario, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("fleet: [", "expected YAML"),
-        ("[]", "expected a mapping at the top"),
-        (SMALL.replace("E7", "X9"), "expected a series out of E7, F7, got 'X9'"),
+        ("fleet: [", "not valid YAML: "),
+        ("[]", "expected a mapping at the top level, got list"),
+        (SMALL.replace("E7", "X9"), "no series 'X9'; there are E7, F7"),
         (
             SMALL + "faults: [{kind: download_cut, vehicle: 9, after_bytes: 5}]\n",
             "expected a vehicle from 1 to 1, got 9",
         ),
         (SMALL + "colour: red\n", "colour"),
-        ("name: x\nduration_s: 1\nfleet: [{series: F7, count: 1}]\n", "expected a campaign, got none"),
+        ("name: x\nduration_s: 1\nfleet: [{series: F7, count: 1}]\n", "scenario x: no campaign"),
     ],
 )
 def test_a_wrong_scenario_is_one_clear_message(scenario, tmp_path, text, said):

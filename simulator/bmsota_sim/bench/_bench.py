@@ -31,8 +31,8 @@ __all__ = ["Bench"]
 SLEEP_MAX_S = 0.5
 # A burst that has piled up is worked off in slices, so that the hosts are served and an end is noticed in between.
 SLICE_NS = 20 * MS
-# A bench that is further behind than this has not run at all: the machine slept, or the process was stopped. It goes on
-# where it was; to play the lost hours would keep its hosts, and its end, waiting.
+# A bench that is further behind than this has not run at all: the machine slept, or the process was stopped. It
+# continues where it was; to play the lost hours would keep its hosts, and its end, waiting.
 LAG_NS_MAX = 5 * SECOND
 # How often changed flashes are written to the flash file: what a crash of the bench itself can cost.
 KEEP_PERIOD_NS = SECOND
@@ -58,9 +58,9 @@ class Bench:
         options: BenchOptions = BenchOptions(),  # noqa: B008 - frozen
         *,
         channel: str = "pty",
-        told: Callable[[Note], object] = lambda _note: None,
+        noted: Callable[[Note], object] = lambda _note: None,
     ) -> None:
-        """Build it without opening anything; *told* gets every note of what happens, in the bench's thread.
+        """Build it without opening anything; *noted* gets every note of what happens, in the bench's thread.
 
         Raises:
             ConfigurationError: as `BenchOptions`, or the flash file is of another bench.
@@ -68,7 +68,7 @@ class Bench:
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         self.options = options
         self.channel = channel
-        self.world = BenchWorld(Kernel(self._clock()), options, told)
+        self.world = BenchWorld(Kernel(self._clock()), options, noted)
         """Only for the bench's own thread while it runs."""
         self.is_kept = options.flash_file is not None and load_flashes(self.world, options.flash_file)
         """Whether the flashes are those of an earlier bench."""
@@ -181,7 +181,7 @@ class Bench:
         return result
 
     def _wake(self) -> None:
-        # A full socket: it has been told often enough.
+        # A full socket: the loop is awake already.
         with contextlib.suppress(BlockingIOError):
             self._far.send(b"\0")
 
@@ -207,7 +207,7 @@ class Bench:
         if behind_ns > LAG_NS_MAX:
             self._offset_ns -= behind_ns
             self.world.trace.note(
-                kernel.now_ns, "bench", f"stood still for {behind_ns / SECOND:.0f} s; goes on from there"
+                kernel.now_ns, "bench", f"stood still for {behind_ns / SECOND:.0f} s; continues from there"
             )
         for _ in range(slices):
             now_ns, due_ns = self._clock(), kernel.next_due()

@@ -1,4 +1,4 @@
-"""The bench's command lines: what people and scripts say to a running bench, and its one-line answers.
+"""The commands of a running bench, for people and scripts, and their one-line answers.
 
 A command is words; the answer is one line that begins with "ok" or "error". `status` puts a line for each node before it.
 """
@@ -32,7 +32,7 @@ HELP = (
     "    at-operation N: in the N-th flash operation from now; at-progress SHARE: when SHARE (0 to 1) of an image is stored",
     "power POSITION on | off   switch one node",
     "loss | duplication | reordering | delay | corruption | bus-off CHANCE   change one fault of the buses",
-    "faults off   none any more",
+    "faults off   turn all faults off",
     "busoff [POSITION] [for MS]   the controllers of the adapters, or of one node, leave the bus for MS (200)",
     "status   a line for each node",
     "quit   end the bench",
@@ -55,7 +55,7 @@ class _Words:
 
     def take(self, expected: str) -> str:
         if not self._words:
-            raise ConfigurationError(f"expected {expected}, got the end of the line")
+            raise ConfigurationError(f"missing: {expected}")
         return self._words.pop(0)
 
     def take_if(self, *words: str) -> str:
@@ -80,7 +80,7 @@ class _Words:
 
     def end(self) -> None:
         if self._words:
-            raise ConfigurationError(f"expected the end of the line, got {self._words[0]!r}")
+            raise ConfigurationError(f"unexpected {self._words[0]!r} at the end")
 
     @property
     def more(self) -> bool:
@@ -88,12 +88,12 @@ class _Words:
 
 
 class BenchCommands:
-    """Does what a line says to a world."""
+    """Carries out command lines on a world."""
 
     def __init__(self, world: BenchWorld) -> None:
         self._world = world
         self.has_quit = False
-        """`quit` was said."""
+        """`quit` was given."""
         self._commands: dict[str, Callable[[_Words], list[str]]] = {
             "cut": self._cut,
             "power": self._power,
@@ -105,7 +105,7 @@ class BenchCommands:
         }
 
     def do(self, line: str) -> list[str]:
-        """Do what *line* says; the answer's lines, the last of which begins with "ok" or "error"."""
+        """Carry out *line*; the lines of the answer, the last of which begins with "ok" or "error"."""
         words = _Words(line)
         try:
             name = words.take("a command")
@@ -113,7 +113,7 @@ class BenchCommands:
                 return self._fault(name, words)
             if name not in self._commands:
                 known = ", ".join([*self._commands, *_FAULTS])
-                raise ConfigurationError(f"expected one of {known}, got {name!r}")  # noqa: TRY301 - one place answers
+                raise ConfigurationError(f"no command {name!r}; there are {known}")  # noqa: TRY301 - one place answers
             return self._commands[name](words)
         except ConfigurationError as error:
             return [f"error: {error}"]
@@ -136,7 +136,7 @@ class BenchCommands:
             off_ms = words.whole_number("milliseconds", 0, OFF_MS_MAX)
         words.end()
         if not node.is_powered:
-            raise ConfigurationError(f"expected a node with power, got {name}, which is off")
+            raise ConfigurationError(f"{name} is off; switch it on first")
         node.power_cut_plan = plan = PowerCutPlan(share, off_ms * MS)
         node.flash.clear_cuts()
         if how == "at-progress":
@@ -173,7 +173,7 @@ class BenchCommands:
         if word != "off":
             raise ConfigurationError(f"expected off, got {word!r}")
         self._world.set_faults(BusFaults())
-        return ["ok: no faults any more"]
+        return ["ok: all faults off"]
 
     def _bus_off(self, words: _Words) -> list[str]:
         ports, name = [seat.port for seat in self._world.seats], "the adapters"
@@ -207,7 +207,7 @@ class BenchCommands:
 
     def _help(self, words: _Words) -> list[str]:
         words.end()
-        return [*HELP, "ok: that is all"]
+        return [*HELP, "ok: end of help"]
 
     def _quit(self, words: _Words) -> list[str]:
         words.end()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from bmsota_sim.bench._world import NodeRow
 
-__all__ = ["introduction", "run_bench", "say"]
+__all__ = ["introduction", "run_bench", "send_command"]
 
 # How often the table is drawn, and how late a `quit` through the control socket is seen at most.
 REFRESH_S = 0.2
@@ -74,7 +74,7 @@ def run_bench(
         bench = Bench(
             options,
             channel=channel,
-            told=lambda note: inbox.put(f"{(note.at_ns - start_ns) / 1e9:9.3f} {note.who}: {note.what}"),
+            noted=lambda note: inbox.put(f"{(note.at_ns - start_ns) / 1e9:9.3f} {note.who}: {note.what}"),
         )
         output = _Output(sys.stdout, inbox)
         screen = _Screen(bench, output) if output.isatty() else _Plain(output)
@@ -344,7 +344,7 @@ def _serve_client(bench: Bench, client: socket.socket) -> None:
             client.sendall("".join(f"{each}\n" for each in answer).encode())
 
 
-def say(path: Path, words: Sequence[str]) -> list[str]:
+def send_command(path: Path, words: Sequence[str]) -> list[str]:
     """Send a command to the bench that listens at *path*; the lines of its answer.
 
     Raises:

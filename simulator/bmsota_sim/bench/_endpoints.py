@@ -37,7 +37,7 @@ class Endpoint(Protocol):
     """One open way in."""
 
     path: str
-    """What the host program is told to open."""
+    """What the host program opens."""
 
     def fileno(self) -> int: ...
 
@@ -67,7 +67,7 @@ def open_endpoint(seat: AdapterSeat, number: int, channel: str, options: BenchOp
     *channel* is "pty", or python-can's interface and channel: "virtual:bench", "socketcan:vcan0".
 
     Raises:
-        ConfigurationError: there is no such way here.
+        ConfigurationError: it cannot be opened on this system.
     """
     if channel == "pty":
         return PtyEndpoint(seat, number, options)
@@ -75,7 +75,7 @@ def open_endpoint(seat: AdapterSeat, number: int, channel: str, options: BenchOp
     if not (interface and colon and name):
         raise ConfigurationError(f"channel: expected pty or INTERFACE:CHANNEL, got {channel!r}")
     if interface == "pty" or (number > 1 and interface != "virtual"):
-        raise ConfigurationError(f"channel: expected one adapter on {channel!r}, got {options.adapters}")
+        raise ConfigurationError(f"channel {channel!r} has room for one adapter, not for {options.adapters}")
     return PythonCanEndpoint(seat, interface, name if number == 1 else f"{name}{number}", options)
 
 
@@ -87,7 +87,7 @@ class PtyEndpoint:
             from bmsota_sim.links.slcan_pty import SlcanPty  # noqa: PLC0415 - there is no pseudo terminal on Windows
         except ImportError as error:
             raise ConfigurationError(
-                f"channel: expected a system with pseudo terminals, got {error}; use virtual:NAME"
+                f"this system has no pseudo terminals ({error}): use the channel virtual:NAME"
             ) from error
         adapter = SlcanAdapter(
             seat.send,
@@ -127,14 +127,12 @@ class PythonCanEndpoint:
 
             from bmsota.adapters.pythoncan import from_message, to_message  # noqa: PLC0415
         except ImportError as error:
-            raise ConfigurationError(f"channel: expected the extra 'can' for {interface}, got {error}") from error
+            raise ConfigurationError(f"channel {interface} needs {error.name}: pip install 'bmsota[can]'") from error
         fd = options.data_bitrate_bps is not None
         try:
             self._bus: can.BusABC = can.Bus(interface=interface, channel=channel, bitrate=options.bitrate_bps, fd=fd)
         except (can.CanError, OSError, ValueError, TypeError) as error:
-            raise ConfigurationError(
-                f"channel: expected python-can to open {interface}:{channel}, got {error}"
-            ) from error
+            raise ConfigurationError(f"python-can cannot open {interface}:{channel}: {error}") from error
         self.path = channel
         self._from_message: Callable[[can.Message], CanFrame | None] = from_message
         self._to_message: Callable[[CanFrame], can.Message] = to_message
@@ -165,7 +163,7 @@ class PythonCanEndpoint:
                 self._wake()
 
     def _wake(self) -> None:
-        # A full socket: the loop has been told often enough.
+        # A full socket: the loop is awake already.
         with contextlib.suppress(BlockingIOError):
             self._wake_far.send(b"\0")
 
@@ -188,7 +186,7 @@ class PythonCanEndpoint:
                 self._seat.send(frame)
         if self._failure is not None:
             raise TransferError(
-                f"channel: expected python-can to read {self.path}, got {self._failure}", permanent=False
+                f"python-can cannot read {self.path} any more: {self._failure}", permanent=False
             ) from self._failure
         self.flush()
 

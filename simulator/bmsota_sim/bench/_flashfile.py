@@ -28,28 +28,28 @@ def load_flashes(world: BenchWorld, path: Path) -> bool:
     """Give every node of *world*, still without power, the flash it had. False: there is no such file yet.
 
     Raises:
-        ConfigurationError: the file is none, or was kept by a bench with other nodes.
+        ConfigurationError: it is not a flash file, or one of a bench with other nodes.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ConfigurationError(f"flash file: expected a readable file, got {error}") from error
+        raise ConfigurationError(f"cannot read the flash file {path}: {error.strerror or error}") from error
     try:
         kept = cbor2.loads(data)
         head = (kept["format"], kept["version"])
         nodes = {int(position): (str(hwid), bytes(cells), bytes(used)) for position, hwid, cells, used in kept["nodes"]}
     except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"flash file: expected one that a bench has kept, got {path} ({error})") from error
+        raise ConfigurationError(f"{path} is not a flash file of a bench: {error}") from error
     if head != (FORMAT, VERSION):
         raise ConfigurationError(f"flash file: expected {FORMAT} {VERSION}, got {head[0]} {head[1]} ({path})")
     expected = {device.position: (device.hwid, device.node.flash.size_bytes) for device in world.nodes}
     found = {position: (hwid, len(cells)) for position, (hwid, cells, _) in nodes.items()}
     if found != expected:
         raise ConfigurationError(
-            f"flash file: expected the flashes of these {len(expected)} nodes, got those of another bench "
-            f"({path}); use its --series, --slaves, --seed and --slot-kib, or another file"
+            f"{path} holds the flashes of another bench; give that bench's series, slaves, seed and slot size, "
+            "or another file"
         )
     for device in world.nodes:
         _, cells, used = nodes[device.position]

@@ -75,7 +75,7 @@ class BenchOptions:
     """Bits of the identifiers of bootloader and UDS."""
     protocol: BenchProtocol = BenchProtocol.BOOTLOADER
     access_keys: tuple[Ed25519PublicKey, ...] = ()
-    """If there are any, a flasher must prove that it has one of their private keys."""
+    """Not empty: a flasher must prove that it has one of their private keys."""
     faults: BusFaults = field(default_factory=BusFaults)
     """Of every bus and port; `bus_off` of the adapters alone."""
     echo: bool = False
@@ -87,7 +87,7 @@ class BenchOptions:
     flash_erase_ns: int = ERASE_NS
     flash_program_ns: int = PROGRAM_NS
     slot_kib: int = 0
-    """At least so much room for an image in every node; 0: as the series has it."""
+    """At least this much room for an image in every node; 0: as the series has it."""
     wrong_class: frozenset[int] = frozenset()
     """Positions where a node of another series is."""
     absent: frozenset[int] = frozenset()
@@ -121,7 +121,7 @@ class BenchOptions:
             raise ConfigurationError(f"ids: expected 11 or 29, got {self.ids}")
         for time_ns in (self.turnaround_ns, self.flash_erase_ns, self.flash_program_ns):
             if not 0 <= time_ns <= TIME_NS_MAX:
-                raise ConfigurationError(f"times: expected at least 0 and at most 10 s, got {time_ns / SECOND:g} s")
+                raise ConfigurationError(f"times: expected 0 to 10 s, got {time_ns / SECOND:g} s")
         if not 0 <= self.slot_kib <= SLOT_KIB_MAX:
             raise ConfigurationError(f"slot: expected 0 to {SLOT_KIB_MAX} KiB, got {self.slot_kib}")
         for name, positions in (("wrong class", self.wrong_class), ("absent", self.absent)):

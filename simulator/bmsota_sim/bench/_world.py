@@ -48,7 +48,7 @@ MEASURE_PERIOD_NS = 100 * MS
 
 @cache
 def _database(name: str) -> Database:
-    """A packaged DBC. Reading one takes a second; nobody changes it, so two benches can share it."""
+    """A packaged DBC. Reading one takes a second; it is never changed, so two benches can share it."""
     return loads(packaged_dbc(name))
 
 
@@ -82,15 +82,15 @@ class _Cells:
 
 
 class _BenchTrace(Trace):
-    """A trace that also tells somebody at once."""
+    """A trace that hands every note over at once."""
 
-    def __init__(self, told: Callable[[Note], object]) -> None:
+    def __init__(self, noted: Callable[[Note], object]) -> None:
         super().__init__()
-        self._told = told
+        self._noted = noted
 
     def note(self, at_ns: int, who: str, what: str) -> None:
         super().note(at_ns, who, what)
-        self._told(self.notes[-1])
+        self._noted(self.notes[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +145,9 @@ class BenchWorld:
     """Everything behind the adapters."""
 
     def __init__(
-        self, kernel: Kernel, options: BenchOptions, told: Callable[[Note], object] = lambda _note: None
+        self, kernel: Kernel, options: BenchOptions, noted: Callable[[Note], object] = lambda _note: None
     ) -> None:
-        """Build it and switch it on; *told* gets every note at once.
+        """Build it, switched off; *noted* gets every note at once.
 
         Raises:
             ConfigurationError: a packaged file is missing.
@@ -155,7 +155,7 @@ class BenchWorld:
         self.kernel = kernel
         self.options = options
         self.start_ns = kernel.now_ns
-        self.trace = _BenchTrace(told)
+        self.trace = _BenchTrace(noted)
         fd = options.data_bitrate_bps is not None
         self.dbc_name = "bms_bootloader" + "_fd" * fd + "_29bit" * (options.ids == 29)
         self.wire = BootloaderWire(_database(self.dbc_name))

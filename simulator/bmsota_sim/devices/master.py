@@ -95,8 +95,8 @@ if TYPE_CHECKING:
     from bmsota.node import NodeDescription
     from bmsota.ota.updater import Action
     from bmsota.signals import Database
-    from bmsota_sim.devices.vehicle import Vehicle
-    from bmsota_sim.identity import UnitIdentity as Identity
+    from bmsota_sim.devices.vehicle import VirtualVehicle
+    from bmsota_sim.identity import VirtualUnitIdentity
     from bmsota_sim.kernel import Kernel, Timer
     from bmsota_sim.links.canbus import CanBus, Port
     from bmsota_sim.links.uplink import Modem
@@ -177,9 +177,9 @@ class Master:
         wire: BootloaderWire,
         database: Database,
         modem: Modem,
-        vehicle: Vehicle,
+        vehicle: VirtualVehicle,
         trace: Trace,
-        identity: Identity,
+        identity: VirtualUnitIdentity,
         profile: SeriesProfile,
         keys: UnitKeys,
         master_class: HardwareClass,
@@ -288,6 +288,11 @@ class Master:
     def boot_result(self) -> BootResult | None:
         """What the last boot found; None without power."""
         return self.node.boot_result
+
+    @property
+    def measured(self) -> MeasurementTable:
+        """What it knows from its slaves."""
+        return self._measured
 
     @property
     def powered(self) -> bool:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bmsota.gbt32960 import Body
-    from bmsota_sim.devices.vehicle import Vehicle
+    from bmsota_sim.devices.vehicle import VirtualVehicle
 
 __all__ = ["PackValues", "report_bodies"]
 
@@ -75,7 +75,7 @@ class PackValues:
         return sum(known) if known and len(known) == len(self.cell_voltages_v) else None
 
 
-def report_bodies(pack: PackValues, vehicle: Vehicle, *, has_positioning: bool) -> tuple[Body, ...]:
+def report_bodies(pack: PackValues, vehicle: VirtualVehicle, *, has_positioning: bool) -> tuple[Body, ...]:
     """Every 2016 body a BMS fills, in the order of their types. A value beyond its field's range is "abnormal".
 
     Raises:
@@ -121,7 +121,7 @@ def _degrees(value: float | None) -> int | Sentinel:
     return whole if isinstance(whole, Sentinel) else int(whole)
 
 
-def _vehicle_data(pack: PackValues, voltage: float | None, vehicle: Vehicle) -> VehicleData:
+def _vehicle_data(pack: PackValues, voltage: float | None, vehicle: VirtualVehicle) -> VehicleData:
     driving = vehicle.speed_kmh > 0
     return VehicleData(
         vehicle_state=VehicleState.STARTED if vehicle.ignition_on else VehicleState.OFF,
@@ -141,7 +141,7 @@ def _vehicle_data(pack: PackValues, voltage: float | None, vehicle: Vehicle) -> 
     )
 
 
-def _motor(voltage: float | None, vehicle: Vehicle) -> DriveMotor:
+def _motor(voltage: float | None, vehicle: VirtualVehicle) -> DriveMotor:
     driving = vehicle.speed_kmh > 0
     current = vehicle.power_w / voltage if voltage and driving else 0.0
     return DriveMotor(

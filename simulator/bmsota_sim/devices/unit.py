@@ -1,6 +1,6 @@
-"""A unit: one vehicle with its master, its slaves, their bus and the modem, switched on and off as one.
+"""A full unit: one vehicle with its master, its slaves, their bus and the modem, switched on and off as one.
 
-What the scenario plans for the vehicle happens here: coverage, driving, power cycles, the replacement of a slave.
+The `Unit` (`bmsota_sim.unit`) that simulates every CAN frame and every flash operation.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from bmsota.bootloader import BootloaderWire
 from bmsota.errors import ConfigurationError
 from bmsota.image import HardwareClass
+from bmsota_sim.devices.bootloader_node import PowerCutPlan
 from bmsota_sim.devices.master import Master, MasterHooks
 from bmsota_sim.devices.slave import Slave
-from bmsota_sim.kernel import SECOND
 from bmsota_sim.links.canbus import CanBus
+from bmsota_sim.unit import UnitFigures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
     from bmsota.image import ImageVersion
     from bmsota.signals import Database
     from bmsota_sim.devices.master import UnitKeys
-    from bmsota_sim.devices.vehicle import Vehicle
-    from bmsota_sim.identity import UnitIdentity
+    from bmsota_sim.devices.vehicle import VirtualVehicle
+    from bmsota_sim.identity import VirtualUnitIdentity
     from bmsota_sim.kernel import Kernel
     from bmsota_sim.links.uplink import Modem
     from bmsota_sim.physics import Packs
     from bmsota_sim.profiles import SeriesProfile
     from bmsota_sim.trace import Trace
 
-__all__ = ["FactoryImages", "Unit"]
+__all__ = ["BusPackView", "FactoryImages", "FullUnit"]
 
 BITRATE_BPS = 500_000
 
@@ -62,7 +63,37 @@ class _SlaveSensors:
         return values
 
 
-class Unit:
+class _MasterSensors:
+    """What the master measures itself: the current through its shunt, and the charge it counts."""
+
+    def __init__(self, packs: Packs, row: int) -> None:
+        self._packs = packs
+        self._row = row
+
+    def current_a(self) -> float:
+        return float(self._packs.current_a[self._row])
+
+    def soc_pct(self) -> float:
+        # An estimate of the state of charge ends at its scale, however far a cell is driven.
+        return min(100.0, max(0.0, float(self._packs.cell_soc[self._row].min()) * 100.0))
+
+
+class BusPackView:
+    """The `PackView` of a full unit: cells and probes as its slaves sent them, current and charge as its master measures."""
+
+    def __init__(self, master: Master, sensors: _MasterSensors) -> None:
+        self._master = master
+        self.current_a = sensors.current_a
+        self.soc_pct = sensors.soc_pct
+
+    def cell_voltages_v(self) -> Sequence[float | None]:
+        return self._master.measured.cell_voltages_v
+
+    def temperatures_c(self) -> Sequence[float | None]:
+        return self._master.measured.temperatures_c
+
+
+class FullUnit:
     """Everything of one vehicle."""
 
     def __init__(
@@ -72,9 +103,9 @@ class Unit:
         internal_dbc: Database,
         bootloader_dbc: Database,
         modem: Modem,
-        vehicle: Vehicle,
+        vehicle: VirtualVehicle,
         trace: Trace,
-        identity: UnitIdentity,
+        identity: VirtualUnitIdentity,
         profile: SeriesProfile,
         keys: UnitKeys,
         factory: FactoryImages,
@@ -112,13 +143,14 @@ class Unit:
         )
         wire = BootloaderWire(bootloader_dbc)
         if wire.is_fd and data_bitrate_bps is None:
-            raise ConfigurationError(f"{self.bus.name}: expected a data bit rate for CAN FD, got none")
+            raise ConfigurationError(f"{self.bus.name}: CAN FD needs a data bit rate")
         slave_class = HardwareClass.named(profile.vendor, profile.slave_class_name)
         self.power_cycles = 0
         self.is_over = False
         """The upgrade has been reported and acknowledged."""
         self._self_test_failure: tuple[str, str] = ("", "")
         self._power_cycle: tuple[int, int] | None = None
+        sensors = _MasterSensors(packs, self._row)
         self.master = Master(
             kernel=kernel,
             bus=self.bus,
@@ -141,11 +173,11 @@ class Unit:
                 download_complete=self._download_complete,
                 upgrade_over=self._upgrade_over,
                 self_test_failure=self._why_self_test_fails,
-                current_a=lambda: float(packs.current_a[self._row]),
-                # An estimate of the state of charge ends at its scale, however far a cell is driven.
-                soc_pct=lambda: min(100.0, max(0.0, float(packs.cell_soc[self._row].min()) * 100.0)),
+                current_a=sensors.current_a,
+                soc_pct=sensors.soc_pct,
             ),
         )
+        self.pack_view = BusPackView(self.master, sensors)
         self.slaves = [
             Slave(
                 kernel=kernel,
@@ -218,11 +250,20 @@ class Unit:
         if covered:
             self.master.network_found()
 
-    # -- what the scenario plans -------------------------------------------------------------------------------------------
+    # -- what a scenario plans ---------------------------------------------------------------------------------------------
 
     def cycle_power_after_download(self, after_ns: int, off_ns: int) -> None:
         """The driver leaves some time after the download, and comes back."""
         self._power_cycle = (after_ns, off_ns)
+
+    def cut_download(self, after_bytes: int) -> None:
+        self.modem.cut_after_image_bytes = after_bytes
+
+    def corrupt_download(self, at_byte: int) -> None:
+        self.modem.corrupt_at_image_byte = at_byte
+
+    def cut_slave_power(self, position: int, at_progress: float, off_ns: int) -> None:
+        self.slaves[position - 1].power_cut_plan = PowerCutPlan(at_progress, off_ns)
 
     def fail_self_test(self, version: ImageVersion | str, reason: str) -> None:
         """The image of this version does not pass its self-test on this unit."""
@@ -248,6 +289,24 @@ class Unit:
         failing, reason = self._self_test_failure
         return reason if failing and str(version).split("+", 1)[0] == failing else ""
 
+    @property
+    def figures(self) -> UnitFigures:
+        master = self.master.figures
+        cuts = {
+            ("slave_power_cut", slave.position)
+            for slave in self.slaves
+            if slave.power_cut_plan is not None and slave.power_cut_plan.happened
+        }
+        return UnitFigures(
+            reports=master.reports,
+            logins=master.logins,
+            bytes_up=master.stream_bytes_sent,
+            bytes_down=self.modem.http_bytes + master.stream_bytes_received,
+            can_frames=self.bus.frames,
+            notes=tuple(master.remarks),
+            faults=frozenset({(happened.split()[0], 0) for happened in self.modem.faults_happened} | cuts),
+        )
+
     # -- physics -----------------------------------------------------------------------------------------------------------
 
     def current_a(self) -> float:
@@ -255,5 +314,5 @@ class Unit:
         voltage = float(self._packs.cell_voltage_v[self._row].sum())
         return self.vehicle.power_w / voltage if voltage > 0 else 0.0
 
-    def seconds_since(self, at_ns: int) -> float:
-        return (self.kernel.now_ns - at_ns) / SECOND
+    def step(self, dt_s: float) -> None:
+        self.vehicle.step(dt_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["CITIES", "Vehicle"]
+__all__ = ["CITIES", "VirtualVehicle"]
 
 CITIES: dict[str, tuple[float, float]] = {
     "Beijing": (116.4074, 39.9042),
@@ -28,7 +28,7 @@ METERS_PER_DEGREE = 111_320.0
 
 
 @dataclass(slots=True)
-class Vehicle:
+class VirtualVehicle:
     """What drives and stands."""
 
     longitude_deg: float

@@ -25,7 +25,7 @@ CHUNK_SIZE_BYTES = 1024
 
 
 class StreamListener(Protocol):
-    """Who is told about the TCP stream."""
+    """Receives what happens to the TCP stream."""
 
     def stream_opened(self) -> None: ...
     def stream_received(self, data: bytes) -> None: ...
@@ -33,7 +33,7 @@ class StreamListener(Protocol):
 
 
 class HttpListener(Protocol):
-    """Who is told about the one HTTP exchange that can be under way."""
+    """Receives what happens to the HTTP exchange; there is one at a time."""
 
     def http_head(self, status: int, headers: Mapping[str, str]) -> None: ...
     def http_body(self, data: bytes) -> None: ...
@@ -85,7 +85,7 @@ class Modem:
             self._break("no mobile network")
 
     def power_off(self) -> None:
-        """The unit has lost its supply: connections vanish and nobody is told."""
+        """The unit has lost its supply: connections vanish, and neither end is notified."""
         self._stream = None
         self._uplink.close_stream()
         self.abort_http()

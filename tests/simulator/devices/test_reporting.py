@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from bmsota_sim.devices.reporting import PackValues, report_bodies
-from bmsota_sim.devices.vehicle import Vehicle
+from bmsota_sim.devices.vehicle import VirtualVehicle
 
 from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import (
@@ -39,7 +39,7 @@ UNKNOWN = PackValues(cell_voltages_v=(None,) * 4, temperatures_c=(None,) * 3, cu
 
 @pytest.fixture
 def vehicle():
-    return Vehicle(longitude_deg=104.0668, latitude_deg=30.5728, heading_rad=0.0, odometer_km=1234.56)
+    return VirtualVehicle(longitude_deg=104.0668, latitude_deg=30.5728, heading_rad=0.0, odometer_km=1234.56)
 
 
 def bodies_of(pack, vehicle, *, has_positioning=True):

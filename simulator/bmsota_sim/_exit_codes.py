@@ -1,0 +1,14 @@
+"""The exit codes of `bmsota-sim`."""
+
+from __future__ import annotations
+
+__all__ = ["FAILED", "INTERRUPTED", "NOT_AS_PLANNED", "WRONG_USAGE"]
+
+FAILED = 1
+"""The run failed; one line says why."""
+WRONG_USAGE = 2
+"""Called wrongly, or a package is missing."""
+NOT_AS_PLANNED = 3
+"""A vehicle did not end as the scenario says."""
+INTERRUPTED = 130
+"""By Ctrl-C, as a shell says it."""

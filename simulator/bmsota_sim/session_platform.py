@@ -1,0 +1,120 @@
+"""A platform that needs no cloud: the library's own end of the cloud link, in the process of the fleet.
+
+It accepts every login, acknowledges the extension, and hands every event to its user. It has no device API, so it upgrades
+nothing.
+
+    platform = SessionPlatform()
+    fleet = virtual_fleet(parse_scenario(packaged_scenario("reports")), seed=1, platform=platform)
+    fleet.run(600.0)
+    print(platform.vehicles["LBM0F7EV9R0000001"].reports)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bmsota.gbt32960 import (
+    CloseRequested,
+    ExtensionReceived,
+    LoginRequested,
+    LogoutReceived,
+    PlatformSession,
+    ReplyFlag,
+    ReportReceived,
+)
+from bmsota.ota import HttpResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bmsota.gbt32960 import PlatformEvent
+    from bmsota.ota import HttpRequest
+
+__all__ = ["SessionPlatform", "VehicleTraffic"]
+
+
+@dataclass(slots=True)
+class VehicleTraffic:
+    """What the platform has heard from one vehicle."""
+
+    logins: int = 0
+    logouts: int = 0
+    reports: int = 0
+    """In real time."""
+    backfilled: int = 0
+    """Reports that were kept during an outage and sent after it."""
+    other: int = 0
+    """Frames of the extension."""
+
+
+class SessionPlatform:
+    """A `MemoryPlatform` of `PlatformSession`s; counts per vehicle."""
+
+    def __init__(self, received: Callable[[PlatformEvent, int], object] = lambda _event, _now_ns: None) -> None:
+        """*received* gets every event of every link, and when it came, before it is handled."""
+        self._received = received
+        self.vehicles: defaultdict[str, VehicleTraffic] = defaultdict(VehicleTraffic)
+        """By VIN."""
+
+    def open_link(self, wake: Callable[[], None]) -> _Link:  # noqa: ARG002 - it never sends by itself
+        return _Link(self)
+
+    def respond(self, request: HttpRequest) -> HttpResponse:  # noqa: ARG002 - it has no device API
+        return HttpResponse(404, {}, b"")
+
+    def handle(self, session: PlatformSession, event: PlatformEvent, now_ns: int) -> None:
+        """Count *event* and answer it."""
+        self._received(event, now_ns)
+        match event:
+            case LoginRequested(vin=vin):
+                self.vehicles[vin].logins += 1
+                session.accept_login(now_ns)
+            case ReportReceived(vin=vin, is_backfill=False):
+                self.vehicles[vin].reports += 1
+            case ReportReceived(vin=vin):
+                self.vehicles[vin].backfilled += 1
+            case ExtensionReceived(frame=frame):
+                self.vehicles[frame.vin].other += 1
+                session.reply(frame, now_ns, flag=ReplyFlag.SUCCESS)
+            case LogoutReceived(vin=vin):
+                self.vehicles[vin].logouts += 1
+            case _:
+                pass  # Heartbeats, and what only `received` wants to see.
+
+
+class _Link:
+    """The platform's end of one stream."""
+
+    def __init__(self, platform: SessionPlatform) -> None:
+        self._platform = platform
+        self._session = PlatformSession()
+        self.is_closing = False
+
+    def connected(self, now_ns: int) -> None:
+        self._session.connected(now_ns)
+
+    def receive_data(self, data: bytes, now_ns: int) -> None:
+        self._session.receive_data(data, now_ns)
+        self._handle_events(now_ns)
+
+    def data_to_send(self) -> bytes:
+        return self._session.data_to_send()
+
+    def next_timeout(self) -> int | None:
+        return self._session.next_timeout()
+
+    def handle_timeout(self, now_ns: int) -> None:
+        self._session.handle_timeout(now_ns)
+        self._handle_events(now_ns)
+
+    def disconnected(self, now_ns: int) -> None:
+        self._session.disconnected(now_ns)
+        self._handle_events(now_ns)
+
+    def _handle_events(self, now_ns: int) -> None:
+        while (event := self._session.next_event()) is not None:
+            self._platform.handle(self._session, event, now_ns)
+            if isinstance(event, CloseRequested):
+                self.is_closing = True
