@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import tempfile
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from bmsota.errors import ConfigurationError
+from bmsota_sim._signals import ending_signals
 from bmsota_sim.campaign import AUDITOR, OPERATOR, PASSWORD, VIEWER, CampaignPlayer, CampaignWatcher, campaign_of
 from bmsota_sim.embedded_cloud import EmbeddedCloud, MemoryCloud, unit_keys
 from bmsota_sim.fleet import Fleet, virtual_fleet
@@ -126,6 +126,7 @@ def run_real(
 
     Raises:
         ConfigurationError: the scenario has no campaign, or the approval code was not mailed.
+        KeyboardInterrupt: a signal has ended the run; everything is cleared away.
     """
     watcher = watcher or CampaignWatcher()
     with contextlib.ExitStack() as stack:
@@ -133,7 +134,10 @@ def run_real(
         cloud = stack.enter_context(EmbeddedCloud(folder, seed))
         host, port = cloud.gateway
         watcher.said(f"cloud: pages and APIs {cloud.http_url}, gateway tcp://{host}:{port}, SQLite in {folder}")
-        return asyncio.run(_play_real(scenario, seed, watcher, cloud, keep))
+        try:
+            return asyncio.run(_play_real(scenario, seed, watcher, cloud, keep))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
 
 
 async def _play_real(
@@ -143,6 +147,9 @@ async def _play_real(
     cloud: EmbeddedCloud,
     keep: Callable[[KeptDemo, CampaignOutcome], None] | None,
 ) -> CampaignOutcome:
+    task = asyncio.current_task()
+    assert task is not None
+    _on_signals(task.cancel)
     driver = RealTimeDriver()
     host, port = cloud.gateway
     async with (
@@ -188,18 +195,23 @@ async def _play_real(
                 await made.close()
 
 
-async def _run_until_interrupted(driver: RealTimeDriver) -> None:
-    """Keep everything running until Ctrl-C or SIGTERM.
+def _on_signals(end: Callable[[], object]) -> None:
+    """Call *end* on Ctrl-C, SIGTERM or SIGHUP, so that servers and temporary folders are cleared away.
 
     With handlers of our own, so that it also ends when it was started in the background of a script, where a shell has
     SIGINT ignored and Python would not turn it into a KeyboardInterrupt.
     """
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         # Windows has no handlers in its loop; there Ctrl-C cancels us.
         with contextlib.suppress(NotImplementedError, RuntimeError):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, end)
+
+
+async def _run_until_interrupted(driver: RealTimeDriver) -> None:
+    """Keep everything running until a signal comes."""
+    stop = asyncio.Event()
+    _on_signals(stop.set)
     with contextlib.suppress(asyncio.CancelledError):
         await driver.run(stop.is_set, until_ns=FOR_EVER_NS)
 

@@ -205,6 +205,11 @@ class Scenario(_Part):
                 what = f"vehicle {fault.vehicle}" + (f", slave {slave}" if slave else "")
                 raise ValueError(f"faults[{index}]: a second {fault.kind} for {what}; give at most one")
             seen.add(key)
+        if self.campaign is not None and self.campaign.create_at_s >= self.duration_s:
+            raise ValueError(
+                f"campaign.create_at_s: expected less than duration_s ({self.duration_s:g}), "
+                f"got {self.campaign.create_at_s:g}"
+            )
         return self
 
     @property

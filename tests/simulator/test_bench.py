@@ -15,6 +15,7 @@ import time
 
 import can
 import pytest
+from bmsota_sim._signals import ending_signals
 from bmsota_sim.bench import Bench, BenchOptions, BenchTopology
 from bmsota_sim.cli import main
 from bmsota_sim.kernel import SECOND
@@ -460,6 +461,16 @@ def test_ctrl_c_ends_it_though_interrupts_were_ignored():
 
 
 @needs_pty
+def test_a_hangup_that_is_ignored_stays_so(monkeypatch):
+    """As `nohup` starts a program."""
+    ignored = {signal.SIGINT, signal.SIGHUP}
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    assert ending_signals() == [signal.SIGINT, signal.SIGTERM]
+    ignored.clear()
+    assert ending_signals() == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@needs_pty
 @pytest.mark.parametrize("place", ["Console.__exit__", "Console._exit_buffer", "Live.refresh", "Bench.rows"])
 def test_ctrl_c_ends_it_wherever_it_strikes(place):
     """As an exception it struck between two statements of the screen that belong together: nothing was printed after it."""
@@ -538,7 +549,7 @@ def test_a_bench_that_fails_says_so(tmp_path):
 @needs_pty
 def test_a_channel_for_one_adapter_takes_no_second():
     for channel in ("socketcan:vcan0", "pty:7"):
-        with pytest.raises(ConfigurationError, match="has room for one adapter|cannot open socketcan"):
+        with pytest.raises(ConfigurationError, match=r"has room for one adapter|cannot open socketcan"):
             Bench(BenchOptions(adapters=2), channel=channel).open()
 
 

@@ -67,3 +67,28 @@ def test_the_demo_plays_to_its_planned_end_and_keeps_running(tmp_path):
     assert task["upgrades"]["items"][10]["reason"] == "insulation monitor does not answer"
     assert list((tmp_path / "data" / "mails").glob("*.eml"))
     assert list((tmp_path / "data").glob("*.sqlite"))
+
+
+@pytest.mark.demo
+def test_a_signal_ends_the_demo_and_leaves_nothing_behind(tmp_path):
+    """What CI and a closed terminal send; the cloud has started, and its databases are in a temporary folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "bmsota_sim.cli", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "COLUMNS": "300", "TMPDIR": str(tmp_path)},
+    )
+    try:
+        lines = []
+        while not lines or "registered 12 vehicles" not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], lines
+        assert list(tmp_path.glob("bmsota-demo-*"))
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=TIME_LIMIT_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, "Traceback" in rest) == (130, False), rest
+    assert not list(tmp_path.glob("bmsota-demo-*"))

@@ -76,6 +76,10 @@ MISTAKES = {
         GOOD + "name: again\n", r"scenario: not valid YAML: duplicate key 'name'.* line 16",
     ),
     "a vehicle twice": (GOOD.replace("vehicles:", "vehicles:\n  3: {}"), "duplicate key 3"),
+    "a campaign after the end": (
+        GOOD.replace("software_version: 2.1.0", "software_version: 2.1.0, create_at_s: 60"),
+        r"campaign\.create_at_s: expected less than duration_s \(60\), got 60",
+    ),
     "a list as a key": ("? [1, 2]\n: 3", "not valid YAML:"),
     "name missing": (GOOD.replace("name: small", ""), "scenario: name: Field required"),
     "unknown part": (changed(speed=1), "scenario: speed: Extra inputs are not permitted"),

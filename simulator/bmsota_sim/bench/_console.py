@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bmsota.errors import ConfigurationError
+from bmsota_sim._signals import ending_signals
 from bmsota_sim.bench._bench import Bench
 from bmsota_sim.bench._options import BenchOptions, BenchProtocol, BenchTopology
 
@@ -108,8 +109,7 @@ class _Inbox:
     Strategy: a signal is an event, not an exception. An exception strikes between any two statements: inside the
     screen's own bookkeeping it left the terminal without a cursor and the last lines unprinted, inside a finalizer or a
     callback Python drops it. The handler therefore sets a flag, and the wait is on a socket to which Python writes a
-    byte for every signal (`signal.set_wakeup_fd`), whichever thread the system has handed it to. SIGINT is handled even
-    if it was ignored when we started, as a shell does for what it starts in the background.
+    byte for every signal (`signal.set_wakeup_fd`), whichever thread the system has handed it to.
 
     One place is different. The system starts an interrupted write again, so a write to a pipe or terminal that is not
     read would outlast every signal; there the handler raises (`_Output.flush`).
@@ -129,8 +129,7 @@ class _Inbox:
 
     def __enter__(self) -> Self:
         self._wakeup_fd_before = signal.set_wakeup_fd(self._far.fileno(), warn_on_full_buffer=False)
-        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        self._before = {number: signal.signal(number, self._end) for number in numbers}
+        self._before = {number: signal.signal(number, self._end) for number in ending_signals()}
         return self
 
     def __exit__(self, *_error: object) -> None:
