@@ -10,7 +10,9 @@ from bmsota.errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["missing_extra", "needs"]
+__all__ = ["missing_extra", "needs", "needs_extra"]
+
+_OURS = frozenset({"bmsota", "bmsota_cloud", "bmsota_sim"})
 
 
 def missing_extra(feature: str, package: str, extra: str) -> MissingExtraError:
@@ -33,5 +35,21 @@ def needs(feature: str, package: str, extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != package:
+            raise
+        raise missing_extra(feature, package, extra) from error
+
+
+@contextmanager
+def needs_extra(feature: str, extra: str) -> Iterator[None]:
+    """As `needs`, around imports that need a whole extra: whichever of its packages is not installed.
+
+    >>> with needs_extra("bmsota-sim", "sim"):
+    ...     import yaml
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in _OURS:
             raise
         raise missing_extra(feature, package, extra) from error

@@ -16,7 +16,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bmsota_sim._extras import missing_extra_text
+from bmsota._extras import needs_extra
 
 if TYPE_CHECKING:
     from bmsota_sim.fleet import Fleet, virtual_fleet
@@ -61,8 +61,5 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        module = import_module(f"{__name__}.{_MODULE_OF[name]}")
-    except ModuleNotFoundError as error:
-        raise ImportError(missing_extra_text(__name__, error, "sim")) from error
-    return getattr(module, name)
+    with needs_extra(__name__, "sim"):
+        return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from bmsota import __version__
-from bmsota.errors import BmsotaError, ConfigurationError
+from bmsota.errors import BmsotaError, ConfigurationError, MissingExtraError
 from bmsota.image import load_public_key
 from bmsota_sim._exit_codes import FAILED, INTERRUPTED, NOT_AS_PLANNED, WRONG_USAGE
 from bmsota_sim.bench import BenchOptions, BenchProtocol, BenchTopology
@@ -114,7 +114,7 @@ def demo(
     try:
         # The cloud is needed by this command alone; a fleet against another platform does without.
         from bmsota_sim.demo import run_real, run_virtual_demo  # noqa: PLC0415
-    except ImportError as error:
+    except MissingExtraError as error:
         _complain(str(error))
         raise typer.Exit(WRONG_USAGE) from error
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from bmsota._extras import needs_extra
+from bmsota.errors import MissingExtraError
 from bmsota_sim._exit_codes import INTERRUPTED, WRONG_USAGE
-from bmsota_sim._extras import missing_extra_text
 
 __all__ = ["main"]
 
@@ -13,9 +14,10 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line. It ends with `SystemExit`."""
     try:
-        from bmsota_sim._commands import run  # noqa: PLC0415 - takes a second, and needs the extra
-    except ModuleNotFoundError as error:
-        print(f"bmsota-sim: {missing_extra_text('bmsota-sim', error, 'sim')}", file=sys.stderr)  # noqa: T201 - see above
+        with needs_extra("the simulator", "sim"):
+            from bmsota_sim._commands import run  # noqa: PLC0415 - takes a second, and needs the extra
+    except MissingExtraError as error:
+        print(f"bmsota-sim: {error}", file=sys.stderr)  # noqa: T201 - rich may be what is missing
         raise SystemExit(WRONG_USAGE) from error
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None

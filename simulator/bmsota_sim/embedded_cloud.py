@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Self
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from bmsota._extras import needs_extra
 from bmsota_sim import defaults
-from bmsota_sim._extras import missing_extra_text
 from bmsota_sim.campaign import AUDITOR, OPERATOR, PASSWORD, VIEWER
 from bmsota_sim.samples import sample_key
 from bmsota_sim.streams import stream, stream_bytes
 
-try:
+with needs_extra("the embedded cloud", "cloud"):
     from bmsota_cloud.domain.accounts import Role
     from bmsota_cloud.services import PlatformKeys, PlatformSettings
     from bmsota_cloud.wiring import RunningCloud, ServeOptions, build_app, build_cloud, utc_time
-except ModuleNotFoundError as error:
-    raise ImportError(missing_extra_text("the embedded cloud", error, "cloud")) from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -41,12 +41,11 @@ def test_a_scenario_of_ones_own_ends_as_planned(scenario, tmp_path):
 
 
 def test_a_vehicle_that_ends_otherwise_gives_exit_code_3(scenario, tmp_path):
-    done = run(
-        "demo", "--virtual", "--seed", "4", "--scenario", scenario(SMALL + "expect: { 1: Rolled back }\n"), cwd=tmp_path
-    )
+    path = scenario(SMALL + "expect: { 1: Rolled back }\n")
+    done = run("demo", "--virtual", "--seed", "4", "--scenario", path, cwd=tmp_path)
     assert done.returncode == 3
     assert "expected 'Rolled back', got 'Upgrade succeeded'" in " ".join(done.stdout.split())
-    assert "bmsota-sim demo --virtual --seed 4" in done.stdout
+    assert f"replay: bmsota-sim demo --virtual --scenario {path} --seed 4\n" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -113,10 +113,10 @@ def test_a_fleet_needs_nothing_of_the_cloud():
             {"yaml"},
             ("bench", "--run-for", "0"),
             2,
-            "bmsota-sim: bmsota-sim needs yaml: pip install 'bmsota[sim]'",
+            "bmsota-sim: the simulator needs yaml: pip install 'bmsota[sim]'",
         ),
-        (COMMAND, {"typer"}, ("--version",), 2, "bmsota-sim: bmsota-sim needs typer: pip install 'bmsota[sim]'"),
-        (FLEET, {"pydantic"}, (), 1, "ImportError: bmsota_sim needs pydantic: pip install 'bmsota[sim]'"),
+        (COMMAND, {"typer"}, ("--version",), 2, "bmsota-sim: the simulator needs typer: pip install 'bmsota[sim]'"),
+        (FLEET, {"pydantic"}, (), 1, "MissingExtraError: bmsota_sim needs pydantic: pip install 'bmsota[sim]'"),
     ],
 )
 def test_what_lacks_an_extra_names_it(code, blocked, arguments, ending, said):
