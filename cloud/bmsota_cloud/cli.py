@@ -17,10 +17,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from bmsota.errors import BmsotaError
+from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.keys import load_keys, sample_key_warning
 from bmsota_cloud.mail import MailSink, SmtpTarget
+from bmsota_cloud.platform import build_cloud
 from bmsota_cloud.services import PlatformKeys, PlatformSettings
-from bmsota_cloud.wiring import RunningCloud, ServeOptions, build_cloud, load_keys, wall_clock
+from bmsota_cloud.wiring import RunningCloud, ServeOptions
 
 __all__ = ["main"]
 
@@ -114,6 +117,8 @@ async def _serve(options: ServeOptions) -> None:
         typer.echo(f"gateway         tcp://{running.host}:{running.gateway_port}")
         if running.mail_sink is not None:
             typer.echo(f"mails           {options.mail_folder}")
+        if warning := sample_key_warning(options.keys):
+            typer.echo(f"warning         {warning}")
         stopping = asyncio.ensure_future(stop.wait())
         working = asyncio.ensure_future(running.wait())
         await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)

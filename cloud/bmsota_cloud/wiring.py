@@ -1,9 +1,7 @@
-"""Where the platform is put together: the only file that knows all the others. Nothing is built on import.
+"""The process: HTTP around the platform, and everything together in one event loop.
 
-`build_cloud` makes the services around their stores and keys. That object can be driven without sockets and without an
-event loop (`open_link`, `device_respond`, `services.outbox.drain`), which is how a simulation runs it in virtual time.
-`build_app` puts HTTP around it, `RunningCloud` puts everything into one process: gateway, web server, mail worker and
-the ticker of deadlines.
+`build_app` puts HTTP around a platform (`bmsota_cloud.platform`), `RunningCloud` runs gateway, web server, mail worker and
+the ticker of deadlines in one process.
 """
 
 from __future__ import annotations
@@ -15,51 +13,28 @@ import socket
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 from fastapi import FastAPI
 
-from bmsota.errors import ConfigurationError
-from bmsota.image import load_public_key, load_signing_key
 from bmsota_cloud import pages
-from bmsota_cloud.api import device as device_api
-from bmsota_cloud.api.carrier import BodyLimit, SecurityHeaders, mount_device_api
-from bmsota_cloud.api.operator import build_router
-from bmsota_cloud.gateway import GatewayLink, GatewayServer, LocalRouter
-from bmsota_cloud.gateway.link import utc_time
+from bmsota_cloud.api.device_route import mount_device_api
+from bmsota_cloud.api.middleware import BodyLimit, SecurityHeaders
+from bmsota_cloud.api.router import build_router
+from bmsota_cloud.clock import wall_clock, wall_clock_ns
+from bmsota_cloud.gateway import GatewayServer
+from bmsota_cloud.keys import sample_key_warning
 from bmsota_cloud.mail import MailSink, MailWorker, SmtpTarget
-from bmsota_cloud.services import Context, LiveFeed, PlatformKeys, PlatformSettings, Services
-from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
+from bmsota_cloud.platform import Cloud, build_cloud
+from bmsota_cloud.services import PlatformKeys, PlatformSettings
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from bmsota.ota.http import HttpRequest, HttpResponse
-    from bmsota_cloud.services import OutboxService
-    from bmsota_cloud.storage.base import Store, TelemetryStore
-
-__all__ = [
-    "Cloud",
-    "RunningCloud",
-    "ServeOptions",
-    "build_app",
-    "build_cloud",
-    "load_keys",
-    "utc_time",
-    "wall_clock",
-    "wall_clock_ns",
-]
+__all__ = ["RunningCloud", "ServeOptions", "build_app"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,165 +49,13 @@ _STOP_HTTP_S = 1
 _STOP_TRIES_MAX = 25
 
 
-def wall_clock() -> datetime:
-    """The time of a platform that runs in earnest."""
-    return datetime.now(UTC)  # noqa: TID251 - wiring is where a clock is read
-
-
-_last_ns = 0
-
-
-def wall_clock_ns() -> int:
-    """The same in nanoseconds since the Unix epoch; never going back, as the cores ask."""
-    global _last_ns  # noqa: PLW0603 - the clock of the process
-    _last_ns = max(_last_ns, time.time_ns())
-    return _last_ns
-
-
-@dataclass(frozen=True, slots=True)
-class Cloud:
-    """The platform without its doors."""
-
-    services: Services
-    settings: PlatformSettings
-    router: LocalRouter
-    store: Store
-    telemetry: TelemetryStore
-    clock: Callable[[], datetime]
-
-    def now(self) -> datetime:
-        """The platform's time; in a simulation, that of the simulation."""
-        return self.clock()
-
-    @property
-    def outbox(self) -> OutboxService:
-        """`drain(now, deliver)` gives every due mail to a function."""
-        return self.services.outbox
-
-    def open_link(self, wake: Callable[[], None] | None = None) -> GatewayLink:
-        """A link for one vehicle.
-
-        *wake* is called, from any thread, when the platform has something to say unasked; the driver then calls
-        `handle_timeout` and sends `data_to_send`. Without it, `next_timeout` says 0 until that was done.
-        """
-        return GatewayLink(self.services, self.router, wake=wake)
-
-    def device_respond(self, request: HttpRequest, now: datetime) -> HttpResponse:
-        """Answer one request of a unit to the device API."""
-        return device_api.respond(request, self.services, now)
-
-    def close(self) -> None:
-        self.store.close()
-        self.telemetry.close()
-
-
-def build_cloud(
-    *,
-    keys: PlatformKeys,
-    data_dir: Path | None = None,
-    database_url: str = "",
-    telemetry_url: str = "",
-    settings: PlatformSettings | None = None,
-    draw: Callable[[int], bytes] = os.urandom,
-    clock: Callable[[], datetime] = wall_clock,
-) -> Cloud:
-    """Make the platform.
-
-    Args:
-        keys: see `PlatformKeys`.
-        data_dir: folder of the two SQLite files; None and no addresses: everything in memory.
-        database_url: SQLAlchemy address of another database for all but telemetry.
-        telemetry_url: the same for telemetry.
-        settings: limits and addresses.
-        draw: source of random bytes; a seeded one makes a run repeatable.
-        clock: the platform's time for HTTP requests; links and services take it as arguments.
-    """
-    settings = PlatformSettings() if settings is None else settings
-    if data_dir is not None:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    store = SqlStore(database_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'platform.sqlite'}"))
-    telemetry = SqlTelemetryStore(
-        telemetry_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'telemetry.sqlite'}")
-    )
-    router = LocalRouter()
-    context = Context(
-        store=store,
-        telemetry=telemetry,
-        keys=keys,
-        draw=draw,
-        live=LiveFeed(),
-        router=router,
-        settings=settings,
-    )
-    return Cloud(
-        services=Services.around(context),
-        settings=settings,
-        router=router,
-        store=store,
-        telemetry=telemetry,
-        clock=clock,
-    )
-
-
-def load_keys(
-    data_dir: Path,
-    *,
-    manifest_keys: Sequence[Path],
-    image_keys: Sequence[Path],
-    draw: Callable[[int], bytes] = os.urandom,
-) -> PlatformKeys:
-    """Read the keys of a platform; its own order key is made at the first start and kept in `data_dir/keys`.
-
-    Raises:
-        ConfigurationError: a file is missing, no key, or of the wrong kind.
-    """
-    folder = data_dir / "keys"
-    private_path = folder / "order_private.pem"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not private_path.exists():
-            made = Ed25519PrivateKey.from_private_bytes(draw(32))
-            pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            with os.fdopen(os.open(private_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(pem)
-            # Units are provisioned with this one.
-            public = made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            (folder / "order_public.pem").write_bytes(public)
-        order_key = load_signing_key(private_path.read_bytes())
-        manifest = [_read_public_key(path) for path in manifest_keys]
-        image = [_read_public_key(path) for path in image_keys]
-    except OSError as error:
-        raise ConfigurationError(f"keys: expected a readable file, got {error}") from error
-    if not isinstance(order_key, Ed25519PrivateKey):
-        raise ConfigurationError(f"{private_path}: expected an Ed25519 key, got another kind")
-    wrong = [path for path, key in zip(manifest_keys, manifest, strict=True) if not isinstance(key, Ed25519PublicKey)]
-    if wrong:
-        raise ConfigurationError(f"{wrong[0]}: expected an Ed25519 key, got another kind")
-    return PlatformKeys(
-        order_signing_key=order_key,
-        manifest_public_keys=tuple(key for key in manifest if isinstance(key, Ed25519PublicKey)),
-        image_public_keys=tuple(image),
-    )
-
-
-def _read_public_key(path: Path) -> Any:
-    try:
-        return load_public_key(path.read_bytes())
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
-
-
 def build_app(cloud: Cloud) -> FastAPI:
     """The platform's HTTP side: device API, operators' REST API, pages."""
     app = FastAPI(title="bmsota cloud", version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
-    app.state.cloud = cloud
-    mount_device_api(app, cloud)
-    app.include_router(build_router(cloud))
-    # The pages are written on top of this package's services and mount themselves here.
-    routes: Any = pages
-    if hasattr(routes, "build_router"):
-        app.include_router(routes.build_router(cloud))
-        routes.mount_static(app)
+    mount_device_api(app, cloud.services, cloud.clock)
+    app.include_router(build_router(cloud.services, cloud.clock))
+    app.include_router(pages.build_router(cloud.services, cloud.settings, cloud.clock))
+    pages.mount_static(app)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(BodyLimit)
     return app
@@ -333,6 +156,8 @@ class RunningCloud:
 
     async def _begin(self) -> None:
         options, cloud = self._options, self.cloud
+        if warning := sample_key_warning(options.keys):
+            _LOG.warning("%s", warning)
         await asyncio.to_thread(cloud.services.ingest.forget_links, wall_clock())
         target = options.smtp
         if target is None:

@@ -21,16 +21,18 @@ from bmsota_sim.samples import sample_key
 from bmsota_sim.streams import stream, stream_bytes
 
 with needs_extra("the embedded cloud", "cloud"):
+    from bmsota_cloud.clock import utc_time
     from bmsota_cloud.domain.accounts import Role
+    from bmsota_cloud.platform import build_cloud
     from bmsota_cloud.services import PlatformKeys, PlatformSettings
-    from bmsota_cloud.wiring import RunningCloud, ServeOptions, build_app, build_cloud, utc_time
+    from bmsota_cloud.wiring import RunningCloud, ServeOptions, build_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from bmsota_cloud.gateway import GatewayLink
-    from bmsota_cloud.wiring import Cloud
+    from bmsota_cloud.platform import Cloud
 
     from bmsota.ota import HttpRequest, HttpResponse
     from bmsota_sim.devices.master import UnitKeys

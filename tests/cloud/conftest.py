@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bmsota_cloud.domain.accounts import Account, Role
 from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.platform import Cloud, build_cloud
 from bmsota_cloud.services import NodeFact, PlatformKeys, PlatformSettings
-from bmsota_cloud.wiring import Cloud, build_app, build_cloud
+from bmsota_cloud.wiring import build_app
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
@@ -171,7 +172,7 @@ class World:
         ]
 
     def identify(self, number: int, **options: Any) -> None:
-        self.services.vehicles.identify(self.vin(number), self.facts(number, **options), self.now)
+        self.services.equipment.identify(self.vin(number), self.facts(number, **options), self.now)
 
     # -- releases and tasks
 
@@ -216,7 +217,7 @@ class World:
 
     def upgrade(self, task: OtaTask, place: int = 1) -> VehicleUpgrade:
         with self.cloud.store.reading() as work:
-            upgrade = work.tasks.upgrade(task.id, place)
+            upgrade = work.ota_tasks.upgrade(task.id, place)
         assert upgrade is not None
         return upgrade
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,24 @@ def wait_for(process, words, lines):
     pytest.fail(f"expected {words!r}, got {lines}")
 
 
+@contextmanager
+def running(folder, words):
+    """`bmsota-cloud` in a process of its own; it is killed if it still runs at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bmsota_cloud.cli", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize(
     ("words", "ready"),
     [
@@ -75,18 +94,19 @@ def wait_for(process, words, lines):
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_runs_until_it_is_stopped_and_then_ends_well(tmp_path, words, ready, number):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bmsota_cloud.cli", *words],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with running(tmp_path, words) as process:
         wait_for(process, ready, [])
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
-    finally:
-        process.kill()
     assert (process.returncode, "Traceback" in errors) == (0, False), errors
+
+
+def test_a_sample_key_is_warned_of_at_the_start(tmp_path):
+    key = next(
+        path for top in ("firmware_images", "simulator") for path in (ROOT / top).rglob("manifest.SAMPLE.public.pem")
+    )
+    words = ("serve", "--http-port", "0", "--gateway-port", "0", "--data", "d", "--manifest-key", str(key))
+    lines = []
+    with running(tmp_path, words) as process:
+        wait_for(process, "warning", lines)
+    assert "sample manifest key" in lines[-1]

@@ -10,10 +10,11 @@ import re
 from functools import partial
 
 import pytest
+from bmsota_cloud.clock import utc_time
 from bmsota_cloud.domain.accounts import Role
 from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.platform import build_cloud
 from bmsota_cloud.services import PlatformKeys, PlatformSettings
-from bmsota_cloud.wiring import build_cloud, utc_time
 from bmsota_sim.devices.flash import CutPhase
 from bmsota_sim.kernel import SECOND
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -79,7 +80,7 @@ class CloudPlatform:
     # -- people
 
     def history(self):
-        page = self.cloud.services.upgrade_history.page(self.vin, PageRequest(), by=self.people["vera"])
+        page = self.cloud.services.histories.page(self.vin, PageRequest(), by=self.people["vera"])
         return [
             (
                 entry.source.value,
@@ -176,7 +177,7 @@ def test_a_field_upgrade_is_told_at_the_next_login_and_only_there(bench, new):
 
     log_in_again(bench)
     assert bench.platform.history() == FIELD
-    page = bench.platform.cloud.services.upgrade_history.page(
+    page = bench.platform.cloud.services.histories.page(
         bench.platform.vin, PageRequest(), by=bench.platform.people["vera"]
     )
     hwids = [entry.nodes[0].hwid for entry in page.items]
@@ -234,7 +235,7 @@ def test_an_exchanged_slave_is_no_field_upgrade(bench, unit_bench):
     log_in_again(bench)
     assert bench.versions() == ("2.0.0", "2.0.0", "2.1.0")
     services, vera = bench.platform.cloud.services, bench.platform.people["vera"]
-    changes = services.vehicles.changes(PageRequest(), by=vera).items
+    changes = services.equipment.page(PageRequest(), by=vera).items
     assert [(change.position, change.new_hwid) for change in changes] == [(2, "S-FROM-THE-SHELF")]
     assert bench.platform.history() == []
 

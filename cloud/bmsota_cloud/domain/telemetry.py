@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["ReportRow", "Value", "VehicleState"]
+__all__ = ["ReportRow", "Value", "VehicleSnapshot"]
 
 Value: TypeAlias = "int | float | bool | str | list[Value] | dict[str, Value] | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VehicleState:
+class VehicleSnapshot:
     """One row a vehicle; lists, maps and the real-time page read only this."""
 
     vin: str

@@ -1,4 +1,4 @@
-"""Vehicles, their nodes, and what was exchanged in them.
+"""Vehicles and their nodes.
 
 A vehicle is known by its VIN and registered before its unit may log in: the registration carries the HWID of the
 master and the public key its unit signs with (sessions of the device API, post-boot reports). The nodes and their
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["EquipmentChange", "Node", "NodeKind", "Vehicle", "node_name"]
+__all__ = ["NodeKind", "Vehicle", "VehicleNode", "node_name"]
 
 
 class NodeKind(StrEnum):
@@ -47,7 +47,7 @@ class Vehicle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class VehicleNode:
     """A master or slave in a vehicle, as last reported."""
 
     vin: str
@@ -63,19 +63,6 @@ class Node:
     state: str
     """"running", "bootloader" or "absent"."""
     updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EquipmentChange:
-    """Another piece of hardware answers at a position: a slave (or the master) was replaced."""
-
-    id: int = 0
-    vin: str
-    position: int
-    old_hwid: str
-    """Empty if the position was not there before."""
-    new_hwid: str
-    changed_at: datetime
 
 
 def node_name(position: int) -> str:

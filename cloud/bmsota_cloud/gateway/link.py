@@ -7,13 +7,12 @@ services, and this file says which event leads to which use case::
     receive_data(data, now_ns) -> events -> log_in, report, ... -> store
     data_to_send()             <- replies, instructions         <- pending_instruction
 
-Everything is called from one thread but `poke`, which may come from any: it leaves a mark and calls *wake*, and the
-driver then calls `handle_timeout`, because `next_timeout` says "now".
+Everything is called from one thread but `wake`, which may be called from any: it sets a flag and wakes the driver, which
+then calls `handle_timeout`, because `next_timeout` says "now".
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -43,28 +42,23 @@ from bmsota.gbt32960 import (
     VehicleLogin2025,
     beijing_time,
 )
+from bmsota_cloud.clock import utc_time
 from bmsota_cloud.services import ReportVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from bmsota.gbt32960 import Frame, PlatformEvent
     from bmsota_cloud.gateway.router import LocalRouter
     from bmsota_cloud.services import Instruction, Services
 
-__all__ = ["GatewayLink", "utc_time"]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+__all__ = ["GatewayLink"]
 
 # The standard's largest value of the connect limit (table B.16: WORD, 0..60000 min).
 _CONNECT_LIMIT_MIN_MAX = 60000
 # The firmware-version field has 5 characters; a longer one does not fit and is left empty, which the standard allows.
 _FIRMWARE_VERSION_LENGTH = 5
-
-
-def utc_time(now_ns: int) -> datetime:
-    """The time of the services for the time of the cores, exact to the microsecond."""
-    return _EPOCH + timedelta(microseconds=now_ns // 1000)
 
 
 class GatewayLink:
@@ -81,8 +75,8 @@ class GatewayLink:
         self._services = services
         self._router = router
         self._session = PlatformSession() if session is None else session
-        self._wake = wake
-        self._is_poked = False
+        self._wake_driver = wake
+        self._is_woken = False
         self._is_superseded = False
         self._sent_order_id = ""
         self.vin = ""
@@ -106,7 +100,7 @@ class GatewayLink:
 
     def next_timeout(self) -> int | None:
         """When `handle_timeout` wants to be called; 0 means at once."""
-        return 0 if self._is_poked or self._is_superseded else self._session.next_timeout()
+        return 0 if self._is_woken or self._is_superseded else self._session.next_timeout()
 
     def handle_timeout(self, now_ns: int) -> None:
         """Do what is due; without effect before its time."""
@@ -114,8 +108,8 @@ class GatewayLink:
             self._is_superseded = False
             self.vin = ""
             self._session.supersede(now_ns)
-        if self._is_poked:
-            self._is_poked = False
+        if self._is_woken:
+            self._is_woken = False
             self._send_instruction(now_ns)
         self._session.handle_timeout(now_ns)
         self._take_events(now_ns)
@@ -128,14 +122,14 @@ class GatewayLink:
 
     # -- for the router ------------------------------------------------------------------------------------------------
 
-    def poke(self, *, is_superseded: bool = False) -> None:
+    def wake(self, *, is_superseded: bool = False) -> None:
         """Something waits for this link. Safe from any thread."""
         if is_superseded:
             self._is_superseded = True
         else:
-            self._is_poked = True
-        if self._wake is not None:
-            self._wake()
+            self._is_woken = True
+        if self._wake_driver is not None:
+            self._wake_driver()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -216,7 +210,7 @@ class GatewayLink:
                     return ReplyFlag.ERROR
             case LocalUpgrades(upgrades=upgrades):
                 services.ingest.seen(frame.vin, now)
-                services.upgrade_history.told(frame.vin, upgrades, now)
+                services.histories.told(frame.vin, upgrades, now)
             case _:
                 # Another maker's use of the same command numbers.
                 services.counters["extension_unknown"] += 1

@@ -7,30 +7,35 @@ LISTEN/NOTIFY takes its place and passes the hint to the gateway that has the li
 from __future__ import annotations
 
 from threading import Lock
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from bmsota_cloud.gateway.link import GatewayLink
+from typing import Protocol
 
 __all__ = ["LocalRouter"]
+
+
+class _Link(Protocol):
+    """What a router knows of a link."""
+
+    def wake(self, *, is_superseded: bool = False) -> None:
+        """An instruction waits for this link's vehicle; or another link has taken the vehicle over."""
+        ...
 
 
 class LocalRouter:
     """VIN to link; safe from any thread."""
 
     def __init__(self) -> None:
-        self._links: dict[str, GatewayLink] = {}
+        self._links: dict[str, _Link] = {}
         self._lock = Lock()
 
-    def register(self, vin: str, link: GatewayLink) -> None:
-        """This link has the vehicle now. If another had it, that one is told to close (GB/T 32960.3, B.2.2)."""
+    def register(self, vin: str, link: _Link) -> None:
+        """This link has the vehicle now. If another had it, that one is closed (GB/T 32960.3, B.2.2)."""
         with self._lock:
             old = self._links.get(vin)
             self._links[vin] = link
         if old is not None and old is not link:
-            old.poke(is_superseded=True)
+            old.wake(is_superseded=True)
 
-    def unregister(self, vin: str, link: GatewayLink) -> bool:
+    def unregister(self, vin: str, link: _Link) -> bool:
         """This link is gone. Whether it was still the vehicle's link."""
         with self._lock:
             if self._links.get(vin) is not link:
@@ -43,7 +48,7 @@ class LocalRouter:
         with self._lock:
             link = self._links.get(vin)
         if link is not None:
-            link.poke()
+            link.wake()
 
     def __len__(self) -> int:
         with self._lock:

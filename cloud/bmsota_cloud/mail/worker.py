@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from bmsota_cloud.domain.mail import Mail
+    from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.services.outbox import OutboxService
 
 __all__ = ["MailWorker", "SmtpTarget", "compose"]

@@ -21,7 +21,7 @@ import anyio
 from starlette.websockets import WebSocketDisconnect
 
 from bmsota_cloud.domain.errors import CloudError, LoginError, NotAllowedError
-from bmsota_cloud.pages.session import check_origin, visitor_of
+from bmsota_cloud.pages.session import check_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ async def serve_live(websocket: WebSocket, site: Site, open_page: Callable[[Visi
     await websocket.accept()
     try:
         check_origin(websocket)
-        visitor = await anyio.to_thread.run_sync(visitor_of, websocket, site.cloud)
+        visitor = await anyio.to_thread.run_sync(site.visitor, websocket)
     except NotAllowedError:
         await websocket.close(4403)
         return
@@ -122,13 +122,13 @@ async def _feed(
                 change = await anyio.to_thread.run_sync(page.snapshot)
                 needs_snapshot = False
             with anyio.fail_after(_SEND_TIMEOUT_S):
-                await websocket.send_json({**change, "now": site.cloud.now().isoformat()})
+                await websocket.send_json({**change, "now": site.now().isoformat()})
             await asyncio.sleep(_PAUSE_S)
             with anyio.move_on_after(_TICK_S) as waiting:
                 await woken.wait()
             woken.clear()
             if waiting.cancelled_caught:
-                await anyio.to_thread.run_sync(visitor_of, websocket, site.cloud)
+                await anyio.to_thread.run_sync(site.visitor, websocket)
                 ticks += 1
                 needs_snapshot = ticks % _SNAPSHOT_EVERY_TICKS == 0
     except LoginError:

@@ -13,8 +13,8 @@ from starlette.responses import HTMLResponse
 
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, task_key
 from bmsota_cloud.domain.vehicles import node_name
-from bmsota_cloud.pages import times
-from bmsota_cloud.pages.history import node_changes
+from bmsota_cloud.pages.history_view import node_changes
+from bmsota_cloud.pages.times import clock, duration, iso, offset, since, when
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,18 +46,18 @@ class Pages:
         self._environment.globals.update(
             node_changes=node_changes,
             node_name=node_name,
-            offset=times.offset,
+            offset=offset,
             open_statuses=OPEN_STATUSES,
             task_key=task_key,
             options=_options,
         )
         self._environment.filters.update(
-            clock=times.clock,
-            duration=times.duration,
-            iso=times.iso,
+            clock=clock,
+            duration=duration,
+            iso=iso,
             masked=_masked,
-            since=times.since,
-            when=times.when,
+            since=since,
+            when=when,
         )
         # Reachable in blocks that are rendered alone, where a template's own imports are not.
         self._environment.globals["ui"] = self._environment.get_template("_macros.html").module

@@ -4,10 +4,10 @@
 
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, Form, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
@@ -21,17 +21,11 @@ from bmsota_cloud.domain.errors import (
     NotAllowedError,
     NotFoundError,
 )
-from bmsota_cloud.pages.session import (
-    check_form,
-    check_origin,
-    clear_cookie,
-    local_path,
-    set_cookie,
-    token_of,
-    visitor_of,
-)
+from bmsota_cloud.pages.accounts import add_account_pages
+from bmsota_cloud.pages.histories import add_history_pages
+from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
 from bmsota_cloud.pages.site import Site
-from bmsota_cloud.pages.tasks import add_task_pages
+from bmsota_cloud.pages.telemetry import add_telemetry_pages
 from bmsota_cloud.pages.vehicles import add_vehicle_pages
 
 if TYPE_CHECKING:
@@ -39,7 +33,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Scope
 
-    from bmsota_cloud.wiring import Cloud
+    from bmsota_cloud.clock import Clock
+    from bmsota_cloud.services import PlatformSettings, Services
 
 __all__ = ["build_router", "mount_static"]
 
@@ -51,22 +46,16 @@ _STATUS: dict[type[CloudError], int] = {
 }
 _TITLES = {403: "Not allowed", 404: "Not found", 409: "Not possible now", 422: "Not understood"}
 
-# The words of the services are for everybody; a person who mistyped wants fewer.
-_LOGIN_SENTENCES = {
-    "wrong-login": "Name and password do not belong together.",
-    "too-many-tries": "Too many wrong passwords for this name. Wait five minutes, then try again.",
-}
 
-Text = Annotated[str, Form()]
-
-
-def build_router(cloud: "Cloud") -> APIRouter:
+def build_router(services: "Services", settings: "PlatformSettings", clock: "Clock") -> APIRouter:
     """All page routes and WebSockets; to be included without a prefix."""
-    site = Site(cloud)
+    site = Site(services, settings, clock)
     router = APIRouter(route_class=_route_class(site), include_in_schema=False)
-    _add_login(router, site)
+    add_account_pages(router, site)
     add_vehicle_pages(router, site)
-    add_task_pages(router, site)
+    add_telemetry_pages(router, site)
+    add_history_pages(router, site)
+    add_ota_task_pages(router, site)
     return router
 
 
@@ -125,7 +114,7 @@ def _to_login(request: Request) -> Response:
 
 def _explain(site: Site, request: Request, status_code: int, text: str) -> HTMLResponse:
     try:
-        visitor = visitor_of(request, site.cloud)
+        visitor = site.visitor(request)
     except LoginError:
         visitor = None
     return site.show(
@@ -135,46 +124,3 @@ def _explain(site: Site, request: Request, status_code: int, text: str) -> HTMLR
         title=_TITLES.get(status_code, "Refused"),
         text=text,
     )
-
-
-def _add_login(router: APIRouter, site: Site) -> None:
-    @router.get("/")
-    def front() -> RedirectResponse:
-        return RedirectResponse("/vehicles", 303)
-
-    @router.get("/login", response_class=HTMLResponse)
-    def login_page(request: Request, next: str = "/") -> Response:  # noqa: A002 - the name in the address
-        try:
-            site.visitor(request)
-        except LoginError:
-            return site.show("login.html", None, next=local_path(next), name="", error="")
-        return RedirectResponse(local_path(next), 303)
-
-    @router.post("/login", response_class=HTMLResponse)
-    def log_in(request: Request, name: Text = "", password: Text = "", next: Text = "/") -> Response:  # noqa: A002
-        check_origin(request)
-        try:
-            login = site.services.accounts.log_in(
-                name=name.strip().lower(), password=password, now=site.cloud.now(), address=site.address(request)
-            )
-        except LoginError as error:
-            return site.show(
-                "login.html",
-                None,
-                status_code=429 if error.code == "too-many-tries" else 401,
-                next=local_path(next),
-                name=name[:64],
-                error=_LOGIN_SENTENCES.get(error.code, str(error)),
-            )
-        response = RedirectResponse(local_path(next), 303)
-        set_cookie(response, login.token, site.cloud.settings)
-        return response
-
-    @router.post("/logout")
-    def log_out(request: Request, csrf: Text = "") -> Response:
-        visitor = site.visitor(request)
-        check_form(request, visitor, csrf)
-        site.services.accounts.log_out(token_of(request, site.cloud.settings))
-        response = RedirectResponse("/login", 303)
-        clear_cookie(response, site.cloud.settings)
-        return response

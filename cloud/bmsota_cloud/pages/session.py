@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 from bmsota_cloud.domain.errors import LoginError, NotAllowedError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from starlette.requests import HTTPConnection
     from starlette.responses import Response
 
     from bmsota_cloud.domain.accounts import Account
-    from bmsota_cloud.services import PlatformSettings
-    from bmsota_cloud.wiring import Cloud
+    from bmsota_cloud.services import AccountService, PlatformSettings
 
 __all__ = [
     "Visitor",
@@ -71,16 +72,18 @@ def token_of(connection: HTTPConnection, settings: PlatformSettings) -> str:
     return connection.cookies.get(cookie_name(settings), "")
 
 
-def visitor_of(connection: HTTPConnection, cloud: Cloud) -> Visitor:
+def visitor_of(
+    connection: HTTPConnection, accounts: AccountService, settings: PlatformSettings, now: datetime
+) -> Visitor:
     """Who is asking.
 
     Raises:
         LoginError: nobody who is logged in.
     """
-    token = token_of(connection, cloud.settings)
+    token = token_of(connection, settings)
     if not token:
         raise LoginError("no-session", "expected a session cookie, got none: log in")
-    account, session = cloud.services.accounts.who(token, cloud.now())
+    account, session = accounts.who(token, now)
     return Visitor(account=account, csrf_token=session.csrf_token)
 
 

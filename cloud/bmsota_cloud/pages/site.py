@@ -1,4 +1,4 @@
-"""What every page needs: the platform, the templates, who is asking."""
+"""What every page needs: services, settings and time of the platform, the templates, who is asking."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from bmsota_cloud.pages.session import visitor_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.requests import Request
+    from starlette.requests import HTTPConnection, Request
     from starlette.responses import HTMLResponse
 
+    from bmsota_cloud.clock import Clock
     from bmsota_cloud.pages.session import Visitor
-    from bmsota_cloud.wiring import Cloud
+    from bmsota_cloud.services import PlatformSettings, Services
 
 __all__ = ["Query", "Site"]
 
@@ -23,18 +24,19 @@ __all__ = ["Query", "Site"]
 class Site:
     """The pages of one platform."""
 
-    def __init__(self, cloud: Cloud) -> None:
-        self.cloud = cloud
-        self.services = cloud.services
+    def __init__(self, services: Services, settings: PlatformSettings, clock: Clock) -> None:
+        self.services = services
+        self.settings = settings
+        self.now = clock
         self.pages = Pages()
 
-    def visitor(self, request: Request) -> Visitor:
+    def visitor(self, connection: HTTPConnection) -> Visitor:
         """Who is asking.
 
         Raises:
             LoginError: nobody who is logged in; the route sends such a one to the login page.
         """
-        return visitor_of(request, self.cloud)
+        return visitor_of(connection, self.services.accounts, self.settings, self.now())
 
     def address(self, request: Request) -> str:
         return "" if request.client is None else request.client.host
@@ -44,7 +46,7 @@ class Site:
         return {
             "account": None if visitor is None else visitor.account,
             "csrf": "" if visitor is None else visitor.csrf_token,
-            "now": self.cloud.now(),
+            "now": self.now(),
             "section": "",
             **more,
         }

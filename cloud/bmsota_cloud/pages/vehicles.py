@@ -1,39 +1,78 @@
-"""The vehicle list, the real-time values of one vehicle, and its upgrade history."""
+"""The vehicle list.
+
+The service filters by project and text in the database. Until it also filters by series and connection, `list_vehicles`
+reads its rows in order and keeps those that fit. That is bounded: a fleet beyond the bound is filtered only as far as it
+was read, and the page says so.
+"""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from fastapi import APIRouter, Request, WebSocket
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
 
-from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, PageRequest
-from bmsota_cloud.domain.telemetry import Value, VehicleState
-from bmsota_cloud.pages.face import VehicleFace, difference, vehicle_face
-from bmsota_cloud.pages.listing import list_vehicles
-from bmsota_cloud.pages.live import Message, serve_live
-from bmsota_cloud.pages.session import Visitor
+from bmsota_cloud.domain.accounts import Account
+from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, Page, PageRequest
 from bmsota_cloud.pages.site import Query, Site
+from bmsota_cloud.services import VehicleRow, VehicleService
 
-if TYPE_CHECKING:
-    from bmsota_cloud.services import VehicleDetail
-
-__all__ = ["add_vehicle_pages"]
+__all__ = ["Listing", "add_vehicle_pages", "list_vehicles"]
 
 _ROWS_A_PAGE = 50
-_UPGRADES_SHOWN = 10
-"""On the real-time page; the history has a page of its own."""
 _ONLINE = {"yes": True, "no": False}
-_TEMPLATE = "vehicle.html"
-# The blocks of the template that change with the vehicle.
-_PARTS = ("live_head", "live_values", "live_nodes", "live_history")
+
+# About half a second of reading; a page that takes longer is worse than one that says how far it got.
+SCAN_ROWS_MAX = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """A page of the list."""
+
+    page: Page[VehicleRow]
+    scanned_max: int = 0
+    """Not 0: only so many vehicles were looked at, there are more."""
+
+
+def list_vehicles(
+    service: VehicleService,
+    request: PageRequest,
+    *,
+    by: Account,
+    project: str,
+    text: str,
+    series: str,
+    is_online: bool | None,
+) -> Listing:
+    """The vehicles that pass all filters; None as *is_online* lets both pass."""
+    if not series and is_online is None:
+        return Listing(page=service.rows(request, by=by, project=project, text=text))
+    found: list[VehicleRow] = []
+    scanned = 0
+    number = 1
+    total = 1
+    while scanned < min(total, SCAN_ROWS_MAX):
+        # The service's text also looks at the series, so it narrows the reading where no other text is asked for.
+        page = service.rows(PageRequest(number, PAGE_SIZE_MAX), by=by, project=project, text=text or series)
+        found.extend(
+            row
+            for row in page.items
+            if (not series or row.series == series) and (is_online is None or row.is_online is is_online)
+        )
+        scanned += PAGE_SIZE_MAX
+        number += 1
+        total = page.total
+    items = tuple(found[request.offset : request.offset + request.size])
+    return Listing(
+        page=Page(items=items, total=len(found), number=request.number, size=request.size),
+        scanned_max=SCAN_ROWS_MAX if total > SCAN_ROWS_MAX else 0,
+    )
 
 
 def add_vehicle_pages(router: APIRouter, site: Site) -> None:
-    """Add the routes below /vehicles and their WebSocket."""
+    """Add the list."""
 
     @router.get("/vehicles", response_class=HTMLResponse)
     def vehicle_list(
@@ -60,7 +99,7 @@ def add_vehicle_pages(router: APIRouter, site: Site) -> None:
         known = {release.series for release in releases.items} | {row.series for row in listing.page.items}
         return site.show_list(
             request,
-            "vehicles.html",
+            "vehicles/list.html",
             visitor,
             section="vehicles",
             listing=listing,
@@ -68,85 +107,3 @@ def add_vehicle_pages(router: APIRouter, site: Site) -> None:
             all_series=sorted(known | ({series} if series else set())),
             query=Query("/vehicles", {"project": project, "series": series, "online": online, "q": q.strip()}),
         )
-
-    @router.get("/vehicles/{vin}")
-    def vehicle(vin: str) -> RedirectResponse:
-        # The real-time values are the first of several pages of a vehicle; each has its own address.
-        return RedirectResponse(f"/vehicles/{vin}/real-time", 303)
-
-    @router.get("/vehicles/{vin}/real-time", response_class=HTMLResponse)
-    def real_time(request: Request, vin: str) -> HTMLResponse:
-        visitor = site.visitor(request)
-        live = _LiveVehicle(site, vin, visitor)
-        return site.show(_TEMPLATE, visitor, section="vehicles", **live.read())
-
-    @router.get("/vehicles/{vin}/upgrades", response_class=HTMLResponse)
-    def upgrades(request: Request, vin: str, page: int = 1) -> HTMLResponse:
-        visitor = site.visitor(request)
-        return site.show_list(
-            request,
-            "upgrades.html",
-            visitor,
-            section="vehicles",
-            vin=vin,
-            history=site.services.upgrade_history.page(vin, PageRequest(page, _ROWS_A_PAGE), by=visitor.account),
-            query=Query(f"/vehicles/{vin}/upgrades", {}),
-        )
-
-    @router.websocket("/live/vehicles/{vin}")
-    async def live_vehicle(websocket: WebSocket, vin: str) -> None:
-        await serve_live(websocket, site, lambda visitor: _LiveVehicle(site, vin, visitor))
-
-
-class _LiveVehicle:
-    """One vehicle as one open page shows it."""
-
-    def __init__(self, site: Site, vin: str, visitor: Visitor) -> None:
-        self.topic = f"vehicle:{vin}"
-        self._site = site
-        self._vin = vin
-        self._visitor = visitor
-        self._detail: VehicleDetail | None = None
-        self._face = VehicleFace()
-
-    def read(self) -> dict[str, Any]:
-        """Fetch everything; the context of the template."""
-        vehicles = self._site.services.vehicles
-        detail = vehicles.detail(self._vin, by=self._visitor.account)
-        history = self._site.services.upgrade_history.page(
-            self._vin, PageRequest(1, _UPGRADES_SHOWN), by=self._visitor.account
-        )
-        self._detail = detail
-        self._face = vehicle_face(detail.state, detail.nodes)
-        return {"detail": detail, "face": self._face, "history": history}
-
-    def snapshot(self) -> Message:
-        context = {**self._site.context(self._visitor), **self.read()}
-        return {"kind": "parts", "parts": self._site.pages.parts(_TEMPLATE, _PARTS, context)}
-
-    def change(self, messages: Sequence[dict[str, Value]]) -> Message | None:
-        """Only the newest state counts, and nothing else if the nodes have changed."""
-        newest = messages[-1]
-        if self._detail is None or any(message["kind"] != "state" for message in messages):
-            return None
-        face = vehicle_face(_state(self._detail.state, newest), self._detail.nodes)
-        if face.layout != self._face.layout:
-            return None
-        texts, attributes = difference(self._face, face)
-        self._face = face
-        return {"kind": "patch", "texts": texts, "attributes": attributes}
-
-
-def _state(known: VehicleState, message: dict[str, Value]) -> VehicleState:
-    values = message["values"]
-    return replace(
-        known,
-        is_online=message["is_online"] is True,
-        last_seen_at=_time(message["last_seen_at"]),
-        reported_at=_time(message["reported_at"]),
-        values=values if isinstance(values, dict) else {},
-    )
-
-
-def _time(value: Value) -> datetime | None:
-    return datetime.fromisoformat(value) if isinstance(value, str) else None

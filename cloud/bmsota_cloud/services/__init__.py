@@ -9,15 +9,17 @@ from bmsota_cloud.services.accounts import AccountService, Login
 from bmsota_cloud.services.audit import AuditService
 from bmsota_cloud.services.context import CommandRouter, Context, PlatformKeys, PlatformSettings
 from bmsota_cloud.services.device import DeviceService
+from bmsota_cloud.services.equipment import EquipmentService, NodeFact
+from bmsota_cloud.services.histories import HistoryService
 from bmsota_cloud.services.ingest import IngestService
 from bmsota_cloud.services.live import LiveFeed, Subscription
+from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
 from bmsota_cloud.services.releases import ReleaseService
-from bmsota_cloud.services.upgrade_history import UpgradeHistoryService
+from bmsota_cloud.services.telemetry import TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
-from bmsota_cloud.services.vehicles import NodeFact, VehicleService
-from bmsota_cloud.services.views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView, VehicleDetail, VehicleRow
+from bmsota_cloud.services.vehicles import VehicleDetail, VehicleRow, VehicleService
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -29,6 +31,8 @@ __all__ = [
     "CommandRouter",
     "Context",
     "DeviceService",
+    "EquipmentService",
+    "HistoryService",
     "IngestService",
     "Instruction",
     "LiveFeed",
@@ -45,7 +49,7 @@ __all__ = [
     "Subscription",
     "TaskDetail",
     "TaskRow",
-    "UpgradeHistoryService",
+    "TelemetryService",
     "UpgradeService",
     "UpgradeView",
     "VehicleDetail",
@@ -61,30 +65,34 @@ class Services:
     accounts: AccountService
     audit: AuditService
     device: DeviceService
+    equipment: EquipmentService
+    histories: HistoryService
     ingest: IngestService
     live: LiveFeed
     ota_tasks: OtaTaskService
     outbox: OutboxService
     releases: ReleaseService
-    upgrade_history: UpgradeHistoryService
+    telemetry: TelemetryService
     upgrades: UpgradeService
     vehicles: VehicleService
     counters: Counter[str]
 
     @classmethod
     def around(cls, context: Context) -> Services:
-        vehicles = VehicleService(context)
+        equipment = EquipmentService(context)
         return cls(
             accounts=AccountService(context),
             audit=AuditService(context),
             device=DeviceService(context),
-            ingest=IngestService(context, vehicles),
+            equipment=equipment,
+            histories=HistoryService(context),
+            ingest=IngestService(context, equipment),
             live=context.live,
             ota_tasks=OtaTaskService(context),
             outbox=OutboxService(context),
             releases=ReleaseService(context),
-            upgrade_history=UpgradeHistoryService(context),
+            telemetry=TelemetryService(context),
             upgrades=UpgradeService(context),
-            vehicles=vehicles,
+            vehicles=VehicleService(context),
             counters=context.counters,
         )

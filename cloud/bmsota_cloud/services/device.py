@@ -19,7 +19,7 @@ from bmsota_cloud.domain.device import Challenge, DeviceSession
 from bmsota_cloud.domain.errors import ConflictError, LoginError
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, VehicleStatus, VehicleUpgrade, needs_instruction
 from bmsota_cloud.services.audit import note
-from bmsota_cloud.services.steps import give_order, move, publish_task, publish_upgrade
+from bmsota_cloud.services.transitions import give_order, move, publish_task, publish_upgrade
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -61,7 +61,7 @@ class DeviceService:
         with self._context.store.transaction() as work:
             if work.vehicles.by_hwid(hwid) is None:
                 raise LoginError("unknown-hwid", f"expected the HWID of a registered master, got {hwid}")
-            work.devices.add_challenge(issued, keep=_CHALLENGES_MAX)
+            work.device.add_challenge(issued, keep=_CHALLENGES_MAX)
         return issued
 
     def open_session(self, request: SessionRequest, now: datetime) -> tuple[str, datetime]:
@@ -75,7 +75,7 @@ class DeviceService:
         expires_at = now + timedelta(seconds=self._context.settings.device_session_valid_s)
         with self._context.store.transaction() as work:
             # Taken even when it is refused in the end: a challenge is for one answer.
-            challenge = work.devices.take_challenge(request.hwid, request.challenge)
+            challenge = work.device.take_challenge(request.hwid, request.challenge)
             vehicle = work.vehicles.by_hwid(request.hwid)
             if challenge is None or vehicle is None:
                 refusal = LoginError("unknown-challenge", "expected an open challenge, got one unknown or used")
@@ -84,7 +84,7 @@ class DeviceService:
             elif not session_proof_is_valid(request, Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)):
                 refusal = LoginError("wrong-signature", "expected a signature of the registered key, got another")
             else:
-                work.devices.add_session(
+                work.device.add_session(
                     DeviceSession(
                         token_sha256=sha256(token.encode()).digest(),
                         vin=vehicle.vin,
@@ -125,7 +125,7 @@ class DeviceService:
             if upgrade.status is VehicleStatus.APPROVED:
                 upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now)
             else:
-                work.tasks.save_upgrade(upgrade)
+                work.ota_tasks.save_upgrade(upgrade)
         publish_upgrade(self._context, upgrade, now)
         return upgrade.order_document
 
@@ -164,7 +164,7 @@ class DeviceService:
                 if upgrade.status is VehicleStatus.APPROVED:
                     upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now)
                 else:
-                    work.tasks.save_upgrade(upgrade)
+                    work.ota_tasks.save_upgrade(upgrade)
         publish_upgrade(self._context, upgrade, now)
         if upgrade.status not in OPEN_STATUSES:
             publish_task(self._context, upgrade.task_id)
@@ -172,17 +172,17 @@ class DeviceService:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _session(self, work: Work, token: str, now: datetime) -> DeviceSession:
-        session = work.devices.session(sha256(token.encode()).digest())
+        session = work.device.session(sha256(token.encode()).digest())
         if session is None or now >= session.expires_at:
             raise LoginError("no-session", "expected the token of an open session, got another")
         return session
 
     @staticmethod
     def _open_upgrade(work: Work, vin: str) -> VehicleUpgrade | None:
-        upgrade = work.tasks.open_upgrade(vin)
+        upgrade = work.ota_tasks.open_upgrade(vin)
         if upgrade is None:
             return None
-        upgrade = work.tasks.upgrade(upgrade.task_id, upgrade.place, lock=True)
+        upgrade = work.ota_tasks.upgrade(upgrade.task_id, upgrade.place, lock=True)
         if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED:
             return None
         return upgrade
@@ -193,7 +193,7 @@ class DeviceService:
 
     def _renew(self, work: Work, upgrade: VehicleUpgrade, now: datetime) -> VehicleUpgrade:
         # A unit that has the release staged needs no order any more, and one that is expired can't be signed again.
-        task = work.tasks.get(upgrade.task_id)
+        task = work.ota_tasks.get(upgrade.task_id)
         vehicle = work.vehicles.get(upgrade.vin, lock=True)
         release = work.releases.get(upgrade.release_id)
         assert task is not None  # foreign keys

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from bmsota.errors import BmsotaError
 from bmsota.gbt32960 import NodeState
 from bmsota.image import ImageVersion
-from bmsota_cloud.domain.telemetry import ReportRow, VehicleState
+from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
+from bmsota_cloud.services.equipment import NodeFact
 from bmsota_cloud.services.values import merged, number, plain_bodies
-from bmsota_cloud.services.vehicles import NodeFact
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bmsota.gbt32960 import NodeIdentity, Report, UnitIdentity
     from bmsota_cloud.domain.telemetry import Value
     from bmsota_cloud.services.context import Context
-    from bmsota_cloud.services.vehicles import VehicleService
+    from bmsota_cloud.services.equipment import EquipmentService
 
 __all__ = ["REPORT_KEEP_S", "IngestService"]
 
@@ -37,9 +37,9 @@ _STATE_WORDS = {NodeState.RUNNING: "running", NodeState.BOOTLOADER: "bootloader"
 class IngestService:
     """One method per kind of message. Only vehicles that have logged in get here."""
 
-    def __init__(self, context: Context, vehicles: VehicleService) -> None:
+    def __init__(self, context: Context, equipment: EquipmentService) -> None:
         self._context = context
-        self._vehicles = vehicles
+        self._equipment = equipment
 
     def log_in(self, vin: str, *, serial: int, now: datetime) -> bool:
         """Whether this vehicle may log in: it must be registered."""
@@ -80,7 +80,7 @@ class IngestService:
         if len(facts) != len(identity.nodes):
             self._context.counters["node_identity_unusable"] += len(identity.nodes) - len(facts)
         self.seen(vin, now)
-        self._vehicles.identify(vin, facts, now)
+        self._equipment.identify(vin, facts, now)
 
     def link_lost(self, vin: str, now: datetime) -> None:
         """Logout, or the link is gone: the vehicle is offline, its last values stay."""
@@ -95,17 +95,17 @@ class IngestService:
         """Delete reports that are too old to be kept as rows; how many there were."""
         return self._context.telemetry.prune(now - timedelta(seconds=REPORT_KEEP_S))
 
-    def _state(self, vin: str) -> VehicleState:
-        return self._context.telemetry.state(vin) or VehicleState(vin=vin)
+    def _state(self, vin: str) -> VehicleSnapshot:
+        return self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)
 
-    def _save(self, state: VehicleState, *, now: datetime | None = None) -> None:
+    def _save(self, state: VehicleSnapshot, *, now: datetime | None = None) -> None:
         self._context.telemetry.save_state(state)
         topic = f"vehicle:{state.vin}"
         if self._context.live.is_heard(topic):
             self._context.live.publish(topic, _message(state, now))
 
 
-def _message(state: VehicleState, now: datetime | None) -> dict[str, Value]:
+def _message(state: VehicleSnapshot, now: datetime | None) -> dict[str, Value]:
     at = state.last_seen_at if now is None else now
     return {
         "kind": "state",

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
-from bmsota_cloud.domain.mail import Mail
 from bmsota_cloud.domain.ota_tasks import (
     APPROVAL_TRIES_MAX,
     OPEN_STATUSES,
@@ -31,10 +30,11 @@ from bmsota_cloud.domain.ota_tasks import (
     may_cancel,
     task_key,
 )
+from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.services.audit import acting
-from bmsota_cloud.services.steps import finish_if_done, give_order, move, publish_task, publish_upgrade
-from bmsota_cloud.services.views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
+from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
+from bmsota_cloud.services.transitions import finish_if_done, give_order, move, publish_task, publish_upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,7 @@ class OtaTaskService:
                 )
             _check_reason(reason)
             self._check_auditor(act.work, auditor, by.name)
-            task = act.work.tasks.add(
+            task = act.work.ota_tasks.add(
                 OtaTask(
                     project=project,
                     reason=reason.strip(),
@@ -146,9 +146,9 @@ class OtaTaskService:
             if reason is not None:
                 _check_reason(reason)
                 task = replace(task, reason=reason.strip())
-                act.work.tasks.save(task)
+                act.work.ota_tasks.save(task)
             if vins is not None:
-                act.work.tasks.delete_upgrades(task_id)
+                act.work.ota_tasks.delete_upgrades(task_id)
                 self._add_vehicles(act.work, task, vins, now)
             self._issue_code(act.work, task, now)
         publish_task(self._context, task_id)
@@ -192,7 +192,7 @@ class OtaTaskService:
                 act.refusal = refusal
             else:
                 task = replace(task, status=TaskStatus.APPROVED, approver=by.name, approved_at=now)
-                act.work.tasks.save(task)
+                act.work.ota_tasks.save(task)
                 moved = self._start(act.work, task, now)
                 act.detail = f"{len(moved)} orders signed"
         for upgrade in moved:
@@ -205,16 +205,16 @@ class OtaTaskService:
     def _check_code(
         self, work: Work, task: OtaTask, code: str, now: datetime
     ) -> ConflictError | NotAllowedError | None:
-        known = work.tasks.code(task.id)
+        known = work.ota_tasks.code(task.id)
         if known is None or known.is_void:
             return ConflictError("code-void", "expected a valid code, got none: ask for a new one")
         if now >= known.expires_at:
-            work.tasks.save_code(replace(known, is_void=True))
+            work.ota_tasks.save_code(replace(known, is_void=True))
             return ConflictError(
                 "code-expired", "expected a code of the last 24 hours, got an older one: ask for a new one"
             )
         if not hmac.compare_digest(known.content_sha256, self._digest(work, task)):
-            work.tasks.save_code(replace(known, is_void=True))
+            work.ota_tasks.save_code(replace(known, is_void=True))
             return ConflictError(
                 "content-changed", "expected the content that was mailed, got another: ask for a new code"
             )
@@ -222,10 +222,10 @@ class OtaTaskService:
             known.code_hmac, self._hmac(work, task.id, known.content_sha256, code.strip())
         ):
             # Single use, also if the task should ever be unapproved again.
-            work.tasks.save_code(replace(known, is_void=True))
+            work.ota_tasks.save_code(replace(known, is_void=True))
             return None
         tries = known.tries + 1
-        work.tasks.save_code(replace(known, tries=tries, is_void=tries >= APPROVAL_TRIES_MAX))
+        work.ota_tasks.save_code(replace(known, tries=tries, is_void=tries >= APPROVAL_TRIES_MAX))
         left = APPROVAL_TRIES_MAX - tries
         if left <= 0:
             return NotAllowedError(
@@ -234,7 +234,7 @@ class OtaTaskService:
         return NotAllowedError("wrong-code", f"expected the mailed code, got another; {left} tries left")
 
     def _start(self, work: Work, task: OtaTask, now: datetime) -> list[VehicleUpgrade]:
-        upgrades = work.tasks.upgrades(task.id)
+        upgrades = work.ota_tasks.upgrades(task.id)
         nodes = work.vehicles.nodes([upgrade.vin for upgrade in upgrades])
         moved: list[VehicleUpgrade] = []
         for upgrade in upgrades:
@@ -277,9 +277,9 @@ class OtaTaskService:
                 raise ConflictError("task-ended", f"expected an open task, got {task.status!s} ({task_key(task.id)})")
             text = f"cancelled by {by.name}" + (f": {reason.strip()[:200]}" if reason.strip() else "")
             if task.status is TaskStatus.UNAPPROVED:
-                act.work.tasks.save(replace(task, status=TaskStatus.CANCELLED, finished_at=now))
+                act.work.ota_tasks.save(replace(task, status=TaskStatus.CANCELLED, finished_at=now))
                 self._void_code(act.work, task_id)
-            for upgrade in act.work.tasks.upgrades(task_id):
+            for upgrade in act.work.ota_tasks.upgrades(task_id):
                 if may_cancel(upgrade):
                     moved.append(move(act.work, upgrade, VehicleStatus.CANCELLED, now=now, reason=text))
                 elif upgrade.status in OPEN_STATUSES:
@@ -297,8 +297,8 @@ class OtaTaskService:
         """The task list, newest first."""
         require(by, Permission.OTA_READ)
         with self._context.store.reading() as work:
-            page = work.tasks.page(request, project=project)
-            counts = work.tasks.counts([task.id for task in page.items])
+            page = work.ota_tasks.page(request, project=project)
+            counts = work.ota_tasks.counts([task.id for task in page.items])
         rows = tuple(TaskRow(task=task, counts=counts[task.id]) for task in page.items)
         return Page(items=rows, total=page.total, number=page.number, size=page.size)
 
@@ -311,16 +311,16 @@ class OtaTaskService:
         require(by, Permission.OTA_READ)
         with self._context.store.reading() as work:
             task = _task(work, task_id)
-            page = work.tasks.upgrades_page(task_id, request)
+            page = work.ota_tasks.upgrades_page(task_id, request)
             vins = [upgrade.vin for upgrade in page.items]
-            transitions = work.tasks.transitions(task_id, vins)
+            transitions = work.ota_tasks.transitions(task_id, vins)
             releases = {
                 release_id: work.releases.get(release_id)
                 for release_id in sorted({upgrade.release_id for upgrade in page.items})
             }
-            code = work.tasks.code(task_id)
-            mails = work.mails.of_task(task_id)
-            counts = work.tasks.counts([task_id])[task_id]
+            code = work.ota_tasks.code(task_id)
+            mails = work.outbox.of_task(task_id)
+            counts = work.ota_tasks.counts([task_id])[task_id]
         states = self._context.telemetry.states(vins)
         views = tuple(
             UpgradeView.of(
@@ -375,7 +375,7 @@ class OtaTaskService:
                 faults.append(f"{vin[:32]} is not registered")
             elif vehicle.project != task.project:
                 faults.append(f"{vin} belongs to project {vehicle.project}")
-            elif (other := work.tasks.open_upgrade(vin)) is not None:
+            elif (other := work.ota_tasks.open_upgrade(vin)) is not None:
                 busy.append(f"{vin} is part of {task_key(other.task_id)}")
             else:
                 release = work.releases.find(series=vehicle.series, software_version=task.software_version)
@@ -392,8 +392,10 @@ class OtaTaskService:
         if busy:
             raise ConflictError("vehicle-busy", f"expected vehicles without an open task, got: {_named(busy)}")
         for place, (vehicle, release) in enumerate(chosen, start=1):
-            work.tasks.add_upgrade(VehicleUpgrade(task_id=task.id, vin=vehicle.vin, place=place, release_id=release.id))
-            work.tasks.add_transition(
+            work.ota_tasks.add_upgrade(
+                VehicleUpgrade(task_id=task.id, vin=vehicle.vin, place=place, release_id=release.id)
+            )
+            work.ota_tasks.add_transition(
                 Transition(task_id=task.id, vin=vehicle.vin, status=VehicleStatus.UNAPPROVED, at=now)
             )
 
@@ -401,7 +403,7 @@ class OtaTaskService:
         code = f"{int.from_bytes(self._context.draw(16), 'big') % 1_000_000:06d}"
         digest = self._digest(work, task)
         valid_s = self._context.settings.approval_code_valid_s
-        work.tasks.save_code(
+        work.ota_tasks.save_code(
             ApprovalCode(
                 task_id=task.id,
                 code_hmac=self._hmac(work, task.id, digest, code),
@@ -412,8 +414,8 @@ class OtaTaskService:
         )
         account = work.accounts.get(task.auditor)
         assert account is not None  # checked when the task was created; accounts are never deleted
-        upgrades = work.tasks.upgrades(task.id)
-        work.mails.add(
+        upgrades = work.ota_tasks.upgrades(task.id)
+        work.outbox.add(
             Mail(
                 recipient=account.email,
                 subject=f"{task_key(task.id)}: approval code for {task.software_version} ({task.project})",
@@ -438,13 +440,13 @@ class OtaTaskService:
         )
 
     def _void_code(self, work: Work, task_id: int) -> None:
-        code = work.tasks.code(task_id)
+        code = work.ota_tasks.code(task_id)
         if code is not None:
-            work.tasks.save_code(replace(code, is_void=True))
+            work.ota_tasks.save_code(replace(code, is_void=True))
 
     def _digest(self, work: Work, task: OtaTask) -> bytes:
         content = []
-        for upgrade in work.tasks.upgrades(task.id):
+        for upgrade in work.ota_tasks.upgrades(task.id):
             vehicle = work.vehicles.get(upgrade.vin)
             release = work.releases.get(upgrade.release_id)
             assert vehicle is not None
@@ -462,7 +464,7 @@ class OtaTaskService:
 
 
 def _task(work: Work, task_id: int, *, lock: bool = False) -> OtaTask:
-    task = work.tasks.get(task_id, lock=lock)
+    task = work.ota_tasks.get(task_id, lock=lock)
     if task is None:
         raise NotFoundError("no-such-task", f"expected a task, got number {task_id}, which there is not")
     return task

@@ -11,13 +11,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from bmsota_cloud.services.steps import publish_task
+from bmsota_cloud.services.transitions import publish_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from bmsota_cloud.domain.mail import Mail
+    from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.services.context import Context
 
 __all__ = ["MAIL_TRIES_MAX", "OutboxService"]
@@ -39,7 +39,7 @@ class OutboxService:
     def take_due(self, now: datetime) -> tuple[Mail, ...]:
         """The next mails to send, oldest first."""
         with self._context.store.reading() as work:
-            return work.mails.due(now, _BATCH_MAX)
+            return work.outbox.due(now, _BATCH_MAX)
 
     def delivered(self, mail: Mail, now: datetime) -> None:
         """The mail server has taken it. Its body is wiped: what it held is no longer ours to keep."""
@@ -77,6 +77,6 @@ class OutboxService:
 
     def _save(self, mail: Mail) -> None:
         with self._context.store.transaction() as work:
-            work.mails.save(mail)
+            work.outbox.save(mail)
         if mail.task_id is not None:
             publish_task(self._context, mail.task_id)

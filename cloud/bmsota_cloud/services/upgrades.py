@@ -30,8 +30,8 @@ from bmsota_cloud.domain.ota_tasks import (
 )
 from bmsota_cloud.domain.vehicles import NodeKind, node_name
 from bmsota_cloud.services.audit import note
-from bmsota_cloud.services.steps import move, publish_task, publish_upgrade
-from bmsota_cloud.services.vehicles import NodeFact, merge_nodes
+from bmsota_cloud.services.equipment import NodeFact, merge_nodes
+from bmsota_cloud.services.transitions import move, publish_task, publish_upgrade
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -109,10 +109,10 @@ class UpgradeService:
     def pending_instruction(self, vin: str) -> Instruction | None:
         """What to send to this vehicle now that it is online, if anything."""
         with self._context.store.reading() as work:
-            upgrade = work.tasks.open_upgrade(vin)
+            upgrade = work.ota_tasks.open_upgrade(vin)
             if upgrade is None or not needs_instruction(upgrade):
                 return None
-            task = work.tasks.get(upgrade.task_id)
+            task = work.ota_tasks.get(upgrade.task_id)
         assert task is not None  # a foreign key
         return Instruction(
             order_id=upgrade.order_id,
@@ -132,7 +132,7 @@ class UpgradeService:
             if upgrade.status is VehicleStatus.APPROVED:
                 upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now)
             else:
-                work.tasks.save_upgrade(upgrade)
+                work.ota_tasks.save_upgrade(upgrade)
         publish_upgrade(self._context, upgrade, now)
 
     # -- up ------------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class UpgradeService:
         known = _STATES.get(state)
         with self._context.store.transaction() as work:
             # A unit has no order yet while it waits and authenticates; then the open one is meant.
-            upgrade = self._find(work, order_id, vin) if order_id else work.tasks.open_upgrade(vin)
+            upgrade = self._find(work, order_id, vin) if order_id else work.ota_tasks.open_upgrade(vin)
             if upgrade is None or known is None:
                 counters["upgrade_state_unknown"] += 1
                 return False
@@ -163,14 +163,14 @@ class UpgradeService:
                 upgrade = move(work, upgrade, status, now=now, reason=_short(reason) if not words else "")
             else:
                 counters["upgrade_state_stale"] += 1
-                work.tasks.save_upgrade(upgrade)
+                work.ota_tasks.save_upgrade(upgrade)
                 return True
             if upgrade.status in OPEN_STATUSES:
                 stage = words + (f": {_short(reason)}" if reason else "")
                 upgrade = replace(upgrade, stage=stage)
                 if upgrade.status is VehicleStatus.DOWNLOADING and progress_pct is not None:
                     upgrade = replace(upgrade, progress_pct=min(100, max(0, progress_pct)))
-                work.tasks.save_upgrade(upgrade)
+                work.ota_tasks.save_upgrade(upgrade)
         publish_upgrade(self._context, upgrade, now)
         if upgrade.status not in OPEN_STATUSES:
             publish_task(self._context, upgrade.task_id)
@@ -281,7 +281,7 @@ class UpgradeService:
             return move(work, upgrade, status, now=now, reason=reason, by_report=True)
         # A cancelled vehicle reports that it did not upgrade: that is kept as evidence, the status says it already.
         upgrade = replace(upgrade, ended_by_report=True)
-        work.tasks.save_upgrade(upgrade)
+        work.ota_tasks.save_upgrade(upgrade)
         return upgrade
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -292,10 +292,10 @@ class UpgradeService:
         Call it every few seconds.
         """
         with self._context.store.transaction() as work:
-            work.devices.delete_before(now)
+            work.device.delete_before(now)
             moved = [
                 move(work, upgrade, VehicleStatus.TIMED_OUT, now=now, reason=_silent(work, upgrade, now))
-                for upgrade in work.tasks.silent_upgrades(now, _EXPIRE_MAX)
+                for upgrade in work.ota_tasks.silent_upgrades(now, _EXPIRE_MAX)
             ]
         for upgrade in moved:
             publish_upgrade(self._context, upgrade, now)
@@ -308,7 +308,7 @@ class UpgradeService:
         match = _ORDER_ID.fullmatch(order_id)
         if match is None:
             return None
-        upgrade = work.tasks.upgrade(int(match[1]), int(match[2]), lock=True)
+        upgrade = work.ota_tasks.upgrade(int(match[1]), int(match[2]), lock=True)
         return upgrade if upgrade is not None and upgrade.vin == vin else None
 
 
@@ -335,7 +335,7 @@ def _problems(
 
 
 def _silent(work: Work, upgrade: VehicleUpgrade, now: datetime) -> str:
-    task: OtaTask | None = work.tasks.get(upgrade.task_id)
+    task: OtaTask | None = work.ota_tasks.get(upgrade.task_id)
     assert task is not None  # a foreign key
     assert upgrade.heard_at is not None  # it is set by the approval, and only later ones are looked for
     silent_s = int((now - upgrade.heard_at).total_seconds())

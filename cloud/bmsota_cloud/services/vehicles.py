@@ -1,98 +1,79 @@
-"""Vehicles: registration, what their units say of themselves, lists for people."""
+"""Vehicles: registration, the list, one vehicle with its newest values."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotFoundError
-from bmsota_cloud.domain.ota_tasks import NodeVersion, needs_instruction
 from bmsota_cloud.domain.paging import Page, PageRequest
-from bmsota_cloud.domain.telemetry import VehicleState
-from bmsota_cloud.domain.vehicles import EquipmentChange, Node, NodeKind, Vehicle
+from bmsota_cloud.domain.telemetry import VehicleSnapshot
+from bmsota_cloud.domain.vehicles import NodeKind, Vehicle
 from bmsota_cloud.services.audit import acting
-from bmsota_cloud.services.views import VehicleDetail, VehicleRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
     from bmsota_cloud.domain.accounts import Account
-    from bmsota_cloud.domain.telemetry import ReportRow
+    from bmsota_cloud.domain.equipment import EquipmentChange
+    from bmsota_cloud.domain.vehicles import VehicleNode
     from bmsota_cloud.services.context import Context
-    from bmsota_cloud.storage.base import Work
 
-__all__ = ["NodeFact", "VehicleService", "merge_nodes"]
+__all__ = ["VehicleDetail", "VehicleRow", "VehicleService"]
 
 _VIN = re.compile(r"[A-Z0-9]{17}", re.ASCII)
 _HWID = re.compile(r"[!-~]{1,24}", re.ASCII)
 _WORD = re.compile(r"[\w .+-]{1,64}")
 
-_ABSENT = "absent"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleRow:
+    """A vehicle in the list."""
+
+    vin: str
+    hwid: str
+    series: str
+    project: str
+    is_online: bool
+    last_seen_at: datetime | None
+    soc_pct: float | None
+    master_version: str
+    """Empty before the unit first told it."""
+    slave_versions: tuple[str, ...]
+    """The different versions on the slaves, sorted; more than one is a mixed pack."""
+    slave_count: int
+
+    @classmethod
+    def of(cls, vehicle: Vehicle, state: VehicleSnapshot, nodes: Sequence[VehicleNode]) -> VehicleRow:
+        slaves = [node for node in nodes if node.kind is NodeKind.SLAVE]
+        return cls(
+            vin=vehicle.vin,
+            hwid=vehicle.hwid,
+            series=vehicle.series,
+            project=vehicle.project,
+            is_online=state.is_online,
+            last_seen_at=state.last_seen_at,
+            soc_pct=state.soc_pct,
+            master_version=next((node.version for node in nodes if node.kind is NodeKind.MASTER), ""),
+            slave_versions=tuple(sorted({node.version for node in slaves})),
+            slave_count=len(slaves),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFact:
-    """What a unit says about one of its nodes; None where this source says nothing."""
+class VehicleDetail:
+    """One vehicle, all newest values."""
 
-    position: int
-    hwid: str
-    version: str
-    security_counter: int
-    hardware_class: str | None = None
-    serial: str | None = None
-    state: str = "running"
-
-
-def merge_nodes(work: Work, vin: str, facts: Sequence[NodeFact], now: datetime) -> tuple[EquipmentChange, ...]:
-    """Bring the vehicle's nodes up to date; what was exchanged is recorded and returned.
-
-    The first list of all sets the nodes and is no change. An absent node keeps its HWID and version: it has not been
-    replaced, it does not answer.
-    """
-    known = {node.position: node for node in work.vehicles.nodes([vin])[vin]}
-    changes: list[EquipmentChange] = []
-    for fact in facts:
-        old = known.get(fact.position)
-        if fact.state == _ABSENT and old is not None:
-            work.vehicles.save_node(replace(old, state=_ABSENT, updated_at=now))
-            continue
-        is_same = old is not None and old.hwid == fact.hwid
-        if known and not is_same:
-            changes.append(
-                EquipmentChange(
-                    vin=vin,
-                    position=fact.position,
-                    old_hwid="" if old is None else old.hwid,
-                    new_hwid=fact.hwid,
-                    changed_at=now,
-                )
-            )
-        work.vehicles.save_node(_node(vin, fact, old if is_same else None, now))
-    for change in changes:
-        work.vehicles.add_change(change)
-    return tuple(changes)
-
-
-def _node(vin: str, fact: NodeFact, old: Node | None, now: datetime) -> Node:
-    known_class = "" if old is None else old.hardware_class
-    known_serial = "" if old is None else old.serial
-    return Node(
-        vin=vin,
-        position=fact.position,
-        kind=NodeKind.MASTER if fact.position == 0 else NodeKind.SLAVE,
-        hwid=fact.hwid,
-        hardware_class=known_class if fact.hardware_class is None else fact.hardware_class,
-        version=fact.version,
-        security_counter=fact.security_counter,
-        serial=known_serial if fact.serial is None else fact.serial,
-        state=fact.state,
-        updated_at=now,
-    )
+    vehicle: Vehicle
+    state: VehicleSnapshot
+    nodes: tuple[VehicleNode, ...]
+    changes: tuple[EquipmentChange, ...]
+    """The newest 20."""
 
 
 class VehicleService:
@@ -151,29 +132,6 @@ class VehicleService:
             act.detail = f"series {series}, project {project}, HWID {hwid}"
         return vehicle
 
-    def identify(self, vin: str, facts: Sequence[NodeFact], now: datetime) -> tuple[EquipmentChange, ...]:
-        """The unit has told who it consists of (UnitIdentity)."""
-        with self._context.store.transaction() as work:
-            vehicle = work.vehicles.get(vin, lock=True)
-            if vehicle is None:
-                raise NotFoundError("no-such-vehicle", f"expected a registered vehicle, got {vin}")
-            changes = merge_nodes(work, vin, facts, now)
-            work.vehicles.save(replace(vehicle, identified_at=now))
-            self._complete_versions_before(work, vin)
-        self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": len(changes)})
-        return changes
-
-    @staticmethod
-    def _complete_versions_before(work: Work, vin: str) -> None:
-        """A vehicle that was approved before it was ever heard of: what it tells first is what it ran before."""
-        upgrade = work.tasks.open_upgrade(vin)
-        if upgrade is not None and not upgrade.versions_before and needs_instruction(upgrade):
-            before = tuple(
-                NodeVersion(position=node.position, hwid=node.hwid, version=node.version)
-                for node in work.vehicles.nodes([vin])[vin]
-            )
-            work.tasks.save_upgrade(replace(upgrade, versions_before=before))
-
     # -- for people ----------------------------------------------------------------------------------------------------
 
     def rows(self, request: PageRequest, *, by: Account, project: str = "", text: str = "") -> Page[VehicleRow]:
@@ -184,7 +142,7 @@ class VehicleService:
             nodes = work.vehicles.nodes([vehicle.vin for vehicle in page.items])
         states = self._context.telemetry.states([vehicle.vin for vehicle in page.items])
         rows = tuple(
-            VehicleRow.of(vehicle, states.get(vehicle.vin, VehicleState(vin=vehicle.vin)), nodes[vehicle.vin])
+            VehicleRow.of(vehicle, states.get(vehicle.vin, VehicleSnapshot(vin=vehicle.vin)), nodes[vehicle.vin])
             for vehicle in page.items
         )
         return Page(items=rows, total=page.total, number=page.number, size=page.size)
@@ -207,28 +165,9 @@ class VehicleService:
             if vehicle is None:
                 raise NotFoundError("no-such-vehicle", f"expected a registered vehicle, got {vin[:32]}")
             nodes = work.vehicles.nodes([vin])[vin]
-            changes = work.vehicles.changes(PageRequest(1, 20), vin=vin).items
-        state = self._context.telemetry.state(vin) or VehicleState(vin=vin)
+            changes = work.equipment.page(PageRequest(1, 20), vin=vin).items
+        state = self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)
         return VehicleDetail(vehicle=vehicle, state=state, nodes=nodes, changes=changes)
-
-    def changes(self, request: PageRequest, *, by: Account, vin: str = "") -> Page[EquipmentChange]:
-        """Equipment changes, newest first; of all vehicles if *vin* is empty."""
-        require(by, Permission.VEHICLE_READ)
-        with self._context.store.reading() as work:
-            return work.vehicles.changes(request, vin=vin)
-
-    def reports(
-        self,
-        vin: str,
-        request: PageRequest,
-        *,
-        by: Account,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> Page[ReportRow]:
-        """The hot history of a vehicle, newest first."""
-        require(by, Permission.VEHICLE_READ)
-        return self._context.telemetry.reports(vin, request, since=since, until=until)
 
 
 def _check(what: str, pattern: re.Pattern[str], value: str, expected: str, *, length_max: int = 64) -> None:

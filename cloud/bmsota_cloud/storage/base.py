@@ -20,24 +20,26 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.accounts import Account, LoginSession
     from bmsota_cloud.domain.audit import AuditEntry
     from bmsota_cloud.domain.device import Challenge, DeviceSession
-    from bmsota_cloud.domain.mail import Mail
+    from bmsota_cloud.domain.equipment import EquipmentChange
+    from bmsota_cloud.domain.histories import HistoryEntry, LocalUpgradeRow
     from bmsota_cloud.domain.ota_tasks import ApprovalCode, OtaTask, Transition, VehicleUpgrade
+    from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.domain.paging import Page, PageRequest
     from bmsota_cloud.domain.releases import Release
-    from bmsota_cloud.domain.telemetry import ReportRow, VehicleState
-    from bmsota_cloud.domain.upgrade_history import FieldUpgrade, HistoryEntry
-    from bmsota_cloud.domain.vehicles import EquipmentChange, Node, Vehicle
+    from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
+    from bmsota_cloud.domain.vehicles import Vehicle, VehicleNode
 
 __all__ = [
     "AccountTables",
     "AuditTable",
     "DeviceTables",
-    "MailTable",
+    "EquipmentTables",
+    "HistoryTables",
+    "OtaTaskTables",
+    "OutboxTable",
     "ReleaseTables",
     "Store",
-    "TaskTables",
     "TelemetryStore",
-    "UpgradeHistoryTables",
     "VehicleTables",
     "Work",
 ]
@@ -59,7 +61,7 @@ class AccountTables(Protocol):
 
 
 class VehicleTables(Protocol):
-    """Vehicles, their nodes, equipment changes."""
+    """Vehicles and their nodes."""
 
     def add(self, vehicle: Vehicle) -> None: ...
     def get(self, vin: str, *, lock: bool = False) -> Vehicle | None:
@@ -73,13 +75,18 @@ class VehicleTables(Protocol):
         ...
 
     def projects(self) -> tuple[str, ...]: ...
-    def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[Node, ...]]:
+    def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
         """By VIN, each ordered by position."""
         ...
 
-    def save_node(self, node: Node) -> None: ...
-    def add_change(self, change: EquipmentChange) -> None: ...
-    def changes(self, request: PageRequest, *, vin: str = "") -> Page[EquipmentChange]:
+    def save_node(self, node: VehicleNode) -> None: ...
+
+
+class EquipmentTables(Protocol):
+    """What was exchanged."""
+
+    def add(self, change: EquipmentChange) -> None: ...
+    def page(self, request: PageRequest, *, vin: str = "") -> Page[EquipmentChange]:
         """Newest first; of all vehicles if *vin* is empty."""
         ...
 
@@ -96,7 +103,7 @@ class ReleaseTables(Protocol):
     def image(self, sha256: str) -> bytes | None: ...
 
 
-class TaskTables(Protocol):
+class OtaTaskTables(Protocol):
     """OTA tasks, the upgrades of their vehicles, transitions, approval codes."""
 
     def add(self, task: OtaTask) -> OtaTask: ...
@@ -133,10 +140,10 @@ class TaskTables(Protocol):
     def save_code(self, code: ApprovalCode) -> None: ...
 
 
-class UpgradeHistoryTables(Protocol):
+class HistoryTables(Protocol):
     """Field upgrades, and the history that they and the tasks make together."""
 
-    def add(self, upgrade: FieldUpgrade) -> bool:
+    def add(self, upgrade: LocalUpgradeRow) -> bool:
         """Keep what is new; False if it is there already: all but `told_at`, tool and detail are the same."""
         ...
 
@@ -163,7 +170,7 @@ class DeviceTables(Protocol):
         ...
 
 
-class MailTable(Protocol):
+class OutboxTable(Protocol):
     """The outbox."""
 
     def add(self, mail: Mail) -> Mail: ...
@@ -191,15 +198,17 @@ class Work(Protocol):
     @property
     def vehicles(self) -> VehicleTables: ...
     @property
+    def equipment(self) -> EquipmentTables: ...
+    @property
     def releases(self) -> ReleaseTables: ...
     @property
-    def tasks(self) -> TaskTables: ...
+    def ota_tasks(self) -> OtaTaskTables: ...
     @property
-    def history(self) -> UpgradeHistoryTables: ...
+    def histories(self) -> HistoryTables: ...
     @property
-    def devices(self) -> DeviceTables: ...
+    def device(self) -> DeviceTables: ...
     @property
-    def mails(self) -> MailTable: ...
+    def outbox(self) -> OutboxTable: ...
     @property
     def audit(self) -> AuditTable: ...
     def secret(self, name: str) -> bytes | None:
@@ -226,12 +235,12 @@ class Store(Protocol):
 class TelemetryStore(Protocol):
     """Newest states and hot reports."""
 
-    def save_state(self, state: VehicleState) -> None:
+    def save_state(self, state: VehicleSnapshot) -> None:
         """Insert or replace."""
         ...
 
-    def state(self, vin: str) -> VehicleState | None: ...
-    def states(self, vins: Sequence[str]) -> Mapping[str, VehicleState]: ...
+    def state(self, vin: str) -> VehicleSnapshot | None: ...
+    def states(self, vins: Sequence[str]) -> Mapping[str, VehicleSnapshot]: ...
     def online_vins(self) -> tuple[str, ...]: ...
     def append(self, rows: Iterable[ReportRow]) -> int:
         """Keep what is new by (vehicle, time) and return how many were; a report sent twice costs nothing."""

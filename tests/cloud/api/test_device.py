@@ -143,7 +143,7 @@ def test_without_a_session_nothing_is_given_out(world, unit, files, token):
 
 def test_the_token_is_kept_as_a_digest(world, unit):
     with world.cloud.store.reading() as work:
-        assert work.devices.session(unit.token.encode()[:32]) is None
+        assert work.device.session(unit.token.encode()[:32]) is None
 
 
 # --- what is ordered?

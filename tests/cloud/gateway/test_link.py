@@ -177,7 +177,7 @@ def test_one_login_is_told_once_however_often_it_is_hinted_at(world, vin):
     world.upload()
     world.approve(world.create(1))
     for _ in range(3):
-        wire.link.poke()
+        wire.link.wake()
         wire.pump()
     assert len(wire.instructions()) == 1
 
@@ -295,7 +295,7 @@ def test_field_upgrades_come_into_the_history_once(world, vin, piece):
         wire.say(Command.LOCAL_UPGRADES, LocalUpgrades(beijing_time(world.now_ns), (upgrade,)))
         world.wait(seconds=20)
     assert wire.flags(Command.LOCAL_UPGRADES) == [ReplyFlag.SUCCESS] * 2
-    (entry,) = world.services.upgrade_history.page(vin, PageRequest(), by=world.people["vera"]).items
+    (entry,) = world.services.histories.page(vin, PageRequest(), by=world.people["vera"]).items
     assert [(node.position, node.version_before, node.version_after) for node in entry.nodes] == [(2, "2.0.0", "2.1.0")]
     assert state(world, vin).last_seen_at == world.now - timedelta(seconds=20)
 
@@ -323,7 +323,7 @@ def test_reports_and_garbage_between_them(world, vin):
     wire.pump()
     assert state(world, vin).values["position"]["longitude_deg"] == 1.5
     assert world.services.counters["bad_stretch"] >= 1
-    page = world.services.vehicles.reports(vin, PageRequest(), by=world.people["vera"])
+    page = world.services.telemetry.reports(vin, PageRequest(), by=world.people["vera"])
     assert page.total == 1
 
 

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 
 import pytest
+from bmsota_cloud.clock import wall_clock_ns
 from bmsota_cloud.gateway import GatewayServer
-from bmsota_cloud.wiring import wall_clock_ns
 
 from bmsota.gbt32960 import CommandReceived, ConnectRequested, LoggedIn, ReplyFlag, TerminalSession
 

@@ -125,7 +125,7 @@ def tell_field_upgrade(world):
             "outcome": LocalUpgradeOutcome.SUCCEEDED,
         }
         upgrade = LocalUpgrade(**asked | fields)
-        assert world.services.upgrade_history.told(world.vin(number), [upgrade], world.now) == 1
+        assert world.services.histories.told(world.vin(number), [upgrade], world.now) == 1
 
     return tell
 
@@ -187,7 +187,7 @@ class Visitor:
 def app(world):
     """The pages alone: quicker to build than the whole platform, and their headers must be their own."""
     made = FastAPI(openapi_url=None)
-    made.include_router(build_router(world.cloud))
+    made.include_router(build_router(world.services, world.cloud.settings, world.cloud.clock))
     mount_static(made)
     return made
 

@@ -16,7 +16,11 @@ OPEN_TO_STRANGERS = {("GET", "/login"), ("POST", "/login"), ("GET", "/")}
 
 @pytest.fixture
 def routes(world):
-    found = [route for route in build_router(world.cloud).routes if isinstance(route, APIRoute)]
+    found = [
+        route
+        for route in build_router(world.services, world.cloud.settings, world.cloud.clock).routes
+        if isinstance(route, APIRoute)
+    ]
     assert len(found) >= 10
     return [(method, route.path) for route in found for method in sorted(route.methods)]
 
@@ -70,7 +74,11 @@ def test_every_act_needs_the_token(fleet, visit, routes):
 
 def test_every_live_route_is_for_those_who_are_logged_in(world):
     # What each answers to a stranger is in test_live.py; here only: none is forgotten there.
-    found = {route.path for route in build_router(world.cloud).routes if isinstance(route, WebSocketRoute)}
+    found = {
+        route.path
+        for route in build_router(world.services, world.cloud.settings, world.cloud.clock).routes
+        if isinstance(route, WebSocketRoute)
+    }
     assert found == {"/live/vehicles/{vin}", "/live/ota/tasks/{task_id}"}
 
 
@@ -118,7 +126,10 @@ def test_ids_are_unique_and_labels_lead_somewhere(fleet, visit, stranger):
 
 def test_the_files_come_with_the_package(stranger):
     """In the wheel there is no checkout: templates and static files must be found beside the code."""
-    for folder, names in (("templates", ["_layout.html", "task.html"]), ("static", ["app.css", "app.js", "live.js"])):
+    for folder, names in (
+        ("templates", ["_layout.html", "ota_tasks/task.html"]),
+        ("static", ["app.css", "app.js", "live.js"]),
+    ):
         for name in names:
             assert files("bmsota_cloud.pages").joinpath(folder, name).is_file()
     for name, kind in (

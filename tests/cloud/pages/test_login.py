@@ -45,7 +45,7 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(stranger):
 def test_over_https_the_cookie_is_bound_to_the_host(world):
     app = FastAPI()
     settings = replace(world.cloud.settings, pages_url="https://cloud.example")
-    app.include_router(build_router(replace(world.cloud, settings=settings)))
+    app.include_router(build_router(world.services, settings, world.cloud.clock))
     mount_static(app)
     with TestClient(app, base_url="https://cloud.example", follow_redirects=False) as client:
         cookie = client.post("/login", data={"name": "carol", "password": PASSWORD}).headers["set-cookie"]

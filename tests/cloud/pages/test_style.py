@@ -4,7 +4,7 @@ import re
 from importlib.resources import files
 
 import pytest
-from bmsota_cloud.pages.face import HEAT_CLASSES
+from bmsota_cloud.pages.realtime_view import HEAT_CLASSES
 
 CSS = files("bmsota_cloud.pages").joinpath("static", "app.css").read_text(encoding="utf-8")
 

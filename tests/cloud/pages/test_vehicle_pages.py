@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from bmsota_cloud.domain.errors import InvalidInputError
-from bmsota_cloud.pages import listing
+from bmsota_cloud.pages import vehicles
 
 from bmsota.gbt32960 import LocalUpgradeOutcome, Position, Sentinel
 
@@ -70,7 +70,7 @@ def test_an_empty_platform_says_so(visit):
 def test_a_mixed_pack_stands_out(world, visit, words):
     world.register(1)
     facts = world.facts(1)
-    world.services.vehicles.identify(world.vin(1), [*facts[:2], replace(facts[2], version="2.1.0")], world.now)
+    world.services.equipment.identify(world.vin(1), [*facts[:2], replace(facts[2], version="2.1.0")], world.now)
     assert "2 × 2.0.0 / 2.1.0 mixed" in words(visit("vera").see("/vehicles"))
 
 
@@ -88,7 +88,7 @@ def test_pages_of_the_list_keep_the_filters(world, visit, words):
 
 
 def test_a_filter_of_ours_says_how_far_it_looked(world, visit, words, monkeypatch):
-    monkeypatch.setattr(listing, "SCAN_ROWS_MAX", 500)
+    monkeypatch.setattr(vehicles, "SCAN_ROWS_MAX", 500)
     for number in range(1, 506):
         world.register(number, series="F7" if number <= 500 else "E7")
     vera = visit("vera")
@@ -195,7 +195,7 @@ def test_alarms_have_words(fleet, report, visit, words, two_alarms):
 
 def test_an_exchanged_slave_is_told(fleet, visit, words):
     facts = fleet.facts(1)
-    fleet.services.vehicles.identify(fleet.vin(1), [*facts[:2], replace(facts[2], hwid="S-NEW")], fleet.now)
+    fleet.services.equipment.identify(fleet.vin(1), [*facts[:2], replace(facts[2], hwid="S-NEW")], fleet.now)
     text = words(visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time"))
     assert "Equipment changes Slave 2 S-000001-2 → S-NEW 2026-11-22 16:00:00 +08:00" in text
 

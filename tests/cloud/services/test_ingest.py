@@ -72,7 +72,7 @@ def state(world, vin):
 
 
 def rows(world, vin, **options):
-    return world.services.vehicles.reports(vin, PageRequest(), by=world.people["vera"], **options).items
+    return world.services.telemetry.reports(vin, PageRequest(), by=world.people["vera"], **options).items
 
 
 def test_an_unknown_vehicle_does_not_log_in(world):

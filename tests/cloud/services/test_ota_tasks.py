@@ -122,7 +122,7 @@ def test_the_creator_does_not_approve_whatever_his_role_became(world, task):
     carol = replace(world.people["carol"], role=Role.AUDITOR)
     with world.cloud.store.transaction() as work:
         work.accounts.save(carol)
-        work.tasks.save(replace(task, auditor="carol"))
+        work.ota_tasks.save(replace(task, auditor="carol"))
     assert refused(NotAllowedError, lambda: world.approve(task, by=carol)) == "four-eyes"
 
 
@@ -177,7 +177,7 @@ def test_an_edit_voids_the_code_that_was_mailed(world, task):
 def test_content_changed_behind_the_services_back_is_noticed(world, task):
     """ota.md S26: whatever changes what was approved, the digest tells."""
     with world.cloud.store.transaction() as work:
-        work.tasks.save(replace(task, reason="something else"))
+        work.ota_tasks.save(replace(task, reason="something else"))
     assert refused(ConflictError, lambda: world.approve(task)) == "content-changed"
     assert world.detail(task).code.is_void
 
@@ -186,8 +186,8 @@ def test_neither_code_nor_password_is_kept_readable(world, task):
     """After the mail is delivered the code is nowhere in the database."""
     code = world.newest_code()
     with world.cloud.store.reading() as work:
-        assert all(code not in mail.body for mail in work.mails.of_task(task.id))
-        kept = work.tasks.code(task.id)
+        assert all(code not in mail.body for mail in work.outbox.of_task(task.id))
+        kept = work.ota_tasks.code(task.id)
     assert code.encode() not in kept.code_hmac
     log = world.services.audit.page(PageRequest(1, 500), by=world.people["anna"]).items
     assert all(code not in entry.detail for entry in log)
@@ -235,7 +235,7 @@ def test_online_vehicles_are_hinted_at_after_the_commit(world):
     seen = []
 
     class Link:
-        def poke(self):
+        def wake(self):
             seen.append(world.path(task))
 
     world.register(1)

@@ -7,7 +7,7 @@ from bmsota_cloud.services.outbox import MAIL_TRIES_MAX
 
 def newest(world, task):
     with world.cloud.store.reading() as work:
-        return work.mails.of_task(task.id)[0]
+        return work.outbox.of_task(task.id)[0]
 
 
 def make_task(world):

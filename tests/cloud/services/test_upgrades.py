@@ -264,10 +264,10 @@ def test_a_slave_exchanged_during_the_upgrade_is_judged_by_its_version(world):
     """The report names another HWID at position 2 than UnitIdentity did before: judged, and recorded as a change."""
     task = world.approved(1)
     facts = world.facts(1)
-    world.services.vehicles.identify(world.vin(1), [*facts[:2], *[_other(facts[2])]], world.now)
+    world.services.equipment.identify(world.vin(1), [*facts[:2], *[_other(facts[2])]], world.now)
     assert send(world, 1) is ReportVerdict.ACCEPTED
     assert str(view(world, task).status) == "Upgrade succeeded"
-    changes = world.services.vehicles.changes(PageRequest(), by=world.people["vera"]).items
+    changes = world.services.equipment.page(PageRequest(), by=world.people["vera"]).items
     assert [(c.old_hwid, c.new_hwid) for c in changes] == [("S-NEW", facts[2].hwid), (facts[2].hwid, "S-NEW")]
 
 

@@ -7,12 +7,12 @@ from threading import Thread
 import pytest
 from bmsota_cloud.domain.device import Challenge, DeviceSession
 from bmsota_cloud.domain.errors import ConflictError
-from bmsota_cloud.domain.mail import Mail
+from bmsota_cloud.domain.histories import LocalUpgradeRow
 from bmsota_cloud.domain.ota_tasks import NodeVersion, OtaTask, Transition, VehicleStatus, VehicleUpgrade
+from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.releases import Release
-from bmsota_cloud.domain.telemetry import ReportRow, VehicleState
-from bmsota_cloud.domain.upgrade_history import FieldUpgrade
+from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
 from bmsota_cloud.domain.vehicles import Vehicle
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
 
@@ -35,7 +35,7 @@ def mail(number: int = 0, **fields) -> Mail:
     return Mail(**asked | {"next_try_at": NOW} | fields)
 
 
-def field_upgrade(**fields) -> FieldUpgrade:
+def field_upgrade(**fields) -> LocalUpgradeRow:
     asked = {
         "vin": vehicle(1).vin,
         "upgraded_at": NOW - timedelta(minutes=1),
@@ -48,7 +48,7 @@ def field_upgrade(**fields) -> FieldUpgrade:
         "tool": "bmsota 1.0",
         "detail": "",
     }
-    return FieldUpgrade(**asked | fields)
+    return LocalUpgradeRow(**asked | fields)
 
 
 def release_of(series: str, at: datetime) -> Release:
@@ -91,14 +91,14 @@ class StoreContract:
         def fails():
             with store.transaction() as work:
                 work.vehicles.add(vehicle(1))
-                work.mails.add(mail())
+                work.outbox.add(mail())
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
             fails()
         with store.reading() as work:
             assert work.vehicles.get(vehicle(1).vin) is None
-            assert work.mails.due(NOW, 10) == ()
+            assert work.outbox.due(NOW, 10) == ()
 
     def test_a_refused_row_does_not_spoil_the_transaction(self, store):
         with store.transaction() as work:
@@ -129,17 +129,17 @@ class StoreContract:
 
     def test_numbers_rise_and_are_not_used_again(self, store):
         with store.transaction() as work:
-            assert [work.mails.add(mail(n)).id for n in range(3)] == [1, 2, 3]
+            assert [work.outbox.add(mail(n)).id for n in range(3)] == [1, 2, 3]
 
     def test_mails_are_due_by_time_and_until_sent(self, store):
         with store.transaction() as work:
-            late = work.mails.add(mail(1, next_try_at=NOW + timedelta(minutes=1)))
-            first = work.mails.add(mail(2))
-            gone = work.mails.add(mail(3, sent_at=NOW))
-            lost = work.mails.add(mail(4, given_up=True))
-            assert work.mails.due(NOW, 10) == (first,)
-            assert work.mails.due(NOW + timedelta(minutes=1), 10) == (first, late)
-            assert work.mails.due(NOW + timedelta(minutes=1), 1) == (first,)
+            late = work.outbox.add(mail(1, next_try_at=NOW + timedelta(minutes=1)))
+            first = work.outbox.add(mail(2))
+            gone = work.outbox.add(mail(3, sent_at=NOW))
+            lost = work.outbox.add(mail(4, given_up=True))
+            assert work.outbox.due(NOW, 10) == (first,)
+            assert work.outbox.due(NOW + timedelta(minutes=1), 10) == (first, late)
+            assert work.outbox.due(NOW + timedelta(minutes=1), 1) == (first,)
             assert gone.id != lost.id
 
     def test_a_challenge_is_taken_once_and_only_the_newest_are_kept(self, store):
@@ -148,11 +148,11 @@ class StoreContract:
 
         with store.transaction() as work:
             for number in range(6):
-                work.devices.add_challenge(challenge(number), keep=4)
-            assert [work.devices.take_challenge("M1", bytes([n]) * 32) for n in (0, 1)] == [None, None]
-            assert work.devices.take_challenge("M2", bytes([5]) * 32) is None
-            assert work.devices.take_challenge("M1", bytes([5]) * 32) == challenge(5)
-            assert work.devices.take_challenge("M1", bytes([5]) * 32) is None
+                work.device.add_challenge(challenge(number), keep=4)
+            assert [work.device.take_challenge("M1", bytes([n]) * 32) for n in (0, 1)] == [None, None]
+            assert work.device.take_challenge("M2", bytes([5]) * 32) is None
+            assert work.device.take_challenge("M1", bytes([5]) * 32) == challenge(5)
+            assert work.device.take_challenge("M1", bytes([5]) * 32) is None
 
     def test_what_is_over_is_forgotten(self, store):
         with store.transaction() as work:
@@ -164,11 +164,11 @@ class StoreContract:
                 issued_at=NOW,
                 expires_at=NOW + timedelta(hours=1),
             )
-            work.devices.add_session(session)
-            work.devices.delete_before(NOW)
-            assert work.devices.session(b"t" * 32) == session
-            work.devices.delete_before(NOW + timedelta(hours=1))
-            assert work.devices.session(b"t" * 32) is None
+            work.device.add_session(session)
+            work.device.delete_before(NOW)
+            assert work.device.session(b"t" * 32) == session
+            work.device.delete_before(NOW + timedelta(hours=1))
+            assert work.device.session(b"t" * 32) is None
 
     def test_secrets_are_kept(self, store):
         with store.transaction() as work:
@@ -179,7 +179,7 @@ class StoreContract:
 
     def test_a_reference_to_nothing_is_refused(self, store):
         with pytest.raises(ConflictError), store.transaction() as work:
-            work.devices.add_session(
+            work.device.add_session(
                 DeviceSession(token_sha256=b"t" * 32, vin="nobody", hwid="M", issued_at=NOW, expires_at=NOW)
             )
 
@@ -207,9 +207,9 @@ class StoreContract:
         with store.transaction() as work:
             work.vehicles.add(vehicle(1))
             work.vehicles.add(vehicle(2))
-            assert work.history.add(field_upgrade())
-            assert not work.history.add(field_upgrade())
-            assert not work.history.add(field_upgrade(told_at=NOW + timedelta(hours=1), detail="other words"))
+            assert work.histories.add(field_upgrade())
+            assert not work.histories.add(field_upgrade())
+            assert not work.histories.add(field_upgrade(told_at=NOW + timedelta(hours=1), detail="other words"))
             # A refused row does not spoil the transaction, and everything else makes another upgrade of it.
             for other in (
                 {"vin": vehicle(2).vin},
@@ -220,19 +220,19 @@ class StoreContract:
                 {"version_after": "2.2.0"},
                 {"status": VehicleStatus.ROLLED_BACK},
             ):
-                assert work.history.add(field_upgrade(**other)), other
+                assert work.histories.add(field_upgrade(**other)), other
         with store.reading() as work:
-            page = work.history.page(vehicle(1).vin, PageRequest())
+            page = work.histories.page(vehicle(1).vin, PageRequest())
             assert (page.total, len(page.items)) == (7, 7)
-            assert work.history.page("nobody", PageRequest()).items == ()
+            assert work.histories.page("nobody", PageRequest()).items == ()
 
     def test_the_history_has_both_kinds_in_one_order(self, store):
         with store.transaction() as work:
             work.vehicles.add(vehicle(1))
             release = work.releases.add(release_of("F7", NOW), b"manifest", {})
             for number in (1, 2):
-                task = work.tasks.add(task_of(number))
-                work.tasks.add_upgrade(
+                task = work.ota_tasks.add(task_of(number))
+                work.ota_tasks.add_upgrade(
                     VehicleUpgrade(
                         task_id=task.id,
                         vin=vehicle(1).vin,
@@ -251,16 +251,16 @@ class StoreContract:
                 )
                 for minutes in (number, 10 * number):
                     at = NOW + timedelta(minutes=minutes)
-                    work.tasks.add_transition(
+                    work.ota_tasks.add_transition(
                         Transition(task_id=task.id, vin=vehicle(1).vin, status=VehicleStatus.SUCCEEDED, at=at)
                     )
             # A unit whose clock is ahead: what it told cannot have been later than that.
             for minutes, told in ((15, 30), (60, 5)):
-                work.history.add(
+                work.histories.add(
                     field_upgrade(upgraded_at=NOW + timedelta(minutes=minutes), told_at=NOW + timedelta(minutes=told))
                 )
-            everything = work.history.page(vehicle(1).vin, PageRequest())
-            pages = [work.history.page(vehicle(1).vin, PageRequest(number, 3)) for number in (1, 2)]
+            everything = work.histories.page(vehicle(1).vin, PageRequest())
+            pages = [work.histories.page(vehicle(1).vin, PageRequest(number, 3)) for number in (1, 2)]
         assert [(e.source.value, e.at - NOW, e.task_id) for e in everything.items] == [
             ("OTA", timedelta(minutes=20), 2),
             ("CAN", timedelta(minutes=15), None),
@@ -289,7 +289,7 @@ class TelemetryContract:
         return ReportRow(**asked | {"values": {"vehicle": {"soc_pct": minute}}} | fields)
 
     def test_the_newest_state_replaces_the_one_before(self, telemetry):
-        first = VehicleState(
+        first = VehicleSnapshot(
             vin="V1", is_online=True, last_seen_at=NOW, soc_pct=50.0, values={"a": [1, "invalid", None]}
         )
         telemetry.save_state(first)
@@ -317,7 +317,7 @@ class TelemetryContract:
 
     def test_who_is_online(self, telemetry):
         for number in (3, 1, 2):
-            telemetry.save_state(VehicleState(vin=f"V{number}", is_online=number != 2))
+            telemetry.save_state(VehicleSnapshot(vin=f"V{number}", is_online=number != 2))
         assert telemetry.online_vins() == ("V1", "V3")
 
 
@@ -398,7 +398,7 @@ def test_both_stores_may_share_one_database(tmp_path):
     store, telemetry = SqlStore(url), SqlTelemetryStore(url)
     with store.transaction() as work:
         work.vehicles.add(vehicle(1))
-    telemetry.save_state(VehicleState(vin=vehicle(1).vin))
+    telemetry.save_state(VehicleSnapshot(vin=vehicle(1).vin))
     assert telemetry.state(vehicle(1).vin) is not None
     store.close()
     telemetry.close()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bmsota_cloud.domain.histories import UpgradeSource
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES
-from bmsota_cloud.domain.upgrade_history import UpgradeSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bmsota_cloud.domain.upgrade_history import HistoryEntry
+    from bmsota_cloud.domain.histories import HistoryEntry
 
 __all__ = ["NodeChange", "node_changes"]
 

@@ -168,9 +168,9 @@ def _everything(world):
         return (
             work.vehicles.page(every),
             work.releases.page(every),
-            work.tasks.page(every),
-            work.tasks.upgrades(1),
-            work.tasks.code(1),
+            work.ota_tasks.page(every),
+            work.ota_tasks.upgrades(1),
+            work.ota_tasks.code(1),
             work.accounts.page(every),
         )
 
@@ -207,7 +207,7 @@ def test_the_upgrade_history_of_a_vehicle(world, client, bearer):
         detail="not confirmed",
     )
     world.wait(hours=1)
-    world.services.upgrade_history.told(vin, [upgrade], world.now)
+    world.services.histories.told(vin, [upgrade], world.now)
     path = f"{API}/vehicles/{vin}/upgrade-history"
     answer = client.get(path, headers=bearer("vera"))
     assert answer.status_code == 200
@@ -298,9 +298,9 @@ def test_too_long_is_413_whether_announced_or_not(client, bearer):
 
 
 def test_an_image_that_is_too_large_is_refused(client, bearer, release_files, monkeypatch):
-    from bmsota_cloud.api import operator
+    from bmsota_cloud.api import releases
 
-    monkeypatch.setattr(operator, "IMAGE_SIZE_BYTES_MAX", 100)
+    monkeypatch.setattr(releases, "IMAGE_SIZE_BYTES_MAX", 100)
     files = release_files()
     parts = [("manifest", files.manifest), *(("images", image) for image in files.images)]
     answer = client.post(f"{API}/releases", files=parts, headers=bearer("carol"))

@@ -10,8 +10,8 @@ from bmsota.gbt32960 import LocalUpgradeOutcome
 from bmsota.image import ImageVersion
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import NotFoundError
+from bmsota_cloud.domain.histories import LocalUpgradeRow
 from bmsota_cloud.domain.ota_tasks import VehicleStatus
-from bmsota_cloud.domain.upgrade_history import FieldUpgrade
 from bmsota_cloud.domain.vehicles import node_name
 from bmsota_cloud.services.audit import note
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from bmsota import gbt32960
     from bmsota_cloud.domain.accounts import Account
+    from bmsota_cloud.domain.histories import HistoryEntry
     from bmsota_cloud.domain.paging import Page, PageRequest
-    from bmsota_cloud.domain.upgrade_history import HistoryEntry
     from bmsota_cloud.services.context import Context
 
-__all__ = ["UpgradeHistoryService"]
+__all__ = ["HistoryService"]
 
 # The platform's own words serve for both kinds of upgrade.
 _STATUSES: dict[int, VehicleStatus] = {
@@ -37,7 +37,7 @@ _HWID = re.compile(r"[!-~]{1,24}", re.ASCII)
 _NO_VERSION = (0, 0, 0, 0)
 
 
-class UpgradeHistoryService:
+class HistoryService:
     """One method per use case."""
 
     def __init__(self, context: Context) -> None:
@@ -62,7 +62,7 @@ class UpgradeHistoryService:
                 read = _read(vin, upgrade, now)
                 if read is None:
                     counters["field_upgrade_unusable"] += 1
-                elif not work.history.add(read):
+                elif not work.histories.add(read):
                     counters["field_upgrade_repeated"] += 1
                 else:
                     new += 1
@@ -89,10 +89,10 @@ class UpgradeHistoryService:
         with self._context.store.reading() as work:
             if work.vehicles.get(vin) is None:
                 raise NotFoundError("no-such-vehicle", f"expected a registered vehicle, got {vin[:32]}")
-            return work.history.page(vin, request)
+            return work.histories.page(vin, request)
 
 
-def _read(vin: str, upgrade: gbt32960.LocalUpgrade, now: datetime) -> FieldUpgrade | None:
+def _read(vin: str, upgrade: gbt32960.LocalUpgrade, now: datetime) -> LocalUpgradeRow | None:
     """The upgrade in the platform's words; None if it has none for it."""
     status = _STATUSES.get(upgrade.outcome)
     try:
@@ -101,7 +101,7 @@ def _read(vin: str, upgrade: gbt32960.LocalUpgrade, now: datetime) -> FieldUpgra
         return None
     if status is None or not _HWID.fullmatch(upgrade.hwid):
         return None
-    return FieldUpgrade(
+    return LocalUpgradeRow(
         vin=vin,
         upgraded_at=upgrade.upgraded_at,
         told_at=now,
@@ -124,7 +124,7 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
-def _words(upgrade: FieldUpgrade) -> str:
+def _words(upgrade: LocalUpgradeRow) -> str:
     versions = f"{upgrade.version_before or 'none'} -> {upgrade.version_after or 'none'}"
     tool = f", by {upgrade.tool}" if upgrade.tool else ""
     return (

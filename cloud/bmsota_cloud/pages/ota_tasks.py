@@ -19,11 +19,11 @@ from bmsota_cloud.pages.session import Visitor, check_form
 from bmsota_cloud.pages.site import Query, Site
 from bmsota_cloud.services import UpgradeView
 
-__all__ = ["add_task_pages"]
+__all__ = ["add_ota_task_pages"]
 
 _ROWS_A_PAGE = 25
 _VEHICLES_A_PAGE = 50
-_TEMPLATE = "task.html"
+_TEMPLATE = "ota_tasks/task.html"
 _PARTS = ("live_head", "live_approval", "live_vehicles")
 # Where an open page writes the state of vehicles that are on another page of the list: nowhere; only their number counts.
 _STATUSES_ELSEWHERE_MAX = 5000
@@ -31,7 +31,7 @@ _STATUSES_ELSEWHERE_MAX = 5000
 Text = Annotated[str, Form()]
 
 
-def add_task_pages(router: APIRouter, site: Site) -> None:
+def add_ota_task_pages(router: APIRouter, site: Site) -> None:
     """Add the routes below /ota/tasks and their WebSocket."""
     ota_tasks = site.services.ota_tasks
 
@@ -40,7 +40,7 @@ def add_task_pages(router: APIRouter, site: Site) -> None:
         visitor = site.visitor(request)
         return site.show_list(
             request,
-            "tasks.html",
+            "ota_tasks/list.html",
             visitor,
             section="tasks",
             rows=ota_tasks.rows(PageRequest(page, _ROWS_A_PAGE), by=visitor.account, project=project),
@@ -57,9 +57,7 @@ def add_task_pages(router: APIRouter, site: Site) -> None:
         visitor = site.visitor(request)
         check_form(request, visitor, csrf)
         try:
-            ota_tasks.approve(
-                task_id, code=code, by=visitor.account, now=site.cloud.now(), address=site.address(request)
-            )
+            ota_tasks.approve(task_id, code=code, by=visitor.account, now=site.now(), address=site.address(request))
         except (NotAllowedError, ConflictError) as error:
             return _show(site, task_id, visitor, error=error, error_at="approve", typed=code)
         return _back(task_id)
@@ -69,7 +67,7 @@ def add_task_pages(router: APIRouter, site: Site) -> None:
         visitor = site.visitor(request)
         check_form(request, visitor, csrf)
         try:
-            ota_tasks.send_new_code(task_id, by=visitor.account, now=site.cloud.now(), address=site.address(request))
+            ota_tasks.send_new_code(task_id, by=visitor.account, now=site.now(), address=site.address(request))
         except ConflictError as error:
             return _show(site, task_id, visitor, error=error, error_at="approve")
         return _back(task_id)
@@ -80,7 +78,7 @@ def add_task_pages(router: APIRouter, site: Site) -> None:
         check_form(request, visitor, csrf)
         try:
             late = ota_tasks.cancel(
-                task_id, by=visitor.account, now=site.cloud.now(), reason=reason, address=site.address(request)
+                task_id, by=visitor.account, now=site.now(), reason=reason, address=site.address(request)
             )
         except ConflictError as error:
             return _show(site, task_id, visitor, error=error, error_at="cancel", typed=reason)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bmsota_cloud.domain.ota_tasks import VehicleStatus, VehicleUpgrade
 
-__all__ = ["FieldUpgrade", "HistoryEntry", "NodeStep", "UpgradeSource"]
+__all__ = ["HistoryEntry", "LocalUpgradeRow", "NodeStep", "UpgradeSource"]
 
 
 class UpgradeSource(StrEnum):
@@ -31,7 +31,7 @@ class UpgradeSource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FieldUpgrade:
+class LocalUpgradeRow:
     """One node that was upgraded over CAN, as its unit told it."""
 
     id: int = 0
@@ -116,7 +116,7 @@ class HistoryEntry:
         )
 
     @classmethod
-    def of_field(cls, upgrade: FieldUpgrade) -> HistoryEntry:
+    def of_local(cls, upgrade: LocalUpgradeRow) -> HistoryEntry:
         """One node that was upgraded over CAN."""
         step = NodeStep(
             position=upgrade.position,

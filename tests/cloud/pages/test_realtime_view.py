@@ -4,9 +4,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from bmsota_cloud.domain.telemetry import VehicleState
-from bmsota_cloud.domain.vehicles import Node, NodeKind
-from bmsota_cloud.pages.face import HEAT_CLASSES, difference, vehicle_face
+from bmsota_cloud.domain.telemetry import VehicleSnapshot
+from bmsota_cloud.domain.vehicles import NodeKind, VehicleNode
+from bmsota_cloud.pages.realtime_view import HEAT_CLASSES, difference, realtime_view
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ NOW = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
 
 
 def state(**values):
-    return VehicleState(vin="V", is_online=True, last_seen_at=NOW, reported_at=NOW, values=values)
+    return VehicleSnapshot(vin="V", is_online=True, last_seen_at=NOW, reported_at=NOW, values=values)
 
 
 def cells(*volts, number=1, first=1):
@@ -23,7 +23,7 @@ def cells(*volts, number=1, first=1):
 
 def slaves(count):
     return [
-        Node(
+        VehicleNode(
             vin="V",
             position=position,
             kind=NodeKind.SLAVE if position else NodeKind.MASTER,
@@ -40,52 +40,52 @@ def slaves(count):
 
 
 def voltages(*subsystems, nodes=()):
-    return vehicle_face(state(cell_voltages={"subsystems": list(subsystems)}), nodes)
+    return realtime_view(state(cell_voltages={"subsystems": list(subsystems)}), nodes)
 
 
-def edges(face):
-    return {key: pairs["data-edge"] for key, pairs in face.attributes.items() if pairs.get("data-edge")}
+def edges(view):
+    return {key: pairs["data-edge"] for key, pairs in view.attributes.items() if pairs.get("data-edge")}
 
 
 def test_no_values_at_all():
-    face = vehicle_face(VehicleState(vin="V"), ())
-    assert not face.has_values
-    assert face.texts["soc"] == "–"
-    assert face.attributes["soc"] == {"data-quality": "missing"}
-    assert face.texts["seen"] == "never"
+    view = realtime_view(VehicleSnapshot(vin="V"), ())
+    assert not view.has_values
+    assert view.texts["soc"] == "–"
+    assert view.attributes["soc"] == {"data-quality": "missing"}
+    assert view.texts["seen"] == "never"
 
 
 def test_a_value_that_is_none_is_the_word_for_it_and_never_zero():
-    face = vehicle_face(state(vehicle={"soc_pct": "abnormal", "total_voltage_v": "invalid"}), ())
-    assert (face.texts["soc"], face.texts["voltage"], face.texts["current"]) == ("abnormal", "invalid", "–")
-    assert face.attributes["soc"] == {"data-quality": "abnormal"}
-    assert face.attributes["soc_bar"] == {"value": ""}
+    view = realtime_view(state(vehicle={"soc_pct": "abnormal", "total_voltage_v": "invalid"}), ())
+    assert (view.texts["soc"], view.texts["voltage"], view.texts["current"]) == ("abnormal", "invalid", "–")
+    assert view.attributes["soc"] == {"data-quality": "abnormal"}
+    assert view.attributes["soc_bar"] == {"value": ""}
 
 
 @pytest.mark.parametrize(
     ("current", "word"), [(12.5, "discharging"), (-3.0, "charging"), (0.0, "no current"), ("invalid", "")]
 )
 def test_the_sign_of_the_current_has_a_word(current, word):
-    assert vehicle_face(state(vehicle={"total_current_a": current}), ()).texts["current_word"] == word
+    assert realtime_view(state(vehicle={"total_current_a": current}), ()).texts["current_word"] == word
 
 
 def test_the_extremes_are_framed_and_the_spread_is_theirs():
-    face = voltages(cells(3.7, 3.5, 3.6, 3.9, 3.6))
-    assert edges(face) == {"cell_1_2": "min", "cell_1_4": "max"}
-    assert (face.texts["cell_spread"], face.texts["cell_min"], face.texts["cell_max"]) == (
+    view = voltages(cells(3.7, 3.5, 3.6, 3.9, 3.6))
+    assert edges(view) == {"cell_1_2": "min", "cell_1_4": "max"}
+    assert (view.texts["cell_spread"], view.texts["cell_min"], view.texts["cell_max"]) == (
         "400 mV",
         "3.500 V",
         "3.900 V",
     )
-    assert (face.texts["cell_min_at"], face.texts["cell_max_at"]) == ("cell 2", "cell 4")
-    assert face.attributes["cell_1_2"]["data-heat"] == "0"
-    assert face.attributes["cell_1_4"]["data-heat"] == str(HEAT_CLASSES - 1)
+    assert (view.texts["cell_min_at"], view.texts["cell_max_at"]) == ("cell 2", "cell 4")
+    assert view.attributes["cell_1_2"]["data-heat"] == "0"
+    assert view.attributes["cell_1_4"]["data-heat"] == str(HEAT_CLASSES - 1)
 
 
 def test_a_balanced_pack_is_calm():
     """Three millivolts of noise must not paint the pack blue and orange."""
-    face = voltages(cells(3.650, 3.651, 3.653, 3.652))
-    heat = {int(face.attributes[f"cell_1_{number}"]["data-heat"]) for number in range(1, 5)}
+    view = voltages(cells(3.650, 3.651, 3.653, 3.652))
+    heat = {int(view.attributes[f"cell_1_{number}"]["data-heat"]) for number in range(1, 5)}
     assert heat <= {5, 6}
 
 
@@ -94,11 +94,11 @@ def test_equal_cells_have_no_extremes():
 
 
 def test_a_cell_without_a_value_has_no_colour_and_is_no_extreme():
-    face = voltages(cells("abnormal", 3.6, 3.7, "invalid"))
-    assert edges(face) == {"cell_1_2": "min", "cell_1_3": "max"}
-    assert (face.texts["cell_1_1"], face.texts["cell_1_4"]) == ("abn.", "inv.")
-    assert face.attributes["cell_1_1"]["data-heat"] == ""
-    assert face.attributes["cell_1_1"]["title"] == "cell 1: abnormal"
+    view = voltages(cells("abnormal", 3.6, 3.7, "invalid"))
+    assert edges(view) == {"cell_1_2": "min", "cell_1_3": "max"}
+    assert (view.texts["cell_1_1"], view.texts["cell_1_4"]) == ("abn.", "inv.")
+    assert view.attributes["cell_1_1"]["data-heat"] == ""
+    assert view.attributes["cell_1_1"]["title"] == "cell 1: abnormal"
 
 
 def test_a_terminal_that_tells_no_cells_may_tell_its_extremes():
@@ -108,14 +108,14 @@ def test_a_terminal_that_tells_no_cells_may_tell_its_extremes():
         "cell_voltage_max_v": 3.4,
         "cell_voltage_max_cell": "invalid",
     }
-    face = vehicle_face(state(extremes=values), ())
-    assert (face.texts["cell_min_at"], face.texts["cell_max_at"]) == ("cell 7", "cell unknown")
-    assert face.texts["cell_spread"] == "300 mV"
+    view = realtime_view(state(extremes=values), ())
+    assert (view.texts["cell_min_at"], view.texts["cell_max_at"]) == ("cell 7", "cell unknown")
+    assert view.texts["cell_spread"] == "300 mV"
 
 
 def test_rows_by_slave_only_where_that_is_certain():
-    face = voltages(cells(*[3.6] * 6), nodes=slaves(3))
-    assert [(row.label, row.hwid, [cell.number for cell in row.cells]) for row in face.cells.rows] == [
+    view = voltages(cells(*[3.6] * 6), nodes=slaves(3))
+    assert [(row.label, row.hwid, [cell.number for cell in row.cells]) for row in view.cells.rows] == [
         ("Slave 1", "H1", [1, 2]),
         ("Slave 2", "H2", [3, 4]),
         ("Slave 3", "H3", [5, 6]),
@@ -127,9 +127,9 @@ def test_rows_by_slave_only_where_that_is_certain():
 
 
 def test_a_page_for_people_ends_somewhere():
-    face = voltages(cells(*[3.6] * 1500))
-    assert sum(len(row.cells) for row in face.cells.rows) == 1000
-    assert face.cells.left_out == 500
+    view = voltages(cells(*[3.6] * 1500))
+    assert sum(len(row.cells) for row in view.cells.rows) == 1000
+    assert view.cells.left_out == 500
 
 
 def test_only_what_changed_is_sent():
@@ -143,8 +143,8 @@ def test_only_what_changed_is_sent():
 
 def test_another_make_up_is_another_layout():
     online = state(vehicle={"soc_pct": 50})
-    one = vehicle_face(online, ())
-    assert one.layout == vehicle_face(state(vehicle={"soc_pct": 51}), ()).layout
+    one = realtime_view(online, ())
+    assert one.layout == realtime_view(state(vehicle={"soc_pct": 51}), ()).layout
     for other in (
         replace(online, is_online=False),
         state(vehicle={"soc_pct": 50, "gear": 14}),
@@ -152,7 +152,7 @@ def test_another_make_up_is_another_layout():
         state(vehicle={"soc_pct": 50}, position={"valid": True}),
         state(vehicle={"soc_pct": 50}, cell_voltages={"subsystems": [cells(3.6)]}),
     ):
-        assert vehicle_face(other, ()).layout != one.layout
+        assert realtime_view(other, ()).layout != one.layout
 
 
 _ANY = st.recursive(
@@ -180,5 +180,5 @@ _ANY = st.recursive(
     )
 )
 def test_no_values_of_any_shape_break_the_page(values):
-    face = vehicle_face(state(**values), slaves(2))
-    assert all(isinstance(text, str) for text in face.texts.values())
+    view = realtime_view(state(**values), slaves(2))
+    assert all(isinstance(text, str) for text in view.texts.values())

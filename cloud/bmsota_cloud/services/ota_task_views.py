@@ -1,4 +1,4 @@
-"""What the services show: values made for the REST API and the pages, never written back."""
+"""What the services show of OTA tasks: values made for the REST API and the pages, never written back."""
 
 from __future__ import annotations
 
@@ -6,65 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.ota_tasks import NodeVersion, may_cancel
-from bmsota_cloud.domain.vehicles import NodeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from datetime import datetime
 
-    from bmsota_cloud.domain.mail import Mail
     from bmsota_cloud.domain.ota_tasks import ApprovalCode, OtaTask, Transition, VehicleStatus, VehicleUpgrade
+    from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.domain.paging import Page
     from bmsota_cloud.domain.releases import Release
-    from bmsota_cloud.domain.telemetry import VehicleState
-    from bmsota_cloud.domain.vehicles import EquipmentChange, Node, Vehicle
 
-__all__ = ["CodeView", "MailView", "TaskDetail", "TaskRow", "UpgradeView", "VehicleDetail", "VehicleRow"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VehicleRow:
-    """A vehicle in the list."""
-
-    vin: str
-    hwid: str
-    series: str
-    project: str
-    is_online: bool
-    last_seen_at: datetime | None
-    soc_pct: float | None
-    master_version: str
-    """Empty before the unit first told it."""
-    slave_versions: tuple[str, ...]
-    """The different versions on the slaves, sorted; more than one is a mixed pack."""
-    slave_count: int
-
-    @classmethod
-    def of(cls, vehicle: Vehicle, state: VehicleState, nodes: Sequence[Node]) -> VehicleRow:
-        slaves = [node for node in nodes if node.kind is NodeKind.SLAVE]
-        return cls(
-            vin=vehicle.vin,
-            hwid=vehicle.hwid,
-            series=vehicle.series,
-            project=vehicle.project,
-            is_online=state.is_online,
-            last_seen_at=state.last_seen_at,
-            soc_pct=state.soc_pct,
-            master_version=next((node.version for node in nodes if node.kind is NodeKind.MASTER), ""),
-            slave_versions=tuple(sorted({node.version for node in slaves})),
-            slave_count=len(slaves),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VehicleDetail:
-    """One vehicle, all newest values."""
-
-    vehicle: Vehicle
-    state: VehicleState
-    nodes: tuple[Node, ...]
-    changes: tuple[EquipmentChange, ...]
-    """The newest 20."""
+__all__ = ["CodeView", "MailView", "TaskDetail", "TaskRow", "UpgradeView"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

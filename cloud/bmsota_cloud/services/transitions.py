@@ -37,8 +37,8 @@ def move(
         ConflictError: the step is not allowed.
     """
     moved, transition = advance(upgrade, status, at=now, reason=reason, by_report=by_report)
-    work.tasks.save_upgrade(moved)
-    work.tasks.add_transition(transition)
+    work.ota_tasks.save_upgrade(moved)
+    work.ota_tasks.add_transition(transition)
     if status not in OPEN_STATUSES:
         finish_if_done(work, upgrade.task_id, now)
     return moved
@@ -47,12 +47,12 @@ def move(
 def finish_if_done(work: Work, task_id: int, now: datetime) -> None:
     """Finish an approved task whose vehicles have all come to an end."""
     open_words = {str(status) for status in OPEN_STATUSES}
-    counts = work.tasks.counts([task_id])[task_id]
+    counts = work.ota_tasks.counts([task_id])[task_id]
     if any(word in open_words for word in counts):
         return
-    task = work.tasks.get(task_id, lock=True)
+    task = work.ota_tasks.get(task_id, lock=True)
     if task is not None and task.status is TaskStatus.APPROVED:
-        work.tasks.save(replace(task, status=TaskStatus.FINISHED, finished_at=now))
+        work.ota_tasks.save(replace(task, status=TaskStatus.FINISHED, finished_at=now))
 
 
 def give_order(

@@ -1,6 +1,6 @@
 """What the real-time page shows of a vehicle: the newest values as texts, colours and marks.
 
-One place formats: the page's template and the live updates both take their words from a `VehicleFace`. Every text that
+One place formats: the page's template and the live updates both take their words from a `RealtimeView`. Every text that
 can change has a key; `difference` tells what an open page has to change. When the make-up of the page itself changes
 (another alarm, other cells, online or not), `layout` differs and the page takes whole parts instead.
 
@@ -19,10 +19,10 @@ from bmsota_cloud.pages.times import iso, stamp
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bmsota_cloud.domain.telemetry import Value, VehicleState
-    from bmsota_cloud.domain.vehicles import Node
+    from bmsota_cloud.domain.telemetry import Value, VehicleSnapshot
+    from bmsota_cloud.domain.vehicles import VehicleNode
 
-__all__ = ["HEAT_CLASSES", "Figure", "Grid", "GridCell", "GridRow", "VehicleFace", "difference", "vehicle_face"]
+__all__ = ["HEAT_CLASSES", "Figure", "Grid", "GridCell", "GridRow", "RealtimeView", "difference", "realtime_view"]
 
 HEAT_CLASSES = 12
 """Colours of the heat map, 0 the lowest. The style sheet has one rule for each."""
@@ -147,7 +147,7 @@ class Grid:
 
 
 @dataclass(slots=True, kw_only=True)
-class VehicleFace:
+class RealtimeView:
     """Everything the page shows that comes from reports."""
 
     texts: dict[str, str] = field(default_factory=dict)
@@ -189,32 +189,32 @@ class VehicleFace:
             self.attributes[key] = {name.replace("_", "-"): value for name, value in attributes.items()}
 
 
-def vehicle_face(state: VehicleState, nodes: Sequence[Node]) -> VehicleFace:
+def realtime_view(state: VehicleSnapshot, nodes: Sequence[VehicleNode]) -> RealtimeView:
     """Format the newest values of a vehicle."""
     values = state.values
-    face = VehicleFace(is_online=state.is_online, has_values=bool(values))
+    view = RealtimeView(is_online=state.is_online, has_values=bool(values))
     for row in _FIGURES:
-        _put_number(face, row.key, _get(values, row.body, row.name), row.text)
+        _put_number(view, row.key, _get(values, row.body, row.name), row.text)
     soc = _as_number(_get(values, "vehicle", "soc_pct"))
-    face.put("soc_bar", "", value="" if soc is None else f"{min(100.0, max(0.0, soc)):g}")
-    face.put("current_word", _current_word(_as_number(_get(values, "vehicle", "total_current_a"))))
+    view.put("soc_bar", "", value="" if soc is None else f"{min(100.0, max(0.0, soc)):g}")
+    view.put("current_word", _current_word(_as_number(_get(values, "vehicle", "total_current_a"))))
     shown = [row for row in _DETAILS if _get(values, row.body, row.name) is not None]
     for row in shown:
-        _put_number(face, row.key, _get(values, row.body, row.name), row.text)
-    face.details = tuple(Figure(row.key, row.label) for row in shown)
-    _put_motors(face, values)
-    _put_cells(face, values, nodes)
-    _put_probes(face, values, nodes)
-    _put_position(face, values)
-    _put_alarms(face, values)
+        _put_number(view, row.key, _get(values, row.body, row.name), row.text)
+    view.details = tuple(Figure(row.key, row.label) for row in shown)
+    _put_motors(view, values)
+    _put_cells(view, values, nodes)
+    _put_probes(view, values, nodes)
+    _put_position(view, values)
+    _put_alarms(view, values)
     for key, at in (("seen", state.last_seen_at), ("reported", state.reported_at)):
-        face.put(key, "never" if at is None else stamp(at), datetime="" if at is None else iso(at))
+        view.put(key, "never" if at is None else stamp(at), datetime="" if at is None else iso(at))
     # Without a text: the page's script counts on by itself.
-    face.put("seen_ago", "", data_since="" if state.last_seen_at is None else iso(state.last_seen_at))
-    return face
+    view.put("seen_ago", "", data_since="" if state.last_seen_at is None else iso(state.last_seen_at))
+    return view
 
 
-def difference(old: VehicleFace, new: VehicleFace) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+def difference(old: RealtimeView, new: RealtimeView) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """The texts and attributes that an open page showing *old* has to change to show *new*."""
     texts = {key: text for key, text in new.texts.items() if old.texts.get(key) != text}
     attributes = {key: pairs for key, pairs in new.attributes.items() if old.attributes.get(key) != pairs}
@@ -252,9 +252,9 @@ def _text(value: Value, text: Callable[[float], str]) -> tuple[str, str]:
     return _MISSING, "missing"
 
 
-def _put_number(face: VehicleFace, key: str, value: Value, text: Callable[[float], str]) -> None:
+def _put_number(view: RealtimeView, key: str, value: Value, text: Callable[[float], str]) -> None:
     written, quality = _text(value, text)
-    face.put(key, written, data_quality=quality)
+    view.put(key, written, data_quality=quality)
 
 
 def _current_word(current_a: float | None) -> str:
@@ -268,41 +268,41 @@ def _current_word(current_a: float | None) -> str:
 # -- the parts ---------------------------------------------------------------------------------------------------------
 
 
-def _put_motors(face: VehicleFace, values: Mapping[str, Value]) -> None:
+def _put_motors(view: RealtimeView, values: Mapping[str, Value]) -> None:
     motors = _items(values, "drive_motors", "motors")
     for place, motor in enumerate(motors):
         for name, text in _MOTOR_FIELDS:
-            _put_number(face, f"motor_{place}_{name}", motor.get(name), text)
-    face.motors = tuple(_as_int(motor.get("number"), place + 1) for place, motor in enumerate(motors))
+            _put_number(view, f"motor_{place}_{name}", motor.get(name), text)
+    view.motors = tuple(_as_int(motor.get("number"), place + 1) for place, motor in enumerate(motors))
 
 
-def _put_cells(face: VehicleFace, values: Mapping[str, Value], nodes: Sequence[Node]) -> None:
+def _put_cells(view: RealtimeView, values: Mapping[str, Value], nodes: Sequence[VehicleNode]) -> None:
     lists = [
         (_as_int(item.get("number"), place + 1), _as_int(item.get("first_cell"), 1), item.get("cell_voltages_v"))
         for place, item in enumerate(_items(values, "cell_voltages", "subsystems"))
     ]
-    face.cells, low, high = _put_grid(face, "cell", lists, nodes, _number(3, "V"), _CELL_SPAN_V_MIN)
+    view.cells, low, high = _put_grid(view, "cell", lists, nodes, _number(3, "V"), _CELL_SPAN_V_MIN)
     if low is None or high is None:
         # No single cells, but perhaps the terminal tells its extremes.
         low = _extreme(values, "cell_voltage_min", "cell", "v")
         high = _extreme(values, "cell_voltage_max", "cell", "v")
-    _put_extremes(face, "cell", low, high, _number(3, "V"))
+    _put_extremes(view, "cell", low, high, _number(3, "V"))
     spread = "" if low is None or high is None else f"{(high[0] - low[0]) * 1000:.0f} mV"
-    face.put("cell_spread", spread or _MISSING, data_quality="" if spread else "missing")
+    view.put("cell_spread", spread or _MISSING, data_quality="" if spread else "missing")
 
 
-def _put_probes(face: VehicleFace, values: Mapping[str, Value], nodes: Sequence[Node]) -> None:
+def _put_probes(view: RealtimeView, values: Mapping[str, Value], nodes: Sequence[VehicleNode]) -> None:
     lists = [
         (_as_int(item.get("number"), place + 1), 1, item.get("temperatures_c"))
         for place, item in enumerate(_items(values, "probe_temperatures", "subsystems"))
     ]
-    face.probes, low, high = _put_grid(face, "probe", lists, nodes, _number(0, "°C"), _PROBE_SPAN_C_MIN)
+    view.probes, low, high = _put_grid(view, "probe", lists, nodes, _number(0, "°C"), _PROBE_SPAN_C_MIN)
     if low is None or high is None:
         low = _extreme(values, "temperature_min", "probe", "c")
         high = _extreme(values, "temperature_max", "probe", "c")
-    _put_extremes(face, "probe", low, high, _number(0, "°C"))
+    _put_extremes(view, "probe", low, high, _number(0, "°C"))
     spread = "" if low is None or high is None else f"{high[0] - low[0]:.0f} K"
-    face.put("probe_spread", spread or _MISSING, data_quality="" if spread else "missing")
+    view.put("probe_spread", spread or _MISSING, data_quality="" if spread else "missing")
 
 
 _Extreme = tuple[float, str]
@@ -310,10 +310,10 @@ _Extreme = tuple[float, str]
 
 
 def _put_grid(
-    face: VehicleFace,
+    view: RealtimeView,
     kind: str,
     lists: Sequence[tuple[int, int, Value]],
-    nodes: Sequence[Node],
+    nodes: Sequence[VehicleNode],
     text: Callable[[float], str],
     span_min: float,
 ) -> tuple[Grid, _Extreme | None, _Extreme | None]:
@@ -338,7 +338,7 @@ def _put_grid(
     numbers = [(value, cell) for cell, item in flat if (value := _as_number(item)) is not None]
     if not numbers:
         for cell, item in flat:
-            _put_grid_cell(face, cell, item, text, heat="", edge="")
+            _put_grid_cell(view, cell, item, text, heat="", edge="")
         return Grid(tuple(rows), left_out), None, None
     low = min(numbers, key=lambda pair: pair[0])
     high = max(numbers, key=lambda pair: pair[0])
@@ -349,18 +349,18 @@ def _put_grid(
         heat = "" if number is None else str(_heat(number, floor, span))
         # Equal cells have no extremes worth a frame.
         edge = "" if high[0] == low[0] else "max" if cell is high[1] else "min" if cell is low[1] else ""
-        _put_grid_cell(face, cell, item, text, heat=heat, edge=edge)
+        _put_grid_cell(view, cell, item, text, heat=heat, edge=edge)
     return Grid(tuple(rows), left_out), (low[0], low[1].name), (high[0], high[1].name)
 
 
 def _put_grid_cell(
-    face: VehicleFace, cell: GridCell, value: Value, text: Callable[[float], str], *, heat: str, edge: str
+    view: RealtimeView, cell: GridCell, value: Value, text: Callable[[float], str], *, heat: str, edge: str
 ) -> None:
     written, quality = _text(value, text)
     # The unit stands in the heading of the grid.
     short = written.rsplit(" ", 1)[0] if not quality else {"abnormal": "abn.", "invalid": "inv."}.get(quality, written)
     mark = {"max": ", highest", "min": ", lowest"}.get(edge, "")
-    face.put(
+    view.put(
         cell.key,
         short,
         data_heat=heat,
@@ -374,7 +374,7 @@ def _heat(number: float, floor: float, span: float) -> int:
     return min(HEAT_CLASSES - 1, max(0, int((number - floor) / span * HEAT_CLASSES)))
 
 
-def _rows(kind: str, subsystem: int | None, cells: Sequence[GridCell], nodes: Sequence[Node]) -> list[GridRow]:
+def _rows(kind: str, subsystem: int | None, cells: Sequence[GridCell], nodes: Sequence[VehicleNode]) -> list[GridRow]:
     """Rows of one subsystem: a row a slave if the slaves are known and the cells divide evenly among them.
 
     The standard numbers cells through the pack and does not know slaves; our units number them slave by slave. An
@@ -400,37 +400,37 @@ def _extreme(values: Mapping[str, Value], name: str, unit: str, suffix: str) -> 
 
 
 def _put_extremes(
-    face: VehicleFace, kind: str, low: _Extreme | None, high: _Extreme | None, text: Callable[[float], str]
+    view: RealtimeView, kind: str, low: _Extreme | None, high: _Extreme | None, text: Callable[[float], str]
 ) -> None:
     for key, extreme in ((f"{kind}_min", low), (f"{kind}_max", high)):
-        face.put(
+        view.put(
             key, _MISSING if extreme is None else text(extreme[0]), data_quality="missing" if extreme is None else ""
         )
-        face.put(f"{key}_at", "" if extreme is None else extreme[1])
+        view.put(f"{key}_at", "" if extreme is None else extreme[1])
 
 
-def _put_position(face: VehicleFace, values: Mapping[str, Value]) -> None:
-    face.has_position = isinstance(values.get("position"), dict)
-    face.has_fix = _get(values, "position", "valid") is True
+def _put_position(view: RealtimeView, values: Mapping[str, Value]) -> None:
+    view.has_position = isinstance(values.get("position"), dict)
+    view.has_fix = _get(values, "position", "valid") is True
     for key, letters in (("latitude", "NS"), ("longitude", "EW")):
-        _put_number(face, key, _get(values, "position", f"{key}_deg"), _coordinate(letters))
+        _put_number(view, key, _get(values, "position", f"{key}_deg"), _coordinate(letters))
 
 
 def _coordinate(letters: str) -> Callable[[float], str]:
     return lambda value: f"{abs(value):.6f}° {letters[value < 0]}"
 
 
-def _put_alarms(face: VehicleFace, values: Mapping[str, Value]) -> None:
+def _put_alarms(view: RealtimeView, values: Mapping[str, Value]) -> None:
     level = _get(values, "alarms", "level_max")
     number = _as_number(level)
-    face.alarm_level = None if number is None else int(number)
-    face.put("alarm_level", _text(level, lambda value: _ALARM_LEVELS.get(int(value), f"Level {int(value)}"))[0])
+    view.alarm_level = None if number is None else int(number)
+    view.put("alarm_level", _text(level, lambda value: _ALARM_LEVELS.get(int(value), f"Level {int(value)}"))[0])
     active = _get(values, "alarms", "active")
     if isinstance(active, list):
-        face.alarms = tuple(str(name).replace("_", " ").capitalize().replace("Soc", "SOC") for name in active)
+        view.alarms = tuple(str(name).replace("_", " ").capitalize().replace("Soc", "SOC") for name in active)
     faults: list[tuple[str, tuple[str, ...]]] = []
     for name, label in _FAULT_LISTS:
         codes = _get(values, "alarms", name)
         if isinstance(codes, list) and codes:
             faults.append((label, tuple(f"0x{_as_int(code, 0):08X}" for code in codes)))
-    face.faults = tuple(faults)
+    view.faults = tuple(faults)

@@ -1,21 +1,17 @@
-"""What carries the APIs over HTTP: the device API's route, the limit on bodies, the headers every answer has."""
+"""What every HTTP answer passes through: the limit on bodies and the security headers."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi import Response
 from starlette.datastructures import MutableHeaders
 
-from bmsota.ota.http import HttpRequest
-from bmsota_cloud.api.device import BODY_SIZE_BYTES_MAX, respond
+from bmsota_cloud.api.device import BODY_SIZE_BYTES_MAX
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from bmsota_cloud.wiring import Cloud
-
-__all__ = ["BodyLimit", "SecurityHeaders", "mount_device_api"]
+__all__ = ["BodyLimit", "SecurityHeaders"]
 
 # A release of 16 images of 16 MiB, the largest we know of anywhere.
 _UPLOAD_SIZE_BYTES_MAX = 256 * 1024 * 1024
@@ -23,22 +19,6 @@ _UPLOAD_SIZE_BYTES_MAX = 256 * 1024 * 1024
 _BODY_SIZE_BYTES_MAX = 1024 * 1024
 _UPLOAD_PATH = "/api/v1/releases"
 _DEVICE_PATH = "/device/"
-
-
-def mount_device_api(app: FastAPI, cloud: "Cloud") -> None:
-    """Everything below /device/v1 is answered by `bmsota_cloud.api.device.respond`."""
-
-    @app.api_route("/device/v1/{rest:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
-    async def device(request: Request, rest: str) -> Response:
-        del rest
-        asked = HttpRequest(
-            method=request.method,
-            path=request.url.path,
-            headers=dict(request.headers),
-            body=await request.body(),
-        )
-        answer = await run_in_threadpool(respond, asked, cloud.services, cloud.now())
-        return Response(content=answer.body, status_code=answer.status, headers=dict(answer.headers))
 
 
 class SecurityHeaders:

@@ -1,0 +1,167 @@
+"""REST: OTA tasks, their approval and their vehicles."""
+
+# FastAPI reads the annotations of its endpoints at run time, so this module has no `from __future__ import annotations`.
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, PageOut, Paging
+from bmsota_cloud.clock import Clock
+from bmsota_cloud.domain.ota_tasks import TaskStatus, VehicleStatus
+from bmsota_cloud.services.ota_tasks import TASK_VEHICLES_MAX, TIME_LIMIT_S_DEFAULT
+
+if TYPE_CHECKING:
+    from bmsota_cloud.services import Services
+
+__all__ = ["add_ota_task_routes"]
+
+
+class TaskIn(ApiIn):
+    project: str
+    reason: str
+    software_version: str
+    vins: list[str] = Field(max_length=TASK_VEHICLES_MAX)
+    auditor: str
+    time_limit_s: int = TIME_LIMIT_S_DEFAULT
+
+
+class TaskEditIn(ApiIn):
+    reason: str | None = None
+    vins: list[str] | None = Field(default=None, max_length=TASK_VEHICLES_MAX)
+
+
+class CodeIn(ApiIn):
+    code: str = Field(max_length=32)
+
+
+class CancelIn(ApiIn):
+    reason: str = ""
+
+
+class CancelOut(ApiOut):
+    too_late: list[str]
+
+
+class TaskOut(ApiOut):
+    id: int
+    project: str
+    reason: str
+    software_version: str
+    creator: str
+    auditor: str
+    time_limit_s: int
+    status: TaskStatus
+    created_at: datetime
+    approver: str
+    approved_at: datetime | None
+    finished_at: datetime | None
+
+
+class TaskRowOut(ApiOut):
+    task: TaskOut
+    counts: dict[str, int]
+
+
+class NodeVersionOut(ApiOut):
+    position: int
+    hwid: str
+    version: str
+
+
+class TransitionOut(ApiOut):
+    status: VehicleStatus
+    at: datetime
+    reason: str
+
+
+class UpgradeOut(ApiOut):
+    vin: str
+    order_id: str
+    release_name: str
+    status: VehicleStatus
+    stage: str
+    reason: str
+    progress_pct: int
+    is_online: bool
+    sequence: int
+    instructed_at: datetime | None
+    instruction_count: int
+    confirmed_at: datetime | None
+    heard_at: datetime | None
+    ended_by_report: bool
+    can_be_cancelled: bool
+    versions_before: list[NodeVersionOut]
+    versions_after: list[NodeVersionOut]
+    transitions: list[TransitionOut]
+
+
+class CodeOut(ApiOut):
+    issued_at: datetime
+    expires_at: datetime
+    tries_left: int
+    is_void: bool
+
+
+class MailOut(ApiOut):
+    recipient: str
+    created_at: datetime
+    sent_at: datetime | None
+    tries: int
+    given_up: bool
+    error: str
+
+
+class TaskDetailOut(ApiOut):
+    task: TaskOut
+    counts: dict[str, int]
+    upgrades: PageOut[UpgradeOut]
+    code: CodeOut | None
+    mails: list[MailOut]
+    may_approve: bool
+    may_cancel: bool
+
+
+def add_ota_task_routes(router: APIRouter, services: "Services", clock: Clock) -> None:
+    """Add the routes."""
+
+    @router.get("/tasks", response_model=PageOut[TaskRowOut])
+    def tasks(by: By, paging: Paging, project: str = "") -> Any:
+        return services.ota_tasks.rows(paging, by=by, project=project)
+
+    @router.post("/tasks", response_model=TaskOut, status_code=201)
+    def create(body: TaskIn, by: By, address: Address) -> Any:
+        return services.ota_tasks.create(
+            project=body.project,
+            reason=body.reason,
+            software_version=body.software_version,
+            vins=body.vins,
+            auditor=body.auditor,
+            time_limit_s=body.time_limit_s,
+            by=by,
+            now=clock(),
+            address=address,
+        )
+
+    @router.get("/tasks/{task_id}", response_model=TaskDetailOut)
+    def task(task_id: int, by: By, paging: Paging) -> Any:
+        return services.ota_tasks.detail(task_id, paging, by=by)
+
+    @router.patch("/tasks/{task_id}", response_model=TaskOut)
+    def edit(task_id: int, body: TaskEditIn, by: By, address: Address) -> Any:
+        return services.ota_tasks.edit(task_id, reason=body.reason, vins=body.vins, by=by, now=clock(), address=address)
+
+    @router.post("/tasks/{task_id}/code", status_code=204)
+    def send_new_code(task_id: int, by: By, address: Address) -> None:
+        services.ota_tasks.send_new_code(task_id, by=by, now=clock(), address=address)
+
+    @router.post("/tasks/{task_id}/approve", response_model=TaskOut)
+    def approve(task_id: int, body: CodeIn, by: By, address: Address) -> Any:
+        return services.ota_tasks.approve(task_id, code=body.code, by=by, now=clock(), address=address)
+
+    @router.post("/tasks/{task_id}/cancel", response_model=CancelOut)
+    def cancel(task_id: int, body: CancelIn, by: By, address: Address) -> Any:
+        too_late = services.ota_tasks.cancel(task_id, reason=body.reason, by=by, now=clock(), address=address)
+        return {"too_late": list(too_late)}

@@ -1,0 +1,37 @@
+"""The operators' REST API below /api/v1: what the pages do, for programs (QA automation, the demo)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Depends
+
+from bmsota_cloud.api.accounts import add_account_routes
+from bmsota_cloud.api.audit import add_audit_routes
+from bmsota_cloud.api.common import ApiRoute, accounts_of
+from bmsota_cloud.api.equipment import add_equipment_routes
+from bmsota_cloud.api.histories import add_history_routes
+from bmsota_cloud.api.ota_tasks import add_ota_task_routes
+from bmsota_cloud.api.releases import add_release_routes
+from bmsota_cloud.api.telemetry import add_telemetry_routes
+from bmsota_cloud.api.vehicles import add_vehicle_routes
+
+if TYPE_CHECKING:
+    from bmsota_cloud.clock import Clock
+    from bmsota_cloud.services import Services
+
+__all__ = ["build_router"]
+
+
+def build_router(services: Services, clock: Clock) -> APIRouter:
+    """All routes of the REST API."""
+    router = APIRouter(prefix="/api/v1", route_class=ApiRoute, dependencies=[Depends(accounts_of(services, clock))])
+    add_account_routes(router, services, clock)
+    add_audit_routes(router, services)
+    add_vehicle_routes(router, services, clock)
+    add_telemetry_routes(router, services)
+    add_history_routes(router, services)
+    add_equipment_routes(router, services)
+    add_release_routes(router, services, clock)
+    add_ota_task_routes(router, services, clock)
+    return router

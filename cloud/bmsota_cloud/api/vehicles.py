@@ -1,0 +1,108 @@
+"""REST: the vehicle list, one vehicle, registration."""
+
+# FastAPI reads the annotations of its endpoints at run time, so this module has no `from __future__ import annotations`.
+
+import base64
+import binascii
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from bmsota_cloud.api.common import ApiIn, ApiOut, By, PageOut, Paging
+from bmsota_cloud.api.equipment import EquipmentChangeOut
+from bmsota_cloud.api.telemetry import VehicleSnapshotOut
+from bmsota_cloud.clock import Clock
+from bmsota_cloud.domain.accounts import Account
+from bmsota_cloud.domain.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from bmsota_cloud.services import Services
+
+__all__ = ["add_vehicle_routes"]
+
+
+class VehicleIn(ApiIn):
+    vin: str
+    series: str
+    project: str
+    hwid: str
+    device_public_key: str = Field(description="Ed25519, 32 raw bytes in base64")
+
+
+class VehicleRowOut(ApiOut):
+    vin: str
+    hwid: str
+    series: str
+    project: str
+    is_online: bool
+    last_seen_at: datetime | None
+    soc_pct: float | None
+    master_version: str
+    slave_versions: list[str]
+    slave_count: int
+
+
+class NodeOut(ApiOut):
+    position: int
+    kind: str
+    hwid: str
+    hardware_class: str
+    version: str
+    security_counter: int
+    serial: str
+    state: str
+    updated_at: datetime
+
+
+class VehicleOut(ApiOut):
+    vin: str
+    hwid: str
+    series: str
+    project: str
+    registered_at: datetime
+    identified_at: datetime | None
+    state: VehicleSnapshotOut
+    nodes: list[NodeOut]
+    equipment_changes: list[EquipmentChangeOut]
+
+
+def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) -> None:
+    """Add the routes."""
+
+    @router.get("/vehicles", response_model=PageOut[VehicleRowOut])
+    def vehicles(by: By, paging: Paging, project: str = "", text: str = "") -> Any:
+        return services.vehicles.rows(paging, by=by, project=project, text=text)
+
+    @router.post("/vehicles", response_model=VehicleOut, status_code=201)
+    def register(body: VehicleIn, by: By) -> Any:
+        try:
+            key = base64.b64decode(body.device_public_key, validate=True)
+        except binascii.Error as error:
+            raise InvalidInputError("bad-key", f"expected base64, got {error}") from error
+        services.vehicles.register(
+            vin=body.vin,
+            series=body.series,
+            project=body.project,
+            hwid=body.hwid,
+            device_public_key=key,
+            now=clock(),
+            by=by,
+        )
+        return _vehicle(body.vin, by)
+
+    @router.get("/vehicles/{vin}", response_model=VehicleOut)
+    def vehicle(vin: str, by: By) -> Any:
+        return _vehicle(vin, by)
+
+    def _vehicle(vin: str, by: Account) -> dict[str, Any]:
+        detail = services.vehicles.detail(vin, by=by)
+        return {
+            **{name: getattr(detail.vehicle, name) for name in ("vin", "hwid", "series", "project")},
+            "registered_at": detail.vehicle.registered_at,
+            "identified_at": detail.vehicle.identified_at,
+            "state": detail.state,
+            "nodes": detail.nodes,
+            "equipment_changes": detail.changes,
+        }

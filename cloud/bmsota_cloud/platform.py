@@ -1,0 +1,114 @@
+"""The platform without its doors: the services around their stores, keys and settings. Nothing is built on import.
+
+What `build_cloud` makes can be driven without sockets and without an event loop (`open_link`, `device_respond`,
+`services.outbox.drain`), which is how a simulation runs it in virtual time. `bmsota_cloud.wiring` puts HTTP and a process
+around it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bmsota_cloud.api import device as device_api
+from bmsota_cloud.clock import wall_clock
+from bmsota_cloud.gateway import GatewayLink, LocalRouter
+from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, Services
+from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from pathlib import Path
+
+    from bmsota.ota.http import HttpRequest, HttpResponse
+    from bmsota_cloud.services import OutboxService, PlatformKeys
+    from bmsota_cloud.storage.base import Store, TelemetryStore
+
+__all__ = ["Cloud", "build_cloud"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """The platform without its doors."""
+
+    services: Services
+    settings: PlatformSettings
+    router: LocalRouter
+    store: Store
+    telemetry: TelemetryStore
+    clock: Callable[[], datetime]
+
+    def now(self) -> datetime:
+        """The platform's time; in a simulation, that of the simulation."""
+        return self.clock()
+
+    @property
+    def outbox(self) -> OutboxService:
+        """`drain(now, deliver)` gives every due mail to a function."""
+        return self.services.outbox
+
+    def open_link(self, wake: Callable[[], None] | None = None) -> GatewayLink:
+        """A link for one vehicle.
+
+        *wake* is called, from any thread, when the platform has something to say unasked; the driver then calls
+        `handle_timeout` and sends `data_to_send`. Without it, `next_timeout` says 0 until that was done.
+        """
+        return GatewayLink(self.services, self.router, wake=wake)
+
+    def device_respond(self, request: HttpRequest, now: datetime) -> HttpResponse:
+        """Answer one request of a unit to the device API."""
+        return device_api.respond(request, self.services, now)
+
+    def close(self) -> None:
+        self.store.close()
+        self.telemetry.close()
+
+
+def build_cloud(
+    *,
+    keys: PlatformKeys,
+    data_dir: Path | None = None,
+    database_url: str = "",
+    telemetry_url: str = "",
+    settings: PlatformSettings | None = None,
+    draw: Callable[[int], bytes] = os.urandom,
+    clock: Callable[[], datetime] = wall_clock,
+) -> Cloud:
+    """Make the platform.
+
+    Args:
+        keys: see `PlatformKeys`.
+        data_dir: folder of the two SQLite files; None and no addresses: everything in memory.
+        database_url: SQLAlchemy address of another database for all but telemetry.
+        telemetry_url: the same for telemetry.
+        settings: limits and addresses.
+        draw: source of random bytes; a seeded one makes a run repeatable.
+        clock: the platform's time for HTTP requests; links and services take it as arguments.
+    """
+    settings = PlatformSettings() if settings is None else settings
+    if data_dir is not None:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    store = SqlStore(database_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'platform.sqlite'}"))
+    telemetry = SqlTelemetryStore(
+        telemetry_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'telemetry.sqlite'}")
+    )
+    router = LocalRouter()
+    context = Context(
+        store=store,
+        telemetry=telemetry,
+        keys=keys,
+        draw=draw,
+        live=LiveFeed(),
+        router=router,
+        settings=settings,
+    )
+    return Cloud(
+        services=Services.around(context),
+        settings=settings,
+        router=router,
+        store=store,
+        telemetry=telemetry,
+        clock=clock,
+    )

@@ -1,0 +1,50 @@
+"""Accounts and their login sessions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, select
+
+from bmsota_cloud.domain.accounts import Account, LoginSession
+from bmsota_cloud.storage import schema as t
+from bmsota_cloud.storage.sql._tables import Tables
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bmsota_cloud.domain.paging import Page, PageRequest
+
+__all__ = ["SqlAccounts"]
+
+
+class SqlAccounts(Tables):
+    def add(self, account: Account) -> None:
+        self._add(t.account, account)
+
+    def get(self, name: str) -> Account | None:
+        return self._one(Account, select(t.account).where(t.account.c.name == name))
+
+    def save(self, account: Account) -> None:
+        self._save(t.account, account)
+
+    def page(self, request: PageRequest) -> Page[Account]:
+        return self._page(Account, select(t.account).order_by(t.account.c.name), request)
+
+    def add_session(self, session: LoginSession) -> None:
+        self._add(t.login_session, session)
+
+    def session(self, token_sha256: bytes) -> LoginSession | None:
+        return self._one(LoginSession, select(t.login_session).where(t.login_session.c.token_sha256 == token_sha256))
+
+    def save_session(self, session: LoginSession) -> None:
+        self._save(t.login_session, session)
+
+    def delete_session(self, token_sha256: bytes) -> None:
+        self._connection.execute(delete(t.login_session).where(t.login_session.c.token_sha256 == token_sha256))
+
+    def delete_sessions_of(self, account_name: str) -> None:
+        self._connection.execute(delete(t.login_session).where(t.login_session.c.account_name == account_name))
+
+    def delete_sessions_before(self, expired: datetime) -> None:
+        self._connection.execute(delete(t.login_session).where(t.login_session.c.expires_at <= expired))

@@ -1,0 +1,27 @@
+"""Equipment changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from bmsota_cloud.domain.equipment import EquipmentChange
+from bmsota_cloud.storage import schema as t
+from bmsota_cloud.storage.sql._tables import Tables
+
+if TYPE_CHECKING:
+    from bmsota_cloud.domain.paging import Page, PageRequest
+
+__all__ = ["SqlEquipment"]
+
+
+class SqlEquipment(Tables):
+    def add(self, change: EquipmentChange) -> None:
+        self._add(t.equipment_change, change)
+
+    def page(self, request: PageRequest, *, vin: str = "") -> Page[EquipmentChange]:
+        statement = select(t.equipment_change).order_by(t.equipment_change.c.id.desc())
+        if vin:
+            statement = statement.where(t.equipment_change.c.vin == vin)
+        return self._page(EquipmentChange, statement, request)

@@ -1,0 +1,87 @@
+"""Local upgrades, and the history that they and the OTA tasks make together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, case, func, literal, select, union_all
+
+from bmsota_cloud.domain.errors import ConflictError
+from bmsota_cloud.domain.histories import HistoryEntry, LocalUpgradeRow, UpgradeSource
+from bmsota_cloud.domain.ota_tasks import VehicleUpgrade
+from bmsota_cloud.domain.paging import Page, PageRequest
+from bmsota_cloud.storage import schema as t
+from bmsota_cloud.storage.sql._tables import Tables
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = ["SqlHistories"]
+
+
+@dataclass(frozen=True, slots=True)
+class _HistoryKey:
+    """One line of a history, before its rows are read."""
+
+    source: str
+    key: int
+    at: datetime
+
+
+class SqlHistories(Tables):
+    def add(self, upgrade: LocalUpgradeRow) -> bool:
+        try:
+            self._add(t.field_upgrade, upgrade)
+        except ConflictError:
+            return False
+        return True
+
+    def page(self, vin: str, request: PageRequest) -> Page[HistoryEntry]:
+        # Two kinds of rows in one order: first only which they are, then the rows of this page.
+        page = self._page(_HistoryKey, _history_keys(vin), request)
+        tasks = self._from_tasks(vin, [item for item in page.items if item.source == UpgradeSource.OTA])
+        field = self._from_field([item for item in page.items if item.source == UpgradeSource.CAN])
+        items = tuple((tasks if item.source == UpgradeSource.OTA else field)[item.key] for item in page.items)
+        return Page(items=items, total=page.total, number=page.number, size=page.size)
+
+    def _from_tasks(self, vin: str, keys: list[_HistoryKey]) -> dict[int, HistoryEntry]:
+        c = t.vehicle_upgrade.c
+        at = {item.key: item.at for item in keys}
+        upgrades = self._all(VehicleUpgrade, select(t.vehicle_upgrade).where(c.vin == vin, c.task_id.in_(list(at))))
+        versions = {
+            row.id: row.software_version
+            for row in self._connection.execute(
+                select(t.ota_task.c.id, t.ota_task.c.software_version).where(t.ota_task.c.id.in_(list(at)))
+            )
+        }
+        return {
+            upgrade.task_id: HistoryEntry.of_task(
+                upgrade, software_version=versions[upgrade.task_id], at=at[upgrade.task_id]
+            )
+            for upgrade in upgrades
+        }
+
+    def _from_field(self, keys: list[_HistoryKey]) -> dict[int, HistoryEntry]:
+        statement = select(t.field_upgrade).where(t.field_upgrade.c.id.in_([item.key for item in keys]))
+        return {upgrade.id: HistoryEntry.of_local(upgrade) for upgrade in self._all(LocalUpgradeRow, statement)}
+
+
+def _history_keys(vin: str) -> Select[Any]:
+    u, s, f = t.vehicle_upgrade.c, t.transition.c, t.field_upgrade.c
+    by_task = (
+        select(
+            literal(UpgradeSource.OTA.value).label("source"),
+            u.task_id.label("key"),
+            # Every step of a vehicle leaves a transition, so the newest is when it came into its status.
+            func.max(s.at).label("at"),
+        )
+        .join(t.transition, (s.task_id == u.task_id) & (s.vin == u.vin))
+        .where(u.vin == vin)
+        .group_by(u.task_id)
+    )
+    # As `LocalUpgradeRow.at`.
+    at = case((f.upgraded_at > f.told_at, f.told_at), else_=f.upgraded_at)
+    by_field = select(literal(UpgradeSource.CAN.value), f.id, at).where(f.vin == vin)
+    both = union_all(by_task, by_field).subquery()
+    return select(both).order_by(both.c.at.desc(), both.c.source, both.c.key.desc())

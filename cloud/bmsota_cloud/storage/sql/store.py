@@ -1,0 +1,68 @@
+"""The store of everything but telemetry: its transactions, and the groups of tables in them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, select
+
+from bmsota_cloud.storage import schema as t
+from bmsota_cloud.storage.sql._engine import MEMORY, Database
+from bmsota_cloud.storage.sql._tables import upsert
+from bmsota_cloud.storage.sql.accounts import SqlAccounts
+from bmsota_cloud.storage.sql.audit import SqlAudit
+from bmsota_cloud.storage.sql.device import SqlDevice
+from bmsota_cloud.storage.sql.equipment import SqlEquipment
+from bmsota_cloud.storage.sql.histories import SqlHistories
+from bmsota_cloud.storage.sql.ota_tasks import SqlOtaTasks
+from bmsota_cloud.storage.sql.outbox import SqlOutbox
+from bmsota_cloud.storage.sql.releases import SqlReleases
+from bmsota_cloud.storage.sql.vehicles import SqlVehicles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["SqlStore", "SqlWork"]
+
+
+class SqlWork:
+    """One transaction: the groups of tables on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.accounts = SqlAccounts(connection)
+        self.vehicles = SqlVehicles(connection)
+        self.equipment = SqlEquipment(connection)
+        self.releases = SqlReleases(connection)
+        self.ota_tasks = SqlOtaTasks(connection)
+        self.histories = SqlHistories(connection)
+        self.device = SqlDevice(connection)
+        self.outbox = SqlOutbox(connection)
+        self.audit = SqlAudit(connection)
+
+    def secret(self, name: str) -> bytes | None:
+        return self._connection.execute(select(t.secret.c.value).where(t.secret.c.name == name)).scalar()
+
+    def save_secret(self, name: str, value: bytes) -> None:
+        upsert(self._connection, t.secret, {"name": name, "value": value})
+
+
+class SqlStore:
+    """`bmsota_cloud.storage.base.Store`. Tasks and accounts must survive a power cut: every commit is synced."""
+
+    def __init__(self, url: str = MEMORY) -> None:
+        self._database = Database(url, history="platform", synchronous="FULL")
+
+    @contextmanager
+    def transaction(self) -> Iterator[SqlWork]:
+        with self._database.writing() as connection:
+            yield SqlWork(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[SqlWork]:
+        with self._database.reading() as connection:
+            yield SqlWork(connection)
+
+    def close(self) -> None:
+        self._database.close()

@@ -1,0 +1,62 @@
+"""Vehicles and their nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import or_, select
+
+from bmsota_cloud.domain.vehicles import Vehicle, VehicleNode
+from bmsota_cloud.storage import schema as t
+from bmsota_cloud.storage.sql._tables import Tables, in_lists
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bmsota_cloud.domain.paging import Page, PageRequest
+
+__all__ = ["SqlVehicles"]
+
+
+class SqlVehicles(Tables):
+    def add(self, vehicle: Vehicle) -> None:
+        self._add(t.vehicle, vehicle)
+
+    def get(self, vin: str, *, lock: bool = False) -> Vehicle | None:
+        return self._one(Vehicle, select(t.vehicle).where(t.vehicle.c.vin == vin), lock=lock)
+
+    def by_hwid(self, hwid: str) -> Vehicle | None:
+        return self._one(Vehicle, select(t.vehicle).where(t.vehicle.c.hwid == hwid))
+
+    def save(self, vehicle: Vehicle) -> None:
+        self._save(t.vehicle, vehicle)
+
+    def page(self, request: PageRequest, *, project: str = "", text: str = "") -> Page[Vehicle]:
+        statement = select(t.vehicle).order_by(t.vehicle.c.vin)
+        if project:
+            statement = statement.where(t.vehicle.c.project == project)
+        if text:
+            statement = statement.where(
+                or_(
+                    *(
+                        column.icontains(text, autoescape=True)
+                        for column in (t.vehicle.c.vin, t.vehicle.c.hwid, t.vehicle.c.series)
+                    )
+                )
+            )
+        return self._page(Vehicle, statement, request)
+
+    def projects(self) -> tuple[str, ...]:
+        statement = select(t.vehicle.c.project).distinct().order_by(t.vehicle.c.project)
+        return tuple(self._connection.execute(statement).scalars())
+
+    def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
+        found: dict[str, list[VehicleNode]] = {vin: [] for vin in vins}
+        for part in in_lists(vins):
+            statement = select(t.node).where(t.node.c.vin.in_(part))
+            for item in self._all(VehicleNode, statement.order_by(t.node.c.vin, t.node.c.position)):
+                found[item.vin].append(item)
+        return {vin: tuple(items) for vin, items in found.items()}
+
+    def save_node(self, node: VehicleNode) -> None:
+        self._upsert(t.node, node)
