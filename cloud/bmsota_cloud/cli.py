@@ -37,37 +37,49 @@ app = typer.Typer(
     add_completion=False,
 )
 
-DataFolder = Annotated[Path, typer.Option("--data", help="Folder of databases and keys; made if it is not there.")]
-Host = Annotated[str, typer.Option(help="Address to listen on.")]
+DataFolder = Annotated[
+    Path, typer.Option("--data", help="Keep databases and keys in this folder; it is created if missing.")
+]
+Host = Annotated[str, typer.Option(help="Listen on this address.")]
 
 
 @app.command()
 def serve(
     data: DataFolder = Path("cloud-data"),
     host: Host = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(help="REST API, device API and pages.", min=0, max=65535)] = 8080,
-    gateway_port: Annotated[int, typer.Option(help="GB/T 32960 links.", min=0, max=65535)] = 32960,
+    http_port: Annotated[
+        int, typer.Option(help="Serve the REST API, the device API and the pages on this port.", min=0, max=65535)
+    ] = 8080,
+    gateway_port: Annotated[int, typer.Option(help="Accept GB/T 32960 links on this port.", min=0, max=65535)] = 32960,
     manifest_key: Annotated[
-        list[Path] | None, typer.Option(help="PEM of a public key whose release manifests are believed; repeatable.")
+        list[Path] | None, typer.Option(help="Accept release manifests signed with this public key (PEM); repeatable.")
     ] = None,
     image_key: Annotated[
-        list[Path] | None, typer.Option(help="PEM of a public key whose images are believed; repeatable.")
+        list[Path] | None, typer.Option(help="Accept images signed with this public key (PEM); repeatable.")
     ] = None,
     public_url: Annotated[
-        str, typer.Option(help="URL under which units and people reach --http-port, if not by that address.")
+        str, typer.Option(help="Use this URL in instructions and mails, instead of --host and --http-port.")
     ] = "",
-    database: Annotated[str, typer.Option(help="SQLAlchemy address instead of SQLite in --data.")] = "",
-    telemetry_database: Annotated[str, typer.Option(help="The same for telemetry.")] = "",
+    database: Annotated[str, typer.Option(help="Use this database (SQLAlchemy URL) instead of SQLite in --data.")] = "",
+    telemetry_database: Annotated[
+        str, typer.Option(help="Keep telemetry in this database (SQLAlchemy URL) instead of SQLite in --data.")
+    ] = "",
     smtp_host: Annotated[
-        str, typer.Option(help="Mail server. Without it, mails are written as .eml files to --data/mail.")
+        str,
+        typer.Option(
+            help="Send mails through this server. Without it, they are written as .eml files to the folder mail in --data."
+        ),
     ] = "",
-    smtp_port: Annotated[int, typer.Option(min=1, max=65535)] = 25,
-    smtp_user: Annotated[str, typer.Option(help=f"Its password: environment variable {_SMTP_PASSWORD_VARIABLE}.")] = "",
-    smtp_tls: Annotated[bool, typer.Option("--smtp-tls", help="TLS from the first byte (port 465).")] = False,
+    smtp_port: Annotated[int, typer.Option(help="Port of the mail server.", min=1, max=65535)] = 25,
+    smtp_user: Annotated[
+        str,
+        typer.Option(help=f"Log in to the mail server as this user, with the password in {_SMTP_PASSWORD_VARIABLE}."),
+    ] = "",
+    smtp_tls: Annotated[bool, typer.Option("--smtp-tls", help="Use TLS from the first byte (port 465).")] = False,
 ) -> None:
     """Run gateway, device API, REST API and pages until Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # They tell every step of theirs; of interest is only what goes wrong.
+    # They log every step; only what goes wrong is of interest.
     for name in ("alembic", "mail.log"):
         logging.getLogger(name).setLevel(logging.WARNING)
     target = None
@@ -128,18 +140,18 @@ async def _serve(options: ServeOptions) -> None:
     finally:
         await running.stop()
     if is_broken:
-        raise OSError("expected the platform to run until it is stopped, got an end of one of its parts; see the log")
+        raise OSError("a part of the platform ended unexpectedly; see the log")
 
 
 @app.command()
 def create_account(
     name: Annotated[str, typer.Argument(help="a-z 0-9 . _ -")],
-    email: Annotated[str, typer.Argument(help="Where approval codes go, if the account is an auditor's.")],
-    role: Annotated[Role, typer.Option(help="What the account is for.")] = Role.VIEWER,
+    email: Annotated[str, typer.Argument(help="Mail address; an auditor's approval codes are sent there.")],
+    role: Annotated[Role, typer.Option(help="Role of the account.")] = Role.VIEWER,
     data: DataFolder = Path("cloud-data"),
-    database: Annotated[str, typer.Option(help="SQLAlchemy address instead of SQLite in --data.")] = "",
+    database: Annotated[str, typer.Option(help="Use this database (SQLAlchemy URL) instead of SQLite in --data.")] = "",
 ) -> None:
-    """Create an account. The password is asked for, or taken from BMSOTA_CLOUD_PASSWORD."""
+    """Create an account. The password is read from BMSOTA_CLOUD_PASSWORD, or prompted for."""
     password = os.environ.get(_PASSWORD_VARIABLE) or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     try:
         # No key is needed for this, and none is made.
@@ -156,10 +168,10 @@ def create_account(
 @app.command()
 def mail_sink(
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 2525,
-    folder: Annotated[Path, typer.Option(help="Where mails are written as .eml files.")] = Path("mails"),
+    port: Annotated[int, typer.Option(help="Listen on this port.", min=0, max=65535)] = 2525,
+    folder: Annotated[Path, typer.Option(help="Write mails to this folder as .eml files.")] = Path("mails"),
 ) -> None:
-    """Receive mails and relay none, until Ctrl-C."""
+    """Receive mails and keep them as files until Ctrl-C; nothing is relayed."""
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

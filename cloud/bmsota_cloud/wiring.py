@@ -80,12 +80,12 @@ class ServeOptions:
     mail_folder: Path | None = None
     """Where the embedded sink writes .eml files."""
     ssl_context: ssl.SSLContext | None = None
-    """For the gateway; HTTPS is the business of a reverse proxy."""
+    """For the gateway; HTTPS is left to a reverse proxy."""
     draw: Callable[[int], bytes] = os.urandom
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: who runs the process decides what a signal means."""
+    """uvicorn without its signal handlers: the process that runs it decides what a signal means."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -175,7 +175,7 @@ class RunningCloud:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._http.started:
             if time.monotonic() > deadline or self._tasks[-1].done():
-                raise OSError(f"expected the web server to start on {self.http_url}, got none")
+                raise OSError(f"the web server did not start on {self.http_url}")
             await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
@@ -216,11 +216,11 @@ class RunningCloud:
 
 @contextmanager
 def suppress_and_log(name: str) -> Iterator[None]:
-    """A database that is away for a moment must not end a background task for good; it is said, and tried again."""
+    """A database that is away for a moment must not end a background task for good; it is logged and retried."""
     try:
         yield
     except Exception:  # noqa: BLE001 - logged whole, see above
-        _LOG.exception("%s: failed, goes on", name)
+        _LOG.exception("%s: failed; retrying", name)
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -229,7 +229,7 @@ class World:
     def tell(
         self, vin: str, state: int, *, order_id: str = "", progress_pct: int | None = None, reason: str = ""
     ) -> bool:
-        return self.services.upgrades.state_told(
+        return self.services.upgrades.receive_state(
             vin, order_id=order_id, state=state, progress_pct=progress_pct, reason=reason, now=self.now
         )
 

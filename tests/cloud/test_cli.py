@@ -30,14 +30,14 @@ def test_an_account_is_created_once(run):
     result = run(*words)
     assert (result.exit_code, result.stderr) == (
         1,
-        "bmsota-cloud: expected a new name, got 'carol', which is taken\n",
+        "bmsota-cloud: the name carol is taken\n",
     )
 
 
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("create-account", "Carol", "carol@example.org"), 1, "expected a name"),
+        (("create-account", "Carol", "carol@example.org"), 1, "name: expected "),
         (("create-account", "carol", "nowhere"), 1, "expected a mail address"),
         (("create-account", "carol", "c@d", "--data", "file"), 1, "bmsota-cloud:"),
         (("create-account", "carol"), 2, "email"),

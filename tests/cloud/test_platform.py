@@ -23,7 +23,7 @@ def run_through(world):
     wire.append(world.services.device.challenge("M-000001", world.now).challenge)
     world.wait(seconds=5)
     world.tell(world.vin(1), Code.DOWNLOADING, progress_pct=10)
-    world.services.upgrades.report_received(world.vin(1), world.report(1, "OTA-1-1"), world.now)
+    world.services.upgrades.receive_report(world.vin(1), world.report(1, "OTA-1-1"), world.now)
     world.wait(days=4)
     world.services.upgrades.expire(world.now)
     wire.append(repr(world.detail(task)).encode())

@@ -91,7 +91,7 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
             await running.stop()
 
     asyncio.run(play())
-    assert "ticker: failed, goes on" in caplog.text
+    assert "ticker: failed; retrying" in caplog.text
     assert calls[-1] - calls[0] < timedelta(seconds=10)
 
 

@@ -182,7 +182,7 @@ def test_a_field_upgrade_is_told_at_the_next_login_and_only_there(bench, new):
     )
     hwids = [entry.nodes[0].hwid for entry in page.items]
     assert hwids == [bench.identity.slave_hwids[0], bench.identity.master_hwid]
-    assert all(entry.at < entry.told_at for entry in page.items)
+    assert all(entry.at < entry.reported_at for entry in page.items)
     assert told_by(bench) == ["tells 2 field upgrades"]
 
     # Not at the second login, and not by the next life of the master.
@@ -193,7 +193,7 @@ def test_a_field_upgrade_is_told_at_the_next_login_and_only_there(bench, new):
     bench.run(5)
     assert told_by(bench) == ["tells 2 field upgrades"]
     assert bench.platform.history() == FIELD
-    assert bench.platform.cloud.services.counters["field_upgrade_repeated"] == 0
+    assert bench.platform.cloud.services.counters["local_upgrade_repeated"] == 0
 
 
 def test_what_an_order_does_beside_it_stands_as_ota(bench, new, unit_bench):
@@ -270,4 +270,4 @@ def test_the_power_may_fail_at_any_flash_operation_of_the_masters_record(unit_be
             # Told again only if the acknowledgement was not written down, and then known by the platform.
             repeats = 1 if number == count and phase is not CutPhase.AFTER else 0
             assert len(told_by(bench)) == 1 + repeats, where
-            assert bench.platform.cloud.services.counters["field_upgrade_repeated"] == 2 * repeats, where
+            assert bench.platform.cloud.services.counters["local_upgrade_repeated"] == 2 * repeats, where

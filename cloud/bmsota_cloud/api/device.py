@@ -39,7 +39,9 @@ def respond(request: HttpRequest, services: Services, now: datetime) -> HttpResp
 
 def _respond(request: HttpRequest, services: Services, now: datetime) -> HttpResponse:
     if len(request.body) > BODY_SIZE_BYTES_MAX:
-        return device_api.error_response(413, "too-large", f"expected at most {BODY_SIZE_BYTES_MAX} bytes")
+        return device_api.error_response(
+            413, "too-large", f"the request body is larger than {BODY_SIZE_BYTES_MAX} bytes"
+        )
     try:
         route = device_api.route(request.method, request.path)
     except RemoteProtocolError as error:

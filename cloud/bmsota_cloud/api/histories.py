@@ -33,7 +33,7 @@ class HistoryEntryOut(ApiOut):
     task_id: int | None
     software_version: str
     tool: str
-    told_at: datetime | None
+    reported_at: datetime | None
 
 
 def add_history_routes(router: APIRouter, services: "Services") -> None:

@@ -63,7 +63,7 @@ class BodyLimit:
             return
         limit = _limit(scope)
         refusal = Response(
-            content=f'{{"error":"too-large","detail":"expected at most {limit} bytes"}}',
+            content=f'{{"error":"too-large","detail":"the request body is larger than {limit} bytes"}}',
             status_code=413,
             media_type="application/json",
             headers={"Connection": "close"},

@@ -56,7 +56,7 @@ def add_release_routes(router: APIRouter, services: "Services", clock: Clock) ->
         manifest: Annotated[UploadFile, File(description="the signed release manifest")],
         images: Annotated[list[UploadFile], File(description="every image of it", max_length=RELEASE_FILES_MAX)],
     ) -> Any:
-        # Asked before hundreds of megabytes are read.
+        # Checked before hundreds of megabytes are read.
         require(by, Permission.RELEASE_UPLOAD)
         return services.releases.upload(
             manifest=_read(manifest, MANIFEST_SIZE_BYTES_MAX),
@@ -74,5 +74,5 @@ def add_release_routes(router: APIRouter, services: "Services", clock: Clock) ->
 def _read(upload: UploadFile, size_bytes_max: int) -> bytes:
     data = upload.file.read(size_bytes_max + 1)
     if len(data) > size_bytes_max:
-        raise InvalidInputError("too-large", f"{upload.filename}: expected at most {size_bytes_max} bytes, got more")
+        raise InvalidInputError("too-large", f"{upload.filename}: larger than {size_bytes_max} bytes")
     return data

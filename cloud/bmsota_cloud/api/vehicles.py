@@ -80,7 +80,7 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
         try:
             key = base64.b64decode(body.device_public_key, validate=True)
         except binascii.Error as error:
-            raise InvalidInputError("bad-key", f"expected base64, got {error}") from error
+            raise InvalidInputError("bad-key", f"device_public_key: not base64: {error}") from error
         services.vehicles.register(
             vin=body.vin,
             series=body.series,

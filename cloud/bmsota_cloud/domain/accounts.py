@@ -2,7 +2,7 @@
 
 A permission is a named act; a role is a set of permissions; an account has one role. Four eyes are not a permission:
 who created a task may not approve it, whatever its role (`bmsota_cloud.domain.ota_tasks`).
-Left out: scopes (customers who see only their vehicles) and API tokens with an own life; sessions serve both.
+Left out: scopes (customers who see only their vehicles) and API tokens with a lifetime of their own; sessions serve both.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
         Permission.OTA_CREATE,
         Permission.OTA_CANCEL,
     },
-    # An auditor reads everything, approves and stops, and makes nothing himself: his word must stay independent.
+    # An auditor reads everything, approves and cancels, and creates nothing: the decision must stay independent.
     Role.AUDITOR: _READ | {Permission.OTA_APPROVE, Permission.OTA_CANCEL, Permission.AUDIT_READ},
     # An administrator keeps the platform running; approving a task is no part of that.
     Role.ADMINISTRATOR: _READ
@@ -87,12 +87,12 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginSession:
-    """Somebody is logged in. The token itself is not here: only its SHA-256 is stored."""
+    """An open login. The token itself is not here: only its SHA-256 is stored."""
 
     token_sha256: bytes
     account_name: str
     csrf_token: str
-    """Stands in every form of a page served to this session."""
+    """Part of every form of a page served to this session."""
     created_at: datetime
     last_seen_at: datetime
     expires_at: datetime
@@ -102,6 +102,4 @@ class LoginSession:
 def require(account: Account, permission: Permission) -> None:
     """Raise NotAllowedError unless *account* has *permission*."""
     if not account.may(permission):
-        raise NotAllowedError(
-            "not-allowed", f"expected an account with {permission}, got {account.name} ({account.role})"
-        )
+        raise NotAllowedError("not-allowed", f"{account.name} ({account.role}) lacks the permission {permission}")

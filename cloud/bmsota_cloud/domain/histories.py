@@ -1,10 +1,10 @@
-"""The upgrade history of a vehicle: what the platform ordered, and what was done over CAN without it.
+"""The upgrade history of a vehicle: what the platform ordered, and what was flashed locally over CAN without it.
 
-An OTA entry is one vehicle in one task, with all its nodes. A CAN entry is one node: the unit tells each by itself, and
-each has an outcome of its own. Both have one of the platform's words for their status.
+An OTA entry is one vehicle in one task, with all its nodes. A CAN entry is one node: the unit reports each separately,
+and each has an outcome of its own. Both have one of the platform's statuses.
 
-What a unit says of a field upgrade is its unsigned word over its link, as its identity is; nothing is decided by it. The
-same words with the same time are the same upgrade: a unit repeats what it has not heard our answer to.
+What a unit reports of a local upgrade is unsigned, as its identity is; nothing is decided by it. The same content with the
+same time is the same upgrade: a unit repeats what was not acknowledged.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class UpgradeSource(StrEnum):
     OTA = "OTA"
     """A task of this platform."""
     CAN = "CAN"
-    """Somebody in the field, over the vehicle's bus."""
+    """A technician, over the vehicle's bus."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalUpgradeRow:
-    """One node that was upgraded over CAN, as its unit told it."""
+    """One node that was upgraded over CAN, as its unit reported it."""
 
     id: int = 0
     vin: str
     upgraded_at: datetime
     """When the unit noticed it, by the unit's clock."""
-    told_at: datetime
-    """When the platform first heard of it."""
+    reported_at: datetime
+    """When the platform received it first."""
     position: int
     hwid: str
     version_before: str
@@ -49,14 +49,14 @@ class LocalUpgradeRow:
     status: VehicleStatus
     """Upgrade succeeded, Upgrade failed or Rolled back."""
     tool: str
-    """What the tool calls itself; empty if nobody knows."""
+    """The name the tool gives itself; empty if unknown."""
     detail: str
     """Why it did not succeed."""
 
     @property
     def at(self) -> datetime:
         """When it was, as far as that can be: a clock that is ahead of ours is wrong."""
-        return min(self.upgraded_at, self.told_at)
+        return min(self.upgraded_at, self.reported_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class NodeStep:
     version_before: str
     """Empty if not known, or there was no valid image."""
     version_after: str
-    """Empty if not told (yet), or there is no valid image."""
+    """Empty if not reported (yet), or there is no valid image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +82,15 @@ class HistoryEntry:
     reason: str
     """Why it did not succeed."""
     nodes: tuple[NodeStep, ...]
-    """OTA: by position, empty before the unit told its nodes. CAN: one."""
+    """OTA: by position, empty before the unit has reported its nodes. CAN: one."""
     task_id: int | None = None
     """Of an OTA task."""
     software_version: str = ""
     """What that task installs."""
     tool: str = ""
-    """What the field tool calls itself, if anybody knows."""
-    told_at: datetime | None = None
-    """CAN: when the platform first heard of it."""
+    """The name the tool gives itself; empty if unknown."""
+    reported_at: datetime | None = None
+    """CAN: when the platform received it first."""
 
     @classmethod
     def of_task(cls, upgrade: VehicleUpgrade, *, software_version: str, at: datetime) -> HistoryEntry:
@@ -131,5 +131,5 @@ class HistoryEntry:
             reason=upgrade.detail,
             nodes=(step,),
             tool=upgrade.tool,
-            told_at=upgrade.told_at,
+            reported_at=upgrade.reported_at,
         )

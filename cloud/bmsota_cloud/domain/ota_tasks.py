@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 # Six digits and five tries: a guesser has one chance in 200,000 a code, and every new code is mailed to the auditor,
-# who sees that somebody is trying (ota.md S22).
+# who notices the attempt (ota.md S22).
 APPROVAL_TRIES_MAX = 5
 
 
@@ -81,7 +81,7 @@ _NOTHING: frozenset[VehicleStatus] = frozenset()
 
 TRANSITIONS: dict[VehicleStatus, frozenset[VehicleStatus]] = {
     _V.UNAPPROVED: frozenset({_V.APPROVED, _V.CANCELLED}),
-    # A unit may be heard of again only when it is far ahead (its frames were lost with a link), so steps may be skipped.
+    # A unit's next message may come when it is far ahead (frames are lost with a link), so steps may be skipped.
     _V.APPROVED: frozenset({_V.TO_BE_DOWNLOADED, _V.DOWNLOADING, _V.DOWNLOAD_COMPLETE}) | _STOPS,
     _V.TO_BE_DOWNLOADED: frozenset({_V.DOWNLOADING, _V.DOWNLOAD_COMPLETE}) | _STOPS,
     _V.DOWNLOADING: frozenset({_V.DOWNLOAD_COMPLETE}) | _STOPS,
@@ -108,7 +108,7 @@ REPORT_TRANSITIONS: dict[VehicleStatus, frozenset[VehicleStatus]] = {
     _V.ROLLED_BACK: _NOTHING,
     _V.REJECTED: _REPORTABLE,
     _V.TIMED_OUT: _REPORTABLE,
-    # A unit that is told of the cancellation reports that it did not upgrade: that is what "Cancelled" says already.
+    # A unit that learns of the cancellation reports that it did not upgrade, which "Cancelled" already says.
     _V.CANCELLED: frozenset({_V.SUCCEEDED, _V.ROLLED_BACK}),
 }
 """What a signed report may lead to, unless a report has ended this vehicle already."""
@@ -257,11 +257,10 @@ def advance(
     else:
         allowed = status in TRANSITIONS[upgrade.status]
     if not allowed:
-        source = "a signed report" if by_report else "this event"
+        how = "by" if by_report else "without"
         raise ConflictError(
             "bad-transition",
-            f"expected a status that {source} can lead to from {upgrade.status!s}, got {status!s} "
-            f"({upgrade.order_id}, {upgrade.vin})",
+            f"{upgrade.order_id} ({upgrade.vin}) cannot go from {upgrade.status!s} to {status!s} {how} a signed report",
         )
     moved = replace(
         upgrade,

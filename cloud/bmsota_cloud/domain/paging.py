@@ -9,7 +9,7 @@ from bmsota_cloud.domain.errors import InvalidInputError
 
 __all__ = ["PAGE_SIZE_MAX", "Page", "PageRequest"]
 
-# A list of 500 rows renders and serialises in well under 100 ms; nobody reads further on one page.
+# A list of 500 rows renders and serialises in well under 100 ms; no one reads further on one page.
 PAGE_SIZE_MAX = 500
 
 Item = TypeVar("Item")
@@ -24,9 +24,9 @@ class PageRequest:
 
     def __post_init__(self) -> None:
         if self.number < 1:
-            raise InvalidInputError("bad-page", f"expected a page number from 1, got {self.number}")
+            raise InvalidInputError("bad-page", f"page: expected a number from 1, got {self.number}")
         if not 1 <= self.size <= PAGE_SIZE_MAX:
-            raise InvalidInputError("bad-page", f"expected a page size from 1 to {PAGE_SIZE_MAX}, got {self.size}")
+            raise InvalidInputError("bad-page", f"page size: expected 1 to {PAGE_SIZE_MAX}, got {self.size}")
 
     @property
     def offset(self) -> int:

@@ -2,7 +2,7 @@
 
 A vehicle is known by its VIN and registered before its unit may log in: the registration carries the HWID of the
 master and the public key its unit signs with (sessions of the device API, post-boot reports). The nodes and their
-versions are then the unit's own word (UnitIdentity, post-boot report).
+versions are then what the unit reports (UnitIdentity, post-boot report).
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class GatewayLink:
                 try:
                     self._session.reply(frame, now_ns, flag=flag)
                 except LocalProtocolError:
-                    # The same burst of bytes ended the session; the terminal asks again on its next link.
+                    # The same burst of bytes ended the session; the terminal repeats it on its next link.
                     services.counters["reply_not_sent"] += 1
             case LogoutReceived():
                 self._leave(now_ns)
@@ -194,23 +194,23 @@ class GatewayLink:
         match frame.message:
             case UnitIdentity() as identity:
                 services.ingest.identity(frame.vin, identity, now)
-            case UpgradeState() as told:
+            case UpgradeState() as reported:
                 services.ingest.seen(frame.vin, now)
-                services.upgrades.state_told(
+                services.upgrades.receive_state(
                     frame.vin,
-                    order_id=told.order_id,
-                    state=told.state,
-                    progress_pct=told.progress_pct if isinstance(told.progress_pct, int) else None,
-                    reason=told.reason,
+                    order_id=reported.order_id,
+                    state=reported.state,
+                    progress_pct=reported.progress_pct if isinstance(reported.progress_pct, int) else None,
+                    reason=reported.reason,
                     now=now,
                 )
             case SignedReport(document=document):
                 services.ingest.seen(frame.vin, now)
-                if services.upgrades.report_received(frame.vin, document, now) is ReportVerdict.REFUSED:
+                if services.upgrades.receive_report(frame.vin, document, now) is ReportVerdict.REFUSED:
                     return ReplyFlag.ERROR
             case LocalUpgrades(upgrades=upgrades):
                 services.ingest.seen(frame.vin, now)
-                services.histories.told(frame.vin, upgrades, now)
+                services.histories.receive(frame.vin, upgrades, now)
             case _:
                 # Another maker's use of the same command numbers.
                 services.counters["extension_unknown"] += 1

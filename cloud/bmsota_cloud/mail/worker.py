@@ -55,7 +55,7 @@ def compose(mail: Mail, *, sender: str) -> EmailMessage:
     message["Date"] = format_datetime(mail.created_at)
     domain = parseaddr(sender)[1].rpartition("@")[2] or "localhost"
     message["Message-ID"] = f"<{mail.id}.{int(mail.created_at.timestamp())}@{domain}>"
-    # Nobody is to answer with an out-of-office note.
+    # Keeps out-of-office replies away.
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(mail.body)
     return message
@@ -87,7 +87,7 @@ class MailWorker:
                 await self.send_due()
             except Exception:  # noqa: BLE001 - logged whole, see below
                 # A database that is away must not end the sending for good.
-                _LOG.exception("mail worker: failed, goes on")
+                _LOG.exception("mail worker: failed; retrying")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._stopping.wait()

@@ -15,9 +15,9 @@ __all__ = ["add_account_pages"]
 
 _TEMPLATE = "accounts/login.html"
 
-# The words of the services are for everybody; a person who mistyped wants fewer.
+# Beside the form, as whole sentences.
 _LOGIN_SENTENCES = {
-    "wrong-login": "Name and password do not belong together.",
+    "wrong-login": "Wrong name or password.",
     "too-many-tries": "Too many wrong passwords for this name. Wait five minutes, then try again.",
 }
 Text = Annotated[str, Form()]

@@ -26,7 +26,7 @@ class NodeChange:
     """Of a single node; empty for several."""
     before: str
     after: str
-    """Versions, or the word for why there is none."""
+    """Versions, or why there is none."""
 
 
 def node_changes(entry: HistoryEntry) -> list[NodeChange]:

@@ -5,7 +5,7 @@ The server speaks, the page listens. Messages are JSON objects with "kind":
 * "parts": `{"parts": {id: html}}`, whole parts of the page. Always the first message, and again when something changed
   that single texts can't say, when messages were lost, and now and then in any case, so that a page heals by itself.
 * "patch": `{"texts": {key: text}, "attributes": {key: {name: value}}}` for elements with that `data-k`.
-* "tick": nothing has changed; the page may know that it still hears us.
+* "tick": nothing has changed; the page knows that the connection works.
 
 All have "now", the platform's time, against which the page counts "3 s ago" whatever the browser's clock says.
 Closed with 4401 (not or no longer logged in), 4403 (asked from another site), 4404 (no such thing).
@@ -49,7 +49,7 @@ _SEND_TIMEOUT_S = 20.0
 
 
 class LivePage(Protocol):
-    """What one open page wants to hear."""
+    """What one open page shows."""
 
     topic: str
 
@@ -98,7 +98,7 @@ async def serve_live(websocket: WebSocket, site: Site, open_page: Callable[[Visi
 
 
 async def _until_gone(websocket: WebSocket, scope: anyio.CancelScope) -> None:
-    """A page has nothing to say; that it says something at all, or goes, ends the connection."""
+    """A page sends nothing: any message from it, or its end, ends the connection."""
     with suppress(WebSocketDisconnect):
         await websocket.receive()
     scope.cancel()

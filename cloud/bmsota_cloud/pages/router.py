@@ -44,7 +44,7 @@ _STATUS: dict[type[CloudError], int] = {
     ConflictError: 409,
     InvalidInputError: 422,
 }
-_TITLES = {403: "Not allowed", 404: "Not found", 409: "Not possible now", 422: "Not understood"}
+_TITLES = {403: "Not allowed", 404: "Not found", 409: "Not possible now", 422: "Invalid request"}
 
 
 def build_router(services: "Services", settings: "PlatformSettings", clock: "Clock") -> APIRouter:
@@ -65,7 +65,7 @@ def mount_static(app: FastAPI) -> None:
 
 
 class _Static(StaticFiles):
-    """Files that a browser may keep, but asks about each time: after an update nobody sees a mixture."""
+    """Files that a browser may keep, but asks about each time: after an update no page mixes old and new ones."""
 
     def file_response(
         self,
@@ -81,7 +81,7 @@ class _Static(StaticFiles):
 
 
 def _route_class(site: Site) -> type[APIRoute]:
-    """Routes that answer a refusal with a page, and a stranger with the way to the login."""
+    """Routes that answer a refusal with a page, and send a visitor without a session to the login."""
 
     class PageRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -105,7 +105,7 @@ def _route_class(site: Site) -> type[APIRoute]:
 
 
 def _to_login(request: Request) -> Response:
-    """After the login people are where they wanted to be; not after a form, which must be filled in again."""
+    """The login leads back to the wanted page; not to a form, which must be filled in again."""
     if request.method != "GET":
         return RedirectResponse("/login", 303)
     wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")

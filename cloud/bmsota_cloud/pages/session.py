@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visitor:
-    """Somebody who is logged in."""
+    """An account that is logged in."""
 
     account: Account
     csrf_token: str
@@ -78,11 +78,11 @@ def visitor_of(
     """Who is asking.
 
     Raises:
-        LoginError: nobody who is logged in.
+        LoginError: the visitor is not logged in.
     """
     token = token_of(connection, settings)
     if not token:
-        raise LoginError("no-session", "expected a session cookie, got none: log in")
+        raise LoginError("no-session", "you are not logged in")
     account, session = accounts.who(token, now)
     return Visitor(account=account, csrf_token=session.csrf_token)
 
@@ -97,9 +97,9 @@ def check_origin(connection: HTTPConnection) -> None:
     origin = connection.headers.get("origin")
     host = connection.headers.get("host", "")
     if site not in {"same-origin", "none"}:
-        raise NotAllowedError("cross-site", f"expected a request from these pages, got one that is {site[:20]}")
+        raise NotAllowedError("cross-site", f"this request comes from another site ({site[:20]})")
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-        raise NotAllowedError("cross-site", f"expected a request from {host[:100]}, got one from {origin[:100]}")
+        raise NotAllowedError("cross-site", f"this request comes from another site ({origin[:100]})")
 
 
 def check_form(connection: HTTPConnection, visitor: Visitor, csrf: str) -> None:
@@ -110,10 +110,10 @@ def check_form(connection: HTTPConnection, visitor: Visitor, csrf: str) -> None:
     """
     check_origin(connection)
     if not hmac.compare_digest(csrf.encode(), visitor.csrf_token.encode()):
-        raise NotAllowedError("bad-csrf", "expected a form of this session, got another: load the page again")
+        raise NotAllowedError("bad-csrf", "this form is out of date; reload the page")
 
 
 def local_path(path: str) -> str:
-    """*path* if it leads to a page of ours, else the front page: nobody may use our login to send people elsewhere."""
+    """*path* if it leads to a page of ours, else the front page: our login must not send visitors elsewhere."""
     is_local = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
     return path if is_local else "/"

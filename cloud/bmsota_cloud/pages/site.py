@@ -34,7 +34,7 @@ class Site:
         """Who is asking.
 
         Raises:
-            LoginError: nobody who is logged in; the route sends such a one to the login page.
+            LoginError: the visitor is not logged in; the route leads to the login page.
         """
         return visitor_of(connection, self.services.accounts, self.settings, self.now())
 

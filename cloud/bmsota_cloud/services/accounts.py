@@ -34,7 +34,7 @@ PASSWORD_LENGTH_MIN = 12
 # Longer ones would only be a way to keep argon2 busy.
 _PASSWORD_LENGTH_MAX = 256
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
-# Enough to catch a name typed into the wrong box; whether the address exists, the mail will tell.
+# Enough to catch a name typed into the wrong box; whether the address exists, only a mail can show.
 _EMAIL = re.compile(r"[^@\s<>,;]{1,64}@[^@\s<>,;]{1,189}", re.ASCII)
 
 # Wrong passwords for one name before it has to wait. Ten is more than a person with a bad day needs.
@@ -72,7 +72,7 @@ class AccountService:
             parallelism=settings.password_lanes,
         )
         self._checks = BoundedSemaphore(_PASSWORD_CHECKS_MAX)
-        # Checked when the name is unknown, so that the time of an answer does not tell which names exist.
+        # Checked when the name is unknown, so that the time of an answer does not reveal which names exist.
         self._dummy_hash = self._hash("no such account")
         self._failures: OrderedDict[str, tuple[int, datetime]] = OrderedDict()
         self._failures_lock = Lock()
@@ -92,12 +92,12 @@ class AccountService:
             if by is not None:
                 require(by, Permission.ACCOUNT_MANAGE)
             if not _NAME.fullmatch(name):
-                raise InvalidInputError("bad-name", f"expected a name of a-z 0-9 . _ -, got {name[:80]!r}")
+                raise InvalidInputError("bad-name", f"name: expected 1 to 64 of a-z 0-9 . _ -, got {name[:80]!r}")
             if not _EMAIL.fullmatch(email):
-                raise InvalidInputError("bad-email", f"expected a mail address, got {email[:80]!r}")
+                raise InvalidInputError("bad-email", f"email: expected a mail address, got {email[:80]!r}")
             self._check_new_password(password)
             if act.work.accounts.get(name) is not None:
-                raise ConflictError("name-taken", f"expected a new name, got {name!r}, which is taken")
+                raise ConflictError("name-taken", f"the name {name} is taken")
             account = Account(name=name, email=email, role=role, password_hash=self._hash(password), created_at=now)
             act.work.accounts.add(account)
             act.detail = f"{role} <{email}>"
@@ -125,12 +125,12 @@ class AccountService:
             if is_locked:
                 raise LoginError(
                     "too-many-tries",
-                    f"expected at most {_FAILURES_MAX} wrong passwords in {_FAILURES_WINDOW_S} s, got more: wait",
+                    f"too many wrong passwords for this name; wait {_FAILURES_WINDOW_S // 60} minutes, then try again",
                 )
             account = act.work.accounts.get(name)
             if not is_right or found is None or account is None or account.password_hash != found.password_hash:
                 self._count_failure(name, now)
-                raise LoginError("wrong-login", "expected a known name with its password, got something else")
+                raise LoginError("wrong-login", "wrong name or password")
             act.work.accounts.delete_sessions_before(now)
             token = _text(self._context.draw(32))
             session = LoginSession(
@@ -155,10 +155,10 @@ class AccountService:
             session = work.accounts.session(digest)
             account = None if session is None else work.accounts.get(session.account_name)
         if session is None or account is None:
-            raise LoginError("no-session", "expected an open session, got none: log in again")
+            raise LoginError("no-session", "your session has ended; log in again")
         idle = now - session.last_seen_at
         if now >= session.expires_at or idle > timedelta(seconds=self._context.settings.session_idle_s):
-            raise LoginError("session-over", "expected an open session, got one that is over: log in again")
+            raise LoginError("session-over", "your session has ended; log in again")
         if idle >= timedelta(seconds=_SEEN_EVERY_S):
             session = replace(session, last_seen_at=now)
             with self._context.store.transaction() as work:
@@ -184,7 +184,7 @@ class AccountService:
         ) as act:
             current = act.work.accounts.get(account.name)
             if current is None or not self._verify(current.password_hash, old):
-                raise LoginError("wrong-login", "expected the present password, got something else")
+                raise LoginError("wrong-login", "the current password is wrong")
             self._check_new_password(new)
             act.work.accounts.save(replace(current, password_hash=self._hash(new)))
             act.work.accounts.delete_sessions_of(account.name)
@@ -205,7 +205,7 @@ class AccountService:
         if not PASSWORD_LENGTH_MIN <= len(password) <= _PASSWORD_LENGTH_MAX:
             raise InvalidInputError(
                 "bad-password",
-                f"expected a password of {PASSWORD_LENGTH_MIN} to {_PASSWORD_LENGTH_MAX} characters, got {len(password)}",
+                f"password: expected {PASSWORD_LENGTH_MIN} to {_PASSWORD_LENGTH_MAX} characters, got {len(password)}",
             )
 
     def _hash(self, password: str) -> str:

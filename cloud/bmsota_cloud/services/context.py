@@ -26,7 +26,7 @@ class CommandRouter(Protocol):
     """Reaches the link of a vehicle, in whichever gateway it is."""
 
     def notify(self, vin: str) -> None:
-        """Tell the vehicle's link, if there is one, that the store holds an instruction for it.
+        """Wake the vehicle's link, if there is one: the store holds an instruction for it.
 
         Only a hint: what has to be sent is in the store, and a link asks at every login anyway. So a lost hint costs
         time, never an instruction, and a router over a message bus needs no delivery guarantee.
@@ -36,14 +36,14 @@ class CommandRouter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformKeys:
-    """The platform's own signing key and the public keys of those it believes."""
+    """The platform's own signing key and the public keys it trusts."""
 
     order_signing_key: Ed25519PrivateKey
     """Online: signs upgrade orders."""
     manifest_public_keys: tuple[Ed25519PublicKey, ...]
-    """Whose release manifests may be uploaded."""
+    """Release manifests signed with one of these may be uploaded."""
     image_public_keys: tuple[PublicKey, ...]
-    """Whose images may be in them."""
+    """Images signed with one of these may be in them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class Context:
     telemetry: TelemetryStore
     keys: PlatformKeys
     draw: Callable[[int], bytes]
-    """n random bytes: the operating system's in earnest, a seeded generator's in a simulation."""
+    """n random bytes: the operating system's, or in a simulation a seeded generator's."""
     live: LiveFeed
     router: CommandRouter
     settings: PlatformSettings

@@ -1,4 +1,4 @@
-"""The platform's side of the device API: prove who you are, then fetch what was ordered for you and nothing else.
+"""The platform's side of the device API: a unit proves its identity, then fetches what was ordered for it and nothing else.
 
 A challenge works once and for a minute; the session it opens belongs to one HWID, its token is stored as a digest only.
 Manifests and images are given out only to a unit with an open order that names them: a stolen session reads one release.
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceService"]
 
-# A unit needs one; a few more, so that somebody who asks in its name can't keep it out.
+# A unit needs one; a few more, so that a stranger who requests them in its name can't lock it out.
 _CHALLENGES_MAX = 4
 
-# An order about to expire would expire under the unit's hands: it is given again when less than this is left.
+# An order about to expire could expire while the unit works on it: it is signed again when less than this is left.
 _ORDER_LEFT_S_MIN = 3600
 
 
@@ -60,7 +60,7 @@ class DeviceService:
         )
         with self._context.store.transaction() as work:
             if work.vehicles.by_hwid(hwid) is None:
-                raise LoginError("unknown-hwid", f"expected the HWID of a registered master, got {hwid}")
+                raise LoginError("unknown-hwid", f"no vehicle is registered with HWID {hwid}")
             work.device.add_challenge(issued, keep=_CHALLENGES_MAX)
         return issued
 
@@ -78,11 +78,13 @@ class DeviceService:
             challenge = work.device.take_challenge(request.hwid, request.challenge)
             vehicle = work.vehicles.by_hwid(request.hwid)
             if challenge is None or vehicle is None:
-                refusal = LoginError("unknown-challenge", "expected an open challenge, got one unknown or used")
+                refusal = LoginError(
+                    "unknown-challenge", "the challenge is unknown or was used before; request a new one"
+                )
             elif now >= challenge.expires_at:
-                refusal = LoginError("challenge-expired", "expected an answer within the time given, got a later one")
+                refusal = LoginError("challenge-expired", "the challenge has expired; request a new one")
             elif not session_proof_is_valid(request, Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)):
-                refusal = LoginError("wrong-signature", "expected a signature of the registered key, got another")
+                refusal = LoginError("wrong-signature", "the signature does not match the registered key")
             else:
                 work.device.add_session(
                     DeviceSession(
@@ -155,7 +157,7 @@ class DeviceService:
             session = self._session(work, token, now)
             upgrade = self._open_upgrade(work, session.vin)
             if upgrade is None or upgrade.order_id != order_id:
-                raise ConflictError("no-such-order", f"expected the open order of {session.vin}, got {order_id}")
+                raise ConflictError("no-such-order", f"{session.vin} has no open order {order_id}")
             upgrade = replace(upgrade, heard_at=now)
             if decision is Decision.REJECTED:
                 upgrade = move(work, upgrade, VehicleStatus.REJECTED, now=now, reason=reason)
@@ -174,7 +176,7 @@ class DeviceService:
     def _session(self, work: Work, token: str, now: datetime) -> DeviceSession:
         session = work.device.session(sha256(token.encode()).digest())
         if session is None or now >= session.expires_at:
-            raise LoginError("no-session", "expected the token of an open session, got another")
+            raise LoginError("no-session", "the session is unknown or has expired; open a new one")
         return session
 
     @staticmethod

@@ -27,7 +27,7 @@ _ABSENT = "absent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFact:
-    """What a unit says about one of its nodes; None where this source says nothing."""
+    """What a unit reports of one of its nodes; None where this source says nothing."""
 
     position: int
     hwid: str
@@ -92,11 +92,15 @@ class EquipmentService:
         self._context = context
 
     def identify(self, vin: str, facts: Sequence[NodeFact], now: datetime) -> tuple[EquipmentChange, ...]:
-        """The unit has told who it consists of (UnitIdentity)."""
+        """The unit has reported its nodes (UnitIdentity); the changes that follow from it.
+
+        Raises:
+            NotFoundError: there is no such vehicle.
+        """
         with self._context.store.transaction() as work:
             vehicle = work.vehicles.get(vin, lock=True)
             if vehicle is None:
-                raise NotFoundError("no-such-vehicle", f"expected a registered vehicle, got {vin}")
+                raise NotFoundError("no-such-vehicle", f"no vehicle {vin}")
             changes = merge_nodes(work, vin, facts, now)
             work.vehicles.save(replace(vehicle, identified_at=now))
             self._complete_versions_before(work, vin)
@@ -105,7 +109,7 @@ class EquipmentService:
 
     @staticmethod
     def _complete_versions_before(work: Work, vin: str) -> None:
-        """A vehicle that was approved before it was ever heard of: what it tells first is what it ran before."""
+        """A vehicle that was approved before it ever connected: what it reports first is what it ran before."""
         upgrade = work.ota_tasks.open_upgrade(vin)
         if upgrade is not None and not upgrade.versions_before and needs_instruction(upgrade):
             before = tuple(

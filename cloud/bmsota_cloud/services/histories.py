@@ -1,4 +1,4 @@
-"""The upgrade history of a vehicle: field upgrades come in here, and people read both kinds."""
+"""The upgrade history of a vehicle: local upgrades come in here, and the pages read both kinds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HistoryService"]
 
-# The platform's own words serve for both kinds of upgrade.
+# Both kinds of upgrade have the platform's statuses.
 _STATUSES: dict[int, VehicleStatus] = {
     LocalUpgradeOutcome.SUCCEEDED: VehicleStatus.SUCCEEDED,
     LocalUpgradeOutcome.FAILED: VehicleStatus.FAILED,
@@ -43,11 +43,11 @@ class HistoryService:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def told(self, vin: str, upgrades: Sequence[gbt32960.LocalUpgrade], now: datetime) -> int:
-        """A LocalUpgrades frame of this vehicle; how many of its upgrades are new.
+    def receive(self, vin: str, upgrades: Sequence[gbt32960.LocalUpgrade], now: datetime) -> int:
+        """A local-upgrades frame of this vehicle; how many of its upgrades are new.
 
-        What is known already is counted and left aside, and so is what nobody could read: asking the unit again would
-        bring the same.
+        What is known already is counted and left aside, and so is what cannot be used: another request would bring the
+        same.
 
         Raises:
             NotFoundError: there is no such vehicle.
@@ -57,19 +57,19 @@ class HistoryService:
         with self._context.store.transaction() as work:
             # Locked, so that the same frame over two links is not looked for twice and added twice.
             if work.vehicles.get(vin, lock=True) is None:
-                raise NotFoundError("no-such-vehicle", f"expected a registered vehicle, got {vin}")
+                raise NotFoundError("no-such-vehicle", f"no vehicle {vin}")
             for upgrade in upgrades:
                 read = _read(vin, upgrade, now)
                 if read is None:
-                    counters["field_upgrade_unusable"] += 1
+                    counters["local_upgrade_unusable"] += 1
                 elif not work.histories.add(read):
-                    counters["field_upgrade_repeated"] += 1
+                    counters["local_upgrade_repeated"] += 1
                 else:
                     new += 1
                     note(
                         work,
                         who=f"vehicle {vin}",
-                        action="field_upgrade.receive",
+                        action="local_upgrade.receive",
                         subject=f"vehicle {vin}",
                         outcome="done",
                         now=now,
@@ -80,7 +80,7 @@ class HistoryService:
         return new
 
     def page(self, vin: str, request: PageRequest, *, by: Account) -> Page[HistoryEntry]:
-        """Everything that was upgraded in this vehicle, newest first; who may see the vehicle may see it.
+        """Everything that was upgraded in this vehicle, newest first; an account that may see the vehicle may see it.
 
         Raises:
             NotFoundError: there is no such vehicle.
@@ -88,12 +88,12 @@ class HistoryService:
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
             if work.vehicles.get(vin) is None:
-                raise NotFoundError("no-such-vehicle", f"expected a registered vehicle, got {vin[:32]}")
+                raise NotFoundError("no-such-vehicle", f"no vehicle {vin[:32]}")
             return work.histories.page(vin, request)
 
 
 def _read(vin: str, upgrade: gbt32960.LocalUpgrade, now: datetime) -> LocalUpgradeRow | None:
-    """The upgrade in the platform's words; None if it has none for it."""
+    """The upgrade as the platform keeps it; None if it cannot be used."""
     status = _STATUSES.get(upgrade.outcome)
     try:
         before, after = _version(upgrade.version_before), _version(upgrade.version_after)
@@ -104,7 +104,7 @@ def _read(vin: str, upgrade: gbt32960.LocalUpgrade, now: datetime) -> LocalUpgra
     return LocalUpgradeRow(
         vin=vin,
         upgraded_at=upgrade.upgraded_at,
-        told_at=now,
+        reported_at=now,
         position=upgrade.position,
         hwid=upgrade.hwid,
         version_before=before,

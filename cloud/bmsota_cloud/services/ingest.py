@@ -1,7 +1,7 @@
 """What comes up a vehicle's link: login, reports, heartbeat, logout, identity.
 
 Written are the newest state (one row a vehicle) and the hot reports. `last_seen_at` moves with every frame, by the
-platform's clock: staleness is a matter of hearing, not of change.
+platform's clock: staleness is judged by messages, not by changed values.
 Left out so far: ingest in batches by the columnar codec, hourly blocks.
 """
 
@@ -75,7 +75,7 @@ class IngestService:
         self._save(state)
 
     def identity(self, vin: str, identity: UnitIdentity, now: datetime) -> None:
-        """The unit has told its nodes; what was exchanged is recorded as equipment change."""
+        """The unit has reported its nodes; what was exchanged is recorded as an equipment change."""
         facts = [fact for node in identity.nodes if (fact := _fact(node)) is not None]
         if len(facts) != len(identity.nodes):
             self._context.counters["node_identity_unusable"] += len(identity.nodes) - len(facts)
@@ -132,6 +132,6 @@ def _fact(node: NodeIdentity) -> NodeFact | None:
         security_counter=node.security_counter,
         hardware_class=str(node.hardware_class),
         serial=node.serial,
-        # A code we have no word for is shown as it came.
+        # A code without a name here is shown as it came.
         state=_STATE_WORDS.get(NodeState(node.state), "") if node.state in set(NodeState) else f"state {node.state}",
     )

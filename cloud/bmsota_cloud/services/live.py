@@ -1,4 +1,4 @@
-"""Tell open pages what has just changed, inside one process.
+"""Live updates for open pages, inside one process.
 
 Topics are "vehicle:<vin>" and "task:<id>"; a message is a dictionary of plain values, ready for JSON. A subscriber that
 does not keep up loses the oldest messages and can see it (`dropped`): a page then asks for a whole snapshot.
@@ -78,7 +78,7 @@ class LiveFeed:
             subscription._put(message)  # noqa: SLF001 - the two classes are one thing
 
     def is_heard(self, topic: str) -> bool:
-        """Whether anybody listens, so that nobody prepares a message for nothing."""
+        """Whether there is a listener, so that no message is prepared for nothing."""
         with self._lock:
             return topic in self._subscriptions
 

@@ -2,7 +2,7 @@
 
 The approval (ota.md 8.2): a code of six random digits goes by mail to the auditor named in the task. Stored is its HMAC
 together with the digest of everything the task contains, so a database copy gives no code away and an edited task needs
-another one. It works once, for 24 hours and five tries, only for that auditor, logged in as himself, and never for the
+another one. It works once, for 24 hours and five tries, only for that auditor's own account, and never for the
 creator.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -103,7 +104,7 @@ class OtaTaskService:
             if not _TIME_LIMIT_S_MIN <= time_limit_s <= _TIME_LIMIT_S_MAX:
                 raise InvalidInputError(
                     "bad-time-limit",
-                    f"expected a time limit of {_TIME_LIMIT_S_MIN} to {_TIME_LIMIT_S_MAX} s, got {time_limit_s}",
+                    f"time limit: expected {_TIME_LIMIT_S_MIN} to {_TIME_LIMIT_S_MAX} s, got {time_limit_s}",
                 )
             _check_reason(reason)
             self._check_auditor(act.work, auditor, by.name)
@@ -155,7 +156,7 @@ class OtaTaskService:
         return task
 
     def send_new_code(self, task_id: int, *, by: Account, now: datetime, address: str = "") -> None:
-        """Mail the auditor a new code; the one before is void from now on.
+        """Mail the auditor a new code; the previous one becomes void.
 
         Raises:
             NotAllowedError: *by* may neither create nor approve tasks.
@@ -172,11 +173,11 @@ class OtaTaskService:
     def approve(self, task_id: int, *, code: str, by: Account, now: datetime, address: str = "") -> OtaTask:
         """Start the task with the code from the auditor's mail.
 
-        Every vehicle gets its signed order; those online are told at once, the others at their next login.
+        Every vehicle gets its signed order; those online are instructed at once, the others at their next login.
 
         Raises:
-            NotAllowedError: *by* may not approve this task ("four-eyes": as its creator; "not-the-auditor": the code
-                went to somebody else), or the code is wrong ("wrong-code"; counted).
+            NotAllowedError: *by* may not approve this task ("four-eyes": as its creator; "not-the-auditor": the
+                code was mailed to another account), or the code is wrong ("wrong-code"; counted).
             ConflictError: the task is not waiting for approval, or its code is void, expired, or for another content.
             NotFoundError: there is no such task.
         """
@@ -185,9 +186,9 @@ class OtaTaskService:
             require(by, Permission.OTA_APPROVE)
             task = _unapproved(act.work, task_id)
             if by.name == task.creator:
-                raise NotAllowedError("four-eyes", f"expected somebody else than the creator, got {by.name}")
+                raise NotAllowedError("four-eyes", f"{by.name} created this task and cannot approve it")
             if by.name != task.auditor:
-                raise NotAllowedError("not-the-auditor", f"expected the auditor {task.auditor}, got {by.name}")
+                raise NotAllowedError("not-the-auditor", f"only the auditor {task.auditor} can approve this task")
             if (refusal := self._check_code(act.work, task, code, now)) is not None:
                 act.refusal = refusal
             else:
@@ -207,16 +208,14 @@ class OtaTaskService:
     ) -> ConflictError | NotAllowedError | None:
         known = work.ota_tasks.code(task.id)
         if known is None or known.is_void:
-            return ConflictError("code-void", "expected a valid code, got none: ask for a new one")
+            return ConflictError("code-void", "there is no valid code; request a new one")
         if now >= known.expires_at:
             work.ota_tasks.save_code(replace(known, is_void=True))
-            return ConflictError(
-                "code-expired", "expected a code of the last 24 hours, got an older one: ask for a new one"
-            )
+            return ConflictError("code-expired", "the code has expired; request a new one")
         if not hmac.compare_digest(known.content_sha256, self._digest(work, task)):
             work.ota_tasks.save_code(replace(known, is_void=True))
             return ConflictError(
-                "content-changed", "expected the content that was mailed, got another: ask for a new code"
+                "content-changed", "the task has changed since the code was mailed; request a new code"
             )
         if _CODE.fullmatch(code.strip()) and hmac.compare_digest(
             known.code_hmac, self._hmac(work, task.id, known.content_sha256, code.strip())
@@ -228,10 +227,8 @@ class OtaTaskService:
         work.ota_tasks.save_code(replace(known, tries=tries, is_void=tries >= APPROVAL_TRIES_MAX))
         left = APPROVAL_TRIES_MAX - tries
         if left <= 0:
-            return NotAllowedError(
-                "wrong-code", "expected the mailed code, got another; no try left: ask for a new one"
-            )
-        return NotAllowedError("wrong-code", f"expected the mailed code, got another; {left} tries left")
+            return NotAllowedError("wrong-code", "wrong code, and no tries are left; request a new code")
+        return NotAllowedError("wrong-code", f"wrong code; {left} {'try' if left == 1 else 'tries'} left")
 
     def _start(self, work: Work, task: OtaTask, now: datetime) -> list[VehicleUpgrade]:
         upgrades = work.ota_tasks.upgrades(task.id)
@@ -265,7 +262,8 @@ class OtaTaskService:
         """Stop what can be stopped, and return the VINs for which it is too late ("Download Complete" or later).
 
         Raises:
-            NotAllowedError, NotFoundError: as ever.
+            NotAllowedError: *by* may not cancel tasks.
+            NotFoundError: there is no such task.
             ConflictError: the task has already ended.
         """
         moved: list[VehicleUpgrade] = []
@@ -274,7 +272,7 @@ class OtaTaskService:
             require(by, Permission.OTA_CANCEL)
             task = _task(act.work, task_id, lock=True)
             if task.status not in {TaskStatus.UNAPPROVED, TaskStatus.APPROVED}:
-                raise ConflictError("task-ended", f"expected an open task, got {task.status!s} ({task_key(task.id)})")
+                raise ConflictError("task-ended", f"{task_key(task.id)} is {task.status!s} and cannot be cancelled")
             text = f"cancelled by {by.name}" + (f": {reason.strip()[:200]}" if reason.strip() else "")
             if task.status is TaskStatus.UNAPPROVED:
                 act.work.ota_tasks.save(replace(task, status=TaskStatus.CANCELLED, finished_at=now))
@@ -357,15 +355,17 @@ class OtaTaskService:
     def _check_auditor(self, work: Work, auditor: str, creator: str) -> None:
         account = work.accounts.get(auditor)
         if account is None or not account.may(Permission.OTA_APPROVE):
-            raise InvalidInputError("bad-auditor", f"expected an account that may approve, got {auditor[:64]!r}")
+            raise InvalidInputError(
+                "bad-auditor", f"auditor: {auditor[:64]!r} is not an account that can approve tasks"
+            )
         if auditor == creator:
-            raise InvalidInputError("four-eyes", f"expected an auditor other than the creator, got {auditor}")
+            raise InvalidInputError("four-eyes", f"auditor: {auditor} creates this task and cannot approve it")
 
     def _add_vehicles(self, work: Work, task: OtaTask, vins: Sequence[str], now: datetime) -> None:
         if not 1 <= len(vins) <= TASK_VEHICLES_MAX:
-            raise InvalidInputError("bad-vehicles", f"expected 1 to {TASK_VEHICLES_MAX} vehicles, got {len(vins)}")
-        if len(dict.fromkeys(vins)) != len(vins):
-            raise InvalidInputError("bad-vehicles", "expected each vehicle once, got one several times")
+            raise InvalidInputError("bad-vehicles", f"vehicles: expected 1 to {TASK_VEHICLES_MAX}, got {len(vins)}")
+        if repeated := sorted(vin[:32] for vin, count in Counter(vins).items() if count > 1):
+            raise InvalidInputError("bad-vehicles", f"vehicles: listed more than once: {_named(repeated)}")
         faults: list[str] = []
         busy: list[str] = []
         chosen: list[tuple[Vehicle, Release]] = []
@@ -380,17 +380,15 @@ class OtaTaskService:
             else:
                 release = work.releases.find(series=vehicle.series, software_version=task.software_version)
                 if release is None:
-                    faults.append(f"{vin}: there is no release {task.software_version} for series {vehicle.series}")
+                    faults.append(f"{vin}: no release {task.software_version} for series {vehicle.series}")
                 elif release.expires_at <= now:
-                    faults.append(f"{vin}: release {release.name} is expired")
+                    faults.append(f"{vin}: release {release.name} has expired")
                 else:
                     chosen.append((vehicle, release))
         if faults:
-            raise InvalidInputError(
-                "bad-vehicles", f"expected vehicles of {task.project} with a release, got: {_named(faults)}"
-            )
+            raise InvalidInputError("bad-vehicles", f"not possible for every vehicle: {_named(faults)}")
         if busy:
-            raise ConflictError("vehicle-busy", f"expected vehicles without an open task, got: {_named(busy)}")
+            raise ConflictError("vehicle-busy", f"some vehicles have an open task: {_named(busy)}")
         for place, (vehicle, release) in enumerate(chosen, start=1):
             work.ota_tasks.add_upgrade(
                 VehicleUpgrade(task_id=task.id, vin=vehicle.vin, place=place, release_id=release.id)
@@ -425,12 +423,12 @@ class OtaTaskService:
                     f"Reason    {task.reason}\n"
                     f"Version   {task.software_version}\n"
                     f"Vehicles  {len(upgrades)}\n"
-                    f"Created   {task.creator}\n"
+                    f"Creator   {task.creator}\n"
                     f"\n"
                     f"Approval code: {code}\n"
                     f"\n"
-                    f"It is valid for {valid_s // 3600} hours and for this content only. Enter it, logged in as "
-                    f"{task.auditor}, at\n"
+                    f"The code is valid for {valid_s // 3600} hours and for this task as described above. To start the "
+                    f"upgrade,\nlog in as {task.auditor} and enter it at\n"
                     f"{self._context.settings.pages_url.rstrip('/')}/ota/tasks/{task.id}\n"
                 ),
                 task_id=task.id,
@@ -466,21 +464,24 @@ class OtaTaskService:
 def _task(work: Work, task_id: int, *, lock: bool = False) -> OtaTask:
     task = work.ota_tasks.get(task_id, lock=lock)
     if task is None:
-        raise NotFoundError("no-such-task", f"expected a task, got number {task_id}, which there is not")
+        raise NotFoundError("no-such-task", f"no task {task_id}")
     return task
 
 
 def _unapproved(work: Work, task_id: int) -> OtaTask:
     task = _task(work, task_id, lock=True)
     if task.status is not TaskStatus.UNAPPROVED:
-        raise ConflictError("not-unapproved", f"expected an unapproved task, got {task.status!s} ({task_key(task.id)})")
+        raise ConflictError(
+            "not-unapproved",
+            f"{task_key(task.id)} is {task.status!s}; only an Unapproved task can be edited or approved",
+        )
     return task
 
 
 def _check_reason(reason: str) -> None:
     if not 1 <= len(reason.strip()) <= _REASON_LENGTH_MAX:
         raise InvalidInputError(
-            "bad-reason", f"expected a reason of 1 to {_REASON_LENGTH_MAX} characters, got {len(reason.strip())}"
+            "bad-reason", f"reason: expected 1 to {_REASON_LENGTH_MAX} characters, got {len(reason.strip())}"
         )
 
 

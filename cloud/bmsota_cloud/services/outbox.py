@@ -1,6 +1,6 @@
-"""The outbox: mails that stand in the database wait here until somebody has taken them.
+"""The outbox: mails wait in the database until a mail server has taken them.
 
-Who sends is not known here (`bmsota_cloud.mail.worker` by SMTP, a test or a simulation by a function): `take_due`, then
+Who sends them is decided elsewhere (`bmsota_cloud.mail.worker` by SMTP, a test or a simulation by a function): `take_due`, then
 `delivered` or `failed` for each. A mail taken twice because the platform died in between is sent twice; an approval
 code twice is harmless, one never sent is not.
 """
@@ -62,7 +62,7 @@ class OutboxService:
         )
 
     def drain(self, now: datetime, deliver: Callable[[Mail], None]) -> int:
-        """Give every due mail to *deliver*; how many it took. An OSError from it means "later"."""
+        """Give every due mail to *deliver*; how many it took. An OSError from it means "retry later"."""
         count = 0
         while mails := self.take_due(now):
             for mail in mails:

@@ -1,6 +1,6 @@
-"""Releases: what is uploaded is verified before anybody can order it (ota.md S9, S27, S35).
+"""Releases: what is uploaded is verified before it can be ordered (ota.md S9, S27, S35).
 
-The manifest must be signed by a key of the release people, every image by an image key, and each image must be the
+The manifest must be signed with a release key, every image by an image key, and each image must be the
 very one its line in the manifest describes. The platform can't sign either: it holds the order key only.
 """
 
@@ -41,7 +41,7 @@ class ReleaseService:
     def upload(
         self, *, manifest: bytes, images: Sequence[bytes], by: Account, now: datetime, address: str = ""
     ) -> Release:
-        """Verify and keep a release. The same release again is answered with the one that is there.
+        """Verify and keep a release. Uploading the same release again returns the one that is there.
 
         Raises:
             NotAllowedError: *by* may not upload.
@@ -64,18 +64,16 @@ class ReleaseService:
             try:
                 content = verify_manifest(manifest, self._context.keys.manifest_public_keys)
             except TrustError as error:
-                raise InvalidInputError("bad-manifest", f"expected a manifest we can believe, got {error}") from error
+                raise InvalidInputError("bad-manifest", f"the manifest was rejected: {error}") from error
             expires_at = datetime.fromtimestamp(content.expires_s, UTC)
             if expires_at <= now:
-                raise InvalidInputError(
-                    "bad-manifest", f"expected a manifest that is valid, got one that expired {expires_at:%Y-%m-%d}"
-                )
+                raise InvalidInputError("bad-manifest", f"the manifest expired on {expires_at:%Y-%m-%d}")
             files = self._check_images(content.images, images)
             other = act.work.releases.find(series=content.series, software_version=content.software_version)
             if other is not None:
                 raise ConflictError(
                     "version-taken",
-                    f"expected a new version of {content.series}, got {content.software_version}, which is {other.name}",
+                    f"series {content.series} already has version {content.software_version}: {other.name}",
                 )
             release = act.work.releases.add(
                 Release(
@@ -111,20 +109,20 @@ class ReleaseService:
         with self._context.store.reading() as work:
             release = work.releases.get(release_id)
         if release is None:
-            raise NotFoundError("no-such-release", f"expected a release, got number {release_id}, which there is not")
+            raise NotFoundError("no-such-release", f"no release {release_id}")
         return release
 
     def _check_images(self, lines: Sequence[ReleaseImage], images: Sequence[bytes]) -> dict[str, bytes]:
         if len(images) > RELEASE_FILES_MAX:
-            raise InvalidInputError("bad-image", f"expected at most {RELEASE_FILES_MAX} images, got {len(images)}")
+            raise InvalidInputError("bad-image", f"images: expected at most {RELEASE_FILES_MAX}, got {len(images)}")
         files = {sha256(data).hexdigest(): data for data in images}
         wanted = {line.sha256.hex(): line for line in lines}
         missing = [digest[:16] for digest in wanted if digest not in files]
         if missing:
-            raise InvalidInputError("image-missing", f"expected every image of the manifest, got none for {missing}")
+            raise InvalidInputError("image-missing", f"missing images of the manifest: {', '.join(missing)}")
         extra = [digest[:16] for digest in files if digest not in wanted]
         if extra:
-            raise InvalidInputError("image-extra", f"expected only images of the manifest, got {extra} as well")
+            raise InvalidInputError("image-extra", f"not in the manifest: {', '.join(extra)}")
         for digest, line in wanted.items():
             try:
                 verify_image(files[digest], public_keys=self._context.keys.image_public_keys)
@@ -133,7 +131,7 @@ class ReleaseService:
                 raise InvalidInputError("bad-image", f"image {digest[:16]}: {error}") from error
             if described != line:
                 raise InvalidInputError(
-                    "bad-image", f"image {digest[:16]}: expected what the manifest says of it, got something else"
+                    "bad-image", f"image {digest[:16]} differs from its description in the manifest"
                 )
         return files
 

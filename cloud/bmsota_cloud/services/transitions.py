@@ -1,4 +1,4 @@
-"""The steps that several use cases share: moving a vehicle's upgrade on, signing its order, telling the pages."""
+"""The transitions that several use cases share: a vehicle's next status, its signed order, the news for open pages."""
 
 from __future__ import annotations
 
@@ -70,13 +70,11 @@ def give_order(
     The order's identity stays the same when it is given again: for the unit only the sequence makes it new.
     """
     if task.approved_at is None:
-        raise ConflictError("not-approved", f"expected an approved task, got {task.status!s} ({task_key(task.id)})")
+        raise ConflictError("not-approved", f"{task_key(task.id)} is not approved")
     sequence = vehicle.order_sequence + 1
     expires_at = min(now + timedelta(seconds=context.settings.order_valid_s), release.expires_at)
     if expires_at <= now:
-        raise ConflictError(
-            "release-expired", f"expected a release that is valid, got {release.name}, which is expired"
-        )
+        raise ConflictError("release-expired", f"release {release.name} has expired")
     document = sign_order(
         UpgradeOrder(
             order_id=upgrade.order_id,
@@ -99,7 +97,7 @@ def give_order(
 
 
 def publish_upgrade(context: Context, upgrade: VehicleUpgrade, now: datetime) -> None:
-    """Tell the task's pages where one vehicle stands. Call it after the commit."""
+    """Send one vehicle's status to the open pages of its task. Call it after the commit."""
     context.live.publish(
         f"task:{upgrade.task_id}",
         {
@@ -115,5 +113,5 @@ def publish_upgrade(context: Context, upgrade: VehicleUpgrade, now: datetime) ->
 
 
 def publish_task(context: Context, task_id: int) -> None:
-    """Tell the task's pages that the task as a whole has changed. Call it after the commit."""
+    """Tell the open pages of a task that it has changed as a whole. Call it after the commit."""
     context.live.publish(f"task:{task_id}", {"kind": "task"})

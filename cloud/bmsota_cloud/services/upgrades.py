@@ -1,6 +1,6 @@
-"""What units say about their upgrades, and what time says: instructions, states, the signed report, the time limit.
+"""What units report of their upgrades, and the time limit: instructions, states, the signed report, time-outs.
 
-A state frame (UpgradeState) is an unsigned word over the vehicle's link: it moves a vehicle on within the table of
+A state frame (UpgradeState) is unsigned: it moves a vehicle within the table of
 statuses and never to "Upgrade succeeded" or "Rolled back". Those come from the signed post-boot report alone, and
 success only if every node of the pack is in it with the version of the release (design decision 8).
 """
@@ -45,7 +45,7 @@ __all__ = ["Instruction", "ReportVerdict", "UpgradeService"]
 
 _ORDER_ID = re.compile(r"OTA-(\d{1,9})-(\d{1,9})", re.ASCII)
 
-# What each state of the unit means for the status, and how it is shown. None: the status stays, the words change.
+# What each state of the unit means for the status, and how it is shown. None: the status stays, the text changes.
 _STATES: dict[int, tuple[VehicleStatus | None, str]] = {
     UpgradeStateCode.INSTRUCTED: (VehicleStatus.TO_BE_DOWNLOADED, "instruction received"),
     UpgradeStateCode.WAITING_SAFE_STATE: (VehicleStatus.TO_BE_DOWNLOADED, "waiting for a safe state"),
@@ -55,9 +55,9 @@ _STATES: dict[int, tuple[VehicleStatus | None, str]] = {
     UpgradeStateCode.SWITCHING: (VehicleStatus.DOWNLOAD_COMPLETE, "switching"),
     UpgradeStateCode.FLASHING_SLAVES: (VehicleStatus.DOWNLOAD_COMPLETE, "flashing slaves"),
     UpgradeStateCode.SELF_TEST: (VehicleStatus.DOWNLOAD_COMPLETE, "self-test"),
-    # Only words until the signed report says the same.
-    UpgradeStateCode.SUCCEEDED: (None, "says it succeeded; the signed report is awaited"),
-    UpgradeStateCode.ROLLED_BACK: (None, "says it rolled back; the signed report is awaited"),
+    # Only a text until the signed report says the same.
+    UpgradeStateCode.SUCCEEDED: (None, "reported success; waiting for the signed report"),
+    UpgradeStateCode.ROLLED_BACK: (None, "reported a rollback; waiting for the signed report"),
     UpgradeStateCode.FAILED: (VehicleStatus.FAILED, ""),
     UpgradeStateCode.REJECTED: (VehicleStatus.REJECTED, ""),
     UpgradeStateCode.CANCELLED: (VehicleStatus.CANCELLED, ""),
@@ -67,7 +67,7 @@ _OUTCOMES: dict[str, VehicleStatus] = {
     "succeeded": VehicleStatus.SUCCEEDED,
     "rolled-back": VehicleStatus.ROLLED_BACK,
     "failed": VehicleStatus.FAILED,
-    # Trust said no on the unit; the reason begins with the name of the attack.
+    # The unit's trust checks refused the order; the reason begins with the name of the attack.
     "rejected": VehicleStatus.REJECTED,
 }
 
@@ -78,7 +78,7 @@ _EXPIRE_MAX = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
-    """What a vehicle's link has to send down: come and fetch an order."""
+    """What a vehicle's link has to send: fetch your order."""
 
     order_id: str
     vin: str
@@ -93,9 +93,9 @@ class ReportVerdict(StrEnum):
 
     ACCEPTED = "accepted"
     REPEATED = "repeated"
-    """Known already: answered like the first time, and nothing changed."""
+    """Known already: answered like the first time, and nothing has changed."""
     REFUSED = "refused"
-    """Not believed, or about nothing we know."""
+    """Not trusted, or for no order of this platform."""
 
 
 class UpgradeService:
@@ -137,12 +137,12 @@ class UpgradeService:
 
     # -- up ------------------------------------------------------------------------------------------------------------
 
-    def state_told(
+    def receive_state(
         self, vin: str, *, order_id: str, state: int, progress_pct: int | None, reason: str, now: datetime
     ) -> bool:
         """An UpgradeState frame. Whether it was about an open upgrade of this vehicle.
 
-        A state that would lead back is left aside and counted: frames may be late, statuses don't go back.
+        A state that would lead back is counted and left aside: frames may be late, statuses don't go back.
         """
         counters = self._context.counters
         known = _STATES.get(state)
@@ -176,8 +176,8 @@ class UpgradeService:
             publish_task(self._context, upgrade.task_id)
         return True
 
-    def report_received(self, vin: str, document: bytes, now: datetime) -> ReportVerdict:
-        """A signed post-boot report. Only a believed one ends the vehicle's upgrade."""
+    def receive_report(self, vin: str, document: bytes, now: datetime) -> ReportVerdict:
+        """A signed post-boot report. Only one that is trusted ends the vehicle's upgrade."""
         upgrade: VehicleUpgrade | None = None
         with self._context.store.transaction() as work:
             vehicle = work.vehicles.get(vin, lock=True)
@@ -189,10 +189,10 @@ class UpgradeService:
                 self._context.counters["report_repeated"] += 1
                 return ReportVerdict.REPEATED
             try:
-                report = self._believe(vehicle, document)
+                report = self._verified(vehicle, document)
                 upgrade = self._find(work, report.order_id, vin)
                 if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED:
-                    raise TrustError("wrong-order", f"expected an order of {vin}, got {report.order_id}")  # noqa: TRY301
+                    raise TrustError("wrong-order", f"{vin} has no order {report.order_id}")  # noqa: TRY301
             except TrustError as refusal:
                 self._context.counters["report_refused"] += 1
                 note(
@@ -207,7 +207,7 @@ class UpgradeService:
                 return ReportVerdict.REFUSED
             work.vehicles.save(replace(vehicle, report_counter=report.counter, report_sha256=digest))
             if upgrade.ended_by_report:
-                # The unit lost our answer and its memory of the report; the order had ended before.
+                # The unit lost our reply and its record of the report; the order had ended before.
                 self._context.counters["report_repeated"] += 1
                 return ReportVerdict.REPEATED
             upgrade = self._conclude(work, upgrade, report, document, now)
@@ -225,7 +225,7 @@ class UpgradeService:
         self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": 0})
         return ReportVerdict.ACCEPTED
 
-    def _believe(self, vehicle: Vehicle, document: bytes) -> PostBootReport:
+    def _verified(self, vehicle: Vehicle, document: bytes) -> PostBootReport:
         """The report, if it is signed by this vehicle's unit and newer than the last.
 
         Raises:
@@ -318,7 +318,7 @@ def _problems(
     """Why a report of success is none: a node that is missing or does not run the release's version."""
     problems: list[str] = []
     reported = {node.position for node in report.nodes}
-    problems.extend(f"{node_name(position)} is not in it" for position in positions if position not in reported)
+    problems.extend(f"{node_name(position)} is missing from it" for position in positions if position not in reported)
     for node in report.nodes:
         kind = NodeKind.MASTER if node.position == 0 else NodeKind.SLAVE
         hwid, hardware_class = classes.get(node.position, ("", ""))
@@ -339,7 +339,7 @@ def _silent(work: Work, upgrade: VehicleUpgrade, now: datetime) -> str:
     assert task is not None  # a foreign key
     assert upgrade.heard_at is not None  # it is set by the approval, and only later ones are looked for
     silent_s = int((now - upgrade.heard_at).total_seconds())
-    return f"not heard of for {silent_s} s, the limit is {task.time_limit_s} s"
+    return f"no message for {silent_s} s; the limit is {task.time_limit_s} s"
 
 
 def _short(text: str) -> str:

@@ -43,7 +43,7 @@ class VehicleRow:
     last_seen_at: datetime | None
     soc_pct: float | None
     master_version: str
-    """Empty before the unit first told it."""
+    """Empty before the unit has reported it."""
     slave_versions: tuple[str, ...]
     """The different versions on the slaves, sorted; more than one is a mixed pack."""
     slave_count: int
@@ -95,7 +95,7 @@ class VehicleService:
     ) -> Vehicle:
         """Make a vehicle known, with its master's HWID and the public key its unit signs with (Ed25519, 32 raw bytes).
 
-        *by* is None only where no operator stands behind it: the command line and a simulation's wiring.
+        *by* is None only where no operator is involved: the command line and a simulation's wiring.
 
         Raises:
             InvalidInputError: a value can't be used.
@@ -114,12 +114,12 @@ class VehicleService:
             except ValueError as error:
                 raise InvalidInputError(
                     "bad-key",
-                    f"expected an Ed25519 public key of 32 bytes, got {len(device_public_key)} bytes: {error}",
+                    f"device public key: expected 32 bytes of Ed25519, got {len(device_public_key)} bytes: {error}",
                 ) from error
             if act.work.vehicles.get(vin) is not None:
-                raise ConflictError("already-registered", f"expected a new VIN, got {vin}, which is registered")
+                raise ConflictError("already-registered", f"VIN {vin} is already registered")
             if (other := act.work.vehicles.by_hwid(hwid)) is not None:
-                raise ConflictError("already-registered", f"expected a new HWID, got {hwid}, which is in {other.vin}")
+                raise ConflictError("already-registered", f"HWID {hwid} is already registered, in {other.vin}")
             vehicle = Vehicle(
                 vin=vin,
                 series=series,
@@ -163,7 +163,7 @@ class VehicleService:
         with self._context.store.reading() as work:
             vehicle = work.vehicles.get(vin)
             if vehicle is None:
-                raise NotFoundError("no-such-vehicle", f"expected a registered vehicle, got {vin[:32]}")
+                raise NotFoundError("no-such-vehicle", f"no vehicle {vin[:32]}")
             nodes = work.vehicles.nodes([vin])[vin]
             changes = work.equipment.page(PageRequest(1, 20), vin=vin).items
         state = self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)

@@ -141,10 +141,10 @@ class OtaTaskTables(Protocol):
 
 
 class HistoryTables(Protocol):
-    """Field upgrades, and the history that they and the tasks make together."""
+    """Local upgrades, and the history that they and the tasks make together."""
 
     def add(self, upgrade: LocalUpgradeRow) -> bool:
-        """Keep what is new; False if it is there already: all but `told_at`, tool and detail are the same."""
+        """Keep what is new; False if it is there already: all but `reported_at`, tool and detail are the same."""
         ...
 
     def page(self, vin: str, request: PageRequest) -> Page[HistoryEntry]:

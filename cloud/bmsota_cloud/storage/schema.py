@@ -164,13 +164,14 @@ equipment_change = Table(
     sqlite_autoincrement=True,
 )
 
-field_upgrade = Table(
+# In the database it keeps its first name, and so does the column.
+local_upgrade = Table(
     "field_upgrade",
     PLATFORM,
     Column("id", Integer, primary_key=True),
     Column("vin", ForeignKey("vehicle.vin"), nullable=False),
     Column("upgraded_at", UtcTime, nullable=False),
-    Column("told_at", UtcTime, nullable=False),
+    Column("told_at", UtcTime, key="reported_at", nullable=False),
     Column("position", Integer, nullable=False),
     Column("hwid", String(24), nullable=False),
     Column("version_before", String(32), nullable=False),

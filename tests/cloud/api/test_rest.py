@@ -58,7 +58,7 @@ def test_the_main_job_over_rest(world, client, bearer, release_files, base64_key
     answer = client.get(task, headers=vera)
     (upgrade,) = answer.json()["upgrades"]["items"]
     assert (upgrade["status"], upgrade["progress_pct"]) == ("Downloading", 37)
-    world.services.upgrades.report_received(vin, world.report(1, "OTA-1-1"), world.now)
+    world.services.upgrades.receive_report(vin, world.report(1, "OTA-1-1"), world.now)
     answer = client.get(task, headers=vera).json()
     (upgrade,) = answer["upgrades"]["items"]
     assert [step["status"] for step in upgrade["transitions"]] == [
@@ -207,7 +207,7 @@ def test_the_upgrade_history_of_a_vehicle(world, client, bearer):
         detail="not confirmed",
     )
     world.wait(hours=1)
-    world.services.histories.told(vin, [upgrade], world.now)
+    world.services.histories.receive(vin, [upgrade], world.now)
     path = f"{API}/vehicles/{vin}/upgrade-history"
     answer = client.get(path, headers=bearer("vera"))
     assert answer.status_code == 200
@@ -223,9 +223,9 @@ def test_the_upgrade_history_of_a_vehicle(world, client, bearer):
         "task_id": None,
         "software_version": "",
         "tool": "bmsota 1.0",
-        "told_at": "2026-11-22T09:00:00Z",
+        "reported_at": "2026-11-22T09:00:00Z",
     }
-    assert (ota["source"], ota["task_id"], ota["status"], ota["software_version"], ota["told_at"]) == (
+    assert (ota["source"], ota["task_id"], ota["status"], ota["software_version"], ota["reported_at"]) == (
         "OTA",
         task.id,
         "Approved",

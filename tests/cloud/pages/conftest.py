@@ -125,7 +125,7 @@ def tell_field_upgrade(world):
             "outcome": LocalUpgradeOutcome.SUCCEEDED,
         }
         upgrade = LocalUpgrade(**asked | fields)
-        assert world.services.histories.told(world.vin(number), [upgrade], world.now) == 1
+        assert world.services.histories.receive(world.vin(number), [upgrade], world.now) == 1
 
     return tell
 

@@ -29,7 +29,7 @@ def test_logging_in_and_out(fleet, tab):
     page.get_by_label("Name").fill("carol")
     page.get_by_label("Password").fill("not hers at all")
     page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("alert").first).to_contain_text("do not belong together")
+    expect(page.get_by_role("alert").first).to_contain_text("Wrong name or password.")
     expect(page.get_by_label("Name")).to_have_value("carol")
     page.get_by_label("Password").fill("correct horse battery")
     page.get_by_role("button", name="Log in").click()
@@ -68,7 +68,7 @@ def test_without_scripts_the_list_filters_all_the_same(fleet, tab):
     page.get_by_role("button", name="Filter").click()
     expect(page.locator("tbody tr")).to_have_count(1)
     page.get_by_role("link", name=fleet.vin(4)).click()
-    expect(page.get_by_text("This vehicle has not been heard of yet.")).to_be_visible()
+    expect(page.get_by_text("This vehicle has never connected.")).to_be_visible()
 
 
 def test_values_change_live_and_turn_grey_when_the_vehicle_leaves(fleet, report, make, tab):
@@ -113,7 +113,7 @@ def test_progress_moves_without_a_reload(fleet, tab):
     code = page.get_by_label("Code from the mail")
     code.fill("123")
     fleet.services.ota_tasks.send_new_code(task.id, by=fleet.people["carol"], now=fleet.now)
-    expect(page.get_by_text("is on its way.")).to_be_visible()
+    expect(page.get_by_text("is waiting to be sent.")).to_be_visible()
     code.fill(fleet.newest_code())
     expect(page.get_by_text("A six-digit code was mailed to")).to_be_visible()
     assert page.evaluate("window.isSamePage") is True
@@ -131,7 +131,7 @@ def test_progress_moves_without_a_reload(fleet, tab):
         expect(row.get_by_role("progressbar")).to_have_js_property("value", progress_pct)
     tell(UpgradeStateCode.DOWNLOAD_COMPLETE)
     expect(row.locator(".upgrade-state .status")).to_have_text("Download Complete")
-    fleet.services.upgrades.report_received(fleet.vin(1), fleet.report(1, f"OTA-{task.id}-1"), fleet.now)
+    fleet.services.upgrades.receive_report(fleet.vin(1), fleet.report(1, f"OTA-{task.id}-1"), fleet.now)
     expect(row.locator(".upgrade-state .status")).to_have_text("Upgrade succeeded")
     expect(row.locator(".steps li")).to_have_count(5)
     # What the person has opened stays open, and nothing was loaded again.
@@ -160,10 +160,10 @@ def test_a_wrong_code_stays_to_be_corrected(fleet, tab):
     wrong = "123456" if fleet.newest_code() != "123456" else "123457"
     page.get_by_label("Code from the mail").fill(wrong)
     page.get_by_role("button", name="Approve and start").click()
-    expect(page.get_by_text("got another; 4 tries left")).to_be_visible()
+    expect(page.get_by_text("wrong code; 4 tries left")).to_be_visible()
     fleet.wait(seconds=5)
     fleet.services.ota_tasks.send_new_code(task.id, by=fleet.people["carol"], now=fleet.now)
-    expect(page.get_by_text("is on its way.")).to_be_visible()
+    expect(page.get_by_text("is waiting to be sent.")).to_be_visible()
     expect(page.get_by_label("Code from the mail")).to_have_value(wrong)
 
 
@@ -174,7 +174,7 @@ def test_a_lost_server_is_told_and_found_again(fleet, report, server, tab):
     expect(figure).to_have_text("63 %")
     server.stop()
     expect(page.locator("#lost")).to_be_visible()
-    expect(page.locator("#lost")).to_contain_text("What you see is not live")
+    expect(page.locator("#lost")).to_contain_text("The values shown are not live")
     report(1, soc_pct=12)
     server.restart()
     expect(page.locator("#lost")).to_be_hidden()
@@ -213,11 +213,11 @@ def test_who_is_logged_out_elsewhere_is_asked_to_log_in(fleet, tab):
 
 def test_a_field_upgrade_comes_without_a_reload(fleet, tab, tell_field_upgrade):
     page = tab("vera", f"/vehicles/{fleet.vin(1)}/real-time")
-    expect(page.get_by_text("No upgrade so far.")).to_be_visible()
+    expect(page.get_by_text("No upgrades.")).to_be_visible()
     page.evaluate("window.isSamePage = true")
     tell_field_upgrade(1, position=2, tool="bmsota 1.0")
     expect(page.get_by_text("Slave 2 2.0.0 → 2.1.0")).to_be_visible()
-    expect(page.get_by_text("No upgrade so far.")).to_have_count(0)
+    expect(page.get_by_text("No upgrades.")).to_have_count(0)
     assert page.evaluate("window.isSamePage") is True
 
 

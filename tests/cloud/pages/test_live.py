@@ -194,7 +194,7 @@ def test_progress_comes_as_a_patch_and_a_status_as_a_whole(fleet, visit, task):
             "stage_1": "downloading: block 12 fetched again",
             "reason_1": "",
         }
-        fleet.services.upgrades.report_received(fleet.vin(1), fleet.report(1, f"OTA-{task.id}-1"), fleet.now)
+        fleet.services.upgrades.receive_report(fleet.vin(1), fleet.report(1, f"OTA-{task.id}-1"), fleet.now)
         assert "Upgrade succeeded" in socket.receive_json()["parts"]["live_vehicles"]
 
 

@@ -57,7 +57,7 @@ def test_over_https_the_cookie_is_bound_to_the_host(world):
 def test_a_wrong_password_is_told_beside_the_form_which_keeps_the_name(stranger):
     answer = log_in(stranger, name="carol", password="wrong")
     assert answer.status_code == 401
-    assert "do not belong together" in answer.text
+    assert "Wrong name or password." in answer.text
     assert 'value="carol"' in answer.text
     assert "set-cookie" not in answer.headers
 

@@ -44,13 +44,13 @@ def test_the_list_of_tasks(task, visit, words):
 def test_the_list_filters_by_project_in_its_address(task, visit):
     vera = visit("vera")
     assert "OTA-1" in vera.see("/ota/tasks?project=Harbour")
-    assert "No task matches." in vera.see("/ota/tasks?project=Hills")
+    assert "No tasks match." in vera.see("/ota/tasks?project=Hills")
     part = vera.get("/ota/tasks?project=Harbour", headers={"X-Partial": "list"}).text
     assert part.startswith('<section id="list"')
 
 
 def test_no_task_yet(visit):
-    assert "No task was created yet." in visit("vera").see("/ota/tasks")
+    assert "No tasks yet." in visit("vera").see("/ota/tasks")
 
 
 def test_a_task_that_is_not_there_is_explained(visit):
@@ -92,12 +92,12 @@ def test_every_status_in_the_words_of_the_platform(fleet, task, visit, words):
     tell(world, task, 1, UpgradeStateCode.DOWNLOAD_COMPLETE)
     tell(world, task, 1, UpgradeStateCode.FLASHING_SLAVES, reason="2 of 2")
     assert " Download Complete flashing slaves: 2 of 2 Master" in row(carol.see(path), 1)
-    world.services.upgrades.report_received(world.vin(1), world.report(1, f"OTA-{task.id}-1"), world.now)
+    world.services.upgrades.receive_report(world.vin(1), world.report(1, f"OTA-{task.id}-1"), world.now)
     page = carol.see(path)
     assert " Upgrade succeeded Master 2.0.0 → 2.1.0 Slaves 2 × 2.0.0 → 2 × 2.1.0" in row(page, 1)
     assert row(page, 1).endswith("Downloading 16:00:00 Download Complete 16:01:30 Upgrade succeeded 16:01:30")
     assert "Slave 2 S-000001-2 2.0.0 S-000001-2 2.1.0" in words(page)
-    assert "The versions after are from the signed report of the unit." in page
+    assert "Versions after the upgrade come from the unit's signed report." in page
     assert "3 vehicles 2 Approved 1 Upgrade succeeded" in words(page)
 
 
@@ -108,7 +108,7 @@ def test_the_ends_that_nobody_wished_for_have_their_reasons(fleet, task, visit, 
     report = world.report(
         2, f"OTA-{task.id}-2", versions=["2.0.0"] * 3, outcome=Outcome.ROLLED_BACK, reason="self-test: cell 17"
     )
-    world.services.upgrades.report_received(world.vin(2), report, world.now)
+    world.services.upgrades.receive_report(world.vin(2), report, world.now)
     world.wait(days=4)
     world.services.upgrades.expire(world.now)
     # Four days are longer than a session.
@@ -152,7 +152,7 @@ def test_the_auditor_gets_the_form_and_nobody_else(task, visit, words):
     for name in ("carol", "anna", "vera", "adam"):
         page = visit(name).see(path)
         assert "/approve" not in page
-        assert "Waiting for alan to enter it here." in words(page)
+        assert "Waiting for alan to enter the code here." in words(page)
 
 
 def test_the_right_code_starts_the_task(fleet, task, visit):
@@ -184,7 +184,7 @@ def test_after_five_wrong_codes_a_new_one_is_needed(fleet, task, visit, words):
     assert alan.post(f"{path}/approve", code=code).status_code == 409
     assert "There is no valid code. alan needs a new one." in words(alan.see(path))
     assert alan.post(f"{path}/new-code").status_code == 303
-    assert "The mail to a…@example.org is on its way." in words(alan.see(path))
+    assert "The mail to a…@example.org is waiting to be sent." in words(alan.see(path))
     assert alan.post(f"{path}/approve", code=fleet.newest_code()).status_code == 303
 
 
@@ -200,7 +200,7 @@ def test_an_approved_task_can_not_be_approved_again(fleet, task, visit):
     fleet.approve(task, code=code)
     answer = visit("alan").post(f"/ota/tasks/{task.id}/approve", code=code)
     assert answer.status_code == 409
-    assert "expected an unapproved task" in answer.text
+    assert "only an Unapproved task can be edited or approved" in answer.text
 
 
 def test_an_act_without_the_token_of_the_session_does_nothing(fleet, task, visit):
@@ -219,10 +219,10 @@ def test_what_became_of_the_mail_is_told_without_its_whole_address(fleet, visit,
     fleet.upload()
     task = fleet.create(1)
     path, vera = f"/ota/tasks/{task.id}", visit("vera")
-    assert "The mail to a…@example.org is on its way." in words(vera.see(path))
+    assert "The mail to a…@example.org is waiting to be sent." in words(vera.see(path))
     (mail,) = fleet.services.outbox.take_due(fleet.now)
     fleet.services.outbox.failed(mail, fleet.now, "451 try later")
-    assert "failed 1 time (451 try later) and is tried again" in words(vera.see(path))
+    assert "failed 1 time (451 try later) and will be retried" in words(vera.see(path))
     fleet.wait(minutes=1)
     (mail,) = fleet.services.outbox.take_due(fleet.now)
     fleet.services.outbox.failed(mail, fleet.now, "550 no such user", is_permanent=True)
@@ -250,7 +250,7 @@ def test_cancelling_tells_for_how_many_it_is_too_late(fleet, task, visit, words)
     answer = carol.post(f"/ota/tasks/{task.id}/cancel", reason="wrong release")
     assert answer.headers["location"] == f"/ota/tasks/{task.id}?late=1"
     page = carol.see(answer.headers["location"])
-    assert "For 1 vehicle it was too late" in words(page)
+    assert "except for 1 vehicle that has already downloaded the new software" in words(page)
     assert " Cancelled cancelled by carol: wrong release Master" in row(page, 2)
     assert " Download Complete " in row(page, 1)
 
@@ -260,7 +260,7 @@ def test_an_ended_task_can_not_be_cancelled(fleet, task, visit):
     assert carol.post(f"/ota/tasks/{task.id}/cancel").headers["location"] == f"/ota/tasks/{task.id}"
     answer = carol.post(f"/ota/tasks/{task.id}/cancel", reason="again")
     assert answer.status_code == 409
-    assert "expected an open task" in answer.text
+    assert "cannot be cancelled" in answer.text
 
 
 def test_who_only_looks_can_not_cancel(task, visit):

@@ -23,7 +23,7 @@ def test_the_list_shows_what_a_person_looks_for(fleet, visit, words):
     text = words(page)
     assert "TESTVEHICLE000001 Online 0 s ago F7 Harbour 63 % 2.0.0 2 × 2.0.0 M-000001" in text
     assert "TESTVEHICLE000003 Offline 3 h ago F7 Harbour 20 % 2.0.0 2 × 2.0.0 M-000003" in text
-    assert "TESTVEHICLE000004 Offline never heard E7 Hills – – – M-000004" in text
+    assert "TESTVEHICLE000004 Offline never connected E7 Hills – – – M-000004" in text
     assert "4 vehicles" in text
 
 
@@ -60,11 +60,11 @@ def test_the_form_shows_the_filters_that_are_set(fleet, visit):
 
 
 def test_a_list_without_a_match_says_so(fleet, visit, words):
-    assert 'No vehicle matches. <a href="/vehicles">' in visit("vera").see("/vehicles?q=nothing")
+    assert 'No vehicles match. <a href="/vehicles">' in visit("vera").see("/vehicles?q=nothing")
 
 
 def test_an_empty_platform_says_so(visit):
-    assert "No vehicle is registered yet." in visit("vera").see("/vehicles")
+    assert "No vehicles are registered yet." in visit("vera").see("/vehicles")
 
 
 def test_a_mixed_pack_stands_out(world, visit, words):
@@ -92,7 +92,7 @@ def test_a_filter_of_ours_says_how_far_it_looked(world, visit, words, monkeypatc
     for number in range(1, 506):
         world.register(number, series="F7" if number <= 500 else "E7")
     vera = visit("vera")
-    assert "Only the first 500 vehicles were looked at" in words(vera.see("/vehicles?online=no"))
+    assert "Only the first 500 vehicles were searched" in words(vera.see("/vehicles?online=no"))
     # The series is looked for in the database first, so these five are found all the same.
     page = vera.see("/vehicles?online=no&series=E7")
     assert len(vins(page)) == 5
@@ -104,7 +104,7 @@ def test_an_address_that_can_not_be_right_is_explained(visit):
     for query in ("page=0", "page=x", "online=perhaps"):
         answer = vera.get(f"/vehicles?{query}")
         assert answer.status_code == 422, query
-        assert "Not understood" in answer.text
+        assert "Invalid request" in answer.text
 
 
 def test_a_script_gets_the_list_alone(fleet, visit):
@@ -146,7 +146,7 @@ def test_all_newest_values_are_there(fleet, visit, words):
         "Motor 1 consuming , 5 200 rpm , 118.5 N·m",
         "Last received 0 s ago · 2026-11-22 16:00:00 +08:00",
         "Slave 2 S-000001-2 2.0.0 2 serial S-000001-2 running",
-        "No part was exchanged so far.",
+        "No equipment changes.",
     ):
         assert shown in text
 
@@ -179,8 +179,8 @@ def test_a_vehicle_that_went_offline_keeps_its_values_and_says_how_old_they_are(
 
 def test_a_vehicle_that_was_never_heard_of(fleet, visit, words):
     text = words(visit("vera").see(f"/vehicles/{fleet.vin(4)}/real-time"))
-    assert "This vehicle has not been heard of yet." in text
-    assert "The unit has not told its nodes yet." in text
+    assert "This vehicle has never connected." in text
+    assert "The unit has not reported its nodes yet." in text
     assert "State of charge" not in text
 
 
@@ -224,12 +224,12 @@ def test_field_upgrades_stand_beside_the_tasks(fleet, visit, words, tell_field_u
     page = vera.see(f"/vehicles/{fleet.vin(1)}/real-time")
     text = words(page)
     assert (
-        "Upgrades CAN in the field Upgrade failed Master 2.0.0 → 2.1.0 2026-11-22 16:05:00 +08:00 "
+        "Upgrades CAN unknown tool Upgrade failed Master 2.0.0 → 2.1.0 2026-11-22 16:05:00 +08:00 "
         "· the node refused an image "
         "CAN bmsota 1.0 Upgrade succeeded Slave 2 2.0.0 → 2.1.0 2026-11-22 16:05:00 +08:00 "
         f"OTA OTA-{task.id} 2.1.0 Unapproved" in text
     )
-    assert f'href="/vehicles/{fleet.vin(1)}/upgrades">As a table</a>' in page
+    assert f'href="/vehicles/{fleet.vin(1)}/upgrades">Show as a table</a>' in page
     table = vera.see(f"/vehicles/{fleet.vin(1)}/upgrades")
     assert "CAN bmsota 1.0 Upgrade succeeded Slave 2 2.0.0 → 2.1.0 HW-2 2026-11-22 16:05:00 +08:00" in words(table)
     assert f'<a href="/ota/tasks/{task.id}">OTA-{task.id}</a>' in table
@@ -244,18 +244,18 @@ def test_a_long_history_has_pages(fleet, visit, words, tell_field_upgrade):
     path = f"/vehicles/{fleet.vin(1)}"
     text = words(vera.see(f"{path}/real-time"))
     assert "All 53 upgrades" in text
-    assert text.count("CAN in the field") == 10
+    assert text.count("CAN unknown tool") == 10
     first, second = (vera.see(f"{path}/upgrades{query}") for query in ("", "?page=2"))
-    assert words(first).count("CAN in the field") == 50
+    assert words(first).count("CAN unknown tool") == 50
     assert f'<a rel="next" href="{path}/upgrades?page=2">' in first
-    assert words(second).count("CAN in the field") == 3
+    assert words(second).count("CAN unknown tool") == 3
     assert "This page is empty." in words(vera.see(f"{path}/upgrades?page=9"))
 
 
 def test_a_vehicle_without_upgrades_says_so(fleet, visit, words):
     vera = visit("vera")
-    assert "Upgrades No upgrade so far." in words(vera.see(f"/vehicles/{fleet.vin(1)}/real-time"))
-    assert "No upgrade so far. 0 upgrades" in words(vera.see(f"/vehicles/{fleet.vin(1)}/upgrades"))
+    assert "Upgrades No upgrades." in words(vera.see(f"/vehicles/{fleet.vin(1)}/real-time"))
+    assert "No upgrades. 0 upgrades" in words(vera.see(f"/vehicles/{fleet.vin(1)}/upgrades"))
     answer = vera.get("/vehicles/TESTVEHICLE999999/upgrades")
     assert answer.status_code == 404
 

@@ -31,15 +31,15 @@ def history(world, **options):
 
 def lines(world):
     audit = world.services.audit.page(PageRequest(), by=world.people["alan"], subject=f"vehicle {world.vin(1)}")
-    return [(line.who, line.outcome, line.detail) for line in audit.items if line.action == "field_upgrade.receive"]
+    return [(line.who, line.outcome, line.detail) for line in audit.items if line.action == "local_upgrade.receive"]
 
 
 def test_a_field_upgrade_is_kept_and_written_down(world):
     vin = world.register(1)
-    assert world.services.histories.told(vin, [told(world)], world.now) == 1
+    assert world.services.histories.receive(vin, [told(world)], world.now) == 1
     (entry,) = history(world)
     assert (entry.source, entry.status, entry.reason, entry.tool) == ("CAN", "Upgrade succeeded", "", "bmsota 1.0")
-    assert (entry.at, entry.told_at) == (world.now - timedelta(hours=1), world.now)
+    assert (entry.at, entry.reported_at) == (world.now - timedelta(hours=1), world.now)
     (node,) = entry.nodes
     assert (node.position, node.hwid, node.version_before, node.version_after) == (
         2,
@@ -56,12 +56,12 @@ def test_a_repetition_is_no_second_entry(world):
     """Neither in the history nor in the log; what is new beside it is."""
     vin = world.register(1)
     first = told(world)
-    world.services.histories.told(vin, [first], world.now)
+    world.services.histories.receive(vin, [first], world.now)
     world.wait(hours=2)
-    assert world.services.histories.told(vin, [first], world.now) == 0
-    assert world.services.histories.told(vin, [first, replace(first, position=1)], world.now) == 1
+    assert world.services.histories.receive(vin, [first], world.now) == 0
+    assert world.services.histories.receive(vin, [first, replace(first, position=1)], world.now) == 1
     assert (len(history(world)), len(lines(world))) == (2, 2)
-    assert world.services.counters["field_upgrade_repeated"] == 2
+    assert world.services.counters["local_upgrade_repeated"] == 2
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_repetition_is_no_second_entry(world):
 )
 def test_every_outcome_has_one_of_the_platforms_words(world, outcome, status):
     vin = world.register(1)
-    world.services.histories.told(vin, [told(world, outcome=outcome, detail="power lost")], world.now)
+    world.services.histories.receive(vin, [told(world, outcome=outcome, detail="power lost")], world.now)
     (entry,) = history(world)
     assert (entry.status, entry.reason) == (status, "power lost")
 
@@ -82,7 +82,7 @@ def test_every_outcome_has_one_of_the_platforms_words(world, outcome, status):
 def test_a_node_without_an_image_has_no_version(world):
     vin = world.register(1)
     upgrade = told(world, version_before=(0, 0, 0, 0), version_after=(0, 0, 0, 0), tool="")
-    world.services.histories.told(vin, [upgrade], world.now)
+    world.services.histories.receive(vin, [upgrade], world.now)
     ((node,),) = (entry.nodes for entry in history(world))
     assert (node.version_before, node.version_after) == ("", "")
     assert lines(world)[0][2] == "slave 2 S-000001-2: none -> none, Upgrade succeeded"
@@ -93,14 +93,14 @@ def test_a_node_without_an_image_has_no_version(world):
 )
 def test_what_nobody_can_read_is_counted_and_the_rest_kept(world, broken):
     vin = world.register(1)
-    assert world.services.histories.told(vin, [told(world, **broken), told(world)], world.now) == 1
+    assert world.services.histories.receive(vin, [told(world, **broken), told(world)], world.now) == 1
     assert len(history(world)) == 1
-    assert world.services.counters["field_upgrade_unusable"] == 1
+    assert world.services.counters["local_upgrade_unusable"] == 1
 
 
 def test_words_from_outside_are_printable(world):
     vin = world.register(1)
-    world.services.histories.told(vin, [told(world, tool="a\0b\n", detail="x\ty")], world.now)
+    world.services.histories.receive(vin, [told(world, tool="a\0b\n", detail="x\ty")], world.now)
     (entry,) = history(world)
     assert (entry.tool, entry.reason) == ("a b", "x y")
 
@@ -108,9 +108,9 @@ def test_words_from_outside_are_printable(world):
 def test_both_kinds_stand_in_one_list_newest_first(world):
     task = world.approved(1)
     world.wait(minutes=10)
-    world.services.histories.told(world.vin(1), [told(world, upgraded_at=beijing_time(world.now_ns))], world.now)
+    world.services.histories.receive(world.vin(1), [told(world, upgraded_at=beijing_time(world.now_ns))], world.now)
     world.wait(minutes=10)
-    world.services.upgrades.report_received(world.vin(1), world.report(1, f"OTA-{task.id}-1"), world.now)
+    world.services.upgrades.receive_report(world.vin(1), world.report(1, f"OTA-{task.id}-1"), world.now)
     world.wait(minutes=10)
     world.create(1)
     entries = history(world)
@@ -126,23 +126,23 @@ def test_both_kinds_stand_in_one_list_newest_first(world):
 
 def test_other_vehicles_have_their_own(world):
     world.approved(1, 2)
-    world.services.histories.told(world.vin(2), [told(world)], world.now)
+    world.services.histories.receive(world.vin(2), [told(world)], world.now)
     assert [entry.source.value for entry in history(world)] == ["OTA"]
 
 
 def test_the_open_pages_of_the_vehicle_are_told(world):
     vin = world.register(1)
     with_page = world.services.live.subscribe(f"vehicle:{vin}", wake=lambda: None)
-    world.services.histories.told(vin, [told(world)], world.now)
+    world.services.histories.receive(vin, [told(world)], world.now)
     assert with_page.take() == {"kind": "upgrade_history", "new": 1}
-    world.services.histories.told(vin, [told(world)], world.now)
+    world.services.histories.receive(vin, [told(world)], world.now)
     assert with_page.take() is None
     with_page.close()
 
 
 def test_there_is_no_such_vehicle(world):
     with pytest.raises(NotFoundError):
-        world.services.histories.told("NOSUCHVEHICLE0001", [told(world)], world.now)
+        world.services.histories.receive("NOSUCHVEHICLE0001", [told(world)], world.now)
     with pytest.raises(NotFoundError):
         world.services.histories.page("NOSUCHVEHICLE0001", PageRequest(), by=world.people["vera"])
 

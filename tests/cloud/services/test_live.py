@@ -54,6 +54,6 @@ def test_task_pages_hear_of_every_step(world):
         "progress_pct": 40,
         "at": world.now.isoformat(),
     }
-    world.services.upgrades.report_received(world.vin(1), world.report(1, "OTA-1-1"), world.now)
+    world.services.upgrades.receive_report(world.vin(1), world.report(1, "OTA-1-1"), world.now)
     assert feed.take()["status"] == "Upgrade succeeded"
     assert feed.take() == {"kind": "task"}

@@ -264,7 +264,7 @@ def test_cancel_tells_for_which_vehicles_it_is_too_late(world):
     assert world.services.ota_tasks.cancel(task.id, by=world.people["alan"], now=world.now) == (world.vin(2),)
     assert world.detail(task).counts == {"Download Complete": 1, "Cancelled": 1}
     assert str(world.detail(task).task.status) == "Approved"
-    world.services.upgrades.report_received(world.vin(2), world.report(2, "OTA-1-2"), world.now)
+    world.services.upgrades.receive_report(world.vin(2), world.report(2, "OTA-1-2"), world.now)
     assert str(world.detail(task).task.status) == "Finished"
     assert (
         refused(ConflictError, lambda: world.services.ota_tasks.cancel(task.id, by=world.people["alan"], now=world.now))

@@ -9,7 +9,7 @@ from bmsota.ota.report import Outcome
 
 
 def send(world, number, order_id="OTA-1-1", **options):
-    return world.services.upgrades.report_received(
+    return world.services.upgrades.receive_report(
         world.vin(number), world.report(number, order_id, **options), world.now
     )
 
@@ -63,7 +63,7 @@ def test_the_states_lead_through_the_words_with_a_time_for_each(world):
         (Code.SWITCHING, 0, "Download Complete", "switching"),
         (Code.FLASHING_SLAVES, 40, "Download Complete", "flashing slaves"),
         (Code.SELF_TEST, None, "Download Complete", "self-test"),
-        (Code.SUCCEEDED, None, "Download Complete", "says it succeeded; the signed report is awaited"),
+        (Code.SUCCEEDED, None, "Download Complete", "reported success; waiting for the signed report"),
     ]
     for state, progress, status, stage in story:
         world.wait(seconds=10)
@@ -175,8 +175,8 @@ def test_other_outcomes_keep_their_reason(world, outcome, status):
         (["2.0.0", "2.1.0", "2.1.0"], "master runs 2.0.0, expected 2.1.0"),
         (["2.1.0", "2.1.0", "2.0.0"], "slave 2 runs 2.0.0, expected 2.1.0"),
         (["2.1.0", "2.2.0", "2.1.0"], "slave 1 runs 2.2.0, expected 2.1.0"),
-        (["2.1.0", "2.1.0"], "slave 2 is not in it"),
-        (["2.1.0"], "slave 1 is not in it; slave 2 is not in it"),
+        (["2.1.0", "2.1.0"], "slave 2 is missing from it"),
+        (["2.1.0"], "slave 1 is missing from it; slave 2 is missing from it"),
     ],
 )
 def test_a_report_of_success_with_another_node_is_no_success(world, versions, words):
@@ -196,10 +196,10 @@ def test_a_pack_that_grew_must_run_the_version_too(world):
 def test_the_same_report_again_is_answered_and_changes_nothing(world):
     task = world.approved(1)
     document = world.report(1, "OTA-1-1")
-    assert world.services.upgrades.report_received(world.vin(1), document, world.now) is ReportVerdict.ACCEPTED
+    assert world.services.upgrades.receive_report(world.vin(1), document, world.now) is ReportVerdict.ACCEPTED
     before = world.detail(task)
     world.wait(minutes=5)
-    assert world.services.upgrades.report_received(world.vin(1), document, world.now) is ReportVerdict.REPEATED
+    assert world.services.upgrades.receive_report(world.vin(1), document, world.now) is ReportVerdict.REPEATED
     assert world.detail(task) == before
 
 
@@ -238,18 +238,18 @@ def test_an_old_report_is_a_replay(world):
     task = world.approved(1)
     old = world.report(1, "OTA-1-1")
     assert send(world, 1, outcome=Outcome.ROLLED_BACK, reason="r", versions=["2.0.0"] * 3) is ReportVerdict.ACCEPTED
-    assert world.services.upgrades.report_received(world.vin(1), old, world.now) is ReportVerdict.REFUSED
+    assert world.services.upgrades.receive_report(world.vin(1), old, world.now) is ReportVerdict.REFUSED
     assert str(view(world, task).status) == "Rolled back"
 
 
 @pytest.mark.parametrize("document", [b"", b"\x00" * 100, b"\xd2\x84" + b"\x40" * 50, b"x" * 20000])
 def test_garbage_is_refused(world, document):
     world.approved(1)
-    assert world.services.upgrades.report_received(world.vin(1), document, world.now) is ReportVerdict.REFUSED
+    assert world.services.upgrades.receive_report(world.vin(1), document, world.now) is ReportVerdict.REFUSED
 
 
 def test_a_report_of_an_unknown_vehicle_is_refused(world):
-    assert world.services.upgrades.report_received("NOSUCHVEHICLE0001", b"x", world.now) is ReportVerdict.REFUSED
+    assert world.services.upgrades.receive_report("NOSUCHVEHICLE0001", b"x", world.now) is ReportVerdict.REFUSED
 
 
 def test_no_report_before_the_approval(world):
@@ -289,7 +289,7 @@ def test_a_silent_vehicle_times_out(world):
     world.wait(seconds=1)
     assert world.services.upgrades.expire(world.now) == 1
     assert world.detail(task).counts == {"To be downloaded": 1, "Timed out": 1}
-    assert view(world, task).reason == "not heard of for 3601 s, the limit is 3600 s"
+    assert view(world, task).reason == "no message for 3601 s; the limit is 3600 s"
     world.wait(hours=2)
     assert world.services.upgrades.expire(world.now) == 1
     assert str(world.detail(task).task.status) == "Finished"

@@ -3,8 +3,11 @@
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from bmsota_cloud.domain.ota_tasks import VehicleStatus
+from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.storage import schema
 from bmsota_cloud.storage.migrate import migrate
+from bmsota_cloud.storage.sql import SqlWork
 from sqlalchemy import create_engine, inspect
 
 
@@ -34,6 +37,29 @@ def test_what_an_older_platform_has_kept_is_there_after_the_upgrade():
         migrate(connection, "platform")
         assert connection.exec_driver_sql("SELECT vin, order_sequence FROM vehicle").all() == [("V1", 3)]
         assert connection.exec_driver_sql("SELECT count(*) FROM field_upgrade").scalar() == 0
+
+
+def test_a_local_upgrade_that_an_older_platform_has_kept_is_in_the_history():
+    """Table and column keep the names of their first version, whatever the code calls them."""
+    with create_engine("sqlite://").connect() as connection, connection.begin():
+        migrate(connection, "platform", revision="platform_0002")
+        vehicle = "vin, series, project, hwid, device_public_key, registered_at, order_sequence, report_counter, report_sha256"
+        connection.exec_driver_sql(
+            f"INSERT INTO vehicle ({vehicle}) VALUES ('V1', 'F7', 'p', 'M1', x'00', '2026-11-22 08:00:00.000000', 0, 0, x'')"
+        )
+        upgrade = "vin, upgraded_at, told_at, position, hwid, version_before, version_after, status, tool, detail"
+        connection.exec_driver_sql(
+            f"INSERT INTO field_upgrade ({upgrade}) VALUES ('V1', '2026-11-22 08:00:00.000000',"
+            " '2026-11-22 09:00:00.000000', 2, 'S2', '2.0.0', '2.1.0', 'SUCCEEDED', 'bmsota', '')"
+        )
+        migrate(connection, "platform")
+        (entry,) = SqlWork(connection).histories.page("V1", PageRequest()).items
+    assert (entry.at.hour, entry.reported_at.hour, entry.status, entry.tool) == (
+        8,
+        9,
+        VehicleStatus.SUCCEEDED,
+        "bmsota",
+    )
 
 
 @pytest.mark.parametrize("history", ["platform", "telemetry"])

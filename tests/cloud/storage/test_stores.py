@@ -39,7 +39,7 @@ def field_upgrade(**fields) -> LocalUpgradeRow:
     asked = {
         "vin": vehicle(1).vin,
         "upgraded_at": NOW - timedelta(minutes=1),
-        "told_at": NOW,
+        "reported_at": NOW,
         "position": 2,
         "hwid": "S2",
         "version_before": "2.0.0",
@@ -209,7 +209,7 @@ class StoreContract:
             work.vehicles.add(vehicle(2))
             assert work.histories.add(field_upgrade())
             assert not work.histories.add(field_upgrade())
-            assert not work.histories.add(field_upgrade(told_at=NOW + timedelta(hours=1), detail="other words"))
+            assert not work.histories.add(field_upgrade(reported_at=NOW + timedelta(hours=1), detail="other words"))
             # A refused row does not spoil the transaction, and everything else makes another upgrade of it.
             for other in (
                 {"vin": vehicle(2).vin},
@@ -257,7 +257,9 @@ class StoreContract:
             # A unit whose clock is ahead: what it told cannot have been later than that.
             for minutes, told in ((15, 30), (60, 5)):
                 work.histories.add(
-                    field_upgrade(upgraded_at=NOW + timedelta(minutes=minutes), told_at=NOW + timedelta(minutes=told))
+                    field_upgrade(
+                        upgraded_at=NOW + timedelta(minutes=minutes), reported_at=NOW + timedelta(minutes=told)
+                    )
                 )
             everything = work.histories.page(vehicle(1).vin, PageRequest())
             pages = [work.histories.page(vehicle(1).vin, PageRequest(number, 3)) for number in (1, 2)]
@@ -270,14 +272,18 @@ class StoreContract:
         assert pages[0].items + pages[1].items == everything.items
         assert [page.total for page in pages] == [4, 4]
         ordered, done = everything.items[:2]
-        assert (ordered.software_version, ordered.status, ordered.told_at) == ("2.2.0", VehicleStatus.SUCCEEDED, None)
+        assert (ordered.software_version, ordered.status, ordered.reported_at) == (
+            "2.2.0",
+            VehicleStatus.SUCCEEDED,
+            None,
+        )
         # A node that was exchanged on the way has the name it ended with.
         assert [(n.position, n.hwid, n.version_before, n.version_after) for n in ordered.nodes] == [
             (0, "M1", "2.0.0", ""),
             (1, "NEW", "2.0.0", "2.1.0"),
             (2, "S2", "", "2.1.0"),
         ]
-        assert (done.told_at, done.tool, done.reason) == (NOW + timedelta(minutes=30), "bmsota 1.0", "")
+        assert (done.reported_at, done.tool, done.reason) == (NOW + timedelta(minutes=30), "bmsota 1.0", "")
         assert [(n.position, n.hwid, n.version_before, n.version_after) for n in done.nodes] == [
             (2, "S2", "2.0.0", "2.1.0")
         ]

@@ -44,9 +44,7 @@ class Database:
         except (SQLAlchemyError, ImportError) as error:
             # The address with its password stays out of the message.
             scheme = url.partition(":")[0]
-            raise ConfigurationError(
-                f"{history} database ({scheme}): expected one that can be opened, got {error}"
-            ) from error
+            raise ConfigurationError(f"cannot open the {history} database ({scheme}): {error}") from error
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

@@ -34,6 +34,10 @@ def in_lists(keys: Sequence[str]) -> Iterator[Sequence[str]]:
     return (keys[start : start + _IN_LIST_MAX] for start in range(0, len(keys), _IN_LIST_MAX))
 
 
+def _noun(table: Table) -> str:
+    return str(table.name).replace("_", " ")
+
+
 class Tables:
     """What the groups of tables share."""
 
@@ -50,9 +54,7 @@ class Tables:
             with self._connection.begin_nested():
                 result = self._connection.execute(insert(table).values(**values))
         except IntegrityError as error:
-            raise ConflictError(
-                "already-there", f"expected a new {table.name}, got one that is already there"
-            ) from error
+            raise ConflictError("already-there", f"this {_noun(table)} already exists") from error
         return int(result.inserted_primary_key[0]) if counts and result.inserted_primary_key else 0
 
     def _save(self, table: Table, item: Any) -> None:
@@ -62,7 +64,7 @@ class Tables:
         changed = {name: value for name, value in values.items() if name in table.c and name not in keys}
         statement = update(table).where(*(table.c[key] == values[key] for key in keys)).values(**changed)
         if self._connection.execute(statement).rowcount != 1:
-            raise ConflictError("not-there", f"expected a {table.name} to change, got none with its key")
+            raise ConflictError("not-there", f"no such {_noun(table)}")
 
     def _upsert(self, table: Table, item: Any) -> None:
         values = {name: value for name, value in values_of(item).items() if name in table.c}

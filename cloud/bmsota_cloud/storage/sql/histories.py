@@ -32,7 +32,7 @@ class _HistoryKey:
 class SqlHistories(Tables):
     def add(self, upgrade: LocalUpgradeRow) -> bool:
         try:
-            self._add(t.field_upgrade, upgrade)
+            self._add(t.local_upgrade, upgrade)
         except ConflictError:
             return False
         return True
@@ -41,8 +41,8 @@ class SqlHistories(Tables):
         # Two kinds of rows in one order: first only which they are, then the rows of this page.
         page = self._page(_HistoryKey, _history_keys(vin), request)
         tasks = self._from_tasks(vin, [item for item in page.items if item.source == UpgradeSource.OTA])
-        field = self._from_field([item for item in page.items if item.source == UpgradeSource.CAN])
-        items = tuple((tasks if item.source == UpgradeSource.OTA else field)[item.key] for item in page.items)
+        local = self._from_local([item for item in page.items if item.source == UpgradeSource.CAN])
+        items = tuple((tasks if item.source == UpgradeSource.OTA else local)[item.key] for item in page.items)
         return Page(items=items, total=page.total, number=page.number, size=page.size)
 
     def _from_tasks(self, vin: str, keys: list[_HistoryKey]) -> dict[int, HistoryEntry]:
@@ -62,13 +62,15 @@ class SqlHistories(Tables):
             for upgrade in upgrades
         }
 
-    def _from_field(self, keys: list[_HistoryKey]) -> dict[int, HistoryEntry]:
-        statement = select(t.field_upgrade).where(t.field_upgrade.c.id.in_([item.key for item in keys]))
+    def _from_local(self, keys: list[_HistoryKey]) -> dict[int, HistoryEntry]:
+        # By the names of the row's fields: one column of the database has another.
+        columns = (column.label(name) for name, column in t.local_upgrade.c.items())
+        statement = select(*columns).where(t.local_upgrade.c.id.in_([item.key for item in keys]))
         return {upgrade.id: HistoryEntry.of_local(upgrade) for upgrade in self._all(LocalUpgradeRow, statement)}
 
 
 def _history_keys(vin: str) -> Select[Any]:
-    u, s, f = t.vehicle_upgrade.c, t.transition.c, t.field_upgrade.c
+    u, s, r = t.vehicle_upgrade.c, t.transition.c, t.local_upgrade.c
     by_task = (
         select(
             literal(UpgradeSource.OTA.value).label("source"),
@@ -81,7 +83,7 @@ def _history_keys(vin: str) -> Select[Any]:
         .group_by(u.task_id)
     )
     # As `LocalUpgradeRow.at`.
-    at = case((f.upgraded_at > f.told_at, f.told_at), else_=f.upgraded_at)
-    by_field = select(literal(UpgradeSource.CAN.value), f.id, at).where(f.vin == vin)
-    both = union_all(by_task, by_field).subquery()
+    at = case((r.upgraded_at > r.reported_at, r.reported_at), else_=r.upgraded_at)
+    by_local = select(literal(UpgradeSource.CAN.value), r.id, at).where(r.vin == vin)
+    both = union_all(by_task, by_local).subquery()
     return select(both).order_by(both.c.at.desc(), both.c.source, both.c.key.desc())
