@@ -1,6 +1,6 @@
 """`bmsota-cloud`: run the platform, create an account, receive mails.
 
-Exit codes: 0 done; 1 refused (the account exists, a key is wrong, an address is taken), said in one line; 2 wrong usage.
+Exit codes: 0 done; 1 refused (the account exists, a key is wrong, an address is taken), with one line that says why; 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -125,12 +125,12 @@ async def _serve(options: ServeOptions) -> None:
             loop.add_signal_handler(number, stop.set)
     running = await RunningCloud.start(options)
     try:
+        if warning := sample_key_warning(options.keys):
+            typer.echo(f"warning         {warning}")
         typer.echo(f"pages and APIs  {running.http_url}")
         typer.echo(f"gateway         tcp://{running.host}:{running.gateway_port}")
         if running.mail_sink is not None:
             typer.echo(f"mails           {options.mail_folder}")
-        if warning := sample_key_warning(options.keys):
-            typer.echo(f"warning         {warning}")
         stopping = asyncio.ensure_future(stop.wait())
         working = asyncio.ensure_future(running.wait())
         await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)
