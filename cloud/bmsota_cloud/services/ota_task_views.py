@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.ota_tasks import NodeVersion, may_cancel
+from bmsota_cloud.services.views import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,24 +61,11 @@ class UpgradeView:
     def of(
         cls, upgrade: VehicleUpgrade, transitions: tuple[Transition, ...], release: Release | None, *, is_online: bool
     ) -> UpgradeView:
-        return cls(
-            vin=upgrade.vin,
-            place=upgrade.place,
-            order_id=upgrade.order_id,
+        return view_of(
+            cls,
+            upgrade,
             release_name="" if release is None else release.name,
-            status=upgrade.status,
-            stage=upgrade.stage,
-            reason=upgrade.reason,
-            progress_pct=upgrade.progress_pct,
             is_online=is_online,
-            sequence=upgrade.sequence,
-            instructed_at=upgrade.instructed_at,
-            instruction_count=upgrade.instruction_count,
-            confirmed_at=upgrade.confirmed_at,
-            heard_at=upgrade.heard_at,
-            ended_by_report=upgrade.ended_by_report,
-            versions_before=upgrade.versions_before,
-            versions_after=upgrade.versions_after,
             transitions=transitions,
             can_be_cancelled=may_cancel(upgrade),
         )
@@ -96,14 +84,7 @@ class MailView:
 
     @classmethod
     def of(cls, mail: Mail) -> MailView:
-        return cls(
-            recipient=mail.recipient,
-            created_at=mail.created_at,
-            sent_at=mail.sent_at,
-            tries=mail.tries,
-            given_up=mail.given_up,
-            error=mail.error,
-        )
+        return view_of(cls, mail)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +98,7 @@ class CodeView:
 
     @classmethod
     def of(cls, code: ApprovalCode, tries_max: int) -> CodeView:
-        return cls(
-            issued_at=code.issued_at,
-            expires_at=code.expires_at,
-            tries_left=max(0, tries_max - code.tries),
-            is_void=code.is_void,
-        )
+        return view_of(cls, code, tries_left=max(0, tries_max - code.tries))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

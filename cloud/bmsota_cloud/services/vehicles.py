@@ -14,6 +14,7 @@ from bmsota_cloud.domain.paging import Page, PageRequest
 from bmsota_cloud.domain.telemetry import VehicleSnapshot
 from bmsota_cloud.domain.vehicles import NodeKind, Vehicle
 from bmsota_cloud.services.audit import acting
+from bmsota_cloud.services.views import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,11 +52,9 @@ class VehicleRow:
     @classmethod
     def of(cls, vehicle: Vehicle, state: VehicleSnapshot, nodes: Sequence[VehicleNode]) -> VehicleRow:
         slaves = [node for node in nodes if node.kind is NodeKind.SLAVE]
-        return cls(
-            vin=vehicle.vin,
-            hwid=vehicle.hwid,
-            series=vehicle.series,
-            project=vehicle.project,
+        return view_of(
+            cls,
+            vehicle,
             is_online=state.is_online,
             last_seen_at=state.last_seen_at,
             soc_pct=state.soc_pct,

@@ -22,7 +22,7 @@ from bmsota_cloud.storage.migrate import migrate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MEMORY", "Database"]
+__all__ = ["MEMORY", "SqlDatabase"]
 
 MEMORY = "sqlite://"
 """The address of a database that lives as long as its store."""
@@ -31,7 +31,7 @@ MEMORY = "sqlite://"
 _BUSY_TIMEOUT_MS = 10_000
 
 
-class Database:
+class SqlDatabase:
     """An engine, migrated, and its transactions."""
 
     def __init__(self, url: str, *, history: str, synchronous: str) -> None:

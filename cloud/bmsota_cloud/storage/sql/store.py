@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, select
 
 from bmsota_cloud.storage import schema as t
-from bmsota_cloud.storage.sql._engine import MEMORY, Database
+from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
 from bmsota_cloud.storage.sql._tables import upsert
 from bmsota_cloud.storage.sql.accounts import SqlAccounts
 from bmsota_cloud.storage.sql.audit import SqlAudit
@@ -52,7 +52,7 @@ class SqlStore:
     """`bmsota_cloud.storage.base.Store`. Tasks and accounts must survive a power cut: every commit is synced."""
 
     def __init__(self, url: str = MEMORY) -> None:
-        self._database = Database(url, history="platform", synchronous="FULL")
+        self._database = SqlDatabase(url, history="platform", synchronous="FULL")
 
     @contextmanager
     def transaction(self) -> Iterator[SqlWork]:

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
 from bmsota_cloud.storage import schema as t
-from bmsota_cloud.storage.sql._engine import MEMORY, Database
+from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
 from bmsota_cloud.storage.sql._tables import in_lists, page_of, upsert, values_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class SqlTelemetryStore:
     """`bmsota_cloud.storage.base.TelemetryStore`. The last second of reports may be lost with the power; they come again."""
 
     def __init__(self, url: str = MEMORY) -> None:
-        self._database = Database(url, history="telemetry", synchronous="NORMAL")
+        self._database = SqlDatabase(url, history="telemetry", synchronous="NORMAL")
 
     def save_state(self, state: VehicleSnapshot) -> None:
         with self._database.writing() as connection:
