@@ -12,7 +12,7 @@ The tree::
     |-- SignalError            a DBC definition or a signal value that does not fit
     |-- ConfigurationError     a scenario, profile or setting that cannot be used
     |-- MissingExtraError      a package that is not installed: `.package`, and the `.extra` that brings it
-    `-- FaultError             (in `bmsota.flashing`) what ends a flash from a laptop: `.fault` is its row in `FAULTS`
+    `-- SourceError            (in `bmsota.flashing`) files that cannot be used for a flash; `.fault` says why
 
 Anything else that escapes the library is a bug. Messages speak one grammar: "expected ..., got ... (where)".
 """

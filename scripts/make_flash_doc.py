@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bmsota.flashing import CHECKS, EXIT_CODES, FAULTS, NOT_OVERRIDABLE, OVERRIDABLE, Check, ExitCode
+from bmsota.cli.fault_table import EXIT_CODES, FAULTS, OPTION_OF_CHECK, ExitCode
+from bmsota.flashing import CHECKS, NOT_OVERRIDABLE, OVERRIDABLE, Check
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from pages import DOCS, run, table
@@ -22,8 +23,8 @@ def checks() -> str:
         [
             [
                 f"`{check.value}`",
-                CHECKS[check],
-                OVERRIDABLE[check] if check in OVERRIDABLE else f"does not help: {NOT_OVERRIDABLE[check]}",
+                CHECKS[check] + (f" (`{OPTION_OF_CHECK[check]}`)" if check in OPTION_OF_CHECK else ""),
+                OVERRIDABLE[check] if check in OVERRIDABLE else f"cannot be forced: {NOT_OVERRIDABLE[check]}",
             ]
             for check in Check
         ],

@@ -180,6 +180,23 @@ def test_no_file_of_the_cloud_imports_itself_by_a_way_round():
     assert sorted(map(relative, imports)) == []
 
 
+def test_no_option_of_the_command_line_is_named_in_the_library():
+    """The library states what is wrong; which option helps is the command line's to say."""
+    options = {
+        option
+        for path in sources("bmsota/cli")
+        for option in re.findall(r'"(--[a-z][a-z-]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert {"--timeout", "--force"} <= options
+    named = re.compile("|".join(rf"(?<![\w-]){option}(?![\w-])" for option in sorted(options)))
+    found = {
+        relative(path): named.findall(path.read_text(encoding="utf-8"))
+        for path in sources("bmsota")
+        if not relative(path).startswith("bmsota/cli/")
+    }
+    assert not {place: each for place, each in found.items() if each}
+
+
 def test_physics_knows_no_device():
     for path in sources("simulator/bmsota_sim/physics"):
         assert not {

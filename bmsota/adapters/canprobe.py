@@ -1,7 +1,7 @@
-"""Looking at adapters and buses without touching them: which adapters there are, and whether a bus talks at a bit rate.
+"""Inspect adapters and buses without disturbing them: which adapters there are, and whether a bus has traffic at a bit rate.
 
-Everything here listens only. An adapter at the wrong bit rate that takes part in the bus disturbs everybody on it, a
-vehicle's own control units included; so the rate is checked by an adapter that neither acknowledges nor sends.
+Everything here only listens. An adapter at the wrong bit rate that takes part in the bus disturbs every node on it, the
+vehicle's control units included; so the rate is checked with an adapter that neither acknowledges nor sends.
 """
 
 from __future__ import annotations
@@ -80,35 +80,30 @@ _SYSFS = Path("/sys/bus/usb/devices")
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """One adapter, and how it is chosen."""
+    """One adapter: interface and channel are python-can's."""
 
     interface: str
     channel: str
     name: str
-    """What is known of it; empty if nothing."""
+    """What is known about it; empty if nothing."""
     note: str = ""
     """What to know before using it."""
-
-    @property
-    def arguments(self) -> str:
-        """What to write on the command line."""
-        return f"-i {self.interface} -c {self.channel}"
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What listening has brought."""
+    """The result of listening."""
 
     seconds: float
     frames: int
     errors: int
     """Error frames, and lines of a serial adapter that made no sense."""
     has_bus_errors: bool | None
-    """What the adapter itself says; None if it does not tell."""
+    """What the adapter itself reports; None if it cannot."""
 
     @property
     def is_silent(self) -> bool:
-        """Neither a frame nor an error: nobody talks, or nobody is there."""
+        """Neither a frame nor an error: no traffic, or nothing connected."""
         return not self.frames and not self.is_wrong
 
     @property
@@ -123,12 +118,12 @@ class Heard:
 
 
 def listen_only_arguments(interface: str) -> Mapping[str, Any] | None:
-    """With what to open *interface* so that it only listens; None if that cannot be had, or is not known."""
+    """Arguments that open *interface* listen-only; None if it has no such mode, or it is not known."""
     return LISTEN_ONLY.get(interface)
 
 
 def listen(bus: can.BusABC, seconds: float, clock: Callable[[], float] = time.monotonic) -> Heard:
-    """Count what comes in *seconds*; less if it is plain before. *bus* should be opened listen-only.
+    """Count frames for *seconds*, or until there are enough. *bus* should be opened listen-only.
 
     Raises:
         can.CanError: the adapter fails.
@@ -151,19 +146,19 @@ def listen(bus: can.BusABC, seconds: float, clock: Callable[[], float] = time.mo
 
 
 def probe_slcan(channel: str) -> str:
-    """Ask the adapter on this serial port who it is; "" if it answers without telling.
+    """Query the version of the adapter on this serial port; "" if it answers without one.
 
     Opens it listen-only for a moment.
 
     Raises:
-        can.CanError: it cannot be opened, or nobody answers.
+        can.CanError: it cannot be opened, or does not answer.
     """
     with SlcanBus(channel, bitrate=USUAL_BITRATES[0], listen_only=True) as bus:
         return (bus.version or "").strip()
 
 
 def python_can_adapters(timeout_s: float = 5.0) -> list[Adapter]:
-    """What python-can finds by itself; its serial back ends find nothing, see `serial_adapters`."""
+    """The adapters python-can detects; its serial back ends detect none, see `serial_adapters`."""
     found: list[Adapter] = []
     # Ours lists serial ports, and so does python-can's "serial" (a protocol of its own, which is not slcan). socketcand
     # listens for three seconds for servers in the network: those are not adapters of this machine.
@@ -171,7 +166,7 @@ def python_can_adapters(timeout_s: float = 5.0) -> list[Adapter]:
     for config in can.detect_available_configs(interfaces, timeout=timeout_s):
         interface, channel = str(config["interface"]), str(config.get("channel", ""))
         if interface in {"virtual", "udp_multicast"}:
-            continue  # They are always there, and nobody is behind them.
+            continue  # Always there, without an adapter behind them.
         found.append(Adapter(interface, channel, ""))
     return found
 
@@ -180,12 +175,12 @@ def serial_adapters(ports: Iterable[str] = ()) -> list[Adapter]:
     """Serial ports an slcan adapter may be behind: USB ones, and *ports* (pseudo terminals are in no list)."""
     from serial.tools import list_ports  # noqa: PLC0415 - slow to import on some platforms
 
-    found = [Adapter("bmsota_slcan", port, "serial port, as given") for port in ports]
+    found = [Adapter("bmsota_slcan", port, "serial port") for port in ports]
     for port in sorted(list_ports.comports(), key=lambda each: str(each.device)):
         if port.vid is None:
             continue
         name, speaks_slcan = _USB_IDS.get((port.vid, port.pid), (port.description or "USB serial port", True))
-        note = "" if (port.vid, port.pid) in _USB_IDS and speaks_slcan else "whether it speaks slcan, --probe tells"
+        note = "" if (port.vid, port.pid) in _USB_IDS and speaks_slcan else "unknown firmware, may not speak slcan"
         found.append(Adapter("bmsota_slcan", str(port.device), f"{name} [{port.vid:04x}:{port.pid:04x}]", note))
     return found
 

@@ -1,6 +1,7 @@
 """Any sans-IO core on any bus of python-can: one loop that sends, waits, feeds, and decides nothing.
 
-A core is a `bmsota.node.CanProtocol`: the bootloader's client and its target, a simulated node. Which adapter it is, is python-can's business: `can.Bus(interface=..., ...)`.
+A core is a `bmsota.node.CanProtocol`: the bootloader's client and its target, a simulated node. The adapter is chosen in
+python-can: `can.Bus(interface=..., ...)`.
 """
 
 from __future__ import annotations
@@ -69,28 +70,46 @@ def from_message(message: can.Message) -> CanFrame | None:
     return CanFrame(message.arbitration_id, bytes(message.data), message.is_extended_id, message.is_fd)
 
 
-def drive(core: FinishingCanProtocol[EventT], bus: CanPort, clock: Callable[[], int]) -> Iterator[EventT]:
+def drive(
+    core: FinishingCanProtocol[EventT],
+    bus: CanPort,
+    clock: Callable[[], int],
+    *,
+    stop: Callable[[], None] | None = None,
+) -> Iterator[EventT]:
     """Run *core* over *bus* until it has finished; yield its events as they come.
 
-    What it still has to say when it finishes is sent before the end.
+    What it still has to send when it finishes is sent before the end. *stop* is called before each turn: it cancels the core
+    when the user has asked for that.
 
     Raises:
         TransferError: the adapter refuses to send or to receive. Not permanent: with the cable back, the core can go on.
     """
-    yield from _run(core, bus, clock, lambda: core.finished)
+    yield from _run(core, bus, clock, lambda: core.finished, stop)
 
 
 def serve(
-    core: CanProtocol[EventT], bus: CanPort, clock: Callable[[], int], until: Callable[[], bool]
+    core: CanProtocol[EventT],
+    bus: CanPort,
+    clock: Callable[[], int],
+    until: Callable[[], bool],
+    *,
+    stop: Callable[[], None] | None = None,
 ) -> Iterator[EventT]:
     """As `drive`, for a core that never finishes by itself: until *until* says so. Raises the same."""
-    yield from _run(core, bus, clock, until)
+    yield from _run(core, bus, clock, until, stop)
 
 
 def _run(
-    core: CanProtocol[EventT], bus: CanPort, clock: Callable[[], int], has_ended: Callable[[], bool]
+    core: CanProtocol[EventT],
+    bus: CanPort,
+    clock: Callable[[], int],
+    has_ended: Callable[[], bool],
+    stop: Callable[[], None] | None,
 ) -> Iterator[EventT]:
     while not has_ended():
+        if stop is not None:
+            stop()
         _send(core, bus, clock())
         wait_s = _wait_s(core.next_timeout(), clock())
         message = _receive(bus, wait_s)

@@ -1,7 +1,7 @@
-"""What is to be flashed, from files: a release manifest with its images beside it, or one signed image.
+"""Read what is to be flashed from files: a release manifest with its images in the same folder, or one signed image.
 
-An image may also be wrapped as Intel HEX, Motorola S-record or ELF (bincopy unwraps them). What a file is, its content
-tells. The images of a release are found by the digests of its manifest, whatever they are called.
+An image may also be wrapped as Intel HEX, Motorola S-record or ELF (bincopy unwraps them). The kind of a file is told by its
+content. The images of a release are found by the digests in its manifest, whatever their names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ except ImportError as error:
     raise missing_extra("bmsota.adapters.releases", "cryptography", "trust") from error
 
 from bmsota.errors import ConfigurationError, ImageError, TrustError
-from bmsota.flashing import Check, FaultError, FlashFault, FlashSource
+from bmsota.flashing import Check, FlashSource, SourceError, SourceFault
 from bmsota.image import IMAGE_SIZE_BYTES_MAX, Attack, image_length, load_public_key, load_signing_key, parse_image
 from bmsota.ota.manifest import MANIFEST_SIZE_BYTES_MAX, parse_manifest, verify_manifest
 
@@ -45,7 +45,7 @@ def load_source(path: FilePath, manifest_keys: Sequence[Ed25519PublicKey] = ()) 
     """Read a release (its manifest) or one image. Without *manifest_keys* a manifest's signature is not checked.
 
     Raises:
-        FaultError: FILE_MISSING, FILE_UNREADABLE, NOT_AN_IMAGE, BAD_MANIFEST, IMAGE_MISSING, or the check MANIFEST_SIGNATURE.
+        SourceError: FILE_MISSING, FILE_UNREADABLE, NOT_AN_IMAGE, BAD_MANIFEST, IMAGE_MISSING, or the check MANIFEST_SIGNATURE.
     """
     file = Path(path)
     data = _read(file)
@@ -58,7 +58,7 @@ def load_image_keys(paths: Iterable[FilePath]) -> tuple[PublicKey, ...]:
     """Public keys that images are signed with, from PEM files.
 
     Raises:
-        FaultError: FILE_MISSING, FILE_UNREADABLE or BAD_KEY.
+        SourceError: FILE_MISSING, FILE_UNREADABLE or BAD_KEY.
     """
     return tuple(_key(Path(path)) for path in paths)
 
@@ -67,29 +67,29 @@ def load_manifest_keys(paths: Iterable[FilePath]) -> tuple[Ed25519PublicKey, ...
     """Public keys that manifests are signed with, from PEM files.
 
     Raises:
-        FaultError: FILE_MISSING, FILE_UNREADABLE or BAD_KEY.
+        SourceError: FILE_MISSING, FILE_UNREADABLE or BAD_KEY.
     """
     keys: list[Ed25519PublicKey] = []
     for path in paths:
         key = _key(Path(path))
         if not isinstance(key, Ed25519PublicKey):
-            raise FaultError(FlashFault.BAD_KEY, f"expected an Ed25519 key, got {type(key).__name__} ({path})")
+            raise SourceError(SourceFault.BAD_KEY, f"{path}: expected an Ed25519 key, got {type(key).__name__}")
         keys.append(key)
     return tuple(keys)
 
 
 def load_access_key(path: FilePath) -> Ed25519PrivateKey:
-    """The private key that answers the challenges of nodes that are locked, from a PEM file without a password.
+    """The private key that unlocks locked nodes, from a PEM file without a password.
 
     Raises:
-        FaultError: FILE_MISSING, FILE_UNREADABLE or BAD_KEY.
+        SourceError: FILE_MISSING, FILE_UNREADABLE or BAD_KEY.
     """
     try:
         key = load_signing_key(_read(Path(path)))
     except ConfigurationError as error:
-        raise FaultError(FlashFault.BAD_KEY, f"{error} ({path})") from error
+        raise SourceError(SourceFault.BAD_KEY, f"{path}: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise FaultError(FlashFault.BAD_KEY, f"expected an Ed25519 key, got {type(key).__name__} ({path})")
+        raise SourceError(SourceFault.BAD_KEY, f"{path}: expected an Ed25519 key, got {type(key).__name__}")
     return key
 
 
@@ -97,7 +97,7 @@ def _key(path: Path) -> PublicKey:
     try:
         return load_public_key(_read(path))
     except ConfigurationError as error:
-        raise FaultError(FlashFault.BAD_KEY, f"{error} ({path})") from error
+        raise SourceError(SourceFault.BAD_KEY, f"{path}: {error}") from error
 
 
 def _read(path: Path) -> bytes:
@@ -105,12 +105,11 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(_FILE_SIZE_BYTES_MAX + 1)
     except FileNotFoundError as error:
-        raise FaultError(FlashFault.FILE_MISSING, f"expected a file, got none ({path})") from error
+        raise SourceError(SourceFault.FILE_MISSING, f"no such file: {path}") from error
     except OSError as error:
-        reason = error.strerror or error
-        raise FaultError(FlashFault.FILE_UNREADABLE, f"expected a readable file, got: {reason} ({path})") from error
+        raise SourceError(SourceFault.FILE_UNREADABLE, f"{path}: {error.strerror or error}") from error
     if len(data) > _FILE_SIZE_BYTES_MAX:
-        raise FaultError(FlashFault.NOT_AN_IMAGE, f"expected at most {_FILE_SIZE_BYTES_MAX} bytes, got more ({path})")
+        raise SourceError(SourceFault.NOT_AN_IMAGE, f"{path}: larger than {_FILE_SIZE_BYTES_MAX} bytes")
     return data
 
 
@@ -123,7 +122,7 @@ def _image(path: Path, data: bytes) -> FlashSource:
     try:
         return FlashSource.of_image(path.name, data)
     except ImageError as error:
-        raise FaultError(FlashFault.NOT_AN_IMAGE, f"{error} ({path})") from error
+        raise SourceError(SourceFault.NOT_AN_IMAGE, f"{path}: {error}") from error
 
 
 def _unwrapped(path: Path, data: bytes) -> bytes:
@@ -141,17 +140,18 @@ def _unwrapped(path: Path, data: bytes) -> bytes:
         content = bytes(binary.as_binary(padding=_ERASED)) if end - start <= IMAGE_SIZE_BYTES_MAX else b""
     except Exception as error:
         # bincopy and its ELF parser raise whatever they stumble over.
-        raise FaultError(
-            FlashFault.NOT_AN_IMAGE, f"expected a signed image or a release manifest, got neither ({path})"
+        raise SourceError(
+            SourceFault.NOT_AN_IMAGE, f"{path} is neither a signed image nor a release manifest"
         ) from error
     if not content:
-        raise FaultError(
-            FlashFault.NOT_AN_IMAGE, f"expected 1 to {IMAGE_SIZE_BYTES_MAX} bytes in it, got {end - start} ({path})"
+        raise SourceError(
+            SourceFault.NOT_AN_IMAGE,
+            f"{path}: expected 1 to {IMAGE_SIZE_BYTES_MAX} bytes of content, got {end - start}",
         )
     try:
         length = image_length(content)
     except ImageError as error:
-        raise FaultError(FlashFault.NOT_AN_IMAGE, f"{error} ({path}, unwrapped)") from error
+        raise SourceError(SourceFault.NOT_AN_IMAGE, f"{path} (unwrapped): {error}") from error
     # A slot's rest is erased flash; anything else behind the image is not ours to leave out.
     return content[:length] if not content[length:].strip(_ERASED) else content
 
@@ -164,8 +164,8 @@ def _release(path: Path, data: bytes, keys: Sequence[Ed25519PublicKey]) -> Flash
         manifest = verify_manifest(data, keys) if keys else parse_manifest(data)
     except TrustError as error:
         unsigned = error.attack == Attack.ARBITRARY_SOFTWARE
-        raise FaultError(
-            Check.MANIFEST_SIGNATURE if unsigned else FlashFault.BAD_MANIFEST, f"{error} ({path})"
+        raise SourceError(
+            Check.MANIFEST_SIGNATURE if unsigned else SourceFault.BAD_MANIFEST, f"{path}: {error}"
         ) from error
     return FlashSource.of_release(manifest, _images(path, manifest), is_verified=bool(keys))
 
@@ -181,10 +181,7 @@ def _images(path: Path, manifest: ReleaseManifest) -> list[bytes]:
             each for each, _ in zip(sorted(path.resolve().parent.iterdir()), range(_FOLDER_FILES_MAX), strict=False)
         ]
     except OSError as error:
-        reason = error.strerror or error
-        raise FaultError(
-            FlashFault.FILE_UNREADABLE, f"expected a readable folder, got: {reason} ({path.parent})"
-        ) from error
+        raise SourceError(SourceFault.FILE_UNREADABLE, f"{path.parent}: {error.strerror or error}") from error
     for file in files:
         if not file.is_file() or file.stat().st_size > MANIFEST_SIZE_BYTES_MAX + IMAGE_SIZE_BYTES_MAX:
             continue
@@ -198,17 +195,17 @@ def _images(path: Path, manifest: ReleaseManifest) -> list[bytes]:
             alike |= {entry: file for entry in manifest.images if _is_alike(content, entry)}
     for entry in manifest.images:
         if entry.sha256 not in found:
-            other = f"; {alike[entry].name} says it is one, but has another digest" if entry in alike else ""
-            raise FaultError(
-                FlashFault.IMAGE_MISSING,
-                f"expected the {entry.role.name.lower()} image {entry.version} with SHA-256 {entry.sha256.hex()} beside "
-                f"the manifest, got none{other} ({path})",
+            other = f"; {alike[entry].name} looks like it, but its digest differs" if entry in alike else ""
+            raise SourceError(
+                SourceFault.IMAGE_MISSING,
+                f"{path}: the {entry.role.name.lower()} image {entry.version} with SHA-256 {entry.sha256.hex()} is not in "
+                f"the manifest's folder{other}",
             )
     return [found[entry.sha256] for entry in manifest.images]
 
 
 def _is_alike(content: bytes, entry: ReleaseImage) -> bool:
-    """Whether it says it is this very image, although its digest differs: damaged, or built again."""
+    """Whether it claims to be this image although its digest differs: damaged, or built again."""
     try:
         facts = parse_image(content)
     except ImageError:

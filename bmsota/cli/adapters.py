@@ -1,4 +1,4 @@
-"""`bmsota adapters`: which CAN adapters there are, how to choose them, and which bit rate a bus has. Sends nothing."""
+"""`bmsota adapters`: the CAN adapters of this computer, how to select each, and the bit rate of a bus. Sends nothing."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bmsota.cli.canbus import BusChoice, bus_choice, heard_sentence, open_bus
-from bmsota.cli.faults import say, say_fault, stop, stop_with
-from bmsota.cli.flashtext import columns
-from bmsota.cli.screen import forgiving_output
-from bmsota.flashing import ExitCode, FaultError, FlashFault
+from bmsota.cli.bus_options import BusChoice, bus_choice
+from bmsota.cli.can_session import heard_sentence, open_bus
+from bmsota.cli.fault_table import ExitCode, FaultError, FlashFault
+from bmsota.cli.faults import end_with, say, say_fault, stop, stopping_at_faults
+from bmsota.cli.flash_output import columns
+from bmsota.cli.options import takes
+from bmsota.cli.selection import AsJson
+from bmsota.cli.terminal import forgiving_output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from bmsota.adapters.canprobe import Adapter, Heard
 
 __all__ = ["command"]
+
+SLCAN = "bmsota_slcan"
 
 # Per bit rate: with nine of them, less than ten seconds in all.
 _LISTEN_S = 1.0
@@ -27,65 +30,68 @@ _LISTEN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Probed:
-    """An adapter with what asking it has brought."""
+    """An adapter with what it answered."""
 
     adapter: Adapter
     version: str | None
     problem: str | None
 
 
-def command(
-    ctx: typer.Context,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptersOptions:
+    """The options of `bmsota adapters`."""
+
     port: Annotated[
         list[str] | None,
         typer.Option(
-            "--port", metavar="PORT", help="A serial port no list has, such as a pseudo terminal. May be repeated."
+            "--port",
+            metavar="PORT",
+            help="Add a serial port that is not listed, such as a pseudo terminal. May be repeated.",
         ),
-    ] = None,
+    ] = None
     probe: Annotated[
-        bool, typer.Option("--probe", help="Open each serial port, listen-only, and ask the adapter for its version.")
-    ] = False,
+        bool, typer.Option("--probe", help="Open each serial port, listen-only, and query the adapter's version.")
+    ] = False
     check_bitrate: Annotated[
-        bool, typer.Option("--check-bitrate", help="Listen at each usual bit rate to the bus chosen by -i and -c.")
-    ] = False,
+        bool, typer.Option("--check-bitrate", help="Find the bit rate of the bus selected by -i and -c.")
+    ] = False
     listen_s: Annotated[
         float,
-        typer.Option("--listen", min=0.01, max=60.0, metavar="SECONDS", help="How long to listen at each bit rate."),
-    ] = _LISTEN_S,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for tools.")] = False,
-) -> None:
-    """List the CAN adapters of this machine with the options that choose each, or find the bit rate of a bus.
+        typer.Option("--listen", min=0.01, max=60.0, metavar="SECONDS", help="Listen this long at each bit rate."),
+    ] = _LISTEN_S
+    as_json: AsJson = False
+
+
+@takes(AdaptersOptions)
+def command(ctx: typer.Context, options: AdaptersOptions) -> None:
+    """List the CAN adapters of this computer with the options that select each, or find the bit rate of a bus.
 
     Nothing is sent: buses are opened listen-only.
 
-    Exit code: 0 found; 1 no adapter, or no bit rate at which the bus talks; 2 called wrongly; 4 the adapter cannot be used.
+    Exit code: 0 success; 1 no adapter, or no bit rate with traffic; 2 usage error; 4 the adapter cannot be used.
     """
     forgiving_output()
     try:
-        exit_code = (
-            _check_bitrate(ctx, listen_s, as_json=as_json) if check_bitrate else _list(port or (), probe, as_json)
-        )
-    except FaultError as error:
-        stop_with(error)
+        with stopping_at_faults():
+            exit_code = _check_bitrate(ctx, options) if options.check_bitrate else _list(options)
     except KeyboardInterrupt:
-        stop(FlashFault.INTERRUPTED, "stopped by Ctrl-C")
-    if exit_code is not ExitCode.DONE:
-        raise typer.Exit(int(exit_code))
+        stop(FlashFault.INTERRUPTED, "stopped with Ctrl-C")
+    end_with(exit_code)
 
 
-def _list(ports: Sequence[str], probe: bool, as_json: bool) -> ExitCode:
+def _list(options: AdaptersOptions) -> ExitCode:
     import can  # noqa: PLC0415 - takes longer to import than --help to print
 
     from bmsota.adapters.canprobe import python_can_adapters, serial_adapters, usb_adapters  # noqa: PLC0415
 
     can.set_logging_level("critical")
-    found = [*serial_adapters(ports), *usb_adapters(), *python_can_adapters()]
-    probed = [_probe(adapter) if probe else _Probed(adapter, None, None) for adapter in found]
-    if as_json:
+    found = [*serial_adapters(options.port or ()), *usb_adapters(), *python_can_adapters()]
+    probed = [_probe(adapter) if options.probe else _Probed(adapter, None, None) for adapter in found]
+    if options.as_json:
         rows = [
             {
                 **asdict(each.adapter),
-                "arguments": each.adapter.arguments,
+                "arguments": _row(each)[0],
                 "version": each.version,
                 "problem": each.problem,
             }
@@ -96,20 +102,23 @@ def _list(ports: Sequence[str], probe: bool, as_json: bool) -> ExitCode:
         for line in columns([_row(each) for each in probed]) if probed else []:
             typer.echo(line)
     if not found:
-        say_fault(FlashFault.NO_SUCH_PORT, "expected a CAN adapter, got none")
-        say("  without hardware: `bmsota-sim bench` makes a virtual one")
+        say_fault(FlashFault.NO_SUCH_PORT, "no CAN adapter found")
+        say("  without hardware: `bmsota-sim bench` provides a virtual one")
         return ExitCode.FAILED
     return ExitCode.DONE
 
 
 def _row(probed: _Probed) -> tuple[str, ...]:
     adapter = probed.adapter
-    said = [adapter.name, adapter.note if probed.version is None and probed.problem is None else ""]
+    notes = [adapter.name]
     if probed.version is not None:
-        said.append(f"answers: {probed.version or 'without a version'}")
-    if probed.problem is not None:
-        said.append(f"does not answer: {probed.problem}")
-    return adapter.arguments, "; ".join(text for text in said if text)
+        notes.append(f"answers: {probed.version or 'no version'}")
+    elif probed.problem is not None:
+        notes.append(f"does not answer: {probed.problem}")
+    elif adapter.note:
+        hint = " (--probe checks it)" if adapter.interface == SLCAN else ""
+        notes.append(f"{adapter.note}{hint}")
+    return f"-i {adapter.interface} -c {adapter.channel}", "; ".join(text for text in notes if text)
 
 
 def _probe(adapter: Adapter) -> _Probed:
@@ -117,7 +126,7 @@ def _probe(adapter: Adapter) -> _Probed:
 
     from bmsota.adapters.canprobe import probe_slcan  # noqa: PLC0415
 
-    if adapter.interface != "bmsota_slcan":
+    if adapter.interface != SLCAN:
         return _Probed(adapter, None, None)
     try:
         return _Probed(adapter, probe_slcan(adapter.channel), None)
@@ -125,7 +134,7 @@ def _probe(adapter: Adapter) -> _Probed:
         return _Probed(adapter, None, str(error))
 
 
-def _check_bitrate(ctx: typer.Context, seconds: float, *, as_json: bool) -> ExitCode:
+def _check_bitrate(ctx: typer.Context, options: AdaptersOptions) -> ExitCode:
     from bmsota.adapters.canprobe import USUAL_BITRATES, listen, listen_only_arguments  # noqa: PLC0415
 
     choice = bus_choice(ctx)
@@ -133,7 +142,7 @@ def _check_bitrate(ctx: typer.Context, seconds: float, *, as_json: bool) -> Exit
     if not arguments:
         raise FaultError(
             FlashFault.BAD_OPTION,
-            f"expected an adapter whose bit rate is chosen when it is opened listen-only, got {choice.interface}",
+            f"--check-bitrate: the bit rate of {choice.interface} cannot be set, or not listen-only",
         )
     heard: dict[int, Heard] = {}
     for bitrate in USUAL_BITRATES:
@@ -141,18 +150,18 @@ def _check_bitrate(ctx: typer.Context, seconds: float, *, as_json: bool) -> Exit
             bus = open_bus(choice, **{**arguments, "bitrate": bitrate})
         except FaultError as error:
             if error.fault is FlashFault.ADAPTER_REFUSES or error.fault is FlashFault.BAD_SETTING:
-                say(f"{bitrate} bit/s: this adapter cannot do it")
+                say(f"{bitrate} bit/s: not supported by this adapter")
                 continue
             raise
         try:
-            heard[bitrate] = listen(bus, seconds)
+            heard[bitrate] = listen(bus, options.listen_s)
         finally:
             bus.shutdown()
-        if not as_json:
+        if not options.as_json:
             typer.echo(f"{bitrate:>9} bit/s: {heard_sentence(heard[bitrate])}")
         if heard[bitrate].is_right:
             break
-    return _verdict(choice, heard, as_json=as_json)
+    return _verdict(choice, heard, as_json=options.as_json)
 
 
 def _verdict(choice: BusChoice, heard: dict[int, Heard], *, as_json: bool) -> ExitCode:
@@ -166,11 +175,11 @@ def _verdict(choice: BusChoice, heard: dict[int, Heard], *, as_json: bool) -> Ex
             typer.echo(f"the bus has {right} bit/s: -i {choice.interface} -c {choice.channel} -b {right}")
         return ExitCode.DONE
     if any(each.is_wrong for each in heard.values()):
-        say_fault(FlashFault.WRONG_BITRATE, f"heard errors and no frame at every usual bit rate ({choice.channel})")
+        say_fault(FlashFault.WRONG_BITRATE, f"errors and no frame at every usual bit rate ({choice.channel})")
         return ExitCode.BUS_UNUSABLE
     say(
-        f"the bus is silent at every usual bit rate: nobody talks, so its rate cannot be told ({choice.channel})",
+        f"bmsota: the bus is silent at every usual bit rate, so its rate cannot be found ({choice.channel})",
         style="red",
     )
-    say("  next: Wake the pack up, or check the wiring and the termination.")
+    say("  next: Wake the pack, or check the wiring and the termination.")
     return ExitCode.FAILED

@@ -1,8 +1,8 @@
-"""`bmsota dbc`: look at DBC files, and at CAN logs through them.
+"""`bmsota dbc`: check DBC files, and decode CAN logs with them.
 
 Exit codes of `check`: 0 the file is clean, 1 it has faults, 2 it cannot be read.
-Exit codes of `decode`: 0 everything was decoded, 1 the log breaks off or some frames do not fit their message (the rest is
-decoded), 2 something cannot be read or written. Ids that the DBC does not have are no fault; they are counted.
+Exit codes of `decode`: 0 everything was decoded, 1 the log is cut off or some frames do not match their message (the rest is
+decoded), 2 a file cannot be read or written. Ids that are not in the DBC are not an error; they are counted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(name="dbc", help="Look at DBC files, and at CAN logs through them.", no_args_is_help=True)
+app = typer.Typer(name="dbc", help="Check DBC files, and decode CAN logs with them.", no_args_is_help=True)
 
 EXIT_FAULTS = 1
 EXIT_UNREADABLE = 2
@@ -36,7 +36,7 @@ EXIT_UNREADABLE = 2
 
 @app.callback()
 def dbc() -> None:
-    """Look at DBC files, and at CAN logs through them."""
+    """Check DBC files, and decode CAN logs with them."""
 
 
 @app.command()
@@ -46,18 +46,18 @@ def check(
 ) -> None:
     """Report every fault of FILE with its line, and what could be loaded.
 
-    Exit code: 0 clean, 1 faults, 2 the file cannot be read.
+    Exit code: 0 no faults; 1 faults; 2 the file cannot be read.
     """
     try:
         database = load_dbc(file)
     except OSError as error:
-        _stop(f"{file}: expected a readable file, got: {error.strerror or error}")
+        _stop(f"{file}: {error.strerror or error}")
     except BmsotaError as error:
         _stop(f"{file}: {error}")
     if not len(database) and not any(fault.severity is Severity.WARNING for fault in database.faults):
-        # Not one message: whatever it is, it is not somebody's DBC with slips in it.
+        # Not one message: this is not a DBC file with mistakes in it.
         _print(database, file, as_json=as_json)
-        _stop(f"{file}: expected a DBC file, got no message")
+        _stop(f"{file}: not a DBC file: it defines no message")
     _print(database, file, as_json=as_json)
     if database.faults:
         raise typer.Exit(EXIT_FAULTS)
@@ -89,35 +89,38 @@ def decode(
     dbc: Annotated[
         list[str],
         typer.Option(
-            "--dbc", metavar="FILE", help="A DBC file, or the name of one that ships with bmsota. May be repeated."
+            "--dbc",
+            metavar="FILE",
+            help="Decode with this DBC file, or one that ships with bmsota (by name). May be repeated.",
         ),
     ],
     csv: Annotated[
-        str | None, typer.Option("--csv", metavar="OUT", help="Write CSV, one row a value; - is stdout.")
+        str | None, typer.Option("--csv", metavar="OUT", help="Write CSV to this file, one row a value; - is stdout.")
     ] = None,
     parquet: Annotated[
-        str | None, typer.Option("--parquet", metavar="OUT", help="Write Parquet, one row a value (extra 'parquet').")
+        str | None,
+        typer.Option("--parquet", metavar="OUT", help="Write Parquet to this file, one row a value (extra 'parquet')."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="MESSAGE", help="Only this message. May be repeated.")
+        list[str] | None, typer.Option("--only", metavar="MESSAGE", help="Decode only this message. May be repeated.")
     ] = None,
 ) -> None:
-    """Decode LOG by DBC: as text, one line a frame, or into a table.
+    """Decode LOG with DBC files: to text, one line a frame, or into a table.
 
-    Exit code: 0 decoded, 1 the log breaks off or some frames do not fit their message, 2 something cannot be read or written.
+    Exit code: 0 decoded; 1 the log is cut off or some frames do not match their message; 2 a file cannot be read or written.
     """
     if csv is not None and parquet is not None:
-        _stop("expected one of --csv and --parquet, got both")
+        _stop("give either --csv or --parquet, not both")
     databases = [_database(each) for each in dbc]
     names = {name for database in databases for name in database}
     if unknown := sorted(set(only or ()) - names):
-        _stop(f"expected messages of the DBC, got {', '.join(unknown)} (--only)")
+        _stop(f"--only: not in the DBC: {', '.join(unknown)}")
     from bmsota.adapters.canlogs import CanLog  # noqa: PLC0415 - python-can takes longer to import than `check` to run
 
     try:
         opened = CanLog(log)
     except OSError as error:
-        _stop(f"{log}: expected a readable file, got: {error.strerror or error}")
+        _stop(f"{log}: {error.strerror or error}")
     except BmsotaError as error:
         _stop(str(error))
     with opened:
@@ -130,14 +133,14 @@ def _database(name: str) -> Database:
             return loads(packaged_dbc(name))
         database = load_dbc(name)
     except OSError as error:
-        _stop(f"{name}: expected a readable file, got: {error.strerror or error}")
+        _stop(f"{name}: {error.strerror or error}")
     except BmsotaError as error:
         _stop(f"{name}: {error}")
     if not len(database):
-        _stop(f"{name}: expected a DBC file, got no message")
+        _stop(f"{name}: not a DBC file: it defines no message")
     errors = sum(fault.severity is Severity.ERROR for fault in database.faults)
     if errors:
-        _say(f"{name}: {errors} errors, what they define is not decoded (bmsota dbc check {name})")
+        _say(f"{name}: {errors} errors; the affected signals are not decoded (see bmsota dbc check {name})")
     return database
 
 
@@ -153,7 +156,7 @@ def _table(csv: str | None, parquet: str | None) -> LogTable:
             return CsvTable(sys.stdout, keep_open=True)
         return CsvTable(Path(csv).open("w", encoding="utf-8", newline=""))
     except OSError as error:
-        _stop(f"{csv or parquet}: expected a file that can be written, got: {error.strerror or error}")
+        _stop(f"{csv or parquet}: {error.strerror or error}")
     except BmsotaError as error:
         _stop(str(error))
 
@@ -181,29 +184,29 @@ def _decode_into(
                 progress.update(task, completed=log.progress)
         table.close()
     except KeyboardInterrupt:
-        table.close()  # What has been decoded is a whole file.
+        table.close()  # What was decoded so far is a valid file.
         raise
     except BrokenPipeError:
-        raise  # Whoever read our lines has seen enough; click ends quietly.
+        raise  # The reader of our output has ended; click ends quietly.
     except OSError as error:
-        _stop(f"{csv or parquet or 'stdout'}: expected to write, got: {error.strerror or error}")
+        _stop(f"{csv or parquet or 'stdout'}: {error.strerror or error}")
     return _summary(log, name, decoded, refused, unknown)
 
 
 def _summary(log: CanLog, name: str, decoded: int, refused: int, unknown: Counter[int]) -> int:
-    """Say what was and was not decoded, on stderr; the exit code."""
+    """Print what was and was not decoded to stderr; the exit code."""
     if not log.frames:
-        _stop(f"{name}: expected a CAN log, got {log.fault or 'no frame'}")
-    said = [f"{log.frames} frames", f"{decoded} decoded"]
+        _stop(f"{name}: not a CAN log: {log.fault or 'it contains no frame'}")
+    parts = [f"{log.frames} frames", f"{decoded} decoded"]
     if unknown:
         ids = [f"{key & 0x1FFFFFFF:08X}" if key >> 31 else f"{key:03X}" for key, _ in unknown.most_common(5)]
         more = ", ..." if len(unknown) > len(ids) else ""
-        said.append(f"{unknown.total()} of ids not in the DBC ({', '.join(ids)}{more})")
+        parts.append(f"{unknown.total()} with ids not in the DBC ({', '.join(ids)}{more})")
     if refused:
-        said.append(f"{refused} do not fit their message (too short, or an undefined multiplexer number)")
+        parts.append(f"{refused} do not match their message (too short, or an undefined multiplexer value)")
     if log.others:
-        said.append(f"{log.others} remote or error frames beside them")
-    _say(f"{name}: {'; '.join(said)}")
+        parts.append(f"{log.others} remote or error frames skipped")
+    _say(f"{name}: {'; '.join(parts)}")
     if log.fault:
         _say(f"{name}: {log.fault}")
     return EXIT_FAULTS if refused or log.fault else 0

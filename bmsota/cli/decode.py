@@ -1,30 +1,31 @@
-"""`bmsota decode`: GB/T 32960.3 frames in, words out.
+"""`bmsota decode`: GB/T 32960.3 frames as text, JSON, or a table of every field.
 
-Where the frames come from is `frameinput`'s business. What is no frame is said in one line each, and the frames around it are
-shown all the same.
+The input is read by `bmsota.adapters.frame_sources`. What is not a frame takes one line, and the frames around it are shown.
 
-Exit codes: 0 everything was a valid frame; 1 something was not; 2 the command was called wrongly.
+Exit codes: 0 everything was a valid frame; 1 something was not; 2 usage error.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
-from bmsota.cli.frameinput import Counts, InputFormat, InputOptions, checked_encoding, find_frames
-from bmsota.cli.screen import forgiving_output
+from bmsota.adapters.frame_sources import ReadSummary
+from bmsota.cli.frame_input import FrameInputOptions, read_frames
+from bmsota.cli.options import takes
+from bmsota.cli.terminal import forgiving_output
 from bmsota.gbt32960 import Gear, Sentinel, beijing_time, explain, to_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bmsota.cli.frameinput import Found
+    from bmsota.adapters.frame_sources import FoundFrame
     from bmsota.gbt32960 import ExplainedField
 
 __all__ = ["command", "json_line", "json_of"]
@@ -34,75 +35,55 @@ _SHOWN_BYTES: Final = 12
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
-def command(
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[HEX|FILE]...", help="Frames or files; without any, standard input is read."),
-    ] = None,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions(FrameInputOptions):
+    """The options of `bmsota decode`."""
+
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line; `bmsota encode` makes frames of it again.")
-    ] = False,
+        bool,
+        typer.Option("--json", help="Print one JSON object a line, which `bmsota encode` turns into frames again."),
+    ] = False
     explained: Annotated[
-        bool, typer.Option("--explain", help="Every field: offset, bytes, name, raw number, value, unit, clause.")
-    ] = False,
-    input_format: Annotated[
-        InputFormat, typer.Option("--format", help="What the input is, if its content does not tell.")
-    ] = InputFormat.AUTO,
-    port: Annotated[
-        list[int] | None,
-        typer.Option("--port", min=1, max=65535, help="Captures: only connections with this port. May be repeated."),
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option("--column", metavar="NAME", help="Tables: the column of frames, by name or number.")
-    ] = None,
-    time_column: Annotated[
-        str | None, typer.Option("--time-column", metavar="NAME", help="Tables: when each frame came.")
-    ] = None,
+        bool, typer.Option("--explain", help="Show every field: offset, bytes, name, raw number, value, unit, clause.")
+    ] = False
     vin_column: Annotated[
-        str | None, typer.Option("--vin-column", metavar="NAME", help="Tables: whose it is; held against the frame.")
-    ] = None,
-    encoding: Annotated[
-        str | None, typer.Option("--encoding", help="Text files: their encoding; UTF-8, UTF-16 and GB 18030 are found.")
-    ] = None,
-) -> None:
+        str | None,
+        typer.Option("--vin-column", metavar="NAME", help="Tables: the column of VINs, compared with the frame's."),
+    ] = None
+
+
+@takes(DecodeOptions)
+def command(_ctx: typer.Context, options: DecodeOptions) -> None:
     """Decode GB/T 32960.3 frames, both editions.
 
-    HEX may have blanks, colons, and 0x in front. A FILE may be lines of hexadecimal digits (also between other words, as in
-    a log), a raw byte stream, a .pcap or .pcapng capture, or a CSV table with a column of frames, all also as .gz; its
-    content tells. "-" is standard input.
+    HEX may contain blanks, colons, and a leading 0x. A FILE may contain lines of hexadecimal digits (also between other words,
+    as in a log), a raw byte stream, a .pcap or .pcapng capture, or a CSV table with a column of frames, each also as .gz; its
+    kind is detected. "-" is standard input.
 
-    Exit code: 0 all valid frames, 1 something was none (said in one line each), 2 called wrongly or nothing to read.
+    Exit code: 0 only valid frames; 1 some input was not a frame (one line each); 2 usage error or nothing to read.
     """
     forgiving_output()
-    options = InputOptions(
-        format=input_format,
-        ports=frozenset(port or ()),
-        column=column,
-        time_column=time_column,
-        vin_column=vin_column,
-        encoding=checked_encoding(encoding),
-    )
-    counts = Counts()
-    for found in find_frames(sources or [], options, counts):
-        if as_json:
-            typer.echo(json_line(json_of(found, explained=explained)))
+    summary = ReadSummary()
+    for found in read_frames(options, summary, vin_column=options.vin_column):
+        if options.as_json:
+            typer.echo(json_line(json_of(found, explained=options.explained)))
         elif found.frame is None:
             typer.echo(f"{found.place}: {found.error}", err=True)
         else:
-            for line in _explained(found) if explained else _lines(found):
+            for line in _explained(found) if options.explained else _lines(found):
                 typer.echo(line)
-    for note in counts.notes:
+    for note in summary.notes:
         typer.echo(f"bmsota decode: {note}", err=True)
-    if counts.notes and not counts.frames:
-        typer.echo("bmsota decode: expected frames, got none", err=True)
-    if counts.bad or not counts.frames:
+    if summary.notes and not summary.frames:
+        typer.echo("bmsota decode: no frame found", err=True)
+    if summary.bad or not summary.frames:
         raise typer.Exit(1)
 
 
 # --- text output -----------------------------------------------------------------------------------------------------
 
 
-def _head(found: Found) -> str:
+def _head(found: FoundFrame) -> str:
     frame = found.frame
     assert frame is not None
     edition = frame.edition.name.removeprefix("GBT")
@@ -111,7 +92,7 @@ def _head(found: Found) -> str:
     return f"{found.place}: {time}{', '.join(parts)}, {len(found.data)} bytes"
 
 
-def _lines(found: Found) -> Iterator[str]:
+def _lines(found: FoundFrame) -> Iterator[str]:
     assert found.frame is not None
     yield _head(found)
     if found.frame.encryption != 1:
@@ -136,7 +117,7 @@ def _value_lines(name: str, value: Any, depth: int) -> Iterator[str]:
 
 
 def _word(value: Any) -> str:
-    """Return a value as a person reads it."""
+    """A value in plain words."""
     match value:
         case Sentinel() | UUID():
             return str(value.value if isinstance(value, Sentinel) else value)
@@ -157,7 +138,7 @@ def _word(value: Any) -> str:
             return str(value)
 
 
-def _explained(found: Found) -> Iterator[str]:
+def _explained(found: FoundFrame) -> Iterator[str]:
     yield _head(found)
     rows = [("offset", "bytes", "field", "raw", "value", "clause"), *map(_explained_row, explain(found.data))]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -181,8 +162,8 @@ def _explained_row(field: ExplainedField) -> tuple[str, ...]:
 # --- JSON output -----------------------------------------------------------------------------------------------------
 
 
-def json_of(found: Found, *, explained: bool = False) -> dict[str, Any]:
-    """Return what was found as one object."""
+def json_of(found: FoundFrame, *, explained: bool = False) -> dict[str, Any]:
+    """What was found as one object."""
     result: dict[str, Any] = {"place": found.place}
     if found.time_ns is not None:
         result["time"] = beijing_time(found.time_ns).isoformat()
@@ -200,6 +181,6 @@ def json_of(found: Found, *, explained: bool = False) -> dict[str, Any]:
 
 
 def json_line(item: Any) -> str:
-    """One line of JSON; text that is no Unicode, which the wire may carry, is escaped."""
+    """One line of JSON; text that is not Unicode, which the wire may carry, is escaped."""
     line = json.dumps(item, ensure_ascii=False)
     return line if line.isprintable() or not _SURROGATE.search(line) else json.dumps(item)

@@ -1,7 +1,7 @@
-"""`bmsota encode`: JSON in, GB/T 32960.3 frames out; the inverse of `bmsota decode --json`.
+"""`bmsota encode`: GB/T 32960.3 frames from JSON; the inverse of `bmsota decode --json`.
 
-Exit codes: 0 every object is a frame now; 1 some are not, said in one line each, the others are written; 2 called wrongly, or
-something cannot be read or written.
+Exit codes: 0 every object was encoded; 1 some were not (one line each), the others are written; 2 usage error, or a file
+cannot be read or written.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ def command(
         typer.Argument(metavar="[FILE]...", help="JSON, one object a line; without any, standard input."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="OUT", help="Write the raw frames, one behind the other.")
+        str | None,
+        typer.Option("--output", "-o", metavar="OUT", help="Write the raw frames to this file, one after the other."),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse values outside the ranges of the standard's text.")
     ] = False,
 ) -> None:
-    """Encode GB/T 32960.3 frames: print their hexadecimal digits, one frame a line.
+    """Encode GB/T 32960.3 frames from JSON and print them in hexadecimal, one frame a line.
 
     The input is what `bmsota decode --json` writes: one object a line. Members with a default may be left out.
 
-    Exit code: 0 all encoded, 1 some objects are no frames, 2 something cannot be read or written.
+    Exit code: 0 all encoded; 1 some objects are not frames; 2 usage error, or a file cannot be read or written.
     """
     count = bad = 0
     out = _opened_to_write(output)
@@ -64,13 +65,17 @@ def command(
         if out is not None:
             out.close()
     if not count and not bad:
-        raise typer.BadParameter("expected one JSON object a line, got nothing")
+        raise typer.BadParameter("the input is empty")
     if bad:
         raise typer.Exit(1)
 
 
 def _no_json(error: json.JSONDecodeError) -> BmsotaError:
-    return BmsotaError(f"expected one JSON object a line, got: {error.msg} (column {error.colno})")
+    return BmsotaError(f"not JSON: {error.msg} (column {error.colno})")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _opened_to_write(path: str | None) -> IO[bytes] | None:
@@ -79,24 +84,24 @@ def _opened_to_write(path: str | None) -> IO[bytes] | None:
     try:
         return Path(path).open("wb")
     except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"{path}: expected a file that can be written, got: {error}") from None
+        raise typer.BadParameter(f"{path}: {_reason(error)}") from None
 
 
 def _write(out: IO[bytes], data: bytes, path: str | None) -> None:
     try:
         out.write(data)
     except OSError as error:
-        raise typer.BadParameter(f"{path}: expected to write, got: {error}") from None
+        raise typer.BadParameter(f"{path}: {_reason(error)}") from None
 
 
 def _objects(files: list[str]) -> Iterator[tuple[str, Any]]:
-    """Each line's object with its place, or why the line is none."""
+    """Each line's object with its place, or why the line is not one."""
     for file in files:
         before = "" if len(files) == 1 else f"{file}: "
         number = 0
         for number, line in enumerate(_lines(file), start=1):
             if len(line) > _LINE_LENGTH_MAX:
-                raise typer.BadParameter(f"{file}: expected lines of at most {_LINE_LENGTH_MAX} characters, got more")
+                raise typer.BadParameter(f"{file}: a line is longer than {_LINE_LENGTH_MAX} characters")
             if not line.strip():
                 continue
             try:
@@ -111,18 +116,18 @@ def _objects(files: list[str]) -> Iterator[tuple[str, Any]]:
 def _lines(file: str) -> Iterator[str]:
     if file == "-":
         if sys.stdin.isatty():
-            raise typer.BadParameter("expected JSON in files or on standard input, got a terminal")
+            raise typer.BadParameter("no input: give files, or pipe JSON to standard input")
         stream: IO[bytes] = sys.stdin.buffer
     else:
         try:
             stream = Path(file).open("rb")  # noqa: SIM115 - closed below
         except (OSError, ValueError) as error:
-            raise typer.BadParameter(f"{file}: expected a readable file, got: {error}") from None
+            raise typer.BadParameter(f"{file}: {_reason(error)}") from None
     try:
         while line := stream.readline(_LINE_LENGTH_MAX + 1):
             yield line.decode("utf-8-sig", "replace")
     except OSError as error:
-        raise typer.BadParameter(f"{file}: expected a readable file, got: {error}") from None
+        raise typer.BadParameter(f"{file}: {_reason(error)}") from None
     finally:
         if file != "-":
             stream.close()

@@ -1,25 +1,29 @@
 """How the commands that use a CAN adapter end: one message, what to do next, whether to run again, an exit code.
 
-What is said and with which code is `bmsota.flashing.FAULTS`' business; this file prints it.
+What a fault means and its exit code are in `fault_table`; this file prints it.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
 
-from bmsota.flashing import FAULTS, FaultError
+from bmsota.cli.fault_table import FAULTS, ExitCode, FaultError
+from bmsota.flashing import SourceError
 
 if TYPE_CHECKING:
-    from bmsota.flashing import Fault
+    from collections.abc import Iterator
 
-__all__ = ["error_console", "say", "say_again", "say_fault", "stop", "stop_with"]
+    from bmsota.cli.fault_table import Fault
+
+__all__ = ["end_with", "error_console", "say", "say_again", "say_fault", "stop", "stopping_at_faults"]
 
 
 def error_console() -> Console:
-    """Where everything goes that is not a result."""
+    """Where everything is printed that is not a result."""
     return Console(stderr=True, soft_wrap=True)
 
 
@@ -41,7 +45,7 @@ def say_again(*, was_changed: bool, is_safe: bool = True) -> None:
 
 
 def stop(fault: Fault, detail: str) -> NoReturn:
-    """Say it and end with the exit code of the fault. Nothing has been written to any node.
+    """Print the fault and end with its exit code. Nothing has been written to any node.
 
     Raises:
         typer.Exit: always.
@@ -51,10 +55,20 @@ def stop(fault: Fault, detail: str) -> NoReturn:
     raise typer.Exit(int(FAULTS[fault].exit_code))
 
 
-def stop_with(error: FaultError) -> NoReturn:
-    """As `stop`.
+@contextmanager
+def stopping_at_faults() -> Iterator[None]:
+    """Inside, `FaultError` and `SourceError` end the command as `stop` does."""
+    try:
+        yield
+    except (FaultError, SourceError) as error:
+        stop(error.fault, error.detail)
+
+
+def end_with(exit_code: ExitCode) -> None:
+    """End the command.
 
     Raises:
-        typer.Exit: always.
+        typer.Exit: unless it is DONE.
     """
-    stop(error.fault, error.detail)
+    if exit_code is not ExitCode.DONE:
+        raise typer.Exit(int(exit_code))

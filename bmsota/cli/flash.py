@@ -1,33 +1,36 @@
 """`bmsota flash`: put a release, or one image, on the nodes of a pack through a CAN adapter.
 
-Look for nodes, make a plan, ask, flash all nodes, restart them into the new image, read the versions back, confirm. What is
-decided is `bmsota.flashing`'s business (`make_plan`, `PackFlash`); here it is shown, logged and reported.
+Discover nodes, make a plan, ask for confirmation, flash all nodes, restart them into the new image, read the versions back,
+confirm. The decisions are made in `bmsota.flashing` (`make_plan`, `PackFlash`); here they are shown, logged and reported.
 """
 
 from __future__ import annotations
 
-import re
+import json
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from bmsota.can_timing import ceiling_bytes_per_s
-from bmsota.cli.canbus import (
-    LISTEN_S,
-    PATIENCE_S,
-    CanSession,
-    Interrupt,
-    bus_choice,
-    fault_of_transfer,
-    make_profile,
+from bmsota.cli.bus_options import bus_choice, make_profile, wire_ceiling
+from bmsota.cli.can_session import CanSession, Interrupt, fault_of_transfer
+from bmsota.cli.fault_table import FAULTS, ExitCode, FaultError, FlashFault
+from bmsota.cli.faults import end_with, error_console, say, say_again, say_fault, stop, stopping_at_faults
+from bmsota.cli.flash_options import FlashOptions
+from bmsota.cli.flash_output import (
+    counted,
+    nodes_text,
+    plan_lines,
+    question,
+    rate_sentence,
+    refusal_texts,
+    report_line,
 )
-from bmsota.cli.faults import error_console, say, say_again, say_fault, stop, stop_with
-from bmsota.cli.flashreport import (
+from bmsota.cli.flash_report import (
     REPORT_FORMAT,
     RunFiles,
     adapter_json,
@@ -39,24 +42,17 @@ from bmsota.cli.flashreport import (
     tool_json,
     utc_text,
 )
-from bmsota.cli.flashtext import (
-    counted,
-    findings_text,
-    nodes_text,
-    plan_lines,
-    question,
-    rate_sentence,
-    report_line,
+from bmsota.cli.options import takes
+from bmsota.cli.selection import (
+    parse_checks,
+    parse_hwids,
+    parse_positions,
+    parse_targets,
 )
-from bmsota.cli.screen import confirm, forgiving_output
+from bmsota.cli.terminal import confirm, forgiving_output
 from bmsota.errors import ConfigurationError, LocalProtocolError, TransferError
 from bmsota.flashing import (
-    FAULTS,
     RUNS_NEW,
-    Check,
-    ExitCode,
-    FaultError,
-    FlashFault,
     FlashingEngine,
     FlashOutcome,
     FlashPhase,
@@ -66,110 +62,31 @@ from bmsota.flashing import (
     PhaseBegun,
     PlanMade,
     PlanRequest,
-    Targets,
     TransferBegun,
     TransferBroken,
     TransferProgressed,
     make_plan,
     node_words,
 )
-from bmsota.node import POSITION_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterator
 
     from rich.progress import TaskID
 
     from bmsota.adapters.canrecord import CanRecord
-    from bmsota.canframe import CanFrame
-    from bmsota.cli.canbus import BusChoice
-    from bmsota.flashing import Fault, FlashEvent, FlashingProfile, FlashPlan, FlashResult, FlashSource
-    from bmsota.image import PublicKey
+    from bmsota.cli.bus_options import BusChoice
+    from bmsota.cli.fault_table import Fault
+    from bmsota.flashing import FlashEvent, FlashPlan, FlashResult
 
-__all__ = ["command", "parse_checks", "parse_positions", "parse_targets", "wire_ceiling"]
-
-_RANGE = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
-
-
-def wire_ceiling(choice: BusChoice, ids: int) -> float | None:
-    """What the wire can carry, bytes/s; None without a bit rate."""
-    if not choice.bitrate_bps:
-        return None
-    return ceiling_bytes_per_s(choice.bitrate_bps, extended=ids == 29, data_bitrate_bps=choice.data_bitrate_bps)
-
-
-# ---- what the user writes
-
-
-def parse_positions(texts: Iterable[str], option: str) -> tuple[int, ...]:
-    """Positions as "0", "1-4" or "1,3".
-
-    Raises:
-        FaultError: BAD_TARGET.
-    """
-    positions: set[int] = set()
-    for text in ",".join(texts).split(","):
-        match = _RANGE.fullmatch(text.strip())
-        first = int(match[1]) if match else POSITION_MAX + 1
-        last = int(match[2]) if match and match[2] else first
-        if not first <= last <= POSITION_MAX:
-            word = "one word or " if option == "--to" else ""
-            raise FaultError(
-                FlashFault.BAD_TARGET, f"expected {word}positions 0 to {POSITION_MAX}, got {text!r} ({option})"
-            )
-        positions.update(range(first, last + 1))
-    return tuple(sorted(positions))
-
-
-def parse_targets(texts: Sequence[str]) -> tuple[Targets, tuple[int, ...]]:
-    """`--to`: a word, or positions.
-
-    Raises:
-        FaultError: BAD_TARGET.
-    """
-    words = {each.value: each for each in Targets if each is not Targets.DEFAULT}
-    if not texts:
-        return Targets.DEFAULT, ()
-    if len(texts) == 1 and texts[0] in words:
-        return words[texts[0]], ()
-    return Targets.DEFAULT, parse_positions(texts, "--to")
-
-
-def parse_checks(texts: Iterable[str]) -> frozenset[Check]:
-    """`--force`.
-
-    Raises:
-        FaultError: UNKNOWN_CHECK.
-    """
-    known = {check.value: check for check in Check}
-    checks: set[Check] = set()
-    for text in texts:
-        if text not in known:
-            raise FaultError(FlashFault.UNKNOWN_CHECK, f"expected one of {', '.join(known)}, got {text!r} (--force)")
-        checks.add(known[text])
-    return frozenset(checks)
-
-
-def parse_hwids(texts: Iterable[str]) -> dict[int, str]:
-    """`--hwid POSITION=HWID`.
-
-    Raises:
-        FaultError: BAD_TARGET.
-    """
-    hwids: dict[int, str] = {}
-    for text in texts:
-        position, sign, hwid = text.partition("=")
-        if not sign or not hwid:
-            raise FaultError(FlashFault.BAD_TARGET, f"expected POSITION=HWID, got {text!r} (--hwid)")
-        hwids |= dict.fromkeys(parse_positions([position], "--hwid"), hwid)
-    return hwids
+__all__ = ["command"]
 
 
 # ---- the screen
 
 
 class _Screen:
-    """Bars on a terminal, one line an event of note elsewhere."""
+    """Bars on a terminal, one line for each notable event elsewhere."""
 
     def __init__(self, ceiling_bytes_per_s: float | None) -> None:
         self._console = error_console()
@@ -194,7 +111,7 @@ class _Screen:
             yield
 
     def show(self, event: FlashEvent, now_ns: int) -> None:
-        """What has happened."""
+        """Show an event."""
         match event:
             case PhaseBegun(phase) if phase not in {FlashPhase.DECIDE, FlashPhase.OVER}:
                 self._console.print(f"{phase.value} ...", markup=False, highlight=False)
@@ -206,12 +123,12 @@ class _Screen:
                 begun_ns, offset = self._begun.get(position, (now_ns, 0))
                 rate = rate_sentence(next_offset - offset, (now_ns - begun_ns) / 1e9, self._ceiling)
                 repeated = self._repeated.get(position, 0)
-                more = f", {counted(repeated, 'frame')} repeated" if repeated else ""
+                more = f", {counted(repeated, 'frame')} resent" if repeated else ""
                 self._progress.update(self._task(position, size_bytes), completed=next_offset, rate=rate + more)
             case FramesRepeated(position, frames):
                 self._repeated[position] = self._repeated.get(position, 0) + frames
             case TransferBroken(position, detail):
-                text = f"node {position}: broke off, goes on by itself: {detail}"
+                text = f"node {position}: transfer interrupted, resuming: {detail}"
                 self._console.print(text, markup=False, highlight=False)
             case NodeDone(result) if not result.ok:
                 self._console.print(
@@ -227,35 +144,6 @@ class _Screen:
 
 
 # ---- the run
-
-
-class _Stoppable:
-    """A field upgrade that is stopped when the user presses Ctrl-C."""
-
-    def __init__(self, machine: PackFlash, interrupt: Interrupt) -> None:
-        self._machine = machine
-        self._interrupt = interrupt
-
-    @property
-    def finished(self) -> bool:
-        return self._machine.finished
-
-    def receive_frame(self, frame: CanFrame, now_ns: int) -> None:
-        self._machine.receive_frame(frame, now_ns)
-
-    def frames_to_send(self, now_ns: int) -> list[CanFrame]:
-        if self._interrupt.is_wanted:
-            self._machine.stop(now_ns)
-        return self._machine.frames_to_send(now_ns)
-
-    def next_event(self) -> FlashEvent | None:
-        return self._machine.next_event()
-
-    def next_timeout(self) -> int | None:
-        return self._machine.next_timeout()
-
-    def handle_timeout(self, now_ns: int) -> None:
-        self._machine.handle_timeout(now_ns)
 
 
 @dataclass(slots=True)
@@ -287,36 +175,68 @@ class _Wire:
         }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a run ended."""
+
+    exit_code: ExitCode
+    fault: Fault | None = None
+    detail: str = ""
+
+
 class _Run:
-    """One run: what was asked for, and what it leaves behind."""
+    """One run: what it was started with, and what it leaves behind."""
 
-    source: FlashSource
-    request: PlanRequest
-    choice: BusChoice
-    ceiling: float | None
-    ids: int
-    profile: FlashingProfile
-    is_plan_only: bool
-    is_agreed: bool
-    arguments: list[str]
-    reserve: Callable[[int], RunFiles]
-    files: RunFiles | None = None
-    record: CanRecord | None = None
-    begun_ns: int = 0
-    session: CanSession | None = None
-    plan: FlashPlan | None = None
-    lost: FaultError | None = None
-    wire: _Wire = field(default_factory=_Wire)
-    interrupt: Interrupt = field(default_factory=Interrupt)
+    def __init__(self, options: FlashOptions, choice: BusChoice) -> None:
+        """Read every file.
 
-    def run(self, listen_s: float) -> ExitCode:
+        Raises:
+            FaultError: an option does not fit.
+            SourceError: a file cannot be used.
+        """
+        from bmsota.adapters.clock import steady_clock  # noqa: PLC0415 - brings python-can
+        from bmsota.adapters.releases import load_image_keys, load_manifest_keys, load_source  # noqa: PLC0415
+
+        self.options = options
+        self.choice = choice
+        self.ceiling = wire_ceiling(choice, options.ids)
+        targets, positions = parse_targets(options.to or ())
+        self.request = PlanRequest(
+            now_s=steady_clock()() // 1_000_000_000,
+            targets=targets,
+            positions=positions,
+            expected=parse_positions(options.expect, "--expect") if options.expect else (),
+            hwids=parse_hwids(options.hwid or ()),
+            forced=parse_checks(options.force or ()),
+            has_access_key=options.access_key is not None,
+            image_keys=load_image_keys(options.image_key or ()),
+            rate_bytes_per_s=self.ceiling,
+        )
+        self.source = load_source(options.source, load_manifest_keys(options.manifest_key or ()))
+        self.profile = make_profile(
+            options,
+            choice,
+            access_key=options.access_key,
+            broadcast=not options.no_broadcast,
+            compress=not options.no_compress,
+        )
+        self.interrupt = Interrupt()
+        self.is_agreed = options.yes
+        self.begun_ns = 0
+        self.files: RunFiles | None = None
+        self.record: CanRecord | None = None
+        self.session: CanSession | None = None
+        self.plan: FlashPlan | None = None
+        self.lost: FaultError | None = None
+        self.wire = _Wire()
+
+    def run(self) -> ExitCode:
         """Do it; the exit code.
 
         Raises:
             FaultError: the bus cannot be used, or files cannot be written; nothing was begun.
         """
-        with CanSession.open(self.choice, listen_s=listen_s, make_record=self._open_files) as session, self.interrupt:
+        with CanSession.open(self.choice, self.options, make_record=self._open_files) as session, self.interrupt:
             self.session = session
             try:
                 machine = PackFlash(
@@ -337,7 +257,7 @@ class _Run:
             if not machine.finished:
                 machine.stop(session.clock())  # --plan: nothing was begun.
             if self.lost is None and self.plan is not None and not self.plan.nodes:
-                self.lost = FaultError(*session.nobody())
+                self.lost = FaultError(*session.no_answer())
             ended_ns = session.clock()
         result = machine.result
         assert result is not None
@@ -348,30 +268,31 @@ class _Run:
         from bmsota.adapters.clock import steady_clock  # noqa: PLC0415
 
         self.begun_ns = steady_clock()()
-        files = self.files = self.reserve(self.begun_ns)
+        files = self.files = RunFiles.reserve(self.begun_ns, self.options)
         if files.log is not None:
             try:
                 self.record = CanRecord(files.log)
             except OSError as error:
-                raise FaultError(
-                    FlashFault.REPORT_NOT_WRITABLE,
-                    f"expected to write it, got: {error.strerror or error} ({files.log})",
-                ) from error
+                raise FaultError(FlashFault.REPORT_NOT_WRITABLE, f"{files.log}: {error.strerror or error}") from error
             except ConfigurationError as error:
-                raise FaultError(FlashFault.BAD_OPTION, f"{error} (--log)") from error
+                raise FaultError(FlashFault.BAD_OPTION, f"--log: {error}") from error
         return self.record
 
     def _drive(self, machine: PackFlash, session: CanSession) -> None:
         from bmsota.adapters.pythoncan import drive  # noqa: PLC0415 - brings python-can
 
+        def stop() -> None:
+            if self.interrupt.is_wanted:
+                machine.stop(session.clock())
+
         screen = _Screen(self.ceiling)
-        events: Iterator[FlashEvent] = drive(_Stoppable(machine, self.interrupt), session.bus, session.clock)
+        events: Iterator[FlashEvent] = drive(machine, session.bus, session.clock, stop=stop)
         for event in events:
             screen.show(event, session.clock())
             if isinstance(event, PlanMade):
                 self.plan = event.plan
                 self._show_plan(event.plan)
-                if self.is_plan_only:
+                if self.options.is_plan_only:
                     return
                 if not machine.finished:
                     self._decide(machine, session)
@@ -390,7 +311,7 @@ class _Run:
 
     def _show_plan(self, plan: FlashPlan) -> None:
         if not plan.nodes:
-            return  # Nobody has answered: that is what will be said.
+            return  # No node answered: the fault at the end says so.
         for line in plan_lines(plan, self.ceiling):
             typer.echo(line)
 
@@ -400,7 +321,7 @@ class _Run:
             try:
                 with self.interrupt.asking():
                     self.is_agreed = confirm(question(machine.plan))
-            except typer.Abort:  # What a Ctrl-C in a question becomes.
+            except typer.Abort:  # A Ctrl-C instead of an answer.
                 machine.stop(session.clock())
                 return
         if self.is_agreed:
@@ -413,64 +334,56 @@ class _Run:
     def _end(self, result: FlashResult, ended_ns: int) -> ExitCode:
         if self.record is not None:
             self.record.close()
-        exit_code, fault, detail = self._verdict(result)
-        is_safe = result.safe_to_run_again and (fault is None or FAULTS[fault].safe_to_run_again)
-        self._tell(result, exit_code, fault, detail, is_safe=is_safe)
-        self._write_report(result, ended_ns, end_json(exit_code, fault, detail, is_safe=is_safe))
-        return exit_code
+        end = self._verdict(result)
+        is_safe = result.safe_to_run_again and (end.fault is None or FAULTS[end.fault].safe_to_run_again)
+        self._say_end(result, end, is_safe=is_safe)
+        self._write_report(result, ended_ns, end_json(end.exit_code, end.fault, end.detail, is_safe=is_safe))
+        return end.exit_code
 
-    def _verdict(self, result: FlashResult) -> tuple[ExitCode, Fault | None, str]:
-        """Exit code, fault and detail."""
+    def _verdict(self, result: FlashResult) -> _End:
         plan = self.plan
         if self.lost is not None:
-            return FAULTS[self.lost.fault].exit_code, self.lost.fault, self.lost.detail
+            return _End(FAULTS[self.lost.fault].exit_code, self.lost.fault, self.lost.detail)
         if plan is not None and plan.refusals:
-            first = plan.refusals[0]
-            told = [
-                f"{check.value}: {findings_text(each for each in plan.refusals if each.check is check)}"
-                for check in dict.fromkeys(each.check for each in plan.refusals)
-            ]
-            return ExitCode.REFUSED, first.check, "; ".join(told)
-        if self.is_plan_only and plan is not None and not self.interrupt.is_wanted:
-            return ExitCode.DONE, None, ""
+            details = [f"{check.value}: {text}" for check, text in refusal_texts(plan).items()]
+            return _End(ExitCode.REFUSED, plan.refusals[0].check, "; ".join(details))
+        if self.options.is_plan_only and plan is not None and not self.interrupt.is_wanted:
+            return _End(ExitCode.DONE)
         match result.outcome:
             case FlashOutcome.DONE | FlashOutcome.NOTHING_TO_DO:
-                return ExitCode.DONE, None, ""
+                return _End(ExitCode.DONE)
             case FlashOutcome.DECLINED:
-                return ExitCode.REFUSED, FlashFault.DECLINED, "expected yes, got no"
+                return _End(ExitCode.REFUSED, FlashFault.DECLINED, "answered with no")
             case FlashOutcome.INTERRUPTED:
-                phase = result.failed_phase.value if result.failed_phase is not None else "nothing"
-                return ExitCode.INTERRUPTED, FlashFault.INTERRUPTED, f"stopped by Ctrl-C while {phase}"
-        causes = _causes(result)
-        if result.outcome is FlashOutcome.MIXED:
-            return ExitCode.MIXED, FlashFault.PACK_MIXED, _mixture(result)
-        cause = next(iter(causes))
-        return ExitCode.FAILED, cause, causes[cause]
+                phase = "" if result.failed_phase is None else f" while {result.failed_phase.value}"
+                return _End(ExitCode.INTERRUPTED, FlashFault.INTERRUPTED, f"stopped with Ctrl-C{phase}")
+            case FlashOutcome.MIXED:
+                return _End(ExitCode.MIXED, FlashFault.PACK_MIXED, _mixture(result))
+        cause, detail = next(iter(_causes(result).items()))
+        return _End(ExitCode.FAILED, cause, detail)
 
-    def _tell(
-        self, result: FlashResult, exit_code: ExitCode, fault: Fault | None, detail: str, *, is_safe: bool
-    ) -> None:
+    def _say_end(self, result: FlashResult, end: _End, *, is_safe: bool) -> None:
         plan = self.plan
-        if plan is not None and plan.nodes and plan.refusals and exit_code is ExitCode.REFUSED:
-            for check in dict.fromkeys(each.check for each in plan.refusals):
-                say_fault(check, findings_text(each for each in plan.refusals if each.check is check))
-        elif fault is not None:
-            say_fault(fault, detail)
-            for cause, told in _causes(result).items():
-                if cause is not fault:
-                    say_fault(cause, told)
+        if plan is not None and plan.nodes and plan.refusals and end.exit_code is ExitCode.REFUSED:
+            for check, text in refusal_texts(plan).items():
+                say_fault(check, text)
+        elif end.fault is not None:
+            say_fault(end.fault, end.detail)
+            for cause, text in _causes(result).items():
+                if cause is not end.fault:
+                    say_fault(cause, text)
         elif result.outcome is FlashOutcome.NOTHING_TO_DO:
-            typer.echo("nothing to do: every target runs it already")
-        elif self.is_plan_only:
-            typer.echo("nothing was written: this was only the plan")
-        elif exit_code is ExitCode.DONE:
+            typer.echo("nothing to do: every target is up to date")
+        elif self.options.is_plan_only:
+            typer.echo("plan only: nothing was written")
+        elif end.exit_code is ExitCode.DONE:
             count = len(result.nodes)
             typer.echo(f"done: {counted(count, 'node')} {'runs' if count == 1 else 'run'} {self.source.name}")
         for report in result.nodes:
             typer.echo(report_line(report, self.ceiling))
         if rate := rate_sentence(self.wire.sent_bytes, self.wire.seconds, self.ceiling):
-            typer.echo(f"while flashing, the wire carried {rate} (pauses to erase, program and verify included)")
-        if exit_code is not ExitCode.DONE:
+            typer.echo(f"average while flashing: {rate} (including erasing, programming and verifying)")
+        if end.exit_code is not ExitCode.DONE:
             say_again(was_changed=result.was_changed, is_safe=is_safe)
 
     def _write_report(self, result: FlashResult, ended_ns: int, end: dict[str, Any]) -> None:
@@ -479,14 +392,14 @@ class _Run:
         session, record, plan = self.session, self.record, self.plan
         content = {
             "format": REPORT_FORMAT,
-            "tool": tool_json(self.arguments),
+            "tool": tool_json(sys.argv[1:]),
             "begun": utc_text(self.begun_ns),
             "ended": utc_text(ended_ns),
             **end,
-            "is_plan_only": self.is_plan_only,
-            "adapter": adapter_json(self.choice, session.heard, has_listened=session.has_listened),
+            "is_plan_only": self.options.is_plan_only,
+            "adapter": adapter_json(self.choice, session.heard),
             "profile": self.profile.name,
-            "ids": self.ids,
+            "ids": self.options.ids,
             "ceiling_bytes_per_s": None if self.ceiling is None else round(self.ceiling, 1),
             "source": source_json(self.source),
             "forced": [str(each) for each in plan.forced] if plan is not None else [],
@@ -498,14 +411,11 @@ class _Run:
             "log": log_json(record),
         }
         if record is not None and record.fault is not None:
-            say_fault(FlashFault.LOG_BROKEN_OFF, f"expected to write it, got: {record.fault} ({record.path})")
+            say_fault(FlashFault.LOG_INCOMPLETE, f"{record.path}: {record.fault}")
         try:
             self.files.write(content)
         except OSError as error:
-            place = self.files.report
-            say_fault(FlashFault.REPORT_LOST, f"expected to write it, got: {error.strerror or error} ({place})")
-            import json  # noqa: PLC0415 - only here
-
+            say_fault(FlashFault.REPORT_NOT_SAVED, f"{self.files.report}: {error.strerror or error}")
             typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
             return
         log = "" if record is None else f", CAN log: {record.path}"
@@ -513,196 +423,43 @@ class _Run:
 
 
 def _causes(result: FlashResult) -> dict[Fault, str]:
-    """What the nodes failed of, each with its nodes."""
-    told: dict[Fault, list[tuple[int, str]]] = {}
+    """Why nodes failed, each cause with its nodes."""
+    details: dict[Fault, list[tuple[int, str]]] = {}
     for report in result.nodes:
         failure = report.failure
         if failure is not None and failure.cause is not None:
-            told.setdefault(failure.cause, []).append((report.position, failure.detail.partition(": ")[2]))
-    return {cause: nodes_text(each) for cause, each in told.items()}
+            details.setdefault(failure.cause, []).append((report.position, failure.detail.partition(": ")[2]))
+    return {cause: nodes_text(each) for cause, each in details.items()}
 
 
 def _mixture(result: FlashResult) -> str:
-    """Who runs the new version and who does not."""
+    """Which nodes run the new version and which do not."""
     sides: dict[bool, list[int]] = {True: [], False: []}
     for report in result.nodes:
         sides[report.status in RUNS_NEW].append(report.position)
-    others = f" and not on {node_words(sides[False])}" if sides[False] else ""
-    return f"expected one version, got the new one on {node_words(sides[True])}{others}"
+    others = f", not on {node_words(sides[False])}" if sides[False] else ""
+    return f"the new version is on {node_words(sides[True])}{others}"
 
 
 # ---- the command
 
 
-def command(
-    ctx: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(metavar="RELEASE_OR_IMAGE", help="A release's manifest (.manifest.cose) or one signed image."),
-    ],
-    to: Annotated[
-        list[str] | None,
-        typer.Option("--to", metavar="TARGET", help="master, slaves, all, or positions such as 0 or 1-4,7."),
-    ] = None,
-    is_plan_only: Annotated[
-        bool, typer.Option("--plan", help="Only look for nodes and say what would happen; write nothing.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    force: Annotated[
-        list[str] | None,
-        typer.Option("--force", metavar="CHECK", help="Go on although this check refuses. May be repeated."),
-    ] = None,
-    expect: Annotated[
-        list[str] | None,
-        typer.Option("--expect", metavar="POSITIONS", help="Nodes that must answer, such as 0-8."),
-    ] = None,
-    hwid: Annotated[
-        list[str] | None,
-        typer.Option("--hwid", metavar="POSITION=HWID", help="Which hardware must be there. May be repeated."),
-    ] = None,
-    profile: Annotated[str, typer.Option("--profile", metavar="bootloader|uds", help="The protocol.")] = "bootloader",
-    ids: Annotated[int, typer.Option("--ids", metavar="11|29", help="Bits of the CAN identifiers.")] = 11,
-    access_key: Annotated[
-        str | None,
-        typer.Option(
-            "--access-key", metavar="PEM", envvar="BMSOTA_ACCESS_KEY", help="Private key for nodes that are locked."
-        ),
-    ] = None,
-    image_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--image-key", metavar="PEM", envvar="BMSOTA_IMAGE_KEY", help="Public key the images must be signed with."
-        ),
-    ] = None,
-    manifest_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--manifest-key",
-            metavar="PEM",
-            envvar="BMSOTA_MANIFEST_KEY",
-            help="Public key the manifest must be signed with.",
-        ),
-    ] = None,
-    report: Annotated[str | None, typer.Option("--report", metavar="FILE", help="The JSON report.")] = None,
-    report_dir: Annotated[
-        str,
-        typer.Option(
-            "--report-dir",
-            metavar="DIR",
-            envvar="BMSOTA_REPORT_DIR",
-            help="Where report and log go; made if it is not there.",
-        ),
-    ] = ".",
-    log: Annotated[
-        str | None, typer.Option("--log", metavar="FILE", help="The CAN log: .log (candump), .blf, .asc or .trc.")
-    ] = None,
-    no_log: Annotated[bool, typer.Option("--no-log", help="No CAN log.")] = False,
-    no_listen: Annotated[
-        bool, typer.Option("--no-listen", help="Do not listen to the bus before the first word.")
-    ] = False,
-    listen_s: Annotated[
-        float, typer.Option("--listen", min=0.01, max=60.0, metavar="SECONDS", help="How long to listen.")
-    ] = LISTEN_S,
-    no_broadcast: Annotated[
-        bool, typer.Option("--no-broadcast", help="One node after another, also those that could get it together.")
-    ] = False,
-    no_compress: Annotated[
-        bool, typer.Option("--no-compress", help="Send the image as it is, also to nodes that could unpack it.")
-    ] = False,
-    patience_s: Annotated[
-        float, typer.Option("--patience", min=0.1, metavar="SECONDS", help="How long a node may be silent.")
-    ] = PATIENCE_S,
-) -> None:
+@takes(FlashOptions)
+def command(ctx: typer.Context, options: FlashOptions) -> None:
     """Flash a release, or one image, onto the nodes of a pack.
 
-    First everything is sent and verified on every node, then the nodes restart into it, are read back and confirmed, the
-    master last. When one fails before that, all go back. Nodes that run the version already are left alone.
+    Every image is sent and verified first. Then the nodes restart into it, are read back and confirm it, the master last. If
+    one fails before that, all revert. Nodes that already run the version are left alone.
 
-    Exit code: 0 done; 1 failed, every node runs what it ran before; 2 called wrongly; 3 refused by the plan, nothing was
-    written; 4 adapter or bus unusable, nothing was written; 5 some nodes done and some not; 130 interrupted.
+    Exit code: 0 success; 1 failed, every node runs what it ran before; 2 usage error; 3 refused by the plan, nothing was
+    written; 4 adapter or bus unusable, nothing was written; 5 some nodes updated and some not; 130 interrupted.
     """
     forgiving_output()
+    if not (options.is_plan_only or options.yes or sys.stdin.isatty()):
+        stop(FlashFault.NOT_CONFIRMED, "not a terminal: pass --yes to confirm")
     try:
-        if not (is_plan_only or yes or sys.stdin.isatty()):
-            stop(FlashFault.NOT_CONFIRMED, "expected --yes, or a terminal to ask on, got neither")
-        run = _make_run(
-            ctx,
-            source,
-            request=_request(to, expect, hwid, force, has_access_key=access_key is not None),
-            keys=(image_key or (), manifest_key or ()),
-            is_plan_only=is_plan_only,
-            is_agreed=yes,
-            ids=ids,
-            profile=partial(
-                make_profile,
-                profile,
-                ids,
-                patience_s=patience_s,
-                access_key=access_key,
-                may_broadcast=not no_broadcast,
-                may_compress=not no_compress,
-            ),
-            reserve=partial(RunFiles.reserve, folder=report_dir, report=report, log=log, has_log=not no_log),
-        )
-        exit_code = run.run(0.0 if no_listen else listen_s)
-    except FaultError as error:
-        stop_with(error)
+        with stopping_at_faults():
+            exit_code = _Run(options, bus_choice(ctx)).run()
     except KeyboardInterrupt:
-        stop(FlashFault.INTERRUPTED, "stopped by Ctrl-C before anything was begun")
-    if exit_code is not ExitCode.DONE:
-        raise typer.Exit(int(exit_code))
-
-
-def _request(
-    to: list[str] | None,
-    expect: list[str] | None,
-    hwid: list[str] | None,
-    force: list[str] | None,
-    *,
-    has_access_key: bool,
-) -> Callable[[int, tuple[PublicKey, ...], float | None], PlanRequest]:
-    targets, positions = parse_targets(to or ())
-    return lambda now_s, image_keys, rate: PlanRequest(
-        now_s=now_s,
-        targets=targets,
-        positions=positions,
-        expected=parse_positions(expect, "--expect") if expect else (),
-        hwids=parse_hwids(hwid or ()),
-        forced=parse_checks(force or ()),
-        has_access_key=has_access_key,
-        image_keys=image_keys,
-        rate_bytes_per_s=rate,
-    )
-
-
-def _make_run(
-    ctx: typer.Context,
-    path: str,
-    *,
-    request: Callable[[int, tuple[PublicKey, ...], float | None], PlanRequest],
-    keys: tuple[Sequence[str], Sequence[str]],
-    is_plan_only: bool,
-    is_agreed: bool,
-    profile: Callable[[BusChoice], FlashingProfile],
-    ids: int,
-    reserve: Callable[[int], RunFiles],
-) -> _Run:
-    from bmsota.adapters.clock import steady_clock  # noqa: PLC0415
-    from bmsota.adapters.releases import load_image_keys, load_manifest_keys, load_source  # noqa: PLC0415
-
-    image_keys, manifest_keys = load_image_keys(keys[0]), load_manifest_keys(keys[1])
-    choice = bus_choice(ctx)
-    ceiling = wire_ceiling(choice, ids)
-    wanted = request(steady_clock()() // 1_000_000_000, image_keys, ceiling)
-    return _Run(
-        source=load_source(path, manifest_keys),
-        request=wanted,
-        choice=choice,
-        ceiling=ceiling,
-        ids=ids,
-        profile=profile(choice),
-        is_plan_only=is_plan_only,
-        is_agreed=is_agreed,
-        arguments=sys.argv[1:],
-        reserve=reserve,
-    )
+        stop(FlashFault.INTERRUPTED, "stopped with Ctrl-C before anything was begun")
+    end_with(exit_code)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import numpy as np
 
-from bmsota.errors import ConfigurationError
+from bmsota.cli.extras import extra_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -155,7 +155,7 @@ class ParquetTable(_Writer):
 
         Raises:
             OSError: it cannot be created.
-            ConfigurationError: pyarrow is not installed.
+            MissingExtraError: pyarrow is not installed.
         """
         super().__init__()
         try:
@@ -163,9 +163,7 @@ class ParquetTable(_Writer):
             self._arrow: Any = import_module("pyarrow")
             parquet: Any = import_module("pyarrow.parquet")
         except ImportError as error:
-            raise ConfigurationError(
-                "expected pyarrow (pip install 'bmsota[parquet]') to write Parquet, got none"
-            ) from error
+            raise extra_error("parquet") from error
         arrow = self._arrow
         text = arrow.dictionary(arrow.int32(), arrow.string())
         self._schema = arrow.schema([

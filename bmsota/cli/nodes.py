@@ -1,36 +1,28 @@
-"""`bmsota nodes`, `bmsota verify` and `bmsota reset`: who is on the bus, does it run what it should, restart it."""
+"""`bmsota nodes`, `bmsota verify` and `bmsota reset`: list the nodes of a pack, compare what they run, restart them."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bmsota.boot import SlotState
-from bmsota.cli.canbus import (
-    LISTEN_S,
-    PATIENCE_S,
-    CanSession,
-    Interrupt,
-    bus_choice,
-    fault_of_transfer,
-    make_profile,
-)
-from bmsota.cli.faults import say, say_again, say_fault, stop, stop_with
-from bmsota.cli.flash import parse_checks, parse_positions, parse_targets, wire_ceiling
-from bmsota.cli.flashreport import node_json
-from bmsota.cli.flashtext import counted, node_lines, nodes_text
-from bmsota.cli.screen import confirm, forgiving_output
+from bmsota.cli.bus_options import BusOptions, bus_choice, make_profile, wire_ceiling
+from bmsota.cli.can_session import CanSession, Interrupt, fault_of_transfer
+from bmsota.cli.fault_table import FAULTS, ExitCode, FlashFault
+from bmsota.cli.faults import end_with, say, say_again, say_fault, stop, stopping_at_faults
+from bmsota.cli.flash_output import counted, node_lines, nodes_text
+from bmsota.cli.flash_report import node_json
+from bmsota.cli.options import takes
+from bmsota.cli.selection import AsJson, Expect, ManifestKey, To, Yes, parse_checks, parse_positions, parse_targets
+from bmsota.cli.terminal import confirm, forgiving_output
 from bmsota.errors import LocalProtocolError, TransferError
 from bmsota.flashing import (
-    FAULTS,
     Action,
     Check,
-    ExitCode,
-    FaultError,
-    FlashFault,
     FlashingEngine,
     NodeResult,
     NodesDiscovered,
@@ -49,21 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["nodes_command", "reset_command", "verify_command"]
 
-_Profile = Annotated[str, typer.Option("--profile", metavar="bootloader|uds", help="The protocol.")]
-_Ids = Annotated[int, typer.Option("--ids", metavar="11|29", help="Bits of the CAN identifiers.")]
-_Json = Annotated[bool, typer.Option("--json", help="As JSON, for tools.")]
-_Expect = Annotated[
-    list[str] | None, typer.Option("--expect", metavar="POSITIONS", help="Nodes that must answer, such as 0-8.")
-]
-_NoListen = Annotated[bool, typer.Option("--no-listen", help="Do not listen to the bus before the first word.")]
-_Patience = Annotated[
-    float, typer.Option("--patience", min=0.1, metavar="SECONDS", help="How long a node may be silent.")
-]
-_Listen = Annotated[float, typer.Option("--listen", min=0.01, max=60.0, metavar="SECONDS", help="How long to listen.")]
 
-
-class _Talk:
-    """A session with an engine: operations one after another, each to its end."""
+class _Nodes:
+    """The nodes on an open bus: operations one after another, each to its end."""
 
     def __init__(self, session: CanSession, engine: FlashingEngine, interrupt: Interrupt) -> None:
         self.session = session
@@ -80,11 +60,11 @@ class _Talk:
         try:
             with self._interrupt.asking():
                 return confirm(question)
-        except typer.Abort as error:  # What a Ctrl-C in a question becomes.
+        except typer.Abort as error:  # A Ctrl-C instead of an answer.
             raise KeyboardInterrupt from error
 
     def discover(self, positions: Sequence[int]) -> tuple[NodeDescription, ...]:
-        """Everybody on the bus; *positions* are asked by name."""
+        """Every node that answers; *positions* are requested one by one."""
         self._engine.discover(positions)
         found: tuple[NodeDescription, ...] = ()
         for event in self.session.run(self._engine, self._interrupt):
@@ -104,47 +84,39 @@ class _Talk:
         self._finish()
         return results
 
+    def no_answer(self) -> ExitCode:
+        """Say that no node has answered, and what that may mean."""
+        fault, detail = self.session.no_answer()
+        say_fault(fault, detail)
+        say_again(was_changed=False)
+        return FAULTS[fault].exit_code
 
-def _talk(
-    ctx: typer.Context,
-    *,
-    profile: str,
-    ids: int,
-    no_listen: bool,
-    listen_s: float,
-    patience_s: float,
-    do: Callable[[_Talk], ExitCode],
-) -> None:
-    """Open the bus, do it, and turn whatever happens into one message and an exit code."""
+
+def _with_nodes(ctx: typer.Context, options: BusOptions, do: Callable[[_Nodes], ExitCode]) -> None:
+    """Open the bus, *do* it, and turn every failure into one message and an exit code."""
     forgiving_output()
     interrupt = Interrupt()
-    talk: _Talk | None = None
+    nodes: _Nodes | None = None
     try:
-        choice = bus_choice(ctx)
-        engine = FlashingEngine(make_profile(profile, ids, choice, patience_s=patience_s))
-        with (
-            CanSession.open(choice, listen_s=0.0 if no_listen else listen_s, make_record=lambda: None) as session,
-            interrupt,
-        ):
-            talk = _Talk(session, engine, interrupt)
-            exit_code = do(talk)
-    except FaultError as error:
-        stop_with(error)
+        with stopping_at_faults():
+            choice = bus_choice(ctx)
+            engine = FlashingEngine(make_profile(options, choice))
+            with CanSession.open(choice, options) as session, interrupt:
+                nodes = _Nodes(session, engine, interrupt)
+                exit_code = do(nodes)
     except LocalProtocolError as error:  # UDS has fewer positions than the command line knows.
         stop(FlashFault.BAD_TARGET, str(error))
     except TransferError as error:
-        fault = fault_of_transfer(error, was_changed=talk is not None and talk.was_changed)
-        if talk is None or not talk.was_changed:
-            stop_with(fault)
+        was_changed = nodes is not None and nodes.was_changed
+        fault = fault_of_transfer(error, was_changed=was_changed)
         say_fault(fault.fault, fault.detail)
-        say_again(was_changed=True)
+        say_again(was_changed=was_changed)
         exit_code = FAULTS[fault.fault].exit_code
     except KeyboardInterrupt:
-        say_fault(FlashFault.INTERRUPTED, "stopped by Ctrl-C")
-        say_again(was_changed=talk is not None and talk.was_changed)
+        say_fault(FlashFault.INTERRUPTED, "stopped with Ctrl-C")
+        say_again(was_changed=nodes is not None and nodes.was_changed)
         exit_code = ExitCode.INTERRUPTED
-    if exit_code is not ExitCode.DONE:
-        raise typer.Exit(int(exit_code))
+    end_with(exit_code)
 
 
 def _missing(found: Sequence[NodeDescription], expected: Sequence[int]) -> list[int]:
@@ -152,132 +124,98 @@ def _missing(found: Sequence[NodeDescription], expected: Sequence[int]) -> list[
     return [position for position in expected if position not in there]
 
 
-def _nobody(talk: _Talk) -> ExitCode:
-    fault, detail = talk.session.nobody()
-    say_fault(fault, detail)
-    say_again(was_changed=False)
-    return FAULTS[fault].exit_code
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesOptions(BusOptions):
+    """The options of `bmsota nodes`."""
+
+    expect: Expect = None
+    as_json: AsJson = False
 
 
-def nodes_command(
-    ctx: typer.Context,
-    expect: _Expect = None,
-    as_json: _Json = False,
-    profile: _Profile = "bootloader",
-    ids: _Ids = 11,
-    no_listen: _NoListen = False,
-    listen_s: _Listen = LISTEN_S,
-    patience_s: _Patience = PATIENCE_S,
-) -> None:
-    """List the nodes on the bus: role, hardware, what runs, what is stored, what they can do. Changes nothing.
+@takes(NodesOptions)
+def nodes_command(ctx: typer.Context, options: NodesOptions) -> None:
+    """List the nodes on the bus: role, hardware, running version, slots, features. Changes nothing.
 
-    The slot marked * runs. Exit code: 0 somebody answered; 1 nobody did, or not all that were expected; 2 called wrongly;
+    The slot marked * runs. Exit code: 0 success; 1 no node answered, or an expected one did not; 2 usage error;
     4 adapter or bus unusable; 130 interrupted.
     """
 
-    def do(talk: _Talk) -> ExitCode:
-        expected = parse_positions(expect, "--expect") if expect else ()
-        found = talk.discover(expected)
-        if as_json:
+    def do(nodes: _Nodes) -> ExitCode:
+        expected = parse_positions(options.expect, "--expect") if options.expect else ()
+        found = nodes.discover(expected)
+        if options.as_json:
             typer.echo(json.dumps([node_json(node) for node in found], indent=1, ensure_ascii=False))
         if not found:
-            return _nobody(talk)
-        if not as_json:
+            return nodes.no_answer()
+        if not options.as_json:
             for line in node_lines(found):
                 typer.echo(line)
         if missing := _missing(found, expected):
-            say_fault(Check.NODE_PRESENT, f"expected {node_words(missing)} to answer, got nothing")
+            say_fault(Check.NODE_PRESENT, f"{node_words(missing)} did not answer")
             say_again(was_changed=False)
             return ExitCode.FAILED
         return ExitCode.DONE
 
-    _talk(
-        ctx,
-        profile=profile,
-        ids=ids,
-        no_listen=no_listen,
-        listen_s=listen_s,
-        patience_s=patience_s,
-        do=do,
-    )
+    _with_nodes(ctx, options, do)
 
 
 # ---- verify
 
 
-def verify_command(
-    ctx: typer.Context,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions(BusOptions):
+    """The options of `bmsota verify`."""
+
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RELEASE_OR_IMAGE]", help="What the nodes should run. Without: whether the pack is in order."
+            metavar="[RELEASE_OR_IMAGE]", help="What the nodes should run. Without it, check the pack for consistency."
         ),
-    ] = None,
-    to: Annotated[
-        list[str] | None,
-        typer.Option("--to", metavar="TARGET", help="master, slaves, all, or positions such as 0 or 1-4,7."),
-    ] = None,
-    expect: _Expect = None,
-    manifest_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--manifest-key",
-            metavar="PEM",
-            envvar="BMSOTA_MANIFEST_KEY",
-            help="Public key the manifest must be signed with.",
-        ),
-    ] = None,
-    as_json: _Json = False,
-    profile: _Profile = "bootloader",
-    ids: _Ids = 11,
-    no_listen: _NoListen = False,
-    listen_s: _Listen = LISTEN_S,
-    patience_s: _Patience = PATIENCE_S,
-) -> None:
-    """Compare what runs and what is stored on the nodes with a release or an image. Changes nothing.
+    ] = None
+    to: To = None
+    expect: Expect = None
+    manifest_key: ManifestKey = None
+    as_json: AsJson = False
 
-    Compared are role, hardware class, version, confirmation and security counter: nodes do not tell a digest.
 
-    Exit code: 0 equal; 1 something differs or does not answer; 2 called wrongly; 4 adapter or bus unusable; 130 interrupted.
+@takes(VerifyOptions)
+def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
+    """Compare what the nodes run with a release or an image. Changes nothing.
+
+    Role, hardware class, version, confirmation and security counter are compared; nodes do not report a digest.
+
+    Exit code: 0 equal; 1 something differs or does not answer; 2 usage error; 4 adapter or bus unusable; 130 interrupted.
     """
 
-    def do(talk: _Talk) -> ExitCode:
+    def do(nodes: _Nodes) -> ExitCode:
         from bmsota.adapters.releases import load_manifest_keys, load_source  # noqa: PLC0415 - reads files
 
-        targets, positions = parse_targets(to or ())
-        expected = parse_positions(expect, "--expect") if expect else ()
+        targets, positions = parse_targets(options.to or ())
         request = PlanRequest(
-            now_s=talk.session.clock() // 1_000_000_000,
+            now_s=nodes.session.clock() // 1_000_000_000,
             targets=targets,
             positions=positions,
-            expected=expected,
-            rate_bytes_per_s=wire_ceiling(talk.session.choice, ids),
+            expected=parse_positions(options.expect, "--expect") if options.expect else (),
+            rate_bytes_per_s=wire_ceiling(nodes.session.choice, options.ids),
         )
-        wanted = None if source is None else load_source(source, load_manifest_keys(manifest_key or ()))
-        found = talk.discover(request.named_positions)
+        keys = load_manifest_keys(options.manifest_key or ())
+        wanted = None if options.source is None else load_source(options.source, keys)
+        found = nodes.discover(request.named_positions)
         if not found:
-            return _nobody(talk)
+            return nodes.no_answer()
         lines: list[tuple[NodeDescription | None, bool, str]]
         if wanted is None:
             lines = [(node, *_state(node)) for node in found]
             lines += [(None, False, problem) for problem in _disorder(found)]
             missing = _missing(found, request.named_positions)
-            lines += [(None, False, f"node {position} does not answer") for position in missing]
+            lines += [(None, False, f"node {position} did not answer") for position in missing]
         else:
             plan = make_plan(found, wanted, request)
             lines = [(each.node, *_compared(each)) for each in plan.nodes if each.action is not Action.LEFT_OUT]
             lines += [(None, False, problem) for problem in _absent(plan)]
-        return _show(lines, as_json=as_json, name=None if wanted is None else wanted.name)
+        return _show(lines, as_json=options.as_json, name=None if wanted is None else wanted.name)
 
-    _talk(
-        ctx,
-        profile=profile,
-        ids=ids,
-        no_listen=no_listen,
-        listen_s=listen_s,
-        patience_s=patience_s,
-        do=do,
-    )
+    _with_nodes(ctx, options, do)
 
 
 def _show(lines: Sequence[tuple[NodeDescription | None, bool, str]], *, as_json: bool, name: str | None) -> ExitCode:
@@ -295,7 +233,7 @@ def _show(lines: Sequence[tuple[NodeDescription | None, bool, str]], *, as_json:
     else:
         for node, is_good, text in lines:
             who = "pack" if node is None else f"node {node.position} ({node.role.name.lower()})"
-            good, bad = ("in order", "DISORDER") if name is None else ("equal  ", "DIFFERS")
+            good, bad = ("ok     ", "PROBLEM") if name is None else ("equal  ", "DIFFERS")
             typer.echo(f"{good if is_good else bad}  {who}: {text}")
     if is_equal:
         return ExitCode.DONE
@@ -307,24 +245,24 @@ def _show(lines: Sequence[tuple[NodeDescription | None, bool, str]], *, as_json:
 
 
 def _spare(node: NodeDescription) -> str:
-    """What lies in the slot that does not run."""
+    """What is in the slot that does not run."""
     if node.running_slot is None:
         return ""
     return {
-        SlotState.STAGED: "; another image is stored and verified beside it",
-        SlotState.STAGING: "; a part of another image is stored beside it",
-        SlotState.TEST_REQUESTED: "; another image is tried at its next restart",
+        SlotState.STAGED: "; another image is stored and verified",
+        SlotState.STAGING: "; a part of another image is stored",
+        SlotState.TEST_REQUESTED: "; another image is pending and starts at the next restart",
     }.get(node.slot_states[1 - node.running_slot], "")
 
 
 def _state(node: NodeDescription) -> tuple[bool, str]:
-    """Whether one node is in order by itself, and what it runs."""
+    """Whether one node is consistent by itself, and what it runs."""
     if node.running_slot is None:
-        return False, "no image runs"
+        return False, "runs no image"
     if image_status(node) is ImageStatus.TEST:
-        return False, f"runs {node.version} on trial, not confirmed{_spare(node)}"
+        return False, f"runs {node.version} in test, not confirmed{_spare(node)}"
     if image_status(node) is ImageStatus.REVERTED:
-        return False, f"runs {node.version}, which has been taken back: its next restart runs another image"
+        return False, f"runs {node.version}, which is reverted: the next restart runs another image"
     is_good = node.slot_states[1 - node.running_slot] is not SlotState.TEST_REQUESTED
     return is_good, f"runs {node.version}, confirmed, counter {node.security_counter}{_spare(node)}"
 
@@ -363,73 +301,67 @@ def _compared(plan: NodePlan) -> tuple[bool, str]:
 
 def _absent(plan: FlashPlan) -> list[str]:
     problems = [each for each in plan.findings if each.check is Check.NODE_PRESENT and each.detail]
-    return [each.detail if each.position is None else f"node {each.position} does not answer" for each in problems]
+    return [each.detail if each.position is None else f"node {each.position} did not answer" for each in problems]
 
 
 # ---- reset
 
 
-def reset_command(
-    ctx: typer.Context,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetOptions(BusOptions):
+    """The options of `bmsota reset`."""
+
     positions: Annotated[
-        list[str] | None, typer.Argument(metavar="[POSITION]...", help="Which nodes, such as 1-4. Without: all.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+        list[str] | None, typer.Argument(metavar="[POSITION]...", help="Nodes to restart, such as 1-4. Default: all.")
+    ] = None
+    yes: Yes = False
     force: Annotated[
         list[str] | None,
-        typer.Option("--force", metavar="CHECK", help="test-pending: also nodes whose image on trial is lost by it."),
-    ] = None,
-    profile: _Profile = "bootloader",
-    ids: _Ids = 11,
-    no_listen: _NoListen = False,
-    listen_s: _Listen = LISTEN_S,
-    patience_s: _Patience = PATIENCE_S,
-) -> None:
-    """Restart nodes and see that they come back.
+        typer.Option(
+            "--force", metavar="CHECK", help="test-pending: restart also nodes whose image in test is reverted by it."
+        ),
+    ] = None
 
-    Locked nodes do it without an access key. A node that waits in its bootloader runs its application again. A node with an image on trial loses it by a restart; that
-    is refused unless forced.
 
-    Exit code: 0 all came back; 1 one did not; 2 called wrongly; 3 refused, nothing was restarted; 4 adapter or bus unusable;
+@takes(ResetOptions)
+def reset_command(ctx: typer.Context, options: ResetOptions) -> None:
+    """Restart nodes and check that they come back.
+
+    Locked nodes need no access key for this. A node that is in its bootloader starts its application. A restart reverts an
+    image in test; that is refused unless forced.
+
+    Exit code: 0 all came back; 1 a node did not; 2 usage error; 3 refused, nothing was restarted; 4 adapter or bus unusable;
     130 interrupted.
     """
+    with stopping_at_faults():
+        wanted = parse_positions(options.positions, "POSITION") if options.positions else ()
+        forced = parse_checks(options.force or ())
+    if not options.yes and not sys.stdin.isatty():
+        stop(FlashFault.NOT_CONFIRMED, "not a terminal: pass --yes to confirm")
 
-    def do(talk: _Talk) -> ExitCode:
-        found = talk.discover(wanted)
+    def do(nodes: _Nodes) -> ExitCode:
+        found = nodes.discover(wanted)
         if not found:
-            return _nobody(talk)
+            return nodes.no_answer()
         if missing := _missing(found, wanted):
-            stop(Check.NODE_PRESENT, f"expected {node_words(missing)} to answer, got nothing")
+            stop(Check.NODE_PRESENT, f"{node_words(missing)} did not answer")
         chosen = [node for node in found if not wanted or node.position in wanted]
-        on_trial = [node for node in chosen if image_status(node) is ImageStatus.TEST]
-        if on_trial and Check.TEST_PENDING not in forced:
-            names = ", ".join(f"node {node.position} ({node.version})" for node in on_trial)
-            stop(Check.TEST_PENDING, f"expected no image on trial, got {names}: a restart takes it back")
-        say("the bus does not tell whether the vehicle drives or charges: it must stand, and no charger be plugged in")
-        if not yes and not talk.confirm(f"restart {counted(len(chosen), 'node')}?"):
-            stop(FlashFault.DECLINED, "expected yes, got no")
-        # Leaves first: the master is what passes their answers on.
+        in_test = [node for node in chosen if image_status(node) is ImageStatus.TEST]
+        if in_test and Check.TEST_PENDING not in forced:
+            names = ", ".join(f"node {node.position} ({node.version})" for node in in_test)
+            stop(Check.TEST_PENDING, f"{names}: the image is in test, a restart reverts it")
+        say(
+            "the bus does not tell whether the vehicle drives or charges; make sure it is at rest and no charger is connected"
+        )
+        if not options.yes and not nodes.confirm(f"restart {counted(len(chosen), 'node')}?"):
+            stop(FlashFault.DECLINED, "answered with no")
+        # Slaves first: the master passes their answers on.
         order = sorted(chosen, key=lambda node: (node.role.value == 0, node.position))
-        results = talk.restart([node.position for node in order])
-        after = {node.position: node for node in talk.discover([node.position for node in order])}
+        results = nodes.restart([node.position for node in order])
+        after = {node.position: node for node in nodes.discover([node.position for node in order])}
         return _came_back(results, after)
 
-    try:
-        wanted = parse_positions(positions, "POSITION") if positions else ()
-        forced = parse_checks(force or ())
-    except FaultError as error:
-        stop_with(error)
-    if not yes and not sys.stdin.isatty():
-        stop(FlashFault.NOT_CONFIRMED, "expected --yes, or a terminal to ask on, got neither")
-    _talk(
-        ctx,
-        profile=profile,
-        ids=ids,
-        no_listen=no_listen,
-        listen_s=listen_s,
-        patience_s=patience_s,
-        do=do,
-    )
+    _with_nodes(ctx, options, do)
 
 
 def _came_back(results: Sequence[NodeResult], after: dict[int, NodeDescription]) -> ExitCode:

@@ -1,11 +1,11 @@
-"""`bmsota send`: replay frames to a platform over TCP, as fast as they once came, or faster, and say what it answers.
+"""`bmsota send`: replay frames to a platform over TCP, at their original or a scaled speed, and print its answers.
 
 Each vehicle gets a connection of its own, as terminals have (annex B); `--one-link` sends all over one, as platforms do. Of a
 capture only the terminals' directions are sent. The pauses are those of the capture, of the table's time column, or of the times inside the
-frames; backfill, which is older, goes out at once. What the platform asks for is shown and not answered: this is a replay, no terminal.
+frames; backfill, which is older, is sent at once. Commands of the platform are shown and not answered: a replay is not a terminal.
 
-Exit codes: 0 everything was sent and nothing refused; 1 something was refused, was no frame, or a connection failed; 2 called
-wrongly, or nothing to read.
+Exit codes: 0 everything was sent and nothing refused; 1 a frame was refused or invalid, or a connection failed; 2 usage error,
+or nothing to read.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from bmsota.adapters.frame_sources import FoundFrame, ReadSummary
 from bmsota.adapters.tcp import TcpLink, wait
 from bmsota.cli.decode import json_line, json_of
-from bmsota.cli.frameinput import Counts, Found, InputFormat, InputOptions, checked_encoding, find_frames
-from bmsota.cli.screen import forgiving_output
+from bmsota.cli.frame_input import FrameInputOptions, read_frames
+from bmsota.cli.options import takes
+from bmsota.cli.terminal import forgiving_output
 from bmsota.errors import TransferError
 from bmsota.gbt32960 import NEED_DATA, Command, FrameReader, FrameReceived, ReplyFlag, nanoseconds
 
@@ -31,19 +33,19 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960 import Frame
 
-__all__ = ["Pace", "Replay", "command", "is_uplink"]
+__all__ = ["Replay", "SendOptions", "SendPace", "command", "is_uplink"]
 
 _LINKS_MAX: Final = 900
 """Connections at once. Systems let a process have 1024 files by default."""
 _WAIT_S_MAX: Final = 0.2
-"""How long one wait takes at most, so that the progress is seen to move."""
+"""The longest single wait, so that the progress bar keeps moving."""
 _LOGINS: Final = frozenset({Command.VEHICLE_LOGIN, Command.PLATFORM_LOGIN})
 _LOGOUTS: Final = frozenset({Command.VEHICLE_LOGOUT, Command.PLATFORM_LOGOUT})
 _ENDPOINT: Final = re.compile(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]\s]+)):(\d{1,5})")
 
 
-class Pace:
-    """When each frame is due, from the time that it has. Knows no clock."""
+class SendPace:
+    """When each frame is due, from the frame's time. Reads no clock."""
 
     def __init__(self, *, speed: float = 1.0, pause_s_max: float | None = None) -> None:
         """*speed* 2 halves every pause, 0 leaves them all out. No pause is longer than *pause_s_max* after that."""
@@ -66,7 +68,7 @@ class Pace:
 def is_uplink(frame: Frame) -> bool:
     """Whether a terminal, or a lower platform, sends such a frame."""
     is_command = frame.reply_flag == ReplyFlag.COMMAND
-    # 0xC0 to 0xFE go either way; so far only terminals have been seen to ask with them.
+    # 0xC0 to 0xFE may go either way; so far only terminals send commands with them.
     return is_command if frame.command < 0x80 or frame.command >= 0xC0 else not is_command
 
 
@@ -81,14 +83,14 @@ class _Vehicle:
 
 
 class Replay:
-    """Sends frames when they are due and listens in between. The clock, the waiting and the connecting are given."""
+    """Sends frames when they are due and listens in between. Clock, waiting and connecting are passed in."""
 
     def __init__(
         self,
         *,
         connect: Callable[[], TcpLink],
-        pace: Pace,
-        tell: Callable[[Found], None],
+        pace: SendPace,
+        tell: Callable[[FoundFrame], None],
         complain: Callable[[str], None],
         one_link: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -109,14 +111,14 @@ class Replay:
         self.unsent = 0
         """Frames of vehicles whose connection is gone."""
         self.downlink = 0
-        """Frames of a capture that the platform had sent."""
+        """Frames of a capture that the platform sent."""
         self.answers = 0
         self.refused = 0
         self.asked = 0
         """Commands of the platform, which a replay does not answer."""
         self.faults = 0
 
-    def send(self, found: Found) -> None:
+    def send(self, found: FoundFrame) -> None:
         """Send one frame when it is due."""
         frame = found.frame
         assert frame is not None
@@ -130,7 +132,7 @@ class Replay:
         if time_ns is None and hasattr(frame.message, "time"):
             time_ns = nanoseconds(frame.message.time)
         due_s = self._start_s + self._pace.due_s(time_ns)
-        if self._is_lost(frame):  # Nobody waits for what will not be sent.
+        if self._is_lost(frame):  # No wait for what will not be sent.
             self.unsent += 1
             return
         self.hear(0.0)
@@ -165,7 +167,7 @@ class Replay:
 
     def _open(self, key: str) -> _Vehicle | None:
         if len(self._vehicles) >= _LINKS_MAX:
-            self._lose(key, f"expected at most {_LINKS_MAX} vehicles at once, got one more (see --one-link)")
+            self._lose(key, f"more than {_LINKS_MAX} vehicles at once; use --one-link")
             return None
         try:
             vehicle = self._vehicles[key] = _Vehicle(self._connect())
@@ -197,7 +199,10 @@ class Replay:
                 del self._vehicles[key]
                 self._lost.add(key)
             else:
-                self._lose(key, f"expected the connection to stay, got closed after {vehicle.sent} frames")
+                self._lose(
+                    key,
+                    f"the platform closed the connection after {vehicle.sent} frame{'' if vehicle.sent == 1 else 's'}",
+                )
         return bool(heard)
 
     def _read(self, key: str, vehicle: _Vehicle) -> None:
@@ -205,7 +210,7 @@ class Replay:
             place = f"< {key}" if key else "<"
             if not isinstance(event, FrameReceived):
                 self.faults += 1
-                self._tell(Found(place, event.data, error=f"{len(event.data)} bytes of no frame: {event.reason}"))
+                self._tell(FoundFrame(place, event.data, error=f"{len(event.data)} bytes discarded: {event.reason}"))
                 continue
             flag = event.frame.reply_flag
             if flag == ReplyFlag.COMMAND:
@@ -213,10 +218,10 @@ class Replay:
             else:
                 self.answers += 1
                 self.refused += flag != ReplyFlag.SUCCESS
-            self._tell(Found(place, event.raw, event.frame))
+            self._tell(FoundFrame(place, event.raw, event.frame))
 
     def finish(self, wait_s: float) -> None:
-        """Listen until nothing has come for *wait_s* and everybody else has closed, then close."""
+        """Listen until nothing has come for *wait_s*, or every connection is closed."""
         until_s = self._clock() + wait_s
         while self._vehicles and (left_s := until_s - self._clock()) > 0:
             if self.hear(min(left_s, _WAIT_S_MAX)):
@@ -230,94 +235,76 @@ class Replay:
 
     def summary(self) -> str:
         """What happened, in one line."""
-        said = [f"{self.sent} frames sent in {self._clock() - self._start_s:.1f} s"]
-        said.append(f"{self.answers} answered, {self.refused} of them refused")
+        parts = [f"{self.sent} frames sent in {self._clock() - self._start_s:.1f} s"]
+        parts.append(f"{self.answers} answered, {self.refused} of them refused")
         for count, what in (
-            (self.asked, "commands of the platform not answered"),
-            (self.downlink, "frames of the other direction left out"),
+            (self.asked, "commands from the platform not answered"),
+            (self.downlink, "frames of the other direction skipped"),
             (self.unsent, "frames not sent"),
         ):
             if count:
-                said.append(f"{count} {what}")
-        return "; ".join(said)
+                parts.append(f"{count} {what}")
+        return "; ".join(parts)
 
 
 def _endpoint(text: str) -> tuple[str, int]:
     match = _ENDPOINT.fullmatch(text)
     if match is None or not 0 < int(match[3]) <= 65535:
-        raise typer.BadParameter(f"expected HOST:PORT or [ADDRESS]:PORT, got {text!r} (--to)")
+        raise typer.BadParameter(f"--to: expected HOST:PORT or [ADDRESS]:PORT, got {text!r}")
     return match[1] or match[2], int(match[3])
 
 
-def command(
-    sources: Annotated[
-        list[str] | None, typer.Argument(metavar="[HEX|FILE]...", help="As `bmsota decode`: frames or files.")
-    ] = None,
-    to: Annotated[str, typer.Option("--to", metavar="HOST:PORT", help="Where to send.")] = "",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendOptions(FrameInputOptions):
+    """The options of `bmsota send`."""
+
+    to: Annotated[str, typer.Option("--to", metavar="HOST:PORT", help="Send to this platform.")] = ""
     speed: Annotated[
-        float, typer.Option("--speed", min=0.0, help="2 is twice as fast as it was; 0 leaves out all pauses.")
-    ] = 1.0,
+        float, typer.Option("--speed", min=0.0, help="Divide all pauses by this factor; 0 sends without pauses.")
+    ] = 1.0
     pause_max: Annotated[
-        float | None, typer.Option("--pause-max", min=0.0, metavar="SECONDS", help="No pause is longer than this.")
-    ] = None,
+        float | None, typer.Option("--pause-max", min=0.0, metavar="SECONDS", help="Shorten longer pauses to this.")
+    ] = None
     wait_s: Annotated[
         float,
-        typer.Option("--wait", min=0.0, metavar="SECONDS", help="Leave when nothing came for so long at the end."),
-    ] = 2.0,
+        typer.Option("--wait", min=0.0, metavar="SECONDS", help="At the end, exit after this long without an answer."),
+    ] = 2.0
     one_link: Annotated[
-        bool, typer.Option("--one-link", help="One connection for all vehicles, as between platforms.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Answers as JSON, one object a line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print the answers, only the summary.")] = False,
-    input_format: Annotated[
-        InputFormat, typer.Option("--format", help="What the input is, if its content does not tell.")
-    ] = InputFormat.AUTO,
-    port: Annotated[
-        list[int] | None,
-        typer.Option("--port", min=1, max=65535, help="Captures: only connections with this port. May be repeated."),
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option("--column", metavar="NAME", help="Tables: the column of frames, by name or number.")
-    ] = None,
-    time_column: Annotated[
-        str | None, typer.Option("--time-column", metavar="NAME", help="Tables: when each frame came.")
-    ] = None,
-    encoding: Annotated[str | None, typer.Option("--encoding", help="Text files: their encoding.")] = None,
-) -> None:
-    """Replay GB/T 32960.3 frames to a platform, at original or scaled speed, and print what it answers.
+        bool, typer.Option("--one-link", help="Use one connection for all vehicles, as between platforms.")
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print answers as JSON, one object a line.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the summary, not the answers.")] = False
 
-    Each vehicle gets its own connection. Of a capture only the terminals' frames are sent. Commands of the platform are
+
+@takes(SendOptions)
+def command(_ctx: typer.Context, options: SendOptions) -> None:
+    """Replay GB/T 32960.3 frames to a platform, at original or scaled speed, and print its answers.
+
+    Each vehicle gets its own connection. From a capture only the terminals' frames are sent. Commands of the platform are
     shown, not answered.
 
-    Exit code: 0 all sent and nothing refused, 1 something refused, no frame, or a connection failed, 2 called wrongly.
+    Exit code: 0 everything was sent and nothing refused; 1 a frame was refused or invalid, or a connection failed; 2 usage error.
     """
     forgiving_output()
-    host, number = _endpoint(to)
-    options = InputOptions(
-        format=input_format,
-        ports=frozenset(port or ()),
-        column=column,
-        time_column=time_column,
-        encoding=checked_encoding(encoding),
-    )
-    counts = Counts()
-    frames = find_frames(sources or [], options, counts)
+    host, number = _endpoint(options.to)
+    summary = ReadSummary()
+    frames = read_frames(options, summary)
     console = Console(stderr=True, soft_wrap=True)
 
-    def tell(found: Found) -> None:
-        if quiet and found.frame is not None:
+    def tell(found: FoundFrame) -> None:
+        if options.quiet and found.frame is not None:
             return
-        typer.echo(json_line(json_of(found)) if as_json else _line(found))
+        typer.echo(json_line(json_of(found)) if options.as_json else _line(found))
 
     def complain(text: str) -> None:
         typer.echo(f"bmsota send: {text}", err=True)
 
     replay = Replay(
         connect=lambda: TcpLink(host, number),
-        pace=Pace(speed=speed, pause_s_max=pause_max),
+        pace=SendPace(speed=options.speed, pause_s_max=options.pause_max),
         tell=tell,
         complain=complain,
-        one_link=one_link,
+        one_link=options.one_link,
     )
     bar: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     try:
@@ -328,18 +315,18 @@ def command(
                     complain(f"{found.place}: {found.error} (not sent)")
                 else:
                     replay.send(found)
-                progress.update(task, completed=counts.progress(), description=f"{replay.sent} frames sent")
-            replay.finish(wait_s)
+                progress.update(task, completed=summary.progress(), description=f"{replay.sent} frames sent")
+            replay.finish(options.wait_s)
     finally:
         replay.close()
-        for note in counts.notes:
+        for note in summary.notes:
             complain(note)
         complain(replay.summary())
-    if replay.refused or replay.faults or replay.unsent or counts.bad or not replay.sent:
+    if replay.refused or replay.faults or replay.unsent or summary.bad or not replay.sent:
         raise typer.Exit(1)
 
 
-def _line(found: Found) -> str:
+def _line(found: FoundFrame) -> str:
     if found.frame is None:
         return f"{found.place}: {found.error}"
     frame = found.frame

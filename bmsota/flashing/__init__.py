@@ -2,12 +2,13 @@
 
 Used by a master for its slaves, and to flash a pack through an adapter. A *profile* is a protocol: the DBC bootloader is one,
 UDS another. Public names: `FlashingEngine`, `FlashJob`, its events, and the profiles. On top of it the flashing of a whole
-pack: `make_plan`, `PackFlash`, and what can go wrong (`FAULTS`).
+pack: `FlashSource`, `make_plan` with its `Check`s, `PackFlash`.
 """
 
 from __future__ import annotations
 
 from bmsota.flashing._bootloader import BootloaderProfile
+from bmsota.flashing._checks import CHECKS, NOT_OVERRIDABLE, OVERRIDABLE, Check, Finding, Verdict
 from bmsota.flashing._engine import (
     EngineEvent,
     FlashingEngine,
@@ -36,31 +37,13 @@ from bmsota.flashing._pack import (
     TargetStatus,
     target_status,
 )
+from bmsota.flashing._plan import Action, FlashPlan, NodePlan, PlanRequest, Targets, make_plan, node_words
 from bmsota.flashing._profile import FlashingProfile
+from bmsota.flashing._source import FlashSource, SourceError, SourceFault, SourceImage
 from bmsota.flashing._uds import UdsProfile
-from bmsota.flashing.faults import EXIT_CODES, FAULTS, ExitCode, Fault, FaultError, FaultRow, FlashFault
-from bmsota.flashing.plan import (
-    CHECKS,
-    NOT_OVERRIDABLE,
-    OVERRIDABLE,
-    Action,
-    Check,
-    Finding,
-    FlashPlan,
-    FlashSource,
-    NodePlan,
-    PlanRequest,
-    SourceImage,
-    Targets,
-    Verdict,
-    make_plan,
-    node_words,
-)
 
 __all__ = [
     "CHECKS",
-    "EXIT_CODES",
-    "FAULTS",
     "NOT_OVERRIDABLE",
     "OVERRIDABLE",
     "RUNS_NEW",
@@ -68,13 +51,8 @@ __all__ = [
     "BootloaderProfile",
     "Check",
     "EngineEvent",
-    "ExitCode",
-    "Fault",
-    "FaultError",
-    "FaultRow",
     "Finding",
     "FlashEvent",
-    "FlashFault",
     "FlashFinished",
     "FlashJob",
     "FlashOutcome",
@@ -96,6 +74,8 @@ __all__ = [
     "PhaseTime",
     "PlanMade",
     "PlanRequest",
+    "SourceError",
+    "SourceFault",
     "SourceImage",
     "TargetStatus",
     "Targets",

@@ -40,7 +40,7 @@ from bmsota.flashing._engine import (
     TransferBroken,
     TransferProgressed,
 )
-from bmsota.flashing.plan import Action
+from bmsota.flashing._plan import Action
 from bmsota.node import FAILURES, FailureCause, ImageStatus, NodeMode, image_status, spare_image_status
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from bmsota.canframe import CanFrame
     from bmsota.flashing._engine import EngineEvent, FlashingEngine
-    from bmsota.flashing.plan import FlashPlan, NodePlan
+    from bmsota.flashing._plan import FlashPlan, NodePlan
     from bmsota.node import NodeDescription
 
 __all__ = [

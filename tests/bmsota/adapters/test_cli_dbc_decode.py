@@ -90,7 +90,7 @@ def test_every_format_decodes_to_the_same_lines(tmp_path, dbc, suffix):
     result = decode(log, dbc)
     assert result.exit_code == 0
     assert without_place(result.stdout) == without_place(TEXT)
-    assert result.stderr == f"{log}: 7 frames; 5 decoded; 2 of ids not in the DBC (7FF, 200)\n"
+    assert result.stderr == f"{log}: 7 frames; 5 decoded; 2 with ids not in the DBC (7FF, 200)\n"
     if suffix == ".log":
         assert result.stdout.splitlines()[0] == "(1.000000) can3 100 Pack: Voltage 356.0 V, State On"
 
@@ -161,7 +161,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, dbc, monkeypatch
     monkeypatch.setattr("bmsota.cli.logtables.import_module", missing)
     result = decode(write(tmp_path / "drive.log"), dbc, "--parquet", str(tmp_path / "out.parquet"))
     assert result.exit_code == 2
-    assert result.stderr == "bmsota: expected pyarrow (pip install 'bmsota[parquet]') to write Parquet, got none\n"
+    assert result.stderr == "bmsota: Parquet needs pyarrow: pip install 'bmsota[parquet]'\n"
 
 
 def test_frames_that_do_not_fit_their_message_are_counted_and_the_code_is_1(tmp_path, dbc):
@@ -171,7 +171,7 @@ def test_frames_that_do_not_fit_their_message_are_counted_and_the_code_is_1(tmp_
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1].endswith("00000200 Cells: Page 7")
     assert "6 decoded" in result.stderr
-    assert "2 do not fit their message (too short, or an undefined multiplexer number)" in result.stderr
+    assert "2 do not match their message (too short, or an undefined multiplexer value)" in result.stderr
 
 
 def test_remote_and_error_frames_are_counted(tmp_path, dbc):
@@ -179,7 +179,7 @@ def test_remote_and_error_frames_are_counted(tmp_path, dbc):
     log.write_text("(1.000000) can0 100#R\n(1.100000) can0 100#E80D0100\n(1.200000) can0 20000080#0000000000000000\n")
     result = decode(log, dbc)
     assert result.exit_code == 0
-    assert result.stderr == f"{log}: 1 frames; 1 decoded; 2 remote or error frames beside them\n"
+    assert result.stderr == f"{log}: 1 frames; 1 decoded; 2 remote or error frames skipped\n"
 
 
 def test_a_log_that_breaks_off_is_decoded_up_to_there_and_the_code_is_1(tmp_path, dbc):
@@ -196,10 +196,10 @@ def test_a_log_that_breaks_off_is_decoded_up_to_there_and_the_code_is_1(tmp_path
 
 
 BAD = {
-    "junk_log": ("drive.log", b"\xff\xfe" * 400, "expected a CAN log, got expected a readable log to its end, got: 'utf-8'"),
+    "junk_log": ("drive.log", b"\xff\xfe" * 400, "not a CAN log: expected a readable log to its end, got: 'utf-8'"),
     "junk_blf": ("drive.blf", b"\xff\xfe" * 400, "expected a .blf log, got: Unexpected file format"),
     "empty_blf": ("drive.blf", b"", "expected a .blf log, got: unpack requires"),
-    "empty_log": ("drive.log", b"", "expected a CAN log, got no frame"),
+    "empty_log": ("drive.log", b"", "not a CAN log: it contains no frame"),
     "another_suffix": ("drive.pcap", b"", "expected a log with one of the suffixes .asc, .blf, .log, .trc (or with .gz), got drive.pcap"),
 }  # fmt: skip
 
@@ -217,15 +217,15 @@ def test_what_is_no_log_is_2_without_a_traceback(tmp_path, dbc, name, content, s
 def test_what_cannot_be_opened_is_2(tmp_path, dbc):
     log = write(tmp_path / "drive.log")
     for arguments, said in [
-        ((tmp_path / "none.log", dbc), "none.log: expected a readable file, got: No such file"),
-        ((log, str(tmp_path / "none.dbc")), "none.dbc: expected a readable file, got: No such file"),
-        ((log, str(log)), "expected a DBC file, got no message"),
+        ((tmp_path / "none.log", dbc), "none.log: No such file"),
+        ((log, str(tmp_path / "none.dbc")), "none.dbc: No such file"),
+        ((log, str(log)), "not a DBC file: it defines no message"),
         (
             (log, dbc, "--csv", str(tmp_path / "no" / "out.csv")),
-            "expected a file that can be written, got: No such file",
+            "out.csv: No such file",
         ),
-        ((log, dbc, "--csv", "a", "--parquet", "b"), "expected one of --csv and --parquet, got both"),
-        ((log, dbc, "--only", "Pack", "--only", "Pakc"), "expected messages of the DBC, got Pakc (--only)"),
+        ((log, dbc, "--csv", "a", "--parquet", "b"), "give either --csv or --parquet, not both"),
+        ((log, dbc, "--only", "Pack", "--only", "Pakc"), "--only: not in the DBC: Pakc"),
     ]:
         result = decode(*arguments)
         assert result.exit_code == 2
@@ -241,7 +241,7 @@ def test_a_full_disk_is_2(tmp_path, dbc, monkeypatch):
     monkeypatch.setattr("bmsota.cli.logtables.CsvTable.write", full)
     result = decode(log, dbc, "--csv", str(tmp_path / "out.csv"))
     assert result.exit_code == 2
-    assert "out.csv: expected to write, got: No space left on device" in result.stderr
+    assert "out.csv: No space left on device" in result.stderr
 
 
 def test_a_dbc_with_faults_is_used_and_said(tmp_path, dbc):
@@ -249,7 +249,7 @@ def test_a_dbc_with_faults_is_used_and_said(tmp_path, dbc):
         file.write("stray\n")
     result = decode(write(tmp_path / "drive.log"), dbc)
     assert result.exit_code == 0
-    assert f"{dbc}: 1 errors, what they define is not decoded (bmsota dbc check {dbc})" in result.stderr
+    assert f"{dbc}: 1 errors; the affected signals are not decoded (see bmsota dbc check {dbc})" in result.stderr
 
 
 def test_several_databases_and_packaged_ones(tmp_path, dbc):

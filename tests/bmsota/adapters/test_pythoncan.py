@@ -92,6 +92,25 @@ def test_error_and_remote_frames_are_no_frames():
     assert from_message(can.Message(arbitration_id=1, is_remote_frame=True)) is None
 
 
+def test_the_user_may_stop_the_core_before_it_sends(buses):
+    """`stop` is called before the first frame, and before each further turn."""
+    near, far = buses
+    core, calls = Asker(), []
+
+    def stop():
+        calls.append(len(core.log))
+        if len(calls) == 1:
+            core.queue = []
+        else:
+            core.finished = True
+
+    assert list(drive(core, near, Clock(), stop=stop)) == []
+    assert len(calls) == 2
+    assert far.recv(timeout=0) is None, "nothing was sent"
+    list(serve(Asker(), near, Clock(), lambda: len(calls) > 3, stop=lambda: calls.append(0)))
+    assert len(calls) == 4
+
+
 def test_the_loop_sends_feeds_yields_and_ends(buses):
     near, far = buses
     core = Asker(deadline_ns=3_000_000)

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from bmsota.adapters.pythoncan import from_message, to_message
 from bmsota.bootloader._messages import Request
 from bmsota.canframe import CanFrame
-from bmsota.cli.main import app
+from bmsota.cli.app import app
 from bmsota.image import ImageRole
 from bmsota.node import ResetRequested
 from bmsota.ota import ReleaseManifest, describe_image, sign_manifest

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
+from bmsota.adapters import frame_sources
 from bmsota.cli import decode as decode_command
-from bmsota.cli import frameinput
 from bmsota.gbt32960 import Frame, Heartbeat, NodeIdentity, RawMessage, UnitIdentity, beijing_time, encode
 
 LOGOUT = "232304fe5445535456494e303030303030303035340100081206161015150046e1"
@@ -60,7 +60,7 @@ def test_every_bad_vector_is_said_in_one_line(run, bad_vector):
     done = run(bad_vector["hex"])
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
-    assert "expected" in done.stderr or "no frame" in done.stderr
+    assert "expected" in done.stderr or "bytes discarded" in done.stderr
 
 
 def test_json_for_programs(run):
@@ -110,7 +110,7 @@ def test_a_raw_stream_on_standard_input(run, good_frames):
     done = run("--json", stdin=b"\x00junk" + b"".join(good_frames))
     assert done.exit_code == 1
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert found[0]["error"] == "5 bytes of no frame: no start mark"
+    assert found[0]["error"] == "5 bytes discarded: no start mark"
     assert len(found) == 1 + len(good_frames)
 
 
@@ -126,7 +126,7 @@ def test_a_wrong_call_is_exit_code_2(run, arguments, stdin):
 
 def test_a_terminal_is_no_input(run, monkeypatch):
     """Without arguments and with a keyboard there is nothing to wait for."""
-    monkeypatch.setattr(frameinput, "_is_terminal", lambda: True)
+    monkeypatch.setattr(frame_sources, "_is_terminal", lambda: True)
     assert run(stdin=LOGOUT).exit_code == 2
 
 

@@ -132,7 +132,7 @@ def test_a_power_cut_in_mid_flash_is_overcome(flash):
 def test_a_slave_that_stays_dark_keeps_the_whole_pack_back(flash):
     with Bench(BenchOptions(**SMALL)) as bench:
         bench.command("cut 1 at-progress 0.4 off 600000")
-        done, report = flash(bench, "-b", "500000", "--patience", "1")
+        done, report = flash(bench, "-b", "500000", "--timeout", "1")
         assert done.code == 1, done.text
         assert "node silent: node 1" in done.err
         assert {each["position"]: each["state"] for each in report["nodes"]} == {

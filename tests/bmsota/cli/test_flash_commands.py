@@ -14,7 +14,7 @@ from flash_rig import NEW, OLD, ImageRole, Node, PtyPack, VirtualPack, bmsota, i
 
 from bmsota.node import NodeCommand
 
-QUICK = ["--listen", "0.05", "--patience", "2"]
+QUICK = ["--listen", "0.05", "--timeout", "2"]
 WRITING = {
     NodeCommand.ENTER_BOOTLOADER,
     NodeCommand.BEGIN_TRANSFER,
@@ -68,7 +68,7 @@ def test_the_journey(kind, release, tmp_path):
         lines = there.out.splitlines()
         assert " ".join(lines[0].split()) == "node role hwid serial version state slot A slot B counter"
         assert " ".join(lines[2].split()) == "1 slave HW-1 SN1 2.0.0 application confirmed * empty 1"
-        assert lines[4] == "nodes 0-2: can broadcast, compression; protocol 2"
+        assert lines[4] == "nodes 0-2: supports broadcast, compression; protocol 2"
         differs = bmsota("verify", release, *pack.arguments, *QUICK)
         assert differs.code == 1
         assert "DIFFERS  node 1 (slave): expected 2.1.0, runs 2.0.0, confirmed, counter 1" in differs.out
@@ -113,8 +113,8 @@ class TestPlan:
         assert lines[0] == "release T-2.1.0"
         assert lines[1].split() == ["node", "role", "hwid", "from", "to", "action", "bytes", "about"]
         assert lines[3].split() == ["1", "slave", "HW-1", "2.0.0", "2.1.0", "flash", str(size), "1.0", "s"]
-        assert lines[5].startswith(f"in all {3 * size} bytes, about 3.1 s: the wire carries 35.2 kB/s at most")
-        assert "nothing was written: this was only the plan" in lines
+        assert lines[5].startswith(f"total {3 * size} bytes, at most about 3.1 s at the wire's 35.2 kB/s")
+        assert "plan only: nothing was written" in lines
 
     def test_refusals_are_part_of_it(self, pack, flash, release):
         plan = flash(release, "--plan", "--to", "slaves")
@@ -127,7 +127,7 @@ class TestPlan:
         arguments = pack.arguments[:-2]
         plan = bmsota("flash", release, "--plan", *arguments, *QUICK, "--report-dir", tmp_path)
         assert plan.code == 0
-        assert "without a bit rate nobody can say how long it takes" in plan.out
+        assert "give the bit rate (-b) for an estimate" in plan.out
 
 
 class TestTargets:
@@ -152,13 +152,13 @@ class TestTargets:
         count = len(pack.frames)
         again = flash(release, "--yes")
         assert again.code == 0
-        assert "nothing to do: every target runs it already" in again.out
+        assert "nothing to do: every target is up to date" in again.out
         assert not {request.command for request in pack.requests[count:]} & WRITING
         forced = flash(release, "--yes", "--force", "same-version")
         assert forced.code == 0
-        assert "forced: same-version: nodes 0-2: 2.1.0 runs already" in forced.out
+        assert "forced: same-version: nodes 0-2: already runs 2.1.0" in forced.out
         assert report_of(flash)["forced"] == [
-            f"same-version: node {position}: 2.1.0 runs already" for position in range(3)
+            f"same-version: node {position}: already runs 2.1.0" for position in range(3)
         ]
 
 
@@ -249,7 +249,7 @@ class TestNodes:
     def test_one_that_was_expected_is_missing(self, pack):
         done = bmsota("nodes", "--expect", "0-4", *pack.arguments, *QUICK)
         assert done.code == 1
-        assert "node-present: expected nodes 3, 4 to answer, got nothing" in done.err
+        assert "node-present: nodes 3, 4 did not answer" in done.err
 
 
 class TestVerify:
@@ -260,7 +260,7 @@ class TestVerify:
         with VirtualPack(Node(0), Node(1), Node(2, NEW)) as pack:
             done = bmsota("verify", *pack.arguments, *QUICK)
         assert done.code == 1
-        assert "DISORDER  pack: nodes of one kind run different versions: 2.0.0 on 1, 2.1.0 on 2" in done.out
+        assert "PROBLEM  pack: nodes of one kind run different versions: 2.0.0 on 1, 2.1.0 on 2" in done.out
 
     def test_json(self, pack, release):
         done = bmsota("verify", release, "--json", *pack.arguments, *QUICK)
@@ -276,10 +276,10 @@ class TestVerify:
     def test_one_that_was_expected_is_missing(self, pack, release):
         done = bmsota("verify", release, "--expect", "7", *pack.arguments, *QUICK)
         assert done.code == 1
-        assert "DIFFERS  pack: node 7 does not answer" in done.out
+        assert "DIFFERS  pack: node 7 did not answer" in done.out
 
-    def test_an_image_on_trial_is_not_equal(self, pack, flash, release):
-        """It runs, but the next restart takes it back."""
+    def test_an_image_in_test_is_not_equal(self, pack, flash, release):
+        """It runs, but the next restart reverts it."""
         pack.on_request = lambda request: setattr(pack, "machine", None)
         trial = Node(1)
         trial.store.begin_staging(len(make_image()), hashlib.sha256(make_image()).digest())
@@ -290,16 +290,16 @@ class TestVerify:
         with VirtualPack(trial) as other:
             done = bmsota("verify", release, "--to", "1", *other.arguments, *QUICK)
             assert done.code == 1
-            assert "DIFFERS  node 1 (slave): runs 2.1.0 on trial, not confirmed" in done.out
+            assert "DIFFERS  node 1 (slave): runs 2.1.0 in test, not confirmed" in done.out
             reset = bmsota("reset", "--yes", *other.arguments, *QUICK)
             assert reset.code == 3
-            assert "test-pending: expected no image on trial, got node 1 (2.1.0)" in reset.err
+            assert "test-pending: node 1 (2.1.0): the image is in test" in reset.err
             assert trial.version == NEW
             reset = bmsota("reset", "--yes", "--force", "test-pending", *other.arguments, *QUICK)
             assert reset.code == 0
             assert trial.version == OLD
 
-    def test_an_image_that_was_taken_back_is_not_equal_while_it_still_runs(self, release, tmp_path):
+    def test_a_reverted_image_is_not_equal_while_it_still_runs(self, release, tmp_path):
         """A run stopped on the way back: the next restart runs the old image, so the next run begins with that restart."""
         node = Node(1)
         node.store.begin_staging(len(make_image()), hashlib.sha256(make_image()).digest())
@@ -311,10 +311,10 @@ class TestVerify:
         with VirtualPack(node) as pack:
             done = bmsota("verify", release, "--to", "1", *pack.arguments, *QUICK)
             assert done.code == 1
-            assert "DIFFERS  node 1 (slave): expected 2.1.0, runs 2.1.0, which has been taken back" in done.out
+            assert "DIFFERS  node 1 (slave): expected 2.1.0, runs 2.1.0, which is reverted" in done.out
             again = bmsota("flash", release, "--to", "1", "--yes", *pack.arguments, *QUICK, "--report-dir", tmp_path)
             assert again.code == 0, again.text
-            assert "take back, flash" in again.out
+            assert "revert, flash" in again.out
             node.restart()
             assert node.version == NEW
 
@@ -341,8 +341,8 @@ class TestInterrupt:
         pack.on_request = interrupt
         stopped = flash(release, "--yes")
         assert stopped.code == 130, stopped.text
-        assert "interrupted: stopped by Ctrl-C while " in stopped.err
-        assert "Run again: it goes on where it stopped." in stopped.err
+        assert "interrupted: stopped with Ctrl-C while " in stopped.err
+        assert "Run again to continue where it stopped." in stopped.err
         assert "safe to run again: yes" in stopped.err
         report = report_of(flash)
         assert (report["exit"], report["outcome"]) == ("INTERRUPTED", "interrupted")
@@ -354,7 +354,7 @@ class TestInterrupt:
             assert node["sent_bytes"] + first.get(node["position"], 0) <= len(make_image())
 
     def test_a_second_one_does_not_wait_for_the_nodes(self, pack, flash, release):
-        """The first one looks at the nodes once more; whoever has no patience presses again."""
+        """The first one looks at the nodes once more; an impatient user presses again."""
 
         def interrupt(request):
             if request.command is NodeCommand.BEGIN_TRANSFER or pack.is_stopping:
@@ -367,7 +367,7 @@ class TestInterrupt:
         pack.on_request = lambda request: None
         assert stopped.code == 130, stopped.text
         assert {node["state"] for node in report_of(flash)["nodes"]} == {"not asked"}
-        assert "node 1 (slave): was not asked any more; what it runs is not known" in stopped.out
+        assert "node 1 (slave): was not queried at the end; its state is unknown" in stopped.out
         assert flash(release, "--yes").code == 0
 
 

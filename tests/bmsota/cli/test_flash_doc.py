@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from flash_rig import bmsota
 
-from bmsota.flashing import EXIT_CODES, FAULTS, Check, ExitCode
+from bmsota.cli.fault_table import EXIT_CODES, FAULTS, ExitCode
+from bmsota.flashing import Check
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "flash.md"

@@ -33,15 +33,16 @@ from pack_rig import NOW_S, wire
 
 from bmsota.adapters.slcan import SlcanBus
 from bmsota.bootloader._messages import ResultReply, StatusReply
+from bmsota.cli.fault_table import FAULTS, ExitCode, FlashFault
 from bmsota.errors import ImageError, TrustError
-from bmsota.flashing import FAULTS, Check, ExitCode, FlashFault
+from bmsota.flashing import Check, SourceFault
 from bmsota.image import HardwareClass, ImageVersion
 from bmsota.node import AccessGuard, FailureCause, NodeCommand
 
-QUICK = ["--listen", "0.05", "--patience", "1"]
+QUICK = ["--listen", "0.05", "--timeout", "1"]
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 OTHER_CLASS = HardwareClass.named("bmsota.example", "another")
-_F, _C = FlashFault, FailureCause
+_F, _S, _C = FlashFault, SourceFault, FailureCause
 
 PROVOCATIONS = {}
 """Fault -> what provokes it."""
@@ -274,34 +275,34 @@ def no_node(scene):
 # ---- files
 
 
-@provokes(_F.FILE_MISSING)
+@provokes(_S.FILE_MISSING)
 def file_missing(scene):
     return scene.flash_nodes(source=scene.folder / "nothing.bin")
 
 
-@provokes(_F.FILE_UNREADABLE)
+@provokes(_S.FILE_UNREADABLE)
 def file_unreadable(scene):
     return scene.flash_nodes(source=scene.folder)
 
 
-@provokes(_F.NOT_AN_IMAGE)
+@provokes(_S.NOT_AN_IMAGE)
 def not_an_image(scene):
     return scene.flash_nodes(source=scene.file("linker.bin", bytes(5000)))
 
 
-@provokes(_F.BAD_MANIFEST)
+@provokes(_S.BAD_MANIFEST)
 def bad_manifest(scene):
     scene.release.write_bytes(scene.release.read_bytes()[:-100])
     return scene.flash_nodes()
 
 
-@provokes(_F.IMAGE_MISSING)
+@provokes(_S.IMAGE_MISSING)
 def image_missing(scene):
     (scene.release_folder / f"T-slave-{NEW}.bin").unlink()
     return scene.flash_nodes()
 
 
-@provokes(_F.BAD_KEY)
+@provokes(_S.BAD_KEY)
 def bad_key(scene):
     return scene.flash_nodes(arguments=["--manifest-key", scene.file("key.pem", b"no key")])
 
@@ -311,7 +312,7 @@ def report_not_writable(scene):
     return scene.flash_nodes(arguments=["--report-dir", scene.file("in the way", b"") / "runs"])
 
 
-@provokes(_F.LOG_BROKEN_OFF)
+@provokes(_F.LOG_INCOMPLETE)
 def log_broken_off(scene):
     """The disk is full."""
     path = scene.folder / "full.log"
@@ -319,7 +320,7 @@ def log_broken_off(scene):
     return scene.flash_nodes(arguments=["--log", path])
 
 
-@provokes(_F.REPORT_LOST)
+@provokes(_F.REPORT_NOT_SAVED)
 def report_lost(scene):
     return scene.flash_nodes(arguments=["--report", "/dev/full", "--no-log"])
 

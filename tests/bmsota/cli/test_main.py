@@ -8,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from bmsota.cli.main import app
+from bmsota.cli.app import app
 
 HEARTBEAT = "232307fe4c424d4637455630315230303030303031010000bb"
 

@@ -1,4 +1,4 @@
-"""`bmsota send`: what goes out when, and what is said about what comes back. No clock, no socket: both are given."""
+"""`bmsota send`: what is sent when, and what is printed about the answers. No clock, no socket: both are passed in."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from bmsota.adapters.frame_sources import FoundFrame
 from bmsota.cli import send as send_command
-from bmsota.cli.frameinput import Found
-from bmsota.cli.send import Pace, Replay, is_uplink
+from bmsota.cli.send import Replay, SendPace, is_uplink
 from bmsota.errors import TransferError
 from bmsota.gbt32960 import (
     Command,
@@ -55,7 +55,7 @@ class World:
         return heard
 
     def replay(self, **options):
-        pace = options.pop("pace", Pace())
+        pace = options.pop("pace", SendPace())
         return Replay(
             connect=self.connect,
             pace=pace,
@@ -95,7 +95,7 @@ def world():
 def found(command, message, *, vin="V", seconds=None, link="", flag=ReplyFlag.COMMAND):
     frame = Frame(command=command, vin=vin, message=message, reply_flag=flag)
     time_ns = None if seconds is None else START_NS + round(seconds * SECOND_NS)
-    return Found("test", encode(frame), frame, time_ns=time_ns, link=link)
+    return FoundFrame("test", encode(frame), frame, time_ns=time_ns, link=link)
 
 
 def report(seconds, **more):
@@ -121,7 +121,7 @@ def answer(command, flag=ReplyFlag.SUCCESS):
 )
 def test_the_pace(options, dues):
     """Pauses are kept or scaled; what is older, or has no time, goes at once and moves nothing."""
-    pace = Pace(**options)
+    pace = SendPace(**options)
     times = [5, 15, 3, 45, None]
     assert [pace.due_s(None if at is None else at * SECOND_NS) for at in times] == pytest.approx(dues)
 
@@ -134,7 +134,7 @@ def test_frames_go_when_they_were_captured(world):
 
 
 def test_without_a_capture_the_frames_own_times_count(world):
-    replay = world.replay(pace=Pace(speed=2))
+    replay = world.replay(pace=SendPace(speed=2))
     for each in (report(0), heartbeat(), report(30), report(10), report(31)):
         replay.send(each)
     assert [at for at, _, _ in world.sent] == pytest.approx([0, 0, 15, 15, 15.5])
@@ -160,7 +160,7 @@ def test_of_a_capture_only_the_terminals_side_goes(world):
     replay.send(found(Command.HEARTBEAT, EmptyReply(), link="down", flag=ReplyFlag.SUCCESS))
     replay.send(found(Command.QUERY_PARAMETERS, ParameterQuery(beijing_time(START_NS), (1,)), link="down"))
     assert (replay.sent, replay.downlink) == (1, 2)
-    assert "2 frames of the other direction left out" in replay.summary()
+    assert "2 frames of the other direction skipped" in replay.summary()
 
 
 def test_which_side_a_frame_is_of():
@@ -184,7 +184,7 @@ def test_answers_are_told_and_counted(world):
     replay.finish(2.0)
     assert (replay.answers, replay.refused, replay.asked, replay.faults) == (3, 1, 1, 1)
     assert len(world.told) == 5
-    assert "3 answered, 1 of them refused; 1 commands of the platform not answered" in replay.summary()
+    assert "3 answered, 1 of them refused; 1 commands from the platform not answered" in replay.summary()
 
 
 def test_it_listens_until_nothing_comes(world):
@@ -204,7 +204,7 @@ def test_a_platform_that_closes_is_at_fault(world):
     world.links[0].incoming = [b""]
     replay.send(heartbeat())
     assert (replay.sent, replay.unsent, replay.faults) == (1, 1, 1)
-    assert world.complaints == ["V: expected the connection to stay, got closed after 1 frames"]
+    assert world.complaints == ["V: the platform closed the connection after 1 frame"]
     replay.send(found(Command.VEHICLE_LOGIN, VehicleLogin(beijing_time(START_NS), 1, "i")))
     assert (replay.sent, len(world.links)) == (2, 2)
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from bmsota.adapters import frame_sources
 from bmsota.cli import decode as decode_command
-from bmsota.cli import frameinput
 
 LOGOUT = "232304fe5445535456494e303030303030303035340100081206161015150046e1"
 HEARTBEAT = "232307fe4c424d4637455630315230303030303031010000bb"
@@ -65,7 +65,7 @@ def test_a_gzip_file_that_breaks_off(look):
     content = b"".join(bytes.fromhex(LOGOUT) + bytes([at % 251]) * (at % 7) for at in range(20_000))
     _, done = look(gzip.compress(content)[:-500], name="frames.gz")
     assert done.exit_code == 1
-    assert "expected a readable file to its end" in done.output
+    assert "the file cannot be read to its end" in done.output
 
 
 def test_a_gzip_file_that_is_damaged(look):
@@ -76,7 +76,7 @@ def test_a_gzip_file_that_is_damaged(look):
     packed[len(packed) // 2 : len(packed) // 2 + 40] = b"\xff" * 40
     _, done = look(bytes(packed), name="frames.gz")
     assert done.exit_code == 1
-    assert "expected a readable file to its end" in done.output
+    assert "the file cannot be read to its end" in done.output
 
 
 def test_text_in_another_encoding_than_said(look):
@@ -95,9 +95,9 @@ def test_several_files_say_which(run, tmp_path):
 
 def test_a_line_without_end_is_no_line(look, monkeypatch):
     """It is left out with one word, and the next line is read."""
-    monkeypatch.setattr(frameinput, "_LINE_LENGTH_MAX", 100)
+    monkeypatch.setattr(frame_sources, "_LINE_LENGTH_MAX", 100)
     found, _ = look("23" * 500 + "\n" + HEARTBEAT + "\n", "--format", "hex")
-    assert "at most 100 characters" in found[0]["error"]
+    assert "longer than 100 characters" in found[0]["error"]
     assert found[1]["command"] == 7
 
 
@@ -152,7 +152,7 @@ def test_times_as_exports_have_them(look, cell):
 def test_a_row_of_another_vehicle_is_said(look):
     """The export says one vehicle, the frame another: one of them is wrong."""
     found, done = look(f"vin,f\nOTHER,{LOGOUT}\n", "--vin-column", "vin")
-    assert "expected the row's vehicle OTHER, got a frame of 'TESTVIN0000000054'" in found[0]["error"]
+    assert "the row says vehicle OTHER, the frame 'TESTVIN0000000054'" in found[0]["error"]
     assert done.exit_code == 1
 
 
@@ -166,13 +166,13 @@ def test_rows_that_are_none_are_said(look):
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
-        ("a,b\n1,2\n", ["--format", "csv"], "expected a column of frames"),
-        (f"a,b\n1,{LOGOUT}\n", ["--column", "c"], "expected one of 'a', 'b', got 'c'"),
+        ("a,b\n1,2\n", ["--format", "csv"], "no column of frames found in a, b; name it (--column)"),
+        (f"a,b\n1,{LOGOUT}\n", ["--column", "c"], "expected one of 'a', 'b', got 'c' (--column)"),
         (f"a,b\n1,{LOGOUT}\n", ["--time-column", "3"], "expected one of"),
-        (f"a,b\n1,{LOGOUT}\n", ["--encoding", "klingon"], "expected the name of an encoding"),
-        (LOGOUT, ["--encoding", "base64"], "expected the name of an encoding"),
-        (b"a," + LOGOUT.encode() + b"\xff\n", ["--encoding", "idna"], "expected text in idna"),
-        ("", [], "expected frames, got nothing"),
+        (f"a,b\n1,{LOGOUT}\n", ["--encoding", "klingon"], "unknown text encoding"),
+        (LOGOUT, ["--encoding", "base64"], "unknown text encoding"),
+        (b"a," + LOGOUT.encode() + b"\xff\n", ["--encoding", "idna"], "not text in idna"),
+        ("", [], "txt is empty"),
     ],
 )
 def test_a_wrong_call_is_exit_code_2(look, content, options, said):
@@ -225,14 +225,14 @@ def test_a_capture(run, capture):
         ("10.0.0.1:4000 > 10.0.0.2:32960", "12:00:01", 254),
         ("10.0.0.2:32960 > 10.0.0.1:4000", "12:00:02", 1),
     ]
-    assert "1 TCP directions without a frame" in done.stderr
-    assert "1 packets without TCP" in done.stderr
+    assert "skipped 1 TCP directions without a frame" in done.stderr
+    assert "skipped 1 packets without TCP" in done.stderr
     assert done.exit_code == 0
 
 
 def test_a_capture_by_port(run, capture):
     """With a port, what comes there is taken apart whatever it is."""
-    assert "bytes of no frame" in run(capture, "--port", "80").stderr
+    assert "bytes discarded" in run(capture, "--port", "80").stderr
     done = run(capture, "--port", "32960")
     assert done.exit_code == 0
     assert "without a frame" not in done.stderr

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmsota import __version__
-from bmsota.flashing import FAULTS, FaultError, FlashFault
+from bmsota.cli.fault_table import FAULTS, FaultError, FlashFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bmsota.adapters.canprobe import Heard
     from bmsota.adapters.canrecord import CanRecord
-    from bmsota.cli.canbus import BusChoice
-    from bmsota.flashing import ExitCode, Fault, Finding, FlashPlan, FlashResult, FlashSource, NodeFlashReport, NodePlan
+    from bmsota.cli.bus_options import BusChoice
+    from bmsota.cli.fault_table import ExitCode, Fault
+    from bmsota.cli.flash_options import FlashOptions
+    from bmsota.flashing import Finding, FlashPlan, FlashResult, FlashSource, NodeFlashReport, NodePlan
     from bmsota.node import NodeDescription
 
 __all__ = ["REPORT_FORMAT", "RunFiles", "node_json", "plan_json", "result_json", "source_json"]
@@ -27,7 +29,7 @@ __all__ = ["REPORT_FORMAT", "RunFiles", "node_json", "plan_json", "result_json",
 REPORT_FORMAT = "bmsota-flash-report/1"
 
 _NAMES_MAX = 100
-"""Runs that begin in the same second."""
+"""Runs that begin within the same second."""
 
 
 def utc_text(time_ns: int) -> str:
@@ -39,35 +41,34 @@ def utc_text(time_ns: int) -> str:
 class RunFiles:
     """Where report and log of one run go.
 
-    Both are made before anything is written to a node, so that it is known early whether they can be.
+    Both are created before anything is written to a node: a run whose report cannot be written does not begin.
     """
 
     report: Path
     log: Path | None
 
     @classmethod
-    def reserve(cls, now_ns: int, *, folder: str, report: str | None, log: str | None, has_log: bool) -> RunFiles:
-        """Choose the names and make an empty report.
+    def reserve(cls, now_ns: int, options: FlashOptions) -> RunFiles:
+        """Choose the names and create an empty report.
 
         Raises:
             FaultError: REPORT_NOT_WRITABLE.
         """
         stem = f"bmsota-flash-{datetime.fromtimestamp(now_ns / 1e9, UTC):%Y%m%dT%H%M%SZ}"
+        folder = Path(options.report_dir)
         try:
-            if report is not None:
-                path = Path(report)
+            if options.report is not None:
+                path = Path(options.report)
                 path.write_text("", encoding="utf-8")
             else:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                path = _new_file(Path(folder), stem)
+                folder.mkdir(parents=True, exist_ok=True)
+                path = _new_file(folder, stem)
         except OSError as error:
-            raise FaultError(
-                FlashFault.REPORT_NOT_WRITABLE,
-                f"expected to write it, got: {error.strerror or error} ({report or folder})",
-            ) from error
-        if not has_log:
+            place = options.report or folder
+            raise FaultError(FlashFault.REPORT_NOT_WRITABLE, f"{place}: {error.strerror or error}") from error
+        if options.no_log:
             return cls(path, None)
-        return cls(path, Path(log) if log is not None else path.with_suffix(".log"))
+        return cls(path, Path(options.log) if options.log is not None else path.with_suffix(".log"))
 
     def write(self, content: dict[str, Any]) -> None:
         """Write the report, whole or not at all.
@@ -94,7 +95,7 @@ def _new_file(folder: Path, stem: str) -> Path:
         with suppress(FileExistsError):
             path.touch(exist_ok=False)
             return path
-    raise OSError(f"{_NAMES_MAX} reports of this second are there already")
+    raise OSError(f"{_NAMES_MAX} reports of this second exist already")
 
 
 # ---- the parts
@@ -104,13 +105,13 @@ def tool_json(arguments: Sequence[str]) -> dict[str, Any]:
     return {"name": "bmsota", "version": __version__, "command": list(arguments)}
 
 
-def adapter_json(choice: BusChoice, heard: Heard | None, *, has_listened: bool) -> dict[str, Any]:
+def adapter_json(choice: BusChoice, heard: Heard | None) -> dict[str, Any]:
     return {
         "interface": choice.interface,
         "channel": choice.channel,
         "bitrate_bps": choice.bitrate_bps,
         "data_bitrate_bps": choice.data_bitrate_bps,
-        "has_listened": has_listened,
+        "has_listened": heard is not None,
         "heard_frames": None if heard is None else heard.frames,
         "heard_errors": None if heard is None else heard.errors,
     }
@@ -138,7 +139,7 @@ def source_json(source: FlashSource) -> dict[str, Any]:
 
 
 def node_json(node: NodeDescription) -> dict[str, Any]:
-    """What a node says of itself."""
+    """What a node reports about itself."""
     return {
         "position": node.position,
         "role": node.role.name.lower(),
@@ -215,7 +216,7 @@ def _node_result_json(report: NodeFlashReport, ceiling_bytes_per_s: float | None
 
 
 def result_json(result: FlashResult, ceiling_bytes_per_s: float | None) -> dict[str, Any]:
-    """What became of everything."""
+    """The outcome, with every node and phase."""
     return {
         "outcome": result.outcome.value,
         "was_changed": result.was_changed,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from bmsota.cli.fault_table import OPTION_OF_CHECK
 from bmsota.flashing import Action, TargetStatus, Verdict, node_words
 from bmsota.node import Capability
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from bmsota.flashing import Finding, FlashPlan, NodeFlashReport, NodePlan
+    from bmsota.flashing import Check, Finding, FlashPlan, NodeFlashReport, NodePlan
     from bmsota.node import NodeDescription
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "plan_lines",
     "question",
     "rate_sentence",
+    "refusal_texts",
     "report_line",
     "status_sentence",
 ]
@@ -31,11 +33,11 @@ _PLAN_HEADS = ("node", "role", "hwid", "from", "to", "action", "bytes", "about")
 _KILO = 1000
 _QUESTIONS = (Action.FLASH, Action.CONFIRM, Action.RAISE_COUNTER)
 _PLACE = re.compile(r"node \d+(?: \([^)]*\))?(?:: | )")
-"""Which node a detail says it is about; the table above has its hardware id."""
+"""Which node a detail is about; the table above has its hardware id."""
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines with aligned columns, however wide the screen is."""
+    """Rows as lines with aligned columns, whatever the width of the screen."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -46,34 +48,44 @@ def counted(count: int, noun: str) -> str:
 
 
 def nodes_text(details: Iterable[tuple[int, str]]) -> str:
-    """What is said of several nodes, the same thing once: "nodes 1-8: expected ..."."""
-    said: dict[str, list[int]] = {}
+    """Details of several nodes, equal ones once: "nodes 1-8: did not answer"."""
+    merged: dict[str, list[int]] = {}
     for position, detail in details:
         place = _PLACE.match(detail)
-        said.setdefault(detail[place.end() :] if place else detail, []).append(position)
-    return "; ".join(f"{node_words(positions)}: {detail}" for detail, positions in said.items())
+        merged.setdefault(detail[place.end() :] if place else detail, []).append(position)
+    return "; ".join(f"{node_words(positions)}: {detail}" for detail, positions in merged.items())
 
 
 def findings_text(findings: Iterable[Finding]) -> str:
-    """What one check has found, the same thing of several nodes once."""
+    """What one check found, equal findings of several nodes once."""
     findings = list(findings)
     whole = [each.detail for each in findings if each.position is None]
     nodes = nodes_text((each.position, each.detail) for each in findings if each.position is not None)
     return "; ".join([*whole, *([nodes] if nodes else [])])
 
 
+def refusal_texts(plan: FlashPlan) -> dict[Check, str]:
+    """Each check that refuses, with what it found."""
+    return _by_check(plan.refusals)
+
+
+def _by_check(findings: Sequence[Finding]) -> dict[Check, str]:
+    checks = dict.fromkeys(each.check for each in findings)
+    return {check: findings_text(each for each in findings if each.check is check) for check in checks}
+
+
 def word(name: str) -> str:
-    """The name of an enumeration's member as people read it."""
+    """The name of an enumeration's member in plain words."""
     return name.lower().replace("_", " ")
 
 
 def capabilities(node: NodeDescription) -> str:
-    """What a node can do beside the basic protocol."""
+    """What a node supports beside the basic protocol."""
     return ", ".join(word(str(each.name)) for each in Capability if each in node.capabilities and each) or "-"
 
 
 def node_lines(nodes: Sequence[NodeDescription]) -> list[str]:
-    """The table of `bmsota nodes`. What is the same everywhere is said once below it: the table fits more screens."""
+    """The table of `bmsota nodes`. What is the same for all nodes is printed once below it, so that the table fits more screens."""
     has_serial = any(node.serial != node.hwid for node in nodes)
     abilities = {(capabilities(node), str(node.protocol_version)) for node in nodes}
     heads = [
@@ -88,7 +100,7 @@ def node_lines(nodes: Sequence[NodeDescription]) -> list[str]:
         "counter",
     ]
     if len(abilities) > 1:
-        heads += ["can", "protocol"]
+        heads += ["supports", "protocol"]
     rows = [heads]
     for node in nodes:
         slots = [word(state.name) for state in node.slot_states]
@@ -102,15 +114,15 @@ def node_lines(nodes: Sequence[NodeDescription]) -> list[str]:
         rows.append(row)
     lines = columns(rows)
     if not has_serial:
-        lines.append("serial numbers are the hardware ids")
+        lines.append("serial numbers equal the hardware ids")
     if len(abilities) == 1:
-        ((can, version),) = abilities
-        lines.append(f"{node_words(node.position for node in nodes)}: can {can}; protocol {version}")
+        ((features, version),) = abilities
+        lines.append(f"{node_words(node.position for node in nodes)}: supports {features}; protocol {version}")
     return lines
 
 
 def plan_lines(plan: FlashPlan, rate_bytes_per_s: float | None) -> list[str]:
-    """What would happen, node by node, and what was looked at."""
+    """What would happen, node by node, and what was checked."""
     source = plan.source
     kind = "image" if source.manifest is None else "release"
     lines = [f"{kind} {source.name}"]
@@ -120,22 +132,24 @@ def plan_lines(plan: FlashPlan, rate_bytes_per_s: float | None) -> list[str]:
     size = sum(node.size_bytes for node in plan.nodes)
     if size and plan.expected_s is not None and rate_bytes_per_s:
         lines.append(
-            f"in all {size} bytes, about {plan.expected_s:.1f} s: the wire carries {rate_bytes_per_s / _KILO:.1f} kB/s at most"
+            f"total {size} bytes, at most about {plan.expected_s:.1f} s at the wire's {rate_bytes_per_s / _KILO:.1f} kB/s"
         )
     elif size:
-        lines.append(f"in all {size} bytes; without a bit rate nobody can say how long it takes (-b)")
+        lines.append(f"total {size} bytes; give the bit rate (-b) for an estimate")
     passed = {each.check for each in plan.all_findings if each.verdict is Verdict.PASSED}
     others = {each.check for each in plan.all_findings if each.verdict is not Verdict.PASSED}
     if passed - others:
         lines.append(f"checked: {', '.join(sorted(passed - others))}")
-    lines += [f"not checked: {each}" for each in plan.all_findings if each.verdict is Verdict.UNKNOWN]
-    for check in dict.fromkeys(each.check for each in plan.forced):
-        lines.append(f"forced: {check.value}: {findings_text(each for each in plan.forced if each.check is check)}")
+    for each in plan.all_findings:
+        if each.verdict is Verdict.UNKNOWN:
+            option = f" ({OPTION_OF_CHECK[each.check]})" if each.check in OPTION_OF_CHECK else ""
+            lines.append(f"not checked: {each}{option}")
+    lines += [f"forced: {check.value}: {text}" for check, text in _by_check(plan.forced).items()]
     return lines
 
 
 def question(plan: FlashPlan) -> str:
-    """What is asked before it is done: "flash 3 nodes, confirm 1 node?"."""
+    """The question before anything is written: "flash 3 nodes, confirm 1 node?"."""
     counts = [(action.value, len(plan.with_action(action))) for action in _QUESTIONS]
     return ", ".join(f"{verb} {counted(count, 'node')}" for verb, count in counts if count) + "?"
 
@@ -143,7 +157,7 @@ def question(plan: FlashPlan) -> str:
 def _plan_row(node: NodePlan) -> tuple[str, ...]:
     action = node.action.value
     if node.must_revert:
-        action = "take back, flash"
+        action = "revert, flash"
     if node.refusals:
         action = "refused"
     return (
@@ -166,25 +180,25 @@ def rate_sentence(sent_bytes: int, seconds: float, ceiling_bytes_per_s: float | 
     if ceiling_bytes_per_s is None:
         return f"{rate / _KILO:.1f} kB/s"
     if rate > ceiling_bytes_per_s:
-        # Bytes of an image that went compressed, or a bus without a pace.
+        # An image that was sent compressed, or a bus without a real bit rate.
         return f"{rate / _KILO:.1f} kB/s, unpacked"
     return f"{rate / _KILO:.1f} of {ceiling_bytes_per_s / _KILO:.1f} kB/s, {100 * rate / ceiling_bytes_per_s:.0f} %"
 
 
 def status_sentence(status: TargetStatus, plan: NodePlan) -> str:
-    """Which state a node is in, in words."""
+    """The state of a node, in words."""
     old, new = plan.from_version or "no image", plan.to_version
     return {
-        TargetStatus.NOT_ASKED: "was not asked any more; what it runs is not known",
-        TargetStatus.SILENT: "does not answer; what it runs is not known",
-        TargetStatus.NO_IMAGE: "waits in its bootloader, no image runs",
+        TargetStatus.NOT_ASKED: "was not queried at the end; its state is unknown",
+        TargetStatus.SILENT: "does not answer; its state is unknown",
+        TargetStatus.NO_IMAGE: "is in its bootloader, without a running image",
         TargetStatus.OLD: f"runs {old}",
-        TargetStatus.OLD_PARTLY_STAGED: f"runs {old}; a part of {new} is stored, the next run sends the rest",
-        TargetStatus.OLD_STAGED: f"runs {old}; {new} is stored and verified, the next run does not send it again",
-        TargetStatus.OLD_PENDING: f"runs {old}; its next restart tries {new}",
-        TargetStatus.NEW_TEST: f"runs {new} on trial; its next restart takes it back unless it is confirmed",
-        TargetStatus.NEW_REVERTED: f"runs {new}, which has been taken back; its next restart runs another image",
-        TargetStatus.NEW_CONFIRMED: f"runs {new}, confirmed; its security counter has not been raised",
+        TargetStatus.OLD_PARTLY_STAGED: f"runs {old}; a part of {new} is stored, and the next run sends the rest",
+        TargetStatus.OLD_STAGED: f"runs {old}; {new} is stored and verified, and the next run does not send it again",
+        TargetStatus.OLD_PENDING: f"runs {old}; {new} is pending and starts at the next restart",
+        TargetStatus.NEW_TEST: f"runs {new} in test; the next restart reverts it unless it is confirmed",
+        TargetStatus.NEW_REVERTED: f"runs {new}, which is reverted; the next restart runs another image",
+        TargetStatus.NEW_CONFIRMED: f"runs {new}, confirmed; its security counter is not raised yet",
         TargetStatus.NEW: f"runs {new}, confirmed",
     }[status]
 
@@ -194,11 +208,11 @@ def report_line(report: NodeFlashReport, ceiling_bytes_per_s: float | None) -> s
     plan = report.plan
     head = f"node {plan.position} ({plan.node.role.name.lower()}): {status_sentence(report.status, plan)}"
     rate = rate_sentence(report.sent_bytes, report.transfer_ns / 1e9, ceiling_bytes_per_s)
-    said = [f"{report.sent_bytes} bytes in {report.transfer_ns / 1e9:.1f} s ({rate})"] if rate else []
+    notes = [f"{report.sent_bytes} bytes in {report.transfer_ns / 1e9:.1f} s ({rate})"] if rate else []
     if report.resumed_from:
-        said.append(f"{report.resumed_from} bytes were there")
+        notes.append(f"{report.resumed_from} bytes were already stored")
     if report.frames_repeated:
-        said.append(f"{counted(report.frames_repeated, 'frame')} repeated")
+        notes.append(f"{counted(report.frames_repeated, 'frame')} resent")
     if report.interruptions:
-        said.append(f"broke off {counted(report.interruptions, 'time')}")
-    return "; ".join([head, *([", ".join(said)] if said else [])])
+        notes.append(counted(report.interruptions, "interruption"))
+    return "; ".join([head, *([", ".join(notes)] if notes else [])])

@@ -1,9 +1,12 @@
-"""Where frames come from: digits on the line, files of digits, byte streams, captures, a platform's CSV export, standard input.
+"""Frames of the cloud link from digits, files of digits, byte streams, captures, a platform's CSV export, standard input.
 
-What a file is, is told by its content unless the caller says so: a capture by its first four bytes, a byte stream by its
-control characters (every frame has some), a table by a delimiter and a column of frames, lines of digits otherwise. Everything is read as
-it comes and nothing is held whole, so that a day of traffic needs no more memory than a minute. What is no frame is given as
-one too, with the reason: nothing is dropped silently.
+    for found in find_frames(["gateway.pcapng", "export.csv.gz"]):
+        print(found.place, found.frame or found.error)
+
+The kind of a file is told by its content unless the caller states it: a capture by its first four bytes, a byte stream by its
+control characters (every frame has some), a table by a delimiter and a column of frames, lines of digits otherwise. Everything
+is read as a stream: a day of traffic needs no more memory than a minute. What is not a frame is yielded too, with the reason:
+nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -22,26 +25,31 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
 
-import typer
-
-from bmsota.errors import BmsotaError, FrameError
+from bmsota.errors import BmsotaError, ConfigurationError, FrameError
 from bmsota.gbt32960 import BEIJING, NEED_DATA, FrameReader, FrameReceived, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from bmsota.gbt32960 import Frame
 
-__all__ = ["Counts", "Found", "InputFormat", "InputOptions", "checked_encoding", "find_frames"]
+__all__ = [
+    "FoundFrame",
+    "FrameSourceError",
+    "FrameSourceFormat",
+    "FrameSourceOptions",
+    "ReadSummary",
+    "find_frames",
+]
 
 _HEAD_SIZE_BYTES: Final = 65_536
-"""How much of a file is looked at to tell what it is, and how much of a stream is read at once."""
+"""How much of a file is examined to tell its kind, and how much of a stream is read at once."""
 _LINE_LENGTH_MAX: Final = 1024 * 1024
-"""Eight of the longest frames. A longer line is no line, and must not be collected until memory ends."""
+"""Eight of the longest frames. A longer line must not be collected until memory ends."""
 _FRAME_DIGITS_MIN: Final = 50
 """Hex digits of the shortest frame. Shorter arguments are pieces of one frame that was pasted with its blanks."""
 _SAMPLE_ROWS: Final = 100
-"""How many rows are looked at to find the columns."""
+"""How many rows are examined to find the columns."""
 _DELIMITERS: Final = (",", ";", "\t", "|")
 _IN_TEXT: Final = re.compile(r"(?:0[xX])?(?:23 ?23|24 ?24)(?:[ :-]?[0-9a-fA-F]{2}){23,}")
 """A frame inside a line that has other words too: a start mark and as many digits as a frame has at least."""
@@ -50,11 +58,19 @@ _EPOCH: Final = re.compile(r"\d{10}(?:\d{3})?(?:\.\d+)?")
 
 
 _UNREADABLE: Final = (OSError, EOFError, UnicodeError, zlib.error)
-"""What reading on may raise: the disk, a gzip file that breaks off or is damaged, an encoding that replaces nothing."""
+"""What reading may raise: the disk, a gzip file that is cut off or damaged, an encoding without replacement."""
 
 
-class InputFormat(Enum):
-    """What an input is."""
+class FrameSourceError(ConfigurationError):
+    """A source that cannot be read, or does not match the options; `option` is the field of the options to change, or ""."""
+
+    def __init__(self, message: str, option: str = "") -> None:
+        super().__init__(message)
+        self.option = option
+
+
+class FrameSourceFormat(Enum):
+    """The kind of a source."""
 
     AUTO = "auto"
     HEX = "hex"
@@ -64,35 +80,39 @@ class InputFormat(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class InputOptions:
-    """What the user says about the input."""
+class FrameSourceOptions:
+    """What the caller knows about the sources."""
 
-    format: InputFormat = InputFormat.AUTO
+    format: FrameSourceFormat = FrameSourceFormat.AUTO
     ports: frozenset[int] = frozenset()
+    """Captures: only connections with one of these ports."""
     column: str | None = None
     """Name or number (from 1) of the column with the frames; found by content if not given."""
     time_column: str | None = None
+    """The column that says when each frame was stored."""
     vin_column: str | None = None
+    """The column that says whose frame it is; a row that disagrees with its frame is an error."""
     encoding: str | None = None
+    """Of text; UTF-8, UTF-16 and GB 18030 are detected."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One frame, or one piece of input that is none."""
+class FoundFrame:
+    """One frame, or one piece of input that is not a frame."""
 
     place: str
     data: bytes
     frame: Frame | None = None
     error: str = ""
     time_ns: int | None = None
-    """When it was captured or stored, if the input says so."""
+    """When it was captured or stored, if the source has it."""
     link: str = ""
-    """The TCP direction that it was sent on."""
+    """The TCP direction it was sent in."""
 
 
 @dataclass(slots=True)
-class Counts:
-    """What is said at the end about inputs of which not every piece is worth a line."""
+class ReadSummary:
+    """Counts and notes of one reading; filled while it is read."""
 
     frames: int = 0
     bad: int = 0
@@ -100,7 +120,7 @@ class Counts:
     progress: Callable[[], float] = lambda: 0.0
     """How much of the input has been read, 0 to 1."""
 
-    def count(self, found: Iterable[Found]) -> Iterator[Found]:
+    def count(self, found: Iterable[FoundFrame]) -> Iterator[FoundFrame]:
         for item in found:
             if item.frame is None:
                 self.bad += 1
@@ -109,45 +129,45 @@ class Counts:
             yield item
 
 
-def checked_encoding(name: str | None) -> str | None:
-    """Return the encoding that a user named.
-
-    Raises:
-        typer.BadParameter: there is none of that name.
-    """
-    if name is None:
-        return None
-    try:
-        # Not only looked up: some codecs are not of text.
-        io.TextIOWrapper(io.BytesIO(), name).close()
-        return codecs.lookup(name).name
-    except (LookupError, ValueError):
-        raise typer.BadParameter(f"expected the name of an encoding, got {name!r} (--encoding)") from None
-
-
-def find_frames(sources: list[str], options: InputOptions, counts: Counts) -> Iterator[Found]:
+def find_frames(
+    sources: Sequence[str],
+    options: FrameSourceOptions = FrameSourceOptions(),
+    summary: ReadSummary | None = None,
+) -> Iterator[FoundFrame]:
     """Everything that *sources* hold, in their order; standard input if there are none.
 
     A source of nothing but hexadecimal digits (with blanks and colons) is a frame, or a piece of one; anything else is the
-    path of a file; "-" is standard input.
+    path of a file; "-" is standard input. *summary* is kept up to date meanwhile.
 
     Raises:
-        typer.BadParameter: a source is neither, cannot be opened, or is not what *options* say. Before anything is given.
+        FrameSourceError: a source is neither, cannot be opened, or does not match *options*; the latter also while reading.
     """
+    summary = ReadSummary() if summary is None else summary
+    _check_encoding(options.encoding)
     hex_sources = [source for source in sources if source != "-" and _DIGITS.fullmatch(_digits(source))]
     if hex_sources and len(hex_sources) != len(sources):
         other = next(source for source in sources if source not in hex_sources)
-        raise typer.BadParameter(f"expected either frames or files, got both ({other!r} is no hexadecimal digits)")
+        raise FrameSourceError(f"give either frames or files, not both ({other!r} is not hexadecimal)")
     if hex_sources:
-        return counts.count(_from_arguments(hex_sources))
+        return summary.count(_from_arguments(hex_sources))
     opened = [(_name(source), _opened(source, options)) for source in sources or ["-"]]
-    return counts.count(_from_files(opened, options, counts))
+    return summary.count(_from_files(opened, options, summary))
+
+
+def _check_encoding(name: str | None) -> None:
+    if name is None:
+        return
+    try:
+        # Not only looked up: some codecs are not of text.
+        io.TextIOWrapper(io.BytesIO(), name).close()
+    except (LookupError, ValueError):
+        raise FrameSourceError(f"unknown text encoding {name!r}", "encoding") from None
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def _from_arguments(arguments: list[str]) -> Iterator[Found]:
+def _from_arguments(arguments: list[str]) -> Iterator[FoundFrame]:
     cleaned = [_digits(argument) for argument in arguments]
     if any(len(digits) < _FRAME_DIGITS_MIN for digits in cleaned):
         cleaned = ["".join(cleaned)]
@@ -156,7 +176,7 @@ def _from_arguments(arguments: list[str]) -> Iterator[Found]:
         try:
             frames.append(bytes.fromhex(digits))
         except ValueError:
-            raise typer.BadParameter(f"argument {number}: expected hexadecimal digits, two for each byte") from None
+            raise FrameSourceError(f"argument {number}: odd number of hexadecimal digits") from None
     return (found for number, data in enumerate(frames, start=1) for found in _frames_in(f"frame {number}", data))
 
 
@@ -210,10 +230,10 @@ def _is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _opened(source: str, options: InputOptions) -> _Opened:
+def _opened(source: str, options: FrameSourceOptions) -> _Opened:
     if source == "-":
         if _is_terminal():
-            raise typer.BadParameter("expected frames as arguments, files, or standard input, got a terminal")
+            raise FrameSourceError("no input: give frames or files, or pipe frames to standard input")
         raw: IO[bytes] = sys.stdin.buffer
         size = 0
     else:
@@ -222,8 +242,7 @@ def _opened(source: str, options: InputOptions) -> _Opened:
             size = Path(source).stat().st_size
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            expected = "expected hexadecimal digits or a readable file"
-            raise typer.BadParameter(f"{expected}, got {_short(source)}: {reason}") from None
+            raise FrameSourceError(f"{_short(source)} is neither hexadecimal nor a readable file: {reason}") from None
     file = raw
     head = _read_head(file)
     if head[:2] == b"\x1f\x8b" and source != "-":
@@ -232,11 +251,11 @@ def _opened(source: str, options: InputOptions) -> _Opened:
         try:
             head = _read_head(file)
         except _UNREADABLE as error:
-            raise typer.BadParameter(f"{source}: expected a whole gzip file, got: {error}") from None
+            raise FrameSourceError(f"{source}: damaged gzip file: {error}") from None
     if not head.strip():
-        raise typer.BadParameter(f"{_name(source)}: expected frames, got nothing")
-    if _format_of(head, options) is InputFormat.PCAP and source == "-":
-        raise typer.BadParameter("standard input: expected frames, got a capture (give it as a file)")
+        raise FrameSourceError(f"{_name(source)} is empty")
+    if _format_of(head, options) is FrameSourceFormat.PCAP and source == "-":
+        raise FrameSourceError("captures cannot be read from standard input; give the file")
     return _Opened(source, head, file, size, raw)
 
 
@@ -251,38 +270,38 @@ def _read_head(file: IO[bytes]) -> bytes:
     return head
 
 
-def _format_of(head: bytes, options: InputOptions) -> InputFormat:
+def _format_of(head: bytes, options: FrameSourceOptions) -> FrameSourceFormat:
     from bmsota.adapters.captures import CAPTURE_MARKS  # noqa: PLC0415 - only files need it
 
-    if options.format is not InputFormat.AUTO:
+    if options.format is not FrameSourceFormat.AUTO:
         return options.format
     if head[:4] in CAPTURE_MARKS:
-        return InputFormat.PCAP
+        return FrameSourceFormat.PCAP
     if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        return InputFormat.CSV
+        return FrameSourceFormat.CSV
     if any(byte < 9 or 13 < byte < 32 or byte == 127 for byte in head[:4096]):
-        return InputFormat.STREAM
+        return FrameSourceFormat.STREAM
     if options.column or options.time_column or options.vin_column:
-        return InputFormat.CSV
+        return FrameSourceFormat.CSV
     lines = [line for line in _text(head, options).splitlines()[:_SAMPLE_ROWS] if line.strip()]
     # A header alone, or a column of frames beside others.
     if any(_delimiter(line) and not _DIGITS.fullmatch(_digits(line)) for line in lines[:1]) and any(
         _frame_cell(cell) for line in lines for cell in line.split(_delimiter(lines[0]))
     ):
-        return InputFormat.CSV
-    return InputFormat.HEX
+        return FrameSourceFormat.CSV
+    return FrameSourceFormat.HEX
 
 
-def _text(data: bytes, options: InputOptions) -> str:
+def _text(data: bytes, options: FrameSourceOptions) -> str:
     encoding = _encoding(data, options)
     try:
         return data.decode(encoding, "replace")
     except UnicodeError as error:  # Some codecs replace nothing.
-        raise typer.BadParameter(f"expected text in {encoding}, got: {error} (--encoding)") from None
+        raise FrameSourceError(f"not text in {encoding}: {error}", "encoding") from None
 
 
-def _encoding(head: bytes, options: InputOptions) -> str:
-    """Exports are UTF-8, or come from a spreadsheet of a Chinese Windows."""
+def _encoding(head: bytes, options: FrameSourceOptions) -> str:
+    """Exports are UTF-8, or written by a spreadsheet on a Chinese Windows."""
     if options.encoding:
         return options.encoding
     if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -294,26 +313,28 @@ def _encoding(head: bytes, options: InputOptions) -> str:
     return "utf-8-sig"
 
 
-def _from_files(opened: list[tuple[str, _Opened]], options: InputOptions, counts: Counts) -> Iterator[Found]:
+def _from_files(
+    opened: list[tuple[str, _Opened]], options: FrameSourceOptions, summary: ReadSummary
+) -> Iterator[FoundFrame]:
     for number, (name, source) in enumerate(opened):
         before = "" if len(opened) == 1 else f"{name}: "
-        counts.progress = _progress(source, number, len(opened))
+        summary.progress = _progress(source, number, len(opened))
         kind = _format_of(source.head, options)
-        if kind is InputFormat.PCAP:
-            found = _from_capture(source.path, options, counts)
+        if kind is FrameSourceFormat.PCAP:
+            found = _from_capture(source.path, options, summary)
         else:
             stream = io.BufferedReader(_Ahead(source.head, source.file), _HEAD_SIZE_BYTES)
-            if kind is InputFormat.STREAM:
+            if kind is FrameSourceFormat.STREAM:
                 found = _from_stream(stream)
-            elif kind is InputFormat.CSV:
-                found = _from_table(stream, source.head, options, counts)
+            elif kind is FrameSourceFormat.CSV:
+                found = _from_table(stream, source.head, options, summary)
             else:
                 found = _from_lines(stream, source.head, options)
         try:
             for item in found:
                 yield replace(item, place=before + item.place) if before else item
         except _UNREADABLE as error:
-            yield Found(name, b"", error=f"expected a readable file to its end, got: {error}")
+            yield FoundFrame(name, b"", error=f"the file cannot be read to its end: {error}")
         finally:
             if source.path != "-":
                 source.file.close()
@@ -321,14 +342,14 @@ def _from_files(opened: list[tuple[str, _Opened]], options: InputOptions, counts
 
 
 def _progress(source: _Opened, number: int, count: int) -> Callable[[], float]:
-    def progress() -> float:
+    def share() -> float:
         try:
             done = source.raw_file.tell() / source.size_bytes
         except (OSError, ValueError, ZeroDivisionError):
             done = 0.0  # Closed, or a pipe.
         return (number + min(done, 1.0)) / count
 
-    return progress
+    return share
 
 
 # --- lines of digits -------------------------------------------------------------------------------------------------
@@ -346,23 +367,23 @@ def _lines(stream: io.BufferedIOBase, encoding: str) -> Iterator[str | None]:
             yield line
 
 
-def _from_lines(stream: io.BufferedIOBase, head: bytes, options: InputOptions) -> Iterator[Found]:
+def _from_lines(stream: io.BufferedIOBase, head: bytes, options: FrameSourceOptions) -> Iterator[FoundFrame]:
     for number, line in enumerate(_lines(stream, _encoding(head, options)), start=1):
         if line is None:
-            yield Found(f"line {number}", b"", error=f"expected a line of at most {_LINE_LENGTH_MAX} characters")
+            yield FoundFrame(f"line {number}", b"", error=f"line longer than {_LINE_LENGTH_MAX} characters")
         elif line.strip():
             yield from _from_text(f"line {number}", line)
 
 
-def _from_text(place: str, text: str) -> Iterator[Found]:
-    """The frames in a line or a cell: all of it is digits, or there are frames between the words."""
+def _from_text(place: str, text: str) -> Iterator[FoundFrame]:
+    """The frames in a line or a cell: all of it is digits, or there are frames between words."""
     digits = _digits(text)
     if _DIGITS.fullmatch(digits) and len(digits) % 2 == 0:
         yield from _frames_in(place, bytes.fromhex(digits))
         return
     found = [bytes.fromhex(re.sub("[ :-]", "", match.removeprefix("0x"))) for match in _IN_TEXT.findall(text)]
     if not found:
-        yield Found(place, b"", error="expected hexadecimal digits, two for each byte")
+        yield FoundFrame(place, b"", error="no frame: expected hexadecimal digits, two for each byte")
     for data in found:
         yield from _frames_in(place, data)
 
@@ -370,19 +391,19 @@ def _from_text(place: str, text: str) -> Iterator[Found]:
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 
-def _frames_in(place: str, data: bytes) -> Iterator[Found]:
+def _frames_in(place: str, data: bytes) -> Iterator[FoundFrame]:
     """Find the frames in *data*; where there is none, say why it is not one."""
     try:
-        yield Found(place, data, decode(data))
+        yield FoundFrame(place, data, decode(data))
     except FrameError as error:
         found = list(_from_stream(io.BytesIO(data), place))
         if any(item.frame is not None for item in found):
             yield from found
         else:
-            yield Found(place, data, error=str(error))
+            yield FoundFrame(place, data, error=str(error))
 
 
-def _from_stream(stream: io.BufferedIOBase, place: str = "stream") -> Iterator[Found]:
+def _from_stream(stream: io.BufferedIOBase, place: str = "stream") -> Iterator[FoundFrame]:
     reader = FrameReader()
     while data := stream.read1(_HEAD_SIZE_BYTES):
         reader.receive_data(data)
@@ -391,14 +412,14 @@ def _from_stream(stream: io.BufferedIOBase, place: str = "stream") -> Iterator[F
     yield from _drain(reader, place)
 
 
-def _drain(reader: FrameReader, place: str, time_ns: int | None = None, link: str = "") -> Iterator[Found]:
+def _drain(reader: FrameReader, place: str, time_ns: int | None = None, link: str = "") -> Iterator[FoundFrame]:
     while (event := reader.next_event()) is not NEED_DATA:
         where = f"{place}, offset {event.offset}"
         if isinstance(event, FrameReceived):
-            yield Found(where, event.raw, event.frame, time_ns=time_ns, link=link)
+            yield FoundFrame(where, event.raw, event.frame, time_ns=time_ns, link=link)
         else:
-            error = f"{len(event.data)} bytes of no frame: {event.reason}"
-            yield Found(where, event.data, error=error, time_ns=time_ns, link=link)
+            error = f"{len(event.data)} bytes discarded: {event.reason}"
+            yield FoundFrame(where, event.data, error=error, time_ns=time_ns, link=link)
 
 
 # --- captures --------------------------------------------------------------------------------------------------------
@@ -408,36 +429,36 @@ def _drain(reader: FrameReader, place: str, time_ns: int | None = None, link: st
 class _Direction:
     reader: FrameReader = field(default_factory=FrameReader)
     is_ours: bool = False
-    """A frame has been seen. Until then it may be anybody's traffic, and its bytes are not reported one by one."""
-    held: list[Found] = field(default_factory=list)
+    """A frame has been seen. Until then it may be any traffic, and its bytes are not reported one by one."""
+    held: list[FoundFrame] = field(default_factory=list)
     foreign_size_bytes: int = 0
 
 
 _HELD_MAX: Final = 64
-"""Bad stretches before the first frame of a direction that are kept for the case that it speaks the protocol after all."""
+"""Pieces kept before the first frame of a direction, in case it speaks the protocol after all."""
 
 
-def _from_capture(path: str, options: InputOptions, counts: Counts) -> Iterator[Found]:
+def _from_capture(path: str, options: FrameSourceOptions, summary: ReadSummary) -> Iterator[FoundFrame]:
     from bmsota.adapters.captures import Capture  # noqa: PLC0415 - only captures need it
 
     try:
         opened = Capture(path, ports=options.ports)
     except BmsotaError as error:
-        yield Found(path, b"", error=str(error))
+        yield FoundFrame(path, b"", error=str(error))
         return
     directions: dict[str, _Direction] = {}
     foreign = 0
     with opened as capture:
-        counts.progress = lambda: capture.progress
+        summary.progress = lambda: capture.progress
         for piece in capture.pieces():
             link = str(piece.link)
             direction = directions.get(link)
             if direction is None:
                 direction = directions[link] = _Direction()
-            found: list[Found] = []
+            found: list[FoundFrame] = []
             if piece.missing_size_bytes:
-                missing = f"{piece.missing_size_bytes} bytes are missing in the capture"
-                found.append(Found(link, b"", error=missing, time_ns=piece.time_ns, link=link))
+                missing = f"{piece.missing_size_bytes} bytes are missing from the capture"
+                found.append(FoundFrame(link, b"", error=missing, time_ns=piece.time_ns, link=link))
             direction.reader.receive_data(piece.data)
             if piece.is_end:
                 direction.reader.end()
@@ -447,15 +468,15 @@ def _from_capture(path: str, options: InputOptions, counts: Counts) -> Iterator[
             if piece.is_end and not direction.is_ours and direction.foreign_size_bytes:
                 foreign += 1
         if foreign:
-            counts.notes.append(f"{foreign} TCP directions without a frame")
+            summary.notes.append(f"skipped {foreign} TCP directions without a frame")
         if capture.others:
-            counts.notes.append(f"{capture.others} packets without TCP")
+            summary.notes.append(f"skipped {capture.others} packets without TCP")
         if capture.fault:
-            yield Found(path, b"", error=capture.fault)
+            yield FoundFrame(path, b"", error=capture.fault)
 
 
-def _ours(direction: _Direction, found: list[Found], *, always: bool) -> Iterator[Found]:
-    """Give what was found, as soon as the direction has shown that it speaks the protocol."""
+def _ours(direction: _Direction, found: list[FoundFrame], *, always: bool) -> Iterator[FoundFrame]:
+    """Yield what was found, as soon as the direction has shown that it speaks the protocol."""
     if not direction.is_ours and (always or any(item.frame is not None for item in found)):
         direction.is_ours = True
         yield from direction.held
@@ -483,7 +504,9 @@ def _frame_cell(cell: str) -> bool:
     return len(digits) >= _FRAME_DIGITS_MIN and digits[:4] in ("2323", "2424") and bool(_DIGITS.fullmatch(digits))
 
 
-def _from_table(stream: io.BufferedIOBase, head: bytes, options: InputOptions, counts: Counts) -> Iterator[Found]:
+def _from_table(
+    stream: io.BufferedIOBase, head: bytes, options: FrameSourceOptions, summary: ReadSummary
+) -> Iterator[FoundFrame]:
     # A cell may hold the longest frame in digits; the module's own limit is a little below that.
     csv.field_size_limit(_LINE_LENGTH_MAX)
     encoding = _encoding(head, options)
@@ -497,11 +520,11 @@ def _from_table(stream: io.BufferedIOBase, head: bytes, options: InputOptions, c
             if len(sample) == _SAMPLE_ROWS:
                 break
     except csv.Error as error:
-        yield Found(f"row {rows.line_num}", b"", error=f"expected a table, got: {error}")
+        yield FoundFrame(f"row {rows.line_num}", b"", error=f"not a table: {error}")
         return
     header = sample[0] if sample and not any(map(_frame_cell, sample[0])) else []
-    columns = _Columns(header, sample[1 if header else 0 :], options)
-    counts.notes += columns.notes
+    columns = _TableColumns(header, sample[1 if header else 0 :], options)
+    summary.notes += columns.notes
     yield from columns.found(sample[1 if header else 0 :], 2 if header else 1)
     number = len(sample)
     while True:
@@ -510,36 +533,36 @@ def _from_table(stream: io.BufferedIOBase, head: bytes, options: InputOptions, c
         except StopIteration:
             return
         except csv.Error as error:
-            yield Found(f"row {number + 1}", b"", error=f"expected a row of the table, got: {error}")
+            yield FoundFrame(f"row {number + 1}", b"", error=f"not a row of the table: {error}")
             return
         number += 1
         yield from columns.found([row], number)
 
 
-class _Columns:
-    """Which column is what: as the user says, or by content."""
+class _TableColumns:
+    """Which column is what: as the options say, or by content."""
 
-    def __init__(self, header: list[str], rows: list[list[str]], options: InputOptions) -> None:
+    def __init__(self, header: list[str], rows: list[list[str]], options: FrameSourceOptions) -> None:
         self._header = [name.strip() for name in header]
         width = max((len(row) for row in rows), default=0)
         self.notes: list[str] = []
         frames = Counter(at for row in rows for at, cell in enumerate(row) if _frame_cell(cell))
         if options.column is not None:
-            self._frame = self._column(options.column, width, "--column")
+            self._frame = self._column(options.column, width, "column")
         elif frames:
             self._frame = frames.most_common(1)[0][0]
         else:
             named = ", ".join(self._header) or f"{width} columns without names"
-            raise typer.BadParameter(f"expected a column of frames, got {named} (name it by --column)")
+            raise FrameSourceError(f"no column of frames found in {named}; name it", "column")
         times = Counter(at for row in rows for at, cell in enumerate(row) if _time_ns(cell) is not None)
         self._time: int | None = None
         if options.time_column is not None:
-            self._time = self._column(options.time_column, width, "--time-column")
+            self._time = self._column(options.time_column, width, "time_column")
         elif times:
             # The first of those that are a time in every row that has a frame.
             every = [at for at, count in times.items() if count >= max(frames.values(), default=1)]
             self._time = min(every, default=None)
-        self._vin = None if options.vin_column is None else self._column(options.vin_column, width, "--vin-column")
+        self._vin = None if options.vin_column is None else self._column(options.vin_column, width, "vin_column")
         if options.column is None or (options.time_column is None and self._time is not None):
             time = "" if self._time is None else f", times in {self._named(self._time)}"
             self.notes.append(f"frames in {self._named(self._frame)}{time}")
@@ -550,12 +573,12 @@ class _Columns:
         if name.isdecimal() and 1 <= int(name) <= max(width, len(self._header)):
             return int(name) - 1
         columns = ", ".join(map(repr, self._header)) or f"1 to {width}"
-        raise typer.BadParameter(f"expected one of {columns}, got {name!r} ({option})")
+        raise FrameSourceError(f"expected one of {columns}, got {name!r}", option)
 
     def _named(self, at: int) -> str:
         return f"column {self._header[at]!r}" if at < len(self._header) else f"column {at + 1}"
 
-    def found(self, rows: list[list[str]], number: int) -> Iterator[Found]:
+    def found(self, rows: list[list[str]], number: int) -> Iterator[FoundFrame]:
         """The frames of some rows; *number* is that of the first one."""
         for place, row in enumerate(rows, start=number):
             if not any(cell.strip() for cell in row):
@@ -565,12 +588,12 @@ class _Columns:
             vin = row[self._vin].strip() if self._vin is not None and self._vin < len(row) else ""
             whose = f"row {place}" + (f", {vin}" if vin else "")
             if not cell:
-                yield Found(whose, b"", error="expected a frame, got an empty cell", time_ns=time_ns)
+                yield FoundFrame(whose, b"", error="empty cell", time_ns=time_ns)
                 continue
             for item in _from_text(whose, cell):
                 if item.frame is not None and vin and item.frame.vin != vin:
-                    error = f"expected the row's vehicle {vin}, got a frame of {item.frame.vin!r}"
-                    yield Found(whose, item.data, error=error, time_ns=time_ns)
+                    error = f"the row says vehicle {vin}, the frame {item.frame.vin!r}"
+                    yield FoundFrame(whose, item.data, error=error, time_ns=time_ns)
                 else:
                     yield replace(item, time_ns=time_ns)
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from bmsota.cli.flashtext import counted, findings_text, node_lines, nodes_text, rate_sentence
+from bmsota.cli.flash_output import counted, findings_text, node_lines, nodes_text, rate_sentence
 from bmsota.flashing import Check, Finding, Verdict, node_words
 from bmsota.node import Capability
 
@@ -47,10 +47,13 @@ def test_a_rate_beyond_the_wire_says_what_it_counts():
 def test_nodes_that_can_different_things_have_a_column_for_it(describe):
     same = [describe(position, serial=f"HW-{position}") for position in range(2)]
     assert " ".join(node_lines(same)[0].split()) == "node role hwid version state slot A slot B counter"
-    assert node_lines(same)[-2:] == ["serial numbers are the hardware ids", "nodes 0, 1: can broadcast; protocol 2"]
+    assert node_lines(same)[-2:] == [
+        "serial numbers equal the hardware ids",
+        "nodes 0, 1: supports broadcast; protocol 2",
+    ]
     other = describe(2, serial="SN2", capabilities=Capability.FD_DATA)
     lines = node_lines([*same, other])
-    assert lines[0].split()[-2:] == ["can", "protocol"]
+    assert lines[0].split()[-2:] == ["supports", "protocol"]
     assert lines[0].split()[3] == "serial"
     assert lines[-1].split()[-3:] == ["fd", "data", "2"]
 

@@ -1,4 +1,4 @@
-"""What commands need of the screen: output that never fails, and a question that can be interrupted."""
+"""The terminal: output that never fails, and a question that can be interrupted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 __all__ = ["confirm", "forgiving_output"]
 
-# How long a Ctrl-C that comes in the very moment in which we begin to wait may go unnoticed.
+# How long a Ctrl-C that arrives just as we begin to wait may go unnoticed.
 LOOK_S = 0.1
 _ANSWERS = {"y": True, "yes": True, "n": False, "no": False, "": False}
 
@@ -36,7 +36,7 @@ def confirm(question: str) -> bool:
         word = answer.strip().lower()
         if word in _ANSWERS:
             return _ANSWERS[word]
-        typer.echo(f"expected y or n, got {word!r}", err=True)
+        typer.echo("please answer y or n", err=True)
 
 
 def forgiving_output() -> None:
@@ -47,7 +47,7 @@ def forgiving_output() -> None:
 
 
 def _line() -> str:
-    """What was typed, with its line end; empty at the end of the input."""
+    """The typed line, with its line end; empty at the end of the input."""
     if os.name == "nt":
         # Windows can select on sockets only; there the console itself ends a read at Ctrl-C.
         return sys.stdin.readline()

@@ -1,47 +1,39 @@
-"""What a flash would do, before it does anything: which node gets what, and what speaks against it.
+"""What a flash would do, before it does anything: which node gets what, and what prevents it.
 
-Pure: nodes (as discovered) and images in, a `FlashPlan` out. Nothing here sends, and nothing is believed that a node does
-not check again: the class, the role, the signature and the security counter are judged by the node itself before it
-erases or boots anything. The plan's checks are there to refuse early, all at once, in words.
+Pure: nodes (as discovered) and images in, a `FlashPlan` out. Nothing is sent. A node checks class, role, signature and
+security counter again before it erases or boots anything; the plan's checks are there to refuse early, all at once, in words.
 
 Strategy. A node needs one of five things (`Action`). Which one follows from what it runs and from the state of its slots,
-so that a plan made after an interrupted run asks for the rest only: an image on trial is confirmed, a counter that was
-left behind is raised, what is staged is not sent again.
+so that a plan made after an interrupted run asks for the rest only: an image in test is confirmed, a counter that was
+not raised is raised, what is staged is not sent again.
 
-Left out: whether the vehicle stands still. Nothing on the bus says it in a way that could be trusted; the plan says so.
+Left out: whether the vehicle is at rest. Nothing on the bus tells it in a way that could be trusted; the plan says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import TYPE_CHECKING
 
-from bmsota.errors import BmsotaError, LocalProtocolError
-from bmsota.image import ImageRole, parse_image, verify_image
+from bmsota.errors import BmsotaError
+from bmsota.flashing._checks import NOT_OVERRIDABLE, OVERRIDABLE, Check, Finding, Verdict
+from bmsota.image import ImageRole, verify_image
 from bmsota.node import SLOT_SIZE_KIB_MAX, Capability, ImageStatus, image_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bmsota.image import FirmwareImage, ImageVersion, PublicKey
+    from bmsota.flashing._source import FlashSource, SourceImage
+    from bmsota.image import ImageVersion, PublicKey
     from bmsota.node import NodeDescription
-    from bmsota.ota import ReleaseManifest
 
 __all__ = [
-    "CHECKS",
-    "NOT_OVERRIDABLE",
-    "OVERRIDABLE",
     "Action",
-    "Check",
-    "Finding",
     "FlashPlan",
-    "FlashSource",
     "NodePlan",
     "PlanRequest",
-    "SourceImage",
     "Targets",
-    "Verdict",
     "make_plan",
     "node_words",
 ]
@@ -51,101 +43,12 @@ __all__ = [
 _NODE_OVERHEAD_S = 1.0
 
 
-class Check(StrEnum):
-    """What is looked at before anything is written. The value is the name for `--force`."""
-
-    NODE_PRESENT = "node-present"
-    HARDWARE_CLASS = "hardware-class"
-    ROLE = "role"
-    HWID = "hwid"
-    ACCESS_KEY = "access-key"
-    VERSION_DOWNGRADE = "version-downgrade"
-    SAME_VERSION = "same-version"
-    SECURITY_COUNTER = "security-counter"
-    IMAGE_SIZE = "image-size"
-    TEST_PENDING = "test-pending"
-    IMAGE_SIGNATURE = "image-signature"
-    MANIFEST_SIGNATURE = "manifest-signature"
-    MANIFEST_EXPIRY = "manifest-expiry"
-    MIXED_PACK = "mixed-pack"
-    VEHICLE_STATE = "vehicle-state"
-
-
-CHECKS: Mapping[Check, str] = {
-    Check.NODE_PRESENT: "every node that was named or expected answers, and somebody of each role that gets an image",
-    Check.HARDWARE_CLASS: "there is an image for the node's hardware class",
-    Check.ROLE: "the image is for this kind of node, master or slave",
-    Check.HWID: "the hardware id is the one of `--hwid`",
-    Check.ACCESS_KEY: "`--access-key` is given if the node is locked; whether it is the right one, the node says",
-    Check.VERSION_DOWNGRADE: "the version is not older than what runs",
-    Check.SAME_VERSION: "the node does not run this version yet; never refused: it is left alone",
-    Check.SECURITY_COUNTER: "the image's security counter is not below the node's",
-    Check.IMAGE_SIZE: "the image fits into the node's slot, if the node says how large that is",
-    Check.TEST_PENDING: "no image of somebody else is on trial",
-    Check.IMAGE_SIGNATURE: "the image is signed by a key of `--image-key`",
-    Check.MANIFEST_SIGNATURE: "the manifest is signed by a key of `--manifest-key`",
-    Check.MANIFEST_EXPIRY: "the release has not expired",
-    Check.MIXED_PACK: "afterwards equal nodes run one version, and every image finds the versions it needs",
-    Check.VEHICLE_STATE: "the vehicle stands, and no charger is plugged in; never refused, said in every plan",
-}
-"""Check -> what must hold."""
-
-OVERRIDABLE: Mapping[Check, str] = {
-    Check.NODE_PRESENT: "the nodes that answer are flashed; those that do not keep what they have",
-    Check.HWID: "the node that answers is flashed, whatever its hardware id",
-    Check.ACCESS_KEY: "the node is asked without a key, and refuses if it wants one",
-    Check.VERSION_DOWNGRADE: "an older version replaces a newer one, as far as the node's security counter allows it",
-    Check.SAME_VERSION: "a node that runs this version already is flashed again",
-    Check.TEST_PENDING: "the image on trial is taken back first",
-    Check.IMAGE_SIGNATURE: "the image is sent; the node still verifies it with its own keys and refuses it if it knows none",
-    Check.MANIFEST_EXPIRY: "an expired release is installed all the same",
-    Check.MIXED_PACK: "the pack may run versions that were not released together",
-}
-"""Check -> what forcing it means."""
-
-NOT_OVERRIDABLE: Mapping[Check, str] = {
-    Check.HARDWARE_CLASS: "the node itself refuses an image of another class",
-    Check.ROLE: "the node itself refuses an image of another role",
-    Check.SECURITY_COUNTER: "the node itself refuses an image with a lower counter",
-    Check.IMAGE_SIZE: "there is no room for it",
-    Check.MANIFEST_SIGNATURE: "a manifest that was changed says nothing; get the release again from its source",
-    Check.VEHICLE_STATE: "it is never refused, because the bus does not tell it",
-}
-"""Check -> why `--force` does not help."""
-
-
-class Verdict(Enum):
-    """What a check found."""
-
-    PASSED = "passed"
-    REFUSED = "refused"
-    FORCED = "forced"
-    """It would be refused, and the user overrides it."""
-    UNKNOWN = "not checked"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found, about one node or (None) about the whole."""
-
-    check: Check
-    verdict: Verdict
-    position: int | None = None
-    detail: str = ""
-    """What was expected and what was found; empty if passed."""
-
-    def __str__(self) -> str:
-        """As people read it: "mixed-pack: node 2 would run 2.1.0, node 3 2.0.0"."""
-        place = "" if self.position is None else f"node {self.position}: "
-        return f"{self.check.value}: {place}{self.detail}"
-
-
 class Action(Enum):
     """What a node needs."""
 
     FLASH = "flash"
     CONFIRM = "confirm"
-    """It runs the image on trial: an earlier run stopped before the confirmation."""
+    """It runs the image in test: an earlier run stopped before the confirmation."""
     RAISE_COUNTER = "raise counter"
     """It runs the image, confirmed; an earlier run stopped before its counter was raised."""
     NONE = "up to date"
@@ -163,61 +66,9 @@ class Targets(Enum):
     SLAVES = "slaves"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceImage:
-    """One image at hand."""
-
-    data: bytes
-    facts: FirmwareImage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlashSource:
-    """What is to be flashed: a release with its images, or one image."""
-
-    name: str
-    images: tuple[SourceImage, ...]
-    manifest: ReleaseManifest | None = None
-    """None: one image without a release."""
-    is_manifest_verified: bool = False
-
-    @classmethod
-    def of_image(cls, name: str, data: bytes) -> FlashSource:
-        """One image.
-
-        Raises:
-            ImageError: *data* is none.
-        """
-        return cls(name=name, images=(SourceImage(data, parse_image(data)),))
-
-    @classmethod
-    def of_release(cls, manifest: ReleaseManifest, images: Iterable[bytes], *, is_verified: bool) -> FlashSource:
-        """A release. *images* are the files the manifest names, which the caller has compared by digest.
-
-        Raises:
-            ImageError: one of them is no image.
-            LocalProtocolError: one of them is not of this release.
-        """
-        known = {entry.sha256 for entry in manifest.images}
-        parsed = tuple(SourceImage(data, parse_image(data)) for data in images)
-        for image in parsed:
-            if image.facts.digest not in known:
-                raise LocalProtocolError(
-                    f"release {manifest.release}: expected an image it names, got {image.facts.digest.hex()}"
-                )
-        return cls(name=manifest.release, images=parsed, manifest=manifest, is_manifest_verified=is_verified)
-
-    def image_for(self, node: NodeDescription) -> SourceImage | None:
-        """The image for this kind of node."""
-        for image in self.images:
-            if image.facts.role is node.role and image.facts.hardware_class.class_id == node.class_id:
-                return image
-        return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """What the user wants."""
+    """What is to be flashed where, and which checks are overridden."""
 
     now_s: int
     """Seconds since the Unix epoch, for the release's expiry."""
@@ -230,15 +81,15 @@ class PlanRequest:
     """Position -> the hardware id that must be there."""
     forced: frozenset[Check] = frozenset()
     has_access_key: bool | None = None
-    """Whether there is a key for nodes that are locked; None: not looked at."""
+    """Whether there is a key for locked nodes; None: not checked."""
     image_keys: tuple[PublicKey, ...] = ()
-    """Whose signature an image must have; without any, that is left to the nodes."""
+    """Keys one of which must have signed each image; without any, the nodes alone decide."""
     rate_bytes_per_s: float | None = None
     """What the wire can carry; None if it is not known."""
 
     @property
     def named_positions(self) -> tuple[int, ...]:
-        """Every position that was named, rising: these are asked by name when they do not answer the general question."""
+        """Every position that was named, rising: these are requested one by one when they do not answer the general request."""
         return tuple(sorted({*self.positions, *self.expected, *self.hwids}))
 
 
@@ -257,8 +108,8 @@ class NodePlan:
     expected_s: float | None
     """Of its own transfer and restart; None if the wire's rate is not known, or nothing is sent."""
     must_revert: bool
-    """Before the flash the node goes back to its active image: from one on trial (forced), or because an earlier run that was
-    taking it back stopped before its restart."""
+    """Before the flash the node reverts to its active image: from one in test (forced), or because an earlier run was
+    interrupted between the revert and the restart."""
     findings: tuple[Finding, ...]
 
     @property
@@ -289,7 +140,7 @@ class FlashPlan:
 
     source: FlashSource
     nodes: tuple[NodePlan, ...]
-    """Everybody who answered, by rising position."""
+    """Every node that answered, by rising position."""
     findings: tuple[Finding, ...]
     """About the whole: what is not about one node that answered."""
     expected_s: float | None
@@ -301,7 +152,7 @@ class FlashPlan:
 
     @property
     def refusals(self) -> tuple[Finding, ...]:
-        """What speaks against it. Empty: it may be done."""
+        """What prevents it. Empty: it may be done."""
         return tuple(each for each in self.all_findings if each.verdict is Verdict.REFUSED)
 
     @property
@@ -326,7 +177,7 @@ class FlashPlan:
 
 
 def node_words(positions: Iterable[int]) -> str:
-    """Nodes as people write them: "node 3", or "nodes 1, 3, 5-8"."""
+    """Positions as text: "node 3", or "nodes 1, 3, 5-8"."""
     runs: list[list[int]] = []
     for position in sorted(set(positions)):
         if runs and runs[-1][-1] == position - 1:
@@ -339,26 +190,26 @@ def node_words(positions: Iterable[int]) -> str:
 
 
 def make_plan(nodes: Sequence[NodeDescription], source: FlashSource, request: PlanRequest) -> FlashPlan:
-    """Decide what every node needs, and say what speaks against it. Sends nothing and cannot fail."""
-    judge = _Judge(source, request)
-    plans = tuple(judge.node(node) for node in sorted(nodes, key=lambda each: each.position))
+    """Decide what every node needs, and what prevents it. Sends nothing and cannot fail."""
+    checker = _PlanChecker(source, request)
+    plans = tuple(checker.node(node) for node in sorted(nodes, key=lambda each: each.position))
     findings = (
-        *judge.source_findings(),
-        *judge.absent(plans),
-        *judge.mixed(plans),
+        *checker.source_findings(),
+        *checker.absent(plans),
+        *checker.mixed(plans),
         Finding(
             Check.VEHICLE_STATE,
             Verdict.UNKNOWN,
             None,
-            "the bus does not tell whether the vehicle drives or charges: it must stand, and no charger be plugged in",
+            "the bus does not tell whether the vehicle drives or charges; make sure it is at rest and no charger is connected",
         ),
     )
     expected_s = _expected_s(plans, request.rate_bytes_per_s)
     return FlashPlan(source=source, nodes=plans, findings=findings, expected_s=expected_s)
 
 
-class _Judge:
-    """The checks, with what they are judged by."""
+class _PlanChecker:
+    """The checks of one plan."""
 
     def __init__(self, source: FlashSource, request: PlanRequest) -> None:
         self._source = source
@@ -370,7 +221,7 @@ class _Judge:
         if check in self._request.forced:
             if check in OVERRIDABLE:
                 return Finding(check, Verdict.FORCED, position, problem)
-            problem = f"{problem} (forcing does not help: {NOT_OVERRIDABLE[check]})"
+            problem = f"{problem} (cannot be forced: {NOT_OVERRIDABLE[check]})"
         return Finding(check, Verdict.REFUSED, position, problem)
 
     # ---- the source
@@ -382,18 +233,14 @@ class _Judge:
             if source.is_manifest_verified:
                 findings.append(Finding(Check.MANIFEST_SIGNATURE, Verdict.PASSED))
             else:
-                findings.append(
-                    Finding(Check.MANIFEST_SIGNATURE, Verdict.UNKNOWN, None, "no key was given (--manifest-key)")
-                )
+                findings.append(Finding(Check.MANIFEST_SIGNATURE, Verdict.UNKNOWN, None, "no key was given"))
             expires_s = source.manifest.expires_s
             problem = None
             if request.now_s >= expires_s:
-                problem = (
-                    f"expected a release that is valid now, got one that expired {request.now_s - expires_s} s ago"
-                )
+                problem = f"the release expired {request.now_s - expires_s} s ago"
             findings.append(self._finding(Check.MANIFEST_EXPIRY, problem))
         if not request.image_keys:
-            detail = "no key was given (--image-key); each node verifies with its own keys"
+            detail = "no key was given; each node verifies with its own keys"
             findings.append(Finding(Check.IMAGE_SIGNATURE, Verdict.UNKNOWN, None, detail))
         else:
             problems = [problem for image in source.images if (problem := self._bad_signature(image)) is not None]
@@ -467,7 +314,7 @@ class _Judge:
         of_role = [each for each in self._source.images if each.facts.role is node.role]
         if not of_role:
             others = ", ".join(sorted({each.facts.role.name.lower() for each in self._source.images}))
-            return [self._finding(Check.ROLE, f"expected an image for a {role}, got one for a {others}", position)]
+            return [self._finding(Check.ROLE, f"the node is a {role}, the image is for a {others}", position)]
         classes = ", ".join(sorted(str(each.facts.hardware_class.class_id) for each in of_role))
         problem = f"expected an image for hardware class {node.class_id}, got {classes}"
         return [self._finding(Check.ROLE, None, position), self._finding(Check.HARDWARE_CLASS, problem, position)]
@@ -483,7 +330,7 @@ class _Judge:
         has_key = self._request.has_access_key
         if has_key is None or Capability.SECURITY_ACCESS not in node.capabilities or node.is_unlocked:
             return []
-        problem = None if has_key else "expected an access key for a node that is locked, got none"
+        problem = None if has_key else "the node is locked and no access key was given"
         return [self._finding(Check.ACCESS_KEY, problem, node.position)]
 
     def _action(self, node: NodeDescription, image: SourceImage) -> Action:
@@ -497,33 +344,35 @@ class _Judge:
         return Action.FLASH if Check.SAME_VERSION in self._request.forced else Action.NONE
 
     def _steps(self, node: NodeDescription, image: SourceImage) -> list[Finding]:
-        """What speaks against putting this image on this node, although it is of its kind."""
+        """What prevents this image from being put on this node, although it is of its kind."""
         position, facts = node.position, image.facts
         findings: list[Finding] = []
         runs = node.running_slot is not None
         if runs and node.version == facts.version and image_status(node) is not ImageStatus.REVERTED:
             # Otherwise nothing would be flashed: see `_action`.
-            findings.append(self._finding(Check.SAME_VERSION, f"{facts.version} runs already", position))
+            findings.append(self._finding(Check.SAME_VERSION, f"already runs {facts.version}", position))
         older = runs and facts.version < node.version
         problem = f"expected a version of at least {node.version}, got {facts.version}" if older else None
         findings.append(self._finding(Check.VERSION_DOWNGRADE, problem, position))
         low = facts.security_counter < node.security_counter
-        problem = f"expected at least {node.security_counter}, got {facts.security_counter}" if low else None
+        problem = (
+            f"expected a counter of at least {node.security_counter}, got {facts.security_counter}" if low else None
+        )
         findings.append(self._finding(Check.SECURITY_COUNTER, problem, position))
         if node.slot_size_kib and node.slot_size_kib < SLOT_SIZE_KIB_MAX:
-            # The node rounds down, so it may have room for up to a KiB more than it says: then it has the last word.
+            # The node rounds down, so it may have room for up to a KiB more than it reports: then the node decides.
             room = (node.slot_size_kib + 1) * 1024
             large = len(image.data) >= room
             problem = f"expected less than {room} bytes, got {len(image.data)}" if large else None
             findings.append(self._finding(Check.IMAGE_SIZE, problem, position))
-        problem = f"expected no image on trial, got {node.version}" if image_status(node) is ImageStatus.TEST else None
+        problem = f"runs {node.version} in test, not confirmed" if image_status(node) is ImageStatus.TEST else None
         findings.append(self._finding(Check.TEST_PENDING, problem, position))
         return findings
 
     # ---- the pack
 
     def absent(self, plans: Sequence[NodePlan]) -> list[Finding]:
-        """Nodes that should be there."""
+        """Nodes that must be there."""
         request, source = self._request, self._source
         there = {plan.position for plan in plans}
         findings = [
@@ -531,7 +380,7 @@ class _Judge:
             for position in request.named_positions
         ]
         if not plans:
-            # Nothing to force: there is nobody.
+            # Nothing to force: there is no node.
             return [*findings, Finding(Check.NODE_PRESENT, Verdict.REFUSED, None, "no node answered")]
         if request.positions:
             return findings
@@ -546,7 +395,7 @@ class _Judge:
         return findings
 
     def mixed(self, plans: Sequence[NodePlan]) -> list[Finding]:
-        """Whether the pack would run what belongs together."""
+        """Whether the pack would run versions that belong together."""
         taking = [plan for plan in plans if plan.action not in {Action.NONE, Action.LEFT_OUT} and plan.to_version]
         if not taking:
             return []
@@ -569,8 +418,8 @@ class _Judge:
                     if plan.node.role is need.role and (version is None or version < need.version_min):
                         kind = image.facts.role.name.lower()
                         problems.append(
-                            f"the {kind} image {image.facts.version} needs {need.role.name.lower()}s of at least "
-                            f"{need.version_min}, node {plan.position} would run {version or 'nothing'}"
+                            f"the {kind} image {image.facts.version} requires {need.role.name.lower()}s at {need.version_min} or "
+                            f"newer, node {plan.position} would run {version or 'nothing'}"
                         )
         return [self._finding(Check.MIXED_PACK, "; ".join(problems) or None)]
 

@@ -1,0 +1,267 @@
+"""An open bus: the listen-only check before sending, opening with the reason when it fails, the session, Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from bmsota.cli.fault_table import FaultError, FlashFault
+from bmsota.cli.faults import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import FrameType
+
+    from bmsota.adapters.canprobe import Heard
+    from bmsota.adapters.canrecord import CanRecord, RecordingBus
+    from bmsota.cli.bus_options import BusChoice, BusOptions
+    from bmsota.errors import TransferError
+    from bmsota.flashing import EngineEvent, FlashingEngine
+
+__all__ = ["CanSession", "Interrupt", "fault_of_transfer", "heard_sentence", "open_bus"]
+
+# An adapter that gets no frame onto the bus gives up after half a second (`bmsota.adapters.slcan`).
+_SETTLE_S = 0.7
+
+
+def open_bus(choice: BusChoice, **more: Any) -> Any:
+    """Open the chosen bus, with *more* arguments for its back end.
+
+    Raises:
+        FaultError: it cannot be opened; the fault says why.
+    """
+    from can.cli import create_bus_from_namespace  # noqa: PLC0415 - takes longer to import than --help to print
+
+    namespace = argparse.Namespace(**vars(choice.namespace))
+    context = vars(namespace).pop("can_context", None)
+    try:
+        return create_bus_from_namespace(namespace, config_context=context, **more)
+    except argparse.ArgumentError as error:
+        raise _fault_of_opening(error.__cause__ or error, choice) from error
+
+
+_FAULT_OF_ERRNO: Mapping[int, FlashFault] = {
+    errno.ENOENT: FlashFault.NO_SUCH_PORT,
+    errno.ENODEV: FlashFault.NO_SUCH_PORT,
+    errno.ENXIO: FlashFault.NO_SUCH_PORT,
+    errno.EACCES: FlashFault.PORT_FORBIDDEN,
+    errno.EPERM: FlashFault.PORT_FORBIDDEN,
+    errno.EBUSY: FlashFault.PORT_BUSY,
+    errno.EAGAIN: FlashFault.PORT_BUSY,
+    errno.EAFNOSUPPORT: FlashFault.DRIVER_MISSING,
+}
+
+
+def _fault_of_opening(error: BaseException, choice: BusChoice) -> FaultError:
+    """What a back end means by its exception: each has its own."""
+    import can  # noqa: PLC0415 - takes longer to import than --help to print
+
+    from bmsota.adapters.slcan import AdapterRefusesError, AdapterSilentError  # noqa: PLC0415
+
+    detail = f"{error} ({choice})"
+    number = _errno_of(error)
+    if isinstance(error, AdapterSilentError):
+        fault = FlashFault.ADAPTER_SILENT
+    elif isinstance(error, AdapterRefusesError):
+        fault = FlashFault.ADAPTER_REFUSES
+    elif number is not None and number in _FAULT_OF_ERRNO:
+        fault = _FAULT_OF_ERRNO[number]
+    elif isinstance(error, can.CanInterfaceNotImplementedError | NotImplementedError | ImportError | NameError):
+        # NameError: kvaser's back end without its library.
+        fault = FlashFault.DRIVER_MISSING
+    elif isinstance(error, OSError) and number is None:
+        fault = FlashFault.DRIVER_MISSING  # pcan's back end without its library.
+    elif isinstance(error, TypeError):
+        fault = FlashFault.BAD_OPTION
+    elif isinstance(error, ValueError) and not isinstance(error, can.CanError):
+        fault = FlashFault.BAD_SETTING
+    else:
+        fault = FlashFault.ADAPTER_FAILS
+    return FaultError(fault, detail)
+
+
+def _errno_of(error: BaseException | None) -> int | None:
+    """The first error number in the chain: back ends wrap the system's error once or twice."""
+    for _ in range(8):
+        if error is None:
+            return None
+        number = getattr(error, "errno", None)
+        if isinstance(number, int):
+            return number
+        error = error.__cause__ or error.__context__
+    return None
+
+
+# ---- listening
+
+
+def listen_before(choice: BusChoice, seconds: float) -> Heard | None:
+    """Listen before anything is sent; None where the adapter has no listen-only mode.
+
+    Raises:
+        FaultError: the adapter cannot be opened, or hears errors and no frame.
+    """
+    import can  # noqa: PLC0415 - takes longer to import than --help to print
+
+    from bmsota.adapters.canprobe import listen, listen_only_arguments  # noqa: PLC0415
+
+    arguments = listen_only_arguments(choice.interface)
+    if arguments is None:
+        return None
+    bus = open_bus(choice, **arguments)
+    try:
+        heard = listen(bus, seconds)
+    except can.CanError as error:
+        raise FaultError(FlashFault.ADAPTER_FAILS, f"{error} ({choice})") from error
+    finally:
+        bus.shutdown()
+    if heard.is_wrong:
+        raise FaultError(FlashFault.WRONG_BITRATE, f"{heard_sentence(heard)} ({choice})")
+    return heard
+
+
+def heard_sentence(heard: Heard | None) -> str:
+    """The result of listening, in words."""
+    if heard is None:
+        return "not checked: this adapter has no listen-only mode"
+    errors = f"{heard.errors} errors" if heard.errors else "errors" if heard.has_bus_errors else ""
+    if heard.is_right:
+        return f"{heard.frames} frames in {heard.seconds:.1f} s" + (f" and {errors}" if errors else "")
+    if heard.is_wrong:
+        return f"{errors} and no frame in {heard.seconds:.1f} s"
+    return f"silent for {heard.seconds:.1f} s, so the bit rate could not be checked"
+
+
+# ---- the session
+
+
+class Interrupt:
+    """The first Ctrl-C requests an orderly end, a second one ends at once. A context manager."""
+
+    def __init__(self) -> None:
+        self.is_wanted = False
+        self._is_asking = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(ValueError):  # Not in the main thread, where Ctrl-C does not arrive.
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """While a question is on the screen, the first Ctrl-C raises `KeyboardInterrupt`: it is an answer."""
+        self._is_asking = True
+        try:
+            yield
+        finally:
+            self._is_asking = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what the system hands over
+        if self.is_wanted or self._is_asking:
+            raise KeyboardInterrupt
+        self.is_wanted = True
+
+
+@dataclass(slots=True)
+class CanSession:
+    """An open bus with what is known about it. A context manager."""
+
+    choice: BusChoice
+    bus: RecordingBus
+    clock: Callable[[], int]
+    heard: Heard | None
+    _inner: Any = field(repr=False)
+
+    @classmethod
+    def open(
+        cls, choice: BusChoice, options: BusOptions, make_record: Callable[[], CanRecord | None] = lambda: None
+    ) -> CanSession:
+        """Listen, unless *options* say otherwise; then open the bus; then *make_record*.
+
+        Raises:
+            FaultError: the bus cannot be used.
+        """
+        from bmsota.adapters.canrecord import RecordingBus  # noqa: PLC0415 - brings python-can
+        from bmsota.adapters.clock import steady_clock  # noqa: PLC0415
+
+        if choice.interface == "slcan":
+            say("slcan: python-can's back end may lose frames on a busy bus; use -i bmsota_slcan instead")
+        heard = None
+        if not options.no_listen:
+            heard = listen_before(choice, options.listen_s)
+            say(f"bus: {choice}: {heard_sentence(heard)}")
+        inner = open_bus(choice)
+        try:
+            clock = steady_clock()
+            record = make_record()
+            bus = RecordingBus(inner, clock, record, channel=choice.channel)
+            return cls(choice, bus, clock, heard, inner)
+        except BaseException:
+            inner.shutdown()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        # An adapter that is gone cannot be closed any more.
+        with contextlib.suppress(Exception):
+            self._inner.shutdown()
+
+    def run(self, engine: FlashingEngine, interrupt: Interrupt) -> Iterator[EngineEvent]:
+        """Run the engine's operation to its end, or until Ctrl-C.
+
+        Raises:
+            TransferError: the adapter fails.
+        """
+        from bmsota.adapters.pythoncan import serve  # noqa: PLC0415 - brings python-can
+
+        def stop() -> None:
+            if interrupt.is_wanted:
+                engine.cancel()
+
+        events: Iterator[EngineEvent] = serve(engine, self.bus, self.clock, lambda: engine.is_idle, stop=stop)
+        yield from events
+
+    def no_answer(self) -> tuple[FlashFault, str]:
+        """Which fault it is that no node has answered. Waits a moment for errors that the adapter reports late."""
+        import can  # noqa: PLC0415 - takes longer to import than --help to print
+
+        from bmsota.adapters.slcan import FrameRefusedError  # noqa: PLC0415
+
+        end_ns = self.clock() + int(_SETTLE_S * 1e9)
+        try:
+            while (left_ns := end_ns - self.clock()) > 0:
+                self.bus.recv(left_ns / 1e9)
+        except FrameRefusedError as error:
+            return FlashFault.BUS_NOT_WORKING, f"{error} ({self.choice})"
+        except can.CanError as error:
+            return FlashFault.ADAPTER_FAILS, f"{error} ({self.choice})"
+        detail = f"no node answered ({self.choice})"
+        heard = self.heard
+        # Traffic during our own requests tells as much as traffic before them.
+        if (heard is not None and heard.is_right) or self.bus.received:
+            frames = self.bus.received + (heard.frames if heard is not None else 0)
+            return FlashFault.NO_NODE_BUSY_BUS, f"{detail}; {frames} other frames were received"
+        if heard is not None:
+            return FlashFault.NO_NODE_SILENT_BUS, f"{detail}; the bus is silent"
+        return FlashFault.NO_NODE, detail
+
+
+def fault_of_transfer(error: TransferError, *, was_changed: bool) -> FaultError:
+    """What the adapter's failure means: before anything was written, or in the middle."""
+    from bmsota.adapters.slcan import FrameRefusedError  # noqa: PLC0415 - brings python-can
+
+    if was_changed:
+        return FaultError(FlashFault.ADAPTER_LOST, str(error))
+    refused = isinstance(error.__cause__, FrameRefusedError)
+    return FaultError(FlashFault.BUS_NOT_WORKING if refused else FlashFault.ADAPTER_FAILS, str(error))

@@ -1,0 +1,79 @@
+"""What happens without an extra: one line that names it, and exit code 2. Needs nothing but the standard library."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+from bmsota.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["extra_error", "missing_extra", "run_script"]
+
+# What an extra is for, what it brings, and the modules of that.
+_EXTRAS: Final[dict[str, tuple[str, str, set[str]]]] = {
+    "cli": ("the command line", "typer and rich", {"typer", "rich", "dpkt"}),
+    "trust": ("this command", "cryptography and cbor2", {"cbor2", "construct", "cryptography", "cwt"}),
+    "can": (
+        "this command",
+        "python-can and cantools",
+        {"bincopy", "can", "cantools", "heatshrink2", "isotp", "numpy", "serial", "udsoncan"},
+    ),
+    "parquet": ("Parquet", "pyarrow", {"pyarrow"}),
+    "sim": ("the simulator", "more packages", {"httpx", "pydantic", "yaml"}),
+    "cloud": (
+        "the platform",
+        "more packages",
+        {
+            "aiosmtpd",
+            "aiosmtplib",
+            "alembic",
+            "argon2",
+            "fastapi",
+            "jinja2",
+            "multipart",
+            "python_multipart",
+            "sqlalchemy",
+            "starlette",
+            "uvicorn",
+            "websockets",
+        },
+    ),
+}
+
+
+def extra_error(extra: str) -> MissingExtraError:
+    """The error for what *extra* is for."""
+    feature, package, _ = _EXTRAS[extra]
+    return MissingExtraError(feature, package, extra)
+
+
+def missing_extra(error: BaseException | None) -> MissingExtraError | None:
+    """The extra for want of which *error* was raised; None if it has another reason."""
+    while error is not None:
+        if isinstance(error, MissingExtraError):
+            return error
+        if isinstance(error, ModuleNotFoundError) and error.name is not None:
+            module = error.name.partition(".")[0]
+            return next((extra_error(extra) for extra, (_, _, modules) in _EXTRAS.items() if module in modules), None)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def run_script(program: str, main: Callable[[], None], *, extra: str | None = None) -> None:
+    """Run a console script. *main* imports what it needs; *extra* brings all of it, if one does.
+
+    Raises:
+        SystemExit: 2 after the line about a missing extra; and whatever *main* raises.
+    """
+    try:
+        main()
+    except ImportError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        line = missing if extra is None else extra_error(extra)
+        sys.stderr.write(f"{program}: {line}\n")
+        raise SystemExit(2) from None

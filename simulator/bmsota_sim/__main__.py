@@ -1,0 +1,22 @@
+"""The console script `bmsota-sim`. Free of third-party imports, so that it can name the extra that brings them."""
+
+from __future__ import annotations
+
+from bmsota.cli.extras import run_script
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line."""
+    run_script("bmsota-sim", _run, extra="sim")
+
+
+def _run() -> None:
+    from bmsota_sim.cli import main as run  # noqa: PLC0415 - needs the extra `sim`
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""A dataclass of options as the parameters of a command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+import typer
+
+from bmsota.cli.options import takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    speed: Annotated[float, typer.Option("--speed", min=0.0, help="How fast.")] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own(Shared):
+    name: Annotated[str, typer.Argument(metavar="NAME")]
+    port: Annotated[list[int] | None, typer.Option("--port")] = None
+
+
+@takes(Own)
+def command(ctx: typer.Context, options: Own) -> None:
+    """Say it back."""
+    typer.echo(f"{ctx.info_name}: {options}")
+
+
+@pytest.fixture
+def run(runner):
+    return runner(command)
+
+
+def test_options_and_defaults_arrive_in_one_object(run):
+    assert run("a").stdout == "command: Own(speed=1.0, name='a', port=None)\n"
+    assert run("b", "--port", "1", "--speed", "2", "--port", "3").stdout.endswith(
+        "Own(speed=2.0, name='b', port=[1, 3])\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["a", "--speed", "-1"], ["a", "--port", "x"], ["a", "b"], ["a", "--nothing"]]
+)
+def test_typer_checks_them(run, arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_the_help_has_the_commands_own_options_first(run):
+    shown = run("--help").stdout
+    assert "Say it back." in shown
+    assert shown.index("NAME") < shown.index("--port") < shown.index("--speed")
