@@ -70,7 +70,8 @@ def test_what_needs_no_extra_works_and_the_rest_is_listed():
     ],
 )
 def test_the_other_scripts_name_their_own_extra(package, module, extra):
-    done = script([module], "--help", package=f"{package}.__main__")
+    module_of = {"bmsota_sim": "cli", "bmsota_cloud": "__main__"}
+    done = script([module], "--help", package=f"{package}.{module_of[package]}")
     assert done.returncode == 2
     assert re.fullmatch(rf"{package.replace('_', '-')}: .+: pip install 'bmsota\[{extra}\]'\n", done.stderr)
 
