@@ -8,6 +8,7 @@ The tree::
     |   `-- FrameError         bytes of the cloud link that are no valid frame: `.expected`, `.received`, `.offset`
     |-- ImageError             a firmware image that is malformed: `.expected`, `.received`, `.offset`
     |-- TrustError             signature, digest, rollback, expiry, wrong device: `.attack` names it
+    |-- RecordError            a record in flash or on disk that is damaged, or of a newer `.layout`
     |-- TransferError          a download or flash that failed; `.permanent` says whether trying again can help
     |-- SignalError            a DBC definition or a signal value that does not fit
     |-- ConfigurationError     a scenario, profile or setting that cannot be used
@@ -26,6 +27,7 @@ __all__ = [
     "ImageError",
     "LocalProtocolError",
     "MissingExtraError",
+    "RecordError",
     "RemoteProtocolError",
     "SignalError",
     "TransferError",
@@ -78,6 +80,14 @@ class TrustError(BmsotaError):
     def __init__(self, attack: str, message: str) -> None:
         super().__init__(f"{attack}: {message}")
         self.attack = attack
+
+
+class RecordError(BmsotaError):
+    """A record in flash or on disk that this version cannot read. `layout` is its number if it is newer, None if damaged."""
+
+    def __init__(self, message: str, *, layout: int | None) -> None:
+        super().__init__(message)
+        self.layout = layout
 
 
 class TransferError(BmsotaError):

@@ -20,7 +20,7 @@ except ImportError as error:
 from bmsota.errors import ConfigurationError, ImageError, TrustError
 from bmsota.flashing import Check, FlashSource, SourceError, SourceFault
 from bmsota.image import IMAGE_SIZE_BYTES_MAX, Attack, image_length, load_public_key, load_signing_key, parse_image
-from bmsota.ota.manifest import MANIFEST_SIZE_BYTES_MAX, parse_manifest, verify_manifest
+from bmsota.ota import MANIFEST_SIZE_BYTES_MAX, parse_manifest, verify_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

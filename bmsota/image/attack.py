@@ -27,6 +27,8 @@ class Attack(StrEnum):
     """Not a document of ours, or one in another encoding than the only one we write."""
     MIXED_BUNDLE = "mixed-bundle"
     """Parts that are genuine but were never released together."""
+    NEWER_DOCUMENT = "newer-document"
+    """A document of a later layout, or with a critical field that this version does not know."""
     REPLAY = "replay"
     """An order, or a report, that was used before."""
     ROLLBACK = "rollback"

@@ -1,12 +1,44 @@
-"""Over-the-air updates: signed documents, the device's trust, the download, the device API.
+"""Over-the-air updates: signed documents, the device's trust, the download, the device API, the updater.
 
-Sans-IO, both ends. `manifest`, `order` and `report` are the three signed documents; `trusted` is the device's judgement over
-them; `download` fetches an image; `device_api` is the HTTP API's messages; `updater` is the master's whole upgrade, `shelf`
-the place of its downloads; `field_upgrades` notices what was flashed without an order. What is signed by whom and checked in which order: docs/trust.md.
+Sans-IO, both ends. The public names::
+
+    ReleaseManifest, ReleaseImage, describe_image      which images make a release; sign_, verify_, parse_manifest
+    UpgradeOrder                                       what one vehicle is to do; sign_, verify_order
+    PostBootReport, NodeReport, Outcome                what runs after the boot; sign_, verify_report
+    DeviceTrust, TrustState, load_trust_state          the device's judgement over them
+    Download and its events                            one image, block by block, over a bad network
+    device_api, HttpRequest, HttpResponse              the HTTP API's messages, both halves
+    Updater, UpdaterState, TRANSITIONS, its actions    a master's whole upgrade, from instruction to report
+    ImageStore                                         where the downloads lie
+    LocalUpgradeDetector and its values                notices what was flashed without an order
+    RecordFormat, OlderLayout, StoredRecord            records in numbered layouts, for what else a unit keeps
+
+What is signed by whom, what is checked in which order, and what happens to records and documents of another version:
+docs/trust.md. Rooms that wait: deltas below the download (`_delta`), keys that rotate below the trust (`_roles`).
 """
 
 from bmsota.image import Attack
-from bmsota.ota.download import (
+from bmsota.ota import _device_api as device_api
+from bmsota.ota._actions import (
+    AbortHttp,
+    Action,
+    ActivateSlaves,
+    ConfirmSlaves,
+    DiscoverNodes,
+    FlashSlaves,
+    LogNote,
+    NodeOutcome,
+    PowerConditions,
+    RaiseCounters,
+    Reset,
+    RevertSlaves,
+    RunSelfTest,
+    SendReport,
+    SlaveJob,
+    StartHttp,
+    TellState,
+)
+from bmsota.ota._download import (
     AttemptFailed,
     BlockRefused,
     BlockVerified,
@@ -19,8 +51,21 @@ from bmsota.ota.download import (
     RestartedFromZero,
     Resumed,
 )
-from bmsota.ota.http import HttpRequest, HttpResponse
-from bmsota.ota.manifest import (
+from bmsota.ota._exchange import EXCHANGE_TRIES_MAX, EXCHANGE_WAIT_NS, EXCHANGE_WAIT_NS_MAX
+from bmsota.ota._http import HttpRequest, HttpResponse
+from bmsota.ota._image_store import ImageStore
+from bmsota.ota._journal import TRUST_RECORD, load_trust_state
+from bmsota.ota._local_upgrades import (
+    LOCAL_UPGRADES_MAX,
+    LOCAL_UPGRADES_RECORD,
+    LocalUpgradeDetector,
+    NodeSnapshot,
+    NodeUpgrade,
+    NodeUpgradeOutcome,
+    OrderScope,
+)
+from bmsota.ota._manifest import (
+    MANIFEST_SIZE_BYTES_MAX,
     ReleaseImage,
     ReleaseManifest,
     describe_image,
@@ -28,34 +73,86 @@ from bmsota.ota.manifest import (
     sign_manifest,
     verify_manifest,
 )
-from bmsota.ota.order import UpgradeOrder, sign_order, verify_order
-from bmsota.ota.report import NodeReport, Outcome, PostBootReport, sign_report, verify_report
-from bmsota.ota.trusted import DeviceTrust, TrustState
+from bmsota.ota._order import ORDER_SIZE_BYTES_MAX, UpgradeOrder, sign_order, verify_order
+from bmsota.ota._records import OlderLayout, RecordFormat, StoredRecord
+from bmsota.ota._report import (
+    REPORT_SIZE_BYTES_MAX,
+    NodeReport,
+    Outcome,
+    PostBootReport,
+    sign_report,
+    verify_report,
+)
+from bmsota.ota._states import STAGE_OF, TRANSITIONS, Stage, UpdaterState
+from bmsota.ota._trusted import DeviceTrust, TrustState
+from bmsota.ota._updater import Updater
 
 __all__ = [
+    "EXCHANGE_TRIES_MAX",
+    "EXCHANGE_WAIT_NS",
+    "EXCHANGE_WAIT_NS_MAX",
+    "LOCAL_UPGRADES_MAX",
+    "LOCAL_UPGRADES_RECORD",
+    "MANIFEST_SIZE_BYTES_MAX",
+    "ORDER_SIZE_BYTES_MAX",
+    "REPORT_SIZE_BYTES_MAX",
+    "STAGE_OF",
+    "TRANSITIONS",
+    "TRUST_RECORD",
+    "AbortHttp",
+    "Action",
+    "ActivateSlaves",
     "Attack",
     "AttemptFailed",
     "BlockRefused",
     "BlockVerified",
+    "ConfirmSlaves",
     "DeviceTrust",
+    "DiscoverNodes",
     "Download",
     "DownloadCompleted",
     "DownloadEvent",
     "DownloadFailed",
     "DownloadOptions",
     "DownloadState",
+    "FlashSlaves",
     "HttpRequest",
     "HttpResponse",
+    "ImageStore",
+    "LocalUpgradeDetector",
+    "LogNote",
+    "NodeOutcome",
     "NodeReport",
+    "NodeSnapshot",
+    "NodeUpgrade",
+    "NodeUpgradeOutcome",
+    "OlderLayout",
+    "OrderScope",
     "Outcome",
     "PostBootReport",
+    "PowerConditions",
+    "RaiseCounters",
+    "RecordFormat",
     "ReleaseImage",
     "ReleaseManifest",
+    "Reset",
     "RestartedFromZero",
     "Resumed",
+    "RevertSlaves",
+    "RunSelfTest",
+    "SendReport",
+    "SlaveJob",
+    "Stage",
+    "StartHttp",
+    "StoredRecord",
+    "TellState",
     "TrustState",
+    "Updater",
+    "UpdaterState",
     "UpgradeOrder",
     "describe_image",
+    "device_api",
+    "load_trust_state",
     "parse_manifest",
     "sign_manifest",
     "sign_order",

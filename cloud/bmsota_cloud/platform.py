@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from bmsota.ota.http import HttpRequest, HttpResponse
+    from bmsota.ota import HttpRequest, HttpResponse
     from bmsota_cloud.services import OutboxService, PlatformKeys
     from bmsota_cloud.storage.base import Store, TelemetryStore
 

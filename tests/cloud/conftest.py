@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
 
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
-from bmsota.ota.manifest import ReleaseManifest, describe_image, sign_manifest
-from bmsota.ota.report import NodeReport, Outcome, PostBootReport, sign_report
+from bmsota.ota import NodeReport, Outcome, PostBootReport, ReleaseManifest, describe_image, sign_manifest, sign_report
 
 if TYPE_CHECKING:
     from bmsota_cloud.domain.ota_tasks import OtaTask, VehicleUpgrade

@@ -50,6 +50,7 @@ from bmsota.ota import (
     HttpResponse,
     PostBootReport,
     ReleaseManifest,
+    UpdaterState,
     UpgradeOrder,
     describe_image,
     device_api,
@@ -57,7 +58,6 @@ from bmsota.ota import (
     sign_order,
     verify_report,
 )
-from bmsota.ota.updater import UpdaterState
 from bmsota.signals import loads
 
 if TYPE_CHECKING:
@@ -270,20 +270,20 @@ class Platform:
     def respond(self, request: Any) -> HttpResponse:
         self.requests.append(request)
         route = device_api.route(request.method, request.path)
-        if route.endpoint is device_api.Endpoint.CHALLENGE:
+        if route.endpoint is device_api.DeviceEndpoint.CHALLENGE:
             return device_api.challenge_response(hashlib.sha256(bytes([len(self.requests) % 256])).digest(), 2**40)
-        if route.endpoint is device_api.Endpoint.SESSION:
+        if route.endpoint is device_api.DeviceEndpoint.SESSION:
             asked = device_api.parse_session_request(request.body)
             if not device_api.session_proof_is_valid(asked, self._identity.device_key.public_key()):
                 return device_api.error_response(401, "wrong-proof")
             return device_api.session_response("token", 2**40)
         if device_api.bearer_token(request) != "token":
             return device_api.error_response(401, "no-session")
-        if route.endpoint is device_api.Endpoint.ORDER:
+        if route.endpoint is device_api.DeviceEndpoint.ORDER:
             return device_api.order_response(self.order_document if self.order is not None else None)
-        if route.endpoint is device_api.Endpoint.MANIFEST:
+        if route.endpoint is device_api.DeviceEndpoint.MANIFEST:
             return device_api.manifest_response(self._documents.get(route.sha256))
-        if route.endpoint is device_api.Endpoint.CONFIRM:
+        if route.endpoint is device_api.DeviceEndpoint.CONFIRM:
             return device_api.confirmed_response()
         return device_api.image_response(request, sha256=route.sha256, data=self._images.get(route.sha256))
 

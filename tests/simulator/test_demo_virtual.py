@@ -18,7 +18,7 @@ from bmsota_sim.scenario import (
     parse_scenario,
 )
 
-from bmsota.ota.updater import Updater
+from bmsota.ota import Updater
 
 # The scenario of two vehicles for the run with another seed: what differs must differ there too, in a fifth of the time.
 SMALL = """

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from bmsota.errors import RemoteProtocolError
 from bmsota.ota import device_api
-from bmsota.ota.device_api import Endpoint
 from bmsota_cloud.domain.errors import ConflictError, LoginError
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bmsota.ota.http import HttpRequest, HttpResponse
+    from bmsota.ota import HttpRequest, HttpResponse
     from bmsota_cloud.services import Services
 
 __all__ = ["BODY_SIZE_BYTES_MAX", "respond"]
@@ -47,18 +46,18 @@ def _respond(request: HttpRequest, services: Services, now: datetime) -> HttpRes
     except RemoteProtocolError as error:
         return device_api.error_response(404, "no-such-path", str(error))
     device = services.device
-    if route.endpoint is Endpoint.CHALLENGE:
+    if route.endpoint is device_api.DeviceEndpoint.CHALLENGE:
         issued = device.challenge(device_api.parse_challenge_request(request.body), now)
         return device_api.challenge_response(issued.challenge, int(issued.expires_at.timestamp()))
-    if route.endpoint is Endpoint.SESSION:
+    if route.endpoint is device_api.DeviceEndpoint.SESSION:
         token, expires_at = device.open_session(device_api.parse_session_request(request.body), now)
         return device_api.session_response(token, int(expires_at.timestamp()))
     token = device_api.bearer_token(request) or ""
-    if route.endpoint is Endpoint.ORDER:
+    if route.endpoint is device_api.DeviceEndpoint.ORDER:
         return device_api.order_response(device.order(token, now))
-    if route.endpoint is Endpoint.MANIFEST:
+    if route.endpoint is device_api.DeviceEndpoint.MANIFEST:
         return device_api.manifest_response(device.manifest(token, route.sha256.hex(), now))
-    if route.endpoint is Endpoint.IMAGE:
+    if route.endpoint is device_api.DeviceEndpoint.IMAGE:
         data = device.image(token, route.sha256.hex(), now)
         return device_api.image_response(request, sha256=route.sha256, data=data)
     confirmation = device_api.parse_confirm_request(request.body)

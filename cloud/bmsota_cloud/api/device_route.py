@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from bmsota.ota.http import HttpRequest
+from bmsota.ota import HttpRequest
 from bmsota_cloud.api.device import respond
 from bmsota_cloud.clock import Clock
 

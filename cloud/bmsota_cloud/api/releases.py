@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, File, UploadFile
 
 from bmsota.image import IMAGE_SIZE_BYTES_MAX
-from bmsota.ota.manifest import MANIFEST_SIZE_BYTES_MAX
+from bmsota.ota import MANIFEST_SIZE_BYTES_MAX
 from bmsota_cloud.api.common import Address, ApiOut, By, PageOut, Paging
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.accounts import Permission, require

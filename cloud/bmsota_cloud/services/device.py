@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from bmsota.ota.device_api import CHALLENGE_SIZE_BYTES, Decision, SessionRequest, session_proof_is_valid
+from bmsota.ota import device_api
 from bmsota_cloud.domain.device import Challenge, DeviceSession
 from bmsota_cloud.domain.errors import ConflictError, LoginError
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, VehicleStatus, VehicleUpgrade, needs_instruction
@@ -54,7 +54,7 @@ class DeviceService:
         """
         issued = Challenge(
             hwid=hwid,
-            challenge=self._context.draw(CHALLENGE_SIZE_BYTES),
+            challenge=self._context.draw(device_api.CHALLENGE_SIZE_BYTES),
             issued_at=now,
             expires_at=now + timedelta(seconds=self._context.settings.challenge_valid_s),
         )
@@ -64,7 +64,7 @@ class DeviceService:
             work.device.add_challenge(issued, keep=_CHALLENGES_MAX)
         return issued
 
-    def open_session(self, request: SessionRequest, now: datetime) -> tuple[str, datetime]:
+    def open_session(self, request: device_api.SessionRequest, now: datetime) -> tuple[str, datetime]:
         """Token and expiry of a session, for a challenge signed with the unit's key.
 
         Raises:
@@ -83,7 +83,9 @@ class DeviceService:
                 )
             elif now >= challenge.expires_at:
                 refusal = LoginError("challenge-expired", "the challenge has expired; request a new one")
-            elif not session_proof_is_valid(request, Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)):
+            elif not device_api.session_proof_is_valid(
+                request, Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)
+            ):
                 refusal = LoginError("wrong-signature", "the signature does not match the registered key")
             else:
                 work.device.add_session(
@@ -147,7 +149,7 @@ class DeviceService:
                 return None
             return work.releases.image(image_sha256)
 
-    def confirm(self, token: str, order_id: str, decision: Decision, reason: str, now: datetime) -> None:
+    def confirm(self, token: str, order_id: str, decision: device_api.Decision, reason: str, now: datetime) -> None:
         """The unit has decided about its order.
 
         Raises:
@@ -159,7 +161,7 @@ class DeviceService:
             if upgrade is None or upgrade.order_id != order_id:
                 raise ConflictError("no-such-order", f"{session.vin} has no open order {order_id}")
             upgrade = replace(upgrade, heard_at=now)
-            if decision is Decision.REJECTED:
+            if decision is device_api.Decision.REJECTED:
                 upgrade = move(work, upgrade, VehicleStatus.REJECTED, now=now, reason=reason)
             else:
                 upgrade = replace(upgrade, confirmed_at=upgrade.confirmed_at or now)

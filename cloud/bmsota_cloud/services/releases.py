@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bmsota.errors import ImageError, TrustError
 from bmsota.image import ImageRole, verify_image
-from bmsota.ota.manifest import describe_image, verify_manifest
+from bmsota.ota import describe_image, verify_manifest
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from bmsota_cloud.domain.releases import Release, ReleasedImage
@@ -21,7 +21,7 @@ from bmsota_cloud.services.audit import acting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bmsota.ota.manifest import ReleaseImage
+    from bmsota.ota import ReleaseImage
     from bmsota_cloud.domain.accounts import Account
     from bmsota_cloud.domain.paging import Page, PageRequest
     from bmsota_cloud.services.context import Context

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from bmsota.ota.order import UpgradeOrder, sign_order
+from bmsota.ota import UpgradeOrder, sign_order
 from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, TaskStatus, advance, task_key
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from bmsota.errors import TrustError
 from bmsota.gbt32960 import UpgradeStateCode
-from bmsota.ota.report import Outcome, PostBootReport, verify_report
+from bmsota.ota import Outcome, PostBootReport, verify_report
 from bmsota_cloud.domain.ota_tasks import (
     OPEN_STATUSES,
     REPORT_TRANSITIONS,

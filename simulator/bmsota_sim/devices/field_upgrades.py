@@ -19,7 +19,7 @@ from bmsota.gbt32960 import (
     TerminalState,
     beijing_time,
 )
-from bmsota.ota.field_upgrades import FieldUpgradeWatch, NodeSight
+from bmsota.ota import LocalUpgradeDetector, NodeSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bmsota.gbt32960 import TerminalSession
     from bmsota.image import ImageVersion
     from bmsota.node import NodeDescription
-    from bmsota.ota.field_upgrades import NodeUpgrade, OrderReach
+    from bmsota.ota import NodeUpgrade, OrderScope
 
 __all__ = ["FieldUpgradeReporter"]
 
@@ -52,18 +52,20 @@ class FieldUpgradeReporter:
         self._hwid = hwid
         self._session = session
         self._note = note
-        self._watch = FieldUpgradeWatch(store)
+        self._watch = LocalUpgradeDetector(store)
+        if self._watch.problem:
+            note(self._watch.problem)
 
     @property
     def awaits_confirmation(self) -> bool:
         """A node ran an image on trial when it was last asked: ask again, because nobody tells of its confirmation."""
         return self._watch.awaits_confirmation
 
-    def nodes_discovered(self, nodes: Iterable[NodeDescription], order: OrderReach | None, now_ns: int) -> None:
-        """The slaves have answered a discovery; *order* is `Updater.reach` behind it."""
-        sights = [NodeSight.of_store(self._store, self._boot, position=0, hwid=self._hwid)]
+    def nodes_discovered(self, nodes: Iterable[NodeDescription], order: OrderScope | None, now_ns: int) -> None:
+        """The slaves have answered a discovery; *order* is `Updater.scope` behind it."""
+        sights = [NodeSnapshot.of_store(self._store, self._boot, position=0, hwid=self._hwid)]
         sights += [
-            NodeSight.of_discovery(
+            NodeSnapshot.of_discovery(
                 position=node.position,
                 hwid=node.hwid,
                 version=node.version,

@@ -51,19 +51,19 @@ from bmsota.gbt32960 import (
 )
 from bmsota.image import ImageRole
 from bmsota.node import POSITION_MAX, NodeMode, TargetIdentity
-from bmsota.ota import DeviceTrust, NodeReport, TrustState
-from bmsota.ota.shelf import ImageShelf
-from bmsota.ota.updater import (
-    TRUST_RECORD,
+from bmsota.ota import (
     AbortHttp,
     ActivateSlaves,
     ConfirmSlaves,
+    DeviceTrust,
     DiscoverNodes,
     FlashSlaves,
+    ImageStore,
+    LogNote,
     NodeOutcome,
+    NodeReport,
     PowerConditions,
     RaiseCounters,
-    Remark,
     Reset,
     RevertSlaves,
     RunSelfTest,
@@ -73,6 +73,7 @@ from bmsota.ota.updater import (
     TellState,
     Updater,
     UpdaterState,
+    load_trust_state,
 )
 from bmsota_sim.devices.bootloader_node import BootloaderNode, data_keys, reply_keys, request_keys
 from bmsota_sim.devices.field_upgrades import FieldUpgradeReporter
@@ -93,7 +94,7 @@ if TYPE_CHECKING:
     from bmsota.flashing import NodeResult
     from bmsota.image import HardwareClass, ImageVersion, PublicKey
     from bmsota.node import NodeDescription
-    from bmsota.ota.updater import Action
+    from bmsota.ota import Action
     from bmsota.signals import Database
     from bmsota_sim.devices.vehicle import VirtualVehicle
     from bmsota_sim.identity import VirtualUnitIdentity
@@ -400,7 +401,9 @@ class Master:
         if result.facts is None:
             return
         facts = result.facts
-        stored = store.get_record(TRUST_RECORD)
+        trust_state, problem = load_trust_state(store)
+        if problem:
+            self._trace.note(now_ns, self.name, problem)
         positions = range(1, self._profile.slave_count + 1)
         trust = DeviceTrust(
             vin=self._identity.vin,
@@ -409,7 +412,7 @@ class Master:
             image_keys=self._keys.image_keys,
             manifest_keys=self._keys.manifest_keys,
             order_keys=self._keys.order_keys,
-            state=TrustState.loads(stored) if stored else None,
+            state=trust_state,
         )
         self._has_order_to_go_on_with = trust.state.order_is_open
         self._updater = Updater(
@@ -419,7 +422,7 @@ class Master:
             device_key=self._identity.device_key,
             trust=trust,
             store=store,
-            shelf=ImageShelf(self._shelf_flash),
+            image_store=ImageStore(self._shelf_flash),
             master_version=lambda: (facts.version, store.security_counter),
         )
         self._session = TerminalSession(
@@ -822,7 +825,7 @@ class Master:
                 self._trace.note(now_ns, self.name, f"resets: {reason}")
                 self.power_off()
                 self.power_on()
-            case Remark(text):
+            case LogNote(text):
                 self.figures.remarks.append(text)
                 self._trace.note(now_ns, self.name, text)
             case RunSelfTest():
@@ -946,12 +949,12 @@ class Master:
             self._updater.nodes_discovered(
                 reports,
                 now_ns,
-                on_trial=[node.position for node in nodes if _ON_TRIAL.intersection(node.slot_states)],
+                in_test=[node.position for node in nodes if _ON_TRIAL.intersection(node.slot_states)],
                 in_bootloader=[node.position for node in nodes if node.state is not NodeMode.APPLICATION],
             )
         if self._field_upgrades is not None and self._updater is not None:
             # Behind the updater: when this discovery has decided its order, what the nodes run is the order's work.
-            self._field_upgrades.nodes_discovered(nodes, self._updater.reach, now_ns)
+            self._field_upgrades.nodes_discovered(nodes, self._updater.scope, now_ns)
 
     # -- the self-test of a new image ----------------------------------------------------------------------------------------------
 

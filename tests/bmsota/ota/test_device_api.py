@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from bmsota.errors import LocalProtocolError, RemoteProtocolError, TransferError
 from bmsota.ota import HttpRequest, HttpResponse, device_api
-from bmsota.ota.device_api import Confirmation, Decision, Endpoint, Route
 
 SHA = bytes(range(32))
 CHALLENGE = bytes(range(100, 132))
@@ -19,7 +18,7 @@ CHALLENGE = bytes(range(100, 132))
 def test_a_session_is_opened(world):
     """Challenge, proof, token: each message is understood by the other end."""
     request = device_api.challenge_request("M-0001")
-    assert device_api.route(request.method, request.path) == Route(Endpoint.CHALLENGE)
+    assert device_api.route(request.method, request.path) == device_api.Route(device_api.DeviceEndpoint.CHALLENGE)
     assert device_api.parse_challenge_request(request.body) == "M-0001"
 
     answer = device_api.challenge_response(CHALLENGE, 99)
@@ -27,7 +26,7 @@ def test_a_session_is_opened(world):
 
     signature = world.DEVICE_KEY.sign(device_api.session_proof("M-0001", CHALLENGE))
     request = device_api.session_request("M-0001", CHALLENGE, signature)
-    assert device_api.route(request.method, request.path) == Route(Endpoint.SESSION)
+    assert device_api.route(request.method, request.path) == device_api.Route(device_api.DeviceEndpoint.SESSION)
     proof = device_api.parse_session_request(request.body)
     assert device_api.session_proof_is_valid(proof, world.DEVICE_KEY.public_key())
 
@@ -54,7 +53,7 @@ def test_a_proof_is_worth_nothing_elsewhere(world):
 def test_documents_travel_as_they_are(world):
     """Order and manifest, and the answers that there is none."""
     request = device_api.order_request("tok")
-    assert device_api.route(request.method, request.path) == Route(Endpoint.ORDER)
+    assert device_api.route(request.method, request.path) == device_api.Route(device_api.DeviceEndpoint.ORDER)
     assert device_api.bearer_token(request) == "tok"
     answer = device_api.order_response(world.order_data)
     assert (answer.status, answer.header("content-type")) == (200, "application/cose")
@@ -63,20 +62,24 @@ def test_documents_travel_as_they_are(world):
     assert (answer.status, device_api.parse_document(answer.status, answer.body)) == (204, None)
 
     request = device_api.manifest_request("tok", SHA)
-    assert device_api.route(request.method, request.path) == Route(Endpoint.MANIFEST, sha256=SHA)
+    assert device_api.route(request.method, request.path) == device_api.Route(
+        device_api.DeviceEndpoint.MANIFEST, sha256=SHA
+    )
     answer = device_api.manifest_response(world.manifest_data)
     assert device_api.parse_document(answer.status, answer.body) == world.manifest_data
     answer = device_api.manifest_response(None)
     assert (answer.status, device_api.parse_document(answer.status, answer.body)) == (404, None)
 
 
-@pytest.mark.parametrize("decision", Decision)
+@pytest.mark.parametrize("decision", device_api.Decision)
 def test_a_decision_travels(decision):
     """Accepted or rejected, with the reason."""
     request = device_api.confirm_request("tok", "o-17", decision=decision, reason="rollback: 充电中")
-    assert device_api.route(request.method, request.path) == Route(Endpoint.CONFIRM, order_id="o-17")
+    assert device_api.route(request.method, request.path) == device_api.Route(
+        device_api.DeviceEndpoint.CONFIRM, order_id="o-17"
+    )
     assert device_api.bearer_token(request) == "tok"
-    assert device_api.parse_confirm_request(request.body) == Confirmation(decision, "rollback: 充电中")
+    assert device_api.parse_confirm_request(request.body) == device_api.Confirmation(decision, "rollback: 充电中")
     answer = device_api.confirmed_response()
     assert device_api.parse_confirmed(answer.status, answer.body) is None
 
@@ -229,7 +232,9 @@ DATA = bytes(range(256)) * 4
 
 def image(headers=None, data=DATA):
     request = HttpRequest("GET", device_api.image_path(SHA), headers or {})
-    assert device_api.route(request.method, request.path) == Route(Endpoint.IMAGE, sha256=SHA)
+    assert device_api.route(request.method, request.path) == device_api.Route(
+        device_api.DeviceEndpoint.IMAGE, sha256=SHA
+    )
     return device_api.image_response(request, sha256=SHA, data=data)
 
 

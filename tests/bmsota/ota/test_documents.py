@@ -6,12 +6,17 @@ import random
 import cbor2
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cwt import COSE, COSEKey
+from cwt.exceptions import VerifyError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmsota.errors import ImageError, LocalProtocolError, TrustError
 from bmsota.image import Attack, ImageRole, ImageVersion
 from bmsota.ota import (
+    MANIFEST_SIZE_BYTES_MAX,
+    ORDER_SIZE_BYTES_MAX,
+    REPORT_SIZE_BYTES_MAX,
     NodeReport,
     Outcome,
     describe_image,
@@ -22,9 +27,6 @@ from bmsota.ota import (
     verify_order,
     verify_report,
 )
-from bmsota.ota.manifest import MANIFEST_SIZE_BYTES_MAX
-from bmsota.ota.order import ORDER_SIZE_BYTES_MAX
-from bmsota.ota.report import REPORT_SIZE_BYTES_MAX
 
 KINDS = ("manifest", "order", "report")
 VERIFY = {"manifest": verify_manifest, "order": verify_order, "report": verify_report}
@@ -66,6 +68,22 @@ def test_a_document_says_what_was_signed(world, document, kind):
     value, data = document[kind]
     assert VERIFY[kind](data, [world.THIEF_KEY.public_key(), world.ORDER_KEY.public_key()]) == value
     assert SIGN[kind](value, world.ORDER_KEY) == data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_cose_library_reads_our_documents(world, document, kind):
+    """cwt, a peer: it accepts the signature and finds the payload; with another key it does not."""
+    data = document[kind][1]
+    assert COSE.new().decode(data, peer_key(world.ORDER_KEY)) == cbor2.loads(data).value[2]
+    with pytest.raises(VerifyError):
+        COSE.new().decode(data, peer_key(world.THIEF_KEY, named_as=world.ORDER_KEY))
+
+
+def peer_key(key, named_as=None):
+    """The public half of *key* as a COSE_Key (RFC 9053, section 7.2)."""
+    der = (named_as or key).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    x = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return COSEKey.new({1: 1, 2: hashlib.sha256(der).digest()[:8], 3: -8, -1: 6, -2: x})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -246,14 +264,52 @@ def test_a_signed_payload_must_be_a_map_in_our_encoding(world, payload):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_missing_or_unknown_field_is_malformed(world, kind):
-    """What we do not understand may be the reason not to obey."""
+def test_a_missing_field_is_malformed(world, kind):
+    """Every field of layout 0 must be there."""
     keys = [world.ORDER_KEY.public_key()]
     for name in payload_of(resigned(world, kind, lambda _fields: None)):
         data = resigned(world, kind, lambda fields, name=name: fields.pop(name))
         assert attack_of(kind, data, keys) == Attack.MALFORMED_DOCUMENT
-    data = resigned(world, kind, lambda fields: fields.update(x=1))
-    assert attack_of(kind, data, keys) == Attack.MALFORMED_DOCUMENT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_field_is_passed_over_unless_it_is_critical(world, kind):
+    """A later version may say more; it says itself what must not be passed over."""
+    keys = [world.ORDER_KEY.public_key()]
+    plain = VERIFY[kind](resigned(world, kind, lambda _fields: None), keys)
+    known = {"manifest": "release", "order": "vin", "report": "counter"}[kind]
+    for change in ({"x": 1}, {"x": {"deep": [1, 2]}}, {"x": 1, "critical": []}, {"critical": [known]}):
+        data = resigned(world, kind, lambda fields, change=change: fields.update(change))
+        assert VERIFY[kind](data, keys) == plain, change
+    data = resigned(world, kind, lambda fields: fields.update(x=1, critical=["x"]))
+    assert attack_of(kind, data, keys) == Attack.NEWER_DOCUMENT
+    for wrong in ("x", ["absent"], [1], {"x": 1}, [["x"]]):
+        data = resigned(world, kind, lambda fields, wrong=wrong: fields.update(x=1, critical=wrong))
+        assert attack_of(kind, data, keys) == Attack.MALFORMED_DOCUMENT, wrong
+
+
+@pytest.mark.parametrize(("kind", "part"), [("manifest", "images"), ("report", "nodes")])
+def test_the_rule_holds_in_the_inner_maps_too(world, kind, part):
+    """Such as an image of a release that can only be had as a delta."""
+    keys = [world.ORDER_KEY.public_key()]
+    data = resigned(world, kind, lambda fields: fields[part][0].update(delta=b"d"))
+    assert VERIFY[kind](data, keys) == VERIFY[kind](resigned(world, kind, lambda _fields: None), keys)
+    data = resigned(world, kind, lambda fields: fields[part][0].update(delta=b"d", critical=["delta"]))
+    assert attack_of(kind, data, keys) == Attack.NEWER_DOCUMENT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_newer_layout_is_refused_by_name(world, kind):
+    """Layout 0 is what a document without a number is of; its number may be written too."""
+    keys = [world.ORDER_KEY.public_key()]
+    data = resigned(world, kind, lambda fields: fields.update(layout=0))
+    assert VERIFY[kind](data, keys) == VERIFY[kind](resigned(world, kind, lambda _fields: None), keys)
+    data = resigned(world, kind, lambda fields: fields.update(layout=1))
+    with pytest.raises(TrustError, match=r"newer-document: .*layout 1 is newer than this version reads \(0\)"):
+        VERIFY[kind](data, keys)
+    for wrong in (-1, "1", True, None):
+        data = resigned(world, kind, lambda fields, wrong=wrong: fields.update(layout=wrong))
+        assert attack_of(kind, data, keys) == Attack.MALFORMED_DOCUMENT, wrong
 
 
 # -- values that cannot be ------------------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ from bmsota.ota import (
     ReleaseImage,
     RestartedFromZero,
     Resumed,
+    device_api,
 )
-from bmsota.ota.device_api import image_etag, image_path, image_response
 
 S = 1_000_000_000
 START = 1_790_000_000 * S
@@ -86,7 +86,7 @@ class Server:
     requests: list[HttpRequest] = field(default_factory=list)
 
     def answer(self, request):
-        honest = image_response(request, sha256=hashlib.sha256(self.data).digest(), data=self.data)
+        honest = device_api.image_response(request, sha256=hashlib.sha256(self.data).digest(), data=self.data)
         answer = Answer(honest.status, dict(honest.headers), honest.body)
         if self.fault is not None:
             answer = self.fault(len(self.requests), request, answer) or answer
@@ -172,7 +172,7 @@ def test_n1_no_fault(entry):
     assert outcome(result) == "ok"
     assert kinds(result) == [DownloadCompleted]
     (request,) = result.requests
-    assert (request.method, request.path, request.origin) == ("GET", image_path(entry.sha256), "")
+    assert (request.method, request.path, request.origin) == ("GET", device_api.image_path(entry.sha256), "")
     assert request.header("range") is None
     assert request.header("accept-encoding") == "identity"
 
@@ -185,7 +185,7 @@ def test_n2_cut_at_half_and_resumed(entry):
     assert kinds(result) == [AttemptFailed, Resumed, DownloadCompleted]
     assert result.events[1] == Resumed(SIZE // 2)
     assert result.requests[1].header("Range") == f"bytes={SIZE // 2}-{SIZE - 1}"
-    assert result.requests[1].header("If-Range") == image_etag(entry.sha256)
+    assert result.requests[1].header("If-Range") == device_api.image_etag(entry.sha256)
     assert result.elapsed_s < 5
 
 
@@ -244,7 +244,7 @@ def test_n5_the_file_was_replaced_and_the_server_knows_if_range(entry):
     def fault(n, request, answer):
         if n == 0:
             return answer.but(cut=SIZE // 2)
-        assert request.header("If-Range") == image_etag(entry.sha256)
+        assert request.header("If-Range") == device_api.image_etag(entry.sha256)
         return Answer(200, {"ETag": '"second"', "Content-Length": str(SIZE)}, FILE)
 
     download = Download(entry)
@@ -372,7 +372,7 @@ def test_n10_a_range_follows_its_redirect_and_the_next_attempt_starts_at_home(en
 
     result = run(Download(entry), Server(fault=fault))
     assert outcome(result) == "ok"
-    home = image_path(entry.sha256)
+    home = device_api.image_path(entry.sha256)
     assert [request.path for request in result.requests] == [home, home, "/mirror", home]
     assert result.requests[2].header("Range") == result.requests[1].header("Range")
 
@@ -718,7 +718,7 @@ def test_what_is_stored_is_not_fetched_again(entry):
     assert download.progress_bytes == 7 * BLOCK
     result = run(download, Server())
     assert [request.header("Range") for request in result.requests] == [f"bytes={7 * BLOCK}-{SIZE - 1}"]
-    assert result.requests[0].header("If-Range") == image_etag(entry.sha256)
+    assert result.requests[0].header("If-Range") == device_api.image_etag(entry.sha256)
     assert sorted(result.blocks) == list(range(7, 21))
     assert b"".join(result.blocks[index] for index in range(7, 21)) == FILE[7 * BLOCK :]
     assert download.progress_bytes == SIZE

@@ -376,8 +376,8 @@ def test_a_state_with_wrong_values_is_no_state():
     for size in range(len(good.dumps())):
         with pytest.raises(TrustError):
             TrustState.loads(good.dumps()[:size])
-    with pytest.raises(TrustError, match="expected <= 1024"):
-        TrustState.loads(bytes(1025))
+    with pytest.raises(TrustError, match="expected <= 4096"):
+        TrustState.loads(bytes(4097))
     for wrong in (
         {"sequence": -1},
         {"order_sha256": b""},

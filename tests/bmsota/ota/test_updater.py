@@ -18,24 +18,25 @@ from bmsota_sim.devices.flash import FlashModel, PowerCut
 from bmsota.boot import BootStore, SlotLayout, for_hardware
 from bmsota.errors import LocalProtocolError
 from bmsota.image import ImageRole, ImageVersion, verify_image
-from bmsota.ota import DeviceTrust, NodeReport, TrustState, device_api, sign_manifest, sign_order, verify_report
-from bmsota.ota import updater as module
-from bmsota.ota.shelf import ImageShelf
-from bmsota.ota.updater import (
+from bmsota.ota import (
     EXCHANGE_TRIES_MAX,
     EXCHANGE_WAIT_NS,
     EXCHANGE_WAIT_NS_MAX,
+    STAGE_OF,
     TRANSITIONS,
     TRUST_RECORD,
     AbortHttp,
     ActivateSlaves,
     ConfirmSlaves,
+    DeviceTrust,
     DiscoverNodes,
     FlashSlaves,
+    ImageStore,
+    LogNote,
     NodeOutcome,
+    NodeReport,
     PowerConditions,
     RaiseCounters,
-    Remark,
     Reset,
     RevertSlaves,
     RunSelfTest,
@@ -43,8 +44,13 @@ from bmsota.ota.updater import (
     Stage,
     StartHttp,
     TellState,
+    TrustState,
     Updater,
     UpdaterState,
+    device_api,
+    sign_manifest,
+    sign_order,
+    verify_report,
 )
 
 SECOND = 1_000_000_000
@@ -110,7 +116,7 @@ class Device:
             device_key=world.DEVICE_KEY,
             trust=trust,
             store=store,
-            shelf=ImageShelf(self.shelf_flash),
+            image_store=ImageStore(self.shelf_flash),
             master_version=lambda: (boot.facts.version, store.security_counter),
         )
 
@@ -202,18 +208,18 @@ class Device:
         if argument == "nonsense":
             return device_api.HttpResponse(200, {}, b"nonsense")
         route = device_api.route(request.method, request.path)
-        if route.endpoint is device_api.Endpoint.CHALLENGE:
+        if route.endpoint is device_api.DeviceEndpoint.CHALLENGE:
             return device_api.challenge_response(b"c" * 32, 2**40)
-        if route.endpoint is device_api.Endpoint.SESSION:
+        if route.endpoint is device_api.DeviceEndpoint.SESSION:
             asked = device_api.parse_session_request(request.body)
             assert device_api.session_proof_is_valid(asked, self.world.DEVICE_KEY.public_key())
             return device_api.session_response("token", 2**40)
         assert device_api.bearer_token(request) == "token"
-        if route.endpoint is device_api.Endpoint.ORDER:
+        if route.endpoint is device_api.DeviceEndpoint.ORDER:
             return device_api.order_response(self.documents.get(argument or "order"))
-        if route.endpoint is device_api.Endpoint.MANIFEST:
+        if route.endpoint is device_api.DeviceEndpoint.MANIFEST:
             return device_api.manifest_response(self.documents.get(argument or "manifest"))
-        if route.endpoint is device_api.Endpoint.CONFIRM:
+        if route.endpoint is device_api.DeviceEndpoint.CONFIRM:
             assert device_api.parse_confirm_request(request.body).decision is device_api.Decision.ACCEPTED
             return device_api.confirmed_response()
         return device_api.image_response(request, sha256=route.sha256, data=self.images[route.sha256])
@@ -222,7 +228,7 @@ class Device:
         """`1=2.0.0 2=2.0.0 trial=1 bootloader=2`"""
         options = dict(item.split("=") for item in text.split())
         extra = {
-            "on_trial": [int(number) for number in options.pop("trial", "").split(",") if number],
+            "in_test": [int(number) for number in options.pop("trial", "").split(",") if number],
             "in_bootloader": [int(number) for number in options.pop("bootloader", "").split(",") if number],
         }
         nodes = [
@@ -302,7 +308,7 @@ class Device:
                 return f"report {report.counter} {report.outcome.value} [{nodes}]" + (
                     f": {report.reason}" if report.reason else ""
                 )
-            case Remark(text):
+            case LogNote(text):
                 return f"remark {text}"
             case FlashSlaves(jobs):
                 for job in jobs:
@@ -582,7 +588,7 @@ SCRIPTS = {
         > answer
         < GET manifests
         > answer 404
-        < tell authenticating 0: manifest: expected a document, got none
+        < tell authenticating 0: manifest: the platform does not have it
         > wait 5.1
         < tell authenticating 0
         < POST challenge
@@ -1021,7 +1027,7 @@ def texts(world):
     """What the documents' own refusals say, word by word."""
     forged = sign_order(world.order, world.THIEF_KEY)
     forged_manifest = sign_manifest(world.manifest, world.THIEF_KEY)
-    stranger = "arbitrary-software: expected a known key, got key id 3774845b9147b50c"
+    stranger = "arbitrary-software: signed with unknown key 3774845b9147b50c"
     documents = {
         "forged": forged,
         "forged-manifest": forged_manifest,
@@ -1218,11 +1224,11 @@ def test_images_that_do_not_fit_are_refused_before_the_download(made):
     assert device.actions() == ["discover"]
     device.give("nodes 1=2.0.0 2=2.0.0")
     assert device.actions() == [
-        "report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: shelf: expected at most 8192 bytes of images, got 20480"
+        "report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: image store: expected at most 8192 bytes of images, got 20480"
     ]
 
 
-def test_a_shelf_that_does_not_keep_what_is_written_is_given_up(made, monkeypatch):
+def test_an_image_store_that_does_not_keep_what_is_written_is_given_up(made, monkeypatch):
     """Worn cells: every block arrives well and reads wrong afterwards."""
     device = made()
     write = FlashModel.write
@@ -1240,7 +1246,7 @@ def test_a_shelf_that_does_not_keep_what_is_written_is_given_up(made, monkeypatc
         device.give("answer")
         device.actions()
     device.give("nodes 1=2.0.0 2=2.0.0")
-    assert device.actions()[-1].endswith("the image shelf does not keep 3 blocks written to it")
+    assert device.actions()[-1].endswith("the image store does not keep 3 blocks written to it")
 
 
 def test_how_many_slaves_are_staged_is_told_while_the_others_are_flashed(made):
@@ -1311,14 +1317,14 @@ def test_what_an_order_answers_for_grows_with_what_it_does(made):
     device = made()
 
     def reach():
-        found = device.updater.reach
+        found = device.updater.scope
         return found and (sorted(found.runs), sorted(found.stages), found.is_concluded)
 
     assert reach() is None
     play(device, UNTIL_ORDER)
     assert reach() is None
     play(device, UNTIL_DOWNLOAD.removeprefix(UNTIL_ORDER))
-    assert (device.updater.reach.order_id, reach()) == ("o-17", ([], [0], False))
+    assert (device.updater.scope.order_id, reach()) == ("o-17", ([], [0], False))
     device.power()
     assert reach() == ([], [0], False)
     device = made()
@@ -1462,4 +1468,4 @@ def test_damaged_documents_end_in_rest_not_in_a_crash(made):
 
 
 def test_every_state_that_tells_has_a_stage():
-    assert set(module._STAGE_OF.values()) | {Stage.REJECTED, Stage.CANCELLED} == set(Stage)
+    assert set(STAGE_OF.values()) | {Stage.REJECTED, Stage.CANCELLED} == set(Stage)

@@ -4,10 +4,8 @@ import pytest
 
 from bmsota.errors import TransferError, TrustError
 from bmsota.gbt32960 import UpgradeStateCode as Code
+from bmsota.ota import HttpRequest, verify_manifest, verify_order
 from bmsota.ota import device_api as api
-from bmsota.ota.http import HttpRequest
-from bmsota.ota.manifest import verify_manifest
-from bmsota.ota.order import verify_order
 
 
 class Unit:
@@ -322,7 +320,7 @@ def test_fastapi_carries_it_unchanged(world, client, task, files):
 
     def ask(request):
         answer = client.request(request.method, request.path, headers=dict(request.headers), content=request.body)
-        from bmsota.ota.http import HttpResponse
+        from bmsota.ota import HttpResponse
 
         return HttpResponse(answer.status_code, dict(answer.headers), answer.content)
 

@@ -6,7 +6,7 @@ import pytest
 from bmsota_cloud.domain.ota_tasks import VehicleStatus
 
 from bmsota.gbt32960 import UpgradeStateCode
-from bmsota.ota.report import Outcome
+from bmsota.ota import Outcome
 
 
 @pytest.fixture

@@ -207,7 +207,7 @@ def test_there_is_no_such_task(world):
 
 
 def test_approval_keeps_the_versions_and_signs_an_order_for_each_vehicle(world, sample_keys):
-    from bmsota.ota.order import verify_order
+    from bmsota.ota import verify_order
 
     task = world.approved(1, 2)
     orders = []

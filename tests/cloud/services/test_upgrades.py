@@ -5,7 +5,7 @@ from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.services import ReportVerdict
 
 from bmsota.gbt32960 import UpgradeStateCode as Code
-from bmsota.ota.report import Outcome
+from bmsota.ota import Outcome
 
 
 def send(world, number, order_id="OTA-1-1", **options):

@@ -10,8 +10,7 @@ from bmsota.canframe import CanFrame
 from bmsota.flashing import FlashJob
 from bmsota.image import ImageVersion
 from bmsota.node import FAILURES, FailureCause, NodeMode
-from bmsota.ota import Outcome
-from bmsota.ota.updater import UpdaterState
+from bmsota.ota import Outcome, UpdaterState
 
 NEW = ImageVersion(2, 1, 0)
 

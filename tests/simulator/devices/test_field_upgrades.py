@@ -10,7 +10,7 @@ from bmsota_sim.kernel import SECOND
 from bmsota.flashing import FlashJob
 from bmsota.gbt32960 import Command, LocalUpgradeOutcome
 from bmsota.image import ImageVersion
-from bmsota.ota.field_upgrades import FIELD_UPGRADES_MAX
+from bmsota.ota import LOCAL_UPGRADES_MAX
 
 NEW = ImageVersion(2, 1)
 
@@ -176,7 +176,7 @@ def test_what_is_forgotten_is_noted(bench):
     bench.run(1)
     master = bench.unit.master
     (slave, other) = (node for node in master._nodes if node.position > 0)
-    for number in range(FIELD_UPGRADES_MAX + 1):
+    for number in range(LOCAL_UPGRADES_MAX + 1):
         claimed = replace(slave, version=ImageVersion(3, 0, number))
         master._field_upgrades.nodes_discovered((claimed, other), None, bench.kernel.now_ns)
     assert [note.what for note in bench.trace.notes if "forgets" in note.what] == [

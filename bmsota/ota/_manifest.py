@@ -182,7 +182,7 @@ def verify_manifest(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> Rel
     """Check signature and form. Expiry, hardware and rollback are the device's to judge, see `trusted`.
 
     Raises:
-        TrustError: `endless-data`, `malformed-document`, `wrong-document` or `arbitrary-software`.
+        TrustError: `endless-data`, `malformed-document`, `wrong-document`, `arbitrary-software` or `newer-document`.
     """
     return _parse(
         _document.verify(
@@ -197,9 +197,11 @@ def parse_manifest(data: bytes) -> ReleaseManifest:
     For a tool that shows what it was given, or hands images to nodes that verify each of them themselves.
 
     Raises:
-        TrustError: `endless-data`, `malformed-document` or `wrong-document`.
+        TrustError: `endless-data`, `malformed-document`, `wrong-document` or `newer-document`.
     """
-    return _parse(_document.peek(data, content_type=_document.MANIFEST, size_bytes_max=MANIFEST_SIZE_BYTES_MAX))
+    return _parse(
+        _document.decode_unverified(data, content_type=_document.MANIFEST, size_bytes_max=MANIFEST_SIZE_BYTES_MAX)
+    )
 
 
 def _parse(value: dict[str, Any]) -> ReleaseManifest:

@@ -10,8 +10,7 @@ from bmsota_sim.devices.flash import CutPhase, FlashModel, PowerCut
 
 from bmsota.errors import TransferError
 from bmsota.image import ImageRole
-from bmsota.ota import describe_image
-from bmsota.ota.shelf import ImageShelf
+from bmsota.ota import ImageStore, describe_image
 
 BLOCK = 1024
 
@@ -28,7 +27,7 @@ def blocks(entry, data):
 
 
 def shelf_on(flash, images):
-    shelf = ImageShelf(flash)
+    shelf = ImageStore(flash)
     shelf.assign(tuple(entry for entry, _ in images))
     return shelf
 

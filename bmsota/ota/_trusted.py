@@ -19,13 +19,15 @@ a sequence or a time far ahead ("fast-forward"); such a unit takes new orders on
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from bmsota.errors import TrustError
 from bmsota.image import Attack, ImageRole, verify_image
 from bmsota.ota import _cbor
-from bmsota.ota._fields import malformed_as_trust_error, take_fields
+from bmsota.ota._fields import LAYOUT, malformed_as_trust_error, take_fields
+from bmsota.ota._manifest import verify_manifest
+from bmsota.ota._order import verify_order
 from bmsota.ota._rules import (
     DIGEST_SIZE_BYTES,
     expect,
@@ -35,8 +37,6 @@ from bmsota.ota._rules import (
     expect_octets,
     expect_vin,
 )
-from bmsota.ota.manifest import verify_manifest
-from bmsota.ota.order import verify_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,20 +44,25 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from bmsota.image import FirmwareImage, HardwareClass, PublicKey
-    from bmsota.ota.manifest import ReleaseImage, ReleaseManifest
-    from bmsota.ota.order import UpgradeOrder
+    from bmsota.ota._manifest import ReleaseImage, ReleaseManifest
+    from bmsota.ota._order import UpgradeOrder
 
-__all__ = ["DeviceTrust", "TrustState"]
+__all__ = ["POSITION_MAX", "DeviceTrust", "TrustState"]
 
 _S: Final = 1_000_000_000
 
 # A master at position 0 and up to 63 slaves, as in the post-boot report.
 POSITION_MAX: Final = 63
 
-# Five fields and 64 counters of at most 7 bytes.
-STATE_SIZE_BYTES_MAX: Final = 1024
+# Five fields and 64 counters of at most 7 bytes make about 550; the rest is for fields to come.
+STATE_SIZE_BYTES_MAX: Final = 4096
 
+# These keep their names and their meaning in every layout to come: a layout may add to them, and never take away. So a unit
+# that must go on with an older firmware forgets nothing of what may only move forward.
 _STATE_NAMES: Final = ("sequence", "order_sha256", "order_is_open", "security_counters", "time_s")
+
+# Layout 0 had the five fields and no number.
+STATE_LAYOUT: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,10 @@ class TrustState:
     """(position, counter confirmed there), positions rising."""
     time_s: int = 0
     """The latest time that was signed by a key we trust: it is at least this late."""
+    layout: int = field(default=0, compare=False)
+    """The layout it was read in."""
+    unknown: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Fields that a later version has added: written back as they were found."""
 
     def __post_init__(self) -> None:
         expect_integer("sequence", self.sequence)
@@ -91,22 +100,37 @@ class TrustState:
         """The counter confirmed at *position*; 0 when none ever was."""
         return dict(self.security_counters).get(position, 0)
 
-    def dumps(self) -> bytes:
-        """Serialise for storage."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in _STATE_NAMES}
+    @property
+    def newer_layout_note(self) -> str:
+        """What to write to the log about a state of a newer layout; "" for one we know."""
+        if self.layout <= STATE_LAYOUT:
+            return ""
+        return f"trust state: layout {self.layout} is newer than this version knows ({STATE_LAYOUT}); its lasting fields are used"
+
+    def dumps(self, *, as_found: bool = False) -> bytes:
+        """Serialise for storage.
+
+        Args:
+            as_found: in the layout it was read in (0 for a new unit), for an image that may still be reverted. A newer
+                layout than today's is kept in any case.
+        """
+        layout = self.layout if as_found else max(self.layout, STATE_LAYOUT)
+        values: dict[str, Any] = {**self.unknown, **{name: getattr(self, name) for name in _STATE_NAMES}}
         values["security_counters"] = [list(pair) for pair in self.security_counters]
-        return _cbor.encode(values)
+        return _cbor.encode({**values, LAYOUT: layout} if layout else values)
 
     @classmethod
     def loads(cls, data: bytes) -> TrustState:
-        """Parse what `dumps` made.
+        """Parse what `dumps` made, in this version or another. Of a newer layout the lasting fields are read.
 
         Raises:
             TrustError: `malformed-document`; the storage does not hold such a state. Starting from the defaults would
-                forget what must not be forgotten, so that is left to the caller to decide.
+                forget what must not be forgotten, so that is left to the caller to decide (`load_trust_state`).
         """
         if len(data) > STATE_SIZE_BYTES_MAX:
-            raise TrustError(Attack.MALFORMED_DOCUMENT, f"trust state: expected <= 1024 bytes, got {len(data)}")
+            raise TrustError(
+                Attack.MALFORMED_DOCUMENT, f"trust state: expected <= {STATE_SIZE_BYTES_MAX} bytes, got {len(data)}"
+            )
         try:
             value = _cbor.decode(data)
         except _cbor.CborError as error:
@@ -119,7 +143,10 @@ class TrustState:
             fields["security_counters"] = tuple(
                 (position, counter) for position, counter in fields["security_counters"]
             )
-            return cls(**fields)
+            layout = value.get(LAYOUT, 0)
+            expect_integer(LAYOUT, layout)
+            unknown = {name: value[name] for name in value if name not in {*_STATE_NAMES, LAYOUT}}
+            return cls(**fields, layout=layout, unknown=unknown)
 
 
 class DeviceTrust:

@@ -1,4 +1,4 @@
-"""The upgrade order: what one vehicle is told to do, signed by the platform's order key, which is online.
+"""The upgrade order: what one vehicle is to do, signed by the platform's order key, which is online.
 
 The order answers "is this meant for me, now, and approved"; it says nothing about whether the software is genuine (see
 `manifest`, whose digest it names). Stealing one of the two keys is therefore not enough to install software. Layout:
@@ -46,7 +46,7 @@ class UpgradeOrder:
     """The OTA task it belongs to."""
     vin: str
     hwid: str
-    """Of the master. A master moved into another vehicle is told nothing by the old vehicle's orders."""
+    """Of the master. A master moved into another vehicle does not obey the old vehicle's orders."""
     sequence: int
     """Rises with every order for this vehicle; a device takes no number twice."""
     issued_s: int
@@ -102,7 +102,7 @@ def verify_order(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> Upgrad
     """Check signature and form. Whether it is for this vehicle, fresh and new is the device's to judge, see `trusted`.
 
     Raises:
-        TrustError: `endless-data`, `malformed-document`, `wrong-document` or `arbitrary-software`.
+        TrustError: `endless-data`, `malformed-document`, `wrong-document`, `arbitrary-software` or `newer-document`.
     """
     value = _document.verify(data, content_type=_document.ORDER, keys=public_keys, size_bytes_max=ORDER_SIZE_BYTES_MAX)
     fields = dict(zip(_NAMES, take_fields(value, _NAMES, "order"), strict=True))

@@ -29,6 +29,7 @@ from cryptography.exceptions import InvalidSignature
 from bmsota.errors import RemoteProtocolError, TransferError
 from bmsota.ota import _cbor
 from bmsota.ota._fields import malformed_as_remote_error
+from bmsota.ota._http import HttpRequest, HttpResponse
 from bmsota.ota._rules import (
     DIGEST_SIZE_BYTES,
     expect,
@@ -38,7 +39,6 @@ from bmsota.ota._rules import (
     expect_octets,
     expect_text,
 )
-from bmsota.ota.http import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,7 @@ __all__ = [
     "STATUS_UNAUTHORIZED",
     "Confirmation",
     "Decision",
-    "Endpoint",
+    "DeviceEndpoint",
     "Route",
     "SessionRequest",
     "authorised",
@@ -106,7 +106,7 @@ class Decision(StrEnum):
     REJECTED = "rejected"
 
 
-class Endpoint(StrEnum):
+class DeviceEndpoint(StrEnum):
     """Where a request goes."""
 
     CHALLENGE = "challenge"
@@ -121,7 +121,7 @@ class Endpoint(StrEnum):
 class Route:
     """A request's endpoint and what its path names."""
 
-    endpoint: Endpoint
+    endpoint: DeviceEndpoint
     order_id: str = ""
     sha256: bytes = b""
 
@@ -373,12 +373,12 @@ _SHA256_PATTERN: Final = r"(?P<sha256>[0-9a-f]{64})"
 _ROUTES: Final = tuple(
     (method, re.compile(_BASE + pattern, re.ASCII), endpoint)
     for method, pattern, endpoint in (
-        ("POST", "/challenge", Endpoint.CHALLENGE),
-        ("POST", "/session", Endpoint.SESSION),
-        ("GET", "/order", Endpoint.ORDER),
-        ("GET", f"/manifests/{_SHA256_PATTERN}", Endpoint.MANIFEST),
-        ("POST", r"/orders/(?P<order_id>[A-Za-z0-9_][A-Za-z0-9._+-]{0,63})/confirm", Endpoint.CONFIRM),
-        ("GET", f"/images/{_SHA256_PATTERN}", Endpoint.IMAGE),
+        ("POST", "/challenge", DeviceEndpoint.CHALLENGE),
+        ("POST", "/session", DeviceEndpoint.SESSION),
+        ("GET", "/order", DeviceEndpoint.ORDER),
+        ("GET", f"/manifests/{_SHA256_PATTERN}", DeviceEndpoint.MANIFEST),
+        ("POST", r"/orders/(?P<order_id>[A-Za-z0-9_][A-Za-z0-9._+-]{0,63})/confirm", DeviceEndpoint.CONFIRM),
+        ("GET", f"/images/{_SHA256_PATTERN}", DeviceEndpoint.IMAGE),
     )
 )
 

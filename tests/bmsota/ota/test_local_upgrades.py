@@ -20,13 +20,13 @@ from bmsota.boot import BootReason, BootStore, SlotLayout, SlotState, for_hardwa
 from bmsota.errors import BmsotaError, LocalProtocolError
 from bmsota.gbt32960 import LocalUpgradeOutcome
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
-from bmsota.ota.field_upgrades import (
-    FIELD_UPGRADES_MAX,
-    FIELD_UPGRADES_RECORD,
-    FieldUpgradeWatch,
-    NodeSight,
+from bmsota.ota import (
+    LOCAL_UPGRADES_MAX,
+    LOCAL_UPGRADES_RECORD,
+    LocalUpgradeDetector,
+    NodeSnapshot,
     NodeUpgradeOutcome,
-    OrderReach,
+    OrderScope,
 )
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x09" * 32)
@@ -66,11 +66,11 @@ class Unit:
             verify=for_hardware(verify, class_id=MASTER_CLASS.class_id, role=ImageRole.MASTER),
         )
 
-    def power_on(self) -> FieldUpgradeWatch:
+    def power_on(self) -> LocalUpgradeDetector:
         self.flash.power_on()
         self.store = self._store()
         self.boot = self.store.boot()
-        self.watch = FieldUpgradeWatch(self.store)
+        self.watch = LocalUpgradeDetector(self.store)
         return self.watch
 
     def see(self, *sights, at=NOW, order=None):
@@ -93,7 +93,7 @@ class Unit:
         self.store.finish_staging()
 
     def master(self):
-        return NodeSight.of_store(self.store, self.boot, position=0, hwid="M-1")
+        return NodeSnapshot.of_store(self.store, self.boot, position=0, hwid="M-1")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def unit():
 
 
 def node(position, version=OLD, **fields):
-    return NodeSight(position=position, hwid=f"HW-{position}", version=version, **fields)
+    return NodeSnapshot(position=position, hwid=f"HW-{position}", version=version, **fields)
 
 
 def told(upgrades):
@@ -113,7 +113,7 @@ def told(upgrades):
 
 def reach(*positions, order_id="o-1", concluded=False, stages=None):
     nodes = frozenset(positions)
-    return OrderReach(
+    return OrderScope(
         order_id=order_id, runs=nodes, stages=nodes if stages is None else frozenset(stages), is_concluded=concluded
     )
 
@@ -162,7 +162,7 @@ def test_who_does_not_answer_keeps_its_picture(unit):
 
 
 def test_an_image_on_trial_is_decided_later(unit):
-    assert unit.see(node(1, NEW, is_on_trial=True)) == ()
+    assert unit.see(node(1, NEW, is_in_test=True)) == ()
     assert unit.watch.awaits_confirmation
     assert told(unit.see(node(1, NEW))) == [(1, "2.0.0", "2.1.0+5", "succeeded")]
     assert not unit.watch.awaits_confirmation
@@ -170,17 +170,17 @@ def test_an_image_on_trial_is_decided_later(unit):
 
 def test_a_trial_that_was_not_confirmed_is_reverted(unit):
     """Also when the boot that took it back was not seen: the trial was."""
-    unit.see(node(1, NEW, is_on_trial=True))
+    unit.see(node(1, NEW, is_in_test=True))
     unit.power_on()
     found = unit.see(node(1))
     assert told(found) == [(1, "2.0.0", "2.0.0", "reverted")]
-    assert found[0].detail == "2.1.0+5 ran on trial and was not confirmed"
+    assert found[0].detail == "2.1.0+5 ran in test and was not confirmed"
     assert unit.see(node(1)) == ()
 
 
 def test_a_reverted_trial_that_nobody_saw_is_told_once(unit):
     reverted = node(1, reverted=frozenset({7}))
-    assert [u.detail for u in unit.see(reverted)] == ["another image ran on trial and was not confirmed"]
+    assert [u.detail for u in unit.see(reverted)] == ["another image ran in test and was not confirmed"]
     assert unit.see(reverted) == ()
     unit.power_on()
     assert unit.see(node(1)) == ()
@@ -213,10 +213,10 @@ def test_a_node_that_found_its_image_damaged_went_back(unit):
 
 
 def test_new_hardware_on_trial_waits_for_its_version(unit):
-    spare = replace(node(1, NEW, is_on_trial=True), hwid="SPARE")
+    spare = replace(node(1, NEW, is_in_test=True), hwid="SPARE")
     assert unit.see(spare) == ()
-    assert unit.see(replace(spare, version=OLD, is_on_trial=False)) == ()
-    assert told(unit.see(replace(spare, version=NEWER, is_on_trial=False))) == [(1, "2.0.0", "2.2.0", "succeeded")]
+    assert unit.see(replace(spare, version=OLD, is_in_test=False)) == ()
+    assert told(unit.see(replace(spare, version=NEWER, is_in_test=False))) == [(1, "2.0.0", "2.2.0", "succeeded")]
 
 
 def test_the_tool_is_named_where_somebody_knows_it(unit):
@@ -277,33 +277,33 @@ def test_the_master_refused_an_image():
 @pytest.mark.parametrize(
     ("reason", "states", "expected"),
     [
-        (BootReason.NORMAL, (SlotState.CONFIRMED, SlotState.STAGED), NodeSight(position=3, hwid="S", version=NEW)),
+        (BootReason.NORMAL, (SlotState.CONFIRMED, SlotState.STAGED), NodeSnapshot(position=3, hwid="S", version=NEW)),
         # It waits for its boot: what runs is confirmed.
         (
             BootReason.NORMAL,
             (SlotState.CONFIRMED, SlotState.TEST_REQUESTED),
-            NodeSight(position=3, hwid="S", version=NEW),
+            NodeSnapshot(position=3, hwid="S", version=NEW),
         ),
         (
             BootReason.TEST,
             (SlotState.CONFIRMED, SlotState.TEST),
-            NodeSight(position=3, hwid="S", version=NEW, is_on_trial=True),
+            NodeSnapshot(position=3, hwid="S", version=NEW, is_in_test=True),
         ),
         (
             BootReason.REVERTED,
             (SlotState.CONFIRMED, SlotState.STAGED),
-            NodeSight(position=3, hwid="S", version=NEW, reverted=frozenset({77})),
+            NodeSnapshot(position=3, hwid="S", version=NEW, reverted=frozenset({77})),
         ),
         (
             BootReason.FALLBACK,
             (SlotState.BAD, SlotState.CONFIRMED),
-            NodeSight(position=3, hwid="S", version=NEW, has_fallen_back=True, refused=frozenset({0})),
+            NodeSnapshot(position=3, hwid="S", version=NEW, has_fallen_back=True, refused=frozenset({0})),
         ),
     ],
 )
 def test_what_a_discovery_says(reason, states, expected):
     running = 1 if reason in {BootReason.TEST, BootReason.FALLBACK} else 0
-    sight = NodeSight.of_discovery(
+    sight = NodeSnapshot.of_discovery(
         position=3,
         hwid="S",
         version=NEW,
@@ -318,7 +318,7 @@ def test_what_a_discovery_says(reason, states, expected):
 
 def test_what_was_taken_back_and_still_runs_is_not_decided(unit):
     """Whoever took it back has not restarted the node: the next boot runs the old image, and that is the outcome."""
-    sight = NodeSight.of_discovery(
+    sight = NodeSnapshot.of_discovery(
         position=1,
         hwid=node(1).hwid,
         version=NEW,
@@ -349,7 +349,7 @@ def test_the_master_that_was_taken_back_and_still_runs_is_not_decided():
 
 
 def test_what_an_order_changes_is_no_field_upgrade(unit):
-    for version, options in ((OLD, {}), (NEW, {"is_on_trial": True}), (NEW, {})):
+    for version, options in ((OLD, {}), (NEW, {"is_in_test": True}), (NEW, {})):
         assert unit.see(node(0, version, **options), node(1, version, **options), order=reach(0, 1)) == ()
     assert unit.see(node(0, NEW), node(1, NEW), order=reach(0, 1, concluded=True)) == ()
     unit.power_on()
@@ -358,7 +358,7 @@ def test_what_an_order_changes_is_no_field_upgrade(unit):
 
 
 def test_an_order_that_was_rolled_back_is_none_either(unit):
-    unit.see(node(1, NEW, is_on_trial=True), order=reach(0, 1))
+    unit.see(node(1, NEW, is_in_test=True), order=reach(0, 1))
     back = node(1, reverted=frozenset({4}), refused=frozenset({1}))
     assert unit.see(back, order=reach(0, 1, concluded=True)) == ()
     assert unit.see(back) == ()
@@ -366,7 +366,7 @@ def test_an_order_that_was_rolled_back_is_none_either(unit):
 
 def test_a_slave_that_was_silent_when_its_order_ended_is_met_anew(unit):
     """What it runs afterwards may well be the order's work: the history must not call that a field upgrade."""
-    unit.see(node(0, NEW), node(1, NEW, is_on_trial=True), order=reach(0, 1))
+    unit.see(node(0, NEW), node(1, NEW, is_in_test=True), order=reach(0, 1))
     assert unit.see(node(0, NEW), order=reach(0, 1, concluded=True)) == ()
     unit.power_on()
     assert unit.see(node(0, NEW), node(1, NEW)) == ()
@@ -403,7 +403,7 @@ def test_the_next_order_is_another_one(unit):
 
 def test_a_trial_that_an_order_left_behind_falls_back_later(unit):
     """A mixed pack: the order's report told what runs, and that it does not stay is news."""
-    unit.see(node(1, NEW, is_on_trial=True), order=reach(0, 1, concluded=True))
+    unit.see(node(1, NEW, is_in_test=True), order=reach(0, 1, concluded=True))
     assert told(unit.see(node(1, OLD, reverted=frozenset({6})))) == [(1, "2.0.0", "2.0.0", "reverted")]
 
 
@@ -446,14 +446,14 @@ def test_an_acknowledgement_of_nothing_changes_nothing(unit):
 def test_a_unit_that_stays_offline_keeps_the_newest():
     unit = Unit(journal_size_bytes=4096)
     unit.see(node(1))
-    for number in range(FIELD_UPGRADES_MAX + 3):
+    for number in range(LOCAL_UPGRADES_MAX + 3):
         unit.see(node(1, ImageVersion(3, 0, number)), at=NOW + number * SECOND)
     for _ in range(2):
         assert unit.watch.forgotten == 3
         kept = [upgrade.version_after.revision for upgrade in unit.watch.pending]
-        assert kept == list(range(3, FIELD_UPGRADES_MAX + 3))
+        assert kept == list(range(3, LOCAL_UPGRADES_MAX + 3))
         unit.power_on()
-    assert len(unit.tell()) == FIELD_UPGRADES_MAX
+    assert len(unit.tell()) == LOCAL_UPGRADES_MAX
 
 
 def test_a_full_journal_costs_the_oldest_and_not_the_picture(unit):
@@ -477,7 +477,7 @@ def test_a_journal_without_any_room_says_so(unit):
 
 
 def test_the_record_of_another_firmware_is_begun_anew(unit):
-    unit.store.put_record(FIELD_UPGRADES_RECORD, cbor2.dumps([99, "whatever"]))
+    unit.store.put_record(LOCAL_UPGRADES_RECORD, cbor2.dumps([99, "whatever"]))
     watch = unit.power_on()
     assert (watch.pending, watch.forgotten) == ((), 0)
     assert unit.see(node(1, NEW)) == ()
@@ -497,7 +497,7 @@ def test_nothing_is_written_while_nothing_changes(unit):
 STORY = (
     ((node(0), node(1), node(2)), None, False),
     ((node(0), node(1, NEW), node(2)), None, False),
-    ((node(0), node(1, NEW), node(2, NEW, is_on_trial=True)), None, True),
+    ((node(0), node(1, NEW), node(2, NEW, is_in_test=True)), None, True),
     ((node(0), node(1, NEW), node(2, reverted=frozenset({3}))), None, False),
     ((node(0, NEWER), node(1, NEWER), node(2)), reach(0, 1), True),
     ((node(0, NEWER), node(1, NEWER), node(2)), reach(0, 1, concluded=True), False),

@@ -20,13 +20,24 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = ["REPORT_SIZE_BYTES_MAX", "NodeReport", "Outcome", "PostBootReport", "sign_report", "verify_report"]
+__all__ = [
+    "REPORT_SIZE_BYTES_MAX",
+    "NodeReport",
+    "Outcome",
+    "PostBootReport",
+    "short_reason",
+    "sign_report",
+    "verify_report",
+]
 
 # A node takes about 110 bytes; 64 of them and the head, with the longest reason in a script of 4 bytes a character.
 REPORT_SIZE_BYTES_MAX: Final = 10 * 1024
 
 # One master and 31 slaves are the most a pack has; twice that is beyond any bus of ours.
 NODES_MAX: Final = 64
+
+# What the cloud link's UpgradeState and this report both can carry: 255 bytes of UTF-8 and 256 characters.
+REASON_SIZE_BYTES_MAX: Final = 250
 
 
 class Outcome(StrEnum):
@@ -37,7 +48,7 @@ class Outcome(StrEnum):
     ROLLED_BACK = "rolled-back"
     """The new images do not run; what ran before does."""
     FAILED = "failed"
-    """Not finished, for a reason that is nobody's ill will."""
+    """Not finished, and no attack."""
     REJECTED = "rejected"
     """The unit refused what it was given; the reason begins with the attack's name. Nothing was changed."""
 
@@ -101,6 +112,12 @@ _NAMES: Final = ("order_id", "vin", "hwid", "outcome", "reason", "counter", "tim
 _NODE_NAMES: Final = ("position", "role", "hwid", "version", "security_counter")
 
 
+def short_reason(reason: str) -> str:
+    """*reason* as every message can carry it: printable, and not too long. Part of it may come from a server."""
+    printable = "".join(character if character.isprintable() else " " for character in reason)
+    return printable.encode()[:REASON_SIZE_BYTES_MAX].decode(errors="ignore")
+
+
 def sign_report(report: PostBootReport, key: Ed25519PrivateKey) -> bytes:
     """Encode and sign with the unit's own key."""
     payload = {name: getattr(report, name) for name in _NAMES}
@@ -113,7 +130,7 @@ def verify_report(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> PostB
     """Check signature and form. The cloud compares order, vehicle and counter with what it knows.
 
     Raises:
-        TrustError: `endless-data`, `malformed-document`, `wrong-document` or `arbitrary-software`.
+        TrustError: `endless-data`, `malformed-document`, `wrong-document`, `arbitrary-software` or `newer-document`.
     """
     value = _document.verify(
         data, content_type=_document.REPORT, keys=public_keys, size_bytes_max=REPORT_SIZE_BYTES_MAX

@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
 
 from bmsota.errors import LocalProtocolError, TransferError
-from bmsota.ota.device_api import image_etag, image_path
-from bmsota.ota.http import HttpRequest, find_header
+from bmsota.ota._device_api import image_etag, image_path
+from bmsota.ota._http import HttpRequest, find_header
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from bmsota.ota.manifest import ReleaseImage
+    from bmsota.ota._manifest import ReleaseImage
 
 __all__ = [
     "AttemptFailed",

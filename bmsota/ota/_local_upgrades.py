@@ -1,20 +1,19 @@
-"""Field upgrades: what was flashed over CAN without an order, kept until the platform knows of it.
+"""Local upgrades: what was flashed over CAN without an order, kept until the platform knows of it.
 
-A node that is flashed in a workshop tells nobody. The master finds out when it asks its nodes who they are: the same
-hardware runs another version, and no order has done it. `FieldUpgradeWatch` compares what it sees with what it saw
-before, keeps what it found in the boot store, hands it out after a login, and forgets it when the platform has answered.
+A node that is flashed in a workshop does not report it. The master finds out at a discovery: the same hardware runs
+another version, and no order has done it. `LocalUpgradeDetector` compares what it sees with what it saw before, keeps what it found in the boot store, hands it out after a login, and forgets it when the platform has answered.
 
 Strategy. All that must survive a power cut is one record: what each node ran when it was last seen, and the upgrades the
 platform has not acknowledged. A change and the new picture of the node are written by the same flash write, so no cut
 can lose an upgrade or find it twice. What was acknowledged is gone with the next write; a cut before that write has the
 unit tell it once more, with the same time, by which the platform knows it again.
 
-What an upgrade order changes is not a field upgrade: the signed post-boot report tells it. While an order is open, the
+What an upgrade order changes is not a local upgrade: the signed post-boot report tells it. While an order is open, the
 nodes it answers for are left alone; when its outcome is known, what they run becomes the picture to compare with. One that
-is silent then is met anew when it answers: nobody could tell the order's work from somebody else's.
+is silent then is met anew when it answers: the order's work could not be told from another tool's.
 Another hardware id at a position is an equipment change, which the unit's identity tells.
 
-Left out: an attempt that leaves no trace at the node. A slave shows a reverted trial only until its next boot, and a
+Left out: an attempt that leaves no trace at the node. A slave shows a reverted test only until its next boot, and a
 transfer that broke off never.
 """
 
@@ -22,47 +21,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-import cbor2
-
 from bmsota.boot import BootReason, SlotState
-from bmsota.errors import LocalProtocolError
+from bmsota.errors import LocalProtocolError, RecordError
 from bmsota.image import ImageVersion
+from bmsota.ota._fields import LAYOUT
+from bmsota.ota._records import OlderLayout, RecordFormat, StoredRecord
+from bmsota.ota._rules import expect, expect_integer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bmsota.boot import BootResult, BootStore
 
 __all__ = [
-    "FIELD_UPGRADES_MAX",
-    "FIELD_UPGRADES_RECORD",
-    "FieldUpgradeWatch",
-    "NodeSight",
+    "LOCAL_UPGRADES_MAX",
+    "LOCAL_UPGRADES_RECORD",
+    "LocalUpgradeDetector",
+    "NodeSnapshot",
     "NodeUpgrade",
     "NodeUpgradeOutcome",
-    "OrderReach",
+    "OrderScope",
 ]
 
 SECOND = 1_000_000_000
 
-FIELD_UPGRADES_RECORD = "field-upgrades"
+LOCAL_UPGRADES_RECORD = "field-upgrades"
 """The application record of the boot store that holds everything."""
 
-FIELD_UPGRADES_MAX = 64
+LOCAL_UPGRADES_MAX = 64
 """Upgrades kept at most: every node of the largest pack twice, and what one frame carries. The oldest is forgotten first."""
-
-# The layout of the record. Another one is not understood: a firmware that finds it begins with what it sees.
-_LAYOUT = 1
 
 NO_VERSION = ImageVersion()
 """What a node is said to run when it has no valid image."""
 
 
 class NodeUpgradeOutcome(StrEnum):
-    """How a field upgrade ended (`bmsota.gbt32960.LocalUpgradeOutcome` has the same names)."""
+    """How a local upgrade ended (`bmsota.gbt32960.LocalUpgradeOutcome` has the same names)."""
 
     SUCCEEDED = "succeeded"
     """The node runs another version than before, and will run it again."""
@@ -74,7 +71,7 @@ class NodeUpgradeOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeUpgrade:
-    """One field upgrade of one node."""
+    """One local upgrade of one node."""
 
     at_s: int
     """When the unit noticed it, seconds since the Unix epoch."""
@@ -85,25 +82,25 @@ class NodeUpgrade:
     """What the node runs now, whatever the tool wanted."""
     outcome: NodeUpgradeOutcome
     tool: str = ""
-    """What the tool calls itself, if anybody said so."""
+    """What the tool calls itself, if it is known."""
     detail: str = ""
     """Why it did not succeed; ASCII."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSight:
-    """What one node said of itself at a discovery, as far as field upgrades show in it."""
+class NodeSnapshot:
+    """What one node said of itself at a discovery, as far as local upgrades show in it."""
 
     position: int
     hwid: str
     version: ImageVersion
     """Of the running image; `NO_VERSION` if none runs."""
-    is_on_trial: bool = False
+    is_in_test: bool = False
     """The running image is not confirmed, or will not run again behind the next boot: nothing has been decided yet."""
     has_fallen_back: bool = False
     """The node found its image damaged at this boot and runs the other one."""
     reverted: frozenset[int] = frozenset()
-    """Marks of trials that were taken back; a new mark is a new one."""
+    """Marks of images that were reverted; a new mark is a new one."""
     refused: frozenset[int] = frozenset()
     """Marks of images that were refused, likewise."""
     tool: str = ""
@@ -121,26 +118,26 @@ class NodeSight:
         slot_states: Sequence[SlotState],
         active_slot: int | None,
         running_slot: int | None,
-    ) -> NodeSight:
+    ) -> NodeSnapshot:
         """A node as the bootloader's discovery describes it (`bmsota.bootloader.NodeDescription`)."""
         return cls(
             position=position,
             hwid=hwid,
             version=version,
-            is_on_trial=SlotState.TEST in slot_states or running_slot not in {None, active_slot},
+            is_in_test=SlotState.TEST in slot_states or running_slot not in {None, active_slot},
             has_fallen_back=boot_reason is BootReason.FALLBACK,
             reverted=frozenset({boot_id} if boot_reason is BootReason.REVERTED else ()),
             refused=frozenset(slot for slot, state in enumerate(slot_states) if state is SlotState.BAD),
         )
 
     @classmethod
-    def of_store(cls, store: BootStore, boot: BootResult, *, position: int, hwid: str) -> NodeSight:
+    def of_store(cls, store: BootStore, boot: BootResult, *, position: int, hwid: str) -> NodeSnapshot:
         """The node whose boot store this is: the master itself. It knows its slots, so its marks outlive its boots."""
         return cls(
             position=position,
             hwid=hwid,
             version=NO_VERSION if boot.facts is None else boot.facts.version,
-            is_on_trial=store.is_spare_running,
+            is_in_test=store.is_spare_running,
             has_fallen_back=boot.reason is BootReason.FALLBACK,
             reverted=frozenset(crc32(slot.sha256, slot.reverts) for slot in store.slots if slot.reverts),
             refused=frozenset(crc32(slot.sha256) for slot in store.slots if slot.state is SlotState.BAD),
@@ -148,7 +145,7 @@ class NodeSight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OrderReach:
+class OrderScope:
     """Which nodes the order under way answers for (`Updater.reach`)."""
 
     order_id: str
@@ -170,23 +167,22 @@ class _Known:
     hwid: str
     version: ImageVersion
     trial: ImageVersion | None = None
-    """What it runs on trial, beside the confirmed `version`."""
+    """What it runs in test, beside the confirmed `version`."""
     reverted: frozenset[int] = _NOTHING
     refused: frozenset[int] = _NOTHING
 
     @classmethod
-    def of(cls, sight: NodeSight) -> _Known:
-        return cls(sight.hwid, sight.version, None, sight.reverted, sight.refused)
+    def of(cls, snapshot: NodeSnapshot) -> _Known:
+        return cls(snapshot.hwid, snapshot.version, None, snapshot.reverted, snapshot.refused)
 
 
-class FieldUpgradeWatch:
-    """Finds field upgrades and keeps them until they are acknowledged. Make it at each power-on.
+class LocalUpgradeDetector:
+    """Finds local upgrades and keeps them until they are acknowledged. Make it at each power-on.
 
     After an exception of the flash driver (a power cut) the object is worthless: create a new one on a new store.
     """
 
     def __init__(self, store: BootStore) -> None:
-        self._store = store
         self._known: dict[int, _Known] = {}
         self._concluded = ""
         """The order whose outcome is in the picture already."""
@@ -194,8 +190,11 @@ class FieldUpgradeWatch:
         self._sent: tuple[NodeUpgrade, ...] = ()
         self._is_held = False
         self.forgotten = 0
-        """Upgrades that nobody will ever hear of, because too many came before the platform could be told."""
-        self._load(store.get_record(FIELD_UPGRADES_RECORD))
+        """Upgrades that were dropped, because too many came before the platform could be reached."""
+        self.problem = ""
+        """What the log must say: the record could not be read. Empty if nothing."""
+        self._record = StoredRecord(store, LOCAL_UPGRADES_RECORD, LOCAL_UPGRADES_FORMAT)
+        self._load()
 
     @property
     def pending(self) -> tuple[NodeUpgrade, ...]:
@@ -204,15 +203,15 @@ class FieldUpgradeWatch:
 
     @property
     def awaits_confirmation(self) -> bool:
-        """A node ran an image on trial when it was last seen. How that ends shows at a later discovery only."""
+        """A node ran an image in test when it was last seen. How that ends shows at a later discovery only."""
         return any(node.trial is not None for node in self._known.values())
 
     # -- what is seen --------------------------------------------------------------------------------------------------
 
     def nodes_seen(
-        self, sights: Iterable[NodeSight], now_ns: int, *, order: OrderReach | None = None
+        self, snapshots: Iterable[NodeSnapshot], now_ns: int, *, order: OrderScope | None = None
     ) -> tuple[NodeUpgrade, ...]:
-        """Compare the nodes that answered with what they were; the field upgrades found now.
+        """Compare the nodes that answered with what they were; the local upgrades found now.
 
         Nodes that did not answer keep their picture, unless an order that answers for them has just ended. A node that was never seen before has none to compare with.
 
@@ -230,19 +229,19 @@ class FieldUpgradeWatch:
             concluded = ""
         found: list[NodeUpgrade] = []
         silent = set(runs)
-        for sight in sights:
-            silent.discard(sight.position)
-            before = known.get(sight.position)
-            if sight.position in runs:
+        for snapshot in snapshots:
+            silent.discard(snapshot.position)
+            before = known.get(snapshot.position)
+            if snapshot.position in runs:
                 if is_new_outcome:
-                    known[sight.position] = _taken_over(before, sight)
+                    known[snapshot.position] = _taken_over(before, snapshot)
                 continue
-            if sight.position in stages and before is not None:
+            if snapshot.position in stages and before is not None:
                 # What the order was refused there is for its report to tell.
-                before = replace(before, refused=before.refused | sight.refused)
-            after, upgrade = _compare(before, sight, now_ns // SECOND)
+                before = replace(before, refused=before.refused | snapshot.refused)
+            after, upgrade = _compare(before, snapshot, now_ns // SECOND)
             if after is not None:
-                known[sight.position] = after
+                known[snapshot.position] = after
             if upgrade is not None:
                 found.append(upgrade)
         if is_new_outcome:
@@ -254,7 +253,7 @@ class FieldUpgradeWatch:
             self._save()
         return tuple(found)
 
-    # -- what the platform is told -------------------------------------------------------------------------------------
+    # -- what the platform hears ----------------------------------------------------------------------------------------
 
     def logged_in(self) -> None:
         """The cloud link is up again: what was not delivered may be tried once more."""
@@ -270,24 +269,24 @@ class FieldUpgradeWatch:
     def acknowledged(self) -> None:
         """The platform has what `take` gave out: forget it."""
         if self._sent:
-            told, self._sent = self._sent, ()
-            self._pending = tuple(upgrade for upgrade in self._pending if upgrade not in told)
+            sent, self._sent = self._sent, ()
+            self._pending = tuple(upgrade for upgrade in self._pending if upgrade not in sent)
             self._save()
 
     def undelivered(self) -> None:
-        """The platform refused it or did not answer: it is told again after the next login."""
+        """The platform refused it or did not answer: it is sent again after the next login."""
         self._sent = ()
         self._is_held = True
 
     # -- the record ----------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        surplus = len(self._pending) - FIELD_UPGRADES_MAX
+        surplus = len(self._pending) - LOCAL_UPGRADES_MAX
         if surplus > 0:
             self._forget(surplus)
         while True:
             try:
-                self._store.put_record(FIELD_UPGRADES_RECORD, self._dumps())
+                self._record.save(self._fields())
             except LocalProtocolError:
                 # Others have filled the journal. What the nodes run is worth more than what they ran long ago.
                 if not self._pending:
@@ -300,7 +299,7 @@ class FieldUpgradeWatch:
         self._pending = self._pending[count:]
         self.forgotten += count
 
-    def _dumps(self) -> bytes:
+    def _fields(self) -> dict[str, Any]:
         nodes = [
             [
                 position,
@@ -325,88 +324,124 @@ class FieldUpgradeWatch:
             ]
             for item in self._pending
         ]
-        return cbor2.dumps([_LAYOUT, self._concluded, self.forgotten, nodes, upgrades])
+        return {"concluded": self._concluded, "forgotten": self.forgotten, "nodes": nodes, "upgrades": upgrades}
 
-    def _load(self, data: bytes | None) -> None:
-        if data is None:
+    def _load(self) -> None:
+        try:
+            found = self._record.load()
+        except RecordError as problem:
+            # What the nodes run is seen again; what was not delivered is lost, and the log says so.
+            self.problem = f"{problem}; begins with what the nodes run now"
             return
-        record = cbor2.loads(data)
-        if record[0] != _LAYOUT:
+        if found is None:
             return
-        _, self._concluded, self.forgotten, nodes, upgrades = record
-        self._known = {
-            position: _Known(
-                hwid,
-                ImageVersion(*version),
-                None if trial is None else ImageVersion(*trial),
-                frozenset(reverted),
-                frozenset(refused),
-            )
-            for position, hwid, version, trial, reverted, refused in nodes
-        }
-        self._pending = tuple(
-            NodeUpgrade(
-                at_s=at_s,
-                position=position,
-                hwid=hwid,
-                version_before=ImageVersion(*before),
-                version_after=ImageVersion(*after),
-                outcome=NodeUpgradeOutcome(outcome),
-                tool=tool,
-                detail=detail,
-            )
-            for at_s, position, hwid, before, after, outcome, tool, detail in upgrades
+        self._concluded, self.forgotten = found["concluded"], found["forgotten"]
+        self._known = _parse_nodes(found["nodes"])
+        self._pending = _parse_upgrades(found["upgrades"])
+
+
+def _parse_nodes(nodes: Any) -> dict[int, _Known]:
+    return {
+        position: _Known(
+            hwid,
+            ImageVersion(*version),
+            None if trial is None else ImageVersion(*trial),
+            frozenset(reverted),
+            frozenset(refused),
         )
+        for position, hwid, version, trial, reverted, refused in nodes
+    }
 
 
-def _compare(known: _Known | None, sight: NodeSight, now_s: int) -> tuple[_Known | None, NodeUpgrade | None]:
-    """The new picture of a node, and the field upgrade that made the difference, if one did."""
-    if known is None or known.hwid != sight.hwid:
-        # New hardware. On trial it has no version of its own yet.
-        return (known if sight.is_on_trial else _Known.of(sight)), None
-    if sight.is_on_trial:
-        is_news = sight.version != known.version
-        return replace(known, trial=sight.version if is_news else None), None
-    verdict = _verdict(known, sight)
+def _parse_upgrades(upgrades: Any) -> tuple[NodeUpgrade, ...]:
+    return tuple(
+        NodeUpgrade(
+            at_s=at_s,
+            position=position,
+            hwid=hwid,
+            version_before=ImageVersion(*before),
+            version_after=ImageVersion(*after),
+            outcome=NodeUpgradeOutcome(outcome),
+            tool=tool,
+            detail=detail,
+        )
+        for at_s, position, hwid, before, after, outcome, tool, detail in upgrades
+    )
+
+
+def _check(found: Mapping[str, Any]) -> None:
+    expect(isinstance(found["concluded"], str), "concluded", "text", found["concluded"])
+    expect_integer("forgotten", found["forgotten"])
+    _parse_nodes(found["nodes"])
+    _parse_upgrades(found["upgrades"])
+
+
+_NAMES: Final = ("concluded", "forgotten", "nodes", "upgrades")
+
+# Layout 1 was a list of the number and the fields. Layout 0 never was.
+LOCAL_UPGRADES_FORMAT: Final = RecordFormat(
+    title="record of local upgrades",
+    layout=2,
+    names=_NAMES,
+    check=_check,
+    older={
+        1: OlderLayout(
+            lambda value: dict(zip(_NAMES, value[1:], strict=False)),
+            lambda found: [1, *(found[name] for name in _NAMES)],
+        )
+    },
+    layout_of=lambda value: value[0] if isinstance(value, list) and value else value[LAYOUT],
+)
+
+
+def _compare(known: _Known | None, snapshot: NodeSnapshot, now_s: int) -> tuple[_Known | None, NodeUpgrade | None]:
+    """The new picture of a node, and the local upgrade that made the difference, if one did."""
+    if known is None or known.hwid != snapshot.hwid:
+        # New hardware. In test it has no version of its own yet.
+        return (known if snapshot.is_in_test else _Known.of(snapshot)), None
+    if snapshot.is_in_test:
+        is_news = snapshot.version != known.version
+        return replace(known, trial=snapshot.version if is_news else None), None
+    verdict = _verdict(known, snapshot)
     if verdict is None:
-        return _Known.of(sight), None
+        return _Known.of(snapshot), None
     outcome, detail = verdict
     upgrade = NodeUpgrade(
         at_s=now_s,
-        position=sight.position,
-        hwid=sight.hwid,
+        position=snapshot.position,
+        hwid=snapshot.hwid,
         version_before=known.version,
-        version_after=sight.version,
+        version_after=snapshot.version,
         outcome=outcome,
-        tool=sight.tool,
+        tool=snapshot.tool,
         detail=detail,
     )
-    return _Known.of(sight), upgrade
+    return _Known.of(snapshot), upgrade
 
 
-def _verdict(known: _Known, sight: NodeSight) -> tuple[NodeUpgradeOutcome, str] | None:
+def _verdict(known: _Known, snapshot: NodeSnapshot) -> tuple[NodeUpgradeOutcome, str] | None:
     """How an upgrade ended between the two, and why it did not succeed; None if there was none."""
-    if sight.version != known.version:
-        if sight.version == NO_VERSION:
+    if snapshot.version != known.version:
+        if snapshot.version == NO_VERSION:
             return NodeUpgradeOutcome.FAILED, "no image is left that can run"
-        if sight.has_fallen_back:
+        if snapshot.has_fallen_back:
             return NodeUpgradeOutcome.REVERTED, "the image was found damaged at boot"
         return NodeUpgradeOutcome.SUCCEEDED, ""
     if known.trial is not None:
-        return NodeUpgradeOutcome.REVERTED, f"{known.trial} ran on trial and was not confirmed"
-    if sight.reverted - known.reverted:
-        return NodeUpgradeOutcome.REVERTED, "another image ran on trial and was not confirmed"
-    if sight.refused - known.refused:
+        return NodeUpgradeOutcome.REVERTED, f"{known.trial} ran in test and was not confirmed"
+    if snapshot.reverted - known.reverted:
+        return NodeUpgradeOutcome.REVERTED, "another image ran in test and was not confirmed"
+    if snapshot.refused - known.refused:
         return NodeUpgradeOutcome.FAILED, "the node refused an image"
     return None
 
 
-def _taken_over(known: _Known | None, sight: NodeSight) -> _Known:
-    """The picture of a node after an order: what it runs is told by the order's report."""
-    if known is not None and known.hwid == sight.hwid and sight.is_on_trial:
+def _taken_over(known: _Known | None, snapshot: NodeSnapshot) -> _Known:
+    """The picture of a node after an order: the order's report says what it runs."""
+    if known is not None and known.hwid == snapshot.hwid and snapshot.is_in_test:
         # It will fall back by itself, and that will be news.
-        return replace(known, trial=sight.version, reverted=sight.reverted, refused=sight.refused)
-    return _Known.of(sight)
+        return replace(known, trial=snapshot.version, reverted=snapshot.reverted, refused=snapshot.refused)
+    return _Known.of(snapshot)
 
 
 def _numbers(version: ImageVersion) -> list[int]:

@@ -1,4 +1,4 @@
-"""The master's image shelf: downloaded images on external flash, before anything is switched.
+"""The master's image store: downloaded images on external flash, before anything is switched.
 
 Strategy: no progress journal. The release manifest carries a digest of every block, so the flash itself says which
 blocks are good: after a power cut anywhere, inside a write or an erase, the intact blocks are found by reading them.
@@ -14,12 +14,16 @@ from bmsota.errors import TransferError
 
 if TYPE_CHECKING:
     from bmsota.boot import Flash
-    from bmsota.ota.manifest import ReleaseImage
+    from bmsota.ota._manifest import ReleaseImage
 
-__all__ = ["ImageShelf"]
+__all__ = ["IMAGE_STORE_LAYOUT", "ImageStore"]
+
+IMAGE_STORE_LAYOUT = 0
+"""Of the places: one image after another in the order they are assigned, each from the start of an erase block. The flash has
+no room for a number, so the upgrade journal holds it beside the order whose images lie there."""
 
 
-class ImageShelf:
+class ImageStore:
     """Places for images on a flash, one after another in the order of the manifest."""
 
     def __init__(self, flash: Flash) -> None:
@@ -38,14 +42,14 @@ class ImageShelf:
         for image in images:
             if image.block_size_bytes % erase:
                 raise TransferError(
-                    f"shelf: expected blocks of a multiple of {erase} bytes, got {image.block_size_bytes}",
+                    f"image store: expected blocks of a multiple of {erase} bytes, got {image.block_size_bytes}",
                     permanent=True,
                 )
             places[image.sha256] = offset
             offset += -(-image.size_bytes // erase) * erase
         if offset > self._flash.size_bytes:
             raise TransferError(
-                f"shelf: expected at most {self._flash.size_bytes} bytes of images, got {offset}", permanent=True
+                f"image store: expected at most {self._flash.size_bytes} bytes of images, got {offset}", permanent=True
             )
         self._places = places
 

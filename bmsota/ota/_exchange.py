@@ -1,0 +1,213 @@
+"""The updater's exchanges with the device API: challenge, session, order, manifest, confirmation, and their retries.
+
+One exchange at a time, one a state (two for the session). The download of images uses the same connection; see `_fetch`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from bmsota.errors import BmsotaError, TransferError, TrustError
+from bmsota.ota import _device_api as device_api
+from bmsota.ota._actions import AbortHttp, StartHttp, TellState
+from bmsota.ota._journal import Phase
+from bmsota.ota._report import Outcome, short_reason
+from bmsota.ota._states import Stage, UpdaterState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from bmsota.ota._http import HttpRequest
+    from bmsota.ota._journal import OrderRecords
+    from bmsota.ota._steering import Steering
+
+__all__ = ["EXCHANGE_TRIES_MAX", "EXCHANGE_WAIT_NS", "EXCHANGE_WAIT_NS_MAX", "DeviceExchange"]
+
+SECOND: Final = 1_000_000_000
+
+# How often a failed exchange before the download is tried, with the wait doubling up to the maximum. Eight tries span
+# about ten minutes; then the order is left for the next instruction, which the platform repeats at every login. Once the
+# order is accepted, a unit without network waits on, until the platform withdraws the order or it has expired; but eight
+# downloads in a row that bring no block at all, with a network, are a failure.
+EXCHANGE_TRIES_MAX: Final = 8
+EXCHANGE_WAIT_NS: Final = 5 * SECOND
+EXCHANGE_WAIT_NS_MAX: Final = 300 * SECOND
+
+# A response of the device API that is no image: a document of COSE is below 64 KiB (bmsota.ota bounds it again).
+ANSWER_SIZE_BYTES_MAX: Final = 64 * 1024
+
+_S = UpdaterState
+
+
+class DeviceExchange:
+    """One updater's exchanges, from one power-on to the next."""
+
+    def __init__(self, *, hwid: str, device_key: Ed25519PrivateKey, records: OrderRecords, steering: Steering) -> None:
+        self._hwid = hwid
+        self._device_key = device_key
+        self._records = records
+        self._steering = steering
+        self._token = ""
+        self._challenge_pending = False
+        self._answer = bytearray()
+        self._status: int | None = None
+        self.is_active = False
+        self.tries = 0
+        """Failed exchanges in a row."""
+        self.retry_at_ns: int | None = None
+
+    # -- the connection ------------------------------------------------------------------------------------------------
+
+    def start(self, request: HttpRequest) -> None:
+        """Send *request*, with the session's token once there is one."""
+        self._answer = bytearray()
+        self._status = None
+        self.is_active = True
+        self._steering.act(StartHttp(self._records.journal.base_url, request))
+
+    def start_authorised(self, request: HttpRequest) -> None:
+        """Send *request* with the session's token."""
+        self.start(device_api.authorised(request, self._token))
+
+    def drop(self) -> None:
+        """Abort the exchange under way, if there is one."""
+        if self.is_active:
+            self.is_active = False
+            self._steering.act(AbortHttp())
+
+    def receive_head(self, status: int) -> None:
+        """The status of the response has come; its headers do not matter here."""
+        self._status = status
+
+    def receive_body(self, data: bytes, now_ns: int) -> None:
+        """Some of the response's body has come."""
+        if len(self._answer) + len(data) <= ANSWER_SIZE_BYTES_MAX:
+            self._answer += data
+        else:
+            self.drop()
+            self.failed(f"expected at most {ANSWER_SIZE_BYTES_MAX} bytes of answer, got more", now_ns)
+
+    def ended(self, error: str | None, state: UpdaterState, now_ns: int) -> None:
+        """The exchange of *state* is over; *error* says why, if before its end."""
+        if error is not None or self._status is None:
+            self.failed(error or "no answer", now_ns)
+            return
+        try:
+            self._ON_RESPONSE[state](self, self._status, bytes(self._answer), now_ns)
+        except TrustError as refusal:
+            self._refuse(str(refusal), now_ns)
+        except TransferError as problem:
+            if problem.permanent and state in {_S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER}:
+                # A retry cannot help: the order's manifest does not exist, or its images do not fit this unit.
+                self._steering.conclude(Outcome.FAILED, str(problem), now_ns)
+            else:
+                self.failed(str(problem), now_ns)
+        except BmsotaError as problem:
+            self.failed(str(problem), now_ns)
+
+    # -- retries -------------------------------------------------------------------------------------------------------
+
+    def failed(self, problem: str, now_ns: int) -> None:
+        """An exchange failed: wait and begin with a new session, or leave it to the next instruction."""
+        self.tries += 1
+        self._steering.tell(0, problem)
+        if self.tries >= EXCHANGE_TRIES_MAX and self._records.phase is not Phase.ACCEPTED:
+            # Nothing has begun, and the platform sends its instruction again at the next login.
+            self._steering.forget()
+            self._steering.enter(_S.IDLE, now_ns)
+            return
+        self.retry_at_ns = now_ns + min(EXCHANGE_WAIT_NS << min(self.tries - 1, 16), EXCHANGE_WAIT_NS_MAX)
+        self._steering.enter(_S.WAITING_SAFE_STATE, now_ns)
+
+    def reset(self) -> None:
+        """The order is over; the next one begins without a past."""
+        self.retry_at_ns = None
+        self.tries = 0
+
+    # -- one exchange a state ------------------------------------------------------------------------------------------
+
+    def entered(self, state: UpdaterState, now_ns: int) -> None:
+        """Do what entering *state* asks for here."""
+        if state in self._ON_ENTRY:
+            self._ON_ENTRY[state](self, now_ns)
+
+    def _open_session(self, _now_ns: int) -> None:
+        self._steering.tell(0, "")
+        self._challenge_pending = True
+        self.start(device_api.challenge_request(self._hwid))
+
+    def _session_answered(self, status: int, body: bytes, now_ns: int) -> None:
+        if self._challenge_pending:
+            challenge = device_api.parse_challenge(status, body)
+            signature = self._device_key.sign(device_api.session_proof(self._hwid, challenge))
+            self._challenge_pending = False
+            self.start(device_api.session_request(self._hwid, challenge, signature))
+            return
+        self._token = device_api.parse_session(status, body)
+        # Also when an order is stored: it may have been withdrawn, or signed anew with a later expiry.
+        self._steering.enter(_S.FETCHING_ORDER, now_ns)
+
+    def _fetch_order(self, _now_ns: int) -> None:
+        self.start(device_api.order_request(self._token))
+
+    def _order_answered(self, status: int, body: bytes, now_ns: int) -> None:
+        document = device_api.parse_document(status, body)
+        if document is None:
+            # No order for us: it was withdrawn, or the instruction was old. Nothing was switched, nothing is owed.
+            self._withdraw("the platform has no order for this unit", now_ns)
+        elif self._records.accept_order(document, now_ns):
+            self._steering.enter(_S.CONFIRMING_ORDER, now_ns)
+        else:
+            self._steering.enter(_S.FETCHING_MANIFEST, now_ns)
+
+    def _fetch_manifest(self, _now_ns: int) -> None:
+        assert self._records.order is not None
+        self.start(device_api.manifest_request(self._token, self._records.order.manifest_sha256))
+
+    def _manifest_answered(self, status: int, body: bytes, now_ns: int) -> None:
+        document = device_api.parse_document(status, body)
+        if document is None:
+            raise TransferError("manifest: the platform does not have it", permanent=False)
+        self._records.accept_manifest(document, now_ns)
+        self._steering.enter(_S.CONFIRMING_ORDER, now_ns)
+
+    def _confirm_order(self, _now_ns: int) -> None:
+        self.start(device_api.confirm_request(self._token, self._records.order_id, decision="accepted", reason=""))
+
+    def _confirm_answered(self, status: int, body: bytes, now_ns: int) -> None:
+        if status == device_api.STATUS_CONFLICT:
+            self._withdraw("the platform has cancelled the order", now_ns)
+            return
+        device_api.parse_confirmed(status, body)
+        self.tries = 0
+        self._steering.enter(_S.DOWNLOADING, now_ns)
+
+    def _withdraw(self, reason: str, now_ns: int) -> None:
+        if self._records.order is not None:
+            self._steering.act(TellState(self._records.order_id, Stage.CANCELLED, 0, short_reason(reason)))
+        self._steering.close(now_ns)
+
+    def _refuse(self, reason: str, now_ns: int) -> None:
+        """Trust said no: nothing is staged, the old pack runs on, and the platform hears the name of the attack."""
+        if self._records.order is None:
+            # Not even the order was believed, so there is no order to report on. The next instruction starts anew.
+            self._steering.act(TellState("", Stage.REJECTED, 0, short_reason(reason)))
+            self._steering.forget()
+            self._steering.enter(_S.IDLE, now_ns)
+            return
+        self._steering.conclude(Outcome.REJECTED, reason, now_ns)
+
+    _ON_ENTRY: ClassVar[Mapping[UpdaterState, Callable[[DeviceExchange, int], None]]] = {
+        _S.OPENING_SESSION: _open_session,
+        _S.FETCHING_ORDER: _fetch_order,
+        _S.FETCHING_MANIFEST: _fetch_manifest,
+        _S.CONFIRMING_ORDER: _confirm_order,
+    }
+    _ON_RESPONSE: ClassVar[Mapping[UpdaterState, Callable[[DeviceExchange, int, bytes, int], None]]] = {
+        _S.OPENING_SESSION: _session_answered,
+        _S.FETCHING_ORDER: _order_answered,
+        _S.FETCHING_MANIFEST: _manifest_answered,
+        _S.CONFIRMING_ORDER: _confirm_answered,
+    }

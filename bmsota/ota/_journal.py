@@ -1,0 +1,335 @@
+"""What of an order survives a power cut: the upgrade journal, the two signed documents, trust and the report counter.
+
+All of it are application records of the master's boot store, so each change happens entirely or not at all. The layouts of
+the records and the rule for those of another version: `_records`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from bmsota.errors import BmsotaError, RecordError, TrustError
+from bmsota.ota import _cbor
+from bmsota.ota._image_store import IMAGE_STORE_LAYOUT
+from bmsota.ota._records import OlderLayout, RecordFormat, StoredRecord
+from bmsota.ota._report import Outcome, short_reason
+from bmsota.ota._rules import expect, expect_count, expect_integer, expect_text
+from bmsota.ota._trusted import POSITION_MAX, TrustState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bmsota.boot import BootStore
+    from bmsota.image import ImageVersion
+    from bmsota.ota._image_store import ImageStore
+    from bmsota.ota._manifest import ReleaseImage, ReleaseManifest
+    from bmsota.ota._order import UpgradeOrder
+    from bmsota.ota._trusted import DeviceTrust
+
+__all__ = ["TRUST_RECORD", "OrderRecords", "Phase", "UpgradeJournal", "load_trust_state"]
+
+TRUST_RECORD: Final = "trust"
+"""The record of the boot store that holds the unit's `TrustState`; `load_trust_state` reads it."""
+
+_JOURNAL: Final = "upgrade"
+_ORDER: Final = "order"
+_MANIFEST: Final = "manifest"
+_COUNTER: Final = "report-counter"
+
+
+class Phase(StrEnum):
+    """How far an order is, as the journal says it. What each means after a power cut: `bmsota.ota._updater`."""
+
+    NONE = ""
+    ACCEPTED = "accepted"
+    STAGED = "staged"
+    TESTING = "testing"
+    COMMITTING = "committing"
+    REVERTING = "reverting"
+    REPORT = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeJournal:
+    """What must survive a power cut, beside the two signed documents."""
+
+    phase: Phase = Phase.NONE
+    base_url: str = ""
+    outcome: str = ""
+    reason: str = ""
+    slot: int = -1
+    """Where the new master image is staged. Which slot has booted tells old from new, also between equal versions."""
+    changed: tuple[int, ...] = ()
+    """The slaves that this order flashes; no other is ever reverted."""
+    image_store: int = IMAGE_STORE_LAYOUT
+    """The layout of the image store that the downloads were written in."""
+
+
+_NAMES: Final = tuple(field.name for field in fields(UpgradeJournal))
+# Layout 0 was a list of these, before any record had a number.
+_NAMES_0: Final = _NAMES[:-1]
+
+
+def _check_journal(found: Mapping[str, Any]) -> None:
+    Phase(found["phase"])
+    expect(isinstance(found["base_url"], str), "base_url", "text", found["base_url"])
+    if found["outcome"]:
+        Outcome(found["outcome"])
+    expect_text("reason", found["reason"], length_max=256)
+    expect_integer("slot", found["slot"], minimum=-1, maximum=1)
+    expect_count("changed", found["changed"], maximum=POSITION_MAX)
+    for position in found["changed"]:
+        expect_integer("changed", position, minimum=1, maximum=POSITION_MAX)
+    if found["image_store"] != IMAGE_STORE_LAYOUT:
+        raise RecordError(f"image store: layout {found['image_store']} is unknown", layout=found["image_store"])
+
+
+def _parse_journal_0(value: Any) -> dict[str, Any]:
+    expect_count("journal", value, minimum=len(_NAMES_0), maximum=2 * len(_NAMES_0))
+    return {**dict(zip(_NAMES_0, value, strict=False)), "image_store": 0}
+
+
+JOURNAL_FORMAT: Final = RecordFormat(
+    title="upgrade journal",
+    layout=1,
+    names=_NAMES,
+    check=_check_journal,
+    older={0: OlderLayout(_parse_journal_0, lambda found: [found[name] for name in _NAMES_0])},
+)
+
+
+def _check_counter(found: Mapping[str, Any]) -> None:
+    expect_integer("counter", found["counter"])
+
+
+def _decode_counter(data: bytes) -> Any:
+    # Layout 0 was the bare number in 8 bytes. Its first byte is 0 for ages, and no map of CBOR begins with that.
+    return int.from_bytes(data, "big") if len(data) == 8 and data[0] == 0 else _cbor.decode(data)
+
+
+COUNTER_FORMAT: Final = RecordFormat(
+    title="report counter",
+    layout=1,
+    names=("counter",),
+    check=_check_counter,
+    older={0: OlderLayout(lambda value: {"counter": value}, lambda found: found["counter"].to_bytes(8, "big"))},
+    decode=_decode_counter,
+)
+
+
+def load_trust_state(store: BootStore) -> tuple[TrustState, str]:
+    """The trust state of the unit whose boot store this is, and what to write to the log about it; "" if nothing.
+
+    A unit that starts for the first time starts with the defaults. One whose state cannot be read goes on too: what its nodes
+    guard themselves, their security counters, cannot be undercut by that, and orders expire.
+    """
+    stored = store.get_record(TRUST_RECORD)
+    if stored is None:
+        return TrustState(), ""
+    try:
+        state = TrustState.loads(stored)
+    except TrustError as problem:
+        counters = ((0, store.security_counter),) if store.security_counter else ()
+        return TrustState(security_counters=counters), f"the trust state is begun anew: {problem}"
+    return state, state.newer_layout_note
+
+
+class OrderRecords:
+    """The records of one order. Flash is written by every method that changes something."""
+
+    def __init__(
+        self,
+        *,
+        store: BootStore,
+        trust: DeviceTrust,
+        images: ImageStore,
+        slave_positions: Sequence[int],
+        note: Callable[[str], None],
+    ) -> None:
+        self.store = store
+        self.trust = trust
+        self.image_store = images
+        self.slave_positions = tuple(slave_positions)
+        self.journal = UpgradeJournal()
+        self.order: UpgradeOrder | None = None
+        self.manifest: ReleaseManifest | None = None
+        self._note = note
+        self._journal_record = StoredRecord(store, _JOURNAL, JOURNAL_FORMAT)
+        self._counter_record = StoredRecord(store, _COUNTER, COUNTER_FORMAT)
+
+    @property
+    def phase(self) -> Phase:
+        return self.journal.phase
+
+    @property
+    def order_id(self) -> str:
+        return self.order.order_id if self.order is not None else ""
+
+    # -- after a power cut ---------------------------------------------------------------------------------------------
+
+    def restore(self) -> bool:
+        """Read everything again. False: no order is under way, and what was left of one is forgotten."""
+        try:
+            found = self._journal_record.load()
+        except RecordError as problem:
+            return self._do_without_journal(problem)
+        if found is None:
+            return False
+        self.journal = UpgradeJournal(**{**found, "phase": Phase(found["phase"]), "changed": tuple(found["changed"])})
+        return self._restore_documents()
+
+    def _do_without_journal(self, problem: RecordError) -> bool:
+        """The order ends here, because how far it was is not known. The report says so, and what each node runs."""
+        self._note(str(problem))
+        try:
+            self._reread_order()
+        except TrustError:
+            self.forget()
+            return False
+        reason = short_reason(str(problem))
+        if self.store.is_test_pending and self._reread_manifest() is None:
+            self.save(phase=Phase.REVERTING, slot=self.store.spare_slot, reason=reason)
+        else:
+            self.save(phase=Phase.REPORT, outcome=Outcome.FAILED.value, reason=reason)
+        return True
+
+    def _restore_documents(self) -> bool:
+        if not self.trust.state.order_is_open:
+            # The power was cut while the order was being closed: its end has been reported.
+            self.forget()
+            return False
+        try:
+            self._reread_order()
+        except TrustError as refusal:
+            # Before the switch: the power was cut between two writes of a newer order, which is fetched again.
+            return self.phase is Phase.ACCEPTED or self._give_up_documents(refusal)
+        problem = self._reread_manifest()
+        # The same; and a report needs no manifest, because that may be what was refused.
+        return problem is None or self.phase in {Phase.ACCEPTED, Phase.REPORT} or self._give_up_documents(problem)
+
+    def _reread_order(self) -> None:
+        self.order = self.trust.reread_order(self.store.get_record(_ORDER) or b"")
+
+    def _reread_manifest(self) -> BmsotaError | None:
+        """Why it cannot be read again; None when it was."""
+        assert self.order is not None
+        try:
+            self.manifest = self.trust.reread_manifest(self.store.get_record(_MANIFEST) or b"", self.order)
+            self.image_store.assign(self.images())
+        except BmsotaError as problem:
+            self.manifest = None
+            return problem
+        return None
+
+    def _give_up_documents(self, problem: BmsotaError) -> bool:
+        """The records are damaged beyond the journal's own checks, and nothing can be flashed without the documents.
+
+        An image in its test boot is reverted by the next boot. The platform hears nothing more, which it counts as a failure.
+        """
+        self._note(f"the order under way is forgotten: {problem}")
+        self.forget()
+        return False
+
+    # -- changes -------------------------------------------------------------------------------------------------------
+
+    def save(self, **changes: Any) -> None:
+        """Write the journal with these fields changed."""
+        self.journal = replace(self.journal, **changes)
+        if self.journal.phase:
+            self._journal_record.save(asdict(self.journal))
+        else:
+            self._journal_record.delete()
+
+    def begin(self, base_url: str) -> None:
+        """An instruction has come; nothing is written before the order is accepted."""
+        self.journal = UpgradeJournal(base_url=base_url)
+
+    def move(self, base_url: str) -> None:
+        """The platform has moved; the old address may never answer again."""
+        if self.phase:
+            self.save(base_url=base_url)
+        else:
+            self.begin(base_url)
+
+    def accept_order(self, document: bytes, now_ns: int) -> bool:
+        """Believe and keep the order. True: its manifest is known already.
+
+        Raises:
+            TrustError: as `DeviceTrust.accept_order`.
+        """
+        order = self.trust.accept_order(document, now_ns)
+        self.save_trust()
+        self.store.put_record(_ORDER, document)
+        is_same = self.order is not None and self.order.manifest_sha256 == order.manifest_sha256
+        self.order = order
+        if not is_same:
+            self.manifest = None
+        return self.manifest is not None
+
+    def accept_manifest(self, document: bytes, now_ns: int) -> None:
+        """Believe and keep the manifest: from here on there is an order to carry out.
+
+        Raises:
+            TrustError: as `DeviceTrust.accept_manifest`.
+            TransferError: the image store is too small for the release.
+        """
+        assert self.order is not None
+        self.manifest = self.trust.accept_manifest(document, self.order, now_ns)
+        self.image_store.assign(self.images())
+        self.store.put_record(_MANIFEST, document)
+        self.save(phase=Phase.ACCEPTED)
+
+    def pack_confirmed(self) -> None:
+        """Every node has confirmed the release: trust moves forward."""
+        assert self.manifest is not None
+        self.trust.confirmed(self.manifest, self.slave_positions)
+        self.save_trust()
+
+    def close(self) -> None:
+        """The order is over and nothing of it is owed to the platform."""
+        # In this order: a cut in between leaves a journal whose order is closed (`_restore_documents`).
+        self.trust.close_order()
+        self.save_trust()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin with the journal: without it, what is left behind of the documents means nothing."""
+        self.journal = UpgradeJournal()
+        self._journal_record.delete()
+        self.store.delete_record(_ORDER)
+        self.store.delete_record(_MANIFEST)
+        self.order = self.manifest = None
+
+    def save_trust(self) -> None:
+        """Keep what is believed, as `_records` has it: an image in its test boot writes the layout it found."""
+        self.store.put_record(TRUST_RECORD, self.trust.state.dumps(as_found=self.store.is_spare_running))
+
+    def next_report_counter(self, now_s: int) -> int:
+        """A number for a report, written before it is used: a cut skips one, and no two reports ever share one."""
+        try:
+            found = self._counter_record.load()
+            counter = found["counter"] if found else 0
+        except RecordError as problem:
+            # The platform takes no number twice. The time is beyond any number of reports.
+            self._note(f"{problem}; goes on from the time")
+            counter = max(now_s, self.trust.state.time_s)
+        self._counter_record.save({"counter": counter + 1})
+        return int(counter) + 1
+
+    # -- what the order asks for -----------------------------------------------------------------------------------------
+
+    def target(self, position: int) -> ReleaseImage:
+        """The image that the node at *position* must run."""
+        assert self.manifest is not None
+        return self.trust.image_for(self.manifest, position)
+
+    def images(self) -> tuple[ReleaseImage, ...]:
+        """The images of the release that this pack needs, each once, the master's first."""
+        images = {self.target(position).sha256: self.target(position) for position in (0, *self.slave_positions)}
+        return tuple(images.values())
+
+    def slave_versions(self) -> tuple[tuple[int, ImageVersion], ...]:
+        """(position, version) of every slave."""
+        return tuple((position, self.target(position).version) for position in self.slave_positions)

@@ -1,0 +1,262 @@
+"""The updater after the switch: all slaves flashed, activated, tested, confirmed; or all of them reverted.
+
+All or nothing: slaves first run the new image in test. Only when every slave runs it and the pack has passed its self-test
+is anything confirmed, leaves first, the master last. Until the master has confirmed, every power cut leads back to the old
+pack; afterwards none does. The slaves' security counters rise only then, because a raised counter would refuse the way back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from bmsota.image import ImageRole
+from bmsota.ota._actions import (
+    ActivateSlaves,
+    ConfirmSlaves,
+    DiscoverNodes,
+    FlashSlaves,
+    RaiseCounters,
+    Reset,
+    RevertSlaves,
+    RunSelfTest,
+    SlaveJob,
+)
+from bmsota.ota._journal import Phase
+from bmsota.ota._report import NodeReport, Outcome, short_reason
+from bmsota.ota._states import UpdaterState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from bmsota.ota._actions import NodeOutcome
+    from bmsota.ota._journal import OrderRecords
+    from bmsota.ota._steering import Steering
+
+__all__ = ["PackUpgrade"]
+
+# The slaves of a pack may need a moment to boot before they answer; a slave that stays silent so often is absent.
+DISCOVERY_TRIES_MAX: Final = 3
+
+# A slave that could not be flashed, or reverted, is tried once more; then the pack goes back, or is reported as mixed.
+ROUNDS_MAX: Final = 2
+
+_S = UpdaterState
+
+
+class PackUpgrade:
+    """The slaves of one pack, from one power-on to the next. Its methods are called in the state they belong to."""
+
+    def __init__(self, *, records: OrderRecords, steering: Steering) -> None:
+        self._records = records
+        self._steering = steering
+        self.boot_slot: int | None = None
+        self._nodes: dict[int, NodeReport] = {}
+        self._in_test: frozenset[int] = frozenset()
+        self._in_bootloader: frozenset[int] = frozenset()
+        self._discovery_tries = 0
+        self._rounds = 0
+        self._staged: set[int] = set()
+        self._activated = False
+
+    @property
+    def slaves(self) -> tuple[NodeReport, ...]:
+        """The slaves that answered the last discovery, by position."""
+        return tuple(self._nodes[position] for position in sorted(self._nodes))
+
+    def entered(self, state: UpdaterState, now_ns: int) -> None:
+        """Do what entering *state* asks for here."""
+        if state in self._ON_ENTRY:
+            self._ON_ENTRY[state](self, now_ns)
+
+    # -- discovery -----------------------------------------------------------------------------------------------------
+
+    def _discover(self, _now_ns: int) -> None:
+        if self._records.phase is Phase.TESTING:
+            self._steering.tell(100, "")
+        self._steering.act(DiscoverNodes())
+
+    def nodes_discovered(
+        self, nodes: Sequence[NodeReport], in_test: Collection[int], in_bootloader: Collection[int], now_ns: int
+    ) -> None:
+        """The answer to `DiscoverNodes`: what must happen next follows from what the nodes run, and from the journal."""
+        self._nodes = {node.position: node for node in nodes if node.role is ImageRole.SLAVE}
+        self._in_test = frozenset(in_test)
+        self._in_bootloader = frozenset(in_bootloader)
+        missing = [position for position in self._records.slave_positions if position not in self._nodes]
+        self._discovery_tries += 1
+        if missing and self._discovery_tries < DISCOVERY_TRIES_MAX:
+            self._steering.act(DiscoverNodes())
+            return
+        self._discovery_tries = 0
+        if self._records.phase is Phase.REPORT:
+            self._steering.enter(_S.REPORTING, now_ns)
+            return
+        wrong = self._not_on_target()
+        if self._records.phase is Phase.REVERTING:
+            self._after_revert_discovery(missing, now_ns)
+        elif self._records.phase is Phase.COMMITTING:
+            self._finish_committed(missing, wrong, now_ns)
+        elif missing:
+            self._roll_back(f"slaves {_names(missing)} do not answer", now_ns)
+        elif not wrong:
+            self._steering.enter(_S.SELF_TEST, now_ns)
+        elif self._activated:
+            self._roll_back(f"slaves {_names(wrong)} did not boot the new image", now_ns)
+        else:
+            self._steering.enter(_S.FLASHING_SLAVES, now_ns)
+
+    def _not_on_target(self) -> list[int]:
+        return [
+            position
+            for position in self._records.slave_positions
+            if position in self._nodes and self._nodes[position].version != self._records.target(position).version
+        ]
+
+    # -- forward -------------------------------------------------------------------------------------------------------
+
+    def _flash_slaves(self, _now_ns: int) -> None:
+        self._steering.tell(100, "")
+        wrong = self._not_on_target()
+        self._records.save(changed=tuple(wrong))
+        self._staged.clear()
+        self._flash(wrong)
+
+    def _flash(self, positions: Sequence[int]) -> None:
+        self._rounds += 1
+        targets = [(position, self._records.target(position)) for position in positions]
+        jobs = [SlaveJob(position, self._records.image_store.read(target), target) for position, target in targets]
+        self._steering.act(FlashSlaves(tuple(jobs)))
+
+    def slave_staged(self, position: int) -> None:
+        """One slave of `FlashSlaves` has the whole image: worth telling, the rest may take a while."""
+        self._staged.add(position)
+        self._steering.tell(100, f"{len(self._staged)} of {len(self._records.journal.changed)}")
+
+    def slaves_flashed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+        """The answer to `FlashSlaves`."""
+        failed = [outcome for outcome in outcomes if not outcome.ok]
+        if failed and self._rounds < ROUNDS_MAX:
+            self._flash([outcome.position for outcome in failed])
+        else:
+            self._go_on(outcomes, _S.ACTIVATING_SLAVES, now_ns)
+
+    def _go_on(self, outcomes: Sequence[NodeOutcome], state: UpdaterState, now_ns: int) -> None:
+        """To *state* if every slave could do it, else back."""
+        failed = [outcome for outcome in outcomes if not outcome.ok]
+        if failed:
+            problems = "; ".join(f"slave {outcome.position}: {outcome.detail}" for outcome in failed)
+            self._roll_back(problems, now_ns)
+        else:
+            self._steering.enter(state, now_ns)
+
+    def _activate_slaves(self, _now_ns: int) -> None:
+        self._activated = True
+        self._steering.act(ActivateSlaves(tuple(self._not_on_target())))
+
+    def slaves_activated(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+        """The answer to `ActivateSlaves`: what counts is what they run afterwards, so ask them."""
+        self._go_on(outcomes, _S.DISCOVERING, now_ns)
+
+    def _self_test(self, _now_ns: int) -> None:
+        self._steering.tell(100, "")
+        self._steering.act(RunSelfTest())
+
+    def self_tested(self, *, passed: bool, reason: str, now_ns: int) -> None:
+        """The answer to `RunSelfTest`."""
+        if passed:
+            self._records.save(phase=Phase.COMMITTING)
+            self._steering.enter(_S.CONFIRMING_PACK, now_ns)
+        else:
+            self._roll_back(reason, now_ns)
+
+    def _confirm_pack(self, _now_ns: int) -> None:
+        self._steering.act(ConfirmSlaves(self._records.slave_versions()))
+
+    def slaves_confirmed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+        """The answer to `ConfirmSlaves`: the leaves are confirmed, now the master."""
+        if all(outcome.ok for outcome in outcomes):
+            # From here on no power cut leads back: this one journal write is the commit of the pack.
+            self._records.store.confirm()
+        self._go_on(outcomes, _S.RAISING_COUNTERS, now_ns)
+
+    def _raise_counters(self, _now_ns: int) -> None:
+        self._records.pack_confirmed()
+        self._steering.act(RaiseCounters(self._records.slave_versions()))
+
+    def _finish_committed(self, missing: list[int], wrong: list[int], now_ns: int) -> None:
+        if missing or wrong:
+            problem = f"mixed pack: slaves {_names(missing)} do not answer, {_names(wrong)} not on the new version"
+            self._steering.conclude(Outcome.FAILED, problem, now_ns)
+        else:
+            self._steering.conclude(Outcome.SUCCEEDED, "", now_ns)
+
+    # -- back ----------------------------------------------------------------------------------------------------------
+
+    def _roll_back(self, reason: str, now_ns: int) -> None:
+        self._records.save(phase=Phase.REVERTING, reason=short_reason(reason))
+        self._rounds = 0
+        self._steering.enter(_S.REVERTING_SLAVES, now_ns)
+
+    def _revert_slaves(self, _now_ns: int) -> None:
+        self._steering.tell(100, self._records.journal.reason)
+        new = self._slaves_to_revert()
+        self._steering.act(RevertSlaves(new, tuple(sorted(set(self._nodes) - set(new)))))
+
+    def _slaves_to_revert(self) -> tuple[int, ...]:
+        """Those with an image in test, and those that confirmed what this order flashed.
+
+        Never a slave whose image is older than the order: it would go back by one release too many.
+        """
+        confirmed = set(self._records.journal.changed) - set(self._not_on_target())
+        return tuple(position for position in sorted(self._nodes) if position in self._in_test | confirmed)
+
+    def slaves_reverted(self, now_ns: int) -> None:
+        """The answer to `RevertSlaves`. Whether it worked is found by asking them, under the old master."""
+        self._steering.enter(_S.RESETTING if self._can_fall_back() else _S.DISCOVERING, now_ns)
+
+    def _reset(self, _now_ns: int) -> None:
+        self._steering.act(Reset(self._records.journal.reason))
+
+    def _is_new_master(self) -> bool:
+        """Whether the master image of this order runs."""
+        return self.boot_slot == self._records.journal.slot
+
+    def _can_fall_back(self) -> bool:
+        """Whether a reset ends the new master image."""
+        return self._is_new_master() and self._records.store.is_test_pending
+
+    def _after_revert_discovery(self, missing: list[int], now_ns: int) -> None:
+        """The old master runs: are its slaves back too? Ask them once more to go back, then say what is."""
+        still_new = self._slaves_to_revert()
+        unsettled = bool(still_new or self._in_bootloader & set(self._records.slave_positions))
+        if self._can_fall_back() or (unsettled and self._rounds < ROUNDS_MAX):
+            self._rounds += 1
+            self._steering.enter(_S.REVERTING_SLAVES, now_ns)
+            return
+        mixed = []
+        if self._is_new_master():
+            mixed.append("the master cannot go back to its old image")
+        if still_new:
+            mixed.append(f"slaves {_names(still_new)} run the new version")
+        # The end of a long reason may be cut off; that the pack is mixed may not.
+        parts = [f"mixed pack: {', '.join(mixed)}"] if mixed else []
+        if missing:
+            parts.append(f"slaves {_names(missing)} do not answer")
+        why = self._records.journal.reason
+        reason = "; ".join([*parts, why] if mixed else [why, *parts])
+        self._steering.conclude(Outcome.FAILED if mixed else Outcome.ROLLED_BACK, reason, now_ns)
+
+    _ON_ENTRY: ClassVar[Mapping[UpdaterState, Callable[[PackUpgrade, int], None]]] = {
+        _S.DISCOVERING: _discover,
+        _S.FLASHING_SLAVES: _flash_slaves,
+        _S.ACTIVATING_SLAVES: _activate_slaves,
+        _S.SELF_TEST: _self_test,
+        _S.CONFIRMING_PACK: _confirm_pack,
+        _S.RAISING_COUNTERS: _raise_counters,
+        _S.REVERTING_SLAVES: _revert_slaves,
+        _S.RESETTING: _reset,
+    }
+
+
+def _names(positions: Sequence[int]) -> str:
+    return ", ".join(str(position) for position in positions) or "none"

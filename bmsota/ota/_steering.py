@@ -1,0 +1,33 @@
+"""What a part of the updater may do to the whole: the seam between `_updater` and its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bmsota.ota._actions import Action
+    from bmsota.ota._report import Outcome
+    from bmsota.ota._states import UpdaterState
+
+__all__ = ["Steering"]
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """The updater, as its parts see it."""
+
+    enter: Callable[[UpdaterState, int], None]
+    """Go to a state; refused with LocalProtocolError unless the table allows it."""
+    act: Callable[[Action], None]
+    """Ask the unit for something."""
+    tell: Callable[[int, str], None]
+    """Tell the platform the progress in percent and a reason, in the stage of the present state."""
+    conclude: Callable[[Outcome, str, int], None]
+    """The outcome is known: report it."""
+    close: Callable[[int], None]
+    """The order is over, without a report."""
+    forget: Callable[[], None]
+    """Nothing has begun: drop what is known of the order, and be idle again after the next `enter`."""
