@@ -13,6 +13,11 @@ is appended to what was found at power-up: the first change moves to the other a
 A torn record may hold, in its payload, bytes that look like a record. They are never looked at: the header has its own
 CRC, so that a record with a sound header is skipped by its length, and behind a torn header nothing was written.
 
+Other versions. The 16 bytes of the head keep their form in every layout to come; its `version` is the layout of what follows.
+An area of a newer layout is never read, and never the first to be erased: `newer_layout` says that it is the newest, and the
+next write goes to the other area. Records of a kind that a later version has added are kept as they are and written back, as
+long as there is room for them. An image that is not confirmed must not write a newer layout than it found.
+
 Left out: nothing detects a unit that reads differently from one time to the next.
 """
 
@@ -42,9 +47,12 @@ JOURNAL_RECORD_BYTES_MAX = 0xFFFF
 _RECORD_MAGIC = 0xB0A7
 _HEAD_MAGIC = b"bmsj"
 
-# The head of an area, written last. The version is for layouts to come: an unknown one makes the area invalid.
+LAYOUT = 1
+"""The version in the head of the areas we read and write."""
+
+# The head of an area, written last.
 HEAD_LAYOUT = Struct(
-    "magic" / Const(_HEAD_MAGIC), "version" / Const(1, Int32ul), "generation" / Int32ul, "crc" / Int32ul
+    "magic" / Const(_HEAD_MAGIC), "version" / Const(LAYOUT, Int32ul), "generation" / Int32ul, "crc" / Int32ul
 )
 
 # One record: this header, then `size` payload bytes, then erased bytes up to the next write unit.
@@ -81,7 +89,8 @@ class RecordKind(IntEnum):
 class Record(NamedTuple):
     """One journal record without its envelope."""
 
-    kind: RecordKind
+    kind: int
+    """A `RecordKind`, or a number of a later version."""
     payload: bytes
 
 
@@ -102,7 +111,7 @@ def _header_crc(kind: int, size: int, sequence: int) -> int:
 
 
 class Journal:
-    """The two areas. `records` are what was found at power-up, oldest first.
+    """The two areas. `records` are what was found at power-up, oldest first; `foreign` those of unknown kinds.
 
     *snapshot* is asked, when an area is full, for the records that still count.
     """
@@ -121,26 +130,32 @@ class Journal:
         self._end = 0  # where the next record goes, from the area's start
         self._is_found = False  # whether the current area is one of before the power-up, with cells that may be spent
         self.records: list[Record] = []
+        self.foreign: list[Record] = []
+        self.newer_layout: int | None = None
+        """The layout of the newest area, if it is newer than ours: nothing of it was read."""
         self._find_current_area()
 
     # ---- power-up
 
     def _find_current_area(self) -> None:
+        newest = 0
         for area in (0, 1):
-            generation = self._area_generation(area)
-            if generation is not None and generation > self._generation:
-                self._area, self._generation = area, generation
-        if self._area is not None:
+            version, generation = self._area_head(area)
+            if version and generation > self._generation:
+                self._area, self._generation, newest = area, generation, version
+        if newest > LAYOUT:
+            self.newer_layout = newest
+            self._is_found = True
+        elif self._area is not None:
             self._scan(self._area)
 
-    def _area_generation(self, area: int) -> int | None:
+    def _area_head(self, area: int) -> tuple[int, int]:
+        """(version, generation); zeros if the area is not valid."""
         head = self._flash.read(self._layout.journal_offsets[area], HEAD_BYTES)
-        if head[:4] != _HEAD_MAGIC or int.from_bytes(head[4:8], "little") != 1:
-            return None
-        parsed = HEAD_LAYOUT.parse(head)
-        if parsed.crc != crc32(head[:-4]):
-            return None
-        return int(parsed.generation)
+        magic, version, generation, crc = (head[start : start + 4] for start in range(0, HEAD_BYTES, 4))
+        if magic != _HEAD_MAGIC or int.from_bytes(crc, "little") != crc32(head[:-4]):
+            return 0, 0
+        return int.from_bytes(version, "little"), int.from_bytes(generation, "little")
 
     def _scan(self, area: int) -> None:
         content = self._flash.read(self._layout.journal_offsets[area], self._layout.journal_size_bytes)
@@ -162,9 +177,11 @@ class Journal:
         payload = content[position + HEADER_BYTES : position + HEADER_BYTES + header.size]
         if header.payload_crc == crc32(payload):
             self.sequence = header.sequence
-            # An unknown kind is from a later layout: skipped, as everything it may mean is unknown here.
+            # An unknown kind is from a later version: what it means is unknown here, so it is only kept.
             if header.kind in RecordKind.__members__.values():
                 self.records.append(Record(RecordKind(header.kind), payload))
+            else:
+                self.foreign.append(Record(int(header.kind), payload))
         return int(header.size)
 
     # ---- writing
@@ -189,6 +206,8 @@ class Journal:
         """
         records = list(self._snapshot())
         self.check_room(records)
+        if self._needed([*records, *self.foreign]) <= self._layout.journal_size_bytes:
+            records += self.foreign
         area = 1 if self._area == 0 else 0
         start = self._layout.journal_offsets[area]
         block = self._flash.erase_block_bytes
@@ -214,11 +233,14 @@ class Journal:
         Raises:
             LocalProtocolError: it does not fit.
         """
-        needed = self._padded(HEAD_BYTES) + sum(self._padded(HEADER_BYTES + len(record.payload)) for record in records)
+        needed = self._needed(records)
         if needed > self._layout.journal_size_bytes:
             raise LocalProtocolError(
                 f"journal: expected at most {self._layout.journal_size_bytes} bytes of live records, got {needed}"
             )
+
+    def _needed(self, records: Iterable[Record]) -> int:
+        return self._padded(HEAD_BYTES) + sum(self._padded(HEADER_BYTES + len(record.payload)) for record in records)
 
     def _envelope(self, record: Record, sequence: int) -> bytes:
         size = len(record.payload)

@@ -11,6 +11,9 @@ resumes at that block's start. While power stays on, the position in RAM is exac
 
 The image is verified when staging ends, and again at every boot before it runs.
 
+A journal of a newer layout, or a state that cannot be read, is not believed and not erased first (see `_journal`): what the
+slots hold is then found by reading them. `journal_problem` says so.
+
 The security counter rises when an image is confirmed, or later by `raise_counter`, never before: an image that has not
 proved itself must not lock its predecessor out.
 """
@@ -22,10 +25,11 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from construct import Array, Bytes, Int8ul, Int32ul, Struct
+from construct import Array, Bytes, ConstructError, Int8ul, Int32ul, Struct
 
 from bmsota.boot._flash import ERASED
 from bmsota.boot._journal import (
+    LAYOUT,
     RECORD_NAME_BYTES_MAX,
     Journal,
     Record,
@@ -35,7 +39,7 @@ from bmsota.boot._journal import (
 )
 from bmsota.boot._states import SLOT_TRANSITIONS, SlotChange, SlotState
 from bmsota.errors import ImageError, LocalProtocolError, TrustError
-from bmsota.image import Attack
+from bmsota.image import Attack, image_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -113,9 +117,11 @@ class _BootState:
     active: int | None = None
     security_counter: int = 0
     slots: tuple[SlotInfo, SlotInfo] = (SlotInfo(), SlotInfo())
+    unknown: bytes = b""
+    """What a later version has added behind the state; written back as it was found."""
 
     def serialize(self) -> bytes:
-        return bytes(
+        state = bytes(
             STATE_LAYOUT.build(
                 {
                     "active": _NO_SLOT if self.active is None else self.active,
@@ -134,9 +140,16 @@ class _BootState:
                 }
             )
         )
+        return state + self.unknown
 
     @classmethod
     def parse(cls, payload: bytes) -> _BootState:
+        """Take a state apart.
+
+        Raises:
+            ConstructError: it is too short.
+            ValueError: a slot is in no state that we know, or the active one is no slot.
+        """
         parsed = STATE_LAYOUT.parse(payload)
         first, second = (
             SlotInfo(
@@ -149,10 +162,13 @@ class _BootState:
             )
             for slot in parsed.slots
         )
+        if parsed.active not in {0, 1, _NO_SLOT}:
+            raise ValueError(f"expected slot 0, 1 or none active, got {parsed.active}")
         return cls(
             active=None if parsed.active == _NO_SLOT else int(parsed.active),
             security_counter=int(parsed.security_counter),
             slots=(first, second),
+            unknown=payload[STATE_LAYOUT.sizeof() :],
         )
 
     def with_slot(self, index: int, slot: SlotInfo) -> _BootState:
@@ -179,6 +195,8 @@ class BootStore:
         self._running_slot: int | None = None
         self._state = _BootState()
         self._records: dict[bytes, bytes] = {}
+        self.journal_problem = ""
+        """Why the journal, or part of it, could not be read; for the log. Empty if nothing is wrong."""
         self._journal = Journal(flash, layout, snapshot=self._live_records)
         self._replay()
         # Where staging stands. Behind a power-up this is the journal's word; the block there must be erased first.
@@ -629,14 +647,25 @@ class BootStore:
             yield Record(RecordKind.APPLICATION, serialize_named(key, value))
 
     def _replay(self) -> None:
+        if self._journal.newer_layout is not None:
+            self._read_slots(f"layout {self._journal.newer_layout} is newer than this version reads ({LAYOUT})")
         found = self._journal.records
         last_state = max((i for i, record in enumerate(found) if record.kind is RecordKind.STATE), default=None)
         if last_state is not None:
-            self._state = _BootState.parse(found[last_state].payload)
+            try:
+                self._state = _BootState.parse(found[last_state].payload)
+            except (ConstructError, ValueError) as problem:
+                self._read_slots(f"the boot state cannot be read ({str(problem).splitlines()[-1]})")
+                last_state = len(found)
         for index, (kind, payload) in enumerate(found):
             if kind is RecordKind.PROGRESS and last_state is not None and index > last_state:
-                progress = PROGRESS_LAYOUT.parse(payload)
-                info = replace(self._state.slots[progress.slot], progress_bytes=int(progress.progress_bytes))
+                try:
+                    progress = PROGRESS_LAYOUT.parse(payload)
+                    info = self._state.slots[progress.slot]
+                except (ConstructError, IndexError):
+                    # The image is staged again from the last progress that can be read.
+                    continue
+                info = replace(info, progress_bytes=int(progress.progress_bytes))
                 self._state = self._state.with_slot(int(progress.slot), info)
             elif kind is RecordKind.APPLICATION:
                 key, value = parse_named(payload)
@@ -644,6 +673,33 @@ class BootStore:
             elif kind is RecordKind.APPLICATION_DELETED:
                 self._records.pop(parse_named(payload)[0], None)
         self._journal.records = []
+
+    def _read_slots(self, problem: str) -> None:
+        """Find out what the slots hold by reading them: the image of the highest counter and version is the active one.
+
+        It is the one most likely to have written what we cannot read. Nothing is written before something changes.
+        """
+        self.journal_problem = f"boot journal: {problem}; the slots were read instead"
+        images = {slot: image for slot in (0, 1) if (image := self._image_in(slot)) is not None}
+        if not images:
+            return
+        active = max(images, key=lambda slot: (images[slot][1].security_counter, images[slot][1].version))
+        for slot, (info, _) in images.items():
+            state = SlotState.CONFIRMED if slot == active else SlotState.STAGED
+            self._state = self._state.with_slot(slot, replace(info, state=state))
+        counter = images[active][1].security_counter
+        self._state = replace(self._state, active=active, security_counter=counter)
+
+    def _image_in(self, slot: int) -> tuple[SlotInfo, ImageFacts] | None:
+        """The genuine image at the start of *slot*, if there is one."""
+        data = self._flash.read(self._layout.slot_offsets[slot], self._layout.slot_size_bytes)
+        try:
+            data = data[: image_length(data)]
+            facts = self._verify(data)
+        except (ImageError, TrustError):
+            return None
+        digest = hashlib.sha256(data).digest()
+        return SlotInfo(size_bytes=len(data), sha256=digest, security_counter=facts.security_counter), facts
 
 
 def _record_key(name: str) -> bytes:

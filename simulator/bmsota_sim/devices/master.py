@@ -401,8 +401,8 @@ class Master:
         if result.facts is None:
             return
         facts = result.facts
-        trust_state, problem = load_trust_state(store)
-        if problem:
+        trust_state, trust_problem = load_trust_state(store)
+        for problem in filter(None, (store.journal_problem, trust_problem)):
             self._trace.note(now_ns, self.name, problem)
         positions = range(1, self._profile.slave_count + 1)
         trust = DeviceTrust(

@@ -98,8 +98,10 @@ class PlainMaster(NodeDevice):
 
     # -- the node (NodeOwner) --------------------------------------------------------------------------------------------
 
-    def booted(self, store: BootStore, result: BootResult) -> None:  # noqa: ARG002 - the application does nothing
+    def booted(self, store: BootStore, result: BootResult) -> None:
         self._trace.note(self._kernel.now_ns, self.name, f"boots {self.version}: {result.reason.name}")
+        if store.journal_problem:
+            self._trace.note(self._kernel.now_ns, self.name, store.journal_problem)
 
     def bootloader_entered(self) -> None:
         self._trace.note(self._kernel.now_ns, self.name, "in its bootloader")
