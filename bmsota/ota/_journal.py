@@ -106,7 +106,7 @@ def _check_counter(found: Mapping[str, Any]) -> None:
 
 def _decode_counter(data: bytes) -> Any:
     # Layout 0 was the bare number in 8 bytes. Its first byte is 0 for ages, and no map of CBOR begins with that.
-    return int.from_bytes(data, "big") if len(data) == 8 and data[0] == 0 else _cbor.decode(data)
+    return {"counter": int.from_bytes(data, "big")} if len(data) == 8 and data[0] == 0 else _cbor.decode(data)
 
 
 COUNTER_FORMAT: Final = RecordFormat(
@@ -114,7 +114,9 @@ COUNTER_FORMAT: Final = RecordFormat(
     layout=1,
     names=("counter",),
     check=_check_counter,
-    older={0: OlderLayout(lambda value: {"counter": value}, lambda found: found["counter"].to_bytes(8, "big"))},
+    older={
+        0: OlderLayout(lambda value: {"counter": value["counter"]}, lambda found: found["counter"].to_bytes(8, "big"))
+    },
     decode=_decode_counter,
 )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import re
+from pathlib import Path
 
+import cbor2
 import pytest
 from bmsota_sim.bench import BenchCommands, BenchOptions, BenchProtocol, BenchTopology, BenchWorld
 from bmsota_sim.bench._flashfile import load_flashes, save_flashes
@@ -436,6 +439,49 @@ def test_a_file_that_is_no_flash_file_is_refused(desk, tmp_path, data, said):
         load_flashes(desk().world, path)
     with pytest.raises(ConfigurationError, match="cannot read"):
         load_flashes(desk().world, tmp_path)
+
+
+def test_a_flash_file_of_an_older_version_is_read(tmp_path):
+    """Written by commit 231c49c, see tests/data/records/README.md."""
+    data = Path(__file__).parents[1] / "data" / "records" / "flashes.cbor.xz"
+    path = tmp_path / "flash"
+    path.write_bytes(cbor2.loads(lzma.decompress(data.read_bytes()))["bench"])
+    kernel = Kernel(START)
+    world = BenchWorld(kernel, BenchOptions(slaves=1, slot_kib=32))
+    assert load_flashes(world, path) is True
+    world.power_on()
+    kernel.run_until(START + SECOND)
+    assert [row.version for row in world.rows()] == ["2.0.0", "2.0.0"]
+
+
+def test_what_a_later_version_adds_to_a_flash_file_is_kept(desk, tmp_path):
+    """A field of the file; one of a node is read over."""
+    path = tmp_path / "flash"
+    world = desk().world
+    save_flashes(world, path)
+    kept = cbor2.loads(path.read_bytes())
+    kept["nodes"] = [[*node, "later"] for node in kept["nodes"]]
+    path.write_bytes(cbor2.dumps({**kept, "later": 1}))
+    assert load_flashes(desk().world, path) is True
+    save_flashes(world, path)
+    assert cbor2.loads(path.read_bytes())["later"] == 1
+
+
+def test_a_flash_file_of_a_newer_version_is_refused_and_left_alone(desk, tmp_path):
+    path = tmp_path / "flash"
+    world = desk().world
+    save_flashes(world, path)
+    newer = cbor2.dumps({**cbor2.loads(path.read_bytes()), "version": 2})
+    path.write_bytes(newer)
+    for use in (load_flashes, save_flashes):
+        with pytest.raises(ConfigurationError, match=r"layout 2 is newer than this version reads \(1\)"):
+            use(world, path)
+    assert path.read_bytes() == newer
+    fields = cbor2.loads(newer)
+    del fields["nodes"]
+    path.write_bytes(cbor2.dumps({**fields, "version": 1}))
+    with pytest.raises(ConfigurationError, match="is damaged"):
+        load_flashes(world, path)
 
 
 def test_the_rows_show_a_transfer(desk):

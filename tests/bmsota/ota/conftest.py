@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import cbor2
@@ -20,6 +22,9 @@ from bmsota.ota import (
     sign_manifest,
     sign_order,
 )
+
+# The rigs of this folder are modules beside the tests.
+sys.path.insert(0, str(Path(__file__).parent))
 
 DAY_S = 24 * 3600
 NOW_S = 1_790_000_000
