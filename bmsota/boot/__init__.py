@@ -10,7 +10,7 @@ Issue 2, design decision 9. The public names::
     SLOT_TRANSITIONS             the slots' state table, as data
 
 Left out: swapping images in place (slots are executed where they are) and recovery from a journal of which both
-copies are unreadable.
+copies are damaged. A journal of a newer layout is survived (docs/trust.md).
 """
 
 from __future__ import annotations
