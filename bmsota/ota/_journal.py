@@ -73,9 +73,10 @@ _NAMES_0: Final = _NAMES[:-1]
 
 
 def _check_journal(found: Mapping[str, Any]) -> None:
-    Phase(found["phase"])
+    phase = Phase(found["phase"])
+    expect(phase is not Phase.NONE, "phase", "an order under way", "none")
     expect(isinstance(found["base_url"], str), "base_url", "text", found["base_url"])
-    if found["outcome"]:
+    if found["outcome"] or phase is Phase.REPORT:
         Outcome(found["outcome"])
     expect_text("reason", found["reason"], length_max=256)
     expect_integer("slot", found["slot"], minimum=-1, maximum=1)

@@ -370,10 +370,16 @@ def _parse_upgrades(upgrades: Any) -> tuple[NodeUpgrade, ...]:
 
 
 def _check(found: Mapping[str, Any]) -> None:
-    expect(isinstance(found["concluded"], str), "concluded", "text", found["concluded"])
-    expect_integer("forgotten", found["forgotten"])
-    _parse_nodes(found["nodes"])
-    _parse_upgrades(found["upgrades"])
+    """Every value of its type. What nodes say of themselves is not judged here: it was not when it was written."""
+    nodes, upgrades = _parse_nodes(found["nodes"]), _parse_upgrades(found["upgrades"])
+    texts = [found["concluded"], *(node.hwid for node in nodes.values())]
+    texts += [text for upgrade in upgrades for text in (upgrade.hwid, upgrade.tool, upgrade.detail)]
+    numbers = [found["forgotten"], *nodes, *(mark for node in nodes.values() for mark in node.reverted | node.refused)]
+    numbers += [number for upgrade in upgrades for number in (upgrade.at_s, upgrade.position)]
+    for text in texts:
+        expect(isinstance(text, str), "record", "text", repr(text))
+    for number in numbers:
+        expect_integer("record", number)
 
 
 _NAMES: Final = ("concluded", "forgotten", "nodes", "upgrades")
