@@ -102,7 +102,7 @@ class UpgradeState(Value):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SignedReport(Value):
-    """0xC2: the signed post-boot report (`bmsota.ota.report`), carried as it is."""
+    """0xC2: the signed post-boot report (`bmsota.ota.PostBootReport`), carried as it is."""
 
     time: datetime
     document: bytes

@@ -119,7 +119,7 @@ class NodeSnapshot:
         active_slot: int | None,
         running_slot: int | None,
     ) -> NodeSnapshot:
-        """A node as the bootloader's discovery describes it (`bmsota.bootloader.NodeDescription`)."""
+        """A node as the bootloader's discovery describes it (`bmsota.node.NodeDescription`)."""
         return cls(
             position=position,
             hwid=hwid,

@@ -1,4 +1,4 @@
-"""How a master tells the platform of field upgrades: `bmsota.ota.field_upgrades` between its boot store and its cloud link.
+"""How a master tells the platform of field upgrades: `bmsota.ota.LocalUpgradeDetector` between its boot store and its cloud link.
 
 The watch decides; here discoveries become what it looks at, and what it hands out becomes frames of the extension.
 """
