@@ -223,7 +223,7 @@ def parse_document(status: int, body: bytes) -> bytes | None:
         return None
     _refuse_unless_ok("document", status, body)
     if not body:
-        raise RemoteProtocolError("document: expected bytes, got none")
+        raise RemoteProtocolError("document: the response is empty")
     return body
 
 
@@ -254,7 +254,7 @@ def route(method: str, path: str) -> Route:
         if match is not None and method == pattern_method:
             named = match.groupdict()
             return Route(endpoint, order_id=named.get("order_id", ""), sha256=bytes.fromhex(named.get("sha256", "")))
-    raise RemoteProtocolError(f"device API: expected a known path, got {method[:8]} {path[:120]}")
+    raise RemoteProtocolError(f"device API: no such endpoint: {method[:8]} {path[:120]}")
 
 
 def bearer_token(request: HttpRequest) -> str | None:
@@ -407,7 +407,7 @@ def _parse_fields(where: str, body: bytes, names: tuple[str, ...]) -> dict[str, 
     except _cbor.CborError as error:
         raise RemoteProtocolError(f"{where}: {error}") from error
     if not isinstance(value, dict) or set(value) != set(names):
-        raise RemoteProtocolError(f"{where}: expected a map of {', '.join(names)}, got another value")
+        raise RemoteProtocolError(f"{where}: not a map of exactly {', '.join(names)}")
     return value
 
 

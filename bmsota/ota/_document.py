@@ -124,12 +124,12 @@ def _open(data: bytes) -> tuple[bytes, bytes, bytes]:
     """Check the envelope; return protected header, payload and signature."""
     parts = _cbor.decode(data, tag=_cbor.COSE_SIGN1_TAG)
     if not (isinstance(parts, list) and len(parts) == 4):
-        raise _cbor.CborError("expected an array of 4, got another shape")
+        raise _cbor.CborError("not an array of 4")
     protected, unprotected, payload, signature = parts
     if not (isinstance(protected, bytes) and isinstance(payload, bytes) and isinstance(signature, bytes)):
-        raise _cbor.CborError("expected byte strings, got other types")
+        raise _cbor.CborError("header, payload or signature is not a byte string")
     if unprotected != {} or len(signature) != SIGNATURE_SIZE_BYTES:
-        raise _cbor.CborError("expected an empty unprotected header and a signature of 64 bytes, got others")
+        raise _cbor.CborError("the unprotected header is not empty, or the signature is not 64 bytes")
     return protected, payload, signature
 
 
@@ -137,10 +137,10 @@ def _key_id_of(protected: bytes, content_type: str) -> bytes:
     """Check the protected header; return the key id."""
     header = _cbor.decode(protected)
     if not (isinstance(header, dict) and set(header) == {_ALG, _CONTENT_TYPE, _KID} and header[_ALG] == _EDDSA):
-        raise _cbor.CborError("expected algorithm EdDSA, content type and key id, got another header")
+        raise _cbor.CborError("the header is not exactly algorithm EdDSA, content type and key id")
     key_id, found = header[_KID], header[_CONTENT_TYPE]
     if not (isinstance(key_id, bytes) and len(key_id) == KEY_ID_SIZE_BYTES):
-        raise _cbor.CborError("expected a key id of 8 bytes, got another")
+        raise _cbor.CborError("the key id is not 8 bytes")
     if found != content_type:
         attack = Attack.WRONG_DOCUMENT if found in CONTENT_TYPES else Attack.MALFORMED_DOCUMENT
         raise TrustError(attack, f"expected {content_type}, got {str(found)[:60]}")

@@ -303,7 +303,7 @@ class Download:
         if self._wants_abort:
             return
         if self._state is not DownloadState.WAITING_HEAD:
-            raise LocalProtocolError(f"download: expected a head after a request, got one while {self._state}")
+            raise LocalProtocolError(f"download: no request is waiting for a response ({self._state})")
         if status == 206 and self._range is not None:
             self._receive_partial(headers, now_ns)
         elif status == 200:
@@ -318,9 +318,9 @@ class Download:
             wait_s = _retry_after_s(find_header(headers, "Retry-After"), now_ns)
             self._end_attempt(f"expected 200 or 206, got {status}", now_ns, wait_s=wait_s)
         elif status in _STATUS_MISSING:
-            self._fail(f"missing: expected the image, got {status}", permanent=True, status=status)
+            self._fail(f"missing: the server does not have the image, got {status}", permanent=True, status=status)
         elif status in _STATUS_UNAUTHORISED:
-            self._fail(f"unauthorised: expected the image, got {status}", permanent=False, status=status)
+            self._fail(f"unauthorised: the server wants a new session, got {status}", permanent=False, status=status)
         else:
             self._fail(f"expected 200 or 206, got {status}", permanent=True, status=status)
 
@@ -333,7 +333,7 @@ class Download:
         if self._wants_abort:
             return
         if self._state is not DownloadState.RECEIVING:
-            raise LocalProtocolError(f"download: expected a body after a head, got one while {self._state}")
+            raise LocalProtocolError(f"download: no response is being received ({self._state})")
         self._window_bytes += len(data)
         self._take(data)
         if self.finished:
@@ -346,7 +346,7 @@ class Download:
     def response_ended(self, now_ns: int, error: str | None = None) -> None:
         """The answer is over: complete as the connection sees it, or cut, and *error* says why."""
         if self._state is DownloadState.WAITING_HEAD:
-            self._end_attempt(error or "expected a head, got the end of the connection", now_ns)
+            self._end_attempt(error or "the connection closed before the response", now_ns)
         elif self._state is DownloadState.RECEIVING:
             if error is None and self._position >= self._stream_end:
                 self._become_ready(aborts=False)
@@ -363,13 +363,13 @@ class Download:
         if self._state is DownloadState.RETRY_WAIT:
             self._wake(now_ns)
         elif self._state is DownloadState.WAITING_HEAD:
-            self._end_attempt(f"expected a head within {self._options.head_timeout_s} s, got none", now_ns)
+            self._end_attempt(f"no response within {self._options.head_timeout_s} s", now_ns)
         elif self._state is DownloadState.RECEIVING:
             if self._is_too_slow(now_ns):
                 return
             self._deadline_ns = min(self._stall_ns, self._window_end_ns)
             if now_ns >= self._stall_ns:
-                self._end_attempt(f"expected bytes within {self._options.stall_timeout_s} s, got none", now_ns)
+                self._end_attempt(f"no data for {self._options.stall_timeout_s} s", now_ns)
 
     # -- heads -----------------------------------------------------------------------------------------------------
 
@@ -394,7 +394,7 @@ class Download:
         if etag is not None and etag != self._etag:
             # The server has another file under this path, or names the same one otherwise, and does not know If-Range.
             self._etag = etag
-            self._restart("expected the entity tag we asked for, got another one")
+            self._restart("the server has another file (entity tag)")
             return
         if first:
             self._events.append(Resumed(first))
@@ -404,7 +404,7 @@ class Download:
         if self._is_encoded(headers):
             return
         if (find_header(headers, "Content-Type") or "").lower().startswith("text/html"):
-            self._fail("expected an image, got a web page (a captive portal?)", permanent=False, status=200)
+            self._fail("the server sent a web page, not an image (a captive portal?)", permanent=False, status=200)
             return
         length = (find_header(headers, "Content-Length") or "").strip()
         # A longer file, or one of unknown length, is read up to the signed size; the digests decide. A shorter one
@@ -440,12 +440,12 @@ class Download:
     def _follow(self, status: int, location: str | None) -> None:
         self._redirects += 1
         if self._redirects > REDIRECTS_MAX:
-            self._fail(f"expected at most {REDIRECTS_MAX} redirects, got more", permanent=True, status=status)
+            self._fail(f"more than {REDIRECTS_MAX} redirects", permanent=True, status=status)
             return
         target = self._resolve(location or "")
         if target is None:
             self._fail(
-                f"expected a redirect to an allowed origin, got {(location or 'nothing')[:80]}",
+                f"redirected to an origin that is not allowed: {(location or 'none')[:80]}",
                 permanent=True,
                 status=status,
             )
@@ -521,7 +521,7 @@ class Download:
         self._events.append(BlockRefused(index))
         refusals = self._refusals[index] = self._refusals.get(index, 0) + 1
         if refusals >= self._options.block_refusals_max:
-            self._fail(f"corrupted-data: expected the signed digest of block {index}, got another {refusals} times",
+            self._fail(f"corrupted-data: block {index} did not have its signed digest {refusals} times",
                        permanent=True)  # fmt: skip
         elif refusals > 1 and self._range is not None:
             # Twice wrong, and as a range: perhaps only the server's ranges are wrong.
@@ -590,9 +590,7 @@ class Download:
         """The next request follows at once; with *aborts*, what is left of the answer is not wanted."""
         self._attempts += 1
         if self._attempts >= self._options.attempts_max:
-            self._fail(
-                f"expected the image within {self._options.attempts_max} attempts, got part of it", permanent=False
-            )
+            self._fail(f"the image did not arrive in {self._options.attempts_max} attempts", permanent=False)
             return
         self._state = DownloadState.READY
         self._wants_abort = aborts

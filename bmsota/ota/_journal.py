@@ -125,7 +125,7 @@ COUNTER_FORMAT: Final = RecordFormat(
 def load_trust_state(store: BootStore) -> tuple[TrustState, str]:
     """The trust state of the unit whose boot store this is, and what to write to the log about it; "" if nothing.
 
-    A unit that starts for the first time starts with the defaults. One whose state cannot be read goes on too: what its nodes
+    A unit that starts for the first time starts with the defaults. So does one whose state cannot be read: what its nodes
     guard themselves, their security counters, cannot be undercut by that, and orders expire.
     """
     stored = store.get_record(TRUST_RECORD)
@@ -135,7 +135,7 @@ def load_trust_state(store: BootStore) -> tuple[TrustState, str]:
         state = TrustState.loads(stored)
     except TrustError as problem:
         counters = ((0, store.security_counter),) if store.security_counter else ()
-        return TrustState(security_counters=counters), f"the trust state is begun anew: {problem}"
+        return TrustState(security_counters=counters), f"the trust state was reset: {problem}"
     return state, state.newer_layout_note
 
 
@@ -316,7 +316,7 @@ class OrderRecords:
             counter = found["counter"] if found else 0
         except RecordError as problem:
             # The platform takes no number twice. The time is beyond any number of reports.
-            self._note(f"{problem}; goes on from the time")
+            self._note(f"{problem}; continues from the time")
             counter = max(now_s, self.trust.state.time_s)
         self._counter_record.save({"counter": counter + 1})
         return int(counter) + 1

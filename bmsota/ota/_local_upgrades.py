@@ -331,7 +331,7 @@ class LocalUpgradeDetector:
             found = self._record.load()
         except RecordError as problem:
             # What the nodes run is seen again; what was not delivered is lost, and the log says so.
-            self.problem = f"{problem}; begins with what the nodes run now"
+            self.problem = f"{problem}; starts again from what the nodes run now"
             return
         if found is None:
             return

@@ -388,7 +388,7 @@ def test_n10_a_redirect_elsewhere_is_not_followed(entry, location):
     options = DownloadOptions(redirect_origins=frozenset({"https://cdn.example"}))
     headers = {} if location is None else {"Location": location}
     result = run(Download(entry, options=options), Server(fault=lambda _n, _r, _a: Answer(302, headers, b"")))
-    assert "expected a redirect to an allowed origin" in outcome(result)
+    assert "redirected to an origin that is not allowed" in outcome(result)
     assert result.events[-1].error.permanent
     assert len(result.requests) == 1
 
@@ -397,7 +397,7 @@ def test_n11_redirect_loop(entry):
     """Five, not more."""
     server = Server(fault=lambda n, _r, _a: Answer(301, {"Location": f"/{n}"}, b""))
     result = run(Download(entry), server)
-    assert "expected at most 5 redirects" in outcome(result)
+    assert "more than 5 redirects" in outcome(result)
     assert len(result.requests) == 6
 
 
@@ -477,7 +477,7 @@ def test_n14_a_block_that_is_always_wrong_ends_the_download(entry):
         return answer.but(body=bytes(body))
 
     result = run(Download(entry), Server(fault=fault))
-    assert "corrupted-data: expected the signed digest of block 5" in outcome(result)
+    assert "corrupted-data: block 5 did not have its signed digest" in outcome(result)
     assert result.events[-1].error.permanent
     assert [request.header("Range") for request in result.requests] == [
         None,
@@ -546,7 +546,7 @@ def test_n15_a_server_may_answer_with_less_than_the_range(entry):
     assert isinstance(result.events[-1], DownloadCompleted)
     options = DownloadOptions(attempts_max=5)
     result = run(Download(entry, have=[0], options=options), Server(fault=capped(1500)))
-    assert "expected the image within 5 attempts" in str(result.events[-1].error)
+    assert "the image did not arrive in 5 attempts" in str(result.events[-1].error)
     assert len(result.requests) == 5
 
 
@@ -641,7 +641,7 @@ def test_n20_a_proxy_that_doubles_a_piece(entry):
 def test_a_server_that_says_nothing_is_left(entry):
     """No head within 30 s: eight times, with growing waits, then the download fails."""
     result = run(Download(entry), Server(fault=lambda _n, _r, a: a.but(head_ns=3600 * S)))
-    assert "expected a head within 30 s" in outcome(result)
+    assert "no response within 30 s" in outcome(result)
     assert len(result.requests) == 8
     waits = [event.retry_at_ns for event in result.events[:-1]]
     assert [round((after - before) / S) for before, after in pairwise(waits)] == [
@@ -663,7 +663,7 @@ def test_a_server_that_stops_in_mid_body_is_left(entry):
     result = run(Download(entry), Server(fault=fault))
     assert outcome(result) == "ok"
     assert isinstance(result.events[0], AttemptFailed)
-    assert "expected bytes within 20 s" in result.events[0].reason
+    assert "no data for 20 s" in result.events[0].reason
 
 
 def test_nothing_happens_before_its_time(entry):
@@ -694,7 +694,7 @@ def test_nothing_happens_before_its_time(entry):
 def test_a_connection_that_ends_before_its_head_is_tried_again(entry):
     """With or without the driver's reason."""
     download = Download(entry)
-    for error, text in ((None, "expected a head, got the end"), ("refused", "refused")):
+    for error, text in ((None, "the connection closed before the response"), ("refused", "refused")):
         now = download.next_timeout() or START
         download.next_request(now)
         download.response_ended(now, error)
@@ -760,10 +760,10 @@ def test_blocks_the_image_does_not_have(entry):
 def test_inputs_out_of_order_are_the_drivers_mistake(entry):
     """A head without a request, a body without a head."""
     download = Download(entry)
-    with pytest.raises(LocalProtocolError, match="expected a head after a request"):
+    with pytest.raises(LocalProtocolError, match="no request is waiting"):
         download.receive_head(200, {}, START)
     download.next_request(START)
-    with pytest.raises(LocalProtocolError, match="expected a body after a head"):
+    with pytest.raises(LocalProtocolError, match="no response is being received"):
         download.receive_body(b"x", START)
 
 

@@ -374,7 +374,7 @@ def test_a_trust_state_that_cannot_be_read_is_begun_anew_and_said(world, bad):
     """The counters of the boot store still stand; the order under way is over, the next one is accepted."""
     device = play(Device(world), UNTIL_DOWNLOAD)
     pack = boot_with(device, "trust", bad(cbor2.loads(record(device, "trust"))))
-    assert device.trust_problem.startswith("the trust state is begun anew: malformed-document: trust state")
+    assert device.trust_problem.startswith("the trust state was reset: malformed-document: trust state")
     state, _ = load_trust_state(device.updater_store)
     assert state == TrustState(security_counters=((0, 1),))
     assert pack.run() == []

@@ -650,8 +650,8 @@ def texts(world):
         words={
             "{forged}": stranger,
             "{forged-manifest}": stranger,
-            "{corrupted}": f"image {digest}: corrupted-data: expected the signed digest of block 1, got another 3 times",
-            "{missing}": f"image {digest}: missing: expected the image, got 404",
+            "{corrupted}": f"image {digest}: corrupted-data: block 1 did not have its signed digest 3 times",
+            "{missing}": f"image {digest}: missing: the server does not have the image, got 404",
             "{nonsense}": "challenge: expected a string of 14 bytes, got 7 (offset 1)",
             "{master-last}": str(world.manifest.images[0].size_bytes - 1),
         },

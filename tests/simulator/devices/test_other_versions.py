@@ -9,7 +9,7 @@ import pytest
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("trust", {"layout": 2}, "the trust state is begun anew: malformed-document: trust state"),
+        ("trust", {"layout": 2}, "the trust state was reset: malformed-document: trust state"),
         ("upgrade", {"layout": 2}, "upgrade journal: layout 2 is newer than this version reads (1)"),
         ("upgrade", ["accepted", "http://x", "", "", -1], "upgrade journal: damaged"),
         ("field-upgrades", {"layout": 3}, "record of local upgrades: layout 3 is newer than this version reads (2)"),
