@@ -146,7 +146,7 @@ class NodeSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderScope:
-    """Which nodes the order under way answers for (`Updater.reach`)."""
+    """Which nodes the order under way answers for (`Updater.scope`)."""
 
     order_id: str
     runs: frozenset[int]
