@@ -15,32 +15,13 @@ __all__ = ["extra_error", "missing_extra", "run_script"]
 # What an extra is for, what it brings, and the modules of that.
 _EXTRAS: Final[dict[str, tuple[str, str, set[str]]]] = {
     "cli": ("the command line", "typer and rich", {"typer", "rich", "dpkt"}),
-    "trust": ("this command", "cryptography and cbor2", {"cbor2", "construct", "cryptography", "cwt"}),
+    "trust": ("this command", "cryptography and cbor2", {"cbor2", "construct", "cryptography"}),
     "can": (
         "this command",
         "python-can and cantools",
         {"bincopy", "can", "cantools", "heatshrink2", "isotp", "numpy", "serial", "udsoncan"},
     ),
     "parquet": ("Parquet", "pyarrow", {"pyarrow"}),
-    "sim": ("the simulator", "more packages", {"httpx", "pydantic", "yaml"}),
-    "cloud": (
-        "the platform",
-        "more packages",
-        {
-            "aiosmtpd",
-            "aiosmtplib",
-            "alembic",
-            "argon2",
-            "fastapi",
-            "jinja2",
-            "multipart",
-            "python_multipart",
-            "sqlalchemy",
-            "starlette",
-            "uvicorn",
-            "websockets",
-        },
-    ),
 }
 
 
@@ -62,8 +43,8 @@ def missing_extra(error: BaseException | None) -> MissingExtraError | None:
     return None
 
 
-def run_script(program: str, main: Callable[[], None], *, extra: str | None = None) -> None:
-    """Run a console script. *main* imports what it needs; *extra* brings all of it, if one does.
+def run_script(program: str, main: Callable[[], None]) -> None:
+    """Run a console script. *main* imports what it needs.
 
     Raises:
         SystemExit: 2 after the line about a missing extra; and whatever *main* raises.
@@ -74,6 +55,5 @@ def run_script(program: str, main: Callable[[], None], *, extra: str | None = No
         missing = missing_extra(error)
         if missing is None:
             raise
-        line = missing if extra is None else extra_error(extra)
-        sys.stderr.write(f"{program}: {line}\n")
+        sys.stderr.write(f"{program}: {missing}\n")
         raise SystemExit(2) from None

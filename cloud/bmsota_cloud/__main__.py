@@ -1,20 +1,23 @@
-"""The console script `bmsota-cloud`. Free of third-party imports, so that it can name the extra that brings them."""
+"""`bmsota-cloud`: the entry point. It loads the commands, and says which extra to install where that fails."""
 
 from __future__ import annotations
 
-from bmsota.cli.extras import run_script
+import sys
+
+from bmsota._extras import needs_extra
+from bmsota.errors import MissingExtraError
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line."""
-    run_script("bmsota-cloud", _run, extra="cloud")
-
-
-def _run() -> None:
-    from bmsota_cloud.cli import main as run  # noqa: PLC0415 - needs the extra `cloud`
-
+    """Run the command line. It ends with `SystemExit`."""
+    try:
+        with needs_extra("the platform", "cloud"):
+            from bmsota_cloud.cli import main as run  # noqa: PLC0415 - needs the extra
+    except MissingExtraError as error:
+        print(f"bmsota-cloud: {error}", file=sys.stderr)  # noqa: T201 - typer may be what is missing
+        raise SystemExit(2) from error
     run()
 
 

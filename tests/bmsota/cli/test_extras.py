@@ -66,7 +66,6 @@ def test_what_needs_no_extra_works_and_the_rest_is_listed():
     [
         ("bmsota_sim", "typer", "sim"),
         ("bmsota_cloud", "fastapi", "cloud"),
-        ("bmsota_cloud", "rich", "cloud"),
     ],
 )
 def test_the_other_scripts_name_their_own_extra(package, module, extra):
@@ -81,7 +80,7 @@ def test_an_import_that_fails_for_another_reason_is_a_bug_and_stays_one():
         raise ImportError("cannot import name 'x' from 'bmsota'")
 
     with pytest.raises(ImportError, match="cannot import name"):
-        run_script("bmsota", broken, extra="can")
+        run_script("bmsota", broken)
     assert missing_extra(ModuleNotFoundError("no", name="bmsota.nothing")) is None
 
 
