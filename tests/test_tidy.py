@@ -145,16 +145,6 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
 }
 
 
-def imported_files(path: Path) -> set[Path]:
-    """The files of `bmsota_cloud` that *path* imports, typing imports included."""
-    found: set[Path] = set()
-    for name in imported_modules(path):
-        if name.split(".")[0] == "bmsota_cloud":
-            stem = ROOT / "cloud" / name.replace(".", "/")
-            found.update(file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file())
-    return found - {path}
-
-
 @pytest.mark.parametrize("path", sources("cloud/bmsota_cloud"), ids=relative)
 def test_each_layer_of_the_cloud_keeps_to_itself(path):
     """Only storage knows SQL; only gateway, api and pages know the network; services see storage by its Protocols."""
@@ -170,15 +160,107 @@ def test_each_layer_of_the_cloud_keeps_to_itself(path):
         assert not {name for name in names if name.startswith("bmsota_cloud.storage.sql")}
 
 
-def test_no_file_of_the_cloud_imports_itself_by_a_way_round():
-    """Imports for typing count: a cycle of names is a cycle of ideas."""
-    imports = {path: imported_files(path) for path in sources("cloud/bmsota_cloud")}
-    assert len(imports) > 50
-    # Take away, again and again, what imports nothing that is left; a cycle is what can't be taken away.
-    while free := [path for path, names in imports.items() if not names & imports.keys()]:
-        for path in free:
-            del imports[path]
-    assert sorted(map(relative, imports)) == []
+# The floors of the library, top first: a room may import what stands below it, and nothing beside it (docs/architecture.md).
+FLOORS = (
+    {"cli"},
+    {"adapters"},
+    {"master"},
+    {"flashing"},
+    {"bootloader", "uds", "ota"},
+    {"node"},
+    {"gbt32960", "boot", "slcan"},
+    {"signals", "image"},
+    {"can_timing"},
+    {"checksums", "canframe", "compression"},
+    {"_extras"},
+    {"errors"},
+)
+
+
+def room(module: str) -> str:
+    """`bmsota.gbt32960._codec` -> `gbt32960`."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def floor(name: str) -> int:
+    return next(level for level, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def test_every_room_has_its_floor():
+    rooms = {path.stem if path.parent == ROOT / "bmsota" else room(module_of(path)) for path in sources("bmsota")}
+    assert rooms - {"__init__"} == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", sources("bmsota"), ids=relative)
+def test_a_room_imports_only_what_stands_below_it(path):
+    """Typing imports included."""
+    mine = room(module_of(path))
+    if not mine:  # bmsota/__init__.py
+        assert not {name for name in imported_modules(path) if name.startswith("bmsota.")}
+        return
+    for name in imported_modules(path):
+        if name.startswith("bmsota.") and (other := room(name)) != mine and other != "__version__":
+            assert floor(other) > floor(mine), f"{mine} imports {other} ({name})"
+
+
+def module_of(path: Path) -> str:
+    """The name by which *path* is imported."""
+    place = (
+        relative(path).removeprefix("simulator/").removeprefix("cloud/").removesuffix(".py").removesuffix("/__init__")
+    )
+    return place.replace("/", ".")
+
+
+def imported_files() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports, typing imports included; `from package import module` is the module."""
+    modules = {module_of(path): path for folder in OURS for path in sources(folder)}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names = imported_modules(path) & set(modules)
+        # `from package import module` names both; what is meant is the module.
+        graph[module] = {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in modules:
+                module_names = {f"{node.module}.{alias.name}" for alias in node.names}
+                graph[module] |= set() if module_names <= set(modules) else {node.module}
+        graph[module].discard(module)
+    return graph
+
+
+def test_no_file_imports_itself_in_a_circle():
+    """Not even for typing: a circle of files is one file."""
+    graph = imported_files()
+    assert len(graph) > 200
+    reach: dict[str, set[str]] = {}
+    for start in graph:
+        seen, todo = set(), list(graph[start])
+        while todo:
+            if (name := todo.pop()) not in seen:
+                seen.add(name)
+                todo += graph[name]
+        reach[start] = seen
+    circles = {
+        tuple(sorted({start} | {name for name in reach[start] if start in reach[name]}))
+        for start in graph
+        if start in reach[start]
+    }
+    assert not circles, "\n".join(" <-> ".join(each) for each in sorted(circles))
+
+
+def test_one_public_class_name_has_one_meaning():
+    places: dict[str, list[str]] = {}
+    for path in [path for folder in OURS for path in sources(folder)]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(relative(path))
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+                name = ast.unparse(node.target)
+                if not name.startswith("_"):
+                    places.setdefault(name, []).append(relative(path))
+    twice = {name: where for name, where in places.items() if len(where) > 1}
+    assert not twice
 
 
 def test_no_option_of_the_command_line_is_named_in_the_library():

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._registry import Layouts
     from bmsota.gbt32960._session.backfill import StoredReport
 
-__all__ = ["SECURITY_DOWN", "SECURITY_UP", "TRIES", "Session", "Timer", "time_reply"]
+__all__ = ["SECURITY_DOWN", "SECURITY_UP", "TRIES", "BaseSession", "SessionTimer", "time_reply"]
 
 TRIES: Final = 3
 """Annex B and B.2.9: what is not answered is sent three times."""
@@ -39,7 +39,7 @@ SECURITY_DOWN: Final = frozenset({Command.ACTIVATION_REPLY, Command.KEY_EXCHANGE
 """2025: may come before the login, which may already need the key."""
 
 
-class Timer(Enum):
+class SessionTimer(Enum):
     """In the order in which they run when several are due."""
 
     UNFINISHED = auto()
@@ -63,7 +63,7 @@ StateT = TypeVar("StateT", bound=Enum)
 EventT = TypeVar("EventT")
 
 
-class Session(ABC, Generic[StateT, EventT]):
+class BaseSession(ABC, Generic[StateT, EventT]):
     """One end of one link. The tables of a subclass say what it does when."""
 
     _NAME: ClassVar[str]
@@ -73,8 +73,8 @@ class Session(ABC, Generic[StateT, EventT]):
     """States in which there is a link."""
     _DEAF: ClassVar[frozenset[Any]] = frozenset()
     """States in which received bytes are not looked at."""
-    _DUE: ClassVar[Mapping[Timer, Callable[[Any, int], None]]]
-    """Timer -> the method that does what is due."""
+    _DUE: ClassVar[Mapping[SessionTimer, Callable[[Any, int], None]]]
+    """SessionTimer -> the method that does what is due."""
 
     def __init__(self, state: StateT, cipher: DataUnitCipher | None, layouts: Layouts | None) -> None:
         self._state = state
@@ -83,7 +83,7 @@ class Session(ABC, Generic[StateT, EventT]):
         self._outgoing: list[tuple[bytes, StoredReport | None]] = []
         """What waits for the link; a report is kept beside its bytes, in case the link never takes them."""
         self._outgoing_size_bytes = 0
-        self._timers: dict[Timer, int] = {}
+        self._timers: dict[SessionTimer, int] = {}
 
     # --- what the caller asks ----------------------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ class Session(ABC, Generic[StateT, EventT]):
     def receive_data(self, data: bytes, now_ns: int) -> None:
         """Take what the link received. Bytes that come without a link, or while it is being closed, count as well."""
         self._reader.receive_data(data)
-        self._timers.pop(Timer.UNFINISHED, None)
+        self._timers.pop(SessionTimer.UNFINISHED, None)
         self._read(now_ns)
 
     def handle_timeout(self, now_ns: int) -> None:
@@ -124,7 +124,7 @@ class Session(ABC, Generic[StateT, EventT]):
             if self._timers[timer] > now_ns:
                 return
             del self._timers[timer]
-            if timer is Timer.UNFINISHED:
+            if timer is SessionTimer.UNFINISHED:
                 self._reader.skip_start()
                 self._read(now_ns)
             else:
@@ -152,7 +152,7 @@ class Session(ABC, Generic[StateT, EventT]):
             event = self._reader.next_event()
             if event is NEED_DATA:
                 if self._reader.unfinished_size_bytes and self._state in self._LINKED:
-                    self._timers[Timer.UNFINISHED] = now_ns + _UNFINISHED_NS
+                    self._timers[SessionTimer.UNFINISHED] = now_ns + _UNFINISHED_NS
                 return
             if isinstance(event, DiscardedBytes):
                 self._events.append(event)

@@ -37,7 +37,7 @@ from bmsota.gbt32960._messages import (
     VehicleLogout,
 )
 from bmsota.gbt32960._plain import time_of
-from bmsota.gbt32960._session.base import SECURITY_DOWN, SECURITY_UP, TRIES, Session, Timer, time_reply
+from bmsota.gbt32960._session.base import SECURITY_DOWN, SECURITY_UP, TRIES, BaseSession, SessionTimer, time_reply
 from bmsota.gbt32960._session.events import (
     CloseReason,
     CloseRequested,
@@ -135,7 +135,7 @@ class _Waiting:
     due_ns: int = 0
 
 
-class PlatformSession(Session[PlatformState, PlatformEvent]):
+class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
     """One link to a terminal."""
 
     _NAME = "platform"
@@ -181,7 +181,7 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
     def connected(self, now_ns: int) -> None:
         """The link is there. If this is not called, the time to log in counts from the first bytes."""
         if self._state is PlatformState.OPEN:
-            self._timers.setdefault(Timer.LOGIN, now_ns + self.options.login_timeout_ns)
+            self._timers.setdefault(SessionTimer.LOGIN, now_ns + self.options.login_timeout_ns)
 
     def disconnected(self, _now_ns: int) -> None:
         """The link is gone. Commands without an answer are reported as timed out."""
@@ -207,8 +207,8 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
         self._vin = login.frame.vin
         self._edition = login.frame.edition
         self._reply_in_kind(login, ReplyFlag.SUCCESS, now_ns)
-        self._timers.pop(Timer.LOGIN, None)
-        self._timers[Timer.SILENCE] = now_ns + self.options.silence_timeout_ns
+        self._timers.pop(SessionTimer.LOGIN, None)
+        self._timers[SessionTimer.SILENCE] = now_ns + self.options.silence_timeout_ns
         self._read(now_ns)
 
     def refuse_login(self, reply_flag: int | None, now_ns: int) -> None:
@@ -223,8 +223,8 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
         login = self._decide(_Input.REFUSED)
         if reply_flag is not None:
             self._reply_in_kind(login, reply_flag, now_ns)
-        self._timers.pop(Timer.SILENCE, None)
-        self._timers.setdefault(Timer.LOGIN, now_ns + self.options.login_timeout_ns)
+        self._timers.pop(SessionTimer.SILENCE, None)
+        self._timers.setdefault(SessionTimer.LOGIN, now_ns + self.options.login_timeout_ns)
         self._read(now_ns)
 
     def change_options(self, options: PlatformOptions) -> None:
@@ -332,9 +332,9 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
             self._send(waiting.raw)
         due = [waiting.due_ns for waiting in self._waiting if waiting.tries]
         if due:
-            self._timers[Timer.COMMAND] = min(due)
+            self._timers[SessionTimer.COMMAND] = min(due)
         else:
-            self._timers.pop(Timer.COMMAND, None)
+            self._timers.pop(SessionTimer.COMMAND, None)
 
     def _answered(self, frame: Frame, now_ns: int) -> None:
         for waiting in self._waiting:
@@ -386,7 +386,7 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
             self._refuse(frame, f"from {frame.vin!r} in state {self._state.name}, logged in is {self._vin!r}")
             return
         if self._state is PlatformState.LOGGED_IN:
-            self._timers[Timer.SILENCE] = now_ns + self.options.silence_timeout_ns
+            self._timers[SessionTimer.SILENCE] = now_ns + self.options.silence_timeout_ns
         if frame.reply_flag != ReplyFlag.COMMAND:
             self._answered(frame, now_ns)
             return
@@ -496,8 +496,8 @@ class PlatformSession(Session[PlatformState, PlatformEvent]):
         Command.HEARTBEAT: _heartbeat_received,
         Command.TIME_SYNC: _time_sync_received,
     }
-    _DUE: ClassVar[dict[Timer, Callable[[PlatformSession, int], None]]] = {
-        Timer.COMMAND: _send_waiting,
-        Timer.LOGIN: _login_due,
-        Timer.SILENCE: _silence_due,
+    _DUE: ClassVar[dict[SessionTimer, Callable[[PlatformSession, int], None]]] = {
+        SessionTimer.COMMAND: _send_waiting,
+        SessionTimer.LOGIN: _login_due,
+        SessionTimer.SILENCE: _silence_due,
     }

@@ -47,7 +47,7 @@ from bmsota.gbt32960._messages import (
 )
 from bmsota.gbt32960._reader import FrameReader
 from bmsota.gbt32960._session.backfill import BackfillStore, StoredReport
-from bmsota.gbt32960._session.base import SECURITY_DOWN, SECURITY_UP, TRIES, Session, Timer, time_reply
+from bmsota.gbt32960._session.base import SECURITY_DOWN, SECURITY_UP, TRIES, BaseSession, SessionTimer, time_reply
 from bmsota.gbt32960._session.events import (
     CloseReason,
     CloseRequested,
@@ -168,7 +168,7 @@ class _Extension:
     tries: int = 0
 
 
-class TerminalSession(Session[TerminalState, TerminalEvent]):
+class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
     """One vehicle's terminal. Begins by asking for a link at the first `handle_timeout`."""
 
     _NAME = "terminal"
@@ -234,7 +234,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         self.subsystem_codes = subsystem_codes
         self._serial = last_serial
         self._serial_day: date | None = None if last_login_ns is None else beijing_time(last_login_ns).date()
-        self._timers[Timer.CONNECT] = 0
+        self._timers[SessionTimer.CONNECT] = 0
         self._connect_ns = 0
         """When the next link is due, once the present one is gone."""
         self._misses = 0
@@ -274,7 +274,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         """
         self._move(_Input.LINK_UP)
         self._reader = FrameReader(cipher=self.options.cipher, layouts=self.options.layouts)
-        self._timers.pop(Timer.CONNECT, None)
+        self._timers.pop(SessionTimer.CONNECT, None)
         if self._state is TerminalState.LEAVING:  # The vehicle was switched off while the driver was connecting.
             self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
             return
@@ -297,7 +297,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         elif before is not TerminalState.CLOSING:  # There the next try has its time already.
             is_third = self._miss(LoginFailure.NO_LINK, now_ns + self._login_retry_ns, now_ns)
             self._connect_ns = now_ns + (self.options.login_wait_ns if is_third else self._login_retry_ns)
-        self._timers[Timer.CONNECT] = self._connect_ns
+        self._timers[SessionTimer.CONNECT] = self._connect_ns
 
     # --- what the vehicle wants ---------------------------------------------------------------------------------------
 
@@ -321,7 +321,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         """
         self._keep(self._stored(bodies, collected_ns), now_ns)
         if self._state is TerminalState.LOGGED_IN:
-            self._timers.setdefault(Timer.BACKFILL, now_ns + self.options.backfill_interval_ns)
+            self._timers.setdefault(SessionTimer.BACKFILL, now_ns + self.options.backfill_interval_ns)
 
     def send_extension(self, command: int, message: Message, now_ns: int) -> None:
         """Send *message* under one of the commands 0xC0 to 0xFE, now or after the next login, until it is answered.
@@ -336,9 +336,9 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         if len(self._extensions) >= self.options.extension_queue_max:
             oldest = self._extensions.popleft()
             self._events.append(ExtensionUndelivered(oldest.command, oldest.message))
-            self._timers.pop(Timer.EXTENSION, None)
+            self._timers.pop(SessionTimer.EXTENSION, None)
         self._extensions.append(_Extension(command, message, getattr(message, "time", None), raw))
-        if self._state is TerminalState.LOGGED_IN and Timer.EXTENSION not in self._timers:
+        if self._state is TerminalState.LOGGED_IN and SessionTimer.EXTENSION not in self._timers:
             self._send_extension(now_ns)
 
     def reply_to(
@@ -387,7 +387,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         self._timers.clear()
         if before is TerminalState.LOGGED_IN:
             self._send(self._frame(Command.VEHICLE_LOGOUT, VehicleLogout(beijing_time(now_ns), self._serial)))
-            self._timers[Timer.LOGOUT] = now_ns + self.options.reply_timeout_ns
+            self._timers[SessionTimer.LOGOUT] = now_ns + self.options.reply_timeout_ns
         elif before is TerminalState.LOGGING_IN:
             self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
         elif self._state is TerminalState.ENDED:
@@ -401,7 +401,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         """
         self._move(_Input.RESTARTED)
         self._misses = 0
-        self._timers[Timer.CONNECT] = now_ns
+        self._timers[SessionTimer.CONNECT] = now_ns
 
     def change_options(self, options: TerminalOptions, now_ns: int) -> None:
         """Use other options from now on (0x81 sets periods, 0x0B the key). A heartbeat period counts from now.
@@ -415,7 +415,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         self.options = options
         self._use(options.cipher, options.layouts)
         if self._state is TerminalState.LOGGED_IN:
-            self._timers[Timer.HEARTBEAT] = now_ns + options.heartbeat_period_ns
+            self._timers[SessionTimer.HEARTBEAT] = now_ns + options.heartbeat_period_ns
 
     # --- the machine --------------------------------------------------------------------------------------------------
 
@@ -437,7 +437,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
             login = VehicleLogin2025(time, self._serial, self.iccid, self.pack_codes)
         self._send(self._frame(Command.VEHICLE_LOGIN, login))
         self._login_is_open = True
-        self._timers[Timer.LOGIN] = now_ns + self._login_retry_ns
+        self._timers[SessionTimer.LOGIN] = now_ns + self._login_retry_ns
 
     @property
     def _login_retry_ns(self) -> int:
@@ -474,16 +474,16 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
             self._refuse(frame, "unexpected reply to a login")
             return
         if frame.reply_flag != ReplyFlag.SUCCESS:
-            if self._miss(LoginFailure.REFUSED, self._timers[Timer.LOGIN], now_ns, frame.reply_flag):
+            if self._miss(LoginFailure.REFUSED, self._timers[SessionTimer.LOGIN], now_ns, frame.reply_flag):
                 self._give_up(CloseReason.LOGIN_FAILED, now_ns + self.options.login_wait_ns)
             return
         self._move(_Input.LOGIN_ACCEPTED)
         self._misses = 0
         self._login_is_open = False
         self._heartbeats_unanswered = 0
-        del self._timers[Timer.LOGIN]
-        self._timers[Timer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
-        self._timers[Timer.BACKFILL] = now_ns + self.options.backfill_interval_ns
+        del self._timers[SessionTimer.LOGIN]
+        self._timers[SessionTimer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
+        self._timers[SessionTimer.BACKFILL] = now_ns + self.options.backfill_interval_ns
         self._events.append(LoggedIn(self._serial))
         if self.options.time_sync:
             self._send(self._frame(Command.TIME_SYNC, TimeSync()))
@@ -510,7 +510,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
             return
         self._heartbeats_unanswered += 1
         self._send(self._frame(Command.HEARTBEAT, Heartbeat()))
-        self._timers[Timer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
+        self._timers[SessionTimer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
 
     def _time_answered(self, frame: Frame, now_ns: int) -> None:
         if not self._time_sync_is_open:
@@ -569,14 +569,14 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         """Send one stored report, if the last report of any kind is long enough ago (B.2.8: in the idle time)."""
         idle_ns = self._last_report_ns + self.options.backfill_interval_ns
         if now_ns < idle_ns:
-            self._timers[Timer.BACKFILL] = idle_ns
+            self._timers[SessionTimer.BACKFILL] = idle_ns
             return
         self._shorten_store(now_ns)
         if not self._store:
             return
         if self._outgoing_size_bytes < _OUTGOING_SIZE_BYTES_MAX:
             self._send_stored(Command.BACKFILL_REPORT, self._store.take(), now_ns)
-        self._timers[Timer.BACKFILL] = now_ns + self.options.backfill_interval_ns
+        self._timers[SessionTimer.BACKFILL] = now_ns + self.options.backfill_interval_ns
 
     def _report_answered(self, frame: Frame, now_ns: int) -> None:
         """Only a wrong report is answered (B.3.5): send it again after a minute, three times at most."""
@@ -592,14 +592,14 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         if stored.resends < TRIES and all(waiting is not stored for _, waiting in self._resends):
             stored.resends += 1
             self._resends.append((now_ns + MINUTE_NS, stored))
-            self._timers.setdefault(Timer.RESEND, now_ns + MINUTE_NS)
+            self._timers.setdefault(SessionTimer.RESEND, now_ns + MINUTE_NS)
 
     def _resend_due(self, now_ns: int) -> None:
         while self._resends and self._resends[0][0] <= now_ns:
             _, stored = self._resends.popleft()
             self._send_stored(Command.REALTIME_REPORT, stored, now_ns)
         if self._resends:
-            self._timers[Timer.RESEND] = self._resends[0][0]
+            self._timers[SessionTimer.RESEND] = self._resends[0][0]
 
     # --- the extension ------------------------------------------------------------------------------------------------
 
@@ -607,7 +607,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
         if self._extensions:
             self._extensions[0].tries += 1
             self._send(self._extensions[0].raw)
-            self._timers[Timer.EXTENSION] = now_ns + self.options.reply_timeout_ns
+            self._timers[SessionTimer.EXTENSION] = now_ns + self.options.reply_timeout_ns
 
     def _extension_due(self, now_ns: int) -> None:
         if self._extensions and self._extensions[0].tries >= TRIES:
@@ -630,7 +630,7 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
             self._refuse(frame, "unexpected block")
             return
         self._extensions.popleft()
-        self._timers.pop(Timer.EXTENSION, None)
+        self._timers.pop(SessionTimer.EXTENSION, None)
         self._events.append(ReplyReceived(frame.command, frame.reply_flag, frame))
         self._send_extension(now_ns)
 
@@ -684,14 +684,14 @@ class TerminalSession(Session[TerminalState, TerminalEvent]):
 
     # --- which method does what ---------------------------------------------------------------------------------------
 
-    _DUE: ClassVar[dict[Timer, Callable[[TerminalSession, int], None]]] = {
-        Timer.CONNECT: _connect_due,
-        Timer.LOGIN: _login_due,
-        Timer.LOGOUT: _logout_due,
-        Timer.HEARTBEAT: _heartbeat_due,
-        Timer.EXTENSION: _extension_due,
-        Timer.RESEND: _resend_due,
-        Timer.BACKFILL: _backfill_due,
+    _DUE: ClassVar[dict[SessionTimer, Callable[[TerminalSession, int], None]]] = {
+        SessionTimer.CONNECT: _connect_due,
+        SessionTimer.LOGIN: _login_due,
+        SessionTimer.LOGOUT: _logout_due,
+        SessionTimer.HEARTBEAT: _heartbeat_due,
+        SessionTimer.EXTENSION: _extension_due,
+        SessionTimer.RESEND: _resend_due,
+        SessionTimer.BACKFILL: _backfill_due,
     }
     _ANSWERED: ClassVar[dict[int, Callable[[TerminalSession, Frame, int], None]]] = {
         Command.VEHICLE_LOGIN: _login_answered,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["ReportRow", "Value", "VehicleSnapshot"]
+__all__ = ["JsonValue", "ReportRow", "VehicleSnapshot"]
 
-Value: TypeAlias = "int | float | bool | str | list[Value] | dict[str, Value] | None"
+JsonValue: TypeAlias = "int | float | bool | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class VehicleSnapshot:
     soc_pct: float | None = None
     """None while unknown, also when the unit itself reported it as abnormal or invalid."""
     speed_kmh: float | None = None
-    values: dict[str, Value] = field(default_factory=dict)
+    values: dict[str, JsonValue] = field(default_factory=dict)
     """All newest values by body: vehicle, drive_motors, position, extremes, alarms, cells, temperatures, ..."""
 
 
@@ -44,4 +44,4 @@ class ReportRow:
     reported_at: datetime
     received_at: datetime
     is_backfill: bool
-    values: dict[str, Value]
+    values: dict[str, JsonValue]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from starlette.websockets import WebSocket
 
-    from bmsota_cloud.domain.telemetry import Value
+    from bmsota_cloud.domain.telemetry import JsonValue
     from bmsota_cloud.pages.session import Visitor
     from bmsota_cloud.pages.site import Site
     from bmsota_cloud.services import Subscription
@@ -57,7 +57,7 @@ class LivePage(Protocol):
         """The whole live content. Called in a worker thread; may read the store."""
         ...
 
-    def change(self, messages: Sequence[dict[str, Value]]) -> Message | None:
+    def change(self, messages: Sequence[dict[str, JsonValue]]) -> Message | None:
         """What these messages change: a message, or None for "take a snapshot". Called in the event loop."""
         ...
 
@@ -140,9 +140,9 @@ async def _feed(
         return 1001
 
 
-def _take_all(subscription: Subscription) -> list[dict[str, Value]]:
+def _take_all(subscription: Subscription) -> list[dict[str, JsonValue]]:
     """Everything there is; the queue behind it is bounded."""
-    messages: list[dict[str, Value]] = []
+    messages: list[dict[str, JsonValue]] = []
     while (message := subscription.take()) is not None:
         messages.append(message)
     return messages

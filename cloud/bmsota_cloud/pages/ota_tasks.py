@@ -13,7 +13,7 @@ from bmsota_cloud.domain.accounts import Permission
 from bmsota_cloud.domain.errors import CloudError, ConflictError, NotAllowedError
 from bmsota_cloud.domain.ota_tasks import TaskStatus
 from bmsota_cloud.domain.paging import PageRequest
-from bmsota_cloud.domain.telemetry import Value
+from bmsota_cloud.domain.telemetry import JsonValue
 from bmsota_cloud.pages.live import Message, serve_live
 from bmsota_cloud.pages.session import Visitor, check_form
 from bmsota_cloud.pages.site import Query, Site
@@ -155,7 +155,7 @@ class _LiveTask:
         context = {**self._site.context(self._visitor), **self.read()}
         return {"kind": "parts", "parts": self._site.pages.parts(_TEMPLATE, _PARTS, context)}
 
-    def change(self, messages: Sequence[dict[str, Value]]) -> Message | None:
+    def change(self, messages: Sequence[dict[str, JsonValue]]) -> Message | None:
         """Progress is a patch; another status changes counters, path and perhaps buttons: the whole."""
         texts: dict[str, str] = {}
         attributes: dict[str, dict[str, str]] = {}

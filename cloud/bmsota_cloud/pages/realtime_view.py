@@ -19,7 +19,7 @@ from bmsota_cloud.pages.times import iso, stamp
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bmsota_cloud.domain.telemetry import Value, VehicleSnapshot
+    from bmsota_cloud.domain.telemetry import JsonValue, VehicleSnapshot
     from bmsota_cloud.domain.vehicles import VehicleNode
 
 __all__ = ["HEAT_CLASSES", "Figure", "Grid", "GridCell", "GridRow", "RealtimeView", "difference", "realtime_view"]
@@ -224,25 +224,25 @@ def difference(old: RealtimeView, new: RealtimeView) -> tuple[dict[str, str], di
 # -- reading values, which may be missing or of another kind -----------------------------------------------------------
 
 
-def _get(values: Mapping[str, Value], body: str, name: str) -> Value:
+def _get(values: Mapping[str, JsonValue], body: str, name: str) -> JsonValue:
     found = values.get(body)
     return found.get(name) if isinstance(found, dict) else None
 
 
-def _items(values: Mapping[str, Value], body: str, name: str) -> list[dict[str, Value]]:
+def _items(values: Mapping[str, JsonValue], body: str, name: str) -> list[dict[str, JsonValue]]:
     found = _get(values, body, name)
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
 
-def _as_number(value: Value) -> float | None:
+def _as_number(value: JsonValue) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _as_int(value: Value, default: int) -> int:
+def _as_int(value: JsonValue, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
-def _text(value: Value, text: Callable[[float], str]) -> tuple[str, str]:
+def _text(value: JsonValue, text: Callable[[float], str]) -> tuple[str, str]:
     """The text, and its quality: "" for a number, else why there is none."""
     number = _as_number(value)
     if number is not None:
@@ -252,7 +252,7 @@ def _text(value: Value, text: Callable[[float], str]) -> tuple[str, str]:
     return _MISSING, "missing"
 
 
-def _put_number(view: RealtimeView, key: str, value: Value, text: Callable[[float], str]) -> None:
+def _put_number(view: RealtimeView, key: str, value: JsonValue, text: Callable[[float], str]) -> None:
     written, quality = _text(value, text)
     view.put(key, written, data_quality=quality)
 
@@ -268,7 +268,7 @@ def _current_word(current_a: float | None) -> str:
 # -- the parts ---------------------------------------------------------------------------------------------------------
 
 
-def _put_motors(view: RealtimeView, values: Mapping[str, Value]) -> None:
+def _put_motors(view: RealtimeView, values: Mapping[str, JsonValue]) -> None:
     motors = _items(values, "drive_motors", "motors")
     for place, motor in enumerate(motors):
         for name, text in _MOTOR_FIELDS:
@@ -276,7 +276,7 @@ def _put_motors(view: RealtimeView, values: Mapping[str, Value]) -> None:
     view.motors = tuple(_as_int(motor.get("number"), place + 1) for place, motor in enumerate(motors))
 
 
-def _put_cells(view: RealtimeView, values: Mapping[str, Value], nodes: Sequence[VehicleNode]) -> None:
+def _put_cells(view: RealtimeView, values: Mapping[str, JsonValue], nodes: Sequence[VehicleNode]) -> None:
     lists = [
         (_as_int(item.get("number"), place + 1), _as_int(item.get("first_cell"), 1), item.get("cell_voltages_v"))
         for place, item in enumerate(_items(values, "cell_voltages", "subsystems"))
@@ -291,7 +291,7 @@ def _put_cells(view: RealtimeView, values: Mapping[str, Value], nodes: Sequence[
     view.put("cell_spread", spread or _MISSING, data_quality="" if spread else "missing")
 
 
-def _put_probes(view: RealtimeView, values: Mapping[str, Value], nodes: Sequence[VehicleNode]) -> None:
+def _put_probes(view: RealtimeView, values: Mapping[str, JsonValue], nodes: Sequence[VehicleNode]) -> None:
     lists = [
         (_as_int(item.get("number"), place + 1), 1, item.get("temperatures_c"))
         for place, item in enumerate(_items(values, "probe_temperatures", "subsystems"))
@@ -312,13 +312,13 @@ _Extreme = tuple[float, str]
 def _put_grid(
     view: RealtimeView,
     kind: str,
-    lists: Sequence[tuple[int, int, Value]],
+    lists: Sequence[tuple[int, int, JsonValue]],
     nodes: Sequence[VehicleNode],
     text: Callable[[float], str],
     span_min: float,
 ) -> tuple[Grid, _Extreme | None, _Extreme | None]:
     several = len(lists) > 1
-    flat: list[tuple[GridCell, Value]] = []
+    flat: list[tuple[GridCell, JsonValue]] = []
     rows: list[GridRow] = []
     left_out = 0
     for subsystem, first, found in lists:
@@ -354,7 +354,7 @@ def _put_grid(
 
 
 def _put_grid_cell(
-    view: RealtimeView, cell: GridCell, value: Value, text: Callable[[float], str], *, heat: str, edge: str
+    view: RealtimeView, cell: GridCell, value: JsonValue, text: Callable[[float], str], *, heat: str, edge: str
 ) -> None:
     written, quality = _text(value, text)
     # The unit stands in the heading of the grid.
@@ -391,7 +391,7 @@ def _rows(kind: str, subsystem: int | None, cells: Sequence[GridCell], nodes: Se
     return [GridRow(label or f"All {kind}s", "", tuple(cells))] if cells else []
 
 
-def _extreme(values: Mapping[str, Value], name: str, unit: str, suffix: str) -> _Extreme | None:
+def _extreme(values: Mapping[str, JsonValue], name: str, unit: str, suffix: str) -> _Extreme | None:
     number = _as_number(_get(values, "extremes", f"{name}_{suffix}"))
     if number is None:
         return None
@@ -409,7 +409,7 @@ def _put_extremes(
         view.put(f"{key}_at", "" if extreme is None else extreme[1])
 
 
-def _put_position(view: RealtimeView, values: Mapping[str, Value]) -> None:
+def _put_position(view: RealtimeView, values: Mapping[str, JsonValue]) -> None:
     view.has_position = isinstance(values.get("position"), dict)
     view.has_fix = _get(values, "position", "valid") is True
     for key, letters in (("latitude", "NS"), ("longitude", "EW")):
@@ -420,7 +420,7 @@ def _coordinate(letters: str) -> Callable[[float], str]:
     return lambda value: f"{abs(value):.6f}° {letters[value < 0]}"
 
 
-def _put_alarms(view: RealtimeView, values: Mapping[str, Value]) -> None:
+def _put_alarms(view: RealtimeView, values: Mapping[str, JsonValue]) -> None:
     level = _get(values, "alarms", "level_max")
     number = _as_number(level)
     view.alarm_level = None if number is None else int(number)

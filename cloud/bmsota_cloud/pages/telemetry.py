@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from bmsota_cloud.domain.paging import PageRequest
-from bmsota_cloud.domain.telemetry import Value, VehicleSnapshot
+from bmsota_cloud.domain.telemetry import JsonValue, VehicleSnapshot
 from bmsota_cloud.pages.live import Message, serve_live
 from bmsota_cloud.pages.realtime_view import RealtimeView, difference, realtime_view
 from bmsota_cloud.pages.session import Visitor
@@ -74,7 +74,7 @@ class _LiveVehicle:
         context = {**self._site.context(self._visitor), **self.read()}
         return {"kind": "parts", "parts": self._site.pages.parts(_TEMPLATE, _PARTS, context)}
 
-    def change(self, messages: Sequence[dict[str, Value]]) -> Message | None:
+    def change(self, messages: Sequence[dict[str, JsonValue]]) -> Message | None:
         """Only the newest state counts, and nothing else if the nodes have changed."""
         newest = messages[-1]
         if self._detail is None or any(message["kind"] != "state" for message in messages):
@@ -87,7 +87,7 @@ class _LiveVehicle:
         return {"kind": "patch", "texts": texts, "attributes": attributes}
 
 
-def _state(known: VehicleSnapshot, message: dict[str, Value]) -> VehicleSnapshot:
+def _state(known: VehicleSnapshot, message: dict[str, JsonValue]) -> VehicleSnapshot:
     values = message["values"]
     return replace(
         known,
@@ -98,5 +98,5 @@ def _state(known: VehicleSnapshot, message: dict[str, Value]) -> VehicleSnapshot
     )
 
 
-def _time(value: Value) -> datetime | None:
+def _time(value: JsonValue) -> datetime | None:
     return datetime.fromisoformat(value) if isinstance(value, str) else None

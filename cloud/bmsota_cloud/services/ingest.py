@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bmsota.gbt32960 import NodeIdentity, Report, UnitIdentity
-    from bmsota_cloud.domain.telemetry import Value
+    from bmsota_cloud.domain.telemetry import JsonValue
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.equipment import EquipmentService
 
@@ -105,7 +105,7 @@ class IngestService:
             self._context.live.publish(topic, _message(state, now))
 
 
-def _message(state: VehicleSnapshot, now: datetime | None) -> dict[str, Value]:
+def _message(state: VehicleSnapshot, now: datetime | None) -> dict[str, JsonValue]:
     at = state.last_seen_at if now is None else now
     return {
         "kind": "state",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bmsota_cloud.domain.telemetry import Value
+    from bmsota_cloud.domain.telemetry import JsonValue
 
 __all__ = ["LIVE_QUEUE_MAX", "LiveFeed", "Subscription"]
 
@@ -31,10 +31,10 @@ class Subscription:
         """How many messages were lost because the listener was slow."""
         self._feed = feed
         self._wake = wake
-        self._messages: deque[dict[str, Value]] = deque()
+        self._messages: deque[dict[str, JsonValue]] = deque()
         self._lock = Lock()
 
-    def take(self) -> dict[str, Value] | None:
+    def take(self) -> dict[str, JsonValue] | None:
         """The oldest message, or None."""
         with self._lock:
             return self._messages.popleft() if self._messages else None
@@ -43,7 +43,7 @@ class Subscription:
         """Stop listening; safe to call twice."""
         self._feed._remove(self)  # noqa: SLF001 - the two classes are one thing
 
-    def _put(self, message: dict[str, Value]) -> None:
+    def _put(self, message: dict[str, JsonValue]) -> None:
         with self._lock:
             if len(self._messages) >= LIVE_QUEUE_MAX:
                 self._messages.popleft()
@@ -71,7 +71,7 @@ class LiveFeed:
             self._subscriptions.setdefault(topic, []).append(subscription)
         return subscription
 
-    def publish(self, topic: str, message: dict[str, Value]) -> None:
+    def publish(self, topic: str, message: dict[str, JsonValue]) -> None:
         with self._lock:
             listeners = list(self._subscriptions.get(topic, ()))
         for subscription in listeners:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from bmsota.gbt32960 import Body
-    from bmsota_cloud.domain.telemetry import Value
+    from bmsota_cloud.domain.telemetry import JsonValue
 
 __all__ = ["merged", "number", "plain_bodies"]
 
@@ -67,10 +67,10 @@ _NAMES: dict[type[Any], str] = {
 }
 
 
-def plain_bodies(bodies: Iterable[Body]) -> dict[str, Value]:
+def plain_bodies(bodies: Iterable[Body]) -> dict[str, JsonValue]:
     """The bodies of one report by name. Bodies without a layout of their own stand under "other"."""
-    values: dict[str, Value] = {}
-    other: list[Value] = []
+    values: dict[str, JsonValue] = {}
+    other: list[JsonValue] = []
     for body in bodies:
         name = _NAMES.get(type(body))
         if name is None:
@@ -88,7 +88,7 @@ def plain_bodies(bodies: Iterable[Body]) -> dict[str, Value]:
     return values
 
 
-def merged(old: Mapping[str, Value], new: Mapping[str, Value]) -> dict[str, Value]:
+def merged(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The newest values after a report: body by body the new one, of split cell voltages the new cells."""
     result = {**old, **new}
     if "cell_voltages" in new and "cell_voltages" in old:
@@ -96,21 +96,21 @@ def merged(old: Mapping[str, Value], new: Mapping[str, Value]) -> dict[str, Valu
     return result
 
 
-def number(values: Mapping[str, Value], body: str, name: str) -> float | None:
+def number(values: Mapping[str, JsonValue], body: str, name: str) -> float | None:
     """A number out of plain values; None where there is none or the unit said so."""
     fields_of_body = values.get(body)
     value = fields_of_body.get(name) if isinstance(fields_of_body, dict) else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _plain(value: Any) -> Value:
+def _plain(value: Any) -> JsonValue:
     """Without the names of classes."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items() if name != "type"}
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _packs_as_subsystems(value: Value) -> Value:
+def _packs_as_subsystems(value: JsonValue) -> JsonValue:
     """Packs of the 2025 edition in the form of the 2016 subsystems, so that every reader knows one form."""
     packs = value.get("packs") if isinstance(value, dict) else None
     if not isinstance(packs, list):
@@ -121,21 +121,21 @@ def _packs_as_subsystems(value: Value) -> Value:
     return {"subsystems": packs}
 
 
-def _merged_cells(old: Value, new: Value) -> Value:
+def _merged_cells(old: JsonValue, new: JsonValue) -> JsonValue:
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
     old_items, new_items = old.get("subsystems"), new.get("subsystems")
     if not isinstance(old_items, list) or not isinstance(new_items, list):
         return new
     known = {item["number"]: item for item in old_items if isinstance(item, dict)}
-    items: list[Value] = []
+    items: list[JsonValue] = []
     for item in new_items:
         before = known.get(item["number"]) if isinstance(item, dict) else None
         items.append(_spliced(before, item) if isinstance(before, dict) and isinstance(item, dict) else item)
     return {**new, "subsystems": items}
 
 
-def _spliced(old: dict[str, Value], new: dict[str, Value]) -> dict[str, Value]:
+def _spliced(old: dict[str, JsonValue], new: dict[str, JsonValue]) -> dict[str, JsonValue]:
     first, cells, count = new.get("first_cell"), new.get("cell_voltages_v"), new.get("cell_count")
     old_cells = old.get("cell_voltages_v")
     if not isinstance(first, int) or not isinstance(cells, list) or not isinstance(old_cells, list):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bmsota.gbt32960 import Engine, LoggedOut, TerminalSession
+from bmsota.adapters import SessionLink, serve_gateway
+from bmsota.gbt32960 import Engine, LoggedOut, LoginRequested, PlatformSession, ReportReceived, TerminalSession
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "driving.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -46,25 +47,30 @@ def test_a_terminal_in_a_thread_reports_to_a_gateway_in_asyncio(page):
     async def serve():
         has_arrived = asyncio.Event()
 
-        def on_report(vin, report):
-            arrived.append((vin, report))
-            has_arrived.set()
+        def open_link(wake):
+            gateway_session = PlatformSession()
 
-        server = await asyncio.get_running_loop().create_server(lambda: page["Gateway"](on_report), "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
+            def handle(event, now_ns):
+                if isinstance(event, LoginRequested):
+                    gateway_session.accept_login(now_ns)
+                elif isinstance(event, ReportReceived):
+                    arrived.append((event.vin, event.report))
+                    has_arrived.set()
+
+            return SessionLink(gateway_session, handle)
+
+        server = await serve_gateway(open_link, "127.0.0.1", 0)
         thread = threading.Thread(
             target=page["run_terminal"],
-            args=(session, "127.0.0.1", port, reports, lambda: time.monotonic_ns() + offset_ns, told.append),
+            args=(session, "127.0.0.1", server.port, reports, lambda: time.monotonic_ns() + offset_ns, told.append),
             daemon=True,
         )
         reports.put([engine])  # Before there is a link: it goes out as backfill.
         thread.start()
-        async with asyncio.timeout(20):
-            await has_arrived.wait()
-            reports.put(None)
-            await asyncio.to_thread(thread.join)
-        server.close()
-        await server.wait_closed()
+        await has_arrived.wait()
+        reports.put(None)
+        await asyncio.to_thread(thread.join)
+        await server.close()
 
     asyncio.run(serve())
     assert [(vin, report.bodies) for vin, report in arrived] == [("LBMF7EV01R0000001", (engine,))]
