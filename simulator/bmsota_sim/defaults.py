@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bmsota.adapters.files import packaged_dbc
 from bmsota.signals import loads
-from bmsota_sim.devices.master import UnitKeys
+from bmsota.master import UnitKeys
 from bmsota_sim.devices.unit import FactoryImages
 from bmsota_sim.samples import sample_file, sample_key, sample_names
 

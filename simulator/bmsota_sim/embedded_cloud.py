@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.platform import Cloud
 
     from bmsota.ota import HttpRequest, HttpResponse
-    from bmsota_sim.devices.master import UnitKeys
+    from bmsota.master import UnitKeys
     from bmsota_sim.kernel import Kernel
 
 __all__ = ["EmbeddedCloud", "MemoryCloud", "unit_keys"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bmsota.signals import Database
-    from bmsota_sim.devices.master import UnitKeys
+    from bmsota.master import UnitKeys
     from bmsota_sim.devices.unit import FactoryImages
     from bmsota_sim.links.uplink import Uplink
     from bmsota_sim.scenario import Fault, Scenario

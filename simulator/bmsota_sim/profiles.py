@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bmsota.errors import ConfigurationError
+from bmsota.master import PackLayout
 
 __all__ = ["PROFILES", "SeriesProfile"]
 
 VENDOR = "bmsota.example"
-
-# A frame carries at most 200 cells of a subsystem (GB/T 32960.3 table B.6), and the virtual masters send one.
-CELLS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +34,22 @@ class SeriesProfile:
     """Of its internal bus; None: classic CAN."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.cell_count <= CELLS_MAX:
-            raise ConfigurationError(f"series {self.series}: expected 1 to {CELLS_MAX} cells, got {self.cell_count}")
+        _ = self.layout  # Refuses a pack that no report can carry.
+
+    @property
+    def layout(self) -> PackLayout:
+        """How its cells and probes are spread over its slaves."""
+        return PackLayout(
+            slave_count=self.slave_count, cells_per_slave=self.cells_per_slave, probes_per_slave=self.probes_per_slave
+        )
 
     @property
     def cell_count(self) -> int:
-        return self.slave_count * self.cells_per_slave
+        return self.layout.cell_count
 
     @property
     def probe_count(self) -> int:
-        return self.slave_count * self.probes_per_slave
+        return self.layout.probe_count
 
     @property
     def master_class_name(self) -> str:

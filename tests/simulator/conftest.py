@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bmsota_sim.devices.master import UnitKeys
+from bmsota.master import UnitKeys
 from bmsota_sim.devices.unit import FactoryImages, FullUnit
 from bmsota_sim.devices.vehicle import VirtualVehicle
 from bmsota_sim.identity import unit_identity

@@ -109,7 +109,7 @@ def promise(bench, releases, report):
     assert bench.versions() == versions, f"another version after a power cycle: {bench.story()}"
     if report.outcome is Outcome.SUCCEEDED:
         counters = [
-            bench.unit.master._store.security_counter,
+            bench.unit.master.master.security_counter,
             *(slave.node._target._store.security_counter for slave in bench.unit.slaves),
         ]
         assert counters == [2, 2, 2], f"security counters {counters}; {story}"
@@ -192,7 +192,7 @@ def run_and_cut_at_request(unit_bench, releases, number, delay_ms):
 
     def watch(frame, _now_ns):
         nonlocal count
-        if frame.can_id == master._wire.request_id:
+        if frame.can_id == bench.wire.request_id:
             count += 1
             if count == number:
                 bench.kernel.call_in(delay_ms * MS, master.supply_failed)

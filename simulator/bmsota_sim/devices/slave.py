@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from bmsota.boot import BootReason
 from bmsota.image import ImageRole
+from bmsota.master import SlaveMessages
 from bmsota.node import TargetIdentity
 from bmsota_sim.devices.bootloader_node import BootloaderNode, NodeDevice, NodeProtocols, PowerCutPlan
 from bmsota_sim.devices.flash import ERASE_NS, PROGRAM_NS, FlashModel
-from bmsota_sim.devices.internal_bus import SlaveMessages
 from bmsota_sim.kernel import MS
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Slave(NodeDevice):
         super().__init__(kernel, trace, name)
         self.position = position
         self._hardware_class = hardware_class
-        self._messages = SlaveMessages(database, position, profile)
+        self._messages = SlaveMessages(database, position, profile.layout)
         self._sensors = sensors
         self._measure_period_ns = measure_period_ns
         self._seed = seed

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 
 from bmsota.bootloader import BootloaderWire
 from bmsota.errors import ConfigurationError
-from bmsota.image import HardwareClass
+from bmsota.flashing import BootloaderProfile
+from bmsota.gbt32960 import TerminalOptions
+from bmsota.image import HardwareClass, ImageRole
+from bmsota.master import MasterConfiguration
+from bmsota.node import TargetIdentity
 from bmsota_sim.devices.bootloader_node import PowerCutPlan
-from bmsota_sim.devices.master import Master, MasterHooks
+from bmsota_sim.devices.master import MasterHooks, VirtualMaster
+from bmsota_sim.devices.readings import master_readings
 from bmsota_sim.devices.slave import Slave
 from bmsota_sim.links.canbus import CanBus
 from bmsota_sim.unit import UnitFigures
@@ -20,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bmsota.image import ImageVersion
+    from bmsota.master import UnitKeys
     from bmsota.signals import Database
-    from bmsota_sim.devices.master import UnitKeys
     from bmsota_sim.devices.vehicle import VirtualVehicle
     from bmsota_sim.identity import VirtualUnitIdentity
     from bmsota_sim.kernel import Kernel
@@ -81,16 +86,16 @@ class _MasterSensors:
 class BusPackView:
     """The `PackView` of a full unit: cells and probes as its slaves sent them, current and charge as its master measures."""
 
-    def __init__(self, master: Master, sensors: _MasterSensors) -> None:
+    def __init__(self, master: VirtualMaster, sensors: _MasterSensors) -> None:
         self._master = master
         self.current_a = sensors.current_a
         self.soc_pct = sensors.soc_pct
 
     def cell_voltages_v(self) -> Sequence[float | None]:
-        return self._master.measured.cell_voltages_v
+        return self._master.pack_values.cell_voltages_v
 
     def temperatures_c(self) -> Sequence[float | None]:
-        return self._master.measured.temperatures_c
+        return self._master.pack_values.temperatures_c
 
 
 class FullUnit:
@@ -151,30 +156,45 @@ class FullUnit:
         self._self_test_failure: tuple[str, str] = ("", "")
         self._power_cycle: tuple[int, int] | None = None
         sensors = _MasterSensors(packs, self._row)
-        self.master = Master(
+        self.master = VirtualMaster(
             kernel=kernel,
             bus=self.bus,
             wire=wire,
-            database=internal_dbc,
             modem=modem,
-            vehicle=vehicle,
             trace=trace,
-            identity=identity,
-            profile=profile,
-            keys=keys,
-            master_class=HardwareClass.named(profile.vendor, profile.master_class_name),
-            slave_class=slave_class,
+            name=identity.name,
+            configuration=MasterConfiguration(
+                vin=identity.vin,
+                iccid=identity.iccid,
+                identity=TargetIdentity(
+                    position=0,
+                    role=ImageRole.MASTER,
+                    hwid=identity.master_hwid,
+                    serial=identity.master_hwid,
+                    hardware_class=HardwareClass.named(profile.vendor, profile.master_class_name),
+                ),
+                device_key=identity.device_key,
+                keys=keys,
+                layout=profile.layout,
+                slave_class=slave_class,
+                database=internal_dbc,
+                profile=BootloaderProfile(wire),
+                measure_period_ns=measure_period_ns,
+                terminal=TerminalOptions(heartbeat_period_ns=heartbeat_period_ns),
+            ),
             factory_image=factory.master,
             report_period_ns=report_period_ns,
-            heartbeat_period_ns=heartbeat_period_ns,
-            measure_period_ns=measure_period_ns,
             diagnosis_bus=diagnosis_bus,
             hooks=MasterHooks(
+                readings=lambda: master_readings(
+                    vehicle,
+                    current_a=sensors.current_a(),
+                    soc_pct=sensors.soc_pct(),
+                    has_positioning=profile.has_positioning,
+                ),
                 download_complete=self._download_complete,
                 upgrade_over=self._upgrade_over,
                 self_test_failure=self._why_self_test_fails,
-                current_a=sensors.current_a,
-                soc_pct=sensors.soc_pct,
             ),
         )
         self.pack_view = BusPackView(self.master, sensors)

@@ -174,11 +174,13 @@ def test_what_is_forgotten_is_noted(bench):
     """More upgrades than the record keeps, without a network: here the same slave claims another version each time."""
     bench.unit.set_coverage(covered=False)
     bench.run(1)
-    master = bench.unit.master
-    (slave, other) = (node for node in master._nodes if node.position > 0)
+    powered = bench.unit.master._powered
+    slave, other = powered.master._slaves.slaves
     for number in range(LOCAL_UPGRADES_MAX + 1):
         claimed = replace(slave, version=ImageVersion(3, 0, number))
-        master._field_upgrades.nodes_discovered((claimed, other), None, bench.kernel.now_ns)
+        powered.step(
+            lambda now_ns, claimed=claimed: powered.master._cloud.nodes_discovered((claimed, other), None, now_ns)
+        )
     assert [note.what for note in bench.trace.notes if "forgets" in note.what] == [
         "forgets 1 field upgrade: there were too many"
     ]

@@ -7,7 +7,8 @@ from bmsota_sim.devices.flash import CutPhase
 from bmsota_sim.kernel import SECOND
 
 from bmsota.image import ImageVersion
-from bmsota.ota import ConfirmSlaves, Outcome, UpdaterState
+from bmsota.ota import Outcome
+from bmsota.ota import ConfirmSlaves, RevertSlaves, UpdaterState
 
 
 @pytest.fixture
@@ -158,8 +159,8 @@ def test_a_slave_that_dies_during_the_upgrade_is_said_in_the_report(bench, new):
 def test_what_was_asked_for_in_one_life_is_not_done_in_the_next(bench, new):
     """A confirmation that waited for the bus when the supply failed would confirm what the boot is about to revert."""
     master = bench.unit.master
-    master._pending_operation = (ConfirmSlaves(((1, ImageVersion(2, 0)),)),)
-    master._restarting = (2,)
+    master.master._slaves.request(ConfirmSlaves(((1, ImageVersion(2, 0)),)))
+    master.master._slaves.request(RevertSlaves((), restart=(2,)))
     master.supply_failed()
     bench.run(6)
     notes = [note.what for note in bench.trace.notes]

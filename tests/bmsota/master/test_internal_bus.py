@@ -6,48 +6,51 @@ import math
 from random import Random
 
 import pytest
-from bmsota_sim.devices.internal_bus import MeasurementTable, SlaveMessages
-from bmsota_sim.profiles import PROFILES, SeriesProfile
 
+from bmsota.adapters.files import packaged_dbc
 from bmsota.canframe import CanFrame
+from bmsota.errors import ConfigurationError
 from bmsota.image import ImageVersion
+from bmsota.master import MeasurementTable, PackLayout, SlaveMessages
+from bmsota.signals import loads
 
-F7 = PROFILES["F7"]
+F7 = PackLayout(slave_count=8, cells_per_slave=12, probes_per_slave=4)
+E7 = PackLayout(slave_count=3, cells_per_slave=12, probes_per_slave=4)
 # Neither cells nor probes fill their last frame.
-ODD = SeriesProfile("X1", slave_count=2, cells_per_slave=5, probes_per_slave=6, chemistry="lfp", capacity_ah=10.0)
+ODD = PackLayout(slave_count=2, cells_per_slave=5, probes_per_slave=6)
 # The most a position of the DBC can carry, and almost the most a report can.
-LARGE = SeriesProfile("X2", slave_count=6, cells_per_slave=32, probes_per_slave=8, chemistry="lfp", capacity_ah=10.0)
+LARGE = PackLayout(slave_count=6, cells_per_slave=32, probes_per_slave=8)
 NOW = 1_000_000_000_000
 HWID = "S000102ABCDEF012"
 
 
 @pytest.fixture(scope="module")
-def database(unit_bench):
-    return unit_bench.database("bms_internal")
+def database():
+    return loads(packaged_dbc("bms_internal"))
 
 
-def values(profile, position):
-    random = Random(f"{profile.series}/{position}")
-    cells = [round(random.uniform(2.5, 4.3), 4) for _ in range(profile.cells_per_slave)]
-    return cells, [round(random.uniform(-30, 60), 1) for _ in range(profile.probes_per_slave)]
+def values(layout, position):
+    random = Random(f"{layout}/{position}")
+    cells = [round(random.uniform(2.5, 4.3), 4) for _ in range(layout.cells_per_slave)]
+    return cells, [round(random.uniform(-30, 60), 1) for _ in range(layout.probes_per_slave)]
 
 
-def send_round(database, profile, table, position, now_ns, alive=1):
-    frames = SlaveMessages(database, position, profile).measurements(*values(profile, position), alive=alive)
+def send_round(database, layout, table, position, now_ns, alive=1):
+    frames = SlaveMessages(database, position, layout).measurements(*values(layout, position), alive=alive)
     for frame in frames:
         assert table.receive(frame, now_ns)
     return frames
 
 
-@pytest.mark.parametrize("profile", [F7, PROFILES["E7"], ODD, LARGE], ids=lambda profile: profile.series)
-def test_the_master_knows_what_every_slave_measured(database, profile):
-    table = MeasurementTable(database, profile)
-    for position in range(1, profile.slave_count + 1):
-        send_round(database, profile, table, position, NOW + position)
-    expected = [values(profile, position) for position in range(1, profile.slave_count + 1)]
+@pytest.mark.parametrize("layout", [F7, E7, ODD, LARGE], ids=["F7", "E7", "odd", "large"])
+def test_the_master_knows_what_every_slave_measured(database, layout):
+    table = MeasurementTable(database, layout)
+    for position in range(1, layout.slave_count + 1):
+        send_round(database, layout, table, position, NOW + position)
+    expected = [values(layout, position) for position in range(1, layout.slave_count + 1)]
     assert table.cell_voltages_v == pytest.approx([cell for cells, _ in expected for cell in cells], abs=1e-9)
     assert table.temperatures_c == pytest.approx([probe for _, probes in expected for probe in probes], abs=1e-9)
-    assert table.heard_ns == {position: NOW + position for position in range(1, profile.slave_count + 1)}
+    assert table.heard_ns == {position: NOW + position for position in range(1, layout.slave_count + 1)}
 
 
 def test_a_round_is_status_then_cells_then_probes(database):
@@ -116,8 +119,8 @@ def test_a_silent_slave_is_forgotten_and_the_others_stay(database):
     assert None not in table.cell_voltages_v
 
 
-def identity(database, position, hwid, transmission, profile=F7):
-    return SlaveMessages(database, position, profile).identity(
+def identity(database, position, hwid, transmission, layout=F7):
+    return SlaveMessages(database, position, layout).identity(
         hwid=hwid, version=ImageVersion(2, 1, 0, 5), security_counter=7, transmission=transmission
     )
 
@@ -192,3 +195,28 @@ def test_halves_of_two_versions_are_not_mixed(database):
     table.receive(identity(database, 3, HWID, 1)[0], NOW)
     table.receive(identity(database, 3, HWID, 2)[1], NOW)
     assert table.versions == {}
+
+
+@pytest.mark.parametrize("slaves", [0, -1, 26])
+def test_a_pack_has_cells_and_no_more_than_a_report_carries(slaves):
+    assert PackLayout(slave_count=25, cells_per_slave=8, probes_per_slave=1).cell_count == 200
+    with pytest.raises(ConfigurationError, match=f"pack: expected 1 to 200 cells, got {8 * slaves}"):
+        PackLayout(slave_count=slaves, cells_per_slave=8, probes_per_slave=1)
+
+
+def test_a_frame_that_is_too_short_is_counted_and_costs_only_its_own_values(database):
+    """A bus with a faulty slave must not stop the master."""
+    table = MeasurementTable(database, F7)
+    frames = SlaveMessages(database, 1, F7).measurements(*values(F7, 1), alive=0)
+    short = frames[1]
+    for frame in (*frames[:1], CanFrame(short.can_id, short.data[:3]), *frames[2:]):
+        assert table.receive(frame, NOW)
+    assert table.malformed == 1
+    assert table.cell_voltages_v[:4] == [None] * 4
+    assert None not in table.cell_voltages_v[4:12]
+
+
+def test_an_extended_id_of_the_same_number_is_another_message(database):
+    table = MeasurementTable(database, F7)
+    frame = SlaveMessages(database, 1, F7).measurements(*values(F7, 1), alive=0)[0]
+    assert not table.receive(CanFrame(frame.can_id, frame.data, is_extended_id=True), NOW)

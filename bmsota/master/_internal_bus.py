@@ -1,4 +1,4 @@
-"""The internal bus as its two ends use it: measurements and identity by `dbc/bms_internal.dbc`.
+"""The internal bus from both ends: measurements and identity of the slaves by `dbc/bms_internal.dbc`.
 
 `SlaveMessages` is what one slave sends, `MeasurementTable` is what the master knows from it. Layouts are the DBC's; this
 module knows only the names of messages and signals.
@@ -6,9 +6,10 @@ module knows only the names of messages and signals.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bmsota.errors import ConfigurationError, SignalError
 from bmsota.image import ImageVersion
 
 if TYPE_CHECKING:
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
 
     from bmsota.canframe import CanFrame
     from bmsota.signals import Database, Message
-    from bmsota_sim.profiles import SeriesProfile
 
-__all__ = ["MeasurementTable", "SlaveMessages"]
+__all__ = ["MeasurementTable", "PackLayout", "SlaveMessages"]
 
 GROUP_SIZE = 4
 """Cells or probes in one message."""
@@ -30,17 +30,50 @@ TEMPERATURE_RANGE_C = (-60.0, 200.0)
 _ABNORMAL = "Abnormal"
 _INVALID = "Invalid"
 
+# A report carries at most 200 cells of a subsystem (GB/T 32960.3-2016, table B.6), and a master sends one subsystem.
+CELLS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackLayout:
+    """How a pack's cells and probes are spread over its slaves: the first cells are those of the slave at position 1.
+
+    Raises:
+        ConfigurationError: no cells, or more than a report carries.
+    """
+
+    slave_count: int
+    cells_per_slave: int
+    probes_per_slave: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cell_count <= CELLS_MAX:
+            raise ConfigurationError(f"pack: expected 1 to {CELLS_MAX} cells, got {self.cell_count}")
+
+    @property
+    def cell_count(self) -> int:
+        return self.slave_count * self.cells_per_slave
+
+    @property
+    def probe_count(self) -> int:
+        return self.slave_count * self.probes_per_slave
+
+    @property
+    def positions(self) -> range:
+        """Where the slaves are, from 1."""
+        return range(1, self.slave_count + 1)
+
 
 def _name(position: int, message: str) -> str:
     return f"Slave{position:02d}_{message}"
 
 
 class SlaveMessages:
-    """The frames of one slave."""
+    """The frames of one slave: the other end of `MeasurementTable`, for a slave's firmware or a stand-in for it."""
 
-    def __init__(self, database: Database, position: int, profile: SeriesProfile) -> None:
-        self._profile = profile
-        cells, probes = profile.cells_per_slave, profile.probes_per_slave
+    def __init__(self, database: Database, position: int, layout: PackLayout) -> None:
+        self._layout = layout
+        cells, probes = layout.cells_per_slave, layout.probes_per_slave
         self._cells = [
             (database[_name(position, f"Cells_{group + 1}")], group * GROUP_SIZE)
             for group in range(-(-cells // GROUP_SIZE))
@@ -77,8 +110,8 @@ class SlaveMessages:
                 "SoftwareMajor": version.major,
                 "SoftwareMinor": version.minor,
                 "SoftwareRevision": version.revision,
-                "CellCount": self._profile.cells_per_slave,
-                "ProbeCount": self._profile.probes_per_slave,
+                "CellCount": self._layout.cells_per_slave,
+                "ProbeCount": self._layout.probes_per_slave,
             },
             {"SoftwareBuild": version.build},
             {"HardwareClassCode": 0},
@@ -111,10 +144,10 @@ def _group_frame(
 class MeasurementTable:
     """What the master knows of its slaves, and since when."""
 
-    def __init__(self, database: Database, profile: SeriesProfile) -> None:
-        self._profile = profile
-        self.cell_voltages_v: list[float | None] = [None] * profile.cell_count
-        self.temperatures_c: list[float | None] = [None] * profile.probe_count
+    def __init__(self, database: Database, layout: PackLayout) -> None:
+        self._layout = layout
+        self.cell_voltages_v: list[float | None] = [None] * layout.cell_count
+        self.temperatures_c: list[float | None] = [None] * layout.probe_count
         self.heard_ns: dict[int, int] = {}
         """When a slave last sent its status, by position."""
         self.hwids: dict[int, str] = {}
@@ -124,50 +157,56 @@ class MeasurementTable:
         self._serials: dict[tuple[int, int], list[int | None]] = {}
         self._releases: dict[int, tuple[int, ImageVersion]] = {}
         """The version without its build number, and of which transmission it is, by position."""
-        self._handlers: dict[int, Callable[[bytes, int], None]] = {}
-        for position in range(1, profile.slave_count + 1):
+        self.malformed = 0
+        """Frames that were too short for their message, or had a number that it does not define; their values are lost."""
+        self._handlers: dict[tuple[int, bool], Callable[[bytes, int], None]] = {}
+        for position in layout.positions:
             self._register(database, position)
 
     @property
     def accepts(self) -> frozenset[int]:
-        """The CAN ids this table understands."""
-        return frozenset(self._handlers)
+        """The CAN ids of the messages this table understands."""
+        return frozenset(can_id for can_id, _ in self._handlers)
 
     def _register(self, database: Database, position: int) -> None:
-        profile = self._profile
+        layout = self._layout
 
         def listen(name: str, handle: Callable[[Message, bytes, int], None]) -> None:
             message = database[_name(position, name)]
-            self._handlers[message.can_id] = lambda data, now_ns: handle(message, data, now_ns)
+            key = (message.can_id, message.is_extended_id)
+            self._handlers[key] = lambda data, now_ns: handle(message, data, now_ns)
 
         def status(_message: Message, _data: bytes, now_ns: int) -> None:
             self.heard_ns[position] = now_ns
 
         listen("Status", status)
-        for group in range(-(-profile.cells_per_slave // GROUP_SIZE)):
+        for group in range(-(-layout.cells_per_slave // GROUP_SIZE)):
             first = group * GROUP_SIZE
-            count = min(GROUP_SIZE, profile.cells_per_slave - first)
-            place = (position - 1) * profile.cells_per_slave + first
+            count = min(GROUP_SIZE, layout.cells_per_slave - first)
+            place = (position - 1) * layout.cells_per_slave + first
             listen(f"Cells_{group + 1}", _store(self.cell_voltages_v, place, count))
-        for group in range(-(-profile.probes_per_slave // GROUP_SIZE)):
+        for group in range(-(-layout.probes_per_slave // GROUP_SIZE)):
             first = group * GROUP_SIZE
-            count = min(GROUP_SIZE, profile.probes_per_slave - first)
-            place = (position - 1) * profile.probes_per_slave + first
+            count = min(GROUP_SIZE, layout.probes_per_slave - first)
+            place = (position - 1) * layout.probes_per_slave + first
             listen(f"Temperatures_{group + 1}", _store(self.temperatures_c, place, count))
         listen("Identity", lambda message, data, _now_ns: self._take_identity(message, data, position))
 
     def receive(self, frame: CanFrame, now_ns: int) -> bool:
         """Take a frame of a slave; False if it is none of these messages."""
-        handler = self._handlers.get(frame.can_id)
+        handler = self._handlers.get((frame.can_id, frame.is_extended_id))
         if handler is None:
             return False
-        handler(frame.data, now_ns)
+        try:
+            handler(frame.data, now_ns)
+        except SignalError:
+            self.malformed += 1
         return True
 
     def forget_silent(self, since_ns: int) -> None:
         """Drop the values of slaves not heard of since *since_ns*: an old value must not look like a new one."""
-        cells, probes = self._profile.cells_per_slave, self._profile.probes_per_slave
-        for position in range(1, self._profile.slave_count + 1):
+        cells, probes = self._layout.cells_per_slave, self._layout.probes_per_slave
+        for position in self._layout.positions:
             if self.heard_ns.get(position, -1) < since_ns:
                 self.cell_voltages_v[(position - 1) * cells : position * cells] = [None] * cells
                 self.temperatures_c[(position - 1) * probes : position * probes] = [None] * probes

@@ -1,0 +1,56 @@
+"""A master BMS that anyone can build: sans-IO, from power-on to power-off one object.
+
+`Master` composes what the library has for it: the cloud link, the updater, the flashing engine, the boot store. What it adds
+is what makes a master of them: measurements of the slaves become reports, the updater's actions become operations on the bus,
+the platform hears who the nodes are and what was flashed locally, and platform and workshop do not upgrade at the same time.
+`SlaveMessages` is the slaves' end of the internal bus. How to build one: docs/master.md.
+"""
+
+from bmsota.master._cloud import CloudReporter
+from bmsota.master._events import (
+    CommandUnsupported,
+    InstructionReceived,
+    LocalUpgradeDetected,
+    LocalUpgradesAcknowledged,
+    LocalUpgradesDropped,
+    LocalUpgradesReported,
+    MasterEvent,
+    SelfTestEnded,
+    SendData,
+    SlaveChanged,
+)
+from bmsota.master._interlock import Interlock
+from bmsota.master._internal_bus import MeasurementTable, PackLayout, SlaveMessages
+from bmsota.master._master import Master, MasterConfiguration, UnitKeys
+from bmsota.master._reporting import AlarmLimits, MasterReadings, MotorReadings, PackValues, report_bodies
+from bmsota.master._self_test import SelfTest
+from bmsota.master._slaves import SlaveOperations, SlaveRequest
+
+__all__ = [
+    "AlarmLimits",
+    "CloudReporter",
+    "CommandUnsupported",
+    "InstructionReceived",
+    "Interlock",
+    "LocalUpgradeDetected",
+    "LocalUpgradesAcknowledged",
+    "LocalUpgradesDropped",
+    "LocalUpgradesReported",
+    "Master",
+    "MasterConfiguration",
+    "MasterEvent",
+    "MasterReadings",
+    "MeasurementTable",
+    "MotorReadings",
+    "PackLayout",
+    "PackValues",
+    "SelfTest",
+    "SelfTestEnded",
+    "SendData",
+    "SlaveChanged",
+    "SlaveMessages",
+    "SlaveOperations",
+    "SlaveRequest",
+    "UnitKeys",
+    "report_bodies",
+]

@@ -1,0 +1,110 @@
+"""What a master reports to the device around it, beside what its cloud link, its updater and its flashing engine say.
+
+`MasterEvent` is all of it. Some of these want something done (`Master` says which); everything else is news for a log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bmsota.flashing import EngineEvent
+from bmsota.gbt32960 import TerminalEvent
+from bmsota.ota import Action
+
+if TYPE_CHECKING:
+    from bmsota.ota import NodeUpgrade
+
+__all__ = [
+    "CommandUnsupported",
+    "InstructionReceived",
+    "LocalUpgradeDetected",
+    "LocalUpgradesAcknowledged",
+    "LocalUpgradesDropped",
+    "LocalUpgradesReported",
+    "MasterEvent",
+    "SelfTestEnded",
+    "SendData",
+    "SlaveChanged",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SendData:
+    """Send these bytes on the cloud link."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionReceived:
+    """The platform has asked for an upgrade."""
+
+    url: str
+    is_postponed: bool
+    """A flasher is at work: the instruction is followed when it has finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandUnsupported:
+    """The platform sent a command that this master does not carry out."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlaveChanged:
+    """The slave at a position is another one, or runs another version, than at the last discovery."""
+
+    position: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestEnded:
+    """The pack has passed its self-test under a new image, or failed it."""
+
+    failure: str
+    """Empty: passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalUpgradeDetected:
+    """A node was flashed without an order."""
+
+    upgrade: NodeUpgrade
+
+
+@dataclass(frozen=True, slots=True)
+class LocalUpgradesReported:
+    """The platform is being told of local upgrades."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LocalUpgradesAcknowledged:
+    """The platform has recorded the local upgrades it was told of."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalUpgradesDropped:
+    """There were more local upgrades than are kept; the oldest will not be reported."""
+
+    count: int
+
+
+MasterEvent = (
+    TerminalEvent
+    | Action
+    | EngineEvent
+    | SendData
+    | InstructionReceived
+    | CommandUnsupported
+    | SlaveChanged
+    | SelfTestEnded
+    | LocalUpgradeDetected
+    | LocalUpgradesReported
+    | LocalUpgradesAcknowledged
+    | LocalUpgradesDropped
+)

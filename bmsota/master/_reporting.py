@@ -1,0 +1,257 @@
+"""What a master puts into a report: the GB/T 32960.3-2016 bodies from what it has measured and what the vehicle says.
+
+Cells and probes that the master has not heard of lately are "invalid" (the standard's word), never an old number and
+never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bmsota.errors import ConfigurationError
+from bmsota.gbt32960 import (
+    AlarmFlag,
+    Alarms,
+    CellVoltages,
+    ChargingState,
+    DcdcState,
+    DriveMotor,
+    DriveMotors,
+    Extremes,
+    Gear,
+    GearPosition,
+    MotorState,
+    Position,
+    ProbeTemperatures,
+    RunMode,
+    Sentinel,
+    SubsystemTemperatures,
+    SubsystemVoltages,
+    VehicleData,
+    VehicleState,
+)
+from bmsota.master._internal_bus import CELLS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bmsota.gbt32960 import Body
+
+__all__ = ["AlarmLimits", "MasterReadings", "MotorReadings", "PackValues", "report_bodies"]
+
+# One byte names the cell of an extreme (table 16).
+EXTREME_NUMBER_MAX = 250
+
+SUBSYSTEM = 1
+# The ranges of the text (tables 9, 11, 16, B.6 and B.8 of 2016).
+SPEED_RANGE_KMH = (0.0, 220.0)
+CURRENT_RANGE_A = (-1000.0, 1000.0)
+PACK_VOLTAGE_RANGE_V = (0.0, 1000.0)
+TEMPERATURE_RANGE_C = (-40.0, 210.0)
+ODOMETER_RANGE_KM = (0.0, 999_999.9)
+INSULATION_RANGE_KOHM = (0.0, 60_000.0)
+PERCENT_RANGE = (0.0, 100.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmLimits:
+    """Beyond which a value is an alarm (2016, table 17), and at which level."""
+
+    cell_voltage_max_v: float = 4.25
+    """Above: level 3."""
+    cell_voltage_min_v: float = 2.5
+    """Below: level 2."""
+    temperature_max_c: float = 55.0
+    """Above: level 3."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackValues:
+    """What the master knows of its cells and probes; None where no slave has said anything lately."""
+
+    cell_voltages_v: Sequence[float | None]
+    temperatures_c: Sequence[float | None]
+
+    @property
+    def voltage_v(self) -> float | None:
+        """The sum of the cells; None unless every one is known."""
+        known = [value for value in self.cell_voltages_v if value is not None]
+        return sum(known) if known and len(known) == len(self.cell_voltages_v) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MotorReadings:
+    """What one motor controller says. It hangs on the pack: its voltage is the pack's."""
+
+    number: int = 1
+    state: MotorState
+    power_w: float
+    """Taken from the pack; > 0 discharges it."""
+    speed_rpm: int
+    torque_nm: float
+    controller_temperature_c: int
+    motor_temperature_c: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasterReadings:
+    """What the master measures itself, and what it hears on the vehicle's bus. None: not known."""
+
+    ignition_on: bool
+    speed_kmh: float
+    is_charging: bool
+    current_a: float
+    """> 0: discharging."""
+    soc_pct: float
+    odometer_km: float | None = None
+    insulation_kohm: float | None = None
+    position: tuple[float, float] | None = None
+    """Longitude and latitude in degrees, east and north > 0; None: the vehicle has no positioning."""
+    gear: Gear = Gear.of(GearPosition.PARK)  # noqa: RUF009 - an integer
+    dcdc_state: DcdcState | Sentinel = Sentinel.INVALID
+    accelerator_pct: int | None = None
+    brake_pct: int | None = None
+    motors: tuple[MotorReadings, ...] = ()
+
+
+def report_bodies(
+    pack: PackValues, readings: MasterReadings, *, alarm_limits: AlarmLimits = AlarmLimits()
+) -> tuple[Body, ...]:
+    """Every 2016 body that a BMS fills, in the order of their types. A value beyond its field's range is "abnormal".
+
+    Without motors there is no drive motor body, without a position no position body.
+
+    Raises:
+        ConfigurationError: the pack has more cells than a report carries.
+    """
+    if len(pack.cell_voltages_v) > CELLS_MAX:
+        raise ConfigurationError(f"report: expected at most {CELLS_MAX} cells, got {len(pack.cell_voltages_v)}")
+    voltage = pack.voltage_v
+    bodies: list[Body] = [_vehicle_data(voltage, readings)]
+    if readings.motors:
+        bodies.append(DriveMotors(tuple(_motor(voltage, motor) for motor in readings.motors)))
+    if readings.position is not None:
+        longitude, latitude = readings.position
+        bodies.append(Position(True, round(longitude, 6), round(latitude, 6)))
+    degrees = tuple(_degrees(value) for value in pack.temperatures_c)
+    bodies += [
+        _extremes(pack),
+        _alarms(pack, alarm_limits),
+        _cell_voltages(pack, voltage, readings.current_a),
+        ProbeTemperatures((SubsystemTemperatures(SUBSYSTEM, degrees),)),
+    ]
+    return tuple(bodies)
+
+
+def _within(valid: tuple[float, float], value: float | None, decimals: int = 1) -> float | Sentinel:
+    """*value* as a report carries it: rounded, or the sentinel that says why it is not there."""
+    if value is None:
+        return Sentinel.INVALID
+    rounded = round(value, decimals)
+    return rounded if valid[0] <= rounded <= valid[1] else Sentinel.ABNORMAL
+
+
+def _whole(valid: tuple[float, float], value: float | None) -> int | Sentinel:
+    whole = _within(valid, value, 0)
+    return whole if isinstance(whole, Sentinel) else int(whole)
+
+
+def _degrees(value: float | None) -> int | Sentinel:
+    return _whole(TEMPERATURE_RANGE_C, value)
+
+
+def _vehicle_data(voltage: float | None, readings: MasterReadings) -> VehicleData:
+    return VehicleData(
+        vehicle_state=VehicleState.STARTED if readings.ignition_on else VehicleState.OFF,
+        charging_state=ChargingState.PARKED_CHARGING if readings.is_charging else ChargingState.NOT_CHARGING,
+        run_mode=RunMode.ELECTRIC,
+        speed_kmh=_within(SPEED_RANGE_KMH, readings.speed_kmh),
+        odometer_km=_within(ODOMETER_RANGE_KM, readings.odometer_km),
+        total_voltage_v=_within(PACK_VOLTAGE_RANGE_V, voltage),
+        total_current_a=_within(CURRENT_RANGE_A, readings.current_a),
+        # A cell beyond full or empty is still full or empty.
+        soc_pct=min(100, max(0, round(readings.soc_pct))),
+        dcdc_state=readings.dcdc_state,
+        gear=readings.gear,
+        insulation_kohm=_whole(INSULATION_RANGE_KOHM, readings.insulation_kohm),
+        accelerator_pct=_whole(PERCENT_RANGE, readings.accelerator_pct),
+        brake_pct=_whole(PERCENT_RANGE, readings.brake_pct),
+    )
+
+
+def _motor(voltage: float | None, motor: MotorReadings) -> DriveMotor:
+    # Without the pack's voltage nothing is known of the current, unless none flows.
+    current = 0.0 if not motor.power_w else motor.power_w / voltage if voltage else None
+    return DriveMotor(
+        number=motor.number,
+        state=motor.state,
+        controller_temperature_c=_degrees(motor.controller_temperature_c),
+        speed_rpm=motor.speed_rpm,
+        torque_nm=motor.torque_nm,
+        motor_temperature_c=_degrees(motor.motor_temperature_c),
+        controller_voltage_v=_within(PACK_VOLTAGE_RANGE_V, voltage),
+        controller_current_a=_within(CURRENT_RANGE_A, current),
+    )
+
+
+def _extremes(pack: PackValues) -> Extremes:
+    cells = [(value, number) for number, value in enumerate(pack.cell_voltages_v, start=1) if value is not None]
+    probes = [(value, number) for number, value in enumerate(pack.temperatures_c, start=1) if value is not None]
+    invalid = Sentinel.INVALID
+    # The first of several equal extremes is named, in both directions.
+    highest = max(cells, key=lambda item: (item[0], -item[1]), default=None)
+    lowest = min(cells, default=None)
+    hottest = max(probes, key=lambda item: (item[0], -item[1]), default=None)
+    coldest = min(probes, default=None)
+
+    def number(item: tuple[float, int] | None) -> int | Sentinel:
+        return invalid if item is None else item[1] if item[1] <= EXTREME_NUMBER_MAX else Sentinel.ABNORMAL
+
+    return Extremes(
+        cell_voltage_max_subsystem=SUBSYSTEM if highest else invalid,
+        cell_voltage_max_cell=number(highest),
+        cell_voltage_max_v=round(highest[0], 3) if highest else invalid,
+        cell_voltage_min_subsystem=SUBSYSTEM if lowest else invalid,
+        cell_voltage_min_cell=number(lowest),
+        cell_voltage_min_v=round(lowest[0], 3) if lowest else invalid,
+        temperature_max_subsystem=SUBSYSTEM if hottest else invalid,
+        temperature_max_probe=number(hottest),
+        temperature_max_c=_degrees(hottest[0] if hottest else None),
+        temperature_min_subsystem=SUBSYSTEM if coldest else invalid,
+        temperature_min_probe=number(coldest),
+        temperature_min_c=_degrees(coldest[0] if coldest else None),
+    )
+
+
+def _alarms(pack: PackValues, limits: AlarmLimits) -> Alarms:
+    cells = [value for value in pack.cell_voltages_v if value is not None]
+    probes = [value for value in pack.temperatures_c if value is not None]
+    flags = AlarmFlag(0)
+    level = 0
+    if cells and max(cells) > limits.cell_voltage_max_v:
+        flags |= AlarmFlag.CELL_OVER_VOLTAGE
+        level = 3
+    if cells and min(cells) < limits.cell_voltage_min_v:
+        flags |= AlarmFlag.CELL_UNDER_VOLTAGE
+        level = max(level, 2)
+    if probes and max(probes) > limits.temperature_max_c:
+        flags |= AlarmFlag.BATTERY_TEMPERATURE_HIGH
+        level = 3
+    return Alarms(level_max=level, flags=int(flags))
+
+
+def _cell_voltages(pack: PackValues, voltage: float | None, current_a: float) -> CellVoltages:
+    values = tuple(Sentinel.INVALID if value is None else round(value, 3) for value in pack.cell_voltages_v)
+    return CellVoltages(
+        (
+            SubsystemVoltages(
+                number=SUBSYSTEM,
+                voltage_v=_within(PACK_VOLTAGE_RANGE_V, voltage),
+                current_a=_within(CURRENT_RANGE_A, current_a),
+                cell_count=len(values),
+                first_cell=1,
+                cell_voltages_v=values,
+            ),
+        )
+    )

@@ -1,0 +1,186 @@
+"""What the updater asks of the slaves, done by the flashing engine, one operation after another.
+
+The updater's actions go in (`request`), the engine's results go back to the updater in its own words. Between two of its
+requests the master finds out who is there: at power-on, when a slave's identity pages differ from what is known, and when a
+flasher has gone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from bmsota.boot import SlotState
+from bmsota.flashing import FlashingEngine, FlashJob, NodesDiscovered, OperationFinished, TransferProgressed
+from bmsota.image import ImageRole
+from bmsota.node import NodeMode
+from bmsota.ota import NodeReport
+from bmsota.ota import (
+    ActivateSlaves,
+    ConfirmSlaves,
+    DiscoverNodes,
+    FlashSlaves,
+    NodeOutcome,
+    RaiseCounters,
+    RevertSlaves,
+    Updater,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bmsota.flashing import EngineEvent, FlashingProfile, NodeResult
+    from bmsota.master._internal_bus import MeasurementTable
+    from bmsota.node import NodeDescription
+
+__all__ = ["SlaveOperations", "SlaveRequest"]
+
+SlaveRequest = DiscoverNodes | FlashSlaves | ActivateSlaves | ConfirmSlaves | RaiseCounters | RevertSlaves
+
+# An image in one of these is not confirmed: it runs now, or at the next boot.
+_IN_TEST = frozenset({SlotState.TEST_REQUESTED, SlotState.TEST})
+
+# What takes the outcomes of a request back to the updater.
+_ANSWERS: dict[type[SlaveRequest], Callable[[Updater, Sequence[NodeOutcome], int], None]] = {
+    FlashSlaves: Updater.slaves_flashed,
+    ActivateSlaves: Updater.slaves_activated,
+    ConfirmSlaves: Updater.slaves_confirmed,
+    RaiseCounters: Updater.counters_raised,
+    RevertSlaves: Updater.slaves_reverted,
+}
+
+
+class SlaveOperations:
+    """One master's work on its slaves, from one power-on to the next. `engine` has the bus's side: drive it."""
+
+    def __init__(self, profile: FlashingProfile, positions: Sequence[int], updater: Updater) -> None:
+        """Take the protocol, where slaves are expected, and whose requests these are."""
+        self.engine = FlashingEngine(profile)
+        self.nodes: tuple[NodeDescription, ...] = ()
+        """Who answered the last discovery."""
+        self.wants_discovery = False
+        """Whether to ask who is there as soon as no request of the updater waits."""
+        self._positions = tuple(positions)
+        self._updater = updater
+        self._requests: deque[SlaveRequest] = deque()
+        self._is_busy = False
+        """An operation was begun whose end has not been handled. (Over no slaves at all it ends as it begins.)"""
+        self._under_way: SlaveRequest | None = None
+        """The request it belongs to; None of a discovery that the updater did not ask for."""
+        self._restart: tuple[int, ...] = ()
+        """Slaves to restart when those of the same request are reverted."""
+        self._reverted: tuple[NodeResult, ...] = ()
+
+    @property
+    def slaves(self) -> tuple[NodeDescription, ...]:
+        """The slaves among `nodes`."""
+        return tuple(node for node in self.nodes if node.position > 0)
+
+    # -- requests --------------------------------------------------------------------------------------------------------
+
+    def request(self, request: SlaveRequest) -> None:
+        """Do this when the bus is free."""
+        self._requests.append(request)
+
+    def begin_next(self, *, may_discover: bool) -> bool:
+        """Begin what waits, if nothing is under way: the updater's requests first. False: there is nothing to begin."""
+        if self._is_busy:
+            return False
+        if self._restart:
+            positions, self._restart = self._restart, ()
+            self.engine.restart(positions)
+        elif self._requests:
+            self._begin(self._requests.popleft())
+        elif self.wants_discovery and may_discover:
+            self.wants_discovery = False
+            self._under_way = None
+            self.engine.discover(self._positions)
+        else:
+            return False
+        self._is_busy = True
+        return True
+
+    def cancel(self) -> None:
+        """Leave the bus to somebody else: what is under way is not finished, and not answered."""
+        self.engine.cancel()
+        self._is_busy = False
+
+    def _begin(self, request: SlaveRequest) -> None:
+        engine = self.engine
+        self._under_way = request
+        match request:
+            case DiscoverNodes():
+                engine.discover(self._positions)
+            case FlashSlaves(jobs):
+                engine.flash([FlashJob(job.position, job.image) for job in jobs])
+            case ActivateSlaves(positions):
+                engine.activate(positions)
+            case ConfirmSlaves(versions):
+                engine.confirm(versions, raise_counter=False)
+            case RaiseCounters(versions):
+                engine.confirm(versions, raise_counter=True)
+            case RevertSlaves(positions, restart):
+                self._restart = restart
+                self._reverted = ()
+                engine.revert(positions)
+
+    # -- results ---------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: EngineEvent, now_ns: int) -> None:
+        """The engine has said something."""
+        match event:
+            case TransferProgressed(position, next_offset, size_bytes) if next_offset == size_bytes:
+                self._updater.slave_staged(position)
+            case NodesDiscovered(nodes):
+                self._is_busy = False
+                self.nodes = nodes
+                if isinstance(self._under_way, DiscoverNodes):
+                    self._answer_discovery(now_ns)
+            case OperationFinished(results=results):
+                self._is_busy = False
+                self._answer(results, now_ns)
+            case _:
+                pass
+
+    def _answer(self, results: tuple[NodeResult, ...], now_ns: int) -> None:
+        request = self._under_way
+        assert request is not None
+        if self._restart:
+            self._reverted = results
+            return
+        results, self._reverted = (*self._reverted, *results), ()
+        outcomes = [NodeOutcome(result.position, result.ok, result.detail) for result in results]
+        _ANSWERS[type(request)](self._updater, outcomes, now_ns)
+
+    def _answer_discovery(self, now_ns: int) -> None:
+        self._updater.nodes_discovered(
+            [
+                NodeReport(
+                    position=node.position,
+                    role=ImageRole.SLAVE,
+                    hwid=node.hwid,
+                    version=node.version,
+                    security_counter=node.security_counter,
+                )
+                for node in self.slaves
+            ],
+            now_ns,
+            in_test=[node.position for node in self.nodes if _IN_TEST.intersection(node.slot_states)],
+            in_bootloader=[node.position for node in self.nodes if node.state is not NodeMode.APPLICATION],
+        )
+
+    # -- what the slaves say of themselves -------------------------------------------------------------------------------
+
+    def find_change(self, measured: MeasurementTable) -> tuple[int, str] | None:
+        """The first slave whose identity pages differ from the last discovery: its position, and how it differs."""
+        known = {node.position: node for node in self.nodes}
+        for position, hwid in measured.hwids.items():
+            if position in known and known[position].hwid != hwid:
+                return position, f"slave {position} is {hwid} now, was {known[position].hwid}"
+        if self._updater.in_upgrade_mode:
+            # The updater restarts slaves into new versions itself, and asks them afterwards.
+            return None
+        for position, version in measured.versions.items():
+            if position in known and known[position].version != version:
+                return position, f"slave {position} runs {version} now, ran {known[position].version}"
+        return None

@@ -1,0 +1,80 @@
+"""What a run's trace says of a master's events, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bmsota.flashing import OperationFinished, TransferBroken
+from bmsota.gbt32960 import CloseRequested, Command, LoggedIn, LoggedOut, LoginFailed, ReplyFlag, ReplyReceived
+from bmsota.master import (
+    CommandUnsupported,
+    InstructionReceived,
+    LocalUpgradeDetected,
+    LocalUpgradesAcknowledged,
+    LocalUpgradesDropped,
+    LocalUpgradesReported,
+    SelfTestEnded,
+    SlaveChanged,
+)
+from bmsota.ota import LogNote, Reset, SendReport, TellState
+
+if TYPE_CHECKING:
+    from bmsota.master import MasterEvent
+    from bmsota.ota import NodeUpgrade
+
+__all__ = ["note_of"]
+
+
+def note_of(event: MasterEvent) -> str | None:
+    """What the run's trace says of an event; None: nothing."""
+    match event:
+        case LoggedIn(serial):
+            return f"logged in, serial {serial}"
+        case LoggedOut():
+            return "logged out"
+        case LoginFailed(reason, misses, _):
+            return f"login failed ({misses}): {reason.value}"
+        case CloseRequested(reason):
+            return f"closes the link: {reason.value}"
+        case ReplyReceived(Command.SIGNED_REPORT, ReplyFlag.SUCCESS, _):
+            return "post-boot report acknowledged"
+        case InstructionReceived(url, is_postponed):
+            return f"instructed: {url}" + ("; a flasher is at work: the instruction waits" if is_postponed else "")
+        case CommandUnsupported(name):
+            return f"command not supported: {name}"
+        case TellState(_, stage, progress_pct, reason):
+            return f"{stage.value} {progress_pct} % {reason}".rstrip()
+        case SendReport():
+            return "sends its post-boot report"
+        case Reset(reason):
+            return f"resets: {reason}"
+        case LogNote(text):
+            return text
+        case TransferBroken(position, detail):
+            return f"slave {position}: {detail}; goes on"
+        case OperationFinished(operation, results):
+            return f"{operation}: {sum(result.ok for result in results)} of {len(results)} slaves"
+        case SlaveChanged(_, detail):
+            return detail
+        case SelfTestEnded(failure):
+            return f"self-test: {failure or 'passed'}"
+        case LocalUpgradeDetected(upgrade):
+            return f"field upgrade of {_upgrade_text(upgrade)}"
+        case LocalUpgradesDropped(count):
+            return f"forgets {_count(count)}: there were too many"
+        case LocalUpgradesReported(count):
+            return f"tells {_count(count)}"
+        case LocalUpgradesAcknowledged():
+            return "field upgrades acknowledged"
+        case _:
+            return None
+
+
+def _count(number: int) -> str:
+    return f"{number} field upgrade{'' if number == 1 else 's'}"
+
+
+def _upgrade_text(upgrade: NodeUpgrade) -> str:
+    name = f"slave {upgrade.position}" if upgrade.position else "the master"
+    versions = f"{upgrade.version_before} -> {upgrade.version_after}"
+    return f"{name}: {versions}, {upgrade.outcome.value} {upgrade.detail}".rstrip()
