@@ -23,15 +23,15 @@ from bmsota.ota import (
     NodeOutcome,
     RaiseCounters,
     RevertSlaves,
-    Updater,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from bmsota.flashing import EngineEvent, FlashingProfile, NodeResult
     from bmsota.master._internal_bus import MeasurementTable
     from bmsota.node import NodeDescription
+    from bmsota.ota.updater import Updater
 
 __all__ = ["SlaveOperations", "SlaveRequest"]
 
@@ -39,15 +39,6 @@ SlaveRequest = DiscoverNodes | FlashSlaves | ActivateSlaves | ConfirmSlaves | Ra
 
 # An image in one of these is not confirmed: it runs now, or at the next boot.
 _IN_TEST = frozenset({SlotState.TEST_REQUESTED, SlotState.TEST})
-
-# What takes the outcomes of a request back to the updater.
-_ANSWERS: dict[type[SlaveRequest], Callable[[Updater, Sequence[NodeOutcome], int], None]] = {
-    FlashSlaves: Updater.slaves_flashed,
-    ActivateSlaves: Updater.slaves_activated,
-    ConfirmSlaves: Updater.slaves_confirmed,
-    RaiseCounters: Updater.counters_raised,
-    RevertSlaves: Updater.slaves_reverted,
-}
 
 
 class SlaveOperations:
@@ -104,6 +95,7 @@ class SlaveOperations:
         """Leave the bus to somebody else: what is under way is not finished, and not answered."""
         self.engine.cancel()
         self._is_busy = False
+        self._restart = ()
 
     def _begin(self, request: SlaveRequest) -> None:
         engine = self.engine
@@ -144,13 +136,23 @@ class SlaveOperations:
 
     def _answer(self, results: tuple[NodeResult, ...], now_ns: int) -> None:
         request = self._under_way
-        assert request is not None
         if self._restart:
             self._reverted = results
             return
         results, self._reverted = (*self._reverted, *results), ()
         outcomes = [NodeOutcome(result.position, result.ok, result.detail) for result in results]
-        _ANSWERS[type(request)](self._updater, outcomes, now_ns)
+        updater = self._updater
+        match request:
+            case FlashSlaves():
+                updater.slaves_flashed(outcomes, now_ns)
+            case ActivateSlaves():
+                updater.slaves_activated(outcomes, now_ns)
+            case ConfirmSlaves():
+                updater.slaves_confirmed(outcomes, now_ns)
+            case RaiseCounters():
+                updater.counters_raised(outcomes, now_ns)
+            case RevertSlaves():
+                updater.slaves_reverted(outcomes, now_ns)
 
     def _answer_discovery(self, now_ns: int) -> None:
         self._updater.nodes_discovered(

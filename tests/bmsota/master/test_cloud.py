@@ -1,0 +1,242 @@
+"""What the platform is told beside reports: identity, upgrade state, the signed report, local upgrades."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bmsota.boot import BootReason, SlotState
+from bmsota.gbt32960 import (
+    ExtensionReceived,
+    FieldUpgradeOutcome,
+    FieldUpgrades,
+    LoginRequested,
+    NodeRole,
+    PlatformSession,
+    ReplyFlag,
+    SignedReport,
+    TerminalSession,
+    UnitIdentity,
+    UpgradeState,
+    UpgradeStateCode,
+)
+from bmsota.image import ImageRole, ImageVersion
+from bmsota.master import (
+    CloudReporter,
+    LocalUpgradeDetected,
+    LocalUpgradesAcknowledged,
+    LocalUpgradesDropped,
+    LocalUpgradesReported,
+)
+from bmsota.node import Capability, NodeDescription, NodeMode
+from bmsota.ota.field_upgrades import FIELD_UPGRADES_MAX
+from bmsota.ota.updater import Stage, TellState
+
+SECOND = 1_000_000_000
+
+
+class Desk:
+    """A reporter on a session, and the platform at the other end of its link."""
+
+    def __init__(self, world):
+        self.world = world
+        self.now_ns = world.START_NS
+        self.flash = world.FlashModel(192 * 1024)
+        self.store = world.store_on(self.flash, ImageRole.MASTER)
+        self.store.install_factory(world.firmware(ImageRole.MASTER, "2.0.0"))
+        self.boot = self.store.boot()
+        self.events, self.heard = [], []
+        self.flag = ReplyFlag.SUCCESS
+        self.session = TerminalSession(vin=world.VIN, iccid="89860012345678901234")
+        self.platform = PlatformSession()
+        self.reporter = self.new_reporter()
+
+    def new_reporter(self):
+        return CloudReporter(
+            self.session,
+            identity=self.world.identity(0, "M-0001"),
+            store=self.store,
+            boot=self.boot,
+            emit=self.events.append,
+        )
+
+    def log_in(self):
+        self.session.handle_timeout(self.now_ns)
+        self.session.connected(self.now_ns)
+        self.platform.connected(self.now_ns)
+        self.exchange()
+
+    def log_out(self):
+        self.session.disconnected(self.now_ns)
+        self.platform = PlatformSession()
+        self.now_ns += 10 * SECOND
+
+    def exchange(self):
+        """Let both ends speak until they have said everything."""
+        self.now_ns += SECOND
+        while True:
+            up = self.session.data_to_send()
+            self.platform.receive_data(up, self.now_ns)
+            while (event := self.platform.next_event()) is not None:
+                match event:
+                    case LoginRequested():
+                        self.platform.accept_login(self.now_ns)
+                    case ExtensionReceived(frame):
+                        self.heard.append(frame.message)
+                        self.platform.reply(frame, self.now_ns, self.flag)
+                    case _:
+                        pass
+            down = self.platform.data_to_send()
+            self.session.receive_data(down, self.now_ns)
+            while (event := self.session.next_event()) is not None:
+                self.reporter.session_event(event, self.now_ns)
+            if not up and not down:
+                return
+
+    def discover(self, *nodes):
+        self.reporter.nodes_discovered(nodes, None, self.now_ns)
+        self.exchange()
+
+    def of(self, kind):
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def desk(world):
+    return Desk(world)
+
+
+@pytest.fixture
+def slave(world):
+    return NodeDescription(
+        position=1,
+        role=ImageRole.SLAVE,
+        hwid="S-0001",
+        serial="SN-1",
+        class_id=world.SLAVE_CLASS.class_id,
+        version=ImageVersion(2, 0),
+        security_counter=1,
+        state=NodeMode.APPLICATION,
+        boot_reason=BootReason.NORMAL,
+        slot_states=(SlotState.CONFIRMED, SlotState.EMPTY),
+        active_slot=0,
+        running_slot=0,
+        protocol_version=2,
+        protocol_version_min=2,
+        capabilities=Capability(0),
+        boot_id=1,
+    )
+
+
+def test_identity_names_master_and_slaves(desk, slave, world):
+    desk.log_in()
+    desk.reporter.send_identity([slave], desk.now_ns)
+    desk.exchange()
+    (message,) = desk.heard
+    assert isinstance(message, UnitIdentity)
+    master, first = message.nodes
+    assert (master.role, master.position, master.hwid) == (NodeRole.MASTER, 0, "M-0001")
+    assert (master.version, master.security_counter) == ((2, 0, 0, 0), 1)
+    assert master.hardware_class == world.MASTER_CLASS.class_id
+    assert (first.role, first.position, first.hwid, first.serial) == (NodeRole.SLAVE, 1, "S-0001", "SN-1")
+    assert first.hardware_class == world.SLAVE_CLASS.class_id
+
+
+def test_a_reason_is_cut_to_what_the_frame_carries_and_stays_text(desk):
+    desk.log_in()
+    desk.reporter.send_state(TellState("o-17", Stage.SELF_TEST, 100, "ä" * 200), desk.now_ns)
+    desk.exchange()
+    (message,) = desk.heard
+    assert isinstance(message, UpgradeState)
+    assert (message.order_id, message.state, message.progress_pct) == ("o-17", UpgradeStateCode.SELF_TEST, 100)
+    assert message.reason == "ä" * 127
+
+
+def test_every_stage_has_its_code():
+    assert {stage.name for stage in Stage} <= {code.name for code in UpgradeStateCode}
+
+
+def test_states_and_reports_are_not_kept_for_a_later_link(desk):
+    """The updater says them again at the next login; kept ones would be stale."""
+    desk.reporter.send_state(TellState("o-17", Stage.SELF_TEST, 100), desk.now_ns)
+    desk.reporter.send_report(b"document", desk.now_ns)
+    desk.log_in()
+    assert desk.heard == []
+    desk.reporter.send_report(b"document", desk.now_ns)
+    desk.exchange()
+    (message,) = desk.heard
+    assert isinstance(message, SignedReport)
+    assert message.document == b"document"
+
+
+def test_a_local_upgrade_is_told_once_and_forgotten_when_the_platform_has_it(desk, slave):
+    desk.log_in()
+    desk.discover(slave)
+    assert desk.heard == []
+    desk.discover(replace(slave, version=ImageVersion(2, 1)))
+    (message,) = desk.heard
+    assert isinstance(message, FieldUpgrades)
+    (told,) = message.upgrades
+    assert (told.position, told.hwid, told.version_before, told.version_after) == (
+        1,
+        "S-0001",
+        (2, 0, 0, 0),
+        (2, 1, 0, 0),
+    )
+    assert told.outcome == FieldUpgradeOutcome.SUCCEEDED
+    (detected,) = desk.of(LocalUpgradeDetected)
+    assert detected.upgrade.position == 1
+    assert desk.of(LocalUpgradesReported) == [LocalUpgradesReported(1)]
+    assert len(desk.of(LocalUpgradesAcknowledged)) == 1
+    desk.log_out()
+    desk.log_in()
+    assert len(desk.heard) == 1
+
+
+def test_a_local_upgrade_without_a_link_waits_for_the_login_and_a_power_cycle(desk, slave):
+    desk.discover(slave)
+    desk.discover(replace(slave, version=ImageVersion(2, 1)))
+    desk.reporter = desk.new_reporter()
+    desk.log_in()
+    assert [message.upgrades[0].version_after for message in desk.heard] == [(2, 1, 0, 0)]
+
+
+def test_a_platform_that_refuses_is_asked_again_after_the_next_login(desk, slave):
+    desk.flag = ReplyFlag.ERROR
+    desk.log_in()
+    desk.discover(slave)
+    desk.discover(replace(slave, version=ImageVersion(2, 1)))
+    tries = len(desk.heard)
+    desk.discover(replace(slave, version=ImageVersion(2, 1)))
+    assert len(desk.heard) == tries, "not before"
+    assert desk.of(LocalUpgradesAcknowledged) == []
+    desk.flag = ReplyFlag.SUCCESS
+    desk.log_out()
+    desk.log_in()
+    assert len(desk.of(LocalUpgradesAcknowledged)) == 1
+
+
+def test_the_oldest_of_too_many_are_dropped_and_that_is_said(desk, slave):
+    for number in range(FIELD_UPGRADES_MAX + 2):
+        desk.discover(replace(slave, version=ImageVersion(3, 0, number)))
+    assert desk.of(LocalUpgradesDropped) == [LocalUpgradesDropped(1)]
+
+
+def test_a_node_in_its_test_boot_is_to_be_asked_again(desk, slave):
+    desk.discover(slave)
+    assert not desk.reporter.awaits_confirmation
+    in_test = replace(
+        slave, version=ImageVersion(2, 1), slot_states=(SlotState.CONFIRMED, SlotState.TEST), running_slot=1
+    )
+    desk.discover(in_test)
+    assert desk.reporter.awaits_confirmation
+    assert desk.of(LocalUpgradeDetected) == []
+
+
+def test_other_replies_are_none_of_its_business(desk, slave):
+    desk.log_in()
+    desk.reporter.send_identity([slave], desk.now_ns)
+    desk.exchange()
+    assert len(desk.heard) == 1
+    assert desk.events == []
