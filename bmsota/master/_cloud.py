@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from bmsota.gbt32960 import (
     Command,
     ExtensionUndelivered,
-    FieldUpgrade,
-    FieldUpgradeOutcome,
-    FieldUpgrades,
+    LocalUpgrade,
+    LocalUpgradeOutcome,
+    LocalUpgrades,
     LoggedIn,
     NodeIdentity,
     NodeRole,
@@ -163,11 +163,11 @@ class CloudReporter:
             case LoggedIn():
                 self._watch.logged_in()
                 self._send_local_upgrades(now_ns)
-            case ReplyReceived(Command.FIELD_UPGRADES, ReplyFlag.SUCCESS, _):
+            case ReplyReceived(Command.LOCAL_UPGRADES, ReplyFlag.SUCCESS, _):
                 self._watch.acknowledged()
                 self._emit(LocalUpgradesAcknowledged())
                 self._send_local_upgrades(now_ns)
-            case ReplyReceived(Command.FIELD_UPGRADES, _, _) | ExtensionUndelivered(Command.FIELD_UPGRADES, _):
+            case ReplyReceived(Command.LOCAL_UPGRADES, _, _) | ExtensionUndelivered(Command.LOCAL_UPGRADES, _):
                 # A platform that knows only the standard. The next one may know more.
                 self._watch.undelivered()
             case _:
@@ -179,18 +179,18 @@ class CloudReporter:
         upgrades = self._watch.take()
         if upgrades:
             self._emit(LocalUpgradesReported(len(upgrades)))
-            message = FieldUpgrades(beijing_time(now_ns), tuple(_on_the_wire(upgrade) for upgrade in upgrades))
-            self._session.send_extension(Command.FIELD_UPGRADES, message, now_ns)
+            message = LocalUpgrades(beijing_time(now_ns), tuple(_on_the_wire(upgrade) for upgrade in upgrades))
+            self._session.send_extension(Command.LOCAL_UPGRADES, message, now_ns)
 
 
-def _on_the_wire(upgrade: NodeUpgrade) -> FieldUpgrade:
-    return FieldUpgrade(
+def _on_the_wire(upgrade: NodeUpgrade) -> LocalUpgrade:
+    return LocalUpgrade(
         upgraded_at=beijing_time(upgrade.at_s * SECOND),
         position=upgrade.position,
         hwid=upgrade.hwid,
         version_before=_numbers(upgrade.version_before),
         version_after=_numbers(upgrade.version_after),
-        outcome=FieldUpgradeOutcome[upgrade.outcome.name],
+        outcome=LocalUpgradeOutcome[upgrade.outcome.name],
         tool=upgrade.tool,
         detail=upgrade.detail,
     )

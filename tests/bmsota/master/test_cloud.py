@@ -9,8 +9,8 @@ import pytest
 from bmsota.boot import BootReason, SlotState
 from bmsota.gbt32960 import (
     ExtensionReceived,
-    FieldUpgradeOutcome,
-    FieldUpgrades,
+    LocalUpgradeOutcome,
+    LocalUpgrades,
     LoginRequested,
     NodeRole,
     PlatformSession,
@@ -176,7 +176,7 @@ def test_a_local_upgrade_is_told_once_and_forgotten_when_the_platform_has_it(des
     assert desk.heard == []
     desk.discover(replace(slave, version=ImageVersion(2, 1)))
     (message,) = desk.heard
-    assert isinstance(message, FieldUpgrades)
+    assert isinstance(message, LocalUpgrades)
     (told,) = message.upgrades
     assert (told.position, told.hwid, told.version_before, told.version_after) == (
         1,
@@ -184,7 +184,7 @@ def test_a_local_upgrade_is_told_once_and_forgotten_when_the_platform_has_it(des
         (2, 0, 0, 0),
         (2, 1, 0, 0),
     )
-    assert told.outcome == FieldUpgradeOutcome.SUCCEEDED
+    assert told.outcome == LocalUpgradeOutcome.SUCCEEDED
     (detected,) = desk.of(LocalUpgradeDetected)
     assert detected.upgrade.position == 1
     assert desk.of(LocalUpgradesReported) == [LocalUpgradesReported(1)]
