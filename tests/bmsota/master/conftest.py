@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +39,8 @@ from bmsota.master import (
     UnitKeys,
 )
 from bmsota.node import ResetRequested, TargetIdentity
+from bmsota.ota import ReleaseManifest, UpgradeOrder, describe_image, device_api, sign_manifest, sign_order
+from bmsota.ota.updater import Reset, StartHttp
 from bmsota.signals import loads
 
 MS = 1_000_000
@@ -198,6 +200,8 @@ class MasterRig:
         self.platform = None
         self.has_link = True
         self.last_login = None
+        self.order = None
+        self.http = []
         self.power_on()
 
     @property
@@ -224,6 +228,8 @@ class MasterRig:
 
     def tick(self, frames=()):
         self.pack.tick(self.master, self.handle, frames)
+        if self.http:
+            self.http.pop(0)(self.now_ns)
         if self.platform is not None:
             self.platform.handle_timeout(self.now_ns)
             self.serve()
@@ -253,6 +259,15 @@ class MasterRig:
                     self.platform.receive_data(data, self.now_ns)
             case CloseRequested():
                 self.platform = None
+            case StartHttp(_, request) if self.order is not None:
+                answer, master = self.respond(request), self.master
+                self.http = [
+                    partial(master.http_head, answer.status, answer.headers),
+                    partial(master.http_body, answer.body),
+                    partial(master.http_ended, None),
+                ]
+            case Reset():
+                self.power_on()
             case _:
                 pass
 
@@ -272,6 +287,55 @@ class MasterRig:
         data = platform.data_to_send()
         if data:
             self.master.receive_data(data, self.now_ns)
+
+    def offer(self, version, counter):
+        """Order an upgrade to images of *version*: the documents and answers of the device API."""
+        images = [firmware(role, version, counter) for role in (ImageRole.MASTER, ImageRole.SLAVE)]
+        now_s = self.now_ns // SECOND
+        manifest = sign_manifest(
+            ReleaseManifest(
+                release=f"T1-{version}",
+                software_version=version,
+                series="T1",
+                images=tuple(describe_image(image) for image in images),
+                created_s=now_s - 1,
+                expires_s=now_s + 1000,
+            ),
+            MANIFEST_KEY,
+        )
+        order = UpgradeOrder(
+            order_id="o-1",
+            task_id="t-1",
+            vin=VIN,
+            hwid=HWID,
+            sequence=1,
+            issued_s=now_s,
+            expires_s=now_s + 1000,
+            manifest_sha256=hashlib.sha256(manifest).digest(),
+            software_version=version,
+            approver="auditor",
+            approved_s=now_s,
+        )
+        self.order = sign_order(order, ORDER_KEY)
+        self.files = {hashlib.sha256(data).digest(): data for data in (manifest, *images)}
+
+    def respond(self, request):
+        route = device_api.route(request.method, request.path)
+        match route.endpoint.name:
+            case "CHALLENGE":
+                return device_api.challenge_response(bytes(32), 2**40)
+            case "SESSION":
+                asked = device_api.parse_session_request(request.body)
+                assert device_api.session_proof_is_valid(asked, DEVICE_KEY.public_key())
+                return device_api.session_response("token", 2**40)
+            case "ORDER":
+                return device_api.order_response(self.order)
+            case "MANIFEST":
+                return device_api.manifest_response(self.files[route.sha256])
+            case "CONFIRM":
+                return device_api.confirmed_response()
+            case _:
+                return device_api.image_response(request, sha256=route.sha256, data=self.files[route.sha256])
 
     def instruct(self, url="http://cloud.example/device/v1/order"):
         message = Control(
