@@ -105,14 +105,14 @@ class CloudReporter:
         message = UnitIdentity(beijing_time(now_ns), (master, *nodes))
         self._session.send_extension(Command.UNIT_IDENTITY, message, now_ns)
 
-    def send_state(self, told: TellState, now_ns: int) -> None:
+    def send_state(self, state: TellState, now_ns: int) -> None:
         """How far the order is."""
         message = UpgradeState(
             time=beijing_time(now_ns),
-            order_id=told.order_id,
-            state=UpgradeStateCode[told.stage.name],
-            progress_pct=told.progress_pct,
-            reason=told.reason.encode()[:REASON_SIZE_BYTES_MAX].decode(errors="ignore"),
+            order_id=state.order_id,
+            state=UpgradeStateCode[state.stage.name],
+            progress_pct=state.progress_pct,
+            reason=state.reason.encode()[:REASON_SIZE_BYTES_MAX].decode(errors="ignore"),
         )
         self._send_if_logged_in(Command.UPGRADE_STATE, message, now_ns)
 

@@ -77,14 +77,14 @@ class LocalUpgradeDetected:
 
 @dataclass(frozen=True, slots=True)
 class LocalUpgradesReported:
-    """The platform is being told of local upgrades."""
+    """A frame with local upgrades was sent to the platform."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class LocalUpgradesAcknowledged:
-    """The platform has recorded the local upgrades it was told of."""
+    """The platform has acknowledged the local upgrades it was sent."""
 
 
 @dataclass(frozen=True, slots=True)

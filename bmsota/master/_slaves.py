@@ -92,7 +92,7 @@ class SlaveOperations:
         return True
 
     def cancel(self) -> None:
-        """Leave the bus to somebody else: what is under way is not finished, and not answered."""
+        """Free the bus at once: the operation under way is dropped, and its request is not answered."""
         self.engine.cancel()
         self._is_busy = False
         self._restart = ()
