@@ -221,6 +221,11 @@ class Master:
         return tuple(str(node.version) for node in self._slaves.slaves)
 
     @property
+    def pack_values(self) -> PackValues:
+        """What the slaves measured, as far as it is known."""
+        return PackValues(tuple(self._measured.cell_voltages_v), tuple(self._measured.temperatures_c))
+
+    @property
     def security_counter(self) -> int:
         """The master's: images with a lower one are refused."""
         return self._store.security_counter
@@ -244,10 +249,9 @@ class Master:
         self._now_ns = now_ns
         if self._is_shutting_down or self._interlock.is_in_bootloader:
             return False
-        configuration, measured = self._configuration, self._measured
-        measured.forget_silent(now_ns - SILENT_ROUNDS * configuration.measure_period_ns)
-        pack = PackValues(tuple(measured.cell_voltages_v), tuple(measured.temperatures_c))
-        bodies = report_bodies(pack, self._read(), alarm_limits=configuration.alarm_limits)
+        configuration = self._configuration
+        self._measured.forget_silent(now_ns - SILENT_ROUNDS * configuration.measure_period_ns)
+        bodies = report_bodies(self.pack_values, self._read(), alarm_limits=configuration.alarm_limits)
         self._session.send_report(bodies, now_ns)
         return True
 

@@ -9,8 +9,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from bmsota.adapters.files import packaged_dbc
-from bmsota.signals import loads
 from bmsota.master import UnitKeys
+from bmsota.signals import loads
 from bmsota_sim.devices.unit import FactoryImages
 from bmsota_sim.samples import sample_file, sample_key, sample_names
 

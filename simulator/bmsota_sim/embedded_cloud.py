@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from bmsota_cloud.gateway import GatewayLink
     from bmsota_cloud.platform import Cloud
 
-    from bmsota.ota import HttpRequest, HttpResponse
     from bmsota.master import UnitKeys
+    from bmsota.ota import HttpRequest, HttpResponse
     from bmsota_sim.kernel import Kernel
 
 __all__ = ["EmbeddedCloud", "MemoryCloud", "unit_keys"]

@@ -24,8 +24,8 @@ from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bmsota.signals import Database
     from bmsota.master import UnitKeys
+    from bmsota.signals import Database
     from bmsota_sim.devices.unit import FactoryImages
     from bmsota_sim.links.uplink import Uplink
     from bmsota_sim.scenario import Fault, Scenario

@@ -12,7 +12,6 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bmsota.master import UnitKeys
 from bmsota_sim.devices.unit import FactoryImages, FullUnit
 from bmsota_sim.devices.vehicle import VirtualVehicle
 from bmsota_sim.identity import unit_identity
@@ -46,6 +45,7 @@ from bmsota.gbt32960 import (
     beijing_time,
 )
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
+from bmsota.master import UnitKeys
 from bmsota.ota import (
     HttpResponse,
     PostBootReport,
@@ -398,7 +398,7 @@ class Bench:
     def flashes(self) -> dict[str, Any]:
         """Every flash memory of the unit by name."""
         master = self.unit.master
-        found = {"master": master.node.flash, "shelf": master._shelf_flash}
+        found = {"master": master.node.flash, "shelf": master.image_flash}
         return found | {f"slave {slave.position}": slave.node.flash for slave in self.unit.slaves}
 
     def run(self, seconds: float) -> None:

@@ -22,7 +22,7 @@ from bmsota.gbt32960 import (
     ReplyReceived,
     TerminalState,
 )
-from bmsota.master import Master, MeasurementTable, SendData
+from bmsota.master import Master, MeasurementTable, PackValues, SendData
 from bmsota.node import POSITION_MAX
 from bmsota.ota import AbortHttp, LogNote, Reset, Stage, StartHttp, TellState, UpdaterState
 from bmsota_sim.devices.bootloader_node import BootloaderNode, NodeDevice, data_keys, reply_keys, request_keys
@@ -178,6 +178,13 @@ class VirtualMaster(NodeDevice):
         return () if self.master is None else self.master.slave_versions
 
     @property
+    def pack_values(self) -> PackValues:
+        """What its slaves measured, as far as it knows; nothing without power."""
+        layout = self.configuration.layout
+        unknown = PackValues((None,) * layout.cell_count, (None,) * layout.probe_count)
+        return unknown if self.master is None else self.master.pack_values
+
+    @property
     def _is_upgrading(self) -> bool:
         return self.master is not None and self.master.is_upgrading
 
@@ -199,10 +206,7 @@ class VirtualMaster(NodeDevice):
             self._powered = None
 
     def supply_failed(self) -> None:
-        """The supply failed inside a flash operation, by a planned accident; it comes back after a moment.
-
-        Unless the ignition is off: then this was the end of the shutdown.
-        """
+        """As of every device; but with the ignition off this is the end of the shutdown."""
         super().supply_failed()
         powered_off, self._powered_off = self._powered_off, None
         if powered_off is not None:
@@ -236,13 +240,11 @@ class VirtualMaster(NodeDevice):
             self._powered.settle()
 
     def bootloader_entered(self) -> None:
-        """A flasher has the master: it logs out and leaves the slaves alone."""
         self.note("in its bootloader")
         if self._powered is not None:
             self._powered.step(self._powered.master.bootloader_entered)
 
     def bootloader_left(self) -> None:
-        """The flasher has gone without a restart: log in again."""
         self.note("left its bootloader")
         if self._powered is not None:
             self._powered.step(self._powered.master.bootloader_left)

@@ -15,7 +15,9 @@ __all__ = ["master_readings"]
 INSULATION_KOHM = 5000
 
 
-def master_readings(vehicle: VirtualVehicle, *, current_a: float, soc_pct: float, has_positioning: bool) -> MasterReadings:
+def master_readings(
+    vehicle: VirtualVehicle, *, current_a: float, soc_pct: float, has_positioning: bool
+) -> MasterReadings:
     """*vehicle* as its buses and the master's own sensors show it."""
     driving = vehicle.speed_kmh > 0
     return MasterReadings(

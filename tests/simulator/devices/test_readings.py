@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bmsota_sim.devices.readings import master_readings
-from bmsota_sim.devices.vehicle import Vehicle
+from bmsota_sim.devices.vehicle import VirtualVehicle
 
 from bmsota.gbt32960 import DcdcState, GearPosition, MotorState
 from bmsota.master import PackValues, report_bodies
@@ -12,7 +12,7 @@ from bmsota.master import PackValues, report_bodies
 
 @pytest.fixture
 def vehicle():
-    return Vehicle(longitude_deg=104.0668, latitude_deg=30.5728, heading_rad=0.0, odometer_km=1234.56)
+    return VirtualVehicle(longitude_deg=104.0668, latitude_deg=30.5728, heading_rad=0.0, odometer_km=1234.56)
 
 
 def read(vehicle, *, has_positioning=True):
