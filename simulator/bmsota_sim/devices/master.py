@@ -174,7 +174,6 @@ class VirtualMaster(NodeDevice):
 
     @property
     def slave_versions(self) -> tuple[str, ...]:
-        """As the master last heard them, by position."""
         return () if self.master is None else self.master.slave_versions
 
     @property
