@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from bmsota.gbt32960 import Message, TerminalEvent, TerminalSession
     from bmsota.master._events import MasterEvent
     from bmsota.node import NodeDescription, TargetIdentity
-    from bmsota.ota import NodeUpgrade, OrderScope
-    from bmsota.ota import TellState
+    from bmsota.ota import NodeUpgrade, OrderScope, TellState
 
 __all__ = ["CloudReporter"]
 

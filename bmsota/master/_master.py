@@ -43,19 +43,20 @@ from bmsota.master._internal_bus import MeasurementTable
 from bmsota.master._reporting import AlarmLimits, PackValues, report_bodies
 from bmsota.master._self_test import SelfTest
 from bmsota.master._slaves import SlaveOperations
-from bmsota.ota import DeviceTrust, TrustState
-from bmsota.ota import ImageStore
 from bmsota.ota import (
-    load_trust_state,
     AbortHttp,
-    PowerConditions,
+    DeviceTrust,
+    ImageStore,
     LogNote,
+    PowerConditions,
     Reset,
     RunSelfTest,
     SendReport,
     StartHttp,
     TellState,
+    TrustState,
     Updater,
+    load_trust_state,
 )
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from bmsota.boot import SlotState
 from bmsota.flashing import FlashingEngine, FlashJob, NodesDiscovered, OperationFinished, TransferProgressed
 from bmsota.image import ImageRole
 from bmsota.node import NodeMode
-from bmsota.ota import NodeReport
 from bmsota.ota import (
     ActivateSlaves,
     ConfirmSlaves,
     DiscoverNodes,
     FlashSlaves,
     NodeOutcome,
+    NodeReport,
     RaiseCounters,
     RevertSlaves,
 )
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bmsota.flashing import EngineEvent, FlashingProfile, NodeResult
     from bmsota.master._internal_bus import MeasurementTable
     from bmsota.node import NodeDescription
-    from bmsota.ota.updater import Updater
+    from bmsota.ota import Updater
 
 __all__ = ["SlaveOperations", "SlaveRequest"]
 

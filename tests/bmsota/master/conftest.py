@@ -39,8 +39,16 @@ from bmsota.master import (
     UnitKeys,
 )
 from bmsota.node import ResetRequested, TargetIdentity
-from bmsota.ota import ReleaseManifest, UpgradeOrder, describe_image, device_api, sign_manifest, sign_order
-from bmsota.ota.updater import Reset, StartHttp
+from bmsota.ota import (
+    ReleaseManifest,
+    Reset,
+    StartHttp,
+    UpgradeOrder,
+    describe_image,
+    device_api,
+    sign_manifest,
+    sign_order,
+)
 from bmsota.signals import loads
 
 MS = 1_000_000

@@ -30,8 +30,7 @@ from bmsota.master import (
     LocalUpgradesReported,
 )
 from bmsota.node import Capability, NodeDescription, NodeMode
-from bmsota.ota.field_upgrades import FIELD_UPGRADES_MAX
-from bmsota.ota.updater import Stage, TellState
+from bmsota.ota import LOCAL_UPGRADES_MAX, Stage, TellState
 
 SECOND = 1_000_000_000
 
@@ -218,7 +217,7 @@ def test_a_platform_that_refuses_is_asked_again_after_the_next_login(desk, slave
 
 
 def test_the_oldest_of_too_many_are_dropped_and_that_is_said(desk, slave):
-    for number in range(FIELD_UPGRADES_MAX + 2):
+    for number in range(LOCAL_UPGRADES_MAX + 2):
         desk.discover(replace(slave, version=ImageVersion(3, 0, number)))
     assert desk.of(LocalUpgradesDropped) == [LocalUpgradesDropped(1)]
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from bmsota.master import Interlock
-from bmsota.ota.updater import UpdaterState
+from bmsota.ota import UpdaterState
 
 SECOND = 1_000_000_000
 NOW = 1_790_000_000 * SECOND

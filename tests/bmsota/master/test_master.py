@@ -40,8 +40,7 @@ from bmsota.master import (
     SelfTestEnded,
     SlaveChanged,
 )
-from bmsota.ota import Outcome, verify_report
-from bmsota.ota.updater import Remark, Reset, RunSelfTest, StartHttp, UpdaterState
+from bmsota.ota import LogNote, Outcome, Reset, RunSelfTest, StartHttp, UpdaterState, verify_report
 
 SECOND = 1_000_000_000
 
@@ -358,12 +357,12 @@ def test_what_the_updater_asks_of_the_device_itself(rig):
     rig.measure()
     rig.run(1)
     assert rig.of(SelfTestEnded) == [SelfTestEnded("")]
-    master._updater._actions += [Reset("a test"), Remark("never said")]
+    master._updater._actions += [Reset("a test"), LogNote("never said")]
     rig.tick()
     assert rig.of(Reset) == [Reset("a test")]
     assert rig.master is not master
     assert master.next_event() is None
-    assert rig.of(Remark) == []
+    assert rig.of(LogNote) == []
 
 
 def test_a_product_s_check_hears_the_version_and_fails_the_self_test(world):

@@ -33,7 +33,7 @@ from bmsota.adapters.pythoncan import from_message, to_message
 from bmsota.bootloader import BootloaderWire
 from bmsota.image import HardwareClass
 from bmsota.master import MasterReadings, UnitKeys
-from bmsota.ota.updater import UpdaterState
+from bmsota.ota import UpdaterState
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "master.md"
 PROFILE = PROFILES["E7"]

@@ -7,7 +7,7 @@ import pytest
 from bmsota.flashing import BootloaderProfile
 from bmsota.image import ImageRole, ImageVersion
 from bmsota.master import MeasurementTable, SlaveOperations
-from bmsota.ota.updater import (
+from bmsota.ota import (
     ActivateSlaves,
     ConfirmSlaves,
     DiscoverNodes,
@@ -30,9 +30,9 @@ class Updater:
     def slave_staged(self, position):
         self.heard.append(("staged", position))
 
-    def nodes_discovered(self, nodes, _now_ns, *, on_trial, in_bootloader):
+    def nodes_discovered(self, nodes, _now_ns, *, in_test, in_bootloader):
         self.heard.append(
-            ("discovered", [(node.position, str(node.version)) for node in nodes], on_trial, in_bootloader)
+            ("discovered", [(node.position, str(node.version)) for node in nodes], in_test, in_bootloader)
         )
 
     def slaves_flashed(self, outcomes, _now_ns):

@@ -7,8 +7,7 @@ from bmsota_sim.devices.flash import CutPhase
 from bmsota_sim.kernel import SECOND
 
 from bmsota.image import ImageVersion
-from bmsota.ota import Outcome
-from bmsota.ota import ConfirmSlaves, RevertSlaves, UpdaterState
+from bmsota.ota import ConfirmSlaves, Outcome, RevertSlaves, UpdaterState
 
 
 @pytest.fixture
