@@ -40,7 +40,7 @@ from bmsota.master import (
     SelfTestEnded,
     SlaveChanged,
 )
-from bmsota.ota import LogNote, Outcome, Reset, RunSelfTest, StartHttp, UpdaterState, verify_report
+from bmsota.ota import TRUST_RECORD, LogNote, Outcome, Reset, RunSelfTest, StartHttp, UpdaterState, verify_report
 
 SECOND = 1_000_000_000
 
@@ -382,3 +382,10 @@ def test_a_busy_bus_is_not_asked_for_at_once(rig):
         pass
     assert rig.master.frames_to_send(rig.now_ns)
     assert rig.master.next_timeout() < rig.master.next_timeout(bus_is_busy=True)
+
+
+def test_a_record_that_cannot_be_read_is_logged_and_survived(world, rig):
+    rig.store.put_record(TRUST_RECORD, b"\xff")
+    rig.power_on()
+    rig.until(lambda: len(rig.of(LoggedIn)) == 2)
+    assert any("trust state" in note.text for note in rig.of(LogNote))
