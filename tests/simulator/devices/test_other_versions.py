@@ -20,7 +20,7 @@ def test_a_unit_says_which_record_it_cannot_read_and_is_upgraded_again(unit_benc
     bench = unit_bench.Bench()
     bench.settle()
     bench.run(30)
-    bench.unit.master._store.put_record(name, cbor2.dumps(value, canonical=True))
+    bench.unit.master._powered.master._store.put_record(name, cbor2.dumps(value, canonical=True))
     bench.unit.switch_off(lambda: None)
     bench.run(30)
     bench.unit.switch_on()
