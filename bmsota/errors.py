@@ -13,6 +13,7 @@ The tree::
     |-- SignalError            a DBC definition or a signal value that does not fit
     |-- ConfigurationError     a scenario, profile or setting that cannot be used
     |-- MissingExtraError      a package that is not installed: `.package`, and the `.extra` that brings it
+    |-- NodeRefusedError       (in `bmsota.node`) what a node does not do when asked: `.code` is a `ResultCode`
     `-- SourceError            (in `bmsota.flashing`) files that cannot be used for a flash; `.fault` says why
 
 Anything else that escapes the library is a bug. Messages speak one grammar: "expected ..., got ... (where)".

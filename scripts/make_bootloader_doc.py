@@ -34,7 +34,6 @@ from bmsota.bootloader import (
     TargetLimits,
     TargetTiming,
 )
-from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS
 from bmsota.bootloader._messages import (
     CHECK_FRAME,
     FD_DATA_BYTES,
@@ -48,6 +47,7 @@ from bmsota.bootloader._messages import (
     StatusReply,
 )
 from bmsota.bootloader._offer import OFFER_LAYOUT
+from bmsota.compression import LOOKAHEAD_BITS, WINDOW_BITS
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
 from bmsota.node import (
     CHALLENGE_BYTES,

@@ -24,15 +24,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS, compress
 from bmsota.bootloader._exchange import Exchange, other_protocol, shared_protocol
 from bmsota.bootloader._messages import ALL_NODES, BLOCK_FRAMES_MAX, WINDOW_BLOCKS_MAX, Request, ResultReply
 from bmsota.bootloader._offer import Offer
 from bmsota.bootloader._stream import BlockStream, StreamCompleted, StreamLost, StreamProgressed, StreamRepeated
 from bmsota.bootloader._timing import BootloaderTiming
+from bmsota.compression import LOOKAHEAD_BITS, WINDOW_BITS, compress
 from bmsota.image import parse_image
 from bmsota.node import (
-    FAILURES,
     BlockAccepted,
     BlockRepeated,
     Capability,
@@ -471,14 +470,4 @@ class BootloaderClient(Exchange[ClientEvent]):
     def _fail(self, stimulus: ClientStimulus, cause: FailureCause, detail: str) -> None:
         self.state = CLIENT_TRANSITIONS[self.state, stimulus]
         self._stream = None
-        failure = FAILURES[cause]
-        self._finish(
-            TransferFailed(
-                cause=cause,
-                detail=detail,
-                node=self.node,
-                next_offset=self._offset,
-                permanent=failure.permanent,
-                safe_to_run_again=failure.safe_to_run_again,
-            )
-        )
+        self._finish(TransferFailed(cause=cause, detail=detail, node=self.node, next_offset=self._offset))

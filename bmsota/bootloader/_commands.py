@@ -23,7 +23,6 @@ from bmsota.bootloader._messages import ALL_NODES, Request, ResultReply
 from bmsota.bootloader._timing import BootloaderTiming
 from bmsota.errors import LocalProtocolError
 from bmsota.node import (
-    FAILURES,
     POSITION_MAX,
     CommandEvent,
     CommandFailed,
@@ -247,17 +246,7 @@ class BootloaderCommand(Exchange[CommandEvent]):
 
     def _fail(self, stimulus: CommandStimulus, cause: FailureCause, detail: str) -> None:
         self.state = COMMAND_TRANSITIONS[self.state, stimulus]
-        failure = FAILURES[cause]
-        self._finish(
-            CommandFailed(
-                command=self.command,
-                cause=cause,
-                detail=detail,
-                node=self.node,
-                permanent=failure.permanent,
-                safe_to_run_again=failure.safe_to_run_again,
-            )
-        )
+        self._finish(CommandFailed(command=self.command, cause=cause, detail=detail, node=self.node))
 
 
 class BootloaderDiscovery:

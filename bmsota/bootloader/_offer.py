@@ -7,14 +7,13 @@ own, and so that what comes later needs no new CAN message.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from uuid import UUID
 from zlib import crc32
 
 from construct import Bytes, Const, Int8ul, Int16ul, Int32ul, Struct
 
 from bmsota.bootloader._messages import BLOCK_FRAMES_MAX
 from bmsota.errors import ImageError
-from bmsota.image import ImageVersion
+from bmsota.node import OfferedImage
 
 __all__ = ["OFFER_BYTES", "OFFER_LAYOUT", "Offer"]
 
@@ -43,16 +42,9 @@ OFFER_BYTES = OFFER_LAYOUT.sizeof()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """The image in short."""
+class Offer(OfferedImage):
+    """The image in short, and how it will be sent."""
 
-    role: int
-    size_bytes: int
-    sha256: bytes
-    """Of the whole file."""
-    class_id: UUID
-    version: ImageVersion
-    security_counter: int
     group: int
     block_frames: int
     is_fd: bool = False
@@ -72,17 +64,9 @@ class Offer:
         flags = (_FLAG_COMPRESSED if self.is_compressed else 0) | (_FLAG_FD if self.is_fd else 0)
         return bytes(
             OFFER_LAYOUT.build(
-                {
-                    "role": self.role,
+                self.fields()
+                | {
                     "flags": flags,
-                    "size_bytes": self.size_bytes,
-                    "sha256": self.sha256,
-                    "class_id": self.class_id.bytes,
-                    "major": self.version.major,
-                    "minor": self.version.minor,
-                    "revision": self.version.revision,
-                    "build": self.version.build,
-                    "security_counter": self.security_counter,
                     "group": self.group,
                     "block_frames": self.block_frames,
                     "window_bits": self.window_bits,
@@ -106,12 +90,7 @@ class Offer:
             )
         parsed = OFFER_LAYOUT.parse(data)
         offer = cls(
-            role=int(parsed.role),
-            size_bytes=int(parsed.size_bytes),
-            sha256=bytes(parsed.sha256),
-            class_id=UUID(bytes=bytes(parsed.class_id)),
-            version=ImageVersion(parsed.major, parsed.minor, parsed.revision, parsed.build),
-            security_counter=int(parsed.security_counter),
+            **cls.values(parsed),
             group=int(parsed.group),
             block_frames=int(parsed.block_frames),
             is_fd=bool(parsed.flags & _FLAG_FD),

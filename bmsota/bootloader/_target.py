@@ -14,7 +14,7 @@ because its answer was lost does not restart the node again (an image in test wo
 node's boot id, which changes with every boot that changed anything.
 
 Data frames before a command (the offer record, a signature) are collected by their index; those of the image go to a
-`BlockReceiver` from the first OpenBlock on. A block is stored when it and all before it are complete and their CRCs right.
+`TargetStream` from the first OpenBlock on. A block is stored when it and all before it are complete and their CRCs right.
 
 Time. The store writes at once and says how long a real flash would have been busy. A report waits until no more than a few
 complete blocks are still to be programmed, so that programming overlaps reception, as in a node with that many more buffers;
@@ -24,29 +24,24 @@ this object and its store are then worthless, like a node without power.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from bmsota.boot import BootReason
-from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS, Decompressor
 from bmsota.bootloader._messages import (
     ALL_NODES,
     BLOCK_FRAMES_MAX,
-    BLOCK_NUMBERS,
     DATA_BYTES,
-    FD_DATA_BYTES,
     OFFER_BLOCK,
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
-    SEGMENT_FRAMES,
     WINDOW_BLOCKS_MAX,
     BitmapReply,
     BuildReply,
     CounterReply,
     LimitsReply,
-    ListReply,
     PartReply,
     PendingReply,
     Reply,
@@ -58,10 +53,11 @@ from bmsota.bootloader._messages import (
     VersionReply,
 )
 from bmsota.bootloader._offer import OFFER_BYTES, Offer
-from bmsota.bootloader._receiver import BlockReceiver
+from bmsota.bootloader._target_stream import MISSING_TOTAL_MAX, TargetStream
 from bmsota.bootloader._timing import TargetTiming
-from bmsota.errors import ConfigurationError, ImageError, LocalProtocolError, TrustError
-from bmsota.image import Attack, ImageVersion
+from bmsota.compression import LOOKAHEAD_BITS, WINDOW_BITS
+from bmsota.errors import ConfigurationError, ImageError
+from bmsota.image import ImageVersion
 from bmsota.node import (
     SIGNATURE_BYTES,
     SLOT_SIZE_KIB_MAX,
@@ -71,18 +67,15 @@ from bmsota.node import (
     BootloaderEntered,
     BootloaderLeft,
     Capability,
-    ImageConfirmed,
-    ImageRefused,
-    ImageReverted,
-    ImageStaged,
     NodeCommand,
     NodeMode,
+    NodeRefusedError,
+    NodeStaging,
+    RepliesDropped,
     ResetRequested,
     ResultCode,
-    StagingStarted,
     TargetEvent,
-    TestRequested,
-    offer_objection,
+    count_event,
 )
 
 if TYPE_CHECKING:
@@ -95,8 +88,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TARGET_TRANSITIONS", "BootloaderTarget", "TargetLimits"]
 
-T = TypeVar("T")
-
 _MS = 1_000_000
 _NO_SLOT = 3
 _PART_BYTES = 7
@@ -106,16 +97,8 @@ _PENDING_MS_MAX = 0xFFFF
 _REPLIES_MAX = 128
 # Complete blocks still to be programmed when a report is given: the buffers a node has beside its window.
 _BLOCKS_TO_PROGRAM_MAX = 2
-# Replies about missing frames in one report; what does not fit is said in the next one. Four frames in a list, 32 in a bitmap.
-_MISSING_REPLIES_MAX = 32
-_LIST_ENTRIES = 4
-# From this many missing frames of a segment on a bitmap is the shorter way to say it.
-_BITMAP_FROM = 4
-_MISSING_TOTAL_MAX = 255
 # What is written at once is a multiple of this: the largest write unit in use (STM32H7: 32 bytes).
 _WRITE_BYTES = 32
-# A byte of a compressed stream gives eight bytes at most (`_compression`).
-_EXPANSION_MAX = 8
 
 _S, _C = NodeMode, NodeCommand
 
@@ -189,23 +172,12 @@ _ACCESS_WANTED = frozenset(
 """What a node with security access does for those only who have it: whatever erases a slot or changes which one runs."""
 
 
-class _RefusedError(Exception):
-    """A command cannot be done; `code` is the answer."""
-
-    def __init__(self, code: ResultCode, detail: str = "", *, number: int = 0) -> None:
-        super().__init__(detail or code.name)
-        self.code = code
-        self.detail = detail or code.name
-        self.number = number
-        """What the result's own detail says."""
-
-
-def _guarded(action: Callable[[], T], code: ResultCode = ResultCode.NOTHING_TO_DO) -> T:
-    """Do *action*; what the store does not allow now is a refusal with *code*."""
-    try:
-        return action()
-    except LocalProtocolError as error:
-        raise _RefusedError(code, str(error)) from error
+_RESULT_AT_FINISH: Mapping[ResultCode, ResultCode] = {
+    ResultCode.NOTHING_TO_DO: ResultCode.WRONG_STATE,
+    ResultCode.WRONG_HARDWARE: ResultCode.NOT_TRUSTED,
+    ResultCode.COUNTER_TOO_LOW: ResultCode.NOT_TRUSTED,
+}
+"""Where FINISH_TRANSFER answers with another code than the staging gives: the offer had the right ones, the image has not."""
 
 
 class BootloaderTarget:
@@ -254,15 +226,10 @@ class BootloaderTarget:
         self._is_extended_id = wire.is_extended_id
         self._frame_sizes = {DATA_BYTES, wire.data_bytes}
         self._buffer: list[bytes | None] = [None] * BLOCK_FRAMES_MAX
+        self._events: deque[TargetEvent] = deque()
+        self._staging = staging = NodeStaging(store, identity, self._events.append, write_bytes=_WRITE_BYTES)
         self._offer: Offer | None = None
-        self._offset = 0
-        self._receiver: BlockReceiver | None = None
-        self._stream_offset = 0
-        self._skip_bytes = 0
-        """Bytes of the stream's image that are stored already."""
-        self._decompressor: Decompressor | None = None
-        self._unwritten = b""
-        self._data_bytes = 0
+        self._stream: TargetStream | None = None
         self._programmed_ns: deque[int] = deque(maxlen=_BLOCKS_TO_PROGRAM_MAX + 1)
         self._last_tag = 0
         self._last_result: ResultReply | None = None
@@ -270,16 +237,15 @@ class BootloaderTarget:
         self._now_ns = 0  # of the command that is being done
         self._busy_until_ns = 0
         self._replies: deque[tuple[int, CanFrame]] = deque()
-        self._events: deque[TargetEvent] = deque()
         self._restart_due_ns: int | None = None
-        self._actions: Mapping[NodeCommand, Callable[[Request], int]] = {
+        self._actions: Mapping[NodeCommand, Callable[[Request], None]] = {
             NodeCommand.ENTER_BOOTLOADER: self._enter,
             NodeCommand.LEAVE_BOOTLOADER: self._leave,
             NodeCommand.BEGIN_TRANSFER: self._begin,
             NodeCommand.FINISH_TRANSFER: self._finish,
-            NodeCommand.ACTIVATE_TEST: self._activate_test,
-            NodeCommand.CONFIRM: self._confirm,
-            NodeCommand.REVERT: self._revert,
+            NodeCommand.ACTIVATE_TEST: lambda _request: staging.request_test(),
+            NodeCommand.CONFIRM: lambda request: staging.confirm(raise_counter=bool(request.raise_counter)),
+            NodeCommand.REVERT: lambda _request: staging.revert(),
             NodeCommand.RESET: self._reset,
             NodeCommand.REQUEST_CHALLENGE: self._give_challenge,
             NodeCommand.UNLOCK: self._unlock,
@@ -293,11 +259,12 @@ class BootloaderTarget:
         # The data path, millions of times: nothing here but keeping the bytes at their place.
         if self._data_id <= can_id < self._data_id_end:
             if self._is_listening and frame.is_extended_id is self._is_extended_id:
-                if self._receiver is None:
+                stream = self._stream
+                if stream is None:
                     if len(frame.data) in self._frame_sizes:
                         self._buffer[can_id - self._data_id] = frame.data
-                elif len(frame.data) == self._data_bytes:
-                    self._receiver.receive(can_id - self._data_id, frame.data)
+                elif len(frame.data) == stream.data_bytes:
+                    stream.receive(can_id - self._data_id, frame.data)
                 self._last_heard_ns = now_ns
             return
         if can_id != self._request_id or self.state is NodeMode.RESTARTING:
@@ -365,8 +332,7 @@ class BootloaderTarget:
 
     def _do_once(self, request: Request, now_ns: int) -> None:
         if request.command not in _WITH_DATA and request.boot_id != self._boot_id:
-            code = ResultCode.WRONG_STATE  # Not done, so its tag is not remembered.
-            self._reply(ResultReply(self._identity.position, request.tag, request.command, code, 0), now_ns)
+            self._refuse(request, ResultCode.WRONG_STATE, now_ns)  # Not done, so its tag is not remembered.
             return
         if request.tag == self._last_tag and self._last_result is not None:
             if request.command == self._last_result.command:
@@ -377,28 +343,27 @@ class BootloaderTarget:
         if not request.tag or (self._last_tag and (request.tag - self._last_tag) % 255 > 127):
             return  # A straggler: older than what has been done.
         after = TARGET_TRANSITIONS.get((self.state, request.command))
-        detail = 0
         self._now_ns = now_ns
         try:
             if self._is_locked():
-                raise _RefusedError(ResultCode.IN_USE)  # noqa: TRY301  One place makes the answer of a refusal.
+                raise NodeRefusedError(ResultCode.IN_USE)  # noqa: TRY301  One place makes the answer of a refusal.
             if after is None:
-                raise _RefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301
+                raise NodeRefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301
             if self._access is not None and request.command in _ACCESS_WANTED and not self._access.is_unlocked:
-                raise _RefusedError(ResultCode.ACCESS_NEEDED)  # noqa: TRY301
+                raise NodeRefusedError(ResultCode.ACCESS_NEEDED)  # noqa: TRY301
             if request.command in _WITH_DATA:
                 if not self._is_listening:
                     # After a restart, most likely: what went before the command was not heard, nor would a repetition be.
-                    raise _RefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301
+                    raise NodeRefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301
                 if self._report_missing(request, now_ns):
                     return
-            detail = self._actions[request.command](request)
-            code = ResultCode.OK
+            self._actions[request.command](request)
+            code, detail = ResultCode.OK, 0
+            if request.command is NodeCommand.BEGIN_TRANSFER:
+                detail = self._staging.offset
             self.state = after
-        except _RefusedError as refusal:
+        except NodeRefusedError as refusal:
             code, detail = refusal.code, refusal.number
-            if request.command in {NodeCommand.BEGIN_TRANSFER, NodeCommand.FINISH_TRANSFER}:
-                self._events.append(ImageRefused(code, refusal.detail))
         self._last_tag = request.tag
         self._last_result = ResultReply(self._identity.position, request.tag, request.command, code, detail)
         verify_ns = self._timing.verify_ns if request.command is NodeCommand.FINISH_TRANSFER else 0
@@ -409,22 +374,20 @@ class BootloaderTarget:
         if code is ResultCode.OK and request.command is NodeCommand.RESET:
             self._restart_due_ns = due_ns + self._timing.restart_delay_ns
 
-    def _enter(self, request: Request) -> int:
+    def _enter(self, request: Request) -> None:
         if not PROTOCOL_VERSION_MIN <= request.protocol <= PROTOCOL_VERSION:
-            raise _RefusedError(ResultCode.WRONG_PROTOCOL)
+            raise NodeRefusedError(ResultCode.WRONG_PROTOCOL)
         if self.state is NodeMode.APPLICATION:
             self._events.append(BootloaderEntered())
         self._is_listening = True
         self._offer = None  # Blocks that go to others of its group are none of our business until the next offer.
         self._close_stream()
         self._clear_buffer()
-        return 0
 
-    def _leave(self, request: Request) -> int:  # noqa: ARG002
+    def _leave(self, request: Request) -> None:  # noqa: ARG002
         if not self._can_run:
-            raise _RefusedError(ResultCode.WRONG_STATE)
+            raise NodeRefusedError(ResultCode.WRONG_STATE)
         self._leave_session()
-        return 0
 
     def _leave_session(self) -> None:
         """The flasher is done or gone: the lock closes, and who can run an application goes back to it."""
@@ -440,92 +403,47 @@ class BootloaderTarget:
             self.state = NodeMode.APPLICATION
             self._events.append(BootloaderLeft())
 
-    def _begin(self, request: Request) -> int:
+    def _begin(self, request: Request) -> None:
         # `_report_missing` has found all frames and their CRC right.
-        data = self._taken(request.frames)
-        try:
-            offer = Offer.parse(data)
-        except ImageError as error:
-            raise _RefusedError(ResultCode.BAD_OFFER, str(error)) from error
-        self._check_offer(offer)
-        self._offset = _guarded(lambda: self._store.begin_staging(offer.size_bytes, offer.sha256))
-        self._offer = offer
+        self._offer = self._staging.begin(self._taken(request.frames), Offer.parse, self._can_take)
         self._close_stream()
-        self._events.append(StagingStarted(self._offset, offer.size_bytes))
-        return self._offset
 
-    def _check_offer(self, offer: Offer) -> None:
-        """Everything that can be refused before the first erase."""
-        objection = offer_objection(
-            self._store,
-            self._identity,
-            role=offer.role,
-            class_id=offer.class_id,
-            size_bytes=offer.size_bytes,
-            security_counter=offer.security_counter,
-        )
-        if objection is not None:
-            raise _RefusedError(*objection)
+    def _can_take(self, offer: Offer) -> bool:
+        """Whether the stream has a form that this node takes."""
         can_decompress = (offer.window_bits, offer.lookahead_bits) in (
             {(0, 0), (WINDOW_BITS, LOOKAHEAD_BITS)} if self._limits.takes_compression else {(0, 0)}
         )
         can_take_frames = offer.block_frames <= self._limits.block_frames_max and (self._wire.is_fd or not offer.is_fd)
-        if not (can_take_frames and can_decompress):
-            raise _RefusedError(ResultCode.BAD_OFFER, f"expected a stream this node can take, got {offer}")
+        return can_take_frames and can_decompress
 
-    def _finish(self, request: Request) -> int:  # noqa: ARG002
-        if self._offer is None:
-            raise _RefusedError(ResultCode.WRONG_STATE)
-        if self._offset != self._offer.size_bytes:
-            raise _RefusedError(ResultCode.INCOMPLETE, f"expected {self._offer.size_bytes} bytes, got {self._offset}")
+    def _finish(self, request: Request) -> None:  # noqa: ARG002
+        staging, offer = self._staging, self._offer
+        if offer is None:
+            raise NodeRefusedError(ResultCode.WRONG_STATE)
+        if staging.offset != offer.size_bytes:
+            raise NodeRefusedError(ResultCode.INCOMPLETE, f"expected {offer.size_bytes} bytes, got {staging.offset}")
         self._offer = None  # Whatever comes out, this transfer is over.
         self._close_stream()
         try:
-            facts = _guarded(self._store.finish_staging, ResultCode.WRONG_STATE)
-        except ImageError as error:
-            raise _RefusedError(ResultCode.BAD_IMAGE, str(error)) from error
-        except TrustError as error:
-            damaged = error.attack == Attack.CORRUPTED_DATA
-            raise _RefusedError(ResultCode.DAMAGED if damaged else ResultCode.NOT_TRUSTED, str(error)) from error
-        self._events.append(ImageStaged(facts))
-        return 0
+            staging.finish()
+        except NodeRefusedError as refusal:
+            raise NodeRefusedError(_RESULT_AT_FINISH.get(refusal.code, refusal.code), str(refusal)) from refusal
 
-    def _activate_test(self, request: Request) -> int:  # noqa: ARG002
-        _guarded(self._store.request_test)
-        self._events.append(TestRequested())
-        return 0
-
-    def _confirm(self, request: Request) -> int:
-        raise_counter = bool(request.raise_counter)
-        _guarded(lambda: self._store.confirm(raise_counter=raise_counter))
-        self._events.append(ImageConfirmed())
-        return 0
-
-    def _revert(self, request: Request) -> int:  # noqa: ARG002
-        try:
-            _guarded(self._store.revert)
-        except TrustError as error:
-            raise _RefusedError(ResultCode.COUNTER_TOO_LOW, str(error)) from error
-        self._events.append(ImageReverted())
-        return 0
-
-    def _reset(self, request: Request) -> int:  # noqa: ARG002
+    def _reset(self, request: Request) -> None:  # noqa: ARG002
         self._is_listening = False
-        return 0
 
     # ---- security access
 
-    def _give_challenge(self, request: Request) -> int:  # noqa: ARG002
+    def _give_challenge(self, request: Request) -> None:  # noqa: ARG002
         if self._access is None:
-            raise _RefusedError(ResultCode.NOTHING_TO_DO)
+            raise NodeRefusedError(ResultCode.NOTHING_TO_DO)
         if self._access.challenge(self._now_ns) is None:
-            raise _RefusedError(ResultCode.ACCESS_WAIT, number=self._access.wait_ms(self._now_ns))
+            raise NodeRefusedError(ResultCode.ACCESS_WAIT, number=self._access.wait_ms(self._now_ns))
         self._reply_challenge(self._now_ns)
         if not self._is_listening:
             # The signature comes as data frames, also to an application: that is where an image in test is confirmed.
             self._is_listening = True
             self._clear_buffer()
-        return 0
 
     def _reply_challenge(self, now_ns: int) -> None:
         assert self._access is not None
@@ -533,16 +451,15 @@ class BootloaderTarget:
         if challenge is not None:
             self._reply_parts(ReplyKind.CHALLENGE_0, 3, challenge, now_ns)
 
-    def _unlock(self, request: Request) -> int:
+    def _unlock(self, request: Request) -> None:
         signature = self._taken(request.frames)[:SIGNATURE_BYTES]
         self._is_listening = self.state is not NodeMode.APPLICATION
         if self._access is None:
-            raise _RefusedError(ResultCode.NOTHING_TO_DO)
+            raise NodeRefusedError(ResultCode.NOTHING_TO_DO)
         if not self._access.verify(signature, self._identity.hwid, self._now_ns):
             self._events.append(AccessDenied())
-            raise _RefusedError(ResultCode.ACCESS_DENIED)
+            raise NodeRefusedError(ResultCode.ACCESS_DENIED)
         self._events.append(AccessGranted())
-        return 0
 
     # ---- blocks
 
@@ -551,138 +468,69 @@ class BootloaderTarget:
         offer = self._offer
         if (self.state, NodeCommand.OPEN_BLOCK) not in TARGET_TRANSITIONS or offer is None:
             return
-        receiver = self._receiver
-        if receiver is None or request.offset != self._stream_offset:
-            if receiver is not None and receiver.is_proven:
+        stream = self._stream
+        if stream is None or request.offset != stream.offset:
+            if stream is not None and stream.is_proven:
                 return  # A straggler of an earlier stream, or a stray request: blocks of this one are coming in.
             self._begin_stream(offer, request.offset)
-        if self._receiver is not None:
-            self._receiver.open(request.tag, is_repair=bool(request.repair))
+        if self._stream is not None:
+            self._stream.open(request.tag, is_repair=bool(request.repair))
 
     def _begin_stream(self, offer: Offer, offset: int) -> None:
         """A stream begins at this place of the image: where this node resumes, or before."""
         self._close_stream()
-        if offset > self._offset:
+        if offset > self._staging.offset:
             return  # Not for us: a gap would be left.
-        self._data_bytes = FD_DATA_BYTES if offer.is_fd else DATA_BYTES
         window = self._limits.window_blocks_fd if offer.is_fd else self._limits.window_blocks
-        self._receiver = BlockReceiver(
-            block_frames=offer.block_frames, window_blocks=window, crc_start=offer.stream_crc(offset)
-        )
-        self._stream_offset = offset
-        self._skip_bytes = self._offset - offset
-        if offer.is_compressed:
-            self._decompressor = Decompressor(offer.size_bytes - offset)
-        else:
-            block_bytes = offer.block_frames * self._data_bytes
-            self._receiver.next_block, self._skip_bytes = divmod(self._skip_bytes, block_bytes)
+        self._stream = TargetStream(offer, offset, staging=self._staging, window_blocks=window)
 
     def _close_stream(self) -> None:
-        self._receiver = None
-        self._decompressor = None
-        self._unwritten = b""
+        self._stream = None
+        self._staging.drop_held()
 
     def _check_block(self, request: Request, now_ns: int) -> None:
         position = self._identity.position
-        offer, receiver = self._offer, self._receiver
+        offer, stream = self._offer, self._stream
         if (self.state, NodeCommand.CHECK_BLOCK) not in TARGET_TRANSITIONS or offer is None:
-            self._reply(ResultReply(position, request.tag, request.command, ResultCode.WRONG_STATE, 0), now_ns)
+            self._refuse(request, ResultCode.WRONG_STATE, now_ns)
             return
-        if receiver is None:
+        if stream is None:
             # No OpenBlock has come through yet: everything is missing.
             if request.report_wanted:
-                self._reply(ReportReply(position, request.tag, 0, _MISSING_TOTAL_MAX, self._offset), now_ns)
+                self._reply(ReportReply(position, request.tag, 0, MISSING_TOTAL_MAX, self._staging.offset), now_ns)
             return
         if not 0 < request.frames <= offer.block_frames:
-            self._reply(ResultReply(position, request.tag, request.command, ResultCode.INCOMPLETE, 0), now_ns)
+            self._refuse(request, ResultCode.INCOMPLETE, now_ns)
             return
-        if not receiver.check(request.tag, request.frames, request.crc32):
+        if not stream.check(request.tag, request.frames, request.crc32):
             return  # Not of this stream, as far as is known. Its sender retries.
         try:
-            self._store_blocks(offer, receiver.take(), now_ns)
-        except LocalProtocolError:
+            for offset in stream.stored():
+                self._events.append(BlockStored(offset, offer.size_bytes))
+                self._busy_until_ns = max(now_ns, self._busy_until_ns) + self._store.take_busy_ns()
+                self._programmed_ns.append(self._busy_until_ns)
+        except NodeRefusedError as refusal:
             # Another upgrade uses the store (a master's own updater): this leads nowhere.
             self._offer = None
             self._close_stream()
-            self._reply(ResultReply(position, request.tag, request.command, ResultCode.WRONG_STATE, 0), now_ns)
+            self._refuse(request, refusal.code, now_ns)
             return
         except ImageError:
             # The compressed stream is none of this image; its decompressor stays broken until the next offer.
-            self._reply(ResultReply(position, request.tag, request.command, ResultCode.DAMAGED, 0), now_ns)
+            self._refuse(request, ResultCode.DAMAGED, now_ns)
             return
         if request.report_wanted:
-            self._report(request, receiver, now_ns)
+            self._report(request, stream, now_ns)
 
-    def _store_blocks(self, offer: Offer, blocks: list[bytes], now_ns: int) -> None:
-        for block in blocks:
-            before = self._offset
-            self._store_image_bytes(offer, self._unpacked(block))
-            if self._offset == before:
-                continue
-            self._events.append(BlockStored(self._offset, offer.size_bytes))
-            self._busy_until_ns = max(now_ns, self._busy_until_ns) + self._store.take_busy_ns()
-            self._programmed_ns.append(self._busy_until_ns)
-
-    def _unpacked(self, block: bytes) -> bytes:
-        decompressor = self._decompressor
-        if decompressor is None:
-            return block
-        assert self._offer is not None
-        wanted = self._offer.size_bytes - self._stream_offset
-        if wanted - decompressor.size_bytes > _EXPANSION_MAX * len(block):
-            return decompressor.feed(block)
-        # The stream may end in this block; what fills its last frame up is not a part of it.
-        parts = []
-        for index in range(len(block)):
-            if decompressor.size_bytes == wanted:
-                break
-            parts.append(decompressor.feed(block[index : index + 1]))
-        return b"".join(parts)
-
-    def _store_image_bytes(self, offer: Offer, data: bytes) -> None:
-        """Write the next bytes of the image, but not those that are there already, nor what fills the last frame."""
-        skipped = min(self._skip_bytes, len(data))
-        self._skip_bytes -= skipped
-        data = self._unwritten + data[skipped:]
-        remaining = offer.size_bytes - self._offset
-        size = remaining if len(data) >= remaining else len(data) - len(data) % _WRITE_BYTES
-        self._unwritten = data[size:] if size < remaining else b""
-        if size:
-            self._store.write_staged(self._offset, data[:size])
-            self._offset += size
-
-    def _report(self, request: Request, receiver: BlockReceiver, now_ns: int) -> None:
-        """Say what is missing up to the block that was checked, and how far the image is stored."""
-        position, number = self._identity.position, request.tag
-        missing = receiver.missing(number)
-        replies: list[Reply] = []
-        by_segment: dict[tuple[int, int], list[int]] = {}
-        for block, frame in missing:
-            by_segment.setdefault((block, frame // SEGMENT_FRAMES), []).append(frame)
-        totals = Counter(block for block, _ in missing)
-        listed: list[tuple[int, int]] = []
-        for (block, segment), frames in by_segment.items():
-            if len(frames) < _BITMAP_FROM:
-                listed += [(receiver.age(number, block), frame) for frame in frames]
-            else:
-                bitmap = sum(1 << frame % SEGMENT_FRAMES for frame in frames)
-                replies.append(BitmapReply(position, block % BLOCK_NUMBERS, segment, totals[block], bitmap))
-        replies += [
-            ListReply(position, number, tuple(listed[start : start + _LIST_ENTRIES]))
-            for start in range(0, len(listed), _LIST_ENTRIES)
-        ]
-        # A node that has more than this stream has sent so far says no more than that.
-        reported_next = min(receiver.next_block, receiver.next_block + receiver.age(number, receiver.next_block) + 1)
-        total = min(len(missing), _MISSING_TOTAL_MAX)
+    def _report(self, request: Request, stream: TargetStream, now_ns: int) -> None:
         # Buffers first: the flasher sends more as soon as it has the report.
         programmed = self._programmed_ns
         due_ns = max(now_ns, programmed[0]) if len(programmed) > _BLOCKS_TO_PROGRAM_MAX else now_ns
         self._announce(request, due_ns, now_ns)
-        for reply in replies[:_MISSING_REPLIES_MAX]:
+        missing, report = stream.report(self._identity.position, request.tag)
+        for reply in missing:
             self._reply(reply, due_ns)
-        self._answer_again(
-            ReportReply(position, number, reported_next % BLOCK_NUMBERS, total, self._offset), now_ns, due_ns
-        )
+        self._answer_again(report, now_ns, due_ns)
 
     # ---- what goes before a command as data frames
 
@@ -693,7 +541,7 @@ class BootloaderTarget:
         size, code = (OFFER_BYTES, ResultCode.BAD_OFFER) if is_offer else (SIGNATURE_BYTES, ResultCode.ACCESS_DENIED)
         possible = {-(-size // bytes_) for bytes_ in {DATA_BYTES, wire.data_bytes}}
         if frames not in possible:
-            raise _RefusedError(code, f"expected {sorted(possible)} frames, got {frames}")
+            raise NodeRefusedError(code, f"expected {sorted(possible)} frames, got {frames}")
         buffer = self._buffer
         missing = [index for index in range(frames) if buffer[index] is None]
         if not missing:
@@ -767,6 +615,9 @@ class BootloaderTarget:
             piece = data[part * _PART_BYTES : (part + 1) * _PART_BYTES]
             self._reply(PartReply(self._identity.position, ReplyKind(first + part), piece), now_ns)
 
+    def _refuse(self, request: Request, code: ResultCode, now_ns: int) -> None:
+        self._reply(ResultReply(self._identity.position, request.tag, request.command, code, 0), now_ns)
+
     def _announce(self, request: Request, due_ns: int, now_ns: int) -> None:
         """Announce to the client that the result takes long."""
         if due_ns - now_ns > self._timing.pending_threshold_ns:
@@ -781,7 +632,8 @@ class BootloaderTarget:
 
     def _reply(self, reply: Reply, due_ns: int) -> None:
         if len(self._replies) >= _REPLIES_MAX:
-            return  # The client retries.
+            count_event(self._events, RepliesDropped)  # The client retries.
+            return
         entry = (due_ns, self._wire.serialize(reply))
         replies = self._replies
         if replies and replies[-1][0] > due_ns:

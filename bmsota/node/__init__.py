@@ -4,7 +4,8 @@ NodeDescription, TargetIdentity       what a node says of itself, and what it wa
 NodeMode, Capability, ImageStatus     what it is doing, what it can do, where its images are in their lives
 NodeCommand, ResultCode               what it can be asked to do, and what comes of it
 TargetConnected ... ResetRequested    the events of a flasher's machines and of a node's; `FAILURES` explains the causes
-ExpectedNode, offer_objection         whether an image and a node belong together, as seen from either end
+ExpectedNode                          whether a node is the one an image is for
+NodeStaging, OfferedImage             an image on its way into the node's slots, and what becomes of it there; NodeRefusedError
 AccessSigner, AccessGuard             security access: the flasher's signer, the node's lock
 CanProtocol, FinishingCanProtocol     the one surface of everything that takes CAN frames and time
 """
@@ -21,7 +22,7 @@ from bmsota.node._access import (
     public_key_from_pem,
     signer_from_pem,
 )
-from bmsota.node._admission import ExpectedNode, offer_objection
+from bmsota.node._admission import ExpectedNode
 from bmsota.node._description import (
     HWID_BYTES_MAX,
     POSITION_MAX,
@@ -56,8 +57,10 @@ from bmsota.node._events import (
     ImageReverted,
     ImageStaged,
     ImageVerified,
+    MessagesLost,
     NodeEvent,
     NodeFound,
+    RepliesDropped,
     ResetRequested,
     StagingStarted,
     TargetConnected,
@@ -66,9 +69,11 @@ from bmsota.node._events import (
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
+    count_event,
 )
 from bmsota.node._protocol import CanProtocol, FinishingCanProtocol
 from bmsota.node._results import NodeCommand, ResultCode
+from bmsota.node._staging import NodeRefusedError, NodeStaging, OfferedImage
 
 __all__ = [
     "CAUSE_OF_RESULT",
@@ -103,11 +108,16 @@ __all__ = [
     "ImageStaged",
     "ImageStatus",
     "ImageVerified",
+    "MessagesLost",
     "NodeCommand",
     "NodeDescription",
     "NodeEvent",
     "NodeFound",
     "NodeMode",
+    "NodeRefusedError",
+    "NodeStaging",
+    "OfferedImage",
+    "RepliesDropped",
     "ResetRequested",
     "ResultCode",
     "StagingStarted",
@@ -121,8 +131,8 @@ __all__ = [
     "access_message",
     "answer_challenge",
     "check_position",
+    "count_event",
     "image_status",
-    "offer_objection",
     "public_key_from_pem",
     "signer_from_pem",
     "spare_image_status",

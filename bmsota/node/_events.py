@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bmsota.node._results import ResultCode
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Mapping
 
     from bmsota.boot import ImageFacts
@@ -39,8 +40,10 @@ __all__ = [
     "ImageReverted",
     "ImageStaged",
     "ImageVerified",
+    "MessagesLost",
     "NodeEvent",
     "NodeFound",
+    "RepliesDropped",
     "ResetRequested",
     "StagingStarted",
     "TargetConnected",
@@ -49,6 +52,7 @@ __all__ = [
     "TransferFailed",
     "TransferInterrupted",
     "TransferStarted",
+    "count_event",
 ]
 
 
@@ -151,6 +155,26 @@ CAUSE_OF_RESULT: Mapping[ResultCode, FailureCause] = {
 """Result codes that end a transfer or a command; all others interrupt it and are tried again, boundedly."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failed:
+    """What all ends without success say."""
+
+    cause: FailureCause
+    detail: str
+    node: NodeDescription | None
+    """What the node last said of itself."""
+
+    @property
+    def permanent(self) -> bool:
+        """Whether running the same thing again will fail again."""
+        return FAILURES[self.cause].permanent
+
+    @property
+    def safe_to_run_again(self) -> bool:
+        """Whether running it again does no harm."""
+        return FAILURES[self.cause].safe_to_run_again
+
+
 # ---- a transfer
 
 
@@ -200,17 +224,11 @@ class ImageVerified:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransferFailed:
+class TransferFailed(_Failed):
     """The client has given up."""
 
-    cause: FailureCause
-    detail: str
-    node: NodeDescription | None
-    """What the node last said of itself."""
     next_offset: int
     """How far the node had confirmed."""
-    permanent: bool
-    safe_to_run_again: bool
 
 
 ClientEvent: TypeAlias = (
@@ -244,15 +262,10 @@ class CommandSucceeded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommandFailed:
+class CommandFailed(_Failed):
     """The node refused, or could not be reached."""
 
     command: NodeCommand
-    cause: FailureCause
-    detail: str
-    node: NodeDescription | None
-    permanent: bool
-    safe_to_run_again: bool
 
 
 CommandEvent: TypeAlias = CommandSucceeded | CommandFailed
@@ -302,6 +315,8 @@ class BlockStored:
 
 @dataclass(frozen=True, slots=True)
 class ImageRefused:
+    """The node does not take an image that was offered, or that it has verified."""
+
     code: ResultCode
     detail: str
 
@@ -335,6 +350,27 @@ class ResetRequested:
     """The driver must restart the node now: new store, `boot()`, new target."""
 
 
+@dataclass(frozen=True, slots=True)
+class RepliesDropped:
+    """More replies were waiting for the bus than a node holds; those behind them were not given."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesLost:
+    """Messages that were not received or sent whole, and frames that belong to none."""
+
+    count: int
+
+
+def count_event(events: deque[TargetEvent], kind: type[RepliesDropped | MessagesLost], count: int = 1) -> None:
+    """Say in *events* that it happened *count* times more: a flood of it stays one event until that is taken."""
+    if events and isinstance(events[-1], kind):
+        count += events.pop().count  # type: ignore[union-attr]
+    events.append(kind(count))
+
+
 TargetEvent: TypeAlias = (
     BootloaderEntered
     | BootloaderLeft
@@ -348,4 +384,6 @@ TargetEvent: TypeAlias = (
     | ImageConfirmed
     | ImageReverted
     | ResetRequested
+    | RepliesDropped
+    | MessagesLost
 )

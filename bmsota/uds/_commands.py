@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from bmsota.errors import LocalProtocolError
-from bmsota.node import FAILURES, CommandEvent, CommandFailed, CommandSucceeded, FailureCause, NodeCommand, NodeFound
+from bmsota.node import CommandEvent, CommandFailed, CommandSucceeded, FailureCause, NodeCommand, NodeFound
 from bmsota.uds._exchange import AbortError, RefusedAnswerError, RetryingExchange, SilentError, UdsExchange
 from bmsota.uds._identifiers import Routine, Session
 from bmsota.uds._isotp import IsoTpLink
@@ -154,17 +154,7 @@ class UdsCommand(RetryingExchange[CommandEvent]):
     # ---- the end
 
     def _fail(self, cause: FailureCause, detail: str) -> None:
-        failure = FAILURES[cause]
-        self._finish(
-            CommandFailed(
-                command=self.command,
-                cause=cause,
-                detail=detail,
-                node=self.node,
-                permanent=failure.permanent,
-                safe_to_run_again=failure.safe_to_run_again,
-            )
-        )
+        self._finish(CommandFailed(command=self.command, cause=cause, detail=detail, node=self.node))
 
 
 class _Identification(UdsExchange[None]):

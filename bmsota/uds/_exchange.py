@@ -22,12 +22,13 @@ from udsoncan import Response
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import ImageError
 from bmsota.image import ImageRole, ImageVersion
-from bmsota.node import Capability, FailureCause, NodeDescription, NodeMode
+from bmsota.node import CAUSE_OF_RESULT, Capability, FailureCause, NodeDescription, NodeMode
 from bmsota.uds._dialect import UdsDialect
 from bmsota.uds._identifiers import (
     BOOT_STATE_LAYOUT,
     NO_SLOT,
     NODE_KIND_LAYOUT,
+    NRC_OF_RESULT,
     UDS_PROFILE_VERSION,
     Did,
     Nrc,
@@ -149,15 +150,7 @@ _MENDABLE = frozenset(
 
 # What our own nodes refuse, and why. Other makers' 0xF.. mean other things.
 _CAUSES: Mapping[int, FailureCause] = {
-    Nrc.WRONG_ROLE: FailureCause.WRONG_ROLE,
-    Nrc.WRONG_HARDWARE: FailureCause.WRONG_HARDWARE,
-    Nrc.TOO_LARGE: FailureCause.TOO_LARGE,
-    Nrc.COUNTER_TOO_LOW: FailureCause.COUNTER_TOO_LOW,
-    Nrc.TEST_PENDING: FailureCause.TEST_PENDING,
-    Nrc.BAD_OFFER: FailureCause.PROTOCOL_VERSION,
-    Nrc.BAD_IMAGE: FailureCause.BAD_IMAGE,
-    Nrc.NOT_TRUSTED: FailureCause.NOT_TRUSTED,
-    Nrc.NOTHING_TO_DO: FailureCause.NOTHING_TO_DO,
+    nrc: CAUSE_OF_RESULT[code] for code, nrc in NRC_OF_RESULT.items() if code in CAUSE_OF_RESULT
 }
 _MENDABLE_BY_PROFILE = frozenset({Nrc.DAMAGED})
 

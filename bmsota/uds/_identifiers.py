@@ -12,17 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
-from uuid import UUID
 
-from construct import Bytes, Const, ConstructError, Int8ub, Int16ub, Int32ub, Struct
+from construct import Bytes, Const, Int8ub, Int16ub, Int32ub, Struct
 
 from bmsota.errors import ImageError
-from bmsota.image import ImageVersion
+from bmsota.node import OfferedImage, ResultCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from bmsota.node import ResultCode
 
 __all__ = [
     "ACCESS_LEVEL",
@@ -31,6 +28,7 @@ __all__ = [
     "NODE_KIND_LAYOUT",
     "NO_SLOT",
     "NRCS",
+    "NRC_OF_RESULT",
     "OFFER_LAYOUT",
     "ROUTINES",
     "STAGING_LAYOUT",
@@ -43,7 +41,6 @@ __all__ = [
     "Routine",
     "Session",
     "nrc_name",
-    "nrc_of_result",
 ]
 
 UDS_PROFILE_VERSION = 1
@@ -242,12 +239,19 @@ NRCS: Mapping[Nrc, str] = {
 }
 """When our own node gives it; empty: never, but other makers' do."""
 
-_VENDOR_NRC = 0xF0
-
-
-def nrc_of_result(code: ResultCode) -> Nrc:
-    """The refusal that says what *code* says. Only those a `Nrc` exists for."""
-    return Nrc(_VENDOR_NRC + int(code))
+NRC_OF_RESULT: Mapping[ResultCode, Nrc] = {
+    ResultCode.WRONG_ROLE: Nrc.WRONG_ROLE,
+    ResultCode.WRONG_HARDWARE: Nrc.WRONG_HARDWARE,
+    ResultCode.TOO_LARGE: Nrc.TOO_LARGE,
+    ResultCode.COUNTER_TOO_LOW: Nrc.COUNTER_TOO_LOW,
+    ResultCode.TEST_PENDING: Nrc.TEST_PENDING,
+    ResultCode.BAD_OFFER: Nrc.BAD_OFFER,
+    ResultCode.BAD_IMAGE: Nrc.BAD_IMAGE,
+    ResultCode.NOT_TRUSTED: Nrc.NOT_TRUSTED,
+    ResultCode.NOTHING_TO_DO: Nrc.NOTHING_TO_DO,
+    ResultCode.DAMAGED: Nrc.DAMAGED,
+}
+"""The refusal that says what a result code says. What else a node can refuse has a code in the standard."""
 
 
 def nrc_name(nrc: int) -> str:
@@ -276,17 +280,10 @@ OFFER_LAYOUT = Struct(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageOffer:
+class ImageOffer(OfferedImage):
     """The image in short, sent with the erase routine: what does not fit is refused before anything is erased."""
 
-    role: int
-    size_bytes: int
-    sha256: bytes
-    """Of the whole file."""
-    class_id: UUID
-    version: ImageVersion
-    security_counter: int
+    __slots__ = ()
 
     @staticmethod
     def is_offer(record: bytes) -> bool:
@@ -294,21 +291,7 @@ class ImageOffer:
         return bool(record) and record[0] == _OFFER_LAYOUT_VERSION
 
     def serialize(self) -> bytes:
-        return bytes(
-            OFFER_LAYOUT.build(
-                {
-                    "role": self.role,
-                    "size_bytes": self.size_bytes,
-                    "sha256": self.sha256,
-                    "class_id": self.class_id.bytes,
-                    "major": self.version.major,
-                    "minor": self.version.minor,
-                    "revision": self.version.revision,
-                    "build": self.version.build,
-                    "security_counter": self.security_counter,
-                }
-            )
-        )
+        return bytes(OFFER_LAYOUT.build(self.fields()))
 
     @classmethod
     def parse(cls, record: bytes) -> ImageOffer:
@@ -317,19 +300,8 @@ class ImageOffer:
         Raises:
             ImageError: it has another length or layout.
         """
-        try:
-            parsed = OFFER_LAYOUT.parse(record)
-        except ConstructError:
-            parsed = None
-        if parsed is None or len(record) != OFFER_LAYOUT.sizeof():
+        if len(record) != OFFER_LAYOUT.sizeof() or not cls.is_offer(record):
             raise ImageError(
                 "offer record", expected=f"{OFFER_LAYOUT.sizeof()} bytes of layout 1", received=f"{len(record)} bytes"
             )
-        return cls(
-            role=int(parsed.role),
-            size_bytes=int(parsed.size_bytes),
-            sha256=bytes(parsed.sha256),
-            class_id=UUID(bytes=bytes(parsed.class_id)),
-            version=ImageVersion(parsed.major, parsed.minor, parsed.revision, parsed.build),
-            security_counter=int(parsed.security_counter),
-        )
+        return cls(**cls.values(OFFER_LAYOUT.parse(record)))

@@ -22,14 +22,14 @@ ControlDTCSetting are answered, because testers send them, and change nothing.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from udsoncan import Request, Response, services
 
 from bmsota.boot import BootReason
-from bmsota.errors import ConfigurationError, ImageError, LocalProtocolError, TrustError
-from bmsota.image import Attack
+from bmsota.errors import ConfigurationError
 from bmsota.node import (
     AccessDenied,
     AccessGranted,
@@ -37,22 +37,20 @@ from bmsota.node import (
     BootloaderEntered,
     BootloaderLeft,
     Capability,
-    ImageConfirmed,
-    ImageRefused,
-    ImageReverted,
-    ImageStaged,
+    MessagesLost,
     NodeMode,
+    NodeRefusedError,
+    NodeStaging,
     ResetRequested,
     ResultCode,
-    StagingStarted,
-    TestRequested,
-    offer_objection,
+    count_event,
 )
 from bmsota.uds._identifiers import (
     ACCESS_LEVEL,
     BOOT_STATE_LAYOUT,
     NO_SLOT,
     NODE_KIND_LAYOUT,
+    NRC_OF_RESULT,
     STAGING_LAYOUT,
     TEXT_BYTES,
     UDS_PROFILE_VERSION,
@@ -61,13 +59,12 @@ from bmsota.uds._identifiers import (
     Nrc,
     Routine,
     Session,
-    nrc_of_result,
 )
 from bmsota.uds._isotp import IsoTpLink, IsoTpParameters
 from bmsota.uds._timing import UdsServerTiming
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from udsoncan.BaseService import BaseService
 
@@ -78,8 +75,6 @@ if TYPE_CHECKING:
     from bmsota.uds._addressing import UdsAddress
 
 __all__ = ["SERVICES", "ServiceRule", "UdsServer"]
-
-T = TypeVar("T")
 
 _SEED_BYTES = 32
 _BLOCK_OVERHEAD_BYTES = 2
@@ -145,30 +140,28 @@ class _RefusedError(Exception):
         self.nrc = nrc
 
 
-def _refused(code: ResultCode, detail: str) -> _RefusedError:
-    return _RefusedError(nrc_of_result(code), detail)
+# What a plain tester, who has made no offer, gets instead of our own codes.
+_NRC_OF_PLAIN: Mapping[ResultCode, Nrc] = {
+    ResultCode.TEST_PENDING: Nrc.CONDITIONS_NOT_CORRECT,
+    ResultCode.TOO_LARGE: Nrc.REQUEST_OUT_OF_RANGE,
+}
 
 
-def _guarded(action: Callable[[], T]) -> T:
-    """Do *action*; what the store does not allow now is a refusal."""
+@contextmanager
+def _plainly() -> Iterator[None]:
     try:
-        return action()
-    except LocalProtocolError as error:
-        raise _refused(ResultCode.NOTHING_TO_DO, str(error)) from error
+        yield
+    except NodeRefusedError as refusal:
+        raise _RefusedError(_NRC_OF_PLAIN.get(refusal.code, NRC_OF_RESULT[refusal.code]), str(refusal)) from refusal
 
 
 @dataclass(slots=True)
 class _Download:
     """Between RequestDownload and RequestTransferExit."""
 
-    size_bytes: int
-    """Of the whole image."""
-    received_bytes: int
     counter: int = 0
     """Of the last block taken."""
     blocks: int = 0
-    carry: bytes = b""
-    """Received, and too short for a write unit of the flash: a block need not be a whole number of them."""
 
 
 @dataclass(slots=True)
@@ -262,6 +255,8 @@ class UdsServer:
         self._was_started = False
         self._now_ns = 0
         self._extra_busy_ns = 0
+        self._events: deque[TargetEvent] = deque()
+        self._staging = NodeStaging(store, identity, self._events.append, write_bytes=store.write_unit_bytes)
         self._is_verified = False
         self._offer: ImageOffer | None = None
         self._download: _Download | None = None
@@ -269,7 +264,6 @@ class UdsServer:
         self._last_heard_ns = 0
         self._busy_until_ns = 0
         self._waiting: _Waiting | None = None
-        self._events: deque[TargetEvent] = deque()
         self._is_resetting = False
         self._restart_due_ns: int | None = None
         self._handlers: Mapping[type[BaseService], Callable[[Request], bytes]] = {
@@ -302,7 +296,7 @@ class UdsServer:
             Did.SECURITY_COUNTER: lambda: store.security_counter.to_bytes(4, "big"),
             Did.BOOT_STATE: self._boot_state,
             Did.BOOT_ID: lambda: self._boot_id,
-            Did.STAGING: self._staging,
+            Did.STAGING: self._staging_state,
         }
 
     @property
@@ -323,24 +317,26 @@ class UdsServer:
             return
         self._start_clock(now_ns)
         if frame.can_id == self._functional_id and frame.data and frame.data[0] >> 4 != _SINGLE_FRAME:
-            return  # All nodes at once are asked in single frames only (ISO 15765-2, 9.6.4): flow control would collide.
+            # All nodes at once are asked in single frames only (ISO 15765-2, 9.6.4): flow control would collide.
+            count_event(self._events, MessagesLost)
+            return
         if self._link.receive_frame(frame, now_ns):
             self._last_heard_ns = now_ns
             while (message := self._link.next_message()) is not None:
                 self._message_received(message, now_ns, is_functional=False)
-            self._forget_errors(self._link)
+            self._count_errors(self._link)
         elif self._functional.receive_frame(frame, now_ns):
             self._last_heard_ns = now_ns
             while (message := self._functional.next_message()) is not None:
                 self._message_received(message, now_ns, is_functional=True)
-            self._forget_errors(self._functional)
+            self._count_errors(self._functional)
 
     def frames_to_send(self, now_ns: int) -> list[CanFrame]:
         """What to put on the bus now, in this order."""
         self._start_clock(now_ns)
         self._answer_if_due(now_ns)
         frames = self._link.frames_to_send(now_ns)
-        self._forget_errors(self._link)
+        self._count_errors(self._link)
         return frames
 
     def next_event(self) -> TargetEvent | None:
@@ -360,7 +356,7 @@ class UdsServer:
         """Act on the time; no effect before `next_timeout`."""
         self._start_clock(now_ns)
         self._link.handle_timeout(now_ns)
-        self._forget_errors(self._link)
+        self._count_errors(self._link)
         self._answer_if_due(now_ns)
         if self._restart_due_ns is not None and now_ns >= self._restart_due_ns:
             self._restart_due_ns = None
@@ -378,11 +374,10 @@ class UdsServer:
         is_open = self.session is not Session.DEFAULT and not self._is_resetting and self._waiting is None
         return is_open and now_ns >= self._last_heard_ns + self._timing.s3_ns
 
-    @staticmethod
-    def _forget_errors(link: IsoTpLink) -> None:
+    def _count_errors(self, link: IsoTpLink) -> None:
         """What was not received whole was not received: the tester retries."""
         while link.next_error() is not None:
-            pass
+            count_event(self._events, MessagesLost)
 
     # ---- requests and answers
 
@@ -415,10 +410,11 @@ class UdsServer:
         self._now_ns = now_ns
         try:
             answer = self._done(request, is_functional=is_functional)
-        except _RefusedError as refusal:
-            if is_functional and refusal.nrc in _SILENT_WHEN_FUNCTIONAL:
+        except (_RefusedError, NodeRefusedError) as refusal:
+            nrc = refusal.nrc if isinstance(refusal, _RefusedError) else NRC_OF_RESULT[refusal.code]
+            if is_functional and nrc in _SILENT_WHEN_FUNCTIONAL:
                 return
-            self._reply(message, _negative(message[0], refusal.nrc), now_ns, is_suppressed=False)
+            self._reply(message, _negative(message[0], nrc), now_ns, is_suppressed=False)
             return
         assert request.service is not None
         payload = Response(request.service, Response.Code.PositiveResponse, answer).get_payload()
@@ -513,9 +509,7 @@ class UdsServer:
         self.session = session
         self._access.is_unlocked = False
         self._access.seed = b""
-        self._offer = None
-        self._download = None
-        self._is_verified = False
+        self._end_download()
         self._last_done = None
         if session is Session.PROGRAMMING and before is not Session.PROGRAMMING:
             self._events.append(BootloaderEntered())
@@ -608,15 +602,14 @@ class UdsServer:
             )
         )
 
-    def _staging(self) -> bytes:
+    def _staging_state(self) -> bytes:
         slot = self._store.slots[self._store.spare_slot]
-        carried = 0 if self._download is None else len(self._download.carry)
         return bytes(
             STAGING_LAYOUT.build(
                 {
                     "state": int(slot.state),
                     "size_bytes": slot.size_bytes,
-                    "received_bytes": self._store.staging_offset + carried,
+                    "received_bytes": self._store.staging_offset + self._staging.held_bytes,
                     "sha256": slot.sha256,
                 }
             )
@@ -638,36 +631,14 @@ class UdsServer:
         return bytes([request.subfunction]) + data[:2] + routine(record)
 
     def _erase(self, record: bytes) -> bytes:
-        self._download = None
-        self._offer = None
-        self._is_verified = False
+        self._end_download()
         if not ImageOffer.is_offer(record):
             # A plain tester: address and size, or nothing. Blocks are erased as they are written.
-            if self._store.is_spare_running:
-                raise _RefusedError(Nrc.CONDITIONS_NOT_CORRECT)
+            with _plainly():
+                self._staging.check_spare_is_free()
             return bytes(4)
-        try:
-            try:
-                offer = ImageOffer.parse(record)
-            except ImageError as error:
-                raise _refused(ResultCode.BAD_OFFER, str(error)) from error
-            objection = offer_objection(
-                self._store,
-                self._identity,
-                role=offer.role,
-                class_id=offer.class_id,
-                size_bytes=offer.size_bytes,
-                security_counter=offer.security_counter,
-            )
-            if objection is not None:
-                raise _refused(*objection)
-            offset = _guarded(lambda: self._store.begin_staging(offer.size_bytes, offer.sha256))
-        except _RefusedError as refusal:
-            self._image_refused(refusal)
-            raise
-        self._offer = offer
-        self._events.append(StagingStarted(offset, offer.size_bytes))
-        return offset.to_bytes(4, "big")
+        self._offer = self._staging.begin(record, ImageOffer.parse)
+        return self._staging.offset.to_bytes(4, "big")
 
     def _check_memory(self, record: bytes) -> bytes:  # noqa: ARG002  Other testers send a checksum; ours is in the image.
         if not self._is_verified:
@@ -676,53 +647,35 @@ class UdsServer:
                 raise _RefusedError(Nrc.REQUEST_SEQUENCE_ERROR)
             if self._store.staging_offset != self._offer.size_bytes:
                 raise _RefusedError(Nrc.REQUEST_SEQUENCE_ERROR)
-            self._offer = None
             self._verify()
         return b"\0"
 
     def _verify(self) -> None:
-        """Digest, signature, hardware and counter, on the node."""
-        try:
-            try:
-                facts = _guarded(self._store.finish_staging)
-            except ImageError as error:
-                raise _refused(ResultCode.BAD_IMAGE, str(error)) from error
-            except TrustError as error:
-                code = {
-                    Attack.CORRUPTED_DATA: ResultCode.DAMAGED,
-                    Attack.ROLLBACK: ResultCode.COUNTER_TOO_LOW,
-                    Attack.WRONG_HARDWARE: ResultCode.WRONG_HARDWARE,
-                }.get(Attack(error.attack), ResultCode.NOT_TRUSTED)
-                raise _refused(code, str(error)) from error
-        except _RefusedError as refusal:
-            self._image_refused(refusal)
-            raise
-        finally:
-            self._extra_busy_ns += self._timing.verify_ns
+        """Digest, signature, hardware and counter, on the node. Whatever comes out, the download is over."""
+        self._end_download()
+        self._extra_busy_ns += self._timing.verify_ns
+        self._staging.finish()
         self._is_verified = True
-        self._events.append(ImageStaged(facts))
 
-    def _image_refused(self, refusal: _RefusedError) -> None:
-        self._events.append(ImageRefused(ResultCode(int(refusal.nrc) - 0xF0), str(refusal)))
+    def _end_download(self) -> None:
+        """Forget the offer and the download; what is staged stays."""
+        self._offer = None
+        self._download = None
+        self._is_verified = False
+        self._staging.drop_held()
 
     def _activate(self, record: bytes) -> bytes:  # noqa: ARG002  One signature for the table.
-        _guarded(self._store.request_test)
-        self._events.append(TestRequested())
+        self._staging.request_test()
         return b"\0"
 
     def _confirm(self, record: bytes) -> bytes:
         if record not in {b"", b"\0", b"\1"}:
             raise _RefusedError(Nrc.WRONG_LENGTH_OR_FORMAT)
-        _guarded(lambda: self._store.confirm(raise_counter=record != b"\0"))
-        self._events.append(ImageConfirmed())
+        self._staging.confirm(raise_counter=record != b"\0")
         return b""
 
     def _revert(self, record: bytes) -> bytes:  # noqa: ARG002  One signature for the table.
-        try:
-            _guarded(self._store.revert)
-        except TrustError as error:
-            raise _refused(ResultCode.COUNTER_TOO_LOW, str(error)) from error
-        self._events.append(ImageReverted())
+        self._staging.revert()
         return b""
 
     # ---- the download
@@ -739,26 +692,16 @@ class UdsServer:
         address = int.from_bytes(data[2 : 2 + address_bytes], "big")
         size = int.from_bytes(data[2 + address_bytes :], "big")
         self._is_verified = False
-        self._download = self._begin_offered(address, size) if self._offer is not None else self._begin_plain(size)
+        staging, offer = self._staging, self._offer
+        if offer is None:
+            # Without an offer: a whole image, at whatever address its tester thinks it is written to.
+            with _plainly():
+                staging.begin_plain(size)
+        elif (address, size) != (staging.offset, offer.size_bytes - staging.offset) or not size:
+            raise _RefusedError(Nrc.REQUEST_OUT_OF_RANGE)  # Not from where we have not got yet to the end.
+        staging.drop_held()
+        self._download = _Download()
         return bytes([0x20]) + self._block_length_max.to_bytes(2, "big")
-
-    def _begin_offered(self, address: int, size: int) -> _Download:
-        """Behind an offer: from where we have not got yet, to the end."""
-        assert self._offer is not None
-        offset, total = self._store.staging_offset, self._offer.size_bytes
-        if (address, size) != (offset, total - offset) or not size:
-            raise _RefusedError(Nrc.REQUEST_OUT_OF_RANGE)
-        return _Download(total, offset)
-
-    def _begin_plain(self, size: int) -> _Download:
-        """Without an offer: a whole image, at whatever address its tester thinks it is written to."""
-        if self._store.is_spare_running:
-            raise _RefusedError(Nrc.CONDITIONS_NOT_CORRECT)
-        if not 0 < size <= self._store.slot_size_bytes:
-            raise _RefusedError(Nrc.REQUEST_OUT_OF_RANGE)
-        _guarded(lambda: self._store.begin_staging(size, None))
-        self._events.append(StagingStarted(0, size))
-        return _Download(size, 0)
 
     def _transfer_data(self, request: Request) -> bytes:
         download, data = self._download, request.data or b""
@@ -771,36 +714,26 @@ class UdsServer:
             return data[:1]  # It is the block before, whose answer was lost (ISO 14229-1, 14.5.5).
         if counter != (download.counter + 1) % 256:
             raise _RefusedError(Nrc.WRONG_BLOCK_SEQUENCE_COUNTER)
-        received = download.received_bytes + len(block)
-        if received > download.size_bytes:
+        staging = self._staging
+        if staging.received_bytes + len(block) > staging.size_bytes:
             raise _RefusedError(Nrc.REQUEST_OUT_OF_RANGE)
-        self._write(download, block, is_last=received == download.size_bytes)
-        download.received_bytes = received
-        download.counter = counter
-        download.blocks += 1
-        self._events.append(BlockStored(received, download.size_bytes))
-        return data[:1]
-
-    def _write(self, download: _Download, block: bytes, *, is_last: bool) -> None:
-        whole = download.carry + block
-        size = len(whole) if is_last else len(whole) - len(whole) % self._store.write_unit_bytes
         try:
-            if size:
-                self._store.write_staged(self._store.staging_offset, whole[:size])
-        except LocalProtocolError as error:
+            staging.write(block)
+        except NodeRefusedError as refusal:
             # Another upgrade uses the store: a master's own updater.
             self._download = None
-            raise _RefusedError(Nrc.GENERAL_PROGRAMMING_FAILURE) from error
-        download.carry = whole[size:]
+            staging.drop_held()
+            raise _RefusedError(Nrc.GENERAL_PROGRAMMING_FAILURE) from refusal
+        download.counter = counter
+        download.blocks += 1
+        self._events.append(BlockStored(staging.received_bytes, staging.size_bytes))
+        return data[:1]
 
     def _exit_transfer(self, request: Request) -> bytes:
-        download = self._download
-        if download is None or download.received_bytes != download.size_bytes:
+        if self._download is None or self._staging.received_bytes != self._staging.size_bytes:
             raise _RefusedError(Nrc.REQUEST_SEQUENCE_ERROR)
         if request.data:
             raise _RefusedError(Nrc.WRONG_LENGTH_OR_FORMAT)
-        self._download = None  # Whatever comes out, this transfer is over.
-        self._offer = None
         self._verify()
         return b""
 

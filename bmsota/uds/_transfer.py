@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from bmsota.image import parse_image
 from bmsota.node import (
-    FAILURES,
     BlockAccepted,
     BlockRepeated,
     ClientEvent,
@@ -253,14 +252,4 @@ class UdsTransfer(RetryingExchange[ClientEvent]):
         self._events.append(TransferInterrupted(detail))
 
     def _fail(self, cause: FailureCause, detail: str) -> None:
-        failure = FAILURES[cause]
-        self._finish(
-            TransferFailed(
-                cause=cause,
-                detail=detail,
-                node=self.node,
-                next_offset=self._offset,
-                permanent=failure.permanent,
-                safe_to_run_again=failure.safe_to_run_again,
-            )
-        )
+        self._finish(TransferFailed(cause=cause, detail=detail, node=self.node, next_offset=self._offset))

@@ -11,9 +11,9 @@ from bmsota_sim.samples import sample_file
 from bmsota.boot import SlotState
 from bmsota.bootloader import BootloaderClient, BroadcastClient, TargetLimits
 from bmsota.bootloader._client import ImagePayload
-from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS, compress
 from bmsota.bootloader._messages import Request, ResultReply
 from bmsota.bootloader._offer import OFFER_BYTES, Offer
+from bmsota.compression import LOOKAHEAD_BITS, WINDOW_BITS, compress
 from bmsota.image import ImageRole, ImageVersion, build_image
 from bmsota.node import (
     FailureCause,

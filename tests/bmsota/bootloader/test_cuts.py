@@ -20,9 +20,9 @@ from long_run import LONG
 
 from bmsota.boot import SlotState
 from bmsota.bootloader import BootloaderClient, BroadcastClient, TargetLimits
-from bmsota.bootloader._compression import compress
 from bmsota.bootloader._messages import Request
 from bmsota.bootloader._offer import OFFER_BYTES
+from bmsota.compression import compress
 from bmsota.image import ImageRole, ImageVersion, build_image
 from bmsota.node import (
     SIGNATURE_BYTES,

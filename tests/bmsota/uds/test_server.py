@@ -21,6 +21,7 @@ from bmsota.node import (
     ImageRefused,
     ImageReverted,
     ImageStaged,
+    MessagesLost,
     NodeMode,
     ResetRequested,
     ResultCode,
@@ -816,6 +817,25 @@ def test_every_service_and_routine_of_the_tables_has_its_handler(bench, node):
 def test_an_impossible_block_length_is_refused(parts, length):
     with pytest.raises(ConfigurationError, match=f"block length: expected 3 to 4095 bytes, got {length}"):
         parts.Bench(parts.Node(factory=parts.OLD(), block_length_max=length))
+
+
+def test_what_the_link_does_not_receive_whole_is_counted(tester, bench, node):
+    """Consecutive frames of no message, a message broken off by another, and long requests to all nodes."""
+    for _ in range(300):
+        bench.inject(CanFrame(tester.address.request_id, bytes([0x21, *range(7)])))
+    bench.inject(CanFrame(tester.address.request_id, bytes([0x10, 20, *range(6)])))
+    bench.inject(CanFrame(tester.address.functional_id, bytes([0x10, 20, *range(6)])))
+    assert tester.ask("3e00") == "7e00"
+    assert sum(event.count for event in node.events if isinstance(event, MessagesLost)) == 302
+
+
+def test_a_flood_that_nobody_takes_is_one_event(bench, node):
+    for _ in range(300):
+        node.server.receive_frame(
+            CanFrame(bench.addressing.address(1).request_id, bytes([0x21, *range(7)])), bench.now_ns
+        )
+    assert node.server.next_event() == MessagesLost(300)
+    assert node.server.next_event() is None
 
 
 def test_garbage_is_answered_or_ignored_and_never_an_exception(tester, bench, node):

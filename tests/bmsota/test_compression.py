@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bmsota.bootloader._compression import LOOKAHEAD_BITS, WINDOW_BITS, Decompressor, compress
+from bmsota.compression import LOOKAHEAD_BITS, WINDOW_BITS, Decompressor, compress
 from bmsota.errors import ConfigurationError, ImageError
 
 IMAGES = Path(__file__).resolve().parents[3] / "firmware_images"
