@@ -104,7 +104,7 @@ def reaction(nrc: Nrc, *, has_profile: bool) -> str:
     if nrc in special:
         return special[nrc]
     cause = cause_of_refusal(nrc, has_profile=has_profile)
-    return "begins anew, goes on from what is there" if cause is None else f"fails: {cause.value}"
+    return "starts again and resumes from what is stored" if cause is None else f"fails: {cause.value}"
 
 
 def refusals() -> str:

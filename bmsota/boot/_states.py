@@ -28,7 +28,7 @@ class SlotState(IntEnum):
     STAGING = 1
     """Being written; not bootable."""
     STAGED = 2
-    """Complete and verified; not asked to run, or taken back."""
+    """Complete and verified; not requested to run, or reverted."""
     TEST_REQUESTED = 3
     """The next boot tries it."""
     TEST = 4

@@ -6,7 +6,7 @@ power cut at any flash operation (the flash driver's exception passes through) l
 `BootStore` on the same flash finds the old state or the new one.
 
 Staged image bytes are trusted by whole erase blocks only: a PROGRESS record after each full block says that it is
-complete. After a power cut the block behind it may hold torn cells; it is erased again when writing goes on, so staging
+complete. After a power cut the block behind it may hold torn cells; it is erased again when writing continues, so staging
 resumes at that block's start. While power stays on, the position in RAM is exact.
 
 The image is verified when staging ends, and again at every boot before it runs.
@@ -51,7 +51,7 @@ __all__ = ["BootReason", "BootResult", "BootStore", "SlotInfo"]
 
 SHA256_BYTES = 32
 
-# In the journal: the digest of an image that is being staged was not told. No file has this digest.
+# In the journal: the digest of an image that is being staged is not known. No file has this digest.
 _UNKNOWN_SHA256 = b"\xff" * SHA256_BYTES
 
 REVERTS_MAX = 0xFF
@@ -77,9 +77,9 @@ class BootReason(IntEnum):
     NORMAL = 0
     """The active image, as always."""
     TEST = 1
-    """A staged image on trial; unconfirmed, it is reverted by the next boot."""
+    """A staged image in test; unconfirmed, it is reverted by the next boot."""
     REVERTED = 2
-    """The active image, because the one on trial was not confirmed."""
+    """The active image, because the one in test was not confirmed."""
     FALLBACK = 3
     """The other slot, because the active image is damaged."""
     NOTHING = 4
@@ -109,7 +109,7 @@ class SlotInfo:
     progress_bytes: int = 0
     """How much of a STAGING image would survive a power cut now."""
     reverts: int = 0
-    """How often this image was taken back, by hand or by an unconfirmed test boot."""
+    """How often this image was reverted, by hand or by an unconfirmed test boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +244,13 @@ class BootStore:
 
     @property
     def is_test_pending(self) -> bool:
-        """Whether an image is on trial and must be confirmed or will be reverted."""
+        """Whether an image is in test: it must be confirmed or will be reverted."""
         return self._slot_in(SlotState.TEST) is not None
 
     @property
     def is_spare_running(self) -> bool:
-        """Whether the image that runs lies in the spare slot: on trial, or taken back and not restarted since."""
-        return self.is_test_pending or self._is_taken_back
+        """Whether the image that runs lies in the spare slot: in test, or reverted and not restarted since."""
+        return self.is_test_pending or self._is_reverted
 
     def read_slot(self, slot: int) -> bytes:
         """The image bytes in *slot*, as long as the journal says."""
@@ -263,8 +263,8 @@ class BootStore:
         return busy
 
     @property
-    def _is_taken_back(self) -> bool:
-        """Whether the image that runs was on trial or active, and the next boot runs the one before."""
+    def _is_reverted(self) -> bool:
+        """Whether the image that runs was in test or active, and the next boot runs the one before."""
         running = self._running_slot
         return running not in {None, self._state.active} and not self.is_test_pending
 
@@ -273,7 +273,7 @@ class BootStore:
     def begin_staging(self, size_bytes: int, sha256: bytes | None) -> int:
         """Make the spare slot ready for an image of *size_bytes* whose whole file has the SHA-256 *sha256*.
 
-        Returns where writing starts or goes on: 0 for a new image, more if part of this very image is already there,
+        Returns where writing starts or continues: 0 for a new image, more if part of this very image is already there,
         *size_bytes* if all of it is. Who cannot tell the digest beforehand (a foreign diagnostic tester) gives None and
         always starts at 0; what is staged is then believed for its signature alone.
 
@@ -281,11 +281,9 @@ class BootStore:
             LocalProtocolError: the image does not fit, or the one that runs would be overwritten (`is_spare_running`).
         """
         if self.is_test_pending:
-            raise LocalProtocolError(
-                "staging: expected no image on trial, got one that is neither confirmed nor reverted"
-            )
-        if self._is_taken_back:
-            raise LocalProtocolError("staging: expected a restart behind revert, got none: the image still runs")
+            raise LocalProtocolError("staging: an image is in test; confirm or revert it first")
+        if self._is_reverted:
+            raise LocalProtocolError("staging: the reverted image still runs; restart first")
         if not 0 < size_bytes <= self._layout.slot_size_bytes:
             raise LocalProtocolError(
                 f"staging: expected an image of 1 to {self._layout.slot_size_bytes} bytes, got {size_bytes}"
@@ -323,7 +321,7 @@ class BootStore:
         unit = self._flash.write_unit_bytes
         end = offset + len(data)
         if info.state is not SlotState.STAGING:
-            raise LocalProtocolError(f"staging: expected a slot being staged, got {info.state.name}")
+            raise LocalProtocolError(f"staging: no image is being staged (the slot is {info.state.name})")
         if offset != self._staging_offset:
             raise LocalProtocolError(f"staging: expected offset {self._staging_offset}, got {offset}")
         if end > info.size_bytes:
@@ -357,7 +355,7 @@ class BootStore:
         spare = self.spare_slot
         info = self._state.slots[spare]
         if info.state in {SlotState.EMPTY, SlotState.BAD, SlotState.TEST}:
-            raise LocalProtocolError(f"staging: expected a staged image, got a slot that is {info.state.name}")
+            raise LocalProtocolError(f"staging: no image is staged (the slot is {info.state.name})")
         if self._staging_offset != info.size_bytes and info.state is SlotState.STAGING:
             raise LocalProtocolError(f"staging: expected {info.size_bytes} bytes, got {self._staging_offset}")
         if info.sha256 == _UNKNOWN_SHA256:
@@ -381,9 +379,7 @@ class BootStore:
             TrustError: the image is not for this device.
         """
         if self._state.active is not None:
-            raise LocalProtocolError(
-                f"factory: expected a device without an image, got slot {self._state.active} active"
-            )
+            raise LocalProtocolError(f"factory: the device already has an image (slot {self._state.active})")
         offset = self.begin_staging(len(image), hashlib.sha256(image).digest())
         if offset < len(image):
             self.write_staged(offset, image[offset:])
@@ -417,9 +413,9 @@ class BootStore:
         return result
 
     def _boot(self) -> BootResult:
-        on_trial = self._slot_in(SlotState.TEST)
-        if on_trial is not None:
-            self._change(on_trial, SlotChange.REVERTED, self._taken_back(on_trial))
+        in_test = self._slot_in(SlotState.TEST)
+        if in_test is not None:
+            self._change(in_test, SlotChange.REVERTED, self._reverted(in_test))
             return self._boot_confirmed(BootReason.REVERTED)
         requested = self._slot_in(SlotState.TEST_REQUESTED)
         if requested is not None:
@@ -432,13 +428,13 @@ class BootStore:
         return self._boot_confirmed(BootReason.NORMAL)
 
     def confirm(self, *, raise_counter: bool = True) -> None:
-        """Make the image on trial the active one, and raise the security counter to its counter.
+        """Make the image in test the active one, and raise the security counter to its counter.
 
         With *raise_counter* false the counter stays, so that `revert` remains possible: a pack confirms all its nodes
         first and raises their counters when the last one is confirmed. Confirming again changes nothing more.
 
         Raises:
-            LocalProtocolError: no image is on trial and none is active, or what runs has been taken back.
+            LocalProtocolError: no image is in test and none is active, or what runs has been reverted.
         """
         state = self._state
         slot = self._slot_in(SlotState.TEST)
@@ -447,13 +443,13 @@ class BootStore:
             self._allowed(info.state, SlotChange.CONFIRMED)
             state = replace(state.with_slot(slot, replace(info, state=SlotState.CONFIRMED)), active=slot)
         elif state.active is None:
-            raise LocalProtocolError("confirm: expected an image on trial, got none")
+            raise LocalProtocolError("confirm: no image is in test")
         elif self._slot_in(SlotState.TEST_REQUESTED) is not None:
-            # Whoever confirms believes the new image runs. It does not: it has not been booted.
-            raise LocalProtocolError("confirm: expected an image on trial, got one that has not been booted")
-        elif self._is_taken_back:
+            # A caller who confirms believes that the new image runs. It does not: it has not been booted.
+            raise LocalProtocolError("confirm: the image to be tested has not been booted; restart first")
+        elif self._is_reverted:
             # The same: the next boot runs another image than the one that seems to be confirmed here.
-            raise LocalProtocolError("confirm: expected an image on trial, got one that has been taken back")
+            raise LocalProtocolError("confirm: the image that runs has been reverted")
         if raise_counter and state.active is not None:
             counter = max(state.security_counter, state.slots[state.active].security_counter)
             state = replace(state, security_counter=counter)
@@ -464,7 +460,7 @@ class BootStore:
     def revert(self) -> None:
         """Go back: drop a requested test, end a running one, or return to the image that was active before.
 
-        It takes effect at the next boot; until then, once more changes nothing: whoever has not heard the answer asks again.
+        It takes effect at the next boot; until then, once more changes nothing: a caller who has missed the answer repeats the request.
 
         Raises:
             LocalProtocolError: there is nothing to go back to.
@@ -473,15 +469,15 @@ class BootStore:
         for state in (SlotState.TEST, SlotState.TEST_REQUESTED):
             slot = self._slot_in(state)
             if slot is not None:
-                self._change(slot, SlotChange.REVERTED, self._taken_back(slot))
+                self._change(slot, SlotChange.REVERTED, self._reverted(slot))
                 return
-        if self._is_taken_back:
+        if self._is_reverted:
             return
         active, spare = self._state.active, self.spare_slot
         previous = self._state.slots[spare]
         if active is None or previous.state is not SlotState.CONFIRMED:
             raise LocalProtocolError(
-                f"revert: expected a previous confirmed image, got a slot that is {previous.state.name}"
+                f"revert: no confirmed image to go back to (the other slot is {previous.state.name})"
             )
         if previous.security_counter < self._state.security_counter:
             raise TrustError(
@@ -490,8 +486,8 @@ class BootStore:
                 f"got {previous.security_counter}",
             )
         self._allowed(SlotState.CONFIRMED, SlotChange.REVERTED)
-        taken_back = replace(self._taken_back(active), state=SlotState.STAGED)
-        self._commit(replace(self._state.with_slot(active, taken_back), active=spare))
+        reverted = replace(self._reverted(active), state=SlotState.STAGED)
+        self._commit(replace(self._state.with_slot(active, reverted), active=spare))
         self._staging_offset = self._spare_info().size_bytes
 
     def raise_counter(self, value: int) -> None:
@@ -499,10 +495,10 @@ class BootStore:
 
         Raises:
             LocalProtocolError: *value* is lower than the counter, or higher than the active image's own counter (no
-                image would be left to boot), or an image is on trial.
+                image would be left to boot), or an image is in test.
         """
         if self.is_test_pending or self._state.active is None:
-            raise LocalProtocolError("security counter: expected a confirmed image, got none or one on trial")
+            raise LocalProtocolError("security counter: no confirmed image runs; it cannot be raised")
         highest = self._state.slots[self._state.active].security_counter
         if not self._state.security_counter <= value <= max(highest, self._state.security_counter):
             raise LocalProtocolError(
@@ -600,7 +596,7 @@ class BootStore:
                 return index
         return None
 
-    def _taken_back(self, slot: int) -> SlotInfo:
+    def _reverted(self, slot: int) -> SlotInfo:
         info = self._state.slots[slot]
         return replace(info, reverts=min(info.reverts + 1, REVERTS_MAX))
 
@@ -608,7 +604,7 @@ class BootStore:
     def _allowed(state: SlotState, change: SlotChange) -> SlotState:
         after = SLOT_TRANSITIONS.get((state, change))
         if after is None:
-            raise LocalProtocolError(f"slot: expected a state that allows {change.name}, got {state.name}")
+            raise LocalProtocolError(f"slot: {change.name} is not possible while it is {state.name}")
         return after
 
     def _change(self, slot: int, change: SlotChange, info: SlotInfo) -> None:

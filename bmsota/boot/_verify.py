@@ -1,6 +1,6 @@
 """What the store asks of an image verifier.
 
-The store itself checks sizes, the digest it was told and the security counter. Whether an image is genuine is decided
+The store itself checks sizes, the digest it was given and the security counter. Whether an image is genuine is decided
 by an injected function, so that the store knows neither signatures nor keys: `bmsota.image.verify_image` with its
 public keys bound is one.
 """

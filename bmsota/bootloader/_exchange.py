@@ -429,7 +429,7 @@ class Exchange(ABC, Generic[EventT]):
         """Ask for a challenge and answer it; `_unlocked` is called when the node is satisfied."""
         assert self.node is not None
         if self._access_signer is None:
-            self._refuse(FailureCause.ACCESS_NEEDED, f"{self._named()}: expected an access key, got none")
+            self._refuse(FailureCause.ACCESS_NEEDED, f"{self._named()} is locked and no access key was given")
             return
         self._access_waits_left = self._timing.access_waits_max
         self._request_challenge()

@@ -177,7 +177,7 @@ class BootloaderWire:
             self._replies = tuple(database[f"BootReply{position:02d}"] for position in range(POSITION_MAX + 1))
             data = database["BootData00"]
         except KeyError as error:
-            raise ConfigurationError(f"DBC: expected the bootloader's messages, got none named {error}") from error
+            raise ConfigurationError(f"DBC: the bootloader's message {error} is missing") from error
         self.data_id: int = data.can_id
         """Id of the first data frame; frame k of a block has `data_id + k`."""
         self.is_fd: bool = data.is_fd

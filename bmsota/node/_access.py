@@ -145,7 +145,7 @@ class AccessGuard:
         """
         self._public_keys = tuple(public_keys)
         if not self._public_keys:
-            raise ConfigurationError("access guard: expected at least one public key, got none")
+            raise ConfigurationError("access guard: no public key given")
         if delay_ns < 0 or boot_delay_ns < 0:
             raise ConfigurationError(
                 f"access guard: expected delays of 0 or more, got {delay_ns} and {boot_delay_ns} ns"

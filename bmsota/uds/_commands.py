@@ -4,7 +4,7 @@ A command is a short exchange: identify, open a session, prove access if the nod
 from a lost answer: a node of ours draws a new boot id at every boot. The reset itself is sent once for each look at the boot id, never
 repeated blindly: a node restarted twice reverts its image in test.
 
-A node without our profile has no trial: the last routine of its transfer has made the image valid. ACTIVATE_TEST finds nothing left to do there,
+A node without our profile has no test boot: the last routine of its transfer has made the image valid. ACTIVATE_TEST finds nothing left to do there,
 CONFIRM compares the version, REVERT is refused.
 """
 
@@ -121,9 +121,7 @@ class UdsCommand(RetryingExchange[CommandEvent]):
 
     def _revert(self) -> Procedure[None]:
         if not self._dialect.has_profile:
-            raise AbortError(
-                FailureCause.REFUSED, "REVERT: expected a node with two images, got one without our profile"
-            )
+            raise AbortError(FailureCause.REFUSED, "REVERT: a node without our profile has no image to go back to")
         yield from self._run_routine(Routine.REVERT)
 
     def _run_routine(self, routine: Routine, record: bytes = b"") -> Procedure[None]:

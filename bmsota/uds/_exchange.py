@@ -1,8 +1,8 @@
 """One exchange with one node: a single outstanding request, timeouts, retries, sessions, access, identity.
 
 Strategy. An exchange is a *procedure*: a generator that yields requests and is resumed with the responses, so that the order of a flash stands
-in the code as it stands in ISO 14229-1. The class here drives the script: it sends the request, waits P2, waits longer on NRC 0x78, repeats on
-0x21 and on silence, keeps the session alive, and knows no service. A script never sees time or frames.
+in the code as it stands in ISO 14229-1. The class here drives the procedure: it sends the request, waits P2, waits longer on NRC 0x78, repeats on
+0x21 and on silence, keeps the session alive, and knows no service. A procedure never sees time or frames.
 
 Repetition is safe because each request of ours is: reads and sessions change nothing, a block carries its counter, routines are answered
 again by a node that has just done them (`UdsServer`), and a reset is never repeated without asking whether it has happened.
@@ -277,7 +277,7 @@ class UdsExchange(ABC, Generic[EventT]):
             else:
                 self._try_failed("no answer", now_ns)
 
-    # ---- for scripts
+    # ---- for procedures
 
     def _request(self, call: Call[T], *, tries: int | None = None, timeout_ns: int | None = None) -> Procedure[T]:
         """Ask one thing.
@@ -414,7 +414,9 @@ class UdsExchange(ABC, Generic[EventT]):
                 if not any(seed):
                     return
                 if self._access_key is None:
-                    raise AbortError(FailureCause.ACCESS_NEEDED, "SecurityAccess: expected an access key, got none")
+                    raise AbortError(
+                        FailureCause.ACCESS_NEEDED, "SecurityAccess: the node is locked and no access key was given"
+                    )
                 yield from self._request(send_key(self._access_key(seed, self.node.serial)))
             except RefusedAnswerError as error:
                 if error.nrc == Nrc.INVALID_KEY:
@@ -444,14 +446,14 @@ class UdsExchange(ABC, Generic[EventT]):
     # ---- one request
 
     def _advance(self, reply: _Reply, now_ns: int) -> None:
-        """Resume the script with *reply* and start what it wants next."""
+        """Resume the procedure with *reply* and start what it wants next."""
         assert self._running is not None
         self._outstanding = None
         self._deadline_ns = self._wake_ns = None
         try:
             step = self._running.send(reply)
         except StopIteration:
-            assert self.finished, "a script ended without an event"
+            assert self.finished, "a procedure ended without an event"
             return
         if isinstance(step, _Pause):
             self._wake_ns = now_ns + step.duration_ns

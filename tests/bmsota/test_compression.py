@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from bmsota.compression import LOOKAHEAD_BITS, WINDOW_BITS, Decompressor, compress
 from bmsota.errors import ConfigurationError, ImageError
 
-IMAGES = Path(__file__).resolve().parents[3] / "firmware_images"
+IMAGES = Path(__file__).resolve().parents[2] / "firmware_images"
 UNLIMITED = 1 << 30
 
 # Runs, repetitions from near and far, and what does not repeat: every kind of token, at every distance.

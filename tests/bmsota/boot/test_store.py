@@ -19,7 +19,7 @@ def digest(image):
 
 @pytest.fixture
 def tested(device, parts):
-    """A device that runs 2.1.0 on trial, and its store."""
+    """A device that runs 2.1.0 in test, and its store."""
     store, _ = device.power_on()
     parts.stage(store, parts.NEW)
     store.request_test()
@@ -37,7 +37,7 @@ def test_a_new_device_runs_nothing_until_the_factory_installs_an_image(parts):
     store, result = device.power_on()
     assert (result.slot, result.reason, parts.version(result)) == (0, BootReason.NORMAL, "2.0.0")
     assert store.security_counter == 1
-    with pytest.raises(LocalProtocolError, match="without an image"):
+    with pytest.raises(LocalProtocolError, match="already has an image"):
         store.install_factory(parts.OLD)
 
 
@@ -88,7 +88,7 @@ def test_the_counter_rises_at_confirm_or_later_never_before(tested):
     device, store = tested
     assert store.security_counter == 1
     with pytest.raises(LocalProtocolError):
-        store.raise_counter(2)  # on trial
+        store.raise_counter(2)  # in test
     store.confirm(raise_counter=False)
     assert store.security_counter == 1
     store.raise_counter(2)
@@ -122,7 +122,7 @@ def test_revert_after_confirm_goes_back_once(tested, parts):
     store, result = device.power_on()
     assert (result.slot, parts.version(result)) == (0, "2.0.0")
     assert store.slots[1].state is SlotState.STAGED
-    with pytest.raises(LocalProtocolError, match="previous confirmed image"):
+    with pytest.raises(LocalProtocolError, match="no confirmed image to go back to"):
         store.revert()
     store.request_test()
     _, result = device.power_on()
@@ -138,9 +138,9 @@ def test_until_the_next_boot_revert_may_be_asked_for_again_and_nothing_is_confir
     store.revert()
     sequence = store.journal_sequence
     store.revert()
-    with pytest.raises(LocalProtocolError, match="got one that has been taken back"):
+    with pytest.raises(LocalProtocolError, match="the image that runs has been reverted"):
         store.confirm()
-    with pytest.raises(LocalProtocolError, match="expected a restart behind revert"):
+    with pytest.raises(LocalProtocolError, match="the reverted image still runs; restart first"):
         store.begin_staging(len(parts.NEW), None)
     assert (store.journal_sequence, store.active_slot, store.security_counter) == (sequence, 0, 1)
     store, result = device.power_on()
@@ -224,9 +224,9 @@ def test_another_image_starts_from_zero(device, parts):
 
 def test_a_wrong_piece_is_refused_and_changes_nothing(device, parts):
     store, _ = device.power_on()
-    with pytest.raises(LocalProtocolError, match="got EMPTY"):
+    with pytest.raises(LocalProtocolError, match="the slot is EMPTY"):
         store.write_staged(0, bytes(8))
-    with pytest.raises(LocalProtocolError, match="got a slot that is EMPTY"):
+    with pytest.raises(LocalProtocolError, match="the slot is EMPTY"):
         store.finish_staging()
     store.begin_staging(size_bytes=2000, sha256=bytes(32))
     operations = device.flash.operations
@@ -253,7 +253,7 @@ def test_an_image_that_does_not_fit_is_refused_before_anything_is_erased(device)
 
 def test_nothing_is_staged_over_the_fallback_of_a_test(tested, parts):
     _, store = tested
-    with pytest.raises(LocalProtocolError, match="no image on trial"):
+    with pytest.raises(LocalProtocolError, match="an image is in test"):
         store.begin_staging(size_bytes=len(parts.NEXT), sha256=digest(parts.NEXT))
 
 
@@ -279,7 +279,7 @@ def test_images_that_are_wrong_are_refused_and_fetched_again_from_zero(device, p
         assert store.slots[1].state is SlotState.BAD
         with pytest.raises(LocalProtocolError):
             store.request_test()
-        with pytest.raises(LocalProtocolError, match="got a slot that is BAD"):
+        with pytest.raises(LocalProtocolError, match="the slot is BAD"):
             store.finish_staging()
         assert store.begin_staging(size_bytes=len(image), sha256=sha) == 0
     _, result = device.power_on()

@@ -250,12 +250,13 @@ class HostileBus(RuleBasedStateMachine):
     def another_flasher_streams_another_image(self, which, ahead):
         """A block of it, with everything right for a stream of its own."""
         node = self.nodes[which % len(self.nodes)]
-        receiver = node.target._receiver if node.target is not None else None
-        if receiver is None:
+        stream = node.target._stream if node.target is not None else None
+        if stream is None:
             return
+        receiver = stream._receiver
         number = (receiver.next_block + ahead) % 255
         size = receiver._block_frames * self.wire.data_bytes
-        offset = node.target._stream_offset
+        offset = stream.offset
         content = self.other[offset + number * size : offset + (number + 1) * size] or self.other[:size]
         frames = self.wire.data_frames(content)
         crc = crc32(b"".join(frame.data for frame in frames), self.offer_of_other().stream_crc(offset))
@@ -293,10 +294,11 @@ class HostileBus(RuleBasedStateMachine):
         for node in self.powered():
             target = node.target
             assert len(target._replies) <= _REPLIES_MAX
-            if target._receiver is not None:
-                assert len(target._receiver._blocks) <= 8
-                assert all(len(block.frames) <= 24 for block in target._receiver._blocks.values())
-            assert len(target._unwritten) < 32
+            if target._stream is not None:
+                blocks = target._stream._receiver._blocks
+                assert len(blocks) <= 8
+                assert all(len(block.frames) <= 24 for block in blocks.values())
+            assert target._staging.held_bytes < 32
         stream = getattr(self.bench.client, "_stream", None)
         if stream is not None:
             assert len(stream._out) <= 8 * (24 + 4) + 16

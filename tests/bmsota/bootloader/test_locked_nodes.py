@@ -140,7 +140,7 @@ def test_without_a_key_nothing_is_written_and_the_node_is_named(bench, bench_par
     failed = bench.run(client_of(bench, bench_parts, signer=None))[-1]
     assert isinstance(failed, TransferFailed)
     assert (failed.cause, failed.permanent) == (FailureCause.ACCESS_NEEDED, True)
-    assert failed.detail == "node 1 (HW-0001): expected an access key, got none"
+    assert failed.detail == "node 1 (HW-0001) is locked and no access key was given"
     event = bench.command(1, NodeCommand.ACTIVATE_TEST)
     assert isinstance(event, CommandFailed)
     assert (event.cause, event.detail) == (FailureCause.ACCESS_NEEDED, failed.detail)

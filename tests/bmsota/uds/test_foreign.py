@@ -508,7 +508,7 @@ def test_a_node_without_a_trial(world):
     assert event.cause is FailureCause.WRONG_VERSION
     event = made.command(NodeCommand.REVERT)
     assert isinstance(event, CommandFailed)
-    assert event.detail == "REVERT: expected a node with two images, got one without our profile"
+    assert event.detail == "REVERT: a node without our profile has no image to go back to"
     assert all(request[0] in {0x3E, 0x22} for request in made.ecu.requests)
 
 

@@ -511,7 +511,7 @@ def test_what_is_no_image_is_refused_at_once(bench, parts):
 
 def test_without_a_key_a_locked_node_is_not_flashed(bench, node, parts):
     event = failed(bench.flash(parts.NEW(), access_key=None), FailureCause.ACCESS_NEEDED)
-    assert event.detail == "SecurityAccess: expected an access key, got none"
+    assert event.detail == "SecurityAccess: the node is locked and no access key was given"
     assert node.store.slots[1].state is SlotState.EMPTY
 
 
