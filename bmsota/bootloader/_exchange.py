@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from uuid import UUID
 from zlib import crc32
 
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = ["Exchange", "IdentityCollector", "other_protocol", "shared_protocol"]
 
 EventT = TypeVar("EventT")
+T = TypeVar("T")
 
 _MS = 1_000_000
 _TAG_MAX = 255
@@ -146,14 +147,9 @@ class IdentityCollector:
     def _description(self) -> NodeDescription:
         assert self.protocol_versions is not None
         oldest, newest = self.protocol_versions
-        status, version = self._moving[StatusReply], self._moving[VersionReply]
-        build, counter = self._moving[BuildReply], self._moving[CounterReply]
-        assert isinstance(status, StatusReply)
-        assert isinstance(version, VersionReply)
-        assert isinstance(build, BuildReply)
-        assert isinstance(counter, CounterReply)
-        limits = self._moving.get(LimitsReply, LimitsReply(self._position, 0, 0, 1, 0, 0))
-        assert isinstance(limits, LimitsReply)
+        status, version = self._said(StatusReply), self._said(VersionReply)
+        build, counter = self._said(BuildReply), self._said(CounterReply)
+        limits = self._said(LimitsReply) if LimitsReply in self._moving else LimitsReply(self._position, 0, 0, 1, 0, 0)
         self.details = BootloaderDetails(
             block_frames_max=status.block_frames_max,
             last_tag=status.last_tag,
@@ -180,6 +176,9 @@ class IdentityCollector:
             is_unlocked=bool(status.unlocked),
             slot_size_kib=limits.slot_size_kib,
         )
+
+    def _said(self, kind: type[T]) -> T:
+        return cast("T", self._moving[kind])
 
     def _joined(self, first: ReplyKind, count: int) -> bytes:
         return b"".join(self._parts[ReplyKind(first + part)] for part in range(count))

@@ -135,9 +135,17 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class StatusReply:
+class _FromNode:
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class _ToDiscover(_FromNode):
     echo: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReply(_ToDiscover):
     last_tag: int
     protocol_version: int
     protocol_version_min: int
@@ -153,9 +161,7 @@ class StatusReply:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitsReply:
-    position: int
-    echo: int
+class LimitsReply(_ToDiscover):
     capabilities: int
     window_blocks: int
     window_blocks_fd: int
@@ -163,41 +169,33 @@ class LimitsReply:
 
 
 @dataclass(frozen=True, slots=True)
-class VersionReply:
-    position: int
-    echo: int
+class VersionReply(_ToDiscover):
     major: int
     minor: int
     revision: int
 
 
 @dataclass(frozen=True, slots=True)
-class BuildReply:
-    position: int
-    echo: int
+class BuildReply(_ToDiscover):
     build: int
 
 
 @dataclass(frozen=True, slots=True)
-class CounterReply:
-    position: int
-    echo: int
+class CounterReply(_ToDiscover):
     security_counter: int
     boot_id: int
 
 
 @dataclass(frozen=True, slots=True)
-class PartReply:
+class PartReply(_FromNode):
     """Seven bytes of the hardware class, the hardware id, the serial number or a challenge."""
 
-    position: int
     kind: ReplyKind
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class ResultReply:
-    position: int
+class ResultReply(_FromNode):
     tag: int
     command: int
     code: int
@@ -205,10 +203,9 @@ class ResultReply:
 
 
 @dataclass(frozen=True, slots=True)
-class ReportReply:
+class ReportReply(_FromNode):
     """Ends an answer to CHECK_BLOCK; bitmaps and lists of what is missing go before it."""
 
-    position: int
     block: int
     next_block: int
     missing_total: int
@@ -216,10 +213,9 @@ class ReportReply:
 
 
 @dataclass(frozen=True, slots=True)
-class BitmapReply:
+class BitmapReply(_FromNode):
     """Missing frames of one segment of one block."""
 
-    position: int
     block: int
     segment: int
     total: int
@@ -227,17 +223,15 @@ class BitmapReply:
 
 
 @dataclass(frozen=True, slots=True)
-class ListReply:
+class ListReply(_FromNode):
     """Up to four missing frames: (blocks before `block`, frame)."""
 
-    position: int
     block: int
     entries: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class PendingReply:
-    position: int
+class PendingReply(_FromNode):
     tag: int
     command: int
     wait_ms: int

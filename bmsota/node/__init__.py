@@ -19,6 +19,7 @@ from bmsota.node._access import (
     AccessSigner,
     access_message,
     answer_challenge,
+    is_signed_by,
     public_key_from_pem,
     signer_from_pem,
 )
@@ -133,6 +134,7 @@ __all__ = [
     "check_position",
     "count_event",
     "image_status",
+    "is_signed_by",
     "public_key_from_pem",
     "signer_from_pem",
     "spare_image_status",

@@ -16,6 +16,7 @@ and the delays only keep a flood of wrong answers from keeping a small processor
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
@@ -34,6 +35,7 @@ __all__ = [
     "AccessSigner",
     "access_message",
     "answer_challenge",
+    "is_signed_by",
     "public_key_from_pem",
     "signer_from_pem",
 ]
@@ -196,7 +198,7 @@ class AccessGuard:
             return False
         message = access_message(self._challenge, hwid)
         self._challenge = None
-        if any(_is_signed(key, signature, message) for key in self._public_keys):
+        if is_signed_by(self._public_keys, signature, message):
             self._failures = 0
             self._is_unlocked = True
             return True
@@ -218,9 +220,10 @@ class AccessGuard:
         return max(0, -(-(self._opens_ns - now_ns) // _MS))
 
 
-def _is_signed(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
-    try:
-        key.verify(signature, message)
-    except InvalidSignature:
-        return False
-    return True
+def is_signed_by(public_keys: Iterable[Ed25519PublicKey], signature: bytes, message: bytes) -> bool:
+    """Whether *signature* of *message* is one of any of *public_keys*."""
+    for key in public_keys:
+        with suppress(InvalidSignature):
+            key.verify(signature, message)
+            return True
+    return False

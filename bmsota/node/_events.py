@@ -85,56 +85,53 @@ class Failure:
 
     permanent: bool
     """Whether running the same thing again will fail again."""
-    safe_to_run_again: bool
-    """Whether running it again does no harm. It never does here: a transfer writes the spare slot only."""
     advice: str
+    safe_to_run_again: bool = True
+    """Whether running it again does no harm. It never does here: a transfer writes the spare slot only."""
 
 
 FAILURES: Mapping[FailureCause, Failure] = {
     FailureCause.NODE_SILENT: Failure(
-        False, True, "Check wiring, bit rate and the node's supply; run again, it resumes where the node stopped."
+        False, "Check wiring, bit rate and the node's supply; run again, it resumes where the node stopped."
     ),
     FailureCause.NO_PROGRESS: Failure(
-        False,
-        True,
-        "The node restarts again and again or the bus loses too much; check the supply and the bus, run again.",
+        False, "The node restarts again and again or the bus loses too much; check the supply and the bus, run again."
     ),
-    FailureCause.PROTOCOL_VERSION: Failure(True, True, "Use the bmsota version that speaks this node's protocol."),
-    FailureCause.WRONG_NODE: Failure(True, True, "Another node answers at this position; compare the hardware id."),
-    FailureCause.WRONG_ROLE: Failure(True, True, "The image is for the other kind of node; choose the right one."),
-    FailureCause.WRONG_HARDWARE: Failure(True, True, "The image is for another hardware class; choose the right one."),
-    FailureCause.TOO_LARGE: Failure(True, True, "The image does not fit the node's slot."),
+    FailureCause.PROTOCOL_VERSION: Failure(True, "Use the bmsota version that speaks this node's protocol."),
+    FailureCause.WRONG_NODE: Failure(True, "Another node answers at this position; compare the hardware id."),
+    FailureCause.WRONG_ROLE: Failure(True, "The image is for the other kind of node; choose the right one."),
+    FailureCause.WRONG_HARDWARE: Failure(True, "The image is for another hardware class; choose the right one."),
+    FailureCause.TOO_LARGE: Failure(True, "The image does not fit the node's slot."),
     FailureCause.COUNTER_TOO_LOW: Failure(
-        True, True, "The node has confirmed an image with a higher security counter; use a newer image."
+        True, "The node has confirmed an image with a higher security counter; use a newer image."
     ),
     FailureCause.TEST_PENDING: Failure(
-        False, True, "An unconfirmed image is in test; confirm or revert it (or restart the node) and run again."
+        False, "An unconfirmed image is in test; confirm or revert it (or restart the node) and run again."
     ),
-    FailureCause.BAD_IMAGE: Failure(True, True, "The file is no valid image; get it again from its source."),
+    FailureCause.BAD_IMAGE: Failure(True, "The file is no valid image; get it again from its source."),
     FailureCause.NOT_TRUSTED: Failure(
-        True, True, "The node does not accept the image's signature, hardware or counter; get a release signed for it."
+        True, "The node does not accept the image's signature, hardware or counter; get a release signed for it."
     ),
     FailureCause.NOTHING_TO_DO: Failure(
-        True, True, "The node has no image in the state this command needs; stage one first."
+        True, "The node has no image in the state this command needs; stage one first."
     ),
     FailureCause.WRONG_VERSION: Failure(
-        False, True, "The node runs another version than expected: it has not been restarted, or has reverted."
+        False, "The node runs another version than expected: it has not been restarted, or has reverted."
     ),
     FailureCause.CAPABILITY_MISSING: Failure(
-        True, True, "The node cannot do what was asked, such as CAN FD; run it without that."
+        True, "The node cannot do what was asked, such as CAN FD; run it without that."
     ),
     FailureCause.ACCESS_NEEDED: Failure(
-        True, True, "The node is locked; give the access key of this series (the detail names the node)."
+        True, "The node is locked; give the access key of this series (the detail names the node)."
     ),
     FailureCause.ACCESS_DENIED: Failure(
-        True, True, "The node does not know this access key; take the one of its series. It answers more slowly now."
+        True, "The node does not know this access key; take the one of its series. It answers more slowly now."
     ),
     FailureCause.IN_USE: Failure(
         False,
-        True,
         "Another upgrade of the node is in progress, such as one over the air; wait until it has ended and run again.",
     ),
-    FailureCause.REFUSED: Failure(False, True, "The node refused; the detail says with which code."),
+    FailureCause.REFUSED: Failure(False, "The node refused; the detail says with which code."),
 }
 
 CAUSE_OF_RESULT: Mapping[ResultCode, FailureCause] = {

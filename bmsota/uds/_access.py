@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from cryptography.exceptions import InvalidSignature
-
+from bmsota.node import is_signed_by
 from bmsota.uds._identifiers import ACCESS_LEVEL
 
 if TYPE_CHECKING:
@@ -53,14 +52,4 @@ def ed25519_access_key(private_key: Ed25519PrivateKey) -> AccessKey:
 
 def ed25519_access_check(public_keys: Sequence[Ed25519PublicKey]) -> AccessCheck:
     """The node's side: a signature of any of *public_keys*."""
-
-    def check(seed: bytes, serial: str, key: bytes) -> bool:
-        for public_key in public_keys:
-            try:
-                public_key.verify(key, _signed(seed, serial))
-            except InvalidSignature:
-                continue
-            return True
-        return False
-
-    return check
+    return lambda seed, serial, key: is_signed_by(public_keys, key, _signed(seed, serial))
