@@ -218,7 +218,8 @@ def test_commands_say_what_is_wrong(bench):
 
 def test_a_node_that_does_not_come_back_from_a_reset_is_reported(bench_parts):
     node = bench_parts.Node(factory=bench_parts.OLD())
-    bench = bench_parts.Bench(node, restart_ns=1_000 * bench_parts.SECOND)
+    node.restart_ns = 1_000 * bench_parts.SECOND
+    bench = bench_parts.Bench(node)
     event = bench.command(1, NodeCommand.RESET)
     assert (event.cause, event.command) == (FailureCause.NODE_SILENT, NodeCommand.RESET)
 

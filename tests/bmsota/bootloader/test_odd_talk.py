@@ -155,7 +155,9 @@ def test_a_state_nobody_knows_leaves_the_description_incomplete(bench, bench_par
 def test_what_a_node_says_while_it_waits_for_the_others_is_not_acted_on(bench_parts):
     """Node 1 is ready and nothing is asked of it; node 2 boots late."""
     nodes = [bench_parts.Node(position, factory=bench_parts.OLD()) for position in (1, 2)]
-    bench = bench_parts.Bench(*nodes, restart_ns=500 * bench_parts.MS)
+    for node in nodes:
+        node.restart_ns = 500 * bench_parts.MS
+    bench = bench_parts.Bench(*nodes)
     bench.cut_power(nodes[1])
     client = BroadcastClient(bench.wire, positions=[1, 2], image=bench_parts.NEW())
     said = []

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
-
-# For `flash_rig`, and `pack_rig` below it: tests have no packages.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "flashing")]
 
 VECTORS = json.loads((Path(__file__).parents[1] / "gbt32960" / "vectors.json").read_text(encoding="utf-8"))
 

@@ -1,14 +1,7 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from types import SimpleNamespace
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # For `pack_rig`: tests have no packages.
-
 import pack_rig
+import pytest
 
 
 @pytest.fixture
@@ -19,5 +12,5 @@ def pack():
 
 @pytest.fixture
 def rig():
-    """The names of `pack_rig`."""
-    return SimpleNamespace(**{name: value for name, value in vars(pack_rig).items() if not name.startswith("_")})
+    """`pack_rig`."""
+    return pack_rig

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
-from functools import cache, partial
-from random import Random
+from functools import partial
 
 import pytest
-from bmsota_sim.devices.flash import FlashModel
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from node import EngineClient
+from pack_rig import NEW, OLD, Node, Pack, make_image, wire
 
-from bmsota.adapters.files import packaged_dbc
-from bmsota.boot import BootStore, SlotLayout, SlotState, for_hardware
-from bmsota.bootloader import BootloaderTarget, BootloaderTiming, BootloaderWire, TargetLimits
+from bmsota.boot import SlotState
+from bmsota.bootloader import BootloaderTiming, TargetLimits
 from bmsota.bootloader._messages import Request
 from bmsota.errors import ImageError, LocalProtocolError
 from bmsota.flashing import (
@@ -26,135 +23,24 @@ from bmsota.flashing import (
     TransferBroken,
     TransferProgressed,
 )
-from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
-from bmsota.node import NodeCommand, ResetRequested, TargetIdentity
-from bmsota.signals import loads
+from bmsota.image import HardwareClass
+from bmsota.node import NodeCommand
 
-KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
-SLAVE_CLASS = HardwareClass.named("bmsota.example", "test-slave")
 OTHER_CLASS = HardwareClass.named("bmsota.example", "another-slave")
-MS, SECOND = 1_000_000, 1_000_000_000
-OLD, NEW = ImageVersion(2, 0), ImageVersion(2, 1)
 # A dead node is given up after 0.5 s instead of 10.
 TIMING = BootloaderTiming(discover_tries=5)
 
 
-@cache
-def image(version=NEW, hardware_class=SLAVE_CLASS, size=700):
-    return build_image(
-        Random(str(version)).randbytes(size),
-        version=version,
-        security_counter=version.minor + 1,
-        hardware_class=hardware_class,
-        role=ImageRole.SLAVE,
-        signing_key=KEY,
-    )
-
-
-@cache
-def wire(name="bms_bootloader"):
-    return BootloaderWire(loads(packaged_dbc(name)))
-
-
-class Node:
-    def __init__(self, position, hardware_class=SLAVE_CLASS, limits=None):
-        self.position = position
-        self.limits = limits
-        self.flash = FlashModel(8 * 1024, erase_block_bytes=512, seed=position)
-        self.layout = SlotLayout.divide(self.flash)
-        self.hardware_class = hardware_class
-        self.is_dead = False
-        self.restarts = -1
-        self._new_store().install_factory(image(OLD, hardware_class))
-        self.restart()
-
-    def _new_store(self):
-        verify = partial(verify_image, public_keys=[KEY.public_key()])
-        return BootStore(
-            self.flash,
-            self.layout,
-            verify=for_hardware(verify, class_id=self.hardware_class.class_id, role=ImageRole.SLAVE),
-        )
-
-    def restart(self):
-        self.restarts += 1
-        self.store = self._new_store()
-        self.boot = self.store.boot()
-        self.store.take_busy_ns()
-        identity = TargetIdentity(
-            position=self.position,
-            role=ImageRole.SLAVE,
-            hwid=f"HW-{self.position}",
-            serial=f"SN{self.position}",
-            hardware_class=self.hardware_class,
-        )
-        self.target = BootloaderTarget(wire(), identity=identity, store=self.store, boot=self.boot, limits=self.limits)
-
-    @property
-    def version(self):
-        return self.boot.facts.version
-
-
-class Bus:
-    """Engine and nodes, each frame 0.2 ms."""
+class Bus(Pack):
+    """A pack behind an engine."""
 
     def __init__(self, *nodes, broadcast=True):
-        self.nodes = nodes
+        super().__init__(*nodes)
         self.engine = FlashingEngine(BootloaderProfile(wire(), timing=TIMING, broadcast=broadcast))
-        self.now_ns = 1000 * SECOND
-        self.requests = []
-        self.on_request = lambda request: None
-        self._free_ns = 0
-        self._heap = []
-        self._sequence = 0
-
-    def _send(self, frames, sender):
-        for frame in frames:
-            self._free_ns = max(self._free_ns, self.now_ns) + 200_000
-            self._sequence += 1
-            heapq.heappush(self._heap, (self._free_ns, self._sequence, sender, frame))
-
-    def _deliver(self, sender, frame):
-        if sender is self.engine:
-            request = wire().parse(frame)
-            if isinstance(request, Request):
-                self.requests.append(request)
-                self.on_request(request)
-            for node in self.nodes:
-                if not node.is_dead:
-                    node.target.receive_frame(frame, self.now_ns)
-        else:
-            self.engine.receive_frame(frame, self.now_ns)
 
     def run(self):
         """Run the operation to its end; its events."""
-        events = []
-        end_ns = self.now_ns + 60 * SECOND
-        while True:
-            self.engine.handle_timeout(self.now_ns)
-            self._send(self.engine.frames_to_send(self.now_ns), self.engine)
-            while (event := self.engine.next_event()) is not None:
-                events.append(event)
-            if self.engine.is_idle:
-                return events
-            machines = [self.engine]
-            for node in self.nodes:
-                if node.is_dead:
-                    continue
-                target = node.target
-                target.handle_timeout(self.now_ns)
-                self._send(target.frames_to_send(self.now_ns), node)
-                while (event := target.next_event()) is not None:
-                    if isinstance(event, ResetRequested):
-                        node.restart()
-                machines.append(node.target)
-            due = [machine.next_timeout() for machine in machines]
-            due += [self._heap[0][0]] if self._heap else []
-            self.now_ns = max(self.now_ns, min(time for time in due if time is not None))
-            assert self.now_ns < end_ns, "the engine hangs"
-            while self._heap and self._heap[0][0] <= self.now_ns:
-                _, _, sender, frame = heapq.heappop(self._heap)
-                self._deliver(sender, frame)
+        return super().run(EngineClient(self.engine), limit_s=60)
 
     def commands(self):
         """(position, command) in the order in which they were given, repetitions left out."""
@@ -178,7 +64,7 @@ def results(events, operation):
 
 
 def flash(bus, *positions):
-    bus.engine.flash([FlashJob(position, image()) for position in positions])
+    bus.engine.flash([FlashJob(position, make_image()) for position in positions])
     return bus.run()
 
 
@@ -202,14 +88,14 @@ def test_discovery_names_everybody_by_rising_position(bus):
 
 
 def test_discovery_ends_without_the_dead(bus):
-    bus.nodes[1].is_dead = True
+    bus.nodes[2].is_dead = True
     bus.engine.discover((1, 2, 3))
     (found,) = bus.run()
     assert [node.position for node in found.nodes] == [1, 3]
 
 
 def test_discovery_of_nobody_ends(bus):
-    for node in bus.nodes:
+    for node in bus.nodes.values():
         node.is_dead = True
     bus.engine.discover((1, 2, 3))
     assert bus.run() == [NodesDiscovered(())]
@@ -218,14 +104,14 @@ def test_discovery_of_nobody_ends(bus):
 def test_flashing_stages_and_runs_nothing(bus):
     events = flash(bus, 1, 2, 3)
     assert {position: result.ok for position, result in results(events, "flash").items()} == {1: True, 2: True, 3: True}
-    for node in bus.nodes:
+    for node in bus.nodes.values():
         assert node.version == OLD
         assert node.store.slots[node.store.spare_slot].state is SlotState.STAGED
         assert node.restarts == 0
     progress = [event for event in events if isinstance(event, TransferProgressed)]
     assert [event.position for event in progress] == sorted(event.position for event in progress)
-    assert all(event.size_bytes == len(image()) for event in progress)
-    assert [event.next_offset for event in progress if event.position == 2][-1] == len(image())
+    assert all(event.size_bytes == len(make_image()) for event in progress)
+    assert [event.next_offset for event in progress if event.position == 2][-1] == len(make_image())
 
 
 def test_equal_nodes_get_their_image_at_once(bus):
@@ -274,7 +160,7 @@ def test_nodes_are_served_one_after_another_in_the_order_given():
 
 
 def test_one_dead_node_does_not_stop_the_others(bus):
-    bus.nodes[1].is_dead = True
+    bus.nodes[2].is_dead = True
     found = results(flash(bus, 1, 2, 3), "flash")
     assert {position: result.ok for position, result in found.items()} == {1: True, 2: False, 3: True}
     assert found[2].detail.startswith("node silent: node 2 did not answer")
@@ -282,12 +168,12 @@ def test_one_dead_node_does_not_stop_the_others(bus):
 
 
 def test_a_node_of_another_class_is_refused_before_anything_is_written():
-    bus = Bus(Node(1), Node(2, OTHER_CLASS), Node(3))
-    before = bus.nodes[1].flash.operations
+    bus = Bus(Node(1), Node(2, hardware=OTHER_CLASS), Node(3))
+    before = bus.nodes[2].flash.operations
     found = results(flash(bus, 1, 2, 3), "flash")
     assert {position: result.ok for position, result in found.items()} == {1: True, 2: False, 3: True}
     assert found[2].detail.startswith("wrong hardware: expected hardware class")
-    assert bus.nodes[1].flash.operations == before
+    assert bus.nodes[2].flash.operations == before
 
 
 @pytest.mark.parametrize("broadcast", [True, False])
@@ -296,7 +182,7 @@ def test_a_node_that_dies_in_its_transfer_is_given_up_and_the_others_served(broa
 
     def kill(request):
         if request.command is NodeCommand.CHECK_BLOCK:
-            bus.nodes[0].is_dead = True
+            bus.nodes[1].is_dead = True
 
     bus.on_request = kill
     events = flash(bus, 1, 2)
@@ -308,7 +194,7 @@ def test_a_node_that_dies_in_its_transfer_is_given_up_and_the_others_served(broa
 def test_activation_boots_each_node_on_trial(bus):
     found = results(activate(bus, 1, 2, 3), "activate")
     assert all(result.ok for result in found.values())
-    for node in bus.nodes:
+    for node in bus.nodes.values():
         assert node.version == NEW
         assert node.store.is_test_pending
         assert node.restarts == 1
@@ -325,33 +211,33 @@ def test_a_failed_step_leaves_out_the_later_steps_of_the_same_node_only(bus):
     found = results(bus.run(), "activate")
     assert {position: result.ok for position, result in found.items()} == {1: True, 2: False, 3: True}
     assert found[2].detail == "nothing to do: ACTIVATE_TEST: NOTHING_TO_DO"
-    assert [node.restarts for node in bus.nodes] == [1, 0, 1]
+    assert [node.restarts for node in bus.nodes.values()] == [1, 0, 1]
 
 
 def test_confirming_without_counters_leaves_the_way_back_open(bus):
     activate(bus, 1, 2, 3)
     bus.engine.confirm([(1, NEW), (2, NEW), (3, NEW)], raise_counter=False)
     assert all(result.ok for result in results(bus.run(), "confirm").values())
-    assert [node.store.security_counter for node in bus.nodes] == [1, 1, 1]
+    assert [node.store.security_counter for node in bus.nodes.values()] == [1, 1, 1]
     bus.engine.revert((1, 2, 3))
     assert all(result.ok for result in results(bus.run(), "revert").values())
-    assert [node.version for node in bus.nodes] == [OLD, OLD, OLD]
+    assert [node.version for node in bus.nodes.values()] == [OLD, OLD, OLD]
 
 
 def test_a_raised_counter_closes_the_way_back(bus):
     activate(bus, 1)
     bus.engine.confirm([(1, NEW)], raise_counter=True)
     bus.run()
-    assert bus.nodes[0].store.security_counter == 2
+    assert bus.nodes[1].store.security_counter == 2
     bus.engine.revert((1,))
     found = results(bus.run(), "revert")
     assert found[1].detail == "security counter too low: REVERT: COUNTER_TOO_LOW"
-    assert bus.nodes[0].version == NEW
+    assert bus.nodes[1].version == NEW
 
 
 def test_a_node_that_has_fallen_back_does_not_confirm_its_old_image(bus):
     activate(bus, 1, 2)
-    bus.nodes[0].restart()  # unconfirmed: reverted by the boot
+    bus.nodes[1].restart()  # unconfirmed: reverted by the boot
     bus.engine.confirm([(1, NEW), (2, NEW)], raise_counter=False)
     found = results(bus.run(), "confirm")
     assert (found[1].ok, found[2].ok) == (False, True)
@@ -362,8 +248,8 @@ def test_a_restart_ends_a_trial_and_a_session(bus):
     activate(bus, 1)
     bus.engine.restart((1, 2))
     assert all(result.ok for result in results(bus.run(), "restart").values())
-    assert [node.version for node in bus.nodes] == [OLD, OLD, OLD]
-    assert [node.restarts for node in bus.nodes] == [2, 1, 0]
+    assert [node.version for node in bus.nodes.values()] == [OLD, OLD, OLD]
+    assert [node.restarts for node in bus.nodes.values()] == [2, 1, 0]
 
 
 def test_an_operation_over_nobody_is_over_at_once(bus):
@@ -386,7 +272,7 @@ def test_one_operation_at_a_time(bus):
 
 
 def test_a_cancelled_operation_says_nothing_more_and_the_next_may_begin(bus):
-    bus.engine.flash([FlashJob(1, image()), FlashJob(2, image())])
+    bus.engine.flash([FlashJob(1, make_image()), FlashJob(2, make_image())])
     bus.engine.frames_to_send(bus.now_ns)
     bus.engine.cancel()
     assert bus.engine.is_idle
@@ -398,7 +284,7 @@ def test_a_cancelled_operation_says_nothing_more_and_the_next_may_begin(bus):
 
 def test_what_is_no_image_is_refused_and_nothing_is_under_way(bus):
     with pytest.raises(ImageError):
-        bus.engine.flash([FlashJob(1, image()), FlashJob(2, b"no image")])
+        bus.engine.flash([FlashJob(1, make_image()), FlashJob(2, b"no image")])
     assert bus.engine.is_idle
     assert results(flash(bus, 1), "flash")[1].ok
 

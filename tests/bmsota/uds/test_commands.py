@@ -36,8 +36,8 @@ def staged(bench, parts):
 
 @pytest.fixture
 def on_trial(staged):
-    assert staged.command(NodeCommand.ACTIVATE_TEST).command is NodeCommand.ACTIVATE_TEST
-    assert isinstance(staged.command(NodeCommand.RESET, expected_version=NEW_VERSION), CommandSucceeded)
+    assert staged.command(1, NodeCommand.ACTIVATE_TEST).command is NodeCommand.ACTIVATE_TEST
+    assert isinstance(staged.command(1, NodeCommand.RESET, expected_version=NEW_VERSION), CommandSucceeded)
     return staged
 
 
@@ -49,7 +49,7 @@ def failed(event, cause):
 
 def test_an_image_goes_the_whole_way(on_trial, node):
     assert node.running_version == "2.1.0"
-    event = on_trial.command(NodeCommand.CONFIRM, expected_version=NEW_VERSION)
+    event = on_trial.command(1, NodeCommand.CONFIRM, expected_version=NEW_VERSION)
     assert isinstance(event, CommandSucceeded)
     assert event.node.version == NEW_VERSION
     assert node.store.security_counter == 2
@@ -57,47 +57,47 @@ def test_an_image_goes_the_whole_way(on_trial, node):
         TestRequested,
         ImageConfirmed,
     ]
-    assert on_trial.command(NodeCommand.DISCOVER).node.security_counter == 2
+    assert on_trial.command(1, NodeCommand.DISCOVER).node.security_counter == 2
     assert len(node.boots) == 2
 
 
 def test_confirming_without_the_counter_leaves_the_way_back_open(on_trial, node):
-    assert isinstance(on_trial.command(NodeCommand.CONFIRM, raise_counter=False), CommandSucceeded)
+    assert isinstance(on_trial.command(1, NodeCommand.CONFIRM, raise_counter=False), CommandSucceeded)
     assert node.store.security_counter == 1
-    assert isinstance(on_trial.command(NodeCommand.REVERT), CommandSucceeded)
-    assert isinstance(on_trial.command(NodeCommand.RESET, expected_version=OLD_VERSION), CommandSucceeded)
+    assert isinstance(on_trial.command(1, NodeCommand.REVERT), CommandSucceeded)
+    assert isinstance(on_trial.command(1, NodeCommand.RESET, expected_version=OLD_VERSION), CommandSucceeded)
     assert node.running_version == "2.0.0"
 
 
 def test_there_is_no_way_back_behind_a_raised_counter(on_trial):
-    on_trial.command(NodeCommand.CONFIRM)
-    event = failed(on_trial.command(NodeCommand.REVERT), FailureCause.COUNTER_TOO_LOW)
+    on_trial.command(1, NodeCommand.CONFIRM)
+    event = failed(on_trial.command(1, NodeCommand.REVERT), FailureCause.COUNTER_TOO_LOW)
     assert event.detail == "RoutineControl: COUNTER_TOO_LOW (0xF5)"
 
 
 def test_there_is_nothing_to_activate_or_revert_on_a_quiet_node(bench):
     for command in (NodeCommand.ACTIVATE_TEST, NodeCommand.REVERT):
-        event = failed(bench.command(command), FailureCause.NOTHING_TO_DO)
+        event = failed(bench.command(1, command), FailureCause.NOTHING_TO_DO)
         assert event.node.version == OLD_VERSION
 
 
 def test_a_node_that_has_gone_back_does_not_confirm_its_old_image(on_trial, node):
     on_trial.cut_power(node)
     on_trial.run(limit_s=1)
-    event = failed(on_trial.command(NodeCommand.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
+    event = failed(on_trial.command(1, NodeCommand.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
     assert event.detail == "CONFIRM: expected version 2.1.0, got 2.0.0"
 
 
 def test_the_version_is_read_back_behind_a_reset(staged):
-    event = failed(staged.command(NodeCommand.RESET, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
+    event = failed(staged.command(1, NodeCommand.RESET, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
     assert event.detail == "RESET: expected version 2.1.0, got 2.0.0"
 
 
 def test_entering_and_leaving(bench, node):
-    bench.command(NodeCommand.ENTER_BOOTLOADER)
-    assert node.server.state is NodeMode.BOOTLOADER
-    bench.command(NodeCommand.LEAVE_BOOTLOADER)
-    assert node.server.state is NodeMode.APPLICATION
+    bench.command(1, NodeCommand.ENTER_BOOTLOADER)
+    assert node.target.state is NodeMode.BOOTLOADER
+    bench.command(1, NodeCommand.LEAVE_BOOTLOADER)
+    assert node.target.state is NodeMode.APPLICATION
     assert [event for event in node.events if isinstance(event, BootloaderEntered | BootloaderLeft)] == [
         BootloaderEntered(),
         BootloaderLeft(),
@@ -106,9 +106,9 @@ def test_entering_and_leaving(bench, node):
 
 def test_only_writing_needs_a_key(bench, node):
     for command in (NodeCommand.DISCOVER, NodeCommand.RESET, NodeCommand.LEAVE_BOOTLOADER):
-        assert isinstance(bench.command(command, access_key=None), CommandSucceeded)
+        assert isinstance(bench.command(1, command, access_key=None), CommandSucceeded)
     for command in (NodeCommand.CONFIRM, NodeCommand.REVERT, NodeCommand.ACTIVATE_TEST, NodeCommand.ENTER_BOOTLOADER):
-        failed(bench.command(command, access_key=None), FailureCause.ACCESS_NEEDED)
+        failed(bench.command(1, command, access_key=None), FailureCause.ACCESS_NEEDED)
 
 
 def test_commands_of_a_transfer_do_not_stand_alone():
@@ -117,14 +117,14 @@ def test_commands_of_a_transfer_do_not_stand_alone():
 
 
 def test_a_silent_node(parts):
-    event = parts.Bench().command(NodeCommand.CONFIRM, timing=IMPATIENT)
+    event = parts.Bench().command(1, NodeCommand.CONFIRM, timing=IMPATIENT)
     failed(event, FailureCause.NODE_SILENT)
     assert event.detail == "node 1: ReadDataByIdentifier: no answer in 5 tries"
 
 
 def test_a_node_that_does_not_come_back(bench, node):
     node.restart_ns = 3600 * SECOND
-    event = failed(bench.command(NodeCommand.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
+    event = failed(bench.command(1, NodeCommand.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
     assert event.node.version == OLD_VERSION
 
 
@@ -133,11 +133,11 @@ def test_a_node_that_says_yes_and_does_not_restart(bench, node):
 
     def forget(frame):
         if frame.data[:2] == b"\x02\x51":
-            node.server._is_resetting = False
-            node.server._restart_due_ns = None
+            node.target._is_resetting = False
+            node.target._restart_due_ns = None
 
     bench.on_frame = forget
-    event = failed(bench.command(NodeCommand.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
+    event = failed(bench.command(1, NodeCommand.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
     assert event.detail == "node 1 did not restart"
 
 
@@ -152,14 +152,14 @@ def test_any_one_frame_of_a_command_may_be_lost_or_doubled(parts, command):
         bench = parts.Bench(node)
         bench.flash(parts.make_image("2.1.0", counter=2, size=100))
         if command is not NodeCommand.ACTIVATE_TEST:
-            bench.command(NodeCommand.ACTIVATE_TEST)
+            bench.command(1, NodeCommand.ACTIVATE_TEST)
         if command in {NodeCommand.CONFIRM, NodeCommand.REVERT}:
-            bench.command(NodeCommand.RESET)
+            bench.command(1, NodeCommand.RESET)
         bench.frames.clear()
         return node, bench
 
     node, bench = prepared()
-    bench.command(command)
+    bench.command(1, command)
     total, boots = len(bench.frames), len(node.boots)
     slots = [slot.state for slot in node.store.slots]
     assert total > 20
@@ -170,7 +170,7 @@ def test_any_one_frame_of_a_command_may_be_lost_or_doubled(parts, command):
             bench.fault = lambda _frame, _rng, count=count, index=index, copies=copies: (
                 copies if next(count) == index else (0,)
             )
-            assert isinstance(bench.command(command), CommandSucceeded), (index, copies)
+            assert isinstance(bench.command(1, command), CommandSucceeded), (index, copies)
             assert len(node.boots) == boots, (index, copies)
             assert [slot.state for slot in node.store.slots] == slots, (index, copies)
             if command is NodeCommand.REVERT:
@@ -180,14 +180,14 @@ def test_any_one_frame_of_a_command_may_be_lost_or_doubled(parts, command):
 def test_a_reset_whose_answer_is_lost_is_not_sent_again(bench, node):
     """Whether it has happened is asked instead."""
     bench.fault = lambda frame, _rng: () if frame.data[:2] == b"\x02\x51" else (0,)
-    assert isinstance(bench.command(NodeCommand.RESET), CommandSucceeded)
+    assert isinstance(bench.command(1, NodeCommand.RESET), CommandSucceeded)
     assert sum(frame.data[:3] == b"\x02\x11\x01" for frame in bench.sent) == 1
     assert len(node.boots) == 2
 
 
 def test_a_node_that_restarts_while_it_says_who_it_is_is_asked_from_the_beginning(staged, node):
     """Its version is that of the boot before, its boot state that of the boot after."""
-    staged.command(NodeCommand.ACTIVATE_TEST)
+    staged.command(1, NodeCommand.ACTIVATE_TEST)
     node.restart_ns = 1
     done = []
 
@@ -199,7 +199,7 @@ def test_a_node_that_restarts_while_it_says_who_it_is_is_asked_from_the_beginnin
             staged.cut_power(node)
 
     staged.on_frame = on_frame
-    event = staged.command(NodeCommand.DISCOVER)
+    event = staged.command(1, NodeCommand.DISCOVER)
     assert (str(event.node.version), event.node.boot_reason) == ("2.1.0", BootReason.TEST)
 
 
@@ -207,10 +207,10 @@ def test_a_node_that_restarts_each_time_it_says_who_it_is_is_given_up(bench, nod
     """It answers, so it is not silent; but it is another boot at every question."""
 
     def restart(_frame):
-        node.server._boot_id = node.random.randbytes(4)
+        node.target._boot_id = node.random.randbytes(4)
 
     bench.on_frame = restart
-    event = failed(bench.command(NodeCommand.DISCOVER), FailureCause.NO_PROGRESS)
+    event = failed(bench.command(1, NodeCommand.DISCOVER), FailureCause.NO_PROGRESS)
     assert event.detail == "node 1: expected one boot id in all answers, got another one 9 times"
     discovery = UdsDiscovery(UDS_11BIT)
     assert bench.run(discovery) == []
@@ -219,7 +219,7 @@ def test_a_node_that_restarts_each_time_it_says_who_it_is_is_given_up(bench, nod
 
 def test_a_slow_answer_is_not_taken_for_silence(bench):
     """It has begun within its time and takes a second: 127 ms between its frames."""
-    event = bench.command(NodeCommand.DISCOVER, transport=IsoTpParameters(stmin=0x7F))
+    event = bench.command(1, NodeCommand.DISCOVER, transport=IsoTpParameters(stmin=0x7F))
     assert isinstance(event, CommandSucceeded)
     assert sum(frame.data[:2] == b"\x07\x22" for frame in bench.sent) == 3
 
@@ -234,12 +234,12 @@ def test_a_node_that_restarts_under_a_command_is_asked_again(on_trial, node):
             on_trial.cut_power(node)
 
     on_trial.on_frame = on_frame
-    failed(on_trial.command(NodeCommand.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
+    failed(on_trial.command(1, NodeCommand.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
 
 
 def test_a_command_gives_up_when_nothing_gets_through(bench):
     bench.fault = lambda frame, _rng: () if frame.data[:2] == b"\x02\x50" or frame.data[1:2] == b"\x50" else (0,)
-    event = failed(bench.command(NodeCommand.CONFIRM), FailureCause.NO_PROGRESS)
+    event = failed(bench.command(1, NodeCommand.CONFIRM), FailureCause.NO_PROGRESS)
     assert event.detail == "DiagnosticSessionControl: no answer in 5 tries"
 
 
@@ -274,8 +274,8 @@ def test_who_is_expected_is_asked_by_name(parts):
     """Node 2 does not hear functional requests."""
     nodes = [parts.Node(position, factory=parts.OLD()) for position in (1, 2)]
     bench = parts.Bench(*nodes)
-    hear = nodes[1].server.receive_frame
-    nodes[1].server.receive_frame = lambda frame, now_ns: frame.can_id != 0x7DF and hear(frame, now_ns)
+    hear = nodes[1].target.receive_frame
+    nodes[1].target.receive_frame = lambda frame, now_ns: frame.can_id != 0x7DF and hear(frame, now_ns)
     assert set(discovered(bench)) == {1}
     assert set(discovered(bench, positions=[2])) == {1, 2}
     assert set(discovered(bench, positions=[2, 5])) == {1, 2}

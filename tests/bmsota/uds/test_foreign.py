@@ -55,9 +55,9 @@ class ForeignEcu:
         self.version = b"1.0.0"
         self.requests = []
         self.resets = 0
-        self.server = None
+        self.target = None
 
-    # The bench drives `server`; here it is the same object.
+    # The bench drives `target`; here it is the same object.
     def power_on(self, addressing):
         address = addressing.address(1)
         self.link = IsoTpLink.of_node(address)
@@ -65,10 +65,10 @@ class ForeignEcu:
         self.heard_ns = self.booted_ns = None
         self.answers = []
         self.free_ns = 0
-        self.server = self
+        self.target = self
 
     def power_off(self):
-        self.server = None
+        self.target = None
 
     def receive_frame(self, frame, now_ns):
         self.booted_ns = self.booted_ns or now_ns
@@ -182,7 +182,7 @@ def world(parts):
 
         def command(self, command, **options):
             options = {"access_key": foreign_key, "dialect": DIALECT, **options}
-            return self.bench.command(command, **options)
+            return self.bench.command(1, command, **options)
 
     return World
 

@@ -52,7 +52,7 @@ def whole_update(bench, image, timing):
         return False
     assert node.store.read_slot(node.store.spare_slot) == image
     for command, expected in ((NodeCommand.ACTIVATE_TEST, None), (NodeCommand.RESET, NEW), (NodeCommand.CONFIRM, NEW)):
-        if not isinstance(bench.command(command, expected_version=expected, timing=timing), CommandSucceeded):
+        if not isinstance(bench.command(1, command, expected_version=expected, timing=timing), CommandSucceeded):
             return False
     return True
 
@@ -78,7 +78,7 @@ def run_against(parts, seed, rates, cuts=()):
         if node.running_version != "2.1.0":
             assert whole_update(bench, image, timing)
         else:
-            assert isinstance(bench.command(NodeCommand.CONFIRM, expected_version=NEW), CommandSucceeded)
+            assert isinstance(bench.command(1, NodeCommand.CONFIRM, expected_version=NEW), CommandSucceeded)
     bench.cut_power(node)
     bench.run(limit_s=2)
     assert node.running_version == "2.1.0"

@@ -119,7 +119,7 @@ class RestartingNode:
         node.power_on(addressing)
 
     def next_event(self):
-        event = self.node.server.next_event()
+        event = self.node.target.next_event()
         if event is not None:
             self.node.events.append(event)
         if isinstance(event, ResetRequested):
@@ -129,7 +129,7 @@ class RestartingNode:
         return event
 
     def __getattr__(self, name):
-        return getattr(self.node.server, name)
+        return getattr(self.node.target, name)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def update(bench, image, version):
         (NodeCommand.RESET, wanted),
         (NodeCommand.CONFIRM, wanted),
     ):
-        if not isinstance(bench.command(command, expected_version=expected), CommandSucceeded):
+        if not isinstance(bench.command(1, command, expected_version=expected), CommandSucceeded):
             return False
     return True
 

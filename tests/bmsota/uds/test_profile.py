@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from node import EngineClient
 
 from bmsota.errors import LocalProtocolError
 from bmsota.flashing import (
@@ -22,24 +23,6 @@ from bmsota.uds import UDS_11BIT, UDS_29BIT, UdsDialect, UdsTiming
 
 OLD, NEW = ImageVersion(2, 0), ImageVersion(2, 1)
 TIMING = UdsTiming(discover_tries=5)
-
-
-class EngineClient:
-    """The engine as the bench's client: finished when its operation is."""
-
-    def __init__(self, engine):
-        self.engine = engine
-        self.events = []
-
-    @property
-    def finished(self):
-        return self.engine.is_idle
-
-    def next_event(self):
-        return self.engine.next_event()
-
-    def __getattr__(self, name):
-        return getattr(self.engine, name)
 
 
 @pytest.fixture(params=["11 bit", "29 bit"])

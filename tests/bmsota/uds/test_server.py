@@ -169,22 +169,22 @@ def test_a_session_says_how_long_the_node_may_think(tester):
 
 def test_the_programming_session_is_the_bootloader(tester, node):
     tester.ask("1002")
-    assert (node.server.session, node.server.state) == (Session.PROGRAMMING, NodeMode.BOOTLOADER)
+    assert (node.target.session, node.target.state) == (Session.PROGRAMMING, NodeMode.BOOTLOADER)
     tester.ask("1002")
     tester.ask("1003")
-    assert node.server.state is NodeMode.APPLICATION
+    assert node.target.state is NodeMode.APPLICATION
     assert node.events == [BootloaderEntered(), BootloaderLeft()]
 
 
 def test_a_session_without_a_request_ends_after_s3(tester, node):
     tester.ask("1002")
     tester.pause(4900 * MS)
-    assert node.server.session is Session.PROGRAMMING
+    assert node.target.session is Session.PROGRAMMING
     assert tester.all_answers(b"\x3e\x80", within_ns=10 * MS) == []
     tester.pause(4900 * MS)
-    assert node.server.session is Session.PROGRAMMING
+    assert node.target.session is Session.PROGRAMMING
     tester.pause(200 * MS)
-    assert node.server.session is Session.DEFAULT
+    assert node.target.session is Session.DEFAULT
     assert node.events == [BootloaderEntered(), BootloaderLeft()]
 
 
@@ -288,7 +288,7 @@ def test_what_is_asked_of_all_nodes_is_refused_silently(tester, node):
     assert tester.ask_all_nodes("b900") == []
     assert tester.ask_all_nodes("10") == ["7f1013"]
     assert tester.ask_all_nodes("1083") == []
-    assert node.server.session is Session.EXTENDED
+    assert node.target.session is Session.EXTENDED
 
 
 def test_a_long_message_to_all_nodes_is_ignored(tester, bench):
@@ -340,7 +340,7 @@ def test_several_identifiers_in_one_request_and_unknown_ones_left_out(tester):
 def test_a_node_without_an_image_says_so(parts):
     node = parts.Node(factory=None)
     tester = RawTester(parts.Bench(node))
-    assert node.server.state is NodeMode.BOOTLOADER
+    assert node.target.state is NodeMode.BOOTLOADER
     assert bytes.fromhex(tester.ask("22f189"))[3:] == bytes(24)
     boot = BOOT_STATE_LAYOUT.parse(bytes.fromhex(tester.ask("22fd02"))[3:])
     assert (boot.active_slot, boot.running_slot) == (0xFF, 0xFF)
@@ -443,7 +443,7 @@ def test_a_plain_tester_flashes_the_node(programmer, node, parts, bench):
     assert programmer.ask("31010202") == "7101020200"
     assert programmer.ask("3101ff01") == "7101ff0100"
     assert programmer.ask("1101") == "5101"
-    assert node.server.state is NodeMode.RESTARTING
+    assert node.target.state is NodeMode.RESTARTING
     programmer.pause(SECOND)
     assert node.running_version == "2.1.0"
     assert node.store.read_slot(1) == image
@@ -808,9 +808,9 @@ def test_going_back_below_the_counter_is_refused(programmer, node, parts):
 
 
 def test_every_service_and_routine_of_the_tables_has_its_handler(bench, node):
-    assert set(SERVICES) == set(node.server._handlers)
-    assert set(Routine) == set(node.server._routines)
-    assert set(Did) == set(node.server._identifiers) == set(DIDS)
+    assert set(SERVICES) == set(node.target._handlers)
+    assert set(Routine) == set(node.target._routines)
+    assert set(Did) == set(node.target._identifiers) == set(DIDS)
 
 
 @pytest.mark.parametrize("length", [2, 0x1000])

@@ -320,7 +320,7 @@ def test_a_session_that_ends_in_mid_transfer_is_opened_again(bench, node, parts)
     def on_frame(frame):
         if not done and is_frame(frame, 0x7E9, "027603"):
             done.append(frame)
-            node.server._enter(node.server.session.DEFAULT)
+            node.target._enter(node.target.session.DEFAULT)
 
     bench.on_frame = on_frame
     events = verified(bench.flash(parts.NEW(), dialect=UdsDialect(block_length_max=0x102)))
@@ -451,10 +451,10 @@ def test_an_image_on_trial_is_not_overwritten(is_taken_back, bench, node, parts)
     from bmsota.node import NodeCommand
 
     verified(bench.flash(parts.NEW()))
-    bench.command(NodeCommand.ACTIVATE_TEST)
-    bench.command(NodeCommand.RESET)
+    bench.command(1, NodeCommand.ACTIVATE_TEST)
+    bench.command(1, NodeCommand.RESET)
     if is_taken_back:
-        bench.command(NodeCommand.REVERT)
+        bench.command(1, NodeCommand.REVERT)
     event = failed(bench.flash(parts.make_image("2.2.0", counter=3)), FailureCause.TEST_PENDING)
     assert event.detail == "RoutineControl: TEST_PENDING (0xF6)"
 
@@ -470,22 +470,22 @@ def test_an_image_of_an_unknown_signer_is_refused_by_the_node(bench, node, parts
 
 def test_a_node_of_another_profile_is_refused(bench, node, parts):
     old = bytes([1, 0]) + bytes(5)
-    node.server._identifiers = {**node.server._identifiers, Did.NODE_KIND: lambda: old}
+    node.target._identifiers = {**node.target._identifiers, Did.NODE_KIND: lambda: old}
     event = failed(bench.flash(parts.NEW()), FailureCause.PROTOCOL_VERSION)
     assert event.detail == "expected UDS profile 1, got 0"
     strange = bytes([7, 1]) + bytes(5)
-    node.server._identifiers = {**node.server._identifiers, Did.NODE_KIND: lambda: strange}
+    node.target._identifiers = {**node.target._identifiers, Did.NODE_KIND: lambda: strange}
     event = failed(bench.flash(parts.NEW()), FailureCause.PROTOCOL_VERSION)
     assert event.detail == "expected values of UDS profile 1, got 7 is not a valid ImageRole"
-    node.server._identifiers = {**node.server._identifiers, Did.SOFTWARE_VERSION: lambda: b"v2".ljust(24)}
+    node.target._identifiers = {**node.target._identifiers, Did.SOFTWARE_VERSION: lambda: b"v2".ljust(24)}
     event = failed(bench.flash(parts.NEW()), FailureCause.PROTOCOL_VERSION)
     assert "expected major.minor.revision+build, got 'v2'" in event.detail
 
 
 @pytest.mark.parametrize("status", ["ffffffff", "", "00"])
 def test_an_impossible_offset_is_not_believed(bench, node, parts, status):
-    routines = {**node.server._routines, Routine.ERASE_MEMORY: lambda record: bytes.fromhex(status)}
-    node.server._routines = routines
+    routines = {**node.target._routines, Routine.ERASE_MEMORY: lambda record: bytes.fromhex(status)}
+    node.target._routines = routines
     event = failed(bench.flash(parts.NEW()), FailureCause.NO_PROGRESS)
     assert event.detail == f"expected an offset of at most {len(parts.NEW())}, got {status}"
 
@@ -531,7 +531,7 @@ def test_a_node_that_wants_a_pause_gets_it(parts):
 
 
 def test_a_node_that_is_locked_out_is_waited_for_too(bench, node, parts):
-    node.server._access.failures = 2
+    node.target._access.failures = 2
     wrong = iter([True])
     key = parts.ACCESS_KEY
     events = verified(

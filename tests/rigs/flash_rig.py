@@ -194,7 +194,7 @@ def bmsota(*arguments, stdin=None, env=None):
 
 def interactive(arguments, answer):
     """Run the command on a terminal of its own and type *answer* when it asks; (exit code, what was on the screen)."""
-    root, path = Path(__file__).parents[3], os.environ.get("PYTHONPATH", "")
+    root, path = Path(__file__).parents[2], os.environ.get("PYTHONPATH", "")
     env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}", "COLUMNS": "200"}
     pid, near = pty.fork()
     if not pid:
