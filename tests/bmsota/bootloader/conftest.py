@@ -3,6 +3,8 @@ from __future__ import annotations
 import bootloader_rig
 import pytest
 
+pytest.register_assert_rewrite("flashing_contract")
+
 
 @pytest.fixture
 def bench_parts():

@@ -216,14 +216,6 @@ def test_commands_say_what_is_wrong(bench):
     assert event.detail == "DISCOVER: expected version 9.0.0, got 2.0.0"
 
 
-def test_a_node_that_does_not_come_back_from_a_reset_is_reported(bench_parts):
-    node = bench_parts.Node(factory=bench_parts.OLD())
-    node.restart_ns = 1_000 * bench_parts.SECOND
-    bench = bench_parts.Bench(node)
-    event = bench.command(1, NodeCommand.RESET)
-    assert (event.cause, event.command) == (FailureCause.NODE_SILENT, NodeCommand.RESET)
-
-
 class StubbornTarget(BootloaderTarget):
     """Says yes to a reset and goes on."""
 
@@ -299,14 +291,6 @@ def test_all_nodes_are_found_with_one_question(bench_parts):
     assert described[31].class_id == bench_parts.SLAVE_CLASS.class_id
     assert described[0].role is ImageRole.SLAVE
     assert len(bench.sent) == 1
-
-
-def test_nodes_are_found_on_a_lossy_bus(bench_parts):
-    nodes = [bench_parts.Node(position, factory=bench_parts.OLD()) for position in range(1, 9)]
-    for seed in range(10):
-        bench = bench_parts.Bench(*nodes, seed=seed)
-        bench.fault = lambda frame, rng: () if rng.random() < 0.02 else (0,)
-        assert sorted(found(bench, positions=range(1, 9))) == list(range(1, 9)), seed
 
 
 def test_an_empty_bus_ends_the_search_and_an_expected_node_is_asked_by_name(bench_parts):

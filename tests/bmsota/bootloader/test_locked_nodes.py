@@ -20,7 +20,6 @@ from bmsota.node import (
     AccessGuard,
     BootloaderLeft,
     Capability,
-    CommandFailed,
     CommandSucceeded,
     FailureCause,
     ImageVerified,
@@ -133,30 +132,6 @@ def test_with_the_right_key_a_locked_node_is_flashed_and_switched(bench, bench_p
     assert isinstance(event, CommandSucceeded)
     assert (node.store.active_slot, node.target.state) == (1, NodeMode.APPLICATION)
     assert not node.target.wants_data
-
-
-def test_without_a_key_nothing_is_written_and_the_node_is_named(bench, bench_parts):
-    operations = bench.nodes[0].flash.operations
-    failed = bench.run(client_of(bench, bench_parts, signer=None))[-1]
-    assert isinstance(failed, TransferFailed)
-    assert (failed.cause, failed.permanent) == (FailureCause.ACCESS_NEEDED, True)
-    assert failed.detail == "node 1 (HW-0001) is locked and no access key was given"
-    event = bench.command(1, NodeCommand.ACTIVATE_TEST)
-    assert isinstance(event, CommandFailed)
-    assert (event.cause, event.detail) == (FailureCause.ACCESS_NEEDED, failed.detail)
-    assert bench.nodes[0].flash.operations == operations
-
-
-def test_with_a_wrong_key_nothing_is_written_and_the_node_is_named(bench, bench_parts):
-    operations = bench.nodes[0].flash.operations
-    failed = bench.run(client_of(bench, bench_parts, signer=WRONG_KEY.sign))[-1]
-    assert (failed.cause, failed.permanent) == (FailureCause.ACCESS_DENIED, True)
-    assert failed.detail == "node 1 (HW-0001): expected a signature by a key it knows, got another one"
-    assert bench.nodes[0].events[-1] == AccessDenied()
-    event = bench.command(1, NodeCommand.ACTIVATE_TEST, access_signer=WRONG_KEY.sign)
-    assert (event.cause, event.detail) == (FailureCause.ACCESS_DENIED, failed.detail)
-    assert bench.nodes[0].flash.operations == operations
-    assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
 
 
 def test_an_open_node_asks_for_no_key(bench_parts):

@@ -6,7 +6,6 @@ import hashlib
 from itertools import pairwise
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.bootloader import BootloaderClient, BootloaderTiming, ClientState, TargetLimits, TargetTiming
@@ -26,7 +25,6 @@ from bmsota.node import (
     CommandSucceeded,
     ExpectedNode,
     FailureCause,
-    ImageRefused,
     ImageStaged,
     ImageVerified,
     NodeCommand,
@@ -34,7 +32,6 @@ from bmsota.node import (
     ResultCode,
     StagingStarted,
     TargetConnected,
-    TransferFailed,
     TransferInterrupted,
     TransferStarted,
 )
@@ -137,30 +134,6 @@ def test_the_same_image_again_sends_no_data(bench, bench_parts):
 
 
 @pytest.mark.parametrize(
-    ("cause", "options", "expected"),
-    [
-        (FailureCause.WRONG_HARDWARE, {"hardware": HardwareClass.named("bmsota.example", "other")}, None),
-        (FailureCause.WRONG_ROLE, {"role": ImageRole.MASTER}, None),
-        (FailureCause.COUNTER_TOO_LOW, {"version": "1.0.0", "counter": 0}, None),
-        (FailureCause.TOO_LARGE, {"size": 8000}, None),
-        (FailureCause.WRONG_NODE, {}, "HW-0002"),
-    ],
-)
-def test_a_wrong_image_is_refused_before_the_first_erase(bench, bench_parts, cause, options, expected):
-    operations = bench.nodes[0].flash.operations
-    image = bench_parts.make_image(**options)
-    parts = None
-    if expected is not None:
-        parts = ExpectedNode(hardware_class=bench_parts.SLAVE_CLASS, role=ImageRole.SLAVE, hwid=expected)
-    failed = bench.run(client_of(bench, bench_parts, image=image, expected=parts))[-1]
-    assert isinstance(failed, TransferFailed)
-    assert failed.cause is cause
-    assert (failed.permanent, failed.safe_to_run_again) == (True, True)
-    assert failed.node.hwid == "HW-0001"
-    assert bench.nodes[0].flash.operations == operations
-
-
-@pytest.mark.parametrize(
     ("options", "code"),
     [
         ({"hardware": HardwareClass.named("bmsota.example", "other")}, ResultCode.WRONG_HARDWARE),
@@ -175,28 +148,6 @@ def test_the_node_itself_refuses_what_a_careless_client_lets_through(bench, benc
     assert failed.cause.value == code.name.lower().replace("_", " ")
     assert bench.nodes[0].events[-1].code is code
     assert bench.nodes[0].flash.operations == operations
-
-
-@pytest.mark.parametrize("is_taken_back", [False, True])
-def test_an_image_on_trial_keeps_its_fallback_and_is_not_overwritten_while_it_runs(is_taken_back, bench, bench_parts):
-    bench.run(client_of(bench, bench_parts))
-    bench.command(1, NodeCommand.ACTIVATE_TEST)
-    bench.command(1, NodeCommand.RESET)
-    if is_taken_back:
-        bench.command(1, NodeCommand.REVERT)
-    failed = bench.run(client_of(bench, bench_parts, image=bench_parts.make_image("2.2.0", counter=3)))[-1]
-    assert (failed.cause, failed.permanent) == (FailureCause.TEST_PENDING, False)
-
-
-def test_an_image_nobody_signed_is_refused_at_the_end_and_never_runs(bench, bench_parts):
-    image = bench_parts.make_image(key=Ed25519PrivateKey.from_private_bytes(b"\x08" * 32))
-    failed = bench.run(client_of(bench, bench_parts, image=image))[-1]
-    assert failed.cause is FailureCause.NOT_TRUSTED
-    assert isinstance(bench.nodes[0].events[-1], ImageRefused)
-    assert bench.nodes[0].store.slots[1].state is SlotState.BAD
-    event = bench.command(1, NodeCommand.ACTIVATE_TEST)
-    assert event.cause is FailureCause.NOTHING_TO_DO
-    assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
 
 
 def test_a_bit_that_goes_wrong_in_the_flash_is_sent_again(bench, bench_parts):
@@ -215,39 +166,6 @@ def test_a_bit_that_goes_wrong_in_the_flash_is_sent_again(bench, bench_parts):
     assert isinstance(events[-1], ImageVerified)
 
 
-def test_a_silent_bus_ends_in_a_failure_that_says_so(bench_parts):
-    bench = bench_parts.Bench()
-    failed = bench.run(client_of(bench, bench_parts))[-1]
-    assert (failed.cause, failed.node, failed.next_offset) == (FailureCause.NODE_SILENT, None, 0)
-    assert failed.detail == "node 1 did not answer in 100 tries"
-    assert len(bench.sent) == 100
-    event = bench.command(1, NodeCommand.DISCOVER)
-    assert (event.cause, event.permanent) == (FailureCause.NODE_SILENT, False)
-
-
-def test_a_node_that_never_gets_further_is_given_up(bench, bench_parts):
-    """It loses its supply after two blocks, again and again: two blocks are less than an erase block that would count."""
-    node = bench_parts.Node(factory=bench_parts.OLD(), flash=bench_parts.FlashModel(32 * 1024, erase_block_bytes=2048))
-    bench = bench_parts.Bench(node)
-    seen = []
-
-    def cut(frame):
-        if node.target is not None and node.store.staging_offset >= 1024:
-            seen.append(frame)
-            bench.cut_power(node)
-
-    bench.on_frame = cut
-    failed = bench.run(client_of(bench, bench_parts))[-1]
-    assert isinstance(failed, TransferFailed)
-    assert failed.cause is FailureCause.NO_PROGRESS
-    assert failed.safe_to_run_again
-    assert 8 <= len(seen) <= 10
-    bench.on_frame = None
-    bench.run(limit_s=1)
-    assert node.running_version == "2.0.0"
-    assert isinstance(bench.run(client_of(bench, bench_parts))[-1], ImageVerified)
-
-
 def test_an_image_that_is_none_and_a_position_that_is_none_are_refused_at_once(bench, bench_parts):
     with pytest.raises(ImageError):
         client_of(bench, bench_parts, image=b"no image")
@@ -260,7 +178,7 @@ def test_every_failure_cause_has_its_row():
     assert all(failure.safe_to_run_again and failure.advice.endswith(".") for failure in FAILURES.values())
 
 
-# ---- interruptions (cuts at every frame: test_cuts.py)
+# ---- interruptions (cuts at every frame: test_contract.py)
 
 
 def test_a_node_that_loses_its_place_is_asked_again(bench, bench_parts):
@@ -303,34 +221,6 @@ def test_a_flasher_that_disappears_is_noticed(bench_parts):
 
 
 # ---- a hostile bus
-
-
-def hostile(loss, duplicate, delay, delay_ns_max):
-    def fault(frame, rng):
-        draw = rng.random()
-        if draw < loss:
-            return ()
-        late = rng.randrange(delay_ns_max) if rng.random() < delay else 0
-        return (late, rng.randrange(delay_ns_max)) if draw < loss + duplicate else (late,)
-
-    return fault
-
-
-@pytest.mark.parametrize("seed", range(24))
-def test_loss_duplication_reordering_and_delay_never_break_a_transfer(bench_parts, seed):
-    """Up to a fifth of the frames are lost, doubled or late by up to 40 ms; the image is whole and the switch is made."""
-    rates = ((0.01, 0, 0), (0.2, 0, 0), (0, 0.2, 0.1), (0, 0.05, 0.3), (0.1, 0.1, 0.1), (0.05, 0.02, 0.02))
-    node = bench_parts.Node(factory=bench_parts.OLD())
-    bench = bench_parts.Bench(node, seed=seed)
-    loss, duplicate, delay = rates[seed % len(rates)]
-    bench.fault = hostile(loss, duplicate, delay, (1 + seed % 4) * 10 * bench_parts.MS)
-    image = bench_parts.NEW()
-    events = bench.run(client_of(bench, bench_parts), limit_s=600)
-    assert isinstance(events[-1], ImageVerified), events[-3:]
-    assert node.flash.read(node.layout.slot_offsets[1], len(image)) == image
-    assert isinstance(switch(bench), CommandSucceeded)
-    assert node.running_version == "2.1.0"
-    assert node.store.slots[1].state is SlotState.CONFIRMED
 
 
 def test_one_percent_loss_repeats_only_what_was_lost(bench_parts):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import uds_rig
 
+pytest.register_assert_rewrite("flashing_contract")
+
 
 @pytest.fixture
 def parts():

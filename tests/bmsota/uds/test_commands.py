@@ -14,7 +14,6 @@ from bmsota.node import (
     CommandSucceeded,
     FailureCause,
     ImageConfirmed,
-    ImageReverted,
     ImageVerified,
     NodeCommand,
     NodeFound,
@@ -116,18 +115,6 @@ def test_commands_of_a_transfer_do_not_stand_alone():
         UdsCommand(UDS_11BIT.address(1), position=1, command=NodeCommand.BEGIN_TRANSFER)
 
 
-def test_a_silent_node(parts):
-    event = parts.Bench().command(1, NodeCommand.CONFIRM, timing=IMPATIENT)
-    failed(event, FailureCause.NODE_SILENT)
-    assert event.detail == "node 1: ReadDataByIdentifier: no answer in 5 tries"
-
-
-def test_a_node_that_does_not_come_back(bench, node):
-    node.restart_ns = 3600 * SECOND
-    event = failed(bench.command(1, NodeCommand.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
-    assert event.node.version == OLD_VERSION
-
-
 def test_a_node_that_says_yes_and_does_not_restart(bench, node):
     """Its driver forgets the reset; whoever waits for another boot id does not wait for ever."""
 
@@ -139,42 +126,6 @@ def test_a_node_that_says_yes_and_does_not_restart(bench, node):
     bench.on_frame = forget
     event = failed(bench.command(1, NodeCommand.RESET, timing=IMPATIENT), FailureCause.NODE_SILENT)
     assert event.detail == "node 1 did not restart"
-
-
-@pytest.mark.parametrize(
-    "command", [NodeCommand.ACTIVATE_TEST, NodeCommand.CONFIRM, NodeCommand.REVERT, NodeCommand.RESET]
-)
-def test_any_one_frame_of_a_command_may_be_lost_or_doubled(parts, command):
-    """Above all: however the answer to a reset is lost, the node restarts once, and its trial goes on."""
-
-    def prepared():
-        node = parts.Node(factory=parts.OLD())
-        bench = parts.Bench(node)
-        bench.flash(parts.make_image("2.1.0", counter=2, size=100))
-        if command is not NodeCommand.ACTIVATE_TEST:
-            bench.command(1, NodeCommand.ACTIVATE_TEST)
-        if command in {NodeCommand.CONFIRM, NodeCommand.REVERT}:
-            bench.command(1, NodeCommand.RESET)
-        bench.frames.clear()
-        return node, bench
-
-    node, bench = prepared()
-    bench.command(1, command)
-    total, boots = len(bench.frames), len(node.boots)
-    slots = [slot.state for slot in node.store.slots]
-    assert total > 20
-    for copies in ((), (0, 0)):
-        for index in range(total):
-            node, bench = prepared()
-            count = iter(range(1_000_000))
-            bench.fault = lambda _frame, _rng, count=count, index=index, copies=copies: (
-                copies if next(count) == index else (0,)
-            )
-            assert isinstance(bench.command(1, command), CommandSucceeded), (index, copies)
-            assert len(node.boots) == boots, (index, copies)
-            assert [slot.state for slot in node.store.slots] == slots, (index, copies)
-            if command is NodeCommand.REVERT:
-                assert node.events.count(ImageReverted()) == 1
 
 
 def test_a_reset_whose_answer_is_lost_is_not_sent_again(bench, node):
@@ -279,13 +230,6 @@ def test_who_is_expected_is_asked_by_name(parts):
     assert set(discovered(bench)) == {1}
     assert set(discovered(bench, positions=[2])) == {1, 2}
     assert set(discovered(bench, positions=[2, 5])) == {1, 2}
-
-
-def test_a_lossy_bus_hides_nobody(parts):
-    nodes = [parts.Node(position, factory=parts.OLD()) for position in range(8)]
-    bench = parts.Bench(*nodes, seed="lossy")
-    bench.fault = lambda _frame, rng: () if rng.random() < 0.05 else (0,)
-    assert set(discovered(bench, positions=range(8))) == set(range(8))
 
 
 def test_discovery_changes_nothing(bench, node, parts):

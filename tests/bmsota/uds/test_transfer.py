@@ -10,7 +10,7 @@ import pytest
 from bmsota.boot import SlotState
 from bmsota.canframe import CanFrame
 from bmsota.errors import ImageError
-from bmsota.image import HardwareClass, ImageRole, ImageVersion
+from bmsota.image import ImageRole, ImageVersion
 from bmsota.node import (
     FAILURES,
     BlockAccepted,
@@ -151,36 +151,6 @@ def test_a_block_is_no_longer_than_we_want(parts, bench):
 
 
 # ---- losses
-
-
-def frames_of_a_transfer(parts, image):
-    bench = parts.Bench(parts.Node(factory=parts.OLD()))
-    verified(bench.flash(image))
-    return len(bench.frames)
-
-
-def test_any_one_frame_may_be_lost(parts):
-    """Each frame of both sides in turn: requests, answers, flow controls, consecutive frames."""
-    image = parts.make_image("2.1.0", counter=2, size=300)
-    for index in range(frames_of_a_transfer(parts, image)):
-        node = parts.Node(factory=parts.OLD())
-        bench = parts.Bench(node)
-        count = iter(range(1_000_000))
-        bench.fault = lambda _frame, _rng, count=count, index=index: () if next(count) == index else (0,)
-        events = verified(bench.flash(image))
-        assert node.store.read_slot(1) == image, index
-        assert TransferInterrupted not in kinds(events), (index, events)
-
-
-def test_any_one_frame_may_come_twice(parts):
-    image = parts.make_image("2.1.0", counter=2, size=300)
-    for index in range(frames_of_a_transfer(parts, image)):
-        node = parts.Node(factory=parts.OLD())
-        bench = parts.Bench(node)
-        count = iter(range(1_000_000))
-        bench.fault = lambda _frame, _rng, count=count, index=index: (0, 0) if next(count) == index else (0,)
-        verified(bench.flash(image))
-        assert node.store.read_slot(1) == image, index
 
 
 def test_a_lost_request_is_sent_again(bench, node, parts):
@@ -383,23 +353,6 @@ def failed(events, cause):
     return event
 
 
-def test_a_silent_node(parts):
-    bench = parts.Bench()
-    event = failed(bench.flash(parts.NEW(), timing=UdsTiming(discover_tries=5)), FailureCause.NODE_SILENT)
-    assert event.detail == "node 1: ReadDataByIdentifier: no answer in 5 tries"
-    assert len(bench.sent) == 5
-    assert event.node is None
-
-
-def test_a_node_that_falls_silent_for_ever(bench, node, parts):
-    bench.on_frame = lambda frame: node.power_off() if is_frame(frame, 0x7E9, "027602") else None
-    dialect = UdsDialect(block_length_max=0x82)
-    events = bench.flash(parts.NEW(), dialect=dialect, timing=UdsTiming(discover_tries=5))
-    event = failed(events, FailureCause.NODE_SILENT)
-    assert event.next_offset == 2 * 0x80
-    assert event.node is not None
-
-
 def test_a_node_that_restarts_again_and_again(bench, node, parts):
     bench.on_frame = lambda frame: (
         bench.cut_power(node) if is_frame(frame, 0x7E9, "0676") or is_frame(frame, 0x7E9, "0474") else None
@@ -409,63 +362,11 @@ def test_a_node_that_restarts_again_and_again(bench, node, parts):
     assert event.next_offset == 0
 
 
-@pytest.mark.parametrize(
-    ("changes", "cause"),
-    [
-        ({"role": ImageRole.MASTER}, FailureCause.WRONG_ROLE),
-        ({"hardware": HardwareClass.named("bmsota.example", "another")}, FailureCause.WRONG_HARDWARE),
-    ],
-)
-def test_identity_is_checked_before_anything_is_written(bench, node, parts, changes, cause):
-    operations = node.flash.operations
-    image = parts.make_image("2.1.0", counter=2, **changes)
-    event = failed(bench.flash(image), cause)
-    assert event.detail.startswith("expected ")
-    assert node.flash.operations == operations
-    assert all(request[0] == 0x22 for request in requests(bench)), "nothing but questions"
-
-
 def test_the_hardware_id_is_checked_if_it_is_given(bench, node, parts):
     expected = ExpectedNode(hardware_class=parts.SLAVE_CLASS, role=ImageRole.SLAVE, hwid="HW-0002")
     event = failed(bench.flash(parts.NEW(), expected=expected), FailureCause.WRONG_NODE)
     assert event.detail == "expected hardware id HW-0002, got HW-0001"
     verified(bench.flash(parts.NEW(), expected=replace(expected, hwid="HW-0001")))
-
-
-@pytest.mark.parametrize(
-    ("changes", "cause"),
-    [
-        ({"size": 10_000}, FailureCause.TOO_LARGE),
-        ({"counter": 0}, FailureCause.COUNTER_TOO_LOW),
-    ],
-)
-def test_what_the_node_refuses_before_it_erases(bench, node, parts, changes, cause):
-    operations = node.flash.operations
-    event = failed(bench.flash(parts.make_image("2.1.0", **{"counter": 2, **changes})), cause)
-    assert event.detail.startswith("RoutineControl: ")
-    assert node.flash.operations == operations
-
-
-@pytest.mark.parametrize("is_taken_back", [False, True])
-def test_an_image_on_trial_is_not_overwritten(is_taken_back, bench, node, parts):
-    from bmsota.node import NodeCommand
-
-    verified(bench.flash(parts.NEW()))
-    bench.command(1, NodeCommand.ACTIVATE_TEST)
-    bench.command(1, NodeCommand.RESET)
-    if is_taken_back:
-        bench.command(1, NodeCommand.REVERT)
-    event = failed(bench.flash(parts.make_image("2.2.0", counter=3)), FailureCause.TEST_PENDING)
-    assert event.detail == "RoutineControl: TEST_PENDING (0xF6)"
-
-
-def test_an_image_of_an_unknown_signer_is_refused_by_the_node(bench, node, parts):
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    image = parts.make_image("2.1.0", counter=2, key=Ed25519PrivateKey.from_private_bytes(b"\x0b" * 32))
-    event = failed(bench.flash(image), FailureCause.NOT_TRUSTED)
-    assert event.detail == "RequestTransferExit: NOT_TRUSTED (0xFA)"
-    assert node.store.slots[1].state is SlotState.BAD
 
 
 def test_a_node_of_another_profile_is_refused(bench, node, parts):
@@ -507,18 +408,6 @@ def test_what_is_no_image_is_refused_at_once(bench, parts):
 
 
 # ---- access
-
-
-def test_without_a_key_a_locked_node_is_not_flashed(bench, node, parts):
-    event = failed(bench.flash(parts.NEW(), access_key=None), FailureCause.ACCESS_NEEDED)
-    assert event.detail == "SecurityAccess: the node is locked and no access key was given"
-    assert node.store.slots[1].state is SlotState.EMPTY
-
-
-def test_a_wrong_key_is_not_tried_until_the_node_locks_us_out(bench, node, parts):
-    event = failed(bench.flash(parts.NEW(), access_key=lambda seed, serial: bytes(64)), FailureCause.ACCESS_DENIED)
-    assert event.detail == "SecurityAccess: INVALID_KEY (0x35)"
-    verified(bench.flash(parts.NEW()))
 
 
 def test_a_node_that_wants_a_pause_gets_it(parts):
