@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmsota_sim.devices.flash import FlashModel
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bmsota.boot import SLOT_TRANSITIONS, BootStore, SlotLayout, SlotState, for_hardware
+from bmsota.boot import SLOT_TRANSITIONS, SlotState
 from bmsota.boot._journal import HEAD_LAYOUT, RECORD_LAYOUT
 from bmsota.boot._store import PROGRESS_LAYOUT, SLOT_LAYOUT, STATE_LAYOUT
 from bmsota.bootloader import (
@@ -25,7 +24,6 @@ from bmsota.bootloader import (
     TARGET_TRANSITIONS,
     BootloaderClient,
     BootloaderCommand,
-    BootloaderTarget,
     BootloaderTiming,
     BootloaderWire,
     BroadcastClient,
@@ -48,7 +46,7 @@ from bmsota.bootloader._messages import (
 )
 from bmsota.bootloader._offer import OFFER_LAYOUT
 from bmsota.compression import LOOKAHEAD_BITS, WINDOW_BITS
-from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
+from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
 from bmsota.node import (
     CHALLENGE_BYTES,
     FAILURES,
@@ -58,11 +56,12 @@ from bmsota.node import (
     NodeMode,
     ResetRequested,
     ResultCode,
-    TargetIdentity,
 )
 from bmsota.signals import loads
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "rigs"))
+import bootloader_rig
 from pages import DOCS, layout, run, table
 
 if TYPE_CHECKING:
@@ -168,48 +167,33 @@ def yes(value: bool) -> str:
 # ---- sequences, recorded
 
 
-class Node:
+class Node(bootloader_rig.Node):
     """One node of a recording, with its flash."""
 
     def __init__(self, recorder: Recorder, position: int, access: bool) -> None:
+        options = {"access": lambda: AccessGuard([KEY.public_key()], bytes, delay_ns=1000 * MS, failures_max=3)}
+        factory = image("2.0.0", 1, 900)
+        super().__init__(position, factory=factory, key=KEY, hardware=HARDWARE, **options if access else {})
         self.recorder = recorder
-        self.position = position
-        self.has_access = access
-        self.flash = FlashModel(16 * 1024, erase_block_bytes=1024)
-        self.layout = SlotLayout.divide(self.flash)
-        verify = partial(verify_image, public_keys=[KEY.public_key()])
-        self.verify = for_hardware(verify, class_id=HARDWARE.class_id, role=ImageRole.SLAVE)
-        self.target: BootloaderTarget | None = None
+        self.hwid = self.serial = f"HW-{position}"
         self.off_until_ns: int | None = None
-        self.store().install_factory(image("2.0.0", 1, 900))
 
     @property
     def name(self) -> str:
         return "Node" if len(self.recorder.nodes) < 2 else f"Node{self.position}"
 
-    def store(self) -> BootStore:
-        return BootStore(self.flash, self.layout, verify=self.verify)
-
-    def power_on(self) -> None:
-        store = self.store()
-        boot = store.boot()
-        store.take_busy_ns()
-        name = f"HW-{self.position}"
-        identity = TargetIdentity(
-            position=self.position, role=ImageRole.SLAVE, hwid=name, serial=name, hardware_class=HARDWARE
-        )
-        access = None
-        if self.has_access:
-            access = AccessGuard([KEY.public_key()], bytes, delay_ns=1000 * MS, failures_max=3)
-        self.target = BootloaderTarget(self.recorder.wire, identity=identity, store=store, boot=boot, access=access)
+    def power_on(self, wire: BootloaderWire) -> None:
+        super().power_on(wire)
         self.off_until_ns = None
-        version = boot.facts.version if boot.facts else "none"
-        self.recorder.note(self, f"boots: {boot.reason.name}, version {version}")
+        self.recorder.note(self, f"boots: {self.boot.reason.name}, version {self.version}")
 
     def power_off(self) -> None:
-        self.target = None
-        self.off_until_ns = self.recorder.now_ns + 300 * MS
+        self.restart()
         self.recorder.note(self, "loses its supply")
+
+    def restart(self) -> None:
+        super().power_off()
+        self.off_until_ns = self.recorder.now_ns + self.restart_ns
 
 
 class Recorder:
@@ -224,7 +208,7 @@ class Recorder:
         self.nodes: list[Node] = []
         self.nodes = [Node(self, position, access) for position in positions]
         for node in self.nodes:
-            node.power_on()
+            node.power_on(self.wire)
 
     def note(self, node: Node, text: str) -> None:
         self._flush()
@@ -332,7 +316,7 @@ class Recorder:
 
     def _turn(self, node: Node, client: Any) -> None:
         if node.off_until_ns is not None and self.now_ns >= node.off_until_ns:
-            node.power_on()
+            node.power_on(self.wire)
         if node.target is None:
             return
         node.target.handle_timeout(self.now_ns)
@@ -342,8 +326,7 @@ class Recorder:
             client.receive_frame(frame, self.now_ns)
         while (event := node.target.next_event()) is not None:
             if isinstance(event, ResetRequested):
-                node.target = None
-                node.off_until_ns = self.now_ns + 300 * MS
+                node.restart()
                 return
 
     def page(self) -> str:

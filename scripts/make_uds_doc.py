@@ -12,12 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmsota_sim.devices.flash import FlashModel
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bmsota.boot import BootStore, SlotLayout, for_hardware
-from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
-from bmsota.node import NodeCommand, ResetRequested, TargetIdentity
+from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
+from bmsota.node import NodeCommand, ResetRequested
 from bmsota.uds import (
     DIDS,
     NRCS,
@@ -44,12 +42,15 @@ from bmsota.uds._exchange import cause_of_refusal
 from bmsota.uds._identifiers import ACCESS_LEVEL, BOOT_STATE_LAYOUT, NODE_KIND_LAYOUT, OFFER_LAYOUT, STAGING_LAYOUT
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "rigs"))
+import node as rig
 from pages import DOCS, layout, run, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from bmsota.canframe import CanFrame
+    from bmsota.uds import UdsAddress
 
 PAGE = DOCS / "uds.md"
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
@@ -149,6 +150,24 @@ def dialects() -> str:
 # ---- sequences, recorded
 
 
+class Node(rig.Node):
+    """The node of a recording: its seeds are the number of its boot."""
+
+    def __init__(self) -> None:
+        super().__init__(factory=image("2.0.0", 1, 900), hardware=HARDWARE)
+        self.hwid, self.serial = "HW-1", "SN-1"
+
+    def new_target(self, address: UdsAddress) -> UdsServer:
+        return UdsServer(
+            address,
+            identity=self.identity,
+            store=self.store,
+            boot=self.boot,
+            random_bytes=lambda size: bytes([len(self.boots)]) * size,
+            access=ed25519_access_check([KEY.public_key()]),
+        )
+
+
 class Recorder:
     """One tester and one node on a pipe with a time loop; writes down who says what."""
 
@@ -156,48 +175,30 @@ class Recorder:
         self.now_ns = 0
         self.lines: list[str] = []
         self.address = UDS_11BIT.address(1)
-        self.flash = FlashModel(16 * 1024, erase_block_bytes=1024)
-        self.layout = SlotLayout.divide(self.flash)
-        verify = partial(verify_image, public_keys=[KEY.public_key()])
-        self.verify = for_hardware(verify, class_id=HARDWARE.class_id, role=ImageRole.SLAVE)
-        self.boots = 0
-        self.server: UdsServer | None = None
+        self.node = Node()
         self.on_ns: int | None = None
         self.lose: Callable[[bytes], bool] = lambda _message: False
         self.cut: Callable[[bytes], bool] = lambda _message: False
         # Two listeners put the frames together again.
         self.requests = IsoTpLink.of_node(self.address)
         self.answers = IsoTpLink.of_tester(self.address)
-        self.store().install_factory(image("2.0.0", 1, 900))
         self.power_on()
 
-    def store(self) -> BootStore:
-        return BootStore(self.flash, self.layout, verify=self.verify)
+    @property
+    def server(self) -> UdsServer | None:
+        return self.node.target
 
     def note(self, text: str) -> None:
         self.lines.append(f"    Note over Node: {text}")
 
     def power_on(self) -> None:
         self.on_ns = None
-        self.boots += 1
-        store = self.store()
-        boot = store.boot()
-        store.take_busy_ns()
-        identity = TargetIdentity(position=1, role=ImageRole.SLAVE, hwid="HW-1", serial="SN-1", hardware_class=HARDWARE)
-        self.server = UdsServer(
-            self.address,
-            identity=identity,
-            store=store,
-            boot=boot,
-            random_bytes=lambda size: bytes([self.boots]) * size,
-            access=ed25519_access_check([KEY.public_key()]),
-        )
-        version = boot.facts.version if boot.facts else "none"
-        self.note(f"boots: {boot.reason.name}, version {version}")
+        self.node.power_on(self.address)
+        self.note(f"boots: {self.node.boot.reason.name}, version {self.node.version}")
 
     def power_off(self) -> None:
-        self.server = None
-        self.on_ns = self.now_ns + 300 * MS
+        self.node.power_off()
+        self.on_ns = self.now_ns + self.node.restart_ns
 
     def run(self, client: Any) -> None:
         free_ns = self.now_ns
@@ -291,7 +292,7 @@ def bad_way() -> str:
         return False
 
     recorder.lose = lose
-    recorder.cut = lambda message: message == b"\x76\x03" and recorder.boots == 1
+    recorder.cut = lambda message: message == b"\x76\x03" and len(recorder.node.boots) == 1
     dialect = UdsDialect(block_length_max=0x202)
     recorder.run(UdsTransfer(recorder.address, image=image("2.1.0", 2, 2300), dialect=dialect, **options()))
     return sequence(recorder.lines)

@@ -85,11 +85,13 @@ class Node:
         flash: FlashModel | None = None,
         role: ImageRole = ImageRole.SLAVE,
         hardware: HardwareClass = SLAVE_CLASS,
+        key: Ed25519PrivateKey = KEY,
         **options: Any,
     ) -> None:
         self.position = position
         self.role = role
         self.hardware = hardware
+        self.key = key
         self.hwid = f"HW-{position:04d}"
         self.serial = f"SN{position:010d}"
         self.wire: Any = None
@@ -109,7 +111,7 @@ class Node:
             BootStore(self.flash, self.layout, verify=self.verify).install_factory(factory)
 
     def judge(self, data: bytes) -> FirmwareImage:
-        return verify_image(data, public_keys=[KEY.public_key()])
+        return verify_image(data, public_keys=[self.key.public_key()])
 
     @property
     def identity(self) -> TargetIdentity:

@@ -104,7 +104,7 @@ def test_sixteen_nodes_at_one_percent_loss_get_what_each_deserves(bench_parts, s
     """Node 5 is absent, node 9 is another hardware class, node 12 dies half-way, each frame is lost to each at 1 %."""
     image = bench_parts.make_image(size=20_000)
     nodes = {node.position: node for node in make_nodes(bench_parts, *(set(range(1, 17)) - {5}))}
-    nodes[9].identity = replace(nodes[9].identity, hardware_class=OTHER_CLASS)
+    nodes[9].hardware = OTHER_CLASS
     bench = bench_parts.WireBench(*nodes.values(), seed=seed, loss=0.01)
     dying, stored_then = nodes[12], []
 
@@ -372,8 +372,8 @@ def test_a_node_is_refused_for_what_it_says_twice(bench_parts, times):
 def test_when_all_refuse_nothing_is_sent_and_each_says_why(bench_parts):
     image = bench_parts.make_image("1.0.0", counter=0)
     nodes = make_nodes(bench_parts, 1, 2, 3)
-    nodes[1].identity = replace(nodes[1].identity, hardware_class=OTHER_CLASS)
-    nodes[2].identity = replace(nodes[2].identity, role=ImageRole.MASTER)
+    nodes[1].hardware = OTHER_CLASS
+    nodes[2].role = ImageRole.MASTER
     bench = bench_parts.Bench(*nodes)
     operations = [node.flash.operations for node in nodes]
     events = bench.run(BroadcastClient(bench.wire, positions=[1, 2, 3], image=image))

@@ -16,10 +16,10 @@ from node import MS, SECOND, SLAVE_CLASS
 
 from bmsota.boot import SlotState
 from bmsota.bootloader import TargetLimits
-from bmsota.bootloader._compression import compress
 from bmsota.bootloader._messages import Request, ResultReply
 from bmsota.bootloader._offer import OFFER_BYTES, Offer
 from bmsota.bootloader._target import _REPLIES_MAX
+from bmsota.compression import compress
 from bmsota.image import ImageVersion
 from bmsota.node import SIGNATURE_BYTES, AccessDenied, AccessGuard, FailureCause, NodeCommand, TargetConnected
 
@@ -132,12 +132,13 @@ class HostileBootloader(HostileBus):
     def another_flasher_streams_another_image(self, which, ahead):
         """A block of it, with everything right for a stream of its own."""
         node = self.nodes[which % len(self.nodes)]
-        receiver = node.target._receiver if node.target is not None else None
-        if receiver is None:
+        stream = node.target._stream if node.target is not None else None
+        if stream is None:
             return
+        receiver = stream._receiver
         number = (receiver.next_block + ahead) % 255
         size = receiver._block_frames * self.bench.wire.data_bytes
-        offset = node.target._stream_offset
+        offset = stream.offset
         content = self.other[offset + number * size : offset + (number + 1) * size] or self.other[:size]
         frames = self.bench.wire.data_frames(content)
         crc = crc32(b"".join(frame.data for frame in frames), self.offer_of_other().stream_crc(offset))
@@ -155,10 +156,11 @@ class HostileBootloader(HostileBus):
         for node in self.powered():
             target = node.target
             assert len(target._replies) <= _REPLIES_MAX
-            if target._receiver is not None:
-                assert len(target._receiver._blocks) <= 8
-                assert all(len(block.frames) <= 24 for block in target._receiver._blocks.values())
-            assert len(target._unwritten) < 32
+            if target._stream is not None:
+                blocks = target._stream._receiver._blocks
+                assert len(blocks) <= 8
+                assert all(len(block.frames) <= 24 for block in blocks.values())
+            assert target._staging.held_bytes < 32
         stream = getattr(self.bench.client, "_stream", None)
         if stream is not None:
             assert len(stream._out) <= 8 * (24 + 4) + 16
@@ -251,7 +253,7 @@ class TestBootloader(FlashingProfileContract):
         return isinstance(reply, ResultReply) and reply.command == NodeCommand.RESET
 
     DETAILS: ClassVar = {
-        FailureCause.ACCESS_NEEDED: "node 1 (HW-0001): expected an access key, got none",
+        FailureCause.ACCESS_NEEDED: "node 1 (HW-0001) is locked and no access key was given",
         FailureCause.ACCESS_DENIED: "node 1 (HW-0001): expected a signature by a key it knows, got another one",
     }
 

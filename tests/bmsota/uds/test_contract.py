@@ -144,7 +144,7 @@ class TestUds(FlashingProfileContract):
         FailureCause.COUNTER_TOO_LOW: "RoutineControl: ",
         FailureCause.TEST_PENDING: "RoutineControl: TEST_PENDING (0xF6)",
         FailureCause.NOT_TRUSTED: "RequestTransferExit: NOT_TRUSTED (0xFA)",
-        FailureCause.ACCESS_NEEDED: "SecurityAccess: expected an access key, got none",
+        FailureCause.ACCESS_NEEDED: "SecurityAccess: the node is locked and no access key was given",
         FailureCause.ACCESS_DENIED: "SecurityAccess: INVALID_KEY (0x35)",
     }
 

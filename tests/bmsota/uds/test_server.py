@@ -831,11 +831,11 @@ def test_what_the_link_does_not_receive_whole_is_counted(tester, bench, node):
 
 def test_a_flood_that_nobody_takes_is_one_event(bench, node):
     for _ in range(300):
-        node.server.receive_frame(
+        node.target.receive_frame(
             CanFrame(bench.addressing.address(1).request_id, bytes([0x21, *range(7)])), bench.now_ns
         )
-    assert node.server.next_event() == MessagesLost(300)
-    assert node.server.next_event() is None
+    assert node.target.next_event() == MessagesLost(300)
+    assert node.target.next_event() is None
 
 
 def test_garbage_is_answered_or_ignored_and_never_an_exception(tester, bench, node):
