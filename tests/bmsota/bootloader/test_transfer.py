@@ -21,7 +21,6 @@ from bmsota.node import (
     BlockStored,
     BootloaderEntered,
     BootloaderLeft,
-    CommandFailed,
     CommandSucceeded,
     ExpectedNode,
     FailureCause,
@@ -91,19 +90,6 @@ def test_test_restart_confirm_and_the_new_version_is_read_back(bench, bench_part
     described = bench.command(1, NodeCommand.DISCOVER).node
     assert (described.security_counter, described.active_slot, described.running_slot) == (2, 1, 1)
     assert described.slot_states == (SlotState.CONFIRMED, SlotState.CONFIRMED)
-
-
-def test_an_unconfirmed_node_reverts_and_confirm_with_the_version_says_so(bench, bench_parts):
-    bench.run(client_of(bench, bench_parts))
-    bench.command(1, NodeCommand.ACTIVATE_TEST)
-    assert bench.command(1, NodeCommand.RESET).node.version == ImageVersion(2, 1, 0)
-    bench.cut_power(bench.nodes[0])
-    bench.run(limit_s=1)
-    event = bench.command(1, NodeCommand.CONFIRM, expected_version=ImageVersion(2, 1, 0))
-    assert isinstance(event, CommandFailed)
-    assert (event.cause, event.detail) == (FailureCause.WRONG_VERSION, "CONFIRM: expected version 2.1.0, got 2.0.0")
-    assert event.node.boot_reason is BootReason.REVERTED
-    assert bench.command(1, NodeCommand.ACTIVATE_TEST).command is NodeCommand.ACTIVATE_TEST  # still staged: try again
 
 
 def test_a_pack_can_confirm_first_and_raise_counters_last_and_go_back_in_between(bench, bench_parts):

@@ -80,13 +80,6 @@ def test_there_is_nothing_to_activate_or_revert_on_a_quiet_node(bench):
         assert event.node.version == OLD_VERSION
 
 
-def test_a_node_that_has_gone_back_does_not_confirm_its_old_image(on_trial, node):
-    on_trial.cut_power(node)
-    on_trial.run(limit_s=1)
-    event = failed(on_trial.command(1, NodeCommand.CONFIRM, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
-    assert event.detail == "CONFIRM: expected version 2.1.0, got 2.0.0"
-
-
 def test_the_version_is_read_back_behind_a_reset(staged):
     event = failed(staged.command(1, NodeCommand.RESET, expected_version=NEW_VERSION), FailureCause.WRONG_VERSION)
     assert event.detail == "RESET: expected version 2.1.0, got 2.0.0"

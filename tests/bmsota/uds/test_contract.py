@@ -69,6 +69,7 @@ class HostileUds(HostileBus):
     """A second tester, or a liar, in between. What is being staged is proven right by its digest at the end."""
 
     ways: ClassVar = {"11 bit": way(), "fd": FD_WAY}
+    examples = 25
 
     @rule(frame=FRAMES)
     def somebody_speaks_uds_too(self, frame):
