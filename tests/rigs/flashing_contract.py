@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import product
@@ -382,7 +383,7 @@ class HostileBus(RuleBasedStateMachine):
             assert self.image in [node.store.read_slot(slot) for slot in (0, 1)]
 
 
-class FlashingProfileContract:
+class FlashingProfileContract(ABC):
     """The promises. A subclass names its protocol's nodes, its bench, and the ways in which each promise is kept."""
 
     Node: Any
@@ -425,29 +426,31 @@ class FlashingProfileContract:
 
     # ---- what a subclass says of its protocol
 
+    @abstractmethod
     def first_id(self, bench: Any) -> tuple[int, bool]:
         """Where stray frames begin, and whether these are 29-bit ids."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sent_units(self, scene: Scene, frames: list[CanFrame]) -> int:
         """How much of images these frames carry, in the unit of `rest_units`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rest_units(self, scene: Scene, image: bytes, offset: int) -> int:
         """What it takes to send *image* from *offset* on."""
-        raise NotImplementedError
 
     def opening_units(self, scene: Scene, said: dict[int, list[Any]]) -> int:
         """What else `sent_units` counts of a run."""
         return 0
 
+    @abstractmethod
     def is_offer(self, bench: Any, frame: CanFrame) -> bool:
         """The frame with which the node is asked where to go on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_reset_answer(self, bench: Any, frame: CanFrame) -> bool:
-        raise NotImplementedError
+        """Whether it is the node's answer to a reset."""
 
+    @abstractmethod
     def check_refusal(self, bench: Any, failed: Any) -> None:
         """More of what this protocol says when it refuses."""
 

@@ -132,7 +132,8 @@ class Node:
         self.target = self.new_target(self.wire or wire)
 
     def new_target(self, wire: Any) -> Any:
-        raise NotImplementedError
+        """What speaks for the node during one boot; a node without a protocol has nothing that does."""
+        return None
 
     def power_off(self) -> None:
         self.flash.power_off()
