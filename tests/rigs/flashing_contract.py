@@ -768,11 +768,11 @@ class FlashingProfileContract(ABC):
 
     def test_a_node_that_falls_silent_for_ever(self):
         scene = self.one()
-        client = scene.client(rig.NEW())
+        client = scene.client(rig.NEW(), **self.small_blocks)
         offsets = []
 
         def fall_silent(_frame):
-            if client.next_offset and not offsets:
+            if 0 < client.next_offset < len(rig.NEW()) and not offsets:
                 offsets.append(client.next_offset)
                 scene.node.power_off()
 
