@@ -278,7 +278,7 @@ class _PlanChecker:
                 findings += self._steps(node, image)
             if action is not Action.NONE:
                 findings += self._access(node)
-            must_revert = action is Action.FLASH and image_status(node) in {ImageStatus.TEST, ImageStatus.REVERTED}
+            must_revert = action is Action.FLASH and node.is_spare_running
         sends = action is Action.FLASH and image is not None
         rate = self._request.rate_bytes_per_s
         return NodePlan(

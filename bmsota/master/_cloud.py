@@ -136,19 +136,7 @@ class CloudReporter:
         sights = [
             NodeSnapshot.of_store(self._store, self._boot, position=self._identity.position, hwid=self._identity.hwid)
         ]
-        sights += [
-            NodeSnapshot.of_discovery(
-                position=node.position,
-                hwid=node.hwid,
-                version=node.version,
-                boot_reason=node.boot_reason,
-                boot_id=node.boot_id,
-                slot_states=node.slot_states,
-                active_slot=node.active_slot,
-                running_slot=node.running_slot,
-            )
-            for node in slaves
-        ]
+        sights += map(NodeSnapshot.of_discovery, slaves)
         dropped = self._watch.forgotten
         for upgrade in self._watch.nodes_seen(sights, now_ns, order=order):
             self._emit(LocalUpgradeDetected(upgrade))

@@ -125,6 +125,22 @@ class NodeDescription:
     slot_size_kib: int = 0
     """Size of the slot an image must fit into, rounded down; 65535: that or more, 0: not said."""
 
+    @property
+    def is_spare_running(self) -> bool:
+        """Whether the image that runs is in test, or reverted and not restarted since (`BootStore.is_spare_running`).
+
+        The node refuses every image meanwhile, because it would overwrite what runs.
+        """
+        return SlotState.TEST in self.slot_states or self.running_slot not in {None, self.active_slot}
+
+    @property
+    def has_unconfirmed_image(self) -> bool:
+        """Whether an image is in test or pending: a restart alone would run another image than the one that runs."""
+        return not _UNCONFIRMED.isdisjoint(self.slot_states)
+
+
+_UNCONFIRMED = frozenset({SlotState.TEST_REQUESTED, SlotState.TEST})
+
 
 class ImageStatus(Enum):
     """Where an image on a node is in its life, in MCUboot's words. The value is what people read."""
@@ -162,9 +178,7 @@ def image_status(node: NodeDescription) -> ImageStatus:
         return ImageStatus.ABSENT
     if node.slot_states[running] is SlotState.TEST:
         return ImageStatus.TEST
-    if node.active_slot is not None and running != node.active_slot:
-        return ImageStatus.REVERTED
-    return ImageStatus.CONFIRMED
+    return ImageStatus.REVERTED if node.is_spare_running else ImageStatus.CONFIRMED
 
 
 def spare_image_status(node: NodeDescription) -> ImageStatus:

@@ -32,9 +32,10 @@ from bmsota.ota._records import OlderLayout, RecordFormat, StoredRecord
 from bmsota.ota._rules import expect, expect_integer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from bmsota.boot import BootResult, BootStore
+    from bmsota.node import NodeDescription
 
 __all__ = [
     "LOCAL_UPGRADES_MAX",
@@ -107,27 +108,16 @@ class NodeSnapshot:
     """Who flashed it, where the node or a gateway knows."""
 
     @classmethod
-    def of_discovery(
-        cls,
-        *,
-        position: int,
-        hwid: str,
-        version: ImageVersion,
-        boot_reason: BootReason,
-        boot_id: int,
-        slot_states: Sequence[SlotState],
-        active_slot: int | None,
-        running_slot: int | None,
-    ) -> NodeSnapshot:
-        """A node as the bootloader's discovery describes it (`bmsota.node.NodeDescription`)."""
+    def of_discovery(cls, node: NodeDescription) -> NodeSnapshot:
+        """A node as it described itself when it was discovered."""
         return cls(
-            position=position,
-            hwid=hwid,
-            version=version,
-            is_in_test=SlotState.TEST in slot_states or running_slot not in {None, active_slot},
-            has_fallen_back=boot_reason is BootReason.FALLBACK,
-            reverted=frozenset({boot_id} if boot_reason is BootReason.REVERTED else ()),
-            refused=frozenset(slot for slot, state in enumerate(slot_states) if state is SlotState.BAD),
+            position=node.position,
+            hwid=node.hwid,
+            version=node.version,
+            is_in_test=node.is_spare_running,
+            has_fallen_back=node.boot_reason is BootReason.FALLBACK,
+            reverted=frozenset({node.boot_id} if node.boot_reason is BootReason.REVERTED else ()),
+            refused=frozenset(slot for slot, state in enumerate(node.slot_states) if state is SlotState.BAD),
         )
 
     @classmethod

@@ -15,6 +15,7 @@ import cbor2
 import pytest
 from bmsota_sim.devices.flash import FlashModel, PowerCut
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from described import describe
 
 from bmsota.boot import BootReason, BootStore, SlotLayout, SlotState, for_hardware
 from bmsota.errors import BmsotaError, LocalProtocolError
@@ -303,8 +304,8 @@ def test_the_master_refused_an_image():
 )
 def test_what_a_discovery_says(reason, states, expected):
     running = 1 if reason in {BootReason.TEST, BootReason.FALLBACK} else 0
-    sight = NodeSnapshot.of_discovery(
-        position=3,
+    described = describe(
+        3,
         hwid="S",
         version=NEW,
         boot_reason=reason,
@@ -313,22 +314,20 @@ def test_what_a_discovery_says(reason, states, expected):
         active_slot=0 if reason is BootReason.TEST else running,
         running_slot=running,
     )
-    assert sight == expected
+    assert NodeSnapshot.of_discovery(described) == expected
 
 
 def test_what_was_taken_back_and_still_runs_is_not_decided(unit):
     """Whoever took it back has not restarted the node: the next boot runs the old image, and that is the outcome."""
-    sight = NodeSnapshot.of_discovery(
-        position=1,
+    described = describe(
+        1,
         hwid=node(1).hwid,
         version=NEW,
         boot_reason=BootReason.TEST,
-        boot_id=1,
         slot_states=(SlotState.CONFIRMED, SlotState.STAGED),
-        active_slot=0,
         running_slot=1,
     )
-    assert unit.see(sight) == ()
+    assert unit.see(NodeSnapshot.of_discovery(described)) == ()
     assert told(unit.see(node(1))) == [(1, "2.0.0", "2.0.0", "reverted")]
 
 
