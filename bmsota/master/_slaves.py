@@ -10,17 +10,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from bmsota.boot import SlotState
 from bmsota.flashing import FlashingEngine, FlashJob, NodesDiscovered, OperationFinished, TransferProgressed
-from bmsota.image import ImageRole
-from bmsota.node import NodeMode
 from bmsota.ota import (
     ActivateSlaves,
     ConfirmSlaves,
     DiscoverNodes,
     FlashSlaves,
     NodeOutcome,
-    NodeReport,
     RaiseCounters,
     RevertSlaves,
 )
@@ -36,9 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["SlaveOperations", "SlaveRequest"]
 
 SlaveRequest = DiscoverNodes | FlashSlaves | ActivateSlaves | ConfirmSlaves | RaiseCounters | RevertSlaves
-
-# An image in one of these is not confirmed: it runs now, or at the next boot.
-_IN_TEST = frozenset({SlotState.TEST_REQUESTED, SlotState.TEST})
 
 
 class SlaveOperations:
@@ -127,7 +120,7 @@ class SlaveOperations:
                 self._is_busy = False
                 self.nodes = nodes
                 if isinstance(self._under_way, DiscoverNodes):
-                    self._answer_discovery(now_ns)
+                    self._updater.nodes_discovered(nodes, now_ns)
             case OperationFinished(results=results):
                 self._is_busy = False
                 self._answer(results, now_ns)
@@ -153,23 +146,6 @@ class SlaveOperations:
                 updater.counters_raised(outcomes, now_ns)
             case RevertSlaves():
                 updater.slaves_reverted(outcomes, now_ns)
-
-    def _answer_discovery(self, now_ns: int) -> None:
-        self._updater.nodes_discovered(
-            [
-                NodeReport(
-                    position=node.position,
-                    role=ImageRole.SLAVE,
-                    hwid=node.hwid,
-                    version=node.version,
-                    security_counter=node.security_counter,
-                )
-                for node in self.slaves
-            ],
-            now_ns,
-            in_test=[node.position for node in self.nodes if _IN_TEST.intersection(node.slot_states)],
-            in_bootloader=[node.position for node in self.nodes if node.state is not NodeMode.APPLICATION],
-        )
 
     # -- what the slaves say of themselves -------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from bmsota.image import ImageRole
+from bmsota.node import NodeMode
 from bmsota.ota._actions import (
     ActivateSlaves,
     ConfirmSlaves,
@@ -26,8 +27,9 @@ from bmsota.ota._report import NodeReport, Outcome, short_reason
 from bmsota.ota._states import UpdaterState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from bmsota.node import NodeDescription
     from bmsota.ota._actions import NodeOutcome
     from bmsota.ota._journal import OrderRecords
     from bmsota.ota._steering import Steering
@@ -50,9 +52,7 @@ class PackUpgrade:
         self._records = records
         self._steering = steering
         self.boot_slot: int | None = None
-        self._nodes: dict[int, NodeReport] = {}
-        self._in_test: frozenset[int] = frozenset()
-        self._in_bootloader: frozenset[int] = frozenset()
+        self._nodes: dict[int, NodeDescription] = {}
         self._discovery_tries = 0
         self._rounds = 0
         self._staged: set[int] = set()
@@ -61,7 +61,16 @@ class PackUpgrade:
     @property
     def slaves(self) -> tuple[NodeReport, ...]:
         """The slaves that answered the last discovery, by position."""
-        return tuple(self._nodes[position] for position in sorted(self._nodes))
+        return tuple(
+            NodeReport(
+                position=position,
+                role=ImageRole.SLAVE,
+                hwid=node.hwid,
+                version=node.version,
+                security_counter=node.security_counter,
+            )
+            for position, node in sorted(self._nodes.items())
+        )
 
     def entered(self, state: UpdaterState, now_ns: int) -> None:
         """Do what entering *state* asks for here."""
@@ -75,13 +84,9 @@ class PackUpgrade:
             self._steering.tell(100, "")
         self._steering.act(DiscoverNodes())
 
-    def nodes_discovered(
-        self, nodes: Sequence[NodeReport], in_test: Collection[int], in_bootloader: Collection[int], now_ns: int
-    ) -> None:
+    def nodes_discovered(self, nodes: Sequence[NodeDescription], now_ns: int) -> None:
         """The answer to `DiscoverNodes`: what must happen next follows from what the nodes run, and from the journal."""
-        self._nodes = {node.position: node for node in nodes if node.role is ImageRole.SLAVE}
-        self._in_test = frozenset(in_test)
-        self._in_bootloader = frozenset(in_bootloader)
+        self._nodes = {node.position: node for node in nodes if node.position > 0}
         missing = [position for position in self._records.slave_positions if position not in self._nodes]
         self._discovery_tries += 1
         if missing and self._discovery_tries < DISCOVERY_TRIES_MAX:
@@ -208,7 +213,11 @@ class PackUpgrade:
         Never a slave whose image is older than the order: it would go back by one release too many.
         """
         confirmed = set(self._records.journal.changed) - set(self._not_on_target())
-        return tuple(position for position in sorted(self._nodes) if position in self._in_test | confirmed)
+        return tuple(
+            position
+            for position, node in sorted(self._nodes.items())
+            if node.has_unconfirmed_image or position in confirmed
+        )
 
     def slaves_reverted(self, now_ns: int) -> None:
         """The answer to `RevertSlaves`. Whether it worked is found by asking them, under the old master."""
@@ -228,7 +237,8 @@ class PackUpgrade:
     def _after_revert_discovery(self, missing: list[int], now_ns: int) -> None:
         """The old master runs: are its slaves back too? Ask them once more to go back, then say what is."""
         still_new = self._slaves_to_revert()
-        unsettled = bool(still_new or self._in_bootloader & set(self._records.slave_positions))
+        resting = {position for position, node in self._nodes.items() if node.state is not NodeMode.APPLICATION}
+        unsettled = bool(still_new or resting & set(self._records.slave_positions))
         if self._can_fall_back() or (unsettled and self._rounds < ROUNDS_MAX):
             self._rounds += 1
             self._steering.enter(_S.REVERTING_SLAVES, now_ns)

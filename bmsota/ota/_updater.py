@@ -51,12 +51,13 @@ from bmsota.ota._states import AT_REST, STAGE_OF, TRANSITIONS, UpdaterState
 from bmsota.ota._steering import Steering
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from bmsota.boot import BootResult, BootStore
     from bmsota.image import ImageVersion
+    from bmsota.node import NodeDescription
     from bmsota.ota._actions import Action, NodeOutcome, PowerConditions
     from bmsota.ota._image_store import ImageStore
     from bmsota.ota._trusted import DeviceTrust
@@ -279,24 +280,10 @@ class Updater:
 
     # -- inputs from the pack: each the answer to one action, and nothing in any other state -----------------------------
 
-    def nodes_discovered(
-        self,
-        nodes: Sequence[NodeReport],
-        now_ns: int,
-        *,
-        in_test: Collection[int] = (),
-        in_bootloader: Collection[int] = (),
-    ) -> None:
-        """The answer to `DiscoverNodes`.
-
-        Args:
-            nodes: who answered, and what it runs.
-            now_ns: the time.
-            in_test: positions where an unconfirmed image runs, or will at the next boot.
-            in_bootloader: positions whose application rests.
-        """
+    def nodes_discovered(self, nodes: Sequence[NodeDescription], now_ns: int) -> None:
+        """The answer to `DiscoverNodes`: who answered; only the slaves count."""
         if self.state is _S.DISCOVERING:
-            self._pack.nodes_discovered(nodes, in_test, in_bootloader, now_ns)
+            self._pack.nodes_discovered(nodes, now_ns)
 
     def slave_staged(self, position: int) -> None:
         """One slave of `FlashSlaves` has the whole image."""

@@ -7,6 +7,7 @@ import pytest
 from bmsota.flashing import BootloaderProfile
 from bmsota.image import ImageRole, ImageVersion
 from bmsota.master import MeasurementTable, SlaveOperations
+from bmsota.node import NodeMode
 from bmsota.ota import (
     ActivateSlaves,
     ConfirmSlaves,
@@ -30,7 +31,9 @@ class Updater:
     def slave_staged(self, position):
         self.heard.append(("staged", position))
 
-    def nodes_discovered(self, nodes, _now_ns, *, in_test, in_bootloader):
+    def nodes_discovered(self, nodes, _now_ns):
+        in_test = [node.position for node in nodes if node.has_unconfirmed_image]
+        in_bootloader = [node.position for node in nodes if node.state is not NodeMode.APPLICATION]
         self.heard.append(
             ("discovered", [(node.position, str(node.version)) for node in nodes], in_test, in_bootloader)
         )

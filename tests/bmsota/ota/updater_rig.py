@@ -12,9 +12,11 @@ from textwrap import dedent
 
 import pytest
 from bmsota_sim.devices.flash import FlashModel
+from described import describe
 
-from bmsota.boot import BootStore, SlotLayout, for_hardware
+from bmsota.boot import BootStore, SlotLayout, SlotState, for_hardware
 from bmsota.image import ImageRole, ImageVersion, verify_image
+from bmsota.node import NodeMode
 from bmsota.ota import (
     AbortHttp,
     ActivateSlaves,
@@ -25,7 +27,6 @@ from bmsota.ota import (
     ImageStore,
     LogNote,
     NodeOutcome,
-    NodeReport,
     PowerConditions,
     RaiseCounters,
     Reset,
@@ -219,21 +220,18 @@ class Device:
     def do_nodes(self, text):
         """`1=2.0.0 2=2.0.0 trial=1 bootloader=2`"""
         options = dict(item.split("=") for item in text.split())
-        extra = {
-            "in_test": [int(number) for number in options.pop("trial", "").split(",") if number],
-            "in_bootloader": [int(number) for number in options.pop("bootloader", "").split(",") if number],
-        }
+        in_test = options.pop("trial", "").split(",")
+        in_bootloader = options.pop("bootloader", "").split(",")
         nodes = [
-            NodeReport(
-                position=int(position),
-                role=ImageRole.SLAVE,
-                hwid=f"S-{position}",
+            describe(
+                int(position),
                 version=ImageVersion.parse(version),
-                security_counter=1,
+                state=NodeMode.BOOTLOADER if position in in_bootloader else NodeMode.APPLICATION,
+                slot_states=(SlotState.CONFIRMED, SlotState.TEST if position in in_test else SlotState.EMPTY),
             )
             for position, version in options.items()
         ]
-        self.updater.nodes_discovered(nodes, self.now_ns, **extra)
+        self.updater.nodes_discovered(nodes, self.now_ns)
 
     def _outcomes(self, text):
         """`1=ok 2=silent`"""
