@@ -24,14 +24,13 @@ from bmsota.flashing import (
     Action,
     Check,
     FlashingEngine,
-    NodeResult,
     NodesDiscovered,
     OperationFinished,
     PlanRequest,
     make_plan,
     node_words,
 )
-from bmsota.node import ImageStatus, image_status
+from bmsota.node import ImageStatus, NodeResult, image_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """The flashing engine: operations over several nodes on one bus, whatever protocol each node speaks.
 
 Used by a master for its slaves, and to flash a pack through an adapter. A *profile* is a protocol: the DBC bootloader is one,
-UDS another. Public names: `FlashingEngine`, `FlashJob`, its events, and the profiles. On top of it the flashing of a whole
+UDS another. Public names: `FlashingEngine`, its events, and the profiles. On top of it the flashing of a whole
 pack: `FlashSource`, `make_plan` with its `Check`s, `PackFlash`.
 """
 
@@ -12,10 +12,8 @@ from bmsota.flashing._checks import CHECKS, NOT_OVERRIDABLE, OVERRIDABLE, Check,
 from bmsota.flashing._engine import (
     EngineEvent,
     FlashingEngine,
-    FlashJob,
     FramesRepeated,
     NodeDone,
-    NodeResult,
     NodesDiscovered,
     OperationFinished,
     TransferBegun,
@@ -54,7 +52,6 @@ __all__ = [
     "Finding",
     "FlashEvent",
     "FlashFinished",
-    "FlashJob",
     "FlashOutcome",
     "FlashPhase",
     "FlashPlan",
@@ -66,7 +63,6 @@ __all__ = [
     "NodeDone",
     "NodeFlashReport",
     "NodePlan",
-    "NodeResult",
     "NodesDiscovered",
     "OperationFinished",
     "PackFlash",

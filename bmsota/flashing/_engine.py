@@ -27,6 +27,7 @@ from bmsota.node import (
     NodeCommand,
     NodeEvent,
     NodeFound,
+    NodeResult,
     TransferFailed,
     TransferInterrupted,
     TransferStarted,
@@ -38,42 +39,19 @@ if TYPE_CHECKING:
     from bmsota.canframe import CanFrame
     from bmsota.flashing._profile import FlashingProfile
     from bmsota.image import ImageVersion
-    from bmsota.node import FinishingCanProtocol, NodeDescription
+    from bmsota.node import FinishingCanProtocol, FlashJob, NodeDescription
 
 __all__ = [
     "EngineEvent",
-    "FlashJob",
     "FlashingEngine",
     "FramesRepeated",
     "NodeDone",
-    "NodeResult",
     "NodesDiscovered",
     "OperationFinished",
     "TransferBegun",
     "TransferBroken",
     "TransferProgressed",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class FlashJob:
-    """One node and the image it must get."""
-
-    position: int
-    image: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class NodeResult:
-    """What became of one node."""
-
-    position: int
-    ok: bool
-    detail: str = ""
-    """Empty, or "cause: what was expected and what came"."""
-    safe_to_run_again: bool = True
-    cause: FailureCause | None = None
-    """None if `ok`. `bmsota.node.FAILURES` says what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from bmsota.errors import LocalProtocolError
 from bmsota.flashing._engine import (
-    FlashJob,
     FramesRepeated,
-    NodeResult,
     NodesDiscovered,
     OperationFinished,
     TransferBegun,
@@ -41,7 +39,16 @@ from bmsota.flashing._engine import (
     TransferProgressed,
 )
 from bmsota.flashing._plan import Action
-from bmsota.node import FAILURES, FailureCause, ImageStatus, NodeMode, image_status, spare_image_status
+from bmsota.node import (
+    FAILURES,
+    FailureCause,
+    FlashJob,
+    ImageStatus,
+    NodeMode,
+    NodeResult,
+    image_status,
+    spare_image_status,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from bmsota.flashing import FlashingEngine, FlashJob, NodesDiscovered, OperationFinished, TransferProgressed
+from bmsota.flashing import FlashingEngine, NodesDiscovered, OperationFinished, TransferProgressed
 from bmsota.ota import (
     ActivateSlaves,
     ConfirmSlaves,
     DiscoverNodes,
     FlashSlaves,
-    NodeOutcome,
     RaiseCounters,
     RevertSlaves,
 )
@@ -24,9 +23,9 @@ from bmsota.ota import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bmsota.flashing import EngineEvent, FlashingProfile, NodeResult
+    from bmsota.flashing import EngineEvent, FlashingProfile
     from bmsota.master._internal_bus import MeasurementTable
-    from bmsota.node import NodeDescription
+    from bmsota.node import NodeDescription, NodeResult
     from bmsota.ota import Updater
 
 __all__ = ["SlaveOperations", "SlaveRequest"]
@@ -97,7 +96,7 @@ class SlaveOperations:
             case DiscoverNodes():
                 engine.discover(self._positions)
             case FlashSlaves(jobs):
-                engine.flash([FlashJob(job.position, job.image) for job in jobs])
+                engine.flash(jobs)
             case ActivateSlaves(positions):
                 engine.activate(positions)
             case ConfirmSlaves(versions):
@@ -133,19 +132,18 @@ class SlaveOperations:
             self._reverted = results
             return
         results, self._reverted = (*self._reverted, *results), ()
-        outcomes = [NodeOutcome(result.position, result.ok, result.detail) for result in results]
         updater = self._updater
         match request:
             case FlashSlaves():
-                updater.slaves_flashed(outcomes, now_ns)
+                updater.slaves_flashed(results, now_ns)
             case ActivateSlaves():
-                updater.slaves_activated(outcomes, now_ns)
+                updater.slaves_activated(results, now_ns)
             case ConfirmSlaves():
-                updater.slaves_confirmed(outcomes, now_ns)
+                updater.slaves_confirmed(results, now_ns)
             case RaiseCounters():
-                updater.counters_raised(outcomes, now_ns)
+                updater.counters_raised(results, now_ns)
             case RevertSlaves():
-                updater.slaves_reverted(outcomes, now_ns)
+                updater.slaves_reverted(results, now_ns)
 
     # -- what the slaves say of themselves -------------------------------------------------------------------------------
 

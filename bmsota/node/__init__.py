@@ -3,6 +3,7 @@
 NodeDescription, TargetIdentity       what a node says of itself, and what it was given at production
 NodeMode, Capability, ImageStatus     what it is doing, what it can do, where its images are in their lives
 NodeCommand, ResultCode               what it can be asked to do, and what comes of it
+FlashJob, NodeResult                  the same of several nodes at once, in both upgrades of a pack
 TargetConnected ... ResetRequested    the events of a flasher's machines and of a node's; `FAILURES` explains the causes
 ExpectedNode                          whether a node is the one an image is for
 NodeStaging, OfferedImage             an image on its way into the node's slots, and what becomes of it there; NodeRefusedError
@@ -72,6 +73,7 @@ from bmsota.node._events import (
     TransferStarted,
     count_event,
 )
+from bmsota.node._operations import FlashJob, NodeResult
 from bmsota.node._protocol import CanProtocol, FinishingCanProtocol
 from bmsota.node._results import NodeCommand, ResultCode
 from bmsota.node._staging import NodeRefusedError, NodeStaging, OfferedImage
@@ -103,6 +105,7 @@ __all__ = [
     "Failure",
     "FailureCause",
     "FinishingCanProtocol",
+    "FlashJob",
     "ImageConfirmed",
     "ImageRefused",
     "ImageReverted",
@@ -116,6 +119,7 @@ __all__ = [
     "NodeFound",
     "NodeMode",
     "NodeRefusedError",
+    "NodeResult",
     "NodeStaging",
     "OfferedImage",
     "RepliesDropped",

@@ -1,4 +1,4 @@
-"""What goes into the updater and comes out of it, as values: conditions and outcomes in, actions out."""
+"""What goes into the updater and comes out of it, as values: conditions in, actions out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bmsota.image import ImageVersion
+    from bmsota.node import FlashJob
     from bmsota.ota._http import HttpRequest
-    from bmsota.ota._manifest import ReleaseImage
     from bmsota.ota._states import Stage
 
 __all__ = [
@@ -19,14 +19,12 @@ __all__ = [
     "DiscoverNodes",
     "FlashSlaves",
     "LogNote",
-    "NodeOutcome",
     "PowerConditions",
     "RaiseCounters",
     "Reset",
     "RevertSlaves",
     "RunSelfTest",
     "SendReport",
-    "SlaveJob",
     "StartHttp",
     "TellState",
 ]
@@ -53,24 +51,6 @@ class PowerConditions:
             (self.soc_pct < SOC_PCT_MIN, f"state of charge below {SOC_PCT_MIN:g} %"),
         )
         return tuple(reason for refused, reason in rules if refused)
-
-
-@dataclass(frozen=True, slots=True)
-class SlaveJob:
-    """One slave and the image it must get."""
-
-    position: int
-    image: bytes
-    target: ReleaseImage
-
-
-@dataclass(frozen=True, slots=True)
-class NodeOutcome:
-    """What became of one slave in an operation over several."""
-
-    position: int
-    ok: bool
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +100,7 @@ class DiscoverNodes:
 class FlashSlaves:
     """Flash these slaves; answer with `slaves_flashed`."""
 
-    jobs: tuple[SlaveJob, ...]
+    jobs: tuple[FlashJob, ...]
 
 
 @dataclass(frozen=True, slots=True)

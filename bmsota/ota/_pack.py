@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from bmsota.image import ImageRole
-from bmsota.node import NodeMode
+from bmsota.node import FlashJob, NodeMode
 from bmsota.ota._actions import (
     ActivateSlaves,
     ConfirmSlaves,
@@ -20,7 +20,6 @@ from bmsota.ota._actions import (
     Reset,
     RevertSlaves,
     RunSelfTest,
-    SlaveJob,
 )
 from bmsota.ota._journal import Phase
 from bmsota.ota._report import NodeReport, Outcome, short_reason
@@ -29,8 +28,7 @@ from bmsota.ota._states import UpdaterState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bmsota.node import NodeDescription
-    from bmsota.ota._actions import NodeOutcome
+    from bmsota.node import NodeDescription, NodeResult
     from bmsota.ota._journal import OrderRecords
     from bmsota.ota._steering import Steering
 
@@ -128,16 +126,15 @@ class PackUpgrade:
 
     def _flash(self, positions: Sequence[int]) -> None:
         self._rounds += 1
-        targets = [(position, self._records.target(position)) for position in positions]
-        jobs = [SlaveJob(position, self._records.image_store.read(target), target) for position, target in targets]
-        self._steering.act(FlashSlaves(tuple(jobs)))
+        read, target = self._records.image_store.read, self._records.target
+        self._steering.act(FlashSlaves(tuple(FlashJob(position, read(target(position))) for position in positions)))
 
     def slave_staged(self, position: int) -> None:
         """One slave of `FlashSlaves` has the whole image: worth telling, the rest may take a while."""
         self._staged.add(position)
         self._steering.tell(100, f"{len(self._staged)} of {len(self._records.journal.changed)}")
 
-    def slaves_flashed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+    def slaves_flashed(self, outcomes: Sequence[NodeResult], now_ns: int) -> None:
         """The answer to `FlashSlaves`."""
         failed = [outcome for outcome in outcomes if not outcome.ok]
         if failed and self._rounds < ROUNDS_MAX:
@@ -145,7 +142,7 @@ class PackUpgrade:
         else:
             self._go_on(outcomes, _S.ACTIVATING_SLAVES, now_ns)
 
-    def _go_on(self, outcomes: Sequence[NodeOutcome], state: UpdaterState, now_ns: int) -> None:
+    def _go_on(self, outcomes: Sequence[NodeResult], state: UpdaterState, now_ns: int) -> None:
         """To *state* if every slave could do it, else back."""
         failed = [outcome for outcome in outcomes if not outcome.ok]
         if failed:
@@ -158,7 +155,7 @@ class PackUpgrade:
         self._activated = True
         self._steering.act(ActivateSlaves(tuple(self._not_on_target())))
 
-    def slaves_activated(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+    def slaves_activated(self, outcomes: Sequence[NodeResult], now_ns: int) -> None:
         """The answer to `ActivateSlaves`: what counts is what they run afterwards, so ask them."""
         self._go_on(outcomes, _S.DISCOVERING, now_ns)
 
@@ -177,7 +174,7 @@ class PackUpgrade:
     def _confirm_pack(self, _now_ns: int) -> None:
         self._steering.act(ConfirmSlaves(self._records.slave_versions()))
 
-    def slaves_confirmed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+    def slaves_confirmed(self, outcomes: Sequence[NodeResult], now_ns: int) -> None:
         """The answer to `ConfirmSlaves`: the leaves are confirmed, now the master."""
         if all(outcome.ok for outcome in outcomes):
             # From here on no power cut leads back: this one journal write is the commit of the pack.

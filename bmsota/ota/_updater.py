@@ -57,8 +57,8 @@ if TYPE_CHECKING:
 
     from bmsota.boot import BootResult, BootStore
     from bmsota.image import ImageVersion
-    from bmsota.node import NodeDescription
-    from bmsota.ota._actions import Action, NodeOutcome, PowerConditions
+    from bmsota.node import NodeDescription, NodeResult
+    from bmsota.ota._actions import Action, PowerConditions
     from bmsota.ota._image_store import ImageStore
     from bmsota.ota._trusted import DeviceTrust
 
@@ -290,12 +290,12 @@ class Updater:
         if self.state is _S.FLASHING_SLAVES:
             self._pack.slave_staged(position)
 
-    def slaves_flashed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+    def slaves_flashed(self, outcomes: Sequence[NodeResult], now_ns: int) -> None:
         """The answer to `FlashSlaves`."""
         if self.state is _S.FLASHING_SLAVES:
             self._pack.slaves_flashed(outcomes, now_ns)
 
-    def slaves_activated(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+    def slaves_activated(self, outcomes: Sequence[NodeResult], now_ns: int) -> None:
         """The answer to `ActivateSlaves`."""
         if self.state is _S.ACTIVATING_SLAVES:
             self._pack.slaves_activated(outcomes, now_ns)
@@ -305,17 +305,17 @@ class Updater:
         if self.state is _S.SELF_TEST:
             self._pack.self_tested(passed=passed, reason=reason, now_ns=now_ns)
 
-    def slaves_confirmed(self, outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+    def slaves_confirmed(self, outcomes: Sequence[NodeResult], now_ns: int) -> None:
         """The answer to `ConfirmSlaves`."""
         if self.state is _S.CONFIRMING_PACK:
             self._pack.slaves_confirmed(outcomes, now_ns)
 
-    def counters_raised(self, _outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+    def counters_raised(self, _outcomes: Sequence[NodeResult], now_ns: int) -> None:
         """The answer to `RaiseCounters`. The report says what they really stand at."""
         if self.state is _S.RAISING_COUNTERS:
             self._enter(_S.DISCOVERING, now_ns)
 
-    def slaves_reverted(self, _outcomes: Sequence[NodeOutcome], now_ns: int) -> None:
+    def slaves_reverted(self, _outcomes: Sequence[NodeResult], now_ns: int) -> None:
         """The answer to `RevertSlaves`."""
         if self.state is _S.REVERTING_SLAVES:
             self._pack.slaves_reverted(now_ns)

@@ -26,8 +26,9 @@ from bmsota.adapters.files import packaged_dbc
 from bmsota.adapters.pythoncan import drive
 from bmsota.bootloader import BootloaderWire
 from bmsota.errors import ConfigurationError, TransferError
-from bmsota.flashing import BootloaderProfile, FlashingEngine, FlashJob, NodesDiscovered, UdsProfile
+from bmsota.flashing import BootloaderProfile, FlashingEngine, NodesDiscovered, UdsProfile
 from bmsota.image import ImageVersion
+from bmsota.node import FlashJob
 from bmsota.signals import loads
 from bmsota.uds import UDS_11BIT
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError
-from bmsota.flashing import BootloaderProfile, FlashJob, UdsProfile
+from bmsota.flashing import BootloaderProfile, UdsProfile
 from bmsota.image import ImageVersion
-from bmsota.node import NodeMode
+from bmsota.node import FlashJob, NodeMode
 from bmsota.uds import UDS_11BIT, UDS_29BIT, ed25519_access_key
 
 START = 1_790_000_000 * SECOND

@@ -19,8 +19,8 @@ from bmsota_sim.devices.flash import CutPhase
 from bmsota_sim.kernel import SECOND
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from bmsota.flashing import FlashJob
 from bmsota.image import ImageVersion
+from bmsota.node import FlashJob
 
 NEW = ImageVersion(2, 1)
 PASSWORD = "correct horse battery"

@@ -15,7 +15,6 @@ from bmsota.errors import ImageError, LocalProtocolError
 from bmsota.flashing import (
     BootloaderProfile,
     FlashingEngine,
-    FlashJob,
     NodeDone,
     NodesDiscovered,
     OperationFinished,

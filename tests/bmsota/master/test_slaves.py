@@ -7,16 +7,8 @@ import pytest
 from bmsota.flashing import BootloaderProfile
 from bmsota.image import ImageRole, ImageVersion
 from bmsota.master import MeasurementTable, SlaveOperations
-from bmsota.node import NodeMode
-from bmsota.ota import (
-    ActivateSlaves,
-    ConfirmSlaves,
-    DiscoverNodes,
-    FlashSlaves,
-    RaiseCounters,
-    RevertSlaves,
-    SlaveJob,
-)
+from bmsota.node import FlashJob, NodeMode
+from bmsota.ota import ActivateSlaves, ConfirmSlaves, DiscoverNodes, FlashSlaves, RaiseCounters, RevertSlaves
 
 NEW = ImageVersion(2, 1)
 
@@ -82,7 +74,7 @@ class Desk:
         return self.updater.heard
 
     def flash(self):
-        return FlashSlaves(tuple(SlaveJob(position, self.image, None) for position in (1, 2)))
+        return FlashSlaves(tuple(FlashJob(position, self.image) for position in (1, 2)))
 
 
 @pytest.fixture

@@ -27,13 +27,13 @@ from updater_rig import (
 
 from bmsota.errors import LocalProtocolError
 from bmsota.image import ImageVersion
+from bmsota.node import NodeResult
 from bmsota.ota import (
     EXCHANGE_TRIES_MAX,
     EXCHANGE_WAIT_NS,
     EXCHANGE_WAIT_NS_MAX,
     STAGE_OF,
     TRANSITIONS,
-    NodeOutcome,
     Stage,
     TellState,
     Updater,
@@ -878,7 +878,7 @@ def test_a_reason_too_long_for_the_wire_is_cut(made):
     device = made()
     play(device, UNTIL_FLASHED)
     long = "ä" * 300 + "\n"
-    device.updater.slaves_activated([NodeOutcome(1, False, long)], device.now_ns)
+    device.updater.slaves_activated([NodeResult(1, False, long)], device.now_ns)
     told = [action for action in iter(device.updater.next_action, None) if isinstance(action, TellState)]
     assert len(told[-1].reason.encode()) <= 255
     assert told[-1].reason.startswith("slave 1: ää")

@@ -9,7 +9,6 @@ from bmsota.errors import LocalProtocolError
 from bmsota.flashing import (
     FlashingEngine,
     FlashingProfile,
-    FlashJob,
     NodesDiscovered,
     OperationFinished,
     TransferBegun,
@@ -18,7 +17,7 @@ from bmsota.flashing import (
     UdsProfile,
 )
 from bmsota.image import HardwareClass, ImageVersion
-from bmsota.node import FailureCause, NodeCommand
+from bmsota.node import FailureCause, FlashJob, NodeCommand
 from bmsota.uds import UDS_11BIT, UDS_29BIT, UdsDialect, UdsTiming
 
 OLD, NEW = ImageVersion(2, 0), ImageVersion(2, 1)

@@ -7,9 +7,8 @@ from bmsota_sim.devices.bootloader_node import PowerCutPlan
 from bmsota_sim.kernel import MS, SECOND
 
 from bmsota.canframe import CanFrame
-from bmsota.flashing import FlashJob
 from bmsota.image import ImageVersion
-from bmsota.node import FAILURES, FailureCause, NodeMode
+from bmsota.node import FAILURES, FailureCause, FlashJob, NodeMode
 from bmsota.ota import Outcome, UpdaterState
 
 NEW = ImageVersion(2, 1, 0)

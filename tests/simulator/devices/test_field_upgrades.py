@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from bmsota_sim.kernel import SECOND
 
-from bmsota.flashing import FlashJob
 from bmsota.gbt32960 import Command, LocalUpgradeOutcome
 from bmsota.image import ImageVersion
+from bmsota.node import FlashJob
 from bmsota.ota import LOCAL_UPGRADES_MAX
 
 NEW = ImageVersion(2, 1)

@@ -7,8 +7,8 @@ from bmsota_sim.devices.bootloader_node import data_keys
 
 from bmsota.bootloader._offer import OFFER_BYTES
 from bmsota.errors import ConfigurationError
-from bmsota.flashing import FlashJob
 from bmsota.image import ImageVersion
+from bmsota.node import FlashJob
 from bmsota.ota import Outcome
 
 DBCS = ("bms_bootloader", "bms_bootloader_29bit", "bms_bootloader_fd", "bms_bootloader_fd_29bit")
