@@ -106,3 +106,8 @@ def test_also_of_a_node_that_never_had_a_confirmed_image(what):
     assert image_status(node.describe()) is ImageStatus(what)
     assert node.describe().is_spare_running
     assert node.store.is_spare_running
+
+
+def test_a_node_whose_image_is_damaged_runs_none():
+    described = describe(running_slot=None)
+    assert (image_status(described), described.is_spare_running) == (ImageStatus.ABSENT, False)
