@@ -23,7 +23,7 @@ from bmsota.flashing import (
     TransferProgressed,
 )
 from bmsota.image import HardwareClass
-from bmsota.node import NodeCommand
+from bmsota.node import FlashJob, NodeCommand
 
 OTHER_CLASS = HardwareClass.named("bmsota.example", "another-slave")
 # A dead node is given up after 0.5 s instead of 10.
