@@ -452,10 +452,10 @@ def phrases() -> list[str]:
         f"(window {1 << WINDOW_BITS} bytes, copies of up to {1 << LOOKAHEAD_BITS} bytes)",
         f"The challenge has {CHALLENGE_BYTES} bytes; the Ed25519 signature ({SIGNATURE_BYTES} bytes)",
         f"after {silence_s} s of silence",
-        f"Each request is sent {client.reply_tries} times at most, at first {client.reply_timeout_ns // MS} ms apart",
+        f"A request is sent at most {client.reply_tries} times, at first {client.reply_timeout_ns // MS} ms apart",
         f"up to {client.reply_timeout_ns_max // MS} ms; Discover {client.discover_tries} times, {client.discover_timeout_ns // MS} ms apart.",
-        f"A report is asked for {client.report_tries} times at most",
-        f"After {client.interruptions_max} interruptions without getting further",
+        f"A report is requested at most {client.report_tries} times",
+        f"gives up after {client.interruptions_max} interruptions without progress",
         f"Sent as {OFFER_LAYOUT.sizeof() // 8} data frames (CAN FD: {fd_frames})",
     ]
 

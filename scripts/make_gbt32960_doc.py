@@ -1,19 +1,15 @@
-"""Write the made parts of docs/gbt32960.md: the public names and the support tables, from `__all__` and the codec's tables.
+"""Write the support tables of docs/gbt32960.md from the codec's tables.
 
-Run it after a change of either; `--check` only says whether the page is up to date. What stands outside the marks is
+Run it after a change of these; `--check` only says whether the page is up to date. What stands outside the marks is
 written by hand and is kept.
 """
 
 from __future__ import annotations
 
-import inspect
 import sys
-from dataclasses import is_dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from bmsota import gbt32960
 from bmsota.gbt32960 import Command, Edition, ParameterId, RawMessage
 from bmsota.gbt32960._codec import _KINDS
 from bmsota.gbt32960._fields import Field, Text
@@ -26,79 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = DOCS / "gbt32960.md"
-
-# Where a name belongs, by the module that defines it; the rest are found by what they are.
-SECTIONS = {
-    "_frame": "Frames",
-    "_reader": "Streams",
-    "_messages": "Messages",
-    "_extension": "The extension (protocol.md)",
-    "_bodies": "Bodies of a report",
-    "_enums": "Codes",
-    "terminal": "Terminal session",
-    "platform": "Platform session",
-    "events": "Events of the sessions",
-    "_explain": "Explanations",
-    "values": "Columns",
-    "_cipher": "Encryption",
-    "_symmetric": "Encryption",
-    "_signatures": "Signatures",
-    "_registry": "Bodies of makers",
-    "_assembler": "Split subsystems",
-    "_time": "Time",
-}
-ORDER = ["Functions", *dict.fromkeys(SECTIONS.values()), "More", "Constants and unions"]
-
-
-def first_line(value: object) -> str:
-    """The first sentence of a docstring, on one line; dataclasses without one have a signature there."""
-    text = inspect.getdoc(value) or ""
-    if isinstance(value, type) and text.startswith(f"{value.__name__}("):
-        return ""
-    return " ".join(text.partition("\n\n")[0].split()).replace("|", "\\|")
-
-
-def described(name: str, value: object) -> tuple[str, str, str]:
-    """A name's section, its call, and what it is."""
-    module = (getattr(value, "__module__", "") or "").rpartition(".")[2]
-    if inspect.isfunction(value):
-        parameters = ", ".join(
-            ("*" if each.kind is each.VAR_POSITIONAL else "") + each.name
-            for each in inspect.signature(value).parameters.values()
-        )
-        return "Functions", f"{name}({parameters})", first_line(value)
-    if isinstance(value, type):
-        what = first_line(value)
-        if issubclass(value, Enum):
-            what += " Members: " + ", ".join(f"`{member}`" for member in value.__members__) + "."
-            what = what.strip()
-        elif is_dataclass(value):
-            members = ", ".join(f"`{member}`" for member in inspect.signature(value).parameters)
-            what = f"{what} Fields: {members}." if members else what
-        else:
-            ours = [base for base in value.__mro__ if base.__module__.startswith("bmsota.")]
-            names = dict.fromkeys(each for base in ours for each in vars(base))
-            public = [f"`{each}`" for each in names if not each.startswith("_")]
-            what = f"{what} {', '.join(public)}." if public else what
-        return SECTIONS.get(module, "More"), name, what
-    section = "Constants and unions"
-    if members := get_args(value):
-        # A Literal of one member of an enumeration is called as that member.
-        names = [each.__name__ if isinstance(each, type) else get_args(each)[0].name for each in members]
-        return section, name, "One of " + ", ".join(f"`{each}`" for each in names) + "."
-    if isinstance(value, Enum):
-        return section, name, f"A constant of its own: {value.value}."
-    return section, name, f"`{value:#06x}`" if name.endswith("VERSION") else f"`{value!r}`"
-
-
-def api() -> Iterator[str]:
-    """Every public name once."""
-    rows = [described(name, getattr(gbt32960, name)) for name in gbt32960.__all__]
-    for section in ORDER:
-        chosen = [(call, what) for where, call, what in rows if where == section]
-        if chosen:
-            yield f"\n### {section}\n\n| name | what it is |\n|---|---|\n"
-            yield from (f"| `{call}` | {what} |\n" for call, what in chosen)
 
 
 def support() -> Iterator[str]:
@@ -150,7 +73,7 @@ def _parameter_cell(row: object) -> str:
     return "raw"
 
 
-PARTS = {"api": lambda: "".join(api()), "support": lambda: "".join(support())}
+PARTS = {"support": lambda: "".join(support())}
 
 
 if __name__ == "__main__":

@@ -79,38 +79,38 @@ def services() -> str:
                 "yes" if rule.is_functional else "",
             )
         )
-    heads = ("service", "name", "sub-functions", "sessions", "needs access", "may be asked of all nodes")
+    heads = ("service", "name", "sub-functions", "sessions", "needs access", "functional addressing")
     return table(heads, sorted(rows))
 
 
 def identifiers() -> str:
     rows = [(f"{did:04X}", row.size_bytes, row.standard_name, row.meaning) for did, row in DIDS.items()]
-    return table(("identifier", "bytes", "name in ISO 14229-1", "what it says here"), rows)
+    return table(("identifier", "bytes", "name in ISO 14229-1", "content"), rows)
 
 
 def routines() -> str:
     rows = [(f"{routine:04X}", routine.name, *row) for routine, row in ROUTINES.items()]
-    return table(("routine", "name", "with the request", "with the answer", "what it does"), rows)
+    return table(("routine", "name", "request data", "response data", "what it does"), rows)
 
 
 def reaction(nrc: Nrc, *, has_profile: bool) -> str:
-    """What the tester does about a refusal."""
+    """What the tester does after a negative response."""
     special = {
         Nrc.RESPONSE_PENDING: "waits P2*",
-        Nrc.BUSY_REPEAT_REQUEST: "asks again after a pause",
-        Nrc.INVALID_KEY: "asks for one more seed, then fails: access denied",
-        Nrc.EXCEEDED_NUMBER_OF_ATTEMPTS: "waits and asks for a seed again",
-        Nrc.REQUIRED_TIME_DELAY_NOT_EXPIRED: "waits and asks for a seed again",
+        Nrc.BUSY_REPEAT_REQUEST: "retries after a pause",
+        Nrc.INVALID_KEY: "requests one more seed, then fails: access denied",
+        Nrc.EXCEEDED_NUMBER_OF_ATTEMPTS: "waits and requests a seed again",
+        Nrc.REQUIRED_TIME_DELAY_NOT_EXPIRED: "waits and requests a seed again",
     }
     if nrc in special:
         return special[nrc]
     cause = cause_of_refusal(nrc, has_profile=has_profile)
-    return "starts again and resumes from what is stored" if cause is None else f"fails: {cause.value}"
+    return "restarts and resumes" if cause is None else f"fails: {cause.value}"
 
 
 def refusals() -> str:
     rows = [(nrc_name(nrc), meaning or "never", reaction(nrc, has_profile=True)) for nrc, meaning in NRCS.items()]
-    return table(("refusal", "our node gives it for", "our tester then"), rows)
+    return table(("negative response", "sent by our node for", "our tester"), rows)
 
 
 def milliseconds(value: int) -> str:
@@ -310,7 +310,7 @@ def can_ids() -> str:
         last = 7 if addressing is UDS_11BIT else 31
         rows.append((f"{kind}, position p (0 to {last})", *general, functional))
         rows.append((f"position {position}", f"0x{ids.request_id:X}", f"0x{ids.response_id:X}", functional))
-    return table(("", "request", "answer", "to all nodes"), rows)
+    return table(("", "request", "response", "functional"), rows)
 
 
 PARTS = {
@@ -336,15 +336,15 @@ def phrases() -> list[str]:
     server, client = UdsServerTiming(), UdsTiming()
     present = milliseconds(client.tester_present_ns)
     return [
-        f"Version {UDS_PROFILE_VERSION} of what the supplier's ranges mean here.",
-        f"goes to all nodes every {present}.",
-        f"TesterPresent every {present};",
+        f"Version {UDS_PROFILE_VERSION} of the manufacturer-specific identifiers and routines.",
+        f"is sent to all nodes every {present}.",
+        f"sends TesterPresent every {present};",
         f"What takes longer than P2 ({milliseconds(server.p2_ns)}) is announced",
         f"The image is {len(image('2.1.0', 2, 5000))} bytes",
         f"After {milliseconds(server.s3_ns)} without a request (S3)",
-        f"after {client.interruptions_max} times without getting further",
+        f"after {client.interruptions_max} restarts without progress",
         f"Level {ACCESS_LEVEL}: 27 01",
-        f"After {server.access_attempts_max} wrong keys no seed is given for {milliseconds(server.access_delay_ns)}.",
+        f"After {server.access_attempts_max} wrong keys the node gives no seed for {milliseconds(server.access_delay_ns)}.",
         f"waits {milliseconds(client.access_pause_ns)} and asks again, {client.access_tries} times",
         *(f"`{did.name}`:" for did in (Did.NODE_KIND, Did.BOOT_STATE, Did.STAGING)),
     ]

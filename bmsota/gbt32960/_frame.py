@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["DATA_SIZE_BYTES_MAX", "FRAME_SIZE_BYTES_MAX", "HEADER_SIZE_BYTES", "Frame", "Header"]
 
 HEADER_SIZE_BYTES: Final = 24
+"""Table 2: from the start bytes to the length of the data unit."""
 DATA_SIZE_BYTES_MAX: Final = 65531
 """Table 2. Longer lengths would be the sentinels of a WORD."""
 FRAME_SIZE_BYTES_MAX: Final = HEADER_SIZE_BYTES + DATA_SIZE_BYTES_MAX + 1
+"""The longest frame: header, data unit, check byte (table 2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

@@ -77,6 +77,7 @@ class DiscardedBytes:
 
 
 ReaderEvent = FrameReceived | DiscardedBytes | Literal[_NeedData.NEED_DATA]
+"""What `FrameReader.next_event` returns."""
 
 
 class FrameReader:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["MARK_ABNORMAL", "MARK_INVALID", "FrameColumns", "FrameGroup"]
 
 MARK_ABNORMAL: Final = 1
+"""In `FrameGroup.marks`: the value was `Sentinel.ABNORMAL`."""
 MARK_INVALID: Final = 2
+"""In `FrameGroup.marks`: the value was `Sentinel.INVALID`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -252,6 +252,7 @@ TerminalEvent = (
     | CloseRequested
     | DiscardedBytes
 )
+"""What `TerminalSession.next_event` returns."""
 PlatformEvent = (
     LoginRequested
     | LogoutReceived
@@ -265,3 +266,4 @@ PlatformEvent = (
     | CloseRequested
     | DiscardedBytes
 )
+"""What `PlatformSession.next_event` returns."""
