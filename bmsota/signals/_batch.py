@@ -515,13 +515,13 @@ class _Given:
 
     def __init__(self, columns: Mapping[str, Any], rows: int | None, signals: frozenset[str], where: str) -> None:
         if unknown := sorted(set(columns) - signals):
-            raise SignalError(f"expected only signals of this message, got {', '.join(unknown)} ({where})")
+            raise SignalError(f"no such signals in this message: {', '.join(unknown)} ({where})")
         self._where = where
         self._columns = columns if isinstance(columns, SignalColumns) else None
         self._arrays = {name: np.asarray(column) for name, column in columns.items()}
         for name, array in self._arrays.items():
             if array.ndim > 1:
-                raise SignalError(f"expected one value a frame, got {array.ndim} dimensions ({where}.{name})")
+                raise SignalError(f"expected one value per frame, got {array.ndim} dimensions ({where}.{name})")
         if isinstance(columns, SignalColumns):
             self.count = columns.length
             return
@@ -529,13 +529,13 @@ class _Given:
         self.count = max(lengths.values(), default=1) if rows is None else rows
         for name, length in lengths.items():
             if length != self.count:
-                raise SignalError(f"expected {self.count} values, one a frame, got {length} ({where}.{name})")
+                raise SignalError(f"expected {self.count} values, one per frame, got {length} ({where}.{name})")
 
     def column(self, name: str, rows: Rows | None) -> Array:
         """The values of the frames *rows*; None are all."""
         array = self._arrays.get(name)
         if array is None:
-            raise SignalError(f"expected values for {name}, got none ({self._where})")
+            raise SignalError(f"no values for {name} ({self._where})")
         if not array.ndim:
             return np.full(self.count if rows is None else len(rows), array)
         if self._columns is not None and not self._columns.is_everywhere(name):
@@ -548,7 +548,7 @@ class _Given:
             missing = np.ones(len(wanted), dtype=bool) if not len(held) else held[at] != wanted
             if missing.any():
                 row = int(wanted[int(np.argmax(missing))])
-                raise SignalError(f"expected a value for {name}, got none (row {row}, {self._where})")
+                raise SignalError(f"no value for {name} (row {row}, {self._where})")
             return array[at]
         return array if rows is None else array[rows]
 

@@ -148,7 +148,7 @@ class _Checker:
         if re.match(r'VERSION "(?:\\"|[^"])*"$|BU_ :(?: \w+)*$', statement.text):
             self.head.append(statement.text)
         else:
-            self.error(statement.line, f"expected {statement.keyword} to be complete, got {_cut(statement.text)}")
+            self.error(statement.line, f"incomplete {statement.keyword}: {_cut(statement.text)}")
 
     def message(self, statement: Statement) -> _Message | None:
         """The draft of a message, or None if it cannot be used: then its signals are skipped without a word."""
@@ -168,7 +168,7 @@ class _Checker:
         elif length > SIZE_BYTES_MAX:
             reason = f"expected at most {SIZE_BYTES_MAX} data bytes, got {length} ({name})"
         elif number in self.messages:
-            reason = f"expected an id of its own, got {number} of {self.messages[number].name} again ({name})"
+            reason = f"duplicate id {number}, already used by {self.messages[number].name} ({name})"
         elif number >> 32 or (number & EXTENDED_FLAG and number & ~EXTENDED_FLAG >= 1 << 29):
             reason = f"expected an id of at most 29 bits, got 0x{number & ~EXTENDED_FLAG:X} ({name})"
         elif not number & EXTENDED_FLAG and number >= 1 << 29:
@@ -184,7 +184,7 @@ class _Checker:
                 f"expected the extended flag on an id of more than 11 bits, got 0x{number:X} ({name}); taken as extended",
             )
         if name in self.names:
-            self.warn(statement.line, f"expected a name of its own, got {name} again; reachable by its id only")
+            self.warn(statement.line, f"duplicate name {name}; this message is reachable by its id only")
         head = f"BO_ {_flagged(number)} {name} : {length} {match[4] or 'Vector__XXX'}"
         self.names.add(name)
         draft = _Message(statement.line, number, name, length, head)
@@ -210,7 +210,7 @@ class _Checker:
         if not _IDENTIFIER.match(name):
             reason = f"expected a name that starts with a letter, got {name} ({message.name})"
         elif name in message.signals:
-            reason = f"expected a name of its own, got {name} again ({message.name})"
+            reason = f"duplicate signal {name} ({message.name})"
         elif mark and not _MULTIPLEX_MARK.match(mark):
             reason = f"expected M, m<number> or m<number>M, got {mark} ({where})"
         elif order not in "01":
@@ -254,11 +254,11 @@ class _Checker:
         message = self.messages.get(key)
         if message is None:
             if key not in self.left_out:
-                self.warn(statement.line, f"expected the id of a message, got {number} ({statement.keyword})")
+                self.warn(statement.line, f"no message with id {number} ({statement.keyword})")
             return None
         if signal is not None and signal not in message.signals:
             if (key, signal) not in self.left_out_signals:
-                self.warn(statement.line, f"expected a signal of {message.name}, got {signal} ({statement.keyword})")
+                self.warn(statement.line, f"no signal {signal} in {message.name} ({statement.keyword})")
             return None
         return message
 
@@ -292,9 +292,7 @@ class _Checker:
         for text in re.findall(r'([-+]?\d+) "(?:\\"|[^"])*"', match[3]):
             number = int(text)
             if number in seen:
-                self.warn(
-                    statement.line, f"expected each number once, got {number} again ({message.name}.{signal.name})"
-                )
+                self.warn(statement.line, f"duplicate number {number} ({message.name}.{signal.name})")
             elif not low <= number <= high and (message.number, signal.name) not in self.float_types:
                 self.warn(
                     statement.line,
@@ -312,7 +310,7 @@ class _Checker:
         if match is None:
             self.malformed(statement, 'BA_ "name" object value;')
         elif match[1] not in self.definitions:
-            self.warn(statement.line, f"expected a defined attribute, got {match[1]} (BA_)")
+            self.warn(statement.line, f"undefined attribute {match[1]} (BA_)")
         elif (match[2] or match[4]) and (message := self.owner(statement, match[3] or match[5], match[6])):
             message.others.append(_renumbered(statement.text, message.number))
 
@@ -323,7 +321,7 @@ class _Checker:
         if match is None:
             self.malformed(statement, 'BA_DEF_DEF_ "name" value;')
         elif match[1] not in self.definitions:
-            self.warn(statement.line, f"expected a defined attribute, got {match[1]} (BA_DEF_DEF_)")
+            self.warn(statement.line, f"undefined attribute {match[1]} (BA_DEF_DEF_)")
         else:
             self.head.append(statement.text)
 
@@ -365,13 +363,11 @@ class _Checker:
         ranges = [(int(low or first), int(high or second[1:])) for low, high, first, second in pairs]
         where = f"{message.name}.{match[2]}"
         if any(low > high for low, high in ranges):
-            self.error(statement.line, f"expected low-high, got a range that runs backwards ({where})")
+            self.error(statement.line, f"a range runs backwards: expected low-high ({where})")
         elif sum(high - low + 1 for low, high in ranges) > MULTIPLEXER_NUMBERS_MAX:
-            self.error(
-                statement.line, f"expected at most {MULTIPLEXER_NUMBERS_MAX} multiplexer numbers, got more ({where})"
-            )
+            self.error(statement.line, f"more than {MULTIPLEXER_NUMBERS_MAX} multiplexer numbers ({where})")
         elif not message.signals[match[3]].is_multiplexer:
-            self.error(statement.line, f"expected a multiplexer, got {match[3]} ({where})")
+            self.error(statement.line, f"{match[3]} is not a multiplexer ({where})")
         else:
             signal = message.signals[match[2]]
             signal.parent = match[3]
@@ -398,16 +394,14 @@ class _Checker:
             if signal.parent is None and len(multiplexers) == 1 and signal.name != multiplexers[0]:
                 signal.parent, signal.numbers = multiplexers[0], frozenset([int(match[1])])
             if signal.parent is None:
-                got = "none" if not multiplexers else "several and no SG_MUL_VAL_"
-                self.error(
-                    signal.line, f"expected a multiplexer for {signal.mark}, got {got} ({message.name}.{signal.name})"
-                )
+                what = "several multiplexers and no SG_MUL_VAL_" if multiplexers else "no multiplexer"
+                self.error(signal.line, f"{what} for {signal.mark} ({message.name}.{signal.name})")
                 self.drop(message, signal)
         for signal in list(message.signals.values()):
             if self.circular(message, signal):
                 self.error(
                     signal.line,
-                    f"expected multiplexers to end at one that is always there, got a circle ({message.name}.{signal.name})",
+                    f"circular multiplexers ({message.name}.{signal.name})",
                 )
                 self.drop(message, signal)
         if any(each.parent and each.parent not in message.signals for each in message.signals.values()):
@@ -415,7 +409,7 @@ class _Checker:
                 if signal.parent and signal.parent not in message.signals:
                     self.error(
                         signal.line,
-                        f"expected the multiplexer {signal.parent}, got none ({message.name}.{signal.name})",
+                        f"the multiplexer {signal.parent} is missing ({message.name}.{signal.name})",
                     )
                     self.drop(message, signal)
         self.overlaps(message)
@@ -449,7 +443,7 @@ class _Checker:
                 if bits & other_bits and _meet(message, signal, other):
                     self.warn(
                         signal.line,
-                        f"expected bits of its own, got some of {other.name} ({message.name}.{signal.name})",
+                        f"shares bits with {other.name} ({message.name}.{signal.name})",
                     )
                     break
             placed.append((bits, signal))

@@ -189,7 +189,7 @@ def encode_reference(node: LayoutNode, values: Mapping[str, SignalValue], *, siz
     for current in nodes:
         for signal in current.signals:
             if signal.name not in values:
-                raise SignalError(f"expected a value for {signal.name}, got none ({where})")
+                raise SignalError(f"no value for {signal.name} ({where})")
             place = f"{where}.{signal.name}"
             bits = bits_of(signal, raw_of(signal, values[signal.name], place), place)
             seen[signal.name] = bits
@@ -200,7 +200,7 @@ def encode_reference(node: LayoutNode, values: Mapping[str, SignalValue], *, siz
                 raise SignalError(unknown_branch(branch.nodes, number, f"{where}.{branch.multiplexer.name}"))
             nodes.append(branch.nodes[number])
     if unknown := sorted(set(values) - set(seen)):
-        raise SignalError(f"expected only signals of this frame, got {', '.join(unknown)} ({where})")
+        raise SignalError(f"no such signals in this frame: {', '.join(unknown)} ({where})")
     little = int.from_bytes(words["little"].to_bytes(size_bytes, "little"), "big")
     data = (little | words["big"]).to_bytes(size_bytes, "big")
     for current in nodes:
@@ -208,7 +208,7 @@ def encode_reference(node: LayoutNode, values: Mapping[str, SignalValue], *, siz
             mask = (1 << signal.length_bits) - 1 << signal.shift
             if int.from_bytes(data, signal.byte_order) & mask != seen[signal.name]:
                 text = f"{signal.name}={values[signal.name]!r}"
-                raise SignalError(f"expected signals that share bits to agree, got {text} ({where})")
+                raise SignalError(f"signals that share bits disagree: {text} ({where})")
     return data
 
 

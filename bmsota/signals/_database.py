@@ -221,5 +221,5 @@ class Database(Mapping[str | int, Message]):
         key = frame.can_id | 1 << 31 if frame.is_extended_id else frame.can_id
         message = self._by_id.get(key)
         if message is None or message.is_extended_id != frame.is_extended_id:
-            raise SignalError(f"expected a CAN id of the database, got 0x{frame.can_id:X}")
+            raise SignalError(f"no message with CAN id 0x{frame.can_id:X}")
         return message.decode(frame.data)

@@ -80,7 +80,7 @@ def split(text: str) -> tuple[list[Statement], list[Trouble]]:
         token = tokens[at]
         if token.text not in KEYWORDS:
             end = _next_start(tokens, at + 1)
-            troubles.append(Trouble(token.line, f"expected a statement, got {_shown(token.text)}"))
+            troubles.append(Trouble(token.line, f"not a statement: {_shown(token.text)}"))
             at = end
             continue
         end, complaint = _end(tokens, at)
@@ -106,7 +106,7 @@ def _tokens(text: str, troubles: list[Trouble]) -> list[_Token]:
         if kind == "string" and _RUNAWAY.search(value):
             kind = "junk"
         if kind == "junk" and value.startswith('"'):
-            troubles.append(Trouble(line, "expected a closing quotation mark, got the end of the line"))
+            troubles.append(Trouble(line, "a quotation mark is missing: the string does not end on its line"))
             end = text.find("\n", at)
             end = len(text) if end < 0 else end
             value = text[at:end]

@@ -32,8 +32,8 @@ def test_every_fault_is_a_line_and_the_code_is_1(tmp_path):
     assert result.exit_code == 1
     assert result.output.splitlines() == [
         f"{path}:3: error: expected all bits inside 1 bytes, got start 4 length 8 (Good.T)",
-        f"{path}:4: error: expected an id of its own, got 1 of Good again (Again)",
-        f"{path}:5: warning: expected the id of a message, got 9 (CM_)",
+        f"{path}:4: error: duplicate id 1, already used by Good (Again)",
+        f"{path}:5: warning: no message with id 9 (CM_)",
         f"{path}: 1 messages, 1 signals loaded; 2 errors, 1 warnings",
     ]
 
@@ -43,7 +43,7 @@ def test_json_is_for_tools(tmp_path):
     assert result.exit_code == 1
     assert json.loads(result.output) == {
         "file": str(path), "messages": 1, "signals": 1,
-        "faults": [{"line": 3, "severity": "error", "reason": "expected a statement, got 'stray'"}],
+        "faults": [{"line": 3, "severity": "error", "reason": "not a statement: 'stray'"}],
     }  # fmt: skip
 
 
