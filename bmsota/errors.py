@@ -3,20 +3,21 @@
 The tree::
 
     BmsotaError
-    |-- LocalProtocolError     we asked for something illegal; the object is unchanged
+    |-- LocalProtocolError     the caller asked for something not allowed now; the object is unchanged
     |-- RemoteProtocolError    the peer broke the protocol; `.reply_hint` says what to answer, if anything
-    |   `-- FrameError         bytes of the cloud link that are no valid frame: `.expected`, `.received`, `.offset`
+    |   `-- FrameError         bytes of the cloud link that are not a valid frame: `.expected`, `.received`, `.offset`
     |-- ImageError             a firmware image that is malformed: `.expected`, `.received`, `.offset`
     |-- TrustError             signature, digest, rollback, expiry, wrong device: `.attack` names it
     |-- RecordError            a record in flash or on disk that is damaged, or of a newer `.layout`
-    |-- TransferError          a download or flash that failed; `.permanent` says whether trying again can help
+    |-- TransferError          a download or flash that failed; `.permanent`: trying again cannot help
     |-- SignalError            a DBC definition or a signal value that does not fit
     |-- ConfigurationError     a scenario, profile or setting that cannot be used
     |-- MissingExtraError      a package that is not installed: `.package`, and the `.extra` that brings it
     |-- NodeRefusedError       (in `bmsota.node`) what a node does not do when asked: `.code` is a `ResultCode`
     `-- SourceError            (in `bmsota.flashing`) files that cannot be used for a flash; `.fault` says why
 
-Anything else that escapes the library is a bug. Messages speak one grammar: "expected ..., got ... (where)".
+Any other exception is a bug. The message for a wrong value is "expected X, got Y (where)"; for an absence or a state it is a plain
+sentence.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ __all__ = [
 
 
 class BmsotaError(Exception):
-    """The root of everything this library raises on purpose."""
+    """The base of all exceptions of this library."""
 
 
 class LocalProtocolError(BmsotaError):
-    """We asked for something the protocol does not allow now. Nothing was sent and the object is unchanged."""
+    """The caller asked for something that the protocol does not allow now. Nothing was sent and the object is unchanged."""
 
 
 class RemoteProtocolError(BmsotaError):
@@ -64,7 +65,7 @@ class FrameError(RemoteProtocolError):
 
 
 class ImageError(BmsotaError):
-    """A firmware image that is malformed, whoever signed it."""
+    """A malformed firmware image, whatever its signature."""
 
     def __init__(self, where: str, *, expected: str, received: str, offset: int | None = None) -> None:
         place = "" if offset is None else f" (offset {offset})"
@@ -76,7 +77,7 @@ class ImageError(BmsotaError):
 
 
 class TrustError(BmsotaError):
-    """Something that is well formed and must not be believed. `attack` names what it looks like (docs/trust.md)."""
+    """Something well formed that is not trusted. `attack` names the attack it looks like (docs/trust.md)."""
 
     def __init__(self, attack: str, message: str) -> None:
         super().__init__(f"{attack}: {message}")

@@ -21,7 +21,7 @@ class Flash(Protocol):
     """The seam to a flash: a driver on hardware, `bmsota_sim.devices.flash.FlashModel` elsewhere.
 
     `write` programs its units in ascending order: a cut leaves whole units, then at most one undefined unit, then
-    units nobody touched. The journal rests on this order, as every flash controller we know keeps it.
+    untouched units. The journal rests on this order, as every flash controller we know keeps it.
     """
 
     @property

@@ -28,13 +28,13 @@ class SlotState(IntEnum):
     STAGING = 1
     """Being written; not bootable."""
     STAGED = 2
-    """Complete and verified; not requested to run, or reverted."""
+    """Complete and verified; not pending, or reverted."""
     TEST_REQUESTED = 3
-    """The next boot tries it."""
+    """Pending: the next boot tests it."""
     TEST = 4
-    """It has been booted once and is not confirmed."""
+    """It has been booted once and is not confirmed yet."""
     CONFIRMED = 5
-    """It works: the active slot, or the one that was active before."""
+    """The active slot, or the one that was active before."""
     BAD = 6
     """Complete and refused, or found damaged."""
 

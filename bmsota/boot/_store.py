@@ -55,7 +55,7 @@ SHA256_BYTES = 32
 _UNKNOWN_SHA256 = b"\xff" * SHA256_BYTES
 
 REVERTS_MAX = 0xFF
-"""The count of a slot's reverts stops here; it is a figure for reports, nothing depends on it."""
+"""The count of a slot's reverts stops here; it is only for reports."""
 
 _NO_SLOT = 0xFF
 
@@ -77,7 +77,7 @@ class BootReason(IntEnum):
     NORMAL = 0
     """The active image, as always."""
     TEST = 1
-    """A staged image in test; unconfirmed, it is reverted by the next boot."""
+    """A staged image in test; the next boot reverts it unless it is confirmed before."""
     REVERTED = 2
     """The active image, because the one in test was not confirmed."""
     FALLBACK = 3
@@ -99,7 +99,7 @@ class BootResult:
 
 @dataclass(frozen=True, slots=True)
 class SlotInfo:
-    """What the journal says of one slot."""
+    """The journal's record of one slot."""
 
     state: SlotState = SlotState.EMPTY
     size_bytes: int = 0
@@ -109,7 +109,7 @@ class SlotInfo:
     progress_bytes: int = 0
     """How much of a STAGING image would survive a power cut now."""
     reverts: int = 0
-    """How often this image was reverted, by hand or by an unconfirmed test boot."""
+    """How often this image was reverted, on request or because it was not confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +179,8 @@ class _BootState:
 class BootStore:
     """Slots, boot decisions and application records on one flash.
 
-    Create it at power-up, call `boot()` once, then whatever the update asks for. After an exception of the flash
-    driver (a power cut) the object is worthless: create a new one.
+    Create it at power-up and call `boot()` once. After an exception of the flash driver (a power cut) the object is
+    unusable: create a new one.
 
     Raises:
         ConfigurationError: *layout* does not fit *flash*.
@@ -225,12 +225,12 @@ class BootStore:
 
     @property
     def staging_offset(self) -> int:
-        """How much of the image being staged is written, including what only RAM knows."""
+        """How many bytes of the image being staged are written, including those not yet in the journal."""
         return self._staging_offset
 
     @property
     def journal_sequence(self) -> int:
-        """Number of the newest journal record. It tells two boots apart if anything was written between or during them."""
+        """Number of the newest journal record. It differs between two boots if anything was written between or during them."""
         return self._journal.sequence
 
     @property
@@ -273,12 +273,12 @@ class BootStore:
     def begin_staging(self, size_bytes: int, sha256: bytes | None) -> int:
         """Make the spare slot ready for an image of *size_bytes* whose whole file has the SHA-256 *sha256*.
 
-        Returns where writing starts or continues: 0 for a new image, more if part of this very image is already there,
-        *size_bytes* if all of it is. Who cannot tell the digest beforehand (a foreign diagnostic tester) gives None and
-        always starts at 0; what is staged is then believed for its signature alone.
+        Returns the offset at which writing starts: 0 for a new image, more if part of this image is already there,
+        *size_bytes* if all of it is. Without a digest (None, for a diagnostic tester that sends none) it is always 0, and
+        the signature alone decides about the image.
 
         Raises:
-            LocalProtocolError: the image does not fit, or the one that runs would be overwritten (`is_spare_running`).
+            LocalProtocolError: the image does not fit, or it would overwrite the running one (`is_spare_running`).
         """
         if self.is_test_pending:
             raise LocalProtocolError("staging: an image is in test; confirm or revert it first")
@@ -407,7 +407,7 @@ class BootStore:
         self._change(spare, SlotChange.TEST_REQUESTED, self._state.slots[spare])
 
     def boot(self) -> BootResult:
-        """Decide what runs after this power-up. Call it once per power-up; each call counts as one boot."""
+        """Decide what runs after this power-up. Call it once; each call counts as one boot."""
         result = self._boot()
         self._running_slot = result.slot
         return result
@@ -460,7 +460,7 @@ class BootStore:
     def revert(self) -> None:
         """Go back: drop a requested test, end a running one, or return to the image that was active before.
 
-        It takes effect at the next boot; until then, once more changes nothing: a caller who has missed the answer repeats the request.
+        It takes effect at the next boot; until then a repetition changes nothing.
 
         Raises:
             LocalProtocolError: there is nothing to go back to.

@@ -9,8 +9,8 @@ accept exactly one spelling of an image: what we understood of the bytes is writ
 Everything a decision rests on (security counter, dependencies, hardware class, role) must stand in the protected area,
 and must be there: an image without a counter is not an image with counter 0.
 
-Two kinds of refusal: `ImageError` for bytes that are no image of ours, whoever made them; `TrustError` for a well formed
-image that nobody we know has signed, or that was changed since.
+Two kinds of refusal: `ImageError` for bytes that are not such an image; `TrustError` for a well formed image without a
+valid signature of a known key.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class FirmwareImage:
 
     version: ImageVersion
     security_counter: int
-    """Raised by the releaser when older images must no longer run; 32 bits."""
+    """Raised for a release when older images must no longer run; 32 bits."""
     hardware_class: HardwareClass
     role: ImageRole
     dependencies: tuple[ImageDependency, ...]
@@ -119,7 +119,7 @@ class FirmwareImage:
     image_digest: bytes
     """SHA-256 of header, payload and protected TLVs: what is signed."""
     key_hash: bytes
-    """Which key is said to have signed, see `keys.key_hash`."""
+    """The key that the image names as its signer, see `key_hash`."""
     signature_kind: SignatureKind
     signature: bytes
     digest: bytes
@@ -209,12 +209,12 @@ def image_length(data: bytes) -> int:
 
 
 def parse_image(data: bytes) -> FirmwareImage:
-    """Parse a whole image file: exactly its bytes, none missing, none behind.
+    """Parse a whole image file, with no byte missing or left over.
 
-    No key is needed and nothing is believed: the digest is not compared and the signature not verified.
+    No key is needed: the digest is not compared and the signature not verified.
 
     Raises:
-        ImageError: *data* is no image, or not written the one way we accept (see the module's docstring).
+        ImageError: *data* is not an image, or not in the one encoding we accept.
     """
     bounds = _bounds(data)
     if bounds.end != len(data):
@@ -267,10 +267,12 @@ def verify_image(data: bytes, *, public_keys: Iterable[PublicKey]) -> FirmwareIm
     image = parse_image(data)
     signed_end = image.header_size_bytes + len(image.payload) + _protected_size_bytes(image)
     if hashlib.sha256(data[:signed_end]).digest() != image.image_digest:
-        raise TrustError(Attack.CORRUPTED_DATA, f"expected image digest {image.image_digest.hex()}, got another")
+        raise TrustError(
+            Attack.CORRUPTED_DATA, f"the image does not have the digest that was signed ({image.image_digest.hex()})"
+        )
     key = next((key for key in public_keys if key_hash(key) == image.key_hash), None)
     if key is None:
-        raise TrustError(Attack.ARBITRARY_SOFTWARE, f"expected a known key, got key hash {image.key_hash.hex()}")
+        raise TrustError(Attack.ARBITRARY_SOFTWARE, f"signed with unknown key {image.key_hash.hex()}")
     try:
         if isinstance(key, Ed25519PublicKey) and image.signature_kind is SignatureKind.ED25519:
             key.verify(image.signature, image.image_digest)
@@ -279,10 +281,10 @@ def verify_image(data: bytes, *, public_keys: Iterable[PublicKey]) -> FirmwareIm
         else:
             raise TrustError(
                 Attack.ARBITRARY_SOFTWARE,
-                f"expected a signature of the key's own kind, got {image.signature_kind.name}",
+                f"the signature is {image.signature_kind.name}, the key of another kind",
             )
     except InvalidSignature as error:
-        raise TrustError(Attack.ARBITRARY_SOFTWARE, "expected a valid image signature, got an invalid one") from error
+        raise TrustError(Attack.ARBITRARY_SOFTWARE, "the image signature is invalid") from error
     return image
 
 
@@ -347,7 +349,7 @@ def _area_size(data: bytes, offset: int, magic: int) -> int:
     if area.magic != magic:
         raise ImageError("TLV area", expected=f"magic {magic:#x}", received=f"{area.magic:#x}", offset=offset)
     size = int(area.size_bytes)
-    # An area of the info header alone is written by nobody: it would be left out.
+    # An area of the info header alone is never written: it would be left out.
     if size <= TLV_INFO_SIZE_BYTES or offset + size > len(data):
         room = len(data) - offset
         raise ImageError("TLV area", expected=f"a size of 5..{room}", received=f"{size}", offset=offset + 2)

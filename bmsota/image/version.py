@@ -22,7 +22,7 @@ _PARTS_MAX = (("major", 0xFF), ("minor", 0xFF), ("revision", 0xFFFF), ("build", 
 class ImageVersion:
     """A version, ordered part by part, build number included.
 
-    MCUboot leaves the build number out of its comparison unless told otherwise; we include it, because two images that
+    MCUboot ignores the build number in comparisons by default; we include it, because two images that
     differ in the build only are two images.
     """
 

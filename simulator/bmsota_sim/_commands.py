@@ -45,7 +45,7 @@ DEFAULT_SEED = 1
 app = typer.Typer(
     name="bmsota-sim",
     help="Fleets of virtual BMS units that exercise a cloud, and a virtual CAN bench. Exit codes: 0 as planned, 1 failed, "
-    "2 wrong usage, 3 a vehicle did not end as the scenario says.",
+    "2 usage error, 3 a vehicle did not end as the scenario says.",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -87,22 +87,22 @@ def bmsota_sim(
 def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the run; the same seed replays it.")] = DEFAULT_SEED,
     virtual: Annotated[
-        bool, typer.Option("--virtual", help="Run in virtual time: takes seconds, opens no sockets.")
+        bool, typer.Option("--virtual", help="Run in virtual time, in seconds and without sockets.")
     ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep everything running at the end; print the URLs and a login.")
     ] = False,
     scenario: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Play this scenario file; it needs a campaign.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Run this scenario file; it must have a campaign.")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(file_okay=False, help="Write databases and mails to this new folder; by default a temporary one."),
+        typer.Option(file_okay=False, help="Write databases and mails to this new folder (default: a temporary one)."),
     ] = None,
 ) -> None:
-    """Play the whole campaign: an embedded cloud, a fleet, an OTA task, and every vehicle to its planned end.
+    r"""Run a whole campaign: an embedded cloud, a fleet and an OTA task, until every vehicle has reached its planned end.
 
-    Needs the extra 'cloud' too: pip install 'bmsota[sim,cloud]'.
+    Needs the extra 'cloud' too: pip install 'bmsota\[sim,cloud]'.
     """
     if keep and virtual:
         raise typer.BadParameter("--keep and --virtual exclude each other: a virtual run ends by itself")
@@ -144,9 +144,9 @@ def bench(
     ] = None,
     topology: Annotated[
         BenchTopology,
-        typer.Option(help="Put the adapters on the internal bus, or on a diagnosis bus with the master as gateway."),
+        typer.Option(help="Put the adapters on the internal bus, or on a diagnostic bus with the master as gateway."),
     ] = BenchTopology.DIRECT,
-    adapters: Annotated[int, typer.Option(help="Open this many virtual adapters.")] = 1,
+    adapters: Annotated[int, typer.Option(help="Number of virtual adapters to open.")] = 1,
     channel: Annotated[
         str,
         typer.Option(help="Open pseudo terminals (pty), or python-can's INTERFACE:CHANNEL, such as socketcan:vcan0."),
@@ -164,31 +164,35 @@ def bench(
     delay: _Chance = 0.0,
     corruption: _Chance = 0.0,
     bus_off: _Chance = 0.0,
-    echo: Annotated[bool, typer.Option("--echo", help="Echo the host's own frames to it.")] = False,
+    echo: Annotated[bool, typer.Option("--echo", help="Echo the host's own frames.")] = False,
     turnaround_ms: Annotated[float, typer.Option(help="Delay every frame from the bus to the host.")] = 0.0,
     flash_erase_ms: Annotated[float, typer.Option(help="Time to erase a block of 2 KiB.")] = ERASE_NS / 1e6,
     flash_program_us: Annotated[float, typer.Option(help="Time to program 8 bytes.")] = PROGRAM_NS / 1e3,
     slot_kib: Annotated[int, typer.Option(help="Make the image slots of every node at least this large.")] = 0,
     wrong_class: Annotated[
-        list[int] | None, typer.Option(metavar="POSITION", help="Put a node of another series here. May be repeated.")
+        list[int] | None,
+        typer.Option(metavar="POSITION", help="Put a node of another series at this position. Repeatable."),
     ] = None,
     absent: Annotated[
-        list[int] | None, typer.Option(metavar="POSITION", help="Leave this node without power. May be repeated.")
+        list[int] | None,
+        typer.Option(metavar="POSITION", help="Leave the node at this position without power. Repeatable."),
     ] = None,
     image_key: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PEM", help="Trust images signed for this public key too. May be repeated."),
+        typer.Option(
+            metavar="PEM", help="Trust images signed with the private key of this public key too. Repeatable."
+        ),
     ] = None,
     access_key: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="PEM",
-            help="Lock the nodes: a flasher must prove that it has the private key of this Ed25519 public key. May be repeated.",
+            help="Lock the nodes: a flasher needs the private key of this Ed25519 public key. Repeatable.",
         ),
     ] = None,
     flash_file: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Keep the flash contents in this file from one bench to the next."),
+        typer.Option(dir_okay=False, help="Keep the flash contents in this file from one run to the next."),
     ] = None,
     control: Annotated[Path | None, typer.Option(help="Accept commands on this Unix socket too.")] = None,
     run_for: Annotated[float | None, typer.Option(min=0.0, metavar="SECONDS", help="End after this time.")] = None,
@@ -255,7 +259,7 @@ def _public_key(path: Path, option: str) -> PublicKey:
 def _access_key(path: Path) -> Ed25519PublicKey:
     key = _public_key(path, "--access-key")
     if not isinstance(key, Ed25519PublicKey):
-        raise ConfigurationError(f"access key: expected an Ed25519 key, got another kind ({path})")
+        raise ConfigurationError(f"access key: not an Ed25519 key ({path})")
     return key
 
 
@@ -279,7 +283,7 @@ def samples(
 
 @app.command(name="bench-ctl")
 def bench_ctl(
-    control: Annotated[Path, typer.Argument(help="Unix socket given to `bench --control`.")],
+    control: Annotated[Path, typer.Argument(help="Unix socket of the bench, as given to `bench --control`.")],
     words: Annotated[list[str], typer.Argument(help="The command, such as: cut 3 at-progress 0.4")],
 ) -> None:
     """Send a command to a running bench. Exit code 1: the bench refused it."""

@@ -7,7 +7,7 @@ __all__ = ["FAILED", "INTERRUPTED", "NOT_AS_PLANNED", "WRONG_USAGE"]
 FAILED = 1
 """The run failed; one line says why."""
 WRONG_USAGE = 2
-"""Called wrongly, or a package is missing."""
+"""Usage error, or a package is missing."""
 NOT_AS_PLANNED = 3
 """A vehicle did not end as the scenario says."""
 INTERRUPTED = 130

@@ -35,7 +35,7 @@ class CampaignWatcher:
         """Something happened that a user wants to read."""
 
     def started(self, fleet: Fleet) -> None:
-        """The fleet exists."""
+        """The fleet has been built."""
 
     def progressed(self, rows: Sequence[UpgradeRow], at_s: float) -> None:
         """The task's newest state."""

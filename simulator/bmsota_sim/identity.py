@@ -50,7 +50,7 @@ class VirtualUnitIdentity:
 
     @property
     def name(self) -> str:
-        """How people speak of it in a run: V01, V02, ..."""
+        """Its name in a run: V01, V02, ..."""
         return f"V{self.number:02d}"
 
 

@@ -24,7 +24,7 @@ MS = 1_000_000
 SECOND = 1_000_000_000
 
 
-# So many callbacks without one nanosecond of progress are no burst: two machines call each other for ever. The busiest
+# This many callbacks without one nanosecond of progress are no burst: two machines call each other for ever. The busiest
 # honest moment is a fleet of ten thousand that starts as one.
 STANDSTILL_CALLBACKS_MAX = 1_000_000
 

@@ -1,4 +1,4 @@
-"""How a campaign ended, vehicle by vehicle, held against what the scenario expects."""
+"""How a campaign ended, vehicle by vehicle, compared with what the scenario expects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class VehicleResult:
     bytes_up: int
     changes: tuple[tuple[int, str, str], ...]
     story: tuple[str, ...]
-    """What did not go straight, in the order in which it happened."""
+    """Faults and interruptions, in the order in which they happened."""
     problems: tuple[str, ...]
 
 

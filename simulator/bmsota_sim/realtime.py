@@ -203,7 +203,7 @@ class TcpUplink:
                 async for data in response.aiter_raw(HTTP_CHUNK_SIZE_BYTES):
                     size += len(data)
                     if size > HTTP_ANSWER_SIZE_BYTES_MAX:
-                        error = f"expected at most {HTTP_ANSWER_SIZE_BYTES_MAX} bytes of answer, got more"
+                        error = f"the answer is larger than {HTTP_ANSWER_SIZE_BYTES_MAX} bytes"
                         break
                     self._driver.deliver(listener.http_body, data)
         except (httpx.HTTPError, httpx.InvalidURL) as problem:

@@ -27,7 +27,7 @@ SAMPLE_KEYS = ("image", "manifest")
 
 
 def sample_key(purpose: str) -> Ed25519PrivateKey:
-    """The private sample key for "image" or "manifest": worthless, because anybody can compute it."""
+    """The private sample key for "image" or "manifest": worthless, because it can be computed from this source."""
     sentence = f"bmsota SAMPLE {purpose} key. Published on purpose, never trust it outside a test."
     return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(sentence.encode()).digest())
 

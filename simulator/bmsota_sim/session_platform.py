@@ -37,7 +37,7 @@ __all__ = ["SessionPlatform", "VehicleTraffic"]
 
 @dataclass(slots=True)
 class VehicleTraffic:
-    """What the platform has heard from one vehicle."""
+    """What the platform has received from one vehicle."""
 
     logins: int = 0
     logouts: int = 0

@@ -391,7 +391,7 @@ class Bench:
         self.unit.switch_on()
 
     def flasher(self) -> Flasher:
-        """A tool, on the diagnosis bus if there is one, else on the internal bus."""
+        """A tool, on the diagnostic bus if there is one, else on the internal bus."""
         return Flasher(self.kernel, self.diagnosis or self.unit.bus, self.wire)
 
     @property

@@ -290,7 +290,7 @@ def test_it_says_how_to_use_it(start):
     assert len(set(process.adapters)) == 2
     assert f"use: bmsota nodes -i bmsota_slcan -c {process.adapters[0]} -b 500000" in process.lines
     assert process.lines[0] == (
-        "bench: E7, a master and 2 slaves, adapters on the diagnosis bus, the master as gateway, "
+        "bench: E7, a master and 2 slaves, adapters on the diagnostic bus, the master as gateway, "
         "classic 500 kbit/s, 11-bit ids, bootloader, seed 1"
     )
 
@@ -560,6 +560,6 @@ def test_a_python_can_channel_that_is_gone_ends_the_bench_and_says_so():
     bench.open()
     bench._endpoints[0]._bus.shutdown()
     bench._thread.join(LIMIT_S)
-    with pytest.raises(TransferError, match="python-can cannot read gone any more: "):
+    with pytest.raises(TransferError, match="python-can can no longer read gone: "):
         bench.close()
     bench.close()

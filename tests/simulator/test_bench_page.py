@@ -33,10 +33,7 @@ def test_every_option_is_on_the_page_and_no_other(monkeypatch, capsys):
         main()
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help", "--traffic"}
     told = {
-        word.split()[0]
-        for heading in ("What is on the bench", "Faults")
-        for words in rows(heading)
-        for word in words
+        word.split()[0] for heading in ("What is on the bench", "Faults") for words in rows(heading) for word in words
     }
     assert {word for word in told if word.startswith("--")} == known
 

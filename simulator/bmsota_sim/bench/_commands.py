@@ -28,12 +28,12 @@ OFF_MS_MAX = 24 * 3600 * 1000
 OPERATIONS_AHEAD_MAX = 1_000_000
 
 HELP = (
-    "cut POSITION [at-operation N | at-progress SHARE] [off MS]   the supply fails, now or then, and comes back after MS (1000)",
+    "cut POSITION [at-operation N | at-progress SHARE] [off MS]   cut the supply, now or then, for MS (1000)",
     "    at-operation N: in the N-th flash operation from now; at-progress SHARE: when SHARE (0 to 1) of an image is stored",
     "power POSITION on | off   switch one node",
-    "loss | duplication | reordering | delay | corruption | bus-off CHANCE   change one fault of the buses",
+    "loss | duplication | reordering | delay | corruption | bus-off CHANCE   set the chance of one fault",
     "faults off   turn all faults off",
-    "busoff [POSITION] [for MS]   the controllers of the adapters, or of one node, leave the bus for MS (200)",
+    "busoff [POSITION] [for MS]   the adapters, or one node, go bus-off for MS (200)",
     "status   a line for each node",
     "quit   end the bench",
 )

@@ -226,7 +226,7 @@ def introduction(bench: Bench, control: Path | None) -> Iterator[str]:
     place = (
         "on the internal bus"
         if options.topology is BenchTopology.DIRECT
-        else "on the diagnosis bus, the master as gateway"
+        else "on the diagnostic bus, the master as gateway"
     )
     yield (
         f"bench: {options.series}, a master and {options.slave_count} slaves, adapters {place}, {options.bus_text}, "

@@ -186,7 +186,7 @@ class PythonCanEndpoint:
                 self._seat.send(frame)
         if self._failure is not None:
             raise TransferError(
-                f"python-can cannot read {self.path} any more: {self._failure}", permanent=False
+                f"python-can can no longer read {self.path}: {self._failure}", permanent=False
             ) from self._failure
         self.flush()
 

@@ -59,7 +59,7 @@ def save_flashes(world: BenchWorld, path: Path) -> None:
     """Keep every flash of *world* as it is now, and what a later version has added to the file.
 
     Raises:
-        ConfigurationError: the file is none of ours, or of a newer version; it is left as it is.
+        ConfigurationError: the file was not kept by a bench, or is of a newer version; it is left as it is.
         OSError: the file cannot be written.
     """
     nodes = [[device.position, device.hwid, *device.node.flash.dump()] for device in world.nodes]

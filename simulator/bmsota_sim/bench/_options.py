@@ -37,7 +37,7 @@ class BenchTopology(Enum):
     DIRECT = "direct"
     """On the internal bus, beside master and slaves."""
     GATEWAY = "gateway"
-    """On a diagnosis bus; the master passes what is for the slaves."""
+    """On a diagnostic bus; the master passes what is for the slaves."""
 
 
 class BenchProtocol(Enum):
@@ -91,7 +91,7 @@ class BenchOptions:
     wrong_class: frozenset[int] = frozenset()
     """Positions where a node of another series is."""
     absent: frozenset[int] = frozenset()
-    """Positions where nothing answers until it is given power."""
+    """Positions of nodes without power until they are switched on."""
     image_keys: tuple[PublicKey, ...] = ()
     """Trusted beside the key of the packaged sample images."""
     flash_file: Path | None = None

@@ -1,6 +1,6 @@
 """The bench's inside: buses, master, slaves and the seats of the adapters, in the kernel's time and without I/O.
 
-Whoever runs the kernel decides what time it is: the real clock on a bench people use, virtual time in tests.
+The driver of the kernel decides the time: the real clock on a bench that people use, virtual time in tests.
 """
 
 from __future__ import annotations

@@ -61,10 +61,10 @@ __all__ = [
     "uds_response_keys",
 ]
 
-# How long the supply stays away after a cut that nobody planned a time for.
+# How long the supply stays away after a cut without a planned time.
 OFF_TIME_NS = SECOND
 
-# A locked node's patience with wrong keys, as on most devices in the field.
+# How a locked node limits wrong keys, as most devices in the field do.
 ACCESS_DELAY_NS = 10 * SECOND
 ACCESS_FAILURES_MAX = 3
 
@@ -114,7 +114,7 @@ class NodeProtocols:
     uds: UdsAddressing | None = None
     """None: it does not speak UDS; neither does a node whose position has no ids there."""
     access_keys: tuple[Ed25519PublicKey, ...] = ()
-    """Whoever proves that he has one of the private keys may change images; empty: whoever reaches the bus."""
+    """A flasher must have one of the private keys to change images; empty: the node is not locked."""
     seed: str = ""
     """Of challenges, seeds and boot ids."""
 
@@ -138,7 +138,7 @@ class NodeOwner(Protocol):
         """A flasher has the device: the application rests."""
 
     def bootloader_left(self) -> None:
-        """The application goes on."""
+        """The application continues."""
 
     def restart_requested(self) -> None:
         """The device must restart now."""
@@ -176,13 +176,13 @@ class BootloaderNode:
         Args:
             kernel: the clock.
             wire: the bootloader's frames.
-            owner: is told what happens.
+            owner: is notified of what happens.
             identity: who the node is; another piece of hardware gets another one by `replace`.
             flash: outlives every loss of power.
             journal_size_bytes: how much of it the boot journal takes.
             image_keys: whose signature an image must carry to run.
             boot_time_ns: from supply to the first frame: clocks, self-check, digest of the image.
-            is_locked: while true the flash is somebody else's, and the bootloader refuses to change anything.
+            is_locked: while true another upgrade has the flash, and the bootloader refuses to change anything.
             protocols: how it can be flashed.
         """
         self._kernel = kernel

@@ -1,7 +1,7 @@
-"""The master's gateway: what a flasher on the diagnosis bus says reaches the slaves, and their answers the flasher.
+"""The master's gateway: what a flasher on the diagnostic bus says reaches the slaves, and their answers the flasher.
 
-Nothing else passes: measurements stay inside, whatever else is on the diagnosis bus stays outside, and so do answers that
-nobody outside has asked for, such as those to the master's own questions. While the master upgrades its pack itself the gateway
+Nothing else passes: measurements stay inside, whatever else is on the diagnostic bus stays outside, and so do answers that
+no flasher outside has requested, such as those to the master's own requests. While the master upgrades its pack itself the gateway
 is closed, so that no node has two flashers.
 """
 
@@ -51,7 +51,7 @@ class Gateway:
         """Frames that did not pass because the gateway was closed or the other bus took no more."""
 
     def from_outside(self, frame: CanFrame, now_ns: int) -> None:
-        """The device has heard *frame* on the diagnosis bus."""
+        """The device has heard *frame* on the diagnostic bus."""
         if filter_key(frame) in self._inward:
             self._asked_ns = now_ns
             self._pass(frame, self._inside)

@@ -1,6 +1,6 @@
 """A master BMS without modem and cloud: a node at position 0 and the gateway to its slaves, for benches.
 
-It boots, can be flashed, and passes the bootloader's frames between the diagnosis bus and the internal bus. What a whole
+It boots, can be flashed, and passes the bootloader's frames between the diagnostic bus and the internal bus. What a whole
 master does besides is in `master.py`; both are made of the same `BootloaderNode` and `Gateway`.
 """
 
@@ -37,7 +37,7 @@ __all__ = ["PlainMaster"]
 
 
 class PlainMaster(NodeDevice):
-    """One master on an internal bus and, perhaps, a diagnosis bus."""
+    """One master on an internal bus and, perhaps, a diagnostic bus."""
 
     position = 0
 
@@ -80,7 +80,7 @@ class PlainMaster(NodeDevice):
         self._inside = bus.attach(self._receive_inside, name=name, drained=self.node.drained)
         self._outside: Port | None = None
         self.gateway: Gateway | None = None
-        """None without a diagnosis bus."""
+        """None without a diagnostic bus."""
         inward = request_keys(wire) | data_keys(wire)
         outward = reply_keys(wire, 1, POSITION_MAX)
         if protocols.uds is not None:

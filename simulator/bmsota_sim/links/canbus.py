@@ -10,7 +10,7 @@ the mean for random data of its length (`bmsota.can_timing`).
 
 Faults (`BusFaults`) are those of receivers and adapters: what the wire carried, one port misses, gets twice, late, in another
 order or with a wrong byte. Each port draws from a stream of its own, made of the bus's seed and the two names, so that
-another node on the bus changes nobody else's faults. A frame meets at most one of them, by one draw.
+another node on the bus changes no other node's faults. A frame meets at most one of them, by one draw.
 
 Left out on purpose: error frames, acknowledgement errors and the counters behind error-passive and bus-off (a frame nobody
 hears is sent all the same; bus-off is drawn or commanded), remote frames, and the collision of two ports that send the same
@@ -351,7 +351,7 @@ class CanBus:
         return port
 
     def observe(self, observer: Receiver) -> None:
-        """Call *observer* with (frame, now_ns) for every frame the bus carries, whoever else hears it: for logs."""
+        """Call *observer* with (frame, now_ns) for every frame on the bus: for logs."""
         self._observers.append(observer)
 
     # For the ports.
@@ -367,7 +367,7 @@ class CanBus:
         """A frame has become the head of *port*'s queue."""
         heappush(self._heads, (_priority(frame), port._index, port))  # noqa: SLF001 - port and bus are one thing
         if not self._is_busy:
-            # Not at once: whoever else sends in this instant takes part in the arbitration.
+            # Not at once: every port that sends in this instant takes part in the arbitration.
             self._is_busy = True
             self.kernel.call_soon(self._start)
 
