@@ -1,6 +1,6 @@
 """Run the tests marked `long` at their larger counts: resumable, in ranges of seeds whose results can be summed.
 
-    python scripts/long_tests.py                      seeds 0 to 3, two tests at a time; goes on where it was stopped
+    python scripts/long_tests.py                      seeds 0 to 3, two tests at a time; continues where it was stopped
     python scripts/long_tests.py --seeds 4:12         other seeds, on another machine perhaps
     python scripts/long_tests.py --sum a.json b.json  what several runs of one commit have covered together
 
@@ -119,7 +119,7 @@ def main() -> int:
                     )
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            print("stopped; run it again to go on")
+            print("stopped; run it again to continue")
             return 130
     print(summary({name: state[name] for name in wanted}, of))
     return 0 if all(state[name]["passed"] for name in wanted) else 1

@@ -124,38 +124,38 @@ def only(name: str, start: int, length: int, kind: int, comment: str, **more: ob
 
 
 REQUEST_ROWS = (
-    Row("Node", 0, 8, "Who this is for: 0 the master, 1 to 31 a slave, 128 to 254 the nodes of a broadcast, 255 every node."),
-    Row("Command", 8, 8, "What the node is asked to do.", multiplexer=True, choices=COMMANDS),
-    only("DiscoverEcho", 16, 8, 1, "Comes back in the Status, Version, Build, Counter and Limits replies to this request."),
+    Row("Node", 0, 8, "Addressed node: 0 the master, 1 to 31 a slave, 128 to 254 the nodes of a broadcast, 255 every node."),
+    Row("Command", 8, 8, "The command.", multiplexer=True, choices=COMMANDS),
+    only("DiscoverEcho", 16, 8, 1, "Returned in the Status, Version, Build, Counter and Limits replies to this request."),
     *(
-        only(f"{COMMANDS[kind]}Tag", 16, 8, kind, "Number of this command, 1 to 255, then 1 again; a repetition has the same tag.")
+        only(f"{COMMANDS[kind]}Tag", 16, 8, kind, "Number of this command, 1 to 255, then 1 again; a retry has the same tag.")
         for kind in (2, 3, 5, 6, 7, 8, 9, 10, 12, 13)
     ),
     *(
         only(f"{COMMANDS[kind]}BootId", 32, 8, kind, "BootId the node last reported: the command is not for a later boot.")
         for kind in (2, 5, 6, 7, 8, 9, 10, 12)
     ),
-    only("Protocol", 24, 8, 2, "Version of this protocol that the flasher will speak."),
+    only("Protocol", 24, 8, 2, "Version of this protocol that the flasher will use."),
     only("OfferFrames", 24, 8, 3, "Data frames of the offer record that was sent before, see docs/bootloader.md."),
     only("OfferCrc32", 32, 32, 3, "CRC-32 (Ethernet) of these frames' data bytes."),
     only("CheckedBlock", 16, 8, 4, "Number of the block in this stream: 0 to 254, then 0 again."),
-    only("CheckedFrames", 24, 7, 4, "Data frames of the block; the last frame is filled with 0xFF."),
-    only("ReportWanted", 31, 1, 4, "Whether the node is to report what it has and what it misses.", choices={0: "No", 1: "Yes"}),
+    only("CheckedFrames", 24, 7, 4, "Data frames of the block; the last frame is padded with 0xFF."),
+    only("ReportWanted", 31, 1, 4, "Whether the node must send a report of what it has and what is missing.", choices={0: "No", 1: "Yes"}),
     only("CheckedCrc32", 32, 32, 4, "CRC-32 (Ethernet) of the image's SHA-256, StreamOffset (4 bytes) and these frames' data bytes."),
     only("RaiseCounter", 24, 1, 8, "Whether the security counter rises to the confirmed image's counter.", choices={0: "No", 1: "Yes"}),
     only("OpenedBlock", 16, 8, 11, "Number of the block that the next data frames belong to."),
-    only("IsRepair", 24, 1, 11, "Whether the frames only fill gaps of that block, or the stream goes on with it.", choices={0: "No", 1: "Yes"}),
+    only("IsRepair", 24, 1, 11, "Whether the frames only fill gaps in that block, or the stream continues with it.", choices={0: "No", 1: "Yes"}),
     only("StreamOffset", 32, 32, 11, "Where in the image block 0 of this stream begins.", unit="byte"),
     only("SignatureFrames", 24, 8, 13, "Data frames of the signature that was sent before."),
     only("SignatureCrc32", 32, 32, 13, "CRC-32 (Ethernet) of these frames' data bytes."),
 )  # fmt: skip
 
 REPLY_ROWS = (
-    Row("Kind", 0, 8, "What this reply says.", multiplexer=True, choices=KINDS),
+    Row("Kind", 0, 8, "Kind of reply.", multiplexer=True, choices=KINDS),
     only("StatusEcho", 8, 8, 1, "DiscoverEcho of the request."),
     only("LastTag", 16, 8, 1, "Tag of the newest command done since power-up; 0: none."),
-    only("ProtocolVersion", 24, 4, 1, "Newest version of this protocol the node speaks."),
-    only("ProtocolVersionMin", 28, 4, 1, "Oldest version of this protocol the node speaks."),
+    only("ProtocolVersion", 24, 4, 1, "Newest version of this protocol that the node supports."),
+    only("ProtocolVersionMin", 28, 4, 1, "Oldest version of this protocol that the node supports."),
     only("Role", 32, 2, 1, "Kind of node.", choices=ROLES),
     only("NodeState", 34, 3, 1, "What the node is doing.", choices=NODE_STATES),
     only("BootReason", 37, 3, 1, "Why the running image runs.", choices=BOOT_REASONS),

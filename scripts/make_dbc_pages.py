@@ -272,7 +272,7 @@ def section(family: Family) -> str:
         lines += [cell(family.comment), ""]
     facts = [f"id {id_of(family)}", kind_of(first), f"{first.length} bytes"]
     facts.append(f"every {first.cycle_time_ms} ms" if first.cycle_time_ms else "on event")
-    facts.append(f"from {sender_of(family) or 'nobody'}; to {receivers_of(family) or 'nobody'}")
+    facts.append(f"from {sender_of(family) or 'none'}; to {receivers_of(family) or 'none'}")
     lines.append("; ".join(facts) + ".")
     if family.numbers:
         lines.append(f"`{first.name}` to `{last.name}`: NN is {numbers_text(family.numbers)}.")

@@ -138,7 +138,7 @@ def meaning_of(row: Row) -> str:
         case Time():
             return "time"
         case Text():
-            return f"text, filled up with {'zero bytes' if row.padding == bytes(1) else 'blanks'}"
+            return f"text, padded with {'zero bytes' if row.padding == bytes(1) else 'blanks'}"
         case SizedText():
             return f"length, then text of {row.size_bytes_min} to {row.size_bytes_max} bytes"
         case SizedBytes():
@@ -151,7 +151,7 @@ def meaning_of(row: Row) -> str:
             sentinels = "; a count of abnormal or invalid: no items" if row.sentinels else ""
             return f"count ({count}), then for each: {item}{sentinels}"
         case CodeTable():
-            return "count n, length m, then unless m is 0: n codes of m bytes"
+            return "count n, length m, then (unless m is 0) n codes of m bytes"
         case PackTable():
             packs = f"n bytes with the packs of each (0 to {row.packs_max})"
             return (

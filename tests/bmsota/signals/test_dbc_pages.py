@@ -183,7 +183,7 @@ and more";
 SIG_VALTYPE_ 2147484672 Deep : 1;
 """
     page = workshop(any=text)["any"]
-    assert "from nobody; to nobody." in page
+    assert "from none; to none." in page
     assert [list(row.values())[:4] for row in rows(sections(page)["Wide"])] == [
         ["Page", "any", "0, 8 LE", "raw"],
         ["Tail", "any", "511, 8 BE", "raw * 0.5 - 40, signed"],
