@@ -46,9 +46,7 @@ def _encoder() -> Callable[..., bytes]:
     try:
         from heatshrink2.core import encode  # noqa: PLC0415
     except ImportError as error:
-        raise ConfigurationError(
-            "expected the extra 'can' (pip install 'bmsota[can]') for compressing images, got none"
-        ) from error
+        raise ConfigurationError("compressing images needs heatshrink2: pip install 'bmsota[can]'") from error
     return encode  # type: ignore[no-any-return]
 
 

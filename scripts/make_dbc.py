@@ -1,7 +1,7 @@
 """Write dbc/bms_internal.dbc and dbc/bms_vehicle.dbc.
 
 `python scripts/make_dbc.py` writes them, `--check` only says whether they are as this script would write them (exit
-code 1 if not). The internal bus repeats the same messages for sixteen slave positions, which nobody should type or
+code 1 if not). The internal bus repeats the same messages for sixteen slave positions, too many to type or
 review by hand; the tables below are the single definition of both buses, and the DBC files are committed because CAN
 tools read those. `scripts/make_dbc_pages.py` makes the pages from them.
 """

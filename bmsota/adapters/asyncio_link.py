@@ -243,7 +243,7 @@ async def run_link(
     """Drive *link* on *connection* until one of the two ends, then close. With *executor*, the link's steps run there.
 
     Raises:
-        TransferError: the connection broke, or the peer does not read. Not permanent. The link has been told.
+        TransferError: the connection broke, or the peer does not read. Not permanent. `disconnected` has been called.
     """
     loop = asyncio.get_running_loop()
 
@@ -274,7 +274,7 @@ async def run_link(
                     break
                 await connection.send(await call(step, data))
         finally:
-            # To the end also when we are cancelled: the link must not be left half told.
+            # To the end also when we are cancelled: the link must not miss an event.
             await asyncio.shield(call(end))
         if connection.error is not None:
             message = f"the connection broke: {connection.error} ({connection.peer})"

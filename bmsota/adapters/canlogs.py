@@ -200,7 +200,7 @@ def _by_id(databases: Sequence[Database]) -> dict[int, Message]:
 
 def _decode(message: Message, frames: list[can.Message], positions: list[int]) -> DecodedMessage:
     size = message.length
-    import numpy as np  # noqa: PLC0415 - whoever only writes a log does without it
+    import numpy as np  # noqa: PLC0415 - writing a log does not need it
 
     data = np.frombuffer(b"".join(bytes(frame.data[:size]) for frame in frames), dtype=np.uint8)
     return DecodedMessage(

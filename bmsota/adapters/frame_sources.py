@@ -3,7 +3,7 @@
     for found in find_frames(["gateway.pcapng", "export.csv.gz"]):
         print(found.place, found.frame or found.error)
 
-The kind of a file is told by its content unless the caller states it: a capture by its first four bytes, a byte stream by its
+The kind of a file is detected from its content unless the caller states it: a capture by its first four bytes, a byte stream by its
 control characters (every frame has some), a table by a delimiter and a column of frames, lines of digits otherwise. Everything
 is read as a stream: a day of traffic needs no more memory than a minute. What is not a frame is yielded too, with the reason:
 nothing is dropped silently.
@@ -203,7 +203,7 @@ class _Ahead(io.RawIOBase):
         size = len(buffer)
         data, self._head = self._head[:size], self._head[size:]
         if not data:
-            # What there is, not what would fit: a pipe that goes on for hours is decoded as it comes.
+            # What there is, not what would fit: a pipe that is open for hours is decoded as it comes.
             data = cast("io.BufferedReader", self._file).read1(size)
         buffer[: len(data)] = data
         return len(data)

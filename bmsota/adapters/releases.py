@@ -1,6 +1,6 @@
 """Read what is to be flashed from files: a release manifest with its images in the same folder, or one signed image.
 
-An image may also be wrapped as Intel HEX, Motorola S-record or ELF (bincopy unwraps them). The kind of a file is told by its
+An image may also be wrapped as Intel HEX, Motorola S-record or ELF (bincopy unwraps them). The kind of a file is detected from its
 content. The images of a release are found by the digests in its manifest, whatever their names.
 """
 

@@ -55,7 +55,7 @@ Rows: TypeAlias = "NDArray[np.intp]"
 
 # Integers up to here, their sums and their differences are exact in float64.
 _EXACT_MAX = 1 << 52
-# A multiplexer of up to so many bits is looked up in a table of all its numbers; a wider one by its distinct values.
+# A multiplexer of up to this many bits is looked up in a table of all its numbers; a wider one by its distinct values.
 _TABLE_BITS_MAX = 12
 
 

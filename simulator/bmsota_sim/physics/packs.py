@@ -213,7 +213,7 @@ class Packs:
 class _Table:
     """Functions of the same argument by equally spaced points, straight in between and a little way beyond the ends."""
 
-    # How many intervals beyond the ends the line goes on before it stays level: far enough that a cell driven below 0 or
+    # How many intervals beyond the ends the line continues before it stays level: far enough that a cell driven below 0 or
     # above 100 % shows it, and not so far that a resistance becomes negative in the heat.
     _LIMIT = 0.5
 
