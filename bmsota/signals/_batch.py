@@ -55,6 +55,8 @@ Rows: TypeAlias = "NDArray[np.intp]"
 
 # Integers up to here, their sums and their differences are exact in float64.
 _EXACT_MAX = 1 << 52
+# The bits of an integer that a float64 holds.
+_FLOAT_BITS = 53
 # A multiplexer of up to this many bits is looked up in a table of all its numbers; a wider one by its distinct values.
 _TABLE_BITS_MAX = 12
 
@@ -225,7 +227,16 @@ class _Decoder:
         self._signal = signal
         self._size_bytes = size_bytes
         self._result = _result_dtype(signal)
-        self._cut = _Cut(signal, size_bytes) if signal.length_bits <= 64 and self._result.kind != "O" else None
+        # One frame at a time multiplies integers by an integer exactly before it adds a fraction; floats of more than 53 bits
+        # would not give the same number.
+        is_inexact = (
+            self._result.kind == "f"
+            and not signal.is_float
+            and signal.length_bits > _FLOAT_BITS
+            and isinstance(signal.scale, int)
+        )
+        is_plain = signal.length_bits <= 64 and self._result.kind != "O" and not is_inexact
+        self._cut = _Cut(signal, size_bytes) if is_plain else None
         self._factor = float(signal.scale) if self._result.kind == "f" else 1.0
         self._offset = float(signal.offset) if self._result.kind == "f" else 0.0
         # Integers are scaled modulo 2**64: the result fits, so whatever overflows on the way comes back.

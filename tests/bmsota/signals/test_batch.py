@@ -84,6 +84,18 @@ def test_every_row_decodes_as_the_definition_reads(layout, data):
         assert theirs is None or same(ours, theirs)
 
 
+@pytest.mark.parametrize("bits", [53, 54, 56, 64])
+def test_a_large_integer_times_an_integer_plus_a_fraction_is_the_same_alone_and_in_a_column(bits):
+    """Found by Hypothesis: 2**55 + 3, times 100, plus 273.15, was one unit in the last place off in a column."""
+    text = f'BU_: A\nBO_ 1 Message: 8 A\n SG_ S : 0|{bits}@1+ (100,273.15) [0|0] "" A\n'
+    message = loads(text)["Message"]
+    theirs = cantools.database.load_string(text, database_format="dbc").get_message_by_name("Message")
+    frames = [((2**bits - 1) // step + 3).to_bytes(8, "little") for step in (2, 3, 5, 7)]
+    column = message.decode_batch(array_of(frames, 8))["S"].tolist()
+    assert column == [message.decode(frame)["S"] for frame in frames]
+    assert column == [theirs.decode(frame)["S"] for frame in frames]
+
+
 @SLOW_IS_FINE
 @given(layout=ANY_LAYOUT, data=st.data())
 def test_every_row_decodes_as_in_cantools(layout, data):
@@ -277,7 +289,7 @@ def test_missing_unknown_and_uneven_columns_are_refused():
         message.encode_batch({"A": [1]})
     with pytest.raises(SignalError, match=r"no such signals in this message: C, D \(Message\)"):
         message.encode_batch({"A": [1], "B": [1], "D": 1, "C": 1})
-    with pytest.raises(SignalError, match=r"expected 3 values, one a frame, got 2 \(Message.B\)"):
+    with pytest.raises(SignalError, match=r"expected 3 values, one per frame, got 2 \(Message.B\)"):
         message.encode_batch({"A": [1, 2, 3], "B": [1, 2]})
     with pytest.raises(SignalError, match=r"expected one value per frame, got 2 dimensions \(Message.A\)"):
         message.encode_batch({"A": [[1, 2, 3]], "B": 1})
