@@ -10,7 +10,6 @@ from bmsota.errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["missing_extra", "needs", "needs_extra"]
 
 _OURS = frozenset({"bmsota", "bmsota_cloud", "bmsota_sim"})
 

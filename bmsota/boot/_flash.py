@@ -11,8 +11,6 @@ from typing import Protocol
 
 from bmsota.errors import ConfigurationError
 
-__all__ = ["ERASED", "Flash", "SlotLayout"]
-
 ERASED = 0xFF
 """What an erased byte reads as. Flashes that erase to zero exist (STM32L0); none of our devices has one."""
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from bmsota.boot._flash import Flash, SlotLayout
 
-__all__ = ["JOURNAL_RECORD_BYTES_MAX", "RECORD_NAME_BYTES_MAX", "Journal", "Record", "RecordKind"]
 
 RECORD_NAME_BYTES_MAX = 32
 """Names are constants of an updater's code; a word or two is enough."""

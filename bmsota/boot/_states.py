@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SLOT_TRANSITIONS", "SlotChange", "SlotState"]
-
 
 class SlotState(IntEnum):
     """What a slot holds. The numbers stand in the journal and on the wire; never reuse one."""

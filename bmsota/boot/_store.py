@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from bmsota.boot._flash import Flash, SlotLayout
     from bmsota.boot._verify import ImageFacts, VerifyImage
 
-__all__ = ["BootReason", "BootResult", "BootStore", "SlotInfo"]
 
 SHA256_BYTES = 32
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from bmsota.image import HardwareClass, ImageVersion
 
-__all__ = ["ImageFacts", "VerifyImage", "for_hardware"]
-
 
 class ImageFacts(Protocol):
     """What a verified image says of itself; `bmsota.image.FirmwareImage` is one."""

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from bmsota.canframe import CanFrame
     from bmsota.node import AccessSigner
 
-__all__ = ["BroadcastClient", "BroadcastPhase"]
-
 
 class BroadcastPhase(Enum):
     """What the members of this pass are doing."""

@@ -56,14 +56,6 @@ if TYPE_CHECKING:
     from bmsota.canframe import CanFrame
     from bmsota.node import AccessSigner, NodeDescription
 
-__all__ = [
-    "CLIENT_TRANSITIONS",
-    "BootloaderClient",
-    "ClientState",
-    "ClientStimulus",
-    "ImagePayload",
-    "StreamShape",
-]
 
 # Below this gain the node is spared the work: a stream that is 3 % shorter is lost in the noise of a bus.
 _COMPRESSED_PCT_MAX = 97

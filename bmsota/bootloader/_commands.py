@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from bmsota.image import ImageVersion
     from bmsota.node import AccessSigner
 
-__all__ = ["COMMAND_TRANSITIONS", "BootloaderCommand", "BootloaderDiscovery", "CommandState", "CommandStimulus"]
-
 
 class CommandState(Enum):
     """Where a command stands."""

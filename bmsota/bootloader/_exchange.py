@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from bmsota.canframe import CanFrame
     from bmsota.node import AccessSigner
 
-__all__ = ["Exchange", "IdentityCollector", "other_protocol", "shared_protocol"]
 
 EventT = TypeVar("EventT")
 T = TypeVar("T")

@@ -12,36 +12,6 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from bmsota.node import NodeCommand
 
-__all__ = [
-    "ALL_NODES",
-    "BLOCK_FRAMES_MAX",
-    "BLOCK_NUMBERS",
-    "CHECK_FRAME",
-    "DATA_BYTES",
-    "FD_DATA_BYTES",
-    "GROUP_MAX",
-    "GROUP_MIN",
-    "OFFER_BLOCK",
-    "PROTOCOL_VERSION",
-    "PROTOCOL_VERSION_MIN",
-    "SEGMENT_FRAMES",
-    "WINDOW_BLOCKS_MAX",
-    "BitmapReply",
-    "BootloaderDetails",
-    "BuildReply",
-    "CounterReply",
-    "LimitsReply",
-    "ListReply",
-    "PartReply",
-    "PendingReply",
-    "Reply",
-    "ReplyKind",
-    "ReportReply",
-    "Request",
-    "ResultReply",
-    "StatusReply",
-    "VersionReply",
-]
 
 PROTOCOL_VERSION = 2
 """The newest version this code speaks. 1 sent one block after another, to one node at a time."""

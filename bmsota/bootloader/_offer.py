@@ -15,8 +15,6 @@ from bmsota.bootloader._messages import BLOCK_FRAMES_MAX
 from bmsota.errors import ImageError
 from bmsota.node import OfferedImage
 
-__all__ = ["OFFER_BYTES", "OFFER_LAYOUT", "Offer"]
-
 _LAYOUT = 2
 _FLAG_COMPRESSED, _FLAG_FD = 1, 2
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bmsota.bootloader._timing import BootloaderTiming
 
-__all__ = ["Pace"]
 
 _MS = 1_000_000
 # From fewer frames nothing can be said about a loss; to compare two paces takes more.

@@ -23,8 +23,6 @@ from zlib import crc32
 
 from bmsota.bootloader._messages import BLOCK_NUMBERS, CHECK_FRAME, WINDOW_BLOCKS_MAX
 
-__all__ = ["BlockReceiver"]
-
 # Blocks between one number and the next: a window, and another one if the number before was wrong.
 _BLOCKS_APART_MAX = 2 * WINDOW_BLOCKS_MAX
 

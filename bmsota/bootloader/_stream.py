@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from bmsota.bootloader._wire import BootloaderWire
     from bmsota.canframe import CanFrame
 
-__all__ = ["BlockStream", "StreamCompleted", "StreamEvent", "StreamLost", "StreamProgressed", "StreamRepeated"]
 
 _MS = 1_000_000
 # With pauses between frames, as many go out at once as should take this long: a driver's thread sleeps no shorter.

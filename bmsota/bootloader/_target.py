@@ -86,7 +86,6 @@ if TYPE_CHECKING:
     from bmsota.canframe import CanFrame
     from bmsota.node import AccessGuard, TargetIdentity
 
-__all__ = ["TARGET_TRANSITIONS", "BootloaderTarget", "TargetLimits"]
 
 _MS = 1_000_000
 _NO_SLOT = 3

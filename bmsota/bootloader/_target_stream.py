@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from bmsota.bootloader._offer import Offer
     from bmsota.node import NodeStaging
 
-__all__ = ["MISSING_TOTAL_MAX", "TargetStream"]
 
 MISSING_TOTAL_MAX = 255
 # Replies about missing frames in one report; what does not fit is said in the next one. Four frames in a list, 32 in a bitmap.

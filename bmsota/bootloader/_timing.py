@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BootloaderTiming", "TargetTiming"]
-
 _US = 1_000
 _MS = 1_000_000
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from bmsota.signals import Database
 
-__all__ = ["BootloaderWire"]
 
 _FRAME_BYTES = 8
 _PART_BYTES = 7

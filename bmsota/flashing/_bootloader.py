@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from bmsota.image import ImageVersion
     from bmsota.node import AccessSigner, NodeCommand
 
-__all__ = ["BootloaderProfile"]
-
 
 class BootloaderProfile:
     """The bootloader of `dbc/bms_bootloader*.dbc`."""

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CHECKS", "NOT_OVERRIDABLE", "OVERRIDABLE", "Check", "Finding", "Verdict"]
-
 
 class Check(StrEnum):
     """What is checked before anything is written. The value is the check's name for users."""

@@ -41,18 +41,6 @@ if TYPE_CHECKING:
     from bmsota.image import ImageVersion
     from bmsota.node import FinishingCanProtocol, FlashJob, NodeDescription
 
-__all__ = [
-    "EngineEvent",
-    "FlashingEngine",
-    "FramesRepeated",
-    "NodeDone",
-    "NodesDiscovered",
-    "OperationFinished",
-    "TransferBegun",
-    "TransferBroken",
-    "TransferProgressed",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class TransferBegun:

@@ -58,22 +58,6 @@ if TYPE_CHECKING:
     from bmsota.flashing._plan import FlashPlan, NodePlan
     from bmsota.node import NodeDescription
 
-__all__ = [
-    "RUNS_NEW",
-    "FlashEvent",
-    "FlashFinished",
-    "FlashOutcome",
-    "FlashPhase",
-    "FlashResult",
-    "NodeFlashReport",
-    "PackFlash",
-    "PhaseBegun",
-    "PhaseTime",
-    "PlanMade",
-    "TargetStatus",
-    "target_status",
-]
-
 
 class FlashPhase(Enum):
     """What is being done. The value is what people read."""

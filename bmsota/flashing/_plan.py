@@ -28,15 +28,6 @@ if TYPE_CHECKING:
     from bmsota.image import ImageVersion, PublicKey
     from bmsota.node import NodeDescription
 
-__all__ = [
-    "Action",
-    "FlashPlan",
-    "NodePlan",
-    "PlanRequest",
-    "Targets",
-    "make_plan",
-    "node_words",
-]
 
 # What a node needs beside the transfer: verifying the image, one restart, a dozen commands. Of the virtual nodes and of a
 # Cortex-M4 with a small image; an estimate for people.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from bmsota.image import ImageVersion
     from bmsota.node import ClientEvent, CommandEvent, FinishingCanProtocol, NodeCommand, NodeEvent, NodeFound
 
-__all__ = ["FlashingProfile"]
-
 
 class FlashingProfile(Protocol):
     """A protocol to flash nodes with."""

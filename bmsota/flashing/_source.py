@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from bmsota.node import NodeDescription
     from bmsota.ota import ReleaseManifest
 
-__all__ = ["FlashSource", "SourceError", "SourceFault", "SourceImage"]
-
 
 class SourceFault(Enum):
     """What is wrong with the files of a flash. The value is the fault's name for users."""

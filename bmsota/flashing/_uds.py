@@ -23,8 +23,6 @@ if TYPE_CHECKING:
         UdsTransfer,
     )
 
-__all__ = ["UdsProfile"]
-
 
 class UdsProfile:
     """UDS on ISO-TP (`bmsota.uds`, docs/uds.md).

@@ -20,7 +20,6 @@ from bmsota.gbt32960._enums import Sentinel
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["AssembledSubsystem", "SubsystemAssembler"]
 
 _PENDING_MAX: Final = 16
 """Four subsystems of four times: backfill goes out oldest first, so more are never mixed by an honest terminal."""

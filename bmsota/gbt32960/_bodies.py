@@ -27,42 +27,6 @@ from bmsota.gbt32960._enums import (
 from bmsota.gbt32960._extension import BmsConfiguration, CanSignals, FaultChanges
 from bmsota.gbt32960._value import Value
 
-__all__ = [
-    "AlarmLevel",
-    "Alarms",
-    "Alarms2025",
-    "Body",
-    "CellVoltages",
-    "CellVoltages2025",
-    "DriveMotor",
-    "DriveMotor2025",
-    "DriveMotors",
-    "DriveMotors2025",
-    "Engine",
-    "Engine2025",
-    "Extremes",
-    "FuelCell",
-    "FuelCell2025",
-    "FuelCellStack",
-    "FuelCellStacks",
-    "PackTemperatures",
-    "PackVoltages",
-    "Position",
-    "Position2025",
-    "ProbeTemperatures",
-    "ProbeTemperatures2025",
-    "RawBody",
-    "Signature",
-    "SubsystemTemperatures",
-    "SubsystemVoltages",
-    "Supercapacitor",
-    "SupercapacitorExtremes",
-    "UnsizedBody",
-    "UserDefined",
-    "VehicleData",
-    "VehicleData2025",
-]
-
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class VehicleData(Value):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["DataUnitCipher"]
-
 
 class DataUnitCipher(Protocol):
     """Enciphers and deciphers whole data units, for one key."""

@@ -58,14 +58,6 @@ if TYPE_CHECKING:
 
     _Write = Callable[[Any, bool, list[bytes], Layouts | None], None]
 
-__all__ = [
-    "DECIPHERING",
-    "decode",
-    "decode_header",
-    "encode",
-    "message_layout",
-    "report_bytes",
-]
 
 DECIPHERING: Final = "enciphered data unit"
 """The `FrameError.where` of a data unit that the cipher refuses: 2025 has a reply flag of its own for that."""

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     Decoder = Callable[[bytes, int, int], tuple[Any, int]]
     Encoder = Callable[[Any, list[bytes]], None]
 
-__all__ = ["decoder", "encoder"]
 
 _LETTERS: Final = {1: "B", 2: "H", 4: "I"}
 

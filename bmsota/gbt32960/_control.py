@@ -18,7 +18,6 @@ from bmsota.gbt32960._plain import text_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["control_parameters", "control_parameters_bytes"]
 
 _B15: Final = (
     "url",

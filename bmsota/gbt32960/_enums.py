@@ -9,36 +9,6 @@ from __future__ import annotations
 from enum import Enum, IntEnum, IntFlag
 from typing import Final
 
-__all__ = [
-    "BRAKE_PRESSED",
-    "ActivationResult",
-    "ActivationStatus",
-    "AlarmFlag",
-    "ChargingState",
-    "Command",
-    "ControlId",
-    "CoordinateSystem",
-    "DcdcState",
-    "Edition",
-    "Encryption",
-    "EngineState",
-    "FaultState",
-    "Gear",
-    "GearPosition",
-    "LocalUpgradeOutcome",
-    "MotorState",
-    "NodeRole",
-    "NodeState",
-    "ParameterId",
-    "ReplyFlag",
-    "RunMode",
-    "Sentinel",
-    "SignatureAlgorithm",
-    "UpgradeLayout",
-    "UpgradeStateCode",
-    "VehicleState",
-]
-
 
 class Edition(Enum):
     """An edition of the standard. Its value is the two start bytes, which decide how everything behind them is read."""

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._frame import Frame
     from bmsota.gbt32960._registry import BodyCodec, Layouts
 
-__all__ = ["ExplainedField", "explain"]
 
 _MARK: Final = EXTENSION_VERSION.to_bytes(2, "big")
 

@@ -32,25 +32,6 @@ if TYPE_CHECKING:
 
     from bmsota.signals import Database, SignalValue
 
-__all__ = [
-    "BLOCK_SIZE_BYTES_MAX",
-    "EXTENSION_VERSION",
-    "BlockReply",
-    "BlockRequest",
-    "BmsConfiguration",
-    "CanMessage",
-    "CanSignals",
-    "ConfigurationItem",
-    "DecodedSignals",
-    "FaultChange",
-    "FaultChanges",
-    "LocalUpgrade",
-    "LocalUpgrades",
-    "NodeIdentity",
-    "SignedReport",
-    "UnitIdentity",
-    "UpgradeState",
-]
 
 EXTENSION_VERSION: Final = 0xB501
 """High byte: the mark of this extension, chosen so that it is no plausible count, year or identifier at that place in

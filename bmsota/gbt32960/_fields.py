@@ -32,20 +32,6 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960._enums import Gear
 
-__all__ = [
-    "CodeTable",
-    "Field",
-    "FixedBytes",
-    "Layout",
-    "PackTable",
-    "Repeat",
-    "Row",
-    "SizedBytes",
-    "SizedText",
-    "Text",
-    "Time",
-    "sentinel_raws",
-]
 
 TIME_SIZE_BYTES: Final = 6
 

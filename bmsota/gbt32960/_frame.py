@@ -24,7 +24,6 @@ from bmsota.gbt32960._value import Value
 if TYPE_CHECKING:
     from bmsota.gbt32960._messages import Message
 
-__all__ = ["DATA_SIZE_BYTES_MAX", "FRAME_SIZE_BYTES_MAX", "HEADER_SIZE_BYTES", "Frame", "Header"]
 
 HEADER_SIZE_BYTES: Final = 24
 """Table 2: from the start bytes to the length of the data unit."""

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._messages import Message
     from bmsota.gbt32960._registry import Layouts
 
-__all__ = ["from_dict", "to_dict"]
 
 _EDITIONS: Final = {int(edition.name.removeprefix("GBT")): edition for edition in Edition}
 _BESIDES: Final = frozenset({"place", "time", "link"})

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["draft", "maker"]
-
 
 def draft(cls: type) -> type:
     """Return a class with the slots of *cls* and nothing else: fill one, then set its `__class__` to *cls*."""

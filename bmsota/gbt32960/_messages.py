@@ -27,31 +27,6 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960._bodies import Body, Signature
 
-__all__ = [
-    "Activation",
-    "ActivationReply",
-    "Control",
-    "EchoReply",
-    "EmptyReply",
-    "Heartbeat",
-    "KeyExchange",
-    "Message",
-    "Parameter",
-    "ParameterQuery",
-    "ParameterValues",
-    "PlatformLogin",
-    "PlatformLogout",
-    "RawMessage",
-    "RemoteUpgrade",
-    "Report",
-    "TerminalAlarm",
-    "TimeReply",
-    "TimeSync",
-    "VehicleLogin",
-    "VehicleLogin2025",
-    "VehicleLogout",
-]
-
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class VehicleLogin(Value):

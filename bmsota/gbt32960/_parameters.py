@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960._enums import Edition
 
-__all__ = ["decode_query", "decode_values", "encode_query", "encode_values", "is_query"]
 
 _COUNT_MAX = 253
 """A BYTE without its two sentinels. The text says 252."""

@@ -30,21 +30,6 @@ from bmsota.gbt32960._time import BEIJING, to_beijing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = [
-    "bytes_of_field",
-    "bytes_of_rows",
-    "bytes_of_text",
-    "bytes_of_time",
-    "codes_at",
-    "packs_at",
-    "short",
-    "sized_at",
-    "text_of",
-    "time_of",
-    "values_in",
-    "wrong_item",
-]
-
 
 def values_in(layout: Layout, value: Any) -> tuple[Any, ...]:
     """Return the values of the rows of *layout*, taken from a value of its class."""

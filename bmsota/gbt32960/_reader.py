@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._frame import Frame
     from bmsota.gbt32960._registry import Layouts
 
-__all__ = ["NEED_DATA", "DiscardedBytes", "FrameReader", "FrameReceived", "ReaderEvent"]
 
 DISCARDED_SIZE_BYTES_MAX: Final = 1024
 """Garbage is reported in pieces of this size, so that a link which sends nothing else cannot fill the memory."""

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._compile import Decoder, Encoder
     from bmsota.gbt32960._fields import Layout
 
-__all__ = ["BodyCodec", "Layouts", "body_end"]
 
 _TAKEN: Final = frozenset(
     layout.cls for table in (*BODY_LAYOUTS.values(), EXTENSION_BODY_LAYOUTS) for layout in table.values()

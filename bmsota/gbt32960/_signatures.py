@@ -31,17 +31,6 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._messages import Report
     from bmsota.gbt32960._registry import Layouts
 
-__all__ = [
-    "EcdsaSigner",
-    "EcdsaVerifier",
-    "ReportSigner",
-    "ReportVerifier",
-    "RsaSigner",
-    "RsaVerifier",
-    "sign_report",
-    "signed_bytes",
-    "verify_report",
-]
 
 _ATTACK: Final = "wrong-signature"
 

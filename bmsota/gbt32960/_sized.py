@@ -12,7 +12,6 @@ from bmsota.gbt32960._plain import short
 if TYPE_CHECKING:
     from bmsota.gbt32960._compile import Encoder
 
-__all__ = ["USER_DEFINED", "sized_encoder", "user_defined"]
 
 USER_DEFINED: Final = range(0x80, 0xFF)
 """Types of makers' own bodies, which have their length in front (table 7)."""

@@ -17,8 +17,6 @@ from bmsota._extras import needs
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._enums import Encryption
 
-__all__ = ["CipherMode", "CipherPadding", "SymmetricCipher"]
-
 _BLOCK_SIZE_BYTES: Final = 16
 _KEY_SIZES_BYTES: Final = {Encryption.AES: (16, 24, 32), Encryption.SM4: (16,)}
 

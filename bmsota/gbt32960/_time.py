@@ -11,8 +11,6 @@ from typing import Final
 
 from bmsota.errors import LocalProtocolError
 
-__all__ = ["BEIJING", "MINUTE_NS", "SECOND_NS", "beijing_time", "nanoseconds", "to_beijing"]
-
 SECOND_NS: Final = 1_000_000_000
 MINUTE_NS: Final = 60 * SECOND_NS
 

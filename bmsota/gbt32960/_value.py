@@ -7,8 +7,6 @@ equal.
 
 from __future__ import annotations
 
-__all__ = ["Value"]
-
 
 class Value:
     """Base of frozen dataclasses with slots, made with `eq=False, repr=False`."""

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from bmsota.node import NodeDescription, TargetIdentity
     from bmsota.ota import NodeUpgrade, OrderScope, TellState
 
-__all__ = ["CloudReporter"]
 
 SECOND = 1_000_000_000
 

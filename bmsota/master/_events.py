@@ -15,19 +15,6 @@ from bmsota.ota import Action
 if TYPE_CHECKING:
     from bmsota.ota import NodeUpgrade
 
-__all__ = [
-    "CommandUnsupported",
-    "InstructionReceived",
-    "LocalUpgradeDetected",
-    "LocalUpgradesAcknowledged",
-    "LocalUpgradesDropped",
-    "LocalUpgradesReported",
-    "MasterEvent",
-    "SelfTestEnded",
-    "SendData",
-    "SlaveChanged",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class SendData:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from bmsota.boot import BootStore
     from bmsota.ota import Updater
 
-__all__ = ["Interlock"]
 
 SECOND = 1_000_000_000
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from bmsota.canframe import CanFrame
     from bmsota.signals import Database, Message
 
-__all__ = ["MeasurementTable", "PackLayout", "SlaveMessages"]
 
 GROUP_SIZE = 4
 """Cells or probes in one message."""

@@ -76,7 +76,6 @@ if TYPE_CHECKING:
     from bmsota.ota import Action, UpdaterState
     from bmsota.signals import Database
 
-__all__ = ["Master", "MasterConfiguration", "UnitKeys"]
 
 MS = 1_000_000
 SECOND = 1_000_000_000

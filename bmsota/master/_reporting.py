@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960 import Body
 
-__all__ = ["AlarmLimits", "MasterReadings", "MotorReadings", "PackValues", "report_bodies"]
 
 # One byte names the cell of an extreme (table 16).
 EXTREME_NUMBER_MAX = 250

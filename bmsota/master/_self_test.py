@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from bmsota.master._internal_bus import MeasurementTable, PackLayout
 
-__all__ = ["SelfTest"]
 
 SECOND = 1_000_000_000
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from bmsota.node import NodeDescription, NodeResult
     from bmsota.ota import Updater
 
-__all__ = ["SlaveOperations", "SlaveRequest"]
 
 SlaveRequest = DiscoverNodes | FlashSlaves | ActivateSlaves | ConfirmSlaves | RaiseCounters | RevertSlaves
 

@@ -28,17 +28,6 @@ from bmsota.image import load_public_key, load_signing_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = [
-    "CHALLENGE_BYTES",
-    "SIGNATURE_BYTES",
-    "AccessGuard",
-    "AccessSigner",
-    "access_message",
-    "answer_challenge",
-    "is_signed_by",
-    "public_key_from_pem",
-    "signer_from_pem",
-]
 
 AccessSigner: TypeAlias = "Callable[[bytes], bytes]"
 """Takes an access message, gives its Ed25519 signature. May ask a token or a service; it is called once per node."""

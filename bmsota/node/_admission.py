@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from bmsota.image import HardwareClass, ImageRole
     from bmsota.node._description import NodeDescription
 
-__all__ = ["ExpectedNode"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedNode:

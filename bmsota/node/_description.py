@@ -19,19 +19,6 @@ if TYPE_CHECKING:
     from bmsota.boot import BootReason
     from bmsota.image import HardwareClass, ImageRole, ImageVersion
 
-__all__ = [
-    "HWID_BYTES_MAX",
-    "POSITION_MAX",
-    "SLOT_SIZE_KIB_MAX",
-    "Capability",
-    "ImageStatus",
-    "NodeDescription",
-    "NodeMode",
-    "TargetIdentity",
-    "check_position",
-    "image_status",
-    "spare_image_status",
-]
 
 POSITION_MAX = 31
 """0 is the master, 1 to 31 are slaves: 32 reply ids, one each."""

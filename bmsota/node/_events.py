@@ -19,42 +19,6 @@ if TYPE_CHECKING:
     from bmsota.node._description import NodeDescription
     from bmsota.node._results import NodeCommand
 
-__all__ = [
-    "CAUSE_OF_RESULT",
-    "FAILURES",
-    "AccessDenied",
-    "AccessGranted",
-    "BlockAccepted",
-    "BlockRepeated",
-    "BlockStored",
-    "BootloaderEntered",
-    "BootloaderLeft",
-    "ClientEvent",
-    "CommandEvent",
-    "CommandFailed",
-    "CommandSucceeded",
-    "Failure",
-    "FailureCause",
-    "ImageConfirmed",
-    "ImageRefused",
-    "ImageReverted",
-    "ImageStaged",
-    "ImageVerified",
-    "MessagesLost",
-    "NodeEvent",
-    "NodeFound",
-    "RepliesDropped",
-    "ResetRequested",
-    "StagingStarted",
-    "TargetConnected",
-    "TargetEvent",
-    "TestRequested",
-    "TransferFailed",
-    "TransferInterrupted",
-    "TransferStarted",
-    "count_event",
-]
-
 
 class FailureCause(Enum):
     """Why a transfer or a command ended without success."""

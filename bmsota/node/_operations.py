@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bmsota.node._events import FailureCause
 
-__all__ = ["FlashJob", "NodeResult"]
-
 
 @dataclass(frozen=True, slots=True)
 class FlashJob:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from bmsota.canframe import CanFrame
 
-__all__ = ["CanProtocol", "FinishingCanProtocol"]
 
 EventT_co = TypeVar("EventT_co", covariant=True)
 

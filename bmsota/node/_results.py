@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["NodeCommand", "ResultCode"]
-
 
 class NodeCommand(IntEnum):
     """What a node can be asked to do."""

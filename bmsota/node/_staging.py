@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from bmsota.node._description import TargetIdentity
     from bmsota.node._events import TargetEvent
 
-__all__ = ["NodeRefusedError", "NodeStaging", "OfferedImage"]
-
 
 class NodeRefusedError(BmsotaError):
     """A node does not do what it was asked to do; `code` says why, `number` is what some codes add to it."""

@@ -11,23 +11,6 @@ if TYPE_CHECKING:
     from bmsota.ota._http import HttpRequest
     from bmsota.ota._states import Stage
 
-__all__ = [
-    "AbortHttp",
-    "Action",
-    "ActivateSlaves",
-    "ConfirmSlaves",
-    "DiscoverNodes",
-    "FlashSlaves",
-    "LogNote",
-    "PowerConditions",
-    "RaiseCounters",
-    "Reset",
-    "RevertSlaves",
-    "RunSelfTest",
-    "SendReport",
-    "StartHttp",
-    "TellState",
-]
 
 # A pack whose state of charge is below this is not upgraded: flashing must not end in an empty 12 V supply.
 SOC_PCT_MIN = 10.0

@@ -15,8 +15,6 @@ from typing import Any, Final
 
 import cbor2
 
-__all__ = ["COSE_SIGN1_TAG", "CborError", "decode", "encode"]
-
 COSE_SIGN1_TAG: Final = 18
 
 # Our deepest document is map, array, map, array (a version); the rest is room for one more idea.

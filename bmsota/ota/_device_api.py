@@ -45,42 +45,6 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = [
-    "CHALLENGE_SIZE_BYTES",
-    "STATUS_CONFLICT",
-    "STATUS_UNAUTHORIZED",
-    "Confirmation",
-    "Decision",
-    "DeviceEndpoint",
-    "Route",
-    "SessionRequest",
-    "authorised",
-    "bearer_token",
-    "challenge_request",
-    "challenge_response",
-    "confirm_request",
-    "confirmed_response",
-    "error_response",
-    "image_etag",
-    "image_path",
-    "image_response",
-    "manifest_request",
-    "manifest_response",
-    "order_request",
-    "order_response",
-    "parse_challenge",
-    "parse_challenge_request",
-    "parse_confirm_request",
-    "parse_confirmed",
-    "parse_document",
-    "parse_session",
-    "parse_session_request",
-    "route",
-    "session_proof",
-    "session_proof_is_valid",
-    "session_request",
-    "session_response",
-]
 
 _BASE: Final = "/device/v1"
 _CBOR: Final = "application/cbor"

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = ["CONTENT_TYPES", "LAYOUTS", "MANIFEST", "ORDER", "REPORT", "decode_unverified", "sign", "verify"]
 
 MANIFEST: Final = "application/vnd.bmsota.manifest+cbor"
 ORDER: Final = "application/vnd.bmsota.order+cbor"

@@ -39,19 +39,6 @@ if TYPE_CHECKING:
 
     from bmsota.ota._manifest import ReleaseImage
 
-__all__ = [
-    "AttemptFailed",
-    "BlockRefused",
-    "BlockVerified",
-    "Download",
-    "DownloadCompleted",
-    "DownloadEvent",
-    "DownloadFailed",
-    "DownloadOptions",
-    "DownloadState",
-    "RestartedFromZero",
-    "Resumed",
-]
 
 _S: Final = 1_000_000_000
 

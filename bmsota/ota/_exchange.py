@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bmsota.ota._journal import OrderRecords
     from bmsota.ota._steering import Steering
 
-__all__ = ["EXCHANGE_TRIES_MAX", "EXCHANGE_WAIT_NS", "EXCHANGE_WAIT_NS_MAX", "DeviceExchange"]
 
 SECOND: Final = 1_000_000_000
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from bmsota.ota._manifest import ReleaseImage
     from bmsota.ota._steering import Steering
 
-__all__ = ["ImageFetch"]
 
 # An image whose blocks were all verified on arrival and are not there afterwards lies on a flash that does not keep them.
 STORE_TRIES_MAX: Final = 3

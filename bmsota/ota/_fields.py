@@ -12,16 +12,6 @@ from bmsota.ota._rules import expect_count, expect_integer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = [
-    "CRITICAL",
-    "LAYOUT",
-    "check_layout",
-    "malformed_as_remote_error",
-    "malformed_as_trust_error",
-    "parse_role",
-    "parse_version",
-    "take_fields",
-]
 
 LAYOUT: Final = "layout"
 """The field that holds the number, in every record and document that is a map."""

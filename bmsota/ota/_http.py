@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["HttpRequest", "HttpResponse", "find_header"]
-
 
 def find_header(headers: Mapping[str, str], name: str) -> str | None:
     """A header's value, whatever the case of its name (RFC 9110, section 5.1); None when it is not there."""

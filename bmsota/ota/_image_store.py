@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bmsota.boot import Flash
     from bmsota.ota._manifest import ReleaseImage
 
-__all__ = ["IMAGE_STORE_LAYOUT", "ImageStore"]
 
 IMAGE_STORE_LAYOUT = 0
 """Of the places: one image after another in the order they are assigned, each from the start of an erase block. The flash has

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from bmsota.ota._order import UpgradeOrder
     from bmsota.ota._trusted import DeviceTrust
 
-__all__ = ["TRUST_RECORD", "OrderRecords", "Phase", "UpgradeJournal", "load_trust_state"]
 
 TRUST_RECORD: Final = "trust"
 """The record of the boot store that holds the unit's `TrustState`; `load_trust_state` reads it."""

@@ -37,15 +37,6 @@ if TYPE_CHECKING:
     from bmsota.boot import BootResult, BootStore
     from bmsota.node import NodeDescription
 
-__all__ = [
-    "LOCAL_UPGRADES_MAX",
-    "LOCAL_UPGRADES_RECORD",
-    "LocalUpgradeDetector",
-    "NodeSnapshot",
-    "NodeUpgrade",
-    "NodeUpgradeOutcome",
-    "OrderScope",
-]
 
 SECOND = 1_000_000_000
 

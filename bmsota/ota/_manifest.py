@@ -29,16 +29,6 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = [
-    "BLOCK_SIZE_BYTES_DEFAULT",
-    "MANIFEST_SIZE_BYTES_MAX",
-    "ReleaseImage",
-    "ReleaseManifest",
-    "describe_image",
-    "parse_manifest",
-    "sign_manifest",
-    "verify_manifest",
-]
 
 # A flash page of the common controllers, and 1.5 s of a bad 2G link: little is lost with a bad block.
 BLOCK_SIZE_BYTES_DEFAULT: Final = 4096

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = ["ORDER_LIFETIME_S_MAX", "ORDER_SIZE_BYTES_MAX", "UpgradeOrder", "sign_order", "verify_order"]
 
 # All fields at their longest make about 900 bytes.
 ORDER_SIZE_BYTES_MAX: Final = 2048

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from bmsota.ota._journal import OrderRecords
     from bmsota.ota._steering import Steering
 
-__all__ = ["PackUpgrade"]
 
 # The slaves of a pack may need a moment to boot before they answer; a slave that stays silent so often is absent.
 DISCOVERY_TRIES_MAX: Final = 3

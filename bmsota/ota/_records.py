@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from bmsota.boot import BootStore
 
-__all__ = ["OlderLayout", "RecordFormat", "StoredRecord"]
-
 
 def _layout_of(value: Any) -> Any:
     return value.get(LAYOUT, 0) if isinstance(value, dict) else 0

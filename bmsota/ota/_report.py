@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = [
-    "REPORT_SIZE_BYTES_MAX",
-    "NodeReport",
-    "Outcome",
-    "PostBootReport",
-    "short_reason",
-    "sign_report",
-    "verify_report",
-]
 
 # A node takes about 110 bytes; 64 of them and the head, with the longest reason in a script of 4 bytes a character.
 REPORT_SIZE_BYTES_MAX: Final = 10 * 1024

@@ -11,18 +11,6 @@ from typing import Any, Final
 
 from bmsota.errors import LocalProtocolError
 
-__all__ = [
-    "DIGEST_SIZE_BYTES",
-    "expect",
-    "expect_count",
-    "expect_hwid",
-    "expect_integer",
-    "expect_name",
-    "expect_octets",
-    "expect_text",
-    "expect_vin",
-]
-
 DIGEST_SIZE_BYTES: Final = 32
 
 # A name may become part of a URL path or a file name. No slash, and no leading dot: ".." leads nowhere.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["AT_REST", "STAGE_OF", "TRANSITIONS", "Stage", "UpdaterState"]
-
 
 class UpdaterState(StrEnum):
     """What the updater is doing."""

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from bmsota.ota._report import Outcome
     from bmsota.ota._states import UpdaterState
 
-__all__ = ["Steering"]
-
 
 @dataclass(frozen=True, slots=True)
 class Steering:

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from bmsota.ota._manifest import ReleaseImage, ReleaseManifest
     from bmsota.ota._order import UpgradeOrder
 
-__all__ = ["POSITION_MAX", "DeviceTrust", "TrustState"]
 
 _S: Final = 1_000_000_000
 

@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from bmsota.ota._image_store import ImageStore
     from bmsota.ota._trusted import DeviceTrust
 
-__all__ = ["Updater"]
 
 SECOND = 1_000_000_000
 

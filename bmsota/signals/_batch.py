@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
     from bmsota.signals._plan import Branch, LayoutNode, Signal
 
-__all__ = ["BatchCodec"]
 
 Array: TypeAlias = "NDArray[Any]"
 Rows: TypeAlias = "NDArray[np.intp]"

@@ -17,8 +17,6 @@ from bmsota.signals._database import DbcFault, Severity
 from bmsota.signals._plan import ByteOrder, shift_of
 from bmsota.signals._statements import Statement, split
 
-__all__ = ["Checked", "MessageText", "check"]
-
 EXTENDED_FLAG = 1 << 31
 # Signals that belong to no message are collected under this pseudo id and name by the usual editors.
 ORPHANS_ID = 0xC0000000

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from bmsota.signals._plan import ByteOrder, LayoutNode, Signal, SignalValue
 
-__all__ = ["compile_decoder", "compile_encoder", "decode_reference", "encode_reference"]
 
 Decoder: TypeAlias = "Callable[[bytes], dict[str, SignalValue]]"
 Encoder: TypeAlias = "Callable[[Mapping[str, SignalValue]], bytes]"

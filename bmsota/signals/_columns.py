@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["SignalColumns"]
-
 
 class SignalColumns(Mapping[str, "NDArray[Any]"]):
     """Signal name -> its values, as `Message.decode_batch` returns them and `Message.encode_batch` takes them.

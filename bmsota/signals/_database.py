@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from bmsota.signals._columns import SignalColumns
     from bmsota.signals._plan import LayoutNode, Signal, SignalValue
 
-__all__ = ["Database", "DbcFault", "Message", "Severity"]
-
 
 class Severity(Enum):
     """What a fault of a DBC file costs."""

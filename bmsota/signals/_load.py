@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from bmsota.signals._check import MessageText
 
-__all__ = ["loads"]
-
 
 def loads(text: str) -> Database:
     """Load a DBC. What is wrong with it is in `Database.faults`; what a fault does not touch is in the database.

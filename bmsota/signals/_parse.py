@@ -16,8 +16,6 @@ from bmsota.signals._plan import Branch, ByteOrder, LayoutNode, Signal, shift_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["parse_messages"]
-
 
 def parse_messages(text: str) -> tuple[tuple[Message, ...], str]:
     """The messages of a DBC text and its version string.

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Branch", "ByteOrder", "LayoutNode", "Signal", "SignalValue"]
 
 SignalValue: TypeAlias = int | float | str
 """A decoded value: a number in the signal's unit, or the name its value table gives to the number."""

@@ -29,7 +29,6 @@ from bmsota.slcan._protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["AdapterOptions", "SlcanAdapter"]
 
 # What the adapter keeps for a host that does not read: as real ones, little more than a USB buffer.
 OUTPUT_SIZE_BYTES_MAX: Final = 32_768

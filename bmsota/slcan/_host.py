@@ -20,7 +20,6 @@ from bmsota.slcan._protocol import BEL, CR, HEAD_SIZES, LINE_SIZE_BYTES_MAX, MIN
 if TYPE_CHECKING:
     from bmsota.slcan._protocol import FrameHead
 
-__all__ = ["ReceivedFrame", "SlcanHost"]
 
 # A busy bus of standard frames has a few hundred heads; garbage must not collect here.
 HEADS_MAX: Final = 8192

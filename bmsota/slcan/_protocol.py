@@ -21,19 +21,6 @@ from bmsota.can_timing import FD_SIZES
 from bmsota.canframe import CanFrame
 from bmsota.errors import LocalProtocolError
 
-__all__ = [
-    "BEL",
-    "BITRATES",
-    "CR",
-    "DATA_BITRATES",
-    "Answer",
-    "FrameHead",
-    "StatusFlag",
-    "frame_line",
-    "parse_head",
-    "remote_line",
-]
-
 CR: Final = b"\r"
 BEL: Final = b"\a"
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from bmsota.node import AccessSigner
 
-__all__ = ["AccessCheck", "AccessKey", "ed25519_access_check", "ed25519_access_key", "signed_access_key"]
 
 AccessKey: TypeAlias = Callable[[bytes, str], bytes]
 """Takes the seed and the node's serial number (empty if it has none); gives the key."""

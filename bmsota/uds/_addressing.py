@@ -15,8 +15,6 @@ from bmsota.errors import LocalProtocolError
 if TYPE_CHECKING:
     from bmsota.canframe import CanFrame
 
-__all__ = ["UDS_11BIT", "UDS_29BIT", "UdsAddress", "UdsAddressing"]
-
 
 @dataclass(frozen=True, slots=True)
 class UdsAddress:

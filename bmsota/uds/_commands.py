@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from bmsota.uds._exchange import Procedure
     from bmsota.uds._isotp import IsoTpParameters
 
-__all__ = ["UdsCommand", "UdsDiscovery"]
-
 
 class UdsCommand(RetryingExchange[CommandEvent]):
     """Gives one command to the node at *address*. Safe to run again, whatever became of an earlier run.

@@ -13,8 +13,6 @@ from bmsota.uds._identifiers import Did, Routine
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["UdsDialect"]
-
 
 _NO_CLASS = UUID(int=0)
 

@@ -56,16 +56,6 @@ if TYPE_CHECKING:
     from bmsota.uds._addressing import UdsAddress
     from bmsota.uds._isotp import IsoTpError, IsoTpParameters
 
-__all__ = [
-    "AbortError",
-    "Procedure",
-    "RefusedAnswerError",
-    "RestartExchangeError",
-    "RetryingExchange",
-    "SilentError",
-    "UdsExchange",
-    "cause_of_refusal",
-]
 
 EventT = TypeVar("EventT")
 T = TypeVar("T")

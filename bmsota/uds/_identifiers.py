@@ -21,27 +21,6 @@ from bmsota.node import OfferedImage, ResultCode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "ACCESS_LEVEL",
-    "BOOT_STATE_LAYOUT",
-    "DIDS",
-    "NODE_KIND_LAYOUT",
-    "NO_SLOT",
-    "NRCS",
-    "NRC_OF_RESULT",
-    "OFFER_LAYOUT",
-    "ROUTINES",
-    "STAGING_LAYOUT",
-    "TEXT_BYTES",
-    "UDS_PROFILE_VERSION",
-    "Did",
-    "DidRow",
-    "ImageOffer",
-    "Nrc",
-    "Routine",
-    "Session",
-    "nrc_name",
-]
 
 UDS_PROFILE_VERSION = 1
 """Of what the vendor ranges mean here; part of NODE_KIND."""

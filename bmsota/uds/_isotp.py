@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from bmsota.uds._addressing import UdsAddress
 
-__all__ = ["IsoTpError", "IsoTpFault", "IsoTpLink", "IsoTpParameters"]
 
 _MS = 1_000_000
 _SECOND = 1_000_000_000

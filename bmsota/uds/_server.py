@@ -74,7 +74,6 @@ if TYPE_CHECKING:
     from bmsota.uds._access import AccessCheck
     from bmsota.uds._addressing import UdsAddress
 
-__all__ = ["SERVICES", "ServiceRule", "UdsServer"]
 
 _SEED_BYTES = 32
 _BLOCK_OVERHEAD_BYTES = 2

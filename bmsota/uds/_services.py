@@ -22,24 +22,6 @@ if TYPE_CHECKING:
 
     from udsoncan import DIDConfig
 
-__all__ = [
-    "TESTER_PRESENT",
-    "Call",
-    "DownloadLimits",
-    "SessionTiming",
-    "raw_request",
-    "read_dids",
-    "read_one_did",
-    "request_download",
-    "request_seed",
-    "request_transfer_exit",
-    "reset",
-    "send_key",
-    "start_routine",
-    "start_session",
-    "tester_present",
-    "transfer_data",
-]
 
 T = TypeVar("T")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["UdsServerTiming", "UdsTiming"]
-
 _MS = 1_000_000
 _SECOND = 1_000_000_000
 

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from bmsota.uds._isotp import IsoTpParameters
     from bmsota.uds._timing import UdsTiming
 
-__all__ = ["UdsTransfer"]
 
 # TransferData: the service's number and the block counter.
 _BLOCK_OVERHEAD_BYTES = 2

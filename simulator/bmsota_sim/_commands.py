@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from bmsota_sim.outcome import CampaignOutcome
     from bmsota_sim.scenario import Scenario
 
-__all__ = ["app", "run"]
 
 DEFAULT_SEED = 1
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["FAILED", "INTERRUPTED", "NOT_AS_PLANNED", "WRONG_USAGE"]
-
 FAILED = 1
 """The run failed; one line says why."""
 WRONG_USAGE = 2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 
-__all__ = ["ending_signals"]
-
 
 def ending_signals() -> list[signal.Signals]:
     """Ctrl-C, what CI and service managers send, and a terminal that is closed, as far as this system has them.

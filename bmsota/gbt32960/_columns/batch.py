@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960._columns.values import Array
 
-__all__ = ["decode_batch", "encode_batch"]
 
 _GROUPS_BY_MATCHING_MAX: Final = 16
 """Layouts of one frame size that are looked for in the whole matrix. A batch in which every frame is laid out differently would

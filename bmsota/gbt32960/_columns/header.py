@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["are_identifiers", "bytes_of_times", "check_header", "times_of"]
-
 
 def _month_tables() -> tuple[Array, Array]:
     """By year and month byte: the UTC second at which the month begins in Beijing, and its number of days (0: no month)."""

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["NumberList", "Scalars", "sign_position", "unsigned_position", "wrong_shape"]
 
 _BIG_ENDIAN_DWORD: Final = np.dtype(">u4")
 _UNSIGNED: Final[dict[int, np.dtype[Any]]] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}

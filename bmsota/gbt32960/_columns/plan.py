@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Plan", "plan_for", "plan_of", "skeleton_of", "xor_of_rows"]
-
 
 class Plan:
     """Where everything stands in the frames of one layout."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["MARK_ABNORMAL", "MARK_INVALID", "FrameColumns", "FrameGroup"]
 
 MARK_ABNORMAL: Final = 1
 """In `FrameGroup.marks`: the value was `Sentinel.ABNORMAL`."""

@@ -12,8 +12,6 @@ from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES
 from bmsota.gbt32960._sized import USER_DEFINED
 from bmsota.gbt32960._tables import BODY_LAYOUTS, EXTENSION_BODY_LAYOUTS
 
-__all__ = ["BODIES_AT", "DEGREES", "REPORTS", "TIME", "VIN", "VIN_SIZE", "Slot", "Unplannable", "Walk"]
-
 VIN: Final = slice(4, 21)
 VIN_SIZE: Final = 17
 TIME: Final = slice(24, 30)

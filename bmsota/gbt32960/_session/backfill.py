@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-__all__ = ["BackfillStore", "StoredReport"]
-
 
 @dataclass(slots=True)
 class StoredReport:

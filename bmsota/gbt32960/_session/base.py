@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._registry import Layouts
     from bmsota.gbt32960._session.backfill import StoredReport
 
-__all__ = ["SECURITY_DOWN", "SECURITY_UP", "TRIES", "BaseSession", "SessionTimer", "time_reply"]
 
 TRIES: Final = 3
 """Annex B and B.2.9: what is not answered is sent three times."""

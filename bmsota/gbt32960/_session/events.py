@@ -17,32 +17,6 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._frame import Frame
     from bmsota.gbt32960._messages import Message, PlatformLogin, Report, VehicleLogin, VehicleLogin2025
 
-__all__ = [
-    "CloseReason",
-    "CloseRequested",
-    "CommandReceived",
-    "CommandReplied",
-    "CommandTimedOut",
-    "ConnectRequested",
-    "ExtensionReceived",
-    "ExtensionUndelivered",
-    "FrameRefused",
-    "HeartbeatReceived",
-    "LoggedIn",
-    "LoggedOut",
-    "LoginFailed",
-    "LoginFailure",
-    "LoginRequested",
-    "LogoutReceived",
-    "PlatformEvent",
-    "ReplyReceived",
-    "ReportReceived",
-    "ReportsDropped",
-    "SecurityReceived",
-    "TerminalEvent",
-    "TimeSynchronised",
-]
-
 
 # --- both sessions ---------------------------------------------------------------------------------------------------
 

@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._registry import Layouts
     from bmsota.gbt32960._signatures import ReportVerifier
 
-__all__ = ["PlatformOptions", "PlatformSession", "PlatformState", "ReplyBody"]
 
 _COMMANDS_WAITING_MAX: Final = 64
 """More than an operator can mean at once for one vehicle; a caller who gets there does not look at the answers."""

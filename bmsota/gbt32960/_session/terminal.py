@@ -77,7 +77,6 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._registry import Layouts
     from bmsota.gbt32960._signatures import ReportSigner
 
-__all__ = ["TerminalOptions", "TerminalSession", "TerminalState"]
 
 _DAY_NS: Final = 24 * 60 * MINUTE_NS
 _LOGIN_TRIES: Final = 3

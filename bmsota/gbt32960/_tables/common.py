@@ -12,25 +12,6 @@ from bmsota.gbt32960._enums import ParameterId
 from bmsota.gbt32960._fields import Field, Layout, Repeat, Row, Text, Time
 from bmsota.gbt32960._messages import PlatformLogout, VehicleLogout
 
-__all__ = [
-    "COMMON_PARAMETERS",
-    "PLATFORM_LOGOUT",
-    "SERIAL",
-    "VEHICLE_LOGOUT",
-    "byte",
-    "byte_list",
-    "cell_volts",
-    "dword",
-    "fault_list",
-    "ordinal",
-    "parameter",
-    "temperature",
-    "volts",
-    "word",
-    "word_list",
-]
-
-
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 

@@ -54,17 +54,6 @@ from bmsota.gbt32960._tables.common import (
     word_list,
 )
 
-__all__ = [
-    "BODIES_2016",
-    "MESSAGES_2016",
-    "PARAMETERS_2016",
-    "PLATFORM_LOGIN_2016",
-    "POSITION_2016",
-    "VEHICLE_LOGIN_2016",
-    "build_position",
-    "position_parts",
-]
-
 
 def amperes(name: str) -> Field:
     """WORD, 0.1 A, 10000 is zero. In 2016 that holds for the pack current of 0x08 too."""

@@ -62,18 +62,6 @@ from bmsota.gbt32960._tables.common import (
 )
 from bmsota.gbt32960._tables.edition_2016 import PLATFORM_LOGIN_2016, POSITION_2016, build_position, position_parts
 
-__all__ = [
-    "ACTIVATION",
-    "ACTIVATION_REPLY",
-    "BODIES_2025",
-    "KEY_EXCHANGE",
-    "MESSAGES_2025",
-    "PARAMETERS_2025",
-    "PLATFORM_LOGIN_2025",
-    "SIGNATURE_2025",
-    "VEHICLE_LOGIN_2025",
-]
-
 _CHAPTER_7: Final = "2025, chapter 7"
 """The transcription of 2025 that we have names few of its tables."""
 

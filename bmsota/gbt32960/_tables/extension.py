@@ -30,7 +30,6 @@ from bmsota.gbt32960._tables.common import byte, byte_list, dword, word, word_li
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["BLOCK_REQUEST_SIZE_BYTES", "EXTENSION_BODY_LAYOUTS", "EXTENSION_LAYOUTS", "EXTENSION_REPLY_LAYOUTS"]
 
 _MARK: Final = word("extension", EXTENSION_VERSION, EXTENSION_VERSION)
 

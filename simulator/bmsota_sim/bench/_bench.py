@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from bmsota_sim.bench._world import NodeRow
     from bmsota_sim.trace import Note
 
-__all__ = ["Bench"]
 
 # The longest sleep of the loop: it wakes for everything else, so this bounds only how late a mistake in that would show.
 SLEEP_MAX_S = 0.5

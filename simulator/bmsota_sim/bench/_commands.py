@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from bmsota_sim.devices.plain_master import PlainMaster
     from bmsota_sim.devices.slave import Slave
 
-__all__ = ["HELP", "BenchCommands"]
 
 OFF_MS_DEFAULT = 1000
 OFF_MS_MAX = 24 * 3600 * 1000

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from bmsota_sim.bench._world import NodeRow
 
-__all__ = ["introduction", "run_bench", "send_command"]
 
 # How often the table is drawn, and how late a `quit` through the control socket is seen at most.
 REFRESH_S = 0.2

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bmsota_sim.bench._options import BenchOptions
     from bmsota_sim.bench._world import AdapterSeat
 
-__all__ = ["Endpoint", "PtyEndpoint", "PythonCanEndpoint", "open_endpoint"]
 
 # How long the reader of a python-can bus waits at most before it looks whether the bench still runs.
 READ_WAIT_S = 0.1

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from bmsota_sim.bench._world import BenchWorld
 
-__all__ = ["load_flashes", "save_flashes"]
 
 FORMAT = "bmsota bench flash"
 

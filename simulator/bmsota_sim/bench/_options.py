@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from bmsota.image import PublicKey
 
-__all__ = ["SLAVES_MAX", "BenchOptions", "BenchProtocol", "BenchTopology"]
 
 SLAVES_MAX = 16
 """As many as `dbc/bms_internal.dbc` has messages for."""

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from bmsota_sim.links.canbus import BusFaults, Port
     from bmsota_sim.trace import Note
 
-__all__ = ["AdapterSeat", "BenchWorld", "NodeRow"]
 
 FACTORY_VERSION = "2.0.0"
 # Each slave sends a round ten times a second: about a tenth of a 500 kbit/s bus with eight slaves.

@@ -78,7 +78,7 @@ def test_importing_the_cloud_link_is_light():
 
 
 def test_the_front_door_lists_what_it_offers():
-    """`__all__` is complete, every name is there, and what is loaded later is what its module calls public."""
+    """`__all__` is complete, every name is there, and what is loaded later is in the module that is named for it."""
     front = bmsota.gbt32960
     names = front.__all__
     assert len(names) == len(set(names))
@@ -86,7 +86,7 @@ def test_the_front_door_lists_what_it_offers():
     for name in names:
         assert getattr(front, name) is not None
     for name, module in front._LATER.items():
-        assert name in importlib.import_module(f"bmsota.gbt32960.{module}").__all__
+        assert hasattr(importlib.import_module(f"bmsota.gbt32960.{module}"), name)
     given = {name for name, value in vars(front).items() if not name.startswith("_")}
     modules = {name for name in given if isinstance(getattr(front, name), types.ModuleType)}
     assert given - modules - {"annotations", "TYPE_CHECKING", "import_module"} == set(names)

@@ -22,7 +22,6 @@ from bmsota_cloud.storage.migrate import migrate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MEMORY", "SqlDatabase"]
 
 MEMORY = "sqlite://"
 """The address of a database that lives as long as its store."""

@@ -15,7 +15,6 @@ from bmsota_cloud.domain.paging import Page, PageRequest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Kind", "Tables", "in_lists", "page_of", "upsert", "values_of"]
 
 # SQLite allows some ten thousand variables in a statement; VIN lists come from pages (500) and are cut all the same.
 _IN_LIST_MAX = 500
