@@ -23,6 +23,7 @@ def blocks(page: Path) -> list[str]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_examples_do_what_they_say(page):
     """The examples with prompts of one page, one after another, as a reader would type them."""

@@ -22,6 +22,7 @@ def pages():
     return importlib.import_module("pages")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_page_is_up_to_date(name, monkeypatch, capsys):
     """Run the script after a change of a table, a docstring or a limit; write the sentences it asks for by hand."""

@@ -97,6 +97,7 @@ def test_the_cloud_does_not_know_the_simulator(path):
     assert "bmsota_sim" not in roots(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in sources("bmsota") if is_core(path)], ids=relative)
 def test_a_core_neither_opens_nor_waits_nor_reads_a_clock(path):
     banned = BANNED_IN_CORE - CORE_EXCEPTIONS.get(relative(path), set())
@@ -229,6 +230,7 @@ def imported_files() -> dict[str, set[str]]:
     return graph
 
 
+@pytest.mark.slow
 def test_no_file_imports_itself_in_a_circle():
     """Not even for typing: a circle of files is one file."""
     graph = imported_files()

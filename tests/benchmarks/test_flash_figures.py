@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks.flash import figures
 
+pytestmark = pytest.mark.slow
+
 # Payload over what the wire can carry at most; of broadcasts the time over that of one node.
 AT_LEAST = {
     "classic 500k 11-bit": 0.97,

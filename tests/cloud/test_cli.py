@@ -85,6 +85,7 @@ def running(folder, words):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "ready"),
     [

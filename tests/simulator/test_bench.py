@@ -32,6 +32,8 @@ from bmsota.node import FlashJob
 from bmsota.signals import loads
 from bmsota.uds import UDS_11BIT
 
+pytestmark = pytest.mark.slow
+
 NEW = ImageVersion(2, 1, 0)
 MASTER, SLAVE = (sample_file(f"E7-{role}-2.1.0.bin") for role in ("master", "slave"))
 SMALL = ["--series", "E7", "--slaves", "2"]

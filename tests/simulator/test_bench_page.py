@@ -15,6 +15,8 @@ from bmsota_sim.bench._console import introduction
 from bmsota_sim.cli import main
 from bmsota_sim.kernel import SECOND, Kernel
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
 LIMIT_S = 300
 

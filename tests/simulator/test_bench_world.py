@@ -82,6 +82,7 @@ def test_master_and_slaves_are_flashed(desk, topology):
     assert bench.versions() == ["2.1.0"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", list(BenchTopology))
 @pytest.mark.parametrize(("ids", "data_bitrate_bps"), [(29, None), (11, 2_000_000), (29, 5_000_000)])
 def test_the_same_with_long_identifiers_and_can_fd(desk, topology, ids, data_bitrate_bps):
@@ -94,6 +95,7 @@ def test_the_same_with_long_identifiers_and_can_fd(desk, topology, ids, data_bit
     assert all(frame.is_extended_id is (ids == 29) for frame in replies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", list(BenchTopology))
 @pytest.mark.parametrize(("ids", "addressing"), [(11, UDS_11BIT), (29, UDS_29BIT)])
 def test_uds_testers_flash_it_too(desk, topology, ids, addressing):
@@ -257,6 +259,7 @@ def test_a_wrong_option_is_refused(options, said):
 # --- Commands ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["at-operation 3", "at-progress 0.4"])
 @pytest.mark.parametrize("position", [0, 1])
 def test_a_cut_in_the_middle_of_a_flash_costs_nothing_but_time(desk, position, how):

@@ -8,6 +8,8 @@ import sys
 import pytest
 from bmsota_sim.scenario import packaged_scenario
 
+pytestmark = pytest.mark.slow
+
 SMALL = """
 name: small
 duration_s: 60

@@ -12,6 +12,8 @@ import time
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TIME_LIMIT_S = 170
 
 

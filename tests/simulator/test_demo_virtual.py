@@ -20,6 +20,8 @@ from bmsota_sim.scenario import (
 
 from bmsota.ota import Updater
 
+pytestmark = pytest.mark.slow
+
 # The scenario of two vehicles for the run with another seed: what differs must differ there too, in a fifth of the time.
 SMALL = """
 name: small

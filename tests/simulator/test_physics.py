@@ -19,6 +19,7 @@ def test_state_of_charge_falls_by_current_times_time_over_capacity():
     assert packs.charge_ah == pytest.approx([15, -7.5])
 
 
+@pytest.mark.slow
 def test_a_trickle_is_not_lost():
     """0.02 A over a day is half an ampere hour; a float32 sum of its steps would stand still."""
     packs = Packs(EQUAL, VINS[:1], seed=1, soc=0.8)

@@ -11,6 +11,8 @@ from bmsota_sim import SessionPlatform, packaged_scenario, parse_scenario, virtu
 
 from bmsota.gbt32960 import LoginRequested, ReportReceived
 
+pytestmark = pytest.mark.slow
+
 # A finder in front of all others, so that what is blocked is as missing as without its extra.
 BLOCKED = """
 import sys

@@ -20,6 +20,7 @@ def check(tmp_path, text, *options):
     return runner.invoke(app, ["check", str(path), *options]), path
 
 
+@pytest.mark.slow
 def test_a_clean_file_is_0(tmp_path):
     result, path = check(tmp_path, packaged_dbc("bms_internal"))
     assert result.exit_code == 0

@@ -252,6 +252,7 @@ def test_a_dbc_with_faults_is_used_and_said(tmp_path, dbc):
     assert f"{dbc}: 1 errors; the affected signals are not decoded (see bmsota dbc check {dbc})" in result.stderr
 
 
+@pytest.mark.slow
 def test_several_databases_and_packaged_ones(tmp_path, dbc):
     frames = [(1.0, 0x100, False, "0000000000000000"), (1.1, 0x201, False, "0000000000000000")]
     result = decode(write(tmp_path / "drive.log", frames), dbc, "--dbc", "bms_internal")

@@ -16,6 +16,8 @@ from bmsota_sim.devices.flash import PowerCut
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import LocalProtocolError
 
+pytestmark = pytest.mark.slow
+
 PHASES = ("before", "inside", "after")
 
 

@@ -99,6 +99,7 @@ def halfway(bench, node, image, offset):
 # ---- the pack of the issue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_sixteen_nodes_at_one_percent_loss_get_what_each_deserves(bench_parts, seed):
     """Node 5 is absent, node 9 is another hardware class, node 12 dies half-way, each frame is lost to each at 1 %."""

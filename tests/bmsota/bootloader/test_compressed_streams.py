@@ -128,6 +128,7 @@ def test_a_node_that_cannot_gets_it_as_it_is(bench_parts):
 # ---- resume
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["flasher", "node"])
 def test_a_cut_anywhere_and_the_rest_is_a_stream_of_its_own(bench_parts, cut):
     """The second stream is that of the image from where the node is on: as long as it must be, and no frame more."""
@@ -185,6 +186,7 @@ def test_a_cut_in_a_broadcast_and_each_decompresses_what_it_has_skipped(bench_pa
 # ---- the ends of streams
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dbc", ["bms_bootloader", "bms_bootloader_fd"])
 def test_what_fills_the_last_frame_up_is_not_decompressed(bench_parts, dbc):
     """Every length modulo a frame; 0xFF would be one byte more or a dozen."""

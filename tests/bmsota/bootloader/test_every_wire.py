@@ -22,6 +22,8 @@ from bmsota.node import (
     TransferInterrupted,
 )
 
+pytestmark = pytest.mark.slow
+
 DBCS = ("bms_bootloader", "bms_bootloader_29bit", "bms_bootloader_fd", "bms_bootloader_fd_29bit")
 FD_OF = {dbc: dbc.replace("bms_bootloader", "bms_bootloader_fd") for dbc in DBCS if "fd" not in dbc}
 BASES = {False: 0x700, True: 0x1CFF0700}

@@ -601,6 +601,7 @@ def test_a_broadcast_does_not_wait_for_a_node_that_wants_a_pause(bench_parts):
     assert 20 < ended[2][1] < 23
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_a_broadcast_to_locked_nodes_on_a_lossy_wire(bench_parts, seed):
     nodes = [locked_node(bench_parts, position) for position in range(1, 9)]

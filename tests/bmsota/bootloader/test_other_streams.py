@@ -76,6 +76,7 @@ def test_a_late_openblock_of_an_earlier_stream_cannot_move_the_image(bench, benc
     assert len([event for event in events if isinstance(event, TransferInterrupted)]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [512, 1024, 2**31])
 @pytest.mark.parametrize("repair", [0, 1])
 def test_a_stray_openblock_of_another_offset_costs_nothing_once_blocks_have_come(bench, bench_parts, offset, repair):

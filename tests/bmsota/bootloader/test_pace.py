@@ -10,6 +10,8 @@ from bmsota.bootloader import BootloaderClient, BootloaderTiming, BroadcastClien
 from bmsota.bootloader._pace import Pace
 from bmsota.node import ImageVerified, NodeEvent
 
+pytestmark = pytest.mark.slow
+
 US, MS = 1_000, 1_000_000
 FRAME_NS = 230 * US
 

@@ -110,6 +110,7 @@ class Talk:
         self.stream.handle_timeout(self.now_ns)
 
 
+@pytest.mark.slow
 def test_blocks_go_out_one_behind_the_other_until_the_window_is_full(bench_parts):
     """Four blocks at first, with a question behind the second; the next half while its answer is on the way."""
     talk = Talk(bench_parts, blocks=20)
@@ -137,6 +138,7 @@ def test_the_window_ends_at_what_the_nodes_hold(bench_parts):
     assert talk.said() == talk.whole(4, ask={4})
 
 
+@pytest.mark.slow
 def test_a_short_last_block_is_filled_up(bench_parts):
     talk = Talk(bench_parts, size=BLOCK + 9)
     assert talk.said() == ["open 0", "open 0", *talk.whole(0), "1.0", "1.1", "ask 1"]

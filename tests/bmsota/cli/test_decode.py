@@ -45,6 +45,7 @@ def test_hexadecimal_in_the_ways_people_paste_it(run, arguments):
     assert run(*arguments).stdout == run(LOGOUT).stdout
 
 
+@pytest.mark.slow
 def test_every_vector_in_every_form(run, good_vector):
     """No good frame breaks any output; each JSON line is an object."""
     for options in ([], ["--explain"], ["--json"], ["--json", "--explain"]):

@@ -14,6 +14,8 @@ import pytest
 from bmsota.adapters.files import packaged_dbc
 from bmsota.cli.extras import _EXTRAS, extra_error, missing_extra, run_script
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 HEARTBEAT = "232307fe4c424d4637455630315230303030303031010000bb"
 CLI_LINE = "bmsota: the command line needs typer and rich: pip install 'bmsota[cli]'\n"

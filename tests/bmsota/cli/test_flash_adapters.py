@@ -25,6 +25,7 @@ def quiet_home(tmp_path, monkeypatch):
 class TestChoice:
     """The same bus, chosen in each way python-can has."""
 
+    @pytest.mark.slow
     def test_by_options(self):
         with VirtualPack(Node(1)) as pack:
             assert bmsota("nodes", "-i", "virtual", "-c", pack.channel, "-b", "500000", *QUICK).code == 0
@@ -40,6 +41,7 @@ class TestChoice:
                 done = bmsota("reset", *words, *QUICK)
                 assert done.code == 0, done.text
 
+    @pytest.mark.slow
     def test_by_environment(self, quiet_home):
         with VirtualPack(Node(1)) as pack:
             done = bmsota(

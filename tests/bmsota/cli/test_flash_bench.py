@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flash_rig import bmsota
 
+pytestmark = pytest.mark.slow
+
 RELEASE = Path(__file__).resolve().parents[3] / "firmware_images" / "E7-2.1.0.manifest.cose"
 KEYS = RELEASE.parent / "keys"
 ACCESS_KEY = Ed25519PrivateKey.from_private_bytes(b"\x05" * 32)

@@ -59,6 +59,7 @@ def report_of(run):
     return json.loads(paths[-1].read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [PtyPack, VirtualPack])
 def test_the_journey(kind, release, tmp_path):
     """nodes, flash --plan, flash, verify, reset: as the guide tells it."""
@@ -131,6 +132,7 @@ class TestPlan:
 
 
 class TestTargets:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("to", "expected"),
         [("master", {0}), ("slaves", {1, 2}), ("all", {0, 1, 2}), ("2", {2}), ("1-2", {1, 2}), ("0,2", {0, 2})],
@@ -147,6 +149,7 @@ class TestTargets:
         assert done.code == 0, done.text
         assert pack.versions == {0: OLD, 1: NEW, 2: NEW}
 
+    @pytest.mark.slow
     def test_who_is_up_to_date_is_left_alone(self, pack, flash, release):
         assert flash(release, "--yes").code == 0
         count = len(pack.frames)
@@ -198,6 +201,7 @@ class TestReport:
             hashlib.sha256(make_image(role)).hexdigest() for role in ImageRole
         }
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("suffix", [".log", ".blf", ".asc", ".trc"])
     def test_the_can_log_opens_with_python_cans_reader_and_holds_every_frame(
         self, pack, flash, release, tmp_path, suffix
@@ -322,6 +326,7 @@ class TestVerify:
 class TestInterrupt:
     """Ctrl-C, as a signal, while the run is at a certain command."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "command",
         [
@@ -371,6 +376,7 @@ class TestInterrupt:
         assert flash(release, "--yes").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "code"), [(b"y\n", 0), (b"n\n", 3), (b"perhaps\ny\n", 0), (b"\x04", 130), (b"\x03", 130)]
 )

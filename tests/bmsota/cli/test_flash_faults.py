@@ -39,6 +39,8 @@ from bmsota.flashing import Check, SourceFault
 from bmsota.image import HardwareClass, ImageVersion
 from bmsota.node import AccessGuard, FailureCause, NodeCommand
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--listen", "0.05", "--timeout", "1"]
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 OTHER_CLASS = HardwareClass.named("bmsota.example", "another")

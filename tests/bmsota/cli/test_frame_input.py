@@ -61,6 +61,7 @@ def test_gzip(look, content):
     assert done.exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_gzip_file_that_breaks_off(look):
     content = b"".join(bytes.fromhex(LOGOUT) + bytes([at % 251]) * (at % 7) for at in range(20_000))
     _, done = look(gzip.compress(content)[:-500], name="frames.gz")

@@ -24,6 +24,7 @@ def test_help_says_the_exit_codes(name):
     assert "Exit code" in CliRunner().invoke(app, [name, "--help"]).output
 
 
+@pytest.mark.slow
 def test_from_outside():
     """As a user runs it: through a pipe, with an encoding that lacks the degree sign, and stopped early by the reader."""
     script = f"from bmsota.cli.main import main; import sys; sys.argv = ['bmsota', 'decode', '{HEARTBEAT}']; main()"

@@ -25,6 +25,8 @@ from bmsota.flashing import (
 from bmsota.image import HardwareClass
 from bmsota.node import FlashJob, NodeCommand
 
+pytestmark = pytest.mark.slow
+
 OTHER_CLASS = HardwareClass.named("bmsota.example", "another-slave")
 # A dead node is given up after 0.5 s instead of 10.
 TIMING = BootloaderTiming(discover_tries=5)

@@ -21,6 +21,8 @@ from bmsota.flashing import (
 )
 from bmsota.node import FailureCause, NodeCommand, NodeMode
 
+pytestmark = pytest.mark.slow
+
 WRITING_COMMANDS = 4 * 10
 """Of one undisturbed upgrade of four nodes: more than there are, so that the last cases cut nothing."""
 

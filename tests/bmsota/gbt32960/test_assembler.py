@@ -126,6 +126,7 @@ def test_the_oldest_is_given_up_when_too_many_are_unfinished():
         SubsystemAssembler(pending_max=0)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_cut_in_any_order_gives_the_same_whole(data):

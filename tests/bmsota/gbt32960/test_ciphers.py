@@ -211,6 +211,7 @@ def test_rsa_is_a_hook():
     assert decode(encode(frame, cipher=own), cipher=own) == frame
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(sorted(CIPHERS)), st.integers(0, 255), st.integers(0, 255), st.binary(max_size=64))
 def test_any_ciphertext_gives_a_frame_or_a_frame_error(name, command, flag, unit):

@@ -103,6 +103,8 @@ from bmsota.gbt32960._tables import (
     VEHICLE_LOGOUT,
 )
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=BEIJING)
 VIN = "LTEST000000000001"
 

@@ -44,6 +44,8 @@ from bmsota.gbt32960 import (
 )
 from bmsota.gbt32960._columns import plan as module
 
+pytestmark = pytest.mark.slow
+
 VEHICLE = VehicleData(1, 3, 1, 52.3, 12345.6, 371.2, -8.5, 69, 1, 14, 5085, 12, 0)
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=BEIJING)
 

@@ -54,6 +54,7 @@ def assert_agreed(data):
     assert encode_batch(decode_batch([data])) == [data]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_generated_reports_and_messages(reports, messages, data):

@@ -112,6 +112,7 @@ def test_everything_can_be_imported_without_any_other_package():
     run("from bmsota.gbt32960 import *; from bmsota.gbt32960.rows import *", BARE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -163,6 +164,7 @@ def examples():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block", "extra"), [*examples()])
 def test_the_examples_of_the_page_run_without_any_other_package(block, extra):
     """Each by itself, as someone would paste it; those of a section that names an extra end in the line that names it too."""

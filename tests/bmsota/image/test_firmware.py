@@ -108,6 +108,7 @@ def test_the_length_of_an_image_in_a_slot_is_found(image):
 # -- single mutations ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ed25519", "p256"])
 def test_no_flipped_bit_is_accepted(forge, image, p256_image, kind):
     """Every bit of every byte, and every byte inverted: refused with our errors, never with another exception."""

@@ -42,6 +42,7 @@ def send_round(database, layout, table, position, now_ns, alive=1):
     return frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [F7, E7, ODD, LARGE], ids=["F7", "E7", "odd", "large"])
 def test_the_master_knows_what_every_slave_measured(database, layout):
     table = MeasurementTable(database, layout)

@@ -57,6 +57,7 @@ def values_of(report, body):
     return report[body].subsystems[0]
 
 
+@pytest.mark.slow
 def test_it_logs_in_finds_its_slaves_and_says_who_they_are(rig):
     rig.run(1)
     (said,) = [message for message in rig.extensions if isinstance(message, UnitIdentity)]
@@ -79,6 +80,7 @@ def test_the_slaves_are_not_asked_before_they_have_booted(world):
     rig.until(lambda: rig.master.slave_versions)
 
 
+@pytest.mark.slow
 def test_a_report_holds_what_the_slaves_measured(rig):
     rig.measure()
     assert rig.master.send_report(rig.now_ns)

@@ -35,6 +35,8 @@ from bmsota.image import HardwareClass
 from bmsota.master import MasterReadings, UnitKeys
 from bmsota.ota import UpdaterState
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "master.md"
 PROFILE = PROFILES["E7"]
 IDENTITY = unit_identity(1, "E7", 1, PROFILE.slave_count)

@@ -23,6 +23,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(plain)
 def test_what_is_encoded_is_decoded(value):
     """Any plain value, unless it nests deeper than our documents may."""

@@ -28,6 +28,8 @@ from bmsota.ota import (
     verify_report,
 )
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("manifest", "order", "report")
 VERIFY = {"manifest": verify_manifest, "order": verify_order, "report": verify_report}
 SIGN = {"manifest": sign_manifest, "order": sign_order, "report": sign_report}

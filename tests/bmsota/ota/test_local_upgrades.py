@@ -30,6 +30,8 @@ from bmsota.ota import (
     OrderScope,
 )
 
+pytestmark = pytest.mark.slow
+
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x09" * 32)
 MASTER_CLASS = HardwareClass.named("bmsota.example", "watch-master")
 SECOND = 1_000_000_000

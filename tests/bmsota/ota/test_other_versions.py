@@ -294,6 +294,7 @@ BAD_JOURNALS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", BAD_JOURNALS)
 @pytest.mark.parametrize("until", [UNTIL_DOWNLOAD, UNTIL_COMMITTED])
 def test_a_journal_that_cannot_be_read_ends_the_order_with_a_report(world, bad, until):
@@ -449,6 +450,7 @@ ANY = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["upgrade", "trust", "report-counter", LOCAL, "order", "manifest"]),

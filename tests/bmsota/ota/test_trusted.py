@@ -335,6 +335,7 @@ def test_confirming_never_lowers_a_counter(world, unit):
     refused(lambda: trust.confirmed(world.manifest, [1, 9]), Attack.WRONG_HARDWARE, trust)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(-40, 40), st.integers(-50, 50), st.booleans()), max_size=12))
 def test_no_sequence_of_documents_moves_the_state_back(world, unit, steps):
     """Whatever orders come at whatever clock: sequence and time never fall, and what is accepted was not expired."""

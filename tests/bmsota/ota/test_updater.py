@@ -674,11 +674,13 @@ def fill(script, texts):
     return script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_conversation_goes_as_written(name, made, texts):
     play(made(), fill(SCRIPTS[name], texts))
 
 
+@pytest.mark.slow
 def test_every_transition_of_the_table_is_walked(made, texts, monkeypatch):
     """And none that is not in it: `_enter` refuses those."""
     walked = set()

@@ -18,6 +18,8 @@ from bmsota.errors import SignalError
 from bmsota.signals import SignalColumns, loads
 from bmsota.signals._codec import decode_reference, encode_reference, scaled
 
+pytestmark = pytest.mark.slow
+
 SLOW_IS_FINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 ANY_LAYOUT = st.one_of(layouts(), extended_layouts())
 

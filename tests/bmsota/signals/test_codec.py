@@ -15,6 +15,8 @@ from bmsota.errors import SignalError
 from bmsota.signals import loads
 from bmsota.signals._codec import decode_reference, encode_reference
 
+pytestmark = pytest.mark.slow
+
 SLOW_IS_FINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 

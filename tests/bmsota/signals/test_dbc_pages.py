@@ -12,6 +12,8 @@ import pytest
 from bmsota.adapters.files import packaged_dbc, packaged_dbc_names
 from bmsota.signals import loads
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 NAMES = packaged_dbc_names()
 

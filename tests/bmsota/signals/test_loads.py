@@ -9,6 +9,8 @@ from bmsota.canframe import CanFrame
 from bmsota.errors import SignalError
 from bmsota.signals import Severity, loads
 
+pytestmark = pytest.mark.slow
+
 GOOD = """VERSION "7"
 
 NS_ :

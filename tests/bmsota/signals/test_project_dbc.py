@@ -15,6 +15,8 @@ from bmsota.signals import loads
 if TYPE_CHECKING:
     from bmsota.signals import Message
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "make_dbc.py"
 

@@ -22,6 +22,8 @@ from bmsota.node import (
 )
 from bmsota.uds import UDS_11BIT, UDS_29BIT, IsoTpParameters, UdsCommand, UdsDiscovery, UdsTiming
 
+pytestmark = pytest.mark.slow
+
 MS, SECOND = 1_000_000, 1_000_000_000
 OLD_VERSION, NEW_VERSION = ImageVersion(2, 0), ImageVersion(2, 1)
 IMPATIENT = UdsTiming(discover_tries=5)

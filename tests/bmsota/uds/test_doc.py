@@ -15,6 +15,8 @@ from bmsota.uds import DIDS, NRCS, ROUTINES, Did, Nrc, Routine, UdsDialect, UdsS
 from bmsota.uds._exchange import cause_of_refusal
 from bmsota.uds._identifiers import NRC_OF_RESULT
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "uds.md"
 
 

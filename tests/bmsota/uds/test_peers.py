@@ -87,6 +87,7 @@ def scapy_ecu(path):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_scapys_answering_machine_is_flashed_by_our_client(cables):
     """ISO-TP and UDS of both sides are of different makers: image equal, reset, version read back."""
     image = bytes(range(256)) * 8
@@ -223,6 +224,7 @@ def flash_by_udsoncan(client, image):
     return len(starts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("addressing", [UDS_11BIT, UDS_29BIT], ids=["11 bit", "29 bit"])
 def test_our_server_is_flashed_by_udsoncan_and_can_isotp(cables, parts, addressing):
     node = make_node(parts)

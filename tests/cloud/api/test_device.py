@@ -208,6 +208,7 @@ def test_rejecting_ends_it_with_the_reason(world, task, unit):
     assert unit.order() == (204, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order_id", ["OTA-1-2", "OTA-9-9", "nonsense"])
 def test_only_the_units_own_order_can_be_confirmed(world, task, unit, order_id):
     """A unit answers for another vehicle's order: refused, and the other one is as before."""
@@ -290,6 +291,7 @@ def test_a_unit_without_an_open_order_is_given_no_image(world, task, unit, files
 # --- nonsense
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

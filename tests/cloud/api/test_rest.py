@@ -7,6 +7,8 @@ import pytest
 from bmsota.gbt32960 import LocalUpgrade, LocalUpgradeOutcome, beijing_time
 from bmsota.gbt32960 import UpgradeStateCode as Code
 
+pytestmark = pytest.mark.slow
+
 API = "/api/v1"
 
 

@@ -198,6 +198,7 @@ def test_progress_comes_as_a_patch_and_a_status_as_a_whole(fleet, visit, task):
         assert "Upgrade succeeded" in socket.receive_json()["parts"]["live_vehicles"]
 
 
+@pytest.mark.slow
 def test_vehicles_on_another_page_of_the_list_count(world, visit):
     for number in range(1, 61):
         world.register(number)

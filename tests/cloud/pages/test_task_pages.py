@@ -59,6 +59,7 @@ def test_a_task_that_is_not_there_is_explained(visit):
         assert vera.get(path).status_code == status_code, path
 
 
+@pytest.mark.slow
 def test_a_reason_stays_text(fleet, visit):
     fleet.upload()
     made = fleet.create(1, reason="<script>alert(1)</script>")

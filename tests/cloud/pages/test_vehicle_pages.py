@@ -87,6 +87,7 @@ def test_pages_of_the_list_keep_the_filters(world, visit, words):
     assert "Page 9 is empty; there are 3" in words(vera.see("/vehicles?page=9"))
 
 
+@pytest.mark.slow
 def test_a_filter_of_ours_says_how_far_it_looked(world, visit, words, monkeypatch):
     monkeypatch.setattr(vehicles, "SCAN_ROWS_MAX", 500)
     for number in range(1, 506):
@@ -236,6 +237,7 @@ def test_field_upgrades_stand_beside_the_tasks(fleet, visit, words, tell_field_u
     assert "3 upgrades" in words(table)
 
 
+@pytest.mark.slow
 def test_a_long_history_has_pages(fleet, visit, words, tell_field_upgrade):
     for number in range(53):
         fleet.wait(minutes=1)

@@ -34,6 +34,7 @@ def lines(world):
     return [(line.who, line.outcome, line.detail) for line in audit.items if line.action == "local_upgrade.receive"]
 
 
+@pytest.mark.slow
 def test_a_field_upgrade_is_kept_and_written_down(world):
     vin = world.register(1)
     assert world.services.histories.receive(vin, [told(world)], world.now) == 1

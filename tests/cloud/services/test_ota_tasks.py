@@ -50,6 +50,7 @@ def test_every_vehicle_gets_the_release_of_its_own_series(world, release_files):
     assert [view.release_name for view in detail.upgrades.items] == ["F7-2.1.0", "E7-2.1.0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "code"),
     [

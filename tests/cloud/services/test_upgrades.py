@@ -113,6 +113,7 @@ def test_a_unit_can_give_up_with_a_reason(world, state, status):
     assert world.services.counters["upgrade_state_after_end"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order_id", ["OTA-1-2", "OTA-9-1", "OTA-1-1-1", "../1", "OTA-1-99999999999"])
 def test_a_state_about_another_order_moves_nothing(world, order_id):
     task = world.approved(1, 2)
@@ -158,6 +159,7 @@ def test_a_report_may_come_when_every_frame_before_was_lost(world):
     assert world.path(task) == ["Unapproved", "Approved", "Upgrade succeeded"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("outcome", "status"),
     [(Outcome.ROLLED_BACK, "Rolled back"), (Outcome.FAILED, "Upgrade failed"), (Outcome.REJECTED, "Rejected")],

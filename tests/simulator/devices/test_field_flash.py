@@ -50,6 +50,7 @@ def install(flasher, positions, release):
     assert ok(flasher.do("confirm", [(position, NEW) for position in positions], raise_counter=True))
 
 
+@pytest.mark.slow
 def test_master_and_slaves_are_found_and_flashed(bench, new):
     flasher = bench.flasher()
     found = flasher.do("discover", (0, 1, 2))
@@ -70,6 +71,7 @@ def test_master_and_slaves_are_found_and_flashed(bench, new):
     assert {upgrade.position for upgrade in bench.platform.field_upgrades} == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_a_master_on_trial_falls_back_unless_confirmed(bench, new):
     flasher = bench.flasher()
     ok(flasher.do("flash", [FlashJob(0, new.master)]))

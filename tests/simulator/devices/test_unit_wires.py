@@ -11,6 +11,8 @@ from bmsota.image import ImageVersion
 from bmsota.node import FlashJob
 from bmsota.ota import Outcome
 
+pytestmark = pytest.mark.slow
+
 DBCS = ("bms_bootloader", "bms_bootloader_29bit", "bms_bootloader_fd", "bms_bootloader_fd_29bit")
 NEW = ImageVersion(2, 1, 0)
 
