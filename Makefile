@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-dev
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo check test test-long lint docs format bench wheel-test chromium clean
+.PHONY: help demo check fast-tests test test-long lint docs format bench wheel-test chromium clean
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -24,7 +24,10 @@ $(STAMP): $(BIN)/python pyproject.toml
 demo: $(DEMO_STAMP)     ## create the environment, install, run the main job end to end
 	$(BIN)/bmsota-sim demo
 
-check: lint      ## what to run before a commit: lint, types, docs, the fast tests
+check: $(STAMP)  ## what to run before a commit: lint, types, docs, the fast tests (side by side)
+	$(MAKE) --jobs 2 --output-sync=target lint fast-tests
+
+fast-tests: $(STAMP) ## the tests that take no more than a moment
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long and not browser and not demo"
 
 test: $(STAMP) chromium ## all tests, from the checkout and from the built wheel

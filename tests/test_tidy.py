@@ -80,6 +80,7 @@ def test_there_is_something_to_check():
     assert all(len(sources(folder)) > 5 for folder in OURS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sources("bmsota"), ids=relative)
 def test_the_library_imports_nothing_of_ours(path):
     assert not roots(path) & {"bmsota_sim", "bmsota_cloud", "tests", "benchmarks"}
@@ -92,6 +93,7 @@ def test_the_simulator_does_not_know_the_cloud(path):
         assert "bmsota_cloud" not in roots(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sources("cloud/bmsota_cloud"), ids=relative)
 def test_the_cloud_does_not_know_the_simulator(path):
     assert "bmsota_sim" not in roots(path)
@@ -122,6 +124,7 @@ def test_a_core_neither_opens_nor_waits_nor_reads_a_clock(path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in sources("bmsota") if is_core(path)], ids=relative)
 def test_a_core_does_not_know_the_edges_of_the_library(path):
     assert not {name for name in imported_modules(path) if name.startswith(("bmsota.adapters", "bmsota.cli"))}
@@ -193,6 +196,7 @@ def test_every_room_has_its_floor():
     assert rooms - {"__init__"} == set().union(*FLOORS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sources("bmsota"), ids=relative)
 def test_a_room_imports_only_what_stands_below_it(path):
     """Typing imports included."""
@@ -251,6 +255,7 @@ def test_no_file_imports_itself_in_a_circle():
     assert not circles, "\n".join(" <-> ".join(each) for each in sorted(circles))
 
 
+@pytest.mark.slow
 def test_one_public_class_name_has_one_meaning():
     places: dict[str, list[str]] = {}
     for path in [path for folder in OURS for path in sources(folder)]:

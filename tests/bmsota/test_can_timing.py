@@ -73,6 +73,7 @@ def test_the_longest_and_the_shortest_classic_frames_are_those_of_the_standard()
     assert 120 < longest <= 135
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extended", [False, True])
 def test_the_expected_figures_are_the_mean_of_random_frames(extended):
     draw = random.Random(5)

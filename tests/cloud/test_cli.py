@@ -102,6 +102,7 @@ def test_it_runs_until_it_is_stopped_and_then_ends_well(tmp_path, words, ready, 
     assert (process.returncode, "Traceback" in errors) == (0, False), errors
 
 
+@pytest.mark.slow
 def test_a_sample_key_is_warned_of_at_the_start(tmp_path):
     key = next(
         path for top in ("firmware_images", "simulator") for path in (ROOT / top).rglob("manifest.SAMPLE.public.pem")

@@ -24,6 +24,7 @@ def post(url, body):
         return json.load(answer)
 
 
+@pytest.mark.slow
 def test_everything_runs_in_one_process_and_stops(tmp_path, sample_keys):
     async def play():
         running = await RunningCloud.start(
@@ -55,6 +56,7 @@ def test_everything_runs_in_one_process_and_stops(tmp_path, sample_keys):
         urllib.request.urlopen(f"{url}/api/v1/me", timeout=2)
 
 
+@pytest.mark.slow
 def test_a_taken_address_is_an_error_and_leaves_nothing_running(tmp_path, sample_keys):
     async def play():
         first = await RunningCloud.start(ServeOptions(keys=sample_keys))
@@ -95,6 +97,7 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
     assert calls[-1] - calls[0] < timedelta(seconds=10)
 
 
+@pytest.mark.slow
 def test_a_start_with_a_sample_key_is_logged_as_a_warning(sample_keys, monkeypatch, caplog):
     async def play(keys):
         running = await RunningCloud.start(ServeOptions(keys=keys))

@@ -74,6 +74,7 @@ def desk(unit_bench):
 # --- What is on the bench ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", list(BenchTopology))
 def test_master_and_slaves_are_flashed(desk, topology):
     bench = desk(topology=topology)
@@ -311,6 +312,7 @@ def test_power_is_switched(desk):
     assert bench.versions()[0] == "2.0.0"
 
 
+@pytest.mark.slow
 def test_faults_are_changed_while_it_runs(desk):
     bench = desk(faults=BusFaults(duplication=0.1))
     assert bench.say("loss 0.25") == "ok: loss 0.25"

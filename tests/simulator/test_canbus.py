@@ -298,6 +298,7 @@ def numbers(log):
     return [int.from_bytes(frame.data, "big") for _, frame in log]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "faults",
     [

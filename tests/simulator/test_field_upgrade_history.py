@@ -170,6 +170,7 @@ FIELD = [
 ]
 
 
+@pytest.mark.slow
 def test_a_field_upgrade_is_told_at_the_next_login_and_only_there(bench, new):
     flash_while_offline(bench, new)
     assert bench.versions() == ("2.1.0", "2.1.0", "2.0.0")
@@ -196,6 +197,7 @@ def test_a_field_upgrade_is_told_at_the_next_login_and_only_there(bench, new):
     assert bench.platform.cloud.services.counters["local_upgrade_repeated"] == 0
 
 
+@pytest.mark.slow
 def test_what_an_order_does_beside_it_stands_as_ota(bench, new, unit_bench):
     """The order brings the slave that was left behind along, and all of them further."""
     flash_while_offline(bench, new)
@@ -240,6 +242,7 @@ def test_an_exchanged_slave_is_no_field_upgrade(bench, unit_bench):
     assert bench.platform.history() == []
 
 
+@pytest.mark.slow
 def test_the_power_may_fail_at_any_flash_operation_of_the_masters_record(unit_bench, new):
     """From the tool's last word to the acknowledgement: whatever is cut, the history has each upgrade once."""
 

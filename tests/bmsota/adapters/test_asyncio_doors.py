@@ -222,6 +222,7 @@ def connections(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_a_link_that_is_behind_stops_the_reading_and_loses_nothing(connections):
     """In a worker: what comes meanwhile waits in the connection up to a limit, then in TCP, at last in the peer."""
     gate = threading.Event()

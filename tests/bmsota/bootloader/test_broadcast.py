@@ -154,6 +154,7 @@ def test_sixteen_nodes_at_one_percent_loss_get_what_each_deserves(bench_parts, s
     assert stored(dying, image) == image
 
 
+@pytest.mark.slow
 def test_a_clean_broadcast_sends_the_image_once(bench_parts):
     image = bench_parts.make_image(size=20_000)
     nodes = make_nodes(bench_parts, 0, 1, 31)

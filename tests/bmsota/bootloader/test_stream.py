@@ -129,6 +129,7 @@ def test_blocks_go_out_one_behind_the_other_until_the_window_is_full(bench_parts
     assert (talk.said(), talk.stream.next_timeout()) == ([], None)
 
 
+@pytest.mark.slow
 def test_the_window_ends_at_what_the_nodes_hold(bench_parts):
     talk = Talk(bench_parts, blocks=20, window=3)
     assert talk.said() == ["open 0", "open 0", *talk.whole(0, 1, 2, ask={0})]

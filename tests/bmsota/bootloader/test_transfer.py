@@ -355,6 +355,7 @@ def test_slow_flash_is_announced_and_waited_for(bench_parts):
     assert not [event for event in events if isinstance(event, TransferInterrupted | BlockRepeated)]
 
 
+@pytest.mark.slow
 def test_the_rate_is_at_least_97_percent_of_the_wire(bench_parts):
     """64 KiB at classic 500 kbit/s, 11-bit, expected stuffing: payload bytes per second against back to back frames."""
     image = bench_parts.make_image(size=64 * 1024)

@@ -76,6 +76,7 @@ MESSAGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("message", "can_id", "data"), MESSAGES, ids=lambda value: getattr(type(value), "__name__", "")
 )

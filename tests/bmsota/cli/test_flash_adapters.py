@@ -31,6 +31,7 @@ class TestChoice:
             assert bmsota("nodes", "-i", "virtual", "-c", pack.channel, "-b", "500000", *QUICK).code == 0
             assert bmsota("nodes", "--interface=virtual", f"--channel={pack.channel}", *QUICK).code == 0
 
+    @pytest.mark.slow
     def test_by_options_on_either_side_of_the_others(self):
         with VirtualPack(Node(1)) as pack:
             for words in (
@@ -50,6 +51,7 @@ class TestChoice:
         assert done.code == 0
         assert f"bus: virtual {pack.channel} at 500000 bit/s" in done.err
 
+    @pytest.mark.slow
     def test_by_a_file_and_one_of_its_sections(self, quiet_home):
         with VirtualPack(Node(1)) as pack:
             text = f"[default]\ninterface = virtual\nchannel = nobody\n[bench]\nchannel = {pack.channel}\nbitrate = 250000\n"
@@ -198,11 +200,13 @@ class TestBitrate:
         assert content["bitrate_bps"] == 250_000
         assert list(content["heard"]) == ["500000", "250000"]
 
+    @pytest.mark.slow
     def test_a_silent_bus_has_no_rate_to_tell(self):
         _, done = self.check(foreign=False)
         assert done.code == 1
         assert "the bus is silent at every usual bit rate" in done.err
 
+    @pytest.mark.slow
     def test_a_rate_that_no_adapter_has(self):
         _, done = self.check(bus_bitrate_bps=750_000)
         assert done.code == 4

@@ -95,6 +95,7 @@ def test_the_journey(kind, release, tmp_path):
 
 
 class TestPlan:
+    @pytest.mark.slow
     def test_no_frame_that_writes_is_on_the_bus(self, pack, flash, release):
         """Judged by every frame of the host, not by what the tool says of itself."""
         before = {position: node.flash.operations for position, node in pack.nodes.items()}
@@ -142,6 +143,7 @@ class TestTargets:
         assert done.code == 0, done.text
         assert {position for position, version in pack.versions.items() if version == NEW} == expected
 
+    @pytest.mark.slow
     def test_one_image(self, pack, flash, tmp_path):
         path = tmp_path / "slave.bin"
         path.write_bytes(make_image())
@@ -166,6 +168,7 @@ class TestTargets:
 
 
 class TestReport:
+    @pytest.mark.slow
     def test_a_run_that_succeeds(self, pack, flash, release):
         assert flash(release, "--yes").code == 0
         report = report_of(flash)
@@ -235,6 +238,7 @@ class TestReport:
         (report,) = folder.iterdir()
         assert json.loads(report.read_text(encoding="utf-8"))["log"] is None
 
+    @pytest.mark.slow
     def test_runs_of_one_second_do_not_overwrite_each_other(self, flash, release):
         for _ in range(3):
             assert flash(release, "--plan").code == 0
@@ -282,6 +286,7 @@ class TestVerify:
         assert done.code == 1
         assert "DIFFERS  pack: node 7 did not answer" in done.out
 
+    @pytest.mark.slow
     def test_an_image_in_test_is_not_equal(self, pack, flash, release):
         """It runs, but the next restart reverts it."""
         pack.on_request = lambda request: setattr(pack, "machine", None)
@@ -303,6 +308,7 @@ class TestVerify:
             assert reset.code == 0
             assert trial.version == OLD
 
+    @pytest.mark.slow
     def test_a_reverted_image_is_not_equal_while_it_still_runs(self, release, tmp_path):
         """A run stopped on the way back: the next restart runs the old image, so the next run begins with that restart."""
         node = Node(1)
@@ -358,6 +364,7 @@ class TestInterrupt:
         for node in report_of(flash)["nodes"]:
             assert node["sent_bytes"] + first.get(node["position"], 0) <= len(make_image())
 
+    @pytest.mark.slow
     def test_a_second_one_does_not_wait_for_the_nodes(self, pack, flash, release):
         """The first one looks at the nodes once more; an impatient user presses again."""
 

@@ -69,6 +69,7 @@ def test_generated_reports_and_messages(reports, messages, data):
         assert_agreed(found)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_cut_and_lengthened_reports_are_refused_by_both(reports, data):

@@ -35,6 +35,7 @@ def test_the_page_is_under_two_pages():
     assert len(prose.split()) < 900
 
 
+@pytest.mark.slow
 def test_a_terminal_in_a_thread_reports_to_a_gateway_in_asyncio(page):
     """The report arrives, the terminal logs out, and both drivers end by themselves."""
     engine = Engine(state=1, crankshaft_speed_rpm=900, fuel_rate_l_per_100km=5.0)

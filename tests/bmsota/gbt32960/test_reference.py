@@ -24,6 +24,7 @@ def test_the_reference_is_the_whole_package():
     assert "members:" not in text
 
 
+@pytest.mark.slow
 def test_the_reference_has_every_public_name(package):
     assert sorted(package.exports) == sorted(gbt32960.__all__)
     assert [name for name in gbt32960.__all__ if name not in package.members] == []

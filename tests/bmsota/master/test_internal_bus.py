@@ -54,6 +54,7 @@ def test_the_master_knows_what_every_slave_measured(database, layout):
     assert table.heard_ns == {position: NOW + position for position in range(1, layout.slave_count + 1)}
 
 
+@pytest.mark.slow
 def test_a_round_is_status_then_cells_then_probes(database):
     frames = SlaveMessages(database, 2, F7).measurements(*values(F7, 2), alive=300)
     names = [database.decode(frame) for frame in frames]

@@ -71,6 +71,7 @@ def test_it_logs_in_finds_its_slaves_and_says_who_they_are(rig):
     assert rig.of(LoggedIn) == [LoggedIn(serial=1)]
 
 
+@pytest.mark.slow
 def test_the_slaves_are_not_asked_before_they_have_booted(world):
     rig = world.MasterRig(slave_boot_ns=2 * SECOND)
     rig.run(1.9)

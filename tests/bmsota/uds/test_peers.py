@@ -246,6 +246,7 @@ def test_our_server_is_flashed_by_udsoncan_and_can_isotp(cables, parts, addressi
     assert not node.store.is_test_pending
 
 
+@pytest.mark.slow
 def test_udsoncan_understands_our_refusals(cables, parts):
     """Standard and maker's codes reach its user as what they are."""
     node = make_node(parts)

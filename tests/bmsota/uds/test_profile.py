@@ -55,6 +55,7 @@ def world(request, parts):
     return World()
 
 
+@pytest.mark.slow
 def test_a_pack_goes_forward_and_back(world):
     world.engine.discover((1, 2, 3))
     (found,) = world.run()

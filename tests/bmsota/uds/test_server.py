@@ -838,6 +838,7 @@ def test_a_flood_that_nobody_takes_is_one_event(bench, node):
     assert node.target.next_event() is None
 
 
+@pytest.mark.slow
 def test_garbage_is_answered_or_ignored_and_never_an_exception(tester, bench, node):
     """Every first byte with lengths 1 to 6, in every session; the server still answers afterwards."""
     for session in ("01", "03", "02"):

@@ -241,6 +241,7 @@ def test_the_whole_image(unit, files):
     assert answer.header("Content-Length") == str(len(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "first", "last"),
     [("bytes=0-99", 0, 99), ("bytes=100-", 100, None), ("bytes=-7", -7, None), ("bytes=5-999999", 5, None)],

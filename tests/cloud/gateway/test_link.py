@@ -339,6 +339,7 @@ def test_a_frame_of_another_vehicle_on_this_link_is_refused(world, vin):
     assert world.services.counters["frame_refused"] == 1
 
 
+@pytest.mark.slow
 def test_no_login_in_time_closes_the_link(world):
     link = world.cloud.open_link()
     link.connected(world.now_ns)

@@ -93,6 +93,7 @@ PATHS = (
 )
 
 
+@pytest.mark.slow
 def test_a_page_needs_nothing_from_elsewhere_and_has_nothing_inline(fleet, visit, stranger):
     fleet.upload()
     fleet.create(1)

@@ -151,6 +151,7 @@ def test_other_vehicles_are_not_heard(fleet, visit, report, vin):
         assert socket.receive_json()["texts"]["soc"] == "2 %"
 
 
+@pytest.mark.slow
 def test_who_lost_messages_gets_the_whole_again(fleet, visit, report, vin, monkeypatch):
     monkeypatch.setattr(feed_module, "LIVE_QUEUE_MAX", 2)
     monkeypatch.setattr(live_module, "_PAUSE_S", 0.5)

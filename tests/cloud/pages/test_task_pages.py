@@ -70,6 +70,7 @@ def test_a_reason_stays_text(fleet, visit):
         assert "&lt;script&gt;alert(1)" in page
 
 
+@pytest.mark.slow
 def test_every_status_in_the_words_of_the_platform(fleet, task, visit, words):
     """One vehicle's way through the statuses, each to the letter; the download as a bar with its percentage."""
     carol, world = visit("carol"), fleet
@@ -243,6 +244,7 @@ def test_a_new_code_comes_too_late_for_an_approved_task(fleet, task, visit):
 # -- cancelling --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cancelling_tells_for_how_many_it_is_too_late(fleet, task, visit, words):
     fleet.approve(task)
     tell(fleet, task, 1, UpgradeStateCode.DOWNLOADING, progress_pct=100)

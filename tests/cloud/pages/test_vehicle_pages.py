@@ -126,6 +126,7 @@ def test_a_vehicle_leads_to_its_real_time_values(fleet, visit):
     assert visit("vera").get(f"/vehicles/{vin}").headers["location"] == f"/vehicles/{vin}/real-time"
 
 
+@pytest.mark.slow
 def test_all_newest_values_are_there(fleet, visit, words):
     text = words(visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time"))
     for shown in (

@@ -46,6 +46,7 @@ def test_an_idle_session_ends_and_a_used_one_goes_on_to_its_absolute_end(world):
     assert code_of(lambda: world.services.accounts.who(used.token, world.now)) == "session-over"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "password"), [("carol", "wrong"), ("nobody", PASSWORD), ("", ""), ("carol", "x" * 5000)]
 )

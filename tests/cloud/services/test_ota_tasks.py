@@ -81,6 +81,7 @@ def test_a_vehicle_has_one_open_task(world, task):
     assert world.create(1).id == task.id + 1
 
 
+@pytest.mark.slow
 def test_an_expired_release_is_not_offered(world, release_files):
     world.register(1)
     world.upload(release_files(expires=world.now.replace(day=23)))
@@ -225,6 +226,7 @@ def test_approval_keeps_the_versions_and_signs_an_order_for_each_vehicle(world, 
     assert orders[0].expires_s - orders[0].issued_s == 7 * 24 * 3600
 
 
+@pytest.mark.slow
 def test_the_sequence_of_a_vehicle_rises_from_task_to_task(world):
     task = world.approved(1)
     world.services.ota_tasks.cancel(task.id, by=world.people["carol"], now=world.now)

@@ -93,6 +93,7 @@ def test_states_do_not_go_back(world, late):
     assert world.services.counters["upgrade_state_stale"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", [Code.SUCCEEDED, Code.ROLLED_BACK])
 def test_an_unsigned_word_ends_nothing_well(world, state):
     task = world.approved(1)
@@ -171,6 +172,7 @@ def test_other_outcomes_keep_their_reason(world, outcome, status):
     assert (str(view(world, task).status), view(world, task).reason) == (status, "self-test: cell 7")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("versions", "words"),
     [
@@ -235,6 +237,7 @@ def test_a_report_that_can_not_be_believed_changes_nothing_and_is_logged(world, 
     assert world.services.counters["report_refused"] == 1
 
 
+@pytest.mark.slow
 def test_an_old_report_is_a_replay(world):
     """ota.md S32: success reported, then rolled back, then the old success again."""
     task = world.approved(1)

@@ -399,6 +399,7 @@ class TestFileTelemetry(TelemetryContract):
         made.close()
 
 
+@pytest.mark.slow
 def test_both_stores_may_share_one_database(tmp_path):
     url = f"sqlite:///{tmp_path / 'both.sqlite'}"
     store, telemetry = SqlStore(url), SqlTelemetryStore(url)

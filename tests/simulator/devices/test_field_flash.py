@@ -82,6 +82,7 @@ def test_a_master_on_trial_falls_back_unless_confirmed(bench, new):
     assert bench.versions()[0] == "2.0.0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_progress", [0.0, 0.5, 1.0])
 def test_the_power_may_fail_while_the_master_is_flashed(bench, new, at_progress):
     flasher = bench.flasher()

@@ -6,6 +6,7 @@ import cbor2
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
