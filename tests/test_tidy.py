@@ -176,6 +176,7 @@ FLOORS = (
     {"signals", "image"},
     {"can_timing"},
     {"checksums", "canframe", "compression"},
+    {"_needs_can", "_needs_trust"},
     {"_extras"},
     {"errors"},
 )

@@ -15,6 +15,7 @@ copies are damaged. A journal of a newer layout is survived (docs/trust.md).
 
 from __future__ import annotations
 
+from bmsota import _needs_trust  # noqa: F401 - first: it names the extra
 from bmsota.boot._flash import Flash, SlotLayout
 from bmsota.boot._journal import JOURNAL_RECORD_BYTES_MAX, RECORD_NAME_BYTES_MAX
 from bmsota.boot._states import SLOT_TRANSITIONS, SlotChange, SlotState

@@ -14,6 +14,7 @@ All of them are driven the same way: they are `bmsota.node.CanProtocol`s, and th
 
 from __future__ import annotations
 
+from bmsota import _needs_trust  # noqa: F401 - first: it names the extra
 from bmsota.bootloader._broadcast import BroadcastClient, BroadcastPhase
 from bmsota.bootloader._client import CLIENT_TRANSITIONS, BootloaderClient, ClientState, ClientStimulus
 from bmsota.bootloader._commands import (

@@ -7,6 +7,7 @@ pack: `FlashSource`, `make_plan` with its `Check`s, `PackFlash`.
 
 from __future__ import annotations
 
+from bmsota import _needs_trust  # noqa: F401 - first: it names the extra
 from bmsota.flashing._bootloader import BootloaderProfile
 from bmsota.flashing._checks import CHECKS, NOT_OVERRIDABLE, OVERRIDABLE, Check, Finding, Verdict
 from bmsota.flashing._engine import (

@@ -4,6 +4,7 @@ Sans-IO: bytes in, bytes out; reading files is `bmsota.adapters.files`. What is 
 in docs/trust.md.
 """
 
+from bmsota import _needs_trust  # noqa: F401 - first: it names the extra
 from bmsota.image._layout import ImageFlag
 from bmsota.image.attack import Attack
 from bmsota.image.firmware import (

@@ -6,6 +6,7 @@ the platform hears who the nodes are and what was flashed locally, and platform 
 `SlaveMessages` is the slaves' end of the internal bus. How to build one: docs/master.md.
 """
 
+from bmsota import _needs_trust  # noqa: F401 - first: it names the extra
 from bmsota.master._cloud import CloudReporter
 from bmsota.master._events import (
     CommandUnsupported,

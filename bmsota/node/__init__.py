@@ -13,6 +13,7 @@ CanProtocol, FinishingCanProtocol     the one surface of everything that takes C
 
 from __future__ import annotations
 
+from bmsota import _needs_trust  # noqa: F401 - first: it names the extra
 from bmsota.node._access import (
     CHALLENGE_BYTES,
     SIGNATURE_BYTES,

@@ -17,6 +17,7 @@ What is signed by whom, what is checked in which order, and what happens to reco
 docs/trust.md. Rooms that wait: deltas below the download (`_delta`), keys that rotate below the trust (`_roles`).
 """
 
+from bmsota import _needs_trust  # noqa: F401 - first: it names the extra
 from bmsota.image import Attack
 from bmsota.ota import _device_api as device_api
 from bmsota.ota._actions import (

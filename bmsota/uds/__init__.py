@@ -17,6 +17,7 @@ The state machine of ISO-TP is can-isotp's, the coding of the services udsoncan'
 
 from __future__ import annotations
 
+from bmsota import _needs_can  # noqa: F401 - first: it names the extra
 from bmsota.uds._access import AccessCheck, AccessKey, ed25519_access_check, ed25519_access_key, signed_access_key
 from bmsota.uds._addressing import UDS_11BIT, UDS_29BIT, UdsAddress, UdsAddressing
 from bmsota.uds._commands import UdsCommand, UdsDiscovery

@@ -144,6 +144,25 @@ except MissingExtraError as error:
     assert run(script, BARE).strip() == said
 
 
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [
+        *((name, "trust") for name in ("image", "boot", "node", "bootloader", "flashing", "ota", "master")),
+        ("uds", "can"),
+    ],
+)
+def test_a_package_that_cannot_do_without_an_extra_names_it(package, extra):
+    """Whichever of its modules is imported: the package comes first."""
+    script = f"""
+from bmsota.errors import MissingExtraError
+try:
+    import bmsota.{package}
+except MissingExtraError as error:
+    print(error)
+"""
+    assert run(script, BARE).strip().endswith(f": pip install 'bmsota[{extra}]'")
+
+
 def test_another_missing_module_is_not_blamed_on_an_extra():
     """A package that is there and broken says so itself."""
     with pytest.raises(ModuleNotFoundError, match="nowhere"), needs("it", "numpy", "can"):
