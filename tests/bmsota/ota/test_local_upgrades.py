@@ -270,7 +270,7 @@ def test_the_master_tries_the_same_image_twice():
 def test_the_master_refused_an_image():
     unit = Unit()
     unit.see(unit.master())
-    with pytest.raises(BmsotaError, match="expected"):
+    with pytest.raises(BmsotaError, match="does not have the digest that was signed"):
         unit.stage(NEW, good=False)
     assert told(unit.see(unit.master())) == [(0, "2.0.0", "2.0.0", "failed")]
     unit.power_on()
