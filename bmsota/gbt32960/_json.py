@@ -182,7 +182,7 @@ def _number(item: float, members: tuple[Any, ...]) -> Any:
     # 30.0 is how some writers of JSON say 30.
     if float in members:
         return item
-    return int(item) if int in members and item == int(item) else None
+    return int(item) if int in members and float(item).is_integer() else None
 
 
 def _text(where: str, item: str, members: tuple[Any, ...]) -> Any:

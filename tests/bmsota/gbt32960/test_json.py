@@ -159,6 +159,8 @@ def test_every_class_of_a_message_has_annotations_that_can_be_read():
         ({"message": {}}, "message.type: expected one of"),
         ({"message": LOGOUT["message"] | {"serial": "7"}}, "message.serial: expected a whole number, got '7'"),
         ({"message": LOGOUT["message"] | {"serial": 1.5}}, "message.serial: expected a whole number, got 1.5"),
+        ({"message": LOGOUT["message"] | {"serial": float("inf")}}, "message.serial: expected a whole number, got inf"),
+        ({"message": LOGOUT["message"] | {"serial": float("nan")}}, "message.serial: expected a whole number, got nan"),
         ({"message": LOGOUT["message"] | {"time": "2026-01-01T12:00:00"}}, "expected a time with its zone"),
         ({"message": LOGOUT["message"] | {"time": "noon"}}, "message.time: expected a time, got 'noon'"),
         ({"message": LOGOUT["message"] | {"more": 1}}, "got 'more'"),
