@@ -5,8 +5,8 @@
     python scripts/long_tests.py --sum a.json b.json  what several runs of one commit have covered together
 
 Every test is a process of its own, and its result is kept in the state file as soon as it ends. A result counts for the
-commit that it was made with; at another commit everything runs again. A test that failed runs again too. The line printed
-for a failure replays it. Exit code 0 if all passed, 1 if one failed, 130 if it was stopped.
+commit that it was made with; at another commit everything runs again, and in a tree with changes that are not committed
+everything runs each time. A test that failed runs again too. The line printed for a failure replays it. Exit code 0 if all passed, 1 if one failed, 130 if it was stopped.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".long" / "state.json"
+CHANGED = "+changes"
 SEED = re.compile(r"\bseed(\d+)\b")
 FUZZ_RUNS = 50_000
 
@@ -31,7 +36,7 @@ def commit() -> str:
     """The commit, and whether the tree differs from it: results of a changed tree count for no commit."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+    return head.stdout.strip() + (CHANGED if changed.stdout.strip() else "")
 
 
 def environment(seeds: str) -> dict[str, str]:
@@ -78,6 +83,17 @@ def save(state: dict[str, dict[str, object]]) -> None:
     new.replace(STATE)
 
 
+def merge(states: Iterable[dict[str, dict[str, object]]]) -> list[dict[str, dict[str, object]]]:
+    """One state for each commit. A test that several runs have made has failed if it failed in one of them."""
+    merged: dict[str, dict[str, dict[str, object]]] = {}
+    for state in states:
+        for name, row in state.items():
+            rows = merged.setdefault(str(row["commit"]), {})
+            if name not in rows or rows[name]["passed"]:
+                rows[name] = row
+    return [merged[of] for of in sorted(merged)]
+
+
 def summary(state: dict[str, dict[str, object]], of: str) -> str:
     mine = {name: row for name, row in state.items() if row["commit"] == of}
     seeds = {match[1] for name in mine if (match := SEED.search(name))}
@@ -94,14 +110,14 @@ def main() -> int:
     parser.add_argument("--sum", nargs="+", type=Path, metavar="FILE", help="sum state files, run nothing")
     options = parser.parse_args()
     if options.sum:
-        states = [load(path) for path in options.sum]
-        merged = {name: row for state in states for name, row in state.items()}
-        for of in sorted({str(row["commit"]) for row in merged.values()}):
-            print(summary(merged, of))
-        return 0 if all(row["passed"] for row in merged.values()) else 1
+        merged = merge(map(load, options.sum))
+        for rows in merged:
+            print(summary(rows, str(next(iter(rows.values()))["commit"])))
+        return 0 if all(row["passed"] for rows in merged for row in rows.values()) else 1
     state, of = load(STATE), commit()
     wanted = commands(options.seeds)
-    left = [name for name in wanted if not (state.get(name, {}).get("commit") == of and state[name]["passed"])]
+    passed_before = {name for name, row in state.items() if row["commit"] == of and row["passed"]}
+    left = [name for name in wanted if of.endswith(CHANGED) or name not in passed_before]
     print(f"{len(wanted)} tests, {len(wanted) - len(left)} passed before at this commit", flush=True)
     with ThreadPoolExecutor(options.workers) as pool:
         futures = {pool.submit(run, wanted[name], options.seeds): name for name in left}
