@@ -3,7 +3,6 @@
 # FastAPI reads the annotations of its endpoints at run time, so this module has no `from __future__ import annotations`.
 
 import base64
-import binascii
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +78,7 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
     def register(body: VehicleIn, by: By) -> Any:
         try:
             key = base64.b64decode(body.device_public_key, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise InvalidInputError("bad-key", f"device_public_key: not base64: {error}") from error
         services.vehicles.register(
             vin=body.vin,

@@ -265,8 +265,9 @@ def test_refusals_are_words_and_statuses(world, client, bearer):
         assert (answer.status_code, answer.json()["error"]) == (status, error)
     body = {"vin": "SHORT", "series": "F7", "project": "p", "hwid": "M", "device_public_key": "AAAA"}
     assert client.post(f"{API}/vehicles", headers=carol, json=body).json()["error"] == "bad-vin"
-    answer = client.post(f"{API}/vehicles", headers=carol, json=body | {"device_public_key": "!"})
-    assert (answer.status_code, answer.json()["error"]) == (422, "bad-key")
+    for key in ("!", "\N{LATIN SMALL LETTER E WITH ACUTE}AAA"):
+        answer = client.post(f"{API}/vehicles", headers=carol, json=body | {"device_public_key": key})
+        assert (answer.status_code, answer.json()["error"]) == (422, "bad-key")
     answer = client.post(f"{API}/vehicles", headers=carol, json=body | {"colour": "red"})
     assert answer.status_code == 422
 
