@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from bmsota.adapters.asyncio_link import SessionLink
 from bmsota.gbt32960 import (
-    CloseRequested,
     ExtensionReceived,
     LoginRequested,
     LogoutReceived,
@@ -58,8 +59,9 @@ class SessionPlatform:
         self.vehicles: defaultdict[str, VehicleTraffic] = defaultdict(VehicleTraffic)
         """By VIN."""
 
-    def open_link(self, wake: Callable[[], None]) -> _Link:  # noqa: ARG002 - it never sends by itself
-        return _Link(self)
+    def open_link(self, wake: Callable[[], None]) -> SessionLink[PlatformEvent]:  # noqa: ARG002 - it never sends by itself
+        session = PlatformSession()
+        return SessionLink(session, partial(self.handle, session))
 
     def respond(self, request: HttpRequest) -> HttpResponse:  # noqa: ARG002 - it has no device API
         return HttpResponse(404, {}, b"")
@@ -82,39 +84,3 @@ class SessionPlatform:
                 self.vehicles[vin].logouts += 1
             case _:
                 pass  # Heartbeats, and what only `received` wants to see.
-
-
-class _Link:
-    """The platform's end of one stream."""
-
-    def __init__(self, platform: SessionPlatform) -> None:
-        self._platform = platform
-        self._session = PlatformSession()
-        self.is_closing = False
-
-    def connected(self, now_ns: int) -> None:
-        self._session.connected(now_ns)
-
-    def receive_data(self, data: bytes, now_ns: int) -> None:
-        self._session.receive_data(data, now_ns)
-        self._handle_events(now_ns)
-
-    def data_to_send(self) -> bytes:
-        return self._session.data_to_send()
-
-    def next_timeout(self) -> int | None:
-        return self._session.next_timeout()
-
-    def handle_timeout(self, now_ns: int) -> None:
-        self._session.handle_timeout(now_ns)
-        self._handle_events(now_ns)
-
-    def disconnected(self, now_ns: int) -> None:
-        self._session.disconnected(now_ns)
-        self._handle_events(now_ns)
-
-    def _handle_events(self, now_ns: int) -> None:
-        while (event := self._session.next_event()) is not None:
-            self._platform.handle(self._session, event, now_ns)
-            if isinstance(event, CloseRequested):
-                self.is_closing = True

@@ -13,11 +13,12 @@ from bmsota_sim.kernel import MS, SECOND, Kernel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bmsota.adapters.asyncio_link import StreamLink
     from bmsota.ota import HttpRequest, HttpResponse
     from bmsota_sim.kernel import Timer
     from bmsota_sim.links.uplink import HttpListener, StreamListener
 
-__all__ = ["VIRTUAL_START_NS", "MemoryPlatform", "MemoryUplink", "PlatformLink", "run_virtual"]
+__all__ = ["VIRTUAL_START_NS", "MemoryPlatform", "MemoryUplink", "run_virtual"]
 
 VIRTUAL_START_NS = 1_795_305_600 * SECOND
 """Where virtual time starts: any moment will do, as long as it is the same in every run."""
@@ -26,23 +27,10 @@ VIRTUAL_START_NS = 1_795_305_600 * SECOND
 SLICE_NS = 100 * MS
 
 
-class PlatformLink(Protocol):
-    """The platform's end of one TCP stream."""
-
-    @property
-    def is_closing(self) -> bool: ...
-    def connected(self, now_ns: int) -> None: ...
-    def receive_data(self, data: bytes, now_ns: int) -> None: ...
-    def data_to_send(self) -> bytes: ...
-    def next_timeout(self) -> int | None: ...
-    def handle_timeout(self, now_ns: int) -> None: ...
-    def disconnected(self, now_ns: int) -> None: ...
-
-
 class MemoryPlatform(Protocol):
     """A platform in the same process."""
 
-    def open_link(self, wake: Callable[[], None]) -> PlatformLink: ...
+    def open_link(self, wake: Callable[[], None]) -> StreamLink: ...
     def respond(self, request: HttpRequest) -> HttpResponse: ...
 
 
