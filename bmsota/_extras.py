@@ -14,18 +14,9 @@ if TYPE_CHECKING:
 _OURS = frozenset({"bmsota", "bmsota_cloud", "bmsota_sim"})
 
 
-def missing_extra(feature: str, package: str, extra: str) -> MissingExtraError:
-    """The error for *feature* without *package*, to be raised `from` the import error.
-
-    >>> print(missing_extra("decode_batch", "numpy", "can"))
-    decode_batch needs numpy: pip install 'bmsota[can]'
-    """
-    return MissingExtraError(feature, package, extra)
-
-
 @contextmanager
 def needs(feature: str, package: str, extra: str) -> Iterator[None]:
-    """Around imports: if *package* is not installed, `missing_extra` is raised.
+    """Around imports: if *package* is not installed, `MissingExtraError` is raised.
 
     >>> with needs("decode_batch", "numpy", "can"):
     ...     import numpy
@@ -35,7 +26,7 @@ def needs(feature: str, package: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != package:
             raise
-        raise missing_extra(feature, package, extra) from error
+        raise MissingExtraError(feature, package, extra) from error
 
 
 @contextmanager
@@ -51,4 +42,4 @@ def needs_extra(feature: str, extra: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package in _OURS:
             raise
-        raise missing_extra(feature, package, extra) from error
+        raise MissingExtraError(feature, package, extra) from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bmsota.errors import ConfigurationError, ImageError
+from bmsota.errors import ConfigurationError, ImageError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ def compress(data: bytes) -> bytes:
     """The heatshrink stream of *data*; random bytes become an eighth longer, so the caller compares.
 
     Raises:
-        ConfigurationError: the extra `can` is not installed.
+        MissingExtraError: the extra `can` is not installed.
     """
     encode = _encoder()
     return encode(data, window_sz2=WINDOW_BITS, lookahead_sz2=LOOKAHEAD_BITS)
@@ -46,7 +46,7 @@ def _encoder() -> Callable[..., bytes]:
     try:
         from heatshrink2.core import encode  # noqa: PLC0415
     except ImportError as error:
-        raise ConfigurationError("compressing images needs heatshrink2: pip install 'bmsota[can]'") from error
+        raise MissingExtraError("compressing images", "heatshrink2", "can") from error
     return encode  # type: ignore[no-any-return]
 
 

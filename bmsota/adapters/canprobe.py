@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmsota._extras import missing_extra
+from bmsota.errors import MissingExtraError
 
 try:
     import can
 except ImportError as error:
-    raise missing_extra("bmsota.adapters.canprobe", "python-can", "can") from error
+    raise MissingExtraError("bmsota.adapters.canprobe", "python-can", "can") from error
 
 from bmsota.adapters.slcan import SlcanBus
 

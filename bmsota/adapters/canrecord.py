@@ -12,12 +12,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from bmsota._extras import missing_extra
+from bmsota.errors import MissingExtraError
 
 try:
     import can
 except ImportError as error:
-    raise missing_extra("bmsota.adapters.canrecord", "python-can", "can") from error
+    raise MissingExtraError("bmsota.adapters.canrecord", "python-can", "can") from error
 
 from bmsota.adapters.canlogs import LOG_SUFFIXES
 from bmsota.errors import ConfigurationError

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
 
-from bmsota.errors import ConfigurationError
+from bmsota.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,13 +166,14 @@ class Capture:
 
         Raises:
             OSError: the file cannot be opened.
-            ConfigurationError: it is no capture, has an unknown link type, or the extra `cli` (dpkt) is not installed.
+            ConfigurationError: it is no capture, or has an unknown link type.
+            MissingExtraError: the extra `cli`, which brings dpkt, is not installed.
         """
         try:
             # Through import_module: it publishes no types.
             dpkt: Any = import_module("dpkt")
         except ImportError as error:
-            raise ConfigurationError("reading captures needs dpkt: pip install 'bmsota[cli]'") from error
+            raise MissingExtraError("reading captures", "dpkt", "cli") from error
         self._dpkt = dpkt
         self._ports = ports
         self.packets = 0

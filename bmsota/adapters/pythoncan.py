@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from bmsota._extras import missing_extra
+from bmsota.errors import MissingExtraError
 
 try:
     import can
 except ImportError as error:
-    raise missing_extra("bmsota.adapters.pythoncan", "python-can", "can") from error
+    raise MissingExtraError("bmsota.adapters.pythoncan", "python-can", "can") from error
 
 from bmsota.canframe import CanFrame
 from bmsota.errors import TransferError

@@ -10,12 +10,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmsota._extras import missing_extra
+from bmsota.errors import MissingExtraError
 
 try:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 except ImportError as error:
-    raise missing_extra("bmsota.adapters.releases", "cryptography", "trust") from error
+    raise MissingExtraError("bmsota.adapters.releases", "cryptography", "trust") from error
 
 from bmsota.errors import ConfigurationError, ImageError, TrustError
 from bmsota.flashing import Check, FlashSource, SourceError, SourceFault

@@ -25,14 +25,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bmsota._extras import missing_extra
+from bmsota.errors import MissingExtraError
 
 try:
     import can
     import serial
     from can.util import check_or_adjust_timing_clock
 except ImportError as error:
-    raise missing_extra("bmsota.adapters.slcan", "python-can and pyserial", "can") from error
+    raise MissingExtraError("bmsota.adapters.slcan", "python-can and pyserial", "can") from error
 
 from bmsota.canframe import CanFrame
 from bmsota.errors import LocalProtocolError

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from bmsota.canframe import CanFrame
-from bmsota.errors import SignalError
+from bmsota.errors import MissingExtraError, SignalError
 from bmsota.signals._codec import compile_decoder, compile_encoder
 
 if TYPE_CHECKING:
@@ -132,8 +132,9 @@ class Message:
         With *strict* off, a multiplexer number that the DBC does not define costs only what it would bring into that frame.
 
         Raises:
-            SignalError: *data* is no such array or too narrow, a multiplexer has a number that the DBC does not define (the
-                row is named), or the extra `can`, which brings NumPy, is not installed.
+            SignalError: *data* is no such array or too narrow, or a multiplexer has a number that the DBC does not define (the
+                row is named).
+            MissingExtraError: the extra `can`, which brings NumPy, is not installed.
         """
         return self._batch_codec().decode(data, strict=strict)
 
@@ -145,7 +146,8 @@ class Message:
         well, but slowly. *rows* says how many frames, if no column does.
 
         Raises:
-            SignalError: as `encode`, with the row named; or columns of different lengths; or the extra `can` is missing.
+            SignalError: as `encode`, with the row named; or columns of different lengths.
+            MissingExtraError: the extra `can`, which brings NumPy, is not installed.
         """
         return self._batch_codec().encode(columns, rows)
 
@@ -154,7 +156,7 @@ class Message:
             try:
                 from bmsota.signals._batch import BatchCodec  # noqa: PLC0415 - NumPy is an extra, and slow to import
             except ImportError as error:
-                raise SignalError("columns need NumPy: pip install 'bmsota[can]'") from error
+                raise MissingExtraError("the columnar codec", "numpy", "can") from error
             names = tuple(signal.name for signal in self.signals)
             self._batch = BatchCodec(self.layout, signals=names, size_bytes=self.length, where=self.name)
         return self._batch

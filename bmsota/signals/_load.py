@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bmsota.errors import SignalError
+from bmsota.errors import MissingExtraError
 from bmsota.signals._check import check
 from bmsota.signals._database import Database, DbcFault, Message, Severity
 
@@ -18,12 +18,12 @@ def loads(text: str) -> Database:
     """Load a DBC. What is wrong with it is in `Database.faults`; what a fault does not touch is in the database.
 
     Raises:
-        SignalError: the extra `can`, which brings the parser, is not installed. Never because of the text.
+        MissingExtraError: the extra `can`, which brings the parser, is not installed. Never because of the text.
     """
     try:
         from bmsota.signals._parse import parse_messages  # noqa: PLC0415 - cantools is an extra, and slow to import
     except ImportError as error:
-        raise SignalError("reading a DBC needs cantools: pip install 'bmsota[can]'") from error
+        raise MissingExtraError("reading a DBC", "cantools", "can") from error
     checked = check(text)
     faults = list(checked.faults)
     try:

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bmsota.compression import LOOKAHEAD_BITS, WINDOW_BITS, Decompressor, compress
-from bmsota.errors import ConfigurationError, ImageError
+from bmsota.errors import ConfigurationError, ImageError, MissingExtraError
 
 IMAGES = Path(__file__).resolve().parents[2] / "firmware_images"
 UNLIMITED = 1 << 30
@@ -236,6 +236,6 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
     """Only compressing needs it."""
     monkeypatch.setitem(sys.modules, "heatshrink2", None)
     monkeypatch.setitem(sys.modules, "heatshrink2.core", None)
-    with pytest.raises(ConfigurationError, match=r"compressing images needs heatshrink2: pip install 'bmsota\[can\]'"):
+    with pytest.raises(MissingExtraError, match=r"compressing images needs heatshrink2: pip install 'bmsota\[can\]'"):
         compress(b"data")
     assert decompress(from_bits("1 01100001")) == b"a"

@@ -390,7 +390,7 @@ def test_numpy_is_imported_only_when_columns_are_asked_for():
         "sys.modules['numpy'] = None\n"
         "message = bmsota.signals.loads('BO_ 1 M: 1 A\\n SG_ S : 0|8@1+ (1,0) [0|0] \"\" A\\n')['M']\n"
         "try:\n    message.decode_batch(b'')\n"
-        "except bmsota.errors.SignalError as error:\n    print(error)\n"
+        "except bmsota.errors.MissingExtraError as error:\n    print(error)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "columns need NumPy: pip install 'bmsota[can]'\n"
+    assert run.stdout == "the columnar codec needs numpy: pip install 'bmsota[can]'\n"
