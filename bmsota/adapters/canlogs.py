@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from bmsota.errors import MissingExtraError
+from bmsota.errors import ConfigurationError, MissingExtraError
 
 try:
     import can
 except ImportError as error:
     raise MissingExtraError("bmsota.adapters.canlogs", "python-can", "can") from error
 
-from bmsota.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

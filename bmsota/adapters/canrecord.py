@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from bmsota.errors import MissingExtraError
+from bmsota.errors import ConfigurationError, MissingExtraError
 
 try:
     import can
@@ -20,7 +20,6 @@ except ImportError as error:
     raise MissingExtraError("bmsota.adapters.canrecord", "python-can", "can") from error
 
 from bmsota.adapters.canlogs import LOG_SUFFIXES
-from bmsota.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from bmsota.errors import MissingExtraError
+from bmsota.errors import MissingExtraError, TransferError
 
 try:
     import can
@@ -17,7 +17,6 @@ except ImportError as error:
     raise MissingExtraError("bmsota.adapters.pythoncan", "python-can", "can") from error
 
 from bmsota.canframe import CanFrame
-from bmsota.errors import TransferError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

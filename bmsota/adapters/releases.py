@@ -10,14 +10,13 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmsota.errors import MissingExtraError
+from bmsota.errors import ConfigurationError, ImageError, MissingExtraError, TrustError
 
 try:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 except ImportError as error:
     raise MissingExtraError("bmsota.adapters.releases", "cryptography", "trust") from error
 
-from bmsota.errors import ConfigurationError, ImageError, TrustError
 from bmsota.flashing import Check, FlashSource, SourceError, SourceFault
 from bmsota.image import IMAGE_SIZE_BYTES_MAX, Attack, image_length, load_public_key, load_signing_key, parse_image
 from bmsota.ota import MANIFEST_SIZE_BYTES_MAX, parse_manifest, verify_manifest

@@ -25,7 +25,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bmsota.errors import MissingExtraError
+from bmsota.errors import LocalProtocolError, MissingExtraError
 
 try:
     import can
@@ -35,7 +35,6 @@ except ImportError as error:
     raise MissingExtraError("bmsota.adapters.slcan", "python-can and pyserial", "can") from error
 
 from bmsota.canframe import CanFrame
-from bmsota.errors import LocalProtocolError
 from bmsota.slcan import BITRATES, CR, DATA_BITRATES, Answer, SlcanHost, StatusFlag, frame_line, remote_line
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from bmsota.adapters.clock import steady_clock
 from bmsota.cli.bus_options import bus_choice, make_profile, wire_ceiling
 from bmsota.cli.can_session import CanSession, Interrupt, fault_of_transfer
 from bmsota.cli.fault_table import FAULTS, ExitCode, FaultError, FlashFault
@@ -194,8 +195,7 @@ class _Run:
             FaultError: an option does not fit.
             SourceError: a file cannot be used.
         """
-        from bmsota.adapters.clock import steady_clock  # noqa: PLC0415 - brings python-can
-        from bmsota.adapters.releases import load_image_keys, load_manifest_keys, load_source  # noqa: PLC0415
+        from bmsota.adapters.releases import load_image_keys, load_manifest_keys, load_source  # noqa: PLC0415 - reads files
 
         self.options = options
         self.choice = choice
@@ -265,7 +265,6 @@ class _Run:
 
     def _open_files(self) -> CanRecord | None:
         from bmsota.adapters.canrecord import CanRecord  # noqa: PLC0415 - brings python-can
-        from bmsota.adapters.clock import steady_clock  # noqa: PLC0415
 
         self.begun_ns = steady_clock()()
         files = self.files = RunFiles.reserve(self.begun_ns, self.options)

@@ -69,9 +69,9 @@ class CloudReporter:
         self._store = store
         self._boot = boot
         self._emit = emit
-        self._watch = LocalUpgradeDetector(store)
-        if self._watch.problem:
-            emit(LogNote(self._watch.problem))
+        self._detector = LocalUpgradeDetector(store)
+        if self._detector.problem:
+            emit(LogNote(self._detector.problem))
 
     # -- identity and upgrades -------------------------------------------------------------------------------------------
 
@@ -128,41 +128,41 @@ class CloudReporter:
     @property
     def awaits_confirmation(self) -> bool:
         """A node ran an image in its test boot when it was last asked: ask again, because it will not say how that ended."""
-        return self._watch.awaits_confirmation
+        return self._detector.awaits_confirmation
 
     def nodes_discovered(self, slaves: Sequence[NodeDescription], order: OrderScope | None, now_ns: int) -> None:
         """The slaves have answered a discovery; *order* is `Updater.scope` after it."""
-        sights = [
+        snapshots = [
             NodeSnapshot.of_store(self._store, self._boot, position=self._identity.position, hwid=self._identity.hwid)
         ]
-        sights += map(NodeSnapshot.of_discovery, slaves)
-        dropped = self._watch.forgotten
-        for upgrade in self._watch.nodes_seen(sights, now_ns, order=order):
+        snapshots += map(NodeSnapshot.of_discovery, slaves)
+        dropped = self._detector.forgotten
+        for upgrade in self._detector.nodes_seen(snapshots, now_ns, order=order):
             self._emit(LocalUpgradeDetected(upgrade))
-        if self._watch.forgotten > dropped:
-            self._emit(LocalUpgradesDropped(self._watch.forgotten - dropped))
+        if self._detector.forgotten > dropped:
+            self._emit(LocalUpgradesDropped(self._detector.forgotten - dropped))
         self._send_local_upgrades(now_ns)
 
     def session_event(self, event: TerminalEvent, now_ns: int) -> None:
         """Something happened on the cloud link."""
         match event:
             case LoggedIn():
-                self._watch.logged_in()
+                self._detector.logged_in()
                 self._send_local_upgrades(now_ns)
             case ReplyReceived(Command.LOCAL_UPGRADES, ReplyFlag.SUCCESS, _):
-                self._watch.acknowledged()
+                self._detector.acknowledged()
                 self._emit(LocalUpgradesAcknowledged())
                 self._send_local_upgrades(now_ns)
             case ReplyReceived(Command.LOCAL_UPGRADES, _, _) | ExtensionUndelivered(Command.LOCAL_UPGRADES, _):
                 # A platform that knows only the standard. The next one may know more.
-                self._watch.undelivered()
+                self._detector.undelivered()
             case _:
                 pass
 
     def _send_local_upgrades(self, now_ns: int) -> None:
         if self._session.state is not TerminalState.LOGGED_IN:
             return
-        upgrades = self._watch.take()
+        upgrades = self._detector.take()
         if upgrades:
             self._emit(LocalUpgradesReported(len(upgrades)))
             message = LocalUpgrades(beijing_time(now_ns), tuple(_on_the_wire(upgrade) for upgrade in upgrades))

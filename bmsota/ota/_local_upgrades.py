@@ -147,7 +147,7 @@ class _Known:
 
     hwid: str
     version: ImageVersion
-    trial: ImageVersion | None = None
+    in_test: ImageVersion | None = None
     """What it runs in test, beside the confirmed `version`."""
     reverted: frozenset[int] = _NOTHING
     refused: frozenset[int] = _NOTHING
@@ -185,7 +185,7 @@ class LocalUpgradeDetector:
     @property
     def awaits_confirmation(self) -> bool:
         """A node ran an image in test when it was last seen. How that ends shows at a later discovery only."""
-        return any(node.trial is not None for node in self._known.values())
+        return any(node.in_test is not None for node in self._known.values())
 
     # -- what is seen --------------------------------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class LocalUpgradeDetector:
                 position,
                 node.hwid,
                 _numbers(node.version),
-                None if node.trial is None else _numbers(node.trial),
+                None if node.in_test is None else _numbers(node.in_test),
                 sorted(node.reverted),
                 sorted(node.refused),
             ]
@@ -326,11 +326,11 @@ def _parse_nodes(nodes: Any) -> dict[int, _Known]:
         position: _Known(
             hwid,
             ImageVersion(*version),
-            None if trial is None else ImageVersion(*trial),
+            None if in_test is None else ImageVersion(*in_test),
             frozenset(reverted),
             frozenset(refused),
         )
-        for position, hwid, version, trial, reverted, refused in nodes
+        for position, hwid, version, in_test, reverted, refused in nodes
     }
 
 
@@ -388,7 +388,7 @@ def _compare(known: _Known | None, snapshot: NodeSnapshot, now_s: int) -> tuple[
         return (known if snapshot.is_in_test else _Known.of(snapshot)), None
     if snapshot.is_in_test:
         is_news = snapshot.version != known.version
-        return replace(known, trial=snapshot.version if is_news else None), None
+        return replace(known, in_test=snapshot.version if is_news else None), None
     verdict = _verdict(known, snapshot)
     if verdict is None:
         return _Known.of(snapshot), None
@@ -414,8 +414,8 @@ def _verdict(known: _Known, snapshot: NodeSnapshot) -> tuple[NodeUpgradeOutcome,
         if snapshot.has_fallen_back:
             return NodeUpgradeOutcome.REVERTED, "the image was found damaged at boot"
         return NodeUpgradeOutcome.SUCCEEDED, ""
-    if known.trial is not None:
-        return NodeUpgradeOutcome.REVERTED, f"{known.trial} ran in test and was not confirmed"
+    if known.in_test is not None:
+        return NodeUpgradeOutcome.REVERTED, f"{known.in_test} ran in test and was not confirmed"
     if snapshot.reverted - known.reverted:
         return NodeUpgradeOutcome.REVERTED, "another image ran in test and was not confirmed"
     if snapshot.refused - known.refused:
@@ -427,7 +427,7 @@ def _taken_over(known: _Known | None, snapshot: NodeSnapshot) -> _Known:
     """The picture of a node after an order: the order's report says what it runs."""
     if known is not None and known.hwid == snapshot.hwid and snapshot.is_in_test:
         # It will fall back by itself, and that will be news.
-        return replace(known, trial=snapshot.version, reverted=snapshot.reverted, refused=snapshot.refused)
+        return replace(known, in_test=snapshot.version, reverted=snapshot.reverted, refused=snapshot.refused)
     return _Known.of(snapshot)
 
 

@@ -206,7 +206,7 @@ class RunningCloud:
         services = self.cloud.services
         ticks = 0
         while True:
-            with suppress_and_log("ticker"):
+            with _failures_logged("ticker"):
                 await asyncio.to_thread(services.upgrades.expire, wall_clock())
                 if ticks % _PRUNE_EVERY_TICKS == 0:
                     await asyncio.to_thread(services.ingest.prune, wall_clock())
@@ -215,7 +215,7 @@ class RunningCloud:
 
 
 @contextmanager
-def suppress_and_log(name: str) -> Iterator[None]:
+def _failures_logged(name: str) -> Iterator[None]:
     """A database that is away for a moment must not end a background task for good; it is logged and retried."""
     try:
         yield

@@ -184,7 +184,7 @@ def test_a_field_upgrade_is_told_at_the_next_login_and_only_there(bench, new):
     hwids = [entry.nodes[0].hwid for entry in page.items]
     assert hwids == [bench.identity.slave_hwids[0], bench.identity.master_hwid]
     assert all(entry.at < entry.reported_at for entry in page.items)
-    assert told_by(bench) == ["tells 2 field upgrades"]
+    assert told_by(bench) == ["tells 2 local upgrades"]
 
     # Not at the second login, and not by the next life of the master.
     log_in_again(bench)
@@ -192,7 +192,7 @@ def test_a_field_upgrade_is_told_at_the_next_login_and_only_there(bench, new):
     bench.run(2)
     bench.settle()
     bench.run(5)
-    assert told_by(bench) == ["tells 2 field upgrades"]
+    assert told_by(bench) == ["tells 2 local upgrades"]
     assert bench.platform.history() == FIELD
     assert bench.platform.cloud.services.counters["local_upgrade_repeated"] == 0
 

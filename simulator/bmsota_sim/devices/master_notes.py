@@ -59,19 +59,19 @@ def note_of(event: MasterEvent) -> str | None:
         case SelfTestEnded(failure):
             return f"self-test: {failure or 'passed'}"
         case LocalUpgradeDetected(upgrade):
-            return f"field upgrade of {_upgrade_text(upgrade)}"
+            return f"local upgrade of {_upgrade_text(upgrade)}"
         case LocalUpgradesDropped(count):
             return f"forgets {_count(count)}: there were too many"
         case LocalUpgradesReported(count):
             return f"tells {_count(count)}"
         case LocalUpgradesAcknowledged():
-            return "field upgrades acknowledged"
+            return "local upgrades acknowledged"
         case _:
             return None
 
 
 def _count(number: int) -> str:
-    return f"{number} field upgrade{'' if number == 1 else 's'}"
+    return f"{number} local upgrade{'' if number == 1 else 's'}"
 
 
 def _upgrade_text(upgrade: NodeUpgrade) -> str:

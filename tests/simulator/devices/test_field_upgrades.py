@@ -166,7 +166,7 @@ def test_a_login_before_the_first_discovery_asks_for_none(bench, new):
     assert told(bench) == [DONE]
     notes = [note.what for note in bench.trace.notes if note.at_ns >= start_ns]
     login = next(index for index, what in enumerate(notes) if what.startswith("logged in"))
-    found = next(index for index, what in enumerate(notes) if what.startswith("field upgrade of"))
+    found = next(index for index, what in enumerate(notes) if what.startswith("local upgrade of"))
     assert login < found
 
 
@@ -182,5 +182,5 @@ def test_what_is_forgotten_is_noted(bench):
             lambda now_ns, claimed=claimed: powered.master._cloud.nodes_discovered((claimed, other), None, now_ns)
         )
     assert [note.what for note in bench.trace.notes if "forgets" in note.what] == [
-        "forgets 1 field upgrade: there were too many"
+        "forgets 1 local upgrade: there were too many"
     ]
