@@ -25,7 +25,6 @@ __all__ = ["CsvTable", "LogTable", "ParquetTable", "TextLines"]
 
 # Digits behind the point that a scale can ask for; beyond them float64 has nothing to say about usual values.
 _DECIMALS_MAX = 12
-_EXTENDED_FLAG = 1 << 31
 
 
 class LogTable(Protocol):

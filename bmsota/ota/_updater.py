@@ -4,7 +4,7 @@ Sans-IO. The updater decides; the unit around it acts. Inputs are calls (`instru
 `http_head`, `slaves_flashed`, ...), effects come out of `next_action()` as values. Flash is written through the stores
 that are handed in; a power cut there ends the call, and `power_on` of the next updater goes on from what the flash says.
 
-How one upgrade goes (clauses of design.md, decisions 7 to 9)::
+How one upgrade goes::
 
     IDLE -- instruction --> WAITING_SAFE_STATE -- parked, not charging --> OPENING_SESSION (challenge, token)
       -> FETCHING_ORDER -> FETCHING_MANIFEST -> CONFIRMING_ORDER -> DOWNLOADING -> DOWNLOAD_COMPLETE

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from bmsota.uds._addressing import UdsAddress
 
 
-_MS = 1_000_000
 _SECOND = 1_000_000_000
 
 FRAME_SIZES = (8, 12, 16, 20, 24, 32, 48, 64)

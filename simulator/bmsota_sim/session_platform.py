@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bmsota.adapters.asyncio_link import SessionLink
+from bmsota.adapters import SessionLink
 from bmsota.gbt32960 import (
     ExtensionReceived,
     LoginRequested,

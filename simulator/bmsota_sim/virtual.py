@@ -13,7 +13,7 @@ from bmsota_sim.kernel import MS, SECOND, Kernel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bmsota.adapters.asyncio_link import StreamLink
+    from bmsota.adapters import StreamLink
     from bmsota.ota import HttpRequest, HttpResponse
     from bmsota_sim.kernel import Timer
     from bmsota_sim.links.uplink import HttpListener, StreamListener

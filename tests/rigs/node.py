@@ -29,7 +29,7 @@ CLASSES = {role: HardwareClass.named("bmsota.example", f"test-{role.name.lower()
 SLAVE_CLASS = CLASSES[ImageRole.SLAVE]
 US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
 
-# A classic data frame of 8 bytes with 11-bit id at 500 kbit/s and expected stuffing (shared/can_limits.py: 113.8 bits).
+# A classic data frame of 8 bytes with 11-bit id at 500 kbit/s and expected stuffing: 113.8 bits.
 FRAME_NS = 227_600
 
 
