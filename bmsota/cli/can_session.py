@@ -9,6 +9,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from bmsota.adapters.clock import steady_clock
 from bmsota.cli.fault_table import FaultError, FlashFault
 from bmsota.cli.faults import say
 
@@ -191,7 +192,6 @@ class CanSession:
             FaultError: the bus cannot be used.
         """
         from bmsota.adapters.canrecord import RecordingBus  # noqa: PLC0415 - brings python-can
-        from bmsota.adapters.clock import steady_clock  # noqa: PLC0415
 
         if choice.interface == "slcan":
             say("slcan: python-can's back end may lose frames on a busy bus; use -i bmsota_slcan instead")
