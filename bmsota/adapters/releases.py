@@ -18,7 +18,15 @@ except ImportError as error:
     raise MissingExtraError("bmsota.adapters.releases", "cryptography", "trust") from error
 
 from bmsota.flashing import Check, FlashSource, SourceError, SourceFault
-from bmsota.image import IMAGE_SIZE_BYTES_MAX, Attack, image_length, load_public_key, load_signing_key, parse_image
+from bmsota.image import (
+    IMAGE_SIZE_BYTES_MAX,
+    Attack,
+    image_length,
+    load_public_key,
+    load_signing_key,
+    parse_image,
+    verify_image,
+)
 from bmsota.ota import MANIFEST_SIZE_BYTES_MAX, parse_manifest, verify_manifest
 
 if TYPE_CHECKING:
@@ -44,7 +52,7 @@ def load_source(path: FilePath, manifest_keys: Sequence[Ed25519PublicKey] = ()) 
     """Read a release (its manifest) or one image. Without *manifest_keys* a manifest's signature is not checked.
 
     Raises:
-        SourceError: FILE_MISSING, FILE_UNREADABLE, NOT_AN_IMAGE, BAD_MANIFEST, IMAGE_MISSING, or the check MANIFEST_SIGNATURE.
+        SourceError: FILE_MISSING, FILE_UNREADABLE, NOT_AN_IMAGE, IMAGE_DAMAGED, BAD_MANIFEST, IMAGE_MISSING, or the check MANIFEST_SIGNATURE.
     """
     file = Path(path)
     data = _read(file)
@@ -105,6 +113,8 @@ def _read(path: Path) -> bytes:
             data = file.read(_FILE_SIZE_BYTES_MAX + 1)
     except FileNotFoundError as error:
         raise SourceError(SourceFault.FILE_MISSING, f"no such file: {path}") from error
+    except IsADirectoryError as error:
+        raise SourceError(SourceFault.FILE_UNREADABLE, f"{path} is a folder") from error
     except OSError as error:
         raise SourceError(SourceFault.FILE_UNREADABLE, f"{path}: {error.strerror or error}") from error
     if len(data) > _FILE_SIZE_BYTES_MAX:
@@ -119,9 +129,16 @@ def _image(path: Path, data: bytes) -> FlashSource:
     if data[: len(_IMAGE_MAGIC)] != _IMAGE_MAGIC:
         data = _unwrapped(path, data)
     try:
-        return FlashSource.of_image(path.name, data)
+        source = FlashSource.of_image(path.name, data)
     except ImageError as error:
         raise SourceError(SourceFault.NOT_AN_IMAGE, f"{path}: {error}") from error
+    try:
+        verify_image(data, public_keys=())
+    except TrustError as error:
+        # Without a key only the digest can be compared; a node would find it wrong after the whole transfer.
+        if error.attack == Attack.CORRUPTED_DATA:
+            raise SourceError(SourceFault.IMAGE_DAMAGED, f"{path}: the content does not match its digest") from error
+    return source
 
 
 def _unwrapped(path: Path, data: bytes) -> bytes:

@@ -210,13 +210,20 @@ _OURS: Mapping[Fault, FaultRow] = {
     ),
     _S.FILE_MISSING: FaultRow(_E.CALLED_WRONGLY, "the file does not exist", "Check the name."),
     _S.FILE_UNREADABLE: FaultRow(
-        _E.CALLED_WRONGLY, "the file cannot be read", "Check its permissions, or copy it again."
+        _E.CALLED_WRONGLY,
+        "the file cannot be read",
+        "Name a file, not a folder; check its permissions, or copy it again.",
     ),
     _S.NOT_AN_IMAGE: FaultRow(
         _E.CALLED_WRONGLY,
         "the file is neither a signed image nor a release manifest",
         "Use a signed image (.bin, or .hex, .s19, .elf that contain one) or a manifest (.manifest.cose); a linker's "
         "output must be signed first.",
+    ),
+    _S.IMAGE_DAMAGED: FaultRow(
+        _E.CALLED_WRONGLY,
+        "the image's content does not match the digest stored in it",
+        "Copy it again, or get it again from its source.",
     ),
     _S.BAD_MANIFEST: FaultRow(_E.CALLED_WRONGLY, "the manifest is damaged", "Get the release again from its source."),
     _S.IMAGE_MISSING: FaultRow(

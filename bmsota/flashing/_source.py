@@ -24,6 +24,7 @@ class SourceFault(Enum):
     FILE_MISSING = "file missing"
     FILE_UNREADABLE = "file unreadable"
     NOT_AN_IMAGE = "not an image"
+    IMAGE_DAMAGED = "image damaged"
     BAD_MANIFEST = "bad manifest"
     IMAGE_MISSING = "image missing"
     BAD_KEY = "bad key"

@@ -292,6 +292,13 @@ def not_an_image(scene):
     return scene.flash_nodes(source=scene.file("linker.bin", bytes(5000)))
 
 
+@provokes(_S.IMAGE_DAMAGED)
+def image_damaged(scene):
+    image = bytearray((scene.release_folder / f"T-slave-{NEW}.bin").read_bytes())
+    image[100] ^= 1
+    return scene.flash_nodes(source=scene.file("damaged.bin", bytes(image)))
+
+
 @provokes(_S.BAD_MANIFEST)
 def bad_manifest(scene):
     scene.release.write_bytes(scene.release.read_bytes()[:-100])
