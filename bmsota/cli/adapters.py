@@ -102,7 +102,11 @@ def _list(options: AdaptersOptions) -> ExitCode:
         for line in columns([_row(each) for each in probed]) if probed else []:
             typer.echo(line)
     if not found:
-        say_fault(FlashFault.NO_SUCH_PORT, "no CAN adapter found")
+        say_fault(
+            FlashFault.NO_SUCH_PORT,
+            "no CAN adapter found",
+            advice="Plug in the adapter and run it again; `--port PORT` adds a serial port that is not found.",
+        )
         say("  without hardware: `bmsota-sim bench` provides a virtual one")
         return ExitCode.FAILED
     return ExitCode.DONE

@@ -78,6 +78,8 @@ def _fault_of_opening(error: BaseException, choice: BusChoice) -> FaultError:
         fault = FlashFault.DRIVER_MISSING  # pcan's back end without its library.
     elif isinstance(error, TypeError):
         fault = FlashFault.BAD_OPTION
+        if "'channel'" in detail:
+            detail = f"{choice.interface} needs a channel: pass -c, or set it in can.conf or CAN_CHANNEL"
     elif isinstance(error, ValueError) and not isinstance(error, can.CanError):
         fault = FlashFault.BAD_SETTING
     else:

@@ -105,7 +105,8 @@ def _objects(files: list[str]) -> Iterator[tuple[str, Any]]:
             if not line.strip():
                 continue
             try:
-                yield f"{before}line {number}", json.loads(line)
+                # With the newline, an error at the end of the line would be reported in column 1.
+                yield f"{before}line {number}", json.loads(line.rstrip())
             except json.JSONDecodeError as error:
                 yield f"{before}line {number}", error
             except (RecursionError, ValueError) as error:  # Nested a thousand times, a number of a million digits.

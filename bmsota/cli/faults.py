@@ -32,10 +32,10 @@ def say(text: str, *, style: str | None = None) -> None:
     error_console().print(text, style=style, markup=False, highlight=False)
 
 
-def say_fault(fault: Fault, detail: str) -> None:
-    """What happened, and what to do next."""
+def say_fault(fault: Fault, detail: str, *, advice: str | None = None) -> None:
+    """What happened, and what to do next: *advice*, or what the table says for every command."""
     say(f"bmsota: {fault.value}: {detail}", style="red")
-    say(f"  next: {FAULTS[fault].advice}")
+    say(f"  next: {FAULTS[fault].advice if advice is None else advice}")
 
 
 def say_again(*, was_changed: bool, is_safe: bool = True) -> None:
@@ -44,13 +44,13 @@ def say_again(*, was_changed: bool, is_safe: bool = True) -> None:
     say(f"  safe to run again: {'yes' if is_safe else 'no'}{written}")
 
 
-def stop(fault: Fault, detail: str) -> NoReturn:
+def stop(fault: Fault, detail: str, *, advice: str | None = None) -> NoReturn:
     """Print the fault and end with its exit code. Nothing has been written to any node.
 
     Raises:
         typer.Exit: always.
     """
-    say_fault(fault, detail)
+    say_fault(fault, detail, advice=advice)
     say_again(was_changed=False, is_safe=FAULTS[fault].safe_to_run_again)
     raise typer.Exit(int(FAULTS[fault].exit_code))
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["nodes_command", "reset_command", "verify_command"]
 
+# Flashing has more to say about a missing node; these commands have not.
+_CHECK_NODE = "Check the node's supply and wiring."
+
 
 class _Nodes:
     """The nodes on an open bus: operations one after another, each to its end."""
@@ -150,7 +153,7 @@ def nodes_command(ctx: typer.Context, options: NodesOptions) -> None:
             for line in node_lines(found):
                 typer.echo(line)
         if missing := _missing(found, expected):
-            say_fault(Check.NODE_PRESENT, f"{node_words(missing)} did not answer")
+            say_fault(Check.NODE_PRESENT, f"{node_words(missing)} did not answer", advice=_CHECK_NODE)
             say_again(was_changed=False)
             return ExitCode.FAILED
         return ExitCode.DONE
@@ -336,19 +339,23 @@ def reset_command(ctx: typer.Context, options: ResetOptions) -> None:
         wanted = parse_positions(options.positions, "POSITION") if options.positions else ()
         forced = parse_checks(options.force or ())
     if not options.yes and not sys.stdin.isatty():
-        stop(FlashFault.NOT_CONFIRMED, "not a terminal: pass --yes to confirm")
+        stop(FlashFault.NOT_CONFIRMED, "not a terminal: pass --yes to confirm", advice="Run again with `--yes`.")
 
     def do(nodes: _Nodes) -> ExitCode:
         found = nodes.discover(wanted)
         if not found:
             return nodes.no_answer()
         if missing := _missing(found, wanted):
-            stop(Check.NODE_PRESENT, f"{node_words(missing)} did not answer")
+            stop(Check.NODE_PRESENT, f"{node_words(missing)} did not answer", advice=_CHECK_NODE)
         chosen = [node for node in found if not wanted or node.position in wanted]
         in_test = [node for node in chosen if image_status(node) is ImageStatus.TEST]
         if in_test and Check.TEST_PENDING not in forced:
             names = ", ".join(f"node {node.position} ({node.version})" for node in in_test)
-            stop(Check.TEST_PENDING, f"{names}: the image is in test, a restart reverts it")
+            stop(
+                Check.TEST_PENDING,
+                f"{names}: the image is in test, a restart reverts it",
+                advice="Another upgrade is in progress; wait for it. With `--force test-pending`, the image is reverted.",
+            )
         say(
             "the bus does not tell whether the vehicle drives or charges; make sure it is at rest and no charger is connected"
         )
@@ -375,7 +382,7 @@ def _came_back(results: Sequence[NodeResult], after: dict[int, NodeDescription])
         if result.cause is not None:
             say_fault(result.cause, f"node {result.position}: {detail}")
         else:
-            say_fault(Check.NODE_PRESENT, f"node {result.position}: {detail}")
+            say_fault(Check.NODE_PRESENT, f"node {result.position}: {detail}", advice=_CHECK_NODE)
     if exit_code is not ExitCode.DONE:
         say_again(was_changed=True)
     return exit_code

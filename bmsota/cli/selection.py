@@ -102,12 +102,12 @@ def parse_hwids(texts: Iterable[str]) -> dict[int, str]:
     """`--hwid POSITION=HWID`.
 
     Raises:
-        FaultError: BAD_TARGET.
+        FaultError: BAD_OPTION or BAD_TARGET.
     """
     hwids: dict[int, str] = {}
     for text in texts:
         position, sign, hwid = text.partition("=")
         if not sign or not hwid:
-            raise FaultError(FlashFault.BAD_TARGET, f"--hwid: expected POSITION=HWID, got {text!r}")
+            raise FaultError(FlashFault.BAD_OPTION, f"--hwid: expected POSITION=HWID, got {text!r}")
         hwids |= dict.fromkeys(parse_positions([position], "--hwid"), hwid)
     return hwids
