@@ -1,6 +1,6 @@
 """`bmsota-cloud`: run the platform, create an account, receive mails.
 
-Exit codes: 0 done; 1 refused (the account exists, a key is wrong, an address is taken), with one line that says why; 2 wrong usage.
+Exit codes: 0 done; 1 refused (the account exists, a key is wrong, an address is taken), with one line that says why; 2 usage error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PASSWORD_VARIABLE = "BMSOTA_CLOUD_PASSWORD"  # noqa: S105 - the name of a varia
 _SMTP_PASSWORD_VARIABLE = "BMSOTA_CLOUD_SMTP_PASSWORD"  # noqa: S105
 
 app = typer.Typer(
-    help="The reference battery data cloud platform. Exit codes: 0 done, 1 refused, 2 wrong usage.",
+    help="The reference battery data cloud platform. Exit codes: 0 done, 1 refused, 2 usage error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -145,8 +145,10 @@ async def _serve(options: ServeOptions) -> None:
 
 @app.command()
 def create_account(
-    name: Annotated[str, typer.Argument(help="a-z 0-9 . _ -")],
-    email: Annotated[str, typer.Argument(help="Mail address; an auditor's approval codes are sent there.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Login name: a-z 0-9 . _ -")],
+    email: Annotated[
+        str, typer.Argument(metavar="EMAIL", help="Mail address; an auditor's approval codes are sent there.")
+    ],
     role: Annotated[Role, typer.Option(help="Role of the account.")] = Role.VIEWER,
     data: DataFolder = Path("cloud-data"),
     database: Annotated[str, typer.Option(help="Use this database (SQLAlchemy URL) instead of SQLite in --data.")] = "",

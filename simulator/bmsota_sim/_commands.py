@@ -6,7 +6,7 @@ import logging
 from math import isfinite
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -50,7 +50,6 @@ app = typer.Typer(
 )
 # What a wrong call raises. It is click's class, or that of the copy of click inside typer.
 _USAGE_ERROR: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
-_Chance = Annotated[float, typer.Option(metavar="CHANCE", help="Probability per frame, 0 to 1.")]
 _STYLES = {
     "Upgrade succeeded": "green",
     "Rolled back": "yellow",
@@ -61,6 +60,11 @@ _STYLES = {
     "Download Complete": "cyan",
     "Downloading": "blue",
 }
+
+
+def _chance(what: str) -> Any:
+    """The option of one of the bus's faults."""
+    return typer.Option(metavar="CHANCE", help=f"Chance per frame, 0 to 1, that {what}.")
 
 
 def _print_version(value: bool) -> None:
@@ -105,6 +109,8 @@ def demo(
     """
     if keep and virtual:
         raise typer.BadParameter("--keep and --virtual exclude each other: a virtual run ends by itself")
+    if data is not None and virtual:
+        raise typer.BadParameter("--data and --virtual exclude each other: a virtual run writes no files")
     if data is not None and data.exists() and any(data.iterdir()):
         raise typer.BadParameter(f"{data} is not empty: give a new folder", param_hint="--data")
     name = "demo" if scenario is None else scenario.name
@@ -157,12 +163,12 @@ def bench(
         BenchProtocol, typer.Option(help="Set the protocol that flashes the nodes.")
     ] = BenchProtocol.BOOTLOADER,
     traffic: Annotated[bool, typer.Option(help="Let the slaves send their measurements.")] = True,
-    loss: _Chance = 0.0,
-    duplication: _Chance = 0.0,
-    reordering: _Chance = 0.0,
-    delay: _Chance = 0.0,
-    corruption: _Chance = 0.0,
-    bus_off: _Chance = 0.0,
+    loss: Annotated[float, _chance("a receiver misses it")] = 0.0,
+    duplication: Annotated[float, _chance("a receiver gets it twice")] = 0.0,
+    reordering: Annotated[float, _chance("a receiver gets it after the next one")] = 0.0,
+    delay: Annotated[float, _chance("a receiver gets it up to 5 ms late")] = 0.0,
+    corruption: Annotated[float, _chance("a receiver gets one wrong byte")] = 0.0,
+    bus_off: Annotated[float, _chance("an adapter goes bus-off for 200 ms")] = 0.0,
     echo: Annotated[bool, typer.Option("--echo", help="Echo the host's own frames.")] = False,
     turnaround_ms: Annotated[float, typer.Option(help="Delay every frame from the bus to the host.")] = 0.0,
     flash_erase_ms: Annotated[float, typer.Option(help="Time to erase a block of 2 KiB.")] = ERASE_NS / 1e6,
@@ -236,7 +242,7 @@ def bench(
             seed=seed,
         )
     except (ConfigurationError, OSError) as error:
-        _complain(str(error))
+        _complain(_reason(error))
         raise typer.Exit(WRONG_USAGE) from error
     run_bench(options, channel=channel, run_for_s=run_for, control=control)
 
@@ -282,8 +288,10 @@ def samples(
 
 @app.command(name="bench-ctl")
 def bench_ctl(
-    control: Annotated[Path, typer.Argument(help="Unix socket of the bench, as given to `bench --control`.")],
-    words: Annotated[list[str], typer.Argument(help="The command, such as: cut 3 at-progress 0.4")],
+    control: Annotated[
+        Path, typer.Argument(metavar="SOCKET", help="Unix socket of the bench, as given to `bench --control`.")
+    ],
+    words: Annotated[list[str], typer.Argument(metavar="COMMAND", help="The command, such as: cut 3 at-progress 0.4")],
 ) -> None:
     """Send a command to a running bench. Exit code 1: the bench refused it."""
     answer = send_command(control, words)
@@ -363,10 +371,10 @@ def _print_result(console: Console, scenario: Scenario, result: CampaignOutcome,
         title=f"{scenario.name}, seed {result.seed}: {result.seconds:.0f} s", title_justify="left", show_lines=True
     )
     table.add_column("vehicle", no_wrap=True)
-    table.add_column("path through the statuses, with seconds since the task was made", ratio=1)
+    table.add_column("path through the statuses, with seconds since the task was created", ratio=1)
     table.add_column("before", no_wrap=True)
     table.add_column("after", no_wrap=True)
-    table.add_column("carried", justify="right", no_wrap=True)
+    table.add_column("traffic", justify="right", no_wrap=True)
     for vehicle in result.vehicles:
         row = vehicle.row
         style = _STYLES.get(row.status, "default") if not vehicle.problems else "red"
@@ -421,6 +429,12 @@ def _complain(text: str) -> None:
     Console(stderr=True, soft_wrap=True).print(f"bmsota-sim: {text}", style="red", markup=False, highlight=False)
 
 
+def _reason(error: BmsotaError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def run() -> int:
     """Run the command line; its exit code. What is refused is one line."""
     try:
@@ -429,7 +443,7 @@ def run() -> int:
         _complain(error.format_message())  # type: ignore[attr-defined]  # see above
         return WRONG_USAGE
     except (BmsotaError, OSError) as error:
-        _complain(str(error))
+        _complain(_reason(error))
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

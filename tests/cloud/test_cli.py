@@ -40,7 +40,7 @@ def test_an_account_is_created_once(run):
         (("create-account", "Carol", "carol@example.org"), 1, "name: expected "),
         (("create-account", "carol", "nowhere"), 1, "expected a mail address"),
         (("create-account", "carol", "c@d", "--data", "file"), 1, "bmsota-cloud:"),
-        (("create-account", "carol"), 2, "email"),
+        (("create-account", "carol"), 2, "EMAIL"),
         (("create-account", "carol", "c@d", "--role", "king"), 2, "king"),
         (("serve", "--manifest-key", "none.pem"), 1, "none.pem"),
         (("serve", "--http-port", "70000"), 2, "65535"),

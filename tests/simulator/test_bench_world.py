@@ -431,9 +431,9 @@ def test_a_flash_file_of_another_bench_is_refused(desk, tmp_path):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "was not kept by a bench"),
-        (b"\x00garbage", "was not kept by a bench"),
-        (b"\xa0", "was not kept by a bench"),
+        (b"", "is not the flash file of a bench"),
+        (b"\x00garbage", "is not the flash file of a bench"),
+        (b"\xa0", "is not the flash file of a bench"),
         (b"\xa3\x66format\x61x\x67version\x01\x65nodes\x80", "expected bmsota bench flash, got x"),
     ],
 )

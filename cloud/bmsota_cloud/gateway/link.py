@@ -115,7 +115,7 @@ class GatewayLink:
         self._take_events(now_ns)
 
     def disconnected(self, now_ns: int) -> None:
-        """The link is gone, whoever closed it."""
+        """The link is gone, whichever side closed it."""
         self._session.disconnected(now_ns)
         self._take_events(now_ns)
         self._leave(now_ns)

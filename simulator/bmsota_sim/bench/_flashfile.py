@@ -81,7 +81,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         kept = cbor2.loads(data)
         found, version = kept["format"], int(kept.get("version", 0))
     except (cbor2.CBORDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"flash file: {path} was not kept by a bench ({error}); use another file") from error
+        raise ConfigurationError(f"flash file: {path} is not the flash file of a bench; use another file") from error
     if found != FORMAT:
         raise ConfigurationError(f"flash file: expected {FORMAT}, got {str(found)[:40]} ({path})")
     if version > VERSION:

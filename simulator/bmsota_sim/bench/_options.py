@@ -110,11 +110,11 @@ class BenchOptions:
         if not 1 <= self.adapters <= ADAPTERS_MAX:
             raise ConfigurationError(f"adapters: expected 1 to {ADAPTERS_MAX}, got {self.adapters}")
         if self.bitrate_bps not in BITRATES_BPS:
-            raise ConfigurationError(f"bit rate: expected one of {BITRATES_BPS}, got {self.bitrate_bps}")
+            raise ConfigurationError(f"bit rate: expected one of {_listed(BITRATES_BPS)}, got {self.bitrate_bps}")
         data = self.data_bitrate_bps
         if data is not None and (data not in DATA_BITRATES_BPS or data < self.bitrate_bps):
             raise ConfigurationError(
-                f"data bit rate: expected one of {DATA_BITRATES_BPS} and not below {self.bitrate_bps}, got {data}"
+                f"data bit rate: expected one of {_listed(DATA_BITRATES_BPS)} and not below {self.bitrate_bps}, got {data}"
             )
         if self.ids not in {11, 29}:
             raise ConfigurationError(f"ids: expected 11 or 29, got {self.ids}")
@@ -149,3 +149,7 @@ class BenchOptions:
         fd = "classic" if self.data_bitrate_bps is None else "CAN FD"
         data = "" if self.data_bitrate_bps is None else f" / {self.data_bitrate_bps / 1e6:g} Mbit/s"
         return f"{fd} {rate}{data}, {self.ids}-bit ids, {_PROTOCOL_TEXTS[self.protocol]}"
+
+
+def _listed(rates_bps: tuple[int, ...]) -> str:
+    return ", ".join(map(str, rates_bps))

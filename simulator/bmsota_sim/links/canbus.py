@@ -87,7 +87,9 @@ class BusFaults:
     def __post_init__(self) -> None:
         of_a_receiver = (self.loss, self.duplication, self.reordering, self.delay, self.corruption)
         if not (all(0 <= chance <= 1 for chance in (*of_a_receiver, self.bus_off)) and sum(of_a_receiver) <= 1 + 1e-9):
-            raise ConfigurationError(f"expected chances from 0 to 1, those of a receiver together as well, got {self}")
+            names = ("loss", "duplication", "reordering", "delay", "corruption", "bus_off")
+            given = ", ".join(f"{name} {chance:g}" for name in names if (chance := getattr(self, name)))
+            raise ConfigurationError(f"expected chances from 0 to 1, at most 1 in total without bus_off, got {given}")
         if self.delay_max_ns <= 0 or self.bus_off_ns <= 0:
             raise ConfigurationError(f"expected times above 0, got {self}")
 
