@@ -511,7 +511,7 @@ class Exchange(ABC, Generic[EventT]):
         self._deadline_ns = None
 
     def _frames_repeated(self, frames: int) -> None:
-        """So many data frames before a request are sent again."""
+        """This many data frames before a request are sent again."""
 
     @abstractmethod
     def _refuse(self, cause: FailureCause, detail: str) -> None:

@@ -62,7 +62,7 @@ class TransferProgressed:
 
 @dataclass(frozen=True, slots=True)
 class FramesRepeated:
-    """So many frames had to be sent again."""
+    """Frames had to be sent again."""
 
     position: int
     frames: int

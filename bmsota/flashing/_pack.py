@@ -163,9 +163,9 @@ class NodeFlashReport:
     """The first step that failed."""
     failed_phase: FlashPhase | None
     resumed_from: int
-    """So many bytes of the image were there already when the transfer began."""
+    """Bytes of the image that were stored before the transfer began."""
     sent_bytes: int
-    """So many bytes of the image the node has taken in this run."""
+    """Bytes of the image that the node has taken in this run."""
     transfer_ns: int
     """From the first to the last of them."""
     frames_repeated: int

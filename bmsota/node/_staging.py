@@ -134,7 +134,7 @@ class NodeStaging:
     def begin(
         self, record: bytes, parse: Callable[[bytes], OfferT], can_take: Callable[[OfferT], bool] = lambda _offer: True
     ) -> OfferT:
-        """Judge the offer in *record* and make the spare slot ready for its image, which goes on at `offset`.
+        """Judge the offer in *record* and make the spare slot ready for its image, which continues at `offset`.
 
         The image itself is judged again when all of it is there.
 
@@ -190,7 +190,7 @@ class NodeStaging:
             self.offset += size
 
     def drop_held(self) -> None:
-        """Forget what is held back: the image goes on at `offset`."""
+        """Forget what is held back: the image continues at `offset`."""
         self._held = b""
 
     def finish(self) -> None:

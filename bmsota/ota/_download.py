@@ -119,7 +119,7 @@ class BlockRefused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The server goes on where we asked it to."""
+    """The server continues where we asked it to."""
 
     offset: int
 

@@ -167,7 +167,7 @@ class ImageFetch:
         self._steering.act(LogNote(text))
 
     def _failed(self, event: DownloadFailed, now_ns: int) -> None:
-        """What is in the image store stays, and a new session goes on from there, unless a retry cannot help."""
+        """What is in the image store stays, and a new session continues from there, unless a retry cannot help."""
         self._tries += 1
         if event.error.permanent or self._tries > EXCHANGE_TRIES_MAX:
             self._steering.conclude(Outcome.FAILED, str(event.error), now_ns)

@@ -123,7 +123,7 @@ def describe_image(data: bytes, block_size_bytes: int = BLOCK_SIZE_BYTES_DEFAULT
     """The entry of a manifest for the image file *data*.
 
     Everything is read from the image itself, so a manifest cannot say something else than the image does. The image's
-    signature is not checked here: whoever makes a release verifies its images first (`bmsota.image.verify_image`).
+    signature is not checked here: the maker of a release verifies its images first (`bmsota.image.verify_image`).
 
     Raises:
         ImageError: *data* is no image.

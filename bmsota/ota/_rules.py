@@ -1,6 +1,6 @@
 """The rules for values in documents and device messages, each said once.
 
-A rule raises `LocalProtocolError`: whoever builds a document with such a value has a bug. The parsers turn the same error
+A rule raises `LocalProtocolError`: a caller that builds a document with such a value has a bug. The parsers turn the same error
 into `TrustError` or `RemoteProtocolError`, because then the value came from outside.
 """
 
@@ -69,7 +69,7 @@ def expect_octets(where: str, value: Any, *, size_bytes: int) -> None:
 
 
 def expect_count(where: str, value: Any, *, maximum: int, minimum: int = 0) -> None:
-    """A tuple or list with so many members."""
+    """A tuple or list with a limited number of members."""
     is_list = isinstance(value, tuple | list)
     expect(
         is_list and minimum <= len(value) <= maximum,

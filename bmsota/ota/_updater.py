@@ -2,7 +2,7 @@
 
 Sans-IO. The updater decides; the unit around it acts. Inputs are calls (`instructed`, `conditions_changed`,
 `http_head`, `slaves_flashed`, ...), effects come out of `next_action()` as values. Flash is written through the stores
-that are handed in; a power cut there ends the call, and `power_on` of the next updater goes on from what the flash says.
+that are handed in; a power cut there ends the call, and `power_on` of the next updater continues from what the flash says.
 
 How one upgrade goes::
 

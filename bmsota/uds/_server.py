@@ -386,7 +386,7 @@ class UdsServer:
             return
         is_presence = message[0] == services.TesterPresent.request_id()
         if self._link.is_sending and waiting is None and not is_functional and not is_presence:
-            # The tester asks on: it has given up the answer before, of which a frame was lost. An answer nobody takes
+            # The tester asks on: it has given up the answer before, of which a frame was lost. An answer that is not taken
             # would hold up the next one until N_Bs is over.
             self._link.abort_sending()
         if waiting is not None and message != waiting.request:

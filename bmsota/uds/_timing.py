@@ -59,7 +59,7 @@ class UdsTiming:
     """A bus that loses frames gets shorter blocks, halved down to this: nine frames."""
 
     blocks_until_longer: int = 8
-    """So many blocks without a loss, and the next ones are twice as long again."""
+    """After this many blocks without a loss, the next ones are twice as long again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
