@@ -71,9 +71,11 @@ def test_a_wrong_scenario_is_one_clear_message(scenario, tmp_path, text, said):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_contradictory_options_are_wrong_usage(tmp_path):
-    done = run("demo", "--virtual", "--keep", cwd=tmp_path)
+@pytest.mark.parametrize("option", [("--keep",), ("--data", "kept")])
+def test_contradictory_options_are_wrong_usage(option, tmp_path):
+    done = run("demo", "--virtual", *option, cwd=tmp_path)
     assert done.returncode == 2
+    assert f"{option[0]} and --virtual exclude each other" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -99,6 +99,15 @@ class TestImages:
         assert error.fault is SourceFault.NOT_AN_IMAGE
         assert f"expected {len(IMAGE)} bytes, got {len(IMAGE) + 500}" in error.detail
 
+    def test_a_damaged_image_is_refused_without_a_key(self, tmp_path):
+        path = tmp_path / "image.bin"
+        path.write_bytes(IMAGE[:100] + bytes([IMAGE[100] ^ 1]) + IMAGE[101:])
+        assert fault_of(load_source, path).fault is SourceFault.IMAGE_DAMAGED
+
+    def test_a_folder_is_no_image(self, tmp_path):
+        error = fault_of(load_source, tmp_path)
+        assert (error.fault, error.detail) == (SourceFault.FILE_UNREADABLE, f"{tmp_path} is a folder")
+
     def test_two_segments_far_apart_are_no_image(self, tmp_path):
         binary = bincopy.BinFile()
         binary.add_binary(IMAGE, address=0)

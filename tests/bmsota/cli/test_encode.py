@@ -64,6 +64,10 @@ def test_what_is_no_frame_is_said_and_the_rest_is_encoded(run):
     assert whats == ["command", "not JSON", "not JSON", "frame"]
 
 
+def test_what_is_missing_at_the_end_of_a_line_is_missing_in_its_column(run):
+    assert run(stdin='{"command": 7\n').stderr == "line 1: not JSON: Expecting ',' delimiter (column 14)\n"
+
+
 def test_strict_holds_the_text_s_ranges(run, vectors):
     from bmsota.gbt32960 import decode, to_dict
 

@@ -257,7 +257,12 @@ class TestNodes:
     def test_one_that_was_expected_is_missing(self, pack):
         done = bmsota("nodes", "--expect", "0-4", *pack.arguments, *QUICK)
         assert done.code == 1
-        assert "node-present: nodes 3, 4 did not answer" in done.err
+        assert "node-present: nodes 3, 4 did not answer\n  next: Check the node's supply and wiring.\n" in done.err
+
+    def test_the_channel_is_missing(self):
+        done = bmsota("nodes", "-i", "bmsota_slcan")
+        assert done.code == 2
+        assert "invalid option: bmsota_slcan needs a channel: pass -c" in done.err
 
 
 class TestVerify:
@@ -303,6 +308,7 @@ class TestVerify:
             reset = bmsota("reset", "--yes", *other.arguments, *QUICK)
             assert reset.code == 3
             assert "test-pending: node 1 (2.1.0): the image is in test" in reset.err
+            assert "next: Another upgrade is in progress; wait for it." in reset.err
             assert trial.version == NEW
             reset = bmsota("reset", "--yes", "--force", "test-pending", *other.arguments, *QUICK)
             assert reset.code == 0
