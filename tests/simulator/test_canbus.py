@@ -87,7 +87,7 @@ def test_impossible_options_are_refused():
         CanBus(Kernel(0), data_bitrate_bps=1000)
     with pytest.raises(ConfigurationError, match="chances"):
         BusFaults(loss=1.5)
-    with pytest.raises(ConfigurationError, match="together"):
+    with pytest.raises(ConfigurationError, match="at most 1 in total"):
         BusFaults(loss=0.6, corruption=0.6)
     with pytest.raises(ConfigurationError, match="times"):
         BusFaults(bus_off_ns=0)
