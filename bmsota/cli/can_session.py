@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from bmsota.adapters.clock import steady_clock
 from bmsota.cli.fault_table import FaultError, FlashFault
 from bmsota.cli.faults import say
+from bmsota.cli.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -131,9 +132,9 @@ def heard_sentence(heard: Heard | None) -> str:
     """The result of listening, in words."""
     if heard is None:
         return "not checked: this adapter has no listen-only mode"
-    errors = f"{heard.errors} errors" if heard.errors else "errors" if heard.has_bus_errors else ""
+    errors = counted(heard.errors, "error") if heard.errors else "errors" if heard.has_bus_errors else ""
     if heard.is_right:
-        return f"{heard.frames} frames in {heard.seconds:.1f} s" + (f" and {errors}" if errors else "")
+        return f"{counted(heard.frames, 'frame')} in {heard.seconds:.1f} s" + (f" and {errors}" if errors else "")
     if heard.is_wrong:
         return f"{errors} and no frame in {heard.seconds:.1f} s"
     return f"silent for {heard.seconds:.1f} s, so the bit rate could not be checked"
@@ -253,7 +254,7 @@ class CanSession:
         # Traffic during our own requests tells as much as traffic before them.
         if (heard is not None and heard.is_right) or self.bus.received:
             frames = self.bus.received + (heard.frames if heard is not None else 0)
-            return FlashFault.NO_NODE_BUSY_BUS, f"{detail}; {frames} other frames were received"
+            return FlashFault.NO_NODE_BUSY_BUS, f"{detail}; {counted(frames, 'other frame')} received"
         if heard is not None:
             return FlashFault.NO_NODE_SILENT_BUS, f"{detail}; the bus is silent"
         return FlashFault.NO_NODE, detail

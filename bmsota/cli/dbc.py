@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bmsota.adapters.files import load_dbc, packaged_dbc, packaged_dbc_names
+from bmsota.cli.terminal import counted
 from bmsota.errors import BmsotaError
 from bmsota.signals import Severity, loads
 
@@ -77,8 +78,8 @@ def _print(database: Database, file: str, *, as_json: bool) -> None:
         typer.echo(f"{file}:{fault.line}: {fault.severity.value}: {fault.reason}")
     errors = sum(fault.severity is Severity.ERROR for fault in database.faults)
     warnings = len(database.faults) - errors
-    found = f"{errors} errors, {warnings} warnings" if database.faults else "no faults"
-    typer.echo(f"{file}: {len(database)} messages, {signals} signals loaded; {found}")
+    found = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}" if database.faults else "no faults"
+    typer.echo(f"{file}: {counted(len(database), 'message')}, {counted(signals, 'signal')} loaded; {found}")
 
 
 @app.command()
@@ -140,7 +141,7 @@ def _database(name: str) -> Database:
         _stop(f"{name}: not a DBC file: it defines no message")
     errors = sum(fault.severity is Severity.ERROR for fault in database.faults)
     if errors:
-        _say(f"{name}: {errors} errors; the affected signals are not decoded (see bmsota dbc check {name})")
+        _say(f"{name}: {counted(errors, 'error')}; the affected signals are not decoded (see bmsota dbc check {name})")
     return database
 
 
@@ -197,15 +198,17 @@ def _summary(log: CanLog, name: str, decoded: int, refused: int, unknown: Counte
     """Print what was and was not decoded to stderr; the exit code."""
     if not log.frames:
         _stop(f"{name}: not a CAN log: {log.fault or 'it contains no frame'}")
-    parts = [f"{log.frames} frames", f"{decoded} decoded"]
+    parts = [counted(log.frames, "frame"), f"{decoded} decoded"]
     if unknown:
         ids = [f"{key & 0x1FFFFFFF:08X}" if key >> 31 else f"{key:03X}" for key, _ in unknown.most_common(5)]
         more = ", ..." if len(unknown) > len(ids) else ""
         parts.append(f"{unknown.total()} with ids not in the DBC ({', '.join(ids)}{more})")
     if refused:
-        parts.append(f"{refused} do not match their message (too short, or an undefined multiplexer value)")
+        parts.append(
+            f"{refused} {'does' if refused == 1 else 'do'} not match {'its' if refused == 1 else 'their'} message (too short, or an undefined multiplexer value)"
+        )
     if log.others:
-        parts.append(f"{log.others} remote or error frames skipped")
+        parts.append(f"{counted(log.others, 'remote or error frame')} skipped")
     _say(f"{name}: {'; '.join(parts)}")
     if log.fault:
         _say(f"{name}: {log.fault}")

@@ -23,7 +23,6 @@ from bmsota.cli.fault_table import FAULTS, ExitCode, FaultError, FlashFault
 from bmsota.cli.faults import end_with, error_console, say, say_again, say_fault, stop, stopping_at_faults
 from bmsota.cli.flash_options import FlashOptions
 from bmsota.cli.flash_output import (
-    counted,
     nodes_text,
     plan_lines,
     question,
@@ -50,7 +49,7 @@ from bmsota.cli.selection import (
     parse_positions,
     parse_targets,
 )
-from bmsota.cli.terminal import confirm, forgiving_output
+from bmsota.cli.terminal import confirm, counted, forgiving_output
 from bmsota.errors import ConfigurationError, LocalProtocolError, TransferError
 from bmsota.flashing import (
     RUNS_NEW,

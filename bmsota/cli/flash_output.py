@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from bmsota.cli.fault_table import OPTION_OF_CHECK
+from bmsota.cli.terminal import counted
 from bmsota.flashing import Action, TargetStatus, Verdict, node_words
 from bmsota.node import Capability
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "columns",
-    "counted",
     "findings_text",
     "node_lines",
     "nodes_text",
@@ -40,11 +40,6 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines with aligned columns, whatever the width of the screen."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def counted(count: int, noun: str) -> str:
-    """As "1 node" or "3 nodes"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def nodes_text(details: Iterable[tuple[int, str]]) -> str:

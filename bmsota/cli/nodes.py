@@ -14,11 +14,11 @@ from bmsota.cli.bus_options import BusOptions, bus_choice, make_profile, wire_ce
 from bmsota.cli.can_session import CanSession, Interrupt, fault_of_transfer
 from bmsota.cli.fault_table import FAULTS, ExitCode, FlashFault
 from bmsota.cli.faults import end_with, say, say_again, say_fault, stop, stopping_at_faults
-from bmsota.cli.flash_output import counted, node_lines, nodes_text
+from bmsota.cli.flash_output import node_lines, nodes_text
 from bmsota.cli.flash_report import node_json
 from bmsota.cli.options import takes
 from bmsota.cli.selection import AsJson, Expect, ManifestKey, To, Yes, parse_checks, parse_positions, parse_targets
-from bmsota.cli.terminal import confirm, forgiving_output
+from bmsota.cli.terminal import confirm, counted, forgiving_output
 from bmsota.errors import LocalProtocolError, TransferError
 from bmsota.flashing import (
     Action,

@@ -24,7 +24,7 @@ from bmsota.adapters.tcp import TcpLink, wait
 from bmsota.cli.decode import json_line, json_of
 from bmsota.cli.frame_input import FrameInputOptions, read_frames
 from bmsota.cli.options import takes
-from bmsota.cli.terminal import forgiving_output
+from bmsota.cli.terminal import counted, forgiving_output
 from bmsota.errors import TransferError
 from bmsota.gbt32960 import NEED_DATA, Command, FrameReader, FrameReceived, ReplyFlag, nanoseconds
 
@@ -235,7 +235,7 @@ class Replay:
 
     def summary(self) -> str:
         """What happened, in one line."""
-        parts = [f"{self.sent} frames sent in {self._clock() - self._start_s:.1f} s"]
+        parts = [f"{counted(self.sent, 'frame')} sent in {self._clock() - self._start_s:.1f} s"]
         parts.append(f"{self.answers} answered, {self.refused} of them refused")
         for count, what in (
             (self.asked, "commands from the platform not answered"),

@@ -1,4 +1,4 @@
-"""The terminal: output that never fails, and a question that can be interrupted."""
+"""The terminal: output that never fails, a question that can be interrupted, and counts in words."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import sys
 
 import typer
 
-__all__ = ["confirm", "forgiving_output"]
+__all__ = ["confirm", "counted", "forgiving_output"]
 
 # How long a Ctrl-C that arrives just as we begin to wait may go unnoticed.
 LOOK_S = 0.1
 _ANSWERS = {"y": True, "yes": True, "n": False, "no": False, "": False}
+
+
+def counted(count: int, noun: str) -> str:
+    """As "1 node" or "3 nodes"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def confirm(question: str) -> bool:

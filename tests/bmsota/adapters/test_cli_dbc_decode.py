@@ -179,7 +179,7 @@ def test_remote_and_error_frames_are_counted(tmp_path, dbc):
     log.write_text("(1.000000) can0 100#R\n(1.100000) can0 100#E80D0100\n(1.200000) can0 20000080#0000000000000000\n")
     result = decode(log, dbc)
     assert result.exit_code == 0
-    assert result.stderr == f"{log}: 1 frames; 1 decoded; 2 remote or error frames skipped\n"
+    assert result.stderr == f"{log}: 1 frame; 1 decoded; 2 remote or error frames skipped\n"
 
 
 def test_a_log_that_breaks_off_is_decoded_up_to_there_and_the_code_is_1(tmp_path, dbc):
@@ -249,7 +249,7 @@ def test_a_dbc_with_faults_is_used_and_said(tmp_path, dbc):
         file.write("stray\n")
     result = decode(write(tmp_path / "drive.log"), dbc)
     assert result.exit_code == 0
-    assert f"{dbc}: 1 errors; the affected signals are not decoded (see bmsota dbc check {dbc})" in result.stderr
+    assert f"{dbc}: 1 error; the affected signals are not decoded (see bmsota dbc check {dbc})" in result.stderr
 
 
 @pytest.mark.slow
