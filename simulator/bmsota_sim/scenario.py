@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from importlib import resources
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bmsota.errors import ConfigurationError
 from bmsota_sim.devices.vehicle import CITIES
 from bmsota_sim.profiles import PROFILES
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = [
     "Campaign",
@@ -262,10 +265,58 @@ def parse_scenario(text: str, *, name: str = "scenario") -> Scenario:
         return Scenario.model_validate(tree)
     except ValidationError as error:
         lines = [
-            f"{name}: {'.'.join(str(part) for part in item['loc']) or 'scenario'}: {item['msg']}"
+            f"{name}: {'.'.join(str(part) for part in item['loc']) or 'scenario'}: {_problem(item)}"
             for item in error.errors()
         ]
         raise ConfigurationError("\n".join(lines)) from error
+
+
+_EXPECTED = {
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "a list with at least {min_length} in it",
+    "finite_number": "a finite number",
+    "string_type": "text (in quotes)",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "string_pattern_mismatch": "text that matches {pattern}",
+}
+"""What a value should have been, by pydantic's name of the error."""
+
+
+def _problem(item: ErrorDetails) -> str:
+    """One of pydantic's errors in our words."""
+    match item["type"]:
+        case "value_error":
+            return str(item["ctx"]["error"])
+        case "extra_forbidden":
+            return "no such key"
+        case "missing":
+            return "this key is missing"
+        case "literal_error" | "union_tag_invalid" | "enum":
+            expected = item["ctx"].get("expected") or item["ctx"].get("expected_tags")
+            got = item["ctx"].get("tag", item["input"])
+            return f"expected {expected}, got {got!r:.60}"
+        case "union_tag_not_found":
+            return "its kind is missing"
+    expected = _EXPECTED.get(item["type"])
+    if expected is None:
+        return item["msg"]
+    context = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in item.get("ctx", {}).items()
+    }
+    got = f"{item['input']!r:.60}"
+    return f"expected {expected.format(**context)}, got {got}"
 
 
 def packaged_scenario(name: str) -> str:

@@ -198,8 +198,8 @@ class Platform:
         self.order_document = b""
         self.reports: list[PostBootReport] = []
         self.states: list[UpgradeState] = []
-        self.field_upgrades: list[LocalUpgrade] = []
-        self.takes_field_upgrades = True
+        self.local_upgrades: list[LocalUpgrade] = []
+        self.takes_local_upgrades = True
         self.unanswered: set[int] = set()
         """Commands that a platform which knows only the standard leaves without an answer."""
         self.logins = 0
@@ -247,8 +247,8 @@ class Platform:
         if isinstance(message, UpgradeState):
             self.states.append(message)
         if isinstance(message, LocalUpgrades):
-            self.field_upgrades += message.upgrades
-            return self.takes_field_upgrades
+            self.local_upgrades += message.upgrades
+            return self.takes_local_upgrades
         if isinstance(message, SignedReport):
             return self._report(message.document)
         return True

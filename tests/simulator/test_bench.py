@@ -237,7 +237,7 @@ def test_the_flash_file_makes_an_end_a_power_cycle(start, wire, tmp_path):
     assert process.child.wait(LIMIT_S) == 0
     process = start(*SMALL, *QUICK, *keep)
     nodes = [line.split()[5] for line in process.lines if line.startswith("node ")]
-    assert nodes == ["2.0.0", "2.1.0", "2.0.0"], "confirmed on slave 1; on trial, and so reverted, on slave 2"
+    assert nodes == ["2.0.0", "2.1.0", "2.0.0"], "confirmed on slave 1; in test, and so reverted, on slave 2"
 
 
 @needs_pty

@@ -144,7 +144,7 @@ def test_a_planned_fault_that_does_not_happen_is_a_problem(sealed):
     assert not result.ok
 
 
-def test_an_order_whose_work_is_taken_for_a_field_upgrade_is_a_problem(sealed, monkeypatch):
+def test_an_order_whose_work_is_taken_for_a_local_upgrade_is_a_problem(sealed, monkeypatch):
     """The history must tell the two apart: here the units do not know what their orders have changed."""
     monkeypatch.setattr(Updater, "scope", None)
     result = run_virtual_demo(parse_scenario(SMALL), 1)

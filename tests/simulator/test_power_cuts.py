@@ -102,7 +102,7 @@ def promise(bench, releases, report):
     assert bool(report.reason) is (report.outcome is not Outcome.SUCCEEDED), story
     assert not bench.platform.refused, f"{bench.platform.refused}; {story}"
 
-    # It stays so: nothing is left on trial that another power-on would change.
+    # It stays so: nothing is left in test that another power-on would change.
     bench.unit.cycle_power(1_000_000_000)
     bench.run(5)
     bench.settle()
@@ -119,7 +119,7 @@ def promise(bench, releases, report):
     assert following.outcome is Outcome.SUCCEEDED, f"second upgrade: {following.reason}; {bench.story()}"
     assert bench.versions() == ("2.2.0",) * len(versions), bench.story()
     # Whatever was changed on the way, and however often it was cut: an order did it.
-    assert bench.platform.field_upgrades == [], bench.story()
+    assert bench.platform.local_upgrades == [], bench.story()
 
 
 def check(unit_bench, releases, cuts, **options):
@@ -139,7 +139,7 @@ def test_power_may_fail_at_any_flash_operation_of_an_upgrade(unit_bench, release
             report, happened = check(unit_bench, releases, [(flash, operation, phase)])
             assert happened, f"the cut did not happen: {(flash, operation, phase)}"
             outcomes.append(report.outcome)
-    # A cut costs the upgrade only while something is on trial; the download and the report go on behind any.
+    # A cut costs the upgrade only while something is in test; the download and the report go on behind any.
     assert outcomes.count(Outcome.SUCCEEDED) >= len(outcomes) // 3
     if flash == "shelf":
         assert set(outcomes) == {Outcome.SUCCEEDED}

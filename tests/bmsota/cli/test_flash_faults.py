@@ -431,7 +431,7 @@ def mixed_pack(scene):
 
 
 def on_trial(node, version):
-    """Let it run *version* on trial."""
+    """Let it run *version* in test."""
     image = make_image(node.role, version)
     node.store.begin_staging(len(image), hashlib.sha256(image).digest())
     node.store.write_staged(0, image)
@@ -570,7 +570,7 @@ def nothing_to_do(scene):
 
 @provokes(_C.WRONG_VERSION)
 def wrong_version(scene):
-    """The slave restarts while the master does: its image was on trial, and is taken back."""
+    """The slave restarts while the master does: its image was in test, and is taken back."""
     return scene.flash_nodes(on_request=once(NodeCommand.RESET, lambda pack: pack.nodes[1].restart(), node=0))
 
 

@@ -1,4 +1,4 @@
-"""A field upgrade in virtual time: all or nothing, whatever step fails, and the next run does what is missing."""
+"""A pack flashed over CAN, in virtual time: all or nothing, whatever step fails, and the next run does what is missing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def phases(events):
 
 
 def upgrade(pack, source=None, **options):
-    """Run a field upgrade; its result."""
+    """Flash the pack; the result."""
     machine = pack.upgrade(source, **options)
     events = pack.run(machine)
     assert isinstance(events[-1], FlashFinished)
@@ -41,7 +41,7 @@ def upgrade(pack, source=None, **options):
 
 
 def truth(pack, rig):
-    """(version, whether it is on trial, counter) of every node, by the nodes' own stores."""
+    """(version, whether it is in test, counter) of every node, by the nodes' own stores."""
     return {
         position: (node.version, node.store.is_test_pending, node.store.security_counter)
         for position, node in pack.nodes.items()
@@ -262,7 +262,7 @@ def test_a_node_dies_at_the_nth_command(n, kind, rig):
 
 @pytest.mark.parametrize("n", range(1, WRITING_COMMANDS))
 def test_a_node_loses_power_for_a_moment_at_the_nth_command(n, rig):
-    """It boots again at once. During the transfer that is overcome; on trial it falls back, and the pack with it."""
+    """It boots again at once. During the transfer that is overcome; in test it falls back, and the pack with it."""
     pack = rig.Pack(*(rig.Node(position) for position in range(3)))
     pack.on_request = Nth(n, lambda request: pack.nodes[struck_position(request)].restart())
     result = upgrade(pack)
@@ -473,7 +473,7 @@ def test_an_image_on_trial_of_somebody_else_is_taken_back_only_when_forced(pack,
     other = rig.ImageVersion(2, 0, 5)
     source = rig.FlashSource.of_image("other", rig.make_image(rig.ImageRole.SLAVE, other))
     machine = pack.upgrade(source)
-    # Stopped before the confirmation: the slaves run it on trial.
+    # Stopped before the confirmation: the slaves run it in test.
     pack.on_request = lambda _: machine.stop(pack.now_ns) if machine.phase is FlashPhase.READ_BACK else None
     pack.run(machine)
     pack.on_request = lambda request: None

@@ -163,7 +163,7 @@ def test_a_block_that_does_not_fit_is_refused(message, flag, named):
 
 
 def test_the_largest_messages_fit_a_frame():
-    """A block of 32 KiB, and 64 field upgrades with the longest texts."""
+    """A block of 32 KiB, and 64 local upgrades with the longest texts."""
     block = replace(BLOCK, data=bytes(BLOCK_SIZE_BYTES_MAX))
     assert len(unit_of(0xC4, block, flag=ReplyFlag.SUCCESS)) == 46 + BLOCK_SIZE_BYTES_MAX
     upgrade = replace(UPGRADE, hwid="H" * 24, tool="T" * 64, detail="D" * 255)

@@ -1,4 +1,4 @@
-"""The watch over field upgrades: what counts as one, what is told, and what a power cut leaves of both.
+"""The watch over local upgrades: what counts as one, what is told, and what a power cut leaves of both.
 
 The power cuts are a loop over every flash operation: before, inside and after it.
 """
@@ -121,7 +121,7 @@ def reach(*positions, order_id="o-1", concluded=False, stages=None):
     )
 
 
-# -- what is a field upgrade -------------------------------------------------------------------------------------------
+# -- what is a local upgrade -------------------------------------------------------------------------------------------
 
 
 def test_the_first_sight_of_a_node_is_no_upgrade():
@@ -349,7 +349,7 @@ def test_the_master_that_was_taken_back_and_still_runs_is_not_decided():
 # -- beside an order ---------------------------------------------------------------------------------------------------
 
 
-def test_what_an_order_changes_is_no_field_upgrade(unit):
+def test_what_an_order_changes_is_no_local_upgrade(unit):
     for version, options in ((OLD, {}), (NEW, {"is_in_test": True}), (NEW, {})):
         assert unit.see(node(0, version, **options), node(1, version, **options), order=reach(0, 1)) == ()
     assert unit.see(node(0, NEW), node(1, NEW), order=reach(0, 1, concluded=True)) == ()
@@ -366,7 +366,7 @@ def test_an_order_that_was_rolled_back_is_none_either(unit):
 
 
 def test_a_slave_that_was_silent_when_its_order_ended_is_met_anew(unit):
-    """What it runs afterwards may well be the order's work: the history must not call that a field upgrade."""
+    """What it runs afterwards may well be the order's work: the history must not call that a local upgrade."""
     unit.see(node(0, NEW), node(1, NEW, is_in_test=True), order=reach(0, 1))
     assert unit.see(node(0, NEW), order=reach(0, 1, concluded=True)) == ()
     unit.power_on()
@@ -379,14 +379,14 @@ def test_a_slave_that_the_order_did_not_touch_is_compared(unit):
     assert told(unit.see(node(0, NEW), node(2, NEW), order=reach(0, 1))) == [(2, "2.0.0", "2.1.0+5", "succeeded")]
 
 
-def test_a_field_upgrade_before_the_order_switches_is_seen(unit):
+def test_a_local_upgrade_before_the_order_switches_is_seen(unit):
     """Accepted and downloading: nothing that runs is the order's work, but the master's other slot is."""
     order = reach(stages={0})
     assert unit.see(node(0, refused=frozenset({5})), order=order) == ()
     assert told(unit.see(node(0, NEW, refused=frozenset({5})), order=order)) == [(0, "2.0.0", "2.1.0+5", "succeeded")]
 
 
-def test_a_field_upgrade_behind_the_outcome_of_an_order_is_seen(unit):
+def test_a_local_upgrade_behind_the_outcome_of_an_order_is_seen(unit):
     """The report waits for the network, and somebody flashes on."""
     order = reach(0, 1, concluded=True)
     unit.see(node(0, NEW), node(1, NEW), order=order)

@@ -67,8 +67,8 @@ def test_master_and_slaves_are_found_and_flashed(bench, new):
     bench.settle()
     assert bench.versions() == ("2.1.0",) * 3, "confirmed, so it stays"
     # The history learns of all three, though no order did it.
-    bench.wait(lambda: len(bench.platform.field_upgrades) == 3, "field upgrades")
-    assert {upgrade.position for upgrade in bench.platform.field_upgrades} == {0, 1, 2}
+    bench.wait(lambda: len(bench.platform.local_upgrades) == 3, "local upgrades")
+    assert {upgrade.position for upgrade in bench.platform.local_upgrades} == {0, 1, 2}
 
 
 @pytest.mark.slow
@@ -158,7 +158,7 @@ def test_while_the_cloud_upgrades_the_master_refuses(bench, new, unit_bench):
     assert not flasher.do("restart", (0,))[0].ok
     bench.wait(lambda: bench.platform.report_of(order_id) is not None, "report")
     assert bench.platform.report_of(order_id).outcome is Outcome.SUCCEEDED
-    assert bench.platform.field_upgrades == []
+    assert bench.platform.local_upgrades == []
 
 
 def test_while_the_cloud_upgrades_the_gateway_is_closed(outside, new):
@@ -175,7 +175,7 @@ def test_while_the_cloud_upgrades_the_gateway_is_closed(outside, new):
 
 
 def test_an_instruction_waits_until_the_flasher_has_gone(bench, new, unit_bench):
-    """What the flasher left on trial is settled first; then the order is fetched."""
+    """What the flasher left in test is settled first; then the order is fetched."""
     flasher = bench.flasher()
     ok(flasher.do("flash", [FlashJob(0, new.master)]))
     ok(flasher.do("activate", (0,)))
@@ -183,7 +183,7 @@ def test_an_instruction_waits_until_the_flasher_has_gone(bench, new, unit_bench)
     bench.wait(lambda: bench.unit.master.is_logged_in, "login")
     order_id = bench.platform.offer(unit_bench.release("2.2.0", 3))
     bench.run(30)
-    assert bench.unit.master.upgrade_state is UpdaterState.IDLE, "the master is on trial"
+    assert bench.unit.master.upgrade_state is UpdaterState.IDLE, "the master is in test"
     ok(flasher.do("confirm", [(0, NEW)], raise_counter=True))
     bench.wait(lambda: bench.platform.report_of(order_id) is not None, "report")
     assert bench.platform.report_of(order_id).outcome is Outcome.SUCCEEDED

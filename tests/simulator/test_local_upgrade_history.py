@@ -1,4 +1,4 @@
-"""A field upgrade, end to end in virtual time: flashed over CAN while the unit is offline, in the platform's history after.
+"""A local upgrade, end to end in virtual time: flashed over CAN while the unit is offline, in the platform's history after.
 
 Unit and tool are the simulator's, the platform is the reference cloud with its gateway, services and store.
 """
@@ -171,7 +171,7 @@ FIELD = [
 
 
 @pytest.mark.slow
-def test_a_field_upgrade_is_told_at_the_next_login_and_only_there(bench, new):
+def test_a_local_upgrade_is_told_at_the_next_login_and_only_there(bench, new):
     flash_while_offline(bench, new)
     assert bench.versions() == ("2.1.0", "2.1.0", "2.0.0")
     assert bench.platform.history() == []
@@ -215,7 +215,7 @@ def test_what_an_order_does_beside_it_stands_as_ota(bench, new, unit_bench):
     assert bench.platform.history() == [ota, *FIELD]
 
 
-def test_a_field_upgrade_that_does_not_stay_is_told_as_rolled_back(bench, new):
+def test_a_local_upgrade_that_does_not_stay_is_told_as_rolled_back(bench, new):
     """The tool leaves before it confirms."""
     bench.unit.set_coverage(covered=False)
     flasher = bench.flasher()
@@ -229,7 +229,7 @@ def test_a_field_upgrade_that_does_not_stay_is_told_as_rolled_back(bench, new):
     assert bench.platform.history() == [("CAN", "Rolled back", [(2, "2.0.0", "2.0.0")])]
 
 
-def test_an_exchanged_slave_is_no_field_upgrade(bench, unit_bench):
+def test_an_exchanged_slave_is_no_local_upgrade(bench, unit_bench):
     """It comes with another version than the rest has: equipment, told by the identity."""
     bench.unit._factory.slave = unit_bench.release("2.1.0", 2).slave
     bench.unit.replace_slave(2, "S-FROM-THE-SHELF", SECOND)

@@ -1,4 +1,4 @@
-"""A master and what it tells of field upgrades: when it looks, whom it asks, and platforms that do not want to know."""
+"""A master and what it tells of local upgrades: when it looks, whom it asks, and platforms that do not want to know."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def new(unit_bench):
 
 
 def try_out(bench, new, position=1):
-    """A tool flashes one node and lets it run the new image on trial."""
+    """A tool flashes one node and lets it run the new image in test."""
     flasher = bench.flasher()
     image = new.slave if position else new.master
     assert flasher.do("flash", [FlashJob(position, image)])[position].ok
@@ -53,7 +53,7 @@ def log_in_again(bench):
 
 
 def told(bench):
-    return [(u.position, u.version_before[:2], u.version_after[:2], u.outcome) for u in bench.platform.field_upgrades]
+    return [(u.position, u.version_before[:2], u.version_after[:2], u.outcome) for u in bench.platform.local_upgrades]
 
 
 DONE = (1, (2, 0), (2, 1), LocalUpgradeOutcome.SUCCEEDED)
@@ -112,14 +112,14 @@ def test_a_slave_that_restarts_into_another_version_is_asked(bench, new, unit_be
 
 
 def test_a_platform_that_refuses_is_told_again_at_the_next_login(bench, new):
-    bench.platform.takes_field_upgrades = False
+    bench.platform.takes_local_upgrades = False
     install(bench, new)
     bench.run(120)
     assert told(bench) == [DONE]
-    bench.platform.takes_field_upgrades = True
+    bench.platform.takes_local_upgrades = True
     log_in_again(bench)
     assert told(bench) == [DONE] * 2
-    assert bench.platform.field_upgrades[0] == bench.platform.field_upgrades[1], "the same words, the same time"
+    assert bench.platform.local_upgrades[0] == bench.platform.local_upgrades[1], "the same words, the same time"
     log_in_again(bench)
     assert told(bench) == [DONE] * 2
 
