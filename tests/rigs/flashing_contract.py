@@ -221,6 +221,8 @@ class HostileBus(RuleBasedStateMachine):
     contract: Any = None
     ways: ClassVar[dict[str, Way]] = {}
     examples = 50
+    offers_have_a_check = True
+    """Whether a spoiled offer is noticed at once; otherwise a digest that nobody offered may be staged, until the end."""
 
     RATES = st.fixed_dictionaries(
         {},
@@ -346,6 +348,10 @@ class HostileBus(RuleBasedStateMachine):
             store = node.store
             slot = store.slots[store.spare_slot]
             if slot.state is SlotState.EMPTY:
+                continue
+            if slot.sha256 not in self.known:
+                assert not self.offers_have_a_check
+                assert slot.state in {SlotState.BAD, SlotState.STAGING}
                 continue
             image = self.known[slot.sha256]
             stored = self.stored_for_good(store, slot, image)

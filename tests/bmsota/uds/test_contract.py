@@ -70,6 +70,7 @@ class HostileUds(HostileBus):
 
     ways: ClassVar = {"11 bit": way(), "fd": FD_WAY}
     examples = 25
+    offers_have_a_check = False
 
     @rule(frame=FRAMES)
     def somebody_speaks_uds_too(self, frame):
