@@ -186,7 +186,8 @@ class VirtualPack(_Pack):
 def bmsota(*arguments, stdin=None, env=None):
     """Run the command line as a user would; `text` is all that was printed. Never a traceback."""
     result = CliRunner().invoke(app, [str(each) for each in arguments], input=stdin, env=env)
-    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise AssertionError(f"an exception came out of {arguments}") from result.exception
     text = result.stdout + result.stderr
     assert "Traceback" not in text
     return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr, text=text)
