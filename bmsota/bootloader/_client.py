@@ -420,6 +420,7 @@ class BootloaderClient(Exchange[ClientEvent]):
 
     def _rest(self) -> None:
         """There is nothing to send until the others are as far."""
+        self._out.clear()  # A repetition that the late answer has overtaken.
         self._request = None
         self._deadline_ns = None
 

@@ -331,7 +331,11 @@ class Exchange(ABC, Generic[EventT]):
         self._queue(self._collector.request())
 
     def _send_request(self, request: Request, *, after: list[CanFrame] | None = None) -> None:
-        """Send *request*, behind the data frames *after* if given, and wait for its answer."""
+        """Send *request*, behind the data frames *after* if given, and wait for its answer.
+
+        What is still queued belongs to the request before, whose late answer has just come: it is stale.
+        """
+        self._out.clear()
         self._request = request
         self._tries_left = self._timing.reply_tries
         self._pending_left = self._timing.pending_max

@@ -399,6 +399,9 @@ class FlashingProfileContract(ABC):
     node_cut_ways: ClassVar[dict[str, Way]]
     both_cut_ways: ClassVar[dict[str, Way]]
     lossy_ways: ClassVar[dict[str, Way]]
+    sleepy_ways: ClassVar[dict[str, Way]]
+    sleeps_ms: ClassVar[tuple[int, ...]] = (50, 200, 1000, 6000)
+    """How long the flasher's host may stand still in `sleepy_ways`."""
     hostile_ways: ClassVar[dict[str, Way]]
     any_bus_ways: ClassVar[dict[str, Way]]
     hostilities: ClassVar[tuple[Hostility, ...]]
@@ -421,6 +424,7 @@ class FlashingProfileContract(ABC):
             ("node_cut_way", self.node_cut_ways),
             ("both_cut_way", self.both_cut_ways),
             ("lossy_way", self.lossy_ways),
+            ("sleepy_way", self.sleepy_ways),
             ("hostile_way", self.hostile_ways),
             ("any_bus_way", self.any_bus_ways),
             ("hostility", {str(each.seed): each for each in self.hostilities}),
@@ -622,6 +626,18 @@ class FlashingProfileContract(ABC):
             said = scene.transfer(image)
             scene.check(said, image)
             assert copies or not of(said[1], TransferInterrupted), index
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_a_host_that_stands_still_now_and_then_costs_time_and_nothing_else(self, sleepy_way, seed):
+        """On a busy machine our process gets no time; what has come meanwhile it takes in one go, behind its deadlines."""
+
+        def sleep(rng: Random) -> int:
+            return rng.choice(self.sleeps_ms) * MS if rng.random() < 0.2 else 0
+
+        scene = Scene(self, sleepy_way, seed=seed)
+        scene.bench.sleep = sleep
+        image = make_image(size=300)
+        scene.check(scene.transfer(image, limit_s=3600), image)
 
     def frames_of(self, way: Way, image: bytes) -> list[CanFrame]:
         scene = Scene(self, way)

@@ -182,6 +182,10 @@ class Bench:
         self._sequence = 0
         self._bus_free_ns = 0
         self._is_cut = False
+        self.sleep: Callable[[Random], int] | None = None
+        """For how many ns the client's host stands still behind a turn: what comes meanwhile it gets in one go."""
+        self._awake_ns = 0
+        self._adapter: list[CanFrame] = []
         for node in nodes:
             self._start(node)
 
@@ -228,7 +232,10 @@ class Bench:
             self.on_frame(frame)
         if sender is not self.client and self.client is not None:
             for heard in self._heard(None, frame):
-                self.client.receive_frame(heard, self.now_ns)
+                if self.now_ns < self._awake_ns:
+                    self._adapter.append(heard)
+                else:
+                    self.client.receive_frame(heard, self.now_ns)
         for node in self.live():
             if node is sender:
                 continue
@@ -244,7 +251,11 @@ class Bench:
 
     def _pump(self) -> None:
         client = self.client
-        if client is not None:
+        if client is not None and self.now_ns >= self._awake_ns:
+            for frame in self._adapter:  # As the real loop does: the time is looked at behind every frame.
+                client.receive_frame(frame, self.now_ns)
+                client.handle_timeout(self.now_ns)
+            self._adapter.clear()
             client.handle_timeout(self.now_ns)
             frames = client.frames_to_send(self.now_ns)
             self.sent += frames
@@ -252,6 +263,8 @@ class Bench:
             while (event := client.next_event()) is not None:
                 self.events.append(event)
                 self.heard_event(event)
+            if self.sleep is not None:
+                self._awake_ns = self.now_ns + self.sleep(self.rng)
         for node in self.live():
             target = node.target
             target.handle_timeout(self.now_ns)
@@ -265,8 +278,11 @@ class Bench:
         """The client has said something."""
 
     def _next_due(self) -> int | None:
-        machines = [machine for machine in (self.client, *(node.target for node in self.live())) if machine is not None]
+        is_asleep = self.now_ns < self._awake_ns
+        client = None if is_asleep else self.client
+        machines = [machine for machine in (client, *(node.target for node in self.live())) if machine is not None]
         due = [timeout for machine in machines if (timeout := machine.next_timeout()) is not None]
+        due += [self._awake_ns] if is_asleep else []
         due += [self._heap[0][0]] if self._heap else []
         return max(self.now_ns, min(due)) if due else None
 
@@ -292,6 +308,8 @@ class Bench:
         """Run until *client* is finished (without one: for *limit_s* seconds); its events."""
         limit_s = self.LIMIT_S if limit_s is None else limit_s
         self.client, self.events, self.sent, self._is_cut = client, [], [], False
+        self._awake_ns = 0
+        self._adapter.clear()
         end_ns = self.now_ns + int(limit_s * SECOND)
         while client is None or not (client.finished or self._is_cut):
             if not self.step(end_ns):

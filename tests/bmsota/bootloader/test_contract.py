@@ -208,6 +208,12 @@ class TestBootloader(FlashingProfileContract):
     node_cut_ways = cut_ways
     both_cut_ways: ClassVar = {"classic": cut_way(step=5)}
     lossy_ways: ClassVar = {"classic": Way()}
+    sleepy_ways: ClassVar = {
+        "classic": Way(),
+        "locked": cut_way(is_locked=True),
+        "broadcast": Way(positions=(1, 2, 3)),
+        "broadcast locked": cut_way(is_locked=True, positions=(1, 2, 3)),
+    }
     hostile_ways: ClassVar = {"classic": way(sizes=(500, 3000, 500))}
     any_bus_ways: ClassVar = {"classic": way(sizes=(500, 700, 500))}
     hostilities = tuple(hostility(number) for number in range(24))

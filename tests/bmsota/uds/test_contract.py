@@ -85,6 +85,8 @@ class TestUds(FlashingProfileContract):
     node_cut_ways: ClassVar = {"11 bit": way(step=5), "fd 29-bit": FD_WAY}
     both_cut_ways: ClassVar = {"11 bit": way()}
     lossy_ways: ClassVar = {"11 bit": Way()}
+    sleepy_ways: ClassVar = {"11 bit": way(), "fd 29-bit": FD_WAY}
+    sleeps_ms = (50, 200, 1000)  # A server leaves its session after 5 s.
     hostile_ways: ClassVar = {"11 bit": way(timing=UdsTiming(interruptions_max=3))}
     any_bus_ways = hostile_ways
     hostilities = (
