@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
-from bmsota.gbt32960._codec import decode
+from bmsota.gbt32960._codec import DECIPHERING, UNKNOWN_ENCRYPTION, decode_partial_with_clear, decode_with_clear
 from bmsota.gbt32960._enums import Encryption
 from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES
 
@@ -52,6 +52,28 @@ NEED_DATA: Final = _NeedData.NEED_DATA
 """`FrameReader.next_event` returns it when it needs more bytes."""
 
 
+class RefusalKind(Enum):
+    """Why bytes, or a frame, were refused."""
+
+    NOT_A_FRAME = "bytes that begin no frame"
+    UNFINISHED = "a frame that was never finished"
+    CHECK_BYTE = "a wrong check byte"
+    STRUCTURE = "a data unit that is not valid"
+    ENCRYPTION = "a data unit that cannot be deciphered: no key, another key, or an unknown encryption"
+    SIGNATURE = "a report without the right signature"
+    NOT_LOGGED_IN = "a frame of a vehicle that is not logged in"
+    OTHER_VIN = "a frame of another vehicle than the one that is logged in"
+    SECOND_LOGIN = "a login under another VIN on the link of a vehicle that is logged in"
+    UNEXPECTED_REPLY = "a reply to nothing that was asked"
+    UNKNOWN_COMMAND = "a command that is reserved"
+    WRONG_DIRECTION = "a command that only the other end sends"
+    PLATFORM_LINK = "a command of a link between platforms"
+
+
+FIRST_SIZE_BYTES_MAX: Final = 64
+"""How much of what was refused its event keeps as `first_bytes`: the header, and the beginning of the data unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class FrameReceived:
     """A whole frame with a right check byte and a valid data unit."""
@@ -61,6 +83,10 @@ class FrameReceived:
     """The frame as it came."""
     offset: int
     """Where it began, counted in bytes from the start of the stream."""
+    clear: bytes
+    """The whole frame in the clear; `raw` itself unless it was deciphered."""
+    fault: FrameError | None = None
+    """With `FrameReader(keep_bodies=True)`: why the report ends before its data unit does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +99,16 @@ class DiscardedBytes:
     reason: str
     error: FrameError | None = None
     """Set when they are one frame with a right check byte and an invalid header or data unit."""
+    kind: RefusalKind = RefusalKind.NOT_A_FRAME
+    vin: str = ""
+    """The identifier in the header, where there is a header."""
+    reply_flag: int | None = None
+    """With which flag a session has answered; None: not at all."""
+
+    @property
+    def first_bytes(self) -> bytes:
+        """The beginning of `data`."""
+        return self.data[:FIRST_SIZE_BYTES_MAX]
 
 
 ReaderEvent = FrameReceived | DiscardedBytes | Literal[_NeedData.NEED_DATA]
@@ -85,24 +121,31 @@ class FrameReader:
     __slots__ = (
         "_at",
         "_bad_at",
+        "_bad_kind",
         "_bad_reason",
         "_buffer",
         "_is_over",
         "_searched",
         "_stream_offset",
         "cipher",
+        "keep_bodies",
         "layouts",
     )
 
-    def __init__(self, *, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None) -> None:
+    def __init__(
+        self, *, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None, keep_bodies: bool = False
+    ) -> None:
         self.cipher = cipher
         """For `decode`. May be replaced between two events: it holds for the frames that were not returned yet."""
         self.layouts = layouts
+        self.keep_bodies = keep_bodies
+        """Return a report whose end is not valid as `FrameReceived` with its `fault`, as `decode_partial` does."""
         self._buffer = b""
         self._at = 0
         """Where in the buffer the next start mark is looked for; everything from `_bad_at` up to here is bad."""
         self._bad_at = 0
         self._bad_reason = ""
+        self._bad_kind = RefusalKind.NOT_A_FRAME
         self._stream_offset = 0
         """Where in the stream the buffer begins."""
         self._is_over = False
@@ -113,6 +156,11 @@ class FrameReader:
     def unfinished_size_bytes(self) -> int:
         """How many bytes of a frame that has begun are waiting for the rest; 0 between frames."""
         return len(self._buffer) - self._at if self._searched else 0
+
+    @property
+    def unfinished_offset(self) -> int:
+        """Where in the stream it begins."""
+        return self._stream_offset + self._at
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the stream.
@@ -157,7 +205,7 @@ class FrameReader:
                 continue
             if size - at < HEADER_SIZE_BYTES:
                 if self._is_over:
-                    self._drop(at + 1, _CUT_OFF)
+                    self._drop(at + 1, _CUT_OFF, RefusalKind.UNFINISHED)
                     continue
                 break
             reason = _implausible(buffer, at)
@@ -167,15 +215,19 @@ class FrameReader:
             end = at + HEADER_SIZE_BYTES + ((buffer[at + 22] << 8) | buffer[at + 23]) + 1
             if size < end:
                 if self._is_over:
-                    self._drop(at + 1, _CUT_OFF)
+                    self._drop(at + 1, _CUT_OFF, RefusalKind.UNFINISHED)
                     continue
                 break
             raw = buffer[at:end]
+            fault = None
             try:
-                frame = decode(raw, cipher=self.cipher, layouts=self.layouts)
+                if self.keep_bodies:
+                    frame, clear, fault = decode_partial_with_clear(raw, self.cipher, self.layouts)
+                else:
+                    frame, clear = decode_with_clear(raw, self.cipher, self.layouts)
             except FrameError as error:
                 if bcc_xor(raw[2:]):
-                    self._drop(at + 1, str(error))
+                    self._drop(at + 1, str(error), RefusalKind.CHECK_BYTE)
                     continue
                 if at > self._bad_at:
                     return self._discarded(at)
@@ -185,7 +237,7 @@ class FrameReader:
                 # What came before is reported first; decoding this frame again is the price of rare garbage.
                 return self._discarded(at)
             self._at = self._bad_at = end
-            return FrameReceived(frame, raw, self._stream_offset + at)
+            return FrameReceived(frame, raw, self._stream_offset + at, clear, fault)
         self._searched = True
         if self._at == size and self._bad_at == size:
             # Nothing is left: an idle link must not hold the last buffer.
@@ -195,13 +247,28 @@ class FrameReader:
             self._searched = False
         return NEED_DATA
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits in here."""
+        return not self._buffer
+
+    @property
+    def unread_size_bytes(self) -> int:
+        """How many bytes were taken and not returned yet."""
+        return len(self._buffer) - self._bad_at
+
+    def pass_over(self, size_bytes: int) -> None:
+        """Count bytes of the stream that the caller has read itself. Only while the reader is empty."""
+        assert not self._buffer
+        self._stream_offset += size_bytes
+
     def skip_start(self) -> None:
         """Give up on the frame that has begun and look for another start behind it.
 
         For a caller with a clock, when a frame has been unfinished for too long. Does nothing between frames.
         """
         if self.unfinished_size_bytes:
-            self._drop(self._at + 1, _CUT_OFF)
+            self._drop(self._at + 1, _CUT_OFF, RefusalKind.UNFINISHED)
             self._searched = False
 
     def end(self) -> None:
@@ -217,17 +284,21 @@ class FrameReader:
             return min(found)
         return len(buffer) - 1 if len(buffer) > at and buffer[-1:] in (b"#", b"$") else max(at, len(buffer))
 
-    def _drop(self, up_to: int, reason: str) -> None:
+    def _drop(self, up_to: int, reason: str, kind: RefusalKind = RefusalKind.NOT_A_FRAME) -> None:
         if self._at == self._bad_at:
-            self._bad_reason = reason
+            self._bad_reason, self._bad_kind = reason, kind
         self._at = up_to
 
     def _discarded(self, up_to: int, reason: str = "", error: FrameError | None = None) -> DiscardedBytes:
-        event = DiscardedBytes(
-            self._stream_offset + self._bad_at, self._buffer[self._bad_at : up_to], reason or self._bad_reason, error
-        )
+        at, data = self._bad_at, self._buffer[self._bad_at : up_to]
+        kind, vin = self._bad_kind, ""
+        if error is not None:
+            is_cipher = error.where in (DECIPHERING, UNKNOWN_ENCRYPTION)
+            kind = RefusalKind.ENCRYPTION if is_cipher else RefusalKind.STRUCTURE
+        if kind is not RefusalKind.NOT_A_FRAME and len(data) >= HEADER_SIZE_BYTES:
+            vin = data[4:21].rstrip(b"\0 ").decode("ascii", "replace")
         self._bad_at = up_to
-        return event
+        return DiscardedBytes(self._stream_offset + at, data, reason or self._bad_reason, error, kind, vin)
 
 
 def _implausible(buffer: bytes, at: int) -> str | None:
