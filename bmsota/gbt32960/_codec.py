@@ -73,9 +73,17 @@ _COMMANDS: Final[tuple[int, ...]] = tuple(
 _FLAGS: Final[tuple[int, ...]] = tuple(
     ReplyFlag(code) if code in ReplyFlag._value2member_map_ else code for code in range(256)
 )
+# What 2016 reserves has no name there: 0x09 to 0x0B among the commands, 0x04 to 0x07 among the flags.
+_COMMANDS_2016: Final[tuple[int, ...]] = tuple(
+    int(name) if Command.ACTIVATION <= name <= Command.KEY_EXCHANGE else name for name in _COMMANDS
+)
+_FLAGS_2016: Final[tuple[int, ...]] = tuple(
+    int(name) if ReplyFlag.VIN_UNKNOWN <= name <= ReplyFlag.DECRYPTION_FAILED else name for name in _FLAGS
+)
 _CIPHERS: Final[dict[int, Encryption]] = {int(code): code for code in Encryption}
 
 # Looking a member up in its enumeration costs as much as a comparison; these are asked for in every frame.
+_2016: Final = Edition.GBT2016
 _NONE: Final = int(Encryption.NONE)
 _COMMAND: Final = int(ReplyFlag.COMMAND)
 
@@ -299,6 +307,13 @@ def _check(data: bytes) -> tuple[Edition, int, int, bytes, int, int]:
     return edition, command, flag, vin, cipher, length
 
 
+def _names(edition: Edition, command: int, flag: int) -> tuple[int, int]:
+    """A command and a reply flag by the names that this edition has for them."""
+    if edition is _2016:
+        return _COMMANDS_2016[command], _FLAGS_2016[flag]
+    return _COMMANDS[command], _FLAGS[flag]
+
+
 def _wrong_start(start: bytes) -> FrameError:
     return FrameError("frame", expected='"##" (2016) or "$$" (2025)', received=start.hex(" "), offset=0)
 
@@ -355,7 +370,8 @@ def decode_with_clear(
         message = _decode_reply(edition, command, flag, data, HEADER_SIZE_BYTES, end)
     if is_open and code != _NONE and type(message) is RawMessage:
         message = RawMessage(message.data, is_plain=True)
-    frame: Frame = _new_frame(_COMMANDS[command], vin, message, _FLAGS[flag], edition, _CIPHERS[code], padding)
+    names, flags = (_COMMANDS_2016, _FLAGS_2016) if edition is _2016 else (_COMMANDS, _FLAGS)
+    frame: Frame = _new_frame(names[command], vin, message, flags[flag], edition, _CIPHERS[code], padding)
     return frame, data
 
 
@@ -402,7 +418,7 @@ def decode_header(data: bytes) -> Header:
     """
     edition, command, flag, raw_vin, cipher, length = _check(data)
     header: Header = _new_header(
-        edition, _COMMANDS[command], _FLAGS[flag], _identifier(raw_vin)[0], _CIPHERS[cipher], length
+        edition, *_names(edition, command, flag), _identifier(raw_vin)[0], _CIPHERS[cipher], length
     )
     return header
 
@@ -410,9 +426,8 @@ def decode_header(data: bytes) -> Header:
 def header_of(data: bytes) -> Header:
     """Return the header of a frame whose start, length and check byte are right and whose identifier is printable."""
     start, command, flag, raw_vin, cipher, length = _HEADER.unpack_from(data)
-    header: Header = _new_header(
-        _EDITIONS[start], _COMMANDS[command], _FLAGS[flag], _identifier(raw_vin)[0], cipher, length
-    )
+    edition = _EDITIONS[start]
+    header: Header = _new_header(edition, *_names(edition, command, flag), _identifier(raw_vin)[0], cipher, length)
     return header
 
 

@@ -179,6 +179,17 @@ def _flag_for(error: FrameError) -> ReplyFlag:
     return ReplyFlag.DECRYPTION_FAILED if is_cipher else ReplyFlag.STRUCTURE_WRONG
 
 
+def _is_ciphertext(frame: Frame) -> bool:
+    """Whether the data unit is enciphered, and was not deciphered. An empty one is neither."""
+    message = frame.message
+    return (
+        frame.encryption != Encryption.NONE
+        and isinstance(message, RawMessage)
+        and not message.is_plain
+        and bool(message.data)
+    )
+
+
 @dataclass(slots=True)
 class _Waiting:
     """A command that was not answered yet."""
@@ -590,12 +601,15 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
             return
         received = self._RECEIVED.get(frame.command)
         if received is not None:
-            if type(frame.message) is RawMessage and frame.message.data:
+            if _is_ciphertext(frame):
                 self._refuse_enciphered(event, now_ns)
             else:
                 received(self, event, now_ns)
-        elif frame.command >= 0xC0:
-            self._events.append(ExtensionReceived(frame))
+        elif 0xC0 <= frame.command <= 0xFE:
+            if _is_ciphertext(frame):
+                self._refuse_enciphered(event, now_ns)
+            else:
+                self._events.append(ExtensionReceived(frame))
         else:
             kind = _REFUSED.get(frame.command, RefusalKind.UNKNOWN_COMMAND)
             if frame.command == Command.ACTIVATION_REPLY and frame.edition is Edition.GBT2016:
