@@ -41,7 +41,10 @@ class Skeletons:
 
     def has(self, frame: bytes) -> bool:
         """Whether a report of this skeleton is known to be valid. Start, header and length are the caller's to check."""
-        return any(pick(frame) == picked for pick, picked in self._by_size.get(len(frame), ()))
+        for pick, picked in self._by_size.get(len(frame), ()):  # noqa: SIM110 - a generator costs more than what it would do
+            if pick(frame) == picked:
+                return True
+        return False
 
     def learn(self, frame: bytes) -> None:
         """Remember the skeleton of *frame*, which `decode` has accepted without layouts of a user."""

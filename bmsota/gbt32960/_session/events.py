@@ -150,7 +150,7 @@ class LoginRequested:
 
 @dataclass(frozen=True, slots=True)
 class LogoutReceived:
-    """The vehicle has logged out; the reply is sent."""
+    """The vehicle, or the other platform, has logged out; the reply is sent."""
 
     vin: str
     serial: int

@@ -21,7 +21,9 @@ The states::
 
 While a login is being decided nothing behind it is read, so that a service may take its time for the answer.
 
-Left out for now: the links between platforms that carry many vehicles. Their login is reported and can be refused.
+Links between platforms (chapter 5), if the options allow them, begin with the login of the other platform, with user name and
+password. Then frames of any vehicle come: each login is decided by itself, each report is answered, and a vehicle's logout ends
+nothing but its own. Commands do not go down such a link.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from bmsota.gbt32960._messages import (
     EmptyReply,
     Heartbeat,
     PlatformLogin,
+    PlatformLogout,
     RawMessage,
     Report,
     TimeReply,
@@ -121,11 +124,14 @@ class _Input(Enum):
     LOGIN_ASKED = auto()
     ACCEPTED = auto()
     REFUSED = auto()
+    VEHICLE_REFUSED = auto()
     LOGOUT = auto()
     CLOSED = auto()
 
 
 _S = PlatformState
+_LOGGED_IN: Final = PlatformState.LOGGED_IN
+"""Asked for with every report: an enumeration looks its members up each time."""
 _REPORTS: Final = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
 _LOGINS: Final = frozenset({Command.VEHICLE_LOGIN, Command.PLATFORM_LOGIN})
 
@@ -140,6 +146,10 @@ class PlatformOptions:
     defer_decode: bool = False
     """Let reports be decoded when `ReportReceived.report` is asked for, or in a batch of `ReportReceived.clear`. What is
     refused and what is answered stays the same."""
+    allows_platform_login: bool = False
+    """Let another platform log in (0x05), which then sends for many vehicles. Its user name and password are the caller's to
+    check when `LoginRequested` has a `PlatformLogin`. Correct reports are always answered there: with anything but
+    `Acknowledgement.AT_ONCE` when the caller says so, with `answer_report`."""
     allows_other_vin: bool = False
     """Accept the login of another vehicle on the link of one that is logged in. A terminal has one VIN, also after a swap of
     its battery."""
@@ -163,7 +173,6 @@ _REFUSED: Final[dict[int, RefusalKind]] = {
     Command.QUERY_PARAMETERS: RefusalKind.WRONG_DIRECTION,
     Command.SET_PARAMETERS: RefusalKind.WRONG_DIRECTION,
     Command.CONTROL: RefusalKind.WRONG_DIRECTION,
-    Command.PLATFORM_LOGOUT: RefusalKind.PLATFORM_LINK,
 }
 """Commands with a name that a terminal does not send."""
 
@@ -207,7 +216,12 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
     _NAME = "platform"
     _TRANSITIONS: ClassVar[dict[PlatformState, dict[_Input, PlatformState]]] = {
         _S.OPEN: {_Input.LOGIN_ASKED: _S.DECIDING, _Input.CLOSED: _S.CLOSED},
-        _S.DECIDING: {_Input.ACCEPTED: _S.LOGGED_IN, _Input.REFUSED: _S.OPEN, _Input.CLOSED: _S.CLOSED},
+        _S.DECIDING: {
+            _Input.ACCEPTED: _S.LOGGED_IN,
+            _Input.REFUSED: _S.OPEN,
+            _Input.VEHICLE_REFUSED: _S.LOGGED_IN,  # On the link of another platform, which stays logged in.
+            _Input.CLOSED: _S.CLOSED,
+        },
         # 2025 logs in again after each battery swap, on the same link.
         _S.LOGGED_IN: {_Input.LOGIN_ASKED: _S.DECIDING, _Input.LOGOUT: _S.LOGGED_OUT, _Input.CLOSED: _S.CLOSED},
         _S.LOGGED_OUT: {_Input.LOGIN_ASKED: _S.DECIDING, _Input.CLOSED: _S.CLOSED},
@@ -225,6 +239,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         self._login: FrameReceived | None = None
         self._waiting: list[_Waiting] = []
         self._garbage_size_bytes = 0
+        self._is_platform_link = False
         self._heard_ns = 0
         """When the vehicle was last heard. The timer for its silence looks here when it is due, and is not moved before."""
         self._identifier = b""
@@ -233,6 +248,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         """The frame of a heartbeat, its answer and its event."""
         self._heads: tuple[bytes, bytes] | None = None
         """How reports begin, up to their length, that need not be decoded."""
+        self._is_answered_at_once = False
         self._lessons = 0
         """How many layouts this login may still teach."""
 
@@ -240,8 +256,13 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
 
     @property
     def vin(self) -> str | None:
-        """The vehicle that is, or was last, logged in on this link."""
+        """The vehicle that is, or was last, logged in on this link; on a link between platforms, the other platform's code."""
         return self._vin
+
+    @property
+    def is_platform_link(self) -> bool:
+        """Whether another platform is logged in, and sends for many vehicles."""
+        return self._is_platform_link
 
     @property
     def edition(self) -> Edition:
@@ -267,7 +288,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
 
     def receive_data(self, data: bytes, now_ns: int) -> None:
         """Take what the link received."""
-        if self._state is PlatformState.LOGGED_IN:
+        if self._state is _LOGGED_IN:
             if self._reader.is_empty:
                 data = self._receive_usual(data if type(data) is bytes else bytes(data), now_ns)
                 if not data:
@@ -315,7 +336,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
                 break
             event = ReportReceived(vin, frame, frame, reported_at_s)
             self._events.append(event)
-            if self.options.acknowledge_reports is Acknowledgement.AT_ONCE:
+            if self._is_answered_at_once:
                 self.answer_report(event, now_ns)
             at = end
         if not at:
@@ -334,11 +355,14 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
             LocalProtocolError: no login waits for a decision.
         """
         login = self._decide(_Input.ACCEPTED)
-        self._vin = login.frame.vin
-        self._edition = login.frame.edition
-        self._identifier = login.raw[4:21]
-        self._lessons = _LESSONS_MAX
-        self._expect_usual()
+        is_platform = login.frame.command == Command.PLATFORM_LOGIN
+        if is_platform or not self._is_platform_link:
+            self._is_platform_link = is_platform
+            self._vin = login.frame.vin
+            self._edition = login.frame.edition
+            self._identifier = login.raw[4:21]
+            self._lessons = _LESSONS_MAX
+            self._expect_usual()
         self._reply_in_kind(login.frame, login.clear, ReplyFlag.SUCCESS, now_ns)
         self._heard_ns = now_ns
         self._stop(SessionTimer.LOGIN)
@@ -357,9 +381,17 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         if reply_flag in (ReplyFlag.SUCCESS, ReplyFlag.COMMAND):
             msg = f"refuse_login: expected the flag of a refusal, got {reply_flag!r}"
             raise LocalProtocolError(msg)
-        login = self._decide(_Input.REFUSED)
+        asked = self._login
+        if self._is_platform_link and asked is not None and asked.frame.command == Command.VEHICLE_LOGIN:
+            login = self._decide(_Input.VEHICLE_REFUSED)
+        else:
+            login = self._decide(_Input.REFUSED)
+            self._is_platform_link = False
         if reply_flag is not None:
             self._reply_in_kind(login.frame, login.clear, reply_flag, now_ns)
+        if self._state is PlatformState.LOGGED_IN:
+            self._read(now_ns)
+            return
         self._stop(SessionTimer.SILENCE)
         if SessionTimer.LOGIN not in self._timers:
             self._start(SessionTimer.LOGIN, now_ns + self.options.login_timeout_ns)
@@ -379,7 +411,8 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
             raise LocalProtocolError(msg)
         if event.reply_flag is not None or self._state is PlatformState.CLOSED:
             return
-        if flag == ReplyFlag.SUCCESS and self.options.acknowledge_reports is Acknowledgement.NEVER:
+        is_never = self.options.acknowledge_reports is Acknowledgement.NEVER and not self._is_platform_link
+        if flag == ReplyFlag.SUCCESS and is_never:
             return
         raw = event.frame
         if self.options.reply_body is ReplyBody.TIME and raw is event.clear:
@@ -420,6 +453,9 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         """
         if self._state is not PlatformState.LOGGED_IN or self._vin is None:
             msg = f"command: no terminal is logged in (state {self._state.name})"
+            raise LocalProtocolError(msg)
+        if self._is_platform_link:
+            msg = "command: this is a link between platforms, which carries no commands"
             raise LocalProtocolError(msg)
         if not 0x80 <= command <= 0xFE:
             msg = f"command: expected one from 0x80 to 0xFE, got {command:#04x}"
@@ -487,7 +523,8 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         self._heartbeat = frames[0], frames[1], HeartbeatReceived(self._vin)
         is_verified = options.verifier is not None and edition is Edition.GBT2025
         self._heads = None
-        if options.defer_decode and options.layouts is None and not is_verified:
+        self._is_answered_at_once = options.acknowledge_reports is Acknowledgement.AT_ONCE
+        if options.defer_decode and options.layouts is None and not is_verified and not self._is_platform_link:
             realtime, backfill = (
                 edition.value + bytes((command, ReplyFlag.COMMAND)) + identifier + bytes((Encryption.NONE,))
                 for command in (Command.REALTIME_REPORT, Command.BACKFILL_REPORT)
@@ -572,7 +609,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
 
     def _is_of_link(self, vin: str) -> bool:
         """Whether a frame under this identifier belongs to who is, or was last, logged in here."""
-        return vin == self._vin
+        return self._is_platform_link or vin == self._vin
 
     def _receive(self, event: FrameReceived, now_ns: int) -> None:
         self._garbage_size_bytes = 0
@@ -631,14 +668,24 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         if not isinstance(login, (VehicleLogin, VehicleLogin2025, PlatformLogin)):
             self._refuse_enciphered(event, now_ns)
             return
-        is_other = self._state is PlatformState.LOGGED_IN and not self._is_of_link(frame.vin)
-        if is_other and not self.options.allows_other_vin:
+        is_platform = frame.command == Command.PLATFORM_LOGIN
+        if is_platform and not self.options.allows_platform_login:
+            reason = f"login of the platform {frame.vin!r}, which the options do not allow"
+            self._refuse_command(event, RefusalKind.PLATFORM_LINK, reason, ReplyFlag.ERROR, now_ns)
+            return
+        if self._state is PlatformState.LOGGED_IN and not self._may_log_in(frame.vin, is_platform=is_platform):
             reason = f"login of {frame.vin!r} on the link of {self._vin!r}"
             self._refuse_command(event, RefusalKind.SECOND_LOGIN, reason, ReplyFlag.ERROR, now_ns)
             return
         self._move(_Input.LOGIN_ASKED)
         self._login = event
         self._events.append(LoginRequested(frame.vin, login))
+
+    def _may_log_in(self, vin: str, *, is_platform: bool) -> bool:
+        """Whether a login may come on the link of who is logged in."""
+        if is_platform:
+            return self._is_platform_link and vin == self._vin
+        return self._is_of_link(vin) or self.options.allows_other_vin
 
     def _report_received(self, event: FrameReceived, now_ns: int) -> None:
         frame, report, options = event.frame, event.frame.message, self.options
@@ -682,8 +729,20 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
             self._refuse_enciphered(event, now_ns)
             return
         self._reply_in_kind(event.frame, event.clear, ReplyFlag.SUCCESS, now_ns)
-        self._move(_Input.LOGOUT)
+        if not self._is_platform_link:
+            self._move(_Input.LOGOUT)
         self._events.append(LogoutReceived(event.frame.vin, logout.serial, logout.time))
+
+    def _platform_logout_received(self, event: FrameReceived, now_ns: int) -> None:
+        frame, logout = event.frame, event.frame.message
+        if not self._is_platform_link or frame.vin != self._vin or not isinstance(logout, PlatformLogout):
+            reason = f"logout of the platform {frame.vin!r}, which is not logged in"
+            self._refuse_command(event, RefusalKind.PLATFORM_LINK, reason, ReplyFlag.ERROR, now_ns)
+            return
+        self._reply_in_kind(frame, event.clear, ReplyFlag.SUCCESS, now_ns)
+        self._is_platform_link = False
+        self._move(_Input.LOGOUT)
+        self._events.append(LogoutReceived(frame.vin, logout.serial, logout.time))
 
     def _heartbeat_received(self, event: FrameReceived, _now_ns: int) -> None:
         self._reply(event.frame, ReplyFlag.SUCCESS, EmptyReply())
@@ -737,11 +796,10 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
     # --- which method does what ---------------------------------------------------------------------------------------
 
     _RECEIVED: ClassVar[dict[int, Callable[[PlatformSession, FrameReceived, int], None]]] = {
-        Command.VEHICLE_LOGIN: _login_received,
-        Command.PLATFORM_LOGIN: _login_received,
         Command.REALTIME_REPORT: _report_received,
         Command.BACKFILL_REPORT: _report_received,
         Command.VEHICLE_LOGOUT: _logout_received,
+        Command.PLATFORM_LOGOUT: _platform_logout_received,
         Command.HEARTBEAT: _heartbeat_received,
         Command.TIME_SYNC: _time_sync_received,
     }
