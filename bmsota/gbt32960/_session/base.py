@@ -179,8 +179,6 @@ class BaseSession(ABC, Generic[StateT, EventT]):
                 self._receive_discarded(event, now_ns)
             else:
                 self._receive(event, now_ns)
-        self._stop(SessionTimer.UNFINISHED)
-        self._unfinished_at = -1
 
     def _wait_for_rest(self, now_ns: int) -> None:
         """Give the frame that has begun its time. The time runs from its beginning: more bytes do not make it longer."""

@@ -155,9 +155,10 @@ class PlatformOptions:
     its battery."""
     login_timeout_ns: int = 4 * MINUTE_NS
     """A terminal tries three times, a minute apart; a peer that has not logged in by then is not a terminal."""
-    silence_timeout_ns: int = 3 * MINUTE_NS
-    """Heartbeats come at least every 240 s in the text's range, usually each minute; without a sign for this long the
-    link is dead. Raise it for terminals with a longer period (parameter 0x09)."""
+    silence_timeout_ns: int = 5 * MINUTE_NS
+    """Without a sign of life for this long the link is dead. A terminal may send its heartbeats each 240 s (parameter 0x09), and
+    a slow network takes its time; most send them each minute. Between platforms nothing may come for as long as no vehicle is
+    on: raise it there."""
     command_retry_ns: int = MINUTE_NS
     """Between the tries of a command (B.2.9)."""
     cipher: DataUnitCipher | None = None

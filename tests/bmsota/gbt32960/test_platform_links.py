@@ -179,5 +179,5 @@ def test_commands_do_not_go_down_a_link_between_platforms():
 def test_a_silent_platform_is_closed():
     link = Link(Edition.GBT2016)
     link.log_in()
-    link.session.handle_timeout(START_NS + 180 * 10**9)
+    link.session.handle_timeout(START_NS + 300 * 10**9)
     assert link.take()[0] == [CloseRequested(CloseReason.SILENT)]

@@ -304,8 +304,8 @@ def noise(rng, good_frames):
         )  # fmt: skip
     # Some check bytes of false frames are right: their insides are judged too.
     stream = bytearray(b"".join(parts))
-    for _ in range(3):
-        at = rng.randrange(max(1, len(stream) - 60))
+    marks = [at for at in range(len(stream)) if stream[at : at + 2] in (b"##", b"$$")]
+    for at in rng.sample(marks, min(len(marks), 5)):
         begin = bytes(stream[at : at + 24])
         end = at + 25 + int.from_bytes(begin[22:24], "big")
         if len(begin) == 24 and end <= len(stream):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bmsota.checksums import bcc_xor
@@ -34,6 +36,8 @@ from bmsota.gbt32960 import (
     ReportReceived,
     Signature,
     SignatureAlgorithm,
+    TerminalOptions,
+    TerminalSession,
     TimeReply,
     TimeSync,
     UserDefined,
@@ -253,6 +257,9 @@ def test_a_login_that_cannot_be_read_is_answered(edition, is_logged_in):
     tails = (b"\1\1", b"\0\0abc", b"\1") if edition is Edition.GBT2016 else (b"\1\1", b"\0abc", b"")
     for data in (*(head + tail for tail in tails), b"\x1a\0\1\0\0\0" + head[6:] + b"\0\0", b"\x1a", b""):
         assert_refused(end, unit(1, data, edition), RefusalKind.STRUCTURE, flag_of(edition, ReplyFlag.STRUCTURE_WRONG))
+    # Also one of another vehicle on this link: who logs in waits for an answer.
+    flag = flag_of(edition, ReplyFlag.STRUCTURE_WRONG)
+    assert_refused(end, unit(1, head, edition, OTHER), RefusalKind.STRUCTURE, flag)
     assert [type(event) for event in end.hear(login(edition))[0]] == [LoginRequested]
 
 
@@ -444,8 +451,8 @@ def test_many_false_starts_end_together():
     assert [answer.command for answer in frames] == [7]
     assert events[0].kind is RefusalKind.UNFINISHED
     assert (events[0].vin, len(events[0].data)) == (VIN, 40 * 24)
-    end.session.handle_timeout(START_NS + 180 * SECOND_NS)
-    assert end.session.next_timeout() == START_NS + 210 * SECOND_NS  # Silence, from the heartbeat on.
+    end.session.handle_timeout(START_NS + 300 * SECOND_NS)
+    assert end.session.next_timeout() == START_NS + 330 * SECOND_NS  # Silence, from the heartbeat on.
 
 
 def test_a_frame_in_time_ends_the_wait():
@@ -462,3 +469,34 @@ def test_a_frame_in_time_ends_the_wait():
     end.hear(raw[:30], START_NS + 45 * SECOND_NS)
     end.session.handle_timeout(START_NS + 74 * SECOND_NS)
     assert [type(event) for event in end.hear(raw[30:], START_NS + 74 * SECOND_NS)[0]] == [ReportReceived]
+
+
+# --- the terminal's end -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_terminal_refuses_has_a_kind_too():
+    """It answers none of it: commands for others, commands that only terminals send, replies to nothing."""
+    terminal = TerminalSession(vin=VIN, iccid=ICCID, options=TerminalOptions(time_sync=False))
+    terminal.handle_timeout(START_NS)
+    terminal.connected(START_NS)
+    terminal.data_to_send()
+
+    def refused(raw):
+        terminal.receive_data(raw, START_NS)
+        events = []
+        while (event := terminal.next_event()) is not None:
+            events.append(event)
+        assert terminal.data_to_send() == b""
+        event = events[-1]
+        assert (event.vin, event.first_bytes, event.reply_flag) == (raw[4:21].decode(), raw[:64], None)
+        return event.kind
+
+    control = frame(0x82, Control(NOW, ControlId.RESET))
+    assert refused(encode(control)) is RefusalKind.NOT_LOGGED_IN
+    terminal.receive_data(encode(frame(1, EmptyReply(), reply_flag=1)), START_NS)
+    assert refused(encode(replace(control, vin=OTHER))) is RefusalKind.OTHER_VIN
+    assert refused(report()) is RefusalKind.WRONG_DIRECTION
+    assert refused(unit(0x60, b"x")) is RefusalKind.UNKNOWN_COMMAND
+    for command in (1, 4, 8, 0x60, 0xC1):
+        assert refused(encode(frame(command, EmptyReply(), reply_flag=1))) is RefusalKind.UNEXPECTED_REPLY
+    assert refused(unit(0x82, b"x")) is RefusalKind.STRUCTURE
