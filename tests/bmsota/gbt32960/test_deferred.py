@@ -54,6 +54,7 @@ from bmsota.gbt32960 import (
     nanoseconds,
 )
 from bmsota.gbt32960._session import platform as platform_module
+from bmsota.gbt32960._session.backfill import as_backfill
 from bmsota.gbt32960._skeletons import Skeletons
 from bmsota.gbt32960._tables import EXTENSION_BODY_LAYOUTS
 from bmsota.gbt32960._time import seconds_at
@@ -588,6 +589,13 @@ def test_an_encoded_report_goes_the_way_of_any_other(edition):
     assert kinds == {2, 3}
 
 
+@pytest.mark.parametrize("edition", Edition)
+def test_a_backfilled_frame_is_the_one_that_encode_makes(edition):
+    """Only the command and its bit in the check byte are other ones."""
+    for second in range(5):
+        assert as_backfill(report(edition, second)) == report(edition, second, command=3)
+
+
 def test_an_encoded_report_is_enciphered_if_there_is_a_key():
     cipher = SymmetricCipher(Encryption.AES, key=bytes(range(16)), mode=CipherMode.ECB, padding=CipherPadding.PKCS7)
     session = terminal(cipher=cipher)
@@ -658,7 +666,7 @@ def test_a_heartbeat_is_made_once():
         now_ns = START_NS + minute * 60 * SECOND_NS
         session.handle_timeout(now_ns)
         sent.add(session.data_to_send())
-        message = EmptyReply() if minute % 2 else TimeReply(beijing_time(now_ns))
+        message = EmptyReply() if minute < 7 else TimeReply(beijing_time(now_ns))
         session.receive_data(encode(Frame(command=7, vin=VIN, message=message, reply_flag=1)), now_ns)
     assert sent == {up(7, Heartbeat())}
     assert events(session) == []
