@@ -52,7 +52,7 @@ from bmsota.gbt32960._bodies import (
     VehicleData2025,
 )
 from bmsota.gbt32960._cipher import DataUnitCipher
-from bmsota.gbt32960._codec import decode, decode_header, encode
+from bmsota.gbt32960._codec import decode, decode_header, decode_partial, encode
 from bmsota.gbt32960._enums import (
     BRAKE_PRESSED,
     ActivationResult,
@@ -126,7 +126,7 @@ from bmsota.gbt32960._messages import (
     VehicleLogin2025,
     VehicleLogout,
 )
-from bmsota.gbt32960._reader import NEED_DATA, DiscardedBytes, FrameReader, FrameReceived, ReaderEvent
+from bmsota.gbt32960._reader import NEED_DATA, DiscardedBytes, FrameReader, FrameReceived, ReaderEvent, RefusalKind
 from bmsota.gbt32960._time import BEIJING, beijing_time, nanoseconds
 
 if TYPE_CHECKING:
@@ -167,7 +167,13 @@ if TYPE_CHECKING:
         TerminalEvent,
         TimeSynchronised,
     )
-    from bmsota.gbt32960._session.platform import PlatformOptions, PlatformSession, PlatformState, ReplyBody
+    from bmsota.gbt32960._session.platform import (
+        Acknowledgement,
+        PlatformOptions,
+        PlatformSession,
+        PlatformState,
+        ReplyBody,
+    )
     from bmsota.gbt32960._session.terminal import TerminalOptions, TerminalSession, TerminalState
     from bmsota.gbt32960._signatures import (
         EcdsaSigner,
@@ -193,6 +199,7 @@ __all__ = [
     "MARK_ABNORMAL",
     "MARK_INVALID",
     "NEED_DATA",
+    "Acknowledgement",
     "Activation",
     "ActivationReply",
     "ActivationResult",
@@ -299,6 +306,7 @@ __all__ = [
     "RawBody",
     "RawMessage",
     "ReaderEvent",
+    "RefusalKind",
     "RemoteUpgrade",
     "ReplyBody",
     "ReplyFlag",
@@ -346,6 +354,7 @@ __all__ = [
     "decode",
     "decode_batch",
     "decode_header",
+    "decode_partial",
     "encode",
     "encode_batch",
     "explain",
@@ -399,7 +408,7 @@ _MODULES = {
         "TimeSynchronised",
     ),
     "_explain": ("ExplainedField", "explain"),
-    "_session.platform": ("PlatformOptions", "PlatformSession", "PlatformState", "ReplyBody"),
+    "_session.platform": ("Acknowledgement", "PlatformOptions", "PlatformSession", "PlatformState", "ReplyBody"),
     "_session.terminal": ("TerminalOptions", "TerminalSession", "TerminalState"),
     "_json": ("from_dict", "to_dict"),
 }

@@ -27,6 +27,8 @@ from bmsota.gbt32960._enums import (
 from bmsota.gbt32960._extension import BmsConfiguration, CanSignals, FaultChanges
 from bmsota.gbt32960._value import Value
 
+_FLAGS_2016 = tuple(flag for flag in AlarmFlag if flag <= AlarmFlag.STORAGE_OVER_CHARGE)
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class VehicleData(Value):
@@ -147,8 +149,8 @@ class Alarms(Value):
 
     @property
     def active(self) -> tuple[AlarmFlag, ...]:
-        """The alarms that are set and have a name, lowest bit first."""
-        return tuple(flag for flag in AlarmFlag if flag & self.flags)
+        """The alarms that are set and have a name in 2016, lowest bit first. It reserves bits 19 to 31."""
+        return tuple(flag for flag in _FLAGS_2016 if flag & self.flags)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 
 DECIPHERING: Final = "enciphered data unit"
 """The `FrameError.where` of a data unit that the cipher refuses: 2025 has a reply flag of its own for that."""
+UNKNOWN_ENCRYPTION: Final = "header encryption"
+"""That of a header with a code that table 5 does not have; nobody can decipher that either."""
 
 _HEADER: Final = Struct(">2sBB17sBH")
 _VIN_SIZE_BYTES: Final = 17
@@ -71,9 +73,17 @@ _COMMANDS: Final[tuple[int, ...]] = tuple(
 _FLAGS: Final[tuple[int, ...]] = tuple(
     ReplyFlag(code) if code in ReplyFlag._value2member_map_ else code for code in range(256)
 )
+# What 2016 reserves has no name there: 0x09 to 0x0B among the commands, 0x04 to 0x07 among the flags.
+_COMMANDS_2016: Final[tuple[int, ...]] = tuple(
+    int(name) if Command.ACTIVATION <= name <= Command.KEY_EXCHANGE else name for name in _COMMANDS
+)
+_FLAGS_2016: Final[tuple[int, ...]] = tuple(
+    int(name) if ReplyFlag.VIN_UNKNOWN <= name <= ReplyFlag.DECRYPTION_FAILED else name for name in _FLAGS
+)
 _CIPHERS: Final[dict[int, Encryption]] = {int(code): code for code in Encryption}
 
 # Looking a member up in its enumeration costs as much as a comparison; these are asked for in every frame.
+_2016: Final = Edition.GBT2016
 _NONE: Final = int(Encryption.NONE)
 _COMMAND: Final = int(ReplyFlag.COMMAND)
 
@@ -175,6 +185,32 @@ def _decode_report(decoders: tuple[Decoder, ...], data: bytes, at: int, end: int
     return report
 
 
+def _decode_bodies(decoders: tuple[Decoder, ...], data: bytes, at: int, end: int) -> tuple[Report, FrameError | None]:
+    """As `_decode_report`, up to the first body that is not valid."""
+    if end - at < 6:
+        raise short("report", at, 6, end)
+    time = time_of(data[at : at + 6], at)
+    at += 6
+    bodies = []
+    fault = None
+    while at < end:
+        try:
+            body, at = decoders[data[at]](data, at + 1, end)
+        except FrameError as error:
+            fault = error
+            break
+        bodies.append(body)
+    report: Report = _new_report(time, tuple(bodies))
+    return report, fault
+
+
+def _report_decoders(edition: Edition, layouts: Layouts | None) -> tuple[Decoder, ...]:
+    decoders = _BODY_DECODERS.get(edition)
+    if decoders is None:
+        decoders = _BODY_DECODERS[edition] = _body_decoders(edition)
+    return decoders if layouts is None else layouts.decoders(edition, decoders)
+
+
 def _decode_layout(layout: Layout, data: bytes, at: int, end: int) -> Message:
     message: Message
     message, stop = decoder(layout)(data, at, end)
@@ -193,12 +229,7 @@ def _decode_control(data: bytes, at: int, end: int) -> Control:
 def _decode_command(edition: Edition, command: int, data: bytes, at: int, end: int, layouts: Layouts | None) -> Message:
     """The data unit of a frame that asks for something (flag 0xFE)."""
     if command in _REPORTS:
-        decoders = _BODY_DECODERS.get(edition)
-        if decoders is None:
-            decoders = _BODY_DECODERS[edition] = _body_decoders(edition)
-        if layouts is not None:
-            decoders = layouts.decoders(edition, decoders)
-        return _decode_report(decoders, data, at, end)
+        return _decode_report(_report_decoders(edition, layouts), data, at, end)
     empty = _EMPTY.get(command)
     if empty is not None:
         if at != end:
@@ -272,23 +303,36 @@ def _check(data: bytes) -> tuple[Edition, int, int, bytes, int, int]:
         expected = f"check byte {bcc_xor(data[2:-1]):#04x}"
         raise FrameError("frame", expected=expected, received=f"{data[-1]:#04x}", offset=size - 1)
     if cipher not in _CIPHERS:
-        raise FrameError("header", expected="an encryption of table 5", received=f"{cipher:#04x}", offset=21)
+        raise FrameError(UNKNOWN_ENCRYPTION, expected="a code of table 5", received=f"{cipher:#04x}", offset=21)
     return edition, command, flag, vin, cipher, length
+
+
+def _names(edition: Edition, command: int, flag: int) -> tuple[int, int]:
+    """A command and a reply flag by the names that this edition has for them."""
+    if edition is _2016:
+        return _COMMANDS_2016[command], _FLAGS_2016[flag]
+    return _COMMANDS[command], _FLAGS[flag]
 
 
 def _wrong_start(start: bytes) -> FrameError:
     return FrameError("frame", expected='"##" (2016) or "$$" (2025)', received=start.hex(" "), offset=0)
 
 
-def _decipher(cipher: DataUnitCipher, data: bytes, end: int) -> bytes:
-    """Return the frame's header with the plain data unit behind it. The check byte over the ciphertext was right."""
-    try:
-        plain = cipher.decrypt(data[HEADER_SIZE_BYTES:end])
-    except ValueError as error:
-        expected = "bytes that this cipher can decipher"
-        received = f"{end - HEADER_SIZE_BYTES} bytes: {error}"
-        raise FrameError(DECIPHERING, expected=expected, received=received, offset=HEADER_SIZE_BYTES) from error
-    return data[:HEADER_SIZE_BYTES] + plain
+def _decipher(cipher: DataUnitCipher, data: bytes) -> bytes:
+    """Return the whole frame in the clear. The check byte over the ciphertext was right."""
+    unit = data[HEADER_SIZE_BYTES:-1]
+    if unit:
+        try:
+            unit = cipher.decrypt(unit)
+        except ValueError as error:
+            expected = "bytes that this cipher can decipher"
+            received = f"{len(unit)} bytes: {error}"
+            raise FrameError(DECIPHERING, expected=expected, received=received, offset=HEADER_SIZE_BYTES) from error
+        if len(unit) > DATA_SIZE_BYTES_MAX:
+            expected = f"at most {DATA_SIZE_BYTES_MAX} bytes"
+            raise FrameError(DECIPHERING, expected=expected, received=str(len(unit)), offset=HEADER_SIZE_BYTES)
+    clear = data[:21] + _BYTES[_NONE] + len(unit).to_bytes(2, "big") + unit
+    return clear + _BYTES[bcc_xor(clear[2:])]
 
 
 def decode(data: bytes, *, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None) -> Frame:
@@ -300,17 +344,23 @@ def decode(data: bytes, *, cipher: DataUnitCipher | None = None, layouts: Layout
     Raises:
         FrameError: start, length, check byte, header or data unit are not valid. Any other exception is a bug.
     """
+    return decode_with_clear(data, cipher, layouts)[0]
+
+
+def decode_with_clear(
+    data: bytes, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None
+) -> tuple[Frame, bytes]:
+    """As `decode`, and the whole frame in the clear: *data* itself if it was not enciphered, or could not be deciphered."""
     if type(data) is not bytes:
         data = bytes(data)
     edition, command, flag, raw_vin, code, length = _check(data)
     vin, padding = _identifier(raw_vin)
-    end = HEADER_SIZE_BYTES + length
     is_open = code == _NONE
     if not is_open and cipher is not None and cipher.encryption == code:
         is_open = True
-        if length:
-            data = _decipher(cipher, data, end)
-            end = len(data)
+        data = _decipher(cipher, data)
+        length = len(data) - HEADER_SIZE_BYTES - 1
+    end = HEADER_SIZE_BYTES + length
     message: Message
     if not is_open:
         message = RawMessage(data[HEADER_SIZE_BYTES:end])
@@ -320,8 +370,44 @@ def decode(data: bytes, *, cipher: DataUnitCipher | None = None, layouts: Layout
         message = _decode_reply(edition, command, flag, data, HEADER_SIZE_BYTES, end)
     if is_open and code != _NONE and type(message) is RawMessage:
         message = RawMessage(message.data, is_plain=True)
-    frame: Frame = _new_frame(_COMMANDS[command], vin, message, _FLAGS[flag], edition, _CIPHERS[code], padding)
-    return frame
+    names, flags = (_COMMANDS_2016, _FLAGS_2016) if edition is _2016 else (_COMMANDS, _FLAGS)
+    frame: Frame = _new_frame(names[command], vin, message, flags[flag], edition, _CIPHERS[code], padding)
+    return frame, data
+
+
+def decode_partial(
+    data: bytes, *, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None
+) -> tuple[Frame, FrameError | None]:
+    """Decode one whole frame as `decode` does, but keep the bodies of a report that stand before one that is not valid.
+
+    Returns:
+        The frame, and None; or the frame with the report's valid beginning, and what is wrong behind it.
+
+    Raises:
+        FrameError: as `decode`, but of a report only if its header, check byte, encryption or time is not valid.
+    """
+    frame, _, fault = decode_partial_with_clear(data, cipher, layouts)
+    return frame, fault
+
+
+def decode_partial_with_clear(
+    data: bytes, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None
+) -> tuple[Frame, bytes, FrameError | None]:
+    """As `decode_partial`, with the whole frame in the clear."""
+    try:
+        return *decode_with_clear(data, cipher, layouts), None
+    except FrameError:
+        if len(data) <= HEADER_SIZE_BYTES or data[2] not in _REPORTS or data[3] != _COMMAND:
+            raise
+    data = bytes(data)
+    edition, command, flag, raw_vin, code, _ = _check(data)
+    vin, padding = _identifier(raw_vin)
+    if code != _NONE:
+        assert cipher is not None  # Ciphertext without a cipher is always valid.
+        data = _decipher(cipher, data)
+    report, fault = _decode_bodies(_report_decoders(edition, layouts), data, HEADER_SIZE_BYTES, len(data) - 1)
+    frame: Frame = _new_frame(_COMMANDS[command], vin, report, _FLAGS[flag], edition, _CIPHERS[code], padding)
+    return frame, data, fault
 
 
 def decode_header(data: bytes) -> Header:
@@ -332,8 +418,16 @@ def decode_header(data: bytes) -> Header:
     """
     edition, command, flag, raw_vin, cipher, length = _check(data)
     header: Header = _new_header(
-        edition, _COMMANDS[command], _FLAGS[flag], _identifier(raw_vin)[0], _CIPHERS[cipher], length
+        edition, *_names(edition, command, flag), _identifier(raw_vin)[0], _CIPHERS[cipher], length
     )
+    return header
+
+
+def header_of(data: bytes) -> Header:
+    """Return the header of a frame whose start, length and check byte are right and whose identifier is printable."""
+    start, command, flag, raw_vin, cipher, length = _HEADER.unpack_from(data)
+    edition = _EDITIONS[start]
+    header: Header = _new_header(edition, *_names(edition, command, flag), _identifier(raw_vin)[0], cipher, length)
     return header
 
 

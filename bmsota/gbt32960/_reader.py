@@ -12,18 +12,24 @@ no frame is reported as `DiscardedBytes`, and the same events come out however t
 
 A false start that is plausible up to its length makes the reader wait for up to 64 KiB. Nothing is lost by that, but the
 frames behind it come late; a caller with a clock calls `skip_start` when a frame stays unfinished for too long.
+
+Garbage must not cost more than frames, or a stranger could keep a gateway busy with it. So the next plausible header is found by
+one regular expression and not byte by byte; and the check bytes of many overlapping false frames come from one running XOR, so
+that none of them is read through by itself.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
+from itertools import accumulate, islice
+from operator import xor
 from typing import TYPE_CHECKING, Final, Literal
 
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
-from bmsota.gbt32960._codec import decode
-from bmsota.gbt32960._enums import Encryption
+from bmsota.gbt32960._codec import DECIPHERING, UNKNOWN_ENCRYPTION, decode_partial_with_clear, decode_with_clear
 from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES
 
 if TYPE_CHECKING:
@@ -40,7 +46,22 @@ UNREAD_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _CUT_OFF: Final = "a frame that was never finished"
 
-_CIPHERS: Final = frozenset(int(code) for code in Encryption)
+_MARK: Final = re.compile(rb"##|\$\$|[#$]\Z")
+"""A start mark, or the last byte if that may begin one."""
+_HEADER: Final = re.compile(
+    rb"""
+    (?:\#\#|\$\$)
+    [^#$]                    # The command. 0x23 and 0x24 are reserved: in a run of marks the last two are the start.
+    [\x00-\xff]              # The reply flag.
+    [\x00\x20-\x7e]{17}      # The identifier; what follows its zero bytes is looked at behind.
+    [\x00-\x09\xfe\xff]      # The encryption. Table 5 ends at 0x05; a sender that has it wrong shall be told.
+    (?!\xff[\xfc-\xff])      # A length of more than 65531.
+    [\x00-\xff]{2}
+    """,
+    re.VERBOSE,
+)
+"""A header that can be one. The stricter this is, the rarer a false start makes us wait."""
+_ENCRYPTIONS: Final = frozenset({*range(0x0A), 0xFE, 0xFF})
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
 
 
@@ -52,6 +73,28 @@ NEED_DATA: Final = _NeedData.NEED_DATA
 """`FrameReader.next_event` returns it when it needs more bytes."""
 
 
+class RefusalKind(Enum):
+    """Why bytes, or a frame, were refused."""
+
+    NOT_A_FRAME = "bytes that begin no frame"
+    UNFINISHED = "a frame that was never finished"
+    CHECK_BYTE = "a wrong check byte"
+    STRUCTURE = "a data unit that is not valid"
+    ENCRYPTION = "a data unit that cannot be deciphered: no key, another key, or an unknown encryption"
+    SIGNATURE = "a report without the right signature"
+    NOT_LOGGED_IN = "a frame of a vehicle that is not logged in"
+    OTHER_VIN = "a frame of another vehicle than the one that is logged in"
+    SECOND_LOGIN = "a login under another VIN on the link of a vehicle that is logged in"
+    UNEXPECTED_REPLY = "a reply to nothing that was asked"
+    UNKNOWN_COMMAND = "a command that is reserved"
+    WRONG_DIRECTION = "a command that only the other end sends"
+    PLATFORM_LINK = "a command of a link between platforms"
+
+
+FIRST_SIZE_BYTES_MAX: Final = 64
+"""How much of what was refused its event keeps as `first_bytes`: the header, and the beginning of the data unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class FrameReceived:
     """A whole frame with a right check byte and a valid data unit."""
@@ -61,6 +104,10 @@ class FrameReceived:
     """The frame as it came."""
     offset: int
     """Where it began, counted in bytes from the start of the stream."""
+    clear: bytes
+    """The whole frame in the clear; `raw` itself unless it was deciphered."""
+    fault: FrameError | None = None
+    """With `FrameReader(keep_bodies=True)`: why the report ends before its data unit does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +120,16 @@ class DiscardedBytes:
     reason: str
     error: FrameError | None = None
     """Set when they are one frame with a right check byte and an invalid header or data unit."""
+    kind: RefusalKind = RefusalKind.NOT_A_FRAME
+    vin: str = ""
+    """The identifier in the header, where there is a header."""
+    reply_flag: int | None = None
+    """With which flag a session has answered; None: not at all."""
+
+    @property
+    def first_bytes(self) -> bytes:
+        """The beginning of `data`."""
+        return self.data[:FIRST_SIZE_BYTES_MAX]
 
 
 ReaderEvent = FrameReceived | DiscardedBytes | Literal[_NeedData.NEED_DATA]
@@ -85,26 +142,36 @@ class FrameReader:
     __slots__ = (
         "_at",
         "_bad_at",
+        "_bad_kind",
         "_bad_reason",
         "_buffer",
+        "_fold",
         "_is_over",
         "_searched",
         "_stream_offset",
         "cipher",
+        "keep_bodies",
         "layouts",
     )
 
-    def __init__(self, *, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None) -> None:
+    def __init__(
+        self, *, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None, keep_bodies: bool = False
+    ) -> None:
         self.cipher = cipher
         """For `decode`. May be replaced between two events: it holds for the frames that were not returned yet."""
         self.layouts = layouts
+        self.keep_bodies = keep_bodies
+        """Return a report whose end is not valid as `FrameReceived` with its `fault`, as `decode_partial` does."""
         self._buffer = b""
         self._at = 0
         """Where in the buffer the next start mark is looked for; everything from `_bad_at` up to here is bad."""
         self._bad_at = 0
         self._bad_reason = ""
+        self._bad_kind = RefusalKind.NOT_A_FRAME
         self._stream_offset = 0
         """Where in the stream the buffer begins."""
+        self._fold = bytearray(1)
+        """The XOR of the buffer's bytes before each place, as far as it was needed: a byte more than it covers."""
         self._is_over = False
         self._searched = False
         """Whether the bytes at `_at` are known to be the beginning of something unfinished."""
@@ -113,6 +180,11 @@ class FrameReader:
     def unfinished_size_bytes(self) -> int:
         """How many bytes of a frame that has begun are waiting for the rest; 0 between frames."""
         return len(self._buffer) - self._at if self._searched else 0
+
+    @property
+    def unfinished_offset(self) -> int:
+        """Where in the stream it begins."""
+        return self._stream_offset + self._at
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the stream.
@@ -134,6 +206,11 @@ class FrameReader:
             self._stream_offset += keep
             self._at -= keep
             self._bad_at = 0
+            # Two places tell the XOR of what is between them, wherever the count began.
+            if keep < len(self._fold):
+                del self._fold[:keep]
+            elif len(self._fold) > 1:
+                self._fold = bytearray(1)
         self._buffer = self._buffer + data if self._buffer else bytes(data)
         self._searched = False
 
@@ -143,57 +220,73 @@ class FrameReader:
         size = len(buffer)
         while not self._searched:
             at = self._at
+            if at - self._bad_at >= DISCARDED_SIZE_BYTES_MAX:
+                return self._discarded(self._bad_at + DISCARDED_SIZE_BYTES_MAX)
             if self._is_over and at == size:
                 if self._bad_at < size:
                     return self._discarded(size)
                 break
-            if at - self._bad_at >= DISCARDED_SIZE_BYTES_MAX:
-                return self._discarded(self._bad_at + DISCARDED_SIZE_BYTES_MAX)
-            mark = buffer[at : at + 2]
-            if mark not in (b"##", b"$$"):
-                if size - at < 2 and mark in (b"#", b"$", b"") and not self._is_over:
-                    break
-                self._drop(self._next_mark(at + 1), "no start mark")
+            start = self._next_start(at)
+            if start > at:
+                self._drop(start, *_why_not(buffer, at))
                 continue
             if size - at < HEADER_SIZE_BYTES:
                 if self._is_over:
-                    self._drop(at + 1, _CUT_OFF)
+                    self._drop(at + 1, _CUT_OFF, RefusalKind.UNFINISHED)
                     continue
                 break
-            reason = _implausible(buffer, at)
-            if reason is not None:
-                self._drop(at + 1, reason)
-                continue
             end = at + HEADER_SIZE_BYTES + ((buffer[at + 22] << 8) | buffer[at + 23]) + 1
             if size < end:
                 if self._is_over:
-                    self._drop(at + 1, _CUT_OFF)
+                    self._drop(at + 1, _CUT_OFF, RefusalKind.UNFINISHED)
                     continue
                 break
+            if at > self._bad_at:
+                if self._xor(at, end):
+                    self._at = at + 1
+                    continue
+                # One frame, valid or not. What came before is reported first.
+                return self._discarded(at)
             raw = buffer[at:end]
+            fault = None
             try:
-                frame = decode(raw, cipher=self.cipher, layouts=self.layouts)
+                if self.keep_bodies:
+                    frame, clear, fault = decode_partial_with_clear(raw, self.cipher, self.layouts)
+                else:
+                    frame, clear = decode_with_clear(raw, self.cipher, self.layouts)
             except FrameError as error:
                 if bcc_xor(raw[2:]):
-                    self._drop(at + 1, str(error))
+                    self._drop(at + 1, str(error), RefusalKind.CHECK_BYTE)
                     continue
-                if at > self._bad_at:
-                    return self._discarded(at)
                 self._at = end
                 return self._discarded(end, str(error), error)
-            if at > self._bad_at:
-                # What came before is reported first; decoding this frame again is the price of rare garbage.
-                return self._discarded(at)
             self._at = self._bad_at = end
-            return FrameReceived(frame, raw, self._stream_offset + at)
+            return FrameReceived(frame, raw, self._stream_offset + at, clear, fault)
         self._searched = True
         if self._at == size and self._bad_at == size:
             # Nothing is left: an idle link must not hold the last buffer.
             self._stream_offset += size
             self._buffer = b""
+            if len(self._fold) > 1:
+                self._fold = bytearray(1)
             self._at = self._bad_at = 0
             self._searched = False
         return NEED_DATA
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits in here."""
+        return not self._buffer
+
+    @property
+    def unread_size_bytes(self) -> int:
+        """How many bytes were taken and not returned yet."""
+        return len(self._buffer) - self._bad_at
+
+    def pass_over(self, size_bytes: int) -> None:
+        """Count bytes of the stream that the caller has read itself. Only while the reader is empty."""
+        assert not self._buffer
+        self._stream_offset += size_bytes
 
     def skip_start(self) -> None:
         """Give up on the frame that has begun and look for another start behind it.
@@ -201,7 +294,7 @@ class FrameReader:
         For a caller with a clock, when a frame has been unfinished for too long. Does nothing between frames.
         """
         if self.unfinished_size_bytes:
-            self._drop(self._at + 1, _CUT_OFF)
+            self._drop(self._at + 1, _CUT_OFF, RefusalKind.UNFINISHED)
             self._searched = False
 
     def end(self) -> None:
@@ -209,36 +302,54 @@ class FrameReader:
         self._is_over = True
         self._searched = False
 
-    def _next_mark(self, at: int) -> int:
-        """Where the next start mark may be: never before *at*, at the last byte if that could begin one."""
+    def _next_start(self, at: int) -> int:
+        """Where the next frame may begin, from *at* on: at a plausible header, or at what may become one with more bytes."""
         buffer = self._buffer
-        found = [place for place in (buffer.find(b"##", at), buffer.find(b"$$", at)) if place >= 0]
-        if found:
-            return min(found)
-        return len(buffer) - 1 if len(buffer) > at and buffer[-1:] in (b"#", b"$") else max(at, len(buffer))
+        found = _HEADER.search(buffer, at)
+        while found is not None:
+            start = found.start()
+            if 0 not in buffer[start + 4 : start + 21].rstrip(b"\0"):
+                return start
+            found = _HEADER.search(buffer, start + 1)
+        # What is nearer to the end than a header's size was not looked at.
+        mark = _MARK.search(buffer, max(at, len(buffer) - HEADER_SIZE_BYTES + 1))
+        return len(buffer) if mark is None else mark.start()
 
-    def _drop(self, up_to: int, reason: str) -> None:
+    def _xor(self, at: int, end: int) -> int:
+        """The XOR of a false frame's bytes, which is zero for a true one: the two start bytes cancel each other."""
+        fold = self._fold
+        covered = len(fold) - 1
+        if covered < end:
+            fold += bytes(islice(accumulate(self._buffer[covered:], xor, initial=fold[-1]), 1, None))
+        return fold[end] ^ fold[at]
+
+    def _drop(self, up_to: int, reason: str, kind: RefusalKind = RefusalKind.NOT_A_FRAME) -> None:
         if self._at == self._bad_at:
-            self._bad_reason = reason
+            self._bad_reason, self._bad_kind = reason, kind
         self._at = up_to
 
     def _discarded(self, up_to: int, reason: str = "", error: FrameError | None = None) -> DiscardedBytes:
-        event = DiscardedBytes(
-            self._stream_offset + self._bad_at, self._buffer[self._bad_at : up_to], reason or self._bad_reason, error
-        )
+        at, data = self._bad_at, self._buffer[self._bad_at : up_to]
+        kind, vin = self._bad_kind, ""
+        if error is not None:
+            is_cipher = error.where in (DECIPHERING, UNKNOWN_ENCRYPTION)
+            kind = RefusalKind.ENCRYPTION if is_cipher else RefusalKind.STRUCTURE
+        if kind is not RefusalKind.NOT_A_FRAME and len(data) >= HEADER_SIZE_BYTES:
+            vin = data[4:21].rstrip(b"\0 ").decode("ascii", "replace")
         self._bad_at = up_to
-        return event
+        return DiscardedBytes(self._stream_offset + at, data, reason or self._bad_reason, error, kind, vin)
 
 
-def _implausible(buffer: bytes, at: int) -> str | None:
-    """Why the header at *at* cannot be one; None if it can. The stricter this is, the rarer a false start makes us wait."""
+def _why_not(buffer: bytes, at: int) -> tuple[str, RefusalKind]:
+    """Why no frame begins at *at*, which has no plausible header."""
+    kind = RefusalKind.NOT_A_FRAME
+    if buffer[at : at + 2] not in (b"##", b"$$"):
+        return "no start mark", kind
     if buffer[at + 2] in b"#$":
-        # A reserved command. In a run of marks the last two are the start, not the first two.
-        return "a start mark in place of the command"
+        return "a start mark in place of the command", kind
     if (buffer[at + 22] << 8) | buffer[at + 23] > DATA_SIZE_BYTES_MAX:
-        return f"a length above {DATA_SIZE_BYTES_MAX}"
-    if buffer[at + 21] not in _CIPHERS:
-        return "an encryption that is not in table 5"
-    if buffer[at + 4 : at + 21].rstrip(b"\0").translate(None, _PRINTABLE):
-        return "an identifier that is not printable ASCII"
-    return None
+        return f"a length above {DATA_SIZE_BYTES_MAX}", kind
+    if buffer[at + 21] not in _ENCRYPTIONS:
+        return "an encryption that is not in table 5", kind
+    assert buffer[at + 4 : at + 21].rstrip(b"\0").translate(None, _PRINTABLE)
+    return "an identifier that is not printable ASCII", kind

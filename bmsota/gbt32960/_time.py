@@ -44,3 +44,27 @@ def to_beijing(moment: datetime) -> datetime:
         msg = f"time: expected an aware datetime, got {moment!r} without a time zone"
         raise LocalProtocolError(msg)
     return moment.astimezone(BEIJING)
+
+
+_DAY_STARTS: Final[dict[tuple[int, int, int], int]] = {}
+"""The three bytes that name a day -> the second in UTC at which it begins in Beijing. A century has 36,525 of them."""
+
+
+def seconds_at(data: bytes, at: int) -> int | None:
+    """Return the six bytes of a time as seconds since the Unix epoch; None if they name no instant of 2000 to 2099."""
+    try:
+        year, month, day, hour, minute, second = data[at : at + 6]
+    except ValueError:  # Fewer bytes.
+        return None
+    start = _DAY_STARTS.get((year, month, day))
+    if start is None:
+        if year > 99:
+            return None
+        try:
+            midnight = datetime(2000 + year, month, day, tzinfo=BEIJING)
+        except ValueError:
+            return None
+        start = _DAY_STARTS[year, month, day] = (midnight - _EPOCH) // timedelta(seconds=1)
+    if hour > 23 or minute > 59 or second > 59:
+        return None
+    return start + hour * 3600 + minute * 60 + second

@@ -11,8 +11,8 @@ from bmsota.gbt32960._codec import decode, encode
 from bmsota.gbt32960._columns.header import are_identifiers, times_of
 from bmsota.gbt32960._columns.plan import Plan, plan_for, plan_of, skeleton_of, xor_of_rows
 from bmsota.gbt32960._columns.values import FrameColumns, FrameGroup
-from bmsota.gbt32960._columns.walk import BODIES_AT, REPORTS, VIN, VIN_SIZE, Unplannable, Walk
 from bmsota.gbt32960._frame import FRAME_SIZE_BYTES_MAX, Frame
+from bmsota.gbt32960._walk import BODIES_AT, REPORTS, VIN, VIN_SIZE, Unplannable, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,8 +8,8 @@ import numpy as np
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._columns.numbers import wrong_shape
-from bmsota.gbt32960._columns.walk import REPORTS, VIN_SIZE
 from bmsota.gbt32960._time import BEIJING
+from bmsota.gbt32960._walk import REPORTS, VIN_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

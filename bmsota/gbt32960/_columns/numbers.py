@@ -8,7 +8,7 @@ import numpy as np
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._columns.values import MARK_INVALID
-from bmsota.gbt32960._columns.walk import DEGREES, Slot
+from bmsota.gbt32960._walk import DEGREES, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,8 @@ import numpy as np
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._columns.header import bytes_of_times, check_header
 from bmsota.gbt32960._columns.numbers import NumberList, Scalars, sign_position, unsigned_position
-from bmsota.gbt32960._columns.walk import TIME, VIN, Walk
 from bmsota.gbt32960._enums import Edition
+from bmsota.gbt32960._walk import TIME, VIN, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

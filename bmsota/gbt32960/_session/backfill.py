@@ -8,16 +8,32 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
+
+from bmsota.gbt32960._enums import Command
+from bmsota.gbt32960._frame import HEADER_SIZE_BYTES
 
 
 @dataclass(slots=True)
 class StoredReport:
-    """A report that was made: when, and its data unit."""
+    """A report that was made: when, and its frame as 0x02 in the clear, as it would go out at once."""
 
     collected_ns: int
-    data: bytes
+    frame: bytes
     resends: int = 0
     """How often the platform has called it wrong."""
+
+
+_BACKFILL: Final = bytes((Command.BACKFILL_REPORT,))
+
+
+def as_backfill(frame: bytes) -> bytes:
+    """Return the frame of a real-time report as that of a backfill report: another command, and its bit in the check byte."""
+    return frame[:2] + _BACKFILL + frame[3:-1] + bytes((frame[-1] ^ Command.REALTIME_REPORT ^ Command.BACKFILL_REPORT,))
+
+
+def _data_size_bytes(report: StoredReport) -> int:
+    return len(report.frame) - HEADER_SIZE_BYTES - 1
 
 
 class BackfillStore:
@@ -35,12 +51,12 @@ class BackfillStore:
     def add(self, report: StoredReport) -> None:
         """Put *report* at the end."""
         self._reports.append(report)
-        self._size_bytes += len(report.data)
+        self._size_bytes += _data_size_bytes(report)
 
     def put_back(self, report: StoredReport) -> None:
         """Put *report* in front of all others: it was on its way and came back."""
         self._reports.appendleft(report)
-        self._size_bytes += len(report.data)
+        self._size_bytes += _data_size_bytes(report)
 
     def take(self) -> StoredReport:
         """Take the oldest report out.
@@ -49,7 +65,7 @@ class BackfillStore:
             IndexError: there is none.
         """
         report = self._reports.popleft()
-        self._size_bytes -= len(report.data)
+        self._size_bytes -= _data_size_bytes(report)
         return report
 
     def shorten(self, oldest_allowed_ns: int, size_bytes_max: int) -> list[StoredReport]:

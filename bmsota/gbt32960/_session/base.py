@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from bmsota.errors import LocalProtocolError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960._cipher import DataUnitCipher
     from bmsota.gbt32960._frame import Frame
-    from bmsota.gbt32960._reader import FrameReceived
+    from bmsota.gbt32960._reader import FrameReceived, RefusalKind
     from bmsota.gbt32960._registry import Layouts
     from bmsota.gbt32960._session.backfill import StoredReport
 
@@ -38,8 +38,8 @@ SECURITY_DOWN: Final = frozenset({Command.ACTIVATION_REPLY, Command.KEY_EXCHANGE
 """2025: may come before the login, which may already need the key."""
 
 
-class SessionTimer(Enum):
-    """In the order in which they run when several are due."""
+class SessionTimer(IntEnum):
+    """In the order in which they run when several are due. Integers, because they are keys on the hot path."""
 
     UNFINISHED = auto()
     CONNECT = auto()
@@ -79,10 +79,19 @@ class BaseSession(ABC, Generic[StateT, EventT]):
         self._state = state
         self._reader = FrameReader(cipher=cipher, layouts=layouts)
         self._events: deque[EventT | DiscardedBytes | FrameRefused] = deque()
-        self._outgoing: list[tuple[bytes, StoredReport | None]] = []
-        """What waits for the link; a report is kept beside its bytes, in case the link never takes them."""
+        self._outgoing: list[tuple[bytes, StoredReport | int | None]] = []
+        """What waits for the link. Beside its bytes a report is kept, in case the link never takes them; of one that the caller
+        has encoded, and whose bytes are the report, the time at which it was collected."""
         self._outgoing_size_bytes = 0
         self._timers: dict[SessionTimer, int] = {}
+        """When each is due; changed by `_start` and `_stop` only."""
+        self._next_ns: int | None = None
+        """The earliest of them, if `_is_next_known`."""
+        self._is_next_known = True
+        self._unfinished_at = -1
+        """Where in the stream the frame began whose rest is waited for; -1: there is none."""
+        self._unfinished_end = 0
+        """How far the stream had come when the wait for it began."""
 
     # --- what the caller asks ----------------------------------------------------------------------------------------
 
@@ -106,26 +115,25 @@ class BaseSession(ABC, Generic[StateT, EventT]):
 
     def next_timeout(self) -> int | None:
         """Return when `handle_timeout` has something to do; 0 means at once, None means never."""
-        return min(self._timers.values(), default=None)
+        if not self._is_next_known:
+            self._next_ns = min(self._timers.values(), default=None)
+            self._is_next_known = True
+        return self._next_ns
 
     # --- what happened -----------------------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes, now_ns: int) -> None:
         """Take what the link received. Bytes that come without a link, or while it is being closed, count as well."""
         self._reader.receive_data(data)
-        self._timers.pop(SessionTimer.UNFINISHED, None)
         self._read(now_ns)
 
     def handle_timeout(self, now_ns: int) -> None:
         """Do what is due at *now_ns*. Has no effect before its time."""
-        while self._timers:
-            timer = min(self._timers, key=lambda item: (self._timers[item], item.value))
-            if self._timers[timer] > now_ns:
-                return
-            del self._timers[timer]
+        while (due_ns := self.next_timeout()) is not None and due_ns <= now_ns:
+            timer = min(timer for timer, timer_ns in self._timers.items() if timer_ns == due_ns)
+            self._stop(timer)
             if timer is SessionTimer.UNFINISHED:
-                self._reader.skip_start()
-                self._read(now_ns)
+                self._unfinished_due(now_ns)
             else:
                 self._DUE[timer](self, now_ns)
 
@@ -137,6 +145,21 @@ class BaseSession(ABC, Generic[StateT, EventT]):
             msg = f"{self._NAME}: not possible in state {self._state.name} ({what.name})"
             raise LocalProtocolError(msg)
         self._state = following
+
+    def _start(self, timer: SessionTimer, due_ns: int) -> None:
+        """Let *timer* be due then, and not when it was before."""
+        self._timers[timer] = due_ns
+        self._is_next_known = False
+
+    def _stop(self, timer: SessionTimer) -> None:
+        """Let *timer* not be due. Does nothing if it is not."""
+        if self._timers.pop(timer, None) is not None:
+            self._is_next_known = False
+
+    def _stop_all(self) -> None:
+        self._timers.clear()
+        self._unfinished_at = -1
+        self._is_next_known = False
 
     def _use(self, cipher: DataUnitCipher | None, layouts: Layouts | None) -> None:
         """Read with these from the next frame on."""
@@ -150,21 +173,39 @@ class BaseSession(ABC, Generic[StateT, EventT]):
         while self._state not in self._DEAF:
             event = self._reader.next_event()
             if event is NEED_DATA:
-                if self._reader.unfinished_size_bytes and self._state in self._LINKED:
-                    self._timers[SessionTimer.UNFINISHED] = now_ns + _UNFINISHED_NS
+                self._wait_for_rest(now_ns)
                 return
             if isinstance(event, DiscardedBytes):
-                self._events.append(event)
                 self._receive_discarded(event, now_ns)
             else:
                 self._receive(event, now_ns)
+
+    def _wait_for_rest(self, now_ns: int) -> None:
+        """Give the frame that has begun its time. The time runs from its beginning: more bytes do not make it longer."""
+        reader = self._reader
+        if not reader.unfinished_size_bytes or self._state not in self._LINKED:
+            if self._unfinished_at >= 0:
+                self._stop(SessionTimer.UNFINISHED)
+                self._unfinished_at = -1
+        elif reader.unfinished_offset != self._unfinished_at:
+            self._unfinished_at = reader.unfinished_offset
+            self._unfinished_end = self._unfinished_at + reader.unfinished_size_bytes
+            self._start(SessionTimer.UNFINISHED, now_ns + _UNFINISHED_NS)
+
+    def _unfinished_due(self, now_ns: int) -> None:
+        """What has begun is no frame, nor is any other beginning that was there already when the wait began."""
+        end = self._unfinished_end
+        while self._state not in self._DEAF and self._reader.unfinished_size_bytes and self._unfinished_at < end:
+            self._reader.skip_start()
+            self._read(now_ns)
 
     @abstractmethod
     def _receive(self, event: FrameReceived, now_ns: int) -> None:
         """A valid frame has come."""
 
-    def _receive_discarded(self, discarded: DiscardedBytes, now_ns: int) -> None:
-        """Bytes that belong to no frame have come; they are reported already."""
+    def _receive_discarded(self, discarded: DiscardedBytes, now_ns: int) -> None:  # noqa: ARG002 - the platform needs it
+        """Bytes that belong to no frame have come: report them."""
+        self._events.append(discarded)
 
-    def _refuse(self, frame: Frame, reason: str) -> None:
-        self._events.append(FrameRefused(frame, reason))
+    def _refuse(self, event: FrameReceived, kind: RefusalKind, reason: str, reply_flag: int | None = None) -> None:
+        self._events.append(FrameRefused(event.frame, reason, kind, event.raw, reply_flag))

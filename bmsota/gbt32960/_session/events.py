@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from bmsota.gbt32960._reader import DiscardedBytes
+from bmsota.gbt32960._codec import decode_partial
+from bmsota.gbt32960._enums import Command
+from bmsota.gbt32960._messages import Report
+from bmsota.gbt32960._reader import FIRST_SIZE_BYTES_MAX, DiscardedBytes, RefusalKind
+from bmsota.gbt32960._time import seconds_at
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from bmsota.errors import FrameError
     from bmsota.gbt32960._frame import Frame
-    from bmsota.gbt32960._messages import Message, PlatformLogin, Report, VehicleLogin, VehicleLogin2025
+    from bmsota.gbt32960._messages import Message, PlatformLogin, VehicleLogin, VehicleLogin2025
+    from bmsota.gbt32960._registry import Layouts
 
 
 # --- both sessions ---------------------------------------------------------------------------------------------------
@@ -32,6 +38,7 @@ class CloseReason(Enum):
     LOGIN_REFUSED = "the terminal's login was refused"
     SUPERSEDED = "the same vehicle has logged in on another link"
     GARBAGE = "too many bytes in a row belong to no frame"
+    FLOOD = "too many bytes came while a login was being decided"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,20 +150,111 @@ class LoginRequested:
 
 @dataclass(frozen=True, slots=True)
 class LogoutReceived:
-    """The vehicle has logged out; the reply is sent."""
+    """The vehicle, or the other platform, has logged out; the reply is sent."""
 
     vin: str
     serial: int
     time: datetime
 
 
-@dataclass(frozen=True, slots=True)
 class ReportReceived:
-    """A report has arrived. A correct one gets no reply on a terminal's link (annex B), unless the options say so."""
+    """A report has arrived: its bytes, and its values when they are asked for.
+
+    A correct one gets no reply on a terminal's link (annex B) unless `PlatformOptions.acknowledge_reports` says so. Two events
+    are equal if they are of the same bytes. Not to be changed by the receiver.
+    """
+
+    __slots__ = (
+        "_layouts",
+        "_report",
+        "clear",
+        "fault",
+        "frame",
+        "is_after_logout",
+        "reply_flag",
+        "reported_at_s",
+        "vin",
+    )
 
     vin: str
-    report: Report
-    is_backfill: bool
+    frame: bytes
+    """The whole frame, exactly as it was received."""
+    clear: bytes
+    """The whole frame in the clear, with its right check byte; `frame` itself if it was not enciphered."""
+    reported_at_s: int
+    """The report's own time, in seconds since the Unix epoch."""
+    fault: FrameError | None
+    """Why the end of the data unit is not valid; `report` has the bodies before it. The report was answered as wrong."""
+    is_after_logout: bool
+    """The vehicle had logged out on this link: real ones send their state at switch-off with, or behind, the logout."""
+    reply_flag: int | None
+    """With which flag the report was answered; None: not yet, or not at all."""
+
+    def __init__(
+        self,
+        vin: str,
+        frame: bytes,
+        clear: bytes | None = None,
+        reported_at_s: int | None = None,
+        report: Report | None = None,
+        layouts: Layouts | None = None,
+        *,
+        fault: FrameError | None = None,
+        is_after_logout: bool = False,
+        reply_flag: int | None = None,
+    ) -> None:
+        """Of a valid *frame*; what is not given is read from its bytes.
+
+        Raises:
+            FrameError: *clear*, or *frame*, has no time.
+        """
+        self.vin = vin
+        self.frame = frame
+        self.clear = clear = frame if clear is None else clear
+        if reported_at_s is None:
+            reported_at_s = seconds_at(clear, 24)
+            if reported_at_s is None:
+                decode_partial(clear)  # Raises, and says what is wrong.
+                raise AssertionError(clear)
+        self.reported_at_s = reported_at_s
+        self.fault = fault
+        self.is_after_logout = is_after_logout
+        self.reply_flag = reply_flag
+        self._report = report
+        self._layouts = layouts
+
+    @property
+    def is_backfill(self) -> bool:
+        """Whether it came as 0x03, from a time without a link."""
+        return self.frame[2] == Command.BACKFILL_REPORT
+
+    @property
+    def report(self) -> Report:
+        """The values: decoded when first asked for, then kept."""
+        if self._report is None:
+            message = decode_partial(self.clear, layouts=self._layouts)[0].message
+            assert isinstance(message, Report)
+            self._report = message
+        return self._report
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ReportReceived):
+            return NotImplemented
+        return (self.vin, self.frame, self.clear, self.is_after_logout) == (
+            other.vin,
+            other.frame,
+            other.clear,
+            other.is_after_logout,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.vin, self.frame))
+
+    def __repr__(self) -> str:
+        return (
+            f"ReportReceived(vin={self.vin!r}, reported_at_s={self.reported_at_s}, is_backfill={self.is_backfill}, "
+            f"size_bytes={len(self.frame)}, fault={self.fault})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +308,21 @@ class FrameRefused:
 
     frame: Frame
     reason: str
+    kind: RefusalKind
+    raw: bytes
+    """The frame as it came."""
+    reply_flag: int | None = None
+    """With which flag it was answered; None: not at all."""
+
+    @property
+    def vin(self) -> str:
+        """The identifier in its header."""
+        return self.frame.vin
+
+    @property
+    def first_bytes(self) -> bytes:
+        """The beginning of `raw`."""
+        return self.raw[:FIRST_SIZE_BYTES_MAX]
 
 
 TerminalEvent = (

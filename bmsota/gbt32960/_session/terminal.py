@@ -34,8 +34,10 @@ from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._codec import encode
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
 from bmsota.gbt32960._extension import BlockReply, BlockRequest
+from bmsota.gbt32960._fields import TIME_SIZE_BYTES
 from bmsota.gbt32960._frame import HEADER_SIZE_BYTES, Frame
 from bmsota.gbt32960._messages import (
+    EmptyReply,
     Heartbeat,
     RawMessage,
     Report,
@@ -45,8 +47,9 @@ from bmsota.gbt32960._messages import (
     VehicleLogin2025,
     VehicleLogout,
 )
-from bmsota.gbt32960._reader import FrameReader
-from bmsota.gbt32960._session.backfill import BackfillStore, StoredReport
+from bmsota.gbt32960._plain import bytes_of_time
+from bmsota.gbt32960._reader import FrameReader, RefusalKind
+from bmsota.gbt32960._session.backfill import BackfillStore, StoredReport, as_backfill
 from bmsota.gbt32960._session.base import SECURITY_DOWN, SECURITY_UP, TRIES, BaseSession, SessionTimer, time_reply
 from bmsota.gbt32960._session.events import (
     CloseReason,
@@ -121,6 +124,10 @@ class _Input(Enum):
 _S = TerminalState
 _DOWNLINK: Final = range(0x80, 0xFF)
 """Commands that a platform may send: query, set, control, reserved ones, and those of extensions."""
+
+
+_UPLINK: Final = range(0x01, 0x09)
+"""Commands that a platform does not send to a terminal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +240,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         self.subsystem_codes = subsystem_codes
         self._serial = last_serial
         self._serial_day: date | None = None if last_login_ns is None else beijing_time(last_login_ns).date()
-        self._timers[SessionTimer.CONNECT] = 0
+        self._start(SessionTimer.CONNECT, 0)
         self._connect_ns = 0
         """When the next link is due, once the present one is gone."""
         self._misses = 0
@@ -241,7 +248,12 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         self._heartbeats_unanswered = 0
         self._time_sync_is_open = False
         self._store = BackfillStore()
-        self._recent: deque[StoredReport] = deque(maxlen=_RECENT_REPORTS_MAX)
+        self._recent: deque[StoredReport | tuple[bytes, int]] = deque(maxlen=_RECENT_REPORTS_MAX)
+        """A frame with its time where the caller has encoded it."""
+        self._heartbeat: tuple[bytes, bytes] | None = None
+        """The frame of a heartbeat, and that of its usual answer."""
+        self._report_head: bytes | None = None
+        """How the frame of a report begins, up to its length."""
         self._resends: deque[tuple[int, StoredReport]] = deque()
         self._last_report_ns = 0
         self._extensions: deque[_Extension] = deque()
@@ -273,7 +285,8 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         """
         self._move(_Input.LINK_UP)
         self._reader = FrameReader(cipher=self.options.cipher, layouts=self.options.layouts)
-        self._timers.pop(SessionTimer.CONNECT, None)
+        self._unfinished_at = -1
+        self._stop(SessionTimer.CONNECT)
         if self._state is TerminalState.LEAVING:  # The vehicle was switched off while the driver was connecting.
             self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
             return
@@ -286,7 +299,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         self._move(_Input.LINK_DOWN)
         if self._state is before:  # There was no link: the next try keeps its time.
             return
-        self._timers.clear()
+        self._stop_all()
         self._take_back()
         if self._state is TerminalState.ENDED:
             self._events.append(LoggedOut())
@@ -296,7 +309,17 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         elif before is not TerminalState.CLOSING:  # There the next try has its time already.
             is_third = self._miss(LoginFailure.NO_LINK, now_ns + self._login_retry_ns, now_ns)
             self._connect_ns = now_ns + (self.options.login_wait_ns if is_third else self._login_retry_ns)
-        self._timers[SessionTimer.CONNECT] = self._connect_ns
+        self._start(SessionTimer.CONNECT, self._connect_ns)
+
+    def receive_data(self, data: bytes, now_ns: int) -> None:
+        """Take what the link received. Bytes that come without a link, or while it is being closed, count as well."""
+        heartbeat = self._heartbeat
+        if heartbeat is not None and data == heartbeat[1] and self._reader.is_empty:
+            # The usual answer, which says nothing but that the platform is alive.
+            self._reader.pass_over(len(data))
+            self._heartbeats_unanswered = 0
+            return
+        super().receive_data(data, now_ns)
 
     # --- what the vehicle wants ---------------------------------------------------------------------------------------
 
@@ -307,10 +330,10 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             LocalProtocolError: a value does not fit. Nothing was sent or stored.
         """
         stored = self._stored(bodies, now_ns)
-        if self._state is TerminalState.LOGGED_IN and self._outgoing_size_bytes < _OUTGOING_SIZE_BYTES_MAX:
+        if self._can_report:
             self._send_stored(Command.REALTIME_REPORT, stored, now_ns)
         else:
-            self._keep(stored, now_ns)
+            self._keep_for_later(stored, now_ns)
 
     def store_report(self, bodies: Iterable[Body], collected_ns: int, now_ns: int) -> None:
         """Store *bodies*, collected earlier, to go out as backfill: the seconds before a level-3 alarm (B.3.5.2).
@@ -318,9 +341,40 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         Raises:
             LocalProtocolError: a value does not fit. Nothing was stored.
         """
-        self._keep(self._stored(bodies, collected_ns), now_ns)
-        if self._state is TerminalState.LOGGED_IN:
-            self._timers.setdefault(SessionTimer.BACKFILL, now_ns + self.options.backfill_interval_ns)
+        self._keep_for_later(self._stored(bodies, collected_ns), now_ns)
+
+    def send_encoded(self, frame: bytes, now_ns: int, *, collected_ns: int | None = None) -> None:
+        """As `send_report`, of a report that is encoded already: a whole frame 0x02 of this vehicle, in the clear.
+
+        For many vehicles, whose frames `encode_batch` makes. Only the header is checked. *collected_ns* is when the values were
+        collected, if that is not now.
+
+        Raises:
+            LocalProtocolError: another command, vehicle or edition, a wrong length, or reports are to be signed. Nothing was
+                sent or stored.
+        """
+        self._encoded(frame)
+        if collected_ns is None:
+            collected_ns = now_ns
+        if not self._can_report:
+            self._keep_for_later(StoredReport(collected_ns, frame), now_ns)
+        elif self.options.cipher is not None:
+            self._send_stored(Command.REALTIME_REPORT, StoredReport(collected_ns, frame), now_ns)
+        else:
+            sent = (frame, collected_ns)  # One object for both queues: most reports are never looked at again.
+            self._outgoing.append(sent)
+            self._outgoing_size_bytes += len(frame)
+            self._recent.append(sent)
+            self._last_report_ns = now_ns
+
+    def store_encoded(self, frame: bytes, collected_ns: int, now_ns: int) -> None:
+        """As `store_report`, of a report that is encoded already; see `send_encoded`.
+
+        Raises:
+            LocalProtocolError: as `send_encoded`. Nothing was stored.
+        """
+        self._encoded(frame)
+        self._keep_for_later(StoredReport(collected_ns, frame), now_ns)
 
     def send_extension(self, command: int, message: Message, now_ns: int) -> None:
         """Send *message* under one of the commands 0xC0 to 0xFE, now or after the next login, until it is answered.
@@ -335,7 +389,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         if len(self._extensions) >= self.options.extension_queue_max:
             oldest = self._extensions.popleft()
             self._events.append(ExtensionUndelivered(oldest.command, oldest.message))
-            self._timers.pop(SessionTimer.EXTENSION, None)
+            self._stop(SessionTimer.EXTENSION)
         self._extensions.append(_Extension(command, message, getattr(message, "time", None), raw))
         if self._state is TerminalState.LOGGED_IN and SessionTimer.EXTENSION not in self._timers:
             self._send_extension(now_ns)
@@ -383,10 +437,10 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         """
         before = self._state
         self._move(_Input.LOGOUT_ASKED)
-        self._timers.clear()
+        self._stop_all()
         if before is TerminalState.LOGGED_IN:
             self._send(self._frame(Command.VEHICLE_LOGOUT, VehicleLogout(beijing_time(now_ns), self._serial)))
-            self._timers[SessionTimer.LOGOUT] = now_ns + self.options.reply_timeout_ns
+            self._start(SessionTimer.LOGOUT, now_ns + self.options.reply_timeout_ns)
         elif before is TerminalState.LOGGING_IN:
             self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
         elif self._state is TerminalState.ENDED:
@@ -400,7 +454,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         """
         self._move(_Input.RESTARTED)
         self._misses = 0
-        self._timers[SessionTimer.CONNECT] = now_ns
+        self._start(SessionTimer.CONNECT, now_ns)
 
     def change_options(self, options: TerminalOptions, now_ns: int) -> None:
         """Use other options from now on (0x81 sets periods, 0x0B the key). A heartbeat period counts from now.
@@ -412,9 +466,10 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             msg = f"terminal: expected options of {self.options.edition.name}, got {options.edition.name}"
             raise LocalProtocolError(msg)
         self.options = options
+        self._heartbeat = None
         self._use(options.cipher, options.layouts)
         if self._state is TerminalState.LOGGED_IN:
-            self._timers[SessionTimer.HEARTBEAT] = now_ns + options.heartbeat_period_ns
+            self._start(SessionTimer.HEARTBEAT, now_ns + options.heartbeat_period_ns)
 
     # --- the machine --------------------------------------------------------------------------------------------------
 
@@ -436,7 +491,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             login = VehicleLogin2025(time, self._serial, self.iccid, self.pack_codes)
         self._send(self._frame(Command.VEHICLE_LOGIN, login))
         self._login_is_open = True
-        self._timers[SessionTimer.LOGIN] = now_ns + self._login_retry_ns
+        self._start(SessionTimer.LOGIN, now_ns + self._login_retry_ns)
 
     @property
     def _login_retry_ns(self) -> int:
@@ -464,13 +519,14 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
 
     def _give_up(self, reason: CloseReason, connect_ns: int) -> None:
         self._move(_Input.GIVEN_UP)
-        self._timers.clear()
+        self._stop_all()
         self._connect_ns = connect_ns
         self._events.append(CloseRequested(reason))
 
-    def _login_answered(self, frame: Frame, now_ns: int) -> None:
+    def _login_answered(self, event: FrameReceived, now_ns: int) -> None:
+        frame = event.frame
         if self._state is not TerminalState.LOGGING_IN or not self._login_is_open:
-            self._refuse(frame, "unexpected reply to a login")
+            self._refuse(event, RefusalKind.UNEXPECTED_REPLY, "unexpected reply to a login")
             return
         if frame.reply_flag != ReplyFlag.SUCCESS:
             if self._miss(LoginFailure.REFUSED, self._timers[SessionTimer.LOGIN], now_ns, frame.reply_flag):
@@ -480,9 +536,9 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         self._misses = 0
         self._login_is_open = False
         self._heartbeats_unanswered = 0
-        del self._timers[SessionTimer.LOGIN]
-        self._timers[SessionTimer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
-        self._timers[SessionTimer.BACKFILL] = now_ns + self.options.backfill_interval_ns
+        self._stop(SessionTimer.LOGIN)
+        self._start(SessionTimer.HEARTBEAT, now_ns + self.options.heartbeat_period_ns)
+        self._start(SessionTimer.BACKFILL, now_ns + self.options.backfill_interval_ns)
         self._events.append(LoggedIn(self._serial))
         if self.options.time_sync:
             self._send(self._frame(Command.TIME_SYNC, TimeSync()))
@@ -491,16 +547,16 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             extension.tries = 0
         self._send_extension(now_ns)
 
-    def _logout_answered(self, frame: Frame, now_ns: int) -> None:
+    def _logout_answered(self, event: FrameReceived, now_ns: int) -> None:
         if self._state is TerminalState.LOGGING_OUT:
             self._logout_due(now_ns)
         else:
-            self._refuse(frame, "unexpected reply to a logout")
+            self._refuse(event, RefusalKind.UNEXPECTED_REPLY, "unexpected reply to a logout")
 
     def _logout_due(self, _now_ns: int) -> None:
         """The logout was answered, or will not be."""
         self._move(_Input.LOGOUT_OVER)
-        self._timers.clear()
+        self._stop_all()
         self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
 
     def _heartbeat_due(self, now_ns: int) -> None:
@@ -508,12 +564,18 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             self._give_up(CloseReason.HEARTBEAT_LOST, now_ns + self.options.reconnect_wait_ns)
             return
         self._heartbeats_unanswered += 1
-        self._send(self._frame(Command.HEARTBEAT, Heartbeat()))
-        self._timers[SessionTimer.HEARTBEAT] = now_ns + self.options.heartbeat_period_ns
+        if self._heartbeat is None:
+            self._heartbeat = (
+                self._frame(Command.HEARTBEAT, Heartbeat()),
+                self._frame(Command.HEARTBEAT, EmptyReply(), flag=ReplyFlag.SUCCESS),
+            )
+        self._send(self._heartbeat[0])
+        self._start(SessionTimer.HEARTBEAT, now_ns + self.options.heartbeat_period_ns)
 
-    def _time_answered(self, frame: Frame, now_ns: int) -> None:
+    def _time_answered(self, event: FrameReceived, now_ns: int) -> None:
+        frame = event.frame
         if not self._time_sync_is_open:
-            self._refuse(frame, "unexpected time")
+            self._refuse(event, RefusalKind.UNEXPECTED_REPLY, "unexpected time")
             return
         self._time_sync_is_open = False
         if isinstance(frame.message, TimeReply):
@@ -528,13 +590,47 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             report = sign_report(report, self.options.signer, layouts=self.options.layouts)
         # Stored in the clear: the key may be another by the time it is sent.
         raw = self._frame(Command.REALTIME_REPORT, report, is_enciphered=False)
-        return StoredReport(collected_ns, raw[HEADER_SIZE_BYTES:-1])
+        return StoredReport(collected_ns, raw)
 
     def _send_stored(self, command: Command, stored: StoredReport, now_ns: int) -> None:
-        is_plain = self.options.cipher is not None
-        self._send(self._frame(command, RawMessage(stored.data, is_plain=is_plain)), stored)
+        if self.options.cipher is not None:
+            raw = self._frame(command, RawMessage(stored.frame[HEADER_SIZE_BYTES:-1], is_plain=True))
+        elif command is Command.REALTIME_REPORT:
+            raw = stored.frame
+        else:
+            raw = as_backfill(stored.frame)
+        self._send(raw, stored)
         self._recent.append(stored)
         self._last_report_ns = now_ns
+
+    def _encoded(self, frame: bytes) -> None:
+        """Refuse a *frame* that is no report of ours in the clear. Its data unit is the caller's word."""
+        options = self.options
+        if options.signer is not None and options.edition is Edition.GBT2025:
+            msg = "report: an encoded report cannot be signed; use send_report"
+            raise LocalProtocolError(msg)
+        if self._report_head is None:
+            self._report_head = self._frame(Command.REALTIME_REPORT, RawMessage(b""), is_enciphered=False)[:22]
+        size = len(frame)
+        if (
+            size <= HEADER_SIZE_BYTES + TIME_SIZE_BYTES
+            or not frame.startswith(self._report_head)
+            or (frame[22] << 8) | frame[23] != size - HEADER_SIZE_BYTES - 1
+        ):
+            expected = f"a whole report of {self.vin} in {options.edition.name}, not enciphered"
+            msg = f"report: expected {expected}, got {bytes(frame[:HEADER_SIZE_BYTES]).hex(' ')} ({size} bytes)"
+            raise LocalProtocolError(msg)
+
+    @property
+    def _can_report(self) -> bool:
+        """Whether a report may go out now: there is a login, and the link takes what we send."""
+        return self._state is TerminalState.LOGGED_IN and self._outgoing_size_bytes < _OUTGOING_SIZE_BYTES_MAX
+
+    def _keep_for_later(self, stored: StoredReport, now_ns: int) -> None:
+        """Store a report, and let it go out when there is time."""
+        self._keep(stored, now_ns)
+        if self._state is TerminalState.LOGGED_IN and SessionTimer.BACKFILL not in self._timers:
+            self._start(SessionTimer.BACKFILL, now_ns + self.options.backfill_interval_ns)
 
     def _keep(self, stored: StoredReport, now_ns: int) -> None:
         self._store.add(stored)
@@ -556,9 +652,9 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
 
     def _take_back(self) -> None:
         """Reports that the link never took go back to the front of the store."""
-        for _, stored in reversed(self._outgoing):
+        for raw, stored in reversed(self._outgoing):
             if stored is not None:
-                self._store.put_back(stored)
+                self._store.put_back(stored if isinstance(stored, StoredReport) else StoredReport(stored, raw))
         self._outgoing.clear()
         self._outgoing_size_bytes = 0
         self._resends.clear()
@@ -568,37 +664,46 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         """Send one stored report, if the last report of any kind is long enough ago (B.2.8: in the idle time)."""
         idle_ns = self._last_report_ns + self.options.backfill_interval_ns
         if now_ns < idle_ns:
-            self._timers[SessionTimer.BACKFILL] = idle_ns
+            self._start(SessionTimer.BACKFILL, idle_ns)
             return
         self._shorten_store(now_ns)
         if not self._store:
             return
         if self._outgoing_size_bytes < _OUTGOING_SIZE_BYTES_MAX:
             self._send_stored(Command.BACKFILL_REPORT, self._store.take(), now_ns)
-        self._timers[SessionTimer.BACKFILL] = now_ns + self.options.backfill_interval_ns
+        self._start(SessionTimer.BACKFILL, now_ns + self.options.backfill_interval_ns)
 
-    def _report_answered(self, frame: Frame, now_ns: int) -> None:
+    def _report_answered(self, event: FrameReceived, now_ns: int) -> None:
         """Only a wrong report is answered (B.3.5): send it again after a minute, three times at most."""
+        frame = event.frame
         self._events.append(ReplyReceived(frame.command, frame.reply_flag, frame))
         if frame.reply_flag == ReplyFlag.SUCCESS:
             return
         time = getattr(frame.message, "time", None)
-        for stored in reversed(self._recent):
-            if time is None or beijing_time(stored.collected_ns) == time:
+        at = None if time is None else bytes_of_time("time", time)
+        for place in range(len(self._recent) - 1, -1, -1):
+            recent = self._recent[place]
+            report = recent.frame if isinstance(recent, StoredReport) else recent[0]
+            if at is None or report.startswith(at, HEADER_SIZE_BYTES):
                 break
         else:
             return
+        if isinstance(recent, StoredReport):
+            stored = recent
+        else:
+            stored = self._recent[place] = StoredReport(recent[1], recent[0])
         if stored.resends < TRIES and all(waiting is not stored for _, waiting in self._resends):
             stored.resends += 1
             self._resends.append((now_ns + MINUTE_NS, stored))
-            self._timers.setdefault(SessionTimer.RESEND, now_ns + MINUTE_NS)
+            if SessionTimer.RESEND not in self._timers:
+                self._start(SessionTimer.RESEND, now_ns + MINUTE_NS)
 
     def _resend_due(self, now_ns: int) -> None:
         while self._resends and self._resends[0][0] <= now_ns:
             _, stored = self._resends.popleft()
             self._send_stored(Command.REALTIME_REPORT, stored, now_ns)
         if self._resends:
-            self._timers[SessionTimer.RESEND] = self._resends[0][0]
+            self._start(SessionTimer.RESEND, self._resends[0][0])
 
     # --- the extension ------------------------------------------------------------------------------------------------
 
@@ -606,7 +711,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         if self._extensions:
             self._extensions[0].tries += 1
             self._send(self._extensions[0].raw)
-            self._timers[SessionTimer.EXTENSION] = now_ns + self.options.reply_timeout_ns
+            self._start(SessionTimer.EXTENSION, now_ns + self.options.reply_timeout_ns)
 
     def _extension_due(self, now_ns: int) -> None:
         if self._extensions and self._extensions[0].tries >= TRIES:
@@ -614,22 +719,23 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             self._events.append(ExtensionUndelivered(lost.command, lost.message))
         self._send_extension(now_ns)
 
-    def _extension_answered(self, frame: Frame, now_ns: int) -> None:
+    def _extension_answered(self, event: FrameReceived, now_ns: int) -> None:
+        frame = event.frame
         first = self._extensions[0] if self._extensions else None
         time = getattr(frame.message, "time", None)
         # The answer carries the time of the question; another time is a late answer to an earlier try.
         if first is None or first.command != frame.command or (time and first.time and time != first.time):
-            self._refuse(frame, "unexpected reply")
+            self._refuse(event, RefusalKind.UNEXPECTED_REPLY, "unexpected reply")
             return
         if (
             isinstance(frame.message, BlockReply)
             and isinstance(first.message, BlockRequest)
             and not frame.message.answers(first.message)
         ):
-            self._refuse(frame, "unexpected block")
+            self._refuse(event, RefusalKind.UNEXPECTED_REPLY, "unexpected block")
             return
         self._extensions.popleft()
-        self._timers.pop(SessionTimer.EXTENSION, None)
+        self._stop(SessionTimer.EXTENSION)
         self._events.append(ReplyReceived(frame.command, frame.reply_flag, frame))
         self._send_extension(now_ns)
 
@@ -658,7 +764,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
     def _receive(self, event: FrameReceived, now_ns: int) -> None:
         frame = event.frame
         if frame.vin != self.vin:
-            self._refuse(frame, f"for vehicle {frame.vin!r}, expected {self.vin!r}")
+            self._refuse(event, RefusalKind.OTHER_VIN, f"for vehicle {frame.vin!r}, expected {self.vin!r}")
             return
         self._heartbeats_unanswered = 0  # Whatever the platform says, it is alive.
         if frame.reply_flag == ReplyFlag.COMMAND:
@@ -666,19 +772,26 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             if is_security or (frame.command in _DOWNLINK and self._state is TerminalState.LOGGED_IN):
                 self._events.append(CommandReceived(frame))
             else:
-                self._refuse(frame, f"command {frame.command:#04x} in state {self._state.name}")
+                self._refuse(event, self._kind_of(frame), f"command {frame.command:#04x} in state {self._state.name}")
             return
         answered = self._ANSWERED.get(frame.command)
         if answered is not None:
-            answered(self, frame, now_ns)
+            answered(self, event, now_ns)
         elif frame.edition is Edition.GBT2025 and frame.command in SECURITY_UP:
             self._events.append(ReplyReceived(frame.command, frame.reply_flag, frame))
         elif frame.command >= 0xC0:
-            self._extension_answered(frame, now_ns)
+            self._extension_answered(event, now_ns)
         else:
-            self._refuse(frame, "reply to a command that a terminal does not send")
+            self._refuse(event, RefusalKind.UNEXPECTED_REPLY, "reply to a command that a terminal does not send")
 
-    def _heartbeat_answered(self, _frame: Frame, _now_ns: int) -> None:
+    @staticmethod
+    def _kind_of(frame: Frame) -> RefusalKind:
+        """Why a command is refused."""
+        if frame.command in _DOWNLINK:
+            return RefusalKind.NOT_LOGGED_IN
+        return RefusalKind.WRONG_DIRECTION if frame.command in _UPLINK else RefusalKind.UNKNOWN_COMMAND
+
+    def _heartbeat_answered(self, _event: FrameReceived, _now_ns: int) -> None:
         """Nothing to do: `_receive` has counted it."""
 
     # --- which method does what ---------------------------------------------------------------------------------------
@@ -692,7 +805,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         SessionTimer.RESEND: _resend_due,
         SessionTimer.BACKFILL: _backfill_due,
     }
-    _ANSWERED: ClassVar[dict[int, Callable[[TerminalSession, Frame, int], None]]] = {
+    _ANSWERED: ClassVar[dict[int, Callable[[TerminalSession, FrameReceived, int], None]]] = {
         Command.VEHICLE_LOGIN: _login_answered,
         Command.VEHICLE_LOGOUT: _logout_answered,
         Command.REALTIME_REPORT: _report_answered,

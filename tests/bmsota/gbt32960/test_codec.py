@@ -23,6 +23,7 @@ from bmsota.gbt32960 import (
     ActivationReply,
     AlarmFlag,
     Alarms,
+    Alarms2025,
     CellVoltages,
     ChargingState,
     Command,
@@ -68,6 +69,7 @@ from bmsota.gbt32960 import (
     VehicleState,
     beijing_time,
     decode,
+    decode_header,
     encode,
     explain,
     nanoseconds,
@@ -883,3 +885,30 @@ def test_a_reply_is_a_time_an_echo_or_nothing_for_any_command():
         for message in (EmptyReply(), TimeReply(NOW), EchoReply(beijing_time(0 or 1_700_000_000 * 10**9), b"\x01")):
             frame = Frame(command=command, vin=VIN, message=message, reply_flag=ReplyFlag.ERROR)
             assert decode(encode(frame)) == frame
+
+
+def test_what_an_edition_reserves_has_no_name_in_it():
+    """Alarm bits from 19 on, commands 0x09 to 0x0B and reply flags 0x04 to 0x07 are of 2025; 2016 keeps them as numbers."""
+    of_2016 = [flag.bit_length() - 1 for bit in range(32) for flag in Alarms(0, 1 << bit).active]
+    of_2025 = [flag.bit_length() - 1 for bit in range(32) for flag in Alarms2025(0, 1 << bit).active]
+    assert of_2016 == list(range(19))
+    assert of_2025 == list(range(28))
+    assert len(Alarms(0, 0xFFFFFFFF).active) == 19
+    for edition, names in ((Edition.GBT2016, set()), (Edition.GBT2025, {9, 10, 11})):
+        found = set()
+        for command in range(256):
+            header = decode_header(
+                encode(Frame(command=command, vin=VIN, message=RawMessage(b"xxxx"), edition=edition))
+            )
+            assert header.command == command
+            if isinstance(header.command, Command):
+                found.add(command)
+        known = {1, 2, 3, 4, 5, 6, 7, 8, 0x80, 0x81, 0x82, 0xC0, 0xC1, 0xC2, 0xC3, 0xC4}
+        assert found == known | names
+    for edition, names in ((Edition.GBT2016, set()), (Edition.GBT2025, {4, 5, 6, 7})):
+        flags = [
+            decode(encode(Frame(command=7, vin=VIN, message=EmptyReply(), reply_flag=flag, edition=edition))).reply_flag
+            for flag in range(254)
+        ]
+        assert {int(flag) for flag in flags if isinstance(flag, ReplyFlag)} == {1, 2, 3} | names
+        assert flags == list(range(254))

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
     NEED_DATA,
+    Acknowledgement,
     Activation,
     ActivationReply,
     ActivationResult,
@@ -120,7 +121,9 @@ def test_a_terminal_of_2025_logs_in_reports_and_obeys():
     assert cloud.edition is GBT2025
     unit.send_report((BODY,), START_NS)
     _, cloud_said = exchange(unit, cloud)
-    assert cloud_said == [ReportReceived(VIN, Report(NOW, (BODY,)), is_backfill=False)]
+    assert [(event.vin, event.report, event.is_backfill) for event in cloud_said] == [
+        (VIN, Report(NOW, (BODY,)), False)
+    ]
     control = Control(NOW, 2)
     cloud.send_command(Command.CONTROL, control, START_NS)
     unit_said, _ = exchange(unit, cloud)
@@ -259,7 +262,7 @@ def test_a_key_is_exchanged_and_used_by_both():
     unit.reply_to(received.frame, START_NS)
     exchange(unit, cloud)
     unit.change_options(replace(unit.options, cipher=cipher(key)), START_NS)
-    cloud.change_options(replace(cloud.options, cipher=cipher(key), always_reply_to_reports=True))
+    cloud.change_options(replace(cloud.options, cipher=cipher(key), acknowledge_reports=Acknowledgement.AT_ONCE))
     later_ns = START_NS + 10 * 10**9
     unit.handle_timeout(later_ns)
     unit.send_report((BODY,), later_ns)

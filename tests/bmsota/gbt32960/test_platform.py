@@ -6,6 +6,7 @@ import pytest
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
+    Acknowledgement,
     CommandReplied,
     CommandTimedOut,
     Control,
@@ -22,12 +23,12 @@ from bmsota.gbt32960 import (
     LoginRequested,
     LogoutReceived,
     ParameterQuery,
-    PlatformLogin,
     PlatformOptions,
     PlatformSession,
     PlatformState,
     Position,
     RawMessage,
+    RefusalKind,
     RemoteUpgrade,
     ReplyBody,
     Report,
@@ -44,6 +45,7 @@ from bmsota.gbt32960 import (
 
 VIN = "LTEST000000000001"
 ICCID = "89860000000000000001"
+START_NS = 1_767_225_600 * 10**9
 
 
 @pytest.fixture
@@ -140,31 +142,38 @@ def test_reports(platform):
     frame = report(end)
     end.hear(frame)
     end.hear(up(3, frame.message))
-    assert end.events[-2:] == [ReportReceived(VIN, frame.message, False), ReportReceived(VIN, frame.message, True)]
+    sent = encode(frame)
+    stored = encode(up(3, frame.message))
+    assert end.events[-2:] == [ReportReceived(VIN, sent), ReportReceived(VIN, stored)]
+    assert [(event.report, event.is_backfill) for event in end.events[-2:]] == [
+        (frame.message, False),
+        (frame.message, True),
+    ]
+    assert [event.reported_at_s for event in end.events[-2:]] == [START_NS // 10**9] * 2
+    assert end.events[-1].clear is end.events[-1].frame
     assert len(end.frames) == 1
 
 
 def test_a_wrong_report_is_answered_so_that_it_comes_again(platform):
-    """With the error flag and its time, if it has one; other wrong frames are not answered."""
+    """With the error flag and its time, if it has one. Without a readable time there is nothing to keep."""
     end = logged_in(platform)
     now = beijing_time(end.now_ns)
     time = bytes((26, 1, 1, 8, 0, 0))
-    for unit, message in (
-        (time + b"\x01", TimeReply(now)),
-        (b"\x1a", EmptyReply()),
-        (bytes(7), TimeReply(now)),
-    ):
+    end.hear(up(2, RawMessage(time + b"\x01")))
+    assert isinstance(end.events[-1], ReportReceived)
+    assert "vehicle" in str(end.events[-1].fault)
+    assert end.events[-1].report == Report(now, ())
+    assert (end.frames[-1], end.events[-1].reply_flag) == (up(2, TimeReply(now), reply_flag=2), 2)
+    for unit, message in ((b"\x1a", EmptyReply()), (bytes(7), TimeReply(now)), (b"", EmptyReply())):
         end.hear(up(2, RawMessage(unit)))
-        assert isinstance(end.events[-1], DiscardedBytes)
+        event = end.events[-1]
+        assert isinstance(event, DiscardedBytes)
+        assert (event.kind, event.vin, event.reply_flag) == (RefusalKind.STRUCTURE, VIN, 2)
         assert end.frames[-1] == up(2, message, reply_flag=2)
     sent = len(end.frames)
-    for frame in (
-        up(4, RawMessage(time + b"\x01")),
-        up(2, RawMessage(time + b"\x01"), vin="LTEST000000000002"),
-    ):
-        end.hear(frame)
-        assert isinstance(end.events[-1], DiscardedBytes)
-    assert len(end.frames) == sent
+    end.hear(up(2, RawMessage(time[:5]), vin="LTEST000000000002"))
+    assert (end.events[-1].kind, end.events[-1].vin) == (RefusalKind.STRUCTURE, "LTEST000000000002")
+    assert (len(end.frames), end.events[-1].reply_flag) == (sent, None)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +186,7 @@ def test_a_wrong_report_is_answered_so_that_it_comes_again(platform):
 )
 def test_the_reply_practices_of_the_field(platform, body, expected):
     """Surprise 2: three bodies, by option, for logins, logouts and, if wanted, reports."""
-    end = logged_in(platform, reply_body=body, always_reply_to_reports=True)
+    end = logged_in(platform, reply_body=body, acknowledge_reports=Acknowledgement.AT_ONCE)
     asked = report(end)
     end.pass_time(2)
     end.hear(asked)
@@ -205,14 +214,16 @@ def test_heartbeats_and_the_time(platform):
 
 
 def test_a_silent_link_is_closed(platform):
-    """Every frame is a sign of life; three minutes without one are too many."""
+    """Every frame is a sign of life. A heartbeat each 240 s, the longest period there is, keeps the link; five minutes do not."""
     end = logged_in(platform)
     for _ in range(3):
-        end.pass_time(179)
+        end.pass_time(240)
         end.hear(up(7, Heartbeat()))
     assert end.session.state is PlatformState.LOGGED_IN
     end.take()
-    end.pass_time(200)
+    end.pass_time(299)
+    assert end.take() == []
+    end.pass_time(1)
     assert [line[9:] for line in end.take()] == ["! CloseRequested reason=SILENT"]
     assert end.session.next_timeout() is None
 
@@ -224,37 +235,9 @@ def test_logout(platform):
     end.hear(out)
     assert end.events[-1] == LogoutReceived(VIN, 1, out.message.time)
     assert end.frames[-1] == up(4, TimeReply(out.message.time), reply_flag=1)
-    end.hear(report(end))
-    assert isinstance(end.events[-1], FrameRefused)
     end.hear(login(end, serial=2))
     end.do("accept_login")
     assert end.session.state is PlatformState.LOGGED_IN
-
-
-def test_what_may_not_come_now_has_no_effect(platform):
-    """Before the login, for another vehicle, replies to nothing, commands of a platform, ciphertext, platform login."""
-    end = platform()
-    end.hear(report(end))
-    assert isinstance(end.events[-1], FrameRefused)
-    assert end.frames == []
-    end = logged_in(platform)
-    sent = len(end.frames)
-    for frame in (
-        up(7, Heartbeat(), vin="LTEST000000000002"),
-        up(0x82, TimeReply(beijing_time(end.now_ns)), reply_flag=1),
-        up(0x82, Control(beijing_time(end.now_ns), ControlId.RESET)),
-        up(0x42, RawMessage(b"")),
-        up(2, RawMessage(b"x"), encryption=3),
-        up(1, RawMessage(b"x"), encryption=3),
-        up(4, RawMessage(b"x"), encryption=3),
-    ):
-        end.hear(frame)
-        assert isinstance(end.events[-1], FrameRefused), frame
-    assert len(end.frames) == sent
-    end = platform()
-    end.hear(up(5, PlatformLogin(beijing_time(end.now_ns), 1, "user", "secret")))
-    assert isinstance(end.events[-1], LoginRequested)
-    end.do("refuse_login", 2)
 
 
 def test_a_command_is_tried_three_times(platform):

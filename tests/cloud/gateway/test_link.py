@@ -125,7 +125,7 @@ def test_a_platform_login_is_refused(world):
     login = PlatformLogin(time=beijing_time(world.now_ns), serial=1, user="u", password="p")
     link.receive_data(encode(Frame(command=Command.PLATFORM_LOGIN, vin="P" * 17, message=login)), world.now_ns)
     assert link.data_to_send()[3] == ReplyFlag.ERROR
-    assert world.services.counters["platform_login_refused"] == 1
+    assert world.services.counters["frame_refused"] == 1
 
 
 def test_an_online_vehicle_is_told_at_once(world, vin):

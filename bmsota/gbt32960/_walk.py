@@ -1,4 +1,8 @@
-"""Where each number of a frame stands, and which bytes say how the frame is laid out: one walk with the tables."""
+"""Where each number of a report stands, and which bytes say how the report is laid out: one walk with the tables.
+
+Those bytes are the report's *skeleton*: types, counts and lengths. `decode` refuses a data unit only for them and for its time,
+so that of two reports with one skeleton and real times both are valid or neither. Columns and sessions rest on this.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +49,7 @@ class Unplannable(Exception):  # noqa: N818 it never leaves this module, and is 
 
 
 class Walk:
-    """Finds the slots of one frame, and the bytes that say how it is laid out."""
+    """Finds the slots of one frame, and the places of its skeleton."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
