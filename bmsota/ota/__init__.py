@@ -5,6 +5,8 @@ Sans-IO, both ends. The public names::
     ReleaseManifest, ReleaseImage, describe_image      which images make a release; sign_, verify_, parse_manifest
     UpgradeOrder                                       what one vehicle is to do; sign_, verify_order
     PostBootReport, NodeReport, Outcome                what runs after the boot; sign_, verify_report
+    IdentityReport, IdentifiedNode, ReportedUpgrade    what a unit is and runs, without an order; sign_, verify_identity
+    document_kind, DocumentKind                        which of them some bytes say they are
     DeviceTrust, TrustState, load_trust_state          the device's judgement over them
     Download and its events                            one image, block by block, over a bad network
     device_api, HttpRequest, HttpResponse              the HTTP API's messages, both halves
@@ -37,6 +39,7 @@ from bmsota.ota._actions import (
     StartHttp,
     TellState,
 )
+from bmsota.ota._document import DocumentKind, document_kind
 from bmsota.ota._download import (
     AttemptFailed,
     BlockRefused,
@@ -52,6 +55,14 @@ from bmsota.ota._download import (
 )
 from bmsota.ota._exchange import EXCHANGE_TRIES_MAX, EXCHANGE_WAIT_NS, EXCHANGE_WAIT_NS_MAX
 from bmsota.ota._http import HttpRequest, HttpResponse
+from bmsota.ota._identity import (
+    IDENTITY_REPORT_SIZE_BYTES_MAX,
+    IdentifiedNode,
+    IdentityReport,
+    ReportedUpgrade,
+    sign_identity,
+    verify_identity,
+)
 from bmsota.ota._image_store import ImageStore
 from bmsota.ota._journal import TRUST_RECORD, load_trust_state
 from bmsota.ota._local_upgrades import (
@@ -90,6 +101,7 @@ __all__ = [
     "EXCHANGE_TRIES_MAX",
     "EXCHANGE_WAIT_NS",
     "EXCHANGE_WAIT_NS_MAX",
+    "IDENTITY_REPORT_SIZE_BYTES_MAX",
     "LOCAL_UPGRADES_MAX",
     "LOCAL_UPGRADES_RECORD",
     "MANIFEST_SIZE_BYTES_MAX",
@@ -108,6 +120,7 @@ __all__ = [
     "ConfirmSlaves",
     "DeviceTrust",
     "DiscoverNodes",
+    "DocumentKind",
     "Download",
     "DownloadCompleted",
     "DownloadEvent",
@@ -117,6 +130,8 @@ __all__ = [
     "FlashSlaves",
     "HttpRequest",
     "HttpResponse",
+    "IdentifiedNode",
+    "IdentityReport",
     "ImageStore",
     "LocalUpgradeDetector",
     "LogNote",
@@ -133,6 +148,7 @@ __all__ = [
     "RecordFormat",
     "ReleaseImage",
     "ReleaseManifest",
+    "ReportedUpgrade",
     "Reset",
     "RestartedFromZero",
     "Resumed",
@@ -149,11 +165,14 @@ __all__ = [
     "UpgradeOrder",
     "describe_image",
     "device_api",
+    "document_kind",
     "load_trust_state",
     "parse_manifest",
+    "sign_identity",
     "sign_manifest",
     "sign_order",
     "sign_report",
+    "verify_identity",
     "verify_manifest",
     "verify_order",
     "verify_report",

@@ -23,6 +23,7 @@ cannot be asked, can read it.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidSignature
@@ -41,9 +42,10 @@ if TYPE_CHECKING:
 MANIFEST: Final = "application/vnd.bmsota.manifest+cbor"
 ORDER: Final = "application/vnd.bmsota.order+cbor"
 REPORT: Final = "application/vnd.bmsota.report+cbor"
-CONTENT_TYPES: Final = (MANIFEST, ORDER, REPORT)
+IDENTITY: Final = "application/vnd.bmsota.identity+cbor"
+CONTENT_TYPES: Final = (MANIFEST, ORDER, REPORT, IDENTITY)
 
-LAYOUTS: Final = {MANIFEST: 0, ORDER: 0, REPORT: 0}
+LAYOUTS: Final = {MANIFEST: 0, ORDER: 0, REPORT: 0, IDENTITY: 0}
 """The highest layout of each kind of document that is read, and the one that is written."""
 
 KEY_ID_SIZE_BYTES: Final = 8
@@ -52,6 +54,37 @@ SIGNATURE_SIZE_BYTES: Final = 64
 # COSE header labels (RFC 9052, table 3) and the algorithm EdDSA (RFC 9053, table 2).
 _ALG, _CONTENT_TYPE, _KID = 1, 3, 4
 _EDDSA = -8
+
+
+class DocumentKind(StrEnum):
+    """What a signed document is about."""
+
+    MANIFEST = "manifest"
+    ORDER = "order"
+    REPORT = "report"
+    """A post-boot report."""
+    IDENTITY = "identity"
+    """An identity report."""
+
+
+def document_kind(data: bytes, *, size_bytes_max: int = 64 * 1024) -> DocumentKind:
+    """What *data* says it is, for a message that carries several kinds. Nothing is verified: verify it as that kind.
+
+    Raises:
+        TrustError: `endless-data`, or `malformed-document`: not a document, or of another content type.
+    """
+    if len(data) > size_bytes_max:
+        raise TrustError(Attack.ENDLESS_DATA, f"expected at most {size_bytes_max} bytes of document, got {len(data)}")
+    try:
+        protected, _, _ = _open(data)
+        header = _cbor.decode(protected)
+    except _cbor.CborError as error:
+        raise TrustError(Attack.MALFORMED_DOCUMENT, f"document: {error}") from error
+    found = header.get(_CONTENT_TYPE) if isinstance(header, dict) else None
+    for kind, content_type in zip(DocumentKind, CONTENT_TYPES, strict=True):
+        if found == content_type:
+            return kind
+    raise TrustError(Attack.MALFORMED_DOCUMENT, f"document: unknown content type {str(found)[:60]}")
 
 
 def sign(payload: dict[str, Any], *, content_type: str, key: Ed25519PrivateKey) -> bytes:

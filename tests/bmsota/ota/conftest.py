@@ -13,10 +13,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bmsota.image import HardwareClass, ImageDependency, ImageRole, ImageVersion, build_image
 from bmsota.ota import (
+    IdentifiedNode,
+    IdentityReport,
     NodeReport,
+    NodeUpgradeOutcome,
     Outcome,
     PostBootReport,
     ReleaseManifest,
+    ReportedUpgrade,
     UpgradeOrder,
     describe_image,
     sign_manifest,
@@ -105,6 +109,39 @@ def report_of(**changes) -> PostBootReport:
     return PostBootReport(**{**values, **changes})
 
 
+def identity_of(**changes) -> IdentityReport:
+    version = ImageVersion(2, 1)
+    values = {
+        "vin": VIN,
+        "hwid": HWID,
+        "counter": 3,
+        "time_s": NOW_S,
+        "nodes": tuple(
+            IdentifiedNode(
+                position=position,
+                role=ImageRole.SLAVE if position else ImageRole.MASTER,
+                hwid=hwid,
+                class_id=(SLAVE_CLASS if position else MASTER_CLASS).class_id,
+                version=version,
+                security_counter=2,
+                serial=f"SN-{hwid}",
+            )
+            for position, hwid in ((0, HWID), (1, "S-0001"), (3, "S-0003"))
+        ),
+        "upgrades": (
+            ReportedUpgrade(
+                at_s=NOW_S - 3600,
+                position=3,
+                hwid="S-0003",
+                version_before=ImageVersion(2, 0),
+                version_after=version,
+                outcome=NodeUpgradeOutcome.SUCCEEDED,
+            ),
+        ),
+    }
+    return IdentityReport(**{**values, **changes})
+
+
 def sign1(payload: bytes, *, signer=ORDER_KEY, protected=None, content_type="", unprotected=None, tag=18) -> bytes:
     """COSE_Sign1 written from RFC 9052 alone, with cbor2 and an Ed25519 signature: any header, any payload."""
     der = signer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -141,6 +178,7 @@ def world() -> SimpleNamespace:
         manifest_of=manifest_of,
         order_for=order_for,
         report_of=report_of,
+        identity_of=identity_of,
         sign1=sign1,
         replace=dataclasses.replace,
         master=master,

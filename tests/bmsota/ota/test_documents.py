@@ -1,4 +1,4 @@
-"""The three signed documents: what they say survives, and nothing else is believed."""
+"""The four signed documents: what they say survives, and nothing else is believed."""
 
 import hashlib
 import random
@@ -14,15 +14,20 @@ from hypothesis import strategies as st
 from bmsota.errors import ImageError, LocalProtocolError, TrustError
 from bmsota.image import Attack, ImageRole, ImageVersion
 from bmsota.ota import (
+    IDENTITY_REPORT_SIZE_BYTES_MAX,
     MANIFEST_SIZE_BYTES_MAX,
     ORDER_SIZE_BYTES_MAX,
     REPORT_SIZE_BYTES_MAX,
+    DocumentKind,
     NodeReport,
     Outcome,
     describe_image,
+    document_kind,
+    sign_identity,
     sign_manifest,
     sign_order,
     sign_report,
+    verify_identity,
     verify_manifest,
     verify_order,
     verify_report,
@@ -30,16 +35,29 @@ from bmsota.ota import (
 
 pytestmark = pytest.mark.slow
 
-KINDS = ("manifest", "order", "report")
-VERIFY = {"manifest": verify_manifest, "order": verify_order, "report": verify_report}
-SIGN = {"manifest": sign_manifest, "order": sign_order, "report": sign_report}
+KINDS = ("manifest", "order", "report", "identity")
+VERIFY = {
+    "manifest": verify_manifest,
+    "order": verify_order,
+    "report": verify_report,
+    "identity": verify_identity,
+}
+SIGN = {"manifest": sign_manifest, "order": sign_order, "report": sign_report, "identity": sign_identity}
+
+
+def values_of(world):
+    return {
+        "manifest": world.manifest,
+        "order": world.order,
+        "report": world.report_of(),
+        "identity": world.identity_of(),
+    }
 
 
 @pytest.fixture(scope="session")
 def document(world):
     """Kind -> (value, bytes). All signed by one key on purpose: then only the content type keeps the kinds apart."""
-    values = {"manifest": world.manifest, "order": world.order, "report": world.report_of()}
-    return {kind: (value, SIGN[kind](value, world.ORDER_KEY)) for kind, value in values.items()}
+    return {kind: (value, SIGN[kind](value, world.ORDER_KEY)) for kind, value in values_of(world).items()}
 
 
 def attack_of(kind, data, keys):
@@ -54,11 +72,7 @@ def payload_of(data):
 
 def resigned(world, kind, change):
     """The document with its payload's map changed, well signed."""
-    fields = payload_of(
-        SIGN[kind](
-            {"manifest": world.manifest, "order": world.order, "report": world.report_of()}[kind], world.ORDER_KEY
-        )
-    )
+    fields = payload_of(SIGN[kind](values_of(world)[kind], world.ORDER_KEY))
     change(fields)
     content_type = f"application/vnd.bmsota.{kind}+cbor"
     return world.sign1(cbor2.dumps(fields, canonical=True), content_type=content_type)
@@ -105,6 +119,7 @@ def test_the_bytes_are_those_of_rfc_9052(world, document, kind):
     [
         ("order", "0e991fb893612b4e47175db71fad815f8f217fbd5308f2c51d043dce59ece70c"),
         ("report", "b22403adb4c6f9f555b02c205f6ce24c51a184b4e44f52f40c40e8cebd6879d9"),
+        ("identity", "19ecefa2c6f1648d95686f38e7a5157aa0759110d7504dd0a7d9343c8d509507"),
         ("manifest", "96a9bb9ba3946043418ffce7eda800c5d5d07f3fcfb50001aa8fc2a3f011504a"),
     ],
 )
@@ -188,7 +203,7 @@ def test_a_well_signed_document_with_a_strange_field_is_refused_or_equal(world, 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("other", KINDS)
 def test_one_kind_is_never_taken_for_another(world, document, kind, other):
-    """Even when the same key signs all three."""
+    """Even when the same key signs all of them."""
     keys = [world.ORDER_KEY.public_key()]
     if kind == other:
         assert VERIFY[kind](document[other][1], keys) == document[other][0]
@@ -205,6 +220,28 @@ def test_one_kind_is_never_taken_for_another(world, document, kind, other):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_document_says_what_it_is(document, kind):
+    """For a message that carries several kinds; also when the signature or the payload is damaged."""
+    data = document[kind][1]
+    assert document_kind(data) is DocumentKind(kind)
+    assert document_kind(data[:-1] + bytes([data[-1] ^ 1])) is DocumentKind(kind)
+
+
+def test_what_is_no_document_has_no_kind(world, document):
+    for data in (b"", b"x" * 200, document["order"][1][:-1]):
+        with pytest.raises(TrustError) as caught:
+            document_kind(data)
+        assert caught.value.attack == Attack.MALFORMED_DOCUMENT
+    for content_type in ("application/cbor", 60):
+        data = world.sign1(b"\xa0", content_type=content_type)
+        with pytest.raises(TrustError, match=f"unknown content type {content_type}"):
+            document_kind(data)
+    with pytest.raises(TrustError) as caught:
+        document_kind(bytes(70_000))
+    assert caught.value.attack == Attack.ENDLESS_DATA
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_unknown_key_is_arbitrary_software(world, document, kind):
     """No key, another key, and a foreign signature under a known key's id."""
     data = document[kind][1]
@@ -217,7 +254,12 @@ def test_an_unknown_key_is_arbitrary_software(world, document, kind):
 
 @pytest.mark.parametrize(
     ("kind", "size"),
-    [("manifest", MANIFEST_SIZE_BYTES_MAX), ("order", ORDER_SIZE_BYTES_MAX), ("report", REPORT_SIZE_BYTES_MAX)],
+    [
+        ("manifest", MANIFEST_SIZE_BYTES_MAX),
+        ("order", ORDER_SIZE_BYTES_MAX),
+        ("report", REPORT_SIZE_BYTES_MAX),
+        ("identity", IDENTITY_REPORT_SIZE_BYTES_MAX),
+    ],
 )
 def test_a_document_has_a_largest_size(world, kind, size):
     """Beyond it nothing is looked at; below it the bytes are judged."""
@@ -279,7 +321,7 @@ def test_an_unknown_field_is_passed_over_unless_it_is_critical(world, kind):
     """A later version may say more; it says itself what must not be passed over."""
     keys = [world.ORDER_KEY.public_key()]
     plain = VERIFY[kind](resigned(world, kind, lambda _fields: None), keys)
-    known = {"manifest": "release", "order": "vin", "report": "counter"}[kind]
+    known = {"manifest": "release", "order": "vin", "report": "counter", "identity": "nodes"}[kind]
     for change in ({"x": 1}, {"x": {"deep": [1, 2]}}, {"x": 1, "critical": []}, {"critical": [known]}):
         data = resigned(world, kind, lambda fields, change=change: fields.update(change))
         assert VERIFY[kind](data, keys) == plain, change
@@ -290,7 +332,9 @@ def test_an_unknown_field_is_passed_over_unless_it_is_critical(world, kind):
         assert attack_of(kind, data, keys) == Attack.MALFORMED_DOCUMENT, wrong
 
 
-@pytest.mark.parametrize(("kind", "part"), [("manifest", "images"), ("report", "nodes")])
+@pytest.mark.parametrize(
+    ("kind", "part"), [("manifest", "images"), ("report", "nodes"), ("identity", "nodes"), ("identity", "upgrades")]
+)
 def test_the_rule_holds_in_the_inner_maps_too(world, kind, part):
     """Such as an image of a release that can only be had as a delta."""
     keys = [world.ORDER_KEY.public_key()]
@@ -382,6 +426,82 @@ def test_a_report_lists_the_master_first_and_each_node_once(world):
     for position in (-1, 64):
         with pytest.raises(LocalProtocolError, match="position: expected"):
             NodeReport(position=position, role=ImageRole.SLAVE, hwid="x", version=version, security_counter=0)
+
+
+WRONG_IDENTITIES = [
+    {"vin": "lbmsota0000000001"},
+    {"hwid": "M-0002"},
+    {"counter": 0},
+    {"time_s": -1},
+    {"nodes": []},
+    {"nodes": [{}]},
+    {"nodes": "none"},
+    {"upgrades": [{}]},
+    {"upgrades": None},
+]
+
+WRONG_PARTS = [
+    ("nodes", {"position": 64}),
+    ("nodes", {"role": 1}),
+    ("nodes", {"class_id": bytes(15)}),
+    ("nodes", {"class_id": "F7"}),
+    ("nodes", {"version": [2, 1, 0]}),
+    ("nodes", {"security_counter": 2**32}),
+    ("nodes", {"serial": "x" * 33}),
+    ("nodes", {"serial": "a\nb"}),
+    ("upgrades", {"at_s": -1}),
+    ("upgrades", {"position": 64}),
+    ("upgrades", {"hwid": ""}),
+    ("upgrades", {"version_before": 7}),
+    ("upgrades", {"outcome": "fine"}),
+    ("upgrades", {"outcome": []}),
+]
+
+
+@pytest.mark.parametrize("change", WRONG_IDENTITIES, ids=str)
+def test_a_wrong_identity_report_is_not_believed(world, change):
+    data = resigned(world, "identity", lambda fields: fields.update(change))
+    assert attack_of("identity", data, [world.ORDER_KEY.public_key()]) == Attack.MALFORMED_DOCUMENT
+
+
+@pytest.mark.parametrize(("part", "change"), WRONG_PARTS, ids=str)
+def test_a_wrong_node_or_upgrade_is_not_believed(world, part, change):
+    data = resigned(world, "identity", lambda fields: fields[part][0].update(change))
+    assert attack_of("identity", data, [world.ORDER_KEY.public_key()]) == Attack.MALFORMED_DOCUMENT
+
+
+def test_an_identity_report_lists_the_master_first_and_each_node_once(world):
+    nodes = world.identity_of().nodes
+    for wrong in (nodes[1:], nodes[::-1], (nodes[0], nodes[1], nodes[1])):
+        with pytest.raises(LocalProtocolError, match="nodes: expected"):
+            world.identity_of(nodes=wrong)
+
+
+def test_the_largest_identity_report_fits_its_limit(world):
+    """64 nodes and 64 local upgrades with the longest values; and it fits into the cloud link's message."""
+    report = world.identity_of()
+    largest = {"version": ImageVersion(255, 255, 65535, 2**32 - 1), "security_counter": 2**32 - 1, "serial": "𝄞" * 32}
+    nodes = tuple(
+        world.replace(
+            report.nodes[min(position, 1)],
+            position=position,
+            hwid=f"{position:024d}" if position else world.HWID,
+            **largest,
+        )
+        for position in range(64)
+    )
+    upgrade = world.replace(
+        report.upgrades[0],
+        at_s=2**63 - 1,
+        position=63,
+        hwid="h" * 24,
+        version_before=largest["version"],
+        version_after=largest["version"],
+    )
+    report = world.identity_of(counter=2**63 - 1, nodes=nodes, upgrades=(upgrade,) * 64)
+    data = sign_identity(report, world.DEVICE_KEY)
+    assert verify_identity(data, [world.DEVICE_KEY.public_key()]) == report
+    assert len(data) <= IDENTITY_REPORT_SIZE_BYTES_MAX
 
 
 @pytest.mark.parametrize("outcome", Outcome)

@@ -1,0 +1,195 @@
+"""The identity report: which nodes a unit has and what they run, signed by the unit's own key. It needs no order.
+
+What a unit says of its nodes in the cloud link's identity frame is not signed, because a link of GB/T 32960 has no key. This
+document confirms it: replaced hardware, versions, security counters, and the local upgrades that the platform has not
+acknowledged. A unit sends it at the first login after any of that has changed, in the same message as the post-boot report;
+the content type tells the two apart (`document_kind`). Layout: docs/trust.md.
+
+Its counter is not that of the post-boot reports: a post-boot report waits for its acknowledgement, and an identity report
+sent in between must not make it look like a replay.
+
+Left out: what a tool or a node says in words of a local upgrade. That stays in the local-upgrades frame, unsigned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from bmsota.image import ImageRole, ImageVersion
+from bmsota.ota import _document
+from bmsota.ota._fields import malformed_as_trust_error, parse_role, parse_version, take_fields
+from bmsota.ota._local_upgrades import LOCAL_UPGRADES_MAX, NodeUpgradeOutcome
+from bmsota.ota._report import NODES_MAX
+from bmsota.ota._rules import expect, expect_count, expect_hwid, expect_integer, expect_octets, expect_text, expect_vin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+
+# A node takes at most 290 bytes (a serial number of 32 characters in a script of 4 bytes), a local upgrade 150; 64 of each.
+IDENTITY_REPORT_SIZE_BYTES_MAX: Final = 32 * 1024
+
+# The cloud link's identity frame has 32 bytes for it.
+SERIAL_LENGTH_MAX: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentifiedNode:
+    """One node of the pack, as it described itself."""
+
+    position: int
+    """0 is the master, 1..63 the slaves."""
+    role: ImageRole
+    hwid: str
+    class_id: UUID
+    """The hardware class, as in firmware images."""
+    version: ImageVersion
+    """Of the running image; all zero if none runs."""
+    security_counter: int
+    serial: str
+    """The serial number; may be empty."""
+
+    def __post_init__(self) -> None:
+        expect_integer("position", self.position, maximum=NODES_MAX - 1)
+        expect(isinstance(self.role, ImageRole), "role", "an ImageRole", repr(self.role))
+        expect(
+            (self.position == 0) == (self.role is ImageRole.MASTER), "role", "the master at position 0", self.position
+        )
+        expect_hwid("hwid", self.hwid)
+        expect(isinstance(self.class_id, UUID), "class_id", "a UUID", repr(self.class_id))
+        expect(isinstance(self.version, ImageVersion), "version", "an ImageVersion", repr(self.version))
+        expect_integer("security_counter", self.security_counter, maximum=0xFFFF_FFFF)
+        expect_text("serial", self.serial, length_max=SERIAL_LENGTH_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedUpgrade:
+    """One local upgrade of one node (`NodeUpgrade`), without the words of tool and node."""
+
+    at_s: int
+    """When the unit noticed it, seconds since the Unix epoch, UTC."""
+    position: int
+    hwid: str
+    version_before: ImageVersion
+    version_after: ImageVersion
+    outcome: NodeUpgradeOutcome
+
+    def __post_init__(self) -> None:
+        expect_integer("at_s", self.at_s)
+        expect_integer("position", self.position, maximum=NODES_MAX - 1)
+        expect_hwid("hwid", self.hwid)
+        for name in ("version_before", "version_after"):
+            value = getattr(self, name)
+            expect(isinstance(value, ImageVersion), name, "an ImageVersion", repr(value))
+        expect(isinstance(self.outcome, NodeUpgradeOutcome), "outcome", "a NodeUpgradeOutcome", repr(self.outcome))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityReport:
+    """Who a unit is and what it runs, at one moment."""
+
+    vin: str
+    hwid: str
+    """Of the master."""
+    counter: int
+    """Rises with every identity report of this unit; the platform takes no number twice."""
+    time_s: int
+    """By the unit's clock, seconds since the Unix epoch, UTC."""
+    nodes: tuple[IdentifiedNode, ...]
+    """The master and every slave that answers, by rising position."""
+    upgrades: tuple[ReportedUpgrade, ...] = ()
+    """Local upgrades that the platform has not acknowledged, in the order in which they were noticed."""
+
+    def __post_init__(self) -> None:
+        expect_vin("vin", self.vin)
+        expect_hwid("hwid", self.hwid)
+        expect_integer("counter", self.counter, minimum=1)
+        expect_integer("time_s", self.time_s)
+        expect_count("nodes", self.nodes, minimum=1, maximum=NODES_MAX)
+        positions = [node.position for node in self.nodes]
+        expect(positions == sorted(set(positions)), "nodes", "rising positions", positions)
+        expect(self.nodes[0].position == 0, "nodes", "the master first", positions)
+        expect(self.nodes[0].hwid == self.hwid, "nodes", f"the master {self.hwid}", self.nodes[0].hwid)
+        expect_count("upgrades", self.upgrades, maximum=LOCAL_UPGRADES_MAX)
+
+
+_NAMES: Final = ("vin", "hwid", "counter", "time_s", "nodes", "upgrades")
+_NODE_NAMES: Final = ("position", "role", "hwid", "class_id", "version", "security_counter", "serial")
+_UPGRADE_NAMES: Final = ("at_s", "position", "hwid", "version_before", "version_after", "outcome")
+
+
+def sign_identity(report: IdentityReport, key: Ed25519PrivateKey) -> bytes:
+    """Encode and sign with the unit's own key."""
+    return _document.sign(_payload(report), content_type=_document.IDENTITY, key=key)
+
+
+def verify_identity(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> IdentityReport:
+    """Check signature and form. The platform compares vehicle and counter with what it knows.
+
+    Raises:
+        TrustError: `endless-data`, `malformed-document`, `wrong-document`, `arbitrary-software` or `newer-document`.
+    """
+    value = _document.verify(
+        data, content_type=_document.IDENTITY, keys=public_keys, size_bytes_max=IDENTITY_REPORT_SIZE_BYTES_MAX
+    )
+    fields = dict(zip(_NAMES, take_fields(value, _NAMES, "identity report"), strict=True))
+    with malformed_as_trust_error("identity report"):
+        expect_count("nodes", fields["nodes"], minimum=1, maximum=NODES_MAX)
+        fields["nodes"] = tuple(_parse_node(node) for node in fields["nodes"])
+        expect_count("upgrades", fields["upgrades"], maximum=LOCAL_UPGRADES_MAX)
+        fields["upgrades"] = tuple(_parse_upgrade(upgrade) for upgrade in fields["upgrades"])
+        return IdentityReport(**fields)
+
+
+def _payload(report: IdentityReport) -> dict[str, Any]:
+    payload = {name: getattr(report, name) for name in _NAMES}
+    payload["nodes"] = [
+        {
+            "position": node.position,
+            "role": int(node.role),
+            "hwid": node.hwid,
+            "class_id": node.class_id.bytes,
+            "version": _numbers(node.version),
+            "security_counter": node.security_counter,
+            "serial": node.serial,
+        }
+        for node in report.nodes
+    ]
+    payload["upgrades"] = [
+        {
+            "at_s": upgrade.at_s,
+            "position": upgrade.position,
+            "hwid": upgrade.hwid,
+            "version_before": _numbers(upgrade.version_before),
+            "version_after": _numbers(upgrade.version_after),
+            "outcome": upgrade.outcome.value,
+        }
+        for upgrade in report.upgrades
+    ]
+    return payload
+
+
+def _parse_node(value: Any) -> IdentifiedNode:
+    fields = dict(zip(_NODE_NAMES, take_fields(value, _NODE_NAMES, "identity report node"), strict=True))
+    expect_octets("class_id", fields["class_id"], size_bytes=16)
+    fields["role"] = parse_role(fields["role"])
+    fields["class_id"] = UUID(bytes=fields["class_id"])
+    fields["version"] = parse_version(fields["version"])
+    return IdentifiedNode(**fields)
+
+
+def _parse_upgrade(value: Any) -> ReportedUpgrade:
+    fields = dict(zip(_UPGRADE_NAMES, take_fields(value, _UPGRADE_NAMES, "identity report upgrade"), strict=True))
+    fields["version_before"] = parse_version(fields["version_before"])
+    fields["version_after"] = parse_version(fields["version_after"])
+    expect(fields["outcome"] in tuple(NodeUpgradeOutcome), "outcome", "an outcome", repr(fields["outcome"]))
+    fields["outcome"] = NodeUpgradeOutcome(fields["outcome"])
+    return ReportedUpgrade(**fields)
+
+
+def _numbers(version: ImageVersion) -> list[int]:
+    return [version.major, version.minor, version.revision, version.build]
