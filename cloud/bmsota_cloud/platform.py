@@ -49,19 +49,20 @@ class Cloud:
         """`drain(now, deliver)` gives every due mail to a function."""
         return self.services.outbox
 
-    def open_link(self, wake: Callable[[], None] | None = None) -> GatewayLink:
-        """A link for one vehicle.
+    def open_link(self, wake: Callable[[], None] | None = None, *, address: str = "") -> GatewayLink:
+        """A link for one vehicle, from *address* if that is known.
 
         *wake* is called, from any thread, when the platform has something to say unasked; the driver then calls
         `handle_timeout` and sends `data_to_send`. Without it, `next_timeout` says 0 until that was done.
         """
-        return GatewayLink(self.services, self.router, wake=wake)
+        return GatewayLink(self.services, self.router, wake=wake, address=address)
 
     def device_respond(self, request: HttpRequest, now: datetime) -> HttpResponse:
         """Answer one request of a unit to the device API."""
         return device_api.respond(request, self.services, now)
 
     def close(self) -> None:
+        self.services.link_watch.flush()
         self.store.close()
         self.telemetry.close()
 

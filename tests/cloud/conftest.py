@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 from bmsota_cloud.domain.accounts import Account, Role
+from bmsota_cloud.domain.device import DeviceSession
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.platform import Cloud, build_cloud
 from bmsota_cloud.services import NodeFact, PlatformKeys, PlatformSettings
@@ -20,7 +22,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
 
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
-from bmsota.ota import NodeReport, Outcome, PostBootReport, ReleaseManifest, describe_image, sign_manifest, sign_report
+from bmsota.ota import (
+    HttpRequest,
+    IdentifiedNode,
+    IdentityReport,
+    NodeReport,
+    Outcome,
+    PostBootReport,
+    ReleaseManifest,
+    describe_image,
+    device_api,
+    sign_identity,
+    sign_manifest,
+    sign_report,
+)
 
 if TYPE_CHECKING:
     from bmsota_cloud.domain.ota_tasks import OtaTask, VehicleUpgrade
@@ -117,6 +132,7 @@ class World:
     people: dict[str, Account] = field(default_factory=dict)
     mails: list[Any] = field(default_factory=list)
     report_counters: dict[str, int] = field(default_factory=dict)
+    identity_counters: dict[str, int] = field(default_factory=dict)
 
     @property
     def now(self) -> datetime:
@@ -173,6 +189,61 @@ class World:
     def identify(self, number: int, **options: Any) -> None:
         self.services.equipment.identify(self.vin(number), self.facts(number, **options), self.now)
 
+    def identity(self, number: int, **options: Any) -> bytes:
+        """A signed identity report; by default of the pack as `facts` has it."""
+        vin = self.vin(number)
+        own = {name: options.pop(name) for name in ("counter", "key", "upgrades", "named_vin") if name in options}
+        counter = own.get("counter", self.identity_counters.get(vin, 0) + 1)
+        self.identity_counters[vin] = counter
+        facts = options.get("facts") or self.facts(number, **options)
+        nodes = tuple(
+            IdentifiedNode(
+                position=fact.position,
+                role=ImageRole.SLAVE if fact.position else ImageRole.MASTER,
+                hwid=fact.hwid,
+                class_id=UUID(fact.hardware_class),
+                version=ImageVersion.parse(fact.version),
+                security_counter=fact.security_counter,
+                serial=fact.serial,
+            )
+            for fact in facts
+        )
+        report = IdentityReport(
+            vin=own.get("named_vin", vin),
+            hwid=nodes[0].hwid,
+            counter=counter,
+            time_s=int(self.now.timestamp()),
+            nodes=nodes,
+            upgrades=own.get("upgrades", ()),
+        )
+        return sign_identity(report, own.get("key", self.device_key(vin)))
+
+    def confirm(self, number: int, **options: Any) -> Any:
+        """The unit sends its signed identity report."""
+        document = self.identity(number, **options)
+        return self.services.upgrades.receive_report(self.vin(number), document, self.now)
+
+    def session_of(self, number: int, token: str) -> str:
+        """A session of the device API, as if the unit had proved its key."""
+        session = DeviceSession(
+            token_sha256=sha256(token.encode()).digest(),
+            vin=self.vin(number),
+            hwid=f"M-{number:06d}",
+            issued_at=self.now,
+            expires_at=self.now + timedelta(hours=1),
+        )
+        with self.cloud.store.transaction() as work:
+            work.device.add_session(session)
+        return token
+
+    def fetch(self, number: int, files: ReleaseFiles | None = None) -> None:
+        """The unit downloads every image of its release from the device API."""
+        token = self.session_of(number, f"fetch-{number}-{self.now.timestamp()}")
+        for image in (files or make_release()).images:
+            digest = sha256(image).digest()
+            request = device_api.authorised(HttpRequest("GET", device_api.image_path(digest), {}), token)
+            assert self.cloud.device_respond(request, self.now).body == image
+
     # -- releases and tasks
 
     def upload(self, files: ReleaseFiles | None = None) -> Any:
@@ -204,10 +275,11 @@ class World:
         return self.services.ota_tasks.approve(task.id, **asked)
 
     def approved(self, *numbers: int, **options: Any) -> OtaTask:
-        """A task in the hands of its vehicles; they are registered and identified, the release is there."""
+        """A task in the hands of its vehicles; they are registered and identified, with signature; the release is there."""
         for number in numbers:
             self.register(number)
             self.identify(number)
+            self.confirm(number)
         self.upload()
         return self.approve(self.create(*numbers, **options))
 

@@ -59,7 +59,13 @@ def _respond(request: HttpRequest, services: Services, now: datetime) -> HttpRes
         return device_api.manifest_response(device.manifest(token, route.sha256.hex(), now))
     if route.endpoint is device_api.DeviceEndpoint.IMAGE:
         data = device.image(token, route.sha256.hex(), now)
-        return device_api.image_response(request, sha256=route.sha256, data=data)
+        response = device_api.image_response(request, sha256=route.sha256, data=data)
+        if response.status in {200, 206} and data is not None:
+            to_its_end = response.status == 200 or response.headers["Content-Range"].endswith(
+                f"-{len(data) - 1}/{len(data)}"
+            )
+            device.image_served(token, route.sha256.hex(), now, to_its_end=to_its_end)
+        return response
     confirmation = device_api.parse_confirm_request(request.body)
     device.confirm(token, route.order_id, confirmation.decision, confirmation.reason, now)
     return device_api.confirmed_response()

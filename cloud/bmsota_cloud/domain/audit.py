@@ -1,4 +1,8 @@
-"""One line of the audit log: who did what to which thing, and how it ended. Lines are only ever added."""
+"""One line of the audit log: who did what to which thing, and how it ended.
+
+Lines are only ever added. The one exception is a line about what a link did: it counts for an hour, so that a stranger who
+repeats it fills no log.
+"""
 
 from __future__ import annotations
 
@@ -28,3 +32,7 @@ class AuditEntry:
     detail: str = ""
     address: str = ""
     """Where the request came from, if it came over the network."""
+    count: int = 1
+    """How often it happened from `at` to `last_at`."""
+    last_at: datetime | None = None
+    """When it happened last; None for a line that does not count."""

@@ -3,8 +3,8 @@
 An OTA entry is one vehicle in one task, with all its nodes. A CAN entry is one node: the unit reports each separately,
 and each has an outcome of its own. Both have one of the platform's statuses.
 
-What a unit reports of a local upgrade is unsigned, as its identity is; nothing is decided by it. The same content with the
-same time is the same upgrade: a unit repeats what was not acknowledged.
+What a unit reports of a local upgrade is unsigned until its identity report, which is signed, names the same upgrade; nothing
+is decided by it before. The same content with the same time is the same upgrade: a unit repeats what was not acknowledged.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class LocalUpgradeRow:
     """The name the tool gives itself; empty if unknown."""
     detail: str
     """Why it did not succeed."""
+    confirmed_at: datetime | None = None
+    """When a signed document named it too; None before."""
 
     @property
     def at(self) -> datetime:
@@ -91,6 +93,8 @@ class HistoryEntry:
     """The name the tool gives itself; empty if unknown."""
     reported_at: datetime | None = None
     """CAN: when the platform received it first."""
+    is_confirmed: bool = False
+    """Whether the unit's signature says so: in its post-boot report, or its identity report."""
 
     @classmethod
     def of_task(cls, upgrade: VehicleUpgrade, *, software_version: str, at: datetime) -> HistoryEntry:
@@ -113,6 +117,7 @@ class HistoryEntry:
             ),
             task_id=upgrade.task_id,
             software_version=software_version,
+            is_confirmed=upgrade.ended_by_report,
         )
 
     @classmethod
@@ -132,4 +137,5 @@ class HistoryEntry:
             nodes=(step,),
             tool=upgrade.tool,
             reported_at=upgrade.reported_at,
+            is_confirmed=upgrade.confirmed_at is not None,
         )

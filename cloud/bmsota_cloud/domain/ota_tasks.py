@@ -9,6 +9,9 @@ a status but `advance`, and every step leaves a `Transition` with its time and r
 
     beside them, from every open status: Upgrade failed, Rejected, Timed out, Cancelled
 
+Who may set which status is a second table (`bmsota_cloud.services.transitions.STATUSES_OF`): an unsigned frame of the
+cloud link leads to "Download Complete" at most, and takes no right from the operator.
+
 A signed report is a fact about the pack, a time-out or a cancellation is only what the platform assumed: therefore a
 report may still correct those ends. What a report has ended stays ended.
 
@@ -26,6 +29,7 @@ from typing import TYPE_CHECKING
 import cbor2
 
 from bmsota_cloud.domain.errors import ConflictError
+from bmsota_cloud.domain.evidence import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -160,6 +164,8 @@ class NodeVersion:
     position: int
     hwid: str
     version: str
+    is_signed: bool = False
+    """Whether a document with the unit's signature says so; else its identity frame alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +179,8 @@ class VehicleUpgrade:
     release_id: int
     """Chosen by the vehicle's series and the task's software version."""
     status: VehicleStatus = VehicleStatus.UNAPPROVED
+    source: Source = Source.OPERATOR
+    """Who set that status."""
     stage: str = ""
     """What the unit said it is doing within the status, in words; for people only."""
     reason: str = ""
@@ -188,6 +196,10 @@ class VehicleUpgrade:
     instruction_count: int = 0
     confirmed_at: datetime | None = None
     """When the unit accepted the order."""
+    images_fetched: tuple[str, ...] = ()
+    """Digests of the images that the device API has served to their last byte, to the unit's own session."""
+    fetched_at: datetime | None = None
+    """When that was every image of the release; None while one is missing, or is being fetched again."""
     heard_at: datetime | None = None
     """When the unit was last heard of in this matter; the time limit counts from here."""
     ended_by_report: bool = False
@@ -212,6 +224,8 @@ class Transition:
     status: VehicleStatus
     at: datetime
     reason: str = ""
+    source: Source = Source.OPERATOR
+    """Who set it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +260,7 @@ def advance(
     at: datetime,
     reason: str = "",
     by_report: bool = False,
+    source: Source = Source.OPERATOR,
 ) -> tuple[VehicleUpgrade, Transition]:
     """The upgrade in its new status, and the transition to keep.
 
@@ -265,26 +280,35 @@ def advance(
     moved = replace(
         upgrade,
         status=status,
+        source=source,
         reason=reason,
         stage="",
         progress_pct=100 if status is VehicleStatus.DOWNLOAD_COMPLETE else upgrade.progress_pct,
         ended_by_report=by_report or upgrade.ended_by_report,
     )
-    return moved, Transition(task_id=upgrade.task_id, vin=upgrade.vin, status=status, at=at, reason=reason)
+    return moved, Transition(
+        task_id=upgrade.task_id, vin=upgrade.vin, status=status, at=at, reason=reason, source=source
+    )
 
 
 def may_cancel(upgrade: VehicleUpgrade) -> bool:
     """Whether the operator can still stop this vehicle.
 
-    From "Download Complete" on it is too late (ota.md C4): the unit switches by itself at its next power-on, whether or
+    Once the release is downloaded it is too late (ota.md C4): the unit switches by itself at its next power-on, whether or
     not it hears from us before.
     """
-    return upgrade.status in {_V.UNAPPROVED, *_NEEDS_INSTRUCTION}
+    return upgrade.status is _V.UNAPPROVED or needs_instruction(upgrade)
 
 
 def needs_instruction(upgrade: VehicleUpgrade) -> bool:
-    """Whether the instruction is sent at (every) login."""
-    return upgrade.status in _NEEDS_INSTRUCTION
+    """Whether the instruction is sent at (every) login: until the unit has downloaded the release, as far as that is known.
+
+    "Download Complete" is an unsigned word. It counts when the device API has served the images to the unit's session too:
+    otherwise anyone who knows the VIN could keep a vehicle from its upgrade, and the operator from cancelling it.
+    """
+    return upgrade.status in _NEEDS_INSTRUCTION or (
+        upgrade.status is _V.DOWNLOAD_COMPLETE and upgrade.fetched_at is None
+    )
 
 
 def content_digest(

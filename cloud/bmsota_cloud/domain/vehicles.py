@@ -1,8 +1,11 @@
 """Vehicles and their nodes.
 
 A vehicle is known by its VIN and registered before its unit may log in: the registration carries the HWID of the
-master and the public key its unit signs with (sessions of the device API, post-boot reports). The nodes and their
-versions are then what the unit reports (UnitIdentity, post-boot report).
+master and the public key its unit signs with (sessions of the device API, post-boot and identity reports).
+
+The nodes and their versions are what the unit's signed documents say. What its identity frame says without a signature
+stands in for them until the first signed document, marked as not confirmed; after that both are kept, and the frame changes
+nothing of what was confirmed.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["NodeKind", "Vehicle", "VehicleNode", "node_name"]
+__all__ = ["LastLogin", "NodeKind", "Vehicle", "VehicleNode", "node_name"]
 
 
 class NodeKind(StrEnum):
@@ -43,12 +46,18 @@ class Vehicle:
     report_sha256: bytes = b""
     """Digest of that report: the same document again is a repetition, another one with that counter is an attack."""
     identified_at: datetime | None = None
-    """When the unit last sent its identity; None before the first time."""
+    """When the unit last sent its identity frame, which is not signed; None before the first time."""
+    identity_counter: int = 0
+    """The counter of the newest identity report accepted from this vehicle; it only rises."""
+    identity_sha256: bytes = b""
+    """Digest of that report, as `report_sha256`."""
+    confirmed_at: datetime | None = None
+    """When a signed document last listed the nodes; None before the first time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VehicleNode:
-    """A master or slave in a vehicle, as last reported."""
+    """A master or slave in a vehicle."""
 
     vin: str
     position: int
@@ -56,13 +65,48 @@ class VehicleNode:
     kind: NodeKind
     hwid: str
     hardware_class: str
-    """The class UUID in its text form; empty if only a post-boot report named this node so far."""
+    """The class UUID in its text form; empty if not known (a post-boot report does not name it)."""
     version: str
     security_counter: int
     serial: str
     state: str
     """"running", "bootloader" or "absent"."""
     updated_at: datetime
+    confirmed_at: datetime | None = None
+    """When a signed document last said so; None if only the unsigned identity frame does."""
+
+    @property
+    def is_confirmed(self) -> bool:
+        return self.confirmed_at is not None
+
+    def differs_from(self, other: VehicleNode) -> bool:
+        """Whether the two say different things of the same position. What one of them does not know is no difference."""
+        return (
+            (self.hwid, self.version, self.security_counter, self.state)
+            != (other.hwid, other.version, other.security_counter, other.state)
+            or _differ(self.hardware_class, other.hardware_class)
+            or _differ(self.serial, other.serial)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastLogin:
+    """What a vehicle's last login said of itself (GB/T 32960.3, table 6), to compare the next one with."""
+
+    vin: str
+    iccid: str
+    login_serial: int
+    """From 1, rising with each login of a day, at most 65531."""
+    login_at: datetime
+    """By the terminal's clock."""
+    address: str
+    """The network address it came from; empty if not known."""
+    received_at: datetime
+    """By the platform's clock."""
+
+
+def _differ(one: str, other: str) -> bool:
+    return bool(one and other and one != other)
 
 
 def node_name(position: int) -> str:

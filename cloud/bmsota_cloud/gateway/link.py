@@ -43,6 +43,8 @@ from bmsota.gbt32960 import (
     beijing_time,
 )
 from bmsota_cloud.clock import utc_time
+from bmsota_cloud.domain.errors import ConflictError
+from bmsota_cloud.domain.vehicles import LastLogin
 from bmsota_cloud.services import ReportVerdict
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class GatewayLink:
         *,
         session: PlatformSession | None = None,
         wake: Callable[[], None] | None = None,
+        address: str = "",
     ) -> None:
         self._services = services
         self._router = router
@@ -79,6 +82,8 @@ class GatewayLink:
         self._is_woken = False
         self._is_superseded = False
         self._sent_order_id = ""
+        self.address = address
+        """Where the link comes from; empty if not known."""
         self.vin = ""
         """Empty until the vehicle has logged in, and after it has logged out."""
         self.is_closing = False
@@ -183,10 +188,29 @@ class GatewayLink:
             self._session.refuse_login(ReplyFlag.ERROR, now_ns)
             return
         self._session.accept_login(now_ns)
+        self._watch_login(vin, login, now_ns)
         self.vin = vin
         self._sent_order_id = ""
-        self._router.register(vin, self)
         self._send_instruction(now_ns)
+
+    def _watch_login(self, vin: str, login: VehicleLogin | VehicleLogin2025, now_ns: int) -> None:
+        """Take the vehicle over, and compare this login with others."""
+        now, watch = utc_time(now_ns), self._services.link_watch
+        if self.vin != vin:
+            # The same login again on the same link is a request whose answer was lost.
+            watch.logged_in(
+                LastLogin(
+                    vin=vin,
+                    iccid=login.iccid,
+                    login_serial=login.serial,
+                    login_at=login.time,
+                    address=self.address,
+                    received_at=now,
+                )
+            )
+        old_address = self._router.register(vin, self)
+        if old_address is not None:
+            watch.taken_over(vin, old_address=old_address, new_address=self.address, now=now)
 
     def _extension(self, frame: Frame, now: datetime) -> ReplyFlag:
         """Handle a frame of our extension; the flag to answer with."""
@@ -210,7 +234,10 @@ class GatewayLink:
                     return ReplyFlag.ERROR
             case LocalUpgrades(upgrades=upgrades):
                 services.ingest.seen(frame.vin, now)
-                services.histories.receive(frame.vin, upgrades, now)
+                try:
+                    services.histories.receive(frame.vin, upgrades, now)
+                except ConflictError:
+                    return ReplyFlag.ERROR
             case _:
                 # Another maker's use of the same command numbers.
                 services.counters["extension_unknown"] += 1

@@ -15,6 +15,9 @@ __all__ = ["LocalRouter"]
 class _Link(Protocol):
     """What a router knows of a link."""
 
+    address: str
+    """Where it comes from; empty if not known."""
+
     def wake(self, *, is_superseded: bool = False) -> None:
         """An instruction waits for this link's vehicle; or another link has taken the vehicle over."""
         ...
@@ -27,13 +30,15 @@ class LocalRouter:
         self._links: dict[str, _Link] = {}
         self._lock = Lock()
 
-    def register(self, vin: str, link: _Link) -> None:
-        """This link has the vehicle now. If another had it, that one is closed (GB/T 32960.3, B.2.2)."""
+    def register(self, vin: str, link: _Link) -> str | None:
+        """This link has the vehicle now. If another had it, that one is closed (GB/T 32960.3, B.2.2); its address."""
         with self._lock:
             old = self._links.get(vin)
             self._links[vin] = link
-        if old is not None and old is not link:
-            old.wake(is_superseded=True)
+        if old is None or old is link:
+            return None
+        old.wake(is_superseded=True)
+        return old.address
 
     def unregister(self, vin: str, link: _Link) -> bool:
         """This link is gone. Whether it was still the vehicle's link."""

@@ -12,6 +12,7 @@ from bmsota_cloud.services.device import DeviceService
 from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
 from bmsota_cloud.services.ingest import IngestService
+from bmsota_cloud.services.link_watch import LinkNote, LinkWatch, Oddity
 from bmsota_cloud.services.live import LiveFeed, Subscription
 from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
 from bmsota_cloud.services.ota_tasks import OtaTaskService
@@ -35,10 +36,13 @@ __all__ = [
     "HistoryService",
     "IngestService",
     "Instruction",
+    "LinkNote",
+    "LinkWatch",
     "LiveFeed",
     "Login",
     "MailView",
     "NodeFact",
+    "Oddity",
     "OtaTaskService",
     "OutboxService",
     "PlatformKeys",
@@ -68,6 +72,7 @@ class Services:
     equipment: EquipmentService
     histories: HistoryService
     ingest: IngestService
+    link_watch: LinkWatch
     live: LiveFeed
     ota_tasks: OtaTaskService
     outbox: OutboxService
@@ -79,20 +84,22 @@ class Services:
 
     @classmethod
     def around(cls, context: Context) -> Services:
-        equipment = EquipmentService(context)
+        watch = LinkWatch(context)
+        equipment = EquipmentService(context, watch)
         return cls(
             accounts=AccountService(context),
             audit=AuditService(context),
-            device=DeviceService(context),
+            device=DeviceService(context, watch),
             equipment=equipment,
-            histories=HistoryService(context),
+            histories=HistoryService(context, watch),
             ingest=IngestService(context, equipment),
+            link_watch=watch,
             live=context.live,
             ota_tasks=OtaTaskService(context),
             outbox=OutboxService(context),
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
-            upgrades=UpgradeService(context),
-            vehicles=VehicleService(context),
+            upgrades=UpgradeService(context, equipment),
+            vehicles=VehicleService(context, watch),
             counters=context.counters,
         )

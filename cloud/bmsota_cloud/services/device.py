@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from bmsota.ota import device_api
 from bmsota_cloud.domain.device import Challenge, DeviceSession
 from bmsota_cloud.domain.errors import ConflictError, LoginError
+from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, VehicleStatus, VehicleUpgrade, needs_instruction
 from bmsota_cloud.services.audit import note
+from bmsota_cloud.services.link_watch import Oddity
 from bmsota_cloud.services.transitions import give_order, move, publish_task, publish_upgrade
 
 if TYPE_CHECKING:
@@ -26,12 +28,16 @@ if TYPE_CHECKING:
 
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.services.context import Context
+    from bmsota_cloud.services.link_watch import LinkWatch
     from bmsota_cloud.storage.base import Work
 
 __all__ = ["DeviceService"]
 
 # A unit needs one; a few more, so that a stranger who requests them in its name can't lock it out.
 _CHALLENGES_MAX = 4
+
+# While a unit downloads, the platform notes at this interval that it was heard.
+_HEARD_EVERY = timedelta(minutes=1)
 
 # An order about to expire could expire while the unit works on it: it is signed again when less than this is left.
 _ORDER_LEFT_S_MIN = 3600
@@ -43,8 +49,9 @@ class DeviceService:
     Raises, everywhere: LoginError when the token opens no session (the unit then begins again with a challenge).
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, watch: LinkWatch) -> None:
         self._context = context
+        self._watch = watch
 
     def challenge(self, hwid: str, now: datetime) -> Challenge:
         """A fresh challenge for a registered unit.
@@ -127,7 +134,7 @@ class DeviceService:
             if upgrade.order_expires_at - now < timedelta(seconds=_ORDER_LEFT_S_MIN):
                 upgrade = self._renew(work, upgrade, now)
             if upgrade.status is VehicleStatus.APPROVED:
-                upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now)
+                upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now, source=Source.DEVICE_API)
             else:
                 work.ota_tasks.save_upgrade(upgrade)
         publish_upgrade(self._context, upgrade, now)
@@ -149,6 +156,32 @@ class DeviceService:
                 return None
             return work.releases.image(image_sha256)
 
+    def image_served(self, token: str, image_sha256: str, now: datetime, *, to_its_end: bool) -> None:
+        """Bytes of an image that `image` gave were served, *to_its_end* or only a part before it.
+
+        The unit is downloading, whatever the cloud link says. When every image of the release was served to its end, the
+        unit may switch by itself from now on; one that is fetched again shows that it may not yet.
+        """
+        with self._context.store.transaction() as work:
+            upgrade = self._open_upgrade(work, self._session(work, token, now).vin)
+            release = None if upgrade is None else work.releases.get(upgrade.release_id)
+            if upgrade is None or release is None:
+                return
+            known = upgrade
+            others = tuple(digest for digest in upgrade.images_fetched if digest != image_sha256)
+            fetched = tuple(sorted((*others, image_sha256))) if to_its_end else others
+            is_complete = {image.sha256 for image in release.images} <= set(fetched)
+            if upgrade.status in {VehicleStatus.APPROVED, VehicleStatus.TO_BE_DOWNLOADED}:
+                upgrade = move(work, upgrade, VehicleStatus.DOWNLOADING, now=now, source=Source.DEVICE_API)
+            upgrade = replace(
+                upgrade, images_fetched=fetched, fetched_at=(upgrade.fetched_at or now) if is_complete else None
+            )
+            is_news = upgrade != known
+            if is_news or known.heard_at is None or now - known.heard_at >= _HEARD_EVERY:
+                work.ota_tasks.save_upgrade(replace(upgrade, heard_at=now))
+        if is_news:
+            publish_upgrade(self._context, upgrade, now)
+
     def confirm(self, token: str, order_id: str, decision: device_api.Decision, reason: str, now: datetime) -> None:
         """The unit has decided about its order.
 
@@ -162,11 +195,11 @@ class DeviceService:
                 raise ConflictError("no-such-order", f"{session.vin} has no open order {order_id}")
             upgrade = replace(upgrade, heard_at=now)
             if decision is device_api.Decision.REJECTED:
-                upgrade = move(work, upgrade, VehicleStatus.REJECTED, now=now, reason=reason)
+                upgrade = move(work, upgrade, VehicleStatus.REJECTED, now=now, reason=reason, source=Source.DEVICE_API)
             else:
                 upgrade = replace(upgrade, confirmed_at=upgrade.confirmed_at or now)
                 if upgrade.status is VehicleStatus.APPROVED:
-                    upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now)
+                    upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now, source=Source.DEVICE_API)
                 else:
                     work.ota_tasks.save_upgrade(upgrade)
         publish_upgrade(self._context, upgrade, now)
@@ -179,6 +212,11 @@ class DeviceService:
         session = work.device.session(sha256(token.encode()).digest())
         if session is None or now >= session.expires_at:
             raise LoginError("no-session", "the session is unknown or has expired; open a new one")
+        newest = work.device.newest_session(session.hwid)
+        if newest is not None and newest.issued_at > session.issued_at:
+            # A unit has one session, and forgets it before it opens the next: somebody else has one of the two.
+            detail = f"a session opened {session.issued_at.isoformat()} is in use after one opened later"
+            self._watch.note(session.vin, Oddity.OLD_SESSION, detail, now)
         return session
 
     @staticmethod

@@ -9,11 +9,12 @@ from bmsota.errors import BmsotaError
 from bmsota.gbt32960 import LocalUpgradeOutcome
 from bmsota.image import ImageVersion
 from bmsota_cloud.domain.accounts import Permission, require
-from bmsota_cloud.domain.errors import NotFoundError
+from bmsota_cloud.domain.errors import ConflictError, NotFoundError
 from bmsota_cloud.domain.histories import LocalUpgradeRow
 from bmsota_cloud.domain.ota_tasks import VehicleStatus
 from bmsota_cloud.domain.vehicles import node_name
 from bmsota_cloud.services.audit import note
+from bmsota_cloud.services.link_watch import Oddity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.histories import HistoryEntry
     from bmsota_cloud.domain.paging import Page, PageRequest
     from bmsota_cloud.services.context import Context
+    from bmsota_cloud.services.link_watch import LinkWatch
 
 __all__ = ["HistoryService"]
 
@@ -33,6 +35,9 @@ _STATUSES: dict[int, VehicleStatus] = {
     LocalUpgradeOutcome.FAILED: VehicleStatus.FAILED,
     LocalUpgradeOutcome.REVERTED: VehicleStatus.ROLLED_BACK,
 }
+# Without a signature anyone who knows the VIN may have reported them. Four frames full; a unit keeps one.
+UNCONFIRMED_MAX = 256
+
 _HWID = re.compile(r"[!-~]{1,24}", re.ASCII)
 _NO_VERSION = (0, 0, 0, 0)
 
@@ -40,17 +45,19 @@ _NO_VERSION = (0, 0, 0, 0)
 class HistoryService:
     """One method per use case."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, watch: LinkWatch) -> None:
         self._context = context
+        self._watch = watch
 
     def receive(self, vin: str, upgrades: Sequence[gbt32960.LocalUpgrade], now: datetime) -> int:
-        """A local-upgrades frame of this vehicle; how many of its upgrades are new.
+        """A local-upgrades frame of this vehicle, which is not signed; how many of its upgrades are new.
 
         What is known already is counted and left aside, and so is what cannot be used: another request would bring the
         same.
 
         Raises:
             NotFoundError: there is no such vehicle.
+            ConflictError: so many are not confirmed that no more are taken; none was. The unit keeps them.
         """
         counters = self._context.counters
         new = 0
@@ -58,6 +65,11 @@ class HistoryService:
             # Locked, so that the same frame over two links is not looked for twice and added twice.
             if work.vehicles.get(vin, lock=True) is None:
                 raise NotFoundError("no-such-vehicle", f"no vehicle {vin}")
+            if upgrades and work.histories.unconfirmed(vin) + len(upgrades) > UNCONFIRMED_MAX:
+                counters["local_upgrade_refused"] += len(upgrades)
+                detail = f"{len(upgrades)} more, and {UNCONFIRMED_MAX} are kept without a signature"
+                self._watch.note(vin, Oddity.REFUSED_UPGRADES, detail, now)
+                raise ConflictError("too-many", f"{vin}: {detail}")
             for upgrade in upgrades:
                 read = _read(vin, upgrade, now)
                 if read is None:

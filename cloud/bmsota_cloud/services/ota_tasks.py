@@ -21,7 +21,6 @@ from bmsota_cloud.domain.ota_tasks import (
     APPROVAL_TRIES_MAX,
     OPEN_STATUSES,
     ApprovalCode,
-    NodeVersion,
     OtaTask,
     TaskStatus,
     Transition,
@@ -34,6 +33,7 @@ from bmsota_cloud.domain.ota_tasks import (
 from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.services.audit import acting
+from bmsota_cloud.services.equipment import versions_of
 from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
 from bmsota_cloud.services.transitions import finish_if_done, give_order, move, publish_task, publish_upgrade
 
@@ -246,10 +246,7 @@ class OtaTaskService:
             ordered = replace(
                 ordered,
                 heard_at=now,
-                versions_before=tuple(
-                    NodeVersion(position=node.position, hwid=node.hwid, version=node.version)
-                    for node in nodes[upgrade.vin]
-                ),
+                versions_before=versions_of(nodes[upgrade.vin]),
             )
             moved.append(move(work, ordered, VehicleStatus.APPROVED, now=now))
         return moved

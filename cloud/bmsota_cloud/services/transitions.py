@@ -8,18 +8,32 @@ from typing import TYPE_CHECKING
 
 from bmsota.ota import UpgradeOrder, sign_order
 from bmsota_cloud.domain.errors import ConflictError
-from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, TaskStatus, advance, task_key
+from bmsota_cloud.domain.evidence import Source
+from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, TaskStatus, VehicleStatus, advance, task_key
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bmsota_cloud.domain.ota_tasks import OtaTask, VehicleStatus, VehicleUpgrade
+    from bmsota_cloud.domain.ota_tasks import OtaTask, VehicleUpgrade
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.vehicles import Vehicle
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.storage.base import Work
 
-__all__ = ["finish_if_done", "give_order", "move", "publish_task", "publish_upgrade"]
+__all__ = ["STATUSES_OF", "finish_if_done", "give_order", "move", "publish_task", "publish_upgrade"]
+
+_V = VehicleStatus
+
+STATUSES_OF: dict[Source, frozenset[VehicleStatus]] = {
+    # No end, and nothing that takes a right from an operator: whether a vehicle can still be cancelled and is still
+    # instructed in "Download Complete" depends on what the device API has served (`may_cancel`, `needs_instruction`).
+    Source.UNSIGNED: frozenset({_V.TO_BE_DOWNLOADED, _V.DOWNLOADING, _V.DOWNLOAD_COMPLETE}),
+    Source.DEVICE_API: frozenset({_V.TO_BE_DOWNLOADED, _V.DOWNLOADING, _V.REJECTED}),
+    Source.SIGNED: frozenset({_V.SUCCEEDED, _V.ROLLED_BACK, _V.FAILED, _V.REJECTED}),
+    Source.OPERATOR: frozenset({_V.UNAPPROVED, _V.APPROVED, _V.CANCELLED, _V.FAILED}),
+    Source.PLATFORM: frozenset({_V.TO_BE_DOWNLOADED, _V.TIMED_OUT}),
+}
+"""Which statuses each source may set (design decision 18): an unsigned word moves a word, never an end."""
 
 
 def move(
@@ -29,14 +43,18 @@ def move(
     *,
     now: datetime,
     reason: str = "",
-    by_report: bool = False,
+    source: Source = Source.OPERATOR,
 ) -> VehicleUpgrade:
     """Bring *upgrade* into *status*, keep the transition, and finish the task if it was the last.
 
     Raises:
-        ConflictError: the step is not allowed.
+        ConflictError: the step is not allowed, or *source* is not enough for it; nothing is changed.
     """
-    moved, transition = advance(upgrade, status, at=now, reason=reason, by_report=by_report)
+    if status not in STATUSES_OF[source]:
+        raise ConflictError("not-enough", f"{upgrade.order_id} ({upgrade.vin}): {source} cannot set {status!s}")
+    moved, transition = advance(
+        upgrade, status, at=now, reason=reason, by_report=source is Source.SIGNED, source=source
+    )
     work.ota_tasks.save_upgrade(moved)
     work.ota_tasks.add_transition(transition)
     if status not in OPEN_STATUSES:
@@ -107,6 +125,7 @@ def publish_upgrade(context: Context, upgrade: VehicleUpgrade, now: datetime) ->
             "stage": upgrade.stage,
             "reason": upgrade.reason,
             "progress_pct": upgrade.progress_pct,
+            "source": str(upgrade.source),
             "at": now.isoformat(),
         },
     )

@@ -1,8 +1,9 @@
-"""What units report of their upgrades, and the time limit: instructions, states, the signed report, time-outs.
+"""What units report of their upgrades, and the time limit: instructions, states, signed reports, time-outs.
 
-A state frame (UpgradeState) is unsigned: it moves a vehicle within the table of
-statuses and never to "Upgrade succeeded" or "Rolled back". Those come from the signed post-boot report alone, and
-success only if every node of the pack is in it with the version of the release (design decision 8).
+A state frame (UpgradeState) is unsigned, and anyone who knows the VIN can send one. It moves the word and the bar that
+people see, up to "Download Complete"; it finishes, fails, rejects and cancels nothing (`transitions.STATUSES_OF`, design
+decision 18). Success and the other ends come from the signed post-boot report, and success only if every node of the pack is
+in it with the version of the release (design decision 8).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from bmsota.errors import TrustError
 from bmsota.gbt32960 import UpgradeStateCode
-from bmsota.ota import Outcome, PostBootReport, verify_report
+from bmsota.ota import DocumentKind, Outcome, PostBootReport, document_kind, verify_report
+from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.ota_tasks import (
     OPEN_STATUSES,
     REPORT_TRANSITIONS,
@@ -30,7 +32,7 @@ from bmsota_cloud.domain.ota_tasks import (
 )
 from bmsota_cloud.domain.vehicles import NodeKind, node_name
 from bmsota_cloud.services.audit import note
-from bmsota_cloud.services.equipment import NodeFact, merge_nodes
+from bmsota_cloud.services.equipment import NodeFact, confirm_nodes
 from bmsota_cloud.services.transitions import move, publish_task, publish_upgrade
 
 if TYPE_CHECKING:
@@ -39,13 +41,14 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.vehicles import Vehicle
     from bmsota_cloud.services.context import Context
+    from bmsota_cloud.services.equipment import EquipmentService
     from bmsota_cloud.storage.base import Work
 
 __all__ = ["Instruction", "ReportVerdict", "UpgradeService"]
 
 _ORDER_ID = re.compile(r"OTA-(\d{1,9})-(\d{1,9})", re.ASCII)
 
-# What each state of the unit means for the status, and how it is shown. None: the status stays, the text changes.
+# Where each state of the unit may move the status, and how it is shown. None: the status stays, the text changes.
 _STATES: dict[int, tuple[VehicleStatus | None, str]] = {
     UpgradeStateCode.INSTRUCTED: (VehicleStatus.TO_BE_DOWNLOADED, "instruction received"),
     UpgradeStateCode.WAITING_SAFE_STATE: (VehicleStatus.TO_BE_DOWNLOADED, "waiting for a safe state"),
@@ -58,9 +61,10 @@ _STATES: dict[int, tuple[VehicleStatus | None, str]] = {
     # Only a text until the signed report says the same.
     UpgradeStateCode.SUCCEEDED: (None, "reported success; waiting for the signed report"),
     UpgradeStateCode.ROLLED_BACK: (None, "reported a rollback; waiting for the signed report"),
-    UpgradeStateCode.FAILED: (VehicleStatus.FAILED, ""),
-    UpgradeStateCode.REJECTED: (VehicleStatus.REJECTED, ""),
-    UpgradeStateCode.CANCELLED: (VehicleStatus.CANCELLED, ""),
+    UpgradeStateCode.FAILED: (None, "reported a failure; waiting for the signed report"),
+    # A unit that does not believe the order itself has none to report on: the next instruction starts anew.
+    UpgradeStateCode.REJECTED: (None, "reported that it rejected the order; not signed"),
+    UpgradeStateCode.CANCELLED: (None, "reported that the order was withdrawn; not signed"),
 }
 
 _OUTCOMES: dict[str, VehicleStatus] = {
@@ -101,8 +105,9 @@ class ReportVerdict(StrEnum):
 class UpgradeService:
     """One method per thing that happens."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, equipment: EquipmentService) -> None:
         self._context = context
+        self._equipment = equipment
 
     # -- down ----------------------------------------------------------------------------------------------------------
 
@@ -130,7 +135,7 @@ class UpgradeService:
                 return
             upgrade = replace(upgrade, instructed_at=now, instruction_count=upgrade.instruction_count + 1)
             if upgrade.status is VehicleStatus.APPROVED:
-                upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now)
+                upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now, source=Source.PLATFORM)
             else:
                 work.ota_tasks.save_upgrade(upgrade)
         publish_upgrade(self._context, upgrade, now)
@@ -140,9 +145,9 @@ class UpgradeService:
     def receive_state(
         self, vin: str, *, order_id: str, state: int, progress_pct: int | None, reason: str, now: datetime
     ) -> bool:
-        """An UpgradeState frame. Whether it was about an open upgrade of this vehicle.
+        """An UpgradeState frame, which is not signed. Whether it was about an open upgrade of this vehicle.
 
-        A state that would lead back is counted and left aside: frames may be late, statuses don't go back.
+        A state that would lead back is counted, and only its words are shown: frames may be late, statuses don't go back.
         """
         counters = self._context.counters
         known = _STATES.get(state)
@@ -160,24 +165,29 @@ class UpgradeService:
             if status is None or status is upgrade.status:
                 pass
             elif status in TRANSITIONS[upgrade.status]:
-                upgrade = move(work, upgrade, status, now=now, reason=_short(reason) if not words else "")
+                upgrade = move(work, upgrade, status, now=now, source=Source.UNSIGNED)
             else:
                 counters["upgrade_state_stale"] += 1
-                work.ota_tasks.save_upgrade(upgrade)
-                return True
-            if upgrade.status in OPEN_STATUSES:
-                stage = words + (f": {_short(reason)}" if reason else "")
-                upgrade = replace(upgrade, stage=stage)
-                if upgrade.status is VehicleStatus.DOWNLOADING and progress_pct is not None:
-                    upgrade = replace(upgrade, progress_pct=min(100, max(0, progress_pct)))
-                work.ota_tasks.save_upgrade(upgrade)
+            stage = words + (f": {_short(reason)}" if reason else "")
+            upgrade = replace(upgrade, stage=stage)
+            if upgrade.status is VehicleStatus.DOWNLOADING and progress_pct is not None:
+                upgrade = replace(upgrade, progress_pct=min(100, max(0, progress_pct)))
+            work.ota_tasks.save_upgrade(upgrade)
         publish_upgrade(self._context, upgrade, now)
-        if upgrade.status not in OPEN_STATUSES:
-            publish_task(self._context, upgrade.task_id)
         return True
 
     def receive_report(self, vin: str, document: bytes, now: datetime) -> ReportVerdict:
-        """A signed post-boot report. Only one that is trusted ends the vehicle's upgrade."""
+        """A signed document of the unit: a post-boot report, or an identity report (its content type tells).
+
+        Only a post-boot report that is trusted ends the vehicle's upgrade.
+        """
+        try:
+            kind = document_kind(document)
+        except TrustError:
+            # Refused below, in the words of a post-boot report.
+            kind = DocumentKind.REPORT
+        if kind is DocumentKind.IDENTITY:
+            return self._receive_identity(vin, document, now)
         upgrade: VehicleUpgrade | None = None
         with self._context.store.transaction() as work:
             vehicle = work.vehicles.get(vin, lock=True)
@@ -225,6 +235,25 @@ class UpgradeService:
         self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": 0})
         return ReportVerdict.ACCEPTED
 
+    def _receive_identity(self, vin: str, document: bytes, now: datetime) -> ReportVerdict:
+        counters = self._context.counters
+        with self._context.store.transaction() as work:
+            vehicle = work.vehicles.get(vin, lock=True)
+            if vehicle is None:
+                counters["identity_refused"] += 1
+                return ReportVerdict.REFUSED
+            if sha256(document).digest() == vehicle.identity_sha256:
+                counters["identity_repeated"] += 1
+                return ReportVerdict.REPEATED
+            try:
+                _, changes = self._equipment.confirm(work, vehicle, document, now)
+            except TrustError as refusal:
+                counters["identity_refused"] += 1
+                self._equipment.refused(vin, refusal, now)
+                return ReportVerdict.REFUSED
+        self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": len(changes)})
+        return ReportVerdict.ACCEPTED
+
     def _verified(self, vehicle: Vehicle, document: bytes) -> PostBootReport:
         """The report, if it is signed by this vehicle's unit and newer than the last.
 
@@ -253,14 +282,18 @@ class UpgradeService:
             )
             for node in report.nodes
         ]
-        positions = [node.position for node in work.vehicles.nodes([upgrade.vin])[upgrade.vin]]
-        merge_nodes(work, upgrade.vin, facts, now)
+        # Only what a signature has said before counts: otherwise a stranger's frame could add a slave that is missing.
+        before = work.vehicles.nodes([upgrade.vin])[upgrade.vin]
+        positions = [node.position for node in before if node.is_confirmed and node.state != "absent"]
+        confirm_nodes(work, upgrade.vin, facts, now)
+        work.vehicles.save(replace(_vehicle(work, upgrade.vin), confirmed_at=now))
         upgrade = replace(
             upgrade,
             heard_at=now,
             report_document=document,
             versions_after=tuple(
-                NodeVersion(position=fact.position, hwid=fact.hwid, version=fact.version) for fact in facts
+                NodeVersion(position=fact.position, hwid=fact.hwid, version=fact.version, is_signed=True)
+                for fact in facts
             ),
         )
         status = _OUTCOMES[report.outcome.value]
@@ -268,7 +301,7 @@ class UpgradeService:
         if report.outcome is Outcome.SUCCEEDED:
             release = work.releases.get(upgrade.release_id)
             assert release is not None  # a foreign key
-            # The classes of the nodes are known from UnitIdentity; a report does not repeat them.
+            # The classes of the nodes are known from the identity report; a post-boot report does not repeat them.
             classes = {
                 node.position: (node.hwid, node.hardware_class)
                 for node in work.vehicles.nodes([upgrade.vin])[upgrade.vin]
@@ -278,7 +311,7 @@ class UpgradeService:
                 status = VehicleStatus.FAILED
                 reason = _short("the report says succeeded, but " + "; ".join(problems))
         if status in REPORT_TRANSITIONS[upgrade.status]:
-            return move(work, upgrade, status, now=now, reason=reason, by_report=True)
+            return move(work, upgrade, status, now=now, reason=reason, source=Source.SIGNED)
         # A cancelled vehicle reports that it did not upgrade: that is kept as evidence, the status says it already.
         upgrade = replace(upgrade, ended_by_report=True)
         work.ota_tasks.save_upgrade(upgrade)
@@ -294,7 +327,14 @@ class UpgradeService:
         with self._context.store.transaction() as work:
             work.device.delete_before(now)
             moved = [
-                move(work, upgrade, VehicleStatus.TIMED_OUT, now=now, reason=_silent(work, upgrade, now))
+                move(
+                    work,
+                    upgrade,
+                    VehicleStatus.TIMED_OUT,
+                    now=now,
+                    reason=_silent(work, upgrade, now),
+                    source=Source.PLATFORM,
+                )
                 for upgrade in work.ota_tasks.silent_upgrades(now, _EXPIRE_MAX)
             ]
         for upgrade in moved:
@@ -332,6 +372,12 @@ def _problems(
             expected = " or ".join(sorted(wanted)) or "a version of this release"
             problems.append(f"{node_name(node.position)} runs {node.version}, expected {expected}")
     return problems
+
+
+def _vehicle(work: Work, vin: str) -> Vehicle:
+    vehicle = work.vehicles.get(vin, lock=True)
+    assert vehicle is not None  # a foreign key
+    return vehicle
 
 
 def _silent(work: Work, upgrade: VehicleUpgrade, now: datetime) -> str:

@@ -17,13 +17,14 @@ from bmsota_cloud.services.audit import acting
 from bmsota_cloud.services.views import view_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from bmsota_cloud.domain.accounts import Account
     from bmsota_cloud.domain.equipment import EquipmentChange
     from bmsota_cloud.domain.vehicles import VehicleNode
     from bmsota_cloud.services.context import Context
+    from bmsota_cloud.services.link_watch import LinkNote, LinkWatch
 
 __all__ = ["VehicleDetail", "VehicleRow", "VehicleService"]
 
@@ -73,13 +74,18 @@ class VehicleDetail:
     nodes: tuple[VehicleNode, ...]
     changes: tuple[EquipmentChange, ...]
     """The newest 20."""
+    reported: Mapping[int, VehicleNode]
+    """By position, what the unit has reported without a signature since, where it differs from a confirmed node."""
+    link_notes: tuple[LinkNote, ...]
+    """What was odd about its links, newest first."""
 
 
 class VehicleService:
     """One method per use case."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, watch: LinkWatch) -> None:
         self._context = context
+        self._watch = watch
 
     def register(
         self,
@@ -164,9 +170,31 @@ class VehicleService:
             if vehicle is None:
                 raise NotFoundError("no-such-vehicle", f"no vehicle {vin[:32]}")
             nodes = work.vehicles.nodes([vin])[vin]
+            reported = {node.position: node for node in work.vehicles.reported_nodes([vin])[vin]}
             changes = work.equipment.page(PageRequest(1, 20), vin=vin).items
+            notes = self._watch.notes(work, vin)
         state = self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)
-        return VehicleDetail(vehicle=vehicle, state=state, nodes=nodes, changes=changes)
+        return VehicleDetail(
+            vehicle=vehicle,
+            state=state,
+            nodes=nodes,
+            changes=changes,
+            reported=_differences(nodes, reported),
+            link_notes=notes,
+        )
+
+
+def _differences(nodes: Sequence[VehicleNode], reported: Mapping[int, VehicleNode]) -> dict[int, VehicleNode]:
+    """What the identity frame says otherwise than a confirmed node, if it came later; and nodes that only it names."""
+    known = {node.position: node for node in nodes}
+    found: dict[int, VehicleNode] = {}
+    for position, told in sorted(reported.items()):
+        node = known.get(position)
+        if node is None or node.confirmed_at is None:
+            continue
+        if told.updated_at >= node.confirmed_at and node.differs_from(told):
+            found[position] = told
+    return found
 
 
 def _check(what: str, pattern: re.Pattern[str], value: str, expected: str, *, length_max: int = 64) -> None:

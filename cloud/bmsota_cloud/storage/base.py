@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.paging import Page, PageRequest
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
-    from bmsota_cloud.domain.vehicles import Vehicle, VehicleNode
+    from bmsota_cloud.domain.vehicles import LastLogin, Vehicle, VehicleNode
 
 __all__ = [
     "AccountTables",
@@ -80,12 +80,25 @@ class VehicleTables(Protocol):
         ...
 
     def save_node(self, node: VehicleNode) -> None: ...
+    def delete_node(self, vin: str, position: int) -> None: ...
+    def reported_nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
+        """What the newest identity frame said, which is not signed; as `nodes`."""
+        ...
+
+    def save_reported_node(self, node: VehicleNode) -> None: ...
+    def last_login(self, vin: str) -> LastLogin | None: ...
+    def save_last_login(self, login: LastLogin) -> None: ...
 
 
 class EquipmentTables(Protocol):
     """What was exchanged."""
 
     def add(self, change: EquipmentChange) -> None: ...
+    def save(self, change: EquipmentChange) -> None: ...
+    def reported(self, vin: str) -> tuple[EquipmentChange, ...]:
+        """Those of this vehicle that are neither confirmed nor refuted; newest first."""
+        ...
+
     def page(self, request: PageRequest, *, vin: str = "") -> Page[EquipmentChange]:
         """Newest first; of all vehicles if *vin* is empty."""
         ...
@@ -147,6 +160,14 @@ class HistoryTables(Protocol):
         """Keep what is new; False if it is there already: all but `reported_at`, tool and detail are the same."""
         ...
 
+    def confirm(self, upgrade: LocalUpgradeRow) -> bool:
+        """Mark the same upgrade as confirmed, or add it so; False if it was confirmed before."""
+        ...
+
+    def unconfirmed(self, vin: str) -> int:
+        """How many local upgrades of this vehicle are not confirmed."""
+        ...
+
     def page(self, vin: str, request: PageRequest) -> Page[HistoryEntry]:
         """Of one vehicle, newest first."""
         ...
@@ -165,6 +186,10 @@ class DeviceTables(Protocol):
 
     def add_session(self, session: DeviceSession) -> None: ...
     def session(self, token_sha256: bytes) -> DeviceSession | None: ...
+    def newest_session(self, hwid: str) -> DeviceSession | None:
+        """The session of this unit that was opened last."""
+        ...
+
     def delete_before(self, expired: datetime) -> None:
         """Challenges and sessions that are over."""
         ...
@@ -182,9 +207,17 @@ class OutboxTable(Protocol):
 
 
 class AuditTable(Protocol):
-    """The audit log; there is no way to change or delete a line."""
+    """The audit log; there is no way to delete a line, and a line changes by counting only."""
 
     def add(self, entry: AuditEntry) -> None: ...
+    def count(self, entry: AuditEntry, repeat_key: str) -> None:
+        """Add *entry*, or to the line with this key its count, with its detail and time as the newest."""
+        ...
+
+    def newest(self, subject: str, *, action: str, limit: int) -> tuple[AuditEntry, ...]:
+        """Lines about *subject* with this action, newest first."""
+        ...
+
     def page(self, request: PageRequest, *, subject: str = "") -> Page[AuditEntry]:
         """Newest first."""
         ...

@@ -31,6 +31,8 @@ from sqlalchemy import (
 )
 
 from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.equipment import ChangeStatus
+from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.ota_tasks import NodeVersion, TaskStatus, VehicleStatus
 from bmsota_cloud.domain.releases import ReleasedImage
 from bmsota_cloud.domain.vehicles import NodeKind
@@ -98,6 +100,21 @@ class Items(TypeDecorator[tuple[Any, ...]]):
         return tuple(self.kind(**item) for item in value or ())
 
 
+class Words(TypeDecorator[tuple[str, ...]]):
+    """A tuple of strings, as a JSON list."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> Any:
+        del dialect
+        return list(value or ())
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> tuple[str, ...]:
+        del dialect
+        return tuple(value or ())
+
+
 PLATFORM = MetaData()
 TELEMETRY = MetaData()
 
@@ -135,6 +152,9 @@ vehicle = Table(
     Column("report_counter", BigInteger, nullable=False),
     Column("report_sha256", LargeBinary(32), nullable=False),
     Column("identified_at", UtcTime),
+    Column("identity_counter", BigInteger, nullable=False),
+    Column("identity_sha256", LargeBinary(32), nullable=False),
+    Column("confirmed_at", UtcTime),
 )
 
 node = Table(
@@ -150,6 +170,35 @@ node = Table(
     Column("serial", String(64), nullable=False),
     Column("state", String(16), nullable=False),
     Column("updated_at", UtcTime, nullable=False),
+    Column("confirmed_at", UtcTime),
+)
+
+# What the newest identity frame said, beside what was confirmed.
+reported_node = Table(
+    "reported_node",
+    PLATFORM,
+    Column("vin", ForeignKey("vehicle.vin"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("kind", EnumName(NodeKind), nullable=False),
+    Column("hwid", String(24), nullable=False),
+    Column("hardware_class", String(36), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("security_counter", BigInteger, nullable=False),
+    Column("serial", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+)
+
+# The login before the newest one of each vehicle, to compare with.
+last_login = Table(
+    "last_login",
+    PLATFORM,
+    Column("vin", ForeignKey("vehicle.vin"), primary_key=True),
+    Column("iccid", String(20), nullable=False),
+    Column("login_serial", Integer, nullable=False),
+    Column("login_at", UtcTime, nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("received_at", UtcTime, nullable=False),
 )
 
 equipment_change = Table(
@@ -161,6 +210,8 @@ equipment_change = Table(
     Column("old_hwid", String(24), nullable=False),
     Column("new_hwid", String(24), nullable=False),
     Column("changed_at", UtcTime, nullable=False),
+    Column("status", EnumName(ChangeStatus), nullable=False),
+    Column("decided_at", UtcTime),
     sqlite_autoincrement=True,
 )
 
@@ -179,6 +230,7 @@ local_upgrade = Table(
     Column("status", EnumName(VehicleStatus), nullable=False),
     Column("tool", Text, nullable=False),
     Column("detail", Text, nullable=False),
+    Column("confirmed_at", UtcTime),
     # What makes a repetition one. It begins with the vehicle, so that it serves the history as an index.
     UniqueConstraint("vin", "upgraded_at", "position", "hwid", "version_before", "version_after", "status"),
     sqlite_autoincrement=True,
@@ -250,6 +302,9 @@ vehicle_upgrade = Table(
     Column("report_document", LargeBinary, nullable=False),
     Column("versions_before", Items(NodeVersion), nullable=False),
     Column("versions_after", Items(NodeVersion), nullable=False),
+    Column("source", EnumName(Source), nullable=False),
+    Column("images_fetched", Words, nullable=False),
+    Column("fetched_at", UtcTime),
     UniqueConstraint("task_id", "vin"),
     Index("ix_vehicle_upgrade_vin_status", "vin", "status"),
     Index("ix_vehicle_upgrade_status_heard_at", "status", "heard_at"),
@@ -264,6 +319,7 @@ transition = Table(
     Column("status", EnumName(VehicleStatus), nullable=False),
     Column("at", UtcTime, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("source", EnumName(Source), nullable=False),
     Index("ix_transition_task_id_vin", "task_id", "vin"),
 )
 
@@ -326,6 +382,9 @@ audit_entry = Table(
     Column("outcome", String(64), nullable=False),
     Column("detail", Text, nullable=False),
     Column("address", String(64), nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("last_at", UtcTime),
+    Column("repeat_key", String(128), unique=True),
     sqlite_autoincrement=True,
 )
 

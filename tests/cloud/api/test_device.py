@@ -3,7 +3,6 @@
 import pytest
 
 from bmsota.errors import TransferError, TrustError
-from bmsota.gbt32960 import UpgradeStateCode as Code
 from bmsota.ota import HttpRequest, verify_manifest, verify_order
 from bmsota.ota import device_api as api
 
@@ -285,7 +284,7 @@ def test_only_the_ordered_release_is_given_out(world, unit, release_files):
 
 
 def test_a_unit_without_an_open_order_is_given_no_image(world, task, unit, files):
-    world.tell(unit.vin, Code.FAILED, order_id="OTA-1-1", reason="r")
+    unit.confirm("OTA-1-1", decision="rejected", reason="r")
     assert unit.image(digest(files.images[0])).status == 404
 
 

@@ -162,6 +162,7 @@ def test_an_offline_vehicle_is_told_at_its_next_login_and_at_every_one_until_the
         wire.cut()
         world.wait(minutes=2)
     wire = Wire(world, vin)
+    world.fetch(1)
     told = UpgradeState(
         time=beijing_time(world.now_ns), order_id="OTA-1-1", state=UpgradeStateCode.DOWNLOAD_COMPLETE, progress_pct=100
     )

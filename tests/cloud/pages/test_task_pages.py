@@ -106,7 +106,10 @@ def test_every_status_in_the_words_of_the_platform(fleet, task, visit, words):
 def test_the_ends_that_nobody_wished_for_have_their_reasons(fleet, task, visit, words):
     world = fleet
     world.approve(task)
-    tell(world, task, 1, UpgradeStateCode.FAILED, reason="no space in slot B")
+    refused = world.report(
+        1, f"OTA-{task.id}-1", versions=["2.0.0"] * 3, outcome=Outcome.FAILED, reason="no space in slot B"
+    )
+    world.services.upgrades.receive_report(world.vin(1), refused, world.now)
     report = world.report(
         2, f"OTA-{task.id}-2", versions=["2.0.0"] * 3, outcome=Outcome.ROLLED_BACK, reason="self-test: cell 17"
     )
@@ -115,7 +118,7 @@ def test_the_ends_that_nobody_wished_for_have_their_reasons(fleet, task, visit, 
     world.services.upgrades.expire(world.now)
     # Four days are longer than a session.
     page = visit("vera").see(f"/ota/tasks/{task.id}")
-    assert " Upgrade failed no space in slot B Master 2.0.0 → not reported" in row(page, 1)
+    assert " Upgrade failed no space in slot B Master 2.0.0 → 2.0.0" in row(page, 1)
     assert " Rolled back self-test: cell 17 Master 2.0.0 → 2.0.0" in row(page, 2)
     assert " Timed out " in row(page, 3)
     assert 'data-status="finished">Finished<' in page
@@ -248,6 +251,7 @@ def test_a_new_code_comes_too_late_for_an_approved_task(fleet, task, visit):
 def test_cancelling_tells_for_how_many_it_is_too_late(fleet, task, visit, words):
     fleet.approve(task)
     tell(fleet, task, 1, UpgradeStateCode.DOWNLOADING, progress_pct=100)
+    fleet.fetch(1)
     tell(fleet, task, 1, UpgradeStateCode.DOWNLOAD_COMPLETE)
     carol = visit("carol")
     answer = carol.post(f"/ota/tasks/{task.id}/cancel", reason="wrong release")

@@ -52,6 +52,7 @@ def test_task_pages_hear_of_every_step(world):
         "stage": "downloading",
         "reason": "",
         "progress_pct": 40,
+        "source": "unsigned",
         "at": world.now.isoformat(),
     }
     world.services.upgrades.receive_report(world.vin(1), world.report(1, "OTA-1-1"), world.now)

@@ -263,6 +263,7 @@ def test_cancel_before_the_approval_ends_task_and_code(world, task):
 
 def test_cancel_tells_for_which_vehicles_it_is_too_late(world):
     task = world.approved(1, 2)
+    world.fetch(2)
     world.tell(world.vin(2), 5)
     assert world.services.ota_tasks.cancel(task.id, by=world.people["alan"], now=world.now) == (world.vin(2),)
     assert world.detail(task).counts == {"Download Complete": 1, "Cancelled": 1}

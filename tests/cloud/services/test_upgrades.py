@@ -1,6 +1,7 @@
 """What vehicles say of their upgrades, and what is believed."""
 
 import pytest
+from bmsota_cloud.domain.equipment import ChangeStatus
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.services import ReportVerdict
 
@@ -42,6 +43,8 @@ def test_the_instruction_is_pending_until_the_download_is_complete(world):
     world.tell(vin, Code.DOWNLOADING, progress_pct=10)
     assert upgrades.pending_instruction(vin) == instruction
     world.tell(vin, Code.DOWNLOAD_COMPLETE)
+    assert upgrades.pending_instruction(vin) == instruction
+    world.fetch(1)
     assert upgrades.pending_instruction(vin) is None
     upgrades.instruction_sent(instruction, world.now)
     assert view(world, task).instruction_count == 2
@@ -103,14 +106,27 @@ def test_an_unsigned_word_ends_nothing_well(world, state):
 
 
 @pytest.mark.parametrize(
-    ("state", "status"), [(Code.FAILED, "Upgrade failed"), (Code.REJECTED, "Rejected"), (Code.CANCELLED, "Cancelled")]
+    ("state", "words"),
+    [
+        (Code.FAILED, "reported a failure; waiting for the signed report: flash worn out"),
+        (Code.REJECTED, "reported that it rejected the order; not signed: flash worn out"),
+        (Code.CANCELLED, "reported that the order was withdrawn; not signed: flash worn out"),
+    ],
 )
-def test_a_unit_can_give_up_with_a_reason(world, state, status):
+def test_a_unit_that_gives_up_is_heard_and_nothing_ends(world, state, words):
+    """Anyone who knows the VIN can say so."""
     task = world.approved(1)
-    world.tell(world.vin(1), state, reason="flash worn out")
-    assert (str(view(world, task).status), view(world, task).reason) == (status, "flash worn out")
-    assert str(world.detail(task).task.status) == "Finished"
+    assert world.tell(world.vin(1), state, reason="flash worn out")
+    seen = view(world, task)
+    assert (str(seen.status), seen.stage, seen.reason, seen.can_be_cancelled) == ("Approved", words, "", True)
+    assert str(world.detail(task).task.status) == "Approved"
+
+
+def test_a_state_after_the_end_is_counted(world):
+    task = world.approved(1)
+    send(world, 1)
     assert not world.tell(world.vin(1), Code.DOWNLOADING, order_id="OTA-1-1", progress_pct=1)
+    assert str(view(world, task).status) == "Upgrade succeeded"
     assert world.services.counters["upgrade_state_after_end"] == 1
 
 
@@ -266,14 +282,14 @@ def test_no_report_before_the_approval(world):
 
 
 def test_a_slave_exchanged_during_the_upgrade_is_judged_by_its_version(world):
-    """The report names another HWID at position 2 than UnitIdentity did before: judged, and recorded as a change."""
+    """The identity frame names another HWID at position 2, the signed report the old one: the frame was wrong."""
     task = world.approved(1)
     facts = world.facts(1)
     world.services.equipment.identify(world.vin(1), [*facts[:2], *[_other(facts[2])]], world.now)
     assert send(world, 1) is ReportVerdict.ACCEPTED
     assert str(view(world, task).status) == "Upgrade succeeded"
-    changes = world.services.equipment.page(PageRequest(), by=world.people["vera"]).items
-    assert [(c.old_hwid, c.new_hwid) for c in changes] == [("S-NEW", facts[2].hwid), (facts[2].hwid, "S-NEW")]
+    (change,) = world.services.equipment.page(PageRequest(), by=world.people["vera"]).items
+    assert (change.old_hwid, change.new_hwid, change.status) == (facts[2].hwid, "S-NEW", ChangeStatus.REFUTED)
 
 
 def _other(fact):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from bmsota_cloud.domain.audit import AuditEntry
+from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._tables import Tables
 
@@ -15,13 +16,32 @@ if TYPE_CHECKING:
 
 __all__ = ["SqlAudit"]
 
+_COLUMNS = [column for column in t.audit_entry.c if column.name != "repeat_key"]
+
 
 class SqlAudit(Tables):
     def add(self, entry: AuditEntry) -> None:
         self._add(t.audit_entry, entry)
 
+    def count(self, entry: AuditEntry, repeat_key: str) -> None:
+        c = t.audit_entry.c
+        statement = update(t.audit_entry).where(c.repeat_key == repeat_key)
+        counted = statement.values(count=c.count + entry.count, last_at=entry.last_at, detail=entry.detail)
+        if self._connection.execute(counted).rowcount:
+            return
+        try:
+            self._add(t.audit_entry, entry, repeat_key=repeat_key)
+        except ConflictError:
+            # Another process has just begun this line.
+            self._connection.execute(counted)
+
     def page(self, request: PageRequest, *, subject: str = "") -> Page[AuditEntry]:
-        statement = select(t.audit_entry).order_by(t.audit_entry.c.id.desc())
+        statement = select(*_COLUMNS).order_by(t.audit_entry.c.id.desc())
         if subject:
             statement = statement.where(t.audit_entry.c.subject == subject)
         return self._page(AuditEntry, statement, request)
+
+    def newest(self, subject: str, *, action: str, limit: int) -> tuple[AuditEntry, ...]:
+        c = t.audit_entry.c
+        statement = select(*_COLUMNS).where(c.subject == subject, c.action == action)
+        return self._all(AuditEntry, statement.order_by(c.id.desc()).limit(limit))

@@ -39,6 +39,11 @@ class SqlDevice(Tables):
     def session(self, token_sha256: bytes) -> DeviceSession | None:
         return self._one(DeviceSession, select(t.device_session).where(t.device_session.c.token_sha256 == token_sha256))
 
+    def newest_session(self, hwid: str) -> DeviceSession | None:
+        c = t.device_session.c
+        statement = select(t.device_session).where(c.hwid == hwid)
+        return self._one(DeviceSession, statement.order_by(c.issued_at.desc(), c.token_sha256).limit(1))
+
     def delete_before(self, expired: datetime) -> None:
         for table in (t.device_challenge, t.device_session):
             self._connection.execute(delete(table).where(table.c.expires_at <= expired))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from bmsota_cloud.domain.equipment import EquipmentChange
+from bmsota_cloud.domain.equipment import ChangeStatus, EquipmentChange
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._tables import Tables
 
@@ -19,6 +19,14 @@ __all__ = ["SqlEquipment"]
 class SqlEquipment(Tables):
     def add(self, change: EquipmentChange) -> None:
         self._add(t.equipment_change, change)
+
+    def reported(self, vin: str) -> tuple[EquipmentChange, ...]:
+        c = t.equipment_change.c
+        statement = select(t.equipment_change).where(c.vin == vin, c.status == ChangeStatus.REPORTED)
+        return self._all(EquipmentChange, statement.order_by(c.id.desc()))
+
+    def save(self, change: EquipmentChange) -> None:
+        self._save(t.equipment_change, change)
 
     def page(self, request: PageRequest, *, vin: str = "") -> Page[EquipmentChange]:
         statement = select(t.equipment_change).order_by(t.equipment_change.c.id.desc())

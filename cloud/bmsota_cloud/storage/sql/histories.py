@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, case, func, literal, select, union_all
+from sqlalchemy import Select, case, func, literal, select, union_all, update
 
 from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.histories import HistoryEntry, LocalUpgradeRow, UpgradeSource
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 __all__ = ["SqlHistories"]
+
+
+_WHAT_MAKES_IT_THE_SAME = (
+    "vin",
+    "upgraded_at",
+    "position",
+    "hwid",
+    "version_before",
+    "version_after",
+    "status",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,19 @@ class SqlHistories(Tables):
         except ConflictError:
             return False
         return True
+
+    def confirm(self, upgrade: LocalUpgradeRow) -> bool:
+        c = t.local_upgrade.c
+        same = [c[name] == getattr(upgrade, name) for name in _WHAT_MAKES_IT_THE_SAME]
+        statement = update(t.local_upgrade).where(*same, c.confirmed_at.is_(None))
+        if self._connection.execute(statement.values(confirmed_at=upgrade.confirmed_at)).rowcount:
+            return True
+        return self.add(upgrade)
+
+    def unconfirmed(self, vin: str) -> int:
+        c = t.local_upgrade.c
+        statement = select(func.count()).select_from(t.local_upgrade).where(c.vin == vin, c.confirmed_at.is_(None))
+        return int(self._connection.execute(statement).scalar_one())
 
     def page(self, vin: str, request: PageRequest) -> Page[HistoryEntry]:
         # Two kinds of rows in one order: first only which they are, then the rows of this page.

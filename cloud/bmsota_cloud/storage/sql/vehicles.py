@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import or_, select
+from sqlalchemy import delete, or_, select
 
-from bmsota_cloud.domain.vehicles import Vehicle, VehicleNode
+from bmsota_cloud.domain.vehicles import LastLogin, Vehicle, VehicleNode
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._tables import Tables, in_lists
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Table
 
     from bmsota_cloud.domain.paging import Page, PageRequest
 
@@ -51,12 +53,31 @@ class SqlVehicles(Tables):
         return tuple(self._connection.execute(statement).scalars())
 
     def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
-        found: dict[str, list[VehicleNode]] = {vin: [] for vin in vins}
-        for part in in_lists(vins):
-            statement = select(t.node).where(t.node.c.vin.in_(part))
-            for item in self._all(VehicleNode, statement.order_by(t.node.c.vin, t.node.c.position)):
-                found[item.vin].append(item)
-        return {vin: tuple(items) for vin, items in found.items()}
+        return self._nodes(t.node, vins)
 
     def save_node(self, node: VehicleNode) -> None:
         self._upsert(t.node, node)
+
+    def delete_node(self, vin: str, position: int) -> None:
+        c = t.node.c
+        self._connection.execute(delete(t.node).where(c.vin == vin, c.position == position))
+
+    def reported_nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
+        return self._nodes(t.reported_node, vins)
+
+    def save_reported_node(self, node: VehicleNode) -> None:
+        self._upsert(t.reported_node, node)
+
+    def last_login(self, vin: str) -> LastLogin | None:
+        return self._one(LastLogin, select(t.last_login).where(t.last_login.c.vin == vin))
+
+    def save_last_login(self, login: LastLogin) -> None:
+        self._upsert(t.last_login, login)
+
+    def _nodes(self, table: Table, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
+        found: dict[str, list[VehicleNode]] = {vin: [] for vin in vins}
+        for part in in_lists(vins):
+            statement = select(table).where(table.c.vin.in_(part))
+            for item in self._all(VehicleNode, statement.order_by(table.c.vin, table.c.position)):
+                found[item.vin].append(item)
+        return {vin: tuple(items) for vin, items in found.items()}
