@@ -25,6 +25,8 @@ class AuditOut(ApiOut):
     outcome: str
     detail: str
     address: str
+    count: int
+    last_at: datetime | None
 
 
 def add_audit_routes(router: APIRouter, services: "Services") -> None:

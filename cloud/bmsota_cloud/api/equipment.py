@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 
 from bmsota_cloud.api.common import ApiOut, By, PageOut, Paging
+from bmsota_cloud.domain.equipment import ChangeStatus
 
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
@@ -22,6 +23,8 @@ class EquipmentChangeOut(ApiOut):
     old_hwid: str
     new_hwid: str
     changed_at: datetime
+    status: ChangeStatus
+    decided_at: datetime | None
 
 
 def add_equipment_routes(router: APIRouter, services: "Services") -> None:

@@ -34,6 +34,7 @@ class HistoryEntryOut(ApiOut):
     software_version: str
     tool: str
     reported_at: datetime | None
+    is_confirmed: bool
 
 
 def add_history_routes(router: APIRouter, services: "Services") -> None:

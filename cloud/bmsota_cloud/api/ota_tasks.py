@@ -10,6 +10,7 @@ from pydantic import Field
 
 from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, PageOut, Paging
 from bmsota_cloud.clock import Clock
+from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.ota_tasks import TaskStatus, VehicleStatus
 from bmsota_cloud.services.ota_tasks import TASK_VEHICLES_MAX, TIME_LIMIT_S_DEFAULT
 
@@ -69,12 +70,14 @@ class NodeVersionOut(ApiOut):
     position: int
     hwid: str
     version: str
+    is_signed: bool
 
 
 class TransitionOut(ApiOut):
     status: VehicleStatus
     at: datetime
     reason: str
+    source: Source
 
 
 class UpgradeOut(ApiOut):
@@ -82,6 +85,7 @@ class UpgradeOut(ApiOut):
     order_id: str
     release_name: str
     status: VehicleStatus
+    source: Source
     stage: str
     reason: str
     progress_pct: int
@@ -90,6 +94,7 @@ class UpgradeOut(ApiOut):
     instructed_at: datetime | None
     instruction_count: int
     confirmed_at: datetime | None
+    fetched_at: datetime | None
     heard_at: datetime | None
     ended_by_report: bool
     can_be_cancelled: bool

@@ -53,6 +53,15 @@ class NodeOut(ApiOut):
     serial: str
     state: str
     updated_at: datetime
+    confirmed_at: datetime | None
+
+
+class LinkNoteOut(ApiOut):
+    kind: str
+    words: str
+    count: int
+    first_at: datetime
+    last_at: datetime
 
 
 class VehicleOut(ApiOut):
@@ -62,8 +71,12 @@ class VehicleOut(ApiOut):
     project: str
     registered_at: datetime
     identified_at: datetime | None
+    confirmed_at: datetime | None
     state: VehicleSnapshotOut
     nodes: list[NodeOut]
+    reported_nodes: list[NodeOut]
+    """What the unit reports without a signature, where it differs from a confirmed node."""
+    link_notes: list[LinkNoteOut]
     equipment_changes: list[EquipmentChangeOut]
 
 
@@ -101,7 +114,10 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
             **{name: getattr(detail.vehicle, name) for name in ("vin", "hwid", "series", "project")},
             "registered_at": detail.vehicle.registered_at,
             "identified_at": detail.vehicle.identified_at,
+            "confirmed_at": detail.vehicle.confirmed_at,
             "state": detail.state,
             "nodes": detail.nodes,
+            "reported_nodes": list(detail.reported.values()),
+            "link_notes": detail.link_notes,
             "equipment_changes": detail.changes,
         }

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from bmsota_cloud.domain.evidence import Source
     from bmsota_cloud.domain.ota_tasks import ApprovalCode, OtaTask, Transition, VehicleStatus, VehicleUpgrade
     from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.domain.paging import Page
@@ -42,6 +43,7 @@ class UpgradeView:
     order_id: str
     release_name: str
     status: VehicleStatus
+    source: Source
     stage: str
     reason: str
     progress_pct: int
@@ -50,6 +52,7 @@ class UpgradeView:
     instructed_at: datetime | None
     instruction_count: int
     confirmed_at: datetime | None
+    fetched_at: datetime | None
     heard_at: datetime | None
     ended_by_report: bool
     versions_before: tuple[NodeVersion, ...]
