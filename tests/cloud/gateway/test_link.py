@@ -173,6 +173,24 @@ def test_an_offline_vehicle_is_told_at_its_next_login_and_at_every_one_until_the
     assert Wire(world, vin).instructions() == []
 
 
+def test_each_login_is_compared_with_the_one_before_and_take_overs_are_noticed(world, vin):
+    """From another address; the login itself is not refused."""
+    for number in (1, 2, 3):
+        wire = Wire(world, vin)
+        wire.link.address = f"203.0.113.{number}:5000"
+        assert wire.of(LoggedIn)
+    world.services.link_watch.flush()
+    seen = {
+        line.outcome: line.count
+        for line in world.services.audit.page(PageRequest(), by=world.people["anna"]).items
+        if line.action == "link.watch"
+    }
+    # Each wire is a terminal that begins with serial 1.
+    assert seen == {"serial-not-rising": 2, "taken-over": 2}
+    with world.cloud.store.reading() as work:
+        assert work.vehicles.last_login(vin).iccid == "89860000000000000001"
+
+
 def test_one_login_is_told_once_however_often_it_is_hinted_at(world, vin):
     wire = Wire(world, vin)
     world.upload()
