@@ -1,13 +1,19 @@
 """What a master tells the platform beside its reports: who it is, how far an upgrade is, how it ended, what was flashed locally.
 
+Two of it are signed, and travel in the same message: how an upgrade ended (`bmsota.ota.Updater`), and who the nodes are
+(`bmsota.ota.IdentityReporter`). The session sends one message of the extension at a time and in order, so the answers come in
+the order of the questions, and so each is told from the other.
+
 All of it are frames of the extension (docs/protocol.md). The local upgrades are found and kept by `bmsota.ota.LocalUpgradeDetector`;
 here discoveries become what it looks at, and what it hands out becomes frames.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
+from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
     Command,
     ExtensionUndelivered,
@@ -27,17 +33,22 @@ from bmsota.gbt32960 import (
     UpgradeStateCode,
     beijing_time,
 )
-from bmsota.image import ImageVersion
+from bmsota.image import ImageRole, ImageVersion
 from bmsota.master._events import (
+    IdentityAcknowledged,
+    IdentityReported,
     LocalUpgradeDetected,
     LocalUpgradesAcknowledged,
     LocalUpgradesDropped,
     LocalUpgradesReported,
+    ReportAcknowledged,
 )
-from bmsota.ota import LocalUpgradeDetector, LogNote, NodeSnapshot
+from bmsota.ota import IdentifiedNode, IdentityReporter, LocalUpgradeDetector, LogNote, NodeSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from bmsota.boot import BootResult, BootStore
     from bmsota.gbt32960 import Message, TerminalEvent, TerminalSession
@@ -62,6 +73,7 @@ class CloudReporter:
         identity: TargetIdentity,
         store: BootStore,
         boot: BootResult,
+        device_key: Ed25519PrivateKey,
         emit: Callable[[MasterEvent], None],
     ) -> None:
         self._session = session
@@ -70,8 +82,15 @@ class CloudReporter:
         self._boot = boot
         self._emit = emit
         self._detector = LocalUpgradeDetector(store)
-        if self._detector.problem:
-            emit(LogNote(self._detector.problem))
+        self._identities = IdentityReporter(store, vin=session.vin, device_key=device_key)
+        self._signed: deque[type[ReportAcknowledged | IdentityAcknowledged]] = deque()
+        """The signed documents that were given to the session and are not answered, oldest first."""
+        self._slaves: tuple[NodeDescription, ...] = ()
+        self._may_identify = False
+        """The last discovery found the nodes as they will stay: no order is under way, no node runs in test."""
+        for problem in (self._detector.problem, self._identities.problem):
+            if problem:
+                emit(LogNote(problem))
 
     # -- identity and upgrades -------------------------------------------------------------------------------------------
 
@@ -115,13 +134,70 @@ class CloudReporter:
         self._send_if_logged_in(Command.UPGRADE_STATE, message, now_ns)
 
     def send_report(self, document: bytes, now_ns: int) -> None:
-        """The signed post-boot report."""
-        self._send_if_logged_in(Command.SIGNED_REPORT, SignedReport(beijing_time(now_ns), document), now_ns)
+        """The signed post-boot report; `ReportAcknowledged` when the platform has it."""
+        if self._send_if_logged_in(Command.SIGNED_REPORT, SignedReport(beijing_time(now_ns), document), now_ns):
+            self._signed.append(ReportAcknowledged)
 
-    def _send_if_logged_in(self, command: Command, message: Message, now_ns: int) -> None:
+    def _send_if_logged_in(self, command: Command, message: Message, now_ns: int) -> bool:
         # What is sent without a link would wait in the session; the updater repeats it at the next login.
-        if self._session.state is TerminalState.LOGGED_IN:
-            self._session.send_extension(command, message, now_ns)
+        if self._session.state is not TerminalState.LOGGED_IN:
+            return False
+        self._session.send_extension(command, message, now_ns)
+        return True
+
+    def _send_identity_report(self, now_ns: int) -> None:
+        """The signed one, if something has changed and the nodes stay as they are."""
+        if self._session.state is not TerminalState.LOGGED_IN or not self._may_identify:
+            return
+        try:
+            document = self._identities.take(self._nodes(), self._detector.pending, now_ns)
+        except LocalProtocolError as problem:
+            # A slave that describes itself in words no document can carry, or a journal without room.
+            self._may_identify = False
+            self._emit(LogNote(f"no identity report: {problem}"))
+            return
+        if document is not None:
+            self._signed.append(IdentityAcknowledged)
+            self._session.send_extension(Command.SIGNED_REPORT, SignedReport(beijing_time(now_ns), document), now_ns)
+            self._emit(IdentityReported(document))
+
+    def _nodes(self) -> list[IdentifiedNode]:
+        identity, facts = self._identity, self._boot.facts
+        master = IdentifiedNode(
+            position=identity.position,
+            role=ImageRole.MASTER,
+            hwid=identity.hwid,
+            class_id=identity.hardware_class.class_id,
+            version=ImageVersion() if facts is None else facts.version,
+            security_counter=self._store.security_counter,
+            serial=identity.serial,
+        )
+        slaves = [
+            IdentifiedNode(
+                position=node.position,
+                role=ImageRole.SLAVE,
+                hwid=node.hwid,
+                class_id=node.class_id,
+                version=node.version,
+                security_counter=node.security_counter,
+                serial=node.serial,
+            )
+            for node in sorted(self._slaves, key=lambda node: node.position)
+        ]
+        return [master, *slaves]
+
+    def _signed_answered(self, flag: ReplyFlag | int | None) -> None:
+        """The oldest signed document was answered with *flag*; None: it was given up."""
+        if not self._signed:
+            return
+        kind, is_taken = self._signed.popleft(), flag == ReplyFlag.SUCCESS
+        if kind is IdentityAcknowledged:
+            if is_taken:
+                self._identities.acknowledged()
+            else:
+                self._identities.undelivered()
+        if is_taken:
+            self._emit(kind())
 
     # -- local upgrades --------------------------------------------------------------------------------------------------
 
@@ -141,14 +217,27 @@ class CloudReporter:
             self._emit(LocalUpgradeDetected(upgrade))
         if self._detector.forgotten > dropped:
             self._emit(LocalUpgradesDropped(self._detector.forgotten - dropped))
+        self._slaves = tuple(slaves)
+        # Without any slave the bus is more likely to be dead than the pack to have none.
+        self._may_identify = bool(slaves) and order is None and not self._detector.awaits_confirmation
+        # Before the local upgrades: they are forgotten when they are answered, and the signature is to name them.
+        self._send_identity_report(now_ns)
         self._send_local_upgrades(now_ns)
 
-    def session_event(self, event: TerminalEvent, now_ns: int) -> None:
-        """Something happened on the cloud link."""
+    def session_event(self, event: TerminalEvent, now_ns: int, *, order: OrderScope | None = None) -> None:
+        """Something happened on the cloud link; *order* is `Updater.scope`, or None before it is known."""
         match event:
             case LoggedIn():
                 self._detector.logged_in()
+                self._identities.logged_in()
+                # An order that was under way at the last discovery may be over; what its report told is what runs now.
+                self._may_identify = bool(self._slaves) and order is None and not self._detector.awaits_confirmation
+                self._send_identity_report(now_ns)
                 self._send_local_upgrades(now_ns)
+            case ReplyReceived(Command.SIGNED_REPORT, flag, _):
+                self._signed_answered(flag)
+            case ExtensionUndelivered(Command.SIGNED_REPORT, _):
+                self._signed_answered(None)
             case ReplyReceived(Command.LOCAL_UPGRADES, ReplyFlag.SUCCESS, _):
                 self._detector.acknowledged()
                 self._emit(LocalUpgradesAcknowledged())

@@ -75,6 +75,23 @@ class LocalUpgradesAcknowledged:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportAcknowledged:
+    """The platform has the signed post-boot report: the upgrade is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityReported:
+    """The signed identity report was sent: something in it has changed since the platform acknowledged one."""
+
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityAcknowledged:
+    """The platform has the signed identity report."""
+
+
+@dataclass(frozen=True, slots=True)
 class LocalUpgradesDropped:
     """There were more local upgrades than are kept; the oldest will not be reported."""
 
@@ -94,4 +111,7 @@ MasterEvent = (
     | LocalUpgradesReported
     | LocalUpgradesAcknowledged
     | LocalUpgradesDropped
+    | ReportAcknowledged
+    | IdentityReported
+    | IdentityAcknowledged
 )

@@ -25,19 +25,23 @@ from bmsota.errors import LocalProtocolError
 from bmsota.flashing import NodesDiscovered
 from bmsota.gbt32960 import (
     CloseRequested,
-    Command,
     CommandReceived,
     Control,
     LoggedIn,
     RemoteUpgrade,
-    ReplyFlag,
-    ReplyReceived,
     TerminalOptions,
     TerminalSession,
     TerminalState,
 )
 from bmsota.master._cloud import CloudReporter
-from bmsota.master._events import CommandUnsupported, InstructionReceived, SelfTestEnded, SendData, SlaveChanged
+from bmsota.master._events import (
+    CommandUnsupported,
+    InstructionReceived,
+    ReportAcknowledged,
+    SelfTestEnded,
+    SendData,
+    SlaveChanged,
+)
 from bmsota.master._interlock import Interlock
 from bmsota.master._internal_bus import MeasurementTable
 from bmsota.master._reporting import AlarmLimits, PackValues, report_bodies
@@ -189,7 +193,12 @@ class Master:
         self._slaves = SlaveOperations(configuration.profile, layout.positions, self._updater)
         self._interlock = Interlock(self._updater, store, has_open_order=trust.state.order_is_open)
         self._cloud = CloudReporter(
-            self._session, identity=configuration.identity, store=store, boot=boot, emit=self._events.append
+            self._session,
+            identity=configuration.identity,
+            store=store,
+            boot=boot,
+            device_key=configuration.device_key,
+            emit=self._told,
         )
         self._self_test = SelfTest(
             self._measured,
@@ -197,6 +206,12 @@ class Master:
             look_period_ns=configuration.measure_period_ns // 2,
             check=lambda: check(version),
         )
+
+    def _told(self, event: MasterEvent) -> None:
+        """What the part that speaks to the platform has to say."""
+        self._events.append(event)
+        if isinstance(event, ReportAcknowledged):
+            self._updater.report_acknowledged(self._now_ns)
 
     # -- what others ask -------------------------------------------------------------------------------------------------
 
@@ -451,13 +466,13 @@ class Master:
             case CommandReceived(frame):
                 self._command(frame.message, now_ns)
                 self._session.reply_to(frame, now_ns)
-            case ReplyReceived(Command.SIGNED_REPORT, ReplyFlag.SUCCESS, _):
-                self._updater.report_acknowledged(now_ns)
             case CloseRequested():
                 self._session.disconnected(now_ns)
             case _:
                 pass
-        self._cloud.session_event(event, now_ns)
+        # The updater knows its order before the first discovery.
+        scope = self._updater.scope if self._slaves.nodes else None
+        self._cloud.session_event(event, now_ns, order=scope)
 
     def _command(self, message: object, now_ns: int) -> None:
         match message:

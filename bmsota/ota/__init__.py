@@ -6,6 +6,7 @@ Sans-IO, both ends. The public names::
     UpgradeOrder                                       what one vehicle is to do; sign_, verify_order
     PostBootReport, NodeReport, Outcome                what runs after the boot; sign_, verify_report
     IdentityReport, IdentifiedNode, ReportedUpgrade    what a unit is and runs, without an order; sign_, verify_identity
+    IdentityReporter                                   when a unit sends it, and what the platform has of it
     document_kind, DocumentKind                        which of them some bytes say they are
     DeviceTrust, TrustState, load_trust_state          the device's judgement over them
     Download and its events                            one image, block by block, over a bad network
@@ -63,6 +64,7 @@ from bmsota.ota._identity import (
     sign_identity,
     verify_identity,
 )
+from bmsota.ota._identity_reporter import IDENTITY_RECORD, IdentityReporter
 from bmsota.ota._image_store import ImageStore
 from bmsota.ota._journal import TRUST_RECORD, load_trust_state
 from bmsota.ota._local_upgrades import (
@@ -101,6 +103,7 @@ __all__ = [
     "EXCHANGE_TRIES_MAX",
     "EXCHANGE_WAIT_NS",
     "EXCHANGE_WAIT_NS_MAX",
+    "IDENTITY_RECORD",
     "IDENTITY_REPORT_SIZE_BYTES_MAX",
     "LOCAL_UPGRADES_MAX",
     "LOCAL_UPGRADES_RECORD",
@@ -132,6 +135,7 @@ __all__ = [
     "HttpResponse",
     "IdentifiedNode",
     "IdentityReport",
+    "IdentityReporter",
     "ImageStore",
     "LocalUpgradeDetector",
     "LogNote",

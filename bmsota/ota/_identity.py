@@ -14,11 +14,12 @@ Left out: what a tool or a node says in words of a local upgrade. That stays in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from bmsota.image import ImageRole, ImageVersion
-from bmsota.ota import _document
+from bmsota.ota import _cbor, _document
 from bmsota.ota._fields import malformed_as_trust_error, parse_role, parse_version, take_fields
 from bmsota.ota._local_upgrades import LOCAL_UPGRADES_MAX, NodeUpgradeOutcome
 from bmsota.ota._report import NODES_MAX
@@ -143,6 +144,13 @@ def verify_identity(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> Ide
         expect_count("upgrades", fields["upgrades"], maximum=LOCAL_UPGRADES_MAX)
         fields["upgrades"] = tuple(_parse_upgrade(upgrade) for upgrade in fields["upgrades"])
         return IdentityReport(**fields)
+
+
+def content_digests(report: IdentityReport) -> tuple[bytes, bytes]:
+    """SHA-256 of who the nodes are and what they run, and of the local upgrades: what makes a report news."""
+    payload = _payload(report)
+    nodes = {name: payload[name] for name in ("vin", "hwid", "nodes")}
+    return sha256(_cbor.encode(nodes)).digest(), sha256(_cbor.encode(payload["upgrades"])).digest()
 
 
 def _payload(report: IdentityReport) -> dict[str, Any]:

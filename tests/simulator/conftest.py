@@ -47,15 +47,19 @@ from bmsota.gbt32960 import (
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
 from bmsota.master import UnitKeys
 from bmsota.ota import (
+    DocumentKind,
     HttpResponse,
+    IdentityReport,
     PostBootReport,
     ReleaseManifest,
     UpdaterState,
     UpgradeOrder,
     describe_image,
     device_api,
+    document_kind,
     sign_manifest,
     sign_order,
+    verify_identity,
     verify_report,
 )
 from bmsota.signals import loads
@@ -197,6 +201,7 @@ class Platform:
         self.order: UpgradeOrder | None = None
         self.order_document = b""
         self.reports: list[PostBootReport] = []
+        self.identities: list[IdentityReport] = []
         self.states: list[UpgradeState] = []
         self.local_upgrades: list[LocalUpgrade] = []
         self.takes_local_upgrades = True
@@ -250,6 +255,9 @@ class Platform:
             self.local_upgrades += message.upgrades
             return self.takes_local_upgrades
         if isinstance(message, SignedReport):
+            if document_kind(message.document) is DocumentKind.IDENTITY:
+                self.identities.append(verify_identity(message.document, [self._identity.device_key.public_key()]))
+                return True
             return self._report(message.document)
         return True
 

@@ -15,14 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from bmsota.gbt32960 import (
     CloseRequested,
-    Command,
     ConnectRequested,
     LoggedIn,
-    ReplyFlag,
-    ReplyReceived,
     TerminalState,
 )
-from bmsota.master import Master, MeasurementTable, PackValues, SendData
+from bmsota.master import Master, MeasurementTable, PackValues, ReportAcknowledged, SendData
 from bmsota.node import POSITION_MAX
 from bmsota.ota import AbortHttp, LogNote, Reset, Stage, StartHttp, TellState, UpdaterState
 from bmsota_sim.devices.bootloader_node import BootloaderNode, NodeDevice, data_keys, reply_keys, request_keys
@@ -443,7 +440,7 @@ class _Powered:
                 figures.remarks.append(text)
             case TellState(stage=Stage.DOWNLOAD_COMPLETE):
                 device.hooks.download_complete()
-            case ReplyReceived(Command.SIGNED_REPORT, ReplyFlag.SUCCESS, _):
+            case ReportAcknowledged():
                 device.hooks.upgrade_over()
             case _:
                 pass

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bmsota.flashing import OperationFinished, TransferBroken
-from bmsota.gbt32960 import CloseRequested, Command, LoggedIn, LoggedOut, LoginFailed, ReplyFlag, ReplyReceived
+from bmsota.gbt32960 import CloseRequested, LoggedIn, LoggedOut, LoginFailed
 from bmsota.master import (
     CommandUnsupported,
+    IdentityAcknowledged,
+    IdentityReported,
     InstructionReceived,
     LocalUpgradeDetected,
     LocalUpgradesAcknowledged,
     LocalUpgradesDropped,
     LocalUpgradesReported,
+    ReportAcknowledged,
     SelfTestEnded,
     SlaveChanged,
 )
@@ -36,8 +39,12 @@ def note_of(event: MasterEvent) -> str | None:
             return f"login failed ({misses}): {reason.value}"
         case CloseRequested(reason):
             return f"closes the link: {reason.value}"
-        case ReplyReceived(Command.SIGNED_REPORT, ReplyFlag.SUCCESS, _):
+        case ReportAcknowledged():
             return "post-boot report acknowledged"
+        case IdentityReported():
+            return "sends its identity report"
+        case IdentityAcknowledged():
+            return "identity report acknowledged"
         case InstructionReceived(url, is_postponed):
             return f"instructed: {url}" + ("; a flasher is at work: the instruction waits" if is_postponed else "")
         case CommandUnsupported(name):

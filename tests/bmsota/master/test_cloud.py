@@ -24,13 +24,27 @@ from bmsota.gbt32960 import (
 from bmsota.image import ImageRole, ImageVersion
 from bmsota.master import (
     CloudReporter,
+    IdentityAcknowledged,
+    IdentityReported,
     LocalUpgradeDetected,
     LocalUpgradesAcknowledged,
     LocalUpgradesDropped,
     LocalUpgradesReported,
+    ReportAcknowledged,
 )
 from bmsota.node import Capability, NodeDescription, NodeMode
-from bmsota.ota import LOCAL_UPGRADES_MAX, Stage, TellState
+from bmsota.ota import (
+    IDENTITY_RECORD,
+    LOCAL_UPGRADES_MAX,
+    DocumentKind,
+    LogNote,
+    NodeUpgradeOutcome,
+    OrderScope,
+    Stage,
+    TellState,
+    document_kind,
+    verify_identity,
+)
 
 SECOND = 1_000_000_000
 
@@ -45,7 +59,7 @@ class Desk:
         self.store = world.store_on(self.flash, ImageRole.MASTER)
         self.store.install_factory(world.firmware(ImageRole.MASTER, "2.0.0"))
         self.boot = self.store.boot()
-        self.events, self.heard = [], []
+        self.events, self.heard, self.identities = [], [], []
         self.flag = ReplyFlag.SUCCESS
         self.session = TerminalSession(vin=world.VIN, iccid="89860012345678901234")
         self.platform = PlatformSession()
@@ -57,6 +71,7 @@ class Desk:
             identity=self.world.identity(0, "M-0001"),
             store=self.store,
             boot=self.boot,
+            device_key=self.world.DEVICE_KEY,
             emit=self.events.append,
         )
 
@@ -82,7 +97,7 @@ class Desk:
                     case LoginRequested():
                         self.platform.accept_login(self.now_ns)
                     case ExtensionReceived(frame):
-                        self.heard.append(frame.message)
+                        self.hear(frame.message)
                         self.platform.reply(frame, self.now_ns, self.flag)
                     case _:
                         pass
@@ -93,8 +108,16 @@ class Desk:
             if not up and not down:
                 return
 
-    def discover(self, *nodes):
-        self.reporter.nodes_discovered(nodes, None, self.now_ns)
+    def hear(self, message):
+        """Identity reports apart from the rest."""
+        document = message.document if isinstance(message, SignedReport) else b""
+        if document and document != b"document" and document_kind(document) is DocumentKind.IDENTITY:
+            self.identities.append(verify_identity(document, [self.world.DEVICE_KEY.public_key()]))
+        else:
+            self.heard.append(message)
+
+    def discover(self, *nodes, order=None):
+        self.reporter.nodes_discovered(nodes, order, self.now_ns)
         self.exchange()
 
     def of(self, kind):
@@ -239,3 +262,117 @@ def test_other_replies_are_none_of_its_business(desk, slave):
     desk.exchange()
     assert len(desk.heard) == 1
     assert desk.events == []
+
+
+# -- the identity report
+
+
+def test_the_identity_report_is_sent_when_something_has_changed_and_not_at_each_login(desk, slave, world):
+    """First start, version, replaced hardware; over logins and power cycles."""
+    desk.log_in()
+    desk.discover(slave)
+    (first,) = desk.identities
+    assert (first.vin, first.hwid, first.upgrades) == (world.VIN, "M-0001", ())
+    assert first.time_s == first.counter == desk.now_ns // SECOND - 1
+    assert [(n.position, n.hwid, str(n.version), n.security_counter, n.serial) for n in first.nodes] == [
+        (0, "M-0001", "2.0.0", 1, world.identity(0, "M-0001").serial),
+        (1, "S-0001", "2.0.0", 1, "SN-1"),
+    ]
+    assert [n.class_id for n in first.nodes] == [world.MASTER_CLASS.class_id, world.SLAVE_CLASS.class_id]
+    assert (len(desk.of(IdentityReported)), len(desk.of(IdentityAcknowledged))) == (1, 1)
+    for _ in range(3):
+        desk.log_out()
+        desk.reporter = desk.new_reporter()
+        desk.log_in()
+        desk.discover(slave)
+    assert len(desk.identities) == 1
+    desk.log_out()
+    desk.discover(replace(slave, hwid="S-0002"))
+    desk.log_in()
+    assert [report.nodes[1].hwid for report in desk.identities] == ["S-0001", "S-0002"]
+    assert desk.identities[1].counter > desk.identities[0].counter
+
+
+def test_a_local_upgrade_is_signed_before_it_is_forgotten(desk, slave):
+    """Also one that left the versions as they were; and its end is no news."""
+    desk.log_in()
+    desk.discover(slave)
+    desk.discover(replace(slave, slot_states=(SlotState.CONFIRMED, SlotState.BAD)))
+    assert [len(report.upgrades) for report in desk.identities] == [0, 1]
+    (upgrade,) = desk.identities[1].upgrades
+    assert (upgrade.position, upgrade.hwid, upgrade.outcome) == (1, "S-0001", NodeUpgradeOutcome.FAILED)
+    assert [type(message) for message in desk.heard] == [LocalUpgrades]
+    assert len(desk.of(LocalUpgradesAcknowledged)) == 1
+    desk.log_out()
+    desk.log_in()
+    assert len(desk.identities) == 2
+
+
+def test_a_refused_identity_report_is_sent_again_after_the_next_login(desk, slave):
+    """A platform of before: it costs one frame a login and one write a power-on, and nothing else is held up."""
+    desk.flag = ReplyFlag.ERROR
+    desk.log_in()
+    desk.discover(slave)
+    desk.discover(slave)
+    assert len(desk.identities) == 1
+    desk.log_out()
+    desk.log_in()
+    assert desk.identities == [desk.identities[0]] * 2
+    assert desk.of(IdentityAcknowledged) == []
+    desk.flag = ReplyFlag.SUCCESS
+    desk.log_out()
+    desk.reporter = desk.new_reporter()
+    desk.log_in()
+    desk.discover(slave)
+    assert len(desk.of(IdentityAcknowledged)) == 1
+    assert desk.identities[2].counter > desk.identities[1].counter
+
+
+def test_while_an_order_is_under_way_or_a_node_in_test_nothing_is_signed(desk, slave):
+    """The post-boot report tells what the order has done; what runs in test may not stay."""
+    order = OrderScope(order_id="o-17", runs=frozenset({0, 1}), stages=frozenset({0, 1}), is_concluded=False)
+    desk.log_in()
+    desk.discover(slave, order=order)
+    in_test = replace(
+        slave, version=ImageVersion(2, 1), slot_states=(SlotState.CONFIRMED, SlotState.TEST), running_slot=1
+    )
+    desk.discover(slave)
+    desk.discover(in_test)
+    assert [str(report.nodes[1].version) for report in desk.identities] == ["2.0.0"]
+    desk.discover()
+    assert len(desk.identities) == 1, "a dead bus is no pack without slaves"
+
+
+def test_answers_to_the_two_signed_documents_are_told_apart(desk, slave):
+    """Both are on the way: the first answer is the first one's."""
+    desk.log_in()
+    desk.reporter.nodes_discovered([slave], None, desk.now_ns)
+    desk.reporter.send_report(b"document", desk.now_ns)
+    assert desk.of(ReportAcknowledged) == []
+    desk.exchange()
+    kinds = [type(event) for event in desk.events if isinstance(event, IdentityAcknowledged | ReportAcknowledged)]
+    assert kinds == [IdentityAcknowledged, ReportAcknowledged]
+
+
+def test_a_damaged_record_of_identity_reports_is_said_and_the_report_is_sent_again(desk, slave):
+    desk.log_in()
+    desk.discover(slave)
+    desk.store.put_record(IDENTITY_RECORD, b"\xff")
+    desk.log_out()
+    desk.reporter = desk.new_reporter()
+    (note,) = desk.of(LogNote)
+    assert note.text.startswith("record of identity reports: damaged")
+    desk.log_in()
+    desk.discover(slave)
+    assert len(desk.identities) == 2
+    assert desk.identities[1].counter > desk.identities[0].counter
+
+
+def test_a_slave_that_no_document_can_carry_is_said_and_stops_nothing(desk, slave):
+    desk.log_in()
+    odd = replace(slave)
+    object.__setattr__(odd, "serial", "a\nb")
+    desk.discover(odd)
+    assert desk.identities == []
+    (note,) = desk.of(LogNote)
+    assert note.text.startswith("no identity report: serial: expected")

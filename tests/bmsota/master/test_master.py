@@ -40,7 +40,18 @@ from bmsota.master import (
     SelfTestEnded,
     SlaveChanged,
 )
-from bmsota.ota import TRUST_RECORD, LogNote, Outcome, Reset, RunSelfTest, StartHttp, UpdaterState, verify_report
+from bmsota.ota import (
+    TRUST_RECORD,
+    DocumentKind,
+    LogNote,
+    Outcome,
+    Reset,
+    RunSelfTest,
+    StartHttp,
+    UpdaterState,
+    document_kind,
+    verify_report,
+)
 
 SECOND = 1_000_000_000
 
@@ -237,6 +248,7 @@ def upgrade(rig, *, until):
 
 def reports_of(rig, world):
     documents = [message.document for message in rig.extensions if isinstance(message, SignedReport)]
+    documents = [document for document in documents if document_kind(document) is DocumentKind.REPORT]
     return [verify_report(document, [world.DEVICE_KEY.public_key()]) for document in documents]
 
 
