@@ -86,6 +86,7 @@ class CloudReporter:
         self._signed: deque[type[ReportAcknowledged | IdentityAcknowledged]] = deque()
         """The signed documents that were given to the session and are not answered, oldest first."""
         self._slaves: tuple[NodeDescription, ...] = ()
+        self._has_discovered = False
         self._may_identify = False
         """The last discovery found the nodes as they will stay: no order is under way, no node runs in test."""
         for problem in (self._detector.problem, self._identities.problem):
@@ -217,7 +218,7 @@ class CloudReporter:
             self._emit(LocalUpgradeDetected(upgrade))
         if self._detector.forgotten > dropped:
             self._emit(LocalUpgradesDropped(self._detector.forgotten - dropped))
-        self._slaves = tuple(slaves)
+        self._slaves, self._has_discovered = tuple(slaves), True
         # Without any slave the bus is more likely to be dead than the pack to have none.
         self._may_identify = bool(slaves) and order is None and not self._detector.awaits_confirmation
         # Before the local upgrades: they are forgotten when they are answered, and the signature is to name them.
@@ -249,7 +250,8 @@ class CloudReporter:
                 pass
 
     def _send_local_upgrades(self, now_ns: int) -> None:
-        if self._session.state is not TerminalState.LOGGED_IN:
+        # Not before the first discovery of a power-on, which makes the signed document that names them and goes before them.
+        if self._session.state is not TerminalState.LOGGED_IN or not self._has_discovered:
             return
         upgrades = self._detector.take()
         if upgrades:

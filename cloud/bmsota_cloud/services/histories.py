@@ -74,7 +74,7 @@ class HistoryService:
                 read = _read(vin, upgrade, now)
                 if read is None:
                     counters["local_upgrade_unusable"] += 1
-                elif not work.histories.add(read):
+                elif not work.histories.add(read) and not work.histories.add_words(read):
                     counters["local_upgrade_repeated"] += 1
                 else:
                     new += 1

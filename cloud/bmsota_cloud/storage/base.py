@@ -160,6 +160,10 @@ class HistoryTables(Protocol):
         """Keep what is new; False if it is there already: all but `reported_at`, tool and detail are the same."""
         ...
 
+    def add_words(self, upgrade: LocalUpgradeRow) -> bool:
+        """Give tool and detail to the same upgrade, if a signed document named it first; whether anything changed."""
+        ...
+
     def confirm(self, upgrade: LocalUpgradeRow) -> bool:
         """Mark the same upgrade as confirmed, or add it so; False if it was confirmed before."""
         ...

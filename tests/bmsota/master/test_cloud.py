@@ -217,10 +217,14 @@ def test_a_local_upgrade_is_told_once_and_forgotten_when_the_platform_has_it(des
 
 
 def test_a_local_upgrade_without_a_link_waits_for_the_login_and_a_power_cycle(desk, slave):
+    """And for the first discovery, after which the signature that names it goes first."""
     desk.discover(slave)
     desk.discover(replace(slave, version=ImageVersion(2, 1)))
     desk.reporter = desk.new_reporter()
     desk.log_in()
+    assert desk.heard == desk.identities == []
+    desk.discover(replace(slave, version=ImageVersion(2, 1)))
+    assert [len(report.upgrades) for report in desk.identities] == [1]
     assert [message.upgrades[0].version_after for message in desk.heard] == [(2, 1, 0, 0)]
 
 

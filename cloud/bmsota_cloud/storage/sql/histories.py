@@ -48,6 +48,13 @@ class SqlHistories(Tables):
             return False
         return True
 
+    def add_words(self, upgrade: LocalUpgradeRow) -> bool:
+        c = t.local_upgrade.c
+        same = [c[name] == getattr(upgrade, name) for name in _WHAT_MAKES_IT_THE_SAME]
+        statement = update(t.local_upgrade).where(*same, c.confirmed_at.is_not(None), c.tool == "", c.detail == "")
+        words = {"tool": upgrade.tool, "detail": upgrade.detail}
+        return any(words.values()) and bool(self._connection.execute(statement.values(**words)).rowcount)
+
     def confirm(self, upgrade: LocalUpgradeRow) -> bool:
         c = t.local_upgrade.c
         same = [c[name] == getattr(upgrade, name) for name in _WHAT_MAKES_IT_THE_SAME]
