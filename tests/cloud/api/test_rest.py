@@ -225,6 +225,7 @@ def test_the_upgrade_history_of_a_vehicle(world, client, bearer):
         "task_id": None,
         "software_version": "",
         "tool": "bmsota 1.0",
+        "is_confirmed": False,
         "reported_at": "2026-11-22T09:00:00Z",
     }
     assert (ota["source"], ota["task_id"], ota["status"], ota["software_version"], ota["reported_at"]) == (

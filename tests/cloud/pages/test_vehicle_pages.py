@@ -227,15 +227,50 @@ def test_field_upgrades_stand_beside_the_tasks(fleet, visit, words, tell_field_u
     text = words(page)
     assert (
         "Upgrades CAN unknown tool Upgrade failed Master 2.0.0 → 2.1.0 2026-11-22 16:05:00 +08:00 "
-        "· the node refused an image "
+        "· reported, not confirmed · the node refused an image "
         "CAN bmsota 1.0 Upgrade succeeded Slave 2 2.0.0 → 2.1.0 2026-11-22 16:05:00 +08:00 "
-        f"OTA OTA-{task.id} 2.1.0 Unapproved" in text
+        f"· reported, not confirmed OTA OTA-{task.id} 2.1.0 Unapproved" in text
     )
     assert f'href="/vehicles/{fleet.vin(1)}/upgrades">Show as a table</a>' in page
     table = vera.see(f"/vehicles/{fleet.vin(1)}/upgrades")
     assert "CAN bmsota 1.0 Upgrade succeeded Slave 2 2.0.0 → 2.1.0 HW-2 2026-11-22 16:05:00 +08:00" in words(table)
     assert f'<a href="/ota/tasks/{task.id}">OTA-{task.id}</a>' in table
     assert "3 upgrades" in words(table)
+
+
+def test_what_is_confirmed_and_what_is_only_reported_are_told_apart(fleet, visit, words, bearer, client):
+    """Nodes, an exchange, and what was unusual on the link; on the page and in REST."""
+    vin = fleet.vin(1)
+    vera = visit("vera")
+    path = f"/vehicles/{vin}/real-time"
+    assert "Slave 1 S-000001-1 2.0.0 2 serial S-000001-1 running not confirmed reported 2026-11-22" in words(
+        vera.see(path)
+    )
+    fleet.confirm(1)
+    assert "Slave 1 S-000001-1 2.0.0 2 serial S-000001-1 running signed 2026-11-22" in words(vera.see(path))
+    assert "not confirmed" not in vera.see(path)
+    facts = fleet.facts(1)
+    fleet.wait(minutes=1)
+    fleet.services.equipment.identify(vin, [*facts[:2], replace(facts[2], hwid="S-EVIL")], fleet.now)
+    for _ in range(3):
+        fleet.services.link_watch.taken_over(
+            vin, old_address="203.0.113.1:1", new_address="198.51.100.1:1", now=fleet.now
+        )
+    fleet.services.link_watch.flush()
+    text = words(vera.see(path))
+    assert "Slave 2, as reported S-EVIL 2.0.0 2 serial S-000001-2 running not confirmed reported 2026-11-22" in text
+    assert "S-000001-2 → S-EVIL 2026-11-22 16:01:00 +08:00 · reported, not confirmed" in text
+    assert "Another link took over the vehicle while the first was open (3 times)" in text
+    assert "198.51.100.1" not in text, "addresses are for the audit log"
+    told = client.get(f"/api/v1/vehicles/{vin}", headers=bearer("vera")).json()
+    assert [(n["position"], n["hwid"], n["confirmed_at"] is not None) for n in told["nodes"]] == [
+        (0, "M-000001", True),
+        (1, "S-000001-1", True),
+        (2, "S-000001-2", True),
+    ]
+    assert [(n["position"], n["hwid"], n["confirmed_at"]) for n in told["reported_nodes"]] == [(2, "S-EVIL", None)]
+    assert [(n["kind"], n["count"]) for n in told["link_notes"]] == [("taken-over", 3)]
+    assert [c["status"] for c in told["equipment_changes"]] == ["reported, not confirmed"]
 
 
 @pytest.mark.slow

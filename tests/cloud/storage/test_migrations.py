@@ -62,6 +62,39 @@ def test_a_local_upgrade_that_an_older_platform_has_kept_is_in_the_history():
     )
 
 
+def test_who_set_a_status_is_derived_for_what_an_older_platform_has_kept():
+    """An end by report is signed, the operator's and the platform's own are theirs, the rest was a word of the link."""
+    with create_engine("sqlite://").connect() as connection, connection.begin():
+        migrate(connection, "platform", revision="platform_0002")
+        for status in VehicleStatus:
+            connection.exec_driver_sql(
+                f"INSERT INTO transition (task_id, vin, status, at, reason)"
+                f" VALUES (1, 'V1', '{status.name}', '2026-11-22 08:00:00.000000', '')"
+            )
+        connection.exec_driver_sql(
+            "INSERT INTO equipment_change (vin, position, old_hwid, new_hwid, changed_at)"
+            " VALUES ('V1', 2, 'A', 'B', '2026-11-22 08:00:00.000000')"
+        )
+        migrate(connection, "platform")
+        work = SqlWork(connection)
+        found = {str(item.status): item.source.name for item in work.ota_tasks.transitions(1, ["V1"])["V1"]}
+        (change,) = work.equipment.page(PageRequest(), vin="V1").items
+    assert found == {
+        "Unapproved": "OPERATOR",
+        "Approved": "OPERATOR",
+        "To be downloaded": "UNSIGNED",
+        "Downloading": "UNSIGNED",
+        "Download Complete": "UNSIGNED",
+        "Upgrade succeeded": "SIGNED",
+        "Upgrade failed": "UNSIGNED",
+        "Rolled back": "SIGNED",
+        "Rejected": "UNSIGNED",
+        "Timed out": "PLATFORM",
+        "Cancelled": "OPERATOR",
+    }
+    assert (change.status.name, change.decided_at) == ("EARLIER", None)
+
+
 @pytest.mark.parametrize("history", ["platform", "telemetry"])
 def test_down_leads_back_to_nothing_and_up_again(history):
     with create_engine("sqlite://").connect() as connection, connection.begin():
