@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bmsota_cloud.services.accounts import AccountService, Login
+from bmsota_cloud.services.accounts import DEVICE_TOKEN_VALID_S, AccountService, Login
 from bmsota_cloud.services.audit import AuditService
 from bmsota_cloud.services.context import CommandRouter, Context, PlatformKeys, PlatformSettings
 from bmsota_cloud.services.device import DeviceService
 from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
 from bmsota_cloud.services.ingest import IngestService
+from bmsota_cloud.services.limits import CodeLimits, RateLimits
 from bmsota_cloud.services.live import LiveFeed, Subscription
 from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
 from bmsota_cloud.services.ota_tasks import OtaTaskService
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections import Counter
 
 __all__ = [
+    "DEVICE_TOKEN_VALID_S",
     "AccountService",
     "AuditService",
     "CodeView",
@@ -80,15 +82,16 @@ class Services:
     @classmethod
     def around(cls, context: Context) -> Services:
         equipment = EquipmentService(context)
+        limits = RateLimits(context.store)
         return cls(
-            accounts=AccountService(context),
+            accounts=AccountService(context, limits),
             audit=AuditService(context),
-            device=DeviceService(context),
+            device=DeviceService(context, limits),
             equipment=equipment,
             histories=HistoryService(context),
             ingest=IngestService(context, equipment),
             live=context.live,
-            ota_tasks=OtaTaskService(context),
+            ota_tasks=OtaTaskService(context, CodeLimits(limits, context)),
             outbox=OutboxService(context),
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),

@@ -25,10 +25,11 @@ class Unit:
         answer = self.ask(api.challenge_request(self.hwid))
         return api.parse_challenge(answer.status, answer.body)
 
-    def answer(self, challenge, *, key=None, hwid=None):
+    def answer(self, challenge, *, key=None, hwid=None, origin=None):
         hwid = hwid or self.hwid
-        signature = (key or self.key).sign(api.session_proof(hwid, challenge))
-        return self.ask(api.session_request(hwid, challenge, signature))
+        origin = api.origin_of(self.world.cloud.settings.device_url) if origin is None else origin
+        signature = (key or self.key).sign(api.session_proof(hwid, challenge, origin))
+        return self.ask(api.session_request(hwid, challenge, origin, signature))
 
     def log_in(self):
         answer = self.answer(self.challenge())
