@@ -17,6 +17,8 @@ __all__ = ["Rate", "address_groups", "in_words"]
 _IPV6_HOST_BITS = 64
 # What a customer can get for the asking, with 65,536 of the above.
 _IPV6_SITE_BITS = 48
+# The sum of many intervals is rounded, and so is what the database keeps; in intervals.
+_ROUNDING = 1e-3
 # An address that is none (a proxy's unix socket) is kept as it is, up to here.
 _ADDRESS_LENGTH_MAX = 64
 
@@ -35,23 +37,36 @@ class Rate:
     def interval_s(self) -> float:
         return self.period_s / self.count
 
+    @property
+    def _rounding_s(self) -> float:
+        return self.interval_s * _ROUNDING
+
     def bounded(self, free_at: float, now: float) -> float:
-        """*free_at* as it can be at most: a clock that was ahead for a while must not lock anything for longer than a period."""
+        """*free_at* as it can be at this time.
+
+        One that is further away than it ever could have got was written by a clock that was ahead. It is cut to a full
+        counter, and beyond `nonsense_from` to an empty one: a wrong clock must not lock anything for long.
+        """
+        if free_at >= self.nonsense_from(now):
+            return now
         return min(max(free_at, now), now + self.period_s)
+
+    def nonsense_from(self, now: float) -> float:
+        """Two periods ahead: a clock that was set back by a little must not empty the counters of those who guess."""
+        return now + 2 * self.period_s
 
     def taken(self, free_at: float, now: float) -> float | None:
         """*free_at* after one more try; None if there must be none now."""
         after = self.bounded(free_at, now) + self.interval_s
-        # The tolerance is for the rounding of the sum of `count` intervals.
-        return after if after <= now + self.period_s * (1 + 1e-9) else None
+        return after if after <= now + self.period_s + self._rounding_s else None
 
     def wait_s(self, free_at: float, now: float) -> int:
         """In how many whole seconds a try is possible again; at least 1."""
-        return max(1, math.ceil(self.bounded(free_at, now) + self.interval_s - self.period_s - now - 1e-6))
+        return max(1, math.ceil(self.bounded(free_at, now) + self.interval_s - self.period_s - now - self._rounding_s))
 
     def used(self, free_at: float, now: float) -> int:
         """How many tries count at this time."""
-        return math.ceil((self.bounded(free_at, now) - now) / self.interval_s - 1e-6)
+        return math.ceil((self.bounded(free_at, now) - now) / self.interval_s - _ROUNDING)
 
 
 def address_groups(address: str) -> tuple[str, ...]:

@@ -126,7 +126,7 @@ class RateLimits:
             if (full := self._full(counters, at)) is not None:
                 return full
         # Only who passes here costs a look into the database.
-        self._read(counters, work)
+        self._read(counters, work, at)
         with self._lock:
             if (full := self._full(counters, at)) is not None:
                 return full
@@ -148,9 +148,16 @@ class RateLimits:
         at = now.timestamp()
         for counted in counters:
             if counted.limit.is_kept:
+                rate = counted.limit.rate
                 with self._lock:
-                    level = counted.limit.rate.bounded(self._level(counted), at)
-                work.limits.save(counted.key, datetime.fromtimestamp(level, UTC), now, keep=_COUNTERS_MAX)
+                    level = rate.bounded(self._level(counted), at)
+                work.limits.save(
+                    counted.key,
+                    datetime.fromtimestamp(level, UTC),
+                    now,
+                    nonsense_from=datetime.fromtimestamp(rate.nonsense_from(at), UTC),
+                    keep=_COUNTERS_MAX,
+                )
 
     def forget(self, counted: Counted, work: Work) -> None:
         """Begin again with an empty counter."""
@@ -160,7 +167,7 @@ class RateLimits:
 
     def used(self, counted: Counted, now: datetime, work: Work | None = None) -> int:
         """How many tries count at this time."""
-        self._read((counted,), work)
+        self._read((counted,), work, now.timestamp())
         with self._lock:
             return counted.limit.rate.used(self._level(counted), now.timestamp())
 
@@ -196,7 +203,7 @@ class RateLimits:
                 del levels[key]
         levels[counted.key] = free_at
 
-    def _read(self, counters: Sequence[Counted], work: Work | None) -> None:
+    def _read(self, counters: Sequence[Counted], work: Work | None, now: float) -> None:
         kept = [counted for counted in counters if counted.limit.is_kept]
         if not kept:
             return
@@ -208,8 +215,10 @@ class RateLimits:
                 found = reading.limits.get(keys)
         with self._lock:
             for counted in kept:
-                if (known := found.get(counted.key)) is not None and known.timestamp() > self._level(counted):
-                    self._set(counted, known.timestamp(), 0.0)
+                known = found.get(counted.key)
+                level = now if known is None else counted.limit.rate.bounded(known.timestamp(), now)
+                if level > counted.limit.rate.bounded(self._level(counted), now):
+                    self._set(counted, level, now)
 
 
 def login_tries(limits: RateLimits, *, name: str, address: str, is_known: bool, now: datetime) -> tuple[Counted, ...]:

@@ -178,8 +178,8 @@ class LimitTable(Protocol):
     """Counters of tries, each the moment at which it is empty again."""
 
     def get(self, keys: Sequence[bytes]) -> Mapping[bytes, datetime]: ...
-    def save(self, key: bytes, free_at: datetime, now: datetime, *, keep: int) -> None:
-        """Insert, or replace an earlier moment by a later one. Empty counters go, and all but the fullest *keep*."""
+    def save(self, key: bytes, free_at: datetime, now: datetime, *, nonsense_from: datetime, keep: int) -> None:
+        """Insert, or replace what is earlier, or as late as *nonsense_from*. Empty counters go, and all but the fullest *keep*."""
         ...
 
     def delete(self, key: bytes) -> None: ...

@@ -22,10 +22,10 @@ class SqlLimits(Tables):
         rows = self._connection.execute(select(c.key, c.free_at).where(c.key.in_(keys)))
         return {row.key: row.free_at for row in rows}
 
-    def save(self, key: bytes, free_at: datetime, now: datetime, *, keep: int) -> None:
+    def save(self, key: bytes, free_at: datetime, now: datetime, *, nonsense_from: datetime, keep: int) -> None:
         c = t.rate_limit.c
         known = self.get([key]).get(key)
-        if known is None or known < free_at:
+        if known is None or known < free_at or known >= nonsense_from:
             upsert(self._connection, t.rate_limit, {"key": key, "free_at": free_at})
         self._connection.execute(delete(t.rate_limit).where(c.free_at <= now))
         # The emptiest go first: who has tried most is remembered longest, however many others are made up meanwhile.
