@@ -255,10 +255,11 @@ def test_what_the_platform_could_not_judge_is_no_try(world, monkeypatch):
     def broken(*_, **__):
         raise OSError("disk full")
 
-    for _ in range(30):
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-            patch.setattr(world.cloud.store, "transaction", broken)
-            log_in(world, address=HERE)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.cloud.store, "transaction", broken)
+        for _ in range(30):
+            with pytest.raises(OSError, match="disk full"):
+                log_in(world, address=HERE)
     log_in(world, address=HERE)
 
 
