@@ -64,8 +64,8 @@ LOGIN_PAIR_UNDER_ATTACK = Limit(LOGIN_PAIR.name, Rate(1, _HOUR_S))
 # A browser that has logged in as this name before.
 LOGIN_DEVICE = Limit("login device", Rate(10, _HOUR_S))
 # An office behind one address may have many bad days; who is known does not count here.
-LOGIN_ADDRESS = Limit("login address", Rate(30, _HOUR_S))
-LOGIN_SITE = Limit("login site", Rate(120, _HOUR_S))
+LOGIN_ADDRESS = Limit("login address", Rate(20, _HOUR_S))
+LOGIN_SITE = Limit("login site", Rate(80, _HOUR_S))
 # Guesses a day at one name from all addresses it does not know: at twelve characters and more, nothing.
 LOGIN_NAME = Limit("login name", Rate(1000, _DAY_S))
 UNDER_ATTACK_FROM = 100
