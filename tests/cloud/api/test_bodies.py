@@ -1,12 +1,15 @@
 """A body is not read before its sender is known. Over real sockets: the answer comes although no byte of a body was sent."""
 
+import asyncio
 import socket
 import threading
 from contextlib import contextmanager
 
 import pytest
 import uvicorn
+from bmsota_cloud.api.middleware import BodyLimit
 from bmsota_cloud.wiring import build_app
+from fastapi import Response
 
 PASSWORD = "correct horse battery"
 HUGE = 200 * 1024 * 1024
@@ -113,7 +116,8 @@ def test_an_upload_of_somebody_who_may_not_is_refused_before_it_is_sent(world, s
 )
 def test_nothing_of_a_stranger_is_read(send, line, status):
     """The REST API, the device API and the forms of the pages."""
-    got, answer = send(line, Content_Type="application/json", Content_Length=1000).head()
+    content_type = "application/json" if "v1" in line else "application/x-www-form-urlencoded"
+    got, answer = send(line, Content_Type=content_type, Content_Length=1000).head()
     assert (got, answer["connection"]) == (status, "close")
 
 
@@ -175,3 +179,30 @@ def test_a_connection_goes_on_after_a_body_that_was_read(send):
     assert answer.get("connection") != "close"
     sender.send(b"GET /api/v1/me HTTP/1.1\r\nHost: x\r\n\r\n")
     assert sender.head()[0] == 401
+
+
+@pytest.mark.parametrize(("expect", "reads"), [([], 1), ([(b"expect", b"100-continue")], 0)])
+def test_after_a_refusal_only_what_is_on_its_way_is_read(expect, reads):
+    """To read from a client that waits for "100 Continue" would be to send it that."""
+    sent, received = [], []
+
+    async def receive():
+        received.append(1)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    async def refuse(scope, receive, send):
+        await Response(status_code=401)(scope, receive, send)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/v1/tasks",
+        "headers": [(b"content-length", b"9"), *expect],
+    }
+    asyncio.run(BodyLimit(refuse)(scope, receive, send))
+    assert len(received) == reads
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert [message.get("more_body", False) for message in sent[1:]] == [True, False]

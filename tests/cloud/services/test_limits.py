@@ -104,10 +104,13 @@ def test_nobody_loses_his_own_counter_by_filling_up_the_others(world, limits, mo
     monkeypatch.setattr(limits_module, "_COUNTERS_MAX", 50)
     monkeypatch.setattr(limits_module, "_EVICTED_AT_ONCE", 5)
     for _ in range(2):
-        assert fail(limits, world, (counted("guesser"),))
+        assert fail(limits, world, (counted("guesser"), counted("guesser", FLEETING)))
     for number in range(200):
-        fail(limits, world, (counted(f"made up {number}"),))
+        fail(limits, world, (counted(f"made up {number}"), counted(f"made up {number}", FLEETING)))
     assert limits.used(counted("guesser"), world.now) == 2
+    # This one is in memory only.
+    assert limits.used(counted("guesser", FLEETING), world.now) == 2
+    assert len(limits._free_at["fleeting"]) <= 50
     assert RateLimits(world.cloud.store).used(counted("guesser"), world.now) == 2
     assert len(limits._free_at["tries"]) <= 50
     keys = [counted(f"made up {number}").key for number in range(200)]
