@@ -146,7 +146,8 @@ class RateLimits:
     def keep(self, counters: Iterable[Counted], work: Work, now: datetime) -> None:
         """Write what must survive a restart, in the transaction that records the failure."""
         at = now.timestamp()
-        for counted in counters:
+        # In one order everywhere, or two transactions could wait for each other.
+        for counted in sorted(counters, key=lambda counted: counted.key):
             if counted.limit.is_kept:
                 rate = counted.limit.rate
                 with self._lock:

@@ -102,7 +102,6 @@ def insert_new(connection: Connection, table: Table, values: dict[str, Any]) -> 
     """Insert unless a row of the same primary key is there; whether it was new. Waits for another one that inserts the same."""
     keys = [column.name for column in table.primary_key.columns]
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return (
-        connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing(index_elements=keys)).rowcount
-        == 1
-    )
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing(index_elements=keys)
+    # Not by the row count: psycopg knows none for an insert that SQLAlchemy makes.
+    return connection.execute(statement.returning(table.c[keys[0]])).first() is not None
