@@ -5,13 +5,18 @@ makes answers; who sends them is not known here. Bodies are plain CBOR maps, `ap
 they are, `application/cose`. Times (`expires_s`) are seconds since the Unix epoch, UTC::
 
     POST /device/v1/challenge             {"hwid"}                            200 {"challenge", "expires_s"}
-    POST /device/v1/session               {"hwid", "challenge", "signature"}  200 {"token", "expires_s"}, 401
+    POST /device/v1/session               {"layout", "hwid", "challenge",
+                                           "origin", "signature"}             200 {"token", "expires_s"}, 401
     GET  /device/v1/order                 Bearer                              200 the order, 204
     GET  /device/v1/manifests/{sha256}    Bearer                              200 the manifest, 404
     POST /device/v1/orders/{id}/confirm   Bearer, {"decision", "reason"}      204, 409
     GET  /device/v1/images/{sha256}       Bearer, Range, If-Range             200, 206, 416, 404
 
-A refusal carries {"error", "detail"}. The signature of a session is the unit's own Ed25519 key over `session_proof`.
+A refusal carries {"error", "detail"}; 429 and 503 name in Retry-After when to try again.
+
+The signature of a session is the unit's own Ed25519 key over `session_proof`, which holds the origin that the unit talks to.
+Whoever stands between a unit and its platform has another origin, so the proof that a unit gives it opens nothing elsewhere.
+The request has layout 1; layout 0 had no origin. A unit never falls back to layout 0: it would do so for an attacker too.
 
 Errors: an answer that says no is `TransferError` (`permanent` tells whether asking again can help), one that makes no sense
 is `RemoteProtocolError`, as is a request that makes none.
@@ -23,6 +28,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from cryptography.exceptions import InvalidSignature
 
@@ -53,6 +59,10 @@ _OCTETS: Final = "application/octet-stream"
 
 STATUS_UNAUTHORIZED: Final = 401
 STATUS_CONFLICT: Final = 409
+STATUS_TOO_MANY_REQUESTS: Final = 429
+STATUS_UNAVAILABLE: Final = 503
+
+SESSION_LAYOUT: Final = 1
 
 CHALLENGE_SIZE_BYTES: Final = 32
 SIGNATURE_SIZE_BYTES: Final = 64
@@ -61,6 +71,8 @@ SIGNATURE_SIZE_BYTES: Final = 64
 MESSAGE_SIZE_BYTES_MAX: Final = 4096
 TOKEN_LENGTH_MAX: Final = 256
 TEXT_LENGTH_MAX: Final = 256
+# A host name has at most 253 characters (RFC 1035, section 2.3.4), of which 8 and 6 more are scheme and port.
+ORIGIN_LENGTH_MAX: Final = 270
 
 
 class Decision(StrEnum):
@@ -96,6 +108,8 @@ class SessionRequest:
 
     hwid: str
     challenge: bytes
+    origin: str
+    """Where the unit believes it is talking to, as `origin_of` writes it; "" in layout 0, which did not say."""
     signature: bytes
 
 
@@ -110,9 +124,33 @@ class Confirmation:
 # -- both halves -------------------------------------------------------------------------------------------------------
 
 
-def session_proof(hwid: str, challenge: bytes) -> bytes:
-    """What a unit signs to open a session. The prefix keeps the signature from being worth anything elsewhere."""
-    return b"bmsota-session-v1" + challenge + hwid.encode()
+def origin_of(url: str) -> str:
+    """scheme://host:port of *url*, always written the same way: lower case, the port never left out (RFC 6454, section 6).
+
+    Raises:
+        ValueError: *url* has no http or https origin.
+    """
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    port = parts.port or _PORTS.get(scheme)
+    if port is None or scheme not in _PORTS or not parts.hostname or not _HOST.fullmatch(parts.hostname):
+        raise ValueError(f"expected an http or https URL, got {url[:120]!r}")
+    host = parts.hostname.lower().removesuffix(".")
+    origin = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    if len(origin) > ORIGIN_LENGTH_MAX:
+        raise ValueError(f"expected an origin of at most {ORIGIN_LENGTH_MAX} characters, got {len(origin)}")
+    return origin
+
+
+def session_proof(hwid: str, challenge: bytes, origin: str) -> bytes:
+    """What a unit signs to open a session at *origin*; layout 0 if *origin* is "".
+
+    The prefix keeps the signature from being worth anything elsewhere; the zero byte, which is in no HWID, keeps HWID and
+    origin apart.
+    """
+    if not origin:
+        return b"bmsota-session-v1" + challenge + hwid.encode()
+    return b"bmsota-session-v2" + challenge + hwid.encode() + b"\0" + origin.encode()
 
 
 def image_path(sha256: bytes) -> str:
@@ -143,12 +181,16 @@ def parse_challenge(status: int, body: bytes) -> bytes:
     return bytes(fields["challenge"])
 
 
-def session_request(hwid: str, challenge: bytes, signature: bytes) -> HttpRequest:
+def session_request(hwid: str, challenge: bytes, origin: str, signature: bytes) -> HttpRequest:
     """Answer the challenge with the unit's signature over `session_proof`."""
     expect_hwid("hwid", hwid)
     expect_octets("challenge", challenge, size_bytes=CHALLENGE_SIZE_BYTES)
+    expect_text("origin", origin, length_max=ORIGIN_LENGTH_MAX, length_min=1)
     expect_octets("signature", signature, size_bytes=SIGNATURE_SIZE_BYTES)
-    return _post(f"{_BASE}/session", {"hwid": hwid, "challenge": challenge, "signature": signature})
+    return _post(
+        f"{_BASE}/session",
+        {"layout": SESSION_LAYOUT, "hwid": hwid, "challenge": challenge, "origin": origin, "signature": signature},
+    )
 
 
 def parse_session(status: int, body: bytes) -> str:
@@ -242,19 +284,37 @@ def challenge_response(challenge: bytes, expires_s: int) -> HttpResponse:
 
 
 def parse_session_request(body: bytes) -> SessionRequest:
-    """The unit's answer to the challenge; check it with `session_proof_is_valid`."""
-    fields = _parse_fields("session", body, ("hwid", "challenge", "signature"))
+    """The unit's answer to the challenge; check it with `session_proof_is_valid`.
+
+    Fields of a later writer that are not known here are left aside; a later layout is refused.
+    """
+    fields = _parse_map("session", body)
     with malformed_as_remote_error("session"):
+        layout = fields.get("layout", 0)
+        expect_integer("layout", layout)
+        if layout > SESSION_LAYOUT:
+            raise RemoteProtocolError(f"session: expected layout 0 to {SESSION_LAYOUT}, got {layout}: newer-document")
+        names = ("hwid", "challenge", "signature") if layout == 0 else ("hwid", "challenge", "origin", "signature")
+        if any(name not in fields for name in names):
+            raise RemoteProtocolError(f"session: not a map with {', '.join(names)}")
         expect_hwid("hwid", fields["hwid"])
         expect_octets("challenge", fields["challenge"], size_bytes=CHALLENGE_SIZE_BYTES)
         expect_octets("signature", fields["signature"], size_bytes=SIGNATURE_SIZE_BYTES)
-    return SessionRequest(**fields)
+        origin = fields["origin"] if layout else ""
+        if layout:
+            expect_text("origin", origin, length_max=ORIGIN_LENGTH_MAX, length_min=1)
+    return SessionRequest(
+        hwid=fields["hwid"], challenge=bytes(fields["challenge"]), origin=origin, signature=bytes(fields["signature"])
+    )
 
 
 def session_proof_is_valid(request: SessionRequest, public_key: Ed25519PublicKey) -> bool:
-    """Whether the unit with this key signed this challenge for its hardware id."""
+    """Whether the unit with this key signed this challenge for its hardware id and this origin.
+
+    Whether the origin is one of the platform's own, the caller has to check.
+    """
     try:
-        public_key.verify(request.signature, session_proof(request.hwid, request.challenge))
+        public_key.verify(request.signature, session_proof(request.hwid, request.challenge, request.origin))
     except InvalidSignature:
         return False
     return True
@@ -290,9 +350,15 @@ def confirmed_response() -> HttpResponse:
     return HttpResponse(204)
 
 
-def error_response(status: int, error: str, detail: str = "") -> HttpResponse:
-    """A refusal: *error* is a word for programs, *detail* a sentence for people; neither may hold a secret."""
-    return _message(status, {"error": error[:TEXT_LENGTH_MAX], "detail": detail[:TEXT_LENGTH_MAX]})
+def error_response(status: int, error: str, detail: str = "", *, retry_after_s: int | None = None) -> HttpResponse:
+    """A refusal: *error* is a word for programs, *detail* a sentence for people; neither may hold a secret.
+
+    *retry_after_s* says when to try again (RFC 9110, section 10.2.3).
+    """
+    refusal = _message(status, {"error": error[:TEXT_LENGTH_MAX], "detail": detail[:TEXT_LENGTH_MAX]})
+    if retry_after_s is None:
+        return refusal
+    return replace(refusal, headers={**refusal.headers, "Retry-After": str(retry_after_s)})
 
 
 def image_response(request: HttpRequest, *, sha256: bytes, data: bytes | None) -> HttpResponse:
@@ -333,6 +399,9 @@ def image_response(request: HttpRequest, *, sha256: bytes, data: bytes | None) -
 _TOKEN: Final = re.compile(rf"[A-Za-z0-9._~+/=-]{{1,{TOKEN_LENGTH_MAX}}}", re.ASCII)
 # 19 digits are beyond any file; a longer number is no number to us.
 _RANGE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
+_PORTS: Final = {"http": 80, "https": 443}
+# Names and addresses as they stand in URLs; user names, spaces and the like are no part of a host.
+_HOST: Final = re.compile(r"[A-Za-z0-9._:%-]+", re.ASCII)
 _SHA256_PATTERN: Final = r"(?P<sha256>[0-9a-f]{64})"
 _ROUTES: Final = tuple(
     (method, re.compile(_BASE + pattern, re.ASCII), endpoint)
@@ -363,14 +432,21 @@ def _octets(status: int, headers: Mapping[str, str], body: bytes) -> HttpRespons
     return HttpResponse(status, {**headers, "Content-Length": str(len(body))}, body)
 
 
-def _parse_fields(where: str, body: bytes, names: tuple[str, ...]) -> dict[str, Any]:
+def _parse_map(where: str, body: bytes) -> dict[str, Any]:
     if len(body) > MESSAGE_SIZE_BYTES_MAX:
         raise RemoteProtocolError(f"{where}: expected at most {MESSAGE_SIZE_BYTES_MAX} bytes, got {len(body)}")
     try:
         value = _cbor.decode(body)
     except _cbor.CborError as error:
         raise RemoteProtocolError(f"{where}: {error}") from error
-    if not isinstance(value, dict) or set(value) != set(names):
+    if not isinstance(value, dict):
+        raise RemoteProtocolError(f"{where}: not a map")
+    return value
+
+
+def _parse_fields(where: str, body: bytes, names: tuple[str, ...]) -> dict[str, Any]:
+    value = _parse_map(where, body)
+    if set(value) != set(names):
         raise RemoteProtocolError(f"{where}: not a map of exactly {', '.join(names)}")
     return value
 

@@ -25,14 +25,13 @@ import hashlib
 import re
 from collections import deque
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
 
 from bmsota.errors import LocalProtocolError, TransferError
 from bmsota.ota._device_api import image_etag, image_path
-from bmsota.ota._http import HttpRequest, find_header
+from bmsota.ota._http import HttpRequest, find_header, retry_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -302,7 +301,7 @@ class Download:
         elif status in (206, 416):
             self._end_attempt(f"expected 200 to a request without a range, got {status}", now_ns)
         elif status in _STATUS_RETRY:
-            wait_s = _retry_after_s(find_header(headers, "Retry-After"), now_ns)
+            wait_s = retry_after_s(headers, now_ns)
             self._end_attempt(f"expected 200 or 206, got {status}", now_ns, wait_s=wait_s)
         elif status in _STATUS_MISSING:
             self._fail(f"missing: the server does not have the image, got {status}", permanent=True, status=status)
@@ -626,17 +625,3 @@ def _strong(etag: str | None) -> str | None:
     if etag is None or len(etag) > 256 or not (etag.startswith('"') and etag.endswith('"') and len(etag) > 1):
         return None
     return etag if etag.isascii() and etag.isprintable() else None
-
-
-def _retry_after_s(text: str | None, now_ns: int) -> int | None:
-    """Retry-After (RFC 9110, section 10.2.3): seconds, or a date; None when it says neither."""
-    if text is None:
-        return None
-    text = text.strip()
-    if _NUMBER.fullmatch(text):
-        return int(text)
-    try:
-        moment = parsedate_to_datetime(text[:64])
-    except (ValueError, TypeError):
-        return None
-    return max(0, int(moment.timestamp()) - now_ns // _S) if moment.tzinfo is not None else None

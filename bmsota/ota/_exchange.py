@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from bmsota.errors import BmsotaError, TransferError, TrustError
 from bmsota.ota import _device_api as device_api
 from bmsota.ota._actions import AbortHttp, StartHttp, TellState
+from bmsota.ota._http import retry_after_s
 from bmsota.ota._journal import Phase
 from bmsota.ota._report import Outcome, short_reason
 from bmsota.ota._states import Stage, UpdaterState
@@ -33,6 +34,8 @@ SECOND: Final = 1_000_000_000
 EXCHANGE_TRIES_MAX: Final = 8
 EXCHANGE_WAIT_NS: Final = 5 * SECOND
 EXCHANGE_WAIT_NS_MAX: Final = 300 * SECOND
+# A platform under load says when to come back (429 and 503 with Retry-After); nobody can send a unit away for longer.
+RETRY_AFTER_S_MAX: Final = 3600
 
 # A response of the device API that is no image: a document of COSE is below 64 KiB (bmsota.ota bounds it again).
 ANSWER_SIZE_BYTES_MAX: Final = 64 * 1024
@@ -52,6 +55,7 @@ class DeviceExchange:
         self._challenge_pending = False
         self._answer = bytearray()
         self._status: int | None = None
+        self._retry_after_s = 0
         self.is_active = False
         self.tries = 0
         """Failed exchanges in a row."""
@@ -63,6 +67,7 @@ class DeviceExchange:
         """Send *request*, with the session's token once there is one."""
         self._answer = bytearray()
         self._status = None
+        self._retry_after_s = 0
         self.is_active = True
         self._steering.act(StartHttp(self._records.journal.base_url, request))
 
@@ -76,9 +81,10 @@ class DeviceExchange:
             self.is_active = False
             self._steering.act(AbortHttp())
 
-    def receive_head(self, status: int) -> None:
-        """The status of the response has come; its headers do not matter here."""
+    def receive_head(self, status: int, headers: Mapping[str, str], now_ns: int) -> None:
+        """The status of the response has come; of its headers only Retry-After matters here."""
         self._status = status
+        self._retry_after_s = retry_after_s(headers, now_ns) or 0
 
     def receive_body(self, data: bytes, now_ns: int) -> None:
         """Some of the response's body has come."""
@@ -117,7 +123,10 @@ class DeviceExchange:
             self._steering.forget()
             self._steering.enter(_S.IDLE, now_ns)
             return
-        self.retry_at_ns = now_ns + min(EXCHANGE_WAIT_NS << min(self.tries - 1, 16), EXCHANGE_WAIT_NS_MAX)
+        wait_ns = min(EXCHANGE_WAIT_NS << min(self.tries - 1, 16), EXCHANGE_WAIT_NS_MAX)
+        wait_ns = max(wait_ns, min(self._retry_after_s, RETRY_AFTER_S_MAX) * SECOND)
+        self._retry_after_s = 0
+        self.retry_at_ns = now_ns + wait_ns
         self._steering.enter(_S.WAITING_SAFE_STATE, now_ns)
 
     def reset(self) -> None:
@@ -140,9 +149,13 @@ class DeviceExchange:
     def _session_answered(self, status: int, body: bytes, now_ns: int) -> None:
         if self._challenge_pending:
             challenge = device_api.parse_challenge(status, body)
-            signature = self._device_key.sign(device_api.session_proof(self._hwid, challenge))
+            try:
+                origin = device_api.origin_of(self._records.journal.base_url)
+            except ValueError as error:
+                raise TransferError(f"session: {error}", permanent=False) from error
+            signature = self._device_key.sign(device_api.session_proof(self._hwid, challenge, origin))
             self._challenge_pending = False
-            self.start(device_api.session_request(self._hwid, challenge, signature))
+            self.start(device_api.session_request(self._hwid, challenge, origin, signature))
             return
         self._token = device_api.parse_session(status, body)
         # Also when an order is stored: it may have been withdrawn, or signed anew with a later expiry.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +16,22 @@ def find_header(headers: Mapping[str, str], name: str) -> str | None:
     """A header's value, whatever the case of its name (RFC 9110, section 5.1); None when it is not there."""
     wanted = name.lower()
     return next((value for key, value in headers.items() if key.lower() == wanted), None)
+
+
+def retry_after_s(headers: Mapping[str, str], now_ns: int) -> int | None:
+    """Retry-After (RFC 9110, section 10.2.3) in seconds from now; None when there is none, or it says nothing."""
+    text = (find_header(headers, "Retry-After") or "").strip()
+    if _SECONDS.fullmatch(text):
+        return int(text)
+    try:
+        moment = parsedate_to_datetime(text[:64])
+    except (ValueError, TypeError):
+        return None
+    return max(0, int(moment.timestamp()) - now_ns // 1_000_000_000) if moment.tzinfo is not None else None
+
+
+# 19 digits are beyond any wait; a longer number is no number to us.
+_SECONDS: Final = re.compile(r"\d{1,19}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

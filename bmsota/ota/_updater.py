@@ -256,7 +256,7 @@ class Updater:
         if self._fetch.is_under_way:
             self._fetch.receive_head(status, headers, now_ns)
         else:
-            self._exchange.receive_head(status)
+            self._exchange.receive_head(status, headers, now_ns)
 
     def http_body(self, data: bytes, now_ns: int) -> None:
         """Some of the response's body has come."""

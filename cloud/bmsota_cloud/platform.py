@@ -57,9 +57,9 @@ class Cloud:
         """
         return GatewayLink(self.services, self.router, wake=wake, address=address)
 
-    def device_respond(self, request: HttpRequest, now: datetime) -> HttpResponse:
-        """Answer one request of a unit to the device API."""
-        return device_api.respond(request, self.services, now)
+    def device_respond(self, request: HttpRequest, now: datetime, address: str = "") -> HttpResponse:
+        """Answer one request of a unit to the device API. Without an address nothing is counted against one."""
+        return device_api.respond(request, self.services, now, address)
 
     def close(self) -> None:
         self.services.link_watch.flush()

@@ -109,6 +109,8 @@ class RunningCloud:
                 build_app(cloud),
                 log_level="warning",
                 access_log=False,
+                # What stands in X-Forwarded-For is anybody's word, and tries are counted by address.
+                proxy_headers=False,
                 lifespan="off",
                 ws_ping_interval=20.0,
                 timeout_graceful_shutdown=_STOP_HTTP_S,

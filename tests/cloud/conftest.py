@@ -360,7 +360,7 @@ KEYS = PlatformKeys(
 
 def make_world(seed: str = "tests", **options: Any) -> World:
     clock, draw = Clock(), Draw(seed)
-    cloud = build_cloud(keys=KEYS, settings=SETTINGS, draw=draw, clock=clock, **options)
+    cloud = build_cloud(**{"keys": KEYS, "settings": SETTINGS, "draw": draw, "clock": clock} | options)
     world = World(cloud, clock, draw)
     for name, role in (
         ("carol", Role.OPERATOR),

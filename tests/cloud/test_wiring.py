@@ -11,6 +11,7 @@ import pytest
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.accounts import Role
 from bmsota_cloud.keys import SAMPLE_KEY_HASHES
+from bmsota_cloud.services import PlatformSettings
 from bmsota_cloud.wiring import RunningCloud, ServeOptions
 
 from bmsota.image import key_hash
@@ -69,6 +70,38 @@ def test_a_taken_address_is_an_error_and_leaves_nothing_running(tmp_path, sample
             await first.stop()
 
     asyncio.run(play())
+
+
+def test_what_a_proxy_is_said_to_have_forwarded_is_not_the_address(sample_keys):
+    """Tries are counted by the address of the connection; a header that anybody can write is none."""
+
+    def tries(url):
+        statuses = []
+        for number in range(12):
+            request = urllib.request.Request(
+                f"{url}/api/v1/login",
+                b'{"name": "carol", "password": "wrong"}',
+                {
+                    "Content-Type": "application/json",
+                    "X-Forwarded-For": f"10.0.0.{number}",
+                    "Forwarded": f"for=10.0.0.{number}",
+                },
+            )
+            try:
+                urllib.request.urlopen(request, timeout=10)
+            except urllib.error.HTTPError as refusal:
+                statuses.append((refusal.code, refusal.headers["Retry-After"] is not None))
+        return statuses
+
+    async def play():
+        settings = PlatformSettings(password_memory_kib=64, password_passes=1, password_lanes=1)
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys, settings=settings))
+        try:
+            return await asyncio.to_thread(tries, running.http_url)
+        finally:
+            await running.stop()
+
+    assert asyncio.run(play()) == [(401, False)] * 10 + [(429, True)] * 2
 
 
 def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, PageOut, Paging, Token
+from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, PageOut, Paging, Token, for_strangers
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.accounts import ROLE_PERMISSIONS, Account, Role
 
@@ -56,10 +56,13 @@ def add_account_routes(router: APIRouter, services: "Services", clock: Clock) ->
     """Add the routes."""
 
     @router.post("/login", response_model=LoginOut)
+    @for_strangers
     def log_in(body: LoginIn, address: Address) -> Any:
         return services.accounts.log_in(name=body.name, password=body.password, now=clock(), address=address)
 
+    # An unknown session is as good as ended.
     @router.post("/logout", status_code=204)
+    @for_strangers
     def log_out(token: Token) -> None:
         services.accounts.log_out(token)
 
@@ -68,8 +71,8 @@ def add_account_routes(router: APIRouter, services: "Services", clock: Clock) ->
         return AccountOut.of(by)
 
     @router.post("/me/password", status_code=204)
-    def change_password(body: PasswordIn, by: By) -> None:
-        services.accounts.change_password(account=by, old=body.old, new=body.new, now=clock())
+    def change_password(body: PasswordIn, by: By, address: Address) -> None:
+        services.accounts.change_password(account=by, old=body.old, new=body.new, now=clock(), address=address)
 
     @router.get("/accounts", response_model=PageOut[AccountOut])
     def accounts(by: By, paging: Paging) -> Any:

@@ -2,7 +2,7 @@
 
 A bearer token from `POST /login` says who asks; cookies are never looked at, so there is nothing to forge across sites.
 Who may do what is decided in the services; here a refusal becomes a status and `{"error": word, "detail": sentence}`.
-Times are ISO 8601 with a zone.
+Times are ISO 8601 with a zone. Who asks is known before the body is read: a stranger's 200 MB are refused at their head.
 """
 
 # FastAPI reads the annotations of its endpoints at run time, so this module has no `from __future__ import annotations`.
@@ -11,12 +11,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict
 
-from bmsota_cloud.domain.accounts import Account
+from bmsota_cloud.domain.accounts import Account, Permission, require
 from bmsota_cloud.domain.errors import (
     CloudError,
     ConflictError,
@@ -24,6 +25,8 @@ from bmsota_cloud.domain.errors import (
     LoginError,
     NotAllowedError,
     NotFoundError,
+    OverloadedError,
+    RateLimitedError,
 )
 from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, PageRequest
 
@@ -31,7 +34,19 @@ if TYPE_CHECKING:
     from bmsota_cloud.clock import Clock
     from bmsota_cloud.services import Services
 
-__all__ = ["STATUSES", "Address", "ApiIn", "ApiOut", "ApiRoute", "By", "PageOut", "Paging", "Token", "accounts_of"]
+__all__ = [
+    "STATUSES",
+    "Address",
+    "ApiIn",
+    "ApiOut",
+    "By",
+    "PageOut",
+    "Paging",
+    "Token",
+    "api_route_class",
+    "for_strangers",
+    "needs",
+]
 
 STATUSES: Mapping[type[CloudError], int] = {
     LoginError: 401,
@@ -39,26 +54,76 @@ STATUSES: Mapping[type[CloudError], int] = {
     NotFoundError: 404,
     ConflictError: 409,
     InvalidInputError: 422,
+    RateLimitedError: 429,
+    OverloadedError: 503,
 }
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
-class ApiRoute(APIRoute):
-    """Turns refusals of the services into answers, for this API only: pages show them in their own way."""
+# Set on endpoints by the two decorators below, read before the body of a request.
+_FOR_STRANGERS = "bmsota_for_strangers"
+_NEEDS = "bmsota_needs"
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
 
-        async def refusing(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except CloudError as refusal:
-                status = STATUSES[type(refusal)]
-                headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-                return JSONResponse(
-                    {"error": refusal.code, "detail": str(refusal)}, status_code=status, headers=headers
-                )
+def for_strangers(endpoint: Endpoint) -> Endpoint:
+    """Let this endpoint be asked without a session. All others read nothing from a stranger but the head of his request."""
+    setattr(endpoint, _FOR_STRANGERS, True)
+    return endpoint
 
-        return refusing
+
+def needs(permission: Permission) -> Callable[[Endpoint], Endpoint]:
+    """Look at this permission before the body is read, because the body may be large. The service looks again."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _NEEDS, permission)
+        return endpoint
+
+    return mark
+
+
+def api_route_class(services: "Services", clock: "Clock") -> type[APIRoute]:
+    """Routes that know who asks before they read the body, and turn refusals of the services into answers.
+
+    For this API only: pages show refusals in their own way.
+    """
+
+    class ApiRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handler = super().get_route_handler()
+            is_for_strangers = getattr(self.endpoint, _FOR_STRANGERS, False)
+            permission: Permission | None = getattr(self.endpoint, _NEEDS, None)
+
+            async def refusing(request: Request) -> Response:
+                try:
+                    if not is_for_strangers:
+                        account = await run_in_threadpool(_sender, request, services, clock)
+                        request.state.account = account
+                        if permission is not None:
+                            require(account, permission)
+                    return await handler(request)
+                except CloudError as refusal:
+                    return _refusal(refusal)
+
+            return refusing
+
+    return ApiRoute
+
+
+def _sender(request: Request, services: "Services", clock: "Clock") -> Account:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise LoginError("no-session", "no bearer token; log in first")
+    return services.accounts.who(token, clock())[0]
+
+
+def _refusal(refusal: CloudError) -> JSONResponse:
+    headers: dict[str, str] = {}
+    if isinstance(refusal, LoginError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(refusal, RateLimitedError | OverloadedError):
+        headers["Retry-After"] = str(refusal.retry_after_s)
+    content = {"error": refusal.code, "detail": str(refusal)}
+    return JSONResponse(content, status_code=STATUSES[type(refusal)], headers=headers)
 
 
 class ApiOut(BaseModel):
@@ -89,23 +154,16 @@ _BEARER = HTTPBearer(auto_error=False)
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
-def accounts_of(services: "Services", clock: "Clock") -> Callable[[Request], Coroutine[Any, Any, None]]:
-    """A dependency of a router: it lets `By` find the account of a request's token."""
-
-    async def provide(request: Request) -> None:
-        request.state.account_of = lambda token: services.accounts.who(token, clock())[0]
-
-    return provide
-
-
 def _token(credentials: Credentials) -> str:
     if credentials is None:
         raise LoginError("no-session", "no bearer token; log in first")
     return credentials.credentials
 
 
-def _account(request: Request, token: Annotated[str, Depends(_token)]) -> Account:
-    account: Account = request.state.account_of(token)
+def _account(request: Request, credentials: Credentials) -> Account:
+    # The credentials are an argument for the API's description; they were looked at before the body was read.
+    del credentials
+    account: Account = request.state.account
     return account
 
 

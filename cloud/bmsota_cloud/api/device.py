@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bmsota.errors import RemoteProtocolError
 from bmsota.ota import device_api
-from bmsota_cloud.domain.errors import ConflictError, LoginError
+from bmsota_cloud.domain.errors import ConflictError, LoginError, RateLimitedError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -18,25 +18,44 @@ if TYPE_CHECKING:
     from bmsota.ota import HttpRequest, HttpResponse
     from bmsota_cloud.services import Services
 
-__all__ = ["BODY_SIZE_BYTES_MAX", "respond"]
+__all__ = ["BODY_SIZE_BYTES_MAX", "refuse_unread", "respond"]
 
-# The largest request is a session's: HWID, challenge, signature, about 180 bytes.
+# The largest request is a session's: HWID, challenge, origin, signature, under 500 bytes.
 BODY_SIZE_BYTES_MAX = 4096
 
+_WITHOUT_SESSION = frozenset({device_api.DeviceEndpoint.CHALLENGE, device_api.DeviceEndpoint.SESSION})
 
-def respond(request: HttpRequest, services: Services, now: datetime) -> HttpResponse:
-    """Answer one request of a unit. Never raises for what the request holds."""
+
+def respond(request: HttpRequest, services: Services, now: datetime, address: str = "") -> HttpResponse:
+    """Answer one request of a unit from *address*. Never raises for what the request holds."""
     try:
-        return _respond(request, services, now)
+        return _respond(request, services, now, address)
     except LoginError as refusal:
         return device_api.error_response(device_api.STATUS_UNAUTHORIZED, refusal.code, str(refusal))
     except ConflictError as refusal:
         return device_api.error_response(device_api.STATUS_CONFLICT, refusal.code, str(refusal))
+    except RateLimitedError as refusal:
+        return device_api.error_response(
+            device_api.STATUS_TOO_MANY_REQUESTS, refusal.code, str(refusal), retry_after_s=refusal.retry_after_s
+        )
     except RemoteProtocolError as error:
         return device_api.error_response(400, "bad-request", str(error))
 
 
-def _respond(request: HttpRequest, services: Services, now: datetime) -> HttpResponse:
+def refuse_unread(request: HttpRequest, services: Services, now: datetime) -> HttpResponse | None:
+    """The answer to a request whose body need not be read: no such path, or no session; None if it has to be read."""
+    try:
+        route = device_api.route(request.method, request.path)
+        if route.endpoint not in _WITHOUT_SESSION:
+            services.device.check_session(device_api.bearer_token(request) or "", now)
+    except RemoteProtocolError as error:
+        return device_api.error_response(404, "no-such-path", str(error))
+    except LoginError as refusal:
+        return device_api.error_response(device_api.STATUS_UNAUTHORIZED, refusal.code, str(refusal))
+    return None
+
+
+def _respond(request: HttpRequest, services: Services, now: datetime, address: str) -> HttpResponse:
     if len(request.body) > BODY_SIZE_BYTES_MAX:
         return device_api.error_response(
             413, "too-large", f"the request body is larger than {BODY_SIZE_BYTES_MAX} bytes"
@@ -47,10 +66,10 @@ def _respond(request: HttpRequest, services: Services, now: datetime) -> HttpRes
         return device_api.error_response(404, "no-such-path", str(error))
     device = services.device
     if route.endpoint is device_api.DeviceEndpoint.CHALLENGE:
-        issued = device.challenge(device_api.parse_challenge_request(request.body), now)
+        issued = device.challenge(device_api.parse_challenge_request(request.body), now, address)
         return device_api.challenge_response(issued.challenge, int(issued.expires_at.timestamp()))
     if route.endpoint is device_api.DeviceEndpoint.SESSION:
-        token, expires_at = device.open_session(device_api.parse_session_request(request.body), now)
+        token, expires_at = device.open_session(device_api.parse_session_request(request.body), now, address)
         return device_api.session_response(token, int(expires_at.timestamp()))
     token = device_api.bearer_token(request) or ""
     if route.endpoint is device_api.DeviceEndpoint.ORDER:

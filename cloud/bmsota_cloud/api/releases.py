@@ -9,9 +9,9 @@ from fastapi import APIRouter, File, UploadFile
 
 from bmsota.image import IMAGE_SIZE_BYTES_MAX
 from bmsota.ota import MANIFEST_SIZE_BYTES_MAX
-from bmsota_cloud.api.common import Address, ApiOut, By, PageOut, Paging
+from bmsota_cloud.api.common import Address, ApiOut, By, PageOut, Paging, needs
 from bmsota_cloud.clock import Clock
-from bmsota_cloud.domain.accounts import Permission, require
+from bmsota_cloud.domain.accounts import Permission
 from bmsota_cloud.domain.errors import InvalidInputError
 from bmsota_cloud.services.releases import RELEASE_FILES_MAX
 
@@ -50,14 +50,13 @@ def add_release_routes(router: APIRouter, services: "Services", clock: Clock) ->
         return services.releases.page(paging, by=by)
 
     @router.post("/releases", response_model=ReleaseOut, status_code=201)
+    @needs(Permission.RELEASE_UPLOAD)
     def upload(
         by: By,
         address: Address,
         manifest: Annotated[UploadFile, File(description="the signed release manifest")],
         images: Annotated[list[UploadFile], File(description="every image of it", max_length=RELEASE_FILES_MAX)],
     ) -> Any:
-        # Checked before hundreds of megabytes are read.
-        require(by, Permission.RELEASE_UPLOAD)
         return services.releases.upload(
             manifest=_read(manifest, MANIFEST_SIZE_BYTES_MAX),
             images=[_read(image, IMAGE_SIZE_BYTES_MAX) for image in images],

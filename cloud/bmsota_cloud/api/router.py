@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from bmsota_cloud.api.accounts import add_account_routes
 from bmsota_cloud.api.audit import add_audit_routes
-from bmsota_cloud.api.common import ApiRoute, accounts_of
+from bmsota_cloud.api.common import api_route_class
 from bmsota_cloud.api.equipment import add_equipment_routes
 from bmsota_cloud.api.histories import add_history_routes
 from bmsota_cloud.api.ota_tasks import add_ota_task_routes
@@ -25,7 +25,7 @@ __all__ = ["build_router"]
 
 def build_router(services: Services, clock: Clock) -> APIRouter:
     """All routes of the REST API."""
-    router = APIRouter(prefix="/api/v1", route_class=ApiRoute, dependencies=[Depends(accounts_of(services, clock))])
+    router = APIRouter(prefix="/api/v1", route_class=api_route_class(services, clock))
     add_account_routes(router, services, clock)
     add_audit_routes(router, services)
     add_vehicle_routes(router, services, clock)

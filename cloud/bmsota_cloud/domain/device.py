@@ -13,11 +13,10 @@ __all__ = ["Challenge", "DeviceSession"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Challenge:
-    """Random bytes a unit has to sign. Works once and not for long (ota.md S29)."""
+    """Bytes a unit has to sign, made by `bmsota_cloud.services.device` and kept nowhere. Works once and not for long."""
 
     hwid: str
     challenge: bytes
-    issued_at: datetime
     expires_at: datetime
 
 

@@ -8,7 +8,9 @@ The tree::
         |-- NotAllowedError   this account may not do that
         |-- LoginError        who are you? (wrong name, password, token, challenge, signature)
         |-- ConflictError     not in this state: the thing exists, but has moved on
-        `-- InvalidInputError the request itself cannot be right
+        |-- InvalidInputError the request itself cannot be right
+        |-- RateLimitedError  too often; `.retry_after_s` says when to try again
+        `-- OverloadedError   too much at once, whoever asks; `.retry_after_s` as above
 
 The edges translate them (HTTP status, frame reply flag); nothing in domain or services knows HTTP.
 """
@@ -17,7 +19,16 @@ from __future__ import annotations
 
 from bmsota.errors import BmsotaError
 
-__all__ = ["CloudError", "ConflictError", "InvalidInputError", "LoginError", "NotAllowedError", "NotFoundError"]
+__all__ = [
+    "CloudError",
+    "ConflictError",
+    "InvalidInputError",
+    "LoginError",
+    "NotAllowedError",
+    "NotFoundError",
+    "OverloadedError",
+    "RateLimitedError",
+]
 
 
 class CloudError(BmsotaError):
@@ -46,3 +57,19 @@ class ConflictError(CloudError):
 
 class InvalidInputError(CloudError):
     """The request cannot be right at any time."""
+
+
+class RateLimitedError(CloudError):
+    """This has been tried too often; at another time it may be right."""
+
+    def __init__(self, code: str, message: str, *, retry_after_s: int) -> None:
+        super().__init__(code, message)
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(CloudError):
+    """The platform is busy with as many of these as it can bear; the request was not looked at."""
+
+    def __init__(self, code: str, message: str, *, retry_after_s: int) -> None:
+        super().__init__(code, message)
+        self.retry_after_s = retry_after_s

@@ -7,8 +7,17 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from bmsota_cloud.domain.errors import LoginError
-from bmsota_cloud.pages.session import check_form, check_origin, clear_cookie, local_path, set_cookie, token_of
+from bmsota_cloud.domain.errors import CloudError, LoginError, OverloadedError, RateLimitedError
+from bmsota_cloud.pages.session import (
+    check_form,
+    check_origin,
+    clear_cookie,
+    device_of,
+    local_path,
+    set_cookies,
+    token_of,
+    with_retry_after,
+)
 from bmsota_cloud.pages.site import Site
 
 __all__ = ["add_account_pages"]
@@ -18,8 +27,8 @@ _TEMPLATE = "accounts/login.html"
 # Beside the form, as whole sentences.
 _LOGIN_SENTENCES = {
     "wrong-login": "Wrong name or password.",
-    "too-many-tries": "Too many wrong passwords for this name. Wait five minutes, then try again.",
 }
+_LOGIN_STATUSES: dict[type[CloudError], int] = {LoginError: 401, RateLimitedError: 429, OverloadedError: 503}
 Text = Annotated[str, Form()]
 
 
@@ -43,19 +52,24 @@ def add_account_pages(router: APIRouter, site: Site) -> None:
         check_origin(request)
         try:
             login = site.services.accounts.log_in(
-                name=name.strip().lower(), password=password, now=site.now(), address=site.address(request)
+                name=name.strip().lower(),
+                password=password,
+                now=site.now(),
+                address=site.address(request),
+                device=device_of(request, site.settings),
             )
-        except LoginError as error:
-            return site.show(
+        except (LoginError, RateLimitedError, OverloadedError) as error:
+            page = site.show(
                 _TEMPLATE,
                 None,
-                status_code=429 if error.code == "too-many-tries" else 401,
+                status_code=_LOGIN_STATUSES[type(error)],
                 next=local_path(next),
                 name=name[:64],
-                error=_LOGIN_SENTENCES.get(error.code, str(error)),
+                error=_LOGIN_SENTENCES.get(error.code, _sentence(str(error))),
             )
+            return with_retry_after(page, error)
         response = RedirectResponse(local_path(next), 303)
-        set_cookie(response, login.token, site.settings)
+        set_cookies(response, login, site.settings)
         return response
 
     @router.post("/logout")
@@ -66,3 +80,7 @@ def add_account_pages(router: APIRouter, site: Site) -> None:
         response = RedirectResponse("/login", 303)
         clear_cookie(response, site.settings)
         return response
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

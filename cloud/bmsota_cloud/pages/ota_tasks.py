@@ -10,12 +10,12 @@ from fastapi import APIRouter, Form, Request, WebSocket
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from bmsota_cloud.domain.accounts import Permission
-from bmsota_cloud.domain.errors import CloudError, ConflictError, NotAllowedError
+from bmsota_cloud.domain.errors import CloudError, ConflictError, NotAllowedError, RateLimitedError
 from bmsota_cloud.domain.ota_tasks import TaskStatus
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import JsonValue
 from bmsota_cloud.pages.live import Message, serve_live
-from bmsota_cloud.pages.session import Visitor, check_form
+from bmsota_cloud.pages.session import Visitor, check_form, with_retry_after
 from bmsota_cloud.pages.site import Query, Site
 from bmsota_cloud.services import UpgradeView
 
@@ -28,6 +28,7 @@ _PARTS = ("live_head", "live_approval", "live_vehicles")
 # Where an open page writes the state of vehicles that are on another page of the list: nowhere; only their number counts.
 _STATUSES_ELSEWHERE_MAX = 5000
 
+_ERROR_STATUSES: dict[type[CloudError], int] = {ConflictError: 409, NotAllowedError: 403, RateLimitedError: 429}
 Text = Annotated[str, Form()]
 
 
@@ -49,7 +50,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         )
 
     @router.get("/ota/tasks/{task_id}", response_class=HTMLResponse)
-    def task(request: Request, task_id: int, page: int = 1, late: int = 0) -> HTMLResponse:
+    def task(request: Request, task_id: int, page: int = 1, late: int = 0) -> Response:
         return _show(site, task_id, site.visitor(request), page=page, late=late)
 
     @router.post("/ota/tasks/{task_id}/approve", response_class=HTMLResponse)
@@ -58,7 +59,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         check_form(request, visitor, csrf)
         try:
             ota_tasks.approve(task_id, code=code, by=visitor.account, now=site.now(), address=site.address(request))
-        except (NotAllowedError, ConflictError) as error:
+        except (NotAllowedError, ConflictError, RateLimitedError) as error:
             return _show(site, task_id, visitor, error=error, error_at="approve", typed=code)
         return _back(task_id)
 
@@ -68,7 +69,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         check_form(request, visitor, csrf)
         try:
             ota_tasks.send_new_code(task_id, by=visitor.account, now=site.now(), address=site.address(request))
-        except ConflictError as error:
+        except (ConflictError, RateLimitedError) as error:
             return _show(site, task_id, visitor, error=error, error_at="approve")
         return _back(task_id)
 
@@ -104,10 +105,10 @@ def _show(
     error: CloudError | None = None,
     error_at: str = "",
     typed: str = "",
-) -> HTMLResponse:
+) -> Response:
     live = _LiveTask(site, task_id, visitor, page=page)
-    status_code = 200 if error is None else 409 if isinstance(error, ConflictError) else 403
-    return site.show(
+    status_code = 200 if error is None else _ERROR_STATUSES[type(error)]
+    page_of_task = site.show(
         _TEMPLATE,
         visitor,
         status_code=status_code,
@@ -118,6 +119,7 @@ def _show(
         typed=typed,
         **live.read(),
     )
+    return page_of_task if error is None else with_retry_after(page_of_task, error)
 
 
 class _LiveTask:

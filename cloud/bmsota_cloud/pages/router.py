@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
@@ -20,10 +21,13 @@ from bmsota_cloud.domain.errors import (
     LoginError,
     NotAllowedError,
     NotFoundError,
+    OverloadedError,
+    RateLimitedError,
 )
 from bmsota_cloud.pages.accounts import add_account_pages
 from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
+from bmsota_cloud.pages.session import with_retry_after
 from bmsota_cloud.pages.site import Site
 from bmsota_cloud.pages.telemetry import add_telemetry_pages
 from bmsota_cloud.pages.vehicles import add_vehicle_pages
@@ -43,8 +47,19 @@ _STATUS: dict[type[CloudError], int] = {
     NotFoundError: 404,
     ConflictError: 409,
     InvalidInputError: 422,
+    RateLimitedError: 429,
+    OverloadedError: 503,
 }
-_TITLES = {403: "Not allowed", 404: "Not found", 409: "Not possible now", 422: "Invalid request"}
+_TITLES = {
+    403: "Not allowed",
+    404: "Not found",
+    409: "Not possible now",
+    422: "Invalid request",
+    429: "Too many tries",
+    503: "Busy",
+}
+# The one form that is there for strangers.
+_LOGIN_PATH = "/login"
 
 
 def build_router(services: "Services", settings: "PlatformSettings", clock: "Clock") -> APIRouter:
@@ -89,11 +104,14 @@ def _route_class(site: Site) -> type[APIRoute]:
 
             async def handle_or_explain(request: Request) -> Response:
                 try:
+                    if request.method == "POST" and request.url.path != _LOGIN_PATH:
+                        # Before the form is read: of a stranger nothing is.
+                        await run_in_threadpool(site.visitor, request)
                     return await handle(request)
                 except LoginError:
                     return _to_login(request)
                 except CloudError as error:
-                    return _explain(site, request, _STATUS.get(type(error), 400), str(error))
+                    return with_retry_after(_explain(site, request, _STATUS.get(type(error), 400), str(error)), error)
                 except RequestValidationError as error:
                     first = error.errors()[0]
                     text = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -3,6 +3,9 @@
 The cookie is `HttpOnly` and `SameSite=Lax`, and bound to the host by its `__Host-` name where the pages are served over
 HTTPS. A form carries the token of its session; besides, a request that a browser marks as coming from another site is
 refused, which also covers the login form, that has no session yet, and the WebSocket.
+
+A second cookie stays when the session ends: it says that somebody has logged in as this name from this browser before, so that
+wrong passwords of strangers do not keep him out (`bmsota_cloud.services.accounts`).
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bmsota_cloud.domain.errors import LoginError, NotAllowedError
+from bmsota_cloud.domain.errors import LoginError, NotAllowedError, OverloadedError, RateLimitedError
+from bmsota_cloud.services import DEVICE_TOKEN_VALID_S
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,7 +25,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from bmsota_cloud.domain.accounts import Account
-    from bmsota_cloud.services import AccountService, PlatformSettings
+    from bmsota_cloud.domain.errors import CloudError
+    from bmsota_cloud.services import AccountService, Login, PlatformSettings
 
 __all__ = [
     "Visitor",
@@ -29,10 +34,12 @@ __all__ = [
     "check_origin",
     "clear_cookie",
     "cookie_name",
+    "device_of",
     "local_path",
-    "set_cookie",
+    "set_cookies",
     "token_of",
     "visitor_of",
+    "with_retry_after",
 ]
 
 
@@ -52,16 +59,37 @@ def cookie_name(settings: PlatformSettings) -> str:
     return "__Host-bmsota" if _is_https(settings) else "bmsota"
 
 
-def set_cookie(response: Response, token: str, settings: PlatformSettings) -> None:
-    response.set_cookie(
-        cookie_name(settings),
-        token,
-        max_age=settings.session_valid_s,
-        path="/",
-        secure=_is_https(settings),
-        httponly=True,
-        samesite="lax",
-    )
+def _device_cookie_name(settings: PlatformSettings) -> str:
+    return f"{cookie_name(settings)}-device"
+
+
+def set_cookies(response: Response, login: Login, settings: PlatformSettings) -> None:
+    """The session's cookie, and that of the browser."""
+    for name, value, max_age in (
+        (cookie_name(settings), login.token, settings.session_valid_s),
+        (_device_cookie_name(settings), login.device, DEVICE_TOKEN_VALID_S),
+    ):
+        response.set_cookie(
+            name,
+            value,
+            max_age=max_age,
+            path="/",
+            secure=_is_https(settings),
+            httponly=True,
+            samesite="lax",
+        )
+
+
+def device_of(connection: HTTPConnection, settings: PlatformSettings) -> str:
+    """The token of an earlier login from this browser, or ""."""
+    return connection.cookies.get(_device_cookie_name(settings), "")
+
+
+def with_retry_after(response: Response, error: CloudError) -> Response:
+    """*response* with the time after which to try again, if *error* has one."""
+    if isinstance(error, RateLimitedError | OverloadedError):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
 
 
 def clear_cookie(response: Response, settings: PlatformSettings) -> None:

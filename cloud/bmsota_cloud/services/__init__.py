@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bmsota_cloud.services.accounts import AccountService, Login
+from bmsota_cloud.services.accounts import DEVICE_TOKEN_VALID_S, AccountService, Login
 from bmsota_cloud.services.audit import AuditService
 from bmsota_cloud.services.context import CommandRouter, Context, PlatformKeys, PlatformSettings
 from bmsota_cloud.services.device import DeviceService
 from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
 from bmsota_cloud.services.ingest import IngestService
+from bmsota_cloud.services.limits import CodeLimits, RateLimits
 from bmsota_cloud.services.link_watch import LinkNote, LinkWatch, Oddity
 from bmsota_cloud.services.live import LiveFeed, Subscription
 from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections import Counter
 
 __all__ = [
+    "DEVICE_TOKEN_VALID_S",
     "AccountService",
     "AuditService",
     "CodeView",
@@ -86,16 +88,17 @@ class Services:
     def around(cls, context: Context) -> Services:
         watch = LinkWatch(context)
         equipment = EquipmentService(context, watch)
+        limits = RateLimits(context.store)
         return cls(
-            accounts=AccountService(context),
+            accounts=AccountService(context, limits),
             audit=AuditService(context),
-            device=DeviceService(context, watch),
+            device=DeviceService(context, limits, watch),
             equipment=equipment,
             histories=HistoryService(context, watch),
             ingest=IngestService(context, equipment),
             link_watch=watch,
             live=context.live,
-            ota_tasks=OtaTaskService(context),
+            ota_tasks=OtaTaskService(context, CodeLimits(limits, context)),
             outbox=OutboxService(context),
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),

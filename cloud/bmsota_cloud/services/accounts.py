@@ -2,52 +2,63 @@
 
 A session is a random token; only its SHA-256 is stored, so a stolen database logs nobody in, and every session can be
 ended. The same sessions serve the pages (cookie) and the REST API (bearer). Passwords are argon2id.
+
+A login also gives a *device token*, which a browser keeps: it says that this browser has logged in as this name before, and
+is worth nothing else. With it, or from an address of an earlier login, tries are counted by themselves, so nothing that
+strangers do keeps the owner out (`bmsota_cloud.services.limits`).
 """
 
 from __future__ import annotations
 
+import hmac
 import re
-from base64 import urlsafe_b64encode
-from collections import OrderedDict
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from hashlib import sha256
-from threading import BoundedSemaphore, Lock
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING
-
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
 
 from bmsota_cloud.domain.accounts import Account, LoginSession, Permission, Role, require
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, LoginError
+from bmsota_cloud.domain.limits import address_groups
+from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, Page, PageRequest
-from bmsota_cloud.services.audit import acting
+from bmsota_cloud.services.audit import acting, note
+from bmsota_cloud.services.limits import (
+    ALERTED,
+    LOGIN_DEVICE,
+    LOGIN_NAME,
+    TOLD,
+    UNDER_ATTACK_FROM,
+    Counted,
+    RateLimits,
+    login_tries,
+    password_tries,
+)
+from bmsota_cloud.services.passwords import PASSWORD_LENGTH_MAX, PASSWORD_LENGTH_MIN, Passwords
+from bmsota_cloud.services.platform_secret import PlatformSecret
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Sequence
 
     from bmsota_cloud.services.context import Context
+    from bmsota_cloud.storage.base import Work
 
-__all__ = ["PASSWORD_LENGTH_MIN", "AccountService", "Login"]
+__all__ = ["DEVICE_TOKEN_VALID_S", "PASSWORD_LENGTH_MIN", "AccountService", "Login"]
 
-PASSWORD_LENGTH_MIN = 12
-# Longer ones would only be a way to keep argon2 busy.
-_PASSWORD_LENGTH_MAX = 256
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 # Enough to catch a name typed into the wrong box; whether the address exists, only a mail can show.
 _EMAIL = re.compile(r"[^@\s<>,;]{1,64}@[^@\s<>,;]{1,189}", re.ASCII)
 
-# Wrong passwords for one name before it has to wait. Ten is more than a person with a bad day needs.
-_FAILURES_MAX = 10
-_FAILURES_WINDOW_S = 300
-# Names remembered for that; the oldest is forgotten first. Guessing over 10,000 names at once is another attack.
-_FAILURES_NAMES_MAX = 10_000
-
-# Each check takes 64 MiB and 0.15 s of a core: more than two at a time would let a login flood stop the platform.
-_PASSWORD_CHECKS_MAX = 2
-
 # The last sight of a session is written no more often than this, or every page view would be a write.
 _SEEN_EVERY_S = 60
+
+# Half a year: who has not logged in for longer is a stranger again, and gets in as one.
+DEVICE_TOKEN_VALID_S = 180 * 24 * 3600
+_DEVICE_NONCE_SIZE_BYTES, _DEVICE_TIME_SIZE_BYTES, _DEVICE_MAC_SIZE_BYTES = 12, 5, 16
+# Addresses remembered of an account: an office, a home, a telephone, and what these were a year ago.
+_ADDRESSES_MAX = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +67,8 @@ class Login:
 
     token: str
     csrf_token: str
+    device: str
+    """Tells the next login from here from a stranger's; see the module."""
     account: Account
     expires_at: datetime
 
@@ -63,19 +76,11 @@ class Login:
 class AccountService:
     """One method per use case."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, limits: RateLimits) -> None:
         self._context = context
-        settings = context.settings
-        self._hasher = PasswordHasher(
-            time_cost=settings.password_passes,
-            memory_cost=settings.password_memory_kib,
-            parallelism=settings.password_lanes,
-        )
-        self._checks = BoundedSemaphore(_PASSWORD_CHECKS_MAX)
-        # Checked when the name is unknown, so that the time of an answer does not reveal which names exist.
-        self._dummy_hash = self._hash("no such account")
-        self._failures: OrderedDict[str, tuple[int, datetime]] = OrderedDict()
-        self._failures_lock = Lock()
+        self._limits = limits
+        self._passwords = Passwords(context)
+        self._device_secret = PlatformSecret(context, "login-device-key")
 
     def create(
         self, *, name: str, email: str, role: Role, password: str, now: datetime, by: Account | None = None
@@ -86,63 +91,108 @@ class AccountService:
             InvalidInputError: name, address or password can't be used.
             ConflictError: the name is taken.
             NotAllowedError: *by* may not manage accounts.
+            OverloadedError: too many passwords are being checked.
         """
         who = "platform" if by is None else by.name
-        with acting(self._context, who=who, action="account.create", subject=f"account {name[:64]}", now=now) as act:
+        # Hashed before the transaction begins: 0.15 s of argon2 must not hold up every other writer.
+        may_hash = (by is None or by.may(Permission.ACCOUNT_MANAGE)) and _is_usable(password)
+        password_hash = self._passwords.hash(password) if may_hash else ""
+        with acting(self._context, who=who, action="account.create", subject=f"account {name}", now=now) as act:
             if by is not None:
                 require(by, Permission.ACCOUNT_MANAGE)
             if not _NAME.fullmatch(name):
                 raise InvalidInputError("bad-name", f"name: expected 1 to 64 of a-z 0-9 . _ -, got {name[:80]!r}")
             if not _EMAIL.fullmatch(email):
                 raise InvalidInputError("bad-email", f"email: expected a mail address, got {email[:80]!r}")
-            self._check_new_password(password)
+            _check_new_password(password)
             if act.work.accounts.get(name) is not None:
                 raise ConflictError("name-taken", f"the name {name} is taken")
-            account = Account(name=name, email=email, role=role, password_hash=self._hash(password), created_at=now)
+            account = Account(name=name, email=email, role=role, password_hash=password_hash, created_at=now)
             act.work.accounts.add(account)
             act.detail = f"{role} <{email}>"
         return account
 
-    def log_in(self, *, name: str, password: str, now: datetime, address: str = "") -> Login:
+    def log_in(self, *, name: str, password: str, now: datetime, address: str = "", device: str = "") -> Login:
         """Check the password and open a session.
 
+        Args:
+            name: of the account.
+            password: in clear.
+            now: the platform's time.
+            address: where the request comes from.
+            device: the token of an earlier login from the same browser, if it has one.
+
         Raises:
-            LoginError: "wrong-login", or "too-many-tries" after ten failures in five minutes.
+            LoginError: "wrong-login".
+            RateLimitedError: "too-many-tries": the password was not looked at.
+            OverloadedError: too many passwords are being checked.
         """
-        # The password is checked before the transaction begins: 0.15 s of argon2 must not hold up every other writer.
+        if not _NAME.fullmatch(name):
+            # It is nobody's name, whatever it is: often the password. It is not written anywhere.
+            name = ""
         with self._context.store.reading() as work:
             found = work.accounts.get(name)
-        is_locked = self._has_too_many_failures(name, now)
-        is_right = not is_locked and self._verify(self._dummy_hash if found is None else found.password_hash, password)
-        with acting(
-            self._context,
-            who=name[:64],
-            action="account.log_in",
-            subject=f"account {name[:64]}",
-            now=now,
-            address=address,
-        ) as act:
-            if is_locked:
-                raise LoginError(
-                    "too-many-tries",
-                    f"too many wrong passwords for this name; wait {_FAILURES_WINDOW_S // 60} minutes, then try again",
-                )
-            account = act.work.accounts.get(name)
-            if not is_right or found is None or account is None or account.password_hash != found.password_hash:
-                self._count_failure(name, now)
-                raise LoginError("wrong-login", "wrong name or password")
-            act.work.accounts.delete_sessions_before(now)
-            token = _text(self._context.draw(32))
-            session = LoginSession(
-                token_sha256=sha256(token.encode()).digest(),
-                account_name=name,
-                csrf_token=_text(self._context.draw(32)),
-                created_at=now,
-                last_seen_at=now,
-                expires_at=now + timedelta(seconds=self._context.settings.session_valid_s),
+            is_known_place = work.accounts.knows_address(name, _address_digest(address))
+        nonce = self._device_nonce(device, name, now)
+        is_known = is_known_place or nonce is not None
+        if nonce is not None:
+            tries: tuple[Counted, ...] = (Counted(LOGIN_DEVICE, (nonce.hex(), name)),)
+        else:
+            tries = login_tries(self._limits, name=name, address=address, is_known=is_known, now=now)
+        self._admit(
+            tries, action="account.log_in", what="too many wrong passwords", name=name, address=address, now=now
+        )
+        is_counted = False
+        try:
+            # Checked before the transaction begins: 0.15 s of argon2 must not hold up every other writer.
+            is_right = self._passwords.verify(
+                None if found is None else found.password_hash, password, is_known=is_known
             )
-            act.work.accounts.add_session(session)
-        return Login(token=token, csrf_token=session.csrf_token, account=account, expires_at=session.expires_at)
+            opened = self._new_session(found, now) if is_right and found is not None else None
+            with acting(
+                self._context,
+                who=name or "stranger",
+                action="account.log_in",
+                subject=f"account {name}",
+                now=now,
+                address=address,
+            ) as act:
+                account = act.work.accounts.get(name)
+                if opened is None or account is None or account.password_hash != opened[0].account.password_hash:
+                    is_counted = True
+                    self._limits.keep(tries, act.work, now)
+                    self._alert(act.work, name, account, now)
+                    act.refusal = LoginError("wrong-login", "wrong name or password")
+                else:
+                    self._limits.forget(tries[0], act.work)
+                    act.work.accounts.delete_sessions_before(now)
+                    act.work.accounts.save_address(name, _address_digest(address), now, keep=_ADDRESSES_MAX)
+                    act.work.accounts.add_session(opened[1])
+        finally:
+            # Neither a success counts, nor what the platform could not judge.
+            if not is_counted:
+                self._limits.give_back(tries, now)
+        assert opened is not None  # otherwise the refusal was raised
+        return opened[0]
+
+    def _new_session(self, account: Account, now: datetime) -> tuple[Login, LoginSession]:
+        token = _text(self._context.draw(32))
+        session = LoginSession(
+            token_sha256=sha256(token.encode()).digest(),
+            account_name=account.name,
+            csrf_token=_text(self._context.draw(32)),
+            created_at=now,
+            last_seen_at=now,
+            expires_at=now + timedelta(seconds=self._context.settings.session_valid_s),
+        )
+        login = Login(
+            token=token,
+            csrf_token=session.csrf_token,
+            device=self._device_token(account.name, now),
+            account=account,
+            expires_at=session.expires_at,
+        )
+        return login, session
 
     def who(self, token: str, now: datetime) -> tuple[Account, LoginSession]:
         """Whose session this is.
@@ -172,22 +222,45 @@ class AccountService:
         with self._context.store.transaction() as work:
             work.accounts.delete_session(sha256(token.encode()).digest())
 
-    def change_password(self, *, account: Account, old: str, new: str, now: datetime) -> None:
+    def change_password(self, *, account: Account, old: str, new: str, now: datetime, address: str = "") -> None:
         """Change the password and end all sessions of the account.
 
         Raises:
             LoginError: *old* is wrong.
             InvalidInputError: *new* can't be used.
+            RateLimitedError: "too-many-tries": *old* was not looked at.
+            OverloadedError: too many passwords are being checked.
         """
-        with acting(
-            self._context, who=account.name, action="account.password", subject=f"account {account.name}", now=now
-        ) as act:
-            current = act.work.accounts.get(account.name)
-            if current is None or not self._verify(current.password_hash, old):
-                raise LoginError("wrong-login", "the current password is wrong")
-            self._check_new_password(new)
-            act.work.accounts.save(replace(current, password_hash=self._hash(new)))
-            act.work.accounts.delete_sessions_of(account.name)
+        tries = password_tries(name=account.name, address=address)
+        what = "too many wrong passwords"
+        self._admit(tries, action="account.password", what=what, name=account.name, address=address, now=now)
+        is_counted = False
+        try:
+            with self._context.store.reading() as work:
+                found = work.accounts.get(account.name)
+            is_right = self._passwords.verify(None if found is None else found.password_hash, old, is_known=True)
+            new_hash = self._passwords.hash(new) if is_right and _is_usable(new) else ""
+            with acting(
+                self._context,
+                who=account.name,
+                action="account.password",
+                subject=f"account {account.name}",
+                now=now,
+                address=address,
+            ) as act:
+                current = act.work.accounts.get(account.name)
+                if not is_right or found is None or current is None or current.password_hash != found.password_hash:
+                    is_counted = True
+                    self._limits.keep(tries, act.work, now)
+                    act.refusal = LoginError("wrong-login", "the current password is wrong")
+                else:
+                    _check_new_password(new)
+                    self._limits.forget(tries[0], act.work)
+                    act.work.accounts.save(replace(current, password_hash=new_hash))
+                    act.work.accounts.delete_sessions_of(account.name)
+        finally:
+            if not is_counted:
+                self._limits.give_back(tries, now)
 
     def page(self, request: PageRequest, *, by: Account) -> Page[Account]:
         require(by, Permission.ACCOUNT_MANAGE)
@@ -201,37 +274,106 @@ class AccountService:
             accounts = work.accounts.page(PageRequest(1, PAGE_SIZE_MAX)).items
         return tuple(item.name for item in accounts if item.may(Permission.OTA_APPROVE) and item.name != by.name)
 
-    def _check_new_password(self, password: str) -> None:
-        if not PASSWORD_LENGTH_MIN <= len(password) <= _PASSWORD_LENGTH_MAX:
-            raise InvalidInputError(
-                "bad-password",
-                f"password: expected {PASSWORD_LENGTH_MIN} to {_PASSWORD_LENGTH_MAX} characters, got {len(password)}",
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _admit(
+        self, tries: Sequence[Counted], *, action: str, what: str, name: str, address: str, now: datetime
+    ) -> None:
+        """Count a try before it is judged; a refusal is in the audit log once an hour, however many there are."""
+        full = self._limits.take(tries, now)
+        if full is None:
+            return
+        self._context.counters["tries_refused"] += 1
+        refusal = self._limits.refuse(full, now, code="too-many-tries", what=what)
+        if self._limits.take((Counted(TOLD, (full.limit.name, *full.of)),), now) is None:
+            with self._context.store.transaction() as work:
+                note(
+                    work,
+                    who=name or "stranger",
+                    action=action,
+                    subject=f"account {name}",
+                    outcome=refusal.code,
+                    now=now,
+                    detail=f"{refusal} ({full.limit.name}); more of these in the next hour are not in this log",
+                    address=address,
+                )
+        raise refusal
+
+    def _alert(self, work: Work, name: str, account: Account | None, now: datetime) -> None:
+        """Tell the owner once a day that strangers try passwords from many addresses, and note it."""
+        by_name = Counted(LOGIN_NAME, (name,))
+        if self._limits.used(by_name, now, work) < UNDER_ATTACK_FROM:
+            return
+        alerted = Counted(ALERTED, (name,))
+        if self._limits.take((alerted,), now, work) is not None:
+            return
+        self._limits.keep((alerted,), work, now)
+        note(
+            work,
+            who="platform",
+            action="account.attacked",
+            subject=f"account {name}",
+            outcome="slowed-down",
+            now=now,
+            detail=f"{UNDER_ATTACK_FROM} wrong passwords within a day; addresses that it does not know get one try an hour",
+        )
+        if account is not None:
+            work.outbox.add(
+                Mail(
+                    recipient=account.email,
+                    subject=f"Many wrong passwords for your account {account.name}",
+                    body=(
+                        f"More than {UNDER_ATTACK_FROM} wrong passwords were typed for the account {account.name} within "
+                        f"a day.\n\nFrom browsers and addresses that you have used before, log in as always. From "
+                        f"elsewhere you have one try\nan hour until it stops. Nobody has logged in with them; if you use "
+                        f"your password elsewhere too, change it.\n{self._context.settings.pages_url.rstrip('/')}/\n"
+                    ),
+                    task_id=None,
+                    created_at=now,
+                    next_try_at=now,
+                )
             )
 
-    def _hash(self, password: str) -> str:
-        with self._checks:
-            return self._hasher.hash(password, salt=self._context.draw(16))
+    def _device_token(self, name: str, now: datetime) -> str:
+        issued = int(now.timestamp()).to_bytes(_DEVICE_TIME_SIZE_BYTES, "big")
+        content = self._context.draw(_DEVICE_NONCE_SIZE_BYTES) + issued
+        return _text(content + self._device_mac(content, name))
 
-    def _verify(self, password_hash: str, password: str) -> bool:
-        with self._checks:
-            try:
-                return self._hasher.verify(password_hash, password[: _PASSWORD_LENGTH_MAX + 1])
-            except (VerificationError, InvalidHashError):
-                return False
+    def _device_nonce(self, token: str, name: str, now: datetime) -> bytes | None:
+        """What tells this browser from others, if its token is ours, for this name, and not too old."""
+        try:
+            data = urlsafe_b64decode(token + "=" * (-len(token) % 4))
+        except (Base64Error, ValueError):
+            return None
+        content, mac = data[:-_DEVICE_MAC_SIZE_BYTES], data[-_DEVICE_MAC_SIZE_BYTES:]
+        if len(content) != _DEVICE_NONCE_SIZE_BYTES + _DEVICE_TIME_SIZE_BYTES:
+            return None
+        if not hmac.compare_digest(mac, self._device_mac(content, name)):
+            return None
+        issued_at = datetime.fromtimestamp(int.from_bytes(content[_DEVICE_NONCE_SIZE_BYTES:], "big"), UTC)
+        is_fresh = now - issued_at < timedelta(seconds=DEVICE_TOKEN_VALID_S)
+        return content[:_DEVICE_NONCE_SIZE_BYTES] if is_fresh else None
 
-    def _has_too_many_failures(self, name: str, now: datetime) -> bool:
-        with self._failures_lock:
-            count, since = self._failures.get(name, (0, now))
-        return count >= _FAILURES_MAX and now - since < timedelta(seconds=_FAILURES_WINDOW_S)
+    def _device_mac(self, content: bytes, name: str) -> bytes:
+        message = b"login-device:" + content + name.encode()
+        return hmac.digest(self._device_secret(), message, "sha256")[:_DEVICE_MAC_SIZE_BYTES]
 
-    def _count_failure(self, name: str, now: datetime) -> None:
-        with self._failures_lock:
-            count, since = self._failures.pop(name, (0, now))
-            if now - since >= timedelta(seconds=_FAILURES_WINDOW_S):
-                count, since = 0, now
-            self._failures[name] = (count + 1, since)
-            while len(self._failures) > _FAILURES_NAMES_MAX:
-                self._failures.popitem(last=False)
+
+def _is_usable(password: str) -> bool:
+    return PASSWORD_LENGTH_MIN <= len(password) <= PASSWORD_LENGTH_MAX
+
+
+def _check_new_password(password: str) -> None:
+    if not _is_usable(password):
+        raise InvalidInputError(
+            "bad-password",
+            f"password: expected {PASSWORD_LENGTH_MIN} to {PASSWORD_LENGTH_MAX} characters, got {len(password)}",
+        )
+
+
+def _address_digest(address: str) -> bytes:
+    """Of the person's own group of addresses."""
+    return blake2b(address_groups(address)[0].encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _text(data: bytes) -> str:

@@ -56,9 +56,19 @@ def acting(context: Context, *, who: str, action: str, subject: str, now: dateti
         raise act.refusal
 
 
-def note(work: Work, *, who: str, action: str, subject: str, outcome: str, now: datetime, detail: str = "") -> None:
+def note(
+    work: Work,
+    *,
+    who: str,
+    action: str,
+    subject: str,
+    outcome: str,
+    now: datetime,
+    detail: str = "",
+    address: str = "",
+) -> None:
     """Add a line for something that no operator did, inside the caller's transaction."""
-    _add(work, who, action, subject, outcome, now, detail, "")
+    _add(work, who, action, subject, outcome, now, detail, address)
 
 
 def _add(

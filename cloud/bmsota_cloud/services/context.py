@@ -52,6 +52,11 @@ class PlatformSettings:
 
     device_url: str = "http://127.0.0.1:8080"
     """Where units reach the device API; `/device/v1/...` is below it."""
+    device_url_aliases: tuple[str, ...] = ()
+    """Other URLs under which units may reach the device API. A unit's proof must name the origin of one of these."""
+    accepts_proof_without_origin: bool = False
+    """Whether units whose firmware does not name the origin yet (session layout 0) may log in. A stranger whom such a unit
+    takes for its platform can log in as that unit."""
     pages_url: str = "http://127.0.0.1:8080"
     """Where people reach the pages; for the links in mails."""
     mail_sender: str = "bmsota cloud <noreply@bmsota.example>"

@@ -1,40 +1,58 @@
 """The platform's side of the device API: a unit proves its identity, then fetches what was ordered for it and nothing else.
 
-A challenge works once and for a minute; the session it opens belongs to one HWID, its token is stored as a digest only.
+A challenge works once and for a minute. Nothing of it is stored: it holds its own expiry and the platform's signature over it
+and the HWID, so no number of requests costs a write, and none displaces another unit's. Only one that has opened a session is
+remembered until it expires. A challenge is given for every HWID, and a wrong answer is refused in the same words whether the
+HWID is registered or not: the device API tells nobody which are.
+
+What the unit signs names the origin it talks to, which must be one of ours: whoever passes the proof of a unit on, which
+believed him to be its platform, has another one. The session belongs to one HWID, its token is stored as a digest only.
 Manifests and images are given out only to a unit with an open order that names them: a stolen session reads one release.
 """
 
 from __future__ import annotations
 
+import hmac
 from base64 import urlsafe_b64encode
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from bmsota.errors import ConfigurationError
 from bmsota.ota import device_api
 from bmsota_cloud.domain.device import Challenge, DeviceSession
 from bmsota_cloud.domain.errors import ConflictError, LoginError
 from bmsota_cloud.domain.evidence import Source
+from bmsota_cloud.domain.limits import address_groups
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, VehicleStatus, VehicleUpgrade, needs_instruction
 from bmsota_cloud.services.audit import note
+from bmsota_cloud.services.limits import DEVICE_ADDRESS, DEVICE_NOTED, DEVICE_SESSIONS, Counted
 from bmsota_cloud.services.link_watch import Oddity
+from bmsota_cloud.services.platform_secret import PlatformSecret
 from bmsota_cloud.services.transitions import give_order, move, publish_task, publish_upgrade
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from bmsota_cloud.domain.releases import Release
+    from bmsota_cloud.domain.vehicles import Vehicle
     from bmsota_cloud.services.context import Context
+    from bmsota_cloud.services.limits import RateLimits
     from bmsota_cloud.services.link_watch import LinkWatch
     from bmsota_cloud.storage.base import Work
 
 __all__ = ["DeviceService"]
 
-# A unit needs one; a few more, so that a stranger who requests them in its name can't lock it out.
-_CHALLENGES_MAX = 4
+_TIME_SIZE_BYTES, _NONCE_SIZE_BYTES = 6, 10
+# What is left of the 32 bytes: 128 bits that nobody guesses.
+_MAC_SIZE_BYTES = device_api.CHALLENGE_SIZE_BYTES - _TIME_SIZE_BYTES - _NONCE_SIZE_BYTES
+# Clocks of several processes may differ by this much. A challenge that is good for longer than it ever could be was made by
+# a clock that was ahead; it is as expired.
+_CLOCKS_APART_S = 5
+
+# Stands for the key of a unit that is not registered, so that its proof is checked as any other; the answer is no either way.
+_NOBODYS_KEY = Ed25519PrivateKey.from_private_bytes(sha256(b"bmsota: no such unit").digest()).public_key()
 
 # While a unit downloads, the platform notes at this interval that it was heard.
 _HEARD_EVERY = timedelta(minutes=1)
@@ -49,52 +67,66 @@ class DeviceService:
     Raises, everywhere: LoginError when the token opens no session (the unit then begins again with a challenge).
     """
 
-    def __init__(self, context: Context, watch: LinkWatch) -> None:
+    def __init__(self, context: Context, limits: RateLimits, watch: LinkWatch) -> None:
         self._context = context
         self._watch = watch
+        self._limits = limits
+        self._secret = PlatformSecret(context, "device-challenge-key")
+        settings = context.settings
+        try:
+            urls = (settings.device_url, *settings.device_url_aliases)
+            self._origins = frozenset(device_api.origin_of(url) for url in urls)
+        except ValueError as error:
+            raise ConfigurationError(f"URL of the device API: {error}") from error
 
-    def challenge(self, hwid: str, now: datetime) -> Challenge:
-        """A fresh challenge for a registered unit.
+    def challenge(self, hwid: str, now: datetime, address: str = "") -> Challenge:
+        """A fresh challenge for this HWID, whether a unit has it or not.
 
         Raises:
-            LoginError: no vehicle has this HWID as its master's.
+            RateLimitedError: too many requests from this address.
         """
-        issued = Challenge(
-            hwid=hwid,
-            challenge=self._context.draw(device_api.CHALLENGE_SIZE_BYTES),
-            issued_at=now,
-            expires_at=now + timedelta(seconds=self._context.settings.challenge_valid_s),
-        )
-        with self._context.store.transaction() as work:
-            if work.vehicles.by_hwid(hwid) is None:
-                raise LoginError("unknown-hwid", f"no vehicle is registered with HWID {hwid}")
-            work.device.add_challenge(issued, keep=_CHALLENGES_MAX)
-        return issued
+        self._admit(address, now)
+        expires_at = now + timedelta(seconds=self._context.settings.challenge_valid_s)
+        content = int(expires_at.timestamp() * 1000).to_bytes(_TIME_SIZE_BYTES, "big")
+        content += self._context.draw(_NONCE_SIZE_BYTES)
+        return Challenge(hwid=hwid, challenge=content + self._mac(hwid, content), expires_at=expires_at)
 
-    def open_session(self, request: device_api.SessionRequest, now: datetime) -> tuple[str, datetime]:
+    def open_session(
+        self, request: device_api.SessionRequest, now: datetime, address: str = ""
+    ) -> tuple[str, datetime]:
         """Token and expiry of a session, for a challenge signed with the unit's key.
 
         Raises:
-            LoginError: the challenge is not one of ours, was used before, is too old, or the signature is wrong.
+            LoginError: the challenge is not one of ours, was used before, is too old, or the signature is wrong or for
+                another origin.
+            RateLimitedError: too many requests from this address, or too many sessions of this unit.
         """
-        refusal: LoginError | None = None
+        self._admit(address, now)
+        challenge = self._check_challenge(request, now)
+        with self._context.store.reading() as work:
+            vehicle = work.vehicles.by_hwid(request.hwid)
+        key = _NOBODYS_KEY
+        if vehicle is not None and vehicle.device_public_key:
+            key = Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)
+        # Checked for a unit that is not registered too: the answer takes as long.
+        if not device_api.session_proof_is_valid(request, key) or vehicle is None or key is _NOBODYS_KEY:
+            raise self._refused(
+                request, vehicle, "wrong-signature", "the signature does not match the registered key", now, address
+            )
+        if not request.origin and not self._context.settings.accepts_proof_without_origin:
+            text = "the proof names no origin; update the firmware of this unit on the bench"
+            raise self._refused(request, vehicle, "no-origin", text, now, address)
+        if request.origin and request.origin not in self._origins:
+            text = f"origin: expected {' or '.join(sorted(self._origins))}, got {request.origin}"
+            raise self._refused(request, vehicle, "wrong-origin", text, now, address)
+        by_unit = Counted(DEVICE_SESSIONS, (vehicle.hwid,))
+        if self._limits.take((by_unit,), now) is not None:
+            raise self._limits.refuse(by_unit, now, code="too-many-sessions", what="too many sessions of this unit")
         token = urlsafe_b64encode(self._context.draw(32)).decode().rstrip("=")
         expires_at = now + timedelta(seconds=self._context.settings.device_session_valid_s)
         with self._context.store.transaction() as work:
-            # Taken even when it is refused in the end: a challenge is for one answer.
-            challenge = work.device.take_challenge(request.hwid, request.challenge)
-            vehicle = work.vehicles.by_hwid(request.hwid)
-            if challenge is None or vehicle is None:
-                refusal = LoginError(
-                    "unknown-challenge", "the challenge is unknown or was used before; request a new one"
-                )
-            elif now >= challenge.expires_at:
-                refusal = LoginError("challenge-expired", "the challenge has expired; request a new one")
-            elif not device_api.session_proof_is_valid(
-                request, Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)
-            ):
-                refusal = LoginError("wrong-signature", "the signature does not match the registered key")
-            else:
+            is_first = work.device.spend_challenge(challenge.challenge, challenge.expires_at)
+            if is_first:
                 work.device.add_session(
                     DeviceSession(
                         token_sha256=sha256(token.encode()).digest(),
@@ -104,20 +136,15 @@ class DeviceService:
                         expires_at=expires_at,
                     )
                 )
-            if refusal is not None:
-                self._context.counters["device_login_refused"] += 1
-                note(
-                    work,
-                    who=f"unit {request.hwid}",
-                    action="device.open_session",
-                    subject="device API" if vehicle is None else f"vehicle {vehicle.vin}",
-                    outcome=refusal.code,
-                    now=now,
-                    detail=str(refusal),
-                )
-        if refusal is not None:
-            raise refusal
+        if not is_first:
+            text = "the challenge was used before; request a new one"
+            raise self._refused(request, vehicle, "unknown-challenge", text, now, address)
         return token, expires_at
+
+    def check_session(self, token: str, now: datetime) -> None:
+        """Raise LoginError unless the token opens a session; for a request whose body has not been read yet."""
+        with self._context.store.reading() as work:
+            self._session(work, token, now)
 
     def order(self, token: str, now: datetime) -> bytes | None:
         """The unit's signed order, or None if there is nothing to do.
@@ -210,7 +237,9 @@ class DeviceService:
 
     def _session(self, work: Work, token: str, now: datetime) -> DeviceSession:
         session = work.device.session(sha256(token.encode()).digest())
-        if session is None or now >= session.expires_at:
+        # A master that was taken out of the vehicle takes its session with it.
+        vehicle = None if session is None else work.vehicles.by_hwid(session.hwid)
+        if session is None or vehicle is None or vehicle.vin != session.vin or now >= session.expires_at:
             raise LoginError("no-session", "the session is unknown or has expired; open a new one")
         newest = work.device.newest_session(session.hwid)
         if newest is not None and newest.issued_at > session.issued_at:
@@ -218,6 +247,57 @@ class DeviceService:
             detail = f"a session opened {session.issued_at.isoformat()} is in use after one opened later"
             self._watch.note(session.vin, Oddity.OLD_SESSION, detail, now)
         return session
+
+    def _admit(self, address: str, now: datetime) -> None:
+        """Count a request of somebody who has not proved anything. Without an address it comes from this process itself."""
+        if address:
+            by_address = Counted(DEVICE_ADDRESS, (address_groups(address)[0],))
+            if self._limits.take((by_address,), now) is not None:
+                self._context.counters["device_requests_refused"] += 1
+                raise self._limits.refuse(
+                    by_address, now, code="too-many-requests", what="too many requests from your address"
+                )
+
+    def _mac(self, hwid: str, content: bytes) -> bytes:
+        message = b"device-challenge:" + content + hwid.encode()
+        return hmac.digest(self._secret(), message, "sha256")[:_MAC_SIZE_BYTES]
+
+    def _check_challenge(self, request: device_api.SessionRequest, now: datetime) -> Challenge:
+        content, mac = request.challenge[:-_MAC_SIZE_BYTES], request.challenge[-_MAC_SIZE_BYTES:]
+        if not hmac.compare_digest(mac, self._mac(request.hwid, content)):
+            self._context.counters["device_login_refused"] += 1
+            raise LoginError("unknown-challenge", "the challenge is not one of ours for this HWID; request a new one")
+        left_s = int.from_bytes(content[:_TIME_SIZE_BYTES], "big") / 1000 - now.timestamp()
+        if not 0 < left_s <= self._context.settings.challenge_valid_s + _CLOCKS_APART_S:
+            self._context.counters["device_login_refused"] += 1
+            raise LoginError("challenge-expired", "the challenge has expired; request a new one")
+        expires_at = datetime.fromtimestamp(int.from_bytes(content[:_TIME_SIZE_BYTES], "big") / 1000, UTC)
+        return Challenge(hwid=request.hwid, challenge=request.challenge, expires_at=expires_at)
+
+    def _refused(
+        self,
+        request: device_api.SessionRequest,
+        vehicle: Vehicle | None,
+        code: str,
+        text: str,
+        now: datetime,
+        address: str,
+    ) -> LoginError:
+        """The refusal of a proof, in the audit log too: the first ones from an address, the others are counted."""
+        self._context.counters["device_login_refused"] += 1
+        if self._limits.take((Counted(DEVICE_NOTED, (address_groups(address)[0],)),), now) is None:
+            with self._context.store.transaction() as work:
+                note(
+                    work,
+                    who=f"unit {request.hwid}",
+                    action="device.open_session",
+                    subject="device API" if vehicle is None else f"vehicle {vehicle.vin}",
+                    outcome=code,
+                    now=now,
+                    detail=text,
+                    address=address,
+                )
+        return LoginError(code, text)
 
     @staticmethod
     def _open_upgrade(work: Work, vin: str) -> VehicleUpgrade | None:

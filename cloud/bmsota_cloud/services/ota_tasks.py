@@ -3,7 +3,7 @@
 The approval (ota.md 8.2): a code of six random digits goes by mail to the auditor named in the task. Stored is its HMAC
 together with the digest of everything the task contains, so a database copy gives no code away and an edited task needs
 another one. It works once, for 24 hours and five tries, only for that auditor's own account, and never for the
-creator.
+creator. A task takes nine wrong codes in all, over any number of fresh ones (`bmsota_cloud.services.limits`).
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.vehicles import Vehicle
     from bmsota_cloud.services.audit import Act
     from bmsota_cloud.services.context import Context
+    from bmsota_cloud.services.limits import CodeLimits
     from bmsota_cloud.storage.base import Work
 
 __all__ = ["TASK_VEHICLES_MAX", "TIME_LIMIT_S_DEFAULT", "OtaTaskService"]
@@ -70,8 +71,9 @@ _NAMED_MAX = 10
 class OtaTaskService:
     """One method per use case."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, limits: CodeLimits) -> None:
         self._context = context
+        self._limits = limits
 
     # -- before the approval -------------------------------------------------------------------------------------------
 
@@ -96,6 +98,7 @@ class OtaTaskService:
             NotAllowedError: *by* may not create tasks.
             InvalidInputError: a text, the auditor, or a vehicle that can't be part of this task.
             ConflictError: a vehicle has an open task already.
+            RateLimitedError: too many codes were mailed for *by*.
         """
         with acting(
             self._context, who=by.name, action="ota_task.create", subject="task (new)", now=now, address=address
@@ -120,7 +123,7 @@ class OtaTaskService:
                 )
             )
             self._add_vehicles(act.work, task, vins, now)
-            self._issue_code(act.work, task, now)
+            self._issue_code(act.work, task, by, now)
             act.subject = f"task {task.id}"
             act.detail = f"{software_version} for {len(vins)} vehicles of {project}, auditor {auditor}"
         return task
@@ -140,6 +143,7 @@ class OtaTaskService:
         Raises:
             NotAllowedError: *by* may not create tasks.
             NotFoundError, ConflictError, InvalidInputError: as `create`; or the task is approved.
+            RateLimitedError: too many codes were mailed for this task, or for *by*.
         """
         with self._acting_on(task_id, "ota_task.edit", by, now, address) as act:
             require(by, Permission.OTA_CREATE)
@@ -151,7 +155,7 @@ class OtaTaskService:
             if vins is not None:
                 act.work.ota_tasks.delete_upgrades(task_id)
                 self._add_vehicles(act.work, task, vins, now)
-            self._issue_code(act.work, task, now)
+            self._issue_code(act.work, task, by, now)
         publish_task(self._context, task_id)
         return task
 
@@ -160,12 +164,13 @@ class OtaTaskService:
 
         Raises:
             NotAllowedError: *by* may neither create nor approve tasks.
-            NotFoundError, ConflictError: there is no such task, or it is approved already.
+            NotFoundError, ConflictError: there is no such task, it is approved already, or locked.
+            RateLimitedError: too many codes were mailed for this task, or for *by*.
         """
         with self._acting_on(task_id, "ota_task.send_code", by, now, address) as act:
             if not by.may(Permission.OTA_CREATE):
                 require(by, Permission.OTA_APPROVE)
-            self._issue_code(act.work, _unapproved(act.work, task_id), now)
+            self._issue_code(act.work, _unapproved(act.work, task_id), by, now)
         publish_task(self._context, task_id)
 
     # -- the approval --------------------------------------------------------------------------------------------------
@@ -178,7 +183,9 @@ class OtaTaskService:
         Raises:
             NotAllowedError: *by* may not approve this task ("four-eyes": as its creator; "not-the-auditor": the
                 code was mailed to another account), or the code is wrong ("wrong-code"; counted).
-            ConflictError: the task is not waiting for approval, or its code is void, expired, or for another content.
+            ConflictError: the task is not waiting for approval, its code is void, expired, or for another content, or
+                it is locked after too many wrong codes.
+            RateLimitedError: *by* has typed too many wrong codes.
             NotFoundError: there is no such task.
         """
         moved: list[VehicleUpgrade] = []
@@ -189,8 +196,11 @@ class OtaTaskService:
                 raise NotAllowedError("four-eyes", f"{by.name} created this task and cannot approve it")
             if by.name != task.auditor:
                 raise NotAllowedError("not-the-auditor", f"only the auditor {task.auditor} can approve this task")
+            self._limits.before_try(act.work, task_id, by.name, now)
             if (refusal := self._check_code(act.work, task, code, now)) is not None:
                 act.refusal = refusal
+                if refusal.code == "wrong-code":
+                    self._count_wrong_code(act.work, task, by, now, address)
             else:
                 task = replace(task, status=TaskStatus.APPROVED, approver=by.name, approved_at=now)
                 act.work.ota_tasks.save(task)
@@ -229,6 +239,12 @@ class OtaTaskService:
         if left <= 0:
             return NotAllowedError("wrong-code", "wrong code, and no tries are left; request a new code")
         return NotAllowedError("wrong-code", f"wrong code; {left} {'try' if left == 1 else 'tries'} left")
+
+    def _count_wrong_code(self, work: Work, task: OtaTask, by: Account, now: datetime, address: str) -> None:
+        people = (work.accounts.get(name) for name in (task.auditor, task.creator))
+        mailboxes = [person.email for person in people if person is not None]
+        if self._limits.wrong(work, task, who=by.name, now=now, mailboxes=mailboxes, address=address):
+            self._void_code(work, task.id)
 
     def _start(self, work: Work, task: OtaTask, now: datetime) -> list[VehicleUpgrade]:
         upgrades = work.ota_tasks.upgrades(task.id)
@@ -394,7 +410,8 @@ class OtaTaskService:
                 Transition(task_id=task.id, vin=vehicle.vin, status=VehicleStatus.UNAPPROVED, at=now)
             )
 
-    def _issue_code(self, work: Work, task: OtaTask, now: datetime) -> None:
+    def _issue_code(self, work: Work, task: OtaTask, by: Account, now: datetime) -> None:
+        self._limits.before_mail(work, task.id, by.name, now)
         code = f"{int.from_bytes(self._context.draw(16), 'big') % 1_000_000:06d}"
         digest = self._digest(work, task)
         valid_s = self._context.settings.approval_code_valid_s

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bmsota_cloud.domain.accounts import Account, LoginSession
     from bmsota_cloud.domain.audit import AuditEntry
-    from bmsota_cloud.domain.device import Challenge, DeviceSession
+    from bmsota_cloud.domain.device import DeviceSession
     from bmsota_cloud.domain.equipment import EquipmentChange
     from bmsota_cloud.domain.histories import HistoryEntry, LocalUpgradeRow
     from bmsota_cloud.domain.ota_tasks import ApprovalCode, OtaTask, Transition, VehicleUpgrade
@@ -35,6 +35,7 @@ __all__ = [
     "DeviceTables",
     "EquipmentTables",
     "HistoryTables",
+    "LimitTable",
     "OtaTaskTables",
     "OutboxTable",
     "ReleaseTables",
@@ -58,6 +59,13 @@ class AccountTables(Protocol):
     def delete_session(self, token_sha256: bytes) -> None: ...
     def delete_sessions_of(self, account_name: str) -> None: ...
     def delete_sessions_before(self, expired: datetime) -> None: ...
+    def knows_address(self, account_name: str, address_digest: bytes) -> bool:
+        """Whether the account has logged in from there."""
+        ...
+
+    def save_address(self, account_name: str, address_digest: bytes, last_at: datetime, *, keep: int) -> None:
+        """Note a login, and forget all but the newest *keep* addresses of the account."""
+        ...
 
 
 class VehicleTables(Protocol):
@@ -178,14 +186,10 @@ class HistoryTables(Protocol):
 
 
 class DeviceTables(Protocol):
-    """Challenges and sessions of units."""
+    """Sessions of units, and the challenges that opened them."""
 
-    def add_challenge(self, challenge: Challenge, *, keep: int) -> None:
-        """Add it, and delete all but the newest *keep* of the same HWID."""
-        ...
-
-    def take_challenge(self, hwid: str, challenge: bytes) -> Challenge | None:
-        """Return and delete it: a challenge works once."""
+    def spend_challenge(self, challenge: bytes, expires_at: datetime) -> bool:
+        """Mark it as used until it expires; False if it was used before."""
         ...
 
     def add_session(self, session: DeviceSession) -> None: ...
@@ -197,6 +201,17 @@ class DeviceTables(Protocol):
     def delete_before(self, expired: datetime) -> None:
         """Challenges and sessions that are over."""
         ...
+
+
+class LimitTable(Protocol):
+    """Counters of tries, each the moment at which it is empty again."""
+
+    def get(self, keys: Sequence[bytes]) -> Mapping[bytes, datetime]: ...
+    def save(self, key: bytes, free_at: datetime, now: datetime, *, nonsense_from: datetime, keep: int) -> None:
+        """Insert, or replace what is earlier, or as late as *nonsense_from*. Empty counters go, and all but the fullest *keep*."""
+        ...
+
+    def delete(self, key: bytes) -> None: ...
 
 
 class OutboxTable(Protocol):
@@ -245,6 +260,8 @@ class Work(Protocol):
     @property
     def device(self) -> DeviceTables: ...
     @property
+    def limits(self) -> LimitTable: ...
+    @property
     def outbox(self) -> OutboxTable: ...
     @property
     def audit(self) -> AuditTable: ...
@@ -253,6 +270,9 @@ class Work(Protocol):
         ...
 
     def save_secret(self, name: str, value: bytes) -> None: ...
+    def first_secret(self, name: str, value: bytes) -> bytes:
+        """The secret of this name; *value* becomes it if there is none yet. Two processes that start at once get the same."""
+        ...
 
 
 class Store(Protocol):

@@ -139,6 +139,15 @@ login_session = Table(
     Column("expires_at", UtcTime, nullable=False, index=True),
 )
 
+# Where an account has logged in from. Addresses are kept as digests: they are compared, never shown.
+login_address = Table(
+    "login_address",
+    PLATFORM,
+    Column("account_name", ForeignKey("account.name"), primary_key=True),
+    Column("address_digest", LargeBinary(16), primary_key=True),
+    Column("last_at", UtcTime, nullable=False),
+)
+
 vehicle = Table(
     "vehicle",
     PLATFORM,
@@ -335,13 +344,11 @@ approval_code = Table(
     Column("is_void", Boolean, nullable=False),
 )
 
-device_challenge = Table(
-    "device_challenge",
+# Challenges that have opened a session, until they expire. The others are kept nowhere.
+spent_challenge = Table(
+    "spent_challenge",
     PLATFORM,
-    Column("id", Integer, primary_key=True),
-    Column("hwid", String(24), nullable=False, index=True),
-    Column("challenge", LargeBinary(32), nullable=False),
-    Column("issued_at", UtcTime, nullable=False),
+    Column("challenge", LargeBinary(32), primary_key=True),
     Column("expires_at", UtcTime, nullable=False, index=True),
 )
 
@@ -393,6 +400,14 @@ secret = Table(
     PLATFORM,
     Column("name", String(64), primary_key=True),
     Column("value", LargeBinary, nullable=False),
+)
+
+# Counters of tries that a restart must not reset (bmsota_cloud.domain.limits); the key is a digest of what is counted.
+rate_limit = Table(
+    "rate_limit",
+    PLATFORM,
+    Column("key", LargeBinary(16), primary_key=True),
+    Column("free_at", UtcTime, nullable=False, index=True),
 )
 
 vehicle_state = Table(

@@ -10,6 +10,7 @@ from bmsota.ota import HttpRequest, HttpResponse, device_api
 
 SHA = bytes(range(32))
 CHALLENGE = bytes(range(100, 132))
+ORIGIN = "https://cloud.example:443"
 
 
 # -- the two ends --------------------------------------------------------------------------------------------------------
@@ -24,10 +25,11 @@ def test_a_session_is_opened(world):
     answer = device_api.challenge_response(CHALLENGE, 99)
     assert device_api.parse_challenge(answer.status, answer.body) == CHALLENGE
 
-    signature = world.DEVICE_KEY.sign(device_api.session_proof("M-0001", CHALLENGE))
-    request = device_api.session_request("M-0001", CHALLENGE, signature)
+    signature = world.DEVICE_KEY.sign(device_api.session_proof("M-0001", CHALLENGE, ORIGIN))
+    request = device_api.session_request("M-0001", CHALLENGE, ORIGIN, signature)
     assert device_api.route(request.method, request.path) == device_api.Route(device_api.DeviceEndpoint.SESSION)
     proof = device_api.parse_session_request(request.body)
+    assert (proof.hwid, proof.challenge, proof.origin) == ("M-0001", CHALLENGE, ORIGIN)
     assert device_api.session_proof_is_valid(proof, world.DEVICE_KEY.public_key())
 
     answer = device_api.session_response("tok.en-1", 99)
@@ -35,19 +37,87 @@ def test_a_session_is_opened(world):
 
 
 def test_a_proof_is_worth_nothing_elsewhere(world):
-    """Another key, another challenge, another unit, and a signature over the challenge alone."""
+    """Another key, challenge, unit or origin, no origin, and a signature over the challenge alone."""
     public = world.DEVICE_KEY.public_key()
-    good = world.DEVICE_KEY.sign(device_api.session_proof("M-0001", CHALLENGE))
-    for hwid, challenge, signature in (
-        ("M-0002", CHALLENGE, good),
-        ("M-0001", bytes(32), good),
-        ("M-0001", CHALLENGE, world.THIEF_KEY.sign(device_api.session_proof("M-0001", CHALLENGE))),
-        ("M-0001", CHALLENGE, world.DEVICE_KEY.sign(CHALLENGE)),
-        ("M-0001", CHALLENGE, bytes(64)),
+    good = world.DEVICE_KEY.sign(device_api.session_proof("M-0001", CHALLENGE, ORIGIN))
+    for hwid, challenge, origin, signature in (
+        ("M-0002", CHALLENGE, ORIGIN, good),
+        ("M-0001", bytes(32), ORIGIN, good),
+        ("M-0001", CHALLENGE, "http://cloud.example:443", good),
+        ("M-0001", CHALLENGE, "", good),
+        ("M-0001", CHALLENGE, ORIGIN, world.DEVICE_KEY.sign(device_api.session_proof("M-0001", CHALLENGE, ""))),
+        ("M-0001", CHALLENGE, ORIGIN, world.THIEF_KEY.sign(device_api.session_proof("M-0001", CHALLENGE, ORIGIN))),
+        ("M-0001", CHALLENGE, ORIGIN, world.DEVICE_KEY.sign(CHALLENGE)),
+        ("M-0001", CHALLENGE, ORIGIN, bytes(64)),
     ):
-        request = device_api.SessionRequest(hwid, challenge, signature)
+        request = device_api.SessionRequest(hwid, challenge, origin, signature)
         assert not device_api.session_proof_is_valid(request, public)
-    assert device_api.session_proof("M-0001", CHALLENGE) == b"bmsota-session-v1" + CHALLENGE + b"M-0001"
+
+
+def test_the_proof_byte_by_byte():
+    """Layout 1, with the origin, and layout 0, as older units sign it."""
+    assert device_api.session_proof("M-0001", CHALLENGE, ORIGIN) == (
+        b"bmsota-session-v2" + CHALLENGE + b"M-0001" + b"\0" + b"https://cloud.example:443"
+    )
+    assert device_api.session_proof("M-0001", CHALLENGE, "") == b"bmsota-session-v1" + CHALLENGE + b"M-0001"
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://cloud.example", "https://cloud.example:443"),
+        ("HTTPS://Cloud.Example./device?x=1#y", "https://cloud.example:443"),
+        ("http://cloud.example:8080/", "http://cloud.example:8080"),
+        ("http://cloud.example", "http://cloud.example:80"),
+        ("http://user:pass@cloud.example", "http://cloud.example:80"),
+        ("http://[2001:DB8::1]:81", "http://[2001:db8::1]:81"),
+        ("http://10.0.0.1", "http://10.0.0.1:80"),
+    ],
+)
+def test_an_origin_is_always_written_the_same_way(url, origin):
+    assert device_api.origin_of(url) == origin
+    assert device_api.origin_of(origin) == origin
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "cloud.example",
+        "ftp://cloud.example",
+        "http://",
+        "http://a b",
+        "http://x:99999",
+        "http://[::1",
+        "http://x:y",
+        "http://" + "a" * 300,
+        "file:///etc/passwd",
+    ],
+)
+def test_what_has_no_origin_is_refused(url):
+    with pytest.raises(ValueError):
+        device_api.origin_of(url)
+
+
+def test_a_session_request_of_another_version():
+    """Layout 0 has no origin; later fields are left aside; a later layout is refused by name."""
+    old = {"hwid": "M-0001", "challenge": CHALLENGE, "signature": bytes(64)}
+    assert device_api.parse_session_request(cbor2.dumps(old, canonical=True)).origin == ""
+    new = old | {"layout": 1, "origin": ORIGIN, "later": 1}
+    assert device_api.parse_session_request(cbor2.dumps(new, canonical=True)).origin == ORIGIN
+    # In layout 0 the origin was not signed, so what stands there is nobody's word.
+    assert device_api.parse_session_request(cbor2.dumps(old | {"origin": ORIGIN}, canonical=True)).origin == ""
+    with pytest.raises(RemoteProtocolError, match="newer-document"):
+        device_api.parse_session_request(cbor2.dumps(new | {"layout": 2}, canonical=True))
+    for wrong in (old | {"layout": 1}, new | {"origin": ""}, new | {"origin": 7}, new | {"layout": -1}, [1]):
+        with pytest.raises(RemoteProtocolError):
+            device_api.parse_session_request(cbor2.dumps(wrong, canonical=True))
+
+
+def test_a_refusal_says_when_to_try_again():
+    answer = device_api.error_response(429, "too-many-challenges", "wait", retry_after_s=7)
+    assert (answer.status, answer.header("Retry-After")) == (429, "7")
+    assert device_api.error_response(401, "x").header("Retry-After") is None
 
 
 def test_documents_travel_as_they_are(world):
@@ -147,7 +217,10 @@ def test_other_paths_lead_nowhere(method, path):
 
 REQUESTS = {
     "challenge": (device_api.parse_challenge_request, {"hwid": "M-1"}),
-    "session": (device_api.parse_session_request, {"hwid": "M-1", "challenge": CHALLENGE, "signature": bytes(64)}),
+    "session": (
+        device_api.parse_session_request,
+        {"layout": 1, "hwid": "M-1", "challenge": CHALLENGE, "origin": ORIGIN, "signature": bytes(64)},
+    ),
     "confirm": (device_api.parse_confirm_request, {"decision": "accepted", "reason": ""}),
 }
 ANSWERS = {
@@ -167,7 +240,8 @@ def test_a_request_with_a_wrong_value_is_refused():
                     parse(cbor2.dumps({**good, name: value}, canonical=True))
                 except RemoteProtocolError:
                     continue
-                assert (name, value) in {("reason", ""), ("reason", "maybe"), ("hwid", "maybe")}
+                # An origin is compared with the platform's own; any text may be compared.
+                assert (name, value) in {("reason", ""), ("reason", "maybe"), ("hwid", "maybe"), ("origin", "maybe")}
 
 
 def test_an_answer_with_a_wrong_value_is_refused():
@@ -213,8 +287,9 @@ def test_our_own_mistakes_are_ours():
     """What cannot be sent is not built."""
     for call in (
         lambda: device_api.challenge_request(""),
-        lambda: device_api.session_request("M", b"", bytes(64)),
-        lambda: device_api.session_request("M", CHALLENGE, b""),
+        lambda: device_api.session_request("M", b"", ORIGIN, bytes(64)),
+        lambda: device_api.session_request("M", CHALLENGE, ORIGIN, b""),
+        lambda: device_api.session_request("M", CHALLENGE, "", bytes(64)),
         lambda: device_api.manifest_request("t", b""),
         lambda: device_api.confirm_request("t", "a/b", decision="accepted"),
         lambda: device_api.confirm_request("t", "o", decision="accepted", reason="x" * 257),

@@ -751,6 +751,31 @@ def test_exchanges_that_fail_for_ever_are_given_up(made, answers):
     play(device, UNTIL_ORDER)
 
 
+@pytest.mark.parametrize(("told_s", "waited_s"), [(0, 5), (3, 5), (40, 40), (10**9, 3600)])
+def test_a_busy_platform_says_when_to_come_back(made, told_s, waited_s):
+    """Retry-After of a refusal is honoured, up to an hour; the next failure without one waits as ever."""
+    device = made()
+    play(device, "> instructed\n< tell authenticating 0\n< POST challenge")
+    device.give(f"answer busy {told_s}")
+    assert (device.updater.next_timeout() - device.now_ns) // SECOND == waited_s
+    device.actions()
+    device.give(f"wait {waited_s + 0.1}")
+    device.actions()
+    device.give("answer 500")
+    assert (device.updater.next_timeout() - device.now_ns) // SECOND == 10
+
+
+def test_an_instruction_without_an_origin_is_signed_nowhere(made):
+    """The proof names where the unit talks to; a URL that has no origin gets none."""
+    device = made()
+    device.actions()
+    device.updater.instructed("http://b x", device.now_ns)
+    device.actions()
+    device.give("answer")
+    assert device.request is None
+    assert device.actions() == ["tell authenticating 0: session: expected an http or https URL, got 'http://b x'"]
+
+
 def expire(device):
     """The order expires while a unit that has accepted it waits; at the next fetch it is refused."""
     play(device, UNTIL_DOWNLOAD)

@@ -195,6 +195,8 @@ class Device:
             return (
                 device_api.confirmed_response() if status == 204 else device_api.error_response(status, "no", "said no")
             )
+        if argument.startswith("busy "):
+            return device_api.error_response(429, "too-many", "said wait", retry_after_s=int(argument.split()[1]))
         if argument == "endless":
             return device_api.HttpResponse(200, {}, bytes(100_000))
         if argument == "nonsense":
@@ -204,6 +206,7 @@ class Device:
             return device_api.challenge_response(b"c" * 32, 2**40)
         if route.endpoint is device_api.DeviceEndpoint.SESSION:
             asked = device_api.parse_session_request(request.body)
+            assert asked.origin == "http://a.example:80", asked.origin
             assert device_api.session_proof_is_valid(asked, self.world.DEVICE_KEY.public_key())
             return device_api.session_response("token", 2**40)
         assert device_api.bearer_token(request) == "token"

@@ -1,10 +1,20 @@
 """The device API, request by request, with the library's own client half."""
 
-import pytest
+from dataclasses import replace
+from hashlib import sha256
+from types import SimpleNamespace
 
-from bmsota.errors import TransferError, TrustError
-from bmsota.ota import HttpRequest, verify_manifest, verify_order
+import cbor2
+import pytest
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.services import DeviceService
+from bmsota_cloud.services.limits import RateLimits
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from bmsota.errors import ConfigurationError, TransferError, TrustError
+from bmsota.ota import HttpRequest, UpdaterState, verify_manifest, verify_order
 from bmsota.ota import device_api as api
+from bmsota.ota._exchange import DeviceExchange
 
 
 class Unit:
@@ -24,10 +34,11 @@ class Unit:
         answer = self.ask(api.challenge_request(self.hwid))
         return api.parse_challenge(answer.status, answer.body)
 
-    def answer(self, challenge, *, key=None, hwid=None):
+    def answer(self, challenge, *, key=None, hwid=None, origin=None):
         hwid = hwid or self.hwid
-        signature = (key or self.key).sign(api.session_proof(hwid, challenge))
-        return self.ask(api.session_request(hwid, challenge, signature))
+        origin = api.origin_of(self.world.cloud.settings.device_url) if origin is None else origin
+        signature = (key or self.key).sign(api.session_proof(hwid, challenge, origin))
+        return self.ask(api.session_request(hwid, challenge, origin, signature))
 
     def log_in(self):
         answer = self.answer(self.challenge())
@@ -73,9 +84,30 @@ def test_a_session_is_opened_with_a_signed_challenge(world, task):
     assert unit.order()[0] == 200
 
 
-def test_an_unknown_unit_gets_no_challenge(world):
+def test_known_and_unknown_units_are_answered_alike(world, task):
+    """Status, words, length and headers, at both steps; so nobody learns which HWIDs exist."""
+    known, unknown = Unit(world, 1), Unit(world, 9)
+    challenges = [unit.ask(api.challenge_request(unit.hwid)) for unit in (known, unknown)]
+    assert [(one.status, len(one.body), dict(one.headers)) for one in challenges] == [
+        (200, len(challenges[0].body), dict(challenges[0].headers))
+    ] * 2
+    stranger = Unit(world, 2).key
+    answers = [unit.answer(unit.challenge(), key=stranger) for unit in (known, unknown)]
+    assert (answers[0].status, answers[0].body) == (answers[1].status, answers[1].body)
+    assert refusal(answers[0]) == (401, "wrong-signature")
+    # Both leave the same trace, so they take the same time.
+    entries = world.services.audit.page(PageRequest(1, 2), by=world.people["anna"]).items
+    assert [(entry.who, entry.outcome) for entry in entries] == [
+        ("unit M-000009", "wrong-signature"),
+        ("unit M-000001", "wrong-signature"),
+    ]
+
+
+def test_the_key_that_stands_for_an_unknown_unit_opens_nothing(world, task):
+    """Its private half can be had by anybody who reads the source."""
+    key = Ed25519PrivateKey.from_private_bytes(sha256(b"bmsota: no such unit").digest())
     unit = Unit(world, 9)
-    assert refusal(unit.ask(api.challenge_request(unit.hwid))) == (401, "unknown-hwid")
+    assert refusal(unit.answer(unit.challenge(), key=key)) == (401, "wrong-signature")
 
 
 def test_a_challenge_works_once(world, task):
@@ -85,62 +117,169 @@ def test_a_challenge_works_once(world, task):
     assert refusal(unit.answer(challenge)) == (401, "unknown-challenge")
 
 
-def test_a_challenge_is_spent_by_a_wrong_answer_too(world, task):
+def test_a_wrong_answer_of_a_stranger_does_not_spend_the_units_challenge(world, task):
     unit = Unit(world, 1)
     challenge = unit.challenge()
     assert refusal(unit.answer(challenge, key=Unit(world, 2).key)) == (401, "wrong-signature")
-    assert refusal(unit.answer(challenge)) == (401, "unknown-challenge")
+    assert unit.answer(challenge).status == 200
 
 
-def test_a_challenge_is_good_for_a_minute(world, task):
+def test_a_challenge_works_once_in_all_processes(world, task):
+    """What the first one has spent, another one on the same data knows, and takes the challenges of the first."""
+    unit = Unit(world, 1)
+    first, second = unit.challenge(), unit.challenge()
+    assert unit.answer(first).status == 200
+    context = world.services.device._context
+    object.__setattr__(
+        world.services, "device", DeviceService(context, RateLimits(context.store), world.services.link_watch)
+    )
+    assert refusal(unit.answer(first)) == (401, "unknown-challenge")
+    assert unit.answer(second).status == 200
+
+
+def test_strangers_who_ask_in_a_units_name_do_not_keep_it_out(world, task):
     unit = Unit(world, 1)
     challenge = unit.challenge()
-    world.wait(seconds=60)
-    assert refusal(unit.answer(challenge)) == (401, "challenge-expired")
-
-
-def test_a_challenge_belongs_to_the_unit_that_asked(world, task):
-    one, two = Unit(world, 1), Unit(world, 2)
-    assert refusal(two.answer(one.challenge())) == (401, "unknown-challenge")
-    assert refusal(two.answer(two.challenge(), hwid=one.hwid)) == (401, "unknown-challenge")
-
-
-def test_a_made_up_challenge_is_refused(world, task):
-    assert refusal(Unit(world, 1).answer(b"\x07" * 32)) == (401, "unknown-challenge")
-
-
-def test_asking_often_does_not_lock_the_unit_out_at_once(world, task):
-    unit = Unit(world, 1)
-    mine = unit.challenge()
-    for _ in range(3):
+    for _ in range(300):
         unit.challenge()
-    assert unit.answer(mine).status == 200
+    assert unit.answer(challenge).status == 200
 
 
-def test_a_session_ends_after_an_hour(world, unit):
-    world.wait(hours=1)
-    assert unit.order()[0] == 401
+def test_challenges_cost_no_write(world, task, monkeypatch):
+    """300 in a row, and answers that are not worth a look; the secret that they need is drawn at the first one."""
+    unit = Unit(world, 1)
+    unit.challenge()
+    monkeypatch.setattr(world.cloud.store, "transaction", None)
+    for _ in range(300):
+        unit.challenge()
+    assert refusal(unit.answer(b"\x07" * 32)) == (401, "unknown-challenge")
 
 
-@pytest.mark.parametrize("token", ["", "x" * 43, "spaces are no token"])
-def test_without_a_session_nothing_is_given_out(world, unit, files, token):
-    unit.token = token or "none"
-    headers = {} if not token else {"Authorization": f"Bearer {token}"}
-    with world.cloud.store.reading() as work:
-        release = work.releases.get(1)
-    for method, path in (
-        ("GET", "/device/v1/order"),
-        ("GET", f"/device/v1/manifests/{release.manifest_sha256}"),
-        ("GET", f"/device/v1/images/{release.images[0].sha256}"),
+def test_a_flood_of_wrong_answers_is_twenty_lines_an_hour(world, task):
+    unit = Unit(world, 1)
+    for _ in range(50):
+        assert unit.answer(unit.challenge(), key=Unit(world, 2).key).status == 401
+    entries = world.services.audit.page(PageRequest(1, 500), by=world.people["anna"]).items
+    assert len([entry for entry in entries if entry.action == "device.open_session"]) == 20
+    assert world.services.counters["device_login_refused"] == 50
+    # The unit itself gets in all the same.
+    unit.log_in()
+
+
+def test_one_address_that_asks_too_much_is_told_when_to_come_back(world, task):
+    def ask(number, address):
+        return world.cloud.device_respond(api.challenge_request(f"M-{number}"), world.now, address)
+
+    answers = [ask(number, "192.0.2.1") for number in range(202)]
+    assert [answer.status for answer in answers] == [200] * 200 + [429] * 2
+    assert (refusal(answers[-1])[1], answers[-1].header("Retry-After")) == ("too-many-requests", "1")
+    assert ask(1, "192.0.2.2").status == 200
+    world.wait(seconds=1)
+    assert ask(1, "192.0.2.1").status == 200
+
+
+def test_a_unit_that_opens_sessions_without_end_is_slowed_down(world, task):
+    unit = Unit(world, 1)
+    statuses = [unit.answer(unit.challenge()).status for _ in range(122)]
+    assert statuses == [200] * 120 + [429] * 2
+    Unit(world, 2).log_in()
+
+
+def test_a_challenge_of_a_clock_that_was_ahead_is_as_expired(world, task):
+    unit = Unit(world, 1)
+    world.wait(hours=2)
+    challenge = unit.challenge()
+    world.wait(hours=-2)
+    assert refusal(unit.answer(challenge)) == (401, "challenge-expired")
+    unit.log_in()
+
+
+# --- whom are you talking to?
+
+
+class Relayed:
+    """The updater's own exchange with a stranger whom it takes for its platform."""
+
+    def __init__(self, unit, url):
+        self.requests = []
+        records = SimpleNamespace(journal=SimpleNamespace(base_url=url))
+        self.exchange = DeviceExchange(hwid=unit.hwid, device_key=unit.key, records=records, steering=self)
+        self.exchange.entered(UpdaterState.OPENING_SESSION, 0)
+
+    def tell(self, *_):
+        pass
+
+    def act(self, action):
+        self.requests.append(action.request)
+
+    def answer(self, response):
+        self.exchange.receive_head(response.status, response.headers, 0)
+        self.exchange.receive_body(response.body, 0)
+        self.exchange.ended(None, UpdaterState.OPENING_SESSION, 0)
+
+
+def test_a_relay_gains_nothing(world, task):
+    """A stranger fetches a challenge here, has a unit sign it, and passes the proof on, changed or not."""
+    unit = Unit(world, 1)
+    relayed = Relayed(unit, "http://evil.example:8080")
+    relayed.answer(unit.ask(relayed.requests[0]))
+    proof = relayed.requests[1]
+    fields = cbor2.loads(proof.body)
+    assert fields["origin"] == "http://evil.example:8080"
+    assert refusal(unit.ask(proof)) == (401, "wrong-origin")
+    ours = api.origin_of(world.cloud.settings.device_url)
+    older = {name: fields[name] for name in ("hwid", "challenge", "signature")}
+    for changed in (fields | {"origin": ours}, older):
+        body = cbor2.dumps(changed, canonical=True)
+        assert refusal(unit.ask(HttpRequest("POST", proof.path, {}, body))) == (401, "wrong-signature")
+    # The same exchange with the platform itself.
+    direct = Relayed(unit, world.cloud.settings.device_url)
+    direct.answer(unit.ask(direct.requests[0]))
+    assert unit.ask(direct.requests[1]).status == 200
+
+
+def test_a_proof_without_an_origin_is_refused_unless_told_otherwise(world, task, new_world):
+    def ask(world):
+        unit = Unit(world, 1)
+        challenge = unit.challenge()
+        proof = unit.key.sign(api.session_proof(unit.hwid, challenge, ""))
+        body = cbor2.dumps({"hwid": unit.hwid, "challenge": challenge, "signature": proof}, canonical=True)
+        return unit.ask(HttpRequest("POST", "/device/v1/session", {}, body))
+
+    assert refusal(ask(world)) == (401, "no-origin")
+    lenient = new_world(settings=replace(world.cloud.settings, accepts_proof_without_origin=True))
+    lenient.register(1)
+    assert ask(lenient).status == 200
+    Unit(lenient, 1).log_in()
+
+
+def test_the_platform_may_have_several_urls(world, new_world):
+    settings = replace(world.cloud.settings, device_url_aliases=("https://Ota.Example/",))
+    other = new_world(settings=settings)
+    other.register(1)
+    unit = Unit(other, 1)
+    for origin, status in (
+        ("https://ota.example:443", 200),
+        ("http://cloud.example:8080", 200),
+        ("http://ota.example:80", 401),
+        ("https://ota.example.evil.example:443", 401),
     ):
-        assert refusal(unit.ask(HttpRequest(method, path, headers)))[0] == 401
-    body = api.confirm_request("t", "OTA-1-1", decision="accepted").body
-    assert unit.ask(HttpRequest("POST", "/device/v1/orders/OTA-1-1/confirm", headers, body)).status == 401
+        assert unit.answer(unit.challenge(), origin=origin).status == status, origin
 
 
-def test_the_token_is_kept_as_a_digest(world, unit):
-    with world.cloud.store.reading() as work:
-        assert work.device.session(unit.token.encode()[:32]) is None
+def test_a_url_without_an_origin_is_said_at_the_start(world, new_world):
+    with pytest.raises(ConfigurationError, match="expected an http or https URL, got 'cloud"):
+        new_world(settings=replace(world.cloud.settings, device_url="cloud.example"))
+
+
+def test_a_session_ends_when_the_master_leaves_the_vehicle(world, unit):
+    """Taken out, and taken out and put into another vehicle."""
+    with world.cloud.store.transaction() as work:
+        work.vehicles.save(replace(work.vehicles.get(unit.vin), hwid="M-exchanged"))
+    assert unit.order()[0] == 401
+    with world.cloud.store.transaction() as work:
+        work.vehicles.save(replace(work.vehicles.get(world.vin(2)), hwid=unit.hwid))
+    assert unit.order()[0] == 401
 
 
 # --- what is ordered?

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from urllib.parse import quote
 
+from bmsota_cloud.domain.errors import OverloadedError
 from bmsota_cloud.pages import build_router, mount_static
+from bmsota_cloud.services.limits import LOGIN_PAIR, Counted
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -35,7 +37,7 @@ def test_nobody_is_sent_to_another_site(stranger):
 
 
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(stranger):
-    cookie = log_in(stranger).headers["set-cookie"].lower()
+    cookie = log_in(stranger).headers.get_list("set-cookie")[0].lower()
     assert cookie.startswith("bmsota=")
     for attribute in ("httponly", "samesite=lax", "path=/", "max-age=86400"):
         assert attribute in cookie
@@ -48,9 +50,10 @@ def test_over_https_the_cookie_is_bound_to_the_host(world):
     app.include_router(build_router(world.services, settings, world.cloud.clock))
     mount_static(app)
     with TestClient(app, base_url="https://cloud.example", follow_redirects=False) as client:
-        cookie = client.post("/login", data={"name": "carol", "password": PASSWORD}).headers["set-cookie"]
-        assert cookie.startswith("__Host-bmsota=")
-        assert "; Secure" in cookie
+        answer = client.post("/login", data={"name": "carol", "password": PASSWORD})
+        cookies = answer.headers.get_list("set-cookie")
+        assert [cookie.partition("=")[0] for cookie in cookies] == ["__Host-bmsota", "__Host-bmsota-device"]
+        assert all("; Secure" in cookie for cookie in cookies)
         assert client.get("/vehicles").status_code == 200
 
 
@@ -72,8 +75,32 @@ def test_too_many_wrong_passwords_must_wait(stranger):
     for _ in range(10):
         assert log_in(stranger, password="wrong").status_code == 401
     answer = log_in(stranger)
-    assert answer.status_code == 429
-    assert "five minutes" in answer.text
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "360")
+    assert "Too many wrong passwords; try again in 6 minutes." in answer.text
+
+
+def test_a_browser_that_has_logged_in_before_is_not_kept_out_by_others(stranger, visit, world):
+    """The cookie outlives the session; scripts and other sites don't get it."""
+    cookies = log_in(stranger).headers.get_list("set-cookie")
+    device = next(cookie for cookie in cookies if cookie.startswith("bmsota-device="))
+    for attribute in ("HttpOnly", "SameSite=lax", "Path=/", "Max-Age=15552000"):
+        assert attribute in device
+    del stranger.client.cookies["bmsota"]
+    for _ in range(12):
+        world.services.accounts._limits.take((Counted(LOGIN_PAIR, ("testclient", "carol")),), world.now)
+    assert log_in(stranger).status_code == 303
+    del stranger.client.cookies["bmsota-device"]
+    assert log_in(stranger).status_code == 429
+
+
+def test_a_busy_platform_is_said_on_the_login_page(stranger, monkeypatch, world):
+    def busy(*_, **__):
+        raise OverloadedError("busy", "the platform is busy; try again in a moment", retry_after_s=2)
+
+    monkeypatch.setattr(world.services.accounts._passwords, "verify", busy)
+    answer = log_in(stranger)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert "The platform is busy; try again in a moment." in answer.text
 
 
 def test_who_is_logged_in_is_not_asked_again(visit):

@@ -3,7 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from bmsota_cloud.domain.errors import CloudError, ConflictError, InvalidInputError, NotAllowedError, NotFoundError
+from bmsota_cloud.domain.errors import (
+    CloudError,
+    ConflictError,
+    InvalidInputError,
+    NotAllowedError,
+    NotFoundError,
+    RateLimitedError,
+)
 from bmsota_cloud.domain.ota_tasks import VehicleStatus
 from bmsota_cloud.domain.paging import PageRequest
 
@@ -343,3 +350,105 @@ def test_a_vehicle_never_heard_of_tells_its_versions_before_when_it_comes(world)
     assert [(node.position, node.version) for node in before] == [(0, "2.0.0"), (1, "2.0.0"), (2, "2.0.0")]
     world.identify(1, version="2.1.0")
     assert world.upgrade(task).versions_before == before
+
+
+# --- guessing codes (ota.md S22)
+
+
+def wrong_code(world, task):
+    """The outcome of one guess, by a session of the auditor that somebody has stolen. What is no code is a guess as well."""
+    return guess(world, task, "x")
+
+
+def guess(world, task, code):
+    try:
+        world.services.ota_tasks.approve(task.id, code=code, by=world.people["alan"], now=world.now)
+    except CloudError as error:
+        return error.code
+    return "approved"
+
+
+def new_code(world, task, who="carol"):
+    world.services.ota_tasks.send_new_code(task.id, by=world.people[who], now=world.now)
+
+
+def test_a_task_takes_nine_wrong_codes_over_all_its_codes_and_is_locked_for_good(world, task):
+    """The chance to guess is 9 in 1,000,000 in all. The auditor and the creator are told; the way out is a new task."""
+    outcomes = []
+    for _ in range(15):
+        outcomes.append(wrong_code(world, task))
+        if outcomes[-1] == "code-void":
+            new_code(world, task)
+            outcomes[-1] = wrong_code(world, task)
+    assert outcomes == ["wrong-code"] * 9 + ["code-locked"] * 6
+    assert refused(ConflictError, lambda: new_code(world, task)) == "code-locked"
+    world.services.outbox.drain(world.now, world.mails.append)
+    told = [mail for mail in world.mails if "locked" in mail.subject]
+    assert sorted(mail.recipient for mail in told) == ["alan@example.org", "carol@example.org"]
+    assert "the last one by alan" in told[0].body
+    entries = world.services.audit.page(PageRequest(1, 500), by=world.people["anna"]).items
+    assert [entry.subject for entry in entries if entry.action == "ota_task.lock"] == [f"task {task.id}"]
+    assert [str(entry.outcome) for entry in entries].count("code-locked") == 7
+    # Neither time nor a restart nor an edit opens it again, but a new task is a new one.
+    world.wait(days=300)
+    world.services.ota_tasks._limits._limits.__init__(world.cloud.store)
+    edit = {"reason": "again", "by": world.people["carol"], "now": world.now}
+    assert refused(ConflictError, lambda: world.services.ota_tasks.edit(task.id, **edit)) == "code-locked"
+    world.services.ota_tasks.cancel(task.id, by=world.people["carol"], now=world.now)
+    assert str(world.approve(world.create(1)).status) == "Approved"
+
+
+def test_the_ninth_wrong_code_takes_the_right_one_along(world, task):
+    for _ in range(5):
+        wrong_code(world, task)
+    new_code(world, task)
+    right = world.newest_code()
+    for _ in range(4):
+        wrong_code(world, task)
+    assert guess(world, task, right) == "code-locked"
+    assert str(world.detail(task).task.status) == "Unapproved"
+
+
+def test_who_guesses_at_one_task_after_the_other_must_wait(world):
+    """18 wrong codes a day by one account; another account is not kept from its own tasks."""
+    world.upload()
+    outcomes = []
+    for number in range(1, 7):
+        world.register(number)
+        task = world.create(number)
+        outcomes += [wrong_code(world, task) for _ in range(4)]
+    code = world.newest_code()
+    assert outcomes == ["wrong-code"] * 18 + ["too-many-tries"] * 6
+    world.register(9)
+    other = world.create(9, auditor="anna")
+    assert str(world.approve(other, by=world.people["anna"]).status) == "Approved"
+    world.wait(minutes=81)
+    assert guess(world, task, code) == "approved"
+
+
+def test_codes_are_not_mailed_without_end(world, task):
+    """Six an hour for one task, the first one and those of edits included, by whomever."""
+    edit = {"reason": "again", "by": world.people["olaf"], "now": world.now}
+    world.services.ota_tasks.edit(task.id, **edit)
+    for who in ("carol", "alan", "olaf", "carol"):
+        new_code(world, task, who)
+    for call in (lambda: new_code(world, task), lambda: world.services.ota_tasks.edit(task.id, **edit)):
+        with pytest.raises(RateLimitedError) as caught:
+            call()
+        assert (caught.value.code, caught.value.retry_after_s) == ("too-many-mails", 600)
+    assert world.detail(task).task.reason == "again"
+    world.services.outbox.drain(world.now, world.mails.append)
+    assert len(world.mails) == 6
+    # The last code is as good as any.
+    assert guess(world, task, world.mails[-1].body.partition("Approval code: ")[2][:6]) == "approved"
+
+
+def test_one_account_does_not_flood_the_mailboxes_with_tasks(world):
+    world.upload()
+    for number in range(61):
+        world.register(number)
+    for number in range(60):
+        world.create(number)
+    with pytest.raises(RateLimitedError):
+        world.create(60)
+    world.create(60, by=world.people["olaf"])

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from threading import Thread
 
 import pytest
-from bmsota_cloud.domain.device import Challenge, DeviceSession
+from bmsota_cloud.domain.accounts import Account, Role
+from bmsota_cloud.domain.device import DeviceSession
 from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.histories import LocalUpgradeRow
 from bmsota_cloud.domain.ota_tasks import NodeVersion, OtaTask, Transition, VehicleStatus, VehicleUpgrade
@@ -142,17 +143,58 @@ class StoreContract:
             assert work.outbox.due(NOW + timedelta(minutes=1), 1) == (first,)
             assert gone.id != lost.id
 
-    def test_a_challenge_is_taken_once_and_only_the_newest_are_kept(self, store):
-        def challenge(number):
-            return Challenge(hwid="M1", challenge=bytes([number]) * 32, issued_at=NOW, expires_at=NOW)
+    def test_a_challenge_is_spent_once_until_it_expires(self, store):
+        with store.transaction() as work:
+            assert work.device.spend_challenge(b"c" * 32, NOW + timedelta(minutes=1))
+            assert not work.device.spend_challenge(b"c" * 32, NOW + timedelta(minutes=1))
+            assert work.device.spend_challenge(b"d" * 32, NOW + timedelta(minutes=2))
+            work.device.delete_before(NOW + timedelta(minutes=1))
+            assert work.device.spend_challenge(b"c" * 32, NOW + timedelta(minutes=3))
+            assert not work.device.spend_challenge(b"d" * 32, NOW + timedelta(minutes=3))
+
+    def test_the_newest_addresses_of_an_account_are_known(self, store):
+        with store.transaction() as work:
+            for name in ("carol", "olaf"):
+                work.accounts.add(
+                    Account(name=name, email=f"{name}@example.org", role=Role.VIEWER, password_hash="h", created_at=NOW)
+                )
+            for number in range(5):
+                at = NOW + timedelta(minutes=number)
+                work.accounts.save_address("carol", bytes([number]) * 16, at, keep=3)
+            work.accounts.save_address("carol", bytes([2]) * 16, NOW + timedelta(minutes=9), keep=2)
+            work.accounts.save_address("olaf", bytes([0]) * 16, NOW, keep=3)
+            known = [work.accounts.knows_address("carol", bytes([number]) * 16) for number in range(5)]
+            assert known == [False, False, True, False, True]
+            assert work.accounts.knows_address("olaf", bytes([0]) * 16)
+
+    def test_counters_move_forward_are_bounded_and_go_when_they_are_empty(self, store):
+        def save(work, key, minutes, *, now=NOW, keep=10):
+            free_at = NOW + timedelta(minutes=minutes)
+            work.limits.save(key * 16, free_at, now, nonsense_from=now + timedelta(minutes=60), keep=keep)
+
+        def minutes(work):
+            found = work.limits.get([key * 16 for key in (b"a", b"b", b"c", b"x")])
+            return {key[:1]: (at - NOW) // timedelta(minutes=1) for key, at in found.items()}
 
         with store.transaction() as work:
-            for number in range(6):
-                work.device.add_challenge(challenge(number), keep=4)
-            assert [work.device.take_challenge("M1", bytes([n]) * 32) for n in (0, 1)] == [None, None]
-            assert work.device.take_challenge("M2", bytes([5]) * 32) is None
-            assert work.device.take_challenge("M1", bytes([5]) * 32) == challenge(5)
-            assert work.device.take_challenge("M1", bytes([5]) * 32) is None
+            for key, until in ((b"a", 5), (b"b", 7), (b"a", 9), (b"b", 6)):
+                save(work, key, until)
+            assert minutes(work) == {b"a": 9, b"b": 7}
+            # What a clock that was ahead has written is replaced, also by less.
+            save(work, b"c", 60)
+            save(work, b"c", 3)
+            assert minutes(work) == {b"a": 9, b"b": 7, b"c": 3}
+            save(work, b"x", 8, keep=2)
+            assert minutes(work) == {b"a": 9, b"x": 8}
+            save(work, b"b", 20, now=NOW + timedelta(minutes=8))
+            assert minutes(work) == {b"a": 9, b"b": 20}
+            work.limits.delete(b"a" * 16)
+            assert minutes(work) == {b"b": 20}
+
+    def test_the_first_secret_of_a_name_stays(self, store):
+        with store.transaction() as work:
+            assert work.first_secret("y", b"1") == b"1"
+            assert work.first_secret("y", b"2") == b"1"
 
     def test_what_is_over_is_forgotten(self, store):
         with store.transaction() as work:

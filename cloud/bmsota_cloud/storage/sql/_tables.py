@@ -96,3 +96,12 @@ def upsert(connection: Connection, table: Table, values: dict[str, Any]) -> None
     else:
         on_sqlite = sqlite.insert(table).values(**values)
         connection.execute(on_sqlite.on_conflict_do_update(index_elements=keys, set_=changed))
+
+
+def insert_new(connection: Connection, table: Table, values: dict[str, Any]) -> bool:
+    """Insert unless a row of the same primary key is there; whether it was new. Waits for another one that inserts the same."""
+    keys = [column.name for column in table.primary_key.columns]
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing(index_elements=keys)
+    # Not by the row count: psycopg knows none for an insert that SQLAlchemy makes.
+    return connection.execute(statement.returning(table.c[keys[0]])).first() is not None

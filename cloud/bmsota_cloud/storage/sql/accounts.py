@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 
 from bmsota_cloud.domain.accounts import Account, LoginSession
 from bmsota_cloud.storage import schema as t
-from bmsota_cloud.storage.sql._tables import Tables
+from bmsota_cloud.storage.sql._tables import Tables, upsert
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -48,3 +48,20 @@ class SqlAccounts(Tables):
 
     def delete_sessions_before(self, expired: datetime) -> None:
         self._connection.execute(delete(t.login_session).where(t.login_session.c.expires_at <= expired))
+
+    def knows_address(self, account_name: str, address_digest: bytes) -> bool:
+        c = t.login_address.c
+        statement = select(c.last_at).where(c.account_name == account_name, c.address_digest == address_digest)
+        return self._connection.execute(statement).first() is not None
+
+    def save_address(self, account_name: str, address_digest: bytes, last_at: datetime, *, keep: int) -> None:
+        c = t.login_address.c
+        values = {"account_name": account_name, "address_digest": address_digest, "last_at": last_at}
+        upsert(self._connection, t.login_address, values)
+        newest = select(c.address_digest).where(c.account_name == account_name)
+        newest = newest.order_by(c.last_at.desc(), c.address_digest).limit(keep)
+        self._connection.execute(
+            delete(t.login_address).where(
+                c.account_name == account_name, c.address_digest.not_in(newest.scalar_subquery())
+            )
+        )

@@ -9,12 +9,13 @@ from sqlalchemy import Connection, select
 
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
-from bmsota_cloud.storage.sql._tables import upsert
+from bmsota_cloud.storage.sql._tables import insert_new, upsert
 from bmsota_cloud.storage.sql.accounts import SqlAccounts
 from bmsota_cloud.storage.sql.audit import SqlAudit
 from bmsota_cloud.storage.sql.device import SqlDevice
 from bmsota_cloud.storage.sql.equipment import SqlEquipment
 from bmsota_cloud.storage.sql.histories import SqlHistories
+from bmsota_cloud.storage.sql.limits import SqlLimits
 from bmsota_cloud.storage.sql.ota_tasks import SqlOtaTasks
 from bmsota_cloud.storage.sql.outbox import SqlOutbox
 from bmsota_cloud.storage.sql.releases import SqlReleases
@@ -38,6 +39,7 @@ class SqlWork:
         self.ota_tasks = SqlOtaTasks(connection)
         self.histories = SqlHistories(connection)
         self.device = SqlDevice(connection)
+        self.limits = SqlLimits(connection)
         self.outbox = SqlOutbox(connection)
         self.audit = SqlAudit(connection)
 
@@ -46,6 +48,12 @@ class SqlWork:
 
     def save_secret(self, name: str, value: bytes) -> None:
         upsert(self._connection, t.secret, {"name": name, "value": value})
+
+    def first_secret(self, name: str, value: bytes) -> bytes:
+        insert_new(self._connection, t.secret, {"name": name, "value": value})
+        found = self.secret(name)
+        assert found is not None  # just inserted, or there before
+        return found
 
 
 class SqlStore:
