@@ -8,7 +8,8 @@ The tree::
         |-- NotAllowedError   this account may not do that
         |-- LoginError        who are you? (wrong name, password, token, challenge, signature)
         |-- ConflictError     not in this state: the thing exists, but has moved on
-        `-- InvalidInputError the request itself cannot be right
+        |-- InvalidInputError the request itself cannot be right
+        `-- StorageUnavailableError  the database is away, locked or full; the same request works later
 
 The edges translate them (HTTP status, frame reply flag); nothing in domain or services knows HTTP.
 """
@@ -17,7 +18,15 @@ from __future__ import annotations
 
 from bmsota.errors import BmsotaError
 
-__all__ = ["CloudError", "ConflictError", "InvalidInputError", "LoginError", "NotAllowedError", "NotFoundError"]
+__all__ = [
+    "CloudError",
+    "ConflictError",
+    "InvalidInputError",
+    "LoginError",
+    "NotAllowedError",
+    "NotFoundError",
+    "StorageUnavailableError",
+]
 
 
 class CloudError(BmsotaError):
@@ -46,3 +55,10 @@ class ConflictError(CloudError):
 
 class InvalidInputError(CloudError):
     """The request cannot be right at any time."""
+
+
+class StorageUnavailableError(CloudError):
+    """The database is away, locked, read-only or full. Nothing was half done; the same request works once it is back."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("storage-unavailable", message)

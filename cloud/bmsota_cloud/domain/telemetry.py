@@ -1,4 +1,6 @@
-"""The newest state of a vehicle and one line of its history.
+"""What a vehicle has sent, frame by frame; its newest state; what happened to it.
+
+The record is the frame, byte for byte. State and events are derived from frames and can be derived again.
 
 Values are kept as plain numbers, words and lists under the names of the cloud link's message fields, body by body, so
 that a page or an export needs no codec. A value the unit marked as abnormal or invalid is the word "abnormal" or
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["JsonValue", "ReportRow", "VehicleSnapshot"]
+__all__ = ["JsonValue", "Mark", "ReportRow", "StateRow", "StoredFrame", "Unread", "VehicleEvent", "VehicleSnapshot"]
 
 JsonValue: TypeAlias = "int | float | bool | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -45,3 +47,74 @@ class ReportRow:
     received_at: datetime
     is_backfill: bool
     values: dict[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFrame:
+    """One report as the platform keeps it: 0x02 or 0x03, byte for byte (GB/T 32960.3, clause 7.2).
+
+    Unique by vehicle, report time and digest of the data unit in the clear, so a repetition, also as a backfill, is one.
+    """
+
+    vin: str
+    frame: bytes
+    """As received, enciphered or not."""
+    clear: bytes
+    """The whole frame in the clear, with the right check byte; the same object as `frame` if that was in the clear."""
+    reported_at_s: int
+    """The report's own time, Unix seconds."""
+    arrived_at_ns: int
+    """The platform's clock when it came, Unix nanoseconds."""
+    is_backfill: bool
+    fault: str = ""
+    """Why its tail could not be decoded; empty if it could."""
+    is_time_plausible: bool = True
+    """False: more than 5 minutes ahead of its arrival, or before 2010. Such a frame orders nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRow:
+    """The derived newest state of one vehicle; presence is not in it."""
+
+    vin: str
+    last_seen_at_ns: int
+    """When a frame last came, Unix nanoseconds by the platform's clock."""
+    reported_at_s: int | None = None
+    """The report time of the newest report, Unix seconds."""
+    heard_at_ns: int | None = None
+    """When that report arrived, Unix nanoseconds."""
+    is_time_plausible: bool = True
+    """Whether `reported_at_s` may be believed."""
+    soc_pct: float | None = None
+    speed_kmh: float | None = None
+    alarm_level: int | None = None
+    frames: bytes = b""
+    """The clear frames that make up the newest state, one behind the other, oldest first; normally one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleEvent:
+    """Something that began, ended or changed, by the vehicle's own clock. All fields together are the key."""
+
+    vin: str
+    at_s: int
+    """Unix seconds."""
+    kind: str
+    subject: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far frames have been appended, for `TelemetryStore.save_derived`. Only a store looks inside."""
+
+    places: tuple[tuple[str, int, int], ...] = ()
+    """Partition, last position in it, newest arrival in it (Unix nanoseconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Frames that were stored and not derived, in the order of their arrival, and the mark behind them."""
+
+    frames: tuple[StoredFrame, ...]
+    mark: Mark

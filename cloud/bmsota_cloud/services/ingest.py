@@ -60,7 +60,7 @@ class IngestService:
         """Keep a report; the newest state takes it over unless it is older than what is there."""
         values = plain_bodies(report.bodies)
         row = ReportRow(vin=vin, reported_at=report.time, received_at=now, is_backfill=is_backfill, values=values)
-        if self._context.telemetry.append([row]) == 0:
+        if self._context.telemetry.append_rows([row]) == 0:
             self._context.counters["report_repeated"] += 1
         state = replace(self._state(vin), is_online=True, last_seen_at=now)
         if not is_backfill and (state.reported_at is None or report.time >= state.reported_at):
@@ -93,7 +93,7 @@ class IngestService:
 
     def prune(self, now: datetime) -> int:
         """Delete reports that are too old to be kept as rows; how many there were."""
-        return self._context.telemetry.prune(now - timedelta(seconds=REPORT_KEEP_S))
+        return self._context.telemetry.prune_rows(now - timedelta(seconds=REPORT_KEEP_S))
 
     def _state(self, vin: str) -> VehicleSnapshot:
         return self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)
