@@ -10,14 +10,38 @@ that a page or an export needs no codec. A value the unit marked as abnormal or 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["JsonValue", "Mark", "ReportRow", "StateRow", "StoredFrame", "Unread", "VehicleEvent", "VehicleSnapshot"]
+__all__ = [
+    "TIME_AHEAD_MAX_S",
+    "TIME_MIN_S",
+    "EventKind",
+    "JsonValue",
+    "Mark",
+    "ReportRow",
+    "StateRow",
+    "StoredFrame",
+    "Unread",
+    "VehicleEvent",
+    "VehicleSnapshot",
+    "is_plausible_time",
+]
 
 JsonValue: TypeAlias = "int | float | bool | str | list[JsonValue] | dict[str, JsonValue] | None"
+
+TIME_AHEAD_MAX_S = 300
+"""How far a vehicle's clock may be ahead of the platform's. A report from further ahead would stay the newest for as long."""
+TIME_MIN_S = 1_262_304_000
+"""2010-01-01T00:00:00Z. A clock that has lost its time says 2000; no vehicle of GB/T 32960.3 is older than this."""
+
+
+def is_plausible_time(reported_at_s: int, arrived_at_ns: int) -> bool:
+    """Whether a report's own time can be right: not before 2010, at most 5 minutes ahead of its arrival."""
+    return TIME_MIN_S <= reported_at_s <= arrived_at_ns // 1_000_000_000 + TIME_AHEAD_MAX_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +106,7 @@ class StateRow:
     reported_at_s: int | None = None
     """The report time of the newest report, Unix seconds."""
     heard_at_ns: int | None = None
-    """When that report arrived, Unix nanoseconds."""
+    """How new the newest report is, Unix nanoseconds: when a real-time one arrived; the own time of a backfilled one."""
     is_time_plausible: bool = True
     """Whether `reported_at_s` may be believed."""
     soc_pct: float | None = None
@@ -90,18 +114,42 @@ class StateRow:
     alarm_level: int | None = None
     frames: bytes = b""
     """The clear frames that make up the newest state, one behind the other, oldest first; normally one."""
+    memory: bytes = b""
+    """What deriving has to remember of this vehicle beside its frames (`services.deriving`): opaque, seldom above 40 bytes, at most
+    some kB."""
+
+
+class EventKind(StrEnum):
+    """What has changed."""
+
+    VEHICLE_STATE = "vehicle state"
+    """`value`: the code of table 9 (1 started, 2 off, 3 other)."""
+    CHARGING_STATE = "charging state"
+    """`value`: the code of table 9 (1 charging and parked, 2 charging and driving, 3 not charging, 4 complete)."""
+    ALARM_LEVEL = "alarm level"
+    """`value`: the highest level, 0 for no alarm."""
+    ALARM = "alarm"
+    """`subject`: the flag by its name; `value`: 1 onset, 0 clear."""
+    FAULT_CODE = "fault code"
+    """`subject`: list and code, "ress 0x00000012"; `value`: 1 onset, 0 clear."""
+    FAULT_CHANGE = "fault change"
+    """What body 0xB2 says itself. `subject`: node and code, "2 0x00000012"; `value`: 1 onset, 0 clear; `detail`: JSON with time, level and detail."""
+    CHECKPOINT = "checkpoint"
+    """What was known when a day of reports began, for deriving it again: opaque, in `detail`, up to some kB. Not for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VehicleEvent:
-    """Something that began, ended or changed, by the vehicle's own clock. All fields together are the key."""
+    """Something that began, ended or changed, by the vehicle's own clock. All fields but `detail` together are the key."""
 
     vin: str
     at_s: int
-    """Unix seconds."""
-    kind: str
+    """The own time of the report that showed it, Unix seconds."""
+    kind: EventKind
     subject: str = ""
     value: str = ""
+    detail: str = ""
+    """More about it; may be long."""
 
 
 @dataclass(frozen=True, slots=True)
