@@ -39,6 +39,11 @@ CANTOOLS_ONLY_IN = "bmsota/signals/_parse.py"
 # One file may start an embedded cloud beside a fleet (design.md).
 DEMO_WIRING = "simulator/bmsota_sim/embedded_cloud.py"
 
+# asyncpg, which takes reports in (decision 40), has no other way to be called; its loop is nobody else's.
+CLOUD_EXCEPTIONS: dict[str, set[str]] = {
+    "cloud/bmsota_cloud/storage/sql/telemetry_postgresql.py": {"asyncio"},
+}
+
 WEB = {"fastapi", "starlette", "uvicorn", "websockets", "asyncio", "socket", "httpx", "jinja2"}
 
 
@@ -159,7 +164,7 @@ def test_each_layer_of_the_cloud_keeps_to_itself(path):
     if folder != "storage":
         assert not used & {"sqlalchemy", "alembic", "sqlite3"}
     if folder in {"domain", "services", "storage"}:
-        assert not used & WEB
+        assert not used & (WEB - CLOUD_EXCEPTIONS.get(relative(path), set()))
     if folder == "services":
         assert not {name for name in names if name.startswith("bmsota_cloud.storage.sql")}
 

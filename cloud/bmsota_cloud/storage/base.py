@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.domain.paging import Page, PageRequest
     from bmsota_cloud.domain.releases import Release
-    from bmsota_cloud.domain.telemetry import Mark, ReportRow, StateRow, StoredFrame, Unread, VehicleEvent, VehicleSnapshot
+    from bmsota_cloud.domain.telemetry import (
+        Mark,
+        ReportRow,
+        StateRow,
+        StoredFrame,
+        Unread,
+        VehicleEvent,
+        VehicleSnapshot,
+    )
     from bmsota_cloud.domain.vehicles import Vehicle, VehicleNode
 
 __all__ = [
