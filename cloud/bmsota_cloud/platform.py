@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
+from bmsota_cloud.domain.clock_guard import ClockGuard
 from bmsota_cloud.gateway import GatewayLink, LocalRouter
 from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, Services
 from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
@@ -75,6 +76,7 @@ def build_cloud(
     settings: PlatformSettings | None = None,
     draw: Callable[[int], bytes] = os.urandom,
     clock: Callable[[], datetime] = wall_clock,
+    clock_guard: ClockGuard | None = None,
 ) -> Cloud:
     """Make the platform.
 
@@ -86,6 +88,7 @@ def build_cloud(
         settings: limits and addresses.
         draw: source of random bytes; a seeded one makes a run repeatable.
         clock: the platform's time for HTTP requests; links and services take it as arguments.
+        clock_guard: what watches the clock; None: nothing does, because time is virtual.
     """
     settings = PlatformSettings() if settings is None else settings
     if data_dir is not None:
@@ -103,6 +106,7 @@ def build_cloud(
         live=LiveFeed(),
         router=router,
         settings=settings,
+        clock_guard=ClockGuard.trusting() if clock_guard is None else clock_guard,
     )
     return Cloud(
         services=Services.around(context),

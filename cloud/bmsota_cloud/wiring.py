@@ -22,7 +22,8 @@ from bmsota_cloud import pages
 from bmsota_cloud.api.device_route import mount_device_api
 from bmsota_cloud.api.middleware import BodyLimit, SecurityHeaders
 from bmsota_cloud.api.router import build_router
-from bmsota_cloud.clock import wall_clock, wall_clock_ns
+from bmsota_cloud.clock import PlatformClock
+from bmsota_cloud.domain.clock_guard import ClockGuard
 from bmsota_cloud.gateway import GatewayServer
 from bmsota_cloud.keys import sample_key_warning
 from bmsota_cloud.mail import MailSink, MailWorker, SmtpTarget
@@ -95,15 +96,16 @@ class _Server(uvicorn.Server):
 class RunningCloud:
     """Gateway, HTTP, mail worker and ticker in the running event loop. Make it with `start`, end it with `stop`."""
 
-    def __init__(self, cloud: Cloud, options: ServeOptions, http_socket: socket.socket) -> None:
+    def __init__(self, cloud: Cloud, options: ServeOptions, http_socket: socket.socket, clock: PlatformClock) -> None:
         self.cloud = cloud
+        self.clock = clock
         self.host = options.host
         self.http_port: int = http_socket.getsockname()[1]
         self.gateway_port = 0
         self.mail_sink: MailSink | None = None
         self._options = options
         self._http_socket = http_socket
-        self._gateway = GatewayServer(cloud.open_link, wall_clock_ns, ssl_context=options.ssl_context)
+        self._gateway = GatewayServer(cloud.open_link, clock.now_ns, ssl_context=options.ssl_context)
         self._http = _Server(
             uvicorn.Config(
                 build_app(cloud),
@@ -135,6 +137,8 @@ class RunningCloud:
             if not options.keeps_urls:
                 url = f"http://{_in_url(options.host)}:{http_socket.getsockname()[1]}"
                 settings = replace(settings, device_url=url, pages_url=url)
+            guard = ClockGuard()
+            clock = PlatformClock(guard)
             cloud = build_cloud(
                 keys=options.keys,
                 data_dir=options.data_dir,
@@ -142,8 +146,10 @@ class RunningCloud:
                 telemetry_url=options.telemetry_url,
                 settings=settings,
                 draw=options.draw,
+                clock=clock.now,
+                clock_guard=guard,
             )
-            running = cls(cloud, options, http_socket)
+            running = cls(cloud, options, http_socket, clock)
         except BaseException:
             http_socket.close()
             raise
@@ -158,14 +164,15 @@ class RunningCloud:
         options, cloud = self._options, self.cloud
         if warning := sample_key_warning(options.keys):
             _LOG.warning("%s", warning)
-        await asyncio.to_thread(cloud.services.ingest.forget_links, wall_clock())
+        await asyncio.to_thread(cloud.services.ingest.forget_links, self.clock.now())
+        await asyncio.to_thread(cloud.services.ingest.recover)
         target = options.smtp
         if target is None:
             self.mail_sink = MailSink(host=options.host, folder=options.mail_folder)
             await asyncio.to_thread(self.mail_sink.start)
             target = SmtpTarget(host=self.mail_sink.host, port=self.mail_sink.port, start_tls=False)
         self.gateway_port = await self._gateway.start(options.host, options.gateway_port)
-        self._mail_worker = MailWorker(cloud.outbox, target, sender=cloud.settings.mail_sender, clock=wall_clock)
+        self._mail_worker = MailWorker(cloud.outbox, target, sender=cloud.settings.mail_sender, clock=self.clock.now)
         for name, work in (
             ("mail", self._mail_worker.run()),
             ("ticker", self._tick()),
@@ -207,10 +214,12 @@ class RunningCloud:
         ticks = 0
         while True:
             with _failures_logged("ticker"):
-                await asyncio.to_thread(services.upgrades.expire, wall_clock())
-                if ticks % _PRUNE_EVERY_TICKS == 0:
-                    await asyncio.to_thread(services.ingest.prune, wall_clock())
-            ticks += 1
+                now = self.clock.now()
+                if not services.clock.is_waiting:
+                    await asyncio.to_thread(services.upgrades.expire, now)
+                    if ticks % _PRUNE_EVERY_TICKS == 0:
+                        await asyncio.to_thread(services.ingest.prune, now)
+                    ticks += 1
             await asyncio.sleep(_TICK_S)
 
 

@@ -54,10 +54,15 @@ class VehicleSnapshot:
     """When any frame last came, by the platform's clock. Staleness is judged by this, not by changes of a value."""
     reported_at: datetime | None = None
     """The collection time inside the newest report, by the vehicle's clock."""
+    heard_at: datetime | None = None
+    """How new the newest report is: when a real-time one arrived; the own time of a backfilled one."""
+    is_time_plausible: bool = True
+    """False: the vehicle's clock is wrong, and `reported_at` means nothing."""
     login_serial: int = 0
     soc_pct: float | None = None
     """None while unknown, also when the unit itself reported it as abnormal or invalid."""
     speed_kmh: float | None = None
+    alarm_level: int | None = None
     values: dict[str, JsonValue] = field(default_factory=dict)
     """All newest values by body: vehicle, drive_motors, position, extremes, alarms, cells, temperatures, ..."""
 

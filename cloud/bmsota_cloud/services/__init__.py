@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 from bmsota_cloud.services.accounts import AccountService, Login
 from bmsota_cloud.services.audit import AuditService
+from bmsota_cloud.services.clock import ClockService
 from bmsota_cloud.services.context import CommandRouter, Context, PlatformKeys, PlatformSettings
 from bmsota_cloud.services.device import DeviceService
 from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
-from bmsota_cloud.services.ingest import IngestService
+from bmsota_cloud.services.ingest import FrameWriter, IngestService, stored_frame
 from bmsota_cloud.services.live import LiveFeed, Subscription
 from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
 from bmsota_cloud.services.releases import ReleaseService
-from bmsota_cloud.services.telemetry import TelemetryService
+from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
 from bmsota_cloud.services.vehicles import VehicleDetail, VehicleRow, VehicleService
 
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
 __all__ = [
     "AccountService",
     "AuditService",
+    "ClockService",
     "CodeView",
     "CommandRouter",
     "Context",
     "DeviceService",
     "EquipmentService",
+    "EventView",
+    "FrameWriter",
     "HistoryService",
     "IngestService",
     "Instruction",
@@ -44,6 +48,7 @@ __all__ = [
     "PlatformKeys",
     "PlatformSettings",
     "ReleaseService",
+    "ReportView",
     "ReportVerdict",
     "Services",
     "Subscription",
@@ -55,6 +60,7 @@ __all__ = [
     "VehicleDetail",
     "VehicleRow",
     "VehicleService",
+    "stored_frame",
 ]
 
 
@@ -64,6 +70,7 @@ class Services:
 
     accounts: AccountService
     audit: AuditService
+    clock: ClockService
     device: DeviceService
     equipment: EquipmentService
     histories: HistoryService
@@ -83,6 +90,7 @@ class Services:
         return cls(
             accounts=AccountService(context),
             audit=AuditService(context),
+            clock=ClockService(context),
             device=DeviceService(context),
             equipment=equipment,
             histories=HistoryService(context),
