@@ -11,10 +11,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bmsota.gbt32960 import PlatformSession
 from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.clock_guard import ClockGuard
-from bmsota_cloud.gateway import GatewayLink, LocalRouter
+from bmsota_cloud.gateway import GatewayLink, LocalRouter, ReportWriter, session_options
 from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, Services
 from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bmsota.ota import HttpRequest, HttpResponse
+    from bmsota_cloud.gateway.link import Submit
     from bmsota_cloud.services import OutboxService, PlatformKeys
     from bmsota_cloud.storage.base import Store, TelemetryStore
 
@@ -50,13 +52,24 @@ class Cloud:
         """`drain(now, deliver)` gives every due mail to a function."""
         return self.services.outbox
 
-    def open_link(self, wake: Callable[[], None] | None = None) -> GatewayLink:
+    def open_link(self, wake: Callable[[], None] | None = None, *, submit: Submit | None = None) -> GatewayLink:
         """A link for one vehicle.
 
         *wake* is called, from any thread, when the platform has something to say unasked; the driver then calls
-        `handle_timeout` and sends `data_to_send`. Without it, `next_timeout` says 0 until that was done.
+        `handle_timeout` and sends `data_to_send`. Without it, `next_timeout` says 0 until that was done. *submit* has
+        jobs done in a worker; without it they are done at once.
         """
-        return GatewayLink(self.services, self.router, wake=wake)
+        options = session_options(acknowledges=self.settings.acknowledge_reports)
+        return GatewayLink(
+            self.services, self.router, session=PlatformSession(options=options), wake=wake, submit=submit
+        )
+
+    def make_writer(self) -> ReportWriter:
+        """The writer of this process. From now on reports are stored by it; it has to be started."""
+        ingest = self.services.ingest
+        writer = ReportWriter(self.telemetry.append, ingest.derive, ingest.recover, self.services.counters)
+        ingest.attach(writer)
+        return writer
 
     def device_respond(self, request: HttpRequest, now: datetime) -> HttpResponse:
         """Answer one request of a unit to the device API."""

@@ -105,7 +105,9 @@ class RunningCloud:
         self.mail_sink: MailSink | None = None
         self._options = options
         self._http_socket = http_socket
-        self._gateway = GatewayServer(cloud.open_link, clock.now_ns, ssl_context=options.ssl_context)
+        self._gateway = GatewayServer(
+            cloud.open_link, clock.now_ns, ssl_context=options.ssl_context, writer=cloud.make_writer()
+        )
         self._http = _Server(
             uvicorn.Config(
                 build_app(cloud),

@@ -46,6 +46,8 @@ class ClockService:
             before = guard.status()
             if not before.is_waiting and not before.jump_s:
                 raise ConflictError("clock-trusted", "the platform trusts its clock; there is nothing to decide")
-            act.detail = f"after a {before.doubt or 'jump'}; the clock is {before.jump_s} s ahead of the platform's time"
+            act.detail = (
+                f"after a {before.doubt or 'jump'}; the clock is {before.jump_s} s ahead of the platform's time"
+            )
         guard.accept()
         return guard.status()

@@ -68,6 +68,8 @@ class PlatformSettings:
     device_session_valid_s: int = 3600
     session_idle_s: int = 8 * 3600
     session_valid_s: int = 24 * 3600
+    acknowledge_reports: bool = False
+    """Answer a correct report once it is committed and synced. Annex B answers none on a terminal's link."""
     report_keep_s: int = 10 * 24 * 3600
     """How long reports are kept after their arrival. A vehicle may send what it could not send for 3 days (2016, B.2.8) or 7 (2025,
     5.5), so at least 7 days."""

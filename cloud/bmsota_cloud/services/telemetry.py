@@ -132,7 +132,9 @@ class TelemetryService:
         asked = sorted({frame.reported_at_s for frame, report in read if _has_part(report)})
         found = {}
         for at_s in asked:
-            frames = [frame for frame in self._context.telemetry.read(vin, at_s, at_s + 1) if frame.reported_at_s == at_s]
+            frames = [
+                frame for frame in self._context.telemetry.read(vin, at_s, at_s + 1) if frame.reported_at_s == at_s
+            ]
             pairs = ((frame, self._read(frame)) for frame in frames)
             found[at_s] = tuple((frame, report) for frame, report in pairs if not isinstance(report, str))
         return found
@@ -179,7 +181,9 @@ def _complete(values: dict[str, JsonValue], second: Sequence[tuple[StoredFrame, 
     if not isinstance(parts, list) or not isinstance(items, list):
         return
     numbers = {part["number"] for part in parts if isinstance(part, dict)}
-    values["cell_voltages"] = {"subsystems": [item for item in items if isinstance(item, dict) and item["number"] in numbers]}
+    values["cell_voltages"] = {
+        "subsystems": [item for item in items if isinstance(item, dict) and item["number"] in numbers]
+    }
 
 
 def _event_view(event: VehicleEvent) -> EventView:

@@ -194,7 +194,9 @@ def test_values_and_alarm_in_two_frames_of_one_second(platform):
 
 def test_cells_in_several_frames_or_bodies_and_subsystems_apart(platform):
     first, second = [3.3] * 200, [3.4] * 100
-    platform.put(frame(vehicle(), cells(1, 1, 300, first)), frame(cells(1, 201, 300, second)), frame(cells(2, 1, 4, [3.5] * 4)))
+    platform.put(
+        frame(vehicle(), cells(1, 1, 300, first)), frame(cells(1, 201, 300, second)), frame(cells(2, 1, 4, [3.5] * 4))
+    )
     one, two = platform.state().values["cell_voltages"]["subsystems"]
     assert (one["number"], one["cell_voltages_v"]) == (1, first + second)
     assert (two["number"], two["cell_voltages_v"]) == (2, [3.5] * 4)
@@ -270,7 +272,9 @@ def test_columns_and_single_decoding_give_the_same_facts(edition):
     if edition is Edition.GBT2016:
         frames += [
             frame(Alarms(Sentinel.INVALID, 5, Sentinel.ABNORMAL, (3, 1, 3), (), (7,)), Alarms(2, 8, (9,))),
-            frame(cells(3, 5, 10, []), CellVoltages(()), ProbeTemperatures((SubsystemTemperatures(1, Sentinel.INVALID),))),
+            frame(
+                cells(3, 5, 10, []), CellVoltages(()), ProbeTemperatures((SubsystemTemperatures(1, Sentinel.INVALID),))
+            ),
             frame(CellVoltages((SubsystemVoltages(1, 1.0, 1.0, Sentinel.INVALID, 1, (3.3,)),)), DriveMotors(())),
             frame(vehicle(Sentinel.ABNORMAL, Sentinel.INVALID, Sentinel.ABNORMAL, Sentinel.INVALID), vehicle(11)),
             frame(UserDefined(0x83, b"ab"), RawBody(0x0A, b"\x01")),
@@ -318,7 +322,9 @@ def test_edges_are_events_and_sentinels_are_none(platform):
 
 
 def test_fault_changes_are_events_as_they_say(platform):
-    change = FaultChange(time=T0 - timedelta(seconds=3), position=2, code=17, state=FaultState.ONSET, level=2, detail="hot")
+    change = FaultChange(
+        time=T0 - timedelta(seconds=3), position=2, code=17, state=FaultState.ONSET, level=2, detail="hot"
+    )
     platform.put(frame(FaultChanges((change, replace(change, state=FaultState.CLEARED, level=Sentinel.INVALID)))))
     clear, onset = platform.telemetry.events(VIN, PageRequest(), kinds=(EventKind.FAULT_CHANGE,)).items
     assert (onset.subject, onset.value, clear.value) == ("2 0x00000011", "1", "0")
@@ -388,7 +394,9 @@ def test_a_sentinel_across_a_restart_is_no_edge(platform):
 
 
 def test_a_late_report_changes_its_day_and_every_day_behind_it_that_it_changes(platform):
-    platform.put(frame(vehicle(state=2), at=0), frame(vehicle(state=1), at=2 * DAY_S), frame(vehicle(state=2), at=4 * DAY_S))
+    platform.put(
+        frame(vehicle(state=2), at=0), frame(vehicle(state=1), at=2 * DAY_S), frame(vehicle(state=2), at=4 * DAY_S)
+    )
     platform.put(frame(vehicle(state=1), at=DAY_S, arrived=4 * DAY_S + 1, is_backfill=True))
     assert [event for event in platform.events() if event[1] == "vehicle state"] == [
         (0, "vehicle state", "", "2"),

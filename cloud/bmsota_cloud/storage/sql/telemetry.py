@@ -171,7 +171,8 @@ class SqlTelemetryStore:
 
     def save_state(self, state: VehicleSnapshot) -> None:
         with self._database.writing() as connection:
-            upsert(connection, t.vehicle_state, values_of(state))
+            values = {name: value for name, value in values_of(state).items() if name in t.vehicle_state.c}
+            upsert(connection, t.vehicle_state, values)
 
     def state(self, vin: str) -> VehicleSnapshot | None:
         return self.states([vin]).get(vin)
