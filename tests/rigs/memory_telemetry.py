@@ -10,17 +10,17 @@ from bmsota_cloud.domain.telemetry import Mark, Unread
 class MemoryTelemetry:
     def __init__(self):
         self.stored = []
+        self.known = set()
         self.rows = {}
         self.kept_events = {}
         self.derived_to = 0
 
     def append(self, frames):
-        known = {_key(frame) for frame in self.stored}
         new = []
         for frame in frames:
-            new.append(_key(frame) not in known)
+            new.append(_key(frame) not in self.known)
             if new[-1]:
-                known.add(_key(frame))
+                self.known.add(_key(frame))
                 self.stored.append(frame)
         return new
 

@@ -166,7 +166,7 @@ class _Vehicle:
                     self.send_wrong_date()
             self.log_out()
             self.backfill(backlog)
-            self.now_s += self.random.choice((2, 5, 9)) * 3600
+            self.now_s += self.random.choice((3, 5, 9)) * 3600
         self.now_s += PERIOD_S
         for bodies in self.groups():
             self.send(bodies)
@@ -209,9 +209,7 @@ class _Vehicle:
         self.now_s += 6
         moment = _EPOCH + timedelta(seconds=self.now_s)
         logout = VehicleLogout(moment, self.serial)
-        frame = encode(
-            Frame(command=Command.VEHICLE_LOGOUT, vin=self.stream.vin, message=logout, edition=self.edition)
-        )
+        frame = encode(Frame(command=Command.VEHICLE_LOGOUT, vin=self.stream.vin, message=logout, edition=self.edition))
         self.stream.sent.append(Sent(frame, self.now_s * _SECOND_NS, is_report=False))
         self.serial += 1
         self.is_driving = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.accounts import Permission, require
-from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.services.audit import acting
 
 if TYPE_CHECKING:
@@ -35,19 +34,15 @@ class ClockService:
         return self._context.clock_guard.status()
 
     def accept(self, *, by: Account, now: datetime) -> ClockStatus:
-        """The clock is right: deadlines and deletions go on at once, by the clock as it is.
-
-        Raises:
-            ConflictError: the platform trusts its clock already.
-        """
+        """The clock is right: deadlines and deletions go on at once, by the clock as it is."""
         guard = self._context.clock_guard
         with acting(self._context, who=by.name, action="clock.accept", subject="clock", now=now) as act:
             require(by, Permission.CLOCK_ACCEPT)
             before = guard.status()
-            if not before.is_waiting and not before.jump_s:
-                raise ConflictError("clock-trusted", "the platform trusts its clock; there is nothing to decide")
             act.detail = (
-                f"after a {before.doubt or 'jump'}; the clock is {before.jump_s} s ahead of the platform's time"
+                f"after a {before.doubt}; the clock is {before.jump_s} s ahead of the platform's time"
+                if before.doubt
+                else "the platform trusted its clock already"
             )
         guard.accept()
         return guard.status()

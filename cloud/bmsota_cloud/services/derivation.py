@@ -73,7 +73,7 @@ class Derivation:
         except StorageUnavailableError:
             self._deriver.forget()
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - counted and logged; the frame is kept, the others go on
             self._deriver.forget()
             if len(frames) <= 1:
                 self._counters["derive_failed"] += len(frames)

@@ -49,7 +49,7 @@ from bmsota.gbt32960 import (
     UserDefined,
     VehicleData,
     VehicleData2025,
-    decode,
+    decode_partial,
     to_dict,
 )
 
@@ -120,7 +120,7 @@ def read_report(clear: bytes, layouts: Layouts | None = None) -> Report:
     Raises:
         FrameError: it is no report, or not even its time can be read.
     """
-    message = decode(clear, layouts=layouts).message
+    message = decode_partial(clear, layouts=layouts)[0].message
     if not isinstance(message, Report):
         raise FrameError("report", expected="a report in the clear", received=type(message).__name__, offset=2)
     return message
@@ -159,12 +159,14 @@ def plain_values(reports: Sequence[Report]) -> dict[str, JsonValue]:
     return values
 
 
-def snapshot_of(presence: VehicleSnapshot, row: StateRow | None, layouts: Layouts | None = None) -> VehicleSnapshot:
-    """The newest state for people: who is online, and the values of the frames in *row*."""
+def snapshot_of(
+    presence: VehicleSnapshot, row: StateRow | None, layouts: Layouts | None = None, *, has_values: bool = True
+) -> VehicleSnapshot:
+    """The newest state for people: who is online, and what *row* says; decoding its frames is left out for a list."""
     if row is None:
         return presence
     reports = []
-    for frame in frames_in(row.frames):
+    for frame in frames_in(row.frames) if has_values else ():
         try:
             reports.append(read_report(frame, layouts))
         except FrameError:

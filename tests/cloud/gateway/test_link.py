@@ -102,7 +102,7 @@ def vin(world):
 
 
 def state(world, vin):
-    return world.cloud.telemetry.state(vin)
+    return world.services.telemetry.snapshot(vin, by=world.people["vera"])
 
 
 @pytest.mark.parametrize("piece", [1 << 20, 1])

@@ -16,9 +16,9 @@ from memory_telemetry import MemoryTelemetry
 from vehicle_streams import PERIOD_S, vehicle_stream
 
 from bmsota.gbt32960 import (
+    AlarmLevel,
     Alarms,
     Alarms2025,
-    AlarmLevel,
     CellVoltages,
     Command,
     DriveMotors,
@@ -126,7 +126,7 @@ def platform():
 @pytest.mark.parametrize("seed", range(6))
 def test_streams_of_real_habits_are_in_the_newest_state_whole(seed, edition):
     """Whatever the batches: cells of every subsystem, probes, alarms, motors, maker's bodies, and the report behind the logout."""
-    stream = vehicle_stream(seed, edition=edition)
+    stream = vehicle_stream(seed, edition=edition, reports=39)
     frames = stream.stored
     for size in (1, 7, len(frames)):
         platform = Platform()
@@ -183,7 +183,7 @@ def test_a_wrong_date_is_marked_and_freezes_nothing(platform, years):
     assert (platform.state().soc_pct, platform.state().is_time_plausible) == (20, True)
     platform.put(frame(vehicle(1), at=at, arrived=30, is_backfill=True))
     assert platform.state().soc_pct == 20
-    assert platform.events() == [(25, "charging state", "", "3"), (25, "vehicle state", "", "1")]
+    assert platform.events() == [(25, "vehicle state", "", "1"), (25, "charging state", "", "3")]
 
 
 def test_values_and_alarm_in_two_frames_of_one_second(platform):
@@ -341,16 +341,16 @@ def events_in_order(frames, vin):
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_any_order_any_batches_any_restarts_give_the_same_events(seed, edition):
     stream = vehicle_stream(seed + 100, edition=edition, reports=45)
     frames = [each for each in stream.distinct if each.is_time_plausible]
     expected = events_in_order(frames, stream.vin)
-    assert len({event[0] // DAY_S for event in expected}) > 1
+    assert len({(T0_S + event[0]) // DAY_S for event in expected}) > 1
     assert sum(event[1] == "alarm" for event in expected) > 3
     draw = random.Random(seed)
     end_ns = max(each.arrived_at_ns for each in frames)
-    for _ in range(3):
+    for _ in range(2):
         # Seconds in any order; what is of one second stays in its order, because only that says what came first.
         seconds = {}
         for each in frames:
@@ -371,7 +371,7 @@ def test_any_order_any_batches_any_restarts_give_the_same_events(seed, edition):
         assert platform.events(stream.vin, checkpoints=True) == expected
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_restart_in_the_middle_changes_nothing(seed):
     """The row has all that deriving remembers: state and row are the same as without a restart."""
     stream = vehicle_stream(seed, reports=45)

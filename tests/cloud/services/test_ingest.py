@@ -4,13 +4,17 @@ from datetime import datetime, timedelta
 
 import pytest
 from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.services import PlatformSettings, stored_frame
 
+from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import (
     Alarms,
     CellVoltages,
+    Command,
     FaultChange,
     FaultChanges,
     FaultState,
+    Frame,
     Position,
     ProbeTemperatures,
     RawBody,
@@ -19,6 +23,7 @@ from bmsota.gbt32960 import (
     SubsystemTemperatures,
     SubsystemVoltages,
     VehicleData,
+    encode,
 )
 
 
@@ -62,13 +67,19 @@ def vin(world):
     return made
 
 
-def put(world, vin, *bodies, at=None, is_backfill=False):
-    report = Report(at or world.now, bodies)
-    world.services.ingest.report(vin, report, is_backfill=is_backfill, now=world.now)
+def frame(world, vin, *bodies, at=None, is_backfill=False):
+    command = Command.BACKFILL_REPORT if is_backfill else Command.REALTIME_REPORT
+    raw = encode(Frame(command=command, vin=vin, message=Report(at or world.now, bodies)))
+    reported_at_s = int((at or world.now).timestamp())
+    return stored_frame(vin, raw, reported_at_s=reported_at_s, arrived_at_ns=world.now_ns, is_backfill=is_backfill)
+
+
+def put(world, vin, *bodies, **options):
+    world.services.ingest.accept(frame(world, vin, *bodies, **options))
 
 
 def state(world, vin):
-    return world.cloud.telemetry.state(vin)
+    return world.services.telemetry.snapshot(vin, by=world.people["vera"])
 
 
 def rows(world, vin, **options):
@@ -77,7 +88,7 @@ def rows(world, vin, **options):
 
 def test_an_unknown_vehicle_does_not_log_in(world):
     assert not world.services.ingest.log_in("NOSUCHVEHICLE0001", serial=1, now=world.now)
-    assert world.cloud.telemetry.state("NOSUCHVEHICLE0001") is None
+    assert state(world, "NOSUCHVEHICLE0001").last_seen_at is None
     assert world.services.counters["login_unknown_vin"] == 1
 
 
@@ -107,7 +118,7 @@ def test_fault_changes_of_the_extension_are_kept(world, vin):
     """A body with times in it."""
     change = FaultChange(time=world.now, position=1, code=7, state=FaultState.ONSET, level=3, detail="cell 4")
     put(world, vin, FaultChanges((change,)))
-    (told,) = state(world, vin).values["other"]
+    told = state(world, vin).values["fault_changes"]
     assert datetime.fromisoformat(told["changes"][0].pop("time")) == world.now
     assert told == {"changes": [{"position": 1, "code": 7, "state": FaultState.ONSET, "level": 3, "detail": "cell 4"}]}
 
@@ -160,15 +171,28 @@ def test_a_report_sent_twice_is_one_row(world, vin):
     assert world.services.counters["report_repeated"] == 1
 
 
-def test_history_is_cut_by_time_and_pruned(world, vin):
+def test_history_is_cut_by_time_and_kept_by_arrival(world, vin):
     for _ in range(4):
         put(world, vin, vehicle_data())
         world.wait(hours=24)
     start = world.now - timedelta(hours=96)
     found = rows(world, vin, since=start + timedelta(hours=24), until=start + timedelta(hours=72))
     assert [row.reported_at for row in found] == [start + timedelta(hours=48), start + timedelta(hours=24)]
+    # Backfill of the 2025 edition's seven days, and it stays for days.
+    put(world, vin, vehicle_data(), at=world.now - timedelta(days=7), is_backfill=True)
+    world.wait(hours=6 * 24)
+    assert world.services.ingest.prune(world.now) == 0
+    world.wait(hours=24)
+    # The first day's reports came more than ten days ago; what is older by its own time came later.
     assert world.services.ingest.prune(world.now) == 1
-    assert len(rows(world, vin)) == 3
+    assert len(rows(world, vin)) == 4
+    assert rows(world, vin)[-1].reported_at == start - timedelta(days=3)
+
+
+def test_reports_are_kept_for_the_windows_of_backfill():
+    assert PlatformSettings().report_keep_s == 10 * 24 * 3600
+    with pytest.raises(ConfigurationError, match="report_keep_s: expected at least 604800 s"):
+        PlatformSettings(report_keep_s=7 * 24 * 3600 - 1)
 
 
 def test_last_seen_moves_with_every_frame_and_a_lost_link_keeps_the_values(world, vin):
