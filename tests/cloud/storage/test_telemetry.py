@@ -1,5 +1,6 @@
 """Frames, states and events: one contract, on SQLite in memory, on SQLite in files and on PostgreSQL."""
 
+import asyncio
 import random
 import sqlite3
 from contextlib import closing
@@ -474,6 +475,13 @@ class TestPostgresql(DurableContract):
         with pytest.raises(asyncpg.DataError, match="int64"):
             telemetry.append([replace(stored(), arrived_at_ns=2**70)])
         assert telemetry.append([stored()]) == [True]
+
+    def test_it_can_be_called_in_the_middle_of_an_event_loop(self, telemetry):
+        async def play():
+            assert telemetry.append([stored()]) == [True]
+            telemetry.close()
+
+        asyncio.run(play())
 
     def test_each_writer_has_a_mark_of_its_own(self, telemetry, again):
         other = again(writer="b")

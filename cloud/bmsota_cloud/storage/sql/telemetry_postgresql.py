@@ -18,6 +18,7 @@ thing it did: a frame that is there with the very same arrival is that frame.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -390,7 +391,7 @@ class PostgresqlFrames:
                 return
             if self._connection is not None:
                 with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-                    self._loop.run_until_complete(self._connection.close(timeout=_CONNECT_TIMEOUT_S))
+                    self._complete(self._connection.close(timeout=_CONNECT_TIMEOUT_S))
                 self._connection = None
             self._loop.close()
             self._loop = None
@@ -407,7 +408,7 @@ class PostgresqlFrames:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
         try:
-            return self._loop.run_until_complete(self._connected(work))
+            return self._complete(self._connected(work))
         except asyncpg.UndefinedTableError as error:
             # Another process has dropped a day; with the next try it is made again.
             self._days.clear()
@@ -421,6 +422,16 @@ class PostgresqlFrames:
         except BaseException:
             self._abandon()
             raise
+
+    def _complete(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Run *work* in this thread, or in another if this one is in the middle of an event loop of its own."""
+        assert self._loop is not None
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._loop.run_until_complete(work)
+        with ThreadPoolExecutor(1) as other:
+            return other.submit(self._loop.run_until_complete, work).result()
 
     async def _connected(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         try:
