@@ -17,6 +17,7 @@ from bmsota_cloud.domain.clock_guard import ClockGuard
 from bmsota_cloud.gateway import GatewayServer
 from bmsota_cloud.platform import build_cloud
 from bmsota_cloud.services import PlatformKeys, PlatformSettings
+from bmsota_cloud.wiring import tune_collector
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
@@ -37,6 +38,7 @@ async def main(folder: str, telemetry_url: str) -> None:
     writer = cloud.make_writer()
     server = GatewayServer(cloud.open_link, clock.now_ns, writer=writer)
     port = await server.start("127.0.0.1", 0)
+    tune_collector()
     _say({"port": port})
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)

@@ -366,16 +366,19 @@ def sizes(name: str, folder: Path, telemetry_url: str, rows: int, vehicles: int)
     ]
 
 
-def figures(*, quick: bool) -> Iterator[Figure]:
+def figures(*, quick: bool, only: str = "") -> Iterator[Figure]:
     load = QUICK if quick else Load()
-    small = Load(vehicles=load.vehicles, rows_before=load.rows_before, rate_hz=load.rate_hz / 10, warm_s=load.warm_s)
-    yield from measure("sqlite", load)
-    if _postgresql_answers():
-        with database() as url:
-            yield from measure("postgresql", load, url)
-    else:
-        sys.stderr.write(f"no PostgreSQL at {POSTGRESQL}: its figures are left out\n")
-    yield from measure("small load", QUICK if quick else small, with_sizes=False)
+    if only in {"", "sqlite"}:
+        yield from measure("sqlite", load)
+    if only in {"", "postgresql"}:
+        if _postgresql_answers():
+            with database() as url:
+                yield from measure("postgresql", load, url)
+        else:
+            sys.stderr.write(f"no PostgreSQL at {POSTGRESQL}: its figures are left out\n")
+    if only in {"", "small"}:
+        small = replace(load, rate_hz=load.rate_hz / 10)
+        yield from measure("small load", small, with_sizes=False)
 
 
 def _postgresql_answers() -> bool:
@@ -390,10 +393,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.platform")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--quick", action="store_true", help="few vehicles for a second: whether it runs, not how fast")
+    parser.add_argument("--only", default="", help="the figures of one database: sqlite, postgresql or small")
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    for figure in figures(quick=arguments.quick):
+    for figure in figures(quick=arguments.quick, only=arguments.only):
         if arguments.json:
             sys.stdout.write(json.dumps(asdict(figure)) + "\n")
         else:

@@ -112,7 +112,7 @@ class DirectConnection(asyncio.BufferedProtocol):
             return
         try:
             link.handle_timeout(self._door.clock_ns())
-            self._flush(link)
+            self._flush(link, link.next_timeout())
         except Exception:  # noqa: BLE001 - one link's bug must not end the others; it is logged whole
             self._fail()
 
@@ -171,7 +171,7 @@ class DirectConnection(asyncio.BufferedProtocol):
             if door.on_open is not None:
                 door.on_open(link, str(peer[0]) if isinstance(peer, tuple) else "")
             link.connected(door.clock_ns())
-            self._flush(link)
+            self._flush(link, link.next_timeout())
         except Exception:  # noqa: BLE001 - as above
             self._fail()
         self.listen()
@@ -191,7 +191,8 @@ class DirectConnection(asyncio.BufferedProtocol):
             due_ns = link.next_timeout()
             if due_ns is not None and due_ns <= now_ns:
                 link.handle_timeout(now_ns)
-            self._flush(link)
+                due_ns = link.next_timeout()
+            self._flush(link, due_ns)
         except Exception:  # noqa: BLE001 - as above
             self._fail()
 
@@ -222,7 +223,7 @@ class DirectConnection(asyncio.BufferedProtocol):
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 
-    def _flush(self, link: StreamLink) -> None:
+    def _flush(self, link: StreamLink, due_ns: int | None) -> None:
         transport = self._transport
         data = link.data_to_send()
         if data and transport is not None:
@@ -230,7 +231,6 @@ class DirectConnection(asyncio.BufferedProtocol):
         if link.is_closing:
             self.end()
             return
-        due_ns = link.next_timeout()
         if due_ns is None or (self._timer is not None and self._due_ns <= due_ns):
             return
         if self._timer is not None:

@@ -7,6 +7,7 @@ the ticker of deadlines in one process.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["RunningCloud", "ServeOptions", "build_app"]
+__all__ = ["RunningCloud", "ServeOptions", "build_app", "tune_collector"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,6 +61,16 @@ def build_app(cloud: Cloud) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     app.add_middleware(BodyLimit)
     return app
+
+
+def tune_collector() -> None:
+    """Have the garbage collector look less often; for a process that does nothing but serve.
+
+    Reports wait in memory for their commit and to be derived, some ten objects each, none of them garbage. Looked through every 700
+    objects, as Python does by itself, they cost more than being received.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,14 +53,14 @@ from bmsota.gbt32960 import (
 )
 from bmsota_cloud.clock import utc_time
 from bmsota_cloud.domain.errors import StorageUnavailableError
-from bmsota_cloud.services import ReportVerdict, stored_frame
+from bmsota_cloud.domain.telemetry import StoredFrame, is_plausible_time
+from bmsota_cloud.services import ReportVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
     from bmsota.gbt32960 import Frame, PlatformEvent
-    from bmsota_cloud.domain.telemetry import StoredFrame
     from bmsota_cloud.gateway.router import LocalRouter
     from bmsota_cloud.services import Instruction, Services
 
@@ -132,11 +132,14 @@ class GatewayLink:
             self._is_superseded = False
             self.vin = ""
             self._session.supersede(now_ns)
+            self._take_events(now_ns)
         if self._is_woken:
             self._is_woken = False
             self._send_instruction(now_ns)
-        self._session.handle_timeout(now_ns)
-        self._take_events(now_ns)
+        due_ns = self._session.next_timeout()
+        if due_ns is not None and due_ns <= now_ns:
+            self._session.handle_timeout(now_ns)
+            self._take_events(now_ns)
 
     def disconnected(self, now_ns: int) -> None:
         """The link is gone, whichever side closed it."""
@@ -164,7 +167,11 @@ class GatewayLink:
         self._is_taking = True
         try:
             while (event := self._session.next_event()) is not None:
-                self._handle(event, now_ns)
+                # Nearly all are reports.
+                if type(event) is ReportReceived:
+                    self._report(event, now_ns)
+                else:
+                    self._handle(event, now_ns)
         finally:
             self._is_taking = False
 
@@ -220,8 +227,6 @@ class GatewayLink:
     def _handle(self, event: PlatformEvent, now_ns: int) -> None:
         services = self._services
         match event:
-            case ReportReceived():
-                self._report(event, now_ns)
             case HeartbeatReceived(vin=vin):
                 services.ingest.seen(vin, utc_time(now_ns))
             case LoginRequested(vin=vin, login=login):
@@ -370,14 +375,15 @@ def session_options(*, acknowledges: bool = False) -> PlatformOptions:
 
 
 def _stored_frame(event: ReportReceived, now_ns: int) -> StoredFrame:
-    return stored_frame(
-        event.vin,
-        event.frame,
+    return StoredFrame(
+        vin=event.vin,
+        frame=event.frame,
         clear=event.clear,
         reported_at_s=event.reported_at_s,
         arrived_at_ns=now_ns,
         is_backfill=event.is_backfill,
         fault="" if event.fault is None else str(event.fault),
+        is_time_plausible=is_plausible_time(event.reported_at_s, now_ns),
     )
 
 
