@@ -107,9 +107,10 @@ class _Server(uvicorn.Server):
 class RunningCloud:
     """Gateway, HTTP, mail worker and ticker in the running event loop. Make it with `start`, end it with `stop`."""
 
-    def __init__(self, cloud: Cloud, options: ServeOptions, http_socket: socket.socket, clock: PlatformClock) -> None:
+    def __init__(self, cloud: Cloud, options: ServeOptions, http_socket: socket.socket, guard: ClockGuard) -> None:
         self.cloud = cloud
-        self.clock = clock
+        self.clock_guard = guard
+        self.clock = clock = PlatformClock(guard)
         self.host = options.host
         self.http_port: int = http_socket.getsockname()[1]
         self.gateway_port = 0
@@ -151,7 +152,6 @@ class RunningCloud:
                 url = f"http://{_in_url(options.host)}:{http_socket.getsockname()[1]}"
                 settings = replace(settings, device_url=url, pages_url=url)
             guard = ClockGuard()
-            clock = PlatformClock(guard)
             cloud = build_cloud(
                 keys=options.keys,
                 data_dir=options.data_dir,
@@ -159,10 +159,10 @@ class RunningCloud:
                 telemetry_url=options.telemetry_url,
                 settings=settings,
                 draw=options.draw,
-                clock=clock.now,
+                clock=PlatformClock(guard).now,
                 clock_guard=guard,
             )
-            running = cls(cloud, options, http_socket, clock)
+            running = cls(cloud, options, http_socket, guard)
         except BaseException:
             http_socket.close()
             raise

@@ -86,6 +86,7 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
             raise RuntimeError("locked")
 
         monkeypatch.setattr(running.cloud.services.upgrades, "expire", expire)
+        running.clock_guard.accept()
         try:
             async with asyncio.timeout(10):
                 await third.wait()
@@ -95,6 +96,42 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
     asyncio.run(play())
     assert "ticker: failed; retrying" in caplog.text
     assert calls[-1] - calls[0] < timedelta(seconds=10)
+
+
+def test_nothing_ends_and_nothing_is_deleted_before_the_clock_is_trusted(sample_keys, monkeypatch):
+    monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
+    looked, calls = [], []
+
+    async def play():
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys))
+        loop, pruned = asyncio.get_running_loop(), asyncio.Event()
+        services, real = running.cloud.services, running.clock.now
+
+        def now():
+            looked.append(running.clock_guard.is_waiting)
+            if len(looked) == 20:
+                # Twenty ticks later three vehicles say what time it is.
+                assert calls == []
+                for vin in "ABC":
+                    running.clock_guard.hear(vin, int(real().timestamp()))
+            return real()
+
+        def prune(at):
+            calls.append("prune")
+            loop.call_soon_threadsafe(pruned.set)
+
+        monkeypatch.setattr(services.upgrades, "expire", lambda at: calls.append("expire"))
+        monkeypatch.setattr(services.ingest, "prune", prune)
+        monkeypatch.setattr(running.clock, "now", now)
+        try:
+            async with asyncio.timeout(30):
+                await pruned.wait()
+        finally:
+            await running.stop()
+
+    asyncio.run(play())
+    assert len(looked) >= 20
+    assert calls[:2] == ["expire", "prune"]
 
 
 @pytest.mark.slow

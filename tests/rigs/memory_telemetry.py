@@ -31,7 +31,8 @@ class MemoryTelemetry:
         self.rows.update((row.vin, row) for row in states)
         for event in events:
             self.kept_events.setdefault(_event_key(event), event)
-        self.derived_to = mark.places[0][1]
+        if mark.places:
+            self.derived_to = mark.places[0][1]
 
     def unread(self, limit):
         frames = tuple(self.stored[self.derived_to : self.derived_to + limit])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bmsota.errors import FrameError
 from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, PageRequest
-from bmsota_cloud.domain.telemetry import EventKind
+from bmsota_cloud.domain.telemetry import EventKind, Mark
 from bmsota_cloud.services.deriving import Deriver, day_of
 from bmsota_cloud.services.values import utc_of_s
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bmsota.gbt32960 import Layouts
-    from bmsota_cloud.domain.telemetry import Mark, StateRow, StoredFrame
+    from bmsota_cloud.domain.telemetry import StateRow, StoredFrame
     from bmsota_cloud.services.deriving import Failure
     from bmsota_cloud.storage.base import TelemetryStore
 
@@ -82,8 +82,8 @@ class Derivation:
                 return ()
         states: dict[str, StateRow] = {}
         for frame in frames:
-            # The mark moves with the last one: what is derived twice after a crash in between is the same.
-            states.update((row.vin, row) for row in self.take([frame], mark=mark))
+            # The mark moves behind the last one: what is derived twice after a crash in between is the same.
+            states.update((row.vin, row) for row in self.take([frame], mark=Mark()))
         states.update((row.vin, row) for row in self.take((), seen=seen, mark=mark))
         return tuple(states.values())
 

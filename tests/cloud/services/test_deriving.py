@@ -257,7 +257,17 @@ def test_a_fault_of_ours_leaves_out_one_frame(platform, monkeypatch):
         real(self, stored, facts)
 
     monkeypatch.setattr(show, failing)
+    marks = []
+    real_save = platform.telemetry.save_derived
+
+    def saving(states, events, mark):
+        marks.append(mark.places)
+        real_save(states, events, mark)
+
+    platform.telemetry.save_derived = saving
     platform.put(frame(vehicle(12)), frame(vehicle(13), at=1), frame(vehicle(14), at=2, vin="TESTVEHICLE000002"))
+    # Behind the last of them and not before: a crash in between would lose the others.
+    assert [bool(mark) for mark in marks] == [False, False, False, True]
     assert (platform.state().soc_pct, platform.state("TESTVEHICLE000002").soc_pct) == (12, 14)
     assert platform.counters["derive_failed"] == 1
     assert platform.telemetry.derived_to == 3
