@@ -162,7 +162,7 @@ class _Vehicle:
                     self.send(bodies)
                 if count % 5 == 4 and backlog:
                     self.backfill(backlog)
-                if count == 8 and trip == 1:
+                if count == 3 and trip == 1:
                     self.send_wrong_date()
             self.log_out()
             self.backfill(backlog)

@@ -1,16 +1,20 @@
 """Reports become the newest state and hot rows."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.telemetry import EventKind
 from bmsota_cloud.services import PlatformSettings, stored_frame
+from vehicle_streams import vehicle_stream
 
+from bmsota.checksums import bcc_xor
 from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import (
     Alarms,
     CellVoltages,
     Command,
+    Edition,
     FaultChange,
     FaultChanges,
     FaultState,
@@ -82,8 +86,8 @@ def state(world, vin):
     return world.services.telemetry.snapshot(vin, by=world.people["vera"])
 
 
-def rows(world, vin, **options):
-    return world.services.telemetry.reports(vin, PageRequest(), by=world.people["vera"], **options).items
+def rows(world, vin, *, size=50, **options):
+    return world.services.telemetry.reports(vin, PageRequest(1, size), by=world.people["vera"], **options).items
 
 
 def test_an_unknown_vehicle_does_not_log_in(world):
@@ -193,6 +197,134 @@ def test_reports_are_kept_for_the_windows_of_backfill():
     assert PlatformSettings().report_keep_s == 10 * 24 * 3600
     with pytest.raises(ConfigurationError, match="report_keep_s: expected at least 604800 s"):
         PlatformSettings(report_keep_s=7 * 24 * 3600 - 1)
+
+
+@pytest.mark.parametrize("edition", list(Edition))
+def test_streams_of_real_habits_are_kept_and_shown_whole(world, edition):
+    """Through the service and the store: every report of the stream is in the history, in order of its time, as it came."""
+    for seed in range(2):
+        stream = vehicle_stream(seed + 2, edition=edition, reports=24)
+        for each in stream.stored:
+            world.services.ingest.accept(each)
+        world.clock.now = datetime.fromtimestamp(stream.sent[-1].arrived_at_ns // 10**9, UTC)
+        found = rows(world, stream.vin, size=500)
+        assert {(int(row.reported_at.timestamp()), bytes.fromhex(row.frame)[24:-1]) for row in found} == stream.kept
+        assert len(found) == len(stream.kept)
+        assert sum(not row.is_time_plausible for row in found) == 1
+        newest = state(world, stream.vin)
+        assert newest.soc_pct == stream.newest.soc_pct
+        assert newest.reported_at.timestamp() == stream.newest.reported_at_s
+        cells_shown = sum(len(item["cell_voltages_v"]) for item in newest.values["cell_voltages"]["subsystems"])
+        assert cells_shown == len(stream.newest.cells)
+        events = world.services.telemetry.events(stream.vin, PageRequest(1, 500), by=world.people["vera"]).items
+        assert {event.kind for event in events} >= {EventKind.VEHICLE_STATE, EventKind.CHARGING_STATE, EventKind.ALARM}
+        assert EventKind.CHECKPOINT not in {event.kind for event in events}
+    assert not {name for name in world.services.counters if "derive" in name}
+    assert world.services.counters["report_repeated"] > 0
+
+
+def test_both_frames_of_a_second_are_in_the_history_and_show_the_whole_subsystem(world, vin):
+    put(world, vin, vehicle_data(), cells(1, [3.3] * 200, count=300))
+    put(world, vin, cells(201, [3.4] * 100, count=300), RawBody(0x0A, b"\x07"))
+    # Even where the page ends between the two.
+    for request in (PageRequest(1, 1), PageRequest(2, 1)):
+        page = world.services.telemetry.reports(vin, request, by=world.people["vera"])
+        assert page.total == 2
+        (item,) = page.items[0].values["cell_voltages"]["subsystems"]
+        assert item["cell_voltages_v"] == [3.3] * 200 + [3.4] * 100
+    second, first = rows(world, vin)
+    assert "vehicle" in first.values
+    assert "vehicle" not in second.values
+    assert second.values["other"] == [{"type_id": 10, "data": "07"}]
+    assert bytes.fromhex(first.frame)[2] == Command.REALTIME_REPORT
+
+
+def test_values_and_alarm_in_two_frames_of_one_second(world, vin):
+    put(world, vin, vehicle_data())
+    put(world, vin, Alarms(level_max=3, flags=1))
+    assert [sorted(row.values) for row in rows(world, vin)] == [["alarms"], ["vehicle"]]
+
+
+def test_a_report_with_a_broken_tail_is_kept_with_what_stands_before_it(world, vin):
+    whole = frame(world, vin, vehicle_data(soc_pct=61)).frame
+    unit = whole[24:-1] + b"\x01\x02"
+    raw = whole[:22] + len(unit).to_bytes(2, "big") + unit
+    raw += bytes([bcc_xor(raw[2:])])
+    world.services.ingest.accept(
+        stored_frame(
+            vin,
+            raw,
+            reported_at_s=int(world.now.timestamp()),
+            arrived_at_ns=world.now_ns,
+            is_backfill=False,
+            fault="0x01 vehicle data: expected 20 more bytes, got 1",
+        )
+    )
+    (row,) = rows(world, vin)
+    assert (row.fault, row.values["vehicle"]["soc_pct"]) == ("0x01 vehicle data: expected 20 more bytes, got 1", 61)
+    assert (row.frame, state(world, vin).soc_pct) == (raw.hex(), 61)
+
+
+def test_bytes_that_are_no_report_are_kept_with_the_reason(world, vin):
+    raw = b"##\x02\xfe" + bytes(27)
+    world.services.ingest.accept(
+        stored_frame(vin, raw, reported_at_s=int(world.now.timestamp()), arrived_at_ns=world.now_ns, is_backfill=False)
+    )
+    (row,) = rows(world, vin)
+    assert row.values == {}
+    assert "expected" in row.fault
+    assert world.services.counters["report_not_derived"] == 1
+    put(world, vin, vehicle_data())
+    assert state(world, vin).soc_pct == 80
+
+
+def test_events_as_people_see_them(world, vin):
+    change = FaultChange(time=world.now, position=1, code=7, state=FaultState.ONSET, level=3, detail="cell 4")
+    put(world, vin, Alarms(level_max=2, flags=1 << 4), FaultChanges((change,)))
+    vera = world.people["vera"]
+    found = {event.kind: event for event in world.services.telemetry.events(vin, PageRequest(), by=vera).items}
+    told = found[EventKind.FAULT_CHANGE]
+    assert (told.happened_at, told.level, told.detail) == (world.now, 3, "cell 4")
+    assert (told.subject, told.value) == ("1 0x00000007", "1")
+    assert (found[EventKind.ALARM].subject, found[EventKind.ALARM_LEVEL].value) == ("SOC_LOW", "2")
+    only = world.services.telemetry.events(vin, PageRequest(), by=vera, kinds=(EventKind.ALARM,))
+    assert [event.kind for event in only.items] == [EventKind.ALARM]
+
+
+def test_a_writer_takes_reports_and_deriving_waits_for_it(world, vin):
+    """With a writer nothing touches the database in the caller's thread; last_seen and states come with the next tick."""
+
+    class Writer:
+        def __init__(self):
+            self.taken = []
+
+        def put(self, frame, done):
+            self.taken.append((frame, done))
+
+    writer = Writer()
+    before = state(world, vin).last_seen_at
+    world.services.ingest.attach(writer)
+    world.wait(seconds=25)
+    done = []
+    world.services.ingest.accept(frame(world, vin, vehicle_data()), lambda: done.append(True))
+    world.services.ingest.seen(vin, world.now)
+    ((taken, answer),) = writer.taken
+    assert (taken.vin, done, state(world, vin).last_seen_at) == (vin, [], before)
+    answer()
+    world.cloud.telemetry.append([taken])
+    world.services.ingest.derive([taken])
+    assert (done, state(world, vin).soc_pct, state(world, vin).last_seen_at) == ([True], 80.0, world.now)
+
+
+def test_last_seen_goes_back_with_a_clock_that_was_put_right(world, vin):
+    world.wait(hours=2)
+    world.services.ingest.seen(vin, world.now)
+    world.wait(hours=-2)
+    put(world, vin, vehicle_data())
+    assert state(world, vin).last_seen_at == world.now
+    world.wait(seconds=1)
+    world.services.ingest.seen(vin, world.now)
+    assert state(world, vin).last_seen_at == world.now
 
 
 def test_last_seen_moves_with_every_frame_and_a_lost_link_keeps_the_values(world, vin):

@@ -82,8 +82,8 @@ def test_whatever_decodes_has_values_and_facts(edition, bodies, is_marked):
     unit = bytes([26, 11, 22, 8, 0, 0])
     for type_id, data in bodies:
         if type_id >= 0x80:
-            data = (b"\xb5\x01" if is_marked and 0xB0 <= type_id <= 0xB2 else b"") + data
-            unit += bytes([type_id]) + len(data).to_bytes(2, "big") + data
+            mark = b"\xb5\x01" if is_marked and 0xB0 <= type_id <= 0xB2 else b""
+            unit += bytes([type_id]) + len(mark + data).to_bytes(2, "big") + mark + data
         else:
             unit += bytes([type_id]) + data
     clear = raw_frame(edition, unit)
@@ -113,14 +113,14 @@ def _example(members):
     for member in members:
         if member in simple:
             return simple[member]
-    return Sentinel.ABNORMAL if Sentinel in members else list(members[0])[0]
+    return Sentinel.ABNORMAL if Sentinel in members else next(iter(members[0]))
 
 
 def test_values_of_every_body_class_can_be_answered():
     """Straight from the classes, also with what no frame can say: not-a-number, bytes, times."""
     from bmsota.gbt32960 import Body
 
-    classes = [member for member in Body.__args__]
+    classes = list(Body.__args__)
     assert len(classes) > 25
     for kind in classes:
         values = plain_values([report(example(kind))])
