@@ -95,7 +95,7 @@ class _Known:
         self.faults: tuple[tuple[int, ...], ...] = ((),) * len(FAULT_LISTS)
 
     def to_bytes(self, newest_s: int = -1, again: tuple[int, int] | None = None) -> bytes:
-        codes = [(place, code) for place, each in enumerate(self.faults) for code in each]
+        codes = [(place, code) for place, each in enumerate(self.faults) for code in each] if any(self.faults) else []
         head = _HEAD.pack(
             _LAYOUT,
             newest_s,

@@ -165,7 +165,9 @@ def test_a_backfilled_report_never_replaces_one_heard_later_than_its_own_time(pl
     assert platform.state().soc_pct == 60
     platform.put(frame(vehicle(55), at=200, arrived=401, is_backfill=True))
     assert platform.state().soc_pct == 60
-    platform.put(frame(vehicle(70), at=250, arrived=402))
+    platform.put(frame(vehicle(61), at=350, arrived=402, is_backfill=True))
+    assert platform.state().soc_pct == 61
+    platform.put(frame(vehicle(70), at=250, arrived=403))
     assert platform.state().soc_pct == 70
 
 
@@ -177,10 +179,11 @@ def test_of_reports_in_real_time_the_last_to_arrive_is_the_newest_whatever_its_c
 @pytest.mark.parametrize("years", [73, -20], ids=["2099", "2006"])
 def test_a_wrong_date_is_marked_and_freezes_nothing(platform, years):
     at = int(timedelta(days=365.25 * years).total_seconds())
-    platform.put(frame(vehicle(99), at=at, arrived=0))
+    platform.put(frame(vehicle(99, state=2), at=at, arrived=0))
     assert (platform.state().soc_pct, platform.state().is_time_plausible) == (99, False)
     platform.put(frame(vehicle(20), at=25))
     assert (platform.state().soc_pct, platform.state().is_time_plausible) == (20, True)
+    assert not platform.derivation.waiting
     platform.put(frame(vehicle(1), at=at, arrived=30, is_backfill=True))
     assert platform.state().soc_pct == 20
     assert platform.events() == [(25, "vehicle state", "", "1"), (25, "charging state", "", "3")]
@@ -213,6 +216,7 @@ def test_a_pack_of_another_size_leaves_no_cells_of_the_old_one(platform):
     platform.put(frame(cells(1, 1, 100, [3.5] * 100), at=25))
     (one,) = platform.state().values["cell_voltages"]["subsystems"]
     assert (one["cell_count"], one["cell_voltages_v"]) == (100, [3.5] * 100)
+    assert len(list(frames_in(platform.telemetry.rows[VIN].frames))) == 1
 
 
 def test_two_bodies_of_one_kind_are_both_shown(platform):

@@ -1,5 +1,6 @@
 """Reports become the newest state and hot rows."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -291,6 +292,17 @@ def test_events_as_people_see_them(world, vin):
     assert [event.kind for event in only.items] == [EventKind.ALARM]
 
 
+def test_a_report_that_comes_again_is_not_the_newest_state(world, vin):
+    first = frame(world, vin, vehicle_data(soc_pct=50))
+    done = []
+    world.services.ingest.accept(first, lambda: done.append(1))
+    world.wait(seconds=25)
+    put(world, vin, vehicle_data(soc_pct=51))
+    world.services.ingest.accept(replace(first, arrived_at_ns=world.now_ns), lambda: done.append(2))
+    assert (state(world, vin).soc_pct, done) == (51, [1, 2])
+    assert world.services.counters["report_repeated"] == 1
+
+
 def test_a_writer_takes_reports_and_deriving_waits_for_it(world, vin):
     """With a writer nothing touches the database in the caller's thread; last_seen and states come with the next tick."""
 
@@ -320,10 +332,12 @@ def test_last_seen_goes_back_with_a_clock_that_was_put_right(world, vin):
     world.wait(hours=2)
     world.services.ingest.seen(vin, world.now)
     world.wait(hours=-2)
-    put(world, vin, vehicle_data())
-    assert state(world, vin).last_seen_at == world.now
-    world.wait(seconds=1)
     world.services.ingest.seen(vin, world.now)
+    assert state(world, vin).last_seen_at == world.now
+    world.wait(hours=2)
+    put(world, vin, vehicle_data())
+    world.wait(hours=-2)
+    put(world, vin, vehicle_data())
     assert state(world, vin).last_seen_at == world.now
 
 

@@ -34,7 +34,7 @@ from bmsota.gbt32960 import (
     encode,
 )
 from bmsota.gbt32960._json import _hints, _members
-from bmsota.gbt32960.rows import Field, Layout
+from bmsota.gbt32960.rows import Field, Layout, Text
 
 T0 = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
 VIN = "TESTVEHICLE000001"
@@ -236,3 +236,17 @@ def test_a_makers_body_with_a_layout_shows_its_values():
     assert plain_values([read_report(clear, layouts)])["other"] == [{"flow_l_per_min": 4.2}]
     assert plain_values([read_report(clear)])["other"] == [{"type_id": 0x93, "data": "2a"}]
     assert ReportReader(layouts).one(clear).coverage.kinds == {"other Coolant"}
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    text: str
+
+
+def test_bytes_that_are_no_text_can_be_answered():
+    label = Layout(cls=Label, label="label", rows=(Text(name="text", size_bytes=3),))
+    layouts = Layouts(BodyCodec(type_id=0x93, layout=label))
+    clear = raw_frame(Edition.GBT2016, bytes([26, 11, 22, 8, 0, 0, 0x93, 0, 3]) + b"A\x81\xff")
+    values = plain_values([read_report(clear, layouts)])
+    assert values["other"] == [{"text": "A\\udc81\\udcff"}]
+    as_json(values)
