@@ -125,6 +125,9 @@ class Derivation:
         self._again.update(derived.again)
         for failure in derived.failures:
             self._count(failure)
+        if self._deriver.forgotten_versions:
+            self._counters["state_of_another_version"] += self._deriver.forgotten_versions
+            self._deriver.forgotten_versions = 0
         return derived.states
 
     def _replay(self, vin: str, again: tuple[int, int]) -> None:

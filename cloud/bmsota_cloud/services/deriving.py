@@ -332,7 +332,7 @@ class Deriver:
         self._vehicles: OrderedDict[str, _Vehicle] = OrderedDict()
         self._size_bytes = 0
         self.forgotten_versions = 0
-        """How many rows had a memory of another version, and so begin anew."""
+        """How many rows had a memory of another version, and so begin anew. The caller may set it back."""
 
     def take(self, frames: Sequence[StoredFrame], *, seen: Mapping[str, int] | None = None) -> Derived:
         """Derive from *frames*, in the order of their arrival, each once.

@@ -489,6 +489,7 @@ def test_a_row_of_another_version_begins_anew_and_harms_nothing(platform):
     platform.restart()
     platform.put(frame(vehicle(51), at=25))
     assert platform.state().soc_pct == 51
+    assert platform.counters["state_of_another_version"] == 1
 
 
 def test_the_cache_forgets_the_oldest_and_loads_them_again(monkeypatch):
