@@ -34,6 +34,7 @@ from bmsota_cloud.services import PlatformKeys, PlatformSettings
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
+    from datetime import datetime
     from pathlib import Path
 
 __all__ = ["RunningCloud", "ServeOptions", "build_app", "tune_collector"]
@@ -225,15 +226,27 @@ class RunningCloud:
     async def _tick(self) -> None:
         services = self.cloud.services
         ticks = 0
+        steps_back = 0
         while True:
             with _failures_logged("ticker"):
                 now = self.clock.now()
+                if self.clock_guard.steps_back != steps_back:
+                    steps_back = self.clock_guard.steps_back
+                    await asyncio.to_thread(self._restart_links, now)
                 if not services.clock.is_waiting:
                     await asyncio.to_thread(services.upgrades.expire, now)
                     if ticks % _PRUNE_EVERY_TICKS == 0:
                         await asyncio.to_thread(services.ingest.prune, now)
                     ticks += 1
             await asyncio.sleep(_TICK_S)
+
+    def _restart_links(self, now: datetime) -> None:
+        """The deadlines of the links are of a time that was wrong, and hours ahead: silent ones would stay that long."""
+        router = self.cloud.router
+        _LOG.warning("the clock was put back; %d links are closed, so that their vehicles log in again", len(router))
+        for vin in router.vins():
+            self.cloud.services.ingest.link_lost(vin, now)
+        router.close_links()
 
 
 @contextmanager

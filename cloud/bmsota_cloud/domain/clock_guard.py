@@ -80,6 +80,8 @@ class ClockGuard:
         """The wall clock less the monotonic clock, as it was seen first after a jump."""
         self._is_old_time_right = False
         """Vehicles have said that the jump is wrong."""
+        self.steps_back = 0
+        """How often the platform's time was put back. What waits for a time of before would wait too long."""
         self._for_wall: set[str] = set()
         self._for_old: set[str] = set()
 
@@ -141,7 +143,10 @@ class ClockGuard:
 
     def _step(self) -> None:
         """From now on the wall clock is right."""
-        self._offset_ns = self._wall_ns - self._mono_ns
+        offset_ns = self._wall_ns - self._mono_ns
+        if offset_ns < self._offset_ns - JUMP_S * _SECOND_NS:
+            self.steps_back += 1
+        self._offset_ns = offset_ns
         self._now_ns = self._wall_ns
         self._jump_offset_ns = None
         self._is_start = False

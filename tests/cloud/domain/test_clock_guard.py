@@ -78,6 +78,7 @@ def test_a_jump_that_comes_back_has_not_happened(clocks, wrong):
     assert clocks.read(702) == 702
     assert clocks.read(703, wrong=0) == 703
     assert not clocks.guard.is_waiting
+    assert clocks.guard.steps_back == 0
 
 
 @pytest.mark.parametrize("wrong", [2 * HOUR, -2 * HOUR])
@@ -89,6 +90,7 @@ def test_a_jump_that_stays_is_followed_after_ten_minutes(clocks, wrong):
     assert clocks.guard.is_waiting
     assert clocks.read(1300) == 1300 + wrong
     assert not clocks.guard.is_waiting
+    assert clocks.guard.steps_back == (1 if wrong < 0 else 0)
 
 
 def test_vehicles_confirm_a_jump(clocks):
