@@ -44,6 +44,8 @@ FAULT_LISTS = ("ress", "motor", "engine", "other")
 
 # Layouts and coverages are kept while they are few. A stranger with 10,000 layouts costs us the work, not the memory.
 _LAYOUTS_MAX = 512
+# A batch of so few frames costs more to set up than to decode one by one.
+_COLUMNS_FROM = 6
 _COVERAGES_MAX = 4096
 
 
@@ -126,8 +128,8 @@ class ReportReader:
 
     def facts(self, frames: Sequence[StoredFrame]) -> list[Facts | Exception]:
         """The facts of each frame, in the same order; an exception where a frame could not be looked at."""
-        if self._layouts is not None:
-            # Columns know no bodies but the standard's: one of a maker's without a length would be read as something else.
+        # Columns know no bodies but the standard's: one of a maker's without a length would be read as something else.
+        if self._layouts is not None or len(frames) < _COLUMNS_FROM:
             return [self.one(frame.clear) for frame in frames]
         found: list[Facts | Exception] = [_NOT_READ] * len(frames)
         try:
