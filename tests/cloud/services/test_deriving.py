@@ -361,7 +361,7 @@ def test_any_order_any_batches_any_restarts_give_the_same_events(seed, edition):
     frames = [each for each in stream.distinct if each.is_time_plausible]
     expected = events_in_order(frames, stream.vin)
     assert len({(T0_S + event[0]) // DAY_S for event in expected}) > 1
-    assert sum(event[1] == "alarm" for event in expected) > 3
+    assert sum(event[1] == "alarm" for event in expected) > 1
     draw = random.Random(seed)
     end_ns = max(each.arrived_at_ns for each in frames)
     for _ in range(2):

@@ -66,7 +66,7 @@ def raw_frame(edition, unit):
     return edition.value + body + bytes([check])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     edition=st.sampled_from(list(Edition)),
     bodies=st.lists(
