@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960 import Layouts
     from bmsota_cloud.domain.telemetry import StateRow, StoredFrame
-    from bmsota_cloud.services.deriving import Failure
+    from bmsota_cloud.services.deriving import UnderivedFrame
     from bmsota_cloud.storage.base import TelemetryStore
 
 __all__ = ["Derivation"]
@@ -143,7 +143,7 @@ class Derivation:
         telemetry.replace_events(vin, replay.since_s, replay.until_s, replay.events)
         telemetry.save_derived((self._deriver.replayed(replay),), (), telemetry.mark())
 
-    def _count(self, failure: Failure) -> None:
+    def _count(self, failure: UnderivedFrame) -> None:
         error = failure.error
         self._counters["report_not_derived"] += 1
         kind = f"{error.where}: expected {error.expected}" if isinstance(error, FrameError) else type(error).__name__

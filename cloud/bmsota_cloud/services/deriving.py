@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.telemetry import StoredFrame
     from bmsota_cloud.services.report_facts import Coverage
 
-__all__ = ["DAY_S", "Derived", "Deriver", "EventReplay", "Failure", "day_of"]
+__all__ = ["DAY_S", "Derived", "Deriver", "EventReplay", "UnderivedFrame", "day_of"]
 
 DAY_S = 86_400
 _SECOND_NS = 1_000_000_000
@@ -55,7 +55,7 @@ def day_of(at_s: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class UnderivedFrame:
     """A frame that could not be looked at: it is kept, and counts for nothing."""
 
     frame: StoredFrame
@@ -71,7 +71,7 @@ class Derived:
     events: Sequence[VehicleEvent]
     again: Mapping[str, tuple[int, int]]
     """By VIN: the first and the last report time for which events have to be derived again (`EventReplay`)."""
-    failures: Sequence[Failure] = ()
+    failures: Sequence[UnderivedFrame] = ()
 
 
 # -- what is known between two reports ---------------------------------------------------------------------------------
@@ -341,14 +341,14 @@ class Deriver:
         """
         seen = {} if seen is None else seen
         touched = self._touch([*(frame.vin for frame in frames), *seen])
-        failures: list[Failure] = []
+        failures: list[UnderivedFrame] = []
         events: list[VehicleEvent] = []
         again: dict[str, tuple[int, int]] = {}
         for frame, facts in zip(frames, self._reader.facts(frames), strict=True):
             vehicle = touched[frame.vin]
             vehicle.last_seen_at_ns = frame.arrived_at_ns
             if isinstance(facts, Exception):
-                failures.append(Failure(frame, facts))
+                failures.append(UnderivedFrame(frame, facts))
                 continue
             vehicle.show(frame, facts)
             if _makes_events(frame, self._keep_s):
