@@ -39,6 +39,11 @@ CANTOOLS_ONLY_IN = "bmsota/signals/_parse.py"
 # One file may start an embedded cloud beside a fleet (design.md).
 DEMO_WIRING = "simulator/bmsota_sim/embedded_cloud.py"
 
+# asyncpg, which takes reports in (decision 40), has no other way to be called; its loop is nobody else's.
+CLOUD_EXCEPTIONS: dict[str, set[str]] = {
+    "cloud/bmsota_cloud/storage/sql/telemetry_postgresql.py": {"asyncio"},
+}
+
 WEB = {"fastapi", "starlette", "uvicorn", "websockets", "asyncio", "socket", "httpx", "jinja2"}
 
 
@@ -133,7 +138,7 @@ def test_a_core_does_not_know_the_edges_of_the_library(path):
 # What each part of the platform may import of the platform. A part that is not named here is a new one: say where it stands.
 CLOUD_MAY_IMPORT: dict[str, set[str]] = {
     "domain": set(),
-    "clock.py": set(),
+    "clock.py": {"domain"},
     "storage": {"domain"},
     "services": {"domain", "storage"},
     "keys.py": {"services"},
@@ -142,7 +147,7 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
     "api": {"clock", "domain", "services"},
     "pages": {"clock", "domain", "services"},
     "platform.py": {"api", "clock", "domain", "gateway", "services", "storage"},
-    "wiring.py": {"api", "clock", "gateway", "keys", "mail", "pages", "platform", "services"},
+    "wiring.py": {"api", "clock", "domain", "gateway", "keys", "mail", "pages", "platform", "services"},
     "__main__.py": {"cli"},
     "cli.py": {"clock", "domain", "keys", "mail", "platform", "services", "wiring"},
     "__init__.py": set(),
@@ -159,7 +164,7 @@ def test_each_layer_of_the_cloud_keeps_to_itself(path):
     if folder != "storage":
         assert not used & {"sqlalchemy", "alembic", "sqlite3"}
     if folder in {"domain", "services", "storage"}:
-        assert not used & WEB
+        assert not used & (WEB - CLOUD_EXCEPTIONS.get(relative(path), set()))
     if folder == "services":
         assert not {name for name in names if name.startswith("bmsota_cloud.storage.sql")}
 

@@ -14,6 +14,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from bmsota.adapters.asyncio_direct import DirectConnection, DirectDoor
 from bmsota.adapters.asyncio_link import CLOSE_TIMEOUT_S, Connection, run_link
 from bmsota.adapters.clock import steady_clock
 from bmsota.errors import TransferError
@@ -42,6 +43,7 @@ async def serve_gateway(
     clock_ns: Callable[[], int] | None = None,
     executor: Executor | None = None,
     links_max: int = LINKS_MAX,
+    on_open: Callable[[StreamLink, str], object] | None = None,
 ) -> AsyncioGateway:
     """Listen on *host* and *port* (0: the system chooses one) and serve until `AsyncioGateway.close`.
 
@@ -52,14 +54,22 @@ async def serve_gateway(
         port: the TCP port.
         ssl_context: for TLS.
         clock_ns: nanoseconds since the Unix epoch, never going back; by default a `steady_clock`.
-        executor: where the links' calls run, if they may block (a database). One worker keeps them one after another.
+        executor: where the links' calls run, if they may block (a database). One worker keeps them one after another. Without it, they
+            run in the event loop, which costs a fraction.
         links_max: connections beyond it are closed at once.
+        on_open: called with each new link and its peer's address (without the port), before `connected`.
 
     Raises:
         OSError: the address cannot be used.
     """
     loop = asyncio.get_running_loop()
     clock = clock_ns or steady_clock()
+    tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_shutdown_timeout": CLOSE_TIMEOUT_S}
+    if executor is None:
+        door = DirectDoor(open_link, clock, links_max, on_open)
+        gateway = AsyncioGateway(door=door)
+        gateway.listen(await loop.create_server(lambda: DirectConnection(door), host, port, **tls))
+        return gateway
 
     async def run(connection: Connection) -> None:
         def wake() -> None:
@@ -67,22 +77,30 @@ async def serve_gateway(
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(connection.wake)
 
-        await run_link(open_link(wake), connection, clock_ns=clock, executor=executor)
+        link = open_link(wake)
+        if on_open is not None:
+            on_open(link, connection.address)
+        await run_link(link, connection, clock_ns=clock, executor=executor)
 
     gateway = AsyncioGateway(run, links_max)
-    tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_shutdown_timeout": CLOSE_TIMEOUT_S}
-    server = await loop.create_server(lambda: Connection(gateway.accept), host, port, **tls)
-    gateway.listen(server)
+    gateway.listen(await loop.create_server(lambda: Connection(gateway.accept), host, port, **tls))
     return gateway
 
 
 class AsyncioGateway:
     """A gateway that listens; made by `serve_gateway`."""
 
-    def __init__(self, run: Callable[[Connection], Coroutine[Any, Any, None]], links_max: int) -> None:
+    def __init__(
+        self,
+        run: Callable[[Connection], Coroutine[Any, Any, None]] | None = None,
+        links_max: int = LINKS_MAX,
+        *,
+        door: DirectDoor | None = None,
+    ) -> None:
         self.port = 0
         """The TCP port it listens on."""
         self._run = run
+        self._door = door
         self._links_max = links_max
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,8 +112,20 @@ class AsyncioGateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._door is not None:
+            await self._door.close()
         if self._server is not None:
             await self._server.wait_closed()
+
+    def pause_reading(self) -> None:
+        """Read from no link until `resume_reading`, so that the peers wait. Only without an executor, from the event loop's thread."""
+        assert self._door is not None
+        self._door.pause()
+
+    def resume_reading(self) -> None:
+        """Read from all links again."""
+        assert self._door is not None
+        self._door.resume()
 
     def listen(self, server: asyncio.Server) -> None:
         """Take over *server*, to be closed with the links."""
@@ -111,6 +141,7 @@ class AsyncioGateway:
 
     async def _serve(self, connection: Connection) -> None:
         try:
+            assert self._run is not None
             if len(self._tasks) <= self._links_max:
                 await self._run(connection)
             else:

@@ -23,7 +23,7 @@ from bmsota_cloud.keys import load_keys, sample_key_warning
 from bmsota_cloud.mail import MailSink, SmtpTarget
 from bmsota_cloud.platform import build_cloud
 from bmsota_cloud.services import PlatformKeys, PlatformSettings
-from bmsota_cloud.wiring import RunningCloud, ServeOptions
+from bmsota_cloud.wiring import RunningCloud, ServeOptions, tune_collector
 
 __all__ = ["main"]
 
@@ -124,6 +124,7 @@ async def _serve(options: ServeOptions) -> None:
         with suppress(NotImplementedError):
             loop.add_signal_handler(number, stop.set)
     running = await RunningCloud.start(options)
+    tune_collector()
     try:
         if warning := sample_key_warning(options.keys):
             typer.echo(f"warning         {warning}")

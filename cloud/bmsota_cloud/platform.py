@@ -11,9 +11,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bmsota.gbt32960 import PlatformSession
 from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
-from bmsota_cloud.gateway import GatewayLink, LocalRouter
+from bmsota_cloud.domain.clock_guard import ClockGuard
+from bmsota_cloud.gateway import GatewayLink, LocalRouter, ReportWriter, session_options
 from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, Services
 from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bmsota.ota import HttpRequest, HttpResponse
+    from bmsota_cloud.gateway.link import Submit
     from bmsota_cloud.services import OutboxService, PlatformKeys
     from bmsota_cloud.storage.base import Store, TelemetryStore
 
@@ -49,13 +52,31 @@ class Cloud:
         """`drain(now, deliver)` gives every due mail to a function."""
         return self.services.outbox
 
-    def open_link(self, wake: Callable[[], None] | None = None, *, address: str = "") -> GatewayLink:
+    def open_link(
+        self, wake: Callable[[], None] | None = None, *, address: str = "", submit: Submit | None = None
+    ) -> GatewayLink:
         """A link for one vehicle, from *address* if that is known.
 
         *wake* is called, from any thread, when the platform has something to say unasked; the driver then calls
-        `handle_timeout` and sends `data_to_send`. Without it, `next_timeout` says 0 until that was done.
+        `handle_timeout` and sends `data_to_send`. Without it, `next_timeout` says 0 until that was done. *submit* has
+        jobs done in a worker; without it they are done at once.
         """
-        return GatewayLink(self.services, self.router, wake=wake, address=address)
+        options = session_options(acknowledges=self.settings.acknowledge_reports)
+        return GatewayLink(
+            self.services,
+            self.router,
+            session=PlatformSession(options=options),
+            wake=wake,
+            address=address,
+            submit=submit,
+        )
+
+    def make_writer(self) -> ReportWriter:
+        """The writer of this process. From now on reports are stored by it; it has to be started."""
+        ingest = self.services.ingest
+        writer = ReportWriter(self.telemetry.append, ingest.derive, ingest.recover, self.services.counters)
+        ingest.attach(writer)
+        return writer
 
     def device_respond(self, request: HttpRequest, now: datetime, address: str = "") -> HttpResponse:
         """Answer one request of a unit to the device API. Without an address nothing is counted against one."""
@@ -76,6 +97,7 @@ def build_cloud(
     settings: PlatformSettings | None = None,
     draw: Callable[[int], bytes] = os.urandom,
     clock: Callable[[], datetime] = wall_clock,
+    clock_guard: ClockGuard | None = None,
 ) -> Cloud:
     """Make the platform.
 
@@ -87,6 +109,7 @@ def build_cloud(
         settings: limits and addresses.
         draw: source of random bytes; a seeded one makes a run repeatable.
         clock: the platform's time for HTTP requests; links and services take it as arguments.
+        clock_guard: what watches the clock; None: nothing does, because time is virtual.
     """
     settings = PlatformSettings() if settings is None else settings
     if data_dir is not None:
@@ -104,6 +127,7 @@ def build_cloud(
         live=LiveFeed(),
         router=router,
         settings=settings,
+        clock_guard=ClockGuard.trusting() if clock_guard is None else clock_guard,
     )
     return Cloud(
         services=Services.around(context),

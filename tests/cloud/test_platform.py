@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(new_world):
 
 def test_a_file_gives_the_same_bytes_as_memory(new_world, tmp_path):
     assert run_through(new_world("a", data_dir=tmp_path)) == run_through(new_world("a"))
-    assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} == {"platform", "telemetry"}
+    assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} == {"platform", "reports", "telemetry"}
 
 
 def test_a_task_survives_a_restart(new_world, tmp_path):

@@ -119,6 +119,7 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
             raise RuntimeError("locked")
 
         monkeypatch.setattr(running.cloud.services.upgrades, "expire", expire)
+        running.clock_guard.accept()
         try:
             async with asyncio.timeout(10):
                 await third.wait()
@@ -128,6 +129,79 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
     asyncio.run(play())
     assert "ticker: failed; retrying" in caplog.text
     assert calls[-1] - calls[0] < timedelta(seconds=10)
+
+
+def test_nothing_ends_and_nothing_is_deleted_before_the_clock_is_trusted(sample_keys, monkeypatch):
+    monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
+    looked, calls = [], []
+
+    async def play():
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys))
+        loop, pruned = asyncio.get_running_loop(), asyncio.Event()
+        services, real = running.cloud.services, running.clock.now
+
+        def now():
+            looked.append(running.clock_guard.is_waiting)
+            if len(looked) == 20:
+                # Twenty ticks later three vehicles say what time it is.
+                assert calls == []
+                for vin in "ABC":
+                    running.clock_guard.hear(vin, int(real().timestamp()))
+            return real()
+
+        def prune(at):
+            calls.append("prune")
+            loop.call_soon_threadsafe(pruned.set)
+
+        monkeypatch.setattr(services.upgrades, "expire", lambda at: calls.append("expire"))
+        monkeypatch.setattr(services.ingest, "prune", prune)
+        monkeypatch.setattr(running.clock, "now", now)
+        try:
+            async with asyncio.timeout(30):
+                await pruned.wait()
+        finally:
+            await running.stop()
+
+    asyncio.run(play())
+    assert len(looked) >= 20
+    assert calls[:2] == ["expire", "prune"]
+
+
+def test_links_begin_anew_when_the_clock_is_put_back(sample_keys, monkeypatch, caplog):
+    """Their deadlines are of the wrong time: a vehicle that fell silent would stay online until that time comes."""
+    monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
+
+    class Link:
+        def wake(self, *, is_superseded=False):
+            closed.append(is_superseded)
+            loop.call_soon_threadsafe(woken.set)
+
+    async def play():
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys))
+        services, vin = running.cloud.services, "TESTVEHICLE000001"
+        services.vehicles.register(
+            vin=vin, series="F7", project="p", hwid="M", device_public_key=b"\x01" + bytes(31), now=running.clock.now()
+        )
+        services.ingest.log_in(vin, serial=1, now=running.clock.now())
+        running.cloud.router.register(vin, Link())
+        running.clock_guard.accept()
+        try:
+            async with asyncio.timeout(30):
+                # An operator says so; the guard has run ahead of the wall clock.
+                running.clock_guard._offset_ns += 7200 * 10**9
+                running.clock_guard.accept()
+                await woken.wait()
+            assert len(running.cloud.router) == 0
+            assert running.cloud.telemetry.online_vins() == ()
+        finally:
+            await running.stop()
+
+    closed, woken = [], asyncio.Event()
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        runner.run(play())
+    assert closed == [True]
+    assert "the clock was put back; 1 links are closed" in caplog.text
 
 
 @pytest.mark.slow

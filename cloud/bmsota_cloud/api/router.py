@@ -8,6 +8,7 @@ from fastapi import APIRouter
 
 from bmsota_cloud.api.accounts import add_account_routes
 from bmsota_cloud.api.audit import add_audit_routes
+from bmsota_cloud.api.clock import add_clock_routes
 from bmsota_cloud.api.common import api_route_class
 from bmsota_cloud.api.equipment import add_equipment_routes
 from bmsota_cloud.api.histories import add_history_routes
@@ -28,6 +29,7 @@ def build_router(services: Services, clock: Clock) -> APIRouter:
     router = APIRouter(prefix="/api/v1", route_class=api_route_class(services, clock))
     add_account_routes(router, services, clock)
     add_audit_routes(router, services)
+    add_clock_routes(router, services, clock)
     add_vehicle_routes(router, services, clock)
     add_telemetry_routes(router, services)
     add_history_routes(router, services)

@@ -1,14 +1,15 @@
-"""REST: newest values and reports of a vehicle."""
+"""REST: newest values, reports and events of a vehicle."""
 
 # FastAPI reads the annotations of its endpoints at run time, so this module has no `from __future__ import annotations`.
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from bmsota_cloud.api.common import ApiOut, By, PageOut, Paging
 from bmsota_cloud.domain.errors import InvalidInputError
+from bmsota_cloud.domain.telemetry import EventKind
 
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
@@ -20,8 +21,11 @@ class VehicleSnapshotOut(ApiOut):
     is_online: bool
     last_seen_at: datetime | None
     reported_at: datetime | None
+    heard_at: datetime | None
+    is_time_plausible: bool
     soc_pct: float | None
     speed_kmh: float | None
+    alarm_level: int | None
     values: dict[str, Any]
 
 
@@ -30,7 +34,21 @@ class ReportOut(ApiOut):
     reported_at: datetime
     received_at: datetime
     is_backfill: bool
+    is_time_plausible: bool
+    fault: str
     values: dict[str, Any]
+    frame: str
+
+
+class EventOut(ApiOut):
+    vin: str
+    at: datetime
+    kind: str
+    subject: str
+    value: str
+    happened_at: datetime | None
+    level: int | None
+    detail: str
 
 
 def add_telemetry_routes(router: APIRouter, services: "Services") -> None:
@@ -42,7 +60,31 @@ def add_telemetry_routes(router: APIRouter, services: "Services") -> None:
 
     @router.get("/vehicles/{vin}/reports", response_model=PageOut[ReportOut])
     def reports(vin: str, by: By, paging: Paging, since: datetime | None = None, until: datetime | None = None) -> Any:
-        for name, moment in (("since", since), ("until", until)):
-            if moment is not None and moment.tzinfo is None:
-                raise InvalidInputError("bad-time", f"{name}: expected a time with a zone, got {moment.isoformat()}")
+        _check_times(since, until)
         return services.telemetry.reports(vin, paging, by=by, since=since, until=until)
+
+    @router.get("/vehicles/{vin}/events", response_model=PageOut[EventOut])
+    def events(
+        vin: str,
+        by: By,
+        paging: Paging,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        kind: Annotated[list[str] | None, Query()] = None,
+    ) -> Any:
+        _check_times(since, until)
+        return services.telemetry.events(vin, paging, by=by, since=since, until=until, kinds=_kinds(kind or []))
+
+
+def _check_times(since: datetime | None, until: datetime | None) -> None:
+    for name, moment in (("since", since), ("until", until)):
+        if moment is not None and moment.tzinfo is None:
+            raise InvalidInputError("bad-time", f"{name}: expected a time with a zone, got {moment.isoformat()}")
+
+
+def _kinds(words: list[str]) -> list[EventKind]:
+    known = [str(kind) for kind in EventKind if kind is not EventKind.CHECKPOINT]
+    for word in words:
+        if word not in known:
+            raise InvalidInputError("bad-kind", f"kind: expected {', '.join(known)}, got {word[:40]!r}")
+    return [EventKind(word) for word in words]

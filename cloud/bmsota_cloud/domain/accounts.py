@@ -32,6 +32,7 @@ class Permission(StrEnum):
     OTA_CANCEL = "ota.cancel"
     AUDIT_READ = "audit.read"
     ACCOUNT_MANAGE = "account.manage"
+    CLOCK_ACCEPT = "clock.accept"
 
 
 class Role(StrEnum):
@@ -53,6 +54,7 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
         Permission.RELEASE_UPLOAD,
         Permission.OTA_CREATE,
         Permission.OTA_CANCEL,
+        Permission.CLOCK_ACCEPT,
     },
     # An auditor reads everything, approves and cancels, and creates nothing: the decision must stay independent.
     Role.AUDITOR: _READ | {Permission.OTA_APPROVE, Permission.OTA_CANCEL, Permission.AUDIT_READ},
@@ -65,6 +67,7 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
         Permission.OTA_CANCEL,
         Permission.AUDIT_READ,
         Permission.ACCOUNT_MANAGE,
+        Permission.CLOCK_ACCEPT,
     },
 }
 

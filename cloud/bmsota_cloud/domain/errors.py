@@ -11,6 +11,7 @@ The tree::
         |-- InvalidInputError the request itself cannot be right
         |-- RateLimitedError  too often; `.retry_after_s` says when to try again
         `-- OverloadedError   too much at once, whoever asks; `.retry_after_s` as above
+        `-- StorageUnavailableError  the database is away, locked or full; the same request works later
 
 The edges translate them (HTTP status, frame reply flag); nothing in domain or services knows HTTP.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "NotFoundError",
     "OverloadedError",
     "RateLimitedError",
+    "StorageUnavailableError",
 ]
 
 
@@ -73,3 +75,10 @@ class OverloadedError(CloudError):
     def __init__(self, code: str, message: str, *, retry_after_s: int) -> None:
         super().__init__(code, message)
         self.retry_after_s = retry_after_s
+
+
+class StorageUnavailableError(CloudError):
+    """The database is away, locked, read-only or full. Nothing was half done; the same request works once it is back."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("storage-unavailable", message)

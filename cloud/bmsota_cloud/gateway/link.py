@@ -4,8 +4,12 @@ Bytes and `now_ns` in, bytes and deadlines out; the protocol is `bmsota.gbt32960
 services, and this file says which event leads to which use case::
 
     driver                        GatewayLink                      services
-    receive_data(data, now_ns) -> events -> log_in, report, ... -> store
+    receive_data(data, now_ns) -> events -> log_in, accept, ... -> store
     data_to_send()             <- replies, instructions         <- pending_instruction
+
+Nothing here waits. Reports and heartbeats go to their service inline, which passes reports on to the writer; everything that needs
+a database is a job for *submit*, which runs it in the gateway's worker and gives the link what came of it. Without *submit*, as in
+virtual time, jobs run at once. While a login is being decided the session reads nothing, so the order of things is kept.
 
 Everything is called from one thread but `wake`, which may be called from any: it sets a flag and wakes the driver, which
 then calls `handle_timeout`, because `next_timeout` says "now".
@@ -13,11 +17,14 @@ then calls `handle_timeout`, because `next_timeout` says "now".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
+    Acknowledgement,
     CloseRequested,
     Command,
     CommandReplied,
@@ -31,7 +38,9 @@ from bmsota.gbt32960 import (
     LocalUpgrades,
     LoginRequested,
     LogoutReceived,
+    PlatformOptions,
     PlatformSession,
+    PlatformState,
     RemoteUpgrade,
     ReplyFlag,
     ReportReceived,
@@ -43,7 +52,8 @@ from bmsota.gbt32960 import (
     beijing_time,
 )
 from bmsota_cloud.clock import utc_time
-from bmsota_cloud.domain.errors import ConflictError
+from bmsota_cloud.domain.errors import ConflictError, StorageUnavailableError
+from bmsota_cloud.domain.telemetry import StoredFrame, is_plausible_time
 from bmsota_cloud.domain.vehicles import LastLogin
 from bmsota_cloud.services import ReportVerdict
 
@@ -55,7 +65,14 @@ if TYPE_CHECKING:
     from bmsota_cloud.gateway.router import LocalRouter
     from bmsota_cloud.services import Instruction, Services
 
-__all__ = ["GatewayLink"]
+__all__ = ["GatewayLink", "Submit", "session_options"]
+
+_LOG = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+Submit: TypeAlias = "Callable[[Callable[[], Any], Callable[[Any, Exception | None, int], None]], None]"
+"""submit(job, then): run *job* where it may wait; then call then(result, error, now_ns) in the link's thread."""
 
 # The standard's largest value of the connect limit (table B.16: WORD, 0..60000 min).
 _CONNECT_LIMIT_MIN_MAX = 60000
@@ -74,11 +91,16 @@ class GatewayLink:
         session: PlatformSession | None = None,
         wake: Callable[[], None] | None = None,
         address: str = "",
+        submit: Submit | None = None,
     ) -> None:
         self._services = services
         self._router = router
-        self._session = PlatformSession() if session is None else session
+        self._session = PlatformSession(options=session_options()) if session is None else session
+        self._acknowledges = self._session.options.acknowledge_reports is not Acknowledgement.NEVER
         self._wake_driver = wake
+        self._submit_job = submit
+        self._is_taking = False
+        self._has_called = False
         self._is_woken = False
         self._is_superseded = False
         self._sent_order_id = ""
@@ -101,6 +123,7 @@ class GatewayLink:
         self._take_events(now_ns)
 
     def data_to_send(self) -> bytes:
+        self._has_called = False
         return self._session.data_to_send()
 
     def next_timeout(self) -> int | None:
@@ -113,11 +136,14 @@ class GatewayLink:
             self._is_superseded = False
             self.vin = ""
             self._session.supersede(now_ns)
+            self._take_events(now_ns)
         if self._is_woken:
             self._is_woken = False
             self._send_instruction(now_ns)
-        self._session.handle_timeout(now_ns)
-        self._take_events(now_ns)
+        due_ns = self._session.next_timeout()
+        if due_ns is not None and due_ns <= now_ns:
+            self._session.handle_timeout(now_ns)
+            self._take_events(now_ns)
 
     def disconnected(self, now_ns: int) -> None:
         """The link is gone, whichever side closed it."""
@@ -139,26 +165,85 @@ class GatewayLink:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _take_events(self, now_ns: int) -> None:
-        while (event := self._session.next_event()) is not None:
-            self._handle(event, now_ns)
+        if self._is_taking:
+            # A job that was done at once, on the way through the loop below.
+            return
+        self._is_taking = True
+        try:
+            while (event := self._session.next_event()) is not None:
+                # Nearly all are reports.
+                if type(event) is ReportReceived:
+                    self._report(event, now_ns)
+                else:
+                    self._handle(event, now_ns)
+        finally:
+            self._is_taking = False
+
+    def _submit(
+        self,
+        job: Callable[[], _Result],
+        then: Callable[[_Result, int], None] | None,
+        now_ns: int,
+        *,
+        failed: Callable[[int], None] | None = None,
+    ) -> None:
+        """Have *job* done, then call *then* with its result, or *failed* if it raised; both with the time."""
+
+        def finish(result: _Result, error: Exception | None, now_ns: int) -> None:
+            if error is not None:
+                self._log(error)
+                if failed is not None:
+                    failed(now_ns)
+            elif then is not None:
+                then(result, now_ns)
+            self._take_events(now_ns)
+
+        def finish_later(result: _Result, error: Exception | None, now_ns: int) -> None:
+            finish(result, error, now_ns)
+            self._call_driver()
+
+        if self._submit_job is not None:
+            self._submit_job(job, finish_later)
+            return
+        try:
+            result, error = job(), None
+        except Exception as caught:  # noqa: BLE001 - logged in `finish`; the link goes on
+            finish(None, caught, now_ns)  # type: ignore[arg-type]
+        else:
+            finish(result, error, now_ns)
+
+    def _log(self, error: Exception) -> None:
+        if isinstance(error, StorageUnavailableError):
+            self._services.counters["link_storage_unavailable"] += 1
+        else:
+            self._services.counters["link_job_failed"] += 1
+            _LOG.error("a job for the link of %s failed", self.vin or "an unknown vehicle", exc_info=error)
+
+    def _call_driver(self) -> None:
+        """There is something to send, or the time to close: have the driver look, once until it has.
+
+        Not on its own way through here: then it looks anyway.
+        """
+        if not (self._is_taking or self._has_called) and self._wake_driver is not None:
+            self._has_called = True
+            self._wake_driver()
 
     def _handle(self, event: PlatformEvent, now_ns: int) -> None:
         services = self._services
-        now = utc_time(now_ns)
         match event:
+            case HeartbeatReceived(vin=vin):
+                services.ingest.seen(vin, utc_time(now_ns))
             case LoginRequested(vin=vin, login=login):
                 self._log_in(vin, login, now_ns)
-            case ReportReceived(vin=vin, report=report, is_backfill=is_backfill):
-                services.ingest.report(vin, report, is_backfill=is_backfill, now=now)
-            case HeartbeatReceived(vin=vin):
-                services.ingest.seen(vin, now)
             case ExtensionReceived(frame=frame):
-                flag = self._extension(frame, now)
-                try:
-                    self._session.reply(frame, now_ns, flag=flag)
-                except LocalProtocolError:
-                    # The same burst of bytes ended the session; the terminal repeats it on its next link.
-                    services.counters["reply_not_sent"] += 1
+                now = utc_time(now_ns)
+                self._submit(
+                    partial(self._extension, frame, now),
+                    partial(self._reply, frame),
+                    now_ns,
+                    # So that the terminal sends it again.
+                    failed=partial(self._reply, frame, ReplyFlag.ERROR),
+                )
             case LogoutReceived():
                 self._leave(now_ns)
             case CommandReplied(reply_flag=flag):
@@ -175,30 +260,65 @@ class GatewayLink:
                 services.counters["bad_stretch"] += 1
                 services.counters["bad_stretch_bytes"] += len(data)
 
+    def _report(self, event: ReportReceived, now_ns: int) -> None:
+        """Nothing that goes wrong here ends the link; what cannot be kept is refused, so that it is sent again."""
+        done = partial(self._stored, event, now_ns) if self._acknowledges else None
+        try:
+            self._services.ingest.accept(_stored_frame(event, now_ns), done)
+        except Exception as error:  # noqa: BLE001 - logged
+            self._log(error)
+            self._session.answer_report(event, now_ns, flag=ReplyFlag.ERROR)
+
+    def _stored(self, event: ReportReceived, now_ns: int) -> None:
+        self._session.answer_report(event, now_ns)
+        self._call_driver()
+
     def _log_in(self, vin: str, login: object, now_ns: int) -> None:
         if not isinstance(login, VehicleLogin | VehicleLogin2025):
             # A platform carrying many vehicles on one link: not our kind of peer.
             self._services.counters["platform_login_refused"] += 1
             self._session.refuse_login(ReplyFlag.ERROR, now_ns)
             return
-        if self.vin != vin:
+        is_again = self.vin == vin
+        if not is_again:
             # Another vehicle on the same link: the one before has left.
             self._leave(now_ns)
-        if not self._services.ingest.log_in(vin, serial=login.serial, now=utc_time(now_ns)):
+        self._submit(
+            partial(self._admit, vin, login, is_again, utc_time(now_ns)),
+            partial(self._login_decided, vin),
+            now_ns,
+            failed=self._refuse_login,
+        )
+
+    def _refuse_login(self, now_ns: int) -> None:
+        if self._session.state is PlatformState.DECIDING:
             self._session.refuse_login(ReplyFlag.ERROR, now_ns)
+
+    def _login_decided(self, vin: str, is_admitted: bool, now_ns: int) -> None:
+        if not is_admitted:
+            self._refuse_login(now_ns)
+            return
+        if self._session.state is not PlatformState.DECIDING:
+            # The link has ended meanwhile.
+            self._submit(partial(self._services.ingest.link_lost, vin, utc_time(now_ns)), None, now_ns)
             return
         self._session.accept_login(now_ns)
-        self._watch_login(vin, login, now_ns)
         self.vin = vin
         self._sent_order_id = ""
+        old_address = self._router.register(vin, self)
+        if old_address is not None:
+            self._services.link_watch.taken_over(
+                vin, old_address=old_address, new_address=self.address, now=utc_time(now_ns)
+            )
         self._send_instruction(now_ns)
 
-    def _watch_login(self, vin: str, login: VehicleLogin | VehicleLogin2025, now_ns: int) -> None:
-        """Take the vehicle over, and compare this login with others."""
-        now, watch = utc_time(now_ns), self._services.link_watch
-        if self.vin != vin:
-            # The same login again on the same link is a request whose answer was lost.
-            watch.logged_in(
+    def _admit(self, vin: str, login: VehicleLogin | VehicleLogin2025, is_again: bool, now: datetime) -> bool:
+        """Whether the vehicle may log in; in the worker. Its login is compared with others."""
+        services = self._services
+        is_admitted = services.ingest.log_in(vin, serial=login.serial, now=now)
+        # The same login again on the same link is a request whose answer was lost.
+        if is_admitted and not is_again:
+            services.link_watch.logged_in(
                 LastLogin(
                     vin=vin,
                     iccid=login.iccid,
@@ -208,9 +328,14 @@ class GatewayLink:
                     received_at=now,
                 )
             )
-        old_address = self._router.register(vin, self)
-        if old_address is not None:
-            watch.taken_over(vin, old_address=old_address, new_address=self.address, now=now)
+        return is_admitted
+
+    def _reply(self, frame: Frame, flag: ReplyFlag, now_ns: int) -> None:
+        try:
+            self._session.reply(frame, now_ns, flag=flag)
+        except LocalProtocolError:
+            # The session has ended meanwhile; the terminal repeats it on its next link.
+            self._services.counters["reply_not_sent"] += 1
 
     def _extension(self, frame: Frame, now: datetime) -> ReplyFlag:
         """Handle a frame of our extension; the flag to answer with."""
@@ -246,10 +371,15 @@ class GatewayLink:
 
     def _send_instruction(self, now_ns: int) -> None:
         """Send what the store holds for this vehicle, once a login."""
-        if not self.vin:
-            return
-        instruction = self._services.upgrades.pending_instruction(self.vin)
-        if instruction is None or instruction.order_id == self._sent_order_id:
+        if self.vin:
+            self._submit(
+                partial(self._services.upgrades.pending_instruction, self.vin),
+                partial(self._instruction_found, self.vin),
+                now_ns,
+            )
+
+    def _instruction_found(self, vin: str, instruction: Instruction | None, now_ns: int) -> None:
+        if vin != self.vin or instruction is None or instruction.order_id == self._sent_order_id:
             return
         try:
             self._session.send_command(Command.CONTROL, _message(instruction, now_ns), now_ns)
@@ -258,12 +388,33 @@ class GatewayLink:
             self._services.counters["instruction_not_sent"] += 1
             return
         self._sent_order_id = instruction.order_id
-        self._services.upgrades.instruction_sent(instruction, utc_time(now_ns))
+        self._submit(partial(self._services.upgrades.instruction_sent, instruction, utc_time(now_ns)), None, now_ns)
 
     def _leave(self, now_ns: int) -> None:
         vin, self.vin = self.vin, ""
         if vin and self._router.unregister(vin, self):
-            self._services.ingest.link_lost(vin, utc_time(now_ns))
+            self._submit(partial(self._services.ingest.link_lost, vin, utc_time(now_ns)), None, now_ns)
+
+
+def session_options(*, acknowledges: bool = False) -> PlatformOptions:
+    """The protocol as this gateway speaks it: reports are decoded behind it, and acknowledged once they are stored, or not at all."""
+    return PlatformOptions(
+        defer_decode=True,
+        acknowledge_reports=Acknowledgement.DEFERRED if acknowledges else Acknowledgement.NEVER,
+    )
+
+
+def _stored_frame(event: ReportReceived, now_ns: int) -> StoredFrame:
+    return StoredFrame(
+        vin=event.vin,
+        frame=event.frame,
+        clear=event.clear,
+        reported_at_s=event.reported_at_s,
+        arrived_at_ns=now_ns,
+        is_backfill=event.is_backfill,
+        fault="" if event.fault is None else str(event.fault),
+        is_time_plausible=is_plausible_time(event.reported_at_s, now_ns),
+    )
 
 
 def _message(instruction: Instruction, now_ns: int) -> Control:

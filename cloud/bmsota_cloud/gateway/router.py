@@ -55,6 +55,19 @@ class LocalRouter:
         if link is not None:
             link.wake()
 
+    def vins(self) -> tuple[str, ...]:
+        """The vehicles that have a link."""
+        with self._lock:
+            return tuple(self._links)
+
+    def close_links(self) -> None:
+        """Every link is closed; its vehicle logs in again."""
+        with self._lock:
+            links = list(self._links.values())
+            self._links.clear()
+        for link in links:
+            link.wake(is_superseded=True)
+
     def __len__(self) -> int:
         with self._lock:
             return len(self._links)

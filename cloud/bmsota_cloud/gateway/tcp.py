@@ -1,13 +1,16 @@
 """The gateway's TCP server: `serve_gateway` of the library outside, `GatewayLink` inside.
 
-The links are synchronous and write to the store, so all of them run in one worker thread, a step at a time; the event loop
-only moves bytes.
+Links run in the event loop and never wait. What needs the database is done in one worker thread, a job at a time; reports are
+written by the writer's thread. When its queue is full, nothing is read from any link until there is room.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bmsota.adapters import serve_gateway
 
@@ -16,9 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bmsota.adapters import AsyncioGateway
-    from bmsota_cloud.gateway.link import GatewayLink
+    from bmsota_cloud.gateway.link import GatewayLink, Submit
+    from bmsota_cloud.gateway.writer import ReportWriter
 
-__all__ = ["GatewayServer"]
+__all__ = ["GatewayServer", "OpenLink"]
+
+_LOG = logging.getLogger(__name__)
+
+# What reports that were read may take to be stored when the process ends. A service manager kills after 90 s (systemd's default).
+STOP_TIMEOUT_S = 30.0
+
+
+class OpenLink(Protocol):
+    """Makes the link of a new connection from its wake function and the way to its worker."""
+
+    def __call__(self, wake: Callable[[], None], *, submit: Submit) -> GatewayLink: ...
 
 
 class GatewayServer:
@@ -26,16 +41,19 @@ class GatewayServer:
 
     def __init__(
         self,
-        open_link: Callable[[Callable[[], None]], GatewayLink],
+        open_link: OpenLink,
         clock_ns: Callable[[], int],
         *,
         ssl_context: ssl.SSLContext | None = None,
+        writer: ReportWriter | None = None,
     ) -> None:
-        """*open_link* makes a link from its wake function; *clock_ns* reads the wall clock, never going back."""
+        """*clock_ns* reads the platform's clock; *writer* is started and stopped with the server."""
         self._open_link = open_link
         self._clock_ns = clock_ns
         self._ssl_context = ssl_context
+        self._writer = writer
         self._gateway: AsyncioGateway | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gateway")
 
     async def start(self, host: str, port: int) -> int:
@@ -44,18 +62,45 @@ class GatewayServer:
         Raises:
             OSError: the address cannot be used.
         """
-        self._gateway = await serve_gateway(
-            self._open_link,
+        self._loop = asyncio.get_running_loop()
+        gateway = self._gateway = await serve_gateway(
+            lambda wake: self._open_link(wake, submit=self._submit),
             host,
             port,
             ssl_context=self._ssl_context,
             clock_ns=self._clock_ns,
-            executor=self._worker,
         )
-        return self._gateway.port
+        if self._writer is not None:
+            self._writer.start(on_full=gateway.pause_reading, on_room=gateway.resume_reading)
+        return gateway.port
 
     async def stop(self) -> None:
-        """Close every link and stop listening."""
+        """Stop reading, store and answer what was read, close every link and stop listening."""
         if self._gateway is not None:
+            self._gateway.pause_reading()
+            if self._writer is not None:
+                await self._writer.stop(STOP_TIMEOUT_S)
             await self._gateway.close()
-        self._worker.shutdown()
+        await asyncio.to_thread(self._worker.shutdown)
+
+    def _submit(self, job: Callable[[], Any], then: Callable[[Any, Exception | None, int], None]) -> None:
+        """Run *job* in the worker, then call *then* in the event loop's thread. Nothing happens once the server has ended."""
+        loop = self._loop
+        assert loop is not None
+
+        def finish(result: Any, error: Exception | None) -> None:
+            try:
+                then(result, error, self._clock_ns())
+            except Exception:  # noqa: BLE001 - logged whole; the other links go on
+                _LOG.exception("an internal error behind a job of a link")
+
+        def run() -> None:
+            try:
+                result, error = job(), None
+            except Exception as caught:  # noqa: BLE001 - the link decides what becomes of it
+                result, error = None, caught
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(finish, result, error)
+
+        with suppress(RuntimeError):
+            self._worker.submit(run)

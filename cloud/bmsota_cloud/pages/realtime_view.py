@@ -10,6 +10,7 @@ missing, and in place of a number there may be "abnormal" or "invalid", which is
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -165,12 +166,15 @@ class RealtimeView:
     has_fix: bool = False
     has_values: bool = False
     is_online: bool = False
+    is_time_plausible: bool = True
+    """False: the vehicle's clock is wrong."""
 
     @property
     def layout(self) -> tuple[object, ...]:
         """What can't be changed text by text."""
         return (
             self.is_online,
+            self.is_time_plausible,
             self.has_values,
             self.details,
             self.motors,
@@ -207,6 +211,7 @@ def realtime_view(state: VehicleSnapshot, nodes: Sequence[VehicleNode]) -> Realt
     _put_probes(view, values, nodes)
     _put_position(view, values)
     _put_alarms(view, values)
+    view.is_time_plausible = state.is_time_plausible
     for key, at in (("seen", state.last_seen_at), ("reported", state.reported_at)):
         view.put(key, "never" if at is None else stamp(at), datetime="" if at is None else iso(at))
     # Without a text: the page's script counts on by itself.
@@ -421,16 +426,23 @@ def _coordinate(letters: str) -> Callable[[float], str]:
 
 
 def _put_alarms(view: RealtimeView, values: Mapping[str, JsonValue]) -> None:
-    level = _get(values, "alarms", "level_max")
-    number = _as_number(level)
-    view.alarm_level = None if number is None else int(number)
-    view.put("alarm_level", _text(level, lambda value: _ALARM_LEVELS.get(int(value), f"Level {int(value)}"))[0])
-    active = _get(values, "alarms", "active")
-    if isinstance(active, list):
-        view.alarms = tuple(str(name).replace("_", " ").capitalize().replace("Soc", "SOC") for name in active)
+    """Of all alarm bodies: a terminal may send one for each of its systems."""
+    bodies = [name for name in values if name == "alarms" or re.fullmatch(r"alarms_\d+", name)]
+    levels = [_get(values, body, "level_max") for body in bodies]
+    numbers = [number for level in levels if (number := _as_number(level)) is not None]
+    highest: JsonValue = max(numbers) if numbers else next(iter(levels), None)
+    view.alarm_level = int(max(numbers)) if numbers else None
+    view.put("alarm_level", _text(highest, lambda value: _ALARM_LEVELS.get(int(value), f"Level {int(value)}"))[0])
+    names: dict[str, None] = {}
+    for body in bodies:
+        active = _get(values, body, "active")
+        if isinstance(active, list):
+            names |= {str(name).replace("_", " ").capitalize().replace("Soc", "SOC"): None for name in active}
+    view.alarms = tuple(names)
     faults: list[tuple[str, tuple[str, ...]]] = []
     for name, label in _FAULT_LISTS:
-        codes = _get(values, "alarms", name)
-        if isinstance(codes, list) and codes:
-            faults.append((label, tuple(f"0x{_as_int(code, 0):08X}" for code in codes)))
+        found = [_get(values, body, name) for body in bodies]
+        codes = dict.fromkeys(_as_int(code, 0) for each in found if isinstance(each, list) for code in each)
+        if codes:
+            faults.append((label, tuple(f"0x{code:08X}" for code in codes)))
     view.faults = tuple(faults)

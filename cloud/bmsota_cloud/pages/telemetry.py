@@ -94,6 +94,7 @@ def _state(known: VehicleSnapshot, message: dict[str, JsonValue]) -> VehicleSnap
         is_online=message["is_online"] is True,
         last_seen_at=_time(message["last_seen_at"]),
         reported_at=_time(message["reported_at"]),
+        is_time_plausible=message["is_time_plausible"] is True,
         values=values if isinstance(values, dict) else {},
     )
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from bmsota_cloud.services.accounts import DEVICE_TOKEN_VALID_S, AccountService, Login
 from bmsota_cloud.services.audit import AuditService
+from bmsota_cloud.services.clock import ClockService
 from bmsota_cloud.services.context import CommandRouter, Context, PlatformKeys, PlatformSettings
 from bmsota_cloud.services.device import DeviceService
 from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
-from bmsota_cloud.services.ingest import IngestService
+from bmsota_cloud.services.ingest import FrameWriter, IngestService, stored_frame
 from bmsota_cloud.services.limits import CodeLimits, RateLimits
 from bmsota_cloud.services.link_watch import LinkNote, LinkWatch, Oddity
 from bmsota_cloud.services.live import LiveFeed, Subscription
@@ -19,7 +20,7 @@ from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail,
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
 from bmsota_cloud.services.releases import ReleaseService
-from bmsota_cloud.services.telemetry import TelemetryService
+from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
 from bmsota_cloud.services.vehicles import VehicleDetail, VehicleRow, VehicleService
 
@@ -30,11 +31,14 @@ __all__ = [
     "DEVICE_TOKEN_VALID_S",
     "AccountService",
     "AuditService",
+    "ClockService",
     "CodeView",
     "CommandRouter",
     "Context",
     "DeviceService",
     "EquipmentService",
+    "EventView",
+    "FrameWriter",
     "HistoryService",
     "IngestService",
     "Instruction",
@@ -51,6 +55,7 @@ __all__ = [
     "PlatformSettings",
     "ReleaseService",
     "ReportVerdict",
+    "ReportView",
     "Services",
     "Subscription",
     "TaskDetail",
@@ -61,6 +66,7 @@ __all__ = [
     "VehicleDetail",
     "VehicleRow",
     "VehicleService",
+    "stored_frame",
 ]
 
 
@@ -70,6 +76,7 @@ class Services:
 
     accounts: AccountService
     audit: AuditService
+    clock: ClockService
     device: DeviceService
     equipment: EquipmentService
     histories: HistoryService
@@ -93,6 +100,7 @@ class Services:
             accounts=AccountService(context, limits),
             audit=AuditService(context),
             device=DeviceService(context, limits, watch),
+            clock=ClockService(context),
             equipment=equipment,
             histories=HistoryService(context, watch),
             ingest=IngestService(context, equipment),

@@ -10,16 +10,22 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from bmsota.errors import ConfigurationError
+from bmsota_cloud.domain.clock_guard import ClockGuard
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+    from bmsota.gbt32960 import Layouts
     from bmsota.image import PublicKey
     from bmsota_cloud.services.live import LiveFeed
     from bmsota_cloud.storage.base import Store, TelemetryStore
 
 __all__ = ["CommandRouter", "Context", "PlatformKeys", "PlatformSettings"]
+
+REPORT_KEEP_S_MIN = 7 * 24 * 3600
 
 
 class CommandRouter(Protocol):
@@ -67,10 +73,24 @@ class PlatformSettings:
     device_session_valid_s: int = 3600
     session_idle_s: int = 8 * 3600
     session_valid_s: int = 24 * 3600
+    acknowledge_reports: bool = False
+    """Answer a correct report once it is committed and synced. Annex B answers none on a terminal's link."""
+    report_keep_s: int = 10 * 24 * 3600
+    """How long reports are kept after their arrival. A vehicle may send what it could not send for 3 days (2016, B.2.8) or 7 (2025,
+    5.5), so at least 7 days."""
+    layouts: Layouts | None = None
+    """Bodies of the vehicles' makers, to show their values; without it they are shown as bytes."""
     password_memory_kib: int = 65536
     """argon2id by RFC 9106's low-memory profile: 64 MiB, 3 passes, 4 lanes."""
     password_passes: int = 3
     password_lanes: int = 4
+
+    def __post_init__(self) -> None:
+        if self.report_keep_s < REPORT_KEEP_S_MIN:
+            raise ConfigurationError(
+                f"report_keep_s: expected at least {REPORT_KEEP_S_MIN} s (7 days, the standard's window for backfill), "
+                f"got {self.report_keep_s}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,5 +105,7 @@ class Context:
     live: LiveFeed
     router: CommandRouter
     settings: PlatformSettings
+    clock_guard: ClockGuard = field(default_factory=ClockGuard.trusting)
+    """Whether the platform's clock may delete things and end things; one that never doubts where time is virtual."""
     counters: Counter[str] = field(default_factory=Counter)
     """How often something was left aside (a stale frame, an unknown order): nothing is dropped without a count."""

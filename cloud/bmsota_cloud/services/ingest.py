@@ -1,37 +1,71 @@
 """What comes up a vehicle's link: login, reports, heartbeat, logout, identity.
 
-Written are the newest state (one row a vehicle) and the hot reports. `last_seen_at` moves with every frame, by the
-platform's clock: staleness is judged by messages, not by changed values.
-Left out so far: ingest in batches by the columnar codec, hourly blocks.
+A report goes to the writer (`FrameWriter`), which commits many of them at a time in a thread of its own and then has them
+derived (`derive`, once a second). Without a writer, in virtual time, it is stored and derived at once, in the caller's
+thread. Nothing here reads the database for a report, and `last_seen` is kept in memory until the next derived batch: it
+moves with every frame, by the platform's clock, and staleness is judged by it and not by changed values.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
 
 from bmsota.errors import BmsotaError
 from bmsota.gbt32960 import NodeState
 from bmsota.image import ImageVersion
-from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
+from bmsota_cloud.domain.telemetry import StoredFrame, VehicleSnapshot, is_plausible_time
+from bmsota_cloud.services.derivation import Derivation
 from bmsota_cloud.services.equipment import NodeFact
-from bmsota_cloud.services.values import merged, number, plain_bodies
+from bmsota_cloud.services.values import snapshot_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from bmsota.gbt32960 import NodeIdentity, Report, UnitIdentity
-    from bmsota_cloud.domain.telemetry import JsonValue
+    from bmsota.gbt32960 import NodeIdentity, UnitIdentity
+    from bmsota_cloud.domain.telemetry import JsonValue, StateRow
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.equipment import EquipmentService
 
-__all__ = ["REPORT_KEEP_S", "IngestService"]
-
-# Hot rows; enough for the pages of yesterday. Older ones belong in blocks (web.md section 4).
-REPORT_KEEP_S = 72 * 3600
+__all__ = ["FrameWriter", "IngestService", "stored_frame"]
 
 _STATE_WORDS = {NodeState.RUNNING: "running", NodeState.BOOTLOADER: "bootloader", NodeState.ABSENT: "absent"}
+
+# Vehicles whose events are derived again in one tick of the writer: some milliseconds each, up to a hundred from a cold disk.
+_AGAIN_A_TICK_MAX = 8
+
+
+class FrameWriter(Protocol):
+    """Appends frames in a thread of its own, many at a time, and calls `IngestService.derive` once a second."""
+
+    def put(self, frame: StoredFrame, done: Callable[[], None] | None) -> None:
+        """Take a frame; *done* is called in the caller's thread when it is committed and synced. Never blocks."""
+        ...
+
+
+def stored_frame(
+    vin: str,
+    frame: bytes,
+    *,
+    clear: bytes | None = None,
+    reported_at_s: int,
+    arrived_at_ns: int,
+    is_backfill: bool,
+    fault: str = "",
+) -> StoredFrame:
+    """A report as it is kept; *clear* where it was enciphered."""
+    return StoredFrame(
+        vin=vin,
+        frame=frame,
+        clear=frame if clear is None else clear,
+        reported_at_s=reported_at_s,
+        arrived_at_ns=arrived_at_ns,
+        is_backfill=is_backfill,
+        fault=fault,
+        is_time_plausible=is_plausible_time(reported_at_s, arrived_at_ns),
+    )
 
 
 class IngestService:
@@ -40,6 +74,82 @@ class IngestService:
     def __init__(self, context: Context, equipment: EquipmentService) -> None:
         self._context = context
         self._equipment = equipment
+        self._derivation = Derivation(
+            context.telemetry,
+            context.counters,
+            keep_s=context.settings.report_keep_s,
+            layouts=context.settings.layouts,
+        )
+        self._writer: FrameWriter | None = None
+        self._seen: dict[str, int] = {}
+        self._lock = Lock()
+
+    # -- frames --------------------------------------------------------------------------------------------------------
+
+    def attach(self, writer: FrameWriter | None) -> None:
+        """From now on reports go to *writer*, which calls `derive`; None: they are stored and derived at once."""
+        self._writer = writer
+
+    def accept(self, frame: StoredFrame, done: Callable[[], None] | None = None) -> None:
+        """Keep a report. *done* is called when it is committed and synced, also if it was there before.
+
+        Raises:
+            StorageUnavailableError: only without a writer; it was not kept.
+        """
+        if not frame.is_backfill:
+            self._context.clock_guard.hear(frame.vin, frame.reported_at_s)
+        if self._writer is not None:
+            with self._lock:
+                self._seen[frame.vin] = frame.arrived_at_ns
+            self._writer.put(frame, done)
+            return
+        is_new = self._context.telemetry.append([frame])[0]
+        if done is not None:
+            done()
+        if not is_new:
+            self._context.counters["report_repeated"] += 1
+        self._seen[frame.vin] = frame.arrived_at_ns
+        self.derive([frame] if is_new else [])
+
+    def derive(self, frames: Sequence[StoredFrame]) -> None:
+        """Newest states and events of *frames*: what was appended since the last call, new ones only, in that order.
+
+        Call it once a second, also without frames: it writes down which vehicles were heard of, and derives again what late
+        reports have changed.
+
+        Raises:
+            StorageUnavailableError: call again with the same frames and what has come since.
+        """
+        with self._lock:
+            seen, self._seen = self._seen, {}
+        try:
+            if frames or seen:
+                self._publish(self._derivation.take(frames, seen=seen))
+            self._derivation.derive_again(None if self._writer is None else _AGAIN_A_TICK_MAX)
+        except BaseException:
+            with self._lock:
+                self._seen = {**seen, **self._seen}
+            raise
+
+    def recover(self) -> int:
+        """Derive what was stored and not derived when the process before this one ended. Before the first `accept`."""
+        return self._derivation.recover()
+
+    def seen(self, vin: str, now: datetime) -> None:
+        """A frame without values: heartbeat, state of an upgrade."""
+        at_ns = int(now.timestamp()) * 1_000_000_000 + now.microsecond * 1000
+        with self._lock:
+            self._seen[vin] = at_ns
+        if self._writer is None:
+            self.derive(())
+
+    def prune(self, now: datetime) -> int:
+        """Delete reports that arrived too long ago, a day of reports at a time; how many there were."""
+        return self._context.telemetry.prune(
+            (int(now.timestamp()) - self._context.settings.report_keep_s) * 1_000_000_000
+        )
+
+    # -- links ---------------------------------------------------------------------------------------------------------
 
     def log_in(self, vin: str, *, serial: int, now: datetime) -> bool:
         """Whether this vehicle may log in: it must be registered."""
@@ -48,31 +158,9 @@ class IngestService:
         if not is_known:
             self._context.counters["login_unknown_vin"] += 1
             return False
-        state = self._state(vin)
-        self._save(replace(state, is_online=True, last_seen_at=now, login_serial=serial))
+        self._save_presence(replace(self._presence(vin), is_online=True, login_serial=serial))
+        self.seen(vin, now)
         return True
-
-    def seen(self, vin: str, now: datetime) -> None:
-        """A frame without values: heartbeat, state of an upgrade."""
-        self._save(replace(self._state(vin), is_online=True, last_seen_at=now))
-
-    def report(self, vin: str, report: Report, *, is_backfill: bool, now: datetime) -> None:
-        """Keep a report; the newest state takes it over unless it is older than what is there."""
-        values = plain_bodies(report.bodies)
-        row = ReportRow(vin=vin, reported_at=report.time, received_at=now, is_backfill=is_backfill, values=values)
-        if self._context.telemetry.append([row]) == 0:
-            self._context.counters["report_repeated"] += 1
-        state = replace(self._state(vin), is_online=True, last_seen_at=now)
-        if not is_backfill and (state.reported_at is None or report.time >= state.reported_at):
-            newest = merged(state.values, values)
-            state = replace(
-                state,
-                reported_at=report.time,
-                values=newest,
-                soc_pct=number(newest, "vehicle", "soc_pct"),
-                speed_kmh=number(newest, "vehicle", "speed_kmh"),
-            )
-        self._save(state)
 
     def identity(self, vin: str, identity: UnitIdentity, now: datetime) -> None:
         """The unit has reported its nodes; what was exchanged is recorded as an equipment change."""
@@ -84,25 +172,31 @@ class IngestService:
 
     def link_lost(self, vin: str, now: datetime) -> None:
         """Logout, or the link is gone: the vehicle is offline, its last values stay."""
-        self._save(replace(self._state(vin), is_online=False), now=now)
+        self._save_presence(replace(self._presence(vin), is_online=False), now=now)
 
     def forget_links(self, now: datetime) -> None:
         """The platform has just started: no vehicle has a link to it yet."""
         for vin in self._context.telemetry.online_vins():
             self.link_lost(vin, now)
 
-    def prune(self, now: datetime) -> int:
-        """Delete reports that are too old to be kept as rows; how many there were."""
-        return self._context.telemetry.prune(now - timedelta(seconds=REPORT_KEEP_S))
+    # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _state(self, vin: str) -> VehicleSnapshot:
+    def _presence(self, vin: str) -> VehicleSnapshot:
         return self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)
 
-    def _save(self, state: VehicleSnapshot, *, now: datetime | None = None) -> None:
-        self._context.telemetry.save_state(state)
-        topic = f"vehicle:{state.vin}"
-        if self._context.live.is_heard(topic):
-            self._context.live.publish(topic, _message(state, now))
+    def _save_presence(self, presence: VehicleSnapshot, *, now: datetime | None = None) -> None:
+        self._context.telemetry.save_state(presence)
+        if self._context.live.is_heard(f"vehicle:{presence.vin}"):
+            self._tell(presence, self._context.telemetry.newest([presence.vin]).get(presence.vin), now)
+
+    def _publish(self, rows: Sequence[StateRow]) -> None:
+        for row in rows:
+            if self._context.live.is_heard(f"vehicle:{row.vin}"):
+                self._tell(self._presence(row.vin), row, None)
+
+    def _tell(self, presence: VehicleSnapshot, row: StateRow | None, now: datetime | None) -> None:
+        state = snapshot_of(presence, row, self._context.settings.layouts)
+        self._context.live.publish(f"vehicle:{presence.vin}", _message(state, now))
 
 
 def _message(state: VehicleSnapshot, now: datetime | None) -> dict[str, JsonValue]:
@@ -113,8 +207,10 @@ def _message(state: VehicleSnapshot, now: datetime | None) -> dict[str, JsonValu
         "is_online": state.is_online,
         "last_seen_at": None if state.last_seen_at is None else state.last_seen_at.isoformat(),
         "reported_at": None if state.reported_at is None else state.reported_at.isoformat(),
+        "is_time_plausible": state.is_time_plausible,
         "soc_pct": state.soc_pct,
         "speed_kmh": state.speed_kmh,
+        "alarm_level": state.alarm_level,
         "values": state.values,
         "at": None if at is None else at.isoformat(),
     }

@@ -1,20 +1,67 @@
-"""Telemetry for people: the hot reports of a vehicle. How they come in is `bmsota_cloud.services.ingest`."""
+"""Telemetry for people: reports as they came, with their values; events; the newest state. How they come in is `services.ingest`."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+from bmsota.errors import FrameError
+from bmsota.gbt32960 import CellVoltages, Sentinel
 from bmsota_cloud.domain.accounts import Permission, require
+from bmsota_cloud.domain.paging import Page
+from bmsota_cloud.domain.telemetry import EventKind, VehicleSnapshot
+from bmsota_cloud.services.values import plain_values, read_report, snapshot_of, utc_of_ns, utc_of_s
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
 
+    from bmsota.gbt32960 import Report
     from bmsota_cloud.domain.accounts import Account
-    from bmsota_cloud.domain.paging import Page, PageRequest
-    from bmsota_cloud.domain.telemetry import ReportRow
+    from bmsota_cloud.domain.paging import PageRequest
+    from bmsota_cloud.domain.telemetry import JsonValue, StoredFrame, VehicleEvent
     from bmsota_cloud.services.context import Context
 
-__all__ = ["TelemetryService"]
+__all__ = ["EventView", "ReportView", "TelemetryService"]
+
+_KINDS = tuple(kind for kind in EventKind if kind is not EventKind.CHECKPOINT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportView:
+    """One report as it came."""
+
+    vin: str
+    reported_at: datetime
+    """By the vehicle's clock."""
+    received_at: datetime
+    """By the platform's clock."""
+    is_backfill: bool
+    is_time_plausible: bool
+    """False: the vehicle's clock was wrong, `reported_at` means nothing."""
+    fault: str
+    """Why its end could not be read; empty if all of it could."""
+    values: dict[str, JsonValue]
+    """By body. A subsystem that is split over several reports of one second is whole in each of them."""
+    frame: str
+    """The bytes as received, in hexadecimal digits; enciphered if it came so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """Something that changed."""
+
+    vin: str
+    at: datetime
+    """The own time of the report that showed it."""
+    kind: EventKind
+    subject: str
+    value: str
+    happened_at: datetime | None = None
+    """When it happened, where the report says so."""
+    level: int | None = None
+    detail: str = ""
 
 
 class TelemetryService:
@@ -22,6 +69,18 @@ class TelemetryService:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+
+    def snapshots(self, vins: Sequence[str], *, by: Account) -> Mapping[str, VehicleSnapshot]:
+        """The newest states of vehicles, with their values; of one that was never heard of an empty one."""
+        require(by, Permission.VEHICLE_READ)
+        presences = self._context.telemetry.states(vins)
+        rows = self._context.telemetry.newest(vins)
+        layouts = self._context.settings.layouts
+        return {vin: snapshot_of(presences.get(vin, VehicleSnapshot(vin=vin)), rows.get(vin), layouts) for vin in vins}
+
+    def snapshot(self, vin: str, *, by: Account) -> VehicleSnapshot:
+        """The newest state of one vehicle."""
+        return self.snapshots([vin], by=by)[vin]
 
     def reports(
         self,
@@ -31,7 +90,111 @@ class TelemetryService:
         by: Account,
         since: datetime | None = None,
         until: datetime | None = None,
-    ) -> Page[ReportRow]:
-        """The hot history of a vehicle, newest first."""
+    ) -> Page[ReportView]:
+        """The reports of a vehicle, newest first, every one of a second."""
         require(by, Permission.VEHICLE_READ)
-        return self._context.telemetry.reports(vin, request, since=since, until=until)
+        page = self._context.telemetry.frames(vin, request, since=since, until=until)
+        read = [(frame, self._read(frame)) for frame in page.items]
+        seconds = self._seconds(vin, read)
+        items = tuple(_view(frame, report, seconds.get(frame.reported_at_s, ())) for frame, report in read)
+        return Page(items=items, total=page.total, number=page.number, size=page.size)
+
+    def events(
+        self,
+        vin: str,
+        request: PageRequest,
+        *,
+        by: Account,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        kinds: Sequence[EventKind] = (),
+    ) -> Page[EventView]:
+        """What changed for a vehicle, newest first; of all kinds if *kinds* is empty."""
+        require(by, Permission.VEHICLE_READ)
+        asked = tuple(kind for kind in kinds if kind is not EventKind.CHECKPOINT) or _KINDS
+        page = self._context.telemetry.events(vin, request, since=since, until=until, kinds=asked)
+        items = tuple(map(_event_view, page.items))
+        return Page(items=items, total=page.total, number=page.number, size=page.size)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _read(self, frame: StoredFrame) -> Report | str:
+        """The report, or why it can't be read."""
+        try:
+            return read_report(frame.clear, self._context.settings.layouts)
+        except FrameError as error:
+            return str(error)
+
+    def _seconds(
+        self, vin: str, read: Sequence[tuple[StoredFrame, Report | str]]
+    ) -> Mapping[int, tuple[tuple[StoredFrame, Report], ...]]:
+        """By report time, all reports of the seconds in which a subsystem is split. The page may end in the middle of one."""
+        asked = sorted({frame.reported_at_s for frame, report in read if _has_part(report)})
+        found = {}
+        for at_s in asked:
+            frames = [
+                frame for frame in self._context.telemetry.read(vin, at_s, at_s + 1) if frame.reported_at_s == at_s
+            ]
+            pairs = ((frame, self._read(frame)) for frame in frames)
+            found[at_s] = tuple((frame, report) for frame, report in pairs if not isinstance(report, str))
+        return found
+
+
+def _has_part(report: Report | str) -> bool:
+    """Whether a report has a part of a subsystem only."""
+    return not isinstance(report, str) and any(
+        isinstance(body, CellVoltages)
+        and not isinstance(body.subsystems, Sentinel)
+        and any(item.cell_count != len(item.cell_voltages_v) for item in body.subsystems)
+        for body in report.bodies
+    )
+
+
+def _view(frame: StoredFrame, report: Report | str, second: Sequence[tuple[StoredFrame, Report]]) -> ReportView:
+    values: dict[str, JsonValue] = {}
+    fault = frame.fault
+    if isinstance(report, str):
+        fault = fault or report
+    else:
+        values = plain_values([report])
+        if _has_part(report):
+            _complete(values, second)
+    return ReportView(
+        vin=frame.vin,
+        reported_at=utc_of_s(frame.reported_at_s),
+        received_at=utc_of_ns(frame.arrived_at_ns),
+        is_backfill=frame.is_backfill,
+        is_time_plausible=frame.is_time_plausible,
+        fault=fault,
+        values=values,
+        frame=frame.frame.hex(),
+    )
+
+
+def _complete(values: dict[str, JsonValue], second: Sequence[tuple[StoredFrame, Report]]) -> None:
+    """Put the whole subsystems of a second in the place of the parts that one report has of them."""
+    whole = plain_values([report for _, report in second]).get("cell_voltages")
+    own = values["cell_voltages"]
+    if not isinstance(whole, dict) or not isinstance(own, dict):
+        return
+    parts, items = own.get("subsystems"), whole.get("subsystems")
+    if not isinstance(parts, list) or not isinstance(items, list):
+        return
+    numbers = {part["number"] for part in parts if isinstance(part, dict)}
+    values["cell_voltages"] = {
+        "subsystems": [item for item in items if isinstance(item, dict) and item["number"] in numbers]
+    }
+
+
+def _event_view(event: VehicleEvent) -> EventView:
+    more = json.loads(event.detail) if event.detail else {}
+    return EventView(
+        vin=event.vin,
+        at=utc_of_s(event.at_s),
+        kind=EventKind(event.kind),
+        subject=event.subject,
+        value=event.value,
+        happened_at=datetime.fromisoformat(more["time"]) if "time" in more else None,
+        level=more.get("level"),
+        detail=more.get("detail", ""),
+    )

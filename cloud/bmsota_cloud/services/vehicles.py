@@ -14,6 +14,7 @@ from bmsota_cloud.domain.paging import Page, PageRequest
 from bmsota_cloud.domain.telemetry import VehicleSnapshot
 from bmsota_cloud.domain.vehicles import NodeKind, Vehicle
 from bmsota_cloud.services.audit import acting
+from bmsota_cloud.services.values import snapshot_of
 from bmsota_cloud.services.views import view_of
 
 if TYPE_CHECKING:
@@ -145,9 +146,18 @@ class VehicleService:
         with self._context.store.reading() as work:
             page = work.vehicles.page(request, project=project, text=text)
             nodes = work.vehicles.nodes([vehicle.vin for vehicle in page.items])
-        states = self._context.telemetry.states([vehicle.vin for vehicle in page.items])
+        vins = [vehicle.vin for vehicle in page.items]
+        presences, newest = self._context.telemetry.states(vins), self._context.telemetry.newest(vins)
         rows = tuple(
-            VehicleRow.of(vehicle, states.get(vehicle.vin, VehicleSnapshot(vin=vehicle.vin)), nodes[vehicle.vin])
+            VehicleRow.of(
+                vehicle,
+                snapshot_of(
+                    presences.get(vehicle.vin, VehicleSnapshot(vin=vehicle.vin)),
+                    newest.get(vehicle.vin),
+                    has_values=False,
+                ),
+                nodes[vehicle.vin],
+            )
             for vehicle in page.items
         )
         return Page(items=rows, total=page.total, number=page.number, size=page.size)
@@ -173,7 +183,9 @@ class VehicleService:
             reported = {node.position: node for node in work.vehicles.reported_nodes([vin])[vin]}
             changes = work.equipment.page(PageRequest(1, 20), vin=vin).items
             notes = self._watch.notes(work, vin)
-        state = self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)
+        presence = self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)
+        row = self._context.telemetry.newest([vin]).get(vin)
+        state = snapshot_of(presence, row, self._context.settings.layouts)
         return VehicleDetail(
             vehicle=vehicle,
             state=state,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.domain.paging import Page, PageRequest
     from bmsota_cloud.domain.releases import Release
-    from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
+    from bmsota_cloud.domain.telemetry import (
+        Mark,
+        ReportRow,
+        StateRow,
+        StoredFrame,
+        Unread,
+        VehicleEvent,
+        VehicleSnapshot,
+    )
     from bmsota_cloud.domain.vehicles import LastLogin, Vehicle, VehicleNode
 
 __all__ = [
@@ -290,7 +298,77 @@ class Store(Protocol):
 
 
 class TelemetryStore(Protocol):
-    """Newest states and hot reports."""
+    """Frames, and what is derived from them: newest states and events.
+
+    The order of commits: frames first, what is derived from them second, with a mark of how far. After a crash between the two,
+    `unread` returns the frames behind the mark. Every method may be called from any thread.
+
+    Raises:
+        StorageUnavailableError: (every method) the database is away, locked, read-only or full. Nothing is half done, and the same
+            call may be made again.
+    """
+
+    def append(self, frames: Sequence[StoredFrame]) -> Sequence[bool]:
+        """Keep *frames*; on return they are committed and synced. Whether each one is new.
+
+        A frame that is there already, by vehicle, report time and digest of its data unit, is not new. A call that is made again
+        after it failed returns what the first one would have.
+        """
+        ...
+
+    def mark(self) -> Mark:
+        """How far this store has appended: what `save_derived` is given when every frame up to now has been derived."""
+        ...
+
+    def save_derived(self, states: Sequence[StateRow], events: Sequence[VehicleEvent], mark: Mark) -> None:
+        """Insert or replace *states*, add *events* (one that is there stays one) and move the mark, in one transaction."""
+        ...
+
+    def unread(self, limit: int) -> Unread:
+        """Up to *limit* frames behind the mark, in the order of their arrival: for the start after a crash."""
+        ...
+
+    def frames(
+        self, vin: str, request: PageRequest, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Page[StoredFrame]:
+        """A vehicle's frames, newest first by report time, then arrival; *since* is included, *until* is not.
+
+        A frame whose time is not plausible stands where it arrived.
+        """
+        ...
+
+    def read(self, vin: str, since_s: int, until_s: int) -> Iterator[StoredFrame]:
+        """The same frames, oldest first, from *since_s* (included) to *until_s*, Unix seconds. Reads in small pieces."""
+        ...
+
+    def newest(self, vins: Sequence[str]) -> Mapping[str, StateRow]:
+        """The derived states of those vehicles that have one."""
+        ...
+
+    def events(
+        self,
+        vin: str,
+        request: PageRequest,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        kinds: Sequence[str] = (),
+    ) -> Page[VehicleEvent]:
+        """Newest first; of all kinds if *kinds* is empty."""
+        ...
+
+    def replace_events(self, vin: str, since_s: int, until_s: int, events: Sequence[VehicleEvent]) -> None:
+        """Put *events* in the place of those from *since_s* (included) to *until_s*, in one transaction."""
+        ...
+
+    def prune(self, arrived_before_ns: int) -> int:
+        """Drop partitions (days of report time) whose newest frame arrived earlier; how many frames there were.
+
+        Frames with an implausible time go one by one.
+        """
+        ...
+
+    # Presence, until it has a table of its own.
 
     def save_state(self, state: VehicleSnapshot) -> None:
         """Insert or replace."""
@@ -299,18 +377,13 @@ class TelemetryStore(Protocol):
     def state(self, vin: str) -> VehicleSnapshot | None: ...
     def states(self, vins: Sequence[str]) -> Mapping[str, VehicleSnapshot]: ...
     def online_vins(self) -> tuple[str, ...]: ...
-    def append(self, rows: Iterable[ReportRow]) -> int:
-        """Keep what is new by (vehicle, time) and return how many were; a report sent twice costs nothing."""
-        ...
 
+    # Reports as JSON, until everything is derived from frames.
+
+    def append_rows(self, rows: Iterable[ReportRow]) -> int: ...
     def reports(
         self, vin: str, request: PageRequest, *, since: datetime | None = None, until: datetime | None = None
-    ) -> Page[ReportRow]:
-        """By collection time, newest first; *since* is included, *until* is not."""
-        ...
-
-    def prune(self, before: datetime) -> int:
-        """Delete reports collected earlier; how many there were."""
-        ...
+    ) -> Page[ReportRow]: ...
+    def prune_rows(self, before: datetime) -> int: ...
 
     def close(self) -> None: ...

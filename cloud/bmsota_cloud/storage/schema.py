@@ -423,6 +423,43 @@ vehicle_state = Table(
     Column("values", JSON, nullable=False),
 )
 
+# Frames themselves are not here: `bmsota_cloud.storage.sql.telemetry_sqlite` and `telemetry_postgresql` have them.
+newest_state = Table(
+    "newest_state",
+    TELEMETRY,
+    Column("vin", String(17), primary_key=True),
+    Column("last_seen_at_ns", BigInteger, nullable=False),
+    Column("reported_at_s", BigInteger),
+    Column("heard_at_ns", BigInteger),
+    Column("is_time_plausible", Boolean, nullable=False),
+    Column("soc_pct", Float),
+    Column("speed_kmh", Float),
+    Column("alarm_level", Integer),
+    Column("frames", LargeBinary, nullable=False),
+    Column("memory", LargeBinary, nullable=False),
+)
+
+vehicle_event = Table(
+    "vehicle_event",
+    TELEMETRY,
+    Column("vin", String(17), primary_key=True),
+    Column("at_s", BigInteger, primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("detail", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Partitions of frames: how far they have been derived, and the newest arrival up to there.
+report_partition = Table(
+    "report_partition",
+    TELEMETRY,
+    Column("name", String(32), primary_key=True),
+    Column("derived_to", BigInteger, nullable=False),
+    Column("newest_arrival_ns", BigInteger, nullable=False),
+)
+
 report = Table(
     "report",
     TELEMETRY,

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import bmsota.adapters
 from bmsota.adapters import SessionLink, asyncio_gateway, asyncio_link, connect_terminal, serve_gateway
+from bmsota.adapters.asyncio_direct import READ_SIZE_BYTES_MAX, DirectConnection
 from bmsota.adapters.asyncio_link import STEP_SIZE_BYTES_MAX, Connection, run_link
 from bmsota.adapters.clock import steady_clock
 from bmsota.errors import TransferError
@@ -214,11 +215,8 @@ def connections(monkeypatch):
     """Those that a gateway gets, as they come."""
     made = []
 
-    def make(accept):
-        made.append(Connection(accept))
-        return made[-1]
-
-    monkeypatch.setattr(asyncio_gateway, "Connection", make)
+    for name, kind in (("Connection", Connection), ("DirectConnection", DirectConnection)):
+        monkeypatch.setattr(asyncio_gateway, name, lambda what, kind=kind: made.append(kind(what)) or made[-1])
     return made
 
 
@@ -375,6 +373,146 @@ def test_beyond_the_limit_connections_are_closed_at_once(caplog):
 
     run(play())
     assert "1 links are open, the most that is allowed" in caplog.text
+
+
+@pytest.fixture(params=["direct", "executor"])
+def options(request):
+    """Both ways to run links: from the loop's callbacks, and in a worker."""
+    if request.param == "direct":
+        yield {}
+        return
+    with ThreadPoolExecutor(1) as worker:
+        yield {"executor": worker}
+
+
+def test_a_link_knows_its_peers_address(options):
+    async def play():
+        seen = []
+        async with Gateway(
+            on_open=lambda link, address: seen.append((list(link.calls), address)), **options
+        ) as gateway:
+            _, writer = await gateway.connect()
+            await until(lambda: seen and gateway.links[0].calls)
+            writer.close()
+        assert seen == [([], "127.0.0.1")]
+
+    run(play())
+
+
+def test_half_a_close_is_the_end_and_the_last_words_are_answered(options):
+    async def play():
+        async with Gateway(**options) as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"last")
+            writer.write_eof()
+            assert await reader.read() == b"last"
+            assert gateway.links[0].calls == ["connected", "data", "disconnected"]
+            writer.close()
+
+    run(play())
+
+
+def test_a_connection_that_breaks_is_the_links_end(options):
+    async def play():
+        async with Gateway(**options) as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"x")
+            await reader.readexactly(1)
+            writer.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" + bytes(4)
+            )
+            writer.transport.abort()
+            await until(lambda: gateway.links[0].calls[-1] == "disconnected")
+
+    run(play())
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_burst_is_read_in_small_steps_and_whole(tmp_path, is_tls):
+    server_tls, client_tls = self_signed(tmp_path) if is_tls else (None, None)
+    sizes = []
+
+    class Counting(Link):
+        def receive_data(self, data, now_ns):
+            sizes.append(len(data))
+            self.received += data
+
+    sent = bytes(range(256)) * 4096
+
+    async def play():
+        async with Gateway(Counting, ssl_context=server_tls) as gateway:
+            _, writer = await asyncio.open_connection(
+                "localhost" if is_tls else "127.0.0.1", gateway.door.port, ssl=client_tls
+            )
+            writer.write(sent)
+            await until(lambda: gateway.links and len(gateway.links[0].received) == len(sent))
+            assert gateway.links[0].received == sent
+            writer.close()
+
+    run(play())
+    assert max(sizes) <= READ_SIZE_BYTES_MAX
+
+
+@pytest.mark.slow
+def test_a_peer_that_does_not_read_is_not_read_from_and_given_up(monkeypatch):
+    """Without a worker as well: what waits for it stays below what one read can cause."""
+    monkeypatch.setattr(asyncio_link, "SEND_TIMEOUT_S", 0.3)
+
+    async def play():
+        async with Gateway() as gateway:
+            near = socket.create_connection(("127.0.0.1", gateway.door.port))
+            near.setblocking(False)
+            loop = asyncio.get_running_loop()
+            sending = asyncio.ensure_future(loop.sock_sendall(near, bytes(64 * 1024 * 1024)))
+            await until(lambda: gateway.links and "disconnected" in gateway.links[0].calls)
+            assert len(gateway.links[0].received) < 32 * 1024 * 1024
+            sending.cancel()
+            near.close()
+
+    run(play())
+
+
+def test_reading_is_paused_for_all_and_for_those_who_come():
+    async def play():
+        async with Gateway() as gateway:
+            _, early = await gateway.connect()
+            await until(lambda: gateway.links and gateway.links[0].calls)
+            gateway.door.pause_reading()
+            _, late = await gateway.connect()
+            await until(lambda: len(gateway.links) == 2)
+            for writer in (early, late):
+                writer.write(b"x")
+                await writer.drain()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not any(link.received for link in gateway.links)
+            gateway.door.resume_reading()
+            await until(lambda: all(link.received == b"x" for link in gateway.links))
+            for writer in (early, late):
+                writer.close()
+
+    run(play())
+
+
+def test_a_deadline_that_moves_is_served_at_its_new_time():
+    """The timer is set once and looks again, later or earlier."""
+    clock = steady_clock()
+
+    async def play():
+        async with Gateway(clock_ns=clock) as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"a")
+            await reader.readexactly(1)
+            link = gateway.links[0]
+            for wait_ns in (20_000_000, 3600 * SECOND_NS, 10_000_000):
+                link.due_ns = clock() + wait_ns
+                writer.write(b"a")
+                await reader.readexactly(1)
+            await until(lambda: "due" in link.calls)
+            assert link.calls.count("due") == 1
+            writer.close()
+
+    run(play())
 
 
 # --- The terminal -----------------------------------------------------------------------------------------------------

@@ -93,6 +93,9 @@ ROUTES = [
     ("GET", "/vehicles/TESTVEHICLE000001", None, "carol alan vera adam"),
     ("GET", "/vehicles/TESTVEHICLE000001/state", None, "carol alan vera adam"),
     ("GET", "/vehicles/TESTVEHICLE000001/reports", None, "carol alan vera adam"),
+    ("GET", "/vehicles/TESTVEHICLE000001/events", None, "carol alan vera adam"),
+    ("GET", "/clock", None, "carol alan vera adam"),
+    ("POST", "/clock/accept", None, "carol adam"),
     ("GET", "/vehicles/TESTVEHICLE000001/upgrade-history", None, "carol alan vera adam"),
     ("GET", "/equipment-changes", None, "carol alan vera adam"),
     ("GET", "/releases", None, "carol alan vera adam"),
@@ -285,8 +288,19 @@ def test_lists_are_paged_by_query(world, client, bearer):
 
 def test_a_time_without_a_zone_is_refused(world, client, bearer):
     vin = world.register(1)
-    answer = client.get(f"{API}/vehicles/{vin}/reports?since=2026-01-01T00:00:00", headers=bearer("vera"))
-    assert (answer.status_code, answer.json()["error"]) == (422, "bad-time")
+    for what in ("reports", "events"):
+        answer = client.get(f"{API}/vehicles/{vin}/{what}?since=2026-01-01T00:00:00", headers=bearer("vera"))
+        assert (answer.status_code, answer.json()["error"]) == (422, "bad-time")
+
+
+def test_a_kind_of_events_that_there_is_not_is_refused(world, client, bearer):
+    vin = world.register(1)
+    answer = client.get(f"{API}/vehicles/{vin}/events?kind=checkpoint", headers=bearer("vera"))
+    assert (answer.status_code, answer.json()["error"]) == (422, "bad-kind")
+    assert (
+        "expected vehicle state, charging state, alarm level, alarm, fault code, fault change"
+        in answer.json()["detail"]
+    )
 
 
 def test_too_long_is_413_whether_announced_or_not(client, bearer):

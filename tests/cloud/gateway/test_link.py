@@ -102,7 +102,7 @@ def vin(world):
 
 
 def state(world, vin):
-    return world.cloud.telemetry.state(vin)
+    return world.services.telemetry.snapshot(vin, by=world.people["vera"])
 
 
 @pytest.mark.parametrize("piece", [1 << 20, 1])
@@ -392,3 +392,38 @@ def test_a_vehicle_of_the_2025_edition_logs_in_and_its_values_stand_in_the_same_
     assert subsystem["cell_voltages_v"] == [3.7, 3.712]
     assert (subsystem["cell_count"], subsystem["first_cell"]) == (2, 1)
     assert state.values["probe_temperatures"]["subsystems"][0]["temperatures_c"] == [25, 26]
+
+
+def test_a_report_behind_the_logout_is_the_newest_state_and_the_vehicle_stays_offline(world, vin):
+    """Real vehicles end a trip so: logout, then the state at switch-off, with the logout's own second."""
+    from bmsota.gbt32960 import Alarms, Report, VehicleLogout
+
+    wire = Wire(world, vin)
+    moment = beijing_time(world.now_ns)
+
+    def up(command, message):
+        wire.link.receive_data(encode(Frame(command=command, vin=vin, message=message)), world.now_ns)
+
+    up(Command.REALTIME_REPORT, Report(moment, (Alarms(1),)))
+    up(Command.VEHICLE_LOGOUT, VehicleLogout(moment, 1))
+    world.wait(seconds=1)
+    up(Command.REALTIME_REPORT, Report(moment, (Alarms(0),)))
+    newest = state(world, vin)
+    assert (newest.is_online, newest.alarm_level, newest.last_seen_at) == (False, 0, world.now)
+    assert world.services.telemetry.reports(vin, PageRequest(), by=world.people["vera"]).total == 2
+
+
+def test_the_end_of_a_report_that_is_wrong_costs_only_itself(world, vin):
+    from bmsota.checksums import bcc_xor
+    from bmsota.gbt32960 import Alarms, Report
+
+    wire = Wire(world, vin)
+    whole = encode(
+        Frame(command=Command.REALTIME_REPORT, vin=vin, message=Report(beijing_time(world.now_ns), (Alarms(2),)))
+    )
+    unit = whole[24:-1] + b"\x01\x02"
+    raw = whole[:22] + len(unit).to_bytes(2, "big") + unit
+    wire.link.receive_data(raw + bytes([bcc_xor(raw[2:])]), world.now_ns)
+    (row,) = world.services.telemetry.reports(vin, PageRequest(), by=world.people["vera"]).items
+    assert (row.values["alarms"]["level_max"], state(world, vin).alarm_level) == (2, 2)
+    assert "more bytes" in row.fault

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import uvicorn
 from bmsota_cloud.pages import build_router, mount_static
+from bmsota_cloud.services import stored_frame
 from bmsota_cloud.wiring import build_app
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -25,10 +26,12 @@ from bmsota.gbt32960 import (
     Alarms,
     CellVoltages,
     ChargingState,
+    Command,
     DcdcState,
     DriveMotor,
     DriveMotors,
     Extremes,
+    Frame,
     Gear,
     GearPosition,
     LocalUpgrade,
@@ -43,6 +46,7 @@ from bmsota.gbt32960 import (
     VehicleData,
     VehicleState,
     beijing_time,
+    encode,
 )
 
 BASE_URL = "http://cloud.example:8080"
@@ -105,7 +109,13 @@ def report(world):
     def send(number, *, bodies=None, **values):
         at = beijing_time(world.now_ns)
         message = Report(time=at, bodies=make_bodies(**values) if bodies is None else bodies)
-        world.services.ingest.report(world.vin(number), message, is_backfill=False, now=world.now)
+        raw = encode(Frame(command=Command.REALTIME_REPORT, vin=world.vin(number), message=message))
+        reported_at_s = int(message.time.timestamp())
+        world.services.ingest.accept(
+            stored_frame(
+                world.vin(number), raw, reported_at_s=reported_at_s, arrived_at_ns=world.now_ns, is_backfill=False
+            )
+        )
 
     return send
 

@@ -182,3 +182,20 @@ _ANY = st.recursive(
 def test_no_values_of_any_shape_break_the_page(values):
     view = realtime_view(state(**values), slaves(2))
     assert all(isinstance(text, str) for text in view.texts.values())
+
+
+def test_two_alarm_bodies_are_shown_together():
+    first = {"level_max": 1, "active": ["SOC_LOW"], "ress_faults": [17]}
+    second = {"level_max": 3, "active": ["SOC_LOW", "INSULATION"], "ress_faults": [17, 18]}
+    view = realtime_view(state(alarms=first, alarms_2=second), ())
+    assert (view.alarm_level, view.texts["alarm_level"]) == (3, "Level 3: stop at once")
+    assert view.alarms == ("SOC low", "Insulation")
+    assert view.faults == (("Energy storage", ("0x00000011", "0x00000012")),)
+    only_unknown = realtime_view(state(alarms={"level_max": "abnormal"}), ())
+    assert (only_unknown.alarm_level, only_unknown.texts["alarm_level"]) == (None, "abnormal")
+
+
+def test_a_wrong_clock_of_the_vehicle_is_another_layout():
+    right = realtime_view(state(), ())
+    wrong = realtime_view(replace(state(), is_time_plausible=False), ())
+    assert right.layout != wrong.layout

@@ -348,19 +348,19 @@ class TelemetryContract:
         assert telemetry.state("V2") is None
 
     def test_a_row_is_kept_once(self, telemetry):
-        assert telemetry.append([self.row(0), self.row(1)]) == 2
-        assert telemetry.append([self.row(1), self.row(2)]) == 1
-        assert telemetry.append([]) == 0
+        assert telemetry.append_rows([self.row(0), self.row(1)]) == 2
+        assert telemetry.append_rows([self.row(1), self.row(2)]) == 1
+        assert telemetry.append_rows([]) == 0
         page = telemetry.reports("V1", PageRequest(1, 2))
         assert (page.items, page.total) == ((self.row(2), self.row(1)), 3)
 
     def test_rows_are_cut_by_time_and_pruned(self, telemetry):
-        telemetry.append(self.row(minute) for minute in range(10))
+        telemetry.append_rows(self.row(minute) for minute in range(10))
         page = telemetry.reports(
             "V1", PageRequest(), since=NOW + timedelta(minutes=3), until=NOW + timedelta(minutes=5)
         )
         assert [row.values["vehicle"]["soc_pct"] for row in page.items] == [4, 3]
-        assert telemetry.prune(NOW + timedelta(minutes=4)) == 4
+        assert telemetry.prune_rows(NOW + timedelta(minutes=4)) == 4
         assert telemetry.reports("V1", PageRequest()).total == 6
 
     def test_who_is_online(self, telemetry):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
@@ -76,7 +76,11 @@ class SqlDatabase:
 
 def _engine(url: str, synchronous: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url)
+        # Of the drivers that SQLAlchemy knows for PostgreSQL, the extra brings this one. A connection that broke is replaced.
+        place = make_url(url)
+        if place.drivername in {"postgresql", "postgres"}:
+            place = place.set(drivername="postgresql+psycopg")
+        return create_engine(place, pool_pre_ping=True)
     if url == MEMORY:
         engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:

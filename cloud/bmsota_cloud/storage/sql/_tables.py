@@ -13,7 +13,7 @@ from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.paging import Page, PageRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 # SQLite allows some ten thousand variables in a statement; VIN lists come from pages (500) and are cut all the same.
@@ -81,7 +81,9 @@ class Tables:
         return page_of(self._connection, kind, statement, request)
 
 
-def page_of(connection: Connection, kind: type[Kind], statement: Select[Any], request: PageRequest) -> Page[Kind]:
+def page_of(
+    connection: Connection, kind: Callable[..., Kind], statement: Select[Any], request: PageRequest
+) -> Page[Kind]:
     total = connection.execute(select(func.count()).select_from(statement.order_by(None).subquery())).scalar_one()
     rows = connection.execute(statement.limit(request.size).offset(request.offset)).mappings()
     return Page(items=tuple(kind(**row) for row in rows), total=total, number=request.number, size=request.size)

@@ -1,0 +1,129 @@
+"""How a stored frame becomes the columns of a row, and comes back byte for byte.
+
+A report is 342 bytes, and there are thousands a second: what the other columns know is left out of the frame. That is its header
+(GB/T 32960.3 table 2: start, command, flag, VIN, encryption, length), the six bytes of its time and the check byte, 31 in all. `form`
+says what was left out; a frame that would not come back equal is kept whole, so nothing depends on its being well formed.
+
+    form bit 0   it is a backfill
+         bit 1   header, time and check byte are left out of `clear`
+         bit 2   command 0x03, else 0x02
+         bit 3   start "$$" (2025), else "##" (2016)
+         bit 4   its time is not plausible
+
+A frame that came enciphered has a second column with its bytes as received. Keys are not kept here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+from bmsota.checksums import bcc_xor
+from bmsota_cloud.domain.telemetry import StoredFrame
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["OLD_S", "TIME_IMPLAUSIBLE", "Row", "has_day", "pack", "unpack"]
+
+_BACKFILL: Final = 1
+_CUT: Final = 2
+_COMMAND_03: Final = 4
+_EDITION_2025: Final = 8
+TIME_IMPLAUSIBLE: Final = 16
+_OF_START: Final = _CUT | _COMMAND_03 | _EDITION_2025
+
+_HEADER_SIZE_BYTES: Final = 24
+_TIME_END: Final = 30
+_STARTS: Final = {
+    b"##\x02\xfe": _CUT,
+    b"##\x03\xfe": _CUT | _COMMAND_03,
+    b"$$\x02\xfe": _CUT | _EDITION_2025,
+    b"$$\x03\xfe": _CUT | _COMMAND_03 | _EDITION_2025,
+}
+_START_OF: Final = {form: start for start, form in _STARTS.items()}
+_IN_THE_CLEAR: Final = 1  # table 5
+_BEIJING: Final = timezone(timedelta(hours=8))
+
+Row = tuple[int, int, int, int, bytes, bytes | None, str | None]
+"""reported_at_s, digest, arrived_at_ns, form, clear, received, fault."""
+
+
+OLD_S: Final = 31 * 24 * 3600
+"""A report this much older than its arrival begins no partition of its own: the standard's backfill windows are 3 and 7 days, and a
+vehicle that dates each report on another day must not make thousands of files or tables."""
+
+
+def has_day(frame: StoredFrame) -> bool:
+    """Whether *frame* may begin the partition of its day; else it goes where frames without a day are."""
+    return frame.is_time_plausible and frame.arrived_at_ns // 1_000_000_000 - frame.reported_at_s <= OLD_S
+
+
+@lru_cache(maxsize=4096)
+def _time_bytes(at_s: int) -> bytes:
+    """The six bytes of a time on the wire; empty outside of 2000 to 2099."""
+    try:
+        at = datetime.fromtimestamp(at_s, _BEIJING)
+    except (ValueError, OverflowError, OSError):
+        return b""
+    return bytes((at.year - 2000, at.month, at.day, at.hour, at.minute, at.second)) if 2000 <= at.year <= 2099 else b""
+
+
+@lru_cache(maxsize=65536)
+def _vin_bytes(vin: str) -> bytes:
+    raw = vin.encode("utf-8", "surrogateescape")
+    return raw.ljust(17, b"\0") if len(raw) <= 17 else b""
+
+
+def pack(frame: StoredFrame) -> Row:
+    """The columns of *frame*. Its digest is BLAKE2b of 8 bytes over the data unit in the clear, as a signed integer."""
+    clear = frame.clear
+    at_s = frame.reported_at_s
+    digest = int.from_bytes(blake2b(clear[_HEADER_SIZE_BYTES:-1], digest_size=8).digest(), "big", signed=True)
+    form = _STARTS.get(clear[:4], 0)
+    if (
+        form
+        and clear[4:21] == _vin_bytes(frame.vin)
+        and clear[21] == _IN_THE_CLEAR
+        and (clear[22] << 8 | clear[23]) == len(clear) - _HEADER_SIZE_BYTES - 1
+        and clear[_HEADER_SIZE_BYTES:_TIME_END] == _time_bytes(at_s)
+        and not bcc_xor(clear)
+    ):
+        kept = clear[_TIME_END:-1]
+    else:
+        form, kept = 0, clear
+    received = None if frame.frame is clear or frame.frame == clear else frame.frame
+    form |= frame.is_backfill
+    if not frame.is_time_plausible:
+        form |= TIME_IMPLAUSIBLE
+    return (at_s, digest, frame.arrived_at_ns, form, kept, received, frame.fault or None)
+
+
+def unpack(vin: str, row: Sequence[object]) -> StoredFrame:
+    """The frame of a `Row` without its digest: reported_at_s, arrived_at_ns, form, clear, received, fault."""
+    at_s, arrived_at_ns, form, kept, received, fault = row
+    assert isinstance(at_s, int)
+    assert isinstance(arrived_at_ns, int)
+    assert isinstance(form, int)
+    assert isinstance(kept, bytes)
+    if form & _CUT:
+        size = len(kept) + _TIME_END - _HEADER_SIZE_BYTES
+        head = _START_OF[form & _OF_START] + _vin_bytes(vin) + bytes((_IN_THE_CLEAR, size >> 8, size & 0xFF))
+        clear = head + _time_bytes(at_s) + kept
+        clear += bytes((bcc_xor(clear[2:]),))
+    else:
+        clear = kept
+    assert received is None or isinstance(received, bytes)
+    assert fault is None or isinstance(fault, str)
+    return StoredFrame(
+        vin=vin,
+        frame=received or clear,
+        clear=clear,
+        reported_at_s=at_s,
+        arrived_at_ns=arrived_at_ns,
+        is_backfill=bool(form & _BACKFILL),
+        fault=fault or "",
+        is_time_plausible=not form & TIME_IMPLAUSIBLE,
+    )

@@ -1,0 +1,534 @@
+"""Frames, states and events: one contract, on SQLite in memory, on SQLite in files and on PostgreSQL."""
+
+import asyncio
+import random
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from bmsota_cloud.domain.errors import StorageUnavailableError
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.telemetry import EventKind, StateRow, StoredFrame, VehicleEvent
+from bmsota_cloud.storage.sql import SqlTelemetryStore
+from bmsota_cloud.storage.sql._packing import pack, unpack
+from hypothesis import given
+from hypothesis import strategies as st
+from postgresql import some_database
+
+from bmsota.checksums import bcc_xor
+
+DAY_S = 86400
+NOON_S = int(datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp())
+VIN = "LTESTVEHICLE00001"
+
+
+def wire_time(at_s):
+    at = datetime.fromtimestamp(at_s, UTC) + timedelta(hours=8)
+    return bytes((at.year - 2000, at.month, at.day, at.hour, at.minute, at.second))
+
+
+def wire_frame(vin, at_s, bodies=b"\x01\x02\x03", *, command=2, start=b"##", encryption=1, padding=b"\0"):
+    unit = wire_time(at_s) + bodies
+    head = (
+        start
+        + bytes((command, 0xFE))
+        + vin.encode().ljust(17, padding)
+        + bytes((encryption,))
+        + len(unit).to_bytes(2, "big")
+    )
+    return head + unit + bytes((bcc_xor((head + unit)[2:]),))
+
+
+def stored(at_s=NOON_S, *, vin=VIN, bodies=b"\x01\x02\x03", arrived_s=None, command=2, start=b"##", **fields):
+    clear = wire_frame(vin, at_s, bodies, command=command, start=start)
+    arrived_at_ns = (at_s if arrived_s is None else arrived_s) * 1_000_000_000 + 123_456_789
+    asked = {"vin": vin, "frame": clear, "clear": clear, "reported_at_s": at_s, "arrived_at_ns": arrived_at_ns}
+    return StoredFrame(**asked | {"is_backfill": command == 3} | fields)
+
+
+def everything(telemetry, vin=VIN):
+    return list(telemetry.read(vin, 0, 2**40))
+
+
+def take_unread(telemetry, limit=1000):
+    found = []
+    while (unread := telemetry.unread(limit)).frames:
+        found += unread.frames
+        telemetry.save_derived([], [], unread.mark)
+    return found
+
+
+class FramesContract:
+    """`telemetry` is a fixture, `again` opens the same store once more, as a restart does (not in memory)."""
+
+    def test_every_byte_comes_back(self, telemetry):
+        frames = [
+            stored(0 + NOON_S),
+            stored(1 + NOON_S, command=3, start=b"$$", bodies=bytes(range(256)) * 3),
+            stored(2 + NOON_S, bodies=b""),
+            # Enciphered: both are kept.
+            stored(3 + NOON_S, frame=wire_frame(VIN, NOON_S, b"secret", encryption=3)),
+            # Not as the standard has it: spaces behind a short VIN, another flag, a wrong check byte, no time at all.
+            stored(4 + NOON_S, vin="SHORT"),
+            replace(
+                stored(5 + NOON_S, vin="SHORT"),
+                clear=(other := wire_frame("SHORT", NOON_S + 5, padding=b" ")),
+                frame=other,
+            ),
+            replace(stored(6 + NOON_S), clear=(flag := stored().clear[:3] + b"\x01" + stored().clear[4:]), frame=flag),
+            replace(stored(7 + NOON_S), clear=(wrong := stored(7 + NOON_S).clear[:-1] + b"\x00"), frame=wrong),
+            replace(stored(8 + NOON_S), clear=b"##\x02\xfe", frame=b"##\x02\xfe"),
+            stored(9 + NOON_S, fault="body 0x42: expected 3 more bytes, got 1"),
+            stored(10 + NOON_S, bodies=bytes(65000)),
+        ]
+        assert all(telemetry.append(frames))
+        assert everything(telemetry) == [frame for frame in frames if frame.vin == VIN]
+        assert everything(telemetry, "SHORT") == [frame for frame in frames if frame.vin == "SHORT"]
+        assert telemetry.frames(VIN, PageRequest()).items == tuple(reversed(everything(telemetry)))
+        assert telemetry.unread(100).frames == tuple(sorted(frames, key=lambda frame: frame.arrived_at_ns))
+
+    def test_a_repetition_is_one_and_two_frames_of_one_second_are_two(self, telemetry):
+        values, alarm = stored(bodies=b"values"), stored(bodies=b"alarm")
+        other = stored(vin="LTESTVEHICLE00002", bodies=b"values")
+        assert telemetry.append([values, alarm, values, other]) == [True, True, False, True]
+        later = replace(values, arrived_at_ns=values.arrived_at_ns + 5)
+        backfilled = stored(bodies=b"alarm", command=3, arrived_s=NOON_S + 60)
+        assert telemetry.append([later, backfilled, stored(NOON_S + 1)]) == [False, False, True]
+        assert telemetry.append([]) == []
+        assert everything(telemetry) == [values, alarm, stored(NOON_S + 1)]
+        assert everything(telemetry, other.vin) == [other]
+        assert everything(telemetry, "NOBODY") == []
+
+    def test_history_is_by_report_time_then_arrival(self, telemetry):
+        order = [stored(NOON_S + 10 * n, arrived_s=NOON_S + 1000 + n % 3, bodies=bytes([n])) for n in range(20)]
+        same = stored(NOON_S + 50, bodies=b"same second", arrived_s=NOON_S + 9000)
+        telemetry.append(random.Random(1).sample([*order, same], 21))
+        expected = sorted([*order, same], key=lambda frame: (frame.reported_at_s, frame.arrived_at_ns))
+        assert everything(telemetry) == expected
+        found = [telemetry.frames(VIN, PageRequest(number, 8)) for number in (1, 2, 3, 4)]
+        assert [page.total for page in found] == [21] * 4
+        assert [frame for page in found for frame in page.items] == expected[::-1]
+
+    def test_a_time_range_has_its_beginning_and_not_its_end(self, telemetry):
+        telemetry.append([stored(NOON_S + n * 6 * 3600) for n in range(12)])
+        since, until = NOON_S + 6 * 3600, NOON_S + 5 * 6 * 3600
+        expected = [stored(NOON_S + n * 6 * 3600) for n in (1, 2, 3, 4)]
+        assert list(telemetry.read(VIN, since, until)) == expected
+        page = telemetry.frames(
+            VIN, PageRequest(1, 3), since=datetime.fromtimestamp(since, UTC), until=datetime.fromtimestamp(until, UTC)
+        )
+        assert (page.items, page.total) == (tuple(expected[:0:-1]), 4)
+        # Reports know whole seconds.
+        late = datetime.fromtimestamp(since, UTC) + timedelta(microseconds=1)
+        assert telemetry.frames(VIN, PageRequest(), since=late, until=late).total == 0
+
+    def test_long_histories_are_read_in_pieces(self, telemetry):
+        frames = [stored(NOON_S + n // 3, bodies=n.to_bytes(2, "big"), arrived_s=NOON_S + n) for n in range(2500)]
+        assert all(telemetry.append(frames))
+        assert everything(telemetry) == frames
+        assert take_unread(telemetry, 700) == frames
+
+    def test_an_implausible_time_orders_nothing_and_is_there(self, telemetry):
+        first, last = stored(NOON_S), stored(NOON_S + 60)
+        odd = stored(4_070_908_800, arrived_s=NOON_S + 30, is_time_plausible=False)
+        before_2010 = stored(946_684_800, arrived_s=NOON_S + 31, is_time_plausible=False)
+        assert telemetry.append([odd, first, last, before_2010, odd]) == [True, True, True, True, False]
+        assert everything(telemetry) == [first, odd, before_2010, last]
+        assert telemetry.frames(VIN, PageRequest()).items == (last, before_2010, odd, first)
+        page = telemetry.frames(VIN, PageRequest(), since=datetime.fromtimestamp(NOON_S + 30, UTC))
+        assert page.items == (last, before_2010, odd)
+
+    def test_old_reports_make_no_partition_of_their_own(self, telemetry):
+        """A vehicle that dates each report on another day must not make a thousand files or tables."""
+        old = [stored(NOON_S - n * DAY_S, arrived_s=NOON_S, command=3) for n in range(1, 1000)]
+        assert all(telemetry.append(old))
+        assert everything(telemetry) == old[::-1]
+        assert not any(telemetry.append(old))
+        assert self.partition_count(telemetry) <= 33
+
+    def test_what_was_not_derived_is_found_again(self, telemetry):
+        early = [stored(NOON_S + n) for n in range(5)]
+        telemetry.append(early)
+        assert telemetry.unread(3).frames == tuple(early[:3])
+        telemetry.save_derived([], [], telemetry.mark())
+        assert telemetry.unread(10).frames == ()
+        # Of three partitions, in the order of their arrival.
+        late = [
+            stored(NOON_S + DAY_S, arrived_s=NOON_S + 10),
+            stored(NOON_S - DAY_S, arrived_s=NOON_S + 11, command=3),
+            stored(946_684_800, arrived_s=NOON_S + 12, is_time_plausible=False),
+            stored(NOON_S + 20, arrived_s=NOON_S + 13),
+        ]
+        telemetry.append([late[2], *late[:2], late[3]])
+        assert sorted(telemetry.unread(10).frames, key=lambda frame: frame.arrived_at_ns) == late
+        mark = telemetry.mark()
+        # What comes between the mark and its being saved stays unread.
+        telemetry.append([stored(NOON_S + 30)])
+        telemetry.save_derived([], [], mark)
+        assert telemetry.unread(10).frames == (stored(NOON_S + 30),)
+        assert take_unread(telemetry, 1) == [stored(NOON_S + 30)]
+        assert telemetry.unread(10).frames == ()
+
+    def test_states_are_replaced_and_events_are_kept_once(self, telemetry):
+        full = StateRow(
+            vin=VIN,
+            last_seen_at_ns=NOON_S * 10**9 + 1,
+            reported_at_s=NOON_S,
+            heard_at_ns=NOON_S * 10**9,
+            is_time_plausible=False,
+            soc_pct=55.5,
+            speed_kmh=0.0,
+            alarm_level=3,
+            frames=stored().clear,
+            memory=b"\0m",
+        )
+        bare = StateRow(vin="OTHER", last_seen_at_ns=5)
+        onset = VehicleEvent(vin=VIN, at_s=NOON_S, kind=EventKind.ALARM, subject="cell voltage", value="1", detail="{}")
+        clear = replace(onset, at_s=NOON_S + 5, value="0")
+        telemetry.save_derived([bare, full, bare], [onset, onset], telemetry.mark())
+        assert telemetry.newest([VIN, "OTHER", "NOBODY"]) == {VIN: full, "OTHER": bare}
+        telemetry.save_derived([replace(full, soc_pct=None)], [onset, clear], telemetry.mark())
+        assert telemetry.newest([VIN])[VIN] == replace(full, soc_pct=None)
+        page = telemetry.events(VIN, PageRequest(1, 1))
+        assert (page.items, page.total) == ((clear,), 2)
+        at = datetime.fromtimestamp(NOON_S + 5, UTC)
+        assert telemetry.events(VIN, PageRequest(), since=at).items == (clear,)
+        assert telemetry.events(VIN, PageRequest(), until=at, kinds=["alarm", "vehicle state"]).items == (onset,)
+        assert telemetry.events(VIN, PageRequest(), kinds=["vehicle state"]).items == ()
+        assert telemetry.events("OTHER", PageRequest()).items == ()
+
+    def test_events_of_a_stretch_are_replaced(self, telemetry):
+        event = VehicleEvent(vin=VIN, at_s=NOON_S, kind=EventKind.VEHICLE_STATE)
+        telemetry.save_derived([], [replace(event, at_s=NOON_S + n) for n in range(4)], telemetry.mark())
+        telemetry.replace_events(
+            VIN, NOON_S + 1, NOON_S + 3, [replace(event, at_s=NOON_S + 2, kind=EventKind.CHECKPOINT)]
+        )
+        found = telemetry.events(VIN, PageRequest()).items
+        assert [(each.at_s - NOON_S, each.kind) for each in found] == [
+            (3, EventKind.VEHICLE_STATE),
+            (2, EventKind.CHECKPOINT),
+            (0, EventKind.VEHICLE_STATE),
+        ]
+        telemetry.replace_events(VIN, NOON_S, NOON_S + 9, [])
+        assert telemetry.events(VIN, PageRequest()).items == ()
+
+    def test_a_partition_goes_when_its_newest_arrival_is_too_old(self, telemetry):
+        """By arrival, not by the vehicle's time: a backfill that has just come is kept whatever its time."""
+        monday = [stored(NOON_S + n) for n in range(3)]
+        tuesday = [stored(NOON_S + DAY_S + n) for n in range(3)]
+        telemetry.append([*monday, *tuesday])
+        late = stored(NOON_S + 9, command=3, arrived_s=NOON_S + 3 * DAY_S)
+        odd = [stored(946_684_800, arrived_s=NOON_S + n, is_time_plausible=False, bodies=bytes([n])) for n in range(6)]
+        telemetry.append([late, *odd])
+        telemetry.save_derived([], [], telemetry.mark())
+        cut = (NOON_S + 2 * DAY_S) * 10**9
+        telemetry.prune(cut)
+        assert everything(telemetry) == [*monday, late]
+        # The last of Monday's frames is not in the catalog yet, and keeps Monday all the same.
+        last = stored(NOON_S + 10, command=3, arrived_s=NOON_S + 5 * DAY_S)
+        telemetry.append([last])
+        telemetry.prune((NOON_S + 4 * DAY_S) * 10**9)
+        assert everything(telemetry) == [*monday, late, last]
+        telemetry.save_derived([], [], telemetry.mark())
+        telemetry.prune((NOON_S + 6 * DAY_S) * 10**9)
+        assert everything(telemetry) == []
+        assert telemetry.unread(10).frames == ()
+        # And a day that is gone can begin anew.
+        assert telemetry.append([late, odd[0]]) == [True, True]
+        assert sorted(take_unread(telemetry), key=lambda frame: frame.arrived_at_ns) == [odd[0], late]
+
+    def test_a_call_that_is_made_again_after_it_failed_says_what_the_first_would_have(self, telemetry, monkeypatch):
+        """It may fail behind the commit, as when the connection breaks; the frames are new all the same."""
+        old = stored(NOON_S - 5)
+        telemetry.append([old])
+        batch = [
+            stored(NOON_S),
+            replace(old, arrived_at_ns=old.arrived_at_ns + 1),
+            stored(NOON_S + DAY_S),
+            stored(NOON_S),
+        ]
+        expected = [True, False, True]
+        self.fail_behind_commit(telemetry, monkeypatch, batch[:3])
+        assert telemetry.append(batch[:3]) == expected
+        assert telemetry.append(batch[:3]) == [False] * 3
+        assert everything(telemetry) == [old, stored(NOON_S), stored(NOON_S + DAY_S)]
+        assert take_unread(telemetry) == [old, stored(NOON_S), stored(NOON_S + DAY_S)]
+
+
+class DurableContract(FramesContract):
+    """What a restart must find."""
+
+    def test_a_restart_finds_everything(self, telemetry, again):
+        frames = [stored(NOON_S + n * 3600, bodies=bytes([n])) for n in range(40)]
+        telemetry.append(frames[:20])
+        telemetry.save_derived([StateRow(vin=VIN, last_seen_at_ns=1)], [], telemetry.mark())
+        telemetry.append(frames[20:])
+        telemetry.close()
+        restarted = again()
+        assert everything(restarted) == frames
+        assert restarted.unread(100).frames == tuple(frames[20:])
+        assert restarted.append(frames) == [False] * 40
+        assert restarted.newest([VIN]) == {VIN: StateRow(vin=VIN, last_seen_at_ns=1)}
+
+    def test_two_processes_on_the_same_data(self, telemetry, again):
+        """Both write the same days, one drops what the other has open, and nothing is lost or doubled."""
+        other = again()
+        mine = [stored(NOON_S + n, bodies=b"mine") for n in range(5)]
+        theirs = [stored(NOON_S + n, vin="LTESTVEHICLE00002") for n in range(5)]
+        for one, two in zip(mine, theirs, strict=True):
+            assert telemetry.append([one]) == [True]
+            assert other.append([two, one]) == [True, False]
+        assert everything(other) == everything(telemetry) == mine
+        for each in (telemetry, other):
+            each.save_derived([], [], each.mark())
+        # Two looks: what is not written to is closed by the first.
+        for each in (telemetry, other, telemetry):
+            each.prune((NOON_S + 10 * DAY_S) * 10**9)
+        assert everything(other) == []
+        for each in (other, telemetry):
+            with_retry(each, mine)
+        assert everything(other) == everything(telemetry) == mine
+
+
+def with_retry(telemetry, frames):
+    """As the writer does: the same call again."""
+    for _ in range(3):
+        try:
+            return telemetry.append(frames)
+        except StorageUnavailableError:
+            continue
+    return telemetry.append(frames)
+
+
+class SqliteParts:
+    def partition_count(self, telemetry):
+        return len(telemetry._on_sqlite._names)
+
+    def fail_behind_commit(self, telemetry, monkeypatch, batch):
+        part = telemetry._on_sqlite
+        append_to, calls = part._append_to, []
+
+        def fails(*arguments):
+            calls.append(1)
+            append_to(*arguments)
+            raise sqlite3.OperationalError("disk I/O error")
+
+        monkeypatch.setattr(part, "_append_to", fails)
+        with pytest.raises(StorageUnavailableError, match="disk I/O error"):
+            telemetry.append(batch)
+        monkeypatch.setattr(part, "_append_to", append_to)
+        assert calls == [1]
+
+
+class TestMemory(SqliteParts, FramesContract):
+    @pytest.fixture
+    def telemetry(self):
+        made = SqlTelemetryStore()
+        yield made
+        made.close()
+
+
+class TestFile(SqliteParts, DurableContract):
+    @pytest.fixture
+    def telemetry(self, again):
+        return again()
+
+    @pytest.fixture
+    def again(self, tmp_path):
+        made = []
+
+        def again(**options):
+            made.append(SqlTelemetryStore(f"sqlite:///{tmp_path / 'telemetry.sqlite'}", **options))
+            return made[-1]
+
+        yield again
+        for each in made:
+            each.close()
+
+    def test_a_day_is_a_file(self, telemetry, tmp_path):
+        telemetry.append(
+            [stored(NOON_S), stored(NOON_S + DAY_S), stored(946_684_800, arrived_s=NOON_S, is_time_plausible=False)]
+        )
+        files = {path.name for path in (tmp_path / "reports").glob("*.sqlite")}
+        assert files == {"2026-11-22.sqlite", "2026-11-23.sqlite", "other.sqlite"}
+        telemetry.close()
+        assert {path.name for path in (tmp_path / "reports").iterdir()} == files
+
+    def test_days_and_hours_side_by_side(self, telemetry, again, tmp_path):
+        """The setting can change at any time, and a repetition is found all the same."""
+        frames = [stored(NOON_S + n * 1800, bodies=bytes([n])) for n in range(60)]
+        hourly = again(is_hourly=True)
+        assert all(hourly.append(frames[:3] + frames[40:43]))
+        assert all(telemetry.append(frames[20:40]))
+        last = again(is_hourly=True)
+        assert last.append(frames) == [3 <= n < 20 or n >= 43 for n in range(60)]
+        assert everything(last) == frames
+        assert last.frames(VIN, PageRequest(2, 25)).items == tuple(frames[34:9:-1])
+        assert len(list((tmp_path / "reports").glob("*T*.sqlite"))) > 2
+
+    def test_without_the_catalog_everything_is_read_again(self, telemetry, again, tmp_path):
+        frames = [stored(NOON_S + n * 3600) for n in range(30)]
+        telemetry.append(frames)
+        telemetry.save_derived([], [], telemetry.mark())
+        telemetry.close()
+        for path in tmp_path.glob("telemetry.sqlite*"):
+            path.unlink()
+        rebuilt = again()
+        assert take_unread(rebuilt, 7) == frames
+        assert everything(rebuilt) == frames
+
+    def test_more_partitions_than_may_be_open(self, telemetry):
+        frames = [stored(NOON_S + n * DAY_S, arrived_s=NOON_S + 25 * DAY_S) for n in range(25)]
+        for frame in frames + frames:
+            telemetry.append([frame])
+        assert everything(telemetry) == frames
+        assert len(telemetry._on_sqlite._open) <= 16
+
+    def test_a_file_of_a_newer_layout_is_refused_by_name(self, telemetry, tmp_path):
+        telemetry.append([stored(NOON_S)])
+        telemetry.close()
+        with closing(sqlite3.connect(tmp_path / "reports" / "2026-11-22.sqlite")) as connection:
+            connection.execute("PRAGMA user_version = 9")
+        with pytest.raises(
+            StorageUnavailableError, match=r"reports/2026-11-22\.sqlite: expected layout 1 or older, got 9"
+        ):
+            telemetry.append([stored(NOON_S + 1)])
+        assert telemetry.append([stored(NOON_S + DAY_S)]) == [True]
+
+    def test_a_locked_or_damaged_file_is_said_and_survived(self, telemetry, tmp_path, monkeypatch):
+        monkeypatch.setattr("bmsota_cloud.storage.sql.telemetry_sqlite._BUSY_TIMEOUT_S", 0.01)
+        telemetry.append([stored(NOON_S)])
+        path = tmp_path / "reports" / "2026-11-22.sqlite"
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            telemetry._on_sqlite._forget("2026-11-22")
+            with pytest.raises(StorageUnavailableError, match=r"2026-11-22\.sqlite: database is locked"):
+                telemetry.append([stored(NOON_S + DAY_S), stored(NOON_S + 1)])
+            # A reader does not wait for a writer.
+            assert stored(NOON_S) in everything(telemetry)
+            other.execute("ROLLBACK")
+        assert telemetry.append([stored(NOON_S + DAY_S), stored(NOON_S + 1)]) == [True, True]
+        telemetry.close()
+        path.write_bytes(b"not a database at all" * 100)
+        with pytest.raises(StorageUnavailableError, match=r"2026-11-22\.sqlite: file is not a database"):
+            telemetry.append([stored(NOON_S + 2)])
+
+    def test_files_of_others_in_the_folder_are_left_alone(self, telemetry, again, tmp_path):
+        for name in ("notes.sqlite", "2026-13-45.sqlite", "2026-11-22T99.sqlite", "2026-11-22 copy.sqlite"):
+            (tmp_path / "reports" / name).write_bytes(b"mine")
+        telemetry.append([stored(NOON_S)])
+        assert everything(again()) == [stored(NOON_S)]
+        telemetry.close()
+        assert again().prune(2**62) == 1
+        assert len(list((tmp_path / "reports").glob("*.sqlite"))) == 4
+
+
+@pytest.fixture(scope="module")
+def postgresql_url():
+    with some_database() as url:
+        yield url
+
+
+class TestPostgresql(DurableContract):
+    @pytest.fixture
+    def telemetry(self, again):
+        return again()
+
+    @pytest.fixture
+    def again(self, postgresql_url):
+        import psycopg
+
+        made = []
+
+        def again(**options):
+            made.append(SqlTelemetryStore(postgresql_url, **options))
+            return made[-1]
+
+        yield again
+        for each in made:
+            each.close()
+        with psycopg.connect(postgresql_url, autocommit=True) as connection:
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+
+    def partition_count(self, telemetry):
+        return len(telemetry._on_postgresql._days)
+
+    def fail_behind_commit(self, telemetry, monkeypatch, batch):
+        part = telemetry._on_postgresql
+        append = part._append
+
+        async def fails(frames):
+            await append(frames)
+            raise ConnectionResetError("connection lost")
+
+        monkeypatch.setattr(part, "_append", fails)
+        with pytest.raises(StorageUnavailableError, match="connection lost"):
+            telemetry.append(batch)
+        monkeypatch.setattr(part, "_append", append)
+
+    def test_a_value_that_no_column_takes_is_no_outage(self, telemetry):
+        import asyncpg
+
+        with pytest.raises(asyncpg.DataError, match="int64"):
+            telemetry.append([replace(stored(), arrived_at_ns=2**70)])
+        assert telemetry.append([stored()]) == [True]
+
+    def test_it_can_be_called_in_the_middle_of_an_event_loop(self, telemetry):
+        async def play():
+            assert telemetry.append([stored()]) == [True]
+            telemetry.close()
+
+        asyncio.run(play())
+
+    def test_each_writer_has_a_mark_of_its_own(self, telemetry, again):
+        other = again(writer="b")
+        telemetry.append([stored(NOON_S)])
+        other.append([stored(NOON_S + 1)])
+        other.save_derived([], [], other.mark())
+        assert telemetry.unread(10).frames[0] == stored(NOON_S)
+        assert other.unread(10).frames == ()
+
+
+@st.composite
+def any_frame(draw):
+    """Good frames, and frames that are wrong in one place."""
+    vin = draw(st.text("ABC123 ", max_size=17))
+    at_s = draw(st.integers(946_684_800, 4_102_416_000))
+    clear = wire_frame(
+        vin,
+        at_s,
+        draw(st.binary(max_size=600)),
+        command=draw(st.sampled_from([2, 3, 7])),
+        start=draw(st.sampled_from([b"##", b"$$", b"#$"])),
+        encryption=draw(st.sampled_from([1, 1, 1, 3, 0xFE])),
+        padding=draw(st.sampled_from([b"\0", b" "])),
+    )
+    if draw(st.booleans()):
+        place = draw(st.integers(0, len(clear) - 1))
+        clear = clear[:place] + draw(st.binary(max_size=2)) + clear[place + 1 :]
+    return StoredFrame(
+        vin=vin,
+        frame=draw(st.one_of(st.just(clear), st.binary(min_size=1, max_size=50))),
+        clear=clear,
+        reported_at_s=draw(st.one_of(st.just(at_s), st.integers(-(2**40), 2**40))),
+        arrived_at_ns=draw(st.integers(0, 2**63 - 1)),
+        is_backfill=draw(st.booleans()),
+        fault=draw(st.text(max_size=5)),
+        is_time_plausible=draw(st.booleans()),
+    )
+
+
+@given(any_frame())
+def test_what_is_packed_is_unpacked_to_the_same_bytes(frame):
+    at_s, _, arrived, form, clear, received, fault = pack(frame)
+    assert unpack(frame.vin, (at_s, arrived, form, clear, received, fault)) == frame
+
+
+def test_a_usual_frame_is_kept_without_its_31_bytes():
+    frame = stored(bodies=bytes(311))
+    assert len(frame.clear) == 342
+    assert len(pack(frame)[4]) == 311
+    assert pack(frame)[5] is None

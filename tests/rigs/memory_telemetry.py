@@ -1,0 +1,74 @@
+"""A telemetry store in dictionaries, for tests of what derives from it: everything `TelemetryStore` says about frames, states and
+events, and nothing about disks."""
+
+from __future__ import annotations
+
+from bmsota_cloud.domain.paging import Page
+from bmsota_cloud.domain.telemetry import Mark, Unread
+
+
+class MemoryTelemetry:
+    def __init__(self):
+        self.stored = []
+        self.known = set()
+        self.rows = {}
+        self.kept_events = {}
+        self.derived_to = 0
+
+    def append(self, frames):
+        new = []
+        for frame in frames:
+            new.append(_key(frame) not in self.known)
+            if new[-1]:
+                self.known.add(_key(frame))
+                self.stored.append(frame)
+        return new
+
+    def mark(self):
+        return Mark((("all", len(self.stored), 0),))
+
+    def save_derived(self, states, events, mark):
+        self.rows.update((row.vin, row) for row in states)
+        for event in events:
+            self.kept_events.setdefault(_event_key(event), event)
+        if mark.places:
+            self.derived_to = mark.places[0][1]
+
+    def unread(self, limit):
+        frames = tuple(self.stored[self.derived_to : self.derived_to + limit])
+        return Unread(frames, Mark((("all", self.derived_to + len(frames), 0),)))
+
+    def read(self, vin, since_s, until_s):
+        found = [frame for frame in self.stored if frame.vin == vin and since_s <= frame.reported_at_s < until_s]
+        yield from sorted(found, key=lambda frame: frame.reported_at_s)
+
+    def newest(self, vins):
+        return {vin: self.rows[vin] for vin in vins if vin in self.rows}
+
+    def events(self, vin, request, *, since=None, until=None, kinds=()):
+        found = [
+            event
+            for event in self.kept_events.values()
+            if event.vin == vin
+            and (since is None or event.at_s >= since.timestamp())
+            and (until is None or event.at_s < until.timestamp())
+            and (not kinds or event.kind in kinds)
+        ]
+        found.sort(key=lambda event: (-event.at_s, event.kind, event.subject, event.value))
+        items = tuple(found[request.offset : request.offset + request.size])
+        return Page(items=items, total=len(found), number=request.number, size=request.size)
+
+    def replace_events(self, vin, since_s, until_s, events):
+        for key, event in list(self.kept_events.items()):
+            if event.vin == vin and since_s <= event.at_s < until_s:
+                del self.kept_events[key]
+        for event in events:
+            self.kept_events.setdefault(_event_key(event), event)
+
+
+def _key(frame):
+    return frame.vin, frame.reported_at_s, frame.clear[24:-1]
+
+
+def _event_key(event):
+    return event.vin, event.at_s, event.kind, event.subject, event.value
