@@ -142,7 +142,7 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
     "api": {"clock", "domain", "services"},
     "pages": {"clock", "domain", "services"},
     "platform.py": {"api", "clock", "domain", "gateway", "services", "storage"},
-    "wiring.py": {"api", "clock", "gateway", "keys", "mail", "pages", "platform", "services"},
+    "wiring.py": {"api", "clock", "domain", "gateway", "keys", "mail", "pages", "platform", "services"},
     "__main__.py": {"cli"},
     "cli.py": {"clock", "domain", "keys", "mail", "platform", "services", "wiring"},
     "__init__.py": set(),

@@ -23,6 +23,7 @@ from bmsota_cloud.api.device_route import mount_device_api
 from bmsota_cloud.api.middleware import BodyLimit, SecurityHeaders
 from bmsota_cloud.api.router import build_router
 from bmsota_cloud.clock import wall_clock, wall_clock_ns
+from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.gateway import GatewayServer
 from bmsota_cloud.keys import sample_key_warning
 from bmsota_cloud.mail import MailSink, MailWorker, SmtpTarget
@@ -219,6 +220,8 @@ def _failures_logged(name: str) -> Iterator[None]:
     """A database that is away for a moment must not end a background task for good; it is logged and retried."""
     try:
         yield
+    except StorageUnavailableError as refusal:
+        _LOG.warning("%s: %s; retrying", name, refusal)
     except Exception:  # noqa: BLE001 - logged whole, see above
         _LOG.exception("%s: failed; retrying", name)
 

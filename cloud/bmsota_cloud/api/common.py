@@ -24,6 +24,7 @@ from bmsota_cloud.domain.errors import (
     LoginError,
     NotAllowedError,
     NotFoundError,
+    StorageUnavailableError,
 )
 from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, PageRequest
 
@@ -39,6 +40,7 @@ STATUSES: Mapping[type[CloudError], int] = {
     NotFoundError: 404,
     ConflictError: 409,
     InvalidInputError: 422,
+    StorageUnavailableError: 503,
 }
 
 
@@ -53,7 +55,9 @@ class ApiRoute(APIRoute):
                 return await handler(request)
             except CloudError as refusal:
                 status = STATUSES[type(refusal)]
-                headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+                headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+                if isinstance(refusal, StorageUnavailableError):
+                    headers["Retry-After"] = str(refusal.RETRY_AFTER_S)
                 return JSONResponse(
                     {"error": refusal.code, "detail": str(refusal)}, status_code=status, headers=headers
                 )

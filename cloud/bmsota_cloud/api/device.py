@@ -6,11 +6,12 @@ status. What a unit may read is the services' decision.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bmsota.errors import RemoteProtocolError
 from bmsota.ota import device_api
-from bmsota_cloud.domain.errors import ConflictError, LoginError
+from bmsota_cloud.domain.errors import ConflictError, LoginError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -32,6 +33,9 @@ def respond(request: HttpRequest, services: Services, now: datetime) -> HttpResp
         return device_api.error_response(device_api.STATUS_UNAUTHORIZED, refusal.code, str(refusal))
     except ConflictError as refusal:
         return device_api.error_response(device_api.STATUS_CONFLICT, refusal.code, str(refusal))
+    except StorageUnavailableError as refusal:
+        answer = device_api.error_response(503, refusal.code, str(refusal))
+        return replace(answer, headers={**answer.headers, "Retry-After": str(refusal.RETRY_AFTER_S)})
     except RemoteProtocolError as error:
         return device_api.error_response(400, "bad-request", str(error))
 

@@ -8,7 +8,8 @@ The tree::
         |-- NotAllowedError   this account may not do that
         |-- LoginError        who are you? (wrong name, password, token, challenge, signature)
         |-- ConflictError     not in this state: the thing exists, but has moved on
-        `-- InvalidInputError the request itself cannot be right
+        |-- InvalidInputError the request itself cannot be right
+        `-- StorageUnavailableError  a database can't be used just now: away, locked, full, read-only
 
 The edges translate them (HTTP status, frame reply flag); nothing in domain or services knows HTTP.
 """
@@ -17,7 +18,15 @@ from __future__ import annotations
 
 from bmsota.errors import BmsotaError
 
-__all__ = ["CloudError", "ConflictError", "InvalidInputError", "LoginError", "NotAllowedError", "NotFoundError"]
+__all__ = [
+    "CloudError",
+    "ConflictError",
+    "InvalidInputError",
+    "LoginError",
+    "NotAllowedError",
+    "NotFoundError",
+    "StorageUnavailableError",
+]
 
 
 class CloudError(BmsotaError):
@@ -46,3 +55,13 @@ class ConflictError(CloudError):
 
 class InvalidInputError(CloudError):
     """The request cannot be right at any time."""
+
+
+class StorageUnavailableError(CloudError):
+    """A database cannot be used just now. Nothing of the transaction is kept, and the same request may be made again.
+
+    `code` says why: "storage-away", "storage-busy", "storage-full", "storage-read-only" or "storage-failed".
+    """
+
+    RETRY_AFTER_S = 5
+    """When trying again makes sense: a restart of a database server takes a few seconds."""

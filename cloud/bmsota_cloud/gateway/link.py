@@ -43,6 +43,7 @@ from bmsota.gbt32960 import (
     beijing_time,
 )
 from bmsota_cloud.clock import utc_time
+from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.services import ReportVerdict
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ class GatewayLink:
         self._is_woken = False
         self._is_superseded = False
         self._sent_order_id = ""
+        self._must_look = (
+            False  # The database was away when it was looked for an instruction; the next heartbeat looks again.
+        )
         self.vin = ""
         """Empty until the vehicle has logged in, and after it has logged out."""
         self.is_closing = False
@@ -147,8 +151,14 @@ class GatewayLink:
                 services.ingest.report(vin, report, is_backfill=is_backfill, now=now)
             case HeartbeatReceived(vin=vin):
                 services.ingest.seen(vin, now)
+                if self._must_look:
+                    self._send_instruction(now_ns)
             case ExtensionReceived(frame=frame):
-                flag = self._extension(frame, now)
+                try:
+                    flag = self._extension(frame, now)
+                except StorageUnavailableError:
+                    services.counters["extension_storage_unavailable"] += 1
+                    flag = ReplyFlag.ERROR
                 try:
                     self._session.reply(frame, now_ns, flag=flag)
                 except LocalProtocolError:
@@ -179,7 +189,13 @@ class GatewayLink:
         if self.vin != vin:
             # Another vehicle on the same link: the one before has left.
             self._leave(now_ns)
-        if not self._services.ingest.log_in(vin, serial=login.serial, now=utc_time(now_ns)):
+        try:
+            is_accepted = self._services.ingest.log_in(vin, serial=login.serial, now=utc_time(now_ns))
+        except StorageUnavailableError:
+            # Refused, not left without an answer: the terminal tries again after its own wait.
+            self._services.counters["login_storage_unavailable"] += 1
+            is_accepted = False
+        if not is_accepted:
             self._session.refuse_login(ReplyFlag.ERROR, now_ns)
             return
         self._session.accept_login(now_ns)
@@ -221,7 +237,13 @@ class GatewayLink:
         """Send what the store holds for this vehicle, once a login."""
         if not self.vin:
             return
-        instruction = self._services.upgrades.pending_instruction(self.vin)
+        self._must_look = False
+        try:
+            instruction = self._services.upgrades.pending_instruction(self.vin)
+        except StorageUnavailableError:
+            self._services.counters["instruction_storage_unavailable"] += 1
+            self._must_look = True
+            return
         if instruction is None or instruction.order_id == self._sent_order_id:
             return
         try:
@@ -231,7 +253,11 @@ class GatewayLink:
             self._services.counters["instruction_not_sent"] += 1
             return
         self._sent_order_id = instruction.order_id
-        self._services.upgrades.instruction_sent(instruction, utc_time(now_ns))
+        try:
+            self._services.upgrades.instruction_sent(instruction, utc_time(now_ns))
+        except StorageUnavailableError:
+            # It is on its way all the same; only the count of instructions lacks it.
+            self._services.counters["instruction_not_noted"] += 1
 
     def _leave(self, now_ns: int) -> None:
         vin, self.vin = self.vin, ""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import aiosmtplib
 
+from bmsota_cloud.domain.errors import StorageUnavailableError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
@@ -85,6 +87,8 @@ class MailWorker:
         while not self._stopping.is_set():
             try:
                 await self.send_due()
+            except StorageUnavailableError as refusal:
+                _LOG.warning("mail worker: %s; retrying", refusal)
             except Exception:  # noqa: BLE001 - logged whole, see below
                 # A database that is away must not end the sending for good.
                 _LOG.exception("mail worker: failed; retrying")

@@ -20,10 +20,12 @@ from bmsota_cloud.domain.errors import (
     LoginError,
     NotAllowedError,
     NotFoundError,
+    StorageUnavailableError,
 )
 from bmsota_cloud.pages.accounts import add_account_pages
 from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
+from bmsota_cloud.pages.session import Visitor
 from bmsota_cloud.pages.site import Site
 from bmsota_cloud.pages.telemetry import add_telemetry_pages
 from bmsota_cloud.pages.vehicles import add_vehicle_pages
@@ -43,8 +45,15 @@ _STATUS: dict[type[CloudError], int] = {
     NotFoundError: 404,
     ConflictError: 409,
     InvalidInputError: 422,
+    StorageUnavailableError: 503,
 }
-_TITLES = {403: "Not allowed", 404: "Not found", 409: "Not possible now", 422: "Invalid request"}
+_TITLES = {
+    403: "Not allowed",
+    404: "Not found",
+    409: "Not possible now",
+    422: "Invalid request",
+    503: "Not available now",
+}
 
 
 def build_router(services: "Services", settings: "PlatformSettings", clock: "Clock") -> APIRouter:
@@ -92,6 +101,11 @@ def _route_class(site: Site) -> type[APIRoute]:
                     return await handle(request)
                 except LoginError:
                     return _to_login(request)
+                except StorageUnavailableError as error:
+                    # Who asks stands in the database as well.
+                    answer = _show_refusal(site, None, 503, str(error))
+                    answer.headers["Retry-After"] = str(error.RETRY_AFTER_S)
+                    return answer
                 except CloudError as error:
                     return _explain(site, request, _STATUS.get(type(error), 400), str(error))
                 except RequestValidationError as error:
@@ -115,8 +129,12 @@ def _to_login(request: Request) -> Response:
 def _explain(site: Site, request: Request, status_code: int, text: str) -> HTMLResponse:
     try:
         visitor = site.visitor(request)
-    except LoginError:
+    except (LoginError, StorageUnavailableError):
         visitor = None
+    return _show_refusal(site, visitor, status_code, text)
+
+
+def _show_refusal(site: Site, visitor: Visitor | None, status_code: int, text: str) -> HTMLResponse:
     return site.show(
         "error.html",
         visitor,
