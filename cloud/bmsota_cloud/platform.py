@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.gateway import GatewayLink, LocalRouter
-from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, Services
+from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, PresenceService, Services
 from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def build_cloud(
     settings: PlatformSettings | None = None,
     draw: Callable[[int], bytes] = os.urandom,
     clock: Callable[[], datetime] = wall_clock,
+    gateway_id: str = "local",
 ) -> Cloud:
     """Make the platform.
 
@@ -86,6 +87,7 @@ def build_cloud(
         settings: limits and addresses.
         draw: source of random bytes; a seeded one makes a run repeatable.
         clock: the platform's time for HTTP requests; links and services take it as arguments.
+        gateway_id: the name under which this process has vehicles and mails; of its own for every process on the same data.
     """
     settings = PlatformSettings() if settings is None else settings
     if data_dir is not None:
@@ -103,6 +105,7 @@ def build_cloud(
         live=LiveFeed(),
         router=router,
         settings=settings,
+        presence=PresenceService(store, gateway_id),
     )
     return Cloud(
         services=Services.around(context),

@@ -28,11 +28,12 @@ from bmsota_cloud.gateway import GatewayServer
 from bmsota_cloud.keys import sample_key_warning
 from bmsota_cloud.mail import MailSink, MailWorker, SmtpTarget
 from bmsota_cloud.platform import Cloud, build_cloud
-from bmsota_cloud.services import PlatformKeys, PlatformSettings
+from bmsota_cloud.services import PlatformKeys, PlatformSettings, SteadyTime
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
+    from datetime import datetime
     from pathlib import Path
 
 __all__ = ["RunningCloud", "ServeOptions", "build_app"]
@@ -43,6 +44,10 @@ _LOG = logging.getLogger(__name__)
 _TICK_S = 5.0
 # Old reports are deleted this often, in ticks: every ten minutes.
 _PRUNE_EVERY_TICKS = 120
+# Who has come and gone is written this often: in a storm, many vehicles at a time.
+_PRESENCE_S = 0.2
+# The gateway's lease is prolonged this often (`bmsota_cloud.services.presence.LEASE_S`).
+_RENEW_S = 5.0
 _START_TIMEOUT_S = 20.0
 # What open connections and WebSockets get to end by themselves.
 _STOP_HTTP_S = 1
@@ -117,6 +122,8 @@ class RunningCloud:
         )
         self._mail_worker: MailWorker | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._steady = SteadyTime()
+        self._has_begun = False
 
     @property
     def http_url(self) -> str:
@@ -143,6 +150,7 @@ class RunningCloud:
                 telemetry_url=options.telemetry_url,
                 settings=settings,
                 draw=options.draw,
+                gateway_id=_gateway_id(),
             )
             running = cls(cloud, options, http_socket)
         except BaseException:
@@ -159,7 +167,8 @@ class RunningCloud:
         options, cloud = self._options, self.cloud
         if warning := sample_key_warning(options.keys):
             _LOG.warning("%s", warning)
-        await asyncio.to_thread(cloud.services.ingest.forget_links, wall_clock())
+        cloud.services.presence.is_deferred = True
+        await asyncio.to_thread(cloud.services.presence.begin, self._steady_now())
         target = options.smtp
         if target is None:
             self.mail_sink = MailSink(host=options.host, folder=options.mail_folder)
@@ -170,9 +179,11 @@ class RunningCloud:
         for name, work in (
             ("mail", self._mail_worker.run()),
             ("ticker", self._tick()),
+            ("presence", self._keep_presence()),
             ("http", self._http.serve(sockets=[self._http_socket])),
         ):
             self._tasks.append(asyncio.create_task(work, name=name))
+        self._has_begun = True
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._http.started:
             if time.monotonic() > deadline or self._tasks[-1].done():
@@ -197,6 +208,10 @@ class RunningCloud:
         self._http_socket.close()
         if self.mail_sink is not None:
             await asyncio.to_thread(self.mail_sink.stop)
+        if self._has_begun:
+            # Without it the vehicles are offline as well, when the lease ends.
+            with _failures_logged("presence"):
+                await asyncio.to_thread(self.cloud.services.presence.end, self._steady_now())
         self.cloud.close()
 
     async def wait(self) -> None:
@@ -213,6 +228,27 @@ class RunningCloud:
                     await asyncio.to_thread(services.ingest.prune, wall_clock())
             ticks += 1
             await asyncio.sleep(_TICK_S)
+
+    async def _keep_presence(self) -> None:
+        presence, router = self.cloud.services.presence, self.cloud.router
+        renewed_s = time.monotonic()
+        while True:
+            await asyncio.sleep(_PRESENCE_S)
+            with _failures_logged("presence"):
+                if time.monotonic() - renewed_s >= _RENEW_S:
+                    renewed_s = time.monotonic()
+                    for vin in await asyncio.to_thread(presence.renew, self._steady_now()):
+                        router.supersede(vin)
+                elif presence.has_changes:
+                    await asyncio.to_thread(presence.flush)
+
+    def _steady_now(self) -> datetime:
+        return self._steady.at(wall_clock(), time.monotonic())
+
+
+def _gateway_id() -> str:
+    """Unique for this start of this process; a name for people in front."""
+    return f"{socket.gethostname()[:48]}:{os.getpid()}:{os.urandom(4).hex()}"
 
 
 @contextmanager

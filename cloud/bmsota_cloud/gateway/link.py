@@ -83,6 +83,7 @@ class GatewayLink:
         self._must_look = (
             False  # The database was away when it was looked for an instruction; the next heartbeat looks again.
         )
+        self._link_id = 0
         self.vin = ""
         """Empty until the vehicle has logged in, and after it has logged out."""
         self.is_closing = False
@@ -190,16 +191,17 @@ class GatewayLink:
             # Another vehicle on the same link: the one before has left.
             self._leave(now_ns)
         try:
-            is_accepted = self._services.ingest.log_in(vin, serial=login.serial, now=utc_time(now_ns))
+            link_id = self._services.ingest.log_in(vin, serial=login.serial, now=utc_time(now_ns))
         except StorageUnavailableError:
             # Refused, not left without an answer: the terminal tries again after its own wait.
             self._services.counters["login_storage_unavailable"] += 1
-            is_accepted = False
-        if not is_accepted:
+            link_id = 0
+        if not link_id:
             self._session.refuse_login(ReplyFlag.ERROR, now_ns)
             return
         self._session.accept_login(now_ns)
         self.vin = vin
+        self._link_id = link_id
         self._sent_order_id = ""
         self._router.register(vin, self)
         self._send_instruction(now_ns)
@@ -262,7 +264,11 @@ class GatewayLink:
     def _leave(self, now_ns: int) -> None:
         vin, self.vin = self.vin, ""
         if vin and self._router.unregister(vin, self):
-            self._services.ingest.link_lost(vin, utc_time(now_ns))
+            try:
+                self._services.ingest.link_lost(vin, utc_time(now_ns), link_id=self._link_id)
+            except StorageUnavailableError:
+                # That the vehicle has left stands in memory and is written later.
+                self._services.counters["leave_storage_unavailable"] += 1
 
 
 def _message(instruction: Instruction, now_ns: int) -> Control:

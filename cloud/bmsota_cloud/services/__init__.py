@@ -16,10 +16,11 @@ from bmsota_cloud.services.live import LiveFeed, Subscription
 from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
+from bmsota_cloud.services.presence import PresenceService, SteadyTime
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
-from bmsota_cloud.services.vehicles import VehicleDetail, VehicleRow, VehicleService
+from bmsota_cloud.services.vehicles import VehicleDetail, VehicleListing, VehicleRow, VehicleService
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -43,9 +44,11 @@ __all__ = [
     "OutboxService",
     "PlatformKeys",
     "PlatformSettings",
+    "PresenceService",
     "ReleaseService",
     "ReportVerdict",
     "Services",
+    "SteadyTime",
     "Subscription",
     "TaskDetail",
     "TaskRow",
@@ -53,6 +56,7 @@ __all__ = [
     "UpgradeService",
     "UpgradeView",
     "VehicleDetail",
+    "VehicleListing",
     "VehicleRow",
     "VehicleService",
 ]
@@ -71,6 +75,7 @@ class Services:
     live: LiveFeed
     ota_tasks: OtaTaskService
     outbox: OutboxService
+    presence: PresenceService
     releases: ReleaseService
     telemetry: TelemetryService
     upgrades: UpgradeService
@@ -90,6 +95,7 @@ class Services:
             live=context.live,
             ota_tasks=OtaTaskService(context),
             outbox=OutboxService(context),
+            presence=context.presence,
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context),

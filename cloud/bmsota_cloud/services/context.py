@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bmsota.image import PublicKey
     from bmsota_cloud.services.live import LiveFeed
+    from bmsota_cloud.services.presence import PresenceService
     from bmsota_cloud.storage.base import Store, TelemetryStore
 
 __all__ = ["CommandRouter", "Context", "PlatformKeys", "PlatformSettings"]
@@ -80,5 +81,6 @@ class Context:
     live: LiveFeed
     router: CommandRouter
     settings: PlatformSettings
+    presence: PresenceService
     counters: Counter[str] = field(default_factory=Counter)
     """How often something was left aside (a stale frame, an unknown order): nothing is dropped without a count."""

@@ -41,16 +41,17 @@ class IngestService:
         self._context = context
         self._equipment = equipment
 
-    def log_in(self, vin: str, *, serial: int, now: datetime) -> bool:
-        """Whether this vehicle may log in: it must be registered."""
+    def log_in(self, vin: str, *, serial: int, now: datetime) -> int:
+        """The number of the vehicle's link, for `link_lost`; 0 if it may not log in, because it is not registered."""
         with self._context.store.reading() as work:
             is_known = work.vehicles.get(vin) is not None
         if not is_known:
             self._context.counters["login_unknown_vin"] += 1
-            return False
+            return 0
+        link_id = self._context.presence.joined(vin, serial=serial, now=now)
         state = self._state(vin)
         self._save(replace(state, is_online=True, last_seen_at=now, login_serial=serial))
-        return True
+        return link_id
 
     def seen(self, vin: str, now: datetime) -> None:
         """A frame without values: heartbeat, state of an upgrade."""
@@ -82,14 +83,13 @@ class IngestService:
         self.seen(vin, now)
         self._equipment.identify(vin, facts, now)
 
-    def link_lost(self, vin: str, now: datetime) -> None:
-        """Logout, or the link is gone: the vehicle is offline, its last values stay."""
-        self._save(replace(self._state(vin), is_online=False), now=now)
+    def link_lost(self, vin: str, now: datetime, *, link_id: int = 0) -> None:
+        """Logout, or the link is gone: the vehicle is offline, its last values stay.
 
-    def forget_links(self, now: datetime) -> None:
-        """The platform has just started: no vehicle has a link to it yet."""
-        for vin in self._context.telemetry.online_vins():
-            self.link_lost(vin, now)
+        Without effect if the vehicle has another link by now; *link_id* 0: whichever it has.
+        """
+        if self._context.presence.left(vin, now, link_id=link_id) or not link_id:
+            self._save(replace(self._state(vin), is_online=False), now=now)
 
     def prune(self, now: datetime) -> int:
         """Delete reports that are too old to be kept as rows; how many there were."""

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.ota_tasks import ApprovalCode, OtaTask, Transition, VehicleUpgrade
     from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.domain.paging import Page, PageRequest
+    from bmsota_cloud.domain.presence import Connection, GatewayLease, Presence, Vantage
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
-    from bmsota_cloud.domain.vehicles import Vehicle, VehicleNode
+    from bmsota_cloud.domain.vehicles import FleetCount, Vehicle, VehicleFilter, VehicleNode
 
 __all__ = [
     "AccountTables",
@@ -37,6 +38,7 @@ __all__ = [
     "HistoryTables",
     "OtaTaskTables",
     "OutboxTable",
+    "PresenceTables",
     "ReleaseTables",
     "Store",
     "TelemetryStore",
@@ -70,16 +72,48 @@ class VehicleTables(Protocol):
 
     def by_hwid(self, hwid: str) -> Vehicle | None: ...
     def save(self, vehicle: Vehicle) -> None: ...
-    def page(self, request: PageRequest, *, project: str = "", text: str = "") -> Page[Vehicle]:
-        """Ordered by VIN; *text* is looked for in VIN, HWID and series."""
+    def page(
+        self, request: PageRequest, asked: VehicleFilter, vantage: Vantage
+    ) -> tuple[Page[tuple[Vehicle, Connection]], FleetCount]:
+        """Ordered by VIN; and how many pass the filter, leaving aside what it says about the connection."""
         ...
 
     def projects(self) -> tuple[str, ...]: ...
+    def series(self) -> tuple[str, ...]: ...
     def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
         """By VIN, each ordered by position."""
         ...
 
     def save_node(self, node: VehicleNode) -> None: ...
+
+
+class PresenceTables(Protocol):
+    """Gateways' leases and vehicles' links."""
+
+    def renew(self, lease: GatewayLease) -> None:
+        """Insert or replace."""
+        ...
+
+    def save(self, opened: Sequence[Presence], closed: Sequence[Presence]) -> None:
+        """*opened* replace what is known of their vehicles; of *closed* only those that are still their vehicle's newest link."""
+        ...
+
+    def close_all(self, gateway_id: str, at: datetime) -> None:
+        """Every open link of this gateway has ended."""
+        ...
+
+    def open_links(self, gateway_id: str) -> Mapping[str, int]:
+        """The link ids of this gateway by VIN."""
+        ...
+
+    def connections(self, vins: Sequence[str], vantage: Vantage) -> Mapping[str, Connection]:
+        """By VIN; vehicles that never connected are left out."""
+        ...
+
+    def count_online(self, vantage: Vantage) -> int: ...
+    def forget(self, ended_before: datetime) -> int:
+        """Forget gateways whose lease ended before; their links ended with it. How many gateways."""
+        ...
 
 
 class EquipmentTables(Protocol):
@@ -175,7 +209,22 @@ class OutboxTable(Protocol):
 
     def add(self, mail: Mail) -> Mail: ...
     def save(self, mail: Mail) -> None: ...
-    def due(self, now: datetime, limit: int) -> tuple[Mail, ...]: ...
+    def has_due(self, now: datetime) -> bool: ...
+    def take(self, now: datetime, limit: int, *, by: str, until: datetime) -> tuple[Mail, ...]:
+        """Claim due mails for the process *by*, which has them for itself *until* then. Oldest first.
+
+        Its own claims of before come again: it asks only when it has finished with them. No two processes get the same mail.
+        """
+        ...
+
+    def keep(self, mail_id: int, *, by: str, until: datetime) -> bool:
+        """Prolong a claim; False if another process has the mail by now, or it is sent."""
+        ...
+
+    def waiting(self) -> int:
+        """How many mails are neither sent nor given up."""
+        ...
+
     def of_task(self, task_id: int) -> tuple[Mail, ...]:
         """Newest first."""
         ...
@@ -197,6 +246,8 @@ class Work(Protocol):
     def accounts(self) -> AccountTables: ...
     @property
     def vehicles(self) -> VehicleTables: ...
+    @property
+    def presence(self) -> PresenceTables: ...
     @property
     def equipment(self) -> EquipmentTables: ...
     @property

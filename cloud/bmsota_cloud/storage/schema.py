@@ -126,7 +126,7 @@ vehicle = Table(
     "vehicle",
     PLATFORM,
     Column("vin", String(17), primary_key=True),
-    Column("series", String(32), nullable=False),
+    Column("series", String(32), nullable=False, index=True),
     Column("project", String(64), nullable=False, index=True),
     Column("hwid", String(24), nullable=False, unique=True),
     Column("device_public_key", LargeBinary(32), nullable=False),
@@ -135,6 +135,27 @@ vehicle = Table(
     Column("report_counter", BigInteger, nullable=False),
     Column("report_sha256", LargeBinary(32), nullable=False),
     Column("identified_at", UtcTime),
+)
+
+gateway = Table(
+    "gateway",
+    PLATFORM,
+    Column("id", String(80), primary_key=True),
+    Column("started_at", UtcTime, nullable=False),
+    Column("lease_until", UtcTime, nullable=False),
+)
+
+# Without foreign keys: the links of many vehicles are written together, and one of them must not spoil the others.
+presence = Table(
+    "presence",
+    PLATFORM,
+    Column("vin", String(17), primary_key=True),
+    Column("gateway_id", String(80), nullable=False),
+    Column("link_id", BigInteger, nullable=False),
+    Column("since", UtcTime, nullable=False),
+    Column("login_serial", Integer, nullable=False),
+    Column("left_at", UtcTime),
+    Index("ix_presence_gateway_id_left_at", "gateway_id", "left_at"),
 )
 
 node = Table(
@@ -313,6 +334,8 @@ mail = Table(
     Column("sent_at", UtcTime),
     Column("given_up", Boolean, nullable=False),
     Column("error", Text, nullable=False),
+    Column("claimed_by", String(80), nullable=False),
+    Column("claimed_until", UtcTime),
 )
 
 audit_entry = Table(

@@ -164,7 +164,7 @@ FULL = """
 
     def count():
         with store.reading() as work:
-            return len(work.outbox.due(NOW, 1000))
+            return work.outbox.waiting()
 
     store = SqlStore(f"sqlite:///{folder / 'p.sqlite'}")
     kept = 0

@@ -17,6 +17,7 @@ from bmsota_cloud.storage.sql.equipment import SqlEquipment
 from bmsota_cloud.storage.sql.histories import SqlHistories
 from bmsota_cloud.storage.sql.ota_tasks import SqlOtaTasks
 from bmsota_cloud.storage.sql.outbox import SqlOutbox
+from bmsota_cloud.storage.sql.presence import SqlPresence
 from bmsota_cloud.storage.sql.releases import SqlReleases
 from bmsota_cloud.storage.sql.vehicles import SqlVehicles
 
@@ -33,6 +34,7 @@ class SqlWork:
         self._connection = connection
         self.accounts = SqlAccounts(connection)
         self.vehicles = SqlVehicles(connection)
+        self.presence = SqlPresence(connection)
         self.equipment = SqlEquipment(connection)
         self.releases = SqlReleases(connection)
         self.ota_tasks = SqlOtaTasks(connection)
