@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["Connection", "GatewayLease", "Presence", "Vantage"]
+__all__ = ["GatewayLease", "LeaseCheck", "Presence", "VehicleConnection"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
+class VehicleConnection:
     """What others want to know of a vehicle's presence."""
 
     is_online: bool = False
@@ -53,7 +53,7 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vantage:
+class LeaseCheck:
     """From where leases are judged."""
 
     gateway_id: str

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from threading import Lock, RLock
 from typing import TYPE_CHECKING
 
-from bmsota_cloud.domain.presence import Connection, GatewayLease, Presence, Vantage
+from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, VehicleConnection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -215,8 +215,8 @@ class PresenceService:
                 for vin, link_id in written.items()
                 if vin not in self._links and vin not in pending
             ]
-        elsewhere = work.presence.connections([p.vin for p in missing], self._vantage(other=True))
-        taken = {p.vin for p in missing if elsewhere.get(p.vin, Connection()).is_online}
+        elsewhere = work.presence.connections([p.vin for p in missing], self._lease_check(other=True))
+        taken = {p.vin for p in missing if elsewhere.get(p.vin, VehicleConnection()).is_online}
         work.presence.save([p for p in missing if p.vin not in taken], stale)
         with self._lock:
             for presence in missing:
@@ -227,21 +227,21 @@ class PresenceService:
     # -- for the other services ----------------------------------------------------------------------------------------
 
     @property
-    def vantage(self) -> Vantage:
+    def lease_check(self) -> LeaseCheck:
         """From where this process judges leases."""
-        return self._vantage()
+        return self._lease_check()
 
-    def _vantage(self, *, other: bool = False) -> Vantage:
+    def _lease_check(self, *, other: bool = False) -> LeaseCheck:
         assert self._now is not None or not other
-        return Vantage(gateway_id="" if other else self.gateway_id, now=self._now or _NEVER)
+        return LeaseCheck(gateway_id="" if other else self.gateway_id, now=self._now or _NEVER)
 
     def is_online(self, vins: Sequence[str]) -> dict[str, bool]:
         """Whether each of these vehicles is online, at any gateway."""
         with self._store.reading() as work:
-            connections = work.presence.connections(vins, self.vantage)
-        return {vin: connections.get(vin, Connection()).is_online for vin in vins}
+            connections = work.presence.connections(vins, self.lease_check)
+        return {vin: connections.get(vin, VehicleConnection()).is_online for vin in vins}
 
 
-def with_connection(state: VehicleSnapshot, connection: Connection) -> VehicleSnapshot:
+def with_connection(state: VehicleSnapshot, connection: VehicleConnection) -> VehicleSnapshot:
     """The newest state, with who is online."""
     return replace(state, is_online=connection.is_online, login_serial=connection.login_serial)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from bmsota_cloud.domain.paging import Page, PageRequest
-from bmsota_cloud.domain.presence import Connection
+from bmsota_cloud.domain.presence import VehicleConnection
 from bmsota_cloud.domain.telemetry import VehicleSnapshot
 from bmsota_cloud.domain.vehicles import FleetCount, NodeKind, Vehicle, VehicleFilter
 from bmsota_cloud.services.audit import acting
@@ -53,7 +53,7 @@ class VehicleRow:
 
     @classmethod
     def of(
-        cls, vehicle: Vehicle, connection: Connection, state: VehicleSnapshot, nodes: Sequence[VehicleNode]
+        cls, vehicle: Vehicle, connection: VehicleConnection, state: VehicleSnapshot, nodes: Sequence[VehicleNode]
     ) -> VehicleRow:
         slaves = [node for node in nodes if node.kind is NodeKind.SLAVE]
         return view_of(
@@ -164,7 +164,7 @@ class VehicleService:
         """A page of the list, with how many are online and offline. The filters are the database's, for any number of vehicles."""
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
-            page, count = work.vehicles.page(request, asked, self._context.presence.vantage)
+            page, count = work.vehicles.page(request, asked, self._context.presence.lease_check)
             vins = [vehicle.vin for vehicle, _ in page.items]
             nodes = work.vehicles.nodes(vins)
         states = self._context.telemetry.states(vins)
@@ -201,7 +201,9 @@ class VehicleService:
                 raise NotFoundError("no-such-vehicle", f"no vehicle {vin[:32]}")
             nodes = work.vehicles.nodes([vin])[vin]
             changes = work.equipment.page(PageRequest(1, 20), vin=vin).items
-            connection = work.presence.connections([vin], self._context.presence.vantage).get(vin, Connection())
+            connection = work.presence.connections([vin], self._context.presence.lease_check).get(
+                vin, VehicleConnection()
+            )
         state = with_connection(self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin), connection)
         return VehicleDetail(vehicle=vehicle, state=state, nodes=nodes, changes=changes)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.ota_tasks import ApprovalCode, OtaTask, Transition, VehicleUpgrade
     from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.domain.paging import Page, PageRequest
-    from bmsota_cloud.domain.presence import Connection, GatewayLease, Presence, Vantage
+    from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, VehicleConnection
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
     from bmsota_cloud.domain.vehicles import FleetCount, Vehicle, VehicleFilter, VehicleNode
@@ -73,8 +73,8 @@ class VehicleTables(Protocol):
     def by_hwid(self, hwid: str) -> Vehicle | None: ...
     def save(self, vehicle: Vehicle) -> None: ...
     def page(
-        self, request: PageRequest, asked: VehicleFilter, vantage: Vantage
-    ) -> tuple[Page[tuple[Vehicle, Connection]], FleetCount]:
+        self, request: PageRequest, asked: VehicleFilter, lease_check: LeaseCheck
+    ) -> tuple[Page[tuple[Vehicle, VehicleConnection]], FleetCount]:
         """Ordered by VIN; and how many pass the filter, leaving aside what it says about the connection."""
         ...
 
@@ -106,11 +106,11 @@ class PresenceTables(Protocol):
         """The link ids of this gateway by VIN."""
         ...
 
-    def connections(self, vins: Sequence[str], vantage: Vantage) -> Mapping[str, Connection]:
+    def connections(self, vins: Sequence[str], lease_check: LeaseCheck) -> Mapping[str, VehicleConnection]:
         """By VIN; vehicles that never connected are left out."""
         ...
 
-    def count_online(self, vantage: Vantage) -> int: ...
+    def count_online(self, lease_check: LeaseCheck) -> int: ...
     def forget(self, ended_before: datetime) -> int:
         """Forget gateways whose lease ended before; their links ended with it. How many gateways."""
         ...

@@ -142,7 +142,7 @@ def test_a_storm_of_logins_is_one_transaction(store):
     assert gateway.flush() == 0
     assert counting.transactions == 2
     with store.reading() as work:
-        assert work.presence.count_online(gateway.vantage) == 5000
+        assert work.presence.count_online(gateway.lease_check) == 5000
 
 
 def test_a_database_that_is_away_holds_up_nobody_and_loses_nothing(store):
@@ -166,7 +166,7 @@ def test_a_database_that_is_away_holds_up_nobody_and_loses_nothing(store):
     assert gateway.renew(NOW) == ()
     assert online(gateway) == "3"
     with store.reading() as work:
-        assert work.presence.connections([B], gateway.vantage)[B].left_at == NOW
+        assert work.presence.connections([B], gateway.lease_check)[B].left_at == NOW
 
 
 def test_the_list_and_the_page_show_who_is_online_elsewhere(new_world, tmp_path):

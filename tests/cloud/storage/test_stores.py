@@ -11,14 +11,14 @@ from bmsota_cloud.domain.histories import LocalUpgradeRow
 from bmsota_cloud.domain.ota_tasks import NodeVersion, OtaTask, Transition, VehicleStatus, VehicleUpgrade
 from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PageRequest
-from bmsota_cloud.domain.presence import Connection, GatewayLease, Presence, Vantage
+from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, VehicleConnection
 from bmsota_cloud.domain.releases import Release
 from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
 from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
 
 NOW = datetime(2026, 11, 22, 8, 0, 0, 123456, tzinfo=UTC)
-HERE = Vantage(gateway_id="here", now=NOW)
+HERE = LeaseCheck(gateway_id="here", now=NOW)
 
 
 def vehicle(number: int) -> Vehicle:
@@ -229,7 +229,7 @@ class StoreContract:
             assert work.vehicles.series() == ("E7", "F7")
             ((found, connection),) = work.vehicles.page(PageRequest(4, 1), VehicleFilter(), HERE)[0].items
         assert found.vin == vehicle(4).vin
-        assert connection == Connection(is_online=False, since=NOW, left_at=NOW, login_serial=4)
+        assert connection == VehicleConnection(is_online=False, since=NOW, left_at=NOW, login_serial=4)
 
     def test_a_challenge_is_taken_once_and_only_the_newest_are_kept(self, store):
         def challenge(number):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from bmsota_cloud.domain.presence import Connection, GatewayLease, Presence
+from bmsota_cloud.domain.presence import GatewayLease, Presence, VehicleConnection
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._tables import Tables, in_lists, values_of
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from bmsota_cloud.domain.presence import Vantage
+    from bmsota_cloud.domain.presence import LeaseCheck
 
 __all__ = ["SqlPresence", "is_online"]
 
 
-def is_online(vantage: Vantage) -> ColumnElement[bool]:
+def is_online(lease_check: LeaseCheck) -> ColumnElement[bool]:
     """For a query that has joined `presence` (outer) on the vehicle and `gateway` (outer) on the presence."""
-    lives = or_(t.presence.c.gateway_id == vantage.gateway_id, t.gateway.c.lease_until > vantage.now)
+    lives = or_(t.presence.c.gateway_id == lease_check.gateway_id, t.gateway.c.lease_until > lease_check.now)
     # Never NULL, so that "not" means offline.
     return case((and_(t.presence.c.vin.is_not(None), t.presence.c.left_at.is_(None), lives), True), else_=False)
 
@@ -61,21 +61,21 @@ class SqlPresence(Tables):
         statement = select(c.vin, c.link_id).where(c.gateway_id == gateway_id, c.left_at.is_(None))
         return {row.vin: row.link_id for row in self._connection.execute(statement)}
 
-    def connections(self, vins: Sequence[str], vantage: Vantage) -> Mapping[str, Connection]:
+    def connections(self, vins: Sequence[str], lease_check: LeaseCheck) -> Mapping[str, VehicleConnection]:
         c = t.presence.c
-        found: dict[str, Connection] = {}
-        columns = (c.vin, is_online(vantage).label("is_online"), c.since, c.left_at, c.login_serial)
+        found: dict[str, VehicleConnection] = {}
+        columns = (c.vin, is_online(lease_check).label("is_online"), c.since, c.left_at, c.login_serial)
         statement = select(*columns).select_from(t.presence.outerjoin(t.gateway, t.gateway.c.id == c.gateway_id))
         for part in in_lists(vins):
             for row in self._connection.execute(statement.where(c.vin.in_(part))):
-                found[row.vin] = Connection(
+                found[row.vin] = VehicleConnection(
                     is_online=bool(row.is_online), since=row.since, left_at=row.left_at, login_serial=row.login_serial
                 )
         return found
 
-    def count_online(self, vantage: Vantage) -> int:
+    def count_online(self, lease_check: LeaseCheck) -> int:
         joined = t.presence.outerjoin(t.gateway, t.gateway.c.id == t.presence.c.gateway_id)
-        statement = select(func.count()).select_from(joined).where(is_online(vantage))
+        statement = select(func.count()).select_from(joined).where(is_online(lease_check))
         return self._connection.execute(statement).scalar_one()
 
     def forget(self, ended_before: datetime) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import case, func, or_, select
 
 from bmsota_cloud.domain.paging import Page
-from bmsota_cloud.domain.presence import Connection
+from bmsota_cloud.domain.presence import VehicleConnection
 from bmsota_cloud.domain.vehicles import FleetCount, Vehicle, VehicleNode
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._tables import Tables, in_lists
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bmsota_cloud.domain.paging import PageRequest
-    from bmsota_cloud.domain.presence import Vantage
+    from bmsota_cloud.domain.presence import LeaseCheck
     from bmsota_cloud.domain.vehicles import VehicleFilter
 
 __all__ = ["SqlVehicles"]
@@ -37,10 +37,10 @@ class SqlVehicles(Tables):
         self._save(t.vehicle, vehicle)
 
     def page(
-        self, request: PageRequest, asked: VehicleFilter, vantage: Vantage
-    ) -> tuple[Page[tuple[Vehicle, Connection]], FleetCount]:
+        self, request: PageRequest, asked: VehicleFilter, lease_check: LeaseCheck
+    ) -> tuple[Page[tuple[Vehicle, VehicleConnection]], FleetCount]:
         v, p = t.vehicle.c, t.presence.c
-        online = is_online(vantage)
+        online = is_online(lease_check)
         joined = t.vehicle.outerjoin(t.presence, p.vin == v.vin).outerjoin(t.gateway, t.gateway.c.id == p.gateway_id)
         fits = []
         if asked.project:
@@ -71,7 +71,7 @@ class SqlVehicles(Tables):
         items = tuple(
             (
                 Vehicle(**{name: row[name] for name in names}),
-                Connection(
+                VehicleConnection(
                     is_online=bool(row["is_online"]),
                     since=row["since"],
                     left_at=row["left_at"],
