@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from bmsota_cloud import pages
 from bmsota_cloud.api.device_route import mount_device_api
 from bmsota_cloud.api.middleware import BodyLimit, SecurityHeaders
+from bmsota_cloud.api.monitoring import mount_monitoring
 from bmsota_cloud.api.router import build_router
 from bmsota_cloud.clock import wall_clock, wall_clock_ns
 from bmsota_cloud.domain.errors import StorageUnavailableError
@@ -62,6 +63,8 @@ def build_app(cloud: Cloud) -> FastAPI:
     app.include_router(build_router(cloud.services, cloud.clock))
     app.include_router(pages.build_router(cloud.services, cloud.settings, cloud.clock))
     pages.mount_static(app)
+    mount_monitoring(app, cloud.services, cloud.clock)
+    pages.add_error_pages(app, cloud.services, cloud.settings, cloud.clock)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(BodyLimit)
     return app

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from bmsota_cloud.domain.errors import (
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.clock import Clock
     from bmsota_cloud.services import PlatformSettings, Services
 
-__all__ = ["build_router", "mount_static"]
+__all__ = ["add_error_pages", "build_router", "mount_static"]
 
 _STATUS: dict[type[CloudError], int] = {
     NotAllowedError: 403,
@@ -46,6 +48,11 @@ _STATUS: dict[type[CloudError], int] = {
     ConflictError: 409,
     InvalidInputError: 422,
     StorageUnavailableError: 503,
+}
+# What is said of an address without a route: title, word for programs, sentence.
+_UNROUTED = {
+    404: ("Not found", "no-such-address", "There is nothing at {address}."),
+    405: ("Not possible", "wrong-method", "{address} cannot be asked with {method}."),
 }
 _TITLES = {
     403: "Not allowed",
@@ -66,6 +73,36 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_history_pages(router, site)
     add_ota_task_pages(router, site)
     return router
+
+
+def add_error_pages(app: FastAPI, services: "Services", settings: "PlatformSettings", clock: "Clock") -> None:
+    """Answer what no route answers, and what fails inside: with a page for browsers, with JSON for programs."""
+    site = Site(services, settings, clock)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        title, code, text = _UNROUTED.get(error.status_code, ("Refused", "refused", str(error.detail)))
+        text = text.format(address=request.url.path[:200], method=request.method)
+        headers = dict(error.headers or {})
+        if not _wants_page(request):
+            return JSONResponse({"error": code, "detail": text}, error.status_code, headers=headers)
+        page = await run_in_threadpool(_explain, site, request, error.status_code, text, title=title)
+        page.headers.update(headers)
+        return page
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        # The error itself goes to the log, and nowhere else.
+        del error
+        text = "The platform failed to answer this request. Its log says why."
+        if not _wants_page(request):
+            return JSONResponse({"error": "internal", "detail": text}, 500)
+        return _show_refusal(site, None, 500, text, title="Internal error")
+
+
+def _wants_page(request: Request) -> bool:
+    is_for_programs = request.url.path.startswith(("/api/", "/device/", "/healthz", "/metrics"))
+    return not is_for_programs and "text/html" in request.headers.get("accept", "")
 
 
 def mount_static(app: FastAPI) -> None:
@@ -107,11 +144,11 @@ def _route_class(site: Site) -> type[APIRoute]:
                     answer.headers["Retry-After"] = str(error.RETRY_AFTER_S)
                     return answer
                 except CloudError as error:
-                    return _explain(site, request, _STATUS.get(type(error), 400), str(error))
+                    return await run_in_threadpool(_explain, site, request, _STATUS.get(type(error), 400), str(error))
                 except RequestValidationError as error:
                     first = error.errors()[0]
                     text = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-                    return _explain(site, request, 422, text)
+                    return await run_in_threadpool(_explain, site, request, 422, text)
 
             return handle_or_explain
 
@@ -126,19 +163,19 @@ def _to_login(request: Request) -> Response:
     return RedirectResponse("/login" + ("" if wanted == "/" else f"?{urlencode({'next': wanted})}"), 303)
 
 
-def _explain(site: Site, request: Request, status_code: int, text: str) -> HTMLResponse:
+def _explain(site: Site, request: Request, status_code: int, text: str, *, title: str = "") -> HTMLResponse:
     try:
         visitor = site.visitor(request)
     except (LoginError, StorageUnavailableError):
         visitor = None
-    return _show_refusal(site, visitor, status_code, text)
+    return _show_refusal(site, visitor, status_code, text, title=title)
 
 
-def _show_refusal(site: Site, visitor: Visitor | None, status_code: int, text: str) -> HTMLResponse:
+def _show_refusal(site: Site, visitor: Visitor | None, status_code: int, text: str, *, title: str = "") -> HTMLResponse:
     return site.show(
         "error.html",
         visitor,
         status_code=status_code,
-        title=_TITLES.get(status_code, "Refused"),
+        title=title or _TITLES.get(status_code, "Refused"),
         text=text,
     )

@@ -13,6 +13,7 @@ from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
 from bmsota_cloud.services.ingest import IngestService
 from bmsota_cloud.services.live import LiveFeed, Subscription
+from bmsota_cloud.services.monitoring import Figures, Health, MonitoringService
 from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
@@ -24,6 +25,7 @@ from bmsota_cloud.services.vehicles import VehicleDetail, VehicleListing, Vehicl
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
 
 __all__ = [
     "AccountService",
@@ -33,12 +35,15 @@ __all__ = [
     "Context",
     "DeviceService",
     "EquipmentService",
+    "Figures",
+    "Health",
     "HistoryService",
     "IngestService",
     "Instruction",
     "LiveFeed",
     "Login",
     "MailView",
+    "MonitoringService",
     "NodeFact",
     "OtaTaskService",
     "OutboxService",
@@ -73,6 +78,7 @@ class Services:
     histories: HistoryService
     ingest: IngestService
     live: LiveFeed
+    monitoring: MonitoringService
     ota_tasks: OtaTaskService
     outbox: OutboxService
     presence: PresenceService
@@ -81,6 +87,7 @@ class Services:
     upgrades: UpgradeService
     vehicles: VehicleService
     counters: Counter[str]
+    gauges: dict[str, Callable[[], float]]
 
     @classmethod
     def around(cls, context: Context) -> Services:
@@ -93,6 +100,7 @@ class Services:
             histories=HistoryService(context),
             ingest=IngestService(context, equipment),
             live=context.live,
+            monitoring=MonitoringService(context),
             ota_tasks=OtaTaskService(context),
             outbox=OutboxService(context),
             presence=context.presence,
@@ -101,4 +109,5 @@ class Services:
             upgrades=UpgradeService(context),
             vehicles=VehicleService(context),
             counters=context.counters,
+            gauges=context.gauges,
         )

@@ -84,3 +84,5 @@ class Context:
     presence: PresenceService
     counters: Counter[str] = field(default_factory=Counter)
     """How often something was left aside (a stale frame, an unknown order): nothing is dropped without a count."""
+    gauges: dict[str, Callable[[], float]] = field(default_factory=dict)
+    """What can be asked for its value now, as `ingest_queue_bytes`; asked from any thread. `/metrics` shows it."""

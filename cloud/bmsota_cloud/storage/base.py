@@ -35,6 +35,7 @@ __all__ = [
     "AuditTable",
     "DeviceTables",
     "EquipmentTables",
+    "FigureTables",
     "HistoryTables",
     "OtaTaskTables",
     "OutboxTable",
@@ -204,6 +205,20 @@ class DeviceTables(Protocol):
         ...
 
 
+class FigureTables(Protocol):
+    """How much there is of everything, for monitoring."""
+
+    def tasks(self) -> Mapping[str, int]:
+        """OTA tasks by status, in its own words; a status without any is left out."""
+        ...
+
+    def upgrades(self) -> Mapping[str, int]:
+        """Vehicles of OTA tasks, in the same way."""
+        ...
+
+    def vehicles(self) -> int: ...
+
+
 class OutboxTable(Protocol):
     """The outbox."""
 
@@ -262,6 +277,8 @@ class Work(Protocol):
     def outbox(self) -> OutboxTable: ...
     @property
     def audit(self) -> AuditTable: ...
+    @property
+    def figures(self) -> FigureTables: ...
     def secret(self, name: str) -> bytes | None:
         """A secret of the platform itself, as the key of the approval codes."""
         ...
@@ -271,6 +288,11 @@ class Work(Protocol):
 
 class Store(Protocol):
     """Everything but telemetry."""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing could be written the last time; empty again after the next change that was kept."""
+        ...
 
     def transaction(self) -> AbstractContextManager[Work]:
         """Read and write; committed at the end of the block, rolled back if it raises. Not to be nested."""

@@ -14,6 +14,7 @@ from bmsota_cloud.storage.sql.accounts import SqlAccounts
 from bmsota_cloud.storage.sql.audit import SqlAudit
 from bmsota_cloud.storage.sql.device import SqlDevice
 from bmsota_cloud.storage.sql.equipment import SqlEquipment
+from bmsota_cloud.storage.sql.figures import SqlFigures
 from bmsota_cloud.storage.sql.histories import SqlHistories
 from bmsota_cloud.storage.sql.ota_tasks import SqlOtaTasks
 from bmsota_cloud.storage.sql.outbox import SqlOutbox
@@ -42,6 +43,7 @@ class SqlWork:
         self.device = SqlDevice(connection)
         self.outbox = SqlOutbox(connection)
         self.audit = SqlAudit(connection)
+        self.figures = SqlFigures(connection)
 
     def secret(self, name: str) -> bytes | None:
         return self._connection.execute(select(t.secret.c.value).where(t.secret.c.name == name)).scalar()
@@ -55,6 +57,10 @@ class SqlStore:
 
     def __init__(self, url: str = MEMORY) -> None:
         self._database = SqlDatabase(url, history="platform", synchronous="FULL")
+
+    @property
+    def problem(self) -> str:
+        return self._database.problem
 
     @contextmanager
     def transaction(self) -> Iterator[SqlWork]:
