@@ -14,6 +14,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from bmsota.adapters.asyncio_accept import Acceptor, descriptors_to_spend
 from bmsota.adapters.asyncio_link import CLOSE_TIMEOUT_S, Connection, run_link
 from bmsota.adapters.clock import steady_clock
 from bmsota.errors import TransferError
@@ -31,6 +32,10 @@ _LOG = logging.getLogger(__name__)
 
 # A process may have 20,000 descriptors; beyond that, the fleet is divided among several.
 LINKS_MAX = 20_000
+# Connections that wait to be accepted, in the operating system.
+BACKLOG = 1024
+# That links are closed for want of room is said this often.
+SAY_EVERY_S = 60.0
 
 
 async def serve_gateway(
@@ -42,6 +47,7 @@ async def serve_gateway(
     clock_ns: Callable[[], int] | None = None,
     executor: Executor | None = None,
     links_max: int = LINKS_MAX,
+    descriptors_max: int | None = None,
 ) -> AsyncioGateway:
     """Listen on *host* and *port* (0: the system chooses one) and serve until `AsyncioGateway.close`.
 
@@ -54,6 +60,7 @@ async def serve_gateway(
         clock_ns: nanoseconds since the Unix epoch, never going back; by default a `steady_clock`.
         executor: where the links' calls run, if they may block (a database). One worker keeps them one after another.
         links_max: connections beyond it are closed at once.
+        descriptors_max: accept nothing while the process has so many descriptors open; by default all but a reserve for files.
 
     Raises:
         OSError: the address cannot be used.
@@ -71,8 +78,21 @@ async def serve_gateway(
 
     gateway = AsyncioGateway(run, links_max)
     tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_shutdown_timeout": CLOSE_TIMEOUT_S}
-    server = await loop.create_server(lambda: Connection(gateway.accept), host, port, **tls)
-    gateway.listen(server)
+    server = await loop.create_server(lambda: Connection(gateway.accept), host, port, start_serving=False)
+    # asyncio finds and binds the addresses; the accepting is ours.
+    listening = [each.dup() for each in server.sockets]
+    server.close()
+    for each in listening:
+        each.listen(BACKLOG)
+    gateway.listen(
+        Acceptor(
+            listening,
+            lambda: Connection(gateway.accept),
+            descriptors_max=descriptors_to_spend() if descriptors_max is None else descriptors_max,
+            tls=tls,
+        ),
+        port=int(listening[0].getsockname()[1]),
+    )
     return gateway
 
 
@@ -84,23 +104,22 @@ class AsyncioGateway:
         """The TCP port it listens on."""
         self._run = run
         self._links_max = links_max
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
+        self._closed_at_s: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Stop listening and close every link."""
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            await self._acceptor.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._server is not None:
-            await self._server.wait_closed()
 
-    def listen(self, server: asyncio.Server) -> None:
-        """Take over *server*, to be closed with the links."""
-        self._server = server
-        self.port = int(server.sockets[0].getsockname()[1])
+    def listen(self, acceptor: Acceptor, *, port: int) -> None:
+        """Take over *acceptor*, to be closed with the links."""
+        self._acceptor = acceptor
+        self.port = port
 
     def accept(self, connection: Connection) -> None:
         """Serve a new connection in a task of its own."""
@@ -114,9 +133,12 @@ class AsyncioGateway:
             if len(self._tasks) <= self._links_max:
                 await self._run(connection)
             else:
-                _LOG.warning(
-                    "closing %s: %d links are open, the most that is allowed", connection.peer, self._links_max
-                )
+                now_s = asyncio.get_running_loop().time()
+                if self._closed_at_s is None or now_s - self._closed_at_s >= SAY_EVERY_S:
+                    self._closed_at_s = now_s
+                    _LOG.warning(
+                        "closing %s: %d links are open, the most that is allowed", connection.peer, self._links_max
+                    )
                 await connection.close()
         except TransferError as error:
             _LOG.info("%s", error)

@@ -24,12 +24,14 @@ from bmsota_cloud.api.middleware import BodyLimit, SecurityHeaders
 from bmsota_cloud.api.monitoring import mount_monitoring
 from bmsota_cloud.api.router import build_router
 from bmsota_cloud.clock import wall_clock, wall_clock_ns
+from bmsota_cloud.descriptors import DescriptorPlan, raise_descriptor_limit
 from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.gateway import GatewayServer
 from bmsota_cloud.keys import sample_key_warning
 from bmsota_cloud.mail import MailSink, MailWorker, SmtpTarget
 from bmsota_cloud.platform import Cloud, build_cloud
 from bmsota_cloud.services import PlatformKeys, PlatformSettings, SteadyTime
+from bmsota_cloud.web_server import WebServer
 
 if TYPE_CHECKING:
     import ssl
@@ -93,14 +95,6 @@ class ServeOptions:
     draw: Callable[[int], bytes] = os.urandom
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the process that runs it decides what a signal means."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class RunningCloud:
     """Gateway, HTTP, mail worker and ticker in the running event loop. Make it with `start`, end it with `stop`."""
 
@@ -112,8 +106,15 @@ class RunningCloud:
         self.mail_sink: MailSink | None = None
         self._options = options
         self._http_socket = http_socket
-        self._gateway = GatewayServer(cloud.open_link, wall_clock_ns, ssl_context=options.ssl_context)
-        self._http = _Server(
+        plan = DescriptorPlan.of(raise_descriptor_limit())
+        self._gateway = GatewayServer(
+            cloud.open_link,
+            wall_clock_ns,
+            ssl_context=options.ssl_context,
+            links_max=cloud.settings.links_max,
+            descriptors_max=plan.links_max,
+        )
+        self._http = WebServer(
             uvicorn.Config(
                 build_app(cloud),
                 log_level="warning",
@@ -121,7 +122,9 @@ class RunningCloud:
                 lifespan="off",
                 ws_ping_interval=20.0,
                 timeout_graceful_shutdown=_STOP_HTTP_S,
-            )
+            ),
+            http_socket,
+            connections_max=plan.http_connections_max,
         )
         self._mail_worker: MailWorker | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -183,7 +186,7 @@ class RunningCloud:
             ("mail", self._mail_worker.run()),
             ("ticker", self._tick()),
             ("presence", self._keep_presence()),
-            ("http", self._http.serve(sockets=[self._http_socket])),
+            ("http", self._http.serve(sockets=[])),
         ):
             self._tasks.append(asyncio.create_task(work, name=name))
         self._has_begun = True

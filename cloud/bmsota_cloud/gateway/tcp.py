@@ -30,8 +30,15 @@ class GatewayServer:
         clock_ns: Callable[[], int],
         *,
         ssl_context: ssl.SSLContext | None = None,
+        links_max: int = 20_000,
+        descriptors_max: int | None = None,
     ) -> None:
-        """*open_link* makes a link from its wake function; *clock_ns* reads the wall clock, never going back."""
+        """*open_link* makes a link from its wake function; *clock_ns* reads the wall clock, never going back.
+
+        *links_max* and *descriptors_max* as `serve_gateway` takes them.
+        """
+        self._links_max = links_max
+        self._descriptors_max = descriptors_max
         self._open_link = open_link
         self._clock_ns = clock_ns
         self._ssl_context = ssl_context
@@ -51,6 +58,8 @@ class GatewayServer:
             ssl_context=self._ssl_context,
             clock_ns=self._clock_ns,
             executor=self._worker,
+            links_max=self._links_max,
+            descriptors_max=self._descriptors_max,
         )
         return self._gateway.port
 

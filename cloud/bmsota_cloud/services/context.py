@@ -61,6 +61,8 @@ class PlatformSettings:
     """An order not fetched in this time is signed again with a higher sequence (ota.md C6)."""
     challenge_valid_s: int = 60
     device_session_valid_s: int = 3600
+    links_max: int = 20_000
+    """Vehicles' links to one process; it also needs that many descriptors."""
     session_idle_s: int = 8 * 3600
     session_valid_s: int = 24 * 3600
     password_memory_kib: int = 65536
