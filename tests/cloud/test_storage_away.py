@@ -1,9 +1,11 @@
 """The database is locked, then free again: everyone who asks is told, no link falls, and nothing has to be restarted."""
 
+import signal
 import sqlite3
 from contextlib import contextmanager
 
 import pytest
+from postgresql import OwnServer, fresh_database
 
 from bmsota.gbt32960 import (
     Command,
@@ -127,7 +129,7 @@ def test_an_instruction_that_could_not_be_looked_up_is_sent_after_the_next_heart
     look_up = upgrades.pending_instruction
 
     def away(vin):
-        raise StorageUnavailableError("storage-away", "the database does not answer")
+        raise StorageUnavailableError("the database does not answer", code="storage-away")
 
     link = world.cloud.open_link()
     link.connected(world.now_ns)
@@ -139,3 +141,25 @@ def test_an_instruction_that_could_not_be_looked_up_is_sent_after_the_next_heart
     heartbeat = encode(Frame(command=Command.HEARTBEAT, vin=world.vin(1), message=Heartbeat()))
     link.receive_data(heartbeat, world.now_ns)
     assert b"http://cloud.example:8080" in link.data_to_send()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_and_started_again(new_world, open_client):
+    """Everyone who asks meanwhile is told, and the first request afterwards works: no connection of before is used blindly."""
+    with OwnServer() as server, fresh_database(server.address) as url:
+        world = new_world(database_url=url)
+        client, _ = open_client(world)
+        asked = {"name": "carol", "password": PASSWORD}
+        assert client.post("/api/v1/login", json=asked).status_code == 200
+        server.stop(signal.SIGQUIT)
+        refused = client.post("/api/v1/login", json=asked)
+        assert (refused.status_code, refused.json()["error"]) == (503, "storage-away")
+        assert str(server.port) not in refused.text
+        page = client.post("/login", data={**asked, "next": "/"})
+        assert (page.status_code, "Not available now" in page.text) == (503, True)
+        link = world.cloud.open_link()
+        link.connected(world.now_ns)
+        link.receive_data(login(world), world.now_ns)
+        assert link.data_to_send()[3] == ReplyFlag.ERROR
+        server.start()
+        assert client.post("/api/v1/login", json=asked).status_code == 200

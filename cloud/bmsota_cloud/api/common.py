@@ -57,7 +57,7 @@ class ApiRoute(APIRoute):
                 status = STATUSES[type(refusal)]
                 headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
                 if isinstance(refusal, StorageUnavailableError):
-                    headers["Retry-After"] = str(refusal.RETRY_AFTER_S)
+                    headers["Retry-After"] = str(refusal.retry_after_s)
                 return JSONResponse(
                     {"error": refusal.code, "detail": str(refusal)}, status_code=status, headers=headers
                 )

@@ -35,7 +35,7 @@ def respond(request: HttpRequest, services: Services, now: datetime) -> HttpResp
         return device_api.error_response(device_api.STATUS_CONFLICT, refusal.code, str(refusal))
     except StorageUnavailableError as refusal:
         answer = device_api.error_response(503, refusal.code, str(refusal))
-        return replace(answer, headers={**answer.headers, "Retry-After": str(refusal.RETRY_AFTER_S)})
+        return replace(answer, headers={**answer.headers, "Retry-After": str(refusal.retry_after_s)})
     except RemoteProtocolError as error:
         return device_api.error_response(400, "bad-request", str(error))
 

@@ -53,7 +53,7 @@ def mount_monitoring(app: FastAPI, services: "Services", clock: Clock) -> None:
             "platform_database": found.platform_database,
             "telemetry_database": found.telemetry_database,
         }
-        headers = {} if found.is_ready else {"Retry-After": str(StorageUnavailableError.RETRY_AFTER_S)}
+        headers = {} if found.is_ready else {"Retry-After": str(StorageUnavailableError.retry_after_s)}
         return JSONResponse(body, status_code=_STATUS[found.status], headers=headers)
 
     @app.get("/healthz/live", include_in_schema=False)
@@ -72,7 +72,7 @@ def mount_monitoring(app: FastAPI, services: "Services", clock: Clock) -> None:
         except NotAllowedError as refusal:
             return JSONResponse({"error": refusal.code, "detail": str(refusal)}, 403)
         except StorageUnavailableError as refusal:
-            headers = {"Retry-After": str(refusal.RETRY_AFTER_S)}
+            headers = {"Retry-After": str(refusal.retry_after_s)}
             return JSONResponse({"error": refusal.code, "detail": str(refusal)}, 503, headers=headers)
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

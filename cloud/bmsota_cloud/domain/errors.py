@@ -60,8 +60,12 @@ class InvalidInputError(CloudError):
 class StorageUnavailableError(CloudError):
     """A database cannot be used just now. Nothing of the transaction is kept, and the same request may be made again.
 
-    `code` says why: "storage-away", "storage-busy", "storage-full", "storage-read-only" or "storage-failed".
+    `code` says why: "storage-away", "storage-busy", "storage-full", "storage-read-only", "storage-failed", or, where that is not
+    known, "storage-unavailable".
     """
 
-    RETRY_AFTER_S = 5
+    retry_after_s = 5
     """When trying again makes sense: a restart of a database server takes a few seconds."""
+
+    def __init__(self, message: str, *, code: str = "storage-unavailable") -> None:
+        super().__init__(code, message)

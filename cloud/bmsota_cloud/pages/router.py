@@ -141,7 +141,7 @@ def _route_class(site: Site) -> type[APIRoute]:
                 except StorageUnavailableError as error:
                     # Who asks stands in the database as well.
                     answer = _show_refusal(site, None, 503, str(error))
-                    answer.headers["Retry-After"] = str(error.RETRY_AFTER_S)
+                    answer.headers["Retry-After"] = str(error.retry_after_s)
                     return answer
                 except CloudError as error:
                     return await run_in_threadpool(_explain, site, request, _STATUS.get(type(error), 400), str(error))

@@ -36,7 +36,7 @@ def test_a_database_that_is_away_is_named_and_the_process_lives_all_the_same(wor
     monkeypatch.setattr("bmsota_cloud.api.monitoring._HEALTH_VALID_S", 0.0)
 
     def away(vin):
-        raise StorageUnavailableError("storage-away", "the database does not answer; try again in a few seconds")
+        raise StorageUnavailableError("the database does not answer; try again in a few seconds", code="storage-away")
 
     with monkeypatch.context() as broken:
         broken.setattr(world.cloud.telemetry, "state", away)
@@ -115,7 +115,7 @@ def test_figures_are_the_platform_s(world, local):
 
 def test_figures_without_a_database_are_those_of_the_process(world, local, monkeypatch):
     def away():
-        raise StorageUnavailableError("storage-away", "away")
+        raise StorageUnavailableError("away", code="storage-away")
 
     world.services.ingest.log_in(world.register(1), serial=1, now=world.now)
     monkeypatch.setattr(world.cloud.store, "reading", away)

@@ -221,7 +221,7 @@ def test_what_was_sent_and_could_not_be_noted_is_noted_and_not_sent_again(world,
     def full_at_first(mail, now):
         calls.append(mail.id)
         if len(calls) == 1:
-            raise StorageUnavailableError("storage-full", "the disk is full")
+            raise StorageUnavailableError("the disk is full", code="storage-full")
         delivered(mail, now)
 
     monkeypatch.setattr(outbox, "delivered", full_at_first)

@@ -115,7 +115,7 @@ class CountingStore:
 
     def transaction(self):
         if self.is_away:
-            raise StorageUnavailableError("storage-away", "away")
+            raise StorageUnavailableError("away", code="storage-away")
         self.transactions += 1
         return self.store.transaction()
 

@@ -1,5 +1,6 @@
 """What every store must do: one contract, run against each way to have one."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from threading import Thread
@@ -15,7 +16,9 @@ from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, Veh
 from bmsota_cloud.domain.releases import Release
 from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
 from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
+from bmsota_cloud.storage.schema import PLATFORM
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
+from postgresql import some_database
 
 NOW = datetime(2026, 11, 22, 8, 0, 0, 123456, tzinfo=UTC)
 HERE = LeaseCheck(gateway_id="here", now=NOW)
@@ -470,6 +473,46 @@ class TestFileStore(StoreContract):
             work.vehicles.add(vehicle(1))
             with store.reading() as other:
                 assert other.vehicles.get(vehicle(1).vin) is None
+
+
+@pytest.fixture(scope="module")
+def postgresql():
+    """A store on a real PostgreSQL, made once; `TestPostgresqlStore.store` empties it."""
+    with some_database() as url:
+        made = SqlStore(url)
+        yield made
+        made.close()
+
+
+@pytest.mark.slow
+class TestPostgresqlStore(StoreContract):
+    @pytest.fixture
+    def store(self, postgresql):
+        with postgresql._database.writing() as connection:
+            # Emptying a table costs a file, so only those that have something; and that whose numbers a test looks at.
+            used = ["mail"] + [
+                table.name
+                for table in PLATFORM.sorted_tables
+                if connection.exec_driver_sql(f"SELECT EXISTS (SELECT 1 FROM {table.name})").scalar()
+            ]
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(used)} RESTART IDENTITY CASCADE")
+        return postgresql
+
+    def test_two_processes_that_look_at_once_get_different_mails_and_neither_waits(self, store):
+        until = NOW + timedelta(minutes=1)
+        with store.transaction() as work:
+            ids = [work.outbox.add(mail(number)).id for number in range(4)]
+        with store.transaction() as one:
+            mine = one.outbox.take(NOW, 2, by="one", until=until)
+            with store.transaction() as two:
+                theirs = two.outbox.take(NOW, 10, by="two", until=until)
+        assert [each.id for each in (*mine, *theirs)] == ids
+
+    def test_processes_that_start_at_once_do_not_migrate_at_once(self):
+        """On an empty database; without a lock, both would create the same tables."""
+        with some_database() as url, ThreadPoolExecutor(2) as starting:
+            for started in starting.map(SqlStore, [url] * 2):
+                started.close()
 
 
 class TestMemoryTelemetry(TelemetryContract):

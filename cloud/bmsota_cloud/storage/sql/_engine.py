@@ -100,7 +100,7 @@ class SqlDatabase:
     def _turn(self) -> Iterator[None]:
         if not self._lock.acquire(timeout=-1 if self._is_memory else self._busy_timeout_s):
             raise StorageUnavailableError(
-                "storage-busy", "the database is busy with other changes; try again in a few seconds"
+                "the database is busy with other changes; try again in a few seconds", code="storage-busy"
             )
         try:
             yield

@@ -79,7 +79,7 @@ def unavailable_from(error: BaseException) -> StorageUnavailableError | None:
     None if the database works and the error is about something else. The caller raises it `from error`.
     """
     code = _code(error)
-    return None if code is None else StorageUnavailableError(code, _WORDS[code])
+    return None if code is None else StorageUnavailableError(_WORDS[code], code=code)
 
 
 def _code(error: BaseException) -> str | None:

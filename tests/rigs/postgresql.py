@@ -1,0 +1,136 @@
+"""A real PostgreSQL for tests: a fresh database on the machine's server, or a server of the test's own that it may stop and kill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MACHINE = "127.0.0.1:5432"
+"""The machine's server: for reading and writing only. A test that stops or restarts a server starts its own."""
+_WAIT_S = 60.0
+
+
+def binaries() -> Path | None:
+    """The folder with initdb and postgres, or None."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("postgres")
+    return Path(on_path).resolve().parent if on_path else None
+
+
+def answers(address: str) -> bool:
+    import psycopg
+
+    host, port = address.split(":")
+    try:
+        psycopg.connect(host=host, port=int(port), user="postgres", dbname="postgres", connect_timeout=5).close()
+    except psycopg.Error:
+        return False
+    return True
+
+
+@contextmanager
+def fresh_database(address: str) -> Iterator[str]:
+    """The URL of an empty database on the server at *address*; it is dropped in the end."""
+    import psycopg
+
+    host, port = address.split(":")
+    name = f"bmsota_test_{uuid.uuid4().hex[:12]}"
+    options = {"host": host, "port": int(port), "user": "postgres", "dbname": "postgres", "autocommit": True}
+    with psycopg.connect(**options) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    try:
+        yield f"postgresql://postgres@{address}/{name}"
+    finally:
+        with psycopg.connect(**options) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@contextmanager
+def some_database() -> Iterator[str]:
+    """The URL of an empty database, on whichever server there is. Skips the test without one."""
+    if answers(MACHINE):
+        with fresh_database(MACHINE) as url:
+            yield url
+        return
+    with OwnServer() as server, fresh_database(server.address) as url:
+        yield url
+
+
+class OwnServer:
+    """A server in a folder and on a port of its own. It syncs as in production: tests kill it."""
+
+    def __init__(self) -> None:
+        found = binaries()
+        if found is None:
+            pytest.skip("PostgreSQL is not installed: no initdb in /usr/lib/postgresql or on the path")
+        self._binaries = found
+        self._folder = Path(tempfile.mkdtemp(prefix="bmsota-postgresql-"))
+        # initdb refuses to run as root.
+        self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+        if self._as:
+            shutil.chown(self._folder, "postgres", "postgres")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._call("initdb", "-D", str(self._folder / "data"), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        command = [str(self._binaries / "postgres"), "-D", str(self._folder / "data"), "-p", str(self.port)]
+        command += [
+            "-c",
+            f"unix_socket_directories={self._folder}",
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "shared_buffers=16MB",
+        ]
+        log = (self._folder / "log").open("ab")
+        self._process = subprocess.Popen(self._as + command, stdout=log, stderr=log, cwd="/")
+        log.close()
+        deadline = time.monotonic() + _WAIT_S
+        while not answers(self.address):
+            assert self._process.poll() is None, (self._folder / "log").read_text()
+            assert time.monotonic() < deadline, (self._folder / "log").read_text()
+            time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT: disconnect everybody and stop. SIGQUIT: at once, without a checkpoint, as in a crash."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(_WAIT_S)
+            self._process = None
+
+    def _call(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [*self._as, str(self._binaries / program), *arguments],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            timeout=_WAIT_S,
+        )
