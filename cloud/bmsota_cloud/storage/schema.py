@@ -155,7 +155,8 @@ presence = Table(
     Column("since", UtcTime, nullable=False),
     Column("login_serial", Integer, nullable=False),
     Column("left_at", UtcTime),
-    Index("ix_presence_gateway_id_left_at", "gateway_id", "left_at"),
+    # Open links first: they are what is looked for.
+    Index("ix_presence_left_at_gateway_id", "left_at", "gateway_id"),
 )
 
 node = Table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bmsota_cloud.domain.presence import GatewayLease, Presence, VehicleConnection
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
     from bmsota_cloud.domain.presence import LeaseCheck
 
-__all__ = ["SqlPresence", "is_online"]
+__all__ = ["SqlPresence", "is_open"]
 
 
-def is_online(lease_check: LeaseCheck) -> ColumnElement[bool]:
-    """For a query that has joined `presence` (outer) on the vehicle and `gateway` (outer) on the presence."""
+def is_open(lease_check: LeaseCheck) -> ColumnElement[bool]:
+    """For a query of `presence` that has joined `gateway` (outer): the link is open, and its gateway lives."""
     lives = or_(t.presence.c.gateway_id == lease_check.gateway_id, t.gateway.c.lease_until > lease_check.now)
-    # Never NULL, so that "not" means offline.
-    return case((and_(t.presence.c.vin.is_not(None), t.presence.c.left_at.is_(None), lives), True), else_=False)
+    return and_(t.presence.c.left_at.is_(None), lives)
 
 
 class SqlPresence(Tables):
@@ -64,7 +63,7 @@ class SqlPresence(Tables):
     def connections(self, vins: Sequence[str], lease_check: LeaseCheck) -> Mapping[str, VehicleConnection]:
         c = t.presence.c
         found: dict[str, VehicleConnection] = {}
-        columns = (c.vin, is_online(lease_check).label("is_online"), c.since, c.left_at, c.login_serial)
+        columns = (c.vin, is_open(lease_check).label("is_online"), c.since, c.left_at, c.login_serial)
         statement = select(*columns).select_from(t.presence.outerjoin(t.gateway, t.gateway.c.id == c.gateway_id))
         for part in in_lists(vins):
             for row in self._connection.execute(statement.where(c.vin.in_(part))):
@@ -75,7 +74,7 @@ class SqlPresence(Tables):
 
     def count_online(self, lease_check: LeaseCheck) -> int:
         joined = t.presence.outerjoin(t.gateway, t.gateway.c.id == t.presence.c.gateway_id)
-        statement = select(func.count()).select_from(joined).where(is_online(lease_check))
+        statement = select(func.count()).select_from(joined).where(is_open(lease_check))
         return self._connection.execute(statement).scalar_one()
 
     def forget(self, ended_before: datetime) -> int:

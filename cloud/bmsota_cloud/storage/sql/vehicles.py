@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import case, func, or_, select
+from sqlalchemy import func, or_, select
 
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.presence import VehicleConnection
 from bmsota_cloud.domain.vehicles import FleetCount, Vehicle, VehicleNode
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._tables import Tables, in_lists
-from bmsota_cloud.storage.sql.presence import is_online
+from bmsota_cloud.storage.sql.presence import SqlPresence, is_open
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,8 +40,6 @@ class SqlVehicles(Tables):
         self, request: PageRequest, asked: VehicleFilter, lease_check: LeaseCheck
     ) -> tuple[Page[tuple[Vehicle, VehicleConnection]], FleetCount]:
         v, p = t.vehicle.c, t.presence.c
-        online = is_online(lease_check)
-        joined = t.vehicle.outerjoin(t.presence, p.vin == v.vin).outerjoin(t.gateway, t.gateway.c.id == p.gateway_id)
         fits = []
         if asked.project:
             fits.append(v.project == asked.project)
@@ -49,37 +47,25 @@ class SqlVehicles(Tables):
             fits.append(v.series == asked.series)
         if asked.text:
             fits.append(or_(*(column.icontains(asked.text, autoescape=True) for column in (v.vin, v.hwid, v.series))))
-        counted = self._connection.execute(
-            select(func.count(), func.coalesce(func.sum(case((online, 1), else_=0)), 0))
-            .select_from(joined)
-            .where(*fits)
-        ).one()
-        count = FleetCount(online=int(counted[1]), offline=int(counted[0]) - int(counted[1]))
-        total = count.online + count.offline
-        if asked.is_online is not None:
-            fits.append(online if asked.is_online else ~online)
-            total = count.online if asked.is_online else count.offline
-        statement = (
-            select(*v, online.label("is_online"), p.since, p.left_at, p.login_serial)
-            .select_from(joined)
-            .where(*fits)
-            .order_by(v.vin)
-            .limit(request.size)
-            .offset(request.offset)
-        )
-        names = [column.name for column in v]
-        items = tuple(
-            (
-                Vehicle(**{name: row[name] for name in names}),
-                VehicleConnection(
-                    is_online=bool(row["is_online"]),
-                    since=row["since"],
-                    left_at=row["left_at"],
-                    login_serial=row["login_serial"] or 0,
-                ),
-            )
-            for row in self._connection.execute(statement).mappings()
-        )
+        # Who is online is counted from the links, which are fewer than the vehicles.
+        linked = t.presence.outerjoin(t.gateway, t.gateway.c.id == p.gateway_id)
+        online = is_open(lease_check)
+        of_all = select(func.count()).select_from(t.vehicle).where(*fits)
+        of_linked = select(func.count()).select_from(linked.join(t.vehicle, v.vin == p.vin)).where(online, *fits)
+        total, online_count = (self._connection.execute(statement).scalar_one() for statement in (of_all, of_linked))
+        count = FleetCount(online=online_count, offline=total - online_count)
+        statement = select(t.vehicle).where(*fits)
+        if asked.is_online is True:
+            total = count.online
+            statement = statement.select_from(linked.join(t.vehicle, v.vin == p.vin)).where(online)
+        elif asked.is_online is False:
+            total = count.offline
+            statement = statement.where(~select(p.vin).select_from(linked).where(online, p.vin == v.vin).exists())
+        page = statement.order_by(v.vin).limit(request.size).offset(request.offset)
+        vehicles = self._all(Vehicle, page)
+        # Read apart: joined, they would be looked up for every vehicle of the pages before.
+        connections = SqlPresence(self._connection).connections([vehicle.vin for vehicle in vehicles], lease_check)
+        items = tuple((vehicle, connections.get(vehicle.vin, VehicleConnection())) for vehicle in vehicles)
         return Page(items=items, total=total, number=request.number, size=request.size), count
 
     def projects(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def upgrade() -> None:
         sa.Column("left_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("vin"),
     )
-    op.create_index("ix_presence_gateway_id_left_at", "presence", ["gateway_id", "left_at"])
+    op.create_index("ix_presence_left_at_gateway_id", "presence", ["left_at", "gateway_id"])
     op.create_index("ix_vehicle_series", "vehicle", ["series"])
     op.add_column("mail", sa.Column("claimed_by", sa.String(length=80), nullable=False, server_default=""))
     op.add_column("mail", sa.Column("claimed_until", sa.DateTime(timezone=True), nullable=True))
