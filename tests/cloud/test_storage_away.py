@@ -5,6 +5,7 @@ import sqlite3
 from contextlib import contextmanager
 
 import pytest
+from bmsota_cloud.domain.errors import StorageUnavailableError
 from postgresql import OwnServer, fresh_database
 
 from bmsota.gbt32960 import (
@@ -71,6 +72,19 @@ def test_a_page_says_it_in_words_and_works_again(world, client, locked):
     assert client.post("/login", data=form, follow_redirects=False).headers["location"] == "/vehicles"
 
 
+def test_an_unknown_address_is_a_page_all_the_same(world, client, monkeypatch):
+    """Who asks can't be looked up; the page does not need it."""
+    client.post("/login", data={"name": "carol", "password": PASSWORD, "next": "/vehicles"})
+
+    def away(*arguments):
+        raise StorageUnavailableError("the database does not answer", code="storage-away")
+
+    monkeypatch.setattr(world.services.accounts, "who", away)
+    page = client.get("/nothing", headers={"Accept": "text/html"})
+    assert (page.status_code, "There is nothing at /nothing." in page.text) == (404, True)
+    assert "Log out" not in page.text
+
+
 def test_a_unit_is_told_to_come_again(world, locked):
     vin, hwid = world.vin(1), "M-000001"
     answer = world.cloud.device_respond(api.challenge_request(hwid), world.now)
@@ -120,8 +134,6 @@ def test_an_identity_that_can_not_be_saved_is_refused_and_the_link_stays(world, 
 
 def test_an_instruction_that_could_not_be_looked_up_is_sent_after_the_next_heartbeat(world, monkeypatch):
     """Not only at the next login: a parked vehicle stays connected for weeks."""
-    from bmsota_cloud.domain.errors import StorageUnavailableError
-
     world.upload()
     world.identify(1)
     world.approve(world.create(1))

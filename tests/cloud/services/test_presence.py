@@ -76,12 +76,14 @@ def test_an_older_link_s_end_is_not_the_newer_one_s(gateways):
     assert (online(first), first.is_here(A)) == ("", False)
 
 
-def test_a_vehicle_that_goes_to_another_gateway_is_closed_at_the_first_and_stays_online(gateways):
+def test_a_vehicle_that_goes_to_another_gateway_is_closed_at_the_first_and_stays_online(store, gateways):
     first, second = gateways
     link = first.joined(A, serial=1, now=NOW)
     first.joined(B, serial=1, now=NOW)
     second.joined(A, serial=2, now=NOW)
     assert first.renew(NOW) == (A,)
+    with store.reading() as work:
+        assert (set(work.presence.open_links("first")), set(work.presence.open_links("second"))) == ({B}, {A})
     # Its link is closed for that, and its end takes nothing from the newer one.
     assert not first.left(A, NOW, link_id=link)
     assert first.renew(NOW) == second.renew(NOW) == ()
