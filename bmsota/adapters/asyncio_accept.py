@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Acceptor", "descriptors_to_spend"]
+__all__ = ["Acceptor", "descriptors_to_spend", "listen"]
 
 _LOG = logging.getLogger(__name__)
 
+# Connections that wait to be accepted, in the operating system.
+_BACKLOG = 1024
 # How soon to look again whether there is room.
 _LOOK_AGAIN_S = 0.5
 # A condition that lasts is said this often.
@@ -44,6 +46,29 @@ def descriptors_to_spend() -> int | None:
     if soft == resource.RLIM_INFINITY:
         return None
     return max(1, soft - max(_KEPT_MIN, soft // _KEPT_PART))
+
+
+async def listen(
+    make_protocol: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    port: int,
+    *,
+    descriptors_max: int | None = None,
+    tls: Mapping[str, Any] | None = None,
+) -> Acceptor:
+    """Listen on *host* and *port*, as `loop.create_server` does, and accept by an `Acceptor`.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    loop = asyncio.get_running_loop()
+    # asyncio finds and binds the addresses; the accepting is ours.
+    server = await loop.create_server(make_protocol, host, port, start_serving=False)
+    listening = [each.dup() for each in server.sockets]
+    server.close()
+    for each in listening:
+        each.listen(_BACKLOG)
+    return Acceptor(listening, make_protocol, descriptors_max=descriptors_max, tls=tls)
 
 
 class Acceptor:
@@ -69,6 +94,8 @@ class Acceptor:
         """
         self.is_holding_back = False
         """Descriptors are scarce, and new connections wait."""
+        self.port = int(listening[0].getsockname()[1])
+        """The TCP port of the first of them."""
         self._listening = tuple(listening)
         self._make_protocol = make_protocol
         self._descriptors_max = descriptors_max

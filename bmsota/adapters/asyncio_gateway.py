@@ -14,7 +14,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from bmsota.adapters.asyncio_accept import Acceptor, descriptors_to_spend
+from bmsota.adapters.asyncio_accept import descriptors_to_spend, listen
 from bmsota.adapters.asyncio_link import CLOSE_TIMEOUT_S, Connection, run_link
 from bmsota.adapters.clock import steady_clock
 from bmsota.errors import TransferError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
 
+    from bmsota.adapters.asyncio_accept import Acceptor
     from bmsota.adapters.asyncio_link import StreamLink
 
 __all__ = ["AsyncioGateway", "serve_gateway"]
@@ -32,8 +33,6 @@ _LOG = logging.getLogger(__name__)
 
 # A process may have 20,000 descriptors; beyond that, the fleet is divided among several.
 LINKS_MAX = 20_000
-# Connections that wait to be accepted, in the operating system.
-BACKLOG = 1024
 # That links are closed for want of room is said this often.
 SAY_EVERY_S = 60.0
 
@@ -78,20 +77,14 @@ async def serve_gateway(
 
     gateway = AsyncioGateway(run, links_max)
     tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_shutdown_timeout": CLOSE_TIMEOUT_S}
-    server = await loop.create_server(lambda: Connection(gateway.accept), host, port, start_serving=False)
-    # asyncio finds and binds the addresses; the accepting is ours.
-    listening = [each.dup() for each in server.sockets]
-    server.close()
-    for each in listening:
-        each.listen(BACKLOG)
     gateway.listen(
-        Acceptor(
-            listening,
+        await listen(
             lambda: Connection(gateway.accept),
+            host,
+            port,
             descriptors_max=descriptors_to_spend() if descriptors_max is None else descriptors_max,
             tls=tls,
-        ),
-        port=int(listening[0].getsockname()[1]),
+        )
     )
     return gateway
 
@@ -116,10 +109,10 @@ class AsyncioGateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def listen(self, acceptor: Acceptor, *, port: int) -> None:
+    def listen(self, acceptor: Acceptor) -> None:
         """Take over *acceptor*, to be closed with the links."""
         self._acceptor = acceptor
-        self.port = port
+        self.port = acceptor.port
 
     def accept(self, connection: Connection) -> None:
         """Serve a new connection in a task of its own."""
