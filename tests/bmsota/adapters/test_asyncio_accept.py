@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
 
@@ -43,10 +44,22 @@ async def until(condition):
             await asyncio.sleep(0.005)
 
 
+@pytest.fixture
 def next_descriptor():
-    number = os.dup(0)
-    os.close(number)
-    return number
+    """The number the next descriptor gets, and all after it in order: what other tests have left open leaves no gaps."""
+    filling = [os.dup(0)]
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    while filling[-1] < highest:
+        filling.append(os.dup(0))
+
+    def ask():
+        number = os.dup(0)
+        os.close(number)
+        return number
+
+    yield ask
+    for number in filling:
+        os.close(number)
 
 
 def clients(count, port):
@@ -64,7 +77,7 @@ async def echoes(client):
         return await loop.sock_recv(client, 1)
 
 
-def test_beyond_its_share_connections_wait_until_others_have_gone(quick, caplog):
+def test_beyond_its_share_connections_wait_until_others_have_gone(quick, caplog, next_descriptor):
     async def play():
         listening, port = listen()
         open_peers = []
@@ -90,7 +103,7 @@ def test_beyond_its_share_connections_wait_until_others_have_gone(quick, caplog)
     assert "still" not in caplog.text
 
 
-def test_a_process_without_any_descriptor_left_says_so_once_and_goes_on(quick, caplog):
+def test_a_process_without_any_descriptor_left_says_so_once_and_goes_on(quick, caplog, next_descriptor):
     async def play():
         listening, port = listen()
         open_peers = []
