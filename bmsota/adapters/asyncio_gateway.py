@@ -14,6 +14,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from bmsota.adapters.asyncio_accept import descriptors_to_spend, listen
 from bmsota.adapters.asyncio_direct import DirectConnection, DirectDoor
 from bmsota.adapters.asyncio_link import CLOSE_TIMEOUT_S, Connection, run_link
 from bmsota.adapters.clock import steady_clock
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
 
+    from bmsota.adapters.asyncio_accept import Acceptor
     from bmsota.adapters.asyncio_link import StreamLink
 
 __all__ = ["AsyncioGateway", "serve_gateway"]
@@ -32,6 +34,8 @@ _LOG = logging.getLogger(__name__)
 
 # A process may have 20,000 descriptors; beyond that, the fleet is divided among several.
 LINKS_MAX = 20_000
+# That links are closed for want of room is said this often.
+SAY_EVERY_S = 60.0
 
 
 async def serve_gateway(
@@ -44,6 +48,7 @@ async def serve_gateway(
     executor: Executor | None = None,
     links_max: int = LINKS_MAX,
     on_open: Callable[[StreamLink, str], object] | None = None,
+    descriptors_max: int | None = None,
 ) -> AsyncioGateway:
     """Listen on *host* and *port* (0: the system chooses one) and serve until `AsyncioGateway.close`.
 
@@ -58,6 +63,7 @@ async def serve_gateway(
             run in the event loop, which costs a fraction.
         links_max: connections beyond it are closed at once.
         on_open: called with each new link and its peer's address (without the port), before `connected`.
+        descriptors_max: accept nothing while the process has so many descriptors open; by default all but a reserve for files.
 
     Raises:
         OSError: the address cannot be used.
@@ -65,10 +71,13 @@ async def serve_gateway(
     loop = asyncio.get_running_loop()
     clock = clock_ns or steady_clock()
     tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_shutdown_timeout": CLOSE_TIMEOUT_S}
+    descriptors_max = descriptors_to_spend() if descriptors_max is None else descriptors_max
     if executor is None:
         door = DirectDoor(open_link, clock, links_max, on_open)
         gateway = AsyncioGateway(door=door)
-        gateway.listen(await loop.create_server(lambda: DirectConnection(door), host, port, **tls))
+        gateway.listen(
+            await listen(lambda: DirectConnection(door), host, port, descriptors_max=descriptors_max, tls=tls)
+        )
         return gateway
 
     async def run(connection: Connection) -> None:
@@ -83,7 +92,9 @@ async def serve_gateway(
         await run_link(link, connection, clock_ns=clock, executor=executor)
 
     gateway = AsyncioGateway(run, links_max)
-    gateway.listen(await loop.create_server(lambda: Connection(gateway.accept), host, port, **tls))
+    gateway.listen(
+        await listen(lambda: Connection(gateway.accept), host, port, descriptors_max=descriptors_max, tls=tls)
+    )
     return gateway
 
 
@@ -102,20 +113,19 @@ class AsyncioGateway:
         self._run = run
         self._door = door
         self._links_max = links_max
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
+        self._closed_at_s: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Stop listening and close every link."""
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            await self._acceptor.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._door is not None:
             await self._door.close()
-        if self._server is not None:
-            await self._server.wait_closed()
 
     def pause_reading(self) -> None:
         """Read from no link until `resume_reading`, so that the peers wait. Only without an executor, from the event loop's thread."""
@@ -127,10 +137,10 @@ class AsyncioGateway:
         assert self._door is not None
         self._door.resume()
 
-    def listen(self, server: asyncio.Server) -> None:
-        """Take over *server*, to be closed with the links."""
-        self._server = server
-        self.port = int(server.sockets[0].getsockname()[1])
+    def listen(self, acceptor: Acceptor) -> None:
+        """Take over *acceptor*, to be closed with the links."""
+        self._acceptor = acceptor
+        self.port = acceptor.port
 
     def accept(self, connection: Connection) -> None:
         """Serve a new connection in a task of its own."""
@@ -145,9 +155,12 @@ class AsyncioGateway:
             if len(self._tasks) <= self._links_max:
                 await self._run(connection)
             else:
-                _LOG.warning(
-                    "closing %s: %d links are open, the most that is allowed", connection.peer, self._links_max
-                )
+                now_s = asyncio.get_running_loop().time()
+                if self._closed_at_s is None or now_s - self._closed_at_s >= SAY_EVERY_S:
+                    self._closed_at_s = now_s
+                    _LOG.warning(
+                        "closing %s: %d links are open, the most that is allowed", connection.peer, self._links_max
+                    )
                 await connection.close()
         except TransferError as error:
             _LOG.info("%s", error)

@@ -16,7 +16,7 @@ from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.clock_guard import ClockGuard
 from bmsota_cloud.gateway import GatewayLink, LocalRouter, ReportWriter, session_options
-from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, Services
+from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, PresenceService, Services
 from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def build_cloud(
     draw: Callable[[int], bytes] = os.urandom,
     clock: Callable[[], datetime] = wall_clock,
     clock_guard: ClockGuard | None = None,
+    gateway_id: str = "local",
 ) -> Cloud:
     """Make the platform.
 
@@ -110,6 +111,7 @@ def build_cloud(
         draw: source of random bytes; a seeded one makes a run repeatable.
         clock: the platform's time for HTTP requests; links and services take it as arguments.
         clock_guard: what watches the clock; None: nothing does, because time is virtual.
+        gateway_id: the name under which this process has vehicles and mails; of its own for every process on the same data.
     """
     settings = PlatformSettings() if settings is None else settings
     if data_dir is not None:
@@ -128,6 +130,7 @@ def build_cloud(
         router=router,
         settings=settings,
         clock_guard=ClockGuard.trusting() if clock_guard is None else clock_guard,
+        presence=PresenceService(store, gateway_id),
     )
     return Cloud(
         services=Services.around(context),

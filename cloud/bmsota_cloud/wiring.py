@@ -22,14 +22,18 @@ from fastapi import FastAPI
 from bmsota_cloud import pages
 from bmsota_cloud.api.device_route import mount_device_api
 from bmsota_cloud.api.middleware import BodyLimit, SecurityHeaders
+from bmsota_cloud.api.monitoring import mount_monitoring
 from bmsota_cloud.api.router import build_router
-from bmsota_cloud.clock import PlatformClock
+from bmsota_cloud.clock import PlatformClock, wall_clock
+from bmsota_cloud.descriptors import DescriptorPlan, raise_descriptor_limit
 from bmsota_cloud.domain.clock_guard import ClockGuard
+from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.gateway import GatewayServer
 from bmsota_cloud.keys import sample_key_warning
 from bmsota_cloud.mail import MailSink, MailWorker, SmtpTarget
 from bmsota_cloud.platform import Cloud, build_cloud
-from bmsota_cloud.services import PlatformKeys, PlatformSettings
+from bmsota_cloud.services import PlatformKeys, PlatformSettings, SteadyTime
+from bmsota_cloud.web_server import WebServer
 
 if TYPE_CHECKING:
     import ssl
@@ -45,6 +49,10 @@ _LOG = logging.getLogger(__name__)
 _TICK_S = 5.0
 # Old reports are deleted this often, in ticks: every ten minutes.
 _PRUNE_EVERY_TICKS = 120
+# Who has come and gone is written this often: in a storm, many vehicles at a time.
+_PRESENCE_S = 0.2
+# The gateway's lease is prolonged this often (`bmsota_cloud.services.presence.LEASE_S`).
+_RENEW_S = 5.0
 _START_TIMEOUT_S = 20.0
 # What open connections and WebSockets get to end by themselves.
 _STOP_HTTP_S = 1
@@ -59,6 +67,8 @@ def build_app(cloud: Cloud) -> FastAPI:
     app.include_router(build_router(cloud.services, cloud.clock))
     app.include_router(pages.build_router(cloud.services, cloud.settings, cloud.clock))
     pages.mount_static(app)
+    mount_monitoring(app, cloud.services, cloud.clock)
+    pages.add_error_pages(app, cloud.services, cloud.settings, cloud.clock)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(BodyLimit)
     return app
@@ -97,14 +107,6 @@ class ServeOptions:
     draw: Callable[[int], bytes] = os.urandom
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the process that runs it decides what a signal means."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class RunningCloud:
     """Gateway, HTTP, mail worker and ticker in the running event loop. Make it with `start`, end it with `stop`."""
 
@@ -118,10 +120,16 @@ class RunningCloud:
         self.mail_sink: MailSink | None = None
         self._options = options
         self._http_socket = http_socket
+        plan = DescriptorPlan.of(raise_descriptor_limit())
         self._gateway = GatewayServer(
-            cloud.open_link, clock.now_ns, ssl_context=options.ssl_context, writer=cloud.make_writer()
+            cloud.open_link,
+            clock.now_ns,
+            ssl_context=options.ssl_context,
+            links_max=cloud.settings.links_max,
+            descriptors_max=plan.links_max,
+            writer=cloud.make_writer(),
         )
-        self._http = _Server(
+        self._http = WebServer(
             uvicorn.Config(
                 build_app(cloud),
                 log_level="warning",
@@ -131,10 +139,14 @@ class RunningCloud:
                 lifespan="off",
                 ws_ping_interval=20.0,
                 timeout_graceful_shutdown=_STOP_HTTP_S,
-            )
+            ),
+            http_socket,
+            connections_max=plan.http_connections_max,
         )
         self._mail_worker: MailWorker | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._steady = SteadyTime()
+        self._has_begun = False
 
     @property
     def http_url(self) -> str:
@@ -164,6 +176,7 @@ class RunningCloud:
                 draw=options.draw,
                 clock=PlatformClock(guard).now,
                 clock_guard=guard,
+                gateway_id=_gateway_id(),
             )
             running = cls(cloud, options, http_socket, guard)
         except BaseException:
@@ -180,8 +193,9 @@ class RunningCloud:
         options, cloud = self._options, self.cloud
         if warning := sample_key_warning(options.keys):
             _LOG.warning("%s", warning)
-        await asyncio.to_thread(cloud.services.ingest.forget_links, self.clock.now())
         await asyncio.to_thread(cloud.services.ingest.recover)
+        cloud.services.presence.is_deferred = True
+        await asyncio.to_thread(cloud.services.presence.begin, self._steady_now())
         target = options.smtp
         if target is None:
             self.mail_sink = MailSink(host=options.host, folder=options.mail_folder)
@@ -192,9 +206,11 @@ class RunningCloud:
         for name, work in (
             ("mail", self._mail_worker.run()),
             ("ticker", self._tick()),
-            ("http", self._http.serve(sockets=[self._http_socket])),
+            ("presence", self._keep_presence()),
+            ("http", self._http.serve(sockets=[])),
         ):
             self._tasks.append(asyncio.create_task(work, name=name))
+        self._has_begun = True
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._http.started:
             if time.monotonic() > deadline or self._tasks[-1].done():
@@ -219,6 +235,10 @@ class RunningCloud:
         self._http_socket.close()
         if self.mail_sink is not None:
             await asyncio.to_thread(self.mail_sink.stop)
+        if self._has_begun:
+            # Without it the vehicles are offline as well, when the lease ends.
+            with _failures_logged("presence"):
+                await asyncio.to_thread(self.cloud.services.presence.end, self._steady_now())
         self.cloud.close()
 
     async def wait(self) -> None:
@@ -251,12 +271,35 @@ class RunningCloud:
             self.cloud.services.ingest.link_lost(vin, now)
         router.close_links()
 
+    async def _keep_presence(self) -> None:
+        presence, router = self.cloud.services.presence, self.cloud.router
+        renewed_s = time.monotonic()
+        while True:
+            await asyncio.sleep(_PRESENCE_S)
+            with _failures_logged("presence"):
+                if time.monotonic() - renewed_s >= _RENEW_S:
+                    renewed_s = time.monotonic()
+                    for vin in await asyncio.to_thread(presence.renew, self._steady_now()):
+                        router.supersede(vin)
+                elif presence.has_changes:
+                    await asyncio.to_thread(presence.flush)
+
+    def _steady_now(self) -> datetime:
+        return self._steady.at(wall_clock(), time.monotonic())
+
+
+def _gateway_id() -> str:
+    """Unique for this start of this process; a name for people in front."""
+    return f"{socket.gethostname()[:48]}:{os.getpid()}:{os.urandom(4).hex()}"
+
 
 @contextmanager
 def _failures_logged(name: str) -> Iterator[None]:
     """A database that is away for a moment must not end a background task for good; it is logged and retried."""
     try:
         yield
+    except StorageUnavailableError as refusal:
+        _LOG.warning("%s: %s; retrying", name, refusal)
     except Exception:  # noqa: BLE001 - logged whole, see above
         _LOG.exception("%s: failed; retrying", name)
 

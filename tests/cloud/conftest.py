@@ -358,10 +358,13 @@ KEYS = PlatformKeys(
 )
 
 
-def make_world(seed: str = "tests", **options: Any) -> World:
+def make_world(seed: str = "tests", *, people: bool = True, **options: Any) -> World:
+    """*people*: make the accounts; not if another world on the same data has made them."""
     clock, draw = Clock(), Draw(seed)
     cloud = build_cloud(**{"keys": KEYS, "settings": SETTINGS, "draw": draw, "clock": clock} | options)
     world = World(cloud, clock, draw)
+    if not people:
+        return world
     for name, role in (
         ("carol", Role.OPERATOR),
         ("olaf", Role.OPERATOR),

@@ -8,12 +8,13 @@ import urllib.request
 from datetime import timedelta
 
 import pytest
-from bmsota_cloud.clock import wall_clock
+from bmsota_cloud.clock import wall_clock, wall_clock_ns
 from bmsota_cloud.domain.accounts import Role
 from bmsota_cloud.keys import SAMPLE_KEY_HASHES
 from bmsota_cloud.services import PlatformSettings
 from bmsota_cloud.wiring import RunningCloud, ServeOptions
 
+from bmsota.gbt32960 import Command, Frame, ReplyFlag, VehicleLogin, beijing_time, encode
 from bmsota.image import key_hash
 
 PASSWORD = "correct horse battery"
@@ -215,3 +216,53 @@ def test_a_start_with_a_sample_key_is_logged_as_a_warning(sample_keys, monkeypat
     monkeypatch.setitem(SAMPLE_KEY_HASHES, key_hash(sample_keys.image_public_keys[0]), "image")
     asyncio.run(play(sample_keys))
     assert [record.levelno for record in caplog.records if "sample image key" in record.message] == [logging.WARNING]
+
+
+@pytest.mark.slow
+def test_a_second_process_on_the_same_data_leaves_the_vehicles_of_the_first_online(tmp_path, sample_keys, monkeypatch):
+    """And a vehicle that goes to the second is closed at the first."""
+    monkeypatch.setattr("bmsota_cloud.wiring._RENEW_S", 0.3)
+    vin = "TESTVEHICLE000001"
+
+    async def play():
+        first = await RunningCloud.start(ServeOptions(keys=sample_keys, data_dir=tmp_path))
+        presence = first.cloud.services.presence
+        try:
+            first.cloud.services.vehicles.register(
+                vin=vin, series="F7", project="p", hwid="M1", device_public_key=b"x" * 32, now=wall_clock()
+            )
+            older = await connect(first.gateway_port, vin)
+            await asyncio.to_thread(presence.flush)
+            second = await RunningCloud.start(ServeOptions(keys=sample_keys, data_dir=tmp_path))
+            try:
+                for cloud in (first.cloud, second.cloud):
+                    assert (await asyncio.to_thread(cloud.services.presence.is_online, [vin])) == {vin: True}
+                newer = await connect(second.gateway_port, vin)
+                # The first hears of it with its next renewal.
+                async with asyncio.timeout(20):
+                    assert await older.read() == b""
+                assert not presence.is_here(vin)
+                assert second.cloud.services.presence.is_here(vin)
+                assert (await asyncio.to_thread(presence.is_online, [vin])) == {vin: True}
+            finally:
+                await second.stop()
+            assert (await asyncio.to_thread(presence.is_online, [vin])) == {vin: False}
+            assert await newer.read() == b""
+        finally:
+            await first.stop()
+
+    asyncio.run(play())
+
+
+async def connect(port, vin):
+    """A vehicle that has logged in; what comes to it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    login = VehicleLogin(time=beijing_time(wall_clock_ns()), serial=1, iccid="8" * 20)
+    writer.write(encode(Frame(command=Command.VEHICLE_LOGIN, vin=vin, message=login)))
+    assert (await reader.readexactly(4))[3] == ReplyFlag.SUCCESS
+    await reader.readexactly(27)
+    OPEN.append(writer)
+    return reader
+
+
+OPEN: list[asyncio.StreamWriter] = []

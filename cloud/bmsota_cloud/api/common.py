@@ -27,6 +27,7 @@ from bmsota_cloud.domain.errors import (
     NotFoundError,
     OverloadedError,
     RateLimitedError,
+    StorageUnavailableError,
 )
 from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, PageRequest
 
@@ -56,6 +57,7 @@ STATUSES: Mapping[type[CloudError], int] = {
     InvalidInputError: 422,
     RateLimitedError: 429,
     OverloadedError: 503,
+    StorageUnavailableError: 503,
 }
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -120,7 +122,7 @@ def _refusal(refusal: CloudError) -> JSONResponse:
     headers: dict[str, str] = {}
     if isinstance(refusal, LoginError):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(refusal, RateLimitedError | OverloadedError):
+    if isinstance(refusal, RateLimitedError | OverloadedError | StorageUnavailableError):
         headers["Retry-After"] = str(refusal.retry_after_s)
     content = {"error": refusal.code, "detail": str(refusal)}
     return JSONResponse(content, status_code=STATUSES[type(refusal)], headers=headers)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bmsota.errors import RemoteProtocolError
 from bmsota.ota import device_api
-from bmsota_cloud.domain.errors import ConflictError, LoginError, RateLimitedError
+from bmsota_cloud.domain.errors import ConflictError, LoginError, RateLimitedError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,6 +37,10 @@ def respond(request: HttpRequest, services: Services, now: datetime, address: st
     except RateLimitedError as refusal:
         return device_api.error_response(
             device_api.STATUS_TOO_MANY_REQUESTS, refusal.code, str(refusal), retry_after_s=refusal.retry_after_s
+        )
+    except StorageUnavailableError as refusal:
+        return device_api.error_response(
+            device_api.STATUS_UNAVAILABLE, refusal.code, str(refusal), retry_after_s=refusal.retry_after_s
         )
     except RemoteProtocolError as error:
         return device_api.error_response(400, "bad-request", str(error))

@@ -4,9 +4,9 @@
 
 import base64
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from bmsota_cloud.api.common import ApiIn, ApiOut, By, PageOut, Paging
@@ -15,6 +15,7 @@ from bmsota_cloud.api.telemetry import VehicleSnapshotOut
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.accounts import Account
 from bmsota_cloud.domain.errors import InvalidInputError
+from bmsota_cloud.domain.vehicles import VehicleFilter
 
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
@@ -41,6 +42,11 @@ class VehicleRowOut(ApiOut):
     master_version: str
     slave_versions: list[str]
     slave_count: int
+
+
+class VehicleListOut(PageOut[VehicleRowOut]):
+    online: int = Field(description="of the vehicles that pass the other filters, how many are connected")
+    offline: int
 
 
 class NodeOut(ApiOut):
@@ -83,9 +89,25 @@ class VehicleOut(ApiOut):
 def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) -> None:
     """Add the routes."""
 
-    @router.get("/vehicles", response_model=PageOut[VehicleRowOut])
-    def vehicles(by: By, paging: Paging, project: str = "", text: str = "") -> Any:
-        return services.vehicles.rows(paging, by=by, project=project, text=text)
+    @router.get("/vehicles", response_model=VehicleListOut)
+    def vehicles(
+        by: By,
+        paging: Paging,
+        project: str = "",
+        text: str = "",
+        series: str = "",
+        online: Annotated[
+            bool | None, Query(description="only vehicles that are connected, or only those that are not")
+        ] = None,
+    ) -> Any:
+        asked = VehicleFilter(project=project, series=series, text=text, is_online=online)
+        listing = services.vehicles.listing(paging, asked, by=by)
+        page = listing.page
+        return {
+            **{name: getattr(page, name) for name in ("items", "total", "number", "size")},
+            "online": listing.count.online,
+            "offline": listing.count.offline,
+        }
 
     @router.post("/vehicles", response_model=VehicleOut, status_code=201)
     def register(body: VehicleIn, by: By) -> Any:

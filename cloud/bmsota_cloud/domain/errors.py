@@ -10,8 +10,8 @@ The tree::
         |-- ConflictError     not in this state: the thing exists, but has moved on
         |-- InvalidInputError the request itself cannot be right
         |-- RateLimitedError  too often; `.retry_after_s` says when to try again
-        `-- OverloadedError   too much at once, whoever asks; `.retry_after_s` as above
-        `-- StorageUnavailableError  the database is away, locked or full; the same request works later
+        |-- OverloadedError   too much at once, whoever asks; `.retry_after_s` as above
+        `-- StorageUnavailableError  a database can't be used just now: away, locked, full, read-only
 
 The edges translate them (HTTP status, frame reply flag); nothing in domain or services knows HTTP.
 """
@@ -78,7 +78,14 @@ class OverloadedError(CloudError):
 
 
 class StorageUnavailableError(CloudError):
-    """The database is away, locked, read-only or full. Nothing was half done; the same request works once it is back."""
+    """A database cannot be used just now. Nothing of the transaction is kept, and the same request may be made again.
 
-    def __init__(self, message: str) -> None:
-        super().__init__("storage-unavailable", message)
+    `code` says why: "storage-away", "storage-busy", "storage-full", "storage-read-only", "storage-failed", or, where that is not
+    known, "storage-unavailable".
+    """
+
+    retry_after_s = 5
+    """When trying again makes sense: a restart of a database server takes a few seconds."""
+
+    def __init__(self, message: str, *, code: str = "storage-unavailable") -> None:
+        super().__init__(code, message)

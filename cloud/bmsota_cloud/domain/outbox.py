@@ -28,3 +28,7 @@ class Mail:
     given_up: bool = False
     error: str = ""
     """Why the last try failed, for the task's page."""
+    claimed_by: str = ""
+    """The process that is sending it."""
+    claimed_until: datetime | None = None
+    """Until then no other process sends it."""

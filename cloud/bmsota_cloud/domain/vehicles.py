@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["LastLogin", "NodeKind", "Vehicle", "VehicleNode", "node_name"]
+__all__ = ["FleetCount", "LastLogin", "NodeKind", "Vehicle", "VehicleFilter", "VehicleNode", "node_name"]
 
 
 class NodeKind(StrEnum):
@@ -107,6 +107,25 @@ class LastLogin:
 
 def _differ(one: str, other: str) -> bool:
     return bool(one and other and one != other)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleFilter:
+    """Which vehicles are asked for; an empty value lets all pass."""
+
+    project: str = ""
+    series: str = ""
+    text: str = ""
+    """Looked for in VIN, HWID and series, whatever its case."""
+    is_online: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetCount:
+    """How many vehicles pass a filter, whether they are connected or not."""
+
+    online: int
+    offline: int
 
 
 def node_name(position: int) -> str:

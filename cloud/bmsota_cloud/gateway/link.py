@@ -106,6 +106,9 @@ class GatewayLink:
         self._sent_order_id = ""
         self.address = address
         """Where the link comes from; empty if not known."""
+        self._must_look = False
+        """The database was away when it was looked for an instruction; the next heartbeat looks again."""
+        self._link_id = 0
         self.vin = ""
         """Empty until the vehicle has logged in, and after it has logged out."""
         self.is_closing = False
@@ -233,6 +236,8 @@ class GatewayLink:
         match event:
             case HeartbeatReceived(vin=vin):
                 services.ingest.seen(vin, utc_time(now_ns))
+                if self._must_look:
+                    self._send_instruction(now_ns)
             case LoginRequested(vin=vin, login=login):
                 self._log_in(vin, login, now_ns)
             case ExtensionReceived(frame=frame):
@@ -294,16 +299,18 @@ class GatewayLink:
         if self._session.state is PlatformState.DECIDING:
             self._session.refuse_login(ReplyFlag.ERROR, now_ns)
 
-    def _login_decided(self, vin: str, is_admitted: bool, now_ns: int) -> None:
-        if not is_admitted:
+    def _login_decided(self, vin: str, link_id: int, now_ns: int) -> None:
+        if not link_id:
             self._refuse_login(now_ns)
             return
         if self._session.state is not PlatformState.DECIDING:
             # The link has ended meanwhile.
-            self._submit(partial(self._services.ingest.link_lost, vin, utc_time(now_ns)), None, now_ns)
+            lost = partial(self._services.ingest.link_lost, vin, utc_time(now_ns), link_id=link_id)
+            self._submit(lost, None, now_ns)
             return
         self._session.accept_login(now_ns)
         self.vin = vin
+        self._link_id = link_id
         self._sent_order_id = ""
         old_address = self._router.register(vin, self)
         if old_address is not None:
@@ -312,12 +319,12 @@ class GatewayLink:
             )
         self._send_instruction(now_ns)
 
-    def _admit(self, vin: str, login: VehicleLogin | VehicleLogin2025, is_again: bool, now: datetime) -> bool:
-        """Whether the vehicle may log in; in the worker. Its login is compared with others."""
+    def _admit(self, vin: str, login: VehicleLogin | VehicleLogin2025, is_again: bool, now: datetime) -> int:
+        """The number of the vehicle's link, 0 if it may not log in; in the worker. Its login is compared with others."""
         services = self._services
-        is_admitted = services.ingest.log_in(vin, serial=login.serial, now=now)
+        link_id = services.ingest.log_in(vin, serial=login.serial, now=now)
         # The same login again on the same link is a request whose answer was lost.
-        if is_admitted and not is_again:
+        if link_id and not is_again:
             services.link_watch.logged_in(
                 LastLogin(
                     vin=vin,
@@ -328,7 +335,7 @@ class GatewayLink:
                     received_at=now,
                 )
             )
-        return is_admitted
+        return link_id
 
     def _reply(self, frame: Frame, flag: ReplyFlag, now_ns: int) -> None:
         try:
@@ -372,11 +379,16 @@ class GatewayLink:
     def _send_instruction(self, now_ns: int) -> None:
         """Send what the store holds for this vehicle, once a login."""
         if self.vin:
+            self._must_look = False
             self._submit(
                 partial(self._services.upgrades.pending_instruction, self.vin),
                 partial(self._instruction_found, self.vin),
                 now_ns,
+                failed=self._look_later,
             )
+
+    def _look_later(self, _now_ns: int) -> None:
+        self._must_look = True
 
     def _instruction_found(self, vin: str, instruction: Instruction | None, now_ns: int) -> None:
         if vin != self.vin or instruction is None or instruction.order_id == self._sent_order_id:
@@ -393,7 +405,8 @@ class GatewayLink:
     def _leave(self, now_ns: int) -> None:
         vin, self.vin = self.vin, ""
         if vin and self._router.unregister(vin, self):
-            self._submit(partial(self._services.ingest.link_lost, vin, utc_time(now_ns)), None, now_ns)
+            lost = partial(self._services.ingest.link_lost, vin, utc_time(now_ns), link_id=self._link_id)
+            self._submit(lost, None, now_ns)
 
 
 def session_options(*, acknowledges: bool = False) -> PlatformOptions:

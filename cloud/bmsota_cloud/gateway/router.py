@@ -48,6 +48,13 @@ class LocalRouter:
             del self._links[vin]
             return True
 
+    def supersede(self, vin: str) -> None:
+        """Another gateway has the vehicle: its link here is closed."""
+        with self._lock:
+            link = self._links.pop(vin, None)
+        if link is not None:
+            link.wake(is_superseded=True)
+
     def notify(self, vin: str) -> None:
         """See `bmsota_cloud.services.context.CommandRouter`."""
         with self._lock:

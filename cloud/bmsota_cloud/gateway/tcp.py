@@ -46,8 +46,15 @@ class GatewayServer:
         *,
         ssl_context: ssl.SSLContext | None = None,
         writer: ReportWriter | None = None,
+        links_max: int = 20_000,
+        descriptors_max: int | None = None,
     ) -> None:
-        """*clock_ns* reads the platform's clock; *writer* is started and stopped with the server."""
+        """*clock_ns* reads the platform's clock; *writer* is started and stopped with the server.
+
+        *links_max* and *descriptors_max* as `serve_gateway` takes them.
+        """
+        self._links_max = links_max
+        self._descriptors_max = descriptors_max
         self._open_link = open_link
         self._clock_ns = clock_ns
         self._ssl_context = ssl_context
@@ -69,6 +76,8 @@ class GatewayServer:
             port,
             ssl_context=self._ssl_context,
             clock_ns=self._clock_ns,
+            links_max=self._links_max,
+            descriptors_max=self._descriptors_max,
         )
         if self._writer is not None:
             self._writer.start(on_full=gateway.pause_reading, on_room=gateway.resume_reading)

@@ -1,10 +1,13 @@
 """An SMTP server that keeps what it gets, for demos, development and tests: real mail, no internet.
 
-It relays nothing. Mails are kept in memory, the newest thousand, and written as .eml files if a folder is given.
+It relays nothing. Mails are kept in memory, the newest thousand, and written as .eml files if a folder is given. A file that is
+there is never written again: the numbers go on after a restart, and other sinks may write to the same folder.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 from asyncio import Server
 from collections import deque
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["MailSink", "ReceivedMail"]
+
+_LOG = logging.getLogger(__name__)
 
 # A demo sends a handful; a forgotten sink must not eat the machine.
 _KEPT_MAX = 1000
@@ -49,6 +54,7 @@ class MailSink:
         self.host = host
         self.port = port
         self._folder = folder
+        self._number = 0
         self._count = 0
         self._arrived = Condition()
         self._controller: Controller | None = None
@@ -61,6 +67,8 @@ class MailSink:
         """
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
+            numbers = [int(path.stem) for path in self._folder.glob("*.eml") if path.stem.isdecimal()]
+            self._number = max(numbers, default=0)
         # aiosmtpd says that an address can't be used only after its timeout; asking beforehand says it at once, and why.
         socket.create_server((self.host, self.port), family=_family(self.host)).close()
         self._controller = _AnyPortController(self, hostname=self.host, port=self.port)
@@ -78,14 +86,37 @@ class MailSink:
         with self._arrived:
             return self._arrived.wait_for(lambda: self._count >= count, timeout_s)
 
+    def _write(self, folder: Path, content: bytes) -> None:
+        while True:
+            self._number += 1
+            path = folder / f"{self._number:04d}.eml"
+            try:
+                # For this user alone: a mail may hold an approval code.
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                continue
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+            except OSError:
+                # Half a mail is none.
+                path.unlink(missing_ok=True)
+                raise
+            return
+
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
         """Called by aiosmtpd for every mail."""
         del server, session
         message = message_from_bytes(envelope.content, policy=policy.default)
         with self._arrived:
-            self._count += 1
             if self._folder is not None:
-                (self._folder / f"{self._count:04d}.eml").write_bytes(envelope.content)
+                try:
+                    self._write(self._folder, envelope.content)
+                except OSError as error:
+                    _LOG.warning("mail sink: cannot write to %s: %s", self._folder, error.strerror)
+                    # Not a 5xx: the sender keeps the mail and tries again.
+                    return "452 cannot write the mail to the folder; try again later"
+            self._count += 1
             self.mails.append(ReceivedMail(str(envelope.mail_from), tuple(envelope.rcpt_tos), message))
             self._arrived.notify_all()
         return "250 kept"

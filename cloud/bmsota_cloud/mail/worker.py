@@ -2,6 +2,9 @@
 
 The worker decides nothing: which mail, when again and when no more is `OutboxService`. A refusal for ever (5xx) ends a
 mail, everything else is tried again later. The body of a mail is never logged: it may hold an approval code.
+
+Several processes may send from one outbox: a mail is asked for again just before it is sent, because the batch it came in may
+have taken longer than its claim. What was sent and could not be noted is noted first of all, before it would be sent again.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from email.utils import format_datetime, parseaddr
 from typing import TYPE_CHECKING
 
 import aiosmtplib
+
+from bmsota_cloud.domain.errors import StorageUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 # How long a fresh mail waits at most before the worker looks; a person at a form does not notice a second.
 _LOOK_EVERY_S = 1.0
 _SMTP_TIMEOUT_S = 20.0
+# A whole mail, every step of it slow; shorter than `bmsota_cloud.services.outbox.MAIL_CLAIM_S`.
+_MAIL_TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,7 @@ class MailWorker:
         self._sender = sender
         self._clock = clock
         self._stopping = asyncio.Event()
+        self._unnoted: dict[int, tuple[Mail, datetime]] = {}
 
     def stop(self) -> None:
         """Let `run` end after the mail it is sending.
@@ -85,6 +93,8 @@ class MailWorker:
         while not self._stopping.is_set():
             try:
                 await self.send_due()
+            except StorageUnavailableError as refusal:
+                _LOG.warning("mail worker: %s; retrying", refusal)
             except Exception:  # noqa: BLE001 - logged whole, see below
                 # A database that is away must not end the sending for good.
                 _LOG.exception("mail worker: failed; retrying")
@@ -95,29 +105,42 @@ class MailWorker:
     async def send_due(self) -> int:
         """Send what is due now; how many mails were taken by the server."""
         sent = 0
+        await self._note_sent()
         for mail in await asyncio.to_thread(self._outbox.take_due, self._clock()):
-            target = self._target
+            if not await asyncio.to_thread(self._outbox.keep, mail, self._clock()):
+                continue
             try:
-                await aiosmtplib.send(
-                    compose(mail, sender=self._sender),
-                    hostname=target.host,
-                    port=target.port,
-                    username=target.user,
-                    password=target.password,
-                    use_tls=target.use_tls,
-                    start_tls=target.start_tls,
-                    timeout=_SMTP_TIMEOUT_S,
-                )
+                async with asyncio.timeout(_MAIL_TIMEOUT_S):
+                    await self._send(mail)
             except (aiosmtplib.SMTPException, OSError) as error:
                 is_permanent = _is_permanent(error)
-                _LOG.warning("mail %d to %s: not sent: %s", mail.id, mail.recipient, error)
+                _LOG.warning("mail %d to %s: not sent: %s", mail.id, mail.recipient, _words(error))
                 await asyncio.to_thread(
                     self._outbox.failed, mail, self._clock(), _words(error), is_permanent=is_permanent
                 )
             else:
                 sent += 1
-                await asyncio.to_thread(self._outbox.delivered, mail, self._clock())
+                self._unnoted[mail.id] = (mail, self._clock())
+                await self._note_sent()
         return sent
+
+    async def _send(self, mail: Mail) -> None:
+        target = self._target
+        await aiosmtplib.send(
+            compose(mail, sender=self._sender),
+            hostname=target.host,
+            port=target.port,
+            username=target.user,
+            password=target.password,
+            use_tls=target.use_tls,
+            start_tls=target.start_tls,
+            timeout=_SMTP_TIMEOUT_S,
+        )
+
+    async def _note_sent(self) -> None:
+        for mail, at in tuple(self._unnoted.values()):
+            await asyncio.to_thread(self._outbox.delivered, mail, at)
+            del self._unnoted[mail.id]
 
 
 def _is_permanent(error: Exception) -> bool:
@@ -132,4 +155,6 @@ def _is_permanent(error: Exception) -> bool:
 def _words(error: Exception) -> str:
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
         return "; ".join(f"{refused.code} {refused.message}" for refused in error.recipients)
+    if isinstance(error, aiosmtplib.SMTPResponseException):
+        return f"{error.code} {error.message}"
     return str(error) or type(error).__name__

@@ -6,6 +6,6 @@ Pages call services, and nothing below them.
 Left out so far: creating a task and uploading a release (REST API), map, track, histories, export, manage pages.
 """
 
-from bmsota_cloud.pages.router import build_router, mount_static
+from bmsota_cloud.pages.router import add_error_pages, build_router, mount_static
 
-__all__ = ["build_router", "mount_static"]
+__all__ = ["add_error_pages", "build_router", "mount_static"]

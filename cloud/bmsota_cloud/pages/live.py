@@ -8,7 +8,8 @@ The server speaks, the page listens. Messages are JSON objects with "kind":
 * "tick": nothing has changed; the page knows that the connection works.
 
 All have "now", the platform's time, against which the page counts "3 s ago" whatever the browser's clock says.
-Closed with 4401 (not or no longer logged in), 4403 (asked from another site), 4404 (no such thing).
+Closed with 4401 (not or no longer logged in), 4403 (asked from another site), 4404 (no such thing), 1013 (the database is away:
+the page tries again).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 from starlette.websockets import WebSocketDisconnect
 
-from bmsota_cloud.domain.errors import CloudError, LoginError, NotAllowedError
+from bmsota_cloud.domain.errors import CloudError, LoginError, NotAllowedError, StorageUnavailableError
 from bmsota_cloud.pages.session import check_origin
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ async def serve_live(websocket: WebSocket, site: Site, open_page: Callable[[Visi
         return
     except LoginError:
         await websocket.close(4401)
+        return
+    except StorageUnavailableError:
+        await websocket.close(1013)
         return
     page = open_page(visitor)
     loop = asyncio.get_running_loop()
@@ -133,6 +137,8 @@ async def _feed(
                 needs_snapshot = ticks % _SNAPSHOT_EVERY_TICKS == 0
     except LoginError:
         return 4401
+    except StorageUnavailableError:
+        return 1013
     except CloudError:
         return 4404
     except (WebSocketDisconnect, RuntimeError, TimeoutError):

@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from bmsota_cloud.domain.errors import (
@@ -23,11 +24,12 @@ from bmsota_cloud.domain.errors import (
     NotFoundError,
     OverloadedError,
     RateLimitedError,
+    StorageUnavailableError,
 )
 from bmsota_cloud.pages.accounts import add_account_pages
 from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
-from bmsota_cloud.pages.session import with_retry_after
+from bmsota_cloud.pages.session import Visitor, with_retry_after
 from bmsota_cloud.pages.site import Site
 from bmsota_cloud.pages.telemetry import add_telemetry_pages
 from bmsota_cloud.pages.vehicles import add_vehicle_pages
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.clock import Clock
     from bmsota_cloud.services import PlatformSettings, Services
 
-__all__ = ["build_router", "mount_static"]
+__all__ = ["add_error_pages", "build_router", "mount_static"]
 
 _STATUS: dict[type[CloudError], int] = {
     NotAllowedError: 403,
@@ -49,6 +51,14 @@ _STATUS: dict[type[CloudError], int] = {
     InvalidInputError: 422,
     RateLimitedError: 429,
     OverloadedError: 503,
+    StorageUnavailableError: 503,
+}
+# The one form that is there for strangers.
+_LOGIN_PATH = "/login"
+# What is said of an address without a route: title, word for programs, sentence.
+_UNROUTED = {
+    404: ("Not found", "no-such-address", "There is nothing at {address}."),
+    405: ("Not possible", "wrong-method", "{address} cannot be asked with {method}."),
 }
 _TITLES = {
     403: "Not allowed",
@@ -56,10 +66,8 @@ _TITLES = {
     409: "Not possible now",
     422: "Invalid request",
     429: "Too many tries",
-    503: "Busy",
+    503: "Not available now",
 }
-# The one form that is there for strangers.
-_LOGIN_PATH = "/login"
 
 
 def build_router(services: "Services", settings: "PlatformSettings", clock: "Clock") -> APIRouter:
@@ -72,6 +80,36 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_history_pages(router, site)
     add_ota_task_pages(router, site)
     return router
+
+
+def add_error_pages(app: FastAPI, services: "Services", settings: "PlatformSettings", clock: "Clock") -> None:
+    """Answer what no route answers, and what fails inside: with a page for browsers, with JSON for programs."""
+    site = Site(services, settings, clock)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        title, code, text = _UNROUTED.get(error.status_code, ("Refused", "refused", str(error.detail)))
+        text = text.format(address=request.url.path[:200], method=request.method)
+        headers = dict(error.headers or {})
+        if not _wants_page(request):
+            return JSONResponse({"error": code, "detail": text}, error.status_code, headers=headers)
+        page = await run_in_threadpool(_explain, site, request, error.status_code, text, title=title)
+        page.headers.update(headers)
+        return page
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        # The error itself goes to the log, and nowhere else.
+        del error
+        text = "The platform failed to answer this request. Its log says why."
+        if not _wants_page(request):
+            return JSONResponse({"error": "internal", "detail": text}, 500)
+        return _show_refusal(site, None, 500, text, title="Internal error")
+
+
+def _wants_page(request: Request) -> bool:
+    is_for_programs = request.url.path.startswith(("/api/", "/device/", "/healthz", "/metrics"))
+    return not is_for_programs and "text/html" in request.headers.get("accept", "")
 
 
 def mount_static(app: FastAPI) -> None:
@@ -110,12 +148,19 @@ def _route_class(site: Site) -> type[APIRoute]:
                     return await handle(request)
                 except LoginError:
                     return _to_login(request)
+                except StorageUnavailableError as error:
+                    # Who asks stands in the database as well.
+                    answer = _show_refusal(site, None, 503, str(error))
+                    answer.headers["Retry-After"] = str(error.retry_after_s)
+                    return answer
                 except CloudError as error:
-                    return with_retry_after(_explain(site, request, _STATUS.get(type(error), 400), str(error)), error)
+                    status_code = _STATUS.get(type(error), 400)
+                    answer = await run_in_threadpool(_explain, site, request, status_code, str(error))
+                    return with_retry_after(answer, error)
                 except RequestValidationError as error:
                     first = error.errors()[0]
                     text = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-                    return _explain(site, request, 422, text)
+                    return await run_in_threadpool(_explain, site, request, 422, text)
 
             return handle_or_explain
 
@@ -130,15 +175,19 @@ def _to_login(request: Request) -> Response:
     return RedirectResponse("/login" + ("" if wanted == "/" else f"?{urlencode({'next': wanted})}"), 303)
 
 
-def _explain(site: Site, request: Request, status_code: int, text: str) -> HTMLResponse:
+def _explain(site: Site, request: Request, status_code: int, text: str, *, title: str = "") -> HTMLResponse:
     try:
         visitor = site.visitor(request)
-    except LoginError:
+    except (LoginError, StorageUnavailableError):
         visitor = None
+    return _show_refusal(site, visitor, status_code, text, title=title)
+
+
+def _show_refusal(site: Site, visitor: Visitor | None, status_code: int, text: str, *, title: str = "") -> HTMLResponse:
     return site.show(
         "error.html",
         visitor,
         status_code=status_code,
-        title=_TITLES.get(status_code, "Refused"),
+        title=title or _TITLES.get(status_code, "Refused"),
         text=text,
     )

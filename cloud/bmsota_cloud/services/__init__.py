@@ -16,16 +16,19 @@ from bmsota_cloud.services.ingest import FrameWriter, IngestService, stored_fram
 from bmsota_cloud.services.limits import CodeLimits, RateLimits
 from bmsota_cloud.services.link_watch import LinkNote, LinkWatch, Oddity
 from bmsota_cloud.services.live import LiveFeed, Subscription
+from bmsota_cloud.services.monitoring import Figures, Health, MonitoringService
 from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
+from bmsota_cloud.services.presence import PresenceService, SteadyTime
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
-from bmsota_cloud.services.vehicles import VehicleDetail, VehicleRow, VehicleService
+from bmsota_cloud.services.vehicles import VehicleDetail, VehicleListing, VehicleRow, VehicleService
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
 
 __all__ = [
     "DEVICE_TOKEN_VALID_S",
@@ -38,7 +41,9 @@ __all__ = [
     "DeviceService",
     "EquipmentService",
     "EventView",
+    "Figures",
     "FrameWriter",
+    "Health",
     "HistoryService",
     "IngestService",
     "Instruction",
@@ -47,16 +52,19 @@ __all__ = [
     "LiveFeed",
     "Login",
     "MailView",
+    "MonitoringService",
     "NodeFact",
     "Oddity",
     "OtaTaskService",
     "OutboxService",
     "PlatformKeys",
     "PlatformSettings",
+    "PresenceService",
     "ReleaseService",
     "ReportVerdict",
     "ReportView",
     "Services",
+    "SteadyTime",
     "Subscription",
     "TaskDetail",
     "TaskRow",
@@ -64,6 +72,7 @@ __all__ = [
     "UpgradeService",
     "UpgradeView",
     "VehicleDetail",
+    "VehicleListing",
     "VehicleRow",
     "VehicleService",
     "stored_frame",
@@ -83,13 +92,16 @@ class Services:
     ingest: IngestService
     link_watch: LinkWatch
     live: LiveFeed
+    monitoring: MonitoringService
     ota_tasks: OtaTaskService
     outbox: OutboxService
+    presence: PresenceService
     releases: ReleaseService
     telemetry: TelemetryService
     upgrades: UpgradeService
     vehicles: VehicleService
     counters: Counter[str]
+    gauges: dict[str, Callable[[], float]]
 
     @classmethod
     def around(cls, context: Context) -> Services:
@@ -106,11 +118,14 @@ class Services:
             ingest=IngestService(context, equipment),
             link_watch=watch,
             live=context.live,
+            monitoring=MonitoringService(context),
             ota_tasks=OtaTaskService(context, CodeLimits(limits, context)),
             outbox=OutboxService(context),
+            presence=context.presence,
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context, equipment),
             vehicles=VehicleService(context, watch),
             counters=context.counters,
+            gauges=context.gauges,
         )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bmsota.gbt32960 import Layouts
     from bmsota.image import PublicKey
     from bmsota_cloud.services.live import LiveFeed
+    from bmsota_cloud.services.presence import PresenceService
     from bmsota_cloud.storage.base import Store, TelemetryStore
 
 __all__ = ["CommandRouter", "Context", "PlatformKeys", "PlatformSettings"]
@@ -71,6 +72,8 @@ class PlatformSettings:
     """An order not fetched in this time is signed again with a higher sequence (ota.md C6)."""
     challenge_valid_s: int = 60
     device_session_valid_s: int = 3600
+    links_max: int = 20_000
+    """Vehicles' links to one process; it also needs that many descriptors."""
     session_idle_s: int = 8 * 3600
     session_valid_s: int = 24 * 3600
     acknowledge_reports: bool = False
@@ -105,7 +108,10 @@ class Context:
     live: LiveFeed
     router: CommandRouter
     settings: PlatformSettings
+    presence: PresenceService
     clock_guard: ClockGuard = field(default_factory=ClockGuard.trusting)
     """Whether the platform's clock may delete things and end things; one that never doubts where time is virtual."""
     counters: Counter[str] = field(default_factory=Counter)
     """How often something was left aside (a stale frame, an unknown order): nothing is dropped without a count."""
+    gauges: dict[str, Callable[[], float]] = field(default_factory=dict)
+    """What can be asked for its value now, as `ingest_queue_bytes`; asked from any thread. `/metrics` shows it."""

@@ -8,7 +8,6 @@ moves with every frame, by the platform's clock, and staleness is judged by it a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
@@ -151,16 +150,17 @@ class IngestService:
 
     # -- links ---------------------------------------------------------------------------------------------------------
 
-    def log_in(self, vin: str, *, serial: int, now: datetime) -> bool:
-        """Whether this vehicle may log in: it must be registered."""
+    def log_in(self, vin: str, *, serial: int, now: datetime) -> int:
+        """The number of the vehicle's link, for `link_lost`; 0 if it may not log in, because it is not registered."""
         with self._context.store.reading() as work:
             is_known = work.vehicles.get(vin) is not None
         if not is_known:
             self._context.counters["login_unknown_vin"] += 1
-            return False
-        self._save_presence(replace(self._presence(vin), is_online=True, login_serial=serial))
+            return 0
+        link_id = self._context.presence.joined(vin, serial=serial, now=now)
         self.seen(vin, now)
-        return True
+        self._tell_presence(vin)
+        return link_id
 
     def identity(self, vin: str, identity: UnitIdentity, now: datetime) -> None:
         """The unit has reported its nodes; what was exchanged is recorded as an equipment change."""
@@ -170,24 +170,22 @@ class IngestService:
         self.seen(vin, now)
         self._equipment.identify(vin, facts, now)
 
-    def link_lost(self, vin: str, now: datetime) -> None:
-        """Logout, or the link is gone: the vehicle is offline, its last values stay."""
-        self._save_presence(replace(self._presence(vin), is_online=False), now=now)
+    def link_lost(self, vin: str, now: datetime, *, link_id: int = 0) -> None:
+        """Logout, or the link is gone: the vehicle is offline, its last values stay.
 
-    def forget_links(self, now: datetime) -> None:
-        """The platform has just started: no vehicle has a link to it yet."""
-        for vin in self._context.telemetry.online_vins():
-            self.link_lost(vin, now)
+        Without effect if the vehicle has another link by now; *link_id* 0: whichever it has.
+        """
+        if self._context.presence.left(vin, now, link_id=link_id) or not link_id:
+            self._tell_presence(vin, now)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _presence(self, vin: str) -> VehicleSnapshot:
-        return self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)
+        return VehicleSnapshot(vin=vin, is_online=self._context.presence.is_here(vin))
 
-    def _save_presence(self, presence: VehicleSnapshot, *, now: datetime | None = None) -> None:
-        self._context.telemetry.save_state(presence)
-        if self._context.live.is_heard(f"vehicle:{presence.vin}"):
-            self._tell(presence, self._context.telemetry.newest([presence.vin]).get(presence.vin), now)
+    def _tell_presence(self, vin: str, now: datetime | None = None) -> None:
+        if self._context.live.is_heard(f"vehicle:{vin}"):
+            self._tell(self._presence(vin), self._context.telemetry.newest([vin]).get(vin), now)
 
     def _publish(self, rows: Sequence[StateRow]) -> None:
         for row in rows:

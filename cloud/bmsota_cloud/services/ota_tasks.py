@@ -332,13 +332,13 @@ class OtaTaskService:
             code = work.ota_tasks.code(task_id)
             mails = work.outbox.of_task(task_id)
             counts = work.ota_tasks.counts([task_id])[task_id]
-        states = self._context.telemetry.states(vins)
+        online = self._context.presence.is_online(vins)
         views = tuple(
             UpgradeView.of(
                 upgrade,
                 transitions[upgrade.vin],
                 releases[upgrade.release_id],
-                is_online=upgrade.vin in states and states[upgrade.vin].is_online,
+                is_online=online[upgrade.vin],
             )
             for upgrade in page.items
         )

@@ -11,7 +11,9 @@ from bmsota.errors import FrameError
 from bmsota.gbt32960 import CellVoltages, Sentinel
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.paging import Page
+from bmsota_cloud.domain.presence import VehicleConnection
 from bmsota_cloud.domain.telemetry import EventKind, VehicleSnapshot
+from bmsota_cloud.services.presence import with_connection
 from bmsota_cloud.services.values import plain_values, read_report, snapshot_of, utc_of_ns, utc_of_s
 
 if TYPE_CHECKING:
@@ -73,10 +75,15 @@ class TelemetryService:
     def snapshots(self, vins: Sequence[str], *, by: Account) -> Mapping[str, VehicleSnapshot]:
         """The newest states of vehicles, with their values; of one that was never heard of an empty one."""
         require(by, Permission.VEHICLE_READ)
-        presences = self._context.telemetry.states(vins)
+        with self._context.store.reading() as work:
+            connections = work.presence.connections(vins, self._context.presence.lease_check)
         rows = self._context.telemetry.newest(vins)
         layouts = self._context.settings.layouts
-        return {vin: snapshot_of(presences.get(vin, VehicleSnapshot(vin=vin)), rows.get(vin), layouts) for vin in vins}
+        found = {}
+        for vin in vins:
+            presence = with_connection(VehicleSnapshot(vin=vin), connections.get(vin, VehicleConnection()))
+            found[vin] = snapshot_of(presence, rows.get(vin), layouts)
+        return found
 
     def snapshot(self, vin: str, *, by: Account) -> VehicleSnapshot:
         """The newest state of one vehicle."""

@@ -11,9 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from bmsota_cloud.domain.paging import Page, PageRequest
+from bmsota_cloud.domain.presence import VehicleConnection
 from bmsota_cloud.domain.telemetry import VehicleSnapshot
-from bmsota_cloud.domain.vehicles import NodeKind, Vehicle
+from bmsota_cloud.domain.vehicles import FleetCount, NodeKind, Vehicle, VehicleFilter
 from bmsota_cloud.services.audit import acting
+from bmsota_cloud.services.presence import with_connection
 from bmsota_cloud.services.values import snapshot_of
 from bmsota_cloud.services.views import view_of
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.link_watch import LinkNote, LinkWatch
 
-__all__ = ["VehicleDetail", "VehicleRow", "VehicleService"]
+__all__ = ["VehicleDetail", "VehicleListing", "VehicleRow", "VehicleService"]
 
 _VIN = re.compile(r"[A-Z0-9]{17}", re.ASCII)
 _HWID = re.compile(r"[!-~]{1,24}", re.ASCII)
@@ -52,18 +54,29 @@ class VehicleRow:
     slave_count: int
 
     @classmethod
-    def of(cls, vehicle: Vehicle, state: VehicleSnapshot, nodes: Sequence[VehicleNode]) -> VehicleRow:
+    def of(
+        cls, vehicle: Vehicle, connection: VehicleConnection, state: VehicleSnapshot, nodes: Sequence[VehicleNode]
+    ) -> VehicleRow:
         slaves = [node for node in nodes if node.kind is NodeKind.SLAVE]
         return view_of(
             cls,
             vehicle,
-            is_online=state.is_online,
+            is_online=connection.is_online,
             last_seen_at=state.last_seen_at,
             soc_pct=state.soc_pct,
             master_version=next((node.version for node in nodes if node.kind is NodeKind.MASTER), ""),
             slave_versions=tuple(sorted({node.version for node in slaves})),
             slave_count=len(slaves),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleListing:
+    """A page of the vehicle list, and how many vehicles pass its filters."""
+
+    page: Page[VehicleRow]
+    count: FleetCount
+    """What passes all filters but the one for the connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,33 +153,50 @@ class VehicleService:
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
-    def rows(self, request: PageRequest, *, by: Account, project: str = "", text: str = "") -> Page[VehicleRow]:
-        """The vehicle list: one row a vehicle, by VIN. *text* is looked for in VIN, HWID and series."""
+    def rows(
+        self,
+        request: PageRequest,
+        *,
+        by: Account,
+        project: str = "",
+        text: str = "",
+        series: str = "",
+        is_online: bool | None = None,
+    ) -> Page[VehicleRow]:
+        """The vehicle list: one row a vehicle, by VIN. What the filters mean: `VehicleFilter`."""
+        asked = VehicleFilter(project=project, series=series, text=text, is_online=is_online)
+        return self.listing(request, asked, by=by).page
+
+    def listing(self, request: PageRequest, asked: VehicleFilter, *, by: Account) -> VehicleListing:
+        """A page of the list, with how many are online and offline. The filters are the database's, for any number of vehicles."""
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
-            page = work.vehicles.page(request, project=project, text=text)
-            nodes = work.vehicles.nodes([vehicle.vin for vehicle in page.items])
-        vins = [vehicle.vin for vehicle in page.items]
-        presences, newest = self._context.telemetry.states(vins), self._context.telemetry.newest(vins)
+            page, count = work.vehicles.page(request, asked, self._context.presence.lease_check)
+            vins = [vehicle.vin for vehicle, _ in page.items]
+            nodes = work.vehicles.nodes(vins)
+        newest = self._context.telemetry.newest(vins)
         rows = tuple(
             VehicleRow.of(
                 vehicle,
-                snapshot_of(
-                    presences.get(vehicle.vin, VehicleSnapshot(vin=vehicle.vin)),
-                    newest.get(vehicle.vin),
-                    has_values=False,
-                ),
+                connection,
+                snapshot_of(VehicleSnapshot(vin=vehicle.vin), newest.get(vehicle.vin), has_values=False),
                 nodes[vehicle.vin],
             )
-            for vehicle in page.items
+            for vehicle, connection in page.items
         )
-        return Page(items=rows, total=page.total, number=page.number, size=page.size)
+        return VehicleListing(page=Page(items=rows, total=page.total, number=page.number, size=page.size), count=count)
 
     def projects(self, *, by: Account) -> tuple[str, ...]:
         """The names of all projects, sorted."""
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
             return work.vehicles.projects()
+
+    def series(self, *, by: Account) -> tuple[str, ...]:
+        """The series of all vehicles, sorted."""
+        require(by, Permission.VEHICLE_READ)
+        with self._context.store.reading() as work:
+            return work.vehicles.series()
 
     def detail(self, vin: str, *, by: Account) -> VehicleDetail:
         """One vehicle with its nodes, newest values (cells included) and newest equipment changes.
@@ -183,7 +213,8 @@ class VehicleService:
             reported = {node.position: node for node in work.vehicles.reported_nodes([vin])[vin]}
             changes = work.equipment.page(PageRequest(1, 20), vin=vin).items
             notes = self._watch.notes(work, vin)
-        presence = self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)
+            connections = work.presence.connections([vin], self._context.presence.lease_check)
+        presence = with_connection(VehicleSnapshot(vin=vin), connections.get(vin, VehicleConnection()))
         row = self._context.telemetry.newest([vin]).get(vin)
         state = snapshot_of(presence, row, self._context.settings.layouts)
         return VehicleDetail(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.ota_tasks import ApprovalCode, OtaTask, Transition, VehicleUpgrade
     from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.domain.paging import Page, PageRequest
+    from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, VehicleConnection
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import (
         Mark,
@@ -35,17 +36,19 @@ if TYPE_CHECKING:
         VehicleEvent,
         VehicleSnapshot,
     )
-    from bmsota_cloud.domain.vehicles import LastLogin, Vehicle, VehicleNode
+    from bmsota_cloud.domain.vehicles import FleetCount, LastLogin, Vehicle, VehicleFilter, VehicleNode
 
 __all__ = [
     "AccountTables",
     "AuditTable",
     "DeviceTables",
     "EquipmentTables",
+    "FigureTables",
     "HistoryTables",
     "LimitTable",
     "OtaTaskTables",
     "OutboxTable",
+    "PresenceTables",
     "ReleaseTables",
     "Store",
     "TelemetryStore",
@@ -86,11 +89,14 @@ class VehicleTables(Protocol):
 
     def by_hwid(self, hwid: str) -> Vehicle | None: ...
     def save(self, vehicle: Vehicle) -> None: ...
-    def page(self, request: PageRequest, *, project: str = "", text: str = "") -> Page[Vehicle]:
-        """Ordered by VIN; *text* is looked for in VIN, HWID and series."""
+    def page(
+        self, request: PageRequest, asked: VehicleFilter, lease_check: LeaseCheck
+    ) -> tuple[Page[tuple[Vehicle, VehicleConnection]], FleetCount]:
+        """Ordered by VIN; and how many pass the filter, leaving aside what it says about the connection."""
         ...
 
     def projects(self) -> tuple[str, ...]: ...
+    def series(self) -> tuple[str, ...]: ...
     def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
         """By VIN, each ordered by position."""
         ...
@@ -104,6 +110,35 @@ class VehicleTables(Protocol):
     def save_reported_node(self, node: VehicleNode) -> None: ...
     def last_login(self, vin: str) -> LastLogin | None: ...
     def save_last_login(self, login: LastLogin) -> None: ...
+
+
+class PresenceTables(Protocol):
+    """Gateways' leases and vehicles' links."""
+
+    def renew(self, lease: GatewayLease) -> None:
+        """Insert or replace."""
+        ...
+
+    def save(self, opened: Sequence[Presence], closed: Sequence[Presence]) -> None:
+        """*opened* replace what is known of their vehicles; of *closed* only those that are still their vehicle's newest link."""
+        ...
+
+    def close_all(self, gateway_id: str, at: datetime) -> None:
+        """Every open link of this gateway has ended."""
+        ...
+
+    def open_links(self, gateway_id: str) -> Mapping[str, int]:
+        """The link ids of this gateway by VIN."""
+        ...
+
+    def connections(self, vins: Sequence[str], lease_check: LeaseCheck) -> Mapping[str, VehicleConnection]:
+        """By VIN; vehicles that never connected are left out."""
+        ...
+
+    def count_online(self, lease_check: LeaseCheck) -> int: ...
+    def forget(self, ended_before: datetime) -> int:
+        """Forget gateways whose lease ended before; their links ended with it. How many gateways."""
+        ...
 
 
 class EquipmentTables(Protocol):
@@ -222,12 +257,41 @@ class LimitTable(Protocol):
     def delete(self, key: bytes) -> None: ...
 
 
+class FigureTables(Protocol):
+    """How much there is of everything, for monitoring."""
+
+    def tasks(self) -> Mapping[str, int]:
+        """OTA tasks by status, in its own words; a status without any is left out."""
+        ...
+
+    def upgrades(self) -> Mapping[str, int]:
+        """Vehicles of OTA tasks, in the same way."""
+        ...
+
+    def vehicles(self) -> int: ...
+
+
 class OutboxTable(Protocol):
     """The outbox."""
 
     def add(self, mail: Mail) -> Mail: ...
     def save(self, mail: Mail) -> None: ...
-    def due(self, now: datetime, limit: int) -> tuple[Mail, ...]: ...
+    def has_due(self, now: datetime) -> bool: ...
+    def take(self, now: datetime, limit: int, *, by: str, until: datetime) -> tuple[Mail, ...]:
+        """Claim due mails for the process *by*, which has them for itself *until* then. Oldest first.
+
+        Its own claims of before come again: it asks only when it has finished with them. No two processes get the same mail.
+        """
+        ...
+
+    def keep(self, mail_id: int, *, by: str, until: datetime) -> bool:
+        """Prolong a claim; False if another process has the mail by now, or it is sent."""
+        ...
+
+    def waiting(self) -> int:
+        """How many mails are neither sent nor given up."""
+        ...
+
     def of_task(self, task_id: int) -> tuple[Mail, ...]:
         """Newest first."""
         ...
@@ -258,6 +322,8 @@ class Work(Protocol):
     @property
     def vehicles(self) -> VehicleTables: ...
     @property
+    def presence(self) -> PresenceTables: ...
+    @property
     def equipment(self) -> EquipmentTables: ...
     @property
     def releases(self) -> ReleaseTables: ...
@@ -273,6 +339,8 @@ class Work(Protocol):
     def outbox(self) -> OutboxTable: ...
     @property
     def audit(self) -> AuditTable: ...
+    @property
+    def figures(self) -> FigureTables: ...
     def secret(self, name: str) -> bytes | None:
         """A secret of the platform itself, as the key of the approval codes."""
         ...
@@ -285,6 +353,11 @@ class Work(Protocol):
 
 class Store(Protocol):
     """Everything but telemetry."""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing could be written the last time; empty again after the next change that was kept."""
+        ...
 
     def transaction(self) -> AbstractContextManager[Work]:
         """Read and write; committed at the end of the block, rolled back if it raises. Not to be nested."""

@@ -152,7 +152,7 @@ vehicle = Table(
     "vehicle",
     PLATFORM,
     Column("vin", String(17), primary_key=True),
-    Column("series", String(32), nullable=False),
+    Column("series", String(32), nullable=False, index=True),
     Column("project", String(64), nullable=False, index=True),
     Column("hwid", String(24), nullable=False, unique=True),
     Column("device_public_key", LargeBinary(32), nullable=False),
@@ -164,6 +164,28 @@ vehicle = Table(
     Column("identity_counter", BigInteger, nullable=False),
     Column("identity_sha256", LargeBinary(32), nullable=False),
     Column("confirmed_at", UtcTime),
+)
+
+gateway = Table(
+    "gateway",
+    PLATFORM,
+    Column("id", String(80), primary_key=True),
+    Column("started_at", UtcTime, nullable=False),
+    Column("lease_until", UtcTime, nullable=False),
+)
+
+# Without foreign keys: the links of many vehicles are written together, and one of them must not spoil the others.
+presence = Table(
+    "presence",
+    PLATFORM,
+    Column("vin", String(17), primary_key=True),
+    Column("gateway_id", String(80), nullable=False),
+    Column("link_id", BigInteger, nullable=False),
+    Column("since", UtcTime, nullable=False),
+    Column("login_serial", Integer, nullable=False),
+    Column("left_at", UtcTime),
+    # Open links first: they are what is looked for.
+    Index("ix_presence_left_at_gateway_id", "left_at", "gateway_id"),
 )
 
 node = Table(
@@ -376,6 +398,8 @@ mail = Table(
     Column("sent_at", UtcTime),
     Column("given_up", Boolean, nullable=False),
     Column("error", Text, nullable=False),
+    Column("claimed_by", String(80), nullable=False),
+    Column("claimed_until", UtcTime),
 )
 
 audit_entry = Table(

@@ -167,11 +167,12 @@ def _options(world, body, release_files):
 
 def _everything(world):
     from bmsota_cloud.domain.paging import PageRequest
+    from bmsota_cloud.domain.vehicles import VehicleFilter
 
     every = PageRequest(1, 500)
     with world.cloud.store.reading() as work:
         return (
-            work.vehicles.page(every),
+            work.vehicles.page(every, VehicleFilter(), world.services.presence.lease_check),
             work.releases.page(every),
             work.ota_tasks.page(every),
             work.ota_tasks.upgrades(1),

@@ -152,3 +152,52 @@ def test_every_script_that_is_imported_is_there():
         if script.name.endswith(".js"):
             for name in re.findall(r'from "\./([\w.]+)"', script.read_text(encoding="utf-8")):
                 assert static.joinpath(name).is_file()
+
+
+# -- addresses that nothing answers ------------------------------------------------------------------------------------
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml"}
+
+
+def test_an_unknown_address_is_a_page_for_a_browser_and_json_for_a_program(client):
+    for is_logged_in in (False, True):
+        if is_logged_in:
+            client.post("/login", data={"name": "vera", "password": "correct horse battery", "next": "/"})
+        page = client.get("/nothing/here", headers=BROWSER)
+        assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert "There is nothing at /nothing/here." in page.text
+        assert "<h1>Not found</h1>" in page.text
+        assert page.headers["content-security-policy"].startswith("default-src 'self'")
+        assert ("Log out" in page.text) is is_logged_in
+    for address, headers in (("/nothing", {}), ("/api/v1/nothing", BROWSER)):
+        answer = client.get(address, headers=headers)
+        assert answer.status_code == 404
+        assert answer.json() == {"error": "no-such-address", "detail": f"There is nothing at {address}."}
+
+
+def test_the_address_on_the_page_is_text_and_short(client):
+    page = client.get("/%3Cscript%3Ealert(1)%3C/script%3E" + "x" * 5000, headers=BROWSER)
+    assert page.status_code == 404
+    assert "<script>alert" not in page.text
+    assert "x" * 201 not in page.text
+
+
+def test_a_wrong_method_is_told_with_the_right_ones(client):
+    page = client.delete("/vehicles", headers=BROWSER)
+    assert (page.status_code, page.headers["allow"]) == (405, "GET")
+    assert "/vehicles cannot be asked with DELETE." in page.text
+    assert client.delete("/vehicles").json()["error"] == "wrong-method"
+
+
+def test_a_fault_of_ours_is_said_without_its_words(world, monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("secret words")
+
+    monkeypatch.setattr(world.services.vehicles, "projects", fails)
+    with TestClient(build_app(world.cloud), raise_server_exceptions=False) as client:
+        client.post("/login", data={"name": "vera", "password": "correct horse battery", "next": "/"})
+        page = client.get("/vehicles", headers=BROWSER)
+        assert page.status_code == 500
+        assert "<h1>Internal error</h1>" in page.text
+        assert "secret words" not in page.text
+        assert client.get("/vehicles").json()["error"] == "internal"

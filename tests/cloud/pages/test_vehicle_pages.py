@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from bmsota_cloud.domain.errors import InvalidInputError
-from bmsota_cloud.pages import vehicles
 
 from bmsota.gbt32960 import LocalUpgradeOutcome, Position, Sentinel
 
@@ -87,17 +86,18 @@ def test_pages_of_the_list_keep_the_filters(world, visit, words):
     assert "Page 9 is empty; there are 3" in words(vera.see("/vehicles?page=9"))
 
 
-@pytest.mark.slow
-def test_a_filter_of_ours_says_how_far_it_looked(world, visit, words, monkeypatch):
-    monkeypatch.setattr(vehicles, "SCAN_ROWS_MAX", 500)
-    for number in range(1, 506):
-        world.register(number, series="F7" if number <= 500 else "E7")
+def test_the_connection_is_looked_for_in_the_whole_fleet_and_counted(world, visit, words):
+    for number in range(1, 131):
+        world.register(number, series="F7" if number <= 125 else "E7")
+    for number in (1, 99, 129):
+        world.services.ingest.log_in(world.vin(number), serial=1, now=world.now)
     vera = visit("vera")
-    assert "Only the first 500 vehicles were searched" in words(vera.see("/vehicles?online=no"))
-    # The series is looked for in the database first, so these five are found all the same.
+    page = vera.see("/vehicles?online=yes")
+    assert vins(page) == [world.vin(number) for number in (1, 99, 129)]
+    assert "3 online, 127 offline" in words(page)
     page = vera.see("/vehicles?online=no&series=E7")
-    assert len(vins(page)) == 5
-    assert "Only the first" not in page
+    assert vins(page) == [world.vin(number) for number in (126, 127, 128, 130)]
+    assert "1 online, 4 offline" in words(page)
 
 
 def test_an_address_that_can_not_be_right_is_explained(visit):

@@ -352,11 +352,6 @@ def test_last_seen_moves_with_every_frame_and_a_lost_link_keeps_the_values(world
     assert (newest.is_online, newest.last_seen_at, newest.soc_pct) == (False, seen, 80.0)
 
 
-def test_after_a_restart_nobody_is_online(world, vin):
-    world.services.ingest.forget_links(world.now)
-    assert not state(world, vin).is_online
-
-
 def test_real_time_pages_hear_of_it(world, vin):
     feed = world.services.live.subscribe(f"vehicle:{vin}")
     put(world, vin, vehicle_data())

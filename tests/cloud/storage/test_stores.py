@@ -1,5 +1,6 @@
 """What every store must do: one contract, run against each way to have one."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from threading import Thread
@@ -12,12 +13,16 @@ from bmsota_cloud.domain.histories import LocalUpgradeRow
 from bmsota_cloud.domain.ota_tasks import NodeVersion, OtaTask, Transition, VehicleStatus, VehicleUpgrade
 from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, VehicleConnection
 from bmsota_cloud.domain.releases import Release
 from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
-from bmsota_cloud.domain.vehicles import Vehicle
+from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
+from bmsota_cloud.storage.schema import PLATFORM
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
+from postgresql import some_database
 
 NOW = datetime(2026, 11, 22, 8, 0, 0, 123456, tzinfo=UTC)
+HERE = LeaseCheck(gateway_id="here", now=NOW)
 
 
 def vehicle(number: int) -> Vehicle:
@@ -99,7 +104,7 @@ class StoreContract:
             fails()
         with store.reading() as work:
             assert work.vehicles.get(vehicle(1).vin) is None
-            assert work.outbox.due(NOW, 10) == ()
+            assert work.outbox.waiting() == 0
 
     def test_a_refused_row_does_not_spoil_the_transaction(self, store):
         with store.transaction() as work:
@@ -110,7 +115,7 @@ class StoreContract:
                 work.vehicles.add(replace(vehicle(2), hwid="M1"))
             work.vehicles.add(vehicle(3))
         with store.reading() as work:
-            assert work.vehicles.page(PageRequest()).total == 2
+            assert work.vehicles.page(PageRequest(), VehicleFilter(), HERE)[0].total == 2
 
     def test_saving_what_is_not_there_is_refused(self, store):
         with pytest.raises(ConflictError), store.transaction() as work:
@@ -138,10 +143,97 @@ class StoreContract:
             first = work.outbox.add(mail(2))
             gone = work.outbox.add(mail(3, sent_at=NOW))
             lost = work.outbox.add(mail(4, given_up=True))
-            assert work.outbox.due(NOW, 10) == (first,)
-            assert work.outbox.due(NOW + timedelta(minutes=1), 10) == (first, late)
-            assert work.outbox.due(NOW + timedelta(minutes=1), 1) == (first,)
+
+            def take(now, limit):
+                return [found.id for found in work.outbox.take(now, limit, by="me", until=now)]
+
+            assert take(NOW, 10) == [first.id]
+            assert take(NOW + timedelta(minutes=1), 10) == [first.id, late.id]
+            assert take(NOW + timedelta(minutes=1), 1) == [first.id]
             assert gone.id != lost.id
+            assert work.outbox.waiting() == 2
+
+    def test_a_mail_is_one_process_s_until_its_claim_ends(self, store):
+        soon, later = NOW + timedelta(minutes=1), NOW + timedelta(minutes=2)
+        with store.transaction() as work:
+            made = work.outbox.add(mail())
+            (taken,) = work.outbox.take(NOW, 10, by="one", until=soon)
+            assert taken == replace(made, claimed_by="one", claimed_until=soon)
+            assert work.outbox.take(NOW, 10, by="two", until=soon) == ()
+            # What it has not finished comes again to the same process.
+            assert work.outbox.take(NOW, 10, by="one", until=soon) == (taken,)
+            assert work.outbox.keep(made.id, by="one", until=later)
+            assert work.outbox.take(soon, 10, by="two", until=later) == ()
+            assert [found.id for found in work.outbox.take(later, 10, by="two", until=later)] == [made.id]
+            assert not work.outbox.keep(made.id, by="one", until=later)
+
+    def test_online_is_an_open_link_of_a_living_gateway(self, store):
+        def link(vin, gateway_id, link_id=1, **fields):
+            return Presence(vin=vin, gateway_id=gateway_id, link_id=link_id, since=NOW, login_serial=7, **fields)
+
+        def online(now):
+            with store.reading() as work:
+                found = work.presence.connections(["A", "B", "C", "D"], replace(HERE, now=now))
+                assert work.presence.count_online(replace(HERE, now=now)) == sum(c.is_online for c in found.values())
+            return "".join(vin for vin in sorted(found) if found[vin].is_online)
+
+        until = NOW + timedelta(seconds=30)
+        with store.transaction() as work:
+            work.presence.renew(GatewayLease(id="other", started_at=NOW, lease_until=until))
+            work.presence.save([link("A", "here"), link("B", "other"), link("C", "dead")], [])
+        assert online(NOW) == "AB"
+        # One's own lease is not judged; the other's ends.
+        assert online(until) == "A"
+        with store.transaction() as work:
+            work.presence.renew(GatewayLease(id="other", started_at=NOW, lease_until=until + timedelta(seconds=30)))
+        assert online(until) == "AB"
+        with store.transaction() as work:
+            # An older link, and a link elsewhere, do not speak for the newest one.
+            work.presence.save(
+                [link("A", "here", 2)], [link("A", "here", 1, left_at=NOW), link("B", "here", 1, left_at=NOW)]
+            )
+            assert work.presence.open_links("here") == {"A": 2}
+        assert online(NOW) == "AB"
+        with store.transaction() as work:
+            work.presence.save([], [link("A", "here", 2, left_at=NOW)])
+            assert work.presence.connections(["A"], HERE)["A"].left_at == NOW
+            work.presence.close_all("other", NOW)
+        assert online(NOW) == ""
+        with store.transaction() as work:
+            assert work.presence.forget(until) == 0
+            assert work.presence.forget(until + timedelta(minutes=1)) == 1
+
+    def test_the_list_is_filtered_counted_and_cut_by_the_database(self, store):
+        with store.transaction() as work:
+            for number in range(1, 61):
+                series, project = ("E7" if number % 3 == 0 else "F7"), ("p" if number <= 40 else "q")
+                work.vehicles.add(replace(vehicle(number), series=series, project=project))
+            opened = [
+                Presence(vin=vehicle(number).vin, gateway_id="here", link_id=1, since=NOW, login_serial=number)
+                for number in (3, 4, 55, 60)
+            ]
+            work.presence.save(opened, [])
+            work.presence.save([], [replace(opened[1], left_at=NOW)])
+
+        def ask(number=1, size=10, **asked):
+            with store.reading() as work:
+                page, count = work.vehicles.page(PageRequest(number, size), VehicleFilter(**asked), HERE)
+            return [int(found.vin[1:]) for found, _ in page.items], page.total, (count.online, count.offline)
+
+        assert ask() == (list(range(1, 11)), 60, (3, 57))
+        assert ask(is_online=True) == ([3, 55, 60], 3, (3, 57))
+        assert ask(2, 2, is_online=True) == ([60], 3, (3, 57))
+        assert ask(6, 10, is_online=False) == ([52, 53, 54, 56, 57, 58, 59], 57, (3, 57))
+        assert ask(series="E7", is_online=True) == ([3, 60], 2, (2, 18))
+        assert ask(series="E7", project="p", is_online=True) == ([3], 1, (1, 12))
+        assert ask(text="m4", size=3) == ([4, 40, 41], 11, (0, 11))
+        assert ask(text="%") == ([], 0, (0, 0))
+        assert ask(project="r", is_online=False) == ([], 0, (0, 0))
+        with store.reading() as work:
+            assert work.vehicles.series() == ("E7", "F7")
+            ((found, connection),) = work.vehicles.page(PageRequest(4, 1), VehicleFilter(), HERE)[0].items
+        assert found.vin == vehicle(4).vin
+        assert connection == VehicleConnection(is_online=False, since=NOW, left_at=NOW, login_serial=4)
 
     def test_a_challenge_is_spent_once_until_it_expires(self, store):
         with store.transaction() as work:
@@ -423,6 +515,46 @@ class TestFileStore(StoreContract):
             work.vehicles.add(vehicle(1))
             with store.reading() as other:
                 assert other.vehicles.get(vehicle(1).vin) is None
+
+
+@pytest.fixture(scope="module")
+def postgresql():
+    """A store on a real PostgreSQL, made once; `TestPostgresqlStore.store` empties it."""
+    with some_database() as url:
+        made = SqlStore(url)
+        yield made
+        made.close()
+
+
+@pytest.mark.slow
+class TestPostgresqlStore(StoreContract):
+    @pytest.fixture
+    def store(self, postgresql):
+        with postgresql._database.writing() as connection:
+            # Emptying a table costs a file, so only those that have something; and that whose numbers a test looks at.
+            used = ["mail"] + [
+                table.name
+                for table in PLATFORM.sorted_tables
+                if connection.exec_driver_sql(f"SELECT EXISTS (SELECT 1 FROM {table.name})").scalar()
+            ]
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(used)} RESTART IDENTITY CASCADE")
+        return postgresql
+
+    def test_two_processes_that_look_at_once_get_different_mails_and_neither_waits(self, store):
+        until = NOW + timedelta(minutes=1)
+        with store.transaction() as work:
+            ids = [work.outbox.add(mail(number)).id for number in range(4)]
+        with store.transaction() as one:
+            mine = one.outbox.take(NOW, 2, by="one", until=until)
+            with store.transaction() as two:
+                theirs = two.outbox.take(NOW, 10, by="two", until=until)
+        assert [each.id for each in (*mine, *theirs)] == ids
+
+    def test_processes_that_start_at_once_do_not_migrate_at_once(self):
+        """On an empty database; without a lock, both would create the same tables."""
+        with some_database() as url, ThreadPoolExecutor(2) as starting:
+            for started in starting.map(SqlStore, [url] * 2):
+                started.close()
 
 
 class TestMemoryTelemetry(TelemetryContract):

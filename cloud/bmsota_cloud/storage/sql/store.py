@@ -14,10 +14,12 @@ from bmsota_cloud.storage.sql.accounts import SqlAccounts
 from bmsota_cloud.storage.sql.audit import SqlAudit
 from bmsota_cloud.storage.sql.device import SqlDevice
 from bmsota_cloud.storage.sql.equipment import SqlEquipment
+from bmsota_cloud.storage.sql.figures import SqlFigures
 from bmsota_cloud.storage.sql.histories import SqlHistories
 from bmsota_cloud.storage.sql.limits import SqlLimits
 from bmsota_cloud.storage.sql.ota_tasks import SqlOtaTasks
 from bmsota_cloud.storage.sql.outbox import SqlOutbox
+from bmsota_cloud.storage.sql.presence import SqlPresence
 from bmsota_cloud.storage.sql.releases import SqlReleases
 from bmsota_cloud.storage.sql.vehicles import SqlVehicles
 
@@ -34,6 +36,7 @@ class SqlWork:
         self._connection = connection
         self.accounts = SqlAccounts(connection)
         self.vehicles = SqlVehicles(connection)
+        self.presence = SqlPresence(connection)
         self.equipment = SqlEquipment(connection)
         self.releases = SqlReleases(connection)
         self.ota_tasks = SqlOtaTasks(connection)
@@ -42,6 +45,7 @@ class SqlWork:
         self.limits = SqlLimits(connection)
         self.outbox = SqlOutbox(connection)
         self.audit = SqlAudit(connection)
+        self.figures = SqlFigures(connection)
 
     def secret(self, name: str) -> bytes | None:
         return self._connection.execute(select(t.secret.c.value).where(t.secret.c.name == name)).scalar()
@@ -61,6 +65,10 @@ class SqlStore:
 
     def __init__(self, url: str = MEMORY) -> None:
         self._database = SqlDatabase(url, history="platform", synchronous="FULL")
+
+    @property
+    def problem(self) -> str:
+        return self._database.problem
 
     @contextmanager
     def transaction(self) -> Iterator[SqlWork]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, func, or_, select
 
-from bmsota_cloud.domain.vehicles import LastLogin, Vehicle, VehicleNode
+from bmsota_cloud.domain.paging import Page
+from bmsota_cloud.domain.presence import VehicleConnection
+from bmsota_cloud.domain.vehicles import FleetCount, LastLogin, Vehicle, VehicleNode
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._tables import Tables, in_lists
+from bmsota_cloud.storage.sql.presence import SqlPresence, is_open
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Table
 
-    from bmsota_cloud.domain.paging import Page, PageRequest
+    from bmsota_cloud.domain.paging import PageRequest
+    from bmsota_cloud.domain.presence import LeaseCheck
+    from bmsota_cloud.domain.vehicles import VehicleFilter
 
 __all__ = ["SqlVehicles"]
 
@@ -33,23 +38,44 @@ class SqlVehicles(Tables):
     def save(self, vehicle: Vehicle) -> None:
         self._save(t.vehicle, vehicle)
 
-    def page(self, request: PageRequest, *, project: str = "", text: str = "") -> Page[Vehicle]:
-        statement = select(t.vehicle).order_by(t.vehicle.c.vin)
-        if project:
-            statement = statement.where(t.vehicle.c.project == project)
-        if text:
-            statement = statement.where(
-                or_(
-                    *(
-                        column.icontains(text, autoescape=True)
-                        for column in (t.vehicle.c.vin, t.vehicle.c.hwid, t.vehicle.c.series)
-                    )
-                )
-            )
-        return self._page(Vehicle, statement, request)
+    def page(
+        self, request: PageRequest, asked: VehicleFilter, lease_check: LeaseCheck
+    ) -> tuple[Page[tuple[Vehicle, VehicleConnection]], FleetCount]:
+        v, p = t.vehicle.c, t.presence.c
+        fits = []
+        if asked.project:
+            fits.append(v.project == asked.project)
+        if asked.series:
+            fits.append(v.series == asked.series)
+        if asked.text:
+            fits.append(or_(*(column.icontains(asked.text, autoescape=True) for column in (v.vin, v.hwid, v.series))))
+        # Who is online is counted from the links, which are fewer than the vehicles.
+        linked = t.presence.outerjoin(t.gateway, t.gateway.c.id == p.gateway_id)
+        online = is_open(lease_check)
+        of_all = select(func.count()).select_from(t.vehicle).where(*fits)
+        of_linked = select(func.count()).select_from(linked.join(t.vehicle, v.vin == p.vin)).where(online, *fits)
+        total, online_count = (self._connection.execute(statement).scalar_one() for statement in (of_all, of_linked))
+        count = FleetCount(online=online_count, offline=total - online_count)
+        statement = select(t.vehicle).where(*fits)
+        if asked.is_online is True:
+            total = count.online
+            statement = statement.select_from(linked.join(t.vehicle, v.vin == p.vin)).where(online)
+        elif asked.is_online is False:
+            total = count.offline
+            statement = statement.where(~select(p.vin).select_from(linked).where(online, p.vin == v.vin).exists())
+        page = statement.order_by(v.vin).limit(request.size).offset(request.offset)
+        vehicles = self._all(Vehicle, page)
+        # Read apart: joined, they would be looked up for every vehicle of the pages before.
+        connections = SqlPresence(self._connection).connections([vehicle.vin for vehicle in vehicles], lease_check)
+        items = tuple((vehicle, connections.get(vehicle.vin, VehicleConnection())) for vehicle in vehicles)
+        return Page(items=items, total=total, number=request.number, size=request.size), count
 
     def projects(self) -> tuple[str, ...]:
         statement = select(t.vehicle.c.project).distinct().order_by(t.vehicle.c.project)
+        return tuple(self._connection.execute(statement).scalars())
+
+    def series(self) -> tuple[str, ...]:
+        statement = select(t.vehicle.c.series).distinct().order_by(t.vehicle.c.series)
         return tuple(self._connection.execute(statement).scalars())
 
     def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:

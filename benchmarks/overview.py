@@ -1,0 +1,108 @@
+"""The vehicle list of 10,000 vehicles, as a person and a program get it: pages of 50 by HTTP, without the network.
+
+Vehicles, links and newest states are in two SQLite files; a tenth of the fleet is online. The median of CPU time, of all threads.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.presence import Presence
+from bmsota_cloud.domain.vehicles import Vehicle
+from bmsota_cloud.platform import build_cloud
+from bmsota_cloud.services import PlatformKeys, PlatformSettings
+from bmsota_cloud.wiring import build_app
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi.testclient import TestClient
+
+from benchmarks._figures import Figure, print_figures
+
+if TYPE_CHECKING:
+    from bmsota_cloud.platform import Cloud
+
+VEHICLES = 10_000
+ROUNDS = 40
+_PASSWORD = "correct horse battery"  # noqa: S105 - of an account that lives for a minute
+_NOW = datetime(2026, 11, 29, 8, 0, tzinfo=UTC)
+_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+_ASKED = {
+    "overview": "/vehicles",
+    "overview page 150": "/vehicles?page=150",
+    "overview online": "/vehicles?online=yes",
+    "overview offline, one project": "/vehicles?online=no&project=P3",
+    "overview series": "/vehicles?series=E7",
+    "overview text": "/vehicles?q=00042",
+    "overview REST online": "/api/v1/vehicles?online=true",
+}
+
+
+def overview() -> list[Figure]:
+    """One figure an address."""
+    with tempfile.TemporaryDirectory() as folder:
+        cloud = build_cloud(
+            keys=PlatformKeys(order_signing_key=_KEY, manifest_public_keys=(), image_public_keys=()),
+            data_dir=Path(folder),
+            settings=PlatformSettings(password_memory_kib=64, password_passes=1, password_lanes=1),
+            clock=lambda: _NOW,
+        )
+        try:
+            _fill(cloud)
+            with TestClient(build_app(cloud)) as client:
+                return [Figure(name, _median_ms(client, address), "ms CPU") for name, address in _ASKED.items()]
+        finally:
+            cloud.close()
+
+
+def _fill(cloud: Cloud) -> None:
+    vins = [f"LTEST{number:012d}" for number in range(VEHICLES)]
+    with cloud.store.transaction() as work:
+        for number, vin in enumerate(vins):
+            work.vehicles.add(
+                Vehicle(
+                    vin=vin,
+                    series="E7" if number % 5 == 0 else "F7",
+                    project=f"P{number % 8}",
+                    hwid=f"HW-{number:08d}",
+                    device_public_key=b"k" * 32,
+                    registered_at=_NOW,
+                )
+            )
+        presences = [
+            Presence(
+                vin=vin,
+                gateway_id="local",
+                link_id=number,
+                since=_NOW,
+                login_serial=1,
+                left_at=None if number % 10 == 0 else _NOW,
+            )
+            for number, vin in enumerate(vins, 1)
+        ]
+        work.presence.save(presences, [])
+    cloud.services.accounts.create(
+        name="vera", email="vera@example.org", role=Role.VIEWER, password=_PASSWORD, now=_NOW
+    )
+
+
+def _median_ms(client: TestClient, address: str) -> float:
+    login = {"name": "vera", "password": _PASSWORD}
+    headers = {"Authorization": f"Bearer {client.post('/api/v1/login', json=login).json()['token']}"}
+    client.post("/login", data={**login, "next": "/"})
+    spent = []
+    for _ in range(ROUNDS):
+        begin = time.process_time()
+        answer = client.get(address, headers=headers)
+        spent.append(time.process_time() - begin)
+        answer.raise_for_status()
+    return round(statistics.median(spent) * 1000, 1)
+
+
+if __name__ == "__main__":
+    print_figures("overview", overview)
