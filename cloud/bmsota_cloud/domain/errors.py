@@ -9,7 +9,7 @@ The tree::
         |-- LoginError        who are you? (wrong name, password, token, challenge, signature)
         |-- ConflictError     not in this state: the thing exists, but has moved on
         |-- InvalidInputError the request itself cannot be right
-        `-- StorageUnavailableError  the database is away, locked or full; the same request works later
+        `-- StorageUnavailableError  a database can't be used just now: away, locked, full, read-only
 
 The edges translate them (HTTP status, frame reply flag); nothing in domain or services knows HTTP.
 """
@@ -58,7 +58,14 @@ class InvalidInputError(CloudError):
 
 
 class StorageUnavailableError(CloudError):
-    """The database is away, locked, read-only or full. Nothing was half done; the same request works once it is back."""
+    """A database cannot be used just now. Nothing of the transaction is kept, and the same request may be made again.
 
-    def __init__(self, message: str) -> None:
-        super().__init__("storage-unavailable", message)
+    `code` says why: "storage-away", "storage-busy", "storage-full", "storage-read-only", "storage-failed", or, where that is not
+    known, "storage-unavailable".
+    """
+
+    retry_after_s = 5
+    """When trying again makes sense: a restart of a database server takes a few seconds."""
+
+    def __init__(self, message: str, *, code: str = "storage-unavailable") -> None:
+        super().__init__(code, message)

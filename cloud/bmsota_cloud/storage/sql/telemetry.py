@@ -17,12 +17,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from bmsota.errors import ConfigurationError
-from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.telemetry import EventKind, ReportRow, StateRow, VehicleEvent, VehicleSnapshot
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
 from bmsota_cloud.storage.sql._tables import in_lists, page_of, upsert, values_of
+from bmsota_cloud.storage.sql._unavailable import unavailable_from
 from bmsota_cloud.storage.sql.telemetry_sqlite import SqliteFrames
 
 if TYPE_CHECKING:
@@ -239,7 +239,10 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise StorageUnavailableError(f"telemetry database: {error.orig}") from error
+        refusal = unavailable_from(error)
+        if refusal is None:
+            raise
+        raise refusal from error
 
 
 def _folder_of(url: str) -> Path | None:
