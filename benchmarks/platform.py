@@ -40,7 +40,7 @@ from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
 from benchmarks._figures import Figure
 from benchmarks.codec import report_frame
 from bmsota.checksums import bcc_xor
-from bmsota.gbt32960 import CellVoltages, Command, Report, TerminalSession, encode
+from bmsota.gbt32960 import CellVoltages, Command, Frame, Heartbeat, Report, TerminalSession, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,10 +173,21 @@ class Vehicles:
             near.sendall(session.data_to_send())
             answer = near.recv(4096)
             assert answer[3] == _ACKNOWLEDGED, answer.hex()
-            near.setblocking(False)
             self._sockets.append(near)
+            if number % 500 == 499:
+                self._beat()
+        self._beat()
+        for number, near in enumerate(self._sockets):
+            near.setblocking(False)
             self._number_of[near.fileno()] = number
             self._poll.register(near, select.EPOLLIN)
+
+    def _beat(self) -> None:
+        """A link that is silent is closed, and on a busy machine 10,000 logins take longer than that."""
+        for number, near in enumerate(self._sockets):
+            near.sendall(encode(Frame(command=Command.HEARTBEAT, vin=vin_of(number), message=Heartbeat())))
+        for near in self._sockets:
+            assert near.recv(4096)[2] == Command.HEARTBEAT
 
     def run(self, seconds: float, rate_hz: float) -> Sent:
         """Send at the rate, receive answers; then wait for the last of them."""

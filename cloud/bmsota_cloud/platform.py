@@ -104,7 +104,7 @@ def build_cloud(
 
     Args:
         keys: see `PlatformKeys`.
-        data_dir: folder of the two SQLite files; None and no addresses: everything in memory.
+        data_dir: folder of the SQLite files, and of the reports in it; None and no addresses: everything in memory.
         database_url: SQLAlchemy address of another database for all but telemetry.
         telemetry_url: the same for telemetry.
         settings: limits and addresses.
@@ -118,7 +118,8 @@ def build_cloud(
         data_dir.mkdir(parents=True, exist_ok=True)
     store = SqlStore(database_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'platform.sqlite'}"))
     telemetry = SqlTelemetryStore(
-        telemetry_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'telemetry.sqlite'}")
+        telemetry_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'telemetry.sqlite'}"),
+        is_hourly=settings.hourly_partitions,
     )
     router = LocalRouter()
     context = Context(

@@ -22,7 +22,6 @@ __all__ = [
     "EventKind",
     "JsonValue",
     "Mark",
-    "ReportRow",
     "StateRow",
     "StoredFrame",
     "Unread",
@@ -65,17 +64,6 @@ class VehicleSnapshot:
     alarm_level: int | None = None
     values: dict[str, JsonValue] = field(default_factory=dict)
     """All newest values by body: vehicle, drive_motors, position, extremes, alarms, cells, temperatures, ..."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportRow:
-    """One report as received, newest rows are kept for some days (`IngestService.prune`)."""
-
-    vin: str
-    reported_at: datetime
-    received_at: datetime
-    is_backfill: bool
-    values: dict[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,8 @@ class PlatformSettings:
     report_keep_s: int = 10 * 24 * 3600
     """How long reports are kept after their arrival. A vehicle may send what it could not send for 3 days (2016, B.2.8) or 7 (2025,
     5.5), so at least 7 days."""
+    hourly_partitions: bool = False
+    """On SQLite, keep reports in a file an hour instead of a day: for more than some 1,000 a second. Can be changed at any time."""
     layouts: Layouts | None = None
     """Bodies of the vehicles' makers, to show their values; without it they are shown as bytes."""
     password_memory_kib: int = 65536

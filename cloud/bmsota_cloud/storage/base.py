@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import (
         Mark,
-        ReportRow,
         StateRow,
         StoredFrame,
         Unread,
@@ -450,13 +449,5 @@ class TelemetryStore(Protocol):
     def state(self, vin: str) -> VehicleSnapshot | None: ...
     def states(self, vins: Sequence[str]) -> Mapping[str, VehicleSnapshot]: ...
     def online_vins(self) -> tuple[str, ...]: ...
-
-    # Reports as JSON, until everything is derived from frames.
-
-    def append_rows(self, rows: Iterable[ReportRow]) -> int: ...
-    def reports(
-        self, vin: str, request: PageRequest, *, since: datetime | None = None, until: datetime | None = None
-    ) -> Page[ReportRow]: ...
-    def prune_rows(self, before: datetime) -> int: ...
 
     def close(self) -> None: ...

@@ -434,17 +434,14 @@ rate_limit = Table(
     Column("free_at", UtcTime, nullable=False, index=True),
 )
 
+# Who is connected; what a vehicle has reported is in `newest_state`.
 vehicle_state = Table(
     "vehicle_state",
     TELEMETRY,
     Column("vin", String(17), primary_key=True),
     Column("is_online", Boolean, nullable=False),
     Column("last_seen_at", UtcTime),
-    Column("reported_at", UtcTime),
     Column("login_serial", Integer, nullable=False),
-    Column("soc_pct", Float),
-    Column("speed_kmh", Float),
-    Column("values", JSON, nullable=False),
 )
 
 # Frames themselves are not here: `bmsota_cloud.storage.sql.telemetry_sqlite` and `telemetry_postgresql` have them.
@@ -482,18 +479,4 @@ report_partition = Table(
     Column("name", String(32), primary_key=True),
     Column("derived_to", BigInteger, nullable=False),
     Column("newest_arrival_ns", BigInteger, nullable=False),
-)
-
-report = Table(
-    "report",
-    TELEMETRY,
-    Column("id", Integer, primary_key=True),
-    Column("vin", String(17), nullable=False),
-    Column("reported_at", UtcTime, nullable=False),
-    Column("received_at", UtcTime, nullable=False),
-    Column("is_backfill", Boolean, nullable=False),
-    Column("values", JSON, nullable=False),
-    # A unit that got no answer sends a report again; the key makes that harmless.
-    UniqueConstraint("vin", "reported_at"),
-    Index("ix_report_reported_at", "reported_at"),
 )

@@ -8,6 +8,7 @@ from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.storage import schema
 from bmsota_cloud.storage.migrate import migrate
 from bmsota_cloud.storage.sql import SqlWork
+from postgresql import some_database
 from sqlalchemy import create_engine, inspect
 
 
@@ -103,3 +104,32 @@ def test_down_leads_back_to_nothing_and_up_again(history):
         assert inspect(connection).get_table_names() == [f"alembic_version_{history}"]
         migrate(connection, history)
         migrate(connection, history)
+
+
+def test_a_vehicle_that_an_older_platform_has_heard_of_is_still_known():
+    """Its link and when it was last seen; values come again with its next report."""
+    with create_engine("sqlite://").connect() as connection, connection.begin():
+        migrate(connection, "telemetry", revision="telemetry_0001")
+        connection.exec_driver_sql(
+            "INSERT INTO vehicle_state VALUES"
+            " ('V1', 1, '2026-11-22 08:00:00.000000', '2026-11-22 07:59:58.000000', 3, 55.0, 1.0, '{\"vehicle\": {}}')"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO report VALUES (1, 'V1', '2026-11-22 07:59:58.000000', '2026-11-22 08:00:00.000000', 0, '{}')"
+        )
+        migrate(connection, "telemetry")
+        assert connection.exec_driver_sql("SELECT * FROM vehicle_state").all() == [
+            ("V1", 1, "2026-11-22 08:00:00.000000", 3)
+        ]
+
+
+@pytest.mark.parametrize("history", ["platform", "telemetry"])
+def test_on_postgresql_too(history):
+    with some_database() as url:
+        engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+        with engine.connect() as connection, connection.begin():
+            migrate(connection, history)
+            migrate(connection, history, revision="base")
+            assert inspect(connection).get_table_names() == [f"alembic_version_{history}"]
+            migrate(connection, history)
+        engine.dispose()

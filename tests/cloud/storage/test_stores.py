@@ -15,7 +15,7 @@ from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, VehicleConnection
 from bmsota_cloud.domain.releases import Release
-from bmsota_cloud.domain.telemetry import ReportRow, VehicleSnapshot
+from bmsota_cloud.domain.telemetry import VehicleSnapshot
 from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
 from bmsota_cloud.storage.schema import PLATFORM
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
@@ -424,36 +424,15 @@ class StoreContract:
 
 
 class TelemetryContract:
-    def row(self, minute, **fields):
-        asked = {"vin": "V1", "reported_at": NOW + timedelta(minutes=minute), "received_at": NOW, "is_backfill": False}
-        return ReportRow(**asked | {"values": {"vehicle": {"soc_pct": minute}}} | fields)
+    """Presence; frames, states and events are in `test_telemetry`."""
 
-    def test_the_newest_state_replaces_the_one_before(self, telemetry):
-        first = VehicleSnapshot(
-            vin="V1", is_online=True, last_seen_at=NOW, soc_pct=50.0, values={"a": [1, "invalid", None]}
-        )
+    def test_what_is_known_of_a_link_replaces_what_was_before(self, telemetry):
+        first = VehicleSnapshot(vin="V1", is_online=True, last_seen_at=NOW, login_serial=7)
         telemetry.save_state(first)
         assert telemetry.state("V1") == first
         telemetry.save_state(replace(first, is_online=False))
-        assert telemetry.state("V1") == replace(first, is_online=False)
         assert telemetry.states(["V1", "V2"]) == {"V1": replace(first, is_online=False)}
         assert telemetry.state("V2") is None
-
-    def test_a_row_is_kept_once(self, telemetry):
-        assert telemetry.append_rows([self.row(0), self.row(1)]) == 2
-        assert telemetry.append_rows([self.row(1), self.row(2)]) == 1
-        assert telemetry.append_rows([]) == 0
-        page = telemetry.reports("V1", PageRequest(1, 2))
-        assert (page.items, page.total) == ((self.row(2), self.row(1)), 3)
-
-    def test_rows_are_cut_by_time_and_pruned(self, telemetry):
-        telemetry.append_rows(self.row(minute) for minute in range(10))
-        page = telemetry.reports(
-            "V1", PageRequest(), since=NOW + timedelta(minutes=3), until=NOW + timedelta(minutes=5)
-        )
-        assert [row.values["vehicle"]["soc_pct"] for row in page.items] == [4, 3]
-        assert telemetry.prune_rows(NOW + timedelta(minutes=4)) == 4
-        assert telemetry.reports("V1", PageRequest()).total == 6
 
     def test_who_is_online(self, telemetry):
         for number in (3, 1, 2):

@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, make_url, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from bmsota.errors import ConfigurationError
-from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.paging import Page
-from bmsota_cloud.domain.telemetry import EventKind, ReportRow, StateRow, VehicleEvent, VehicleSnapshot
+from bmsota_cloud.domain.telemetry import EventKind, StateRow, VehicleEvent, VehicleSnapshot
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
 from bmsota_cloud.storage.sql._tables import in_lists, page_of, upsert, values_of
+from bmsota_cloud.storage.sql._unavailable import unavailable_from
 from bmsota_cloud.storage.sql.telemetry_sqlite import SqliteFrames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -191,38 +190,6 @@ class SqlTelemetryStore:
         with self._database.reading() as connection:
             return tuple(connection.execute(select(c.vin).where(c.is_online.is_(True)).order_by(c.vin)).scalars())
 
-    def append_rows(self, rows: Iterable[ReportRow]) -> int:
-        values = [values_of(row) for row in rows]
-        if not values:
-            return 0
-        count = 0
-        with self._database.writing() as connection:
-            for row in values:
-                if connection.dialect.name == "postgresql":
-                    on_postgresql = postgresql.insert(t.report).values(**row)
-                    result = connection.execute(on_postgresql.on_conflict_do_nothing())
-                else:
-                    on_sqlite = sqlite.insert(t.report).values(**row)
-                    result = connection.execute(on_sqlite.on_conflict_do_nothing())
-                count += max(0, result.rowcount)
-        return count
-
-    def reports(
-        self, vin: str, request: PageRequest, *, since: datetime | None = None, until: datetime | None = None
-    ) -> Page[ReportRow]:
-        c = t.report.c
-        statement = select(*(column for column in c if column.name != "id")).where(c.vin == vin)
-        if since is not None:
-            statement = statement.where(c.reported_at >= since)
-        if until is not None:
-            statement = statement.where(c.reported_at < until)
-        with self._database.reading() as connection:
-            return page_of(connection, ReportRow, statement.order_by(c.reported_at.desc()), request)
-
-    def prune_rows(self, before: datetime) -> int:
-        with self._database.writing() as connection:
-            return connection.execute(delete(t.report).where(t.report.c.reported_at < before)).rowcount
-
     def close(self) -> None:
         self._frames.close()
         self._database.close()
@@ -239,7 +206,10 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise StorageUnavailableError(f"telemetry database: {error.orig}") from error
+        refusal = unavailable_from(error)
+        if refusal is None:
+            raise
+        raise refusal from error
 
 
 def _folder_of(url: str) -> Path | None:

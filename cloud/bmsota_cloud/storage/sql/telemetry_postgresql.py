@@ -31,6 +31,7 @@ from sqlalchemy import make_url, text
 from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.telemetry import Mark, Unread
 from bmsota_cloud.storage.sql._packing import TIME_IMPLAUSIBLE, has_day, pack, unpack
+from bmsota_cloud.storage.sql._unavailable import unavailable_from
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
@@ -412,13 +413,17 @@ class PostgresqlFrames:
         except asyncpg.UndefinedTableError as error:
             # Another process has dropped a day; with the next try it is made again.
             self._days.clear()
-            raise StorageUnavailableError(f"telemetry database: {error}") from error
+            raise StorageUnavailableError(f"telemetry database: {error}", code="storage-busy") from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             if isinstance(error, asyncpg.DataError | ValueError):
                 # A value that no column takes: trying again changes nothing.
                 raise
             self._abandon()
-            raise StorageUnavailableError(f"telemetry database: {error or type(error).__name__}") from error
+            refusal = unavailable_from(error)
+            code = "storage-failed" if refusal is None else refusal.code
+            raise StorageUnavailableError(
+                f"telemetry database: {str(error) or type(error).__name__}", code=code
+            ) from error
         except BaseException:
             self._abandon()
             raise

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.telemetry import Mark, Unread
 from bmsota_cloud.storage.sql._packing import TIME_IMPLAUSIBLE, has_day, pack, unpack
+from bmsota_cloud.storage.sql._unavailable import unavailable_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -548,7 +549,8 @@ class SqliteFrames:
         layout = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if layout > _LAYOUT:
             raise StorageUnavailableError(
-                f"{self._label(name)}: expected layout {_LAYOUT} or older, got {layout}; a newer bmsota-cloud wrote this file"
+                f"{self._label(name)}: expected layout {_LAYOUT} or older, got {layout}; a newer bmsota-cloud wrote this file",
+                code="storage-failed",
             )
         return layout
 
@@ -559,7 +561,9 @@ def _refusals(label: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.DatabaseError, OSError) as error:
-        raise StorageUnavailableError(f"{label}: {error}") from error
+        refusal = unavailable_from(error)
+        code = "storage-failed" if refusal is None else refusal.code
+        raise StorageUnavailableError(f"{label}: {error}", code=code) from error
 
 
 def _inode(path: Path) -> int:

@@ -2,6 +2,9 @@
 
 On SQLite frames are in files of their own (`storage/sql/telemetry_sqlite.py`); on PostgreSQL they are in a table with a partition
 for each day of report time.
+
+Reports that older versions kept as JSON, for 72 hours, go with this: the frames they came in were not kept. So do newest values; they
+are there again with a vehicle's next report.
 """
 
 import sqlalchemy as sa
@@ -49,7 +52,15 @@ _POSTGRESQL = (
 )
 
 
+_VALUES = ("reported_at", "soc_pct", "speed_kmh", "values")
+
+
 def upgrade() -> None:
+    op.drop_index("ix_report_reported_at", table_name="report")
+    op.drop_table("report")
+    with op.batch_alter_table("vehicle_state") as table:
+        for name in _VALUES:
+            table.drop_column(name)
     op.create_table(
         "newest_state",
         sa.Column("vin", sa.String(length=17), nullable=False),
@@ -94,3 +105,21 @@ def downgrade() -> None:
         op.execute("DROP SEQUENCE frame_position")
     for table in ("report_partition", "vehicle_event", "newest_state"):
         op.drop_table(table)
+    op.execute("DELETE FROM vehicle_state")
+    with op.batch_alter_table("vehicle_state") as state:
+        state.add_column(sa.Column("reported_at", sa.DateTime(timezone=True), nullable=True))
+        state.add_column(sa.Column("soc_pct", sa.Float(), nullable=True))
+        state.add_column(sa.Column("speed_kmh", sa.Float(), nullable=True))
+        state.add_column(sa.Column("values", sa.JSON(), nullable=False))
+    op.create_table(
+        "report",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("vin", sa.String(length=17), nullable=False),
+        sa.Column("reported_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("is_backfill", sa.Boolean(), nullable=False),
+        sa.Column("values", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("vin", "reported_at"),
+    )
+    op.create_index("ix_report_reported_at", "report", ["reported_at"], unique=False)
