@@ -89,7 +89,9 @@ def test_a_unit_is_told_to_come_again(world, locked):
     vin, hwid = world.vin(1), "M-000001"
     answer = world.cloud.device_respond(api.challenge_request(hwid), world.now)
     challenge = api.parse_challenge(answer.status, answer.body)
-    proof = api.session_request(hwid, challenge, world.device_key(vin).sign(api.session_proof(hwid, challenge)))
+    origin = api.origin_of(world.cloud.settings.device_url)
+    signature = world.device_key(vin).sign(api.session_proof(hwid, challenge, origin))
+    proof = api.session_request(hwid, challenge, origin, signature)
     with locked():
         refused = world.cloud.device_respond(proof, world.now)
     assert (refused.status, refused.header("Retry-After")) == (503, "5")
@@ -113,7 +115,7 @@ def test_a_login_is_refused_with_a_flag_and_taken_on_the_same_link_afterwards(wo
         link.receive_data(login(world), world.now_ns)
     assert link.data_to_send()[3] == ReplyFlag.ERROR
     assert not link.is_closing
-    assert world.services.counters["login_storage_unavailable"] == 1
+    assert world.services.counters["link_storage_unavailable"] == 1
     link.receive_data(login(world), world.now_ns)
     assert link.data_to_send()[3] == ReplyFlag.SUCCESS
 

@@ -39,7 +39,7 @@ def test_a_database_that_is_away_is_named_and_the_process_lives_all_the_same(wor
         raise StorageUnavailableError("the database does not answer; try again in a few seconds", code="storage-away")
 
     with monkeypatch.context() as broken:
-        broken.setattr(world.cloud.telemetry, "state", away)
+        broken.setattr(world.cloud.telemetry, "newest", away)
         answer = client.get("/healthz")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert answer.json() == {
@@ -59,7 +59,7 @@ def test_a_database_that_never_answers_does_not_keep_anybody_waiting(world, clie
         calls.append(vin)
         answers.wait(30)
 
-    monkeypatch.setattr(world.cloud.telemetry, "state", hangs)
+    monkeypatch.setattr(world.cloud.telemetry, "newest", hangs)
     try:
         for _ in range(3):
             answer = client.get("/healthz")

@@ -69,7 +69,7 @@ def test_a_vehicle_logs_in_is_told_from_another_thread_and_leaves(world, serve):
         # Stopping the server waits for the link's end.
 
     serve(play)
-    assert not world.cloud.telemetry.state(vin).is_online
+    assert not world.services.presence.is_online([vin])[vin]
     assert world.services.upgrades.pending_instruction(vin) is not None
 
 
@@ -85,7 +85,7 @@ def test_the_older_of_two_links_is_closed(world, serve):
         async with asyncio.timeout(10):
             while await old.reader.read(4096):
                 pass
-        assert world.cloud.telemetry.state(vin).is_online
+        assert world.services.presence.is_online([vin])[vin]
 
     serve(play)
 
@@ -99,7 +99,7 @@ def test_stopping_closes_every_link_and_everybody_is_offline(world, serve):
         await vehicle.until(LoggedIn)
 
     serve(play)
-    assert not world.cloud.telemetry.state(vin).is_online
+    assert not world.services.presence.is_online([vin])[vin]
     assert len(world.cloud.router) == 0
 
 
