@@ -110,7 +110,9 @@ class CloudPlatform:
         services.ota_tasks.approve(task.id, code=code, by=self.people["alan"], now=self.now)
 
     def logins(self):
-        return self.cloud.telemetry.state(self.vin).login_serial
+        presence = self.cloud.services.presence
+        with self.cloud.store.reading() as work:
+            return work.presence.connections([self.vin], presence.lease_check)[self.vin].login_serial
 
 
 @pytest.fixture
