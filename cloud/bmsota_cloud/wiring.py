@@ -208,6 +208,7 @@ class RunningCloud:
         while True:
             with _failures_logged("ticker"):
                 await asyncio.to_thread(services.upgrades.expire, wall_clock())
+                await asyncio.to_thread(services.ota_tasks.carry_on, wall_clock())
                 if ticks % _PRUNE_EVERY_TICKS == 0:
                     await asyncio.to_thread(services.ingest.prune, wall_clock())
             ticks += 1

@@ -143,8 +143,7 @@ class _LiveTask:
             "may_send_code": (
                 detail.task.status is TaskStatus.UNAPPROVED
                 and (
-                    self._visitor.account.may(Permission.OTA_CREATE)
-                    or self._visitor.account.may(Permission.OTA_APPROVE)
+                    self._visitor.account.may(Permission.OTA_CREATE) or self._visitor.account.may(Permission.OTA_AUDIT)
                 )
             ),
             "summaries": {upgrade.vin: _summary(upgrade) for upgrade in detail.upgrades.items},

@@ -13,9 +13,19 @@ from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
 from bmsota_cloud.services.ingest import IngestService
 from bmsota_cloud.services.live import LiveFeed, Subscription
-from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
+from bmsota_cloud.services.ota_task_views import (
+    ActView,
+    CodeView,
+    MailView,
+    ReportView,
+    TaskDetail,
+    TaskRow,
+    UpgradeView,
+    VehiclePreview,
+)
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
+from bmsota_cloud.services.projects import ProjectService, ProjectView
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccountService",
+    "ActView",
     "AuditService",
     "CodeView",
     "CommandRouter",
@@ -43,8 +54,11 @@ __all__ = [
     "OutboxService",
     "PlatformKeys",
     "PlatformSettings",
+    "ProjectService",
+    "ProjectView",
     "ReleaseService",
     "ReportVerdict",
+    "ReportView",
     "Services",
     "Subscription",
     "TaskDetail",
@@ -53,6 +67,7 @@ __all__ = [
     "UpgradeService",
     "UpgradeView",
     "VehicleDetail",
+    "VehiclePreview",
     "VehicleRow",
     "VehicleService",
 ]
@@ -71,6 +86,7 @@ class Services:
     live: LiveFeed
     ota_tasks: OtaTaskService
     outbox: OutboxService
+    projects: ProjectService
     releases: ReleaseService
     telemetry: TelemetryService
     upgrades: UpgradeService
@@ -90,6 +106,7 @@ class Services:
             live=context.live,
             ota_tasks=OtaTaskService(context),
             outbox=OutboxService(context),
+            projects=ProjectService(context),
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context),

@@ -199,7 +199,7 @@ class AccountService:
         require(by, Permission.OTA_CREATE)
         with self._context.store.reading() as work:
             accounts = work.accounts.page(PageRequest(1, PAGE_SIZE_MAX)).items
-        return tuple(item.name for item in accounts if item.may(Permission.OTA_APPROVE) and item.name != by.name)
+        return tuple(item.name for item in accounts if item.may(Permission.OTA_AUDIT) and item.name != by.name)
 
     def _check_new_password(self, password: str) -> None:
         if not PASSWORD_LENGTH_MIN <= len(password) <= _PASSWORD_LENGTH_MAX:

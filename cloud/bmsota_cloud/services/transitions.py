@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.storage.base import Work
 
-__all__ = ["finish_if_done", "give_order", "move", "publish_task", "publish_upgrade"]
+__all__ = ["SignedOrder", "finish_if_done", "give_order", "move", "publish_task", "publish_upgrade", "sign_next_order"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedOrder:
+    """The next order of a vehicle, not yet given."""
+
+    sequence: int
+    expires_at: datetime
+    document: bytes
+
+    def put_into(self, upgrade: VehicleUpgrade) -> VehicleUpgrade:
+        return replace(upgrade, sequence=self.sequence, order_expires_at=self.expires_at, order_document=self.document)
 
 
 def move(
@@ -55,19 +67,13 @@ def finish_if_done(work: Work, task_id: int, now: datetime) -> None:
         work.ota_tasks.save(replace(task, status=TaskStatus.FINISHED, finished_at=now))
 
 
-def give_order(
-    context: Context,
-    work: Work,
-    *,
-    task: OtaTask,
-    upgrade: VehicleUpgrade,
-    vehicle: Vehicle,
-    release: Release,
-    now: datetime,
-) -> VehicleUpgrade:
-    """Sign an order with the vehicle's next sequence and put it into the upgrade, which is returned and not saved.
+def sign_next_order(
+    context: Context, *, task: OtaTask, upgrade: VehicleUpgrade, vehicle: Vehicle, release: Release, now: datetime
+) -> SignedOrder:
+    """Sign an order with the vehicle's next sequence. Nothing is read or written: it needs no transaction.
 
-    The order's identity stays the same when it is given again: for the unit only the sequence makes it new.
+    Raises:
+        ConflictError: the task is not approved, or the release has expired.
     """
     if task.approved_at is None:
         raise ConflictError("not-approved", f"{task_key(task.id)} is not approved")
@@ -88,12 +94,30 @@ def give_order(
             manifest_sha256=bytes.fromhex(release.manifest_sha256),
             software_version=task.software_version,
             approver=task.approver,
-            approved_s=int(task.approved_at.timestamp()),
+            approved_s=min(int(task.approved_at.timestamp()), int(now.timestamp())),
         ),
         context.keys.order_signing_key,
     )
-    work.vehicles.save(replace(vehicle, order_sequence=sequence))
-    return replace(upgrade, sequence=sequence, order_expires_at=expires_at, order_document=document)
+    return SignedOrder(sequence=sequence, expires_at=expires_at, document=document)
+
+
+def give_order(
+    context: Context,
+    work: Work,
+    *,
+    task: OtaTask,
+    upgrade: VehicleUpgrade,
+    vehicle: Vehicle,
+    release: Release,
+    now: datetime,
+) -> VehicleUpgrade:
+    """Sign an order with the vehicle's next sequence and put it into the upgrade, which is returned and not saved.
+
+    The order's identity stays the same when it is given again: for the unit only the sequence makes it new.
+    """
+    order = sign_next_order(context, task=task, upgrade=upgrade, vehicle=vehicle, release=release, now=now)
+    work.vehicles.save(replace(vehicle, order_sequence=order.sequence))
+    return order.put_into(upgrade)
 
 
 def publish_upgrade(context: Context, upgrade: VehicleUpgrade, now: datetime) -> None:

@@ -23,10 +23,12 @@ from bmsota_cloud.domain.ota_tasks import (
     REPORT_TRANSITIONS,
     TRANSITIONS,
     NodeVersion,
+    OrderReport,
     OtaTask,
     VehicleStatus,
     VehicleUpgrade,
     needs_instruction,
+    order_id_of,
 )
 from bmsota_cloud.domain.vehicles import NodeKind, node_name
 from bmsota_cloud.services.audit import note
@@ -43,7 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Instruction", "ReportVerdict", "UpgradeService"]
 
-_ORDER_ID = re.compile(r"OTA-(\d{1,9})-(\d{1,9})", re.ASCII)
+# Task, place, and from the second attempt on its number (`order_id_of`).
+_ORDER_ID = re.compile(r"OTA-(\d{1,9})-(\d{1,9})(?:-(\d{1,2}))?", re.ASCII)
 
 # What each state of the unit means for the status, and how it is shown. None: the status stays, the text changes.
 _STATES: dict[int, tuple[VehicleStatus | None, str]] = {
@@ -72,6 +75,8 @@ _OUTCOMES: dict[str, VehicleStatus] = {
 }
 
 _REASON_LENGTH_MAX = 300
+# Signed reports kept for each vehicle of a task. One attempt needs one; more is a unit that repeats itself under new counters.
+_REPORTS_MAX = 20
 # Vehicles ended by one call of `expire`; the rest comes with the next, some seconds later.
 _EXPIRE_MAX = 1000
 
@@ -190,7 +195,7 @@ class UpgradeService:
                 return ReportVerdict.REPEATED
             try:
                 report = self._verified(vehicle, document)
-                upgrade = self._find(work, report.order_id, vin)
+                upgrade = self._find(work, report.order_id, vin, any_attempt=True)
                 if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED:
                     raise TrustError("wrong-order", f"{vin} has no order {report.order_id}")  # noqa: TRY301
             except TrustError as refusal:
@@ -206,6 +211,34 @@ class UpgradeService:
                 )
                 return ReportVerdict.REFUSED
             work.vehicles.save(replace(vehicle, report_counter=report.counter, report_sha256=digest))
+            is_earlier = report.order_id != upgrade.order_id
+            work.ota_tasks.add_report(
+                OrderReport(
+                    task_id=upgrade.task_id,
+                    vin=vin,
+                    order_id=report.order_id,
+                    received_at=now,
+                    outcome=report.outcome.value,
+                    reason=_short(report.reason),
+                    versions=_versions(report),
+                    is_late=is_earlier or upgrade.status not in OPEN_STATUSES,
+                    document=document,
+                ),
+                keep=_REPORTS_MAX,
+            )
+            if is_earlier and report.outcome is not Outcome.SUCCEEDED:
+                # How an attempt ended that a person has replaced: a fact about the pack, and no end of the new attempt.
+                merge_nodes(work, vin, _facts(report), now)
+                note(
+                    work,
+                    who=f"vehicle {vin}",
+                    action="report.receive",
+                    subject=f"task {upgrade.task_id}",
+                    outcome="late",
+                    now=now,
+                    detail=f"{report.order_id}: {report.outcome.value}; {upgrade.order_id} goes on",
+                )
+                return ReportVerdict.ACCEPTED
             if upgrade.ended_by_report:
                 # The unit lost our reply and its record of the report; the order had ended before.
                 self._context.counters["report_repeated"] += 1
@@ -244,25 +277,9 @@ class UpgradeService:
     def _conclude(
         self, work: Work, upgrade: VehicleUpgrade, report: PostBootReport, document: bytes, now: datetime
     ) -> VehicleUpgrade:
-        facts = [
-            NodeFact(
-                position=node.position,
-                hwid=node.hwid,
-                version=str(node.version),
-                security_counter=node.security_counter,
-            )
-            for node in report.nodes
-        ]
         positions = [node.position for node in work.vehicles.nodes([upgrade.vin])[upgrade.vin]]
-        merge_nodes(work, upgrade.vin, facts, now)
-        upgrade = replace(
-            upgrade,
-            heard_at=now,
-            report_document=document,
-            versions_after=tuple(
-                NodeVersion(position=fact.position, hwid=fact.hwid, version=fact.version) for fact in facts
-            ),
-        )
+        merge_nodes(work, upgrade.vin, _facts(report), now)
+        upgrade = replace(upgrade, heard_at=now, report_document=document, versions_after=_versions(report))
         status = _OUTCOMES[report.outcome.value]
         reason = _short(report.reason)
         if report.outcome is Outcome.SUCCEEDED:
@@ -304,12 +321,34 @@ class UpgradeService:
         return len(moved)
 
     @staticmethod
-    def _find(work: Work, order_id: str, vin: str) -> VehicleUpgrade | None:
+    def _find(work: Work, order_id: str, vin: str, *, any_attempt: bool = False) -> VehicleUpgrade | None:
+        """The upgrade of this vehicle that the order belongs to; with *any_attempt* also by the order of an earlier one."""
         match = _ORDER_ID.fullmatch(order_id)
         if match is None:
             return None
         upgrade = work.ota_tasks.upgrade(int(match[1]), int(match[2]), lock=True)
-        return upgrade if upgrade is not None and upgrade.vin == vin else None
+        attempt = int(match[3] or 1)
+        if upgrade is None or upgrade.vin != vin or order_id != order_id_of(upgrade.task_id, upgrade.place, attempt):
+            return None
+        return upgrade if attempt == upgrade.attempt or (any_attempt and attempt < upgrade.attempt) else None
+
+
+def _facts(report: PostBootReport) -> list[NodeFact]:
+    return [
+        NodeFact(
+            position=node.position,
+            hwid=node.hwid,
+            version=str(node.version),
+            security_counter=node.security_counter,
+        )
+        for node in report.nodes
+    ]
+
+
+def _versions(report: PostBootReport) -> tuple[NodeVersion, ...]:
+    return tuple(
+        NodeVersion(position=node.position, hwid=node.hwid, version=str(node.version)) for node in report.nodes
+    )
 
 
 def _problems(

@@ -1,5 +1,7 @@
 """What vehicles say of their upgrades, and what is believed."""
 
+from dataclasses import replace
+
 import pytest
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.services import ReportVerdict
@@ -213,7 +215,28 @@ def test_a_later_report_about_an_ended_order_changes_nothing(world):
     before = world.detail(task)
     rolled = {"outcome": Outcome.ROLLED_BACK, "reason": "late", "versions": ["2.0.0"] * 3}
     assert send(world, 1, **rolled) is ReportVerdict.REPEATED
-    assert world.detail(task) == before
+    after = world.detail(task)
+    # But it is kept: a unit that signs two ends of one order is worth a look.
+    assert [(r.outcome, r.is_late) for r in after.upgrades.items[0].reports] == [
+        ("succeeded", False),
+        ("rolled-back", True),
+    ]
+    assert without_reports(after) == without_reports(before)
+
+
+def without_reports(detail):
+    items = tuple(replace(view, reports=()) for view in detail.upgrades.items)
+    return replace(detail, upgrades=replace(detail.upgrades, items=items))
+
+
+def test_of_the_reports_of_a_vehicle_the_newest_are_kept(world):
+    """A unit that repeats itself under new counters fills no disk."""
+    task = world.approved(1)
+    for number in range(25):
+        send(world, 1, outcome=Outcome.FAILED, reason=f"try {number}")
+    assert [report.reason for report in world.detail(task).upgrades.items[0].reports] == [
+        f"try {number}" for number in range(5, 25)
+    ]
 
 
 @pytest.mark.parametrize(
