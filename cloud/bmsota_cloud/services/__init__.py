@@ -29,12 +29,14 @@ from bmsota_cloud.services.projects import ProjectService, ProjectView
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
+from bmsota_cloud.services.vehicle_survey import REMARK_WORDS
 from bmsota_cloud.services.vehicles import VehicleDetail, VehicleRow, VehicleService
 
 if TYPE_CHECKING:
     from collections import Counter
 
 __all__ = [
+    "REMARK_WORDS",
     "AccountService",
     "ActView",
     "AuditService",
