@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["NodeCheck", "Remark", "RemarkKind", "VehicleCheck", "check_vehicle"]
 
 
+# Nodes named in one remark.
+_NAMED_MAX = 3
+
+
 class RemarkKind(StrEnum):
     """What can be said against an upgrade, or for leaving it out."""
 
@@ -93,8 +97,8 @@ def check_vehicle(
     """
     reported = {(node.position, node.hwid, node.version) for node in signed}
     checks: list[NodeCheck] = []
-    remarks: list[Remark] = []
-    lower: list[str] = []
+    # What is said of a node -> the nodes of which it is said: a pack of thirty slaves needs one sentence.
+    objections: dict[tuple[RemarkKind, str], list[str]] = {}
     for node in nodes:
         images = release.images_for(node.kind, node.hardware_class)
         checks.append(
@@ -107,12 +111,9 @@ def check_vehicle(
                 target_version=" or ".join(dict.fromkeys(image.version for image in images)),
             )
         )
-        if not images:
-            remarks.append(_wrong_class(release, node))
-        elif objection := _objection(node, images):
-            lower.append(objection)
-    if lower:
-        remarks.append(Remark(kind=RemarkKind.DOWNGRADE, text="; ".join(lower)))
+        if objection := _objection(node, images) if images else _wrong_class(release, node):
+            objections.setdefault(objection, []).append(node_name(node.position))
+    remarks = [Remark(kind=kind, text=f"{_names(who)}: {text}") for (kind, text), who in objections.items()]
     if checks and all(check.version and check.version == check.target_version for check in checks):
         remarks.append(_runs(release, checks, signed))
     if not vehicle.device_public_key:
@@ -142,28 +143,29 @@ def _runs(release: Release, checks: Sequence[NodeCheck], signed: Sequence[NodeVe
     )
 
 
-def _wrong_class(release: Release, node: VehicleNode) -> Remark:
+def _wrong_class(release: Release, node: VehicleNode) -> tuple[RemarkKind, str]:
     kinds = {image.kind for image in release.images}
     what = f"hardware class {node.hardware_class}" if node.kind in kinds else f"a {node.kind}"
-    return Remark(
-        kind=RemarkKind.WRONG_CLASS,
-        text=f"{node_name(node.position)}: release {release.name} has no image for {what}",
-    )
+    return RemarkKind.WRONG_CLASS, f"release {release.name} has no image for {what}"
 
 
-def _objection(node: VehicleNode, images: Sequence[ReleasedImage]) -> str:
-    """Why the unit would call it a downgrade; empty if it would not."""
+def _objection(node: VehicleNode, images: Sequence[ReleasedImage]) -> tuple[RemarkKind, str] | None:
+    """Why the unit would call it a downgrade, if it would."""
     counter = max(image.security_counter for image in images)
     if node.security_counter > counter:
-        return (
-            f"{node_name(node.position)}: security counter {node.security_counter} is above {counter}, "
-            "the unit will refuse the image"
-        )
+        text = f"security counter {node.security_counter} is above {counter}, the unit will refuse the image"
+        return RemarkKind.DOWNGRADE, text
     running = _version(node.version)
     targets = [version for image in images if (version := _version(image.version)) is not None]
     if running is not None and targets and running > max(targets):
-        return f"{node_name(node.position)} runs {node.version}, which is newer than {max(targets)}"
-    return ""
+        return RemarkKind.DOWNGRADE, f"{node.version} is newer than {max(targets)}"
+    return None
+
+
+def _names(names: Sequence[str]) -> str:
+    if len(names) <= _NAMED_MAX:
+        return ", ".join(names)
+    return f"{', '.join(names[:_NAMED_MAX])} and {len(names) - _NAMED_MAX} more"
 
 
 def _version(text: str) -> ImageVersion | None:

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["REMARK_WORDS", "count_remarks", "facts_for_mail", "signed_versions", "survey"]
 
 REMARK_WORDS: dict[RemarkKind, str] = {
-    RemarkKind.ALREADY_RUNS: "already run this version, by their signed reports: they will count as succeeded",
-    RemarkKind.SAID_TO_RUN: "say without a signature that they already run this version: they will be instructed",
-    RemarkKind.DOWNGRADE: "run something newer: the upgrade is a downgrade",
-    RemarkKind.WRONG_CLASS: "have a node for which the release has no image",
-    RemarkKind.BUSY: "are part of another task",
-    RemarkKind.NO_KEY: "are registered without a device key: they cannot be upgraded",
-    RemarkKind.NEVER_HEARD: "have never reported what they run",
+    RemarkKind.ALREADY_RUNS: "already on this version by signed report; will count as succeeded",
+    RemarkKind.SAID_TO_RUN: "already on this version as the unit says, without a signature; will be instructed",
+    RemarkKind.DOWNGRADE: "on something newer; the upgrade is a downgrade",
+    RemarkKind.WRONG_CLASS: "with a node for which the release has no image",
+    RemarkKind.BUSY: "in another task",
+    RemarkKind.NO_KEY: "without a device key; cannot be upgraded",
+    RemarkKind.NEVER_HEARD: "without any report of its nodes so far",
 }
-"""What "<n> vehicles ..." is followed by."""
+"""What follows the number of vehicles."""
 
 # Versions named in a mail; a fleet with more is described by its most frequent ones.
 _VERSIONS_NAMED_MAX = 5
@@ -76,7 +76,7 @@ def facts_for_mail(pairs: Sequence[tuple[Vehicle, Release]], checks: Mapping[str
         more = ["others"] if len(running) > _VERSIONS_NAMED_MAX else []
         lines.append(f"Running   master {', '.join([*named, *more])}")
     lines.extend(
-        f"Note      {count} {'vehicle' if count == 1 else 'vehicles'}: {REMARK_WORDS[kind]}"
+        f"Note      {count} {'vehicle' if count == 1 else 'vehicles'} {REMARK_WORDS[kind]}"
         for kind, count in count_remarks(checks.values()).items()
     )
     return tuple(lines)

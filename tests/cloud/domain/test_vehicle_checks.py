@@ -82,9 +82,9 @@ def test_what_already_runs_counts_only_by_a_signed_report_of_this_very_pack():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"version": "2.1.1"}, "slave 1 runs 2.1.1, which is newer than 2.1.0"),
-        ({"version": "2.1.0+7"}, "slave 1 runs 2.1.0+7, which is newer than 2.1.0"),
-        ({"version": "2.10.0"}, "slave 1 runs 2.10.0, which is newer than 2.1.0"),
+        ({"version": "2.1.1"}, "slave 1: 2.1.1 is newer than 2.1.0"),
+        ({"version": "2.1.0+7"}, "slave 1: 2.1.0+7 is newer than 2.1.0"),
+        ({"version": "2.10.0"}, "slave 1: 2.10.0 is newer than 2.1.0"),
         (
             {"version": "2.0.0", "security_counter": 4},
             "slave 1: security counter 4 is above 3, the unit will refuse the image",
@@ -94,6 +94,14 @@ def test_what_already_runs_counts_only_by_a_signed_report_of_this_very_pack():
 def test_a_downgrade_is_told(fields, words):
     check = check_vehicle(CAR, RELEASE, [node(0), node(1, **fields)], ())
     assert [(remark.kind, remark.text) for remark in check.remarks] == [(RemarkKind.DOWNGRADE, words)]
+
+
+def test_what_is_said_of_many_nodes_is_said_once():
+    nodes = [node(0), *(node(number, "3.0.0") for number in range(1, 32))]
+    check = check_vehicle(CAR, RELEASE, nodes, ())
+    assert [remark.text for remark in check.remarks] == [
+        "slave 1, slave 2, slave 3 and 28 more: 3.0.0 is newer than 2.1.0"
+    ]
 
 
 def test_a_version_that_is_none_is_no_downgrade():

@@ -117,7 +117,7 @@ def test_progress_moves_without_a_reload(fleet, tab):
     code.fill(fleet.newest_code())
     expect(page.get_by_text("A six-digit code was mailed to")).to_be_visible()
     assert page.evaluate("window.isSamePage") is True
-    page.get_by_role("button", name="Approve and start").click()
+    page.get_by_role("button", name="Start Upgrade").click()
     expect(row.locator(".upgrade-state")).to_have_text("Approved")
     page.evaluate("window.isSamePage = true")
     row.get_by_text("Node by node").click()
@@ -159,7 +159,7 @@ def test_a_wrong_code_stays_to_be_corrected(fleet, tab):
     page = tab("alan", f"/ota/tasks/{task.id}")
     wrong = "123456" if fleet.newest_code() != "123456" else "123457"
     page.get_by_label("Code from the mail").fill(wrong)
-    page.get_by_role("button", name="Approve and start").click()
+    page.get_by_role("button", name="Start Upgrade").click()
     expect(page.get_by_text("wrong code; 4 tries left")).to_be_visible()
     fleet.wait(seconds=5)
     fleet.services.ota_tasks.send_new_code(task.id, by=fleet.people["carol"], now=fleet.now)

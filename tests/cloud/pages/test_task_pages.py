@@ -313,11 +313,11 @@ def test_what_speaks_against_an_upgrade_stands_on_the_page_before_the_approval(f
     task = fleet.create(1, 2, 3)
     page = visit("alan").see(f"/ota/tasks/{task.id}")
     assert (
-        "1 vehicle: say without a signature that they already run this version: they will be instructed "
-        "1 vehicle: run something newer: the upgrade is a downgrade" in words(page)
+        "1 vehicle already on this version as the unit says, without a signature; will be instructed "
+        "1 vehicle on something newer; the upgrade is a downgrade" in words(page)
     )
     assert "says that it already runs 2.1.0, without a signature; it will be instructed" in row(page, 2)
-    assert "master runs 3.0.0, which is newer than 2.1.0; slave 1 runs 3.0.0" in row(page, 3)
+    assert "master, slave 1, slave 2: 3.0.0 is newer than 2.1.0" in row(page, 3)
     assert "Slave 2 S-000001-2 2.0.0 the unit, not signed 2.1.0" in words(page)
     assert "Release F7-2.1.0: master 2.1.0 (" in words(page)
     fleet.approve(task)

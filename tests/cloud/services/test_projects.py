@@ -153,8 +153,8 @@ def test_the_mail_says_what_is_to_be_approved(ready):
     body = ready.mails[-1].body
     assert "Release   F7-2.1.0: master 2.1.0 (" in body
     assert "Running   master 1 x 2.0.0, 1 x 2.1.0" in body
-    assert "Note      1 vehicle: say without a signature that they already run this version" in body
-    assert "Note      1 vehicle: have never reported what they run" in body
+    assert "Note      1 vehicle already on this version as the unit says, without a signature" in body
+    assert "Note      1 vehicle without any report of its nodes so far" in body
 
 
 # -- the strict way
