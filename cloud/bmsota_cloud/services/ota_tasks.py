@@ -20,7 +20,6 @@ from bmsota_cloud.domain.ota_tasks import (
     OtaTask,
     TaskAct,
     TaskStatus,
-    Transition,
     VehicleStatus,
     VehicleUpgrade,
     may_retry,
@@ -540,18 +539,7 @@ class OtaTaskService:
     def _add_vehicles(work: Work, task: OtaTask, plan: _Plan, now: datetime) -> None:
         # Again, because another task may have been created since.
         _check_free(work, task, plan.vins)
-        work.ota_tasks.add_upgrades(
-            [
-                VehicleUpgrade(task_id=task.id, vin=vehicle.vin, place=place, release_id=release.id)
-                for place, (vehicle, release) in enumerate(plan.pairs, start=1)
-            ]
-        )
-        work.ota_tasks.add_transitions(
-            [
-                Transition(task_id=task.id, vin=vehicle.vin, status=VehicleStatus.UNAPPROVED, at=now)
-                for vehicle, _ in plan.pairs
-            ]
-        )
+        work.ota_tasks.add_unapproved(task.id, [(vehicle.vin, release.id) for vehicle, release in plan.pairs], now)
 
     def _counted(self, task_id: int, now: datetime) -> int:
         """Carry the act on; how many vehicles it has changed."""

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SLICE_VEHICLES", "TaskActs"]
 
-# One transaction of 200 vehicles takes some 20 ms of a core; a link waits for at most one of them.
-SLICE_VEHICLES = 200
+# One transaction of 100 vehicles takes some 10 ms of a core; a link waits for one of them at most.
+SLICE_VEHICLES = 100
 
 _V = VehicleStatus
 

@@ -27,13 +27,15 @@ from bmsota_cloud.domain.ota_tasks import (
     OtaTask,
     VehicleStatus,
     VehicleUpgrade,
+    advance,
     needs_instruction,
     order_id_of,
 )
 from bmsota_cloud.domain.vehicles import NodeKind, node_name
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.equipment import NodeFact, merge_nodes
-from bmsota_cloud.services.transitions import move, publish_task, publish_upgrade
+from bmsota_cloud.services.task_acts import SLICE_VEHICLES
+from bmsota_cloud.services.transitions import finish_if_done, move, publish_task, publish_upgrade
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -77,8 +79,8 @@ _OUTCOMES: dict[str, VehicleStatus] = {
 _REASON_LENGTH_MAX = 300
 # Signed reports kept for each vehicle of a task. One attempt needs one; more is a unit that repeats itself under new counters.
 _REPORTS_MAX = 20
-# Vehicles ended by one call of `expire`; the rest comes with the next, some seconds later.
-_EXPIRE_MAX = 1000
+# Vehicles ended by one call of `expire`, slice by slice; the rest comes with the next, some seconds later.
+_EXPIRE_MAX = 10 * SLICE_VEHICLES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,15 +312,32 @@ class UpgradeService:
         """
         with self._context.store.transaction() as work:
             work.device.delete_before(now)
-            moved = [
-                move(work, upgrade, VehicleStatus.TIMED_OUT, now=now, reason=_silent(work, upgrade, now))
-                for upgrade in work.ota_tasks.silent_upgrades(now, _EXPIRE_MAX)
+        count = 0
+        while count < _EXPIRE_MAX:
+            moved = self._expire_slice(now)
+            for upgrade in moved:
+                publish_upgrade(self._context, upgrade, now)
+            for task_id in dict.fromkeys(upgrade.task_id for upgrade in moved):
+                publish_task(self._context, task_id)
+            count += len(moved)
+            if len(moved) < SLICE_VEHICLES:
+                break
+        return count
+
+    def _expire_slice(self, now: datetime) -> list[VehicleUpgrade]:
+        """One transaction: a task whose vehicles were all approved at once has them all silent at once."""
+        with self._context.store.transaction() as work:
+            silent = work.ota_tasks.silent_upgrades(now, SLICE_VEHICLES)
+            tasks = {task_id: work.ota_tasks.get(task_id) for task_id in sorted({item.task_id for item in silent})}
+            steps = [
+                advance(item, VehicleStatus.TIMED_OUT, at=now, reason=_silent(tasks[item.task_id], item, now))
+                for item in silent
             ]
-        for upgrade in moved:
-            publish_upgrade(self._context, upgrade, now)
-        for task_id in dict.fromkeys(upgrade.task_id for upgrade in moved):
-            publish_task(self._context, task_id)
-        return len(moved)
+            work.ota_tasks.save_upgrades([upgrade for upgrade, _ in steps])
+            work.ota_tasks.add_transitions([transition for _, transition in steps])
+            for task_id in tasks:
+                finish_if_done(work, task_id, now)
+        return [upgrade for upgrade, _ in steps]
 
     @staticmethod
     def _find(work: Work, order_id: str, vin: str, *, any_attempt: bool = False) -> VehicleUpgrade | None:
@@ -373,8 +392,7 @@ def _problems(
     return problems
 
 
-def _silent(work: Work, upgrade: VehicleUpgrade, now: datetime) -> str:
-    task: OtaTask | None = work.ota_tasks.get(upgrade.task_id)
+def _silent(task: OtaTask | None, upgrade: VehicleUpgrade, now: datetime) -> str:
     assert task is not None  # a foreign key
     assert upgrade.heard_at is not None  # it is set by the approval, and only later ones are looked for
     silent_s = int((now - upgrade.heard_at).total_seconds())

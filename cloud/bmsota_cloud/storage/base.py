@@ -140,6 +140,13 @@ class OtaTaskTables(Protocol):
 
     def add_upgrade(self, upgrade: VehicleUpgrade) -> None: ...
     def add_upgrades(self, upgrades: Sequence[VehicleUpgrade]) -> None: ...
+    def add_unapproved(self, task_id: int, vehicles: Sequence[tuple[str, int]], at: datetime) -> None:
+        """The vehicles of a new task as (VIN, release), with their places in this order and their first transition.
+
+        What `add_upgrades` and `add_transitions` do too; a task of thousands is one transaction, which others wait for.
+        """
+        ...
+
     def delete_upgrades(self, task_id: int) -> None:
         """With their transitions; only for tasks that were never approved."""
         ...

@@ -229,6 +229,25 @@ def without_reports(detail):
     return replace(detail, upgrades=replace(detail.upgrades, items=items))
 
 
+def test_all_vehicles_of_a_task_time_out_in_slices(world, monkeypatch):
+    """Approved at once, silent at once: no transaction ends more than a slice of them."""
+    from bmsota_cloud.services import upgrades as module
+
+    monkeypatch.setattr(module, "SLICE_VEHICLES", 2)
+    monkeypatch.setattr(module, "_EXPIRE_MAX", 4)
+    task = world.approved(1, 2, 3, 4, 5)
+    world.wait(days=4)
+    begun, transaction = [], world.cloud.store.transaction
+    monkeypatch.setattr(world.cloud.store, "transaction", lambda: (begun.append(1), transaction())[1])
+    assert world.services.upgrades.expire(world.now) == 4
+    assert len(begun) == 1 + 2
+    assert world.detail(task).counts == {"Approved": 1, "Timed out": 4}
+    assert world.services.upgrades.expire(world.now) == 1
+    assert world.services.upgrades.expire(world.now) == 0
+    assert str(world.detail(task).task.status) == "Finished"
+    assert world.detail(task).upgrades.items[4].reason == "no message for 345600 s; the limit is 259200 s"
+
+
 def test_of_the_reports_of_a_vehicle_the_newest_are_kept(world):
     """A unit that repeats itself under new counters fills no disk."""
     task = world.approved(1)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import case, delete, func, insert, select, update
+from sqlalchemy import bindparam, case, delete, func, insert, literal, select, update
 
 from bmsota_cloud.domain.ota_tasks import (
     OPEN_STATUSES,
@@ -70,6 +70,31 @@ class SqlOtaTasks(Tables):
 
     def add_upgrades(self, upgrades: Sequence[VehicleUpgrade]) -> None:
         self._add_all(t.vehicle_upgrade, upgrades)
+
+    def add_unapproved(self, task_id: int, vehicles: Sequence[tuple[str, int]], at: datetime) -> None:
+        if not vehicles:
+            return
+        (vin, release_id), *others = vehicles
+        self.add_upgrade(VehicleUpgrade(task_id=task_id, vin=vin, place=1, release_id=release_id))
+        c = t.vehicle_upgrade.c
+        if others:
+            # Copies of the first row: values that are the same for all would be converted five thousand times.
+            own = ("vin", "place", "release_id")
+            columns = [bindparam(f"own_{x.name}", type_=x.type) if x.name in own else x for x in c]
+            copies = select(*columns).where(c.task_id == bindparam("of_task"), c.place == 1)
+            rows = [
+                {"own_vin": vin, "own_place": place, "own_release_id": release_id, "of_task": task_id}
+                for place, (vin, release_id) in enumerate(others, start=2)
+            ]
+            self._connection.execute(insert(t.vehicle_upgrade).from_select([x.name for x in c], copies), rows)
+        waiting = (
+            select(c.task_id, c.vin, c.status, literal(at, t.transition.c.at.type), literal(""))
+            .where(c.task_id == task_id)
+            .order_by(c.place)
+        )
+        self._connection.execute(
+            insert(t.transition).from_select(["task_id", "vin", "status", "at", "reason"], waiting)
+        )
 
     def delete_upgrades(self, task_id: int) -> None:
         self._connection.execute(delete(t.transition).where(t.transition.c.task_id == task_id))
