@@ -23,11 +23,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.accounts import Role
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES
+from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.vehicles import NodeKind, Vehicle, VehicleNode
 from bmsota_cloud.services import PlatformKeys, PlatformSettings
 from bmsota_cloud.wiring import RunningCloud, ServeOptions
@@ -140,8 +141,6 @@ def _act(running: RunningCloud, name: str, count: int) -> int:
 
 
 def tasks_made(running: RunningCloud) -> int:
-    from bmsota_cloud.domain.paging import PageRequest
-
     with running.cloud.store.reading() as work:
         return work.ota_tasks.page(PageRequest(1, 1)).total
 
@@ -206,7 +205,7 @@ class Waiter:
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Waiter:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -245,7 +244,7 @@ def figures(count: int = VEHICLES, idle_s: float = IDLE_S) -> list[Figure]:
                 found.append(Figure(f"approval hold {name}", round(1000 * hold, 1), "CPU-ms"))
 
         def ask(name: str) -> tuple[int, float]:
-            near.send(name.split()[0])
+            near.send(name.removesuffix(" again"))
             changed, hold = near.recv()
             return changed, hold
 
@@ -267,7 +266,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_VEHICLES} vehicles instead of {VEHICLES}")
     arguments = parser.parse_args()
     for figure in figures(QUICK_VEHICLES, 0.2) if arguments.quick else figures():
-        line = json.dumps(asdict(figure)) if arguments.json else f"{figure.figure:28} {figure.value:>10,.1f} {figure.unit}"
+        line = (
+            json.dumps(asdict(figure)) if arguments.json else f"{figure.figure:28} {figure.value:>10,.1f} {figure.unit}"
+        )
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 

@@ -163,7 +163,7 @@ class OtaTask:
     software_version: str
     creator: str
     auditor: str = ""
-    """The only account that can enter the code; empty: whoever may start tasks in the project."""
+    """The only account that can enter the code; empty: every account that may start tasks in the project."""
     time_limit_s: int
     """A vehicle silent for longer after the approval is "Timed out"."""
     status: TaskStatus = TaskStatus.UNAPPROVED

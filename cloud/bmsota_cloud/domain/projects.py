@@ -2,7 +2,7 @@
 
 Two ways (design decision 20)::
 
-    audit mailbox   the code goes to the project's audit mailbox; whoever may start tasks in the project asks the
+    audit mailbox   the code goes to the project's audit mailbox; a person who may start tasks in the project asks the
                     auditor for it and enters it. A person without that right who finds the code is refused.
     named auditor   stricter: the task names an auditor, and only that person's account may enter the code; the
                     creator of the task never.
@@ -35,7 +35,7 @@ class ApprovalWay(StrEnum):
     """Who may enter the code of a task."""
 
     AUDIT_MAILBOX = "audit mailbox"
-    """Whoever may start tasks in the project."""
+    """Every account that may start tasks in the project."""
     NAMED_AUDITOR = "named auditor"
     """The account of the auditor whom the task names."""
 

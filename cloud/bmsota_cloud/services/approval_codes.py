@@ -91,7 +91,7 @@ def _auditor(work: Work, task: OtaTask) -> Account:
 
 
 def check_may_enter(task: OtaTask, project: Project, by: Account) -> None:
-    """Refuse whoever may not enter the code of this task, be it the right one or not.
+    """Refuse an account that may not enter the code of this task, be the code right or wrong.
 
     Raises:
         NotAllowedError: "not-allowed", "four-eyes", "not-the-auditor" or "not-a-starter".

@@ -148,7 +148,7 @@ def _changes(old: Project, new: Project) -> list[str]:
 
 
 def _farewell(old: Project, new: Project, who: str, now: datetime) -> Mail:
-    """Whoever reads the old mailbox learns that codes go elsewhere from now on; the change may not have been meant so."""
+    """The reader of the old mailbox learns that codes go elsewhere; the change may not have been meant."""
     return Mail(
         recipient=old.audit_mailbox,
         subject=f"Project {old.name}: approval codes no longer come here",

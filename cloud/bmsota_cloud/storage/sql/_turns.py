@@ -1,6 +1,6 @@
 """A lock whose waiters get their turn in the order they came.
 
-`threading.RLock` gives the lock to whoever is quick: a thread that releases it and takes it again at once, as one that
+`threading.RLock` gives the lock to the quickest thread: one that releases it and takes it again at once, as one that
 writes five thousand vehicles slice by slice does, keeps it from a login that waits. Here the release itself hands the lock to
 the one who waits longest.
 """

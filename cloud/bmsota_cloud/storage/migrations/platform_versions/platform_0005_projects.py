@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.create_table(
+    project = op.create_table(
         "project",
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("audit_mailbox", sa.String(length=254), nullable=False),
@@ -21,10 +21,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     # Until now only the named auditor could approve: a project that is there already stays as strict as it was.
-    op.execute(
-        "INSERT INTO project (name, audit_mailbox, approval, starters, changed_by)"
-        " SELECT DISTINCT project, '', 'NAMED_AUDITOR', '[]', '' FROM vehicle"
-    )
+    known = op.get_bind().execute(sa.text("SELECT DISTINCT project FROM vehicle ORDER BY project")).scalars()
+    strict = {"audit_mailbox": "", "approval": "NAMED_AUDITOR", "starters": [], "changed_by": ""}
+    op.bulk_insert(project, [{"name": name, **strict} for name in list(known)])
     op.create_table(
         "task_act",
         sa.Column("task_id", sa.Integer(), nullable=False),
