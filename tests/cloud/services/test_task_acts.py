@@ -8,9 +8,12 @@ import textwrap
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from bmsota_cloud.domain.device import DeviceSession
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, VehicleStatus, VehicleUpgrade
 from bmsota_cloud.domain.paging import PageRequest
@@ -19,7 +22,7 @@ from bmsota_cloud.services import ReportVerdict, task_acts
 from bmsota_cloud.services.task_acts import TaskActs
 
 from bmsota.gbt32960 import UpgradeStateCode as Code
-from bmsota.ota import Outcome, verify_order
+from bmsota.ota import Outcome, device_api, verify_order
 
 V = VehicleStatus
 
@@ -391,6 +394,26 @@ def test_a_preview_says_what_a_task_would_find_vehicle_by_vehicle(world, release
         )
 
 
+def test_two_who_create_a_task_for_the_same_vehicle_at_the_same_moment(world, monkeypatch):
+    """Both have found it free; the second that writes finds it taken."""
+    world.register(1)
+    world.upload()
+    service = world.services.ota_tasks
+    plan, calls = service._plan, []
+
+    def planned(*asked):
+        found = plan(*asked)
+        calls.append(found)
+        if len(calls) == 1:
+            world.create(1)
+        return found
+
+    monkeypatch.setattr(service, "_plan", planned)
+    assert refused(ConflictError, world.create, 1) == "vehicle-busy"
+    assert len(calls) == 2
+    assert service.rows(PageRequest(), by=world.people["vera"]).total == 1
+
+
 # -- ending by force ---------------------------------------------------------------------------------------------------
 
 
@@ -432,6 +455,38 @@ def test_a_report_that_comes_after_the_end_is_kept_and_a_true_success_counts(wor
     assert (first.status, second.status) == (V.SUCCEEDED, V.CANCELLED)
     assert [(r.outcome, r.reason, r.is_late) for r in second.reports] == [("failed", "slot B", True)]
     assert second.reason.startswith("ended by carol: lost")
+
+
+def test_what_the_unit_is_answered_after_the_end_and_after_a_retry(world):
+    """Nothing to do, no such order, no image; and after a retry the new order under its own name."""
+    task = world.approved(1)
+    device, token = world.services.device, "t" * 43
+    with world.cloud.store.transaction() as work:
+        work.device.add_session(
+            DeviceSession(
+                token_sha256=sha256(token.encode()).digest(),
+                vin=world.vin(1),
+                hwid="M-000001",
+                issued_at=world.now,
+                expires_at=world.now + timedelta(hours=1),
+            )
+        )
+    first = device.order(token, world.now)
+    digest = world.detail(task).upgrades.items[0].images[0].sha256
+    assert device.image(token, digest, world.now)
+    asked = {"vins": [world.vin(1)], "reason": "x", "by": world.people["carol"], "now": world.now}
+    world.services.ota_tasks.end(task.id, **asked)
+    assert device.order(token, world.now) is None
+    assert device.image(token, digest, world.now) is None
+    confirm = [token, "OTA-1-1", device_api.Decision.ACCEPTED, "", world.now]
+    assert refused(ConflictError, device.confirm, *confirm) == "no-such-order"
+    assert world.services.upgrades.pending_instruction(world.vin(1)) is None
+    world.services.ota_tasks.retry(task.id, **asked)
+    assert device.order(token, world.now) not in (None, first)
+    assert refused(ConflictError, device.confirm, *confirm) == "no-such-order"
+    confirm[1] = "OTA-1-1-2"
+    device.confirm(*confirm)
+    assert world.upgrade(task).status is V.TO_BE_DOWNLOADED
 
 
 def test_by_status(world, crowd, slices_of):

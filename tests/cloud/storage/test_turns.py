@@ -57,6 +57,32 @@ def test_it_is_reentrant_and_free_in_the_end():
     assert got == [lock]
 
 
+def test_who_was_handed_the_lock_has_it_alone():
+    lock, is_in, may_leave, order = TurnLock(), Event(), Event(), []
+
+    def second():
+        with lock:
+            is_in.set()
+            assert may_leave.wait(60)
+            order.append("second")
+
+    def third():
+        with lock:
+            order.append("third")
+
+    threads = [Thread(target=second), Thread(target=third)]
+    with lock:
+        threads[0].start()
+        waiting(lock, 1)
+    assert is_in.wait(60)
+    threads[1].start()
+    waiting(lock, 1)
+    may_leave.set()
+    for thread in threads:
+        thread.join(60)
+    assert order == ["second", "third"]
+
+
 def test_two_threads_count_right():
     lock, count = TurnLock(), [0]
 
