@@ -77,15 +77,12 @@ class _Plan:
     """The vehicles of a task and what comes to them, found before its transaction begins."""
 
     pairs: tuple[tuple[Vehicle, Release], ...]
-    checks: Mapping[str, VehicleCheck]
+    facts: tuple[str, ...]
+    """Lines for the mail."""
 
     @property
     def vins(self) -> list[str]:
         return [vehicle.vin for vehicle, _ in self.pairs]
-
-    @property
-    def facts(self) -> tuple[str, ...]:
-        return facts_for_mail(self.pairs, self.checks)
 
 
 class OtaTaskService:
@@ -525,15 +522,16 @@ class OtaTaskService:
             if faults:
                 named = [f"{vin[:32]} {fault}" for vin, fault in faults.items()]
                 raise InvalidInputError("bad-vehicles", f"not possible for every vehicle: {_named(named)}")
-            checks = survey(work, found, task_id=task.id or None)
             _check_free(work, task, vins)
-        return _Plan(tuple(found), checks)
+            checks = survey(work, found, task_id=task.id or None)
+        return _Plan(tuple(found), facts_for_mail(found, checks))
 
     def _plan_of(self, task: OtaTask) -> _Plan:
         """The vehicles of a task as they stand."""
         with self._context.store.reading() as work:
             pairs = _pairs(work, work.ota_tasks.upgrades(task.id))
-            return _Plan(tuple(pairs), survey(work, pairs, task_id=task.id))
+            checks = survey(work, pairs, task_id=task.id)
+        return _Plan(tuple(pairs), facts_for_mail(pairs, checks))
 
     @staticmethod
     def _add_vehicles(work: Work, task: OtaTask, plan: _Plan, now: datetime) -> None:
