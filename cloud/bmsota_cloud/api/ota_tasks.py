@@ -123,7 +123,7 @@ class PreviewOut(ApiOut):
     remarks: list[RemarkOut]
 
 
-class ReportOut(ApiOut):
+class OrderReportOut(ApiOut):
     order_id: str
     received_at: datetime
     outcome: str
@@ -154,7 +154,7 @@ class UpgradeOut(ApiOut):
     images: list[ImageOut]
     nodes: list[NodeCheckOut]
     remarks: list[RemarkOut]
-    reports: list[ReportOut]
+    reports: list[OrderReportOut]
     may_end: bool
     may_retry: bool
 
