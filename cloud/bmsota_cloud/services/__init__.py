@@ -16,12 +16,23 @@ from bmsota_cloud.services.ingest import FrameWriter, IngestService, stored_fram
 from bmsota_cloud.services.limits import CodeLimits, RateLimits
 from bmsota_cloud.services.link_watch import LinkNote, LinkWatch, Oddity
 from bmsota_cloud.services.live import LiveFeed, Subscription
-from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
+from bmsota_cloud.services.ota_task_views import (
+    ActView,
+    CodeView,
+    MailView,
+    OrderReportView,
+    TaskDetail,
+    TaskRow,
+    UpgradeView,
+    VehiclePreview,
+)
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
+from bmsota_cloud.services.projects import ProjectService, ProjectView
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
+from bmsota_cloud.services.vehicle_survey import REMARK_WORDS
 from bmsota_cloud.services.vehicles import VehicleDetail, VehicleRow, VehicleService
 
 if TYPE_CHECKING:
@@ -29,7 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEVICE_TOKEN_VALID_S",
+    "REMARK_WORDS",
     "AccountService",
+    "ActView",
     "AuditService",
     "ClockService",
     "CodeView",
@@ -49,10 +62,13 @@ __all__ = [
     "MailView",
     "NodeFact",
     "Oddity",
+    "OrderReportView",
     "OtaTaskService",
     "OutboxService",
     "PlatformKeys",
     "PlatformSettings",
+    "ProjectService",
+    "ProjectView",
     "ReleaseService",
     "ReportVerdict",
     "ReportView",
@@ -64,6 +80,7 @@ __all__ = [
     "UpgradeService",
     "UpgradeView",
     "VehicleDetail",
+    "VehiclePreview",
     "VehicleRow",
     "VehicleService",
     "stored_frame",
@@ -85,6 +102,7 @@ class Services:
     live: LiveFeed
     ota_tasks: OtaTaskService
     outbox: OutboxService
+    projects: ProjectService
     releases: ReleaseService
     telemetry: TelemetryService
     upgrades: UpgradeService
@@ -108,6 +126,7 @@ class Services:
             live=context.live,
             ota_tasks=OtaTaskService(context, CodeLimits(limits, context)),
             outbox=OutboxService(context),
+            projects=ProjectService(context),
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context, equipment),

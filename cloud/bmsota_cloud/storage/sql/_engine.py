@@ -9,7 +9,6 @@ the lock only lines up the writers of this process, so that none starves in SQLi
 from __future__ import annotations
 
 from contextlib import contextmanager
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -18,6 +17,7 @@ from sqlalchemy.pool import StaticPool
 
 from bmsota.errors import ConfigurationError
 from bmsota_cloud.storage.migrate import migrate
+from bmsota_cloud.storage.sql._turns import TurnLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ class SqlDatabase:
 
     def __init__(self, url: str, *, history: str, synchronous: str) -> None:
         self._is_memory = url == MEMORY
-        self._lock = RLock()
+        self._lock = TurnLock()
         try:
             self._engine = _engine(url, synchronous)
             with self._engine.connect() as connection, connection.begin():

@@ -18,6 +18,7 @@ from bmsota_cloud.storage.sql.histories import SqlHistories
 from bmsota_cloud.storage.sql.limits import SqlLimits
 from bmsota_cloud.storage.sql.ota_tasks import SqlOtaTasks
 from bmsota_cloud.storage.sql.outbox import SqlOutbox
+from bmsota_cloud.storage.sql.projects import SqlProjects
 from bmsota_cloud.storage.sql.releases import SqlReleases
 from bmsota_cloud.storage.sql.vehicles import SqlVehicles
 
@@ -36,6 +37,7 @@ class SqlWork:
         self.vehicles = SqlVehicles(connection)
         self.equipment = SqlEquipment(connection)
         self.releases = SqlReleases(connection)
+        self.projects = SqlProjects(connection)
         self.ota_tasks = SqlOtaTasks(connection)
         self.histories = SqlHistories(connection)
         self.device = SqlDevice(connection)

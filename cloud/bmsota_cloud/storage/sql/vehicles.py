@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import bindparam, delete, func, or_, select, update
 
 from bmsota_cloud.domain.vehicles import LastLogin, Vehicle, VehicleNode
 from bmsota_cloud.storage import schema as t
@@ -27,11 +27,29 @@ class SqlVehicles(Tables):
     def get(self, vin: str, *, lock: bool = False) -> Vehicle | None:
         return self._one(Vehicle, select(t.vehicle).where(t.vehicle.c.vin == vin), lock=lock)
 
+    def many(self, vins: Sequence[str], *, lock: bool = False) -> Mapping[str, Vehicle]:
+        found: dict[str, Vehicle] = {}
+        for part in in_lists(sorted(vins)):
+            statement = select(t.vehicle).where(t.vehicle.c.vin.in_(part)).order_by(t.vehicle.c.vin)
+            found |= {item.vin: item for item in self._all(Vehicle, statement, lock=lock)}
+        return found
+
     def by_hwid(self, hwid: str) -> Vehicle | None:
         return self._one(Vehicle, select(t.vehicle).where(t.vehicle.c.hwid == hwid))
 
     def save(self, vehicle: Vehicle) -> None:
         self._save(t.vehicle, vehicle)
+
+    def save_sequences(self, sequences: Mapping[str, int]) -> None:
+        if sequences:
+            statement = (
+                update(t.vehicle)
+                .where(t.vehicle.c.vin == bindparam("key_vin"))
+                .values(order_sequence=bindparam("sequence"))
+            )
+            self._connection.execute(
+                statement, [{"key_vin": vin, "sequence": sequence} for vin, sequence in sorted(sequences.items())]
+            )
 
     def page(self, request: PageRequest, *, project: str = "", text: str = "") -> Page[Vehicle]:
         statement = select(t.vehicle).order_by(t.vehicle.c.vin)
@@ -51,6 +69,11 @@ class SqlVehicles(Tables):
     def projects(self) -> tuple[str, ...]:
         statement = select(t.vehicle.c.project).distinct().order_by(t.vehicle.c.project)
         return tuple(self._connection.execute(statement).scalars())
+
+    def counts_by_project(self) -> Mapping[str, int]:
+        count = func.count().label("vehicles")
+        rows = self._connection.execute(select(t.vehicle.c.project, count).group_by(t.vehicle.c.project))
+        return {row.project: row.vehicles for row in rows}
 
     def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
         return self._nodes(t.node, vins)
