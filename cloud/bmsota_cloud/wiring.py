@@ -255,6 +255,7 @@ class RunningCloud:
                 if self.clock_guard.steps_back != steps_back:
                     steps_back = self.clock_guard.steps_back
                     await asyncio.to_thread(self._restart_links, now)
+                await asyncio.to_thread(services.ota_tasks.carry_on, now)
                 if not services.clock.is_waiting:
                     await asyncio.to_thread(services.upgrades.expire, now)
                     await asyncio.to_thread(services.link_watch.flush)

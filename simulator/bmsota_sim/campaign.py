@@ -1,4 +1,6 @@
-"""The campaign of a scenario, played through a platform's REST API as an operator and an auditor would play it.
+"""The campaign of a scenario, played through a platform's REST API as an administrator and an operator would play it.
+
+The approval is that of a project with an audit mailbox: the code goes there, and the operator asks for it and enters it.
 
 The platform may be any that has this API: the reference cloud, in this process or elsewhere. Nothing here knows which.
 """
@@ -22,10 +24,22 @@ if TYPE_CHECKING:
     from bmsota_sim.operator import Operator, UpgradeRow
     from bmsota_sim.scenario import Campaign
 
-__all__ = ["AUDITOR", "OPERATOR", "PASSWORD", "VIEWER", "CampaignPlayer", "CampaignWatcher", "campaign_of"]
+__all__ = [
+    "ACCOUNTS",
+    "ADMINISTRATOR",
+    "AUDIT_MAILBOX",
+    "OPERATOR",
+    "PASSWORD",
+    "CampaignPlayer",
+    "CampaignWatcher",
+    "campaign_of",
+]
 
 PASSWORD = "demo demo demo"  # noqa: S105 - the login of a platform that lives for minutes on 127.0.0.1
-OPERATOR, AUDITOR, VIEWER = "operator", "auditor", "viewer"
+OPERATOR, ADMINISTRATOR = "operator", "administrator"
+ACCOUNTS = (OPERATOR, "auditor", "viewer", ADMINISTRATOR)
+"""Every account of a demo, named as its role."""
+AUDIT_MAILBOX = "audit@bmsota.example"
 
 
 class CampaignWatcher:
@@ -50,7 +64,7 @@ class CampaignPlayer:
 
     fleet: Fleet
     operator: Operator
-    auditor: Operator
+    administrator: Operator
     newest_code: Callable[[], str | None]
     watcher: CampaignWatcher
     task_id: int = 0
@@ -58,10 +72,11 @@ class CampaignPlayer:
     rows: list[UpgradeRow] = field(default_factory=list)
 
     async def prepare(self) -> None:
-        """Log in and register the vehicles, as a maker does before they are delivered."""
+        """Log in, set up the project and register the vehicles, as a maker does before they are delivered."""
         campaign = campaign_of(self.fleet)
         await self.operator.log_in(OPERATOR, PASSWORD)
-        await self.auditor.log_in(AUDITOR, PASSWORD)
+        await self.administrator.log_in(ADMINISTRATOR, PASSWORD)
+        await self.administrator.set_audit_mailbox(campaign.project, AUDIT_MAILBOX)
         for unit in self.fleet.units:
             await self.operator.register_vehicle(
                 vin=unit.identity.vin,
@@ -73,7 +88,7 @@ class CampaignPlayer:
         self.watcher.said(f"registered {len(self.fleet.units)} vehicles of project {campaign.project!r}")
 
     async def create(self) -> None:
-        """Upload the releases and create the task; the platform mails the auditor a code."""
+        """Upload the releases and create the task; the platform mails a code to the audit mailbox."""
         campaign = campaign_of(self.fleet)
         for series in sorted({unit.profile.series for unit in self.fleet.units}):
             manifest, images = release_files(series, campaign.software_version)
@@ -84,7 +99,6 @@ class CampaignPlayer:
             reason=campaign.reason,
             software_version=campaign.software_version,
             vins=[unit.identity.vin for unit in self.fleet.units],
-            auditor=AUDITOR,
         )
         self.watcher.said(f"created task {self.task_id}: {campaign.software_version}, {campaign.reason!r}")
 
@@ -95,12 +109,12 @@ class CampaignPlayer:
             return False
         wrong = f"{(int(code) + 1) % 1_000_000:06d}"
         try:
-            await self.auditor.approve(self.task_id, wrong)
+            await self.operator.approve(self.task_id, wrong)
         except PlatformRefusedError as refusal:
             self.wrong_code_refused = refusal.code == "wrong-code"
             self.watcher.said(f"a wrong code is refused: {refusal}")
-        await self.auditor.approve(self.task_id, code)
-        self.watcher.said("the auditor's mailed code is right: the task starts")
+        await self.operator.approve(self.task_id, code)
+        self.watcher.said(f"the code from {AUDIT_MAILBOX} is right: the task starts")
         return True
 
     async def look(self, at_s: float) -> None:

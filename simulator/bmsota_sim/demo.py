@@ -18,7 +18,7 @@ import httpx
 
 from bmsota.errors import ConfigurationError
 from bmsota_sim._signals import ending_signals
-from bmsota_sim.campaign import AUDITOR, OPERATOR, PASSWORD, VIEWER, CampaignPlayer, CampaignWatcher, campaign_of
+from bmsota_sim.campaign import ACCOUNTS, PASSWORD, CampaignPlayer, CampaignWatcher, campaign_of
 from bmsota_sim.embedded_cloud import EmbeddedCloud, MemoryCloud, unit_keys
 from bmsota_sim.fleet import Fleet, virtual_fleet
 from bmsota_sim.kernel import MS, SECOND, Kernel
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KeptDemo", "run_real", "run_virtual_demo"]
 
-# How often the task is asked for its state while it runs, and how long the auditor's mail may take.
+# How often the task is asked for its state while it runs, and how long the mail with the code may take.
 POLL_S = 0.5
 MAIL_TIMEOUT_S = 20.0
 # After the last vehicle has ended: time for acknowledgements on their way.
@@ -185,7 +185,7 @@ async def _play_real(
             await campaign.look(seconds)
             result = await campaign.result(seconds, is_virtual=False)
             if keep is not None:
-                keep(KeptDemo(cloud.http_url, f"tcp://{host}:{port}", (OPERATOR, AUDITOR, VIEWER), PASSWORD), result)
+                keep(KeptDemo(cloud.http_url, f"tcp://{host}:{port}", ACCOUNTS, PASSWORD), result)
                 await _run_until_interrupted(driver)
             return result
         finally:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota._extras import needs_extra
 from bmsota_sim import defaults
-from bmsota_sim.campaign import AUDITOR, OPERATOR, PASSWORD, VIEWER
+from bmsota_sim.campaign import ACCOUNTS, PASSWORD
 from bmsota_sim.samples import sample_key
 from bmsota_sim.streams import stream, stream_bytes
 
@@ -28,7 +28,7 @@ with needs_extra("the embedded cloud", "cloud"):
     from bmsota_cloud.wiring import RunningCloud, ServeOptions, build_app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from bmsota_cloud.gateway import GatewayLink
@@ -64,15 +64,16 @@ def _platform_keys(seed: int) -> PlatformKeys:
 
 def _create_accounts(cloud: Cloud) -> None:
     """The accounts of the demo, as `bmsota-cloud create-account` makes them."""
-    for name, role in ((OPERATOR, Role.OPERATOR), (AUDITOR, Role.AUDITOR), (VIEWER, Role.VIEWER)):
+    for name in ACCOUNTS:
         cloud.services.accounts.create(
-            name=name, email=f"{name}@bmsota.example", role=role, password=PASSWORD, now=cloud.now()
+            name=name, email=f"{name}@bmsota.example", role=Role(name), password=PASSWORD, now=cloud.now()
         )
 
 
-def _code_in(mail: str) -> str | None:
-    found = re.search(r"Approval code: (\d{6})", mail)
-    return found.group(1) if found else None
+def _newest_code(mails: Iterable[str]) -> str | None:
+    """The code in the last mail that has one."""
+    codes = [found.group(1) for mail in mails if (found := re.search(r"Approval code: (\d{6})", mail))]
+    return codes[-1] if codes else None
 
 
 class MemoryCloud:
@@ -106,15 +107,16 @@ class MemoryCloud:
         )
 
     def work(self) -> None:
-        """What the platform does beside answering: end what has expired, send mails."""
+        """What the platform does beside answering: end what has expired, carry on what was interrupted, send mails."""
         now = utc_time(self._kernel.now_ns)
         self._cloud.services.upgrades.expire(now)
+        self._cloud.services.ota_tasks.carry_on(now)
         self._cloud.services.link_watch.flush()
         self._cloud.outbox.drain(now, lambda mail: self._mails.append(mail.body))
 
     def newest_code(self) -> str | None:
         """The approval code that was mailed last."""
-        return _code_in(self._mails[-1]) if self._mails else None
+        return _newest_code(self._mails)
 
     def close(self) -> None:
         self._cloud.close()
@@ -164,7 +166,7 @@ class EmbeddedCloud:
         """The approval code that was mailed last."""
         sink = self.running.mail_sink
         assert sink is not None
-        return _code_in(sink.mails[-1].text) if sink.mails else None
+        return _newest_code(mail.text for mail in sink.mails)
 
     def _run(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The users of a platform in a campaign, an operator and an auditor, through its REST API as any client.
+"""The users of a platform in a campaign, through its REST API as any client.
 
 Knows HTTP and JSON only. The client may be a real one or one that calls an application in the same process.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 
@@ -79,6 +80,10 @@ class Operator:
             },
         )
 
+    async def set_audit_mailbox(self, project: str, mailbox: str) -> None:
+        """Have the approval codes of a project go to *mailbox*; for an administrator."""
+        await self._call("PUT", f"/projects/{quote(project, safe='')}", json={"audit_mailbox": mailbox})
+
     async def upload_release(self, manifest: bytes, images: Sequence[bytes]) -> str:
         """Upload a release; its name."""
         files = [("manifest", ("release.manifest.cose", manifest, "application/cose"))]
@@ -89,8 +94,9 @@ class Operator:
         return str(answer["name"])
 
     async def create_task(
-        self, *, project: str, reason: str, software_version: str, vins: Sequence[str], auditor: str
+        self, *, project: str, reason: str, software_version: str, vins: Sequence[str], auditor: str = ""
     ) -> int:
+        """Create a task; its number. With *auditor*, only that account can enter the code."""
         answer = await self._call(
             "POST",
             "/tasks",
@@ -105,7 +111,7 @@ class Operator:
         return int(answer["id"])
 
     async def approve(self, task_id: int, code: str) -> None:
-        """Enter the auditor's code.
+        """Enter the mailed code.
 
         Raises:
             PlatformRefusedError: it is wrong or used up, or this user may not approve.

@@ -3,15 +3,18 @@
 # FastAPI reads the annotations of its endpoints at run time, so this module has no `from __future__ import annotations`.
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, PageOut, Paging
+from bmsota_cloud.api.releases import ImageOut
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.evidence import Source
-from bmsota_cloud.domain.ota_tasks import TaskStatus, VehicleStatus
+from bmsota_cloud.domain.ota_tasks import ActKind, TaskStatus, VehicleStatus
+from bmsota_cloud.domain.projects import ApprovalWay
+from bmsota_cloud.domain.vehicle_checks import RemarkKind
 from bmsota_cloud.services.ota_tasks import TASK_VEHICLES_MAX, TIME_LIMIT_S_DEFAULT
 
 if TYPE_CHECKING:
@@ -25,13 +28,21 @@ class TaskIn(ApiIn):
     reason: str
     software_version: str
     vins: list[str] = Field(max_length=TASK_VEHICLES_MAX)
-    auditor: str
+    auditor: str = Field(default="", description="the only account that may enter the code; a project may require one")
     time_limit_s: int = TIME_LIMIT_S_DEFAULT
+    supersede: bool = Field(default=False, description="take vehicles over from older tasks when this one is approved")
+
+
+class PreviewIn(ApiIn):
+    project: str
+    software_version: str
+    vins: list[str] = Field(max_length=TASK_VEHICLES_MAX)
 
 
 class TaskEditIn(ApiIn):
     reason: str | None = None
     vins: list[str] | None = Field(default=None, max_length=TASK_VEHICLES_MAX)
+    auditor: str | None = None
 
 
 class CodeIn(ApiIn):
@@ -44,6 +55,18 @@ class CancelIn(ApiIn):
 
 class CancelOut(ApiOut):
     too_late: list[str]
+
+
+class SomeVehiclesIn(ApiIn):
+    """Vehicles of a task, by VIN or by status, and why."""
+
+    reason: str
+    vins: list[str] = Field(default=[], max_length=TASK_VEHICLES_MAX)
+    statuses: list[VehicleStatus] = Field(default=[])
+
+
+class CountOut(ApiOut):
+    count: int
 
 
 class TaskOut(ApiOut):
@@ -59,6 +82,8 @@ class TaskOut(ApiOut):
     approver: str
     approved_at: datetime | None
     finished_at: datetime | None
+    approval: ApprovalWay | None
+    supersedes: bool
 
 
 class TaskRowOut(ApiOut):
@@ -78,6 +103,35 @@ class TransitionOut(ApiOut):
     at: datetime
     reason: str
     source: Source
+
+
+class NodeCheckOut(ApiOut):
+    position: int
+    hwid: str
+    version: str
+    is_signed: bool
+    target_version: str
+
+
+class RemarkOut(ApiOut):
+    kind: RemarkKind
+    text: str
+
+
+class PreviewOut(ApiOut):
+    vin: str
+    release_name: str
+    fault: str
+    nodes: list[NodeCheckOut]
+    remarks: list[RemarkOut]
+
+
+class OrderReportOut(ApiOut):
+    order_id: str
+    received_at: datetime
+    outcome: str
+    reason: str
+    is_late: bool
 
 
 class UpgradeOut(ApiOut):
@@ -101,6 +155,13 @@ class UpgradeOut(ApiOut):
     versions_before: list[NodeVersionOut]
     versions_after: list[NodeVersionOut]
     transitions: list[TransitionOut]
+    attempt: int
+    images: list[ImageOut]
+    nodes: list[NodeCheckOut]
+    remarks: list[RemarkOut]
+    reports: list[OrderReportOut]
+    may_end: bool
+    may_retry: bool
 
 
 class CodeOut(ApiOut):
@@ -108,6 +169,13 @@ class CodeOut(ApiOut):
     expires_at: datetime
     tries_left: int
     is_void: bool
+
+
+class ActOut(ApiOut):
+    kind: ActKind
+    who: str
+    begun_at: datetime
+    count: int
 
 
 class MailOut(ApiOut):
@@ -121,12 +189,16 @@ class MailOut(ApiOut):
 
 class TaskDetailOut(ApiOut):
     task: TaskOut
+    approval: ApprovalWay
     counts: dict[str, int]
+    remarks: dict[str, int]
     upgrades: PageOut[UpgradeOut]
     code: CodeOut | None
+    act: ActOut | None
     mails: list[MailOut]
     may_approve: bool
     may_cancel: bool
+    may_force: bool
 
 
 def add_ota_task_routes(router: APIRouter, services: "Services", clock: Clock) -> None:
@@ -145,18 +217,27 @@ def add_ota_task_routes(router: APIRouter, services: "Services", clock: Clock) -
             vins=body.vins,
             auditor=body.auditor,
             time_limit_s=body.time_limit_s,
+            supersede=body.supersede,
             by=by,
             now=clock(),
             address=address,
         )
 
+    @router.post("/tasks/preview", response_model=list[PreviewOut])
+    def preview(body: PreviewIn, by: By) -> Any:
+        return services.ota_tasks.preview(
+            project=body.project, software_version=body.software_version, vins=body.vins, by=by, now=clock()
+        )
+
     @router.get("/tasks/{task_id}", response_model=TaskDetailOut)
-    def task(task_id: int, by: By, paging: Paging) -> Any:
-        return services.ota_tasks.detail(task_id, paging, by=by)
+    def task(task_id: int, by: By, paging: Paging, status: Annotated[list[VehicleStatus], Query()] = []) -> Any:  # noqa: B006 - FastAPI copies it
+        return services.ota_tasks.detail(task_id, paging, by=by, statuses=status)
 
     @router.patch("/tasks/{task_id}", response_model=TaskOut)
     def edit(task_id: int, body: TaskEditIn, by: By, address: Address) -> Any:
-        return services.ota_tasks.edit(task_id, reason=body.reason, vins=body.vins, by=by, now=clock(), address=address)
+        return services.ota_tasks.edit(
+            task_id, reason=body.reason, vins=body.vins, auditor=body.auditor, by=by, now=clock(), address=address
+        )
 
     @router.post("/tasks/{task_id}/code", status_code=204)
     def send_new_code(task_id: int, by: By, address: Address) -> None:
@@ -170,3 +251,29 @@ def add_ota_task_routes(router: APIRouter, services: "Services", clock: Clock) -
     def cancel(task_id: int, body: CancelIn, by: By, address: Address) -> Any:
         too_late = services.ota_tasks.cancel(task_id, reason=body.reason, by=by, now=clock(), address=address)
         return {"too_late": list(too_late)}
+
+    @router.post("/tasks/{task_id}/end", response_model=CountOut)
+    def end(task_id: int, body: SomeVehiclesIn, by: By, address: Address) -> Any:
+        count = services.ota_tasks.end(
+            task_id,
+            reason=body.reason,
+            vins=body.vins,
+            statuses=body.statuses,
+            by=by,
+            now=clock(),
+            address=address,
+        )
+        return {"count": count}
+
+    @router.post("/tasks/{task_id}/retry", response_model=CountOut)
+    def retry(task_id: int, body: SomeVehiclesIn, by: By, address: Address) -> Any:
+        count = services.ota_tasks.retry(
+            task_id,
+            reason=body.reason,
+            vins=body.vins,
+            statuses=body.statuses,
+            by=by,
+            now=clock(),
+            address=address,
+        )
+        return {"count": count}

@@ -1,7 +1,7 @@
 """Accounts, roles and permissions.
 
 A permission is a named act; a role is a set of permissions; an account has one role. Four eyes are not a permission:
-who created a task may not approve it, whatever its role (`bmsota_cloud.domain.ota_tasks`).
+the code of a task never goes to its creator, whatever the role (`bmsota_cloud.domain.projects`).
 Left out: scopes (customers who see only their vehicles) and API tokens with a lifetime of their own; sessions serve both.
 """
 
@@ -28,8 +28,15 @@ class Permission(StrEnum):
     RELEASE_UPLOAD = "release.upload"
     OTA_READ = "ota.read"
     OTA_CREATE = "ota.create"
-    OTA_APPROVE = "ota.approve"
+    OTA_START = "ota.start"
+    """Enter the code from the project's audit mailbox."""
+    OTA_AUDIT = "ota.audit"
+    """Be the auditor whom a task names, and enter its code."""
     OTA_CANCEL = "ota.cancel"
+    OTA_FORCE = "ota.force"
+    """End or retry single vehicles of a running task, and take vehicles over from another task."""
+    PROJECT_READ = "project.read"
+    PROJECT_MANAGE = "project.manage"
     AUDIT_READ = "audit.read"
     ACCOUNT_MANAGE = "account.manage"
     CLOCK_ACCEPT = "clock.accept"
@@ -44,7 +51,7 @@ class Role(StrEnum):
     ADMINISTRATOR = "administrator"
 
 
-_READ = frozenset({Permission.VEHICLE_READ, Permission.RELEASE_READ, Permission.OTA_READ})
+_READ = frozenset({Permission.VEHICLE_READ, Permission.RELEASE_READ, Permission.OTA_READ, Permission.PROJECT_READ})
 
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: _READ,
@@ -53,18 +60,22 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
         Permission.VEHICLE_REGISTER,
         Permission.RELEASE_UPLOAD,
         Permission.OTA_CREATE,
+        Permission.OTA_START,
         Permission.OTA_CANCEL,
+        Permission.OTA_FORCE,
         Permission.CLOCK_ACCEPT,
     },
     # An auditor reads everything, approves and cancels, and creates nothing: the decision must stay independent.
-    Role.AUDITOR: _READ | {Permission.OTA_APPROVE, Permission.OTA_CANCEL, Permission.AUDIT_READ},
-    # An administrator keeps the platform running; approving a task is no part of that.
+    Role.AUDITOR: _READ | {Permission.OTA_AUDIT, Permission.OTA_CANCEL, Permission.AUDIT_READ},
+    # An administrator keeps the platform running and says where codes go; therefore it never enters one.
     Role.ADMINISTRATOR: _READ
     | {
         Permission.VEHICLE_REGISTER,
         Permission.RELEASE_UPLOAD,
         Permission.OTA_CREATE,
         Permission.OTA_CANCEL,
+        Permission.OTA_FORCE,
+        Permission.PROJECT_MANAGE,
         Permission.AUDIT_READ,
         Permission.ACCOUNT_MANAGE,
         Permission.CLOCK_ACCEPT,

@@ -17,6 +17,12 @@ report may still correct those ends. What a report has ended stays ended.
 
 "Approved" lasts until the instruction was sent to the vehicle, so an operator sees at a glance which vehicles have not
 been reached; from then on it is "To be downloaded" while the unit waits for a safe state, authenticates and confirms.
+
+A person can end a vehicle at any open status, and retry one that did not succeed: a retry is another *attempt* within the
+task, with an order and an order id of its own, so that a late report of an earlier attempt is never taken for the new one's.
+
+What is done to all vehicles of a task goes in slices, one transaction each. The `TaskAct` says what is under way and how
+far it is: whatever process finds one carries it on, and an order or a transition is made once.
 """
 
 from __future__ import annotations
@@ -35,16 +41,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from bmsota_cloud.domain.vehicles import Vehicle
+    from bmsota_cloud.domain.projects import ApprovalWay
 
 __all__ = [
     "APPROVAL_TRIES_MAX",
+    "ATTEMPTS_MAX",
+    "FAILED_STATUSES",
     "OPEN_STATUSES",
     "REPORT_TRANSITIONS",
     "TRANSITIONS",
+    "ActKind",
     "ApprovalCode",
     "NodeVersion",
+    "OrderReport",
     "OtaTask",
+    "TaskAct",
     "TaskStatus",
     "Transition",
     "VehicleStatus",
@@ -52,14 +63,20 @@ __all__ = [
     "advance",
     "content_digest",
     "may_cancel",
+    "may_end",
+    "may_retry",
     "needs_instruction",
     "order_id_of",
+    "retry",
     "task_key",
 ]
 
 # Six digits and five tries: a guesser has one chance in 200,000 a code, and every new code is mailed to the auditor,
 # who notices the attempt (ota.md S22).
 APPROVAL_TRIES_MAX = 5
+
+# A vehicle that fails this often needs a technician; and an order id has a limited length.
+ATTEMPTS_MAX = 99
 
 
 class VehicleStatus(StrEnum):
@@ -122,6 +139,9 @@ OPEN_STATUSES = frozenset(
 )
 """A vehicle in one of these has an open task, and can't be part of another."""
 
+FAILED_STATUSES = frozenset({_V.FAILED, _V.ROLLED_BACK, _V.REJECTED, _V.TIMED_OUT})
+"""Ends that no person chose and that are not success: what "retry all failed" retries."""
+
 _NEEDS_INSTRUCTION = frozenset({_V.APPROVED, _V.TO_BE_DOWNLOADED, _V.DOWNLOADING})
 
 
@@ -146,15 +166,22 @@ class OtaTask:
     reason: str
     software_version: str
     creator: str
-    auditor: str
-    """The account that receives the code, and the only one that can use it."""
+    auditor: str = ""
+    """The only account that can enter the code; empty: every account that may start tasks in the project."""
     time_limit_s: int
     """A vehicle silent for longer after the approval is "Timed out"."""
     status: TaskStatus = TaskStatus.UNAPPROVED
     created_at: datetime
     approver: str = ""
+    """The account that entered the code."""
     approved_at: datetime | None = None
     finished_at: datetime | None = None
+    approval: ApprovalWay | None = None
+    """In which way it was approved; None before."""
+    code_mailbox: str = ""
+    """Where the code went with which it was approved; empty before."""
+    supersedes: bool = False
+    """Whether its approval takes vehicles over from older tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,10 +236,12 @@ class VehicleUpgrade:
     """At the approval."""
     versions_after: tuple[NodeVersion, ...] = ()
     """From the signed report."""
+    attempt: int = 1
+    """Rises with every retry."""
 
     @property
     def order_id(self) -> str:
-        return order_id_of(self.task_id, self.place)
+        return order_id_of(self.task_id, self.place, self.attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +270,54 @@ class ApprovalCode:
     tries: int = 0
     """Wrong ones so far."""
     is_void: bool = False
+    recipient: str = ""
+    """The mailbox it went to."""
+
+
+class ActKind(StrEnum):
+    """What is done to many vehicles of a task."""
+
+    APPROVE = "approve"
+    CANCEL = "cancel"
+    END = "end"
+    """At any status, by force."""
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskAct:
+    """What is under way for a task, slice by slice; deleted when it is done. A task has one at most."""
+
+    task_id: int
+    kind: ActKind
+    who: str
+    reason: str
+    begun_at: datetime
+    statuses: tuple[str, ...] = ()
+    """Only vehicles in one of these."""
+    places: tuple[int, ...] = ()
+    """Only these vehicles; empty: all."""
+    place_done: int = 0
+    """Vehicles up to this place have been looked at."""
+    count: int = 0
+    """Vehicles it has changed so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderReport:
+    """A signed report for an order of this task, kept as evidence whatever it has led to."""
+
+    task_id: int
+    vin: str
+    order_id: str
+    received_at: datetime
+    outcome: str
+    """The report's own word: "succeeded", "rolled-back", "failed", "rejected"."""
+    reason: str
+    versions: tuple[NodeVersion, ...]
+    is_late: bool
+    """The order had ended, or another attempt had begun, before it came."""
+    document: bytes
 
 
 def task_key(task_id: int) -> str:
@@ -248,9 +325,12 @@ def task_key(task_id: int) -> str:
     return f"OTA-{task_id}"
 
 
-def order_id_of(task_id: int, place: int) -> str:
-    """The order of one vehicle. It stays the same when the order is signed again with a higher sequence."""
-    return f"OTA-{task_id}-{place}"
+def order_id_of(task_id: int, place: int, attempt: int = 1) -> str:
+    """The order of one vehicle: "OTA-7-3", and from the second attempt on "OTA-7-3-2".
+
+    It stays the same when the order is signed again with a higher sequence.
+    """
+    return f"OTA-{task_id}-{place}" + (f"-{attempt}" if attempt > 1 else "")
 
 
 def advance(
@@ -300,6 +380,43 @@ def may_cancel(upgrade: VehicleUpgrade) -> bool:
     return upgrade.status is _V.UNAPPROVED or needs_instruction(upgrade)
 
 
+def may_end(upgrade: VehicleUpgrade) -> bool:
+    """Whether a person can end this vehicle by force: at any open status."""
+    return upgrade.status in OPEN_STATUSES
+
+
+def may_retry(upgrade: VehicleUpgrade) -> bool:
+    """Whether a person can have another attempt at this vehicle: at any status but before the approval and after success.
+
+    At an open status it replaces a stuck attempt.
+    """
+    return upgrade.status not in {_V.UNAPPROVED, _V.SUCCEEDED} and upgrade.attempt < ATTEMPTS_MAX
+
+
+def retry(upgrade: VehicleUpgrade, *, at: datetime, reason: str) -> tuple[VehicleUpgrade, Transition]:
+    """The upgrade at the beginning of its next attempt, without an order yet, and the transition to keep.
+
+    Raises:
+        ConflictError: this vehicle can't be retried.
+    """
+    if not may_retry(upgrade):
+        raise ConflictError(
+            "cannot-retry", f"{upgrade.order_id} ({upgrade.vin}) is {upgrade.status!s}: nothing to retry"
+        )
+    moved = VehicleUpgrade(
+        task_id=upgrade.task_id,
+        vin=upgrade.vin,
+        place=upgrade.place,
+        release_id=upgrade.release_id,
+        status=_V.APPROVED,
+        sequence=upgrade.sequence,
+        heard_at=at,
+        versions_before=upgrade.versions_before,
+        attempt=upgrade.attempt + 1,
+    )
+    return moved, Transition(task_id=upgrade.task_id, vin=upgrade.vin, status=_V.APPROVED, at=at, reason=reason)
+
+
 def needs_instruction(upgrade: VehicleUpgrade) -> bool:
     """Whether the instruction is sent at (every) login: until the unit has downloaded the release, as far as that is known.
 
@@ -313,15 +430,21 @@ def needs_instruction(upgrade: VehicleUpgrade) -> bool:
 
 def content_digest(
     task: OtaTask,
-    vehicles: Iterable[tuple[Vehicle, str]],
+    vehicles: Iterable[tuple[str, str, str]],
+    *,
+    way: ApprovalWay,
+    mailbox: str,
 ) -> bytes:
-    """SHA-256 of everything an auditor approves: the words of the task and each vehicle with its manifest's digest.
+    """SHA-256 of everything an auditor approves.
+
+    The words of the task, each vehicle as (VIN, HWID, hexadecimal digest of its manifest), and who is asked: another
+    mailbox or another way of approval needs another code.
 
     Canonical CBOR: any other spelling of the same content would make approvals fail, a looser one would let two
     contents share a digest.
     """
     content = [
-        "bmsota-task-content-v1",
+        "bmsota-task-content-v2",
         task.id,
         task.project,
         task.reason,
@@ -329,6 +452,9 @@ def content_digest(
         task.creator,
         task.auditor,
         task.time_limit_s,
-        sorted([vehicle.vin, vehicle.hwid, manifest_sha256] for vehicle, manifest_sha256 in vehicles),
+        task.supersedes,
+        str(way),
+        mailbox,
+        sorted([vin, hwid, manifest_sha256] for vin, hwid, manifest_sha256 in vehicles),
     ]
     return sha256(cbor2.dumps(content, canonical=True)).digest()

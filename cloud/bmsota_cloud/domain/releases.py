@@ -39,3 +39,11 @@ class Release:
     expires_at: datetime
     uploaded_by: str
     uploaded_at: datetime
+
+    def images_for(self, kind: str, hardware_class: str) -> tuple[ReleasedImage, ...]:
+        """The images that fit a node of this *kind* ("master", "slave") and class; "" for a class that is not known."""
+        return tuple(
+            image
+            for image in self.images
+            if image.kind == kind and (not hardware_class or image.hardware_class == hardware_class)
+        )

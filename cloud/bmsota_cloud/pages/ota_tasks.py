@@ -1,23 +1,30 @@
-"""The list of OTA tasks, and one task: its vehicles live, its approval, its cancellation."""
+"""The list of OTA tasks, and one task: its vehicles live, its approval, its cancellation, its stuck and failed vehicles."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Request, WebSocket
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from bmsota_cloud.domain.accounts import Permission
-from bmsota_cloud.domain.errors import CloudError, ConflictError, NotAllowedError, RateLimitedError
-from bmsota_cloud.domain.ota_tasks import TaskStatus
+from bmsota_cloud.domain.errors import (
+    CloudError,
+    ConflictError,
+    InvalidInputError,
+    NotAllowedError,
+    RateLimitedError,
+)
+from bmsota_cloud.domain.ota_tasks import FAILED_STATUSES, ActKind, TaskStatus, VehicleStatus
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import JsonValue
 from bmsota_cloud.pages.live import Message, serve_live
 from bmsota_cloud.pages.session import Visitor, check_form, with_retry_after
 from bmsota_cloud.pages.site import Query, Site
-from bmsota_cloud.services import UpgradeView
+from bmsota_cloud.services import REMARK_WORDS, UpgradeView
 
 __all__ = ["add_ota_task_pages"]
 
@@ -28,7 +35,19 @@ _PARTS = ("live_head", "live_approval", "live_vehicles")
 # Where an open page writes the state of vehicles that are on another page of the list: nowhere; only their number counts.
 _STATUSES_ELSEWHERE_MAX = 5000
 
-_ERROR_STATUSES: dict[type[CloudError], int] = {ConflictError: 409, NotAllowedError: 403, RateLimitedError: 429}
+_ERROR_STATUSES: dict[type[CloudError], int] = {
+    NotAllowedError: 403,
+    ConflictError: 409,
+    InvalidInputError: 422,
+    RateLimitedError: 429,
+}
+_ACT_WORDS = {
+    ActKind.APPROVE: "has started the upgrade; its orders are being signed",
+    ActKind.CANCEL: "is cancelling vehicles",
+    ActKind.END: "is ending vehicles",
+    ActKind.RETRY: "is retrying vehicles",
+}
+
 Text = Annotated[str, Form()]
 
 
@@ -50,8 +69,17 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         )
 
     @router.get("/ota/tasks/{task_id}", response_class=HTMLResponse)
-    def task(request: Request, task_id: int, page: int = 1, late: int = 0) -> Response:
-        return _show(site, task_id, site.visitor(request), page=page, late=late)
+    def task(
+        request: Request,
+        task_id: int,
+        page: int = 1,
+        status: str = "",
+        late: int = 0,
+        did: str = "",
+        changed: int | None = None,
+    ) -> Response:
+        visitor = site.visitor(request)
+        return _show(site, task_id, visitor, page=page, status=status, late=late, did=did, changed=changed)
 
     @router.post("/ota/tasks/{task_id}/approve", response_class=HTMLResponse)
     def approve(request: Request, task_id: int, code: Text = "", csrf: Text = "") -> Response:
@@ -59,7 +87,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         check_form(request, visitor, csrf)
         try:
             ota_tasks.approve(task_id, code=code, by=visitor.account, now=site.now(), address=site.address(request))
-        except (NotAllowedError, ConflictError, RateLimitedError) as error:
+        except (NotAllowedError, ConflictError, InvalidInputError, RateLimitedError) as error:
             return _show(site, task_id, visitor, error=error, error_at="approve", typed=code)
         return _back(task_id)
 
@@ -69,7 +97,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         check_form(request, visitor, csrf)
         try:
             ota_tasks.send_new_code(task_id, by=visitor.account, now=site.now(), address=site.address(request))
-        except (ConflictError, RateLimitedError) as error:
+        except (ConflictError, InvalidInputError, RateLimitedError) as error:
             return _show(site, task_id, visitor, error=error, error_at="approve")
         return _back(task_id)
 
@@ -85,14 +113,43 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
             return _show(site, task_id, visitor, error=error, error_at="cancel", typed=reason)
         return _back(task_id, late=len(late))
 
+    @router.post("/ota/tasks/{task_id}/end", response_class=HTMLResponse)
+    def end(request: Request, task_id: int, vin: Text = "", reason: Text = "", csrf: Text = "") -> Response:
+        return force(request, task_id, "end", [vin], reason, csrf)
+
+    @router.post("/ota/tasks/{task_id}/retry", response_class=HTMLResponse)
+    def retry(request: Request, task_id: int, vin: Text = "", reason: Text = "", csrf: Text = "") -> Response:
+        """One vehicle; without *vin* all that failed."""
+        return force(request, task_id, "retry", [vin] if vin else [], reason, csrf)
+
+    def force(request: Request, task_id: int, act: str, vins: list[str], reason: str, csrf: str) -> Response:
+        visitor = site.visitor(request)
+        check_form(request, visitor, csrf)
+        call = ota_tasks.end if act == "end" else ota_tasks.retry
+        try:
+            count = call(
+                task_id,
+                reason=reason,
+                vins=vins,
+                by=visitor.account,
+                now=site.now(),
+                address=site.address(request),
+            )
+        except (ConflictError, InvalidInputError) as error:
+            return _show(site, task_id, visitor, error=error, error_at=act, typed=reason)
+        return _back(task_id, did=act, changed=count)
+
     @router.websocket("/live/ota/tasks/{task_id}")
-    async def live_task(websocket: WebSocket, task_id: int, page: int = 1) -> None:
-        await serve_live(websocket, site, lambda visitor: _LiveTask(site, task_id, visitor, page=max(1, page)))
+    async def live_task(websocket: WebSocket, task_id: int, page: int = 1, status: str = "") -> None:
+        await serve_live(
+            websocket, site, lambda visitor: _LiveTask(site, task_id, visitor, page=max(1, page), status=status)
+        )
 
 
-def _back(task_id: int, *, late: int = 0) -> RedirectResponse:
+def _back(task_id: int, **said: int | str) -> RedirectResponse:
     """To the task by GET, so that a reload does not repeat the act."""
-    return RedirectResponse(f"/ota/tasks/{task_id}" + (f"?late={late}" if late else ""), 303)
+    query = urlencode({name: value for name, value in said.items() if value != 0 or name == "changed"})
+    return RedirectResponse(f"/ota/tasks/{task_id}" + (f"?{query}" if query else ""), 303)
 
 
 def _show(
@@ -101,12 +158,15 @@ def _show(
     visitor: Visitor,
     *,
     page: int = 1,
+    status: str = "",
     late: int = 0,
+    did: str = "",
+    changed: int | None = None,
     error: CloudError | None = None,
     error_at: str = "",
     typed: str = "",
 ) -> Response:
-    live = _LiveTask(site, task_id, visitor, page=page)
+    live = _LiveTask(site, task_id, visitor, page=page, status=status)
     status_code = 200 if error is None else _ERROR_STATUSES[type(error)]
     page_of_task = site.show(
         _TEMPLATE,
@@ -114,6 +174,8 @@ def _show(
         status_code=status_code,
         section="tasks",
         late=late,
+        did=did,
+        changed=changed,
         error=error,
         error_at=error_at,
         typed=typed,
@@ -125,32 +187,40 @@ def _show(
 class _LiveTask:
     """One task as one open page shows it."""
 
-    def __init__(self, site: Site, task_id: int, visitor: Visitor, *, page: int) -> None:
+    def __init__(self, site: Site, task_id: int, visitor: Visitor, *, page: int, status: str = "") -> None:
         self.topic = f"task:{task_id}"
         self._site = site
         self._task_id = task_id
         self._visitor = visitor
         self._request = PageRequest(page, _VEHICLES_A_PAGE)
+        # A word that is no status comes from an address that was typed: all vehicles are shown.
+        self._chosen = [VehicleStatus(status)] if status in set(VehicleStatus) else []
         self._places: dict[str, int] = {}
         self._statuses: dict[str, str] = {}
 
     def read(self) -> dict[str, Any]:
         """Fetch everything; the context of the template."""
-        detail = self._site.services.ota_tasks.detail(self._task_id, self._request, by=self._visitor.account)
+        detail = self._site.services.ota_tasks.detail(
+            self._task_id, self._request, by=self._visitor.account, statuses=self._chosen
+        )
         self._places = {upgrade.vin: upgrade.place for upgrade in detail.upgrades.items}
         self._statuses |= {upgrade.vin: str(upgrade.status) for upgrade in detail.upgrades.items}
+        chosen = str(self._chosen[0]) if self._chosen else ""
         return {
             "detail": detail,
             "task": detail.task,
             "may_send_code": (
                 detail.task.status is TaskStatus.UNAPPROVED
                 and (
-                    self._visitor.account.may(Permission.OTA_CREATE)
-                    or self._visitor.account.may(Permission.OTA_APPROVE)
+                    self._visitor.account.may(Permission.OTA_CREATE) or self._visitor.account.may(Permission.OTA_AUDIT)
                 )
             ),
             "summaries": {upgrade.vin: _summary(upgrade) for upgrade in detail.upgrades.items},
-            "query": Query(f"/ota/tasks/{self._task_id}", {}),
+            "query": Query(f"/ota/tasks/{self._task_id}", {"status": chosen}),
+            "chosen": chosen,
+            "act_words": _ACT_WORDS,
+            "remark_words": REMARK_WORDS,
+            "failed_count": _failed_count,
         }
 
     def snapshot(self) -> Message:
@@ -189,7 +259,19 @@ def _summary(upgrade: UpgradeView) -> dict[str, Any]:
         "slaves_before": _counted(version.version for position, version in before.items() if position),
         "slaves_after": _counted(version.version for position, version in after.items() if position),
         "nodes": [(position, before.get(position), after.get(position)) for position in positions],
+        # Before the approval.
+        "master_now": next((node.version for node in upgrade.nodes if node.position == 0), ""),
+        "master_coming": next((node.target_version for node in upgrade.nodes if node.position == 0), ""),
+        "slaves_now": _counted(node.version or "unknown" for node in upgrade.nodes if node.position),
+        "slaves_coming": ", ".join(
+            dict.fromkeys(node.target_version or "no image" for node in upgrade.nodes if node.position)
+        ),
+        "is_signed": all(node.is_signed for node in upgrade.nodes),
     }
+
+
+def _failed_count(counts: Mapping[str, int]) -> int:
+    return sum(counts.get(str(status), 0) for status in FAILED_STATUSES)
 
 
 def _counted(versions: Iterable[str]) -> str:

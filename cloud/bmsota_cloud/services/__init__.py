@@ -17,13 +17,24 @@ from bmsota_cloud.services.limits import CodeLimits, RateLimits
 from bmsota_cloud.services.link_watch import LinkNote, LinkWatch, Oddity
 from bmsota_cloud.services.live import LiveFeed, Subscription
 from bmsota_cloud.services.monitoring import Figures, Health, MonitoringService
-from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
+from bmsota_cloud.services.ota_task_views import (
+    ActView,
+    CodeView,
+    MailView,
+    OrderReportView,
+    TaskDetail,
+    TaskRow,
+    UpgradeView,
+    VehiclePreview,
+)
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
 from bmsota_cloud.services.presence import PresenceService, SteadyTime
+from bmsota_cloud.services.projects import ProjectService, ProjectView
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
+from bmsota_cloud.services.vehicle_survey import REMARK_WORDS
 from bmsota_cloud.services.vehicles import VehicleDetail, VehicleListing, VehicleRow, VehicleService
 
 if TYPE_CHECKING:
@@ -32,7 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEVICE_TOKEN_VALID_S",
+    "REMARK_WORDS",
     "AccountService",
+    "ActView",
     "AuditService",
     "ClockService",
     "CodeView",
@@ -55,11 +68,14 @@ __all__ = [
     "MonitoringService",
     "NodeFact",
     "Oddity",
+    "OrderReportView",
     "OtaTaskService",
     "OutboxService",
     "PlatformKeys",
     "PlatformSettings",
     "PresenceService",
+    "ProjectService",
+    "ProjectView",
     "ReleaseService",
     "ReportVerdict",
     "ReportView",
@@ -73,6 +89,7 @@ __all__ = [
     "UpgradeView",
     "VehicleDetail",
     "VehicleListing",
+    "VehiclePreview",
     "VehicleRow",
     "VehicleService",
     "stored_frame",
@@ -96,6 +113,7 @@ class Services:
     ota_tasks: OtaTaskService
     outbox: OutboxService
     presence: PresenceService
+    projects: ProjectService
     releases: ReleaseService
     telemetry: TelemetryService
     upgrades: UpgradeService
@@ -122,6 +140,7 @@ class Services:
             ota_tasks=OtaTaskService(context, CodeLimits(limits, context)),
             outbox=OutboxService(context),
             presence=context.presence,
+            projects=ProjectService(context),
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context, equipment),

@@ -272,7 +272,7 @@ class AccountService:
         require(by, Permission.OTA_CREATE)
         with self._context.store.reading() as work:
             accounts = work.accounts.page(PageRequest(1, PAGE_SIZE_MAX)).items
-        return tuple(item.name for item in accounts if item.may(Permission.OTA_APPROVE) and item.name != by.name)
+        return tuple(item.name for item in accounts if item.may(Permission.OTA_AUDIT) and item.name != by.name)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

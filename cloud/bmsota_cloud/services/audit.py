@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.storage.base import Work
 
-__all__ = ["Act", "AuditService", "acting", "note"]
+__all__ = ["Act", "AuditService", "acting", "note", "refusals_audited"]
 
 # Details come from outside; a log line is for reading.
 _DETAIL_MAX = 500
@@ -54,6 +54,19 @@ def acting(context: Context, *, who: str, action: str, subject: str, now: dateti
         raise
     if act.refusal is not None:
         raise act.refusal
+
+
+@contextmanager
+def refusals_audited(
+    context: Context, *, who: str, action: str, subject: str, now: datetime, address: str = ""
+) -> Iterator[None]:
+    """Run the block, which reads and computes before an act's transaction begins; a refusal leaves its line."""
+    try:
+        yield
+    except CloudError as refusal:
+        with context.store.transaction() as work:
+            _add(work, who, action, subject, refusal.code, now, str(refusal), address)
+        raise
 
 
 def note(

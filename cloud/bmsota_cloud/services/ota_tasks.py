@@ -1,44 +1,50 @@
-"""OTA tasks as operators and auditors handle them: create, edit, approve with the mailed code, cancel, look at.
+"""OTA tasks as operators and auditors handle them: create, edit, approve with the mailed code, cancel, end, retry, look at.
 
-The approval (ota.md 8.2): a code of six random digits goes by mail to the auditor named in the task. Stored is its HMAC
-together with the digest of everything the task contains, so a database copy gives no code away and an edited task needs
-another one. It works once, for 24 hours and five tries, only for that auditor's own account, and never for the
-creator. A task takes nine wrong codes in all, over any number of fresh ones (`bmsota_cloud.services.limits`).
+To whom the code goes and who may enter it: `bmsota_cloud.services.approval_codes`. What an act does to the vehicles of a
+task goes in slices: `bmsota_cloud.services.task_acts`.
 """
 
 from __future__ import annotations
 
-import hmac
-import re
 from collections import Counter
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.accounts import Permission, require
-from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from bmsota_cloud.domain.ota_tasks import (
     APPROVAL_TRIES_MAX,
+    FAILED_STATUSES,
     OPEN_STATUSES,
-    ApprovalCode,
+    ActKind,
     OtaTask,
+    TaskAct,
     TaskStatus,
-    Transition,
     VehicleStatus,
     VehicleUpgrade,
-    content_digest,
-    may_cancel,
+    may_retry,
     task_key,
 )
-from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import Page
-from bmsota_cloud.services.audit import acting
-from bmsota_cloud.services.equipment import versions_of
-from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
-from bmsota_cloud.services.transitions import finish_if_done, give_order, move, publish_task, publish_upgrade
+from bmsota_cloud.domain.vehicle_checks import VehicleCheck
+from bmsota_cloud.services.approval_codes import ApprovalCodes, check_may_enter, may_enter, project_of, target_of
+from bmsota_cloud.services.audit import acting, refusals_audited
+from bmsota_cloud.services.ota_task_views import (
+    ActView,
+    CodeView,
+    MailView,
+    OrderReportView,
+    TaskDetail,
+    TaskRow,
+    UpgradeView,
+    VehiclePreview,
+)
+from bmsota_cloud.services.task_acts import TaskActs
+from bmsota_cloud.services.transitions import publish_task
+from bmsota_cloud.services.vehicle_survey import count_remarks, facts_for_mail, survey
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.paging import PageRequest
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.vehicles import Vehicle
+    from bmsota_cloud.services.approval_codes import CodeTarget
     from bmsota_cloud.services.audit import Act
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.limits import CodeLimits
@@ -53,7 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TASK_VEHICLES_MAX", "TIME_LIMIT_S_DEFAULT", "OtaTaskService"]
 
-# An approval signs an order a vehicle, about 1 ms each, in one transaction; a larger fleet is several tasks.
+# A task is created in one transaction; a larger fleet is several tasks.
 TASK_VEHICLES_MAX = 5000
 
 # Three days: a vehicle parked over a long weekend is not a failed upgrade.
@@ -62,10 +69,22 @@ _TIME_LIMIT_S_MIN = 60
 _TIME_LIMIT_S_MAX = 366 * 24 * 3600
 
 _REASON_LENGTH_MAX = 1000
-_CODE = re.compile(r"\d{6}", re.ASCII)
-_SECRET_NAME = "approval-code-key"  # noqa: S105 - the name of a secret, not the secret
+_ACT_REASON_LENGTH_MAX = 200
 # As many faulty vehicles as a person wants to read in one message.
 _NAMED_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The vehicles of a task and what comes to them, found before its transaction begins."""
+
+    pairs: tuple[tuple[Vehicle, Release], ...]
+    facts: tuple[str, ...]
+    """Lines for the mail."""
+
+    @property
+    def vins(self) -> list[str]:
+        return [vehicle.vin for vehicle, _ in self.pairs]
 
 
 class OtaTaskService:
@@ -73,9 +92,36 @@ class OtaTaskService:
 
     def __init__(self, context: Context, limits: CodeLimits) -> None:
         self._context = context
+        self._codes = ApprovalCodes(context, limits)
         self._limits = limits
+        self._acts = TaskActs(context)
 
     # -- before the approval -------------------------------------------------------------------------------------------
+
+    def preview(
+        self, *, project: str, software_version: str, vins: Sequence[str], by: Account, now: datetime
+    ) -> tuple[VehiclePreview, ...]:
+        """What a task for these vehicles would find, vehicle by vehicle, in the order given. Nothing is changed.
+
+        Raises:
+            NotAllowedError: *by* may not create tasks.
+            InvalidInputError: too many vehicles, or one twice.
+        """
+        require(by, Permission.OTA_CREATE)
+        _check_list(vins)
+        with self._context.store.reading() as work:
+            found, faults = self._match(work, project, software_version, vins, now)
+            checks = survey(work, found)
+        releases = {vehicle.vin: release for vehicle, release in found}
+        return tuple(
+            VehiclePreview(
+                vin=vin[:32],
+                release_name=releases[vin].name if vin in releases else "",
+                fault=faults.get(vin, ""),
+                check=checks.get(vin, VehicleCheck()),
+            )
+            for vin in vins
+        )
 
     def create(
         self,
@@ -84,48 +130,54 @@ class OtaTaskService:
         reason: str,
         software_version: str,
         vins: Sequence[str],
-        auditor: str,
         by: Account,
         now: datetime,
+        auditor: str = "",
         time_limit_s: int = TIME_LIMIT_S_DEFAULT,
+        supersede: bool = False,
         address: str = "",
     ) -> OtaTask:
-        """Create a task for these vehicles of *project* and mail the code to *auditor*.
+        """Create a task for these vehicles of *project* and mail its code.
 
-        Each vehicle gets the release of its own series with this software version.
+        Each vehicle gets the release of its own series with this software version. With *auditor*, only that account can
+        enter the code; a project may require one. With *supersede*, the approval takes vehicles over from older tasks.
 
         Raises:
-            NotAllowedError: *by* may not create tasks.
-            InvalidInputError: a text, the auditor, or a vehicle that can't be part of this task.
-            ConflictError: a vehicle has an open task already.
+            NotAllowedError: *by* may not create tasks, or not take vehicles over.
+            InvalidInputError: a text, the auditor, the mailbox, or a vehicle that can't be part of this task.
+            ConflictError: a vehicle has an open task already, or the project has no audit mailbox.
             RateLimitedError: too many codes were mailed for *by*.
         """
-        with acting(
-            self._context, who=by.name, action="ota_task.create", subject="task (new)", now=now, address=address
-        ) as act:
+        asked = {"who": by.name, "action": "ota_task.create", "subject": "task (new)", "address": address}
+        task = OtaTask(
+            project=project,
+            reason=reason.strip(),
+            software_version=software_version,
+            creator=by.name,
+            auditor=auditor,
+            time_limit_s=time_limit_s,
+            created_at=now,
+            supersedes=supersede,
+        )
+        with refusals_audited(self._context, now=now, **asked):
             require(by, Permission.OTA_CREATE)
+            if supersede:
+                require(by, Permission.OTA_FORCE)
             if not _TIME_LIMIT_S_MIN <= time_limit_s <= _TIME_LIMIT_S_MAX:
                 raise InvalidInputError(
                     "bad-time-limit",
                     f"time limit: expected {_TIME_LIMIT_S_MIN} to {_TIME_LIMIT_S_MAX} s, got {time_limit_s}",
                 )
             _check_reason(reason)
-            self._check_auditor(act.work, auditor, by.name)
-            task = act.work.ota_tasks.add(
-                OtaTask(
-                    project=project,
-                    reason=reason.strip(),
-                    software_version=software_version,
-                    creator=by.name,
-                    auditor=auditor,
-                    time_limit_s=time_limit_s,
-                    created_at=now,
-                )
-            )
-            self._add_vehicles(act.work, task, vins, now)
-            self._issue_code(act.work, task, by, now)
+            plan = self._plan(task, vins, now)
+        with acting(self._context, now=now, **asked) as act:
+            task = act.work.ota_tasks.add(task)
+            self._add_vehicles(act.work, task, plan, now)
+            target = self._codes.issue(act.work, task, by, now, plan.facts)
             act.subject = f"task {task.id}"
-            act.detail = f"{software_version} for {len(vins)} vehicles of {project}, auditor {auditor}"
+            act.detail = f"{software_version} for {len(vins)} vehicles of {project}, {target.way}" + (
+                f" {auditor}" if auditor else ""
+            )
         return task
 
     def edit(
@@ -136,6 +188,7 @@ class OtaTaskService:
         now: datetime,
         reason: str | None = None,
         vins: Sequence[str] | None = None,
+        auditor: str | None = None,
         address: str = "",
     ) -> OtaTask:
         """Change a task that is not approved yet. The mailed code dies with the old content; a new one is mailed.
@@ -145,129 +198,100 @@ class OtaTaskService:
             NotFoundError, ConflictError, InvalidInputError: as `create`; or the task is approved.
             RateLimitedError: too many codes were mailed for this task, or for *by*.
         """
-        with self._acting_on(task_id, "ota_task.edit", by, now, address) as act:
+        with self._refusals_on(task_id, "ota_task.edit", by, now, address):
             require(by, Permission.OTA_CREATE)
-            task = _unapproved(act.work, task_id)
             if reason is not None:
                 _check_reason(reason)
-                task = replace(task, reason=reason.strip())
-                act.work.ota_tasks.save(task)
+            with self._context.store.reading() as work:
+                task = _task(work, task_id)
+            plan = self._plan_of(task) if vins is None else self._plan(_changed(task, auditor=auditor), vins, now)
+        with self._acting_on(task_id, "ota_task.edit", by, now, address) as act:
+            task = _changed(_unapproved(act.work, task_id), reason=reason, auditor=auditor)
+            act.work.ota_tasks.save(task)
             if vins is not None:
                 act.work.ota_tasks.delete_upgrades(task_id)
-                self._add_vehicles(act.work, task, vins, now)
-            self._issue_code(act.work, task, by, now)
+                self._add_vehicles(act.work, task, plan, now)
+            self._codes.issue(act.work, task, by, now, plan.facts)
         publish_task(self._context, task_id)
         return task
 
     def send_new_code(self, task_id: int, *, by: Account, now: datetime, address: str = "") -> None:
-        """Mail the auditor a new code; the previous one becomes void.
+        """Mail a new code; the previous one becomes void.
 
         Raises:
             NotAllowedError: *by* may neither create nor approve tasks.
-            NotFoundError, ConflictError: there is no such task, it is approved already, or locked.
+            NotFoundError, ConflictError, InvalidInputError: there is no such task, it is approved already, locked, or its
+                code can't be mailed (see `create`).
             RateLimitedError: too many codes were mailed for this task, or for *by*.
         """
-        with self._acting_on(task_id, "ota_task.send_code", by, now, address) as act:
+        with self._refusals_on(task_id, "ota_task.send_code", by, now, address):
             if not by.may(Permission.OTA_CREATE):
-                require(by, Permission.OTA_APPROVE)
-            self._issue_code(act.work, _unapproved(act.work, task_id), by, now)
+                require(by, Permission.OTA_AUDIT)
+            with self._context.store.reading() as work:
+                task = _task(work, task_id)
+            plan = self._plan_of(task)
+        with self._acting_on(task_id, "ota_task.send_code", by, now, address) as act:
+            self._codes.issue(act.work, _unapproved(act.work, task_id), by, now, plan.facts)
         publish_task(self._context, task_id)
 
     # -- the approval --------------------------------------------------------------------------------------------------
 
     def approve(self, task_id: int, *, code: str, by: Account, now: datetime, address: str = "") -> OtaTask:
-        """Start the task with the code from the auditor's mail.
+        """Start the upgrade with the mailed code.
 
-        Every vehicle gets its signed order; those online are instructed at once, the others at their next login.
+        Every vehicle gets its signed order, slice by slice; those online are instructed at once, the others at their next
+        login. One that already runs the release, by its signed report, counts as succeeded.
 
         Raises:
-            NotAllowedError: *by* may not approve this task ("four-eyes": as its creator; "not-the-auditor": the
-                code was mailed to another account), or the code is wrong ("wrong-code"; counted).
+            NotAllowedError: *by* may not enter the code of this task (`check_may_enter`), or it is wrong ("wrong-code";
+                counted).
             ConflictError: the task is not waiting for approval, its code is void, expired, or for another content, or
                 it is locked after too many wrong codes.
             RateLimitedError: *by* has typed too many wrong codes.
+            InvalidInputError: the project has changed so that its code has nowhere to go (`target_of`).
             NotFoundError: there is no such task.
         """
-        moved: list[VehicleUpgrade] = []
         with self._acting_on(task_id, "ota_task.approve", by, now, address) as act:
-            require(by, Permission.OTA_APPROVE)
+            if not by.may(Permission.OTA_START):
+                require(by, Permission.OTA_AUDIT)
             task = _unapproved(act.work, task_id)
-            if by.name == task.creator:
-                raise NotAllowedError("four-eyes", f"{by.name} created this task and cannot approve it")
-            if by.name != task.auditor:
-                raise NotAllowedError("not-the-auditor", f"only the auditor {task.auditor} can approve this task")
+            check_may_enter(task, project_of(act.work, task.project), by)
+            target = target_of(act.work, task)
             self._limits.before_try(act.work, task_id, by.name, now)
-            if (refusal := self._check_code(act.work, task, code, now)) is not None:
+            if (refusal := self._codes.check(act.work, task, target, code, now)) is not None:
                 act.refusal = refusal
                 if refusal.code == "wrong-code":
-                    self._count_wrong_code(act.work, task, by, now, address)
+                    self._count_wrong_code(act.work, task, target, by, now, address)
             else:
-                task = replace(task, status=TaskStatus.APPROVED, approver=by.name, approved_at=now)
+                task = replace(
+                    task,
+                    status=TaskStatus.APPROVED,
+                    approver=by.name,
+                    approved_at=now,
+                    approval=target.way,
+                    code_mailbox=target.mailbox,
+                )
                 act.work.ota_tasks.save(task)
-                moved = self._start(act.work, task, now)
-                act.detail = f"{len(moved)} orders signed"
-        for upgrade in moved:
-            publish_upgrade(self._context, upgrade, now)
-        publish_task(self._context, task_id)
-        for upgrade in moved:
-            self._context.router.notify(upgrade.vin)
-        return task
+                self._acts.begin(
+                    act.work,
+                    _act(task_id, ActKind.APPROVE, by, "", now, statuses=(VehicleStatus.UNAPPROVED,)),
+                )
+                act.detail = f"{target.way}: the code was mailed to {target.mailbox}"
+        return self._carried_on(task_id, now)
 
-    def _check_code(
-        self, work: Work, task: OtaTask, code: str, now: datetime
-    ) -> ConflictError | NotAllowedError | None:
-        known = work.ota_tasks.code(task.id)
-        if known is None or known.is_void:
-            return ConflictError("code-void", "there is no valid code; request a new one")
-        if now >= known.expires_at:
-            work.ota_tasks.save_code(replace(known, is_void=True))
-            return ConflictError("code-expired", "the code has expired; request a new one")
-        if not hmac.compare_digest(known.content_sha256, self._digest(work, task)):
-            work.ota_tasks.save_code(replace(known, is_void=True))
-            return ConflictError(
-                "content-changed", "the task has changed since the code was mailed; request a new code"
-            )
-        if _CODE.fullmatch(code.strip()) and hmac.compare_digest(
-            known.code_hmac, self._hmac(work, task.id, known.content_sha256, code.strip())
-        ):
-            # Single use, also if the task should ever be unapproved again.
-            work.ota_tasks.save_code(replace(known, is_void=True))
-            return None
-        tries = known.tries + 1
-        work.ota_tasks.save_code(replace(known, tries=tries, is_void=tries >= APPROVAL_TRIES_MAX))
-        left = APPROVAL_TRIES_MAX - tries
-        if left <= 0:
-            return NotAllowedError("wrong-code", "wrong code, and no tries are left; request a new code")
-        return NotAllowedError("wrong-code", f"wrong code; {left} {'try' if left == 1 else 'tries'} left")
+    def carry_on(self, now: datetime) -> int:
+        """Carry on the acts that a process has left unfinished; how many. Call it every few seconds."""
+        return self._acts.carry_on_all(now)
 
-    def _count_wrong_code(self, work: Work, task: OtaTask, by: Account, now: datetime, address: str) -> None:
+    def _count_wrong_code(
+        self, work: Work, task: OtaTask, target: CodeTarget, by: Account, now: datetime, address: str
+    ) -> None:
         people = (work.accounts.get(name) for name in (task.auditor, task.creator))
-        mailboxes = [person.email for person in people if person is not None]
+        mailboxes = [target.mailbox, *(person.email for person in people if person is not None)]
         if self._limits.wrong(work, task, who=by.name, now=now, mailboxes=mailboxes, address=address):
-            self._void_code(work, task.id)
+            self._codes.void(work, task.id)
 
-    def _start(self, work: Work, task: OtaTask, now: datetime) -> list[VehicleUpgrade]:
-        upgrades = work.ota_tasks.upgrades(task.id)
-        nodes = work.vehicles.nodes([upgrade.vin for upgrade in upgrades])
-        moved: list[VehicleUpgrade] = []
-        for upgrade in upgrades:
-            vehicle = work.vehicles.get(upgrade.vin, lock=True)
-            release = work.releases.get(upgrade.release_id)
-            # Both are referred to by foreign keys and never deleted.
-            assert vehicle is not None
-            assert release is not None
-            ordered = give_order(
-                self._context, work, task=task, upgrade=upgrade, vehicle=vehicle, release=release, now=now
-            )
-            ordered = replace(
-                ordered,
-                heard_at=now,
-                versions_before=versions_of(nodes[upgrade.vin]),
-            )
-            moved.append(move(work, ordered, VehicleStatus.APPROVED, now=now))
-        return moved
-
-    # -- stopping ------------------------------------------------------------------------------------------------------
+    # -- stopping and retrying -----------------------------------------------------------------------------------------
 
     def cancel(
         self, task_id: int, *, by: Account, now: datetime, reason: str = "", address: str = ""
@@ -279,28 +303,91 @@ class OtaTaskService:
             NotFoundError: there is no such task.
             ConflictError: the task has already ended.
         """
-        moved: list[VehicleUpgrade] = []
-        too_late: list[str] = []
         with self._acting_on(task_id, "ota_task.cancel", by, now, address) as act:
             require(by, Permission.OTA_CANCEL)
             task = _task(act.work, task_id, lock=True)
             if task.status not in {TaskStatus.UNAPPROVED, TaskStatus.APPROVED}:
                 raise ConflictError("task-ended", f"{task_key(task.id)} is {task.status!s} and cannot be cancelled")
-            text = f"cancelled by {by.name}" + (f": {reason.strip()[:200]}" if reason.strip() else "")
+            text = f"cancelled by {by.name}" + (
+                f": {reason.strip()[:_ACT_REASON_LENGTH_MAX]}" if reason.strip() else ""
+            )
             if task.status is TaskStatus.UNAPPROVED:
                 act.work.ota_tasks.save(replace(task, status=TaskStatus.CANCELLED, finished_at=now))
-                self._void_code(act.work, task_id)
-            for upgrade in act.work.ota_tasks.upgrades(task_id):
-                if may_cancel(upgrade):
-                    moved.append(move(act.work, upgrade, VehicleStatus.CANCELLED, now=now, reason=text))
-                elif upgrade.status in OPEN_STATUSES:
-                    too_late.append(upgrade.vin)
-            finish_if_done(act.work, task_id, now)
-            act.detail = f"{len(moved)} cancelled, {len(too_late)} too late"
-        for upgrade in moved:
-            publish_upgrade(self._context, upgrade, now)
-        publish_task(self._context, task_id)
-        return tuple(too_late)
+                self._codes.void(act.work, task_id)
+            self._acts.begin(act.work, _act(task_id, ActKind.CANCEL, by, text, now, statuses=_words(OPEN_STATUSES)))
+        self._carried_on(task_id, now)
+        with self._context.store.reading() as work:
+            return work.ota_tasks.vins(task_id, sorted(OPEN_STATUSES))
+
+    def end(
+        self,
+        task_id: int,
+        *,
+        reason: str,
+        by: Account,
+        now: datetime,
+        vins: Sequence[str] = (),
+        statuses: Sequence[VehicleStatus] = (),
+        address: str = "",
+    ) -> int:
+        """End vehicles of a running task by force, at any open status, as "Cancelled"; how many.
+
+        The unit is answered from then on that there is nothing to do; its report, if one still comes, is kept, and a true
+        success is a success. Either *vins* or *statuses* must say which vehicles.
+
+        Raises:
+            NotAllowedError: *by* may not end vehicles.
+            NotFoundError: there is no such task, or a vehicle is not in it.
+            ConflictError: the task is not running, or something else is being done to it.
+            InvalidInputError: there is no reason, or no vehicle is named.
+        """
+        with self._acting_on(task_id, "ota_task.end", by, now, address) as act:
+            require(by, Permission.OTA_FORCE)
+            text = f"ended by {by.name}: {_act_reason(reason)}"
+            task = _task(act.work, task_id, lock=True)
+            if task.status is not TaskStatus.APPROVED:
+                way_out = "; cancel or edit it" if task.status is TaskStatus.UNAPPROVED else ""
+                raise ConflictError("not-running", f"{task_key(task.id)} is {task.status!s}, not running{way_out}")
+            if not vins and not statuses:
+                raise InvalidInputError("bad-vehicles", "name the vehicles to end, or their statuses")
+            wanted = [status for status in statuses or sorted(OPEN_STATUSES) if status in OPEN_STATUSES]
+            act.detail = self._begin_some(act.work, task, ActKind.END, by, text, now, vins, wanted)
+        return self._counted(task_id, now)
+
+    def retry(
+        self,
+        task_id: int,
+        *,
+        reason: str,
+        by: Account,
+        now: datetime,
+        vins: Sequence[str] = (),
+        statuses: Sequence[VehicleStatus] = (),
+        address: str = "",
+    ) -> int:
+        """Give vehicles a new order within the task, with a higher sequence and an order id of its own; how many.
+
+        Without *vins* and *statuses*: those that failed, were rolled back, rejected or timed out. By name also one that
+        was cancelled or is stuck at an open status, whose order is replaced. What succeeded is left alone, and so is a
+        vehicle that another task has by now.
+
+        Raises:
+            NotAllowedError: *by* may not retry vehicles.
+            NotFoundError: there is no such task, or a vehicle is not in it.
+            ConflictError: the task was never approved, or something else is being done to it; or no vehicle can be retried.
+            InvalidInputError: there is no reason.
+        """
+        with self._acting_on(task_id, "ota_task.retry", by, now, address) as act:
+            require(by, Permission.OTA_FORCE)
+            text = f"retried by {by.name}: {_act_reason(reason)}"
+            task = _task(act.work, task_id, lock=True)
+            if task.approved_at is None:
+                raise ConflictError("not-approved", f"{task_key(task.id)} is {task.status!s}: nothing to retry")
+            wanted = list(statuses) or (list(VehicleStatus) if vins else sorted(FAILED_STATUSES))
+            act.detail = self._begin_some(act.work, task, ActKind.RETRY, by, text, now, vins, wanted)
+            if task.status is TaskStatus.FINISHED:
+                act.work.ota_tasks.save(replace(task, status=TaskStatus.APPROVED, finished_at=None))
+        return self._counted(task_id, now)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -313,8 +400,13 @@ class OtaTaskService:
         rows = tuple(TaskRow(task=task, counts=counts[task.id]) for task in page.items)
         return Page(items=rows, total=page.total, number=page.number, size=page.size)
 
-    def detail(self, task_id: int, request: PageRequest, *, by: Account) -> TaskDetail:
+    def detail(
+        self, task_id: int, request: PageRequest, *, by: Account, statuses: Sequence[VehicleStatus] = ()
+    ) -> TaskDetail:
         """One task with a page of its vehicles, each with all its transitions and versions before and after.
+
+        Before the approval each vehicle has what runs on it now and what speaks against the upgrade. With *statuses*, only
+        the vehicles in one of them.
 
         Raises:
             NotFoundError: there is no such task.
@@ -322,40 +414,48 @@ class OtaTaskService:
         require(by, Permission.OTA_READ)
         with self._context.store.reading() as work:
             task = _task(work, task_id)
-            page = work.ota_tasks.upgrades_page(task_id, request)
+            page = work.ota_tasks.upgrades_page(task_id, request, statuses=statuses)
             vins = [upgrade.vin for upgrade in page.items]
             transitions = work.ota_tasks.transitions(task_id, vins)
-            releases = {
-                release_id: work.releases.get(release_id)
-                for release_id in sorted({upgrade.release_id for upgrade in page.items})
-            }
+            reports = work.ota_tasks.reports(task_id, vins)
+            releases = work.releases.many(sorted({upgrade.release_id for upgrade in page.items}))
             code = work.ota_tasks.code(task_id)
+            act = work.ota_tasks.act(task_id)
             mails = work.outbox.of_task(task_id)
             counts = work.ota_tasks.counts([task_id])[task_id]
+            project = project_of(work, task.project)
+            checks: Mapping[str, VehicleCheck] = {}
+            if task.status is TaskStatus.UNAPPROVED:
+                # Of every vehicle, for the counts; one page of it is shown.
+                checks = survey(work, _pairs(work, work.ota_tasks.upgrades(task_id)), task_id=task_id)
         online = self._context.presence.is_online(vins)
+        force = by.may(Permission.OTA_FORCE)
         views = tuple(
             UpgradeView.of(
                 upgrade,
                 transitions[upgrade.vin],
                 releases[upgrade.release_id],
+                tuple(OrderReportView.of(report) for report in reports[upgrade.vin]),
+                checks.get(upgrade.vin, VehicleCheck()),
                 is_online=online[upgrade.vin],
+                may_end=force and task.status is TaskStatus.APPROVED and upgrade.status in OPEN_STATUSES,
+                may_retry=force and task.approved_at is not None and may_retry(upgrade),
             )
             for upgrade in page.items
         )
         is_open = task.status in {TaskStatus.UNAPPROVED, TaskStatus.APPROVED}
         return TaskDetail(
             task=task,
+            approval=task.approval or project.way_of(task.auditor),
             counts=counts,
+            remarks=count_remarks(checks.values()),
             upgrades=Page(items=views, total=page.total, number=page.number, size=page.size),
             code=None if code is None else CodeView.of(code, APPROVAL_TRIES_MAX),
+            act=None if act is None else ActView.of(act),
             mails=tuple(MailView.of(mail) for mail in mails),
-            may_approve=(
-                task.status is TaskStatus.UNAPPROVED
-                and by.may(Permission.OTA_APPROVE)
-                and by.name == task.auditor
-                and by.name != task.creator
-            ),
+            may_approve=task.status is TaskStatus.UNAPPROVED and may_enter(task, project, by),
             may_cancel=is_open and by.may(Permission.OTA_CANCEL),
+            may_force=force and task.approved_at is not None,
         )
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -365,114 +465,159 @@ class OtaTaskService:
     ) -> AbstractContextManager[Act]:
         return acting(self._context, who=by.name, action=action, subject=f"task {task_id}", now=now, address=address)
 
-    def _check_auditor(self, work: Work, auditor: str, creator: str) -> None:
-        account = work.accounts.get(auditor)
-        if account is None or not account.may(Permission.OTA_APPROVE):
-            raise InvalidInputError(
-                "bad-auditor", f"auditor: {auditor[:64]!r} is not an account that can approve tasks"
-            )
-        if auditor == creator:
-            raise InvalidInputError("four-eyes", f"auditor: {auditor} creates this task and cannot approve it")
+    def _refusals_on(
+        self, task_id: int, action: str, by: Account, now: datetime, address: str
+    ) -> AbstractContextManager[None]:
+        return refusals_audited(
+            self._context, who=by.name, action=action, subject=f"task {task_id}", now=now, address=address
+        )
 
-    def _add_vehicles(self, work: Work, task: OtaTask, vins: Sequence[str], now: datetime) -> None:
-        if not 1 <= len(vins) <= TASK_VEHICLES_MAX:
-            raise InvalidInputError("bad-vehicles", f"vehicles: expected 1 to {TASK_VEHICLES_MAX}, got {len(vins)}")
-        if repeated := sorted(vin[:32] for vin, count in Counter(vins).items() if count > 1):
-            raise InvalidInputError("bad-vehicles", f"vehicles: listed more than once: {_named(repeated)}")
-        faults: list[str] = []
-        busy: list[str] = []
-        chosen: list[tuple[Vehicle, Release]] = []
+    def _carried_on(self, task_id: int, now: datetime) -> OtaTask:
+        self._acts.carry_on(task_id, now)
+        with self._context.store.reading() as work:
+            return _task(work, task_id)
+
+    def _begin_some(
+        self,
+        work: Work,
+        task: OtaTask,
+        kind: ActKind,
+        by: Account,
+        text: str,
+        now: datetime,
+        vins: Sequence[str],
+        statuses: Sequence[VehicleStatus],
+    ) -> str:
+        """Begin an act for some vehicles; what the audit log says of it."""
+        if vins:
+            _check_list(vins)
+        places = work.ota_tasks.places(task.id, vins)
+        if missing := [vin[:32] for vin in vins if vin not in places]:
+            raise NotFoundError("no-such-vehicle", f"not in {task_key(task.id)}: {_named(missing)}")
+        chosen = tuple(sorted(places.values()))
+        self._acts.begin(work, _act(task.id, kind, by, text, now, statuses=_words(statuses), places=chosen))
+        return f"{_named(list(vins)) if vins else ', '.join(statuses)}: {text}"
+
+    # -- planning ------------------------------------------------------------------------------------------------------
+
+    def _match(
+        self, work: Work, project: str, software_version: str, vins: Sequence[str], now: datetime
+    ) -> tuple[list[tuple[Vehicle, Release]], dict[str, str]]:
+        """The release of each vehicle, and why the others have none."""
+        faults: dict[str, str] = {}
+        found: list[tuple[Vehicle, Release]] = []
+        vehicles = work.vehicles.many(vins)
+        releases = {
+            series: work.releases.find(series=series, software_version=software_version)
+            for series in sorted({vehicle.series for vehicle in vehicles.values()})
+        }
         for vin in vins:
-            vehicle = work.vehicles.get(vin)
+            vehicle = vehicles.get(vin)
+            release = None if vehicle is None else releases[vehicle.series]
             if vehicle is None:
-                faults.append(f"{vin[:32]} is not registered")
-            elif vehicle.project != task.project:
-                faults.append(f"{vin} belongs to project {vehicle.project}")
-            elif (other := work.ota_tasks.open_upgrade(vin)) is not None:
-                busy.append(f"{vin} is part of {task_key(other.task_id)}")
+                faults[vin] = "is not registered"
+            elif vehicle.project != project:
+                faults[vin] = f"belongs to project {vehicle.project}"
+            elif not vehicle.device_public_key:
+                faults[vin] = "is registered without a device key: it can be monitored, not upgraded"
+            elif release is None:
+                faults[vin] = f"no release {software_version} for series {vehicle.series}"
+            elif release.expires_at <= now:
+                faults[vin] = f"release {release.name} has expired"
             else:
-                release = work.releases.find(series=vehicle.series, software_version=task.software_version)
-                if release is None:
-                    faults.append(f"{vin}: no release {task.software_version} for series {vehicle.series}")
-                elif release.expires_at <= now:
-                    faults.append(f"{vin}: release {release.name} has expired")
-                else:
-                    chosen.append((vehicle, release))
-        if faults:
-            raise InvalidInputError("bad-vehicles", f"not possible for every vehicle: {_named(faults)}")
-        if busy:
-            raise ConflictError("vehicle-busy", f"some vehicles have an open task: {_named(busy)}")
-        for place, (vehicle, release) in enumerate(chosen, start=1):
-            work.ota_tasks.add_upgrade(
-                VehicleUpgrade(task_id=task.id, vin=vehicle.vin, place=place, release_id=release.id)
-            )
-            work.ota_tasks.add_transition(
-                Transition(task_id=task.id, vin=vehicle.vin, status=VehicleStatus.UNAPPROVED, at=now)
-            )
+                found.append((vehicle, release))
+        return found, faults
 
-    def _issue_code(self, work: Work, task: OtaTask, by: Account, now: datetime) -> None:
-        self._limits.before_mail(work, task.id, by.name, now)
-        code = f"{int.from_bytes(self._context.draw(16), 'big') % 1_000_000:06d}"
-        digest = self._digest(work, task)
-        valid_s = self._context.settings.approval_code_valid_s
-        work.ota_tasks.save_code(
-            ApprovalCode(
-                task_id=task.id,
-                code_hmac=self._hmac(work, task.id, digest, code),
-                content_sha256=digest,
-                issued_at=now,
-                expires_at=now + timedelta(seconds=valid_s),
-            )
-        )
-        account = work.accounts.get(task.auditor)
-        assert account is not None  # checked when the task was created; accounts are never deleted
-        upgrades = work.ota_tasks.upgrades(task.id)
-        work.outbox.add(
-            Mail(
-                recipient=account.email,
-                subject=f"{task_key(task.id)}: approval code for {task.software_version} ({task.project})",
-                body=(
-                    f"Task      {task_key(task.id)}\n"
-                    f"Project   {task.project}\n"
-                    f"Reason    {task.reason}\n"
-                    f"Version   {task.software_version}\n"
-                    f"Vehicles  {len(upgrades)}\n"
-                    f"Creator   {task.creator}\n"
-                    f"\n"
-                    f"Approval code: {code}\n"
-                    f"\n"
-                    f"The code is valid for {valid_s // 3600} hours and for this task as described above. To start the "
-                    f"upgrade,\nlog in as {task.auditor} and enter it at\n"
-                    f"{self._context.settings.pages_url.rstrip('/')}/ota/tasks/{task.id}\n"
-                ),
-                task_id=task.id,
-                created_at=now,
-                next_try_at=now,
-            )
-        )
+    def _plan(self, task: OtaTask, vins: Sequence[str], now: datetime) -> _Plan:
+        """The vehicles of a task that is created or edited.
 
-    def _void_code(self, work: Work, task_id: int) -> None:
-        code = work.ota_tasks.code(task_id)
-        if code is not None:
-            work.ota_tasks.save_code(replace(code, is_void=True))
+        Raises:
+            InvalidInputError, ConflictError: see `create`.
+        """
+        with self._context.store.reading() as work:
+            target_of(work, task)
+            _check_list(vins)
+            found, faults = self._match(work, task.project, task.software_version, vins, now)
+            if faults:
+                named = [f"{vin[:32]} {fault}" for vin, fault in faults.items()]
+                raise InvalidInputError("bad-vehicles", f"not possible for every vehicle: {_named(named)}")
+            _check_free(work, task, vins)
+            checks = survey(work, found, task_id=task.id or None)
+        return _Plan(tuple(found), facts_for_mail(found, checks))
 
-    def _digest(self, work: Work, task: OtaTask) -> bytes:
-        content = []
-        for upgrade in work.ota_tasks.upgrades(task.id):
-            vehicle = work.vehicles.get(upgrade.vin)
-            release = work.releases.get(upgrade.release_id)
-            assert vehicle is not None
-            assert release is not None
-            content.append((vehicle, release.manifest_sha256))
-        return content_digest(task, content)
+    def _plan_of(self, task: OtaTask) -> _Plan:
+        """The vehicles of a task as they stand."""
+        with self._context.store.reading() as work:
+            pairs = _pairs(work, work.ota_tasks.upgrades(task.id))
+            checks = survey(work, pairs, task_id=task.id)
+        return _Plan(tuple(pairs), facts_for_mail(pairs, checks))
 
-    def _hmac(self, work: Work, task_id: int, digest: bytes, code: str) -> bytes:
-        """What is stored of a code. The key makes trying out a million codes on a stolen row useless without it."""
-        key = work.secret(_SECRET_NAME)
-        if key is None:
-            key = self._context.draw(32)
-            work.save_secret(_SECRET_NAME, key)
-        return hmac.digest(key, b"approval-code:" + str(task_id).encode() + b":" + digest + code.encode(), "sha256")
+    @staticmethod
+    def _add_vehicles(work: Work, task: OtaTask, plan: _Plan, now: datetime) -> None:
+        # Again, because another task may have been created since.
+        _check_free(work, task, plan.vins)
+        work.ota_tasks.add_unapproved(task.id, [(vehicle.vin, release.id) for vehicle, release in plan.pairs], now)
+
+    def _counted(self, task_id: int, now: datetime) -> int:
+        """Carry the act on; how many vehicles it has changed."""
+        return self._acts.carry_on(task_id, now)
+
+
+def _act(
+    task_id: int,
+    kind: ActKind,
+    by: Account,
+    reason: str,
+    now: datetime,
+    *,
+    statuses: Sequence[str] = (),
+    places: tuple[int, ...] = (),
+) -> TaskAct:
+    return TaskAct(
+        task_id=task_id,
+        kind=kind,
+        who=by.name,
+        reason=reason,
+        begun_at=now,
+        statuses=tuple(statuses),
+        places=places,
+    )
+
+
+def _words(statuses: Sequence[VehicleStatus] | frozenset[VehicleStatus]) -> tuple[str, ...]:
+    return tuple(str(status) for status in sorted(statuses))
+
+
+def _changed(task: OtaTask, *, reason: str | None = None, auditor: str | None = None) -> OtaTask:
+    if reason is not None:
+        task = replace(task, reason=reason.strip())
+    return task if auditor is None else replace(task, auditor=auditor)
+
+
+def _pairs(work: Work, upgrades: Sequence[VehicleUpgrade]) -> list[tuple[Vehicle, Release]]:
+    vehicles = work.vehicles.many([upgrade.vin for upgrade in upgrades])
+    releases = work.releases.many(sorted({upgrade.release_id for upgrade in upgrades}))
+    return [(vehicles[upgrade.vin], releases[upgrade.release_id]) for upgrade in upgrades]
+
+
+def _check_list(vins: Sequence[str]) -> None:
+    if not 1 <= len(vins) <= TASK_VEHICLES_MAX:
+        raise InvalidInputError("bad-vehicles", f"vehicles: expected 1 to {TASK_VEHICLES_MAX}, got {len(vins)}")
+    if repeated := sorted(vin[:32] for vin, count in Counter(vins).items() if count > 1):
+        raise InvalidInputError("bad-vehicles", f"vehicles: listed more than once: {_named(repeated)}")
+
+
+def _check_free(work: Work, task: OtaTask, vins: Sequence[str]) -> None:
+    """Refuse vehicles that another task has, unless this one is to take them over."""
+    if task.supersedes:
+        return
+    busy = [
+        f"{vin} is part of {task_key(others[-1].task_id)}"
+        for vin, upgrades in sorted(work.ota_tasks.open_upgrades(vins).items())
+        if (others := [upgrade for upgrade in upgrades if upgrade.task_id != task.id])
+    ]
+    if busy:
+        raise ConflictError("vehicle-busy", f"some vehicles have an open task: {_named(busy)}")
 
 
 def _task(work: Work, task_id: int, *, lock: bool = False) -> OtaTask:
@@ -497,6 +642,15 @@ def _check_reason(reason: str) -> None:
         raise InvalidInputError(
             "bad-reason", f"reason: expected 1 to {_REASON_LENGTH_MAX} characters, got {len(reason.strip())}"
         )
+
+
+def _act_reason(reason: str) -> str:
+    text = reason.strip()
+    if not 1 <= len(text) <= _ACT_REASON_LENGTH_MAX:
+        raise InvalidInputError(
+            "bad-reason", f"reason: expected 1 to {_ACT_REASON_LENGTH_MAX} characters, got {len(text)}"
+        )
+    return text
 
 
 def _named(items: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from bmsota_cloud.domain.releases import Release, ReleasedImage
 from bmsota_cloud.services.audit import acting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from bmsota.ota import ReleaseImage
     from bmsota_cloud.domain.accounts import Account
@@ -41,7 +41,7 @@ class ReleaseService:
     def upload(
         self, *, manifest: bytes, images: Sequence[bytes], by: Account, now: datetime, address: str = ""
     ) -> Release:
-        """Verify and keep a release. Uploading the same release again returns the one that is there.
+        """Verify and keep a release. Uploading the same release again, images included, returns the one that is there.
 
         Raises:
             NotAllowedError: *by* may not upload.
@@ -59,7 +59,8 @@ class ReleaseService:
         ) as act:
             require(by, Permission.RELEASE_UPLOAD)
             if (known := act.work.releases.by_manifest(digest)) is not None:
-                act.detail = "known already"
+                _check_same_images(known, images)
+                act.detail = f"release {known.id} is known already"
                 return known
             try:
                 content = verify_manifest(manifest, self._context.keys.manifest_public_keys)
@@ -113,16 +114,8 @@ class ReleaseService:
         return release
 
     def _check_images(self, lines: Sequence[ReleaseImage], images: Sequence[bytes]) -> dict[str, bytes]:
-        if len(images) > RELEASE_FILES_MAX:
-            raise InvalidInputError("bad-image", f"images: expected at most {RELEASE_FILES_MAX}, got {len(images)}")
-        files = {sha256(data).hexdigest(): data for data in images}
         wanted = {line.sha256.hex(): line for line in lines}
-        missing = [digest[:16] for digest in wanted if digest not in files]
-        if missing:
-            raise InvalidInputError("image-missing", f"missing images of the manifest: {', '.join(missing)}")
-        extra = [digest[:16] for digest in files if digest not in wanted]
-        if extra:
-            raise InvalidInputError("image-extra", f"not in the manifest: {', '.join(extra)}")
+        files = _files(wanted, images)
         for digest, line in wanted.items():
             try:
                 verify_image(files[digest], public_keys=self._context.keys.image_public_keys)
@@ -134,6 +127,29 @@ class ReleaseService:
                     "bad-image", f"image {digest[:16]} differs from its description in the manifest"
                 )
         return files
+
+
+def _files(wanted: Collection[str], images: Sequence[bytes]) -> dict[str, bytes]:
+    """The uploaded files by digest, which must be the wanted ones, no fewer and no more.
+
+    Raises:
+        InvalidInputError: there are others.
+    """
+    if len(images) > RELEASE_FILES_MAX:
+        raise InvalidInputError("bad-image", f"images: expected at most {RELEASE_FILES_MAX}, got {len(images)}")
+    files = {sha256(data).hexdigest(): data for data in images}
+    missing = [digest[:16] for digest in wanted if digest not in files]
+    if missing:
+        raise InvalidInputError("image-missing", f"missing images of the manifest: {', '.join(missing)}")
+    extra = [digest[:16] for digest in files if digest not in wanted]
+    if extra:
+        raise InvalidInputError("image-extra", f"not in the manifest: {', '.join(extra)}")
+    return files
+
+
+def _check_same_images(known: Release, images: Sequence[bytes]) -> None:
+    """Refuse other files for a manifest that is known: answered like the release itself, they would seem to be in it."""
+    _files({image.sha256 for image in known.images}, images)
 
 
 def _released(image: ReleaseImage) -> ReleasedImage:

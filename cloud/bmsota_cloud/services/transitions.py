@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,23 @@ from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, TaskStatus, VehicleStat
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bmsota_cloud.domain.ota_tasks import OtaTask, VehicleUpgrade
+    from bmsota_cloud.domain.ota_tasks import OtaTask, Transition, VehicleUpgrade
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.vehicles import Vehicle
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.storage.base import Work
 
-__all__ = ["STATUSES_OF", "finish_if_done", "give_order", "move", "publish_task", "publish_upgrade"]
+__all__ = [
+    "STATUSES_OF",
+    "SignedOrder",
+    "finish_if_done",
+    "give_order",
+    "move",
+    "publish_task",
+    "publish_upgrade",
+    "sign_next_order",
+    "step",
+]
 
 _V = VehicleStatus
 
@@ -36,6 +46,31 @@ STATUSES_OF: dict[Source, frozenset[VehicleStatus]] = {
 """Which statuses each source may set (design decision 18): an unsigned word moves a word, never an end."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedOrder:
+    """The next order of a vehicle, not yet given."""
+
+    sequence: int
+    expires_at: datetime
+    document: bytes
+
+    def put_into(self, upgrade: VehicleUpgrade) -> VehicleUpgrade:
+        return replace(upgrade, sequence=self.sequence, order_expires_at=self.expires_at, order_document=self.document)
+
+
+def step(
+    upgrade: VehicleUpgrade, status: VehicleStatus, *, now: datetime, source: Source, reason: str = ""
+) -> tuple[VehicleUpgrade, Transition]:
+    """`advance`, if *source* may set *status*. For those who write many at once; the others call `move`.
+
+    Raises:
+        ConflictError: the step is not allowed, or *source* is not enough for it.
+    """
+    if status not in STATUSES_OF[source]:
+        raise ConflictError("not-enough", f"{upgrade.order_id} ({upgrade.vin}): {source} cannot set {status!s}")
+    return advance(upgrade, status, at=now, reason=reason, by_report=source is Source.SIGNED, source=source)
+
+
 def move(
     work: Work,
     upgrade: VehicleUpgrade,
@@ -48,13 +83,9 @@ def move(
     """Bring *upgrade* into *status*, keep the transition, and finish the task if it was the last.
 
     Raises:
-        ConflictError: the step is not allowed, or *source* is not enough for it; nothing is changed.
+        ConflictError: as `step`; nothing is changed.
     """
-    if status not in STATUSES_OF[source]:
-        raise ConflictError("not-enough", f"{upgrade.order_id} ({upgrade.vin}): {source} cannot set {status!s}")
-    moved, transition = advance(
-        upgrade, status, at=now, reason=reason, by_report=source is Source.SIGNED, source=source
-    )
+    moved, transition = step(upgrade, status, now=now, source=source, reason=reason)
     work.ota_tasks.save_upgrade(moved)
     work.ota_tasks.add_transition(transition)
     if status not in OPEN_STATUSES:
@@ -73,19 +104,13 @@ def finish_if_done(work: Work, task_id: int, now: datetime) -> None:
         work.ota_tasks.save(replace(task, status=TaskStatus.FINISHED, finished_at=now))
 
 
-def give_order(
-    context: Context,
-    work: Work,
-    *,
-    task: OtaTask,
-    upgrade: VehicleUpgrade,
-    vehicle: Vehicle,
-    release: Release,
-    now: datetime,
-) -> VehicleUpgrade:
-    """Sign an order with the vehicle's next sequence and put it into the upgrade, which is returned and not saved.
+def sign_next_order(
+    context: Context, *, task: OtaTask, upgrade: VehicleUpgrade, vehicle: Vehicle, release: Release, now: datetime
+) -> SignedOrder:
+    """Sign an order with the vehicle's next sequence. Nothing is read or written: it needs no transaction.
 
-    The order's identity stays the same when it is given again: for the unit only the sequence makes it new.
+    Raises:
+        ConflictError: the task is not approved, or the release has expired.
     """
     if task.approved_at is None:
         raise ConflictError("not-approved", f"{task_key(task.id)} is not approved")
@@ -106,12 +131,30 @@ def give_order(
             manifest_sha256=bytes.fromhex(release.manifest_sha256),
             software_version=task.software_version,
             approver=task.approver,
-            approved_s=int(task.approved_at.timestamp()),
+            approved_s=min(int(task.approved_at.timestamp()), int(now.timestamp())),
         ),
         context.keys.order_signing_key,
     )
-    work.vehicles.save(replace(vehicle, order_sequence=sequence))
-    return replace(upgrade, sequence=sequence, order_expires_at=expires_at, order_document=document)
+    return SignedOrder(sequence=sequence, expires_at=expires_at, document=document)
+
+
+def give_order(
+    context: Context,
+    work: Work,
+    *,
+    task: OtaTask,
+    upgrade: VehicleUpgrade,
+    vehicle: Vehicle,
+    release: Release,
+    now: datetime,
+) -> VehicleUpgrade:
+    """Sign an order with the vehicle's next sequence and put it into the upgrade, which is returned and not saved.
+
+    The order's identity stays the same when it is given again: for the unit only the sequence makes it new.
+    """
+    order = sign_next_order(context, task=task, upgrade=upgrade, vehicle=vehicle, release=release, now=now)
+    work.vehicles.save(replace(vehicle, order_sequence=order.sequence))
+    return order.put_into(upgrade)
 
 
 def publish_upgrade(context: Context, upgrade: VehicleUpgrade, now: datetime) -> None:

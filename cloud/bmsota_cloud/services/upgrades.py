@@ -25,15 +25,18 @@ from bmsota_cloud.domain.ota_tasks import (
     REPORT_TRANSITIONS,
     TRANSITIONS,
     NodeVersion,
+    OrderReport,
     OtaTask,
     VehicleStatus,
     VehicleUpgrade,
     needs_instruction,
+    order_id_of,
 )
 from bmsota_cloud.domain.vehicles import NodeKind, node_name
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.equipment import NodeFact, confirm_nodes
-from bmsota_cloud.services.transitions import move, publish_task, publish_upgrade
+from bmsota_cloud.services.task_acts import SLICE_VEHICLES
+from bmsota_cloud.services.transitions import finish_if_done, move, publish_task, publish_upgrade, step
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -46,7 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Instruction", "ReportVerdict", "UpgradeService"]
 
-_ORDER_ID = re.compile(r"OTA-(\d{1,9})-(\d{1,9})", re.ASCII)
+# Task, place, and from the second attempt on its number (`order_id_of`).
+_ORDER_ID = re.compile(r"OTA-(\d{1,9})-(\d{1,9})(?:-(\d{1,2}))?", re.ASCII)
 
 # Where each state of the unit may move the status, and how it is shown. None: the status stays, the text changes.
 _STATES: dict[int, tuple[VehicleStatus | None, str]] = {
@@ -76,8 +80,10 @@ _OUTCOMES: dict[str, VehicleStatus] = {
 }
 
 _REASON_LENGTH_MAX = 300
-# Vehicles ended by one call of `expire`; the rest comes with the next, some seconds later.
-_EXPIRE_MAX = 1000
+# Signed reports kept for each vehicle of a task. One attempt needs one; more is a unit that repeats itself under new counters.
+_REPORTS_MAX = 20
+# Vehicles ended by one call of `expire`, slice by slice; the rest comes with the next, some seconds later.
+_EXPIRE_MAX = 10 * SLICE_VEHICLES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +206,7 @@ class UpgradeService:
                 return ReportVerdict.REPEATED
             try:
                 report = self._verified(vehicle, document)
-                upgrade = self._find(work, report.order_id, vin)
+                upgrade = self._find(work, report.order_id, vin, any_attempt=True)
                 if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED:
                     raise TrustError("wrong-order", f"{vin} has no order {report.order_id}")  # noqa: TRY301
             except TrustError as refusal:
@@ -216,6 +222,34 @@ class UpgradeService:
                 )
                 return ReportVerdict.REFUSED
             work.vehicles.save(replace(vehicle, report_counter=report.counter, report_sha256=digest))
+            is_earlier = report.order_id != upgrade.order_id
+            work.ota_tasks.add_report(
+                OrderReport(
+                    task_id=upgrade.task_id,
+                    vin=vin,
+                    order_id=report.order_id,
+                    received_at=now,
+                    outcome=report.outcome.value,
+                    reason=_short(report.reason),
+                    versions=_versions(report),
+                    is_late=is_earlier or upgrade.status not in OPEN_STATUSES,
+                    document=document,
+                ),
+                keep=_REPORTS_MAX,
+            )
+            if is_earlier and report.outcome is not Outcome.SUCCEEDED:
+                # How an attempt ended that a person has replaced: a fact about the pack, and no end of the new attempt.
+                _confirm(work, report, now)
+                note(
+                    work,
+                    who=f"vehicle {vin}",
+                    action="report.receive",
+                    subject=f"task {upgrade.task_id}",
+                    outcome="late",
+                    now=now,
+                    detail=f"{report.order_id}: {report.outcome.value}; {upgrade.order_id} goes on",
+                )
+                return ReportVerdict.ACCEPTED
             if upgrade.ended_by_report:
                 # The unit lost our reply and its record of the report; the order had ended before.
                 self._context.counters["report_repeated"] += 1
@@ -273,29 +307,11 @@ class UpgradeService:
     def _conclude(
         self, work: Work, upgrade: VehicleUpgrade, report: PostBootReport, document: bytes, now: datetime
     ) -> VehicleUpgrade:
-        facts = [
-            NodeFact(
-                position=node.position,
-                hwid=node.hwid,
-                version=str(node.version),
-                security_counter=node.security_counter,
-            )
-            for node in report.nodes
-        ]
         # Only what a signature has said before counts: otherwise a stranger's frame could add a slave that is missing.
         before = work.vehicles.nodes([upgrade.vin])[upgrade.vin]
         positions = [node.position for node in before if node.is_confirmed and node.state != "absent"]
-        confirm_nodes(work, upgrade.vin, facts, now)
-        work.vehicles.save(replace(_vehicle(work, upgrade.vin), confirmed_at=now))
-        upgrade = replace(
-            upgrade,
-            heard_at=now,
-            report_document=document,
-            versions_after=tuple(
-                NodeVersion(position=fact.position, hwid=fact.hwid, version=fact.version, is_signed=True)
-                for fact in facts
-            ),
-        )
+        _confirm(work, report, now)
+        upgrade = replace(upgrade, heard_at=now, report_document=document, versions_after=_versions(report))
         status = _OUTCOMES[report.outcome.value]
         reason = _short(report.reason)
         if report.outcome is Outcome.SUCCEEDED:
@@ -326,30 +342,74 @@ class UpgradeService:
         """
         with self._context.store.transaction() as work:
             work.device.delete_before(now)
-            moved = [
-                move(
-                    work,
-                    upgrade,
+        count = 0
+        while count < _EXPIRE_MAX:
+            moved = self._expire_slice(now)
+            for upgrade in moved:
+                publish_upgrade(self._context, upgrade, now)
+            for task_id in dict.fromkeys(upgrade.task_id for upgrade in moved):
+                publish_task(self._context, task_id)
+            count += len(moved)
+            if len(moved) < SLICE_VEHICLES:
+                break
+        return count
+
+    def _expire_slice(self, now: datetime) -> list[VehicleUpgrade]:
+        """One transaction: a task whose vehicles were all approved at once has them all silent at once."""
+        with self._context.store.transaction() as work:
+            silent = work.ota_tasks.silent_upgrades(now, SLICE_VEHICLES)
+            tasks = {task_id: work.ota_tasks.get(task_id) for task_id in sorted({item.task_id for item in silent})}
+            steps = [
+                step(
+                    item,
                     VehicleStatus.TIMED_OUT,
                     now=now,
-                    reason=_silent(work, upgrade, now),
+                    reason=_silent(tasks[item.task_id], item, now),
                     source=Source.PLATFORM,
                 )
-                for upgrade in work.ota_tasks.silent_upgrades(now, _EXPIRE_MAX)
+                for item in silent
             ]
-        for upgrade in moved:
-            publish_upgrade(self._context, upgrade, now)
-        for task_id in dict.fromkeys(upgrade.task_id for upgrade in moved):
-            publish_task(self._context, task_id)
-        return len(moved)
+            work.ota_tasks.save_upgrades([upgrade for upgrade, _ in steps])
+            work.ota_tasks.add_transitions([transition for _, transition in steps])
+            for task_id in tasks:
+                finish_if_done(work, task_id, now)
+        return [upgrade for upgrade, _ in steps]
 
     @staticmethod
-    def _find(work: Work, order_id: str, vin: str) -> VehicleUpgrade | None:
+    def _find(work: Work, order_id: str, vin: str, *, any_attempt: bool = False) -> VehicleUpgrade | None:
+        """The upgrade of this vehicle that the order belongs to; with *any_attempt* also by the order of an earlier one."""
         match = _ORDER_ID.fullmatch(order_id)
         if match is None:
             return None
         upgrade = work.ota_tasks.upgrade(int(match[1]), int(match[2]), lock=True)
-        return upgrade if upgrade is not None and upgrade.vin == vin else None
+        attempt = int(match[3] or 1)
+        if upgrade is None or upgrade.vin != vin or order_id != order_id_of(upgrade.task_id, upgrade.place, attempt):
+            return None
+        return upgrade if attempt == upgrade.attempt or (any_attempt and attempt < upgrade.attempt) else None
+
+
+def _confirm(work: Work, report: PostBootReport, now: datetime) -> None:
+    """Take over what the report says of the nodes, whatever it says of the order."""
+    facts = [
+        NodeFact(
+            position=node.position,
+            hwid=node.hwid,
+            version=str(node.version),
+            security_counter=node.security_counter,
+        )
+        for node in report.nodes
+    ]
+    confirm_nodes(work, report.vin, facts, now)
+    vehicle = work.vehicles.get(report.vin, lock=True)
+    assert vehicle is not None  # a foreign key
+    work.vehicles.save(replace(vehicle, confirmed_at=now))
+
+
+def _versions(report: PostBootReport) -> tuple[NodeVersion, ...]:
+    return tuple(
+        NodeVersion(position=node.position, hwid=node.hwid, version=str(node.version), is_signed=True)
+        for node in report.nodes
+    )
 
 
 def _problems(
@@ -374,14 +434,7 @@ def _problems(
     return problems
 
 
-def _vehicle(work: Work, vin: str) -> Vehicle:
-    vehicle = work.vehicles.get(vin, lock=True)
-    assert vehicle is not None  # a foreign key
-    return vehicle
-
-
-def _silent(work: Work, upgrade: VehicleUpgrade, now: datetime) -> str:
-    task: OtaTask | None = work.ota_tasks.get(upgrade.task_id)
+def _silent(task: OtaTask | None, upgrade: VehicleUpgrade, now: datetime) -> str:
     assert task is not None  # a foreign key
     assert upgrade.heard_at is not None  # it is set by the approval, and only later ones are looked for
     silent_s = int((now - upgrade.heard_at).total_seconds())

@@ -22,10 +22,20 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.device import DeviceSession
     from bmsota_cloud.domain.equipment import EquipmentChange
     from bmsota_cloud.domain.histories import HistoryEntry, LocalUpgradeRow
-    from bmsota_cloud.domain.ota_tasks import ApprovalCode, OtaTask, Transition, VehicleUpgrade
+    from bmsota_cloud.domain.ota_tasks import (
+        ApprovalCode,
+        NodeVersion,
+        OrderReport,
+        OtaTask,
+        TaskAct,
+        Transition,
+        VehicleStatus,
+        VehicleUpgrade,
+    )
     from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.domain.paging import Page, PageRequest
     from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, VehicleConnection
+    from bmsota_cloud.domain.projects import Project
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import (
         Mark,
@@ -48,6 +58,7 @@ __all__ = [
     "OtaTaskTables",
     "OutboxTable",
     "PresenceTables",
+    "ProjectTable",
     "ReleaseTables",
     "Store",
     "TelemetryStore",
@@ -86,6 +97,10 @@ class VehicleTables(Protocol):
         """With *lock* no other transaction may change it until this one ends."""
         ...
 
+    def many(self, vins: Sequence[str], *, lock: bool = False) -> Mapping[str, Vehicle]:
+        """Those of *vins* that there are; locked in one order, so that two who lock several don't wait for each other."""
+        ...
+
     def by_hwid(self, hwid: str) -> Vehicle | None: ...
     def save(self, vehicle: Vehicle) -> None: ...
     def page(
@@ -96,6 +111,11 @@ class VehicleTables(Protocol):
 
     def projects(self) -> tuple[str, ...]: ...
     def series(self) -> tuple[str, ...]: ...
+    def save_sequences(self, sequences: Mapping[str, int]) -> None:
+        """The sequence of the newest order, by VIN."""
+        ...
+
+    def counts_by_project(self) -> Mapping[str, int]: ...
     def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
         """By VIN, each ordered by position."""
         ...
@@ -159,6 +179,7 @@ class ReleaseTables(Protocol):
 
     def add(self, release: Release, manifest: bytes, images: Mapping[str, bytes]) -> Release: ...
     def get(self, release_id: int) -> Release | None: ...
+    def many(self, release_ids: Sequence[int]) -> Mapping[int, Release]: ...
     def find(self, *, series: str, software_version: str) -> Release | None: ...
     def by_manifest(self, manifest_sha256: str) -> Release | None: ...
     def page(self, request: PageRequest) -> Page[Release]: ...
@@ -181,15 +202,60 @@ class OtaTaskTables(Protocol):
         ...
 
     def add_upgrade(self, upgrade: VehicleUpgrade) -> None: ...
+    def add_upgrades(self, upgrades: Sequence[VehicleUpgrade]) -> None: ...
+    def add_unapproved(self, task_id: int, vehicles: Sequence[tuple[str, int]], at: datetime) -> None:
+        """The vehicles of a new task as (VIN, release), with their places in this order and their first transition.
+
+        What `add_upgrades` and `add_transitions` do too; a task of thousands is one transaction, which others wait for.
+        """
+        ...
+
     def delete_upgrades(self, task_id: int) -> None:
         """With their transitions; only for tasks that were never approved."""
         ...
 
     def upgrade(self, task_id: int, place: int, *, lock: bool = False) -> VehicleUpgrade | None: ...
     def upgrades(self, task_id: int) -> tuple[VehicleUpgrade, ...]: ...
-    def upgrades_page(self, task_id: int, request: PageRequest) -> Page[VehicleUpgrade]: ...
+    def upgrades_page(
+        self, task_id: int, request: PageRequest, *, statuses: Sequence[VehicleStatus] = ()
+    ) -> Page[VehicleUpgrade]:
+        """By place; only those in one of *statuses*, if there are any."""
+        ...
+
+    def upgrades_after(
+        self,
+        task_id: int,
+        place: int,
+        limit: int,
+        *,
+        statuses: Sequence[VehicleStatus] = (),
+        places: Sequence[int] = (),
+        lock: bool = False,
+    ) -> tuple[VehicleUpgrade, ...]:
+        """The next *limit* vehicles behind *place*; of *statuses* and *places* only, if there are any."""
+        ...
+
+    def places(self, task_id: int, vins: Sequence[str]) -> Mapping[str, int]:
+        """By VIN, for those that are in the task."""
+        ...
+
+    def vins(self, task_id: int, statuses: Sequence[VehicleStatus]) -> tuple[str, ...]:
+        """The vehicles in one of *statuses*, by place."""
+        ...
+
+    def content(self, task_id: int) -> tuple[tuple[str, str, str], ...]:
+        """Each vehicle of a task as (VIN, HWID, digest of its manifest), by place."""
+        ...
+
     def open_upgrade(self, vin: str) -> VehicleUpgrade | None:
-        """The one upgrade of this vehicle that has not ended; None if there is none."""
+        """The upgrade of this vehicle that has not ended; None if there is none.
+
+        With a second one that waits for its approval to take the vehicle over: the one under way.
+        """
+        ...
+
+    def open_upgrades(self, vins: Sequence[str], *, lock: bool = False) -> Mapping[str, tuple[VehicleUpgrade, ...]]:
+        """Every upgrade of these vehicles that has not ended, by VIN, newest task last."""
         ...
 
     def silent_upgrades(self, now: datetime, limit: int) -> tuple[VehicleUpgrade, ...]:
@@ -197,10 +263,50 @@ class OtaTaskTables(Protocol):
         ...
 
     def save_upgrade(self, upgrade: VehicleUpgrade) -> None: ...
+    def save_upgrades(self, upgrades: Sequence[VehicleUpgrade]) -> None: ...
     def add_transition(self, transition: Transition) -> None: ...
+    def add_transitions(self, transitions: Sequence[Transition]) -> None: ...
     def transitions(self, task_id: int, vins: Sequence[str]) -> Mapping[str, tuple[Transition, ...]]: ...
     def code(self, task_id: int) -> ApprovalCode | None: ...
     def save_code(self, code: ApprovalCode) -> None: ...
+    def void_codes(self, project: str) -> tuple[int, ...]:
+        """Void the code of every unapproved task of *project*; the tasks whose code was valid until now."""
+        ...
+
+    def act(self, task_id: int, *, lock: bool = False) -> TaskAct | None: ...
+    def acts(self) -> tuple[TaskAct, ...]:
+        """All that are under way, oldest first."""
+        ...
+
+    def save_act(self, act: TaskAct) -> None:
+        """Insert or replace."""
+        ...
+
+    def delete_act(self, task_id: int) -> None: ...
+    def add_report(self, report: OrderReport, *, keep: int) -> None:
+        """Add it, and delete all but the newest *keep* of the same vehicle in the same task."""
+        ...
+
+    def reports(self, task_id: int, vins: Sequence[str]) -> Mapping[str, tuple[OrderReport, ...]]:
+        """By VIN, oldest first."""
+        ...
+
+    def signed_versions(self, vins: Sequence[str]) -> Mapping[str, tuple[NodeVersion, ...]]:
+        """What the nodes ran by the newest signed report of each vehicle, for those that have sent one."""
+        ...
+
+
+class ProjectTable(Protocol):
+    """The settings of projects; one without settings has no row."""
+
+    def get(self, name: str, *, lock: bool = False) -> Project | None: ...
+    def all(self) -> tuple[Project, ...]:
+        """By name."""
+        ...
+
+    def save(self, project: Project) -> None:
+        """Insert or replace."""
+        ...
 
 
 class HistoryTables(Protocol):
@@ -326,6 +432,8 @@ class Work(Protocol):
     def equipment(self) -> EquipmentTables: ...
     @property
     def releases(self) -> ReleaseTables: ...
+    @property
+    def projects(self) -> ProjectTable: ...
     @property
     def ota_tasks(self) -> OtaTaskTables: ...
     @property

@@ -33,7 +33,8 @@ from sqlalchemy import (
 from bmsota_cloud.domain.accounts import Role
 from bmsota_cloud.domain.equipment import ChangeStatus
 from bmsota_cloud.domain.evidence import Source
-from bmsota_cloud.domain.ota_tasks import NodeVersion, TaskStatus, VehicleStatus
+from bmsota_cloud.domain.ota_tasks import ActKind, NodeVersion, TaskStatus, VehicleStatus
+from bmsota_cloud.domain.projects import ApprovalWay
 from bmsota_cloud.domain.releases import ReleasedImage
 from bmsota_cloud.domain.vehicles import NodeKind
 
@@ -100,17 +101,17 @@ class Items(TypeDecorator[tuple[Any, ...]]):
         return tuple(self.kind(**item) for item in value or ())
 
 
-class Words(TypeDecorator[tuple[str, ...]]):
-    """A tuple of strings, as a JSON list."""
+class Plain(TypeDecorator[tuple[Any, ...]]):
+    """A tuple of numbers or words, as a JSON list."""
 
     impl = JSON
     cache_ok = True
 
-    def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: tuple[Any, ...] | None, dialect: Dialect) -> Any:
         del dialect
         return list(value or ())
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> tuple[str, ...]:
+    def process_result_value(self, value: Any, dialect: Dialect) -> tuple[Any, ...]:
         del dialect
         return tuple(value or ())
 
@@ -146,6 +147,17 @@ login_address = Table(
     Column("account_name", ForeignKey("account.name"), primary_key=True),
     Column("address_digest", LargeBinary(16), primary_key=True),
     Column("last_at", UtcTime, nullable=False),
+)
+
+project = Table(
+    "project",
+    PLATFORM,
+    Column("name", String(64), primary_key=True),
+    Column("audit_mailbox", String(254), nullable=False),
+    Column("approval", EnumName(ApprovalWay), nullable=False),
+    Column("starters", Plain, nullable=False),
+    Column("changed_at", UtcTime),
+    Column("changed_by", String(64), nullable=False),
 )
 
 vehicle = Table(
@@ -307,6 +319,9 @@ ota_task = Table(
     Column("approver", String(64), nullable=False),
     Column("approved_at", UtcTime),
     Column("finished_at", UtcTime),
+    Column("approval", EnumName(ApprovalWay)),
+    Column("code_mailbox", String(254), nullable=False),
+    Column("supersedes", Boolean, nullable=False),
     # Never the number of an older task again: units and mails know tasks by it.
     sqlite_autoincrement=True,
 )
@@ -334,8 +349,9 @@ vehicle_upgrade = Table(
     Column("versions_before", Items(NodeVersion), nullable=False),
     Column("versions_after", Items(NodeVersion), nullable=False),
     Column("source", EnumName(Source), nullable=False),
-    Column("images_fetched", Words, nullable=False),
+    Column("images_fetched", Plain, nullable=False),
     Column("fetched_at", UtcTime),
+    Column("attempt", Integer, nullable=False),
     UniqueConstraint("task_id", "vin"),
     Index("ix_vehicle_upgrade_vin_status", "vin", "status"),
     Index("ix_vehicle_upgrade_status_heard_at", "status", "heard_at"),
@@ -364,6 +380,38 @@ approval_code = Table(
     Column("expires_at", UtcTime, nullable=False),
     Column("tries", Integer, nullable=False),
     Column("is_void", Boolean, nullable=False),
+    Column("recipient", String(254), nullable=False),
+)
+
+task_act = Table(
+    "task_act",
+    PLATFORM,
+    Column("task_id", ForeignKey("ota_task.id"), primary_key=True),
+    Column("kind", EnumName(ActKind), nullable=False),
+    Column("who", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("begun_at", UtcTime, nullable=False),
+    Column("statuses", Plain, nullable=False),
+    Column("places", Plain, nullable=False),
+    Column("place_done", Integer, nullable=False),
+    Column("count", Integer, nullable=False),
+)
+
+order_report = Table(
+    "order_report",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("task_id", ForeignKey("ota_task.id"), nullable=False),
+    Column("vin", String(17), nullable=False),
+    Column("order_id", String(64), nullable=False),
+    Column("received_at", UtcTime, nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("versions", Items(NodeVersion), nullable=False),
+    Column("is_late", Boolean, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Index("ix_order_report_task_id_vin", "task_id", "vin"),
+    Index("ix_order_report_vin", "vin"),
 )
 
 # Challenges that have opened a session, until they expire. The others are kept nowhere.

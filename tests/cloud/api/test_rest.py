@@ -1,6 +1,7 @@
 """The REST API: the main job from outside, and every route as every role."""
 
 import base64
+import re
 
 import pytest
 
@@ -101,13 +102,24 @@ ROUTES = [
     ("GET", "/releases", None, "carol alan vera adam"),
     ("GET", "/releases/1", None, "carol alan vera adam"),
     ("POST", "/releases", "new release", "carol adam"),
+    ("GET", "/projects", None, "carol alan vera adam"),
+    ("GET", "/projects/Harbour", None, "carol alan vera adam"),
+    ("PUT", "/projects/Harbour", {"audit_mailbox": "audit@example.org"}, "adam"),
     ("GET", "/tasks", None, "carol alan vera adam"),
     ("POST", "/tasks", "new task", "carol adam"),
+    (
+        "POST",
+        "/tasks/preview",
+        {"project": "Harbour", "software_version": "2.1.0", "vins": ["TESTVEHICLE000002"]},
+        "carol adam",
+    ),
     ("GET", "/tasks/1", None, "carol alan vera adam"),
     ("PATCH", "/tasks/1", {"reason": "other words"}, "carol adam"),
     ("POST", "/tasks/1/code", None, "carol alan adam"),
     ("POST", "/tasks/1/approve", "the code", "alan"),
     ("POST", "/tasks/1/cancel", {}, "carol alan adam"),
+    ("POST", "/tasks/2/end", {"reason": "stuck", "vins": ["TESTVEHICLE000003"]}, "carol adam"),
+    ("POST", "/tasks/2/retry", {"reason": "again", "vins": ["TESTVEHICLE000003"]}, "carol adam"),
     ("POST", "/logout", None, "carol alan vera adam"),
 ]
 
@@ -145,6 +157,11 @@ def _prepared(new_world):
     world.register(2)
     world.upload()
     world.create(1)
+    # The second task is under way.
+    world.register(3)
+    world.approve(world.create(3))
+    # The newest code is that of the first task again.
+    world.services.ota_tasks.send_new_code(1, by=world.people["carol"], now=world.now)
     return world
 
 
@@ -152,7 +169,7 @@ def _options(world, body, release_files):
     """What the request holds besides its path."""
     if body == "new vehicle":
         key = base64.b64encode(b"\x01" + b"\x00" * 31).decode()
-        vehicle = {"vin": world.vin(3), "series": "F7", "project": "p", "hwid": "M3", "device_public_key": key}
+        vehicle = {"vin": world.vin(4), "series": "F7", "project": "p", "hwid": "M4", "device_public_key": key}
         return {"json": vehicle}
     if body == "new release":
         files = release_files("E7")
@@ -176,7 +193,9 @@ def _everything(world):
             work.releases.page(every),
             work.ota_tasks.page(every),
             work.ota_tasks.upgrades(1),
+            work.ota_tasks.upgrades(2),
             work.ota_tasks.code(1),
+            work.projects.all(),
             work.accounts.page(every),
         )
 
@@ -184,8 +203,9 @@ def _everything(world):
 def test_every_route_is_in_the_table(client):
     """A route that is added must be asked as every role."""
     known = {(method, path.replace("TESTVEHICLE000001", "{vin}")) for method, path, _, _ in ROUTES}
+    known = {(m, p.replace("/projects/Harbour", "/projects/{name}")) for m, p in known}
     known = {
-        (m, p.replace("/tasks/1", "/tasks/{task_id}").replace("/releases/1", "/releases/{release_id}"))
+        (m, re.sub("/tasks/[0-9]", "/tasks/{task_id}", p.replace("/releases/1", "/releases/{release_id}")))
         for m, p in known
     }
     paths = client.get(f"{API}/openapi.json").json()["paths"]
@@ -331,3 +351,60 @@ def test_every_answer_has_the_strict_headers(client):
     assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
     assert "unsafe" not in answer.headers["Content-Security-Policy"]
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_project_and_a_task_in_its_way_over_rest(world, client, bearer, base64_key):
+    """An administrator sets the mailbox; an operator creates the task without an auditor, and enters the code."""
+    carol, adam = bearer("carol"), bearer("adam")
+    for number in (1, 2):
+        world.register(number)
+        world.identify(number, version="2.1.0" if number == 2 else "2.0.0")
+    world.upload()
+    body = {"project": "Harbour", "reason": "r", "software_version": "2.1.0", "vins": [world.vin(1), world.vin(2)]}
+    answer = client.post(f"{API}/tasks", json=body, headers=carol)
+    assert (answer.status_code, answer.json()["error"]) == (409, "no-audit-mailbox")
+    answer = client.put(f"{API}/projects/Harbour", json={"audit_mailbox": "audit@example.org"}, headers=adam)
+    assert answer.json() == {
+        "name": "Harbour",
+        "audit_mailbox": "audit@example.org",
+        "approval": "audit mailbox",
+        "starters": [],
+        "changed_at": "2026-11-22T08:00:00Z",
+        "changed_by": "adam",
+        "vehicle_count": 2,
+    }
+    strict = {"audit_mailbox": "audit@example.org", "approval": "nonsense"}
+    assert client.put(f"{API}/projects/Harbour", json=strict, headers=adam).status_code == 422
+    preview = client.post(
+        f"{API}/tasks/preview", json={n: body[n] for n in ("project", "software_version", "vins")}, headers=carol
+    ).json()
+    assert [(row["vin"], row["fault"], [r["kind"] for r in row["remarks"]]) for row in preview] == [
+        (world.vin(1), "", []),
+        (world.vin(2), "", ["said-to-run"]),
+    ]
+    assert preview[0]["nodes"][0] == {
+        "position": 0,
+        "hwid": "M-000001",
+        "version": "2.0.0",
+        "is_signed": False,
+        "target_version": "2.1.0",
+    }
+    task = f"{API}/tasks/{client.post(f'{API}/tasks', json=body, headers=carol).json()['id']}"
+    detail = client.get(task, headers=bearer("vera")).json()
+    assert (detail["approval"], detail["remarks"], detail["may_approve"]) == (
+        "audit mailbox",
+        {"said-to-run": 1},
+        False,
+    )
+    assert [image["version"] for image in detail["upgrades"]["items"][0]["images"]] == ["2.1.0", "2.1.0"]
+    answer = client.post(f"{task}/approve", json={"code": world.newest_code()}, headers=carol)
+    assert (answer.status_code, answer.json()["approval"], answer.json()["approver"]) == (200, "audit mailbox", "carol")
+    end = {"reason": "scrapped", "vins": [world.vin(1)]}
+    assert client.post(f"{task}/end", json=end, headers=carol).json() == {"count": 1}
+    cancelled = client.get(f"{task}?status=Cancelled", headers=carol).json()["upgrades"]
+    assert [row["vin"] for row in cancelled["items"]] == [world.vin(1)]
+    assert client.get(f"{task}?status=Nonsense", headers=carol).status_code == 422
+    retry = {"reason": "found again", "statuses": ["Cancelled"]}
+    assert client.post(f"{task}/retry", json=retry, headers=carol).json() == {"count": 1}
+    (row,) = client.get(f"{task}?status=Approved&size=1", headers=carol).json()["upgrades"]["items"]
+    assert (row["order_id"], row["attempt"], row["may_end"], row["may_retry"]) == ("OTA-1-1-2", 2, True, True)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.ota_tasks import (
+    ATTEMPTS_MAX,
     OPEN_STATUSES,
     REPORT_TRANSITIONS,
     TRANSITIONS,
@@ -15,9 +16,12 @@ from bmsota_cloud.domain.ota_tasks import (
     advance,
     content_digest,
     may_cancel,
+    may_end,
+    may_retry,
     needs_instruction,
+    retry,
 )
-from bmsota_cloud.domain.vehicles import Vehicle
+from bmsota_cloud.domain.projects import ApprovalWay
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 ORDER = list(VehicleStatus)
@@ -108,20 +112,61 @@ def test_the_digest_of_a_task_changes_with_everything_that_is_approved():
         time_limit_s=60,
         created_at=NOW,
     )
-    one = Vehicle(vin="A" * 17, series="F7", project="p", hwid="M1", device_public_key=b"k" * 32, registered_at=NOW)
-    two = replace(one, vin="B" * 17, hwid="M2")
-    base = content_digest(task, [(one, "aa"), (two, "aa")])
-    assert content_digest(task, [(two, "aa"), (one, "aa")]) == base
+    one, two = ("A" * 17, "M1", "aa"), ("B" * 17, "M2", "aa")
+
+    def digest(task=task, vehicles=(one, two), way=ApprovalWay.AUDIT_MAILBOX, mailbox="box@example.org"):
+        return content_digest(task, vehicles, way=way, mailbox=mailbox)
+
+    assert digest(vehicles=(two, one)) == digest()
     others = [
-        content_digest(replace(task, id=4), [(one, "aa"), (two, "aa")]),
-        content_digest(replace(task, project="q"), [(one, "aa"), (two, "aa")]),
-        content_digest(replace(task, reason="s"), [(one, "aa"), (two, "aa")]),
-        content_digest(replace(task, software_version="2.1.1"), [(one, "aa"), (two, "aa")]),
-        content_digest(replace(task, creator="d"), [(one, "aa"), (two, "aa")]),
-        content_digest(replace(task, auditor="b"), [(one, "aa"), (two, "aa")]),
-        content_digest(replace(task, time_limit_s=61), [(one, "aa"), (two, "aa")]),
-        content_digest(task, [(one, "aa")]),
-        content_digest(task, [(one, "aa"), (two, "ab")]),
-        content_digest(task, [(one, "aa"), (replace(two, hwid="M3"), "aa")]),
+        digest(replace(task, id=4)),
+        digest(replace(task, project="q")),
+        digest(replace(task, reason="s")),
+        digest(replace(task, software_version="2.1.1")),
+        digest(replace(task, creator="d")),
+        digest(replace(task, auditor="b")),
+        digest(replace(task, time_limit_s=61)),
+        digest(replace(task, supersedes=True)),
+        digest(vehicles=[one]),
+        digest(vehicles=[one, ("B" * 17, "M2", "ab")]),
+        digest(vehicles=[one, ("B" * 17, "M3", "aa")]),
+        digest(way=ApprovalWay.NAMED_AUDITOR),
+        digest(mailbox="other@example.org"),
     ]
-    assert len({base, *others}) == len(others) + 1
+    assert len({digest(), *others}) == len(others) + 1
+
+
+@pytest.mark.parametrize("status", ORDER)
+def test_a_retry_begins_again_with_an_order_of_its_own(status):
+    old = upgrade(
+        status,
+        reason="why",
+        stage="downloading",
+        progress_pct=43,
+        sequence=5,
+        order_document=b"signed",
+        confirmed_at=NOW,
+        ended_by_report=True,
+        report_document=b"report",
+    )
+    if status in {VehicleStatus.UNAPPROVED, VehicleStatus.SUCCEEDED}:
+        assert not may_retry(old)
+        with pytest.raises(ConflictError, match="nothing to retry"):
+            retry(old, at=NOW, reason="again")
+        return
+    moved, transition = retry(old, at=NOW, reason="again")
+    assert moved == upgrade(VehicleStatus.APPROVED, sequence=5, heard_at=NOW, attempt=2)
+    assert (old.order_id, moved.order_id) == ("OTA-7-1", "OTA-7-1-2")
+    assert (transition.status, transition.reason) == (VehicleStatus.APPROVED, "again")
+
+
+def test_attempts_have_an_end():
+    assert may_retry(upgrade(VehicleStatus.FAILED, attempt=ATTEMPTS_MAX - 1))
+    assert not may_retry(upgrade(VehicleStatus.FAILED, attempt=ATTEMPTS_MAX))
+
+
+def test_a_person_can_end_a_vehicle_at_every_open_status():
+    for status in ORDER:
+        assert may_end(upgrade(status)) == (status in OPEN_STATUSES)
+        if status in OPEN_STATUSES:
+            assert advance(upgrade(status), VehicleStatus.CANCELLED, at=NOW)[0].status is VehicleStatus.CANCELLED

@@ -117,7 +117,7 @@ def test_progress_moves_without_a_reload(fleet, tab):
     code.fill(fleet.newest_code())
     expect(page.get_by_text("A six-digit code was mailed to")).to_be_visible()
     assert page.evaluate("window.isSamePage") is True
-    page.get_by_role("button", name="Approve and start").click()
+    page.get_by_role("button", name="Start Upgrade").click()
     expect(row.locator(".upgrade-state")).to_have_text("Approved")
     page.evaluate("window.isSamePage = true")
     row.get_by_text("Node by node").click()
@@ -159,7 +159,7 @@ def test_a_wrong_code_stays_to_be_corrected(fleet, tab):
     page = tab("alan", f"/ota/tasks/{task.id}")
     wrong = "123456" if fleet.newest_code() != "123456" else "123457"
     page.get_by_label("Code from the mail").fill(wrong)
-    page.get_by_role("button", name="Approve and start").click()
+    page.get_by_role("button", name="Start Upgrade").click()
     expect(page.get_by_text("wrong code; 4 tries left")).to_be_visible()
     fleet.wait(seconds=5)
     fleet.services.ota_tasks.send_new_code(task.id, by=fleet.people["carol"], now=fleet.now)
@@ -240,3 +240,44 @@ def test_nothing_runs_out_of_the_window(fleet, tab, tell_field_upgrade, width):
                 .map((element) => element.textContent)"""
         )
         assert clipped == [], path
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_is_folded_fits_the_window_when_it_is_opened(fleet, tab, width):
+    """The forms that end and retry a vehicle, what runs on its nodes, and the settings of a project."""
+    fleet.services.projects.configure(
+        "Harbour", audit_mailbox="a-mailbox-with-a-long-name@audits.example.org", by=None, now=fleet.now
+    )
+    fleet.upload()
+    for node, version in ((2, "2.1.0"), (3, "3.0.0")):
+        fleet.identify(node, version=version)
+    running = fleet.create(1, auditor="")
+    fleet.approve(running, by=fleet.people["olaf"])
+    waiting = fleet.create(2, 3, auditor="")
+    page = tab("carol", "/ota/tasks", width=width, height=800)
+    admin = tab("adam", "/projects", width=width, height=800)
+    for visitor, path in ((page, f"/ota/tasks/{running.id}"), (page, f"/ota/tasks/{waiting.id}"), (admin, "/projects")):
+        visitor.goto(path)
+        expect(visitor.get_by_role("heading", level=1)).to_be_visible()
+        visitor.evaluate("document.querySelectorAll('main details').forEach((part) => { part.open = true; })")
+        assert visitor.evaluate("document.documentElement.scrollWidth") <= width, path
+
+
+def test_a_vehicle_is_ended_by_the_button_beside_retry(fleet, tab):
+    fleet.upload()
+    task = fleet.create(1, 2)
+    fleet.approve(task)
+    page = tab("carol", f"/ota/tasks/{task.id}")
+    row = page.locator("#upgrade-1")
+    row.get_by_text("End or retry").click()
+    row.get_by_label("Why").fill("scrapped")
+    # What is typed survives what happens meanwhile to this vehicle and to others.
+    for place in (1, 2):
+        assert fleet.tell(fleet.vin(place), UpgradeStateCode.DOWNLOADING, order_id=f"OTA-1-{place}", progress_pct=7)
+    expect(row.locator("output")).to_have_text("7 %")
+    expect(row.get_by_label("Why")).to_have_value("scrapped")
+    row.get_by_role("button", name="End by force").click()
+    expect(page.get_by_text("1 vehicle was ended.")).to_be_visible()
+    expect(row.locator(".upgrade-state")).to_contain_text("ended by carol: scrapped")
+    page.get_by_role("link", name="Downloading (1)").click()
+    expect(page.locator(".upgrade")).to_have_count(1)

@@ -67,7 +67,7 @@ def test_every_act_needs_the_token(fleet, visit, routes):
     fleet.create(1)
     visitor = visit("alan")
     acts = [path for method, path in routes if method == "POST" and path != "/login"]
-    assert len(acts) == 4
+    assert len(acts) == 7
     for path in acts:
         assert visitor.client.post(filled(path, fleet)).status_code == 403, path
 
@@ -89,6 +89,7 @@ PATHS = (
     "/vehicles/TESTVEHICLE000001/upgrades",
     "/ota/tasks",
     "/ota/tasks/1",
+    "/projects",
     "/ota/tasks/2",
 )
 

@@ -75,7 +75,10 @@ def test_every_status_in_the_words_of_the_platform(fleet, task, visit, words):
     """One vehicle's way through the statuses, each to the letter; the download as a bar with its percentage."""
     carol, world = visit("carol"), fleet
     path = f"/ota/tasks/{task.id}"
-    assert row(carol.see(path), 1).startswith("TESTVEHICLE000001 Online · OTA-1-1 · F7-2.1.0 Unapproved Master –")
+    assert row(carol.see(path), 1).startswith(
+        "TESTVEHICLE000001 Online · OTA-1-1 · F7-2.1.0 Unapproved "
+        "Master 2.0.0 → 2.1.0 Slaves 2 × 2.0.0 → 2.1.0 as the unit says, not signed Unapproved"
+    )
     world.approve(task)
     assert " Approved Master 2.0.0 → … Slaves 2 × 2.0.0 → … Unapproved 16:00:00 Approved 16:00:00" in row(
         carol.see(path), 1
@@ -274,3 +277,155 @@ def test_who_only_looks_can_not_cancel(task, visit):
     vera = visit("vera")
     assert "/cancel" not in vera.see(f"/ota/tasks/{task.id}")
     assert vera.post(f"/ota/tasks/{task.id}/cancel").status_code == 403
+
+
+# -- a project with an audit mailbox -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def boxed(fleet):
+    """Carol's task for vehicles 1 to 3 of a project with an audit mailbox."""
+    fleet.services.projects.configure(
+        "Harbour", audit_mailbox="audit@example.org", by=fleet.people["adam"], now=fleet.now
+    )
+    fleet.upload()
+    return fleet.create(1, 2, 3, auditor="")
+
+
+def test_whoever_may_start_gets_the_form(fleet, boxed, visit, words):
+    path = f"/ota/tasks/{boxed.id}"
+    for name in ("carol", "olaf"):
+        page = visit(name).see(path)
+        assert f'action="{path}/approve"' in page
+        assert "Code that the auditor received" in page
+    for name in ("alan", "vera", "adam"):
+        page = visit(name).see(path)
+        assert "/approve" not in page
+        assert "Waiting for an account that may start tasks in project Harbour to enter the code here." in words(page)
+    assert "The mail to a…@example.org is waiting to be sent." in words(page)
+    answer = visit("olaf").post(f"{path}/approve", code=fleet.newest_code())
+    assert answer.status_code == 303
+    page = words(visit("vera").see(path))
+    assert "Approval code from the project's audit mailbox" in page
+    assert "by olaf" in page
+
+
+def test_what_speaks_against_an_upgrade_stands_on_the_page_before_the_approval(fleet, visit, words):
+    fleet.upload()
+    fleet.identify(2, version="2.1.0")
+    fleet.identify(3, version="3.0.0")
+    task = fleet.create(1, 2, 3)
+    page = visit("alan").see(f"/ota/tasks/{task.id}")
+    assert (
+        "1 vehicle already on this version as the unit says, without a signature; will be instructed "
+        "1 vehicle on something newer; the upgrade is a downgrade" in words(page)
+    )
+    assert "says that it already runs 2.1.0, without a signature; it will be instructed" in row(page, 2)
+    assert "master, slave 1, slave 2: 3.0.0 is newer than 2.1.0" in row(page, 3)
+    assert "Slave 2 S-000001-2 2.0.0 the unit, not signed 2.1.0" in words(page)
+    assert "Release F7-2.1.0: master 2.1.0 (" in words(page)
+    fleet.approve(task)
+    assert "without a signature" not in visit("alan").see(f"/ota/tasks/{task.id}")
+
+
+def test_an_approval_under_way_is_told(fleet, task, visit, words):
+    from bmsota_cloud.domain.ota_tasks import ActKind, TaskAct
+
+    fleet.approve(task)
+    with fleet.cloud.store.transaction() as work:
+        work.ota_tasks.save_act(
+            TaskAct(task_id=task.id, kind=ActKind.APPROVE, who="alan", reason="", begun_at=fleet.now, count=2)
+        )
+    text = words(visit("carol").see(f"/ota/tasks/{task.id}"))
+    assert (
+        "alan has started the upgrade; its orders are being signed since 2026-11-22 16:00:00 +08:00 : 2 vehicles"
+        in text
+    )
+    assert "End or retry" not in text
+
+
+# -- stuck and failed vehicles -----------------------------------------------------------------------------------------
+
+
+def failed(world, task, place):
+    report = world.report(
+        place, f"OTA-{task.id}-{place}", versions=["2.0.0"] * 3, outcome=Outcome.FAILED, reason="slot B"
+    )
+    world.services.upgrades.receive_report(world.vin(place), report, world.now)
+
+
+def test_a_stuck_vehicle_is_ended_and_retried_on_the_page(fleet, task, visit, words):
+    fleet.approve(task)
+    tell(fleet, task, 1, UpgradeStateCode.DOWNLOADING, progress_pct=100)
+    carol, path = visit("carol"), f"/ota/tasks/{task.id}"
+    answer = carol.post(f"{path}/end", vin=fleet.vin(1), reason="scrapped")
+    assert answer.headers["location"] == f"{path}?did=end&changed=1"
+    page = carol.see(answer.headers["location"])
+    assert "1 vehicle was ended." in words(page)
+    assert " Cancelled ended by carol: scrapped" in row(page, 1)
+    answer = carol.post(f"{path}/retry", vin=fleet.vin(1), reason="found again")
+    page = carol.see(answer.headers["location"])
+    assert "1 vehicle was given a new order." in words(page)
+    assert "OTA-1-1-2" in row(page, 1)
+    assert carol.post(f"{path}/end", vin=fleet.vin(1), reason=" ").status_code == 422
+    assert carol.post(f"{path}/end", vin="NOSUCHVEHICLE0001", reason="x").status_code == 404
+
+
+def test_all_that_failed_are_retried_by_one_button(fleet, task, visit, words):
+    fleet.approve(task)
+    carol, path = visit("carol"), f"/ota/tasks/{task.id}"
+    assert "that failed" not in carol.see(path)
+    failed(fleet, task, 1)
+    failed(fleet, task, 2)
+    assert "Retry all 2 vehicles that failed" in words(carol.see(path))
+    answer = carol.post(f"{path}/retry", reason="new modem")
+    assert answer.headers["location"] == f"{path}?did=retry&changed=2"
+    assert fleet.detail(task).counts == {"Approved": 3}
+    answer = carol.post(f"{path}/retry", reason="again")
+    assert "0 vehicles were given a new order." in words(carol.see(answer.headers["location"]))
+
+
+def test_a_late_report_is_shown(fleet, task, visit, words):
+    fleet.approve(task)
+    fleet.services.ota_tasks.end(task.id, vins=[fleet.vin(1)], reason="lost", by=fleet.people["carol"], now=fleet.now)
+    failed(fleet, task, 1)
+    text = words(visit("vera").see(f"/ota/tasks/{task.id}"))
+    assert (
+        "A signed report for OTA-1-1 came at 2026-11-22 16:00:00 +08:00 , after that order had ended: failed, slot B."
+        in text
+    )
+
+
+def test_who_may_not_force_sees_no_button_and_is_refused(fleet, task, visit):
+    fleet.approve(task)
+    failed(fleet, task, 1)
+    for name in ("alan", "vera"):
+        visitor = visit(name)
+        page = visitor.see(f"/ota/tasks/{task.id}")
+        assert "/retry" not in page
+        assert "/end" not in page
+        for act in ("end", "retry"):
+            answer = visitor.post(f"/ota/tasks/{task.id}/{act}", vin=fleet.vin(1), reason="x")
+            assert answer.status_code == 403, (name, act)
+
+
+def test_vehicles_by_status(fleet, task, visit, words):
+    fleet.approve(task)
+    failed(fleet, task, 2)
+    vera, path = visit("vera"), f"/ota/tasks/{task.id}"
+    page = vera.see(path)
+    assert "All Approved (2) Upgrade failed (1)" in words(page)
+    page = vera.see(f"{path}?status=Upgrade%20failed")
+    assert (fleet.vin(2) in page, fleet.vin(1) in page) == (True, False)
+    assert "3 vehicles 2 Approved" in words(page)
+    assert f'data-live="/live/ota/tasks/{task.id}?page=1&amp;status=Upgrade%20failed"' in page
+    assert fleet.vin(1) in vera.see(f"{path}?status=nonsense")
+
+
+def test_a_filter_goes_on_to_the_next_page(world, visit):
+    for number in range(1, 61):
+        world.register(number)
+    world.upload()
+    task = world.create(*range(1, 61))
+    page = visit("vera").see(f"/ota/tasks/{task.id}?status=Unapproved")
+    assert f'href="/ota/tasks/{task.id}?status=Unapproved&amp;page=2"' in page

@@ -314,7 +314,9 @@ def test_only_administrators_manage_accounts(world, who):
 def test_no_role_both_creates_and_approves():
     """Four eyes by role, beside the rule by person."""
     for permissions in ROLE_PERMISSIONS.values():
-        assert not {Permission.OTA_CREATE, Permission.OTA_APPROVE} <= permissions
+        assert not {Permission.OTA_CREATE, Permission.OTA_AUDIT} <= permissions
+        # Who says where codes go enters none.
+        assert not {Permission.PROJECT_MANAGE, Permission.OTA_START} <= permissions
 
 
 def test_auditors_to_choose_from(world):

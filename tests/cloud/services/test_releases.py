@@ -30,6 +30,34 @@ def test_the_same_release_again_is_the_same_release(world):
     assert world.upload() == world.upload()
 
 
+def test_a_known_manifest_with_other_files_is_refused(world, release_files):
+    """Answered like the release itself, the files would seem to be in it."""
+    files, other = release_files(), release_files("E7")
+    release = world.upload(files)
+    for images, code in (
+        (other.images, "image-missing"),
+        (files.images[:1], "image-missing"),
+        ([], "image-missing"),
+        ([files.images[0], files.images[1] + b"\x00"], "image-missing"),
+        ([*files.images, other.images[0]], "image-extra"),
+        (files.images * 40, "bad-image"),
+    ):
+        with pytest.raises(InvalidInputError) as caught:
+            world.services.releases.upload(
+                manifest=files.manifest, images=images, by=world.people["carol"], now=world.now
+            )
+        assert caught.value.code == code
+    newest = world.services.audit.page(PageRequest(), by=world.people["anna"]).items[0]
+    assert (newest.action, newest.outcome) == ("release.upload", "bad-image")
+    # In another order they are the same files.
+    assert (
+        world.services.releases.upload(
+            manifest=files.manifest, images=files.images[::-1], by=world.people["carol"], now=world.now
+        )
+        == release
+    )
+
+
 def test_a_version_of_a_series_is_one_release(world, release_files):
     world.upload()
     other = release_files(expires=world.now.replace(year=2030))

@@ -1,5 +1,7 @@
 """What vehicles say of their upgrades, and what is believed."""
 
+from dataclasses import replace
+
 import pytest
 from bmsota_cloud.domain.equipment import ChangeStatus
 from bmsota_cloud.domain.paging import PageRequest
@@ -229,7 +231,47 @@ def test_a_later_report_about_an_ended_order_changes_nothing(world):
     before = world.detail(task)
     rolled = {"outcome": Outcome.ROLLED_BACK, "reason": "late", "versions": ["2.0.0"] * 3}
     assert send(world, 1, **rolled) is ReportVerdict.REPEATED
-    assert world.detail(task) == before
+    after = world.detail(task)
+    # But it is kept: a unit that signs two ends of one order is worth a look.
+    assert [(r.outcome, r.is_late) for r in after.upgrades.items[0].reports] == [
+        ("succeeded", False),
+        ("rolled-back", True),
+    ]
+    assert without_reports(after) == without_reports(before)
+
+
+def without_reports(detail):
+    items = tuple(replace(view, reports=()) for view in detail.upgrades.items)
+    return replace(detail, upgrades=replace(detail.upgrades, items=items))
+
+
+def test_all_vehicles_of_a_task_time_out_in_slices(world, monkeypatch):
+    """Approved at once, silent at once: no transaction ends more than a slice of them."""
+    from bmsota_cloud.services import upgrades as module
+
+    monkeypatch.setattr(module, "SLICE_VEHICLES", 2)
+    monkeypatch.setattr(module, "_EXPIRE_MAX", 4)
+    task = world.approved(1, 2, 3, 4, 5)
+    world.wait(days=4)
+    begun, transaction = [], world.cloud.store.transaction
+    monkeypatch.setattr(world.cloud.store, "transaction", lambda: (begun.append(1), transaction())[1])
+    assert world.services.upgrades.expire(world.now) == 4
+    assert len(begun) == 1 + 2
+    assert world.detail(task).counts == {"Approved": 1, "Timed out": 4}
+    assert world.services.upgrades.expire(world.now) == 1
+    assert world.services.upgrades.expire(world.now) == 0
+    assert str(world.detail(task).task.status) == "Finished"
+    assert world.detail(task).upgrades.items[4].reason == "no message for 345600 s; the limit is 259200 s"
+
+
+def test_of_the_reports_of_a_vehicle_the_newest_are_kept(world):
+    """A unit that repeats itself under new counters fills no disk."""
+    task = world.approved(1)
+    for number in range(25):
+        send(world, 1, outcome=Outcome.FAILED, reason=f"try {number}")
+    assert [report.reason for report in world.detail(task).upgrades.items[0].reports] == [
+        f"try {number}" for number in range(5, 25)
+    ]
 
 
 @pytest.mark.parametrize(

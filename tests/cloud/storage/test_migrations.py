@@ -5,6 +5,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from bmsota_cloud.domain.ota_tasks import VehicleStatus
 from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.projects import ApprovalWay
 from bmsota_cloud.storage import schema
 from bmsota_cloud.storage.migrate import migrate
 from bmsota_cloud.storage.sql import SqlWork
@@ -94,6 +95,55 @@ def test_who_set_a_status_is_derived_for_what_an_older_platform_has_kept():
         "Cancelled": "OPERATOR",
     }
     assert (change.status.name, change.decided_at) == ("EARLIER", None)
+
+
+def test_an_older_platforms_projects_stay_strict_and_its_signed_reports_count():
+    """What only the named auditor could approve stays so; what a vehicle runs is known from the report that is kept."""
+    with create_engine("sqlite://").connect() as connection, connection.begin():
+        migrate(connection, "platform", revision="platform_0002")
+        at = "'2026-11-22 08:00:00.000000'"
+        vehicle = "vin, series, project, hwid, device_public_key, registered_at, order_sequence, report_counter, report_sha256"
+        for vin, project in (("V1", "Harbour"), ("V2", "Harbour"), ("V3", "Hills")):
+            connection.exec_driver_sql(
+                f"INSERT INTO vehicle ({vehicle}) VALUES ('{vin}', 'F7', '{project}', 'M{vin}', x'00', {at}, 0, 0, x'')"
+            )
+        connection.exec_driver_sql(
+            "INSERT INTO release (id, name, software_version, series, manifest_sha256, manifest, images, expires_at,"
+            f" uploaded_by, uploaded_at) VALUES (1, 'r', '2.1.0', 'F7', 'ab', x'00', '[]', {at}, 'carol', {at})"
+        )
+        for number, approved_at in ((1, at), (2, "NULL")):
+            connection.exec_driver_sql(
+                "INSERT INTO ota_task (id, project, reason, software_version, creator, auditor, time_limit_s, status,"
+                f" created_at, approver, approved_at) VALUES ({number}, 'Harbour', 'r', '2.1.0', 'carol', 'alan', 60,"
+                f" 'UNAPPROVED', {at}, '', {approved_at})"
+            )
+        columns = (
+            "task_id, place, vin, release_id, status, stage, reason, progress_pct, sequence, order_document,"
+            " instruction_count, heard_at, ended_by_report, report_document, versions_before, versions_after"
+        )
+        versions = '[{"position": 0, "hwid": "MV1", "version": "2.1.0"}]'
+        for place, status, ended in ((1, "ROLLED_BACK", 1), (2, "TIMED_OUT", 0)):
+            connection.exec_driver_sql(
+                f"INSERT INTO vehicle_upgrade ({columns}) VALUES (1, {place}, 'V{place}', 1, '{status}', '', 'why', 0,"
+                f" 1, x'00', 1, {at}, {ended}, x'01', '[]', '{versions}')"
+            )
+        migrate(connection, "platform")
+        work = SqlWork(connection)
+        assert [(project.name, str(project.approval)) for project in work.projects.all()] == [
+            ("Harbour", "named auditor"),
+            ("Hills", "named auditor"),
+        ]
+        assert [work.ota_tasks.get(number).approval for number in (1, 2)] == [ApprovalWay.NAMED_AUDITOR, None]
+        (report,) = work.ota_tasks.reports(1, ["V1", "V2"])["V1"]
+        assert (report.order_id, report.outcome, report.reason, report.document, report.is_late) == (
+            "OTA-1-1",
+            "rolled-back",
+            "why",
+            b"\x01",
+            False,
+        )
+        assert [node.version for node in work.ota_tasks.signed_versions(["V1", "V2"])["V1"]] == ["2.1.0"]
+        assert [upgrade.attempt for upgrade in work.ota_tasks.upgrades(1)] == [1, 1]
 
 
 @pytest.mark.parametrize("history", ["platform", "telemetry"])

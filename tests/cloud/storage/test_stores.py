@@ -10,10 +10,22 @@ from bmsota_cloud.domain.accounts import Account, Role
 from bmsota_cloud.domain.device import DeviceSession
 from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.histories import LocalUpgradeRow
-from bmsota_cloud.domain.ota_tasks import NodeVersion, OtaTask, Transition, VehicleStatus, VehicleUpgrade
+from bmsota_cloud.domain.ota_tasks import (
+    ActKind,
+    ApprovalCode,
+    NodeVersion,
+    OrderReport,
+    OtaTask,
+    TaskAct,
+    TaskStatus,
+    Transition,
+    VehicleStatus,
+    VehicleUpgrade,
+)
 from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, VehicleConnection
+from bmsota_cloud.domain.projects import ApprovalWay, Project
 from bmsota_cloud.domain.releases import Release
 from bmsota_cloud.domain.telemetry import VehicleSnapshot
 from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
@@ -303,6 +315,169 @@ class StoreContract:
             assert work.device.session(b"t" * 32) == session
             work.device.delete_before(NOW + timedelta(hours=1))
             assert work.device.session(b"t" * 32) is None
+
+    def make_task(self, work, count=5):
+        """A task of *count* vehicles, unapproved."""
+        for number in range(1, count + 1):
+            work.vehicles.add(vehicle(number))
+        release = work.releases.add(release_of("F7", NOW), b"manifest", {})
+        task = work.ota_tasks.add(task_of(1))
+        vehicles = [(vehicle(number).vin, release.id) for number in range(count, 0, -1)]
+        work.ota_tasks.add_unapproved(task.id, vehicles, NOW)
+        return task
+
+    def test_the_vehicles_of_a_task_are_added_at_once_and_equal_to_those_added_one_by_one(self, store):
+        with store.transaction() as work:
+            task = self.make_task(work)
+            work.ota_tasks.add_unapproved(task.id + 1, [], NOW)
+            found = work.ota_tasks.upgrades(task.id)
+            vins = [item.vin for item in found]
+            steps = work.ota_tasks.transitions(task.id, vins)
+        assert found == tuple(
+            VehicleUpgrade(task_id=task.id, vin=vehicle(6 - place).vin, place=place, release_id=1)
+            for place in range(1, 6)
+        )
+        assert steps == {
+            vin: (Transition(task_id=task.id, vin=vin, status=VehicleStatus.UNAPPROVED, at=NOW),) for vin in vins
+        }
+
+    def test_a_vehicle_twice_in_a_task_is_refused(self, store):
+        with store.transaction() as work:
+            task = self.make_task(work)
+            again = VehicleUpgrade(task_id=task.id, vin=vehicle(1).vin, place=6, release_id=1)
+            with pytest.raises(ConflictError):
+                work.ota_tasks.add_upgrade(again)
+            assert len(work.ota_tasks.upgrades(task.id)) == 5
+
+    def test_many_vehicles_are_saved_at_once(self, store):
+        with store.transaction() as work:
+            task = self.make_task(work)
+            before = work.ota_tasks.upgrades(task.id)
+            after = [
+                replace(item, status=VehicleStatus.APPROVED, order_document=b"\x00\xff", heard_at=NOW, attempt=2)
+                for item in before[1:3]
+            ]
+            work.ota_tasks.save_upgrades(after)
+            work.ota_tasks.save_upgrades([])
+            assert work.ota_tasks.upgrades(task.id) == (before[0], *after, *before[3:])
+            with pytest.raises(ConflictError):
+                work.ota_tasks.save_upgrades([replace(before[0], place=9)])
+            work.vehicles.save_sequences({vehicle(1).vin: 7, vehicle(3).vin: 8})
+            work.vehicles.save_sequences({})
+            found = work.vehicles.many([vehicle(number).vin for number in (3, 1, 2, 99)], lock=True)
+            assert {vin: item.order_sequence for vin, item in found.items()} == {
+                vehicle(1).vin: 7,
+                vehicle(2).vin: 0,
+                vehicle(3).vin: 8,
+            }
+
+    def test_slices_by_place_status_and_choice(self, store):
+        with store.transaction() as work:
+            task = self.make_task(work)
+            tables = work.ota_tasks
+            tables.save_upgrade(replace(tables.upgrade(task.id, 3), status=VehicleStatus.CANCELLED))
+            waiting = [VehicleStatus.UNAPPROVED]
+
+            def places(*asked, **options):
+                return [item.place for item in tables.upgrades_after(task.id, *asked, **options)]
+
+            assert places(0, 2) == [1, 2]
+            assert places(2, 2, lock=True) == [3, 4]
+            assert places(2, 2, statuses=waiting) == [4, 5]
+            assert places(0, 2, places=[5, 3, 1]) == [1, 3]
+            assert places(1, 9, places=[5, 3, 1], statuses=waiting) == [5]
+            assert places(5, 9) == []
+            assert tables.vins(task.id, [VehicleStatus.CANCELLED]) == (vehicle(3).vin,)
+            assert tables.places(task.id, [vehicle(1).vin, vehicle(99).vin]) == {vehicle(1).vin: 5}
+            page = tables.upgrades_page(task.id, PageRequest(1, 3), statuses=waiting)
+            assert ([item.place for item in page.items], page.total) == ([1, 2, 4], 4)
+            assert tables.content(task.id) == tuple(
+                (vehicle(number).vin, f"M{number}", "0" * 64) for number in range(5, 0, -1)
+            )
+
+    def test_of_two_open_upgrades_the_one_under_way_is_the_vehicles(self, store):
+        with store.transaction() as work:
+            task = self.make_task(work, 1)
+            waiting = work.ota_tasks.add(task_of(2))
+            work.ota_tasks.add_unapproved(waiting.id, [(vehicle(1).vin, 1)], NOW)
+            assert work.ota_tasks.open_upgrade(vehicle(1).vin).task_id == waiting.id
+            first = work.ota_tasks.upgrade(task.id, 1)
+            work.ota_tasks.save_upgrade(replace(first, status=VehicleStatus.APPROVED))
+            assert work.ota_tasks.open_upgrade(vehicle(1).vin).task_id == task.id
+            found = work.ota_tasks.open_upgrades([vehicle(1).vin, "nobody"], lock=True)
+            assert {vin: [item.task_id for item in items] for vin, items in found.items()} == {
+                vehicle(1).vin: [task.id, waiting.id]
+            }
+
+    def test_acts_of_tasks(self, store):
+        act = TaskAct(
+            task_id=1,
+            kind=ActKind.RETRY,
+            who="carol",
+            reason="why",
+            begun_at=NOW,
+            statuses=("Timed out",),
+            places=(1, 3),
+        )
+        with store.transaction() as work:
+            task = self.make_task(work, 1)
+            assert work.ota_tasks.act(task.id) is None
+            work.ota_tasks.save_act(act)
+            work.ota_tasks.save_act(replace(act, place_done=3, count=2))
+            assert work.ota_tasks.act(task.id, lock=True) == replace(act, place_done=3, count=2)
+            assert work.ota_tasks.acts() == (replace(act, place_done=3, count=2),)
+            work.ota_tasks.delete_act(task.id)
+            assert work.ota_tasks.acts() == ()
+
+    def test_reports_are_kept_newest_first_to_go_last(self, store):
+        def report(number, *versions):
+            nodes = tuple(NodeVersion(position=n, hwid=f"H{n}", version=v) for n, v in enumerate(versions))
+            return OrderReport(
+                task_id=1,
+                vin=vehicle(1).vin,
+                order_id="OTA-1-1",
+                received_at=NOW,
+                outcome="failed",
+                reason=str(number),
+                versions=nodes,
+                is_late=False,
+                document=b"signed",
+            )
+
+        with store.transaction() as work:
+            self.make_task(work, 2)
+            for number in range(4):
+                work.ota_tasks.add_report(report(number, f"2.{number}.0"), keep=3)
+            vin, other = vehicle(1).vin, vehicle(2).vin
+            found = work.ota_tasks.reports(1, [vin, other])
+            assert found == {vin: tuple(report(number, f"2.{number}.0") for number in (1, 2, 3)), other: ()}
+            assert work.ota_tasks.signed_versions([vin, other]) == {vin: report(3, "2.3.0").versions}
+
+    def test_projects_and_their_codes(self, store):
+        code = ApprovalCode(
+            task_id=1, code_hmac=b"h" * 32, content_sha256=b"c" * 32, issued_at=NOW, expires_at=NOW, recipient="a@b"
+        )
+        with store.transaction() as work:
+            self.make_task(work, 3)
+            assert work.projects.get("p", lock=True) is None
+            project = Project(
+                name="p", audit_mailbox="a@b", approval=ApprovalWay.NAMED_AUDITOR, starters=("x", "y"), changed_at=NOW
+            )
+            work.projects.save(replace(project, audit_mailbox=""))
+            work.projects.save(project)
+            work.projects.save(Project(name="a"))
+            assert work.projects.get("p") == project
+            assert work.projects.all() == (Project(name="a"), project)
+            assert work.vehicles.counts_by_project() == {"p": 3}
+            work.ota_tasks.save_code(code)
+            assert work.ota_tasks.void_codes("other") == ()
+            assert work.ota_tasks.code(1) == code
+            assert work.ota_tasks.void_codes("p") == (1,)
+            assert work.ota_tasks.void_codes("p") == ()
+            assert work.ota_tasks.code(1).is_void
+            work.ota_tasks.save(replace(work.ota_tasks.get(1), status=TaskStatus.APPROVED))
+            work.ota_tasks.save_code(code)
+            assert work.ota_tasks.void_codes("p") == ()
 
     def test_secrets_are_kept(self, store):
         with store.transaction() as work:

@@ -13,7 +13,6 @@ finds the database again by itself.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
@@ -23,6 +22,7 @@ from sqlalchemy.pool import StaticPool
 from bmsota.errors import ConfigurationError
 from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.storage.migrate import migrate
+from bmsota_cloud.storage.sql._turns import TurnLock
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class SqlDatabase:
             ConfigurationError: the database cannot be opened or brought up to date.
         """
         self._is_memory = url == MEMORY
-        self._lock = RLock()
+        self._lock = TurnLock()
         self._busy_timeout_s = _BUSY_TIMEOUT_S if busy_timeout_s is None else busy_timeout_s
         self.problem = ""
         """Why nothing could be written the last time; empty again after the next change that was kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Select, Table, func, insert, select, update
+from sqlalchemy import Connection, Select, Table, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -65,6 +65,35 @@ class Tables:
         if self._connection.execute(statement).rowcount != 1:
             raise ConflictError("not-there", f"no such {_noun(table)}")
 
+    def _add_all(self, table: Table, items: Sequence[Any]) -> None:
+        """Insert many at once; a row that is there already is refused with all the others."""
+        if not items:
+            return
+        counts = "id" in table.c
+        values = [values_of(item, without=_ID if counts else frozenset()) for item in items]
+        try:
+            with self._connection.begin_nested():
+                self._connection.execute(insert(table), values)
+        except IntegrityError as error:
+            raise ConflictError("already-there", f"this {_noun(table)} already exists") from error
+
+    def _save_all(self, table: Table, items: Sequence[Any]) -> None:
+        """Update many at once by the primary key."""
+        if not items:
+            return
+        keys = [column.name for column in table.primary_key.columns]
+        statement = (
+            update(table)
+            .where(*(table.c[key] == bindparam(f"key_{key}") for key in keys))
+            .values({column.name: bindparam(column.name) for column in table.c if column.name not in keys})
+        )
+        rows = [
+            {f"key_{name}" if name in keys else name: value for name, value in values_of(item).items()}
+            for item in items
+        ]
+        if self._connection.execute(statement, rows).rowcount != len(items):
+            raise ConflictError("not-there", f"no such {_noun(table)}")
+
     def _upsert(self, table: Table, item: Any) -> None:
         values = {name: value for name, value in values_of(item).items() if name in table.c}
         upsert(self._connection, table, values)
@@ -74,8 +103,9 @@ class Tables:
         row = self._connection.execute(statement.with_for_update() if lock else statement).mappings().first()
         return None if row is None else kind(**row)
 
-    def _all(self, kind: type[Kind], statement: Select[Any]) -> tuple[Kind, ...]:
-        return tuple(kind(**row) for row in self._connection.execute(statement).mappings())
+    def _all(self, kind: type[Kind], statement: Select[Any], *, lock: bool = False) -> tuple[Kind, ...]:
+        rows = self._connection.execute(statement.with_for_update() if lock else statement).mappings()
+        return tuple(kind(**row) for row in rows)
 
     def _page(self, kind: type[Kind], statement: Select[Any], request: PageRequest) -> Page[Kind]:
         return page_of(self._connection, kind, statement, request)

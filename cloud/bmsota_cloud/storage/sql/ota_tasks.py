@@ -6,12 +6,16 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import bindparam, case, delete, func, insert, literal, select, update
 
 from bmsota_cloud.domain.ota_tasks import (
     OPEN_STATUSES,
     ApprovalCode,
+    NodeVersion,
+    OrderReport,
     OtaTask,
+    TaskAct,
+    TaskStatus,
     Transition,
     VehicleStatus,
     VehicleUpgrade,
@@ -62,7 +66,35 @@ class SqlOtaTasks(Tables):
         }
 
     def add_upgrade(self, upgrade: VehicleUpgrade) -> None:
-        self._add(t.vehicle_upgrade, upgrade)
+        self.add_upgrades([upgrade])
+
+    def add_upgrades(self, upgrades: Sequence[VehicleUpgrade]) -> None:
+        self._add_all(t.vehicle_upgrade, upgrades)
+
+    def add_unapproved(self, task_id: int, vehicles: Sequence[tuple[str, int]], at: datetime) -> None:
+        if not vehicles:
+            return
+        (vin, release_id), *others = vehicles
+        self.add_upgrade(VehicleUpgrade(task_id=task_id, vin=vin, place=1, release_id=release_id))
+        c = t.vehicle_upgrade.c
+        if others:
+            # Copies of the first row: values that are the same for all would be converted five thousand times.
+            own = ("vin", "place", "release_id")
+            columns = [bindparam(f"own_{x.name}", type_=x.type) if x.name in own else x for x in c]
+            copies = select(*columns).where(c.task_id == bindparam("of_task"), c.place == 1)
+            rows = [
+                {"own_vin": vin, "own_place": place, "own_release_id": release_id, "of_task": task_id}
+                for place, (vin, release_id) in enumerate(others, start=2)
+            ]
+            self._connection.execute(insert(t.vehicle_upgrade).from_select([x.name for x in c], copies), rows)
+        waiting = (
+            select(c.task_id, c.vin, c.status, literal(at, t.transition.c.at.type), literal(""), c.source)
+            .where(c.task_id == task_id)
+            .order_by(c.place)
+        )
+        self._connection.execute(
+            insert(t.transition).from_select(["task_id", "vin", "status", "at", "reason", "source"], waiting)
+        )
 
     def delete_upgrades(self, task_id: int) -> None:
         self._connection.execute(delete(t.transition).where(t.transition.c.task_id == task_id))
@@ -77,15 +109,72 @@ class SqlOtaTasks(Tables):
         c = t.vehicle_upgrade.c
         return self._all(VehicleUpgrade, select(t.vehicle_upgrade).where(c.task_id == task_id).order_by(c.place))
 
-    def upgrades_page(self, task_id: int, request: PageRequest) -> Page[VehicleUpgrade]:
+    def upgrades_page(
+        self, task_id: int, request: PageRequest, *, statuses: Sequence[VehicleStatus] = ()
+    ) -> Page[VehicleUpgrade]:
         c = t.vehicle_upgrade.c
         statement = select(t.vehicle_upgrade).where(c.task_id == task_id).order_by(c.place)
+        if statuses:
+            statement = statement.where(c.status.in_(statuses))
         return self._page(VehicleUpgrade, statement, request)
+
+    def upgrades_after(
+        self,
+        task_id: int,
+        place: int,
+        limit: int,
+        *,
+        statuses: Sequence[VehicleStatus] = (),
+        places: Sequence[int] = (),
+        lock: bool = False,
+    ) -> tuple[VehicleUpgrade, ...]:
+        c = t.vehicle_upgrade.c
+        statement = select(t.vehicle_upgrade).where(c.task_id == task_id, c.place > place)
+        if places:
+            # The next ones are enough: however many were asked for, a statement takes no more than a slice.
+            statement = statement.where(c.place.in_(sorted(number for number in places if number > place)[:limit]))
+        if statuses:
+            statement = statement.where(c.status.in_(statuses))
+        return self._all(VehicleUpgrade, statement.order_by(c.place).limit(limit), lock=lock)
+
+    def places(self, task_id: int, vins: Sequence[str]) -> Mapping[str, int]:
+        c = t.vehicle_upgrade.c
+        found: dict[str, int] = {}
+        for part in in_lists(vins):
+            statement = select(c.vin, c.place).where(c.task_id == task_id, c.vin.in_(part))
+            found |= {row.vin: row.place for row in self._connection.execute(statement)}
+        return found
+
+    def vins(self, task_id: int, statuses: Sequence[VehicleStatus]) -> tuple[str, ...]:
+        c = t.vehicle_upgrade.c
+        statement = select(c.vin).where(c.task_id == task_id, c.status.in_(statuses)).order_by(c.place)
+        return tuple(self._connection.execute(statement).scalars())
+
+    def content(self, task_id: int) -> tuple[tuple[str, str, str], ...]:
+        c = t.vehicle_upgrade.c
+        statement = (
+            select(c.vin, t.vehicle.c.hwid, t.release.c.manifest_sha256)
+            .join(t.vehicle, t.vehicle.c.vin == c.vin)
+            .join(t.release, t.release.c.id == c.release_id)
+            .where(c.task_id == task_id)
+            .order_by(c.place)
+        )
+        return tuple((vin, hwid, sha256) for vin, hwid, sha256 in self._connection.execute(statement))
 
     def open_upgrade(self, vin: str) -> VehicleUpgrade | None:
         c = t.vehicle_upgrade.c
         statement = select(t.vehicle_upgrade).where(c.vin == vin, c.status.in_(_OPEN))
-        return self._one(VehicleUpgrade, statement.order_by(c.task_id.desc()))
+        waits = case((c.status == VehicleStatus.UNAPPROVED, 1), else_=0)
+        return self._one(VehicleUpgrade, statement.order_by(waits, c.task_id.desc()))
+
+    def open_upgrades(self, vins: Sequence[str], *, lock: bool = False) -> Mapping[str, tuple[VehicleUpgrade, ...]]:
+        c = t.vehicle_upgrade.c
+        found: dict[str, list[VehicleUpgrade]] = {}
+        for part in in_lists(vins):
+            statement = select(t.vehicle_upgrade).where(c.vin.in_(part), c.status.in_(_OPEN)).order_by(c.task_id)
+            for item in self._all(VehicleUpgrade, statement, lock=lock):
+                found.setdefault(item.vin, []).append(item)
+        return {vin: tuple(items) for vin, items in found.items()}
 
     def silent_upgrades(self, now: datetime, limit: int) -> tuple[VehicleUpgrade, ...]:
         c = t.vehicle_upgrade.c
@@ -118,8 +207,15 @@ class SqlOtaTasks(Tables):
     def save_upgrade(self, upgrade: VehicleUpgrade) -> None:
         self._save(t.vehicle_upgrade, upgrade)
 
+    def save_upgrades(self, upgrades: Sequence[VehicleUpgrade]) -> None:
+        self._save_all(t.vehicle_upgrade, upgrades)
+
     def add_transition(self, transition: Transition) -> None:
-        self._connection.execute(insert(t.transition).values(**values_of(transition)))
+        self.add_transitions([transition])
+
+    def add_transitions(self, transitions: Sequence[Transition]) -> None:
+        if transitions:
+            self._connection.execute(insert(t.transition), [values_of(item) for item in transitions])
 
     def transitions(self, task_id: int, vins: Sequence[str]) -> Mapping[str, tuple[Transition, ...]]:
         c = t.transition.c
@@ -136,3 +232,53 @@ class SqlOtaTasks(Tables):
 
     def save_code(self, code: ApprovalCode) -> None:
         self._upsert(t.approval_code, code)
+
+    def void_codes(self, project: str) -> tuple[int, ...]:
+        c = t.approval_code.c
+        waiting = select(t.ota_task.c.id).where(
+            t.ota_task.c.project == project, t.ota_task.c.status == TaskStatus.UNAPPROVED
+        )
+        valid = select(c.task_id).where(c.task_id.in_(waiting), c.is_void.is_(False)).order_by(c.task_id)
+        found = tuple(self._connection.execute(valid).scalars())
+        self._connection.execute(update(t.approval_code).where(c.task_id.in_(waiting)).values(is_void=True))
+        return found
+
+    def act(self, task_id: int, *, lock: bool = False) -> TaskAct | None:
+        return self._one(TaskAct, select(t.task_act).where(t.task_act.c.task_id == task_id), lock=lock)
+
+    def acts(self) -> tuple[TaskAct, ...]:
+        return self._all(TaskAct, select(t.task_act).order_by(t.task_act.c.begun_at, t.task_act.c.task_id))
+
+    def save_act(self, act: TaskAct) -> None:
+        self._upsert(t.task_act, act)
+
+    def delete_act(self, task_id: int) -> None:
+        self._connection.execute(delete(t.task_act).where(t.task_act.c.task_id == task_id))
+
+    def add_report(self, report: OrderReport, *, keep: int) -> None:
+        self._add(t.order_report, report)
+        c = t.order_report.c
+        of_vehicle = (c.task_id == report.task_id) & (c.vin == report.vin)
+        newest = select(c.id).where(of_vehicle).order_by(c.id.desc()).limit(keep)
+        kept = tuple(self._connection.execute(newest).scalars())
+        self._connection.execute(delete(t.order_report).where(of_vehicle, c.id < kept[-1]))
+
+    def reports(self, task_id: int, vins: Sequence[str]) -> Mapping[str, tuple[OrderReport, ...]]:
+        c = t.order_report.c
+        columns = [column for column in c if column.name != "id"]
+        found: dict[str, list[OrderReport]] = {vin: [] for vin in vins}
+        for part in in_lists(vins):
+            statement = select(*columns).where(c.task_id == task_id, c.vin.in_(part)).order_by(c.id)
+            for item in self._all(OrderReport, statement):
+                found[item.vin].append(item)
+        return {vin: tuple(items) for vin, items in found.items()}
+
+    def signed_versions(self, vins: Sequence[str]) -> Mapping[str, tuple[NodeVersion, ...]]:
+        c = t.order_report.c
+        found: dict[str, tuple[NodeVersion, ...]] = {}
+        for part in in_lists(vins):
+            # Reports are taken by a counter that only rises, so the newest row is the newest report.
+            newest = select(func.max(c.id)).where(c.vin.in_(part)).group_by(c.vin)
+            rows = self._connection.execute(select(c.vin, c.versions).where(c.id.in_(newest)))
+            found |= {row.vin: row.versions for row in rows}
+        return found

@@ -12,7 +12,7 @@ from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._tables import Tables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from bmsota_cloud.domain.paging import Page, PageRequest
 
@@ -34,6 +34,9 @@ class SqlReleases(Tables):
 
     def get(self, release_id: int) -> Release | None:
         return self._one(Release, _RELEASE.where(t.release.c.id == release_id))
+
+    def many(self, release_ids: Sequence[int]) -> Mapping[int, Release]:
+        return {item.id: item for item in self._all(Release, _RELEASE.where(t.release.c.id.in_(release_ids)))}
 
     def find(self, *, series: str, software_version: str) -> Release | None:
         return self._one(

@@ -20,6 +20,7 @@ from bmsota_cloud.storage.sql.limits import SqlLimits
 from bmsota_cloud.storage.sql.ota_tasks import SqlOtaTasks
 from bmsota_cloud.storage.sql.outbox import SqlOutbox
 from bmsota_cloud.storage.sql.presence import SqlPresence
+from bmsota_cloud.storage.sql.projects import SqlProjects
 from bmsota_cloud.storage.sql.releases import SqlReleases
 from bmsota_cloud.storage.sql.vehicles import SqlVehicles
 
@@ -39,6 +40,7 @@ class SqlWork:
         self.presence = SqlPresence(connection)
         self.equipment = SqlEquipment(connection)
         self.releases = SqlReleases(connection)
+        self.projects = SqlProjects(connection)
         self.ota_tasks = SqlOtaTasks(connection)
         self.histories = SqlHistories(connection)
         self.device = SqlDevice(connection)

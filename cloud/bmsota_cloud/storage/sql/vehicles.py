@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import bindparam, delete, func, or_, select, update
 
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.presence import VehicleConnection
@@ -31,6 +31,13 @@ class SqlVehicles(Tables):
 
     def get(self, vin: str, *, lock: bool = False) -> Vehicle | None:
         return self._one(Vehicle, select(t.vehicle).where(t.vehicle.c.vin == vin), lock=lock)
+
+    def many(self, vins: Sequence[str], *, lock: bool = False) -> Mapping[str, Vehicle]:
+        found: dict[str, Vehicle] = {}
+        for part in in_lists(sorted(vins)):
+            statement = select(t.vehicle).where(t.vehicle.c.vin.in_(part)).order_by(t.vehicle.c.vin)
+            found |= {item.vin: item for item in self._all(Vehicle, statement, lock=lock)}
+        return found
 
     def by_hwid(self, hwid: str) -> Vehicle | None:
         return self._one(Vehicle, select(t.vehicle).where(t.vehicle.c.hwid == hwid))
@@ -70,6 +77,17 @@ class SqlVehicles(Tables):
         items = tuple((vehicle, connections.get(vehicle.vin, VehicleConnection())) for vehicle in vehicles)
         return Page(items=items, total=total, number=request.number, size=request.size), count
 
+    def save_sequences(self, sequences: Mapping[str, int]) -> None:
+        if sequences:
+            statement = (
+                update(t.vehicle)
+                .where(t.vehicle.c.vin == bindparam("key_vin"))
+                .values(order_sequence=bindparam("sequence"))
+            )
+            self._connection.execute(
+                statement, [{"key_vin": vin, "sequence": sequence} for vin, sequence in sorted(sequences.items())]
+            )
+
     def projects(self) -> tuple[str, ...]:
         statement = select(t.vehicle.c.project).distinct().order_by(t.vehicle.c.project)
         return tuple(self._connection.execute(statement).scalars())
@@ -77,6 +95,11 @@ class SqlVehicles(Tables):
     def series(self) -> tuple[str, ...]:
         statement = select(t.vehicle.c.series).distinct().order_by(t.vehicle.c.series)
         return tuple(self._connection.execute(statement).scalars())
+
+    def counts_by_project(self) -> Mapping[str, int]:
+        count = func.count().label("vehicles")
+        rows = self._connection.execute(select(t.vehicle.c.project, count).group_by(t.vehicle.c.project))
+        return {row.project: row.vehicles for row in rows}
 
     def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
         return self._nodes(t.node, vins)
