@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 
 # What reports that were read may take to be stored when the process ends. A service manager kills after 90 s (systemd's default).
 STOP_TIMEOUT_S = 30.0
+# Under load reports wait 20 ms for their commit anyway.
+LINGER_S = 0.002
 
 
 class OpenLink(Protocol):
@@ -69,6 +71,7 @@ class GatewayServer:
             port,
             ssl_context=self._ssl_context,
             clock_ns=self._clock_ns,
+            linger_s=LINGER_S,
         )
         if self._writer is not None:
             self._writer.start(on_full=gateway.pause_reading, on_room=gateway.resume_reading)
