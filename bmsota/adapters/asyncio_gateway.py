@@ -42,6 +42,7 @@ async def serve_gateway(
     clock_ns: Callable[[], int] | None = None,
     executor: Executor | None = None,
     links_max: int = LINKS_MAX,
+    on_open: Callable[[StreamLink, str], object] | None = None,
 ) -> AsyncioGateway:
     """Listen on *host* and *port* (0: the system chooses one) and serve until `AsyncioGateway.close`.
 
@@ -54,6 +55,7 @@ async def serve_gateway(
         clock_ns: nanoseconds since the Unix epoch, never going back; by default a `steady_clock`.
         executor: where the links' calls run, if they may block (a database). One worker keeps them one after another.
         links_max: connections beyond it are closed at once.
+        on_open: called with each new link and its peer's address (without the port), before `connected`.
 
     Raises:
         OSError: the address cannot be used.
@@ -67,7 +69,10 @@ async def serve_gateway(
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(connection.wake)
 
-        await run_link(open_link(wake), connection, clock_ns=clock, executor=executor)
+        link = open_link(wake)
+        if on_open is not None:
+            on_open(link, connection.address)
+        await run_link(link, connection, clock_ns=clock, executor=executor)
 
     gateway = AsyncioGateway(run, links_max)
     tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_shutdown_timeout": CLOSE_TIMEOUT_S}

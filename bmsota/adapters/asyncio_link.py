@@ -138,6 +138,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, made: Callable[[Connection], object] | None = None) -> None:
         """*made* is called when the connection is there."""
         self.peer = ""
+        self.address = ""
+        """The peer's address without the port; empty if it has none."""
         self.is_over = False
         """The peer sends nothing more."""
         self.error: Exception | None = None
@@ -203,7 +205,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self.peer = str(transport.get_extra_info("peername"))
+        peer = transport.get_extra_info("peername")
+        self.peer = str(peer)
+        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         if self._made is not None:
             self._made(self)
 

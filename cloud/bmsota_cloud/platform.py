@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.gateway import GatewayLink, LocalRouter
-from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, Services
+from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, Services, network_of
 from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ class Cloud:
         """`drain(now, deliver)` gives every due mail to a function."""
         return self.services.outbox
 
-    def open_link(self, wake: Callable[[], None] | None = None) -> GatewayLink:
-        """A link for one vehicle.
+    def open_link(self, wake: Callable[[], None] | None = None, address: str = "") -> GatewayLink:
+        """A link for one vehicle, whose other end is at *address* (without the port).
 
         *wake* is called, from any thread, when the platform has something to say unasked; the driver then calls
         `handle_timeout` and sends `data_to_send`. Without it, `next_timeout` says 0 until that was done.
         """
-        return GatewayLink(self.services, self.router, wake=wake)
+        return GatewayLink(self.services, self.router, self.settings, wake=wake, address=network_of(address))
 
     def device_respond(self, request: HttpRequest, now: datetime) -> HttpResponse:
         """Answer one request of a unit to the device API."""

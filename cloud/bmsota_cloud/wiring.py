@@ -196,6 +196,8 @@ class RunningCloud:
         self._http_socket.close()
         if self.mail_sink is not None:
             await asyncio.to_thread(self.mail_sink.stop)
+        with _failures_logged("refusals"):
+            await asyncio.to_thread(self.cloud.services.refusals.flush)
         self.cloud.close()
 
     async def wait(self) -> None:
@@ -208,6 +210,9 @@ class RunningCloud:
         while True:
             with _failures_logged("ticker"):
                 await asyncio.to_thread(services.upgrades.expire, wall_clock())
+            with _failures_logged("refusals"):
+                await asyncio.to_thread(services.refusals.flush)
+            with _failures_logged("pruning"):
                 if ticks % _PRUNE_EVERY_TICKS == 0:
                     await asyncio.to_thread(services.ingest.prune, wall_clock())
             ticks += 1

@@ -109,6 +109,7 @@ class MemoryCloud:
         """What the platform does beside answering: end what has expired, send mails."""
         now = utc_time(self._kernel.now_ns)
         self._cloud.services.upgrades.expire(now)
+        self._cloud.services.refusals.flush()
         self._cloud.outbox.drain(now, lambda mail: self._mails.append(mail.body))
 
     def newest_code(self) -> str | None:

@@ -12,6 +12,7 @@ from bmsota_cloud.api.common import ApiRoute, accounts_of
 from bmsota_cloud.api.equipment import add_equipment_routes
 from bmsota_cloud.api.histories import add_history_routes
 from bmsota_cloud.api.ota_tasks import add_ota_task_routes
+from bmsota_cloud.api.refusals import add_refusal_routes
 from bmsota_cloud.api.releases import add_release_routes
 from bmsota_cloud.api.telemetry import add_telemetry_routes
 from bmsota_cloud.api.vehicles import add_vehicle_routes
@@ -32,6 +33,7 @@ def build_router(services: Services, clock: Clock) -> APIRouter:
     add_telemetry_routes(router, services)
     add_history_routes(router, services)
     add_equipment_routes(router, services)
+    add_refusal_routes(router, services)
     add_release_routes(router, services, clock)
     add_ota_task_routes(router, services, clock)
     return router

@@ -3,6 +3,9 @@
 A vehicle is known by its VIN and registered before its unit may log in: the registration carries the HWID of the
 master and the public key its unit signs with (sessions of the device API, post-boot reports). The nodes and their
 versions are then what the unit reports (UnitIdentity, post-boot report).
+
+A terminal that speaks only GB/T 32960 has no such key. It is registered without one and monitored; nothing it says could
+be proved, so it is not upgraded over the air.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ class Vehicle:
     series: str
     project: str
     hwid: str
-    """The master's hardware id, as registered."""
-    device_public_key: bytes
-    """Ed25519, 32 raw bytes."""
+    """The master's hardware id, as registered; may be empty for a vehicle that is only monitored."""
+    device_public_key: bytes | None
+    """Ed25519, 32 raw bytes; None for a vehicle that is only monitored."""
     registered_at: datetime
     order_sequence: int = 0
     """The sequence of the newest upgrade order made for this vehicle; it only rises (ota.md S4, S6)."""
@@ -44,6 +47,11 @@ class Vehicle:
     """Digest of that report: the same document again is a repetition, another one with that counter is an attack."""
     identified_at: datetime | None = None
     """When the unit last sent its identity; None before the first time."""
+
+    @property
+    def is_upgradable(self) -> bool:
+        """Whether it may be part of an OTA task: its unit can prove who it is and what it runs."""
+        return self.device_public_key is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,12 +25,15 @@ from bmsota.gbt32960 import (
     Control,
     ControlId,
     DiscardedBytes,
+    Edition,
     ExtensionReceived,
+    Frame,
     FrameRefused,
     HeartbeatReceived,
     LocalUpgrades,
     LoginRequested,
     LogoutReceived,
+    PlatformLogin,
     PlatformSession,
     RemoteUpgrade,
     ReplyFlag,
@@ -41,17 +44,21 @@ from bmsota.gbt32960 import (
     VehicleLogin,
     VehicleLogin2025,
     beijing_time,
+    encode,
 )
 from bmsota_cloud.clock import utc_time
+from bmsota_cloud.domain.refusals import RefusalCause
+from bmsota_cloud.gateway.options import FirstVin, platform_options
+from bmsota_cloud.gateway.refusals import refused_bytes
 from bmsota_cloud.services import ReportVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from bmsota.gbt32960 import Frame, PlatformEvent
+    from bmsota.gbt32960 import PlatformEvent
     from bmsota_cloud.gateway.router import LocalRouter
-    from bmsota_cloud.services import Instruction, Services
+    from bmsota_cloud.services import Instruction, PlatformSettings, Services
 
 __all__ = ["GatewayLink"]
 
@@ -68,19 +75,24 @@ class GatewayLink:
         self,
         services: Services,
         router: LocalRouter,
+        settings: PlatformSettings,
         *,
-        session: PlatformSession | None = None,
         wake: Callable[[], None] | None = None,
+        address: str = "",
     ) -> None:
         self._services = services
         self._router = router
-        self._session = PlatformSession() if session is None else session
+        self._settings = settings
+        self._session = PlatformSession(options=platform_options(settings))
+        self._first_vin = FirstVin() if settings.link_keys.by_vin else None
         self._wake_driver = wake
         self._is_woken = False
         self._is_superseded = False
         self._sent_order_id = ""
         self.vin = ""
         """Empty until the vehicle has logged in, and after it has logged out."""
+        self.address = address
+        """Where the other end is, as refusals are counted by (`services.network_of`)."""
         self.is_closing = False
         """The driver should send what is left and close."""
 
@@ -92,6 +104,9 @@ class GatewayLink:
         self._take_events(now_ns)
 
     def receive_data(self, data: bytes, now_ns: int) -> None:
+        if self._first_vin is not None and (vin := self._first_vin.take(data)) is not None:
+            self._first_vin = None
+            self._session.change_options(platform_options(self._settings, vin))
         self._session.receive_data(data, now_ns)
         self._take_events(now_ns)
 
@@ -149,6 +164,8 @@ class GatewayLink:
                 services.ingest.seen(vin, now)
             case ExtensionReceived(frame=frame):
                 flag = self._extension(frame, now)
+                if flag != ReplyFlag.SUCCESS:
+                    self._record_extension(frame, flag, now)
                 try:
                     self._session.reply(frame, now_ns, flag=flag)
                 except LocalProtocolError:
@@ -166,22 +183,56 @@ class GatewayLink:
                 self.is_closing = True
             case FrameRefused():
                 services.counters["frame_refused"] += 1
+                self._record(event, now)
             case DiscardedBytes(data=data):
                 services.counters["bad_stretch"] += 1
                 services.counters["bad_stretch_bytes"] += len(data)
+                self._record(event, now)
 
-    def _log_in(self, vin: str, login: object, now_ns: int) -> None:
+    def _record(self, event: FrameRefused | DiscardedBytes, now: datetime) -> None:
+        refused = refused_bytes(event, logged_in=self.vin)
+        self._services.refusals.record(
+            refused.cause,
+            address=self.address,
+            vin=refused.vin,
+            head=refused.head,
+            answered=refused.answered,
+            detail=refused.detail,
+            now=now,
+        )
+
+    def _refuse_login(
+        self,
+        vin: str,
+        login: VehicleLogin | VehicleLogin2025 | PlatformLogin,
+        cause: RefusalCause,
+        flag: ReplyFlag,
+        now_ns: int,
+    ) -> None:
+        edition = Edition.GBT2025 if isinstance(login, VehicleLogin2025) else Edition.GBT2016
+        command = Command.PLATFORM_LOGIN if isinstance(login, PlatformLogin) else Command.VEHICLE_LOGIN
+        head = encode(Frame(command=command, vin=vin, message=login, edition=edition))
+        self._services.refusals.record(
+            cause, address=self.address, vin=vin, head=head, answered=flag, now=utc_time(now_ns)
+        )
+        self._session.refuse_login(flag, now_ns)
+
+    def _log_in(self, vin: str, login: VehicleLogin | VehicleLogin2025 | PlatformLogin, now_ns: int) -> None:
         if not isinstance(login, VehicleLogin | VehicleLogin2025):
             # A platform carrying many vehicles on one link: not our kind of peer.
             self._services.counters["platform_login_refused"] += 1
-            self._session.refuse_login(ReplyFlag.ERROR, now_ns)
+            self._refuse_login(vin, login, RefusalCause.LOGIN_PLATFORM, ReplyFlag.ERROR, now_ns)
             return
         if self.vin != vin:
             # Another vehicle on the same link: the one before has left.
             self._leave(now_ns)
         if not self._services.ingest.log_in(vin, serial=login.serial, now=utc_time(now_ns)):
-            self._session.refuse_login(ReplyFlag.ERROR, now_ns)
+            # 2025 has a flag of its own for this (table 4).
+            flag = ReplyFlag.VIN_UNKNOWN if isinstance(login, VehicleLogin2025) else ReplyFlag.ERROR
+            self._refuse_login(vin, login, RefusalCause.LOGIN_UNKNOWN_VIN, flag, now_ns)
             return
+        if self._settings.link_keys.by_vin:
+            self._session.change_options(platform_options(self._settings, vin))
         self._session.accept_login(now_ns)
         self.vin = vin
         self._sent_order_id = ""
@@ -216,6 +267,18 @@ class GatewayLink:
                 services.counters["extension_unknown"] += 1
                 return ReplyFlag.ERROR
         return ReplyFlag.SUCCESS
+
+    def _record_extension(self, frame: Frame, flag: ReplyFlag, now: datetime) -> None:
+        is_ours = isinstance(frame.message, SignedReport)
+        self._services.refusals.record(
+            RefusalCause.DOCUMENT_REFUSED if is_ours else RefusalCause.COMMAND_UNKNOWN,
+            address=self.address,
+            vin=frame.vin,
+            head=encode(frame),
+            answered=flag,
+            detail="" if is_ours else f"command {frame.command:#04x}",
+            now=now,
+        )
 
     def _send_instruction(self, now_ns: int) -> None:
         """Send what the store holds for this vehicle, once a login."""

@@ -10,15 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from bmsota.adapters import serve_gateway
+from bmsota_cloud.gateway.link import GatewayLink
+from bmsota_cloud.services import LINKS_MAX, network_of
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from bmsota.adapters import AsyncioGateway
-    from bmsota_cloud.gateway.link import GatewayLink
+    from bmsota.adapters import AsyncioGateway, StreamLink
 
 __all__ = ["GatewayServer"]
+
+
+def _set_address(link: StreamLink, address: str) -> None:
+    assert isinstance(link, GatewayLink)
+    link.address = network_of(address)
 
 
 class GatewayServer:
@@ -30,8 +36,10 @@ class GatewayServer:
         clock_ns: Callable[[], int],
         *,
         ssl_context: ssl.SSLContext | None = None,
+        links_max: int = LINKS_MAX,
     ) -> None:
         """*open_link* makes a link from its wake function; *clock_ns* reads the wall clock, never going back."""
+        self._links_max = links_max
         self._open_link = open_link
         self._clock_ns = clock_ns
         self._ssl_context = ssl_context
@@ -51,6 +59,8 @@ class GatewayServer:
             ssl_context=self._ssl_context,
             clock_ns=self._clock_ns,
             executor=self._worker,
+            links_max=self._links_max,
+            on_open=_set_address,
         )
         return self._gateway.port
 

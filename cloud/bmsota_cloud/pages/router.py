@@ -24,6 +24,7 @@ from bmsota_cloud.domain.errors import (
 from bmsota_cloud.pages.accounts import add_account_pages
 from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
+from bmsota_cloud.pages.refusals import add_refusal_pages
 from bmsota_cloud.pages.site import Site
 from bmsota_cloud.pages.telemetry import add_telemetry_pages
 from bmsota_cloud.pages.vehicles import add_vehicle_pages
@@ -56,6 +57,7 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_telemetry_pages(router, site)
     add_history_pages(router, site)
     add_ota_task_pages(router, site)
+    add_refusal_pages(router, site)
     return router
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from bmsota_cloud.services.accounts import AccountService, Login
 from bmsota_cloud.services.audit import AuditService
-from bmsota_cloud.services.context import CommandRouter, Context, PlatformKeys, PlatformSettings
+from bmsota_cloud.services.context import (
+    LINKS_MAX,
+    REPORT_KEEP_S_MIN,
+    CommandRouter,
+    Context,
+    LinkKeys,
+    PlatformKeys,
+    PlatformSettings,
+)
 from bmsota_cloud.services.device import DeviceService
 from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
@@ -16,6 +24,7 @@ from bmsota_cloud.services.live import LiveFeed, Subscription
 from bmsota_cloud.services.ota_task_views import CodeView, MailView, TaskDetail, TaskRow, UpgradeView
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
+from bmsota_cloud.services.refusals import RefusalService, network_of
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
     from collections import Counter
 
 __all__ = [
+    "LINKS_MAX",
+    "REPORT_KEEP_S_MIN",
     "AccountService",
     "AuditService",
     "CodeView",
@@ -35,6 +46,7 @@ __all__ = [
     "HistoryService",
     "IngestService",
     "Instruction",
+    "LinkKeys",
     "LiveFeed",
     "Login",
     "MailView",
@@ -43,6 +55,7 @@ __all__ = [
     "OutboxService",
     "PlatformKeys",
     "PlatformSettings",
+    "RefusalService",
     "ReleaseService",
     "ReportVerdict",
     "Services",
@@ -55,6 +68,7 @@ __all__ = [
     "VehicleDetail",
     "VehicleRow",
     "VehicleService",
+    "network_of",
 ]
 
 
@@ -71,6 +85,7 @@ class Services:
     live: LiveFeed
     ota_tasks: OtaTaskService
     outbox: OutboxService
+    refusals: RefusalService
     releases: ReleaseService
     telemetry: TelemetryService
     upgrades: UpgradeService
@@ -90,6 +105,7 @@ class Services:
             live=context.live,
             ota_tasks=OtaTaskService(context),
             outbox=OutboxService(context),
+            refusals=RefusalService(context),
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context),

@@ -83,6 +83,8 @@ class DeviceService:
                 )
             elif now >= challenge.expires_at:
                 refusal = LoginError("challenge-expired", "the challenge has expired; request a new one")
+            elif vehicle.device_public_key is None:
+                refusal = LoginError("no-device-key", f"{vehicle.vin} is registered without a device key")
             elif not device_api.session_proof_is_valid(
                 request, Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)
             ):

@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.equipment import EquipmentService
 
-__all__ = ["REPORT_KEEP_S", "IngestService"]
-
-# Hot rows; enough for the pages of yesterday. Older ones belong in blocks (web.md section 4).
-REPORT_KEEP_S = 72 * 3600
+__all__ = ["IngestService"]
 
 _STATE_WORDS = {NodeState.RUNNING: "running", NodeState.BOOTLOADER: "bootloader", NodeState.ABSENT: "absent"}
 
@@ -93,7 +90,7 @@ class IngestService:
 
     def prune(self, now: datetime) -> int:
         """Delete reports that are too old to be kept as rows; how many there were."""
-        return self._context.telemetry.prune(now - timedelta(seconds=REPORT_KEEP_S))
+        return self._context.telemetry.prune(now - timedelta(seconds=self._context.settings.report_keep_s))
 
     def _state(self, vin: str) -> VehicleSnapshot:
         return self._context.telemetry.state(vin) or VehicleSnapshot(vin=vin)

@@ -375,6 +375,8 @@ class OtaTaskService:
                 faults.append(f"{vin[:32]} is not registered")
             elif vehicle.project != task.project:
                 faults.append(f"{vin} belongs to project {vehicle.project}")
+            elif not vehicle.is_upgradable:
+                faults.append(f"{vin} is registered without a device key and cannot be upgraded over the air")
             elif (other := work.ota_tasks.open_upgrade(vin)) is not None:
                 busy.append(f"{vin} is part of {task_key(other.task_id)}")
             else:

@@ -17,6 +17,7 @@ from bmsota_cloud.storage.sql.equipment import SqlEquipment
 from bmsota_cloud.storage.sql.histories import SqlHistories
 from bmsota_cloud.storage.sql.ota_tasks import SqlOtaTasks
 from bmsota_cloud.storage.sql.outbox import SqlOutbox
+from bmsota_cloud.storage.sql.refusals import SqlRefusals
 from bmsota_cloud.storage.sql.releases import SqlReleases
 from bmsota_cloud.storage.sql.vehicles import SqlVehicles
 
@@ -40,6 +41,7 @@ class SqlWork:
         self.device = SqlDevice(connection)
         self.outbox = SqlOutbox(connection)
         self.audit = SqlAudit(connection)
+        self.refusals = SqlRefusals(connection)
 
     def secret(self, name: str) -> bytes | None:
         return self._connection.execute(select(t.secret.c.value).where(t.secret.c.name == name)).scalar()

@@ -1,0 +1,166 @@
+"""What is refused on a link becomes a record: its cause, the VIN, what was answered."""
+
+from dataclasses import replace
+
+import pytest
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.refusals import RefusalCause
+
+from bmsota.gbt32960 import (
+    Command,
+    Edition,
+    EmptyReply,
+    Encryption,
+    Frame,
+    PlatformLogin,
+    RawMessage,
+    ReplyFlag,
+    Report,
+    SignedReport,
+    VehicleData,
+    VehicleLogin,
+    VehicleLogin2025,
+    beijing_time,
+    encode,
+)
+
+C = RefusalCause
+OTHER = "TESTVEHICLE000002"
+STRANGER = "NOSUCHVEHICLE0001"
+
+
+@pytest.fixture
+def talk(world):
+    """Send frames, as bytes, on a link from 192.0.2.9; the records that are left, without the times."""
+
+    def play(*frames, is_logged_in=True):
+        vin = world.register(1)
+        link = world.cloud.open_link(address="192.0.2.9")
+        link.connected(world.now_ns)
+        if is_logged_in:
+            link.receive_data(encode(login(world, vin)), world.now_ns)
+            assert link.vin == vin
+        for data in frames:
+            link.receive_data(data, world.now_ns)
+        world.services.refusals.flush()
+        page = world.services.refusals.page(PageRequest(1, 100), by=world.people["carol"])
+        assert {row.refusal.address for row in page.items} <= {"192.0.2.9"}
+        return [(row.refusal.cause, row.refusal.vin, row.refusal.answered) for row in page.items]
+
+    return play
+
+
+def login(world, vin, *, edition=Edition.GBT2016, command=Command.VEHICLE_LOGIN, message=None):
+    kind = VehicleLogin if edition is Edition.GBT2016 else VehicleLogin2025
+    if message is None:
+        message = (
+            VehicleLogin(beijing_time(world.now_ns), 1, "1" * 20)
+            if kind is VehicleLogin
+            else VehicleLogin2025(beijing_time(world.now_ns), 1, "1" * 20)
+        )
+    return Frame(command=command, vin=vin, message=message, edition=edition)
+
+
+def report(world, vin, **fields):
+    message = Report(beijing_time(world.now_ns), (VehicleData(1, 3, 1, 0.0, 1.0, 355.2, 0.0, 50, 1, 15, 5000, 0, 0),))
+    return Frame(**{"command": Command.REALTIME_REPORT, "vin": vin, "message": message} | fields)
+
+
+def test_a_vehicle_that_is_not_registered(world, talk):
+    """2025 has a flag of its own for it (table 4)."""
+    old = encode(login(world, STRANGER))
+    new = encode(login(world, OTHER, edition=Edition.GBT2025))
+    assert sorted(talk(old, new, is_logged_in=False)) == [
+        (C.LOGIN_UNKNOWN_VIN, STRANGER, ReplyFlag.ERROR),
+        (C.LOGIN_UNKNOWN_VIN, OTHER, ReplyFlag.VIN_UNKNOWN),
+    ]
+    rows = world.services.refusals.page(PageRequest(), by=world.people["carol"]).items
+    assert {row.refusal.head for row in rows} == {old, new}
+
+
+def test_a_platform(world, talk):
+    message = PlatformLogin(beijing_time(world.now_ns), 1, "user", "password")
+    frame = login(world, OTHER, command=Command.PLATFORM_LOGIN, message=message)
+    assert talk(encode(frame), is_logged_in=False) == [(C.LOGIN_PLATFORM, OTHER, ReplyFlag.ERROR)]
+
+
+def test_a_frame_before_the_login(world, talk):
+    assert talk(encode(report(world, OTHER)), is_logged_in=False) == [(C.NOT_LOGGED_IN, OTHER, None)]
+
+
+def test_a_frame_of_another_vehicle(world, talk):
+    assert talk(encode(report(world, OTHER))) == [(C.FOREIGN_VIN, OTHER, None)]
+
+
+def test_an_answer_that_was_not_asked_for(world, talk):
+    frame = Frame(command=0x82, vin=world.vin(1), message=EmptyReply(), reply_flag=ReplyFlag.SUCCESS)
+    assert talk(encode(frame)) == [(C.REPLY_UNEXPECTED, world.vin(1), None)]
+
+
+def test_an_encrypted_login_without_a_key(world, talk):
+    frame = login(world, OTHER, message=RawMessage(bytes(32)))
+    frame = replace(frame, encryption=Encryption.AES)
+    ((cause, vin, _),) = talk(encode(frame), is_logged_in=False)
+    assert (cause, vin) == (C.ENCRYPTED, OTHER)
+
+
+def test_an_encrypted_report_without_a_key(world, talk):
+    frame = report(world, world.vin(1), message=RawMessage(bytes(32)), encryption=Encryption.SM4)
+    ((cause, vin, _),) = talk(encode(frame))
+    assert (cause, vin) == (C.ENCRYPTED, world.vin(1))
+
+
+def test_a_login_without_its_code_byte(world, talk):
+    good = encode(login(world, OTHER))
+    ((cause, vin, _),) = talk(with_data(good, good[24:-3] + b"\x01\x01"), is_logged_in=False)
+    assert (cause, vin) == (C.LOGIN_INVALID, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("edition", "flag"), [(Edition.GBT2016, ReplyFlag.ERROR), (Edition.GBT2025, ReplyFlag.STRUCTURE_WRONG)]
+)
+def test_a_report_with_a_wrong_month(world, talk, edition, flag):
+    good = encode(report(world, world.vin(1)))
+    data = bytearray(good[24:-1])
+    data[1] = 99
+    bad = edition.value + with_data(good, bytes(data))[2:]
+    assert talk(bad) == [(C.STRUCTURE_WRONG, world.vin(1), flag)]
+
+
+def test_a_wrong_check_byte(world, talk):
+    bad = bytearray(encode(report(world, OTHER)))
+    bad[-1] ^= 1
+    assert talk(bytes(bad) + encode(login(world, world.vin(1)))) == [(C.CHECK_BYTE_WRONG, OTHER, None)]
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", bytes(range(35)), b"#" * 5000])
+def test_what_is_no_frame(world, talk, data):
+    found = talk(data + encode(login(world, world.vin(1))), is_logged_in=False)
+    assert found == [(C.NOT_A_FRAME, "", None)]
+
+
+def test_a_reserved_command_and_one_of_another_maker(world, talk):
+    frame = Frame(command=0x60, vin=world.vin(1), message=RawMessage(b"123"))
+    other = replace(frame, command=0xE0)
+    found = talk(encode(frame), encode(other))
+    assert {cause for cause, _, _ in found} == {C.COMMAND_UNKNOWN}
+
+
+def test_a_signed_report_that_is_none(world, talk):
+    frame = Frame(
+        command=Command.SIGNED_REPORT, vin=world.vin(1), message=SignedReport(beijing_time(world.now_ns), b"nonsense")
+    )
+    assert talk(encode(frame)) == [(C.DOCUMENT_REFUSED, world.vin(1), ReplyFlag.ERROR)]
+
+
+def test_nothing_is_recorded_of_what_is_right(world, talk):
+    assert talk(encode(report(world, world.vin(1)))) == []
+
+
+def with_data(frame, data):
+    """*frame* with another data unit, and a right length and check byte."""
+    raw = frame[:22] + len(data).to_bytes(2, "big") + data
+    check = 0
+    for byte in raw[2:]:
+        check ^= byte
+    return raw + bytes([check])
