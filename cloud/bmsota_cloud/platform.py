@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
+from bmsota_cloud.folders import make_folder
 from bmsota_cloud.gateway import GatewayLink, LocalRouter
 from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, Services, network_of
 from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
@@ -86,10 +87,13 @@ def build_cloud(
         settings: limits and addresses.
         draw: source of random bytes; a seeded one makes a run repeatable.
         clock: the platform's time for HTTP requests; links and services take it as arguments.
+
+    Raises:
+        ConfigurationError: the folder or a database cannot be used.
     """
     settings = PlatformSettings() if settings is None else settings
     if data_dir is not None:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(data_dir)
     store = SqlStore(database_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'platform.sqlite'}"))
     telemetry = SqlTelemetryStore(
         telemetry_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'telemetry.sqlite'}")

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BodyLimit", "SecurityHeaders"]
 
-# A release of 16 images of 16 MiB, the largest we know of anywhere.
-_UPLOAD_SIZE_BYTES_MAX = 256 * 1024 * 1024
 # Everything else is a form or a small JSON document; 5000 VINs are 110 KB.
 _BODY_SIZE_BYTES_MAX = 1024 * 1024
 _UPLOAD_PATH = "/api/v1/releases"
@@ -54,14 +52,15 @@ class SecurityHeaders:
 class BodyLimit:
     """Refuse a body that is longer than its path may have, whether it says so beforehand or not."""
 
-    def __init__(self, app: "ASGIApp") -> None:
+    def __init__(self, app: "ASGIApp", *, upload_size_bytes_max: int) -> None:
         self._app = app
+        self._upload_size_bytes_max = upload_size_bytes_max
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = _limit(scope)
+        limit = _limit(scope, self._upload_size_bytes_max)
         refusal = Response(
             content=f'{{"error":"too-large","detail":"the request body is larger than {limit} bytes"}}',
             status_code=413,
@@ -100,9 +99,9 @@ class _BodyTooLongError(Exception):
     """Between the two ends of `BodyLimit` only."""
 
 
-def _limit(scope: "Scope") -> int:
+def _limit(scope: "Scope", upload_size_bytes_max: int) -> int:
     path: Any = scope["path"]
     if path == _UPLOAD_PATH:
-        return _UPLOAD_SIZE_BYTES_MAX
+        return upload_size_bytes_max
     # One more than the device API takes, so that its own refusal is the one a unit sees.
     return BODY_SIZE_BYTES_MAX + 1024 if path.startswith(_DEVICE_PATH) else _BODY_SIZE_BYTES_MAX

@@ -81,6 +81,8 @@ class PlatformSettings:
 
     device_url: str = "http://127.0.0.1:8080"
     """Where units reach the device API; `/device/v1/...` is below it."""
+    device_url_aliases: tuple[str, ...] = ()
+    """Other URLs under which units may reach the device API. A unit's proof must name the origin of one of these."""
     pages_url: str = "http://127.0.0.1:8080"
     """Where people reach the pages; for the links in mails."""
     mail_sender: str = "bmsota cloud <noreply@bmsota.example>"
@@ -109,10 +111,6 @@ class PlatformSettings:
     link_keys: LinkKeys = field(default_factory=LinkKeys)
     report_verifier: ReportVerifier | None = None
     """Reports of the 2025 edition must be signed by this key."""
-    device_origins: tuple[str, ...] = ()
-    """Origins ("https://host:port") beside that of `device_url` at which units reach the device API and download images. If
-    there are any, a request under another host is refused.
-    """
     upload_size_bytes_max: int = UPLOAD_SIZE_BYTES_MAX
     """The largest release upload; other requests have limits of their own."""
 
