@@ -34,6 +34,7 @@ class RefusalCause(StrEnum):
     STRUCTURE_WRONG = "structure-wrong"
     CHECK_BYTE_WRONG = "check-byte-wrong"
     NOT_A_FRAME = "not-a-frame"
+    UNFINISHED = "unfinished"
     COMMAND_UNKNOWN = "command-unknown"
     REPLY_UNEXPECTED = "reply-unexpected"
     DOCUMENT_REFUSED = "document-refused"
@@ -84,6 +85,9 @@ CAUSES: dict[RefusalCause, CauseText] = {
     ),
     RefusalCause.NOT_A_FRAME: CauseText(
         "The bytes are not GB/T 32960.", "Nothing, if no vehicle of yours is at this address: ports are scanned all the time."
+    ),
+    RefusalCause.UNFINISHED: CauseText(
+        "A frame was never finished.", "Check the length in the header (bytes 23 and 24), and the connection."
     ),
     RefusalCause.COMMAND_UNKNOWN: CauseText(
         "The command is reserved, or not one that a terminal sends.", "Check the edition and extensions of this terminal."

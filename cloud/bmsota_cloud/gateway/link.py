@@ -25,9 +25,7 @@ from bmsota.gbt32960 import (
     Control,
     ControlId,
     DiscardedBytes,
-    Edition,
     ExtensionReceived,
-    Frame,
     FrameRefused,
     HeartbeatReceived,
     LocalUpgrades,
@@ -38,25 +36,25 @@ from bmsota.gbt32960 import (
     RemoteUpgrade,
     ReplyFlag,
     ReportReceived,
+    SecurityReceived,
     SignedReport,
     UnitIdentity,
     UpgradeState,
     VehicleLogin,
     VehicleLogin2025,
     beijing_time,
-    encode,
 )
 from bmsota_cloud.clock import utc_time
 from bmsota_cloud.domain.refusals import RefusalCause
 from bmsota_cloud.gateway.options import FirstVin, platform_options
-from bmsota_cloud.gateway.refusals import refused_bytes
+from bmsota_cloud.gateway.refusals import LinkRefusals
 from bmsota_cloud.services import ReportVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from bmsota.gbt32960 import PlatformEvent
+    from bmsota.gbt32960 import Frame, PlatformEvent
     from bmsota_cloud.gateway.router import LocalRouter
     from bmsota_cloud.services import Instruction, PlatformSettings, Services
 
@@ -91,10 +89,18 @@ class GatewayLink:
         self._sent_order_id = ""
         self.vin = ""
         """Empty until the vehicle has logged in, and after it has logged out."""
-        self.address = address
-        """Where the other end is, as refusals are counted by (`services.network_of`)."""
+        self._refusals = LinkRefusals(services.refusals, address)
         self.is_closing = False
         """The driver should send what is left and close."""
+
+    @property
+    def address(self) -> str:
+        """Where the other end is, without the port; of an IPv6 address the network (`services.network_of`)."""
+        return self._refusals.address
+
+    @address.setter
+    def address(self, address: str) -> None:
+        self._refusals.address = address
 
     # -- for the driver ------------------------------------------------------------------------------------------------
 
@@ -107,6 +113,7 @@ class GatewayLink:
         if self._first_vin is not None and (vin := self._first_vin.take(data)) is not None:
             self._first_vin = None
             self._session.change_options(platform_options(self._settings, vin))
+        self._refusals.received(data)
         self._session.receive_data(data, now_ns)
         self._take_events(now_ns)
 
@@ -133,6 +140,7 @@ class GatewayLink:
         """The link is gone, whichever side closed it."""
         self._session.disconnected(now_ns)
         self._take_events(now_ns)
+        self._refusals.closed(utc_time(now_ns))
         self._leave(now_ns)
 
     # -- for the router ------------------------------------------------------------------------------------------------
@@ -160,12 +168,14 @@ class GatewayLink:
                 self._log_in(vin, login, now_ns)
             case ReportReceived(vin=vin, report=report, is_backfill=is_backfill):
                 services.ingest.report(vin, report, is_backfill=is_backfill, now=now)
+                self._refusals.take(event, now)
+                self._session.answer_report(event, now_ns)
             case HeartbeatReceived(vin=vin):
                 services.ingest.seen(vin, now)
             case ExtensionReceived(frame=frame):
                 flag = self._extension(frame, now)
                 if flag != ReplyFlag.SUCCESS:
-                    self._record_extension(frame, flag, now)
+                    self._refusals.extension(frame, flag, now)
                 try:
                     self._session.reply(frame, now_ns, flag=flag)
                 except LocalProtocolError:
@@ -181,55 +191,32 @@ class GatewayLink:
                 self._sent_order_id = ""
             case CloseRequested():
                 self.is_closing = True
+            case SecurityReceived(frame=frame):
+                # Activation and key exchange of 2025: keys come from the gateway's own file.
+                self._refusals.extension(frame, None, now)
             case FrameRefused():
                 services.counters["frame_refused"] += 1
-                self._record(event, now)
+                self._refusals.take(event, now)
             case DiscardedBytes(data=data):
                 services.counters["bad_stretch"] += 1
                 services.counters["bad_stretch_bytes"] += len(data)
-                self._record(event, now)
-
-    def _record(self, event: FrameRefused | DiscardedBytes, now: datetime) -> None:
-        refused = refused_bytes(event, logged_in=self.vin)
-        self._services.refusals.record(
-            refused.cause,
-            address=self.address,
-            vin=refused.vin,
-            head=refused.head,
-            answered=refused.answered,
-            detail=refused.detail,
-            now=now,
-        )
-
-    def _refuse_login(
-        self,
-        vin: str,
-        login: VehicleLogin | VehicleLogin2025 | PlatformLogin,
-        cause: RefusalCause,
-        flag: ReplyFlag,
-        now_ns: int,
-    ) -> None:
-        edition = Edition.GBT2025 if isinstance(login, VehicleLogin2025) else Edition.GBT2016
-        command = Command.PLATFORM_LOGIN if isinstance(login, PlatformLogin) else Command.VEHICLE_LOGIN
-        head = encode(Frame(command=command, vin=vin, message=login, edition=edition))
-        self._services.refusals.record(
-            cause, address=self.address, vin=vin, head=head, answered=flag, now=utc_time(now_ns)
-        )
-        self._session.refuse_login(flag, now_ns)
+                self._refusals.take(event, now)
 
     def _log_in(self, vin: str, login: VehicleLogin | VehicleLogin2025 | PlatformLogin, now_ns: int) -> None:
         if not isinstance(login, VehicleLogin | VehicleLogin2025):
             # A platform carrying many vehicles on one link: not our kind of peer.
             self._services.counters["platform_login_refused"] += 1
-            self._refuse_login(vin, login, RefusalCause.LOGIN_PLATFORM, ReplyFlag.ERROR, now_ns)
+            self._refusals.login(vin, login, RefusalCause.LOGIN_PLATFORM, ReplyFlag.ERROR, utc_time(now_ns))
+            self._session.refuse_login(ReplyFlag.ERROR, now_ns)
             return
+        self._refusals.heard()
         if self.vin != vin:
             # Another vehicle on the same link: the one before has left.
             self._leave(now_ns)
         if not self._services.ingest.log_in(vin, serial=login.serial, now=utc_time(now_ns)):
-            # 2025 has a flag of its own for this (table 4).
-            flag = ReplyFlag.VIN_UNKNOWN if isinstance(login, VehicleLogin2025) else ReplyFlag.ERROR
-            self._refuse_login(vin, login, RefusalCause.LOGIN_UNKNOWN_VIN, flag, now_ns)
+            flag = ReplyFlag.VIN_UNKNOWN
+            self._refusals.login(vin, login, RefusalCause.LOGIN_UNKNOWN_VIN, flag, utc_time(now_ns))
+            self._session.refuse_login(flag, now_ns)
             return
         if self._settings.link_keys.by_vin:
             self._session.change_options(platform_options(self._settings, vin))
@@ -267,18 +254,6 @@ class GatewayLink:
                 services.counters["extension_unknown"] += 1
                 return ReplyFlag.ERROR
         return ReplyFlag.SUCCESS
-
-    def _record_extension(self, frame: Frame, flag: ReplyFlag, now: datetime) -> None:
-        is_ours = isinstance(frame.message, SignedReport)
-        self._services.refusals.record(
-            RefusalCause.DOCUMENT_REFUSED if is_ours else RefusalCause.COMMAND_UNKNOWN,
-            address=self.address,
-            vin=frame.vin,
-            head=encode(frame),
-            answered=flag,
-            detail="" if is_ours else f"command {frame.command:#04x}",
-            now=now,
-        )
 
     def _send_instruction(self, now_ns: int) -> None:
         """Send what the store holds for this vehicle, once a login."""

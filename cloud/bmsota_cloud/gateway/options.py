@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bmsota.gbt32960 import PlatformOptions
+from bmsota.gbt32960 import Acknowledgement, PlatformOptions
 
 if TYPE_CHECKING:
     from bmsota_cloud.services import PlatformSettings
@@ -20,7 +20,8 @@ _VIN_AT, _VIN_END = 4, 21
 def platform_options(settings: PlatformSettings, vin: str = "") -> PlatformOptions:
     """The options for a link whose vehicle is *vin*, or not known yet if that is empty."""
     return PlatformOptions(
-        always_reply_to_reports=settings.acknowledge_reports,
+        # Answered by the link when it is stored.
+        acknowledge_reports=Acknowledgement.DEFERRED if settings.acknowledge_reports else Acknowledgement.NEVER,
         login_timeout_ns=settings.login_timeout_s * _SECOND_NS,
         silence_timeout_ns=settings.heartbeat_window_s * _SECOND_NS,
         cipher=settings.link_keys.cipher_of(vin),

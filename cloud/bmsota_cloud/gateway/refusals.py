@@ -5,108 +5,136 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bmsota.errors import FrameError
 from bmsota.gbt32960 import (
-    HEADER_SIZE_BYTES,
     Command,
     DiscardedBytes,
     Edition,
-    Encryption,
+    Frame,
     FrameRefused,
-    RawMessage,
+    PlatformLogin,
+    RefusalKind,
     ReplyFlag,
-    decode_header,
+    ReportReceived,
+    SignedReport,
+    VehicleLogin2025,
     encode,
 )
 from bmsota_cloud.domain.refusals import HEAD_SIZE_BYTES_MAX, RefusalCause
 
 if TYPE_CHECKING:
-    from bmsota.gbt32960 import Frame
+    from datetime import datetime
 
-__all__ = ["RefusedBytes", "refused_bytes"]
+    from bmsota.gbt32960 import VehicleLogin
+    from bmsota_cloud.services import RefusalService
+
+__all__ = ["CAUSE_OF", "LinkRefusals"]
+
+CAUSE_OF: dict[RefusalKind, RefusalCause] = {
+    RefusalKind.NOT_A_FRAME: RefusalCause.NOT_A_FRAME,
+    RefusalKind.UNFINISHED: RefusalCause.UNFINISHED,
+    RefusalKind.CHECK_BYTE: RefusalCause.CHECK_BYTE_WRONG,
+    RefusalKind.STRUCTURE: RefusalCause.STRUCTURE_WRONG,
+    RefusalKind.ENCRYPTION: RefusalCause.ENCRYPTED,
+    RefusalKind.SIGNATURE: RefusalCause.SIGNATURE_WRONG,
+    RefusalKind.NOT_LOGGED_IN: RefusalCause.NOT_LOGGED_IN,
+    RefusalKind.OTHER_VIN: RefusalCause.FOREIGN_VIN,
+    RefusalKind.SECOND_LOGIN: RefusalCause.LOGIN_OTHER_VIN,
+    RefusalKind.UNEXPECTED_REPLY: RefusalCause.REPLY_UNEXPECTED,
+    RefusalKind.UNKNOWN_COMMAND: RefusalCause.COMMAND_UNKNOWN,
+    RefusalKind.WRONG_DIRECTION: RefusalCause.COMMAND_UNKNOWN,
+    RefusalKind.PLATFORM_LINK: RefusalCause.LOGIN_PLATFORM,
+}
+"""What each kind of the protocol is called here."""
 
 _LOGINS = frozenset({Command.VEHICLE_LOGIN, Command.PLATFORM_LOGIN})
-_MARKS = (b"##", b"$$")
-_REPORTS = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedBytes:
-    """What a record says of an event, beside the address and the time."""
+@dataclass(slots=True)
+class LinkRefusals:
+    """The refusals of one link."""
 
-    cause: RefusalCause
-    vin: str
-    head: bytes
-    answered: int | None
-    detail: str
+    service: RefusalService
+    address: str
+    """Where the other end is, as records are counted by (`services.network_of`)."""
+    _unheard: bytes = b""
+    _is_heard: bool = False
 
+    def received(self, data: bytes) -> None:
+        """Call with the bytes of the link. Its first ones are kept until they have become an event."""
+        if not self._is_heard:
+            self._unheard = (self._unheard + data[:HEAD_SIZE_BYTES_MAX])[:HEAD_SIZE_BYTES_MAX]
 
-def refused_bytes(event: FrameRefused | DiscardedBytes, *, logged_in: str) -> RefusedBytes:
-    """The cause of *event* on a link where the vehicle *logged_in* is logged in, or none if that is empty."""
-    if isinstance(event, FrameRefused):
-        frame = event.frame
-        cause = _cause_of_frame(frame, logged_in)
-        return RefusedBytes(cause, frame.vin, _head(frame), _answered(frame, cause), event.reason)
-    return _discarded(event, logged_in)
+    def heard(self) -> None:
+        """Call at a login: from now on, what is refused is an event too. `take` and `record` do it by themselves."""
+        self._is_heard, self._unheard = True, b""
 
+    def closed(self, now: datetime) -> None:
+        """The link is gone. Who sent a few bytes, as a TLS hello, and left, never made an event."""
+        if self._unheard:
+            self.record(RefusalCause.NOT_A_FRAME, head=self._unheard, now=now)
+        self.heard()
 
-def _cause_of_frame(frame: Frame, logged_in: str) -> RefusalCause:
-    is_command = frame.reply_flag == ReplyFlag.COMMAND
-    if frame.command in _LOGINS and is_command:
-        return RefusalCause.ENCRYPTED if _is_encrypted(frame) else RefusalCause.LOGIN_INVALID
-    if not logged_in:
-        return RefusalCause.NOT_LOGGED_IN
-    if frame.vin != logged_in:
-        return RefusalCause.FOREIGN_VIN
-    if not is_command:
-        return RefusalCause.REPLY_UNEXPECTED
-    if _is_encrypted(frame):
-        return RefusalCause.ENCRYPTED
-    if frame.command in _REPORTS and frame.edition is Edition.GBT2025:
-        return RefusalCause.SIGNATURE_WRONG
-    return RefusalCause.COMMAND_UNKNOWN
+    def take(self, event: FrameRefused | DiscardedBytes | ReportReceived, now: datetime) -> None:
+        """Record what the protocol refused, and a report whose end was."""
+        if isinstance(event, ReportReceived):
+            if event.fault is not None:
+                self.record(
+                    RefusalCause.STRUCTURE_WRONG,
+                    vin=event.vin,
+                    head=event.frame,
+                    answered=event.reply_flag,
+                    detail=f"{event.fault}; the bodies before it were kept",
+                    now=now,
+                )
+            return
+        cause = CAUSE_OF[event.kind]
+        head = event.first_bytes
+        if cause is RefusalCause.STRUCTURE_WRONG and head[2] in _LOGINS:
+            cause = RefusalCause.LOGIN_INVALID
+        self.record(cause, vin=event.vin, head=head, answered=event.reply_flag, detail=event.reason, now=now)
 
+    def login(
+        self,
+        vin: str,
+        login: VehicleLogin | VehicleLogin2025 | PlatformLogin,
+        cause: RefusalCause,
+        flag: ReplyFlag,
+        now: datetime,
+    ) -> None:
+        """Record a login that this platform refuses with *flag*; 2016 has no other than `ReplyFlag.ERROR`."""
+        is_2025 = isinstance(login, VehicleLogin2025)
+        head = encode(
+            Frame(
+                command=Command.PLATFORM_LOGIN if isinstance(login, PlatformLogin) else Command.VEHICLE_LOGIN,
+                vin=vin,
+                message=login,
+                edition=Edition.GBT2025 if is_2025 else Edition.GBT2016,
+            )
+        )
+        self.record(cause, vin=vin, head=head, answered=flag if is_2025 else ReplyFlag.ERROR, now=now)
 
-def _is_encrypted(frame: Frame) -> bool:
-    return frame.encryption != Encryption.NONE and isinstance(frame.message, RawMessage)
+    def extension(self, frame: Frame, flag: ReplyFlag | None, now: datetime) -> None:
+        """Record a command of an extension, or of 2025's key exchange, that was refused with *flag*."""
+        is_ours = isinstance(frame.message, SignedReport)
+        self.record(
+            RefusalCause.DOCUMENT_REFUSED if is_ours else RefusalCause.COMMAND_UNKNOWN,
+            vin=frame.vin,
+            head=encode(frame),
+            answered=flag,
+            detail="" if is_ours else f"command {frame.command:#04x}",
+            now=now,
+        )
 
-
-def _answered(frame: Frame, cause: RefusalCause) -> int | None:
-    del frame
-    return ReplyFlag.SIGNATURE_WRONG if cause is RefusalCause.SIGNATURE_WRONG else None
-
-
-def _head(frame: Frame) -> bytes:
-    return encode(frame)[:HEAD_SIZE_BYTES_MAX]
-
-
-def _discarded(event: DiscardedBytes, logged_in: str) -> RefusedBytes:
-    data = event.data
-    head = data[:HEAD_SIZE_BYTES_MAX]
-    if event.error is None:
-        is_frame = data[:2] in _MARKS and len(data) > HEADER_SIZE_BYTES and "check byte" in event.reason
-        if not is_frame:
-            return RefusedBytes(RefusalCause.NOT_A_FRAME, "", head, None, event.reason)
-        return RefusedBytes(RefusalCause.CHECK_BYTE_WRONG, _claimed_vin(data), head, None, event.reason)
-    try:
-        header = decode_header(data)
-    except FrameError:
-        # An encryption or an identifier that there is not.
-        return RefusedBytes(RefusalCause.STRUCTURE_WRONG, _claimed_vin(data), head, None, event.reason)
-    cause = RefusalCause.STRUCTURE_WRONG
-    if header.encryption != Encryption.NONE:
-        cause = RefusalCause.ENCRYPTED
-    elif header.command in _LOGINS:
-        cause = RefusalCause.LOGIN_INVALID
-    answered = None
-    if header.command in _REPORTS and header.reply_flag == ReplyFlag.COMMAND and header.vin == logged_in:
-        answered = ReplyFlag.ERROR
-        if header.edition is Edition.GBT2025:
-            is_cipher = cause is RefusalCause.ENCRYPTED
-            answered = ReplyFlag.DECRYPTION_FAILED if is_cipher else ReplyFlag.STRUCTURE_WRONG
-    return RefusedBytes(cause, header.vin, head, answered, event.reason)
-
-
-def _claimed_vin(data: bytes) -> str:
-    """What stands in the place of the VIN; the service cuts what cannot be shown."""
-    return data[4:21].rstrip(b"\0 ").decode("ascii", "replace")
+    def record(
+        self,
+        cause: RefusalCause,
+        *,
+        vin: str = "",
+        head: bytes = b"",
+        answered: int | None = None,
+        detail: str = "",
+        now: datetime,
+    ) -> None:
+        """Record what this platform refused by itself."""
+        self.heard()
+        self.service.record(cause, address=self.address, vin=vin, head=head, answered=answered, detail=detail, now=now)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.refusals import RefusalCause
+from bmsota_cloud.gateway.refusals import CAUSE_OF
 
 from bmsota.gbt32960 import (
     Command,
@@ -14,6 +15,7 @@ from bmsota.gbt32960 import (
     Frame,
     PlatformLogin,
     RawMessage,
+    RefusalKind,
     ReplyFlag,
     Report,
     SignedReport,
@@ -85,7 +87,7 @@ def test_a_platform(world, talk):
 
 
 def test_a_frame_before_the_login(world, talk):
-    assert talk(encode(report(world, OTHER)), is_logged_in=False) == [(C.NOT_LOGGED_IN, OTHER, None)]
+    assert talk(encode(report(world, OTHER)), is_logged_in=False) == [(C.NOT_LOGGED_IN, OTHER, ReplyFlag.ERROR)]
 
 
 def test_a_frame_of_another_vehicle(world, talk):
@@ -131,6 +133,45 @@ def test_a_wrong_check_byte(world, talk):
     bad = bytearray(encode(report(world, OTHER)))
     bad[-1] ^= 1
     assert talk(bytes(bad) + encode(login(world, world.vin(1)))) == [(C.CHECK_BYTE_WRONG, OTHER, None)]
+
+
+def test_a_second_login_under_another_vin(world, talk):
+    world.register(2)
+    assert talk(encode(login(world, OTHER))) == [(C.LOGIN_OTHER_VIN, OTHER, ReplyFlag.ERROR)]
+
+
+def test_every_kind_of_the_protocol_has_its_cause():
+    assert set(CAUSE_OF) == set(RefusalKind)
+
+
+def test_who_says_a_few_bytes_and_leaves_is_found_too(world):
+    """As a terminal that is set to TLS, on a gateway without it: its hello never makes an event."""
+    for data in (bytes.fromhex("16030100a5010000a10303"), b"##\x01"):
+        link = world.cloud.open_link(address="192.0.2.9")
+        link.connected(world.now_ns)
+        for byte in data:
+            link.receive_data(bytes([byte]), world.now_ns)
+        link.disconnected(world.now_ns)
+        world.wait(seconds=1)
+        world.services.refusals.flush()
+        page = world.services.refusals.page(PageRequest(), by=world.people["carol"])
+        (row,) = page.items
+        assert (row.refusal.cause, row.refusal.head) == (C.NOT_A_FRAME, data)
+    assert row.refusal.count == 2
+
+
+def test_who_says_nothing_leaves_no_record(world):
+    link = world.cloud.open_link(address="192.0.2.9")
+    link.connected(world.now_ns)
+    link.disconnected(world.now_ns)
+    assert world.services.refusals.flush() == 0
+
+
+def test_a_report_whose_end_is_wrong_is_recorded_though_its_beginning_is_kept(world, talk):
+    good = encode(report(world, world.vin(1)))
+    bad = with_data(good, good[24:-1] + b"\x07\x01")
+    assert talk(bad) == [(C.STRUCTURE_WRONG, world.vin(1), ReplyFlag.ERROR)]
+    assert world.services.vehicles.detail(world.vin(1), by=world.people["vera"]).state.soc_pct == 50
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", bytes(range(35)), b"#" * 5000])
