@@ -2,13 +2,18 @@
 
 import re
 from enum import EnumType
+from inspect import signature
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 from bmsota_cloud.cli import serve
 from bmsota_cloud.config import ServeFile, load_config
+from bmsota_cloud.link_keys import load_link_keys
 
 from bmsota.errors import ConfigurationError
+
+DOC = Path(__file__).parents[2] / "docs" / "serve.md"
 
 
 @pytest.fixture
@@ -87,3 +92,31 @@ def test_file_and_command_line_have_the_same_settings_and_the_same_limits():
             assert limits == {"ge": info.min, "le": info.max}, name
         words = [choice.value for part in get_args(kind) if isinstance(part, EnumType) for choice in part]
         assert re.findall(r"'(\w+)'", str(field.annotation)) == words, name
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_examples_of_the_manual_are_right(read, tmp_path):
+    serve_file, keys_file = blocks("toml")
+    found = read(serve_file)
+    assert (found["report_keep_days"], found["link_keys"]) == (30, str(tmp_path / "keys/links.toml"))
+    (tmp_path / "links.toml").write_text(keys_file)
+    keys = load_link_keys(tmp_path / "links.toml")
+    assert keys.default is not None
+    assert set(keys.by_vin) == {"TESTVEHICLE000001"}
+
+
+def test_the_manual_names_every_setting_with_its_default():
+    rows = {}
+    for line in DOC.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `") and line.count("|") == 4:
+            names, default, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            for number, name in enumerate(re.findall(r"`([a-z-]+)`", names)):
+                values = default.split(", ")
+                rows[name] = values[number] if len(values) == len(re.findall("`", names)) // 2 else default
+    assert set(rows) == {field.alias for field in ServeFile.model_fields.values()}
+    defaults = {name: parameter.default for name, parameter in signature(serve).parameters.items()}
+    for name in ("report-keep-days", "http-port", "upload-max-mib", "gateway-port", "links-max", "heartbeat-window-s"):
+        assert rows[name] == str(defaults[name.replace("-", "_")])

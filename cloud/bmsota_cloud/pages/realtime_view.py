@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bmsota.gbt32960 import AlarmFlag
 from bmsota_cloud.domain.vehicles import NodeKind
 from bmsota_cloud.pages.times import iso, stamp
 
@@ -100,6 +101,8 @@ _MOTOR_FIELDS: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("controller_temperature_c", _number(0, "°C")),
 )
 
+# The general alarm flags are a DWORD (table 18).
+_ALARM_BITS = 32
 _ALARM_LEVELS = {0: "No alarm", 1: "Level 1", 2: "Level 2: driving is limited", 3: "Level 3: stop at once"}
 _FAULT_LISTS = (
     ("ress_faults", "Energy storage"),
@@ -427,7 +430,14 @@ def _put_alarms(view: RealtimeView, values: Mapping[str, JsonValue]) -> None:
     view.put("alarm_level", _text(level, lambda value: _ALARM_LEVELS.get(int(value), f"Level {int(value)}"))[0])
     active = _get(values, "alarms", "active")
     if isinstance(active, list):
-        view.alarms = tuple(str(name).replace("_", " ").capitalize().replace("Soc", "SOC") for name in active)
+        named = [str(name) for name in active]
+        words = [name.replace("_", " ").capitalize().replace("Soc", "SOC") for name in named]
+        rest = _as_int(_get(values, "alarms", "flags"), 0)
+        for name in named:
+            rest &= ~int(AlarmFlag.__members__.get(name, 0))
+        # What the edition of this report has no name for may be a maker's own alarm: shown, under no other's name.
+        words += [f"Reserved bit {bit}" for bit in range(_ALARM_BITS) if rest >> bit & 1]
+        view.alarms = tuple(words)
     faults: list[tuple[str, tuple[str, ...]]] = []
     for name, label in _FAULT_LISTS:
         codes = _get(values, "alarms", name)
