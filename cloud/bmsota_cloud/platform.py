@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from bmsota.gbt32960 import PlatformSession
 from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.folders import make_folder
-from bmsota_cloud.gateway import GatewayLink, LocalRouter
+from bmsota_cloud.gateway import GatewayLink, LocalRouter, platform_options
 from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, Services, network_of
 from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
 
@@ -56,7 +58,14 @@ class Cloud:
         *wake* is called, from any thread, when the platform has something to say unasked; the driver then calls
         `handle_timeout` and sends `data_to_send`. Without it, `next_timeout` says 0 until that was done.
         """
-        return GatewayLink(self.services, self.router, self.settings, wake=wake, address=network_of(address))
+        return GatewayLink(
+            self.services,
+            self.router,
+            session=PlatformSession(options=platform_options(self.settings)),
+            wake=wake,
+            address=network_of(address),
+            options_of=partial(platform_options, self.settings) if self.settings.link_keys.by_vin else None,
+        )
 
     def device_respond(self, request: HttpRequest, now: datetime) -> HttpResponse:
         """Answer one request of a unit to the device API."""

@@ -1,7 +1,8 @@
 """The gateway: vehicles' links (GB/T 32960.3) on one side, services on the other."""
 
 from bmsota_cloud.gateway.link import GatewayLink
+from bmsota_cloud.gateway.options import platform_options
 from bmsota_cloud.gateway.router import LocalRouter
 from bmsota_cloud.gateway.tcp import GatewayServer
 
-__all__ = ["GatewayLink", "GatewayServer", "LocalRouter"]
+__all__ = ["GatewayLink", "GatewayServer", "LocalRouter", "platform_options"]

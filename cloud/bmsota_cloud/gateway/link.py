@@ -46,7 +46,7 @@ from bmsota.gbt32960 import (
 )
 from bmsota_cloud.clock import utc_time
 from bmsota_cloud.domain.refusals import RefusalCause
-from bmsota_cloud.gateway.options import FirstVin, platform_options
+from bmsota_cloud.gateway.options import FirstVin
 from bmsota_cloud.gateway.refusals import LinkRefusals
 from bmsota_cloud.services import ReportVerdict
 
@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from bmsota.gbt32960 import Frame, PlatformEvent
+    from bmsota.gbt32960 import Frame, PlatformEvent, PlatformOptions
     from bmsota_cloud.gateway.router import LocalRouter
-    from bmsota_cloud.services import Instruction, PlatformSettings, Services
+    from bmsota_cloud.services import Instruction, Services
 
 __all__ = ["GatewayLink"]
 
@@ -73,16 +73,18 @@ class GatewayLink:
         self,
         services: Services,
         router: LocalRouter,
-        settings: PlatformSettings,
         *,
+        session: PlatformSession | None = None,
         wake: Callable[[], None] | None = None,
         address: str = "",
+        options_of: Callable[[str], PlatformOptions] | None = None,
     ) -> None:
+        """*options_of* gives the options of a VIN, for vehicles with keys of their own."""
         self._services = services
         self._router = router
-        self._settings = settings
-        self._session = PlatformSession(options=platform_options(settings))
-        self._first_vin = FirstVin() if settings.link_keys.by_vin else None
+        self._session = PlatformSession() if session is None else session
+        self._options_of = options_of
+        self._first_vin = FirstVin() if options_of is not None else None
         self._wake_driver = wake
         self._is_woken = False
         self._is_superseded = False
@@ -112,7 +114,7 @@ class GatewayLink:
     def receive_data(self, data: bytes, now_ns: int) -> None:
         if self._first_vin is not None and (vin := self._first_vin.take(data)) is not None:
             self._first_vin = None
-            self._session.change_options(platform_options(self._settings, vin))
+            self._use_key(vin)
         self._refusals.received(data)
         self._session.receive_data(data, now_ns)
         self._take_events(now_ns)
@@ -168,7 +170,7 @@ class GatewayLink:
                 self._log_in(vin, login, now_ns)
             case ReportReceived(vin=vin, report=report, is_backfill=is_backfill):
                 services.ingest.report(vin, report, is_backfill=is_backfill, now=now)
-                self._refusals.take(event, now)
+                self._refusals.take(event, utc_time(now_ns))
                 self._session.answer_report(event, now_ns)
             case HeartbeatReceived(vin=vin):
                 services.ingest.seen(vin, now)
@@ -193,14 +195,18 @@ class GatewayLink:
                 self.is_closing = True
             case SecurityReceived(frame=frame):
                 # Activation and key exchange of 2025: keys come from the gateway's own file.
-                self._refusals.extension(frame, None, now)
+                self._refusals.extension(frame, None, utc_time(now_ns))
             case FrameRefused():
                 services.counters["frame_refused"] += 1
-                self._refusals.take(event, now)
+                self._refusals.take(event, utc_time(now_ns))
             case DiscardedBytes(data=data):
                 services.counters["bad_stretch"] += 1
                 services.counters["bad_stretch_bytes"] += len(data)
-                self._refusals.take(event, now)
+                self._refusals.take(event, utc_time(now_ns))
+
+    def _use_key(self, vin: str) -> None:
+        if self._options_of is not None:
+            self._session.change_options(self._options_of(vin))
 
     def _log_in(self, vin: str, login: VehicleLogin | VehicleLogin2025 | PlatformLogin, now_ns: int) -> None:
         if not isinstance(login, VehicleLogin | VehicleLogin2025):
@@ -218,8 +224,7 @@ class GatewayLink:
             self._refusals.login(vin, login, RefusalCause.LOGIN_UNKNOWN_VIN, flag, utc_time(now_ns))
             self._session.refuse_login(flag, now_ns)
             return
-        if self._settings.link_keys.by_vin:
-            self._session.change_options(platform_options(self._settings, vin))
+        self._use_key(vin)
         self._session.accept_login(now_ns)
         self.vin = vin
         self._sent_order_id = ""
