@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bmsota.gbt32960 import (
     Command,
     DiscardedBytes,
     Edition,
+    Encryption,
     Frame,
     FrameRefused,
     PlatformLogin,
@@ -119,7 +120,8 @@ class LinkRefusals:
         self.record(
             RefusalCause.DOCUMENT_REFUSED if is_ours else RefusalCause.COMMAND_UNKNOWN,
             vin=frame.vin,
-            head=encode(frame),
+            # Its data unit is in the clear by now.
+            head=encode(replace(frame, encryption=Encryption.NONE)),
             answered=flag,
             detail="" if is_ours else f"command {frame.command:#04x}",
             now=now,

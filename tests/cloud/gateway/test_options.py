@@ -1,6 +1,7 @@
 """The platform's settings on a link: windows, answers, keys, signatures."""
 
 import pytest
+from bmsota_cloud.domain.refusals import RefusalCause
 from bmsota_cloud.gateway.options import FirstVin
 from bmsota_cloud.services import LinkKeys
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,8 +20,10 @@ from bmsota.gbt32960 import (
     Frame,
     Heartbeat,
     LoggedIn,
+    RawMessage,
     ReplyFlag,
     Report,
+    SignedReport,
     SymmetricCipher,
     TerminalOptions,
     TerminalSession,
@@ -140,6 +143,22 @@ def test_another_vehicle_s_key_opens_nothing(new_world):
     for number in (1, 2):
         world.register(number)
     assert not Vehicle(world, 1, cipher=cipher(2)).is_logged_in
+
+
+def test_what_an_enciphered_link_is_refused_is_recorded_and_the_link_lives(new_world):
+    world = new_world(settings={"link_keys": LinkKeys(default=cipher(1))})
+    vin = world.register(1)
+    vehicle = Vehicle(world, 1, cipher=cipher(1))
+    for message, command in (
+        (SignedReport(beijing_time(world.now_ns), b"nonsense"), Command.SIGNED_REPORT),
+        (RawMessage(b"of another maker", is_plain=True), 0xE0),
+    ):
+        frame = Frame(command=command, vin=vin, message=message, encryption=Encryption.AES)
+        vehicle.link.receive_data(encode(frame, cipher=cipher(1)), world.now_ns)
+    assert not vehicle.link.is_closing
+    world.services.refusals.flush()
+    causes = {refusal.cause for refusal in world.services.refusals.of_vehicle(vin, by=world.people["vera"])}
+    assert causes == {RefusalCause.DOCUMENT_REFUSED, RefusalCause.COMMAND_UNKNOWN}
 
 
 def test_reports_of_2025_must_be_signed_if_a_key_is_set(new_world):
