@@ -112,6 +112,16 @@ def test_an_encrypted_report_without_a_key(world, talk):
     assert (cause, vin) == (C.ENCRYPTED, world.vin(1))
 
 
+@pytest.mark.parametrize(
+    ("edition", "flag"), [(Edition.GBT2016, ReplyFlag.ERROR), (Edition.GBT2025, ReplyFlag.DECRYPTION_FAILED)]
+)
+def test_an_encryption_byte_that_there_is_not(world, talk, edition, flag):
+    raw = bytearray(edition.value + encode(login(world, OTHER))[2:])
+    raw[21] = 0x00
+    raw[-1] ^= 0x01
+    assert talk(bytes(raw), is_logged_in=False) == [(C.ENCRYPTED, OTHER, flag)]
+
+
 def test_a_login_without_its_code_byte(world, talk):
     good = encode(login(world, OTHER))
     ((cause, vin, _),) = talk(with_data(good, good[24:-3] + b"\x01\x01"), is_logged_in=False)
@@ -183,8 +193,8 @@ def test_what_is_no_frame(world, talk, data):
 def test_a_reserved_command_and_one_of_another_maker(world, talk):
     frame = Frame(command=0x60, vin=world.vin(1), message=RawMessage(b"123"))
     other = replace(frame, command=0xE0)
-    found = talk(encode(frame), encode(other))
-    assert {cause for cause, _, _ in found} == {C.COMMAND_UNKNOWN}
+    # One record: the same address, vehicle and cause.
+    assert talk(encode(frame), encode(other)) == [(C.COMMAND_UNKNOWN, world.vin(1), ReplyFlag.ERROR)]
 
 
 def test_a_signed_report_that_is_none(world, talk):
