@@ -167,6 +167,8 @@ def test_history_is_cut_by_time_and_pruned(world, vin):
     start = world.now - timedelta(hours=96)
     found = rows(world, vin, since=start + timedelta(hours=24), until=start + timedelta(hours=72))
     assert [row.reported_at for row in found] == [start + timedelta(hours=48), start + timedelta(hours=24)]
+    # Ten days (`PlatformSettings.report_keep_s`): the first is older, the second is not.
+    world.wait(hours=156)
     assert world.services.ingest.prune(world.now) == 1
     assert len(rows(world, vin)) == 3
 
