@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -359,7 +359,8 @@ KEYS = PlatformKeys(
 
 def make_world(seed: str = "tests", **options: Any) -> World:
     clock, draw = Clock(), Draw(seed)
-    cloud = build_cloud(**{"keys": KEYS, "settings": SETTINGS, "draw": draw, "clock": clock} | options)
+    settings = replace(SETTINGS, **options.pop("settings", {}))
+    cloud = build_cloud(**{"keys": KEYS, "settings": settings, "draw": draw, "clock": clock} | options)
     world = World(cloud, clock, draw)
     for name, role in (
         ("carol", Role.OPERATOR),

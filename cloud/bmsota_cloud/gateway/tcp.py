@@ -13,13 +13,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bmsota.adapters import serve_gateway
+from bmsota_cloud.gateway.link import GatewayLink
+from bmsota_cloud.services import LINKS_MAX, network_of
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from bmsota.adapters import AsyncioGateway
-    from bmsota_cloud.gateway.link import GatewayLink, Submit
+    from bmsota.adapters import AsyncioGateway, StreamLink
+    from bmsota_cloud.gateway.link import Submit
     from bmsota_cloud.gateway.writer import ReportWriter
 
 __all__ = ["GatewayServer", "OpenLink"]
@@ -36,6 +38,11 @@ class OpenLink(Protocol):
     def __call__(self, wake: Callable[[], None], *, submit: Submit) -> GatewayLink: ...
 
 
+def _set_address(link: StreamLink, address: str) -> None:
+    assert isinstance(link, GatewayLink)
+    link.address = network_of(address)
+
+
 class GatewayServer:
     """Listen, and run a link for each connection."""
 
@@ -46,8 +53,18 @@ class GatewayServer:
         *,
         ssl_context: ssl.SSLContext | None = None,
         writer: ReportWriter | None = None,
+        links_max: int = LINKS_MAX,
     ) -> None:
-        """*clock_ns* reads the platform's clock; *writer* is started and stopped with the server."""
+        """Nothing listens before `start`.
+
+        Args:
+            open_link: makes the link of a new connection.
+            clock_ns: reads the platform's clock.
+            ssl_context: for TLS.
+            writer: started and stopped with the server.
+            links_max: links beyond it are closed at once.
+        """
+        self._links_max = links_max
         self._open_link = open_link
         self._clock_ns = clock_ns
         self._ssl_context = ssl_context
@@ -69,6 +86,8 @@ class GatewayServer:
             port,
             ssl_context=self._ssl_context,
             clock_ns=self._clock_ns,
+            links_max=self._links_max,
+            on_open=_set_address,
         )
         if self._writer is not None:
             self._writer.start(on_full=gateway.pause_reading, on_room=gateway.resume_reading)

@@ -38,7 +38,7 @@ class SqlDatabase:
         self._lock = TurnLock()
         try:
             self._engine = _engine(url, synchronous)
-            with self._engine.connect() as connection, connection.begin():
+            with self._engine.connect() as connection, _foreign_keys_checked_at_the_end(connection):
                 migrate(connection, history)
         except (SQLAlchemyError, ImportError) as error:
             # The address with its password stays out of the message.
@@ -72,6 +72,31 @@ class SqlDatabase:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+@contextmanager
+def _foreign_keys_checked_at_the_end(connection: Connection) -> Iterator[None]:
+    """A transaction for migrations.
+
+    SQLite changes a table by copying it, and does not drop a table that others refer to while it enforces foreign keys; and
+    enforcing them can be turned off only outside a transaction.
+    """
+    if connection.dialect.name != "sqlite":
+        with connection.begin():
+            yield
+        return
+    driver = connection.connection.cursor()
+    driver.execute("PRAGMA foreign_keys = OFF")
+    try:
+        with connection.begin():
+            yield
+            if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                raise ConfigurationError(
+                    "the database has rows that refer to rows which are not there; nothing was changed"
+                )
+    finally:
+        driver.execute("PRAGMA foreign_keys = ON")
+        driver.close()
 
 
 def _engine(url: str, synchronous: str) -> Engine:

@@ -19,6 +19,7 @@ from bmsota_cloud.storage.sql.limits import SqlLimits
 from bmsota_cloud.storage.sql.ota_tasks import SqlOtaTasks
 from bmsota_cloud.storage.sql.outbox import SqlOutbox
 from bmsota_cloud.storage.sql.projects import SqlProjects
+from bmsota_cloud.storage.sql.refusals import SqlRefusals
 from bmsota_cloud.storage.sql.releases import SqlReleases
 from bmsota_cloud.storage.sql.vehicles import SqlVehicles
 
@@ -44,6 +45,7 @@ class SqlWork:
         self.limits = SqlLimits(connection)
         self.outbox = SqlOutbox(connection)
         self.audit = SqlAudit(connection)
+        self.refusals = SqlRefusals(connection)
 
     def secret(self, name: str) -> bytes | None:
         return self._connection.execute(select(t.secret.c.value).where(t.secret.c.name == name)).scalar()
