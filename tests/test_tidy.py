@@ -143,12 +143,16 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
     "services": {"domain", "storage"},
     "descriptors.py": set(),
     "web_server.py": set(),
-    "keys.py": {"services"},
+    "folders.py": set(),
+    "config.py": {"services"},
+    "tls.py": set(),
+    "keys.py": {"folders", "services"},
+    "link_keys.py": {"services"},
     "mail": {"domain", "services"},
     "gateway": {"clock", "domain", "services"},
     "api": {"clock", "domain", "services"},
     "pages": {"clock", "domain", "services"},
-    "platform.py": {"api", "clock", "domain", "gateway", "services", "storage"},
+    "platform.py": {"api", "clock", "domain", "folders", "gateway", "services", "storage"},
     "wiring.py": {
         "api",
         "clock",
@@ -163,7 +167,7 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
         "web_server",
     },
     "__main__.py": {"cli"},
-    "cli.py": {"clock", "domain", "keys", "mail", "platform", "services", "wiring"},
+    "cli.py": {"clock", "config", "domain", "keys", "link_keys", "mail", "platform", "services", "tls", "wiring"},
     "__init__.py": set(),
 }
 

@@ -1,6 +1,7 @@
 """`bmsota-cloud`: run the platform, create an account, receive mails.
 
-Exit codes: 0 done; 1 refused (the account exists, a key is wrong, an address is taken), with one line that says why; 2 usage error.
+Exit codes: 0 done, or stopped by Ctrl-C or SIGTERM; 1 refused (the account exists, a key or the configuration file is wrong, an address
+is taken), with lines that say why; 2 usage error.
 """
 
 from __future__ import annotations
@@ -10,74 +11,263 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from threading import Event
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from bmsota.errors import BmsotaError
+from bmsota import __version__
+from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota_cloud.clock import wall_clock
+from bmsota_cloud.config import REPORT_KEEP_DAYS_MIN, load_config, origin, proxy
 from bmsota_cloud.domain.accounts import Role
-from bmsota_cloud.keys import load_keys, sample_key_warning
+from bmsota_cloud.keys import load_keys
+from bmsota_cloud.link_keys import is_readable_by_others, load_link_keys, load_report_verifier
 from bmsota_cloud.mail import MailSink, SmtpTarget
 from bmsota_cloud.platform import build_cloud
-from bmsota_cloud.services import PlatformKeys, PlatformSettings
-from bmsota_cloud.wiring import RunningCloud, ServeOptions, tune_collector
+from bmsota_cloud.services import LINKS_MAX, LinkKeys, PlatformKeys, PlatformSettings
+from bmsota_cloud.tls import server_context
+from bmsota_cloud.wiring import AddressError, RunningCloud, ServeOptions, tune_collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 __all__ = ["main"]
 
 _PASSWORD_VARIABLE = "BMSOTA_CLOUD_PASSWORD"  # noqa: S105 - the name of a variable, not a password
 _SMTP_PASSWORD_VARIABLE = "BMSOTA_CLOUD_SMTP_PASSWORD"  # noqa: S105
+_MIB = 1024 * 1024
+_DEFAULTS = PlatformSettings()
+_PORT_OPTIONS = {"web": "--host, --http-port", "gateway": "--gateway-host, --gateway-port"}
+_EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not listened on
 
-app = typer.Typer(
-    help="The reference battery data cloud platform. Exit codes: 0 done, 1 refused, 2 usage error.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
-DataFolder = Annotated[
-    Path, typer.Option("--data", help="Keep databases and keys in this folder; it is created if missing.")
+_DATA = "Data"
+_WEB = "Pages and APIs"
+_GATEWAY = "Gateway"
+_TRUST = "Releases"
+_MAIL = "Mail"
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"bmsota-cloud {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def bmsota_cloud(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The reference battery data cloud platform.
+
+    Exit codes: 0 done, or stopped by Ctrl-C or SIGTERM; 1 refused, with lines that say why and what to do; 2 usage error.
+    """
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Before the other options are looked at: what the file holds are their defaults."""
+    if path is not None:
+        try:
+            values = load_config(path)
+        except ConfigurationError as error:
+            _refuse(error)
+        known = {parameter.name for parameter in context.command.params}
+        context.default_map = {name: value for name, value in values.items() if name in known}
+    return path
+
+
+def _as_origin(value: str) -> str:
+    return _checked(origin, value) if value else value
+
+
+def _as_origins(values: list[str] | None) -> list[str]:
+    return [_checked(origin, value) for value in values or []]
+
+
+def _as_proxies(values: list[str] | None) -> list[str]:
+    return [_checked(proxy, value) for value in values or []]
+
+
+def _checked(check: Callable[[str], str], value: str) -> str:
+    try:
+        return check(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _option(panel: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, **more)
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        callback=_read_config,
+        is_eager=True,
+        rich_help_panel=_DATA,
+        help="Read options from this TOML file; those on the command line win.",
+    ),
 ]
-Host = Annotated[str, typer.Option(help="Listen on this address.")]
+DataFolder = Annotated[
+    Path,
+    typer.Option(
+        "--data", rich_help_panel=_DATA, help="Keep databases and keys in this folder; it is created if missing."
+    ),
+]
+Database = Annotated[str, _option(_DATA, help="Use this database (SQLAlchemy URL) instead of SQLite in --data.")]
+
+
+class ReportHash(StrEnum):
+    """Hashes of 2025 report signatures."""
+
+    SHA256 = "sha256"
+    SHA384 = "sha384"
+    SHA512 = "sha512"
+
+
+class ReportPadding(StrEnum):
+    """Paddings of RSA signatures."""
+
+    PKCS1V15 = "pkcs1v15"
+    PSS = "pss"
 
 
 @app.command()
 def serve(
     data: DataFolder = Path("cloud-data"),
-    host: Host = "127.0.0.1",
-    http_port: Annotated[
-        int, typer.Option(help="Serve the REST API, the device API and the pages on this port.", min=0, max=65535)
-    ] = 8080,
-    gateway_port: Annotated[int, typer.Option(help="Accept GB/T 32960 links on this port.", min=0, max=65535)] = 32960,
-    manifest_key: Annotated[
-        list[Path] | None, typer.Option(help="Accept release manifests signed with this public key (PEM); repeatable.")
-    ] = None,
-    image_key: Annotated[
-        list[Path] | None, typer.Option(help="Accept images signed with this public key (PEM); repeatable.")
-    ] = None,
-    public_url: Annotated[
-        str, typer.Option(help="Use this URL in instructions and mails, instead of --host and --http-port.")
-    ] = "",
-    database: Annotated[str, typer.Option(help="Use this database (SQLAlchemy URL) instead of SQLite in --data.")] = "",
+    config: ConfigFile = None,
+    database: Database = "",
     telemetry_database: Annotated[
-        str, typer.Option(help="Keep telemetry in this database (SQLAlchemy URL) instead of SQLite in --data.")
+        str, _option(_DATA, help="Keep telemetry in this database (SQLAlchemy URL) instead of SQLite in --data.")
     ] = "",
-    smtp_host: Annotated[
+    report_keep_days: Annotated[
+        int,
+        _option(_DATA, help="Delete reports this many days after they arrived.", min=REPORT_KEEP_DAYS_MIN, max=36_500),
+    ] = _DEFAULTS.report_keep_s // 86_400,
+    host: Annotated[str, _option(_WEB, help="Listen on this address.")] = "127.0.0.1",
+    http_port: Annotated[
+        int, _option(_WEB, help="Serve the REST API, the device API and the pages on this port.", min=0, max=65535)
+    ] = 8080,
+    web_cert: Annotated[
+        Path | None, _option(_WEB, help="Serve HTTPS with this certificate and its chain (PEM); needs --web-key.")
+    ] = None,
+    web_key: Annotated[Path | None, _option(_WEB, help="Private key of --web-cert (PEM, without a password).")] = None,
+    public_url: Annotated[
         str,
-        typer.Option(
-            help="Send mails through this server. Without it, they are written as .eml files to the folder mail in --data."
+        _option(
+            _WEB,
+            callback=_as_origin,
+            help="Use this URL in instructions and mails, instead of --host and --http-port.",
         ),
     ] = "",
-    smtp_port: Annotated[int, typer.Option(help="Port of the mail server.", min=1, max=65535)] = 25,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        _option(
+            _WEB,
+            callback=_as_proxies,
+            help="Take the visitor's address from X-Forwarded-For when it comes from this address or network; repeatable.",
+        ),
+    ] = None,
+    device_url_alias: Annotated[
+        list[str] | None,
+        _option(
+            _WEB,
+            callback=_as_origins,
+            help="Let units log in and download images at this URL too, beside --public-url; repeatable.",
+        ),
+    ] = None,
+    accept_proof_without_origin: Annotated[
+        bool,
+        _option(
+            _WEB,
+            "--accept-proof-without-origin/--no-accept-proof-without-origin",
+            help="Let units with older firmware log in, which do not sign the address they log in at.",
+        ),
+    ] = _DEFAULTS.accepts_proof_without_origin,
+    upload_max_mib: Annotated[
+        int, _option(_WEB, help="Refuse release uploads larger than this, in MiB.", min=1, max=4096)
+    ] = _DEFAULTS.upload_size_bytes_max // _MIB,
+    gateway_host: Annotated[str, _option(_GATEWAY, help="Accept links on this address instead of --host.")] = "",
+    gateway_port: Annotated[
+        int, _option(_GATEWAY, help="Accept GB/T 32960 links on this port.", min=0, max=65535)
+    ] = 32960,
+    gateway_cert: Annotated[
+        Path | None,
+        _option(_GATEWAY, help="Accept links over TLS with this certificate and its chain (PEM); needs --gateway-key."),
+    ] = None,
+    gateway_key: Annotated[
+        Path | None, _option(_GATEWAY, help="Private key of --gateway-cert (PEM, without a password).")
+    ] = None,
+    links_max: Annotated[
+        int, _option(_GATEWAY, help="Accept this many links at once.", min=1, max=LINKS_MAX)
+    ] = _DEFAULTS.links_max,
+    heartbeat_window_s: Annotated[
+        int, _option(_GATEWAY, help="Close a link that has been silent for this long.", min=10, max=86_400)
+    ] = _DEFAULTS.heartbeat_window_s,
+    login_timeout_s: Annotated[
+        int, _option(_GATEWAY, help="Close a link that has not logged in by then.", min=10, max=86_400)
+    ] = _DEFAULTS.login_timeout_s,
+    acknowledge_reports: Annotated[
+        bool,
+        _option(
+            _GATEWAY,
+            "--acknowledge-reports/--no-acknowledge-reports",
+            help="Answer correct reports too, not only wrong ones.",
+        ),
+    ] = _DEFAULTS.acknowledge_reports,
+    link_keys: Annotated[
+        Path | None, _option(_GATEWAY, help="Decipher data units with the AES and SM4 keys in this TOML file.")
+    ] = None,
+    report_key: Annotated[
+        Path | None,
+        _option(
+            _GATEWAY,
+            help="Accept reports of the 2025 edition only if signed with this key (public, PEM); needs --report-hash.",
+        ),
+    ] = None,
+    report_hash: Annotated[ReportHash | None, _option(_GATEWAY, help="Hash of the signatures of --report-key.")] = None,
+    report_padding: Annotated[
+        ReportPadding | None, _option(_GATEWAY, help="Padding of the signatures, if --report-key is an RSA key.")
+    ] = None,
+    manifest_key: Annotated[
+        list[Path] | None,
+        _option(_TRUST, help="Accept release manifests signed with this public key (PEM); repeatable."),
+    ] = None,
+    image_key: Annotated[
+        list[Path] | None, _option(_TRUST, help="Accept images signed with this public key (PEM); repeatable.")
+    ] = None,
+    smtp_host: Annotated[
+        str,
+        _option(
+            _MAIL,
+            help="Send mails through this server. Without it, they are written as .eml files to the folder mail in --data.",
+        ),
+    ] = "",
+    smtp_port: Annotated[int, _option(_MAIL, help="Port of the mail server.", min=1, max=65535)] = 25,
     smtp_user: Annotated[
         str,
-        typer.Option(help=f"Log in to the mail server as this user, with the password in {_SMTP_PASSWORD_VARIABLE}."),
+        _option(_MAIL, help=f"Log in to the mail server as this user, with the password in {_SMTP_PASSWORD_VARIABLE}."),
     ] = "",
-    smtp_tls: Annotated[bool, typer.Option("--smtp-tls", help="Use TLS from the first byte (port 465).")] = False,
+    smtp_tls: Annotated[
+        bool, _option(_MAIL, "--smtp-tls/--no-smtp-tls", help="Use TLS from the first byte (port 465).")
+    ] = False,
 ) -> None:
     """Run gateway, device API, REST API and pages until Ctrl-C."""
+    del config  # `_read_config` has read it.
+    web_tls = _pair("--web-cert", web_cert, "--web-key", web_key)
+    gateway_tls = _pair("--gateway-cert", gateway_cert, "--gateway-key", gateway_key)
+    if report_key is not None and report_hash is None:
+        raise typer.BadParameter("--report-key needs --report-hash")
+    if report_key is None and (report_hash or report_padding):
+        raise typer.BadParameter("--report-hash and --report-padding need --report-key")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # They log every step; only what goes wrong is of interest.
     for name in ("alembic", "mail.log"):
@@ -91,11 +281,29 @@ def serve(
             password=os.environ.get(_SMTP_PASSWORD_VARIABLE) if smtp_user else None,
             use_tls=smtp_tls,
         )
-    settings = PlatformSettings()
-    if public_url:
-        settings = PlatformSettings(device_url=public_url, pages_url=public_url)
     try:
         keys = load_keys(data, manifest_keys=manifest_key or [], image_keys=image_key or [])
+        settings = PlatformSettings(
+            device_url_aliases=tuple(device_url_alias or ()),
+            accepts_proof_without_origin=accept_proof_without_origin,
+            links_max=links_max,
+            heartbeat_window_s=heartbeat_window_s,
+            login_timeout_s=login_timeout_s,
+            acknowledge_reports=acknowledge_reports,
+            report_keep_s=report_keep_days * 86_400,
+            upload_size_bytes_max=upload_max_mib * _MIB,
+            link_keys=LinkKeys() if link_keys is None else load_link_keys(link_keys),
+            report_verifier=None
+            if report_key is None or report_hash is None
+            else load_report_verifier(
+                report_key, hash_name=report_hash.value, padding_name=report_padding and report_padding.value
+            ),
+        )
+        if public_url:
+            settings = replace(settings, device_url=public_url, pages_url=public_url)
+        if web_tls is not None:
+            # Looked at here, where it can be said what is wrong; the web server reads the files by itself.
+            server_context(*web_tls)
         options = ServeOptions(
             keys=keys,
             data_dir=data,
@@ -105,15 +313,37 @@ def serve(
             keeps_urls=bool(public_url),
             host=host,
             http_port=http_port,
+            web_tls=web_tls,
+            trusted_proxies=tuple(trusted_proxy or ()),
+            gateway_host=gateway_host,
             gateway_port=gateway_port,
+            ssl_context=None if gateway_tls is None else server_context(*gateway_tls),
             smtp=target,
             mail_folder=data / "mail",
         )
-        if not keys.manifest_public_keys or not keys.image_public_keys:
-            typer.echo("note: without --manifest-key and --image-key no release can be uploaded", err=True)
+        for note in _notes(options, link_keys):
+            typer.echo(f"note: {note}", err=True)
         asyncio.run(_serve(options))
+    except AddressError as error:
+        _refuse(error, more=f" ({_PORT_OPTIONS[error.door]})")
     except (BmsotaError, OSError) as error:
         _refuse(error)
+
+
+def _pair(cert_name: str, cert: Path | None, key_name: str, key: Path | None) -> tuple[Path, Path] | None:
+    if (cert is None) != (key is None):
+        raise typer.BadParameter(f"{cert_name} and {key_name} belong together: pass both")
+    return None if cert is None or key is None else (cert, key)
+
+
+def _notes(options: ServeOptions, link_keys: Path | None) -> Iterator[str]:
+    """What is allowed and seldom meant."""
+    if not options.keys.manifest_public_keys or not options.keys.image_public_keys:
+        yield "without --manifest-key and --image-key no release can be uploaded"
+    if options.host in _EVERYWHERE and not options.keeps_urls:
+        yield f"units and mails are told the address {options.host}, which leads nowhere; pass --public-url"
+    if link_keys is not None and is_readable_by_others(link_keys):
+        yield f"other users of this machine can read the keys in {link_keys}; set its mode to 600"
 
 
 async def _serve(options: ServeOptions) -> None:
@@ -126,10 +356,9 @@ async def _serve(options: ServeOptions) -> None:
     running = await RunningCloud.start(options)
     tune_collector()
     try:
-        if warning := sample_key_warning(options.keys):
-            typer.echo(f"warning         {warning}")
         typer.echo(f"pages and APIs  {running.http_url}")
-        typer.echo(f"gateway         tcp://{running.host}:{running.gateway_port}")
+        scheme = "tcp" if options.ssl_context is None else "tls"
+        typer.echo(f"gateway         {scheme}://{running.gateway_host}:{running.gateway_port}")
         if running.mail_sink is not None:
             typer.echo(f"mails           {options.mail_folder}")
         stopping = asyncio.ensure_future(stop.wait())
@@ -152,9 +381,11 @@ def create_account(
     ],
     role: Annotated[Role, typer.Option(help="Role of the account.")] = Role.VIEWER,
     data: DataFolder = Path("cloud-data"),
-    database: Annotated[str, typer.Option(help="Use this database (SQLAlchemy URL) instead of SQLite in --data.")] = "",
+    config: ConfigFile = None,
+    database: Database = "",
 ) -> None:
     """Create an account. The password is read from BMSOTA_CLOUD_PASSWORD, or prompted for."""
+    del config  # `_read_config` has read it.
     password = os.environ.get(_PASSWORD_VARIABLE) or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     try:
         # No key is needed for this, and none is made.
@@ -170,7 +401,7 @@ def create_account(
 
 @app.command()
 def mail_sink(
-    host: Host = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Listen on this address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Listen on this port.", min=0, max=65535)] = 2525,
     folder: Annotated[Path, typer.Option(help="Write mails to this folder as .eml files.")] = Path("mails"),
 ) -> None:
@@ -194,8 +425,9 @@ def _no_keys() -> PlatformKeys:
     return PlatformKeys(order_signing_key=Ed25519PrivateKey.generate(), manifest_public_keys=(), image_public_keys=())
 
 
-def _refuse(error: Exception) -> NoReturn:
-    typer.echo(f"bmsota-cloud: {error}", err=True)
+def _refuse(error: Exception, *, more: str = "") -> NoReturn:
+    for line in f"{error}{more}".splitlines():
+        typer.echo(f"bmsota-cloud: {line}", err=True)
     raise typer.Exit(1) from error
 
 

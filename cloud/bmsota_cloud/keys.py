@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from bmsota.errors import ConfigurationError
 from bmsota.image import key_hash, load_public_key, load_signing_key
+from bmsota_cloud.folders import make_folder
 from bmsota_cloud.services import PlatformKeys
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ def load_keys(
     """Read the keys of a platform; its own order key is made at the first start and kept in `data_dir/keys`.
 
     Raises:
-        ConfigurationError: a file is missing, no key, or of the wrong kind.
+        ConfigurationError: a file is missing, no key, or of the wrong kind; or the folder can't be made.
     """
     folder = data_dir / "keys"
     private_path = folder / "order_private.pem"
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not private_path.exists():
             made = Ed25519PrivateKey.from_private_bytes(draw(32))
             pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -61,7 +62,7 @@ def load_keys(
     except FileNotFoundError as error:
         raise ConfigurationError(f"no such key file: {error.filename}") from error
     except OSError as error:
-        raise ConfigurationError(f"cannot read or write a key: {error}") from error
+        raise ConfigurationError(f"cannot read or write the key {error.filename}: {error.strerror}") from error
     if not isinstance(order_key, Ed25519PrivateKey):
         raise ConfigurationError(f"{private_path}: expected an Ed25519 key, got P-256")
     return PlatformKeys(

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bmsota.gbt32960 import PlatformSession
 from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.clock_guard import ClockGuard
-from bmsota_cloud.gateway import GatewayLink, LocalRouter, ReportWriter, session_options
-from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, PresenceService, Services
+from bmsota_cloud.folders import make_folder
+from bmsota_cloud.gateway import GatewayLink, LocalRouter, ReportWriter, platform_options
+from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, PresenceService, Services, network_of
 from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
 
 if TYPE_CHECKING:
@@ -55,20 +57,20 @@ class Cloud:
     def open_link(
         self, wake: Callable[[], None] | None = None, *, address: str = "", submit: Submit | None = None
     ) -> GatewayLink:
-        """A link for one vehicle, from *address* if that is known.
+        """A link for one vehicle, whose other end is at *address* (without the port) if that is known.
 
         *wake* is called, from any thread, when the platform has something to say unasked; the driver then calls
         `handle_timeout` and sends `data_to_send`. Without it, `next_timeout` says 0 until that was done. *submit* has
         jobs done in a worker; without it they are done at once.
         """
-        options = session_options(acknowledges=self.settings.acknowledge_reports)
         return GatewayLink(
             self.services,
             self.router,
-            session=PlatformSession(options=options),
+            session=PlatformSession(options=platform_options(self.settings)),
             wake=wake,
-            address=address,
+            address=network_of(address),
             submit=submit,
+            options_of=partial(platform_options, self.settings) if self.settings.link_keys.by_vin else None,
         )
 
     def make_writer(self) -> ReportWriter:
@@ -76,6 +78,8 @@ class Cloud:
         ingest = self.services.ingest
         writer = ReportWriter(self.telemetry.append, ingest.derive, ingest.recover, self.services.counters)
         ingest.attach(writer)
+        self.services.gauges["ingest_queue_bytes"] = lambda: writer.size_bytes
+        self.services.gauges["ingest_commit_seconds"] = lambda: writer.commit_s
         return writer
 
     def device_respond(self, request: HttpRequest, now: datetime, address: str = "") -> HttpResponse:
@@ -112,10 +116,13 @@ def build_cloud(
         clock: the platform's time for HTTP requests; links and services take it as arguments.
         clock_guard: what watches the clock; None: nothing does, because time is virtual.
         gateway_id: the name under which this process has vehicles and mails; of its own for every process on the same data.
+
+    Raises:
+        ConfigurationError: the folder or a database cannot be used.
     """
     settings = PlatformSettings() if settings is None else settings
     if data_dir is not None:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(data_dir)
     store = SqlStore(database_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'platform.sqlite'}"))
     telemetry = SqlTelemetryStore(
         telemetry_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'telemetry.sqlite'}"),

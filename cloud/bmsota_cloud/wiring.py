@@ -7,6 +7,7 @@ the ticker of deadlines in one process.
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-__all__ = ["RunningCloud", "ServeOptions", "build_app", "tune_collector"]
+__all__ = ["AddressError", "RunningCloud", "ServeOptions", "build_app", "tune_collector"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def build_app(cloud: Cloud) -> FastAPI:
     mount_monitoring(app, cloud.services, cloud.clock)
     pages.add_error_pages(app, cloud.services, cloud.settings, cloud.clock)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, upload_size_bytes_max=cloud.settings.upload_size_bytes_max)
     return app
 
 
@@ -97,13 +98,19 @@ class ServeOptions:
     keeps_urls: bool = False
     host: str = "127.0.0.1"
     http_port: int = 0
+    web_tls: tuple[Path, Path] | None = None
+    """Certificate and private key for HTTPS, both PEM; the key without a password."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed; nobody else's are."""
+    gateway_host: str = ""
+    """Empty: as `host`."""
     gateway_port: int = 0
     smtp: SmtpTarget | None = None
     """None: an embedded mail sink takes the mails."""
     mail_folder: Path | None = None
     """Where the embedded sink writes .eml files."""
     ssl_context: ssl.SSLContext | None = None
-    """For the gateway; HTTPS is left to a reverse proxy."""
+    """For the gateway."""
     draw: Callable[[int], bytes] = os.urandom
 
 
@@ -121,6 +128,7 @@ class RunningCloud:
         self._options = options
         self._http_socket = http_socket
         plan = DescriptorPlan.of(raise_descriptor_limit())
+        self.gateway_host = options.gateway_host or options.host
         self._gateway = GatewayServer(
             cloud.open_link,
             clock.now_ns,
@@ -129,15 +137,20 @@ class RunningCloud:
             descriptors_max=plan.links_max,
             writer=cloud.make_writer(),
         )
+        cert, key = options.web_tls or (None, None)
         self._http = WebServer(
             uvicorn.Config(
                 build_app(cloud),
                 log_level="warning",
                 access_log=False,
-                # What stands in X-Forwarded-For is anybody's word, and tries are counted by address.
-                proxy_headers=False,
                 lifespan="off",
                 ws_ping_interval=20.0,
+                ssl_certfile=cert,
+                ssl_keyfile=key,
+                # Anybody can write X-Forwarded-For, and tries are counted by address; uvicorn's own default believes every
+                # program on this machine.
+                proxy_headers=bool(options.trusted_proxies),
+                forwarded_allow_ips=list(options.trusted_proxies),
                 timeout_graceful_shutdown=_STOP_HTTP_S,
             ),
             http_socket,
@@ -150,21 +163,23 @@ class RunningCloud:
 
     @property
     def http_url(self) -> str:
-        return f"http://{_in_url(self.host)}:{self.http_port}"
+        return _url(self._options, self.http_port)
 
     @classmethod
     async def start(cls, options: ServeOptions) -> RunningCloud:
         """Start everything.
 
         Raises:
-            OSError: an address or the data folder can't be used; nothing is left running.
+            AddressError: one of the two doors cannot listen where it should; nothing is left running.
+            ConfigurationError: the data folder or a database cannot be used; the same.
         """
         # Bound first, because the address stands in instructions and mails.
-        http_socket = socket.create_server((options.host, options.http_port), family=_family(options.host))
+        with _listening("web", options.host, options.http_port):
+            http_socket = socket.create_server((options.host, options.http_port), family=_family(options.host))
         try:
             settings = options.settings or PlatformSettings()
             if not options.keeps_urls:
-                url = f"http://{_in_url(options.host)}:{http_socket.getsockname()[1]}"
+                url = _url(options, http_socket.getsockname()[1])
                 settings = replace(settings, device_url=url, pages_url=url)
             guard = ClockGuard()
             cloud = build_cloud(
@@ -198,10 +213,12 @@ class RunningCloud:
         await asyncio.to_thread(cloud.services.presence.begin, self._steady_now())
         target = options.smtp
         if target is None:
-            self.mail_sink = MailSink(host=options.host, folder=options.mail_folder)
+            # For this process only, wherever the doors are.
+            self.mail_sink = MailSink(host="127.0.0.1", folder=options.mail_folder)
             await asyncio.to_thread(self.mail_sink.start)
             target = SmtpTarget(host=self.mail_sink.host, port=self.mail_sink.port, start_tls=False)
-        self.gateway_port = await self._gateway.start(options.host, options.gateway_port)
+        with _listening("gateway", self.gateway_host, options.gateway_port):
+            self.gateway_port = await self._gateway.start(self.gateway_host, options.gateway_port)
         self._mail_worker = MailWorker(cloud.outbox, target, sender=cloud.settings.mail_sender, clock=self.clock.now)
         for name, work in (
             ("mail", self._mail_worker.run()),
@@ -239,6 +256,8 @@ class RunningCloud:
             # Without it the vehicles are offline as well, when the lease ends.
             with _failures_logged("presence"):
                 await asyncio.to_thread(self.cloud.services.presence.end, self._steady_now())
+        with _failures_logged("refusals"):
+            await asyncio.to_thread(self.cloud.services.refusals.flush)
         self.cloud.close()
 
     async def wait(self) -> None:
@@ -255,13 +274,18 @@ class RunningCloud:
                 if self.clock_guard.steps_back != steps_back:
                     steps_back = self.clock_guard.steps_back
                     await asyncio.to_thread(self._restart_links, now)
-                await asyncio.to_thread(services.ota_tasks.carry_on, now)
                 if not services.clock.is_waiting:
                     await asyncio.to_thread(services.upgrades.expire, now)
                     await asyncio.to_thread(services.link_watch.flush)
+            with _failures_logged("acts on OTA tasks"):
+                await asyncio.to_thread(services.ota_tasks.carry_on, self.clock.now())
+            with _failures_logged("refusals"):
+                await asyncio.to_thread(services.refusals.flush)
+            if not services.clock.is_waiting:
+                with _failures_logged("pruning"):
                     if ticks % _PRUNE_EVERY_TICKS == 0:
-                        await asyncio.to_thread(services.ingest.prune, now)
-                    ticks += 1
+                        await asyncio.to_thread(services.ingest.prune, self.clock.now())
+                ticks += 1
             await asyncio.sleep(_TICK_S)
 
     def _restart_links(self, now: datetime) -> None:
@@ -303,6 +327,35 @@ def _failures_logged(name: str) -> Iterator[None]:
         _LOG.warning("%s: %s; retrying", name, refusal)
     except Exception:  # noqa: BLE001 - logged whole, see above
         _LOG.exception("%s: failed; retrying", name)
+
+
+class AddressError(OSError):
+    """A door cannot listen where it should."""
+
+    def __init__(self, door: str, message: str) -> None:
+        super().__init__(message)
+        self.door = door
+        """"web" or "gateway"."""
+
+
+@contextmanager
+def _listening(door: str, host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            words = f"port {port} on {host} is in use; stop the program that listens there, or choose another port"
+        elif error.errno == errno.EACCES:
+            words = f"port {port} on {host}: no permission; ports below 1024 need it, choose a higher one"
+        elif isinstance(error, socket.gaierror) or error.errno in {errno.EADDRNOTAVAIL, socket.EAI_NONAME}:
+            words = f"{host} is not an address of this machine"
+        else:
+            words = f"cannot listen on {host}, port {port}: {error.strerror or error}"
+        raise AddressError(door, f"{door}: {words}") from error
+
+
+def _url(options: ServeOptions, port: int) -> str:
+    return f"{'http' if options.web_tls is None else 'https'}://{_in_url(options.host)}:{port}"
 
 
 def _family(host: str) -> socket.AddressFamily:

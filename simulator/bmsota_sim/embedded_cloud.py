@@ -112,6 +112,7 @@ class MemoryCloud:
         self._cloud.services.upgrades.expire(now)
         self._cloud.services.ota_tasks.carry_on(now)
         self._cloud.services.link_watch.flush()
+        self._cloud.services.refusals.flush()
         self._cloud.outbox.drain(now, lambda mail: self._mails.append(mail.body))
 
     def newest_code(self) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -360,7 +360,8 @@ KEYS = PlatformKeys(
 def make_world(seed: str = "tests", *, people: bool = True, **options: Any) -> World:
     """*people*: make the accounts; not if another world on the same data has made them."""
     clock, draw = Clock(), Draw(seed)
-    cloud = build_cloud(**{"keys": KEYS, "settings": SETTINGS, "draw": draw, "clock": clock} | options)
+    settings = replace(SETTINGS, **options.pop("settings", {}))
+    cloud = build_cloud(**{"keys": KEYS, "settings": settings, "draw": draw, "clock": clock} | options)
     world = World(cloud, clock, draw)
     if not people:
         return world

@@ -10,6 +10,8 @@ from datetime import timedelta
 import pytest
 from bmsota_cloud.clock import wall_clock, wall_clock_ns
 from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.refusals import RefusalCause
 from bmsota_cloud.keys import SAMPLE_KEY_HASHES
 from bmsota_cloud.services import PlatformSettings
 from bmsota_cloud.wiring import RunningCloud, ServeOptions
@@ -266,3 +268,80 @@ async def connect(port, vin):
 
 
 OPEN: list[asyncio.StreamWriter] = []
+
+
+@pytest.mark.parametrize(
+    ("trusted", "address"),
+    [((), "127.0.0.1"), (("192.0.2.0/24",), "127.0.0.1"), (("127.0.0.0/8",), "198.51.100.7")],
+)
+def test_only_a_trusted_proxy_says_where_a_visitor_is(sample_keys, trusted, address):
+    """Else every visitor could choose the address that limits and the audit log know."""
+
+    def log_in(url):
+        request = urllib.request.Request(
+            f"{url}/api/v1/login",
+            json.dumps({"name": "nobody", "password": "nothing at all"}).encode(),
+            {"Content-Type": "application/json", "X-Forwarded-For": "198.51.100.7"},
+        )
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(request, timeout=20)
+
+    async def play():
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys, trusted_proxies=trusted))
+        try:
+            await asyncio.to_thread(log_in, running.http_url)
+            with running.cloud.store.reading() as work:
+                (entry,) = work.audit.page(PageRequest(), subject="account nobody").items
+            return entry.address
+        finally:
+            await running.stop()
+
+    assert asyncio.run(play()) == address
+
+
+@pytest.mark.slow
+def test_what_was_refused_is_written_by_the_ticker(sample_keys, monkeypatch):
+    monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
+
+    async def play():
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys))
+        service = running.cloud.services.refusals
+        loop, written = asyncio.get_running_loop(), asyncio.Event()
+        flush = type(service).flush
+
+        def told(this):
+            if flush(this):
+                loop.call_soon_threadsafe(written.set)
+
+        monkeypatch.setattr(type(service), "flush", told)
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", running.gateway_port)
+            writer.write(b"GET / HTTP/1.1\r\n" + b"x" * 10_000)
+            async with asyncio.timeout(20):
+                await written.wait()
+            with running.cloud.store.reading() as work:
+                (row,) = work.refusals.page(PageRequest(), text="", cause=None, is_registered=None).items
+            writer.close()
+            return row.refusal
+        finally:
+            await running.stop()
+
+    refusal = asyncio.run(play())
+    assert (refusal.cause, refusal.address, set(refusal.head)) == (RefusalCause.NOT_A_FRAME, "127.0.0.1", set(b"x"))
+
+
+def test_the_number_of_links_is_a_setting(sample_keys):
+    async def play():
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys, settings=PlatformSettings(links_max=1)))
+        try:
+            first_reader, first = await asyncio.open_connection("127.0.0.1", running.gateway_port)
+            second_reader, second = await asyncio.open_connection("127.0.0.1", running.gateway_port)
+            async with asyncio.timeout(20):
+                assert await second_reader.read() == b""
+            assert not first_reader.at_eof()
+            first.close()
+            second.close()
+        finally:
+            await running.stop()
+
+    asyncio.run(play())

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BodyLimit", "SecurityHeaders"]
 
-# A release of 16 images of 16 MiB, the largest we know of anywhere.
-_UPLOAD_SIZE_BYTES_MAX = 256 * 1024 * 1024
 # Everything else is a form or a small JSON document; 5000 VINs are 110 KB.
 _BODY_SIZE_BYTES_MAX = 1024 * 1024
 # What anybody may send: a name and a password.
@@ -68,14 +66,15 @@ class BodyLimit:
     the server would go on to read all of it. To a client that waits for "100 Continue" it comes instead of that.
     """
 
-    def __init__(self, app: "ASGIApp") -> None:
+    def __init__(self, app: "ASGIApp", *, upload_size_bytes_max: int) -> None:
         self._app = app
+        self._upload_size_bytes_max = upload_size_bytes_max
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = _limit(scope)
+        limit = _limit(scope, self._upload_size_bytes_max)
         body = _Body(scope, receive, send)
         refusal = Response(
             content=f'{{"error":"too-large","detail":"the request body is larger than {limit} bytes"}}',
@@ -153,10 +152,10 @@ class _BodyTooLongError(Exception):
     """Between the two ends of `BodyLimit` only."""
 
 
-def _limit(scope: "Scope") -> int:
+def _limit(scope: "Scope", upload_size_bytes_max: int) -> int:
     path: Any = scope["path"]
     if path == _UPLOAD_PATH:
-        return _UPLOAD_SIZE_BYTES_MAX
+        return upload_size_bytes_max
     if path in _LOGIN_PATHS:
         return _LOGIN_SIZE_BYTES_MAX
     # One more than the device API takes, so that its own refusal is the one a unit sees.

@@ -14,6 +14,7 @@ from bmsota_cloud.api.equipment import add_equipment_routes
 from bmsota_cloud.api.histories import add_history_routes
 from bmsota_cloud.api.ota_tasks import add_ota_task_routes
 from bmsota_cloud.api.projects import add_project_routes
+from bmsota_cloud.api.refusals import add_refusal_routes
 from bmsota_cloud.api.releases import add_release_routes
 from bmsota_cloud.api.telemetry import add_telemetry_routes
 from bmsota_cloud.api.vehicles import add_vehicle_routes
@@ -36,6 +37,7 @@ def build_router(services: Services, clock: Clock) -> APIRouter:
     add_history_routes(router, services)
     add_equipment_routes(router, services)
     add_project_routes(router, services, clock)
+    add_refusal_routes(router, services)
     add_release_routes(router, services, clock)
     add_ota_task_routes(router, services, clock)
     return router

@@ -27,8 +27,11 @@ class VehicleIn(ApiIn):
     vin: str
     series: str
     project: str
-    hwid: str
-    device_public_key: str = Field(description="Ed25519, 32 raw bytes in base64")
+    hwid: str = ""
+    device_public_key: str | None = Field(
+        default=None,
+        description="Ed25519, 32 raw bytes in base64; without it, the vehicle is monitored and never upgraded over the air",
+    )
 
 
 class VehicleRowOut(ApiOut):
@@ -36,6 +39,7 @@ class VehicleRowOut(ApiOut):
     hwid: str
     series: str
     project: str
+    is_upgradable: bool
     is_online: bool
     last_seen_at: datetime | None
     soc_pct: float | None
@@ -75,6 +79,7 @@ class VehicleOut(ApiOut):
     hwid: str
     series: str
     project: str
+    is_upgradable: bool = Field(description="false: a plain GB/T 32960 terminal, monitored only")
     registered_at: datetime
     identified_at: datetime | None
     confirmed_at: datetime | None
@@ -111,10 +116,12 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
 
     @router.post("/vehicles", response_model=VehicleOut, status_code=201)
     def register(body: VehicleIn, by: By) -> Any:
-        try:
-            key = base64.b64decode(body.device_public_key, validate=True)
-        except ValueError as error:
-            raise InvalidInputError("bad-key", f"device_public_key: not base64: {error}") from error
+        key = None
+        if body.device_public_key is not None:
+            try:
+                key = base64.b64decode(body.device_public_key, validate=True)
+            except ValueError as error:
+                raise InvalidInputError("bad-key", f"device_public_key: not base64: {error}") from error
         services.vehicles.register(
             vin=body.vin,
             series=body.series,
@@ -133,7 +140,7 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
     def _vehicle(vin: str, by: Account) -> dict[str, Any]:
         detail = services.vehicles.detail(vin, by=by)
         return {
-            **{name: getattr(detail.vehicle, name) for name in ("vin", "hwid", "series", "project")},
+            **{name: getattr(detail.vehicle, name) for name in ("vin", "hwid", "series", "project", "is_upgradable")},
             "registered_at": detail.vehicle.registered_at,
             "identified_at": detail.vehicle.identified_at,
             "confirmed_at": detail.vehicle.confirmed_at,

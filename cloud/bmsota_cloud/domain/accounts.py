@@ -24,6 +24,8 @@ class Permission(StrEnum):
 
     VEHICLE_READ = "vehicle.read"
     VEHICLE_REGISTER = "vehicle.register"
+    REFUSAL_READ = "refusal.read"
+    """What was refused at the gateway, strangers and their addresses included."""
     RELEASE_READ = "release.read"
     RELEASE_UPLOAD = "release.upload"
     OTA_READ = "ota.read"
@@ -58,6 +60,7 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.OPERATOR: _READ
     | {
         Permission.VEHICLE_REGISTER,
+        Permission.REFUSAL_READ,
         Permission.RELEASE_UPLOAD,
         Permission.OTA_CREATE,
         Permission.OTA_START,
@@ -66,11 +69,12 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
         Permission.CLOCK_ACCEPT,
     },
     # An auditor reads everything, approves and cancels, and creates nothing: the decision must stay independent.
-    Role.AUDITOR: _READ | {Permission.OTA_AUDIT, Permission.OTA_CANCEL, Permission.AUDIT_READ},
+    Role.AUDITOR: _READ | {Permission.REFUSAL_READ, Permission.OTA_AUDIT, Permission.OTA_CANCEL, Permission.AUDIT_READ},
     # An administrator keeps the platform running and says where codes go; therefore it never enters one.
     Role.ADMINISTRATOR: _READ
     | {
         Permission.VEHICLE_REGISTER,
+        Permission.REFUSAL_READ,
         Permission.RELEASE_UPLOAD,
         Permission.OTA_CREATE,
         Permission.OTA_CANCEL,

@@ -116,7 +116,7 @@ def check_vehicle(
     remarks = [Remark(kind=kind, text=f"{_names(who)}: {text}") for (kind, text), who in objections.items()]
     if checks and all(check.version and check.version == check.target_version for check in checks):
         remarks.append(_runs(release, checks, signed))
-    if not vehicle.device_public_key:
+    if not vehicle.is_upgradable:
         remarks.append(
             Remark(kind=RemarkKind.NO_KEY, text="registered without a device key: it can be monitored, not upgraded")
         )

@@ -6,6 +6,9 @@ master and the public key its unit signs with (sessions of the device API, post-
 The nodes and their versions are what the unit's signed documents say. What its identity frame says without a signature
 stands in for them until the first signed document, marked as not confirmed; after that both are kept, and the frame changes
 nothing of what was confirmed.
+
+A terminal that speaks only GB/T 32960 has no such key. It is registered without one and monitored; nothing it says could
+be proved, so it is not upgraded over the air.
 """
 
 from __future__ import annotations
@@ -35,9 +38,9 @@ class Vehicle:
     series: str
     project: str
     hwid: str
-    """The master's hardware id, as registered."""
-    device_public_key: bytes
-    """Ed25519, 32 raw bytes."""
+    """The master's hardware id, as registered; may be empty for a vehicle that is only monitored."""
+    device_public_key: bytes | None
+    """Ed25519, 32 raw bytes; None for a vehicle that is only monitored."""
     registered_at: datetime
     order_sequence: int = 0
     """The sequence of the newest upgrade order made for this vehicle; it only rises (ota.md S4, S6)."""
@@ -53,6 +56,11 @@ class Vehicle:
     """Digest of that report, as `report_sha256`."""
     confirmed_at: datetime | None = None
     """When a signed document last listed the nodes; None before the first time."""
+
+    @property
+    def is_upgradable(self) -> bool:
+        """Whether it may be part of an OTA task: its unit can prove who it is and what it runs."""
+        return self.device_public_key is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

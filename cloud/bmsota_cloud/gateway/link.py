@@ -38,12 +38,13 @@ from bmsota.gbt32960 import (
     LocalUpgrades,
     LoginRequested,
     LogoutReceived,
-    PlatformOptions,
+    PlatformLogin,
     PlatformSession,
     PlatformState,
     RemoteUpgrade,
     ReplyFlag,
     ReportReceived,
+    SecurityReceived,
     SignedReport,
     UnitIdentity,
     UpgradeState,
@@ -53,23 +54,28 @@ from bmsota.gbt32960 import (
 )
 from bmsota_cloud.clock import utc_time
 from bmsota_cloud.domain.errors import ConflictError, StorageUnavailableError
+from bmsota_cloud.domain.refusals import RefusalCause
 from bmsota_cloud.domain.telemetry import StoredFrame, is_plausible_time
 from bmsota_cloud.domain.vehicles import LastLogin
-from bmsota_cloud.services import ReportVerdict
+from bmsota_cloud.gateway.options import FirstVin, platform_options
+from bmsota_cloud.gateway.refusals import LinkRefusals
+from bmsota_cloud.services import PlatformSettings, ReportVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from bmsota.gbt32960 import Frame, PlatformEvent
+    from bmsota.gbt32960 import Frame, PlatformEvent, PlatformOptions
     from bmsota_cloud.gateway.router import LocalRouter
     from bmsota_cloud.services import Instruction, Services
 
-__all__ = ["GatewayLink", "Submit", "session_options"]
+__all__ = ["GatewayLink", "Submit"]
 
 _LOG = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
+
+_Login: TypeAlias = VehicleLogin | VehicleLogin2025 | PlatformLogin
 
 Submit: TypeAlias = "Callable[[Callable[[], Any], Callable[[Any, Exception | None, int], None]], None]"
 """submit(job, then): run *job* where it may wait; then call then(result, error, now_ns) in the link's thread."""
@@ -92,11 +98,15 @@ class GatewayLink:
         wake: Callable[[], None] | None = None,
         address: str = "",
         submit: Submit | None = None,
+        options_of: Callable[[str], PlatformOptions] | None = None,
     ) -> None:
+        """*options_of* gives the options of a VIN, for vehicles with keys of their own."""
         self._services = services
         self._router = router
-        self._session = PlatformSession(options=session_options()) if session is None else session
+        self._session = PlatformSession(options=platform_options(PlatformSettings())) if session is None else session
         self._acknowledges = self._session.options.acknowledge_reports is not Acknowledgement.NEVER
+        self._options_of = options_of
+        self._first_vin = FirstVin() if options_of is not None else None
         self._wake_driver = wake
         # The door of the library can also send at once.
         self._send_driver: Callable[[], None] | None = getattr(wake, "send", None)
@@ -106,15 +116,23 @@ class GatewayLink:
         self._is_woken = False
         self._is_superseded = False
         self._sent_order_id = ""
-        self.address = address
-        """Where the link comes from; empty if not known."""
         self._must_look = False
         """The database was away when it was looked for an instruction; the next heartbeat looks again."""
         self._link_id = 0
         self.vin = ""
         """Empty until the vehicle has logged in, and after it has logged out."""
+        self._refusals = LinkRefusals(services.refusals, address)
         self.is_closing = False
         """The driver should send what is left and close."""
+
+    @property
+    def address(self) -> str:
+        """Where the other end is, without the port; of an IPv6 address the network (`services.network_of`)."""
+        return self._refusals.address
+
+    @address.setter
+    def address(self, address: str) -> None:
+        self._refusals.address = address
 
     # -- for the driver ------------------------------------------------------------------------------------------------
 
@@ -124,6 +142,10 @@ class GatewayLink:
         self._take_events(now_ns)
 
     def receive_data(self, data: bytes, now_ns: int) -> None:
+        if self._first_vin is not None and (vin := self._first_vin.take(data)) is not None:
+            self._first_vin = None
+            self._use_key(vin)
+        self._refusals.received(data)
         self._session.receive_data(data, now_ns)
         self._take_events(now_ns)
 
@@ -154,6 +176,7 @@ class GatewayLink:
         """The link is gone, whichever side closed it."""
         self._session.disconnected(now_ns)
         self._take_events(now_ns)
+        self._refusals.closed(utc_time(now_ns))
         self._leave(now_ns)
 
     # -- for the router ------------------------------------------------------------------------------------------------
@@ -246,7 +269,7 @@ class GatewayLink:
                 now = utc_time(now_ns)
                 self._submit(
                     partial(self._extension, frame, now),
-                    partial(self._reply, frame),
+                    partial(self._extension_done, frame),
                     now_ns,
                     # So that the terminal sends it again.
                     failed=partial(self._reply, frame, ReplyFlag.ERROR),
@@ -261,11 +284,16 @@ class GatewayLink:
                 self._sent_order_id = ""
             case CloseRequested():
                 self.is_closing = True
+            case SecurityReceived(frame=frame):
+                # Activation and key exchange of 2025: keys come from the gateway's own file.
+                self._refusals.extension(frame, None, utc_time(now_ns))
             case FrameRefused():
                 services.counters["frame_refused"] += 1
+                self._refusals.take(event, utc_time(now_ns))
             case DiscardedBytes(data=data):
                 services.counters["bad_stretch"] += 1
                 services.counters["bad_stretch_bytes"] += len(data)
+                self._refusals.take(event, utc_time(now_ns))
 
     def _report(self, event: ReportReceived, now_ns: int) -> None:
         """Nothing that goes wrong here ends the link; what cannot be kept is refused, so that it is sent again."""
@@ -275,6 +303,8 @@ class GatewayLink:
         except Exception as error:  # noqa: BLE001 - logged
             self._log(error)
             self._session.answer_report(event, now_ns, flag=ReplyFlag.ERROR)
+        if event.fault is not None:
+            self._refusals.take(event, utc_time(now_ns))
 
     def _stored(self, event: ReportReceived, now_ns: int) -> Callable[[], None] | None:
         """Answer; what sends it, for whoever has answered all that was stored together."""
@@ -284,36 +314,45 @@ class GatewayLink:
         self._call_driver()
         return None
 
-    def _log_in(self, vin: str, login: object, now_ns: int) -> None:
+    def _use_key(self, vin: str) -> None:
+        if self._options_of is not None:
+            self._session.change_options(self._options_of(vin))
+
+    def _log_in(self, vin: str, login: _Login, now_ns: int) -> None:
         if not isinstance(login, VehicleLogin | VehicleLogin2025):
             # A platform carrying many vehicles on one link: not our kind of peer.
             self._services.counters["platform_login_refused"] += 1
-            self._session.refuse_login(ReplyFlag.ERROR, now_ns)
+            self._refuse_login(vin, login, RefusalCause.LOGIN_PLATFORM, ReplyFlag.ERROR, now_ns)
             return
+        self._refusals.heard()
+        self._use_key(vin)
         is_again = self.vin == vin
         if not is_again:
             # Another vehicle on the same link: the one before has left.
             self._leave(now_ns)
         self._submit(
             partial(self._admit, vin, login, is_again, utc_time(now_ns)),
-            partial(self._login_decided, vin),
+            partial(self._login_decided, vin, login),
             now_ns,
-            failed=self._refuse_login,
+            failed=partial(self._refuse_login, vin, login, RefusalCause.LOGIN_UNAVAILABLE, ReplyFlag.ERROR),
         )
 
-    def _refuse_login(self, now_ns: int) -> None:
-        if self._session.state is PlatformState.DECIDING:
-            self._session.refuse_login(ReplyFlag.ERROR, now_ns)
+    def _refuse_login(self, vin: str, login: _Login, cause: RefusalCause, flag: ReplyFlag, now_ns: int) -> None:
+        is_waiting = self._session.state is PlatformState.DECIDING
+        self._refusals.login(vin, login, cause, flag if is_waiting else None, utc_time(now_ns))
+        if is_waiting:
+            self._session.refuse_login(flag, now_ns)
 
-    def _login_decided(self, vin: str, link_id: int, now_ns: int) -> None:
+    def _login_decided(self, vin: str, login: VehicleLogin | VehicleLogin2025, link_id: int, now_ns: int) -> None:
         if not link_id:
-            self._refuse_login(now_ns)
+            self._refuse_login(vin, login, RefusalCause.LOGIN_UNKNOWN_VIN, ReplyFlag.VIN_UNKNOWN, now_ns)
             return
         if self._session.state is not PlatformState.DECIDING:
             # The link has ended meanwhile.
             lost = partial(self._services.ingest.link_lost, vin, utc_time(now_ns), link_id=link_id)
             self._submit(lost, None, now_ns)
             return
+        self._use_key(vin)
         self._session.accept_login(now_ns)
         self.vin = vin
         self._link_id = link_id
@@ -342,6 +381,11 @@ class GatewayLink:
                 )
             )
         return link_id
+
+    def _extension_done(self, frame: Frame, flag: ReplyFlag, now_ns: int) -> None:
+        if flag != ReplyFlag.SUCCESS:
+            self._refusals.extension(frame, flag, utc_time(now_ns))
+        self._reply(frame, flag, now_ns)
 
     def _reply(self, frame: Frame, flag: ReplyFlag, now_ns: int) -> None:
         try:
@@ -413,14 +457,6 @@ class GatewayLink:
         if vin and self._router.unregister(vin, self):
             lost = partial(self._services.ingest.link_lost, vin, utc_time(now_ns), link_id=self._link_id)
             self._submit(lost, None, now_ns)
-
-
-def session_options(*, acknowledges: bool = False) -> PlatformOptions:
-    """The protocol as this gateway speaks it: reports are decoded behind it, and acknowledged once they are stored, or not at all."""
-    return PlatformOptions(
-        defer_decode=True,
-        acknowledge_reports=Acknowledgement.DEFERRED if acknowledges else Acknowledgement.NEVER,
-    )
 
 
 def _stored_frame(event: ReportReceived, now_ns: int) -> StoredFrame:

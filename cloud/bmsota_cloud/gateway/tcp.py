@@ -13,13 +13,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bmsota.adapters import serve_gateway
+from bmsota_cloud.gateway.link import GatewayLink
+from bmsota_cloud.services import LINKS_MAX, network_of
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from bmsota.adapters import AsyncioGateway
-    from bmsota_cloud.gateway.link import GatewayLink, Submit
+    from bmsota.adapters import AsyncioGateway, StreamLink
+    from bmsota_cloud.gateway.link import Submit
     from bmsota_cloud.gateway.writer import ReportWriter
 
 __all__ = ["GatewayServer", "OpenLink"]
@@ -38,6 +40,11 @@ class OpenLink(Protocol):
     def __call__(self, wake: Callable[[], None], *, submit: Submit) -> GatewayLink: ...
 
 
+def _set_address(link: StreamLink, address: str) -> None:
+    assert isinstance(link, GatewayLink)
+    link.address = network_of(address)
+
+
 class GatewayServer:
     """Listen, and run a link for each connection."""
 
@@ -48,12 +55,18 @@ class GatewayServer:
         *,
         ssl_context: ssl.SSLContext | None = None,
         writer: ReportWriter | None = None,
-        links_max: int = 20_000,
+        links_max: int = LINKS_MAX,
         descriptors_max: int | None = None,
     ) -> None:
-        """*clock_ns* reads the platform's clock; *writer* is started and stopped with the server.
+        """Nothing listens before `start`.
 
-        *links_max* and *descriptors_max* as `serve_gateway` takes them.
+        Args:
+            open_link: makes the link of a new connection.
+            clock_ns: reads the platform's clock.
+            ssl_context: for TLS.
+            writer: started and stopped with the server.
+            links_max: links beyond it are closed at once.
+            descriptors_max: accept nothing while the process has so many descriptors open.
         """
         self._links_max = links_max
         self._descriptors_max = descriptors_max
@@ -81,6 +94,7 @@ class GatewayServer:
             links_max=self._links_max,
             descriptors_max=self._descriptors_max,
             linger_s=LINGER_S,
+            on_open=_set_address,
         )
         if self._writer is not None:
             self._writer.start(on_full=gateway.pause_reading, on_room=gateway.resume_reading)

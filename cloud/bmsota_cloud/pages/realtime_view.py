@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bmsota.gbt32960 import AlarmFlag
 from bmsota_cloud.domain.vehicles import NodeKind
 from bmsota_cloud.pages.times import iso, stamp
 
@@ -101,6 +102,8 @@ _MOTOR_FIELDS: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("controller_temperature_c", _number(0, "°C")),
 )
 
+# The general alarm flags are a DWORD (table 18).
+_ALARM_BITS = 32
 _ALARM_LEVELS = {0: "No alarm", 1: "Level 1", 2: "Level 2: driving is limited", 3: "Level 3: stop at once"}
 _FAULT_LISTS = (
     ("ress_faults", "Energy storage"),
@@ -425,6 +428,19 @@ def _coordinate(letters: str) -> Callable[[float], str]:
     return lambda value: f"{abs(value):.6f}° {letters[value < 0]}"
 
 
+def _alarm_words(values: Mapping[str, JsonValue], body: str) -> list[str]:
+    """The alarms of one body. What the edition of this report has no name for may be a maker's own: shown, under no other's name."""
+    active = _get(values, body, "active")
+    if not isinstance(active, list):
+        return []
+    named = [str(name) for name in active]
+    rest = _as_int(_get(values, body, "flags"), 0)
+    for name in named:
+        rest &= ~int(AlarmFlag.__members__.get(name, 0))
+    words = [name.replace("_", " ").capitalize().replace("Soc", "SOC") for name in named]
+    return words + [f"Reserved bit {bit}" for bit in range(_ALARM_BITS) if rest >> bit & 1]
+
+
 def _put_alarms(view: RealtimeView, values: Mapping[str, JsonValue]) -> None:
     """Of all alarm bodies: a terminal may send one for each of its systems."""
     bodies = [name for name in values if name == "alarms" or re.fullmatch(r"alarms_\d+", name)]
@@ -433,12 +449,7 @@ def _put_alarms(view: RealtimeView, values: Mapping[str, JsonValue]) -> None:
     highest: JsonValue = max(numbers) if numbers else next(iter(levels), None)
     view.alarm_level = int(max(numbers)) if numbers else None
     view.put("alarm_level", _text(highest, lambda value: _ALARM_LEVELS.get(int(value), f"Level {int(value)}"))[0])
-    names: dict[str, None] = {}
-    for body in bodies:
-        active = _get(values, body, "active")
-        if isinstance(active, list):
-            names |= {str(name).replace("_", " ").capitalize().replace("Soc", "SOC"): None for name in active}
-    view.alarms = tuple(names)
+    view.alarms = tuple(dict.fromkeys(word for body in bodies for word in _alarm_words(values, body)))
     faults: list[tuple[str, tuple[str, ...]]] = []
     for name, label in _FAULT_LISTS:
         found = [_get(values, body, name) for body in bodies]

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, task_key
+from bmsota_cloud.domain.refusals import CAUSES
 from bmsota_cloud.domain.vehicles import node_name
 from bmsota_cloud.pages.history_view import node_changes
 from bmsota_cloud.pages.times import clock, duration, iso, offset, since, when
@@ -44,11 +45,13 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.globals.update(
+            causes=CAUSES,
             node_changes=node_changes,
             node_name=node_name,
             offset=offset,
             open_statuses=OPEN_STATUSES,
             task_key=task_key,
+            reply_word=_reply_word,
             options=_options,
         )
         self._environment.filters.update(
@@ -81,6 +84,22 @@ class Pages:
 def _options(words: Iterable[str]) -> list[tuple[str, str]]:
     """For a select whose values are their own texts."""
     return [(word, word) for word in words]
+
+
+# Table 4; 0x04 to 0x07 are of 2025.
+_REPLY_WORDS = {
+    0x01: "success",
+    0x02: "error",
+    0x03: "VIN repeated",
+    0x04: "VIN unknown",
+    0x05: "signature wrong",
+    0x06: "structure wrong",
+    0x07: "decryption failed",
+}
+
+
+def _reply_word(flag: int) -> str:
+    return _REPLY_WORDS.get(flag, "reply flag")
 
 
 def _masked(address: str) -> str:

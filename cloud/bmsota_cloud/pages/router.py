@@ -30,6 +30,7 @@ from bmsota_cloud.pages.accounts import add_account_pages
 from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
 from bmsota_cloud.pages.projects import add_project_pages
+from bmsota_cloud.pages.refusals import add_refusal_pages
 from bmsota_cloud.pages.session import Visitor, with_retry_after
 from bmsota_cloud.pages.site import Site
 from bmsota_cloud.pages.telemetry import add_telemetry_pages
@@ -81,6 +82,7 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_history_pages(router, site)
     add_ota_task_pages(router, site)
     add_project_pages(router, site)
+    add_refusal_pages(router, site)
     return router
 
 

@@ -68,7 +68,8 @@ class _LiveVehicle:
         )
         self._detail = detail
         self._view = realtime_view(detail.state, detail.nodes)
-        return {"detail": detail, "view": self._view, "history": history}
+        refusals = self._site.services.refusals.of_vehicle(self._vin, by=self._visitor.account)
+        return {"detail": detail, "view": self._view, "history": history, "refusals": refusals}
 
     def snapshot(self) -> Message:
         context = {**self._site.context(self._visitor), **self.read()}

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from bmsota_cloud.services.accounts import DEVICE_TOKEN_VALID_S, AccountService, Login
 from bmsota_cloud.services.audit import AuditService
 from bmsota_cloud.services.clock import ClockService
-from bmsota_cloud.services.context import CommandRouter, Context, PlatformKeys, PlatformSettings
+from bmsota_cloud.services.context import (
+    LINKS_MAX,
+    REPORT_KEEP_S_MIN,
+    CommandRouter,
+    Context,
+    LinkKeys,
+    PlatformKeys,
+    PlatformSettings,
+)
 from bmsota_cloud.services.device import DeviceService
 from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
@@ -31,6 +39,7 @@ from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
 from bmsota_cloud.services.presence import PresenceService, SteadyTime
 from bmsota_cloud.services.projects import ProjectService, ProjectView
+from bmsota_cloud.services.refusals import RefusalService, network_of
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
@@ -43,7 +52,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEVICE_TOKEN_VALID_S",
+    "LINKS_MAX",
     "REMARK_WORDS",
+    "REPORT_KEEP_S_MIN",
     "AccountService",
     "ActView",
     "AuditService",
@@ -60,6 +71,7 @@ __all__ = [
     "HistoryService",
     "IngestService",
     "Instruction",
+    "LinkKeys",
     "LinkNote",
     "LinkWatch",
     "LiveFeed",
@@ -76,6 +88,7 @@ __all__ = [
     "PresenceService",
     "ProjectService",
     "ProjectView",
+    "RefusalService",
     "ReleaseService",
     "ReportVerdict",
     "ReportView",
@@ -92,6 +105,7 @@ __all__ = [
     "VehiclePreview",
     "VehicleRow",
     "VehicleService",
+    "network_of",
     "stored_frame",
 ]
 
@@ -114,6 +128,7 @@ class Services:
     outbox: OutboxService
     presence: PresenceService
     projects: ProjectService
+    refusals: RefusalService
     releases: ReleaseService
     telemetry: TelemetryService
     upgrades: UpgradeService
@@ -141,6 +156,7 @@ class Services:
             outbox=OutboxService(context),
             presence=context.presence,
             projects=ProjectService(context),
+            refusals=RefusalService(context),
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context, equipment),

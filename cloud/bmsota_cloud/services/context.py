@@ -14,19 +14,34 @@ from bmsota.errors import ConfigurationError
 from bmsota_cloud.domain.clock_guard import ClockGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-    from bmsota.gbt32960 import Layouts
+    from bmsota.gbt32960 import DataUnitCipher, Layouts, ReportVerifier
     from bmsota.image import PublicKey
     from bmsota_cloud.services.live import LiveFeed
     from bmsota_cloud.services.presence import PresenceService
     from bmsota_cloud.storage.base import Store, TelemetryStore
 
-__all__ = ["CommandRouter", "Context", "PlatformKeys", "PlatformSettings"]
+__all__ = [
+    "LINKS_MAX",
+    "REPORT_KEEP_S_MIN",
+    "CommandRouter",
+    "Context",
+    "LinkKeys",
+    "PlatformKeys",
+    "PlatformSettings",
+]
 
+LINKS_MAX = 20_000
+"""A process may have as many descriptors; beyond that, the fleet is divided among several."""
+REPORT_KEEP_S = 10 * 24 * 3600
+"""How long reports are kept by default: the longest time for backfill (2025, 5.5: 7 days) and a long weekend."""
 REPORT_KEEP_S_MIN = 7 * 24 * 3600
+"""The standard's backfill must not be thrown away as soon as it has come."""
+UPLOAD_SIZE_BYTES_MAX = 256 * 1024 * 1024
+"""A release of 16 images of 16 MiB, the largest we know of anywhere."""
 
 
 class CommandRouter(Protocol):
@@ -54,6 +69,17 @@ class PlatformKeys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkKeys:
+    """What data units are deciphered with; a vehicle without a key of its own has the default one, if there is one."""
+
+    default: DataUnitCipher | None = None
+    by_vin: Mapping[str, DataUnitCipher] = field(default_factory=dict)
+
+    def cipher_of(self, vin: str) -> DataUnitCipher | None:
+        return self.by_vin.get(vin, self.default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformSettings:
     """Limits and addresses. Every duration is in seconds."""
 
@@ -72,13 +98,11 @@ class PlatformSettings:
     """An order not fetched in this time is signed again with a higher sequence (ota.md C6)."""
     challenge_valid_s: int = 60
     device_session_valid_s: int = 3600
-    links_max: int = 20_000
-    """Vehicles' links to one process; it also needs that many descriptors."""
     session_idle_s: int = 8 * 3600
     session_valid_s: int = 24 * 3600
     acknowledge_reports: bool = False
     """Answer a correct report once it is committed and synced. Annex B answers none on a terminal's link."""
-    report_keep_s: int = 10 * 24 * 3600
+    report_keep_s: int = REPORT_KEEP_S
     """How long reports are kept after their arrival. A vehicle may send what it could not send for 3 days (2016, B.2.8) or 7 (2025,
     5.5), so at least 7 days."""
     hourly_partitions: bool = False
@@ -89,6 +113,19 @@ class PlatformSettings:
     """argon2id by RFC 9106's low-memory profile: 64 MiB, 3 passes, 4 lanes."""
     password_passes: int = 3
     password_lanes: int = 4
+    links_max: int = LINKS_MAX
+    """Connections of vehicles at once to one process, which needs as many descriptors; one more is closed."""
+    heartbeat_window_s: int = 540
+    """Without a sign for so long, a link is dead. Heartbeats may be 240 s apart (GB/T 32960.3, parameter 0x09), and one may
+    be lost; a minute is for the network.
+    """
+    login_timeout_s: int = 240
+    """A terminal tries to log in three times, a minute apart; who has not by then is none."""
+    link_keys: LinkKeys = field(default_factory=LinkKeys)
+    report_verifier: ReportVerifier | None = None
+    """Reports of the 2025 edition must be signed by this key."""
+    upload_size_bytes_max: int = UPLOAD_SIZE_BYTES_MAX
+    """The largest release upload; other requests have limits of their own."""
 
     def __post_init__(self) -> None:
         if self.report_keep_s < REPORT_KEEP_S_MIN:

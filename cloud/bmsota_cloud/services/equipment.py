@@ -190,6 +190,10 @@ def verified_identity(vehicle: Vehicle, document: bytes) -> IdentityReport:
     Raises:
         TrustError: it is not; `.attack` says what it looks like.
     """
+    if vehicle.device_public_key is None:
+        raise TrustError(
+            "no-device-key", f"{vehicle.vin} is registered without a device key; no identity report can be checked"
+        )
     report = verify_identity(document, [Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)])
     if (report.vin, report.hwid) != (vehicle.vin, vehicle.hwid):
         raise TrustError(
@@ -222,7 +226,8 @@ class EquipmentService:
             work.vehicles.save(replace(vehicle, identified_at=now))
             self._complete_versions_before(work, vin)
         for fact in facts:
-            if fact.position == 0 and fact.hwid != vehicle.hwid:
+            # A vehicle that is only monitored may be registered without one.
+            if fact.position == 0 and vehicle.hwid and fact.hwid != vehicle.hwid:
                 detail = f"the unit calls its master {fact.hwid}; {vehicle.hwid} is registered"
                 self._watch.note(vin, Oddity.OTHER_HWID, detail, now)
         self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": len(changes)})

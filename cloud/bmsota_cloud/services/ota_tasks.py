@@ -518,7 +518,7 @@ class OtaTaskService:
                 faults[vin] = "is not registered"
             elif vehicle.project != project:
                 faults[vin] = f"belongs to project {vehicle.project}"
-            elif not vehicle.device_public_key:
+            elif not vehicle.is_upgradable:
                 faults[vin] = "is registered without a device key: it can be monitored, not upgraded"
             elif release is None:
                 faults[vin] = f"no release {software_version} for series {vehicle.series}"

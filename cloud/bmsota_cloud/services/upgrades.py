@@ -294,6 +294,10 @@ class UpgradeService:
         Raises:
             TrustError: it is not; `.attack` says what it looks like.
         """
+        if vehicle.device_public_key is None:
+            raise TrustError(
+                "no-device-key", f"{vehicle.vin} is registered without a device key; no report can be checked"
+            )
         report = verify_report(document, [Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)])
         if (report.vin, report.hwid) != (vehicle.vin, vehicle.hwid):
             raise TrustError(

@@ -44,6 +44,8 @@ class VehicleRow:
     hwid: str
     series: str
     project: str
+    is_upgradable: bool
+    """False: a plain GB/T 32960 terminal, monitored only."""
     is_online: bool
     last_seen_at: datetime | None
     soc_pct: float | None
@@ -107,12 +109,15 @@ class VehicleService:
         vin: str,
         series: str,
         project: str,
-        hwid: str,
-        device_public_key: bytes,
+        hwid: str = "",
+        device_public_key: bytes | None = None,
         now: datetime,
         by: Account | None = None,
     ) -> Vehicle:
         """Make a vehicle known, with its master's HWID and the public key its unit signs with (Ed25519, 32 raw bytes).
+
+        Without *device_public_key* it is a plain GB/T 32960 terminal: monitored, and never upgraded over the air. Its HWID
+        may be left out too.
 
         *by* is None only where no operator is involved: the command line and a simulation's wiring.
 
@@ -125,19 +130,15 @@ class VehicleService:
             if by is not None:
                 require(by, Permission.VEHICLE_REGISTER)
             _check("VIN", _VIN, vin, "17 capitals or digits")
-            _check("HWID", _HWID, hwid, "1 to 24 printable ASCII characters")
+            if hwid or device_public_key is not None:
+                _check("HWID", _HWID, hwid, "1 to 24 printable ASCII characters")
             _check("series", _WORD, series, "1 to 32 letters, digits, space . + - _", length_max=32)
             _check("project", _WORD, project, "1 to 64 letters, digits, space . + - _")
-            try:
-                Ed25519PublicKey.from_public_bytes(device_public_key)
-            except ValueError as error:
-                raise InvalidInputError(
-                    "bad-key",
-                    f"device public key: expected 32 bytes of Ed25519, got {len(device_public_key)} bytes: {error}",
-                ) from error
+            if device_public_key is not None:
+                _check_key(device_public_key)
             if act.work.vehicles.get(vin) is not None:
                 raise ConflictError("already-registered", f"VIN {vin} is already registered")
-            if (other := act.work.vehicles.by_hwid(hwid)) is not None:
+            if hwid and (other := act.work.vehicles.by_hwid(hwid)) is not None:
                 raise ConflictError("already-registered", f"HWID {hwid} is already registered, in {other.vin}")
             vehicle = Vehicle(
                 vin=vin,
@@ -148,7 +149,8 @@ class VehicleService:
                 registered_at=now,
             )
             act.work.vehicles.add(vehicle)
-            act.detail = f"series {series}, project {project}, HWID {hwid}"
+            how = "" if vehicle.is_upgradable else ", without a device key: monitored only"
+            act.detail = f"series {series}, project {project}, HWID {hwid or 'none'}{how}"
         return vehicle
 
     # -- for people ----------------------------------------------------------------------------------------------------
@@ -238,6 +240,15 @@ def _differences(nodes: Sequence[VehicleNode], reported: Mapping[int, VehicleNod
         if told.updated_at >= node.confirmed_at and node.differs_from(told):
             found[position] = told
     return found
+
+
+def _check_key(device_public_key: bytes) -> None:
+    try:
+        Ed25519PublicKey.from_public_bytes(device_public_key)
+    except ValueError as error:
+        raise InvalidInputError(
+            "bad-key", f"device public key: expected 32 bytes of Ed25519, got {len(device_public_key)} bytes: {error}"
+        ) from error
 
 
 def _check(what: str, pattern: re.Pattern[str], value: str, expected: str, *, length_max: int = 64) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.paging import Page, PageRequest
     from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, VehicleConnection
     from bmsota_cloud.domain.projects import Project
+    from bmsota_cloud.domain.refusals import Refusal, RefusalCause, RefusalRow
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import (
         Mark,
@@ -59,6 +60,7 @@ __all__ = [
     "OutboxTable",
     "PresenceTables",
     "ProjectTable",
+    "RefusalTables",
     "ReleaseTables",
     "Store",
     "TelemetryStore",
@@ -419,6 +421,30 @@ class AuditTable(Protocol):
         ...
 
 
+class RefusalTables(Protocol):
+    """What the gateway refused."""
+
+    def add(self, records: Sequence[Refusal], counts: Mapping[RefusalCause, int]) -> None:
+        """Add to the records of the same address, VIN and cause, or make new ones; *counts* go to the totals."""
+        ...
+
+    def trim(self, addresses: Sequence[str], *, keep: int, keep_of_address: int) -> None:
+        """Delete all but the newest *keep_of_address* of each of *addresses*, then all but the newest *keep*."""
+        ...
+
+    def page(
+        self, request: PageRequest, *, text: str, cause: RefusalCause | None, is_registered: bool | None
+    ) -> Page[RefusalRow]:
+        """Newest first."""
+        ...
+
+    def of_vehicle(self, vin: str, limit: int) -> tuple[Refusal, ...]:
+        """Newest first."""
+        ...
+
+    def totals(self) -> Mapping[RefusalCause, int]: ...
+
+
 class Work(Protocol):
     """One transaction."""
 
@@ -448,6 +474,8 @@ class Work(Protocol):
     def audit(self) -> AuditTable: ...
     @property
     def figures(self) -> FigureTables: ...
+    @property
+    def refusals(self) -> RefusalTables: ...
     def secret(self, name: str) -> bytes | None:
         """A secret of the platform itself, as the key of the approval codes."""
         ...

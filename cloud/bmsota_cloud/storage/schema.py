@@ -35,6 +35,7 @@ from bmsota_cloud.domain.equipment import ChangeStatus
 from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.ota_tasks import ActKind, NodeVersion, TaskStatus, VehicleStatus
 from bmsota_cloud.domain.projects import ApprovalWay
+from bmsota_cloud.domain.refusals import HEAD_SIZE_BYTES_MAX, RefusalCause
 from bmsota_cloud.domain.releases import ReleasedImage
 from bmsota_cloud.domain.vehicles import NodeKind
 
@@ -61,6 +62,21 @@ class UtcTime(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         del dialect
         return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class EmptyAsNull(TypeDecorator[str]):
+    """A text that is NULL where it is empty, so that a unique column may have many without one."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        del dialect
+        return value or None
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str:
+        del dialect
+        return value or ""
 
 
 class EnumName(TypeDecorator[Enum]):
@@ -166,8 +182,9 @@ vehicle = Table(
     Column("vin", String(17), primary_key=True),
     Column("series", String(32), nullable=False, index=True),
     Column("project", String(64), nullable=False, index=True),
-    Column("hwid", String(24), nullable=False, unique=True),
-    Column("device_public_key", LargeBinary(32), nullable=False),
+    # Both empty for a terminal that is only monitored; NULL, so that there may be many without.
+    Column("hwid", EmptyAsNull(24), unique=True),
+    Column("device_public_key", LargeBinary(32)),
     Column("registered_at", UtcTime, nullable=False),
     Column("order_sequence", BigInteger, nullable=False),
     Column("report_counter", BigInteger, nullable=False),
@@ -465,6 +482,30 @@ audit_entry = Table(
     Column("last_at", UtcTime),
     Column("repeat_key", String(128), unique=True),
     sqlite_autoincrement=True,
+)
+
+refusal = Table(
+    "refusal",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("address", String(64), nullable=False),
+    Column("vin", String(17), nullable=False, index=True),
+    Column("cause", EnumName(RefusalCause), nullable=False),
+    Column("first_at", UtcTime, nullable=False),
+    Column("last_at", UtcTime, nullable=False, index=True),
+    Column("count", BigInteger, nullable=False),
+    Column("head", LargeBinary(HEAD_SIZE_BYTES_MAX), nullable=False),
+    Column("answered", Integer),
+    Column("detail", Text, nullable=False),
+    UniqueConstraint("address", "vin", "cause"),
+)
+
+# How often each cause was refused in all, also what is not kept any more.
+refusal_total = Table(
+    "refusal_total",
+    PLATFORM,
+    Column("cause", EnumName(RefusalCause), primary_key=True),
+    Column("count", BigInteger, nullable=False),
 )
 
 secret = Table(

@@ -202,7 +202,7 @@ def test_after_a_refusal_only_what_is_on_its_way_is_read(expect, reads):
         "path": "/api/v1/tasks",
         "headers": [(b"content-length", b"9"), *expect],
     }
-    asyncio.run(BodyLimit(refuse)(scope, receive, send))
+    asyncio.run(BodyLimit(refuse, upload_size_bytes_max=256 * 1024 * 1024)(scope, receive, send))
     assert len(received) == reads
     assert (b"connection", b"close") in sent[0]["headers"]
     assert [message.get("more_body", False) for message in sent[1:]] == [True, False]

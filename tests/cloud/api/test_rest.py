@@ -4,6 +4,7 @@ import base64
 import re
 
 import pytest
+from bmsota_cloud.domain.refusals import RefusalCause
 
 from bmsota.gbt32960 import LocalUpgrade, LocalUpgradeOutcome, beijing_time
 from bmsota.gbt32960 import UpgradeStateCode as Code
@@ -120,6 +121,9 @@ ROUTES = [
     ("POST", "/tasks/1/cancel", {}, "carol alan adam"),
     ("POST", "/tasks/2/end", {"reason": "stuck", "vins": ["TESTVEHICLE000003"]}, "carol adam"),
     ("POST", "/tasks/2/retry", {"reason": "again", "vins": ["TESTVEHICLE000003"]}, "carol adam"),
+    ("GET", "/refusals", None, "carol alan adam"),
+    ("GET", "/refusals/totals", None, "carol alan adam"),
+    ("GET", "/vehicles/TESTVEHICLE000001/refusals", None, "carol alan vera adam"),
     ("POST", "/logout", None, "carol alan vera adam"),
 ]
 
@@ -408,3 +412,52 @@ def test_a_project_and_a_task_in_its_way_over_rest(world, client, bearer, base64
     assert client.post(f"{task}/retry", json=retry, headers=carol).json() == {"count": 1}
     (row,) = client.get(f"{task}?status=Approved&size=1", headers=carol).json()["upgrades"]["items"]
     assert (row["order_id"], row["attempt"], row["may_end"], row["may_retry"]) == ("OTA-1-1-2", 2, True, True)
+
+
+def test_a_plain_terminal_is_registered_and_said_to_be_one(world, client, bearer):
+    carol = bearer("carol")
+    for number in (1, 2):
+        body = {"vin": world.vin(number), "series": "F7", "project": "Harbour"}
+        answer = client.post(f"{API}/vehicles", json=body, headers=carol)
+        assert (answer.status_code, answer.json()["is_upgradable"], answer.json()["hwid"]) == (201, False, "")
+    assert [row["is_upgradable"] for row in client.get(f"{API}/vehicles", headers=carol).json()["items"]] == [False] * 2
+    world.upload()
+    task = {"project": "Harbour", "reason": "r", "software_version": "2.1.0", "vins": [world.vin(1)], "auditor": "alan"}
+    answer = client.post(f"{API}/tasks", json=task, headers=carol)
+    assert (answer.status_code, "without a device key" in answer.json()["detail"]) == (422, True)
+
+
+def test_refusals_as_programs_get_them(world, client, bearer):
+    world.register(1)
+    record = {"address": "192.0.2.1", "vin": "STRANGER000000001", "head": b"##\x01", "answered": 2, "detail": "d"}
+    for _ in range(2):
+        world.services.refusals.record(RefusalCause.LOGIN_UNKNOWN_VIN, now=world.now, **record)
+    world.services.refusals.record(RefusalCause.ENCRYPTED, address="192.0.2.2", vin=world.vin(1), now=world.now)
+    world.services.refusals.flush()
+    carol = bearer("carol")
+    page = client.get(f"{API}/refusals?registered=false", headers=carol).json()
+    assert page["total"] == 1
+    assert page["items"][0].pop("id") > 0
+    at = world.now.isoformat().replace("+00:00", "Z")
+    assert page["items"] == [
+        {
+            "address": "192.0.2.1",
+            "vin": "STRANGER000000001",
+            "cause": "login-unknown-vin",
+            "reason": "The vehicle is not registered.",
+            "advice": "Register this VIN if the vehicle is yours; it logs in at its next try.",
+            "first_at": at,
+            "last_at": at,
+            "count": 2,
+            "head": "232301",
+            "answered": 2,
+            "detail": "d",
+            "is_registered": False,
+        }
+    ]
+    assert client.get(f"{API}/refusals?cause=encrypted", headers=carol).json()["total"] == 1
+    assert client.get(f"{API}/refusals?cause=nonsense", headers=carol).status_code == 422
+    assert client.get(f"{API}/refusals/totals", headers=carol).json() == {"encrypted": 1, "login-unknown-vin": 2}
+    (mine,) = client.get(f"{API}/vehicles/{world.vin(1)}/refusals", headers=bearer("vera")).json()
+    assert (mine["cause"], mine["answered"], "is_registered" in mine) == ("encrypted", None, False)
+    assert client.get(f"{API}/vehicles/STRANGER000000001/refusals", headers=carol).status_code == 404

@@ -122,7 +122,7 @@ def test_a_wrong_class_is_told():
 def test_no_key_and_never_heard_and_busy_are_told():
     other = VehicleUpgrade(task_id=4, vin=CAR.vin, place=1, release_id=1, status=VehicleStatus.DOWNLOADING)
     waiting = replace(other, task_id=5, status=VehicleStatus.UNAPPROVED)
-    check = check_vehicle(replace(CAR, device_public_key=b""), RELEASE, [], (), [other, waiting])
+    check = check_vehicle(replace(CAR, device_public_key=None), RELEASE, [], (), [other, waiting])
     assert [(remark.kind.value, remark.text) for remark in check.remarks] == [
         ("no-key", "registered without a device key: it can be monitored, not upgraded"),
         ("never-heard", "has never reported its nodes: what it runs is not known"),

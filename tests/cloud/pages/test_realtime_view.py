@@ -141,6 +141,15 @@ def test_only_what_changed_is_sent():
     assert difference(two, two) == ({}, {})
 
 
+def test_an_alarm_bit_without_a_name_is_shown_by_its_number():
+    """Bits 19 and up are reserved in 2016; what a maker means by them is not what 2025 calls them."""
+    flags = 1 << 4 | 1 << 19 | 1 << 30
+    view = realtime_view(state(alarms={"level_max": 1, "flags": flags, "active": ["SOC_LOW"]}), ())
+    assert view.alarms == ("SOC low", "Reserved bit 19", "Reserved bit 30")
+    view = realtime_view(state(alarms={"level_max": 1, "flags": flags, "active": ["SOC_LOW", "MOTOR_OVER_SPEED"]}), ())
+    assert view.alarms == ("SOC low", "Motor over speed", "Reserved bit 30")
+
+
 def test_another_make_up_is_another_layout():
     online = state(vehicle={"soc_pct": 50})
     one = realtime_view(online, ())

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from bmsota_cloud.domain.errors import InvalidInputError
 
-from bmsota.gbt32960 import LocalUpgradeOutcome, Position, Sentinel
+from bmsota.gbt32960 import Alarms, LocalUpgradeOutcome, Position, Sentinel
 
 
 def vins(page):
@@ -184,6 +184,13 @@ def test_a_vehicle_that_was_never_heard_of(fleet, visit, words):
     assert "This vehicle has never connected." in text
     assert "The unit has not reported its nodes yet." in text
     assert "State of charge" not in text
+
+
+def test_a_reserved_alarm_bit_of_2016_has_no_name_of_2025(fleet, report, visit, words):
+    report(1, alarms=Alarms(1, 1 << 4 | 1 << 19))
+    text = words(visit("vera").see(f"/vehicles/{fleet.vin(1)}/real-time"))
+    assert "SOC low Reserved bit 19" in text
+    assert "over speed" not in text
 
 
 def test_alarms_have_words(fleet, report, visit, words, two_alarms):

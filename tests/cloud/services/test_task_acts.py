@@ -731,6 +731,6 @@ def test_a_plain_terminal_is_no_part_of_a_task(world):
     world.upload()
     with world.cloud.store.transaction() as work:
         known = work.vehicles.get(vin)
-        work.vehicles.save(replace(known, device_public_key=b""))
+        work.vehicles.save(replace(known, device_public_key=None))
     with pytest.raises(InvalidInputError, match="registered without a device key: it can be monitored, not upgraded"):
         world.create(1)

@@ -1,8 +1,13 @@
 """Registration, lists, one vehicle."""
 
+from dataclasses import replace
+
 import pytest
-from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, LoginError, NotAllowedError, NotFoundError
 from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.services import ReportVerdict
+
+from bmsota.ota import device_api
 
 
 @pytest.mark.parametrize(
@@ -84,3 +89,79 @@ def test_the_list_is_filtered_paged_and_shows_the_newest_state(world):
 def test_there_is_no_such_vehicle(world):
     with pytest.raises(NotFoundError):
         world.services.vehicles.detail("NOSUCHVEHICLE0001", by=world.people["vera"])
+
+
+def plain(world, number, **fields):
+    return world.services.vehicles.register(
+        **{"vin": world.vin(number), "series": "F7", "project": "Harbour", "now": world.now} | fields
+    )
+
+
+def test_plain_terminals_are_registered_without_key_and_hwid(world):
+    """Several: nothing that they do not have collides."""
+    for number in (1, 2):
+        assert not plain(world, number).is_upgradable
+    assert not plain(world, 3, hwid="M3").is_upgradable
+    world.register(4)
+    rows = world.services.vehicles.rows(PageRequest(), by=world.people["vera"]).items
+    assert [(row.hwid, row.is_upgradable) for row in rows] == [
+        ("", False),
+        ("", False),
+        ("M3", False),
+        ("M-000004", True),
+    ]
+    detail = world.services.vehicles.detail(world.vin(1), by=world.people["vera"])
+    assert (detail.vehicle.hwid, detail.vehicle.device_public_key) == ("", None)
+    with world.cloud.store.reading() as work:
+        assert work.vehicles.by_hwid("") is None
+    with pytest.raises(ConflictError):
+        plain(world, 5, hwid="M3")
+    with pytest.raises(InvalidInputError):
+        plain(world, 5, device_public_key=b"x" * 32)
+
+
+def test_a_plain_terminal_is_monitored(world):
+    vin = plain(world, 1).vin
+    assert world.services.ingest.log_in(vin, serial=1, now=world.now)
+    detail = world.services.vehicles.detail(vin, by=world.people["vera"])
+    assert detail.state.is_online
+
+
+def test_a_plain_terminal_is_no_part_of_a_task(world):
+    """It is said which one and why; the others are not in its way."""
+    plain(world, 1)
+    world.register(2)
+    world.upload()
+    with pytest.raises(
+        InvalidInputError, match="TESTVEHICLE000001 is registered without a device key: it can be monitored"
+    ):
+        world.create(1, 2)
+    assert world.create(2).id
+
+
+def test_a_plain_terminal_cannot_open_a_device_session(world):
+    plain(world, 1, hwid="M1")
+    challenge = world.services.device.challenge("M1", world.now)
+    proof = device_api.SessionRequest("M1", challenge.challenge, "http://cloud.example:8080", b"x" * 64)
+    # The same words as for a wrong key: a stranger is not told which vehicles have none.
+    with pytest.raises(LoginError, match="does not match the registered key"):
+        world.services.device.open_session(proof, world.now)
+
+
+def test_a_signed_report_of_a_plain_terminal_is_refused(world):
+    task = world.approved(1)
+    with world.cloud.store.transaction() as work:
+        work.vehicles.save(replace(work.vehicles.get(world.vin(1)), device_public_key=None))
+    document = world.report(1, f"OTA-{task.id}-1")
+    assert world.services.upgrades.receive_report(world.vin(1), document, world.now) is ReportVerdict.REFUSED
+    assert world.confirm(1) is ReportVerdict.REFUSED
+
+
+def test_a_plain_terminal_without_a_hwid_calls_its_master_what_it_likes(world):
+    plain(world, 1)
+    world.register(2)
+    for number in (1, 2):
+        world.services.equipment.identify(world.vin(number), world.facts(3), world.now)
+    world.services.link_watch.flush()
+    entries = world.services.audit.page(PageRequest(1, 500), by=world.people["anna"]).items
+    assert [entry.subject for entry in entries if "calls its master" in entry.detail] == [f"vehicle {world.vin(2)}"]

@@ -1,16 +1,22 @@
 """The migrations lead to the schema the code uses, and back."""
 
+from datetime import UTC, datetime
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from bmsota_cloud.domain.equipment import ChangeStatus, EquipmentChange
+from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.ota_tasks import VehicleStatus
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.projects import ApprovalWay
 from bmsota_cloud.storage import schema
 from bmsota_cloud.storage.migrate import migrate
-from bmsota_cloud.storage.sql import SqlWork
+from bmsota_cloud.storage.sql import SqlStore, SqlWork
 from postgresql import some_database
 from sqlalchemy import create_engine, inspect
+
+from bmsota.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(("history", "metadata"), [("platform", schema.PLATFORM), ("telemetry", schema.TELEMETRY)])
@@ -144,6 +150,63 @@ def test_an_older_platforms_projects_stay_strict_and_its_signed_reports_count():
         )
         assert [node.version for node in work.ota_tasks.signed_versions(["V1", "V2"])["V1"]] == ["2.1.0"]
         assert [upgrade.attempt for upgrade in work.ota_tasks.upgrades(1)] == [1, 1]
+
+
+def test_vehicles_that_others_refer_to_survive_the_change_of_their_table(tmp_path):
+    """On a file with foreign keys enforced, as the platform opens it."""
+    url = f"sqlite:///{tmp_path / 'platform.sqlite'}"
+    with create_engine(url).connect() as connection, connection.begin():
+        migrate(connection, "platform", revision="platform_0002")
+        columns = "vin, series, project, hwid, device_public_key, registered_at, order_sequence, report_counter, report_sha256"
+        values = "'V1', 'F7', 'p', 'M1', x'00', '2026-11-22 08:00:00.000000', 3, 2, x''"
+        connection.exec_driver_sql(f"INSERT INTO vehicle ({columns}) VALUES ({values})")
+        connection.exec_driver_sql(
+            "INSERT INTO equipment_change (vin, position, old_hwid, new_hwid, changed_at)"
+            " VALUES ('V1', 1, 'a', 'b', '2026-11-22 08:00:00.000000')"
+        )
+    store = SqlStore(url)
+    with store.transaction() as work:
+        assert work.vehicles.get("V1").hwid == "M1"
+        assert work.equipment.page(PageRequest(), vin="V1").total == 1
+        with pytest.raises(ConflictError):
+            work.equipment.add(
+                EquipmentChange(
+                    vin="nobody",
+                    position=1,
+                    old_hwid="a",
+                    new_hwid="b",
+                    changed_at=datetime(2026, 1, 1, tzinfo=UTC),
+                    status=ChangeStatus.REPORTED,
+                )
+            )
+    store.close()
+
+
+def test_rows_that_refer_to_nothing_stop_a_migration(tmp_path):
+    url = f"sqlite:///{tmp_path / 'platform.sqlite'}"
+    with create_engine(url).connect() as connection, connection.begin():
+        migrate(connection, "platform", revision="platform_0002")
+        connection.exec_driver_sql(
+            "INSERT INTO equipment_change (vin, position, old_hwid, new_hwid, changed_at)"
+            " VALUES ('nobody', 1, 'a', 'b', '2026-11-22 08:00:00.000000')"
+        )
+    with pytest.raises(ConfigurationError, match="nothing was changed"):
+        SqlStore(url)
+    with create_engine(url).connect() as connection:
+        assert (
+            connection.exec_driver_sql("SELECT version_num FROM alembic_version_platform").scalar() == "platform_0002"
+        )
+
+
+def test_an_older_platform_does_not_get_terminals_that_it_cannot_keep():
+    with create_engine("sqlite://").connect() as connection, connection.begin():
+        migrate(connection, "platform")
+        columns = "vin, series, project, registered_at, order_sequence, report_counter, report_sha256"
+        connection.exec_driver_sql(
+            f"INSERT INTO vehicle ({columns}) VALUES ('V1', 'F7', 'p', '2026-11-22 08:00:00.000000', 0, 0, x'')"
+        )
+        with pytest.raises(RuntimeError, match="1 vehicles are registered without a device key"):
+            migrate(connection, "platform", revision="base")
 
 
 @pytest.mark.parametrize("history", ["platform", "telemetry"])

@@ -26,6 +26,7 @@ from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, VehicleConnection
 from bmsota_cloud.domain.projects import ApprovalWay, Project
+from bmsota_cloud.domain.refusals import Refusal, RefusalCause
 from bmsota_cloud.domain.releases import Release
 from bmsota_cloud.domain.telemetry import VehicleSnapshot
 from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
@@ -144,6 +145,48 @@ class StoreContract:
     def test_a_time_without_a_zone_is_a_bug(self, store):
         with pytest.raises(Exception, match="aware"), store.transaction() as work:
             work.vehicles.add(replace(vehicle(1), registered_at=datetime(2026, 1, 1)))  # noqa: DTZ001
+
+    def test_vehicles_without_hwid_do_not_collide(self, store):
+        plain = [replace(vehicle(number), hwid="", device_public_key=None) for number in (1, 2)]
+        with store.transaction() as work:
+            for each in plain:
+                work.vehicles.add(each)
+            assert work.vehicles.get(plain[1].vin) == plain[1]
+            assert work.vehicles.by_hwid("") is None
+            work.vehicles.save(replace(plain[0], hwid="M1"))
+            with pytest.raises(ConflictError):
+                work.vehicles.add(replace(vehicle(3), hwid="M1"))
+
+    def test_refusals_add_up_and_the_oldest_go(self, store):
+        def refusal(number, **fields):
+            at = NOW + timedelta(seconds=number)
+            asked = {
+                "address": "a",
+                "vin": f"V{number}",
+                "cause": RefusalCause.ENCRYPTED,
+                "first_at": at,
+                "last_at": at,
+            }
+            return Refusal(**asked | {"count": 2, "head": b"h", "answered": None, "detail": "d"} | fields)
+
+        def listed(work):
+            page = work.refusals.page(PageRequest(1, 50), text="", cause=None, is_registered=None)
+            return [(row.refusal.address, row.refusal.vin, row.refusal.count) for row in page.items]
+
+        with store.transaction() as work:
+            work.refusals.add([refusal(n) for n in range(4)], {RefusalCause.ENCRYPTED: 8})
+            work.refusals.add([refusal(9, vin="V1", answered=7), refusal(10, address="b")], {RefusalCause.ENCRYPTED: 3})
+            work.refusals.add([], {RefusalCause.OTHER: 1})
+            (newest,) = work.refusals.of_vehicle("V1", 1)
+        assert (newest.count, newest.answered) == (4, 7)
+        assert (newest.first_at, newest.last_at) == (NOW + timedelta(seconds=1), NOW + timedelta(seconds=9))
+        with store.transaction() as work:
+            assert [key[1] for key in listed(work)] == ["V10", "V1", "V3", "V2", "V0"]
+            work.refusals.trim(["a"], keep=10, keep_of_address=2)
+            assert listed(work) == [("b", "V10", 2), ("a", "V1", 4), ("a", "V3", 2)]
+            work.refusals.trim([], keep=2, keep_of_address=2)
+            assert listed(work) == [("b", "V10", 2), ("a", "V1", 4)]
+            assert work.refusals.totals() == {RefusalCause.ENCRYPTED: 11, RefusalCause.OTHER: 1}
 
     def test_numbers_rise_and_are_not_used_again(self, store):
         with store.transaction() as work:

@@ -56,7 +56,7 @@ class SqlDatabase:
         """Why nothing could be written the last time; empty again after the next change that was kept."""
         try:
             self._engine = _engine(url, synchronous, self._busy_timeout_s)
-            with self._engine.connect() as connection, connection.begin():
+            with self._engine.connect() as connection, _foreign_keys_checked_at_the_end(connection):
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
                 migrate(connection, history)
@@ -130,6 +130,31 @@ class SqlDatabase:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+@contextmanager
+def _foreign_keys_checked_at_the_end(connection: Connection) -> Iterator[None]:
+    """A transaction for migrations.
+
+    SQLite changes a table by copying it, and does not drop a table that others refer to while it enforces foreign keys; and
+    enforcing them can be turned off only outside a transaction.
+    """
+    if connection.dialect.name != "sqlite":
+        with connection.begin():
+            yield
+        return
+    driver = connection.connection.cursor()
+    driver.execute("PRAGMA foreign_keys = OFF")
+    try:
+        with connection.begin():
+            yield
+            if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                raise ConfigurationError(
+                    "the database has rows that refer to rows which are not there; nothing was changed"
+                )
+    finally:
+        driver.execute("PRAGMA foreign_keys = ON")
+        driver.close()
 
 
 def _engine(url: str, synchronous: str, busy_timeout_s: float) -> Engine:

@@ -21,6 +21,7 @@ from bmsota_cloud.storage.sql.ota_tasks import SqlOtaTasks
 from bmsota_cloud.storage.sql.outbox import SqlOutbox
 from bmsota_cloud.storage.sql.presence import SqlPresence
 from bmsota_cloud.storage.sql.projects import SqlProjects
+from bmsota_cloud.storage.sql.refusals import SqlRefusals
 from bmsota_cloud.storage.sql.releases import SqlReleases
 from bmsota_cloud.storage.sql.vehicles import SqlVehicles
 
@@ -48,6 +49,7 @@ class SqlWork:
         self.outbox = SqlOutbox(connection)
         self.audit = SqlAudit(connection)
         self.figures = SqlFigures(connection)
+        self.refusals = SqlRefusals(connection)
 
     def secret(self, name: str) -> bytes | None:
         return self._connection.execute(select(t.secret.c.value).where(t.secret.c.name == name)).scalar()
