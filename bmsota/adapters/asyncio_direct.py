@@ -1,7 +1,11 @@
 """A connection that calls its link from the event loop's own callbacks: no task, no queue, one buffer for all.
 
 This is how `serve_gateway` runs links that never block: what has been read is handed to the link before anything else is read, so
-nothing waits here, and the memory that connections need does not grow with what peers send. What a link is, and what is done about
+nothing waits here, and the memory that connections need does not grow with what peers send.
+
+A look for what is ready costs as much as a report. Where a thousand reads a second come one by one, a gateway may linger a millisecond or
+two between two looks, as network cards do with their interrupts: ten reports come together then, and all of them cost half.
+What a link is, and what is done about
 slow, silent and closing peers, is the same as in `bmsota.adapters.asyncio_link`.
 """
 
@@ -9,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -27,6 +32,9 @@ _LOG = logging.getLogger("bmsota.adapters.asyncio_gateway")
 
 # One read: some dozens of reports, a millisecond of work, so that other links get their turn.
 READ_SIZE_BYTES_MAX = 32 * 1024
+# Lingering begins at so many reads a second, counted over stretches of this length.
+LINGER_FROM_HZ = 1000
+_STRETCH_S = 0.05
 
 
 class DirectDoor:
@@ -38,6 +46,7 @@ class DirectDoor:
         clock_ns: Callable[[], int],
         links_max: int,
         on_open: Callable[[StreamLink, str], object] | None,
+        linger_s: float,
     ) -> None:
         self.open_link = open_link
         self.clock_ns = clock_ns
@@ -49,6 +58,10 @@ class DirectDoor:
         self.buffer = memoryview(bytearray(READ_SIZE_BYTES_MAX))
         self.connections: set[DirectConnection] = set()
         self.is_paused = False
+        self._linger_s = linger_s
+        self._is_lingering = False
+        self._reads = 0
+        self._stretch_began_s = 0.0
         self._all_lost = asyncio.Event()
 
     def pause(self) -> None:
@@ -62,6 +75,31 @@ class DirectDoor:
         for connection in self.connections:
             connection.listen()
 
+    def read(self) -> None:
+        """Something has been read. When there is much of it, let more of it come together before the next look."""
+        self._reads += 1
+        if self._linger_s and not self._is_lingering:
+            now_s = self.loop.time()
+            passed_s = now_s - self._stretch_began_s
+            if passed_s >= _STRETCH_S:
+                self._is_lingering = self._reads >= LINGER_FROM_HZ * passed_s
+                self._reads, self._stretch_began_s = 0, now_s
+                if self._is_lingering:
+                    self.loop.call_soon(self._linger)
+
+    def _linger(self) -> None:
+        """Behind all that was ready, wait a little; until a stretch has too few reads."""
+        now_s = self.loop.time()
+        passed_s = now_s - self._stretch_began_s
+        if passed_s >= _STRETCH_S:
+            self._is_lingering = self._reads >= LINGER_FROM_HZ * passed_s
+            self._reads, self._stretch_began_s = 0, now_s
+        if self._is_lingering and self.connections:
+            time.sleep(self._linger_s)
+            self.loop.call_soon(self._linger)
+        else:
+            self._is_lingering = False
+
     def lost(self, connection: DirectConnection) -> None:
         self.connections.discard(connection)
         if not self.connections:
@@ -74,6 +112,29 @@ class DirectDoor:
         while self.connections:
             self._all_lost.clear()
             await self._all_lost.wait()
+
+
+class Waker:
+    """What a link gets to wake its connection: callable from any thread."""
+
+    __slots__ = ("_connection", "_door")
+
+    def __init__(self, connection: DirectConnection, door: DirectDoor) -> None:
+        self._connection = connection
+        self._door = door
+
+    def __call__(self) -> None:
+        door = self._door
+        if get_ident() == door.thread:
+            door.loop.call_soon(self._connection.wake)
+            return
+        # The loop may be closed when a late hint comes; then there is no link to wake either.
+        with suppress(RuntimeError):
+            door.loop.call_soon_threadsafe(self._connection.wake)
+
+    def send(self) -> None:
+        """Send what the link has to send, now. Only from the event loop's thread, and not from within a call of the link."""
+        self._connection.send()
 
 
 class DirectConnection(asyncio.BufferedProtocol):
@@ -115,6 +176,11 @@ class DirectConnection(asyncio.BufferedProtocol):
             self._flush(link, link.next_timeout())
         except Exception:  # noqa: BLE001 - one link's bug must not end the others; it is logged whole
             self._fail()
+
+    def send(self) -> None:
+        """Send what the link has to send."""
+        if self._link is not None and self._transport is not None and (data := self._link.data_to_send()):
+            self._transport.write(data)
 
     def listen(self) -> None:
         """Read, or do not, as the door and the peer allow."""
@@ -158,16 +224,8 @@ class DirectConnection(asyncio.BufferedProtocol):
             return
         door.connections.add(self)
 
-        def wake() -> None:
-            if get_ident() == door.thread:
-                door.loop.call_soon(self.wake)
-                return
-            # The loop may be closed when a late hint comes; then there is no link to wake either.
-            with suppress(RuntimeError):
-                door.loop.call_soon_threadsafe(self.wake)
-
         try:
-            link = self._link = door.open_link(wake)
+            link = self._link = door.open_link(Waker(self, door))
             if door.on_open is not None:
                 door.on_open(link, str(peer[0]) if isinstance(peer, tuple) else "")
             link.connected(door.clock_ns())
@@ -184,8 +242,9 @@ class DirectConnection(asyncio.BufferedProtocol):
         link = self._link
         if link is None:
             return
-        data = bytes(self._door.buffer[:nbytes])
-        now_ns = self._door.clock_ns()
+        door = self._door
+        data = bytes(door.buffer[:nbytes])
+        now_ns = door.clock_ns()
         try:
             link.receive_data(data, now_ns)
             due_ns = link.next_timeout()
@@ -195,6 +254,7 @@ class DirectConnection(asyncio.BufferedProtocol):
             self._flush(link, due_ns)
         except Exception:  # noqa: BLE001 - as above
             self._fail()
+        door.read()
 
     def eof_received(self) -> bool:
         self.end()

@@ -49,6 +49,7 @@ async def serve_gateway(
     links_max: int = LINKS_MAX,
     on_open: Callable[[StreamLink, str], object] | None = None,
     descriptors_max: int | None = None,
+    linger_s: float = 0.0,
 ) -> AsyncioGateway:
     """Listen on *host* and *port* (0: the system chooses one) and serve until `AsyncioGateway.close`.
 
@@ -64,6 +65,8 @@ async def serve_gateway(
         links_max: connections beyond it are closed at once.
         on_open: called with each new link and its peer's address (without the port), before `connected`.
         descriptors_max: accept nothing while the process has so many descriptors open; by default all but a reserve for files.
+        linger_s: from a thousand reads a second on, let the event loop sleep so long between two looks for what has come. Costs everything
+            in this loop as much delay, and saves a third of the work. Only without *executor*.
 
     Raises:
         OSError: the address cannot be used.
@@ -73,7 +76,7 @@ async def serve_gateway(
     tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_shutdown_timeout": CLOSE_TIMEOUT_S}
     descriptors_max = descriptors_to_spend() if descriptors_max is None else descriptors_max
     if executor is None:
-        door = DirectDoor(open_link, clock, links_max, on_open)
+        door = DirectDoor(open_link, clock, links_max, on_open, linger_s)
         gateway = AsyncioGateway(door=door)
         gateway.listen(
             await listen(lambda: DirectConnection(door), host, port, descriptors_max=descriptors_max, tls=tls)

@@ -98,6 +98,8 @@ class GatewayLink:
         self._session = PlatformSession(options=session_options()) if session is None else session
         self._acknowledges = self._session.options.acknowledge_reports is not Acknowledgement.NEVER
         self._wake_driver = wake
+        # The door of the library can also send at once.
+        self._send_driver: Callable[[], None] | None = getattr(wake, "send", None)
         self._submit_job = submit
         self._is_taking = False
         self._has_called = False
@@ -274,9 +276,13 @@ class GatewayLink:
             self._log(error)
             self._session.answer_report(event, now_ns, flag=ReplyFlag.ERROR)
 
-    def _stored(self, event: ReportReceived, now_ns: int) -> None:
+    def _stored(self, event: ReportReceived, now_ns: int) -> Callable[[], None] | None:
+        """Answer; what sends it, for whoever has answered all that was stored together."""
         self._session.answer_report(event, now_ns)
+        if self._send_driver is not None:
+            return self._send_driver
         self._call_driver()
+        return None
 
     def _log_in(self, vin: str, login: object, now_ns: int) -> None:
         if not isinstance(login, VehicleLogin | VehicleLogin2025):

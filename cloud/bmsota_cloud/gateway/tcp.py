@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 
 # What reports that were read may take to be stored when the process ends. A service manager kills after 90 s (systemd's default).
 STOP_TIMEOUT_S = 30.0
+# Under load reports wait 20 ms for their commit anyway.
+LINGER_S = 0.002
 
 
 class OpenLink(Protocol):
@@ -78,6 +80,7 @@ class GatewayServer:
             clock_ns=self._clock_ns,
             links_max=self._links_max,
             descriptors_max=self._descriptors_max,
+            linger_s=LINGER_S,
         )
         if self._writer is not None:
             self._writer.start(on_full=gateway.pause_reading, on_room=gateway.resume_reading)

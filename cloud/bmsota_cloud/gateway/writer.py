@@ -24,7 +24,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from bmsota_cloud.domain.errors import StorageUnavailableError
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from bmsota_cloud.domain.telemetry import StoredFrame
 
-__all__ = ["QUEUE_SIZE_BYTES_MAX", "ReportWriter"]
+__all__ = ["QUEUE_SIZE_BYTES_MAX", "Done", "ReportWriter"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +53,10 @@ _DERIVE_EVERY_S = 1.0
 _RETRY_S_MIN = 0.05
 _RETRY_S_MAX = 2.0
 _LOGGED_KINDS_MAX = 100
+
+
+Done: TypeAlias = "Callable[[], Callable[[], object] | None]"
+"""Called when a report is committed and synced. What it returns is called once, behind all the others of its batch."""
 
 
 class ReportWriter:
@@ -78,7 +82,7 @@ class ReportWriter:
         self.size_bytes_peak = 0
         self.commit_s = 0.0
         """How long the last batch took to be committed."""
-        self._queue: deque[tuple[StoredFrame, Callable[[], None] | None]] = deque()
+        self._queue: deque[tuple[StoredFrame, Done | None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
         self._has_work = Event()
@@ -101,7 +105,7 @@ class ReportWriter:
         self._thread = Thread(target=self._run, name="report-writer", daemon=True)
         self._thread.start()
 
-    def put(self, frame: StoredFrame, done: Callable[[], None] | None) -> None:
+    def put(self, frame: StoredFrame, done: Done | None) -> None:
         """Take a frame. *done* is called when it is committed and synced, here or before. Never blocks, and never refuses."""
         self._queue.append((frame, done))
         self.size_bytes += _size_bytes(frame)
@@ -129,15 +133,22 @@ class ReportWriter:
             _LOG.error("%d reports could not be stored before the end", len(self._queue))
         return not self._queue
 
-    def _committed(self, batch: Sequence[tuple[StoredFrame, Callable[[], None] | None]], size_bytes: int) -> None:
+    def _committed(self, batch: Sequence[tuple[StoredFrame, Done | None]], size_bytes: int) -> None:
         self.size_bytes_peak = max(self.size_bytes_peak, self.size_bytes)
         self.size_bytes -= size_bytes
+        behind: dict[Callable[[], object], None] = {}
         for _, done in batch:
             if done is not None:
                 try:
-                    done()
+                    if (last := done()) is not None:
+                        behind[last] = None
                 except Exception as error:  # noqa: BLE001 - one link's bug must not cost the others their answers
                     self._log_once("answering a report", error)
+        for last in behind:
+            try:
+                last()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._log_once("sending answers", error)
         if self._is_full and self.size_bytes <= self._size_bytes_max // 2:
             self._is_full = False
             if self._on_room is not None:
@@ -183,8 +194,8 @@ class ReportWriter:
             if is_last:
                 return
 
-    def _take(self) -> tuple[list[tuple[StoredFrame, Callable[[], None] | None]], int]:
-        batch: list[tuple[StoredFrame, Callable[[], None] | None]] = []
+    def _take(self) -> tuple[list[tuple[StoredFrame, Done | None]], int]:
+        batch: list[tuple[StoredFrame, Done | None]] = []
         size_bytes = 0
         queue = self._queue
         while queue and len(batch) < _BATCH_FRAMES_MAX and size_bytes < _BATCH_SIZE_BYTES_MAX:

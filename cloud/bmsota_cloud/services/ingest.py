@@ -39,7 +39,7 @@ _AGAIN_A_TICK_MAX = 8
 class FrameWriter(Protocol):
     """Appends frames in a thread of its own, many at a time, and calls `IngestService.derive` once a second."""
 
-    def put(self, frame: StoredFrame, done: Callable[[], None] | None) -> None:
+    def put(self, frame: StoredFrame, done: Callable[[], Callable[[], object] | None] | None) -> None:
         """Take a frame; *done* is called in the caller's thread when it is committed and synced. Never blocks."""
         ...
 
@@ -89,7 +89,7 @@ class IngestService:
         """From now on reports go to *writer*, which calls `derive`; None: they are stored and derived at once."""
         self._writer = writer
 
-    def accept(self, frame: StoredFrame, done: Callable[[], None] | None = None) -> None:
+    def accept(self, frame: StoredFrame, done: Callable[[], Callable[[], object] | None] | None = None) -> None:
         """Keep a report. *done* is called when it is committed and synced, also if it was there before.
 
         Raises:

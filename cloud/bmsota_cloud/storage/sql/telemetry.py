@@ -37,8 +37,11 @@ __all__ = ["SqlTelemetryStore"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STATE_SQL = (
-    "INSERT OR REPLACE INTO newest_state (vin, last_seen_at_ns, reported_at_s, heard_at_ns, is_time_plausible, soc_pct, speed_kmh,"
-    " alarm_level, frames, memory) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO newest_state (vin, last_seen_at_ns, reported_at_s, heard_at_ns, is_time_plausible, soc_pct, speed_kmh, alarm_level,"
+    " frames, memory) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (vin) DO UPDATE SET last_seen_at_ns = excluded.last_seen_at_ns,"
+    " reported_at_s = excluded.reported_at_s, heard_at_ns = excluded.heard_at_ns, is_time_plausible = excluded.is_time_plausible,"
+    " soc_pct = excluded.soc_pct, speed_kmh = excluded.speed_kmh, alarm_level = excluded.alarm_level, frames = excluded.frames,"
+    " memory = excluded.memory"
 )
 _EVENT_SQL = "INSERT OR IGNORE INTO vehicle_event (vin, at_s, kind, subject, value, detail) VALUES (?, ?, ?, ?, ?, ?)"
 _PARTITION_SQL = (

@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
@@ -75,10 +75,14 @@ CREATE TABLE IF NOT EXISTS frame (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS frame_key ON frame (vehicle, reported_at_s, digest);
 """
-_INSERT: Final = (
-    "INSERT INTO frame (vehicle, reported_at_s, digest, arrived_at_ns, form, clear, received, fault)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (vehicle, reported_at_s, digest) DO NOTHING"
-)
+# Many rows in one statement: `sqlite3` lets go of the interpreter's lock once a statement, and while the event loop is busy each
+# time costs more than the row.
+_INSERTS: Final = {
+    count: "INSERT INTO frame (vehicle, reported_at_s, digest, arrived_at_ns, form, clear, received, fault) VALUES "
+    + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * count)
+    + " ON CONFLICT (vehicle, reported_at_s, digest) DO NOTHING"
+    for count in (32, 8, 1)
+}
 _COLUMNS: Final = "reported_at_s, arrived_at_ns, form, clear, received, fault"
 _OF_VEHICLE: Final = "vehicle = (SELECT number FROM vehicle WHERE vin = ?)"
 
@@ -177,7 +181,7 @@ class SqliteFrames:
                 number = self._number(partition, frame.vin)
             rows.append((number, *pack(frame)))
         before = connection.execute("SELECT max(position) FROM frame").fetchone()[0] or 0
-        added = connection.executemany(_INSERT, rows).rowcount
+        added = _insert(connection, rows)
         if added != len(rows):
             self._find_new(connection, before, rows, places, is_new)
         after = connection.execute("SELECT max(position) FROM frame").fetchone()[0] or 0
@@ -564,6 +568,16 @@ def _refusals(label: str) -> Iterator[None]:
         refusal = unavailable_from(error)
         code = "storage-failed" if refusal is None else refusal.code
         raise StorageUnavailableError(f"{label}: {error}", code=code) from error
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Insert *rows*; how many were not there yet."""
+    at = added = 0
+    for count, sql in _INSERTS.items():
+        while len(rows) - at >= count:
+            added += connection.execute(sql, list(chain.from_iterable(rows[at : at + count]))).rowcount
+            at += count
+    return added
 
 
 def _inode(path: Path) -> int:
