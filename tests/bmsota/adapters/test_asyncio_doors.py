@@ -15,7 +15,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import bmsota.adapters
-from bmsota.adapters import SessionLink, asyncio_gateway, asyncio_link, connect_terminal, serve_gateway
+from bmsota.adapters import (
+    SessionLink,
+    asyncio_direct,
+    asyncio_gateway,
+    asyncio_link,
+    connect_terminal,
+    serve_gateway,
+)
 from bmsota.adapters.asyncio_direct import READ_SIZE_BYTES_MAX, DirectConnection
 from bmsota.adapters.asyncio_link import STEP_SIZE_BYTES_MAX, Connection, run_link
 from bmsota.adapters.clock import steady_clock
@@ -703,3 +710,46 @@ def test_the_face_of_the_package_has_what_it_says():
         assert getattr(bmsota.adapters, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         bmsota.adapters.nothing  # noqa: B018
+
+
+def test_under_load_a_gateway_lingers_and_everything_is_answered(monkeypatch):
+    """From so many reads a second on it sleeps between two looks, and stops when they are over."""
+    monkeypatch.setattr(asyncio_direct, "LINGER_FROM_HZ", 10)
+    monkeypatch.setattr(asyncio_direct, "_STRETCH_S", 0.002)
+    slept = []
+    monkeypatch.setattr(asyncio_direct.time, "sleep", slept.append)
+
+    async def play():
+        async with Gateway(linger_s=0.002) as gateway:
+            reader, writer = await gateway.connect()
+            while len(slept) < 3:
+                writer.write(b"x")
+                assert await reader.readexactly(1) == b"x"
+            count = 0
+            while count != len(slept):
+                # Nothing comes any more: after a stretch without reads it looks at once again.
+                count = len(slept)
+                await asyncio.sleep(0.02)
+            writer.close()
+
+    run(play())
+    assert set(slept) == {0.002}
+
+
+def test_what_a_link_has_to_send_is_sent_at_once_when_it_says_so():
+    async def play():
+        async with Gateway() as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"x")
+            await reader.readexactly(1)
+            link = gateway.links[0]
+            link.wake.send()
+            link.out = b"news"
+            link.wake.send()
+            assert await reader.readexactly(4) == b"news"
+            writer.close()
+            await until(lambda: "disconnected" in link.calls)
+        link.out = b"too late"
+        link.wake.send()
+
+    run(play())
