@@ -95,7 +95,7 @@ def test_a_link_that_ends_before_its_login_is_decided_leaves_nobody_online(world
     link = opened(world, vin, submit=late)
     link.disconnected(world.now_ns)
     late.work_all()
-    assert not world.cloud.telemetry.state(vin).is_online
+    assert not world.services.telemetry.snapshot(vin, by=world.people["vera"]).is_online
     assert len(world.cloud.router) == 0
 
 

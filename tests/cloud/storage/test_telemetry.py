@@ -272,6 +272,19 @@ class DurableContract(FramesContract):
         assert restarted.append(frames) == [False] * 40
         assert restarted.newest([VIN]) == {VIN: StateRow(vin=VIN, last_seen_at_ns=1)}
 
+    def test_a_frame_behind_the_catalog_keeps_its_partition_after_a_restart(self, telemetry, again):
+        """The process that took it died before it could say so."""
+        telemetry.append([stored(NOON_S)])
+        telemetry.save_derived([], [], telemetry.mark())
+        late = stored(NOON_S + 1, command=3, arrived_s=NOON_S + 9 * DAY_S)
+        telemetry.append([late])
+        telemetry.close()
+        restarted = again()
+        restarted.prune((NOON_S + 5 * DAY_S) * 10**9)
+        assert everything(restarted) == [stored(NOON_S), late]
+        restarted.prune((NOON_S + 10 * DAY_S) * 10**9)
+        assert everything(restarted) == []
+
     def test_two_processes_on_the_same_data(self, telemetry, again):
         """Both write the same days, one drops what the other has open, and nothing is lost or doubled."""
         other = again()
@@ -415,6 +428,14 @@ class TestFile(SqliteParts, DurableContract):
         with pytest.raises(StorageUnavailableError, match=r"2026-11-22\.sqlite: file is not a database"):
             telemetry.append([stored(NOON_S + 2)])
 
+    def test_a_file_that_is_gone_is_made_anew_and_not_written_to_blindly(self, telemetry, again, tmp_path):
+        """Removed by hand, or by another process in the moment between opening and writing."""
+        telemetry.append([stored(NOON_S)])
+        for path in (tmp_path / "reports").glob("2026-11-22*"):
+            path.unlink()
+        assert telemetry.append([stored(NOON_S + 1)]) == [True]
+        assert everything(again()) == [stored(NOON_S + 1)]
+
     def test_files_of_others_in_the_folder_are_left_alone(self, telemetry, again, tmp_path):
         for name in ("notes.sqlite", "2026-13-45.sqlite", "2026-11-22T99.sqlite", "2026-11-22 copy.sqlite"):
             (tmp_path / "reports" / name).write_bytes(b"mine")
@@ -525,6 +546,14 @@ def any_frame(draw):
 def test_what_is_packed_is_unpacked_to_the_same_bytes(frame):
     at_s, _, arrived, form, clear, received, fault = pack(frame)
     assert unpack(frame.vin, (at_s, arrived, form, clear, received, fault)) == frame
+
+
+def test_a_frame_with_a_wrong_check_byte_is_kept_whole():
+    right = stored(bodies=bytes(311))
+    wrong = replace(right, clear=right.clear[:-1] + bytes((right.clear[-1] ^ 1,)))
+    assert len(pack(wrong)[4]) == 342
+    at_s, _, arrived, form, clear, received, fault = pack(wrong)
+    assert unpack(VIN, (at_s, arrived, form, clear, received, fault)) == wrong
 
 
 def test_a_usual_frame_is_kept_without_its_31_bytes():
