@@ -44,7 +44,6 @@ if TYPE_CHECKING:
         StoredFrame,
         Unread,
         VehicleEvent,
-        VehicleSnapshot,
     )
     from bmsota_cloud.domain.vehicles import FleetCount, LastLogin, Vehicle, VehicleFilter, VehicleNode
 
@@ -575,15 +574,5 @@ class TelemetryStore(Protocol):
         Frames with an implausible time go one by one.
         """
         ...
-
-    # Presence, until it has a table of its own.
-
-    def save_state(self, state: VehicleSnapshot) -> None:
-        """Insert or replace."""
-        ...
-
-    def state(self, vin: str) -> VehicleSnapshot | None: ...
-    def states(self, vins: Sequence[str]) -> Mapping[str, VehicleSnapshot]: ...
-    def online_vins(self) -> tuple[str, ...]: ...
 
     def close(self) -> None: ...

@@ -523,16 +523,6 @@ rate_limit = Table(
     Column("free_at", UtcTime, nullable=False, index=True),
 )
 
-# Who is connected; what a vehicle has reported is in `newest_state`.
-vehicle_state = Table(
-    "vehicle_state",
-    TELEMETRY,
-    Column("vin", String(17), primary_key=True),
-    Column("is_online", Boolean, nullable=False),
-    Column("last_seen_at", UtcTime),
-    Column("login_serial", Integer, nullable=False),
-)
-
 # Frames themselves are not here: `bmsota_cloud.storage.sql.telemetry_sqlite` and `telemetry_postgresql` have them.
 newest_state = Table(
     "newest_state",

@@ -28,7 +28,6 @@ from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, Veh
 from bmsota_cloud.domain.projects import ApprovalWay, Project
 from bmsota_cloud.domain.refusals import Refusal, RefusalCause
 from bmsota_cloud.domain.releases import Release
-from bmsota_cloud.domain.telemetry import VehicleSnapshot
 from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
 from bmsota_cloud.storage.schema import PLATFORM
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
@@ -641,23 +640,6 @@ class StoreContract:
         ]
 
 
-class TelemetryContract:
-    """Presence; frames, states and events are in `test_telemetry`."""
-
-    def test_what_is_known_of_a_link_replaces_what_was_before(self, telemetry):
-        first = VehicleSnapshot(vin="V1", is_online=True, last_seen_at=NOW, login_serial=7)
-        telemetry.save_state(first)
-        assert telemetry.state("V1") == first
-        telemetry.save_state(replace(first, is_online=False))
-        assert telemetry.states(["V1", "V2"]) == {"V1": replace(first, is_online=False)}
-        assert telemetry.state("V2") is None
-
-    def test_who_is_online(self, telemetry):
-        for number in (3, 1, 2):
-            telemetry.save_state(VehicleSnapshot(vin=f"V{number}", is_online=number != 2))
-        assert telemetry.online_vins() == ("V1", "V3")
-
-
 class TestMemoryStore(StoreContract):
     @pytest.fixture
     def store(self):
@@ -754,29 +736,12 @@ class TestPostgresqlStore(StoreContract):
                 started.close()
 
 
-class TestMemoryTelemetry(TelemetryContract):
-    @pytest.fixture
-    def telemetry(self):
-        made = SqlTelemetryStore()
-        yield made
-        made.close()
-
-
-class TestFileTelemetry(TelemetryContract):
-    @pytest.fixture
-    def telemetry(self, tmp_path):
-        made = SqlTelemetryStore(f"sqlite:///{tmp_path / 't.sqlite'}")
-        yield made
-        made.close()
-
-
 @pytest.mark.slow
 def test_both_stores_may_share_one_database(tmp_path):
     url = f"sqlite:///{tmp_path / 'both.sqlite'}"
     store, telemetry = SqlStore(url), SqlTelemetryStore(url)
     with store.transaction() as work:
         work.vehicles.add(vehicle(1))
-    telemetry.save_state(VehicleSnapshot(vin=vehicle(1).vin))
-    assert telemetry.state(vehicle(1).vin) is not None
+    assert telemetry.newest([vehicle(1).vin]) == {}
     store.close()
     telemetry.close()

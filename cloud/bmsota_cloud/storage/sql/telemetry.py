@@ -17,10 +17,10 @@ from sqlalchemy.exc import DBAPIError
 
 from bmsota.errors import ConfigurationError
 from bmsota_cloud.domain.paging import Page
-from bmsota_cloud.domain.telemetry import EventKind, StateRow, VehicleEvent, VehicleSnapshot
+from bmsota_cloud.domain.telemetry import EventKind, StateRow, VehicleEvent
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
-from bmsota_cloud.storage.sql._tables import in_lists, page_of, upsert, values_of
+from bmsota_cloud.storage.sql._tables import in_lists, page_of
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
 from bmsota_cloud.storage.sql.telemetry_sqlite import SqliteFrames
 
@@ -170,28 +170,6 @@ class SqlTelemetryStore:
             with _refusals(), self._database.writing() as connection:
                 _many(connection, "DELETE FROM report_partition WHERE name = ?", [(name,) for name in gone])
         return count
-
-    def save_state(self, state: VehicleSnapshot) -> None:
-        with self._database.writing() as connection:
-            values = {name: value for name, value in values_of(state).items() if name in t.vehicle_state.c}
-            upsert(connection, t.vehicle_state, values)
-
-    def state(self, vin: str) -> VehicleSnapshot | None:
-        return self.states([vin]).get(vin)
-
-    def states(self, vins: Sequence[str]) -> Mapping[str, VehicleSnapshot]:
-        found: dict[str, VehicleSnapshot] = {}
-        with self._database.reading() as connection:
-            for part in in_lists(vins):
-                statement = select(t.vehicle_state).where(t.vehicle_state.c.vin.in_(part))
-                for row in connection.execute(statement).mappings():
-                    found[row["vin"]] = VehicleSnapshot(**row)
-        return found
-
-    def online_vins(self) -> tuple[str, ...]:
-        c = t.vehicle_state.c
-        with self._database.reading() as connection:
-            return tuple(connection.execute(select(c.vin).where(c.is_online.is_(True)).order_by(c.vin)).scalars())
 
     def close(self) -> None:
         self._frames.close()

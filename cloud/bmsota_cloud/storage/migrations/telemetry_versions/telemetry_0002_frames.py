@@ -4,8 +4,10 @@ On SQLite frames are in files of their own (`storage/sql/telemetry_sqlite.py`); 
 for each day of report time.
 
 Reports that older versions kept as JSON, for 72 hours, go with this: the frames they came in were not kept. So do newest values; they
-are there again with a vehicle's next report.
+are there again with a vehicle's next report. When a vehicle was last seen is kept; who is online is the platform's presence now.
 """
+
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from alembic import op
@@ -52,16 +54,22 @@ _POSTGRESQL = (
 )
 
 
-_VALUES = ("reported_at", "soc_pct", "speed_kmh", "values")
+def _seen(vin: str, last_seen_at: datetime) -> dict[str, object]:
+    """A state of which nothing is known but that the vehicle was there."""
+    at = last_seen_at if last_seen_at.tzinfo else last_seen_at.replace(tzinfo=UTC)
+    return {
+        "vin": vin,
+        "last_seen_at_ns": int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000,
+        "is_time_plausible": True,
+        "frames": b"",
+        "memory": b"",
+    }
 
 
 def upgrade() -> None:
     op.drop_index("ix_report_reported_at", table_name="report")
     op.drop_table("report")
-    with op.batch_alter_table("vehicle_state") as table:
-        for name in _VALUES:
-            table.drop_column(name)
-    op.create_table(
+    newest = op.create_table(
         "newest_state",
         sa.Column("vin", sa.String(length=17), nullable=False),
         sa.Column("last_seen_at_ns", sa.BigInteger(), nullable=False),
@@ -75,6 +83,11 @@ def upgrade() -> None:
         sa.Column("memory", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("vin"),
     )
+    seen = sa.table("vehicle_state", sa.column("vin", sa.String), sa.column("last_seen_at", sa.DateTime(timezone=True)))
+    rows = op.get_bind().execute(sa.select(seen).where(seen.c.last_seen_at.is_not(None))).all()
+    if rows:
+        op.bulk_insert(newest, [_seen(vin, last_seen_at) for vin, last_seen_at in rows])
+    op.drop_table("vehicle_state")
     op.create_table(
         "vehicle_event",
         sa.Column("vin", sa.String(length=17), nullable=False),
@@ -105,12 +118,18 @@ def downgrade() -> None:
         op.execute("DROP SEQUENCE frame_position")
     for table in ("report_partition", "vehicle_event", "newest_state"):
         op.drop_table(table)
-    op.execute("DELETE FROM vehicle_state")
-    with op.batch_alter_table("vehicle_state") as state:
-        state.add_column(sa.Column("reported_at", sa.DateTime(timezone=True), nullable=True))
-        state.add_column(sa.Column("soc_pct", sa.Float(), nullable=True))
-        state.add_column(sa.Column("speed_kmh", sa.Float(), nullable=True))
-        state.add_column(sa.Column("values", sa.JSON(), nullable=False))
+    op.create_table(
+        "vehicle_state",
+        sa.Column("vin", sa.String(length=17), nullable=False),
+        sa.Column("is_online", sa.Boolean(), nullable=False),
+        sa.Column("last_seen_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("reported_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("login_serial", sa.Integer(), nullable=False),
+        sa.Column("soc_pct", sa.Float(), nullable=True),
+        sa.Column("speed_kmh", sa.Float(), nullable=True),
+        sa.Column("values", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("vin"),
+    )
     op.create_table(
         "report",
         sa.Column("id", sa.Integer(), nullable=False),
