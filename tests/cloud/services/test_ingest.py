@@ -1,5 +1,6 @@
 """Reports become the newest state and hot rows."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -7,6 +8,7 @@ import pytest
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import EventKind
 from bmsota_cloud.services import PlatformSettings, stored_frame
+from postgresql import some_database
 from vehicle_streams import vehicle_stream
 
 from bmsota.checksums import bcc_xor
@@ -201,8 +203,18 @@ def test_reports_are_kept_for_the_windows_of_backfill():
 
 
 @pytest.mark.parametrize("edition", list(Edition))
-def test_streams_of_real_habits_are_kept_and_shown_whole(world, edition):
+@pytest.mark.parametrize("where", ["memory", "files", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_streams_of_real_habits_are_kept_and_shown_whole(new_world, tmp_path, edition, where):
     """Through the service and the store: every report of the stream is in the history, in order of its time, as it came."""
+    with ExitStack() as stack:
+        place = {"data_dir": tmp_path} if where == "files" else {}
+        if where == "postgresql":
+            url = stack.enter_context(some_database())
+            place = {"database_url": url, "telemetry_url": url}
+        check_streams(new_world(**place), edition)
+
+
+def check_streams(world, edition):
     for seed in range(2):
         stream = vehicle_stream(seed + 2, edition=edition, reports=24)
         for each in stream.stored:
