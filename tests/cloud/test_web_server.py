@@ -33,7 +33,7 @@ def serve():
             server = WebServer(config, listening, connections_max=MAX)
             serving = asyncio.create_task(server.serve())
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(120):
                     await play(port, let_go)
             finally:
                 server.should_exit = True

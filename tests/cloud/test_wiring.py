@@ -124,7 +124,7 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
         monkeypatch.setattr(running.cloud.services.upgrades, "expire", expire)
         running.clock_guard.accept()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 await third.wait()
         finally:
             await running.stop()
@@ -160,7 +160,7 @@ def test_nothing_ends_and_nothing_is_deleted_before_the_clock_is_trusted(sample_
         monkeypatch.setattr(services.ingest, "prune", prune)
         monkeypatch.setattr(running.clock, "now", now)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 await pruned.wait()
         finally:
             await running.stop()
@@ -189,7 +189,7 @@ def test_links_begin_anew_when_the_clock_is_put_back(sample_keys, monkeypatch, c
         running.cloud.router.register(vin, Link())
         running.clock_guard.accept()
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 # An operator says so; the guard has run ahead of the wall clock.
                 running.clock_guard._offset_ns += 7200 * 10**9
                 running.clock_guard.accept()
@@ -241,7 +241,7 @@ def test_a_second_process_on_the_same_data_leaves_the_vehicles_of_the_first_onli
                     assert (await asyncio.to_thread(cloud.services.presence.is_online, [vin])) == {vin: True}
                 newer = await connect(second.gateway_port, vin)
                 # The first hears of it with its next renewal.
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(120):
                     assert await older.read() == b""
                 assert not presence.is_here(vin)
                 assert second.cloud.services.presence.is_here(vin)
@@ -284,7 +284,7 @@ def test_only_a_trusted_proxy_says_where_a_visitor_is(sample_keys, trusted, addr
             {"Content-Type": "application/json", "X-Forwarded-For": "198.51.100.7"},
         )
         with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(request, timeout=20)
+            urllib.request.urlopen(request, timeout=120)
 
     async def play():
         running = await RunningCloud.start(ServeOptions(keys=sample_keys, trusted_proxies=trusted))
@@ -317,7 +317,7 @@ def test_what_was_refused_is_written_by_the_ticker(sample_keys, monkeypatch):
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", running.gateway_port)
             writer.write(b"GET / HTTP/1.1\r\n" + b"x" * 10_000)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 await written.wait()
             with running.cloud.store.reading() as work:
                 (row,) = work.refusals.page(PageRequest(), text="", cause=None, is_registered=None).items
@@ -336,7 +336,7 @@ def test_the_number_of_links_is_a_setting(sample_keys):
         try:
             first_reader, first = await asyncio.open_connection("127.0.0.1", running.gateway_port)
             second_reader, second = await asyncio.open_connection("127.0.0.1", running.gateway_port)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 assert await second_reader.read() == b""
             assert not first_reader.at_eof()
             first.close()

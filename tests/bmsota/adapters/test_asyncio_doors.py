@@ -38,7 +38,7 @@ from bmsota.gbt32960 import (
     TerminalSession,
 )
 
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 SECOND_NS = 1_000_000_000
 
 

@@ -11,7 +11,7 @@ from bmsota_cloud.domain.telemetry import StoredFrame
 from bmsota_cloud.gateway import ReportWriter
 from bmsota_cloud.gateway import writer as writing
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 
 
 def frame(number, **fields):

@@ -103,7 +103,7 @@ def test_the_worker_goes_on_after_an_error_of_the_store(world, task, sink, monke
         running = asyncio.create_task(sending.run())
         await asyncio.to_thread(sink.wait_for, 1, timeout_s=10)
         sending.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             await running
 
     asyncio.run(play())
