@@ -10,12 +10,12 @@ Times are ISO 8601 with a zone. Who asks is known before the body is read: a str
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from bmsota_cloud.domain.accounts import Account, Permission, require
 from bmsota_cloud.domain.errors import (
@@ -29,7 +29,8 @@ from bmsota_cloud.domain.errors import (
     RateLimitedError,
     StorageUnavailableError,
 )
-from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, PageRequest
+from bmsota_cloud.domain.paging import ID_MAX, PAGE_NUMBER_MAX, PAGE_SIZE_MAX, PageRequest
+from bmsota_cloud.domain.texts import check_address, expect_no_nul
 
 if TYPE_CHECKING:
     from bmsota_cloud.clock import Clock
@@ -41,6 +42,7 @@ __all__ = [
     "ApiIn",
     "ApiOut",
     "By",
+    "Id",
     "PageOut",
     "Paging",
     "Token",
@@ -102,6 +104,7 @@ def api_route_class(services: "Services", clock: "Clock") -> type[APIRoute]:
                         request.state.account = account
                         if permission is not None:
                             require(account, permission)
+                    check_address(request.scope["path"], request.scope["query_string"])
                     return await handler(request)
                 except CloudError as refusal:
                     return _refusal(refusal)
@@ -139,6 +142,14 @@ class ApiIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    @field_validator("*")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str):
+                expect_no_nul(text)
+        return value
+
 
 Item = TypeVar("Item")
 
@@ -170,7 +181,7 @@ def _account(request: Request, credentials: Credentials) -> Account:
 
 
 def _page_request(
-    page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+    page: Annotated[int, Query(ge=1, le=PAGE_NUMBER_MAX)] = 1,
     size: Annotated[int, Query(ge=1, le=PAGE_SIZE_MAX)] = 50,
 ) -> PageRequest:
     return PageRequest(page, size)
@@ -180,6 +191,7 @@ def _address(request: Request) -> str:
     return "" if request.client is None else request.client.host
 
 
+Id = Annotated[int, Path(ge=1, le=ID_MAX)]
 Token = Annotated[str, Depends(_token)]
 By = Annotated[Account, Depends(_account)]
 Paging = Annotated[PageRequest, Depends(_page_request)]

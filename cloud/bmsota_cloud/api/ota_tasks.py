@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, PageOut, Paging
+from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, Id, PageOut, Paging
 from bmsota_cloud.api.releases import ImageOut
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.evidence import Source
@@ -230,30 +230,30 @@ def add_ota_task_routes(router: APIRouter, services: "Services", clock: Clock) -
         )
 
     @router.get("/tasks/{task_id}", response_model=TaskDetailOut)
-    def task(task_id: int, by: By, paging: Paging, status: Annotated[list[VehicleStatus], Query()] = []) -> Any:  # noqa: B006 - FastAPI copies it
+    def task(task_id: Id, by: By, paging: Paging, status: Annotated[list[VehicleStatus], Query()] = []) -> Any:  # noqa: B006 - FastAPI copies it
         return services.ota_tasks.detail(task_id, paging, by=by, statuses=status)
 
     @router.patch("/tasks/{task_id}", response_model=TaskOut)
-    def edit(task_id: int, body: TaskEditIn, by: By, address: Address) -> Any:
+    def edit(task_id: Id, body: TaskEditIn, by: By, address: Address) -> Any:
         return services.ota_tasks.edit(
             task_id, reason=body.reason, vins=body.vins, auditor=body.auditor, by=by, now=clock(), address=address
         )
 
     @router.post("/tasks/{task_id}/code", status_code=204)
-    def send_new_code(task_id: int, by: By, address: Address) -> None:
+    def send_new_code(task_id: Id, by: By, address: Address) -> None:
         services.ota_tasks.send_new_code(task_id, by=by, now=clock(), address=address)
 
     @router.post("/tasks/{task_id}/approve", response_model=TaskOut)
-    def approve(task_id: int, body: CodeIn, by: By, address: Address) -> Any:
+    def approve(task_id: Id, body: CodeIn, by: By, address: Address) -> Any:
         return services.ota_tasks.approve(task_id, code=body.code, by=by, now=clock(), address=address)
 
     @router.post("/tasks/{task_id}/cancel", response_model=CancelOut)
-    def cancel(task_id: int, body: CancelIn, by: By, address: Address) -> Any:
+    def cancel(task_id: Id, body: CancelIn, by: By, address: Address) -> Any:
         too_late = services.ota_tasks.cancel(task_id, reason=body.reason, by=by, now=clock(), address=address)
         return {"too_late": list(too_late)}
 
     @router.post("/tasks/{task_id}/end", response_model=CountOut)
-    def end(task_id: int, body: SomeVehiclesIn, by: By, address: Address) -> Any:
+    def end(task_id: Id, body: SomeVehiclesIn, by: By, address: Address) -> Any:
         count = services.ota_tasks.end(
             task_id,
             reason=body.reason,
@@ -266,7 +266,7 @@ def add_ota_task_routes(router: APIRouter, services: "Services", clock: Clock) -
         return {"count": count}
 
     @router.post("/tasks/{task_id}/retry", response_model=CountOut)
-    def retry(task_id: int, body: SomeVehiclesIn, by: By, address: Address) -> Any:
+    def retry(task_id: Id, body: SomeVehiclesIn, by: By, address: Address) -> Any:
         count = services.ota_tasks.retry(
             task_id,
             reason=body.reason,

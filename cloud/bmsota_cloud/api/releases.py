@@ -9,7 +9,7 @@ from fastapi import APIRouter, File, UploadFile
 
 from bmsota.image import IMAGE_SIZE_BYTES_MAX
 from bmsota.ota import MANIFEST_SIZE_BYTES_MAX
-from bmsota_cloud.api.common import Address, ApiOut, By, PageOut, Paging, needs
+from bmsota_cloud.api.common import Address, ApiOut, By, Id, PageOut, Paging, needs
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.accounts import Permission
 from bmsota_cloud.domain.errors import InvalidInputError
@@ -66,7 +66,7 @@ def add_release_routes(router: APIRouter, services: "Services", clock: Clock) ->
         )
 
     @router.get("/releases/{release_id}", response_model=ReleaseOut)
-    def release(release_id: int, by: By) -> Any:
+    def release(release_id: Id, by: By) -> Any:
         return services.releases.get(release_id, by=by)
 
 

@@ -7,10 +7,13 @@ from typing import Generic, TypeVar
 
 from bmsota_cloud.domain.errors import InvalidInputError
 
-__all__ = ["PAGE_SIZE_MAX", "Page", "PageRequest"]
+__all__ = ["ID_MAX", "PAGE_NUMBER_MAX", "PAGE_SIZE_MAX", "Page", "PageRequest"]
 
 # A list of 500 rows renders and serialises in well under 100 ms; no one reads further on one page.
 PAGE_SIZE_MAX = 500
+PAGE_NUMBER_MAX = 1_000_000
+# What a column of numbers given by the database holds.
+ID_MAX = 2**31 - 1
 
 Item = TypeVar("Item")
 
@@ -23,8 +26,8 @@ class PageRequest:
     size: int = 50
 
     def __post_init__(self) -> None:
-        if self.number < 1:
-            raise InvalidInputError("bad-page", f"page: expected a number from 1, got {self.number}")
+        if not 1 <= self.number <= PAGE_NUMBER_MAX:
+            raise InvalidInputError("bad-page", f"page: expected 1 to {PAGE_NUMBER_MAX}, got {self.number}")
         if not 1 <= self.size <= PAGE_SIZE_MAX:
             raise InvalidInputError("bad-page", f"page size: expected 1 to {PAGE_SIZE_MAX}, got {self.size}")
 

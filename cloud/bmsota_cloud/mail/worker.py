@@ -118,6 +118,13 @@ class MailWorker:
                 await asyncio.to_thread(
                     self._outbox.failed, mail, self._clock(), _words(error), is_permanent=is_permanent
                 )
+            except Exception as error:  # noqa: BLE001 - logged whole; the mails behind this one can do nothing about it
+                _LOG.exception("mail %d: not sent", mail.id)
+                # Of a ValueError's address or text no message can be made, today or tomorrow.
+                is_permanent = isinstance(error, ValueError)
+                await asyncio.to_thread(
+                    self._outbox.failed, mail, self._clock(), _words(error), is_permanent=is_permanent
+                )
             else:
                 sent += 1
                 self._unnoted[mail.id] = (mail, self._clock())

@@ -2,12 +2,11 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
-from typing import Annotated
-
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from bmsota_cloud.domain.errors import CloudError, LoginError, OverloadedError, RateLimitedError
+from bmsota_cloud.pages.forms import Text
 from bmsota_cloud.pages.session import (
     check_form,
     check_origin,
@@ -29,7 +28,6 @@ _LOGIN_SENTENCES = {
     "wrong-login": "Wrong name or password.",
 }
 _LOGIN_STATUSES: dict[type[CloudError], int] = {LoginError: 401, RateLimitedError: 429, OverloadedError: 503}
-Text = Annotated[str, Form()]
 
 
 def add_account_pages(router: APIRouter, site: Site) -> None:

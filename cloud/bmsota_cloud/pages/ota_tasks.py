@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Request, WebSocket
+from fastapi import APIRouter, Path, Request, WebSocket
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from bmsota_cloud.domain.accounts import Permission
@@ -19,8 +19,9 @@ from bmsota_cloud.domain.errors import (
     RateLimitedError,
 )
 from bmsota_cloud.domain.ota_tasks import FAILED_STATUSES, ActKind, TaskStatus, VehicleStatus
-from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.paging import ID_MAX, PAGE_NUMBER_MAX, PageRequest
 from bmsota_cloud.domain.telemetry import JsonValue
+from bmsota_cloud.pages.forms import Text
 from bmsota_cloud.pages.live import Message, serve_live
 from bmsota_cloud.pages.session import Visitor, check_form, with_retry_after
 from bmsota_cloud.pages.site import Query, Site
@@ -48,7 +49,7 @@ _ACT_WORDS = {
     ActKind.RETRY: "is retrying vehicles",
 }
 
-Text = Annotated[str, Form()]
+Id = Annotated[int, Path(ge=1, le=ID_MAX)]
 
 
 def add_ota_task_pages(router: APIRouter, site: Site) -> None:
@@ -71,7 +72,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
     @router.get("/ota/tasks/{task_id}", response_class=HTMLResponse)
     def task(
         request: Request,
-        task_id: int,
+        task_id: Id,
         page: int = 1,
         status: str = "",
         late: int = 0,
@@ -82,7 +83,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         return _show(site, task_id, visitor, page=page, status=status, late=late, did=did, changed=changed)
 
     @router.post("/ota/tasks/{task_id}/approve", response_class=HTMLResponse)
-    def approve(request: Request, task_id: int, code: Text = "", csrf: Text = "") -> Response:
+    def approve(request: Request, task_id: Id, code: Text = "", csrf: Text = "") -> Response:
         visitor = site.visitor(request)
         check_form(request, visitor, csrf)
         try:
@@ -92,7 +93,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         return _back(task_id)
 
     @router.post("/ota/tasks/{task_id}/new-code", response_class=HTMLResponse)
-    def send_new_code(request: Request, task_id: int, csrf: Text = "") -> Response:
+    def send_new_code(request: Request, task_id: Id, csrf: Text = "") -> Response:
         visitor = site.visitor(request)
         check_form(request, visitor, csrf)
         try:
@@ -102,7 +103,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         return _back(task_id)
 
     @router.post("/ota/tasks/{task_id}/cancel", response_class=HTMLResponse)
-    def cancel(request: Request, task_id: int, reason: Text = "", csrf: Text = "") -> Response:
+    def cancel(request: Request, task_id: Id, reason: Text = "", csrf: Text = "") -> Response:
         visitor = site.visitor(request)
         check_form(request, visitor, csrf)
         try:
@@ -114,15 +115,15 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         return _back(task_id, late=len(late))
 
     @router.post("/ota/tasks/{task_id}/end", response_class=HTMLResponse)
-    def end(request: Request, task_id: int, vin: Text = "", reason: Text = "", csrf: Text = "") -> Response:
+    def end(request: Request, task_id: Id, vin: Text = "", reason: Text = "", csrf: Text = "") -> Response:
         return force(request, task_id, "end", [vin], reason, csrf)
 
     @router.post("/ota/tasks/{task_id}/retry", response_class=HTMLResponse)
-    def retry(request: Request, task_id: int, vin: Text = "", reason: Text = "", csrf: Text = "") -> Response:
+    def retry(request: Request, task_id: Id, vin: Text = "", reason: Text = "", csrf: Text = "") -> Response:
         """One vehicle; without *vin* all that failed."""
         return force(request, task_id, "retry", [vin] if vin else [], reason, csrf)
 
-    def force(request: Request, task_id: int, act: str, vins: list[str], reason: str, csrf: str) -> Response:
+    def force(request: Request, task_id: Id, act: str, vins: list[str], reason: str, csrf: str) -> Response:
         visitor = site.visitor(request)
         check_form(request, visitor, csrf)
         call = ota_tasks.end if act == "end" else ota_tasks.retry
@@ -140,9 +141,11 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
         return _back(task_id, did=act, changed=count)
 
     @router.websocket("/live/ota/tasks/{task_id}")
-    async def live_task(websocket: WebSocket, task_id: int, page: int = 1, status: str = "") -> None:
+    async def live_task(websocket: WebSocket, task_id: Id, page: int = 1, status: str = "") -> None:
         await serve_live(
-            websocket, site, lambda visitor: _LiveTask(site, task_id, visitor, page=max(1, page), status=status)
+            websocket,
+            site,
+            lambda visitor: _LiveTask(site, task_id, visitor, page=min(max(1, page), PAGE_NUMBER_MAX), status=status),
         )
 
 

@@ -2,21 +2,20 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from bmsota_cloud.domain.accounts import Permission
 from bmsota_cloud.domain.errors import InvalidInputError
 from bmsota_cloud.domain.projects import ApprovalWay
+from bmsota_cloud.pages.forms import Text
 from bmsota_cloud.pages.session import Visitor, check_form
 from bmsota_cloud.pages.site import Site
 
 __all__ = ["add_project_pages"]
-
-Text = Annotated[str, Form()]
 
 
 def add_project_pages(router: APIRouter, site: Site) -> None:

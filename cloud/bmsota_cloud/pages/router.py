@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
+import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
@@ -26,6 +28,7 @@ from bmsota_cloud.domain.errors import (
     RateLimitedError,
     StorageUnavailableError,
 )
+from bmsota_cloud.domain.texts import check_address
 from bmsota_cloud.pages.accounts import add_account_pages
 from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
@@ -101,6 +104,12 @@ def add_error_pages(app: FastAPI, services: "Services", settings: "PlatformSetti
         page.headers.update(headers)
         return page
 
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        # In ASCII: what was received is repeated, and may hold half of a surrogate pair.
+        del request
+        return Response(json.dumps({"detail": jsonable_encoder(error.errors())}), 422, media_type="application/json")
+
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
         # The error itself goes to the log, and nowhere else.
@@ -146,6 +155,7 @@ def _route_class(site: Site) -> type[APIRoute]:
 
             async def handle_or_explain(request: Request) -> Response:
                 try:
+                    check_address(request.scope["path"], request.scope["query_string"])
                     if request.method == "POST" and request.url.path != _LOGIN_PATH:
                         # Before the form is read: of a stranger nothing is.
                         await run_in_threadpool(site.visitor, request)

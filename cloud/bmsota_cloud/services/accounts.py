@@ -49,7 +49,7 @@ __all__ = ["DEVICE_TOKEN_VALID_S", "PASSWORD_LENGTH_MIN", "AccountService", "Log
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 # Enough to catch a name typed into the wrong box; whether the address exists, only a mail can show.
-_EMAIL = re.compile(r"[^@\s<>,;]{1,64}@[^@\s<>,;]{1,189}", re.ASCII)
+_EMAIL = re.compile(r"[^@\s<>,;\x00-\x1f\x7f]{1,64}@[^@\s<>,;\x00-\x1f\x7f]{1,189}", re.ASCII)
 
 # The last sight of a session is written no more often than this, or every page view would be a write.
 _SEEN_EVERY_S = 60

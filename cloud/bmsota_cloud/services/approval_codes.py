@@ -183,7 +183,8 @@ class ApprovalCodes:
         lines = [
             f"Task      {task_key(task.id)}",
             f"Project   {task.project}",
-            f"Reason    {task.reason}",
+            # One line, whatever was typed: no reason can look like another fact, or like a code.
+            f"Reason    {' '.join(task.reason.split())}",
             f"Version   {task.software_version}",
             f"Vehicles  {vehicle_count}",
             f"Creator   {task.creator}",

@@ -351,6 +351,10 @@ class OtaTaskService:
             if not vins and not statuses:
                 raise InvalidInputError("bad-vehicles", "name the vehicles to end, or their statuses")
             wanted = [status for status in statuses or sorted(OPEN_STATUSES) if status in OPEN_STATUSES]
+            if not wanted:
+                raise InvalidInputError(
+                    "bad-vehicles", f"statuses: expected an open one, got {', '.join(sorted(set(statuses)))}"
+                )
             act.detail = self._begin_some(act.work, task, ActKind.END, by, text, now, vins, wanted)
         return self._counted(task_id, now)
 
@@ -374,7 +378,7 @@ class OtaTaskService:
         Raises:
             NotAllowedError: *by* may not retry vehicles.
             NotFoundError: there is no such task, or a vehicle is not in it.
-            ConflictError: the task was never approved, or something else is being done to it; or no vehicle can be retried.
+            ConflictError: the task was never approved, or something else is being done to it.
             InvalidInputError: there is no reason.
         """
         with self._acting_on(task_id, "ota_task.retry", by, now, address) as act:
@@ -385,8 +389,6 @@ class OtaTaskService:
                 raise ConflictError("not-approved", f"{task_key(task.id)} is {task.status!s}: nothing to retry")
             wanted = list(statuses) or (list(VehicleStatus) if vins else sorted(FAILED_STATUSES))
             act.detail = self._begin_some(act.work, task, ActKind.RETRY, by, text, now, vins, wanted)
-            if task.status is TaskStatus.FINISHED:
-                act.work.ota_tasks.save(replace(task, status=TaskStatus.APPROVED, finished_at=None))
         return self._counted(task_id, now)
 
     # -- looking -------------------------------------------------------------------------------------------------------

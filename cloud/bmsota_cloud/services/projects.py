@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ProjectService", "ProjectView"]
 
 # As for accounts: enough to catch a name typed into the wrong box.
-_EMAIL = re.compile(r"[^@\s<>,;]{1,64}@[^@\s<>,;]{1,189}", re.ASCII)
+_EMAIL = re.compile(r"[^@\s<>,;\x00-\x1f\x7f]{1,64}@[^@\s<>,;\x00-\x1f\x7f]{1,189}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -461,3 +461,26 @@ def test_refusals_as_programs_get_them(world, client, bearer):
     (mine,) = client.get(f"{API}/vehicles/{world.vin(1)}/refusals", headers=bearer("vera")).json()
     assert (mine["cause"], mine["answered"], "is_registered" in mine) == ("encrypted", None, False)
     assert client.get(f"{API}/vehicles/STRANGER000000001/refusals", headers=carol).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/tasks/2147483648", ""),
+        ("GET", "/tasks/99999999999999999999999", ""),
+        ("POST", "/tasks/99999999999999999999999/approve", '{"code": "000000"}'),
+        ("GET", "/releases/9223372036854775808", ""),
+        ("GET", "/tasks?page=9999999999999999999", ""),
+        ("GET", "/vehicles/x%00y", ""),
+        ("GET", "/vehicles?search=%00", ""),
+        ("PUT", "/projects/Harbour", '{"audit_mailbox": "a\\u0000@example.org"}'),
+        ("PUT", "/projects/Harbour", '{"audit_mailbox": "a\\ud800@example.org"}'),
+        ("PUT", "/projects/Harbour", '{"audit_mailbox": "", "starters": ["a\\u0000"]}'),
+        ("PUT", "/projects/Harbour", '{"a\\ud800": 1}'),
+    ],
+)
+def test_what_no_database_and_no_answer_can_hold_is_refused(client, bearer, method, path, body):
+    headers = {**bearer("adam"), "Content-Type": "application/json"}
+    answer = client.request(method, f"{API}{path}", content=body, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/json")
+    assert answer.json().get("detail")

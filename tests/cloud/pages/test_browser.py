@@ -224,7 +224,7 @@ def test_a_field_upgrade_comes_without_a_reload(fleet, tab, tell_field_upgrade):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_runs_out_of_the_window(fleet, tab, tell_field_upgrade, width):
     fleet.upload()
-    task = fleet.create(1, 2, 3)
+    task = fleet.create(1, 2, 3, reason="a reason of one word: " + "x" * 120)
     tell_field_upgrade(1, position=0, tool="a field tool with a long name " * 2, detail="no image is left that can run")
     tell_field_upgrade(1, position=2, version_after=(255, 255, 65535, 2**32 - 1), hwid="H" * 24)
     page = tab("alan", "/vehicles", width=width, height=800)
@@ -234,7 +234,7 @@ def test_nothing_runs_out_of_the_window(fleet, tab, tell_field_upgrade, width):
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         clipped = page.evaluate(
-            """[...document.querySelectorAll(".grid li, .status, button, .figures dd > span")]
+            """[...document.querySelectorAll(".grid li, .status, button, .figures dd > span, .menu a")]
                 .filter((element) => element.scrollWidth > element.clientWidth + 1)
                 .filter((element) => getComputedStyle(element).display !== "inline")
                 .map((element) => element.textContent)"""
@@ -281,3 +281,11 @@ def test_a_vehicle_is_ended_by_the_button_beside_retry(fleet, tab):
     expect(row.locator(".upgrade-state")).to_contain_text("ended by carol: scrapped")
     page.get_by_role("link", name="Downloading (1)").click()
     expect(page.locator(".upgrade")).to_have_count(1)
+
+
+def test_on_a_phone_the_menu_is_one_line(fleet, tab):
+    page = tab("carol", "/refusals", width=390, height=800)
+    boxes = page.locator(".menu a").evaluate_all("all => all.map((a) => [a.offsetTop, a.getClientRects()[0].height])")
+    assert len(boxes) == 4
+    assert len({tuple(box) for box in boxes}) == 1
+    assert boxes[0][1] < 45

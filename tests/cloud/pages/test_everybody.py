@@ -187,6 +187,32 @@ def test_the_address_on_the_page_is_text_and_short(client):
     assert "x" * 201 not in page.text
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/ota/tasks/99999999999999999999",
+        "/ota/tasks?page=99999999999999999999",
+        "/ota/tasks/1?page=99999999999999999999",
+        "/vehicles?page=99999999999999999999",
+        "/vehicles?search=%00",
+        "/vehicles/x%00y/real-time",
+        "/vehicles/x/upgrades?page=99999999999999999999",
+        "/refusals?page=99999999999999999999",
+    ],
+)
+def test_numbers_and_texts_that_no_database_holds_are_refused_on_a_page(client, path):
+    client.post("/login", data={"name": "adam", "password": "correct horse battery", "next": "/"})
+    page = client.get(path, headers=BROWSER)
+    assert (page.status_code, page.headers["content-type"]) == (422, "text/html; charset=utf-8")
+    assert "<h1>Invalid request</h1>" in page.text
+
+
+def test_a_form_with_a_nul_is_refused(client):
+    page = client.post("/login", data={"name": "adam\0", "password": "correct horse battery"}, headers=BROWSER)
+    assert page.status_code == 422
+    assert "expected text without NUL characters" in page.text
+
+
 def test_a_wrong_method_is_told_with_the_right_ones(client):
     page = client.delete("/vehicles", headers=BROWSER)
     assert (page.status_code, page.headers["allow"]) == (405, "GET")

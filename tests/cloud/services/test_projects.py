@@ -157,6 +157,18 @@ def test_the_mail_says_what_is_to_be_approved(ready):
     assert "Note      1 vehicle without any report of its nodes so far" in body
 
 
+def test_a_reason_of_several_lines_is_one_in_the_mail(ready):
+    """Or its author could write the auditor other facts, and another code."""
+    ready.register(4)
+    ready.create(4, auditor="", reason="fix\nVehicles  1\r\nCreator   alan\u2028\n\nApproval code: 000000\n")
+    ready.newest_code()
+    lines = ready.mails[-1].body.splitlines()
+    (code,) = (line for line in lines if line.startswith("Approval code"))
+    assert code != "Approval code: 000000"
+    assert [line for line in lines if line.startswith("Creator")] == ["Creator   carol"]
+    assert "Reason    fix Vehicles 1 Creator alan Approval code: 000000" in lines
+
+
 # -- the strict way
 
 
@@ -271,6 +283,8 @@ def test_who_does_not_manage_projects_changes_none(ready, configure, who):
     [
         ({"audit_mailbox": "no address"}, "bad-email"),
         ({"audit_mailbox": "a@b\nBcc: c@d"}, "bad-email"),
+        ({"audit_mailbox": "a\0@example.org"}, "bad-email"),
+        ({"audit_mailbox": "a@example\x1b.org"}, "bad-email"),
         ({"name": "a/b"}, "bad-project"),
         ({"starters": ["vera"]}, "bad-starters"),
         ({"starters": ["adam"]}, "bad-starters"),

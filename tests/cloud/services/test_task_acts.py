@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from bmsota_cloud.domain.device import DeviceSession
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
-from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, VehicleStatus, VehicleUpgrade
+from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, TaskStatus, VehicleStatus, VehicleUpgrade
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.platform import build_cloud
 from bmsota_cloud.services import ReportVerdict, task_acts
@@ -532,6 +532,31 @@ def test_by_status(world, crowd, slices_of):
     end = world.services.ota_tasks.end
     assert end(task.id, statuses=[V.DOWNLOADING], reason="x", by=world.people["carol"], now=world.now) == 3
     assert world.detail(task).counts == {"Approved": 2, "Cancelled": 3}
+
+
+def test_statuses_in_which_nothing_can_be_ended_end_nothing(world, crowd):
+    """They leave no status to look for, which must not mean every status."""
+    task = crowd(3)
+    world.approve(task)
+    asked = {"reason": "x", "by": world.people["carol"], "now": world.now}
+    end = world.services.ota_tasks.end
+    for more in ({}, {"vins": [world.vin(1)]}):
+        assert (
+            refused(InvalidInputError, end, task.id, statuses=[V.FAILED, V.CANCELLED], **more, **asked)
+            == "bad-vehicles"
+        )
+    assert world.detail(task).counts == {"Approved": 3}
+    assert end(task.id, statuses=[V.FAILED, V.APPROVED], **asked) == 3
+
+
+def test_a_retry_that_finds_nothing_leaves_a_finished_task_as_it_was(world):
+    task = world.approved(1)
+    asked = {"reason": "x", "by": world.people["carol"]}
+    world.services.ota_tasks.end(task.id, vins=[world.vin(1)], now=world.now, **asked)
+    before = world.detail(task).task
+    later = world.now + timedelta(hours=1)
+    assert world.services.ota_tasks.retry(task.id, statuses=[V.SUCCEEDED], now=later, **asked) == 0
+    assert (before.status, world.detail(task).task) == (TaskStatus.FINISHED, before)
 
 
 @pytest.mark.parametrize("who", ["alan", "vera"])
