@@ -375,7 +375,9 @@ def test_a_vehicle_that_changes_between_gateways_goes_on_from_what_the_other_has
     newest = state(one, made)
     assert newest.soc_pct == 50.0
     assert newest.values["cell_voltages"]["subsystems"][0]["cell_voltages_v"] == [3.9] * 4
-    events = one.services.telemetry.events(made, PageRequest(1, 50), by=one.people["vera"], kinds=(EventKind.ALARM_LEVEL,))
+    events = one.services.telemetry.events(
+        made, PageRequest(1, 50), by=one.people["vera"], kinds=(EventKind.ALARM_LEVEL,)
+    )
     assert [event.value for event in reversed(events.items)] == ["2", "0"]
 
 
