@@ -269,22 +269,26 @@ class RunningCloud:
         ticks = 0
         steps_back = 0
         while True:
+            is_trusted = False
             with _failures_logged("ticker"):
                 now = self.clock.now()
                 if self.clock_guard.steps_back != steps_back:
                     steps_back = self.clock_guard.steps_back
                     await asyncio.to_thread(self._restart_links, now)
-                if not services.clock.is_waiting:
+                is_trusted = not services.clock.is_waiting
+                if is_trusted:
                     await asyncio.to_thread(services.upgrades.expire, now)
                     await asyncio.to_thread(services.link_watch.flush)
             with _failures_logged("acts on OTA tasks"):
                 await asyncio.to_thread(services.ota_tasks.carry_on, self.clock.now())
             with _failures_logged("refusals"):
                 await asyncio.to_thread(services.refusals.flush)
-            if not services.clock.is_waiting:
+            # It is the reading that shows a jump: the guard is asked behind it.
+            now = self.clock.now()
+            if is_trusted and not services.clock.is_waiting:
                 with _failures_logged("pruning"):
                     if ticks % _PRUNE_EVERY_TICKS == 0:
-                        await asyncio.to_thread(services.ingest.prune, self.clock.now())
+                        await asyncio.to_thread(services.ingest.prune, now)
                 ticks += 1
             await asyncio.sleep(_TICK_S)
 
