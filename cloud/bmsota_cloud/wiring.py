@@ -282,7 +282,9 @@ class RunningCloud:
                 await asyncio.to_thread(services.ota_tasks.carry_on, now)
             with _failures_logged("refusals"):
                 await asyncio.to_thread(services.refusals.flush)
-            if is_trusted:
+            # It is the reading that shows a jump: the guard is asked behind it.
+            now = self.clock.now()
+            if is_trusted and not services.clock.is_waiting:
                 with _failures_logged("pruning"):
                     if ticks % _PRUNE_EVERY_TICKS == 0:
                         await asyncio.to_thread(services.ingest.prune, now)

@@ -134,7 +134,9 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
     assert calls[-1] - calls[0] < timedelta(seconds=10)
 
 
-def test_nothing_ends_and_nothing_is_deleted_before_the_clock_is_trusted(sample_keys, monkeypatch):
+@pytest.mark.parametrize("reading", [20, 21, 22])
+def test_nothing_ends_and_nothing_is_deleted_before_the_clock_is_trusted(sample_keys, monkeypatch, reading):
+    """A tick reads the clock three times; the guard may begin to trust it at any of them."""
     monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
     looked, calls = [], []
 
@@ -145,8 +147,8 @@ def test_nothing_ends_and_nothing_is_deleted_before_the_clock_is_trusted(sample_
 
         def now():
             looked.append(running.clock_guard.is_waiting)
-            if len(looked) == 20:
-                # Twenty ticks later three vehicles say what time it is.
+            if len(looked) == reading:
+                # Some ticks later three vehicles say what time it is.
                 assert calls == []
                 for vin in "ABC":
                     running.clock_guard.hear(vin, int(real().timestamp()))
@@ -166,8 +168,44 @@ def test_nothing_ends_and_nothing_is_deleted_before_the_clock_is_trusted(sample_
             await running.stop()
 
     asyncio.run(play())
-    assert len(looked) >= 20
+    assert len(looked) >= reading
     assert calls[:2] == ["expire", "prune"]
+
+
+def test_nothing_is_deleted_by_a_reading_that_shows_a_jump(sample_keys, monkeypatch):
+    """The clock jumps in the middle of a tick that began in good order."""
+    monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
+    pruned, expired = [], []
+
+    async def play():
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys))
+        loop, seen = asyncio.get_running_loop(), asyncio.Event()
+        services, guard, real = running.cloud.services, running.clock_guard, running.clock.now
+        monkeypatch.setattr(services.upgrades, "expire", expired.append)
+        monkeypatch.setattr(services.ingest, "prune", pruned.append)
+        readings = []
+
+        def now():
+            if expired:
+                readings.append(1)
+            if len(readings) == 2:
+                # The one for pruning.
+                monkeypatch.setattr(type(guard), "is_waiting", property(lambda self: True))
+            if len(readings) == 9:
+                loop.call_soon_threadsafe(seen.set)
+            return real()
+
+        monkeypatch.setattr(running.clock, "now", now)
+        guard.accept()
+        try:
+            async with asyncio.timeout(30):
+                await seen.wait()
+        finally:
+            await running.stop()
+
+    asyncio.run(play())
+    assert expired
+    assert pruned == []
 
 
 def test_links_begin_anew_when_the_clock_is_put_back(sample_keys, monkeypatch, caplog):

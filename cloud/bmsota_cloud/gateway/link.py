@@ -57,7 +57,7 @@ from bmsota_cloud.domain.errors import ConflictError, StorageUnavailableError
 from bmsota_cloud.domain.refusals import RefusalCause
 from bmsota_cloud.domain.telemetry import StoredFrame, is_plausible_time
 from bmsota_cloud.domain.vehicles import LastLogin
-from bmsota_cloud.gateway.options import FirstVin, platform_options
+from bmsota_cloud.gateway.options import VinFinder, platform_options
 from bmsota_cloud.gateway.refusals import LinkRefusals
 from bmsota_cloud.services import PlatformSettings, ReportVerdict
 
@@ -106,7 +106,7 @@ class GatewayLink:
         self._session = PlatformSession(options=platform_options(PlatformSettings())) if session is None else session
         self._acknowledges = self._session.options.acknowledge_reports is not Acknowledgement.NEVER
         self._options_of = options_of
-        self._first_vin = FirstVin() if options_of is not None else None
+        self._vin_finder = VinFinder() if options_of is not None else None
         self._wake_driver = wake
         # The door of the library can also send at once.
         self._send_driver: Callable[[], None] | None = getattr(wake, "send", None)
@@ -115,6 +115,8 @@ class GatewayLink:
         self._has_called = False
         self._is_woken = False
         self._is_superseded = False
+        self._is_gone = False
+        """The link went while its login was being decided; what was read behind the login is still to be taken."""
         self._sent_order_id = ""
         self._must_look = False
         """The database was away when it was looked for an instruction; the next heartbeat looks again."""
@@ -142,8 +144,7 @@ class GatewayLink:
         self._take_events(now_ns)
 
     def receive_data(self, data: bytes, now_ns: int) -> None:
-        if self._first_vin is not None and (vin := self._first_vin.take(data)) is not None:
-            self._first_vin = None
+        if self._vin_finder is not None and not self.vin and (vin := self._vin_finder.take(data)) is not None:
             self._use_key(vin)
         self._refusals.received(data)
         self._session.receive_data(data, now_ns)
@@ -173,7 +174,14 @@ class GatewayLink:
             self._take_events(now_ns)
 
     def disconnected(self, now_ns: int) -> None:
-        """The link is gone, whichever side closed it."""
+        """The link is gone, whichever side closed it.
+
+        A terminal that does not wait for the answer to its login may be gone before it is decided: what came behind the login
+        is taken then, and the link ends after that.
+        """
+        if self._session.state is PlatformState.DECIDING and not self._is_gone:
+            self._is_gone = True
+            return
         self._session.disconnected(now_ns)
         self._take_events(now_ns)
         self._refusals.closed(utc_time(now_ns))
@@ -225,6 +233,8 @@ class GatewayLink:
             elif then is not None:
                 then(result, now_ns)
             self._take_events(now_ns)
+            if self._is_gone and self._session.state not in {PlatformState.DECIDING, PlatformState.CLOSED}:
+                self.disconnected(now_ns)
 
         def finish_later(result: _Result, error: Exception | None, now_ns: int) -> None:
             finish(result, error, now_ns)

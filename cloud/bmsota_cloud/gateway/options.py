@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from bmsota.gbt32960 import Acknowledgement, PlatformOptions
@@ -9,12 +10,12 @@ from bmsota.gbt32960 import Acknowledgement, PlatformOptions
 if TYPE_CHECKING:
     from bmsota_cloud.services import PlatformSettings
 
-__all__ = ["FirstVin", "platform_options"]
+__all__ = ["VinFinder", "platform_options"]
 
 _SECOND_NS = 1_000_000_000
-# Table 2: start, command, reply flag, VIN.
-_MARKS = (b"##", b"$$")
-_VIN_AT, _VIN_END = 4, 21
+# Table 2: start, command, reply flag of a command, VIN.
+_HEADER = re.compile(rb"(?:##|\$\$)[^\0]\xfe([!-~][ -~\0]{16})", re.DOTALL)
+_HEADER_SIZE_BYTES = 21
 
 
 def platform_options(settings: PlatformSettings, vin: str = "") -> PlatformOptions:
@@ -31,17 +32,18 @@ def platform_options(settings: PlatformSettings, vin: str = "") -> PlatformOptio
     )
 
 
-class FirstVin:
-    """Finds the VIN in the header of a link's first frame, so that the right key is there when its data unit is deciphered."""
+class VinFinder:
+    """Finds the VIN in the headers of what an unknown vehicle sends, so that the right key is there when a login is deciphered.
+
+    Bytes in front of a frame (a modem's words, the end of another frame) are passed over.
+    """
 
     def __init__(self) -> None:
-        self._head = b""
+        self._tail = b""
 
     def take(self, data: bytes) -> str | None:
-        """The VIN, "" if these bytes begin no frame, None as long as there are too few."""
-        self._head += data[:_VIN_END]
-        if not self._head.startswith(_MARKS):
-            return None if len(self._head) < len(_MARKS[0]) else ""
-        if len(self._head) < _VIN_END:
-            return None
-        return self._head[_VIN_AT:_VIN_END].rstrip(b"\0 ").decode("ascii", "replace")
+        """The VIN of the last command that begins in these bytes; None as long as there is none."""
+        data = self._tail + data
+        found = _HEADER.findall(data)
+        self._tail = data[-(_HEADER_SIZE_BYTES - 1) :]
+        return found[-1].rstrip(b"\0 ").decode("ascii") if found else None

@@ -22,7 +22,7 @@ from bmsota_cloud.services.values import utc_of_s
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bmsota.gbt32960 import Layouts
     from bmsota_cloud.domain.telemetry import StateRow, StoredFrame
@@ -86,6 +86,10 @@ class Derivation:
             states.update((row.vin, row) for row in self.take([frame], mark=Mark()))
         states.update((row.vin, row) for row in self.take((), seen=seen, mark=mark))
         return tuple(states.values())
+
+    def forget_vehicles(self, vins: Iterable[str]) -> None:
+        """Go on from what the store has of these vehicles: another process may have derived for them meanwhile."""
+        self._deriver.forget_vehicles(vins)
 
     def derive_again(self, limit: int | None = None) -> int:
         """Derive the events of up to *limit* vehicles again; how many it were.

@@ -388,6 +388,13 @@ class Deriver:
         self._vehicles.clear()
         self._size_bytes = 0
 
+    def forget_vehicles(self, vins: Iterable[str]) -> None:
+        """Forget what is cached of these: another process may have written their rows meanwhile."""
+        for vin in vins:
+            vehicle = self._vehicles.pop(vin, None)
+            if vehicle is not None:
+                self._size_bytes -= vehicle.size_bytes
+
     # -- the cache -----------------------------------------------------------------------------------------------------
 
     def _touch(self, vins: Sequence[str]) -> dict[str, _Vehicle]:

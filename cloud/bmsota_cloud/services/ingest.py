@@ -34,6 +34,9 @@ _STATE_WORDS = {NodeState.RUNNING: "running", NodeState.BOOTLOADER: "bootloader"
 
 # Vehicles whose events are derived again in one tick of the writer: some milliseconds each, up to a hundred from a cold disk.
 _AGAIN_A_TICK_MAX = 8
+# Ticks of the writer behind a login in which the vehicle's row is read and not remembered: the gateway that had the vehicle before
+# derives what it has read a second later, longer if its database is busy.
+_READ_AGAIN_TICKS = 5
 
 
 class FrameWriter(Protocol):
@@ -81,6 +84,8 @@ class IngestService:
         )
         self._writer: FrameWriter | None = None
         self._seen: dict[str, int] = {}
+        self._joined: dict[str, int] = {}
+        """Vehicles that have logged in lately, maybe from another gateway; how many ticks their rows are still to be read."""
         self._lock = Lock()
 
     # -- frames --------------------------------------------------------------------------------------------------------
@@ -121,7 +126,10 @@ class IngestService:
         """
         with self._lock:
             seen, self._seen = self._seen, {}
+            joined = tuple(self._joined)
+            self._joined = {vin: left - 1 for vin, left in self._joined.items() if left > 1}
         try:
+            self._derivation.forget_vehicles(joined)
             if frames or seen:
                 self._publish(self._derivation.take(frames, seen=seen))
             self._derivation.derive_again(None if self._writer is None else _AGAIN_A_TICK_MAX)
@@ -158,6 +166,8 @@ class IngestService:
             self._context.counters["login_unknown_vin"] += 1
             return 0
         link_id = self._context.presence.joined(vin, serial=serial, now=now)
+        with self._lock:
+            self._joined[vin] = _READ_AGAIN_TICKS
         self.seen(vin, now)
         self._tell_presence(vin)
         return link_id

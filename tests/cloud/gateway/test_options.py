@@ -2,7 +2,7 @@
 
 import pytest
 from bmsota_cloud.domain.refusals import RefusalCause
-from bmsota_cloud.gateway.options import FirstVin
+from bmsota_cloud.gateway.options import VinFinder
 from bmsota_cloud.services import LinkKeys
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -46,12 +46,17 @@ def cipher(number, encryption=Encryption.AES):
 class Vehicle:
     """A terminal and its link, joined; every byte is given over by itself if *piece* is 1."""
 
-    def __init__(self, world, number, *, piece=1 << 20, **options):
+    def __init__(self, world, number, *, piece=1 << 20, before=b"", **options):
         self.world, self.piece = world, piece
         vin = world.vin(number)
         self.terminal = TerminalSession(vin=vin, iccid="1" * 20, options=TerminalOptions(**options))
         self.link = world.cloud.open_link()
         self.events = []
+        if before:
+            self.link.connected(world.now_ns)
+            for start in range(0, len(before), piece):
+                self.link.receive_data(before[start : start + piece], world.now_ns)
+            self.link.data_to_send()
         self.pump()
 
     def pump(self):
@@ -137,6 +142,20 @@ def test_each_vehicle_is_deciphered_with_its_own_key(new_world, piece):
     assert Vehicle(world, 3, piece=piece).is_logged_in, "in the clear as before"
 
 
+@pytest.mark.parametrize("piece", [1 << 20, 1])
+def test_what_stands_before_an_enciphered_login_costs_it_nothing(new_world, piece):
+    """A modem's word, or a heartbeat under another VIN on the way of a gateway that shares its line."""
+    keys = LinkKeys(default=cipher(1), by_vin={"TESTVEHICLE000002": cipher(2, Encryption.SM4)})
+    heartbeat = encode(Frame(command=Command.HEARTBEAT, vin="TESTVEHICLE000003", message=Heartbeat()))
+    for before in (b"\r\nCONNECT\r\n", heartbeat):
+        world = new_world(settings={"link_keys": keys})
+        world.register(2)
+        vehicle = Vehicle(world, 2, piece=piece, before=before, cipher=cipher(2, Encryption.SM4))
+        assert vehicle.is_logged_in
+        vehicle.report()
+        assert vehicle.soc() == 50
+
+
 def test_another_vehicle_s_key_opens_nothing(new_world):
     keys = LinkKeys(by_vin={"TESTVEHICLE000001": cipher(1), "TESTVEHICLE000002": cipher(2)})
     world = new_world(settings={"link_keys": keys})
@@ -181,12 +200,14 @@ def test_reports_of_2025_must_be_signed_if_a_key_is_set(new_world):
         ([b"##\x01\xfeTESTVEHICLE000001\x01"], "TESTVEHICLE000001"),
         ([b"$$\x01\xfeSHORT" + bytes(12)], "SHORT"),
         ([b"#", b"#\x01\xfeTESTVEHICLE00000", b"1"], "TESTVEHICLE000001"),
-        ([b"G"], None),
-        ([b"GE"], ""),
+        ([b"GE"], None),
+        ([b"\r\nCONNECT\r\n##\x01\xfeTESTVEHICLE000001\x01"], "TESTVEHICLE000001"),
+        ([b"\0##", b"\x01\xfeTESTVEHICLE000001"], "TESTVEHICLE000001"),
+        ([b"##\x01\x01TESTVEHICLE000001\x01"], None),
         ([b"##" + b"\xff" * 18], None),
     ],
 )
-def test_the_vin_is_found_in_the_first_bytes(pieces, found):
-    first = FirstVin()
+def test_the_vin_is_found_in_front_of_the_first_data_unit(pieces, found):
+    first = VinFinder()
     results = [first.take(piece) for piece in pieces]
     assert results == [None] * (len(pieces) - 1) + [found]

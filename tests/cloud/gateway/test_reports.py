@@ -52,11 +52,15 @@ def opened(world, vin, *, cloud=None, submit=None, wake=None):
     """A link that has heard a login."""
     link = (cloud or world.cloud).open_link(wake, submit=submit)
     link.connected(world.now_ns)
+    link.receive_data(login(world, vin), world.now_ns)
+    return link
+
+
+def login(world, vin):
     session = TerminalSession(vin=vin, iccid="8" * 20)
     session.handle_timeout(world.now_ns)
     session.connected(world.now_ns)
-    link.receive_data(session.data_to_send(), world.now_ns)
-    return link
+    return session.data_to_send()
 
 
 def report(world, vin, *, command=Command.REALTIME_REPORT, seconds=0):
@@ -97,6 +101,44 @@ def test_a_link_that_ends_before_its_login_is_decided_leaves_nobody_online(world
     late.work_all()
     assert not world.services.telemetry.snapshot(vin, by=world.people["vera"]).is_online
     assert len(world.cloud.router) == 0
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+def test_reports_behind_a_login_are_kept_when_the_link_ends_before_the_answer(world, vin, late, is_again):
+    """A terminal that does not wait for the answer, on a network that goes away: what was read was delivered, for all it knows."""
+    link = opened(world, vin, submit=late)
+    if is_again:
+        late.work_all()
+        link.receive_data(login(world, vin), world.now_ns)
+    link.receive_data(report(world, vin) + report(world, vin, seconds=10), world.now_ns)
+    link.disconnected(world.now_ns)
+    assert kept(world, vin) == []
+    late.work_all()
+    assert len(kept(world, vin)) == 2
+    assert not world.services.presence.is_online([vin])[vin]
+    assert len(world.cloud.router) == 0
+    assert link.next_timeout() is None
+
+
+def test_a_link_that_ended_undecided_takes_nothing_from_the_one_behind_it(world, vin, late):
+    link = opened(world, vin, submit=late)
+    link.receive_data(report(world, vin), world.now_ns)
+    link.disconnected(world.now_ns)
+    newer = opened(world, vin, submit=late)
+    late.work_all()
+    assert newer.vin == vin
+    assert not newer.is_closing
+    assert world.services.presence.is_online([vin])[vin]
+    assert len(kept(world, vin)) == 1
+
+
+def test_a_stranger_who_is_gone_before_the_refusal_leaves_nothing(world, late):
+    link = opened(world, "NOSUCHVEHICLE0001", submit=late)
+    link.receive_data(report(world, "NOSUCHVEHICLE0001"), world.now_ns)
+    link.disconnected(world.now_ns)
+    late.work_all()
+    assert kept(world, "NOSUCHVEHICLE0001") == []
+    assert link.next_timeout() is None
 
 
 def test_what_a_job_cannot_do_refuses_the_login_and_keeps_the_link(world, vin, late, caplog):

@@ -370,3 +370,36 @@ def test_real_time_pages_hear_of_it(world, vin):
     message = feed.take()
     assert (message["kind"], message["soc_pct"], message["is_online"]) == ("state", 80.0, True)
     assert message["values"]["vehicle"]["speed_kmh"] == 12.5
+
+
+def test_a_vehicle_that_changes_between_gateways_goes_on_from_what_the_other_has_derived(new_world, tmp_path):
+    """Each process remembers the vehicles that came last; what it remembers is old when the vehicle comes back."""
+    one, two = (new_world(f"s{n}", data_dir=tmp_path, gateway_id=f"g{n}", people=n == 1) for n in (1, 2))
+    made = one.register(1)
+    second = 0
+    for at, level, volts in ((one, 0, 3.6), (two, 2, 3.9), (one, 2, None), (two, 0, None), (one, 0, None)):
+        second += 10
+        assert at.services.ingest.log_in(made, serial=1, now=at.now)
+        bodies = [vehicle_data(soc_pct=second), Alarms(level_max=level)]
+        if volts is not None:
+            bodies.append(cells(1, [volts] * 4))
+        put(at, made, *bodies, at=one.now + timedelta(seconds=second))
+    newest = state(one, made)
+    assert newest.soc_pct == 50.0
+    assert newest.values["cell_voltages"]["subsystems"][0]["cell_voltages_v"] == [3.9] * 4
+    events = one.services.telemetry.events(
+        made, PageRequest(1, 50), by=one.people["vera"], kinds=(EventKind.ALARM_LEVEL,)
+    )
+    assert [event.value for event in reversed(events.items)] == ["2", "0"]
+
+
+def test_what_the_gateway_before_derives_late_is_not_overwritten(new_world, tmp_path):
+    """Its last reports are derived up to a second behind the login here."""
+    one, two = (new_world(f"s{n}", data_dir=tmp_path, gateway_id=f"g{n}", people=n == 1) for n in (1, 2))
+    made = one.register(1)
+    assert two.services.ingest.log_in(made, serial=1, now=two.now)
+    assert one.services.ingest.log_in(made, serial=2, now=one.now)
+    put(one, made, vehicle_data(), at=one.now)
+    put(two, made, cells(1, [3.9] * 4), at=one.now + timedelta(seconds=1))
+    put(one, made, vehicle_data(), at=one.now + timedelta(seconds=2))
+    assert state(one, made).values["cell_voltages"]["subsystems"][0]["cell_voltages_v"] == [3.9] * 4
