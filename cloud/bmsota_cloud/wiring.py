@@ -269,17 +269,18 @@ class RunningCloud:
         ticks = 0
         steps_back = 0
         while True:
-            now = self.clock.now()
-            is_trusted = not services.clock.is_waiting
+            is_trusted = False
             with _failures_logged("ticker"):
+                now = self.clock.now()
                 if self.clock_guard.steps_back != steps_back:
                     steps_back = self.clock_guard.steps_back
                     await asyncio.to_thread(self._restart_links, now)
+                is_trusted = not services.clock.is_waiting
                 if is_trusted:
                     await asyncio.to_thread(services.upgrades.expire, now)
                     await asyncio.to_thread(services.link_watch.flush)
             with _failures_logged("acts on OTA tasks"):
-                await asyncio.to_thread(services.ota_tasks.carry_on, now)
+                await asyncio.to_thread(services.ota_tasks.carry_on, self.clock.now())
             with _failures_logged("refusals"):
                 await asyncio.to_thread(services.refusals.flush)
             # It is the reading that shows a jump: the guard is asked behind it.
