@@ -278,7 +278,8 @@ class RunningCloud:
                 is_trusted = not services.clock.is_waiting
                 if is_trusted:
                     await asyncio.to_thread(services.upgrades.expire, now)
-                    await asyncio.to_thread(services.link_watch.flush)
+            with _failures_logged("link notes"):
+                await asyncio.to_thread(services.link_watch.flush)
             with _failures_logged("acts on OTA tasks"):
                 await asyncio.to_thread(services.ota_tasks.carry_on, self.clock.now())
             with _failures_logged("refusals"):

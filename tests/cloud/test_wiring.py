@@ -337,6 +337,24 @@ def test_only_a_trusted_proxy_says_where_a_visitor_is(sample_keys, trusted, addr
     assert asyncio.run(play()) == address
 
 
+def test_what_was_odd_is_written_down_although_the_clock_is_not_trusted_yet(sample_keys, monkeypatch):
+    monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
+
+    async def play():
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys))
+        loop, flushed = asyncio.get_running_loop(), asyncio.Event()
+        services = running.cloud.services
+        monkeypatch.setattr(services.link_watch, "flush", lambda: loop.call_soon_threadsafe(flushed.set))
+        try:
+            async with asyncio.timeout(120):
+                await flushed.wait()
+            return services.clock.is_waiting
+        finally:
+            await running.stop()
+
+    assert asyncio.run(play())
+
+
 @pytest.mark.slow
 def test_what_was_refused_is_written_by_the_ticker(sample_keys, monkeypatch):
     monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
