@@ -349,7 +349,8 @@ class GatewayLink:
 
     def _refuse_login(self, vin: str, login: _Login, cause: RefusalCause, flag: ReplyFlag, now_ns: int) -> None:
         is_waiting = self._session.state is PlatformState.DECIDING
-        self._refusals.login(vin, login, cause, flag if is_waiting else None, utc_time(now_ns))
+        answered = flag if is_waiting and not self._is_gone else None
+        self._refusals.login(vin, login, cause, answered, utc_time(now_ns))
         if is_waiting:
             self._session.refuse_login(flag, now_ns)
 

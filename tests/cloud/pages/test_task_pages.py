@@ -55,7 +55,7 @@ def test_no_task_yet(visit):
 
 def test_a_task_that_is_not_there_is_explained(visit):
     vera = visit("vera")
-    for path, status_code in (("/ota/tasks/99", 404), ("/ota/tasks/0", 404), ("/ota/tasks/x", 422)):
+    for path, status_code in (("/ota/tasks/99", 404), ("/ota/tasks/0", 422), ("/ota/tasks/x", 422)):
         assert vera.get(path).status_code == status_code, path
 
 
