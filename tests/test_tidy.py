@@ -36,7 +36,7 @@ CORE_EXCEPTIONS: dict[str, set[str]] = {
 BANNED_CALLS = {"open", "input", "print"}
 CANTOOLS_ONLY_IN = "bmsota/signals/_parse.py"
 
-# One file may start an embedded cloud beside a fleet (design.md).
+# One file may start an embedded cloud beside a fleet.
 DEMO_WIRING = "simulator/bmsota_sim/embedded_cloud.py"
 
 # asyncpg, which takes reports in (decision 40), has no other way to be called; its loop is nobody else's.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 __all__ = ["DescriptorPlan", "raise_descriptor_limit"]
 
-# Beyond that a fleet is divided among several processes (design.md, budgets).
+# Beyond that a fleet is divided among several processes.
 DESCRIPTORS_MAX = 20_000
 # Where the operating system does not say: what Windows' C library allows.
 _UNKNOWN_LIMIT = 8_192

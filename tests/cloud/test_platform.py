@@ -44,7 +44,7 @@ def test_a_file_gives_the_same_bytes_as_memory(new_world, tmp_path):
 
 
 def test_a_task_survives_a_restart(new_world, tmp_path):
-    """ota.md C10, P23: state from the database, the instruction is still pending, the code still works."""
+    """State from the database, the instruction is still pending, the code still works."""
     world = new_world("a", data_dir=tmp_path)
     world.register(1)
     world.identify(1)

@@ -30,7 +30,7 @@ _LINGER_S = 2.0
 
 
 class SecurityHeaders:
-    """The same on every answer. The pages have no inline script or style, so the policy can be strict (web.md 2.3)."""
+    """The same on every answer. The pages have no inline script or style, so the policy can be strict."""
 
     _HEADERS = (
         (

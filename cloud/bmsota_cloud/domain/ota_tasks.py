@@ -72,7 +72,7 @@ __all__ = [
 ]
 
 # Six digits and five tries: a guesser has one chance in 200,000 a code, and every new code is mailed to the auditor,
-# who notices the attempt (ota.md S22).
+# who notices the attempt.
 APPROVAL_TRIES_MAX = 5
 
 # A vehicle that fails this often needs a technician; and an order id has a limited length.
@@ -264,7 +264,7 @@ class ApprovalCode:
     task_id: int
     code_hmac: bytes
     content_sha256: bytes
-    """What the code approves. Another content needs another code (ota.md S23, S26)."""
+    """What the code approves. Another content needs another code."""
     issued_at: datetime
     expires_at: datetime
     tries: int = 0
@@ -374,7 +374,7 @@ def advance(
 def may_cancel(upgrade: VehicleUpgrade) -> bool:
     """Whether the operator can still stop this vehicle.
 
-    Once the release is downloaded it is too late (ota.md C4): the unit switches by itself at its next power-on, whether or
+    Once the release is downloaded it is too late: the unit switches by itself at its next power-on, whether or
     not it hears from us before.
     """
     return upgrade.status is _V.UNAPPROVED or needs_instruction(upgrade)

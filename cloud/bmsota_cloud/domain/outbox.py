@@ -19,7 +19,7 @@ class Mail:
     recipient: str
     subject: str
     body: str
-    """Wiped when the mail has been handed over: an approval code must not lie in the database (ota.md S42)."""
+    """Wiped when the mail has been handed over: an approval code must not lie in the database."""
     task_id: int | None
     created_at: datetime
     next_try_at: datetime

@@ -2,7 +2,7 @@
 
 A vehicle is online as long as its newest link is open *and* the gateway of that link lives. A gateway that dies says nothing, so
 it does not hold a flag but a lease, which it renews every few seconds; when the lease ends, its vehicles are offline, and no other
-process has to write anything for that (design.md, decision 12).
+process has to write anything for that.
 """
 
 from __future__ import annotations

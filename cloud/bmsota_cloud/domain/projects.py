@@ -8,7 +8,7 @@ Two ways (design decision 20)::
                     creator of the task never.
 
 A task may be stricter than its project, by naming an auditor, and never laxer. In both ways the code never goes to an
-address of the task's creator (ota.md S24): a mailbox is the same with other capitals, and with another "+tag".
+address of the task's creator: a mailbox is the same with other capitals, and with another "+tag".
 """
 
 from __future__ import annotations

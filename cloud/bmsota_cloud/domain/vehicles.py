@@ -43,9 +43,9 @@ class Vehicle:
     """Ed25519, 32 raw bytes; None for a vehicle that is only monitored."""
     registered_at: datetime
     order_sequence: int = 0
-    """The sequence of the newest upgrade order made for this vehicle; it only rises (ota.md S4, S6)."""
+    """The sequence of the newest upgrade order made for this vehicle; it only rises."""
     report_counter: int = 0
-    """The counter of the newest post-boot report accepted from this vehicle; it only rises (ota.md S32)."""
+    """The counter of the newest post-boot report accepted from this vehicle; it only rises."""
     report_sha256: bytes = b""
     """Digest of that report: the same document again is a repetition, another one with that counter is an attack."""
     identified_at: datetime | None = None

@@ -2,7 +2,7 @@
 
 A code of six random digits is mailed to the mailbox of `bmsota_cloud.domain.projects`. Stored is its HMAC together with the
 digest of everything the task contains, the mailbox and the way of approval included, so a database copy gives no code away,
-and an edited task or a changed project needs another one. It works once, for 24 hours and five tries (ota.md 8.2). A task
+and an edited task or a changed project needs another one. It works once, for 24 hours and five tries. A task
 takes nine wrong codes in all, over any number of fresh ones (`bmsota_cloud.services.limits`).
 """
 

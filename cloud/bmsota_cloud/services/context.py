@@ -95,7 +95,7 @@ class PlatformSettings:
     mail_sender: str = "bmsota cloud <noreply@bmsota.example>"
     approval_code_valid_s: int = 24 * 3600
     order_valid_s: int = 7 * 24 * 3600
-    """An order not fetched in this time is signed again with a higher sequence (ota.md C6)."""
+    """An order not fetched in this time is signed again with a higher sequence."""
     challenge_valid_s: int = 60
     device_session_valid_s: int = 3600
     session_idle_s: int = 8 * 3600

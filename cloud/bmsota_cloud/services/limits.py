@@ -74,7 +74,7 @@ UNDER_ATTACK_FROM = 100
 PASSWORD_PAIR = Limit("old password address+name", Rate(10, _HOUR_S))
 PASSWORD_NAME = Limit("old password name", Rate(50, _DAY_S))
 
-# A code has six digits: nine wrong ones in all leave a chance below 1e-5 for the task (ota.md S22). Ten years are for ever.
+# A code has six digits: nine wrong ones in all leave a chance below 1e-5 for the task. Ten years are for ever.
 CODE_TASK = Limit("code task", Rate(9, 3653 * _DAY_S))
 # Who guesses at one task after the other.
 CODE_ACCOUNT = Limit("code account", Rate(18, _DAY_S))

@@ -1,4 +1,4 @@
-"""Releases: what is uploaded is verified before it can be ordered (ota.md S9, S27, S35).
+"""Releases: what is uploaded is verified before it can be ordered.
 
 The manifest must be signed with a release key, every image by an image key, and each image must be the
 very one its line in the manifest describes. The platform can't sign either: it holds the order key only.

@@ -2,7 +2,7 @@
 
 A `Store` hands out transactions; everything a use case writes stands in one of them or not at all. Inside, the tables
 are grouped by what they are about. A `TelemetryStore` is a thing of its own: newest states and reports may live in
-another file or another database, and no transaction spans both (web.md section 4).
+another file or another database, and no transaction spans both.
 
 Objects go in and come out as the frozen dataclasses of `bmsota_cloud.domain`. `add` of something that must be unique raises
 ConflictError; `get` of something that is not there returns None.

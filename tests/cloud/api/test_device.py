@@ -315,7 +315,7 @@ def test_an_unapproved_task_is_no_order(world):
 
 
 def test_an_order_that_is_over_is_given_again_with_the_next_sequence(world, task, sample_keys):
-    """ota.md C6: a vehicle offline for long."""
+    """A vehicle offline for long."""
     keys = [sample_keys.order_signing_key.public_key()]
     first = verify_order(Unit(world, 1).log_in().order()[1], keys)
     world.wait(days=6, hours=22)
@@ -405,7 +405,7 @@ def test_a_range_that_is_not_understood_is_answered_with_the_whole(unit, files, 
 
 
 def test_a_range_of_another_file_is_answered_with_the_whole(unit, files):
-    """If-Range: whoever resumes another file's bytes begins again instead of splicing (ota.md N5)."""
+    """If-Range: whoever resumes another file's bytes begins again instead of splicing."""
     data = files.images[0]
     same, other = f'"{digest(data).hex()}"', f'"{digest(files.images[1]).hex()}"'
     assert unit.image(digest(data), Range="bytes=10-", If_Range=same).status == 206

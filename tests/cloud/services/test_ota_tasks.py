@@ -183,7 +183,7 @@ def test_an_edit_voids_the_code_that_was_mailed(world, task):
 
 
 def test_content_changed_behind_the_services_back_is_noticed(world, task):
-    """ota.md S26: whatever changes what was approved, the digest tells."""
+    """Whatever changes what was approved, the digest tells."""
     with world.cloud.store.transaction() as work:
         work.ota_tasks.save(replace(task, reason="something else"))
     assert refused(ConflictError, lambda: world.approve(task)) == "content-changed"
@@ -335,7 +335,7 @@ def test_a_vehicle_never_heard_of_tells_its_versions_before_when_it_comes(world)
     assert world.upgrade(task).versions_before == before
 
 
-# --- guessing codes (ota.md S22)
+# --- guessing codes
 
 
 def wrong_code(world, task):

@@ -77,7 +77,7 @@ def test_the_creator_may_enter_the_code_that_the_auditor_gave(ready):
 
 @pytest.mark.parametrize("who", ["alan", "anna", "vera", "adam"])
 def test_who_finds_the_code_and_may_not_start_is_refused_and_no_try_is_counted(ready, who):
-    """ota.md S25."""
+    """Whoever found the code may not use it without the right to start."""
     task = ready.create(1, auditor="")
     assert refused(NotAllowedError, ready.approve, task, by=ready.people[who]) == "not-allowed"
     detail = ready.detail(task)
@@ -102,7 +102,7 @@ def test_a_project_without_a_mailbox_has_no_task_without_an_auditor(world):
 
 @pytest.mark.parametrize("mailbox", ["carol@example.org", "CAROL@example.org", "carol+audit@Example.org"])
 def test_the_mailbox_is_never_the_creators(ready, configure, mailbox):
-    """ota.md S24, however the address is spelt."""
+    """The mailbox is never the creator's, however the address is spelt."""
     configure(audit_mailbox=mailbox)
     assert refused(InvalidInputError, ready.create, 1, auditor="") == "four-eyes"
     assert refused(InvalidInputError, ready.create, 1, auditor="alan") == "four-eyes"
@@ -127,7 +127,7 @@ def test_a_creator_who_gets_the_mailbox_later_stops_the_approval(ready):
 
 
 def test_the_code_is_bound_used_once_and_counted_in_this_way_too(ready):
-    """ota.md S21 to S23."""
+    """Bound to the content, limited, used once."""
     task = ready.create(1, auditor="")
     olaf, right = ready.people["olaf"], ready.newest_code()
     wrong = f"{(int(right) + 1) % 1_000_000:06d}"

@@ -72,7 +72,7 @@ def test_a_manifest_of_a_stranger_is_refused(world, release_files):
 
 
 def test_an_image_of_a_stranger_is_refused_although_the_manifest_names_it(world, release_files):
-    """ota.md S10: a stolen manifest key alone brings no software in."""
+    """A stolen manifest key alone brings no software in."""
     files = release_files(image_key="stranger")
     assert refused(world, files.manifest, files.images) == "bad-image"
 

@@ -297,7 +297,7 @@ def test_a_report_that_can_not_be_believed_changes_nothing_and_is_logged(world, 
 
 @pytest.mark.slow
 def test_an_old_report_is_a_replay(world):
-    """ota.md S32: success reported, then rolled back, then the old success again."""
+    """Success reported, then rolled back, then the old success again."""
     task = world.approved(1)
     old = world.report(1, "OTA-1-1")
     assert send(world, 1, outcome=Outcome.ROLLED_BACK, reason="r", versions=["2.0.0"] * 3) is ReportVerdict.ACCEPTED
