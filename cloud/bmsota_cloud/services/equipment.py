@@ -14,9 +14,6 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-from bmsota.errors import TrustError
 from bmsota.image import ImageVersion
 from bmsota.ota import NodeUpgradeOutcome, verify_identity
 from bmsota_cloud.domain.accounts import Permission, require
@@ -27,10 +24,12 @@ from bmsota_cloud.domain.ota_tasks import NodeVersion, VehicleStatus, needs_inst
 from bmsota_cloud.domain.vehicles import NodeKind, VehicleNode
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.link_watch import Oddity
+from bmsota_cloud.services.unit_documents import verified_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from bmsota.errors import TrustError
     from bmsota.ota import IdentityReport, ReportedUpgrade
     from bmsota_cloud.domain.accounts import Account
     from bmsota_cloud.domain.paging import Page, PageRequest
@@ -185,24 +184,10 @@ def _node(vin: str, fact: NodeFact, old: VehicleNode | None, now: datetime) -> V
 
 
 def verified_identity(vehicle: Vehicle, document: bytes) -> IdentityReport:
-    """The identity report, if it is signed by this vehicle's unit and newer than the last.
-
-    Raises:
-        TrustError: it is not; `.attack` says what it looks like.
-    """
-    if vehicle.device_public_key is None:
-        raise TrustError(
-            "no-device-key", f"{vehicle.vin} is registered without a device key; no identity report can be checked"
-        )
-    report = verify_identity(document, [Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)])
-    if (report.vin, report.hwid) != (vehicle.vin, vehicle.hwid):
-        raise TrustError(
-            "wrong-vehicle",
-            f"expected an identity report of {vehicle.vin}/{vehicle.hwid}, got one of {report.vin}/{report.hwid}",
-        )
-    if report.counter <= vehicle.identity_counter:
-        raise TrustError("replay", f"expected a counter above {vehicle.identity_counter}, got {report.counter}")
-    return report
+    """The identity report, if it is this unit's and newer than the last; raises as `verified_document`."""
+    return verified_document(
+        vehicle, document, verify_identity, last_counter=vehicle.identity_counter, what="identity report"
+    )
 
 
 class EquipmentService:

@@ -14,8 +14,6 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from bmsota.errors import TrustError
 from bmsota.gbt32960 import UpgradeStateCode
 from bmsota.ota import DocumentKind, Outcome, PostBootReport, document_kind, verify_report
@@ -37,12 +35,12 @@ from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.equipment import NodeFact, confirm_nodes
 from bmsota_cloud.services.task_acts import SLICE_VEHICLES
 from bmsota_cloud.services.transitions import finish_if_done, move, publish_task, publish_upgrade, step
+from bmsota_cloud.services.unit_documents import verified_document
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from bmsota_cloud.domain.releases import Release
-    from bmsota_cloud.domain.vehicles import Vehicle
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.equipment import EquipmentService
     from bmsota_cloud.storage.base import Work
@@ -205,7 +203,9 @@ class UpgradeService:
                 self._context.counters["report_repeated"] += 1
                 return ReportVerdict.REPEATED
             try:
-                report = self._verified(vehicle, document)
+                report = verified_document(
+                    vehicle, document, verify_report, last_counter=vehicle.report_counter, what="report"
+                )
                 upgrade = self._find(work, report.order_id, vin, any_attempt=True)
                 if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED:
                     raise TrustError("wrong-order", f"{vin} has no order {report.order_id}")  # noqa: TRY301
@@ -287,26 +287,6 @@ class UpgradeService:
                 return ReportVerdict.REFUSED
         self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": len(changes)})
         return ReportVerdict.ACCEPTED
-
-    def _verified(self, vehicle: Vehicle, document: bytes) -> PostBootReport:
-        """The report, if it is signed by this vehicle's unit and newer than the last.
-
-        Raises:
-            TrustError: it is not; `.attack` says what it looks like.
-        """
-        if vehicle.device_public_key is None:
-            raise TrustError(
-                "no-device-key", f"{vehicle.vin} is registered without a device key; no report can be checked"
-            )
-        report = verify_report(document, [Ed25519PublicKey.from_public_bytes(vehicle.device_public_key)])
-        if (report.vin, report.hwid) != (vehicle.vin, vehicle.hwid):
-            raise TrustError(
-                "wrong-vehicle",
-                f"expected a report of {vehicle.vin}/{vehicle.hwid}, got one of {report.vin}/{report.hwid}",
-            )
-        if report.counter <= vehicle.report_counter:
-            raise TrustError("replay", f"expected a counter above {vehicle.report_counter}, got {report.counter}")
-        return report
 
     def _conclude(
         self, work: Work, upgrade: VehicleUpgrade, report: PostBootReport, document: bytes, now: datetime
