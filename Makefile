@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-dev
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo check fast-tests test test-long lint docs format bench wheel-test chromium clean
+.PHONY: help demo check fast-tests test test-long lint docs format bench wheel-test chromium postgresql clean
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -30,7 +30,7 @@ check: $(STAMP)  ## what to run before a commit: lint, types, docs, the fast tes
 fast-tests: $(STAMP) ## the tests that take no more than a moment
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long and not browser and not demo"
 
-test: $(STAMP) chromium ## all tests, from the checkout and from the built wheel
+test: $(STAMP) chromium postgresql ## all tests, from the checkout and from the built wheel
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	$(BIN)/python scripts/wheel_test.py
 
@@ -57,6 +57,9 @@ wheel-test: $(STAMP)    ## build the wheel, test it in fresh environments
 
 chromium:               ## the browser for the page tests (Debian package, if missing)
 	@sh scripts/ensure_chromium.sh
+
+postgresql:             ## the database server for the tests (Debian package, if missing)
+	@sh scripts/ensure_postgresql.sh
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

@@ -276,17 +276,17 @@ class Server:
 
 
 @contextmanager
-def database() -> Iterator[str]:
-    """The URL of a fresh database on the machine's server."""
+def database(address: str) -> Iterator[str]:
+    """The URL of a fresh database on the server at *address*."""
     import psycopg  # noqa: PLC0415 - only where there is a server
 
     name = f"bmsota_bench_{uuid.uuid4().hex[:12]}"
-    host, port = POSTGRESQL.split(":")
+    host, port = address.split(":")
     options = {"host": host, "port": int(port), "user": "postgres", "dbname": "postgres", "autocommit": True}
     with psycopg.connect(**options) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     try:
-        yield f"postgresql://postgres@{POSTGRESQL}/{name}"
+        yield f"postgresql://postgres@{address}/{name}"
     finally:
         with psycopg.connect(**options) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -377,24 +377,24 @@ def sizes(name: str, folder: Path, telemetry_url: str, rows: int, vehicles: int)
     ]
 
 
-def figures(*, quick: bool, only: str = "") -> Iterator[Figure]:
+def figures(*, quick: bool, only: str = "", postgresql: str = POSTGRESQL) -> Iterator[Figure]:
     load = QUICK if quick else Load()
     if only in {"", "sqlite"}:
         yield from measure("sqlite", load)
     if only in {"", "postgresql"}:
-        if _postgresql_answers():
-            with database() as url:
+        if _answers(postgresql):
+            with database(postgresql) as url:
                 yield from measure("postgresql", load, url)
         else:
-            sys.stderr.write(f"no PostgreSQL at {POSTGRESQL}: its figures are left out\n")
+            sys.stderr.write(f"no PostgreSQL at {postgresql}: its figures are left out\n")
     if only in {"", "small"}:
         small = replace(load, rate_hz=load.rate_hz / 10)
         yield from measure("small load", small, with_sizes=False)
 
 
-def _postgresql_answers() -> bool:
+def _answers(address: str) -> bool:
     try:
-        socket.create_connection(POSTGRESQL.split(":"), timeout=2).close()  # type: ignore[arg-type]
+        socket.create_connection(address.split(":"), timeout=2).close()  # type: ignore[arg-type]
     except OSError:
         return False
     return True
@@ -405,10 +405,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--quick", action="store_true", help="few vehicles for a second: whether it runs, not how fast")
     parser.add_argument("--only", default="", help="the figures of one database: sqlite, postgresql or small")
+    parser.add_argument(
+        "--postgresql", default=POSTGRESQL, metavar="HOST:PORT", help=f"the server (default {POSTGRESQL})"
+    )
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    for figure in figures(quick=arguments.quick, only=arguments.only):
+    for figure in figures(quick=arguments.quick, only=arguments.only, postgresql=arguments.postgresql):
         if arguments.json:
             sys.stdout.write(json.dumps(asdict(figure)) + "\n")
         else:

@@ -62,13 +62,19 @@ def fresh_database(address: str) -> Iterator[str]:
 
 
 @contextmanager
-def some_database() -> Iterator[str]:
-    """The URL of an empty database, on whichever server there is. Skips the test without one."""
+def some_server() -> Iterator[str]:
+    """The address of the machine's server, or of one that is started for this. Skips the test where PostgreSQL is not installed."""
     if answers(MACHINE):
-        with fresh_database(MACHINE) as url:
-            yield url
+        yield MACHINE
         return
-    with OwnServer() as server, fresh_database(server.address) as url:
+    with OwnServer() as server:
+        yield server.address
+
+
+@contextmanager
+def some_database() -> Iterator[str]:
+    """The URL of an empty database, on whichever server there is. Skips the test as `some_server` does."""
+    with some_server() as address, fresh_database(address) as url:
         yield url
 
 
@@ -78,7 +84,7 @@ class OwnServer:
     def __init__(self) -> None:
         found = binaries()
         if found is None:
-            pytest.skip("PostgreSQL is not installed: no initdb in /usr/lib/postgresql or on the path")
+            pytest.skip("PostgreSQL is not installed: make test installs Debian's package")
         self._binaries = found
         self._folder = Path(tempfile.mkdtemp(prefix="bmsota-postgresql-"))
         # initdb refuses to run as root.
