@@ -217,19 +217,27 @@ presence = Table(
     Index("ix_presence_left_at_gateway_id", "left_at", "gateway_id"),
 )
 
+
+def _node_columns() -> list[Column[Any]]:
+    """What is known of a node, confirmed or only reported."""
+    return [
+        Column("vin", ForeignKey("vehicle.vin"), primary_key=True),
+        Column("position", Integer, primary_key=True, autoincrement=False),
+        Column("kind", EnumName(NodeKind), nullable=False),
+        Column("hwid", String(24), nullable=False),
+        Column("hardware_class", String(36), nullable=False),
+        Column("version", String(32), nullable=False),
+        Column("security_counter", BigInteger, nullable=False),
+        Column("serial", String(64), nullable=False),
+        Column("state", String(16), nullable=False),
+        Column("updated_at", UtcTime, nullable=False),
+    ]
+
+
 node = Table(
     "node",
     PLATFORM,
-    Column("vin", ForeignKey("vehicle.vin"), primary_key=True),
-    Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("kind", EnumName(NodeKind), nullable=False),
-    Column("hwid", String(24), nullable=False),
-    Column("hardware_class", String(36), nullable=False),
-    Column("version", String(32), nullable=False),
-    Column("security_counter", BigInteger, nullable=False),
-    Column("serial", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("updated_at", UtcTime, nullable=False),
+    *_node_columns(),
     Column("confirmed_at", UtcTime),
 )
 
@@ -237,16 +245,7 @@ node = Table(
 reported_node = Table(
     "reported_node",
     PLATFORM,
-    Column("vin", ForeignKey("vehicle.vin"), primary_key=True),
-    Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("kind", EnumName(NodeKind), nullable=False),
-    Column("hwid", String(24), nullable=False),
-    Column("hardware_class", String(36), nullable=False),
-    Column("version", String(32), nullable=False),
-    Column("security_counter", BigInteger, nullable=False),
-    Column("serial", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("updated_at", UtcTime, nullable=False),
+    *_node_columns(),
 )
 
 # The login before the newest one of each vehicle, to compare with.
