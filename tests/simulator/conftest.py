@@ -358,13 +358,15 @@ class Bench:
         dbc: str = "bms_bootloader",
         fd_bitrate_bps: int | None = 2_000_000,
         platform: Any = None,
+        uplink: type[MemoryUplink] = MemoryUplink,
+        measure_period_s: int = 2,
     ) -> None:
         factory = factory or release("2.0.0", 1)
         self.kernel = Kernel(START_NS)
         self.identity = unit_identity(seed, "T1", 1, profile.slave_count)
         self.platform = (platform or Platform)(self.kernel, self.identity)
         self.trace = Trace()
-        self.uplink = MemoryUplink(self.kernel, self.platform, delay_ns=20 * MS)
+        self.uplink = uplink(self.kernel, self.platform, delay_ns=20 * MS)
         self.modem = Modem(self.kernel, self.uplink, rate_bytes_per_s=20_000)
         self.vehicle = VirtualVehicle(longitude_deg=121.0, latitude_deg=31.0, heading_rad=0.0, odometer_km=1000.0)
         self.wire = BootloaderWire(database(dbc))
@@ -392,7 +394,7 @@ class Bench:
             ),
             seed=seed,
             report_period_ns=600 * SECOND,
-            measure_period_ns=2 * SECOND,
+            measure_period_ns=measure_period_s * SECOND,
             heartbeat_period_ns=60 * SECOND,
             diagnosis_bus=self.diagnosis,
         )

@@ -1,0 +1,195 @@
+"""Whole units under faults that pass and faults that do not, in virtual time, thousands of them.
+
+A campaign is one upgrade of one unit while its world misbehaves: every response of the platform may be spoiled
+(`hostile_uplink.PASSING`), the network comes and goes, the driver drives, charges, switches off and on, supplies fail at any
+flash operation. Then the faults stop, and the unit has a day. What has to hold is written in `promise`.
+
+A failing campaign prints its seed; `BMSOTA_CAMPAIGN=<kind>:<seed>` runs that one alone.
+"""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+import pytest
+from bmsota_sim.kernel import SECOND
+from hostile_uplink import PASSING, HostileUplink
+from long_run import LONG, seeds
+
+from bmsota.ota import Outcome, UpdaterState
+
+pytestmark = pytest.mark.long
+
+CAMPAIGNS = 2500 if LONG else 60
+"""Of one seed of the run, and of each kind."""
+FAULTS_MAX_S = 2 * 3600
+DAY_S = 24 * 3600
+TRIP_S = 3 * 3600
+"""The driver switches off and on at least this often."""
+FACTORY, ORDERED, FOLLOWING = "2.0.0", "2.1.0", "2.2.0"
+
+
+@pytest.fixture(scope="module")
+def releases(unit_bench):
+    return {
+        FACTORY: unit_bench.release(FACTORY, 1),
+        ORDERED: unit_bench.release(ORDERED, 2),
+        FOLLOWING: unit_bench.release(FOLLOWING, 3),
+    }
+
+
+class Campaign:
+    """One unit, one order, and what happens around it."""
+
+    def __init__(self, unit_bench, releases, *, number, has_cuts):
+        self.random = Random(f"campaign {number}")
+        self.bench = unit_bench.Bench(seed=number + 1, uplink=HostileUplink, measure_period_s=10)
+        self.bench.settle()
+        self.releases = releases
+        self.happened: list[str] = []
+        self.complete_since: int | None = None
+        self.order_id = ""
+        draw = self.random
+        # How often a response is spoiled, and by what: some campaigns know one fault only, and much of it.
+        self.rate = draw.choice((0.1, 0.3, 0.6, 0.9))
+        self.faults = draw.sample(sorted(PASSING), draw.choice((1, 3, len(PASSING))))
+        self.faults_end_ns = self.bench.kernel.now_ns + round(draw.uniform(60, FAULTS_MAX_S) * SECOND)
+        self.bench.uplink.fault = self.spoil
+        self.next_trip_ns = self.bench.kernel.now_ns + TRIP_S * SECOND
+        self.plan_world()
+        if has_cuts:
+            self.plan_cuts()
+
+    @property
+    def is_hostile(self):
+        return self.bench.kernel.now_ns < self.faults_end_ns
+
+    def spoil(self, kind, request, response, _number):
+        if not self.is_hostile or self.random.random() >= self.rate:
+            return None
+        name = self.random.choice(self.faults)
+        self.happened.append(f"{kind}: {name}")
+        return PASSING[name](request, response, self.random)
+
+    # -- the world -------------------------------------------------------------------------------------------------------
+
+    def plan_world(self):
+        """The network comes and goes, the driver drives."""
+        draw, unit, kernel = self.random, self.bench.unit, self.bench.kernel
+        length_s = (self.faults_end_ns - kernel.now_ns) / SECOND
+        for _ in range(draw.randrange(4)):
+            start_s = draw.uniform(0, length_s)
+            kernel.call_in(round(start_s * SECOND), lambda: unit.set_coverage(covered=False))
+            until_s = min(length_s, start_s + draw.uniform(1, 600))
+            kernel.call_in(round(until_s * SECOND), lambda: unit.set_coverage(covered=True))
+        for _ in range(draw.randrange(3)):
+            start_s = draw.uniform(0, length_s)
+            kernel.call_in(round(start_s * SECOND), lambda: unit.set_driving(is_driving=True))
+            until_s = min(length_s, start_s + draw.uniform(1, 900))
+            kernel.call_in(round(until_s * SECOND), lambda: unit.set_driving(is_driving=False))
+
+    def plan_cuts(self):
+        """Supplies fail, somewhere in the flash operations of an upgrade."""
+        for _ in range(self.random.choice((1, 1, 2, 3))):
+            name = self.random.choice(sorted(self.bench.flashes))
+            flash = self.bench.flashes[name]
+            flash.cut_at(
+                flash.operations + self.random.randrange(1, 120), self.random.choice(("before", "inside", "after"))
+            )
+
+    # -- the run ---------------------------------------------------------------------------------------------------------
+
+    def run(self):
+        """From the order to the end of the day behind the faults."""
+        self.order_id = self.bench.platform.offer(self.releases[ORDERED])
+        end_ns = self.faults_end_ns + DAY_S * SECOND
+        while self.bench.kernel.now_ns < end_ns and not (self.is_over() and not self.is_hostile):
+            self.step(end_ns)
+        return self.bench.platform.report_of(self.order_id)
+
+    def is_over(self):
+        master = self.bench.unit.master
+        return (
+            self.bench.platform.report_of(self.order_id) is not None
+            and self.bench.is_up()
+            and master.upgrade_state is UpdaterState.IDLE
+        )
+
+    def step(self, end_ns):
+        """A little further; the driver leaves and comes back when a download is complete, and now and then in any case."""
+        bench = self.bench
+        bench.kernel.run_until(min(end_ns, bench.kernel.now_ns + 2 * SECOND))
+        if bench.unit.master.upgrade_state is UpdaterState.DOWNLOAD_COMPLETE:
+            self.complete_since = self.complete_since or bench.kernel.now_ns
+            if bench.kernel.now_ns - self.complete_since >= 5 * SECOND:
+                self.complete_since = None
+                bench.unit.cycle_power(SECOND)
+        else:
+            self.complete_since = None
+        if bench.kernel.now_ns >= self.next_trip_ns and bench.is_up():
+            self.next_trip_ns = bench.kernel.now_ns + TRIP_S * SECOND
+            bench.unit.cycle_power(SECOND)
+
+
+def promise(campaign, report):
+    """What holds behind every campaign."""
+    bench = campaign.bench
+    for flash in bench.flashes.values():
+        flash.clear_cuts()
+    bench.uplink.fault = None
+    state = bench.unit.master.upgrade_state
+    assert bench.is_up(), "the unit does not come up"
+    assert report is not None, f"no report a day after the faults stopped; {state}"
+    assert state is UpdaterState.IDLE, f"still {state} a day after the faults stopped"
+    versions = bench.versions()
+    expected = ORDERED if report.outcome is Outcome.SUCCEEDED else FACTORY
+    assert versions == (expected,) * len(versions), f"{report.outcome} reported, {versions} run"
+    assert tuple(str(node.version) for node in report.nodes) == versions, (
+        "the report says something else than what runs"
+    )
+    bench.unit.cycle_power(SECOND)
+    bench.run(5)
+    bench.settle()
+    assert bench.versions() == versions, f"another version after a power cycle: {bench.versions()}"
+    following = bench.upgrade(campaign.releases[FOLLOWING])
+    assert following.outcome is Outcome.SUCCEEDED, f"locked out: {following.reason}"
+    assert bench.versions() == (FOLLOWING,) * len(versions), "the next upgrade was reported and did not happen"
+
+
+def check(unit_bench, releases, kind, number, *, converges):
+    campaign = Campaign(unit_bench, releases, number=number, has_cuts=kind == "cuts")
+    try:
+        report = campaign.run()
+        promise(campaign, report)
+        if converges:
+            assert report.outcome is Outcome.SUCCEEDED, f"{report.outcome}: {report.reason}"
+    except BaseException as error:
+        last = ", ".join(campaign.happened[-12:])
+        error.add_note(
+            f"replay: BMSOTA_CAMPAIGN={kind}:{number} python -m pytest tests/simulator/test_campaigns.py\n"
+            f"faults {campaign.faults} at {campaign.rate}; the last: {last}\n{campaign.bench.story()}"
+        )
+        raise
+
+
+def numbers(kind, seed):
+    asked = os.environ.get("BMSOTA_CAMPAIGN")
+    if asked:
+        wanted, number = asked.split(":")
+        return [int(number)] if wanted == kind else []
+    return range(seed * CAMPAIGNS, (seed + 1) * CAMPAIGNS)
+
+
+@pytest.mark.parametrize("seed", seeds(), ids=lambda seed: f"seed{seed}")
+def test_faults_that_pass_end_no_upgrade(unit_bench, releases, seed):
+    """Whatever befalls the responses for a while, documents included: behind it the upgrade is carried out."""
+    for number in numbers("passing", seed):
+        check(unit_bench, releases, "passing", number, converges=True)
+
+
+@pytest.mark.parametrize("seed", seeds(), ids=lambda seed: f"seed{seed}")
+def test_faults_and_power_cuts_leave_a_whole_pack_that_is_reported(unit_bench, releases, seed):
+    """With supplies that fail on the way: old or new, the whole of it, said so, and the next upgrade is good."""
+    for number in numbers("cuts", seed):
+        check(unit_bench, releases, "cuts", number, converges=False)
