@@ -9,12 +9,14 @@ A failing campaign prints its seed; `BMSOTA_CAMPAIGN=<kind>:<seed>` runs that on
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from random import Random
 
 import pytest
 from bmsota_sim.kernel import SECOND
-from hostile_uplink import PASSING, HostileUplink
+from hostile_uplink import PASSING, Body, End, Head, HostileUplink
 from long_run import LONG, seeds
 
 from bmsota.ota import Outcome, UpdaterState
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.long
 
 CAMPAIGNS = 2500 if LONG else 60
 """Of one seed of the run, and of each kind."""
+LIES_SHARE = 0.5
 FAULTS_MAX_S = 2 * 3600
 DAY_S = 24 * 3600
 TRIP_S = 3 * 3600
@@ -39,10 +42,70 @@ def releases(unit_bench):
     }
 
 
+class Lies:
+    """What somebody in the way says who has heard much and can sign nothing that counts, or one thing too many."""
+
+    def __init__(self, bench, unit_bench, releases, draw):
+        self.bench, self.random = bench, draw
+        self.parts, self.releases = unit_bench, releases
+        self.stranger = unit_bench._key(99)
+
+    def about(self, kind, response):
+        """A name and the steps of a lie for an exchange of *kind*; None when there is none."""
+        lies = {
+            "challenge": [("another challenge", self.answer(response, self.random.randbytes(len(response.body))))],
+            "session": [("another token", self.json(response, {"token": "stolen", "expires_at_s": 2**40}))],
+            "order": self.orders(response),
+            "manifests": self.manifests(response),
+            "confirm": [
+                ("cancelled", (Head(409, {}), Body(b""), End())),
+                ("not this", self.json(response, {"decision": "rejected"})),
+            ],
+            "images": [("another image", self.another_image(response))],
+        }.get(kind)
+        return self.random.choice(lies) if lies else None
+
+    def answer(self, response, body):
+        return (Head(response.status, response.headers), Body(body), End())
+
+    def json(self, response, value):
+        return self.answer(response, json.dumps(value).encode())
+
+    def orders(self, response):
+        order = self.bench.platform.order
+        if order is None:
+            return []
+        forged = replace(order, sequence=order.sequence + 5, software_version="9.9.9")
+        return [
+            ("forged order", self.answer(response, self.parts.sign_order(forged, self.stranger))),
+            ("another vehicle's order", self.answer(response, self.sign(replace(order, vin="LTEST00000000099Z")))),
+            ("another unit's order", self.answer(response, self.sign(replace(order, hwid="T1-M-00099")))),
+            (
+                "an order that has expired",
+                self.answer(response, self.sign(replace(order, expires_s=order.issued_s + 1))),
+            ),
+        ]
+
+    def sign(self, order):
+        return self.parts.sign_order(order, self.parts.ORDER_KEY)
+
+    def manifests(self, response):
+        other = self.releases[FOLLOWING].manifest
+        return [
+            ("another release's manifest", self.answer(response, other)),
+            ("forged manifest", self.answer(response, other[:-8] + self.random.randbytes(8))),
+        ]
+
+    def another_image(self, response):
+        other = self.releases[FOLLOWING].master
+        size = len(response.body)
+        return self.answer(response, (other * (size // len(other) + 1))[:size])
+
+
 class Campaign:
     """One unit, one order, and what happens around it."""
 
-    def __init__(self, unit_bench, releases, *, number, has_cuts):
+    def __init__(self, unit_bench, releases, *, number, has_cuts=False, is_lied_to=False):
         self.random = Random(f"campaign {number}")
         self.bench = unit_bench.Bench(seed=number + 1, uplink=HostileUplink, measure_period_s=10)
         self.bench.settle()
@@ -56,6 +119,7 @@ class Campaign:
         self.faults = draw.sample(sorted(PASSING), draw.choice((1, 3, len(PASSING))))
         self.faults_end_ns = self.bench.kernel.now_ns + round(draw.uniform(60, FAULTS_MAX_S) * SECOND)
         self.bench.uplink.fault = self.spoil
+        self.lies = Lies(self.bench, unit_bench, releases, draw) if is_lied_to else None
         self.next_trip_ns = self.bench.kernel.now_ns + TRIP_S * SECOND
         self.plan_world()
         if has_cuts:
@@ -68,6 +132,12 @@ class Campaign:
     def spoil(self, kind, request, response, _number):
         if not self.is_hostile or self.random.random() >= self.rate:
             return None
+        if self.lies and self.random.random() < LIES_SHARE:
+            lie = self.lies.about(kind, response)
+            if lie is not None:
+                name, steps = lie
+                self.happened.append(f"{kind}: {name}")
+                return steps
         name = self.random.choice(self.faults)
         self.happened.append(f"{kind}: {name}")
         return PASSING[name](request, response, self.random)
@@ -158,7 +228,7 @@ def promise(campaign, report):
 
 
 def check(unit_bench, releases, kind, number, *, converges):
-    campaign = Campaign(unit_bench, releases, number=number, has_cuts=kind == "cuts")
+    campaign = Campaign(unit_bench, releases, number=number, has_cuts=kind == "cuts", is_lied_to=kind == "lies")
     try:
         report = campaign.run()
         promise(campaign, report)
@@ -193,3 +263,10 @@ def test_faults_and_power_cuts_leave_a_whole_pack_that_is_reported(unit_bench, r
     """With supplies that fail on the way: old or new, the whole of it, said so, and the next upgrade is good."""
     for number in numbers("cuts", seed):
         check(unit_bench, releases, "cuts", number, converges=False)
+
+
+@pytest.mark.parametrize("seed", seeds(), ids=lambda seed: f"seed{seed}")
+def test_nobody_in_the_way_decides_anything(unit_bench, releases, seed):
+    """Forged, foreign and old documents, other images, false cancellations beside the faults: the pack stays whole and can be upgraded."""
+    for number in numbers("lies", seed):
+        check(unit_bench, releases, "lies", number, converges=False)
