@@ -34,7 +34,8 @@ _LOG = logging.getLogger(__name__)
 
 # How long a fresh mail waits at most before the worker looks; a person at a form does not notice a second.
 _LOOK_EVERY_S = 1.0
-_SMTP_TIMEOUT_S = 20.0
+# RFC 5321, 4.5.3.2, gives a server minutes for a step; the whole mail has less than its claim.
+_SMTP_TIMEOUT_S = 60.0
 # A whole mail, every step of it slow; shorter than `bmsota_cloud.services.outbox.MAIL_CLAIM_S`.
 _MAIL_TIMEOUT_S = 90.0
 

@@ -94,7 +94,7 @@ class Pack:
                 image_keys=IMAGE_KEYS,
                 factory_image=sample_file("E7-slave-2.0.0.bin"),
                 sensors=Cells(position),
-                measure_period_ns=200 * MS,
+                measure_period_ns=1000 * MS,
                 seed="1",
                 flash_times_ns=(MS, 10_000),
             )

@@ -60,7 +60,7 @@ BROWSER_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-_START_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 120.0
 
 
 # -- vehicles that report ----------------------------------------------------------------------------------------------

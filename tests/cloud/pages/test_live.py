@@ -1,6 +1,9 @@
 """The WebSocket of an open page: who may listen, what comes first, what comes then."""
 
+import asyncio
 import re
+import threading
+from types import SimpleNamespace
 
 import pytest
 from bmsota_cloud.pages import live as live_module
@@ -154,11 +157,17 @@ def test_other_vehicles_are_not_heard(fleet, visit, report, vin):
 @pytest.mark.slow
 def test_who_lost_messages_gets_the_whole_again(fleet, visit, report, vin, monkeypatch):
     monkeypatch.setattr(feed_module, "LIVE_QUEUE_MAX", 2)
-    monkeypatch.setattr(live_module, "_PAUSE_S", 0.5)
+    all_reported = threading.Event()
+
+    async def pause(_seconds):
+        await asyncio.to_thread(all_reported.wait, 120)
+
+    monkeypatch.setattr(live_module, "asyncio", SimpleNamespace(**(vars(asyncio) | {"sleep": pause})))
     with visit("vera").live(f"/live/vehicles/{vin}") as socket:
         socket.receive_json()
         for soc_pct in range(40, 50):
             report(1, soc_pct=soc_pct)
+        all_reported.set()
         message = socket.receive_json()
     assert message["kind"] == "parts"
     assert ">49 %<" in message["parts"]["live_values"]
