@@ -355,7 +355,8 @@ class BootStore:
 
         Raises:
             LocalProtocolError: not staging, or the piece is not the next one, or too long, or unaligned.
-            FlashError: the slot does not keep the piece, or the journal the progress; `staging_offset` is as before.
+            FlashError: the slot does not keep the piece, or the journal the progress. Staging goes on at
+                `staging_offset`, which is the start of a block then.
         """
         info = self._spare_info()
         unit = self._flash.write_unit_bytes
@@ -369,22 +370,27 @@ class BootStore:
         if len(data) % unit and end != info.size_bytes:
             raise LocalProtocolError(f"staging: expected whole write units of {unit} bytes, got {len(data)} bytes")
         block = self._flash.erase_block_bytes
-        start = self._layout.slot_offsets[self.spare_slot]
+        # Until the piece is there, what counts is what is known to be; the block that is begun is erased again.
+        self._staging_offset = info.progress_bytes
         while offset < end:
-            if offset % block == 0:
-                self._flash.erase(start + offset)
-                self._busy_ns += self._flash.erase_ns
             piece_end = min(end, offset - offset % block + block)
-            piece = data[len(data) - (end - offset) : len(data) - (end - piece_end)]
-            piece += bytes((ERASED,)) * (-len(piece) % unit)
-            self._flash.write(start + offset, piece)
-            self._busy_ns += self._flash.program_ns * (len(piece) // unit)
-            if self._flash.read(start + offset, len(piece)) != piece:
-                raise FlashError(f"flash worn: slot {self.spare_slot} does not keep what is written (offset {offset})")
+            self._write_piece(offset, data[len(data) - (end - offset) : len(data) - (end - piece_end)])
             offset = piece_end
             if offset % block == 0 or offset == info.size_bytes:
                 self._record_progress(offset)
-            self._staging_offset = offset
+        self._staging_offset = offset
+
+    def _write_piece(self, offset: int, data: bytes) -> None:
+        """Write *data*, which lies in one erase block, into the spare slot; erase the block if it is the first piece of it."""
+        start, unit = self._layout.slot_offsets[self.spare_slot] + offset, self._flash.write_unit_bytes
+        data += bytes((ERASED,)) * (-len(data) % unit)
+        if offset % self._flash.erase_block_bytes == 0:
+            self._flash.erase(start)
+            self._busy_ns += self._flash.erase_ns
+        self._flash.write(start, data)
+        self._busy_ns += self._flash.program_ns * (len(data) // unit)
+        if self._flash.read(start, len(data)) != data:
+            raise FlashError(f"flash worn: slot {self.spare_slot} does not keep what is written (offset {offset})")
 
     def finish_staging(self) -> ImageFacts:
         """Verify the staged image; afterwards its slot is STAGED. Doing it twice is harmless.
