@@ -15,6 +15,7 @@ Then `is_settled` is false, and the journal must be renewed (`compact`) before a
 
 The order of the writes matters, because the last write before a power cut may have left cells that are sound only now and then:
 
+* An area that reads differently from one time to the next is erased first, so that the steady one stays.
 * Of generation g, `_first(g)` is the area that is filled first, and the next generation begins with the other one. The head
   that was written last, the only one that may be torn, is thereby the first to be erased.
 * A record goes to the area first that is erased first. A change that then fails is gone with it.
@@ -55,12 +56,12 @@ if TYPE_CHECKING:
     from bmsota.boot._flash import Flash, SlotLayout
 
 
-HEAD_READINGS = 16
-"""How often a head is read that may be torn, before the only other area is erased."""
-
 READINGS = 3
-"""How often flash is read before it is believed: an unstable cell that is right every second time passes one time in eight,
-and then there is the second copy."""
+"""How often it is read what has been written. An unstable cell that is right every second time passes one time in eight, and
+then there is the second copy."""
+
+POWER_UP_READINGS = 16
+"""How often the areas are read at power-up, because what is found there decides which of them is erased first."""
 
 RECORD_NAME_BYTES_MAX = 32
 """Names are constants of an updater's code; a word or two is enough."""
@@ -163,8 +164,10 @@ class _Content:
     generation: int = 0
     records: dict[int, Record] = field(default_factory=dict)
     """By sequence number."""
+    has_steady_head: bool = True
+    """Whether every reading has found the head, or none."""
     is_steady: bool = True
-    """Whether every reading has found the same."""
+    """Whether every reading has found the same. Unused cells may be unstable: they are found when they are written."""
 
 
 @dataclass(slots=True)
@@ -196,7 +199,7 @@ class Journal:
         """Flash time spent since it was last taken (see `BootStore.take_busy_ns`)."""
         self._generations = [0, 0]  # of each area; 0: not valid
         self._versions = [0, 0]
-        self._is_torn = False  # whether the newest head is not read every time
+        self._doubtful: int | None = None  # the area that must be erased first, whatever its generation
         self._open: list[_Open] = []  # in the order in which a record is written to them
         self.sequence = 0
         """Number of the newest record."""
@@ -233,7 +236,10 @@ class Journal:
         if other.version == LAYOUT and (is_copy or newest.generation - other.generation > 1):
             # Of one number, the newer area's is the one that counts: the other may be a torn record that was given up.
             found = other.records | found
-            self._is_torn = not is_copy and not self._has_steady_head(self._newest)
+            if not (newest.is_steady if is_copy else newest.has_steady_head):
+                self._doubtful = self._newest
+            elif is_copy and not other.is_steady:
+                self._doubtful = 1 - self._newest
         if other.version <= LAYOUT:
             is_same = is_copy and newest.records == other.records
             self.is_settled = is_same and newest.is_steady and other.is_steady
@@ -250,16 +256,14 @@ class Journal:
     def _newest(self) -> int:
         return 1 if self._generations[1] > self._generations[0] else 0
 
-    def _has_steady_head(self, area: int) -> bool:
-        return all(self._scan(reading).generation for reading in {self._area(area) for _ in range(HEAD_READINGS)})
-
-    def _area(self, area: int) -> bytes:
-        return read_leniently(self._flash, self._layout.journal_offsets[area], self._layout.journal_size_bytes)
-
     def _content(self, area: int) -> _Content:
-        contents = [self._scan(reading) for reading in {self._area(area) for _ in range(READINGS)}]
+        start, size = self._layout.journal_offsets[area], self._layout.journal_size_bytes
+        readings = {read_leniently(self._flash, start, size) for _ in range(POWER_UP_READINGS)}
+        contents = [self._scan(reading) for reading in readings]
         together = max(contents, key=lambda content: content.generation)
-        together.is_steady = all(content == together for content in contents)
+        is_steady = all(content == together for content in contents)
+        together.has_steady_head = all(content.generation == together.generation for content in contents)
+        together.is_steady = is_steady
         for content in contents:
             together.records = content.records | together.records
         return together
@@ -334,7 +338,7 @@ class Journal:
             self.problem = f"journal area {area} does not keep what is written to it"
             raise FlashWornError(self.problem)
         self._open = [first]
-        self._is_torn = False
+        self._doubtful = None
         self.is_settled = True
         self.newer_layout = None
         if self._versions[1 - area] > LAYOUT:
@@ -347,11 +351,11 @@ class Journal:
 
     def _oldest(self) -> int:
         """The area to erase first."""
-        if not any(self._generations):
-            return 0
+        if self._doubtful is not None:
+            return self._doubtful
         if self._generations[0] == self._generations[1]:
-            return 1 - _first(self._generations[0])
-        return self._newest if self._is_torn else 1 - self._newest
+            return 1 - _first(self._generations[0]) if self._generations[0] else 0
+        return 1 - self._newest
 
     def _fill(self, area: int, generation: int, records: Sequence[Record], sequence: int) -> _Open | None:
         """Erase the area and write all of this; None if it does not keep it."""

@@ -389,7 +389,7 @@ class BootStore:
             self._busy_ns += self._flash.erase_ns
         self._flash.write(start, data)
         self._busy_ns += self._flash.program_ns * (len(data) // unit)
-        if self._flash.read(start, len(data)) != data:
+        if read_leniently(self._flash, start, len(data)) != data:
             raise FlashError(f"flash worn: slot {self.spare_slot} does not keep what is written (offset {offset})")
 
     def finish_staging(self) -> ImageFacts:
@@ -728,8 +728,11 @@ class BootStore:
 
     def _verified(self, slot: int, info: SlotInfo, *, readings: int = 1) -> ImageFacts:
         start, size = self._layout.slot_offsets[slot], info.size_bytes
-        data = self._flash.read(start, size)
-        if any(self._flash.read(start, size) != data for _ in range(readings - 1)):
+        try:
+            data, *more = (self._flash.read(start, size) for _ in range(readings))
+        except FlashError as error:
+            raise FlashError(f"flash worn: slot {slot} cannot be read ({error})") from error
+        if any(reading != data for reading in more):
             raise FlashError(f"flash worn: slot {slot} reads differently each time")
         digest = hashlib.sha256(data).digest()
         if digest != info.sha256:

@@ -358,6 +358,7 @@ class Bench:
         dbc: str = "bms_bootloader",
         fd_bitrate_bps: int | None = 2_000_000,
         platform: Any = None,
+        cuts_are_unstable: bool = False,
     ) -> None:
         factory = factory or release("2.0.0", 1)
         self.kernel = Kernel(START_NS)
@@ -396,6 +397,8 @@ class Bench:
             heartbeat_period_ns=60 * SECOND,
             diagnosis_bus=self.diagnosis,
         )
+        for flash in self.flashes.values():
+            flash.cuts_are_unstable = cuts_are_unstable
         self.unit.switch_on()
 
     def flasher(self) -> Flasher:

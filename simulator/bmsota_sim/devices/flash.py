@@ -108,7 +108,7 @@ class FlashModel:
         self._cells = bytearray(b"\xff" * size_bytes)
         self._touched = bytearray(size_bytes // write_unit_bytes)  # 1: written or undefined since its last erase
         self._cuts: dict[int, CutPhase] = {}
-        self._cuts_are_unstable = cuts_are_unstable
+        self.cuts_are_unstable = cuts_are_unstable
         # Bits of worn cells by their byte's offset, and those that cuts have left in between.
         self._not_programmed: dict[int, int] = {}
         self._not_erased: dict[int, int] = {}
@@ -218,7 +218,9 @@ class FlashModel:
         if phase is CutPhase.INSIDE:
             self._erase_partially(offset)
             self._fail(phase)
-        kept = [(place, self._cells[place] | ~bits & 0xFF) for place, bits in self._worn(self._not_erased, offset, block)]
+        kept = [
+            (place, self._cells[place] | ~bits & 0xFF) for place, bits in self._worn(self._not_erased, offset, block)
+        ]
         self._cells[offset : offset + block] = b"\xff" * block
         for place, value in kept:
             self._cells[place] = value
@@ -241,7 +243,7 @@ class FlashModel:
         # One time in eight no bit has moved yet: the unit reads as erased and is spent all the same.
         stuck = rng.randbytes(unit) if rng.randrange(8) else b"\xff" * unit
         between = bytes(~a & b & c for a, b, c in zip(torn, stuck, rng.randbytes(unit), strict=True))
-        if self._cuts_are_unstable and rng.randrange(2):
+        if self.cuts_are_unstable and rng.randrange(2):
             # All but done: one bit is still in between.
             stuck = bytes(unit)
             place = rng.randrange(unit)
@@ -275,7 +277,7 @@ class FlashModel:
 
     def _leave_torn(self, offset: int, bits: bytes) -> None:
         """These bits were on their way when the power failed."""
-        if self._cuts_are_unstable:
+        if self.cuts_are_unstable:
             self._torn |= {offset + index: mask for index, mask in enumerate(bits) if mask}
 
     def _rng(self) -> Random:

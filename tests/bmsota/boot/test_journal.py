@@ -193,7 +193,9 @@ def test_a_snapshot_larger_than_an_area_is_refused_and_nothing_is_written():
 def test_flash_time_is_counted():
     desk = Desk(erase_ns=1_000_000, program_ns=10)
     desk.put(b"")
-    assert desk.journal.busy_ns == 2 * (1_000_000 + 10 * (2 + 2))  # two areas: an erase, a record of two units, a head of two
+    assert desk.journal.busy_ns == 2 * (
+        1_000_000 + 10 * (2 + 2)
+    )  # two areas: an erase, a record of two units, a head of two
 
 
 def test_a_layout_must_fit_its_flash():

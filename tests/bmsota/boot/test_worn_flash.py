@@ -14,7 +14,7 @@ import pytest
 from bmsota_sim.devices.flash import CellFault, PowerCut
 from long_run import LONG, seeds
 
-from bmsota.boot import BootReason, SlotState
+from bmsota.boot import BootReason
 from bmsota.errors import FlashError, ImageError, LocalProtocolError, TrustError
 
 LIVES = 2000 if LONG else 150
