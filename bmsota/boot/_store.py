@@ -648,10 +648,10 @@ class BootStore:
 
     def _give_up_back_up(self) -> None:
         """One of the slots cannot be read or written; it will not be better the next time."""
-        self._staging_offset = 0
-        info = replace(self._spare_info(), progress_bytes=0)
-        with suppress(FlashWornError):
-            self._change(self.spare_slot, SlotChange.REFUSED, info)
+        info = self._spare_info()
+        if info.state is SlotState.STAGING:
+            self._staging_offset = 0
+            self._change(self.spare_slot, SlotChange.REFUSED, replace(info, progress_bytes=0), is_required=False)
 
     # ---- boot decisions
 
