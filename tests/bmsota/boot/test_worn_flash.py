@@ -14,8 +14,8 @@ import pytest
 from bmsota_sim.devices.flash import CellFault, PowerCut
 from long_run import LONG, seeds
 
-from bmsota.boot import BootReason
-from bmsota.errors import FlashError, ImageError, LocalProtocolError, TrustError
+from bmsota.boot import BootReason, SlotState
+from bmsota.errors import FlashError, FlashWornError, ImageError, LocalProtocolError, TrustError
 
 LIVES = 2000 if LONG else 150
 REFUSALS = (FlashError, ImageError, TrustError, LocalProtocolError)
@@ -157,18 +157,248 @@ class Life:
             return
         counter = self.store.security_counter
         # The next upgrade is good, or refused with a name.
-        try:
-            self.parts.stage(self.store, self.parts.make_image("2.9.0", 9))
-            self.store.request_test()
-            self.power_on()
+        if self.guarded(self.parts.stage, self.store, self.parts.make_image("2.9.0", 9)):
+            if self.guarded(self.store.request_test):
+                self.power_on()
             if self.result.reason is BootReason.TEST:
-                self.store.confirm()
-        except REFUSALS as refusal:
-            assert self.fault, refusal
+                self.guarded(self.store.confirm)
         self.power_on()
         assert self.store.security_counter >= counter
         if not self.fault.startswith("slot"):
             assert self.result.facts.security_counter >= self.store.security_counter
+
+
+# -- one case each
+
+
+def updated(device, parts):
+    """The new image is confirmed, and the counter refuses the old one. The store of a further power-on."""
+    store, _ = device.power_on()
+    parts.stage(store, parts.NEW)
+    store.request_test()
+    store, _ = device.power_on()
+    store.confirm()
+    return device.power_on()[0]
+
+
+def back_up(store):
+    """Copy until there is nothing more to do; the number of blocks."""
+    assert store.wants_back_up
+    blocks = 1
+    while store.back_up_block():
+        blocks += 1
+    assert not store.wants_back_up
+    return blocks
+
+
+def rot(device, slot, *, fault="unreadable"):
+    device.flash.wear(fault, device.layout.slot_offsets[slot] + 1000)
+
+
+def test_an_image_that_rots_is_replaced_by_its_copy(device, parts):
+    store = updated(device, parts)
+    active, size = store.active_slot, len(parts.NEW)
+    assert back_up(store) == -(-size // device.flash.erase_block_bytes)
+    rot(device, active)
+    store, result = device.power_on()
+    assert (result.slot, result.reason, parts.version(result)) == (1 - active, BootReason.FALLBACK, "2.1.0")
+    assert store.slots[active].state is SlotState.BAD
+    _, result = device.power_on()
+    assert (result.slot, result.reason) == (1 - active, BootReason.NORMAL)
+
+
+def test_power_may_fail_at_any_operation_of_the_copy(parts):
+    first = parts.Device()
+    updated(first, parts)
+    count = first.flash.operations
+    back_up(first.power_on()[0])
+    for operation in range(count + 1, first.flash.operations + 1):
+        for phase in ("before", "inside", "after"):
+            device = parts.Device(cuts_are_unstable=True)
+            store = updated(device, parts)
+            device.flash.cut_at(operation, phase)
+            with pytest.raises(PowerCut):
+                back_up(store)
+            store, result = device.power_on()
+            assert (parts.version(result), result.reason) == ("2.1.0", BootReason.NORMAL)
+            if store.wants_back_up:
+                back_up(store)
+            rot(device, result.slot)
+            assert parts.version(device.power_on()[1]) == "2.1.0"
+
+
+def test_a_copy_never_replaces_what_could_still_run(device, parts):
+    """A new device; the old image before the counter rises; an image being staged, staged, or in test."""
+    store, _ = device.power_on()
+    assert not store.wants_back_up
+    parts.stage(store, parts.NEW)
+    assert not store.wants_back_up
+    store.request_test()
+    assert not store.wants_back_up
+    store, _ = device.power_on()
+    assert not store.wants_back_up
+    store.confirm(raise_counter=False)
+    assert not store.wants_back_up
+    store, _ = device.power_on()
+    assert not store.wants_back_up
+    assert not store.back_up_block()
+    store.raise_counter(2)
+    assert store.wants_back_up
+    store.begin_staging(len(parts.NEXT), hashlib.sha256(parts.NEXT).digest())
+    assert not store.wants_back_up
+
+
+def test_a_slot_that_does_not_keep_the_copy_is_tried_once(device, parts):
+    store = updated(device, parts)
+    rot(device, store.spare_slot)
+    assert store.wants_back_up
+    while store.back_up_block():
+        pass
+    assert store.slots[store.spare_slot].state is SlotState.BAD
+    store, result = device.power_on()
+    assert not store.wants_back_up
+    assert parts.version(result) == "2.1.0"
+
+
+def test_an_image_from_outside_is_restored_if_no_slot_has_one(device, parts):
+    """Only one that the counter allows; its slot is the one that keeps it."""
+    store = updated(device, parts)
+    active = store.active_slot
+    rot(device, active)
+    device.spare_images = [b"no image", parts.OLD, parts.NEW[:-1], parts.NEW]
+    store, result = device.power_on()
+    assert (result.slot, result.reason, parts.version(result)) == (1 - active, BootReason.FALLBACK, "2.1.0")
+    assert store.security_counter == 2
+    assert device.power_on()[1].reason is BootReason.NORMAL
+
+
+def test_an_image_from_outside_with_a_lower_counter_is_not(device, parts):
+    store = updated(device, parts)
+    rot(device, store.active_slot)
+    device.spare_images = [parts.OLD]
+    assert device.power_on()[1].reason is BootReason.NOTHING
+
+
+@pytest.mark.parametrize("phase", ["before", "inside", "after"])
+def test_power_may_fail_while_an_image_is_restored(parts, phase):
+    operation = 0
+    while True:
+        operation += 1
+        device = parts.Device(cuts_are_unstable=True)
+        rot(device, updated(device, parts).active_slot)
+        device.spare_images = [parts.NEW]
+        device.flash.cut_at(device.flash.operations + operation, phase)
+        _, result = device.power_on()  # as often as it takes
+        assert parts.version(result) == "2.1.0"
+        if device.flash._cuts:
+            break
+    assert operation > 5
+
+
+def test_an_image_the_journal_does_not_know_runs_if_nothing_else_can(device, parts):
+    """The power went while it was staged, its last byte was there: genuine is genuine."""
+    store, _ = device.power_on()
+    store.begin_staging(len(parts.NEW), hashlib.sha256(parts.NEW).digest())
+    store.write_staged(0, parts.NEW)
+    rot(device, store.active_slot)
+    _, result = device.power_on()
+    assert (parts.version(result), result.reason) == ("2.1.0", BootReason.FALLBACK)
+
+
+def test_a_node_boots_when_both_heads_of_its_journal_are_lost(device, parts):
+    store = updated(device, parts)
+    for start in device.layout.journal_offsets:
+        device.flash.wear("unreadable", start)
+    store, result = device.power_on()
+    assert store.journal_problem == "boot journal: no boot state can be read; the slots were read instead"
+    assert parts.version(result) == "2.1.0"
+    assert store.security_counter == 2
+
+
+def wear_out(device, *areas):
+    """No unit of these journal areas keeps anything any more; what stands there stays until it is erased."""
+    for area in areas:
+        start = device.layout.journal_offsets[area]
+        for offset in range(start, start + device.layout.journal_size_bytes):
+            for bit in range(8):
+                device.flash.wear("not programmed", offset, bit)
+
+
+def test_a_worn_journal_refuses_a_test_and_boots_what_it_booted_before(device, parts):
+    store, _ = device.power_on()
+    parts.stage(store, parts.NEW)
+    wear_out(device, 0, 1)
+    with pytest.raises(FlashWornError, match="flash worn: journal area . does not keep what is written to it"):
+        for _ in range(20):
+            store.request_test()
+            store.revert()
+    assert store.worn
+    for _ in range(3):
+        store, result = device.power_on()
+        assert (parts.version(result), result.reason) == ("2.0.0", BootReason.NORMAL)
+
+
+def test_a_test_that_cannot_be_recorded_does_not_begin(device, parts):
+    """It might never end: the next boot would not know of it."""
+    store, _ = device.power_on()
+    parts.stage(store, parts.NEW)
+    store.request_test()
+    wear_out(device, 0, 1)
+    for _ in range(3):
+        store, result = device.power_on()
+        assert (parts.version(result), result.reason) == ("2.0.0", BootReason.NORMAL)
+        assert store.worn
+
+
+def test_a_test_whose_end_cannot_be_recorded_ends_all_the_same(device, parts):
+    store, _ = device.power_on()
+    parts.stage(store, parts.NEW)
+    store.request_test()
+    store, result = device.power_on()
+    assert result.reason is BootReason.TEST
+    wear_out(device, 0, 1)
+    with pytest.raises(FlashWornError):
+        for _ in range(20):
+            store.confirm(raise_counter=False)
+            store.put_record("filler", b"x" * 100)
+            store.raise_counter(2)
+    for _ in range(3):
+        _, result = device.power_on()
+        assert (parts.version(result), result.reason) == ("2.0.0", BootReason.REVERTED)
+
+
+def test_an_application_record_that_cannot_be_written_lasts_until_the_power_goes(device):
+    store, _ = device.power_on()
+    store.put_record("kept", b"old")
+    wear_out(device, 0, 1)
+    store, _ = device.power_on()
+    store.put_record("kept", b"new")
+    assert (store.get_record("kept"), bool(store.worn)) == (b"new", True)
+    assert device.power_on()[0].get_record("kept") == b"old"
+
+
+def test_a_staged_image_that_reads_differently_each_time_is_refused(device, parts):
+    store, _ = device.power_on()
+    rot(device, store.spare_slot, fault="unstable")
+    with pytest.raises(FlashError, match="flash worn: slot 1"):
+        for _ in range(5):
+            parts.stage(store, parts.NEW)
+
+
+def test_a_piece_that_the_slot_does_not_keep_is_refused_and_its_block_written_again(device, parts):
+    store, _ = device.power_on()
+    start = device.layout.slot_offsets[store.spare_slot]
+    for bit in range(8):
+        device.flash.wear("not programmed", start + 700, bit)
+    store.begin_staging(len(parts.NEW), hashlib.sha256(parts.NEW).digest())
+    store.write_staged(0, parts.NEW[:512])
+    with pytest.raises(FlashError, match=r"flash worn: slot 1 does not keep what is written \(offset 512\)"):
+        store.write_staged(512, parts.NEW[512:1024])
+    assert store.staging_offset == 0
+    store.write_staged(0, parts.NEW[:512])
+
+
+# -- random lives
 
 
 @pytest.mark.long
