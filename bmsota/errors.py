@@ -8,6 +8,8 @@ The tree::
     |   `-- FrameError         bytes of the cloud link that are not a valid frame: `.expected`, `.received`, `.offset`
     |-- ImageError             a firmware image that is malformed: `.expected`, `.received`, `.offset`
     |-- TrustError             signature, digest, rollback, expiry, wrong device: `.attack` names it
+    |-- FlashError             a flash that cannot be read, or does not keep what is written
+    |   `-- FlashWornError     a change that could not be recorded because of that; nothing has changed
     |-- RecordError            a record in flash or on disk that is damaged, or of a newer `.layout`
     |-- TransferError          a download or flash that failed; `.permanent`: trying again cannot help
     |-- SignalError            a DBC definition or a signal value that does not fit
@@ -25,6 +27,8 @@ from __future__ import annotations
 __all__ = [
     "BmsotaError",
     "ConfigurationError",
+    "FlashError",
+    "FlashWornError",
     "FrameError",
     "ImageError",
     "LocalProtocolError",
@@ -82,6 +86,17 @@ class TrustError(BmsotaError):
     def __init__(self, attack: str, message: str) -> None:
         super().__init__(f"{attack}: {message}")
         self.attack = attack
+
+
+class FlashError(BmsotaError):
+    """A flash that cannot be read, or does not keep what is written to it. A driver raises it for an ECC or program error."""
+
+
+class FlashWornError(FlashError):
+    """A change that the journal could not record, because its flash does not keep it. The state is as it was before."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"flash worn: {problem}")
 
 
 class RecordError(BmsotaError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from bmsota.errors import ConfigurationError
+from bmsota.errors import ConfigurationError, FlashError
 
 ERASED = 0xFF
 """What an erased byte reads as. Flashes that erase to zero exist (STM32L0); none of our devices has one."""
@@ -20,6 +20,10 @@ class Flash(Protocol):
 
     `write` programs its units in ascending order: a cut leaves whole units, then at most one undefined unit, then
     untouched units. The journal rests on this order, as every flash controller we know keeps it.
+
+    What the flash cannot do is `FlashError`: a read that its ECC refuses, a write or an erase that its controller reports as
+    failed. A driver need not check what it has written; the journal and the staging do, by reading it. Any other exception
+    passes through, such as that of a simulated power cut.
     """
 
     @property
@@ -43,6 +47,22 @@ class Flash(Protocol):
     def erase(self, offset: int) -> None:
         """Erase the one block that starts at *offset*."""
         ...
+
+
+def read_leniently(flash: Flash, offset: int, size: int) -> bytes:
+    """Read whole write units; those that the driver cannot read are zeros, which no CRC and no digest takes for the value."""
+    try:
+        return flash.read(offset, size)
+    except FlashError:
+        pass
+    data = bytearray(size)
+    unit = flash.write_unit_bytes
+    for start in range(0, size, unit):
+        try:
+            data[start : start + unit] = flash.read(offset + start, min(unit, size - start))
+        except FlashError:
+            continue
+    return bytes(data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

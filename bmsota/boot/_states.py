@@ -52,16 +52,18 @@ class SlotChange(IntEnum):
     DAMAGED = 7
     """A boot found the image invalid."""
     RESCUED = 8
-    """A boot found no other image to run than this verified one."""
+    """A boot found no other image to run than this genuine one, whatever its state."""
 
 
 _S, _C = SlotState, SlotChange
 
 SLOT_TRANSITIONS: Mapping[tuple[SlotState, SlotChange], SlotState] = {
     (_S.EMPTY, _C.BEGUN): _S.STAGING,
+    (_S.EMPTY, _C.RESCUED): _S.CONFIRMED,
     (_S.STAGING, _C.BEGUN): _S.STAGING,
     (_S.STAGING, _C.VERIFIED): _S.STAGED,
     (_S.STAGING, _C.REFUSED): _S.BAD,
+    (_S.STAGING, _C.RESCUED): _S.CONFIRMED,
     (_S.STAGED, _C.BEGUN): _S.STAGING,
     (_S.STAGED, _C.VERIFIED): _S.STAGED,
     (_S.STAGED, _C.REFUSED): _S.BAD,
@@ -75,6 +77,7 @@ SLOT_TRANSITIONS: Mapping[tuple[SlotState, SlotChange], SlotState] = {
     (_S.TEST_REQUESTED, _C.TEST_BOOTED): _S.TEST,
     (_S.TEST_REQUESTED, _C.REVERTED): _S.STAGED,
     (_S.TEST_REQUESTED, _C.DAMAGED): _S.BAD,
+    (_S.TEST_REQUESTED, _C.RESCUED): _S.CONFIRMED,
     (_S.TEST, _C.CONFIRMED): _S.CONFIRMED,
     (_S.TEST, _C.REVERTED): _S.STAGED,
     (_S.CONFIRMED, _C.BEGUN): _S.STAGING,
@@ -84,6 +87,7 @@ SLOT_TRANSITIONS: Mapping[tuple[SlotState, SlotChange], SlotState] = {
     (_S.CONFIRMED, _C.DAMAGED): _S.BAD,
     (_S.CONFIRMED, _C.RESCUED): _S.CONFIRMED,
     (_S.BAD, _C.BEGUN): _S.STAGING,
+    (_S.BAD, _C.RESCUED): _S.CONFIRMED,
 }
 """(state, change) -> next state. What is not here is refused with `LocalProtocolError`. BEGUN, VERIFIED and REFUSED of a
 CONFIRMED slot mean the slot that was active before, never the active one."""

@@ -11,8 +11,17 @@ resumes at that block's start. While power stays on, the position in RAM is exac
 
 The image is verified when staging ends, and again at every boot before it runs.
 
-A journal of a newer layout, or a state that cannot be read, is not believed and not erased first (see `_journal`): what the
-slots hold is then found by reading them. `journal_problem` says so.
+A journal of a newer layout, a lost one, or a state that cannot be read is not believed and not erased first (see `_journal`):
+what the slots hold is then found by reading them. `journal_problem` says so.
+
+Worn flash. What the journal cannot record does not happen: the method raises `FlashWornError`. Two things go on without a
+record, because a unit that stops is worse: a boot, which then only does what it would do again the next time (so it never
+begins a test), and application records, which then last until the power goes. `worn` says so; an updater looks at it before it
+switches. A slot that cannot be read, or reads otherwise than it was written, is a damaged image.
+
+If no image can run where the journal says there is one, any genuine image that the security counter allows is used: in either
+slot, whatever the journal calls it, or from outside (`spare_images`). After an upgrade `back_up_block` makes a copy of the active
+image in the other slot, when nothing bootable is left in it.
 
 The security counter rises when an image is confirmed, or later by `raise_counter`, never before: an image that has not
 proved itself must not lock its predecessor out.
@@ -21,15 +30,17 @@ proved itself must not lock its predecessor out.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from construct import Array, Bytes, ConstructError, Int8ul, Int32ul, Struct
 
-from bmsota.boot._flash import ERASED
+from bmsota.boot._flash import ERASED, read_leniently
 from bmsota.boot._journal import (
     LAYOUT,
+    READINGS,
     RECORD_NAME_BYTES_MAX,
     Journal,
     Record,
@@ -38,11 +49,11 @@ from bmsota.boot._journal import (
     serialize_named,
 )
 from bmsota.boot._states import SLOT_TRANSITIONS, SlotChange, SlotState
-from bmsota.errors import ImageError, LocalProtocolError, TrustError
+from bmsota.errors import FlashError, FlashWornError, ImageError, LocalProtocolError, TrustError
 from bmsota.image import Attack, image_length
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from bmsota.boot._flash import Flash, SlotLayout
     from bmsota.boot._verify import ImageFacts, VerifyImage
@@ -80,7 +91,7 @@ class BootReason(IntEnum):
     REVERTED = 2
     """The active image, because the one in test was not confirmed."""
     FALLBACK = 3
-    """The other slot, because the active image is damaged."""
+    """Another image than the active one, because that is damaged."""
     NOTHING = 4
     """No image can run; the node stays in its bootloader."""
 
@@ -178,18 +189,35 @@ class _BootState:
 class BootStore:
     """Slots, boot decisions and application records on one flash.
 
-    Create it at power-up and call `boot()` once. After an exception of the flash driver (a power cut) the object is
-    unusable: create a new one.
-
-    Raises:
-        ConfigurationError: *layout* does not fit *flash*.
+    Create it at power-up and call `boot()` once. After another exception of the flash driver than `FlashError` (a power cut)
+    the object is unusable: create a new one.
     """
 
-    def __init__(self, flash: Flash, layout: SlotLayout, *, verify: VerifyImage) -> None:
+    def __init__(
+        self,
+        flash: Flash,
+        layout: SlotLayout,
+        *,
+        verify: VerifyImage,
+        spare_images: Callable[[], Iterable[bytes]] = tuple,
+    ) -> None:
+        """Read the journal; nothing is written.
+
+        Args:
+            flash: the memory.
+            layout: its slots and journal areas.
+            verify: tells genuine images of this hardware.
+            spare_images: image files outside the slots, such as `bmsota.ota.stored_images`. They are looked at when no slot holds
+                an image that can run, and verified before one is used.
+
+        Raises:
+            ConfigurationError: *layout* does not fit *flash*.
+        """
         layout.check(flash)
         self._flash = flash
         self._layout = layout
         self._verify = verify
+        self._spare_images = spare_images
         self._busy_ns = 0
         self._running_slot: int | None = None
         self._state = _BootState()
@@ -251,8 +279,20 @@ class BootStore:
         """Whether the image that runs lies in the spare slot: in test, or reverted and not restarted since."""
         return self.is_test_pending or self._is_reverted
 
+    @property
+    def worn(self) -> str:
+        """Why the journal does not keep what is written to it, at least not twice; empty as long as it does.
+
+        It is found by writing, so it is known for this power-up only. Application records may last until the power goes.
+        """
+        return f"flash worn: {self._journal.problem}" if self._journal.problem else ""
+
     def read_slot(self, slot: int) -> bytes:
-        """The image bytes in *slot*, as long as the journal says."""
+        """The image bytes in *slot*, as long as the journal says.
+
+        Raises:
+            FlashError: of the driver.
+        """
         return self._flash.read(self._layout.slot_offsets[slot], self._state.slots[slot].size_bytes)
 
     def take_busy_ns(self) -> int:
@@ -315,6 +355,8 @@ class BootStore:
 
         Raises:
             LocalProtocolError: not staging, or the piece is not the next one, or too long, or unaligned.
+            FlashError: the slot does not keep the piece, or the journal the progress. Staging goes on at
+                `staging_offset`, which is the start of a block then.
         """
         info = self._spare_info()
         unit = self._flash.write_unit_bytes
@@ -328,20 +370,27 @@ class BootStore:
         if len(data) % unit and end != info.size_bytes:
             raise LocalProtocolError(f"staging: expected whole write units of {unit} bytes, got {len(data)} bytes")
         block = self._flash.erase_block_bytes
-        start = self._layout.slot_offsets[self.spare_slot]
+        # Until the piece is there, what counts is what is known to be; the block that is begun is erased again.
+        self._staging_offset = info.progress_bytes
         while offset < end:
-            if offset % block == 0:
-                self._flash.erase(start + offset)
-                self._busy_ns += self._flash.erase_ns
             piece_end = min(end, offset - offset % block + block)
-            piece = data[len(data) - (end - offset) : len(data) - (end - piece_end)]
-            piece += bytes((ERASED,)) * (-len(piece) % unit)
-            self._flash.write(start + offset, piece)
-            self._busy_ns += self._flash.program_ns * (len(piece) // unit)
+            self._write_piece(offset, data[len(data) - (end - offset) : len(data) - (end - piece_end)])
             offset = piece_end
             if offset % block == 0 or offset == info.size_bytes:
                 self._record_progress(offset)
-            self._staging_offset = offset
+        self._staging_offset = offset
+
+    def _write_piece(self, offset: int, data: bytes) -> None:
+        """Write *data*, which lies in one erase block, into the spare slot; erase the block if it is the first piece of it."""
+        start, unit = self._layout.slot_offsets[self.spare_slot] + offset, self._flash.write_unit_bytes
+        data += bytes((ERASED,)) * (-len(data) % unit)
+        if offset % self._flash.erase_block_bytes == 0:
+            self._flash.erase(start)
+            self._busy_ns += self._flash.erase_ns
+        self._flash.write(start, data)
+        self._busy_ns += self._flash.program_ns * (len(data) // unit)
+        if read_leniently(self._flash, start, len(data)) != data:
+            raise FlashError(f"flash worn: slot {self.spare_slot} does not keep what is written (offset {offset})")
 
     def finish_staging(self) -> ImageFacts:
         """Verify the staged image; afterwards its slot is STAGED. Doing it twice is harmless.
@@ -350,6 +399,7 @@ class BootStore:
             LocalProtocolError: the image is not complete.
             ImageError: it is malformed. The slot is BAD.
             TrustError: its digest, signature, hardware or counter is wrong. The slot is BAD.
+            FlashError: it cannot be read, and the slot is BAD; or the journal cannot record it.
         """
         spare = self.spare_slot
         info = self._state.slots[spare]
@@ -357,12 +407,12 @@ class BootStore:
             raise LocalProtocolError(f"staging: no image is staged (the slot is {info.state.name})")
         if self._staging_offset != info.size_bytes and info.state is SlotState.STAGING:
             raise LocalProtocolError(f"staging: expected {info.size_bytes} bytes, got {self._staging_offset}")
-        if info.sha256 == _UNKNOWN_SHA256:
-            # From here on the digest guards the image as any other; the signature is checked below.
-            info = replace(info, sha256=hashlib.sha256(self.read_slot(spare)).digest())
         try:
-            facts = self._verified(spare, info)
-        except (ImageError, TrustError):
+            if info.sha256 == _UNKNOWN_SHA256:
+                # From here on the digest guards the image as any other; the signature is checked below.
+                info = replace(info, sha256=hashlib.sha256(self.read_slot(spare)).digest())
+            facts = self._verified(spare, info, readings=READINGS)
+        except (ImageError, TrustError, FlashError):
             self._staging_offset = 0
             self._change(spare, SlotChange.REFUSED, replace(info, progress_bytes=0))
             raise
@@ -401,29 +451,40 @@ class BootStore:
 
         Raises:
             LocalProtocolError: no image is staged.
+            FlashWornError: the journal cannot record it.
         """
         spare = self.spare_slot
         self._change(spare, SlotChange.TEST_REQUESTED, self._state.slots[spare])
 
     def boot(self) -> BootResult:
         """Decide what runs after this power-up. Call it once; each call counts as one boot."""
+        self._settle()
         result = self._boot()
         self._running_slot = result.slot
         return result
 
+    def _settle(self) -> None:
+        """Make what was read of the journal read the same the next time, before anything is done because of it."""
+        if self._journal.is_settled or self.journal_problem:
+            return
+        with suppress(FlashWornError):
+            self._journal.compact()
+
     def _boot(self) -> BootResult:
         in_test = self._slot_in(SlotState.TEST)
         if in_test is not None:
-            self._change(in_test, SlotChange.REVERTED, self._reverted(in_test))
+            self._change(in_test, SlotChange.REVERTED, self._reverted(in_test), is_required=False)
             return self._boot_confirmed(BootReason.REVERTED)
         requested = self._slot_in(SlotState.TEST_REQUESTED)
         if requested is not None:
-            facts = self._facts_or_none(requested)
-            if facts is not None:
-                # Recorded before the image gets control: if it hangs, the next boot must know that it had its chance.
+            facts = self._facts_or_none(requested, readings=READINGS)
+            if facts is None:
+                self._change(requested, SlotChange.DAMAGED, self._state.slots[requested], is_required=False)
+                return self._boot_confirmed(BootReason.NORMAL)
+            # Recorded before the image gets control: if it hangs, the next boot must know that it had its chance.
+            with suppress(FlashWornError):
                 self._change(requested, SlotChange.TEST_BOOTED, self._state.slots[requested])
                 return BootResult(requested, BootReason.TEST, facts)
-            self._change(requested, SlotChange.DAMAGED, self._state.slots[requested])
         return self._boot_confirmed(BootReason.NORMAL)
 
     def confirm(self, *, raise_counter: bool = True) -> None:
@@ -434,6 +495,7 @@ class BootStore:
 
         Raises:
             LocalProtocolError: no image is in test and none is active, or what runs has been reverted.
+            FlashWornError: the journal cannot record it.
         """
         state = self._state
         slot = self._slot_in(SlotState.TEST)
@@ -464,6 +526,7 @@ class BootStore:
         Raises:
             LocalProtocolError: there is nothing to go back to.
             TrustError: the previous image's counter is lower than the security counter.
+            FlashWornError: the journal cannot record it. An image in test is reverted by the next boot all the same.
         """
         for state in (SlotState.TEST, SlotState.TEST_REQUESTED):
             slot = self._slot_in(state)
@@ -495,6 +558,7 @@ class BootStore:
         Raises:
             LocalProtocolError: *value* is lower than the counter, or higher than the active image's own counter (no
                 image would be left to boot), or an image is in test.
+            FlashWornError: the journal cannot record it.
         """
         if self.is_test_pending or self._state.active is None:
             raise LocalProtocolError("security counter: no confirmed image runs; it cannot be raised")
@@ -510,6 +574,8 @@ class BootStore:
 
     def put_record(self, name: str, value: bytes) -> None:
         """Keep *value* under *name*: after a power cut either this value or the one before is there.
+
+        If the journal cannot record it, it is kept until the power goes, and `worn` says why.
 
         Raises:
             LocalProtocolError: the name is empty or too long, or the journal has no room for the value.
@@ -536,6 +602,57 @@ class BootStore:
     def record_names(self) -> tuple[str, ...]:
         return tuple(sorted(key.decode() for key in self._records))
 
+    # ---- a copy of the active image
+
+    @property
+    def wants_back_up(self) -> bool:
+        """Whether the other slot holds nothing that could run instead of the active image, after an upgrade or a failed one.
+
+        A slot that has never been used, or does not keep the copy, stays as it is; so does an image that is being staged.
+        """
+        state = self._state
+        if state.active is None or self.is_spare_running or self.worn:
+            return False
+        active, spare = state.slots[state.active], self._spare_info()
+        if spare.sha256 == active.sha256:
+            return spare.state is SlotState.STAGING
+        if spare.state in {SlotState.CONFIRMED, SlotState.STAGED}:
+            return spare.security_counter < state.security_counter
+        return spare.state is SlotState.BAD
+
+    def back_up_block(self) -> bool:
+        """Copy the next erase block of the active image into the other slot; false when there is nothing more to do.
+
+        Call it when the device has time and power, and no flasher or updater is at work: it takes as long as an erase and a
+        write of that block. A power cut costs a block. The copy is a staged image; a boot that finds the active one damaged
+        verifies it and runs it.
+        """
+        if not self.wants_back_up:
+            return False
+        active = self._state.active
+        assert active is not None
+        info = self._state.slots[active]
+        try:
+            offset = self.begin_staging(info.size_bytes, info.sha256)
+            end = min(offset + self._flash.erase_block_bytes, info.size_bytes)
+            if offset < end:
+                self.write_staged(offset, self._flash.read(self._layout.slot_offsets[active] + offset, end - offset))
+            if end == info.size_bytes:
+                self.finish_staging()
+        except (FlashWornError, ImageError, TrustError):
+            return False
+        except FlashError:
+            self._give_up_back_up()
+            return False
+        return end < info.size_bytes
+
+    def _give_up_back_up(self) -> None:
+        """One of the slots cannot be read or written; it will not be better the next time."""
+        info = self._spare_info()
+        if info.state is SlotState.STAGING:
+            self._staging_offset = 0
+            self._change(self.spare_slot, SlotChange.REFUSED, replace(info, progress_bytes=0), is_required=False)
+
     # ---- boot decisions
 
     def _boot_confirmed(self, reason: BootReason) -> BootResult:
@@ -547,23 +664,76 @@ class BootStore:
         # The active image is damaged, or a new device was never confirmed. A verified image in the other slot, even one
         # that was only staged, is better than a dead node.
         other = self.spare_slot
-        if self._state.slots[other].state in {SlotState.CONFIRMED, SlotState.STAGED}:
+        info = self._state.slots[other]
+        if info.state in {SlotState.CONFIRMED, SlotState.STAGED}:
             facts = self._facts_or_none(other)
             if facts is not None:
-                rescued = replace(
-                    self._state.slots[other], state=self._allowed(self._state.slots[other].state, SlotChange.RESCUED)
-                )
-                state = replace(self._state.with_slot(other, rescued), active=other)
-                if active is not None:
-                    self._allowed(state.slots[active].state, SlotChange.DAMAGED)
-                    state = state.with_slot(active, replace(state.slots[active], state=SlotState.BAD))
-                self._commit(state)
-                return BootResult(other, BootReason.FALLBACK, facts)
+                return self._rescued(other, info, facts)
+        return self._boot_last_resort()
+
+    def _boot_last_resort(self) -> BootResult:
+        """Nothing runs where the journal says. Find any genuine image that is allowed to."""
+        if self._state.active is None and self._journal.is_empty:
+            # A device without a history: `_read_slots` has looked.
+            return BootResult(None, BootReason.NOTHING, None)
+        for _ in range(READINGS):
+            for slot in (1 - self.spare_slot, self.spare_slot):
+                found = self._image_in(slot)
+                if found is not None and found[1].security_counter >= self._state.security_counter:
+                    return self._rescued(slot, *found)
+        for data in self._spare_images():
+            restored = self._restore(data)
+            if restored is not None:
+                return restored
         # The journal stays as it is: what reads as damaged now may be read well next time.
         return BootResult(None, BootReason.NOTHING, None)
 
-    def _verified(self, slot: int, info: SlotInfo) -> ImageFacts:
-        data = self.read_slot(slot)
+    def _restore(self, data: bytes) -> BootResult | None:
+        """Write the image *data* into a slot that keeps it; None if there is none, or the image is not allowed here."""
+        try:
+            facts = self._verify(data)
+        except (ImageError, TrustError):
+            return None
+        if facts.security_counter < self._state.security_counter or len(data) > self._layout.slot_size_bytes:
+            return None
+        info = SlotInfo(
+            size_bytes=len(data), sha256=hashlib.sha256(data).digest(), security_counter=facts.security_counter
+        )
+        for slot in (self.spare_slot, 1 - self.spare_slot):
+            if self._program(slot, data):
+                return self._rescued(slot, info, facts)
+        return None
+
+    def _program(self, slot: int, data: bytes) -> bool:
+        """Write a whole image into *slot*; whether it is there then."""
+        start = self._layout.slot_offsets[slot]
+        padded = data + bytes((ERASED,)) * (-len(data) % self._flash.write_unit_bytes)
+        try:
+            for offset in range(0, len(data), self._flash.erase_block_bytes):
+                self._flash.erase(start + offset)
+            self._flash.write(start, padded)
+            return all(self._flash.read(start, len(data)) == data for _ in range(READINGS))
+        except FlashError:
+            return False
+
+    def _rescued(self, slot: int, info: SlotInfo, facts: ImageFacts) -> BootResult:
+        """Make the image in *slot* the active one; the other slot's is damaged."""
+        after = self._allowed(self._state.slots[slot].state, SlotChange.RESCUED)
+        state = self._state.with_slot(slot, replace(info, state=after))
+        if state.active == 1 - slot:
+            after = self._allowed(state.slots[1 - slot].state, SlotChange.DAMAGED)
+            state = state.with_slot(1 - slot, replace(state.slots[1 - slot], state=after))
+        self._commit(replace(state, active=slot), is_required=False)
+        return BootResult(slot, BootReason.FALLBACK, facts)
+
+    def _verified(self, slot: int, info: SlotInfo, *, readings: int = 1) -> ImageFacts:
+        start, size = self._layout.slot_offsets[slot], info.size_bytes
+        try:
+            data, *more = (self._flash.read(start, size) for _ in range(readings))
+        except FlashError as error:
+            raise FlashError(f"flash worn: slot {slot} cannot be read ({error})") from error
+        if any(reading != data for reading in more):
+            raise FlashError(f"flash worn: slot {slot} reads differently each time")
         digest = hashlib.sha256(data).digest()
         if digest != info.sha256:
             raise TrustError(
@@ -578,10 +748,10 @@ class BootStore:
             )
         return facts
 
-    def _facts_or_none(self, slot: int) -> ImageFacts | None:
+    def _facts_or_none(self, slot: int, *, readings: int = 1) -> ImageFacts | None:
         try:
-            return self._verified(slot, self._state.slots[slot])
-        except (ImageError, TrustError):
+            return self._verified(slot, self._state.slots[slot], readings=readings)
+        except (ImageError, TrustError, FlashError):
             return None
 
     # ---- state and journal
@@ -606,31 +776,37 @@ class BootStore:
             raise LocalProtocolError(f"slot: {change.name} is not possible while it is {state.name}")
         return after
 
-    def _change(self, slot: int, change: SlotChange, info: SlotInfo) -> None:
+    def _change(self, slot: int, change: SlotChange, info: SlotInfo, *, is_required: bool = True) -> None:
         """Write *info* with the state that *change* leads to, unless that is what already stands there."""
         after = self._allowed(self._state.slots[slot].state, change)
         state = self._state.with_slot(slot, replace(info, state=after))
         if state != self._state:
-            self._commit(state)
+            self._commit(state, is_required=is_required)
 
-    def _commit(self, state: _BootState) -> None:
-        # RAM first: if the area is full, the snapshot must hold the new state.
-        self._state = state
-        if not self._journal.append(Record(RecordKind.STATE, state.serialize())):
-            self._journal.compact()
+    def _commit(self, state: _BootState, *, is_required: bool = True) -> None:
+        """Record *state*. If the journal cannot, an optional one counts until the power goes; a required one is an error."""
+        self._record(Record(RecordKind.STATE, state.serialize()), state, is_required=is_required)
 
     def _record_progress(self, progress_bytes: int) -> None:
         slot = self.spare_slot
         info = replace(self._state.slots[slot], progress_bytes=progress_bytes)
-        self._state = self._state.with_slot(slot, info)
         payload = PROGRESS_LAYOUT.build({"slot": slot, "progress_bytes": progress_bytes})
-        if not self._journal.append(Record(RecordKind.PROGRESS, bytes(payload))):
-            self._journal.compact()
+        self._record(Record(RecordKind.PROGRESS, bytes(payload)), self._state.with_slot(slot, info))
+
+    def _record(self, record: Record, state: _BootState, *, is_required: bool = True) -> None:
+        # RAM first: if the areas are renewed, the snapshot must hold the new state.
+        before, self._state = self._state, state
+        try:
+            self._journal.write(record)
+        except FlashWornError:
+            if is_required:
+                self._state = before
+                raise
 
     def _put(self, record: Record, records: dict[bytes, bytes]) -> None:
         self._records = records
-        if not self._journal.append(record):
-            self._journal.compact()
+        with suppress(FlashWornError):
+            self._journal.write(record)
 
     def _live_records(self) -> Iterable[Record]:
         return self._live_records_of(self._state, self._records)
@@ -642,10 +818,13 @@ class BootStore:
             yield Record(RecordKind.APPLICATION, serialize_named(key, value))
 
     def _replay(self) -> None:
-        if self._journal.newer_layout is not None:
-            self._read_slots(f"layout {self._journal.newer_layout} is newer than this version reads ({LAYOUT})")
         found = self._journal.records
         last_state = max((i for i, record in enumerate(found) if record.kind is RecordKind.STATE), default=None)
+        if self._journal.newer_layout is not None:
+            self._read_slots(f"layout {self._journal.newer_layout} is newer than this version reads ({LAYOUT})")
+        elif last_state is None:
+            # A new device, or there is nothing left of it.
+            self._read_slots("no boot state can be read")
         if last_state is not None:
             try:
                 self._state = _BootState.parse(found[last_state].payload)
@@ -674,8 +853,9 @@ class BootStore:
 
         It is the one most likely to have written what we cannot read. Nothing is written before something changes.
         """
-        self.journal_problem = f"boot journal: {problem}; the slots were read instead"
         images = {slot: image for slot in (0, 1) if (image := self._image_in(slot)) is not None}
+        if images or not self._journal.is_empty:
+            self.journal_problem = f"boot journal: {problem}; the slots were read instead"
         if not images:
             return
         active = max(images, key=lambda slot: (images[slot][1].security_counter, images[slot][1].version))
@@ -687,7 +867,7 @@ class BootStore:
 
     def _image_in(self, slot: int) -> tuple[SlotInfo, ImageFacts] | None:
         """The genuine image at the start of *slot*, if there is one."""
-        data = self._flash.read(self._layout.slot_offsets[slot], self._layout.slot_size_bytes)
+        data = read_leniently(self._flash, self._layout.slot_offsets[slot], self._layout.slot_size_bytes)
         try:
             data = data[: image_length(data)]
             facts = self._verify(data)

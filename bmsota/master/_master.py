@@ -168,7 +168,8 @@ class Master:
         self._has_reset = False
         self._turn = 0
         trust_state, trust_problem = load_trust_state(store)
-        self._events += [LogNote(problem) for problem in (store.journal_problem, trust_problem) if problem]
+        problems = (store.journal_problem, store.worn, trust_problem)
+        self._events += [LogNote(problem) for problem in problems if problem]
         trust = _trust(configuration, trust_state)
         layout = configuration.layout
         self._updater = Updater(

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from bmsota.errors import BmsotaError, ImageError, LocalProtocolError, TrustError
+from bmsota.errors import BmsotaError, FlashError, ImageError, LocalProtocolError, TrustError
 from bmsota.image import Attack, ImageVersion
 from bmsota.node._events import (
     ImageConfirmed,
@@ -178,7 +178,7 @@ class NodeStaging:
         """Store the next bytes of the image; what does not fill a write unit is held back, what is behind its end ignored.
 
         Raises:
-            NodeRefusedError: WRONG_STATE: another upgrade uses the store. This one is over.
+            NodeRefusedError: WRONG_STATE: another upgrade uses the store, DAMAGED: the flash does not keep it. This one is over.
         """
         data = self._held + data
         remaining = self.size_bytes - self.offset
@@ -285,6 +285,8 @@ def _refusing(not_now: ResultCode = ResultCode.NOTHING_TO_DO) -> Iterator[None]:
         raise NodeRefusedError(not_now, str(error)) from error
     except ImageError as error:
         raise NodeRefusedError(ResultCode.BAD_IMAGE, str(error)) from error
+    except FlashError as error:
+        raise NodeRefusedError(ResultCode.DAMAGED, str(error)) from error
     except TrustError as error:
         code = _RESULT_OF_ATTACK.get(error.attack, ResultCode.NOT_TRUSTED)
         raise NodeRefusedError(code, str(error)) from error

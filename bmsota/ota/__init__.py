@@ -12,7 +12,7 @@ Sans-IO, both ends. The public names::
     Download and its events                            one image, block by block, over a bad network
     device_api, HttpRequest, HttpResponse              the HTTP API's messages, both halves
     Updater, UpdaterState, TRANSITIONS, its actions    a master's whole upgrade, from instruction to report
-    ImageStore                                         where the downloads lie
+    ImageStore, stored_images                          where the downloads lie; what a boot finds there when no slot runs
     LocalUpgradeDetector and its values                notices what was flashed without an order
     RecordFormat, OlderLayout, StoredRecord            records in numbered layouts, for what else a unit keeps
 
@@ -65,7 +65,7 @@ from bmsota.ota._identity import (
     verify_identity,
 )
 from bmsota.ota._identity_reporter import IDENTITY_RECORD, IdentityReporter
-from bmsota.ota._image_store import ImageStore
+from bmsota.ota._image_store import ImageStore, stored_images
 from bmsota.ota._journal import TRUST_RECORD, load_trust_state
 from bmsota.ota._local_upgrades import (
     LOCAL_UPGRADES_MAX,
@@ -176,6 +176,7 @@ __all__ = [
     "sign_manifest",
     "sign_order",
     "sign_report",
+    "stored_images",
     "verify_identity",
     "verify_manifest",
     "verify_order",

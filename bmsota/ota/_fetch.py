@@ -6,9 +6,11 @@ One image at a time is a `Download`; here is the queue of them, what becomes of 
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from bmsota.errors import BmsotaError
+from bmsota.boot import SlotState
+from bmsota.errors import BmsotaError, FlashError
 from bmsota.ota import _device_api as device_api
 from bmsota.ota._actions import LogNote
 from bmsota.ota._download import (
@@ -99,6 +101,10 @@ class ImageFetch:
     # -- private -------------------------------------------------------------------------------------------------------
 
     def _begin(self, now_ns: int) -> None:
+        if self._records.store.worn:
+            # Before anything is switched: what the switch needs might not be recorded.
+            self._steering.conclude(Outcome.FAILED, self._records.store.worn, now_ns)
+            return
         self._images = deque(self._records.images())
         self._store_tries = 0
         self._next_image(now_ns)
@@ -114,7 +120,7 @@ class ImageFetch:
             if self._store_tries >= STORE_TRIES_MAX:
                 lost = len(image.block_sha256) - len(intact)
                 self._steering.conclude(
-                    Outcome.FAILED, f"the image store does not keep {lost} blocks written to it", now_ns
+                    Outcome.FAILED, f"flash worn: the image store does not keep {lost} blocks written to it", now_ns
                 )
                 return
             self._download = Download(image, have=intact)
@@ -199,13 +205,28 @@ class ImageFetch:
             if offset < len(data):
                 store.write_staged(offset, data[offset:])
             store.finish_staging()
+            # In this order: a cut in between leaves a staged image and a journal that knows of it (`Updater._stay_staged`).
+            records.save(phase=Phase.STAGED, slot=store.spare_slot)
+            if not store.worn:
+                store.request_test()
+        except FlashError as worn:
+            self._steering.conclude(Outcome.FAILED, str(worn), now_ns)
+            return
         except BmsotaError as refusal:
             self._steering.conclude(Outcome.REJECTED, str(refusal), now_ns)
             return
-        # In this order: a cut in between leaves a staged image and a journal that knows of it (`Updater._stay_staged`).
-        records.save(phase=Phase.STAGED, slot=store.spare_slot)
-        store.request_test()
+        if store.worn:
+            self._drop_test(now_ns)
+            return
         self._steering.enter(_S.DOWNLOAD_COMPLETE, now_ns)
+
+    def _drop_test(self, now_ns: int) -> None:
+        """The journal has no second copy of what was just recorded, or has not recorded it at all: no switch."""
+        store = self._records.store
+        if store.slots[store.spare_slot].state is SlotState.TEST_REQUESTED:
+            with suppress(FlashError):
+                store.revert()
+        self._steering.conclude(Outcome.FAILED, store.worn, now_ns)
 
     def _completed(self, _now_ns: int) -> None:
         self._steering.tell(100, "")

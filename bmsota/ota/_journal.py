@@ -317,6 +317,9 @@ class OrderRecords:
             # The platform takes no number twice. The time is beyond any number of reports.
             self._note(f"{problem}; continues from the time")
             counter = max(now_s, self.trust.state.time_s)
+        if self.store.worn:
+            # What is written now may be forgotten, so the next power-on might use the number again.
+            counter = max(counter, now_s)
         self._counter_record.save({"counter": counter + 1})
         return int(counter) + 1
 

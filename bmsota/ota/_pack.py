@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from bmsota.errors import FlashError, FlashWornError
 from bmsota.image import ImageRole
 from bmsota.node import FlashJob, NodeMode
 from bmsota.ota._actions import (
@@ -116,17 +117,26 @@ class PackUpgrade:
 
     # -- forward -------------------------------------------------------------------------------------------------------
 
-    def _flash_slaves(self, _now_ns: int) -> None:
+    def _flash_slaves(self, now_ns: int) -> None:
         self._steering.tell(100, "")
         wrong = self._not_on_target()
         self._records.save(changed=tuple(wrong))
+        if self._records.store.worn:
+            # A roll-back after the next power cut would not know what to revert; nothing is changed yet.
+            self._roll_back(self._records.store.worn, now_ns)
+            return
         self._staged.clear()
-        self._flash(wrong)
+        self._flash(wrong, now_ns)
 
-    def _flash(self, positions: Sequence[int]) -> None:
+    def _flash(self, positions: Sequence[int], now_ns: int) -> None:
         self._rounds += 1
         read, target = self._records.image_store.read, self._records.target
-        self._steering.act(FlashSlaves(tuple(FlashJob(position, read(target(position))) for position in positions)))
+        try:
+            jobs = tuple(FlashJob(position, read(target(position))) for position in positions)
+        except FlashError as worn:
+            self._roll_back(str(worn), now_ns)
+        else:
+            self._steering.act(FlashSlaves(jobs))
 
     def slave_staged(self, position: int) -> None:
         """One slave of `FlashSlaves` has the whole image: worth telling, the rest may take a while."""
@@ -137,7 +147,7 @@ class PackUpgrade:
         """The answer to `FlashSlaves`."""
         failed = [outcome for outcome in outcomes if not outcome.ok]
         if failed and self._rounds < ROUNDS_MAX:
-            self._flash([outcome.position for outcome in failed])
+            self._flash([outcome.position for outcome in failed], now_ns)
         else:
             self._go_on(outcomes, _S.ACTIVATING_SLAVES, now_ns)
 
@@ -166,9 +176,11 @@ class PackUpgrade:
         """The answer to `RunSelfTest`."""
         if passed:
             self._records.save(phase=Phase.COMMITTING)
-            self._steering.enter(_S.CONFIRMING_PACK, now_ns)
-        else:
+            reason = self._records.store.worn
+        if reason:
             self._roll_back(reason, now_ns)
+        else:
+            self._steering.enter(_S.CONFIRMING_PACK, now_ns)
 
     def _confirm_pack(self, _now_ns: int) -> None:
         self._steering.act(ConfirmSlaves(self._records.slave_versions()))
@@ -177,7 +189,11 @@ class PackUpgrade:
         """The answer to `ConfirmSlaves`: the leaves are confirmed, now the master."""
         if all(outcome.ok for outcome in outcomes):
             # From here on no power cut leads back: this one journal write is the commit of the pack.
-            self._records.store.confirm()
+            try:
+                self._records.store.confirm()
+            except FlashWornError as worn:
+                self._roll_back(str(worn), now_ns)
+                return
         self._go_on(outcomes, _S.RAISING_COUNTERS, now_ns)
 
     def _raise_counters(self, _now_ns: int) -> None:

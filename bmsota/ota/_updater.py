@@ -38,7 +38,7 @@ from collections import deque
 from typing import TYPE_CHECKING, ClassVar
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.errors import LocalProtocolError
+from bmsota.errors import FlashWornError, LocalProtocolError
 from bmsota.image import ImageRole
 from bmsota.ota._actions import LogNote, SendReport, TellState
 from bmsota.ota._exchange import DeviceExchange
@@ -198,17 +198,22 @@ class Updater:
             self._records.save(phase=Phase.COMMITTING)
             self._enter(_S.RAISING_COUNTERS, now_ns)
         else:
-            self._records.save(phase=Phase.REVERTING, reason=_ROLLED_BACK_WITHOUT_REASON)
+            self._records.save(phase=Phase.REVERTING, reason=self._store.worn or _ROLLED_BACK_WITHOUT_REASON)
             self._enter(_S.DISCOVERING, now_ns)
 
     def _stay_staged(self, now_ns: int) -> None:
         """The journal says staged, the boot took the old image: either the switch is still to come, or it was refused."""
+        reason = self._store.worn or "the staged image was refused at boot"
         if self._store.slots[self._store.spare_slot].state is SlotState.STAGED:
             # The power was cut between the two journal writes of staging.
-            self._store.request_test()
-            self._enter(_S.DOWNLOAD_COMPLETE, now_ns)
-        else:
-            self._conclude(Outcome.FAILED, "the staged image was refused at boot", now_ns)
+            try:
+                self._store.request_test()
+            except FlashWornError as worn:
+                reason = str(worn)
+            else:
+                self._enter(_S.DOWNLOAD_COMPLETE, now_ns)
+                return
+        self._conclude(Outcome.FAILED, reason, now_ns)
 
     # -- inputs from the vehicle and the cloud link --------------------------------------------------------------------
 

@@ -360,6 +360,7 @@ class Bench:
         platform: Any = None,
         uplink: type[MemoryUplink] = MemoryUplink,
         measure_period_s: int = 2,
+        cuts_are_unstable: bool = False,
     ) -> None:
         factory = factory or release("2.0.0", 1)
         self.kernel = Kernel(START_NS)
@@ -398,6 +399,8 @@ class Bench:
             heartbeat_period_ns=60 * SECOND,
             diagnosis_bus=self.diagnosis,
         )
+        for flash in self.flashes.values():
+            flash.cuts_are_unstable = cuts_are_unstable
         self.unit.switch_on()
 
     def flasher(self) -> Flasher:

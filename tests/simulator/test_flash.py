@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from bmsota_sim.devices.flash import CutPhase, FlashMisuseError, FlashModel, PowerCut
 
-from bmsota.errors import ConfigurationError
+from bmsota.errors import ConfigurationError, FlashError
 
 UNIT, BLOCK = 8, 256
 DATA = bytes(range(64))
@@ -143,3 +143,68 @@ def test_a_flipped_bit_is_seen_by_reading(flash):
     flash.write(0, DATA)
     flash.flip_bit(3, 0)
     assert flash.read(3, 1) == bytes((DATA[3] ^ 1,))
+
+
+# -- worn cells
+
+
+def test_a_bit_that_is_not_programmed_keeps_its_value_until_it_is_erased(flash):
+    flash.wear("not programmed", 3, 4)
+    flash.write(0, bytes(8))
+    assert flash.read(0, 8) == bytes([0, 0, 0, 16, 0, 0, 0, 0])
+    flash.erase(0)
+    flash.write(0, bytes([255] * 8))
+    assert flash.read(0, 8) == b"\xff" * 8
+
+
+def test_a_bit_that_is_not_erased_keeps_its_value(flash):
+    flash.write(0, bytes(8))
+    flash.wear("not erased", 3, 4)
+    assert flash.read(0, 8) == bytes(8)
+    flash.erase(0)
+    assert flash.read(0, 8) == bytes([255, 255, 255, 255 - 16, 255, 255, 255, 255])
+    assert flash.read(8, 8) == b"\xff" * 8
+
+
+def test_an_unstable_bit_reads_as_either_and_the_same_in_every_run():
+    def readings():
+        flash = FlashModel(1024, erase_block_bytes=BLOCK, write_unit_bytes=UNIT, seed=1)
+        flash.write(0, DATA)
+        flash.wear("unstable", 5, 1)
+        return [flash.read(0, 64) for _ in range(40)]
+
+    first = readings()
+    assert {reading[5] for reading in first} == {5, 7}
+    assert {reading[:5] + reading[6:] for reading in first} == {DATA[:5] + DATA[6:]}
+    assert readings() == first
+
+
+def test_an_unreadable_unit_is_an_error_of_every_read_of_it(flash):
+    flash.write(0, DATA)
+    flash.wear("unreadable", 19)
+    for offset, size in ((16, 8), (0, 64), (23, 1), (0, 17)):
+        with pytest.raises(FlashError, match="offset 16"):
+            flash.read(offset, size)
+    flash.erase(0)
+    flash.write(0, DATA)
+    assert flash.read(0, 16) + flash.read(24, 40) == DATA[:16] + DATA[24:]
+
+
+def test_what_a_cut_leaves_in_between_is_unstable_until_it_is_erased():
+    """Without the option it reads the same each time (above)."""
+    unstable = 0
+    for seed in range(40):
+        flash = FlashModel(1024, erase_block_bytes=BLOCK, write_unit_bytes=UNIT, seed=seed, cuts_are_unstable=True)
+        flash.cut_at(1, "inside")
+        with pytest.raises(PowerCut):
+            flash.write(0, DATA)
+        flash.power_on()
+        contents = {flash.read(0, 64) for _ in range(20)}
+        unstable += len(contents) > 1
+        flash.cut_at(2, "inside")
+        with pytest.raises(PowerCut):
+            flash.erase(0)
+        flash.power_on()
+        flash.erase(0)
+        assert {flash.read(0, BLOCK) for _ in range(20)} == {b"\xff" * BLOCK}
+    assert unstable > 20

@@ -23,6 +23,7 @@ from bmsota.node import (
     BootloaderEntered,
     BootloaderLeft,
     CanProtocol,
+    ImageConfirmed,
     ResetRequested,
     StagingStarted,
     TargetEvent,
@@ -33,7 +34,7 @@ from bmsota_sim.kernel import SECOND
 from bmsota_sim.links.canbus import EXTENDED_FLAG, filter_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -60,6 +61,10 @@ __all__ = [
     "uds_request_keys",
     "uds_response_keys",
 ]
+
+# A node copies its image when it has had nothing else to do for so long, then a block at a time.
+BACK_UP_DELAY_NS = 10 * SECOND
+BACK_UP_PERIOD_NS = SECOND // 10
 
 # How long the supply stays away after a cut without a planned time.
 OFF_TIME_NS = SECOND
@@ -169,6 +174,7 @@ class BootloaderNode:
         image_keys: tuple[PublicKey, ...],
         boot_time_ns: int,
         is_locked: Callable[[], bool] = lambda: False,
+        spare_images: Callable[[], Iterable[bytes]] = tuple,
         protocols: NodeProtocols = NodeProtocols(),
     ) -> None:
         """Make a node without power, with an empty flash.
@@ -183,6 +189,7 @@ class BootloaderNode:
             image_keys: whose signature an image must carry to run.
             boot_time_ns: from supply to the first frame: clocks, self-check, digest of the image.
             is_locked: while true another upgrade has the flash, and the bootloader refuses to change anything.
+            spare_images: image files outside this flash, for a boot that finds none in it that can run.
             protocols: how it can be flashed.
         """
         self._kernel = kernel
@@ -192,6 +199,7 @@ class BootloaderNode:
         self._image_keys = image_keys
         self._boot_time_ns = boot_time_ns
         self._is_locked = is_locked
+        self._spare_images = spare_images
         self._protocols = protocols
         self._random = Random(f"{protocols.seed}/{identity.hwid}")  # noqa: S311 - a simulation's challenges replay
         self.identity = identity
@@ -211,6 +219,8 @@ class BootloaderNode:
         self._timer: Timer | None = None
         self._due_ns: int | None = None
         self._boot_timer: Timer | None = None
+        self._store: BootStore | None = None
+        self._back_up_timer: Timer | None = None
         self._request_keys = request_keys(wire) if protocols.has_bootloader else frozenset()
         self._data_keys = data_keys(wire) if protocols.has_bootloader else frozenset()
         if protocols.uds is not None:
@@ -254,7 +264,7 @@ class BootloaderNode:
         layout = SlotLayout.divide(flash, journal_size_bytes=self._journal_size_bytes)
         identity = self.identity
         verify = for_hardware(self._verify, class_id=identity.hardware_class.class_id, role=identity.role)
-        return BootStore(flash, layout, verify=verify)
+        return BootStore(flash, layout, verify=verify, spare_images=self._spare_images)
 
     def _verify(self, data: bytes) -> FirmwareImage:
         return verify_image(data, public_keys=self._image_keys)
@@ -282,15 +292,15 @@ class BootloaderNode:
         for port, idle in self._ports:
             port.power(on=False)
             port.accept(idle)
-        self._target = self._server = self._holder = None
+        self._target = self._server = self._holder = self._store = None
         self._hears_data = False
         self._cores = ()
         self.boot_result = None
         self.progress = None
-        for timer in (self._boot_timer, self._timer):
+        for timer in (self._boot_timer, self._timer, self._back_up_timer):
             if timer is not None:
                 timer.cancel()
-        self._boot_timer = self._timer = None
+        self._boot_timer = self._timer = self._back_up_timer = None
         self._due_ns = None
 
     def _boot(self) -> None:
@@ -301,11 +311,35 @@ class BootloaderNode:
         except PowerCut:
             self._owner.supply_failed()
             return
+        self._store = store
         self._make_cores(store, result)
         for port, _ in self._ports:
             port.power(on=True)
         self._listen_for_data()
         self._owner.booted(store, result)
+        self.back_up_soon()
+
+    # -- a copy of the image that runs -------------------------------------------------------------------------------------
+
+    def back_up_soon(self) -> None:
+        """An upgrade may be over: copy the new image into the other slot, unless something else happens first."""
+        if self._back_up_timer is None and self._store is not None and self._store.wants_back_up:
+            self._back_up_timer = self._kernel.call_in(BACK_UP_DELAY_NS, self._back_up)
+
+    def _back_up(self) -> None:
+        self._back_up_timer = None
+        store = self._store
+        assert store is not None
+        if self._holder is not None or self._is_locked():
+            self.back_up_soon()
+            return
+        try:
+            has_more = store.back_up_block()
+        except PowerCut:
+            self._owner.supply_failed()
+            return
+        if has_more:
+            self._back_up_timer = self._kernel.call_in(BACK_UP_PERIOD_NS, self._back_up)
 
     def _make_cores(self, store: BootStore, result: BootResult) -> None:
         protocols, identity = self._protocols, self.identity
@@ -389,6 +423,8 @@ class BootloaderNode:
                 case BootloaderLeft():
                     self._holder = None
                     self._owner.bootloader_left()
+                case ImageConfirmed():
+                    self.back_up_soon()
                 case StagingStarted(offset, size_bytes):
                     self.progress = (offset, size_bytes)
                 case BlockStored(next_offset, size_bytes):

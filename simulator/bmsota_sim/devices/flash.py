@@ -1,10 +1,11 @@
-"""A flash memory that behaves like one: erase blocks, write-once cells, and power cuts inside an operation.
+"""A flash memory that behaves like one: erase blocks, write-once cells, power cuts inside an operation, and worn cells.
 
 The model is strict where hardware would be treacherous: writing a unit that was touched since its last erase raises,
 even if it still reads as erased, because on real flash with ECC the result would be undefined. A cut leaves partial
-results drawn from the seed and the operation's number, so that a run replays exactly.
+results drawn from the seed and the operation's number, so that a run replays exactly. Cells wear out when a test says so
+(`wear`), not by themselves: real ones last for some 10,000 erases, and no run has so many.
 
-Left out: wear, read disturb, cells that read differently from one time to the next.
+Left out: read disturb, and cells that forget with time.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from enum import Enum
 from random import Random
 from typing import NoReturn
 
-from bmsota.errors import ConfigurationError
+from bmsota.errors import ConfigurationError, FlashError
 
-__all__ = ["ERASE_NS", "PROGRAM_NS", "CutPhase", "FlashMisuseError", "FlashModel", "PowerCut"]
+__all__ = ["ERASE_NS", "PROGRAM_NS", "CellFault", "CutPhase", "FlashMisuseError", "FlashModel", "PowerCut"]
 
 ERASED = 0xFF
 
@@ -46,6 +47,19 @@ class CutPhase(Enum):
     AFTER = "after"
 
 
+class CellFault(Enum):
+    """How a cell is worn."""
+
+    NOT_PROGRAMMED = "not programmed"
+    """From now on the bit keeps its value when it is written."""
+    NOT_ERASED = "not erased"
+    """From now on the bit keeps its value when it is erased."""
+    UNSTABLE = "unstable"
+    """The bit is 0 or 1, each time it is read."""
+    UNREADABLE = "unreadable"
+    """The driver reports an ECC error (`FlashError`) for every read of the write unit."""
+
+
 class FlashModel:
     """One flash memory; `bmsota.boot.Flash` for the code under test. Its contents outlive power cuts.
 
@@ -62,7 +76,22 @@ class FlashModel:
         erase_ns: int = ERASE_NS,
         program_ns: int = PROGRAM_NS,
         seed: int | str = 0,
+        cuts_are_unstable: bool = False,
     ) -> None:
+        """Make a flash that is erased.
+
+        Args:
+            size_bytes: all of it.
+            erase_block_bytes: of one erase.
+            write_unit_bytes: cells that can be written once after an erase.
+            erase_ns: how long an erase takes.
+            program_ns: how long writing a unit takes.
+            seed: of what cuts leave and unstable cells read.
+            cuts_are_unstable: a unit that a power cut has left in between reads differently each time, until it is erased.
+
+        Raises:
+            ConfigurationError: the sizes do not divide.
+        """
         if size_bytes % erase_block_bytes or erase_block_bytes % write_unit_bytes:
             raise ConfigurationError(
                 f"flash: expected whole blocks of whole units, got {size_bytes} / {erase_block_bytes} / {write_unit_bytes}"
@@ -79,6 +108,14 @@ class FlashModel:
         self._cells = bytearray(b"\xff" * size_bytes)
         self._touched = bytearray(size_bytes // write_unit_bytes)  # 1: written or undefined since its last erase
         self._cuts: dict[int, CutPhase] = {}
+        self.cuts_are_unstable = cuts_are_unstable
+        # Bits of worn cells by their byte's offset, and those that cuts have left in between.
+        self._not_programmed: dict[int, int] = {}
+        self._not_erased: dict[int, int] = {}
+        self._unstable: dict[int, int] = {}
+        self._torn: dict[int, int] = {}
+        self._unreadable: set[int] = set()  # offsets of units
+        self._readings = Random(f"{seed}/readings")  # noqa: S311  As above.
 
     # ---- faults
 
@@ -102,6 +139,19 @@ class FlashModel:
         """Damage one bit at rest."""
         self._cells[offset] ^= 1 << bit
 
+    def wear(self, fault: CellFault | str, offset: int, bit: int = 0) -> None:
+        """Let a cell be worn from now on. Of an unreadable unit *bit* means nothing."""
+        fault = CellFault(fault)
+        if fault is CellFault.UNREADABLE:
+            self._unreadable.add(offset - offset % self.write_unit_bytes)
+            return
+        worn = {
+            CellFault.NOT_PROGRAMMED: self._not_programmed,
+            CellFault.NOT_ERASED: self._not_erased,
+            CellFault.UNSTABLE: self._unstable,
+        }[fault]
+        worn[offset] = worn.get(offset, 0) | 1 << bit
+
     # ---- between two runs
 
     def dump(self) -> tuple[bytes, bytes]:
@@ -124,8 +174,19 @@ class FlashModel:
     # ---- the Flash protocol
 
     def read(self, offset: int, size: int) -> bytes:
+        """Raise `FlashError` if one of the units cannot be read."""
         self._check_access("read", offset, size, 1)
-        return bytes(self._cells[offset : offset + size])
+        for start in self._unreadable:
+            if start < offset + size and offset < start + self.write_unit_bytes:
+                raise FlashError(f"flash: ECC error (offset {start})")
+        if not self._unstable and not self._torn:
+            return bytes(self._cells[offset : offset + size])
+        data = self._cells[offset : offset + size]
+        for unstable in (self._unstable, self._torn):
+            for place, bits in unstable.items():
+                if offset <= place < offset + size:
+                    data[place - offset] = data[place - offset] & ~bits | self._readings.randrange(256) & bits
+        return bytes(data)
 
     def write(self, offset: int, data: bytes) -> None:
         """Program whole units in ascending order."""
@@ -142,6 +203,8 @@ class FlashModel:
             self._write_partially(offset, data)
             self._fail(phase)
         self._cells[offset : offset + len(data)] = data
+        for place, bits in self._worn(self._not_programmed, offset, len(data)):
+            self._cells[place] |= bits
         self._touched[first : first + count] = b"\x01" * count
         if phase is CutPhase.AFTER:
             self._fail(phase)
@@ -155,7 +218,13 @@ class FlashModel:
         if phase is CutPhase.INSIDE:
             self._erase_partially(offset)
             self._fail(phase)
+        kept = [
+            (place, self._cells[place] | ~bits & 0xFF) for place, bits in self._worn(self._not_erased, offset, block)
+        ]
         self._cells[offset : offset + block] = b"\xff" * block
+        for place, value in kept:
+            self._cells[place] = value
+        self._settle(offset, block)
         first, count = offset // self.write_unit_bytes, block // self.write_unit_bytes
         self._touched[first : first + count] = bytes(count)
         if phase is CutPhase.AFTER:
@@ -173,7 +242,14 @@ class FlashModel:
         torn = data[done : done + unit]
         # One time in eight no bit has moved yet: the unit reads as erased and is spent all the same.
         stuck = rng.randbytes(unit) if rng.randrange(8) else b"\xff" * unit
+        between = bytes(~a & b & c for a, b, c in zip(torn, stuck, rng.randbytes(unit), strict=True))
+        if self.cuts_are_unstable and rng.randrange(2):
+            # All but done: one bit is still in between.
+            stuck = bytes(unit)
+            place = rng.randrange(unit)
+            between = bytes(~torn[place] & 1 << rng.randrange(8) if index == place else 0 for index in range(unit))
         self._cells[offset + done : offset + done + unit] = bytes(a | b for a, b in zip(torn, stuck, strict=True))
+        self._leave_torn(offset + done, between)
         first = offset // unit
         self._touched[first : first + whole + 1] = b"\x01" * (whole + 1)
 
@@ -186,7 +262,23 @@ class FlashModel:
             old = self._cells[start : start + unit]
             risen = (b"\x00" * unit, b"\xff" * unit, rng.randbytes(unit))[choice]
             self._cells[start : start + unit] = bytes(a | b for a, b in zip(old, risen, strict=True))
+            self._settle(start, unit)
+            if choice == 2:
+                self._leave_torn(start, bytes(~a & 0xFF for a in old))
             self._touched[start // unit] = 1
+
+    @staticmethod
+    def _worn(cells: dict[int, int], offset: int, size: int) -> list[tuple[int, int]]:
+        return [(place, bits) for place, bits in cells.items() if offset <= place < offset + size]
+
+    def _settle(self, offset: int, size: int) -> None:
+        for place, _ in self._worn(self._torn, offset, size):
+            del self._torn[place]
+
+    def _leave_torn(self, offset: int, bits: bytes) -> None:
+        """These bits were on their way when the power failed."""
+        if self.cuts_are_unstable:
+            self._torn |= {offset + index: mask for index, mask in enumerate(bits) if mask}
 
     def _rng(self) -> Random:
         return Random(f"{self._seed}/{self.operations}")  # noqa: S311  Reproducible accidents, not secrets.

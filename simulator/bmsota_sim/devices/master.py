@@ -21,7 +21,7 @@ from bmsota.gbt32960 import (
 )
 from bmsota.master import Master, MeasurementTable, PackValues, ReportAcknowledged, SendData
 from bmsota.node import POSITION_MAX
-from bmsota.ota import AbortHttp, LogNote, Reset, Stage, StartHttp, TellState, UpdaterState
+from bmsota.ota import AbortHttp, LogNote, Reset, Stage, StartHttp, TellState, UpdaterState, stored_images
 from bmsota_sim.devices.bootloader_node import BootloaderNode, NodeDevice, data_keys, reply_keys, request_keys
 from bmsota_sim.devices.flash import FlashModel, PowerCut
 from bmsota_sim.devices.gateway import Gateway
@@ -121,6 +121,7 @@ class VirtualMaster(NodeDevice):
             image_keys=configuration.keys.image_keys,
             boot_time_ns=BOOT_TIME_NS,
             is_locked=lambda: self._is_upgrading,
+            spare_images=lambda: stored_images(self.image_flash),
         )
         self.node.new_store().install_factory(factory_image)
         slave_count = configuration.layout.slave_count if diagnosis_bus is None else POSITION_MAX
@@ -442,5 +443,6 @@ class _Powered:
                 device.hooks.download_complete()
             case ReportAcknowledged():
                 device.hooks.upgrade_over()
+                device.node.back_up_soon()
             case _:
                 pass

@@ -100,8 +100,8 @@ class PlainMaster(NodeDevice):
 
     def booted(self, store: BootStore, result: BootResult) -> None:
         self._trace.note(self._kernel.now_ns, self.name, f"boots {self.version}: {result.reason.name}")
-        if store.journal_problem:
-            self._trace.note(self._kernel.now_ns, self.name, store.journal_problem)
+        for problem in filter(None, (store.journal_problem, store.worn)):
+            self._trace.note(self._kernel.now_ns, self.name, problem)
 
     def bootloader_entered(self) -> None:
         self._trace.note(self._kernel.now_ns, self.name, "in its bootloader")

@@ -146,8 +146,8 @@ class Slave(NodeDevice):
 
     def booted(self, store: BootStore, result: BootResult) -> None:
         self._trace.note(self._kernel.now_ns, self.name, f"boots {self.version}: {result.reason.name}")
-        if store.journal_problem:
-            self._trace.note(self._kernel.now_ns, self.name, store.journal_problem)
+        for problem in filter(None, (store.journal_problem, store.worn)):
+            self._trace.note(self._kernel.now_ns, self.name, problem)
         if result.reason is not BootReason.NOTHING:
             self._send_identity(store)
             self._start_measuring()

@@ -55,12 +55,13 @@ class Device:
         self.verify = for_hardware(
             partial(verify_image, public_keys=[KEY.public_key()]), class_id=MASTER_CLASS.class_id, role=ImageRole.MASTER
         )
+        self.spare_images: list[bytes] = []
         if factory is not None:
             self.store().install_factory(factory)
 
     def store(self) -> BootStore:
         """What the journal says, without a boot."""
-        return BootStore(self.flash, self.layout, verify=self.verify)
+        return BootStore(self.flash, self.layout, verify=self.verify, spare_images=lambda: self.spare_images)
 
     def power_on(self):
         """Restart as often as the power fails meanwhile; the store and what runs."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from random import Random
 
 import pytest
 from bmsota_sim.devices.flash import CutPhase, FlashModel, PowerCut
 
-from bmsota.errors import TransferError
+from bmsota.errors import FlashError, TransferError
 from bmsota.image import ImageRole
-from bmsota.ota import ImageStore, describe_image
+from bmsota.ota import ImageStore, describe_image, stored_images
 
 BLOCK = 1024
 
@@ -136,7 +137,7 @@ def test_power_may_fail_at_any_operation(images):
             for entry, data in images:
                 intact = shelf.intact_blocks(entry)
                 assert {index for sha256, index in written if sha256 == entry.sha256} <= intact
-                content = shelf.read(entry)
+                content = flash.read(shelf._places[entry.sha256], entry.size_bytes)
                 for index in intact:
                     assert content[index * BLOCK : (index + 1) * BLOCK] == blocks(entry, data)[index]
                 for index in set(range(len(entry.block_sha256))) - intact:
@@ -150,3 +151,38 @@ def test_the_shelf_keeps_nothing_in_ram(images):
     fill(shelf_on(flash, images), images)
     twin = shelf_on(copy.deepcopy(flash), images)
     assert [twin.read(entry) for entry, _ in images] == [data for _, data in images]
+
+
+@pytest.mark.parametrize("fault", ["not programmed", "unreadable"])
+def test_a_block_whose_cells_are_worn_is_not_intact(images, fault):
+    """And the others are; what cannot be read is no exception before the image is needed."""
+    flash = flash_of()
+    shelf = shelf_on(flash, images)
+    for bit in range(8):
+        flash.wear(fault, BLOCK + 17, bit)
+    fill(shelf, images)
+    (entry, _), (other, data) = images
+    assert shelf.intact_blocks(entry) == frozenset(range(len(entry.block_sha256))) - {1}
+    assert shelf.read(other) == data
+    with pytest.raises(FlashError, match="flash worn: the image store has lost block 1 of an image"):
+        shelf.read(entry)
+
+
+def test_a_block_that_is_read_right_now_and_then_is_read(images):
+    flash = flash_of(seed=3)
+    shelf = shelf_on(flash, images)
+    fill(shelf, images)
+    flash.wear("unstable", BLOCK + 17)
+    for _ in range(10):
+        with suppress(FlashError):  # One time in 256.
+            assert shelf.read(images[0][0]) == images[0][1]
+
+
+def test_images_are_found_without_their_manifest(images):
+    """Those that are whole as far as their own lengths say; a flash without any has none, and one that cannot be read neither."""
+    flash = flash_of()
+    assert list(stored_images(flash)) == []
+    fill(shelf_on(flash, images), images)
+    assert list(stored_images(flash)) == [data for _, data in images]
+    flash.wear("unreadable", 8)
+    assert list(stored_images(flash)) == [images[1][1]]
