@@ -37,8 +37,7 @@ from bmsota.bootloader._messages import (
     StatusReply,
     VersionReply,
 )
-from bmsota.errors import LocalProtocolError
-from bmsota.image import ImageVersion
+from bmsota.image import ImageRole, ImageVersion
 from bmsota.node import (
     CAUSE_OF_RESULT,
     CHALLENGE_BYTES,
@@ -55,7 +54,6 @@ from bmsota.node import (
     identity_class,
     identity_digest,
     identity_enum,
-    identity_role,
     identity_slot,
     identity_text,
 )
@@ -198,7 +196,7 @@ class IdentityCollector:
         )
         return NodeDescription(
             position=self._position,
-            role=identity_role(self._position, status.role),
+            role=identity_enum("role", ImageRole, status.role),
             hwid=identity_text("hwid", self._joined(ReplyKind.HWID_0, 4)),
             serial=identity_text("serial", self._joined(ReplyKind.SERIAL_0, 4)),
             class_id=identity_class(self._joined(ReplyKind.CLASS_0, 3)[:16]),
@@ -506,11 +504,7 @@ class Exchange(ABC, Generic[EventT]):
             challenge = b"".join(self._challenge[kind] for kind in _CHALLENGE_PARTS)[:CHALLENGE_BYTES]
             assert self.node is not None
             assert self._access_signer is not None
-            try:
-                signature = answer_challenge(self._access_signer, challenge, self.node.hwid)
-            except LocalProtocolError as error:  # It has said a hardware id that is none.
-                self._interrupt(f"{self._named()}: {error}")
-                return
+            signature = answer_challenge(self._access_signer, challenge, self.node.hwid)
             self._send_request_with_data(NodeCommand.UNLOCK, signature)
         elif reply.code in {ResultCode.OK, ResultCode.ACCESS_WAIT}:
             self._request_challenge_again(reply, now_ns)

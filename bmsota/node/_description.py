@@ -13,13 +13,12 @@ from uuid import UUID
 
 from bmsota.boot import SlotState
 from bmsota.errors import ConfigurationError, LocalProtocolError, RemoteProtocolError
-from bmsota.image import ImageRole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bmsota.boot import BootReason, BootResult, BootStore
-    from bmsota.image import HardwareClass, ImageVersion
+    from bmsota.image import HardwareClass, ImageRole, ImageVersion
 
 
 EnumT = TypeVar("EnumT", bound=IntEnum)
@@ -197,18 +196,6 @@ def identity_slot(name: str, number: int | None) -> int | None:
     if number not in _SLOTS:
         raise ImpossibleIdentityError(f"{name}: expected slot 0, 1 or none, got {number}")
     return number
-
-
-def identity_role(position: int, number: int) -> ImageRole:
-    """The role of the node at *position*: the master is at 0, and nothing else is.
-
-    Raises:
-        ImpossibleIdentityError: it has the other one, or none that there is.
-    """
-    expected = ImageRole.MASTER if position == 0 else ImageRole.SLAVE
-    if number != expected:
-        raise ImpossibleIdentityError(f"role: expected {expected.name} at position {position}, got {number}")
-    return expected
 
 
 def identity_enum(name: str, kind: type[EnumT], number: int) -> EnumT:

@@ -20,7 +20,7 @@ from udsoncan import Response
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import ImageError
-from bmsota.image import ImageVersion
+from bmsota.image import ImageRole, ImageVersion
 from bmsota.node import (
     CAUSE_OF_RESULT,
     Capability,
@@ -31,7 +31,6 @@ from bmsota.node import (
     identity_class,
     identity_digest,
     identity_enum,
-    identity_role,
     identity_slot,
     identity_text,
 )
@@ -634,7 +633,7 @@ def _description(position: int, values: Mapping[int, bytes]) -> NodeDescription:
         raise ImpossibleIdentityError(str(error)) from error
     return NodeDescription(
         position=position,
-        role=identity_role(position, int(kind.role)),
+        role=identity_enum("role", ImageRole, kind.role),
         hwid=identity_text("hwid", values[Did.HARDWARE_ID]),
         serial=identity_text("serial", values[Did.SERIAL_NUMBER]),
         class_id=identity_class(values[Did.HARDWARE_CLASS]),
