@@ -900,7 +900,7 @@ class FlashingProfileContract(ABC):
         """The digest of the whole file, as a release manifest has it: of the new image after its test boot, zeros read as none."""
         scene = self.one()
         assert self.found(scene.bench)[1].image_sha256 == hashlib.sha256(rig.OLD()).digest()
-        other_build = rig.make_image("2.0.0", counter=1, payload=b"another build" * 100)
+        other_build = make_image("2.0.0", counter=1, size=3001)
         assert isinstance(scene.bench.run(scene.bench.transfer(other_build, 1))[-1], ImageVerified)
         assert isinstance(scene.bench.command(1, NodeCommand.ACTIVATE_TEST), CommandSucceeded)
         assert isinstance(scene.bench.command(1, NodeCommand.RESET), CommandSucceeded)

@@ -114,7 +114,10 @@ def test_a_whole_transfer(bench, node, parts):
     assert (described.position, described.role, described.hwid) == (1, ImageRole.SLAVE, "HW-0001")
     assert (described.serial, described.class_id) == ("SN0000000001", parts.SLAVE_CLASS.class_id)
     assert (described.version, described.security_counter) == (ImageVersion(2, 0), 1)
-    assert (described.capabilities, described.slot_size_kib) == (Capability.SECURITY_ACCESS | Capability.IMAGE_DIGEST, 7)
+    assert (described.capabilities, described.slot_size_kib) == (
+        Capability.SECURITY_ACCESS | Capability.IMAGE_DIGEST,
+        7,
+    )
     assert (described.state, described.active_slot, described.running_slot) == (NodeMode.APPLICATION, 0, 0)
 
 
