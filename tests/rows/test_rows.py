@@ -15,7 +15,7 @@ NUMBERS = {"S": 42, "P": 24, "N": 20, "C": 12}
 
 
 @cache
-def tests_in(path: Path) -> frozenset[str]:
+def names_in(path: Path) -> frozenset[str]:
     """The names of the test functions in a file, those in classes too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return frozenset(
@@ -31,7 +31,7 @@ def missing_tests(rows: dict) -> list[str]:
         f"{number}: {test}"
         for number, row in rows.items()
         for test in row.get("tests", ())
-        if not (path := TESTS / test.partition("::")[0]).is_file() or test.partition("::")[2] not in tests_in(path)
+        if not (path := TESTS / test.partition("::")[0]).is_file() or test.partition("::")[2] not in names_in(path)
     ]
 
 
