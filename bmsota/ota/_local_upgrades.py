@@ -47,6 +47,9 @@ LOCAL_UPGRADES_RECORD = "field-upgrades"
 LOCAL_UPGRADES_MAX = 64
 """Upgrades kept at most: every node of the largest pack twice, and what one frame carries. The oldest is forgotten first."""
 
+UPGRADES_WITH_DIGESTS_MAX = 16
+"""Of the newest: 64 bytes each, in a journal that has room for an order and its manifest beside them."""
+
 NO_VERSION = ImageVersion()
 """What a node is said to run when it has no valid image."""
 
@@ -79,7 +82,7 @@ class NodeUpgrade:
     detail: str = ""
     """Why it did not succeed; ASCII."""
     sha256_before: bytes | None = None
-    """Of the image before and of the one that runs now; None if it is not known. Two builds of a version differ in them alone."""
+    """Of the image before and of the one that runs now, where both have the same version: two builds differ in them alone."""
     sha256_after: bytes | None = None
 
 
@@ -312,6 +315,7 @@ class LocalUpgradeDetector:
             ]
             for position, node in sorted(self._known.items())
         ]
+        first = len(self._pending) - UPGRADES_WITH_DIGESTS_MAX
         upgrades = [
             [
                 item.at_s,
@@ -322,10 +326,10 @@ class LocalUpgradeDetector:
                 item.outcome.value,
                 item.tool,
                 item.detail,
-                item.sha256_before,
-                item.sha256_after,
+                item.sha256_before if number >= first else None,
+                item.sha256_after if number >= first else None,
             ]
-            for item in self._pending
+            for number, item in enumerate(self._pending)
         ]
         return {"concluded": self._concluded, "forgotten": self.forgotten, "nodes": nodes, "upgrades": upgrades}
 
@@ -441,6 +445,8 @@ def _compare(known: _Known | None, snapshot: NodeSnapshot, now_s: int) -> tuple[
     if verdict is None:
         return _Known.of(snapshot), None
     outcome, detail = verdict
+    # Where the versions differ they say it all, and what the node runs now has its digest in the identity report.
+    is_same_version = snapshot.version == known.version
     upgrade = NodeUpgrade(
         at_s=now_s,
         position=snapshot.position,
@@ -450,8 +456,8 @@ def _compare(known: _Known | None, snapshot: NodeSnapshot, now_s: int) -> tuple[
         outcome=outcome,
         tool=snapshot.tool,
         detail=detail,
-        sha256_before=known.sha256,
-        sha256_after=snapshot.image_sha256,
+        sha256_before=known.sha256 if is_same_version else None,
+        sha256_after=snapshot.image_sha256 if is_same_version else None,
     )
     return _Known.of(snapshot), upgrade
 
