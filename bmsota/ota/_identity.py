@@ -22,7 +22,7 @@ from bmsota.image import ImageRole, ImageVersion
 from bmsota.ota import _cbor, _document
 from bmsota.ota._fields import malformed_as_trust_error, parse_role, parse_version, take_fields
 from bmsota.ota._local_upgrades import LOCAL_UPGRADES_MAX, NodeUpgradeOutcome
-from bmsota.ota._report import NODES_MAX
+from bmsota.ota._report import NODES_MAX, SEQUENCE
 from bmsota.ota._rules import expect, expect_count, expect_hwid, expect_integer, expect_octets, expect_text, expect_vin
 
 if TYPE_CHECKING:
@@ -104,12 +104,15 @@ class IdentityReport:
     """The master and every slave that answers, by rising position."""
     upgrades: tuple[ReportedUpgrade, ...] = ()
     """Local upgrades that the platform has not acknowledged, in the order in which they were noticed."""
+    sequence: int = 0
+    """As in `PostBootReport`."""
 
     def __post_init__(self) -> None:
         expect_vin("vin", self.vin)
         expect_hwid("hwid", self.hwid)
         expect_integer("counter", self.counter, minimum=1)
         expect_integer("time_s", self.time_s)
+        expect_integer("sequence", self.sequence)
         expect_count("nodes", self.nodes, minimum=1, maximum=NODES_MAX)
         positions = [node.position for node in self.nodes]
         expect(positions == sorted(set(positions)), "nodes", "rising positions", positions)
@@ -143,7 +146,7 @@ def verify_identity(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> Ide
         fields["nodes"] = tuple(_parse_node(node) for node in fields["nodes"])
         expect_count("upgrades", fields["upgrades"], maximum=LOCAL_UPGRADES_MAX)
         fields["upgrades"] = tuple(_parse_upgrade(upgrade) for upgrade in fields["upgrades"])
-        return IdentityReport(**fields)
+        return IdentityReport(**fields, sequence=value.get(SEQUENCE, 0))
 
 
 def content_digests(report: IdentityReport) -> tuple[bytes, bytes]:
@@ -155,6 +158,8 @@ def content_digests(report: IdentityReport) -> tuple[bytes, bytes]:
 
 def _payload(report: IdentityReport) -> dict[str, Any]:
     payload = {name: getattr(report, name) for name in _NAMES}
+    if report.sequence:
+        payload[SEQUENCE] = report.sequence
     payload["nodes"] = [
         {
             "position": node.position,

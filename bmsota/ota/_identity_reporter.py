@@ -75,8 +75,16 @@ class IdentityReporter:
         """The cloud link is up again: what was not delivered may be tried once more."""
         self._is_held = False
 
-    def take(self, nodes: Sequence[IdentifiedNode], upgrades: Sequence[NodeUpgrade], now_ns: int) -> bytes | None:
+    def take(
+        self, nodes: Sequence[IdentifiedNode], upgrades: Sequence[NodeUpgrade], now_ns: int, *, sequence: int = 0
+    ) -> bytes | None:
         """The document to send now; None if the platform has all of it, or one is under way.
+
+        Args:
+            nodes: the master and every slave that answers, by rising position.
+            upgrades: local upgrades that the platform has not acknowledged.
+            now_ns: by the unit's clock.
+            sequence: of the newest order that the unit has accepted. That it has risen is no news by itself.
 
         Raises:
             LocalProtocolError: the journal has no room for the counter.
@@ -90,6 +98,7 @@ class IdentityReporter:
             time_s=now_ns // SECOND,
             nodes=tuple(nodes),
             upgrades=tuple(_reported(upgrade) for upgrade in upgrades),
+            sequence=sequence,
         )
         digests = content_digests(report)
         # That there are no local upgrades any more is no news: the platform has acknowledged them.

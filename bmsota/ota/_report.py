@@ -83,6 +83,9 @@ class PostBootReport:
     """By the unit's clock, seconds since the Unix epoch, UTC."""
     nodes: tuple[NodeReport, ...]
     """The master and every slave that answers, by rising position."""
+    sequence: int = 0
+    """The highest sequence of an order that this unit has accepted; 0: it does not say. A platform that was restored from
+    a backup learns from it which numbers the unit takes for a replay."""
 
     def __post_init__(self) -> None:
         expect_name("order_id", self.order_id)
@@ -92,12 +95,16 @@ class PostBootReport:
         expect_text("reason", self.reason, length_max=256)
         expect_integer("counter", self.counter, minimum=1)
         expect_integer("time_s", self.time_s)
+        expect_integer("sequence", self.sequence)
         expect_count("nodes", self.nodes, minimum=1, maximum=NODES_MAX)
         positions = [node.position for node in self.nodes]
         expect(positions == sorted(set(positions)), "nodes", "rising positions", positions)
         expect(self.nodes[0].position == 0, "nodes", "the master first", positions)
         expect(self.nodes[0].hwid == self.hwid, "nodes", f"the master {self.hwid}", self.nodes[0].hwid)
 
+
+SEQUENCE: Final = "sequence"
+"""A field that later versions have added, to this document and to the identity report."""
 
 _NAMES: Final = ("order_id", "vin", "hwid", "outcome", "reason", "counter", "time_s", "nodes")
 _NODE_NAMES: Final = ("position", "role", "hwid", "version", "security_counter")
@@ -114,6 +121,8 @@ def sign_report(report: PostBootReport, key: Ed25519PrivateKey) -> bytes:
     payload = {name: getattr(report, name) for name in _NAMES}
     payload["outcome"] = report.outcome.value
     payload["nodes"] = [_node_map(node) for node in report.nodes]
+    if report.sequence:
+        payload[SEQUENCE] = report.sequence
     return _document.sign(payload, content_type=_document.REPORT, key=key)
 
 
@@ -132,7 +141,7 @@ def verify_report(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> PostB
         fields["outcome"] = Outcome(fields["outcome"])
         expect_count("nodes", fields["nodes"], minimum=1, maximum=NODES_MAX)
         fields["nodes"] = tuple(_parse_node_map(node) for node in fields["nodes"])
-        return PostBootReport(**fields)
+        return PostBootReport(**fields, sequence=value.get(SEQUENCE, 0))
 
 
 def _node_map(node: NodeReport) -> dict[str, Any]:

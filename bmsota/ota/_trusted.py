@@ -35,6 +35,7 @@ from bmsota.ota import _cbor
 from bmsota.ota._fields import LAYOUT, malformed_as_trust_error, take_fields
 from bmsota.ota._manifest import verify_manifest
 from bmsota.ota._order import verify_order
+from bmsota.ota._receipt import verify_receipt
 from bmsota.ota._rules import (
     DIGEST_SIZE_BYTES,
     expect,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from bmsota.image import FirmwareImage, HardwareClass, PublicKey
     from bmsota.ota._manifest import ReleaseImage, ReleaseManifest
     from bmsota.ota._order import UpgradeOrder
+    from bmsota.ota._receipt import DocumentReceipt
 
 
 _S: Final = 1_000_000_000
@@ -271,6 +273,22 @@ class DeviceTrust:
         time_s = min(order.issued_s, manifest.created_s + ORDER_TIME_AHEAD_S_MAX)
         self._state = replace(self._state, time_s=max(self._state.time_s, time_s))
 
+    def check_receipt(self, data: bytes, document: bytes) -> DocumentReceipt:
+        """The platform's answer to *document*, which this unit has signed.
+
+        Raises:
+            TrustError: as `verify_receipt`; `wrong-vehicle`, `wrong-hardware`, or `wrong-document` for the receipt of another.
+        """
+        receipt = verify_receipt(data, self._order_keys)
+        self._check_addressee("a receipt", receipt.vin, receipt.hwid)
+        digest = hashlib.sha256(document).digest()
+        if receipt.document_sha256 != digest:
+            raise TrustError(
+                Attack.WRONG_DOCUMENT,
+                f"expected the receipt for {digest.hex()[:16]}, got one for {receipt.document_sha256.hex()[:16]}",
+            )
+        return receipt
+
     def has_ended(self, data: bytes) -> bool:
         """Whether this document is the order that was accepted last, and it was carried out or refused."""
         state, digest = self._state, hashlib.sha256(data).digest()
@@ -293,6 +311,8 @@ class DeviceTrust:
         Args:
             is_withdrawn: the platform had it no longer. If it gives the same document again, it is accepted again.
         """
+        if not self._state.order_is_open:
+            return
         withdrawn = self._state.order_sha256 if is_withdrawn else b""
         self._state = replace(self._state, order_is_open=False, withdrawn_sha256=withdrawn)
 
@@ -420,11 +440,14 @@ class DeviceTrust:
 
     def _read_order(self, data: bytes) -> UpgradeOrder:
         order = verify_order(data, self._order_keys)
-        if order.vin != self._vin:
-            raise TrustError(Attack.WRONG_VEHICLE, f"expected an order for {self._vin}, got one for {order.vin}")
-        if order.hwid != self._hwid:
-            raise TrustError(Attack.WRONG_HARDWARE, f"expected an order for {self._hwid}, got one for {order.hwid}")
+        self._check_addressee("an order", order.vin, order.hwid)
         return order
+
+    def _check_addressee(self, what: str, vin: str, hwid: str) -> None:
+        if vin != self._vin:
+            raise TrustError(Attack.WRONG_VEHICLE, f"expected {what} for {self._vin}, got one for {vin}")
+        if hwid != self._hwid:
+            raise TrustError(Attack.WRONG_HARDWARE, f"expected {what} for {self._hwid}, got one for {hwid}")
 
     def _check_expiry(self, what: str, expires_s: int, now_ns: int) -> None:
         now_s = max(now_ns // _S, self._state.time_s)
