@@ -78,6 +78,15 @@ class LocalUpgradesAcknowledged:
 class ReportAcknowledged:
     """The platform has the signed post-boot report: the upgrade is over."""
 
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRefused:
+    """The platform has refused the signed post-boot report on the cloud link, or has not answered: the updater asks why."""
+
+    document: bytes
+
 
 @dataclass(frozen=True, slots=True)
 class IdentityReported:
@@ -112,6 +121,7 @@ MasterEvent = (
     | LocalUpgradesAcknowledged
     | LocalUpgradesDropped
     | ReportAcknowledged
+    | ReportRefused
     | IdentityReported
     | IdentityAcknowledged
 )

@@ -38,6 +38,7 @@ from bmsota.master._events import (
     CommandUnsupported,
     InstructionReceived,
     ReportAcknowledged,
+    ReportRefused,
     SelfTestEnded,
     SendData,
     SlaveChanged,
@@ -199,6 +200,7 @@ class Master:
             boot=boot,
             device_key=configuration.device_key,
             emit=self._told,
+            order_sequence=lambda: trust.state.sequence,
         )
         self._self_test = SelfTest(
             self._measured,
@@ -211,7 +213,9 @@ class Master:
         """What the part that speaks to the platform has to say."""
         self._events.append(event)
         if isinstance(event, ReportAcknowledged):
-            self._updater.report_acknowledged(self._now_ns)
+            self._updater.report_acknowledged(event.document, self._now_ns)
+        if isinstance(event, ReportRefused):
+            self._updater.report_refused(event.document, self._now_ns)
 
     # -- what others ask -------------------------------------------------------------------------------------------------
 

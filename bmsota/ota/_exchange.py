@@ -5,6 +5,7 @@ One exchange at a time, one a state (two for the session). The download of image
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from bmsota.errors import BmsotaError, TransferError, TrustError
@@ -40,6 +41,9 @@ RETRY_AFTER_S_MAX: Final = 3600
 # A response of the device API that is no image: a document of COSE is below 64 KiB (bmsota.ota bounds it again).
 ANSWER_SIZE_BYTES_MAX: Final = 64 * 1024
 
+# The platform may have a better order at hand, once it knows what is wrong with the first. Then the session is over.
+REFUSALS_MAX: Final = 2
+
 _S = UpdaterState
 
 
@@ -60,6 +64,12 @@ class DeviceExchange:
         self.tries = 0
         """Failed exchanges in a row."""
         self.retry_at_ns: int | None = None
+        self.report = b""
+        """A signed report to be delivered in the next session, before the order is fetched."""
+        self._awaits_receipt = False
+        self._refusals = 0
+        """Of orders that were not believed, in this session."""
+        self._awaits_other_order = False
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
@@ -102,7 +112,8 @@ class DeviceExchange:
         try:
             self._ON_RESPONSE[state](self, self._status, bytes(self._answer), now_ns)
         except TrustError as refusal:
-            self._refuse(str(refusal), now_ns)
+            # Nothing is staged, the old pack runs on, and the platform hears the name of the attack.
+            self._steering.conclude(Outcome.REJECTED, str(refusal), now_ns)
         except TransferError as problem:
             if problem.permanent and state in {_S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER}:
                 # A retry cannot help: the order's manifest does not exist, or its images do not fit this unit.
@@ -133,6 +144,7 @@ class DeviceExchange:
         """The order is over; the next one begins without a past."""
         self.retry_at_ns = None
         self.tries = 0
+        self.report = b""
 
     # -- one exchange a state ------------------------------------------------------------------------------------------
 
@@ -162,17 +174,64 @@ class DeviceExchange:
         self._steering.enter(_S.FETCHING_ORDER, now_ns)
 
     def _fetch_order(self, _now_ns: int) -> None:
-        self.start(device_api.order_request(self._token))
+        self._refusals, self._awaits_other_order = 0, False
+        # Once: whatever becomes of it, the order is fetched behind it, because a newer order ends the report too.
+        report, self.report = self.report, b""
+        self._awaits_receipt = bool(report)
+        self.start(device_api.report_request(self._token, report) if report else device_api.order_request(self._token))
 
     def _order_answered(self, status: int, body: bytes, now_ns: int) -> None:
+        if self._awaits_receipt:
+            self._awaits_receipt = False
+            receipt = device_api.parse_receipt(status, body)
+            if receipt is not None:
+                self._steering.report_answered(receipt, now_ns)
+            self.start(device_api.order_request(self._token))
+            return
+        if self._awaits_other_order and status != device_api.STATUS_OK:
+            self._leave_order(now_ns)
+            return
         document = device_api.parse_document(status, body)
         if document is None:
             # No order for us: it was withdrawn, or the instruction was old. Nothing was switched, nothing is owed.
             self._withdraw("the platform has no order for this unit", now_ns)
-        elif self._records.accept_order(document, now_ns):
-            self._steering.enter(_S.CONFIRMING_ORDER, now_ns)
+            return
+        try:
+            if self._records.take_up_ended(document):
+                self._steering.repeat(now_ns)
+                return
+            has_manifest = self._records.accept_order(document, now_ns)
+        except TrustError as refusal:
+            if self._records.is_open_order(document):
+                raise
+            self._refuse_order(document, str(refusal), now_ns)
         else:
-            self._steering.enter(_S.FETCHING_MANIFEST, now_ns)
+            self._steering.enter(_S.CONFIRMING_ORDER if has_manifest else _S.FETCHING_MANIFEST, now_ns)
+
+    def _refuse_order(self, document: bytes, reason: str, now_ns: int) -> None:
+        """The order itself is not believed, so there is none to report on: say so in the session, which the unit's key opened."""
+        self._steering.act(TellState("", Stage.REJECTED, 0, short_reason(reason)))
+        self._refusals += 1
+        if self._refusals > REFUSALS_MAX:
+            self._leave_order(now_ns)
+            return
+        self._awaits_other_order = True
+        self.start(
+            device_api.refusal_request(
+                self._token,
+                order_sha256=sha256(document).digest(),
+                sequence=self._records.trust.state.sequence,
+                reason=short_reason(reason),
+            )
+        )
+
+    def _leave_order(self, now_ns: int) -> None:
+        """No order that is believed. One that was accepted before goes on; else the next instruction starts anew."""
+        if self._records.phase is Phase.ACCEPTED:
+            self.failed("the platform offers an order that is not believed", now_ns)
+            return
+        self._steering.forget()
+        self._steering.enter(_S.IDLE, now_ns)
 
     def _fetch_manifest(self, _now_ns: int) -> None:
         assert self._records.order is not None
@@ -197,19 +256,9 @@ class DeviceExchange:
         self._steering.enter(_S.DOWNLOADING, now_ns)
 
     def _withdraw(self, reason: str, now_ns: int) -> None:
-        if self._records.order is not None:
+        if self._records.order is not None and self._records.phase is not Phase.REPORT:
             self._steering.act(TellState(self._records.order_id, Stage.CANCELLED, 0, short_reason(reason)))
-        self._steering.close(now_ns)
-
-    def _refuse(self, reason: str, now_ns: int) -> None:
-        """Trust said no: nothing is staged, the old pack runs on, and the platform hears the name of the attack."""
-        if self._records.order is None:
-            # Not even the order was believed, so there is no order to report on. The next instruction starts anew.
-            self._steering.act(TellState("", Stage.REJECTED, 0, short_reason(reason)))
-            self._steering.forget()
-            self._steering.enter(_S.IDLE, now_ns)
-            return
-        self._steering.conclude(Outcome.REJECTED, reason, now_ns)
+        self._steering.withdraw(now_ns)
 
     _ON_ENTRY: ClassVar[Mapping[UpdaterState, Callable[[DeviceExchange, int], None]]] = {
         _S.OPENING_SESSION: _open_session,

@@ -54,6 +54,9 @@ class PackUpgrade:
         self._rounds = 0
         self._staged: set[int] = set()
         self._activated = False
+        self._confirm_rounds = 0
+        self._unconfirmed = ""
+        """Why not every slave was heard to confirm."""
 
     @property
     def slaves(self) -> tuple[NodeReport, ...]:
@@ -96,6 +99,8 @@ class PackUpgrade:
         wrong = self._not_on_target()
         if self._records.phase is Phase.REVERTING:
             self._after_revert_discovery(missing, now_ns)
+        elif self._records.phase is Phase.COMMITTING and self._can_fall_back():
+            self._after_confirm_discovery(missing, wrong, now_ns)
         elif self._records.phase is Phase.COMMITTING:
             self._finish_committed(missing, wrong, now_ns)
         elif missing:
@@ -171,14 +176,36 @@ class PackUpgrade:
             self._roll_back(reason, now_ns)
 
     def _confirm_pack(self, _now_ns: int) -> None:
+        self._confirm_rounds += 1
         self._steering.act(ConfirmSlaves(self._records.slave_versions()))
 
     def slaves_confirmed(self, outcomes: Sequence[NodeResult], now_ns: int) -> None:
-        """The answer to `ConfirmSlaves`: the leaves are confirmed, now the master."""
-        if all(outcome.ok for outcome in outcomes):
-            # From here on no power cut leads back: this one journal write is the commit of the pack.
-            self._records.store.confirm()
-        self._go_on(outcomes, _S.RAISING_COUNTERS, now_ns)
+        """The answer to `ConfirmSlaves`. A slave whose answer was lost may have confirmed, so ask what is true."""
+        failed = [outcome for outcome in outcomes if not outcome.ok]
+        if failed:
+            self._unconfirmed = "; ".join(f"slave {outcome.position}: {outcome.detail}" for outcome in failed)
+            self._steering.enter(_S.DISCOVERING, now_ns)
+        else:
+            self._commit(now_ns)
+
+    def _after_confirm_discovery(self, missing: list[int], wrong: list[int], now_ns: int) -> None:
+        """What the slaves are decides, not what was heard of their answers."""
+        in_test = any(node.has_unconfirmed_image or node.is_spare_running for node in self._nodes.values())
+        if missing or wrong:
+            silent = [f"slaves {_names(missing)} do not answer"] if missing else []
+            back = [f"slaves {_names(wrong)} do not run the new image"] if wrong else []
+            self._roll_back("; ".join([self._unconfirmed, *silent, *back]), now_ns)
+        elif not in_test:
+            self._commit(now_ns)
+        elif self._confirm_rounds < ROUNDS_MAX:
+            self._steering.enter(_S.CONFIRMING_PACK, now_ns)
+        else:
+            self._roll_back(self._unconfirmed, now_ns)
+
+    def _commit(self, now_ns: int) -> None:
+        """The leaves are confirmed, now the master. From here on no power cut leads back: this one journal write is the commit."""
+        self._records.store.confirm()
+        self._steering.enter(_S.RAISING_COUNTERS, now_ns)
 
     def _raise_counters(self, _now_ns: int) -> None:
         self._records.pack_confirmed()

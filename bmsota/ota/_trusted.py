@@ -289,10 +289,16 @@ class DeviceTrust:
             )
         return receipt
 
-    def has_ended(self, data: bytes) -> bool:
-        """Whether this document is the order that was accepted last, and it was carried out or refused."""
+    def ended_order(self, data: bytes) -> UpgradeOrder | None:
+        """The order in *data*, if it is the one that was accepted last, and was carried out or refused; None for any other.
+
+        Raises:
+            TrustError: as `verify_order`; its key is no longer ours.
+        """
         state, digest = self._state, hashlib.sha256(data).digest()
-        return digest == state.order_sha256 and not state.order_is_open and digest != state.withdrawn_sha256
+        if digest != state.order_sha256 or state.order_is_open or digest == state.withdrawn_sha256:
+            return None
+        return self._read_order(data)
 
     def reread_order(self, data: bytes) -> UpgradeOrder:
         """Take back, after a power cut, the open order that was accepted before it. It may have expired since.

@@ -18,6 +18,12 @@ How one upgrade goes::
 
 Every report is made from a discovery of its own: it says what the nodes run now, not what they ran at some time before.
 
+A report that is pending locks nothing. An instruction is followed while the updater is REPORTING: it opens a session,
+delivers the report there too, and fetches the order. The report ends when the platform has it, when the platform's signed
+receipt says that it is refused for good, or when a newer order is accepted. That the platform refuses it on the cloud link
+ends nothing, because anyone may have said so; the receipt is asked for (`report_refused`). How the order ended is kept, and
+reported once more if the platform offers that order again.
+
 What the journal says at each moment:
 
     phase      means                                         after a power cut
@@ -26,7 +32,7 @@ What the journal says at each moment:
     testing    the new master image runs in test             the boot falls back; slaves are reverted
     committing slaves are being confirmed                    as testing, unless the master has confirmed: success
     reverting  the pack goes back, with a reason             the pack still goes back
-    report     the outcome is known and not yet delivered    it is reported at the next login
+    report     the outcome is known and not yet delivered    it is reported at the next login, or a newer order is taken
 
 The parts: `_states` (the table), `_actions` (values in and out), `_journal` (what survives a power cut), `_exchange` (the
 device API), `_fetch` (downloads and staging), `_pack` (after the switch); here is what ties them together.
@@ -38,8 +44,8 @@ from collections import deque
 from typing import TYPE_CHECKING, ClassVar
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.errors import LocalProtocolError
-from bmsota.image import ImageRole
+from bmsota.errors import LocalProtocolError, TrustError
+from bmsota.image import Attack, ImageRole
 from bmsota.ota._actions import LogNote, SendReport, TellState
 from bmsota.ota._exchange import DeviceExchange
 from bmsota.ota._fetch import ImageFetch
@@ -110,15 +116,20 @@ class Updater:
         self._early_url = ""
         self._told: TellState | None = None
         self._report: bytes = b""
+        """The signed report that is pending; empty before it is made."""
+        self._has_asked = False
+        """Whether the platform was asked over the device API, since the last login, why it does not take the report."""
         self._records = OrderRecords(
             store=store, trust=trust, images=image_store, slave_positions=slave_positions, note=self._note
         )
         steering = Steering(
-            enter=self._enter,
+            enter=self._go_to,
             act=self._act,
             tell=self._tell,
             conclude=self._conclude,
-            close=self._close,
+            withdraw=self._withdraw,
+            report_answered=self._report_answered,
+            repeat=self._repeat_report,
             forget=self._forget_order,
         )
         self._exchange = DeviceExchange(hwid=hwid, device_key=device_key, records=self._records, steering=steering)
@@ -138,8 +149,13 @@ class Updater:
 
     @property
     def order_id(self) -> str:
-        """Of the order under way; empty if there is none."""
-        return self._records.order_id
+        """Of the order under way; empty if there is none, or the next one is being asked for."""
+        return "" if self._is_asking else self._records.order_id
+
+    @property
+    def _is_asking(self) -> bool:
+        """Whether the next order is being asked for while the report of the last one is pending."""
+        return self._records.phase is Phase.REPORT and self.state not in {_S.DISCOVERING, _S.REPORTING}
 
     @property
     def in_upgrade_mode(self) -> bool:
@@ -160,7 +176,7 @@ class Updater:
             return None
         nodes = frozenset({0, *self._records.journal.changed})
         return OrderScope(
-            order_id=self.order_id,
+            order_id=self._records.order_id,
             # Before the switch the order has written into the master's other slot at most.
             runs=frozenset() if phase is Phase.ACCEPTED else nodes,
             stages=nodes,
@@ -179,7 +195,8 @@ class Updater:
         if self._records.restore():
             self._go_on(boot, now_ns)
         if self._early_url:
-            self.instructed(self._early_url, now_ns)
+            base_url, self._early_url = self._early_url, ""
+            self.instructed(base_url, now_ns)
 
     def _go_on(self, boot: BootResult, now_ns: int) -> None:
         phase, is_new_master = self._records.phase, boot.slot == self._records.journal.slot
@@ -223,6 +240,13 @@ class Updater:
             self._exchange.tries = 0
             self._enter(_S.WAITING_SAFE_STATE, now_ns)
             return
+        if self._records.phase is Phase.REPORT and self.state is _S.DISCOVERING:
+            # The report is made first.
+            self._early_url = base_url
+        elif self.state is _S.REPORTING:
+            # The platform has something for us, whatever became of the report.
+            self._ask(base_url, now_ns)
+            return
         if self.state is _S.WAITING_SAFE_STATE and base_url != self._records.journal.base_url:
             self._records.move(base_url)
         if self._told is not None:
@@ -237,15 +261,27 @@ class Updater:
 
     def logged_in(self, now_ns: int) -> None:  # noqa: ARG002 - every input has the time
         """The cloud link is up: tell the platform what it may have missed."""
-        if self.state is _S.REPORTING:
+        self._has_asked = False
+        if self._report:
             self._actions.append(SendReport(self._report))
         elif self._told is not None:
             self._actions.append(self._told)
 
-    def report_acknowledged(self, now_ns: int) -> None:
-        """The platform has the signed report: the upgrade is over."""
-        if self.state is _S.REPORTING:
-            self._close(now_ns)
+    def report_acknowledged(self, document: bytes, now_ns: int) -> None:
+        """The platform has this signed report: if it is the one that is pending, the upgrade is over."""
+        if self._report and document == self._report:
+            self._end_report(now_ns)
+
+    def report_refused(self, document: bytes, now_ns: int) -> None:
+        """The platform has refused this signed report on the cloud link, or has not answered.
+
+        That has no signature and ends nothing. Why it is so is asked over the device API, once a login.
+        """
+        if document != self._report:
+            return
+        if self.state is _S.REPORTING and not self._has_asked and self._records.journal.base_url:
+            self._has_asked = True
+            self._ask(self._records.journal.base_url, now_ns)
 
     # -- inputs from the connection to the device API --------------------------------------------------------------------
 
@@ -331,6 +367,14 @@ class Updater:
 
     # -- private: what the parts do to the whole (`Steering`) ------------------------------------------------------------
 
+    def _go_to(self, state: UpdaterState, now_ns: int) -> None:
+        """Where a part wants to go. Without a newer order there is no rest while a report is pending."""
+        is_pending = self._records.phase is Phase.REPORT
+        if not is_pending:
+            # Delivered, given up, or superseded by an order that was accepted.
+            self._report = b""
+        self._enter(_S.REPORTING if is_pending and state is _S.IDLE else state, now_ns)
+
     def _enter(self, state: UpdaterState, now_ns: int) -> None:
         if state not in TRANSITIONS[self.state]:
             raise LocalProtocolError(
@@ -354,27 +398,81 @@ class Updater:
     def _note(self, text: str) -> None:
         self._act(LogNote(text))
 
-    def _close(self, now_ns: int) -> None:
-        self._records.close()
+    def _withdraw(self, now_ns: int) -> None:
+        if not self._is_asking:
+            self._records.close(is_withdrawn=True)
         self._forget_progress()
-        self._enter(_S.IDLE, now_ns)
+        self._go_to(_S.IDLE, now_ns)
 
     def _forget_order(self) -> None:
-        self._records.forget()
+        if not self._is_asking:
+            self._records.forget()
         self._forget_progress()
 
     def _forget_progress(self) -> None:
         self._told = None
-        self._report = b""
         self._exchange.reset()
         self._fetch.reset()
 
     def _conclude(self, outcome: Outcome, reason: str, now_ns: int) -> None:
         """The outcome is known. The report is made from a fresh discovery."""
         self._exchange.retry_at_ns = None
+        self._report = b""
         self._records.save(phase=Phase.REPORT, outcome=outcome.value, reason=short_reason(reason))
         fresh = self.state is _S.DISCOVERING
         self._enter(_S.REPORTING if fresh else _S.DISCOVERING, now_ns)
+
+    # -- private: the report that is pending ---------------------------------------------------------------------------
+
+    def _ask(self, base_url: str, now_ns: int) -> None:
+        """Deliver the report over the device API, and ask for a newer order, which supersedes it."""
+        self._records.ask_at(base_url)
+        self._told = None
+        self._exchange.tries = 0
+        self._exchange.report = self._report
+        self._enter(_S.WAITING_SAFE_STATE, now_ns)
+
+    def _end_report(self, now_ns: int) -> None:
+        """It was delivered, or given up. How the order ended stays in the unit's records."""
+        base_url = self._records.journal.base_url
+        self._records.close()
+        self._report = b""
+        if self.state is _S.REPORTING:
+            self._forget_progress()
+            self._enter(_S.IDLE, now_ns)
+        else:
+            # On the way to a newer order.
+            self._exchange.report = b""
+            self._records.begin(base_url)
+
+    def _report_answered(self, receipt: bytes, now_ns: int) -> None:
+        if not self._report:
+            # It was taken on the cloud link meanwhile.
+            return
+        try:
+            answer = self._trust.check_receipt(receipt, self._report)
+        except TrustError as refusal:
+            self._note(f"the answer to the report is not believed: {refusal}")
+            return
+        if answer.reason == Attack.REPLAY and self._records.raise_report_counter(answer.counter):
+            # Our counter has begun anew: erased flash, or another master in this vehicle.
+            self._note(
+                f"the platform has taken reports up to {answer.counter} from this vehicle; the report is signed anew"
+            )
+            self._report = b""
+            self._send_report(now_ns)
+            return
+        if answer.reason:
+            self._note(f"the platform refuses the report for good: {answer.reason}: {answer.detail}")
+        self._end_report(now_ns)
+
+    def _repeat_report(self, now_ns: int) -> None:
+        """The platform offers the order whose end it should know."""
+        if self._report:
+            self._enter(_S.REPORTING, now_ns)
+            self._actions.append(SendReport(self._report))
+        else:
+            self._enter(_S.DISCOVERING, now_ns)
 
     # -- private: the states that belong to no part ----------------------------------------------------------------------
 
@@ -389,6 +487,8 @@ class Updater:
 
     def _send_report(self, now_ns: int) -> None:
         """Sign the report once for this power-on: repeated at a login it must be the same document to the platform."""
+        if self._report:
+            return
         now_s = now_ns // SECOND
         counter = self._records.next_report_counter(now_s)
         version, security_counter = self._master_version()
@@ -396,7 +496,7 @@ class Updater:
             position=0, role=ImageRole.MASTER, hwid=self._hwid, version=version, security_counter=security_counter
         )
         report = PostBootReport(
-            order_id=self.order_id,
+            order_id=self._records.order_id,
             vin=self._vin,
             hwid=self._hwid,
             outcome=Outcome(self._records.journal.outcome),
@@ -404,9 +504,13 @@ class Updater:
             counter=counter,
             time_s=now_s,
             nodes=(master, *self._pack.slaves),
+            sequence=self._trust.state.sequence,
         )
         self._report = sign_report(report, self._device_key)
         self._actions.append(SendReport(self._report))
+        if self._early_url and self.state is _S.REPORTING:
+            base_url, self._early_url = self._early_url, ""
+            self._ask(base_url, now_ns)
 
     _ON_ENTRY: ClassVar[Mapping[UpdaterState, Callable[[Updater, int], None]]] = {
         _S.WAITING_SAFE_STATE: _try_upgrade_mode,

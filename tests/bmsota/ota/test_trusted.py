@@ -374,16 +374,16 @@ def test_a_withdrawn_order_may_be_given_again_and_one_that_ended_may_not(world, 
     trust = unit()
     trust.accept_order(world.order_data, world.NOW_NS)
     trust.close_order(is_withdrawn=True)
-    assert not trust.has_ended(world.order_data)
+    assert not trust.ended_order(world.order_data)
     refused(lambda: trust.reread_order(world.order_data), Attack.REPLAY, trust)
     trust = unit(state=TrustState.loads(trust.state.dumps()))
     assert trust.accept_order(world.order_data, world.NOW_NS) == world.order
     assert trust.state.order_is_open
     assert trust.reread_order(world.order_data) == world.order
     trust.close_order()
-    assert trust.has_ended(world.order_data)
+    assert trust.ended_order(world.order_data)
     trust = unit(state=TrustState.loads(trust.state.dumps()))
-    assert trust.has_ended(world.order_data)
+    assert trust.ended_order(world.order_data)
     refused(lambda: trust.accept_order(world.order_data, world.NOW_NS), Attack.REPLAY, trust)
 
 
@@ -406,7 +406,7 @@ def test_what_an_older_version_keeps_of_a_withdrawn_order_makes_no_other_order_g
     newer = ordered(world, world.manifest_data, sequence=6, order_id="o-18")
     state = world.replace(trust.state, sequence=6, order_sha256=hashlib.sha256(newer).digest())
     trust = unit(state=TrustState.loads(state.dumps()))
-    assert trust.has_ended(newer)
+    assert trust.ended_order(newer)
     refused(lambda: trust.accept_order(newer, world.NOW_NS), Attack.REPLAY, trust)
     assert b"withdrawn" not in state.dumps(as_found=True)
 

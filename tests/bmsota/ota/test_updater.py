@@ -7,6 +7,7 @@ and no less. A download answers itself from a small device API unless the line s
 from __future__ import annotations
 
 import copy
+import hashlib
 from types import SimpleNamespace
 
 import pytest
@@ -38,9 +39,21 @@ from bmsota.ota import (
     TellState,
     Updater,
     UpdaterState,
+    device_api,
     sign_manifest,
     sign_order,
 )
+
+REPORTED = HAPPY.partition("    > ack")[0]
+ASKED = """
+    > instructed
+    < tell authenticating 0
+    < POST challenge
+    > answer
+    < POST session
+    > answer
+    < POST reports
+"""
 
 SCRIPTS = {
     "happy path": HAPPY,
@@ -91,6 +104,8 @@ SCRIPTS = {
     + """
         > answer forged
         < tell rejected 0: {forged}
+        < POST order/refusal
+        > answer
         > state IDLE
         > login
         > instructed
@@ -101,12 +116,16 @@ SCRIPTS = {
     + """
         > answer other-vehicle
         < tell rejected 0: wrong-vehicle: expected an order for LBMSOTA0000000001, got one for LBMSOTA0000000002
+        < POST order/refusal
+        > answer
         > state IDLE
     """,
     "an expired order is refused": UNTIL_ORDER
     + """
         > answer expired
         < tell rejected 0: freeze: expected order to be valid at 1790000000, got expiry 1789999999
+        < POST order/refusal
+        > answer 404
         > state IDLE
     """,
     "a forged manifest is refused with a report": UNTIL_ORDER
@@ -545,8 +564,343 @@ SCRIPTS = {
     "a slave that cannot be confirmed takes all back": UNTIL_CONFIRMED
     + """
         > confirmed 1=ok 2=silent
+        < discover
+        > nodes 1=2.1.0 2=2.1.0 trial=2
+        < confirm 1=2.1.0 2=2.1.0
+        > confirmed 1=ok 2=silent
+        < discover
+        > nodes 1=2.1.0 2=2.1.0 trial=2
         < tell switching 100: slave 2: silent
         < revert [1,2] restart []
+    """,
+    "a slave whose answer to the confirmation was lost has confirmed": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=silent 2=silent
+        < discover
+        > nodes 1=2.1.0
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < raise 1=2.1.0 2=2.1.0
+        > raised 1=ok 2=ok
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+    """,
+    "a confirmation that was lost on the way is said again": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=ok 2=silent
+        < discover
+        > nodes 1=2.1.0 2=2.1.0 trial=2
+        < confirm 1=2.1.0 2=2.1.0
+        > confirmed 1=ok 2=ok
+        < raise 1=2.1.0 2=2.1.0
+    """,
+    "a slave that fell back instead of confirming takes all back": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=ok 2=wrong-version
+        < discover
+        > nodes 1=2.1.0 2=2.0.0
+        < tell switching 100: slave 2: wrong-version; slaves 2 do not run the new image
+        < revert [1] restart [2]
+    """,
+    "a slave that is gone after its confirmation takes all back": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=ok 2=silent
+        < discover
+        > nodes 1=2.1.0
+        < discover
+        > nodes 1=2.1.0
+        < discover
+        > nodes 1=2.1.0
+        < tell switching 100: slave 2: silent; slaves 2 do not answer
+        < revert [1] restart []
+    """,
+    "the power is cut while it is asked what was confirmed": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=ok 2=silent
+        < discover
+        > power
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < tell switching 100: the new image was not confirmed before the next boot
+        < revert [1,2] restart []
+    """,
+    "S19: a withdrawn order that is given again is taken up again": UNTIL_DOWNLOAD
+    + """
+        > answer 401
+        < abort
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer 204
+        < tell cancelled 0: the platform has no order for this unit
+        > state IDLE
+        > power
+    """
+    + UNTIL_DOWNLOAD,
+    "S19: withdrawn at its confirmation, and given again": UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > answer
+        < POST orders/o-17/confirm
+        > answer 409
+        < tell cancelled 0: the platform has cancelled the order
+    """
+    + UNTIL_DOWNLOAD,
+    "S19: an order that was carried out is not taken up again: its end is reported again": HAPPY
+    + UNTIL_ORDER
+    + """
+        > answer
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 2 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > power
+        > state IDLE
+    """
+    + UNTIL_ORDER
+    + """
+        > answer
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 3 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > ack
+        > state IDLE
+    """,
+    "S19: an order that was refused stays refused, also behind an answer that there is none": UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > answer forged-manifest
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: {forged-manifest}
+        > ack
+        > state IDLE
+    """
+    + UNTIL_ORDER
+    + """
+        > answer 204
+        > state IDLE
+    """
+    + UNTIL_ORDER
+    + """
+        > answer
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 2 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: {forged-manifest}
+    """,
+    "P8: an instruction is followed while the report is pending, and a newer order supersedes it": REPORTED
+    + """
+        > instructed
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < POST reports
+        > answer 404
+        < GET order
+        > answer newer
+        < GET manifests
+        > ack
+        > login
+        < tell authenticating 0
+        > answer
+        < POST orders/o-18/confirm
+    """,
+    "P8: without a newer order the report stays pending, over power cycles too": REPORTED
+    + ASKED
+    + """
+        > answer 404
+        < GET order
+        > answer 204
+        > state REPORTING
+        > login
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > power
+        < discover
+        > instructed
+        > nodes 1=2.1.0 2=2.1.0
+        < report 2 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > broken cut
+        < tell authenticating 0: cut
+        > power
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 3 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > ack
+        > state IDLE
+    """,
+    "P8: the same order again while the report is pending: the report is repeated": REPORTED
+    + ASKED
+    + """
+        > answer 404
+        < GET order
+        > answer
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > state REPORTING
+    """,
+    "P8: a refusal on the link ends nothing; the reason is asked over the device API, once a login": REPORTED
+    + """
+        > refused
+        < tell authenticating 0
+        < POST challenge
+        > refused
+        > answer 503
+        < tell authenticating 0: challenge: expected 200, got 503 no: said no
+        > wait 5.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < POST reports
+        > answer receipt
+        < GET order
+        > answer 204
+        > state IDLE
+        > power
+        > state IDLE
+    """,
+    "P8: a report of an order that the platform has never heard of is given up on its signed word": REPORTED
+    + ASKED
+    + """
+        > answer receipt unknown-order 0
+        < remark the platform refuses the report for good: unknown-order: said the platform
+        < GET order
+        > answer 204
+        > state IDLE
+        > login
+    """,
+    "P8: a stranger's word ends no report": REPORTED
+    + ASKED
+    + """
+        > answer receipt unknown-order 0 thief
+        < remark the answer to the report is not believed: arbitrary-software: signed with unknown key 3774845b9147b50c
+        < GET order
+        > answer 204
+        > login
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > refused
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < POST reports
+        > answer nonsense
+        < remark the answer to the report is not believed: {no-receipt}
+        < GET order
+        > answer 204
+        > state REPORTING
+    """,
+    "S32: a counter that has begun anew goes on above what the platform says it has taken": REPORTED
+    + ASKED
+    + """
+        > answer receipt replay 57
+        < remark the platform has taken reports up to 57 from this vehicle; the report is signed anew
+        < report 58 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        < GET order
+        > answer 204
+        > state REPORTING
+        > ack
+        > state IDLE
+    """,
+    "S15: no signature moves the report counter beyond any number of reports": REPORTED
+    + ASKED
+    + """
+        > answer receipt replay 1099511627776
+        < remark the platform refuses the report for good: replay: said the platform
+        < GET order
+        > answer 204
+        > state IDLE
+    """,
+    "P8: the platform takes the report on the link while it is asked why it did not": REPORTED
+    + ASKED
+    + """
+        > ack
+        > answer receipt
+        < GET order
+        > answer newer
+        < GET manifests
+    """,
+    "P8: a session that cannot be opened leaves the report pending": REPORTED
+    + """
+        > instructed
+        < tell authenticating 0
+        < POST challenge
+    """
+    + "".join(
+        f"""
+        > broken no network
+        < tell authenticating 0: no network
+        > wait {wait}.1
+        < tell authenticating 0
+        < POST challenge
+        """
+        for wait in (5, 10, 20, 40, 80, 160, 300)
+    )
+    + """
+        > broken no network
+        < tell authenticating 0: no network
+        > state REPORTING
+        > login
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+    """,
+    "P24: an order below what was accepted is refused with the number, and the next one is above it": HAPPY
+    + UNTIL_ORDER
+    + """
+        > answer older
+        < tell rejected 0: replay: expected an order after 5, got 3
+        < POST order/refusal
+        > answer newer
+        < GET manifests
+        > answer
+        < POST orders/o-18/confirm
+    """,
+    "orders that are not believed end the session, not the unit": UNTIL_ORDER
+    + """
+        > answer forged
+        < tell rejected 0: {forged}
+        < POST order/refusal
+        > answer forged
+        < tell rejected 0: {forged}
+        < POST order/refusal
+        > answer forged
+        < tell rejected 0: {forged}
+        > state IDLE
+    """,
+    "an accepted order is not ended by another that is not believed": UNTIL_DOWNLOAD
+    + """
+        > power
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer forged
+        < tell rejected 0: {forged}
+        < POST order/refusal
+        > answer
+        < tell authenticating 0: the platform offers an order that is not believed
+        > wait 5.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < POST orders/o-17/confirm
     """,
     "a mixed pack is said in the reason": UNTIL_TESTED
     + """
@@ -644,6 +998,10 @@ def texts(world):
             world.order_for(world.manifest_data, issued_s=world.NOW_S - 100, expires_s=world.NOW_S - 1), world.ORDER_KEY
         ),
     }
+    newer = world.order_for(world.manifest_data, order_id="o-18", sequence=6)
+    documents["newer"] = sign_order(newer, world.ORDER_KEY)
+    older = world.order_for(world.manifest_data, order_id="o-3", sequence=3)
+    documents["older"] = sign_order(older, world.ORDER_KEY)
     digest = world.manifest.images[0].sha256.hex()[:16]
     return SimpleNamespace(
         documents=documents,
@@ -651,6 +1009,7 @@ def texts(world):
             "{forged}": stranger,
             "{forged-manifest}": stranger,
             "{corrupted}": f"image {digest}: corrupted-data: block 1 did not have its signed digest 3 times",
+            "{no-receipt}": ("malformed-document: application/vnd.bmsota.receipt+cbor: expected tag 18, got 6e"),
             "{missing}": f"image {digest}: missing: the server does not have the image, got 404",
             "{nonsense}": "challenge: expected a string of 14 bytes, got 7 (offset 1)",
             "{master-last}": str(world.manifest.images[0].size_bytes - 1),
@@ -1050,7 +1409,94 @@ def test_power_lost_between_the_two_writes_of_staging(made):
     cut_between_the_writes_of_staging(made())
 
 
-@pytest.mark.parametrize("operation", range(1, 5))
+def test_a_report_that_was_superseded_is_not_taken_for_the_next_one(made):
+    """The platform answers the old report late, when the next order has ended too."""
+    device = made()
+    play(device, REPORTED)
+    old = device.last_report
+    device.documents["order"] = device.documents["newer"]
+    play(device, ASKED)
+    for answer in ("404", "newer", "forged-manifest"):
+        device.give(f"answer {answer}")
+        device.actions()
+    device.give("nodes 1=2.1.0 2=2.1.0")
+    assert device.actions()[-1].startswith("report 2 rejected")
+    device.updater.report_acknowledged(old, device.now_ns)
+    device.updater.report_refused(old, device.now_ns)
+    assert device.updater.state is UpdaterState.REPORTING
+    assert device.actions() == []
+    device.give("ack")
+    assert device.updater.state is UpdaterState.IDLE
+
+
+def test_the_platforms_word_about_another_document_ends_no_report(made):
+    device = made()
+    play(device, REPORTED + ASKED)
+    device.give("answer receipt unknown-order 0 order another")
+    assert device.actions()[0].startswith(
+        "remark the answer to the report is not believed: wrong-document: expected the receipt for "
+    )
+    device.give("answer 204")
+    assert device.updater.state is UpdaterState.REPORTING
+
+
+def test_a_refused_order_is_named_by_its_digest_with_the_number_to_go_beyond(made):
+    """P24: the platform learns in the same session what the unit takes for a replay."""
+    device = made()
+    play(device, HAPPY + UNTIL_ORDER)
+    device.give("answer older")
+    device.actions()
+    device.give("answer")
+    (refusal,) = device.refusals
+    assert refusal == device_api.OrderRefusal(
+        order_sha256=hashlib.sha256(device.documents["older"]).digest(),
+        sequence=5,
+        reason="replay: expected an order after 5, got 3",
+    )
+
+
+def test_a_report_says_the_highest_sequence_the_unit_has_accepted(made):
+    """P24: a platform that was restored from a backup goes on above it."""
+    device = made()
+    play(device, REPORTED)
+    assert device.reports[-1][0].sequence == 5
+
+
+@pytest.mark.parametrize("operation", range(1, 9))
+def test_p8_power_lost_while_a_newer_order_supersedes_a_pending_report(made, operation):
+    """Whatever write it failed in: the newer order never gets the outcome of the older, and is taken in the end."""
+    device = made()
+    play(device, REPORTED + ASKED)
+    device.give("answer 404")
+    device.actions()
+    device.flash.cut_at(device.flash.operations + operation, "after")
+    try:
+        device.give("answer newer")
+    except PowerCut:
+        pass
+    else:
+        assert operation > 6
+        return
+    device.flash.clear_cuts()
+    device.documents["order"] = device.documents["newer"]
+    device.power()
+    if device.updater.state is UpdaterState.DISCOVERING:
+        device.give("nodes 1=2.1.0 2=2.1.0")
+        device.actions()
+        assert [report.order_id for report, _ in device.reports] == ["o-17", "o-17"]
+    device.actions()
+    device.give("instructed")
+    for _ in range(6):
+        device.actions()
+        if device.request.path.endswith("/confirm"):
+            break
+        device.give("answer 404" if device.request.path.endswith("/reports") else "answer")
+    assert device.updater.order_id == "o-18"
+    assert device.updater.state is UpdaterState.CONFIRMING_ORDER
+    assert device.updater._records.journal.outcome == ""
+
+
+@pytest.mark.parametrize("operation", range(1, 6))
 def test_power_lost_while_the_order_is_closed(made, operation):
     """The report was acknowledged; whatever write the power failed in, the order comes to its end."""
     device = made()
@@ -1060,6 +1506,18 @@ def test_power_lost_while_the_order_is_closed(made, operation):
         device.give("ack")
     device.flash.clear_cuts()
     device.power()
+    if operation == 1:
+        # Nothing but the record of how it ended was written: it is reported once more.
+        play(
+            device,
+            """
+            > early
+            < discover
+            > nodes 1=2.1.0 2=2.1.0
+            < report 2 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+            > ack
+            """,
+        )
     assert device.updater.state is UpdaterState.IDLE
     assert "upgrade" not in device.updater_store.record_names()
     assert [line for line in device.actions() if line.startswith("remark")] == []

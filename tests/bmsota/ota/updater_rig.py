@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from difflib import unified_diff
 from functools import partial
+from hashlib import sha256
 from textwrap import dedent
 
 import pytest
@@ -23,6 +24,7 @@ from bmsota.ota import (
     ConfirmSlaves,
     DeviceTrust,
     DiscoverNodes,
+    DocumentReceipt,
     FlashSlaves,
     ImageStore,
     LogNote,
@@ -38,6 +40,7 @@ from bmsota.ota import (
     UpdaterState,
     device_api,
     load_trust_state,
+    sign_receipt,
     verify_report,
 )
 
@@ -69,6 +72,7 @@ class Device:
         self.now_ns = world.NOW_NS
         self.request = None
         self.reports = []
+        self.refusals = []
         self.lines = []
         if flashes is None:
             self.store().install_factory(self.old)
@@ -135,7 +139,14 @@ class Device:
         self.updater.logged_in(self.now_ns)
 
     def do_ack(self, _):
-        self.updater.report_acknowledged(self.now_ns)
+        self.updater.report_acknowledged(self.last_report, self.now_ns)
+
+    def do_refused(self, _):
+        self.updater.report_refused(self.last_report, self.now_ns)
+
+    @property
+    def last_report(self):
+        return self.reports[-1][1] if self.reports else b""
 
     def do_power(self, argument):
         """A power cycle; "power NAME" spoils something meanwhile."""
@@ -197,6 +208,8 @@ class Device:
             )
         if argument.startswith("busy "):
             return device_api.error_response(429, "too-many", "said wait", retry_after_s=int(argument.split()[1]))
+        if argument.startswith("receipt"):
+            return device_api.receipt_response(self.receipt(request, *argument.split()[1:]))
         if argument == "endless":
             return device_api.HttpResponse(200, {}, bytes(100_000))
         if argument == "nonsense":
@@ -212,12 +225,29 @@ class Device:
         assert device_api.bearer_token(request) == "token"
         if route.endpoint is device_api.DeviceEndpoint.ORDER:
             return device_api.order_response(self.documents.get(argument or "order"))
+        if route.endpoint is device_api.DeviceEndpoint.REFUSAL:
+            self.refusals.append(device_api.parse_refusal_request(request.body))
+            return device_api.order_response(self.documents.get(argument))
         if route.endpoint is device_api.DeviceEndpoint.MANIFEST:
             return device_api.manifest_response(self.documents.get(argument or "manifest"))
         if route.endpoint is device_api.DeviceEndpoint.CONFIRM:
             assert device_api.parse_confirm_request(request.body).decision is device_api.Decision.ACCEPTED
             return device_api.confirmed_response()
         return device_api.image_response(request, sha256=route.sha256, data=self.images[route.sha256])
+
+    def receipt(self, request, reason="", counter="0", signer="order", about=""):
+        """The platform's answer to the report in *request*: "receipt unknown-order 0"; nothing more: taken."""
+        world = self.world
+        receipt = DocumentReceipt(
+            vin=world.VIN,
+            hwid=world.HWID,
+            document_sha256=sha256(about.encode() or request.body).digest(),
+            reason=reason,
+            detail="said the platform" if reason else "",
+            counter=int(counter),
+            time_s=world.NOW_S,
+        )
+        return sign_receipt(receipt, world.ORDER_KEY if signer == "order" else world.THIEF_KEY)
 
     def do_nodes(self, text):
         """`1=2.0.0 2=2.0.0 trial=1 bootloader=2`"""
