@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 
 _BASE: Final = "/device/v1"
+REPORTS_PATH: Final = f"{_BASE}/reports"
 _CBOR: Final = "application/cbor"
 _COSE: Final = "application/cose"
 _OCTETS: Final = "application/octet-stream"
@@ -247,7 +248,7 @@ def refusal_request(token: str, *, order_sha256: bytes, sequence: int, reason: s
 def report_request(token: str, document: bytes) -> HttpRequest:
     """Deliver a signed report; the answer is the platform's signed receipt for it (`parse_receipt`)."""
     headers = {"Content-Type": _COSE, "Accept": _COSE}
-    return authorised(HttpRequest("POST", f"{_BASE}/reports", headers, document), token)
+    return authorised(HttpRequest("POST", REPORTS_PATH, headers, document), token)
 
 
 def parse_receipt(status: int, body: bytes) -> bytes | None:

@@ -192,7 +192,11 @@ class World:
     def identity(self, number: int, **options: Any) -> bytes:
         """A signed identity report; by default of the pack as `facts` has it."""
         vin = self.vin(number)
-        own = {name: options.pop(name) for name in ("counter", "key", "upgrades", "named_vin") if name in options}
+        own = {
+            name: options.pop(name)
+            for name in ("counter", "key", "upgrades", "named_vin", "sequence")
+            if name in options
+        }
         counter = own.get("counter", self.identity_counters.get(vin, 0) + 1)
         self.identity_counters[vin] = counter
         facts = options.get("facts") or self.facts(number, **options)
@@ -215,6 +219,7 @@ class World:
             time_s=int(self.now.timestamp()),
             nodes=nodes,
             upgrades=own.get("upgrades", ()),
+            sequence=own.get("sequence", 0),
         )
         return sign_identity(report, own.get("key", self.device_key(vin)))
 
@@ -329,6 +334,7 @@ class World:
             counter=counter,
             time_s=int(self.now.timestamp()),
             nodes=nodes,
+            sequence=options.get("sequence", 0),
         )
         return sign_report(report, options.get("key", self.device_key(vin)))
 

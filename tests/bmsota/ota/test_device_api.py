@@ -154,6 +154,29 @@ def test_a_decision_travels(decision):
     assert device_api.parse_confirmed(answer.status, answer.body) is None
 
 
+def test_a_refused_order_travels():
+    """By its digest: nothing in it can be believed."""
+    request = device_api.refusal_request("tok", order_sha256=SHA, sequence=4, reason="replay: expected …")
+    assert device_api.route(request.method, request.path) == device_api.Route(device_api.DeviceEndpoint.REFUSAL)
+    assert device_api.bearer_token(request) == "tok"
+    assert device_api.parse_refusal_request(request.body) == device_api.OrderRefusal(SHA, 4, "replay: expected …")
+
+
+def test_a_report_and_its_receipt_travel():
+    """Anything but 200 is no receipt; but a session that is over, and a platform that is busy, are asked again."""
+    request = device_api.report_request("tok", b"signed")
+    assert device_api.route(request.method, request.path) == device_api.Route(device_api.DeviceEndpoint.REPORT)
+    assert (device_api.bearer_token(request), request.body) == ("tok", b"signed")
+    answer = device_api.receipt_response(b"receipt")
+    assert device_api.parse_receipt(answer.status, answer.body) == b"receipt"
+    for status in (204, 400, 404, 405, 413, 500):
+        assert device_api.parse_receipt(status, b"<html>") is None
+    for status in (401, 429, 503):
+        with pytest.raises(TransferError, match=f"report: expected 200, got {status}") as caught:
+            device_api.parse_receipt(status, b"<html>")
+        assert not caught.value.permanent
+
+
 @pytest.mark.parametrize(
     ("status", "permanent"),
     [(401, False), (403, False), (404, True), (409, True), (410, True), (429, False), (500, False), (503, False)],
@@ -222,6 +245,7 @@ REQUESTS = {
         {"layout": 1, "hwid": "M-1", "challenge": CHALLENGE, "origin": ORIGIN, "signature": bytes(64)},
     ),
     "confirm": (device_api.parse_confirm_request, {"decision": "accepted", "reason": ""}),
+    "refusal": (device_api.parse_refusal_request, {"order_sha256": SHA, "sequence": 1, "reason": ""}),
 }
 ANSWERS = {
     "challenge": (device_api.parse_challenge, {"challenge": CHALLENGE, "expires_s": 1}),
@@ -292,6 +316,8 @@ def test_our_own_mistakes_are_ours():
         lambda: device_api.session_request("M", CHALLENGE, "", bytes(64)),
         lambda: device_api.manifest_request("t", b""),
         lambda: device_api.confirm_request("t", "a/b", decision="accepted"),
+        lambda: device_api.refusal_request("t", order_sha256=b"", sequence=1, reason=""),
+        lambda: device_api.refusal_request("t", order_sha256=SHA, sequence=-1, reason=""),
         lambda: device_api.confirm_request("t", "o", decision="accepted", reason="x" * 257),
         lambda: device_api.challenge_response(b"", 1),
         lambda: device_api.session_response("a b", 1),
