@@ -203,7 +203,7 @@ class CloudReporter:
             self._identities.acknowledged()
             self._emit(IdentityAcknowledged())
         else:
-            self._identities.undelivered()
+            self._identities.undelivered(is_refused=flag is not None)
 
     # -- local upgrades --------------------------------------------------------------------------------------------------
 

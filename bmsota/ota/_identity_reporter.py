@@ -4,6 +4,10 @@ One record of the boot store keeps the counter and the digest of what the platfo
 before a document with it exists, so no two documents share one; it is never below the time, so that a unit whose flash was
 replaced goes on above its earlier numbers. A report that is not acknowledged is sent again, as the same document, after the
 next login, and signed anew after a power cycle.
+
+A unit without a clock whose flash was replaced begins at 1, which the platform refuses as a replay. Therefore one that was
+refused is signed anew, once a power-on, under a thousand times its number: after four of them it is above any time. Whoever
+says "refused" without being the platform makes a unit skip numbers, up to `COUNTER_SKIP_MAX`, and nothing else.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ SECOND = 1_000_000_000
 
 IDENTITY_RECORD: Final = "identity-report"
 """The application record of the boot store."""
+
+# Beyond any time in seconds.
+COUNTER_SKIP_MAX: Final = 2**40
 
 
 def _check(found: Mapping[str, Any]) -> None:
@@ -61,6 +68,8 @@ class IdentityReporter:
         """Those of the document."""
         self._is_sent = False
         self._is_held = False
+        self._skip: int | None = 0
+        """The next number at least, because the last one was refused; None: one was skipped since the power-on."""
         self.problem = ""
         """What the log must say: the record could not be read. Empty if nothing."""
         try:
@@ -94,7 +103,7 @@ class IdentityReporter:
         report = IdentityReport(
             vin=self._vin,
             hwid=nodes[0].hwid,
-            counter=max(self._counter + 1, now_ns // SECOND),
+            counter=max(self._counter + 1, now_ns // SECOND, self._skip or 0),
             time_s=now_ns // SECOND,
             nodes=tuple(nodes),
             upgrades=tuple(_reported(upgrade) for upgrade in upgrades),
@@ -106,6 +115,8 @@ class IdentityReporter:
             return None
         if digests != self._digests:
             self._counter = report.counter
+            if self._skip:
+                self._skip = None
             self._save()
             self._document, self._digests = sign_identity(report, self._device_key), digests
         self._is_sent = True
@@ -118,10 +129,13 @@ class IdentityReporter:
             self._acknowledged = self._digests
             self._save()
 
-    def undelivered(self) -> None:
-        """The platform refused it or did not answer: it is sent again after the next login."""
+    def undelivered(self, *, is_refused: bool = False) -> None:
+        """The platform did not answer: it is sent again after the next login; signed anew, if the platform has refused it."""
         self._is_sent = False
         self._is_held = True
+        if is_refused and self._skip == 0:
+            self._skip = min(1000 * self._counter, COUNTER_SKIP_MAX)
+            self._document, self._digests = b"", (b"", b"")
 
     def _save(self) -> None:
         nodes, upgrades = self._acknowledged
