@@ -298,6 +298,33 @@ def test_s32_the_receipt_of_an_identity_report_names_the_identity_counter(world,
     assert (receipt.reason, receipt.counter) == ("replay", 77)
 
 
+def test_s32_a_replaced_unit_with_another_key_is_accepted_and_no_report_of_the_old_one_is(world, unit):
+    """Also when the old unit comes back later: what it had signed before stays a replay."""
+    task = world.approved(1)
+    old = world.report(1, "OTA-1-1", counter=9)
+    assert (
+        send(world, world.report(1, "OTA-1-1", counter=10, outcome=Outcome.FAILED, reason="x"))
+        is ReportVerdict.ACCEPTED
+    )
+    carol, now = world.people["carol"], world.now
+    world.services.ota_tasks.retry(task.id, vins=[world.vin(1)], reason="again", by=carol, now=now)
+    token = unit.fetch(world) and unit.token
+    new_key = world.device_key(world.vin(2))
+    new, known = (key.public_key().public_bytes_raw() for key in (new_key, world.device_key(world.vin(1))))
+    world.services.vehicles.replace_unit(vin=world.vin(1), hwid="M-000001", device_public_key=new, now=now, by=carol)
+    assert unit.ask(world, device_api.order_request(token)).status == 401
+    assert send(world, world.report(1, "OTA-1-1-2", counter=11)) is ReportVerdict.REFUSED
+    first = world.report(1, "OTA-1-1-2", counter=1, key=new_key)
+    receipt = unit.deliver(world, first)
+    assert (receipt.reason, receipt.counter) == ("replay", 10)
+    assert send(world, world.report(1, "OTA-1-1-2", counter=11, key=new_key)) is ReportVerdict.ACCEPTED
+    assert str(seen(world, task).status) == "Upgrade succeeded"
+    world.services.vehicles.replace_unit(vin=world.vin(1), hwid="M-000001", device_public_key=known, now=now, by=carol)
+    assert send(world, old) is ReportVerdict.REFUSED
+    entries = world.services.audit.page(PageRequest(1, 9), by=world.people["anna"]).items
+    assert ("vehicle.replace_unit", "carol") in {(entry.action, entry.who) for entry in entries}
+
+
 @pytest.mark.parametrize(
     ("document", "reason"),
     [(b"x", "malformed-document"), (b"\xd2" + bytes(3000), "malformed-document"), (bytes(12000), "endless-data")],
