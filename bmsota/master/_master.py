@@ -16,8 +16,9 @@ write flash: if the driver of the flash raises (a power cut), the object is wort
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -50,6 +51,7 @@ from bmsota.master._slaves import SlaveOperations
 from bmsota.ota import (
     AbortHttp,
     DeviceTrust,
+    DownloadOptions,
     ImageStore,
     LogNote,
     PowerConditions,
@@ -120,6 +122,12 @@ class MasterConfiguration:
     """How often each slave sends. One that misses three rounds is silent, and what it measured is no longer reported."""
     slave_boot_ns: int = 200 * MS
     """How long the slaves take to boot, counted from the master's own boot: they are not asked earlier."""
+    origins: tuple[str, ...] = ()
+    """Where this unit's platform may be without TLS, as "http://host:port"; an https URL is always followed."""
+    download: DownloadOptions = field(default_factory=DownloadOptions)
+    """Limits of the exchanges with the device API, and where its redirects may lead. The jitter is drawn from the seed."""
+    seed: str = ""
+    """Spreads the waits of a fleet: units with different seeds do not come back as one. Empty: the HWID does it."""
     alarm_limits: AlarmLimits = field(default_factory=AlarmLimits)
     terminal: TerminalOptions = field(default_factory=TerminalOptions)
 
@@ -153,6 +161,7 @@ class Master:
 
         Raises:
             LocalProtocolError: no image runs, so there is no application to be.
+            ConfigurationError: one of the configured origins is none.
         """
         if boot.facts is None:
             raise LocalProtocolError("master: no image runs; only the bootloader can")
@@ -180,6 +189,8 @@ class Master:
             store=store,
             image_store=ImageStore(image_flash),
             master_version=lambda: (version, store.security_counter),
+            options=_download_options(configuration),
+            origins=configuration.origins,
         )
         serial, login_ns = last_login or (0, None)
         self._session = TerminalSession(
@@ -510,6 +521,13 @@ class Master:
                 self._cloud.send_identity(self._slaves.slaves, now_ns)
             # After the updater: when this discovery has decided its order, what the nodes run is the order's work.
             self._cloud.nodes_discovered(self._slaves.slaves, self._updater.scope, now_ns)
+
+
+def _download_options(configuration: MasterConfiguration) -> DownloadOptions:
+    """The configured ones, with a jitter that is this unit's own and always the same."""
+    seed = configuration.seed or configuration.identity.hwid
+    jitter = int.from_bytes(hashlib.sha256(f"{seed}/jitter".encode()).digest()[:4], "big") / 2**32
+    return replace(configuration.download, retry_jitter=jitter)
 
 
 def _trust(configuration: MasterConfiguration, state: TrustState) -> DeviceTrust:

@@ -49,7 +49,6 @@ from bmsota.ota._download import (
     DownloadCompleted,
     DownloadEvent,
     DownloadFailed,
-    DownloadOptions,
     DownloadState,
     RestartedFromZero,
     Resumed,
@@ -96,6 +95,7 @@ from bmsota.ota._report import (
     verify_report,
 )
 from bmsota.ota._states import STAGE_OF, TRANSITIONS, Stage, UpdaterState
+from bmsota.ota._transfer import DownloadOptions
 from bmsota.ota._trusted import DeviceTrust, TrustState
 from bmsota.ota._updater import Updater
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from bmsota.image import ImageRole
-from bmsota.node import FlashJob, NodeMode
+from bmsota.node import FlashJob, NodeMode, NodeResult
 from bmsota.ota._actions import (
     ActivateSlaves,
     ConfirmSlaves,
@@ -28,13 +28,21 @@ from bmsota.ota._states import UpdaterState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bmsota.node import NodeDescription, NodeResult
+    from bmsota.node import NodeDescription
     from bmsota.ota._journal import OrderRecords
     from bmsota.ota._steering import Steering
 
 
+SECOND: Final = 1_000_000_000
+
 # The slaves of a pack may need a moment to boot before they answer; a slave that stays silent so often is absent.
 DISCOVERY_TRIES_MAX: Final = 3
+
+# How long the pack may take for what it was asked. The buses have time-outs of their own, which are far shorter: this is for
+# an answer that is never given.
+PACK_WAIT_NS: Final = 600 * SECOND
+# Sixteen slaves, one after the other, over a slow diagnostic protocol, twice.
+FLASH_WAIT_NS: Final = 7200 * SECOND
 
 # A slave that could not be flashed, or reverted, is tried once more; then the pack goes back, or is reported as mixed.
 ROUNDS_MAX: Final = 2
@@ -54,6 +62,9 @@ class PackUpgrade:
         self._rounds = 0
         self._staged: set[int] = set()
         self._activated = False
+        self._flashing: tuple[int, ...] = ()
+        self._deadline_ns: int | None = None
+        """When the pack must have done what it was asked."""
 
     @property
     def slaves(self) -> tuple[NodeReport, ...]:
@@ -71,8 +82,42 @@ class PackUpgrade:
 
     def entered(self, state: UpdaterState, now_ns: int) -> None:
         """Do what entering *state* asks for here."""
+        self._deadline_ns = None
         if state in self._ON_ENTRY:
+            self._wait(now_ns)
             self._ON_ENTRY[state](self, now_ns)
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def _wait(self, now_ns: int, wait_ns: int = PACK_WAIT_NS) -> None:
+        self._deadline_ns = now_ns + wait_ns
+
+    def next_timeout(self) -> int | None:
+        """When `handle_timeout` wants to be called."""
+        return self._deadline_ns
+
+    def handle_timeout(self, state: UpdaterState, now_ns: int) -> None:
+        """The pack has not answered: go on as if it had failed."""
+        if self._deadline_ns is None or now_ns < self._deadline_ns:
+            return
+        self._deadline_ns = None
+        if state is _S.DISCOVERING:
+            self.nodes_discovered((), now_ns)
+        elif state is _S.FLASHING_SLAVES:
+            self.slaves_flashed(_no_answer(self._flashing), now_ns)
+        elif state is _S.ACTIVATING_SLAVES:
+            self.slaves_activated(_no_answer(self._not_on_target()), now_ns)
+        elif state is _S.SELF_TEST:
+            self.self_tested(passed=False, reason="the self-test did not end", now_ns=now_ns)
+        elif state is _S.CONFIRMING_PACK:
+            self.slaves_confirmed(_no_answer(self._records.slave_positions), now_ns)
+        elif state is _S.RAISING_COUNTERS:
+            self._steering.enter(_S.DISCOVERING, now_ns)
+        elif state is _S.REVERTING_SLAVES:
+            self.slaves_reverted(now_ns)
+        elif state is _S.RESETTING:
+            self._wait(now_ns)
+            self._reset(now_ns)
 
     # -- discovery -----------------------------------------------------------------------------------------------------
 
@@ -87,6 +132,7 @@ class PackUpgrade:
         missing = [position for position in self._records.slave_positions if position not in self._nodes]
         self._discovery_tries += 1
         if missing and self._discovery_tries < DISCOVERY_TRIES_MAX:
+            self._wait(now_ns)
             self._steering.act(DiscoverNodes())
             return
         self._discovery_tries = 0
@@ -116,15 +162,17 @@ class PackUpgrade:
 
     # -- forward -------------------------------------------------------------------------------------------------------
 
-    def _flash_slaves(self, _now_ns: int) -> None:
+    def _flash_slaves(self, now_ns: int) -> None:
         self._steering.tell(100, "")
         wrong = self._not_on_target()
         self._records.save(changed=tuple(wrong))
         self._staged.clear()
-        self._flash(wrong)
+        self._flash(wrong, now_ns)
 
-    def _flash(self, positions: Sequence[int]) -> None:
+    def _flash(self, positions: Sequence[int], now_ns: int) -> None:
         self._rounds += 1
+        self._flashing = tuple(positions)
+        self._wait(now_ns, FLASH_WAIT_NS)
         read, target = self._records.image_store.read, self._records.target
         self._steering.act(FlashSlaves(tuple(FlashJob(position, read(target(position))) for position in positions)))
 
@@ -137,7 +185,7 @@ class PackUpgrade:
         """The answer to `FlashSlaves`."""
         failed = [outcome for outcome in outcomes if not outcome.ok]
         if failed and self._rounds < ROUNDS_MAX:
-            self._flash([outcome.position for outcome in failed])
+            self._flash([outcome.position for outcome in failed], now_ns)
         else:
             self._go_on(outcomes, _S.ACTIVATING_SLAVES, now_ns)
 
@@ -262,6 +310,10 @@ class PackUpgrade:
         _S.REVERTING_SLAVES: _revert_slaves,
         _S.RESETTING: _reset,
     }
+
+
+def _no_answer(positions: Sequence[int]) -> tuple[NodeResult, ...]:
+    return tuple(NodeResult(position, False, "no answer") for position in positions)
 
 
 def _names(positions: Sequence[int]) -> str:

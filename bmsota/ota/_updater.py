@@ -38,8 +38,9 @@ from collections import deque
 from typing import TYPE_CHECKING, ClassVar
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.errors import LocalProtocolError
+from bmsota.errors import ConfigurationError, LocalProtocolError
 from bmsota.image import ImageRole
+from bmsota.ota import _device_api as device_api
 from bmsota.ota._actions import LogNote, SendReport, TellState
 from bmsota.ota._exchange import DeviceExchange
 from bmsota.ota._fetch import ImageFetch
@@ -47,11 +48,12 @@ from bmsota.ota._journal import OrderRecords, Phase
 from bmsota.ota._local_upgrades import OrderScope
 from bmsota.ota._pack import PackUpgrade
 from bmsota.ota._report import NodeReport, Outcome, PostBootReport, short_reason, sign_report
-from bmsota.ota._states import AT_REST, STAGE_OF, TRANSITIONS, UpdaterState
+from bmsota.ota._states import AT_REST, STAGE_OF, TRANSITIONS, Stage, UpdaterState
 from bmsota.ota._steering import Steering
+from bmsota.ota._transfer import DownloadOptions, normal_origins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -64,6 +66,13 @@ if TYPE_CHECKING:
 
 
 SECOND = 1_000_000_000
+
+# A report that is not acknowledged is sent again after this time, and twice as long each time: the link repeats what it can
+# by itself, so the platform is there and does not take it.
+REPORT_WAIT_NS = 300 * SECOND
+REPORT_WAIT_NS_MAX = 3600 * SECOND
+
+_DOWNLOAD_OPTIONS = DownloadOptions()
 
 _ROLLED_BACK_WITHOUT_REASON = "the new image was not confirmed before the next boot"
 
@@ -84,6 +93,8 @@ class Updater:
         store: BootStore,
         image_store: ImageStore,
         master_version: Callable[[], tuple[ImageVersion, int]],
+        options: DownloadOptions = _DOWNLOAD_OPTIONS,
+        origins: Collection[str] = (),
     ) -> None:
         """Take the parts of the unit.
 
@@ -96,7 +107,18 @@ class Updater:
             store: slots and journal of the master.
             image_store: where downloaded images lie.
             master_version: version and security counter of the master image that is running.
+            options: limits of everything that is fetched; its `retry_jitter` spreads the waits of a fleet.
+            origins: where the platform may be without TLS, as "http://host:port". An https URL may be any: the proof of a
+                session is worth nothing elsewhere.
+
+        Raises:
+            ConfigurationError: one of *origins* is none.
         """
+        try:
+            self._origins = normal_origins(origins)
+        except ValueError as error:
+            raise ConfigurationError(f"origins: {error}") from error
+        self._options = options
         self._hwid = hwid
         self._vin = vin
         self._device_key = device_key
@@ -110,6 +132,9 @@ class Updater:
         self._early_url = ""
         self._told: TellState | None = None
         self._report: bytes = b""
+        self._report_at_ns: int | None = None
+        """When the report is sent again, if it is not acknowledged before."""
+        self._report_wait_ns = REPORT_WAIT_NS
         self._records = OrderRecords(
             store=store, trust=trust, images=image_store, slave_positions=slave_positions, note=self._note
         )
@@ -121,7 +146,9 @@ class Updater:
             close=self._close,
             forget=self._forget_order,
         )
-        self._exchange = DeviceExchange(hwid=hwid, device_key=device_key, records=self._records, steering=steering)
+        self._exchange = DeviceExchange(
+            hwid=hwid, device_key=device_key, records=self._records, steering=steering, options=options
+        )
         self._fetch = ImageFetch(records=self._records, exchange=self._exchange, steering=steering)
         self._pack = PackUpgrade(records=self._records, steering=steering)
 
@@ -133,8 +160,14 @@ class Updater:
 
     def next_timeout(self) -> int | None:
         """When `handle_timeout` wants to be called."""
-        times = [time for time in (self._exchange.retry_at_ns, self._fetch.next_timeout()) if time is not None]
-        return min(times) if times else None
+        times = (
+            self._exchange.retry_at_ns,
+            self._exchange.next_timeout(),
+            self._fetch.next_timeout(),
+            self._pack.next_timeout(),
+            self._report_at_ns,
+        )
+        return min((time for time in times if time is not None), default=None)
 
     @property
     def order_id(self) -> str:
@@ -218,6 +251,9 @@ class Updater:
             # The link may be faster than the slaves; what the journal says goes first.
             self._early_url = base_url
             return
+        if not self._is_allowed(base_url):
+            self._refuse_instruction(base_url)
+            return
         if self.state is _S.IDLE:
             self._records.begin(base_url)
             self._exchange.tries = 0
@@ -229,16 +265,30 @@ class Updater:
             # A repeated instruction means that the platform does not know how far we are.
             self._actions.append(self._told)
 
+    def _is_allowed(self, base_url: str) -> bool:
+        """Whether this unit signs for the platform at *base_url*: with TLS, or where it was told in production."""
+        try:
+            origin = device_api.origin_of(base_url)
+        except ValueError:
+            return False
+        return origin.startswith("https:") or origin in self._origins
+
+    def _refuse_instruction(self, base_url: str) -> None:
+        problem = f"instruction: expected an https URL or the origin of this unit's platform, got {base_url[:80]!r}"
+        self._note(problem)
+        if self.state is _S.IDLE:
+            self._actions.append(TellState("", Stage.REJECTED, 0, short_reason(problem)))
+
     def conditions_changed(self, conditions: PowerConditions, now_ns: int) -> None:
         """The vehicle started, stopped, was plugged in or switched off."""
         self._conditions = conditions
         if self.state is _S.WAITING_SAFE_STATE:
             self._try_upgrade_mode(now_ns)
 
-    def logged_in(self, now_ns: int) -> None:  # noqa: ARG002 - every input has the time
+    def logged_in(self, now_ns: int) -> None:
         """The cloud link is up: tell the platform what it may have missed."""
         if self.state is _S.REPORTING:
-            self._actions.append(SendReport(self._report))
+            self._repeat_report(now_ns)
         elif self._told is not None:
             self._actions.append(self._told)
 
@@ -327,7 +377,12 @@ class Updater:
             self._exchange.retry_at_ns = None
             if self.state is _S.WAITING_SAFE_STATE:
                 self._try_upgrade_mode(now_ns)
+        self._exchange.handle_timeout(now_ns)
         self._fetch.handle_timeout(now_ns)
+        self._pack.handle_timeout(self.state, now_ns)
+        if self._report_at_ns is not None and now_ns >= self._report_at_ns:
+            self._report_wait_ns = min(2 * self._report_wait_ns, REPORT_WAIT_NS_MAX)
+            self._repeat_report(now_ns)
 
     # -- private: what the parts do to the whole (`Steering`) ------------------------------------------------------------
 
@@ -340,7 +395,8 @@ class Updater:
         if state in self._ON_ENTRY:
             self._ON_ENTRY[state](self, now_ns)
         for part in (self._exchange, self._fetch, self._pack):
-            part.entered(state, now_ns)
+            if self.state is state:  # A part may have gone on already.
+                part.entered(state, now_ns)
 
     def _tell(self, progress_pct: int, reason: str = "") -> None:
         told = TellState(self.order_id, STAGE_OF[self.state], progress_pct, short_reason(reason))
@@ -366,6 +422,7 @@ class Updater:
     def _forget_progress(self) -> None:
         self._told = None
         self._report = b""
+        self._report_at_ns = None
         self._exchange.reset()
         self._fetch.reset()
 
@@ -406,7 +463,12 @@ class Updater:
             nodes=(master, *self._pack.slaves),
         )
         self._report = sign_report(report, self._device_key)
+        self._report_wait_ns = REPORT_WAIT_NS
+        self._repeat_report(now_ns)
+
+    def _repeat_report(self, now_ns: int) -> None:
         self._actions.append(SendReport(self._report))
+        self._report_at_ns = now_ns + self._options.wait_ns(self._report_wait_ns)
 
     _ON_ENTRY: ClassVar[Mapping[UpdaterState, Callable[[Updater, int], None]]] = {
         _S.WAITING_SAFE_STATE: _try_upgrade_mode,

@@ -121,11 +121,12 @@ class FullUnit:
         measure_period_ns: int,
         data_bitrate_bps: int | None = None,
         diagnosis_bus: CanBus | None = None,
+        origins: Sequence[str] = (),
     ) -> None:
         """Make a unit, switched off.
 
         *bootloader_dbc* is any of `dbc/bms_bootloader*.dbc`: its ids and data frames are those of the unit. With
-        *data_bitrate_bps* the internal bus carries CAN FD.
+        *data_bitrate_bps* the internal bus carries CAN FD. *origins*: where its platform may be without TLS.
 
         Raises:
             ConfigurationError: the bootloader's data frames are CAN FD, and no data bit rate is given.
@@ -180,6 +181,8 @@ class FullUnit:
                 database=internal_dbc,
                 profile=BootloaderProfile(wire),
                 measure_period_ns=measure_period_ns,
+                origins=tuple(origins),
+                seed=f"{seed}/{identity.vin}",
                 terminal=TerminalOptions(heartbeat_period_ns=heartbeat_period_ns),
             ),
             factory_image=factory.master,

@@ -87,8 +87,26 @@ SCRIPTS = {
         < tell authenticating 0
         < POST challenge at http://b.example
     """,
-    "a forged order is refused and nothing is owed": UNTIL_ORDER
+    "N14 a forged order is fetched as often as a wrong block, then refused, and nothing is owed": UNTIL_ORDER
     + """
+        > answer forged
+        < tell authenticating 0: {forged}
+        > wait 5.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer forged
+        < tell authenticating 0: {forged}
+        > wait 10.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
         > answer forged
         < tell rejected 0: {forged}
         > state IDLE
@@ -109,8 +127,30 @@ SCRIPTS = {
         < tell rejected 0: freeze: expected order to be valid at 1790000000, got expiry 1789999999
         > state IDLE
     """,
-    "a forged manifest is refused with a report": UNTIL_ORDER
+    "N14 a forged manifest is fetched as often as a wrong block, then refused with a report": UNTIL_ORDER
     + """
+        > answer
+        < GET manifests
+        > answer forged-manifest
+        < tell authenticating 0: {forged-manifest}
+        > wait 5.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < GET manifests
+        > answer forged-manifest
+        < tell authenticating 0: {forged-manifest}
+        > wait 10.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
         > answer
         < GET manifests
         > answer forged-manifest
@@ -207,6 +247,24 @@ SCRIPTS = {
         < GET manifests
         > answer
         < POST orders/o-17/confirm
+    """
+    + "".join(
+        f"""
+        > answer 422
+        < tell authenticating 0: confirm: expected 200, got 422 no: said no
+        > wait {wait_s}
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < POST orders/o-17/confirm
+        """
+        for wait_s in (5.1, 10.1, 20.1, 40.1, 80.1, 160.1, 300.1)
+    )
+    + """
         > answer 422
         < discover
         > nodes 1=2.0.0 2=2.0.0
@@ -326,19 +384,20 @@ SCRIPTS = {
         < tell downloading 28
         < GET images/master bytes=4096-{master-last}
     """,
-    "an image that is not there fails the upgrade": UNTIL_DOWNLOAD
+    "N12 an image that is not there yet is asked for again": UNTIL_DOWNLOAD
     + """
         > answer 404
+        < remark download broke off: missing: the server does not have the image, got 404
         < abort
-        < discover
-        > nodes 1=2.0.0 2=2.0.0
-        < report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: {missing}
-        > power
-        < discover
-        > nodes 1=2.0.0 2=2.0.0
-        < report 2 failed [0=2.0.0 1=2.0.0 2=2.0.0]: {missing}
-        > ack
-        > state IDLE
+        > wait 1.9
+        > wait 0.2
+        < GET images/master
+        > answer
+        < tell downloading 28
+        < tell downloading 56
+        < tell downloading 63
+        < abort
+        < GET images/slave
     """,
     "the staged image is damaged at rest": UNTIL_STAGED
     + """
@@ -651,7 +710,6 @@ def texts(world):
             "{forged}": stranger,
             "{forged-manifest}": stranger,
             "{corrupted}": f"image {digest}: corrupted-data: block 1 did not have its signed digest 3 times",
-            "{missing}": f"image {digest}: missing: the server does not have the image, got 404",
             "{nonsense}": "challenge: expected a string of 14 bytes, got 7 (offset 1)",
             "{master-last}": str(world.manifest.images[0].size_bytes - 1),
         },
@@ -766,10 +824,11 @@ def test_a_busy_platform_says_when_to_come_back(made, told_s, waited_s):
 
 
 def test_an_instruction_without_an_origin_is_signed_nowhere(made):
-    """The proof names where the unit talks to; a URL that has no origin gets none."""
+    """The proof names where the unit talks to; a URL that has no origin, in an old journal, gets none."""
     device = made()
-    device.actions()
-    device.updater.instructed("http://b x", device.now_ns)
+    play(device, UNTIL_DOWNLOAD)
+    device.updater._records.move("http://b x")
+    device.power()
     device.actions()
     device.give("answer")
     assert device.request is None
@@ -824,7 +883,9 @@ def test_a_long_tunnel_in_mid_download_is_no_failure(made):
         if device.request is not None:
             device.give("broken no mobile network")
     assert device.updater.state in {UpdaterState.WAITING_SAFE_STATE, UpdaterState.OPENING_SESSION}
-    device.give("wait 300.1")
+    while device.request is None:
+        device.give("wait 1")
+        device.collect()
     for _ in range(4):
         device.actions()
         device.give("answer")

@@ -23,6 +23,7 @@ from bmsota.ota import (
     ConfirmSlaves,
     DeviceTrust,
     DiscoverNodes,
+    DownloadOptions,
     FlashSlaves,
     ImageStore,
     LogNote,
@@ -57,8 +58,9 @@ URL = "http://a.example"
 class Device:
     """A master with its flashes, the device API it talks to, and one updater from power-on to power-on."""
 
-    def __init__(self, world, *, shelf_bytes=SHELF_BYTES, flashes=None):
+    def __init__(self, world, *, shelf_bytes=SHELF_BYTES, flashes=None, options=None):
         self.world = world
+        self.options = options or DownloadOptions()
         self.flash = FlashModel(MASTER_FLASH_BYTES, seed="master")
         self.shelf_flash = FlashModel(shelf_bytes, erase_block_bytes=4096, seed="shelf")
         self.old = world.firmware(version="2.0.0", counter=1)
@@ -110,6 +112,8 @@ class Device:
             store=store,
             image_store=ImageStore(self.shelf_flash),
             master_version=lambda: (boot.facts.version, store.security_counter),
+            options=self.options,
+            origins=[URL, "http://b.example"],
         )
 
     def power(self):
@@ -192,9 +196,7 @@ class Device:
     def respond(self, request, argument):
         if argument.isdigit():
             status = int(argument)
-            return (
-                device_api.confirmed_response() if status == 204 else device_api.error_response(status, "no", "said no")
-            )
+            return device_api.HttpResponse(204) if status == 204 else device_api.error_response(status, "no", "said no")
         if argument.startswith("busy "):
             return device_api.error_response(429, "too-many", "said wait", retry_after_s=int(argument.split()[1]))
         if argument == "endless":
@@ -216,7 +218,7 @@ class Device:
             return device_api.manifest_response(self.documents.get(argument or "manifest"))
         if route.endpoint is device_api.DeviceEndpoint.CONFIRM:
             assert device_api.parse_confirm_request(request.body).decision is device_api.Decision.ACCEPTED
-            return device_api.confirmed_response()
+            return device_api.confirmed_response(route.order_id, device_api.Decision.ACCEPTED)
         return device_api.image_response(request, sha256=route.sha256, data=self.images[route.sha256])
 
     def do_nodes(self, text):
