@@ -9,6 +9,7 @@ and events (`next_event`), in order; these want something done:
     CloseRequested       close the cloud link
     StartHttp, AbortHttp begin an exchange with the device API, or drop it
     Reset                restart: make a new master after the next boot
+    UpgradeModeChanged   show it to the driver; while the pack must rest, let the vehicle neither drive nor charge
 
 After each call, take events until there are none, then send frames, then look at `next_timeout` again. Handling events may
 write flash: if the driver of the flash raises (a power cut), the object is worthless.
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from bmsota.errors import LocalProtocolError
-from bmsota.flashing import NodesDiscovered
+from bmsota.flashing import NodesDiscovered, OperationFinished
 from bmsota.gbt32960 import (
     CloseRequested,
     CommandReceived,
@@ -42,10 +43,11 @@ from bmsota.master._events import (
     SelfTestEnded,
     SendData,
     SlaveChanged,
+    UpgradeModeChanged,
 )
 from bmsota.master._interlock import Interlock
 from bmsota.master._internal_bus import MeasurementTable
-from bmsota.master._reporting import AlarmLimits, PackValues, report_bodies
+from bmsota.master._reporting import AlarmLimits, PackValues, alarms_of, report_bodies
 from bmsota.master._self_test import SelfTest
 from bmsota.master._slaves import SlaveOperations
 from bmsota.ota import (
@@ -55,6 +57,7 @@ from bmsota.ota import (
     ImageStore,
     LogNote,
     PowerConditions,
+    PowerLimits,
     Reset,
     RunSelfTest,
     SendReport,
@@ -129,6 +132,8 @@ class MasterConfiguration:
     seed: str = ""
     """Spreads the waits of a fleet: units with different seeds do not come back as one. Empty: the HWID does it."""
     alarm_limits: AlarmLimits = field(default_factory=AlarmLimits)
+    power_limits: PowerLimits = field(default_factory=PowerLimits)
+    """When the pack is at rest, as an upgrade needs it."""
     terminal: TerminalOptions = field(default_factory=TerminalOptions)
 
 
@@ -176,6 +181,7 @@ class Master:
         self._is_shutting_down = False
         self._has_reset = False
         self._turn = 0
+        self._mode = UpgradeModeChanged(in_upgrade_mode=False, must_rest=False)
         trust_state, trust_problem = load_trust_state(store)
         self._events += [LogNote(problem) for problem in (store.journal_problem, trust_problem) if problem]
         trust = _trust(configuration, trust_state)
@@ -191,6 +197,7 @@ class Master:
             master_version=lambda: (version, store.security_counter),
             options=_download_options(configuration),
             origins=configuration.origins,
+            limits=configuration.power_limits,
         )
         serial, login_ns = last_login or (0, None)
         self._session = TerminalSession(
@@ -237,6 +244,19 @@ class Master:
         return self._interlock.is_upgrading
 
     @property
+    def in_upgrade_mode(self) -> bool:
+        """Whether an order is accepted and not yet reported: show it. It forbids nothing."""
+        return self._updater.in_upgrade_mode
+
+    @property
+    def must_rest(self) -> bool:
+        """Whether the pack must rest, because nodes are flashed, switched or tested: the vehicle must not drive or charge.
+
+        It must in the first moment of a power-on with an order, too: how far that is, is not known yet.
+        """
+        return self._updater.must_rest or (self._begin_ns is not None and self._interlock.is_upgrading)
+
+    @property
     def link_state(self) -> TerminalState:
         """Where the cloud link stands."""
         return self._session.state
@@ -261,12 +281,21 @@ class Master:
     def vehicle_changed(self, now_ns: int) -> None:
         """The vehicle started, stopped, was plugged in or unplugged: read it again."""
         self._now_ns = now_ns
+        self._read_conditions(now_ns)
+
+    def _read_conditions(self, now_ns: int) -> None:
         readings = self._read()
+        own_faults = alarms_of(self.pack_values, self._configuration.alarm_limits).level_max
+        assert isinstance(own_faults, int)
         conditions = PowerConditions(
             ignition_on=readings.ignition_on,
             speed_kmh=readings.speed_kmh,
             is_charging=readings.is_charging,
             soc_pct=readings.soc_pct,
+            contactors_closed=readings.contactors_closed,
+            current_a=readings.current_a,
+            supply_v=readings.supply_v,
+            fault_level=max(own_faults, readings.fault_level),
         )
         self._updater.conditions_changed(conditions, now_ns)
 
@@ -391,6 +420,8 @@ class Master:
         if self._begin_ns is not None and now_ns >= self._begin_ns:
             self._begin(now_ns)
         self._session.handle_timeout(now_ns)
+        if self._updater.awaits_conditions:
+            self._read_conditions(now_ns)
         self._updater.handle_timeout(now_ns)
         self._slaves.engine.handle_timeout(now_ns)
         failure = self._self_test.look(now_ns)
@@ -414,6 +445,10 @@ class Master:
         """What happened, or what to do next; oldest first. None: nothing for now."""
         while not self._events and not self._has_reset and self._advance():
             pass
+        mode = UpgradeModeChanged(self.in_upgrade_mode, self.must_rest)
+        if mode != self._mode:
+            self._mode = mode
+            self._events.append(mode)
         return self._events.popleft() if self._events else None
 
     def _advance(self) -> bool:
@@ -514,6 +549,9 @@ class Master:
                 self._slaves.request(action)
 
     def _engine_event(self, event: EngineEvent, now_ns: int) -> None:
+        if self._updater.must_rest and isinstance(event, NodesDiscovered | OperationFinished):
+            # The answer may lead to the next step, and each is judged by what the vehicle does now.
+            self._read_conditions(now_ns)
         before = [(node.position, node.hwid, node.version) for node in self._slaves.nodes]
         self._slaves.handle(event, now_ns)
         if isinstance(event, NodesDiscovered):

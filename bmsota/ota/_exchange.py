@@ -9,7 +9,8 @@ What a failed exchange means:
     an encoding, another length than announced               instruction; with one it goes on until the order expires
     a document with no valid signature, or not the one that  the same; the third time the very same bytes: "Rejected"
     was asked for
-    a signed document that this unit must not follow         "Rejected" at once
+    a signed document that this unit must not follow         "Rejected" at once; but a staged image waits for a renewed
+                                                             order when its own has expired
     404, 410, 422 for the manifest or the confirmation       the same; the eighth time the same answer: "Failed"
     409 for the confirmation, in the platform's own words    the order was cancelled
 """
@@ -25,6 +26,7 @@ from bmsota.image import Attack
 from bmsota.ota import _device_api as device_api
 from bmsota.ota._actions import AbortHttp, StartHttp, TellState
 from bmsota.ota._http import find_header, retry_after_s
+from bmsota.ota._journal import Phase
 from bmsota.ota._report import Outcome, short_reason
 from bmsota.ota._states import Stage, UpdaterState
 from bmsota.ota._transfer import REDIRECTS_MAX, STATUS_REDIRECT, ResponseWatchdog, redirect_target
@@ -235,7 +237,9 @@ class DeviceExchange:
         return self._refusals >= times
 
     def _untrusted(self, refusal: TrustError, state: UpdaterState, now_ns: int) -> None:
-        if refusal.attack in _UNSIGNED and not self._is_repeated(state, DOCUMENT_TRIES_MAX):
+        is_staged_and_expired = refusal.attack is Attack.FREEZE and self._records.phase is Phase.STAGED
+        if is_staged_and_expired or (refusal.attack in _UNSIGNED and not self._is_repeated(state, DOCUMENT_TRIES_MAX)):
+            # A staged image waits for a renewed order, or for a clock that is right again.
             self.failed(str(refusal), now_ns)
         else:
             self._refuse(str(refusal), now_ns)
@@ -303,6 +307,9 @@ class DeviceExchange:
         elif self._records.accept_order(document, now_ns):
             self._steering.enter(_S.CONFIRMING_ORDER, now_ns)
         else:
+            if self._records.phase is Phase.STAGED:
+                # The renewed order names another release: what is staged is not it.
+                self._records.save(phase=Phase.ACCEPTED)
             self._steering.enter(_S.FETCHING_MANIFEST, now_ns)
 
     def _fetch_manifest(self, now_ns: int) -> None:
@@ -325,8 +332,23 @@ class DeviceExchange:
             self._withdraw("the platform has cancelled the order", now_ns)
             return
         device_api.parse_confirmed(status, body, order_id=self._records.order_id, decision=_ACCEPTED)
+        if self._records.phase is Phase.STAGED and (problem := self.expiry(now_ns)):
+            # The order was renewed; its manifest was not.
+            self.failed(problem, now_ns)
+            return
         self.tries = 0
-        self._steering.enter(_S.DOWNLOADING, now_ns)
+        is_staged = self._records.phase is Phase.STAGED
+        self._steering.enter(_S.WAITING_TO_SWITCH if is_staged else _S.DOWNLOADING, now_ns)
+
+    def expiry(self, now_ns: int) -> str:
+        """Why the order or its manifest is not good any more; empty when both are."""
+        assert self._records.order is not None
+        assert self._records.manifest is not None
+        try:
+            self._records.trust.check_validity(self._records.order, self._records.manifest, now_ns)
+        except TrustError as refusal:
+            return str(refusal)
+        return ""
 
     def _withdraw(self, reason: str, now_ns: int) -> None:
         if self._records.order is not None:

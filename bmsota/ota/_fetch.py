@@ -210,9 +210,8 @@ class ImageFetch:
         except BmsotaError as refusal:
             self._steering.conclude(Outcome.REJECTED, str(refusal), now_ns)
             return
-        # In this order: a cut in between leaves a staged image and a journal that knows of it (`Updater._stay_staged`).
+        # The test boot is requested at the next power-on: the order may have expired by then, or the vehicle be charging.
         records.save(phase=Phase.STAGED, slot=store.spare_slot)
-        store.request_test()
         self._steering.enter(_S.DOWNLOAD_COMPLETE, now_ns)
 
     def _completed(self, _now_ns: int) -> None:

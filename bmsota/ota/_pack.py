@@ -1,7 +1,8 @@
 """The updater after the switch: all slaves flashed, activated, tested, confirmed; or all of them reverted.
 
 All or nothing: slaves first run the new image in test. Only when every slave runs it and the pack has passed its self-test
-is anything confirmed, leaves first, the master last. Until the master has confirmed, every power cut leads back to the old
+is anything confirmed, leaves first, the master last. Slaves are flashed and activated at rest only; a pack that does not come
+to rest in time goes back. Until the master has confirmed, every power cut leads back to the old
 pack; afterwards none does. The slaves' security counters rise only then, because a raised counter would refuse the way back.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from bmsota.image import ImageRole
 from bmsota.node import FlashJob, NodeMode, NodeResult
 from bmsota.ota._actions import (
+    DRIVING,
     ActivateSlaves,
     ConfirmSlaves,
     DiscoverNodes,
@@ -53,9 +55,10 @@ _S = UpdaterState
 class PackUpgrade:
     """The slaves of one pack, from one power-on to the next. Its methods are called in the state they belong to."""
 
-    def __init__(self, *, records: OrderRecords, steering: Steering) -> None:
+    def __init__(self, *, records: OrderRecords, steering: Steering, rest_wait_ns: int) -> None:
         self._records = records
         self._steering = steering
+        self._rest_wait_ns = rest_wait_ns
         self.boot_slot: int | None = None
         self._nodes: dict[int, NodeDescription] = {}
         self._discovery_tries = 0
@@ -63,6 +66,8 @@ class PackUpgrade:
         self._staged: set[int] = set()
         self._activated = False
         self._flashing: tuple[int, ...] = ()
+        self._step = _S.FLASHING_SLAVES
+        """What is done when the pack has come to rest."""
         self._deadline_ns: int | None = None
         """When the pack must have done what it was asked."""
 
@@ -103,6 +108,8 @@ class PackUpgrade:
         self._deadline_ns = None
         if state is _S.DISCOVERING:
             self.nodes_discovered((), now_ns)
+        elif state is _S.WAITING_FOR_REST:
+            self._rest_did_not_come(now_ns)
         elif state is _S.FLASHING_SLAVES:
             self.slaves_flashed(_no_answer(self._flashing), now_ns)
         elif state is _S.ACTIVATING_SLAVES:
@@ -151,7 +158,34 @@ class PackUpgrade:
         elif self._activated:
             self._roll_back(f"slaves {_names(wrong)} did not boot the new image", now_ns)
         else:
-            self._steering.enter(_S.FLASHING_SLAVES, now_ns)
+            self._do_at_rest(_S.FLASHING_SLAVES, now_ns)
+
+    # -- conditions ----------------------------------------------------------------------------------------------------
+
+    def _do_at_rest(self, step: UpdaterState, now_ns: int) -> None:
+        """To *step*, now or when the pack has come to rest."""
+        self._step = step
+        self._steering.enter(_S.WAITING_FOR_REST if self._steering.refusals() else step, now_ns)
+
+    def _wait_for_rest(self, now_ns: int) -> None:
+        self._wait(now_ns, self._rest_wait_ns)
+        self.look_for_rest(now_ns)
+
+    def look_for_rest(self, now_ns: int) -> None:
+        """The conditions may have changed: go on if the pack rests."""
+        refusals = self._steering.refusals()
+        if refusals:
+            self._steering.tell(100, ", ".join(refusals))
+        else:
+            self._steering.enter(self._step, now_ns)
+
+    def _rest_did_not_come(self, now_ns: int) -> None:
+        """Go back. Not while the vehicle drives: that restarts the master. The end of the drive, or of the power, comes."""
+        refusals = self._steering.refusals()
+        if DRIVING in refusals:
+            self._wait(now_ns, self._rest_wait_ns)
+        else:
+            self._roll_back(f"the pack did not come to rest: {', '.join(refusals)}", now_ns)
 
     def _not_on_target(self) -> list[int]:
         return [
@@ -195,6 +229,8 @@ class PackUpgrade:
         if failed:
             problems = "; ".join(f"slave {outcome.position}: {outcome.detail}" for outcome in failed)
             self._roll_back(problems, now_ns)
+        elif state is _S.ACTIVATING_SLAVES:
+            self._do_at_rest(state, now_ns)
         else:
             self._steering.enter(state, now_ns)
 
@@ -268,7 +304,8 @@ class PackUpgrade:
         self._steering.enter(_S.RESETTING if self._can_fall_back() else _S.DISCOVERING, now_ns)
 
     def _reset(self, _now_ns: int) -> None:
-        self._steering.act(Reset(self._records.journal.reason))
+        # Without a reason to go back it is the switch.
+        self._steering.act(Reset(self._records.journal.reason or "switches to the new image"))
 
     def _is_new_master(self) -> bool:
         """Whether the master image of this order runs."""
@@ -302,6 +339,7 @@ class PackUpgrade:
 
     _ON_ENTRY: ClassVar[Mapping[UpdaterState, Callable[[PackUpgrade, int], None]]] = {
         _S.DISCOVERING: _discover,
+        _S.WAITING_FOR_REST: _wait_for_rest,
         _S.FLASHING_SLAVES: _flash_slaves,
         _S.ACTIVATING_SLAVES: _activate_slaves,
         _S.SELF_TEST: _self_test,

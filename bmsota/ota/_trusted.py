@@ -230,6 +230,15 @@ class DeviceTrust:
         """The open order was carried out, failed or was refused: its document is worth nothing any more."""
         self._state = replace(self._state, order_is_open=False)
 
+    def check_validity(self, order: UpgradeOrder, manifest: ReleaseManifest, now_ns: int) -> None:
+        """Look again, before the switch, at an order and a manifest that were accepted some time ago.
+
+        Raises:
+            TrustError: `freeze`; one of them has expired.
+        """
+        self._check_expiry("order", order.expires_s, now_ns)
+        self._check_expiry("manifest", manifest.expires_s, now_ns)
+
     def accept_manifest(self, data: bytes, order: UpgradeOrder, now_ns: int) -> ReleaseManifest:
         """Accept the release manifest that *order* names.
 

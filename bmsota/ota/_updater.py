@@ -6,15 +6,27 @@ that are handed in; a power cut there ends the call, and `power_on` of the next 
 
 How one upgrade goes::
 
-    IDLE -- instruction --> WAITING_SAFE_STATE -- parked, not charging --> OPENING_SESSION (challenge, token)
+    IDLE -- instruction --> WAITING_SAFE_STATE -- at rest --> OPENING_SESSION (challenge, token)
       -> FETCHING_ORDER -> FETCHING_MANIFEST -> CONFIRMING_ORDER -> DOWNLOADING -> DOWNLOAD_COMPLETE
-    power-on, new image in its test boot:
+    power-on, old image:
+      WAITING_TO_SWITCH -- order and manifest good, at rest --> test boot requested, RESETTING
+      WAITING_TO_SWITCH -- one of them has expired --> OPENING_SESSION -> ... -> CONFIRMING_ORDER -> WAITING_TO_SWITCH
+    new image in its test boot:
       DISCOVERING -> FLASHING_SLAVES -> ACTIVATING_SLAVES -> DISCOVERING -> SELF_TEST -> CONFIRMING_PACK
       -> RAISING_COUNTERS -> DISCOVERING -> REPORTING -> IDLE
+      before FLASHING_SLAVES and ACTIVATING_SLAVES, not at rest: WAITING_FOR_REST, and after half an hour back
     anything wrong after the switch, or a boot that fell back:
       REVERTING_SLAVES -> RESETTING (while the new master runs) -> DISCOVERING -> REPORTING "Rolled back" -> IDLE
     refused or failed before the switch:
       DISCOVERING -> REPORTING "Rejected", "Failed" -> IDLE
+
+Two conditions. *Upgrade mode* holds from the acceptance of an order to its acknowledged report, and is to be shown; it
+forbids nothing, so an accepted order is downloaded while the vehicle drives. *Must rest* holds while nodes are flashed,
+switched or tested (DISCOVERING for that ... RESETTING), and forbids driving and charging. What "at rest" is
+(`PowerConditions.refusals`) is judged when a new order is asked for, again before the switch, before the slaves are flashed
+and before they are activated. The switch waits for it in the old image, over any number of power cycles: nothing has changed
+yet. A new image in its test boot waits half an hour and goes back; while the vehicle drives it waits on, because going back
+restarts the master, and the next power-on reverts it anyway.
 
 Every report is made from a discovery of its own: it says what the nodes run now, not what they ran at some time before.
 
@@ -22,7 +34,8 @@ What the journal says at each moment:
 
     phase      means                                         after a power cut
     accepted   order and manifest are stored                 the download is resumed
-    staged     the new master image waits for its test boot  the next boot is the switch
+    staged     the new master image waits for its test boot  the old image runs on and waits to switch; or, when the test
+                                                             boot was requested, the new image is in it
     testing    the new master image runs in test             the boot falls back; slaves are reverted
     committing slaves are being confirmed                    as testing, unless the master has confirmed: success
     reverting  the pack goes back, with a reason             the pack still goes back
@@ -41,14 +54,14 @@ from bmsota.boot import BootReason, SlotState
 from bmsota.errors import ConfigurationError, LocalProtocolError
 from bmsota.image import ImageRole
 from bmsota.ota import _device_api as device_api
-from bmsota.ota._actions import LogNote, SendReport, TellState
+from bmsota.ota._actions import LogNote, PowerLimits, SendReport, TellState
 from bmsota.ota._exchange import DeviceExchange
 from bmsota.ota._fetch import ImageFetch
 from bmsota.ota._journal import OrderRecords, Phase
 from bmsota.ota._local_upgrades import OrderScope
 from bmsota.ota._pack import PackUpgrade
 from bmsota.ota._report import NodeReport, Outcome, PostBootReport, short_reason, sign_report
-from bmsota.ota._states import AT_REST, STAGE_OF, TRANSITIONS, Stage, UpdaterState
+from bmsota.ota._states import MUST_REST, STAGE_OF, TRANSITIONS, Stage, UpdaterState
 from bmsota.ota._steering import Steering
 from bmsota.ota._transfer import DownloadOptions, normal_origins
 
@@ -72,7 +85,11 @@ SECOND = 1_000_000_000
 REPORT_WAIT_NS = 300 * SECOND
 REPORT_WAIT_NS_MAX = 3600 * SECOND
 
+# How often the conditions are looked at while an upgrade waits for them: not every value tells when it changes.
+CONDITIONS_LOOK_NS = 10 * SECOND
+
 _DOWNLOAD_OPTIONS = DownloadOptions()
+_POWER_LIMITS = PowerLimits()
 
 _ROLLED_BACK_WITHOUT_REASON = "the new image was not confirmed before the next boot"
 
@@ -95,6 +112,7 @@ class Updater:
         master_version: Callable[[], tuple[ImageVersion, int]],
         options: DownloadOptions = _DOWNLOAD_OPTIONS,
         origins: Collection[str] = (),
+        limits: PowerLimits = _POWER_LIMITS,
     ) -> None:
         """Take the parts of the unit.
 
@@ -110,6 +128,7 @@ class Updater:
             options: limits of everything that is fetched; its `retry_jitter` spreads the waits of a fleet.
             origins: where the platform may be without TLS, as "http://host:port". An https URL may be any: the proof of a
                 session is worth nothing elsewhere.
+            limits: when the pack counts as at rest.
 
         Raises:
             ConfigurationError: one of *origins* is none.
@@ -127,7 +146,10 @@ class Updater:
         self._master_version = master_version
         self.state = UpdaterState.IDLE
         self._actions: deque[Action] = deque()
+        self._limits = limits
         self._conditions: PowerConditions | None = None
+        self._look_ns: int | None = None
+        """When the conditions are looked at again."""
         self._is_on = False
         self._early_url = ""
         self._told: TellState | None = None
@@ -140,6 +162,7 @@ class Updater:
         )
         steering = Steering(
             enter=self._enter,
+            refusals=self._refusals,
             act=self._act,
             tell=self._tell,
             conclude=self._conclude,
@@ -150,7 +173,7 @@ class Updater:
             hwid=hwid, device_key=device_key, records=self._records, steering=steering, options=options
         )
         self._fetch = ImageFetch(records=self._records, exchange=self._exchange, steering=steering)
-        self._pack = PackUpgrade(records=self._records, steering=steering)
+        self._pack = PackUpgrade(records=self._records, steering=steering, rest_wait_ns=limits.rest_wait_s * SECOND)
 
     # -- outputs -----------------------------------------------------------------------------------------------------
 
@@ -166,6 +189,7 @@ class Updater:
             self._fetch.next_timeout(),
             self._pack.next_timeout(),
             self._report_at_ns,
+            self._look_ns,
         )
         return min((time for time in times if time is not None), default=None)
 
@@ -176,8 +200,18 @@ class Updater:
 
     @property
     def in_upgrade_mode(self) -> bool:
-        """Whether the pack must stay at rest: contactors open, no drive."""
-        return self.state in AT_REST
+        """Whether an order is accepted and not yet reported: to be shown to the driver. It forbids nothing; see `must_rest`."""
+        return bool(self._records.phase)
+
+    @property
+    def must_rest(self) -> bool:
+        """Whether the pack must stay at rest, without drive or charger: nodes are flashed, switched or tested."""
+        return self.state in MUST_REST and self._records.phase is not Phase.REPORT
+
+    @property
+    def awaits_conditions(self) -> bool:
+        """Whether `conditions_changed` with fresh values is wanted before the next `handle_timeout`."""
+        return self._look_ns is not None
 
     @property
     def scope(self) -> OrderScope | None:
@@ -237,9 +271,7 @@ class Updater:
     def _stay_staged(self, now_ns: int) -> None:
         """The journal says staged, the boot took the old image: either the switch is still to come, or it was refused."""
         if self._store.slots[self._store.spare_slot].state is SlotState.STAGED:
-            # The power was cut between the two journal writes of staging.
-            self._store.request_test()
-            self._enter(_S.DOWNLOAD_COMPLETE, now_ns)
+            self._enter(_S.WAITING_TO_SWITCH, now_ns)
         else:
             self._conclude(Outcome.FAILED, "the staged image was refused at boot", now_ns)
 
@@ -280,10 +312,12 @@ class Updater:
             self._actions.append(TellState("", Stage.REJECTED, 0, short_reason(problem)))
 
     def conditions_changed(self, conditions: PowerConditions, now_ns: int) -> None:
-        """The vehicle started, stopped, was plugged in or switched off."""
+        """The vehicle started, stopped, was plugged in or switched off, or a value that an upgrade cares for is another.
+
+        Call it also before the answers of the pack: each step is judged by what was last heard.
+        """
         self._conditions = conditions
-        if self.state is _S.WAITING_SAFE_STATE:
-            self._try_upgrade_mode(now_ns)
+        self._look_at_conditions(now_ns)
 
     def logged_in(self, now_ns: int) -> None:
         """The cloud link is up: tell the platform what it may have missed."""
@@ -377,6 +411,8 @@ class Updater:
             self._exchange.retry_at_ns = None
             if self.state is _S.WAITING_SAFE_STATE:
                 self._try_upgrade_mode(now_ns)
+        if self._look_ns is not None and now_ns >= self._look_ns:
+            self._look_at_conditions(now_ns)
         self._exchange.handle_timeout(now_ns)
         self._fetch.handle_timeout(now_ns)
         self._pack.handle_timeout(self.state, now_ns)
@@ -392,6 +428,7 @@ class Updater:
                 f"updater: expected a state that follows {self.state.value!r}, got {state.value!r}"
             )
         self.state = state
+        self._look_ns = None
         if state in self._ON_ENTRY:
             self._ON_ENTRY[state](self, now_ns)
         for part in (self._exchange, self._fetch, self._pack):
@@ -435,14 +472,52 @@ class Updater:
 
     # -- private: the states that belong to no part ----------------------------------------------------------------------
 
+    def _refusals(self) -> tuple[str, ...]:
+        if self._conditions is None:
+            return ("the vehicle has not said what it does",)
+        return self._conditions.refusals(self._limits)
+
+    def _look_at_conditions(self, now_ns: int) -> None:
+        if self.state is _S.WAITING_SAFE_STATE:
+            self._try_upgrade_mode(now_ns)
+        elif self.state is _S.WAITING_TO_SWITCH:
+            self._try_switch(now_ns)
+        elif self.state is _S.WAITING_FOR_REST:
+            self._look_again(now_ns)
+            self._pack.look_for_rest(now_ns)
+
+    def _look_again(self, now_ns: int) -> None:
+        self._look_ns = now_ns + CONDITIONS_LOOK_NS
+
     def _try_upgrade_mode(self, now_ns: int) -> None:
-        if self._conditions is None or self._exchange.retry_at_ns is not None:
+        """Ask the platform. A new order is taken at rest only; one that is accepted is downloaded while driving, too."""
+        if self._exchange.retry_at_ns is not None:
             return
-        refusals = self._conditions.refusals()
-        if refusals:
-            self._tell(0, ", ".join(refusals))
+        if self._records.phase is Phase.STAGED:
+            self._enter(_S.WAITING_TO_SWITCH, now_ns)
+            return
+        if not self._records.phase and not self._is_at_rest(0, now_ns):
             return
         self._enter(_S.OPENING_SESSION, now_ns)
+
+    def _is_at_rest(self, progress_pct: int, now_ns: int) -> bool:
+        """Whether the pack rests; if not, the platform hears why, and it is looked at again."""
+        refusals = self._refusals()
+        if not refusals:
+            return True
+        self._look_again(now_ns)
+        if self._conditions is not None:
+            self._tell(progress_pct, ", ".join(refusals))
+        return False
+
+    def _try_switch(self, now_ns: int) -> None:
+        """The image was staged before this power-on: to its test boot, if its order is still good and the pack rests."""
+        if expired := self._exchange.expiry(now_ns):
+            self._tell(100, expired)
+            self._enter(_S.OPENING_SESSION, now_ns)
+        elif self._is_at_rest(100, now_ns):
+            self._store.request_test()
+            self._enter(_S.RESETTING, now_ns)
 
     def _send_report(self, now_ns: int) -> None:
         """Sign the report once for this power-on: repeated at a login it must be the same document to the platform."""
@@ -472,5 +547,7 @@ class Updater:
 
     _ON_ENTRY: ClassVar[Mapping[UpdaterState, Callable[[Updater, int], None]]] = {
         _S.WAITING_SAFE_STATE: _try_upgrade_mode,
+        _S.WAITING_TO_SWITCH: _try_switch,
+        _S.WAITING_FOR_REST: _look_again,
         _S.REPORTING: _send_report,
     }

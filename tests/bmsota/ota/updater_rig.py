@@ -50,6 +50,11 @@ CONDITIONS = {
     "driving": PowerConditions(ignition_on=True, speed_kmh=48.0, is_charging=False, soc_pct=60.0),
     "charging": PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=True, soc_pct=60.0),
     "empty": PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=False, soc_pct=9.9),
+    "live": PowerConditions(
+        ignition_on=True, speed_kmh=0.0, is_charging=False, soc_pct=60.0, contactors_closed=True, current_a=15.1
+    ),
+    "weak": PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=False, soc_pct=60.0, supply_v=11.4),
+    "faulty": PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=False, soc_pct=60.0, fault_level=3),
     "off": PowerConditions(ignition_on=False, speed_kmh=0.0, is_charging=False, soc_pct=60.0),
 }
 URL = "http://a.example"
@@ -116,10 +121,10 @@ class Device:
             origins=[URL, "http://b.example"],
         )
 
-    def power(self):
+    def power(self, conditions=PARKED):
         self.prepare()
         self.updater.power_on(self.boot, self.now_ns)
-        self.updater.conditions_changed(PARKED, self.now_ns)
+        self.updater.conditions_changed(conditions, self.now_ns)
 
     # -- inputs
 
@@ -142,12 +147,12 @@ class Device:
         self.updater.report_acknowledged(self.now_ns)
 
     def do_power(self, argument):
-        """A power cycle; "power NAME" spoils something meanwhile."""
+        """A power cycle; "power NAME" spoils something meanwhile, or the vehicle does something."""
         if argument == "damaged-staged":
             self.flash.flip_bit(self.updater_store._layout.slot_offsets[self.updater_store.spare_slot] + 100, 3)
         elif argument == "damaged-active":
             self.flash.flip_bit(self.updater_store._layout.slot_offsets[self.updater_store.active_slot] + 100, 3)
-        self.power()
+        self.power(CONDITIONS.get(argument, PARKED))
 
     def do_boot(self, _):
         """The first half of a power-on: the link is up before the slaves are."""
@@ -378,12 +383,19 @@ UNTIL_STAGED = (
     < tell download complete 100
 """
 )
-UNTIL_FLASHED = (
+UNTIL_SWITCHED = (
     UNTIL_STAGED
     + """
     > power
+    < reset: switches to the new image
+    > power
     < tell switching 100
     < discover
+"""
+)
+UNTIL_FLASHED = (
+    UNTIL_SWITCHED
+    + """
     > nodes 1=2.0.0 2=2.0.0
     < tell flashing slaves 100
     < flash 1,2
