@@ -23,6 +23,7 @@ from bmsota.master._events import (
     SelfTestEnded,
     SendData,
     SlaveChanged,
+    UpgradeModeChanged,
 )
 from bmsota.master._interlock import Interlock
 from bmsota.master._internal_bus import MeasurementTable, PackLayout, SlaveMessages
@@ -61,5 +62,6 @@ __all__ = [
     "SlaveOperations",
     "SlaveRequest",
     "UnitKeys",
+    "UpgradeModeChanged",
     "report_bodies",
 ]

@@ -89,6 +89,16 @@ class ReportRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeModeChanged:
+    """Show it to the driver, and keep the pack at rest if it must."""
+
+    in_upgrade_mode: bool
+    """An order is accepted and not yet reported; it forbids nothing."""
+    must_rest: bool
+    """Nodes are flashed, switched or tested: neither drive nor charge."""
+
+
+@dataclass(frozen=True, slots=True)
 class IdentityReported:
     """The signed identity report was sent: something in it has changed since the platform acknowledged one."""
 
@@ -122,6 +132,7 @@ MasterEvent = (
     | LocalUpgradesDropped
     | ReportAcknowledged
     | ReportRefused
+    | UpgradeModeChanged
     | IdentityReported
     | IdentityAcknowledged
 )

@@ -33,6 +33,7 @@ from bmsota.ota._actions import (
     FlashSlaves,
     LogNote,
     PowerConditions,
+    PowerLimits,
     RaiseCounters,
     Reset,
     RevertSlaves,
@@ -50,7 +51,6 @@ from bmsota.ota._download import (
     DownloadCompleted,
     DownloadEvent,
     DownloadFailed,
-    DownloadOptions,
     DownloadState,
     RestartedFromZero,
     Resumed,
@@ -98,6 +98,7 @@ from bmsota.ota._report import (
     verify_report,
 )
 from bmsota.ota._states import STAGE_OF, TRANSITIONS, Stage, UpdaterState
+from bmsota.ota._transfer import DownloadOptions
 from bmsota.ota._trusted import SEQUENCE_AHEAD_MAX, DeviceTrust, TrustState
 from bmsota.ota._updater import Updater
 
@@ -153,6 +154,7 @@ __all__ = [
     "Outcome",
     "PostBootReport",
     "PowerConditions",
+    "PowerLimits",
     "RaiseCounters",
     "RecordFormat",
     "ReleaseImage",

@@ -11,7 +11,7 @@ they are, `application/cose`. Times (`expires_s`) are seconds since the Unix epo
     GET  /device/v1/manifests/{sha256}    Bearer                              200 the manifest, 404
     POST /device/v1/order/refusal         Bearer, {"order_sha256", "sequence",
                                            "reason"}                          200 another order, 204
-    POST /device/v1/orders/{id}/confirm   Bearer, {"decision", "reason"}      204, 409
+    POST /device/v1/orders/{id}/confirm   Bearer, {"decision", "reason"}      200 {"order_id", "decision"}, 409
     POST /device/v1/reports               Bearer, a report of the unit        200 the receipt for it
     GET  /device/v1/images/{sha256}       Bearer, Range, If-Range             200, 206, 416, 404
 
@@ -63,6 +63,7 @@ _OCTETS: Final = "application/octet-stream"
 
 STATUS_OK: Final = 200
 STATUS_UNAUTHORIZED: Final = 401
+STATUS_NOT_FOUND: Final = 404
 STATUS_CONFLICT: Final = 409
 STATUS_TOO_MANY_REQUESTS: Final = 429
 STATUS_UNAVAILABLE: Final = 503
@@ -233,7 +234,7 @@ def authorised(request: HttpRequest, token: str) -> HttpRequest:
 
 def order_request(token: str) -> HttpRequest:
     """Ask for the unit's order."""
-    return authorised(HttpRequest("GET", f"{_BASE}/order", {"Accept": _COSE}), token)
+    return authorised(_get(f"{_BASE}/order"), token)
 
 
 def refusal_request(token: str, *, order_sha256: bytes, sequence: int, reason: str) -> HttpRequest:
@@ -265,7 +266,7 @@ def parse_receipt(status: int, body: bytes) -> bytes | None:
 def manifest_request(token: str, sha256: bytes) -> HttpRequest:
     """Ask for the manifest with this digest."""
     expect_octets("sha256", sha256, size_bytes=DIGEST_SIZE_BYTES)
-    return authorised(HttpRequest("GET", f"{_BASE}/manifests/{sha256.hex()}", {"Accept": _COSE}), token)
+    return authorised(_get(f"{_BASE}/manifests/{sha256.hex()}"), token)
 
 
 def parse_document(status: int, body: bytes) -> bytes | None:
@@ -286,9 +287,28 @@ def confirm_request(token: str, order_id: str, *, decision: Decision | str, reas
     return authorised(request, token)
 
 
-def parse_confirmed(status: int, body: bytes) -> None:
-    """Return when the platform has taken the decision. 409, the order was cancelled meanwhile, is a permanent refusal."""
-    _refuse_unless_ok("confirm", status, body)
+def parse_confirmed(status: int, body: bytes, *, order_id: str, decision: Decision | str) -> None:
+    """Return when the platform has taken this decision about this order. 409: the order was cancelled meanwhile.
+
+    Only the platform's own document says so: a status alone may be a portal's or a proxy's.
+
+    Raises:
+        TransferError: it was refused.
+        RemoteProtocolError: the answer makes no sense, or is about another order or decision.
+    """
+    fields = _parse_answer("confirm", status, body, ("order_id", "decision"))
+    expected, received = (order_id, str(decision)), (fields["order_id"], fields["decision"])
+    if received != expected:
+        raise RemoteProtocolError(f"confirm: expected {' '.join(expected)}, got {str(received)[:120]}")
+
+
+def parse_refusal(body: bytes) -> tuple[str, str] | None:
+    """Word and detail of an `error_response`; None if *body* is no such document, and so not the platform's own word."""
+    try:
+        fields = _parse_fields("refusal", body, ("error", "detail"))
+    except RemoteProtocolError:
+        return None
+    return str(fields["error"])[:40], str(fields["detail"])[:120]
 
 
 # -- the platform's half -----------------------------------------------------------------------------------------------
@@ -405,9 +425,10 @@ def parse_confirm_request(body: bytes) -> Confirmation:
     return Confirmation(Decision(fields["decision"]), fields["reason"])
 
 
-def confirmed_response() -> HttpResponse:
+def confirmed_response(order_id: str, decision: Decision) -> HttpResponse:
     """The decision was taken."""
-    return HttpResponse(204)
+    expect_name("order_id", order_id)
+    return _message(200, {"order_id": order_id, "decision": decision.value})
 
 
 def error_response(status: int, error: str, detail: str = "", *, retry_after_s: int | None = None) -> HttpResponse:
@@ -479,7 +500,12 @@ _ROUTES: Final = tuple(
 
 
 def _post(path: str, fields: dict[str, Any]) -> HttpRequest:
-    return HttpRequest("POST", path, {"Content-Type": _CBOR, "Accept": _CBOR}, _cbor.encode(fields))
+    headers = {"Content-Type": _CBOR, "Accept": _CBOR, "Accept-Encoding": "identity"}
+    return HttpRequest("POST", path, headers, _cbor.encode(fields))
+
+
+def _get(path: str) -> HttpRequest:
+    return HttpRequest("GET", path, {"Accept": _COSE, "Accept-Encoding": "identity"})
 
 
 def _message(status: int, fields: dict[str, Any]) -> HttpResponse:
@@ -519,13 +545,11 @@ def _parse_answer(where: str, status: int, body: bytes, names: tuple[str, ...]) 
 
 
 def _refuse_unless_ok(where: str, status: int, body: bytes) -> None:
-    if status in (200, 204):
+    if status == 200:
         return
     # What the refusal says is for people; if it says nothing readable, the status must do.
-    try:
-        fields = _parse_fields(where, body, ("error", "detail"))
-        said = f" {str(fields['error'])[:40]}: {str(fields['detail'])[:120]}"
-    except RemoteProtocolError:
-        said = ""
-    # Asking again cannot turn 404, 409, 410 or 422 into yes; everything else may be a matter of time or of a new session.
+    refusal = parse_refusal(body)
+    said = "" if refusal is None else f" {refusal[0]}: {refusal[1]}"
+    # Asking again is unlikely to turn 404, 409, 410 or 422 into yes; everything else may be a matter of time or of a new
+    # session.
     raise TransferError(f"{where}: expected 200, got {status}{said}", permanent=status in (404, 409, 410, 422))

@@ -19,6 +19,8 @@ class Steering:
 
     enter: Callable[[UpdaterState, int], None]
     """Go to a state; refused with LocalProtocolError unless the table allows it."""
+    refusals: Callable[[], tuple[str, ...]]
+    """Why the pack is not at rest now; empty when it is."""
     act: Callable[[Action], None]
     """Ask the unit for something."""
     tell: Callable[[int, str], None]

@@ -322,6 +322,15 @@ class DeviceTrust:
         withdrawn = self._state.order_sha256 if is_withdrawn else b""
         self._state = replace(self._state, order_is_open=False, withdrawn_sha256=withdrawn)
 
+    def check_validity(self, order: UpgradeOrder, manifest: ReleaseManifest, now_ns: int) -> None:
+        """Look again, before the switch, at an order and a manifest that were accepted some time ago.
+
+        Raises:
+            TrustError: `freeze`; one of them has expired.
+        """
+        self._check_expiry("order", order.expires_s, now_ns)
+        self._check_expiry("manifest", manifest.expires_s, now_ns)
+
     def accept_manifest(self, data: bytes, order: UpgradeOrder, now_ns: int) -> ReleaseManifest:
         """Accept the release manifest that *order* names.
 

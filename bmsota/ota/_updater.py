@@ -6,15 +6,27 @@ that are handed in; a power cut there ends the call, and `power_on` of the next 
 
 How one upgrade goes::
 
-    IDLE -- instruction --> WAITING_SAFE_STATE -- parked, not charging --> OPENING_SESSION (challenge, token)
+    IDLE -- instruction --> WAITING_SAFE_STATE -- at rest --> OPENING_SESSION (challenge, token)
       -> FETCHING_ORDER -> FETCHING_MANIFEST -> CONFIRMING_ORDER -> DOWNLOADING -> DOWNLOAD_COMPLETE
-    power-on, new image in its test boot:
+    power-on, old image:
+      WAITING_TO_SWITCH -- order and manifest good, at rest --> test boot requested, RESETTING
+      WAITING_TO_SWITCH -- one of them has expired --> OPENING_SESSION -> ... -> CONFIRMING_ORDER -> WAITING_TO_SWITCH
+    new image in its test boot:
       DISCOVERING -> FLASHING_SLAVES -> ACTIVATING_SLAVES -> DISCOVERING -> SELF_TEST -> CONFIRMING_PACK
       -> RAISING_COUNTERS -> DISCOVERING -> REPORTING -> IDLE
+      before FLASHING_SLAVES and ACTIVATING_SLAVES, not at rest: WAITING_FOR_REST, and after half an hour back
     anything wrong after the switch, or a boot that fell back:
       REVERTING_SLAVES -> RESETTING (while the new master runs) -> DISCOVERING -> REPORTING "Rolled back" -> IDLE
     refused or failed before the switch:
       DISCOVERING -> REPORTING "Rejected", "Failed" -> IDLE
+
+Two conditions. *Upgrade mode* holds from the acceptance of an order to its acknowledged report, and is to be shown; it
+forbids nothing, so an accepted order is downloaded while the vehicle drives. *Must rest* holds while nodes are flashed,
+switched or tested (DISCOVERING for that ... RESETTING), and forbids driving and charging. What "at rest" is
+(`PowerConditions.refusals`) is judged when a new order is asked for, again before the switch, before the slaves are flashed
+and before they are activated. The switch waits for it in the old image, over any number of power cycles: nothing has changed
+yet. A new image in its test boot waits half an hour and goes back; while the vehicle drives it waits on, because going back
+restarts the master, and the next power-on reverts it anyway.
 
 Every report is made from a discovery of its own: it says what the nodes run now, not what they ran at some time before.
 
@@ -28,7 +40,8 @@ What the journal says at each moment:
 
     phase      means                                         after a power cut
     accepted   order and manifest are stored                 the download is resumed
-    staged     the new master image waits for its test boot  the next boot is the switch
+    staged     the new master image waits for its test boot  the old image runs on and waits to switch; or, when the test
+                                                             boot was requested, the new image is in it
     testing    the new master image runs in test             the boot falls back; slaves are reverted
     committing slaves are being confirmed                    as testing, unless the master has confirmed: success
     reverting  the pack goes back, with a reason             the pack still goes back
@@ -44,20 +57,22 @@ from collections import deque
 from typing import TYPE_CHECKING, ClassVar
 
 from bmsota.boot import BootReason, SlotState
-from bmsota.errors import LocalProtocolError, TrustError
+from bmsota.errors import ConfigurationError, LocalProtocolError, TrustError
 from bmsota.image import Attack, ImageRole
-from bmsota.ota._actions import LogNote, SendReport, TellState
+from bmsota.ota import _device_api as device_api
+from bmsota.ota._actions import LogNote, PowerLimits, SendReport, TellState
 from bmsota.ota._exchange import DeviceExchange
 from bmsota.ota._fetch import ImageFetch
 from bmsota.ota._journal import OrderRecords, Phase
 from bmsota.ota._local_upgrades import OrderScope
 from bmsota.ota._pack import PackUpgrade
 from bmsota.ota._report import NodeReport, Outcome, PostBootReport, short_reason, sign_report
-from bmsota.ota._states import AT_REST, STAGE_OF, TRANSITIONS, UpdaterState
+from bmsota.ota._states import MUST_REST, STAGE_OF, TRANSITIONS, Stage, UpdaterState
 from bmsota.ota._steering import Steering
+from bmsota.ota._transfer import DownloadOptions, normal_origins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -70,6 +85,17 @@ if TYPE_CHECKING:
 
 
 SECOND = 1_000_000_000
+
+# A report that is not acknowledged is sent again after this time, and twice as long each time: the link repeats what it can
+# by itself, so the platform is there and does not take it.
+REPORT_WAIT_NS = 300 * SECOND
+REPORT_WAIT_NS_MAX = 3600 * SECOND
+
+# How often the conditions are looked at while an upgrade waits for them: not every value tells when it changes.
+CONDITIONS_LOOK_NS = 10 * SECOND
+
+_DOWNLOAD_OPTIONS = DownloadOptions()
+_POWER_LIMITS = PowerLimits()
 
 _ROLLED_BACK_WITHOUT_REASON = "the new image was not confirmed before the next boot"
 
@@ -90,6 +116,9 @@ class Updater:
         store: BootStore,
         image_store: ImageStore,
         master_version: Callable[[], tuple[ImageVersion, int]],
+        options: DownloadOptions = _DOWNLOAD_OPTIONS,
+        origins: Collection[str] = (),
+        limits: PowerLimits = _POWER_LIMITS,
     ) -> None:
         """Take the parts of the unit.
 
@@ -102,7 +131,19 @@ class Updater:
             store: slots and journal of the master.
             image_store: where downloaded images lie.
             master_version: version and security counter of the master image that is running.
+            options: limits of everything that is fetched; its `retry_jitter` spreads the waits of a fleet.
+            origins: where the platform may be without TLS, as "http://host:port". An https URL may be any: the proof of a
+                session is worth nothing elsewhere.
+            limits: when the pack counts as at rest.
+
+        Raises:
+            ConfigurationError: one of *origins* is none.
         """
+        try:
+            self._origins = normal_origins(origins)
+        except ValueError as error:
+            raise ConfigurationError(f"origins: {error}") from error
+        self._options = options
         self._hwid = hwid
         self._vin = vin
         self._device_key = device_key
@@ -111,7 +152,10 @@ class Updater:
         self._master_version = master_version
         self.state = UpdaterState.IDLE
         self._actions: deque[Action] = deque()
+        self._limits = limits
         self._conditions: PowerConditions | None = None
+        self._look_ns: int | None = None
+        """When the conditions are looked at again."""
         self._is_on = False
         self._early_url = ""
         self._told: TellState | None = None
@@ -119,22 +163,28 @@ class Updater:
         """The signed report that is pending; empty before it is made."""
         self._has_asked = False
         """Whether the platform was asked over the device API, since the last login, why it does not take the report."""
+        self._report_at_ns: int | None = None
+        """When the report is sent again, if it is not acknowledged before."""
+        self._report_wait_ns = REPORT_WAIT_NS
         self._records = OrderRecords(
             store=store, trust=trust, images=image_store, slave_positions=slave_positions, note=self._note
         )
         steering = Steering(
             enter=self._go_to,
+            refusals=self._refusals,
             act=self._act,
             tell=self._tell,
             conclude=self._conclude,
             withdraw=self._withdraw,
             report_answered=self._report_answered,
-            repeat=self._repeat_report,
+            repeat=self._report_ended_order,
             forget=self._forget_order,
         )
-        self._exchange = DeviceExchange(hwid=hwid, device_key=device_key, records=self._records, steering=steering)
+        self._exchange = DeviceExchange(
+            hwid=hwid, device_key=device_key, records=self._records, steering=steering, options=options
+        )
         self._fetch = ImageFetch(records=self._records, exchange=self._exchange, steering=steering)
-        self._pack = PackUpgrade(records=self._records, steering=steering)
+        self._pack = PackUpgrade(records=self._records, steering=steering, rest_wait_ns=limits.rest_wait_s * SECOND)
 
     # -- outputs -----------------------------------------------------------------------------------------------------
 
@@ -144,8 +194,15 @@ class Updater:
 
     def next_timeout(self) -> int | None:
         """When `handle_timeout` wants to be called."""
-        times = [time for time in (self._exchange.retry_at_ns, self._fetch.next_timeout()) if time is not None]
-        return min(times) if times else None
+        times = (
+            self._exchange.retry_at_ns,
+            self._exchange.next_timeout(),
+            self._fetch.next_timeout(),
+            self._pack.next_timeout(),
+            self._report_at_ns,
+            self._look_ns,
+        )
+        return min((time for time in times if time is not None), default=None)
 
     @property
     def order_id(self) -> str:
@@ -159,8 +216,18 @@ class Updater:
 
     @property
     def in_upgrade_mode(self) -> bool:
-        """Whether the pack must stay at rest: contactors open, no drive."""
-        return self.state in AT_REST
+        """Whether an order is accepted and not yet reported: to be shown to the driver. It forbids nothing; see `must_rest`."""
+        return bool(self._records.phase)
+
+    @property
+    def must_rest(self) -> bool:
+        """Whether the pack must stay at rest, without drive or charger: nodes are flashed, switched or tested."""
+        return self.state in MUST_REST and self._records.phase is not Phase.REPORT
+
+    @property
+    def awaits_conditions(self) -> bool:
+        """Whether `conditions_changed` with fresh values is wanted before the next `handle_timeout`."""
+        return self._look_ns is not None
 
     @property
     def scope(self) -> OrderScope | None:
@@ -221,9 +288,7 @@ class Updater:
     def _stay_staged(self, now_ns: int) -> None:
         """The journal says staged, the boot took the old image: either the switch is still to come, or it was refused."""
         if self._store.slots[self._store.spare_slot].state is SlotState.STAGED:
-            # The power was cut between the two journal writes of staging.
-            self._store.request_test()
-            self._enter(_S.DOWNLOAD_COMPLETE, now_ns)
+            self._enter(_S.WAITING_TO_SWITCH, now_ns)
         else:
             self._conclude(Outcome.FAILED, "the staged image was refused at boot", now_ns)
 
@@ -234,6 +299,9 @@ class Updater:
         if not self._is_on:
             # The link may be faster than the slaves; what the journal says goes first.
             self._early_url = base_url
+            return
+        if not self._is_allowed(base_url):
+            self._refuse_instruction(base_url)
             return
         if self.state is _S.IDLE:
             self._records.begin(base_url)
@@ -253,17 +321,33 @@ class Updater:
             # A repeated instruction means that the platform does not know how far we are.
             self._actions.append(self._told)
 
-    def conditions_changed(self, conditions: PowerConditions, now_ns: int) -> None:
-        """The vehicle started, stopped, was plugged in or switched off."""
-        self._conditions = conditions
-        if self.state is _S.WAITING_SAFE_STATE:
-            self._try_upgrade_mode(now_ns)
+    def _is_allowed(self, base_url: str) -> bool:
+        """Whether this unit signs for the platform at *base_url*: with TLS, or where it was told in production."""
+        try:
+            origin = device_api.origin_of(base_url)
+        except ValueError:
+            return False
+        return origin.startswith("https:") or origin in self._origins
 
-    def logged_in(self, now_ns: int) -> None:  # noqa: ARG002 - every input has the time
+    def _refuse_instruction(self, base_url: str) -> None:
+        problem = f"instruction: expected an https URL or the origin of this unit's platform, got {base_url[:80]!r}"
+        self._note(problem)
+        if self.state is _S.IDLE:
+            self._actions.append(TellState("", Stage.REJECTED, 0, short_reason(problem)))
+
+    def conditions_changed(self, conditions: PowerConditions, now_ns: int) -> None:
+        """The vehicle started, stopped, was plugged in or switched off, or a value that an upgrade cares for is another.
+
+        Call it also before the answers of the pack: each step is judged by what was last heard.
+        """
+        self._conditions = conditions
+        self._look_at_conditions(now_ns)
+
+    def logged_in(self, now_ns: int) -> None:
         """The cloud link is up: tell the platform what it may have missed."""
         self._has_asked = False
         if self._report:
-            self._actions.append(SendReport(self._report))
+            self._repeat_report(now_ns)
         elif self._told is not None:
             self._actions.append(self._told)
 
@@ -363,7 +447,14 @@ class Updater:
             self._exchange.retry_at_ns = None
             if self.state is _S.WAITING_SAFE_STATE:
                 self._try_upgrade_mode(now_ns)
+        if self._look_ns is not None and now_ns >= self._look_ns:
+            self._look_at_conditions(now_ns)
+        self._exchange.handle_timeout(now_ns)
         self._fetch.handle_timeout(now_ns)
+        self._pack.handle_timeout(self.state, now_ns)
+        if self._report_at_ns is not None and now_ns >= self._report_at_ns:
+            self._report_wait_ns = min(2 * self._report_wait_ns, REPORT_WAIT_NS_MAX)
+            self._repeat_report(now_ns)
 
     # -- private: what the parts do to the whole (`Steering`) ------------------------------------------------------------
 
@@ -372,7 +463,7 @@ class Updater:
         is_pending = self._records.phase is Phase.REPORT
         if not is_pending:
             # Delivered, given up, or superseded by an order that was accepted.
-            self._report = b""
+            self._report, self._report_at_ns = b"", None
         self._enter(_S.REPORTING if is_pending and state is _S.IDLE else state, now_ns)
 
     def _enter(self, state: UpdaterState, now_ns: int) -> None:
@@ -381,10 +472,12 @@ class Updater:
                 f"updater: expected a state that follows {self.state.value!r}, got {state.value!r}"
             )
         self.state = state
+        self._look_ns = None
         if state in self._ON_ENTRY:
             self._ON_ENTRY[state](self, now_ns)
         for part in (self._exchange, self._fetch, self._pack):
-            part.entered(state, now_ns)
+            if self.state is state:  # A part may have gone on already.
+                part.entered(state, now_ns)
 
     def _tell(self, progress_pct: int, reason: str = "") -> None:
         told = TellState(self.order_id, STAGE_OF[self.state], progress_pct, short_reason(reason))
@@ -417,7 +510,7 @@ class Updater:
     def _conclude(self, outcome: Outcome, reason: str, now_ns: int) -> None:
         """The outcome is known. The report is made from a fresh discovery."""
         self._exchange.retry_at_ns = None
-        self._report = b""
+        self._report, self._report_at_ns = b"", None
         self._records.save(phase=Phase.REPORT, outcome=outcome.value, reason=short_reason(reason))
         fresh = self.state is _S.DISCOVERING
         self._enter(_S.REPORTING if fresh else _S.DISCOVERING, now_ns)
@@ -436,7 +529,7 @@ class Updater:
         """It was delivered, or given up. How the order ended stays in the unit's records."""
         base_url = self._records.journal.base_url
         self._records.close()
-        self._report = b""
+        self._report, self._report_at_ns = b"", None
         if self.state is _S.REPORTING:
             self._forget_progress()
             self._enter(_S.IDLE, now_ns)
@@ -466,24 +559,62 @@ class Updater:
             self._note(f"the platform refuses the report for good: {answer.reason}: {answer.detail}")
         self._end_report(now_ns)
 
-    def _repeat_report(self, now_ns: int) -> None:
+    def _report_ended_order(self, now_ns: int) -> None:
         """The platform offers the order whose end it should know."""
         if self._report:
             self._enter(_S.REPORTING, now_ns)
-            self._actions.append(SendReport(self._report))
+            self._repeat_report(now_ns)
         else:
             self._enter(_S.DISCOVERING, now_ns)
 
     # -- private: the states that belong to no part ----------------------------------------------------------------------
 
+    def _refusals(self) -> tuple[str, ...]:
+        if self._conditions is None:
+            return ("the vehicle has not said what it does",)
+        return self._conditions.refusals(self._limits)
+
+    def _look_at_conditions(self, now_ns: int) -> None:
+        if self.state is _S.WAITING_SAFE_STATE:
+            self._try_upgrade_mode(now_ns)
+        elif self.state is _S.WAITING_TO_SWITCH:
+            self._try_switch(now_ns)
+        elif self.state is _S.WAITING_FOR_REST:
+            self._look_again(now_ns)
+            self._pack.look_for_rest(now_ns)
+
+    def _look_again(self, now_ns: int) -> None:
+        self._look_ns = now_ns + CONDITIONS_LOOK_NS
+
     def _try_upgrade_mode(self, now_ns: int) -> None:
-        if self._conditions is None or self._exchange.retry_at_ns is not None:
+        """Ask the platform. A new order is taken at rest only; one that is accepted is downloaded while driving, too."""
+        if self._exchange.retry_at_ns is not None:
             return
-        refusals = self._conditions.refusals()
-        if refusals:
-            self._tell(0, ", ".join(refusals))
+        if self._records.phase is Phase.STAGED:
+            self._enter(_S.WAITING_TO_SWITCH, now_ns)
+            return
+        if self._records.phase in {Phase.NONE, Phase.REPORT} and not self._is_at_rest(0, now_ns):
             return
         self._enter(_S.OPENING_SESSION, now_ns)
+
+    def _is_at_rest(self, progress_pct: int, now_ns: int) -> bool:
+        """Whether the pack rests; if not, the platform hears why, and it is looked at again."""
+        refusals = self._refusals()
+        if not refusals:
+            return True
+        self._look_again(now_ns)
+        if self._conditions is not None:
+            self._tell(progress_pct, ", ".join(refusals))
+        return False
+
+    def _try_switch(self, now_ns: int) -> None:
+        """The image was staged before this power-on: to its test boot, if its order is still good and the pack rests."""
+        if expired := self._exchange.expiry(now_ns):
+            self._tell(100, expired)
+            self._enter(_S.OPENING_SESSION, now_ns)
+        elif self._is_at_rest(100, now_ns):
+            self._store.request_test()
+            self._enter(_S.RESETTING, now_ns)
 
     def _send_report(self, now_ns: int) -> None:
         """Sign the report once for this power-on: repeated at a login it must be the same document to the platform."""
@@ -507,12 +638,19 @@ class Updater:
             sequence=self._trust.state.sequence,
         )
         self._report = sign_report(report, self._device_key)
-        self._actions.append(SendReport(self._report))
+        self._report_wait_ns = REPORT_WAIT_NS
+        self._repeat_report(now_ns)
         if self._early_url and self.state is _S.REPORTING:
             base_url, self._early_url = self._early_url, ""
             self._ask(base_url, now_ns)
 
+    def _repeat_report(self, now_ns: int) -> None:
+        self._actions.append(SendReport(self._report))
+        self._report_at_ns = now_ns + self._options.wait_ns(self._report_wait_ns)
+
     _ON_ENTRY: ClassVar[Mapping[UpdaterState, Callable[[Updater, int], None]]] = {
         _S.WAITING_SAFE_STATE: _try_upgrade_mode,
+        _S.WAITING_TO_SWITCH: _try_switch,
+        _S.WAITING_FOR_REST: _look_again,
         _S.REPORTING: _send_report,
     }

@@ -100,4 +100,4 @@ def _respond(request: HttpRequest, services: Services, now: datetime, address: s
         return response
     confirmation = device_api.parse_confirm_request(request.body)
     device.confirm(token, route.order_id, confirmation.decision, confirmation.reason, now)
-    return device_api.confirmed_response()
+    return device_api.confirmed_response(route.order_id, confirmation.decision)

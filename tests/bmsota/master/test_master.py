@@ -182,8 +182,10 @@ def test_the_device_api_s_answers_reach_the_updater(rig):
     master.http_body(b"{}", rig.now_ns)
     master.http_ended(None, rig.now_ns)
     assert master.upgrade_state is UpdaterState.WAITING_SAFE_STATE
-    rig.run(6)
-    assert len(rig.of(StartHttp)) == 2, "tried again"
+    rig.run(4.9)
+    assert len(rig.of(StartHttp)) == 1
+    rig.run(5.1)
+    assert len(rig.of(StartHttp)) == 2, "tried again after 5 s and this unit's jitter"
     assert master.upgrade_state is UpdaterState.OPENING_SESSION
     master.http_ended("no route", rig.now_ns)
     assert master.upgrade_state is UpdaterState.WAITING_SAFE_STATE

@@ -7,6 +7,7 @@ time behind a virtual adapter. The platform is the embedded cloud with its gatew
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -207,6 +208,7 @@ async def play(page, folder):
         order_signing_key=ORDER_KEY, manifest_public_keys=MANIFEST_KEYS, image_public_keys=IMAGE_KEYS
     )
     running = await RunningCloud.start(ServeOptions(keys=platform_keys, data_dir=folder))
+    configuration = dataclasses.replace(configuration, origins=(running.http_url,))
     bus = can.Bus(interface="virtual", channel=str(folder))
     lives = []
     parts = {

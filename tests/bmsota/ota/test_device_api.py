@@ -150,8 +150,14 @@ def test_a_decision_travels(decision):
     )
     assert device_api.bearer_token(request) == "tok"
     assert device_api.parse_confirm_request(request.body) == device_api.Confirmation(decision, "rollback: 充电中")
-    answer = device_api.confirmed_response()
-    assert device_api.parse_confirmed(answer.status, answer.body) is None
+    answer = device_api.confirmed_response("o-17", decision)
+    device_api.parse_confirmed(answer.status, answer.body, order_id="o-17", decision=decision)
+    with pytest.raises(
+        RemoteProtocolError, match=rf"expected o-18 {decision.value}, got \('o-17', '{decision.value}'\)"
+    ):
+        device_api.parse_confirmed(answer.status, answer.body, order_id="o-18", decision=decision)
+    with pytest.raises(TransferError, match="confirm: expected 200, got 204"):
+        device_api.parse_confirmed(204, b"", order_id="o-17", decision=decision)
 
 
 def test_a_refused_order_travels():
@@ -185,7 +191,9 @@ def test_a_refusal_is_a_transfer_error_with_its_words(status, permanent):
     """Both ends know the words; whether asking again can help is said."""
     answer = device_api.error_response(status, "cancelled", "the task was cancelled")
     with pytest.raises(TransferError, match=f"got {status} cancelled: the task was cancelled") as caught:
-        device_api.parse_confirmed(answer.status, answer.body)
+        device_api.parse_confirmed(answer.status, answer.body, order_id="o-17", decision="accepted")
+    assert device_api.parse_refusal(answer.body) == ("cancelled", "the task was cancelled")
+    assert device_api.parse_refusal(b"<html>") is None
     assert caught.value.permanent is permanent
     # A proxy's page instead of our words.
     with pytest.raises(TransferError, match=f"expected 200, got {status}$"):
