@@ -246,7 +246,7 @@ class Master:
     @property
     def in_upgrade_mode(self) -> bool:
         """Whether an order is accepted and not yet reported: show it. It forbids nothing."""
-        return self._updater.in_upgrade_mode
+        return self._updater.in_upgrade_mode or self._may_have_order
 
     @property
     def must_rest(self) -> bool:
@@ -254,7 +254,12 @@ class Master:
 
         It must in the first moment of a power-on with an order, too: how far that is, is not known yet.
         """
-        return self._updater.must_rest or (self._begin_ns is not None and self._interlock.is_upgrading)
+        return self._updater.must_rest or self._may_have_order
+
+    @property
+    def _may_have_order(self) -> bool:
+        """An order was open when the power went, and the updater has not looked yet."""
+        return self._begin_ns is not None and self._interlock.is_upgrading
 
     @property
     def link_state(self) -> TerminalState:
