@@ -38,8 +38,8 @@ from bmsota.master import (
     LocalUpgradesReported,
     Master,
     SelfTestEnded,
-    UpgradeModeChanged,
     SlaveChanged,
+    UpgradeModeChanged,
 )
 from bmsota.ota import (
     TRUST_RECORD,
