@@ -425,7 +425,8 @@ class Master:
         if self._begin_ns is not None and now_ns >= self._begin_ns:
             self._begin(now_ns)
         self._session.handle_timeout(now_ns)
-        if self._updater.awaits_conditions:
+        look_ns = self._updater.conditions_due_ns
+        if look_ns is not None and now_ns >= look_ns:
             self._read_conditions(now_ns)
         self._updater.handle_timeout(now_ns)
         self._slaves.engine.handle_timeout(now_ns)
