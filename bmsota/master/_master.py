@@ -250,7 +250,7 @@ class Master:
     @property
     def in_upgrade_mode(self) -> bool:
         """Whether an order is accepted and not yet reported: show it. It forbids nothing."""
-        return self._updater.in_upgrade_mode
+        return self._updater.in_upgrade_mode or self._may_have_order
 
     @property
     def must_rest(self) -> bool:
@@ -258,7 +258,12 @@ class Master:
 
         It must in the first moment of a power-on with an order, too: how far that is, is not known yet.
         """
-        return self._updater.must_rest or (self._begin_ns is not None and self._interlock.is_upgrading)
+        return self._updater.must_rest or self._may_have_order
+
+    @property
+    def _may_have_order(self) -> bool:
+        """An order was open when the power went, and the updater has not looked yet."""
+        return self._begin_ns is not None and self._interlock.is_upgrading
 
     @property
     def link_state(self) -> TerminalState:
@@ -424,7 +429,8 @@ class Master:
         if self._begin_ns is not None and now_ns >= self._begin_ns:
             self._begin(now_ns)
         self._session.handle_timeout(now_ns)
-        if self._updater.awaits_conditions:
+        look_ns = self._updater.conditions_due_ns
+        if look_ns is not None and now_ns >= look_ns:
             self._read_conditions(now_ns)
         self._updater.handle_timeout(now_ns)
         self._slaves.engine.handle_timeout(now_ns)

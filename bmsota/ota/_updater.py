@@ -225,9 +225,9 @@ class Updater:
         return self.state in MUST_REST and self._records.phase is not Phase.REPORT
 
     @property
-    def awaits_conditions(self) -> bool:
-        """Whether `conditions_changed` with fresh values is wanted before the next `handle_timeout`."""
-        return self._look_ns is not None
+    def conditions_due_ns(self) -> int | None:
+        """When `conditions_changed` with fresh values is wanted, before `handle_timeout`; None if nothing waits for them."""
+        return self._look_ns
 
     @property
     def scope(self) -> OrderScope | None:

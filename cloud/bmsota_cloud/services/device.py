@@ -27,7 +27,7 @@ from bmsota_cloud.domain.device import Challenge, DeviceSession
 from bmsota_cloud.domain.errors import ConflictError, LoginError
 from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.limits import address_groups
-from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, VehicleStatus, VehicleUpgrade, needs_instruction
+from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, VehicleStatus, VehicleUpgrade
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.limits import DEVICE_ADDRESS, DEVICE_NOTED, DEVICE_SESSIONS, Counted
 from bmsota_cloud.services.link_watch import Oddity
@@ -367,13 +367,14 @@ class DeviceService:
         return None if upgrade is None else work.releases.get(upgrade.release_id)
 
     def _renew(self, work: Work, upgrade: VehicleUpgrade, now: datetime) -> VehicleUpgrade:
-        # A unit that has the release staged needs no order any more, and one that is expired can't be signed again.
+        # Also for a unit that has the release staged: it does not switch under an order that is over. A release that is over
+        # can't be ordered again.
         task = work.ota_tasks.get(upgrade.task_id)
         vehicle = work.vehicles.get(upgrade.vin, lock=True)
         release = work.releases.get(upgrade.release_id)
         assert task is not None  # foreign keys
         assert vehicle is not None
         assert release is not None
-        if not needs_instruction(upgrade) or release.expires_at - now < timedelta(seconds=_ORDER_LEFT_S_MIN):
+        if release.expires_at - now < timedelta(seconds=_ORDER_LEFT_S_MIN):
             return upgrade
         return give_order(self._context, work, task=task, upgrade=upgrade, vehicle=vehicle, release=release, now=now)

@@ -39,6 +39,7 @@ from bmsota.master import (
     Master,
     SelfTestEnded,
     SlaveChanged,
+    UpgradeModeChanged,
 )
 from bmsota.ota import (
     TRUST_RECORD,
@@ -277,6 +278,13 @@ def test_it_upgrades_itself_and_its_slaves_and_reports_what_runs(rig, world):
         UpgradeStateCode.SWITCHING,
         UpgradeStateCode.SELF_TEST,
     ]
+    modes = [(event.in_upgrade_mode, event.must_rest) for event in rig.of(UpgradeModeChanged)]
+    assert [mode for mode, _ in groupby(modes)] == [
+        (True, False),  # accepted and downloaded
+        (True, True),  # from the next power-on: switched, flashed, tested
+        (True, False),  # reporting
+        (False, False),
+    ]
 
 
 def test_a_failed_self_test_brings_the_old_pack_back(rig, world):
@@ -286,7 +294,7 @@ def test_a_failed_self_test_brings_the_old_pack_back(rig, world):
     assert (report.outcome, report.reason) == (Outcome.ROLLED_BACK, "insulation too low")
     assert [str(node.version) for node in report.nodes] == ["2.0.0"] * 3
     assert [slave.version for slave in rig.pack.slaves] == ["2.0.0"] * 2
-    assert rig.of(Reset) == [Reset("insulation too low")]
+    assert rig.of(Reset) == [Reset("switches to the new image"), Reset("insulation too low")]
     assert rig.of(LocalUpgradeDetected) == []
 
 

@@ -494,7 +494,7 @@ def test_n11_documents_in_a_loop_of_redirects(hostile):
         ("http://[bad", False),
     ],
 )
-def test_n18_f13_an_instruction_leads_to_https_or_to_where_the_unit_was_told_in_production(world, url, is_followed):
+def test_n18_an_instruction_leads_to_https_or_to_where_the_unit_was_told_in_production(world, url, is_followed):
     device = Device(world)
     device.updater.instructed(url, device.now_ns)
     actions = []

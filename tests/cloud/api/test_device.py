@@ -12,6 +12,7 @@ from bmsota_cloud.services.limits import RateLimits
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.errors import ConfigurationError, TransferError, TrustError
+from bmsota.gbt32960 import UpgradeStateCode
 from bmsota.ota import DownloadOptions, HttpRequest, UpdaterState, verify_manifest, verify_order
 from bmsota.ota import device_api as api
 from bmsota.ota._exchange import DeviceExchange
@@ -327,6 +328,18 @@ def test_an_order_that_is_over_is_given_again_with_the_next_sequence(world, task
     assert (again.order_id, again.sequence) == (first.order_id, first.sequence + 1)
     assert again.issued_s == int(world.now.timestamp())
     assert again.approved_s == first.approved_s
+
+
+def test_s4_a_unit_that_has_it_staged_gets_a_renewed_order_too(world, task, sample_keys):
+    """It does not switch under one that has expired; the status stays as it is."""
+    keys = [sample_keys.order_signing_key.public_key()]
+    first = verify_order(Unit(world, 1).log_in().order()[1], keys)
+    world.fetch(1)
+    world.tell(world.vin(1), UpgradeStateCode.DOWNLOAD_COMPLETE)
+    world.wait(days=8)
+    again = verify_order(Unit(world, 1).log_in().order()[1], keys)
+    assert (again.order_id, again.sequence) == (first.order_id, first.sequence + 1)
+    assert str(world.detail(task).upgrades.items[0].status) == "Download Complete"
 
 
 # --- the decision
