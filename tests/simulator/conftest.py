@@ -395,7 +395,7 @@ class Bench:
             measure_period_ns=2 * SECOND,
             heartbeat_period_ns=60 * SECOND,
             diagnosis_bus=self.diagnosis,
-            origins=[Platform.url],
+            origins=[self.platform.url],
         )
         self.unit.switch_on()
 

@@ -247,7 +247,8 @@ async def play(page, folder):
             assert pack.versions() == ["2.1.0"] * 3
             await check_cells(people, pack)
             lives[-1].step(lives[-1].master.shut_down)
-            assert (await asyncio.wait_for(master, HANG_S))[0] == 2
+            # The old image may log in, or not, before it resets into the new one.
+            assert (await asyncio.wait_for(master, HANG_S))[0] in {2, 3}
             assert str(page["boot_store"](configuration, flash).boot().facts.version) == "2.1.0"
     finally:
         bus.shutdown()

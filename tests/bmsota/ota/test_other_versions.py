@@ -324,7 +324,7 @@ def test_a_newer_journal_without_an_open_order_is_only_noted(world):
 
 def test_an_unreadable_journal_of_an_image_in_test_leads_back(world):
     """The image that cannot say why it is in test does not stay."""
-    device = play(Device(world), UNTIL_STAGED)
+    device = play(Device(world), UNTIL_STAGED + "> power\n< reset: switches to the new image\n")
     device.prepare()
     assert device.updater_store.is_test_pending
     device.updater_store.put_record("upgrade", cbor2.dumps({"layout": 2}))
