@@ -19,9 +19,11 @@ from bmsota.master._events import (
     LocalUpgradesReported,
     MasterEvent,
     ReportAcknowledged,
+    ReportRefused,
     SelfTestEnded,
     SendData,
     SlaveChanged,
+    UpgradeModeChanged,
 )
 from bmsota.master._interlock import Interlock
 from bmsota.master._internal_bus import MeasurementTable, PackLayout, SlaveMessages
@@ -51,6 +53,7 @@ __all__ = [
     "PackLayout",
     "PackValues",
     "ReportAcknowledged",
+    "ReportRefused",
     "SelfTest",
     "SelfTestEnded",
     "SendData",
@@ -59,5 +62,6 @@ __all__ = [
     "SlaveOperations",
     "SlaveRequest",
     "UnitKeys",
+    "UpgradeModeChanged",
     "report_bodies",
 ]

@@ -42,6 +42,7 @@ from bmsota.master._events import (
     LocalUpgradesDropped,
     LocalUpgradesReported,
     ReportAcknowledged,
+    ReportRefused,
 )
 from bmsota.node import SLOT_SIZE_KIB_MAX, running_image_sha256
 from bmsota.ota import IdentifiedNode, IdentityReporter, LocalUpgradeDetector, LogNote, NodeSnapshot, PackMaster
@@ -78,6 +79,7 @@ class CloudReporter:
         emit: Callable[[MasterEvent], None],
         pack_watch: PackWatch,
         slave_positions: Sequence[int],
+        order_sequence: Callable[[], int] = lambda: 0,
     ) -> None:
         self._session = session
         self._identity = identity
@@ -88,10 +90,11 @@ class CloudReporter:
         self._slave_positions = frozenset(slave_positions)
         self.mixed_pack = ""
         """How the pack is mixed, as the last discovery found; empty if it is not."""
+        self._order_sequence = order_sequence
         self._detector = LocalUpgradeDetector(store)
         self._identities = IdentityReporter(store, vin=session.vin, device_key=device_key)
-        self._signed: deque[type[ReportAcknowledged | IdentityAcknowledged]] = deque()
-        """The signed documents that were given to the session and are not answered, oldest first."""
+        self._signed: deque[bytes | None] = deque()
+        """The post-boot reports that were given to the session and are not answered, oldest first; None: an identity report."""
         self._slaves: tuple[NodeDescription, ...] = ()
         self._has_discovered = False
         self._may_identify = False
@@ -144,7 +147,7 @@ class CloudReporter:
     def send_report(self, document: bytes, now_ns: int) -> None:
         """The signed post-boot report; `ReportAcknowledged` when the platform has it."""
         if self._send_if_logged_in(Command.SIGNED_REPORT, SignedReport(beijing_time(now_ns), document), now_ns):
-            self._signed.append(ReportAcknowledged)
+            self._signed.append(document)
 
     def _send_if_logged_in(self, command: Command, message: Message, now_ns: int) -> bool:
         # What is sent without a link would wait in the session; the updater repeats it at the next login.
@@ -158,14 +161,20 @@ class CloudReporter:
         if self._session.state is not TerminalState.LOGGED_IN or not self._may_identify:
             return
         try:
-            document = self._identities.take(self._nodes(), self._detector.pending, now_ns, mixed_pack=self.mixed_pack)
+            document = self._identities.take(
+                self._nodes(),
+                self._detector.pending,
+                now_ns,
+                mixed_pack=self.mixed_pack,
+                sequence=self._order_sequence(),
+            )
         except LocalProtocolError as problem:
             # A journal without room.
             self._may_identify = False
             self._emit(LogNote(f"no identity report: {problem}"))
             return
         if document is not None:
-            self._signed.append(IdentityAcknowledged)
+            self._signed.append(None)
             self._session.send_extension(Command.SIGNED_REPORT, SignedReport(beijing_time(now_ns), document), now_ns)
             self._emit(IdentityReported(document))
 
@@ -202,14 +211,14 @@ class CloudReporter:
         """The oldest signed document was answered with *flag*; None: it was given up."""
         if not self._signed:
             return
-        kind, is_taken = self._signed.popleft(), flag == ReplyFlag.SUCCESS
-        if kind is IdentityAcknowledged:
-            if is_taken:
-                self._identities.acknowledged()
-            else:
-                self._identities.undelivered()
-        if is_taken:
-            self._emit(kind())
+        document, is_taken = self._signed.popleft(), flag == ReplyFlag.SUCCESS
+        if document is not None:
+            self._emit(ReportAcknowledged(document) if is_taken else ReportRefused(document))
+        elif is_taken:
+            self._identities.acknowledged()
+            self._emit(IdentityAcknowledged())
+        else:
+            self._identities.undelivered(is_refused=flag is not None)
 
     # -- local upgrades --------------------------------------------------------------------------------------------------
 

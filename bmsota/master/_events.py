@@ -78,6 +78,25 @@ class LocalUpgradesAcknowledged:
 class ReportAcknowledged:
     """The platform has the signed post-boot report: the upgrade is over."""
 
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRefused:
+    """The platform has refused the signed post-boot report on the cloud link, or has not answered: the updater asks why."""
+
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeModeChanged:
+    """Show it to the driver, and keep the pack at rest if it must."""
+
+    in_upgrade_mode: bool
+    """An order is accepted and not yet reported; it forbids nothing."""
+    must_rest: bool
+    """Nodes are flashed, switched or tested: neither drive nor charge."""
+
 
 @dataclass(frozen=True, slots=True)
 class IdentityReported:
@@ -112,6 +131,8 @@ MasterEvent = (
     | LocalUpgradesAcknowledged
     | LocalUpgradesDropped
     | ReportAcknowledged
+    | ReportRefused
+    | UpgradeModeChanged
     | IdentityReported
     | IdentityAcknowledged
 )

@@ -9,6 +9,7 @@ and events (`next_event`), in order; these want something done:
     CloseRequested       close the cloud link
     StartHttp, AbortHttp begin an exchange with the device API, or drop it
     Reset                restart: make a new master after the next boot
+    UpgradeModeChanged   show it to the driver; while the pack must rest, let the vehicle neither drive nor charge
 
 After each call, take events until there are none, then send frames, then look at `next_timeout` again. Handling events may
 write flash: if the driver of the flash raises (a power cut), the object is worthless.
@@ -16,13 +17,14 @@ write flash: if the driver of the flash raises (a power cut), the object is wort
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from bmsota.errors import LocalProtocolError
-from bmsota.flashing import NodesDiscovered
+from bmsota.flashing import NodesDiscovered, OperationFinished
 from bmsota.gbt32960 import (
     CloseRequested,
     CommandReceived,
@@ -38,21 +40,25 @@ from bmsota.master._events import (
     CommandUnsupported,
     InstructionReceived,
     ReportAcknowledged,
+    ReportRefused,
     SelfTestEnded,
     SendData,
     SlaveChanged,
+    UpgradeModeChanged,
 )
 from bmsota.master._interlock import Interlock
 from bmsota.master._internal_bus import MeasurementTable
-from bmsota.master._reporting import AlarmLimits, PackValues, report_bodies
+from bmsota.master._reporting import AlarmLimits, PackValues, alarms_of, report_bodies
 from bmsota.master._self_test import SelfTest
 from bmsota.master._slaves import SlaveOperations
 from bmsota.ota import (
     AbortHttp,
     DeviceTrust,
+    DownloadOptions,
     ImageStore,
     LogNote,
     PowerConditions,
+    PowerLimits,
     Reset,
     RunSelfTest,
     SendReport,
@@ -120,7 +126,15 @@ class MasterConfiguration:
     """How often each slave sends. One that misses three rounds is silent, and what it measured is no longer reported."""
     slave_boot_ns: int = 200 * MS
     """How long the slaves take to boot, counted from the master's own boot: they are not asked earlier."""
+    origins: tuple[str, ...] = ()
+    """Where this unit's platform may be without TLS, as "http://host:port"; an https URL is always followed."""
+    download: DownloadOptions = field(default_factory=DownloadOptions)
+    """Limits of the exchanges with the device API, and where its redirects may lead. The jitter is drawn from the seed."""
+    seed: str = ""
+    """Spreads the waits of a fleet: units with different seeds do not come back as one. Empty: the HWID does it."""
     alarm_limits: AlarmLimits = field(default_factory=AlarmLimits)
+    power_limits: PowerLimits = field(default_factory=PowerLimits)
+    """When the pack is at rest, as an upgrade needs it."""
     terminal: TerminalOptions = field(default_factory=TerminalOptions)
 
 
@@ -153,6 +167,7 @@ class Master:
 
         Raises:
             LocalProtocolError: no image runs, so there is no application to be.
+            ConfigurationError: one of the configured origins is none.
         """
         if boot.facts is None:
             raise LocalProtocolError("master: no image runs; only the bootloader can")
@@ -167,6 +182,7 @@ class Master:
         self._is_shutting_down = False
         self._has_reset = False
         self._turn = 0
+        self._mode = UpgradeModeChanged(in_upgrade_mode=False, must_rest=False)
         trust_state, trust_problem = load_trust_state(store)
         problems = (store.journal_problem, store.worn, trust_problem)
         self._events += [LogNote(problem) for problem in problems if problem]
@@ -181,6 +197,9 @@ class Master:
             store=store,
             image_store=ImageStore(image_flash),
             master_version=lambda: (version, store.security_counter),
+            options=_download_options(configuration),
+            origins=configuration.origins,
+            limits=configuration.power_limits,
         )
         serial, login_ns = last_login or (0, None)
         self._session = TerminalSession(
@@ -202,6 +221,7 @@ class Master:
             emit=self._told,
             pack_watch=self._updater.pack_watch,
             slave_positions=layout.positions,
+            order_sequence=lambda: trust.state.sequence,
         )
         self._self_test = SelfTest(
             self._measured,
@@ -214,7 +234,9 @@ class Master:
         """What the part that speaks to the platform has to say."""
         self._events.append(event)
         if isinstance(event, ReportAcknowledged):
-            self._updater.report_acknowledged(self._now_ns)
+            self._updater.report_acknowledged(event.document, self._now_ns)
+        if isinstance(event, ReportRefused):
+            self._updater.report_refused(event.document, self._now_ns)
 
     # -- what others ask -------------------------------------------------------------------------------------------------
 
@@ -232,6 +254,24 @@ class Master:
     def mixed_pack(self) -> str:
         """How the nodes run images that do not belong together, as the last discovery found; empty if they do."""
         return self._cloud.mixed_pack
+
+    @property
+    def in_upgrade_mode(self) -> bool:
+        """Whether an order is accepted and not yet reported: show it. It forbids nothing."""
+        return self._updater.in_upgrade_mode or self._may_have_order
+
+    @property
+    def must_rest(self) -> bool:
+        """Whether the pack must rest, because nodes are flashed, switched or tested: the vehicle must not drive or charge.
+
+        It must in the first moment of a power-on with an order, too: how far that is, is not known yet.
+        """
+        return self._updater.must_rest or self._may_have_order
+
+    @property
+    def _may_have_order(self) -> bool:
+        """An order was open when the power went, and the updater has not looked yet."""
+        return self._begin_ns is not None and self._interlock.is_upgrading
 
     @property
     def link_state(self) -> TerminalState:
@@ -258,12 +298,21 @@ class Master:
     def vehicle_changed(self, now_ns: int) -> None:
         """The vehicle started, stopped, was plugged in or unplugged: read it again."""
         self._now_ns = now_ns
+        self._read_conditions(now_ns)
+
+    def _read_conditions(self, now_ns: int) -> None:
         readings = self._read()
+        own_faults = alarms_of(self.pack_values, self._configuration.alarm_limits).level_max
+        assert isinstance(own_faults, int)
         conditions = PowerConditions(
             ignition_on=readings.ignition_on,
             speed_kmh=readings.speed_kmh,
             is_charging=readings.is_charging,
             soc_pct=readings.soc_pct,
+            contactors_closed=readings.contactors_closed,
+            current_a=readings.current_a,
+            supply_v=readings.supply_v,
+            fault_level=max(own_faults, readings.fault_level),
         )
         self._updater.conditions_changed(conditions, now_ns)
 
@@ -388,6 +437,9 @@ class Master:
         if self._begin_ns is not None and now_ns >= self._begin_ns:
             self._begin(now_ns)
         self._session.handle_timeout(now_ns)
+        look_ns = self._updater.conditions_due_ns
+        if look_ns is not None and now_ns >= look_ns:
+            self._read_conditions(now_ns)
         self._updater.handle_timeout(now_ns)
         self._slaves.engine.handle_timeout(now_ns)
         failure = self._self_test.look(now_ns)
@@ -411,6 +463,10 @@ class Master:
         """What happened, or what to do next; oldest first. None: nothing for now."""
         while not self._events and not self._has_reset and self._advance():
             pass
+        mode = UpgradeModeChanged(self.in_upgrade_mode, self.must_rest)
+        if mode != self._mode:
+            self._mode = mode
+            self._events.append(mode)
         return self._events.popleft() if self._events else None
 
     def _advance(self) -> bool:
@@ -511,6 +567,9 @@ class Master:
                 self._slaves.request(action)
 
     def _engine_event(self, event: EngineEvent, now_ns: int) -> None:
+        if self._updater.must_rest and isinstance(event, NodesDiscovered | OperationFinished):
+            # The answer may lead to the next step, and each is judged by what the vehicle does now.
+            self._read_conditions(now_ns)
         before = [(node.position, node.hwid, node.version) for node in self._slaves.nodes]
         self._slaves.handle(event, now_ns)
         if isinstance(event, NodesDiscovered):
@@ -520,6 +579,13 @@ class Master:
                 self._cloud.send_identity(self._slaves.slaves, now_ns)
             # After the updater: when this discovery has decided its order, what the nodes run is the order's work.
             self._cloud.nodes_discovered(self._slaves.slaves, self._updater.scope, now_ns)
+
+
+def _download_options(configuration: MasterConfiguration) -> DownloadOptions:
+    """The configured ones, with a jitter that is this unit's own and always the same."""
+    seed = configuration.seed or configuration.identity.hwid
+    jitter = int.from_bytes(hashlib.sha256(f"{seed}/jitter".encode()).digest()[:4], "big") / 2**32
+    return replace(configuration.download, retry_jitter=jitter)
 
 
 def _trust(configuration: MasterConfiguration, state: TrustState) -> DeviceTrust:

@@ -103,6 +103,12 @@ class MasterReadings:
     current_a: float
     """> 0: discharging."""
     soc_pct: float
+    contactors_closed: bool | None = None
+    """The main contactors, to the drive and the charger."""
+    supply_v: float | None = None
+    """Of the 12 V supply."""
+    fault_level: int = 0
+    """The highest fault of the vehicle around the pack, 0 to 3; the pack's own alarms are the master's business."""
     odometer_km: float | None = None
     insulation_kohm: float | None = None
     position: tuple[float, float] | None = None
@@ -136,7 +142,7 @@ def report_bodies(
     degrees = tuple(_degrees(value) for value in pack.temperatures_c)
     bodies += [
         _extremes(pack),
-        _alarms(pack, alarm_limits),
+        alarms_of(pack, alarm_limits),
         _cell_voltages(pack, voltage, readings.current_a),
         ProbeTemperatures((SubsystemTemperatures(SUBSYSTEM, degrees),)),
     ]
@@ -223,7 +229,8 @@ def _extremes(pack: PackValues) -> Extremes:
     )
 
 
-def _alarms(pack: PackValues, limits: AlarmLimits) -> Alarms:
+def alarms_of(pack: PackValues, limits: AlarmLimits) -> Alarms:
+    """Which cells and probes are beyond the limits, as a report says it."""
     cells = [value for value in pack.cell_voltages_v if value is not None]
     probes = [value for value in pack.temperatures_c if value is not None]
     flags = AlarmFlag(0)

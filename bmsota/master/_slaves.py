@@ -153,7 +153,7 @@ class SlaveOperations:
         for position, hwid in measured.hwids.items():
             if position in known and known[position].hwid != hwid:
                 return position, f"slave {position} is {hwid} now, was {known[position].hwid}"
-        if self._updater.in_upgrade_mode:
+        if self._updater.must_rest:
             # The updater restarts slaves into new versions itself, and asks them afterwards.
             return None
         for position, version in measured.versions.items():

@@ -7,6 +7,7 @@ Sans-IO, both ends. The public names::
     PostBootReport, NodeReport, Outcome                what runs after the boot; sign_, verify_report
     IdentityReport, IdentifiedNode, ReportedUpgrade    what a unit is and runs, without an order; sign_, verify_identity
     IdentityReporter                                   when a unit sends it, and what the platform has of it
+    DocumentReceipt                                    the platform's answer to one of these two; sign_, verify_receipt
     document_kind, DocumentKind                        which of them some bytes say they are
     DeviceTrust, TrustState, load_trust_state          the device's judgement over them
     Download and its events                            one image, block by block, over a bad network
@@ -32,6 +33,7 @@ from bmsota.ota._actions import (
     FlashSlaves,
     LogNote,
     PowerConditions,
+    PowerLimits,
     RaiseCounters,
     Reset,
     RevertSlaves,
@@ -49,7 +51,6 @@ from bmsota.ota._download import (
     DownloadCompleted,
     DownloadEvent,
     DownloadFailed,
-    DownloadOptions,
     DownloadState,
     RestartedFromZero,
     Resumed,
@@ -87,6 +88,7 @@ from bmsota.ota._manifest import (
 )
 from bmsota.ota._order import ORDER_SIZE_BYTES_MAX, UpgradeOrder, sign_order, verify_order
 from bmsota.ota._pack_watch import PACK_RECORD, PackMaster, PackWatch
+from bmsota.ota._receipt import RECEIPT_SIZE_BYTES_MAX, DocumentReceipt, sign_receipt, verify_receipt
 from bmsota.ota._records import OlderLayout, RecordFormat, StoredRecord
 from bmsota.ota._report import (
     REPORT_SIZE_BYTES_MAX,
@@ -97,7 +99,8 @@ from bmsota.ota._report import (
     verify_report,
 )
 from bmsota.ota._states import STAGE_OF, TRANSITIONS, Stage, UpdaterState
-from bmsota.ota._trusted import DeviceTrust, TrustState
+from bmsota.ota._transfer import DownloadOptions
+from bmsota.ota._trusted import SEQUENCE_AHEAD_MAX, DeviceTrust, TrustState
 from bmsota.ota._updater import Updater
 
 __all__ = [
@@ -111,7 +114,9 @@ __all__ = [
     "MANIFEST_SIZE_BYTES_MAX",
     "ORDER_SIZE_BYTES_MAX",
     "PACK_RECORD",
+    "RECEIPT_SIZE_BYTES_MAX",
     "REPORT_SIZE_BYTES_MAX",
+    "SEQUENCE_AHEAD_MAX",
     "STAGE_OF",
     "TRANSITIONS",
     "TRUST_RECORD",
@@ -126,6 +131,7 @@ __all__ = [
     "DeviceTrust",
     "DiscoverNodes",
     "DocumentKind",
+    "DocumentReceipt",
     "Download",
     "DownloadCompleted",
     "DownloadEvent",
@@ -152,6 +158,7 @@ __all__ = [
     "PackWatch",
     "PostBootReport",
     "PowerConditions",
+    "PowerLimits",
     "RaiseCounters",
     "RecordFormat",
     "ReleaseImage",
@@ -179,10 +186,12 @@ __all__ = [
     "sign_identity",
     "sign_manifest",
     "sign_order",
+    "sign_receipt",
     "sign_report",
     "stored_images",
     "verify_identity",
     "verify_manifest",
     "verify_order",
+    "verify_receipt",
     "verify_report",
 ]

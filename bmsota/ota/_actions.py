@@ -11,29 +11,68 @@ if TYPE_CHECKING:
     from bmsota.ota._http import HttpRequest
     from bmsota.ota._states import Stage
 
+DRIVING = "driving"
 
-# A pack whose state of charge is below this is not upgraded: flashing must not end in an empty 12 V supply.
-SOC_PCT_MIN = 10.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerLimits:
+    """Between which limits a pack counts as at rest."""
+
+    soc_pct_min: float = 10.0
+    """Flashing must not end in an empty 12 V supply, which the pack feeds."""
+    current_a_max: float = 15.0
+    """In either direction. The electronics of a vehicle that stands take less, also from a pack of 30 V; a drive or a
+    charger takes more."""
+    supply_v_min: float = 11.5
+    """Of the 12 V supply: a lead battery below this is empty, and a flash that is programmed while it sags wears or tears."""
+    fault_level_max: int = 2
+    """Of GB/T 32960: level 3 is "stop and call for help". A lower fault may be what the upgrade mends."""
+    rest_wait_s: int = 1800
+    """How long a master in its test boot waits for rest before it goes back to its old image."""
+
+
+_POWER_LIMITS = PowerLimits()
 
 
 @dataclass(frozen=True, slots=True)
 class PowerConditions:
-    """What the vehicle is doing, as far as an upgrade cares."""
+    """What the vehicle is doing, as far as an upgrade cares. None: the vehicle has no such signal, and it is not judged."""
 
     ignition_on: bool
     speed_kmh: float
     is_charging: bool
     soc_pct: float
+    contactors_closed: bool | None = None
+    """The main contactors, to the drive and the charger."""
+    current_a: float | None = None
+    """> 0: discharging."""
+    supply_v: float | None = None
+    """Of the 12 V supply."""
+    fault_level: int | None = None
+    """The highest of the pack's and the vehicle's faults, 0 to 3."""
 
-    def refusals(self) -> tuple[str, ...]:
-        """Why upgrade mode must not be entered now; empty when it may."""
+    def refusals(self, limits: PowerLimits = _POWER_LIMITS) -> tuple[str, ...]:
+        """Why the pack is not at rest, or must not be upgraded now; empty when it may. A value that is no number refuses."""
         rules = (
-            (not self.ignition_on, "ignition off"),
-            (self.speed_kmh > 0, "driving"),
-            (self.is_charging, "charging"),
-            (self.soc_pct < SOC_PCT_MIN, f"state of charge below {SOC_PCT_MIN:g} %"),
+            (self.ignition_on, "ignition off"),
+            (self.speed_kmh <= 0, DRIVING),
+            (not self.is_charging, "charging"),
+            (not self.contactors_closed, "contactors closed"),
+            (
+                self.current_a is None or abs(self.current_a) <= limits.current_a_max,
+                f"current above {limits.current_a_max:g} A",
+            ),
+            (self.soc_pct >= limits.soc_pct_min, f"state of charge below {limits.soc_pct_min:g} %"),
+            (
+                self.supply_v is None or self.supply_v >= limits.supply_v_min,
+                f"12 V supply below {limits.supply_v_min:g} V",
+            ),
+            (
+                self.fault_level is None or self.fault_level <= limits.fault_level_max,
+                f"a fault above level {limits.fault_level_max}",
+            ),
         )
-        return tuple(reason for refused, reason in rules if refused)
+        return tuple(reason for is_met, reason in rules if not is_met)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,10 @@ they are, `application/cose`. Times (`expires_s`) are seconds since the Unix epo
                                            "origin", "signature"}             200 {"token", "expires_s"}, 401
     GET  /device/v1/order                 Bearer                              200 the order, 204
     GET  /device/v1/manifests/{sha256}    Bearer                              200 the manifest, 404
-    POST /device/v1/orders/{id}/confirm   Bearer, {"decision", "reason"}      204, 409
+    POST /device/v1/order/refusal         Bearer, {"order_sha256", "sequence",
+                                           "reason"}                          200 another order, 204
+    POST /device/v1/orders/{id}/confirm   Bearer, {"decision", "reason"}      200 {"order_id", "decision"}, 409
+    POST /device/v1/reports               Bearer, a report of the unit        200 the receipt for it
     GET  /device/v1/images/{sha256}       Bearer, Range, If-Range             200, 206, 416, 404
 
 A refusal carries {"error", "detail"}; 429 and 503 name in Retry-After when to try again.
@@ -53,11 +56,14 @@ if TYPE_CHECKING:
 
 
 _BASE: Final = "/device/v1"
+REPORTS_PATH: Final = f"{_BASE}/reports"
 _CBOR: Final = "application/cbor"
 _COSE: Final = "application/cose"
 _OCTETS: Final = "application/octet-stream"
 
+STATUS_OK: Final = 200
 STATUS_UNAUTHORIZED: Final = 401
+STATUS_NOT_FOUND: Final = 404
 STATUS_CONFLICT: Final = 409
 STATUS_TOO_MANY_REQUESTS: Final = 429
 STATUS_UNAVAILABLE: Final = 503
@@ -88,9 +94,11 @@ class DeviceEndpoint(StrEnum):
     CHALLENGE = "challenge"
     SESSION = "session"
     ORDER = "order"
+    REFUSAL = "refusal"
     MANIFEST = "manifest"
     CONFIRM = "confirm"
     IMAGE = "image"
+    REPORT = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,18 @@ class SessionRequest:
     origin: str
     """Where the unit believes it is talking to, as `origin_of` writes it; "" in layout 0, which did not say."""
     signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRefusal:
+    """What a unit says of an order that it does not believe. It has no order id: nothing in the document can be believed."""
+
+    order_sha256: bytes
+    """Of the whole document, as it came."""
+    sequence: int
+    """The highest sequence of an order that the unit has accepted; the next one has to be above it."""
+    reason: str
+    """Beginning with the name of the attack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +234,39 @@ def authorised(request: HttpRequest, token: str) -> HttpRequest:
 
 def order_request(token: str) -> HttpRequest:
     """Ask for the unit's order."""
-    return authorised(HttpRequest("GET", f"{_BASE}/order", {"Accept": _COSE}), token)
+    return authorised(_get(f"{_BASE}/order"), token)
+
+
+def refusal_request(token: str, *, order_sha256: bytes, sequence: int, reason: str) -> HttpRequest:
+    """Tell the platform that the order it gave is not believed. The answer is read as that to `order_request`."""
+    expect_octets("order_sha256", order_sha256, size_bytes=DIGEST_SIZE_BYTES)
+    expect_integer("sequence", sequence)
+    expect_text("reason", reason, length_max=TEXT_LENGTH_MAX)
+    fields = {"order_sha256": order_sha256, "sequence": sequence, "reason": reason}
+    return authorised(_post(f"{_BASE}/order/refusal", fields), token)
+
+
+def report_request(token: str, document: bytes) -> HttpRequest:
+    """Deliver a signed report; the answer is the platform's signed receipt for it (`parse_receipt`)."""
+    headers = {"Content-Type": _COSE, "Accept": _COSE}
+    return authorised(HttpRequest("POST", REPORTS_PATH, headers, document), token)
+
+
+def parse_receipt(status: int, body: bytes) -> bytes | None:
+    """The receipt, not looked into; None when there is none, as from a platform that takes no reports here.
+
+    Raises:
+        TransferError: the session is over, or the platform is busy (401, 429, 503): deliver the report again later.
+    """
+    if status in (STATUS_UNAUTHORIZED, STATUS_TOO_MANY_REQUESTS, STATUS_UNAVAILABLE):
+        _refuse_unless_ok("report", status, body)
+    return body if status == STATUS_OK else None
 
 
 def manifest_request(token: str, sha256: bytes) -> HttpRequest:
     """Ask for the manifest with this digest."""
     expect_octets("sha256", sha256, size_bytes=DIGEST_SIZE_BYTES)
-    return authorised(HttpRequest("GET", f"{_BASE}/manifests/{sha256.hex()}", {"Accept": _COSE}), token)
+    return authorised(_get(f"{_BASE}/manifests/{sha256.hex()}"), token)
 
 
 def parse_document(status: int, body: bytes) -> bytes | None:
@@ -241,9 +287,28 @@ def confirm_request(token: str, order_id: str, *, decision: Decision | str, reas
     return authorised(request, token)
 
 
-def parse_confirmed(status: int, body: bytes) -> None:
-    """Return when the platform has taken the decision. 409, the order was cancelled meanwhile, is a permanent refusal."""
-    _refuse_unless_ok("confirm", status, body)
+def parse_confirmed(status: int, body: bytes, *, order_id: str, decision: Decision | str) -> None:
+    """Return when the platform has taken this decision about this order. 409: the order was cancelled meanwhile.
+
+    Only the platform's own document says so: a status alone may be a portal's or a proxy's.
+
+    Raises:
+        TransferError: it was refused.
+        RemoteProtocolError: the answer makes no sense, or is about another order or decision.
+    """
+    fields = _parse_answer("confirm", status, body, ("order_id", "decision"))
+    expected, received = (order_id, str(decision)), (fields["order_id"], fields["decision"])
+    if received != expected:
+        raise RemoteProtocolError(f"confirm: expected {' '.join(expected)}, got {str(received)[:120]}")
+
+
+def parse_refusal(body: bytes) -> tuple[str, str] | None:
+    """Word and detail of an `error_response`; None if *body* is no such document, and so not the platform's own word."""
+    try:
+        fields = _parse_fields("refusal", body, ("error", "detail"))
+    except RemoteProtocolError:
+        return None
+    return str(fields["error"])[:40], str(fields["detail"])[:120]
 
 
 # -- the platform's half -----------------------------------------------------------------------------------------------
@@ -331,6 +396,21 @@ def order_response(document: bytes | None) -> HttpResponse:
     return _document(document) if document is not None else HttpResponse(204)
 
 
+def parse_refusal_request(body: bytes) -> OrderRefusal:
+    """What the unit does not believe, and why."""
+    fields = _parse_fields("refusal", body, ("order_sha256", "sequence", "reason"))
+    with malformed_as_remote_error("refusal"):
+        expect_octets("order_sha256", fields["order_sha256"], size_bytes=DIGEST_SIZE_BYTES)
+        expect_integer("sequence", fields["sequence"])
+        expect_text("reason", fields["reason"], length_max=TEXT_LENGTH_MAX)
+    return OrderRefusal(fields["order_sha256"], fields["sequence"], fields["reason"])
+
+
+def receipt_response(receipt: bytes) -> HttpResponse:
+    """The signed receipt for a report."""
+    return _document(receipt)
+
+
 def manifest_response(document: bytes | None) -> HttpResponse:
     """The manifest, or 404."""
     return _document(document) if document is not None else error_response(404, "missing")
@@ -345,9 +425,10 @@ def parse_confirm_request(body: bytes) -> Confirmation:
     return Confirmation(Decision(fields["decision"]), fields["reason"])
 
 
-def confirmed_response() -> HttpResponse:
+def confirmed_response(order_id: str, decision: Decision) -> HttpResponse:
     """The decision was taken."""
-    return HttpResponse(204)
+    expect_name("order_id", order_id)
+    return _message(200, {"order_id": order_id, "decision": decision.value})
 
 
 def error_response(status: int, error: str, detail: str = "", *, retry_after_s: int | None = None) -> HttpResponse:
@@ -409,6 +490,8 @@ _ROUTES: Final = tuple(
         ("POST", "/challenge", DeviceEndpoint.CHALLENGE),
         ("POST", "/session", DeviceEndpoint.SESSION),
         ("GET", "/order", DeviceEndpoint.ORDER),
+        ("POST", "/order/refusal", DeviceEndpoint.REFUSAL),
+        ("POST", "/reports", DeviceEndpoint.REPORT),
         ("GET", f"/manifests/{_SHA256_PATTERN}", DeviceEndpoint.MANIFEST),
         ("POST", r"/orders/(?P<order_id>[A-Za-z0-9_][A-Za-z0-9._+-]{0,63})/confirm", DeviceEndpoint.CONFIRM),
         ("GET", f"/images/{_SHA256_PATTERN}", DeviceEndpoint.IMAGE),
@@ -417,7 +500,12 @@ _ROUTES: Final = tuple(
 
 
 def _post(path: str, fields: dict[str, Any]) -> HttpRequest:
-    return HttpRequest("POST", path, {"Content-Type": _CBOR, "Accept": _CBOR}, _cbor.encode(fields))
+    headers = {"Content-Type": _CBOR, "Accept": _CBOR, "Accept-Encoding": "identity"}
+    return HttpRequest("POST", path, headers, _cbor.encode(fields))
+
+
+def _get(path: str) -> HttpRequest:
+    return HttpRequest("GET", path, {"Accept": _COSE, "Accept-Encoding": "identity"})
 
 
 def _message(status: int, fields: dict[str, Any]) -> HttpResponse:
@@ -457,13 +545,11 @@ def _parse_answer(where: str, status: int, body: bytes, names: tuple[str, ...]) 
 
 
 def _refuse_unless_ok(where: str, status: int, body: bytes) -> None:
-    if status in (200, 204):
+    if status == 200:
         return
     # What the refusal says is for people; if it says nothing readable, the status must do.
-    try:
-        fields = _parse_fields(where, body, ("error", "detail"))
-        said = f" {str(fields['error'])[:40]}: {str(fields['detail'])[:120]}"
-    except RemoteProtocolError:
-        said = ""
-    # Asking again cannot turn 404, 409, 410 or 422 into yes; everything else may be a matter of time or of a new session.
+    refusal = parse_refusal(body)
+    said = "" if refusal is None else f" {refusal[0]}: {refusal[1]}"
+    # Asking again is unlikely to turn 404, 409, 410 or 422 into yes; everything else may be a matter of time or of a new
+    # session.
     raise TransferError(f"{where}: expected 200, got {status}{said}", permanent=status in (404, 409, 410, 422))

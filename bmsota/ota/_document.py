@@ -43,9 +43,10 @@ MANIFEST: Final = "application/vnd.bmsota.manifest+cbor"
 ORDER: Final = "application/vnd.bmsota.order+cbor"
 REPORT: Final = "application/vnd.bmsota.report+cbor"
 IDENTITY: Final = "application/vnd.bmsota.identity+cbor"
-CONTENT_TYPES: Final = (MANIFEST, ORDER, REPORT, IDENTITY)
+RECEIPT: Final = "application/vnd.bmsota.receipt+cbor"
+CONTENT_TYPES: Final = (MANIFEST, ORDER, REPORT, IDENTITY, RECEIPT)
 
-LAYOUTS: Final = {MANIFEST: 0, ORDER: 0, REPORT: 0, IDENTITY: 0}
+LAYOUTS: Final = {MANIFEST: 0, ORDER: 0, REPORT: 0, IDENTITY: 0, RECEIPT: 0}
 """The highest layout of each kind of document that is read, and the one that is written."""
 
 KEY_ID_SIZE_BYTES: Final = 8
@@ -65,6 +66,8 @@ class DocumentKind(StrEnum):
     """A post-boot report."""
     IDENTITY = "identity"
     """An identity report."""
+    RECEIPT = "receipt"
+    """The platform's answer to one of the unit's."""
 
 
 def document_kind(data: bytes, *, size_bytes_max: int = 64 * 1024) -> DocumentKind:

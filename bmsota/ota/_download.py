@@ -16,7 +16,9 @@ correctness (its answer from the beginning is skipped up to what is missing), a 
 than the signed size are not read. A block that was begun is kept over a cut, so even 100 bytes a connection arrive in the end.
 
 Every way to go on for ever has its bound: attempts, attempts without progress, slow attempts, refusals of one block,
-redirects. What the table of faults (docs/trust.md, "Faults of the network") says is tested line by line.
+redirects. Progress is a byte more than ever before: bytes that are thrown away and fetched again are none. No answer of the
+server ends the download at once, because the next one may be right (a proxy, a CDN that has not got the image yet); only a
+block that comes wrong in the same way each time does. What the table of faults (docs/trust.md, "Faults of the network") says is tested line by line.
 """
 
 from __future__ import annotations
@@ -24,14 +26,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urljoin, urlsplit
 
 from bmsota.errors import LocalProtocolError, TransferError
 from bmsota.ota._device_api import image_etag, image_path
-from bmsota.ota._http import HttpRequest, find_header, retry_after_s
+from bmsota.ota._http import HttpRequest, find_header, is_unavailable, retry_after_s
+from bmsota.ota._transfer import (
+    REDIRECTS_MAX,
+    SECOND,
+    STATUS_REDIRECT,
+    DownloadOptions,
+    ResponseWatchdog,
+    redirect_target,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -39,55 +48,15 @@ if TYPE_CHECKING:
     from bmsota.ota._manifest import ReleaseImage
 
 
-_S: Final = 1_000_000_000
-
-# RFC 9110 leaves the number to the client; the old recommendation was five, and an honest server needs one or two.
-REDIRECTS_MAX: Final = 5
-# Longer addresses are refused by common servers and proxies.
-LOCATION_LENGTH_MAX: Final = 2048
 # After this many ranges answered wrongly we no longer ask for ranges.
 RANGE_FAULTS_MAX: Final = 2
 
-_STATUS_RETRY: Final = (408, 425, 429, 500, 502, 503, 504)
 _STATUS_MISSING: Final = (404, 410)
-_STATUS_REDIRECT: Final = (301, 302, 303, 307, 308)
 _STATUS_UNAUTHORISED: Final = (401, 403)
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _UNSATISFIED_RANGE: Final = re.compile(r"bytes \*/(\d{1,19})", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,19}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DownloadOptions:
-    """Limits of a download. The defaults suit a unit on a 4G modem."""
-
-    head_timeout_s: int = 30
-    """From request to status line: a modem that wakes up takes ten seconds."""
-    stall_timeout_s: int = 20
-    """Without a single byte."""
-    rate_window_s: int = 30
-    rate_min_bytes_per_s: int = 64
-    """Over a window. A bad GPRS link gives ten times this; who sends slower holds us up on purpose."""
-    slow_attempts_max: int = 3
-    """Slow attempts in a row until the download fails."""
-    retry_wait_s: int = 1
-    """After an attempt that made progress; doubled with each that made none."""
-    retry_wait_s_max: int = 60
-    retry_after_s_max: int = 3600
-    """A server may ask for a longer wait; after this one we try all the same."""
-    idle_attempts_max: int = 8
-    """Attempts in a row without a new byte: about three minutes of waiting."""
-    attempts_max: int = 2000
-    """All attempts: a 200 kB image in pieces of 100 bytes."""
-    block_refusals_max: int = 3
-    """How often one block may arrive wrong: by chance it is wrong once, twice through a broken proxy."""
-    redirect_origins: frozenset[str] = field(default_factory=frozenset)
-    """Origins ("https://host" or "https://host:port") a redirect may lead to. Always allowed: the one it comes from."""
-    origin: str = ""
-    """Origin of the base URL, if known; redirects that name it in full are then no foreign ones."""
-    retry_jitter: float = 0.0
-    """0..1, drawn once a unit: waits are longer by this part, so that a fleet does not come back as one."""
 
 
 class DownloadState(StrEnum):
@@ -150,6 +119,11 @@ class DownloadFailed:
     error: TransferError
     status: int | None = None
     """The HTTP status that ended it, if one did; 401 asks for a new session."""
+    is_refusal: bool = False
+    """The server was there and answered with something else than the image, to the last attempt. Not so when it could not be
+    reached, was too slow or said that it is unavailable."""
+    retry_after_s: int | None = None
+    """How long the server asked to be left alone, if it did."""
 
 
 DownloadEvent = (
@@ -190,7 +164,8 @@ class Download:
         self._etag = etag if etag is not None else image_etag(image.sha256)
         self._missing = set(range(count)) - set(have)
         self._progress_bytes = image.size_bytes - sum(image.block_size(index) for index in self._missing)
-        self._refusals: dict[int, int] = {}
+        self._refusals: dict[int, list[bytes]] = {}
+        """The digests with which a block came wrong."""
         self._events: deque[DownloadEvent] = deque()
         self._state = DownloadState.READY
         self._wants_abort = False
@@ -211,11 +186,13 @@ class Download:
         self._attempts = 0
         self._idle_attempts = 0
         self._slow_attempts = 0
+        self._most_bytes = self._progress_bytes
+        """The most that was ever there, the begun block included."""
         self._has_progressed = False
-        self._deadline_ns: int | None = None
-        self._stall_ns = 0
-        self._window_end_ns = 0
-        self._window_bytes = 0
+        self._has_ended_block = False
+        self._retry_after_s: int | None = None
+        self._retry_ns: int | None = None
+        self._watchdog = ResponseWatchdog(self._options)
 
         if not self._missing:
             self._complete()
@@ -258,7 +235,7 @@ class Download:
 
     def next_timeout(self) -> int | None:
         """When `handle_timeout` must be called, at the latest; None when only the server or the driver can act."""
-        return self._deadline_ns
+        return self._retry_ns if self._state is DownloadState.RETRY_WAIT else self._watchdog.deadline_ns
 
     def next_request(self, now_ns: int) -> HttpRequest | None:
         """The request to send now, or None. If an answer is still open, its connection is closed first."""
@@ -274,8 +251,9 @@ class Download:
             headers["Range"] = f"bytes={first}-{last}"
             headers["If-Range"] = self._etag
         self._state = DownloadState.WAITING_HEAD
-        self._has_progressed = False
-        self._deadline_ns = now_ns + self._options.head_timeout_s * _S
+        self._has_progressed = self._has_ended_block = False
+        self._retry_after_s = None
+        self._watchdog.request_sent(now_ns)
         return HttpRequest("GET", path, headers, origin=origin)
 
     # -- inputs ----------------------------------------------------------------------------------------------------
@@ -290,25 +268,26 @@ class Download:
             return
         if self._state is not DownloadState.WAITING_HEAD:
             raise LocalProtocolError(f"download: no request is waiting for a response ({self._state})")
+        self._retry_after_s = retry_after_s(headers, now_ns)
         if status == 206 and self._range is not None:
             self._receive_partial(headers, now_ns)
         elif status == 200:
             self._receive_whole(headers, now_ns)
-        elif status in _STATUS_REDIRECT:
-            self._follow(status, find_header(headers, "Location"))
+        elif status in STATUS_REDIRECT:
+            self._follow(status, find_header(headers, "Location"), now_ns)
         elif status == 416 and self._range is not None:
-            self._range_unsatisfied(find_header(headers, "Content-Range"))
+            self._range_unsatisfied(find_header(headers, "Content-Range"), now_ns)
         elif status in (206, 416):
-            self._end_attempt(f"expected 200 to a request without a range, got {status}", now_ns)
-        elif status in _STATUS_RETRY:
-            wait_s = retry_after_s(headers, now_ns)
-            self._end_attempt(f"expected 200 or 206, got {status}", now_ns, wait_s=wait_s)
+            self._refused(f"expected 200 to a request without a range, got {status}", now_ns)
+        elif is_unavailable(status):
+            self._end_attempt(f"expected 200 or 206, got {status}", now_ns)
         elif status in _STATUS_MISSING:
-            self._fail(f"missing: the server does not have the image, got {status}", permanent=True, status=status)
+            self._refused(f"missing: the server does not have the image, got {status}", now_ns, status=status)
         elif status in _STATUS_UNAUTHORISED:
-            self._fail(f"unauthorised: the server wants a new session, got {status}", permanent=False, status=status)
+            problem = f"unauthorised: the server wants a new session, got {status}"
+            self._fail(problem, permanent=False, status=status, is_refusal=True)
         else:
-            self._fail(f"expected 200 or 206, got {status}", permanent=True, status=status)
+            self._refused(f"expected 200 or 206, got {status}", now_ns, status=status)
 
     def receive_body(self, data: bytes, now_ns: int) -> None:
         """Some bytes of the answer's body.
@@ -320,49 +299,44 @@ class Download:
             return
         if self._state is not DownloadState.RECEIVING:
             raise LocalProtocolError(f"download: no response is being received ({self._state})")
-        self._window_bytes += len(data)
+        self._watchdog.bytes_received(len(data), now_ns)
         self._take(data)
         if self.finished:
             return
         if self._is_rest_unwanted():
-            self._become_ready(aborts=True)
-        elif data and not self._is_too_slow(now_ns):
-            self._expect_bytes(now_ns)
+            self._go_on(now_ns, aborts=True)
+        else:
+            self._judge(now_ns)
 
     def response_ended(self, now_ns: int, error: str | None = None) -> None:
         """The answer is over: complete as the connection sees it, or cut, and *error* says why."""
         if self._state is DownloadState.WAITING_HEAD:
             self._end_attempt(error or "the connection closed before the response", now_ns)
         elif self._state is DownloadState.RECEIVING:
-            if error is None and self._position >= self._stream_end:
-                self._become_ready(aborts=False)
+            if error is not None:
+                self._end_attempt(error, now_ns)
+            elif self._position < self._stream_end:
+                self._refused(f"expected bytes up to {self._stream_end}, got the end at {self._position}", now_ns)
             else:
-                self._end_attempt(
-                    error or f"expected bytes up to {self._stream_end}, got the end at {self._position}", now_ns
-                )
+                self._go_on(now_ns, aborts=False)
         self._wants_abort = False
 
     def handle_timeout(self, now_ns: int) -> None:
         """Do what is due at *now_ns*; before `next_timeout()` nothing is."""
-        if self._deadline_ns is None or now_ns < self._deadline_ns:
+        timeout = self.next_timeout()
+        if timeout is None or now_ns < timeout:
             return
         if self._state is DownloadState.RETRY_WAIT:
             self._wake(now_ns)
-        elif self._state is DownloadState.WAITING_HEAD:
-            self._end_attempt(f"no response within {self._options.head_timeout_s} s", now_ns)
-        elif self._state is DownloadState.RECEIVING:
-            if self._is_too_slow(now_ns):
-                return
-            self._deadline_ns = min(self._stall_ns, self._window_end_ns)
-            if now_ns >= self._stall_ns:
-                self._end_attempt(f"no data for {self._options.stall_timeout_s} s", now_ns)
+        else:
+            self._judge(now_ns)
 
     # -- heads -----------------------------------------------------------------------------------------------------
 
     def _receive_partial(self, headers: Mapping[str, str], now_ns: int) -> None:
         assert self._range is not None
         first, last = self._range
-        if self._is_encoded(headers):
+        if self._is_encoded(headers, now_ns):
             return
         text = find_header(headers, "Content-Range") or "nothing"
         match = _CONTENT_RANGE.fullmatch(text.strip())
@@ -387,16 +361,16 @@ class Download:
         self._begin_body(first, int(match[2]) + 1, now_ns)
 
     def _receive_whole(self, headers: Mapping[str, str], now_ns: int) -> None:
-        if self._is_encoded(headers):
+        if self._is_encoded(headers, now_ns):
             return
         if (find_header(headers, "Content-Type") or "").lower().startswith("text/html"):
-            self._fail("the server sent a web page, not an image (a captive portal?)", permanent=False, status=200)
+            self._refused("the server sent a web page, not an image (a captive portal?)", now_ns)
             return
         length = (find_header(headers, "Content-Length") or "").strip()
         # A longer file, or one of unknown length, is read up to the signed size; the digests decide. A shorter one
         # cannot be right.
         if _NUMBER.fullmatch(length) and int(length) < self._image.size_bytes:
-            self._fail(f"expected {self._image.size_bytes} bytes of image, got {length}", permanent=True, status=200)
+            self._refused(f"expected {self._image.size_bytes} bytes of image, got {length}", now_ns)
             return
         self._etag = _strong(find_header(headers, "ETag")) or self._etag
         if self._range is not None:
@@ -411,61 +385,34 @@ class Download:
         self._state = DownloadState.RECEIVING
         self._target = None
         self._redirects = 0
-        self._window_bytes = 0
-        self._window_end_ns = now_ns + self._options.rate_window_s * _S
-        self._expect_bytes(now_ns)
+        self._watchdog.head_received(now_ns)
 
-    def _is_encoded(self, headers: Mapping[str, str]) -> bool:
+    def _is_encoded(self, headers: Mapping[str, str], now_ns: int) -> bool:
         """Refuse an encoded body: offsets and digests are of the plain bytes, and a small body may unpack without end."""
         encoding = (find_header(headers, "Content-Encoding") or "identity").strip().lower()
         if encoding == "identity":
             return False
-        self._fail(f"expected identity encoding, got {encoding[:40]}", permanent=True)
+        self._refused(f"expected identity encoding, got {encoding[:40]}", now_ns)
         return True
 
-    def _follow(self, status: int, location: str | None) -> None:
+    def _follow(self, status: int, location: str | None, now_ns: int) -> None:
         self._redirects += 1
         if self._redirects > REDIRECTS_MAX:
-            self._fail(f"more than {REDIRECTS_MAX} redirects", permanent=True, status=status)
+            self._refused(f"more than {REDIRECTS_MAX} redirects", now_ns, status=status)
             return
-        target = self._resolve(location or "")
+        came_from = self._target if self._target is not None else ("", self._path)
+        target = redirect_target(location, came_from=came_from, options=self._options)
         if target is None:
-            self._fail(
-                f"redirected to an origin that is not allowed: {(location or 'none')[:80]}",
-                permanent=True,
-                status=status,
-            )
+            problem = f"redirected to an origin that is not allowed: {(location or 'none')[:80]}"
+            self._refused(problem, now_ns, status=status)
             return
         self._target = target
         self._become_ready(aborts=True)
 
-    def _resolve(self, location: str) -> tuple[str, str] | None:
-        """Origin and path of a redirect's target; None when we do not go there."""
-        origin, path = self._target if self._target is not None else ("", self._path)
-        if not location or len(location) > LOCATION_LENGTH_MAX or not location.isascii() or not location.isprintable():
-            return None
-        try:
-            parts = urlsplit(location)
-        except ValueError:
-            return None
-        if parts.scheme or parts.netloc:
-            # Without a scheme ("//host/...") the origin reads "://host" and is in no list.
-            origin = f"{parts.scheme}://{parts.netloc}".lower()
-            if origin == self._options.origin.lower():
-                origin = ""
-            elif origin not in self._options.redirect_origins:
-                return None
-            path = parts.path or "/"
-        else:
-            path = urlsplit(urljoin(path, location)).path
-        if not path.startswith("/") or " " in path:
-            return None
-        return origin, f"{path}?{parts.query}" if parts.query else path
-
-    def _range_unsatisfied(self, content_range: str | None) -> None:
+    def _range_unsatisfied(self, content_range: str | None, now_ns: int) -> None:
         match = _UNSATISFIED_RANGE.fullmatch((content_range or "").strip())
         if match is not None and int(match[1]) != self._image.size_bytes:
-            self._fail(f"expected {self._image.size_bytes} bytes of image, got {match[1]}", permanent=True, status=416)
+            self._refused(f"expected {self._image.size_bytes} bytes of image, got {match[1]}", now_ns, status=416)
         else:
             self._range_faults += 1
             self._restart("expected 206, got 416 for a range inside the image")
@@ -481,11 +428,16 @@ class Download:
             piece = view[: end - self._position]
             if index in self._missing and self._wants(index, self._position - start):
                 self._partial += piece
-                self._has_progressed = True
+                self._note_progress()
                 if len(self._partial) == end - start:
                     self._finish_block(index)
             self._position += len(piece)
             view = view[len(piece) :]
+
+    def _note_progress(self) -> None:
+        if self._progress_bytes + len(self._partial) > self._most_bytes:
+            self._most_bytes = self._progress_bytes + len(self._partial)
+            self._has_progressed = True
 
     def _wants(self, index: int, offset: int) -> bool:
         """Whether bytes at *offset* of block *index* go on with what we have of it."""
@@ -496,8 +448,10 @@ class Download:
 
     def _finish_block(self, index: int) -> None:
         data = bytes(self._partial)
+        digest = hashlib.sha256(data).digest()
         self._drop_partial()
-        if hashlib.sha256(data).digest() == self._image.block_sha256[index]:
+        self._has_ended_block = True
+        if digest == self._image.block_sha256[index]:
             self._missing.remove(index)
             self._progress_bytes += len(data)
             self._events.append(BlockVerified(index, data))
@@ -505,11 +459,15 @@ class Download:
                 self._complete()
             return
         self._events.append(BlockRefused(index))
-        refusals = self._refusals[index] = self._refusals.get(index, 0) + 1
-        if refusals >= self._options.block_refusals_max:
-            self._fail(f"corrupted-data: block {index} did not have its signed digest {refusals} times",
-                       permanent=True)  # fmt: skip
-        elif refusals > 1 and self._range is not None:
+        # Its bytes must come again, and each refusal is counted: they are progress then.
+        self._most_bytes = self._progress_bytes
+        refusals = self._refusals.setdefault(index, [])
+        refusals.append(digest)
+        if len(refusals) >= self._options.block_refusals_max:
+            # The same wrong bytes each time are what the server has; others each time are a bad link.
+            self._fail(f"corrupted-data: block {index} did not have its signed digest {len(refusals)} times",
+                       permanent=len(set(refusals)) == 1)  # fmt: skip
+        elif len(refusals) > 1 and self._range is not None:
             # Twice wrong, and as a range: perhaps only the server's ranges are wrong.
             self._whole_next = True
 
@@ -539,38 +497,35 @@ class Download:
         self._partial.clear()
         self._partial_index = -1
 
-    def _expect_bytes(self, now_ns: int) -> None:
-        self._stall_ns = now_ns + self._options.stall_timeout_s * _S
-        self._deadline_ns = min(self._stall_ns, self._window_end_ns)
-
     # -- ends of an attempt ----------------------------------------------------------------------------------------
 
-    def _is_too_slow(self, now_ns: int) -> bool:
-        """Judge the rate at the end of a window; when it is too low the attempt is over."""
-        if now_ns < self._window_end_ns:
-            return False
-        options = self._options
-        if self._window_bytes >= options.rate_min_bytes_per_s * options.rate_window_s:
+    def _judge(self, now_ns: int) -> None:
+        """End the attempt if the response is late, stuck or too slow."""
+        watchdog = self._watchdog
+        problem = watchdog.judge(now_ns)
+        if watchdog.is_steady:
             self._slow_attempts = 0
-            self._window_bytes = 0
-            self._window_end_ns = now_ns + options.rate_window_s * _S
-            return False
-        self._slow_attempts += 1
-        problem = (
-            f"slow-retrieval: expected {options.rate_min_bytes_per_s} bytes/s, got {self._window_bytes} bytes in"
-            f" {options.rate_window_s} s"
-        )
-        if self._slow_attempts >= options.slow_attempts_max:
+        if not problem:
+            return
+        self._slow_attempts += watchdog.is_slow
+        if watchdog.is_slow and self._slow_attempts >= self._options.slow_attempts_max:
             self._fail(problem, permanent=False)
         else:
             self._end_attempt(problem, now_ns)
-        return True
 
     def _restart(self, reason: str) -> None:
         """Ask for the whole file next."""
         self._events.append(RestartedFromZero(reason))
         self._whole_next = True
         self._become_ready(aborts=True)
+
+    def _go_on(self, now_ns: int, *, aborts: bool) -> None:
+        """The answer has brought what it could. The next request follows at once if that was a block."""
+        if self._has_ended_block:
+            self._become_ready(aborts=aborts)
+        else:
+            # A server that hands out a few bytes an answer must not be asked without a pause.
+            self._end_attempt(f"expected at least one block, got the end at {self._position}", now_ns)
 
     def _become_ready(self, *, aborts: bool) -> None:
         """The next request follows at once; with *aborts*, what is left of the answer is not wanted."""
@@ -580,9 +535,13 @@ class Download:
             return
         self._state = DownloadState.READY
         self._wants_abort = aborts
-        self._deadline_ns = None
+        self._watchdog.stop()
 
-    def _end_attempt(self, reason: str, now_ns: int, *, wait_s: int | None = None) -> None:
+    def _refused(self, reason: str, now_ns: int, *, status: int | None = None) -> None:
+        """The server is there, and answered with something else than the image."""
+        self._end_attempt(reason, now_ns, status=status, is_refusal=True)
+
+    def _end_attempt(self, reason: str, now_ns: int, *, status: int | None = None, is_refusal: bool = False) -> None:
         """Wait, then ask for what is missing."""
         options = self._options
         self._target = None
@@ -590,34 +549,33 @@ class Download:
         self._attempts += 1
         self._idle_attempts = 0 if self._has_progressed else self._idle_attempts + 1
         if self._idle_attempts >= options.idle_attempts_max or self._attempts >= options.attempts_max:
-            self._fail(f"gave up after {self._attempts} attempts: {reason}", permanent=False)
+            problem = f"gave up after {self._attempts} attempts: {reason}"
+            self._fail(problem, permanent=False, status=status, is_refusal=is_refusal)
             return
-        wait_ns = min(options.retry_wait_s << min(self._idle_attempts, 16), options.retry_wait_s_max) * _S
-        if wait_s is not None:
-            wait_ns = max(wait_ns, min(wait_s, options.retry_after_s_max) * _S)
-        wait_ns += int(wait_ns * options.retry_jitter)
+        wait_s = min(options.retry_wait_s << min(self._idle_attempts, 16), options.retry_wait_s_max)
         self._state = DownloadState.RETRY_WAIT
         self._wants_abort = True
-        self._deadline_ns = now_ns + wait_ns
-        self._events.append(AttemptFailed(reason, self._deadline_ns))
+        self._watchdog.stop()
+        self._retry_ns = now_ns + options.wait_ns(wait_s * SECOND, self._retry_after_s)
+        self._events.append(AttemptFailed(reason, self._retry_ns))
 
     def _wake(self, now_ns: int) -> None:
-        if self._state is DownloadState.RETRY_WAIT and self._deadline_ns is not None and now_ns >= self._deadline_ns:
+        if self._state is DownloadState.RETRY_WAIT and self._retry_ns is not None and now_ns >= self._retry_ns:
             self._state = DownloadState.READY
-            self._deadline_ns = None
+            self._retry_ns = None
 
     def _complete(self) -> None:
         self._state = DownloadState.COMPLETED
         self._wants_abort = True
-        self._deadline_ns = None
+        self._watchdog.stop()
         self._events.append(DownloadCompleted())
 
-    def _fail(self, problem: str, *, permanent: bool, status: int | None = None) -> None:
+    def _fail(self, problem: str, *, permanent: bool, status: int | None = None, is_refusal: bool = False) -> None:
         self._state = DownloadState.FAILED
         self._wants_abort = True
-        self._deadline_ns = None
+        self._watchdog.stop()
         error = TransferError(f"image {self._image.sha256.hex()[:16]}: {problem}", permanent=permanent)
-        self._events.append(DownloadFailed(error, status))
+        self._events.append(DownloadFailed(error, status, is_refusal, self._retry_after_s))
 
 
 def _strong(etag: str | None) -> str | None:

@@ -53,6 +53,9 @@ class ImageFetch:
         self._images: deque[ReleaseImage] = deque()
         self._download: Download | None = None
         self._tries = 0
+        """Downloads in a row that brought no block."""
+        self._refusals = 0
+        """Those of them that a server refused, since the last block."""
         self._store_tries = 0
 
     @property
@@ -67,7 +70,7 @@ class ImageFetch:
 
     def reset(self) -> None:
         """The order is over."""
-        self._tries = 0
+        self._tries = self._refusals = 0
 
     def next_timeout(self) -> int | None:
         """When `handle_timeout` wants to be called."""
@@ -123,7 +126,7 @@ class ImageFetch:
                     Outcome.FAILED, f"flash worn: the image store does not keep {lost} blocks written to it", now_ns
                 )
                 return
-            self._download = Download(image, have=intact)
+            self._download = Download(image, have=intact, options=self._exchange.options)
             self._steering.tell(self._progress_pct(), "")
             self._pump(now_ns)
             return
@@ -135,7 +138,7 @@ class ImageFetch:
             return
         request = self._download.next_request(now_ns)
         if request is not None:
-            self._exchange.start_authorised(request)
+            self._exchange.start_download(request)
 
     def _after_input(self, now_ns: int) -> None:
         download = self._download
@@ -144,7 +147,7 @@ class ImageFetch:
             match event:
                 case BlockVerified():
                     self._records.image_store.write_block(download.image, event.index, event.data)
-                    self._tries = 0
+                    self._tries = self._refusals = 0
                     self._steering.tell(self._progress_pct(), "")
                 case BlockRefused():
                     self._note(f"block {event.index} arrived wrong and is fetched again")
@@ -173,16 +176,21 @@ class ImageFetch:
         self._steering.act(LogNote(text))
 
     def _failed(self, event: DownloadFailed, now_ns: int) -> None:
-        """What is in the image store stays, and a new session continues from there, unless a retry cannot help."""
+        """What is in the image store stays, and a new session continues from there, unless a retry cannot help.
+
+        A server that is not there, or too busy, or too slow, is waited for as long as the order lives.
+        """
         self._tries += 1
-        if event.error.permanent or self._tries > EXCHANGE_TRIES_MAX:
+        is_unauthorized = event.status == device_api.STATUS_UNAUTHORIZED
+        self._refusals += event.is_refusal
+        if event.error.permanent or self._refusals > EXCHANGE_TRIES_MAX:
             self._steering.conclude(Outcome.FAILED, str(event.error), now_ns)
-        elif event.status == device_api.STATUS_UNAUTHORIZED and self._tries == 1:
+        elif is_unauthorized and self._tries == 1:
             # The session ran out in mid-download, which is no failure. A new one that is refused at once is.
             self._steering.enter(_S.WAITING_SAFE_STATE, now_ns)
         else:
             self._exchange.tries = self._tries - 1
-            self._exchange.failed(str(event.error), now_ns)
+            self._exchange.failed(str(event.error), now_ns, retry_after_s=event.retry_after_s)
 
     def _progress_pct(self) -> int:
         """Verified bytes of all images this pack needs, in whole percent rounded down."""
@@ -205,28 +213,18 @@ class ImageFetch:
             if offset < len(data):
                 store.write_staged(offset, data[offset:])
             store.finish_staging()
-            # In this order: a cut in between leaves a staged image and a journal that knows of it (`Updater._stay_staged`).
-            records.save(phase=Phase.STAGED, slot=store.spare_slot)
-            if not store.worn:
-                store.request_test()
         except FlashError as worn:
             self._steering.conclude(Outcome.FAILED, str(worn), now_ns)
             return
         except BmsotaError as refusal:
             self._steering.conclude(Outcome.REJECTED, str(refusal), now_ns)
             return
+        # The test boot is requested at the next power-on: the order may have expired by then, or the vehicle be charging.
+        records.save(phase=Phase.STAGED, slot=store.spare_slot)
         if store.worn:
-            self._drop_test(now_ns)
+            self._steering.conclude(Outcome.FAILED, store.worn, now_ns)
             return
         self._steering.enter(_S.DOWNLOAD_COMPLETE, now_ns)
-
-    def _drop_test(self, now_ns: int) -> None:
-        """The journal has no second copy of what was just recorded, or has not recorded it at all: no switch."""
-        store = self._records.store
-        if store.slots[store.spare_slot].state is SlotState.TEST_REQUESTED:
-            with suppress(FlashError):
-                store.revert()
-        self._steering.conclude(Outcome.FAILED, store.worn, now_ns)
 
     def _completed(self, _now_ns: int) -> None:
         self._steering.tell(100, "")

@@ -30,6 +30,12 @@ def retry_after_s(headers: Mapping[str, str], now_ns: int) -> int | None:
     return max(0, int(moment.timestamp()) - now_ns // 1_000_000_000) if moment.tzinfo is not None else None
 
 
+def is_unavailable(status: int) -> bool:
+    """Whether a response says "later": 408, 425, 429, and every 5xx, since an unknown one is as 500 (RFC 9110, section 15)."""
+    return status in _STATUS_LATER or 500 <= status <= 599
+
+
+_STATUS_LATER: Final = (408, 425, 429)
 # 19 digits are beyond any wait; a longer number is no number to us.
 _SECONDS: Final = re.compile(r"\d{1,19}", re.ASCII)
 

@@ -22,7 +22,7 @@ from bmsota.image import ImageRole, ImageVersion
 from bmsota.ota import _cbor, _document
 from bmsota.ota._fields import malformed_as_trust_error, parse_role, parse_version, take_fields
 from bmsota.ota._local_upgrades import LOCAL_UPGRADES_MAX, NodeUpgradeOutcome
-from bmsota.ota._report import NODES_MAX
+from bmsota.ota._report import NODES_MAX, SEQUENCE
 from bmsota.ota._rules import (
     expect,
     expect_count,
@@ -126,12 +126,15 @@ class IdentityReport:
     """Local upgrades that the platform has not acknowledged, in the order in which they were noticed."""
     mixed_pack: str = ""
     """How the nodes run images that do not belong together; empty if they do."""
+    sequence: int = 0
+    """As in `PostBootReport`."""
 
     def __post_init__(self) -> None:
         expect_vin("vin", self.vin)
         expect_hwid("hwid", self.hwid)
         expect_integer("counter", self.counter, minimum=1)
         expect_integer("time_s", self.time_s)
+        expect_integer("sequence", self.sequence)
         expect_count("nodes", self.nodes, minimum=1, maximum=NODES_MAX)
         positions = [node.position for node in self.nodes]
         expect(positions == sorted(set(positions)), "nodes", "rising positions", positions)
@@ -162,14 +165,18 @@ def verify_identity(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> Ide
     value = _document.verify(
         data, content_type=_document.IDENTITY, keys=public_keys, size_bytes_max=IDENTITY_REPORT_SIZE_BYTES_MAX
     )
-    *needed, mixed_pack = take_fields(value, _NAMES, "identity report", optional=("mixed_pack",))
+    *needed, mixed_pack, sequence = take_fields(value, _NAMES, "identity report", optional=("mixed_pack", SEQUENCE))
     fields = dict(zip(_NAMES, needed, strict=True))
     with malformed_as_trust_error("identity report"):
         expect_count("nodes", fields["nodes"], minimum=1, maximum=NODES_MAX)
         fields["nodes"] = tuple(_parse_node(node) for node in fields["nodes"])
         expect_count("upgrades", fields["upgrades"], maximum=LOCAL_UPGRADES_MAX)
         fields["upgrades"] = tuple(_parse_upgrade(upgrade) for upgrade in fields["upgrades"])
-        return IdentityReport(**fields, mixed_pack="" if mixed_pack is None else mixed_pack)
+        return IdentityReport(
+            **fields,
+            mixed_pack="" if mixed_pack is None else mixed_pack,
+            sequence=0 if sequence is None else sequence,
+        )
 
 
 def content_digests(report: IdentityReport) -> tuple[bytes, bytes]:
@@ -181,6 +188,8 @@ def content_digests(report: IdentityReport) -> tuple[bytes, bytes]:
 
 def _payload(report: IdentityReport) -> dict[str, Any]:
     payload = {name: getattr(report, name) for name in _NAMES}
+    if report.sequence:
+        payload[SEQUENCE] = report.sequence
     payload["nodes"] = [
         {
             "position": node.position,

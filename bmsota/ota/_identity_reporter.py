@@ -4,6 +4,10 @@ One record of the boot store keeps the counter and the digest of what the platfo
 before a document with it exists, so no two documents share one; it is never below the time, so that a unit whose flash was
 replaced goes on above its earlier numbers. A report that is not acknowledged is sent again, as the same document, after the
 next login, and signed anew after a power cycle.
+
+A unit without a clock whose flash was replaced begins at 1, which the platform refuses as a replay. Therefore one that was
+refused is signed anew, once a power-on, under a thousand times its number: after four of them it is above any time. Whoever
+says "refused" without being the platform makes a unit skip numbers, up to `COUNTER_SKIP_MAX`, and nothing else.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ SECOND = 1_000_000_000
 
 IDENTITY_RECORD: Final = "identity-report"
 """The application record of the boot store."""
+
+# Beyond any time in seconds.
+COUNTER_SKIP_MAX: Final = 2**40
 
 
 def _check(found: Mapping[str, Any]) -> None:
@@ -63,6 +70,8 @@ class IdentityReporter:
         self._is_held = False
         self._has_told = False
         """The platform has a document of this power-on."""
+        self._skip: int | None = 0
+        """The next number at least, because the last one was refused; None: one was skipped since the power-on."""
         self.problem = ""
         """What the log must say: the record could not be read. Empty if nothing."""
         try:
@@ -78,11 +87,22 @@ class IdentityReporter:
         self._is_held = False
 
     def take(
-        self, nodes: Sequence[IdentifiedNode], upgrades: Sequence[NodeUpgrade], now_ns: int, *, mixed_pack: str = ""
+        self,
+        nodes: Sequence[IdentifiedNode],
+        upgrades: Sequence[NodeUpgrade],
+        now_ns: int,
+        *,
+        mixed_pack: str = "",
+        sequence: int = 0,
     ) -> bytes | None:
         """The document to send now; None if the platform has all of it, or one is under way.
 
-        Of a mixed pack (*mixed_pack* says how) one is sent at each power-on, until it is over.
+        Args:
+            nodes: the master and every slave that answers, by rising position.
+            upgrades: local upgrades that the platform has not acknowledged.
+            now_ns: by the unit's clock.
+            mixed_pack: how the nodes do not belong together, if they do not; such a pack is told of at each power-on.
+            sequence: of the newest order that the unit has accepted. That it has risen is no news by itself.
 
         Raises:
             LocalProtocolError: the journal has no room for the counter.
@@ -92,11 +112,12 @@ class IdentityReporter:
         report = IdentityReport(
             vin=self._vin,
             hwid=nodes[0].hwid,
-            counter=max(self._counter + 1, now_ns // SECOND),
+            counter=max(self._counter + 1, now_ns // SECOND, self._skip or 0),
             time_s=now_ns // SECOND,
             nodes=tuple(nodes),
             upgrades=tuple(_reported(upgrade) for upgrade in upgrades),
             mixed_pack=mixed_pack,
+            sequence=sequence,
         )
         digests = content_digests(report)
         # That there are no local upgrades any more is no news: the platform has acknowledged them.
@@ -105,6 +126,8 @@ class IdentityReporter:
             return None
         if digests != self._digests:
             self._counter = report.counter
+            if self._skip:
+                self._skip = None
             self._save()
             self._document, self._digests = sign_identity(report, self._device_key), digests
         self._is_sent = True
@@ -118,10 +141,13 @@ class IdentityReporter:
             self._acknowledged = self._digests
             self._save()
 
-    def undelivered(self) -> None:
-        """The platform refused it or did not answer: it is sent again after the next login."""
+    def undelivered(self, *, is_refused: bool = False) -> None:
+        """The platform did not answer: it is sent again after the next login; signed anew, if the platform has refused it."""
         self._is_sent = False
         self._is_held = True
+        if is_refused and self._skip == 0:
+            self._skip = min(1000 * self._counter, COUNTER_SKIP_MAX)
+            self._document, self._digests = b"", (b"", b"")
 
     def _save(self) -> None:
         nodes, upgrades = self._acknowledged

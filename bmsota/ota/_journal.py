@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from bmsota.errors import BmsotaError, RecordError, TransferError, TrustError
@@ -16,7 +17,15 @@ from bmsota.ota._image_store import IMAGE_STORE_LAYOUT
 from bmsota.ota._pack_watch import PackWatch
 from bmsota.ota._records import OlderLayout, RecordFormat, StoredRecord
 from bmsota.ota._report import Outcome, short_reason
-from bmsota.ota._rules import expect, expect_count, expect_integer, expect_text
+from bmsota.ota._rules import (
+    DIGEST_SIZE_BYTES,
+    expect,
+    expect_count,
+    expect_integer,
+    expect_name,
+    expect_octets,
+    expect_text,
+)
 from bmsota.ota._trusted import POSITION_MAX, TrustState
 
 if TYPE_CHECKING:
@@ -38,6 +47,10 @@ _JOURNAL: Final = "upgrade"
 _ORDER: Final = "order"
 _MANIFEST: Final = "manifest"
 _COUNTER: Final = "report-counter"
+_LAST_ORDER: Final = "last-order"
+
+# Beyond any number of reports, and any time in seconds, from which a counter may go on: no signature moves it further.
+REPORT_COUNTER_MAX: Final = 2**40
 
 
 class Phase(StrEnum):
@@ -123,6 +136,23 @@ COUNTER_FORMAT: Final = RecordFormat(
 )
 
 
+def _check_last_order(found: Mapping[str, Any]) -> None:
+    expect_octets("order_sha256", found["order_sha256"], size_bytes=DIGEST_SIZE_BYTES)
+    expect_name("order_id", found["order_id"])
+    Outcome(found["outcome"])
+    expect_text("reason", found["reason"], length_max=256)
+
+
+LAST_ORDER_FORMAT: Final = RecordFormat(
+    title="record of the last order",
+    layout=0,
+    names=("order_sha256", "order_id", "outcome", "reason"),
+    check=_check_last_order,
+    older={},
+)
+"""How the last order ended, kept after its report was delivered or given up: a platform that offers it again has not got it."""
+
+
 def load_trust_state(store: BootStore) -> tuple[TrustState, str]:
     """The trust state of the unit whose boot store this is, and what to write to the log about it; "" if nothing.
 
@@ -165,6 +195,7 @@ class OrderRecords:
         self._note = note
         self._journal_record = StoredRecord(store, _JOURNAL, JOURNAL_FORMAT)
         self._counter_record = StoredRecord(store, _COUNTER, COUNTER_FORMAT)
+        self._last_order_record = StoredRecord(store, _LAST_ORDER, LAST_ORDER_FORMAT)
 
     @property
     def phase(self) -> Phase:
@@ -260,20 +291,64 @@ class OrderRecords:
         else:
             self.begin(base_url)
 
+    def ask_at(self, base_url: str) -> None:
+        """Where to ask for an order while the report of the last one is pending; nothing is written."""
+        self.journal = replace(self.journal, base_url=base_url)
+
     def accept_order(self, document: bytes, now_ns: int) -> bool:
         """Believe and keep the order. True: its manifest is known already.
 
+        A report that is pending is superseded: how its order ended stays in the record of the last order.
+
         Raises:
-            TrustError: as `DeviceTrust.accept_order`.
+            TrustError: as `DeviceTrust.accept_order`, and `check_order_of` if its manifest is known.
         """
         order = self.trust.accept_order(document, now_ns)
+        if self.phase is Phase.REPORT:
+            # Before anything of the newer order is written, so that no cut gives it the outcome of the older one.
+            self._keep_outcome()
+            base_url = self.journal.base_url
+            self.forget()
+            self.begin(base_url)
         self.save_trust()
         self.store.put_record(_ORDER, document)
         is_same = self.order is not None and self.order.manifest_sha256 == order.manifest_sha256
         self.order = order
         if not is_same:
             self.manifest = None
-        return self.manifest is not None
+        if self.manifest is None:
+            return False
+        self.trust.check_order_of(order, self.manifest)
+        self.save_trust()
+        return True
+
+    def is_open_order(self, document: bytes) -> bool:
+        """Whether this is the order that was accepted and is under way."""
+        state = self.trust.state
+        is_newest = sha256(document).digest() == state.order_sha256
+        return self.order is not None and is_newest and state.order_is_open and self.phase is not Phase.REPORT
+
+    def take_up_ended(self, document: bytes) -> bool:
+        """The platform offers an order that has ended here: it does not know how. False: this is no such order.
+
+        True: the journal says again how it ended; report it.
+        """
+        if self.phase is Phase.REPORT and sha256(document).digest() == self.trust.state.order_sha256:
+            return True
+        order = None if self.phase else self.trust.ended_order(document)
+        if order is None:
+            return False
+        try:
+            found = self._last_order_record.load()
+        except RecordError as problem:
+            self._note(str(problem))
+            return False
+        if found is None or found["order_sha256"] != self.trust.state.order_sha256:
+            return False
+        self.order = order
+        self.store.put_record(_ORDER, document)
+        self.save(phase=Phase.REPORT, outcome=found["outcome"], reason=found["reason"])
+        return True
 
     def accept_manifest(self, document: bytes, now_ns: int) -> None:
         """Believe and keep the manifest: from here on there is an order to carry out.
@@ -311,12 +386,25 @@ class OrderRecords:
         self.save_trust()
         self.pack_watch.released(self.images())
 
-    def close(self) -> None:
-        """The order is over and nothing of it is owed to the platform."""
+    def close(self, *, is_withdrawn: bool = False) -> None:
+        """The order is over and nothing of it is owed to the platform; if it was withdrawn, it may come again."""
+        if self.phase is Phase.REPORT:
+            self._keep_outcome()
         # In this order: a cut in between leaves a journal whose order is closed (`_restore_documents`).
-        self.trust.close_order()
+        self.trust.close_order(is_withdrawn=is_withdrawn)
         self.save_trust()
         self.forget()
+
+    def _keep_outcome(self) -> None:
+        """Remember how the order of the journal ended, for a platform that has not got its report."""
+        self._last_order_record.save(
+            {
+                "order_sha256": sha256(self.store.get_record(_ORDER) or b"").digest(),
+                "order_id": self.order_id,
+                "outcome": self.journal.outcome,
+                "reason": self.journal.reason,
+            }
+        )
 
     def forget(self) -> None:
         """Begin with the journal: without it, what is left behind of the documents means nothing."""
@@ -329,6 +417,13 @@ class OrderRecords:
     def save_trust(self) -> None:
         """Keep what is believed, as `_records` has it: an image in its test boot writes the layout it found."""
         self.store.put_record(TRUST_RECORD, self.trust.state.dumps(as_found=self.store.is_spare_running))
+
+    def raise_report_counter(self, counter: int) -> bool:
+        """The platform has seen this number already: go on above it. False: no signature makes us believe that number."""
+        if counter >= REPORT_COUNTER_MAX:
+            return False
+        self._counter_record.save({"counter": counter})
+        return True
 
     def next_report_counter(self, now_s: int) -> int:
         """A number for a report, written before it is used: a cut skips one, and no two reports ever share one."""

@@ -1,7 +1,8 @@
 """The updater after the switch: all slaves flashed, activated, tested, confirmed; or all of them reverted.
 
 All or nothing: slaves first run the new image in test. Only when every slave runs it and the pack has passed its self-test
-is anything confirmed, leaves first, the master last. Until the master has confirmed, every power cut leads back to the old
+is anything confirmed, leaves first, the master last. Slaves are flashed and activated at rest only; a pack that does not come
+to rest in time goes back. Until the master has confirmed, every power cut leads back to the old
 pack; afterwards none does. The slaves' security counters rise only then, because a raised counter would refuse the way back.
 """
 
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from bmsota.errors import FlashError, FlashWornError
 from bmsota.image import ImageRole
-from bmsota.node import FlashJob, NodeMode
+from bmsota.node import FlashJob, NodeMode, NodeResult
 from bmsota.ota._actions import (
+    DRIVING,
     ActivateSlaves,
     ConfirmSlaves,
     DiscoverNodes,
@@ -29,13 +31,21 @@ from bmsota.ota._states import UpdaterState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bmsota.node import NodeDescription, NodeResult
+    from bmsota.node import NodeDescription
     from bmsota.ota._journal import OrderRecords
     from bmsota.ota._steering import Steering
 
 
+SECOND: Final = 1_000_000_000
+
 # The slaves of a pack may need a moment to boot before they answer; a slave that stays silent so often is absent.
 DISCOVERY_TRIES_MAX: Final = 3
+
+# How long the pack may take for what it was asked. The buses have time-outs of their own, which are far shorter: this is for
+# an answer that is never given.
+PACK_WAIT_NS: Final = 600 * SECOND
+# Sixteen slaves, one after the other, over a slow diagnostic protocol, twice.
+FLASH_WAIT_NS: Final = 7200 * SECOND
 
 # A slave that could not be flashed, or reverted, is tried once more; then the pack goes back, or is reported as mixed.
 ROUNDS_MAX: Final = 2
@@ -46,9 +56,10 @@ _S = UpdaterState
 class PackUpgrade:
     """The slaves of one pack, from one power-on to the next. Its methods are called in the state they belong to."""
 
-    def __init__(self, *, records: OrderRecords, steering: Steering) -> None:
+    def __init__(self, *, records: OrderRecords, steering: Steering, rest_wait_ns: int) -> None:
         self._records = records
         self._steering = steering
+        self._rest_wait_ns = rest_wait_ns
         self.boot_slot: int | None = None
         self._nodes: dict[int, NodeDescription] = {}
         self._refused: dict[int, str] = {}
@@ -57,6 +68,14 @@ class PackUpgrade:
         self._rounds = 0
         self._staged: set[int] = set()
         self._activated = False
+        self._confirm_rounds = 0
+        self._unconfirmed = ""
+        """Why not every slave was heard to confirm."""
+        self._flashing: tuple[int, ...] = ()
+        self._step = _S.FLASHING_SLAVES
+        """What is done when the pack has come to rest."""
+        self._deadline_ns: int | None = None
+        """When the pack must have done what it was asked."""
 
     @property
     def nodes(self) -> tuple[NodeDescription, ...]:
@@ -80,8 +99,44 @@ class PackUpgrade:
 
     def entered(self, state: UpdaterState, now_ns: int) -> None:
         """Do what entering *state* asks for here."""
+        self._deadline_ns = None
         if state in self._ON_ENTRY:
+            self._wait(now_ns)
             self._ON_ENTRY[state](self, now_ns)
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def _wait(self, now_ns: int, wait_ns: int = PACK_WAIT_NS) -> None:
+        self._deadline_ns = now_ns + wait_ns
+
+    def next_timeout(self) -> int | None:
+        """When `handle_timeout` wants to be called."""
+        return self._deadline_ns
+
+    def handle_timeout(self, state: UpdaterState, now_ns: int) -> None:
+        """The pack has not answered: go on as if it had failed."""
+        if self._deadline_ns is None or now_ns < self._deadline_ns:
+            return
+        self._deadline_ns = None
+        if state is _S.DISCOVERING:
+            self.nodes_discovered((), now_ns)
+        elif state is _S.WAITING_FOR_REST:
+            self._rest_did_not_come(now_ns)
+        elif state is _S.FLASHING_SLAVES:
+            self.slaves_flashed(_no_answer(self._flashing), now_ns)
+        elif state is _S.ACTIVATING_SLAVES:
+            self.slaves_activated(_no_answer(self._not_on_target()), now_ns)
+        elif state is _S.SELF_TEST:
+            self.self_tested(passed=False, reason="the self-test did not end", now_ns=now_ns)
+        elif state is _S.CONFIRMING_PACK:
+            self.slaves_confirmed(_no_answer(self._records.slave_positions), now_ns)
+        elif state is _S.RAISING_COUNTERS:
+            self._steering.enter(_S.DISCOVERING, now_ns)
+        elif state is _S.REVERTING_SLAVES:
+            self.slaves_reverted(now_ns)
+        elif state is _S.RESETTING:
+            self._wait(now_ns)
+            self._reset(now_ns)
 
     # -- discovery -----------------------------------------------------------------------------------------------------
 
@@ -99,6 +154,7 @@ class PackUpgrade:
         missing = [position for position in self._records.slave_positions if position not in self._nodes]
         self._discovery_tries += 1
         if missing and self._discovery_tries < DISCOVERY_TRIES_MAX:
+            self._wait(now_ns)
             self._steering.act(DiscoverNodes())
             return
         self._discovery_tries = 0
@@ -108,6 +164,8 @@ class PackUpgrade:
         wrong = self._not_on_target()
         if self._records.phase is Phase.REVERTING:
             self._after_revert_discovery(missing, now_ns)
+        elif self._records.phase is Phase.COMMITTING and self._can_fall_back():
+            self._after_confirm_discovery(missing, wrong, now_ns)
         elif self._records.phase is Phase.COMMITTING:
             self._finish_committed(missing, wrong, now_ns)
         elif missing:
@@ -117,7 +175,34 @@ class PackUpgrade:
         elif self._activated:
             self._roll_back(f"slaves {_names(wrong)} did not boot the new image", now_ns)
         else:
-            self._steering.enter(_S.FLASHING_SLAVES, now_ns)
+            self._do_at_rest(_S.FLASHING_SLAVES, now_ns)
+
+    # -- conditions ----------------------------------------------------------------------------------------------------
+
+    def _do_at_rest(self, step: UpdaterState, now_ns: int) -> None:
+        """To *step*, now or when the pack has come to rest."""
+        self._step = step
+        self._steering.enter(_S.WAITING_FOR_REST if self._steering.refusals() else step, now_ns)
+
+    def _wait_for_rest(self, now_ns: int) -> None:
+        self._wait(now_ns, self._rest_wait_ns)
+        self.look_for_rest(now_ns)
+
+    def look_for_rest(self, now_ns: int) -> None:
+        """The conditions may have changed: go on if the pack rests."""
+        refusals = self._steering.refusals()
+        if refusals:
+            self._steering.tell(100, ", ".join(refusals))
+        else:
+            self._steering.enter(self._step, now_ns)
+
+    def _rest_did_not_come(self, now_ns: int) -> None:
+        """Go back. Not while the vehicle drives: that restarts the master. The end of the drive, or of the power, comes."""
+        refusals = self._steering.refusals()
+        if DRIVING in refusals:
+            self._wait(now_ns, self._rest_wait_ns)
+        else:
+            self._roll_back(f"the pack did not come to rest: {', '.join(refusals)}", now_ns)
 
     def _not_on_target(self) -> list[int]:
         return [
@@ -153,6 +238,8 @@ class PackUpgrade:
 
     def _flash(self, positions: Sequence[int], now_ns: int) -> None:
         self._rounds += 1
+        self._flashing = tuple(positions)
+        self._wait(now_ns, FLASH_WAIT_NS)
         read, target = self._records.image_store.read, self._records.target
         try:
             jobs = tuple(FlashJob(position, read(target(position))) for position in positions)
@@ -180,6 +267,8 @@ class PackUpgrade:
         if failed:
             problems = "; ".join(f"slave {outcome.position}: {outcome.detail}" for outcome in failed)
             self._roll_back(problems, now_ns)
+        elif state is _S.ACTIVATING_SLAVES:
+            self._do_at_rest(state, now_ns)
         else:
             self._steering.enter(state, now_ns)
 
@@ -206,18 +295,40 @@ class PackUpgrade:
             self._steering.enter(_S.CONFIRMING_PACK, now_ns)
 
     def _confirm_pack(self, _now_ns: int) -> None:
+        self._confirm_rounds += 1
         self._steering.act(ConfirmSlaves(self._records.slave_versions()))
 
     def slaves_confirmed(self, outcomes: Sequence[NodeResult], now_ns: int) -> None:
-        """The answer to `ConfirmSlaves`: the leaves are confirmed, now the master."""
-        if all(outcome.ok for outcome in outcomes):
-            # From here on no power cut leads back: this one journal write is the commit of the pack.
-            try:
-                self._records.store.confirm()
-            except FlashWornError as worn:
-                self._roll_back(str(worn), now_ns)
-                return
-        self._go_on(outcomes, _S.RAISING_COUNTERS, now_ns)
+        """The answer to `ConfirmSlaves`. A slave whose answer was lost may have confirmed, so ask what is true."""
+        failed = [outcome for outcome in outcomes if not outcome.ok]
+        if failed:
+            self._unconfirmed = "; ".join(f"slave {outcome.position}: {outcome.detail}" for outcome in failed)
+            self._steering.enter(_S.DISCOVERING, now_ns)
+        else:
+            self._commit(now_ns)
+
+    def _after_confirm_discovery(self, missing: list[int], wrong: list[int], now_ns: int) -> None:
+        """What the slaves are decides, not what was heard of their answers."""
+        in_test = any(node.has_unconfirmed_image or node.is_spare_running for node in self._nodes.values())
+        if missing or wrong:
+            silent = [f"slaves {_names(missing)} do not answer"] if missing else []
+            back = [f"slaves {_names(wrong)} do not run the new image"] if wrong else []
+            self._roll_back("; ".join([self._unconfirmed, *silent, *back]), now_ns)
+        elif not in_test:
+            self._commit(now_ns)
+        elif self._confirm_rounds < ROUNDS_MAX:
+            self._steering.enter(_S.CONFIRMING_PACK, now_ns)
+        else:
+            self._roll_back(self._unconfirmed, now_ns)
+
+    def _commit(self, now_ns: int) -> None:
+        """The leaves are confirmed, now the master. From here on no power cut leads back: this one journal write is the commit."""
+        try:
+            self._records.store.confirm()
+        except FlashWornError as worn:
+            self._roll_back(str(worn), now_ns)
+        else:
+            self._steering.enter(_S.RAISING_COUNTERS, now_ns)
 
     def _raise_counters(self, _now_ns: int) -> None:
         self._records.pack_confirmed()
@@ -261,7 +372,8 @@ class PackUpgrade:
         self._steering.enter(_S.RESETTING if self._can_fall_back() else _S.DISCOVERING, now_ns)
 
     def _reset(self, _now_ns: int) -> None:
-        self._steering.act(Reset(self._records.journal.reason))
+        # Without a reason to go back it is the switch.
+        self._steering.act(Reset(self._records.journal.reason or "switches to the new image"))
 
     def _is_new_master(self) -> bool:
         """Whether the master image of this order runs."""
@@ -295,6 +407,7 @@ class PackUpgrade:
 
     _ON_ENTRY: ClassVar[Mapping[UpdaterState, Callable[[PackUpgrade, int], None]]] = {
         _S.DISCOVERING: _discover,
+        _S.WAITING_FOR_REST: _wait_for_rest,
         _S.FLASHING_SLAVES: _flash_slaves,
         _S.ACTIVATING_SLAVES: _activate_slaves,
         _S.SELF_TEST: _self_test,
@@ -303,6 +416,10 @@ class PackUpgrade:
         _S.REVERTING_SLAVES: _revert_slaves,
         _S.RESETTING: _reset,
     }
+
+
+def _no_answer(positions: Sequence[int]) -> tuple[NodeResult, ...]:
+    return tuple(NodeResult(position, False, "no answer") for position in positions)
 
 
 def _names(positions: Sequence[int]) -> str:

@@ -97,6 +97,9 @@ class PostBootReport:
     """The master and every slave that answers, by rising position."""
     mixed_pack: str = ""
     """How the nodes run images that do not belong together; empty if they do."""
+    sequence: int = 0
+    """The highest sequence of an order that this unit has accepted; 0: it does not say. A platform that was restored from
+    a backup learns from it which numbers the unit takes for a replay."""
 
     def __post_init__(self) -> None:
         expect_name("order_id", self.order_id)
@@ -106,6 +109,7 @@ class PostBootReport:
         expect_text("reason", self.reason, length_max=256)
         expect_integer("counter", self.counter, minimum=1)
         expect_integer("time_s", self.time_s)
+        expect_integer("sequence", self.sequence)
         expect_count("nodes", self.nodes, minimum=1, maximum=NODES_MAX)
         positions = [node.position for node in self.nodes]
         expect(positions == sorted(set(positions)), "nodes", "rising positions", positions)
@@ -113,6 +117,9 @@ class PostBootReport:
         expect(self.nodes[0].hwid == self.hwid, "nodes", f"the master {self.hwid}", self.nodes[0].hwid)
         expect_text("mixed_pack", self.mixed_pack, length_max=256)
 
+
+SEQUENCE: Final = "sequence"
+"""A field that later versions have added, to this document and to the identity report."""
 
 _NAMES: Final = ("order_id", "vin", "hwid", "outcome", "reason", "counter", "time_s", "nodes")
 _NODE_NAMES: Final = ("position", "role", "hwid", "version", "security_counter")
@@ -131,6 +138,8 @@ def sign_report(report: PostBootReport, key: Ed25519PrivateKey) -> bytes:
     payload["nodes"] = [_node_map(node) for node in report.nodes]
     if report.mixed_pack:
         payload["mixed_pack"] = report.mixed_pack
+    if report.sequence:
+        payload[SEQUENCE] = report.sequence
     return _document.sign(payload, content_type=_document.REPORT, key=key)
 
 
@@ -143,14 +152,18 @@ def verify_report(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> PostB
     value = _document.verify(
         data, content_type=_document.REPORT, keys=public_keys, size_bytes_max=REPORT_SIZE_BYTES_MAX
     )
-    *needed, mixed_pack = take_fields(value, _NAMES, "report", optional=("mixed_pack",))
+    *needed, mixed_pack, sequence = take_fields(value, _NAMES, "report", optional=("mixed_pack", SEQUENCE))
     fields = dict(zip(_NAMES, needed, strict=True))
     with malformed_as_trust_error("report"):
         expect(fields["outcome"] in tuple(Outcome), "outcome", "an outcome", repr(fields["outcome"]))
         fields["outcome"] = Outcome(fields["outcome"])
         expect_count("nodes", fields["nodes"], minimum=1, maximum=NODES_MAX)
         fields["nodes"] = tuple(_parse_node_map(node) for node in fields["nodes"])
-        return PostBootReport(**fields, mixed_pack="" if mixed_pack is None else mixed_pack)
+        return PostBootReport(
+            **fields,
+            mixed_pack="" if mixed_pack is None else mixed_pack,
+            sequence=0 if sequence is None else sequence,
+        )
 
 
 def _node_map(node: NodeReport) -> dict[str, Any]:

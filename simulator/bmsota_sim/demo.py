@@ -53,7 +53,7 @@ def run_virtual_demo(scenario: Scenario, seed: int, watcher: CampaignWatcher | N
     """
     kernel = Kernel(VIRTUAL_START_NS)
     with contextlib.closing(MemoryCloud(kernel, seed)) as cloud:
-        fleet = virtual_fleet(scenario, seed, cloud, keys=unit_keys(seed), kernel=kernel)
+        fleet = virtual_fleet(scenario, seed, cloud, keys=unit_keys(seed), origins=[cloud.http_url], kernel=kernel)
         client = cloud.http_client()
         with asyncio.Runner() as runner:
             try:
@@ -163,7 +163,14 @@ async def _play_real(
             uplinks.append(made)
             return made
 
-        fleet = Fleet(scenario, seed, kernel=driver.kernel, keys=unit_keys(seed), uplink=uplink)
+        fleet = Fleet(
+            scenario,
+            seed,
+            kernel=driver.kernel,
+            keys=unit_keys(seed),
+            origins=[cloud.http_url],
+            uplink=uplink,
+        )
         campaign = CampaignPlayer(fleet, Operator(people), Operator(people), cloud.newest_code, watcher)
         watcher.started(fleet)
         await campaign.prepare()

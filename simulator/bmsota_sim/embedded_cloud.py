@@ -79,12 +79,14 @@ def _newest_code(mails: Iterable[str]) -> str | None:
 class MemoryCloud:
     """The platform in this process, in the kernel's time: no sockets, databases in memory. A `MemoryPlatform`."""
 
+    http_url = "http://cloud.example"
+
     def __init__(self, kernel: Kernel, seed: int) -> None:
         self._kernel = kernel
         self._mails: list[str] = []
         self._cloud = build_cloud(
             keys=_platform_keys(seed),
-            settings=PlatformSettings(device_url="http://cloud.example", pages_url="http://cloud.example"),
+            settings=PlatformSettings(device_url=self.http_url, pages_url=self.http_url),
             draw=stream(seed, "cloud", "draw").randbytes,
             clock=lambda: utc_time(kernel.now_ns),
         )
@@ -102,9 +104,7 @@ class MemoryCloud:
 
     def http_client(self) -> httpx.AsyncClient:
         """A client that calls the platform's API as an application in this process."""
-        return httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=build_app(self._cloud)), base_url="http://cloud.example"
-        )
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app=build_app(self._cloud)), base_url=self.http_url)
 
     def work(self) -> None:
         """What the platform does beside answering: end what has expired, carry on what was interrupted, send mails."""

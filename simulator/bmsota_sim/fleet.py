@@ -22,7 +22,7 @@ from bmsota_sim.trace import Trace
 from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from bmsota.master import UnitKeys
     from bmsota.signals import Database
@@ -52,6 +52,7 @@ class Fleet:
         kernel: Kernel,
         uplink: Callable[[int], Uplink],
         keys: UnitKeys | None = None,
+        origins: Sequence[str] = (),
         databases: Callable[[str], Database] = defaults.database,
         factory_images: Callable[[str], FactoryImages] = defaults.factory_images,
     ) -> None:
@@ -63,6 +64,7 @@ class Fleet:
             kernel: the clock.
             uplink: vehicle number -> its way to a platform.
             keys: the keys that the units trust; by default those of the sample images and manifests, and none for orders.
+            origins: where the platform of the units may be without TLS, as "http://host:port".
             databases: the name of a DBC -> loaded: `bms_internal`, and `SeriesProfile.bootloader_dbc` of every series.
             factory_images: series -> the images that its new masters and slaves run.
         """
@@ -119,6 +121,7 @@ class Fleet:
                     report_period_ns=round(scenario.report_period_s * SECOND),
                     heartbeat_period_ns=scenario.heartbeat_period_s * SECOND,
                     measure_period_ns=round(scenario.measure_period_s * SECOND),
+                    origins=origins,
                 )
             )
 
@@ -209,6 +212,7 @@ def virtual_fleet(
     platform: MemoryPlatform,
     *,
     keys: UnitKeys | None = None,
+    origins: Sequence[str] = (),
     kernel: Kernel | None = None,
 ) -> Fleet:
     """A fleet in virtual time whose units reach *platform* in this process: no socket, no waiting, no cloud.
@@ -222,5 +226,6 @@ def virtual_fleet(
         seed,
         kernel=kernel,
         keys=keys,
+        origins=origins,
         uplink=lambda _number: MemoryUplink(kernel, platform, delay_ns=scenario.link_delay_ms * MS),
     )

@@ -194,7 +194,7 @@ class World:
         vin = self.vin(number)
         own = {
             name: options.pop(name)
-            for name in ("counter", "key", "upgrades", "named_vin", "mixed_pack")
+            for name in ("counter", "key", "upgrades", "named_vin", "mixed_pack", "sequence")
             if name in options
         }
         counter = own.get("counter", self.identity_counters.get(vin, 0) + 1)
@@ -222,6 +222,7 @@ class World:
             nodes=nodes,
             upgrades=own.get("upgrades", ()),
             mixed_pack=own.get("mixed_pack", ""),
+            sequence=own.get("sequence", 0),
         )
         return sign_identity(report, own.get("key", self.device_key(vin)))
 
@@ -338,6 +339,7 @@ class World:
             time_s=int(self.now.timestamp()),
             nodes=nodes,
             mixed_pack=options.get("mixed_pack", ""),
+            sequence=options.get("sequence", 0),
         )
         return sign_report(report, options.get("key", self.device_key(vin)))
 

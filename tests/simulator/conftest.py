@@ -294,7 +294,7 @@ class Platform:
         if route.endpoint is device_api.DeviceEndpoint.MANIFEST:
             return device_api.manifest_response(self._documents.get(route.sha256))
         if route.endpoint is device_api.DeviceEndpoint.CONFIRM:
-            return device_api.confirmed_response()
+            return device_api.confirmed_response(route.order_id, device_api.Decision.ACCEPTED)
         return device_api.image_response(request, sha256=route.sha256, data=self._images.get(route.sha256))
 
 
@@ -400,6 +400,7 @@ class Bench:
             measure_period_ns=measure_period_s * SECOND,
             heartbeat_period_ns=60 * SECOND,
             diagnosis_bus=self.diagnosis,
+            origins=[self.platform.url],
         )
         for flash in self.flashes.values():
             flash.cuts_are_unstable = cuts_are_unstable

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bmsota.errors import RemoteProtocolError
-from bmsota.ota import device_api
+from bmsota.ota import IDENTITY_REPORT_SIZE_BYTES_MAX, device_api
 from bmsota_cloud.domain.errors import ConflictError, LoginError, RateLimitedError, StorageUnavailableError
 
 if TYPE_CHECKING:
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
     from bmsota.ota import HttpRequest, HttpResponse
     from bmsota_cloud.services import Services
 
-__all__ = ["BODY_SIZE_BYTES_MAX", "refuse_unread", "respond"]
+__all__ = ["body_size_bytes_max", "refuse_unread", "respond"]
 
-# The largest request is a session's: HWID, challenge, origin, signature, under 500 bytes.
-BODY_SIZE_BYTES_MAX = 4096
+# The largest request but a report is a session's: HWID, challenge, origin, signature, under 500 bytes.
+_BODY_SIZE_BYTES_MAX = 4096
 
 _WITHOUT_SESSION = frozenset({device_api.DeviceEndpoint.CHALLENGE, device_api.DeviceEndpoint.SESSION})
+
+
+def body_size_bytes_max(path: str) -> int:
+    """The longest body that is taken at *path*."""
+    return IDENTITY_REPORT_SIZE_BYTES_MAX if path == device_api.REPORTS_PATH else _BODY_SIZE_BYTES_MAX
 
 
 def respond(request: HttpRequest, services: Services, now: datetime, address: str = "") -> HttpResponse:
@@ -60,10 +65,9 @@ def refuse_unread(request: HttpRequest, services: Services, now: datetime) -> Ht
 
 
 def _respond(request: HttpRequest, services: Services, now: datetime, address: str) -> HttpResponse:
-    if len(request.body) > BODY_SIZE_BYTES_MAX:
-        return device_api.error_response(
-            413, "too-large", f"the request body is larger than {BODY_SIZE_BYTES_MAX} bytes"
-        )
+    largest = body_size_bytes_max(request.path)
+    if len(request.body) > largest:
+        return device_api.error_response(413, "too-large", f"the request body is larger than {largest} bytes")
     try:
         route = device_api.route(request.method, request.path)
     except RemoteProtocolError as error:
@@ -78,6 +82,11 @@ def _respond(request: HttpRequest, services: Services, now: datetime, address: s
     token = device_api.bearer_token(request) or ""
     if route.endpoint is device_api.DeviceEndpoint.ORDER:
         return device_api.order_response(device.order(token, now))
+    if route.endpoint is device_api.DeviceEndpoint.REFUSAL:
+        refusal = device_api.parse_refusal_request(request.body)
+        return device_api.order_response(device.refuse_order(token, refusal, now))
+    if route.endpoint is device_api.DeviceEndpoint.REPORT:
+        return device_api.receipt_response(services.upgrades.deliver(device.vin_of(token, now), request.body, now))
     if route.endpoint is device_api.DeviceEndpoint.MANIFEST:
         return device_api.manifest_response(device.manifest(token, route.sha256.hex(), now))
     if route.endpoint is device_api.DeviceEndpoint.IMAGE:
@@ -91,4 +100,4 @@ def _respond(request: HttpRequest, services: Services, now: datetime, address: s
         return response
     confirmation = device_api.parse_confirm_request(request.body)
     device.confirm(token, route.order_id, confirmation.decision, confirmation.reason, now)
-    return device_api.confirmed_response()
+    return device_api.confirmed_response(route.order_id, confirmation.decision)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Response
 from starlette.datastructures import MutableHeaders
 
-from bmsota_cloud.api.device import BODY_SIZE_BYTES_MAX
+from bmsota_cloud.api.device import body_size_bytes_max
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -159,4 +159,4 @@ def _limit(scope: "Scope", upload_size_bytes_max: int) -> int:
     if path in _LOGIN_PATHS:
         return _LOGIN_SIZE_BYTES_MAX
     # One more than the device API takes, so that its own refusal is the one a unit sees.
-    return BODY_SIZE_BYTES_MAX + 1024 if path.startswith(_DEVICE_PATH) else _BODY_SIZE_BYTES_MAX
+    return body_size_bytes_max(path) + 1024 if path.startswith(_DEVICE_PATH) else _BODY_SIZE_BYTES_MAX

@@ -34,6 +34,11 @@ class VehicleIn(ApiIn):
     )
 
 
+class UnitIn(ApiIn):
+    hwid: str = Field(description="of the master")
+    device_public_key: str = Field(description="Ed25519, 32 raw bytes in base64")
+
+
 class VehicleRowOut(ApiOut):
     vin: str
     hwid: str
@@ -96,6 +101,13 @@ class VehicleOut(ApiOut):
     equipment_changes: list[EquipmentChangeOut]
 
 
+def _key(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise InvalidInputError("bad-key", f"device_public_key: not base64: {error}") from error
+
+
 def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) -> None:
     """Add the routes."""
 
@@ -121,12 +133,7 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
 
     @router.post("/vehicles", response_model=VehicleOut, status_code=201)
     def register(body: VehicleIn, by: By) -> Any:
-        key = None
-        if body.device_public_key is not None:
-            try:
-                key = base64.b64decode(body.device_public_key, validate=True)
-            except ValueError as error:
-                raise InvalidInputError("bad-key", f"device_public_key: not base64: {error}") from error
+        key = None if body.device_public_key is None else _key(body.device_public_key)
         services.vehicles.register(
             vin=body.vin,
             series=body.series,
@@ -137,6 +144,13 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
             by=by,
         )
         return _vehicle(body.vin, by)
+
+    @router.put("/vehicles/{vin}/unit", response_model=VehicleOut)
+    def replace_unit(vin: str, body: UnitIn, by: By) -> Any:
+        services.vehicles.replace_unit(
+            vin=vin, hwid=body.hwid, device_public_key=_key(body.device_public_key), now=clock(), by=by
+        )
+        return _vehicle(vin, by)
 
     @router.get("/vehicles/{vin}", response_model=VehicleOut)
     def vehicle(vin: str, by: By) -> Any:

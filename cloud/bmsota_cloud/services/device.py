@@ -22,17 +22,18 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from bmsota.errors import ConfigurationError
-from bmsota.ota import device_api
+from bmsota.ota import SEQUENCE_AHEAD_MAX, device_api
 from bmsota_cloud.domain.device import Challenge, DeviceSession
 from bmsota_cloud.domain.errors import ConflictError, LoginError
 from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.limits import address_groups
-from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, VehicleStatus, VehicleUpgrade, needs_instruction
+from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, VehicleStatus, VehicleUpgrade
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.limits import DEVICE_ADDRESS, DEVICE_NOTED, DEVICE_SESSIONS, Counted
 from bmsota_cloud.services.link_watch import Oddity
 from bmsota_cloud.services.platform_secret import PlatformSecret
 from bmsota_cloud.services.transitions import give_order, move, publish_task, publish_upgrade
+from bmsota_cloud.services.unit_documents import with_sequence
 
 if TYPE_CHECKING:
     from bmsota_cloud.domain.releases import Release
@@ -149,7 +150,8 @@ class DeviceService:
     def order(self, token: str, now: datetime) -> bytes | None:
         """The unit's signed order, or None if there is nothing to do.
 
-        An order that is over, or nearly, is signed again with the next sequence.
+        An order that is over, or nearly, is signed again with the next sequence. So is one that the unit would take for a
+        replay, because it has seen a higher one (`with_sequence`).
         """
         with self._context.store.transaction() as work:
             session = self._session(work, token, now)
@@ -158,7 +160,10 @@ class DeviceService:
                 return None
             upgrade = replace(upgrade, heard_at=now)
             assert upgrade.order_expires_at is not None  # set with the order, at the approval
-            if upgrade.order_expires_at - now < timedelta(seconds=_ORDER_LEFT_S_MIN):
+            is_over = upgrade.order_expires_at - now < timedelta(seconds=_ORDER_LEFT_S_MIN)
+            vehicle = work.vehicles.get(session.vin)
+            assert vehicle is not None  # the session would not be open
+            if is_over or upgrade.sequence < vehicle.order_sequence:
                 upgrade = self._renew(work, upgrade, now)
             if upgrade.status is VehicleStatus.APPROVED:
                 upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now, source=Source.DEVICE_API)
@@ -166,6 +171,54 @@ class DeviceService:
                 work.ota_tasks.save_upgrade(upgrade)
         publish_upgrade(self._context, upgrade, now)
         return upgrade.order_document
+
+    def refuse_order(self, token: str, refusal: device_api.OrderRefusal, now: datetime) -> bytes | None:
+        """The unit does not believe the order it was given; another one for it, or None.
+
+        If it has accepted a higher sequence, the platform has forgotten orders (it was restored from a backup): the order is
+        signed again above that, for the same approval. Every other refusal of the very document that was given ends the
+        vehicle as rejected. A document that was never given was changed on its way, which ends nothing.
+        """
+        with self._context.store.transaction() as work:
+            session = self._session(work, token, now)
+            # First, as a signed report locks it.
+            vehicle = work.vehicles.get(session.vin, lock=True)
+            upgrade = self._open_upgrade(work, session.vin)
+            if upgrade is None or vehicle is None:
+                return None
+            upgrade = replace(upgrade, heard_at=now)
+            is_ours = sha256(upgrade.order_document).digest() == refusal.order_sha256
+            known = upgrade.sequence
+            if not is_ours:
+                upgrade = replace(upgrade, stage=f"refused an order that the platform has not given: {refusal.reason}")
+            elif known <= refusal.sequence < known + SEQUENCE_AHEAD_MAX:
+                work.vehicles.save(with_sequence(vehicle, refusal.sequence))
+                upgrade = self._renew(work, upgrade, now)
+            is_renewed = upgrade.sequence > known
+            if is_renewed or not is_ours:
+                work.ota_tasks.save_upgrade(upgrade)
+            else:
+                upgrade = move(
+                    work, upgrade, VehicleStatus.REJECTED, now=now, reason=refusal.reason, source=Source.DEVICE_API
+                )
+            note(
+                work,
+                who=f"unit {session.hwid}",
+                action="device.refuse_order",
+                subject=f"task {upgrade.task_id}",
+                outcome="signed-again" if is_renewed else str(upgrade.status),
+                now=now,
+                detail=f"{upgrade.order_id}: {refusal.reason}; the unit has accepted sequence {refusal.sequence}",
+            )
+        publish_upgrade(self._context, upgrade, now)
+        if upgrade.status not in OPEN_STATUSES:
+            publish_task(self._context, upgrade.task_id)
+        return upgrade.order_document if is_renewed else None
+
+    def vin_of(self, token: str, now: datetime) -> str:
+        """The vehicle whose unit has opened the session."""
+        with self._context.store.reading() as work:
+            return self._session(work, token, now).vin
 
     def manifest(self, token: str, manifest_sha256: str, now: datetime) -> bytes | None:
         """The signed manifest that the unit's order names; None for every other."""
@@ -314,13 +367,14 @@ class DeviceService:
         return None if upgrade is None else work.releases.get(upgrade.release_id)
 
     def _renew(self, work: Work, upgrade: VehicleUpgrade, now: datetime) -> VehicleUpgrade:
-        # A unit that has the release staged needs no order any more, and one that is expired can't be signed again.
+        # Also for a unit that has the release staged: it does not switch under an order that is over. A release that is over
+        # can't be ordered again.
         task = work.ota_tasks.get(upgrade.task_id)
         vehicle = work.vehicles.get(upgrade.vin, lock=True)
         release = work.releases.get(upgrade.release_id)
         assert task is not None  # foreign keys
         assert vehicle is not None
         assert release is not None
-        if not needs_instruction(upgrade) or release.expires_at - now < timedelta(seconds=_ORDER_LEFT_S_MIN):
+        if release.expires_at - now < timedelta(seconds=_ORDER_LEFT_S_MIN):
             return upgrade
         return give_order(self._context, work, task=task, upgrade=upgrade, vehicle=vehicle, release=release, now=now)

@@ -24,7 +24,7 @@ from bmsota_cloud.domain.ota_tasks import NodeVersion, VehicleStatus, needs_inst
 from bmsota_cloud.domain.vehicles import NodeKind, VehicleNode
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.link_watch import Oddity
-from bmsota_cloud.services.unit_documents import verified_document
+from bmsota_cloud.services.unit_documents import verified_document, with_sequence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -247,7 +247,7 @@ class EquipmentService:
             work.histories.confirm(_local_upgrade(vin, upgrade, now))
         work.vehicles.save(
             replace(
-                vehicle,
+                with_sequence(vehicle, report.sequence),
                 identity_counter=report.counter,
                 identity_sha256=sha256(document).digest(),
                 confirmed_at=now,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from bmsota.errors import TrustError
+from bmsota.ota import SEQUENCE_AHEAD_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bmsota_cloud.domain.vehicles import Vehicle
 
-__all__ = ["verified_document"]
+__all__ = ["verified_document", "with_sequence"]
 
 
 class _UnitDocument(Protocol):
@@ -51,3 +53,13 @@ def verified_document(
     if found.counter <= last_counter:
         raise TrustError("replay", f"expected a counter above {last_counter}, got {found.counter}")
     return found
+
+
+def with_sequence(vehicle: Vehicle, sequence: int) -> Vehicle:
+    """The vehicle, with the next order above *sequence*, the highest that its unit says it has accepted.
+
+    The platform's own number is lower after it was restored from a backup: orders that it signs with it are replays to the
+    unit. A number further ahead than a unit accepts at once is none that a unit has honestly seen, and is left aside.
+    """
+    is_news = vehicle.order_sequence < sequence <= vehicle.order_sequence + SEQUENCE_AHEAD_MAX
+    return replace(vehicle, order_sequence=sequence) if is_news else vehicle

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING
 
 from bmsota.errors import TrustError
 from bmsota.gbt32960 import UpgradeStateCode
-from bmsota.ota import DocumentKind, Outcome, PostBootReport, document_kind, verify_report
+from bmsota.ota import (
+    DocumentKind,
+    DocumentReceipt,
+    Outcome,
+    PostBootReport,
+    document_kind,
+    sign_receipt,
+    verify_report,
+)
+from bmsota_cloud.domain.errors import NotFoundError
 from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.ota_tasks import (
     OPEN_STATUSES,
@@ -35,7 +44,7 @@ from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.equipment import NodeFact, confirm_nodes, hex_digest, note_mixed_pack
 from bmsota_cloud.services.task_acts import SLICE_VEHICLES
 from bmsota_cloud.services.transitions import finish_if_done, move, publish_task, publish_upgrade, step
-from bmsota_cloud.services.unit_documents import verified_document
+from bmsota_cloud.services.unit_documents import verified_document, with_sequence
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -78,6 +87,8 @@ _OUTCOMES: dict[str, VehicleStatus] = {
 }
 
 _REASON_LENGTH_MAX = 300
+# What a receipt carries of the same.
+_DETAIL_LENGTH_MAX = 256
 # Signed reports kept for each vehicle of a task. One attempt needs one; more is a unit that repeats itself under new counters.
 _REPORTS_MAX = 20
 # Vehicles ended by one call of `expire`, slice by slice; the rest comes with the next, some seconds later.
@@ -102,8 +113,19 @@ class ReportVerdict(StrEnum):
     ACCEPTED = "accepted"
     REPEATED = "repeated"
     """Known already: answered like the first time, and nothing has changed."""
+    UNKNOWN_ORDER = "unknown-order"
+    """Trusted, but for no order of this platform, as after it was restored from a backup. What the report says of the nodes is
+    taken over, and the unit need not send it again."""
     REFUSED = "refused"
-    """Not trusted, or for no order of this platform."""
+    """Not trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    verdict: ReportVerdict
+    reason: str = ""
+    """Why it was refused: the name of an attack."""
+    detail: str = ""
 
 
 class UpgradeService:
@@ -185,30 +207,48 @@ class UpgradeService:
 
         Only a post-boot report that is trusted ends the vehicle's upgrade.
         """
-        try:
-            kind = document_kind(document)
-        except TrustError:
-            # Refused below, in the words of a post-boot report.
-            kind = DocumentKind.REPORT
-        if kind is DocumentKind.IDENTITY:
+        return self._receive(vin, document, now).verdict
+
+    def deliver(self, vin: str, document: bytes, now: datetime) -> bytes:
+        """As `receive_report`, over the device API: the signed receipt, which ends the unit's waiting in either case.
+
+        Raises:
+            NotFoundError: there is no such vehicle.
+        """
+        answer = self._receive(vin, document, now)
+        with self._context.store.reading() as work:
+            vehicle = work.vehicles.get(vin)
+        if vehicle is None:
+            raise NotFoundError("no-such-vehicle", f"no vehicle {vin}")
+        is_identity = _kind_of(document) is DocumentKind.IDENTITY
+        receipt = DocumentReceipt(
+            vin=vin,
+            hwid=vehicle.hwid,
+            document_sha256=sha256(document).digest(),
+            reason=answer.reason,
+            detail=_printable(answer.detail),
+            counter=vehicle.identity_counter if is_identity else vehicle.report_counter,
+            time_s=int(now.timestamp()),
+        )
+        return sign_receipt(receipt, self._context.keys.order_signing_key)
+
+    def _receive(self, vin: str, document: bytes, now: datetime) -> _Answer:
+        if _kind_of(document) is DocumentKind.IDENTITY:
             return self._receive_identity(vin, document, now)
         upgrade: VehicleUpgrade | None = None
         with self._context.store.transaction() as work:
             vehicle = work.vehicles.get(vin, lock=True)
             if vehicle is None:
                 self._context.counters["report_refused"] += 1
-                return ReportVerdict.REFUSED
+                return _Answer(ReportVerdict.REFUSED, "unknown-vehicle", f"{vin} is not registered")
             digest = sha256(document).digest()
             if digest == vehicle.report_sha256:
                 self._context.counters["report_repeated"] += 1
-                return ReportVerdict.REPEATED
+                return _Answer(ReportVerdict.REPEATED)
             try:
                 report = verified_document(
                     vehicle, document, verify_report, last_counter=vehicle.report_counter, what="report"
                 )
-                upgrade = self._find(work, report.order_id, vin, any_attempt=True)
-                if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED:
-                    raise TrustError("wrong-order", f"{vin} has no order {report.order_id}")  # noqa: TRY301
             except TrustError as refusal:
                 self._context.counters["report_refused"] += 1
                 note(
@@ -220,8 +260,12 @@ class UpgradeService:
                     now=now,
                     detail=str(refusal),
                 )
-                return ReportVerdict.REFUSED
-            work.vehicles.save(replace(vehicle, report_counter=report.counter, report_sha256=digest))
+                return _Answer(ReportVerdict.REFUSED, refusal.attack, str(refusal))
+            vehicle = replace(vehicle, report_counter=report.counter, report_sha256=digest)
+            work.vehicles.save(with_sequence(vehicle, report.sequence))
+            upgrade = self._find(work, report.order_id, vin, any_attempt=True)
+            if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED:
+                return self._receive_of_unknown_order(work, report, now)
             is_earlier = report.order_id != upgrade.order_id
             work.ota_tasks.add_report(
                 OrderReport(
@@ -249,11 +293,11 @@ class UpgradeService:
                     now=now,
                     detail=f"{report.order_id}: {report.outcome.value}; {upgrade.order_id} goes on",
                 )
-                return ReportVerdict.ACCEPTED
+                return _Answer(ReportVerdict.ACCEPTED)
             if upgrade.ended_by_report:
                 # The unit lost our reply and its record of the report; the order had ended before.
                 self._context.counters["report_repeated"] += 1
-                return ReportVerdict.REPEATED
+                return _Answer(ReportVerdict.REPEATED)
             upgrade = self._conclude(work, upgrade, report, document, now)
             note(
                 work,
@@ -267,26 +311,42 @@ class UpgradeService:
         publish_upgrade(self._context, upgrade, now)
         publish_task(self._context, upgrade.task_id)
         self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": 0})
-        return ReportVerdict.ACCEPTED
+        return _Answer(ReportVerdict.ACCEPTED)
 
-    def _receive_identity(self, vin: str, document: bytes, now: datetime) -> ReportVerdict:
+    def _receive_of_unknown_order(self, work: Work, report: PostBootReport, now: datetime) -> _Answer:
+        """A fact about the pack, and the end of no upgrade here: to refuse it would make the unit send it for ever."""
+        self._context.counters["report_unknown_order"] += 1
+        _confirm(work, report, now)
+        detail = f"{report.vin} has no order {report.order_id}"
+        note(
+            work,
+            who=f"vehicle {report.vin}",
+            action="report.receive",
+            subject=f"vehicle {report.vin}",
+            outcome="unknown-order",
+            now=now,
+            detail=f"{detail}: {report.outcome.value} {_short(report.reason)}".strip(),
+        )
+        return _Answer(ReportVerdict.UNKNOWN_ORDER, "unknown-order", detail)
+
+    def _receive_identity(self, vin: str, document: bytes, now: datetime) -> _Answer:
         counters = self._context.counters
         with self._context.store.transaction() as work:
             vehicle = work.vehicles.get(vin, lock=True)
             if vehicle is None:
                 counters["identity_refused"] += 1
-                return ReportVerdict.REFUSED
+                return _Answer(ReportVerdict.REFUSED, "unknown-vehicle", f"{vin} is not registered")
             if sha256(document).digest() == vehicle.identity_sha256:
                 counters["identity_repeated"] += 1
-                return ReportVerdict.REPEATED
+                return _Answer(ReportVerdict.REPEATED)
             try:
                 _, changes = self._equipment.confirm(work, vehicle, document, now)
             except TrustError as refusal:
                 counters["identity_refused"] += 1
                 self._equipment.refused(vin, refusal, now)
-                return ReportVerdict.REFUSED
+                return _Answer(ReportVerdict.REFUSED, refusal.attack, str(refusal))
         self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": len(changes)})
-        return ReportVerdict.ACCEPTED
+        return _Answer(ReportVerdict.ACCEPTED)
 
     def _conclude(
         self, work: Work, upgrade: VehicleUpgrade, report: PostBootReport, document: bytes, now: datetime
@@ -372,6 +432,19 @@ class UpgradeService:
         if upgrade is None or upgrade.vin != vin or order_id != order_id_of(upgrade.task_id, upgrade.place, attempt):
             return None
         return upgrade if attempt == upgrade.attempt or (any_attempt and attempt < upgrade.attempt) else None
+
+
+def _kind_of(document: bytes) -> DocumentKind:
+    try:
+        return document_kind(document)
+    except TrustError:
+        # Refused in the words of a post-boot report.
+        return DocumentKind.REPORT
+
+
+def _printable(text: str) -> str:
+    """*text* as a receipt can carry it; part of it comes from the unit."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:_DETAIL_LENGTH_MAX]
 
 
 def _confirm(work: Work, report: PostBootReport, now: datetime) -> None:

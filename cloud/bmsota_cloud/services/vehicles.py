@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -151,6 +151,39 @@ class VehicleService:
             act.work.vehicles.add(vehicle)
             how = "" if vehicle.is_upgradable else ", without a device key: monitored only"
             act.detail = f"series {series}, project {project}, HWID {hwid or 'none'}{how}"
+        return vehicle
+
+    def replace_unit(
+        self, *, vin: str, hwid: str, device_public_key: bytes, now: datetime, by: Account | None = None
+    ) -> Vehicle:
+        """Register another master in a vehicle, or another key of the same; its HWID, and its public key as in `register`.
+
+        Sessions of the device API end. The counters of what the unit signs stay: the new unit learns from the receipt for its
+        first report how far they are, and no document of before is ever new again, whichever key comes back. An open order
+        names the HWID it was approved for; another unit refuses it.
+
+        Raises:
+            NotFoundError: there is no such vehicle.
+            InvalidInputError: a value can't be used.
+            ConflictError: the HWID is registered in another vehicle.
+        """
+        who = "platform" if by is None else by.name
+        subject = f"vehicle {vin[:32]}"
+        with acting(self._context, who=who, action="vehicle.replace_unit", subject=subject, now=now) as act:
+            if by is not None:
+                require(by, Permission.VEHICLE_REGISTER)
+            _check("HWID", _HWID, hwid, "1 to 24 printable ASCII characters")
+            _check_key(device_public_key)
+            vehicle = act.work.vehicles.get(vin, lock=True)
+            if vehicle is None:
+                raise NotFoundError("no-such-vehicle", f"no vehicle {vin[:32]}")
+            other = act.work.vehicles.by_hwid(hwid)
+            if other is not None and other.vin != vin:
+                raise ConflictError("already-registered", f"HWID {hwid} is already registered, in {other.vin}")
+            act.detail = f"HWID {vehicle.hwid or 'none'}, now {hwid}"
+            vehicle = replace(vehicle, hwid=hwid, device_public_key=device_public_key)
+            act.work.vehicles.save(vehicle)
+            act.work.device.delete_sessions(vin)
         return vehicle
 
     # -- for people ----------------------------------------------------------------------------------------------------

@@ -347,6 +347,10 @@ class DeviceTables(Protocol):
         """The session of this unit that was opened last."""
         ...
 
+    def delete_sessions(self, vin: str) -> None:
+        """All sessions of this vehicle's units."""
+        ...
+
     def delete_before(self, expired: datetime) -> None:
         """Challenges and sessions that are over."""
         ...

@@ -19,7 +19,14 @@ from bmsota.gbt32960 import (
     LoggedIn,
     TerminalState,
 )
-from bmsota.master import Master, MeasurementTable, PackValues, ReportAcknowledged, SendData
+from bmsota.master import (
+    Master,
+    MeasurementTable,
+    PackValues,
+    ReportAcknowledged,
+    SendData,
+    UpgradeModeChanged,
+)
 from bmsota.node import POSITION_MAX
 from bmsota.ota import AbortHttp, LogNote, Reset, Stage, StartHttp, TellState, UpdaterState, stored_images
 from bmsota_sim.devices.bootloader_node import BootloaderNode, NodeDevice, data_keys, reply_keys, request_keys
@@ -64,6 +71,8 @@ class MasterHooks:
     readings: Callable[[], MasterReadings]
     download_complete: Callable[[], None] = lambda: None
     upgrade_over: Callable[[], None] = lambda: None
+    rest_changed: Callable[[], None] = lambda: None
+    """`must_rest` is another one now."""
     self_test_failure: Callable[[ImageVersion], str] = lambda _version: ""
     """A reason why this version does not pass its self-test on this unit; empty when it does."""
 
@@ -167,6 +176,11 @@ class VirtualMaster(NodeDevice):
         return UpdaterState.IDLE if self.master is None else self.master.upgrade_state
 
     @property
+    def must_rest(self) -> bool:
+        """Whether the vehicle must neither drive nor charge now."""
+        return self.master is not None and self.master.must_rest
+
+    @property
     def is_logged_in(self) -> bool:
         return self.master is not None and self.master.link_state is TerminalState.LOGGED_IN
 
@@ -235,6 +249,7 @@ class VirtualMaster(NodeDevice):
         if result.facts is not None:
             self._powered = _Powered(self, store, result)
             self._powered.settle()
+            self.hooks.rest_changed()
 
     def bootloader_entered(self) -> None:
         self.note("in its bootloader")
@@ -444,5 +459,7 @@ class _Powered:
             case ReportAcknowledged():
                 device.hooks.upgrade_over()
                 device.node.back_up_soon()
+            case UpgradeModeChanged():
+                device.hooks.rest_changed()
             case _:
                 pass

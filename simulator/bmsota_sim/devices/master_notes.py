@@ -18,6 +18,7 @@ from bmsota.master import (
     ReportAcknowledged,
     SelfTestEnded,
     SlaveChanged,
+    UpgradeModeChanged,
 )
 from bmsota.ota import LogNote, Reset, SendReport, TellState
 
@@ -41,6 +42,8 @@ def note_of(event: MasterEvent) -> str | None:
             return f"closes the link: {reason.value}"
         case ReportAcknowledged():
             return "post-boot report acknowledged"
+        case UpgradeModeChanged(in_upgrade_mode, must_rest):
+            return f"upgrade mode {'on' if in_upgrade_mode else 'off'}{', must rest' if must_rest else ''}"
         case IdentityReported():
             return "sends its identity report"
         case IdentityAcknowledged():

@@ -121,11 +121,12 @@ class FullUnit:
         measure_period_ns: int,
         data_bitrate_bps: int | None = None,
         diagnosis_bus: CanBus | None = None,
+        origins: Sequence[str] = (),
     ) -> None:
         """Make a unit, switched off.
 
         *bootloader_dbc* is any of `dbc/bms_bootloader*.dbc`: its ids and data frames are those of the unit. With
-        *data_bitrate_bps* the internal bus carries CAN FD.
+        *data_bitrate_bps* the internal bus carries CAN FD. *origins*: where its platform may be without TLS.
 
         Raises:
             ConfigurationError: the bootloader's data frames are CAN FD, and no data bit rate is given.
@@ -155,6 +156,8 @@ class FullUnit:
         """The upgrade has been reported and acknowledged."""
         self._self_test_failure: tuple[str, str] = ("", "")
         self._power_cycle: tuple[int, int] | None = None
+        self._wants_to_drive = vehicle.is_driving
+        self._wants_to_charge = vehicle.is_charging
         sensors = _MasterSensors(packs, self._row)
         self.master = VirtualMaster(
             kernel=kernel,
@@ -180,6 +183,8 @@ class FullUnit:
                 database=internal_dbc,
                 profile=BootloaderProfile(wire),
                 measure_period_ns=measure_period_ns,
+                origins=tuple(origins),
+                seed=f"{seed}/{identity.vin}",
                 terminal=TerminalOptions(heartbeat_period_ns=heartbeat_period_ns),
             ),
             factory_image=factory.master,
@@ -195,6 +200,7 @@ class FullUnit:
                 download_complete=self._download_complete,
                 upgrade_over=self._upgrade_over,
                 self_test_failure=self._why_self_test_fails,
+                rest_changed=self._rest_changed,
             ),
         )
         self.pack_view = BusPackView(self.master, sensors)
@@ -258,10 +264,37 @@ class FullUnit:
     # -- the vehicle -----------------------------------------------------------------------------------------------------
 
     def set_driving(self, *, is_driving: bool) -> None:
-        """Start to drive, or stop. A pack in upgrade mode does not let the vehicle drive."""
-        self.vehicle.is_driving = is_driving
-        self._trace.note(self.kernel.now_ns, self.name, "drives" if is_driving else "stops")
+        """Start to drive, or stop. While the pack must rest the vehicle stays where it is, and drives off afterwards."""
+        self._wants_to_drive = is_driving
+        self._follow_driver()
+
+    def set_charging(self, *, is_charging: bool) -> None:
+        """Plug the charger in, or out. While the pack must rest it does not charge, and begins afterwards."""
+        self._wants_to_charge = is_charging
+        self._follow_driver()
+
+    def _follow_driver(self) -> None:
+        """Let the vehicle do what the driver wants, unless the pack must rest."""
+        vehicle = self.vehicle
+        # Nor while the master restarts: its contactors are open.
+        may_begin = not self.master.must_rest and (self.master.master is not None or not vehicle.ignition_on)
+        is_driving = self._wants_to_drive and (vehicle.is_driving or may_begin)
+        is_charging = self._wants_to_charge and (vehicle.is_charging or may_begin)
+        if is_driving != vehicle.is_driving:
+            vehicle.is_driving = is_driving
+            self._trace.note(self.kernel.now_ns, self.name, "drives" if is_driving else "stops")
+        if is_charging != vehicle.is_charging:
+            vehicle.is_charging = is_charging
+            self._trace.note(self.kernel.now_ns, self.name, "charges" if is_charging else "stops charging")
+        if (is_driving, is_charging) != (self._wants_to_drive, self._wants_to_charge):
+            self._trace.note(self.kernel.now_ns, self.name, "stays: the pack must rest")
         self.master.vehicle_changed()
+
+    def _rest_changed(self) -> None:
+        """The pack must rest now, or need not any more."""
+        if (self._wants_to_drive, self._wants_to_charge) != (self.vehicle.is_driving, self.vehicle.is_charging):
+            # After the master has done what it is doing.
+            self.kernel.call_soon(self._follow_driver)
 
     def set_coverage(self, *, covered: bool) -> None:
         """Enter or leave the mobile network."""

@@ -38,6 +38,15 @@ class VirtualVehicle:
     ignition_on: bool = True
     is_driving: bool = False
     is_charging: bool = False
+    supply_v: float = 13.8
+    """The 12 V supply, held up by the DC/DC converter; a worn battery is a lower one."""
+    fault_level: int = 0
+    """The highest fault of the vehicle's other controllers, 0 to 3 as in GB/T 32960."""
+
+    @property
+    def contactors_closed(self) -> bool:
+        """The main contactors, to the drive and the charger. What feeds the electronics has a branch of its own."""
+        return self.ignition_on and (self.is_driving or self.is_charging)
 
     @property
     def speed_kmh(self) -> float:

@@ -120,6 +120,7 @@ def configuration(**changes):
         "slave_class": SLAVE_CLASS,
         "database": database("bms_internal"),
         "profile": BootloaderProfile(wire()),
+        "origins": ("http://cloud.example",),
     }
     return MasterConfiguration(**(values | changes))
 
@@ -341,7 +342,7 @@ class MasterRig:
             case "MANIFEST":
                 return device_api.manifest_response(self.files[route.sha256])
             case "CONFIRM":
-                return device_api.confirmed_response()
+                return device_api.confirmed_response(route.order_id, device_api.Decision.ACCEPTED)
             case _:
                 return device_api.image_response(request, sha256=route.sha256, data=self.files[route.sha256])
 

@@ -31,6 +31,7 @@ from bmsota.master import (
     LocalUpgradesDropped,
     LocalUpgradesReported,
     ReportAcknowledged,
+    ReportRefused,
 )
 from bmsota.node import Capability, NodeDescription, NodeMode
 from bmsota.ota import (
@@ -316,7 +317,7 @@ def test_a_local_upgrade_is_signed_before_it_is_forgotten(desk, slave):
 
 
 def test_a_refused_identity_report_is_sent_again_after_the_next_login(desk, slave):
-    """A platform of before: it costs one frame a login and one write a power-on, and nothing else is held up."""
+    """A platform of before: it costs one frame a login and two writes a power-on, and nothing else is held up."""
     desk.flag = ReplyFlag.ERROR
     desk.log_in()
     desk.discover(slave)
@@ -324,7 +325,10 @@ def test_a_refused_identity_report_is_sent_again_after_the_next_login(desk, slav
     assert len(desk.identities) == 1
     desk.log_out()
     desk.log_in()
-    assert desk.identities == [desk.identities[0]] * 2
+    desk.log_out()
+    desk.log_in()
+    assert desk.identities[1:] == [desk.identities[1]] * 2
+    assert desk.identities[1].counter == 2**40
     assert desk.of(IdentityAcknowledged) == []
     desk.flag = ReplyFlag.SUCCESS
     desk.log_out()
@@ -332,7 +336,62 @@ def test_a_refused_identity_report_is_sent_again_after_the_next_login(desk, slav
     desk.log_in()
     desk.discover(slave)
     assert len(desk.of(IdentityAcknowledged)) == 1
-    assert desk.identities[2].counter > desk.identities[1].counter
+    assert desk.identities[3].counter == desk.identities[2].counter + 1
+
+
+def test_s32_an_erased_unit_without_a_clock_soon_is_above_its_old_numbers(desk, slave):
+    """The platform has taken numbers near the time; the unit begins anew in the year 2000."""
+    taken = desk.now_ns // SECOND
+    desk.now_ns = 946_800_000 * SECOND
+    desk.flag = ReplyFlag.ERROR
+    desk.log_in()
+    desk.discover(slave)
+    assert desk.identities[-1].counter < taken
+    desk.log_out()
+    desk.log_in()
+    assert desk.identities[-1].counter > taken
+    # And nobody who says "refused" brings the numbers to their end.
+    for _ in range(10):
+        desk.log_out()
+        desk.reporter = desk.new_reporter()
+        desk.log_in()
+        desk.discover(slave)
+        desk.log_out()
+        desk.log_in()
+    assert desk.identities[-1].counter < 2**41
+
+
+def test_a_refused_report_is_told_apart_from_a_taken_one_and_names_the_document(desk):
+    desk.log_in()
+    desk.flag = ReplyFlag.ERROR
+    desk.reporter.send_report(b"document", desk.now_ns)
+    desk.exchange()
+    assert desk.of(ReportRefused) == [ReportRefused(b"document")]
+    desk.flag = ReplyFlag.SUCCESS
+    desk.reporter.send_report(b"document", desk.now_ns)
+    desk.exchange()
+    assert desk.of(ReportAcknowledged) == [ReportAcknowledged(b"document")]
+
+
+def test_p24_the_identity_report_says_which_sequence_the_unit_has_seen(desk, slave):
+    """It has risen by itself: that is no news. With other news, it is told."""
+    sequence = [7]
+    desk.reporter = CloudReporter(
+        desk.session,
+        identity=desk.world.identity(0, "M-0001"),
+        store=desk.store,
+        boot=desk.boot,
+        device_key=desk.world.DEVICE_KEY,
+        emit=desk.events.append,
+        order_sequence=lambda: sequence[0],
+    )
+    desk.log_in()
+    desk.discover(slave)
+    sequence[0] = 8
+    desk.discover(slave)
+    assert [report.sequence for report in desk.identities] == [7]
+    desk.discover(replace(slave, version=ImageVersion(2, 1)))
+    assert [report.sequence for report in desk.identities] == [7, 8]
 
 
 def test_while_an_order_is_under_way_or_a_node_in_test_nothing_is_signed(desk, slave):

@@ -39,6 +39,7 @@ from bmsota.master import (
     Master,
     SelfTestEnded,
     SlaveChanged,
+    UpgradeModeChanged,
 )
 from bmsota.ota import (
     TRUST_RECORD,
@@ -182,8 +183,10 @@ def test_the_device_api_s_answers_reach_the_updater(rig):
     master.http_body(b"{}", rig.now_ns)
     master.http_ended(None, rig.now_ns)
     assert master.upgrade_state is UpdaterState.WAITING_SAFE_STATE
-    rig.run(6)
-    assert len(rig.of(StartHttp)) == 2, "tried again"
+    rig.run(4.9)
+    assert len(rig.of(StartHttp)) == 1
+    rig.run(5.1)
+    assert len(rig.of(StartHttp)) == 2, "tried again after 5 s and this unit's jitter"
     assert master.upgrade_state is UpdaterState.OPENING_SESSION
     master.http_ended("no route", rig.now_ns)
     assert master.upgrade_state is UpdaterState.WAITING_SAFE_STATE
@@ -275,6 +278,13 @@ def test_it_upgrades_itself_and_its_slaves_and_reports_what_runs(rig, world):
         UpgradeStateCode.SWITCHING,
         UpgradeStateCode.SELF_TEST,
     ]
+    modes = [(event.in_upgrade_mode, event.must_rest) for event in rig.of(UpgradeModeChanged)]
+    assert [mode for mode, _ in groupby(modes)] == [
+        (True, False),  # accepted and downloaded
+        (True, True),  # from the next power-on: switched, flashed, tested
+        (True, False),  # reporting
+        (False, False),
+    ]
 
 
 def test_a_failed_self_test_brings_the_old_pack_back(rig, world):
@@ -284,7 +294,7 @@ def test_a_failed_self_test_brings_the_old_pack_back(rig, world):
     assert (report.outcome, report.reason) == (Outcome.ROLLED_BACK, "insulation too low")
     assert [str(node.version) for node in report.nodes] == ["2.0.0"] * 3
     assert [slave.version for slave in rig.pack.slaves] == ["2.0.0"] * 2
-    assert rig.of(Reset) == [Reset("insulation too low")]
+    assert rig.of(Reset) == [Reset("switches to the new image"), Reset("insulation too low")]
     assert rig.of(LocalUpgradeDetected) == []
 
 

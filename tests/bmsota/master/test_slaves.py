@@ -18,7 +18,7 @@ class Updater:
 
     def __init__(self):
         self.heard = []
-        self.in_upgrade_mode = True
+        self.must_rest = True
 
     def slave_staged(self, position):
         self.heard.append(("staged", position))
@@ -195,7 +195,7 @@ def test_a_replaced_slave_is_found_even_during_an_upgrade(desk, known):
 def test_another_version_is_found_unless_the_updater_is_about_to_change_it(desk, known, world):
     desk.pack.slaves[0] = world.Slave(1, "2.1.0")
     assert known(*desk.pack.slaves) is None
-    desk.updater.in_upgrade_mode = False
+    desk.updater.must_rest = False
     assert known(*desk.pack.slaves) == (1, "slave 1 runs 2.1.0 now, ran 2.0.0")
 
 

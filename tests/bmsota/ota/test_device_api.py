@@ -150,8 +150,37 @@ def test_a_decision_travels(decision):
     )
     assert device_api.bearer_token(request) == "tok"
     assert device_api.parse_confirm_request(request.body) == device_api.Confirmation(decision, "rollback: 充电中")
-    answer = device_api.confirmed_response()
-    assert device_api.parse_confirmed(answer.status, answer.body) is None
+    answer = device_api.confirmed_response("o-17", decision)
+    device_api.parse_confirmed(answer.status, answer.body, order_id="o-17", decision=decision)
+    with pytest.raises(
+        RemoteProtocolError, match=rf"expected o-18 {decision.value}, got \('o-17', '{decision.value}'\)"
+    ):
+        device_api.parse_confirmed(answer.status, answer.body, order_id="o-18", decision=decision)
+    with pytest.raises(TransferError, match="confirm: expected 200, got 204"):
+        device_api.parse_confirmed(204, b"", order_id="o-17", decision=decision)
+
+
+def test_a_refused_order_travels():
+    """By its digest: nothing in it can be believed."""
+    request = device_api.refusal_request("tok", order_sha256=SHA, sequence=4, reason="replay: expected …")
+    assert device_api.route(request.method, request.path) == device_api.Route(device_api.DeviceEndpoint.REFUSAL)
+    assert device_api.bearer_token(request) == "tok"
+    assert device_api.parse_refusal_request(request.body) == device_api.OrderRefusal(SHA, 4, "replay: expected …")
+
+
+def test_a_report_and_its_receipt_travel():
+    """Anything but 200 is no receipt; but a session that is over, and a platform that is busy, are asked again."""
+    request = device_api.report_request("tok", b"signed")
+    assert device_api.route(request.method, request.path) == device_api.Route(device_api.DeviceEndpoint.REPORT)
+    assert (device_api.bearer_token(request), request.body) == ("tok", b"signed")
+    answer = device_api.receipt_response(b"receipt")
+    assert device_api.parse_receipt(answer.status, answer.body) == b"receipt"
+    for status in (204, 400, 404, 405, 413, 500):
+        assert device_api.parse_receipt(status, b"<html>") is None
+    for status in (401, 429, 503):
+        with pytest.raises(TransferError, match=f"report: expected 200, got {status}") as caught:
+            device_api.parse_receipt(status, b"<html>")
+        assert not caught.value.permanent
 
 
 @pytest.mark.parametrize(
@@ -162,7 +191,9 @@ def test_a_refusal_is_a_transfer_error_with_its_words(status, permanent):
     """Both ends know the words; whether asking again can help is said."""
     answer = device_api.error_response(status, "cancelled", "the task was cancelled")
     with pytest.raises(TransferError, match=f"got {status} cancelled: the task was cancelled") as caught:
-        device_api.parse_confirmed(answer.status, answer.body)
+        device_api.parse_confirmed(answer.status, answer.body, order_id="o-17", decision="accepted")
+    assert device_api.parse_refusal(answer.body) == ("cancelled", "the task was cancelled")
+    assert device_api.parse_refusal(b"<html>") is None
     assert caught.value.permanent is permanent
     # A proxy's page instead of our words.
     with pytest.raises(TransferError, match=f"expected 200, got {status}$"):
@@ -222,6 +253,7 @@ REQUESTS = {
         {"layout": 1, "hwid": "M-1", "challenge": CHALLENGE, "origin": ORIGIN, "signature": bytes(64)},
     ),
     "confirm": (device_api.parse_confirm_request, {"decision": "accepted", "reason": ""}),
+    "refusal": (device_api.parse_refusal_request, {"order_sha256": SHA, "sequence": 1, "reason": ""}),
 }
 ANSWERS = {
     "challenge": (device_api.parse_challenge, {"challenge": CHALLENGE, "expires_s": 1}),
@@ -292,6 +324,8 @@ def test_our_own_mistakes_are_ours():
         lambda: device_api.session_request("M", CHALLENGE, "", bytes(64)),
         lambda: device_api.manifest_request("t", b""),
         lambda: device_api.confirm_request("t", "a/b", decision="accepted"),
+        lambda: device_api.refusal_request("t", order_sha256=b"", sequence=1, reason=""),
+        lambda: device_api.refusal_request("t", order_sha256=SHA, sequence=-1, reason=""),
         lambda: device_api.confirm_request("t", "o", decision="accepted", reason="x" * 257),
         lambda: device_api.challenge_response(b"", 1),
         lambda: device_api.session_response("a b", 1),

@@ -17,8 +17,10 @@ from bmsota.ota import (
     IDENTITY_REPORT_SIZE_BYTES_MAX,
     MANIFEST_SIZE_BYTES_MAX,
     ORDER_SIZE_BYTES_MAX,
+    RECEIPT_SIZE_BYTES_MAX,
     REPORT_SIZE_BYTES_MAX,
     DocumentKind,
+    DocumentReceipt,
     NodeReport,
     Outcome,
     describe_image,
@@ -26,23 +28,32 @@ from bmsota.ota import (
     sign_identity,
     sign_manifest,
     sign_order,
+    sign_receipt,
     sign_report,
     verify_identity,
     verify_manifest,
     verify_order,
+    verify_receipt,
     verify_report,
 )
 
 pytestmark = pytest.mark.slow
 
-KINDS = ("manifest", "order", "report", "identity")
+KINDS = ("manifest", "order", "report", "identity", "receipt")
 VERIFY = {
     "manifest": verify_manifest,
     "order": verify_order,
     "report": verify_report,
     "identity": verify_identity,
+    "receipt": verify_receipt,
 }
-SIGN = {"manifest": sign_manifest, "order": sign_order, "report": sign_report, "identity": sign_identity}
+SIGN = {
+    "manifest": sign_manifest,
+    "order": sign_order,
+    "report": sign_report,
+    "identity": sign_identity,
+    "receipt": sign_receipt,
+}
 
 
 def values_of(world):
@@ -51,7 +62,21 @@ def values_of(world):
         "order": world.order,
         "report": world.report_of(),
         "identity": world.identity_of(),
+        "receipt": receipt_of(world),
     }
+
+
+def receipt_of(world, **changes):
+    values = {
+        "vin": world.VIN,
+        "hwid": world.HWID,
+        "document_sha256": bytes(range(32)),
+        "reason": "replay",
+        "detail": "expected a counter above 57, got 1",
+        "counter": 57,
+        "time_s": world.NOW_S,
+    }
+    return DocumentReceipt(**{**values, **changes})
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +146,7 @@ def test_the_bytes_are_those_of_rfc_9052(world, document, kind):
         ("report", "b22403adb4c6f9f555b02c205f6ce24c51a184b4e44f52f40c40e8cebd6879d9"),
         ("identity", "19ecefa2c6f1648d95686f38e7a5157aa0759110d7504dd0a7d9343c8d509507"),
         ("manifest", "96a9bb9ba3946043418ffce7eda800c5d5d07f3fcfb50001aa8fc2a3f011504a"),
+        ("receipt", "ca8c95379b2b594c69e306477077446ca670bea92de6c5f2685aa7457d229e1c"),
     ],
 )
 def test_the_bytes_are_locked(document, kind, digest):
@@ -227,6 +253,42 @@ def test_a_document_says_what_it_is(document, kind):
     assert document_kind(data[:-1] + bytes([data[-1] ^ 1])) is DocumentKind(kind)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vin": "short"}, {"hwid": ""}, {"document_sha256": bytes(31)}, {"reason": "x" * 65}, {"reason": 1},
+        {"detail": "a\nb"}, {"detail": "x" * 257}, {"counter": -1}, {"counter": True}, {"time_s": "now"},
+    ],
+)  # fmt: skip
+def test_a_wrong_receipt_is_not_believed(world, change):
+    data = resigned(world, "receipt", lambda fields: fields.update(change))
+    assert attack_of("receipt", data, [world.ORDER_KEY.public_key()]) == Attack.MALFORMED_DOCUMENT
+    with pytest.raises(LocalProtocolError, match="expected"):
+        receipt_of(world, **change)
+
+
+def test_the_largest_receipt_fits_its_limit(world):
+    receipt = receipt_of(
+        world, hwid="x" * 24, reason="\U0001f50b" * 64, detail="\U0001f50b" * 256, counter=2**63 - 1, time_s=2**63 - 1
+    )
+    assert verify_receipt(sign_receipt(receipt, world.ORDER_KEY), [world.ORDER_KEY.public_key()]) == receipt
+
+
+@pytest.mark.parametrize("kind", ["report", "identity"])
+def test_a_unit_says_its_sequence_only_if_it_has_one(world, kind):
+    """A field that came later: without it a document has the bytes that it had before, and older ones are read."""
+    keys = [world.ORDER_KEY.public_key()]
+    without = values_of(world)[kind]
+    assert "sequence" not in payload_of(SIGN[kind](without, world.ORDER_KEY))
+    value = world.replace(without, sequence=7)
+    data = SIGN[kind](value, world.ORDER_KEY)
+    assert payload_of(data)["sequence"] == 7
+    assert VERIFY[kind](data, keys) == value
+    for wrong in (-1, "7", None, True, 2**63):
+        data = resigned(world, kind, lambda fields, wrong=wrong: fields.update(sequence=wrong))
+        assert attack_of(kind, data, keys) == Attack.MALFORMED_DOCUMENT
+
+
 def test_what_is_no_document_has_no_kind(world, document):
     for data in (b"", b"x" * 200, document["order"][1][:-1]):
         with pytest.raises(TrustError) as caught:
@@ -259,6 +321,7 @@ def test_an_unknown_key_is_arbitrary_software(world, document, kind):
         ("order", ORDER_SIZE_BYTES_MAX),
         ("report", REPORT_SIZE_BYTES_MAX),
         ("identity", IDENTITY_REPORT_SIZE_BYTES_MAX),
+        ("receipt", RECEIPT_SIZE_BYTES_MAX),
     ],
 )
 def test_a_document_has_a_largest_size(world, kind, size):
@@ -321,7 +384,7 @@ def test_an_unknown_field_is_passed_over_unless_it_is_critical(world, kind):
     """A later version may say more; it says itself what must not be passed over."""
     keys = [world.ORDER_KEY.public_key()]
     plain = VERIFY[kind](resigned(world, kind, lambda _fields: None), keys)
-    known = {"manifest": "release", "order": "vin", "report": "counter", "identity": "nodes"}[kind]
+    known = {"manifest": "release", "order": "vin", "report": "counter", "identity": "nodes", "receipt": "reason"}[kind]
     for change in ({"x": 1}, {"x": {"deep": [1, 2]}}, {"x": 1, "critical": []}, {"critical": [known]}):
         data = resigned(world, kind, lambda fields, change=change: fields.update(change))
         assert VERIFY[kind](data, keys) == plain, change

@@ -71,7 +71,7 @@ def test_a_release_is_accepted_step_by_step(world, unit):
         order_sha256=hashlib.sha256(world.order_data).digest(),
         order_is_open=False,
         security_counters=((0, 2), (1, 2), (2, 2), (3, 2)),
-        time_s=world.order.issued_s,
+        time_s=world.manifest.created_s + 7 * world.DAY_S,
     )
 
 
@@ -167,8 +167,8 @@ def test_an_older_order_is_a_replay(world, unit):
 def test_time_is_the_later_of_the_clock_and_the_latest_signed_time(world, unit):
     """A clock at 1970 does not revive an old order; a clock twenty years ahead does no lasting harm."""
     trust = unit()
-    trust.accept_order(world.order_data, 0)
-    assert trust.state.time_s == world.order.issued_s
+    trust.accept_manifest(world.manifest_data, trust.accept_order(world.order_data, 0), 0)
+    assert trust.state.time_s == world.manifest.created_s + 7 * world.DAY_S
     trust.close_order()
     stale = ordered(
         world, world.manifest_data, sequence=9, order_id="o-9", issued_s=world.NOW_S - 9 * world.DAY_S,
@@ -354,10 +354,124 @@ def test_no_sequence_of_documents_moves_the_state_back(world, unit, steps):
             assert trust.state == before
             continue
         assert max(now_s, before.time_s) < order.expires_s
+        assert before.time_s - world.DAY_S <= order.issued_s
         assert trust.state.sequence >= before.sequence
-        assert trust.state.time_s >= max(before.time_s, issued_s)
+        try:
+            trust.accept_manifest(world.manifest_data, order, now_s * 1_000_000_000)
+        except TrustError:
+            assert trust.state.time_s == before.time_s
+            continue
+        assert trust.state.time_s == max(before.time_s, min(issued_s, world.manifest.created_s + 7 * world.DAY_S))
         if closes:
             trust.close_order()
+
+
+# -- ends, fast-forward, a unit without a clock -----------------------------------------------------------------------------
+
+
+def test_a_withdrawn_order_may_be_given_again_and_one_that_ended_may_not(world, unit):
+    """S19: "no order for you" has no signature, so it is no end for good; what was carried out or refused is."""
+    trust = unit()
+    trust.accept_order(world.order_data, world.NOW_NS)
+    trust.close_order(is_withdrawn=True)
+    assert not trust.ended_order(world.order_data)
+    refused(lambda: trust.reread_order(world.order_data), Attack.REPLAY, trust)
+    trust = unit(state=TrustState.loads(trust.state.dumps()))
+    assert trust.accept_order(world.order_data, world.NOW_NS) == world.order
+    assert trust.state.order_is_open
+    assert trust.reread_order(world.order_data) == world.order
+    trust.close_order()
+    assert trust.ended_order(world.order_data)
+    trust = unit(state=TrustState.loads(trust.state.dumps()))
+    assert trust.ended_order(world.order_data)
+    refused(lambda: trust.accept_order(world.order_data, world.NOW_NS), Attack.REPLAY, trust)
+
+
+def test_a_withdrawn_order_is_a_replay_behind_a_newer_one(world, unit):
+    """S19: the newest order counts, whatever became of it; other documents with the withdrawn number do not."""
+    trust = unit()
+    trust.accept_order(world.order_data, world.NOW_NS)
+    trust.close_order(is_withdrawn=True)
+    other = ordered(world, world.manifest_data, order_id="o-other")
+    refused(lambda: trust.accept_order(other, world.NOW_NS), Attack.REPLAY, trust)
+    trust.accept_order(ordered(world, world.manifest_data, sequence=6, order_id="o-18"), world.NOW_NS)
+    refused(lambda: trust.accept_order(world.order_data, world.NOW_NS), Attack.REPLAY, trust)
+
+
+def test_what_an_older_version_keeps_of_a_withdrawn_order_makes_no_other_order_good(world, unit):
+    """An older firmware keeps the field as it found it, and carries out a newer order meanwhile."""
+    trust = unit()
+    trust.accept_order(world.order_data, world.NOW_NS)
+    trust.close_order(is_withdrawn=True)
+    newer = ordered(world, world.manifest_data, sequence=6, order_id="o-18")
+    state = world.replace(trust.state, sequence=6, order_sha256=hashlib.sha256(newer).digest())
+    trust = unit(state=TrustState.loads(state.dumps()))
+    assert trust.ended_order(newer)
+    refused(lambda: trust.accept_order(newer, world.NOW_NS), Attack.REPLAY, trust)
+    assert b"withdrawn" not in state.dumps(as_found=True)
+
+
+@pytest.mark.parametrize(("ahead", "is_taken"), [(1_000_000, True), (1_000_001, False), (2**63 - 1 - 5, False)])
+def test_s15_a_sequence_far_ahead_is_refused_and_moves_nothing(world, unit, ahead, is_taken):
+    trust = unit(state=TrustState(sequence=5))
+    data = ordered(world, world.manifest_data, sequence=5 + ahead, order_id="o-ahead")
+    if is_taken:
+        assert trust.accept_order(data, world.NOW_NS).sequence == 1_000_005
+    else:
+        refused(lambda: trust.accept_order(data, world.NOW_NS), Attack.FAST_FORWARD, trust)
+        assert trust.accept_order(ordered(world, world.manifest_data, sequence=6), world.NOW_NS).sequence == 6
+
+
+@pytest.mark.parametrize("clock_s", [0, 1_790_000_000])
+def test_s15_an_issue_time_far_ahead_moves_the_signed_time_by_a_week_at_most(world, unit, clock_s):
+    """Beyond the end of the release it is refused; before it, the release's own time bounds what is believed of it."""
+    trust, now_ns = unit(), clock_s * 1_000_000_000
+
+    def taken(sequence, issued_s):
+        data = ordered(
+            world, world.manifest_data, sequence=sequence, order_id=f"o-{sequence}", issued_s=issued_s,
+            expires_s=issued_s + 30 * world.DAY_S,
+        )  # fmt: skip
+        return trust.accept_order(data, now_ns)
+
+    order = taken(5, 2_800_000_000)
+    refused(lambda: trust.accept_manifest(world.manifest_data, order, now_ns), Attack.FREEZE, trust)
+    assert trust.state.time_s == 0
+    trust.accept_manifest(world.manifest_data, taken(6, world.manifest.expires_s - 1), now_ns)
+    assert trust.state.time_s == world.manifest.created_s + 7 * world.DAY_S
+    # And the honest platform goes on.
+    assert trust.accept_manifest(world.manifest_data, taken(7, world.NOW_S), now_ns)
+
+
+def test_s4_p21_a_unit_at_1970_takes_no_order_that_ended_before_its_release_was_made(world, unit):
+    trust = unit()
+    made_s = world.manifest.created_s
+    for sequence, expires_s in ((5, made_s - 100 * world.DAY_S), (6, made_s)):
+        data = ordered(
+            world, world.manifest_data, sequence=sequence, order_id="o-old", issued_s=expires_s - 9 * world.DAY_S,
+            approved_s=0, expires_s=expires_s,
+        )  # fmt: skip
+        order = trust.accept_order(data, 0)
+        refused(lambda order=order: trust.accept_manifest(world.manifest_data, order, 0), Attack.FREEZE, trust)
+        assert trust.state.time_s == 0
+    order = trust.accept_order(ordered(world, world.manifest_data, sequence=7), 0)
+    assert trust.accept_manifest(world.manifest_data, order, 0) == world.manifest
+
+
+def test_s4_p21_a_unit_at_1970_takes_no_order_older_than_what_it_has_seen(world, unit):
+    """Its number is new and it has not ended, but an order that was accepted before was issued later."""
+    trust = unit()
+    trust.accept_manifest(world.manifest_data, trust.accept_order(world.order_data, 0), 0)
+    seen_s = trust.state.time_s
+    for issued_s, is_taken in ((seen_s - world.DAY_S - 1, False), (seen_s - world.DAY_S, True)):
+        data = ordered(
+            world, world.manifest_data, sequence=9, order_id="o-9", issued_s=issued_s, approved_s=0,
+            expires_s=world.NOW_S + world.DAY_S,
+        )  # fmt: skip
+        if is_taken:
+            assert trust.accept_order(data, 0).sequence == 9
+        else:
+            refused(lambda data=data: trust.accept_order(data, 0), Attack.FREEZE, trust)
 
 
 # -- storage and construction --------------------------------------------------------------------------------------------
@@ -388,6 +502,8 @@ def test_a_state_with_wrong_values_is_no_state():
         {"security_counters": ((64, 1),)},
         {"security_counters": ((0, -1),)},
         {"time_s": -1},
+        {"withdrawn_sha256": b"x"},
+        {"withdrawn_sha256": 0},
     ):
         with pytest.raises(LocalProtocolError, match="expected"):
             TrustState(**wrong)
@@ -401,6 +517,7 @@ def test_the_largest_state_fits_its_limit():
         order_is_open=True,
         security_counters=tuple((position, 2**32 - 1) for position in range(64)),
         time_s=2**63 - 1,
+        withdrawn_sha256=bytes([255]) * 32,
     )
     assert TrustState.loads(state.dumps()) == state
 

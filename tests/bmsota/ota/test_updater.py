@@ -7,6 +7,7 @@ and no less. A download answers itself from a small device API unless the line s
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from updater_rig import (
     UNTIL_FLASHED,
     UNTIL_ORDER,
     UNTIL_STAGED,
+    UNTIL_SWITCHED,
     UNTIL_TESTED,
     Device,
     play,
@@ -42,9 +44,24 @@ from bmsota.ota import (
     TellState,
     Updater,
     UpdaterState,
+    device_api,
     sign_manifest,
     sign_order,
 )
+
+REPORTED = HAPPY.partition("    > ack")[0]
+ASKED = """
+    > instructed
+    < tell authenticating 0
+    < POST challenge
+    > answer
+    < POST session
+    > answer
+    < POST reports
+"""
+
+AGAIN_REPORTED = "\n    < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]"
+AGAIN_UNTIL_ORDER = UNTIL_ORDER.replace("    > instructed\n", "")
 
 SCRIPTS = {
     "happy path": HAPPY,
@@ -91,10 +108,30 @@ SCRIPTS = {
         < tell authenticating 0
         < POST challenge at http://b.example
     """,
-    "a forged order is refused and nothing is owed": UNTIL_ORDER
+    "N14 a forged order is fetched as often as a wrong block, then refused, and nothing is owed": UNTIL_ORDER
     + """
         > answer forged
+        < tell authenticating 0: {forged}
+        > wait 5.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer forged
+        < tell authenticating 0: {forged}
+        > wait 10.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer forged
         < tell rejected 0: {forged}
+        < POST order/refusal
+        > answer
         > state IDLE
         > login
         > instructed
@@ -105,16 +142,42 @@ SCRIPTS = {
     + """
         > answer other-vehicle
         < tell rejected 0: wrong-vehicle: expected an order for LBMSOTA0000000001, got one for LBMSOTA0000000002
+        < POST order/refusal
+        > answer
         > state IDLE
     """,
     "an expired order is refused": UNTIL_ORDER
     + """
         > answer expired
         < tell rejected 0: freeze: expected order to be valid at 1790000000, got expiry 1789999999
+        < POST order/refusal
+        > answer 404
         > state IDLE
     """,
-    "a forged manifest is refused with a report": UNTIL_ORDER
+    "N14 a forged manifest is fetched as often as a wrong block, then refused with a report": UNTIL_ORDER
     + """
+        > answer
+        < GET manifests
+        > answer forged-manifest
+        < tell authenticating 0: {forged-manifest}
+        > wait 5.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < GET manifests
+        > answer forged-manifest
+        < tell authenticating 0: {forged-manifest}
+        > wait 10.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
         > answer
         < GET manifests
         > answer forged-manifest
@@ -211,6 +274,24 @@ SCRIPTS = {
         < GET manifests
         > answer
         < POST orders/o-17/confirm
+    """
+    + "".join(
+        f"""
+        > answer 422
+        < tell authenticating 0: confirm: expected 200, got 422 no: said no
+        > wait {wait_s}
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < POST orders/o-17/confirm
+        """
+        for wait_s in (5.1, 10.1, 20.1, 40.1, 80.1, 160.1, 300.1)
+    )
+    + """
         > answer 422
         < discover
         > nodes 1=2.0.0 2=2.0.0
@@ -330,23 +411,26 @@ SCRIPTS = {
         < tell downloading 28
         < GET images/master bytes=4096-{master-last}
     """,
-    "an image that is not there fails the upgrade": UNTIL_DOWNLOAD
+    "N12 an image that is not there yet is asked for again": UNTIL_DOWNLOAD
     + """
         > answer 404
+        < remark download broke off: missing: the server does not have the image, got 404
         < abort
-        < discover
-        > nodes 1=2.0.0 2=2.0.0
-        < report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: {missing}
-        > power
-        < discover
-        > nodes 1=2.0.0 2=2.0.0
-        < report 2 failed [0=2.0.0 1=2.0.0 2=2.0.0]: {missing}
-        > ack
-        > state IDLE
+        > wait 1.9
+        > wait 0.2
+        < GET images/master
+        > answer
+        < tell downloading 28
+        < tell downloading 56
+        < tell downloading 63
+        < abort
+        < GET images/slave
     """,
     "the staged image is damaged at rest": UNTIL_STAGED
     + """
         > power damaged-staged
+        < reset: switches to the new image
+        > power
         < discover
         > nodes 1=2.0.0 2=2.0.0
         < report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: the staged image was refused at boot
@@ -355,6 +439,8 @@ SCRIPTS = {
     """,
     "an instruction that comes before the slaves have booted waits its turn": UNTIL_STAGED
     + """
+        > power
+        < reset: switches to the new image
         > boot
         > instructed
         > on
@@ -364,6 +450,8 @@ SCRIPTS = {
     """,
     "a slave that is not there stops the upgrade": UNTIL_STAGED
     + """
+        > power
+        < reset: switches to the new image
         > power
         < tell switching 100
         < discover
@@ -388,6 +476,8 @@ SCRIPTS = {
     "a slave that answers late is waited for": UNTIL_STAGED
     + """
         > power
+        < reset: switches to the new image
+        > power
         < tell switching 100
         < discover
         > nodes 1=2.0.0
@@ -398,6 +488,8 @@ SCRIPTS = {
     """,
     "a slave already on target is left alone, also on the way back": UNTIL_STAGED
     + """
+        > power
+        < reset: switches to the new image
         > power
         < tell switching 100
         < discover
@@ -425,6 +517,8 @@ SCRIPTS = {
     "all slaves on target already": UNTIL_STAGED
     + """
         > power
+        < reset: switches to the new image
+        > power
         < tell switching 100
         < discover
         > nodes 1=2.1.0 2=2.1.0
@@ -433,6 +527,8 @@ SCRIPTS = {
     """,
     "a slave that fails once is flashed again, alone": UNTIL_STAGED
     + """
+        > power
+        < reset: switches to the new image
         > power
         < tell switching 100
         < discover
@@ -446,6 +542,8 @@ SCRIPTS = {
     """,
     "a slave that fails twice ends the upgrade": UNTIL_STAGED
     + """
+        > power
+        < reset: switches to the new image
         > power
         < tell switching 100
         < discover
@@ -549,8 +647,359 @@ SCRIPTS = {
     "a slave that cannot be confirmed takes all back": UNTIL_CONFIRMED
     + """
         > confirmed 1=ok 2=silent
+        < discover
+        > nodes 1=2.1.0 2=2.1.0 trial=2
+        < confirm 1=2.1.0 2=2.1.0
+        > confirmed 1=ok 2=silent
+        < discover
+        > nodes 1=2.1.0 2=2.1.0 trial=2
         < tell switching 100: slave 2: silent
         < revert [1,2] restart []
+    """,
+    "a slave whose answer to the confirmation was lost has confirmed": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=silent 2=silent
+        < discover
+        > nodes 1=2.1.0
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < raise 1=2.1.0 2=2.1.0
+        > raised 1=ok 2=ok
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+    """,
+    "a confirmation that was lost on the way is said again": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=ok 2=silent
+        < discover
+        > nodes 1=2.1.0 2=2.1.0 trial=2
+        < confirm 1=2.1.0 2=2.1.0
+        > confirmed 1=ok 2=ok
+        < raise 1=2.1.0 2=2.1.0
+    """,
+    "a slave that fell back instead of confirming takes all back": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=ok 2=wrong-version
+        < discover
+        > nodes 1=2.1.0 2=2.0.0
+        < tell switching 100: slave 2: wrong-version; slaves 2 do not run the new image
+        < revert [1] restart [2]
+    """,
+    "a slave that is gone after its confirmation takes all back": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=ok 2=silent
+        < discover
+        > nodes 1=2.1.0
+        < discover
+        > nodes 1=2.1.0
+        < discover
+        > nodes 1=2.1.0
+        < tell switching 100: slave 2: silent; slaves 2 do not answer
+        < revert [1] restart []
+    """,
+    "the power is cut while it is asked what was confirmed": UNTIL_CONFIRMED
+    + """
+        > confirmed 1=ok 2=silent
+        < discover
+        > power
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < tell switching 100: the new image was not confirmed before the next boot
+        < revert [1,2] restart []
+    """,
+    "S19: a withdrawn order that is given again is taken up again": UNTIL_DOWNLOAD
+    + """
+        > answer 401
+        < abort
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer 204
+        < tell cancelled 0: the platform has no order for this unit
+        > state IDLE
+        > power
+    """
+    + UNTIL_DOWNLOAD,
+    "S19: withdrawn at its confirmation, and given again": UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > answer
+        < POST orders/o-17/confirm
+        > answer 409
+        < tell cancelled 0: the platform has cancelled the order
+    """
+    + UNTIL_DOWNLOAD,
+    "S19: an order that was carried out is not taken up again: its end is reported again": HAPPY
+    + UNTIL_ORDER
+    + """
+        > answer
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 2 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > power
+        > state IDLE
+    """
+    + UNTIL_ORDER
+    + """
+        > answer
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 3 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > ack
+        > state IDLE
+    """,
+    "S19: an order that was refused stays refused, also behind an answer that there is none": UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > answer forged-manifest
+        < tell authenticating 0: {forged-manifest}
+        > wait 5.1
+    """
+    + AGAIN_UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > answer forged-manifest
+        < tell authenticating 0: {forged-manifest}
+        > wait 10.1
+    """
+    + AGAIN_UNTIL_ORDER
+    + """
+        > answer
+        < GET manifests
+        > answer forged-manifest
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: {forged-manifest}
+        > ack
+        > state IDLE
+    """
+    + UNTIL_ORDER
+    + """
+        > answer 204
+        > state IDLE
+    """
+    + UNTIL_ORDER
+    + """
+        > answer
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 2 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: {forged-manifest}
+    """,
+    "P8: an instruction is followed while the report is pending, and a newer order supersedes it": REPORTED
+    + """
+        > instructed
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < POST reports
+        > answer 404
+        < GET order
+        > answer newer
+        < GET manifests
+        > ack
+        > login
+        < tell authenticating 0
+        > answer
+        < POST orders/o-18/confirm
+    """,
+    "P8: without a newer order the report stays pending, over power cycles too": REPORTED
+    + ASKED
+    + """
+        > answer 404
+        < GET order
+        > answer 204
+        > state REPORTING
+        > login
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > power
+        < discover
+        > instructed
+        > nodes 1=2.1.0 2=2.1.0
+        < report 2 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > broken cut
+        < tell authenticating 0: cut
+        > power
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 3 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > ack
+        > state IDLE
+    """,
+    "P8: the same order again while the report is pending: the report is repeated": REPORTED
+    + ASKED
+    + """
+        > answer 404
+        < GET order
+        > answer
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > state REPORTING
+    """,
+    "P8: a refusal on the link ends nothing; the reason is asked over the device API, once a login": REPORTED
+    + """
+        > refused
+        < tell authenticating 0
+        < POST challenge
+        > refused
+        > answer 503
+        < tell authenticating 0: challenge: expected 200, got 503 no: said no
+        > wait 5.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < POST reports
+        > answer receipt
+        < GET order
+        > answer 204
+        > state IDLE
+        > power
+        > state IDLE
+    """,
+    "P8: a report of an order that the platform has never heard of is given up on its signed word": REPORTED
+    + ASKED
+    + """
+        > answer receipt unknown-order 0
+        < remark the platform refuses the report for good: unknown-order: said the platform
+        < GET order
+        > answer 204
+        > state IDLE
+        > login
+    """,
+    "P8: a stranger's word ends no report": REPORTED
+    + ASKED
+    + """
+        > answer receipt unknown-order 0 thief
+        < remark the answer to the report is not believed: arbitrary-software: signed with unknown key 3774845b9147b50c
+        < GET order
+        > answer 204
+        > login
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > refused
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < POST reports
+        > answer nonsense
+        < remark the answer to the report is not believed: {no-receipt}
+        < GET order
+        > answer 204
+        > state REPORTING
+    """,
+    "S32: a counter that has begun anew goes on above what the platform says it has taken": REPORTED
+    + ASKED
+    + """
+        > answer receipt replay 57
+        < remark the platform has taken reports up to 57 from this vehicle; the report is signed anew
+        < report 58 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        < GET order
+        > answer 204
+        > state REPORTING
+        > ack
+        > state IDLE
+    """,
+    "S15: no signature moves the report counter beyond any number of reports": REPORTED
+    + ASKED
+    + """
+        > answer receipt replay 1099511627776
+        < remark the platform refuses the report for good: replay: said the platform
+        < GET order
+        > answer 204
+        > state IDLE
+    """,
+    "P8: the platform takes the report on the link while it is asked why it did not": REPORTED
+    + ASKED
+    + """
+        > ack
+        > answer receipt
+        < GET order
+        > answer newer
+        < GET manifests
+    """,
+    "P8: a session that cannot be opened leaves the report pending": REPORTED
+    + """
+        > instructed
+        < tell authenticating 0
+        < POST challenge
+    """
+    + "".join(
+        f"""
+        > broken no network
+        < tell authenticating 0: no network
+        > wait {wait}.1{said}
+        < tell authenticating 0
+        < POST challenge
+        """
+        for wait, said in ((5, ""), (10, ""), (20, ""), (40, ""), (80, ""), (160, AGAIN_REPORTED), (300, ""))
+    )
+    + """
+        > broken no network
+        < tell authenticating 0: no network
+        > state REPORTING
+        > login
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+    """,
+    "P24: an order below what was accepted is refused with the number, and the next one is above it": HAPPY
+    + UNTIL_ORDER
+    + """
+        > answer older
+        < tell rejected 0: replay: expected an order after 5, got 3
+        < POST order/refusal
+        > answer newer
+        < GET manifests
+        > answer
+        < POST orders/o-18/confirm
+    """,
+    "orders that are not believed end the session, not the unit": UNTIL_ORDER
+    + """
+        > answer other-vehicle
+        < tell rejected 0: wrong-vehicle: expected an order for LBMSOTA0000000001, got one for LBMSOTA0000000002
+        < POST order/refusal
+        > answer other-vehicle
+        < tell rejected 0: wrong-vehicle: expected an order for LBMSOTA0000000001, got one for LBMSOTA0000000002
+        < POST order/refusal
+        > answer other-vehicle
+        < tell rejected 0: wrong-vehicle: expected an order for LBMSOTA0000000001, got one for LBMSOTA0000000002
+        > state IDLE
+    """,
+    "an accepted order is not ended by another that is not believed": UNTIL_DOWNLOAD
+    + """
+        > power
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer other-vehicle
+        < tell rejected 0: wrong-vehicle: expected an order for LBMSOTA0000000001, got one for LBMSOTA0000000002
+        < POST order/refusal
+        > answer
+        < tell authenticating 0: the platform offers an order that is not believed
+        > wait 5.1
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < POST orders/o-17/confirm
     """,
     "a mixed pack is said in the reason": UNTIL_TESTED
     + """
@@ -611,12 +1060,161 @@ SCRIPTS = {
     """,
     "the old image is found damaged at the switch: there is only the new one": UNTIL_STAGED
     + """
+        > power
+        < reset: switches to the new image
         > power damaged-active
         < tell switching 100
         < discover
         > nodes 1=2.0.0 2=2.0.0
         < tell flashing slaves 100
         < flash 1,2
+    """,
+    "P18 P20 the switch waits for rest in the old image, over power cycles": UNTIL_STAGED
+    + """
+        > power charging
+        < tell download complete 100: charging
+        > login
+        < tell download complete 100: charging
+        > power empty
+        < tell download complete 100: state of charge below 10 %
+        > weak
+        < tell download complete 100: 12 V supply below 11.5 V
+        > live
+        < tell download complete 100: contactors closed, current above 15 A
+        > faulty
+        < tell download complete 100: a fault above level 2
+        > wait 100
+        > driving
+        < tell download complete 100: driving
+        > parked
+        < reset: switches to the new image
+        > power
+        < tell switching 100
+        < discover
+    """,
+    "P19 the download goes on while the vehicle drives": UNTIL_DOWNLOAD
+    + """
+        > driving
+        > answer cut 5000
+        < tell downloading 28
+        < remark download broke off: connection lost
+        > wait 1.1
+        < GET images/master bytes=5000-{master-last}
+        > answer 401
+        < abort
+        < tell authenticating 0
+        < POST challenge
+        > power driving
+        < tell authenticating 0
+        < POST challenge
+    """,
+    "P18 P19 in the test boot rest is waited for before each step that needs it": UNTIL_SWITCHED
+    + """
+        > driving
+        > nodes 1=2.0.0 2=2.0.0
+        < tell switching 100: driving
+        > wait 100
+        > charging
+        < tell switching 100: charging
+        > parked
+        < tell flashing slaves 100
+        < flash 1,2
+        > weak
+        > flashed 1=ok 2=ok
+        < tell switching 100: 12 V supply below 11.5 V
+        > early
+        > parked
+        < activate 1,2
+    """,
+    "P18 a pack that does not come to rest goes back": UNTIL_SWITCHED
+    + """
+        > charging
+        > nodes 1=2.0.0 2=2.0.0
+        < tell switching 100: charging
+        > wait 1799
+        > wait 2
+        < tell switching 100: the pack did not come to rest: charging
+        < revert [] restart [1,2]
+        > reverted 1=ok 2=ok
+        < reset: the pack did not come to rest: charging
+        > power charging
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.0.0]: the pack did not come to rest: charging
+    """,
+    "P19 nothing is restarted while the vehicle drives; the next power-on goes back": UNTIL_SWITCHED
+    + """
+        > driving
+        > nodes 1=2.0.0 2=2.0.0
+        < tell switching 100: driving
+        > wait 7200
+        > power driving
+        < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.0.0]: the new image was not confirmed before the next boot
+    """,
+    "a pack that never answers is gone on without": UNTIL_SWITCHED
+    + """
+        > wait 599
+        > wait 2
+        < discover
+        > wait 600
+        < discover
+        > wait 600
+        < tell switching 100: slaves 1, 2 do not answer
+        < revert [] restart []
+        > wait 600
+        < reset: slaves 1, 2 do not answer
+        > wait 600
+        < reset: slaves 1, 2 do not answer
+        > power
+        < discover
+    """,
+    "slaves that are flashed without an answer are flashed once more": UNTIL_SWITCHED
+    + """
+        > nodes 1=2.0.0 2=2.0.0
+        < tell flashing slaves 100
+        < flash 1,2
+        > wait 7201
+        < flash 1,2
+        > wait 7201
+        < tell switching 100: slave 1: no answer; slave 2: no answer
+        < revert [] restart [1,2]
+    """,
+    "slaves that are activated without an answer": UNTIL_FLASHED
+    + """
+        > wait 601
+        < tell switching 100: slave 1: no answer; slave 2: no answer
+        < revert [] restart [1,2]
+    """,
+    "a self-test without an end": UNTIL_TESTED
+    + """
+        > wait 601
+        < tell switching 100: the self-test did not end
+        < revert [1,2] restart []
+    """,
+    "slaves that are confirmed without an answer": UNTIL_CONFIRMED
+    + """
+        > wait 601
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < raise 1=2.1.0 2=2.1.0
+    """,
+    "counters that are raised without an answer, and a report that is not acknowledged": UNTIL_COMMITTED
+    + """
+        > wait 601
+        < discover
+        > nodes 1=2.1.0 2=2.1.0
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > wait 299
+        > wait 2
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > wait 598
+        > wait 2
+        < report 1 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+        > ack
+        > wait 86400
+        > state IDLE
     """,
     "answers to questions that were not asked are ignored": UNTIL_STAGED
     + """
@@ -648,6 +1246,10 @@ def texts(world):
             world.order_for(world.manifest_data, issued_s=world.NOW_S - 100, expires_s=world.NOW_S - 1), world.ORDER_KEY
         ),
     }
+    newer = world.order_for(world.manifest_data, order_id="o-18", sequence=6)
+    documents["newer"] = sign_order(newer, world.ORDER_KEY)
+    older = world.order_for(world.manifest_data, order_id="o-3", sequence=3)
+    documents["older"] = sign_order(older, world.ORDER_KEY)
     digest = world.manifest.images[0].sha256.hex()[:16]
     return SimpleNamespace(
         documents=documents,
@@ -655,7 +1257,7 @@ def texts(world):
             "{forged}": stranger,
             "{forged-manifest}": stranger,
             "{corrupted}": f"image {digest}: corrupted-data: block 1 did not have its signed digest 3 times",
-            "{missing}": f"image {digest}: missing: the server does not have the image, got 404",
+            "{no-receipt}": ("malformed-document: application/vnd.bmsota.receipt+cbor: expected tag 18, got 6e"),
             "{nonsense}": "challenge: expected a string of 14 bytes, got 7 (offset 1)",
             "{master-last}": str(world.manifest.images[0].size_bytes - 1),
         },
@@ -700,7 +1302,7 @@ def test_every_transition_of_the_table_is_walked(made, texts, monkeypatch):
     for answers in range(4):
         give_up(made(), answers)
     expire(made())
-    cut_between_the_writes_of_staging(made())
+    renew(expire_staged(made()))
     table = {(before, after) for before, followers in TRANSITIONS.items() for after in followers}
     assert walked == table
     assert {state for pair in table for state in pair} == set(UpdaterState)
@@ -770,10 +1372,11 @@ def test_a_busy_platform_says_when_to_come_back(made, told_s, waited_s):
 
 
 def test_an_instruction_without_an_origin_is_signed_nowhere(made):
-    """The proof names where the unit talks to; a URL that has no origin gets none."""
+    """The proof names where the unit talks to; a URL that has no origin, in an old journal, gets none."""
     device = made()
-    device.actions()
-    device.updater.instructed("http://b x", device.now_ns)
+    play(device, UNTIL_DOWNLOAD)
+    device.updater._records.move("http://b x")
+    device.power()
     device.actions()
     device.give("answer")
     assert device.request is None
@@ -796,6 +1399,117 @@ def expire(device):
             "freeze: expected order to be valid at 1793456000, got expiry 1792592000"
         )
     ]
+
+
+def expire_staged(device):
+    """A staged image waits in the garage until its order has expired: it is not switched to before a renewed one."""
+    play(device, UNTIL_STAGED)
+    device.now_ns += 40 * 24 * 3600 * SECOND
+    expired = "freeze: expected order to be valid at 1793456000, got expiry 1792592000"
+    play(
+        device,
+        f"""
+        > power
+        < tell download complete 100: {expired}
+        < tell authenticating 0
+        < POST challenge
+        > answer
+        < POST session
+        > answer
+        < GET order
+        > answer
+        < tell authenticating 0: {expired}
+        > wait 4.9
+        """,
+    )
+    device.give("wait 0.2")
+    assert device.actions()[-1] == "POST challenge"
+    return device
+
+
+def renew(device):
+    """The platform has signed the order anew; the unit, which has just begun to ask, finds it."""
+    world = device.world
+    order = world.order_for(
+        world.manifest_data,
+        order_id="o-18",
+        sequence=6,
+        issued_s=world.NOW_S + 39 * 24 * 3600,
+        expires_s=world.NOW_S + 80 * 24 * 3600,
+    )
+    device.documents["order"] = sign_order(order, world.ORDER_KEY)
+    for _ in range(4):
+        device.give("answer")
+
+
+def test_p21_a_staged_image_whose_order_has_expired_waits_for_a_renewed_one(made):
+    device = expire_staged(made())
+    for _ in range(30):
+        # However often it is the old one: asked again, at most every five minutes, and nothing is switched.
+        for _ in range(3):
+            device.give("answer")
+        assert device.updater.state is UpdaterState.WAITING_SAFE_STATE
+        wait_ns = device.updater.next_timeout() - device.now_ns
+        assert wait_ns <= EXCHANGE_WAIT_NS_MAX
+        device.give(f"wait {wait_ns / SECOND + 0.1}")
+        device.actions()
+    assert (device.updater.in_upgrade_mode, device.updater.must_rest) == (True, False)
+    renew(device)
+    assert device.updater.state is UpdaterState.RESETTING
+    assert device.actions()[-1] == "reset: switches to the new image"
+    device.power()
+    assert device.actions()[-1] == "discover"
+
+
+def test_p21_a_clock_that_jumps_ahead_costs_nothing_but_a_wait(made):
+    """The order is still good when the clock is right again."""
+    device = expire_staged(made())
+    device.now_ns -= 40 * 24 * 3600 * SECOND
+    device.power()
+    assert device.updater.state is UpdaterState.RESETTING
+
+
+def test_a_staged_image_whose_order_was_withdrawn_is_never_switched_to(made):
+    device = expire_staged(made())
+    del device.documents["order"]
+    for _ in range(3):
+        device.give("answer")
+    assert device.actions()[-1] == "tell cancelled 0: the platform has no order for this unit"
+    device.power()
+    device.power()
+    assert device.boot.facts.version == ImageVersion(2, 0)
+    assert device.updater.state is UpdaterState.IDLE
+
+
+def test_a_renewed_order_for_a_manifest_that_has_expired_does_not_switch(made, world):
+    """It is asked for again, later and later, until there is a manifest that holds."""
+    device = made()
+    manifest = world.replace(world.manifest, expires_s=world.NOW_S + 24 * 3600)
+    device.documents["manifest"] = sign_manifest(manifest, world.MANIFEST_KEY)
+    order = world.order_for(device.documents["manifest"])
+    device.documents["order"] = sign_order(order, world.ORDER_KEY)
+    play(device, UNTIL_STAGED)
+    device.now_ns += 2 * 24 * 3600 * SECOND
+    device.power()
+    assert "expected manifest to be valid" in device.actions()[0]
+    waits = []
+    for _ in range(8):
+        for _ in range(4):
+            device.give("answer")
+        assert device.updater.state is UpdaterState.WAITING_SAFE_STATE
+        waits.append((device.updater.next_timeout() - device.now_ns) // SECOND)
+        device.give(f"wait {waits[-1] + 0.1}")
+        device.actions()
+    assert waits == [5, 10, 20, 40, 80, 160, 300, 300]
+    # The release is signed anew: another document, the same images.
+    newer = sign_manifest(world.replace(manifest, expires_s=world.NOW_S + 90 * 24 * 3600), world.MANIFEST_KEY)
+    device.documents["manifest"] = newer
+    device.documents["order"] = sign_order(world.order_for(newer, order_id="o-18", sequence=6), world.ORDER_KEY)
+    for _ in range(5):
+        device.give("answer")
+    assert device.updater.state is UpdaterState.DOWNLOAD_COMPLETE
+    device.power()
+    assert device.updater.state is UpdaterState.RESETTING
 
 
 def test_an_accepted_order_that_expires_is_refused_with_a_report(made):
@@ -828,7 +1542,9 @@ def test_a_long_tunnel_in_mid_download_is_no_failure(made):
         if device.request is not None:
             device.give("broken no mobile network")
     assert device.updater.state in {UpdaterState.WAITING_SAFE_STATE, UpdaterState.OPENING_SESSION}
-    device.give("wait 300.1")
+    while device.request is None:
+        device.give("wait 1")
+        device.collect()
     for _ in range(4):
         device.actions()
         device.give("answer")
@@ -1069,15 +1785,45 @@ def test_a_report_repeated_at_a_login_is_the_same_document(made, texts):
     assert [report.counter for report, _ in device.reports] == [1, 1, 2]
 
 
-def test_upgrade_mode_keeps_the_vehicle_at_rest(made):
+def test_upgrade_mode_is_from_the_acceptance_to_the_report_and_rest_only_for_the_work(made):
+    """Two conditions: one is shown, the other forbids driving and charging."""
     device = made()
-    assert not device.updater.in_upgrade_mode
-    play(device, UNTIL_ORDER)
-    assert device.updater.in_upgrade_mode
-    play(device, UNTIL_STAGED.removeprefix(UNTIL_ORDER))
-    assert not device.updater.in_upgrade_mode
-    device.power()
-    assert device.updater.in_upgrade_mode
+
+    def mode():
+        return device.updater.in_upgrade_mode, device.updater.must_rest
+
+    steps = [
+        (UNTIL_ORDER, (False, False)),
+        (UNTIL_DOWNLOAD, (True, False)),
+        (UNTIL_STAGED, (True, False)),
+        (UNTIL_STAGED + "> power charging\n< tell download complete 100: charging\n", (True, False)),
+        (UNTIL_STAGED + "> power\n< reset: switches to the new image\n", (True, True)),
+        (UNTIL_SWITCHED, (True, True)),
+        (
+            UNTIL_SWITCHED + "> driving\n> nodes 1=2.0.0 2=2.0.0\n< tell switching 100: driving\n",
+            (True, False),
+        ),
+        (UNTIL_FLASHED, (True, True)),
+        (UNTIL_TESTED, (True, True)),
+        (UNTIL_COMMITTED, (True, True)),
+        (HAPPY.split("> ack")[0], (True, False)),
+        (HAPPY, (False, False)),
+    ]
+    assert mode() == (False, False)
+    for script, expected in steps:
+        device = made()
+        play(device, script)
+        assert mode() == expected, script[-300:]
+
+
+def test_a_report_of_what_was_refused_before_the_switch_needs_no_rest(made):
+    device = made()
+    play(device, UNTIL_DOWNLOAD)
+    device.give("answer flip 5000")
+    device.give("answer flip 904")
+    device.give("answer flip 5000")
+    assert device.updater.state is UpdaterState.DISCOVERING
+    assert (device.updater.in_upgrade_mode, device.updater.must_rest) == (True, False)
 
 
 def test_what_an_order_answers_for_grows_with_what_it_does(made):
@@ -1136,6 +1882,8 @@ def test_a_pack_whose_master_runs_the_version_already_is_told_apart_by_its_slot(
         device,
         """
         > power
+        < reset: switches to the new image
+        > power
         < tell switching 100
         < discover
         > nodes 1=2.1.0 2=2.0.0
@@ -1158,32 +1906,138 @@ def cut_at(device, script, operation, phase="after"):
     device.power()
 
 
-def cut_between_the_writes_of_staging(device):
-    """The journal says staged, the boot was not yet asked to try: the next power-on asks."""
+@pytest.mark.parametrize("phase", ["before", "after"])
+def test_power_lost_in_the_last_write_of_staging(made, phase):
+    """The journal says staged, or it does not yet: then the order goes on, and finds that everything is there."""
+    device = made()
     reference = copy.deepcopy(device)
     before = reference.flash.operations
     play(reference, UNTIL_STAGED)
-    total = reference.flash.operations - before
-    cut_at(device, UNTIL_STAGED, total - 2)
-    assert device.actions()[-1] == "tell download complete 100"
-    assert device.updater.state is UpdaterState.DOWNLOAD_COMPLETE
+    # The record is written twice.
+    last = reference.flash.operations - before - (phase == "before")
+    cut_at(device, UNTIL_STAGED, last, phase)
+    device.actions()
+    if phase == "before":
+        for _ in range(4):
+            device.give("answer")
+            device.actions()
+        assert device.updater.state is UpdaterState.DOWNLOAD_COMPLETE
+        device.power()
+    assert device.updater.state is UpdaterState.RESETTING
+
+
+def test_power_lost_between_the_request_of_the_test_boot_and_the_reset(made):
+    """The next power-on is the test boot, and finds the vehicle charging: nothing is flashed."""
+    device = made()
+    play(device, UNTIL_STAGED)
     play(
         device,
         """
-        > login
-        < tell download complete 100
         > power
+        < reset: switches to the new image
+        > power charging
         < tell switching 100
         < discover
+        > nodes 1=2.0.0 2=2.0.0
+        < tell switching 100: charging
         """,
     )
 
 
-def test_power_lost_between_the_two_writes_of_staging(made):
-    cut_between_the_writes_of_staging(made())
+def test_a_report_that_was_superseded_is_not_taken_for_the_next_one(made):
+    """The platform answers the old report late, when the next order has ended too."""
+    device = made()
+    play(device, REPORTED)
+    old = device.last_report
+    device.documents["order"] = device.documents["newer"]
+    play(device, ASKED)
+    while device.updater.state is not UpdaterState.DISCOVERING:
+        device.actions()
+        if device.request is None:
+            device.give("wait 20")
+        elif "/manifests/" in device.request.path:
+            device.give("answer forged-manifest")
+        else:
+            device.give("answer 404" if device.request.path.endswith("/reports") else "answer")
+    device.actions()
+    device.give("nodes 1=2.1.0 2=2.1.0")
+    assert device.actions()[-1].startswith("report 2 rejected")
+    device.updater.report_acknowledged(old, device.now_ns)
+    device.updater.report_refused(old, device.now_ns)
+    assert device.updater.state is UpdaterState.REPORTING
+    assert device.actions() == []
+    device.give("ack")
+    assert device.updater.state is UpdaterState.IDLE
 
 
-@pytest.mark.parametrize("operation", range(1, 5))
+def test_the_platforms_word_about_another_document_ends_no_report(made):
+    device = made()
+    play(device, REPORTED + ASKED)
+    device.give("answer receipt unknown-order 0 order another")
+    assert device.actions()[0].startswith(
+        "remark the answer to the report is not believed: wrong-document: expected the receipt for "
+    )
+    device.give("answer 204")
+    assert device.updater.state is UpdaterState.REPORTING
+
+
+def test_a_refused_order_is_named_by_its_digest_with_the_number_to_go_beyond(made):
+    """P24: the platform learns in the same session what the unit takes for a replay."""
+    device = made()
+    play(device, HAPPY + UNTIL_ORDER)
+    device.give("answer older")
+    device.actions()
+    device.give("answer")
+    (refusal,) = device.refusals
+    assert refusal == device_api.OrderRefusal(
+        order_sha256=hashlib.sha256(device.documents["older"]).digest(),
+        sequence=5,
+        reason="replay: expected an order after 5, got 3",
+    )
+
+
+def test_a_report_says_the_highest_sequence_the_unit_has_accepted(made):
+    """P24: a platform that was restored from a backup goes on above it."""
+    device = made()
+    play(device, REPORTED)
+    assert device.reports[-1][0].sequence == 5
+
+
+@pytest.mark.parametrize("operation", range(1, 9))
+def test_p8_power_lost_while_a_newer_order_supersedes_a_pending_report(made, operation):
+    """Whatever write it failed in: the newer order never gets the outcome of the older, and is taken in the end."""
+    device = made()
+    play(device, REPORTED + ASKED)
+    device.give("answer 404")
+    device.actions()
+    device.flash.cut_at(device.flash.operations + operation, "after")
+    try:
+        device.give("answer newer")
+    except PowerCut:
+        pass
+    else:
+        assert operation > 6
+        return
+    device.flash.clear_cuts()
+    device.documents["order"] = device.documents["newer"]
+    device.power()
+    if device.updater.state is UpdaterState.DISCOVERING:
+        device.give("nodes 1=2.1.0 2=2.1.0")
+        device.actions()
+        assert [report.order_id for report, _ in device.reports] == ["o-17", "o-17"]
+    device.actions()
+    device.give("instructed")
+    for _ in range(6):
+        device.actions()
+        if device.request.path.endswith("/confirm"):
+            break
+        device.give("answer 404" if device.request.path.endswith("/reports") else "answer")
+    assert device.updater.order_id == "o-18"
+    assert device.updater.state is UpdaterState.CONFIRMING_ORDER
+    assert device.updater._records.journal.outcome == ""
+
+
+@pytest.mark.parametrize("operation", range(1, 6))
 def test_power_lost_while_the_order_is_closed(made, operation):
     """The report was acknowledged; whatever write the power failed in, the order comes to its end."""
     device = made()
@@ -1193,6 +2047,18 @@ def test_power_lost_while_the_order_is_closed(made, operation):
         device.give("ack")
     device.flash.clear_cuts()
     device.power()
+    if operation == 1:
+        # Nothing but the record of how it ended was written: it is reported once more.
+        play(
+            device,
+            """
+            > early
+            < discover
+            > nodes 1=2.1.0 2=2.1.0
+            < report 2 succeeded [0=2.1.0 1=2.1.0 2=2.1.0]
+            > ack
+            """,
+        )
     assert device.updater.state is UpdaterState.IDLE
     assert "upgrade" not in device.updater_store.record_names()
     assert [line for line in device.actions() if line.startswith("remark")] == []

@@ -24,6 +24,8 @@ from bmsota.ota import (
     ConfirmSlaves,
     DeviceTrust,
     DiscoverNodes,
+    DocumentReceipt,
+    DownloadOptions,
     FlashSlaves,
     ImageStore,
     LogNote,
@@ -39,6 +41,7 @@ from bmsota.ota import (
     UpdaterState,
     device_api,
     load_trust_state,
+    sign_receipt,
     verify_report,
 )
 
@@ -50,6 +53,11 @@ CONDITIONS = {
     "driving": PowerConditions(ignition_on=True, speed_kmh=48.0, is_charging=False, soc_pct=60.0),
     "charging": PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=True, soc_pct=60.0),
     "empty": PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=False, soc_pct=9.9),
+    "live": PowerConditions(
+        ignition_on=True, speed_kmh=0.0, is_charging=False, soc_pct=60.0, contactors_closed=True, current_a=15.1
+    ),
+    "weak": PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=False, soc_pct=60.0, supply_v=11.4),
+    "faulty": PowerConditions(ignition_on=True, speed_kmh=0.0, is_charging=False, soc_pct=60.0, fault_level=3),
     "off": PowerConditions(ignition_on=False, speed_kmh=0.0, is_charging=False, soc_pct=60.0),
 }
 URL = "http://a.example"
@@ -58,8 +66,9 @@ URL = "http://a.example"
 class Device:
     """A master with its flashes, the device API it talks to, and one updater from power-on to power-on."""
 
-    def __init__(self, world, *, shelf_bytes=SHELF_BYTES, flashes=None):
+    def __init__(self, world, *, shelf_bytes=SHELF_BYTES, flashes=None, options=None):
         self.world = world
+        self.options = options or DownloadOptions()
         self.flash = FlashModel(MASTER_FLASH_BYTES, seed="master")
         self.shelf_flash = FlashModel(shelf_bytes, erase_block_bytes=4096, seed="shelf")
         self.old = world.firmware(version="2.0.0", counter=1)
@@ -70,6 +79,7 @@ class Device:
         self.now_ns = world.NOW_NS
         self.request = None
         self.reports = []
+        self.refusals = []
         self.lines = []
         if flashes is None:
             self.store().install_factory(self.old)
@@ -111,12 +121,14 @@ class Device:
             store=store,
             image_store=ImageStore(self.shelf_flash),
             master_version=lambda: (boot.facts.version, store.security_counter),
+            options=self.options,
+            origins=[URL, "http://b.example"],
         )
 
-    def power(self):
+    def power(self, conditions=PARKED):
         self.prepare()
         self.updater.power_on(self.boot, self.now_ns)
-        self.updater.conditions_changed(PARKED, self.now_ns)
+        self.updater.conditions_changed(conditions, self.now_ns)
 
     # -- inputs
 
@@ -136,15 +148,22 @@ class Device:
         self.updater.logged_in(self.now_ns)
 
     def do_ack(self, _):
-        self.updater.report_acknowledged(self.now_ns)
+        self.updater.report_acknowledged(self.last_report, self.now_ns)
+
+    def do_refused(self, _):
+        self.updater.report_refused(self.last_report, self.now_ns)
+
+    @property
+    def last_report(self):
+        return self.reports[-1][1] if self.reports else b""
 
     def do_power(self, argument):
-        """A power cycle; "power NAME" spoils something meanwhile."""
+        """A power cycle; "power NAME" spoils something meanwhile, or the vehicle does something."""
         if argument == "damaged-staged":
             self.flash.flip_bit(self.updater_store._layout.slot_offsets[self.updater_store.spare_slot] + 100, 3)
         elif argument == "damaged-active":
             self.flash.flip_bit(self.updater_store._layout.slot_offsets[self.updater_store.active_slot] + 100, 3)
-        self.power()
+        self.power(CONDITIONS.get(argument, PARKED))
 
     def do_boot(self, _):
         """The first half of a power-on: the link is up before the slaves are."""
@@ -193,11 +212,11 @@ class Device:
     def respond(self, request, argument):
         if argument.isdigit():
             status = int(argument)
-            return (
-                device_api.confirmed_response() if status == 204 else device_api.error_response(status, "no", "said no")
-            )
+            return device_api.HttpResponse(204) if status == 204 else device_api.error_response(status, "no", "said no")
         if argument.startswith("busy "):
             return device_api.error_response(429, "too-many", "said wait", retry_after_s=int(argument.split()[1]))
+        if argument.startswith("receipt"):
+            return device_api.receipt_response(self.receipt(request, *argument.split()[1:]))
         if argument == "endless":
             return device_api.HttpResponse(200, {}, bytes(100_000))
         if argument == "nonsense":
@@ -213,12 +232,29 @@ class Device:
         assert device_api.bearer_token(request) == "token"
         if route.endpoint is device_api.DeviceEndpoint.ORDER:
             return device_api.order_response(self.documents.get(argument or "order"))
+        if route.endpoint is device_api.DeviceEndpoint.REFUSAL:
+            self.refusals.append(device_api.parse_refusal_request(request.body))
+            return device_api.order_response(self.documents.get(argument))
         if route.endpoint is device_api.DeviceEndpoint.MANIFEST:
             return device_api.manifest_response(self.documents.get(argument or "manifest"))
         if route.endpoint is device_api.DeviceEndpoint.CONFIRM:
             assert device_api.parse_confirm_request(request.body).decision is device_api.Decision.ACCEPTED
-            return device_api.confirmed_response()
+            return device_api.confirmed_response(route.order_id, device_api.Decision.ACCEPTED)
         return device_api.image_response(request, sha256=route.sha256, data=self.images[route.sha256])
+
+    def receipt(self, request, reason="", counter="0", signer="order", about=""):
+        """The platform's answer to the report in *request*: "receipt unknown-order 0"; nothing more: taken."""
+        world = self.world
+        receipt = DocumentReceipt(
+            vin=world.VIN,
+            hwid=world.HWID,
+            document_sha256=sha256(about.encode() or request.body).digest(),
+            reason=reason,
+            detail="said the platform" if reason else "",
+            counter=int(counter),
+            time_s=world.NOW_S,
+        )
+        return sign_receipt(receipt, world.ORDER_KEY if signer == "order" else world.THIEF_KEY)
 
     def do_nodes(self, text):
         """`1=2.0.0 2=2.0.0 trial=1 bootloader=2`; `1=2.1.0!`: the release's image, by its digest, `1=2.1.0~`: another build."""
@@ -384,12 +420,19 @@ UNTIL_STAGED = (
     < tell download complete 100
 """
 )
-UNTIL_FLASHED = (
+UNTIL_SWITCHED = (
     UNTIL_STAGED
     + """
     > power
+    < reset: switches to the new image
+    > power
     < tell switching 100
     < discover
+"""
+)
+UNTIL_FLASHED = (
+    UNTIL_SWITCHED
+    + """
     > nodes 1=2.0.0 2=2.0.0
     < tell flashing slaves 100
     < flash 1,2

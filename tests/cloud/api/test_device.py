@@ -12,7 +12,8 @@ from bmsota_cloud.services.limits import RateLimits
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.errors import ConfigurationError, TransferError, TrustError
-from bmsota.ota import HttpRequest, UpdaterState, verify_manifest, verify_order
+from bmsota.gbt32960 import UpgradeStateCode
+from bmsota.ota import DownloadOptions, HttpRequest, UpdaterState, verify_manifest, verify_order
 from bmsota.ota import device_api as api
 from bmsota.ota._exchange import DeviceExchange
 
@@ -203,7 +204,9 @@ class Relayed:
     def __init__(self, unit, url):
         self.requests = []
         records = SimpleNamespace(journal=SimpleNamespace(base_url=url))
-        self.exchange = DeviceExchange(hwid=unit.hwid, device_key=unit.key, records=records, steering=self)
+        self.exchange = DeviceExchange(
+            hwid=unit.hwid, device_key=unit.key, records=records, steering=self, options=DownloadOptions()
+        )
         self.exchange.entered(UpdaterState.OPENING_SESSION, 0)
 
     def tell(self, *_):
@@ -327,19 +330,33 @@ def test_an_order_that_is_over_is_given_again_with_the_next_sequence(world, task
     assert again.approved_s == first.approved_s
 
 
+def test_s4_a_unit_that_has_it_staged_gets_a_renewed_order_too(world, task, sample_keys):
+    """It does not switch under one that has expired; the status stays as it is."""
+    keys = [sample_keys.order_signing_key.public_key()]
+    first = verify_order(Unit(world, 1).log_in().order()[1], keys)
+    world.fetch(1)
+    world.tell(world.vin(1), UpgradeStateCode.DOWNLOAD_COMPLETE)
+    world.wait(days=8)
+    again = verify_order(Unit(world, 1).log_in().order()[1], keys)
+    assert (again.order_id, again.sequence) == (first.order_id, first.sequence + 1)
+    assert str(world.detail(task).upgrades.items[0].status) == "Download Complete"
+
+
 # --- the decision
 
 
 def test_accepting_is_noted_once(world, task, unit):
-    assert unit.confirm("OTA-1-1").status == 204
+    answer = unit.confirm("OTA-1-1")
+    api.parse_confirmed(answer.status, answer.body, order_id="OTA-1-1", decision="accepted")
     first = world.detail(task).upgrades.items[0].confirmed_at
     world.wait(minutes=1)
-    assert unit.confirm("OTA-1-1").status == 204
+    assert unit.confirm("OTA-1-1") == answer
     assert world.detail(task).upgrades.items[0].confirmed_at == first
 
 
 def test_rejecting_ends_it_with_the_reason(world, task, unit):
-    assert unit.confirm("OTA-1-1", "rejected", "owner said no").status == 204
+    answer = unit.confirm("OTA-1-1", "rejected", "owner said no")
+    api.parse_confirmed(answer.status, answer.body, order_id="OTA-1-1", decision="rejected")
     seen = world.detail(task).upgrades.items[0]
     assert (str(seen.status), seen.reason) == ("Rejected", "owner said no")
     assert unit.order() == (204, b"")
@@ -358,7 +375,7 @@ def test_a_cancelled_order_can_not_be_confirmed(world, task, unit):
     answer = unit.confirm("OTA-1-1")
     assert refusal(answer) == (409, "no-such-order")
     with pytest.raises(TransferError):
-        api.parse_confirmed(answer.status, answer.body)
+        api.parse_confirmed(answer.status, answer.body, order_id="OTA-1-1", decision="accepted")
 
 
 # --- the image
@@ -470,4 +487,5 @@ def test_fastapi_carries_it_unchanged(world, client, task, files):
     answer = unit.image(digest(files.images[1]), Range="bytes=100-199")
     assert (answer.status, answer.body) == (206, files.images[1][100:200])
     assert answer.header("Content-Range") == f"bytes 100-199/{len(files.images[1])}"
-    assert unit.confirm("OTA-1-1").status == 204
+    answer = unit.confirm("OTA-1-1")
+    api.parse_confirmed(answer.status, answer.body, order_id="OTA-1-1", decision="accepted")

@@ -668,11 +668,12 @@ def test_a_late_report_of_the_attempt_before_is_kept_and_ends_nothing_but_succes
     assert world.upgrade(task).attempt == 3
 
 
-def test_a_report_for_an_attempt_that_was_never_made_is_refused(world):
-    world.approved(1)
+def test_a_report_for_an_attempt_that_was_never_made_ends_nothing(world):
+    task = world.approved(1)
     for order_id in ("OTA-1-1-2", "OTA-1-1-1", "OTA-1-1-0"):
         report = world.report(1, order_id)
-        assert world.services.upgrades.receive_report(world.vin(1), report, world.now) is ReportVerdict.REFUSED
+        assert world.services.upgrades.receive_report(world.vin(1), report, world.now) is ReportVerdict.UNKNOWN_ORDER
+    assert world.upgrade(task).status is V.APPROVED
 
 
 def test_a_vehicle_that_another_task_has_by_now_is_not_retried(world):

@@ -165,3 +165,33 @@ def test_a_plain_terminal_without_a_hwid_calls_its_master_what_it_likes(world):
     world.services.link_watch.flush()
     entries = world.services.audit.page(PageRequest(1, 500), by=world.people["anna"]).items
     assert [entry.subject for entry in entries if "calls its master" in entry.detail] == [f"vehicle {world.vin(2)}"]
+
+
+def test_a_unit_is_replaced_by_those_who_may_and_with_what_can_be_used(world):
+    """Nothing is changed by a refusal; the HWID of another vehicle's unit is none for this one."""
+    first, second = world.register(1), world.register(2)
+    key = world.device_key(second).public_key().public_bytes_raw()
+    good = {"vin": first, "hwid": "M-7", "device_public_key": key, "now": world.now, "by": world.people["carol"]}
+    for change, kind in (
+        ({"by": world.people["vera"]}, NotAllowedError),
+        ({"vin": "NOSUCHVEHICLE0001"}, NotFoundError),
+        ({"hwid": "M-000002"}, ConflictError),
+        ({"hwid": ""}, InvalidInputError),
+        ({"device_public_key": b"short"}, InvalidInputError),
+    ):
+        with pytest.raises(kind):
+            world.services.vehicles.replace_unit(**{**good, **change})
+    assert world.services.vehicles.detail(first, by=world.people["vera"]).vehicle.hwid == "M-000001"
+    world.services.vehicles.replace_unit(**good)
+    vehicle = world.services.vehicles.detail(first, by=world.people["vera"]).vehicle
+    assert (vehicle.hwid, vehicle.device_public_key) == ("M-7", key)
+
+
+def test_a_unit_is_replaced_over_rest(world, client, bearer, base64_key):
+    vin = world.register(1)
+    body = {"hwid": "M-7", "device_public_key": base64_key(world, world.vin(2))}
+    answer = client.put(f"/api/v1/vehicles/{vin}/unit", json=body, headers=bearer("carol"))
+    assert (answer.status_code, answer.json()["hwid"]) == (200, "M-7")
+    body["device_public_key"] = "!"
+    answer = client.put(f"/api/v1/vehicles/{vin}/unit", json=body, headers=bearer("carol"))
+    assert (answer.status_code, answer.json()["error"]) == (422, "bad-key")

@@ -31,6 +31,9 @@ class SqlDevice(Tables):
         statement = select(t.device_session).where(c.hwid == hwid)
         return self._one(DeviceSession, statement.order_by(c.issued_at.desc(), c.token_sha256).limit(1))
 
+    def delete_sessions(self, vin: str) -> None:
+        self._connection.execute(delete(t.device_session).where(t.device_session.c.vin == vin))
+
     def delete_before(self, expired: datetime) -> None:
         for table in (t.spent_challenge, t.device_session):
             self._connection.execute(delete(table).where(table.c.expires_at <= expired))
