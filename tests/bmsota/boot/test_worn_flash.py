@@ -398,6 +398,19 @@ def test_a_piece_that_the_slot_does_not_keep_is_refused_and_its_block_written_ag
     store.write_staged(0, parts.NEW[:512])
 
 
+@pytest.mark.parametrize("area", [0, 1])
+def test_what_a_boot_has_read_as_new_is_never_read_as_old(device, area):
+    """The power went between the two copies; then the area that had the record is lost."""
+    store, _ = device.power_on()
+    store.put_record("kept", b"old")
+    device.flash.cut_at(device.flash.operations + 1, "after")
+    with pytest.raises(PowerCut):
+        store.put_record("kept", b"new")
+    assert device.power_on()[0].get_record("kept") == b"new"
+    device.flash.wear("unreadable", device.layout.journal_offsets[area])
+    assert device.power_on()[0].get_record("kept") == b"new"
+
+
 # -- random lives
 
 
