@@ -94,18 +94,20 @@ class WornRun:
         self.story += f"; {offset}.{bit}"
 
     def is_lost(self):
-        """Whether a node is dead because no intact image was left: of the cells themselves, none in its slots or the store."""
-        bench = self.bench
-        stores = {"master": [bench.flashes["master"], bench.flashes["shelf"]]}
-        stores |= {f"slave {slave.position}": [slave.node.flash] for slave in bench.unit.slaves}
-        dead = [name for name, version in zip(stores, bench.versions(), strict=True) if version == "off"]
+        """Whether a node is dead because no image was left that its counter allows, by the cells of its slots and the store."""
+        master, *slaves = (self.bench.unit.master, *self.bench.unit.slaves)
         return any(
             not any(
-                holds(flash, getattr(release, name.split()[0]))
-                for flash in stores[name]
-                for release in self.releases.values()
+                holds(flash, getattr(release, kind))
+                for flash in flashes
+                for counter, release in enumerate(self.releases.values(), start=1)
+                if counter >= device.node._store.security_counter
             )
-            for name in dead
+            for kind, device, flashes in (
+                ("master", master, (master.node.flash, master.image_flash)),
+                *(("slave", slave, (slave.node.flash,)) for slave in slaves),
+            )
+            if device.node.is_powered and device.version is None
         )
 
     def check(self):

@@ -269,6 +269,8 @@ class FlashModel:
 
     @staticmethod
     def _worn(cells: dict[int, int], offset: int, size: int) -> list[tuple[int, int]]:
+        if len(cells) > size:
+            return [(place, cells[place]) for place in range(offset, offset + size) if place in cells]
         return [(place, bits) for place, bits in cells.items() if offset <= place < offset + size]
 
     def _settle(self, offset: int, size: int) -> None:

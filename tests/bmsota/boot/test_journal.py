@@ -328,9 +328,7 @@ def test_a_record_once_read_as_new_is_never_read_as_old_afterwards():
         desk.put(b"old")
         desk.flash.cut_at(desk.flash.operations + 1 + seed % 10, "inside")
         with pytest.raises(PowerCut):
-            for _ in range(3):
-                desk.put(b"new")
-                desk.open()
+            desk.put_often(b"new")
         desk.flash.clear_cuts()
         first = desk.found()[-1]
         desk.newest = [Record(APPLICATION, first)]

@@ -328,10 +328,8 @@ def test_a_worn_journal_refuses_a_test_and_boots_what_it_booted_before(device, p
     store, _ = device.power_on()
     parts.stage(store, parts.NEW)
     wear_out(device, 0, 1)
-    with pytest.raises(FlashWornError, match="flash worn: journal area . does not keep what is written to it"):
-        for _ in range(20):
-            store.request_test()
-            store.revert()
+    with pytest.raises(FlashWornError, match=r"flash worn: journal area \d does not keep what is written to it"):
+        store.request_test()
     assert store.worn
     for _ in range(3):
         store, result = device.power_on()
@@ -358,10 +356,7 @@ def test_a_test_whose_end_cannot_be_recorded_ends_all_the_same(device, parts):
     assert result.reason is BootReason.TEST
     wear_out(device, 0, 1)
     with pytest.raises(FlashWornError):
-        for _ in range(20):
-            store.confirm(raise_counter=False)
-            store.put_record("filler", b"x" * 100)
-            store.raise_counter(2)
+        store.confirm(raise_counter=False)
     for _ in range(3):
         _, result = device.power_on()
         assert (parts.version(result), result.reason) == ("2.0.0", BootReason.REVERTED)
@@ -380,9 +375,14 @@ def test_an_application_record_that_cannot_be_written_lasts_until_the_power_goes
 def test_a_staged_image_that_reads_differently_each_time_is_refused(device, parts):
     store, _ = device.power_on()
     rot(device, store.spare_slot, fault="unstable")
-    with pytest.raises(FlashError, match="flash worn: slot 1"):
-        for _ in range(5):
+    refused = 0
+    for _ in range(4):
+        try:
             parts.stage(store, parts.NEW)
+        except FlashError as error:
+            assert str(error).startswith("flash worn: slot 1")  # noqa: PT017 - it may pass, one time in eight
+            refused += 1
+    assert refused
 
 
 def test_a_piece_that_the_slot_does_not_keep_is_refused_and_its_block_written_again(device, parts):
@@ -396,6 +396,19 @@ def test_a_piece_that_the_slot_does_not_keep_is_refused_and_its_block_written_ag
         store.write_staged(512, parts.NEW[512:1024])
     assert store.staging_offset == 0
     store.write_staged(0, parts.NEW[:512])
+
+
+@pytest.mark.parametrize("area", [0, 1])
+def test_what_a_boot_has_read_as_new_is_never_read_as_old(device, area):
+    """The power went between the two copies; then the area that had the record is lost."""
+    store, _ = device.power_on()
+    store.put_record("kept", b"old")
+    device.flash.cut_at(device.flash.operations + 1, "after")
+    with pytest.raises(PowerCut):
+        store.put_record("kept", b"new")
+    assert device.power_on()[0].get_record("kept") == b"new"
+    device.flash.wear("unreadable", device.layout.journal_offsets[area])
+    assert device.power_on()[0].get_record("kept") == b"new"
 
 
 # -- random lives
