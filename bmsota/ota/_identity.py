@@ -165,18 +165,14 @@ def verify_identity(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> Ide
     value = _document.verify(
         data, content_type=_document.IDENTITY, keys=public_keys, size_bytes_max=IDENTITY_REPORT_SIZE_BYTES_MAX
     )
-    *needed, mixed_pack, sequence = take_fields(value, _NAMES, "identity report", optional=("mixed_pack", SEQUENCE))
+    needed = take_fields(value, _NAMES, "identity report", optional=("mixed_pack", SEQUENCE))[: len(_NAMES)]
     fields = dict(zip(_NAMES, needed, strict=True))
     with malformed_as_trust_error("identity report"):
         expect_count("nodes", fields["nodes"], minimum=1, maximum=NODES_MAX)
         fields["nodes"] = tuple(_parse_node(node) for node in fields["nodes"])
         expect_count("upgrades", fields["upgrades"], maximum=LOCAL_UPGRADES_MAX)
         fields["upgrades"] = tuple(_parse_upgrade(upgrade) for upgrade in fields["upgrades"])
-        return IdentityReport(
-            **fields,
-            mixed_pack="" if mixed_pack is None else mixed_pack,
-            sequence=0 if sequence is None else sequence,
-        )
+        return IdentityReport(**fields, mixed_pack=value.get("mixed_pack", ""), sequence=value.get(SEQUENCE, 0))
 
 
 def content_digests(report: IdentityReport) -> tuple[bytes, bytes]:

@@ -152,18 +152,14 @@ def verify_report(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> PostB
     value = _document.verify(
         data, content_type=_document.REPORT, keys=public_keys, size_bytes_max=REPORT_SIZE_BYTES_MAX
     )
-    *needed, mixed_pack, sequence = take_fields(value, _NAMES, "report", optional=("mixed_pack", SEQUENCE))
+    needed = take_fields(value, _NAMES, "report", optional=("mixed_pack", SEQUENCE))[: len(_NAMES)]
     fields = dict(zip(_NAMES, needed, strict=True))
     with malformed_as_trust_error("report"):
         expect(fields["outcome"] in tuple(Outcome), "outcome", "an outcome", repr(fields["outcome"]))
         fields["outcome"] = Outcome(fields["outcome"])
         expect_count("nodes", fields["nodes"], minimum=1, maximum=NODES_MAX)
         fields["nodes"] = tuple(_parse_node_map(node) for node in fields["nodes"])
-        return PostBootReport(
-            **fields,
-            mixed_pack="" if mixed_pack is None else mixed_pack,
-            sequence=0 if sequence is None else sequence,
-        )
+        return PostBootReport(**fields, mixed_pack=value.get("mixed_pack", ""), sequence=value.get(SEQUENCE, 0))
 
 
 def _node_map(node: NodeReport) -> dict[str, Any]:

@@ -383,6 +383,8 @@ def test_p24_the_identity_report_says_which_sequence_the_unit_has_seen(desk, sla
         boot=desk.boot,
         device_key=desk.world.DEVICE_KEY,
         emit=desk.events.append,
+        pack_watch=PackWatch(desk.store),
+        slave_positions=(1,),
         order_sequence=lambda: sequence[0],
     )
     desk.log_in()

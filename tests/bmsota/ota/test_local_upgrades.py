@@ -602,7 +602,7 @@ def test_outcomes_have_the_names_of_the_wire():
 
 def test_digests_leave_the_journal_room_for_an_order():
     """32 nodes with new builds again and again: the record stays within half of the smallest journal of a master."""
-    unit = Unit(journal_size_bytes=16 * 1024, flash_size_bytes=32 * 1024)
+    unit = Unit(journal_size_bytes=16 * 1024, flash_size_bytes=64 * 1024)
     detector, store = unit.watch, unit.store
     seen = [NodeSnapshot(position=at, hwid=f"{at:024d}", version=NEW, image_sha256=bytes(32)) for at in range(32)]
     detector.nodes_seen(seen, NOW)
