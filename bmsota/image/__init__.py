@@ -16,6 +16,7 @@ from bmsota.image.firmware import (
     image_length,
     parse_image,
     verify_image,
+    with_low_s,
 )
 from bmsota.image.identity import HardwareClass, ImageRole
 from bmsota.image.keys import PublicKey, SigningKey, key_hash, load_public_key, load_signing_key
@@ -40,4 +41,5 @@ __all__ = [
     "load_signing_key",
     "parse_image",
     "verify_image",
+    "with_low_s",
 ]

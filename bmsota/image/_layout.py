@@ -28,6 +28,25 @@ DIGEST_SIZE_BYTES: Final = 32
 ED25519_SIGNATURE_SIZE_BYTES: Final = 64
 
 
+ENCRYPTED_FLAGS: Final = 0x04 | 0x08
+"""AES-128 and AES-256."""
+
+COMPRESSED_FLAGS: Final = 0x200 | 0x400 | 0x800
+"""LZMA, LZMA2, and the ARM Thumb filter before it."""
+
+TRAILER_MAGIC: Final = bytes.fromhex("77c295f360d2ef7f3552500f2cb67980")
+"""The last 16 bytes of a slot that MCUboot swaps (boot_img_magic), written by `imgtool sign --pad`."""
+
+TRAILER_MAGIC_TAIL: Final = bytes.fromhex("2de15d29410b8d77679c110f1f8a")
+"""Of the same behind two bytes of alignment, for flashes that are written in more than 8 bytes."""
+
+TRAILER_FLAGS_BYTES: Final = 64
+"""The flags before the magic, the confirmed one (image_ok) among them, lie within this: twice the largest alignment."""
+
+P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""Of the curve's group (SEC 2): with (r, s) also (r, n - s) is a signature; the low one is ours."""
+
+
 class ImageFlag(IntFlag):
     """The header flags we accept. Encrypted and compressed images are refused, not ignored."""
 

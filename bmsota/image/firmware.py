@@ -5,7 +5,8 @@ may sign for the other's bootloader. What imgtool offers and we refuse on both s
 record, "pure" signatures, several signatures, RSA.
 
 Strategy: verification is stricter than imgtool's, which takes trailing bytes, foreign TLVs and altered key hashes. We
-accept exactly one spelling of an image: what we understood of the bytes is written again and must give the same bytes.
+accept exactly one spelling of an image: what we understood of the bytes is written again and must give the same bytes,
+and of the two P-256 signatures with the same meaning the one with low S.
 Everything a decision rests on (security counter, dependencies, hardware class, role) must stand in the protected area,
 and must be there: an image without a counter is not an image with counter 0.
 
@@ -18,33 +19,39 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from uuid import UUID
 
 from construct import ConstructError
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from bmsota.errors import ImageError, TrustError
 from bmsota.image._layout import (
+    COMPRESSED_FLAGS,
     COUNTER_LAYOUT,
     CUSTOM_TLV_MAX,
     CUSTOM_TLV_MIN,
     DEPENDENCY_LAYOUT,
     DIGEST_SIZE_BYTES,
     ED25519_SIGNATURE_SIZE_BYTES,
+    ENCRYPTED_FLAGS,
     HEADER_LAYOUT,
     HEADER_SIZE_BYTES,
     IMAGE_MAGIC,
+    P256_ORDER,
     PROTECTED_MAGIC,
     TLV_AREA_SIZE_BYTES_MAX,
     TLV_HEADER_SIZE_BYTES,
     TLV_INFO_LAYOUT,
     TLV_INFO_SIZE_BYTES,
     TLV_LAYOUT,
+    TRAILER_FLAGS_BYTES,
+    TRAILER_MAGIC,
+    TRAILER_MAGIC_TAIL,
     UNPROTECTED_MAGIC,
     ImageFlag,
     TlvType,
@@ -66,6 +73,7 @@ __all__ = [
     "image_length",
     "parse_image",
     "verify_image",
+    "with_low_s",
 ]
 
 # The largest flash bank of the controllers a BMS is built on is 4 MiB; four times that leaves room, and keeps a
@@ -190,7 +198,7 @@ def build_image(
         signature = signing_key.sign(digest)
     else:
         # RFC 6979: no random number, so the library draws none and a build can be repeated.
-        signature = signing_key.sign(digest, ECDSA(Prehashed(SHA256()), deterministic_signing=True))
+        signature = _low_s(signing_key.sign(digest, ECDSA(Prehashed(SHA256()), deterministic_signing=True)))
     data = signed + _signature_part(replace(image, image_digest=digest, signature=signature))
     if len(data) > IMAGE_SIZE_BYTES_MAX:
         raise ImageError("image", expected=f"at most {IMAGE_SIZE_BYTES_MAX} bytes", received=f"{len(data)}")
@@ -218,7 +226,7 @@ def parse_image(data: bytes) -> FirmwareImage:
     """
     bounds = _bounds(data)
     if bounds.end != len(data):
-        raise ImageError("image", expected=f"{bounds.end} bytes", received=f"{len(data)}", offset=bounds.end)
+        _refuse_rest(data, bounds.end)
     header = bounds.header
     fill = data[HEADER_SIZE_BYTES] if header.header_size_bytes > HEADER_SIZE_BYTES else 0xFF
     protected = _parse_protected(
@@ -253,6 +261,30 @@ def parse_image(data: bytes) -> FirmwareImage:
         place = next(i for i, (ours, theirs) in enumerate(zip(again, data, strict=False)) if ours != theirs)
         raise ImageError("image", expected="the canonical encoding", received="another encoding", offset=place)
     return image
+
+
+def with_low_s(data: bytes) -> bytes:
+    """The same image with the one spelling of its signature that is accepted.
+
+    Of a P-256 signature (r, s) also (r, n - s) is one, and imgtool writes either. The verifier takes the lower, as
+    `build_image` writes it. The signed bytes stay, so no key is needed; the file's digest, which a manifest names, changes.
+    An image with the low one, or with an Ed25519 signature, is returned as it is.
+
+    Raises:
+        ImageError: *data* is no image.
+    """
+    bounds = _bounds(data)
+    tlvs = _parse_tlvs(data, bounds.protected_end + TLV_INFO_SIZE_BYTES, bounds.end)
+    kind, digest, name, signature = _parse_unprotected(tlvs, bounds.protected_end)
+    if kind is SignatureKind.ECDSA_P256:
+        try:
+            signature = _low_s(signature)
+        except ValueError as error:
+            raise ImageError("signature", expected="a DER ECDSA signature", received="other bytes") from error
+    body = _tlv(TlvType.SHA256, digest) + _tlv(TlvType.KEY_HASH, name) + _tlv(kind, signature)
+    written = bytes(data[: bounds.protected_end]) + _area(UNPROTECTED_MAGIC, body) + bytes(data[bounds.end :])
+    parse_image(written)
+    return written
 
 
 def verify_image(data: bytes, *, public_keys: Iterable[PublicKey]) -> FirmwareImage:
@@ -312,6 +344,10 @@ class _Protected:
 def _bounds(data: bytes) -> _Bounds:
     if len(data) < HEADER_SIZE_BYTES:
         raise ImageError("header", expected=f"{HEADER_SIZE_BYTES} bytes", received=f"{len(data)}", offset=0)
+    if data[:4] == IMAGE_MAGIC.to_bytes(4, "big"):
+        raise ImageError(
+            "header", expected="a little-endian image (imgtool sign -e little)", received="a big-endian one", offset=0
+        )
     if data[:4] != IMAGE_MAGIC.to_bytes(4, "little"):
         raise ImageError("header", expected=f"magic {IMAGE_MAGIC:#x}", received=data[:4].hex(), offset=0)
     try:
@@ -319,6 +355,14 @@ def _bounds(data: bytes) -> _Bounds:
     except ConstructError as error:
         # The only constant left is the reserved word.
         raise ImageError("header", expected="reserved word 0", received=data[28:32].hex(), offset=28) from error
+    for flags, what in ((ENCRYPTED_FLAGS, "encrypted"), (COMPRESSED_FLAGS, "compressed")):
+        if header.flags & flags:
+            raise ImageError(
+                "header",
+                expected=f"an image that is not {what}",
+                received=f"flags {header.flags:#x}: {what}",
+                offset=16,
+            )
     if header.header_size_bytes < HEADER_SIZE_BYTES:
         raise ImageError(
             "header", expected=f"header size >= {HEADER_SIZE_BYTES}", received=f"{header.header_size_bytes}", offset=8
@@ -338,6 +382,29 @@ def _bounds(data: bytes) -> _Bounds:
         )
     end = protected_end + _area_size(data, protected_end, UNPROTECTED_MAGIC)
     return _Bounds(header, payload_end, protected_end, end)
+
+
+def _refuse_rest(data: bytes, end: int) -> NoReturn:
+    """Say what the bytes behind an image are; imgtool makes images for a slot of MCUboot's, with its trailer."""
+    rest = data[end:]
+    tail = rest[-len(TRAILER_MAGIC) :]
+    has_trailer = tail == TRAILER_MAGIC or tail[2:] == TRAILER_MAGIC_TAIL
+    flags = rest[: -len(TRAILER_MAGIC)][-TRAILER_FLAGS_BYTES:] if has_trailer else b""
+    if 0x01 in flags:
+        raise ImageError(
+            "image",
+            expected=f"{end} bytes that are not confirmed already (imgtool sign without --confirm and --pad)",
+            received=f"{len(data)}: padded, and confirmed in the trailer",
+            offset=end,
+        )
+    if has_trailer or set(rest) in ({0xFF}, {0x00}):
+        raise ImageError(
+            "image",
+            expected=f"{end} bytes without padding (imgtool sign without --pad)",
+            received=f"{len(data)}: padded",
+            offset=end,
+        )
+    raise ImageError("image", expected=f"{end} bytes", received=f"{len(data)}", offset=end)
 
 
 def _area_size(data: bytes, offset: int, magic: int) -> int:
@@ -489,9 +556,21 @@ def _check_signature_form(image: FirmwareImage) -> None:
             raise ImageError("signature", expected="64 bytes", received=str(len(image.signature)))
         return
     try:
-        decode_dss_signature(image.signature)  # Takes strict DER only: one encoding for two numbers.
+        _, s = decode_dss_signature(image.signature)  # Takes strict DER only: one encoding for two numbers.
     except ValueError as error:
         raise ImageError("signature", expected="a DER ECDSA signature", received="other bytes") from error
+    if s > P256_ORDER // 2:
+        # n - s verifies as well: two files of one image would have two digests.
+        raise ImageError(
+            "signature",
+            expected="an ECDSA signature with low S (bmsota.image.with_low_s makes it so, without the key)",
+            received="one with high S",
+        )
+
+
+def _low_s(signature: bytes) -> bytes:
+    r, s = decode_dss_signature(signature)
+    return encode_dss_signature(r, min(s, P256_ORDER - s))
 
 
 def _tlv(number: int, value: bytes) -> bytes:

@@ -4,6 +4,9 @@ import hashlib
 import struct
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +24,7 @@ from bmsota.image import (
     image_length,
     parse_image,
     verify_image,
+    with_low_s,
 )
 
 REFUSED = (ImageError, TrustError)
@@ -130,7 +134,7 @@ def test_no_truncated_or_lengthened_image_is_accepted(forge, image):
             with pytest.raises(REFUSED):
                 verify_image(mutant, public_keys=keys)
     for tail in (b"\0", b"\xff" * 100, image):
-        with pytest.raises(ImageError, match=f"expected {len(image)} bytes, got {len(image) + len(tail)}"):
+        with pytest.raises(ImageError, match=rf"expected {len(image)} bytes( .*)?, got {len(image) + len(tail)}"):
             verify_image(image + tail, public_keys=keys)
 
 
@@ -181,8 +185,8 @@ WRONG = {
     "protected size 0": (lambda f: f.raw_image(header=header(3, 0)), "protected size"),
     "protected size too large": (lambda f: f.raw_image(header=header(3, 999)), "protected size"),
     "reserved word set": (lambda f: f.raw_image(header=header(10, 1)), "reserved word 0"),
-    "encrypted flag": (lambda f: f.raw_image(header=header(5, 0x4)), "known flags, got 0x4"),
-    "compressed flag": (lambda f: f.raw_image(header=header(5, 0x400)), "known flags"),
+    "encrypted flag": (lambda f: f.raw_image(header=header(5, 0x4)), "not encrypted, got flags 0x4"),
+    "compressed flag": (lambda f: f.raw_image(header=header(5, 0x400)), "not compressed, got flags 0x400"),
     "unknown flag": (lambda f: f.raw_image(header=header(5, 0x8000_0000)), "known flags"),
     "load address without a flag": (lambda f: f.raw_image(header=header(1, 0x2000)), "load address"),
     "RAM_LOAD without an address": (lambda f: f.raw_image(header=header(5, 0x20)), "load address"),
@@ -298,6 +302,65 @@ def test_ecdsa_signatures_have_one_encoding(forge, p256_image):
     )
     with pytest.raises(ImageError, match="DER"):
         verify_image(data, public_keys=[forge.P256_KEY.public_key()])
+
+
+def with_signature(image, signature):
+    """The image with another signature in its last TLV."""
+    area = image.rindex(b"\x07\x69")
+    place = image.index(b"\x22\x00", area)
+    body = image[area + 4 : place] + struct.pack("<HH", 0x22, len(signature)) + signature
+    return image[:area] + struct.pack("<HH", 0x6907, 4 + len(body)) + body
+
+
+def test_of_two_signatures_with_one_meaning_the_low_one_is_the_image(forge):
+    """(r, n - s) verifies wherever (r, s) does: another file, another digest, the same program. Over ten images of both kinds."""
+    key = [forge.P256_KEY.public_key()]
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    for number in range(10):
+        image = build(forge, signing_key=forge.P256_KEY, security_counter=number)
+        r, s = decode_dss_signature(verify_image(image, public_keys=key).signature)
+        assert s <= order // 2
+        high = with_signature(image, encode_dss_signature(r, order - s))
+        key[0].verify(encode_dss_signature(r, order - s), parse_image(image).image_digest, ECDSA(Prehashed(SHA256())))
+        for read in (parse_image, lambda data: verify_image(data, public_keys=key)):
+            with pytest.raises(
+                ImageError, match=r"signature: expected an ECDSA signature with low S .*, got one with high S"
+            ):
+                read(high)
+        assert with_low_s(high) == with_low_s(image) == image
+
+
+def test_an_ed25519_image_has_no_other_signature(image):
+    assert with_low_s(image) == image
+    with pytest.raises(ImageError):
+        with_low_s(image[:-1])
+
+
+MAGIC = bytes.fromhex("77c295f360d2ef7f3552500f2cb67980")
+CONFIRMED = b"\x01" + b"\xff" * 7
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda image: image + b"\xff" * 1000, ["without padding", "--pad", "padded"]),
+        (lambda image: image + b"\x00" * 8, ["without padding", "padded"]),
+        (lambda image: image + b"\xff" * 1000 + MAGIC, ["without padding", "--pad", "padded"]),
+        (lambda image: image + b"\xff" * 1000 + CONFIRMED + MAGIC, ["confirmed already", "--confirm", "confirmed in the trailer"]),
+        (lambda image: image[3::-1] + image[4:], ["little-endian", "-e little", "big-endian"]),
+        (lambda image: image[:16] + b"\x04\0\0\0" + image[20:], ["not encrypted", "flags 0x4: encrypted"]),
+        (lambda image: image[:16] + b"\x08\0\0\0" + image[20:], ["not encrypted", "flags 0x8: encrypted"]),
+        (lambda image: image[:16] + b"\x00\x04\0\0" + image[20:], ["not compressed", "flags 0x400: compressed"]),
+        (lambda image: image + b"junk", ["expected", "bytes"]),
+    ],
+    ids=["erased", "zeros", "padded", "confirmed", "big endian", "AES-128", "AES-256", "compressed", "junk"],
+)  # fmt: skip
+def test_what_is_made_for_another_bootloader_is_refused_with_the_word_for_it(image, make, words):
+    with pytest.raises(ImageError) as caught:
+        parse_image(make(image))
+    for word in words:
+        assert word in str(caught.value)
+    assert ("padded" in str(caught.value)) == ("padded" in words or "confirmed already" in words)
 
 
 # -- trust ---------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from bmsota.image import (
     key_hash,
     parse_image,
     verify_image,
+    with_low_s,
 )
 
 EXAMPLES = 2000 if LONG else 150
@@ -49,6 +50,7 @@ dependencies = st.lists(
 def imgtool_image(
     folder, key, payload, *, version, security_counter, vendor, class_name, role,
     dependencies=(), custom_tlvs=(), load_address=0, flags=ImageFlag.NONE, header_size_bytes=32, header_fill=0xFF,
+    making=(),
 ):  # fmt: skip
     """What imgtool makes of the same input."""
     source = folder / "payload.bin"
@@ -64,6 +66,8 @@ def imgtool_image(
         non_bootable=bool(flags & ImageFlag.NON_BOOTABLE),
         vid=vendor,
         cid=class_name,
+        slot_size=8192,
+        **dict(making),
     )
     image.load(str(source))
     wanted = {
@@ -74,6 +78,8 @@ def imgtool_image(
         key, "hash", None, dependencies=wanted if dependencies else None,
         custom_tlvs={0xA0: bytes([role]), **dict(custom_tlvs)},
     )  # fmt: skip
+    if image.pad:
+        image.pad_to(image.slot_size)  # As `save` does.
     return bytes(image.payload)
 
 
@@ -154,14 +160,40 @@ def test_imgtool_verifies_our_images(tmp_path, options):
 
 
 def test_we_verify_imgtools_p256_images(tmp_path, options):
-    """Ten random signatures, of whatever length DER gives them."""
+    """Forty random signatures, of whatever length DER gives them: with high S only once `with_low_s` has rewritten them."""
     key = ECDSA256P1.generate()
     public = load_der_public_key(key.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-    for _ in range(10):
+    spellings = set()
+    for _ in range(40):
         data = imgtool_image(tmp_path, key, b"program!" * 20, vendor="v.example", class_name="c", **options)
-        image = verify_image(data, public_keys=[public])
+        ours = with_low_s(data)
+        spellings.add(ours == data)
+        image = verify_image(ours, public_keys=[public])
         assert image.version == options["version"]
         assert image.key_hash == key_hash(public)
+        assert Image.verify(write(tmp_path, ours), ECDSA256P1Public(key.key.public_key()))[0] is VerifyResult.OK
+        if ours != data:
+            with pytest.raises(ImageError, match="high S"):
+                verify_image(data, public_keys=[public])
+    assert spellings == {True, False}, "imgtool writes either; one in 2^39 of these runs shows one kind only"
+
+
+@pytest.mark.parametrize(
+    ("making", "words"),
+    [
+        ({"pad": True}, ": padded"),
+        ({"pad": True, "confirm": True}, "confirmed in the trailer"),
+        ({"pad": True, "confirm": True, "max_align": "32"}, "confirmed in the trailer"),
+        ({"pad": True, "max_align": "16"}, ": padded"),
+        ({"endian": "big"}, "a big-endian one"),
+    ],
+)
+def test_imgtools_other_makings_are_refused_with_the_word_for_them(tmp_path, options, making, words):
+    key = Ed25519(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    data = imgtool_image(tmp_path, key, b"program!" * 20, vendor="v.example", class_name="c", **options, making=making)
+    with pytest.raises(ImageError) as caught:
+        parse_image(data)
+    assert words in str(caught.value)
 
 
 def test_imgtool_accepts_what_we_refuse(tmp_path, image):
