@@ -71,6 +71,7 @@ KINDS = {
     **{8 + part: f"Hwid{part}" for part in range(4)},
     **{12 + part: f"Serial{part}" for part in range(4)},
     16: "Limits",
+    **{17 + part: f"Digest{part}" for part in range(6)},
     32: "Result",
     33: "Report",
     34: "MissingBitmap",
@@ -126,7 +127,7 @@ def only(name: str, start: int, length: int, kind: int, comment: str, **more: ob
 REQUEST_ROWS = (
     Row("Node", 0, 8, "Addressed node: 0 the master, 1 to 31 a slave, 128 to 254 the nodes of a broadcast, 255 every node."),
     Row("Command", 8, 8, "The command.", multiplexer=True, choices=COMMANDS),
-    only("DiscoverEcho", 16, 8, 1, "Returned in the Status, Version, Build, Counter and Limits replies to this request."),
+    only("DiscoverEcho", 16, 8, 1, "Returned in the Status, Version, Build, Counter, Limits and Digest replies to this request."),
     *(
         only(f"{COMMANDS[kind]}Tag", 16, 8, kind, "Number of this command, 1 to 255, then 1 again; a retry has the same tag.")
         for kind in (2, 3, 5, 6, 7, 8, 9, 10, 12, 13)
@@ -187,10 +188,18 @@ REPLY_ROWS = (
         for part in range(4)
     ),
     only("LimitsEcho", 8, 8, 16, "DiscoverEcho of the request."),
-    only("Capabilities", 16, 16, 16, "Bit 0 CAN FD data, 1 broadcast, 2 compression, 3 security access needed."),
+    only("Capabilities", 16, 16, 16, "Bit 0 CAN FD data, 1 broadcast, 2 compression, 3 security access needed, 4 image digest."),
     only("WindowBlocks", 32, 8, 16, "Blocks of 8-byte frames the node can hold while one of them is incomplete."),
     only("WindowBlocksFd", 40, 8, 16, "The same for blocks of 64-byte frames; 0: no CAN FD."),
     only("SlotSize", 48, 16, 16, "Size of the slot an image must fit into; 65535: that or more.", unit="KiB"),
+    *(
+        row
+        for part in range(6)
+        for row in (
+            only(f"ImageDigest{part}Echo", 8, 8, 17 + part, "DiscoverEcho of the request."),
+            only(f"ImageDigest{part}", 16, 48, 17 + part, f"Bytes {6 * part} to {min(6 * part + 5, 31)} of the SHA-256 of the running image's file; 0 if none runs."),
+        )
+    ),
     only("ResultTag", 8, 8, 32, "Tag of the command; of CheckBlock the block's number."),
     only("ResultCommand", 16, 8, 32, "The command this is the result of.", choices=COMMANDS),
     only("ResultCode", 24, 8, 32, "What became of it.", choices=RESULTS),

@@ -272,7 +272,9 @@ class Recorder:
     def _reply(self, frame: CanFrame) -> str | None:
         message = self.wire.parse(frame)
         if isinstance(message, StatusReply):
-            return f"Status {NodeMode(message.node_state).name} and 15 more: version, counter, limits, class, ids"
+            return (
+                f"Status {NodeMode(message.node_state).name} and 21 more: version, counter, limits, class, ids, digest"
+            )
         if isinstance(message, ResultReply):
             detail = f", from offset {message.detail}" if message.command == NodeCommand.BEGIN_TRANSFER else ""
             return f"Result {NodeCommand(message.command).name}: {ResultCode(message.code).name}{detail}"

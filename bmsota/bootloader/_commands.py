@@ -27,10 +27,12 @@ from bmsota.node import (
     CommandEvent,
     CommandFailed,
     CommandSucceeded,
+    DiscoveryEvent,
     FailureCause,
     NodeCommand,
     NodeDescription,
     NodeFound,
+    NodeRefused,
     ResultCode,
     check_position,
 )
@@ -250,7 +252,8 @@ class BootloaderCommand(Exchange[CommandEvent]):
 class BootloaderDiscovery:
     """Asks who is there: all nodes at once, then those by name that answered only in part or were expected.
 
-    `nodes` is what is known; it is complete when `finished`.
+    `nodes` is what is known; it is complete when `finished`. A node that says of itself what cannot be is asked again in
+    every round, and ends as `NodeRefused`.
     """
 
     def __init__(
@@ -267,9 +270,9 @@ class BootloaderDiscovery:
         for position in self._expected:
             check_position(position)
         self._rounds_left = rounds
-        """Four rounds: at 20 % loss a node's sixteen replies are complete after three on average."""
+        """Four rounds: at 20 % loss, of a node's 22 replies, those that may come from several rounds are complete after three."""
         self._collectors = {position: IdentityCollector(position) for position in range(POSITION_MAX + 1)}
-        self._events: deque[NodeFound] = deque()
+        self._events: deque[DiscoveryEvent] = deque()
         self._out: deque[CanFrame] = deque()
         self._deadline_ns: int | None = None
         self.nodes: dict[int, NodeDescription] = {}
@@ -301,7 +304,7 @@ class BootloaderDiscovery:
         self._deadline_ns = now_ns + self._timing.discover_timeout_ns
         return frames
 
-    def next_event(self) -> NodeFound | None:
+    def next_event(self) -> DiscoveryEvent | None:
         return self._events.popleft() if self._events else None
 
     def next_timeout(self) -> int | None:
@@ -316,6 +319,11 @@ class BootloaderDiscovery:
         wanted = sorted((heard | self._expected) - self.nodes.keys())
         if not self._rounds_left or (not wanted and (heard or self._rounds_left < 2)):
             self.finished = True
+            self._events.extend(
+                NodeRefused(position, collector.problem)
+                for position in sorted(heard - self.nodes.keys())
+                if (collector := self._collectors[position]).problem
+            )
             return
         if wanted:
             self._out.extend(self._wire.serialize(self._collectors[position].request()) for position in wanted)

@@ -13,11 +13,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
-from uuid import UUID
 from zlib import crc32
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.bootloader._messages import (
+    DIGEST_PARTS,
     OFFER_BLOCK,
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
@@ -26,6 +26,7 @@ from bmsota.bootloader._messages import (
     BootloaderDetails,
     BuildReply,
     CounterReply,
+    DigestReply,
     LimitsReply,
     PartReply,
     PendingReply,
@@ -36,19 +37,25 @@ from bmsota.bootloader._messages import (
     StatusReply,
     VersionReply,
 )
-from bmsota.errors import LocalProtocolError
 from bmsota.image import ImageRole, ImageVersion
 from bmsota.node import (
     CAUSE_OF_RESULT,
     CHALLENGE_BYTES,
+    IMAGE_SHA256_BYTES,
     Capability,
     FailureCause,
+    ImpossibleIdentityError,
     NodeCommand,
     NodeDescription,
     NodeMode,
     ResultCode,
     answer_challenge,
     check_position,
+    identity_class,
+    identity_digest,
+    identity_enum,
+    identity_slot,
+    identity_text,
 )
 
 if TYPE_CHECKING:
@@ -84,23 +91,32 @@ def other_protocol(oldest: int, newest: int) -> str:
 
 
 class IdentityCollector:
-    """Puts a node's description together from the sixteen replies to Discover (fifteen from a node of version 1).
+    """Puts a node's description together from the 22 replies to Discover.
+
+    They are 16 from a node that does not say the digest of its image, 15 from one of version 1.
 
     Serial number, hardware id and hardware class do not change while a node stays at its place, so their parts may come
-    from different tries. Status, version, counter and limits must come from one.
+    from different tries. Status, version, counter and limits must come from one. Those of the digest may come from several
+    with the same boot id: another image runs only after a boot that changes it.
+
+    What no node can be (`problem`) may be one altered frame: everything is forgotten then, and the next try begins anew.
     """
 
     def __init__(self, position: int) -> None:
         self._position = position
         self._echo = 0
         self._moving: dict[type, StatusReply | VersionReply | BuildReply | CounterReply | LimitsReply] = {}
+        self._digest: dict[ReplyKind, bytes] = {}
+        self._digest_boot_id: int | None = None
         self._parts: dict[ReplyKind, bytes] = {}
+        self.problem = ""
+        """Why what the node has said of itself last is refused; empty if it is not."""
         self.details: BootloaderDetails | None = None
         """Comes with the description."""
 
     @property
     def has_heard(self) -> bool:
-        return bool(self._moving or self._parts)
+        return bool(self._moving or self._parts or self.problem)
 
     @property
     def protocol_versions(self) -> tuple[int, int] | None:
@@ -120,14 +136,22 @@ class IdentityCollector:
     def receive(self, reply: Reply) -> NodeDescription | None:
         """Take one reply; the description once it is complete.
 
-        A description with a state this code does not know stays incomplete; `protocol_versions` may say why.
+        One that cannot be stays incomplete: `problem` says why, or, of a node that speaks another protocol, `protocol_versions`.
         """
         if isinstance(reply, PartReply):
             self._parts[reply.kind] = reply.data
+        elif isinstance(reply, DigestReply):
+            # The counter goes before it; without that it is not known of which boot this part is.
+            if reply.echo != self._echo or CounterReply not in self._moving:
+                return None
+            self._digest[reply.kind] = reply.data
         elif isinstance(reply, StatusReply | VersionReply | BuildReply | CounterReply | LimitsReply):
             if reply.echo != self._echo:
                 return None
             self._moving[type(reply)] = reply
+            if isinstance(reply, CounterReply) and reply.boot_id != self._digest_boot_id:
+                self._digest_boot_id = reply.boot_id
+                self._digest.clear()
         else:
             return None
         status = self._moving.get(StatusReply)
@@ -138,10 +162,25 @@ class IdentityCollector:
             wanted.add(LimitsReply)
         if not wanted <= self._moving.keys() or not self._parts.keys() >= _IDENTITY_PARTS:
             return None
-        try:
-            return self._description()
-        except ValueError:
+        if self._says_digest and len(self._digest) < DIGEST_PARTS:
             return None
+        try:
+            node = self._description()
+        except ImpossibleIdentityError as error:
+            versions = self.protocol_versions
+            if versions is not None and shared_protocol(*versions) is not None:
+                self.problem = str(error)
+                self._parts.clear()
+                self._moving.clear()
+                self._digest.clear()
+            return None
+        self.problem = ""
+        return node
+
+    @property
+    def _says_digest(self) -> bool:
+        limits = self._moving.get(LimitsReply)
+        return isinstance(limits, LimitsReply) and bool(limits.capabilities & Capability.IMAGE_DIGEST)
 
     def _description(self) -> NodeDescription:
         assert self.protocol_versions is not None
@@ -157,24 +196,33 @@ class IdentityCollector:
         )
         return NodeDescription(
             position=self._position,
-            role=ImageRole(status.role),
-            hwid=self._text(ReplyKind.HWID_0, 4),
-            serial=self._text(ReplyKind.SERIAL_0, 4),
-            class_id=UUID(bytes=self._joined(ReplyKind.CLASS_0, 3)[:16]),
+            role=identity_enum("role", ImageRole, status.role),
+            hwid=identity_text("hwid", self._joined(ReplyKind.HWID_0, 4)),
+            serial=identity_text("serial", self._joined(ReplyKind.SERIAL_0, 4)),
+            class_id=identity_class(self._joined(ReplyKind.CLASS_0, 3)[:16]),
             version=ImageVersion(version.major, version.minor, version.revision, build.build),
             security_counter=counter.security_counter,
-            state=NodeMode(status.node_state),
-            boot_reason=BootReason(status.boot_reason),
-            slot_states=(SlotState(status.slot_a_state), SlotState(status.slot_b_state)),
-            active_slot=None if status.active_slot == _NO_SLOT else status.active_slot,
-            running_slot=None if status.running_slot == _NO_SLOT else status.running_slot,
+            state=identity_enum("node state", NodeMode, status.node_state),
+            boot_reason=identity_enum("boot reason", BootReason, status.boot_reason),
+            slot_states=(
+                identity_enum("state of slot A", SlotState, status.slot_a_state),
+                identity_enum("state of slot B", SlotState, status.slot_b_state),
+            ),
+            active_slot=identity_slot("active slot", _slot(status.active_slot)),
+            running_slot=identity_slot("running slot", _slot(status.running_slot)),
             protocol_version=newest,
             protocol_version_min=oldest,
             capabilities=Capability(limits.capabilities),
             boot_id=counter.boot_id,
             is_unlocked=bool(status.unlocked),
             slot_size_kib=limits.slot_size_kib,
+            image_sha256=self._image_sha256(),
         )
+
+    def _image_sha256(self) -> bytes | None:
+        if not self._says_digest:
+            return None
+        return identity_digest(b"".join(data for _, data in sorted(self._digest.items()))[:IMAGE_SHA256_BYTES])
 
     def _said(self, kind: type[T]) -> T:
         return cast("T", self._moving[kind])
@@ -182,9 +230,9 @@ class IdentityCollector:
     def _joined(self, first: ReplyKind, count: int) -> bytes:
         return b"".join(self._parts[ReplyKind(first + part)] for part in range(count))
 
-    def _text(self, first: ReplyKind, count: int) -> str:
-        # Identity is shown to people and compared; a byte that is no ASCII must not end the exchange.
-        return self._joined(first, count).rstrip(b"\0").decode("ascii", "replace")
+
+def _slot(number: int) -> int | None:
+    return None if number == _NO_SLOT else number
 
 
 _IDENTITY_PARTS = frozenset(kind for kind in ReplyKind if kind.name.startswith(("CLASS_", "HWID_", "SERIAL_")))
@@ -302,10 +350,13 @@ class Exchange(ABC, Generic[EventT]):
             return
         self._deadline_ns = None
         self._tries_left -= 1
+        # What is there and cannot be understood is not retried as long as a node that may still be booting.
+        is_there = self._timing.discover_tries - self._tries_left >= self._timing.reply_tries
         foreign = self._foreign_protocol()
-        if foreign is not None and self._timing.discover_tries - self._tries_left >= self._timing.reply_tries:
-            # What else it says, and how, may be anything: it is not retried as long as a node that may still be booting.
+        if foreign is not None and is_there:
             self._refuse(FailureCause.PROTOCOL_VERSION, foreign)
+        elif self._collector is not None and self._collector.problem and is_there:
+            self._refuse(FailureCause.BAD_IDENTITY, f"node {self._position}: {self._collector.problem}")
         elif self._tries_left <= 0:
             self._unanswered(now_ns)
         elif self._collector is not None:
@@ -453,11 +504,7 @@ class Exchange(ABC, Generic[EventT]):
             challenge = b"".join(self._challenge[kind] for kind in _CHALLENGE_PARTS)[:CHALLENGE_BYTES]
             assert self.node is not None
             assert self._access_signer is not None
-            try:
-                signature = answer_challenge(self._access_signer, challenge, self.node.hwid)
-            except LocalProtocolError as error:  # It has said a hardware id that is none.
-                self._interrupt(f"{self._named()}: {error}")
-                return
+            signature = answer_challenge(self._access_signer, challenge, self.node.hwid)
             self._send_request_with_data(NodeCommand.UNLOCK, signature)
         elif reply.code in {ResultCode.OK, ResultCode.ACCESS_WAIT}:
             self._request_challenge_again(reply, now_ns)

@@ -47,6 +47,9 @@ WINDOW_BLOCKS_MAX = 30
 BLOCK_NUMBERS = 255
 """Blocks are numbered 0 to 254, then 0 again."""
 
+DIGEST_PARTS, DIGEST_PART_BYTES = 6, 6
+"""The SHA-256 of the running image is said in six frames, of which the last has two bytes of it."""
+
 OFFER_BLOCK = 255
 """The block number in a bitmap that is about the offer record or the signature."""
 
@@ -70,6 +73,12 @@ class ReplyKind(IntEnum):
     SERIAL_2 = 14
     SERIAL_3 = 15
     LIMITS = 16
+    DIGEST_0 = 17
+    DIGEST_1 = 18
+    DIGEST_2 = 19
+    DIGEST_3 = 20
+    DIGEST_4 = 21
+    DIGEST_5 = 22
     RESULT = 32
     REPORT = 33
     MISSING_BITMAP = 34
@@ -136,6 +145,14 @@ class LimitsReply(_ToDiscover):
     window_blocks: int
     window_blocks_fd: int
     slot_size_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class DigestReply(_ToDiscover):
+    """Six bytes of the SHA-256 of the running image. Unlike hardware id and class it changes with a restart: so it has the echo."""
+
+    kind: ReplyKind
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +230,7 @@ Reply: TypeAlias = (
     | BuildReply
     | CounterReply
     | PartReply
+    | DigestReply
     | LimitsReply
     | ResultReply
     | ReportReply

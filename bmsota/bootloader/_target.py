@@ -34,6 +34,8 @@ from bmsota.bootloader._messages import (
     ALL_NODES,
     BLOCK_FRAMES_MAX,
     DATA_BYTES,
+    DIGEST_PART_BYTES,
+    DIGEST_PARTS,
     OFFER_BLOCK,
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
@@ -41,6 +43,7 @@ from bmsota.bootloader._messages import (
     BitmapReply,
     BuildReply,
     CounterReply,
+    DigestReply,
     LimitsReply,
     PartReply,
     PendingReply,
@@ -59,6 +62,7 @@ from bmsota.compression import LOOKAHEAD_BITS, WINDOW_BITS
 from bmsota.errors import ConfigurationError, ImageError
 from bmsota.image import ImageVersion
 from bmsota.node import (
+    IMAGE_SHA256_BYTES,
     SIGNATURE_BYTES,
     SLOT_SIZE_KIB_MAX,
     AccessDenied,
@@ -76,6 +80,7 @@ from bmsota.node import (
     ResultCode,
     TargetEvent,
     count_event,
+    running_image_sha256,
 )
 
 if TYPE_CHECKING:
@@ -153,6 +158,8 @@ class TargetLimits:
     takes_broadcast: bool = True
     takes_compression: bool = True
     """1 KiB for the window."""
+    says_image_digest: bool = True
+    """False: as a node made before the digest became part of the discovery."""
 
     def __post_init__(self) -> None:
         if not 0 < self.block_frames_max <= BLOCK_FRAMES_MAX:
@@ -597,6 +604,7 @@ class BootloaderTarget:
             (Capability.BROADCAST, limits.takes_broadcast),
             (Capability.COMPRESSION, limits.takes_compression),
             (Capability.SECURITY_ACCESS, self._access is not None),
+            (Capability.IMAGE_DIGEST, limits.says_image_digest),
         ):
             if has:
                 capabilities |= capability
@@ -608,6 +616,10 @@ class BootloaderTarget:
         self._reply_parts(ReplyKind.CLASS_0, 3, identity.hardware_class.class_id.bytes, now_ns)
         self._reply_parts(ReplyKind.HWID_0, 4, identity.hwid.encode(), now_ns)
         self._reply_parts(ReplyKind.SERIAL_0, 4, identity.serial.encode(), now_ns)
+        digest = running_image_sha256(store, boot) or bytes(IMAGE_SHA256_BYTES)
+        for part in range(DIGEST_PARTS if limits.says_image_digest else 0):
+            piece = digest[part * DIGEST_PART_BYTES : (part + 1) * DIGEST_PART_BYTES]
+            self._reply(DigestReply(position, echo, ReplyKind(ReplyKind.DIGEST_0 + part), piece), now_ns)
 
     def _reply_parts(self, first: ReplyKind, count: int, data: bytes, now_ns: int) -> None:
         for part in range(count):

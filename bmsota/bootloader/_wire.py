@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from bmsota.bootloader._messages import (
     BLOCK_FRAMES_MAX,
     DATA_BYTES,
+    DIGEST_PART_BYTES,
     FD_DATA_BYTES,
     BitmapReply,
     BuildReply,
     CounterReply,
+    DigestReply,
     LimitsReply,
     ListReply,
     PartReply,
@@ -160,6 +162,15 @@ _PART_SIGNALS: Mapping[ReplyKind, str] = {
     ReplyKind.CHALLENGE_2: "Challenge2",
 }
 
+_DIGEST_SIGNALS: Mapping[ReplyKind, str] = {
+    ReplyKind.DIGEST_0: "ImageDigest0",
+    ReplyKind.DIGEST_1: "ImageDigest1",
+    ReplyKind.DIGEST_2: "ImageDigest2",
+    ReplyKind.DIGEST_3: "ImageDigest3",
+    ReplyKind.DIGEST_4: "ImageDigest4",
+    ReplyKind.DIGEST_5: "ImageDigest5",
+}
+
 _KIND_OF_CLASS: Mapping[object, ReplyKind] = {reply_class: kind for kind, reply_class in _REPLY_CLASSES.items()}
 
 
@@ -199,6 +210,10 @@ class BootloaderWire:
         if isinstance(message, PartReply):
             raw = int.from_bytes(message.data.ljust(_PART_BYTES, b"\0"), "little")
             return reply.frame({"Kind": int(message.kind), _PART_SIGNALS[message.kind]: raw})
+        if isinstance(message, DigestReply):
+            signal = _DIGEST_SIGNALS[message.kind]
+            raw = int.from_bytes(message.data.ljust(DIGEST_PART_BYTES, b"\0"), "little")
+            return reply.frame({"Kind": int(message.kind), f"{signal}Echo": message.echo, signal: raw})
         if isinstance(message, ListReply):
             values = {"Kind": int(ReplyKind.MISSING_LIST), "ListedBlock": message.block}
             entries = [*message.entries, *[(_NO_AGE, _NO_FRAME)] * (_LIST_ENTRIES - len(message.entries))]
@@ -235,6 +250,10 @@ class BootloaderWire:
             return None
         if kind in _PART_SIGNALS:
             return PartReply(position, kind, int(values[_PART_SIGNALS[kind]]).to_bytes(_PART_BYTES, "little"))
+        if kind in _DIGEST_SIGNALS:
+            signal = _DIGEST_SIGNALS[kind]
+            piece = int(values[signal]).to_bytes(DIGEST_PART_BYTES, "little")
+            return DigestReply(position, int(values[f"{signal}Echo"]), kind, piece)
         if kind is ReplyKind.MISSING_LIST:
             pairs = (
                 (int(values[f"Missing{number}Age"]), int(values[f"Missing{number}Frame"]))

@@ -27,6 +27,7 @@ from bmsota.node import (
     NodeCommand,
     NodeEvent,
     NodeFound,
+    NodeRefused,
     NodeResult,
     TransferFailed,
     TransferInterrupted,
@@ -88,6 +89,8 @@ class NodesDiscovered:
     """Who answered, by rising position."""
 
     nodes: tuple[NodeDescription, ...]
+    refused: tuple[NodeResult, ...] = ()
+    """Those that answered and are not counted as nodes, because they said what no node can be: with cause and detail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ class FlashingEngine:
         self._operation = ""
         self._results: dict[int, NodeResult] = {}
         self._found: dict[int, NodeDescription] = {}
+        self._refused: list[NodeResult] = []
         self._events: deque[EngineEvent] = deque()
 
     @property
@@ -252,6 +256,7 @@ class FlashingEngine:
         self._operation = operation
         self._results = {}
         self._found = {}
+        self._refused = []
         self._steps = deque(steps)
         self._next_step()
 
@@ -282,7 +287,8 @@ class FlashingEngine:
         if self._operation == "discover":
             if machine.finished:
                 self._machine = None
-                self._events.append(NodesDiscovered(tuple(self._found[position] for position in sorted(self._found))))
+                found = tuple(self._found[position] for position in sorted(self._found))
+                self._events.append(NodesDiscovered(found, tuple(self._refused)))
         elif not self._pending:
             self._next_step()
 
@@ -290,6 +296,9 @@ class FlashingEngine:
         match event:
             case NodeFound(node):
                 self._found[node.position] = node
+            case NodeRefused(refused_position, detail):
+                cause = FailureCause.BAD_IDENTITY
+                self._refused.append(NodeResult(refused_position, False, f"{cause.value}: {detail}", cause=cause))
             case TransferStarted(offset, size_bytes):
                 self._events.append(TransferBegun(position, offset, size_bytes))
             case BlockAccepted(next_offset, size_bytes):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bmsota.image import ImageVersion
-    from bmsota.node import ClientEvent, CommandEvent, FinishingCanProtocol, NodeCommand, NodeEvent, NodeFound
+    from bmsota.node import ClientEvent, CommandEvent, DiscoveryEvent, FinishingCanProtocol, NodeCommand, NodeEvent
 
 
 class FlashingProfile(Protocol):
@@ -24,7 +24,7 @@ class FlashingProfile(Protocol):
         """What reports call it."""
         ...
 
-    def discovery(self, positions: Iterable[int]) -> FinishingCanProtocol[NodeFound]:
+    def discovery(self, positions: Iterable[int]) -> FinishingCanProtocol[DiscoveryEvent]:
         """Find the nodes on the bus; those at *positions* are addressed one by one if they do not answer."""
         ...
 

@@ -5,20 +5,23 @@ Positions, ids and states are numbered as in `dbc/bms_bootloader*.dbc`, whose va
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum, IntEnum, IntFlag
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
 
 from bmsota.boot import SlotState
-from bmsota.errors import ConfigurationError, LocalProtocolError
+from bmsota.errors import ConfigurationError, LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from uuid import UUID
 
-    from bmsota.boot import BootReason
+    from bmsota.boot import BootReason, BootResult, BootStore
     from bmsota.image import HardwareClass, ImageRole, ImageVersion
 
+
+EnumT = TypeVar("EnumT", bound=IntEnum)
 
 POSITION_MAX = 31
 """0 is the master, 1 to 31 are slaves: 32 reply ids, one each."""
@@ -28,6 +31,14 @@ SLOT_SIZE_KIB_MAX = 0xFFFF
 
 HWID_BYTES_MAX = 24
 """Hardware ids and serial numbers, as in the cloud link's identity message."""
+
+IMAGE_SHA256_BYTES = 32
+
+_HWID = re.compile(rb"[!-~]{1,24}")
+_SERIAL = re.compile(rb"[ -~]{0,24}")
+# All cells erased, or never written: what a board without production data says.
+_NO_CLASSES = frozenset({UUID(int=0), UUID(int=2**128 - 1)})
+_SLOTS = frozenset({None, 0, 1})
 
 
 def check_position(position: int) -> None:
@@ -57,6 +68,8 @@ class Capability(IntFlag):
     BROADCAST = 2
     COMPRESSION = 4
     SECURITY_ACCESS = 8
+    IMAGE_DIGEST = 16
+    """Says the SHA-256 of the image that runs. Nodes made before do not, and it is not known what bytes they run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +77,8 @@ class TargetIdentity:
     """Who a node is, burnt in at production.
 
     Raises:
-        ConfigurationError: an id is no ASCII of 1 to 24 characters.
+        ConfigurationError: the hardware id is not 1 to 24 printable ASCII characters without spaces, or the serial number
+            not 1 to 24 printable ASCII characters.
     """
 
     position: int
@@ -75,10 +89,12 @@ class TargetIdentity:
 
     def __post_init__(self) -> None:
         check_position(self.position)
-        for name in ("hwid", "serial"):
+        for name, form in (("hwid", _HWID), ("serial", _SERIAL)):
             value = getattr(self, name)
-            if not value.isascii() or not 1 <= len(value) <= HWID_BYTES_MAX:
-                raise ConfigurationError(f"{name}: expected 1 to {HWID_BYTES_MAX} ASCII characters, got {value!r}")
+            if not value or not form.fullmatch(value.encode()):
+                raise ConfigurationError(
+                    f"{name}: expected 1 to {HWID_BYTES_MAX} printable ASCII characters, got {value!r}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +127,8 @@ class NodeDescription:
     """Whether security access has been granted since the last restart."""
     slot_size_kib: int = 0
     """Size of the slot an image must fit into, rounded down; 65535: that or more, 0: not said."""
+    image_sha256: bytes | None = None
+    """Of the whole file of the running image, as in a release manifest; None if none runs, or the node cannot say it."""
 
     @property
     def is_spare_running(self) -> bool:
@@ -125,8 +143,87 @@ class NodeDescription:
         """Whether an image is in test or pending: a restart alone would run another image than the one that runs."""
         return not _UNCONFIRMED.isdisjoint(self.slot_states)
 
+    def runs(self, version: ImageVersion, image_sha256: bytes) -> bool:
+        """Whether the image with this version and digest runs. Of a node that cannot say its digest the version decides."""
+        return self.version == version and self.image_sha256 in {None, image_sha256}
+
+    def has_room_for(self, size_bytes: int) -> bool:
+        """Whether an image of this size fits its slot, as far as it has said how large that is."""
+        return self.slot_size_kib in {0, SLOT_SIZE_KIB_MAX} or size_bytes < (self.slot_size_kib + 1) * 1024
+
 
 _UNCONFIRMED = frozenset({SlotState.TEST_REQUESTED, SlotState.TEST})
+
+
+class ImpossibleIdentityError(RemoteProtocolError):
+    """A node says of itself what no node can be, such as a hardware id that is no text."""
+
+
+def identity_text(name: str, data: bytes) -> str:
+    """The hardware id ("hwid") or serial number ("serial") of a node, filled with NUL.
+
+    Raises:
+        ImpossibleIdentityError: it is no printable ASCII, or, of a hardware id, empty or with spaces.
+    """
+    text = data.rstrip(b"\0")
+    form, expected = (
+        (_HWID, "1 to 24 printable ASCII characters without spaces")
+        if name == "hwid"
+        else (_SERIAL, "at most 24 printable ASCII characters")
+    )
+    if form.fullmatch(text) is None:
+        raise ImpossibleIdentityError(f"{name}: expected {expected}, got {text!r}")
+    return text.decode("ascii")
+
+
+def identity_class(data: bytes) -> UUID:
+    """The hardware class of a node.
+
+    Raises:
+        ImpossibleIdentityError: it is no UUID, or none was ever written.
+    """
+    if len(data) != 16 or (found := UUID(bytes=data)) in _NO_CLASSES:
+        raise ImpossibleIdentityError(f"hardware class: expected a UUID, got {data.hex()}")
+    return found
+
+
+def identity_slot(name: str, number: int | None) -> int | None:
+    """A slot's number; None is none.
+
+    Raises:
+        ImpossibleIdentityError: there is no such slot.
+    """
+    if number not in _SLOTS:
+        raise ImpossibleIdentityError(f"{name}: expected slot 0, 1 or none, got {number}")
+    return number
+
+
+def identity_enum(name: str, kind: type[EnumT], number: int) -> EnumT:
+    """One of an enumeration's members.
+
+    Raises:
+        ImpossibleIdentityError: it has none of this number.
+    """
+    try:
+        return kind(number)
+    except ValueError as error:
+        raise ImpossibleIdentityError(f"{name}: expected 0 to {max(kind)}, got {number}") from error
+
+
+def identity_digest(data: bytes) -> bytes | None:
+    """The SHA-256 of the running image; None for zeros, as a node says it that runs none.
+
+    Raises:
+        ImpossibleIdentityError: it has another size.
+    """
+    if len(data) != IMAGE_SHA256_BYTES:
+        raise ImpossibleIdentityError(f"image digest: expected {IMAGE_SHA256_BYTES} bytes, got {len(data)}")
+    return data if any(data) else None
+
+
+def running_image_sha256(store: BootStore, boot: BootResult) -> bytes | None:
+    """The SHA-256 of the whole file of the image that runs, as the boot verified it; None if none runs."""
+    return None if boot.slot is None else store.slots[boot.slot].sha256
 
 
 class ImageStatus(Enum):

@@ -27,6 +27,7 @@ class FailureCause(Enum):
     NO_PROGRESS = "no progress"
     PROTOCOL_VERSION = "protocol version"
     WRONG_NODE = "wrong node"
+    BAD_IDENTITY = "impossible identity"
     WRONG_ROLE = "wrong role"
     WRONG_HARDWARE = "wrong hardware"
     TOO_LARGE = "image too large"
@@ -63,6 +64,11 @@ FAILURES: Mapping[FailureCause, Failure] = {
     ),
     FailureCause.PROTOCOL_VERSION: Failure(True, "Use the bmsota version that speaks this node's protocol."),
     FailureCause.WRONG_NODE: Failure(True, "Another node answers at this position; compare the hardware id."),
+    FailureCause.BAD_IDENTITY: Failure(
+        False,
+        "The node says of itself what no node can be (the detail says what): another node may answer in its place, or its "
+        "production data are damaged. Run again; if it stays, replace the node.",
+    ),
     FailureCause.WRONG_ROLE: Failure(True, "The image is for the other kind of node; choose the right one."),
     FailureCause.WRONG_HARDWARE: Failure(True, "The image is for another hardware class; choose the right one."),
     FailureCause.TOO_LARGE: Failure(True, "The image does not fit the node's slot."),
@@ -237,6 +243,18 @@ class NodeFound:
     """A node has said all of itself."""
 
     node: NodeDescription
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRefused:
+    """A node answers, and says of itself what no node can be: it is not among the nodes that were found."""
+
+    position: int
+    detail: str
+    """What is impossible: what was expected and what came."""
+
+
+DiscoveryEvent: TypeAlias = NodeFound | NodeRefused
 
 
 # ---- the node

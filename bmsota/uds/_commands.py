@@ -15,7 +15,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from bmsota.errors import LocalProtocolError
-from bmsota.node import CommandEvent, CommandFailed, CommandSucceeded, FailureCause, NodeCommand, NodeFound
+from bmsota.node import (
+    CommandEvent,
+    CommandFailed,
+    CommandSucceeded,
+    DiscoveryEvent,
+    FailureCause,
+    NodeCommand,
+    NodeFound,
+    NodeRefused,
+)
 from bmsota.uds._exchange import AbortError, RefusedAnswerError, RetryingExchange, SilentError, UdsExchange
 from bmsota.uds._identifiers import Routine, Session
 from bmsota.uds._isotp import IsoTpLink
@@ -154,11 +163,13 @@ class UdsCommand(RetryingExchange[CommandEvent]):
 
 
 class _Identification(UdsExchange[None]):
-    """Asks one node who it is; `node` stays None if it does not say.
+    """Asks one node who it is; `node` stays None if it does not say, or says what no node can be (`problem`).
 
     Whether it is there at all is asked in single frames. One that is there and cannot be understood on a bad bus gets more
     tries: an identity is thirty frames, of which none may be lost.
     """
+
+    problem = ""
 
     def _procedure(self) -> Procedure[None]:
         timing = self._timing
@@ -169,8 +180,12 @@ class _Identification(UdsExchange[None]):
                 rounds -= 1
                 with contextlib.suppress(SilentError):
                     yield from self._identify(tries=timing.request_tries)
-        except (SilentError, AbortError, RefusedAnswerError):
+        except (SilentError, RefusedAnswerError):
             self.node = None
+        except AbortError as error:
+            self.node = None
+            if error.cause is FailureCause.BAD_IDENTITY:
+                self.problem = error.detail
         self._finish(None)
 
 
@@ -213,7 +228,7 @@ class UdsDiscovery:
         self._queue: deque[int] = deque()
         self._current: _Identification | None = None
         self._position = 0
-        self._events: deque[NodeFound] = deque()
+        self._events: deque[DiscoveryEvent] = deque()
         self.nodes: dict[int, NodeDescription] = {}
         self.finished = False
 
@@ -243,7 +258,7 @@ class UdsDiscovery:
         self._functional.send(tester_present().payload, now_ns)
         return self._functional.frames_to_send(now_ns)
 
-    def next_event(self) -> NodeFound | None:
+    def next_event(self) -> DiscoveryEvent | None:
         return self._events.popleft() if self._events else None
 
     def next_timeout(self) -> int | None:
@@ -270,6 +285,8 @@ class UdsDiscovery:
             if node is not None:
                 self.nodes[self._position] = node
                 self._events.append(NodeFound(node))
+            elif self._current.problem:
+                self._events.append(NodeRefused(self._position, self._current.problem))
             self._next_node()
 
     def _next_node(self) -> None:

@@ -15,14 +15,25 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
-from uuid import UUID
 
 from udsoncan import Response
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import ImageError
 from bmsota.image import ImageRole, ImageVersion
-from bmsota.node import CAUSE_OF_RESULT, Capability, FailureCause, NodeDescription, NodeMode
+from bmsota.node import (
+    CAUSE_OF_RESULT,
+    Capability,
+    FailureCause,
+    ImpossibleIdentityError,
+    NodeDescription,
+    NodeMode,
+    identity_class,
+    identity_digest,
+    identity_enum,
+    identity_slot,
+    identity_text,
+)
 from bmsota.uds._dialect import UdsDialect
 from bmsota.uds._identifiers import (
     BOOT_STATE_LAYOUT,
@@ -307,24 +318,29 @@ class UdsExchange(ABC, Generic[EventT]):
         timeout_ns = self._timing.discover_timeout_ns
         values: dict[int, bytes] = {}
         looks = 1 + self._timing.interruptions_max
+        failure = FailureCause.NO_PROGRESS, ""
         for _ in range(looks):
             first = yield from self._read(_IDENTITY[0], tries=tries, timeout_ns=timeout_ns)
-            for group in _IDENTITY[1:]:
+            values = dict((yield from self._read(_IDENTITY[1])))
+            if _says_digest(values):
+                values |= yield from self._read((Did.IMAGE_DIGEST,))
+            for group in _IDENTITY[2:]:
                 values |= yield from self._read(group)
-            if values[Did.BOOT_ID] == first[Did.BOOT_ID]:
-                return self._described({**first, **values})
-        raise AbortError(
-            FailureCause.NO_PROGRESS,
-            f"node {self._position}: expected one boot id in all answers, got another one {looks} times",
-        )
-
-    def _described(self, values: Mapping[int, bytes]) -> NodeDescription:
-        try:
-            return _description(self._position, values)
-        except ValueError as error:
-            raise AbortError(
-                FailureCause.PROTOCOL_VERSION, f"expected values of UDS profile {UDS_PROFILE_VERSION}, got {error}"
-            ) from error
+            if values[Did.BOOT_ID] != first[Did.BOOT_ID]:
+                detail = f"expected one boot id in all answers, got another one {looks} times"
+                failure = FailureCause.NO_PROGRESS, detail
+                continue
+            try:
+                return _description(self._position, {**first, **values})
+            except ImpossibleIdentityError as error:
+                if NODE_KIND_LAYOUT.parse(values[Did.NODE_KIND]).profile_version != UDS_PROFILE_VERSION:
+                    raise AbortError(
+                        FailureCause.PROTOCOL_VERSION,
+                        f"expected values of UDS profile {UDS_PROFILE_VERSION}, got {error}",
+                    ) from error
+                # One altered frame looks the same.
+                failure = FailureCause.BAD_IDENTITY, str(error)
+        raise AbortError(failure[0], f"node {self._position}: {failure[1]}")
 
     def _read(
         self, dids: tuple[Did, ...], *, tries: int | None = None, timeout_ns: int | None = None
@@ -598,11 +614,15 @@ def _slot(number: int) -> int | None:
     return None if number == NO_SLOT else number
 
 
+def _says_digest(values: Mapping[int, bytes]) -> bool:
+    return bool(NODE_KIND_LAYOUT.parse(values[Did.NODE_KIND]).capabilities & Capability.IMAGE_DIGEST)
+
+
 def _description(position: int, values: Mapping[int, bytes]) -> NodeDescription:
     """What the identifiers say.
 
     Raises:
-        ValueError: a number that this version does not know.
+        ImpossibleIdentityError: what no node can be.
     """
     kind = NODE_KIND_LAYOUT.parse(values[Did.NODE_KIND])
     boot = BOOT_STATE_LAYOUT.parse(values[Did.BOOT_STATE])
@@ -610,23 +630,27 @@ def _description(position: int, values: Mapping[int, bytes]) -> NodeDescription:
     try:
         parsed = ImageVersion.parse(version) if version else ImageVersion()
     except ImageError as error:
-        raise ValueError(str(error)) from error
+        raise ImpossibleIdentityError(str(error)) from error
     return NodeDescription(
         position=position,
-        role=ImageRole(kind.role),
-        hwid=_text(values[Did.HARDWARE_ID]),
-        serial=_text(values[Did.SERIAL_NUMBER]),
-        class_id=UUID(bytes=values[Did.HARDWARE_CLASS]),
+        role=identity_enum("role", ImageRole, kind.role),
+        hwid=identity_text("hwid", values[Did.HARDWARE_ID]),
+        serial=identity_text("serial", values[Did.SERIAL_NUMBER]),
+        class_id=identity_class(values[Did.HARDWARE_CLASS]),
         version=parsed,
         security_counter=int.from_bytes(values[Did.SECURITY_COUNTER], "big"),
-        state=NodeMode(boot.node_state),
-        boot_reason=BootReason(boot.boot_reason),
-        slot_states=(SlotState(boot.slot_a_state), SlotState(boot.slot_b_state)),
-        active_slot=_slot(boot.active_slot),
-        running_slot=_slot(boot.running_slot),
+        state=identity_enum("node state", NodeMode, boot.node_state),
+        boot_reason=identity_enum("boot reason", BootReason, boot.boot_reason),
+        slot_states=(
+            identity_enum("state of slot A", SlotState, boot.slot_a_state),
+            identity_enum("state of slot B", SlotState, boot.slot_b_state),
+        ),
+        active_slot=identity_slot("active slot", _slot(boot.active_slot)),
+        running_slot=identity_slot("running slot", _slot(boot.running_slot)),
         protocol_version=int(kind.profile_version),
         protocol_version_min=int(kind.profile_version),
         capabilities=Capability(kind.capabilities),
         boot_id=int.from_bytes(values[Did.BOOT_ID], "big"),
         slot_size_kib=int(kind.slot_size_kib),
+        image_sha256=identity_digest(values[Did.IMAGE_DIGEST]) if Did.IMAGE_DIGEST in values else None,
     )

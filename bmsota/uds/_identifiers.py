@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from construct import Bytes, Const, Int8ub, Int16ub, Int32ub, Struct
 
 from bmsota.errors import ImageError
-from bmsota.node import OfferedImage, ResultCode
+from bmsota.node import IMAGE_SHA256_BYTES, OfferedImage, ResultCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +54,7 @@ class Did(IntEnum):
     BOOT_STATE = 0xFD02
     BOOT_ID = 0xFD03
     STAGING = 0xFD04
+    IMAGE_DIGEST = 0xFD05
 
 
 NODE_KIND_LAYOUT = Struct(
@@ -97,7 +98,7 @@ DIDS: Mapping[Did, DidRow] = {
     Did.NODE_KIND: DidRow(
         NODE_KIND_LAYOUT.sizeof(),
         "",
-        "role (0 master, 1 slave), version of this profile, capabilities (as in bootloader.md: 1 CAN FD, 8 security access), longest block "
+        "role (0 master, 1 slave), version of this profile, capabilities (as in bootloader.md: 1 CAN FD, 8 security access, 16 image digest), longest block "
         "(2 bytes), size of a slot in KiB (2 bytes)",
     ),
     Did.SECURITY_COUNTER: DidRow(4, "", "security counter: images with a lower one are refused"),
@@ -111,6 +112,11 @@ DIDS: Mapping[Did, DidRow] = {
         STAGING_LAYOUT.sizeof(),
         "",
         "the slot being staged: its state, size (4), bytes received (4), SHA-256 of the file (0xFF..: not known)",
+    ),
+    Did.IMAGE_DIGEST: DidRow(
+        IMAGE_SHA256_BYTES,
+        "",
+        "SHA-256 of the file of the running image; zeros if none runs. Nodes without capability 16 do not have it",
     ),
 }
 

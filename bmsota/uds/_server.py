@@ -31,6 +31,7 @@ from udsoncan import Request, Response, services
 from bmsota.boot import BootReason
 from bmsota.errors import ConfigurationError
 from bmsota.node import (
+    IMAGE_SHA256_BYTES,
     AccessDenied,
     AccessGranted,
     BlockStored,
@@ -44,6 +45,7 @@ from bmsota.node import (
     ResetRequested,
     ResultCode,
     count_event,
+    running_image_sha256,
 )
 from bmsota.uds._identifiers import (
     ACCESS_LEVEL,
@@ -234,7 +236,9 @@ class UdsServer:
         self._random_bytes = random_bytes
         self._check_access = access
         self._is_locked = is_locked
-        self._capabilities = Capability.FD_DATA if transport.is_fd else Capability.NONE
+        self._capabilities = Capability.IMAGE_DIGEST
+        if transport.is_fd:
+            self._capabilities |= Capability.FD_DATA
         if access is not None:
             self._capabilities |= Capability.SECURITY_ACCESS
         self._timing = timing or UdsServerTiming()
@@ -296,6 +300,7 @@ class UdsServer:
             Did.BOOT_STATE: self._boot_state,
             Did.BOOT_ID: lambda: self._boot_id,
             Did.STAGING: self._staging_state,
+            Did.IMAGE_DIGEST: lambda: running_image_sha256(store, boot) or bytes(IMAGE_SHA256_BYTES),
         }
 
     @property

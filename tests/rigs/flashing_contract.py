@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from long_run import LONG, seeds
 from node import MS, SECOND, make_image
 
-from bmsota.boot import BootReason, SlotState
+from bmsota.boot import BootReason, BootResult, SlotState
 from bmsota.canframe import CanFrame
 from bmsota.image import HardwareClass, ImageRole, ImageVersion
 from bmsota.node import (
@@ -895,6 +895,21 @@ class FlashingProfileContract(ABC):
         bench.fault = lambda _frame, rng: () if rng.random() < loss else (0,)
         found = self.found(bench, positions=range(8))
         assert {position: node.hwid for position, node in found.items()} == {at: f"HW-{at:04d}" for at in range(8)}
+
+    def test_discovery_says_which_bytes_run(self):
+        """The digest of the whole file, as a release manifest has it: of the new image after its test boot, zeros read as none."""
+        scene = self.one()
+        assert self.found(scene.bench)[1].image_sha256 == hashlib.sha256(rig.OLD()).digest()
+        other_build = make_image("2.0.0", counter=1, size=3001)
+        assert isinstance(scene.bench.run(scene.bench.transfer(other_build, 1))[-1], ImageVerified)
+        assert isinstance(scene.bench.command(1, NodeCommand.ACTIVATE_TEST), CommandSucceeded)
+        assert isinstance(scene.bench.command(1, NodeCommand.RESET), CommandSucceeded)
+        node = self.found(scene.bench)[1]
+        assert (node.version, node.image_sha256) == (ImageVersion(2), hashlib.sha256(other_build).digest())
+        assert not node.runs(ImageVersion(2), hashlib.sha256(rig.OLD()).digest())
+        scene.node.boot = BootResult(None, BootReason.NOTHING, None)
+        scene.node.target = scene.node.new_target(scene.bench.wire)
+        assert self.found(scene.bench)[1].image_sha256 is None
 
     def test_an_empty_bus_ends_the_search(self):
         bench = self.Bench()

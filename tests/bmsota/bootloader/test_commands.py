@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from itertools import product
+from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 
@@ -23,12 +25,21 @@ from bmsota.bootloader import (
     TargetLimits,
 )
 from bmsota.bootloader._exchange import IdentityCollector
-from bmsota.bootloader._messages import BitmapReply, PendingReply, ReportReply, Request, ResultReply, StatusReply
+from bmsota.bootloader._messages import (
+    BitmapReply,
+    PendingReply,
+    ReplyKind,
+    ReportReply,
+    Request,
+    ResultReply,
+    StatusReply,
+)
 from bmsota.bootloader._target import _WITH_DATA
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, LocalProtocolError
 from bmsota.image import ImageRole, ImageVersion
 from bmsota.node import (
+    Capability,
     CommandFailed,
     CommandSucceeded,
     FailureCause,
@@ -37,6 +48,7 @@ from bmsota.node import (
     NodeCommand,
     NodeFound,
     NodeMode,
+    NodeRefused,
     ResetRequested,
     ResultCode,
     TargetIdentity,
@@ -44,6 +56,7 @@ from bmsota.node import (
 )
 
 NOW = 1_000_000_000_000
+SECOND = 1_000_000_000
 
 
 @pytest.fixture
@@ -254,7 +267,7 @@ def test_a_description_is_never_mixed_from_two_moments(bench):
     for reply in first[:2] + first[5:]:
         assert collector.receive(reply) is None
     second = replies()
-    for reply in second[2:5] + first[:5]:
+    for reply in second[2:5] + first[-6:] + first[:5] + second[-6:]:
         assert collector.receive(reply) is None
     assert collector.receive(second[1]) is None
     assert collector.receive(second[0]).version == ImageVersion(2)
@@ -291,6 +304,91 @@ def test_all_nodes_are_found_with_one_question(bench_parts):
     assert described[31].class_id == bench_parts.SLAVE_CLASS.class_id
     assert described[0].role is ImageRole.SLAVE
     assert len(bench.sent) == 1
+
+
+IMPOSSIBLE = [
+    ({"hwid": "S\xff1"}, {}, "hwid: expected 1 to 24 printable ASCII characters without spaces, got b'S\\xc3\\xbf1'"),
+    ({"hwid": ""}, {}, "hwid: expected 1 to 24 printable ASCII characters without spaces, got b''"),
+    ({"hwid": "A" * 28}, {}, "hwid: expected 1 to 24 printable ASCII characters without spaces"),
+    ({"hwid": "HW 1"}, {}, "hwid: expected 1 to 24 printable ASCII characters without spaces, got b'HW 1'"),
+    ({"hwid": "HW\0001"}, {}, "hwid: expected 1 to 24 printable ASCII characters without spaces"),
+    ({"serial": "SN\x07"}, {}, "serial: expected at most 24 printable ASCII characters, got b'SN\\x07'"),
+    ({"hardware_class": SimpleNamespace(class_id=UUID(int=0))}, {}, "hardware class: expected a UUID, got 0000"),
+    ({"role": 3}, {}, "role: expected 0 to 1, got 3"),
+    ({}, {"boot": SimpleNamespace(slot=0, reason=7, facts=None)}, "boot reason: expected 0 to 4, got 7"),
+]
+
+
+@pytest.mark.parametrize(("identity", "boot", "detail"), IMPOSSIBLE, ids=[row[2][:20] for row in IMPOSSIBLE])
+def test_an_impossible_identity_is_that_nodes_refusal_by_name(bench_parts, identity, boot, detail):
+    """Discovery names it and finds the others; a transfer and a command to it end with its cause. Nothing raises."""
+    bench = bench_parts.Bench(*(bench_parts.Node(position, factory=bench_parts.OLD()) for position in (1, 2)))
+    target = bench.nodes[1].target
+    good = {name: getattr(target._identity, name) for name in ("position", "role", "hwid", "serial", "hardware_class")}
+    target._identity = SimpleNamespace(**{**good, **identity})
+    for name, value in boot.items():
+        setattr(target, f"_{name}", value)
+    discovery = BootloaderDiscovery(bench.wire, positions=(1, 2))
+    events = bench.run(discovery)
+    assert set(discovery.nodes) == {1}
+    (refused,) = [event for event in events if isinstance(event, NodeRefused)]
+    assert (refused.position, refused.detail[: len(detail)]) == (2, detail)
+    failed = bench.run(BootloaderClient(bench.wire, position=2, image=bench_parts.NEW()))[-1]
+    assert (failed.cause, failed.safe_to_run_again) == (FailureCause.BAD_IDENTITY, True)
+    assert failed.detail.startswith(f"node 2: {detail}")
+    assert bench.command(2, NodeCommand.RESET).cause is FailureCause.BAD_IDENTITY
+
+
+def test_one_altered_frame_of_an_identity_is_asked_for_again(bench):
+    altered = []
+    discovery = BootloaderDiscovery(bench.wire)
+    original = discovery.receive_frame
+
+    def receive(frame, now_ns):
+        if not altered and frame.data[0] == ReplyKind.HWID_0:
+            altered.append(frame)
+            frame = CanFrame(frame.can_id, frame.data[:-1] + b"\xff", frame.is_extended_id)
+        original(frame, now_ns)
+
+    discovery.receive_frame = receive
+    events = bench.run(discovery)
+    assert altered
+    assert [type(event) for event in events] == [NodeFound]
+    assert discovery.nodes[1].hwid == "HW-0001"
+
+
+def test_a_node_made_before_the_digest_is_found_without_it(bench_parts):
+    """It answers with sixteen frames; its digest is not known, and nobody waits for it."""
+    bench = bench_parts.Bench(bench_parts.Node(factory=bench_parts.OLD(), limits=TargetLimits(says_image_digest=False)))
+    before_ns = bench.now_ns
+    node = found(bench)[1]
+    assert (node.image_sha256, Capability.IMAGE_DIGEST in node.capabilities) == (None, False)
+    assert bench.now_ns - before_ns < SECOND
+    assert node.runs(ImageVersion(2), b"x" * 32), "of such a node the version decides"
+
+
+def test_parts_of_two_digests_are_never_joined(bench):
+    """Parts may come from several tries, but not across a boot that changes the image: the boot id tells."""
+    collector = IdentityCollector(1)
+    target = bench.nodes[0].target
+
+    def replies(boot_id):
+        target._boot_id = boot_id
+        target.receive_frame(bench.wire.serialize(collector.request()), NOW)
+        return [bench.wire.parse(frame) for frame in target.frames_to_send(NOW)]
+
+    first = replies(1)
+    for reply in first[:-3]:
+        assert collector.receive(reply) is None
+    second = replies(2)
+    for reply in (*second[:-6], *second[-3:]):
+        assert collector.receive(reply) is None
+    third = replies(2)
+    for reply in third[:-6]:
+        collector.receive(reply)
+    for reply in third[-6:-4]:
+        assert collector.receive(reply) is None
+    assert collector.receive(third[-4]).image_sha256 == bench.nodes[0].store.slots[0].sha256
 
 
 def test_an_empty_bus_ends_the_search_and_an_expected_node_is_asked_by_name(bench_parts):

@@ -16,6 +16,7 @@ from bmsota.bootloader._messages import (
     BitmapReply,
     BuildReply,
     CounterReply,
+    DigestReply,
     LimitsReply,
     ListReply,
     PartReply,
@@ -73,6 +74,8 @@ MESSAGES = [
     (BitmapReply(1, 3, 1, 33, 0x80000001), 0x721, "22 03 01 21 01 00 00 80"),
     (ListReply(1, 9, ((0, 64), (1, 3))), 0x721, "24 09 00 18 06 ff ff ff"),
     (PendingReply(1, 3, 5, 300), 0x721, "23 03 05 2c 01 00 00 00"),
+    (DigestReply(1, 7, ReplyKind.DIGEST_0, b"abcdef"), 0x721, "11 07 61 62 63 64 65 66"),
+    (DigestReply(1, 255, ReplyKind.DIGEST_5, b"\xfe\xff\0\0\0\0"), 0x721, "16 ff fe ff 00 00 00 00"),
 ]
 
 
@@ -89,7 +92,7 @@ def test_a_message_is_these_bytes_and_these_bytes_are_the_message(wire, message,
 def test_every_command_and_every_reply_has_a_locked_message():
     assert {message.command for message, _, _ in MESSAGES if isinstance(message, Request)} == set(NodeCommand)
     kinds = {type(message) for message, _, _ in MESSAGES}
-    assert kinds >= set(_REPLY_CLASSES.values()) | {PartReply, ListReply}
+    assert kinds >= set(_REPLY_CLASSES.values()) | {PartReply, DigestReply, ListReply}
 
 
 def test_the_tables_name_every_field_and_every_signal(bench_parts):
@@ -101,6 +104,7 @@ def test_the_tables_name_every_field_and_every_signal(bench_parts):
         "HardwareClass2",
         *(f"{n}{k}" for n in ("Hwid", "Serial") for k in range(4)),
         *(f"Challenge{k}" for k in range(3)),
+        *(f"ImageDigest{k}{n}" for n in ("", "Echo") for k in range(6)),
         "ListedBlock",
         *(f"Missing{k}{n}" for n in ("Age", "Frame") for k in range(4)),
     }

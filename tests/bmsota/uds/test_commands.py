@@ -10,6 +10,7 @@ from bmsota.image import ImageVersion
 from bmsota.node import (
     BootloaderEntered,
     BootloaderLeft,
+    Capability,
     CommandFailed,
     CommandSucceeded,
     FailureCause,
@@ -18,9 +19,11 @@ from bmsota.node import (
     NodeCommand,
     NodeFound,
     NodeMode,
+    NodeRefused,
     TestRequested,
 )
 from bmsota.uds import UDS_11BIT, UDS_29BIT, IsoTpParameters, UdsCommand, UdsDiscovery, UdsTiming
+from bmsota.uds._identifiers import Did
 
 pytestmark = pytest.mark.slow
 
@@ -206,6 +209,34 @@ def test_everybody_is_found(parts, addressing, positions):
     bench = parts.Bench(*nodes, addressing=addressing)
     found = discovered(bench)
     assert [(node.position, node.hwid) for node in found.values()] == [(at, f"HW-{at:04d}") for at in positions]
+
+
+@pytest.mark.parametrize(
+    ("did", "value", "detail"),
+    [
+        (Did.HARDWARE_ID, b"S\xff1".ljust(24, b"\0"), "node 2: hwid: expected 1 to 24 printable ASCII characters"),
+        (Did.IMAGE_DIGEST, None, ""),
+    ],
+)
+def test_a_node_with_an_impossible_identity_is_refused_by_name_and_the_others_are_found(parts, did, value, detail):
+    """And one made before the digest is found without it."""
+    nodes = [parts.Node(position, factory=parts.OLD()) for position in (1, 2)]
+    bench = parts.Bench(*nodes)
+    target = nodes[1].target
+    target._identifiers = {**target._identifiers, did: lambda: value}
+    if value is None:
+        del target._identifiers[did]
+        target._capabilities &= ~Capability.IMAGE_DIGEST
+    client = UdsDiscovery(bench.addressing)
+    events = bench.run(client)
+    refused = [event for event in events if isinstance(event, NodeRefused)]
+    if value is None:
+        assert (refused, set(client.nodes), client.nodes[2].image_sha256) == ([], {1, 2}, None)
+        assert client.nodes[1].image_sha256 is not None
+    else:
+        assert set(client.nodes) == {1}
+        assert [event.position for event in refused] == [2]
+        assert refused[0].detail.startswith(detail)
 
 
 def test_nobody_is_found_on_an_empty_bus(parts):

@@ -96,6 +96,7 @@ def test_a_whole_transfer(bench, node, parts):
     starts = [
         "22fd03",
         "22f191",
+        "22fd05",
         "22fd01",
         "1003",
         "1002",
@@ -113,7 +114,10 @@ def test_a_whole_transfer(bench, node, parts):
     assert (described.position, described.role, described.hwid) == (1, ImageRole.SLAVE, "HW-0001")
     assert (described.serial, described.class_id) == ("SN0000000001", parts.SLAVE_CLASS.class_id)
     assert (described.version, described.security_counter) == (ImageVersion(2, 0), 1)
-    assert (described.capabilities, described.slot_size_kib) == (Capability.SECURITY_ACCESS, 7)
+    assert (described.capabilities, described.slot_size_kib) == (
+        Capability.SECURITY_ACCESS | Capability.IMAGE_DIGEST,
+        7,
+    )
     assert (described.state, described.active_slot, described.running_slot) == (NodeMode.APPLICATION, 0, 0)
 
 
@@ -374,13 +378,30 @@ def test_a_node_of_another_profile_is_refused(bench, node, parts):
     node.target._identifiers = {**node.target._identifiers, Did.NODE_KIND: lambda: old}
     event = failed(bench.flash(parts.NEW()), FailureCause.PROTOCOL_VERSION)
     assert event.detail == "expected UDS profile 1, got 0"
-    strange = bytes([7, 1]) + bytes(5)
+    strange = bytes([7, 2]) + bytes(5)
     node.target._identifiers = {**node.target._identifiers, Did.NODE_KIND: lambda: strange}
     event = failed(bench.flash(parts.NEW()), FailureCause.PROTOCOL_VERSION)
-    assert event.detail == "expected values of UDS profile 1, got 7 is not a valid ImageRole"
-    node.target._identifiers = {**node.target._identifiers, Did.SOFTWARE_VERSION: lambda: b"v2".ljust(24)}
-    event = failed(bench.flash(parts.NEW()), FailureCause.PROTOCOL_VERSION)
-    assert "expected major.minor.revision+build, got 'v2'" in event.detail
+    assert event.detail == "expected values of UDS profile 1, got role: expected 0 to 1, got 7"
+
+
+@pytest.mark.parametrize(
+    ("did", "value", "detail"),
+    [
+        (Did.NODE_KIND, bytes([7, 1]) + bytes(5), "node 1: role: expected 0 to 1, got 7"),
+        (Did.SOFTWARE_VERSION, b"v2".ljust(24), "expected major.minor.revision+build, got 'v2'"),
+        (Did.HARDWARE_ID, b"S\xff1".ljust(24, b"\0"), "node 1: hwid: expected 1 to 24 printable ASCII characters"),
+        (Did.HARDWARE_ID, bytes(24), "node 1: hwid: expected 1 to 24 printable ASCII characters"),
+        (Did.SERIAL_NUMBER, b"SN\x07".ljust(24, b"\0"), "node 1: serial: expected at most 24 printable ASCII"),
+        (Did.HARDWARE_CLASS, b"\xff" * 16, "node 1: hardware class: expected a UUID, got ffff"),
+        (Did.BOOT_STATE, bytes([0, 9, 5, 0, 0, 0]), "node 1: boot reason: expected 0 to 4, got 9"),
+        (Did.BOOT_STATE, bytes([0, 0, 5, 77, 0, 0]), "node 1: state of slot B: expected 0 to 6, got 77"),
+        (Did.BOOT_STATE, bytes([0, 0, 5, 0, 0, 2]), "node 1: running slot: expected slot 0, 1 or none, got 2"),
+    ],
+)
+def test_an_impossible_identity_is_that_nodes_refusal_by_name(bench, node, parts, did, value, detail):
+    node.target._identifiers = {**node.target._identifiers, did: lambda: value}
+    event = failed(bench.flash(parts.NEW()), FailureCause.BAD_IDENTITY)
+    assert detail in event.detail
 
 
 @pytest.mark.parametrize("status", ["ffffffff", "", "00"])
