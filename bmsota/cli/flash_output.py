@@ -69,6 +69,10 @@ def _by_check(findings: Sequence[Finding]) -> dict[Check, str]:
     return {check: findings_text(each for each in findings if each.check is check) for check in checks}
 
 
+IMAGE_DIGITS = 16
+"""Hexadecimal digits of an image's digest that people compare."""
+
+
 def word(name: str) -> str:
     """The name of an enumeration's member in plain words."""
     return name.lower().replace("_", " ")
@@ -110,6 +114,12 @@ def node_lines(nodes: Sequence[NodeDescription]) -> list[str]:
     lines = columns(rows)
     if not has_serial:
         lines.append("serial numbers equal the hardware ids")
+    images: dict[str, list[int]] = {}
+    for node in nodes:
+        if node.image_sha256 is not None:
+            images.setdefault(node.image_sha256.hex()[:IMAGE_DIGITS], []).append(node.position)
+    if images:
+        lines.append("images (SHA-256): " + "; ".join(f"{node_words(at)} {digits}" for digits, at in images.items()))
     if len(abilities) == 1:
         ((features, version),) = abilities
         lines.append(f"{node_words(node.position for node in nodes)}: supports {features}; protocol {version}")

@@ -147,6 +147,7 @@ def node_json(node: NodeDescription) -> dict[str, Any]:
         "serial": node.serial,
         "class_id": str(node.class_id),
         "version": None if node.running_slot is None else str(node.version),
+        "image_sha256": None if node.image_sha256 is None else node.image_sha256.hex(),
         "state": node.state.name,
         "boot_reason": node.boot_reason.name,
         "slot_states": [state.name for state in node.slot_states],

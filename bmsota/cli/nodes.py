@@ -14,7 +14,7 @@ from bmsota.cli.bus_options import BusOptions, bus_choice, make_profile, wire_ce
 from bmsota.cli.can_session import CanSession, Interrupt, fault_of_transfer
 from bmsota.cli.fault_table import FAULTS, ExitCode, FlashFault
 from bmsota.cli.faults import end_with, say, say_again, say_fault, stop, stopping_at_faults
-from bmsota.cli.flash_output import node_lines, nodes_text
+from bmsota.cli.flash_output import IMAGE_DIGITS, node_lines, nodes_text
 from bmsota.cli.flash_report import node_json
 from bmsota.cli.options import takes
 from bmsota.cli.selection import AsJson, Expect, ManifestKey, To, Yes, parse_checks, parse_positions, parse_targets
@@ -30,7 +30,7 @@ from bmsota.flashing import (
     make_plan,
     node_words,
 )
-from bmsota.node import ImageStatus, NodeResult, image_status
+from bmsota.node import FailureCause, ImageStatus, NodeResult, image_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +52,12 @@ class _Nodes:
         self._engine = engine
         self._interrupt = interrupt
         self.was_changed = False
+        self.refused: tuple[NodeResult, ...] = ()
+        """Nodes that said of themselves what none can be, at the last discovery."""
+
+    @property
+    def refused_positions(self) -> frozenset[int]:
+        return frozenset(each.position for each in self.refused)
 
     def _finish(self) -> None:
         if self._interrupt.is_wanted:
@@ -72,6 +78,7 @@ class _Nodes:
         for event in self.session.run(self._engine, self._interrupt):
             if isinstance(event, NodesDiscovered):
                 found = event.nodes
+                self.refused = event.refused
         self._finish()
         return found
 
@@ -147,13 +154,17 @@ def nodes_command(ctx: typer.Context, options: NodesOptions) -> None:
         found = nodes.discover(expected)
         if options.as_json:
             typer.echo(json.dumps([node_json(node) for node in found], indent=1, ensure_ascii=False))
-        if not found:
+        if not found and not nodes.refused:
             return nodes.no_answer()
-        if not options.as_json:
+        if not options.as_json and found:
             for line in node_lines(found):
                 typer.echo(line)
-        if missing := _missing(found, expected):
+        if nodes.refused:
+            say_fault(FailureCause.BAD_IDENTITY, _refusals(nodes.refused))
+        missing = _missing(found, [position for position in expected if position not in nodes.refused_positions])
+        if missing:
             say_fault(Check.NODE_PRESENT, f"{node_words(missing)} did not answer", advice=_CHECK_NODE)
+        if missing or nodes.refused:
             say_again(was_changed=False)
             return ExitCode.FAILED
         return ExitCode.DONE
@@ -184,7 +195,8 @@ class VerifyOptions(BusOptions):
 def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
     """Compare what the nodes run with a release or an image. Changes nothing.
 
-    Role, hardware class, version, confirmation and security counter are compared; nodes do not report a digest.
+    Role, hardware class, version, digest, confirmation and security counter are compared; nodes with older firmware do
+    not report the digest of their image, and are compared without.
 
     Exit code: 0 equal; 1 something differs or does not answer; 2 usage error; 4 adapter or bus unusable; 130 interrupted.
     """
@@ -203,7 +215,7 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
         keys = load_manifest_keys(options.manifest_key or ())
         wanted = None if options.source is None else load_source(options.source, keys)
         found = nodes.discover(request.named_positions)
-        if not found:
+        if not found and not nodes.refused:
             return nodes.no_answer()
         lines: list[tuple[NodeDescription | None, bool, str]]
         if wanted is None:
@@ -215,6 +227,7 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
             plan = make_plan(found, wanted, request)
             lines = [(each.node, *_compared(each)) for each in plan.nodes if each.action is not Action.LEFT_OUT]
             lines += [(None, False, problem) for problem in _absent(plan)]
+        lines += [(None, False, f"node {each.position}: {each.detail}") for each in nodes.refused]
         return _show(lines, as_json=options.as_json, name=None if wanted is None else wanted.name)
 
     _with_nodes(ctx, options, do)
@@ -270,10 +283,14 @@ def _state(node: NodeDescription) -> tuple[bool, str]:
 
 
 def _disorder(found: Sequence[NodeDescription]) -> list[str]:
-    """Nodes of one kind that run different versions."""
+    """Nodes of one kind that run different versions, or different builds of one."""
     kinds: dict[object, dict[str, list[int]]] = {}
     for node in found:
-        kinds.setdefault((node.role, node.class_id), {}).setdefault(str(node.version), []).append(node.position)
+        builds = {each.image_sha256 for each in found if each.version == node.version and _kind(each) == _kind(node)}
+        image = str(node.version)
+        if len(builds - {None}) > 1:
+            image += " (not known)" if node.image_sha256 is None else f" ({node.image_sha256.hex()[:IMAGE_DIGITS]})"
+        kinds.setdefault(_kind(node), {}).setdefault(image, []).append(node.position)
     return [
         "nodes of one kind run different versions: "
         + ", ".join(
@@ -282,6 +299,14 @@ def _disorder(found: Sequence[NodeDescription]) -> list[str]:
         for versions in kinds.values()
         if len(versions) > 1
     ]
+
+
+def _kind(node: NodeDescription) -> object:
+    return node.role, node.class_id
+
+
+def _refusals(refused: Sequence[NodeResult]) -> str:
+    return "; ".join(f"node {each.position}: {each.detail}" for each in refused)
 
 
 def _compared(plan: NodePlan) -> tuple[bool, str]:
@@ -298,6 +323,11 @@ def _compared(plan: NodePlan) -> tuple[bool, str]:
             return False, runs
         case Action.RAISE_COUNTER:
             return False, f"{runs}; expected a counter of {plan.security_counter}"
+    if node.running_slot is not None and node.version == plan.to_version and node.image_sha256 is not None:
+        return (
+            False,
+            f"expected another build of {plan.to_version}, {runs}, image {node.image_sha256.hex()[:IMAGE_DIGITS]}",
+        )
     return False, f"expected {plan.to_version}, {runs}"
 
 

@@ -25,11 +25,12 @@ which the field tool does not see; docs/flash.md says what to look at.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
 from bmsota.errors import LocalProtocolError
+from bmsota.flashing._checks import Check, Finding, Verdict
 from bmsota.flashing._engine import (
     FramesRepeated,
     NodesDiscovered,
@@ -271,6 +272,8 @@ class PackFlash:
     ) -> None:
         self._engine = engine
         self._planner = planner
+        self._impossible: tuple[NodeResult, ...] = ()
+        """Nodes that said of themselves what none can be, at the last discovery."""
         self._expected = tuple(expected)
         self.phase = FlashPhase.DISCOVER
         self.plan: FlashPlan | None = None
@@ -399,7 +402,8 @@ class PackFlash:
                     self._of(position).frames_repeated += frames
                 case TransferBroken(position, _):
                     self._of(position).interruptions += 1
-                case NodesDiscovered(nodes):
+                case NodesDiscovered(nodes, refused):
+                    self._impossible = refused
                     found = {node.position: node for node in nodes}
                     self._answering = frozenset(found)
                     self._nodes |= found
@@ -425,7 +429,16 @@ class PackFlash:
             self._release()
 
     def _make_plan(self) -> None:
-        plan = self.plan = self._planner([self._nodes[position] for position in sorted(self._nodes)])
+        plan = self._planner([self._nodes[position] for position in sorted(self._nodes)])
+        # Left out, such a node would be forgotten: its pack could be left mixed without a word.
+        refused = tuple(
+            Finding(Check.NODE_PRESENT, Verdict.REFUSED, result.position, result.detail) for result in self._impossible
+        )
+        if refused:
+            present = [each for each in plan.findings if (each.check, each.position) not in
+                       {(each.check, each.position) for each in refused}]  # fmt: skip
+            plan = replace(plan, findings=(*present, *refused))
+        self.plan = plan
         self._begin_phase(FlashPhase.DECIDE)
         self._events.append(PlanMade(plan))
         if plan.refusals:

@@ -326,7 +326,9 @@ class _PlanChecker:
 
     def _action(self, node: NodeDescription, image: SourceImage) -> Action:
         status = image_status(node)
-        if status in {ImageStatus.ABSENT, ImageStatus.REVERTED} or node.version != image.facts.version:
+        if status in {ImageStatus.ABSENT, ImageStatus.REVERTED} or not node.runs(
+            image.facts.version, image.facts.digest
+        ):
             return Action.FLASH
         if status is ImageStatus.TEST:
             return Action.CONFIRM
@@ -339,7 +341,7 @@ class _PlanChecker:
         position, facts = node.position, image.facts
         findings: list[Finding] = []
         runs = node.running_slot is not None
-        if runs and node.version == facts.version and image_status(node) is not ImageStatus.REVERTED:
+        if runs and node.runs(facts.version, facts.digest) and image_status(node) is not ImageStatus.REVERTED:
             # Otherwise nothing would be flashed: see `_action`.
             findings.append(self._finding(Check.SAME_VERSION, f"already runs {facts.version}", position))
         older = runs and facts.version < node.version
@@ -394,8 +396,13 @@ class _PlanChecker:
         left_out: dict[tuple[str, str], list[int]] = {}
         for plan in plans:
             image = self._source.image_for(plan.node)
-            if plan.action is Action.LEFT_OUT and image is not None and plan.from_version != image.facts.version:
-                key = (str(plan.from_version or "nothing"), str(image.facts.version))
+            if plan.action is not Action.LEFT_OUT or image is None:
+                continue
+            if not plan.node.runs(image.facts.version, image.facts.digest):
+                runs = str(plan.from_version or "nothing")
+                if plan.from_version == image.facts.version:
+                    runs = f"another build of {runs}"
+                key = (runs, str(image.facts.version))
                 left_out.setdefault(key, []).append(plan.position)
         problems = [
             f"{node_words(where)} {'are left out and run' if len(where) > 1 else 'is left out and runs'} {runs}, not {new}"

@@ -69,7 +69,8 @@ def test_the_journey(kind, release, tmp_path):
         lines = there.out.splitlines()
         assert " ".join(lines[0].split()) == "node role hwid serial version state slot A slot B counter"
         assert " ".join(lines[2].split()) == "1 slave HW-1 SN1 2.0.0 application confirmed * empty 1"
-        assert lines[4] == "nodes 0-2: supports broadcast, compression; protocol 2"
+        assert re.fullmatch(r"images \(SHA-256\): node 0 [0-9a-f]{16}; nodes 1, 2 [0-9a-f]{16}", lines[4])
+        assert lines[5] == "nodes 0-2: supports broadcast, compression, image digest; protocol 2"
         differs = bmsota("verify", release, *pack.arguments, *QUICK)
         assert differs.code == 1
         assert "DIFFERS  node 1 (slave): expected 2.1.0, runs 2.0.0, confirmed, counter 1" in differs.out

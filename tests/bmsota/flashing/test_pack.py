@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,6 +114,39 @@ def test_only_the_node_that_lags_behind_is_flashed(rig):
     assert result.outcome is FlashOutcome.DONE
     assert pack.versions == dict.fromkeys(range(3), rig.NEW)
     assert {node for command, node in pack.commands()} == {2}
+
+
+def test_a_node_with_an_impossible_identity_is_named_and_nothing_is_begun(pack, rig):
+    """Left out, it would be forgotten, and the pack left mixed without a word."""
+    node = pack.nodes[2]
+    identity = node.target._identity
+    node.target._identity = SimpleNamespace(
+        **{name: getattr(identity, name) for name in ("position", "role", "serial", "hardware_class")}, hwid="S\xff"
+    )
+    result = upgrade(pack)
+    assert (result.outcome, result.was_changed) == (FlashOutcome.REFUSED, False)
+    (refusal,) = [each for each in result.plan.refusals if each.position == 2]
+    assert str(refusal).startswith("node-present: node 2: impossible identity: hwid: expected 1 to 24 printable ASCII")
+
+
+def test_another_build_of_the_version_is_flashed(rig):
+    """Every node runs 2.1.0, one of them with other bytes: only that one is flashed."""
+    pack = rig.Pack(rig.Node(0, rig.NEW), rig.Node(1, rig.NEW), rig.Node(2))
+    store = pack.nodes[2].store
+    other = rig.make_image(version=rig.NEW, size=2999)
+    offset = store.begin_staging(len(other), hashlib.sha256(other).digest())
+    store.write_staged(offset, other[offset:])
+    store.finish_staging()
+    store.request_test()
+    pack.nodes[2].restart()
+    pack.nodes[2].store.confirm()
+    assert pack.versions == dict.fromkeys(range(3), rig.NEW)
+    result = upgrade(pack)
+    assert result.outcome is FlashOutcome.DONE
+    assert {node for command, node in pack.commands()} == {2}
+    store = pack.nodes[2].store
+    assert store.read_slot(store.active_slot) == rig.make_image(version=rig.NEW)
+    assert upgrade(pack).outcome is FlashOutcome.NOTHING_TO_DO
 
 
 def test_what_the_plan_refuses_is_not_begun(pack, rig):

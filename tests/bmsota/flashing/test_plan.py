@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -117,8 +118,20 @@ class TestWhatANodeNeeds:
     """Also after a run that stopped somewhere."""
 
     def needs(self, planned, described, **changes):
-        nodes = [replace(described[1], **changes), *(replace(node) for node in described if node.position != 1)]
+        nodes = [
+            replace(described[1], **{"image_sha256": None, **changes}),
+            *(replace(node) for node in described if node.position != 1),
+        ]
         return next(node for node in planned(nodes=nodes).nodes if node.position == 1)
+
+    def test_another_build_of_the_version_is_flashed(self, planned, described, rig):
+        """What counts are the bytes: the digest of the release's image is on the node, or it is flashed."""
+        same = hashlib.sha256(rig.make_image()).digest()
+        node = self.needs(planned, described, version=rig.NEW, security_counter=2, image_sha256=same)
+        assert node.action is Action.NONE
+        node = self.needs(planned, described, version=rig.NEW, security_counter=2, image_sha256=b"x" * 32)
+        assert node.action is Action.FLASH
+        assert [each for each in node.findings if each.check is Check.SAME_VERSION] == []
 
     def test_an_image_on_trial_is_confirmed(self, planned, described, rig):
         trial = (SlotState.CONFIRMED, SlotState.TEST)
@@ -269,7 +282,7 @@ class TestMixedPack:
 
     def test_a_slave_that_catches_up_mixes_nothing(self, planned, described, rig):
         nodes = [
-            replace(node, version=rig.NEW, security_counter=2) if node.position in {1, 3} else node
+            replace(node, image_sha256=None, version=rig.NEW, security_counter=2) if node.position in {1, 3} else node
             for node in described
         ]
         assert self.why(planned(FlashSource.of_image("slave", rig.make_image()), nodes=nodes, positions=(2,))) == []
@@ -285,7 +298,10 @@ class TestMixedPack:
         assert reason == "node 0 is left out and runs 2.0.0, not 2.1.0"
 
     def test_where_nothing_is_flashed_nothing_is_mixed(self, planned, described, rig):
-        nodes = [replace(node, version=rig.NEW, security_counter=2) if node.position else node for node in described]
+        nodes = [
+            replace(node, image_sha256=None, version=rig.NEW, security_counter=2) if node.position else node
+            for node in described
+        ]
         plan = planned(nodes=nodes, targets=Targets.SLAVES)
         assert plan.is_nothing_to_do
         assert plan.refusals == ()
