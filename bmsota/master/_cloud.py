@@ -43,7 +43,8 @@ from bmsota.master._events import (
     LocalUpgradesReported,
     ReportAcknowledged,
 )
-from bmsota.ota import IdentifiedNode, IdentityReporter, LocalUpgradeDetector, LogNote, NodeSnapshot
+from bmsota.node import SLOT_SIZE_KIB_MAX, running_image_sha256
+from bmsota.ota import IdentifiedNode, IdentityReporter, LocalUpgradeDetector, LogNote, NodeSnapshot, PackMaster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from bmsota.gbt32960 import Message, TerminalEvent, TerminalSession
     from bmsota.master._events import MasterEvent
     from bmsota.node import NodeDescription, TargetIdentity
-    from bmsota.ota import NodeUpgrade, OrderScope, TellState
+    from bmsota.ota import NodeUpgrade, OrderScope, PackWatch, TellState
 
 
 SECOND = 1_000_000_000
@@ -75,12 +76,18 @@ class CloudReporter:
         boot: BootResult,
         device_key: Ed25519PrivateKey,
         emit: Callable[[MasterEvent], None],
+        pack_watch: PackWatch,
+        slave_positions: Sequence[int],
     ) -> None:
         self._session = session
         self._identity = identity
         self._store = store
         self._boot = boot
         self._emit = emit
+        self._pack_watch = pack_watch
+        self._slave_positions = frozenset(slave_positions)
+        self.mixed_pack = ""
+        """How the pack is mixed, as the last discovery found; empty if it is not."""
         self._detector = LocalUpgradeDetector(store)
         self._identities = IdentityReporter(store, vin=session.vin, device_key=device_key)
         self._signed: deque[type[ReportAcknowledged | IdentityAcknowledged]] = deque()
@@ -89,7 +96,7 @@ class CloudReporter:
         self._has_discovered = False
         self._may_identify = False
         """The last discovery found the nodes as they will stay: no order is under way, no node runs in test."""
-        for problem in (self._detector.problem, self._identities.problem):
+        for problem in (self._detector.problem, self._identities.problem, pack_watch.problem):
             if problem:
                 emit(LogNote(problem))
 
@@ -151,9 +158,9 @@ class CloudReporter:
         if self._session.state is not TerminalState.LOGGED_IN or not self._may_identify:
             return
         try:
-            document = self._identities.take(self._nodes(), self._detector.pending, now_ns)
+            document = self._identities.take(self._nodes(), self._detector.pending, now_ns, mixed_pack=self.mixed_pack)
         except LocalProtocolError as problem:
-            # A slave that describes itself in words no document can carry, or a journal without room.
+            # A journal without room.
             self._may_identify = False
             self._emit(LogNote(f"no identity report: {problem}"))
             return
@@ -172,6 +179,8 @@ class CloudReporter:
             version=ImageVersion() if facts is None else facts.version,
             security_counter=self._store.security_counter,
             serial=identity.serial,
+            image_sha256=running_image_sha256(self._store, self._boot),
+            slot_size_kib=min(self._store.slot_size_bytes // 1024, SLOT_SIZE_KIB_MAX),
         )
         slaves = [
             IdentifiedNode(
@@ -182,6 +191,8 @@ class CloudReporter:
                 version=node.version,
                 security_counter=node.security_counter,
                 serial=node.serial,
+                image_sha256=node.image_sha256,
+                slot_size_kib=node.slot_size_kib,
             )
             for node in sorted(self._slaves, key=lambda node: node.position)
         ]
@@ -221,9 +232,31 @@ class CloudReporter:
         self._slaves, self._has_discovered = tuple(slaves), True
         # Without any slave the bus is more likely to be dead than the pack to have none.
         self._may_identify = bool(slaves) and order is None and not self._detector.awaits_confirmation
+        if self._may_identify:
+            self._watch_pack()
         # Before the local upgrades: they are forgotten when they are answered, and the signature is to name them.
         self._send_identity_report(now_ns)
         self._send_local_upgrades(now_ns)
+
+    def _master(self) -> PackMaster:
+        facts = self._boot.facts
+        return PackMaster(
+            self._identity.hardware_class.class_id,
+            ImageVersion() if facts is None else facts.version,
+            running_image_sha256(self._store, self._boot),
+        )
+
+    def _watch_pack(self) -> None:
+        """Judge what the nodes run; the log hears of a mixed pack at each power-on, and of its end."""
+        is_complete = {node.position for node in self._slaves} >= self._slave_positions
+        try:
+            found = self._pack_watch.seen((self._master(), *self._slaves), is_complete=is_complete)
+        except LocalProtocolError as problem:
+            self._emit(LogNote(f"what the pack runs is not kept: {problem}"))
+            return
+        if found != self.mixed_pack:
+            self.mixed_pack = found
+            self._emit(LogNote(f"mixed pack: {found}" if found else "the pack is no longer mixed"))
 
     def session_event(self, event: TerminalEvent, now_ns: int, *, order: OrderScope | None = None) -> None:
         """Something happened on the cloud link; *order* is `Updater.scope`, or None before it is known."""

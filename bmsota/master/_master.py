@@ -199,6 +199,8 @@ class Master:
             boot=boot,
             device_key=configuration.device_key,
             emit=self._told,
+            pack_watch=self._updater.pack_watch,
+            slave_positions=layout.positions,
         )
         self._self_test = SelfTest(
             self._measured,
@@ -224,6 +226,11 @@ class Master:
     def is_upgrading(self) -> bool:
         """Whether an order is under way: no flasher may change a node of the pack now."""
         return self._interlock.is_upgrading
+
+    @property
+    def mixed_pack(self) -> str:
+        """How the nodes run images that do not belong together, as the last discovery found; empty if they do."""
+        return self._cloud.mixed_pack
 
     @property
     def link_state(self) -> TerminalState:
@@ -506,6 +513,8 @@ class Master:
         before = [(node.position, node.hwid, node.version) for node in self._slaves.nodes]
         self._slaves.handle(event, now_ns)
         if isinstance(event, NodesDiscovered):
+            for refused in event.refused:
+                self._events.append(LogNote(f"slave {refused.position} is not counted: {refused.detail}"))
             if event.nodes and [(node.position, node.hwid, node.version) for node in event.nodes] != before:
                 self._cloud.send_identity(self._slaves.slaves, now_ns)
             # After the updater: when this discovery has decided its order, what the nodes run is the order's work.

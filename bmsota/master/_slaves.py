@@ -114,11 +114,12 @@ class SlaveOperations:
         match event:
             case TransferProgressed(position, next_offset, size_bytes) if next_offset == size_bytes:
                 self._updater.slave_staged(position)
-            case NodesDiscovered(nodes):
+            case NodesDiscovered(nodes, refused):
                 self._is_busy = False
                 self.nodes = nodes
+                self._updater.nodes_seen(nodes)
                 if isinstance(self._under_way, DiscoverNodes):
-                    self._updater.nodes_discovered(nodes, now_ns)
+                    self._updater.nodes_discovered(nodes, now_ns, refused=refused)
             case OperationFinished(results=results):
                 self._is_busy = False
                 self._answer(results, now_ns)

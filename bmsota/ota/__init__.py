@@ -86,6 +86,7 @@ from bmsota.ota._manifest import (
     verify_manifest,
 )
 from bmsota.ota._order import ORDER_SIZE_BYTES_MAX, UpgradeOrder, sign_order, verify_order
+from bmsota.ota._pack_watch import PACK_RECORD, PackMaster, PackWatch
 from bmsota.ota._records import OlderLayout, RecordFormat, StoredRecord
 from bmsota.ota._report import (
     REPORT_SIZE_BYTES_MAX,
@@ -109,6 +110,7 @@ __all__ = [
     "LOCAL_UPGRADES_RECORD",
     "MANIFEST_SIZE_BYTES_MAX",
     "ORDER_SIZE_BYTES_MAX",
+    "PACK_RECORD",
     "REPORT_SIZE_BYTES_MAX",
     "STAGE_OF",
     "TRANSITIONS",
@@ -146,6 +148,8 @@ __all__ = [
     "OlderLayout",
     "OrderScope",
     "Outcome",
+    "PackMaster",
+    "PackWatch",
     "PostBootReport",
     "PowerConditions",
     "RaiseCounters",

@@ -20,8 +20,8 @@ CRITICAL: Final = "critical"
 """The field that lists which fields of its map a reader must know."""
 
 
-def take_fields(value: Any, names: tuple[str, ...], where: str) -> list[Any]:
-    """The values of *names*, in their order.
+def take_fields(value: Any, names: tuple[str, ...], where: str, *, optional: tuple[str, ...] = ()) -> list[Any]:
+    """The values of *names*, in their order, then those of *optional*: None where there is none.
 
     Fields that are not among them are passed over, unless the map itself lists them in `critical`: what a document says and
     we do not understand may be the reason not to obey it, and only its writer knows.
@@ -38,10 +38,10 @@ def take_fields(value: Any, names: tuple[str, ...], where: str) -> list[Any]:
     critical = value.get(CRITICAL, [])
     if not isinstance(critical, list) or not all(isinstance(name, str) and name in value for name in critical):
         raise TrustError(Attack.MALFORMED_DOCUMENT, f"{where}: {CRITICAL} does not list fields of this map")
-    unknown = [name for name in critical if name not in names]
+    unknown = [name for name in critical if name not in names and name not in optional]
     if unknown:
         raise TrustError(Attack.NEWER_DOCUMENT, f"{where}: unknown critical field {', '.join(unknown)[:120]}")
-    return [value[name] for name in names]
+    return [value[name] for name in names] + [value.get(name) for name in optional]
 
 
 def check_layout(value: dict[Any, Any], layout_max: int, where: str) -> None:

@@ -61,6 +61,8 @@ class IdentityReporter:
         """Those of the document."""
         self._is_sent = False
         self._is_held = False
+        self._has_told = False
+        """The platform has a document of this power-on."""
         self.problem = ""
         """What the log must say: the record could not be read. Empty if nothing."""
         try:
@@ -75,8 +77,12 @@ class IdentityReporter:
         """The cloud link is up again: what was not delivered may be tried once more."""
         self._is_held = False
 
-    def take(self, nodes: Sequence[IdentifiedNode], upgrades: Sequence[NodeUpgrade], now_ns: int) -> bytes | None:
+    def take(
+        self, nodes: Sequence[IdentifiedNode], upgrades: Sequence[NodeUpgrade], now_ns: int, *, mixed_pack: str = ""
+    ) -> bytes | None:
         """The document to send now; None if the platform has all of it, or one is under way.
+
+        Of a mixed pack (*mixed_pack* says how) one is sent at each power-on, until it is over.
 
         Raises:
             LocalProtocolError: the journal has no room for the counter.
@@ -90,10 +96,12 @@ class IdentityReporter:
             time_s=now_ns // SECOND,
             nodes=tuple(nodes),
             upgrades=tuple(_reported(upgrade) for upgrade in upgrades),
+            mixed_pack=mixed_pack,
         )
         digests = content_digests(report)
         # That there are no local upgrades any more is no news: the platform has acknowledged them.
-        if digests[0] == self._acknowledged[0] and (not upgrades or digests[1] == self._acknowledged[1]):
+        is_known = digests[0] == self._acknowledged[0] and (not upgrades or digests[1] == self._acknowledged[1])
+        if is_known and (not mixed_pack or self._has_told):
             return None
         if digests != self._digests:
             self._counter = report.counter
@@ -106,6 +114,7 @@ class IdentityReporter:
         """The platform has what `take` gave out."""
         if self._is_sent:
             self._is_sent = False
+            self._has_told = True
             self._acknowledged = self._digests
             self._save()
 
@@ -127,4 +136,6 @@ def _reported(upgrade: NodeUpgrade) -> ReportedUpgrade:
         version_before=upgrade.version_before,
         version_after=upgrade.version_after,
         outcome=upgrade.outcome,
+        sha256_before=upgrade.sha256_before,
+        sha256_after=upgrade.sha256_after,
     )

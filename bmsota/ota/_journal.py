@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from bmsota.errors import BmsotaError, RecordError, TrustError
+from bmsota.errors import BmsotaError, RecordError, TransferError, TrustError
 from bmsota.ota import _cbor
 from bmsota.ota._image_store import IMAGE_STORE_LAYOUT
+from bmsota.ota._pack_watch import PackWatch
 from bmsota.ota._records import OlderLayout, RecordFormat, StoredRecord
 from bmsota.ota._report import Outcome, short_reason
 from bmsota.ota._rules import expect, expect_count, expect_integer, expect_text
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from bmsota.boot import BootStore
     from bmsota.image import ImageVersion
+    from bmsota.node import NodeDescription
     from bmsota.ota._image_store import ImageStore
     from bmsota.ota._manifest import ReleaseImage, ReleaseManifest
     from bmsota.ota._order import UpgradeOrder
@@ -157,6 +159,9 @@ class OrderRecords:
         self.journal = UpgradeJournal()
         self.order: UpgradeOrder | None = None
         self.manifest: ReleaseManifest | None = None
+        self.pack_watch = PackWatch(store)
+        self.described: dict[int, NodeDescription] = {}
+        """The slaves, as they have described themselves last."""
         self._note = note
         self._journal_record = StoredRecord(store, _JOURNAL, JOURNAL_FORMAT)
         self._counter_record = StoredRecord(store, _COUNTER, COUNTER_FORMAT)
@@ -275,19 +280,36 @@ class OrderRecords:
 
         Raises:
             TrustError: as `DeviceTrust.accept_manifest`.
-            TransferError: the image store is too small for the release.
+            TransferError: an image does not fit the slot of its node, or all of them the image store. No byte has been fetched.
         """
         assert self.order is not None
         self.manifest = self.trust.accept_manifest(document, self.order, now_ns)
+        self._check_slots()
         self.image_store.assign(self.images())
         self.store.put_record(_MANIFEST, document)
         self.save(phase=Phase.ACCEPTED)
+
+    def _check_slots(self) -> None:
+        for position in (0, *self.slave_positions):
+            size_bytes = self.target(position).size_bytes
+            if position == 0:
+                room, fits = f"{self.store.slot_size_bytes} bytes", size_bytes <= self.store.slot_size_bytes
+            elif (node := self.described.get(position)) is not None:
+                room, fits = f"{node.slot_size_kib} KiB", node.has_room_for(size_bytes)
+            else:
+                continue  # It has not answered; it will refuse the offer itself.
+            if not fits:
+                who = "master" if position == 0 else f"slave {position}"
+                raise TransferError(
+                    f"{who}: expected an image that fits the slot of {room}, got {size_bytes} bytes", permanent=True
+                )
 
     def pack_confirmed(self) -> None:
         """Every node has confirmed the release: trust moves forward."""
         assert self.manifest is not None
         self.trust.confirmed(self.manifest, self.slave_positions)
         self.save_trust()
+        self.pack_watch.released(self.images())
 
     def close(self) -> None:
         """The order is over and nothing of it is owed to the platform."""

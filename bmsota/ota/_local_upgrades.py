@@ -27,9 +27,10 @@ from zlib import crc32
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import LocalProtocolError, RecordError
 from bmsota.image import ImageVersion
+from bmsota.node import running_image_sha256
 from bmsota.ota._fields import LAYOUT
 from bmsota.ota._records import OlderLayout, RecordFormat, StoredRecord
-from bmsota.ota._rules import expect, expect_integer
+from bmsota.ota._rules import expect, expect_digest, expect_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,6 +46,9 @@ LOCAL_UPGRADES_RECORD = "field-upgrades"
 
 LOCAL_UPGRADES_MAX = 64
 """Upgrades kept at most: every node of the largest pack twice, and what one frame carries. The oldest is forgotten first."""
+
+UPGRADES_WITH_DIGESTS_MAX = 16
+"""Of the newest: 64 bytes each, in a journal that has room for an order and its manifest beside them."""
 
 NO_VERSION = ImageVersion()
 """What a node is said to run when it has no valid image."""
@@ -77,6 +81,9 @@ class NodeUpgrade:
     """What the tool calls itself, if it is known."""
     detail: str = ""
     """Why it did not succeed; ASCII."""
+    sha256_before: bytes | None = None
+    """Of the image before and of the one that runs now, where both have the same version: two builds differ in them alone."""
+    sha256_after: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +94,8 @@ class NodeSnapshot:
     hwid: str
     version: ImageVersion
     """Of the running image; `NO_VERSION` if none runs."""
+    image_sha256: bytes | None = None
+    """Of the running image; None if none runs, or the node cannot say it."""
     is_in_test: bool = False
     """The running image is not confirmed, or will not run again behind the next boot: nothing has been decided yet."""
     has_fallen_back: bool = False
@@ -105,6 +114,7 @@ class NodeSnapshot:
             position=node.position,
             hwid=node.hwid,
             version=node.version,
+            image_sha256=node.image_sha256,
             is_in_test=node.is_spare_running,
             has_fallen_back=node.boot_reason is BootReason.FALLBACK,
             reverted=frozenset({node.boot_id} if node.boot_reason is BootReason.REVERTED else ()),
@@ -118,6 +128,7 @@ class NodeSnapshot:
             position=position,
             hwid=hwid,
             version=NO_VERSION if boot.facts is None else boot.facts.version,
+            image_sha256=running_image_sha256(store, boot),
             is_in_test=store.is_spare_running,
             has_fallen_back=boot.reason is BootReason.FALLBACK,
             reverted=frozenset(crc32(slot.sha256, slot.reverts) for slot in store.slots if slot.reverts),
@@ -151,10 +162,20 @@ class _Known:
     """What it runs in test, beside the confirmed `version`."""
     reverted: frozenset[int] = _NOTHING
     refused: frozenset[int] = _NOTHING
+    sha256: bytes | None = None
+    """Of the image of `version`; None if it was not known."""
+    in_test_sha256: bytes | None = None
 
     @classmethod
     def of(cls, snapshot: NodeSnapshot) -> _Known:
-        return cls(snapshot.hwid, snapshot.version, None, snapshot.reverted, snapshot.refused)
+        return cls(
+            snapshot.hwid, snapshot.version, None, snapshot.reverted, snapshot.refused, snapshot.image_sha256, None
+        )
+
+    def runs_still(self, snapshot: NodeSnapshot) -> bool:
+        """Whether the image is the same; where a digest is not known, the version decides."""
+        digests = {self.sha256, snapshot.image_sha256} - {None}
+        return snapshot.version == self.version and len(digests) < 2
 
 
 class LocalUpgradeDetector:
@@ -289,9 +310,12 @@ class LocalUpgradeDetector:
                 None if node.in_test is None else _numbers(node.in_test),
                 sorted(node.reverted),
                 sorted(node.refused),
+                node.sha256,
+                node.in_test_sha256,
             ]
             for position, node in sorted(self._known.items())
         ]
+        first = len(self._pending) - UPGRADES_WITH_DIGESTS_MAX
         upgrades = [
             [
                 item.at_s,
@@ -302,8 +326,10 @@ class LocalUpgradeDetector:
                 item.outcome.value,
                 item.tool,
                 item.detail,
+                item.sha256_before if number >= first else None,
+                item.sha256_after if number >= first else None,
             ]
-            for item in self._pending
+            for number, item in enumerate(self._pending)
         ]
         return {"concluded": self._concluded, "forgotten": self.forgotten, "nodes": nodes, "upgrades": upgrades}
 
@@ -329,8 +355,10 @@ def _parse_nodes(nodes: Any) -> dict[int, _Known]:
             None if in_test is None else ImageVersion(*in_test),
             frozenset(reverted),
             frozenset(refused),
+            sha256,
+            in_test_sha256,
         )
-        for position, hwid, version, in_test, reverted, refused in nodes
+        for position, hwid, version, in_test, reverted, refused, sha256, in_test_sha256 in nodes
     }
 
 
@@ -345,8 +373,10 @@ def _parse_upgrades(upgrades: Any) -> tuple[NodeUpgrade, ...]:
             outcome=NodeUpgradeOutcome(outcome),
             tool=tool,
             detail=detail,
+            sha256_before=sha256_before,
+            sha256_after=sha256_after,
         )
-        for at_s, position, hwid, before, after, outcome, tool, detail in upgrades
+        for at_s, position, hwid, before, after, outcome, tool, detail, sha256_before, sha256_after in upgrades
     )
 
 
@@ -357,6 +387,10 @@ def _check(found: Mapping[str, Any]) -> None:
     texts += [text for upgrade in upgrades for text in (upgrade.hwid, upgrade.tool, upgrade.detail)]
     numbers = [found["forgotten"], *nodes, *(mark for node in nodes.values() for mark in node.reverted | node.refused)]
     numbers += [number for upgrade in upgrades for number in (upgrade.at_s, upgrade.position)]
+    digests = [digest for node in nodes.values() for digest in (node.sha256, node.in_test_sha256)]
+    digests += [digest for upgrade in upgrades for digest in (upgrade.sha256_before, upgrade.sha256_after)]
+    for digest in digests:
+        expect_digest("record", digest)
     for text in texts:
         expect(isinstance(text, str), "record", "text", repr(text))
     for number in numbers:
@@ -365,17 +399,36 @@ def _check(found: Mapping[str, Any]) -> None:
 
 _NAMES: Final = ("concluded", "forgotten", "nodes", "upgrades")
 
-# Layout 1 was a list of the number and the fields. Layout 0 never was.
+_DIGESTS_ADDED: Final = 2
+"""Digests at the end of each node and upgrade, since layout 3."""
+
+
+def _with_digests(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of layouts 1 and 2 as today's: no digest was known."""
+    lists = {name: [[*item, *[None] * _DIGESTS_ADDED] for item in fields[name]] for name in ("nodes", "upgrades")}
+    return {**fields, **lists}
+
+
+def _without_digests(fields: Mapping[str, Any]) -> dict[str, Any]:
+    lists = {name: [list(item)[:-_DIGESTS_ADDED] for item in fields[name]] for name in ("nodes", "upgrades")}
+    return {**fields, **lists}
+
+
+# Layout 2 had no digests. Layout 1 was a list of the number and the fields. Layout 0 never was.
 LOCAL_UPGRADES_FORMAT: Final = RecordFormat(
     title="record of local upgrades",
-    layout=2,
+    layout=3,
     names=_NAMES,
     check=_check,
     older={
         1: OlderLayout(
-            lambda value: dict(zip(_NAMES, value[1:], strict=False)),
-            lambda found: [1, *(found[name] for name in _NAMES)],
-        )
+            lambda value: _with_digests(dict(zip(_NAMES, value[1:], strict=False))),
+            lambda found: [1, *(_without_digests(found)[name] for name in _NAMES)],
+        ),
+        2: OlderLayout(
+            lambda value: _with_digests({name: field for name, field in value.items() if name != LAYOUT}),
+            lambda found: {**_without_digests(found), LAYOUT: 2},
+        ),
     },
     layout_of=lambda value: value[0] if isinstance(value, list) and value else value[LAYOUT],
 )
@@ -387,12 +440,13 @@ def _compare(known: _Known | None, snapshot: NodeSnapshot, now_s: int) -> tuple[
         # New hardware. In test it has no version of its own yet.
         return (known if snapshot.is_in_test else _Known.of(snapshot)), None
     if snapshot.is_in_test:
-        is_news = snapshot.version != known.version
-        return replace(known, in_test=snapshot.version if is_news else None), None
+        return _in_test(known, snapshot), None
     verdict = _verdict(known, snapshot)
     if verdict is None:
         return _Known.of(snapshot), None
     outcome, detail = verdict
+    # Where the versions differ they say it all, and what the node runs now has its digest in the identity report.
+    is_same_version = snapshot.version == known.version
     upgrade = NodeUpgrade(
         at_s=now_s,
         position=snapshot.position,
@@ -402,13 +456,15 @@ def _compare(known: _Known | None, snapshot: NodeSnapshot, now_s: int) -> tuple[
         outcome=outcome,
         tool=snapshot.tool,
         detail=detail,
+        sha256_before=known.sha256 if is_same_version else None,
+        sha256_after=snapshot.image_sha256 if is_same_version else None,
     )
     return _Known.of(snapshot), upgrade
 
 
 def _verdict(known: _Known, snapshot: NodeSnapshot) -> tuple[NodeUpgradeOutcome, str] | None:
     """How an upgrade ended between the two, and why it did not succeed; None if there was none."""
-    if snapshot.version != known.version:
+    if not known.runs_still(snapshot):
         if snapshot.version == NO_VERSION:
             return NodeUpgradeOutcome.FAILED, "no image is left that can run"
         if snapshot.has_fallen_back:
@@ -423,11 +479,24 @@ def _verdict(known: _Known, snapshot: NodeSnapshot) -> tuple[NodeUpgradeOutcome,
     return None
 
 
+def _in_test(known: _Known, snapshot: NodeSnapshot) -> _Known:
+    """The picture of a node that runs an image in test, beside the confirmed one."""
+    if known.runs_still(snapshot):
+        return replace(known, in_test=None, in_test_sha256=None)
+    return replace(known, in_test=snapshot.version, in_test_sha256=snapshot.image_sha256)
+
+
 def _taken_over(known: _Known | None, snapshot: NodeSnapshot) -> _Known:
     """The picture of a node after an order: the order's report says what it runs."""
     if known is not None and known.hwid == snapshot.hwid and snapshot.is_in_test:
         # It will fall back by itself, and that will be news.
-        return replace(known, in_test=snapshot.version, reverted=snapshot.reverted, refused=snapshot.refused)
+        return replace(
+            known,
+            in_test=snapshot.version,
+            in_test_sha256=snapshot.image_sha256,
+            reverted=snapshot.reverted,
+            refused=snapshot.refused,
+        )
     return _Known.of(snapshot)
 
 

@@ -50,10 +50,17 @@ class PackUpgrade:
         self._steering = steering
         self.boot_slot: int | None = None
         self._nodes: dict[int, NodeDescription] = {}
+        self._refused: dict[int, str] = {}
+        """Slaves that answer and are not counted, and why."""
         self._discovery_tries = 0
         self._rounds = 0
         self._staged: set[int] = set()
         self._activated = False
+
+    @property
+    def nodes(self) -> tuple[NodeDescription, ...]:
+        """The same, as they described themselves."""
+        return tuple(node for _, node in sorted(self._nodes.items()))
 
     @property
     def slaves(self) -> tuple[NodeReport, ...]:
@@ -65,6 +72,7 @@ class PackUpgrade:
                 hwid=node.hwid,
                 version=node.version,
                 security_counter=node.security_counter,
+                image_sha256=node.image_sha256,
             )
             for position, node in sorted(self._nodes.items())
         )
@@ -81,8 +89,11 @@ class PackUpgrade:
             self._steering.tell(100, "")
         self._steering.act(DiscoverNodes())
 
-    def nodes_discovered(self, nodes: Sequence[NodeDescription], now_ns: int) -> None:
+    def nodes_discovered(
+        self, nodes: Sequence[NodeDescription], now_ns: int, refused: Sequence[NodeResult] = ()
+    ) -> None:
         """The answer to `DiscoverNodes`: what must happen next follows from what the nodes run, and from the journal."""
+        self._refused = {result.position: result.detail for result in refused}
         self._nodes = {node.position: node for node in nodes if node.position > 0}
         missing = [position for position in self._records.slave_positions if position not in self._nodes]
         self._discovery_tries += 1
@@ -99,7 +110,7 @@ class PackUpgrade:
         elif self._records.phase is Phase.COMMITTING:
             self._finish_committed(missing, wrong, now_ns)
         elif missing:
-            self._roll_back(f"slaves {_names(missing)} do not answer", now_ns)
+            self._roll_back(self._silent(missing), now_ns)
         elif not wrong:
             self._steering.enter(_S.SELF_TEST, now_ns)
         elif self._activated:
@@ -111,8 +122,20 @@ class PackUpgrade:
         return [
             position
             for position in self._records.slave_positions
-            if position in self._nodes and self._nodes[position].version != self._records.target(position).version
+            if position in self._nodes and not self._is_on_target(position)
         ]
+
+    def _is_on_target(self, position: int) -> bool:
+        """Whether the node runs the bytes of the release: another build of the same version is another image."""
+        target = self._records.target(position)
+        return self._nodes[position].runs(target.version, target.sha256)
+
+    def _silent(self, missing: Sequence[int]) -> str:
+        """Who does not answer, and who answers with an identity that cannot be."""
+        silent = [position for position in missing if position not in self._refused]
+        parts = [f"slaves {_names(silent)} do not answer"] if silent else []
+        parts += [f"slave {at}: {self._refused[at]}" for at in missing if at in self._refused]
+        return "; ".join(parts)
 
     # -- forward -------------------------------------------------------------------------------------------------------
 
@@ -186,7 +209,9 @@ class PackUpgrade:
 
     def _finish_committed(self, missing: list[int], wrong: list[int], now_ns: int) -> None:
         if missing or wrong:
-            problem = f"mixed pack: slaves {_names(missing)} do not answer, {_names(wrong)} not on the new version"
+            parts = [f"slaves {_names(wrong)} not on the new version"] if wrong else []
+            parts += [self._silent(missing)] if missing else []
+            problem = f"mixed pack: {', '.join(parts)}"
             self._steering.conclude(Outcome.FAILED, problem, now_ns)
         else:
             self._steering.conclude(Outcome.SUCCEEDED, "", now_ns)
@@ -247,7 +272,7 @@ class PackUpgrade:
         # The end of a long reason may be cut off; that the pack is mixed may not.
         parts = [f"mixed pack: {', '.join(mixed)}"] if mixed else []
         if missing:
-            parts.append(f"slaves {_names(missing)} do not answer")
+            parts.append(self._silent(missing))
         why = self._records.journal.reason
         reason = "; ".join([*parts, why] if mixed else [why, *parts])
         self._steering.conclude(Outcome.FAILED if mixed else Outcome.ROLLED_BACK, reason, now_ns)

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 from bmsota.image import ImageRole, ImageVersion
 from bmsota.ota import _document
 from bmsota.ota._fields import malformed_as_trust_error, parse_role, parse_version, take_fields
-from bmsota.ota._rules import expect, expect_count, expect_hwid, expect_integer, expect_name, expect_text, expect_vin
+from bmsota.ota._rules import (
+    expect,
+    expect_count,
+    expect_digest,
+    expect_hwid,
+    expect_integer,
+    expect_name,
+    expect_text,
+    expect_vin,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,8 +30,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 
-# A node takes about 110 bytes; 64 of them and the head, with the longest reason in a script of 4 bytes a character.
-REPORT_SIZE_BYTES_MAX: Final = 10 * 1024
+# A node takes about 160 bytes; 64 of them and the head, with the longest reasons in a script of 4 bytes a character.
+REPORT_SIZE_BYTES_MAX: Final = 14 * 1024
 
 # One master and 31 slaves are the most a pack has; twice that is beyond any bus of ours.
 NODES_MAX: Final = 64
@@ -54,6 +63,8 @@ class NodeReport:
     hwid: str
     version: ImageVersion
     security_counter: int
+    image_sha256: bytes | None = None
+    """Of the whole file of the running image, as in a manifest; None if none runs, or the node cannot say it."""
 
     def __post_init__(self) -> None:
         expect_integer("position", self.position, maximum=NODES_MAX - 1)
@@ -64,6 +75,7 @@ class NodeReport:
         expect_hwid("hwid", self.hwid)
         expect(isinstance(self.version, ImageVersion), "version", "an ImageVersion", repr(self.version))
         expect_integer("security_counter", self.security_counter, maximum=0xFFFF_FFFF)
+        expect_digest("image_sha256", self.image_sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +95,8 @@ class PostBootReport:
     """By the unit's clock, seconds since the Unix epoch, UTC."""
     nodes: tuple[NodeReport, ...]
     """The master and every slave that answers, by rising position."""
+    mixed_pack: str = ""
+    """How the nodes run images that do not belong together; empty if they do."""
 
     def __post_init__(self) -> None:
         expect_name("order_id", self.order_id)
@@ -97,6 +111,7 @@ class PostBootReport:
         expect(positions == sorted(set(positions)), "nodes", "rising positions", positions)
         expect(self.nodes[0].position == 0, "nodes", "the master first", positions)
         expect(self.nodes[0].hwid == self.hwid, "nodes", f"the master {self.hwid}", self.nodes[0].hwid)
+        expect_text("mixed_pack", self.mixed_pack, length_max=256)
 
 
 _NAMES: Final = ("order_id", "vin", "hwid", "outcome", "reason", "counter", "time_s", "nodes")
@@ -114,6 +129,8 @@ def sign_report(report: PostBootReport, key: Ed25519PrivateKey) -> bytes:
     payload = {name: getattr(report, name) for name in _NAMES}
     payload["outcome"] = report.outcome.value
     payload["nodes"] = [_node_map(node) for node in report.nodes]
+    if report.mixed_pack:
+        payload["mixed_pack"] = report.mixed_pack
     return _document.sign(payload, content_type=_document.REPORT, key=key)
 
 
@@ -126,28 +143,39 @@ def verify_report(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> PostB
     value = _document.verify(
         data, content_type=_document.REPORT, keys=public_keys, size_bytes_max=REPORT_SIZE_BYTES_MAX
     )
-    fields = dict(zip(_NAMES, take_fields(value, _NAMES, "report"), strict=True))
+    *needed, mixed_pack = take_fields(value, _NAMES, "report", optional=("mixed_pack",))
+    fields = dict(zip(_NAMES, needed, strict=True))
     with malformed_as_trust_error("report"):
         expect(fields["outcome"] in tuple(Outcome), "outcome", "an outcome", repr(fields["outcome"]))
         fields["outcome"] = Outcome(fields["outcome"])
         expect_count("nodes", fields["nodes"], minimum=1, maximum=NODES_MAX)
         fields["nodes"] = tuple(_parse_node_map(node) for node in fields["nodes"])
-        return PostBootReport(**fields)
+        return PostBootReport(**fields, mixed_pack="" if mixed_pack is None else mixed_pack)
 
 
 def _node_map(node: NodeReport) -> dict[str, Any]:
     version = node.version
+    # A digest that is not known is left out: the document is then the one that readers have always known.
+    known = {} if node.image_sha256 is None else {"image_sha256": node.image_sha256}
     return {
         "position": node.position,
         "role": int(node.role),
         "hwid": node.hwid,
         "version": [version.major, version.minor, version.revision, version.build],
         "security_counter": node.security_counter,
+        **known,
     }
 
 
 def _parse_node_map(value: Any) -> NodeReport:
-    position, role, hwid, version, counter = take_fields(value, _NODE_NAMES, "report node")
+    position, role, hwid, version, counter, image_sha256 = take_fields(
+        value, _NODE_NAMES, "report node", optional=("image_sha256",)
+    )
     return NodeReport(
-        position=position, role=parse_role(role), hwid=hwid, version=parse_version(version), security_counter=counter
+        position=position,
+        role=parse_role(role),
+        hwid=hwid,
+        version=parse_version(version),
+        security_counter=counter,
+        image_sha256=image_sha256,
     )

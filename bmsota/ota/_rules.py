@@ -68,6 +68,12 @@ def expect_octets(where: str, value: Any, *, size_bytes: int) -> None:
     expect(isinstance(value, bytes) and len(value) == size_bytes, where, f"{size_bytes} bytes", repr(value))
 
 
+def expect_digest(where: str, value: Any) -> None:
+    """A SHA-256, or None where it is not known."""
+    if value is not None:
+        expect_octets(where, value, size_bytes=DIGEST_SIZE_BYTES)
+
+
 def expect_count(where: str, value: Any, *, maximum: int, minimum: int = 0) -> None:
     """A tuple or list with a limited number of members."""
     is_list = isinstance(value, tuple | list)

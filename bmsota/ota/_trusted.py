@@ -271,6 +271,10 @@ class DeviceTrust:
             self.image_for(manifest, position)
         return manifest
 
+    def hardware_class(self, position: int) -> HardwareClass:
+        """What the node at *position* is, as the unit is configured."""
+        return self._hardware_classes[position]
+
     def image_for(self, manifest: ReleaseManifest, position: int) -> ReleaseImage:
         """The image of *manifest* for the node at *position*.
 

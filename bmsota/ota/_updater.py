@@ -40,12 +40,14 @@ from typing import TYPE_CHECKING, ClassVar
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import LocalProtocolError
 from bmsota.image import ImageRole
+from bmsota.node import running_image_sha256
 from bmsota.ota._actions import LogNote, SendReport, TellState
 from bmsota.ota._exchange import DeviceExchange
 from bmsota.ota._fetch import ImageFetch
 from bmsota.ota._journal import OrderRecords, Phase
 from bmsota.ota._local_upgrades import OrderScope
 from bmsota.ota._pack import PackUpgrade
+from bmsota.ota._pack_watch import PackMaster
 from bmsota.ota._report import NodeReport, Outcome, PostBootReport, short_reason, sign_report
 from bmsota.ota._states import AT_REST, STAGE_OF, TRANSITIONS, UpdaterState
 from bmsota.ota._steering import Steering
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from bmsota.node import NodeDescription, NodeResult
     from bmsota.ota._actions import Action, PowerConditions
     from bmsota.ota._image_store import ImageStore
+    from bmsota.ota._pack_watch import PackWatch
     from bmsota.ota._trusted import DeviceTrust
 
 
@@ -110,6 +113,8 @@ class Updater:
         self._early_url = ""
         self._told: TellState | None = None
         self._report: bytes = b""
+        self._image_sha256: bytes | None = None
+        """Of the master image that runs."""
         self._records = OrderRecords(
             store=store, trust=trust, images=image_store, slave_positions=slave_positions, note=self._note
         )
@@ -140,6 +145,11 @@ class Updater:
     def order_id(self) -> str:
         """Of the order under way; empty if there is none."""
         return self._records.order_id
+
+    @property
+    def pack_watch(self) -> PackWatch:
+        """What tells whether the nodes run images that belong together."""
+        return self._records.pack_watch
 
     @property
     def in_upgrade_mode(self) -> bool:
@@ -176,6 +186,7 @@ class Updater:
         """
         self._is_on = True
         self._pack.boot_slot = boot.slot
+        self._image_sha256 = running_image_sha256(self._store, boot)
         if self._records.restore():
             self._go_on(boot, now_ns)
         if self._early_url:
@@ -279,10 +290,16 @@ class Updater:
 
     # -- inputs from the pack: each the answer to one action, and nothing in any other state -----------------------------
 
-    def nodes_discovered(self, nodes: Sequence[NodeDescription], now_ns: int) -> None:
-        """The answer to `DiscoverNodes`: who answered; only the slaves count."""
+    def nodes_seen(self, nodes: Sequence[NodeDescription]) -> None:
+        """Any discovery has found these: what their slots hold decides, before a download, whether images fit."""
+        self._records.described = {node.position: node for node in nodes if node.position > 0}
+
+    def nodes_discovered(
+        self, nodes: Sequence[NodeDescription], now_ns: int, *, refused: Sequence[NodeResult] = ()
+    ) -> None:
+        """The answer to `DiscoverNodes`: who answered, and who did with an identity that cannot be; only the slaves count."""
         if self.state is _S.DISCOVERING:
-            self._pack.nodes_discovered(nodes, now_ns)
+            self._pack.nodes_discovered(nodes, now_ns, refused)
 
     def slave_staged(self, position: int) -> None:
         """One slave of `FlashSlaves` has the whole image."""
@@ -393,7 +410,12 @@ class Updater:
         counter = self._records.next_report_counter(now_s)
         version, security_counter = self._master_version()
         master = NodeReport(
-            position=0, role=ImageRole.MASTER, hwid=self._hwid, version=version, security_counter=security_counter
+            position=0,
+            role=ImageRole.MASTER,
+            hwid=self._hwid,
+            version=version,
+            security_counter=security_counter,
+            image_sha256=self._image_sha256,
         )
         report = PostBootReport(
             order_id=self.order_id,
@@ -404,9 +426,17 @@ class Updater:
             counter=counter,
             time_s=now_s,
             nodes=(master, *self._pack.slaves),
+            mixed_pack=self._mixed_pack(version),
         )
         self._report = sign_report(report, self._device_key)
         self._actions.append(SendReport(self._report))
+
+    def _mixed_pack(self, version: ImageVersion) -> str:
+        """What the report says of it. A success is none: it was judged against the release itself."""
+        if self._records.journal.outcome == Outcome.SUCCEEDED:
+            return ""
+        master = PackMaster(self._trust.hardware_class(0).class_id, version, self._image_sha256)
+        return self.pack_watch.judge((master, *self._pack.nodes))
 
     _ON_ENTRY: ClassVar[Mapping[UpdaterState, Callable[[Updater, int], None]]] = {
         _S.WAITING_SAFE_STATE: _try_upgrade_mode,

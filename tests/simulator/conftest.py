@@ -105,10 +105,12 @@ class Release:
 
 
 @cache
-def release(version: str, counter: int, *, master_size: int = 4500, slave_size: int = 900) -> Release:
+def release(version: str, counter: int, *, master_size: int = 4500, slave_size: int = 900, build: str = "") -> Release:
+    """*build*: other bytes under the same version."""
+
     def image(role: ImageRole, hardware_class: HardwareClass, size: int) -> bytes:
         return build_image(
-            Random(f"{version}/{int(role)}").randbytes(size),
+            Random(f"{version}/{int(role)}{build}").randbytes(size),
             version=ImageVersion.parse(version),
             security_counter=counter,
             hardware_class=hardware_class,

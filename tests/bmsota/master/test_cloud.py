@@ -40,6 +40,7 @@ from bmsota.ota import (
     LogNote,
     NodeUpgradeOutcome,
     OrderScope,
+    PackWatch,
     Stage,
     TellState,
     document_kind,
@@ -73,6 +74,8 @@ class Desk:
             boot=self.boot,
             device_key=self.world.DEVICE_KEY,
             emit=self.events.append,
+            pack_watch=PackWatch(self.store),
+            slave_positions=(1,),
         )
 
     def log_in(self):
@@ -380,3 +383,44 @@ def test_a_slave_that_no_document_can_carry_is_said_and_stops_nothing(desk, slav
     assert desk.identities == []
     (note,) = desk.of(LogNote)
     assert note.text.startswith("no identity report: serial: expected")
+
+
+def test_a_mixed_pack_is_told_at_each_power_on_until_it_is_over(desk, slave):
+    """Signed: how it is mixed. At each power-on, not at each login; and that it is over."""
+    desk.log_in()
+    desk.discover(slave)
+    newer = replace(slave, version=ImageVersion(2, 1), image_sha256=b"n" * 32)
+    desk.discover(newer)
+    desk.discover(newer)
+    words = "master runs 2.0.0, slave 1 runs 2.1.0"
+    assert [report.mixed_pack for report in desk.identities] == ["", words]
+    for _ in range(2):
+        desk.log_out()
+        desk.reporter = desk.new_reporter()
+        desk.log_in()
+        desk.discover(newer)
+        desk.log_out()
+        desk.log_in()
+        desk.discover(newer)
+    assert [report.mixed_pack for report in desk.identities] == ["", words, words, words]
+    desk.discover(slave)
+    assert desk.identities[-1].mixed_pack == ""
+    notes = [note.text for note in desk.of(LogNote)]
+    assert notes == [f"mixed pack: {words}"] * 3 + ["the pack is no longer mixed"]
+    assert desk.reporter.mixed_pack == ""
+
+
+def test_another_build_of_the_same_version_is_news_and_a_mixed_pack(desk, slave):
+    """Same version, other bytes: told as a local upgrade with both digests, and as what it makes of the pack."""
+    slave = replace(slave, image_sha256=b"o" * 32)
+    desk.log_in()
+    desk.discover(slave)
+    desk.discover(replace(slave, image_sha256=b"n" * 32))
+    first, second = desk.identities
+    assert first.nodes[0].image_sha256 == desk.store.slots[0].sha256
+    assert first.nodes[0].slot_size_kib == desk.store.slot_size_bytes // 1024
+    assert [report.nodes[1].image_sha256 for report in (first, second)] == [b"o" * 32, b"n" * 32]
+    (upgrade,) = second.upgrades
+    assert (upgrade.version_before, upgrade.version_after) == (slave.version, slave.version)
+    assert (upgrade.sha256_before, upgrade.sha256_after) == (b"o" * 32, b"n" * 32)
+    assert second.mixed_pack == f"master runs 2.0.0, slave 1 runs 2.0.0 ({'6e' * 8})"

@@ -23,7 +23,11 @@ class Updater:
     def slave_staged(self, position):
         self.heard.append(("staged", position))
 
-    def nodes_discovered(self, nodes, _now_ns):
+    def nodes_seen(self, nodes):
+        self.seen = nodes
+
+    def nodes_discovered(self, nodes, _now_ns, *, refused):
+        assert refused == ()
         in_test = [node.position for node in nodes if node.has_unconfirmed_image]
         in_bootloader = [node.position for node in nodes if node.state is not NodeMode.APPLICATION]
         self.heard.append(

@@ -61,6 +61,18 @@ def firmware(role=ImageRole.MASTER, *, hardware_class=None, version="2.1.0", cou
     )
 
 
+def slave_image(**changes):
+    """A slave's image of 2.1.0 with other makings than the release's."""
+    values = {
+        "version": ImageVersion(2, 1),
+        "security_counter": 2,
+        "hardware_class": SLAVE_CLASS,
+        "role": ImageRole.SLAVE,
+        "signing_key": IMAGE_KEY,
+    }
+    return build_image(hashlib.shake_256(b"another build").digest(9000), **{**values, **changes})
+
+
 def manifest_of(*images: bytes, **changes) -> ReleaseManifest:
     values = {
         "release": "F7-2.1.0",
@@ -175,6 +187,7 @@ def world() -> SimpleNamespace:
         SLAVE_CLASS=SLAVE_CLASS,
         OTHER_CLASS=OTHER_CLASS,
         firmware=firmware,
+        slave_image=slave_image,
         manifest_of=manifest_of,
         order_for=order_for,
         report_of=report_of,

@@ -512,6 +512,56 @@ def test_every_outcome_travels(world, outcome):
     assert verify_report(data, [world.DEVICE_KEY.public_key()]) == report
 
 
+def with_digests(world):
+    """Both signed reports, with every optional field."""
+    report = world.report_of()
+    nodes = tuple(world.replace(node, image_sha256=bytes([node.position]) * 32) for node in report.nodes)
+    identity = world.identity_of()
+    named = tuple(
+        world.replace(node, image_sha256=bytes([node.position]) * 32, slot_size_kib=512) for node in identity.nodes
+    )
+    upgrades = tuple(world.replace(each, sha256_before=b"a" * 32, sha256_after=b"b" * 32) for each in identity.upgrades)
+    return (
+        (world.replace(report, nodes=nodes, mixed_pack="slave 1 runs 2.0.0"), report, sign_report, verify_report),
+        (
+            world.replace(identity, nodes=named, upgrades=upgrades, mixed_pack="slave 1 runs 2.0.0"),
+            identity,
+            sign_identity,
+            verify_identity,
+        ),
+    )
+
+
+def test_digests_slot_sizes_and_a_mixed_pack_travel_and_are_left_out_where_not_known(world):
+    """A reader that does not know them passes over them; without them the document is as it has always been."""
+    keys = [world.DEVICE_KEY.public_key()]
+    optional = {"image_sha256", "slot_size_kib", "sha256_before", "sha256_after", "mixed_pack"}
+
+    def names(value):
+        if isinstance(value, dict):
+            return set(value).union(*map(names, value.values()))
+        return set().union(*map(names, value)) if isinstance(value, list) else set()
+
+    for full, plain, sign, verify in with_digests(world):
+        assert verify(sign(full, world.DEVICE_KEY), keys) == full
+        assert verify(sign(plain, world.DEVICE_KEY), keys) == plain
+        payloads = [cbor2.loads(cbor2.loads(sign(each, world.DEVICE_KEY)).value[2]) for each in (full, plain)]
+        assert names(payloads[0]) & optional
+        assert not names(payloads[1]) & optional
+        assert names(payloads[0]) - optional == names(payloads[1])
+
+
+@pytest.mark.parametrize("digest", [b"", b"x" * 31, "x" * 32, 7])
+def test_a_digest_that_is_none_is_malformed(world, digest):
+    report = world.report_of()
+    node = world.replace(report.nodes[0])
+    object.__setattr__(node, "image_sha256", digest)
+    object.__setattr__(report, "nodes", (node, *report.nodes[1:]))
+    with pytest.raises(TrustError) as caught:
+        verify_report(sign_report(report, world.DEVICE_KEY), [world.DEVICE_KEY.public_key()])
+    assert caught.value.attack == "malformed-document"
+
+
 def test_the_largest_report_fits_its_limit(world):
     """64 nodes with the longest values."""
     nodes = tuple(
@@ -521,10 +571,11 @@ def test_the_largest_report_fits_its_limit(world):
             hwid=world.HWID if not position else f"{position:024d}",
             version=ImageVersion(255, 255, 65535, 2**32 - 1),
             security_counter=2**32 - 1,
+            image_sha256=bytes(range(32)),
         )
         for position in range(64)
     )
-    report = world.report_of(order_id="o" * 64, reason="𝄞" * 256, nodes=nodes)
+    report = world.report_of(order_id="o" * 64, reason="𝄞" * 256, nodes=nodes, mixed_pack="𝄞" * 256)
     data = sign_report(report, world.DEVICE_KEY)
     assert verify_report(data, [world.DEVICE_KEY.public_key()]) == report
     assert len(data) <= REPORT_SIZE_BYTES_MAX

@@ -55,8 +55,8 @@ def image(version: ImageVersion, counter: int = 1) -> bytes:
 class Unit:
     """A master's flash; `power_on` gives a fresh store and a watch on it."""
 
-    def __init__(self, *, journal_size_bytes=2048, **options) -> None:
-        self.flash = FlashModel(16 * 1024, erase_block_bytes=1024, seed="watch", **options)
+    def __init__(self, *, journal_size_bytes=2048, flash_size_bytes=16 * 1024, **options) -> None:
+        self.flash = FlashModel(flash_size_bytes, erase_block_bytes=1024, seed="watch", **options)
         self.layout = SlotLayout.divide(self.flash, journal_size_bytes=journal_size_bytes)
         self._store().install_factory(image(OLD))
         self.power_on()
@@ -598,3 +598,18 @@ def test_power_may_fail_twice():
 
 def test_outcomes_have_the_names_of_the_wire():
     assert [outcome.name for outcome in NodeUpgradeOutcome] == [outcome.name for outcome in LocalUpgradeOutcome]
+
+
+def test_digests_leave_the_journal_room_for_an_order():
+    """32 nodes with new builds again and again: the record stays within half of the smallest journal of a master."""
+    unit = Unit(journal_size_bytes=16 * 1024, flash_size_bytes=64 * 1024)
+    detector, store = unit.watch, unit.store
+    seen = [NodeSnapshot(position=at, hwid=f"{at:024d}", version=NEW, image_sha256=bytes(32)) for at in range(32)]
+    detector.nodes_seen(seen, NOW)
+    for build in range(1, 5):
+        found = detector.nodes_seen([replace(each, image_sha256=bytes([build]) * 32) for each in seen], NOW)
+        assert len(found) == 32
+    assert len(detector.pending) == LOCAL_UPGRADES_MAX
+    assert len(store.get_record(LOCAL_UPGRADES_RECORD)) < 8192
+    again = LocalUpgradeDetector(store).pending
+    assert [each.sha256_after is not None for each in again] == [False] * 48 + [True] * 16

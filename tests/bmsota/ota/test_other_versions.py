@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import lzma
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cbor2
@@ -31,6 +32,7 @@ from bmsota.ota import (
     verify_order,
     verify_report,
 )
+from bmsota.ota._local_upgrades import LOCAL_UPGRADES_FORMAT
 
 DATA = Path(__file__).parents[2] / "data" / "records"
 KEPT = cbor2.loads(lzma.decompress((DATA / "flashes.cbor.xz").read_bytes()))
@@ -163,7 +165,7 @@ def test_the_local_upgrades_of_an_older_version_are_still_delivered(world):
     assert (upgrade.position, upgrade.hwid, upgrade.outcome) == (1, "S-1", NodeUpgradeOutcome.SUCCEEDED)
     assert (upgrade.version_before, upgrade.version_after) == (ImageVersion(1, 9), OLD)
     detector.acknowledged()
-    assert cbor2.loads(record(device, LOCAL))["layout"] == 2
+    assert cbor2.loads(record(device, LOCAL))["layout"] == 3
     assert LocalUpgradeDetector(device.updater_store).take() == ()
 
 
@@ -409,8 +411,8 @@ def test_no_report_number_is_used_twice(world, bad, counter):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ([3, "", 0, [], []], "layout 3 is newer than this version reads (2)"),
-        ({"layout": 3}, "layout 3 is newer than this version reads (2)"),
+        ([4, "", 0, [], []], "layout 4 is newer than this version reads (3)"),
+        ({"layout": 4}, "layout 4 is newer than this version reads (3)"),
         ([1, "", 0, []], "damaged"),
         ([], "damaged"),
         ({}, "damaged"),
@@ -441,6 +443,31 @@ def test_local_upgrades_keep_what_a_later_version_has_added(world):
     detector = LocalUpgradeDetector(device.updater_store)
     detector.nodes_seen([NodeSnapshot(position=1, hwid="S-1", version=OLD)], device.now_ns)
     assert (detector.problem, cbor2.loads(record(device, LOCAL))["later"]) == ("", True)
+
+
+def test_a_record_without_digests_is_read_and_written_back_without_them_in_test(world):
+    """Layout 2, from before nodes said their digests: what they ran by digest is not known, so nothing is news."""
+    device = Device(world)
+    upgrade = [7, 1, "S-1", [1, 9, 0, 0], [2, 0, 0, 0], "succeeded", "", ""]
+    layout_2 = {"layout": 2, "concluded": "", "forgotten": 0, "upgrades": [upgrade]}
+    layout_2["nodes"] = [[1, "S-1", [2, 0, 0, 0], None, [], []]]
+    boot_with(device, LOCAL, layout_2)
+    detector = LocalUpgradeDetector(device.updater_store)
+    (pending,) = detector.pending
+    assert (detector.problem, pending.sha256_before, pending.sha256_after) == ("", None, None)
+    seen = NodeSnapshot(position=1, hwid="S-1", version=OLD, image_sha256=b"a" * 32)
+    assert detector.nodes_seen([seen], device.now_ns) == ()
+    kept = cbor2.loads(record(device, LOCAL))
+    assert (kept["layout"], kept["nodes"][0][-2:]) == (3, [b"a" * 32, None])
+    assert (
+        LOCAL_UPGRADES_FORMAT.older[2].build(LOCAL_UPGRADES_FORMAT.loads(cbor2.dumps(layout_2, canonical=True))[0])
+        == layout_2
+    )
+    (found,) = LocalUpgradeDetector(device.updater_store).nodes_seen(
+        [replace(seen, image_sha256=b"b" * 32)], device.now_ns
+    )
+    assert (found.outcome, found.version_before, found.version_after) == (NodeUpgradeOutcome.SUCCEEDED, OLD, OLD)
+    assert (found.sha256_before, found.sha256_after) == (b"a" * 32, b"b" * 32)
 
 
 ANY = st.recursive(

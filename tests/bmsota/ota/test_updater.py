@@ -7,10 +7,13 @@ and no less. A download answers itself from a small device API unless the line s
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from bmsota_sim.devices.flash import FlashModel, PowerCut
+from described import describe
 from updater_rig import (
     HAPPY,
     SECOND,
@@ -25,8 +28,9 @@ from updater_rig import (
     play,
 )
 
+from bmsota.boot import SlotState
 from bmsota.errors import LocalProtocolError
-from bmsota.image import ImageVersion
+from bmsota.image import ImageDependency, ImageRole, ImageVersion
 from bmsota.node import NodeResult
 from bmsota.ota import (
     EXCHANGE_TRIES_MAX,
@@ -416,7 +420,7 @@ SCRIPTS = {
         > power
         < discover
         > nodes 1=2.0.0 2=2.1.0
-        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.1.0]: too hot
+        < report 1 rolled-back [0=2.0.0 1=2.0.0 2=2.1.0] mixed (master runs 2.0.0, slave 1 runs 2.0.0, slave 2 runs 2.1.0): too hot
     """,
     "all slaves on target already": UNTIL_STAGED
     + """
@@ -562,7 +566,7 @@ SCRIPTS = {
         > reverted 1=silent 2=ok
         < discover
         > nodes 1=2.1.0 2=2.0.0
-        < report 1 failed [0=2.0.0 1=2.1.0 2=2.0.0]: mixed pack: slaves 1 run the new version; the new image was not confirmed before the next boot
+        < report 1 failed [0=2.0.0 1=2.1.0 2=2.0.0] mixed (master runs 2.0.0, slave 1 runs 2.1.0, slave 2 runs 2.0.0): mixed pack: slaves 1 run the new version; the new image was not confirmed before the next boot
     """,
     "power lost while going back": UNTIL_TESTED
     + """
@@ -603,7 +607,7 @@ SCRIPTS = {
         > nodes 1=2.1.0
         < discover
         > nodes 1=2.1.0
-        < report 1 failed [0=2.1.0 1=2.1.0]: mixed pack: slaves 2 do not answer, none not on the new version
+        < report 1 failed [0=2.1.0 1=2.1.0]: mixed pack: slaves 2 do not answer
     """,
     "the old image is found damaged at the switch: there is only the new one": UNTIL_STAGED
     + """
@@ -863,6 +867,135 @@ def test_images_that_do_not_fit_are_refused_before_the_download(made):
     ]
 
 
+def test_an_image_too_large_for_its_slot_is_refused_before_the_download(made, world):
+    """Each node's own slot, as it has said it: not one byte of an image is fetched."""
+    device = made()
+    device.updater.nodes_seen([describe(1, slot_size_kib=1), describe(2, slot_size_kib=0)])
+    play(device, UNTIL_ORDER)
+    device.give("answer")
+    device.actions()
+    device.give("answer")
+    assert device.actions() == ["discover"]
+    device.give("nodes 1=2.0.0 2=2.0.0")
+    size = len(world.slave)
+    assert device.actions() == [
+        f"report 1 failed [0=2.0.0 1=2.0.0 2=2.0.0]: slave 1: expected an image that fits the slot of 1 KiB, got {size} bytes"
+    ]
+
+
+def test_a_master_image_larger_than_its_slot_is_refused_before_the_download(made, world):
+    device = made()
+    device.updater_store._layout = replace(device.updater_store._layout, slot_size_bytes=4096)
+    play(device, UNTIL_ORDER)
+    device.give("answer")
+    device.actions()
+    device.give("answer")
+    assert device.actions() == ["discover"]
+    device.give("nodes 1=2.0.0 2=2.0.0")
+    (line,) = device.actions()
+    assert line.endswith(f": master: expected an image that fits the slot of 4096 bytes, got {len(world.master)} bytes")
+
+
+def test_another_build_of_the_release_s_version_is_flashed_and_never_success(made):
+    """Same version, other bytes: such a slave is flashed, and a pack that keeps it goes back."""
+    device = made()
+    play(device, UNTIL_STAGED)
+    device.give("power")
+    device.actions()
+    device.give("nodes 1=2.1.0! 2=2.1.0~")
+    assert "flash 2" in device.actions()
+    device.give("flashed 2=ok")
+    assert device.actions() == ["activate 2"]
+    device.give("activated 2=ok")
+    device.actions()
+    device.give("nodes 1=2.1.0! 2=2.1.0~ trial=2")
+    assert "revert [2] restart [1]" in device.actions()
+
+
+def test_a_report_names_the_bytes_that_run(made):
+    device = made()
+    play(device, UNTIL_STAGED)
+    device.give("power")
+    device.give("nodes 1=2.1.0! 2=2.1.0!")
+    device.give("tested good")
+    device.give("confirmed 1=ok 2=ok")
+    device.give("raised 1=ok 2=ok")
+    device.give("nodes 1=2.1.0! 2=2.1.0!")
+    device.actions()
+    ((report, _),) = device.reports
+    assert report.outcome.value == "succeeded"
+    digests = {image.role: image.sha256 for image in device.world.manifest.images}
+    assert [node.image_sha256 for node in report.nodes] == [digests[node.role] for node in report.nodes]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("signed by another key", "arbitrary-software: "),
+        ("unstable cells", "corrupted-data: expected image "),
+        ("needs a later master", "mixed-bundle: expected MASTER >= 2.2.0"),
+    ],
+)
+def test_every_image_is_verified_as_a_whole_before_anything_is_staged(made, world, wrong, said):
+    """Right blocks are not enough. The boot store looks at the master's image only, so of a slave's nothing else here would."""
+    slave = {
+        "signed by another key": partial(world.slave_image, signing_key=world.THIEF_KEY),
+        "unstable cells": world.slave_image,
+        "needs a later master": partial(
+            world.slave_image, dependencies=(ImageDependency(role=ImageRole.MASTER, version_min=ImageVersion(2, 2)),)
+        ),
+    }[wrong]()
+    device = made()
+    manifest = world.manifest_of(world.master, slave)
+    device.documents["manifest"] = sign_manifest(manifest, world.MANIFEST_KEY)
+    device.documents["order"] = sign_order(world.order_for(device.documents["manifest"]), world.ORDER_KEY)
+    device.images = {image.sha256: data for image, data in zip(manifest.images, (world.master, slave), strict=True)}
+    device.give("instructed")
+    reads = []
+    image_store = device.updater._records.image_store
+    read, intact_blocks = image_store.read, image_store.intact_blocks
+
+    def unstable(image):
+        """Read well when the blocks are looked at, and otherwise the next time."""
+        data = read(image)
+        reads.append(image)
+        return data if image.role is ImageRole.MASTER else data[:700] + bytes([data[700] ^ 1]) + data[701:]
+
+    def looked_at(image):
+        image_store.read = read
+        try:
+            return intact_blocks(image)
+        finally:
+            if wrong == "unstable cells":
+                image_store.read = unstable
+
+    image_store.intact_blocks = looked_at
+    device.collect()
+    while device.request is not None:
+        device.give("answer")
+        device.collect()
+    device.lines.clear()
+    device.give("nodes 1=2.0.0 2=2.0.0")
+    (line,) = device.actions()
+    assert line.startswith(f"report 1 rejected [0=2.0.0 1=2.0.0 2=2.0.0]: {said}"), line
+    assert device.updater_store.slots[device.updater_store.spare_slot].state is SlotState.EMPTY
+
+
+def test_an_impossible_slave_is_named_in_the_reason(made):
+    """It answers, so it is not silent; what it says is that slave's refusal."""
+    device = made()
+    play(device, UNTIL_STAGED)
+    device.give("power")
+    device.actions()
+    for _ in range(3):
+        device.updater.nodes_discovered(
+            [describe(1, version=ImageVersion(2))],
+            device.now_ns,
+            refused=[NodeResult(2, False, "impossible identity: hwid: expected text")],
+        )
+    assert "tell switching 100: slave 2: impossible identity: hwid: expected text" in device.actions()
+
+
 def test_an_image_store_that_does_not_keep_what_is_written_is_given_up(made, monkeypatch):
     """Worn cells: every block arrives well and reads wrong afterwards."""
     device = made()
@@ -1011,7 +1144,7 @@ def test_a_pack_whose_master_runs_the_version_already_is_told_apart_by_its_slot(
         > power
         < discover
         > nodes 1=2.1.0 2=2.0.0
-        < report 2 rolled-back [0=2.1.0 1=2.1.0 2=2.0.0]: the new image was not confirmed before the next boot
+        < report 2 rolled-back [0=2.1.0 1=2.1.0 2=2.0.0] mixed (master runs 2.1.0, slave 1 runs 2.1.0, slave 2 runs 2.0.0): the new image was not confirmed before the next boot
         """,
     )
 

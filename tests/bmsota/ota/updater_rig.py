@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from difflib import unified_diff
 from functools import partial
+from hashlib import sha256
 from textwrap import dedent
 
 import pytest
@@ -220,20 +221,26 @@ class Device:
         return device_api.image_response(request, sha256=route.sha256, data=self.images[route.sha256])
 
     def do_nodes(self, text):
-        """`1=2.0.0 2=2.0.0 trial=1 bootloader=2`"""
+        """`1=2.0.0 2=2.0.0 trial=1 bootloader=2`; `1=2.1.0!`: the release's image, by its digest, `1=2.1.0~`: another build."""
         options = dict(item.split("=") for item in text.split())
         in_test = options.pop("trial", "").split(",")
         in_bootloader = options.pop("bootloader", "").split(",")
         nodes = [
             describe(
                 int(position),
-                version=ImageVersion.parse(version),
+                version=ImageVersion.parse(version.rstrip("!~")),
+                image_sha256=self.digests.get(version[-1]),
+                class_id=self.world.SLAVE_CLASS.class_id,
                 state=NodeMode.BOOTLOADER if position in in_bootloader else NodeMode.APPLICATION,
                 slot_states=(SlotState.CONFIRMED, SlotState.TEST if position in in_test else SlotState.EMPTY),
             )
             for position, version in options.items()
         ]
         self.updater.nodes_discovered(nodes, self.now_ns)
+
+    @property
+    def digests(self):
+        return {"!": sha256(self.world.slave).digest(), "~": b"~" * 32}
 
     def _outcomes(self, text):
         """`1=ok 2=silent`"""
@@ -297,7 +304,8 @@ class Device:
                 report = verify_report(document, [self.world.DEVICE_KEY.public_key()])
                 self.reports.append((report, document))
                 nodes = " ".join(f"{node.position}={node.version}" for node in report.nodes)
-                return f"report {report.counter} {report.outcome.value} [{nodes}]" + (
+                mixed = f" mixed ({report.mixed_pack})" if report.mixed_pack else ""
+                return f"report {report.counter} {report.outcome.value} [{nodes}]{mixed}" + (
                     f": {report.reason}" if report.reason else ""
                 )
             case LogNote(text):

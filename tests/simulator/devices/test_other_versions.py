@@ -13,7 +13,7 @@ import pytest
         ("trust", {"layout": 2}, "the trust state was reset: malformed-document: trust state"),
         ("upgrade", {"layout": 2}, "upgrade journal: layout 2 is newer than this version reads (1)"),
         ("upgrade", ["accepted", "http://x", "", "", -1], "upgrade journal: damaged"),
-        ("field-upgrades", {"layout": 3}, "record of local upgrades: layout 3 is newer than this version reads (2)"),
+        ("field-upgrades", {"layout": 4}, "record of local upgrades: layout 4 is newer than this version reads (3)"),
         ("report-counter", {"layout": 2}, "report counter: layout 2 is newer than this version reads (1)"),
     ],
 )
