@@ -192,7 +192,11 @@ class World:
     def identity(self, number: int, **options: Any) -> bytes:
         """A signed identity report; by default of the pack as `facts` has it."""
         vin = self.vin(number)
-        own = {name: options.pop(name) for name in ("counter", "key", "upgrades", "named_vin") if name in options}
+        own = {
+            name: options.pop(name)
+            for name in ("counter", "key", "upgrades", "named_vin", "mixed_pack")
+            if name in options
+        }
         counter = own.get("counter", self.identity_counters.get(vin, 0) + 1)
         self.identity_counters[vin] = counter
         facts = options.get("facts") or self.facts(number, **options)
@@ -205,6 +209,8 @@ class World:
                 version=ImageVersion.parse(fact.version),
                 security_counter=fact.security_counter,
                 serial=fact.serial,
+                image_sha256=bytes.fromhex(fact.image_sha256) or None,
+                slot_size_kib=fact.slot_size_kib or 0,
             )
             for fact in facts
         )
@@ -215,6 +221,7 @@ class World:
             time_s=int(self.now.timestamp()),
             nodes=nodes,
             upgrades=own.get("upgrades", ()),
+            mixed_pack=own.get("mixed_pack", ""),
         )
         return sign_identity(report, own.get("key", self.device_key(vin)))
 
@@ -317,8 +324,9 @@ class World:
                 hwid=fact.hwid,
                 version=ImageVersion.parse(version),
                 security_counter=3,
+                image_sha256=digest,
             )
-            for fact, version in zip(facts, versions, strict=True)
+            for fact, version, digest in zip(facts, versions, options.get("digests", [None] * len(facts)), strict=True)
         )
         report = PostBootReport(
             order_id=order_id,
@@ -329,6 +337,7 @@ class World:
             counter=counter,
             time_s=int(self.now.timestamp()),
             nodes=nodes,
+            mixed_pack=options.get("mixed_pack", ""),
         )
         return sign_report(report, options.get("key", self.device_key(vin)))
 

@@ -22,6 +22,8 @@ class NodeStepOut(ApiOut):
     hwid: str
     version_before: str
     version_after: str
+    image_before: str
+    image_after: str
 
 
 class HistoryEntryOut(ApiOut):

@@ -64,6 +64,8 @@ class NodeOut(ApiOut):
     state: str
     updated_at: datetime
     confirmed_at: datetime | None
+    image_sha256: str = Field(description="of the running image; empty if no signed document has said it")
+    slot_size_kib: int = Field(description="0: not known")
 
 
 class LinkNoteOut(ApiOut):
@@ -83,6 +85,9 @@ class VehicleOut(ApiOut):
     registered_at: datetime
     identified_at: datetime | None
     confirmed_at: datetime | None
+    mixed_pack: str = Field(
+        description="how the nodes run images that do not belong together, by the unit's newest signed document; empty if they do"
+    )
     state: VehicleSnapshotOut
     nodes: list[NodeOut]
     reported_nodes: list[NodeOut]
@@ -143,6 +148,7 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
             **{name: getattr(detail.vehicle, name) for name in ("vin", "hwid", "series", "project", "is_upgradable")},
             "registered_at": detail.vehicle.registered_at,
             "identified_at": detail.vehicle.identified_at,
+            "mixed_pack": detail.vehicle.mixed_pack,
             "confirmed_at": detail.vehicle.confirmed_at,
             "state": detail.state,
             "nodes": detail.nodes,

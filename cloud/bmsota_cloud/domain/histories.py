@@ -54,6 +54,10 @@ class LocalUpgradeRow:
     """Why it did not succeed."""
     confirmed_at: datetime | None = None
     """When a signed document named it too; None before."""
+    image_before: str = ""
+    """SHA-256 of the image, hexadecimal; empty if it is not known. Only a signed document says it."""
+    image_after: str = ""
+    """Likewise. Another build of a version shows in these two alone."""
 
     @property
     def at(self) -> datetime:
@@ -71,6 +75,18 @@ class NodeStep:
     """Empty if not known, or there was no valid image."""
     version_after: str
     """Empty if not reported (yet), or there is no valid image."""
+    image_before: str = ""
+    """SHA-256 of the image, hexadecimal; empty if it is not known."""
+    image_after: str = ""
+
+    @property
+    def is_other_build(self) -> bool:
+        """Whether the version is the same and the image is not."""
+        return (
+            self.version_before == self.version_after
+            and "" not in {self.image_before, self.image_after}
+            and (self.image_before != self.image_after)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +128,8 @@ class HistoryEntry:
                     hwid=(after.get(position) or before[position]).hwid,
                     version_before=before[position].version if position in before else "",
                     version_after=after[position].version if position in after else "",
+                    image_before=before[position].image_sha256 if position in before else "",
+                    image_after=after[position].image_sha256 if position in after else "",
                 )
                 for position in sorted(before.keys() | after.keys())
             ),
@@ -128,6 +146,8 @@ class HistoryEntry:
             hwid=upgrade.hwid,
             version_before=upgrade.version_before,
             version_after=upgrade.version_after,
+            image_before=upgrade.image_before,
+            image_after=upgrade.image_after,
         )
         return cls(
             source=UpgradeSource.CAN,

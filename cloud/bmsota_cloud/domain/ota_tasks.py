@@ -193,6 +193,8 @@ class NodeVersion:
     version: str
     is_signed: bool = False
     """Whether a document with the unit's signature says so; else its identity frame alone."""
+    image_sha256: str = ""
+    """Of the image, hexadecimal; empty if it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,12 @@ class RemarkKind(StrEnum):
     """By a signed report: at the approval it counts as success."""
     SAID_TO_RUN = "said-to-run"
     """The unit said so without a signature: it is instructed all the same."""
+    OTHER_BUILD = "other-build"
+    """The same version with other bytes, by a signed document: it will be flashed."""
+    TOO_LARGE = "too-large"
+    """An image is larger than the slot of its node, as its signed identity says it: the unit will refuse the order."""
+    MIXED_PACK = "mixed-pack"
+    """The nodes run images that do not belong together."""
     DOWNGRADE = "downgrade"
     WRONG_CLASS = "wrong-class"
     BUSY = "busy"
@@ -64,6 +70,8 @@ class NodeCheck:
     """Whether a signed document says so."""
     target_version: str
     """Empty if no image of the release fits this node."""
+    image_sha256: str = ""
+    """Of what it runs, hexadecimal; empty if no signed document has said it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +103,8 @@ def check_vehicle(
         signed: what is known of its nodes by signature; empty if it has sent no signed document.
         others: its open upgrades in other tasks.
     """
-    reported = {(node.position, node.hwid, node.version) for node in signed}
+    reported = {(node.position, node.hwid, node.version, node.image_sha256) for node in signed}
+    has_other_build = False
     checks: list[NodeCheck] = []
     # What is said of a node -> the nodes of which it is said: a pack of thirty slaves needs one sentence.
     objections: dict[tuple[RemarkKind, str], list[str]] = {}
@@ -107,15 +116,28 @@ def check_vehicle(
                 hwid=node.hwid,
                 version=node.version,
                 # A node that is said not to answer may have been exchanged since the report.
-                is_signed=(node.position, node.hwid, node.version) in reported and node.state != "absent",
+                is_signed=(node.position, node.hwid, node.version, node.image_sha256) in reported
+                and node.state != "absent",
+                image_sha256=node.image_sha256,
                 target_version=" or ".join(dict.fromkeys(image.version for image in images)),
             )
         )
         if objection := _objection(node, images) if images else _wrong_class(release, node):
             objections.setdefault(objection, []).append(node_name(node.position))
+        if images and _is_other_build(node, images):
+            has_other_build = True
+            text = f"runs another build of {node.version} ({node.image_sha256[:16]}); it will be flashed"
+            objections.setdefault((RemarkKind.OTHER_BUILD, text), []).append(node_name(node.position))
+        if images and not any(node.has_room_for(image.size_bytes) for image in images):
+            smallest = min(image.size_bytes for image in images)
+            text = f"the image of {smallest} bytes does not fit the slot of {node.slot_size_kib} KiB, the unit will refuse the order"
+            objections.setdefault((RemarkKind.TOO_LARGE, text), []).append(node_name(node.position))
     remarks = [Remark(kind=kind, text=f"{_names(who)}: {text}") for (kind, text), who in objections.items()]
-    if checks and all(check.version and check.version == check.target_version for check in checks):
+    runs_it = all(check.version and check.version == check.target_version for check in checks)
+    if checks and runs_it and not has_other_build:
         remarks.append(_runs(release, checks, signed))
+    if mixed := vehicle.mixed_pack or _mixed(nodes):
+        remarks.append(Remark(kind=RemarkKind.MIXED_PACK, text=f"mixed pack: {mixed}"))
     if not vehicle.is_upgradable:
         remarks.append(
             Remark(kind=RemarkKind.NO_KEY, text="registered without a device key: it can be monitored, not upgraded")
@@ -160,6 +182,22 @@ def _objection(node: VehicleNode, images: Sequence[ReleasedImage]) -> tuple[Rema
     if running is not None and targets and running > max(targets):
         return RemarkKind.DOWNGRADE, f"{node.version} is newer than {max(targets)}"
     return None
+
+
+def _is_other_build(node: VehicleNode, images: Sequence[ReleasedImage]) -> bool:
+    same = [image.sha256 for image in images if image.version == node.version]
+    return bool(same and node.image_sha256) and node.image_sha256 not in same
+
+
+def _mixed(nodes: Sequence[VehicleNode]) -> str:
+    """Nodes of one kind and class that run different images, as far as signed documents have said; the unit's word may be old."""
+    kinds: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for node in nodes:
+        if node.is_confirmed and node.state != "absent":
+            runs = kinds.setdefault((node.kind, node.hardware_class), {})
+            runs.setdefault(node.version, []).append(node_name(node.position))
+    said = [runs for runs in kinds.values() if len(runs) > 1]
+    return ", ".join(f"{_names(who)}: {version}" for runs in said for version, who in runs.items())
 
 
 def _names(names: Sequence[str]) -> str:

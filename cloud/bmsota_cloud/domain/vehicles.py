@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["FleetCount", "LastLogin", "NodeKind", "Vehicle", "VehicleFilter", "VehicleNode", "node_name"]
 
 
+# "That or more".
+_SLOT_SIZE_KIB_MAX = 65535
+
+
 class NodeKind(StrEnum):
     """The part a node plays in its pack."""
 
@@ -56,6 +60,8 @@ class Vehicle:
     """Digest of that report, as `report_sha256`."""
     confirmed_at: datetime | None = None
     """When a signed document last listed the nodes; None before the first time."""
+    mixed_pack: str = ""
+    """How the nodes run images that do not belong together, by the newest signed document; empty if they do."""
 
     @property
     def is_upgradable(self) -> bool:
@@ -82,10 +88,18 @@ class VehicleNode:
     updated_at: datetime
     confirmed_at: datetime | None = None
     """When a signed document last said so; None if only the unsigned identity frame does."""
+    image_sha256: str = ""
+    """Of the running image, hexadecimal, as in a release; empty if no signed document has said it."""
+    slot_size_kib: int = 0
+    """Size of the slot an image must fit into, rounded down; 65535: that or more, 0: not known."""
 
     @property
     def is_confirmed(self) -> bool:
         return self.confirmed_at is not None
+
+    def has_room_for(self, size_bytes: int) -> bool:
+        """Whether an image of this size fits its slot, as far as that is known."""
+        return self.slot_size_kib in {0, _SLOT_SIZE_KIB_MAX} or size_bytes < (self.slot_size_kib + 1) * 1024
 
     def differs_from(self, other: VehicleNode) -> bool:
         """Whether the two say different things of the same position. What one of them does not know is no difference."""

@@ -33,7 +33,11 @@ def node_changes(entry: HistoryEntry) -> list[NodeChange]:
     """What changed where, the master's change first."""
     groups: dict[tuple[str, str], list[int]] = {}
     for node in entry.nodes:
-        groups.setdefault((node.version_before, node.version_after), []).append(node.position)
+        before, after = node.version_before, node.version_after
+        if node.is_other_build:
+            # Two builds of one version: only their digests tell them apart.
+            before, after = f"{before} ({node.image_before[:8]})", f"{after} ({node.image_after[:8]})"
+        groups.setdefault((before, after), []).append(node.position)
     hwids = {node.position: node.hwid for node in entry.nodes}
     return [
         NodeChange(

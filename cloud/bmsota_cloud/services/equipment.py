@@ -38,7 +38,16 @@ if TYPE_CHECKING:
     from bmsota_cloud.services.link_watch import LinkWatch
     from bmsota_cloud.storage.base import Work
 
-__all__ = ["EquipmentService", "NodeFact", "confirm_nodes", "merge_nodes", "verified_identity", "versions_of"]
+__all__ = [
+    "EquipmentService",
+    "NodeFact",
+    "confirm_nodes",
+    "hex_digest",
+    "merge_nodes",
+    "note_mixed_pack",
+    "verified_identity",
+    "versions_of",
+]
 
 _ABSENT = "absent"
 
@@ -66,6 +75,9 @@ class NodeFact:
     hardware_class: str | None = None
     serial: str | None = None
     state: str = "running"
+    image_sha256: str = ""
+    """Empty if this source does not know it."""
+    slot_size_kib: int | None = None
 
 
 def merge_nodes(work: Work, vin: str, facts: Sequence[NodeFact], now: datetime) -> tuple[EquipmentChange, ...]:
@@ -180,6 +192,8 @@ def _node(vin: str, fact: NodeFact, old: VehicleNode | None, now: datetime) -> V
         serial=known_serial if fact.serial is None else fact.serial,
         state=fact.state,
         updated_at=now,
+        image_sha256=fact.image_sha256,
+        slot_size_kib=(0 if old is None else old.slot_size_kib) if fact.slot_size_kib is None else fact.slot_size_kib,
     )
 
 
@@ -237,8 +251,10 @@ class EquipmentService:
                 identity_counter=report.counter,
                 identity_sha256=sha256(document).digest(),
                 confirmed_at=now,
+                mixed_pack=report.mixed_pack,
             )
         )
+        note_mixed_pack(work, vehicle, report.mixed_pack, now)
         self._complete_versions_before(work, vin)
         note(
             work,
@@ -274,10 +290,36 @@ class EquipmentService:
             return work.equipment.page(request, vin=vin)
 
 
+def hex_digest(digest: bytes | None) -> str:
+    """As the platform keeps it; empty if it is not known."""
+    return "" if digest is None else digest.hex()
+
+
+def note_mixed_pack(work: Work, before: Vehicle, mixed_pack: str, now: datetime) -> None:
+    """The audit log hears of a mixed pack with every signed document that says so, and of its end."""
+    if not mixed_pack and not before.mixed_pack:
+        return
+    note(
+        work,
+        who=f"vehicle {before.vin}",
+        action="vehicle.mixed_pack",
+        subject=f"vehicle {before.vin}",
+        outcome="mixed" if mixed_pack else "over",
+        now=now,
+        detail=mixed_pack or f"no longer mixed; was: {before.mixed_pack}",
+    )
+
+
 def versions_of(nodes: Sequence[VehicleNode]) -> tuple[NodeVersion, ...]:
     """What runs on the nodes, for `VehicleUpgrade.versions_before`."""
     return tuple(
-        NodeVersion(position=node.position, hwid=node.hwid, version=node.version, is_signed=node.is_confirmed)
+        NodeVersion(
+            position=node.position,
+            hwid=node.hwid,
+            version=node.version,
+            is_signed=node.is_confirmed,
+            image_sha256=node.image_sha256,
+        )
         for node in nodes
     )
 
@@ -291,6 +333,8 @@ def _facts(report: IdentityReport) -> list[NodeFact]:
             security_counter=node.security_counter,
             hardware_class=str(node.class_id),
             serial=node.serial,
+            image_sha256=hex_digest(node.image_sha256),
+            slot_size_kib=node.slot_size_kib,
         )
         for node in report.nodes
     ]
@@ -309,6 +353,8 @@ def _local_upgrade(vin: str, upgrade: ReportedUpgrade, now: datetime) -> LocalUp
         tool="",
         detail="",
         confirmed_at=now,
+        image_before=hex_digest(upgrade.sha256_before),
+        image_after=hex_digest(upgrade.sha256_after),
     )
 
 

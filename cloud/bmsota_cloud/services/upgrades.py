@@ -32,7 +32,7 @@ from bmsota_cloud.domain.ota_tasks import (
 )
 from bmsota_cloud.domain.vehicles import NodeKind, node_name
 from bmsota_cloud.services.audit import note
-from bmsota_cloud.services.equipment import NodeFact, confirm_nodes
+from bmsota_cloud.services.equipment import NodeFact, confirm_nodes, hex_digest, note_mixed_pack
 from bmsota_cloud.services.task_acts import SLICE_VEHICLES
 from bmsota_cloud.services.transitions import finish_if_done, move, publish_task, publish_upgrade, step
 from bmsota_cloud.services.unit_documents import verified_document
@@ -307,6 +307,8 @@ class UpgradeService:
                 for node in work.vehicles.nodes([upgrade.vin])[upgrade.vin]
             }
             problems = _problems(report, release, positions, classes)
+            if report.mixed_pack:
+                problems.append(f"the pack is mixed: {report.mixed_pack}")
             if problems:
                 status = VehicleStatus.FAILED
                 reason = _short("the report says succeeded, but " + "; ".join(problems))
@@ -380,18 +382,26 @@ def _confirm(work: Work, report: PostBootReport, now: datetime) -> None:
             hwid=node.hwid,
             version=str(node.version),
             security_counter=node.security_counter,
+            image_sha256=hex_digest(node.image_sha256),
         )
         for node in report.nodes
     ]
     confirm_nodes(work, report.vin, facts, now)
     vehicle = work.vehicles.get(report.vin, lock=True)
     assert vehicle is not None  # a foreign key
-    work.vehicles.save(replace(vehicle, confirmed_at=now))
+    note_mixed_pack(work, vehicle, report.mixed_pack, now)
+    work.vehicles.save(replace(vehicle, confirmed_at=now, mixed_pack=report.mixed_pack))
 
 
 def _versions(report: PostBootReport) -> tuple[NodeVersion, ...]:
     return tuple(
-        NodeVersion(position=node.position, hwid=node.hwid, version=str(node.version), is_signed=True)
+        NodeVersion(
+            position=node.position,
+            hwid=node.hwid,
+            version=str(node.version),
+            is_signed=True,
+            image_sha256=hex_digest(node.image_sha256),
+        )
         for node in report.nodes
     )
 
@@ -399,22 +409,27 @@ def _versions(report: PostBootReport) -> tuple[NodeVersion, ...]:
 def _problems(
     report: PostBootReport, release: Release, positions: list[int], classes: dict[int, tuple[str, str]]
 ) -> list[str]:
-    """Why a report of success is none: a node that is missing or does not run the release's version."""
+    """Why a report of success is none: a node that is missing, or does not run the release's image.
+
+    Of a node that cannot say its digest the version decides.
+    """
     problems: list[str] = []
     reported = {node.position for node in report.nodes}
     problems.extend(f"{node_name(position)} is missing from it" for position in positions if position not in reported)
     for node in report.nodes:
         kind = NodeKind.MASTER if node.position == 0 else NodeKind.SLAVE
         hwid, hardware_class = classes.get(node.position, ("", ""))
-        wanted = {
-            image.version
-            for image in release.images
-            if image.kind == kind
-            and (hwid != node.hwid or not hardware_class or image.hardware_class == hardware_class)
-        }
-        if str(node.version) not in wanted:
-            expected = " or ".join(sorted(wanted)) or "a version of this release"
+        wanted = release.images_for(kind, hardware_class if hwid == node.hwid else "")
+        same = [image.sha256 for image in wanted if image.version == str(node.version)]
+        if not same:
+            expected = " or ".join(sorted({image.version for image in wanted})) or "a version of this release"
             problems.append(f"{node_name(node.position)} runs {node.version}, expected {expected}")
+        elif node.image_sha256 is not None and node.image_sha256.hex() not in same:
+            found = node.image_sha256.hex()[:16]
+            problems.append(
+                f"{node_name(node.position)} runs another build of {node.version}: expected image"
+                f" {' or '.join(digest[:16] for digest in same)}, got {found}"
+            )
     return problems
 
 

@@ -193,6 +193,7 @@ vehicle = Table(
     Column("identity_counter", BigInteger, nullable=False),
     Column("identity_sha256", LargeBinary(32), nullable=False),
     Column("confirmed_at", UtcTime),
+    Column("mixed_pack", Text, nullable=False, server_default=""),
 )
 
 gateway = Table(
@@ -234,11 +235,20 @@ def _node_columns() -> list[Column[Any]]:
     ]
 
 
+def _image_columns() -> list[Column[Any]]:
+    """What only signed documents say of a node; behind the others, because they came later."""
+    return [
+        Column("image_sha256", String(64), nullable=False, server_default=""),
+        Column("slot_size_kib", Integer, nullable=False, server_default="0"),
+    ]
+
+
 node = Table(
     "node",
     PLATFORM,
     *_node_columns(),
     Column("confirmed_at", UtcTime),
+    *_image_columns(),
 )
 
 # What the newest identity frame said, beside what was confirmed.
@@ -246,6 +256,7 @@ reported_node = Table(
     "reported_node",
     PLATFORM,
     *_node_columns(),
+    *_image_columns(),
 )
 
 # The login before the newest one of each vehicle, to compare with.
@@ -290,6 +301,8 @@ local_upgrade = Table(
     Column("tool", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("confirmed_at", UtcTime),
+    Column("image_before", String(64), nullable=False, server_default=""),
+    Column("image_after", String(64), nullable=False, server_default=""),
     # What makes a repetition one. It begins with the vehicle, so that it serves the history as an index.
     UniqueConstraint("vin", "upgraded_at", "position", "hwid", "version_before", "version_after", "status"),
     sqlite_autoincrement=True,

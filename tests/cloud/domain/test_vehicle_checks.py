@@ -40,7 +40,10 @@ def node(position, version="2.0.0", **fields):
 
 
 def signed(*nodes):
-    return tuple(NodeVersion(position=item.position, hwid=item.hwid, version=item.version) for item in nodes)
+    return tuple(
+        NodeVersion(position=item.position, hwid=item.hwid, version=item.version, image_sha256=item.image_sha256)
+        for item in nodes
+    )
 
 
 def kinds(check):
@@ -129,3 +132,39 @@ def test_no_key_and_never_heard_and_busy_are_told():
         ("busy", "is part of OTA-4 (Downloading)"),
         ("busy", "is part of OTA-5, which waits for its approval"),
     ]
+
+
+def test_another_build_of_the_version_does_not_already_run_it():
+    """By digest, where a signed document has said it; it will be flashed."""
+    nodes = [node(0, "2.1.0", image_sha256="ab"), node(1, "2.1.0", image_sha256="ab")]
+    assert check_vehicle(CAR, RELEASE, nodes, signed(*nodes)).already_runs
+    nodes = [nodes[0], replace(nodes[1], image_sha256="ef" * 32)]
+    check = check_vehicle(CAR, RELEASE, nodes, signed(*nodes))
+    assert not check.already_runs
+    (remark,) = check.remarks
+    assert (remark.kind, remark.text) == (
+        RemarkKind.OTHER_BUILD,
+        "slave 1: runs another build of 2.1.0 (efefefefefefefef); it will be flashed",
+    )
+
+
+@pytest.mark.parametrize(
+    ("slot_size_kib", "size_bytes", "fits"),
+    [(0, 10**9, True), (65535, 10**9, True), (64, 64 * 1024, True), (64, 65 * 1024 - 1, True), (64, 65 * 1024, False)],
+)
+def test_an_image_too_large_for_its_slot_is_told_before_the_approval(slot_size_kib, size_bytes, fits):
+    """As the node decides it: what it says is rounded down to whole KiB."""
+    release = replace(RELEASE, images=(image("master", "m"), replace(image("slave", "s"), size_bytes=size_bytes)))
+    check = check_vehicle(CAR, release, [node(0), node(1, slot_size_kib=slot_size_kib)], ())
+    words = f"slave 1: the image of {size_bytes} bytes does not fit the slot of {slot_size_kib} KiB, the unit will refuse the order"
+    assert [(remark.kind, remark.text) for remark in check.remarks] == ([] if fits else [(RemarkKind.TOO_LARGE, words)])
+
+
+def test_a_mixed_pack_is_told_by_the_units_word_or_by_what_was_confirmed():
+    said = replace(CAR, mixed_pack="master runs 2.0.0, slave 1 runs 2.1.0")
+    (remark,) = check_vehicle(said, RELEASE, [node(0), node(1, "2.1.0")], ()).remarks
+    assert (remark.kind, remark.text) == (RemarkKind.MIXED_PACK, f"mixed pack: {said.mixed_pack}")
+    nodes = [node(0), node(1, confirmed_at=NOW), node(2, "1.9.0", confirmed_at=NOW)]
+    (remark,) = check_vehicle(CAR, RELEASE, nodes, ()).remarks
+    assert remark.text == "mixed pack: slave 1: 2.0.0, slave 2: 1.9.0"
+    assert kinds(check_vehicle(CAR, RELEASE, [*nodes[:2], replace(nodes[2], confirmed_at=None)], ())) == []

@@ -280,6 +280,25 @@ def test_what_is_confirmed_and_what_is_only_reported_are_told_apart(fleet, visit
     assert [c["status"] for c in told["equipment_changes"]] == ["reported, not confirmed"]
 
 
+def test_a_mixed_pack_and_the_bytes_of_its_nodes_stand_on_the_page(fleet, visit, words, client, bearer):
+    """By the unit's signed word, on the page and in the REST API, until it says otherwise."""
+    path, vin = f"/vehicles/{fleet.vin(1)}/real-time", fleet.vin(1)
+    facts = [replace(fact, image_sha256=f"{fact.position:02x}" * 32, slot_size_kib=512) for fact in fleet.facts(1)]
+    said = "master runs 2.0.0, slaves 1, 2 run 2.1.0"
+    fleet.confirm(1, facts=facts, mixed_pack=said)
+    vera = visit("vera")
+    assert f"Mixed pack {said}. Its nodes run images that do not belong together" in words(vera.see(path))
+    assert "Slave 1 S-000001-1 2.0.0 01010101 2 serial" in words(vera.see(path))
+    told = client.get(f"/api/v1/vehicles/{vin}", headers=bearer("vera")).json()
+    assert told["mixed_pack"] == said
+    assert [(n["image_sha256"], n["slot_size_kib"]) for n in told["nodes"]] == [
+        (f"{position:02x}" * 32, 512) for position in range(3)
+    ]
+    fleet.confirm(1, facts=facts)
+    assert "Mixed pack" not in vera.see(path)
+    assert client.get(f"/api/v1/vehicles/{vin}", headers=bearer("vera")).json()["mixed_pack"] == ""
+
+
 @pytest.mark.slow
 def test_a_long_history_has_pages(fleet, visit, words, tell_field_upgrade):
     for number in range(53):

@@ -11,6 +11,7 @@ from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, REPORT_TRANSITIONS, TRANSITIONS, VehicleStatus
 from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.pages.history_view import node_changes
 from bmsota_cloud.services import ReportVerdict
 from bmsota_cloud.services.equipment import REPORTED_CHANGES_MAX
 from bmsota_cloud.services.histories import UNCONFIRMED_MAX
@@ -288,6 +289,36 @@ def test_a_local_upgrade_is_confirmed_by_the_identity_report(world):
     assert [world.services.histories.receive(vin, told, world.now) for _ in range(2)] == [1, 0]
     assert world.services.histories.receive(vin, [local(other, tool="z")], world.now) == 0
     assert history() == [("2.2.0", "y", True), ("2.1.0", "bmsota", True)]
+
+
+def test_another_build_shows_in_the_history_by_its_digests(world):
+    """The same version before and after; the frame has no digest, the signed report has."""
+    vin = world.register(1)
+    upgrade = ReportedUpgrade(
+        at_s=int(world.now.timestamp()),
+        position=2,
+        hwid="S-000001-2",
+        version_before=ImageVersion(2),
+        version_after=ImageVersion(2),
+        outcome=NodeUpgradeOutcome.SUCCEEDED,
+        sha256_before=b"a" * 32,
+        sha256_after=b"b" * 32,
+    )
+    world.services.histories.receive(vin, [local(upgrade)], world.now)
+    verdict(world, 1, upgrades=(upgrade,))
+    (entry,) = world.services.histories.page(vin, PageRequest(), by=world.people["vera"]).items
+    (step,) = entry.nodes
+    assert (step.image_before, step.image_after, step.is_other_build) == ("61" * 32, "62" * 32, True)
+    (change,) = node_changes(entry)
+    assert (change.before, change.after) == ("2.0.0 (61616161)", "2.0.0 (62626262)")
+
+
+def test_slot_sizes_come_with_the_identity_and_stay_with_the_hardware(world):
+    vin = world.register(1)
+    facts = [replace(fact, slot_size_kib=512) for fact in world.facts(1)]
+    verdict(world, 1, facts=facts)
+    nodes = world.services.vehicles.detail(vin, by=world.people["vera"]).nodes
+    assert {node.slot_size_kib for node in nodes} == {512}
 
 
 def local(upgrade, *, tool=""):

@@ -209,6 +209,60 @@ def test_a_report_of_success_with_another_node_is_no_success(world, versions, wo
     assert words in view(world, task).reason
 
 
+def images_of(world):
+    (release,) = world.services.releases.page(PageRequest(), by=world.people["anna"]).items
+    return {image.kind: bytes.fromhex(image.sha256) for image in release.images}
+
+
+def test_a_report_of_success_with_another_build_of_the_version_is_no_success(world):
+    """Same version, other bytes: what counts are the digests, where the report has them."""
+    task = world.approved(1)
+    images = images_of(world)
+    digests = [images["master"], images["slave"], b"x" * 32]
+    assert send(world, 1, digests=digests) is ReportVerdict.ACCEPTED
+    assert str(view(world, task).status) == "Upgrade failed"
+    assert view(world, task).reason == (
+        "the report says succeeded, but slave 2 runs another build of 2.1.0: expected image"
+        f" {images['slave'].hex()[:16]}, got {'78' * 8}"
+    )
+
+
+def test_a_report_with_the_release_s_digests_is_a_success_and_they_are_kept(world):
+    """Also of a pack in which an older slave cannot say its own."""
+    task = world.approved(1)
+    images = images_of(world)
+    send(world, 1, digests=[images["master"], images["slave"], None])
+    assert str(view(world, task).status) == "Upgrade succeeded"
+    nodes = world.services.vehicles.detail(world.vin(1), by=world.people["anna"]).nodes
+    assert [node.image_sha256 for node in nodes] == [images["master"].hex(), images["slave"].hex(), ""]
+    assert [version.image_sha256 for version in view(world, task).versions_after] == [
+        node.image_sha256 for node in nodes
+    ]
+
+
+def test_a_mixed_pack_is_kept_told_and_over_with_the_next_signed_word(world):
+    """By the post-boot report and by identity reports; the audit log hears of each, and of the end."""
+    task = world.approved(1)
+    words = "master runs 2.0.0, slaves 1, 2 run 2.1.0"
+    send(world, 1, outcome=Outcome.FAILED, reason=f"mixed pack: {words}", mixed_pack=words)
+    vin, by = world.vin(1), world.people["anna"]
+    assert world.services.vehicles.detail(vin, by=by).vehicle.mixed_pack == words
+    world.confirm(1, mixed_pack=words)
+    assert world.services.vehicles.detail(vin, by=by).vehicle.mixed_pack == words
+    world.confirm(1)
+    assert world.services.vehicles.detail(vin, by=by).vehicle.mixed_pack == ""
+    entries = world.services.audit.page(PageRequest(1, 500), by=world.people["anna"]).items
+    said = [(entry.outcome, entry.detail) for entry in reversed(entries) if entry.action == "vehicle.mixed_pack"]
+    assert said == [("mixed", words), ("mixed", words), ("over", f"no longer mixed; was: {words}")]
+    assert str(view(world, task).status) == "Upgrade failed"
+
+
+def test_a_success_with_a_mixed_pack_is_none(world):
+    task = world.approved(1)
+    send(world, 1, mixed_pack="slave 1 runs 2.1.0, slave 2 runs 2.0.0")
+    assert view(world, task).reason.endswith("the pack is mixed: slave 1 runs 2.1.0, slave 2 runs 2.0.0")
+
+
 def test_a_pack_that_grew_must_run_the_version_too(world):
     task = world.approved(1)
     send(world, 1, versions=["2.1.0", "2.1.0", "2.1.0", "2.0.0"])

@@ -59,7 +59,8 @@ class SqlHistories(Tables):
         c = t.local_upgrade.c
         same = [c[name] == getattr(upgrade, name) for name in _WHAT_MAKES_IT_THE_SAME]
         statement = update(t.local_upgrade).where(*same, c.confirmed_at.is_(None))
-        if self._connection.execute(statement.values(confirmed_at=upgrade.confirmed_at)).rowcount:
+        known = {name: getattr(upgrade, name) for name in ("confirmed_at", "image_before", "image_after")}
+        if self._connection.execute(statement.values(**known)).rowcount:
             return True
         return self.add(upgrade)
 
