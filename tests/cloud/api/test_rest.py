@@ -249,7 +249,16 @@ def test_the_upgrade_history_of_a_vehicle(world, client, bearer):
         "at": "2026-11-22T08:01:00Z",
         "status": "Rolled back",
         "reason": "not confirmed",
-        "nodes": [{"position": 2, "hwid": "S-000001-2", "version_before": "2.0.0", "version_after": "2.0.0"}],
+        "nodes": [
+            {
+                "position": 2,
+                "hwid": "S-000001-2",
+                "version_before": "2.0.0",
+                "version_after": "2.0.0",
+                "image_before": "",
+                "image_after": "",
+            }
+        ],
         "task_id": None,
         "software_version": "",
         "tool": "bmsota 1.0",
