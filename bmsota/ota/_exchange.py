@@ -182,9 +182,9 @@ class DeviceExchange:
         except TrustError as refusal:
             self._untrusted(refusal, state, now_ns)
         except TransferError as problem:
+            is_about_the_order = problem.permanent and state in {_S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER}
             # A document that is genuine and cannot be followed (200), such as images too large for this unit, stays so.
-            is_last = self._status == 200 or self._is_repeated(state, EXCHANGE_TRIES_MAX)
-            if problem.permanent and state in {_S.FETCHING_MANIFEST, _S.CONFIRMING_ORDER} and is_last:
+            if is_about_the_order and (self._status == 200 or self._is_repeated(state, EXCHANGE_TRIES_MAX)):
                 self._steering.conclude(Outcome.FAILED, str(problem), now_ns)
             else:
                 self.failed(str(problem), now_ns)

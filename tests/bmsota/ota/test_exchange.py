@@ -366,6 +366,27 @@ def test_n14_a_block_that_is_spoilt_differently_each_time_is_asked_for_on_and_on
     assert run.count("images") == 9
 
 
+@pytest.mark.parametrize(
+    "portal",
+    [
+        just(200, {"Content-Type": "text/html"}, HTML),
+        just(200, {"Content-Encoding": "gzip"}, gzip.compress(HTML, mtime=0)),
+        just(200, {"Content-Length": "9"}, HTML),
+    ],
+    ids=["a web page", "an encoding", "another length"],
+)
+@pytest.mark.parametrize("kind", ["order", "manifests"])
+def test_n17_a_portal_that_answers_the_same_for_hours_refuses_no_order(hostile, kind, portal):
+    """What cannot be the platform's answer is no document at all, however often it is the very same."""
+
+    def fault(found, request, response, n):
+        return portal(request, response) if found == kind and 1 <= n <= 6 else None
+
+    run = hostile(fault).run()
+    assert run.state is UpdaterState.DOWNLOAD_COMPLETE
+    assert run.count(kind) == 7
+
+
 def test_a_manifest_that_never_comes_ends_with_a_report(hostile):
     run = hostile(lambda found, _request, _response, _n: just(404)(None, None) if found == "manifests" else None).run()
     assert run.report() == ("failed", "manifest: the platform does not have it")

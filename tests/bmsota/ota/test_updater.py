@@ -1305,6 +1305,25 @@ def test_every_transition_of_the_table_is_walked(made, texts, monkeypatch):
     assert set(TRANSITIONS) == set(UpdaterState)
 
 
+@pytest.mark.slow
+def test_s2_every_state_that_waits_for_somebody_has_a_deadline(made, texts, monkeypatch):
+    """The platform, the pack, the vehicle: whoever is silent, the updater wakes up. Only the driver may take his time."""
+    resting = {UpdaterState.IDLE, UpdaterState.DOWNLOAD_COMPLETE}
+    seen = set()
+    give = Device.give
+
+    def checked(self, line):
+        give(self, line)
+        if self.updater.state not in resting:
+            assert self.updater.next_timeout() is not None, (self.updater.state, line)
+            seen.add(self.updater.state)
+
+    monkeypatch.setattr(Device, "give", checked)
+    for script in SCRIPTS.values():
+        play(made(), fill(script, texts))
+    assert seen == set(UpdaterState) - resting
+
+
 @pytest.mark.parametrize("before", UpdaterState)
 def test_every_move_that_is_not_in_the_table_is_refused(before, made):
     updater = made().updater

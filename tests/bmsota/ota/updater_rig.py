@@ -175,9 +175,12 @@ class Device:
 
     def do_wait(self, seconds):
         end_ns = self.now_ns + int(float(seconds) * SECOND)
+        rounds = 0
         while (due := self.updater.next_timeout()) is not None and due <= end_ns:
             self.now_ns = max(self.now_ns, due)
             self.updater.handle_timeout(self.now_ns)
+            rounds += 1
+            assert rounds < 100_000, f"a time-out that nothing is done for, in {self.updater.state}"
         self.now_ns = end_ns
 
     def do_early(self, _):
