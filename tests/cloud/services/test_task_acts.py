@@ -128,7 +128,10 @@ def test_two_processes_that_carry_on_the_same_act_give_one_order(world, crowd, s
     """Both have prepared the same slice; the second finds the act moved, and writes nothing."""
     slices_of(2)
     task = crowd(5)
-    mine, other = world.services.ota_tasks._acts, TaskActs(world.services.ota_tasks._context)
+    mine, other = (
+        world.services.ota_tasks._acts,
+        TaskActs(world.services.ota_tasks._context, world.services.ota_tasks._codes),
+    )
     real = mine._sign
     interferences = []
 
