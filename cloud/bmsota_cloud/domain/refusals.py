@@ -34,6 +34,7 @@ class RefusalCause(StrEnum):
     STRUCTURE_WRONG = "structure-wrong"
     CHECK_BYTE_WRONG = "check-byte-wrong"
     NOT_A_FRAME = "not-a-frame"
+    TLS_HANDSHAKE = "tls-handshake"
     UNFINISHED = "unfinished"
     COMMAND_UNKNOWN = "command-unknown"
     REPLY_UNEXPECTED = "reply-unexpected"
@@ -85,6 +86,10 @@ CAUSES: dict[RefusalCause, CauseText] = {
     ),
     RefusalCause.NOT_A_FRAME: CauseText(
         "The bytes are not GB/T 32960.", "Nothing, if no vehicle of yours is at this address: ports are scanned all the time."
+    ),
+    RefusalCause.TLS_HANDSHAKE: CauseText(
+        "The TLS handshake failed.",
+        "Check that the terminal speaks TLS 1.2 or newer here, and trusts the certificate of this gateway.",
     ),
     RefusalCause.UNFINISHED: CauseText(
         "A frame was never finished.", "Check the length in the header (bytes 23 and 24), and the connection."

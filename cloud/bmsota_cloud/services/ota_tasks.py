@@ -605,16 +605,13 @@ def _check_free(work: Work, task: OtaTask, vins: Sequence[str]) -> None:
     """Refuse vehicles that another task has, unless this one is to take them over."""
     if task.supersedes:
         return
-    busy = [
-        f"{vin} is part of {task_key(others[-1].task_id)}"
-        for vin, upgrades in sorted(work.ota_tasks.open_upgrades(vins).items())
-        if (others := [upgrade for upgrade in upgrades if upgrade.task_id != task.id])
-    ]
+    others = dict(work.ota_tasks.others_with(task.id, vins))
     # Those whose list is being entered have vehicles without a row yet.
     for other, listed in work.ota_tasks.listed().items():
         if other != task.id:
-            busy.extend(f"{vin} is part of {task_key(other)}" for vin in sorted(listed.intersection(vins)))
-    if busy:
+            others |= dict.fromkeys(listed.intersection(vins), other)
+    if others:
+        busy = [f"{vin} is part of {task_key(other)}" for vin, other in sorted(others.items())]
         raise ConflictError("vehicle-busy", f"some vehicles have an open task: {_named(busy)}")
 
 

@@ -262,6 +262,10 @@ class OtaTaskTables(Protocol):
         """Every upgrade of these vehicles that has not ended, by VIN, newest task last."""
         ...
 
+    def others_with(self, task_id: int, vins: Sequence[str]) -> Mapping[str, int]:
+        """The newest other task that has not ended these vehicles, by VIN, for those that another one has."""
+        ...
+
     def silent_upgrades(self, now: datetime, limit: int) -> tuple[VehicleUpgrade, ...]:
         """Approved, not ended, and not heard of for longer than its task allows."""
         ...

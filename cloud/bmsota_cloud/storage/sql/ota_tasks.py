@@ -175,6 +175,16 @@ class SqlOtaTasks(Tables):
                 found.setdefault(item.vin, []).append(item)
         return {vin: tuple(items) for vin, items in found.items()}
 
+    def others_with(self, task_id: int, vins: Sequence[str]) -> Mapping[str, int]:
+        c = t.vehicle_upgrade.c
+        found: dict[str, int] = {}
+        for part in in_lists(vins):
+            statement = select(c.vin, func.max(c.task_id)).where(
+                c.vin.in_(part), c.status.in_(_OPEN), c.task_id != task_id
+            )
+            found |= dict(self._connection.execute(statement.group_by(c.vin)).all())
+        return found
+
     def silent_upgrades(self, now: datetime, limit: int) -> tuple[VehicleUpgrade, ...]:
         c = t.vehicle_upgrade.c
         found: list[VehicleUpgrade] = []
