@@ -25,6 +25,7 @@ class RefusalCause(StrEnum):
     LOGIN_UNKNOWN_VIN = "login-unknown-vin"
     LOGIN_OTHER_VIN = "login-other-vin"
     LOGIN_PLATFORM = "login-platform"
+    PLATFORM_FOREIGN_VIN = "platform-foreign-vin"
     LOGIN_INVALID = "login-invalid"
     LOGIN_UNAVAILABLE = "login-unavailable"
     NOT_LOGGED_IN = "not-logged-in"
@@ -58,7 +59,12 @@ CAUSES: dict[RefusalCause, CauseText] = {
         "A second vehicle tried to log in on the link of another.", "Give each terminal a link of its own."
     ),
     RefusalCause.LOGIN_PLATFORM: CauseText(
-        "Another platform tried to log in.", "Point vehicles at this gateway, not a forwarding platform."
+        "Another platform tried to log in.",
+        "Check its code, user name and password in the file of --platform-logins, or point the vehicles at this gateway.",
+    ),
+    RefusalCause.PLATFORM_FOREIGN_VIN: CauseText(
+        "Another platform sent for a vehicle that is not one of its.",
+        "Add the vehicle or its project to the platform's entry, if it is to send for it.",
     ),
     RefusalCause.LOGIN_INVALID: CauseText(
         "The login has an invalid length or content.", "Check the login message of this terminal, field by field."
