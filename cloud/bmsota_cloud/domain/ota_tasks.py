@@ -158,7 +158,9 @@ class TaskStatus(StrEnum):
     FINISHED = "Finished"
     """Every vehicle has come to an end, whichever."""
     CANCELLED = "Cancelled"
-    """Before it was approved. A task cancelled later ends as Finished, with its vehicles saying what happened."""
+    """Before it was approved; or later, and no vehicle has come to another end: cancelled, or taken over by newer tasks. Such a
+    task takes no retry, which would start it on an approval that was taken back. One that a cancellation came too late for is
+    Finished, and so is one whose last vehicles were ended by force, one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

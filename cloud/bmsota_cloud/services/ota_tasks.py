@@ -381,7 +381,7 @@ class OtaTaskService:
         Raises:
             NotAllowedError: *by* may not retry vehicles.
             NotFoundError: there is no such task, or a vehicle is not in it.
-            ConflictError: the task was never approved, or something else is being done to it.
+            ConflictError: the task was never approved, or was cancelled; or something else is being done to it.
             InvalidInputError: there is no reason.
         """
         with self._acting_on(task_id, "ota_task.retry", by, now, address) as act:
@@ -390,6 +390,8 @@ class OtaTaskService:
             task = _task(act.work, task_id, lock=True)
             if task.approved_at is None:
                 raise ConflictError("not-approved", f"{task_key(task.id)} is {task.status!s}: nothing to retry")
+            if task.status is TaskStatus.CANCELLED:
+                raise ConflictError("task-cancelled", f"{task_key(task.id)} was cancelled; create a new task")
             wanted = list(statuses) or (list(VehicleStatus) if vins else sorted(FAILED_STATUSES))
             act.detail = self._begin_some(act.work, task, ActKind.RETRY, by, text, now, vins, wanted)
         return self._counted(task_id, now)
@@ -434,7 +436,8 @@ class OtaTaskService:
                 # Of every vehicle, for the counts; one page of it is shown.
                 checks = survey(work, pairs_of(work, work.ota_tasks.vehicles(task_id)), task_id=task_id)
         online = self._context.presence.is_online(vins)
-        force = by.may(Permission.OTA_FORCE)
+        is_cancelled = task.status is TaskStatus.CANCELLED
+        force = by.may(Permission.OTA_FORCE) and task.approved_at is not None and not is_cancelled
         views = tuple(
             UpgradeView.of(
                 upgrade,
@@ -444,7 +447,7 @@ class OtaTaskService:
                 checks.get(upgrade.vin, VehicleCheck()),
                 is_online=online[upgrade.vin],
                 may_end=force and task.status is TaskStatus.APPROVED and upgrade.status in OPEN_STATUSES,
-                may_retry=force and task.approved_at is not None and may_retry(upgrade),
+                may_retry=force and may_retry(upgrade),
             )
             for upgrade in page.items
         )
@@ -460,7 +463,7 @@ class OtaTaskService:
             mails=tuple(MailView.of(mail) for mail in mails),
             may_approve=task.status is TaskStatus.UNAPPROVED and may_enter(task, project, by),
             may_cancel=is_open and by.may(Permission.OTA_CANCEL),
-            may_force=force and task.approved_at is not None,
+            may_force=force,
         )
 
     # -- inside --------------------------------------------------------------------------------------------------------

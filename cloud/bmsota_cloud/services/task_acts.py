@@ -161,7 +161,7 @@ class TaskActs:
             work.vehicles.save_sequences(changes.sequences)
             self._move_cursor(work, prepared, changes, now)
             for other in sorted(changes.others):
-                finish_if_done(work, other, now)
+                finish_if_done(work, other, now, by_cancelling=True)
         for upgrade in changes.upgrades:
             publish_upgrade(self._context, upgrade, now)
         for other in sorted(changes.others):
@@ -257,7 +257,7 @@ class TaskActs:
             work.ota_tasks.save_act(replace(act, place_done=prepared.batch[-1].place, count=count))
             return
         work.ota_tasks.delete_act(act.task_id)
-        finish_if_done(work, act.task_id, now)
+        finish_if_done(work, act.task_id, now, by_cancelling=act.kind in {ActKind.APPROVE, ActKind.CANCEL})
         note(
             work,
             who=act.who,

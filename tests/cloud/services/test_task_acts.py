@@ -178,7 +178,7 @@ def test_a_cancellation_takes_the_place_of_an_approval_under_way(world, crowd, s
     assert world.services.ota_tasks.cancel(task.id, by=world.people["carol"], now=world.now) == ()
     assert world.services.ota_tasks.carry_on(world.now) == 0
     assert world.detail(task).counts == {"Cancelled": 7}
-    assert str(world.detail(task).task.status) == "Finished"
+    assert str(world.detail(task).task.status) == "Cancelled"
 
 
 @pytest.mark.parametrize("is_approved", [False, True])
@@ -196,7 +196,7 @@ def test_a_cancellation_that_died_is_carried_on(world, crowd, slices_of, monkeyp
     world.services.ota_tasks.carry_on(world.now)
     assert world.detail(task).counts == {"Cancelled": 5}
     assert {u.reason for u in upgrades(world, task)} == {"cancelled by carol: typo"}
-    assert str(world.detail(task).task.status) == ("Finished" if is_approved else "Cancelled")
+    assert str(world.detail(task).task.status) == "Cancelled"
     # Its vehicles are free for another task.
     assert world.create(*range(1, 6)).id == task.id + 1
 
@@ -258,6 +258,53 @@ def test_a_process_that_is_killed_in_the_middle(world, sample_keys, tmp_path):
             assert {u.sequence for u in work.ota_tasks.upgrades(1)} == {1}
     finally:
         cloud.close()
+
+
+# -- cancelled, and no more -----------------------------------------------------------------------------------------------
+
+
+def test_a_task_whose_vehicles_were_all_cancelled_is_cancelled_and_takes_no_retry(world, crowd):
+    """Its approval was taken back with it: another task asks for another code."""
+    task = crowd(3)
+    world.approve(task)
+    carol, service = world.people["carol"], world.services.ota_tasks
+    service.cancel(task.id, by=carol, now=world.now)
+    detail = world.detail(task)
+    assert (str(detail.task.status), detail.counts, detail.task.finished_at) == (
+        "Cancelled",
+        {"Cancelled": 3},
+        world.now,
+    )
+    assert not world.detail(task, by="carol").may_force
+    for vins in ((), (world.vin(1),)):
+        asked = {"vins": vins, "reason": "again", "by": carol, "now": world.now}
+        assert refused(ConflictError, service.retry, task.id, **asked) == "task-cancelled"
+    assert world.detail(task).counts == {"Cancelled": 3}
+    assert refused(ConflictError, service.cancel, task.id, by=carol, now=world.now) == "task-ended"
+
+
+def test_a_cancelled_task_with_another_end_in_it_is_finished_and_can_be_retried(world, crowd):
+    task = crowd(2)
+    world.approve(task)
+    carol, service = world.people["carol"], world.services.ota_tasks
+    fail(world, 1, order_id=f"OTA-{task.id}-1")
+    service.cancel(task.id, by=carol, now=world.now)
+    assert (str(world.detail(task).task.status), world.detail(task).counts) == (
+        "Finished",
+        {"Upgrade failed": 1, "Cancelled": 1},
+    )
+    assert service.retry(task.id, reason="again", by=carol, now=world.now) == 1
+
+
+def test_a_success_that_a_cancelled_task_hears_of_makes_it_finished(world, crowd):
+    task = crowd(2)
+    world.approve(task)
+    world.services.ota_tasks.cancel(task.id, by=world.people["carol"], now=world.now)
+    run_target(world, 1, order_id=f"OTA-{task.id}-1")
+    assert (str(world.detail(task).task.status), world.detail(task).counts) == (
+        "Finished",
+        {"Upgrade succeeded": 1, "Cancelled": 1},
+    )
 
 
 # -- entering vehicles -----------------------------------------------------------------------------------------------------
@@ -865,7 +912,7 @@ def test_a_newer_task_takes_a_vehicle_over_when_it_is_approved(world, release_fi
     fail(world, 1, order_id="OTA-1-1")
     assert (world.upgrade(old).status, world.upgrade(new).status) == (V.CANCELLED, V.APPROVED)
     world.services.ota_tasks.cancel(old.id, by=carol, now=world.now)
-    assert str(world.detail(old).task.status) == "Finished"
+    assert str(world.detail(old).task.status) == "Cancelled"
 
 
 def test_who_may_not_force_takes_nothing_over(world, monkeypatch):
