@@ -497,9 +497,9 @@ def test_every_refusal_has_one_form(client, bearer):
     assert answer.json()["detail"].startswith(
         "body.project: Input should be a valid string; body.reason: Field required; "
     )
-    assert answer.json()["detail"].endswith(" and 1 more")
+    assert answer.json()["detail"].endswith("; body.colour: Extra inputs are not permitted")
     many = client.post(f"{API}/tasks/preview", json={"vins": list(range(4000))}, headers=carol).json()["detail"]
-    assert len(many) < 2000
+    assert many.endswith(" and 3997 more")
     for path in ("/vehicles?page=0", "/vehicles/NOBODY", "/nowhere"):
         assert set(client.get(f"{API}{path}", headers=carol).json()) == {"error", "detail"}
     described = client.get(f"{API}/openapi.json").json()
