@@ -1,15 +1,20 @@
-"""What a link waits for while a task of 5,000 vehicles is created, approved, retried, ended and cancelled.
+"""What a link waits for while a task of 5,000 vehicles is looked at, created, approved, retried, ended and cancelled.
 
-The platform runs in a process of its own, on SQLite files that are synced, with its real gateway. From here a vehicle that
-is in no task logs in again and again over loopback TCP; `approval stall` is the longest it waited for an answer. `idle` is
-the same vehicle while nothing else is asked of the platform: on a busy machine the others are to be read against it.
-`approval hold` is the longest write transaction, in milliseconds of its own thread's CPU, whatever else the machine does.
+The platform runs in a process of its own, on SQLite files that are synced, with its real gateway and its real web server, of
+which everything is asked by REST. From here a vehicle that is in no task logs in again and again over loopback TCP.
+
+* `approval stall`: the longest it waited for an answer, in milliseconds; the ratio is to `idle`, the same vehicle while nothing
+  else is asked of the platform. On a busy machine both are the machine's.
+* `approval hold`: the longest write transaction, in milliseconds of CPU of its own thread: what a link waits for, whatever else
+  the machine does.
+* `approval loop`: the longest that the event loop was occupied by one callback, in milliseconds of CPU of its thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import itertools
 import json
 import multiprocessing
@@ -24,14 +29,16 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.accounts import Role
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES
 from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.telemetry import StoredFrame
 from bmsota_cloud.domain.vehicles import NodeKind, Vehicle, VehicleNode
 from bmsota_cloud.services import PlatformKeys, PlatformSettings
-from bmsota_cloud.wiring import RunningCloud, ServeOptions
+from bmsota_cloud.wiring import RunningCloud, ServeOptions, tune_collector
 from bmsota_sim.defaults import release_files
 from bmsota_sim.samples import sample_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -74,7 +81,10 @@ def _fill(running: RunningCloud, count: int) -> None:
     for name, role in (("carol", Role.OPERATOR), ("alan", Role.AUDITOR)):
         services.accounts.create(name=name, email=f"{name}@example.org", role=role, password="p" * 16, now=now)
     manifest, images = release_files("F7", "2.1.0")
-    services.releases.upload(manifest=manifest, images=images, by=_account(running, "carol"), now=now)
+    with running.cloud.store.reading() as work:
+        carol = work.accounts.get("carol")
+    assert carol is not None
+    services.releases.upload(manifest=manifest, images=images, by=carol, now=now)
     key = Ed25519PrivateKey.from_private_bytes(b"v" * 32).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     with running.cloud.store.transaction() as work:
         for number in [*range(1, count + 1), STRANGER]:
@@ -105,44 +115,24 @@ def _fill(running: RunningCloud, count: int) -> None:
                 )
 
 
-def _account(running: RunningCloud, name: str) -> Any:
-    with running.cloud.store.reading() as work:
-        account = work.accounts.get(name)
-    assert account is not None
-    return account
-
-
-def _act(running: RunningCloud, name: str, count: int) -> int:
-    """What an operator does; in a thread, as the routes of the REST API are run. How many vehicles it has changed."""
-    tasks, now = running.cloud.services.ota_tasks, wall_clock()
-    carol, alan = _account(running, "carol"), _account(running, "alan")
-    newest = tasks_made(running)
-    if name == "create":
-        vins = [vin(number) for number in range(1, count + 1)]
-        asked = {"project": "bench", "reason": "bench", "software_version": "2.1.0", "vins": vins, "auditor": "alan"}
-        tasks.create(**asked, by=carol, now=now)
-        return count
-    if name == "approve":
-        assert running.mail_sink is not None
-        codes: list[str] = []
-        while len(codes) < newest:
-            time.sleep(0.05)
-            codes = [found[1] for mail in running.mail_sink.mails if (found := re.search(r"code: (\d{6})", mail.text))]
-        tasks.approve(newest, code=codes[-1], by=alan, now=wall_clock())
-    elif name == "retry":
-        statuses = sorted(OPEN_STATUSES)
-        return tasks.retry(newest, statuses=statuses, reason="bench", by=carol, now=now)
-    elif name == "end":
-        return tasks.end(newest, statuses=sorted(OPEN_STATUSES), reason="bench", by=carol, now=now)
-    elif name == "cancel":
-        tasks.cancel(newest, by=carol, now=now)
-    with running.cloud.store.reading() as work:
-        return len(work.ota_tasks.upgrades(newest))
-
-
-def tasks_made(running: RunningCloud) -> int:
-    with running.cloud.store.reading() as work:
-        return work.ota_tasks.page(PageRequest(1, 1)).total
+def _prune(running: RunningCloud, count: int) -> int:
+    """Two reports of each vehicle that are too old by a day, deleted; how many vehicles they were of."""
+    now = wall_clock()
+    old_s = int(now.timestamp()) - running.cloud.settings.report_keep_s - 2 * 86_400
+    for number in range(1, count + 1):
+        frames = [
+            StoredFrame(
+                vin=vin(number),
+                frame=frame,
+                clear=frame,
+                reported_at_s=old_s,
+                arrived_at_ns=old_s * 1_000_000_000,
+                is_backfill=False,
+            )
+            for frame in (bytes([0]) * 342, bytes([1]) * 342)
+        ]
+        running.cloud.telemetry.append(frames)
+    return running.cloud.services.ingest.prune(now) // 2
 
 
 class Holds:
@@ -166,23 +156,118 @@ class Holds:
         return longest
 
 
+class Occupations:
+    """The longest callback of an event loop since it was last asked for, in seconds of CPU."""
+
+    def __init__(self) -> None:
+        self._longest = 0.0
+        self._run = asyncio.Handle._run  # noqa: SLF001 - the loop has no hook for it that counts CPU
+        asyncio.Handle._run = self._measured  # type: ignore[method-assign]  # noqa: SLF001
+
+    @property
+    def _measured(self) -> Callable[[asyncio.Handle], None]:
+        def run(handle: asyncio.Handle) -> None:
+            start = time.thread_time()
+            self._run(handle)
+            self._longest = max(self._longest, time.thread_time() - start)
+
+        return run
+
+    def take(self) -> float:
+        longest, self._longest = self._longest, 0.0
+        return longest
+
+
+def _newest_code(running: RunningCloud) -> str:
+    """Of the newest task; in a thread, because its mail comes a moment later."""
+    with running.cloud.store.reading() as work:
+        newest = work.ota_tasks.page(PageRequest(1, 1)).total
+    assert running.mail_sink is not None
+    codes: list[str] = []
+    while len(codes) < newest:
+        time.sleep(0.05)
+        codes = [found[1] for mail in running.mail_sink.mails if (found := re.search(r"code: (\d{6})", mail.text))]
+    return codes[-1]
+
+
 async def _serve(folder: Path, pipe: Connection, count: int) -> None:
     settings = PlatformSettings(password_memory_kib=64, password_passes=1, password_lanes=1)
+    occupations = Occupations()
     running = await RunningCloud.start(ServeOptions(keys=_keys(), data_dir=folder, settings=settings))
+    tune_collector()
     try:
         await asyncio.to_thread(_fill, running, count)
         holds = Holds(running.cloud.store)
-        pipe.send(running.gateway_port)
-        while (name := await asyncio.to_thread(pipe.recv)) != "stop":
-            holds.take()
-            changed = await asyncio.to_thread(_act, running, name, count)
-            pipe.send((changed, holds.take()))
+        pipe.send((running.gateway_port, running.http_url))
+        while (asked := await asyncio.to_thread(pipe.recv)) != "stop":
+            if asked == "code":
+                pipe.send(await asyncio.to_thread(_newest_code, running))
+            elif asked == "prune":
+                pipe.send(await asyncio.to_thread(_prune, running, count))
+            else:
+                pipe.send((holds.take(), occupations.take()))
     finally:
         await running.stop()
 
 
 def serve(folder: str, pipe: Connection, count: int) -> None:
     asyncio.run(_serve(Path(folder), pipe, count))
+
+
+# -- what people do --------------------------------------------------------------------------------------------------------
+
+
+class People:
+    """An operator and an auditor, by REST."""
+
+    def __init__(self, url: str, pipe: Connection, count: int) -> None:
+        self._address = urlsplit(url).netloc
+        self._pipe = pipe
+        self._count = count
+        self._tokens: dict[str, str] = {}
+        self._tokens = {name: self._ask("POST", "/login", "", _login(name))["token"] for name in ("carol", "alan")}
+        self._task = 0
+
+    def do(self, name: str) -> int:
+        """What one of them does; how many vehicles it has changed, or shown."""
+        vins = [vin(number) for number in range(1, self._count + 1)]
+        wanted: dict[str, Any] = {"project": "bench", "software_version": "2.1.0", "vins": vins}
+        every = {"statuses": sorted(map(str, OPEN_STATUSES)), "reason": "bench"}
+        path = f"/tasks/{self._task}"
+        match name.removesuffix(" again"):
+            case "preview":
+                return len(self._ask("POST", "/tasks/preview", "carol", wanted))
+            case "create":
+                self._task = self._ask("POST", "/tasks", "carol", wanted | {"reason": "bench", "auditor": "alan"})["id"]
+            case "look":
+                return sum(self._ask("GET", f"{path}?size=500", "carol")["counts"].values())
+            case "edit":
+                self._ask("PATCH", path, "carol", {"vins": vins[::-1]})
+            case "approve":
+                self._pipe.send("code")
+                self._ask("POST", f"{path}/approve", "alan", {"code": self._pipe.recv()})
+            case "prune":
+                self._pipe.send("prune")
+                return int(self._pipe.recv())
+            case "cancel":
+                self._ask("POST", f"{path}/cancel", "carol", {})
+            case act:
+                return int(self._ask("POST", f"{path}/{act}", "carol", every)["count"])
+        return sum(self._ask("GET", f"/tasks/{self._task}?size=1", "carol")["counts"].values())
+
+    def _ask(self, method: str, path: str, who: str, body: Any = None) -> Any:
+        link = http.client.HTTPConnection(self._address, timeout=600)
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._tokens.get(who, '')}"}
+        link.request(method, f"/api/v1{path}", None if body is None else json.dumps(body), headers)
+        answer = link.getresponse()
+        text = answer.read()
+        link.close()
+        assert answer.status < 300, text[:500]
+        return json.loads(text)
+
+
+def _login(name: str) -> dict[str, str]:
+    return {"name": name, "password": "p" * 16}
 
 
 # -- the vehicle that waits ------------------------------------------------------------------------------------------------
@@ -222,39 +307,44 @@ class Waiter:
             self.waits.append(time.perf_counter() - start)
 
 
+PHASES = ("preview", "create", "look", "edit", "approve", "retry", "end", "create again", "cancel", "prune")
+
+
 def figures(count: int = VEHICLES, idle_s: float = IDLE_S) -> list[Figure]:
-    """Measure; milliseconds, the longest wait of the vehicle in each phase, and the seconds that the phase took."""
+    """Measure. Three figures a phase, and the seconds that it took."""
     found: list[Figure] = []
     near, far = multiprocessing.get_context("spawn").Pipe()
     with tempfile.TemporaryDirectory(prefix="bmsota-approval-") as folder:
         process = multiprocessing.get_context("spawn").Process(target=serve, args=(folder, far, count), daemon=True)
         process.start()
-        port, frames = near.recv(), _logins()
+        far.close()  # So that the end of the process is the end of the pipe.
+        (port, url), frames = near.recv(), _logins()
+        people = People(url, near, count)
+        idle_ms = 0.0
 
-        def phase(name: str, work: Callable[[], tuple[int, float]]) -> None:
+        def spent() -> tuple[float, float]:
+            near.send("spent")
+            hold, loop = near.recv()
+            return hold, loop
+
+        for name in ("idle", *PHASES):
+            spent()
             start = time.perf_counter()
             with Waiter(port, frames) as waiter:
-                changed, hold = work()
+                if name == "idle":
+                    time.sleep(idle_s)
+                else:
+                    changed = people.do(name)
+                    assert changed == count, f"{name}: expected {count} vehicles, got {changed}"
             seconds = time.perf_counter() - start
-            assert changed == count, f"{name}: expected {count} vehicles, got {changed}"
-            longest = round(1000 * max(waiter.waits), 1)
+            hold, loop = spent()
+            longest_ms = round(1000 * max(waiter.waits), 1)
+            idle_ms = idle_ms or longest_ms
+            ratio = None if name == "idle" else round(longest_ms / idle_ms, 2)
             baseline = "" if name == "idle" else f"approval stall idle; {count} vehicles in {seconds:.1f} s"
-            found.append(Figure(f"approval stall {name}", longest, "ms", None, baseline))
-            if name != "idle":
-                found.append(Figure(f"approval hold {name}", round(1000 * hold, 1), "CPU-ms"))
-
-        def ask(name: str) -> tuple[int, float]:
-            near.send(name.removesuffix(" again"))
-            changed, hold = near.recv()
-            return changed, hold
-
-        def idle() -> tuple[int, float]:
-            time.sleep(idle_s)
-            return count, 0.0
-
-        phase("idle", idle)
-        for name in ("create", "approve", "retry", "end", "create again", "cancel"):
-            phase(name, lambda name=name: ask(name))
+            found.append(Figure(f"approval stall {name}", longest_ms, "ms", ratio, baseline))
+            found.append(Figure(f"approval hold {name}", round(1000 * hold, 1), "CPU-ms"))
+            found.append(Figure(f"approval loop {name}", round(1000 * loop, 1), "CPU-ms"))
         near.send("stop")
         process.join(60)
     return found
@@ -266,9 +356,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_VEHICLES} vehicles instead of {VEHICLES}")
     arguments = parser.parse_args()
     for figure in figures(QUICK_VEHICLES, 0.2) if arguments.quick else figures():
-        line = (
-            json.dumps(asdict(figure)) if arguments.json else f"{figure.figure:28} {figure.value:>10,.1f} {figure.unit}"
-        )
+        ratio = "" if figure.ratio is None else f"  {figure.ratio:.3g} x {figure.baseline}"
+        text = f"{figure.figure:28} {figure.value:>10,.1f} {figure.unit}{ratio}"
+        line = json.dumps(asdict(figure)) if arguments.json else text
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 

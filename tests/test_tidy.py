@@ -148,6 +148,7 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
     "tls.py": set(),
     "keys.py": {"folders", "services"},
     "link_keys.py": {"services"},
+    "platform_logins.py": {"domain"},
     "mail": {"domain", "services"},
     "gateway": {"clock", "domain", "services"},
     "api": {"clock", "domain", "services"},
@@ -167,7 +168,19 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
         "web_server",
     },
     "__main__.py": {"cli"},
-    "cli.py": {"clock", "config", "domain", "keys", "link_keys", "mail", "platform", "services", "tls", "wiring"},
+    "cli.py": {
+        "clock",
+        "config",
+        "domain",
+        "keys",
+        "link_keys",
+        "mail",
+        "platform",
+        "platform_logins",
+        "services",
+        "tls",
+        "wiring",
+    },
     "__init__.py": set(),
 }
 

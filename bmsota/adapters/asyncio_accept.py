@@ -13,11 +13,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import ssl
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
+
+    HandshakeFailed = Callable[[str, str], object]
 
 __all__ = ["Acceptor", "descriptors_to_spend", "listen"]
 
@@ -55,6 +59,7 @@ async def listen(
     *,
     descriptors_max: int | None = None,
     tls: Mapping[str, Any] | None = None,
+    on_handshake_failed: HandshakeFailed | None = None,
 ) -> Acceptor:
     """Listen on *host* and *port*, as `loop.create_server` does, and accept by an `Acceptor`.
 
@@ -68,7 +73,18 @@ async def listen(
     server.close()
     for each in listening:
         each.listen(_BACKLOG)
-    return Acceptor(listening, make_protocol, descriptors_max=descriptors_max, tls=tls)
+    return Acceptor(
+        listening, make_protocol, descriptors_max=descriptors_max, tls=tls, on_handshake_failed=on_handshake_failed
+    )
+
+
+def _handshake_words(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        # As OpenSSL names it: WRONG_VERSION_NUMBER, HTTP_REQUEST, TLSV1_ALERT_UNKNOWN_CA.
+        return error.reason.replace("_", " ").lower()
+    if isinstance(error, ConnectionResetError):
+        return "the other end closed the connection"
+    return str(error) or type(error).__name__
 
 
 class Acceptor:
@@ -82,6 +98,7 @@ class Acceptor:
         descriptors_max: int | None = None,
         tls: Mapping[str, Any] | None = None,
         handshakes_max: int | None = None,
+        on_handshake_failed: HandshakeFailed | None = None,
     ) -> None:
         """Take over the sockets *listening*, which are bound and listen, and accept at once.
 
@@ -91,6 +108,7 @@ class Acceptor:
             descriptors_max: accept nothing while so many descriptors of the process are open; None: no such limit.
             tls: what `loop.connect_accepted_socket` gets for TLS.
             handshakes_max: a TLS handshake beyond it ends the one that has lasted longest; None: no such limit.
+            on_handshake_failed: called with the peer's address (without the port) and the reason.
         """
         self.is_holding_back = False
         """Descriptors are scarce, and new connections wait."""
@@ -101,6 +119,7 @@ class Acceptor:
         self._descriptors_max = descriptors_max
         self._tls = dict(tls or {})
         self._handshakes_max = handshakes_max
+        self._on_handshake_failed = on_handshake_failed
         self._said_s: float | None = None
         loop = asyncio.get_running_loop()
         for each in self._listening:
@@ -122,18 +141,18 @@ class Acceptor:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                accepted, _ = await loop.sock_accept(listening)
+                accepted, peer = await loop.sock_accept(listening)
             except OSError as error:
                 if error.errno in _SCARCE:
                     await self._hold_back(listening, error.strerror or "no resources")
                 # Anything else is about a peer that has gone before we answered.
                 continue
             number = accepted.fileno()
-            await self._serve(accepted)
+            await self._serve(accepted, str(peer[0]))
             if self._descriptors_max is not None and number >= self._descriptors_max:
                 await self._hold_back(listening, f"{number + 1} descriptors are open")
 
-    async def _serve(self, accepted: socket.socket) -> None:
+    async def _serve(self, accepted: socket.socket, address: str) -> None:
         loop = asyncio.get_running_loop()
         opening = loop.connect_accepted_socket(self._make_protocol, accepted, **self._tls)
         if not self._tls:
@@ -146,12 +165,16 @@ class Acceptor:
             del self._handshakes[oldest]
             oldest.cancel()
         self._handshakes[task] = None
-        task.add_done_callback(self._handshake_done)
+        task.add_done_callback(partial(self._handshake_done, address))
 
-    def _handshake_done(self, task: asyncio.Task[object]) -> None:
+    def _handshake_done(self, address: str, task: asyncio.Task[object]) -> None:
         self._handshakes.pop(task, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.debug("TLS handshake failed: %s", error)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        words = _handshake_words(error)
+        _LOG.debug("TLS handshake with %s failed: %s", address, words)
+        if self._on_handshake_failed is not None:
+            self._on_handshake_failed(address, words)
 
     async def _hold_back(self, listening: socket.socket, words: str) -> None:
         loop = asyncio.get_running_loop()

@@ -48,6 +48,7 @@ async def serve_gateway(
     executor: Executor | None = None,
     links_max: int = LINKS_MAX,
     on_open: Callable[[StreamLink, str], object] | None = None,
+    on_handshake_failed: Callable[[str, str], object] | None = None,
     descriptors_max: int | None = None,
     linger_s: float = 0.0,
 ) -> AsyncioGateway:
@@ -64,6 +65,7 @@ async def serve_gateway(
             run in the event loop, which costs a fraction.
         links_max: connections beyond it are closed at once.
         on_open: called with each new link and its peer's address (without the port), before `connected`.
+        on_handshake_failed: called with the address of a peer whose TLS handshake failed, and the reason; it never gets a link.
         descriptors_max: accept nothing while the process has so many descriptors open; by default all but a reserve for files.
         linger_s: from a thousand reads a second on, let the event loop sleep so long between two looks for what has come. Costs everything
             in this loop as much delay, and saves a third of the work. Only without *executor*.
@@ -74,13 +76,15 @@ async def serve_gateway(
     loop = asyncio.get_running_loop()
     clock = clock_ns or steady_clock()
     tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_shutdown_timeout": CLOSE_TIMEOUT_S}
-    descriptors_max = descriptors_to_spend() if descriptors_max is None else descriptors_max
+    options: dict[str, Any] = {
+        "descriptors_max": descriptors_to_spend() if descriptors_max is None else descriptors_max,
+        "tls": tls,
+        "on_handshake_failed": on_handshake_failed,
+    }
     if executor is None:
         door = DirectDoor(open_link, clock, links_max, on_open, linger_s)
         gateway = AsyncioGateway(door=door)
-        gateway.listen(
-            await listen(lambda: DirectConnection(door), host, port, descriptors_max=descriptors_max, tls=tls)
-        )
+        gateway.listen(await listen(lambda: DirectConnection(door), host, port, **options))
         return gateway
 
     async def run(connection: Connection) -> None:
@@ -95,9 +99,7 @@ async def serve_gateway(
         await run_link(link, connection, clock_ns=clock, executor=executor)
 
     gateway = AsyncioGateway(run, links_max)
-    gateway.listen(
-        await listen(lambda: Connection(gateway.accept), host, port, descriptors_max=descriptors_max, tls=tls)
-    )
+    gateway.listen(await listen(lambda: Connection(gateway.accept), host, port, **options))
     return gateway
 
 

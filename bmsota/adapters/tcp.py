@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import selectors
 import socket
+import ssl
 import time
 from typing import TYPE_CHECKING, Final, Self
 
@@ -32,8 +33,10 @@ _SEND_TIMEOUT_S: Final = 30.0
 class TcpLink:
     """An open TCP connection. A context manager."""
 
-    def __init__(self, host: str, port: int, *, timeout_s: float = 10.0) -> None:
-        """Connect to *host*, a name or an address.
+    def __init__(
+        self, host: str, port: int, *, timeout_s: float = 10.0, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        """Connect to *host*, a name or an address; with *ssl_context* by TLS, where *host* is the name in the certificate.
 
         Raises:
             TransferError: the connection cannot be opened. Not permanent.
@@ -47,6 +50,13 @@ class TcpLink:
             raise TransferError(f"cannot connect to {self.name}: {error}", permanent=False) from error
         # Frames are small and each is one message: waiting for more would only delay them.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if ssl_context is not None:
+            try:
+                self._socket = ssl_context.wrap_socket(self._socket, server_hostname=host)
+            except (OSError, ValueError) as error:  # A name that no certificate can have is a ValueError.
+                self._socket.close()
+                raise TransferError(f"cannot open TLS to {self.name}: {error}", permanent=False) from error
+        self._heard = b""
         self._socket.settimeout(_SEND_TIMEOUT_S)
 
     def __enter__(self) -> Self:
@@ -80,6 +90,9 @@ class TcpLink:
 
     def receive(self) -> bytes:
         """Return what has come; waits if nothing has (see `wait`). b"" when the other end has closed or the link broke."""
+        if self._heard:
+            data, self._heard = self._heard, b""
+            return data
         try:
             data = self._socket.recv(_RECEIVE_SIZE_BYTES)
         except OSError:
@@ -88,9 +101,31 @@ class TcpLink:
             self.close()
         return data
 
+    def has_heard(self) -> bool:
+        """Whether there is something for `receive`. Of TLS a record may have come that has no data in it, or only its beginning."""
+        if not isinstance(self._socket, ssl.SSLSocket) or self._heard:
+            return True
+        self._socket.settimeout(0.0)
+        try:
+            self._heard = self._socket.recv(_RECEIVE_SIZE_BYTES)
+        except ssl.SSLWantReadError:
+            return False
+        except OSError:
+            pass  # `receive` finds the same.
+        finally:
+            self._socket.settimeout(_SEND_TIMEOUT_S)
+        return True
+
+    def is_waiting(self) -> bool:
+        """Whether data has come already that the operating system does not know of any more."""
+        return bool(self._heard) or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0)
+
 
 def wait(links: Iterable[TcpLink], timeout_s: float) -> list[TcpLink]:
     """Wait until something has come on one of *links*, or they were closed, or *timeout_s* is over; return those links."""
+    links = list(links)
+    if waiting := [link for link in links if link.is_open and link.is_waiting()]:
+        timeout_s = 0.0
     with selectors.DefaultSelector() as selector:
         for link in links:
             if link.is_open:
@@ -99,4 +134,5 @@ def wait(links: Iterable[TcpLink], timeout_s: float) -> list[TcpLink]:
         if not selector.get_map():
             time.sleep(max(timeout_s, 0.0))
             return []
-        return [key.data for key, _ in selector.select(max(timeout_s, 0.0))]
+        ready = [key.data for key, _ in selector.select(max(timeout_s, 0.0))]
+    return waiting + [link for link in ready if link not in waiting and link.has_heard()]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -21,14 +22,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from bmsota.adapters.frame_sources import FoundFrame, ReadSummary
 from bmsota.adapters.tcp import TcpLink, wait
+from bmsota.adapters.tls import client_context
 from bmsota.cli.decode import json_line, json_of
 from bmsota.cli.frame_input import FrameInputOptions, read_frames
 from bmsota.cli.options import takes
 from bmsota.cli.terminal import counted, forgiving_output
-from bmsota.errors import TransferError
+from bmsota.errors import ConfigurationError, TransferError
 from bmsota.gbt32960 import NEED_DATA, Command, FrameReader, FrameReceived, ReplyFlag, nanoseconds
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable
 
     from bmsota.gbt32960 import Frame
@@ -254,6 +257,15 @@ def _endpoint(text: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
+def _ssl_context(options: SendOptions) -> ssl.SSLContext | None:
+    if not (options.tls or options.tls_ca or options.tls_cert or options.tls_key):
+        return None
+    try:
+        return client_context(ca=options.tls_ca, cert=options.tls_cert, key=options.tls_key)
+    except ConfigurationError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendOptions(FrameInputOptions):
     """The options of `bmsota send`."""
@@ -272,6 +284,18 @@ class SendOptions(FrameInputOptions):
     one_link: Annotated[
         bool, typer.Option("--one-link", help="Use one connection for all vehicles, as between platforms.")
     ] = False
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Use TLS, and check the platform's certificate by the system's authorities.")
+    ] = False
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tls-ca", metavar="FILE", help="Use TLS, with these authorities instead (PEM).")
+    ] = None
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Show this certificate to the platform (PEM).")
+    ] = None
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="The private key of --tls-cert (PEM).")
+    ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print answers as JSON, one object a line.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the summary, not the answers.")] = False
 
@@ -287,6 +311,7 @@ def command(_ctx: typer.Context, options: SendOptions) -> None:
     """
     forgiving_output()
     host, number = _endpoint(options.to)
+    context = _ssl_context(options)
     summary = ReadSummary()
     frames = read_frames(options, summary)
     console = Console(stderr=True, soft_wrap=True)
@@ -300,7 +325,7 @@ def command(_ctx: typer.Context, options: SendOptions) -> None:
         typer.echo(f"bmsota send: {text}", err=True)
 
     replay = Replay(
-        connect=lambda: TcpLink(host, number),
+        connect=lambda: TcpLink(host, number, ssl_context=context),
         pace=SendPace(speed=options.speed, pause_s_max=options.pause_max),
         tell=tell,
         complain=complain,

@@ -28,12 +28,13 @@ from bmsota_cloud.keys import load_keys
 from bmsota_cloud.link_keys import is_readable_by_others, load_link_keys, load_report_verifier
 from bmsota_cloud.mail import MailSink, SmtpTarget
 from bmsota_cloud.platform import build_cloud
+from bmsota_cloud.platform_logins import load_platform_logins
 from bmsota_cloud.services import LINKS_MAX, LinkKeys, PlatformKeys, PlatformSettings
 from bmsota_cloud.tls import server_context
 from bmsota_cloud.wiring import AddressError, RunningCloud, ServeOptions, tune_collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["main"]
 
@@ -226,6 +227,9 @@ def serve(
     link_keys: Annotated[
         Path | None, _option(_GATEWAY, help="Decipher data units with the AES and SM4 keys in this TOML file.")
     ] = None,
+    platform_logins: Annotated[
+        Path | None, _option(_GATEWAY, help="Let the other platforms in this TOML file log in, for many vehicles each.")
+    ] = None,
     report_key: Annotated[
         Path | None,
         _option(
@@ -293,6 +297,7 @@ def serve(
             report_keep_s=report_keep_days * 86_400,
             upload_size_bytes_max=upload_max_mib * _MIB,
             link_keys=LinkKeys() if link_keys is None else load_link_keys(link_keys),
+            platform_peers={} if platform_logins is None else load_platform_logins(platform_logins),
             report_verifier=None
             if report_key is None or report_hash is None
             else load_report_verifier(
@@ -321,7 +326,7 @@ def serve(
             smtp=target,
             mail_folder=data / "mail",
         )
-        for note in _notes(options, link_keys):
+        for note in _notes(options, [path for path in (link_keys, platform_logins) if path is not None]):
             typer.echo(f"note: {note}", err=True)
         asyncio.run(_serve(options))
     except AddressError as error:
@@ -336,14 +341,15 @@ def _pair(cert_name: str, cert: Path | None, key_name: str, key: Path | None) ->
     return None if cert is None or key is None else (cert, key)
 
 
-def _notes(options: ServeOptions, link_keys: Path | None) -> Iterator[str]:
+def _notes(options: ServeOptions, secret_files: Sequence[Path]) -> Iterator[str]:
     """What is allowed and seldom meant."""
     if not options.keys.manifest_public_keys or not options.keys.image_public_keys:
         yield "without --manifest-key and --image-key no release can be uploaded"
     if options.host in _EVERYWHERE and not options.keeps_urls:
         yield f"units and mails are told the address {options.host}, which leads nowhere; pass --public-url"
-    if link_keys is not None and is_readable_by_others(link_keys):
-        yield f"other users of this machine can read the keys in {link_keys}; set its mode to 600"
+    for path in secret_files:
+        if is_readable_by_others(path):
+            yield f"other users of this machine can read the keys in {path}; set its mode to 600"
 
 
 async def _serve(options: ServeOptions) -> None:

@@ -91,6 +91,7 @@ class ServeFile(BaseModel):
     login_timeout_s: Annotated[int, Field(ge=10, le=86_400)] | None = None
     acknowledge_reports: bool | None = None
     link_keys: str | None = None
+    platform_logins: str | None = None
     report_key: str | None = None
     report_hash: Literal["sha256", "sha384", "sha512"] | None = None
     report_padding: Literal["pkcs1v15", "pss"] | None = None
@@ -112,6 +113,7 @@ _PATHS = frozenset(
         "gateway_cert",
         "gateway_key",
         "link_keys",
+        "platform_logins",
         "report_key",
         "manifest_key",
         "image_key",

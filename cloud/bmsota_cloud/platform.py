@@ -70,6 +70,7 @@ class Cloud:
             wake=wake,
             address=network_of(address),
             submit=submit,
+            peers=self.settings.platform_peers,
             options_of=partial(platform_options, self.settings) if self.settings.link_keys.by_vin else None,
         )
 

@@ -29,6 +29,7 @@ from bmsota_cloud.clock import PlatformClock, wall_clock
 from bmsota_cloud.descriptors import DescriptorPlan, raise_descriptor_limit
 from bmsota_cloud.domain.clock_guard import ClockGuard
 from bmsota_cloud.domain.errors import StorageUnavailableError
+from bmsota_cloud.domain.refusals import RefusalCause
 from bmsota_cloud.gateway import GatewayServer
 from bmsota_cloud.keys import sample_key_warning
 from bmsota_cloud.mail import MailSink, MailWorker, SmtpTarget
@@ -136,6 +137,7 @@ class RunningCloud:
             links_max=cloud.settings.links_max,
             descriptors_max=plan.links_max,
             writer=cloud.make_writer(),
+            on_handshake_failed=self._handshake_failed,
         )
         cert, key = options.web_tls or (None, None)
         self._http = WebServer(
@@ -292,6 +294,11 @@ class RunningCloud:
                         await asyncio.to_thread(services.ingest.prune, now)
                 ticks += 1
             await asyncio.sleep(_TICK_S)
+
+    def _handshake_failed(self, address: str, words: str) -> None:
+        self.cloud.services.refusals.record(
+            RefusalCause.TLS_HANDSHAKE, address=address, detail=words, now=self.clock.now()
+        )
 
     def _restart_links(self, now: datetime) -> None:
         """The deadlines of the links are of a time that was wrong, and hours ahead: silent ones would stay that long."""

@@ -10,6 +10,7 @@ import pytest
 from bmsota_cloud.cli import serve
 from bmsota_cloud.config import ServeFile, load_config
 from bmsota_cloud.link_keys import load_link_keys
+from bmsota_cloud.platform_logins import load_platform_logins
 
 from bmsota.errors import ConfigurationError
 
@@ -99,13 +100,16 @@ def blocks(language):
 
 
 def test_the_examples_of_the_manual_are_right(read, tmp_path):
-    serve_file, keys_file = blocks("toml")
+    serve_file, keys_file, platforms_file = blocks("toml")
     found = read(serve_file)
     assert (found["report_keep_days"], found["link_keys"]) == (30, str(tmp_path / "keys/links.toml"))
     (tmp_path / "links.toml").write_text(keys_file)
     keys = load_link_keys(tmp_path / "links.toml")
     assert keys.default is not None
     assert set(keys.by_vin) == {"TESTVEHICLE000001"}
+    (tmp_path / "platforms.toml").write_text(platforms_file)
+    (peer,) = load_platform_logins(tmp_path / "platforms.toml").values()
+    assert peer.is_proved_by("upper", "correcthorsebattery")
 
 
 def test_the_manual_names_every_setting_with_its_default():

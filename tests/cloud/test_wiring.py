@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import ssl
 import urllib.error
 import urllib.request
 from datetime import timedelta
@@ -14,7 +15,9 @@ from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.refusals import RefusalCause
 from bmsota_cloud.keys import SAMPLE_KEY_HASHES
 from bmsota_cloud.services import PlatformSettings
+from bmsota_cloud.tls import server_context
 from bmsota_cloud.wiring import RunningCloud, ServeOptions
+from certificates import make_certificate
 
 from bmsota.gbt32960 import Command, Frame, ReplyFlag, VehicleLogin, beijing_time, encode
 from bmsota.image import key_hash
@@ -378,6 +381,39 @@ def test_what_was_refused_is_written_by_the_ticker(sample_keys, monkeypatch):
 
     refusal = asyncio.run(play())
     assert (refusal.cause, refusal.address, set(refusal.head)) == (RefusalCause.NOT_A_FRAME, "127.0.0.1", set(b"x"))
+
+
+def test_a_failed_tls_handshake_leaves_a_record(sample_keys, tmp_path):
+    """A terminal without TLS, one that does not trust our certificate, and one that only knocks: one record, counted, in words."""
+    cert, key = make_certificate(tmp_path)
+
+    async def play():
+        options = ServeOptions(keys=sample_keys, ssl_context=server_context(cert, key))
+        running = await RunningCloud.start(options)
+        service = running.cloud.services.refusals
+        try:
+            _, plain = await asyncio.open_connection("127.0.0.1", running.gateway_port)
+            plain.write(bytes.fromhex("232301fe") + b"V" * 17)
+            _, knocking = await asyncio.open_connection("127.0.0.1", running.gateway_port)
+            knocking.close()
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await asyncio.open_connection("127.0.0.1", running.gateway_port, ssl=ssl.create_default_context())
+            async with asyncio.timeout(120):
+                while True:
+                    service.flush()
+                    with running.cloud.store.reading() as work:
+                        rows = work.refusals.page(PageRequest(), text="", cause=None, is_registered=None).items
+                    if sum(row.refusal.count for row in rows) == 3:
+                        break
+                    await asyncio.sleep(0)
+            plain.close()
+            return [row.refusal for row in rows]
+        finally:
+            await running.stop()
+
+    (refusal,) = asyncio.run(play())
+    assert (refusal.cause, refusal.address, refusal.answered) == (RefusalCause.TLS_HANDSHAKE, "127.0.0.1", None)
+    assert refusal.detail in {"wrong version number", "the other end closed the connection", "tlsv1 alert unknown ca"}
 
 
 def test_the_number_of_links_is_a_setting(sample_keys):

@@ -38,6 +38,7 @@ class CloseReason(Enum):
     LOGIN_REFUSED = "the terminal's login was refused"
     SUPERSEDED = "the same vehicle has logged in on another link"
     GARBAGE = "too many bytes in a row belong to no frame"
+    UNANSWERED = "the other platform answers no report"
     FLOOD = "too many bytes came while a login was being decided"
 
 
@@ -135,6 +136,20 @@ class ReportsDropped:
 
     count: int
     oldest_ns: int
+
+
+# --- the sending end between platforms ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRefused:
+    """The other platform does not take a vehicle's frame: a login, or a report that it has refused three times."""
+
+    vin: str
+    command: int
+    reply_flag: int
+    frame: bytes
+    """The report as it was sent last; empty for a login or logout."""
 
 
 # --- the platform ----------------------------------------------------------------------------------------------------
@@ -340,6 +355,17 @@ TerminalEvent = (
     | DiscardedBytes
 )
 """What `TerminalSession.next_event` returns."""
+ForwardingEvent = (
+    LoggedIn
+    | LoginFailed
+    | LoggedOut
+    | ForwardRefused
+    | ReportsDropped
+    | FrameRefused
+    | CloseRequested
+    | DiscardedBytes
+)
+"""What `ForwardingSession.next_event` returns."""
 PlatformEvent = (
     LoginRequested
     | LogoutReceived

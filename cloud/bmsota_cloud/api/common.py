@@ -42,6 +42,7 @@ __all__ = [
     "ApiIn",
     "ApiOut",
     "By",
+    "ErrorOut",
     "Id",
     "PageOut",
     "Paging",
@@ -135,6 +136,15 @@ class ApiOut(BaseModel):
     """A document that goes out; made from the services' objects."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+class ErrorOut(ApiOut):
+    """Every answer of 400 and above."""
+
+    error: str
+    """A word for programs."""
+    detail: str
+    """A sentence for people."""
 
 
 class ApiIn(BaseModel):

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from bmsota_cloud.api.accounts import add_account_routes
 from bmsota_cloud.api.audit import add_audit_routes
 from bmsota_cloud.api.clock import add_clock_routes
-from bmsota_cloud.api.common import api_route_class
+from bmsota_cloud.api.common import ErrorOut, api_route_class
 from bmsota_cloud.api.equipment import add_equipment_routes
 from bmsota_cloud.api.histories import add_history_routes
 from bmsota_cloud.api.ota_tasks import add_ota_task_routes
@@ -28,7 +28,11 @@ __all__ = ["build_router"]
 
 def build_router(services: Services, clock: Clock) -> APIRouter:
     """All routes of the REST API."""
-    router = APIRouter(prefix="/api/v1", route_class=api_route_class(services, clock))
+    router = APIRouter(
+        prefix="/api/v1",
+        route_class=api_route_class(services, clock),
+        responses={"4XX": {"model": ErrorOut}, 422: {"model": ErrorOut}},
+    )
     add_account_routes(router, services, clock)
     add_audit_routes(router, services)
     add_clock_routes(router, services, clock)

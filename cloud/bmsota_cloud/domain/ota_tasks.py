@@ -62,6 +62,7 @@ __all__ = [
     "VehicleUpgrade",
     "advance",
     "content_digest",
+    "encode_vehicles",
     "may_cancel",
     "may_end",
     "may_retry",
@@ -74,6 +75,9 @@ __all__ = [
 # Six digits and five tries: a guesser has one chance in 200,000 a code, and every new code is mailed to the auditor,
 # who notices the attempt.
 APPROVAL_TRIES_MAX = 5
+
+# RFC 8949, 3.1: major type 4, for arrays of up to 23 items.
+_CBOR_ARRAY = 0x80
 
 # A vehicle that fails this often needs a technician; and an order id has a limited length.
 ATTEMPTS_MAX = 99
@@ -154,7 +158,9 @@ class TaskStatus(StrEnum):
     FINISHED = "Finished"
     """Every vehicle has come to an end, whichever."""
     CANCELLED = "Cancelled"
-    """Before it was approved. A task cancelled later ends as Finished, with its vehicles saying what happened."""
+    """Before it was approved; or later, and no vehicle has come to another end: cancelled, or taken over by newer tasks. Such a
+    task takes no retry, which would start it on an approval that was taken back. One that a cancellation came too late for is
+    Finished, and so is one whose last vehicles were ended by force, one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +285,8 @@ class ApprovalCode:
 class ActKind(StrEnum):
     """What is done to many vehicles of a task."""
 
+    LIST = "list"
+    """Enter the vehicles of a task that is created or edited, and mail its code."""
     APPROVE = "approve"
     CANCEL = "cancel"
     END = "end"
@@ -430,22 +438,24 @@ def needs_instruction(upgrade: VehicleUpgrade) -> bool:
     )
 
 
-def content_digest(
-    task: OtaTask,
-    vehicles: Iterable[tuple[str, str, str]],
-    *,
-    way: ApprovalWay,
-    mailbox: str,
-) -> bytes:
+def encode_vehicles(vehicles: Iterable[tuple[str, str, str]]) -> bytes:
+    """The vehicles of a task for `content_digest`, each as (VIN, HWID, hexadecimal digest of its manifest).
+
+    Apart from it, because five thousand take some milliseconds, which no transaction has to wait for.
+    """
+    return cbor2.dumps(sorted([vin, hwid, manifest_sha256] for vin, hwid, manifest_sha256 in vehicles), canonical=True)
+
+
+def content_digest(task: OtaTask, encoded_vehicles: bytes, *, way: ApprovalWay, mailbox: str) -> bytes:
     """SHA-256 of everything an auditor approves.
 
-    The words of the task, each vehicle as (VIN, HWID, hexadecimal digest of its manifest), and who is asked: another
-    mailbox or another way of approval needs another code.
+    The words of the task, its vehicles (`encode_vehicles`), and who is asked: another mailbox or another way of approval
+    needs another code.
 
     Canonical CBOR: any other spelling of the same content would make approvals fail, a looser one would let two
     contents share a digest.
     """
-    content = [
+    words = [
         "bmsota-task-content-v2",
         task.id,
         task.project,
@@ -457,6 +467,8 @@ def content_digest(
         task.supersedes,
         str(way),
         mailbox,
-        sorted([vin, hwid, manifest_sha256] for vin, hwid, manifest_sha256 in vehicles),
     ]
-    return sha256(cbor2.dumps(content, canonical=True)).digest()
+    # One array: its head, its items, the last of which is the list of vehicles.
+    head = bytes([_CBOR_ARRAY | len(words) + 1])
+    encoded = b"".join(cbor2.dumps(word, canonical=True) for word in words)
+    return sha256(head + encoded + encoded_vehicles).digest()

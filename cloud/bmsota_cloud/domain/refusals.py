@@ -25,6 +25,7 @@ class RefusalCause(StrEnum):
     LOGIN_UNKNOWN_VIN = "login-unknown-vin"
     LOGIN_OTHER_VIN = "login-other-vin"
     LOGIN_PLATFORM = "login-platform"
+    PLATFORM_FOREIGN_VIN = "platform-foreign-vin"
     LOGIN_INVALID = "login-invalid"
     LOGIN_UNAVAILABLE = "login-unavailable"
     NOT_LOGGED_IN = "not-logged-in"
@@ -34,6 +35,7 @@ class RefusalCause(StrEnum):
     STRUCTURE_WRONG = "structure-wrong"
     CHECK_BYTE_WRONG = "check-byte-wrong"
     NOT_A_FRAME = "not-a-frame"
+    TLS_HANDSHAKE = "tls-handshake"
     UNFINISHED = "unfinished"
     COMMAND_UNKNOWN = "command-unknown"
     REPLY_UNEXPECTED = "reply-unexpected"
@@ -57,7 +59,12 @@ CAUSES: dict[RefusalCause, CauseText] = {
         "A second vehicle tried to log in on the link of another.", "Give each terminal a link of its own."
     ),
     RefusalCause.LOGIN_PLATFORM: CauseText(
-        "Another platform tried to log in.", "Point vehicles at this gateway, not a forwarding platform."
+        "Another platform tried to log in.",
+        "Check its code, user name and password in the file of --platform-logins, or point the vehicles at this gateway.",
+    ),
+    RefusalCause.PLATFORM_FOREIGN_VIN: CauseText(
+        "Another platform sent for a vehicle that is not one of its.",
+        "Add the vehicle or its project to the platform's entry, if it is to send for it.",
     ),
     RefusalCause.LOGIN_INVALID: CauseText(
         "The login has an invalid length or content.", "Check the login message of this terminal, field by field."
@@ -85,6 +92,10 @@ CAUSES: dict[RefusalCause, CauseText] = {
     ),
     RefusalCause.NOT_A_FRAME: CauseText(
         "The bytes are not GB/T 32960.", "Nothing, if no vehicle of yours is at this address: ports are scanned all the time."
+    ),
+    RefusalCause.TLS_HANDSHAKE: CauseText(
+        "The TLS handshake failed.",
+        "Check that the terminal speaks TLS 1.2 or newer here, and trusts the certificate of this gateway.",
     ),
     RefusalCause.UNFINISHED: CauseText(
         "A frame was never finished.", "Check the length in the header (bytes 23 and 24), and the connection."

@@ -18,6 +18,7 @@ then calls `handle_timeout`, because `next_timeout` says "now".
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -57,15 +58,17 @@ from bmsota_cloud.domain.errors import ConflictError, StorageUnavailableError
 from bmsota_cloud.domain.refusals import RefusalCause
 from bmsota_cloud.domain.telemetry import StoredFrame, is_plausible_time
 from bmsota_cloud.domain.vehicles import LastLogin
-from bmsota_cloud.gateway.options import VinFinder, platform_options
+from bmsota_cloud.gateway.forwarded import ForwardedVehicle, ForwardedVehicles
+from bmsota_cloud.gateway.options import PLATFORM_SILENCE_NS, VinFinder, platform_options
 from bmsota_cloud.gateway.refusals import LinkRefusals
 from bmsota_cloud.services import PlatformSettings, ReportVerdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from bmsota.gbt32960 import Frame, PlatformEvent, PlatformOptions
+    from bmsota_cloud.domain.platform_peers import PlatformPeer
     from bmsota_cloud.gateway.router import LocalRouter
     from bmsota_cloud.services import Instruction, Services
 
@@ -99,8 +102,9 @@ class GatewayLink:
         address: str = "",
         submit: Submit | None = None,
         options_of: Callable[[str], PlatformOptions] | None = None,
+        peers: Mapping[str, PlatformPeer] | None = None,
     ) -> None:
-        """*options_of* gives the options of a VIN, for vehicles with keys of their own."""
+        """*options_of* gives the options of a VIN, for vehicles with keys of their own; *peers* are the platforms that may log in."""
         self._services = services
         self._router = router
         self._session = PlatformSession(options=platform_options(PlatformSettings())) if session is None else session
@@ -121,6 +125,10 @@ class GatewayLink:
         self._must_look = False
         """The database was away when it was looked for an instruction; the next heartbeat looks again."""
         self._link_id = 0
+        self._peers = peers or {}
+        self._forwarded: ForwardedVehicles | None = None
+        """On the link of another platform."""
+        self._router_links: dict[str, ForwardedVehicle] = {}
         self.vin = ""
         """Empty until the vehicle has logged in, and after it has logged out."""
         self._refusals = LinkRefusals(services.refusals, address)
@@ -144,7 +152,8 @@ class GatewayLink:
         self._take_events(now_ns)
 
     def receive_data(self, data: bytes, now_ns: int) -> None:
-        if self._vin_finder is not None and not self.vin and (vin := self._vin_finder.take(data)) is not None:
+        is_open = not self.vin and self._forwarded is None
+        if self._vin_finder is not None and is_open and (vin := self._vin_finder.take(data)) is not None:
             self._use_key(vin)
         self._refusals.received(data)
         self._session.receive_data(data, now_ns)
@@ -167,6 +176,7 @@ class GatewayLink:
             self._take_events(now_ns)
         if self._is_woken:
             self._is_woken = False
+            self._forget_taken_over()
             self._send_instruction(now_ns)
         due_ns = self._session.next_timeout()
         if due_ns is not None and due_ns <= now_ns:
@@ -270,11 +280,14 @@ class GatewayLink:
         services = self._services
         match event:
             case HeartbeatReceived(vin=vin):
-                services.ingest.seen(vin, utc_time(now_ns))
+                if self._forwarded is None or vin in self._forwarded.link_ids:
+                    services.ingest.seen(vin, utc_time(now_ns))
                 if self._must_look:
                     self._send_instruction(now_ns)
             case LoginRequested(vin=vin, login=login):
                 self._log_in(vin, login, now_ns)
+            case ExtensionReceived(frame=frame) if self._forwarded and frame.vin not in self._forwarded.allowed:
+                self._extension_done(frame, ReplyFlag.ERROR, now_ns)
             case ExtensionReceived(frame=frame):
                 now = utc_time(now_ns)
                 self._submit(
@@ -284,6 +297,8 @@ class GatewayLink:
                     # So that the terminal sends it again.
                     failed=partial(self._reply, frame, ReplyFlag.ERROR),
                 )
+            case LogoutReceived(vin=vin) if self._forwarded is not None and vin != self._forwarded.peer.code:
+                self._leave_forwarded([vin], now_ns)
             case LogoutReceived():
                 self._leave(now_ns)
             case CommandReplied(reply_flag=flag):
@@ -307,7 +322,11 @@ class GatewayLink:
 
     def _report(self, event: ReportReceived, now_ns: int) -> None:
         """Nothing that goes wrong here ends the link; what cannot be kept is refused, so that it is sent again."""
-        done = partial(self._stored, event, now_ns) if self._acknowledges else None
+        if self._forwarded is not None and event.vin not in self._forwarded.allowed:
+            self._report_unknown(self._forwarded, event, now_ns)
+            return
+        # Between platforms every report is answered.
+        done = partial(self._stored, event, now_ns) if self._acknowledges or self._forwarded is not None else None
         try:
             self._services.ingest.accept(_stored_frame(event, now_ns), done)
         except Exception as error:  # noqa: BLE001 - logged
@@ -330,11 +349,12 @@ class GatewayLink:
 
     def _log_in(self, vin: str, login: _Login, now_ns: int) -> None:
         if not isinstance(login, VehicleLogin | VehicleLogin2025):
-            # A platform carrying many vehicles on one link: not our kind of peer.
-            self._services.counters["platform_login_refused"] += 1
-            self._refuse_login(vin, login, RefusalCause.LOGIN_PLATFORM, ReplyFlag.ERROR, now_ns)
+            self._platform_log_in(vin, login, now_ns)
             return
         self._refusals.heard()
+        if self._forwarded is not None:
+            self._forwarded_log_in(self._forwarded, vin, login, now_ns)
+            return
         self._use_key(vin)
         is_again = self.vin == vin
         if not is_again:
@@ -463,7 +483,113 @@ class GatewayLink:
         self._sent_order_id = instruction.order_id
         self._submit(partial(self._services.upgrades.instruction_sent, instruction, utc_time(now_ns)), None, now_ns)
 
+    # -- another platform ----------------------------------------------------------------------------------------------
+
+    def _platform_log_in(self, code: str, login: PlatformLogin, now_ns: int) -> None:
+        peer = self._peers.get(code)
+        if peer is None or not peer.is_proved_by(login.user, login.password):
+            self._services.counters["platform_login_refused"] += 1
+            self._refuse_login(code, login, RefusalCause.LOGIN_PLATFORM, ReplyFlag.ERROR, now_ns)
+            return
+        self._refusals.heard()
+        self._leave(now_ns)
+        self._forwarded = ForwardedVehicles(peer)
+        self._session.change_options(replace(self._session.options, silence_timeout_ns=PLATFORM_SILENCE_NS))
+        self._session.accept_login(now_ns)
+
+    def _forwarded_log_in(
+        self, vehicles: ForwardedVehicles, vin: str, login: VehicleLogin | VehicleLogin2025, now_ns: int
+    ) -> None:
+        now = utc_time(now_ns)
+
+        def admit() -> int | None:
+            """The number of the vehicle's link, 0 if it is not registered, None if it is not the platform's; in the worker."""
+            may_send = self._services.ingest.may_send_for(vin, vehicles.peer)
+            if not may_send:
+                return 0 if may_send is None else None
+            return self._admit(vin, login, vin in vehicles.link_ids, now)
+
+        self._submit(
+            admit,
+            partial(self._forwarded_decided, vehicles, vin, login),
+            now_ns,
+            failed=partial(self._refuse_login, vin, login, RefusalCause.LOGIN_UNAVAILABLE, ReplyFlag.ERROR),
+        )
+
+    def _forwarded_decided(
+        self,
+        vehicles: ForwardedVehicles,
+        vin: str,
+        login: VehicleLogin | VehicleLogin2025,
+        link_id: int | None,
+        now_ns: int,
+    ) -> None:
+        if not link_id:
+            cause = RefusalCause.PLATFORM_FOREIGN_VIN if link_id is None else RefusalCause.LOGIN_UNKNOWN_VIN
+            self._refuse_login(vin, login, cause, ReplyFlag.VIN_UNKNOWN, now_ns)
+            return
+        vehicles.allowed.add(vin)
+        vehicles.link_ids[vin] = link_id
+        if self._session.state is not PlatformState.DECIDING:
+            # The link has ended meanwhile.
+            self._leave_forwarded([vin], now_ns)
+            return
+        self._session.accept_login(now_ns)
+        handle = self._router_links[vin] = ForwardedVehicle(vin, vehicles, self.address, self.wake)
+        self._router.register(vin, handle)
+
+    def _report_unknown(self, vehicles: ForwardedVehicles, event: ReportReceived, now_ns: int) -> None:
+        """A report, often a backfill, of a vehicle that has not logged in on this link: its registration says whose it is."""
+        vin, must_ask = event.vin, vehicles.wait(event)
+        if must_ask is None:
+            self._services.counters["forwarded_report_refused"] += 1
+            self._session.answer_report(event, now_ns, flag=ReplyFlag.ERROR)
+        elif must_ask:
+            self._submit(
+                partial(self._services.ingest.may_send_for, vin, vehicles.peer),
+                partial(self._report_decided, vehicles, vin),
+                now_ns,
+                failed=partial(self._refuse_reports, vehicles, vin, None),
+            )
+
+    def _report_decided(self, vehicles: ForwardedVehicles, vin: str, may_send: bool | None, now_ns: int) -> None:
+        if not may_send:
+            cause = RefusalCause.LOGIN_UNKNOWN_VIN if may_send is None else RefusalCause.PLATFORM_FOREIGN_VIN
+            self._refuse_reports(vehicles, vin, cause, now_ns)
+            return
+        vehicles.allowed.add(vin)
+        for event in vehicles.waiting.pop(vin):
+            self._report(event, now_ns)
+
+    def _refuse_reports(self, vehicles: ForwardedVehicles, vin: str, cause: RefusalCause | None, now_ns: int) -> None:
+        """Answer that they are wrong; without *cause* only because that could not be found out."""
+        for event in vehicles.waiting.pop(vin):
+            self._session.answer_report(event, now_ns, flag=ReplyFlag.ERROR)
+            if cause is not None:
+                self._refusals.record(cause, vin=vin, head=event.frame, answered=event.reply_flag, now=utc_time(now_ns))
+
+    def _forget_taken_over(self) -> None:
+        if self._forwarded is not None:
+            while self._forwarded.taken_over:
+                vin = self._forwarded.taken_over.popleft()
+                self._forwarded.link_ids.pop(vin, None)
+                self._router_links.pop(vin, None)
+
+    def _leave_forwarded(self, vins: Iterable[str], now_ns: int) -> None:
+        vehicles = self._forwarded
+        for vin in vins:
+            link_id = 0 if vehicles is None else vehicles.link_ids.pop(vin, 0)
+            handle = self._router_links.pop(vin, None)
+            if handle is not None:
+                self._router.unregister(vin, handle)
+            if link_id:
+                lost = partial(self._services.ingest.link_lost, vin, utc_time(now_ns), link_id=link_id)
+                self._submit(lost, None, now_ns)
+
     def _leave(self, now_ns: int) -> None:
+        if self._forwarded is not None:
+            self._leave_forwarded(list(self._forwarded.link_ids), now_ns)
+            self._forwarded = None
         vin, self.vin = self.vin, ""
         if vin and self._router.unregister(vin, self):
             lost = partial(self._services.ingest.link_lost, vin, utc_time(now_ns), link_id=self._link_id)

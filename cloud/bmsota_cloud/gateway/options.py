@@ -10,9 +10,11 @@ from bmsota.gbt32960 import Acknowledgement, PlatformOptions
 if TYPE_CHECKING:
     from bmsota_cloud.services import PlatformSettings
 
-__all__ = ["VinFinder", "platform_options"]
+__all__ = ["PLATFORM_SILENCE_NS", "VinFinder", "platform_options"]
 
 _SECOND_NS = 1_000_000_000
+# Between platforms nothing comes while no vehicle is on; a dead link is found by TCP, and at the latest after this.
+PLATFORM_SILENCE_NS = 3600 * _SECOND_NS
 # Table 2: start, command, reply flag of a command, VIN.
 _HEADER = re.compile(rb"(?:##|\$\$)[^\0]\xfe([!-~][ -~\0]{16})", re.DOTALL)
 _HEADER_SIZE_BYTES = 21
@@ -25,6 +27,7 @@ def platform_options(settings: PlatformSettings, vin: str = "") -> PlatformOptio
         defer_decode=True,
         # Answered by the link when it is stored.
         acknowledge_reports=Acknowledgement.DEFERRED if settings.acknowledge_reports else Acknowledgement.NEVER,
+        allows_platform_login=bool(settings.platform_peers),
         login_timeout_ns=settings.login_timeout_s * _SECOND_NS,
         silence_timeout_ns=settings.heartbeat_window_s * _SECOND_NS,
         cipher=settings.link_keys.cipher_of(vin),

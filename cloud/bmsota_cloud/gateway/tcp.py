@@ -57,6 +57,7 @@ class GatewayServer:
         writer: ReportWriter | None = None,
         links_max: int = LINKS_MAX,
         descriptors_max: int | None = None,
+        on_handshake_failed: Callable[[str, str], object] | None = None,
     ) -> None:
         """Nothing listens before `start`.
 
@@ -67,9 +68,11 @@ class GatewayServer:
             writer: started and stopped with the server.
             links_max: links beyond it are closed at once.
             descriptors_max: accept nothing while the process has so many descriptors open.
+            on_handshake_failed: called with the network of a peer whose TLS handshake failed, and the reason.
         """
         self._links_max = links_max
         self._descriptors_max = descriptors_max
+        self._on_handshake_failed = on_handshake_failed
         self._open_link = open_link
         self._clock_ns = clock_ns
         self._ssl_context = ssl_context
@@ -95,6 +98,7 @@ class GatewayServer:
             descriptors_max=self._descriptors_max,
             linger_s=LINGER_S,
             on_open=_set_address,
+            on_handshake_failed=self._handshake_failed,
         )
         if self._writer is not None:
             self._writer.start(on_full=gateway.pause_reading, on_room=gateway.resume_reading)
@@ -108,6 +112,10 @@ class GatewayServer:
                 await self._writer.stop(STOP_TIMEOUT_S)
             await self._gateway.close()
         await asyncio.to_thread(self._worker.shutdown)
+
+    def _handshake_failed(self, address: str, words: str) -> None:
+        if self._on_handshake_failed is not None:
+            self._on_handshake_failed(network_of(address), words)
 
     def _submit(self, job: Callable[[], Any], then: Callable[[Any, Exception | None, int], None]) -> None:
         """Run *job* in the worker, then call *then* in the event loop's thread. Nothing happens once the server has ended."""

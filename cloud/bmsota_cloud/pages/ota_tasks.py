@@ -43,6 +43,7 @@ _ERROR_STATUSES: dict[type[CloudError], int] = {
     RateLimitedError: 429,
 }
 _ACT_WORDS = {
+    ActKind.LIST: "is entering vehicles; the code is mailed when all of them are entered",
     ActKind.APPROVE: "has started the upgrade; its orders are being signed",
     ActKind.CANCEL: "is cancelling vehicles",
     ActKind.END: "is ending vehicles",

@@ -7,10 +7,12 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from bmsota_cloud.domain.accounts import Permission
 from bmsota_cloud.domain.errors import InvalidInputError
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.refusals import CAUSES, RefusalCause
 from bmsota_cloud.pages.site import Query, Site
+from bmsota_cloud.services import is_vin
 
 __all__ = ["add_refusal_pages"]
 
@@ -45,6 +47,8 @@ def add_refusal_pages(router: APIRouter, site: Site) -> None:
             section="refusals",
             page=found,
             total=sum(service.totals(by=visitor.account).values()),
+            may_register=visitor.account.may(Permission.VEHICLE_REGISTER),
+            is_vin=is_vin,
             causes=[(known.value, text.reason) for known, text in CAUSES.items()],
             query=Query("/refusals", {"cause": cause, "registered": registered, "q": q.strip()}),
         )

@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
@@ -65,6 +64,9 @@ _UNROUTED = {
     404: ("Not found", "no-such-address", "There is nothing at {address}."),
     405: ("Not possible", "wrong-method", "{address} cannot be asked with {method}."),
 }
+# Wrong fields that are named in one answer.
+_WRONG_NAMED_MAX = 5
+_WRONG_LENGTH_MAX = 300
 _TITLES = {
     403: "Not allowed",
     404: "Not found",
@@ -106,9 +108,10 @@ def add_error_pages(app: FastAPI, services: "Services", settings: "PlatformSetti
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        # In ASCII: what was received is repeated, and may hold half of a surrogate pair.
         del request
-        return Response(json.dumps({"detail": jsonable_encoder(error.errors())}), 422, media_type="application/json")
+        # In ASCII: the name of a field that came may hold half of a surrogate pair.
+        content = json.dumps({"error": "invalid-request", "detail": _validation_text(error)})
+        return Response(content, 422, media_type="application/json")
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
@@ -118,6 +121,14 @@ def add_error_pages(app: FastAPI, services: "Services", settings: "PlatformSetti
         if not _wants_page(request):
             return JSONResponse({"error": "internal", "detail": text}, 500)
         return _show_refusal(site, None, 500, text, title="Internal error")
+
+
+def _validation_text(error: RequestValidationError) -> str:
+    """Which fields of a request are wrong, and why: "body.vins.3: Input should be a valid string"."""
+    wrong = error.errors()
+    named = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"[:_WRONG_LENGTH_MAX] for each in wrong]
+    more = f" and {len(wrong) - _WRONG_NAMED_MAX} more" if len(wrong) > _WRONG_NAMED_MAX else ""
+    return "; ".join(named[:_WRONG_NAMED_MAX]) + more
 
 
 def _wants_page(request: Request) -> bool:
@@ -172,9 +183,7 @@ def _route_class(site: Site) -> type[APIRoute]:
                     answer = await run_in_threadpool(_explain, site, request, status_code, str(error))
                     return with_retry_after(answer, error)
                 except RequestValidationError as error:
-                    first = error.errors()[0]
-                    text = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-                    return await run_in_threadpool(_explain, site, request, 422, text)
+                    return await run_in_threadpool(_explain, site, request, 422, _validation_text(error))
 
             return handle_or_explain
 

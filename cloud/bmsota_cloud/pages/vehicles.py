@@ -1,14 +1,19 @@
-"""The vehicle list."""
+"""The vehicle list, and the registration of a terminal that is only monitored."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from bmsota_cloud.domain.accounts import Permission, require
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.vehicles import VehicleFilter
+from bmsota_cloud.pages.forms import Text
+from bmsota_cloud.pages.session import Visitor, check_form
 from bmsota_cloud.pages.site import Query, Site
 
 __all__ = ["add_vehicle_pages"]
@@ -18,7 +23,7 @@ _ONLINE = {"yes": True, "no": False}
 
 
 def add_vehicle_pages(router: APIRouter, site: Site) -> None:
-    """Add the list."""
+    """Add the list, and the form below /vehicles/register."""
 
     @router.get("/vehicles", response_class=HTMLResponse)
     def vehicle_list(
@@ -28,6 +33,7 @@ def add_vehicle_pages(router: APIRouter, site: Site) -> None:
         online: Literal["", "yes", "no"] = "",
         q: str = "",
         page: int = 1,
+        registered: str = "",
     ) -> HTMLResponse:
         visitor = site.visitor(request)
         by = visitor.account
@@ -41,6 +47,53 @@ def add_vehicle_pages(router: APIRouter, site: Site) -> None:
             section="vehicles",
             listing=listing,
             projects=site.services.vehicles.projects(by=by),
+            registered=registered,
+            may_register=by.may(Permission.VEHICLE_REGISTER),
             all_series=sorted(known | ({series} if series else set())),
             query=Query("/vehicles", {"project": project, "series": series, "online": online, "q": q.strip()}),
+        )
+
+    @router.get("/vehicles/register", response_class=HTMLResponse)
+    def registration(request: Request, vin: str = "") -> HTMLResponse:
+        return show_form(site.visitor(request), {"vin": vin[:17], "project": "", "series": "", "hwid": ""})
+
+    @router.post("/vehicles/register", response_class=HTMLResponse)
+    def register(
+        request: Request,
+        vin: Text = "",
+        project: Text = "",
+        series: Text = "",
+        hwid: Text = "",
+        csrf: Text = "",
+    ) -> Response:
+        visitor = site.visitor(request)
+        check_form(request, visitor, csrf)
+        typed = {"vin": vin.strip().upper(), "project": project.strip(), "series": series.strip(), "hwid": hwid.strip()}
+        try:
+            site.services.vehicles.register(
+                vin=typed["vin"],
+                project=typed["project"],
+                series=typed["series"],
+                hwid=typed["hwid"],
+                by=visitor.account,
+                now=site.now(),
+            )
+        except (InvalidInputError, ConflictError) as error:
+            status_code = 422 if isinstance(error, InvalidInputError) else 409
+            return show_form(visitor, typed, status_code=status_code, error=error)
+        return RedirectResponse(f"/vehicles?{urlencode({'q': typed['vin'], 'registered': typed['vin']})}", 303)
+
+    def show_form(
+        visitor: Visitor, typed: dict[str, str], *, status_code: int = 200, error: Any = None
+    ) -> HTMLResponse:
+        require(visitor.account, Permission.VEHICLE_REGISTER)
+        return site.show(
+            "vehicles/register.html",
+            visitor,
+            status_code=status_code,
+            section="vehicles",
+            typed=typed,
+            error=error,
+            projects=site.services.vehicles.projects(by=visitor.account),
+            all_series=site.services.vehicles.series(by=visitor.account),
         )

@@ -44,7 +44,7 @@ from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
 from bmsota_cloud.services.vehicle_survey import REMARK_WORDS
-from bmsota_cloud.services.vehicles import VehicleDetail, VehicleListing, VehicleRow, VehicleService
+from bmsota_cloud.services.vehicles import VehicleDetail, VehicleListing, VehicleRow, VehicleService, is_vin
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -105,6 +105,7 @@ __all__ = [
     "VehiclePreview",
     "VehicleRow",
     "VehicleService",
+    "is_vin",
     "network_of",
     "stored_frame",
 ]

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError
-from bmsota_cloud.domain.ota_tasks import APPROVAL_TRIES_MAX, ApprovalCode, content_digest, task_key
+from bmsota_cloud.domain.ota_tasks import (
+    APPROVAL_TRIES_MAX,
+    ApprovalCode,
+    content_digest,
+    encode_vehicles,
+    task_key,
+)
 from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.projects import ApprovalWay, Project, is_same_mailbox
 
@@ -30,7 +36,15 @@ if TYPE_CHECKING:
     from bmsota_cloud.services.limits import CodeLimits
     from bmsota_cloud.storage.base import Work
 
-__all__ = ["ApprovalCodes", "CodeTarget", "check_may_enter", "may_enter", "project_of", "target_of"]
+__all__ = [
+    "ApprovalCodes",
+    "CodeTarget",
+    "TaskContent",
+    "check_may_enter",
+    "may_enter",
+    "project_of",
+    "target_of",
+]
 
 _CODE = re.compile(r"\d{6}", re.ASCII)
 _SECRET_NAME = "approval-code-key"  # noqa: S105 - the name of a secret, not the secret
@@ -42,6 +56,21 @@ class CodeTarget:
 
     way: ApprovalWay
     mailbox: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskContent:
+    """The vehicles of a task as they are approved, read before the transaction that needs them."""
+
+    code: ApprovalCode | None
+    """The code at that time. Every change of the list replaces it, so that a content with another code is out of date."""
+    encoded: bytes
+    vehicle_count: int
+
+    @classmethod
+    def of(cls, work: Work, task_id: int) -> TaskContent:
+        vehicles = work.ota_tasks.content(task_id)
+        return cls(code=work.ota_tasks.code(task_id), encoded=encode_vehicles(vehicles), vehicle_count=len(vehicles))
 
 
 def project_of(work: Work, name: str) -> Project:
@@ -127,15 +156,8 @@ class ApprovalCodes:
         self._context = context
         self._limits = limits
 
-    def issue(self, work: Work, task: OtaTask, by: Account, now: datetime, facts: Sequence[str]) -> CodeTarget:
-        """Make a new code and put its mail into the outbox; the previous code becomes void.
-
-        Args:
-            work: the transaction.
-            task: with its vehicles written.
-            by: who asks for the code; the mails are counted by account.
-            now: the platform's time.
-            facts: lines for the mail on what is to be approved.
+    def admit(self, work: Work, task: OtaTask, by: Account, now: datetime) -> CodeTarget:
+        """Count a mail that *by* asks for; where it will go.
 
         Raises:
             InvalidInputError, ConflictError: see `target_of`; or the task takes no more codes.
@@ -143,9 +165,26 @@ class ApprovalCodes:
         """
         target = target_of(work, task)
         self._limits.before_mail(work, task.id, by.name, now)
+        return target
+
+    def issue(self, work: Work, task: OtaTask, content: TaskContent, now: datetime, facts: Sequence[str]) -> CodeTarget:
+        """Make a new code and put its mail into the outbox; the previous code becomes void.
+
+        Args:
+            work: the transaction.
+            task: as it is mailed.
+            content: its vehicles; read again here if its code has been replaced since.
+            now: the platform's time.
+            facts: lines for the mail on what is to be approved.
+
+        Raises:
+            InvalidInputError, ConflictError: see `target_of`.
+        """
+        target = target_of(work, task)
+        if work.ota_tasks.code(task.id) != content.code:
+            content = TaskContent.of(work, task.id)
         code = f"{int.from_bytes(self._context.draw(16), 'big') % 1_000_000:06d}"
-        content = work.ota_tasks.content(task.id)
-        digest = content_digest(task, content, way=target.way, mailbox=target.mailbox)
+        digest = content_digest(task, content.encoded, way=target.way, mailbox=target.mailbox)
         valid_s = self._context.settings.approval_code_valid_s
         work.ota_tasks.save_code(
             ApprovalCode(
@@ -161,7 +200,7 @@ class ApprovalCodes:
             Mail(
                 recipient=target.mailbox,
                 subject=f"{task_key(task.id)}: approval code for {task.software_version} ({task.project})",
-                body=self._body(task, target, code, len(content), facts),
+                body=self._body(task, target, code, content.vehicle_count, facts),
                 task_id=task.id,
                 created_at=now,
                 next_try_at=now,
@@ -202,16 +241,21 @@ class ApprovalCodes:
             work.ota_tasks.save_code(replace(code, is_void=True))
 
     def check(
-        self, work: Work, task: OtaTask, target: CodeTarget, code: str, now: datetime
+        self, work: Work, task: OtaTask, target: CodeTarget, content: TaskContent, code: str, now: datetime
     ) -> ConflictError | NotAllowedError | None:
-        """Why *code* does not approve the task; None if it does. It is used up, or its try counted, in this transaction."""
+        """Why *code* does not approve the task; None if it does. It is used up, or its try counted, in this transaction.
+
+        *content* is the task's, read again here if its code has been replaced since.
+        """
         known = work.ota_tasks.code(task.id)
         if known is None or known.is_void:
             return ConflictError("code-void", "there is no valid code; request a new one")
         if now >= known.expires_at:
             work.ota_tasks.save_code(replace(known, is_void=True))
             return ConflictError("code-expired", "the code has expired; request a new one")
-        digest = content_digest(task, work.ota_tasks.content(task.id), way=target.way, mailbox=target.mailbox)
+        if known != content.code:
+            content = TaskContent.of(work, task.id)
+        digest = content_digest(task, content.encoded, way=target.way, mailbox=target.mailbox)
         if not hmac.compare_digest(known.content_sha256, digest):
             work.ota_tasks.save_code(replace(known, is_void=True))
             return ConflictError(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960 import DataUnitCipher, Layouts, ReportVerifier
     from bmsota.image import PublicKey
+    from bmsota_cloud.domain.platform_peers import PlatformPeer
     from bmsota_cloud.services.live import LiveFeed
     from bmsota_cloud.services.presence import PresenceService
     from bmsota_cloud.storage.base import Store, TelemetryStore
@@ -122,6 +123,8 @@ class PlatformSettings:
     login_timeout_s: int = 240
     """A terminal tries to log in three times, a minute apart; who has not by then is none."""
     link_keys: LinkKeys = field(default_factory=LinkKeys)
+    platform_peers: Mapping[str, PlatformPeer] = field(default_factory=dict)
+    """Other platforms that may log in, by their codes."""
     report_verifier: ReportVerifier | None = None
     """Reports of the 2025 edition must be signed by this key."""
     upload_size_bytes_max: int = UPLOAD_SIZE_BYTES_MAX

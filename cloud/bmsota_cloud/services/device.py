@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64encode
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -32,15 +32,17 @@ from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.limits import DEVICE_ADDRESS, DEVICE_NOTED, DEVICE_SESSIONS, Counted
 from bmsota_cloud.services.link_watch import Oddity
 from bmsota_cloud.services.platform_secret import PlatformSecret
-from bmsota_cloud.services.transitions import give_order, move, publish_task, publish_upgrade
+from bmsota_cloud.services.transitions import move, publish_task, publish_upgrade, sign_next_order
 from bmsota_cloud.services.unit_documents import with_sequence
 
 if TYPE_CHECKING:
+    from bmsota_cloud.domain.ota_tasks import OtaTask
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.vehicles import Vehicle
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.limits import RateLimits
     from bmsota_cloud.services.link_watch import LinkWatch
+    from bmsota_cloud.services.transitions import SignedOrder
     from bmsota_cloud.storage.base import Work
 
 __all__ = ["DeviceService"]
@@ -153,18 +155,24 @@ class DeviceService:
         An order that is over, or nearly, is signed again with the next sequence. So is one that the unit would take for a
         replay, because it has seen a higher one (`with_sequence`).
         """
+        with self._context.store.reading() as work:
+            renewal = self._renewal(work, self._session(work, token, now).vin, now)
+        signed = None if renewal is None else renewal.sign(self._context, now)
         with self._context.store.transaction() as work:
             session = self._session(work, token, now)
+            # First, as a signed report locks it.
+            work.vehicles.get(session.vin, lock=True)
             upgrade = self._open_upgrade(work, session.vin)
             if upgrade is None:
                 return None
+            current = self._renewal(work, session.vin, now)
+            if current is not None:
+                if signed is None or current != renewal:
+                    # It has changed in the milliseconds since: too rare to begin again, so it is signed here.
+                    signed = current.sign(self._context, now)
+                work.vehicles.save_sequences({session.vin: signed.sequence})
+                upgrade = signed.put_into(upgrade)
             upgrade = replace(upgrade, heard_at=now)
-            assert upgrade.order_expires_at is not None  # set with the order, at the approval
-            is_over = upgrade.order_expires_at - now < timedelta(seconds=_ORDER_LEFT_S_MIN)
-            vehicle = work.vehicles.get(session.vin)
-            assert vehicle is not None  # the session would not be open
-            if is_over or upgrade.sequence < vehicle.order_sequence:
-                upgrade = self._renew(work, upgrade, now)
             if upgrade.status is VehicleStatus.APPROVED:
                 upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now, source=Source.DEVICE_API)
             else:
@@ -193,7 +201,11 @@ class DeviceService:
                 upgrade = replace(upgrade, stage=f"refused an order that the platform has not given: {refusal.reason}")
             elif known <= refusal.sequence < known + SEQUENCE_AHEAD_MAX:
                 work.vehicles.save(with_sequence(vehicle, refusal.sequence))
-                upgrade = self._renew(work, upgrade, now)
+                renewal = self._renewal(work, session.vin, now, is_asked=True)
+                if renewal is not None:
+                    signed = renewal.sign(self._context, now)
+                    work.vehicles.save_sequences({session.vin: signed.sequence})
+                    upgrade = signed.put_into(upgrade)
             is_renewed = upgrade.sequence > known
             if is_renewed or not is_ours:
                 work.ota_tasks.save_upgrade(upgrade)
@@ -366,15 +378,41 @@ class DeviceService:
         upgrade = self._open_upgrade(work, self._session(work, token, now).vin)
         return None if upgrade is None else work.releases.get(upgrade.release_id)
 
-    def _renew(self, work: Work, upgrade: VehicleUpgrade, now: datetime) -> VehicleUpgrade:
-        # Also for a unit that has the release staged: it does not switch under an order that is over. A release that is over
-        # can't be ordered again.
+    def _renewal(self, work: Work, vin: str, now: datetime, *, is_asked: bool = False) -> _Renewal | None:
+        """What the unit's order is to be signed again from; None if it is good for a while, unless *is_asked*.
+
+        Also for a unit that has the release staged: it does not switch under an order that is over. A release that is over
+        can't be ordered again.
+        """
+        upgrade = self._open_upgrade(work, vin)
+        if upgrade is None:
+            return None
+        vehicle = work.vehicles.get(vin)
+        assert vehicle is not None  # the session would not be open
+        assert upgrade.order_expires_at is not None  # set with the order, at the approval
+        left = timedelta(seconds=_ORDER_LEFT_S_MIN)
+        is_good = upgrade.order_expires_at - now >= left and upgrade.sequence >= vehicle.order_sequence
+        if is_good and not is_asked:
+            return None
         task = work.ota_tasks.get(upgrade.task_id)
-        vehicle = work.vehicles.get(upgrade.vin, lock=True)
         release = work.releases.get(upgrade.release_id)
         assert task is not None  # foreign keys
-        assert vehicle is not None
         assert release is not None
-        if release.expires_at - now < timedelta(seconds=_ORDER_LEFT_S_MIN):
-            return upgrade
-        return give_order(self._context, work, task=task, upgrade=upgrade, vehicle=vehicle, release=release, now=now)
+        if release.expires_at - now < left:
+            return None
+        return _Renewal(task, upgrade, vehicle, release)
+
+
+@dataclass(frozen=True, slots=True)
+class _Renewal:
+    """All that the next order of a unit is made of."""
+
+    task: OtaTask
+    upgrade: VehicleUpgrade
+    vehicle: Vehicle
+    release: Release
+
+    def sign(self, context: Context, now: datetime) -> SignedOrder:
+        return sign_next_order(
+            context, task=self.task, upgrade=self.upgrade, vehicle=self.vehicle, release=self.release, now=now
+        )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bmsota.gbt32960 import NodeIdentity, UnitIdentity
+    from bmsota_cloud.domain.platform_peers import PlatformPeer
     from bmsota_cloud.domain.telemetry import JsonValue, StateRow
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.equipment import EquipmentService
@@ -171,6 +172,12 @@ class IngestService:
         self.seen(vin, now)
         self._tell_presence(vin)
         return link_id
+
+    def may_send_for(self, vin: str, peer: PlatformPeer) -> bool | None:
+        """Whether a vehicle is one of those that another platform sends for; None if it is not registered."""
+        with self._context.store.reading() as work:
+            vehicle = work.vehicles.get(vin)
+        return None if vehicle is None else peer.may_send_for(vin, vehicle.project)
 
     def identity(self, vin: str, identity: UnitIdentity, now: datetime) -> None:
         """The unit has reported its nodes; what was exchanged is recorded as an equipment change."""

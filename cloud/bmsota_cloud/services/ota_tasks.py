@@ -7,7 +7,7 @@ task goes in slices: `bmsota_cloud.services.task_acts`.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.accounts import Permission, require
@@ -21,13 +21,19 @@ from bmsota_cloud.domain.ota_tasks import (
     TaskAct,
     TaskStatus,
     VehicleStatus,
-    VehicleUpgrade,
     may_retry,
     task_key,
 )
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.vehicle_checks import VehicleCheck
-from bmsota_cloud.services.approval_codes import ApprovalCodes, check_may_enter, may_enter, project_of, target_of
+from bmsota_cloud.services.approval_codes import (
+    ApprovalCodes,
+    TaskContent,
+    check_may_enter,
+    may_enter,
+    project_of,
+    target_of,
+)
 from bmsota_cloud.services.audit import acting, refusals_audited
 from bmsota_cloud.services.ota_task_views import (
     ActView,
@@ -39,9 +45,9 @@ from bmsota_cloud.services.ota_task_views import (
     UpgradeView,
     VehiclePreview,
 )
-from bmsota_cloud.services.task_acts import TaskActs
+from bmsota_cloud.services.task_acts import TaskActs, check_idle
 from bmsota_cloud.services.transitions import publish_task
-from bmsota_cloud.services.vehicle_survey import count_remarks, facts_for_mail, survey
+from bmsota_cloud.services.vehicle_survey import count_remarks, pairs_of, survey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,19 +80,6 @@ _ACT_REASON_LENGTH_MAX = 200
 _NAMED_MAX = 10
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The vehicles of a task and what comes to them, found before its transaction begins."""
-
-    pairs: tuple[tuple[Vehicle, Release], ...]
-    facts: tuple[str, ...]
-    """Lines for the mail."""
-
-    @property
-    def vins(self) -> list[str]:
-        return [vehicle.vin for vehicle, _ in self.pairs]
-
-
 class OtaTaskService:
     """One method per use case."""
 
@@ -94,7 +87,7 @@ class OtaTaskService:
         self._context = context
         self._codes = ApprovalCodes(context, limits)
         self._limits = limits
-        self._acts = TaskActs(context)
+        self._acts = TaskActs(context, self._codes)
 
     # -- before the approval -------------------------------------------------------------------------------------------
 
@@ -169,15 +162,16 @@ class OtaTaskService:
                     f"time limit: expected {_TIME_LIMIT_S_MIN} to {_TIME_LIMIT_S_MAX} s, got {time_limit_s}",
                 )
             _check_reason(reason)
-            plan = self._plan(task, vins, now)
+            vehicles = self._plan(task, vins, now)
         with acting(self._context, now=now, **asked) as act:
             task = act.work.ota_tasks.add(task)
-            self._add_vehicles(act.work, task, plan, now)
-            target = self._codes.issue(act.work, task, by, now, plan.facts)
+            target = self._codes.admit(act.work, task, by, now)
+            self._begin_list(act.work, task, vehicles, by, now)
             act.subject = f"task {task.id}"
             act.detail = f"{software_version} for {len(vins)} vehicles of {project}, {target.way}" + (
                 f" {auditor}" if auditor else ""
             )
+        self._acts.carry_on(task.id, now)
         return task
 
     def edit(
@@ -204,15 +198,20 @@ class OtaTaskService:
                 _check_reason(reason)
             with self._context.store.reading() as work:
                 task = _task(work, task_id)
-            plan = self._plan_of(task) if vins is None else self._plan(_changed(task, auditor=auditor), vins, now)
+            if vins is None:
+                facts, content = self._acts.facts_of(task_id)
+            else:
+                vehicles = self._plan(_changed(task, auditor=auditor), vins, now)
         with self._acting_on(task_id, "ota_task.edit", by, now, address) as act:
             task = _changed(_unapproved(act.work, task_id), reason=reason, auditor=auditor)
             act.work.ota_tasks.save(task)
-            if vins is not None:
-                act.work.ota_tasks.delete_upgrades(task_id)
-                self._add_vehicles(act.work, task, plan, now)
-            self._codes.issue(act.work, task, by, now, plan.facts)
-        publish_task(self._context, task_id)
+            self._codes.admit(act.work, task, by, now)
+            if vins is None:
+                self._codes.issue(act.work, task, content, now, facts)
+            else:
+                self._codes.void(act.work, task_id)
+                self._begin_list(act.work, task, vehicles, by, now)
+        self._acts.carry_on(task_id, now)
         return task
 
     def send_new_code(self, task_id: int, *, by: Account, now: datetime, address: str = "") -> None:
@@ -228,10 +227,12 @@ class OtaTaskService:
             if not by.may(Permission.OTA_CREATE):
                 require(by, Permission.OTA_AUDIT)
             with self._context.store.reading() as work:
-                task = _task(work, task_id)
-            plan = self._plan_of(task)
+                _task(work, task_id)
+            facts, content = self._acts.facts_of(task_id)
         with self._acting_on(task_id, "ota_task.send_code", by, now, address) as act:
-            self._codes.issue(act.work, _unapproved(act.work, task_id), by, now, plan.facts)
+            task = _unapproved(act.work, task_id)
+            self._codes.admit(act.work, task, by, now)
+            self._codes.issue(act.work, task, content, now, facts)
         publish_task(self._context, task_id)
 
     # -- the approval --------------------------------------------------------------------------------------------------
@@ -251,6 +252,8 @@ class OtaTaskService:
             InvalidInputError: the project has changed so that its code has nowhere to go (`target_of`).
             NotFoundError: there is no such task.
         """
+        with self._context.store.reading() as work:
+            content = TaskContent.of(work, task_id)
         with self._acting_on(task_id, "ota_task.approve", by, now, address) as act:
             if not by.may(Permission.OTA_START):
                 require(by, Permission.OTA_AUDIT)
@@ -258,7 +261,7 @@ class OtaTaskService:
             check_may_enter(task, project_of(act.work, task.project), by)
             target = target_of(act.work, task)
             self._limits.before_try(act.work, task_id, by.name, now)
-            if (refusal := self._codes.check(act.work, task, target, code, now)) is not None:
+            if (refusal := self._codes.check(act.work, task, target, content, code, now)) is not None:
                 act.refusal = refusal
                 if refusal.code == "wrong-code":
                     self._count_wrong_code(act.work, task, target, by, now, address)
@@ -378,7 +381,7 @@ class OtaTaskService:
         Raises:
             NotAllowedError: *by* may not retry vehicles.
             NotFoundError: there is no such task, or a vehicle is not in it.
-            ConflictError: the task was never approved, or something else is being done to it.
+            ConflictError: the task was never approved, or was cancelled; or something else is being done to it.
             InvalidInputError: there is no reason.
         """
         with self._acting_on(task_id, "ota_task.retry", by, now, address) as act:
@@ -387,6 +390,8 @@ class OtaTaskService:
             task = _task(act.work, task_id, lock=True)
             if task.approved_at is None:
                 raise ConflictError("not-approved", f"{task_key(task.id)} is {task.status!s}: nothing to retry")
+            if task.status is TaskStatus.CANCELLED:
+                raise ConflictError("task-cancelled", f"{task_key(task.id)} was cancelled; create a new task")
             wanted = list(statuses) or (list(VehicleStatus) if vins else sorted(FAILED_STATUSES))
             act.detail = self._begin_some(act.work, task, ActKind.RETRY, by, text, now, vins, wanted)
         return self._counted(task_id, now)
@@ -429,9 +434,10 @@ class OtaTaskService:
             checks: Mapping[str, VehicleCheck] = {}
             if task.status is TaskStatus.UNAPPROVED:
                 # Of every vehicle, for the counts; one page of it is shown.
-                checks = survey(work, _pairs(work, work.ota_tasks.upgrades(task_id)), task_id=task_id)
+                checks = survey(work, pairs_of(work, work.ota_tasks.vehicles(task_id)), task_id=task_id)
         online = self._context.presence.is_online(vins)
-        force = by.may(Permission.OTA_FORCE)
+        is_cancelled = task.status is TaskStatus.CANCELLED
+        force = by.may(Permission.OTA_FORCE) and task.approved_at is not None and not is_cancelled
         views = tuple(
             UpgradeView.of(
                 upgrade,
@@ -441,7 +447,7 @@ class OtaTaskService:
                 checks.get(upgrade.vin, VehicleCheck()),
                 is_online=online[upgrade.vin],
                 may_end=force and task.status is TaskStatus.APPROVED and upgrade.status in OPEN_STATUSES,
-                may_retry=force and task.approved_at is not None and may_retry(upgrade),
+                may_retry=force and may_retry(upgrade),
             )
             for upgrade in page.items
         )
@@ -457,7 +463,7 @@ class OtaTaskService:
             mails=tuple(MailView.of(mail) for mail in mails),
             may_approve=task.status is TaskStatus.UNAPPROVED and may_enter(task, project, by),
             may_cancel=is_open and by.may(Permission.OTA_CANCEL),
-            may_force=force and task.approved_at is not None,
+            may_force=force,
         )
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -530,8 +536,8 @@ class OtaTaskService:
                 found.append((vehicle, release))
         return found, faults
 
-    def _plan(self, task: OtaTask, vins: Sequence[str], now: datetime) -> _Plan:
-        """The vehicles of a task that is created or edited.
+    def _plan(self, task: OtaTask, vins: Sequence[str], now: datetime) -> list[tuple[str, int]]:
+        """The vehicles of a task that is created or edited, as (VIN, release).
 
         Raises:
             InvalidInputError, ConflictError: see `create`.
@@ -544,21 +550,16 @@ class OtaTaskService:
                 named = [f"{vin[:32]} {fault}" for vin, fault in faults.items()]
                 raise InvalidInputError("bad-vehicles", f"not possible for every vehicle: {_named(named)}")
             _check_free(work, task, vins)
-            checks = survey(work, found, task_id=task.id or None)
-        return _Plan(tuple(found), facts_for_mail(found, checks))
+        return [(vehicle.vin, release.id) for vehicle, release in found]
 
-    def _plan_of(self, task: OtaTask) -> _Plan:
-        """The vehicles of a task as they stand."""
-        with self._context.store.reading() as work:
-            pairs = _pairs(work, work.ota_tasks.upgrades(task.id))
-            checks = survey(work, pairs, task_id=task.id)
-        return _Plan(tuple(pairs), facts_for_mail(pairs, checks))
-
-    @staticmethod
-    def _add_vehicles(work: Work, task: OtaTask, plan: _Plan, now: datetime) -> None:
+    def _begin_list(
+        self, work: Work, task: OtaTask, vehicles: Sequence[tuple[str, int]], by: Account, now: datetime
+    ) -> None:
+        """Begin to enter the vehicles; the code is mailed when all of them are."""
         # Again, because another task may have been created since.
-        _check_free(work, task, plan.vins)
-        work.ota_tasks.add_unapproved(task.id, [(vehicle.vin, release.id) for vehicle, release in plan.pairs], now)
+        _check_free(work, task, [vin for vin, _ in vehicles])
+        self._acts.begin(work, _act(task.id, ActKind.LIST, by, "", now))
+        work.ota_tasks.save_list(task.id, vehicles)
 
     def _counted(self, task_id: int, now: datetime) -> int:
         """Carry the act on; how many vehicles it has changed."""
@@ -596,12 +597,6 @@ def _changed(task: OtaTask, *, reason: str | None = None, auditor: str | None = 
     return task if auditor is None else replace(task, auditor=auditor)
 
 
-def _pairs(work: Work, upgrades: Sequence[VehicleUpgrade]) -> list[tuple[Vehicle, Release]]:
-    vehicles = work.vehicles.many([upgrade.vin for upgrade in upgrades])
-    releases = work.releases.many(sorted({upgrade.release_id for upgrade in upgrades}))
-    return [(vehicles[upgrade.vin], releases[upgrade.release_id]) for upgrade in upgrades]
-
-
 def _check_list(vins: Sequence[str]) -> None:
     if not 1 <= len(vins) <= TASK_VEHICLES_MAX:
         raise InvalidInputError("bad-vehicles", f"vehicles: expected 1 to {TASK_VEHICLES_MAX}, got {len(vins)}")
@@ -613,12 +608,13 @@ def _check_free(work: Work, task: OtaTask, vins: Sequence[str]) -> None:
     """Refuse vehicles that another task has, unless this one is to take them over."""
     if task.supersedes:
         return
-    busy = [
-        f"{vin} is part of {task_key(others[-1].task_id)}"
-        for vin, upgrades in sorted(work.ota_tasks.open_upgrades(vins).items())
-        if (others := [upgrade for upgrade in upgrades if upgrade.task_id != task.id])
-    ]
-    if busy:
+    others = dict(work.ota_tasks.others_with(task.id, vins))
+    # Those whose list is being entered have vehicles without a row yet.
+    for other, listed in work.ota_tasks.listed().items():
+        if other != task.id:
+            others |= dict.fromkeys(listed.intersection(vins), other)
+    if others:
+        busy = [f"{vin} is part of {task_key(other)}" for vin, other in sorted(others.items())]
         raise ConflictError("vehicle-busy", f"some vehicles have an open task: {_named(busy)}")
 
 
@@ -630,12 +626,14 @@ def _task(work: Work, task_id: int, *, lock: bool = False) -> OtaTask:
 
 
 def _unapproved(work: Work, task_id: int) -> OtaTask:
+    """The task, if it can be edited and approved: its list is complete and it waits for its code."""
     task = _task(work, task_id, lock=True)
     if task.status is not TaskStatus.UNAPPROVED:
         raise ConflictError(
             "not-unapproved",
             f"{task_key(task.id)} is {task.status!s}; only an Unapproved task can be edited or approved",
         )
+    check_idle(work, task_id)
     return task
 
 

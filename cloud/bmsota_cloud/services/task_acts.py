@@ -1,7 +1,7 @@
-"""What is done to all vehicles of a task: approving, cancelling, ending by force, retrying; slice by slice.
+"""What is done to all vehicles of a task: entering, approving, cancelling, ending by force, retrying; slice by slice.
 
-A slice is some hundred vehicles in one transaction of some milliseconds, so that logins and reports, which need the same
-database, get their turn in between. Orders are signed before the transaction begins. What is under way stands in the
+A slice is some dozen vehicles in one transaction of some milliseconds, so that logins and reports, which need the same
+database, get their turn in between. Orders are signed, and what a code stands for is encoded, before the transaction begins. What is under way stands in the
 database (`TaskAct`): its cursor is moved in the transaction that changes the vehicles, so a process that dies in the
 middle leaves whole slices only, and the next tick, of this process or another, carries on. Two that carry on the same
 act do no harm: a slice whose act has moved since it was prepared is thrown away.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from bmsota_cloud.domain.errors import ConflictError
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError
 from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.ota_tasks import (
     ActKind,
@@ -21,16 +21,18 @@ from bmsota_cloud.domain.ota_tasks import (
     TaskAct,
     TaskStatus,
     VehicleStatus,
+    encode_vehicles,
     may_cancel,
     may_end,
     may_retry,
     retry,
     task_key,
 )
+from bmsota_cloud.services.approval_codes import TaskContent
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.equipment import versions_of
 from bmsota_cloud.services.transitions import finish_if_done, publish_task, publish_upgrade, sign_next_order, step
-from bmsota_cloud.services.vehicle_survey import survey
+from bmsota_cloud.services.vehicle_survey import facts_for_mail, pairs_of, survey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,14 +42,15 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.vehicle_checks import VehicleCheck
     from bmsota_cloud.domain.vehicles import Vehicle, VehicleNode
+    from bmsota_cloud.services.approval_codes import ApprovalCodes
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.transitions import SignedOrder
     from bmsota_cloud.storage.base import Work
 
-__all__ = ["SLICE_VEHICLES", "TaskActs"]
+__all__ = ["SLICE_VEHICLES", "TaskActs", "check_idle"]
 
-# One transaction of 100 vehicles takes some 10 ms of a core; a link waits for one of them at most.
-SLICE_VEHICLES = 100
+# One transaction of 50 vehicles takes some 10 ms of a core; a link waits for one of them at most.
+SLICE_VEHICLES = 50
 
 _V = VehicleStatus
 
@@ -90,8 +93,9 @@ class _Changes:
 class TaskActs:
     """Begin an act in the caller's transaction, then carry it on."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, codes: ApprovalCodes) -> None:
         self._context = context
+        self._codes = codes
         self._running: set[int] = set()
         self._lock = Lock()
 
@@ -103,13 +107,10 @@ class TaskActs:
             ConflictError: something else is being done to the task ("act-under-way"). Only a cancellation does not
                 wait: it takes the place of what is under way.
         """
-        current = work.ota_tasks.act(act.task_id, lock=True)
-        if current is not None and act.kind is not ActKind.CANCEL:
-            raise ConflictError(
-                "act-under-way",
-                f"{task_key(act.task_id)}: {current.kind} by {current.who} is under way, {current.count} vehicles so far; "
-                "try again when it is done",
-            )
+        if act.kind is ActKind.CANCEL:
+            work.ota_tasks.delete_list(act.task_id)
+        else:
+            check_idle(work, act.task_id)
         work.ota_tasks.save_act(act)
 
     def carry_on(self, task_id: int, now: datetime) -> int:
@@ -140,6 +141,10 @@ class TaskActs:
 
     def _do_slice(self, task_id: int, now: datetime) -> int | None:
         """Prepare, sign, write, tell: how many vehicles of the task were changed; None if there is nothing to do."""
+        with self._context.store.reading() as work:
+            act = work.ota_tasks.act(task_id)
+        if act is not None and act.kind is ActKind.LIST:
+            return self._enter_slice(act, now)
         prepared = self._prepare(task_id)
         if prepared is None:
             return None
@@ -156,7 +161,7 @@ class TaskActs:
             work.vehicles.save_sequences(changes.sequences)
             self._move_cursor(work, prepared, changes, now)
             for other in sorted(changes.others):
-                finish_if_done(work, other, now)
+                finish_if_done(work, other, now, by_cancelling=True)
         for upgrade in changes.upgrades:
             publish_upgrade(self._context, upgrade, now)
         for other in sorted(changes.others):
@@ -252,7 +257,7 @@ class TaskActs:
             work.ota_tasks.save_act(replace(act, place_done=prepared.batch[-1].place, count=count))
             return
         work.ota_tasks.delete_act(act.task_id)
-        finish_if_done(work, act.task_id, now)
+        finish_if_done(work, act.task_id, now, by_cancelling=act.kind in {ActKind.APPROVE, ActKind.CANCEL})
         note(
             work,
             who=act.who,
@@ -262,6 +267,62 @@ class TaskActs:
             now=now,
             detail=f"{count} {'vehicle' if count == 1 else 'vehicles'}" + (f": {act.reason}" if act.reason else ""),
         )
+
+    # -- entering vehicles ---------------------------------------------------------------------------------------------
+
+    def facts_of(self, task_id: int) -> tuple[tuple[str, ...], TaskContent]:
+        """What the mail says of the vehicles of a task, and what its code stands for."""
+        with self._context.store.reading() as work:
+            pairs = pairs_of(work, work.ota_tasks.vehicles(task_id))
+            return facts_for_mail(pairs, survey(work, pairs, task_id=task_id)), TaskContent.of(work, task_id)
+
+    def _enter_slice(self, act: TaskAct, now: datetime) -> int:
+        """Enter the next vehicles of the task's list; with the last of them, mail the code. How many were entered."""
+        with self._context.store.reading() as work:
+            listed = work.ota_tasks.list_of(act.task_id)
+        batch = listed[act.place_done : act.place_done + SLICE_VEHICLES]
+        place_done = act.place_done + len(batch)
+        mail = self._facts_of_list(act, listed) if place_done == len(listed) else None
+        with self._context.store.transaction() as work:
+            if work.ota_tasks.act(act.task_id, lock=True) != act:
+                return 0
+            # An edited task: what was in it before goes first.
+            if not act.place_done and work.ota_tasks.delete_upgrades(act.task_id, SLICE_VEHICLES):
+                return 0
+            work.ota_tasks.add_unapproved(act.task_id, batch, act.begun_at, first_place=act.place_done + 1)
+            if mail is None:
+                work.ota_tasks.save_act(replace(act, place_done=place_done, count=place_done))
+                return len(batch)
+            work.ota_tasks.delete_act(act.task_id)
+            work.ota_tasks.delete_list(act.task_id)
+            self._issue(work, act, *mail, now)
+        return len(batch)
+
+    def _facts_of_list(self, act: TaskAct, listed: Sequence[tuple[str, int]]) -> tuple[tuple[str, ...], TaskContent]:
+        with self._context.store.reading() as work:
+            pairs = pairs_of(work, listed)
+            facts = facts_for_mail(pairs, survey(work, pairs, task_id=act.task_id))
+            code = work.ota_tasks.code(act.task_id)
+        encoded = encode_vehicles((vehicle.vin, vehicle.hwid, release.manifest_sha256) for vehicle, release in pairs)
+        return facts, TaskContent(code=code, encoded=encoded, vehicle_count=len(pairs))
+
+    def _issue(self, work: Work, act: TaskAct, facts: Sequence[str], content: TaskContent, now: datetime) -> None:
+        """Mail the code. A project that was changed meanwhile may leave it nowhere to go: a person requests it again then."""
+        task = work.ota_tasks.get(act.task_id, lock=True)
+        if task is None or task.status is not TaskStatus.UNAPPROVED:
+            return
+        try:
+            self._codes.issue(work, task, content, now, facts)
+        except (ConflictError, InvalidInputError) as refusal:
+            note(
+                work,
+                who=act.who,
+                action="ota_task.send_code",
+                subject=f"task {act.task_id}",
+                outcome=refusal.code,
+                now=now,
+                detail=str(refusal),
+            )
 
     # -- one vehicle ---------------------------------------------------------------------------------------------------
 
@@ -335,6 +396,21 @@ class TaskActs:
             reason = f"{reason} (at {upgrade.status}: the unit may still switch at its next power-on)"
         changes.upgrades.append(
             changes.keep(step(upgrade, _V.CANCELLED, now=now, source=Source.OPERATOR, reason=reason))
+        )
+
+
+def check_idle(work: Work, task_id: int) -> None:
+    """Refuse what has to wait for an act of the task.
+
+    Raises:
+        ConflictError: something else is being done to the task ("act-under-way").
+    """
+    current = work.ota_tasks.act(task_id, lock=True)
+    if current is not None:
+        raise ConflictError(
+            "act-under-way",
+            f"{task_key(task_id)}: {current.kind} by {current.who} is under way, {current.count} vehicles so far; "
+            "try again when it is done",
         )
 
 

@@ -24,7 +24,6 @@ __all__ = [
     "STATUSES_OF",
     "SignedOrder",
     "finish_if_done",
-    "give_order",
     "move",
     "publish_task",
     "publish_upgrade",
@@ -93,21 +92,33 @@ def move(
     return moved
 
 
-def finish_if_done(work: Work, task_id: int, now: datetime) -> None:
-    """Finish an approved task whose vehicles have all come to an end."""
+def finish_if_done(work: Work, task_id: int, now: datetime, *, by_cancelling: bool = False) -> None:
+    """Finish an approved task whose vehicles have all come to an end.
+
+    *by_cancelling*: what was done last is that the task was cancelled, or taken over. With no other end it is then Cancelled.
+    """
     open_words = {str(status) for status in OPEN_STATUSES}
     counts = work.ota_tasks.counts([task_id])[task_id]
     if any(word in open_words for word in counts):
         return
     task = work.ota_tasks.get(task_id, lock=True)
-    if task is not None and task.status is TaskStatus.APPROVED:
-        work.ota_tasks.save(replace(task, status=TaskStatus.FINISHED, finished_at=now))
+    if task is None or task.approved_at is None:
+        return
+    is_cancelled = set(counts) == {str(VehicleStatus.CANCELLED)}
+    if task.status is TaskStatus.APPROVED:
+        status = TaskStatus.CANCELLED if is_cancelled and by_cancelling else TaskStatus.FINISHED
+        work.ota_tasks.save(replace(task, status=status, finished_at=now))
+    elif task.status is TaskStatus.CANCELLED and not is_cancelled:
+        # A signed report has told that a vehicle was upgraded all the same.
+        work.ota_tasks.save(replace(task, status=TaskStatus.FINISHED))
 
 
 def sign_next_order(
     context: Context, *, task: OtaTask, upgrade: VehicleUpgrade, vehicle: Vehicle, release: Release, now: datetime
 ) -> SignedOrder:
     """Sign an order with the vehicle's next sequence. Nothing is read or written: it needs no transaction.
+
+    The order's identity stays the same when it is given again: for the unit only the sequence makes it new.
 
     Raises:
         ConflictError: the task is not approved, or the release has expired.
@@ -136,25 +147,6 @@ def sign_next_order(
         context.keys.order_signing_key,
     )
     return SignedOrder(sequence=sequence, expires_at=expires_at, document=document)
-
-
-def give_order(
-    context: Context,
-    work: Work,
-    *,
-    task: OtaTask,
-    upgrade: VehicleUpgrade,
-    vehicle: Vehicle,
-    release: Release,
-    now: datetime,
-) -> VehicleUpgrade:
-    """Sign an order with the vehicle's next sequence and put it into the upgrade, which is returned and not saved.
-
-    The order's identity stays the same when it is given again: for the unit only the sequence makes it new.
-    """
-    order = sign_next_order(context, task=task, upgrade=upgrade, vehicle=vehicle, release=release, now=now)
-    work.vehicles.save(replace(vehicle, order_sequence=order.sequence))
-    return order.put_into(upgrade)
 
 
 def publish_upgrade(context: Context, upgrade: VehicleUpgrade, now: datetime) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.vehicles import Vehicle, VehicleNode
     from bmsota_cloud.storage.base import Work
 
-__all__ = ["REMARK_WORDS", "count_remarks", "facts_for_mail", "signed_versions", "survey"]
+__all__ = ["REMARK_WORDS", "count_remarks", "facts_for_mail", "pairs_of", "signed_versions", "survey"]
 
 REMARK_WORDS: dict[RemarkKind, str] = {
     RemarkKind.ALREADY_RUNS: "already on this version by signed report; will count as succeeded",
@@ -63,6 +63,13 @@ def _is_signed(node: VehicleNode, told: VehicleNode | None) -> bool:
     if node.confirmed_at is None:
         return False
     return told is None or told.updated_at <= node.confirmed_at or not node.differs_from(told)
+
+
+def pairs_of(work: Work, vehicles: Sequence[tuple[str, int]]) -> list[tuple[Vehicle, Release]]:
+    """Vehicles and releases for (VIN, id of a release), in the same order."""
+    known = work.vehicles.many([vin for vin, _ in vehicles])
+    releases = work.releases.many(sorted({release_id for _, release_id in vehicles}))
+    return [(known[vin], releases[release_id]) for vin, release_id in vehicles]
 
 
 def survey(

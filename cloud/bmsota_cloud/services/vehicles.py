@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.link_watch import LinkNote, LinkWatch
 
-__all__ = ["VehicleDetail", "VehicleListing", "VehicleRow", "VehicleService"]
+__all__ = ["VehicleDetail", "VehicleListing", "VehicleRow", "VehicleService", "is_vin"]
 
 _VIN = re.compile(r"[A-Z0-9]{17}", re.ASCII)
 _HWID = re.compile(r"[!-~]{1,24}", re.ASCII)
@@ -282,6 +282,11 @@ def _check_key(device_public_key: bytes) -> None:
         raise InvalidInputError(
             "bad-key", f"device public key: expected 32 bytes of Ed25519, got {len(device_public_key)} bytes: {error}"
         ) from error
+
+
+def is_vin(text: str) -> bool:
+    """Whether a vehicle can be registered under *text*."""
+    return _VIN.fullmatch(text) is not None
 
 
 def _check(what: str, pattern: re.Pattern[str], value: str, expected: str, *, length_max: int = 64) -> None:

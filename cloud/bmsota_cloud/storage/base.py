@@ -204,15 +204,14 @@ class OtaTaskTables(Protocol):
 
     def add_upgrade(self, upgrade: VehicleUpgrade) -> None: ...
     def add_upgrades(self, upgrades: Sequence[VehicleUpgrade]) -> None: ...
-    def add_unapproved(self, task_id: int, vehicles: Sequence[tuple[str, int]], at: datetime) -> None:
-        """The vehicles of a new task as (VIN, release), with their places in this order and their first transition.
-
-        What `add_upgrades` and `add_transitions` do too; a task of thousands is one transaction, which others wait for.
-        """
+    def add_unapproved(
+        self, task_id: int, vehicles: Sequence[tuple[str, int]], at: datetime, *, first_place: int
+    ) -> None:
+        """Vehicles of a new task as (VIN, release), at the places from *first_place* on, with their first transition."""
         ...
 
-    def delete_upgrades(self, task_id: int) -> None:
-        """With their transitions; only for tasks that were never approved."""
+    def delete_upgrades(self, task_id: int, limit: int) -> int:
+        """Delete *limit* vehicles with their transitions, and say how many it were; only for tasks that were never approved."""
         ...
 
     def upgrade(self, task_id: int, place: int, *, lock: bool = False) -> VehicleUpgrade | None: ...
@@ -240,6 +239,10 @@ class OtaTaskTables(Protocol):
         """By VIN, for those that are in the task."""
         ...
 
+    def vehicles(self, task_id: int) -> tuple[tuple[str, int], ...]:
+        """Each vehicle of a task as (VIN, release), by place."""
+        ...
+
     def vins(self, task_id: int, statuses: Sequence[VehicleStatus]) -> tuple[str, ...]:
         """The vehicles in one of *statuses*, by place."""
         ...
@@ -257,6 +260,10 @@ class OtaTaskTables(Protocol):
 
     def open_upgrades(self, vins: Sequence[str], *, lock: bool = False) -> Mapping[str, tuple[VehicleUpgrade, ...]]:
         """Every upgrade of these vehicles that has not ended, by VIN, newest task last."""
+        ...
+
+    def others_with(self, task_id: int, vins: Sequence[str]) -> Mapping[str, int]:
+        """The newest other task that has not ended these vehicles, by VIN, for those that another one has."""
         ...
 
     def silent_upgrades(self, now: datetime, limit: int) -> tuple[VehicleUpgrade, ...]:
@@ -284,6 +291,19 @@ class OtaTaskTables(Protocol):
         ...
 
     def delete_act(self, task_id: int) -> None: ...
+    def save_list(self, task_id: int, vehicles: Sequence[tuple[str, int]]) -> None:
+        """Keep the vehicles, as (VIN, release), that an `ActKind.LIST` is entering. Insert or replace."""
+        ...
+
+    def list_of(self, task_id: int) -> tuple[tuple[str, int], ...]:
+        """The vehicles that are being entered; none if none are."""
+        ...
+
+    def listed(self) -> Mapping[int, frozenset[str]]:
+        """The VINs of every list, by task."""
+        ...
+
+    def delete_list(self, task_id: int) -> None: ...
     def add_report(self, report: OrderReport, *, keep: int) -> None:
         """Add it, and delete all but the newest *keep* of the same vehicle in the same task."""
         ...

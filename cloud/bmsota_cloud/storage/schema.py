@@ -426,6 +426,15 @@ task_act = Table(
     Column("count", Integer, nullable=False),
 )
 
+# The vehicles of a task whose list is being entered, until all of it is.
+task_list = Table(
+    "task_list",
+    PLATFORM,
+    Column("task_id", ForeignKey("ota_task.id"), primary_key=True),
+    Column("vins", Plain, nullable=False),
+    Column("release_ids", Plain, nullable=False),
+)
+
 order_report = Table(
     "order_report",
     PLATFORM,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from certificates import make_certificate
 
 from bmsota.adapters.frame_sources import FoundFrame
 from bmsota.cli import send as send_command
@@ -36,6 +37,7 @@ class World:
     def __init__(self):
         self.now_s = 100.0
         self.links = []
+        self.contexts = []
         self.sent = []
         self.told = []
         self.complaints = []
@@ -257,7 +259,12 @@ def test_connections_have_a_limit(world, monkeypatch):
 @pytest.fixture
 def run(runner, world, monkeypatch):
     """The command, with the world's connections in place of sockets."""
-    monkeypatch.setattr(send_command, "TcpLink", lambda _host, _port: world.connect())
+
+    def connect(host, port, *, ssl_context):
+        world.contexts.append(ssl_context)
+        return world.connect()
+
+    monkeypatch.setattr(send_command, "TcpLink", connect)
     monkeypatch.setattr(send_command.Replay.__init__, "__kwdefaults__", _kwdefaults(world))
     return runner(send_command.command)
 
@@ -314,3 +321,21 @@ def test_a_wrong_endpoint(run, to):
 
 def test_an_ipv6_endpoint():
     assert send_command._endpoint("[fe80::1%eth0]:32960") == ("fe80::1%eth0", 32960)
+
+
+def test_tls_is_used_when_an_option_of_it_is_given(run, world, tmp_path):
+    """The connection itself: tests/bmsota/adapters/test_tcp.py."""
+    cert, key = make_certificate(tmp_path)
+    world.connect = _answering(world, world.connect, answer(7))
+    digits = heartbeat().data.hex()
+    for options in ((), ("--tls",), ("--tls-ca", cert), ("--tls-ca", cert, "--tls-cert", cert, "--tls-key", key)):
+        assert run(digits, "--to", "h:1", *map(str, options)).exit_code == 0
+    assert [context is not None for context in world.contexts] == [False, True, True, True]
+    assert all(context.check_hostname for context in world.contexts[1:])
+
+
+def test_a_certificate_of_no_use_is_a_usage_error(run, world, tmp_path):
+    done = run(heartbeat().data.hex(), "--to", "h:1", "--tls-ca", str(tmp_path / "none"))
+    assert done.exit_code == 2
+    assert "cannot read" in " ".join(done.stderr.split())
+    assert world.contexts == []

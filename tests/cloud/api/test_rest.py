@@ -492,4 +492,31 @@ def test_what_no_database_and_no_answer_can_hold_is_refused(client, bearer, meth
     headers = {**bearer("adam"), "Content-Type": "application/json"}
     answer = client.request(method, f"{API}{path}", content=body, headers=headers)
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/json")
-    assert answer.json().get("detail")
+    assert isinstance(answer.json()["detail"], str)
+    assert answer.json()["error"] in {"invalid-request", "bad-value", "bad-address"} or path.startswith("/vehicles")
+
+
+def test_every_refusal_has_one_form(client, bearer):
+    """A word for programs and a sentence for people, also where the framework finds the fault; the description says so."""
+    carol = bearer("carol")
+    wrong = {"project": 1, "vins": ["A", 2], "colour": "red"}
+    answer = client.post(f"{API}/tasks", json=wrong, headers=carol)
+    assert (answer.status_code, set(answer.json())) == (422, {"error", "detail"})
+    assert answer.json()["error"] == "invalid-request"
+    assert answer.json()["detail"].startswith(
+        "body.project: Input should be a valid string; body.reason: Field required; "
+    )
+    assert answer.json()["detail"].endswith("; body.colour: Extra inputs are not permitted")
+    many = client.post(f"{API}/tasks/preview", json={"vins": list(range(4000))}, headers=carol).json()["detail"]
+    assert many.endswith(" and 3997 more")
+    for path in ("/vehicles?page=0", "/vehicles/NOBODY", "/nowhere"):
+        assert set(client.get(f"{API}{path}", headers=carol).json()) == {"error", "detail"}
+    described = client.get(f"{API}/openapi.json").json()
+    schemas = {
+        response["content"]["application/json"]["schema"]["$ref"]
+        for way in described["paths"].values()
+        for operation in way.values()
+        for code, response in operation["responses"].items()
+        if code.startswith("4")
+    }
+    assert schemas == {"#/components/schemas/ErrorOut"}

@@ -15,6 +15,7 @@ from bmsota_cloud.domain.ota_tasks import (
     VehicleUpgrade,
     advance,
     content_digest,
+    encode_vehicles,
     may_cancel,
     may_end,
     may_retry,
@@ -115,7 +116,7 @@ def test_the_digest_of_a_task_changes_with_everything_that_is_approved():
     one, two = ("A" * 17, "M1", "aa"), ("B" * 17, "M2", "aa")
 
     def digest(task=task, vehicles=(one, two), way=ApprovalWay.AUDIT_MAILBOX, mailbox="box@example.org"):
-        return content_digest(task, vehicles, way=way, mailbox=mailbox)
+        return content_digest(task, encode_vehicles(vehicles), way=way, mailbox=mailbox)
 
     assert digest(vehicles=(two, one)) == digest()
     others = [

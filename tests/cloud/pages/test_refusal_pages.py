@@ -33,7 +33,7 @@ def refused(fleet):
 def test_the_list_says_who_why_what_was_answered_and_what_to_do(refused, visit, words):
     text = words(visit("carol").see("/refusals"))
     assert (
-        f"{STRANGER} not registered 192.0.2.1 The vehicle is not registered. Register this VIN if the vehicle is yours; "
+        f"{STRANGER} not registered · Register {STRANGER} 192.0.2.1 The vehicle is not registered. Register this VIN if the vehicle is yours; "
         "it logs in at its next try. First bytes 23 23 01 fe 53 54 52 41 4e 47 45 52 30 30 30 30 30 30 30 30 31 error 0x02 3"
     ) in text
     assert "none 198.51.100.3 The bytes are not GB/T 32960." in text
@@ -54,6 +54,19 @@ def test_the_list_filters(refused, visit):
     assert shown("q=stranger") == ["192.0.2.1"]
     assert "Nothing matches." in carol.see("/refusals?q=nobody")
     assert carol.get("/refusals?cause=nonsense").status_code == 422
+
+
+def test_a_stranger_that_is_ours_is_registered_from_the_list(refused, visit, fleet):
+    """Only where the claim can be a VIN at all, and only for those who may."""
+    say = fleet.services.refusals.record
+    say(RefusalCause.LOGIN_UNKNOWN_VIN, address="192.0.2.9", vin='"><b>&vin=1', now=fleet.now)
+    fleet.services.refusals.flush()
+    page = visit("carol").see("/refusals?registered=no")
+    assert re.findall(r'href="(/vehicles/register[^"]*)"', page) == [f"/vehicles/register?vin={STRANGER}"]
+    assert "/vehicles/register" not in visit("alan").see("/refusals?registered=no")
+    answer = visit("carol").post("/vehicles/register", vin=STRANGER, project="Harbour", series="T1")
+    assert answer.status_code == 303
+    assert "/vehicles/register" not in visit("carol").see(f"/refusals?q={STRANGER}")
 
 
 def test_an_empty_list_says_so(fleet, visit):

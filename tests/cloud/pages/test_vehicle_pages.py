@@ -351,3 +351,49 @@ def test_an_unknown_vehicle_is_explained(fleet, visit):
         assert answer.status_code == 404
         assert "Not found" in answer.text
         assert "<script>alert" not in answer.text
+
+
+# -- registering a terminal ------------------------------------------------------------------------------------------------
+
+TERMINAL = "LPLAIN00000000001"
+
+
+def test_a_plain_terminal_is_registered_by_the_form(fleet, visit, words):
+    carol = visit("carol")
+    assert 'href="/vehicles/register"' in carol.see("/vehicles")
+    page = carol.see(f"/vehicles/register?vin={TERMINAL}")
+    assert f'value="{TERMINAL}"' in page
+    assert "never upgraded over the air" in words(page)
+    fields = {"vin": f" {TERMINAL.lower()} ", "project": "Harbour", "series": "T1", "hwid": ""}
+    answer = carol.post("/vehicles/register", **fields)
+    assert (answer.status_code, answer.headers["location"]) == (
+        303,
+        f"/vehicles?q={TERMINAL}&registered={TERMINAL}",
+    )
+    text = words(carol.see(answer.headers["location"]))
+    assert f"{TERMINAL} was registered." in text
+    with fleet.cloud.store.reading() as work:
+        vehicle = work.vehicles.get(TERMINAL)
+    assert (vehicle.project, vehicle.series, vehicle.hwid, vehicle.is_upgradable) == ("Harbour", "T1", "", False)
+
+
+def test_a_registration_that_is_refused_stays_typed(fleet, visit, words):
+    carol = visit("carol")
+    fields = {"vin": "TOO-SHORT", "project": "Harbour", "series": "<T1>", "hwid": ""}
+    answer = carol.post("/vehicles/register", **fields)
+    assert (answer.status_code, "17 capitals or digits" in words(answer.text)) == (422, True)
+    assert 'value="TOO-SHORT"' in answer.text
+    assert 'value="&lt;T1&gt;"' in answer.text
+    answer = carol.post("/vehicles/register", **fields | {"vin": fleet.vin(1), "series": "T1"})
+    assert (answer.status_code, "already registered" in answer.text) == (409, True)
+
+
+def test_who_may_not_register_sees_no_form_and_registers_nothing(fleet, visit):
+    for name in ("vera", "alan"):
+        visitor = visit(name)
+        assert "/vehicles/register" not in visitor.see("/vehicles")
+        assert visitor.get("/vehicles/register").status_code == 403
+        fields = {"vin": TERMINAL, "project": "Harbour", "series": "T1"}
+        assert visitor.post("/vehicles/register", **fields).status_code == 403
+    with fleet.cloud.store.reading() as work:
+        assert work.vehicles.get(TERMINAL) is None

@@ -19,6 +19,7 @@ from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, TaskStatus, VehicleStat
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.platform import build_cloud
 from bmsota_cloud.services import ReportVerdict, task_acts
+from bmsota_cloud.services.approval_codes import TaskContent, target_of
 from bmsota_cloud.services.task_acts import TaskActs
 
 from bmsota.gbt32960 import UpgradeStateCode as Code
@@ -128,7 +129,10 @@ def test_two_processes_that_carry_on_the_same_act_give_one_order(world, crowd, s
     """Both have prepared the same slice; the second finds the act moved, and writes nothing."""
     slices_of(2)
     task = crowd(5)
-    mine, other = world.services.ota_tasks._acts, TaskActs(world.services.ota_tasks._context)
+    mine, other = (
+        world.services.ota_tasks._acts,
+        TaskActs(world.services.ota_tasks._context, world.services.ota_tasks._codes),
+    )
     real = mine._sign
     interferences = []
 
@@ -174,7 +178,7 @@ def test_a_cancellation_takes_the_place_of_an_approval_under_way(world, crowd, s
     assert world.services.ota_tasks.cancel(task.id, by=world.people["carol"], now=world.now) == ()
     assert world.services.ota_tasks.carry_on(world.now) == 0
     assert world.detail(task).counts == {"Cancelled": 7}
-    assert str(world.detail(task).task.status) == "Finished"
+    assert str(world.detail(task).task.status) == "Cancelled"
 
 
 @pytest.mark.parametrize("is_approved", [False, True])
@@ -192,7 +196,7 @@ def test_a_cancellation_that_died_is_carried_on(world, crowd, slices_of, monkeyp
     world.services.ota_tasks.carry_on(world.now)
     assert world.detail(task).counts == {"Cancelled": 5}
     assert {u.reason for u in upgrades(world, task)} == {"cancelled by carol: typo"}
-    assert str(world.detail(task).task.status) == ("Finished" if is_approved else "Cancelled")
+    assert str(world.detail(task).task.status) == "Cancelled"
     # Its vehicles are free for another task.
     assert world.create(*range(1, 6)).id == task.id + 1
 
@@ -254,6 +258,202 @@ def test_a_process_that_is_killed_in_the_middle(world, sample_keys, tmp_path):
             assert {u.sequence for u in work.ota_tasks.upgrades(1)} == {1}
     finally:
         cloud.close()
+
+
+# -- cancelled, and no more -----------------------------------------------------------------------------------------------
+
+
+def test_a_task_whose_vehicles_were_all_cancelled_is_cancelled_and_takes_no_retry(world, crowd):
+    """Its approval was taken back with it: another task asks for another code."""
+    task = crowd(3)
+    world.approve(task)
+    carol, service = world.people["carol"], world.services.ota_tasks
+    service.cancel(task.id, by=carol, now=world.now)
+    detail = world.detail(task)
+    assert (str(detail.task.status), detail.counts, detail.task.finished_at) == (
+        "Cancelled",
+        {"Cancelled": 3},
+        world.now,
+    )
+    assert not world.detail(task, by="carol").may_force
+    for vins in ((), (world.vin(1),)):
+        asked = {"vins": vins, "reason": "again", "by": carol, "now": world.now}
+        assert refused(ConflictError, service.retry, task.id, **asked) == "task-cancelled"
+    assert world.detail(task).counts == {"Cancelled": 3}
+    assert refused(ConflictError, service.cancel, task.id, by=carol, now=world.now) == "task-ended"
+
+
+def test_a_cancelled_task_with_another_end_in_it_is_finished_and_can_be_retried(world, crowd):
+    task = crowd(2)
+    world.approve(task)
+    carol, service = world.people["carol"], world.services.ota_tasks
+    fail(world, 1, order_id=f"OTA-{task.id}-1")
+    service.cancel(task.id, by=carol, now=world.now)
+    assert (str(world.detail(task).task.status), world.detail(task).counts) == (
+        "Finished",
+        {"Upgrade failed": 1, "Cancelled": 1},
+    )
+    assert service.retry(task.id, reason="again", by=carol, now=world.now) == 1
+
+
+def test_a_success_that_a_cancelled_task_hears_of_makes_it_finished(world, crowd):
+    task = crowd(2)
+    world.approve(task)
+    world.services.ota_tasks.cancel(task.id, by=world.people["carol"], now=world.now)
+    run_target(world, 1, order_id=f"OTA-{task.id}-1")
+    assert (str(world.detail(task).task.status), world.detail(task).counts) == (
+        "Finished",
+        {"Upgrade succeeded": 1, "Cancelled": 1},
+    )
+
+
+# -- entering vehicles -----------------------------------------------------------------------------------------------------
+
+
+def listed(world, task):
+    """The vehicles of the task with the order of their places, and how many lists are being entered."""
+    with world.cloud.store.reading() as work:
+        found = [(u.vin, u.place, str(u.status)) for u in work.ota_tasks.upgrades(task.id)]
+        return found, len(work.ota_tasks.listed())
+
+
+@pytest.mark.parametrize("done", range(1, 5))
+def test_a_creation_that_died_after_any_slice_is_carried_on(world, slices_of, monkeypatch, done):
+    """Seven vehicles in slices of two: one code, one transition a vehicle, one line in the audit log."""
+    slices_of(2)
+    for number in range(1, 8):
+        world.register(number)
+    world.upload()
+    with monkeypatch.context() as patch:
+        transactions_end_after(world, patch, done)
+        with pytest.raises(PowerCutError):
+            world.create(*range(7, 0, -1))
+    task = world.services.ota_tasks.rows(PageRequest(), by=world.people["vera"]).items[0].task
+    detail = world.detail(task)
+    assert (detail.act.kind.value, detail.act.count, detail.code) == ("list", 2 * (done - 1), None)
+    carol = world.people["carol"]
+    service = world.services.ota_tasks
+    for call in (
+        lambda: service.approve(task.id, code="000000", by=world.people["alan"], now=world.now),
+        lambda: service.send_new_code(task.id, by=carol, now=world.now),
+        lambda: service.edit(task.id, reason="another", by=carol, now=world.now),
+        lambda: service.edit(task.id, vins=[world.vin(1)], by=carol, now=world.now),
+    ):
+        assert refused(ConflictError, call) == "act-under-way"
+    # Its vehicles are taken, those without a row too.
+    assert refused(ConflictError, world.create, 1) == "vehicle-busy"
+    assert service.carry_on(world.now) == 1
+    assert service.carry_on(world.now) == 0
+    assert listed(world, task) == ([(world.vin(8 - place), place, "Unapproved") for place in range(1, 8)], 0)
+    assert set(map(tuple, steps(world, task).values())) == {("Unapproved",)}
+    assert [line[:2] for line in audit(world, "ota_task.create")] == [("carol", "done"), ("carol", "vehicle-busy")]
+    world.approve(task)
+    assert world.detail(task).counts == {"Approved": 7}
+
+
+@pytest.mark.parametrize("done", range(1, 7))
+def test_an_edit_that_died_after_any_slice_is_carried_on(world, crowd, slices_of, monkeypatch, done):
+    """Three vehicles go in two slices, four come in two; the old code is void from the first moment."""
+    slices_of(2)
+    task = crowd(3)
+    old = world.newest_code()
+    for number in range(4, 7):
+        world.register(number)
+    vins = [world.vin(number) for number in (6, 1, 5, 4)]
+    with monkeypatch.context() as patch:
+        transactions_end_after(world, patch, done)
+        if done < 5:
+            with pytest.raises(PowerCutError):
+                world.services.ota_tasks.edit(task.id, vins=vins, by=world.people["carol"], now=world.now)
+            assert world.detail(task).code.is_void
+        else:
+            world.services.ota_tasks.edit(task.id, vins=vins, by=world.people["carol"], now=world.now)
+    assert world.services.ota_tasks.carry_on(world.now) == (1 if done < 5 else 0)
+    assert listed(world, task) == ([(vin, place, "Unapproved") for place, vin in enumerate(vins, 1)], 0)
+    assert set(map(tuple, steps(world, task).values())) == {("Unapproved",)}
+    assert refused(NotAllowedError, world.approve, task, code=old) == "wrong-code"
+    world.approve(task)
+    assert world.detail(task).counts == {"Approved": 4}
+
+
+def test_a_cancellation_takes_the_place_of_a_creation(world, slices_of, monkeypatch):
+    slices_of(2)
+    for number in range(1, 6):
+        world.register(number)
+    world.upload()
+    with monkeypatch.context() as patch:
+        transactions_end_after(world, patch, 2)
+        with pytest.raises(PowerCutError):
+            world.create(*range(1, 6))
+    task = world.services.ota_tasks.rows(PageRequest(), by=world.people["vera"]).items[0].task
+    world.services.ota_tasks.cancel(task.id, by=world.people["carol"], now=world.now)
+    assert world.services.ota_tasks.carry_on(world.now) == 0
+    assert listed(world, task) == ([(world.vin(number), number, "Cancelled") for number in (1, 2)], 0)
+    assert world.detail(task).code is None
+    # All five are free again.
+    assert world.create(*range(1, 6)).id == task.id + 1
+
+
+def test_two_processes_that_enter_the_same_list_enter_it_once(world, crowd, slices_of, monkeypatch):
+    slices_of(2)
+    for number in range(1, 6):
+        world.register(number)
+    world.upload()
+    service = world.services.ota_tasks
+    other = TaskActs(service._context, service._codes)
+    real, entered = service._acts._enter_slice, []
+
+    def enter(act, now):
+        if not entered:
+            # Behind our back, after we have read the act.
+            entered.append(other._do_slice(act.task_id, now))
+        return real(act, now)
+
+    monkeypatch.setattr(service._acts, "_enter_slice", enter)
+    task = world.create(*range(1, 6))
+    assert entered == [2]
+    assert listed(world, task) == ([(world.vin(number), number, "Unapproved") for number in range(1, 6)], 0)
+    world.approve(task)
+
+
+def test_a_project_that_loses_its_mailbox_meanwhile_leaves_a_task_without_code(world, slices_of, monkeypatch):
+    """The list is complete all the same; the audit log says why no code was mailed, and a person can request one."""
+    slices_of(2)
+    for number in range(1, 4):
+        world.register(number)
+    world.upload()
+    codes = world.services.ota_tasks._codes
+    refusal = ConflictError("no-audit-mailbox", "project Harbour has no audit mailbox")
+
+    def refuse(*_):
+        raise refusal
+
+    with monkeypatch.context() as patch:
+        patch.setattr(codes, "issue", refuse)
+        task = world.create(1, 2, 3)
+    assert world.detail(task).code is None
+    assert audit(world, "ota_task.send_code") == [("carol", "no-audit-mailbox", str(refusal))]
+    world.services.ota_tasks.send_new_code(task.id, by=world.people["carol"], now=world.now)
+    world.approve(task)
+
+
+def test_what_a_code_stands_for_is_read_again_when_the_code_was_replaced(world, crowd):
+    """What was read before an edit is out of date: the new code is compared with the new list, not with the old one."""
+    task = crowd(2)
+    world.register(3)
+    with world.cloud.store.reading() as work:
+        before = TaskContent.of(work, task.id)
+    service = world.services.ota_tasks
+    service.edit(task.id, vins=[world.vin(3)], by=world.people["carol"], now=world.now)
+    code = world.newest_code()
+    with world.cloud.store.transaction() as work:
+        task = work.ota_tasks.get(task.id)
+        newest = replace(before, code=work.ota_tasks.code(task.id))
+        verdicts = [
+            service._codes.check(work, task, target_of(work, task), content, code, world.now)
+            for content in (before, newest)
+        ]
+    assert (verdicts[0], verdicts[1].code) == (None, "code-void")
 
 
 # -- a turn for everybody ----------------------------------------------------------------------------------------------
@@ -713,7 +913,7 @@ def test_a_newer_task_takes_a_vehicle_over_when_it_is_approved(world, release_fi
     fail(world, 1, order_id="OTA-1-1")
     assert (world.upgrade(old).status, world.upgrade(new).status) == (V.CANCELLED, V.APPROVED)
     world.services.ota_tasks.cancel(old.id, by=carol, now=world.now)
-    assert str(world.detail(old).task.status) == "Finished"
+    assert str(world.detail(old).task.status) == "Cancelled"
 
 
 def test_who_may_not_force_takes_nothing_over(world, monkeypatch):

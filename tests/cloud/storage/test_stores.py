@@ -365,13 +365,13 @@ class StoreContract:
         release = work.releases.add(release_of("F7", NOW), b"manifest", {})
         task = work.ota_tasks.add(task_of(1))
         vehicles = [(vehicle(number).vin, release.id) for number in range(count, 0, -1)]
-        work.ota_tasks.add_unapproved(task.id, vehicles, NOW)
+        work.ota_tasks.add_unapproved(task.id, vehicles, NOW, first_place=1)
         return task
 
     def test_the_vehicles_of_a_task_are_added_at_once_and_equal_to_those_added_one_by_one(self, store):
         with store.transaction() as work:
             task = self.make_task(work)
-            work.ota_tasks.add_unapproved(task.id + 1, [], NOW)
+            work.ota_tasks.add_unapproved(task.id + 1, [], NOW, first_place=1)
             found = work.ota_tasks.upgrades(task.id)
             vins = [item.vin for item in found]
             steps = work.ota_tasks.transitions(task.id, vins)
@@ -441,7 +441,7 @@ class StoreContract:
         with store.transaction() as work:
             task = self.make_task(work, 1)
             waiting = work.ota_tasks.add(task_of(2))
-            work.ota_tasks.add_unapproved(waiting.id, [(vehicle(1).vin, 1)], NOW)
+            work.ota_tasks.add_unapproved(waiting.id, [(vehicle(1).vin, 1)], NOW, first_place=1)
             assert work.ota_tasks.open_upgrade(vehicle(1).vin).task_id == waiting.id
             first = work.ota_tasks.upgrade(task.id, 1)
             work.ota_tasks.save_upgrade(replace(first, status=VehicleStatus.APPROVED))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, case, delete, func, insert, literal, select, update
+from sqlalchemy import case, delete, func, insert, select, update
 
 from bmsota_cloud.domain.ota_tasks import (
     OPEN_STATUSES,
@@ -21,7 +21,7 @@ from bmsota_cloud.domain.ota_tasks import (
     VehicleUpgrade,
 )
 from bmsota_cloud.storage import schema as t
-from bmsota_cloud.storage.sql._tables import Tables, in_lists, values_of
+from bmsota_cloud.storage.sql._tables import Tables, in_lists, upsert, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,34 +71,28 @@ class SqlOtaTasks(Tables):
     def add_upgrades(self, upgrades: Sequence[VehicleUpgrade]) -> None:
         self._add_all(t.vehicle_upgrade, upgrades)
 
-    def add_unapproved(self, task_id: int, vehicles: Sequence[tuple[str, int]], at: datetime) -> None:
-        if not vehicles:
-            return
-        (vin, release_id), *others = vehicles
-        self.add_upgrade(VehicleUpgrade(task_id=task_id, vin=vin, place=1, release_id=release_id))
-        c = t.vehicle_upgrade.c
-        if others:
-            # Copies of the first row: values that are the same for all would be converted five thousand times.
-            own = ("vin", "place", "release_id")
-            columns = [bindparam(f"own_{x.name}", type_=x.type) if x.name in own else x for x in c]
-            copies = select(*columns).where(c.task_id == bindparam("of_task"), c.place == 1)
-            rows = [
-                {"own_vin": vin, "own_place": place, "own_release_id": release_id, "of_task": task_id}
-                for place, (vin, release_id) in enumerate(others, start=2)
+    def add_unapproved(
+        self, task_id: int, vehicles: Sequence[tuple[str, int]], at: datetime, *, first_place: int
+    ) -> None:
+        self.add_upgrades(
+            [
+                VehicleUpgrade(task_id=task_id, vin=vin, place=place, release_id=release_id)
+                for place, (vin, release_id) in enumerate(vehicles, start=first_place)
             ]
-            self._connection.execute(insert(t.vehicle_upgrade).from_select([x.name for x in c], copies), rows)
-        waiting = (
-            select(c.task_id, c.vin, c.status, literal(at, t.transition.c.at.type), literal(""), c.source)
-            .where(c.task_id == task_id)
-            .order_by(c.place)
         )
-        self._connection.execute(
-            insert(t.transition).from_select(["task_id", "vin", "status", "at", "reason", "source"], waiting)
+        self.add_transitions(
+            [Transition(task_id=task_id, vin=vin, status=VehicleStatus.UNAPPROVED, at=at) for vin, _ in vehicles]
         )
 
-    def delete_upgrades(self, task_id: int) -> None:
-        self._connection.execute(delete(t.transition).where(t.transition.c.task_id == task_id))
-        self._connection.execute(delete(t.vehicle_upgrade).where(t.vehicle_upgrade.c.task_id == task_id))
+    def delete_upgrades(self, task_id: int, limit: int) -> int:
+        c, of_task = t.vehicle_upgrade.c, t.transition.c.task_id == task_id
+        found = self._connection.execute(select(c.place, c.vin).where(c.task_id == task_id).limit(limit)).all()
+        self._connection.execute(
+            delete(t.transition).where(of_task, t.transition.c.vin.in_([row.vin for row in found]))
+        )
+        places = [row.place for row in found]
+        self._connection.execute(delete(t.vehicle_upgrade).where(c.task_id == task_id, c.place.in_(places)))
+        return len(found)
 
     def upgrade(self, task_id: int, place: int, *, lock: bool = False) -> VehicleUpgrade | None:
         c = t.vehicle_upgrade.c
@@ -145,6 +139,11 @@ class SqlOtaTasks(Tables):
             found |= {row.vin: row.place for row in self._connection.execute(statement)}
         return found
 
+    def vehicles(self, task_id: int) -> tuple[tuple[str, int], ...]:
+        c = t.vehicle_upgrade.c
+        rows = self._connection.execute(select(c.vin, c.release_id).where(c.task_id == task_id).order_by(c.place))
+        return tuple((row.vin, row.release_id) for row in rows)
+
     def vins(self, task_id: int, statuses: Sequence[VehicleStatus]) -> tuple[str, ...]:
         c = t.vehicle_upgrade.c
         statement = select(c.vin).where(c.task_id == task_id, c.status.in_(statuses)).order_by(c.place)
@@ -175,6 +174,16 @@ class SqlOtaTasks(Tables):
             for item in self._all(VehicleUpgrade, statement, lock=lock):
                 found.setdefault(item.vin, []).append(item)
         return {vin: tuple(items) for vin, items in found.items()}
+
+    def others_with(self, task_id: int, vins: Sequence[str]) -> Mapping[str, int]:
+        c = t.vehicle_upgrade.c
+        found: dict[str, int] = {}
+        for part in in_lists(vins):
+            statement = select(c.vin, func.max(c.task_id)).where(
+                c.vin.in_(part), c.status.in_(_OPEN), c.task_id != task_id
+            )
+            found |= dict(self._connection.execute(statement.group_by(c.vin)).all())
+        return found
 
     def silent_upgrades(self, now: datetime, limit: int) -> tuple[VehicleUpgrade, ...]:
         c = t.vehicle_upgrade.c
@@ -254,6 +263,22 @@ class SqlOtaTasks(Tables):
 
     def delete_act(self, task_id: int) -> None:
         self._connection.execute(delete(t.task_act).where(t.task_act.c.task_id == task_id))
+
+    def save_list(self, task_id: int, vehicles: Sequence[tuple[str, int]]) -> None:
+        vins, release_ids = zip(*vehicles, strict=True)
+        upsert(self._connection, t.task_list, {"task_id": task_id, "vins": vins, "release_ids": release_ids})
+
+    def list_of(self, task_id: int) -> tuple[tuple[str, int], ...]:
+        row = self._connection.execute(select(t.task_list).where(t.task_list.c.task_id == task_id)).first()
+        return () if row is None else tuple(zip(row.vins, row.release_ids, strict=True))
+
+    def listed(self) -> Mapping[int, frozenset[str]]:
+        c = t.task_list.c
+        rows = self._connection.execute(select(c.task_id, c.vins).order_by(c.task_id))
+        return {row.task_id: frozenset(row.vins) for row in rows}
+
+    def delete_list(self, task_id: int) -> None:
+        self._connection.execute(delete(t.task_list).where(t.task_list.c.task_id == task_id))
 
     def add_report(self, report: OrderReport, *, keep: int) -> None:
         self._add(t.order_report, report)

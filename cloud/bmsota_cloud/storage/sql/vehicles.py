@@ -16,7 +16,7 @@ from bmsota_cloud.storage.sql.presence import SqlPresence, is_open
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Table
+    from sqlalchemy import Column, Table
 
     from bmsota_cloud.domain.paging import PageRequest
     from bmsota_cloud.domain.presence import LeaseCheck
@@ -60,7 +60,9 @@ class SqlVehicles(Tables):
         linked = t.presence.outerjoin(t.gateway, t.gateway.c.id == p.gateway_id)
         online = is_open(lease_check)
         of_all = select(func.count()).select_from(t.vehicle).where(*fits)
-        of_linked = select(func.count()).select_from(linked.join(t.vehicle, v.vin == p.vin)).where(online, *fits)
+        # Every link is of a registered vehicle: without a filter the vehicles need not be looked up.
+        of_linked = select(func.count()).select_from(linked.join(t.vehicle, v.vin == p.vin) if fits else linked)
+        of_linked = of_linked.where(online, *fits)
         total, online_count = (self._connection.execute(statement).scalar_one() for statement in (of_all, of_linked))
         count = FleetCount(online=online_count, offline=total - online_count)
         statement = select(t.vehicle).where(*fits)
@@ -89,12 +91,18 @@ class SqlVehicles(Tables):
             )
 
     def projects(self) -> tuple[str, ...]:
-        statement = select(t.vehicle.c.project).distinct().order_by(t.vehicle.c.project)
-        return tuple(self._connection.execute(statement).scalars())
+        return self._different(t.vehicle.c.project)
 
     def series(self) -> tuple[str, ...]:
-        statement = select(t.vehicle.c.series).distinct().order_by(t.vehicle.c.series)
-        return tuple(self._connection.execute(statement).scalars())
+        return self._different(t.vehicle.c.series)
+
+    def _different(self, column: Column[str]) -> tuple[str, ...]:
+        """The values of an indexed column, each found from the one before: as many steps as values, not as vehicles."""
+        least = select(func.min(column).label("value")).cte(recursive=True)
+        following = select(func.min(column)).where(column > least.c.value).scalar_subquery()
+        steps = least.union_all(select(following).where(least.c.value.is_not(None)))
+        values = select(steps.c.value).where(steps.c.value.is_not(None)).order_by(steps.c.value)
+        return tuple(self._connection.execute(values).scalars())
 
     def counts_by_project(self) -> Mapping[str, int]:
         count = func.count().label("vehicles")

@@ -1,0 +1,300 @@
+"""Another platform on one link: its login, its vehicles, their reports, over real TCP."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from bmsota_cloud.clock import wall_clock, wall_clock_ns
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.platform_peers import PlatformPeer
+from bmsota_cloud.services import PlatformSettings
+from bmsota_cloud.wiring import RunningCloud, ServeOptions
+
+from bmsota.gbt32960 import (
+    NEED_DATA,
+    Command,
+    ForwardingSession,
+    ForwardRefused,
+    Frame,
+    FrameReader,
+    FrameReceived,
+    PlatformLogin,
+    PlatformLogout,
+    ReplyFlag,
+    Report,
+    VehicleLogin,
+    VehicleLogout,
+    beijing_time,
+    encode,
+)
+
+CODE, USER, PASSWORD = "UPPERPLATFORM0001", "upper", "correcthorse"
+PEER = PlatformPeer(
+    code=CODE, user=USER, password=PASSWORD, projects=frozenset({"Harbour"}), vins=frozenset({"LNAMED00000000001"})
+)
+OURS, ALSO_OURS, NAMED, FOREIGN, UNKNOWN = (
+    "LHARBOUR000000001",
+    "LHARBOUR000000002",
+    "LNAMED00000000001",
+    "LFOREIGN000000001",
+    "LUNKNOWN000000001",
+)
+OK, ERROR = ReplyFlag.SUCCESS, ReplyFlag.ERROR
+
+
+@dataclass
+class Peer:
+    """The other platform: sends frames, and waits for the answer to each."""
+
+    running: RunningCloud
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    frames: FrameReader = field(default_factory=FrameReader)
+
+    def send(self, command, vin, message):
+        self.writer.write(encode(Frame(command=command, vin=vin, message=message)))
+
+    async def answer(self):
+        async with asyncio.timeout(120):
+            while (event := self.frames.next_event()) is NEED_DATA:
+                data = await self.reader.read(4096)
+                assert data, "the platform has closed the link"
+                self.frames.receive_data(data)
+        assert isinstance(event, FrameReceived)
+        return event.frame
+
+    async def ask(self, command, vin, message):
+        self.send(command, vin, message)
+        frame = await self.answer()
+        assert (frame.command, frame.vin) == (command, vin)
+        return frame.reply_flag
+
+    async def log_in(self, *, user=USER, password=PASSWORD, code=CODE):
+        login = PlatformLogin(time=now(), serial=1, user=user, password=password)
+        return await self.ask(Command.PLATFORM_LOGIN, code, login)
+
+    async def vehicle(self, vin, serial=1):
+        login = VehicleLogin(time=now(), serial=serial, iccid="89860" + "0" * 15)
+        return await self.ask(Command.VEHICLE_LOGIN, vin, login)
+
+    async def report(self, vin, *, ago_s=0, command=Command.REALTIME_REPORT):
+        at = beijing_time(wall_clock_ns() - ago_s * 1_000_000_000)
+        return await self.ask(command, vin, Report(time=at, bodies=()))
+
+    def online(self):
+        found = self.running.cloud.services.vehicles._context.presence.is_online((OURS, ALSO_OURS, NAMED))
+        return {vin for vin, is_online in found.items() if is_online}
+
+    async def until(self, condition):
+        async with asyncio.timeout(120):
+            while not condition():  # noqa: ASYNC110 - what happens in other threads sets no event
+                await asyncio.sleep(0.01)
+
+    def stored(self, vin):
+        cloud = self.running.cloud
+        return cloud.telemetry.frames(vin, PageRequest(1, 1)).total
+
+    def refusals(self):
+        self.running.cloud.services.refusals.flush()
+        with self.running.cloud.store.reading() as work:
+            rows = work.refusals.page(PageRequest(1, 50), text="", cause=None, is_registered=None).items
+        return {(row.refusal.cause.value, row.refusal.vin, row.refusal.answered) for row in rows}
+
+
+def now():
+    return beijing_time(wall_clock_ns())
+
+
+@pytest.fixture
+def play(sample_keys):
+    """`play(scene)`: the scene with a platform that runs."""
+
+    def run(scene, **settings):
+        async def go():
+            settings_ = PlatformSettings(**({"platform_peers": {CODE: PEER}} | settings))
+            running = await RunningCloud.start(ServeOptions(keys=sample_keys, settings=settings_))
+            try:
+                for vin, project in ((OURS, "Harbour"), (ALSO_OURS, "Harbour"), (NAMED, "Hills"), (FOREIGN, "Hills")):
+                    running.cloud.services.vehicles.register(vin=vin, series="T1", project=project, now=wall_clock())
+                await scene(await connect(running))
+            finally:
+                await running.stop()
+
+        asyncio.run(go())
+
+    return run
+
+
+async def connect(running):
+    return Peer(running, *await asyncio.open_connection("127.0.0.1", running.gateway_port))
+
+
+def test_many_vehicles_on_one_link(play):
+    """Each report is answered though `acknowledge_reports` is off; presence is each vehicle's own."""
+
+    async def scene(peer):
+        assert await peer.log_in() == OK
+        for vin in (OURS, NAMED):
+            assert await peer.vehicle(vin) == OK
+        await peer.until(lambda: peer.online() == {OURS, NAMED})
+        for vin in (OURS, NAMED, OURS):
+            assert await peer.report(vin, ago_s=1 + peer.stored(vin)) == OK
+        assert (peer.stored(OURS), peer.stored(NAMED)) == (2, 1)
+        assert await peer.ask(Command.VEHICLE_LOGOUT, OURS, VehicleLogout(time=now(), serial=1)) == OK
+        await peer.until(lambda: peer.online() == {NAMED})
+        # What it could not send before, of a vehicle that is not on.
+        assert await peer.report(OURS, ago_s=3600, command=Command.BACKFILL_REPORT) == OK
+        assert await peer.report(ALSO_OURS, ago_s=3600, command=Command.BACKFILL_REPORT) == OK
+        assert peer.online() == {NAMED}
+        assert await peer.ask(Command.PLATFORM_LOGOUT, CODE, PlatformLogout(time=now(), serial=1)) == OK
+        await peer.until(lambda: not peer.online())
+        assert peer.refusals() == set()
+
+    play(scene)
+
+
+def test_a_link_that_breaks_takes_its_vehicles_along(play):
+    async def scene(peer):
+        await peer.log_in()
+        await peer.vehicle(OURS)
+        await peer.vehicle(NAMED)
+        peer.writer.close()
+        await peer.until(lambda: not peer.online())
+
+    play(scene)
+
+
+def test_a_vehicle_that_logs_in_elsewhere_leaves_the_platforms_link_and_the_others_stay(play):
+    async def scene(peer):
+        await peer.log_in()
+        await peer.vehicle(OURS)
+        await peer.vehicle(NAMED)
+        direct = await connect(peer.running)
+        assert await direct.vehicle(OURS, serial=2) == OK
+        await peer.until(lambda: peer.online() == {OURS, NAMED})
+        # The platform's link is open and may still speak for both.
+        assert await peer.report(NAMED, ago_s=1) == OK
+        peer.writer.close()
+        await peer.until(lambda: peer.online() == {OURS})
+        direct.writer.close()
+        await peer.until(lambda: not peer.online())
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"user": "other"}, {"password": "correcthorsf"}, {"password": ""}, {"code": "OTHERPLATFORM0001"}]
+)
+def test_who_is_not_the_platform_is_refused_and_recorded(play, wrong):
+    async def scene(peer):
+        assert await peer.log_in(**wrong) == ERROR
+        assert peer.refusals() == {("login-platform", wrong.get("code", CODE), ERROR)}
+        # The link is open to a better login.
+        assert await peer.log_in() == OK
+        assert await peer.vehicle(OURS) == OK
+
+    play(scene)
+
+
+def test_without_an_entry_no_platform_logs_in(play):
+    async def scene(peer):
+        assert await peer.log_in() == ERROR
+        assert peer.refusals() == {("login-platform", CODE, ERROR)}
+
+    play(scene, platform_peers={})
+
+
+def test_a_vehicle_of_others_and_one_of_nobody_are_refused_and_recorded(play):
+    async def scene(peer):
+        await peer.log_in()
+        assert await peer.vehicle(FOREIGN) == ERROR
+        assert await peer.vehicle(UNKNOWN) == ERROR
+        assert await peer.report(FOREIGN, ago_s=1) == ERROR
+        assert await peer.report(UNKNOWN, ago_s=1) == ERROR
+        assert peer.stored(FOREIGN) == 0
+        assert peer.refusals() == {
+            ("platform-foreign-vin", FOREIGN, ERROR),
+            ("login-unknown-vin", UNKNOWN, ERROR),
+        }
+        # None of it has cost the link anything.
+        assert await peer.vehicle(OURS) == OK
+        await peer.until(lambda: peer.online() == {OURS})
+
+    play(scene)
+
+
+# -- the library's sending end against ours --------------------------------------------------------------------------------
+
+
+class Forwarder:
+    """Drives a `ForwardingSession` over TCP, one link at a time."""
+
+    def __init__(self, running):
+        self.running = running
+        self.session = ForwardingSession(code=CODE, user=USER, password=PASSWORD)
+        self.events = []
+
+    async def open(self):
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.running.gateway_port)
+        self.session.connected(wall_clock_ns())
+
+    def send(self):
+        self.writer.write(self.session.data_to_send())
+
+    async def until(self, condition):
+        """Send and receive until it holds."""
+        async with asyncio.timeout(120):
+            self.send()
+            while not condition():
+                data = await self.reader.read(65_536)
+                assert data, "the platform has closed the link"
+                self.session.receive_data(data, wall_clock_ns())
+                self.send()
+                while (event := self.session.next_event()) is not None:
+                    self.events.append(event)
+
+    def cut(self):
+        self.writer.transport.abort()
+        self.session.disconnected(wall_clock_ns())
+
+
+def test_both_ends_of_the_library_and_a_link_that_breaks_in_the_middle(play):
+    """200 reports of two vehicles, the link cut with most of them on their way: each is stored, and no answer is missing."""
+
+    def of(vin, number):
+        at = beijing_time(wall_clock_ns() - (1000 - number) * 1_000_000_000)
+        report = Report(time=at, bodies=())
+        return encode(Frame(command=Command.REALTIME_REPORT, vin=vin, message=report))
+
+    async def scene(peer):
+        forwarder = Forwarder(peer.running)
+        session = forwarder.session
+        await forwarder.open()
+        for vin in (OURS, NAMED, FOREIGN):
+            login = VehicleLogin(time=now(), serial=1, iccid="89860" + "0" * 15)
+            session.forward(encode(Frame(command=Command.VEHICLE_LOGIN, vin=vin, message=login)), wall_clock_ns())
+        sent = [(vin, of(vin, number)) for number in range(100) for vin in (OURS, NAMED)]
+        for _, frame in sent[:60]:
+            session.forward(frame, wall_clock_ns())
+        await forwarder.until(lambda: session.waiting_count <= 40)
+        assert [event.vin for event in forwarder.events if isinstance(event, ForwardRefused)] == [FOREIGN]
+        for _, frame in sent[60:]:
+            session.forward(frame, wall_clock_ns())
+        forwarder.send()
+        forwarder.cut()
+        assert session.waiting_count >= 140
+        await forwarder.open()
+        await forwarder.until(lambda: session.waiting_count == 0 and session.state.name == "LOGGED_IN")
+        for vin in (OURS, NAMED):
+            times = {
+                frame.reported_at_s for frame in peer.running.cloud.telemetry.frames(vin, PageRequest(1, 500)).items
+            }
+            assert len(times) == 100
+        await peer.until(lambda: peer.online() == {OURS, NAMED})
+        forwarder.cut()
+        await peer.until(lambda: not peer.online())
+        peer.writer.close()
+
+    play(scene)
