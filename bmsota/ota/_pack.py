@@ -83,11 +83,6 @@ class PackUpgrade:
         return tuple(node for _, node in sorted(self._nodes.items()))
 
     @property
-    def nodes(self) -> tuple[NodeDescription, ...]:
-        """The same, as they described themselves."""
-        return tuple(node for _, node in sorted(self._nodes.items()))
-
-    @property
     def slaves(self) -> tuple[NodeReport, ...]:
         """The slaves that answered the last discovery, by position."""
         return tuple(

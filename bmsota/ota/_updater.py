@@ -226,11 +226,6 @@ class Updater:
         return self._records.pack_watch
 
     @property
-    def pack_watch(self) -> PackWatch:
-        """What tells whether the nodes run images that belong together."""
-        return self._records.pack_watch
-
-    @property
     def in_upgrade_mode(self) -> bool:
         """Whether an order is accepted and not yet reported: to be shown to the driver. It forbids nothing; see `must_rest`."""
         return bool(self._records.phase)
@@ -687,13 +682,6 @@ class Updater:
     def _repeat_report(self, now_ns: int) -> None:
         self._actions.append(SendReport(self._report))
         self._report_at_ns = now_ns + self._options.wait_ns(self._report_wait_ns)
-
-    def _mixed_pack(self, version: ImageVersion) -> str:
-        """What the report says of it. A success is none: it was judged against the release itself."""
-        if self._records.journal.outcome == Outcome.SUCCEEDED:
-            return ""
-        master = PackMaster(self._trust.hardware_class(0).class_id, version, self._image_sha256)
-        return self.pack_watch.judge((master, *self._pack.nodes))
 
     def _mixed_pack(self, version: ImageVersion) -> str:
         """What the report says of it. A success is none: it was judged against the release itself."""

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "platform_0010"
-down_revision = "platform_0008"
+down_revision = "platform_0009"
 branch_labels = None
 depends_on = None
 
