@@ -21,6 +21,8 @@ class Attack(StrEnum):
     """The bytes do not have the digest that was signed."""
     ENDLESS_DATA = "endless-data"
     """More bytes than the signed size, or than any such document may have."""
+    FAST_FORWARD = "fast-forward"
+    """A sequence or an issue time so far ahead that, once believed, no honest document would be new again."""
     FREEZE = "freeze"
     """Expired: an attacker may be replaying an old document."""
     MALFORMED_DOCUMENT = "malformed-document"

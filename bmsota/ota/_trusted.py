@@ -12,8 +12,15 @@ of bad ones. The caller stores the state power-safely (`TrustState.dumps`) befor
 Time: a unit's clock may stand at 1970 or jump twenty years. Expiry is therefore judged by the later of the clock and the
 latest *signed* time; the clock itself is never stored, so a wrong jump forward is forgotten when the clock is right again.
 
-Left out so far: rotation of the keys in the field, and with it recovery from an order key that was stolen and used to sign
-a sequence or a time far ahead ("fast-forward"); such a unit takes new orders only after service.
+Fast-forward: the order key is online, and one stolen signature must not lock a unit. A sequence may be at most
+`SEQUENCE_AHEAD_MAX` above the last, and the platform learns from the unit how far it is. The signed time moves only when an
+order and its release are accepted, to the order's issue time, but to at most `ORDER_TIME_AHEAD_S_MAX` after the release was
+made, which the offline key says. So both keys together move it, and the online one alone by a week.
+
+Ends: an order that was carried out or refused is worth nothing any more. One that was withdrawn may be given again: that the
+platform had no order to give was an answer without a signature.
+
+Left out so far: rotation of the keys in the field.
 """
 
 from __future__ import annotations
@@ -50,6 +57,17 @@ if TYPE_CHECKING:
 
 _S: Final = 1_000_000_000
 
+# A platform counts one for every order that it signs for a vehicle, most of which the unit fetches. A million is beyond any
+# number of them, and reaching the end of the numbers takes 2**43 steps of that size.
+SEQUENCE_AHEAD_MAX: Final = 1_000_000
+
+# A release is ordered within days after it was made, or later; then the signed time lags behind, which only keeps orders
+# alive that are older than it.
+ORDER_TIME_AHEAD_S_MAX: Final = 7 * 24 * 3600
+
+# The clocks of those who sign may differ by this much.
+CLOCKS_APART_S_MAX: Final = 24 * 3600
+
 # A master at position 0 and up to 63 slaves, as in the post-boot report.
 POSITION_MAX: Final = 63
 
@@ -59,6 +77,9 @@ STATE_SIZE_BYTES_MAX: Final = 4096
 # These keep their names and their meaning in every layout to come: a layout may add to them, and never take away. So a unit
 # that must go on with an older firmware forgets nothing of what may only move forward.
 _STATE_NAMES: Final = ("sequence", "order_sha256", "order_is_open", "security_counters", "time_s")
+
+# A field that came later. It names its order, so a version that does not know it, and keeps it, cannot make it wrong.
+_WITHDRAWN: Final = "withdrawn_sha256"
 
 # Layout 0 had the five fields and no number.
 STATE_LAYOUT: Final = 1
@@ -78,6 +99,8 @@ class TrustState:
     """(position, counter confirmed there), positions rising."""
     time_s: int = 0
     """The latest time that was signed by a key we trust: it is at least this late."""
+    withdrawn_sha256: bytes = b""
+    """Of the order that was withdrawn last: it may be accepted once more, unlike one that was carried out or refused."""
     layout: int = field(default=0, compare=False)
     """The layout it was read in."""
     unknown: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -94,6 +117,8 @@ class TrustState:
         positions = [position for position, _ in self.security_counters]
         expect(positions == sorted(set(positions)), "security_counters", "rising positions", positions)
         expect_integer("time_s", self.time_s)
+        if self.withdrawn_sha256:
+            expect_octets("withdrawn_sha256", self.withdrawn_sha256, size_bytes=DIGEST_SIZE_BYTES)
 
     def security_counter(self, position: int) -> int:
         """The counter confirmed at *position*; 0 when none ever was."""
@@ -116,7 +141,12 @@ class TrustState:
         layout = self.layout if as_found else max(self.layout, STATE_LAYOUT)
         values: dict[str, Any] = {**self.unknown, **{name: getattr(self, name) for name in _STATE_NAMES}}
         values["security_counters"] = [list(pair) for pair in self.security_counters]
-        return _cbor.encode({**values, LAYOUT: layout} if layout else values)
+        if not layout:
+            # Its readers know these five fields and refuse any other.
+            return _cbor.encode(values)
+        if self.withdrawn_sha256:
+            values[_WITHDRAWN] = self.withdrawn_sha256
+        return _cbor.encode({**values, LAYOUT: layout})
 
     @classmethod
     def loads(cls, data: bytes) -> TrustState:
@@ -144,8 +174,8 @@ class TrustState:
             )
             layout = value.get(LAYOUT, 0)
             expect_integer(LAYOUT, layout)
-            unknown = {name: value[name] for name in value if name not in {*_STATE_NAMES, LAYOUT}}
-            return cls(**fields, layout=layout, unknown=unknown)
+            unknown = {name: value[name] for name in value if name not in {*_STATE_NAMES, _WITHDRAWN, LAYOUT}}
+            return cls(**fields, withdrawn_sha256=value.get(_WITHDRAWN, b""), layout=layout, unknown=unknown)
 
 
 class DeviceTrust:
@@ -197,23 +227,54 @@ class DeviceTrust:
     def accept_order(self, data: bytes, now_ns: int) -> UpgradeOrder:
         """Accept a signed order for this unit. The same document is accepted again until `close_order`.
 
+        Its time is believed when its release is known (`accept_manifest`, `check_order_of`).
+
         Raises:
-            TrustError: as `verify_order`; `wrong-vehicle`, `wrong-hardware`, `replay` or `freeze`.
+            TrustError: as `verify_order`; `wrong-vehicle`, `wrong-hardware`, `replay`, `fast-forward` or `freeze`.
         """
         order = self._read_order(data)
-        digest = hashlib.sha256(data).digest()
-        is_same = digest == self._state.order_sha256 and self._state.order_is_open
-        if order.sequence <= self._state.sequence and not is_same:
-            raise TrustError(Attack.REPLAY, f"expected an order after {self._state.sequence}, got {order.sequence}")
+        state, digest = self._state, hashlib.sha256(data).digest()
+        is_same = digest == state.order_sha256 and (state.order_is_open or digest == state.withdrawn_sha256)
+        if order.sequence <= state.sequence and not is_same:
+            raise TrustError(Attack.REPLAY, f"expected an order after {state.sequence}, got {order.sequence}")
+        if order.sequence > state.sequence + SEQUENCE_AHEAD_MAX:
+            raise TrustError(
+                Attack.FAST_FORWARD,
+                f"expected a sequence of at most {state.sequence + SEQUENCE_AHEAD_MAX}, got {order.sequence}",
+            )
         self._check_expiry("order", order.expires_s, now_ns)
+        if order.issued_s < state.time_s - CLOCKS_APART_S_MAX:
+            # Not expired, and yet older than what was signed and accepted before it.
+            raise TrustError(Attack.FREEZE, f"expected an order issued after {state.time_s}, got {order.issued_s}")
         self._state = replace(
-            self._state,
-            sequence=order.sequence,
-            order_sha256=digest,
-            order_is_open=True,
-            time_s=max(self._state.time_s, order.issued_s),
+            state, sequence=order.sequence, order_sha256=digest, order_is_open=True, withdrawn_sha256=b""
         )
         return order
+
+    def check_order_of(self, order: UpgradeOrder, manifest: ReleaseManifest) -> None:
+        """Check the order's times against its release's, which was accepted before, and move the signed time.
+
+        Raises:
+            TrustError: `freeze`: the order had ended before the release was made; `fast-forward`: it was issued after the
+                release had expired.
+        """
+        if order.expires_s <= manifest.created_s:
+            raise TrustError(
+                Attack.FREEZE,
+                f"expected an order that ends after its release was made at {manifest.created_s}, got {order.expires_s}",
+            )
+        if order.issued_s >= manifest.expires_s:
+            raise TrustError(
+                Attack.FAST_FORWARD,
+                f"expected an order issued before its release expires at {manifest.expires_s}, got {order.issued_s}",
+            )
+        time_s = min(order.issued_s, manifest.created_s + ORDER_TIME_AHEAD_S_MAX)
+        self._state = replace(self._state, time_s=max(self._state.time_s, time_s))
+
+    def has_ended(self, data: bytes) -> bool:
+        """Whether this document is the order that was accepted last, and it was carried out or refused."""
+        state, digest = self._state, hashlib.sha256(data).digest()
+        return digest == state.order_sha256 and not state.order_is_open and digest != state.withdrawn_sha256
 
     def reread_order(self, data: bytes) -> UpgradeOrder:
         """Take back, after a power cut, the open order that was accepted before it. It may have expired since.
@@ -226,15 +287,20 @@ class DeviceTrust:
             raise TrustError(Attack.REPLAY, f"expected the open order, got order {order.order_id}")
         return order
 
-    def close_order(self) -> None:
-        """The open order was carried out, failed or was refused: its document is worth nothing any more."""
-        self._state = replace(self._state, order_is_open=False)
+    def close_order(self, *, is_withdrawn: bool = False) -> None:
+        """The open order was carried out, failed or was refused: its document is worth nothing any more.
+
+        Args:
+            is_withdrawn: the platform had it no longer. If it gives the same document again, it is accepted again.
+        """
+        withdrawn = self._state.order_sha256 if is_withdrawn else b""
+        self._state = replace(self._state, order_is_open=False, withdrawn_sha256=withdrawn)
 
     def accept_manifest(self, data: bytes, order: UpgradeOrder, now_ns: int) -> ReleaseManifest:
         """Accept the release manifest that *order* names.
 
         Raises:
-            TrustError: as `verify_manifest`; `mixed-bundle`, `freeze`, `wrong-hardware` or `rollback`.
+            TrustError: as `verify_manifest`; `mixed-bundle`, `freeze`, `wrong-hardware`, `rollback` or `fast-forward`.
         """
         manifest = self.reread_manifest(data, order)
         self._check_expiry("manifest", manifest.expires_s, now_ns)
@@ -246,7 +312,7 @@ class DeviceTrust:
                     Attack.ROLLBACK,
                     f"expected a security counter >= {confirmed}, got {image.security_counter} (position {position})",
                 )
-        self._state = replace(self._state, time_s=max(self._state.time_s, manifest.created_s))
+        self.check_order_of(order, manifest)
         return manifest
 
     def reread_manifest(self, data: bytes, order: UpgradeOrder) -> ReleaseManifest:

@@ -54,7 +54,7 @@ class MemoryTelemetry:
             and (until is None or event.at_s < until.timestamp())
             and (not kinds or event.kind in kinds)
         ]
-        found.sort(key=lambda event: (-event.at_s, event.kind, event.subject, event.value))
+        found.sort(key=lambda event: (-event.at_s, -event.sequence, event.kind, event.subject, event.value))
         items = tuple(found[request.offset : request.offset + request.size])
         return Page(items=items, total=len(found), number=request.number, size=request.size)
 
@@ -71,4 +71,4 @@ def _key(frame):
 
 
 def _event_key(event):
-    return event.vin, event.at_s, event.kind, event.subject, event.value
+    return event.vin, event.at_s, event.sequence, event.kind, event.subject, event.value

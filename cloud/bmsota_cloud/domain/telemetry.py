@@ -138,6 +138,8 @@ class VehicleEvent:
     vin: str
     at_s: int
     """The own time of the report that showed it, Unix seconds."""
+    sequence: int = 0
+    """Counts the events of a vehicle's second from 1, in their order; 0: one that an older version has kept, or a checkpoint."""
     kind: EventKind
     subject: str = ""
     value: str = ""

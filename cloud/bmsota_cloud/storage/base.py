@@ -561,7 +561,7 @@ class TelemetryStore(Protocol):
         until: datetime | None = None,
         kinds: Sequence[str] = (),
     ) -> Page[VehicleEvent]:
-        """Newest first; of all kinds if *kinds* is empty."""
+        """Newest first, also within a second; of all kinds if *kinds* is empty."""
         ...
 
     def replace_events(self, vin: str, since_s: int, until_s: int, events: Sequence[VehicleEvent]) -> None:

@@ -543,6 +543,7 @@ vehicle_event = Table(
     TELEMETRY,
     Column("vin", String(17), primary_key=True),
     Column("at_s", BigInteger, primary_key=True),
+    Column("sequence", Integer, primary_key=True),
     Column("kind", String(32), primary_key=True),
     Column("subject", Text, primary_key=True),
     Column("value", Text, primary_key=True),

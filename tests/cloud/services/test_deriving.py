@@ -320,19 +320,65 @@ def test_edges_are_events_and_sentinels_are_none(platform):
     assert platform.events() == [
         (0, "vehicle state", "", "1"),
         (0, "charging state", "", "3"),
-        (25, "fault code", "ress 0x00000011", "1"),
         (25, "alarm level", "", "1"),
         (25, "alarm", "SOC_LOW", "1"),
+        (25, "fault code", "ress 0x00000011", "1"),
         (75, "vehicle state", "", "2"),
-        (75, "fault code", "ress 0x00000012", "1"),
-        (75, "fault code", "ress 0x00000011", "0"),
         (75, "charging state", "", "1"),
         (75, "alarm level", "", "0"),
-        (75, "alarm", "bit 30", "1"),
         (75, "alarm", "SOC_LOW", "0"),
-        (100, "fault code", "ress 0x00000012", "0"),
+        (75, "alarm", "bit 30", "1"),
+        (75, "fault code", "ress 0x00000011", "0"),
+        (75, "fault code", "ress 0x00000012", "1"),
         (100, "alarm", "bit 30", "0"),
+        (100, "fault code", "ress 0x00000012", "0"),
     ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_what_is_set_cleared_and_set_in_one_second_is_three_events_in_order(size):
+    """Whatever the batches and restarts, and derived again they are the same."""
+    frames = [frame(vehicle(10 + n), Alarms(n, n % 2), at=60) for n in range(1, 8)]
+    platform = Platform()
+    platform.put(frame(vehicle(), Alarms(0), at=0))
+    for start in range(0, len(frames), size):
+        platform.put(*frames[start : start + size])
+        platform.restart()
+    flags = [(60, "alarm", "TEMPERATURE_DIFFERENCE", str(n % 2)) for n in range(1, 8)]
+    assert [event for event in platform.events() if event[1] == "alarm"] == flags
+    kept = platform.telemetry.events(VIN, PageRequest(), kinds=(EventKind.ALARM, EventKind.ALARM_LEVEL)).items
+    assert [event.sequence for event in kept] == list(range(14, 0, -1))
+    before = platform.telemetry.events(VIN, PageRequest(1, 100)).items
+    # A late report of the same day that changes nothing has all of it derived again.
+    platform.put(frame(vehicle(), at=30, arrived=100, is_backfill=True))
+    assert platform.telemetry.events(VIN, PageRequest(1, 100)).items == before
+    platform.put(frame(vehicle(), Alarms(8, 0), at=60, arrived=110))
+    newest = platform.telemetry.events(VIN, PageRequest(), kinds=(EventKind.ALARM,)).items[0]
+    assert (newest.sequence, newest.value) == (16, "0")
+
+
+def test_a_memory_of_the_layout_before_is_read_and_goes_on(platform):
+    """Layout 1 had no count of events: the bytes are those that it wrote."""
+    platform.put(frame(vehicle(), Alarms(1, 1, (0x11,))))
+    row = platform.telemetry.rows[VIN]
+    old = bytes.fromhex(f"01{T0_S:016x}{'ff' * 16}000100030001{1:08x}0001{0:02x}{0x11:08x}")
+    assert row.memory == b"\x02" + old[1:37] + bytes.fromhex("00000005") + old[37:]
+    platform.telemetry.rows[VIN] = replace(row, memory=old)
+    checkpoints = {
+        key: replace(event, detail=bytes.fromhex(f"01{'ff' * 28}0000{'00' * 6}").hex())
+        for key, event in platform.telemetry.kept_events.items()
+        if event.kind is EventKind.CHECKPOINT
+    }
+    assert len(checkpoints) == 1
+    platform.telemetry.kept_events.update(checkpoints)
+    platform.restart()
+    platform.put(frame(vehicle(), Alarms(1, 1, (0x11,)), at=25), frame(vehicle(), Alarms(1, 0, (0x11,)), at=50))
+    assert platform.events()[-1] == (50, "alarm", "TEMPERATURE_DIFFERENCE", "0")
+    assert len(platform.events()) == 6
+    assert platform.counters["state_of_another_version"] == 0
+    before = platform.events(checkpoints=True)
+    platform.put(frame(vehicle(), at=30, arrived=100, is_backfill=True))
+    assert platform.events(checkpoints=True) == before
 
 
 def test_fault_changes_are_events_as_they_say(platform):

@@ -199,6 +199,15 @@ class FramesContract:
         assert telemetry.events(VIN, PageRequest(), kinds=["vehicle state"]).items == ()
         assert telemetry.events("OTHER", PageRequest()).items == ()
 
+    def test_events_of_one_second_stay_apart_and_in_order(self, telemetry):
+        onset = VehicleEvent(vin=VIN, at_s=NOON_S, sequence=2, kind=EventKind.ALARM, subject="b", value="1")
+        events = [onset, replace(onset, sequence=10, value="0"), replace(onset, sequence=11)]
+        telemetry.save_derived([], [replace(onset, sequence=1, subject="z"), *events], telemetry.mark())
+        telemetry.save_derived([], events, telemetry.mark())
+        found = telemetry.events(VIN, PageRequest()).items
+        assert [each.sequence for each in found] == [11, 10, 2, 1]
+        assert telemetry.events(VIN, PageRequest(2, 2)).items == found[2:]
+
     def test_events_of_a_stretch_are_replaced(self, telemetry):
         event = VehicleEvent(vin=VIN, at_s=NOON_S, kind=EventKind.VEHICLE_STATE)
         telemetry.save_derived([], [replace(event, at_s=NOON_S + n) for n in range(4)], telemetry.mark())

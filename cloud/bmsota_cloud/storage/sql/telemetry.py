@@ -43,7 +43,7 @@ _STATE_SQL = (
     " soc_pct = excluded.soc_pct, speed_kmh = excluded.speed_kmh, alarm_level = excluded.alarm_level, frames = excluded.frames,"
     " memory = excluded.memory"
 )
-_EVENT_SQL = "INSERT OR IGNORE INTO vehicle_event (vin, at_s, kind, subject, value, detail) VALUES (?, ?, ?, ?, ?, ?)"
+_EVENT_SQL = "INSERT OR IGNORE INTO vehicle_event (vin, at_s, sequence, kind, subject, value, detail) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _PARTITION_SQL = (
     "INSERT INTO report_partition (name, derived_to, newest_arrival_ns) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
     " derived_to = excluded.derived_to, newest_arrival_ns = max(newest_arrival_ns, excluded.newest_arrival_ns)"
@@ -148,7 +148,7 @@ class SqlTelemetryStore:
             statement = statement.where(c.at_s < _seconds(until))
         if kinds:
             statement = statement.where(c.kind.in_(kinds))
-        order = (c.at_s.desc(), c.kind, c.subject, c.value)
+        order = (c.at_s.desc(), c.sequence.desc(), c.kind, c.subject, c.value)
         with _refusals(), self._database.reading() as connection:
             return page_of(connection, _event, statement.order_by(*order), request)
 

@@ -75,8 +75,8 @@ ON CONFLICT (vin) DO UPDATE SET
     alarm_level = excluded.alarm_level, frames = excluded.frames, memory = excluded.memory
 """
 _EVENTS: Final = """
-INSERT INTO vehicle_event (vin, at_s, kind, subject, value, detail)
-SELECT * FROM unnest($1::text[], $2::int8[], $3::text[], $4::text[], $5::text[], $6::text[]) ON CONFLICT DO NOTHING
+INSERT INTO vehicle_event (vin, at_s, sequence, kind, subject, value, detail)
+SELECT * FROM unnest($1::text[], $2::int8[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[]) ON CONFLICT DO NOTHING
 """
 _PARTITIONS: Final = """
 INSERT INTO report_partition (name, derived_to, newest_arrival_ns)
@@ -476,6 +476,7 @@ def _columns_of(events: Sequence[VehicleEvent]) -> tuple[list[Any], ...]:
     return (
         [event.vin for event in events],
         [event.at_s for event in events],
+        [event.sequence for event in events],
         [event.kind for event in events],
         [event.subject for event in events],
         [event.value for event in events],
