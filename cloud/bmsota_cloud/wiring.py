@@ -105,6 +105,9 @@ class ServeOptions:
     gateway_host: str = ""
     """Empty: as `host`."""
     gateway_port: int = 0
+    gateway_name: str = ""
+    """Of this process among several on the same data, the same after a restart. Empty: the first of the machine's name, that name
+    with "-2", and so on, that no other process has."""
     smtp: SmtpTarget | None = None
     """None: an embedded mail sink takes the mails."""
     mail_folder: Path | None = None
@@ -171,7 +174,7 @@ class RunningCloud:
 
         Raises:
             AddressError: one of the two doors cannot listen where it should; nothing is left running.
-            ConfigurationError: the data folder or a database cannot be used; the same.
+            ConfigurationError: the data folder or a database cannot be used, or another process has the gateway's name; the same.
         """
         # Bound first, because the address stands in instructions and mails.
         with _listening("web", options.host, options.http_port):
@@ -191,7 +194,9 @@ class RunningCloud:
                 draw=options.draw,
                 clock=PlatformClock(guard).now,
                 clock_guard=guard,
-                gateway_id=_gateway_id(),
+                gateway_id=_gateway_id(options.gateway_name),
+                gateway_name=options.gateway_name or _host_name(),
+                is_gateway_name_fixed=bool(options.gateway_name),
             )
             running = cls(cloud, options, http_socket, guard)
         except BaseException:
@@ -318,9 +323,13 @@ class RunningCloud:
         return self._steady.at(wall_clock(), time.monotonic())
 
 
-def _gateway_id() -> str:
+def _host_name() -> str:
+    return socket.gethostname()[:48] or "gateway"
+
+
+def _gateway_id(name: str) -> str:
     """Unique for this start of this process; a name for people in front."""
-    return f"{socket.gethostname()[:48]}:{os.getpid()}:{os.urandom(4).hex()}"
+    return f"{name or _host_name()}:{os.getpid()}:{os.urandom(4).hex()}"
 
 
 @contextmanager

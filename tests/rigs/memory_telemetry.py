@@ -3,6 +3,8 @@ events, and nothing about disks."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.telemetry import Mark, Unread
 
@@ -37,6 +39,10 @@ class MemoryTelemetry:
     def unread(self, limit):
         frames = tuple(self.stored[self.derived_to : self.derived_to + limit])
         return Unread(frames, Mark((("all", self.derived_to + len(frames), 0),)))
+
+    @contextmanager
+    def taking_over(self, limit):
+        yield Unread((), Mark())
 
     def read(self, vin, since_s, until_s):
         found = [frame for frame in self.stored if frame.vin == vin and since_s <= frame.reported_at_s < until_s]

@@ -153,6 +153,8 @@ class Mark:
 
     places: tuple[tuple[str, int, int], ...] = ()
     """Partition, last position in it, newest arrival in it (Unix nanoseconds)."""
+    writer: int | None = None
+    """Whose frames they are; None: those of the store's own process."""
 
 
 @dataclass(frozen=True, slots=True)

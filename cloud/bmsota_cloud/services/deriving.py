@@ -82,6 +82,8 @@ forgotten, and counted by the caller."""
 _HEAD = Struct(">BqqqhhhIHI")
 _HEAD_OF_1 = Struct(">BqqqhhhIH")
 _CODE = Struct(">BI")
+_TIME = slice(24, 30)
+"""Of a frame: year, month, day, hour, minute, second (GB/T 32960.3 table 4)."""
 
 
 class _Known:
@@ -263,13 +265,19 @@ class _Vehicle:
             memory=self.known.to_bytes(self.newest_s, self.again),
         )
 
-    def show(self, frame: StoredFrame, facts: Facts) -> None:
-        """Take a frame into the newest state if it belongs there."""
+    def show(self, frame: StoredFrame, facts: Facts, *, is_late: bool) -> None:
+        """Take a frame into the newest state if it belongs there; with *is_late* behind what has arrived after it."""
         if frame.is_backfill:
             own_ns = frame.reported_at_s * _SECOND_NS
             if not frame.is_time_plausible or (self.heard_at_ns is not None and own_ns < self.heard_at_ns):
                 return
             self.heard_at_ns = own_ns
+        elif is_late and self.heard_at_ns is not None and frame.arrived_at_ns < self.heard_at_ns:
+            if frame.is_time_plausible:
+                own_time = frame.clear[_TIME]
+                place = sum(clear[_TIME] <= own_time for _, clear in self.pieces[:-1])
+                self._put(facts.coverage, frame.clear, place)
+            return
         else:
             self.heard_at_ns = frame.arrived_at_ns
         self.reported_at_s = frame.reported_at_s
@@ -283,13 +291,16 @@ class _Vehicle:
             self.size_bytes += len(frame.clear) - len(pieces[0][1])
             pieces[0] = (facts.coverage, frame.clear)
         else:
-            self._put(facts.coverage, frame.clear)
+            self._put(facts.coverage, frame.clear, len(pieces))
 
-    def _put(self, coverage: Coverage, clear: bytes) -> None:
-        newer = [coverage]
-        kept = [(coverage, clear)]
-        size = len(clear)
-        for piece in reversed(self.pieces):
+    def _put(self, coverage: Coverage, clear: bytes, place: int) -> None:
+        """Put a frame in front of the *place*-th, and leave away what is said again behind it."""
+        older: list[tuple[Coverage, bytes]] = [*self.pieces[:place], (coverage, clear), *self.pieces[place:]]
+        newest = older.pop()
+        newer = [newest[0]]
+        kept = [newest]
+        size = len(newest[1])
+        for piece in reversed(older):
             if not left_of(piece[0], newer):
                 continue
             size += len(piece[1])
@@ -349,10 +360,13 @@ class Deriver:
         self.forgotten_versions = 0
         """How many rows had a memory of another version, and so begin anew. The caller may set it back."""
 
-    def take(self, frames: Sequence[StoredFrame], *, seen: Mapping[str, int] | None = None) -> Derived:
+    def take(
+        self, frames: Sequence[StoredFrame], *, seen: Mapping[str, int] | None = None, is_late: bool = False
+    ) -> Derived:
         """Derive from *frames*, in the order of their arrival, each once.
 
-        *seen*: by VIN, when a vehicle was last heard of without a report (nanoseconds); it may also go back.
+        *seen*: by VIN, when a vehicle was last heard of without a report (nanoseconds); it may also go back. *is_late*: another
+        process may have derived for these vehicles from what arrived after them.
         """
         seen = {} if seen is None else seen
         touched = self._touch([*(frame.vin for frame in frames), *seen])
@@ -361,11 +375,12 @@ class Deriver:
         again: dict[str, tuple[int, int]] = {}
         for frame, facts in zip(frames, self._reader.facts(frames), strict=True):
             vehicle = touched[frame.vin]
-            vehicle.last_seen_at_ns = frame.arrived_at_ns
+            if not is_late or frame.arrived_at_ns > vehicle.last_seen_at_ns:
+                vehicle.last_seen_at_ns = frame.arrived_at_ns
             if isinstance(facts, Exception):
                 failures.append(UnderivedFrame(frame, facts))
                 continue
-            vehicle.show(frame, facts)
+            vehicle.show(frame, facts, is_late=is_late)
             if _makes_events(frame, self._keep_s):
                 vehicle.waiting.append((frame.reported_at_s, facts))
         for vin, at_ns in seen.items():

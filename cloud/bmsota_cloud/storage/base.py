@@ -532,7 +532,19 @@ class TelemetryStore(Protocol):
         ...
 
     def unread(self, limit: int) -> Unread:
-        """Up to *limit* frames behind the mark, in the order of their arrival: for the start after a crash."""
+        """Up to *limit* frames of this process behind the mark, in the order of their arrival: for the start after a crash.
+
+        Raises:
+            ConfigurationError: another process has the name of this one.
+        """
+        ...
+
+    def taking_over(self, limit: int) -> AbstractContextManager[Unread]:
+        """Up to *limit* frames that a process which has ended has left underived; none if there is no such process.
+
+        Within the block no other process saves what it has derived. Each of them finds out at its next `save_derived`, which is
+        refused (StorageUnavailableError): it has to read states again, because some may have changed.
+        """
         ...
 
     def frames(

@@ -255,10 +255,10 @@ def test_a_fault_of_ours_leaves_out_one_frame(platform, monkeypatch):
 
     real = deriving._Vehicle.show
 
-    def failing(self, stored, facts):
+    def failing(self, stored, facts, **options):
         if facts.soc_pct == 13:
             raise ZeroDivisionError
-        real(self, stored, facts)
+        real(self, stored, facts, **options)
 
     monkeypatch.setattr(show, failing)
     marks = []
