@@ -27,7 +27,7 @@ from bmsota_cloud.api.monitoring import mount_monitoring
 from bmsota_cloud.api.router import build_router
 from bmsota_cloud.clock import PlatformClock, wall_clock
 from bmsota_cloud.descriptors import DescriptorPlan, raise_descriptor_limit
-from bmsota_cloud.domain.clock_guard import ClockGuard
+from bmsota_cloud.domain.clock_guard import ClockGuard, ClockStep
 from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.gateway import GatewayServer
 from bmsota_cloud.keys import sample_key_warning
@@ -273,6 +273,8 @@ class RunningCloud:
         services = self.cloud.services
         ticks = 0
         steps_back = 0
+        steps: list[ClockStep] = []
+        is_mended = False
         while True:
             is_trusted = False
             with _failures_logged("ticker"):
@@ -281,7 +283,13 @@ class RunningCloud:
                     steps_back = self.clock_guard.steps_back
                     await asyncio.to_thread(self._restart_links, now)
                 is_trusted = not services.clock.is_waiting
+                steps += self.clock_guard.take_steps()
                 if is_trusted:
+                    if steps or not is_mended or ticks % _PRUNE_EVERY_TICKS == 0:
+                        # Before anything is judged by what a wrong clock has written.
+                        await asyncio.to_thread(services.clock.mend, now, tuple(steps))
+                        steps.clear()
+                        is_mended = True
                     await asyncio.to_thread(services.upgrades.expire, now)
             with _failures_logged("link notes"):
                 await asyncio.to_thread(services.link_watch.flush)

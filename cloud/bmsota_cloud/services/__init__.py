@@ -140,7 +140,7 @@ class Services:
     def around(cls, context: Context) -> Services:
         watch = LinkWatch(context)
         equipment = EquipmentService(context, watch)
-        limits = RateLimits(context.store)
+        limits = RateLimits(context.store, context.clock_guard)
         return cls(
             accounts=AccountService(context, limits),
             audit=AuditService(context),
