@@ -346,9 +346,11 @@ class StoreContract:
             assert work.accounts.knows_address("olaf", bytes([0]) * 16)
 
     def test_counters_move_forward_are_bounded_and_go_when_they_are_empty(self, store):
-        def save(work, key, minutes, *, now=NOW, keep=10):
+        def save(work, key, minutes, *, now=NOW, keep=10, may_forget=True):
             free_at = NOW + timedelta(minutes=minutes)
-            work.limits.save(key * 16, free_at, now, nonsense_from=now + timedelta(minutes=60), keep=keep)
+            work.limits.save(
+                key * 16, free_at, now, nonsense_from=now + timedelta(minutes=60), keep=keep, may_forget=may_forget
+            )
 
         def minutes(work):
             found = work.limits.get([key * 16 for key in (b"a", b"b", b"c", b"x")])
