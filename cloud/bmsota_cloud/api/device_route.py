@@ -74,5 +74,5 @@ class _ImageResponse(Response):
             self._served.note(self._services, self._clock(), is_complete=is_complete)
         except (LoginError, StorageUnavailableError) as refusal:
             # The unit has its bytes. Until they are noted its instruction is repeated, which it knows already.
-            self._services.counters["image_served_not_noted"] += 1
+            self._services.counters.add("image_served_not_noted")
             _LOG.warning("an image was served and that could not be noted: %s", refusal)

@@ -47,8 +47,9 @@ from bmsota_cloud.services.vehicle_survey import REMARK_WORDS
 from bmsota_cloud.services.vehicles import VehicleDetail, VehicleListing, VehicleRow, VehicleService
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable
+
+    from bmsota_cloud.services.counters import Counters
 
 __all__ = [
     "DEVICE_TOKEN_VALID_S",
@@ -133,7 +134,7 @@ class Services:
     telemetry: TelemetryService
     upgrades: UpgradeService
     vehicles: VehicleService
-    counters: Counter[str]
+    counters: Counters
     gauges: dict[str, Callable[[], float]]
 
     @classmethod

@@ -284,7 +284,7 @@ class AccountService:
         full = self._limits.take(tries, now)
         if full is None:
             return
-        self._context.counters["tries_refused"] += 1
+        self._context.counters.add("tries_refused")
         refusal = self._limits.refuse(full, now, code="too-many-tries", what=what)
         if self._limits.take((Counted(TOLD, (full.limit.name, *full.of)),), now) is None:
             with self._context.store.transaction() as work:

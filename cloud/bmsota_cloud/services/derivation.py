@@ -21,11 +21,11 @@ from bmsota_cloud.services.deriving import Deriver, day_of
 from bmsota_cloud.services.values import utc_of_s
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Iterable, Mapping, Sequence
 
     from bmsota.gbt32960 import Layouts
     from bmsota_cloud.domain.telemetry import StateRow, StoredFrame
+    from bmsota_cloud.services.counters import Counters
     from bmsota_cloud.services.deriving import UnderivedFrame
     from bmsota_cloud.storage.base import TelemetryStore
 
@@ -43,7 +43,7 @@ class Derivation:
     """See the module's docstring. Called by one thread at a time: the writer's, or in virtual time the caller's."""
 
     def __init__(
-        self, telemetry: TelemetryStore, counters: Counter[str], *, keep_s: int, layouts: Layouts | None = None
+        self, telemetry: TelemetryStore, counters: Counters, *, keep_s: int, layouts: Layouts | None = None
     ) -> None:
         self._telemetry = telemetry
         self._counters = counters
@@ -81,7 +81,7 @@ class Derivation:
         except Exception as error:  # noqa: BLE001 - counted and logged; the frame is kept, the others go on
             self._deriver.forget()
             if len(frames) <= 1:
-                self._counters["derive_failed"] += len(frames)
+                self._counters.add("derive_failed", len(frames))
                 self._log_once(f"deriving: {type(error).__name__}", error)
                 self._telemetry.save_derived((), (), mark)
                 return ()
@@ -115,7 +115,7 @@ class Derivation:
             raise
         except Exception as error:  # noqa: BLE001 - logged; the events stay as they are, nothing else stops
             self._deriver.forget()
-            self._counters["derive_failed"] += 1
+            self._counters.add("derive_failed")
             self._log_once(f"deriving again: {type(error).__name__}", error)
         del self._again[vin]
 
@@ -147,7 +147,7 @@ class Derivation:
                 finally:
                     self._deriver.forget()
             count += len(unread.frames)
-            self._counters["report_derived_for_another"] += len(unread.frames)
+            self._counters.add("report_derived_for_another", len(unread.frames))
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Derivation:
         for failure in derived.failures:
             self._count(failure)
         if self._deriver.forgotten_versions:
-            self._counters["state_of_another_version"] += self._deriver.forgotten_versions
+            self._counters.add("state_of_another_version", self._deriver.forgotten_versions)
             self._deriver.forgotten_versions = 0
         return derived.states
 
@@ -179,7 +179,7 @@ class Derivation:
 
     def _count(self, failure: UnderivedFrame) -> None:
         error = failure.error
-        self._counters["report_not_derived"] += 1
+        self._counters.add("report_not_derived")
         kind = f"{error.where}: expected {error.expected}" if isinstance(error, FrameError) else type(error).__name__
         self._log_once(f"report of {failure.frame.vin} kept but not shown: {kind}", error, kind=kind)
 

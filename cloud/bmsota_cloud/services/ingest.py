@@ -114,7 +114,7 @@ class IngestService:
         if done is not None:
             done()
         if not is_new:
-            self._context.counters["report_repeated"] += 1
+            self._context.counters.add("report_repeated")
         self._seen[frame.vin] = frame.arrived_at_ns
         self.derive([frame] if is_new else [])
 
@@ -174,7 +174,7 @@ class IngestService:
         with self._context.store.reading() as work:
             is_known = work.vehicles.get(vin) is not None
         if not is_known:
-            self._context.counters["login_unknown_vin"] += 1
+            self._context.counters.add("login_unknown_vin")
             return 0
         link_id = self._context.presence.joined(vin, serial=serial, now=now)
         with self._lock:
@@ -187,7 +187,7 @@ class IngestService:
         """The unit has reported its nodes; what was exchanged is recorded as an equipment change."""
         facts = [fact for node in identity.nodes if (fact := _fact(node)) is not None]
         if len(facts) != len(identity.nodes):
-            self._context.counters["node_identity_unusable"] += len(identity.nodes) - len(facts)
+            self._context.counters.add("node_identity_unusable", len(identity.nodes) - len(facts))
         self.seen(vin, now)
         self._equipment.identify(vin, facts, now)
 

@@ -159,10 +159,10 @@ class UpgradeService:
             # A unit has no order yet while it waits and authenticates; then the open one is meant.
             upgrade = self._find(work, order_id, vin) if order_id else work.ota_tasks.open_upgrade(vin)
             if upgrade is None or known is None:
-                counters["upgrade_state_unknown"] += 1
+                counters.add("upgrade_state_unknown")
                 return False
             if upgrade.status not in OPEN_STATUSES or upgrade.status is VehicleStatus.UNAPPROVED:
-                counters["upgrade_state_after_end"] += 1
+                counters.add("upgrade_state_after_end")
                 return False
             status, words = known
             upgrade = replace(upgrade, heard_at=now)
@@ -171,7 +171,7 @@ class UpgradeService:
             elif status in TRANSITIONS[upgrade.status]:
                 upgrade = move(work, upgrade, status, now=now, source=Source.UNSIGNED)
             else:
-                counters["upgrade_state_stale"] += 1
+                counters.add("upgrade_state_stale")
             stage = words + (f": {_short(reason)}" if reason else "")
             upgrade = replace(upgrade, stage=stage)
             if upgrade.status is VehicleStatus.DOWNLOADING and progress_pct is not None:
@@ -196,11 +196,11 @@ class UpgradeService:
         with self._context.store.transaction() as work:
             vehicle = work.vehicles.get(vin, lock=True)
             if vehicle is None:
-                self._context.counters["report_refused"] += 1
+                self._context.counters.add("report_refused")
                 return ReportVerdict.REFUSED
             digest = sha256(document).digest()
             if digest == vehicle.report_sha256:
-                self._context.counters["report_repeated"] += 1
+                self._context.counters.add("report_repeated")
                 return ReportVerdict.REPEATED
             try:
                 report = verified_document(
@@ -210,7 +210,7 @@ class UpgradeService:
                 if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED:
                     raise TrustError("wrong-order", f"{vin} has no order {report.order_id}")  # noqa: TRY301
             except TrustError as refusal:
-                self._context.counters["report_refused"] += 1
+                self._context.counters.add("report_refused")
                 note(
                     work,
                     who=f"vehicle {vin}",
@@ -252,7 +252,7 @@ class UpgradeService:
                 return ReportVerdict.ACCEPTED
             if upgrade.ended_by_report:
                 # The unit lost our reply and its record of the report; the order had ended before.
-                self._context.counters["report_repeated"] += 1
+                self._context.counters.add("report_repeated")
                 return ReportVerdict.REPEATED
             upgrade = self._conclude(work, upgrade, report, document, now)
             note(
@@ -274,15 +274,15 @@ class UpgradeService:
         with self._context.store.transaction() as work:
             vehicle = work.vehicles.get(vin, lock=True)
             if vehicle is None:
-                counters["identity_refused"] += 1
+                counters.add("identity_refused")
                 return ReportVerdict.REFUSED
             if sha256(document).digest() == vehicle.identity_sha256:
-                counters["identity_repeated"] += 1
+                counters.add("identity_repeated")
                 return ReportVerdict.REPEATED
             try:
                 _, changes = self._equipment.confirm(work, vehicle, document, now)
             except TrustError as refusal:
-                counters["identity_refused"] += 1
+                counters.add("identity_refused")
                 self._equipment.refused(vin, refusal, now)
                 return ReportVerdict.REFUSED
         self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": len(changes)})

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import StoredFrame
 from bmsota_cloud.domain.vehicles import Vehicle
 from bmsota_cloud.gateway import GatewayServer, ReportWriter
+from bmsota_cloud.services.counters import Counters
 from bmsota_cloud.services.derivation import Derivation
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
 from memory_telemetry import MemoryTelemetry
@@ -205,7 +205,7 @@ def derived(telemetry, vin):
 def derived_at_once(frames, vin):
     memory = MemoryTelemetry()
     memory.append(frames)
-    Derivation(memory, Counter(), keep_s=10**9).recover()
+    Derivation(memory, Counters(), keep_s=10**9).recover()
     return derived(memory, vin)
 
 

@@ -1,13 +1,13 @@
 """Newest state and events from frames: nothing a vehicle says is lost, whatever the order, the batches, the restarts."""
 
 import random
-from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import EventKind, StoredFrame, VehicleSnapshot, is_plausible_time
+from bmsota_cloud.services.counters import Counters
 from bmsota_cloud.services.derivation import Derivation
 from bmsota_cloud.services.deriving import DAY_S, Deriver
 from bmsota_cloud.services.report_facts import Facts, ReportReader
@@ -89,7 +89,7 @@ class Platform:
 
     def __init__(self, keep_s=KEEP_S):
         self.telemetry = MemoryTelemetry()
-        self.counters = Counter()
+        self.counters = Counters()
         self.keep_s = keep_s
         self.restart()
 
