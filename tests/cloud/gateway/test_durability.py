@@ -347,6 +347,56 @@ def test_a_server_that_is_stopped_killed_and_started_again_costs_nothing(tmp_pat
         assert process.wait(LIMIT_S) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1))
+def test_kill_9_of_the_database_at_any_moment_loses_nothing(tmp_path, seed):
+    """Of the server and all its processes, in the middle of commits; the platform goes on by itself when it is back."""
+    draw = random.Random(seed)
+    register(tmp_path)
+    with OwnServer() as database, fresh_database(database.address) as url, serving(tmp_path, url) as process:
+        terminals = [Terminal(process.port, vin) for vin in VINS[:3]]
+        for _ in range(3):
+            for terminal in terminals:
+                terminal.send(draw.randrange(50, 300))
+            time.sleep(draw.random() * 0.2)
+            database.kill()
+            for terminal in terminals:
+                terminal.send(50)
+            time.sleep(draw.random() * 0.5)
+            database.start()
+            for terminal in terminals:
+                terminal.hear(until=terminal.sent)
+                assert (terminal.acknowledged, terminal.refused) == (terminal.sent, 0)
+        for terminal in terminals:
+            assert kept(tmp_path, terminal.vin, url) == [report(terminal.vin, n) for n in range(terminal.sent)]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT_S) == 0
+        # And all of it was derived, once.
+        telemetry = SqlTelemetryStore(url)
+        assert telemetry.unread(1).frames == ()
+        for terminal in terminals:
+            frames = list(telemetry.read(terminal.vin, 0, 2**40))
+            assert derived(telemetry, terminal.vin) == derived_at_once(frames, terminal.vin)
+        telemetry.close()
+
+
+def test_a_commit_on_postgresql_is_synced_whatever_the_server_s_default_is():
+    import psycopg
+
+    with some_database() as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            name = connection.info.dbname
+            connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+        telemetry = SqlTelemetryStore(url)
+        frames = telemetry._on_postgresql
+
+        async def setting():
+            return await frames._connection.fetchval("SHOW synchronous_commit")
+
+        assert frames._run(setting()) == "on"
+        telemetry.close()
+
+
 # --- power cut ------------------------------------------------------------------------------------------------------------
 
 
@@ -436,14 +486,29 @@ def test_a_power_cut_between_and_within_commits_loses_nothing_that_was_acknowled
 @pytest.mark.slow
 def test_a_flood_is_held_in_bytes_and_comes_in_whole(world):
     """Fifty links send as fast as they can while the database stands still: the queue stays bounded, then everything is there."""
-    vins = [world.register(number) for number in range(1, 51)]
-    ingest = world.services.ingest
     gate = threading.Event()
 
     def append(frames):
         gate.wait(LIMIT_S)
         return world.cloud.telemetry.append(frames)
 
+    check_flood(world, append, gate.set)
+
+
+@pytest.mark.slow
+def test_a_flood_on_a_database_that_is_down_is_held_in_bytes_and_comes_in_whole(new_world):
+    with OwnServer() as database, fresh_database(database.address) as url:
+        world = new_world(telemetry_url=url)
+        assert world.cloud.telemetry.unread(1).frames == ()
+        database.kill()
+        check_flood(world, world.cloud.telemetry.append, database.start)
+        assert world.cloud.telemetry.unread(1).frames == ()
+        world.cloud.telemetry.close()
+
+
+def check_flood(world, append, let_go):
+    vins = [world.register(number) for number in range(1, 51)]
+    ingest = world.services.ingest
     bound = 1_000_000
     writer = ReportWriter(append, ingest.derive, ingest.recover, world.services.counters, size_bytes_max=bound)
     ingest.attach(writer)
@@ -473,7 +538,7 @@ def test_a_flood_is_held_in_bytes_and_comes_in_whole(world):
             for _ in range(50):
                 await asyncio.sleep(0.001)
             stood = writer.size_bytes
-            gate.set()
+            await asyncio.to_thread(let_go)
             await asyncio.gather(*floods)
         await server.stop()
         ingest.attach(None)

@@ -568,6 +568,11 @@ class PostgresqlFrames:
                     server_settings=_SERVER_SETTINGS,
                 )
                 try:
+                    # What is acknowledged is on the disk, whatever the server's default is.
+                    await self._connection.execute(
+                        "SELECT set_config('synchronous_commit', 'on', false)"
+                        " WHERE current_setting('synchronous_commit') = 'off'"
+                    )
                     await self._register()
                 except BaseException:
                     self._abandon()
