@@ -508,6 +508,31 @@ def test_what_was_appended_and_not_derived_is_derived_at_the_next_start(platform
     assert platform.derivation.recover() == 0
 
 
+def test_what_is_derived_late_stands_behind_what_has_arrived_since(platform):
+    """A process has died with two reports; the vehicle has come to another one, which has derived the next."""
+    platform.put(frame(vehicle(50, state=1), cells(1, 1, 4, (3.1, 3.2)), cells(2, 1, 2, (3.3, 3.4))))
+    left = [
+        frame(vehicle(51, state=2), cells(1, 3, 4, (3.5, 3.6)), at=25),
+        frame(vehicle(52, state=1), cells(1, 1, 4, (3.7, 3.8)), at=50),
+    ]
+    newest = frame(vehicle(53, state=2), at=75)
+    platform.telemetry.append([*left, newest])
+    platform.derivation.take([newest])
+    platform.restart()
+    platform.derivation.take(left, is_late=True)
+    platform.derivation.derive_again()
+    state = platform.state()
+    assert (state.soc_pct, state.reported_at.timestamp(), state.heard_at.timestamp()) == (53, T0_S + 75, T0_S + 75)
+    assert state.last_seen_at.timestamp() == T0_S + 75
+    first, second = state.values["cell_voltages"]["subsystems"]
+    assert (first["cell_voltages_v"], second["cell_voltages_v"]) == ([3.7, 3.8, 3.5, 3.6], [3.3, 3.4])
+    # As if they had come in order.
+    other = Platform()
+    other.put(frame(vehicle(50, state=1), cells(1, 1, 4, (3.1, 3.2)), cells(2, 1, 2, (3.3, 3.4))), *left, newest)
+    assert platform.events(checkpoints=True) == other.events(checkpoints=True)
+    assert platform.telemetry.rows[VIN].frames == other.telemetry.rows[VIN].frames
+
+
 def test_a_store_that_is_away_costs_nothing(platform):
     from bmsota_cloud.domain.errors import StorageUnavailableError
 
