@@ -6,10 +6,8 @@ One image at a time is a `Download`; here is the queue of them, what becomes of 
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from bmsota.boot import SlotState
 from bmsota.errors import BmsotaError, FlashError
 from bmsota.ota import _device_api as device_api
 from bmsota.ota._actions import LogNote

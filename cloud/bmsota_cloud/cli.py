@@ -23,6 +23,7 @@ from bmsota import __version__
 from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.config import REPORT_KEEP_DAYS_MIN, load_config, origin, proxy
+from bmsota_cloud.config import gateway_name as gateway_name_of
 from bmsota_cloud.domain.accounts import Role
 from bmsota_cloud.keys import load_keys
 from bmsota_cloud.link_keys import is_readable_by_others, load_link_keys, load_report_verifier
@@ -94,6 +95,10 @@ def _as_origins(values: list[str] | None) -> list[str]:
 
 def _as_proxies(values: list[str] | None) -> list[str]:
     return [_checked(proxy, value) for value in values or []]
+
+
+def _as_gateway_name(value: str) -> str:
+    return _checked(gateway_name_of, value) if value else value
 
 
 def _checked(check: Callable[[str], str], value: str) -> str:
@@ -200,6 +205,15 @@ def serve(
     gateway_port: Annotated[
         int, _option(_GATEWAY, help="Accept GB/T 32960 links on this port.", min=0, max=65535)
     ] = 32960,
+    gateway_name: Annotated[
+        str,
+        _option(
+            _GATEWAY,
+            callback=_as_gateway_name,
+            help="Write reports under this name, of its own for every process on the same data. Default: the machine's name, with -2, -3"
+            " and so on for further processes.",
+        ),
+    ] = "",
     gateway_cert: Annotated[
         Path | None,
         _option(_GATEWAY, help="Accept links over TLS with this certificate and its chain (PEM); needs --gateway-key."),
@@ -322,6 +336,7 @@ def serve(
             trusted_proxies=tuple(trusted_proxy or ()),
             gateway_host=gateway_host,
             gateway_port=gateway_port,
+            gateway_name=gateway_name,
             ssl_context=None if gateway_tls is None else server_context(*gateway_tls),
             smtp=target,
             mail_folder=data / "mail",

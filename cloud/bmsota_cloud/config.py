@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["REPORT_KEEP_DAYS_MIN", "ServeFile", "load_config", "origin", "proxy"]
+__all__ = ["REPORT_KEEP_DAYS_MIN", "ServeFile", "gateway_name", "load_config", "origin", "proxy"]
+
+_GATEWAY_NAME = re.compile(r"[A-Za-z0-9._-]{1,48}", re.ASCII)
 
 REPORT_KEEP_DAYS_MIN = REPORT_KEEP_S_MIN // 86_400
 
@@ -55,8 +58,20 @@ def proxy(value: str) -> str:
     return value
 
 
+def gateway_name(value: str) -> str:
+    """*value* if it can be the name of a gateway.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not _GATEWAY_NAME.fullmatch(value):
+        raise ValueError(f"expected 1 to 48 letters, digits, dots, hyphens and underscores, got {value[:80]!r}")
+    return value
+
+
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Origin = Annotated[str, AfterValidator(origin)]
+GatewayName = Annotated[str, AfterValidator(gateway_name)]
 Proxy = Annotated[str, AfterValidator(proxy)]
 
 
@@ -84,6 +99,7 @@ class ServeFile(BaseModel):
 
     gateway_host: str | None = None
     gateway_port: Port | None = None
+    gateway_name: GatewayName | None = None
     gateway_cert: str | None = None
     gateway_key: str | None = None
     links_max: Annotated[int, Field(ge=1, le=LINKS_MAX)] | None = None

@@ -104,6 +104,8 @@ def build_cloud(
     clock: Callable[[], datetime] = wall_clock,
     clock_guard: ClockGuard | None = None,
     gateway_id: str = "local",
+    gateway_name: str = "local",
+    is_gateway_name_fixed: bool = False,
 ) -> Cloud:
     """Make the platform.
 
@@ -117,6 +119,8 @@ def build_cloud(
         clock: the platform's time for HTTP requests; links and services take it as arguments.
         clock_guard: what watches the clock; None: nothing does, because time is virtual.
         gateway_id: the name under which this process has vehicles and mails; of its own for every process on the same data.
+        gateway_name: the name under which it writes reports; the same after a restart.
+        is_gateway_name_fixed: see `SqlTelemetryStore`.
 
     Raises:
         ConfigurationError: the folder or a database cannot be used.
@@ -128,6 +132,8 @@ def build_cloud(
     telemetry = SqlTelemetryStore(
         telemetry_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'telemetry.sqlite'}"),
         is_hourly=settings.hourly_partitions,
+        writer=gateway_name,
+        is_writer_fixed=is_gateway_name_fixed,
     )
     router = LocalRouter()
     context = Context(

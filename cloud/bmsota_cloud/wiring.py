@@ -27,7 +27,7 @@ from bmsota_cloud.api.monitoring import mount_monitoring
 from bmsota_cloud.api.router import build_router
 from bmsota_cloud.clock import PlatformClock, wall_clock
 from bmsota_cloud.descriptors import DescriptorPlan, raise_descriptor_limit
-from bmsota_cloud.domain.clock_guard import ClockGuard
+from bmsota_cloud.domain.clock_guard import ClockGuard, ClockStep
 from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.refusals import RefusalCause
 from bmsota_cloud.gateway import GatewayServer
@@ -106,6 +106,9 @@ class ServeOptions:
     gateway_host: str = ""
     """Empty: as `host`."""
     gateway_port: int = 0
+    gateway_name: str = ""
+    """Of this process among several on the same data, the same after a restart. Empty: the first of the machine's name, that name
+    with "-2", and so on, that no other process has."""
     smtp: SmtpTarget | None = None
     """None: an embedded mail sink takes the mails."""
     mail_folder: Path | None = None
@@ -173,7 +176,7 @@ class RunningCloud:
 
         Raises:
             AddressError: one of the two doors cannot listen where it should; nothing is left running.
-            ConfigurationError: the data folder or a database cannot be used; the same.
+            ConfigurationError: the data folder or a database cannot be used, or another process has the gateway's name; the same.
         """
         # Bound first, because the address stands in instructions and mails.
         with _listening("web", options.host, options.http_port):
@@ -193,7 +196,9 @@ class RunningCloud:
                 draw=options.draw,
                 clock=PlatformClock(guard).now,
                 clock_guard=guard,
-                gateway_id=_gateway_id(),
+                gateway_id=_gateway_id(options.gateway_name),
+                gateway_name=options.gateway_name or _host_name(),
+                is_gateway_name_fixed=bool(options.gateway_name),
             )
             running = cls(cloud, options, http_socket, guard)
         except BaseException:
@@ -270,6 +275,8 @@ class RunningCloud:
         services = self.cloud.services
         ticks = 0
         steps_back = 0
+        steps: list[ClockStep] = []
+        is_mended = False
         while True:
             is_trusted = False
             with _failures_logged("ticker"):
@@ -278,7 +285,13 @@ class RunningCloud:
                     steps_back = self.clock_guard.steps_back
                     await asyncio.to_thread(self._restart_links, now)
                 is_trusted = not services.clock.is_waiting
+                steps += self.clock_guard.take_steps()
                 if is_trusted:
+                    if steps or not is_mended or ticks % _PRUNE_EVERY_TICKS == 0:
+                        # Before anything is judged by what a wrong clock has written.
+                        await asyncio.to_thread(services.clock.mend, now, tuple(steps))
+                        steps.clear()
+                        is_mended = True
                     await asyncio.to_thread(services.upgrades.expire, now)
             with _failures_logged("link notes"):
                 await asyncio.to_thread(services.link_watch.flush)
@@ -325,9 +338,13 @@ class RunningCloud:
         return self._steady.at(wall_clock(), time.monotonic())
 
 
-def _gateway_id() -> str:
+def _host_name() -> str:
+    return socket.gethostname()[:48] or "gateway"
+
+
+def _gateway_id(name: str) -> str:
     """Unique for this start of this process; a name for people in front."""
-    return f"{socket.gethostname()[:48]}:{os.getpid()}:{os.urandom(4).hex()}"
+    return f"{name or _host_name()}:{os.getpid()}:{os.urandom(4).hex()}"
 
 
 @contextmanager

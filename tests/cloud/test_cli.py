@@ -87,6 +87,7 @@ def test_an_account_is_created_once(run):
         (("serve", "--report-key", "file", "--report-hash", "sha256"), 1, "file: expected a public key, PEM"),
         (("serve", "--link-keys", "bad.toml"), 1, "bad.toml: http-prt: no such setting"),
         (("serve", "--public-url", "cloud.example"), 2, "expected https://host"),
+        (("serve", "--gateway-name", "a/b"), 2, "expected 1 to 48 letters"),
         (("serve", "--trusted-proxy", "proxy"), 2, "expected an address or a network"),
         (("serve", "--report-keep-days", "6"), 2, "--report-keep-days"),
         (

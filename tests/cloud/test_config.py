@@ -51,6 +51,10 @@ def test_settings_go_by_the_names_of_the_options_and_paths_are_relative_to_the_f
         ('public-url = "cloud.example"', "public-url: expected https://host or https://host:port, got 'cloud.example'"),
         ('public-url = "https://h:99999"', "public-url: expected https://host"),
         ('device-url-alias = ["https://h/path"]', "device-url-alias: expected https://host"),
+        (
+            'gateway-name = "a b"',
+            "gateway-name: expected 1 to 48 letters, digits, dots, hyphens and underscores, got 'a b'",
+        ),
         ('trusted-proxy = ["proxy.example"]', "trusted-proxy: expected an address or a network as 10.0.0.0/8"),
         ('report-hash = "md5"', "report-hash: input should be 'sha256', 'sha384' or 'sha512', got 'md5'"),
         ("http-port = ", "not TOML: "),

@@ -3,14 +3,18 @@
 import asyncio
 import json
 import logging
+import sqlite3
 import ssl
 import urllib.error
 import urllib.request
+from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from bmsota_cloud.clock import wall_clock, wall_clock_ns
 from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.refusals import RefusalCause
 from bmsota_cloud.keys import SAMPLE_KEY_HASHES
@@ -19,6 +23,7 @@ from bmsota_cloud.tls import server_context
 from bmsota_cloud.wiring import RunningCloud, ServeOptions
 from certificates import make_certificate
 
+from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import Command, Frame, ReplyFlag, VehicleLogin, beijing_time, encode
 from bmsota.image import key_hash
 
@@ -249,6 +254,36 @@ def test_links_begin_anew_when_the_clock_is_put_back(sample_keys, monkeypatch, c
 
 
 @pytest.mark.slow
+def test_what_a_wrong_clock_has_written_is_put_right_before_it_is_judged(sample_keys, monkeypatch):
+    """A mail that was dated two hours ahead is sent when the clock is put back, and the audit log says so."""
+    monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
+
+    async def play():
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys))
+        store = running.cloud.store
+        running.clock_guard.accept()
+        try:
+            running.clock_guard._offset_ns += 7200 * 10**9
+            now = running.clock.now()
+            with store.transaction() as work:
+                mail = work.outbox.add(
+                    Mail(recipient="a@b.example", subject="s", body="b", task_id=None, created_at=now, next_try_at=now)
+                )
+                work.outbox.save(replace(mail, next_try_at=now + timedelta(minutes=1), tries=1))
+            running.clock_guard.accept()
+            async with asyncio.timeout(120):
+                while True:
+                    with store.reading() as work:
+                        lines = work.audit.newest("clock", action="clock.mend", limit=9)
+                        if lines and work.outbox.waiting() == 0:
+                            return [line.detail for line in lines]
+                    await asyncio.sleep(0.01)
+        finally:
+            await running.stop()
+
+    assert asyncio.run(play()) == ["written by a wrong clock: 1 mails"]
+
+
 def test_a_start_with_a_sample_key_is_logged_as_a_warning(sample_keys, monkeypatch, caplog):
     async def play(keys):
         running = await RunningCloud.start(ServeOptions(keys=keys))
@@ -262,6 +297,27 @@ def test_a_start_with_a_sample_key_is_logged_as_a_warning(sample_keys, monkeypat
 
 
 @pytest.mark.slow
+def test_each_process_on_the_same_data_has_a_gateway_name_of_its_own(tmp_path, sample_keys, monkeypatch):
+    monkeypatch.setattr("bmsota_cloud.storage.sql.telemetry.OWN_NAME_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("bmsota_cloud.wiring.socket.gethostname", lambda: "host")
+
+    async def play():
+        named = ServeOptions(keys=sample_keys, data_dir=tmp_path, gateway_name="north")
+        running = [await RunningCloud.start(named)]
+        try:
+            with pytest.raises(ConfigurationError, match="gateway name 'north': another process"):
+                await RunningCloud.start(named)
+            unnamed = ServeOptions(keys=sample_keys, data_dir=tmp_path)
+            running += [await RunningCloud.start(unnamed), await RunningCloud.start(unnamed)]
+            with closing(sqlite3.connect(tmp_path / "telemetry.sqlite")) as connection:
+                return [name for (name,) in connection.execute("SELECT name FROM report_writer ORDER BY number")]
+        finally:
+            for each in running:
+                await each.stop()
+
+    assert asyncio.run(play()) == ["north", "host", "host-2"]
+
+
 def test_a_second_process_on_the_same_data_leaves_the_vehicles_of_the_first_online(tmp_path, sample_keys, monkeypatch):
     """And a vehicle that goes to the second is closed at the first."""
     monkeypatch.setattr("bmsota_cloud.wiring._RENEW_S", 0.3)

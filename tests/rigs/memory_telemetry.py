@@ -3,6 +3,8 @@ events, and nothing about disks."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.telemetry import Mark, Unread
 
@@ -38,6 +40,10 @@ class MemoryTelemetry:
         frames = tuple(self.stored[self.derived_to : self.derived_to + limit])
         return Unread(frames, Mark((("all", self.derived_to + len(frames), 0),)))
 
+    @contextmanager
+    def taking_over(self, limit):
+        yield Unread((), Mark())
+
     def read(self, vin, since_s, until_s):
         found = [frame for frame in self.stored if frame.vin == vin and since_s <= frame.reported_at_s < until_s]
         yield from sorted(found, key=lambda frame: frame.reported_at_s)
@@ -54,7 +60,7 @@ class MemoryTelemetry:
             and (until is None or event.at_s < until.timestamp())
             and (not kinds or event.kind in kinds)
         ]
-        found.sort(key=lambda event: (-event.at_s, event.kind, event.subject, event.value))
+        found.sort(key=lambda event: (-event.at_s, -event.sequence, event.kind, event.subject, event.value))
         items = tuple(found[request.offset : request.offset + request.size])
         return Page(items=items, total=len(found), number=request.number, size=request.size)
 
@@ -71,4 +77,4 @@ def _key(frame):
 
 
 def _event_key(event):
-    return event.vin, event.at_s, event.kind, event.subject, event.value
+    return event.vin, event.at_s, event.sequence, event.kind, event.subject, event.value

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -131,6 +131,21 @@ class OwnServer:
             self._process.send_signal(how)
             self._process.wait(_WAIT_S)
             self._process = None
+
+    def kill(self) -> None:
+        """kill -9 of the server and all its processes, as when the machine loses its memory; what it had synced is on the disk."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        # The server first, or it would notice that a child has died, and see to it.
+        for pid in (self._process.pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(_WAIT_S)
+        self._process = None
+        deadline = time.monotonic() + _WAIT_S
+        while any(Path(f"/proc/{pid}").exists() for pid in children):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def _call(self, program: str, *arguments: str) -> None:
         subprocess.run(

@@ -6,6 +6,7 @@ status. What a unit may read is the services' decision.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bmsota.errors import RemoteProtocolError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from bmsota.ota import HttpRequest, HttpResponse
     from bmsota_cloud.services import Services
 
-__all__ = ["body_size_bytes_max", "refuse_unread", "respond"]
+__all__ = ["ServedImage", "answer", "body_size_bytes_max", "refuse_unread", "respond", "served_image"]
 
 # The largest request but a report is a session's: HWID, challenge, origin, signature, under 500 bytes.
 _BODY_SIZE_BYTES_MAX = 4096
@@ -31,8 +32,52 @@ def body_size_bytes_max(path: str) -> int:
     return IDENTITY_REPORT_SIZE_BYTES_MAX if path == device_api.REPORTS_PATH else _BODY_SIZE_BYTES_MAX
 
 
+@dataclass(frozen=True, slots=True)
+class ServedImage:
+    """What an answer means for the upgrade once its bytes have gone out."""
+
+    token: str
+    sha256: str
+    reaches_end: bool
+    """The last byte of the image is in the answer."""
+
+    def note(self, services: Services, now: datetime, *, is_complete: bool) -> None:
+        """All bytes of the answer have gone out, or only a part of them.
+
+        Raises:
+            LoginError: the unit's session has ended meanwhile.
+            StorageUnavailableError: not now.
+        """
+        services.device.image_served(self.token, self.sha256, now, to_its_end=self.reaches_end and is_complete)
+
+
 def respond(request: HttpRequest, services: Services, now: datetime, address: str = "") -> HttpResponse:
-    """Answer one request of a unit from *address*. Never raises for what the request holds."""
+    """Answer one request of a unit that has the whole answer at once, as in a simulation."""
+    response = answer(request, services, now, address)
+    served = served_image(request, response)
+    if served is not None:
+        served.note(services, now, is_complete=True)
+    return response
+
+
+def served_image(request: HttpRequest, response: HttpResponse) -> ServedImage | None:
+    """What is to be noted when *response* has gone out; None for an answer that holds no bytes of an image."""
+    if response.status not in {200, 206}:
+        return None
+    route = device_api.route(request.method, request.path)
+    if route.endpoint is not device_api.DeviceEndpoint.IMAGE:
+        return None
+    # "bytes 100-199/200"
+    last, _, size = response.headers.get("Content-Range", "").rpartition("-")[2].partition("/")
+    reaches_end = response.status == 200 or int(last) == int(size) - 1
+    return ServedImage(device_api.bearer_token(request) or "", route.sha256.hex(), reaches_end)
+
+
+def answer(request: HttpRequest, services: Services, now: datetime, address: str = "") -> HttpResponse:
+    """Answer one request of a unit from *address*. Never raises for what the request holds.
+
+    What `served_image` says is to be noted by whoever sends the answer.
+    """
     try:
         return _respond(request, services, now, address)
     except LoginError as refusal:
@@ -91,13 +136,7 @@ def _respond(request: HttpRequest, services: Services, now: datetime, address: s
         return device_api.manifest_response(device.manifest(token, route.sha256.hex(), now))
     if route.endpoint is device_api.DeviceEndpoint.IMAGE:
         data = device.image(token, route.sha256.hex(), now)
-        response = device_api.image_response(request, sha256=route.sha256, data=data)
-        if response.status in {200, 206} and data is not None:
-            to_its_end = response.status == 200 or response.headers["Content-Range"].endswith(
-                f"-{len(data) - 1}/{len(data)}"
-            )
-            device.image_served(token, route.sha256.hex(), now, to_its_end=to_its_end)
-        return response
+        return device_api.image_response(request, sha256=route.sha256, data=data)
     confirmation = device_api.parse_confirm_request(request.body)
     device.confirm(token, route.order_id, confirmation.decision, confirmation.reason, now)
     return device_api.confirmed_response(route.order_id, confirmation.decision)

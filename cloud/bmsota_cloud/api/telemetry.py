@@ -43,6 +43,7 @@ class ReportOut(ApiOut):
 class EventOut(ApiOut):
     vin: str
     at: datetime
+    sequence: int
     kind: str
     subject: str
     value: str

@@ -22,18 +22,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from threading import RLock
 
-__all__ = ["ClockDoubt", "ClockGuard", "ClockStatus"]
+__all__ = ["JUMP_S", "ClockDoubt", "ClockGuard", "ClockStatus", "ClockStep"]
 
 _SECOND_NS = 1_000_000_000
 
 WAIT_S = 600
 """Long enough for an operator, and for a vehicle of the longest usual period to report twenty times."""
 JUMP_S = 60
+"""Clocks that differ by less are one clock."""
 AGREE_S = 300
 """As far as a vehicle's clock may be from ours (`domain.telemetry`)."""
 VEHICLES_MIN = 3
 """One vehicle may be wrong, two may be one workshop."""
 _HEARD_MAX = 10_000
+_STEPS_MAX = 20
 
 
 class ClockDoubt(StrEnum):
@@ -60,6 +62,16 @@ class ClockStatus:
     vehicles_needed: int = VEHICLES_MIN
 
 
+@dataclass(frozen=True, slots=True)
+class ClockStep:
+    """The platform's time was wrong and has been changed."""
+
+    since_ns: int
+    """What it was when it was first doubted."""
+    until_ns: int
+    """What it was when it was changed."""
+
+
 class ClockGuard:
     """See the module's docstring. `read` comes first; the other methods speak of the moment of the last `read`. Safe from any thread."""
 
@@ -80,6 +92,9 @@ class ClockGuard:
         """The wall clock less the monotonic clock, as it was seen first after a jump."""
         self._is_old_time_right = False
         """Vehicles have said that the jump is wrong."""
+        self._doubted_ns = 0
+        """The platform's time when the doubt began."""
+        self._steps: list[ClockStep] = []
         self.steps_back = 0
         """How often the platform's time was put back. What waits for a time of before would wait too long."""
         self._for_wall: set[str] = set()
@@ -106,6 +121,7 @@ class ClockGuard:
             self._offset_ns = wall_ns - mono_ns
             self._waits_since_ns = mono_ns
             self._mono_ns = mono_ns
+            self._doubted_ns = wall_ns
         elapsed_ns = max(0, mono_ns - self._mono_ns)
         self._wall_ns, self._mono_ns = wall_ns, max(mono_ns, self._mono_ns)
         ahead_ns = wall_ns - self._mono_ns - self._offset_ns
@@ -128,6 +144,8 @@ class ClockGuard:
 
     def _doubt(self, wall_offset_ns: int) -> None:
         jump = self._jump_offset_ns
+        if jump is None and not self._is_start:
+            self._doubted_ns = self._now_ns
         if jump is None or abs(wall_offset_ns - jump) > JUMP_S * _SECOND_NS:
             self._jump_offset_ns = wall_offset_ns
             self._waits_since_ns = self._mono_ns
@@ -146,6 +164,8 @@ class ClockGuard:
         offset_ns = self._wall_ns - self._mono_ns
         if offset_ns < self._offset_ns - JUMP_S * _SECOND_NS:
             self.steps_back += 1
+        if abs(offset_ns - self._offset_ns) > JUMP_S * _SECOND_NS:
+            self._steps = [*self._steps[-_STEPS_MAX:], ClockStep(self._doubted_ns, self._mono_ns + self._offset_ns)]
         self._offset_ns = offset_ns
         self._now_ns = self._wall_ns
         self._jump_offset_ns = None
@@ -159,6 +179,12 @@ class ClockGuard:
 
     def _has_waited(self) -> bool:
         return self._mono_ns - self._waits_since_ns >= WAIT_S * _SECOND_NS
+
+    def take_steps(self) -> tuple[ClockStep, ...]:
+        """The changes of the platform's time since the last call, oldest first."""
+        with self._lock:
+            steps, self._steps = tuple(self._steps), []
+            return steps
 
     # -- trust ---------------------------------------------------------------------------------------------------------
 

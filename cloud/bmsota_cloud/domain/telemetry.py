@@ -138,6 +138,8 @@ class VehicleEvent:
     vin: str
     at_s: int
     """The own time of the report that showed it, Unix seconds."""
+    sequence: int = 0
+    """Counts the events of a vehicle's second from 1, in their order; 0: one that an older version has kept, or a checkpoint."""
     kind: EventKind
     subject: str = ""
     value: str = ""
@@ -151,6 +153,8 @@ class Mark:
 
     places: tuple[tuple[str, int, int], ...] = ()
     """Partition, last position in it, newest arrival in it (Unix nanoseconds)."""
+    writer: int | None = None
+    """Whose frames they are; None: those of the store's own process."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,9 +262,9 @@ class GatewayLink:
 
     def _log(self, error: Exception) -> None:
         if isinstance(error, StorageUnavailableError):
-            self._services.counters["link_storage_unavailable"] += 1
+            self._services.counters.add("link_storage_unavailable")
         else:
-            self._services.counters["link_job_failed"] += 1
+            self._services.counters.add("link_job_failed")
             _LOG.error("a job for the link of %s failed", self.vin or "an unknown vehicle", exc_info=error)
 
     def _call_driver(self) -> None:
@@ -302,10 +302,10 @@ class GatewayLink:
             case LogoutReceived():
                 self._leave(now_ns)
             case CommandReplied(reply_flag=flag):
-                services.counters["instruction_answered" if flag == ReplyFlag.SUCCESS else "instruction_refused"] += 1
+                services.counters.add("instruction_answered" if flag == ReplyFlag.SUCCESS else "instruction_refused")
             case CommandTimedOut():
                 # The next login, or the next hint, sends it again.
-                services.counters["instruction_unanswered"] += 1
+                services.counters.add("instruction_unanswered")
                 self._sent_order_id = ""
             case CloseRequested():
                 self.is_closing = True
@@ -313,11 +313,11 @@ class GatewayLink:
                 # Activation and key exchange of 2025: keys come from the gateway's own file.
                 self._refusals.extension(frame, None, utc_time(now_ns))
             case FrameRefused():
-                services.counters["frame_refused"] += 1
+                services.counters.add("frame_refused")
                 self._refusals.take(event, utc_time(now_ns))
             case DiscardedBytes(data=data):
-                services.counters["bad_stretch"] += 1
-                services.counters["bad_stretch_bytes"] += len(data)
+                services.counters.add("bad_stretch")
+                services.counters.add("bad_stretch_bytes", len(data))
                 self._refusals.take(event, utc_time(now_ns))
 
     def _report(self, event: ReportReceived, now_ns: int) -> None:
@@ -423,7 +423,7 @@ class GatewayLink:
             self._session.reply(frame, now_ns, flag=flag)
         except LocalProtocolError:
             # The session has ended meanwhile; the terminal repeats it on its next link.
-            self._services.counters["reply_not_sent"] += 1
+            self._services.counters.add("reply_not_sent")
 
     def _extension(self, frame: Frame, now: datetime) -> ReplyFlag:
         """Handle a frame of our extension; the flag to answer with."""
@@ -453,7 +453,7 @@ class GatewayLink:
                     return ReplyFlag.ERROR
             case _:
                 # Another maker's use of the same command numbers.
-                services.counters["extension_unknown"] += 1
+                services.counters.add("extension_unknown")
                 return ReplyFlag.ERROR
         return ReplyFlag.SUCCESS
 
@@ -478,7 +478,7 @@ class GatewayLink:
             self._session.send_command(Command.CONTROL, _message(instruction, now_ns), now_ns)
         except LocalProtocolError:
             # The link is on its way down, or has too many commands waiting; the store keeps it for the next login.
-            self._services.counters["instruction_not_sent"] += 1
+            self._services.counters.add("instruction_not_sent")
             return
         self._sent_order_id = instruction.order_id
         self._submit(partial(self._services.upgrades.instruction_sent, instruction, utc_time(now_ns)), None, now_ns)
@@ -488,7 +488,7 @@ class GatewayLink:
     def _platform_log_in(self, code: str, login: PlatformLogin, now_ns: int) -> None:
         peer = self._peers.get(code)
         if peer is None or not peer.is_proved_by(login.user, login.password):
-            self._services.counters["platform_login_refused"] += 1
+            self._services.counters.add("platform_login_refused")
             self._refuse_login(code, login, RefusalCause.LOGIN_PLATFORM, ReplyFlag.ERROR, now_ns)
             return
         self._refusals.heard()
@@ -542,7 +542,7 @@ class GatewayLink:
         """A report, often a backfill, of a vehicle that has not logged in on this link: its registration says whose it is."""
         vin, must_ask = event.vin, vehicles.wait(event)
         if must_ask is None:
-            self._services.counters["forwarded_report_refused"] += 1
+            self._services.counters.add("forwarded_report_refused")
             self._session.answer_report(event, now_ns, flag=ReplyFlag.ERROR)
         elif must_ask:
             self._submit(

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from bmsota_cloud.domain.errors import StorageUnavailableError
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable, Sequence
 
     from bmsota_cloud.domain.telemetry import StoredFrame
+    from bmsota_cloud.services.counters import Counters
 
 __all__ = ["QUEUE_SIZE_BYTES_MAX", "Done", "ReportWriter"]
 
@@ -67,7 +67,7 @@ class ReportWriter:
         append: Callable[[Sequence[StoredFrame]], Sequence[bool]],
         derive: Callable[[Sequence[StoredFrame]], object],
         recover: Callable[[], object],
-        counters: Counter[str],
+        counters: Counters,
         *,
         size_bytes_max: int = QUEUE_SIZE_BYTES_MAX,
     ) -> None:
@@ -113,7 +113,7 @@ class ReportWriter:
             self._has_work.set()
         if self.size_bytes >= self._size_bytes_max and not self._is_full:
             self._is_full = True
-            self._counters["report_queue_full"] += 1
+            self._counters.add("report_queue_full")
             if self._on_full is not None:
                 self._on_full()
 
@@ -181,7 +181,7 @@ class ReportWriter:
                     return
                 self.commit_s = time.monotonic() - now_s
                 fresh += [frame for (frame, _), new in zip(batch, is_new, strict=True) if new]
-                self._counters["report_repeated"] += is_new.count(False)
+                self._counters.add("report_repeated", is_new.count(False))
                 assert self._loop is not None
                 # The loop may be closed when a test ends without `stop`.
                 with suppress(RuntimeError):
@@ -240,10 +240,10 @@ class ReportWriter:
         (frame,) = frames
         raw = _as_bytes(frame)
         if raw != frame:
-            self._counters["report_kept_as_bytes"] += 1
+            self._counters.add("report_kept_as_bytes")
             return self._keep([raw])
         # Nothing is left that could be wrong with it; its bytes are in the log at least.
-        self._counters["report_not_stored"] += 1
+        self._counters.add("report_not_stored")
         _LOG.error("cannot store a report of %r: %s", frame.vin, frame.frame.hex())
         return [False]
 
@@ -258,7 +258,7 @@ class ReportWriter:
             self._must_recover = True
             self._log_once("deriving waits for its database", error, is_expected=True)
         except Exception as error:  # noqa: BLE001 - logged; frames are stored, and links go on
-            self._counters["derive_failed"] += 1
+            self._counters.add("derive_failed")
             self._log_once("deriving", error)
 
     def _log_once(self, what: str, error: Exception, *, is_expected: bool = False) -> None:

@@ -47,8 +47,9 @@ from bmsota_cloud.services.vehicle_survey import REMARK_WORDS
 from bmsota_cloud.services.vehicles import VehicleDetail, VehicleListing, VehicleRow, VehicleService, is_vin
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable
+
+    from bmsota_cloud.services.counters import Counters
 
 __all__ = [
     "DEVICE_TOKEN_VALID_S",
@@ -134,14 +135,14 @@ class Services:
     telemetry: TelemetryService
     upgrades: UpgradeService
     vehicles: VehicleService
-    counters: Counter[str]
+    counters: Counters
     gauges: dict[str, Callable[[], float]]
 
     @classmethod
     def around(cls, context: Context) -> Services:
         watch = LinkWatch(context)
         equipment = EquipmentService(context, watch)
-        limits = RateLimits(context.store)
+        limits = RateLimits(context.store, context.clock_guard)
         return cls(
             accounts=AccountService(context, limits),
             audit=AuditService(context),

@@ -165,7 +165,8 @@ class AccountService:
                     act.refusal = LoginError("wrong-login", "wrong name or password")
                 else:
                     self._limits.forget(tries[0], act.work)
-                    act.work.accounts.delete_sessions_before(now)
+                    if not self._context.clock_guard.is_waiting:
+                        act.work.accounts.delete_sessions_before(now)
                     act.work.accounts.save_address(name, _address_digest(address), now, keep=_ADDRESSES_MAX)
                     act.work.accounts.add_session(opened[1])
         finally:
@@ -209,7 +210,7 @@ class AccountService:
         idle = now - session.last_seen_at
         if now >= session.expires_at or idle > timedelta(seconds=self._context.settings.session_idle_s):
             raise LoginError("session-over", "your session has ended; log in again")
-        if idle >= timedelta(seconds=_SEEN_EVERY_S):
+        if idle >= timedelta(seconds=_SEEN_EVERY_S) and not self._context.clock_guard.is_waiting:
             session = replace(session, last_seen_at=now)
             with self._context.store.transaction() as work:
                 # It may have been closed in between; then there is nothing to save.
@@ -283,7 +284,7 @@ class AccountService:
         full = self._limits.take(tries, now)
         if full is None:
             return
-        self._context.counters["tries_refused"] += 1
+        self._context.counters.add("tries_refused")
         refusal = self._limits.refuse(full, now, code="too-many-tries", what=what)
         if self._limits.take((Counted(TOLD, (full.limit.name, *full.of)),), now) is None:
             with self._context.store.transaction() as work:

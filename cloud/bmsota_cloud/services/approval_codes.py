@@ -251,7 +251,8 @@ class ApprovalCodes:
         if known is None or known.is_void:
             return ConflictError("code-void", "there is no valid code; request a new one")
         if now >= known.expires_at:
-            work.ota_tasks.save_code(replace(known, is_void=True))
+            if not self._context.clock_guard.is_waiting:
+                work.ota_tasks.save_code(replace(known, is_void=True))
             return ConflictError("code-expired", "the code has expired; request a new one")
         if known != content.code:
             content = TaskContent.of(work, task.id)

@@ -6,12 +6,12 @@ loop. Nothing here reads a clock or draws randomness of its own.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from bmsota.errors import ConfigurationError
 from bmsota_cloud.domain.clock_guard import ClockGuard
+from bmsota_cloud.services.counters import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -153,7 +153,7 @@ class Context:
     presence: PresenceService
     clock_guard: ClockGuard = field(default_factory=ClockGuard.trusting)
     """Whether the platform's clock may delete things and end things; one that never doubts where time is virtual."""
-    counters: Counter[str] = field(default_factory=Counter)
+    counters: Counters = field(default_factory=Counters)
     """How often something was left aside (a stale frame, an unknown order): nothing is dropped without a count."""
     gauges: dict[str, Callable[[], float]] = field(default_factory=dict)
     """What can be asked for its value now, as `ingest_queue_bytes`; asked from any thread. `/metrics` shows it."""

@@ -21,11 +21,11 @@ from bmsota_cloud.services.deriving import Deriver, day_of
 from bmsota_cloud.services.values import utc_of_s
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Iterable, Mapping, Sequence
 
     from bmsota.gbt32960 import Layouts
     from bmsota_cloud.domain.telemetry import StateRow, StoredFrame
+    from bmsota_cloud.services.counters import Counters
     from bmsota_cloud.services.deriving import UnderivedFrame
     from bmsota_cloud.storage.base import TelemetryStore
 
@@ -43,7 +43,7 @@ class Derivation:
     """See the module's docstring. Called by one thread at a time: the writer's, or in virtual time the caller's."""
 
     def __init__(
-        self, telemetry: TelemetryStore, counters: Counter[str], *, keep_s: int, layouts: Layouts | None = None
+        self, telemetry: TelemetryStore, counters: Counters, *, keep_s: int, layouts: Layouts | None = None
     ) -> None:
         self._telemetry = telemetry
         self._counters = counters
@@ -57,33 +57,38 @@ class Derivation:
         return len(self._again)
 
     def take(
-        self, frames: Sequence[StoredFrame], *, seen: Mapping[str, int] | None = None, mark: Mark | None = None
+        self,
+        frames: Sequence[StoredFrame],
+        *,
+        seen: Mapping[str, int] | None = None,
+        mark: Mark | None = None,
+        is_late: bool = False,
     ) -> Sequence[StateRow]:
         """Derive from *frames* and save it; the states that have changed.
 
-        *frames* were appended and not derived, in the order of their arrival; *seen* as in `Deriver.take`; *mark* is the
-        store's behind them (None: they are all that was appended).
+        *frames* were appended and not derived, in the order of their arrival; *seen* and *is_late* as in `Deriver.take`; *mark* is
+        the store's behind them (None: they are all that was appended).
 
         Raises:
             StorageUnavailableError: nothing was saved; call again with the same frames.
         """
         mark = self._telemetry.mark() if mark is None else mark
         try:
-            return self._take(frames, seen or {}, mark)
+            return self._take(frames, seen or {}, mark, is_late=is_late)
         except StorageUnavailableError:
             self._deriver.forget()
             raise
         except Exception as error:  # noqa: BLE001 - counted and logged; the frame is kept, the others go on
             self._deriver.forget()
             if len(frames) <= 1:
-                self._counters["derive_failed"] += len(frames)
+                self._counters.add("derive_failed", len(frames))
                 self._log_once(f"deriving: {type(error).__name__}", error)
                 self._telemetry.save_derived((), (), mark)
                 return ()
         states: dict[str, StateRow] = {}
         for frame in frames:
             # The mark moves behind the last one: what is derived twice after a crash in between is the same.
-            states.update((row.vin, row) for row in self.take([frame], mark=Mark()))
+            states.update((row.vin, row) for row in self.take([frame], mark=Mark(), is_late=is_late))
         states.update((row.vin, row) for row in self.take((), seen=seen, mark=mark))
         return tuple(states.values())
 
@@ -97,40 +102,65 @@ class Derivation:
         Raises:
             StorageUnavailableError: the vehicle stays in the queue.
         """
-        done = 0
-        while self._again and (limit is None or done < limit):
-            vin, again = next(iter(self._again.items()))
-            try:
-                self._replay(vin, again)
-            except StorageUnavailableError:
-                self._deriver.forget()
-                raise
-            except Exception as error:  # noqa: BLE001 - logged; the events stay as they are, nothing else stops
-                self._deriver.forget()
-                self._counters["derive_failed"] += 1
-                self._log_once(f"deriving again: {type(error).__name__}", error)
-            del self._again[vin]
-            done += 1
-        return done
+        vins = list(islice(self._again, limit))
+        for vin in vins:
+            self._derive_again(vin)
+        return len(vins)
+
+    def _derive_again(self, vin: str) -> None:
+        try:
+            self._replay(vin, self._again[vin])
+        except StorageUnavailableError:
+            self._deriver.forget()
+            raise
+        except Exception as error:  # noqa: BLE001 - logged; the events stay as they are, nothing else stops
+            self._deriver.forget()
+            self._counters.add("derive_failed")
+            self._log_once(f"deriving again: {type(error).__name__}", error)
+        del self._again[vin]
 
     def recover(self) -> int:
         """Derive what was appended and not derived before a crash; how many frames it were."""
         count = 0
         while (unread := self._telemetry.unread(_BATCH_MAX)).frames:
-            self.take(unread.frames, mark=unread.mark)
+            self.take(unread.frames, mark=unread.mark, is_late=True)
             count += len(unread.frames)
         return count
 
+    def take_over(self) -> int:
+        """Derive what processes that have ended have left; how many frames it were.
+
+        Raises:
+            StorageUnavailableError: not now.
+        """
+        count = 0
+        while True:
+            with self._telemetry.taking_over(_BATCH_MAX) as unread:
+                if not unread.frames:
+                    return count
+                # Their vehicles are at other processes by now, which write their rows as soon as the block ends.
+                self._deriver.forget()
+                try:
+                    self.take(unread.frames, mark=unread.mark, is_late=True)
+                    for vin in {frame.vin for frame in unread.frames} & self._again.keys():
+                        self._derive_again(vin)
+                finally:
+                    self._deriver.forget()
+            count += len(unread.frames)
+            self._counters.add("report_derived_for_another", len(unread.frames))
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _take(self, frames: Sequence[StoredFrame], seen: Mapping[str, int], mark: Mark) -> Sequence[StateRow]:
-        derived = self._deriver.take(frames, seen=seen)
+    def _take(
+        self, frames: Sequence[StoredFrame], seen: Mapping[str, int], mark: Mark, *, is_late: bool
+    ) -> Sequence[StateRow]:
+        derived = self._deriver.take(frames, seen=seen, is_late=is_late)
         self._telemetry.save_derived(derived.states, derived.events, mark)
         self._again.update(derived.again)
         for failure in derived.failures:
             self._count(failure)
         if self._deriver.forgotten_versions:
-            self._counters["state_of_another_version"] += self._deriver.forgotten_versions
+            self._counters.add("state_of_another_version", self._deriver.forgotten_versions)
             self._deriver.forgotten_versions = 0
         return derived.states
 
@@ -149,7 +179,7 @@ class Derivation:
 
     def _count(self, failure: UnderivedFrame) -> None:
         error = failure.error
-        self._counters["report_not_derived"] += 1
+        self._counters.add("report_not_derived")
         kind = f"{error.where}: expected {error.expected}" if isinstance(error, FrameError) else type(error).__name__
         self._log_once(f"report of {failure.frame.vin} kept but not shown: {kind}", error, kind=kind)
 

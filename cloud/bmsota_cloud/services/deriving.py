@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -76,16 +76,20 @@ class Derived:
 
 # -- what is known between two reports ---------------------------------------------------------------------------------
 
-_LAYOUT = 1
-"""Of `StateRow.memory` and of a checkpoint. Another one is of another version: it is forgotten, and counted by the caller."""
-_HEAD = Struct(">BqqqhhhIH")
+_LAYOUT = 2
+"""Of `StateRow.memory` and of a checkpoint. Layout 1 had no count of a second's events. Any other is of a newer version: it is
+forgotten, and counted by the caller."""
+_HEAD = Struct(">BqqqhhhIHI")
+_HEAD_OF_1 = Struct(">BqqqhhhIH")
 _CODE = Struct(">BI")
+_TIME = slice(24, 30)
+"""Of a frame: year, month, day, hour, minute, second (GB/T 32960.3 table 4)."""
 
 
 class _Known:
     """What the reports up to one have said about the things whose changes are events."""
 
-    __slots__ = ("alarm_flags", "alarm_level", "charging_state", "faults", "vehicle_state")
+    __slots__ = ("alarm_flags", "alarm_level", "charging_state", "count", "counted_s", "faults", "vehicle_state")
 
     def __init__(self) -> None:
         self.vehicle_state = -1
@@ -93,6 +97,9 @@ class _Known:
         self.alarm_level = 0
         self.alarm_flags = 0
         self.faults: tuple[tuple[int, ...], ...] = ((),) * len(FAULT_LISTS)
+        self.counted_s = -1
+        self.count = 0
+        """How many events the second `counted_s` has."""
 
     def to_bytes(self, newest_s: int = -1, again: tuple[int, int] | None = None) -> bytes:
         codes = [(place, code) for place, each in enumerate(self.faults) for code in each] if any(self.faults) else []
@@ -105,6 +112,7 @@ class _Known:
             self.alarm_level,
             self.alarm_flags,
             len(codes),
+            self.count if self.counted_s == newest_s else 0,
         )
         return head + b"".join(_CODE.pack(*each) for each in codes) if codes else head
 
@@ -112,23 +120,26 @@ class _Known:
     def from_bytes(cls, data: bytes) -> tuple[_Known, int, tuple[int, int] | None] | None:
         """With the newest report time and what to derive again; None for bytes of another version."""
         known = cls()
+        head = _HEAD_OF_1 if data[:1] == b"\x01" else _HEAD
         try:
-            layout, newest_s, since_s, until_s, state, charging, level, flags, count = _HEAD.unpack_from(data)
-            if layout != _LAYOUT:
+            layout, newest_s, since_s, until_s, state, charging, level, flags, codes, *count = head.unpack_from(data)
+            if not 0 < layout <= _LAYOUT:
                 return None
             faults: list[list[int]] = [[] for _ in FAULT_LISTS]
-            for place in range(count):
-                which, code = _CODE.unpack_from(data, _HEAD.size + place * _CODE.size)
+            for place in range(codes):
+                which, code = _CODE.unpack_from(data, head.size + place * _CODE.size)
                 faults[which].append(code)
         except (struct.error, IndexError):
             return None
         known.vehicle_state, known.charging_state = state, charging
         known.alarm_level, known.alarm_flags = level, flags
         known.faults = tuple(map(tuple, faults))
+        known.counted_s, known.count = newest_s, sum(count)
         return known, newest_s, None if since_s < 0 else (since_s, until_s)
 
     def take(self, vin: str, at_s: int, facts: Facts, events: list[VehicleEvent]) -> None:
         """Go on to the next report; what it changes is added to *events*."""
+        before = len(events)
         state, charging = facts.vehicle_state, facts.charging_state
         if state is not None and state != self.vehicle_state:
             self.vehicle_state = state
@@ -147,6 +158,12 @@ class _Known:
                 self._take_faults(vin, at_s, faults, events)
         if facts.changes:
             events += [_told(vin, at_s, change) for change in facts.changes]
+        if len(events) > before:
+            if at_s != self.counted_s:
+                self.counted_s, self.count = at_s, 0
+            for place in range(before, len(events)):
+                self.count += 1
+                events[place] = replace(events[place], sequence=self.count)
 
     def _take_flags(self, vin: str, at_s: int, flags: int, events: list[VehicleEvent]) -> None:
         changed = flags ^ self.alarm_flags
@@ -248,13 +265,19 @@ class _Vehicle:
             memory=self.known.to_bytes(self.newest_s, self.again),
         )
 
-    def show(self, frame: StoredFrame, facts: Facts) -> None:
-        """Take a frame into the newest state if it belongs there."""
+    def show(self, frame: StoredFrame, facts: Facts, *, is_late: bool) -> None:
+        """Take a frame into the newest state if it belongs there; with *is_late* behind what has arrived after it."""
         if frame.is_backfill:
             own_ns = frame.reported_at_s * _SECOND_NS
             if not frame.is_time_plausible or (self.heard_at_ns is not None and own_ns < self.heard_at_ns):
                 return
             self.heard_at_ns = own_ns
+        elif is_late and self.heard_at_ns is not None and frame.arrived_at_ns < self.heard_at_ns:
+            if frame.is_time_plausible:
+                own_time = frame.clear[_TIME]
+                place = sum(clear[_TIME] <= own_time for _, clear in self.pieces[:-1])
+                self._put(facts.coverage, frame.clear, place)
+            return
         else:
             self.heard_at_ns = frame.arrived_at_ns
         self.reported_at_s = frame.reported_at_s
@@ -268,13 +291,16 @@ class _Vehicle:
             self.size_bytes += len(frame.clear) - len(pieces[0][1])
             pieces[0] = (facts.coverage, frame.clear)
         else:
-            self._put(facts.coverage, frame.clear)
+            self._put(facts.coverage, frame.clear, len(pieces))
 
-    def _put(self, coverage: Coverage, clear: bytes) -> None:
-        newer = [coverage]
-        kept = [(coverage, clear)]
-        size = len(clear)
-        for piece in reversed(self.pieces):
+    def _put(self, coverage: Coverage, clear: bytes, place: int) -> None:
+        """Put a frame in front of the *place*-th, and leave away what is said again behind it."""
+        older: list[tuple[Coverage, bytes]] = [*self.pieces[:place], (coverage, clear), *self.pieces[place:]]
+        newest = older.pop()
+        newer = [newest[0]]
+        kept = [newest]
+        size = len(newest[1])
+        for piece in reversed(older):
             if not left_of(piece[0], newer):
                 continue
             size += len(piece[1])
@@ -334,10 +360,13 @@ class Deriver:
         self.forgotten_versions = 0
         """How many rows had a memory of another version, and so begin anew. The caller may set it back."""
 
-    def take(self, frames: Sequence[StoredFrame], *, seen: Mapping[str, int] | None = None) -> Derived:
+    def take(
+        self, frames: Sequence[StoredFrame], *, seen: Mapping[str, int] | None = None, is_late: bool = False
+    ) -> Derived:
         """Derive from *frames*, in the order of their arrival, each once.
 
-        *seen*: by VIN, when a vehicle was last heard of without a report (nanoseconds); it may also go back.
+        *seen*: by VIN, when a vehicle was last heard of without a report (nanoseconds); it may also go back. *is_late*: another
+        process may have derived for these vehicles from what arrived after them.
         """
         seen = {} if seen is None else seen
         touched = self._touch([*(frame.vin for frame in frames), *seen])
@@ -346,11 +375,12 @@ class Deriver:
         again: dict[str, tuple[int, int]] = {}
         for frame, facts in zip(frames, self._reader.facts(frames), strict=True):
             vehicle = touched[frame.vin]
-            vehicle.last_seen_at_ns = frame.arrived_at_ns
+            if not is_late or frame.arrived_at_ns > vehicle.last_seen_at_ns:
+                vehicle.last_seen_at_ns = frame.arrived_at_ns
             if isinstance(facts, Exception):
                 failures.append(UnderivedFrame(frame, facts))
                 continue
-            vehicle.show(frame, facts)
+            vehicle.show(frame, facts, is_late=is_late)
             if _makes_events(frame, self._keep_s):
                 vehicle.waiting.append((frame.reported_at_s, facts))
         for vin, at_ns in seen.items():
@@ -476,7 +506,7 @@ class EventReplay:
                 self._before.setdefault(day_of(event.at_s), event.detail)
         if self._before:
             # What was known at the beginning of the first day that has reports is what was known at the end of the days before.
-            self._known = _known_of(self._before[min(self._before)])
+            self._known = _known_of(self._before[min(self._before)]) or _Known()
         self._is_converged = False
         self._until_s = self.since_s
 
@@ -499,21 +529,25 @@ class EventReplay:
             at_s = frame.reported_at_s
             day = day_of(at_s)
             if self.newest_s < 0 or day != day_of(self.newest_s):
-                checkpoint = _checkpoint(self.vin, at_s, self._known)
-                if day > self._last_day_s and self._before.get(day) == checkpoint.detail:
+                if day > self._last_day_s and self._is_as_before(day):
                     self._is_converged = True
                     self._until_s = day
                     return False
-                self.events.append(checkpoint)
+                self.events.append(_checkpoint(self.vin, at_s, self._known))
             self.newest_s = at_s
             self._known.take(self.vin, at_s, facts, self.events)
             self._until_s = at_s + 1
         return True
 
+    def _is_as_before(self, day: int) -> bool:
+        before = _known_of(self._before.get(day, ""))
+        return before is not None and before.to_bytes() == self._known.to_bytes()
 
-def _known_of(detail: str) -> _Known:
+
+def _known_of(detail: str) -> _Known | None:
+    """What a checkpoint says; None for one of a newer version."""
     try:
         restored = _Known.from_bytes(bytes.fromhex(detail))
     except ValueError:
         restored = None
-    return _Known() if restored is None else restored[0]
+    return None if restored is None else restored[0]

@@ -318,7 +318,7 @@ class DeviceService:
         if address:
             by_address = Counted(DEVICE_ADDRESS, (address_groups(address)[0],))
             if self._limits.take((by_address,), now) is not None:
-                self._context.counters["device_requests_refused"] += 1
+                self._context.counters.add("device_requests_refused")
                 raise self._limits.refuse(
                     by_address, now, code="too-many-requests", what="too many requests from your address"
                 )
@@ -330,11 +330,11 @@ class DeviceService:
     def _check_challenge(self, request: device_api.SessionRequest, now: datetime) -> Challenge:
         content, mac = request.challenge[:-_MAC_SIZE_BYTES], request.challenge[-_MAC_SIZE_BYTES:]
         if not hmac.compare_digest(mac, self._mac(request.hwid, content)):
-            self._context.counters["device_login_refused"] += 1
+            self._context.counters.add("device_login_refused")
             raise LoginError("unknown-challenge", "the challenge is not one of ours for this HWID; request a new one")
         left_s = int.from_bytes(content[:_TIME_SIZE_BYTES], "big") / 1000 - now.timestamp()
         if not 0 < left_s <= self._context.settings.challenge_valid_s + _CLOCKS_APART_S:
-            self._context.counters["device_login_refused"] += 1
+            self._context.counters.add("device_login_refused")
             raise LoginError("challenge-expired", "the challenge has expired; request a new one")
         expires_at = datetime.fromtimestamp(int.from_bytes(content[:_TIME_SIZE_BYTES], "big") / 1000, UTC)
         return Challenge(hwid=request.hwid, challenge=request.challenge, expires_at=expires_at)
@@ -349,7 +349,7 @@ class DeviceService:
         address: str,
     ) -> LoginError:
         """The refusal of a proof, in the audit log too: the first ones from an address, the others are counted."""
-        self._context.counters["device_login_refused"] += 1
+        self._context.counters.add("device_login_refused")
         if self._limits.take((Counted(DEVICE_NOTED, (address_groups(address)[0],)),), now) is None:
             with self._context.store.transaction() as work:
                 note(

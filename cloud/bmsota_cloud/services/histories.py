@@ -66,16 +66,16 @@ class HistoryService:
             if work.vehicles.get(vin, lock=True) is None:
                 raise NotFoundError("no-such-vehicle", f"no vehicle {vin}")
             if upgrades and work.histories.unconfirmed(vin) + len(upgrades) > UNCONFIRMED_MAX:
-                counters["local_upgrade_refused"] += len(upgrades)
+                counters.add("local_upgrade_refused", len(upgrades))
                 detail = f"{len(upgrades)} more, and {UNCONFIRMED_MAX} are kept without a signature"
                 self._watch.note(vin, Oddity.REFUSED_UPGRADES, detail, now)
                 raise ConflictError("too-many", f"{vin}: {detail}")
             for upgrade in upgrades:
                 read = _read(vin, upgrade, now)
                 if read is None:
-                    counters["local_upgrade_unusable"] += 1
+                    counters.add("local_upgrade_unusable")
                 elif not work.histories.add(read) and not work.histories.add_words(read):
-                    counters["local_upgrade_repeated"] += 1
+                    counters.add("local_upgrade_repeated")
                 else:
                     new += 1
                     note(

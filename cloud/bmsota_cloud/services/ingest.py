@@ -38,6 +38,8 @@ _AGAIN_A_TICK_MAX = 8
 # Ticks of the writer behind a login in which the vehicle's row is read and not remembered: the gateway that had the vehicle before
 # derives what it has read a second later, longer if its database is busy.
 _READ_AGAIN_TICKS = 5
+# Ticks of the writer between two looks for processes that have ended.
+_TAKE_OVER_TICKS = 10
 
 
 class FrameWriter(Protocol):
@@ -88,6 +90,7 @@ class IngestService:
         self._joined: dict[str, int] = {}
         """Vehicles that have logged in lately, maybe from another gateway; how many ticks their rows are still to be read."""
         self._lock = Lock()
+        self._ticks = 0
 
     # -- frames --------------------------------------------------------------------------------------------------------
 
@@ -112,15 +115,15 @@ class IngestService:
         if done is not None:
             done()
         if not is_new:
-            self._context.counters["report_repeated"] += 1
+            self._context.counters.add("report_repeated")
         self._seen[frame.vin] = frame.arrived_at_ns
         self.derive([frame] if is_new else [])
 
     def derive(self, frames: Sequence[StoredFrame]) -> None:
         """Newest states and events of *frames*: what was appended since the last call, new ones only, in that order.
 
-        Call it once a second, also without frames: it writes down which vehicles were heard of, and derives again what late
-        reports have changed.
+        Call it once a second, also without frames: it writes down which vehicles were heard of, derives again what late reports
+        have changed, and looks every now and then for what processes that have ended have left.
 
         Raises:
             StorageUnavailableError: call again with the same frames and what has come since.
@@ -134,14 +137,22 @@ class IngestService:
             if frames or seen:
                 self._publish(self._derivation.take(frames, seen=seen))
             self._derivation.derive_again(None if self._writer is None else _AGAIN_A_TICK_MAX)
+            self._ticks += 1
+            if self._writer is not None and self._ticks % _TAKE_OVER_TICKS == 0:
+                self._derivation.take_over()
         except BaseException:
             with self._lock:
                 self._seen = {**seen, **self._seen}
             raise
 
     def recover(self) -> int:
-        """Derive what was stored and not derived when the process before this one ended. Before the first `accept`."""
-        return self._derivation.recover()
+        """Derive what was stored and not derived when a process ended: this one in its life before, or another. Before the first `accept`.
+
+        Raises:
+            ConfigurationError: another process has the name of this one.
+            StorageUnavailableError: not now.
+        """
+        return self._derivation.recover() + self._derivation.take_over()
 
     def seen(self, vin: str, now: datetime) -> None:
         """A frame without values: heartbeat, state of an upgrade."""
@@ -164,7 +175,7 @@ class IngestService:
         with self._context.store.reading() as work:
             is_known = work.vehicles.get(vin) is not None
         if not is_known:
-            self._context.counters["login_unknown_vin"] += 1
+            self._context.counters.add("login_unknown_vin")
             return 0
         link_id = self._context.presence.joined(vin, serial=serial, now=now)
         with self._lock:
@@ -183,7 +194,7 @@ class IngestService:
         """The unit has reported its nodes; what was exchanged is recorded as an equipment change."""
         facts = [fact for node in identity.nodes if (fact := _fact(node)) is not None]
         if len(facts) != len(identity.nodes):
-            self._context.counters["node_identity_unusable"] += len(identity.nodes) - len(facts)
+            self._context.counters.add("node_identity_unusable", len(identity.nodes) - len(facts))
         self.seen(vin, now)
         self._equipment.identify(vin, facts, now)
 

@@ -25,6 +25,7 @@ from hashlib import blake2b
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from bmsota_cloud.domain.clock_guard import ClockGuard
 from bmsota_cloud.domain.errors import ConflictError, RateLimitedError
 from bmsota_cloud.domain.limits import Rate, address_groups, in_words
 from bmsota_cloud.domain.outbox import Mail
@@ -111,8 +112,10 @@ class Counted:
 class RateLimits:
     """All counters of this process. Safe in threads."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, clock_guard: ClockGuard | None = None) -> None:
+        """Without *clock_guard* the clock is believed."""
         self._store = store
+        self._clock_guard = ClockGuard.trusting() if clock_guard is None else clock_guard
         self._free_at: dict[str, dict[bytes, float]] = {}
         self._lock = Lock()
 
@@ -158,6 +161,7 @@ class RateLimits:
                     now,
                     nonsense_from=datetime.fromtimestamp(rate.nonsense_from(at), UTC),
                     keep=_COUNTERS_MAX,
+                    may_forget=not self._clock_guard.is_waiting,
                 )
 
     def forget(self, counted: Counted, work: Work) -> None:

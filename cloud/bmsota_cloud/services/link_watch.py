@@ -162,7 +162,7 @@ class LinkWatch:
         """Something odd about this vehicle's link."""
         key = f"{ACTION}|{kind}|{vin}|{_hour(now)}"
         detail = "".join(character if character.isprintable() else " " for character in detail)[:_DETAIL_MAX]
-        self._context.counters[f"link_{kind.name.lower()}"] += 1
+        self._context.counters.add(f"link_{kind.name.lower()}")
         with self._lock:
             line = self._lines.get(key)
             if line is not None:
@@ -180,7 +180,7 @@ class LinkWatch:
                 )
                 self._lines[key] = _Line(entry, key)
             else:
-                self._context.counters["link_note_left_out"] += 1
+                self._context.counters.add("link_note_left_out")
 
     # -- the store -----------------------------------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ class MonitoringService:
         context = self._context
         # Copies: other threads count on.
         own = Figures(
-            counters=dict(context.counters),
+            counters=dict(context.counters.snapshot()),
             gauges={name: read() for name, read in tuple(context.gauges.items())},
             links=len(context.presence),
         )

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.outbox import Mail
     from bmsota_cloud.services.context import Context
 
-__all__ = ["MAIL_CLAIM_S", "MAIL_TRIES_MAX", "OutboxService"]
+__all__ = ["MAIL_CLAIM_S", "MAIL_RETRY_S_MAX", "MAIL_TRIES_MAX", "OutboxService"]
 
 # The waits below add up to a day and a half: longer than the code in the mail is valid.
 MAIL_TRIES_MAX = 12
 _RETRY_WAIT_S = 30
-_RETRY_WAIT_S_MAX = 6 * 3600
+MAIL_RETRY_S_MAX = 6 * 3600
 # Prolonged before each mail of a batch; one mail takes no longer (`bmsota_cloud.mail.worker`).
 MAIL_CLAIM_S = 120
 _BATCH_MAX = 50
@@ -62,7 +62,7 @@ class OutboxService:
     def failed(self, mail: Mail, now: datetime, error: str, *, is_permanent: bool = False) -> None:
         """It could not be sent: try again later, each time after twice the wait, or give up."""
         tries = mail.tries + 1
-        wait = timedelta(seconds=min(_RETRY_WAIT_S << min(mail.tries, 16), _RETRY_WAIT_S_MAX))
+        wait = timedelta(seconds=min(_RETRY_WAIT_S << min(mail.tries, 16), MAIL_RETRY_S_MAX))
         given_up = is_permanent or tries >= MAIL_TRIES_MAX
         self._save(
             replace(

@@ -79,7 +79,7 @@ class Passwords:
         with ExitStack() as places:
             for semaphore in (self._admitted,) if is_known else (self._strangers, self._admitted):
                 if not semaphore.acquire(blocking=False):
-                    self._context.counters["password_check_refused"] += 1
+                    self._context.counters.add("password_check_refused")
                     raise OverloadedError(
                         "busy",
                         "the platform is busy with other logins; try again in a moment",

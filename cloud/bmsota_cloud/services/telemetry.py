@@ -57,6 +57,8 @@ class EventView:
     vin: str
     at: datetime
     """The own time of the report that showed it."""
+    sequence: int
+    """The order of the events of one second, from 1 on; 0: not known, it was kept by an older version."""
     kind: EventKind
     subject: str
     value: str
@@ -198,6 +200,7 @@ def _event_view(event: VehicleEvent) -> EventView:
     return EventView(
         vin=event.vin,
         at=utc_of_s(event.at_s),
+        sequence=event.sequence,
         kind=EventKind(event.kind),
         subject=event.subject,
         value=event.value,

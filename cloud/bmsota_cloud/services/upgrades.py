@@ -181,10 +181,10 @@ class UpgradeService:
             # A unit has no order yet while it waits and authenticates; then the open one is meant.
             upgrade = self._find(work, order_id, vin) if order_id else work.ota_tasks.open_upgrade(vin)
             if upgrade is None or known is None:
-                counters["upgrade_state_unknown"] += 1
+                counters.add("upgrade_state_unknown")
                 return False
             if upgrade.status not in OPEN_STATUSES or upgrade.status is VehicleStatus.UNAPPROVED:
-                counters["upgrade_state_after_end"] += 1
+                counters.add("upgrade_state_after_end")
                 return False
             status, words = known
             upgrade = replace(upgrade, heard_at=now)
@@ -193,7 +193,7 @@ class UpgradeService:
             elif status in TRANSITIONS[upgrade.status]:
                 upgrade = move(work, upgrade, status, now=now, source=Source.UNSIGNED)
             else:
-                counters["upgrade_state_stale"] += 1
+                counters.add("upgrade_state_stale")
             stage = words + (f": {_short(reason)}" if reason else "")
             upgrade = replace(upgrade, stage=stage)
             if upgrade.status is VehicleStatus.DOWNLOADING and progress_pct is not None:
@@ -239,18 +239,18 @@ class UpgradeService:
         with self._context.store.transaction() as work:
             vehicle = work.vehicles.get(vin, lock=True)
             if vehicle is None:
-                self._context.counters["report_refused"] += 1
+                self._context.counters.add("report_refused")
                 return _Answer(ReportVerdict.REFUSED, "unknown-vehicle", f"{vin} is not registered")
             digest = sha256(document).digest()
             if digest == vehicle.report_sha256:
-                self._context.counters["report_repeated"] += 1
+                self._context.counters.add("report_repeated")
                 return _Answer(ReportVerdict.REPEATED)
             try:
                 report = verified_document(
                     vehicle, document, verify_report, last_counter=vehicle.report_counter, what="report"
                 )
             except TrustError as refusal:
-                self._context.counters["report_refused"] += 1
+                self._context.counters.add("report_refused")
                 note(
                     work,
                     who=f"vehicle {vin}",
@@ -296,7 +296,7 @@ class UpgradeService:
                 return _Answer(ReportVerdict.ACCEPTED)
             if upgrade.ended_by_report:
                 # The unit lost our reply and its record of the report; the order had ended before.
-                self._context.counters["report_repeated"] += 1
+                self._context.counters.add("report_repeated")
                 return _Answer(ReportVerdict.REPEATED)
             upgrade = self._conclude(work, upgrade, report, document, now)
             note(
@@ -315,7 +315,7 @@ class UpgradeService:
 
     def _receive_of_unknown_order(self, work: Work, report: PostBootReport, now: datetime) -> _Answer:
         """A fact about the pack, and the end of no upgrade here: to refuse it would make the unit send it for ever."""
-        self._context.counters["report_unknown_order"] += 1
+        self._context.counters.add("report_unknown_order")
         _confirm(work, report, now)
         detail = f"{report.vin} has no order {report.order_id}"
         note(
@@ -334,15 +334,15 @@ class UpgradeService:
         with self._context.store.transaction() as work:
             vehicle = work.vehicles.get(vin, lock=True)
             if vehicle is None:
-                counters["identity_refused"] += 1
+                counters.add("identity_refused")
                 return _Answer(ReportVerdict.REFUSED, "unknown-vehicle", f"{vin} is not registered")
             if sha256(document).digest() == vehicle.identity_sha256:
-                counters["identity_repeated"] += 1
+                counters.add("identity_repeated")
                 return _Answer(ReportVerdict.REPEATED)
             try:
                 _, changes = self._equipment.confirm(work, vehicle, document, now)
             except TrustError as refusal:
-                counters["identity_refused"] += 1
+                counters.add("identity_refused")
                 self._equipment.refused(vin, refusal, now)
                 return _Answer(ReportVerdict.REFUSED, refusal.attack, str(refusal))
         self._context.live.publish(f"vehicle:{vin}", {"kind": "identity", "changes": len(changes)})

@@ -10,6 +10,7 @@ ConflictError; `get` of something that is not there returns None.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -380,8 +381,13 @@ class LimitTable(Protocol):
     """Counters of tries, each the moment at which it is empty again."""
 
     def get(self, keys: Sequence[bytes]) -> Mapping[bytes, datetime]: ...
-    def save(self, key: bytes, free_at: datetime, now: datetime, *, nonsense_from: datetime, keep: int) -> None:
-        """Insert, or replace what is earlier, or as late as *nonsense_from*. Empty counters go, and all but the fullest *keep*."""
+    def save(
+        self, key: bytes, free_at: datetime, now: datetime, *, nonsense_from: datetime, keep: int, may_forget: bool
+    ) -> None:
+        """Insert, or replace what is earlier, or as late as *nonsense_from*.
+
+        Empty counters go if *may_forget*; and all but the fullest *keep*.
+        """
         ...
 
     def delete(self, key: bytes) -> None: ...
@@ -468,6 +474,34 @@ class RefusalTables(Protocol):
     def totals(self) -> Mapping[RefusalCause, int]: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimesAllowed:
+    """How far into the future a stored time can be, in seconds; and how long what begins anew is valid."""
+
+    ahead_s: int
+    """Clocks of two processes may differ by this."""
+    login_session_s: int
+    device_session_s: int
+    code_s: int
+    mail_retry_s: int
+    mail_claim_s: int
+    lease_s: int
+
+
+class TimesTables(Protocol):
+    """Stored times that decide something, whatever they are of."""
+
+    def mend(
+        self, now: datetime, doubted: Sequence[tuple[datetime, datetime]], allowed: TimesAllowed
+    ) -> Mapping[str, int]:
+        """Put what a wrong clock has written in the place where it would be now; how many of what.
+
+        A time that lies further ahead than it can was written by a clock that was ahead. *doubted*: what the platform's time was, from
+        and to, when it was found wrong; who was heard of then counts as heard of now.
+        """
+        ...
+
+
 class Work(Protocol):
     """One transaction."""
 
@@ -499,6 +533,8 @@ class Work(Protocol):
     def figures(self) -> FigureTables: ...
     @property
     def refusals(self) -> RefusalTables: ...
+    @property
+    def times(self) -> TimesTables: ...
     def secret(self, name: str) -> bytes | None:
         """A secret of the platform itself, as the key of the approval codes."""
         ...
@@ -556,7 +592,19 @@ class TelemetryStore(Protocol):
         ...
 
     def unread(self, limit: int) -> Unread:
-        """Up to *limit* frames behind the mark, in the order of their arrival: for the start after a crash."""
+        """Up to *limit* frames of this process behind the mark, in the order of their arrival: for the start after a crash.
+
+        Raises:
+            ConfigurationError: another process has the name of this one.
+        """
+        ...
+
+    def taking_over(self, limit: int) -> AbstractContextManager[Unread]:
+        """Up to *limit* frames that a process which has ended has left underived; none if there is no such process.
+
+        Within the block no other process saves what it has derived. Each of them finds out at its next `save_derived`, which is
+        refused (StorageUnavailableError): it has to read states again, because some may have changed.
+        """
         ...
 
     def frames(
@@ -585,7 +633,7 @@ class TelemetryStore(Protocol):
         until: datetime | None = None,
         kinds: Sequence[str] = (),
     ) -> Page[VehicleEvent]:
-        """Newest first; of all kinds if *kinds* is empty."""
+        """Newest first, also within a second; of all kinds if *kinds* is empty."""
         ...
 
     def replace_events(self, vin: str, since_s: int, until_s: int, events: Sequence[VehicleEvent]) -> None:

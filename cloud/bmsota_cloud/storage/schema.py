@@ -19,6 +19,7 @@ from sqlalchemy import (
     DateTime,
     Float,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -565,6 +566,7 @@ vehicle_event = Table(
     TELEMETRY,
     Column("vin", String(17), primary_key=True),
     Column("at_s", BigInteger, primary_key=True),
+    Column("sequence", Integer, primary_key=True),
     Column("kind", String(32), primary_key=True),
     Column("subject", Text, primary_key=True),
     Column("value", Text, primary_key=True),
@@ -572,7 +574,30 @@ vehicle_event = Table(
     sqlite_with_rowid=False,
 )
 
-# Partitions of frames: how far they have been derived, and the newest arrival up to there.
+# The processes that write frames; 0 stands for the versions that had no names. A name whose frames are all derived may go.
+report_writer = Table(
+    "report_writer",
+    TELEMETRY,
+    Column("number", Integer, Identity(), primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    # On PostgreSQL: nothing of this writer is behind it. On SQLite each partition says so itself.
+    Column("newest_position", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# How far each writer's frames have been derived: on SQLite in every partition, on PostgreSQL in all of them ("frame").
+report_mark = Table(
+    "report_mark",
+    TELEMETRY,
+    Column("writer", Integer, primary_key=True, autoincrement=False),
+    Column("place", String(32), primary_key=True),
+    Column("derived_to", BigInteger, nullable=False),
+)
+
+# One row: how often a process has derived for another. Who finds another number than before has to read states again.
+takeover = Table("takeover", TELEMETRY, Column("count", BigInteger, primary_key=True, autoincrement=False))
+
+# Partitions of frames: how far they have been derived by anyone, and the newest arrival up to there.
 report_partition = Table(
     "report_partition",
     TELEMETRY,

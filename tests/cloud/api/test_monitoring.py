@@ -93,7 +93,7 @@ def test_figures_are_the_platform_s(world, local):
     task = world.approved(1, 2)
     world.register(3)
     world.services.ingest.log_in(world.vin(1), serial=1, now=world.now)
-    world.services.counters["frame_refused"] += 7
+    world.services.counters.add("frame_refused", 7)
     world.services.gauges["ingest_queue_bytes"] = lambda: 4096
     world.tell(world.vin(2), 4, order_id="nobody's")
     answer = local.get("/metrics")

@@ -93,6 +93,29 @@ def test_a_jump_that_stays_is_followed_after_ten_minutes(clocks, wrong):
     assert clocks.guard.steps_back == (1 if wrong < 0 else 0)
 
 
+@pytest.mark.parametrize("wrong", [2 * HOUR, -7 * 24 * HOUR])
+def test_a_start_with_a_wrong_clock_is_known_when_it_is_put_right(clocks, wrong):
+    """From the first reading on, and not only from the jump on."""
+    assert clocks.read(0, wrong=wrong) == wrong
+    clocks.read(100)
+    clocks.read(120, wrong=0)
+    assert clocks.guard.take_steps() == ()
+    clocks.hear("A", "B", "C", says=0)
+    assert clocks.read(121) == 121
+    (step,) = clocks.guard.take_steps()
+    assert (step.since_ns / S - WALL, step.until_ns / S - WALL) == (wrong, 120 + wrong)
+    assert clocks.guard.take_steps() == ()
+
+
+def test_a_jump_that_stays_has_been_doubted_since_it_was_seen(clocks):
+    clocks.settled()
+    clocks.read(700)
+    clocks.read(710, wrong=HOUR)
+    clocks.read(1400)
+    (step,) = clocks.guard.take_steps()
+    assert (step.since_ns / S - WALL, step.until_ns / S - WALL) == (700, 1400)
+
+
 def test_vehicles_confirm_a_jump(clocks):
     clocks.settled()
     clocks.read(700, wrong=HOUR)

@@ -11,13 +11,18 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import StoredFrame
 from bmsota_cloud.domain.vehicles import Vehicle
 from bmsota_cloud.gateway import GatewayServer, ReportWriter
+from bmsota_cloud.services.counters import Counters
+from bmsota_cloud.services.derivation import Derivation
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
+from memory_telemetry import MemoryTelemetry
 from postgresql import OwnServer, fresh_database, some_database
 
 from bmsota.gbt32960 import Alarms, Command, Frame, Position, Report, TerminalSession, encode
@@ -27,7 +32,8 @@ LIMIT_S = 120.0
 VINS = [f"LDURABLE{number:09d}" for number in range(5)]
 BASE_S = int(datetime(2026, 11, 29, 6, tzinfo=UTC).timestamp())
 
-# The platform's gateway as `bmsota-cloud serve` wires it, without the web; it says its port and ends on SIGTERM.
+# The platform's gateway as `bmsota-cloud serve` wires it, without the web; it says its port and ends on SIGTERM. The third argument is
+# its name, if it is to have one.
 SERVER = """
 import asyncio, signal, sys
 from pathlib import Path
@@ -40,7 +46,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 async def main():
     keys = PlatformKeys(order_signing_key=Ed25519PrivateKey.generate(), manifest_public_keys=(), image_public_keys=())
     cloud = build_cloud(keys=keys, data_dir=Path(sys.argv[1]), telemetry_url=sys.argv[2],
-                        settings=PlatformSettings(acknowledge_reports=True))
+                        settings=PlatformSettings(acknowledge_reports=True),
+                        gateway_name=sys.argv[3] or "local", is_gateway_name_fixed=bool(sys.argv[3]))
+    cloud.services.ingest.recover()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     server = GatewayServer(cloud.open_link, wall_clock_ns, writer=cloud.make_writer())
@@ -78,9 +86,9 @@ def register(folder):
 
 
 @contextmanager
-def serving(folder, url="", limits=None):
+def serving(folder, url="", limits=None, name=""):
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(folder), url],
+        [sys.executable, "-c", SERVER, str(folder), url, name],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -110,9 +118,9 @@ class Terminal:
         answer = self.socket.recv(4096)
         assert answer[2:4] == b"\x01\x01"
 
-    def send(self, count, **options):
+    def send(self, count, make=report, **options):
         for _ in range(count):
-            self.socket.sendall(report(self.vin, self.sent, **options))
+            self.socket.sendall(make(self.vin, self.sent, **options))
             self.sent += 1
 
     def hear(self, *, until=None):
@@ -179,6 +187,89 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path, url,
         assert again.acknowledged == 1
 
 
+def flagged(vin, number):
+    """A report of which three are of one second, with a flag that goes on and off."""
+    at = datetime.fromtimestamp(BASE_S + number // 3, UTC)
+    bodies = (Position(valid=True, longitude_deg=number % 180, latitude_deg=1.0), Alarms(number % 4, number % 2))
+    return encode(Frame(command=Command.REALTIME_REPORT, vin=vin, message=Report(at, bodies)))
+
+
+def derived(telemetry, vin):
+    """The report time of the newest state, and all events, oldest first."""
+    row = telemetry.newest([vin]).get(vin)
+    pages = range(1, 1 + -(-telemetry.events(vin, PageRequest()).total // 500))
+    events = [event for number in pages for event in telemetry.events(vin, PageRequest(number, 500)).items]
+    return row and (row.reported_at_s, row.heard_at_ns), events[::-1]
+
+
+def derived_at_once(frames, vin):
+    memory = MemoryTelemetry()
+    memory.append(frames)
+    Derivation(memory, Counters(), keep_s=10**9).recover()
+    return derived(memory, vin)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1))
+def test_kill_9_of_one_of_two_processes_leaves_nothing_underived(tmp_path, url, seed):
+    """Its last second is derived by the other one, whether its vehicles have come there or are silent, and by itself after a restart."""
+    draw = random.Random(seed)
+    register(tmp_path)
+    vins = VINS[:4] if not url else []
+    if url:
+        # One database for all tests of the module: vehicles of its own.
+        vins = [f"LTWOPROCS{seed}{number:07d}" for number in range(4)]
+        store = SqlStore(f"sqlite:///{tmp_path / 'platform.sqlite'}")
+        with store.transaction() as work:
+            known = work.vehicles.get(VINS[0])
+            for number, vin in enumerate(vins):
+                work.vehicles.add(replace(known, vin=vin, hwid=f"T{number}"))
+        store.close()
+    telemetry = SqlTelemetryStore(url or f"sqlite:///{tmp_path / 'telemetry.sqlite'}")
+
+    def wait_until_derived():
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            found = {vin: derived(telemetry, vin) for vin in vins}
+            expected = {vin: derived_at_once(list(telemetry.read(vin, 0, 2**40)), vin) for vin in vins}
+            if found == expected:
+                return
+            assert time.monotonic() < deadline, [vin for vin in vins if found[vin] != expected[vin]]
+            time.sleep(0.2)
+
+    def play(terminals, rounds):
+        for _ in range(rounds):
+            for terminal in terminals:
+                terminal.send(draw.randrange(1, 20), flagged)
+            for terminal in terminals:
+                terminal.hear(until=terminal.sent)
+            time.sleep(draw.random() * 0.1)
+
+    with serving(tmp_path, url, name="b") as living:
+        with serving(tmp_path, url, name="a") as killed:
+            ours = [Terminal(killed.port, vin) for vin in vins[:2]]
+            theirs = [Terminal(living.port, vin) for vin in vins[2:]]
+            play([*ours, *theirs], draw.randrange(8, 30))
+            killed.send_signal(signal.SIGKILL)
+            killed.wait(LIMIT_S)
+        # One of its vehicles comes over at once and goes on; the other one stays silent.
+        moved = Terminal(living.port, vins[0])
+        moved.sent = ours[0].sent
+        moved.acknowledged = moved.sent
+        play([moved, *theirs], 10)
+        wait_until_derived()
+        # The name comes back while the other process lives, and is killed again in the middle of traffic.
+        with serving(tmp_path, url, name="a") as killed:
+            back = Terminal(killed.port, vins[1])
+            back.sent = back.acknowledged = ours[1].sent
+            play([back, *theirs], draw.randrange(8, 30))
+            killed.send_signal(signal.SIGKILL)
+            killed.wait(LIMIT_S)
+        with serving(tmp_path, url, name="a"):
+            wait_until_derived()
+    telemetry.close()
+
+
 @pytest.mark.slow
 def test_sigterm_stores_and_answers_what_was_read(tmp_path):
     register(tmp_path)
@@ -195,6 +286,8 @@ def test_sigterm_stores_and_answers_what_was_read(tmp_path):
     assert terminal.acknowledged >= 1
     telemetry = SqlTelemetryStore(f"sqlite:///{tmp_path / 'telemetry.sqlite'}")
     assert telemetry.unread(1).frames == ()
+    with telemetry.taking_over(1) as unread:
+        assert unread.frames == ()
     assert len(telemetry.newest(VINS)) == 1
     telemetry.close()
 
@@ -252,6 +345,56 @@ def test_a_server_that_is_stopped_killed_and_started_again_costs_nothing(tmp_pat
         assert kept(tmp_path, VINS[0], url) == [report(VINS[0], n) for n in range(terminal.sent)]
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT_S) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1))
+def test_kill_9_of_the_database_at_any_moment_loses_nothing(tmp_path, seed):
+    """Of the server and all its processes, in the middle of commits; the platform goes on by itself when it is back."""
+    draw = random.Random(seed)
+    register(tmp_path)
+    with OwnServer() as database, fresh_database(database.address) as url, serving(tmp_path, url) as process:
+        terminals = [Terminal(process.port, vin) for vin in VINS[:3]]
+        for _ in range(3):
+            for terminal in terminals:
+                terminal.send(draw.randrange(50, 300))
+            time.sleep(draw.random() * 0.2)
+            database.kill()
+            for terminal in terminals:
+                terminal.send(50)
+            time.sleep(draw.random() * 0.5)
+            database.start()
+            for terminal in terminals:
+                terminal.hear(until=terminal.sent)
+                assert (terminal.acknowledged, terminal.refused) == (terminal.sent, 0)
+        for terminal in terminals:
+            assert kept(tmp_path, terminal.vin, url) == [report(terminal.vin, n) for n in range(terminal.sent)]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT_S) == 0
+        # And all of it was derived, once.
+        telemetry = SqlTelemetryStore(url)
+        assert telemetry.unread(1).frames == ()
+        for terminal in terminals:
+            frames = list(telemetry.read(terminal.vin, 0, 2**40))
+            assert derived(telemetry, terminal.vin) == derived_at_once(frames, terminal.vin)
+        telemetry.close()
+
+
+def test_a_commit_on_postgresql_is_synced_whatever_the_server_s_default_is():
+    import psycopg
+
+    with some_database() as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            name = connection.info.dbname
+            connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+        telemetry = SqlTelemetryStore(url)
+        frames = telemetry._on_postgresql
+
+        async def setting():
+            return await frames._connection.fetchval("SHOW synchronous_commit")
+
+        assert frames._run(setting()) == "on"
+        telemetry.close()
 
 
 # --- power cut ------------------------------------------------------------------------------------------------------------
@@ -343,14 +486,29 @@ def test_a_power_cut_between_and_within_commits_loses_nothing_that_was_acknowled
 @pytest.mark.slow
 def test_a_flood_is_held_in_bytes_and_comes_in_whole(world):
     """Fifty links send as fast as they can while the database stands still: the queue stays bounded, then everything is there."""
-    vins = [world.register(number) for number in range(1, 51)]
-    ingest = world.services.ingest
     gate = threading.Event()
 
     def append(frames):
         gate.wait(LIMIT_S)
         return world.cloud.telemetry.append(frames)
 
+    check_flood(world, append, gate.set)
+
+
+@pytest.mark.slow
+def test_a_flood_on_a_database_that_is_down_is_held_in_bytes_and_comes_in_whole(new_world):
+    with OwnServer() as database, fresh_database(database.address) as url:
+        world = new_world(telemetry_url=url)
+        assert world.cloud.telemetry.unread(1).frames == ()
+        database.kill()
+        check_flood(world, world.cloud.telemetry.append, database.start)
+        assert world.cloud.telemetry.unread(1).frames == ()
+        world.cloud.telemetry.close()
+
+
+def check_flood(world, append, let_go):
+    vins = [world.register(number) for number in range(1, 51)]
+    ingest = world.services.ingest
     bound = 1_000_000
     writer = ReportWriter(append, ingest.derive, ingest.recover, world.services.counters, size_bytes_max=bound)
     ingest.attach(writer)
@@ -380,7 +538,7 @@ def test_a_flood_is_held_in_bytes_and_comes_in_whole(world):
             for _ in range(50):
                 await asyncio.sleep(0.001)
             stood = writer.size_bytes
-            gate.set()
+            await asyncio.to_thread(let_go)
             await asyncio.gather(*floods)
         await server.stop()
         ingest.attach(None)

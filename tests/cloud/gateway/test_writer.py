@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -10,6 +9,7 @@ from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.telemetry import StoredFrame
 from bmsota_cloud.gateway import ReportWriter
 from bmsota_cloud.gateway import writer as writing
+from bmsota_cloud.services.counters import Counters
 
 LIMIT_S = 120.0
 
@@ -30,7 +30,7 @@ class Rig:
         self.derive_fails = None
         self.gate = threading.Event()
         self.gate.set()
-        self.counters = Counter()
+        self.counters = Counters()
         self.writer = ReportWriter(self.append, self.derive, self.recover, self.counters, **options)
         self.turns = []
 

@@ -1,13 +1,13 @@
 """Newest state and events from frames: nothing a vehicle says is lost, whatever the order, the batches, the restarts."""
 
 import random
-from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import EventKind, StoredFrame, VehicleSnapshot, is_plausible_time
+from bmsota_cloud.services.counters import Counters
 from bmsota_cloud.services.derivation import Derivation
 from bmsota_cloud.services.deriving import DAY_S, Deriver
 from bmsota_cloud.services.report_facts import Facts, ReportReader
@@ -89,7 +89,7 @@ class Platform:
 
     def __init__(self, keep_s=KEEP_S):
         self.telemetry = MemoryTelemetry()
-        self.counters = Counter()
+        self.counters = Counters()
         self.keep_s = keep_s
         self.restart()
 
@@ -255,10 +255,10 @@ def test_a_fault_of_ours_leaves_out_one_frame(platform, monkeypatch):
 
     real = deriving._Vehicle.show
 
-    def failing(self, stored, facts):
+    def failing(self, stored, facts, **options):
         if facts.soc_pct == 13:
             raise ZeroDivisionError
-        real(self, stored, facts)
+        real(self, stored, facts, **options)
 
     monkeypatch.setattr(show, failing)
     marks = []
@@ -320,19 +320,65 @@ def test_edges_are_events_and_sentinels_are_none(platform):
     assert platform.events() == [
         (0, "vehicle state", "", "1"),
         (0, "charging state", "", "3"),
-        (25, "fault code", "ress 0x00000011", "1"),
         (25, "alarm level", "", "1"),
         (25, "alarm", "SOC_LOW", "1"),
+        (25, "fault code", "ress 0x00000011", "1"),
         (75, "vehicle state", "", "2"),
-        (75, "fault code", "ress 0x00000012", "1"),
-        (75, "fault code", "ress 0x00000011", "0"),
         (75, "charging state", "", "1"),
         (75, "alarm level", "", "0"),
-        (75, "alarm", "bit 30", "1"),
         (75, "alarm", "SOC_LOW", "0"),
-        (100, "fault code", "ress 0x00000012", "0"),
+        (75, "alarm", "bit 30", "1"),
+        (75, "fault code", "ress 0x00000011", "0"),
+        (75, "fault code", "ress 0x00000012", "1"),
         (100, "alarm", "bit 30", "0"),
+        (100, "fault code", "ress 0x00000012", "0"),
     ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_what_is_set_cleared_and_set_in_one_second_is_three_events_in_order(size):
+    """Whatever the batches and restarts, and derived again they are the same."""
+    frames = [frame(vehicle(10 + n), Alarms(n, n % 2), at=60) for n in range(1, 8)]
+    platform = Platform()
+    platform.put(frame(vehicle(), Alarms(0), at=0))
+    for start in range(0, len(frames), size):
+        platform.put(*frames[start : start + size])
+        platform.restart()
+    flags = [(60, "alarm", "TEMPERATURE_DIFFERENCE", str(n % 2)) for n in range(1, 8)]
+    assert [event for event in platform.events() if event[1] == "alarm"] == flags
+    kept = platform.telemetry.events(VIN, PageRequest(), kinds=(EventKind.ALARM, EventKind.ALARM_LEVEL)).items
+    assert [event.sequence for event in kept] == list(range(14, 0, -1))
+    before = platform.telemetry.events(VIN, PageRequest(1, 100)).items
+    # A late report of the same day that changes nothing has all of it derived again.
+    platform.put(frame(vehicle(), at=30, arrived=100, is_backfill=True))
+    assert platform.telemetry.events(VIN, PageRequest(1, 100)).items == before
+    platform.put(frame(vehicle(), Alarms(8, 0), at=60, arrived=110))
+    newest = platform.telemetry.events(VIN, PageRequest(), kinds=(EventKind.ALARM,)).items[0]
+    assert (newest.sequence, newest.value) == (16, "0")
+
+
+def test_a_memory_of_the_layout_before_is_read_and_goes_on(platform):
+    """Layout 1 had no count of events: the bytes are those that it wrote."""
+    platform.put(frame(vehicle(), Alarms(1, 1, (0x11,))))
+    row = platform.telemetry.rows[VIN]
+    old = bytes.fromhex(f"01{T0_S:016x}{'ff' * 16}000100030001{1:08x}0001{0:02x}{0x11:08x}")
+    assert row.memory == b"\x02" + old[1:37] + bytes.fromhex("00000005") + old[37:]
+    platform.telemetry.rows[VIN] = replace(row, memory=old)
+    checkpoints = {
+        key: replace(event, detail=bytes.fromhex(f"01{'ff' * 28}0000{'00' * 6}").hex())
+        for key, event in platform.telemetry.kept_events.items()
+        if event.kind is EventKind.CHECKPOINT
+    }
+    assert len(checkpoints) == 1
+    platform.telemetry.kept_events.update(checkpoints)
+    platform.restart()
+    platform.put(frame(vehicle(), Alarms(1, 1, (0x11,)), at=25), frame(vehicle(), Alarms(1, 0, (0x11,)), at=50))
+    assert platform.events()[-1] == (50, "alarm", "TEMPERATURE_DIFFERENCE", "0")
+    assert len(platform.events()) == 6
+    assert platform.counters["state_of_another_version"] == 0
+    before = platform.events(checkpoints=True)
+    platform.put(frame(vehicle(), at=30, arrived=100, is_backfill=True))
+    assert platform.events(checkpoints=True) == before
 
 
 def test_fault_changes_are_events_as_they_say(platform):
@@ -460,6 +506,31 @@ def test_what_was_appended_and_not_derived_is_derived_at_the_next_start(platform
     assert platform.state().soc_pct == 52
     assert [event[0] for event in platform.events() if event[1] == "vehicle state"] == [0, 25, 50]
     assert platform.derivation.recover() == 0
+
+
+def test_what_is_derived_late_stands_behind_what_has_arrived_since(platform):
+    """A process has died with two reports; the vehicle has come to another one, which has derived the next."""
+    platform.put(frame(vehicle(50, state=1), cells(1, 1, 4, (3.1, 3.2)), cells(2, 1, 2, (3.3, 3.4))))
+    left = [
+        frame(vehicle(51, state=2), cells(1, 3, 4, (3.5, 3.6)), at=25),
+        frame(vehicle(52, state=1), cells(1, 1, 4, (3.7, 3.8)), at=50),
+    ]
+    newest = frame(vehicle(53, state=2), at=75)
+    platform.telemetry.append([*left, newest])
+    platform.derivation.take([newest])
+    platform.restart()
+    platform.derivation.take(left, is_late=True)
+    platform.derivation.derive_again()
+    state = platform.state()
+    assert (state.soc_pct, state.reported_at.timestamp(), state.heard_at.timestamp()) == (53, T0_S + 75, T0_S + 75)
+    assert state.last_seen_at.timestamp() == T0_S + 75
+    first, second = state.values["cell_voltages"]["subsystems"]
+    assert (first["cell_voltages_v"], second["cell_voltages_v"]) == ([3.7, 3.8, 3.5, 3.6], [3.3, 3.4])
+    # As if they had come in order.
+    other = Platform()
+    other.put(frame(vehicle(50, state=1), cells(1, 1, 4, (3.1, 3.2)), cells(2, 1, 2, (3.3, 3.4))), *left, newest)
+    assert platform.events(checkpoints=True) == other.events(checkpoints=True)
+    assert platform.telemetry.rows[VIN].frames == other.telemetry.rows[VIN].frames
 
 
 def test_a_store_that_is_away_costs_nothing(platform):

@@ -15,6 +15,7 @@ from bmsota_cloud.storage.migrate import migrate
 from bmsota_cloud.storage.sql import SqlStore, SqlWork
 from postgresql import some_database
 from sqlalchemy import create_engine, inspect
+from sqlalchemy.exc import IntegrityError
 
 from bmsota.errors import ConfigurationError
 
@@ -233,6 +234,41 @@ def test_a_vehicle_that_an_older_platform_has_heard_of_is_still_known():
         migrate(connection, "telemetry")
         seen = connection.exec_driver_sql("SELECT vin, last_seen_at_ns, reported_at_s FROM newest_state").all()
         assert seen == [("V1", 1_795_334_400 * 10**9, None)]
+
+
+_EVENTS = ", ".join(f"('V1', 5, 'alarm', 'SOC_LOW', '{value}', '{{}}')" for value in (1, 0))
+
+
+def _check_events(connection):
+    migrate(connection, "telemetry", revision="telemetry_0002")
+    connection.exec_driver_sql(f"INSERT INTO vehicle_event (vin, at_s, kind, subject, value, detail) VALUES {_EVENTS}")
+    migrate(connection, "telemetry")
+    every = "SELECT vin, at_s, sequence, kind, subject, value, detail FROM vehicle_event ORDER BY sequence, value"
+    old = [("V1", 5, 0, "alarm", "SOC_LOW", value, "{}") for value in "01"]
+    assert connection.exec_driver_sql(every).all() == old
+    # The number belongs to the key, and it has to be said.
+    connection.exec_driver_sql(
+        "INSERT INTO vehicle_event (vin, at_s, sequence, kind, subject, value, detail)"
+        " VALUES ('V1', 5, 1, 'alarm', 'SOC_LOW', '1', '{}')"
+    )
+    assert connection.exec_driver_sql(every).all() == [*old, ("V1", 5, 1, "alarm", "SOC_LOW", "1", "{}")]
+    with pytest.raises(IntegrityError), connection.begin_nested():
+        connection.exec_driver_sql(
+            f"INSERT INTO vehicle_event (vin, at_s, kind, subject, value, detail) VALUES {_EVENTS}"
+        )
+
+
+def test_events_that_an_older_version_has_kept_stay():
+    with create_engine("sqlite://").connect() as connection, connection.begin():
+        _check_events(connection)
+
+
+def test_events_that_an_older_version_has_kept_stay_on_postgresql():
+    with some_database() as url:
+        engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+        with engine.connect() as connection, connection.begin():
+            _check_events(connection)
+        engine.dispose()
 
 
 @pytest.mark.parametrize("history", ["platform", "telemetry"])

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from threading import Thread
 
 import pytest
-from bmsota_cloud.domain.accounts import Account, Role
+from bmsota_cloud.domain.accounts import Account, LoginSession, Role
 from bmsota_cloud.domain.device import DeviceSession
 from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.histories import LocalUpgradeRow
@@ -29,6 +29,7 @@ from bmsota_cloud.domain.projects import ApprovalWay, Project
 from bmsota_cloud.domain.refusals import Refusal, RefusalCause
 from bmsota_cloud.domain.releases import Release
 from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
+from bmsota_cloud.storage.base import TimesAllowed
 from bmsota_cloud.storage.schema import PLATFORM
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
 from postgresql import some_database
@@ -104,6 +105,37 @@ class StoreContract:
             assert work.vehicles.get(vehicle(1).vin) == vehicle(1)
             assert work.vehicles.by_hwid("M1") == vehicle(1)
             assert work.vehicles.get("nobody") is None
+
+    def test_times_that_a_wrong_clock_has_written_are_mended(self, store):
+        allowed = TimesAllowed(
+            ahead_s=60, login_session_s=5, device_session_s=6, code_s=7, mail_retry_s=100, mail_claim_s=10, lease_s=30
+        )
+        far = NOW + timedelta(hours=2)
+        with store.transaction() as work:
+            work.accounts.add(Account(name="carol", email="c@d", role=Role.VIEWER, password_hash="x", created_at=NOW))
+            for number, at in enumerate((NOW, far)):
+                work.accounts.add_session(
+                    LoginSession(
+                        token_sha256=bytes([number]) * 32,
+                        account_name="carol",
+                        csrf_token="c",
+                        created_at=at,
+                        last_seen_at=at,
+                        expires_at=at + timedelta(days=1),
+                    )
+                )
+                work.outbox.add(mail(number, next_try_at=NOW + timedelta(seconds=150 + number * 20)))
+                work.outbox.add(mail(number, created_at=at, next_try_at=at))
+                work.presence.renew(
+                    GatewayLease(id=f"g{number}", started_at=NOW, lease_until=at + timedelta(seconds=30))
+                )
+            assert work.times.mend(NOW, [], allowed) == {"login sessions": 1, "mails": 2, "gateways": 1}
+            assert work.times.mend(NOW, [], allowed) == {}
+            assert work.accounts.session(bytes(32)).expires_at == NOW + timedelta(days=1)
+            assert work.accounts.session(bytes([1]) * 32).expires_at == NOW + timedelta(seconds=5)
+            assert len(work.outbox.take(NOW, 9, by="a", until=far)) == 3
+            assert work.times.mend(NOW, [(far, far)], allowed) == {"mails": 4}
+            assert len(work.outbox.take(NOW, 9, by="b", until=NOW)) == 4
 
     def test_a_failed_transaction_leaves_nothing(self, store):
         def fails():
@@ -314,9 +346,11 @@ class StoreContract:
             assert work.accounts.knows_address("olaf", bytes([0]) * 16)
 
     def test_counters_move_forward_are_bounded_and_go_when_they_are_empty(self, store):
-        def save(work, key, minutes, *, now=NOW, keep=10):
+        def save(work, key, minutes, *, now=NOW, keep=10, may_forget=True):
             free_at = NOW + timedelta(minutes=minutes)
-            work.limits.save(key * 16, free_at, now, nonsense_from=now + timedelta(minutes=60), keep=keep)
+            work.limits.save(
+                key * 16, free_at, now, nonsense_from=now + timedelta(minutes=60), keep=keep, may_forget=may_forget
+            )
 
         def minutes(work):
             found = work.limits.get([key * 16 for key in (b"a", b"b", b"c", b"x")])

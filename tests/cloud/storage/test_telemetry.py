@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sqlite3
+import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,14 +11,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.paging import PageRequest
-from bmsota_cloud.domain.telemetry import EventKind, StateRow, StoredFrame, VehicleEvent
+from bmsota_cloud.domain.telemetry import EventKind, Mark, StateRow, StoredFrame, VehicleEvent
+from bmsota_cloud.storage.migrate import migrate
 from bmsota_cloud.storage.sql import SqlTelemetryStore
 from bmsota_cloud.storage.sql._packing import pack, unpack
 from hypothesis import given
 from hypothesis import strategies as st
 from postgresql import some_database
+from sqlalchemy import create_engine
 
 from bmsota.checksums import bcc_xor
+from bmsota.errors import ConfigurationError
 
 DAY_S = 86400
 NOON_S = int(datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp())
@@ -48,8 +52,38 @@ def stored(at_s=NOON_S, *, vin=VIN, bodies=b"\x01\x02\x03", arrived_s=None, comm
     return StoredFrame(**asked | {"is_backfill": command == 3} | fields)
 
 
+# As it was made by the first version that kept reports in files.
+_LAYOUT_1 = """
+CREATE TABLE vehicle (number INTEGER PRIMARY KEY, vin TEXT NOT NULL UNIQUE);
+CREATE TABLE frame (
+    position INTEGER PRIMARY KEY,
+    vehicle INTEGER NOT NULL,
+    reported_at_s INTEGER NOT NULL,
+    digest INTEGER NOT NULL,
+    arrived_at_ns INTEGER NOT NULL,
+    form INTEGER NOT NULL,
+    clear BLOB NOT NULL,
+    received BLOB,
+    fault TEXT
+);
+CREATE UNIQUE INDEX frame_key ON frame (vehicle, reported_at_s, digest);
+PRAGMA user_version = 1;
+"""
+
+
 def everything(telemetry, vin=VIN):
     return list(telemetry.read(vin, 0, 2**40))
+
+
+def take_over(telemetry, limit=1000):
+    """All that processes which are gone have left underived."""
+    found = []
+    while True:
+        with telemetry.taking_over(limit) as unread:
+            if not unread.frames:
+                return found
+            found += unread.frames
+            telemetry.save_derived([], [], unread.mark)
 
 
 def take_unread(telemetry, limit=1000):
@@ -199,6 +233,15 @@ class FramesContract:
         assert telemetry.events(VIN, PageRequest(), kinds=["vehicle state"]).items == ()
         assert telemetry.events("OTHER", PageRequest()).items == ()
 
+    def test_events_of_one_second_stay_apart_and_in_order(self, telemetry):
+        onset = VehicleEvent(vin=VIN, at_s=NOON_S, sequence=2, kind=EventKind.ALARM, subject="b", value="1")
+        events = [onset, replace(onset, sequence=10, value="0"), replace(onset, sequence=11)]
+        telemetry.save_derived([], [replace(onset, sequence=1, subject="z"), *events], telemetry.mark())
+        telemetry.save_derived([], events, telemetry.mark())
+        found = telemetry.events(VIN, PageRequest()).items
+        assert [each.sequence for each in found] == [11, 10, 2, 1]
+        assert telemetry.events(VIN, PageRequest(2, 2)).items == found[2:]
+
     def test_events_of_a_stretch_are_replaced(self, telemetry):
         event = VehicleEvent(vin=VIN, at_s=NOON_S, kind=EventKind.VEHICLE_STATE)
         telemetry.save_derived([], [replace(event, at_s=NOON_S + n) for n in range(4)], telemetry.mark())
@@ -285,6 +328,99 @@ class DurableContract(FramesContract):
         restarted.prune((NOON_S + 10 * DAY_S) * 10**9)
         assert everything(restarted) == []
 
+    def test_each_writer_has_a_mark_of_its_own(self, telemetry, again):
+        """Their rows stand between each other in the same partition."""
+        other = again(writer="b")
+        mine = [stored(NOON_S + n) for n in range(0, 20, 2)]
+        theirs = [stored(NOON_S + n) for n in range(1, 21, 2)]
+        for one, two in zip(mine, theirs, strict=True):
+            telemetry.append([one])
+            other.append([two])
+        other.save_derived([], [], other.mark())
+        assert take_over(telemetry) == []
+        telemetry.close()
+        other.close()
+        # The same name again, whatever was saved last.
+        mine_again, other_again = again(), again(writer="b")
+        assert (take_unread(mine_again, 3), take_unread(other_again)) == (mine, [])
+        assert take_unread(mine_again) == []
+
+    def test_what_a_process_has_left_is_taken_over_once(self, telemetry, again):
+        gone = again(writer="gone")
+        left = [stored(NOON_S + n * 7200) for n in range(20)]
+        gone.append(left)
+        telemetry.append([stored(NOON_S + 1)])
+        # As long as it lives, nobody does.
+        assert take_over(telemetry) == []
+        gone.close()
+        assert take_over(telemetry, 7) == left
+        assert take_over(telemetry) == []
+        # Its name is struck, and that of the versions before; it may come back, with nothing to derive.
+        back = again(writer="gone")
+        assert back.unread(10).frames == ()
+        back.append([stored(NOON_S + 3)])
+        assert back.unread(10).frames == (stored(NOON_S + 3),)
+        assert telemetry.unread(10).frames == (stored(NOON_S + 1),)
+
+    def test_who_derives_for_another_makes_all_others_read_again(self, telemetry, again):
+        """A state that another process may have changed since is not written over."""
+        living, gone = again(writer="living"), again(writer="gone")
+        gone.append([stored(NOON_S)])
+        living.append([stored(NOON_S + 1)])
+        gone.close()
+        row = StateRow(vin=VIN, last_seen_at_ns=5)
+        living.save_derived([], [], Mark())
+        with telemetry.taking_over(10) as unread:
+            telemetry.save_derived([row], [], unread.mark)
+        with pytest.raises(StorageUnavailableError, match="derived again"):
+            living.save_derived([replace(row, last_seen_at_ns=6)], [], living.mark())
+        assert telemetry.newest([VIN]) == {VIN: row}
+        assert take_unread(living) == [stored(NOON_S + 1)]
+        living.save_derived([replace(row, last_seen_at_ns=7)], [], living.mark())
+        assert telemetry.newest([VIN])[VIN].last_seen_at_ns == 7
+        telemetry.save_derived([row], [], telemetry.mark())
+
+    def test_nobody_saves_while_another_derives_for_one_that_is_gone(self, telemetry, again, monkeypatch):
+        monkeypatch.setattr("bmsota_cloud.storage.sql.telemetry._DERIVED_LOCK_TIMEOUT_S", 0.1)
+        living, gone = again(writer="living"), again(writer="gone")
+        gone.append([stored(NOON_S)])
+        living.append([stored(NOON_S + 1)])
+        gone.close()
+        row = StateRow(vin=VIN, last_seen_at_ns=5)
+        refused = []
+
+        def save():
+            try:
+                living.save_derived([row], [], living.mark())
+            except StorageUnavailableError as error:
+                refused.append(error)
+
+        with telemetry.taking_over(10):
+            other = threading.Thread(target=save)
+            other.start()
+            other.join(0.3)
+            assert telemetry.newest([VIN]) == {}
+        other.join(120)
+        assert len(refused) == 1
+        # What failed within the block is still there for the next.
+        assert take_over(telemetry) == [stored(NOON_S)]
+
+    def test_a_name_that_another_process_has_is_refused_or_gets_a_number(self, telemetry, again, monkeypatch):
+        for module in ("telemetry", "telemetry_postgresql"):
+            monkeypatch.setattr(f"bmsota_cloud.storage.sql.{module}.OWN_NAME_TIMEOUT_S", 0.3)
+        first = again(writer="a", is_writer_fixed=True)
+        first.append([stored(NOON_S)])
+        with pytest.raises(ConfigurationError, match="gateway name 'a': another process"):
+            again(writer="a", is_writer_fixed=True).append([stored(NOON_S + 1)])
+        second = again(writer="a")
+        second.append([stored(NOON_S + 2)])
+        assert (first.unread(9).frames, second.unread(9).frames) == ((stored(NOON_S),), (stored(NOON_S + 2),))
+        second.close()
+        first.close()
+        # Each finds its mark under its name, and the numbers are those of before.
+        assert again(writer="a", is_writer_fixed=True).unread(9).frames == (stored(NOON_S),)
+        assert again(writer="a").unread(9).frames == (stored(NOON_S + 2),)
+
     def test_two_processes_on_the_same_data(self, telemetry, again):
         """Both write the same days, one drops what the other has open, and nothing is lost or doubled."""
         other = again()
@@ -360,6 +496,31 @@ class TestFile(SqliteParts, DurableContract):
         for each in made:
             each.close()
 
+    def test_what_an_older_version_has_not_derived_is_taken_over(self, again, tmp_path):
+        """A file of layout 1, without writers, and the one mark that all processes had: two frames are behind it."""
+        frames = [stored(NOON_S + n) for n in range(4)]
+        with create_engine(f"sqlite:///{tmp_path / 'telemetry.sqlite'}").connect() as connection, connection.begin():
+            migrate(connection, "telemetry", revision="telemetry_0004")
+            connection.exec_driver_sql("INSERT INTO report_partition VALUES ('2026-11-22', 2, 0)")
+        path = tmp_path / "reports" / "2026-11-22.sqlite"
+        path.parent.mkdir()
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.executescript(_LAYOUT_1)
+            connection.execute("INSERT INTO vehicle (vin) VALUES (?)", (VIN,))
+            columns = "vehicle, reported_at_s, digest, arrived_at_ns, form, clear, received, fault"
+            sql = f"INSERT INTO frame ({columns}) VALUES (1, ?, ?, ?, ?, ?, ?, ?)"
+            connection.executemany(sql, [pack(frame) for frame in frames])
+        for is_written_first in (False, True):
+            telemetry = again(writer=f"new {is_written_first}")
+            assert telemetry.unread(10).frames == ()
+            if is_written_first:
+                telemetry.append([frames[1], stored(NOON_S + 9)])
+            assert take_over(telemetry) == ([] if is_written_first else frames[2:])
+        assert everything(telemetry) == [*frames, stored(NOON_S + 9)]
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+            assert connection.execute("SELECT writer FROM frame ORDER BY position").fetchall() == [(0,)] * 4 + [(2,)]
+
     def test_a_day_is_a_file(self, telemetry, tmp_path):
         telemetry.append(
             [stored(NOON_S), stored(NOON_S + DAY_S), stored(946_684_800, arrived_s=NOON_S, is_time_plausible=False)]
@@ -367,7 +528,8 @@ class TestFile(SqliteParts, DurableContract):
         files = {path.name for path in (tmp_path / "reports").glob("*.sqlite")}
         assert files == {"2026-11-22.sqlite", "2026-11-23.sqlite", "other.sqlite"}
         telemetry.close()
-        assert {path.name for path in (tmp_path / "reports").iterdir()} == files
+        locks = {"writer-1.lock", "derived.lock"}
+        assert {path.name for path in (tmp_path / "reports").iterdir()} == files | locks
 
     def test_days_and_hours_side_by_side(self, telemetry, again, tmp_path):
         """The setting can change at any time, and a repetition is found all the same."""
@@ -389,7 +551,8 @@ class TestFile(SqliteParts, DurableContract):
         for path in tmp_path.glob("telemetry.sqlite*"):
             path.unlink()
         rebuilt = again()
-        assert take_unread(rebuilt, 7) == frames
+        assert take_unread(rebuilt) == []
+        assert take_over(rebuilt, 7) == frames
         assert everything(rebuilt) == frames
 
     def test_more_partitions_than_may_be_open(self, telemetry):
@@ -405,7 +568,7 @@ class TestFile(SqliteParts, DurableContract):
         with closing(sqlite3.connect(tmp_path / "reports" / "2026-11-22.sqlite")) as connection:
             connection.execute("PRAGMA user_version = 9")
         with pytest.raises(
-            StorageUnavailableError, match=r"reports/2026-11-22\.sqlite: expected layout 1 or older, got 9"
+            StorageUnavailableError, match=r"reports/2026-11-22\.sqlite: expected layout 2 or older, got 9"
         ):
             telemetry.append([stored(NOON_S + 1)])
         assert telemetry.append([stored(NOON_S + DAY_S)]) == [True]
@@ -474,6 +637,49 @@ class TestPostgresql(DurableContract):
             connection.execute("DROP SCHEMA public CASCADE")
             connection.execute("CREATE SCHEMA public")
 
+    def test_what_an_older_version_has_not_derived_is_taken_over(self, again, postgresql_url):
+        frames = [stored(NOON_S + n) for n in range(4)]
+        engine = create_engine(postgresql_url.replace("postgresql:", "postgresql+psycopg:"))
+        with engine.connect() as connection, connection.begin():
+            migrate(connection, "telemetry", revision="telemetry_0004")
+            connection.exec_driver_sql("INSERT INTO frame_vehicle (vin) VALUES (%s)", (VIN,))
+            connection.exec_driver_sql(
+                "CREATE TABLE frame_20261122 PARTITION OF frame FOR VALUES FROM (848620800) TO (848707200)"
+            )
+            for position, frame in enumerate(frames, 1):
+                at_s, digest, arrived_at_ns, form, clear, _, _ = pack(frame)
+                connection.exec_driver_sql(
+                    "INSERT INTO frame VALUES (%s, %s, %s, 1, %s, %s, '', '', %s)",
+                    (digest, position, arrived_at_ns, at_s - 946_684_800, form, clear),
+                )
+            connection.exec_driver_sql("INSERT INTO frame_mark VALUES ('', 2)")
+        engine.dispose()
+        telemetry = again()
+        assert telemetry.append([frames[1], stored(NOON_S + 9)]) == [False, True]
+        assert take_over(telemetry) == frames[2:]
+        assert take_over(telemetry) == []
+        assert take_unread(telemetry) == [stored(NOON_S + 9)]
+        assert everything(telemetry) == [*frames, stored(NOON_S + 9)]
+
+    def test_a_connection_that_is_lost_has_its_name_again_and_reads_again_what_was_taken(self, telemetry, again):
+        """Meanwhile another process has taken it for gone."""
+        other = again(writer="b")
+        telemetry.append([stored(NOON_S), stored(NOON_S + 1)])
+        mark = telemetry.mark()
+        telemetry._on_postgresql._abandon()
+        found = []
+        while not found:
+            found = take_over(other)
+        assert found == [stored(NOON_S), stored(NOON_S + 1)]
+        with pytest.raises(StorageUnavailableError, match="derived again"):
+            telemetry.save_derived([StateRow(vin=VIN, last_seen_at_ns=1)], [], mark)
+        assert telemetry.unread(10).frames == ()
+        telemetry.append([stored(NOON_S + 2)])
+        assert take_over(other) == []
+        assert telemetry.unread(10).frames == (stored(NOON_S + 2),)
+        telemetry.save_derived([], [], telemetry.mark())
+        assert telemetry.unread(10).frames == ()
+
     def partition_count(self, telemetry):
         return len(telemetry._on_postgresql._days)
 
@@ -503,14 +709,6 @@ class TestPostgresql(DurableContract):
             telemetry.close()
 
         asyncio.run(play())
-
-    def test_each_writer_has_a_mark_of_its_own(self, telemetry, again):
-        other = again(writer="b")
-        telemetry.append([stored(NOON_S)])
-        other.append([stored(NOON_S + 1)])
-        other.save_derived([], [], other.mark())
-        assert telemetry.unread(10).frames[0] == stored(NOON_S)
-        assert other.unread(10).frames == ()
 
 
 @st.composite

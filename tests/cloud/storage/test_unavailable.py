@@ -7,10 +7,12 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from threading import Event, Thread
 
 import pytest
 from bmsota_cloud.domain.errors import StorageUnavailableError
+from bmsota_cloud.storage.sql import _engine
 from bmsota_cloud.storage.sql._engine import SqlDatabase
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
@@ -103,6 +105,84 @@ def test_a_file_that_another_process_has_locked_is_said_to_be_busy(tmp_path):
     with database.writing() as connection:
         connection.exec_driver_sql("delete from mail")
     assert database.problem == ""
+    database.close()
+
+
+def test_behind_a_locked_file_one_waits_and_nobody_else(tmp_path, monkeypatch):
+    """Otherwise every thread of the web server waits, and every page with it. The one who waits goes on when the file is free."""
+    monkeypatch.setattr("bmsota_cloud.storage.sql._engine._MOMENT_S", 0.05)
+    path = tmp_path / "p.sqlite"
+    database = SqlDatabase(f"sqlite:///{path}", history="platform", synchronous="FULL", busy_timeout_s=120)
+    holder = Holder(path)
+    refused = []
+
+    def write():
+        try:
+            with database.writing() as connection:
+                connection.exec_driver_sql("delete from mail")
+        except StorageUnavailableError as error:
+            refused.append(str(error))
+
+    first = Thread(target=write)
+    first.start()
+    deadline = time.monotonic() + 60
+    while not database.is_stuck:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    others = [Thread(target=write) for _ in range(30)]
+    for other in others:
+        other.start()
+    for other in others:
+        # Far less than what the first waits: a watchdog, no measurement.
+        other.join(60)
+        assert not other.is_alive()
+    assert len(refused) == 30
+    assert all("locked by another process" in words for words in refused)
+    assert first.is_alive()
+    holder.release()
+    first.join(60)
+    assert not first.is_alive()
+    assert (len(refused), database.is_stuck, database.problem) == (30, False, "")
+    with database.writing():
+        pass
+    database.close()
+
+
+def test_those_behind_one_who_has_waited_in_vain_do_not_wait_again(tmp_path, monkeypatch):
+    """And while the file stays locked, each further one tries for a moment only."""
+    monkeypatch.setattr("bmsota_cloud.storage.sql._engine._MOMENT_S", 0.3)
+    path = tmp_path / "p.sqlite"
+    database = SqlDatabase(f"sqlite:///{path}", history="platform", synchronous="FULL", busy_timeout_s=1.0)
+    holder = Holder(path)
+    waits = []
+    real = _engine._set_busy_timeout
+
+    def counting(connection, seconds):
+        waits.append(seconds)
+        real(connection, seconds)
+
+    monkeypatch.setattr(_engine, "_set_busy_timeout", counting)
+
+    def write():
+        with pytest.raises(StorageUnavailableError), database.writing():
+            pytest.fail("the transaction began")
+
+    # All of them are there before the first has waited for a moment, or are refused because it has.
+    threads = [Thread(target=write) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert waits[:2] == [0.3, 0.7]
+    # Nobody had the long wait again.
+    assert set(waits[2:]) <= {0.3}
+    before = len(waits)
+    write()
+    assert waits[before:] == [0.3]
+    holder.release()
+    with database.writing():
+        pass
+    assert not database.is_stuck
     database.close()
 
 

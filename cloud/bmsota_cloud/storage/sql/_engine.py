@@ -3,8 +3,9 @@
 Strategy for SQLite: a transaction begins with BEGIN IMMEDIATE, because our transactions check before they write, and
 SQLite would otherwise refuse to upgrade the lock in the middle. The driver's own transaction handling is turned off.
 An in-memory database is one connection shared by all threads behind a lock; a file has a connection a thread, WAL, and
-the lock only lines up the writers of this process, so that none starves in SQLite's busy handler. It is waited for as long
-as SQLite waits for another process, and no longer: behind a file that stays locked, a queue of callers would each wait in turn.
+the lock only lines up the writers of this process, so that none starves in SQLite's busy handler. Behind a file that another
+process keeps locked, they do not wait one after the other: when the first has waited for a moment, newcomers are refused at once, and
+when it gives up, so are those behind it. Then one at a time tries for a moment whether the file is free again.
 
 Whatever makes a database unusable for a while comes out as StorageUnavailableError (`_unavailable`); the next transaction
 finds the database again by itself.
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from bmsota.errors import ConfigurationError
@@ -28,14 +29,20 @@ from bmsota_cloud.storage.sql._unavailable import unavailable_from
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy.engine import RootTransaction
+
 
 MEMORY = "sqlite://"
 """The address of a database that lives as long as its store."""
 
 # A writer holds the file for milliseconds; waiting longer than this means a stuck process, and saying so is better.
-_BUSY_TIMEOUT_S = 10.0
+_BUSY_TIMEOUT_S = 5.0
+# After this, others are not let in behind the one who waits.
+_MOMENT_S = 0.5
 # A server that does not take a connection in this time is away.
 _CONNECT_TIMEOUT_S = 5
+_LOCKED = "the database is busy or locked by another process; try again in a few seconds"
+_BUSY = "the database is busy with other changes; try again in a few seconds"
 # "bmsota", as a number: the advisory lock under which one process at a time brings a PostgreSQL database up to date.
 _MIGRATION_LOCK = 0x626D736F7461
 
@@ -52,12 +59,15 @@ class SqlDatabase:
         self._is_memory = url == MEMORY
         self._lock = TurnLock()
         self._busy_timeout_s = _BUSY_TIMEOUT_S if busy_timeout_s is None else busy_timeout_s
+        self.is_stuck = False
+        """Another process keeps the file of SQLite locked."""
         self.problem = ""
         """Why nothing could be written the last time; empty again after the next change that was kept."""
         try:
             self._engine = _engine(url, synchronous, self._busy_timeout_s)
             with self._engine.connect() as connection, _foreign_keys_checked_at_the_end(connection):
                 if connection.dialect.name == "postgresql":
+                    connection.execute(text("SET LOCAL lock_timeout = 0"))
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
                 migrate(connection, history)
         except (SQLAlchemyError, ImportError) as error:
@@ -98,11 +108,14 @@ class SqlDatabase:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        if not self._lock.acquire(timeout=-1 if self._is_memory else self._busy_timeout_s):
-            raise StorageUnavailableError(
-                "the database is busy with other changes; try again in a few seconds", code="storage-busy"
-            )
+        was_stuck = self.is_stuck
+        timeout_s = 0.0 if was_stuck else self._busy_timeout_s
+        if not self._lock.acquire(timeout=-1 if self._is_memory else timeout_s):
+            raise StorageUnavailableError(_LOCKED if was_stuck else _BUSY, code="storage-busy")
         try:
+            if self.is_stuck and not was_stuck:
+                # The one before has waited long enough for all.
+                raise StorageUnavailableError(_LOCKED, code="storage-busy")
             yield
         finally:
             self._lock.release()
@@ -125,11 +138,38 @@ class SqlDatabase:
     def _begin(self, *, is_reading: bool = False) -> Iterator[Connection]:
         with self._engine.connect() as connection:
             connection.execution_options(bmsota_reading=is_reading)
-            with connection.begin():
+            is_plain = is_reading or self._is_memory or self._engine.dialect.name != "sqlite"
+            with connection.begin() if is_plain else self._begun(connection):
                 yield connection
+
+    def _begun(self, connection: Connection) -> RootTransaction:
+        """On SQLite: wait for another process's transaction to end, first for a moment, then, if nobody else has, for longer."""
+        moment_s = min(_MOMENT_S, self._busy_timeout_s)
+        waits_s = [moment_s] if self.is_stuck else [moment_s, self._busy_timeout_s - moment_s]
+        for wait_s in waits_s:
+            _set_busy_timeout(connection, wait_s)
+            try:
+                transaction = connection.begin()
+            except OperationalError as error:
+                refusal = unavailable_from(error)
+                if refusal is None or refusal.code != "storage-busy":
+                    raise
+                self.is_stuck = True
+                last = error
+            else:
+                _set_busy_timeout(connection, self._busy_timeout_s)
+                self.is_stuck = False
+                return transaction
+        raise last
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def _set_busy_timeout(connection: Connection, seconds: float) -> None:
+    cursor = connection.connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+    cursor.close()
 
 
 @contextmanager
@@ -192,5 +232,7 @@ def _server_engine(url: str) -> Engine:
         address = address.set(drivername="postgresql+psycopg")
     options: dict[str, Any] = {}
     if address.drivername == "postgresql+psycopg":
-        options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S}
+        # What locks a row for longer than this is stuck, as on SQLite.
+        lock_timeout = f"-c lock_timeout={round(_BUSY_TIMEOUT_S * 1000)}"
+        options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S, "options": lock_timeout}
     return create_engine(address, pool_pre_ping=True, pool_timeout=_CONNECT_TIMEOUT_S, **options)

@@ -22,12 +22,15 @@ class SqlLimits(Tables):
         rows = self._connection.execute(select(c.key, c.free_at).where(c.key.in_(keys)))
         return {row.key: row.free_at for row in rows}
 
-    def save(self, key: bytes, free_at: datetime, now: datetime, *, nonsense_from: datetime, keep: int) -> None:
+    def save(
+        self, key: bytes, free_at: datetime, now: datetime, *, nonsense_from: datetime, keep: int, may_forget: bool
+    ) -> None:
         c = t.rate_limit.c
         known = self.get([key]).get(key)
         if known is None or known < free_at or known >= nonsense_from:
             upsert(self._connection, t.rate_limit, {"key": key, "free_at": free_at})
-        self._delete_until(now)
+        if may_forget:
+            self._delete_until(now)
         # The emptiest go first: who has tried most is remembered longest, however many others are made up meanwhile.
         limit = self._connection.execute(select(c.free_at).order_by(c.free_at.desc()).offset(keep).limit(1)).scalar()
         if limit is not None:

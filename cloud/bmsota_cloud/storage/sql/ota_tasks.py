@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from bmsota_cloud.domain.paging import Page, PageRequest
 
-__all__ = ["SqlOtaTasks"]
+__all__ = ["UNDER_WAY", "SqlOtaTasks"]
 
 _OPEN = sorted(OPEN_STATUSES)
-_UNDER_WAY = sorted(OPEN_STATUSES - {VehicleStatus.UNAPPROVED})
+UNDER_WAY = sorted(OPEN_STATUSES - {VehicleStatus.UNAPPROVED})
 
 
 class SqlOtaTasks(Tables):
@@ -192,7 +192,7 @@ class SqlOtaTasks(Tables):
         limits = self._connection.execute(
             select(t.ota_task.c.time_limit_s)
             .join(t.vehicle_upgrade, c.task_id == t.ota_task.c.id)
-            .where(c.status.in_(_UNDER_WAY))
+            .where(c.status.in_(UNDER_WAY))
             .distinct()
             .order_by(t.ota_task.c.time_limit_s)
         ).scalars()
@@ -202,7 +202,7 @@ class SqlOtaTasks(Tables):
                 .join(t.ota_task, c.task_id == t.ota_task.c.id)
                 .where(
                     t.ota_task.c.time_limit_s == time_limit_s,
-                    c.status.in_(_UNDER_WAY),
+                    c.status.in_(UNDER_WAY),
                     c.heard_at < now - timedelta(seconds=time_limit_s),
                 )
                 .order_by(c.task_id, c.place)

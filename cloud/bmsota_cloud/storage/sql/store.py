@@ -23,6 +23,7 @@ from bmsota_cloud.storage.sql.presence import SqlPresence
 from bmsota_cloud.storage.sql.projects import SqlProjects
 from bmsota_cloud.storage.sql.refusals import SqlRefusals
 from bmsota_cloud.storage.sql.releases import SqlReleases
+from bmsota_cloud.storage.sql.times import SqlTimes
 from bmsota_cloud.storage.sql.vehicles import SqlVehicles
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class SqlWork:
         self.audit = SqlAudit(connection)
         self.figures = SqlFigures(connection)
         self.refusals = SqlRefusals(connection)
+        self.times = SqlTimes(connection)
 
     def secret(self, name: str) -> bytes | None:
         return self._connection.execute(select(t.secret.c.value).where(t.secret.c.name == name)).scalar()

@@ -1,27 +1,39 @@
 """Frames, newest states and events: a store of its own.
 
+Each process that writes has a name of its own, and a mark (how far it has derived) under it: see `_writers` for SQLite.
+
 What is small and read by pages is in the telemetry database, by SQLAlchemy; frames are where `SqliteFrames` or `PostgresqlFrames` puts
 them. States and events are derived from frames and may be lost with the power up to their mark, which goes with them; frames may not.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+import sqlite3
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, make_url, select
+from sqlalchemy import delete, func, insert, make_url, select, update
 from sqlalchemy.exc import DBAPIError
 
 from bmsota.errors import ConfigurationError
 from bmsota_cloud.domain.paging import Page
-from bmsota_cloud.domain.telemetry import EventKind, StateRow, VehicleEvent
+from bmsota_cloud.domain.telemetry import EventKind, Mark, StateRow, Unread, VehicleEvent
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
 from bmsota_cloud.storage.sql._tables import in_lists, page_of
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
+from bmsota_cloud.storage.sql._writers import (
+    DERIVED_LOCK,
+    OWN_NAME_TIMEOUT_S,
+    FileLock,
+    names_for,
+    overtaken,
+    taken_name,
+)
 from bmsota_cloud.storage.sql.telemetry_sqlite import SqliteFrames
 
 if TYPE_CHECKING:
@@ -30,7 +42,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from bmsota_cloud.domain.paging import PageRequest
-    from bmsota_cloud.domain.telemetry import Mark, StoredFrame, Unread
+    from bmsota_cloud.domain.telemetry import StoredFrame
     from bmsota_cloud.storage.sql.telemetry_postgresql import PostgresqlFrames
 
 __all__ = ["SqlTelemetryStore"]
@@ -43,7 +55,13 @@ _STATE_SQL = (
     " soc_pct = excluded.soc_pct, speed_kmh = excluded.speed_kmh, alarm_level = excluded.alarm_level, frames = excluded.frames,"
     " memory = excluded.memory"
 )
-_EVENT_SQL = "INSERT OR IGNORE INTO vehicle_event (vin, at_s, kind, subject, value, detail) VALUES (?, ?, ?, ?, ?, ?)"
+_EVENT_SQL = "INSERT OR IGNORE INTO vehicle_event (vin, at_s, sequence, kind, subject, value, detail) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_MARK_SQL = (
+    "INSERT INTO report_mark (writer, place, derived_to) VALUES (?, ?, ?) ON CONFLICT (writer, place) DO UPDATE SET"
+    " derived_to = excluded.derived_to"
+)
+# Longer than another process needs to derive a batch for one that is gone.
+_DERIVED_LOCK_TIMEOUT_S = 10.0
 _PARTITION_SQL = (
     "INSERT INTO report_partition (name, derived_to, newest_arrival_ns) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
     " derived_to = excluded.derived_to, newest_arrival_ns = max(newest_arrival_ns, excluded.newest_arrival_ns)"
@@ -53,28 +71,40 @@ _PARTITION_SQL = (
 class SqlTelemetryStore:
     """`bmsota_cloud.storage.base.TelemetryStore`."""
 
-    def __init__(self, url: str = MEMORY, *, is_hourly: bool = False, writer: str = "") -> None:
+    def __init__(
+        self, url: str = MEMORY, *, is_hourly: bool = False, writer: str = "local", is_writer_fixed: bool = False
+    ) -> None:
         """Open, or make, the database at *url* and what belongs to it.
 
         Args:
             url: an SQLAlchemy address of SQLite or PostgreSQL. On SQLite, frames are in the folder `reports` beside the file.
             is_hourly: on SQLite, a partition an hour instead of a day, for more than some 3,000 reports a second.
-            writer: on PostgreSQL, the name of this process among several.
+            writer: the name of this process among those that write to the same data, up to 56 characters; it has the name from
+                its first write on, until it ends.
+            is_writer_fixed: have this name and no other: the first write is refused (ConfigurationError) if another process has it.
+                Otherwise "-2", "-3" and so on are tried.
 
         Raises:
             ConfigurationError: the database cannot be opened.
         """
         self._database = SqlDatabase(url, history="telemetry", synchronous="NORMAL")
+        self._writer, self._is_writer_fixed = writer, is_writer_fixed
+        self._folder = _folder_of(url) if url.startswith("sqlite") else None
+        self._lock = RLock()
+        self._own_lock: FileLock | None = None
+        self._derived_lock: FileLock | None = None
+        self._is_registered = False
+        self._takeovers = 0
         self._on_sqlite: SqliteFrames | None = None
         self._on_postgresql: PostgresqlFrames | None = None
         if not url.startswith("sqlite"):
             # Behind an extra: SQLite needs no driver.
             from bmsota_cloud.storage.sql.telemetry_postgresql import PostgresqlFrames  # noqa: PLC0415
 
-            self._on_postgresql = PostgresqlFrames(url, self._database, writer=writer)
+            self._on_postgresql = PostgresqlFrames(url, self._database, writer=writer, is_writer_fixed=is_writer_fixed)
             return
         try:
-            self._on_sqlite = SqliteFrames(_folder_of(url), is_hourly=is_hourly)
+            self._on_sqlite = SqliteFrames(self._folder, is_hourly=is_hourly)
         except OSError as error:
             self._database.close()
             raise ConfigurationError(f"cannot open the folder of reports: {error}") from error
@@ -89,6 +119,7 @@ class SqlTelemetryStore:
         return found
 
     def append(self, frames: Sequence[StoredFrame]) -> Sequence[bool]:
+        self._register()
         return self._frames.append(frames) if frames else []
 
     def mark(self) -> Mark:
@@ -101,15 +132,141 @@ class SqlTelemetryStore:
             self._on_postgresql.save(states, events, mark)
             return
         assert self._on_sqlite is not None
-        with _refusals(), self._database.writing() as connection:
+        self._register()
+        with self._shared_with_others() as connection:
             _many(connection, _STATE_SQL, [_state_values(state) for state in states])
             _many(connection, _EVENT_SQL, [astuple(event) for event in events])
             _many(connection, _PARTITION_SQL, list(mark.places))
+            writer = self._on_sqlite.writer if mark.writer is None else mark.writer
+            _many(connection, _MARK_SQL, [(writer, name, position) for name, position, _ in mark.places])
         self._on_sqlite.saved(mark)
 
     def unread(self, limit: int) -> Unread:
+        self._register()
         with _refusals():
             return self._frames.unread(limit)
+
+    @contextmanager
+    def taking_over(self, limit: int) -> Iterator[Unread]:
+        if self._on_postgresql is not None:
+            with _refusals(), self._on_postgresql.taking_over(limit) as unread:
+                yield unread
+            return
+        self._register()
+        if self._folder is None:
+            yield Unread((), Mark())
+            return
+        with self._lock, self._left_behind(limit) as unread:
+            yield unread
+
+    # --- the processes that write to the same files ----------------------------------------------------------------------
+
+    def _register(self) -> None:
+        """On SQLite, get the name and its lock; PostgreSQL does it for every connection."""
+        if self._is_registered or self._on_sqlite is None:
+            return
+        with self._lock:
+            if not self._is_registered:
+                self._wait_for_own_name()
+                with _refusals(), self._database.writing() as connection:
+                    self._take_name(connection, self._on_sqlite)
+                self._is_registered = True
+
+    def _wait_for_own_name(self) -> None:
+        """Another process may just be deriving under it what this one has left behind."""
+        if self._folder is None or not self._is_writer_fixed:
+            return
+        c = t.report_writer.c
+        with _refusals():
+            with self._database.reading() as connection:
+                number = connection.execute(select(c.number).where(c.name == self._writer)).scalar_one_or_none()
+            if number is not None:
+                with closing(FileLock(self._folder / f"writer-{number}.lock")) as lock:
+                    lock.take(timeout_s=OWN_NAME_TIMEOUT_S)
+
+    def _take_name(self, connection: Connection, frames: SqliteFrames) -> None:
+        if connection.execute(select(func.max(t.report_writer.c.number))).scalar() == 0:
+            # Reports beside a database that knows none of their writers: it was lost, and everything is derived again.
+            lost = [
+                {"number": number, "name": f"lost {number}", "newest_position": 0} for number in frames.writers() - {0}
+            ]
+            if lost:
+                connection.execute(insert(t.report_writer), lost)
+        for name in names_for(self._writer, is_fixed=self._is_writer_fixed):
+            number = _number_of(connection, name)
+            if self._folder is None:
+                break
+            lock = FileLock(self._folder / f"writer-{number}.lock")
+            if lock.take():
+                self._own_lock = lock
+                self._derived_lock = FileLock(self._folder / DERIVED_LOCK)
+                break
+            lock.close()
+        else:
+            raise taken_name(self._writer)
+        self._takeovers = connection.execute(select(t.takeover.c.count)).scalar_one()
+        frames.take_number(number, _marks_of(connection, number))
+
+    @contextmanager
+    def _shared_with_others(self) -> Iterator[Connection]:
+        """A transaction for what has been derived.
+
+        Raises:
+            StorageUnavailableError: another process has derived for one that is gone, maybe for vehicles that are here now.
+        """
+        with self._lock, self._taken_derived_lock(is_shared=True):
+            with _refusals(), self._database.writing() as connection:
+                count = connection.execute(select(t.takeover.c.count)).scalar_one()
+                if count == self._takeovers:
+                    yield connection
+                    return
+            self._takeovers = count
+            raise overtaken()
+
+    @contextmanager
+    def _taken_derived_lock(self, *, is_shared: bool = False) -> Iterator[None]:
+        if self._derived_lock is None:
+            yield
+            return
+        with _refusals(), self._derived_lock.held(timeout_s=_DERIVED_LOCK_TIMEOUT_S, is_shared=is_shared):
+            yield
+
+    @contextmanager
+    def _left_behind(self, limit: int) -> Iterator[Unread]:
+        """Of one process that is gone, and alone; the names of those that have left nothing are struck."""
+        assert self._on_sqlite is not None
+        assert self._folder is not None
+        own = self._on_sqlite.writer
+        with _refusals(), self._database.reading() as connection:
+            others = connection.execute(select(t.report_writer.c.number).where(t.report_writer.c.number != own))
+            numbers = sorted(others.scalars())
+        for number in numbers:
+            with _refusals():
+                lock = FileLock(self._folder / f"writer-{number}.lock")
+            try:
+                with _refusals():
+                    if not lock.take():
+                        continue
+                with self._taken_derived_lock():
+                    with _refusals(), self._database.reading() as connection:
+                        marks = _marks_of(connection, number)
+                    unread = self._on_sqlite.unread(limit, number, marks)
+                    if unread.frames:
+                        with _refusals(), self._database.writing() as connection:
+                            connection.execute(update(t.takeover).values(count=t.takeover.c.count + 1))
+                            self._takeovers = connection.execute(select(t.takeover.c.count)).scalar_one()
+                        yield unread
+                        return
+                with _refusals(), self._database.writing() as connection:
+                    connection.execute(delete(t.report_mark).where(t.report_mark.c.writer == number))
+                    connection.execute(delete(t.report_writer).where(t.report_writer.c.number == number))
+                # Numbers are not given twice, so nobody wants this file again.
+                lock.path.unlink(missing_ok=True)
+            finally:
+                lock.close()
+        yield Unread((), Mark())
+
+    # --- reading ---------------------------------------------------------------------------------------------------------
 
     def frames(
         self, vin: str, request: PageRequest, *, since: datetime | None = None, until: datetime | None = None
@@ -148,7 +305,7 @@ class SqlTelemetryStore:
             statement = statement.where(c.at_s < _seconds(until))
         if kinds:
             statement = statement.where(c.kind.in_(kinds))
-        order = (c.at_s.desc(), c.kind, c.subject, c.value)
+        order = (c.at_s.desc(), c.sequence.desc(), c.kind, c.subject, c.value)
         with _refusals(), self._database.reading() as connection:
             return page_of(connection, _event, statement.order_by(*order), request)
 
@@ -169,11 +326,32 @@ class SqlTelemetryStore:
         if gone:
             with _refusals(), self._database.writing() as connection:
                 _many(connection, "DELETE FROM report_partition WHERE name = ?", [(name,) for name in gone])
+                _many(connection, "DELETE FROM report_mark WHERE place = ?", [(name,) for name in gone])
         return count
 
     def close(self) -> None:
         self._frames.close()
         self._database.close()
+        for lock in (self._own_lock, self._derived_lock):
+            if lock is not None:
+                lock.close()
+
+
+def _number_of(connection: Connection, name: str) -> int:
+    """The number of a writer, who gets one if it is new."""
+    c = t.report_writer.c
+    number = connection.execute(select(c.number).where(c.name == name)).scalar_one_or_none()
+    if number is None:
+        number = connection.execute(
+            insert(t.report_writer).values(name=name, newest_position=0).returning(c.number)
+        ).scalar_one()
+    return int(number)
+
+
+def _marks_of(connection: Connection, writer: int) -> dict[str, int]:
+    c = t.report_mark.c
+    rows = connection.execute(select(c.place, c.derived_to).where(c.writer == writer))
+    return {row.place: row.derived_to for row in rows}
 
 
 def _event(**row: Any) -> VehicleEvent:
@@ -186,7 +364,7 @@ def _event(**row: Any) -> VehicleEvent:
 def _refusals() -> Iterator[None]:
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:
         refusal = unavailable_from(error)
         if refusal is None:
             raise

@@ -4,12 +4,17 @@
     frame_20261129    the partition of a day
     frame_other       frames that may not begin a partition: see `has_day`
     frame_vehicle     VIN <-> number
-    frame_mark        how far each writer's frames have been derived
+    report_writer     the processes that write: each row of a frame has its writer's number
+    report_mark       how far each writer's frames have been derived
 
 Strategy. The way in is asyncpg, one statement over arrays a batch (`unnest`, `ON CONFLICT DO NOTHING`): it costs a fifth of the same
 rows through the layers above it. It has an event loop of its own, in the thread that calls; everything that only reads goes
 through SQLAlchemy. `position` rises with every row of one connection, and a block range index finds the rows behind a mark
 without the space of a real one.
+
+A process holds an advisory lock on its writer's number, which the server takes back when the connection ends. So a number that can be
+locked belongs to a process that is gone, and another may derive what it has left (`taking_over`). What is derived is saved under a
+lock that savers share; who takes over has it alone.
 
 What fails is tried again by the caller with the same frames. After a connection broke nobody knows whether the commit was the last
 thing it did: a frame that is there with the very same arrival is that frame.
@@ -19,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from threading import RLock
@@ -32,6 +37,7 @@ from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.telemetry import Mark, Unread
 from bmsota_cloud.storage.sql._packing import TIME_IMPLAUSIBLE, has_day, pack, unpack
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
+from bmsota_cloud.storage.sql._writers import OWN_NAME_TIMEOUT_S, names_for, overtaken, taken_name
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
@@ -50,13 +56,22 @@ _CONNECT_TIMEOUT_S: Final = 10.0
 _COMMAND_TIMEOUT_S: Final = 60.0
 _CHUNK_ROWS: Final = 1000
 _DELETE_ROWS: Final = 500
+_OWN_NAME_EVERY_S: Final = 0.1
 _LOCK_TIMEOUT: Final = "2s"
+# The first half of advisory locks, any number of our own; the second is a writer's number, or 0.
+_WRITER_LOCK: Final = 0x626D_0001
+_DERIVED_LOCK: Final = 0x626D_0002
+# A machine that is gone says nothing: its locks are free after half a minute.
+_SERVER_SETTINGS: Final = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+_MARK: Final = "frame"
 
 _INSERT: Final = """
 WITH added AS (
-    INSERT INTO {table} (digest, arrived_at_ns, vehicle, reported_s2000, form, received, fault, clear)
-    SELECT * FROM unnest($1::int8[], $2::int8[], $3::int4[], $4::{time}[], $5::int2[], $6::bytea[], $7::text[], $8::bytea[])
+    INSERT INTO {table} (digest, arrived_at_ns, vehicle, reported_s2000, form, received, fault, clear, writer)
+    SELECT *, $10::int4 FROM unnest($1::int8[], $2::int8[], $3::int4[], $4::{time}[], $5::int2[], $6::bytea[], $7::text[], $8::bytea[])
     ON CONFLICT DO NOTHING RETURNING digest, vehicle, reported_s2000, position
+), noted AS (
+    UPDATE report_writer SET newest_position = greatest(newest_position, (SELECT max(position) FROM added)) WHERE number = $10::int4
 )
 SELECT count(*), max(position),
     CASE WHEN count(*) < $9 THEN array_agg(vehicle) END,
@@ -75,8 +90,8 @@ ON CONFLICT (vin) DO UPDATE SET
     alarm_level = excluded.alarm_level, frames = excluded.frames, memory = excluded.memory
 """
 _EVENTS: Final = """
-INSERT INTO vehicle_event (vin, at_s, kind, subject, value, detail)
-SELECT * FROM unnest($1::text[], $2::int8[], $3::text[], $4::text[], $5::text[], $6::text[]) ON CONFLICT DO NOTHING
+INSERT INTO vehicle_event (vin, at_s, sequence, kind, subject, value, detail)
+SELECT * FROM unnest($1::text[], $2::int8[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[]) ON CONFLICT DO NOTHING
 """
 _PARTITIONS: Final = """
 INSERT INTO report_partition (name, derived_to, newest_arrival_ns)
@@ -96,14 +111,13 @@ _Result = TypeVar("_Result")
 class PostgresqlFrames:
     """The frames of a telemetry store on PostgreSQL. Every method may be called from any thread."""
 
-    def __init__(self, url: str, database: SqlDatabase, *, writer: str = "") -> None:
-        """Use the migrated *database* at *url*.
-
-        *writer* is the name of this process among several on one database; each has a mark of its own.
-        """
+    def __init__(self, url: str, database: SqlDatabase, *, writer: str, is_writer_fixed: bool) -> None:
+        """Use the migrated *database* at *url*; *writer* and *is_writer_fixed* as in `SqlTelemetryStore`."""
         self._dsn = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         self._database = database
-        self._writer = writer
+        self._names = tuple(names_for(writer, is_fixed=is_writer_fixed))
+        self._writer = -1
+        self._takeovers: int | None = None
         self._lock = RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Any = None
@@ -129,9 +143,10 @@ class PostgresqlFrames:
         """See `TelemetryStore.save_derived`."""
         with self._lock:
             self._run(self._save(states, events, mark))
-            for name, position, _ in mark.places:
-                if self._written.get(name, (0, 0))[0] <= position:
-                    self._written.pop(name, None)
+            if mark.writer in (None, self._writer):
+                for name, position, _ in mark.places:
+                    if self._written.get(name, (0, 0))[0] <= position:
+                        self._written.pop(name, None)
 
     def mark(self) -> Mark:
         with self._lock:
@@ -184,6 +199,7 @@ class PostgresqlFrames:
             [each or "" for each in faults],
             clears,
             len(places),
+            self._writer,
         )
         if count < len(places):
             fresh = set(zip(*[each or () for each in added], strict=True))
@@ -228,6 +244,11 @@ class PostgresqlFrames:
         # Of a vehicle that is there twice only the last counts, and one statement may not touch a row twice.
         rows = {state.vin: state for state in states}.values()
         async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock_shared($1, 0)", _DERIVED_LOCK)
+            count = await connection.fetchval("SELECT count FROM takeover")
+            if count != self._takeovers:
+                self._takeovers = count
+                raise overtaken()
             if rows:
                 await connection.execute(
                     _STATES,
@@ -248,9 +269,10 @@ class PostgresqlFrames:
                 names, positions, arrivals = zip(*mark.places, strict=True)
                 await connection.execute(_PARTITIONS, names, positions, arrivals)
                 await connection.execute(
-                    "INSERT INTO frame_mark (writer, position) VALUES ($1, $2) ON CONFLICT (writer) DO UPDATE"
-                    " SET position = greatest(frame_mark.position, excluded.position)",
-                    self._writer,
+                    "INSERT INTO report_mark (writer, place, derived_to) VALUES ($1, $2, $3) ON CONFLICT (writer, place)"
+                    " DO UPDATE SET derived_to = greatest(report_mark.derived_to, excluded.derived_to)",
+                    self._writer if mark.writer is None else mark.writer,
+                    _MARK,
                     max(positions),
                 )
 
@@ -304,23 +326,119 @@ class PostgresqlFrames:
 
     def unread(self, limit: int) -> Unread:
         """See `TelemetryStore.unread`."""
+        with self._lock:
+            self._run(self._nothing())
+            return self._unread(limit, self._writer)
+
+    def _unread(self, limit: int, writer: int) -> Unread:
         select = (
             "SELECT position, vin, {name} AS place, {columns} FROM {table} JOIN frame_vehicle ON number = vehicle"
-            " WHERE position > (SELECT coalesce(max(position), 0) FROM frame_mark WHERE writer = :writer)"
+            " WHERE writer = :writer AND position > :mark"
         )
         plain = select.format(table="frame", name="frame.tableoid::regclass::text", columns=_COLUMNS)
         other = select.format(table=_OTHER, name=f"'{_OTHER}'", columns=_COLUMNS)
+        behind = (
+            "SELECT newest_position, coalesce(derived_to, 0) FROM report_writer"
+            " LEFT JOIN report_mark ON writer = number AND place = :place WHERE number = :writer"
+        )
         with self._database.reading() as connection:
+            found = connection.execute(text(behind), {"writer": writer, "place": _MARK}).one_or_none()
+            if found is None or found[0] <= found[1]:
+                return Unread((), Mark((), writer))
             rows = connection.execute(
                 text(f"SELECT * FROM ({plain} UNION ALL {other}) AS found ORDER BY position LIMIT :limit"),
-                {"writer": self._writer, "limit": limit},
+                {"writer": writer, "mark": found[1], "limit": limit},
             ).all()
         places: dict[str, tuple[int, int]] = {}
         for row in rows:
             places[row[2]] = (row[0], max(row[4], places.get(row[2], (0, 0))[1]))
         return Unread(
             tuple(unpack(row[1], row[3:]) for row in rows),
-            Mark(tuple((name, *place) for name, place in places.items())),
+            Mark(tuple((name, *place) for name, place in places.items()), writer),
+        )
+
+    # --- other writers ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def taking_over(self, limit: int) -> Iterator[Unread]:
+        """See `TelemetryStore.taking_over`."""
+        with self._lock:
+            for number in self._run(self._others()):
+                if not self._run(self._lock_writer(number)):
+                    continue
+                try:
+                    self._run(self._be_alone())
+                    try:
+                        unread = self._unread(limit, number)
+                        if unread.frames:
+                            self._takeovers = self._run(self._count_takeover())
+                            yield unread
+                            return
+                    finally:
+                        self._run(self._unlock(_DERIVED_LOCK, 0))
+                    self._run(self._strike(number))
+                finally:
+                    self._run(self._unlock(_WRITER_LOCK, number))
+            yield Unread((), Mark())
+
+    async def _others(self) -> list[int]:
+        rows = await self._connection.fetch(
+            "SELECT number FROM report_writer WHERE number <> $1 ORDER BY number", self._writer
+        )
+        return [number for (number,) in rows]
+
+    async def _lock_writer(self, number: int) -> bool:
+        return bool(await self._connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", _WRITER_LOCK, number))
+
+    async def _unlock(self, kind: int, number: int) -> None:
+        await self._connection.fetchval("SELECT pg_advisory_unlock($1, $2)", kind, number)
+
+    async def _be_alone(self) -> None:
+        await self._connection.execute("SELECT pg_advisory_lock($1, 0)", _DERIVED_LOCK)
+
+    async def _count_takeover(self) -> int:
+        return int(await self._connection.fetchval("UPDATE takeover SET count = count + 1 RETURNING count"))
+
+    async def _strike(self, number: int) -> None:
+        async with self._connection.transaction():
+            await self._connection.execute("DELETE FROM report_mark WHERE writer = $1", number)
+            await self._connection.execute("DELETE FROM report_writer WHERE number = $1", number)
+
+    async def _nothing(self) -> None:
+        """Be connected."""
+
+    async def _register(self) -> None:
+        """Get a name, its number, and the lock on it.
+
+        Raises:
+            ConfigurationError: the process is to have one name and no other, and another process has it.
+            StorageUnavailableError: the name that this process had is not free yet.
+        """
+        connection = self._connection
+        for _ in range(round(OWN_NAME_TIMEOUT_S / _OWN_NAME_EVERY_S)):
+            for name in self._names:
+                number = await connection.fetchval("SELECT number FROM report_writer WHERE name = $1", name)
+                if number is None:
+                    number = await connection.fetchval(
+                        "INSERT INTO report_writer (name, newest_position) VALUES ($1, 0) ON CONFLICT DO NOTHING"
+                        " RETURNING number",
+                        name,
+                    )
+                if number is None or not await self._lock_writer(number):
+                    continue
+                # Who takes over strikes names.
+                if await connection.fetchval("SELECT name FROM report_writer WHERE number = $1", number) == name:
+                    self._writer, self._names = number, (name,)
+                    if self._takeovers is None:
+                        self._takeovers = await connection.fetchval("SELECT count FROM takeover")
+                    return
+                await self._unlock(_WRITER_LOCK, number)
+            await asyncio.sleep(_OWN_NAME_EVERY_S)
+        if self._takeovers is None:
+            raise taken_name(self._names[0])
+        raise StorageUnavailableError(
+            f"telemetry database: the connection that was lost still has the name {self._names[0]!r}; it is free soon",
+            code="storage-busy",
         )
 
     # --- dropping ---------------------------------------------------------------------------------------------------------
@@ -410,6 +528,8 @@ class PostgresqlFrames:
             self._loop = asyncio.new_event_loop()
         try:
             return self._complete(self._connected(work))
+        except StorageUnavailableError:
+            raise
         except asyncpg.UndefinedTableError as error:
             # Another process has dropped a day; with the next try it is made again.
             self._days.clear()
@@ -442,8 +562,21 @@ class PostgresqlFrames:
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await asyncpg.connect(
-                    self._dsn, timeout=_CONNECT_TIMEOUT_S, command_timeout=_COMMAND_TIMEOUT_S
+                    self._dsn,
+                    timeout=_CONNECT_TIMEOUT_S,
+                    command_timeout=_COMMAND_TIMEOUT_S,
+                    server_settings=_SERVER_SETTINGS,
                 )
+                try:
+                    # What is acknowledged is on the disk, whatever the server's default is.
+                    await self._connection.execute(
+                        "SELECT set_config('synchronous_commit', 'on', false)"
+                        " WHERE current_setting('synchronous_commit') = 'off'"
+                    )
+                    await self._register()
+                except BaseException:
+                    self._abandon()
+                    raise
                 rows = await self._connection.fetch(
                     "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
                     " WHERE i.inhparent = 'frame'::regclass"
@@ -476,6 +609,7 @@ def _columns_of(events: Sequence[VehicleEvent]) -> tuple[list[Any], ...]:
     return (
         [event.vin for event in events],
         [event.at_s for event in events],
+        [event.sequence for event in events],
         [event.kind for event in events],
         [event.subject for event in events],
         [event.value for event in events],

@@ -10,6 +10,9 @@ the standard library's `sqlite3`, because the layers above it cost ten times the
 promises no more for several files in WAL mode); a call that failed between two of them may be made again, because a frame that is
 there with the very same arrival is that frame.
 
+Each row says which process wrote it (`writer`), and each file how far it has the frames of each: what a process has left underived is
+found without looking through those of the others.
+
 A frame goes where its hour or its day is already, else into a new partition of the length that the settings name. So the setting
 can be changed at any time, and a repetition is still found.
 """
@@ -46,7 +49,8 @@ __all__ = ["OTHER", "SqliteFrames"]
 
 OTHER: Final = "other"
 """The partition of frames that may not begin one: see `has_day`."""
-_LAYOUT: Final = 1
+_LAYOUT: Final = 2
+"""2: who wrote a frame. The frames of layout 1 are those of writer 0."""
 _SECOND_NS: Final = 1_000_000_000
 _HOUR_S: Final = 3600
 _DAY_S: Final = 24 * _HOUR_S
@@ -57,6 +61,7 @@ _BUSY_TIMEOUT_S: Final = 10.0
 # The index of one day of 10,000 vehicles is far larger than any cache; this holds the pages between two checkpoints.
 _CACHE_KIB: Final = 16 * 1024
 _CHUNK_ROWS: Final = 1000
+_POSITION_MAX: Final = 2**63 - 1
 # A slice of deleting takes some milliseconds; the writer gets its turn between two.
 _DELETE_ROWS: Final = 500
 
@@ -75,14 +80,14 @@ CREATE TABLE IF NOT EXISTS frame (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS frame_key ON frame (vehicle, reported_at_s, digest);
 """
+_WRITERS: Final = """
+ALTER TABLE frame ADD COLUMN writer INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE writer (number INTEGER PRIMARY KEY, newest_position INTEGER NOT NULL);
+INSERT INTO writer SELECT 0, max(position) FROM frame HAVING count(*) > 0;
+"""
 # Many rows in one statement: `sqlite3` lets go of the interpreter's lock once a statement, and while the event loop is busy each
 # time costs more than the row.
-_INSERTS: Final = {
-    count: "INSERT INTO frame (vehicle, reported_at_s, digest, arrived_at_ns, form, clear, received, fault) VALUES "
-    + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * count)
-    + " ON CONFLICT (vehicle, reported_at_s, digest) DO NOTHING"
-    for count in (32, 8, 1)
-}
+_INSERT_ROWS: Final = (32, 8, 1)
 _COLUMNS: Final = "reported_at_s, arrived_at_ns, form, clear, received, fault"
 _OF_VEHICLE: Final = "vehicle = (SELECT number FROM vehicle WHERE vin = ?)"
 
@@ -123,6 +128,10 @@ class SqliteFrames:
         self._lock = RLock()
         self._open: OrderedDict[str, _Partition] = OrderedDict()
         self._names: set[str] = set()
+        self.writer = 0
+        """The number of this process; frames are of this writer."""
+        self._marks: dict[str, int] = {}
+        self._inserts: dict[int, str] = {}
         self._catalog: dict[str, _Entry] = {}
         self._written: dict[str, tuple[int, int]] = {}
         self._has_failed = False
@@ -130,6 +139,7 @@ class SqliteFrames:
             folder.mkdir(parents=True)
             _sync_folder(folder.parent)
         self._find_files()
+        self.take_number(0, {})
 
     # --- the catalog, kept by the owner in the telemetry database --------------------------------------------------------
 
@@ -138,6 +148,13 @@ class SqliteFrames:
         with self._lock:
             self._catalog = {name: _Entry(*rows.get(name, (0, 0))) for name in self._names}
 
+    def take_number(self, writer: int, marks: Mapping[str, int]) -> None:
+        """From now on frames are those of *writer*, who has derived up to *marks* in each partition."""
+        with self._lock:
+            self.writer = writer
+            self._marks = dict(marks)
+            self._inserts = {count: _insert_of(count, writer) for count in _INSERT_ROWS}
+
     def saved(self, mark: Mark) -> None:
         """*mark* is in the database now."""
         with self._lock:
@@ -145,6 +162,9 @@ class SqliteFrames:
                 entry = self._catalog.setdefault(name, _Entry())
                 entry.derived_to = position
                 entry.newest_arrival_ns = max(entry.newest_arrival_ns, arrival)
+                if mark.writer not in (None, self.writer):
+                    continue
+                self._marks[name] = position
                 if self._written.get(name, (0, 0))[0] <= position:
                     self._written.pop(name, None)
 
@@ -181,10 +201,15 @@ class SqliteFrames:
                 number = self._number(partition, frame.vin)
             rows.append((number, *pack(frame)))
         before = connection.execute("SELECT max(position) FROM frame").fetchone()[0] or 0
-        added = _insert(connection, rows)
+        added = _insert(connection, rows, self._inserts)
         if added != len(rows):
             self._find_new(connection, before, rows, places, is_new)
         after = connection.execute("SELECT max(position) FROM frame").fetchone()[0] or 0
+        connection.execute(
+            "INSERT INTO writer (number, newest_position) VALUES (?, ?) ON CONFLICT (number) DO UPDATE SET"
+            " newest_position = excluded.newest_position",
+            (self.writer, after),
+        )
         connection.execute("COMMIT")
         newest = max(frame.arrived_at_ns for frame in frames)
         self._written[name] = (after, max(newest, self._written.get(name, (0, 0))[1]))
@@ -295,17 +320,31 @@ class SqliteFrames:
         for _, frame in heapq.merge(*found, key=itemgetter(0)):
             yield frame
 
-    def unread(self, limit: int) -> Unread:
-        """See `TelemetryStore.unread`."""
+    def unread(self, limit: int, writer: int | None = None, marks: Mapping[str, int] | None = None) -> Unread:
+        """See `TelemetryStore.unread`; of *writer*, who has derived up to *marks*, or of this process."""
+        # Another process may have added some.
+        self._find_files()
         with self._lock:
-            behind = {name: self._catalog.get(name, _Entry()).derived_to for name in self._names}
-        streams = [self._behind(name, position) for name, position in sorted(behind.items())]
+            number = self.writer if writer is None else writer
+            marks = self._marks if marks is None else marks
+            behind = {name: marks.get(name, 0) for name in self._names}
+        streams = [self._behind(name, position, number) for name, position in sorted(behind.items())]
         frames: list[StoredFrame] = []
         places: dict[str, tuple[int, int]] = {}
         for arrival, name, position, frame in islice(heapq.merge(*streams, key=itemgetter(0)), limit):
             frames.append(frame)
             places[name] = (position, max(arrival, places.get(name, (0, 0))[1]))
-        return Unread(tuple(frames), Mark(tuple((name, *place) for name, place in places.items())))
+        return Unread(tuple(frames), Mark(tuple((name, *place) for name, place in places.items()), writer))
+
+    def writers(self) -> set[int]:
+        """The numbers of all that have written, as the partitions say."""
+        with self._lock:
+            names = sorted(self._names)
+        found = set()
+        for name in names:
+            if self._has_writers(name):
+                found |= {number for (number,) in self._select(name, "SELECT number FROM writer", ())}
+        return found
 
     def mark(self) -> Mark:
         with self._lock:
@@ -356,19 +395,34 @@ class SqliteFrames:
                 return
             last = [rows[-1][0], rows[-1][1]]
 
-    def _behind(self, name: str, position: int) -> Iterator[tuple[int, str, int, StoredFrame]]:
+    def _behind(self, name: str, position: int, writer: int) -> Iterator[tuple[int, str, int, StoredFrame]]:
+        if self._has_writers(name):
+            newest = self._select(name, "SELECT newest_position FROM writer WHERE number = ?", [writer])
+            end = newest[0][0] if newest else 0
+        elif writer == 0:
+            end = _POSITION_MAX
+        else:
+            return
+        if end <= position:
+            return
         sql = (
             f"SELECT position, vin, {_COLUMNS} FROM frame JOIN vehicle ON vehicle.number = frame.vehicle"
-            f" WHERE position > ? ORDER BY position LIMIT {_CHUNK_ROWS}"
+            f" WHERE position > ? AND position <= ?{'' if end == _POSITION_MAX else ' AND writer = ?'}"
+            f" ORDER BY position LIMIT {_CHUNK_ROWS}"
         )
         while True:
-            rows = self._select(name, sql, [position])
+            rows = self._select(name, sql, [position, end, *([] if end == _POSITION_MAX else [writer])])
             for row in rows:
                 frame = unpack(row[1], row[2:])
                 yield frame.arrived_at_ns, name, row[0], frame
             if len(rows) < _CHUNK_ROWS:
                 return
             position = rows[-1][0]
+
+    def _has_writers(self, name: str) -> bool:
+        """False for a file of layout 1 that nobody has written to since."""
+        found = self._select(name, "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'writer'", ())
+        return bool(found and found[0][0])
 
     def _select(self, name: str, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """The rows; none if the partition has been dropped meanwhile."""
@@ -451,6 +505,7 @@ class SqliteFrames:
         self._names.discard(name)
         self._catalog.pop(name, None)
         self._written.pop(name, None)
+        self._marks.pop(name, None)
 
     def _delete_others(self, arrived_before_ns: int) -> int:
         count = 0
@@ -537,17 +592,23 @@ class SqliteFrames:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 if layout < _LAYOUT:
-                    counting = " AUTOINCREMENT" if name == OTHER else ""
-                    script = (
-                        f"BEGIN IMMEDIATE;{_TABLES.format(counting=counting)}PRAGMA user_version = {_LAYOUT};COMMIT;"
-                    )
-                    connection.executescript(script)
+                    self._bring_up_to_date(name, connection)
             else:
                 connection.execute("PRAGMA query_only = 1")
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _bring_up_to_date(self, name: str, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        # Another process may have done it meanwhile.
+        layout = self._layout_of(name, connection)
+        steps = [_TABLES.format(counting=" AUTOINCREMENT" if name == OTHER else ""), _WRITERS]
+        for statement in "".join(steps[layout:]).split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {_LAYOUT}")
+        connection.execute("COMMIT")
 
     def _layout_of(self, name: str, connection: sqlite3.Connection) -> int:
         layout = int(connection.execute("PRAGMA user_version").fetchone()[0])
@@ -570,10 +631,18 @@ def _refusals(label: str) -> Iterator[None]:
         raise StorageUnavailableError(f"{label}: {error}", code=code) from error
 
 
-def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-    """Insert *rows*; how many were not there yet."""
+def _insert_of(count: int, writer: int) -> str:
+    return (
+        "INSERT INTO frame (vehicle, reported_at_s, digest, arrived_at_ns, form, clear, received, fault, writer) VALUES "
+        + ", ".join([f"(?, ?, ?, ?, ?, ?, ?, ?, {writer})"] * count)
+        + " ON CONFLICT (vehicle, reported_at_s, digest) DO NOTHING"
+    )
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], inserts: Mapping[int, str]) -> int:
+    """Insert *rows* with *inserts*, statements by their number of rows, the largest first; how many were not there yet."""
     at = added = 0
-    for count, sql in _INSERTS.items():
+    for count, sql in inserts.items():
         while len(rows) - at >= count:
             added += connection.execute(sql, list(chain.from_iterable(rows[at : at + count]))).rowcount
             at += count
