@@ -65,8 +65,8 @@ async def serve_gateway(
         links_max: connections beyond it are closed at once.
         on_open: called with each new link and its peer's address (without the port), before `connected`.
         descriptors_max: accept nothing while the process has so many descriptors open; by default all but a reserve for files.
-        linger_s: from a thousand reads a second on, let the event loop sleep so long between two looks for what has come. Costs everything
-            in this loop as much delay, and saves a third of the work. Only without *executor*.
+        linger_s: after a read, look again for what has come only after this time, so that many links are read together. Delays
+            nothing else in this loop. Only without *executor* and TLS, where there is epoll.
 
     Raises:
         OSError: the address cannot be used.

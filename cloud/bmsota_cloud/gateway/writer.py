@@ -3,7 +3,7 @@
     event loop                         writer's thread
     put(frame, done)  -> queue ->      append: one transaction, synced
     done(), ...       <-  one call  <- a batch
-                                       once a second: derive what is new
+                                       once a second, or a thousand reports: derive what is new
 
 Strategy. A commit costs nearly the same for one row as for fifty, so the thread lingers a little before it takes what has come: as long
 as about 66 reports take, at least 10 ms and at most 50. The queue is counted in bytes, from the moment a frame is put until it
@@ -50,6 +50,8 @@ _BATCH_FRAMES_WANTED = 66
 _LINGER_S_MIN = 0.010
 _LINGER_S_MAX = 0.050
 _DERIVE_EVERY_S = 1.0
+# The next commit waits while these are derived: some 15 ms.
+_DERIVE_FRAMES_MAX = 1000
 _RETRY_S_MIN = 0.05
 _RETRY_S_MAX = 2.0
 _LOGGED_KINDS_MAX = 100
@@ -187,7 +189,7 @@ class ReportWriter:
                 with suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._committed, batch, size_bytes)
             is_last = is_stopping and not self._queue
-            if is_last or time.monotonic() >= derive_at_s:
+            if is_last or len(fresh) >= _DERIVE_FRAMES_MAX or time.monotonic() >= derive_at_s:
                 self._derive_now(fresh)
                 fresh = []
                 derive_at_s = time.monotonic() + _DERIVE_EVERY_S
