@@ -30,8 +30,8 @@ _LOG = logging.getLogger(__name__)
 
 # What reports that were read may take to be stored when the process ends. A service manager kills after 90 s (systemd's default).
 STOP_TIMEOUT_S = 30.0
-# Reports wait 20 ms and more for their commit anyway, and a look for what has come costs as much as a report.
-LINGER_S = 0.010
+# Reports wait 20 ms and more for their commit anyway, and a look for what has come costs as much as some reports.
+LINGER_S = 0.020
 
 
 class OpenLink(Protocol):
