@@ -8,7 +8,9 @@ What a link is, and what is done about slow, silent and closing peers, is the sa
 Strategy. For each socket that is ready the event loop makes a handle and goes through five calls, which costs more than the read. So
 the door has a poll of its own (`_Rounds`): the loop sees one descriptor, and all that is ready is read in one round, at one time of the
 clock. A gateway may also linger between two rounds, as network cards do with their interrupts: what comes meanwhile is read
-together, and nothing else in the loop waits for it. TLS, and systems without epoll, are read by the event loop.
+together, and nothing else in the loop waits for it. It lingers for as long as some dozens of reads take to come, and not at all
+where each round finds but one read: a peer that waits for an answer before it sends again must not be slowed down by that. TLS, and
+systems without epoll, are read by the event loop.
 """
 
 from __future__ import annotations
@@ -37,6 +39,13 @@ _LOG = logging.getLogger("bmsota.adapters.asyncio_gateway")
 READ_SIZE_BYTES_MAX = 32 * 1024
 # Of one round: some milliseconds of work, so that whatever else is in the event loop gets its turn.
 _READS_A_ROUND_MAX = 256
+# Lingering is tried from so many reads a second, counted over stretches of at least this length; again after a second.
+LINGER_FROM_HZ = 200
+_STRETCH_S = 0.05
+_TRY_AGAIN_S = 1.0
+# As many as make a round cheap for each; more would only be later.
+_READS_WANTED = 66
+_LINGER_S_MIN = 0.01
 _HAS_EPOLL = hasattr(select, "epoll")
 
 
@@ -51,6 +60,10 @@ class _Rounds:
         self._connections: dict[int, DirectConnection] = {}
         self._next: asyncio.Handle | None = None
         """The next round, while the loop does not watch the poll."""
+        self._wait_s = 0.0
+        """Between two rounds; 0: the loop watches."""
+        self._reads = self._rounds_with_reads = 0
+        self._stretch_began_s = self._not_before_s = loop.time()
         loop.add_reader(self._poll.fileno(), self._round)
 
     def add(self, descriptor: int, connection: DirectConnection) -> None:
@@ -78,15 +91,34 @@ class _Rounds:
                 connection = self._connections.get(descriptor)
                 if connection is not None and connection.read(descriptor, now_ns) == READ_SIZE_BYTES_MAX:
                     has_more = True
+            if self._linger_s:
+                self._reads += len(ready)
+                self._rounds_with_reads += 1
+                self._choose()
         if has_more and self._next is not None:
             self._next = self._loop.call_soon(self._round)
-        elif ready and not has_more and self._linger_s:
+        elif ready and not has_more and self._wait_s:
             if self._next is None:
                 self._loop.remove_reader(self._poll.fileno())
-            self._next = self._loop.call_later(self._linger_s, self._round)
+            self._next = self._loop.call_later(self._wait_s, self._round)
         elif self._next is not None:
             self._next = None
             self._loop.add_reader(self._poll.fileno(), self._round)
+
+    def _choose(self) -> None:
+        """How long to wait between two rounds, from what has come since the last choice."""
+        now_s = self._loop.time()
+        passed_s = now_s - self._stretch_began_s
+        if passed_s < _STRETCH_S:
+            return
+        rate_hz = self._reads / passed_s
+        if self._wait_s and self._reads < 2 * self._rounds_with_reads:
+            self._wait_s = 0.0
+            self._not_before_s = now_s + _TRY_AGAIN_S
+        elif self._wait_s or (rate_hz >= LINGER_FROM_HZ and now_s >= self._not_before_s):
+            self._wait_s = min(max(_READS_WANTED / rate_hz, _LINGER_S_MIN), self._linger_s)
+        self._reads = self._rounds_with_reads = 0
+        self._stretch_began_s = now_s
 
 
 class DirectDoor:
@@ -99,6 +131,8 @@ class DirectDoor:
         links_max: int,
         on_open: Callable[[StreamLink, str], object] | None,
         linger_s: float,
+        *,
+        has_rounds: bool,
     ) -> None:
         self.open_link = open_link
         self.clock_ns = clock_ns
@@ -110,7 +144,7 @@ class DirectDoor:
         self.buffer = memoryview(bytearray(READ_SIZE_BYTES_MAX))
         self.connections: set[DirectConnection] = set()
         self.is_paused = False
-        self.rounds = _Rounds(self.loop, clock_ns, linger_s) if _HAS_EPOLL else None
+        self.rounds = _Rounds(self.loop, clock_ns, linger_s) if has_rounds and _HAS_EPOLL else None
         self._all_lost = asyncio.Event()
 
     def pause(self) -> None:
@@ -278,7 +312,7 @@ class DirectConnection(asyncio.BufferedProtocol):
             self.end()
             return
         door.connections.add(self)
-        if door.rounds is not None and transport.get_extra_info("sslcontext") is None:
+        if door.rounds is not None:
             transport.pause_reading()
             self._descriptor = transport.get_extra_info("socket").fileno()
         try:

@@ -65,8 +65,8 @@ async def serve_gateway(
         links_max: connections beyond it are closed at once.
         on_open: called with each new link and its peer's address (without the port), before `connected`.
         descriptors_max: accept nothing while the process has so many descriptors open; by default all but a reserve for files.
-        linger_s: after a read, look again for what has come only after this time, so that many links are read together. Delays
-            nothing else in this loop. Only without *executor* and TLS, where there is epoll.
+        linger_s: from some hundred reads a second on, wait up to this long between two looks for what has come, so that many links are
+            read together. Delays nothing else in this loop. Only without *executor* and TLS, where there is epoll.
 
     Raises:
         OSError: the address cannot be used.
@@ -76,7 +76,7 @@ async def serve_gateway(
     tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_shutdown_timeout": CLOSE_TIMEOUT_S}
     descriptors_max = descriptors_to_spend() if descriptors_max is None else descriptors_max
     if executor is None:
-        door = DirectDoor(open_link, clock, links_max, on_open, linger_s)
+        door = DirectDoor(open_link, clock, links_max, on_open, linger_s, has_rounds=not tls)
         gateway = AsyncioGateway(door=door)
         gateway.listen(
             await listen(lambda: DirectConnection(door), host, port, descriptors_max=descriptors_max, tls=tls)
@@ -139,6 +139,11 @@ class AsyncioGateway:
         """Read from all links again."""
         assert self._door is not None
         self._door.resume()
+
+    @property
+    def reads_in_rounds(self) -> bool:
+        """Whether it lingers under load, so that whoever takes what was read need not."""
+        return self._door is not None and self._door.rounds is not None
 
     def listen(self, acceptor: Acceptor) -> None:
         """Take over *acceptor*, to be closed with the links."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import ssl
 import threading
@@ -718,6 +719,10 @@ class TurnedLoop:
     def __init__(self):
         self.watched = {}
         self.calls = []
+        self.now_s = 0.0
+
+    def time(self):
+        return self.now_s
 
     def add_reader(self, descriptor, callback):
         self.watched[descriptor] = callback
@@ -739,6 +744,7 @@ class TurnedLoop:
         """What a real loop would call next; how long it would wait for it, None if it watches."""
         if self.calls:
             wait_s, callback = self.calls.pop(0)
+            self.now_s += wait_s
             callback()
             return wait_s
         (callback,) = self.watched.values()
@@ -772,31 +778,55 @@ class Reading:
 def rounds():
     if not asyncio_direct._HAS_EPOLL:
         pytest.skip("this system has no epoll")
-    times = iter(range(1, 1000))
-    made = asyncio_direct._Rounds(TurnedLoop(), lambda: next(times), 0.25)
+    times = itertools.count(1)
+    made = asyncio_direct._Rounds(TurnedLoop(), lambda: next(times), 0.05)
     yield made
     made.close()
     assert not made._loop.watched
 
 
-def test_what_is_ready_is_read_in_one_round_and_the_next_one_lingers(rounds):
+def test_many_links_are_read_in_one_round_and_the_next_one_waits_for_more(rounds):
+    """At 333 reads a second it waits the 50 ms that it may; at thousands less, because enough comes before; then not at all."""
     loop = rounds._loop
-    all_of_them = [Reading(rounds) for _ in range(3)]
-    for each in all_of_them:
+    links = [Reading(rounds) for _ in range(100)]
+    for each in links[:20]:
         each.near.send(b"a")
+    loop.now_s += 0.06
     assert loop.turn() is None
-    assert not loop.watched, "it lingers"
-    for each in all_of_them[1:]:
+    assert {each.seen[0] for each in links[:20]} == {(1, b"a")}, "at one time of the clock"
+    assert not loop.watched, "333 reads a second: it lingers"
+    for each in links:
         each.near.send(b"b")
-    assert loop.turn() == 0.25
-    assert [each.seen for each in all_of_them] == [[(1, b"a")], [(1, b"a"), (2, b"b")], [(1, b"a"), (2, b"b")]]
+    assert loop.turn() == 0.05
+    waits = []
+    for letter in (b"c", b"d", b"e"):
+        for each in links:
+            each.near.send(letter)
+        waits.append(loop.turn())
+        assert {each.seen[-1] for each in links} == {(3 + len(waits) - 1, letter)}
+    # 100 in 50 ms, then 200 in 66: as long as 66 of them take.
+    assert waits == pytest.approx([0.033, 0.033, 66 / (200 / 0.066)])
     # Nothing has come meanwhile: the loop watches again, and the next one is read at once.
-    assert loop.turn() == 0.25
-    all_of_them[0].near.send(b"c")
+    assert loop.turn() > 0
+    links[0].near.send(b"f")
     assert loop.turn() is None
-    assert all_of_them[0].seen[1:] == [(3, b"c")]
-    for each in all_of_them:
+    assert links[0].seen[-1] == (6, b"f")
+    for each in links:
         each.close()
+
+
+def test_a_peer_that_waits_for_its_answer_is_not_slowed_down(rounds):
+    """Two hundred exchanges a second, one after another: lingering would find one read each time. It is tried once a second."""
+    loop = rounds._loop
+    link = Reading(rounds)
+    waited_s = 0.0
+    for count in range(1, 2001):
+        link.near.send(b"x")
+        loop.now_s += 0.003
+        while len(link.seen) < count:
+            waited_s += loop.turn() or 0.0
+    assert 0 < waited_s < 0.1 * loop.now_s
+    link.close()
 
 
 def test_who_has_more_is_not_kept_waiting_and_who_is_over_is_not_read(rounds):
