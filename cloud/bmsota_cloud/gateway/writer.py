@@ -6,8 +6,8 @@
                                        once a second, or a thousand reports: derive what is new
 
 Strategy. A commit costs nearly the same for one row as for fifty, so the thread lingers a little before it takes what has come: as long
-as about 66 reports take, at least 10 ms and at most 50. A gateway that lingers itself has done most of that waiting; then it is the
-10 ms in which it finishes its round. The queue is counted in bytes, from the moment a frame is put until it
+as about 66 reports take, at least 10 ms and at most 50. Where a gateway lingers itself and reads so many in one round, it is the 10 ms
+in which it finishes that round. The queue is counted in bytes, from the moment a frame is put until it
 is committed. When it is full the gateway stops reading, TCP makes the vehicles wait, and nothing is dropped. When the database is away
 the same batch is tried until it is back; the frames of a batch that fails for any other reason go one by one, and one that cannot be
 stored as it is is stored as bytes. Nothing that happens here reaches a link but its answer.
@@ -50,8 +50,8 @@ _BATCH_SIZE_BYTES_MAX = 4 * 1024 * 1024
 _BATCH_FRAMES_WANTED = 66
 _LINGER_S_MIN = 0.010
 _LINGER_S_MAX = 0.050
-# A gateway lingers from so many reads a second (`bmsota.adapters.serve_gateway`).
-_ROUNDS_FROM_HZ = 200
+# From here on what a lingering gateway reads in one round is enough for a commit.
+_ROUNDS_FROM_HZ = _BATCH_FRAMES_WANTED / _LINGER_S_MAX
 _DERIVE_EVERY_S = 1.0
 # The next commit waits while these are derived: some 15 ms.
 _DERIVE_FRAMES_MAX = 1000
