@@ -833,18 +833,32 @@ def test_who_has_more_is_not_kept_waiting_and_who_is_over_is_not_read(rounds):
     loop = rounds._loop
     first, second = Reading(rounds), Reading(rounds)
     first.near.setblocking(False)
-    sent = 0
-    while sent < 3 * READ_SIZE_BYTES_MAX:
-        try:
-            sent += first.near.send(bytes(READ_SIZE_BYTES_MAX))
-        except BlockingIOError:
-            break
+
+    def flood():
+        sent = 0
+        while sent < 3 * READ_SIZE_BYTES_MAX:
+            try:
+                sent += first.near.send(bytes(READ_SIZE_BYTES_MAX))
+            except BlockingIOError:
+                break
+
+    rounds._wait_s = 0.05
+    flood()
     loop.turn()
     assert loop.watched, "a whole read: the rest is there already"
     assert not loop.calls
+    while not loop.calls:
+        second.near.send(b"y")
+        loop.turn()
+    flood()
+    assert loop.turn() == 0.05
+    assert [wait_s for wait_s, _ in loop.calls] == [0], "it has lingered, and there is more"
+    rounds._wait_s = 0.0
+    while loop.calls:
+        loop.turn()
     second.near.send(b"x")
     first.ends, second.ends = (second,), (first,)
-    before = len(first.seen)
+    before = len(first.seen) + len(second.seen)
     loop.turn()
     # Whichever was read first has ended the other.
     assert len(second.seen) + len(first.seen) - before == 1
