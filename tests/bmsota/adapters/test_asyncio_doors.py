@@ -856,6 +856,7 @@ def test_who_has_more_is_not_kept_waiting_and_who_is_over_is_not_read(rounds):
     rounds._wait_s = 0.0
     while loop.calls:
         loop.turn()
+    first.near.send(b"x")
     second.near.send(b"x")
     first.ends, second.ends = (second,), (first,)
     before = len(first.seen) + len(second.seen)
