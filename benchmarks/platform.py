@@ -9,6 +9,9 @@ back and compared.
     ... backend           what PostgreSQL's own process for us uses beside, in us a report
     bytes per report ...  rows and their one unique index, as a multiple of the frame
     commit lag ...        from sending a report to its acknowledgement, 99th percentile
+
+What a figure is compared with is measured in the same minute: a program of one thread that decodes a frame, writes its values as JSON and
+commits, one by one, synced, on the same database (`OneByOne`). It has no sockets, no states, no events and no index.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bmsota_cloud.domain.telemetry import StoredFrame
 from bmsota_cloud.domain.vehicles import Vehicle
@@ -40,7 +43,7 @@ from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
 from benchmarks._figures import Figure
 from benchmarks.codec import report_frame
 from bmsota.checksums import bcc_xor
-from bmsota.gbt32960 import CellVoltages, Command, Frame, Heartbeat, Report, TerminalSession, encode
+from bmsota.gbt32960 import CellVoltages, Command, Frame, Heartbeat, Report, TerminalSession, decode, encode, to_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,9 +63,11 @@ class Load:
     rate_hz: float = 3333.0
     warm_s: float = 6.0
     measured_s: float = 20.0
+    one_by_one: int = 500
+    """Reports of the comparison, before and again after."""
 
 
-QUICK = Load(vehicles=40, rows_before=2000, rate_hz=400.0, warm_s=0.5, measured_s=1.5)
+QUICK = Load(vehicles=40, rows_before=2000, rate_hz=400.0, warm_s=0.5, measured_s=1.5, one_by_one=30)
 
 
 class Frames:
@@ -135,6 +140,49 @@ def prepare(folder: Path, telemetry_url: str, load: Load, frames: Frames, now_s:
 
 def stored(vin: str, raw: bytes, at_s: int) -> StoredFrame:
     return StoredFrame(vin=vin, frame=raw, clear=raw, reported_at_s=at_s, arrived_at_ns=at_s * 10**9, is_backfill=False)
+
+
+class OneByOne:
+    """The plain way: each frame decoded, its values written as JSON in a transaction of its own."""
+
+    _INSERT = "INSERT INTO one_by_one (vin, at_s, frame, report) VALUES (?, ?, ?, ?)"
+    _TABLE = "CREATE TABLE one_by_one (vin TEXT NOT NULL, at_s BIGINT NOT NULL, frame {bytes} NOT NULL, report TEXT NOT NULL)"
+
+    def __init__(self, folder: Path, telemetry_url: str, frames: Frames) -> None:
+        self._frames = frames
+        self._insert = self._INSERT
+        self._connection: Any
+        if telemetry_url:
+            import psycopg  # noqa: PLC0415
+
+            self._connection = psycopg.connect(telemetry_url, autocommit=True)
+            self._insert = self._insert.replace("?", "%s")
+            self._connection.execute(self._TABLE.format(bytes="BYTEA"))
+        else:
+            self._connection = sqlite3.connect(folder / "one_by_one.sqlite", isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute(self._TABLE.format(bytes="BLOB"))
+        self.count = 0
+        self.cpu_s = 0.0
+        self.times_s: list[float] = []
+
+    def run(self, count: int) -> None:
+        for _ in range(count):
+            vin = vin_of(self.count % 1000)
+            raw = self._frames.next(vin, time.time_ns() // 10**9)
+            begin_s, cpu_s = time.monotonic(), time.process_time()
+            report = decode(raw).message
+            assert isinstance(report, Report)
+            values = (vin, int(report.time.timestamp()), raw, json.dumps(to_dict(report)))
+            self._connection.execute(self._insert, values)
+            self.cpu_s += time.process_time() - cpu_s
+            self.times_s.append(time.monotonic() - begin_s)
+            self.count += 1
+
+    def close(self) -> None:
+        self._connection.execute("DROP TABLE one_by_one")
+        self._connection.close()
 
 
 # --- the vehicles -------------------------------------------------------------------------------------------------------
@@ -324,19 +372,45 @@ def measure(name: str, load: Load, telemetry_url: str = "", *, with_sizes: bool 
         stack.callback(server.kill)
         vehicles = Vehicles(server.port, load, frames)
         stack.callback(vehicles.close)
+        plain = OneByOne(folder, telemetry_url, frames)
+        stack.callback(plain.close)
         warm = vehicles.run(load.warm_s, load.rate_hz)
+        plain.run(load.one_by_one)
         before, backend_before = server.usage(), backend_cpu_s(telemetry_url) if telemetry_url else 0.0
         sent = vehicles.run(load.measured_s, load.rate_hz)
         after, backend_after = server.usage(), backend_cpu_s(telemetry_url) if telemetry_url else 0.0
+        plain.run(load.one_by_one)
         vehicles.close()
         server.stop()
         cpu_s = after["cpu_s"] - before["cpu_s"]
         lags = sorted(sent.lags_s)
-        figures = [Figure(f"ingest {name}", round(sent.count / cpu_s, 1), "reports/CPU-s")]
+        ratio = sent.count / cpu_s * plain.cpu_s / plain.count
+        figures = [
+            Figure(
+                f"ingest {name}",
+                round(sent.count / cpu_s, 1),
+                "reports/CPU-s",
+                round(ratio, 3),
+                "one by one, in one thread",
+            )
+        ]
         if telemetry_url:
             used_us = (backend_after - backend_before) / sent.count * 1e6
-            figures.append(Figure(f"ingest {name} backend", round(used_us, 1), "us CPU/report"))
-        figures.append(Figure(f"commit lag {name}", round(lags[int(len(lags) * 0.99)] * 1000, 1), "ms p99"))
+            ratio = used_us * sent.count / cpu_s / 1e6
+            figures.append(
+                Figure(
+                    f"ingest {name} backend",
+                    round(used_us, 1),
+                    "us CPU/report",
+                    round(ratio, 3),
+                    "our own CPU a report",
+                )
+            )
+        lag_s = lags[int(len(lags) * 0.99)]
+        ratio = lag_s / sorted(plain.times_s)[int(plain.count * 0.99)]
+        figures.append(
+            Figure(f"commit lag {name}", round(lag_s * 1000, 1), "ms p99", round(ratio, 3), "one by one, p99")
+        )
         check(folder, telemetry_url, [warm, sent])
         if with_sizes:
             rows = load.rows_before + warm.count + sent.count
@@ -371,9 +445,16 @@ def sizes(name: str, folder: Path, telemetry_url: str, rows: int, vehicles: int)
         with sqlite3.connect(folder / "telemetry.sqlite") as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         states = (folder / "telemetry.sqlite").stat().st_size
+    per_frame, per_vehicle = float(reports) / rows / FRAME_SIZE_BYTES, float(states) / vehicles
     return [
-        Figure(f"bytes per report {name}", round(float(reports) / rows / FRAME_SIZE_BYTES, 3), "x frame"),
-        Figure(f"state and events {name}", round(float(states) / vehicles, 1), "bytes/vehicle"),
+        Figure(f"bytes per report {name}", round(per_frame, 3), "x frame", round(per_frame, 3), "the frame"),
+        Figure(
+            f"state and events {name}",
+            round(per_vehicle, 1),
+            "bytes/vehicle",
+            round(per_vehicle / FRAME_SIZE_BYTES, 3),
+            "the frame",
+        ),
     ]
 
 
@@ -415,7 +496,9 @@ def main() -> None:
         if arguments.json:
             sys.stdout.write(json.dumps(asdict(figure)) + "\n")
         else:
-            sys.stdout.write(f"{figure.figure:28} {figure.value:>14,.3f} {figure.unit}\n")
+            sys.stdout.write(
+                f"{figure.figure:28} {figure.value:>14,.3f} {figure.unit}  {figure.ratio:.3g} x {figure.baseline}\n"
+            )
         sys.stdout.flush()
 
 

@@ -3,17 +3,22 @@
 This is how `serve_gateway` runs links that never block: what has been read is handed to the link before anything else is read, so
 nothing waits here, and the memory that connections need does not grow with what peers send.
 
-A look for what is ready costs as much as a report. Where a thousand reads a second come one by one, a gateway may linger a millisecond or
-two between two looks, as network cards do with their interrupts: ten reports come together then, and all of them cost half.
-What a link is, and what is done about
-slow, silent and closing peers, is the same as in `bmsota.adapters.asyncio_link`.
+What a link is, and what is done about slow, silent and closing peers, is the same as in `bmsota.adapters.asyncio_link`.
+
+Strategy. For each socket that is ready the event loop makes a handle and goes through five calls, which costs more than the read. So
+the door has a poll of its own (`_Rounds`): the loop sees one descriptor, and all that is ready is read in one round, at one time of the
+clock. A gateway may also linger between two rounds, as network cards do with their interrupts: what comes meanwhile is read
+together, and nothing else in the loop waits for it. It lingers for as long as some dozens of reads take to come, and not at all
+where each round finds but one read: a peer that waits for an answer before it sends again must not be slowed down by that. TLS, and
+systems without epoll, are read by the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import os
+import select
 from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -32,9 +37,88 @@ _LOG = logging.getLogger("bmsota.adapters.asyncio_gateway")
 
 # One read: some dozens of reports, a millisecond of work, so that other links get their turn.
 READ_SIZE_BYTES_MAX = 32 * 1024
-# Lingering begins at so many reads a second, counted over stretches of this length.
-LINGER_FROM_HZ = 1000
+# Of one round: some milliseconds of work, so that whatever else is in the event loop gets its turn.
+_READS_A_ROUND_MAX = 256
+# Lingering is tried from so many reads a second, counted over stretches of at least this length; again after a second.
+LINGER_FROM_HZ = 200
 _STRETCH_S = 0.05
+_TRY_AGAIN_S = 1.0
+# As many as make a round cheap for each; more would only be later.
+_READS_WANTED = 66
+_LINGER_S_MIN = 0.01
+_HAS_EPOLL = hasattr(select, "epoll")
+
+
+class _Rounds:
+    """Reads from all links of a door that have something, a round at a time. Only from the event loop's thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock_ns: Callable[[], int], linger_s: float) -> None:
+        self._loop = loop
+        self._clock_ns = clock_ns
+        self._linger_s = linger_s
+        self._poll = select.epoll()
+        self._connections: dict[int, DirectConnection] = {}
+        self._next: asyncio.Handle | None = None
+        """The next round, while the loop does not watch the poll."""
+        self._wait_s = 0.0
+        """Between two rounds; 0: the loop watches."""
+        self._reads = self._rounds_with_reads = 0
+        self._stretch_began_s = self._not_before_s = loop.time()
+        loop.add_reader(self._poll.fileno(), self._round)
+
+    def add(self, descriptor: int, connection: DirectConnection) -> None:
+        if descriptor not in self._connections:
+            self._connections[descriptor] = connection
+            self._poll.register(descriptor, select.EPOLLIN)
+
+    def discard(self, descriptor: int) -> None:
+        if self._connections.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
+    def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self._loop.remove_reader(self._poll.fileno())
+        self._poll.close()
+
+    def _round(self) -> None:
+        ready = self._poll.poll(0, _READS_A_ROUND_MAX)
+        has_more = len(ready) == _READS_A_ROUND_MAX
+        if ready:
+            now_ns = self._clock_ns()
+            for descriptor, _ in ready:
+                # One that was read before may have ended this one.
+                connection = self._connections.get(descriptor)
+                if connection is not None and connection.read(descriptor, now_ns) == READ_SIZE_BYTES_MAX:
+                    has_more = True
+            if self._linger_s:
+                self._reads += len(ready)
+                self._rounds_with_reads += 1
+                self._choose()
+        if has_more and self._next is not None:
+            self._next = self._loop.call_soon(self._round)
+        elif ready and not has_more and self._wait_s:
+            if self._next is None:
+                self._loop.remove_reader(self._poll.fileno())
+            self._next = self._loop.call_later(self._wait_s, self._round)
+        elif self._next is not None:
+            self._next = None
+            self._loop.add_reader(self._poll.fileno(), self._round)
+
+    def _choose(self) -> None:
+        """How long to wait between two rounds, from what has come since the last choice."""
+        now_s = self._loop.time()
+        passed_s = now_s - self._stretch_began_s
+        if passed_s < _STRETCH_S:
+            return
+        rate_hz = self._reads / passed_s
+        if self._wait_s and self._reads < 2 * self._rounds_with_reads:
+            self._wait_s = 0.0
+            self._not_before_s = now_s + _TRY_AGAIN_S
+        elif self._wait_s or (rate_hz >= LINGER_FROM_HZ and now_s >= self._not_before_s):
+            self._wait_s = min(max(_READS_WANTED / rate_hz, _LINGER_S_MIN), self._linger_s)
+        self._reads = self._rounds_with_reads = 0
+        self._stretch_began_s = now_s
 
 
 class DirectDoor:
@@ -47,6 +131,8 @@ class DirectDoor:
         links_max: int,
         on_open: Callable[[StreamLink, str], object] | None,
         linger_s: float,
+        *,
+        has_rounds: bool,
     ) -> None:
         self.open_link = open_link
         self.clock_ns = clock_ns
@@ -58,10 +144,7 @@ class DirectDoor:
         self.buffer = memoryview(bytearray(READ_SIZE_BYTES_MAX))
         self.connections: set[DirectConnection] = set()
         self.is_paused = False
-        self._linger_s = linger_s
-        self._is_lingering = False
-        self._reads = 0
-        self._stretch_began_s = 0.0
+        self.rounds = _Rounds(self.loop, clock_ns, linger_s) if has_rounds and _HAS_EPOLL else None
         self._all_lost = asyncio.Event()
 
     def pause(self) -> None:
@@ -75,31 +158,6 @@ class DirectDoor:
         for connection in self.connections:
             connection.listen()
 
-    def read(self) -> None:
-        """Something has been read. When there is much of it, let more of it come together before the next look."""
-        self._reads += 1
-        if self._linger_s and not self._is_lingering:
-            now_s = self.loop.time()
-            passed_s = now_s - self._stretch_began_s
-            if passed_s >= _STRETCH_S:
-                self._is_lingering = self._reads >= LINGER_FROM_HZ * passed_s
-                self._reads, self._stretch_began_s = 0, now_s
-                if self._is_lingering:
-                    self.loop.call_soon(self._linger)
-
-    def _linger(self) -> None:
-        """Behind all that was ready, wait a little; until a stretch has too few reads."""
-        now_s = self.loop.time()
-        passed_s = now_s - self._stretch_began_s
-        if passed_s >= _STRETCH_S:
-            self._is_lingering = self._reads >= LINGER_FROM_HZ * passed_s
-            self._reads, self._stretch_began_s = 0, now_s
-        if self._is_lingering and self.connections:
-            time.sleep(self._linger_s)
-            self.loop.call_soon(self._linger)
-        else:
-            self._is_lingering = False
-
     def lost(self, connection: DirectConnection) -> None:
         self.connections.discard(connection)
         if not self.connections:
@@ -112,6 +170,8 @@ class DirectDoor:
         while self.connections:
             self._all_lost.clear()
             await self._all_lost.wait()
+        if self.rounds is not None:
+            self.rounds.close()
 
 
 class Waker:
@@ -142,6 +202,7 @@ class DirectConnection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_closing",
+        "_descriptor",
         "_door",
         "_due_ns",
         "_link",
@@ -154,6 +215,8 @@ class DirectConnection(asyncio.BufferedProtocol):
     def __init__(self, door: DirectDoor) -> None:
         self.peer = ""
         self._door = door
+        self._descriptor = -1
+        """The socket, if the door reads from it; -1 if the event loop does."""
         self._transport: asyncio.Transport | None = None
         self._link: StreamLink | None = None
         """None before the connection is made and after the link was told that it is over."""
@@ -187,15 +250,41 @@ class DirectConnection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if self._door.is_paused or self._stalled is not None:
-            transport.pause_reading()
-        else:
+        is_listening = not self._door.is_paused and self._stalled is None
+        rounds = self._door.rounds
+        if rounds is not None and self._descriptor >= 0:
+            if is_listening:
+                rounds.add(self._descriptor, self)
+            else:
+                rounds.discard(self._descriptor)
+        elif is_listening:
             transport.resume_reading()
+        else:
+            transport.pause_reading()
+
+    def read(self, descriptor: int, now_ns: int) -> int:
+        """Read from the socket, which has something, and hand it to the link; how many bytes it were."""
+        try:
+            data = os.read(descriptor, READ_SIZE_BYTES_MAX)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            _LOG.info("the connection broke: %s (%s)", error, self.peer)
+            if self._transport is not None:
+                self._stop_reading()
+                self._transport.abort()
+            return 0
+        if data:
+            self._take(data, now_ns)
+        else:
+            self.end()
+        return len(data)
 
     def end(self) -> None:
         """Tell the link that it is over, send what it has left, and close."""
         link, self._link = self._link, None
         transport = self._transport
+        self._stop_reading()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -223,7 +312,9 @@ class DirectConnection(asyncio.BufferedProtocol):
             self.end()
             return
         door.connections.add(self)
-
+        if door.rounds is not None:
+            transport.pause_reading()
+            self._descriptor = transport.get_extra_info("socket").fileno()
         try:
             link = self._link = door.open_link(Waker(self, door))
             if door.on_open is not None:
@@ -239,22 +330,7 @@ class DirectConnection(asyncio.BufferedProtocol):
         return self._door.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        link = self._link
-        if link is None:
-            return
-        door = self._door
-        data = bytes(door.buffer[:nbytes])
-        now_ns = door.clock_ns()
-        try:
-            link.receive_data(data, now_ns)
-            due_ns = link.next_timeout()
-            if due_ns is not None and due_ns <= now_ns:
-                link.handle_timeout(now_ns)
-                due_ns = link.next_timeout()
-            self._flush(link, due_ns)
-        except Exception:  # noqa: BLE001 - as above
-            self._fail()
-        door.read()
+        self._take(bytes(self._door.buffer[:nbytes]), self._door.clock_ns())
 
     def eof_received(self) -> bool:
         self.end()
@@ -282,6 +358,24 @@ class DirectConnection(asyncio.BufferedProtocol):
         self.listen()
 
     # --- inside -----------------------------------------------------------------------------------------------------------
+
+    def _take(self, data: bytes, now_ns: int) -> None:
+        link = self._link
+        if link is None:
+            return
+        try:
+            link.receive_data(data, now_ns)
+            due_ns = link.next_timeout()
+            if due_ns is not None and due_ns <= now_ns:
+                link.handle_timeout(now_ns)
+                due_ns = link.next_timeout()
+            self._flush(link, due_ns)
+        except Exception:  # noqa: BLE001 - as above
+            self._fail()
+
+    def _stop_reading(self) -> None:
+        if self._door.rounds is not None and self._descriptor >= 0:
+            self._door.rounds.discard(self._descriptor)
 
     def _flush(self, link: StreamLink, due_ns: int | None) -> None:
         transport = self._transport

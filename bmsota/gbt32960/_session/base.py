@@ -106,10 +106,11 @@ class BaseSession(ABC, Generic[StateT, EventT]):
 
     def data_to_send(self) -> bytes:
         """Return what the link should send now; each byte once."""
-        if not self._outgoing:
+        outgoing = self._outgoing
+        if not outgoing:
             return b""
-        data = b"".join(raw for raw, _ in self._outgoing)
-        self._outgoing.clear()
+        data = outgoing[0][0] if len(outgoing) == 1 else b"".join([raw for raw, _ in outgoing])
+        outgoing.clear()
         self._outgoing_size_bytes = 0
         return data
 

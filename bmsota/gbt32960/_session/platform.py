@@ -120,6 +120,10 @@ class Acknowledgement(Enum):
     AT_ONCE = "when it is received"
 
 
+_TIME: Final = ReplyBody.TIME
+_NEVER: Final = Acknowledgement.NEVER
+
+
 class _Input(Enum):
     LOGIN_ASKED = auto()
     ACCEPTED = auto()
@@ -130,8 +134,11 @@ class _Input(Enum):
 
 
 _S = PlatformState
+# Asked for with every report: an enumeration looks its members up each time.
 _LOGGED_IN: Final = PlatformState.LOGGED_IN
-"""Asked for with every report: an enumeration looks its members up each time."""
+_CLOSED: Final = PlatformState.CLOSED
+_COMMAND: Final = int(ReplyFlag.COMMAND)
+_SUCCESS: Final = int(ReplyFlag.SUCCESS)
 _REPORTS: Final = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
 _LOGINS: Final = frozenset({Command.VEHICLE_LOGIN, Command.PLATFORM_LOGIN})
 
@@ -407,17 +414,19 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         Raises:
             LocalProtocolError: the flag is that of a command. Nothing was sent.
         """
-        if flag == ReplyFlag.COMMAND:
+        if flag == _COMMAND:
             msg = f"answer_report: expected the flag of a reply, got {flag:#04x}"
             raise LocalProtocolError(msg)
-        if event.reply_flag is not None or self._state is PlatformState.CLOSED:
+        if event.reply_flag is not None or self._state is _CLOSED:
             return
-        is_never = self.options.acknowledge_reports is Acknowledgement.NEVER and not self._is_platform_link
-        if flag == ReplyFlag.SUCCESS and is_never:
-            return
+        if flag == _SUCCESS:
+            if self.options.acknowledge_reports is _NEVER and not self._is_platform_link:
+                return
+        else:
+            flag = _flag_of(Edition(event.frame[:2]), flag)
         raw = event.frame
-        if self.options.reply_body is ReplyBody.TIME and raw is event.clear:
-            event.reply_flag = flag = _flag_of(Edition(raw[:2]), flag)
+        if self.options.reply_body is _TIME and raw is event.clear:
+            event.reply_flag = flag
             # 6.3.2: header and time of the report, as they came.
             answer = raw[:3] + bytes((flag,)) + raw[4:22] + b"\0\6" + raw[24:30]
             self._send(answer + bytes((bcc_xor(answer),)))

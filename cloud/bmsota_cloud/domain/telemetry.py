@@ -66,7 +66,8 @@ class VehicleSnapshot:
     """All newest values by body: vehicle, drive_motors, position, extremes, alarms, cells, temperatures, ..."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Made for every report, and a frozen dataclass takes a microsecond to set its fields: not frozen, and not changed by anybody.
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class StoredFrame:
     """One report as the platform keeps it: 0x02 or 0x03, byte for byte (GB/T 32960.3, clause 7.2).
 
@@ -89,7 +90,8 @@ class StoredFrame:
     """False: more than 5 minutes ahead of its arrival, or before 2010. Such a frame orders nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# As above.
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class StateRow:
     """The derived newest state of one vehicle; presence is not in it."""
 

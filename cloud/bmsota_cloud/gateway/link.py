@@ -155,7 +155,8 @@ class GatewayLink:
         is_open = not self.vin and self._forwarded is None
         if self._vin_finder is not None and is_open and (vin := self._vin_finder.take(data)) is not None:
             self._use_key(vin)
-        self._refusals.received(data)
+        if not self._refusals.is_heard:
+            self._refusals.received(data)
         self._session.receive_data(data, now_ns)
         self._take_events(now_ns)
 

@@ -58,17 +58,18 @@ class LinkRefusals:
     service: RefusalService
     address: str
     """Where the other end is, as records are counted by (`services.network_of`)."""
+    is_heard: bool = False
+    """Its bytes have become an event; `received` need not be called any more."""
     _unheard: bytes = b""
-    _is_heard: bool = False
 
     def received(self, data: bytes) -> None:
         """Call with the bytes of the link. Its first ones are kept until they have become an event."""
-        if not self._is_heard:
+        if not self.is_heard:
             self._unheard = (self._unheard + data[:HEAD_SIZE_BYTES_MAX])[:HEAD_SIZE_BYTES_MAX]
 
     def heard(self) -> None:
         """Call at a login: from now on, what is refused is an event too. `take` and `record` do it by themselves."""
-        self._is_heard, self._unheard = True, b""
+        self.is_heard, self._unheard = True, b""
 
     def closed(self, now: datetime) -> None:
         """The link is gone. Who sent a few bytes, as a TLS hello, and left, never made an event."""

@@ -3,10 +3,11 @@
     event loop                         writer's thread
     put(frame, done)  -> queue ->      append: one transaction, synced
     done(), ...       <-  one call  <- a batch
-                                       once a second: derive what is new
+                                       once a second, or a thousand reports: derive what is new
 
 Strategy. A commit costs nearly the same for one row as for fifty, so the thread lingers a little before it takes what has come: as long
-as about 66 reports take, at least 10 ms and at most 50. The queue is counted in bytes, from the moment a frame is put until it
+as about 66 reports take, at least 10 ms and at most 50. Where a gateway lingers itself and reads so many in one round, it is the 10 ms
+in which it finishes that round. The queue is counted in bytes, from the moment a frame is put until it
 is committed. When it is full the gateway stops reading, TCP makes the vehicles wait, and nothing is dropped. When the database is away
 the same batch is tried until it is back; the frames of a batch that fails for any other reason go one by one, and one that cannot be
 stored as it is is stored as bytes. Nothing that happens here reaches a link but its answer.
@@ -49,7 +50,11 @@ _BATCH_SIZE_BYTES_MAX = 4 * 1024 * 1024
 _BATCH_FRAMES_WANTED = 66
 _LINGER_S_MIN = 0.010
 _LINGER_S_MAX = 0.050
+# From here on what a lingering gateway reads in one round is enough for a commit.
+_ROUNDS_FROM_HZ = _BATCH_FRAMES_WANTED / _LINGER_S_MAX
 _DERIVE_EVERY_S = 1.0
+# The next commit waits while these are derived: some 15 ms.
+_DERIVE_FRAMES_MAX = 1000
 _RETRY_S_MIN = 0.05
 _RETRY_S_MAX = 2.0
 _LOGGED_KINDS_MAX = 100
@@ -91,13 +96,20 @@ class ReportWriter:
         self._is_full = False
         self._on_full: Callable[[], object] | None = None
         self._on_room: Callable[[], object] | None = None
+        self._comes_in_rounds = False
         self._must_recover = False
         self._logged: set[str] = set()
 
     # --- in the event loop's thread --------------------------------------------------------------------------------------
 
-    def start(self, *, on_full: Callable[[], object], on_room: Callable[[], object]) -> None:
-        """Begin to write. *on_full* is called when reading has to stop, *on_room* when it may go on."""
+    def start(
+        self, *, on_full: Callable[[], object], on_room: Callable[[], object], comes_in_rounds: bool = False
+    ) -> None:
+        """Begin to write. *on_full* is called when reading has to stop, *on_room* when it may go on.
+
+        *comes_in_rounds*: under load, frames are put many at a time, because their reader lingers.
+        """
+        self._comes_in_rounds = comes_in_rounds
         self._loop = asyncio.get_running_loop()
         self._on_full, self._on_room = on_full, on_room
         self._is_stopping.clear()
@@ -167,6 +179,8 @@ class ReportWriter:
                 self._has_work.wait(max(0.0, derive_at_s - time.monotonic()))
             if len(self._queue) < _BATCH_FRAMES_MAX and self._queue and not is_stopping:
                 linger_s = _BATCH_FRAMES_WANTED / rate_hz if rate_hz else _LINGER_S_MAX
+                if self._comes_in_rounds and rate_hz >= _ROUNDS_FROM_HZ:
+                    linger_s = _LINGER_S_MIN
                 self._is_stopping.wait(min(max(linger_s, _LINGER_S_MIN), _LINGER_S_MAX))
             self._has_work.clear()
             batch, size_bytes = self._take()
@@ -187,7 +201,7 @@ class ReportWriter:
                 with suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._committed, batch, size_bytes)
             is_last = is_stopping and not self._queue
-            if is_last or time.monotonic() >= derive_at_s:
+            if is_last or len(fresh) >= _DERIVE_FRAMES_MAX or time.monotonic() >= derive_at_s:
                 self._derive_now(fresh)
                 fresh = []
                 derive_at_s = time.monotonic() + _DERIVE_EVERY_S

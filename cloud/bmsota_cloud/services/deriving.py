@@ -321,7 +321,7 @@ class _Vehicle:
                 since_s, until_s = self.again or (at_s, at_s)
                 self.again = (min(since_s, at_s), max(until_s, at_s))
                 continue
-            if self.newest_s < 0 or day_of(at_s) != day_of(self.newest_s):
+            if self.newest_s < 0 or at_s // DAY_S != self.newest_s // DAY_S:
                 events.append(_checkpoint(self.vin, at_s, self.known))
             self.newest_s = at_s
             self.known.take(self.vin, at_s, facts, events)

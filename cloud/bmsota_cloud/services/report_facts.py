@@ -275,34 +275,32 @@ class _Layout:
             coverages = iter(found)
         else:
             coverages = repeat(coverage_of(self.frozen_kinds, ()), count)
-        nothing: Any = repeat(None, count)
+        nothing: Any = [None] * count
         states = charging = socs = speeds = nothing
         if name := self.vehicle:
-            states, charging, socs, speeds = (
-                map(_number_or_none, values[f"{name}.{column}"].tolist())
-                for column in ("vehicle_state", "charging_state", "soc_pct", "speed_kmh")
-            )
+            states, charging = _integers(values[f"{name}.vehicle_state"]), _integers(values[f"{name}.charging_state"])
+            socs = _numbers(values[f"{name}.soc_pct"])
+            speeds = [None if speed is None else round(speed, 1) for speed in _numbers(values[f"{name}.speed_kmh"])]
         levels: Any = nothing
         flags: Any = repeat(0, count)
         faults: Any = nothing
         if self.alarms:
             levels, flags, faults = self._alarms(group, count)
-        has_vehicle, has_alarms = bool(self.vehicle), bool(self.alarms)
-        for coverage, state, charge, soc, speed, level, flag, fault in zip(
-            coverages, states, charging, socs, speeds, levels, flags, faults, strict=True
-        ):
-            yield Facts(
-                coverage,
-                has_vehicle,
-                None if state is None else int(state),
-                None if charge is None else int(charge),
-                soc,
-                None if speed is None else round(speed, 1),
-                has_alarms,
-                None if level is None else int(level),
-                flag,
-                fault,
-            )
+        vehicles, alarms = repeat(bool(self.vehicle), count), repeat(bool(self.alarms), count)
+        columns = (
+            coverages,
+            vehicles,
+            states,
+            charging,
+            socs,
+            speeds,
+            alarms,
+            levels,
+            flags,
+            faults,
+            repeat((), count),
+        )
+        return map(Facts._make, zip(*columns, strict=True))
 
     @staticmethod
     def _parts(group: FrameGroup, kind: str, stem: str, count: int) -> Iterator[tuple[int, int | None, int, int]]:
@@ -318,15 +316,13 @@ class _Layout:
         if f"{stem}.first_cell" not in values:
             return zip(numbers, repeat(size), repeat(1), repeat(1 + size), strict=False)
         firsts = values[f"{stem}.first_cell"].tolist()
-        counts = [
-            None if each is None else int(each) for each in map(_number_or_none, values[f"{stem}.cell_count"].tolist())
-        ]
+        counts = _integers(values[f"{stem}.cell_count"])
         del count
         return zip(numbers, counts, firsts, [first + size for first in firsts], strict=True)
 
     def _alarms(self, group: FrameGroup, count: int) -> tuple[Any, Any, Any]:
         values = group.values
-        levels = [list(map(_number_or_none, values[f"{name}.level_max"].tolist())) for name, _ in self.alarms]
+        levels = [_integers(values[f"{name}.level_max"]) for name, _ in self.alarms]
         flags = [values[f"{name}.flags"].tolist() for name, _ in self.alarms]
         lists = [
             [
@@ -371,8 +367,19 @@ def _joined(lists: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
     return tuple(sorted({code for each in known for code in each})) if known else None
 
 
-def _number_or_none(value: float) -> float | None:
-    return value if value == value else None  # noqa: PLR0124 - NaN is the one number that is not itself
+def _numbers(column: Any) -> list[Any]:
+    """None where the unit does not know: NaN is the one number that is not itself."""
+    numbers: list[Any] = column.tolist()
+    if (column == column).all():  # noqa: PLR0124
+        return numbers
+    return [each if each == each else None for each in numbers]  # noqa: PLR0124
+
+
+def _integers(column: Any) -> list[int | None]:
+    if (column == column).all():  # noqa: PLR0124
+        integers: list[int | None] = column.astype("int64").tolist()
+        return integers
+    return [None if each is None else int(each) for each in _numbers(column)]
 
 
 def _known(value: int | Sentinel) -> int | None:

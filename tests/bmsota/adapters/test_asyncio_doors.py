@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import ssl
 import threading
@@ -712,28 +713,192 @@ def test_the_face_of_the_package_has_what_it_says():
         bmsota.adapters.nothing  # noqa: B018
 
 
-def test_under_load_a_gateway_lingers_and_everything_is_answered(monkeypatch):
-    """From so many reads a second on it sleeps between two looks, and stops when they are over."""
-    monkeypatch.setattr(asyncio_direct, "LINGER_FROM_HZ", 10)
-    monkeypatch.setattr(asyncio_direct, "_STRETCH_S", 0.002)
-    slept = []
-    monkeypatch.setattr(asyncio_direct.time, "sleep", slept.append)
+class TurnedLoop:
+    """An event loop for `_Rounds`, turned by hand: what is watched, and what is to be called when."""
+
+    def __init__(self):
+        self.watched = {}
+        self.calls = []
+        self.now_s = 0.0
+
+    def time(self):
+        return self.now_s
+
+    def add_reader(self, descriptor, callback):
+        self.watched[descriptor] = callback
+
+    def remove_reader(self, descriptor):
+        self.watched.pop(descriptor, None)
+
+    def call_later(self, wait_s, callback):
+        self.calls.append((wait_s, callback))
+        return asyncio.Handle(callback, (), self)
+
+    def call_soon(self, callback):
+        return self.call_later(0, callback)
+
+    def get_debug(self):
+        return False
+
+    def turn(self):
+        """What a real loop would call next; how long it would wait for it, None if it watches."""
+        if self.calls:
+            wait_s, callback = self.calls.pop(0)
+            self.now_s += wait_s
+            callback()
+            return wait_s
+        (callback,) = self.watched.values()
+        callback()
+        return None
+
+
+class Reading:
+    """Stands for a connection: reads its socket, and writes down when."""
+
+    def __init__(self, rounds, size=READ_SIZE_BYTES_MAX):
+        self.near, self.far = socket.socketpair()
+        self.rounds, self.size, self.seen = rounds, size, []
+        self.ends = ()
+        rounds.add(self.far.fileno(), self)
+
+    def read(self, descriptor, now_ns):
+        data = self.far.recv(self.size)
+        self.seen.append((now_ns, data))
+        for other in self.ends:
+            self.rounds.discard(other.far.fileno())
+        return len(data)
+
+    def close(self):
+        self.rounds.discard(self.far.fileno())
+        self.near.close()
+        self.far.close()
+
+
+@pytest.fixture
+def rounds():
+    if not asyncio_direct._HAS_EPOLL:
+        pytest.skip("this system has no epoll")
+    times = itertools.count(1)
+    made = asyncio_direct._Rounds(TurnedLoop(), lambda: next(times), 0.05)
+    yield made
+    made.close()
+    assert not made._loop.watched
+
+
+def test_many_links_are_read_in_one_round_and_the_next_one_waits_for_more(rounds):
+    """At 333 reads a second it waits the 50 ms that it may; at thousands less, because enough comes before; then not at all."""
+    loop = rounds._loop
+    links = [Reading(rounds) for _ in range(100)]
+    for each in links[:20]:
+        each.near.send(b"a")
+    loop.now_s += 0.06
+    assert loop.turn() is None
+    assert {each.seen[0] for each in links[:20]} == {(1, b"a")}, "at one time of the clock"
+    assert not loop.watched, "333 reads a second: it lingers"
+    for each in links:
+        each.near.send(b"b")
+    assert loop.turn() == 0.05
+    waits = []
+    for letter in (b"c", b"d", b"e"):
+        for each in links:
+            each.near.send(letter)
+        waits.append(loop.turn())
+        assert {each.seen[-1] for each in links} == {(3 + len(waits) - 1, letter)}
+    # 100 in 50 ms, then 200 in 66: as long as 66 of them take.
+    assert waits == pytest.approx([0.033, 0.033, 66 / (200 / 0.066)])
+    # Nothing has come meanwhile: the loop watches again, and the next one is read at once.
+    assert loop.turn() > 0
+    links[0].near.send(b"f")
+    assert loop.turn() is None
+    assert links[0].seen[-1] == (6, b"f")
+    for each in links:
+        each.close()
+
+
+def test_a_peer_that_waits_for_its_answer_is_not_slowed_down(rounds):
+    """Two hundred exchanges a second, one after another: lingering would find one read each time. It is tried once a second."""
+    loop = rounds._loop
+    link = Reading(rounds)
+    waited_s = 0.0
+    for count in range(1, 2001):
+        link.near.send(b"x")
+        loop.now_s += 0.003
+        while len(link.seen) < count:
+            waited_s += loop.turn() or 0.0
+    assert 0 < waited_s < 0.1 * loop.now_s
+    link.close()
+
+
+def test_who_has_more_is_not_kept_waiting_and_who_is_over_is_not_read(rounds):
+    loop = rounds._loop
+    first, second = Reading(rounds), Reading(rounds)
+    first.near.setblocking(False)
+
+    def flood():
+        sent = 0
+        while sent < 3 * READ_SIZE_BYTES_MAX:
+            try:
+                sent += first.near.send(bytes(READ_SIZE_BYTES_MAX))
+            except BlockingIOError:
+                break
+
+    rounds._wait_s = 0.05
+    flood()
+    loop.turn()
+    assert loop.watched, "a whole read: the rest is there already"
+    assert not loop.calls
+    while not loop.calls:
+        second.near.send(b"y")
+        loop.turn()
+    flood()
+    assert loop.turn() == 0.05
+    assert [wait_s for wait_s, _ in loop.calls] == [0], "it has lingered, and there is more"
+    rounds._wait_s = 0.0
+    while loop.calls:
+        loop.turn()
+    first.near.send(b"x")
+    second.near.send(b"x")
+    first.ends, second.ends = (second,), (first,)
+    before = len(first.seen) + len(second.seen)
+    loop.turn()
+    # Whichever was read first has ended the other.
+    assert len(second.seen) + len(first.seen) - before == 1
+    first.close()
+    second.close()
+
+
+def test_without_epoll_the_event_loop_reads(monkeypatch):
+    monkeypatch.setattr(asyncio_direct, "_HAS_EPOLL", False)
 
     async def play():
-        async with Gateway(linger_s=0.002) as gateway:
+        async with Gateway(linger_s=0.001) as gateway:
             reader, writer = await gateway.connect()
-            while len(slept) < 3:
+            for _ in range(3):
                 writer.write(b"x")
                 assert await reader.readexactly(1) == b"x"
-            count = 0
-            while count != len(slept):
-                # Nothing comes any more: after a stretch without reads it looks at once again.
-                count = len(slept)
-                await asyncio.sleep(0.02)
+            gateway.door.pause_reading()
+            writer.write(b"y")
+            gateway.door.resume_reading()
+            assert await reader.readexactly(1) == b"y"
             writer.close()
+            await until(lambda: "disconnected" in gateway.links[0].calls)
 
     run(play())
-    assert set(slept) == {0.002}
+
+
+def test_a_gateway_that_lingers_answers_everything():
+    async def play():
+        async with Gateway(linger_s=0.002) as gateway:
+            ends = [await gateway.connect() for _ in range(5)]
+            for count in range(20):
+                for _, writer in ends:
+                    writer.write(bytes((count,)))
+                for reader, _ in ends:
+                    assert await reader.readexactly(1) == bytes((count,))
+            for _, writer in ends:
+                writer.close()
+
+    run(play())
 
 
 def test_what_a_link_has_to_send_is_sent_at_once_when_it_says_so():

@@ -217,6 +217,45 @@ def test_deriving_that_fails_stops_nothing_and_is_made_good(caplog, monkeypatch)
     assert rig.derived[-1] == frame(3)
 
 
+def test_so_many_reports_are_derived_before_the_second_is_over(monkeypatch):
+    """The commit behind them waits while they are derived: so there are never more than these."""
+    monkeypatch.setattr(writing, "_DERIVE_EVERY_S", 3600.0)
+    monkeypatch.setattr(writing, "_DERIVE_FRAMES_MAX", 3)
+    rig = Rig()
+
+    async def play():
+        rig.start()
+        for number in range(4):
+            rig.writer.put(frame(number), None)
+        await until(lambda: len(rig.derived) >= 3)
+        await rig.writer.stop(LIMIT_S)
+
+    run(play)
+    assert rig.derived == rig.stored
+
+
+def test_behind_a_gateway_that_lingers_the_writer_does_so_less(monkeypatch):
+    """At a few hundred reports a second: 50 ms by itself, 10 ms if the gateway has lingered."""
+    lingered = {}
+    for comes_in_rounds in (False, True):
+        rig, waits = Rig(), []
+        # A batch of hundreds in one go is a rate of some hundreds a second at least, on any machine that ends this test in time.
+        monkeypatch.setattr(writing, "_ROUNDS_FROM_HZ", 0.001)
+        monkeypatch.setattr(rig.writer._is_stopping, "wait", waits.append)
+
+        async def play(rig=rig, comes_in_rounds=comes_in_rounds):
+            rig.writer.start(on_full=list, on_room=list, comes_in_rounds=comes_in_rounds)
+            for number in range(3):
+                rig.writer.put(frame(number), None)
+                await until(lambda number=number: len(rig.stored) == number + 1)
+            await rig.writer.stop(LIMIT_S)
+
+        run(play)
+        lingered[comes_in_rounds] = waits
+    assert lingered[True][0] == lingered[False][0] == 0.050, "nothing is known of the rate yet"
+    assert set(lingered[True][1:]) == {0.010}
+
+
 def test_an_answer_that_fails_costs_the_others_nothing(caplog):
     rig, answered = Rig(), []
 

@@ -306,6 +306,20 @@ def test_columns_and_single_decoding_give_the_same_facts(edition):
         assert (facts.coverage.kinds, facts.coverage.parts) == (single.coverage.kinds, single.coverage.parts)
 
 
+@pytest.mark.parametrize(
+    "bodies",
+    [(), (vehicle(12),), (Alarms(1, 5, (3,)),), (cells(1, 5, 10, []),), (cells(1, 1, 3, [3.3] * 3), vehicle(12))],
+)
+def test_frames_of_one_layout_are_read_in_columns_whatever_is_missing(bodies, monkeypatch):
+    frames = [frame(*bodies, at=second) for second in range(50)]
+    expected = [ReportReader().one(each.clear) for each in frames]
+    reader = ReportReader()
+    monkeypatch.setattr(reader, "one", None)
+    for facts, single in zip(reader.facts(frames), expected, strict=True):
+        assert facts._replace(coverage=None) == single._replace(coverage=None)
+        assert (facts.coverage.kinds, facts.coverage.parts) == (single.coverage.kinds, single.coverage.parts)
+
+
 # -- events ------------------------------------------------------------------------------------------------------------
 
 

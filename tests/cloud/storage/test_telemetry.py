@@ -174,6 +174,22 @@ class FramesContract:
         page = telemetry.frames(VIN, PageRequest(), since=datetime.fromtimestamp(NOON_S + 30, UTC))
         assert page.items == (last, before_2010, odd)
 
+    def test_a_batch_over_days_and_hours_is_told_apart(self, telemetry):
+        """Also when a frame with an implausible time says an hour that has a partition."""
+        days = [NOON_S - DAY_S, NOON_S, NOON_S + 3600]
+        first = [stored(at_s, bodies=b"first") for at_s in days]
+        assert all(telemetry.append(first))
+        odd = stored(NOON_S, bodies=b"odd", is_time_plausible=False, arrived_s=NOON_S - 2 * DAY_S)
+        batch = [stored(days[n % 3] + n, bodies=b"second", arrived_s=NOON_S + 7200 + n) for n in range(30)]
+        asked = [*batch[:15], odd, first[1], *batch[15:], batch[3]]
+        assert telemetry.append(asked) == [True] * 16 + [False] + [True] * 15 + [False]
+        assert everything(telemetry)[0] == odd, "it stands at its arrival"
+        assert sorted(everything(telemetry), key=lambda frame: frame.clear) == sorted(
+            [*first, *batch, odd], key=lambda frame: frame.clear
+        )
+        again = telemetry.append(asked)
+        assert not any(again)
+
     def test_old_reports_make_no_partition_of_their_own(self, telemetry):
         """A vehicle that dates each report on another day must not make a thousand files or tables."""
         old = [stored(NOON_S - n * DAY_S, arrived_s=NOON_S, command=3) for n in range(1, 1000)]

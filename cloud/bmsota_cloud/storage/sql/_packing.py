@@ -18,6 +18,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from hashlib import blake2b
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from bmsota.checksums import bcc_xor
@@ -45,6 +46,7 @@ _STARTS: Final = {
 }
 _START_OF: Final = {form: start for start, form in _STARTS.items()}
 _IN_THE_CLEAR: Final = 1  # table 5
+_DIGEST: Final = Struct(">q")
 _BEIJING: Final = timezone(timedelta(hours=8))
 
 Row = tuple[int, int, int, int, bytes, bytes | None, str | None]
@@ -77,20 +79,20 @@ def _vin_bytes(vin: str) -> bytes:
     return raw.ljust(17, b"\0") if len(raw) <= 17 else b""
 
 
+@lru_cache(maxsize=65536)
+def _rest_of_header(vin: str, size_bytes: int) -> bytes:
+    """What follows the start, command and flag of a frame of this size in the clear."""
+    size = size_bytes - _HEADER_SIZE_BYTES - 1
+    return _vin_bytes(vin) + bytes((_IN_THE_CLEAR, size >> 8, size & 0xFF)) if 0 <= size <= 0xFFFF else b""
+
+
 def pack(frame: StoredFrame) -> Row:
     """The columns of *frame*. Its digest is BLAKE2b of 8 bytes over the data unit in the clear, as a signed integer."""
     clear = frame.clear
     at_s = frame.reported_at_s
-    digest = int.from_bytes(blake2b(clear[_HEADER_SIZE_BYTES:-1], digest_size=8).digest(), "big", signed=True)
+    (digest,) = _DIGEST.unpack(blake2b(clear[_HEADER_SIZE_BYTES:-1], digest_size=8).digest())
     form = _STARTS.get(clear[:4], 0)
-    if (
-        form
-        and clear[4:21] == _vin_bytes(frame.vin)
-        and clear[21] == _IN_THE_CLEAR
-        and (clear[22] << 8 | clear[23]) == len(clear) - _HEADER_SIZE_BYTES - 1
-        and clear[_HEADER_SIZE_BYTES:_TIME_END] == _time_bytes(at_s)
-        and not bcc_xor(clear)
-    ):
+    if form and clear[4:_TIME_END] == _rest_of_header(frame.vin, len(clear)) + _time_bytes(at_s) and not bcc_xor(clear):
         kept = clear[_TIME_END:-1]
     else:
         form, kept = 0, clear

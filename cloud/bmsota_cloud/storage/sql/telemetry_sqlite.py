@@ -60,6 +60,8 @@ _OPEN_MAX: Final = 16
 _BUSY_TIMEOUT_S: Final = 10.0
 # The index of one day of 10,000 vehicles is far larger than any cache; this holds the pages between two checkpoints.
 _CACHE_KIB: Final = 16 * 1024
+# Between two checkpoints the pages of the index are written again and again; the more of them come together, the fewer are copied.
+_CHECKPOINT_PAGES: Final = 4000
 _CHUNK_ROWS: Final = 1000
 _POSITION_MAX: Final = 2**63 - 1
 # A slice of deleting takes some milliseconds; the writer gets its turn between two.
@@ -176,12 +178,21 @@ class SqliteFrames:
         with self._lock:
             # In the order of the frames within each partition.
             parts: dict[str, list[int]] = {}
+            hours: dict[int, list[int]] = {}
             for place, frame in enumerate(frames):
-                parts.setdefault(self._partition_of(frame), []).append(place)
+                at_h = frame.reported_at_s // _HOUR_S
+                # Nearly always all of them are of one hour, which has a partition already.
+                if not frame.is_time_plausible or (found := hours.get(at_h)) is None:
+                    name = self._partition_of(frame)
+                    found = parts.setdefault(name, [])
+                    if name in self._names and name != OTHER:
+                        hours[at_h] = found
+                found.append(place)
             try:
                 for name, places in parts.items():
                     with _refusals(self._label(name)):
-                        self._append_to(name, [frames[place] for place in places], places, is_new)
+                        own = frames if len(parts) == 1 else [frames[place] for place in places]
+                        self._append_to(name, own, places, is_new)
             except BaseException:
                 self._has_failed = True
                 for name in parts:
@@ -591,6 +602,9 @@ class SqliteFrames:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+                connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+                # The pages that a statement of many rows changes are kept until it is done: in a file of their own otherwise.
+                connection.execute("PRAGMA temp_store = MEMORY")
                 if layout < _LAYOUT:
                     self._bring_up_to_date(name, connection)
             else:
