@@ -76,14 +76,13 @@ class Lies:
         if order is None:
             return []
         forged = replace(order, sequence=order.sequence + 5, software_version="9.9.9")
+        then_s = order.issued_s - 3 * DAY_S
+        long_ago = replace(order, issued_s=then_s, approved_s=then_s, expires_s=then_s + DAY_S)
         return [
             ("forged order", self.answer(response, self.parts.sign_order(forged, self.stranger))),
             ("another vehicle's order", self.answer(response, self.sign(replace(order, vin="LTEST00000000099Z")))),
             ("another unit's order", self.answer(response, self.sign(replace(order, hwid="T1-M-00099")))),
-            (
-                "an order that has expired",
-                self.answer(response, self.sign(replace(order, expires_s=order.issued_s + 1))),
-            ),
+            ("an order that has expired", self.answer(response, self.sign(long_ago))),
         ]
 
     def sign(self, order):
