@@ -6,6 +6,7 @@ them. States and events are derived from frames and may be lost with the power u
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.telemetry import EventKind, StateRow, VehicleEvent
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
+from bmsota_cloud.storage.sql._reading import BlockReader
 from bmsota_cloud.storage.sql._tables import in_lists, page_of
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
 from bmsota_cloud.storage.sql.telemetry_sqlite import SqliteFrames
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from bmsota_cloud.domain.paging import PageRequest
-    from bmsota_cloud.domain.telemetry import Mark, StoredFrame, Unread
+    from bmsota_cloud.domain.telemetry import Compacted, HotPartition, Mark, StoredFrame, Unread
     from bmsota_cloud.storage.sql.telemetry_postgresql import PostgresqlFrames
 
 __all__ = ["SqlTelemetryStore"]
@@ -53,34 +55,39 @@ _PARTITION_SQL = (
 class SqlTelemetryStore:
     """`bmsota_cloud.storage.base.TelemetryStore`."""
 
-    def __init__(self, url: str = MEMORY, *, is_hourly: bool = False, writer: str = "") -> None:
+    def __init__(
+        self, url: str = MEMORY, *, is_hourly: bool = False, writer: str = "", counters: Counter[str] | None = None
+    ) -> None:
         """Open, or make, the database at *url* and what belongs to it.
 
         Args:
             url: an SQLAlchemy address of SQLite or PostgreSQL. On SQLite, frames are in the folder `reports` beside the file.
             is_hourly: on SQLite, a partition an hour instead of a day, for more than some 3,000 reports a second.
             writer: on PostgreSQL, the name of this process among several.
+            counters: where it is counted how often a block could not be read (`report_block_unreadable`).
 
         Raises:
             ConfigurationError: the database cannot be opened.
         """
         self._database = SqlDatabase(url, history="telemetry", synchronous="NORMAL")
+        reader = BlockReader(Counter() if counters is None else counters)
         self._on_sqlite: SqliteFrames | None = None
         self._on_postgresql: PostgresqlFrames | None = None
         if not url.startswith("sqlite"):
             # Behind an extra: SQLite needs no driver.
             from bmsota_cloud.storage.sql.telemetry_postgresql import PostgresqlFrames  # noqa: PLC0415
 
-            self._on_postgresql = PostgresqlFrames(url, self._database, writer=writer)
+            self._on_postgresql = PostgresqlFrames(url, self._database, reader, writer=writer)
             return
         try:
-            self._on_sqlite = SqliteFrames(_folder_of(url), is_hourly=is_hourly)
+            self._on_sqlite = SqliteFrames(_folder_of(url), reader, is_hourly=is_hourly)
         except OSError as error:
             self._database.close()
             raise ConfigurationError(f"cannot open the folder of reports: {error}") from error
-        with self._database.reading() as connection:
-            rows = connection.execute(select(t.report_partition)).all()
-        self._on_sqlite.take_catalog({name: (derived_to, arrival) for name, derived_to, arrival in rows})
+        rows = self._catalog()
+        self._on_sqlite.take_catalog(rows)
+        # A process that ended behind removing a file and before this; a file of that name would begin anew.
+        self._strike([name for name in rows if name not in self._on_sqlite.names])
 
     @property
     def _frames(self) -> SqliteFrames | PostgresqlFrames:
@@ -166,10 +173,35 @@ class SqlTelemetryStore:
             return self._on_postgresql.prune(arrived_before_ns)
         assert self._on_sqlite is not None
         count, gone = self._on_sqlite.prune(arrived_before_ns)
+        self._strike(gone)
+        return count
+
+    def hot(self) -> Sequence[HotPartition]:
+        with _refusals():
+            if self._on_sqlite is not None:
+                self._on_sqlite.add_catalog(self._catalog())
+            return self._frames.hot()
+
+    def compact(self, name: str, hours: int) -> Compacted:
+        with _refusals():
+            if self._on_postgresql is not None:
+                return self._on_postgresql.compact(name, hours)
+            assert self._on_sqlite is not None
+            self._on_sqlite.add_catalog(self._catalog())
+            compacted, gone = self._on_sqlite.compact(name, hours)
+        self._strike(gone)
+        return compacted
+
+    def _catalog(self) -> Mapping[str, tuple[int, int]]:
+        """By partition: derived to, newest arrival."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(t.report_partition)).all()
+        return {name: (derived_to, arrival) for name, derived_to, arrival in rows}
+
+    def _strike(self, gone: Sequence[str]) -> None:
         if gone:
             with _refusals(), self._database.writing() as connection:
                 _many(connection, "DELETE FROM report_partition WHERE name = ?", [(name,) for name in gone])
-        return count
 
     def close(self) -> None:
         self._frames.close()
