@@ -8,6 +8,7 @@ around it.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -124,9 +125,11 @@ def build_cloud(
     if data_dir is not None:
         make_folder(data_dir)
     store = SqlStore(database_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'platform.sqlite'}"))
+    counters: Counter[str] = Counter()
     telemetry = SqlTelemetryStore(
         telemetry_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'telemetry.sqlite'}"),
         is_hourly=settings.hourly_partitions,
+        counters=counters,
     )
     router = LocalRouter()
     context = Context(
@@ -139,6 +142,7 @@ def build_cloud(
         settings=settings,
         clock_guard=ClockGuard.trusting() if clock_guard is None else clock_guard,
         presence=PresenceService(store, gateway_id),
+        counters=counters,
     )
     return Cloud(
         services=Services.around(context),

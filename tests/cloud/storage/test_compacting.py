@@ -496,6 +496,35 @@ class TestFile(SqliteParts, DurableContract):
         assert everything(restarted) == of(frames)
         assert not rows.exists()
 
+    def test_a_full_disk_stops_compacting_and_nothing_else(self, telemetry, monkeypatch):
+        frames = history(every_s=60)
+        telemetry.append(frames)
+        derive(telemetry)
+        part = telemetry._on_sqlite
+        connect = part._connect
+
+        def small(name, *, is_new):
+            connection = connect(name, is_new=is_new)
+            if is_new and name.endswith(".blocks"):
+                connection.execute("PRAGMA max_page_count = 30")
+            return connection
+
+        (partition,) = telemetry.hot()
+        with monkeypatch.context() as full:
+            full.setattr(part, "_connect", small)
+            with pytest.raises(
+                StorageUnavailableError, match=r"2026-11-22\.blocks\.sqlite: database or disk is full"
+            ) as refused:
+                for _ in range(20):
+                    telemetry.compact(partition.name, 1)
+            assert refused.value.code == "storage-full"
+            late = stored(NOON_S + 1, bodies=b"late")
+            assert telemetry.append([late, replace(frames[0], arrived_at_ns=1)]) == [True, False]
+            assert [everything(telemetry, vin) for vin in VINS] == [of([*frames, late], vin) for vin in VINS]
+        compact(telemetry)
+        assert self.row_count(telemetry) == 0
+        assert [everything(telemetry, vin) for vin in VINS] == [of([*frames, late], vin) for vin in VINS]
+
     def test_what_the_catalog_says_of_a_file_that_is_gone_is_forgotten(self, telemetry, again, tmp_path):
         """A process that was killed between removing the rows and saying so: a file of that name begins anew."""
         telemetry.append(history([VIN]))
