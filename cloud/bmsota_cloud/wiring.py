@@ -162,6 +162,8 @@ class RunningCloud:
         self._tasks: list[asyncio.Task[None]] = []
         self._steady = SteadyTime()
         self._has_begun = False
+        self._compact_at: datetime | None = None
+        """The time of the last tick that could trust the clock; None if it could not."""
 
     @property
     def http_url(self) -> str:
@@ -289,7 +291,9 @@ class RunningCloud:
                 await asyncio.to_thread(services.refusals.flush)
             # It is the reading that shows a jump: the guard is asked behind it.
             now = self.clock.now()
+            self._compact_at = None
             if is_trusted and not services.clock.is_waiting:
+                self._compact_at = now
                 with _failures_logged("pruning"):
                     if ticks % _PRUNE_EVERY_TICKS == 0:
                         await asyncio.to_thread(services.ingest.prune, now)
@@ -301,10 +305,9 @@ class RunningCloud:
         while True:
             rest_s = _TICK_S
             with _failures_logged("compacting"):
-                now = self.clock.now()
-                if not services.clock.is_waiting:
+                if self._compact_at is not None and not services.clock.is_waiting:
                     begun_s = time.monotonic()
-                    if await asyncio.to_thread(services.compaction.run, now):
+                    if await asyncio.to_thread(services.compaction.run, self._compact_at):
                         rest_s = _COMPACT_REST * (time.monotonic() - begun_s)
             await asyncio.sleep(rest_s)
 

@@ -509,7 +509,7 @@ class SqliteFrames:
 
     def _compact_hours(self, name: str, source: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
         """The rows of these vehicles and hours into blocks, in one transaction."""
-        with self._writing_blocks(name) as target:
+        with _refusals(self._label(_blocks_of(name))), self._writing_blocks(name) as target:
             target.execute("BEGIN IMMEDIATE")
             try:
                 for vehicle, hour_s in pairs:
