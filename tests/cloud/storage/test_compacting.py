@@ -217,6 +217,9 @@ class BlocksContract:
         frames = history([VIN], hours=2)
         telemetry.append(frames)
         compact(telemetry)
+        # What was derived of the rows is forgotten with them; the blocks know when their frames came.
+        telemetry.prune((NOON_S + 3600) * 10**9)
+        assert everything(telemetry) == of(frames)
         late = stored(NOON_S + 9, command=3, arrived_s=NOON_S + 3 * DAY_S)
         telemetry.append([late])
         derive(telemetry)
@@ -285,6 +288,34 @@ class BlocksContract:
         assert telemetry.append([*flood, *frames]) == [False] * 150
         compact(telemetry)
         assert self.row_count(telemetry) == 30
+
+    def test_a_second_that_is_too_much_for_a_block_outlives_the_rows_of_its_day(self, telemetry, monkeypatch):
+        monkeypatch.setattr("bmsota_cloud.storage.sql._compacting.BLOCK_FRAMES_MAX", 20)
+        flood = [stored(NOON_S + 1234, bodies=b"flood" + bytes([n]), arrived_s=NOON_S + 1300 + n) for n in range(30)]
+        frames = [*history([VIN], hours=1), *flood]
+        telemetry.append(frames)
+        compact(telemetry)
+        assert self.row_count(telemetry) == 30
+        assert everything(telemetry) == of(frames)
+        assert pages(telemetry) == of(frames)[::-1]
+        assert telemetry.append([replace(frame, arrived_at_ns=1) for frame in frames]) == [False] * len(frames)
+
+    @pytest.mark.parametrize("count", [1, 300])
+    def test_what_comes_while_its_day_is_compacted_is_derived_before_it_goes_into_a_block(self, telemetry, count):
+        frames = history([VIN])
+        telemetry.append(frames)
+        derive(telemetry)
+        (partition,) = telemetry.hot()
+        telemetry.compact(partition.name, 5)
+        late = [stored(NOON_S + n * 31, bodies=b"late", arrived_s=NOON_S + 9 * 3600 + n) for n in range(count)]
+        assert all(telemetry.append(late))
+        for _ in range(30):
+            telemetry.compact(partition.name, 5)
+        assert telemetry.unread(1000).frames == tuple(late)
+        derive(telemetry)
+        compact(telemetry)
+        assert self.row_count(telemetry) == 0
+        assert everything(telemetry) == of([*frames, *late])
 
     def test_a_second_with_more_than_a_piece_is_read_whole(self, telemetry):
         flood = [stored(NOON_S + 1, bodies=n.to_bytes(2, "big"), arrived_s=NOON_S + n) for n in range(1100)]
