@@ -11,6 +11,23 @@ from bmsota.checksums import bcc_xor
 DAY_S = 86400
 NOON_S = int(datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp())
 VIN = "LTESTVEHICLE00001"
+# A file of reports on SQLite, as it was made by the first version that kept reports in files.
+LAYOUT_1 = """
+CREATE TABLE vehicle (number INTEGER PRIMARY KEY, vin TEXT NOT NULL UNIQUE);
+CREATE TABLE frame (
+    position INTEGER PRIMARY KEY,
+    vehicle INTEGER NOT NULL,
+    reported_at_s INTEGER NOT NULL,
+    digest INTEGER NOT NULL,
+    arrived_at_ns INTEGER NOT NULL,
+    form INTEGER NOT NULL,
+    clear BLOB NOT NULL,
+    received BLOB,
+    fault TEXT
+);
+CREATE UNIQUE INDEX frame_key ON frame (vehicle, reported_at_s, digest);
+PRAGMA user_version = 1;
+"""
 
 
 def wire_time(at_s):
@@ -39,3 +56,14 @@ def stored(at_s=NOON_S, *, vin=VIN, bodies=b"\x01\x02\x03", arrived_s=None, comm
 
 def everything(telemetry, vin=VIN):
     return list(telemetry.read(vin, 0, 2**40))
+
+
+def derive_all(telemetry):
+    """Whatever this process, or one that is gone, has left."""
+    while (unread := telemetry.unread(10_000)).frames:
+        telemetry.save_derived([], [], unread.mark)
+    while True:
+        with telemetry.taking_over(10_000) as unread:
+            if not unread.frames:
+                return
+            telemetry.save_derived([], [], unread.mark)

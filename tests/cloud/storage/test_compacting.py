@@ -10,10 +10,14 @@ from datetime import UTC, datetime
 import pytest
 from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.domain.telemetry import Compacted
 from bmsota_cloud.services.counters import Counters
+from bmsota_cloud.storage.migrate import migrate
 from bmsota_cloud.storage.sql import SqlTelemetryStore
+from bmsota_cloud.storage.sql._packing import pack
 from postgresql import some_database
-from stored_frames import DAY_S, NOON_S, VIN, everything, stored, wire_frame
+from sqlalchemy import create_engine
+from stored_frames import DAY_S, LAYOUT_1, NOON_S, VIN, derive_all, everything, stored, wire_frame
 
 VINS = [VIN, "LTESTVEHICLE00002", "SHORT"]
 LIMIT_S = 120.0
@@ -374,8 +378,23 @@ class DurableContract(BlocksContract):
         assert unread.frames == (late,)
         restarted.save_derived([], [], unread.mark)
         compact(restarted)
+        assert restarted.unread(10).frames == ()
+        # Its row is gone; what comes next is behind it all the same.
+        later = stored(NOON_S + 2, command=3, arrived_s=NOON_S + 9 * 3600, bodies=b"later")
+        restarted.append([later])
         restarted.close()
-        assert again().unread(10).frames == ()
+        assert again().unread(10).frames == (later,)
+
+    def test_who_has_sent_nothing_new_keeps_no_day_from_its_blocks(self, telemetry, again):
+        other = again(writer="b")
+        frames = [stored(NOON_S), stored(NOON_S + 1)]
+        for each, frame in zip((other, telemetry), frames, strict=True):
+            each.append([frame])
+            derive(each)
+        assert other.append([replace(frames[1], arrived_at_ns=1)]) == [False]
+        assert [partition.is_derived for partition in telemetry.hot()] == [True]
+        other.append([stored(NOON_S + 2)])
+        assert [partition.is_derived for partition in telemetry.hot()] == [False]
 
     def test_another_process_adds_to_what_this_one_compacts(self, telemetry, again):
         """Whatever the other knows of the days, nothing is lost and nothing is there twice."""
@@ -495,6 +514,32 @@ class TestFile(SqliteParts, DurableContract):
         assert daily.append(frames) == [False] * len(frames)
         assert everything(daily) == of(frames)
         assert pages(daily) == of(frames)[::-1]
+
+    def test_rows_of_layout_1_wait_until_they_are_derived(self, again, tmp_path):
+        """A file without writers, and the one mark that all processes had."""
+        frames = history([VIN], hours=1)
+        with create_engine(f"sqlite:///{tmp_path / 'telemetry.sqlite'}").connect() as connection, connection.begin():
+            migrate(connection, "telemetry", revision="telemetry_0004")
+            connection.exec_driver_sql("INSERT INTO report_partition VALUES ('2026-11-22', 2, 0)")
+        path = tmp_path / "reports" / "2026-11-22.sqlite"
+        path.parent.mkdir()
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.executescript(LAYOUT_1)
+            connection.execute("INSERT INTO vehicle VALUES (1, ?)", [VIN])
+            connection.executemany(
+                "INSERT INTO frame (vehicle, reported_at_s, digest, arrived_at_ns, form, clear, received, fault)"
+                " VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+                [pack(frame) for frame in frames],
+            )
+        telemetry = again()
+        (partition,) = telemetry.hot()
+        assert partition.is_derived is False
+        assert telemetry.compact(partition.name, 10) == Compacted(0, is_done=False)
+        derive_all(telemetry)
+        assert telemetry.hot() == [replace(partition, is_derived=True)]
+        compact(telemetry)
+        assert (self.row_count(telemetry), path.exists()) == (0, False)
+        assert everything(telemetry) == of(frames)
 
     def test_a_file_of_blocks_of_a_newer_layout_is_refused_by_name(self, telemetry, tmp_path):
         telemetry.append(history([VIN]))
@@ -650,9 +695,6 @@ class TestPostgresql(DurableContract):
         assert everything(telemetry) == of([*frames, stored(NOON_S + 1)])
 
     def test_blocks_are_not_thrown_away_by_a_downgrade(self, telemetry):
-        from bmsota_cloud.storage.migrate import migrate
-        from sqlalchemy import create_engine
-
         telemetry.append(history([VIN], hours=1))
         compact(telemetry)
         telemetry.close()

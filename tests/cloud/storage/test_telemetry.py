@@ -19,27 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from postgresql import some_database
 from sqlalchemy import create_engine
-from stored_frames import DAY_S, NOON_S, VIN, everything, stored, wire_frame
+from stored_frames import DAY_S, LAYOUT_1, NOON_S, VIN, everything, stored, wire_frame
 
 from bmsota.errors import ConfigurationError
-
-# As it was made by the first version that kept reports in files.
-_LAYOUT_1 = """
-CREATE TABLE vehicle (number INTEGER PRIMARY KEY, vin TEXT NOT NULL UNIQUE);
-CREATE TABLE frame (
-    position INTEGER PRIMARY KEY,
-    vehicle INTEGER NOT NULL,
-    reported_at_s INTEGER NOT NULL,
-    digest INTEGER NOT NULL,
-    arrived_at_ns INTEGER NOT NULL,
-    form INTEGER NOT NULL,
-    clear BLOB NOT NULL,
-    received BLOB,
-    fault TEXT
-);
-CREATE UNIQUE INDEX frame_key ON frame (vehicle, reported_at_s, digest);
-PRAGMA user_version = 1;
-"""
 
 
 def take_over(telemetry, limit=1000):
@@ -488,7 +470,7 @@ class TestFile(SqliteParts, DurableContract):
         path = tmp_path / "reports" / "2026-11-22.sqlite"
         path.parent.mkdir()
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.executescript(_LAYOUT_1)
+            connection.executescript(LAYOUT_1)
             connection.execute("INSERT INTO vehicle (vin) VALUES (?)", (VIN,))
             columns = "vehicle, reported_at_s, digest, arrived_at_ns, form, clear, received, fault"
             sql = f"INSERT INTO frame ({columns}) VALUES (1, ?, ?, ?, ?, ?, ?, ?)"

@@ -486,8 +486,8 @@ class SqliteFrames:
 
     def _has_writers(self, name: str) -> bool:
         """False for a file of layout 1 that nobody has written to since."""
-        found = self.select(name, "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'writer'", ())
-        return bool(found and found[0][0])
+        with self.reading(name) as connection:
+            return connection is not None and self._layout_of(name, connection) >= _LAYOUT_WRITERS
 
     def select(self, name: str, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """The rows; none if the partition has been dropped meanwhile."""
