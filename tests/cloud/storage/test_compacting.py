@@ -385,6 +385,16 @@ class DurableContract(BlocksContract):
         restarted.close()
         assert again().unread(10).frames == (later,)
 
+    def test_a_process_that_never_knew_a_day_finds_its_blocks(self, telemetry, again):
+        other = again(writer="b")
+        assert other.unread(1).frames == ()
+        frames = history([VIN], hours=2)
+        telemetry.append(frames)
+        compact(telemetry)
+        late = stored(NOON_S + 1, bodies=b"late", command=3, arrived_s=NOON_S + 9 * 3600)
+        assert with_retry(other, [replace(frames[3], arrived_at_ns=1), late]) == [False, True]
+        assert list(other.read(VIN, NOON_S, NOON_S + DAY_S)) == of([*frames, late])
+
     def test_who_has_sent_nothing_new_keeps_no_day_from_its_blocks(self, telemetry, again):
         other = again(writer="b")
         frames = [stored(NOON_S), stored(NOON_S + 1)]

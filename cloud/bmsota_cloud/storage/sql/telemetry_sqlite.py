@@ -376,8 +376,8 @@ class SqliteFrames:
         return partition
 
     def _look_for_blocks(self, name: str) -> None:
-        """Another process may have compacted a partition that is known here; it must not begin anew beside its blocks."""
-        if self._folder is None or _is_blocks(name) or name not in self._names or self._path(name).exists():
+        """Another process may have compacted a partition, known here or not; it must not begin anew beside its blocks."""
+        if self._folder is None or _is_blocks(name) or self._path(name).exists():
             return
         self._strike(name)
         self._find_files()
