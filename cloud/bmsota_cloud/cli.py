@@ -158,6 +158,12 @@ def serve(
         int,
         _option(_DATA, help="Delete reports this many days after they arrived.", min=REPORT_KEEP_DAYS_MIN, max=36_500),
     ] = _DEFAULTS.report_keep_s // 86_400,
+    report_compact_after_hours: Annotated[
+        int,
+        _option(
+            _DATA, help="Compress a day of reports when it has been over for this long; 0: never.", min=0, max=8760
+        ),
+    ] = _DEFAULTS.report_compact_after_s // 3600,
     host: Annotated[str, _option(_WEB, help="Listen on this address.")] = "127.0.0.1",
     http_port: Annotated[
         int, _option(_WEB, help="Serve the REST API, the device API and the pages on this port.", min=0, max=65535)
@@ -309,6 +315,7 @@ def serve(
             login_timeout_s=login_timeout_s,
             acknowledge_reports=acknowledge_reports,
             report_keep_s=report_keep_days * 86_400,
+            report_compact_after_s=report_compact_after_hours * 3600,
             upload_size_bytes_max=upload_max_mib * _MIB,
             link_keys=LinkKeys() if link_keys is None else load_link_keys(link_keys),
             platform_peers={} if platform_logins is None else load_platform_logins(platform_logins),

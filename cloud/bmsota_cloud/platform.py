@@ -19,6 +19,7 @@ from bmsota_cloud.domain.clock_guard import ClockGuard
 from bmsota_cloud.folders import make_folder
 from bmsota_cloud.gateway import GatewayLink, LocalRouter, ReportWriter, platform_options
 from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, PresenceService, Services, network_of
+from bmsota_cloud.services.counters import Counters
 from bmsota_cloud.storage.sql import MEMORY, SqlStore, SqlTelemetryStore
 
 if TYPE_CHECKING:
@@ -129,11 +130,13 @@ def build_cloud(
     if data_dir is not None:
         make_folder(data_dir)
     store = SqlStore(database_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'platform.sqlite'}"))
+    counters = Counters()
     telemetry = SqlTelemetryStore(
         telemetry_url or (MEMORY if data_dir is None else f"sqlite:///{data_dir / 'telemetry.sqlite'}"),
         is_hourly=settings.hourly_partitions,
         writer=gateway_name,
         is_writer_fixed=is_gateway_name_fixed,
+        count=counters.add,
     )
     router = LocalRouter()
     context = Context(
@@ -146,6 +149,7 @@ def build_cloud(
         settings=settings,
         clock_guard=ClockGuard.trusting() if clock_guard is None else clock_guard,
         presence=PresenceService(store, gateway_id),
+        counters=counters,
     )
     return Cloud(
         services=Services.around(context),

@@ -126,5 +126,6 @@ def test_the_manual_names_every_setting_with_its_default():
                 rows[name] = values[number] if len(values) == len(re.findall("`", names)) // 2 else default
     assert set(rows) == {field.alias for field in ServeFile.model_fields.values()}
     defaults = {name: parameter.default for name, parameter in signature(serve).parameters.items()}
-    for name in ("report-keep-days", "http-port", "upload-max-mib", "gateway-port", "links-max", "heartbeat-window-s"):
+    numbers = ("report-keep-days", "report-compact-after-hours", "http-port", "upload-max-mib", "gateway-port")
+    for name in (*numbers, "links-max", "heartbeat-window-s"):
         assert rows[name] == str(defaults[name.replace("-", "_")])

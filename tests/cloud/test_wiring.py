@@ -14,6 +14,7 @@ from datetime import timedelta
 import pytest
 from bmsota_cloud.clock import wall_clock, wall_clock_ns
 from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.refusals import RefusalCause
@@ -140,6 +141,44 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
     asyncio.run(play())
     assert "ticker: failed; retrying" in caplog.text
     assert calls[-1] - calls[0] < timedelta(seconds=10)
+
+
+def test_days_that_are_over_are_compacted_by_a_clock_that_is_trusted(sample_keys, monkeypatch):
+    """Slice after slice, and one that fails does not end it."""
+    monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
+    ticks, calls = [], []
+
+    async def play():
+        running = await RunningCloud.start(ServeOptions(keys=sample_keys))
+        services = running.cloud.services
+        loop, ticked, done = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+        def tick():
+            ticks.append(1)
+            if len(ticks) == 10:
+                loop.call_soon_threadsafe(ticked.set)
+
+        def run(_, now):
+            calls.append(running.clock_guard.is_waiting)
+            if len(calls) == 3:
+                raise StorageUnavailableError("the disk of the database is full", code="storage-full")
+            if len(calls) == 6:
+                loop.call_soon_threadsafe(done.set)
+            return len(calls) < 5
+
+        monkeypatch.setattr(type(services.compaction), "run", run)
+        monkeypatch.setattr(services.link_watch, "flush", tick)
+        try:
+            async with asyncio.timeout(120):
+                await ticked.wait()
+                assert calls == []
+                running.clock_guard.accept()
+                await done.wait()
+        finally:
+            await running.stop()
+
+    asyncio.run(play())
+    assert not any(calls)
 
 
 @pytest.mark.parametrize("reading", [20, 21, 22])

@@ -6,7 +6,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from bmsota_cloud.domain.paging import Page
-from bmsota_cloud.domain.telemetry import Mark, Unread
+from bmsota_cloud.domain.telemetry import Compacted, HotPartition, Mark, Unread
+
+DAY_S = 86_400
 
 
 class MemoryTelemetry:
@@ -16,6 +18,7 @@ class MemoryTelemetry:
         self.rows = {}
         self.kept_events = {}
         self.derived_to = 0
+        self.in_blocks = set()
 
     def append(self, frames):
         new = []
@@ -47,6 +50,27 @@ class MemoryTelemetry:
     def read(self, vin, since_s, until_s):
         found = [frame for frame in self.stored if frame.vin == vin and since_s <= frame.reported_at_s < until_s]
         yield from sorted(found, key=lambda frame: frame.reported_at_s)
+
+    def hot(self):
+        days = {}
+        for position, frame in enumerate(self.stored, 1):
+            if frame.is_time_plausible and _key(frame) not in self.in_blocks:
+                until_s = frame.reported_at_s - frame.reported_at_s % DAY_S + DAY_S
+                days.setdefault(until_s, []).append((position, frame.arrived_at_ns))
+        return [
+            HotPartition(str(until_s), until_s, rows[0][1], rows[-1][0] <= self.derived_to)
+            for until_s, rows in sorted(days.items())
+        ]
+
+    def compact(self, name, hours):
+        until_s = int(name)
+        left = {}
+        for frame in self.stored:
+            if until_s - DAY_S <= frame.reported_at_s < until_s and _key(frame) not in self.in_blocks:
+                left.setdefault((frame.vin, frame.reported_at_s // 3600), []).append(_key(frame))
+        for hour in sorted(left)[:hours]:
+            self.in_blocks.update(left[hour])
+        return Compacted(min(hours, len(left)), is_done=not left)
 
     def newest(self, vins):
         return {vin: self.rows[vin] for vin in vins if vin in self.rows}

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = [
     "TIME_AHEAD_MAX_S",
     "TIME_MIN_S",
+    "Compacted",
     "EventKind",
+    "HotPartition",
     "JsonValue",
     "Mark",
     "StateRow",
@@ -165,3 +167,26 @@ class Unread:
 
     frames: tuple[StoredFrame, ...]
     mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class HotPartition:
+    """A partition that has frames which are not in blocks yet."""
+
+    name: str
+    until_s: int
+    """The end of its report times, Unix seconds."""
+    oldest_arrival_ns: int
+    """Of those frames, or of one that came about then; Unix nanoseconds."""
+    is_derived: bool
+    """Whether all of them have been derived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What one slice of compacting has done."""
+
+    hours: int
+    """Hours of a vehicle that were put into blocks."""
+    is_done: bool
+    """The partition has no more frames that can go into blocks."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bmsota_cloud.services.accounts import DEVICE_TOKEN_VALID_S, AccountService, Login
 from bmsota_cloud.services.audit import AuditService
 from bmsota_cloud.services.clock import ClockService
+from bmsota_cloud.services.compaction import CompactionService
 from bmsota_cloud.services.context import (
     LINKS_MAX,
     REPORT_KEEP_S_MIN,
@@ -62,6 +63,7 @@ __all__ = [
     "ClockService",
     "CodeView",
     "CommandRouter",
+    "CompactionService",
     "Context",
     "DeviceService",
     "EquipmentService",
@@ -119,6 +121,7 @@ class Services:
     accounts: AccountService
     audit: AuditService
     clock: ClockService
+    compaction: CompactionService
     device: DeviceService
     equipment: EquipmentService
     histories: HistoryService
@@ -148,6 +151,7 @@ class Services:
             audit=AuditService(context),
             device=DeviceService(context, limits, watch),
             clock=ClockService(context),
+            compaction=CompactionService(context),
             equipment=equipment,
             histories=HistoryService(context, watch),
             ingest=IngestService(context, equipment),

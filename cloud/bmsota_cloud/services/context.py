@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LINKS_MAX",
+    "REPORT_COMPACT_AFTER_S_MIN",
     "REPORT_KEEP_S_MIN",
     "CommandRouter",
     "Context",
@@ -41,6 +42,10 @@ REPORT_KEEP_S = 10 * 24 * 3600
 """How long reports are kept by default: the longest time for backfill (2025, 5.5: 7 days) and a long weekend."""
 REPORT_KEEP_S_MIN = 7 * 24 * 3600
 """The standard's backfill must not be thrown away as soon as it has come."""
+REPORT_COMPACT_AFTER_S = 24 * 3600
+"""How long reports stay rows by default when their day is over. What an evening without reception has held back has come by then,
+and pages of today and yesterday, which are asked for most, are read from rows."""
+REPORT_COMPACT_AFTER_S_MIN = 3600
 UPLOAD_SIZE_BYTES_MAX = 256 * 1024 * 1024
 """A release of 16 images of 16 MiB, the largest we know of anywhere."""
 
@@ -106,6 +111,9 @@ class PlatformSettings:
     report_keep_s: int = REPORT_KEEP_S
     """How long reports are kept after their arrival. A vehicle may send what it could not send for 3 days (2016, B.2.8) or 7 (2025,
     5.5), so at least 7 days."""
+    report_compact_after_s: int = REPORT_COMPACT_AFTER_S
+    """When a day of reports has been over for this long, it is put into compressed blocks, which take a sixth of the room; 0: never. What
+    comes later is added once in this time, at least an hour."""
     hourly_partitions: bool = False
     """On SQLite, keep reports in a file an hour instead of a day: for more than some 1,000 a second. Can be changed at any time."""
     layouts: Layouts | None = None
@@ -131,6 +139,11 @@ class PlatformSettings:
     """The largest release upload; other requests have limits of their own."""
 
     def __post_init__(self) -> None:
+        if self.report_compact_after_s and self.report_compact_after_s < REPORT_COMPACT_AFTER_S_MIN:
+            raise ConfigurationError(
+                f"report_compact_after_s: expected 0 (never) or at least {REPORT_COMPACT_AFTER_S_MIN} s, "
+                f"got {self.report_compact_after_s}"
+            )
         if self.report_keep_s < REPORT_KEEP_S_MIN:
             raise ConfigurationError(
                 f"report_keep_s: expected at least {REPORT_KEEP_S_MIN} s (7 days, the standard's window for backfill), "

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.refusals import Refusal, RefusalCause, RefusalRow
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import (
+        Compacted,
+        HotPartition,
         Mark,
         StateRow,
         StoredFrame,
@@ -640,8 +642,20 @@ class TelemetryStore(Protocol):
         """Put *events* in the place of those from *since_s* (included) to *until_s*, in one transaction."""
         ...
 
+    def hot(self) -> Sequence[HotPartition]:
+        """The partitions that have frames which are not in blocks, oldest first; without those of implausible time."""
+        ...
+
+    def compact(self, name: str, hours: int) -> Compacted:
+        """Put frames of a partition that `hot` returned into blocks: the next *hours* hours of a vehicle each.
+
+        Call it again until it is done. In between, and while it runs, frames can be appended and read: none is lost, none is there
+        twice. It may be ended at any moment; then it begins anew. A repetition of a frame in a block is not new for `append`.
+        """
+        ...
+
     def prune(self, arrived_before_ns: int) -> int:
-        """Drop partitions (days of report time) whose newest frame arrived earlier; how many frames there were.
+        """Drop partitions (days of report time), rows and blocks, whose newest frame arrived earlier; how many frames there were.
 
         Frames with an implausible time go one by one.
         """

@@ -19,60 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from postgresql import some_database
 from sqlalchemy import create_engine
+from stored_frames import DAY_S, LAYOUT_1, NOON_S, VIN, everything, stored, wire_frame
 
-from bmsota.checksums import bcc_xor
 from bmsota.errors import ConfigurationError
-
-DAY_S = 86400
-NOON_S = int(datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp())
-VIN = "LTESTVEHICLE00001"
-
-
-def wire_time(at_s):
-    at = datetime.fromtimestamp(at_s, UTC) + timedelta(hours=8)
-    return bytes((at.year - 2000, at.month, at.day, at.hour, at.minute, at.second))
-
-
-def wire_frame(vin, at_s, bodies=b"\x01\x02\x03", *, command=2, start=b"##", encryption=1, padding=b"\0"):
-    unit = wire_time(at_s) + bodies
-    head = (
-        start
-        + bytes((command, 0xFE))
-        + vin.encode().ljust(17, padding)
-        + bytes((encryption,))
-        + len(unit).to_bytes(2, "big")
-    )
-    return head + unit + bytes((bcc_xor((head + unit)[2:]),))
-
-
-def stored(at_s=NOON_S, *, vin=VIN, bodies=b"\x01\x02\x03", arrived_s=None, command=2, start=b"##", **fields):
-    clear = wire_frame(vin, at_s, bodies, command=command, start=start)
-    arrived_at_ns = (at_s if arrived_s is None else arrived_s) * 1_000_000_000 + 123_456_789
-    asked = {"vin": vin, "frame": clear, "clear": clear, "reported_at_s": at_s, "arrived_at_ns": arrived_at_ns}
-    return StoredFrame(**asked | {"is_backfill": command == 3} | fields)
-
-
-# As it was made by the first version that kept reports in files.
-_LAYOUT_1 = """
-CREATE TABLE vehicle (number INTEGER PRIMARY KEY, vin TEXT NOT NULL UNIQUE);
-CREATE TABLE frame (
-    position INTEGER PRIMARY KEY,
-    vehicle INTEGER NOT NULL,
-    reported_at_s INTEGER NOT NULL,
-    digest INTEGER NOT NULL,
-    arrived_at_ns INTEGER NOT NULL,
-    form INTEGER NOT NULL,
-    clear BLOB NOT NULL,
-    received BLOB,
-    fault TEXT
-);
-CREATE UNIQUE INDEX frame_key ON frame (vehicle, reported_at_s, digest);
-PRAGMA user_version = 1;
-"""
-
-
-def everything(telemetry, vin=VIN):
-    return list(telemetry.read(vin, 0, 2**40))
 
 
 def take_over(telemetry, limit=1000):
@@ -521,7 +470,7 @@ class TestFile(SqliteParts, DurableContract):
         path = tmp_path / "reports" / "2026-11-22.sqlite"
         path.parent.mkdir()
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.executescript(_LAYOUT_1)
+            connection.executescript(LAYOUT_1)
             connection.execute("INSERT INTO vehicle (vin) VALUES (?)", (VIN,))
             columns = "vehicle, reported_at_s, digest, arrived_at_ns, form, clear, received, fault"
             sql = f"INSERT INTO frame ({columns}) VALUES (1, ?, ?, ?, ?, ?, ?, ?)"

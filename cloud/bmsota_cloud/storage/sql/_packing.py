@@ -27,7 +27,7 @@ from bmsota_cloud.domain.telemetry import StoredFrame
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["OLD_S", "TIME_IMPLAUSIBLE", "Row", "has_day", "pack", "unpack"]
+__all__ = ["OLD_S", "TIME_IMPLAUSIBLE", "Row", "digest_of", "has_day", "pack", "unpack"]
 
 _BACKFILL: Final = 1
 _CUT: Final = 2
@@ -90,7 +90,7 @@ def pack(frame: StoredFrame) -> Row:
     """The columns of *frame*. Its digest is BLAKE2b of 8 bytes over the data unit in the clear, as a signed integer."""
     clear = frame.clear
     at_s = frame.reported_at_s
-    (digest,) = _DIGEST.unpack(blake2b(clear[_HEADER_SIZE_BYTES:-1], digest_size=8).digest())
+    digest = _digest(clear[_HEADER_SIZE_BYTES:-1])
     form = _STARTS.get(clear[:4], 0)
     if form and clear[4:_TIME_END] == _rest_of_header(frame.vin, len(clear)) + _time_bytes(at_s) and not bcc_xor(clear):
         kept = clear[_TIME_END:-1]
@@ -101,6 +101,21 @@ def pack(frame: StoredFrame) -> Row:
     if not frame.is_time_plausible:
         form |= TIME_IMPLAUSIBLE
     return (at_s, digest, frame.arrived_at_ns, form, kept, received, frame.fault or None)
+
+
+def digest_of(row: Sequence[object]) -> int:
+    """The digest of a `Row` without it, as `unpack` takes."""
+    at_s, _, form, kept, *_ = row
+    assert isinstance(at_s, int)
+    assert isinstance(form, int)
+    assert isinstance(kept, bytes)
+    return _digest(_time_bytes(at_s) + kept if form & _CUT else kept[_HEADER_SIZE_BYTES:-1])
+
+
+def _digest(unit: bytes) -> int:
+    (digest,) = _DIGEST.unpack(blake2b(unit, digest_size=8).digest())
+    assert isinstance(digest, int)
+    return digest
 
 
 def unpack(vin: str, row: Sequence[object]) -> StoredFrame:

@@ -24,6 +24,7 @@ from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.telemetry import EventKind, Mark, StateRow, Unread, VehicleEvent
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
+from bmsota_cloud.storage.sql._reading import BlockReader
 from bmsota_cloud.storage.sql._tables import in_lists, page_of
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
 from bmsota_cloud.storage.sql._writers import (
@@ -37,12 +38,12 @@ from bmsota_cloud.storage.sql._writers import (
 from bmsota_cloud.storage.sql.telemetry_sqlite import SqliteFrames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
     from bmsota_cloud.domain.paging import PageRequest
-    from bmsota_cloud.domain.telemetry import StoredFrame
+    from bmsota_cloud.domain.telemetry import Compacted, HotPartition, StoredFrame
     from bmsota_cloud.storage.sql.telemetry_postgresql import PostgresqlFrames
 
 __all__ = ["SqlTelemetryStore"]
@@ -72,7 +73,13 @@ class SqlTelemetryStore:
     """`bmsota_cloud.storage.base.TelemetryStore`."""
 
     def __init__(
-        self, url: str = MEMORY, *, is_hourly: bool = False, writer: str = "local", is_writer_fixed: bool = False
+        self,
+        url: str = MEMORY,
+        *,
+        is_hourly: bool = False,
+        writer: str = "local",
+        is_writer_fixed: bool = False,
+        count: Callable[[str], None] | None = None,
     ) -> None:
         """Open, or make, the database at *url* and what belongs to it.
 
@@ -83,6 +90,7 @@ class SqlTelemetryStore:
                 its first write on, until it ends.
             is_writer_fixed: have this name and no other: the first write is refused (ConfigurationError) if another process has it.
                 Otherwise "-2", "-3" and so on are tried.
+            count: called, from any thread, with "report_block_unreadable" whenever a block could not be read.
 
         Raises:
             ConfigurationError: the database cannot be opened.
@@ -95,22 +103,26 @@ class SqlTelemetryStore:
         self._derived_lock: FileLock | None = None
         self._is_registered = False
         self._takeovers = 0
+        reader = BlockReader(count)
         self._on_sqlite: SqliteFrames | None = None
         self._on_postgresql: PostgresqlFrames | None = None
         if not url.startswith("sqlite"):
             # Behind an extra: SQLite needs no driver.
             from bmsota_cloud.storage.sql.telemetry_postgresql import PostgresqlFrames  # noqa: PLC0415
 
-            self._on_postgresql = PostgresqlFrames(url, self._database, writer=writer, is_writer_fixed=is_writer_fixed)
+            self._on_postgresql = PostgresqlFrames(
+                url, self._database, reader, writer=writer, is_writer_fixed=is_writer_fixed
+            )
             return
         try:
-            self._on_sqlite = SqliteFrames(self._folder, is_hourly=is_hourly)
+            self._on_sqlite = SqliteFrames(self._folder, reader, is_hourly=is_hourly)
         except OSError as error:
             self._database.close()
             raise ConfigurationError(f"cannot open the folder of reports: {error}") from error
-        with self._database.reading() as connection:
-            rows = connection.execute(select(t.report_partition)).all()
-        self._on_sqlite.take_catalog({name: (derived_to, arrival) for name, derived_to, arrival in rows})
+        rows = self._catalog()
+        self._on_sqlite.take_catalog(rows)
+        # A process that ended behind removing a file and before this; a file of that name would begin anew.
+        self._strike([name for name in rows if name not in self._on_sqlite.names])
 
     @property
     def _frames(self) -> SqliteFrames | PostgresqlFrames:
@@ -323,11 +335,50 @@ class SqlTelemetryStore:
             return self._on_postgresql.prune(arrived_before_ns)
         assert self._on_sqlite is not None
         count, gone = self._on_sqlite.prune(arrived_before_ns)
+        self._strike(gone)
+        return count
+
+    def hot(self) -> Sequence[HotPartition]:
+        with _refusals():
+            if self._on_postgresql is not None:
+                return self._on_postgresql.hot()
+            assert self._on_sqlite is not None
+            return self._on_sqlite.hot(self._all_marks)
+
+    def compact(self, name: str, hours: int) -> Compacted:
+        self._register()
+        with _refusals():
+            if self._on_postgresql is not None:
+                return self._on_postgresql.compact(name, hours)
+            assert self._on_sqlite is not None
+            compacted, gone = self._on_sqlite.compact(name, hours, self._all_marks)
+        self._strike(gone)
+        return compacted
+
+    def _catalog(self) -> Mapping[str, tuple[int, int]]:
+        """By partition: derived to, newest arrival."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(t.report_partition)).all()
+        return {name: (derived_to, arrival) for name, derived_to, arrival in rows}
+
+    def _all_marks(self) -> Mapping[int, Mapping[str, int]]:
+        """Of every writer that may have left something underived."""
+        marks, writers = t.report_mark.c, t.report_writer.c
+        joined = t.report_writer.outerjoin(t.report_mark, marks.writer == writers.number)
+        with self._database.reading() as connection:
+            rows = connection.execute(select(writers.number, marks.place, marks.derived_to).select_from(joined)).all()
+        found: dict[int, dict[str, int]] = {}
+        for number, place, derived_to in rows:
+            found.setdefault(number, {})
+            if place is not None:
+                found[number][place] = derived_to
+        return found
+
+    def _strike(self, gone: Sequence[str]) -> None:
         if gone:
             with _refusals(), self._database.writing() as connection:
                 _many(connection, "DELETE FROM report_partition WHERE name = ?", [(name,) for name in gone])
                 _many(connection, "DELETE FROM report_mark WHERE place = ?", [(name,) for name in gone])
-        return count
 
     def close(self) -> None:
         self._frames.close()

@@ -2,10 +2,11 @@
 
     frame             partitioned by `reported_s2000`, seconds since 2000-01-01 UTC: four bytes until 2068
     frame_20261129    the partition of a day
-    frame_other       frames that may not begin a partition: see `has_day`
+    frame_other       frames that may not begin a partition (see `has_day`), and late ones of days that are in blocks
     frame_vehicle     VIN <-> number
     report_writer     the processes that write: each row of a frame has its writer's number
     report_mark       how far each writer's frames have been derived
+    block, sealed_... days that are over for long enough, compressed, and what is on its way there: `blocks_postgresql.py`
 
 Strategy. The way in is asyncpg, one statement over arrays a batch (`unnest`, `ON CONFLICT DO NOTHING`): it costs a fifth of the same
 rows through the layers above it. It has an event loop of its own, in the thread that calls; everything that only reads goes
@@ -27,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -34,23 +36,36 @@ import asyncpg
 from sqlalchemy import make_url, text
 
 from bmsota_cloud.domain.errors import StorageUnavailableError
-from bmsota_cloud.domain.telemetry import Mark, Unread
-from bmsota_cloud.storage.sql._packing import TIME_IMPLAUSIBLE, has_day, pack, unpack
+from bmsota_cloud.domain.telemetry import Compacted, HotPartition, Mark, Unread
+from bmsota_cloud.storage.sql._compacting import compact_hour
+from bmsota_cloud.storage.sql._packing import TIME_IMPLAUSIBLE, digest_of, has_day, pack, unpack
+from bmsota_cloud.storage.sql._reading import HOUR_S, ROWS_LIMIT, Found, FrameCounts, StoredBlock
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
 from bmsota_cloud.storage.sql._writers import OWN_NAME_TIMEOUT_S, names_for, overtaken, taken_name
+from bmsota_cloud.storage.sql.blocks_postgresql import (
+    EPOCH_2000_S,
+    OTHER,
+    OTHER_IS_DERIVED,
+    ROW_COLUMNS,
+    PostgresqlHourTables,
+    blocks_between,
+    late_hours,
+    next_hours,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
+    from sqlalchemy import Connection
+
     from bmsota_cloud.domain.paging import PageRequest
     from bmsota_cloud.domain.telemetry import StateRow, StoredFrame, VehicleEvent
     from bmsota_cloud.storage.sql._engine import SqlDatabase
+    from bmsota_cloud.storage.sql._reading import BlockReader
 
 __all__ = ["PostgresqlFrames"]
 
-_EPOCH_2000_S: Final = 946_684_800
 _DAY_S: Final = 86_400
-_OTHER: Final = "frame_other"
 _CONNECT_TIMEOUT_S: Final = 10.0
 # A batch takes milliseconds. A server that is silent for this long is away, and the batch is tried again.
 _COMMAND_TIMEOUT_S: Final = 60.0
@@ -64,6 +79,10 @@ _DERIVED_LOCK: Final = 0x626D_0002
 # A machine that is gone says nothing: its locks are free after half a minute.
 _SERVER_SETTINGS: Final = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 _MARK: Final = "frame"
+# "bmsoblk" as a number: the advisory lock under which one process at a time compacts.
+_COMPACT_LOCK: Final = 0x626D736F626C6B
+# Wider than any time of a frame; the columns of whole days have four bytes, `frame_other` eight.
+_ALWAYS_S: Final = 2**62
 
 _INSERT: Final = """
 WITH added AS (
@@ -99,10 +118,21 @@ SELECT * FROM unnest($1::text[], $2::int8[], $3::int8[])
 ON CONFLICT (name) DO UPDATE SET derived_to = greatest(report_partition.derived_to, excluded.derived_to),
     newest_arrival_ns = greatest(report_partition.newest_arrival_ns, excluded.newest_arrival_ns)
 """
-# The columns of `unpack`, and where the frame stands in time.
-_COLUMNS: Final = f"reported_s2000::int8 + {_EPOCH_2000_S}, arrived_at_ns, form, clear, received, fault"
+# Whether nobody has left a frame of a table underived. Who has nothing behind the mark is not looked for: so it is the block range
+# index that answers.
+_IS_DERIVED: Final = """NOT EXISTS (
+    WITH behind AS (
+        SELECT number, coalesce(derived_to, 0) AS derived_to FROM report_writer
+        LEFT JOIN report_mark ON report_mark.writer = number AND place = 'frame' WHERE newest_position > coalesce(derived_to, 0)
+    )
+    SELECT FROM {table} AS kept JOIN behind ON number = kept.writer
+    WHERE kept.position > derived_to AND kept.position > (SELECT min(derived_to) FROM behind)
+)"""
+# Where a frame stands in time.
 _AT: Final = "reported_s2000"
-_AT_OTHER: Final = f"CASE WHEN form & {TIME_IMPLAUSIBLE} <> 0 THEN arrived_at_ns / 1000000000 - {_EPOCH_2000_S} ELSE reported_s2000 END"
+_AT_OTHER: Final = (
+    f"CASE WHEN form & {TIME_IMPLAUSIBLE} <> 0 THEN arrived_at_ns / 1000000000 - {EPOCH_2000_S} ELSE reported_s2000 END"
+)
 _OF_VEHICLE: Final = "vehicle = (SELECT number FROM frame_vehicle WHERE vin = :vin)"
 
 _Result = TypeVar("_Result")
@@ -111,7 +141,9 @@ _Result = TypeVar("_Result")
 class PostgresqlFrames:
     """The frames of a telemetry store on PostgreSQL. Every method may be called from any thread."""
 
-    def __init__(self, url: str, database: SqlDatabase, *, writer: str, is_writer_fixed: bool) -> None:
+    def __init__(
+        self, url: str, database: SqlDatabase, reader: BlockReader, *, writer: str, is_writer_fixed: bool
+    ) -> None:
         """Use the migrated *database* at *url*; *writer* and *is_writer_fixed* as in `SqlTelemetryStore`."""
         self._dsn = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         self._database = database
@@ -123,6 +155,11 @@ class PostgresqlFrames:
         self._connection: Any = None
         self._numbers: dict[str, int] = {}
         self._days: set[str] = set()
+        self._closed: set[str] = set()
+        """Days that are sealed or in blocks, by the name of their partition of rows."""
+        self._knows_days = False
+        self._reader = reader
+        self._compacting: dict[str, tuple[int, int]] = {}
         self._written: dict[str, tuple[int, int]] = {}
         self._has_failed = False
 
@@ -155,11 +192,14 @@ class PostgresqlFrames:
     async def _append(self, frames: Sequence[StoredFrame]) -> list[bool]:
         is_new = [True] * len(frames)
         await self._number({frame.vin for frame in frames} - self._numbers.keys())
-        parts: dict[str, list[int]] = {}
-        for place, frame in enumerate(frames):
-            parts.setdefault(self._table_of(frame), []).append(place)
+        parts = self._parts(frames)
+        if any(table != OTHER and table not in self._days for table in parts):
+            # Another process may have made such a day, and compacted it.
+            await self._find_days()
+            parts = self._parts(frames)
         written: dict[str, tuple[int, int]] = {}
-        if len(parts) == 1:
+        late = [place for place in parts.get(OTHER, ()) if self._is_closed(frames[place])] if self._closed else []
+        if len(parts) == 1 and not late:
             # One statement is a transaction of its own: one way to the server and back.
             for table, places in parts.items():
                 await self._append_to(table, frames, places, is_new, written)
@@ -167,9 +207,60 @@ class PostgresqlFrames:
             async with self._connection.transaction():
                 for table, places in parts.items():
                     await self._append_to(table, frames, places, is_new, written)
+                if late:
+                    await self._strike_what_is_in_blocks(frames, late, is_new)
         for table, (position, arrival) in written.items():
             self._written[table] = (position, max(arrival, self._written.get(table, (0, 0))[1]))
         return is_new
+
+    def _parts(self, frames: Sequence[StoredFrame]) -> dict[str, list[int]]:
+        parts: dict[str, list[int]] = {}
+        for place, frame in enumerate(frames):
+            parts.setdefault(self._table_of(frame), []).append(place)
+        return parts
+
+    def _is_closed(self, frame: StoredFrame) -> bool:
+        return frame.is_time_plausible and _table_of_day(frame.reported_at_s // _DAY_S) in self._closed
+
+    async def _strike_what_is_in_blocks(
+        self, frames: Sequence[StoredFrame], places: Sequence[int], is_new: list[bool]
+    ) -> None:
+        """Late reports: one that is there in the sealed rows of its day or in a block is taken out again.
+
+        Looked at behind the insert, and where frames are moved from first, so that one that is moved meanwhile is seen.
+        """
+        keys: dict[int, tuple[int, int, int]] = {}
+        for place in places:
+            if is_new[place]:
+                at_s, digest, *_ = pack(frames[place])
+                keys[place] = (self._numbers[frames[place].vin], at_s - EPOCH_2000_S, digest)
+        if not keys:
+            return
+        there: dict[tuple[int, int, int], int] = {}
+        rows = await self._connection.fetch(
+            "SELECT vehicle, reported_s2000, digest, arrived_at_ns FROM frame JOIN"
+            " unnest($1::int4[], $2::int4[], $3::int8[]) AS key (v, t, d) ON vehicle = v AND reported_s2000 = t AND digest = d",
+            *zip(*keys.values(), strict=True),
+        )
+        there.update(((row[0], row[1], row[2]), row[3]) for row in rows)
+        vins = {self._numbers[frames[place].vin]: frames[place].vin for place in keys}
+        hours = {(vehicle, at_s - at_s % HOUR_S) for vehicle, at_s, _ in keys.values()}
+        rows = await self._connection.fetch(
+            "SELECT vehicle, since_s2000, until_s2000, frames, data FROM block JOIN unnest($1::int4[], $2::int4[]) AS key (v, h)"
+            f" ON vehicle = v AND since_s2000 >= h AND since_s2000 < h + {HOUR_S}",
+            *zip(*hours, strict=True),
+        )
+        for vehicle, since, until, count, data in rows:
+            block = StoredBlock(since + EPOCH_2000_S, until + EPOCH_2000_S, count, data)
+            for row in self._reader.rows(vins[vehicle], block) or ():
+                there[vehicle, row[0] - EPOCH_2000_S, digest_of(row)] = row[1]
+        for place, key in keys.items():
+            arrival = there.get(key)
+            if arrival is not None:
+                await self._connection.execute(
+                    f"DELETE FROM {OTHER} WHERE vehicle = $1 AND reported_s2000 = $2 AND digest = $3", *key
+                )
+                is_new[place] = self._has_failed and arrival == frames[place].arrived_at_ns
 
     async def _append_to(
         self,
@@ -179,15 +270,15 @@ class PostgresqlFrames:
         is_new: list[bool],
         written: dict[str, tuple[int, int]],
     ) -> None:
-        if table != _OTHER and table not in self._days:
+        if table != OTHER and table not in self._days:
             await self._make_day(table)
         numbers = self._numbers
         vehicles = [numbers[frames[place].vin] for place in places]
         reported, digests, arrivals, forms, clears, received, faults = zip(
             *[pack(frames[place]) for place in places], strict=True
         )
-        times = [at_s - _EPOCH_2000_S for at_s in reported]
-        sql = _INSERT.format(table=table, time="int8" if table == _OTHER else "int4")
+        times = [at_s - EPOCH_2000_S for at_s in reported]
+        sql = _INSERT.format(table=table, time="int8" if table == OTHER else "int4")
         count, position, *added = await self._connection.fetchrow(
             sql,
             digests,
@@ -235,9 +326,9 @@ class PostgresqlFrames:
 
     def _table_of(self, frame: StoredFrame) -> str:
         if not frame.is_time_plausible:
-            return _OTHER
+            return OTHER
         day = _table_of_day(frame.reported_at_s // _DAY_S)
-        return day if day in self._days or has_day(frame) else _OTHER
+        return day if day in self._days or (has_day(frame) and day not in self._closed) else OTHER
 
     async def _save(self, states: Sequence[StateRow], events: Sequence[VehicleEvent], mark: Mark) -> None:
         connection = self._connection
@@ -296,33 +387,18 @@ class PostgresqlFrames:
         self, vin: str, request: PageRequest, since_s: int | None, until_s: int | None
     ) -> tuple[tuple[StoredFrame, ...], int]:
         """Newest first: the frames of the page, and how many there are in all."""
-        values = {"vin": vin, "size": request.size, "offset": request.offset, **_bounds(since_s, until_s)}
-        both = _both(_OF_VEHICLE, since_s, until_s)
-        with self._database.reading() as connection:
-            total = connection.execute(text(f"SELECT count(*) FROM ({both}) AS found"), values).scalar_one()
-            rows = connection.execute(
-                text(
-                    f"SELECT * FROM ({both}) AS found ORDER BY at DESC, arrived_at_ns DESC, position DESC LIMIT :size OFFSET :offset"
-                ),
-                values,
-            ).all()
-        return tuple(unpack(vin, row[2:]) for row in rows), int(total)
+        begin, end = _range(since_s, until_s)
+        source = _VehicleFrames(self._database, vin)
+        total = self._reader.count(source, vin, begin, end)
+        limit = min(ROWS_LIMIT, request.offset + request.size + 1)
+        found = self._reader.in_order(source, vin, begin, end, newest_first=True, limit=limit)
+        rows = islice(found, request.offset, request.offset + request.size)
+        return tuple(unpack(vin, row) for _, row in rows), total
 
     def read(self, vin: str, since_s: int, until_s: int) -> Iterator[StoredFrame]:
         """Oldest first, in pieces of their own transactions."""
-        values: dict[str, Any] = {"vin": vin, "size": _CHUNK_ROWS, **_bounds(since_s, until_s)}
-        both = _both(_OF_VEHICLE, since_s, until_s)
-        more = ""
-        while True:
-            sql = f"SELECT * FROM ({both}) AS found {more} ORDER BY at, arrived_at_ns, position LIMIT :size"
-            with self._database.reading() as connection:
-                rows = connection.execute(text(sql), values).all()
-            for row in rows:
-                yield unpack(vin, row[2:])
-            if len(rows) < _CHUNK_ROWS:
-                return
-            more = "WHERE (at, arrived_at_ns, position) > (:at, :arrived, :position)"
-            values |= {"at": rows[-1][0], "arrived": rows[-1][3], "position": rows[-1][1]}
+        for _, row in self._reader.in_order(_VehicleFrames(self._database, vin), vin, *_range(since_s, until_s)):
+            yield unpack(vin, row)
 
     def unread(self, limit: int) -> Unread:
         """See `TelemetryStore.unread`."""
@@ -335,8 +411,8 @@ class PostgresqlFrames:
             "SELECT position, vin, {name} AS place, {columns} FROM {table} JOIN frame_vehicle ON number = vehicle"
             " WHERE writer = :writer AND position > :mark"
         )
-        plain = select.format(table="frame", name="frame.tableoid::regclass::text", columns=_COLUMNS)
-        other = select.format(table=_OTHER, name=f"'{_OTHER}'", columns=_COLUMNS)
+        plain = select.format(table="frame", name="frame.tableoid::regclass::text", columns=ROW_COLUMNS)
+        other = select.format(table=OTHER, name=f"'{OTHER}'", columns=ROW_COLUMNS)
         behind = (
             "SELECT newest_position, coalesce(derived_to, 0) FROM report_writer"
             " LEFT JOIN report_mark ON writer = number AND place = :place WHERE number = :writer"
@@ -441,6 +517,107 @@ class PostgresqlFrames:
             code="storage-busy",
         )
 
+    # --- compacting -------------------------------------------------------------------------------------------------------
+
+    def hot(self) -> list[HotPartition]:
+        """See `TelemetryStore.hot`."""
+        found = []
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+                    " WHERE i.inhparent = 'frame'::regclass ORDER BY right(c.relname, 8)"
+                )
+            ).scalars()
+            for table in rows.all():
+                sql = f"SELECT arrived_at_ns, {_IS_DERIVED.format(table=table)} FROM {table} LIMIT 1"
+                first = connection.execute(text(sql)).first()
+                day = _day_of(table)
+                # One that is empty is soon dropped when it is sealed.
+                arrival, is_derived = (0, True) if first is None else first
+                if first is not None or table != day:
+                    found.append(HotPartition(day, _begin_of(day) + EPOCH_2000_S + _DAY_S, arrival, is_derived))
+            late = connection.execute(
+                text(
+                    f"SELECT min(arrived_at_ns), bool_and({OTHER_IS_DERIVED}) FROM {OTHER}"
+                    f" WHERE form & {TIME_IMPLAUSIBLE} = 0 AND reported_s2000 / {_DAY_S} = ANY(:days)"
+                ),
+                {"days": _days_in_blocks(connection)},
+            ).one()
+            if late[0] is not None:
+                found.append(HotPartition(OTHER, 0, late[0], late[1]))
+        return found
+
+    def compact(self, name: str, hours: int) -> Compacted:
+        """See `TelemetryStore.compact`."""
+        if name != OTHER and name not in self._compacting:
+            with self._lock:
+                self._run(self._seal(name))
+        table = OTHER if name == OTHER else _sealed_of(name)
+        after = self._compacting.get(name, (0, 0))
+        with self._database.writing() as connection:
+            if not connection.execute(
+                text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _COMPACT_LOCK}
+            ).scalar_one():
+                return Compacted(0, is_done=False)
+            if name == OTHER:
+                pairs = late_hours(connection, _days_in_blocks(connection), after, hours)
+            elif connection.execute(text("SELECT to_regclass(:table)"), {"table": table}).scalar_one() is None:
+                # Another process was faster.
+                self._compacting.pop(name, None)
+                return Compacted(0, is_done=True)
+            elif (
+                name not in self._compacting
+                and not connection.execute(text(f"SELECT {_IS_DERIVED.format(table=table)}")).scalar_one()
+            ):
+                return Compacted(0, is_done=False)
+            else:
+                pairs = next_hours(connection, table, after, hours)
+            for vehicle, hour_s in pairs:
+                vin = connection.execute(
+                    text("SELECT vin FROM frame_vehicle WHERE number = :number"), {"number": vehicle}
+                ).scalar_one()
+                tables = PostgresqlHourTables(vin, vehicle, connection, table)
+                compact_hour(tables, hour_s, self._reader)
+                if name == OTHER and tables.newest_arrival_ns:
+                    _keep_until(connection, _table_of_day(hour_s // _DAY_S), tables.newest_arrival_ns)
+        if pairs:
+            self._compacting[name] = pairs[-1]
+            return Compacted(len(pairs), is_done=False)
+        if name != OTHER:
+            with self._lock:
+                if not self._run(self._drop_sealed(table)):
+                    return Compacted(0, is_done=False)
+        self._compacting.pop(name, None)
+        return Compacted(0, is_done=True)
+
+    async def _seal(self, day: str) -> None:
+        """From now on nobody adds to the rows of *day*; no effect if that is so already."""
+        connection = self._connection
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            begin = _begin_of(day)
+            blocks = day.replace("frame_", "block_")
+            # In the order in which readers lock them.
+            await connection.execute(f"ALTER TABLE IF EXISTS {day} RENAME TO {_sealed_of(day)}")
+            await connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {blocks} PARTITION OF block FOR VALUES FROM ({begin}) TO ({begin + _DAY_S})"
+            )
+        self._days.discard(day)
+        self._closed.add(day)
+
+    async def _drop_sealed(self, table: str) -> bool:
+        """Under the lock: whether the rows, which are all in blocks, could be dropped."""
+        connection = self._connection
+        try:
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+                await connection.execute("LOCK TABLE ONLY frame IN ACCESS EXCLUSIVE MODE")
+                await connection.execute(f"DROP TABLE IF EXISTS {table}")
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            return False
+        return True
+
     # --- dropping ---------------------------------------------------------------------------------------------------------
 
     def prune(self, arrived_before_ns: int) -> int:
@@ -448,9 +625,9 @@ class PostgresqlFrames:
         with self._lock:
             days = self._run(self._old_days(arrived_before_ns))
         count = 0
-        for table, derived_to in days:
+        for day, tables, derived_to in days:
             with self._lock:
-                count += self._run(self._drop(table, derived_to, arrived_before_ns))
+                count += self._run(self._drop(day, tables, derived_to, arrived_before_ns))
         while True:
             with self._lock:
                 deleted = self._run(self._delete_others(arrived_before_ns))
@@ -458,42 +635,62 @@ class PostgresqlFrames:
             if deleted < _DELETE_ROWS:
                 return count
 
-    async def _old_days(self, arrived_before_ns: int) -> list[tuple[str, int]]:
+    async def _old_days(self, arrived_before_ns: int) -> list[tuple[str, list[str], int]]:
+        """Day by the name of its rows, its tables, and how far it has been derived."""
         rows = await self._connection.fetch(
-            "SELECT c.relname, coalesce(p.derived_to, 0) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
-            " LEFT JOIN report_partition p ON p.name = c.relname"
-            " WHERE i.inhparent = 'frame'::regclass AND coalesce(p.newest_arrival_ns, 0) < $1 ORDER BY c.relname",
+            "SELECT day, tables, coalesce(p.derived_to, 0) FROM ("
+            " SELECT 'frame_' || right(c.relname, 8) AS day, array_agg(c.relname ORDER BY c.relname) AS tables"
+            " FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+            " WHERE i.inhparent IN ('frame'::regclass, 'block'::regclass) GROUP BY day) AS found"
+            " LEFT JOIN report_partition p ON p.name = day WHERE coalesce(p.newest_arrival_ns, 0) < $1 ORDER BY day",
             arrived_before_ns,
         )
-        return [(name, derived_to) for name, derived_to in rows]
+        return [(day, tables, derived_to) for day, tables, derived_to in rows]
 
-    async def _drop(self, table: str, derived_to: int, arrived_before_ns: int) -> int:
+    async def _drop(self, day: str, tables: Sequence[str], derived_to: int, arrived_before_ns: int) -> int:
         connection = self._connection
+        begin = _begin_of(day)
+        count = 0
         try:
             async with connection.transaction():
                 await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
                 # In the order in which an insert through the parent takes them; nobody adds to it while it goes.
-                await connection.execute("LOCK TABLE ONLY frame IN ACCESS EXCLUSIVE MODE")
-                await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-                younger = await connection.fetchval(
-                    f"SELECT EXISTS (SELECT FROM {table} WHERE position > $1 AND arrived_at_ns >= $2)",
-                    derived_to,
-                    arrived_before_ns,
+                await connection.execute("LOCK TABLE ONLY frame, ONLY block IN ACCESS EXCLUSIVE MODE")
+                for table in tables:
+                    await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                    if _is_blocks(table):
+                        # What came late and is not in a block yet.
+                        younger = await connection.fetchval(
+                            f"SELECT EXISTS (SELECT FROM {OTHER} WHERE reported_s2000 >= $1 AND reported_s2000 < $2"
+                            f" AND form & {TIME_IMPLAUSIBLE} = 0 AND arrived_at_ns >= $3)",
+                            begin,
+                            begin + _DAY_S,
+                            arrived_before_ns,
+                        )
+                        count += await connection.fetchval(f"SELECT coalesce(sum(frames), 0) FROM {table}")
+                    else:
+                        younger = await connection.fetchval(
+                            f"SELECT EXISTS (SELECT FROM {table} WHERE position > $1 AND arrived_at_ns >= $2)",
+                            derived_to,
+                            arrived_before_ns,
+                        )
+                        count += await connection.fetchval(
+                            "SELECT greatest(reltuples::int8, 0) FROM pg_class WHERE oid = $1::text::regclass", table
+                        )
+                    if younger:
+                        return 0
+                await connection.execute(f"DROP TABLE {', '.join(tables)}")
+                await connection.execute(
+                    "DELETE FROM report_partition WHERE name = ANY($1::text[])", [day, _sealed_of(day)]
                 )
-                if younger:
-                    return 0
-                estimate = await connection.fetchval(
-                    "SELECT reltuples::int8 FROM pg_class WHERE oid = $1::text::regclass", table
-                )
-                await connection.execute(f"DROP TABLE {table}")
-                await connection.execute("DELETE FROM report_partition WHERE name = $1", table)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.UndefinedTableError):
             # Somebody reads it just now, or another process has dropped it: the next look will see.
-            self._days.discard(table)
+            self._knows_days = False
             return 0
-        self._days.discard(table)
-        self._written.pop(table, None)
-        return max(0, int(estimate))
+        self._days.discard(day)
+        self._closed.discard(day)
+        self._written.pop(day, None)
+        return count
 
     async def _delete_others(self, arrived_before_ns: int) -> int:
         done = await self._connection.execute(
@@ -531,8 +728,8 @@ class PostgresqlFrames:
         except StorageUnavailableError:
             raise
         except asyncpg.UndefinedTableError as error:
-            # Another process has dropped a day; with the next try it is made again.
-            self._days.clear()
+            # Another process has dropped or sealed a day; the next try looks what there is.
+            self._knows_days = False
             raise StorageUnavailableError(f"telemetry database: {error}", code="storage-busy") from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             if isinstance(error, asyncpg.DataError | ValueError):
@@ -577,15 +774,24 @@ class PostgresqlFrames:
                 except BaseException:
                     self._abandon()
                     raise
-                rows = await self._connection.fetch(
-                    "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
-                    " WHERE i.inhparent = 'frame'::regclass"
-                )
-                self._days = {name for (name,) in rows}
+                self._knows_days = False
+            if not self._knows_days:
+                await self._find_days()
         except BaseException:
             work.close()
             raise
         return await work
+
+    async def _find_days(self) -> None:
+        rows = await self._connection.fetch(
+            "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+            " WHERE i.inhparent IN ('frame'::regclass, 'block'::regclass)"
+        )
+        names = {name for (name,) in rows}
+        self._days = {name for name in names if name == _day_of(name)}
+        # Of a day that is in blocks and has rows again, the rows are not sealed.
+        self._closed = {_day_of(name) for name in names} - self._days
+        self._knows_days = True
 
     def _abandon(self) -> None:
         connection, self._connection = self._connection, None
@@ -617,23 +823,94 @@ def _columns_of(events: Sequence[VehicleEvent]) -> tuple[list[Any], ...]:
     )
 
 
-def _bounds(since_s: int | None, until_s: int | None) -> dict[str, int]:
-    found = {}
-    if since_s is not None:
-        found["since"] = since_s - _EPOCH_2000_S
-    if until_s is not None:
-        found["until"] = until_s - _EPOCH_2000_S
-    return found
+def _day_of(table: str) -> str:
+    """The partition of rows that belongs to a sealed one or to one of blocks."""
+    return f"frame_{table.rpartition('_')[2]}"
 
 
-def _both(condition: str, since_s: int | None, until_s: int | None) -> str:
-    """Frames of both tables: at, position, then the columns of `unpack`."""
-    parts = []
-    for table, at in (("frame", _AT), (_OTHER, _AT_OTHER)):
-        where = condition
-        if since_s is not None:
-            where += f" AND {at} >= :since"
-        if until_s is not None:
-            where += f" AND {at} < :until"
-        parts.append(f"SELECT ({at})::int8 AS at, position, {_COLUMNS} FROM {table} WHERE {where}")
-    return " UNION ALL ".join(parts)
+def _sealed_of(day: str) -> str:
+    return day.replace("frame_", "sealed_")
+
+
+def _is_blocks(table: str) -> bool:
+    return table.startswith("block_")
+
+
+def _days_in_blocks(connection: Connection) -> list[int]:
+    """Since 2000-01-01."""
+    rows = connection.execute(
+        text(
+            "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'block'::regclass"
+        )
+    )
+    return [_begin_of(_day_of(name)) // _DAY_S for (name,) in rows]
+
+
+def _keep_until(connection: Connection, day: str, newest_arrival_ns: int) -> None:
+    """A late report has come into *day*."""
+    connection.execute(
+        text(
+            "INSERT INTO report_partition (name, derived_to, newest_arrival_ns) VALUES (:day, 0, :arrival)"
+            " ON CONFLICT (name) DO UPDATE SET"
+            " newest_arrival_ns = greatest(report_partition.newest_arrival_ns, excluded.newest_arrival_ns)"
+        ),
+        {"day": day, "arrival": newest_arrival_ns},
+    )
+
+
+def _range(since_s: int | None, until_s: int | None) -> tuple[int, int]:
+    return -_ALWAYS_S if since_s is None else since_s, _ALWAYS_S if until_s is None else until_s
+
+
+class _VehicleFrames:
+    """`_reading.FrameSource`: the rows of days, those of `frame_other`, then blocks, statement by statement.
+
+    Each statement sees what was committed before it, and the tables read stay locked: none of them is dropped in between.
+    """
+
+    def __init__(self, database: SqlDatabase, vin: str) -> None:
+        self._database = database
+        self._vin = vin
+
+    def fetch(self, since_s: int, until_s: int, *, newest_first: bool, limit: int | None) -> Found:
+        way = "DESC" if newest_first else "ASC"
+        tables = []
+        with self._database.reading() as connection:
+            for table, at in ((("frame"), _AT), (OTHER, _AT_OTHER)):
+                rows = connection.execute(
+                    text(
+                        f"SELECT ({at})::int8 + {EPOCH_2000_S} AS at, {ROW_COLUMNS} FROM {table}"
+                        f" WHERE {_OF_VEHICLE} AND {at} >= :since AND {at} < :until"
+                        f" ORDER BY {at} {way}, arrived_at_ns {way}, position {way}{'' if limit is None else ' LIMIT :limit'}"
+                    ),
+                    self._values(since_s, until_s) | ({} if limit is None else {"limit": limit}),
+                )
+                tables.append([tuple(row) for row in rows])
+            blocks = blocks_between(
+                connection,
+                self._vin,
+                since_s,
+                until_s,
+                newest_first=newest_first,
+                is_limited=limit is not None,
+            )
+        return Found(tables, blocks)
+
+    def counts(self, since_s: int, until_s: int) -> FrameCounts:
+        tables = []
+        with self._database.reading() as connection:
+            for table, at in (("frame", _AT), (OTHER, _AT_OTHER)):
+                # 2000-01-01 began with an hour.
+                rows = connection.execute(
+                    text(
+                        f"SELECT ({at})::int8 / {HOUR_S} AS hour, count(*) FROM {table}"
+                        f" WHERE {_OF_VEHICLE} AND {at} >= :since AND {at} < :until GROUP BY hour"
+                    ),
+                    self._values(since_s, until_s),
+                )
+                tables.append({hour * HOUR_S + EPOCH_2000_S: count for hour, count in rows})
+            blocks = blocks_between(connection, self._vin, since_s, until_s, is_limited=False, has_data=False)
+        return FrameCounts(tables, blocks)
+
+    def _values(self, since_s: int, until_s: int) -> dict[str, Any]:
+        return {"vin": self._vin, "since": since_s - EPOCH_2000_S, "until": until_s - EPOCH_2000_S}

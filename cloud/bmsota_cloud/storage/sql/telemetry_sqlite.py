@@ -2,6 +2,7 @@
 
     telemetry.sqlite                 newest states, events, the catalog of partitions
     reports/2026-11-29.sqlite        the frames of one day of report time (UTC), or reports/2026-11-29T08.sqlite of one hour
+    reports/2026-11-29.blocks.sqlite the same, compressed (`blocks_sqlite.py`), when the day is over for long enough
     reports/other.sqlite             frames whose time is not plausible, or more than a month before their arrival
 
 Strategy. A day is dropped by removing a file, which costs the same for 1,000 and for 30 million frames; nothing is deleted row by
@@ -12,6 +13,9 @@ there with the very same arrival is that frame.
 
 Each row says which process wrote it (`writer`), and each file how far it has the frames of each: what a process has left underived is
 found without looking through those of the others.
+
+A day that is compacted stands in both files until the last of its rows is in a block and the file of the rows is removed; who reads
+takes each frame once (`_reading.py`). From then on, what comes for it goes into the file of the blocks.
 
 A frame goes where its hour or its day is already, else into a new partition of the length that the settings name. So the setting
 can be changed at any time, and a repetition is still found.
@@ -24,7 +28,8 @@ import os
 import re
 import sqlite3
 from collections import OrderedDict
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -34,27 +39,42 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
 from bmsota_cloud.domain.errors import StorageUnavailableError
-from bmsota_cloud.domain.telemetry import Mark, Unread
-from bmsota_cloud.storage.sql._packing import TIME_IMPLAUSIBLE, has_day, pack, unpack
+from bmsota_cloud.domain.telemetry import Compacted, HotPartition, Mark, Unread
+from bmsota_cloud.storage.sql._compacting import compact_hour
+from bmsota_cloud.storage.sql._packing import TIME_IMPLAUSIBLE, digest_of, has_day, pack, unpack
+from bmsota_cloud.storage.sql._reading import HOUR_S, ROWS_LIMIT, BlockReader, Found, FrameCounts
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
+from bmsota_cloud.storage.sql.blocks_sqlite import (
+    BLOCK_TABLES,
+    ROW_COLUMNS,
+    SqliteHourTables,
+    block_at,
+    block_counts,
+    blocks_between,
+    hours_behind,
+    next_hours,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from bmsota_cloud.domain.paging import PageRequest
     from bmsota_cloud.domain.telemetry import StoredFrame
+    from bmsota_cloud.storage._blocks import FrameRow
+    from bmsota_cloud.storage.sql._reading import LocatedRow
 
 __all__ = ["OTHER", "SqliteFrames"]
 
 OTHER: Final = "other"
 """The partition of frames that may not begin one: see `has_day`."""
 _LAYOUT: Final = 2
-"""2: who wrote a frame. The frames of layout 1 are those of writer 0."""
+"""2: who wrote a frame. The frames of layout 1 are those of writer 0; no file of blocks has it."""
+_LAYOUT_WRITERS: Final = 2
 _SECOND_NS: Final = 1_000_000_000
-_HOUR_S: Final = 3600
-_DAY_S: Final = 24 * _HOUR_S
-_NAME: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T(\d{2}))?")
+_DAY_S: Final = 24 * HOUR_S
+_BLOCKS: Final = ".blocks"
+_NAME: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T(\d{2}))?(?:\.blocks)?")
 # Today, yesterday, and backfill of a week, with some room.
 _OPEN_MAX: Final = 16
 _BUSY_TIMEOUT_S: Final = 10.0
@@ -66,6 +86,15 @@ _CHUNK_ROWS: Final = 1000
 _POSITION_MAX: Final = 2**63 - 1
 # A slice of deleting takes some milliseconds; the writer gets its turn between two.
 _DELETE_ROWS: Final = 500
+# The same for hours that go into blocks under the lock, some 2 ms each.
+_LOCKED_HOURS: Final = 8
+# When no more than these have come since the look at all of a day, they are compacted while its file is held.
+_LAST_HOURS: Final = 8
+_LAST_ROWS: Final = 64
+# Blocks have some kB: in pages of 1 KiB the file takes 60 bytes a report, in pages of 4 KiB 72, of 16 KiB 77.
+_BLOCK_PAGE_BYTES: Final = 1024
+# Wider than any time; SQLite compares integers of 64 bits.
+_ALWAYS_S: Final = 2**62
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS vehicle (number INTEGER PRIMARY KEY, vin TEXT NOT NULL UNIQUE);
@@ -90,7 +119,8 @@ INSERT INTO writer SELECT 0, max(position) FROM frame HAVING count(*) > 0;
 # Many rows in one statement: `sqlite3` lets go of the interpreter's lock once a statement, and while the event loop is busy each
 # time costs more than the row.
 _INSERT_ROWS: Final = (32, 8, 1)
-_COLUMNS: Final = "reported_at_s, arrived_at_ns, form, clear, received, fault"
+_Marks = Callable[[], Mapping[int, Mapping[str, int]]]
+"""How far each writer that there is has derived, by partition, now."""
 _OF_VEHICLE: Final = "vehicle = (SELECT number FROM vehicle WHERE vin = ?)"
 
 
@@ -116,10 +146,20 @@ class _Entry:
     """Of the frames up to there."""
 
 
+@dataclass(slots=True)
+class _Progress:
+    """How far the compacting of a partition is."""
+
+    last_position: int
+    """Of the rows when it was begun."""
+    after: tuple[int, int] = (0, 0)
+    """The last vehicle and hour that are done."""
+
+
 class SqliteFrames:
     """The frames of a telemetry store on SQLite. Every method may be called from any thread."""
 
-    def __init__(self, folder: Path | None, *, is_hourly: bool = False) -> None:
+    def __init__(self, folder: Path | None, reader: BlockReader, *, is_hourly: bool = False) -> None:
         """Keep partitions in *folder*, which is made if it is missing; in memory if it is None.
 
         Raises:
@@ -137,6 +177,8 @@ class SqliteFrames:
         self._catalog: dict[str, _Entry] = {}
         self._written: dict[str, tuple[int, int]] = {}
         self._has_failed = False
+        self._reader = reader
+        self._compacting: dict[str, _Progress] = {}
         if folder is not None and not folder.is_dir():
             folder.mkdir(parents=True)
             _sync_folder(folder.parent)
@@ -145,8 +187,16 @@ class SqliteFrames:
 
     # --- the catalog, kept by the owner in the telemetry database --------------------------------------------------------
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The partitions that there are."""
+        with self._lock:
+            return frozenset(self._names)
+
     def take_catalog(self, rows: Mapping[str, tuple[int, int]]) -> None:
         """Remember what the database says: partition -> (derived to, newest arrival). Files that it lacks count as not derived."""
+        # Another process may have made some since.
+        self._find_files()
         with self._lock:
             self._catalog = {name: _Entry(*rows.get(name, (0, 0))) for name in self._names}
 
@@ -180,7 +230,7 @@ class SqliteFrames:
             parts: dict[str, list[int]] = {}
             hours: dict[int, list[int]] = {}
             for place, frame in enumerate(frames):
-                at_h = frame.reported_at_s // _HOUR_S
+                at_h = frame.reported_at_s // HOUR_S
                 # Nearly always all of them are of one hour, which has a partition already.
                 if not frame.is_time_plausible or (found := hours.get(at_h)) is None:
                     name = self._partition_of(frame)
@@ -221,6 +271,8 @@ class SqliteFrames:
             " newest_position = excluded.newest_position",
             (self.writer, after),
         )
+        if _blocks_of(name) in self._names:
+            self._strike_what_is_in_blocks(name, connection, frames, places, rows, is_new)
         connection.execute("COMMIT")
         newest = max(frame.arrived_at_ns for frame in frames)
         self._written[name] = (after, max(newest, self._written.get(name, (0, 0))[1]))
@@ -251,10 +303,40 @@ class SqliteFrames:
             else:
                 is_new[place] = False
 
+    def _strike_what_is_in_blocks(
+        self,
+        name: str,
+        connection: sqlite3.Connection,
+        frames: Sequence[StoredFrame],
+        places: Sequence[int],
+        rows: Sequence[tuple[Any, ...]],
+        is_new: list[bool],
+    ) -> None:
+        """Late reports: one that is in the block of its hour is taken out again."""
+        there: dict[tuple[str, int], dict[tuple[int, int], int]] = {}
+        with self.reading(_blocks_of(name), connection if _is_blocks(name) else None) as blocks:
+            if blocks is None:
+                return
+            for frame, place, row in zip(frames, places, rows, strict=True):
+                if not is_new[place]:
+                    continue
+                hour = (frame.vin, row[1] - row[1] % HOUR_S)
+                block = block_at(blocks, frame.vin, row[1])
+                if block is None:
+                    continue
+                hour = (frame.vin, block.since_s)
+                if hour not in there:
+                    read = self._reader.rows(frame.vin, block) or ()
+                    there[hour] = {(each[0], digest_of(each)): each[1] for each in read}
+                arrival = there[hour].get(row[1:3])
+                if arrival is not None:
+                    connection.execute(
+                        "DELETE FROM frame WHERE vehicle = ? AND reported_at_s = ? AND digest = ?", row[:3]
+                    )
+                    is_new[place] = self._has_failed and arrival == row[3]
+
     def _number(self, partition: _Partition, vin: str) -> int:
-        connection = partition.connection
-        connection.execute("INSERT INTO vehicle (vin) VALUES (?) ON CONFLICT DO NOTHING", (vin,))
-        number = int(connection.execute("SELECT number FROM vehicle WHERE vin = ?", (vin,)).fetchone()[0])
+        number = _number_in(partition.connection, vin)
         partition.numbers[vin] = number
         return number
 
@@ -273,6 +355,7 @@ class SqliteFrames:
             partition.is_idle = False
             self._open.move_to_end(name)
             return partition
+        self._look_for_blocks(name)
         while self._folder is not None and len(self._open) >= _OPEN_MAX:
             self._forget(next(iter(self._open)))
         while True:
@@ -291,6 +374,17 @@ class SqliteFrames:
         self._open[name] = partition
         self._names.add(name)
         return partition
+
+    def _look_for_blocks(self, name: str) -> None:
+        """Another process may have compacted a partition, known here or not; it must not begin anew beside its blocks."""
+        if self._folder is None or _is_blocks(name) or self._path(name).exists():
+            return
+        self._strike(name)
+        self._find_files()
+        if _blocks_of(name) in self._names:
+            raise StorageUnavailableError(
+                f"{self._label(name)}: another process has compacted it; try again", code="storage-busy"
+            )
 
     def _forget(self, name: str) -> None:
         """Close a partition for writing; one in memory is kept, because closing would be the end of it."""
@@ -314,22 +408,27 @@ class SqliteFrames:
         self, vin: str, request: PageRequest, since_s: int | None, until_s: int | None
     ) -> tuple[tuple[StoredFrame, ...], int]:
         """Newest first: the frames of the page, and how many there are in all."""
-        found: list[Iterator[tuple[tuple[int, int], StoredFrame]]] = []
+        found: list[Iterator[tuple[tuple[int, int], FrameRow]]] = []
         total = 0
+        limit = min(ROWS_LIMIT, request.offset + request.size + 1)
         for name in self._covering(since_s, until_s):
-            count = self._count(name, vin, since_s, until_s)
+            source, begin, end = _Days(self, name, vin), *_bounds(name, since_s, until_s)
+            count = self._reader.count(source, vin, begin, end)
             total += count
             if count:
-                found.append(self._newest_first(name, vin, since_s, until_s))
+                found.append(self._reader.in_order(source, vin, begin, end, newest_first=True, limit=limit))
         merged = heapq.merge(*found, key=itemgetter(0), reverse=True)
-        items = tuple(frame for _, frame in islice(merged, request.offset, request.offset + request.size))
-        return items, total
+        rows = islice(merged, request.offset, request.offset + request.size)
+        return tuple(unpack(vin, row) for _, row in rows), total
 
     def read(self, vin: str, since_s: int, until_s: int) -> Iterator[StoredFrame]:
         """Oldest first."""
-        found = [self._oldest_first(name, vin, since_s, until_s) for name in self._covering(since_s, until_s)]
-        for _, frame in heapq.merge(*found, key=itemgetter(0)):
-            yield frame
+        found = [
+            self._reader.in_order(_Days(self, name, vin), vin, *_bounds(name, since_s, until_s))
+            for name in self._covering(since_s, until_s)
+        ]
+        for _, row in heapq.merge(*found, key=itemgetter(0)):
+            yield unpack(vin, row)
 
     def unread(self, limit: int, writer: int | None = None, marks: Mapping[str, int] | None = None) -> Unread:
         """See `TelemetryStore.unread`; of *writer*, who has derived up to *marks*, or of this process."""
@@ -354,61 +453,16 @@ class SqliteFrames:
         found = set()
         for name in names:
             if self._has_writers(name):
-                found |= {number for (number,) in self._select(name, "SELECT number FROM writer", ())}
+                found |= {number for (number,) in self.select(name, "SELECT number FROM writer", ())}
         return found
 
     def mark(self) -> Mark:
         with self._lock:
             return Mark(tuple((name, *place) for name, place in self._written.items()))
 
-    def _where(self, name: str, vin: str, since_s: int | None, until_s: int | None) -> tuple[str, list[object]]:
-        """The condition, and its values. A frame with an implausible time stands at its arrival."""
-        at = _at(name)
-        condition = _OF_VEHICLE
-        values: list[object] = [vin]
-        if since_s is not None:
-            condition, values = f"{condition} AND {at} >= ?", [*values, since_s]
-        if until_s is not None:
-            condition, values = f"{condition} AND {at} < ?", [*values, until_s]
-        return condition, values
-
-    def _count(self, name: str, vin: str, since_s: int | None, until_s: int | None) -> int:
-        condition, values = self._where(name, vin, since_s, until_s)
-        rows = self._select(name, f"SELECT count(*) FROM frame WHERE {condition}", values)
-        return int(rows[0][0]) if rows else 0
-
-    def _newest_first(
-        self, name: str, vin: str, since_s: int | None, until_s: int | None
-    ) -> Iterator[tuple[tuple[int, int], StoredFrame]]:
-        return self._in_order(name, vin, since_s, until_s, "DESC", "<")
-
-    def _oldest_first(
-        self, name: str, vin: str, since_s: int | None, until_s: int | None
-    ) -> Iterator[tuple[tuple[int, int], StoredFrame]]:
-        return self._in_order(name, vin, since_s, until_s, "ASC", ">")
-
-    def _in_order(
-        self, name: str, vin: str, since_s: int | None, until_s: int | None, way: str, beyond: str
-    ) -> Iterator[tuple[tuple[int, int], StoredFrame]]:
-        """In pieces, each a short transaction: a long one would keep the write-ahead log growing."""
-        at = _at(name)
-        condition, values = self._where(name, vin, since_s, until_s)
-        order = f"ORDER BY {at} {way}, position {way} LIMIT {_CHUNK_ROWS}"
-        last: list[object] = []
-        while True:
-            more = f" AND ({at}, position) {beyond} (?, ?)" if last else ""
-            sql = f"SELECT {at}, position, {_COLUMNS} FROM frame WHERE {condition}{more} {order}"
-            rows = self._select(name, sql, [*values, *last])
-            for row in rows:
-                frame = unpack(vin, row[2:])
-                yield (row[0], frame.arrived_at_ns), frame
-            if len(rows) < _CHUNK_ROWS:
-                return
-            last = [rows[-1][0], rows[-1][1]]
-
     def _behind(self, name: str, position: int, writer: int) -> Iterator[tuple[int, str, int, StoredFrame]]:
         if self._has_writers(name):
-            newest = self._select(name, "SELECT newest_position FROM writer WHERE number = ?", [writer])
+            newest = self.select(name, "SELECT newest_position FROM writer WHERE number = ?", [writer])
             end = newest[0][0] if newest else 0
         elif writer == 0:
             end = _POSITION_MAX
@@ -417,12 +471,12 @@ class SqliteFrames:
         if end <= position:
             return
         sql = (
-            f"SELECT position, vin, {_COLUMNS} FROM frame JOIN vehicle ON vehicle.number = frame.vehicle"
+            f"SELECT position, vin, {ROW_COLUMNS} FROM frame JOIN vehicle ON vehicle.number = frame.vehicle"
             f" WHERE position > ? AND position <= ?{'' if end == _POSITION_MAX else ' AND writer = ?'}"
             f" ORDER BY position LIMIT {_CHUNK_ROWS}"
         )
         while True:
-            rows = self._select(name, sql, [position, end, *([] if end == _POSITION_MAX else [writer])])
+            rows = self.select(name, sql, [position, end, *([] if end == _POSITION_MAX else [writer])])
             for row in rows:
                 frame = unpack(row[1], row[2:])
                 yield frame.arrived_at_ns, name, row[0], frame
@@ -432,23 +486,192 @@ class SqliteFrames:
 
     def _has_writers(self, name: str) -> bool:
         """False for a file of layout 1 that nobody has written to since."""
-        found = self._select(name, "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'writer'", ())
-        return bool(found and found[0][0])
+        with self.reading(name) as connection:
+            return connection is not None and self._layout_of(name, connection) >= _LAYOUT_WRITERS
 
-    def _select(self, name: str, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+    def select(self, name: str, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """The rows; none if the partition has been dropped meanwhile."""
+        with self.reading(name) as connection:
+            return [] if connection is None else connection.execute(sql, values).fetchall()
+
+    @contextmanager
+    def reading(self, name: str, own: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection | None]:
+        """One consistent view of a partition; None if it has been dropped. With *own*, what that sees."""
+        if own is not None:
+            yield own
+            return
         with _refusals(self._label(name)):
             if self._folder is None:
                 with self._lock:
                     partition = self._open.get(name)
-                    return [] if partition is None else partition.connection.execute(sql, values).fetchall()
-            if not self._path(name).exists():
-                return []
-            connection = self._connect(name, is_new=False)
+                    yield None if partition is None else partition.connection
+                return
             try:
-                return connection.execute(sql, values).fetchall()
+                connection = self._connect(name, is_new=False)
+            except sqlite3.OperationalError:
+                if self._path(name).exists():
+                    raise
+                yield None
+                return
+            try:
+                connection.execute("BEGIN")
+                # A file that is being made has no tables yet.
+                yield connection if self._layout_of(name, connection) else None
             finally:
                 connection.close()
+
+    # --- compacting -------------------------------------------------------------------------------------------------------
+
+    def hot(self, marks: _Marks) -> list[HotPartition]:
+        """See `TelemetryStore.hot`."""
+        self._find_files()
+        with self._lock:
+            names = sorted(self._names - {OTHER})
+        found = []
+        for name in names:
+            with self.reading(name) as connection:
+                if connection is None:
+                    continue
+                sql = "SELECT arrived_at_ns FROM frame ORDER BY position LIMIT 1"
+                for (arrival,) in connection.execute(sql).fetchall():
+                    is_derived = self._is_derived(name, connection, marks)
+                    found.append(HotPartition(name, _range_of(name)[1], arrival, is_derived))
+        return found
+
+    def _is_derived(self, name: str, connection: sqlite3.Connection, marks: _Marks) -> bool:
+        """Whether nobody has left a frame underived that *connection* sees."""
+        has_writers = self._layout_of(name, connection) >= _LAYOUT_WRITERS
+        sql = (
+            "SELECT number, newest_position FROM writer"
+            if has_writers
+            else "SELECT 0, max(position) FROM frame HAVING count(*) > 0"
+        )
+        writers = connection.execute(sql).fetchall()
+        # Behind the look at the frames: who has written has registered before, and who is struck has left nothing.
+        known = marks()
+        sql = f"SELECT EXISTS (SELECT 1 FROM frame WHERE position > ? AND position <= ?{' AND writer = ?' if has_writers else ''})"
+        for number, newest in writers:
+            mark = known[number].get(name, 0) if number in known else newest
+            # The newest position may be that of another's frame.
+            if newest > mark:
+                values = (mark, newest, *([number] if has_writers else []))
+                if connection.execute(sql, values).fetchone()[0]:
+                    return False
+        return True
+
+    def compact(self, name: str, hours: int, marks: _Marks) -> tuple[Compacted, list[str]]:
+        """See `TelemetryStore.compact`; beside it the partitions whose rows are all in blocks, and which are gone."""
+        if _is_blocks(name):
+            return self._compact_late(name, hours, marks), []
+        # In memory there is one connection; in a folder nobody but this writes to the blocks while the rows are there.
+        with (
+            self._lock if self._folder is None else nullcontext(),
+            _refusals(self._label(_blocks_of(name))),
+            self.reading(name) as source,
+        ):
+            if source is None:
+                self._compacting.pop(name, None)
+                return Compacted(0, is_done=True), []
+            progress = self._compacting.get(name)
+            if progress is None:
+                if not self._is_derived(name, source, marks):
+                    return Compacted(0, is_done=False), []
+                last = source.execute("SELECT max(position) FROM frame").fetchone()[0] or 0
+                progress = self._compacting[name] = _Progress(last)
+            pairs = next_hours(source, progress.after, hours)
+            if pairs:
+                self._compact_hours(name, source, pairs)
+                progress.after = pairs[-1]
+                return Compacted(len(pairs), is_done=False), []
+            newest = source.execute("SELECT max(position) FROM frame").fetchone()[0] or 0
+            late, last = hours_behind(source, progress.last_position, _LAST_ROWS)
+            if len(late) > _LAST_HOURS or last < newest:
+                self._compact_hours(name, source, late)
+                progress.last_position = last
+                return Compacted(len(late), is_done=False), []
+        with self._lock, _refusals(self._label(name)):
+            is_gone = self._remove_rows(name, progress.last_position, marks)
+        if is_gone:
+            self._compacting.pop(name, None)
+        return Compacted(0, is_done=is_gone), [name] if is_gone else []
+
+    def _compact_hours(self, name: str, source: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
+        """The rows of these vehicles and hours into blocks, in one transaction."""
+        with _refusals(self._label(_blocks_of(name))), self._writing_blocks(name) as target:
+            target.execute("BEGIN IMMEDIATE")
+            try:
+                for vehicle, hour_s in pairs:
+                    (vin,) = source.execute("SELECT vin FROM vehicle WHERE number = ?", (vehicle,)).fetchone()
+                    tables = SqliteHourTables(vin, source, vehicle, target, _number_in(target, vin))
+                    compact_hour(tables, hour_s, self._reader)
+                target.execute("COMMIT")
+            except BaseException:
+                if target.in_transaction:
+                    target.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _writing_blocks(self, name: str) -> Iterator[sqlite3.Connection]:
+        blocks = _blocks_of(name)
+        with self._lock:
+            self._names.add(blocks)
+        if self._folder is None:
+            yield self._opened(blocks).connection
+            return
+        connection = self._connect(blocks, is_new=True)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def _remove_rows(self, name: str, last_position: int, marks: _Marks) -> bool:
+        """Under the lock: the last rows into blocks, then remove the file; False if it has to wait."""
+        with self._holding(name) as connection:
+            if connection is None:
+                return False
+            newest = connection.execute("SELECT max(position) FROM frame").fetchone()[0] or 0
+            late, last = hours_behind(connection, last_position, _LAST_ROWS)
+            if last < newest or not self._is_derived(name, connection, marks):
+                return False
+            if late:
+                self._compact_hours(name, connection, late)
+            if self._folder is not None:
+                # The blocks are synced; that there is such a file has to be as well.
+                _sync_folder(self._folder)
+            self._remove(name)
+        self._strike(name)
+        return True
+
+    def _compact_late(self, name: str, hours: int, marks: _Marks) -> Compacted:
+        """Reports that came when their hour stood in a block: in one transaction out of the rows and into the block."""
+        progress = self._compacting.setdefault(name, _Progress(0))
+        done = 0
+        while done < hours:
+            with self._lock, _refusals(self._label(name)):
+                if self._folder is not None and not self._path(name).exists():
+                    break
+                try:
+                    connection = self._begin(name).connection
+                    if not self._is_derived(name, connection, marks):
+                        connection.execute("ROLLBACK")
+                        return Compacted(done, is_done=False)
+                    pairs = next_hours(connection, progress.after, min(hours - done, _LOCKED_HOURS))
+                    for vehicle, hour_s in pairs:
+                        (vin,) = connection.execute("SELECT vin FROM vehicle WHERE number = ?", (vehicle,)).fetchone()
+                        tables = SqliteHourTables(vin, connection, vehicle, connection, vehicle)
+                        compact_hour(tables, hour_s, self._reader)
+                    connection.execute("COMMIT")
+                except BaseException:
+                    self._forget(name)
+                    raise
+            if not pairs:
+                break
+            progress.after = pairs[-1]
+            done += len(pairs)
+        else:
+            return Compacted(done, is_done=False)
+        self._compacting.pop(name, None)
+        return Compacted(done, is_done=True)
 
     # --- dropping ---------------------------------------------------------------------------------------------------------
 
@@ -466,51 +689,78 @@ class SqliteFrames:
                 dropped = self._drop_if_older(name, arrived_before_ns)
             if dropped is not None:
                 count += dropped
-                gone.append(name)
+                # With blocks go the marks that a process has saved for their rows after those had gone.
+                gone += [name, *({_rows_of(name)} - self._names)]
         if OTHER in self._names:
             count += self._delete_others(arrived_before_ns)
         return count, gone
 
     def _drop_if_older(self, name: str, arrived_before_ns: int) -> int | None:
         """Under the lock: drop a partition, and say how many frames it had; None if something in it is younger."""
-        entry = self._catalog.get(name, _Entry())
-        if max(entry.newest_arrival_ns, self._written.get(name, (0, 0))[1]) >= arrived_before_ns:
+        if any(self._has_younger(each, arrived_before_ns) for each in {name, _rows_of(name), _blocks_of(name)}):
             return None
         if self._folder is not None and not self._path(name).exists():
             self._forget(name)
             self._strike(name)
             return 0
-        self._forget(name)
-        connection = self._open[name].connection if self._folder is None else self._connect(name, is_new=True)
-        try:
-            if self._folder is not None:
-                # Without a write-ahead log there is only the one file, and nothing of ours can meet that of a successor.
-                connection.execute("PRAGMA busy_timeout = 0")
-                try:
-                    connection.execute("PRAGMA journal_mode = DELETE")
-                except sqlite3.OperationalError:
-                    # Another process has it open. It lets go of what it does not write to, and the next look drops it.
-                    return None
-            # What is behind the catalog is looked at, and nobody adds to it while it goes.
-            connection.execute("BEGIN EXCLUSIVE")
-            newest, count = connection.execute(
-                "SELECT (SELECT max(arrived_at_ns) FROM frame WHERE position > ?), (SELECT max(position) FROM frame)",
-                (entry.derived_to,),
-            ).fetchone()
-            if newest is not None and newest >= arrived_before_ns:
-                connection.execute("ROLLBACK")
+        with self._holding(name) as connection:
+            # Nobody adds to it now.
+            if connection is None or self._has_younger(name, arrived_before_ns, connection):
                 return None
-            if self._folder is not None:
-                self._path(name).unlink()
-            connection.execute("ROLLBACK")
-            if self._folder is None:
-                del self._open[name]
-                connection.close()
-        finally:
-            if self._folder is not None:
-                connection.close()
+            count = self._frame_count(name, connection)
+            self._remove(name)
         self._strike(name)
-        return int(count or 0)
+        return count
+
+    def _has_younger(self, name: str, arrived_before_ns: int, own: sqlite3.Connection | None = None) -> bool:
+        """Whether a frame of a partition arrived at that time or later; what is behind the catalog is looked at."""
+        if name not in self._names:
+            return False
+        entry = self._catalog.get(name, _Entry())
+        if max(entry.newest_arrival_ns, self._written.get(name, (0, 0))[1]) >= arrived_before_ns:
+            return True
+        with self.reading(name, own) as connection:
+            if connection is None:
+                return False
+            sql = "SELECT coalesce(max(arrived_at_ns), -1) FROM frame WHERE position > ?"
+            newest = connection.execute(sql, (entry.derived_to,)).fetchone()[0]
+            if _is_blocks(name):
+                newest = max(newest, connection.execute("SELECT newest_arrival_ns FROM about").fetchone()[0])
+            return bool(newest >= arrived_before_ns)
+
+    def _frame_count(self, name: str, connection: sqlite3.Connection) -> int:
+        if not _is_blocks(name):
+            return int(connection.execute("SELECT max(position) FROM frame").fetchone()[0] or 0)
+        sql = "SELECT (SELECT frames FROM about) + (SELECT count(*) FROM frame)"
+        return int(connection.execute(sql).fetchone()[0])
+
+    @contextmanager
+    def _holding(self, name: str) -> Iterator[sqlite3.Connection | None]:
+        """Under the lock: a partition that nobody else has open or can add to; None if another process has it open."""
+        self._forget(name)
+        if self._folder is None:
+            yield self._opened(name).connection
+            return
+        connection = self._connect(name, is_new=True)
+        try:
+            # Without a write-ahead log there is only the one file, and nothing of ours can meet that of a successor.
+            connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                connection.execute("PRAGMA journal_mode = DELETE")
+                connection.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError:
+                # Someone has it open. A reader is done soon, and another process lets go of what it does not write to.
+                yield None
+                return
+            yield connection
+        finally:
+            connection.close()
+
+    def _remove(self, name: str) -> None:
+        if self._folder is not None:
+            self._path(name).unlink()
+        else:
+            self._open.pop(name).connection.close()
 
     def _strike(self, name: str) -> None:
         self._names.discard(name)
@@ -549,12 +799,11 @@ class SqliteFrames:
         if not frame.is_time_plausible:
             return OTHER
         at_s = frame.reported_at_s
-        hour = _hour(at_s - at_s % _HOUR_S)
+        hour = _hour(at_s - at_s % HOUR_S)
         day = hour[:10]
-        if hour in self._names:
-            return hour
-        if day in self._names:
-            return day
+        for name in (hour, day, f"{hour}{_BLOCKS}", f"{day}{_BLOCKS}"):
+            if name in self._names:
+                return name
         if not has_day(frame):
             return OTHER
         return hour if self._is_hourly else day
@@ -565,7 +814,7 @@ class SqliteFrames:
             # Another process may have added some.
             self._find_files()
         with self._lock:
-            names = sorted(self._names)
+            names = sorted({_rows_of(name) for name in self._names})
         found = []
         for name in names:
             begin, end = _range_of(name)
@@ -590,15 +839,20 @@ class SqliteFrames:
 
     def _connect(self, name: str, *, is_new: bool) -> sqlite3.Connection:
         """Open a partition, and with *is_new* make it if it is missing."""
+        where = ":memory:" if self._folder is None else self._path(name).absolute().as_uri()
         connection = sqlite3.connect(
-            ":memory:" if self._folder is None else self._path(name),
+            # A reader must not bring back what has just been dropped.
+            where if is_new or self._folder is None else f"{where}?mode=rw",
             timeout=_BUSY_TIMEOUT_S,
             isolation_level=None,
             check_same_thread=False,
+            uri=self._folder is not None,
         )
         try:
             layout = self._layout_of(name, connection)
             if is_new:
+                if layout < _LAYOUT and _is_blocks(name):
+                    connection.execute(f"PRAGMA page_size = {_BLOCK_PAGE_BYTES}")
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -618,7 +872,9 @@ class SqliteFrames:
         connection.execute("BEGIN IMMEDIATE")
         # Another process may have done it meanwhile.
         layout = self._layout_of(name, connection)
-        steps = [_TABLES.format(counting=" AUTOINCREMENT" if name == OTHER else ""), _WRITERS]
+        # Where rows go one by one, a number must not come twice.
+        counting = " AUTOINCREMENT" if name == OTHER or _is_blocks(name) else ""
+        steps = [_TABLES.format(counting=counting) + (BLOCK_TABLES if _is_blocks(name) else ""), _WRITERS]
         for statement in "".join(steps[layout:]).split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {_LAYOUT}")
@@ -661,6 +917,72 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], ins
             added += connection.execute(sql, list(chain.from_iterable(rows[at : at + count]))).rowcount
             at += count
     return added
+
+
+class _Days:
+    """`_reading.FrameSource` of one partition: its rows, then its late rows and blocks, which are one file."""
+
+    def __init__(self, frames: SqliteFrames, name: str, vin: str) -> None:
+        self._frames = frames
+        self._name = name
+        self._vin = vin
+
+    def fetch(self, since_s: int, until_s: int, *, newest_first: bool, limit: int | None) -> Found:
+        at, way = _at(self._name), "DESC" if newest_first else "ASC"
+        sql = (
+            f"SELECT {at}, {ROW_COLUMNS} FROM frame WHERE {_OF_VEHICLE} AND {at} >= ? AND {at} < ?"
+            f" ORDER BY {at} {way}, arrived_at_ns {way}, position {way} LIMIT ?"
+        )
+        values = (self._vin, since_s, until_s, -1 if limit is None else limit)
+        tables: list[list[LocatedRow]] = [self._frames.select(self._name, sql, values)]
+        with self._frames.reading(_blocks_of(self._name)) as connection:
+            if connection is None:
+                return Found(tables, ())
+            tables.append(connection.execute(sql, values).fetchall())
+            return Found(
+                tables,
+                blocks_between(
+                    connection, self._vin, since_s, until_s, newest_first=newest_first, is_limited=limit is not None
+                ),
+            )
+
+    def counts(self, since_s: int, until_s: int) -> FrameCounts:
+        at = _at(self._name)
+        sql = (
+            f"SELECT {at} - {at} % {HOUR_S} AS hour_s, count(*) FROM frame WHERE {_OF_VEHICLE} AND {at} >= ? AND {at} < ?"
+            " GROUP BY hour_s"
+        )
+        values = (self._vin, since_s, until_s)
+        tables = [dict(self._frames.select(self._name, sql, values))]
+        with self._frames.reading(_blocks_of(self._name)) as connection:
+            if connection is None:
+                return FrameCounts(tables)
+            tables.append(dict(connection.execute(sql, values).fetchall()))
+            return FrameCounts(tables, block_counts(connection, self._vin, since_s, until_s))
+
+
+def _number_in(connection: sqlite3.Connection, vin: str) -> int:
+    connection.execute("INSERT INTO vehicle (vin) VALUES (?) ON CONFLICT DO NOTHING", (vin,))
+    return int(connection.execute("SELECT number FROM vehicle WHERE vin = ?", (vin,)).fetchone()[0])
+
+
+def _is_blocks(name: str) -> bool:
+    return name.endswith(_BLOCKS)
+
+
+def _rows_of(name: str) -> str:
+    """The partition of the rows that belongs to one of blocks."""
+    return name.removesuffix(_BLOCKS)
+
+
+def _blocks_of(name: str) -> str:
+    return name if name.endswith(_BLOCKS) else f"{name}{_BLOCKS}"
+
+
+def _bounds(name: str, since_s: int | None, until_s: int | None) -> tuple[int, int]:
+    """The part of a range that a partition can have."""
+    begin, end = (-_ALWAYS_S, _ALWAYS_S) if name == OTHER else _range_of(name)
+    return begin if since_s is None else max(begin, since_s), end if until_s is None else min(end, until_s)
 
 
 def _inode(path: Path) -> int:
@@ -713,4 +1035,4 @@ def _range_of(name: str) -> tuple[int, int]:
     if match[2] is None:
         return int(begin.timestamp()), int(begin.timestamp()) + _DAY_S
     begin = begin.replace(hour=int(match[2]))
-    return int(begin.timestamp()), int(begin.timestamp()) + _HOUR_S
+    return int(begin.timestamp()), int(begin.timestamp()) + HOUR_S

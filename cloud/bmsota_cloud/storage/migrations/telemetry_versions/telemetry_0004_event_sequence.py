@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "telemetry_0004"
-down_revision = "telemetry_0002"
+down_revision = "telemetry_0003"
 branch_labels = None
 depends_on = None
 
