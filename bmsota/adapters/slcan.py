@@ -60,11 +60,11 @@ ANSWER_TIMEOUT_S = 0.3
 LOST_TIMEOUT_S = 3.0
 # Frames under way without an answer. Eight hide a 1 ms turnaround at 500 kbit/s and fit every adapter's transmit buffer.
 UNANSWERED_MAX = 8
-# A full transmit buffer of a healthy adapter has room after a few milliseconds, even on a busy bus; half a second of
-# refusals is a bus without another node, or bus-off.
-RESEND_S_MAX = 0.5
+# A full transmit buffer of a healthy adapter has room after a few milliseconds, even on a busy bus; two seconds of
+# refusals are a bus without another node, or bus-off, and not a machine with too much to do.
+RESEND_S_MAX = 2.0
 RESEND_PAUSE_S = 0.001
-WRITE_TIMEOUT_S = 1.0
+WRITE_TIMEOUT_S = 5.0
 # How long one wait may be: python-can asks again, and a bus that is shut down meanwhile is noticed.
 WAIT_S_MAX = 1.0
 # Serial ports without a file descriptor are read with their own timeout.
