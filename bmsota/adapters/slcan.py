@@ -82,7 +82,7 @@ class AdapterRefusesError(can.CanInitializationError):
 
 
 class FrameRefusedError(can.CanOperationError):
-    """The adapter could not get a frame onto the bus for half a second."""
+    """The adapter could not get a frame onto the bus for two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class SlcanBus(can.BusABC):
     """An slcan adapter. See the module for what it does; the arguments are those of python-can's `slcan` where it has them.
 
     `send` does not wait for the adapter's answer as long as few frames are under way; with a timeout above 0 it does. A frame
-    that the adapter refuses is sent again for half a second (it may then be overtaken by those under way, unless
+    that the adapter refuses is sent again for two seconds (it may then be overtaken by those under way, unless
     `unanswered_max` is 1) and after that raised, by the next `send`, or by `recv` instead of an empty hand.
 
     One thread may send while another receives.

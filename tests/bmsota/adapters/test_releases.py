@@ -97,7 +97,8 @@ class TestImages:
         path.write_text(binary.as_ihex(), encoding="ascii")
         error = fault_of(load_source, path)
         assert error.fault is SourceFault.NOT_AN_IMAGE
-        assert f"expected {len(IMAGE)} bytes, got {len(IMAGE) + 500}" in error.detail
+        assert f"expected {len(IMAGE)} bytes without padding" in error.detail
+        assert f"got {len(IMAGE) + 500}: padded" in error.detail
 
     def test_a_damaged_image_is_refused_without_a_key(self, tmp_path):
         path = tmp_path / "image.bin"

@@ -34,7 +34,7 @@ class Desk:
             self.journal.compact()
 
     def put_often(self, payload):
-        for _ in range(4):
+        for _ in range(6):
             self.put(payload)
 
     def found(self):
