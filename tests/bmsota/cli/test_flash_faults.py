@@ -13,6 +13,7 @@ import stat
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -555,6 +556,18 @@ def bad_image(scene):
 
 def not_my_key(image):
     raise TrustError("arbitrary-software", "expected a known key, got another")
+
+
+@provokes(_C.BAD_IDENTITY)
+def bad_identity(scene):
+    """The node's production data are lost between the plan and the work."""
+
+    def lose(pack):
+        target = pack.nodes[1].target
+        kept = {name: getattr(target._identity, name) for name in ("position", "role", "serial", "hardware_class")}
+        target._identity = SimpleNamespace(**kept, hwid="S\xff")
+
+    return scene.flash_nodes(on_request=once(NodeCommand.ENTER_BOOTLOADER, lose))
 
 
 @provokes(_C.NOT_TRUSTED)

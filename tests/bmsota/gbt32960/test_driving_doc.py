@@ -29,10 +29,10 @@ def page():
     return names
 
 
-def test_the_page_is_under_two_pages():
-    """Some 75 lines of prose fit on two pages beside the examples."""
+def test_the_page_is_about_two_pages():
+    """Some 85 lines of prose fit on two pages beside the examples."""
     prose = BLOCK.sub("", PAGE.read_text(encoding="utf-8"))
-    assert len(prose.split()) < 900
+    assert len(prose.split()) < 1000
 
 
 @pytest.mark.slow
