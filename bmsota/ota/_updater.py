@@ -17,7 +17,7 @@ How one upgrade goes::
       before FLASHING_SLAVES and ACTIVATING_SLAVES, not at rest: WAITING_FOR_REST, and after half an hour back
     anything wrong after the switch, or a boot that fell back:
       REVERTING_SLAVES -> RESETTING (while the new master runs) -> DISCOVERING -> REPORTING "Rolled back" -> IDLE
-    refused or failed before the switch:
+    refused or failed before the switch, also because the flash is worn:
       DISCOVERING -> REPORTING "Rejected", "Failed" -> IDLE
 
 Two conditions. *Upgrade mode* holds from the acceptance of an order to its acknowledged report, and is to be shown; it

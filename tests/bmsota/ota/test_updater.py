@@ -1304,7 +1304,12 @@ def test_every_transition_of_the_table_is_walked(made, texts, monkeypatch):
     expire(made())
     renew(expire_staged(made()))
     table = {(before, after) for before, followers in TRANSITIONS.items() for after in followers}
-    assert walked == table
+    # test_worn_flash.py walks these.
+    of_worn_flash = {
+        (UpdaterState.WAITING_TO_SWITCH, UpdaterState.DISCOVERING),
+        (UpdaterState.CONFIRMING_PACK, UpdaterState.REVERTING_SLAVES),
+    }
+    assert walked == table - of_worn_flash
     assert {state for pair in table for state in pair} == set(UpdaterState)
     assert set(TRANSITIONS) == set(UpdaterState)
 
