@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 SECOND = 1_000_000_000
 
-# A pack that is not whole by then has failed: ten rounds of slaves that send every second.
-SELF_TEST_LIMIT_NS = 10 * SECOND
+# A pack that is not whole by then has failed: ten rounds of its slaves, and never less than those of slaves that send every second.
+SELF_TEST_ROUNDS = 10
+SELF_TEST_LIMIT_NS = SELF_TEST_ROUNDS * SECOND
 
 
 class SelfTest:
@@ -58,7 +59,8 @@ class SelfTest:
         silent = [position for position in self._layout.positions if heard_ns.get(position, -1) <= since_ns]
         if not silent and None not in self._measured.cell_voltages_v:
             return ""
-        if now_ns - since_ns < SELF_TEST_LIMIT_NS:
+        # It looks twice a round.
+        if now_ns - since_ns < max(SELF_TEST_LIMIT_NS, 2 * SELF_TEST_ROUNDS * self._look_period_ns):
             return None
         if silent:
             return f"no fresh values from slaves {silent}"

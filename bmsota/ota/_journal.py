@@ -11,6 +11,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
+from bmsota.boot import SlotState
 from bmsota.errors import BmsotaError, RecordError, TransferError, TrustError
 from bmsota.ota import _cbor
 from bmsota.ota._image_store import IMAGE_STORE_LAYOUT
@@ -241,11 +242,18 @@ class OrderRecords:
         try:
             self._reread_order()
         except TrustError as refusal:
-            # Before the switch: the power was cut between two writes of a newer order, which is fetched again.
-            return self.phase is Phase.ACCEPTED or self._give_up_documents(refusal)
+            return self._is_fetched_again() or self._give_up_documents(refusal)
         problem = self._reread_manifest()
-        # The same; and a report needs no manifest, because that may be what was refused.
-        return problem is None or self.phase in {Phase.ACCEPTED, Phase.REPORT} or self._give_up_documents(problem)
+        if problem is None or self.phase is Phase.REPORT:
+            # A report needs no manifest, because that may be what was refused.
+            return True
+        return self._is_fetched_again() or self._give_up_documents(problem)
+
+    def _is_fetched_again(self) -> bool:
+        """Before the switch, documents that the power has left between two writes are fetched again; the images are kept."""
+        if self.phase is Phase.STAGED and self.store.slots[self.store.spare_slot].state is SlotState.STAGED:
+            self.save(phase=Phase.ACCEPTED)
+        return self.phase is Phase.ACCEPTED
 
     def _reread_order(self) -> None:
         self.order = self.trust.reread_order(self.store.get_record(_ORDER) or b"")

@@ -260,8 +260,8 @@ def test_links_begin_anew_when_the_clock_is_put_back(sample_keys, monkeypatch, c
     monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
 
     class Link:
-        def wake(self, *, is_superseded=False):
-            closed.append(is_superseded)
+        def close(self):
+            closed.append(True)
             loop.call_soon_threadsafe(woken.set)
 
     async def play():

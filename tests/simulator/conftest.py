@@ -360,7 +360,7 @@ class Bench:
         dbc: str = "bms_bootloader",
         fd_bitrate_bps: int | None = 2_000_000,
         platform: Any = None,
-        uplink: type[MemoryUplink] = MemoryUplink,
+        uplink: type[MemoryUplink] | None = None,
         measure_period_s: int = 2,
         cuts_are_unstable: bool = False,
     ) -> None:
@@ -369,7 +369,7 @@ class Bench:
         self.identity = unit_identity(seed, "T1", 1, profile.slave_count)
         self.platform = (platform or Platform)(self.kernel, self.identity)
         self.trace = Trace()
-        self.uplink = uplink(self.kernel, self.platform, delay_ns=20 * MS)
+        self.uplink = (uplink or MemoryUplink)(self.kernel, self.platform, delay_ns=20 * MS)
         self.modem = Modem(self.kernel, self.uplink, rate_bytes_per_s=20_000)
         self.vehicle = VirtualVehicle(longitude_deg=121.0, latitude_deg=31.0, heading_rad=0.0, odometer_km=1000.0)
         self.wire = BootloaderWire(database(dbc))

@@ -28,7 +28,7 @@ class ForwardedVehicles:
     allowed: set[str] = field(default_factory=set)
     """Those that were looked up and are the platform's: its later reports of them need no second look."""
     waiting: dict[str, list[ReportReceived]] = field(default_factory=dict)
-    taken_over: deque[str] = field(default_factory=deque)
+    taken_over: deque[ForwardedVehicle] = field(default_factory=deque)
 
     def wait(self, event: ReportReceived) -> bool | None:
         """Keep a report until it is known whether its vehicle is the platform's; whether that is still to be asked. None: no room."""
@@ -42,14 +42,24 @@ class ForwardedVehicles:
 class ForwardedVehicle:
     """What the router knows of such a vehicle's link: when another takes the vehicle over, the platform's link stays."""
 
-    def __init__(self, vin: str, vehicles: ForwardedVehicles, address: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        vin: str,
+        vehicles: ForwardedVehicles,
+        address: str,
+        *,
+        wake: Callable[[], None],
+        close: Callable[[], None],
+    ) -> None:
         self.address = address
-        self._vin = vin
+        self.vin = vin
+        self.close = close
+        """The platform's link is to be closed, with all its vehicles."""
         self._vehicles = vehicles
         self._wake = wake
 
     def wake(self, *, is_superseded: bool = False) -> None:
         """Instructions are not sent through another platform: the vehicle gets them on a link of its own."""
         if is_superseded:
-            self._vehicles.taken_over.append(self._vin)
+            self._vehicles.taken_over.append(self)
             self._wake()

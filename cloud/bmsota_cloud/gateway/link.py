@@ -209,6 +209,10 @@ class GatewayLink:
         if self._wake_driver is not None:
             self._wake_driver()
 
+    def close(self) -> None:
+        """This link is to be closed. Safe from any thread."""
+        self.wake(is_superseded=True)
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _take_events(self, now_ns: int) -> None:
@@ -536,7 +540,9 @@ class GatewayLink:
             self._leave_forwarded([vin], now_ns)
             return
         self._session.accept_login(now_ns)
-        handle = self._router_links[vin] = ForwardedVehicle(vin, vehicles, self.address, self.wake)
+        handle = self._router_links[vin] = ForwardedVehicle(
+            vin, vehicles, self.address, wake=self.wake, close=self.close
+        )
         self._router.register(vin, handle)
 
     def _report_unknown(self, vehicles: ForwardedVehicles, event: ReportReceived, now_ns: int) -> None:
@@ -572,9 +578,11 @@ class GatewayLink:
     def _forget_taken_over(self) -> None:
         if self._forwarded is not None:
             while self._forwarded.taken_over:
-                vin = self._forwarded.taken_over.popleft()
-                self._forwarded.link_ids.pop(vin, None)
-                self._router_links.pop(vin, None)
+                handle = self._forwarded.taken_over.popleft()
+                # Unless the vehicle has logged in here again meanwhile.
+                if self._router_links.get(handle.vin) is handle:
+                    del self._router_links[handle.vin]
+                    self._forwarded.link_ids.pop(handle.vin, None)
 
     def _leave_forwarded(self, vins: Iterable[str], now_ns: int) -> None:
         vehicles = self._forwarded

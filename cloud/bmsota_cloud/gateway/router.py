@@ -22,6 +22,10 @@ class _Link(Protocol):
         """An instruction waits for this link's vehicle; or another link has taken the vehicle over."""
         ...
 
+    def close(self) -> None:
+        """The link is to be closed, whatever else it carries."""
+        ...
+
 
 class LocalRouter:
     """VIN to link; safe from any thread."""
@@ -73,7 +77,7 @@ class LocalRouter:
             links = list(self._links.values())
             self._links.clear()
         for link in links:
-            link.wake(is_superseded=True)
+            link.close()
 
     def __len__(self) -> int:
         with self._lock:

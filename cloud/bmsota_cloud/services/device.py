@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from bmsota.errors import ConfigurationError
-from bmsota.ota import SEQUENCE_AHEAD_MAX, device_api
+from bmsota.errors import ConfigurationError, TrustError
+from bmsota.ota import SEQUENCE_AHEAD_MAX, device_api, verify_order
 from bmsota_cloud.domain.device import Challenge, DeviceSession
 from bmsota_cloud.domain.errors import ConflictError, LoginError
 from bmsota_cloud.domain.evidence import Source
@@ -62,6 +62,7 @@ _HEARD_EVERY = timedelta(minutes=1)
 
 # An order about to expire could expire while the unit works on it: it is signed again when less than this is left.
 _ORDER_LEFT_S_MIN = 3600
+_ORDER_OVER = "the order is over and cannot be renewed: its release expires, or another unit is in the vehicle"
 
 
 class DeviceService:
@@ -153,10 +154,12 @@ class DeviceService:
         """The unit's signed order, or None if there is nothing to do.
 
         An order that is over, or nearly, is signed again with the next sequence. So is one that the unit would take for a
-        replay, because it has seen a higher one (`with_sequence`).
+        replay, because it has seen a higher one (`with_sequence`). One that is over and cannot be signed again times the vehicle
+        out.
         """
         with self._context.store.reading() as work:
-            renewal = self._renewal(work, self._session(work, token, now).vin, now)
+            found = work.device.session(sha256(token.encode()).digest())
+            renewal = None if found is None else self._renewal(work, found.vin, now)
         signed = None if renewal is None else renewal.sign(self._context, now)
         with self._context.store.transaction() as work:
             session = self._session(work, token, now)
@@ -173,11 +176,21 @@ class DeviceService:
                 work.vehicles.save_sequences({session.vin: signed.sequence})
                 upgrade = signed.put_into(upgrade)
             upgrade = replace(upgrade, heard_at=now)
-            if upgrade.status is VehicleStatus.APPROVED:
+            assert upgrade.order_expires_at is not None  # set with the order, at the approval
+            is_over = upgrade.order_expires_at <= now
+            if is_over:
+                # The unit can do nothing with it, and would ask for another for ever.
+                upgrade = move(
+                    work, upgrade, VehicleStatus.TIMED_OUT, now=now, reason=_ORDER_OVER, source=Source.PLATFORM
+                )
+            elif upgrade.status is VehicleStatus.APPROVED:
                 upgrade = move(work, upgrade, VehicleStatus.TO_BE_DOWNLOADED, now=now, source=Source.DEVICE_API)
             else:
                 work.ota_tasks.save_upgrade(upgrade)
         publish_upgrade(self._context, upgrade, now)
+        if is_over:
+            publish_task(self._context, upgrade.task_id)
+            return None
         return upgrade.order_document
 
     def refuse_order(self, token: str, refusal: device_api.OrderRefusal, now: datetime) -> bytes | None:
@@ -382,7 +395,7 @@ class DeviceService:
         """What the unit's order is to be signed again from; None if it is good for a while, unless *is_asked*.
 
         Also for a unit that has the release staged: it does not switch under an order that is over. A release that is over
-        can't be ordered again.
+        can't be ordered again, and no unit but the one that was approved gets an order.
         """
         upgrade = self._open_upgrade(work, vin)
         if upgrade is None:
@@ -398,9 +411,17 @@ class DeviceService:
         release = work.releases.get(upgrade.release_id)
         assert task is not None  # foreign keys
         assert release is not None
-        if release.expires_at - now < left:
+        if release.expires_at - now < left or self._is_for_another(upgrade.order_document, vehicle.hwid):
             return None
         return _Renewal(task, upgrade, vehicle, release)
+
+    def _is_for_another(self, order_document: bytes, hwid: str) -> bool:
+        """Whether the order names another unit than the vehicle has now."""
+        try:
+            ordered = verify_order(order_document, [self._context.keys.order_signing_key.public_key()])
+        except TrustError:
+            return False  # Signed with an earlier order key.
+        return ordered.hwid != hwid
 
 
 @dataclass(frozen=True, slots=True)

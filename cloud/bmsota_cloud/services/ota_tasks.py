@@ -171,8 +171,7 @@ class OtaTaskService:
             act.detail = f"{software_version} for {len(vins)} vehicles of {project}, {target.way}" + (
                 f" {auditor}" if auditor else ""
             )
-        self._acts.carry_on(task.id, now)
-        return task
+        return self._carried_on(task.id, now)
 
     def edit(
         self,
@@ -211,8 +210,7 @@ class OtaTaskService:
             else:
                 self._codes.void(act.work, task_id)
                 self._begin_list(act.work, task, vehicles, by, now)
-        self._acts.carry_on(task_id, now)
-        return task
+        return self._carried_on(task_id, now)
 
     def send_new_code(self, task_id: int, *, by: Account, now: datetime, address: str = "") -> None:
         """Mail a new code; the previous one becomes void.

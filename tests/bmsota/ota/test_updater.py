@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -1464,6 +1465,29 @@ def renew(device):
     device.documents["order"] = sign_order(order, world.ORDER_KEY)
     for _ in range(4):
         device.give("answer")
+
+
+@pytest.mark.parametrize("operation", range(1, 7))
+@pytest.mark.parametrize("phase", ["inside", "after"])
+def test_p21_power_lost_while_a_renewed_order_is_stored_costs_nothing_that_was_staged(made, operation, phase):
+    """The trust knows the new order, the records may still hold the old one: it is fetched again, the images are not."""
+    device = expire_staged(made())
+    device.flash.cut_at(device.flash.operations + operation, phase)
+    with suppress(PowerCut):
+        renew(device)
+    device.flash.clear_cuts()
+    device.power()
+    for _ in range(8):
+        if device.updater.state in {UpdaterState.RESETTING, UpdaterState.DOWNLOAD_COMPLETE}:
+            break
+        device.actions()
+        device.give("answer")
+    assert not [line for line in device.actions() if "images" in line]
+    if device.updater.state is UpdaterState.DOWNLOAD_COMPLETE:
+        device.power()
+    assert device.updater.state is UpdaterState.RESETTING
+    device.power()
+    assert device.actions()[-1] == "discover"
 
 
 def test_p21_a_staged_image_whose_order_has_expired_waits_for_a_renewed_one(made):

@@ -342,6 +342,35 @@ def test_s4_a_unit_that_has_it_staged_gets_a_renewed_order_too(world, task, samp
     assert str(world.detail(task).upgrades.items[0].status) == "Download Complete"
 
 
+def test_an_order_that_is_over_with_its_release_ends_the_vehicle(world, task):
+    """The unit would ask for ever, the time limit would never come, and no workshop could flash it."""
+    Unit(world, 1).log_in().order()
+    world.fetch(1)
+    world.tell(world.vin(1), UpgradeStateCode.DOWNLOAD_COMPLETE)
+    world.wait(days=4000)
+    status, body = Unit(world, 1).log_in().order()
+    assert (status, body) == (204, b"")
+    seen = world.detail(task).upgrades.items[0]
+    assert (str(seen.status), seen.reason) == (
+        "Timed out",
+        "the order is over and cannot be renewed: its release expires, or another unit is in the vehicle",
+    )
+
+
+def test_no_order_is_renewed_for_a_unit_that_nobody_approved(world, task, sample_keys):
+    keys = [sample_keys.order_signing_key.public_key()]
+    first = verify_order(Unit(world, 1).log_in().order()[1], keys)
+    vin, key = world.vin(1), world.device_key(world.vin(1)).public_key().public_bytes_raw()
+    world.services.vehicles.replace_unit(
+        vin=vin, hwid="M-ANOTHER-1", device_public_key=key, now=world.now, by=world.people["carol"]
+    )
+    world.wait(days=6, hours=23, minutes=30)
+    another = Unit(world, 1)
+    another.hwid = "M-ANOTHER-1"
+    again = verify_order(another.log_in().order()[1], keys)
+    assert again == first
+
+
 # --- the decision
 
 

@@ -93,6 +93,12 @@ ROUTES = [
     ("GET", "/vehicles", None, "carol alan vera adam"),
     ("POST", "/vehicles", "new vehicle", "carol adam"),
     ("GET", "/vehicles/TESTVEHICLE000001", None, "carol alan vera adam"),
+    (
+        "PUT",
+        "/vehicles/TESTVEHICLE000001/unit",
+        {"hwid": "M-ANOTHER-1", "device_public_key": base64.b64encode(b"\x01" + b"\x00" * 31).decode()},
+        "carol adam",
+    ),
     ("GET", "/vehicles/TESTVEHICLE000001/state", None, "carol alan vera adam"),
     ("GET", "/vehicles/TESTVEHICLE000001/reports", None, "carol alan vera adam"),
     ("GET", "/vehicles/TESTVEHICLE000001/events", None, "carol alan vera adam"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
 from bmsota_cloud.clock import wall_clock, wall_clock_ns
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.platform_peers import PlatformPeer
+from bmsota_cloud.platform import build_cloud
 from bmsota_cloud.services import PlatformSettings
 from bmsota_cloud.wiring import RunningCloud, ServeOptions
 
@@ -226,6 +228,76 @@ def test_a_vehicle_of_others_and_one_of_nobody_are_refused_and_recorded(play):
 
 
 # -- the library's sending end against ours --------------------------------------------------------------------------------
+
+
+class Links:
+    """Links of a platform without sockets; what they ask the store is done when `run` is called, in its order."""
+
+    def __init__(self, sample_keys, folder):
+        settings = PlatformSettings(platform_peers={CODE: PEER})
+        self.cloud = build_cloud(keys=sample_keys, data_dir=folder, settings=settings)
+        self.cloud.services.vehicles.register(vin=OURS, series="T1", project="Harbour", now=wall_clock())
+        self.now_ns = wall_clock_ns()
+        self.asked = deque()
+
+    def open(self):
+        link = self.cloud.open_link(lambda: None, submit=lambda job, then: self.asked.append((job, then)))
+        link.connected(self.now_ns)
+        return link
+
+    def give(self, link, command, vin, message):
+        link.receive_data(encode(Frame(command=command, vin=vin, message=message)), self.now_ns)
+
+    def log_in(self, link, serial):
+        self.give(link, Command.VEHICLE_LOGIN, OURS, VehicleLogin(time=now(), serial=serial, iccid="89860" + "0" * 15))
+
+    def platform(self):
+        link = self.open()
+        self.give(link, Command.PLATFORM_LOGIN, CODE, PlatformLogin(time=now(), serial=1, user=USER, password=PASSWORD))
+        self.run()
+        return link
+
+    def run(self):
+        while self.asked:
+            job, then = self.asked.popleft()
+            then(job(), None, self.now_ns)
+
+    def is_online(self):
+        return self.cloud.services.presence.is_here(OURS)
+
+
+@pytest.fixture
+def links(sample_keys, tmp_path):
+    made = Links(sample_keys, tmp_path)
+    yield made
+    made.cloud.close()
+
+
+def test_a_vehicle_that_goes_to_and_fro_is_offline_when_all_links_are_gone(links):
+    """It comes back to the platform's link before that link has heard that it had left."""
+    platform, terminal = links.platform(), links.open()
+    links.log_in(platform, 1)
+    links.run()
+    links.log_in(terminal, 2)
+    links.log_in(platform, 3)
+    links.run()
+    for link in (platform, terminal):
+        link.handle_timeout(links.now_ns)
+    assert links.is_online()
+    for link in (terminal, platform):
+        link.disconnected(links.now_ns)
+        links.run()
+    assert not links.is_online()
+    assert links.cloud.router.vins() == ()
+
+
+def test_a_platforms_link_is_closed_with_the_others_when_the_clock_is_put_back(links):
+    platform = links.platform()
+    links.log_in(platform, 1)
+    links.run()
+    links.cloud.router.close_links()
+    platform.handle_timeout(links.now_ns)
+    assert platform.is_closing
 
 
 class Forwarder:

@@ -327,7 +327,7 @@ def test_s32_a_replaced_unit_with_another_key_is_accepted_and_no_report_of_the_o
 
 @pytest.mark.parametrize(
     ("document", "reason"),
-    [(b"x", "malformed-document"), (b"\xd2" + bytes(3000), "malformed-document"), (bytes(12000), "endless-data")],
+    [(b"x", "malformed-document"), (b"\xd2" + bytes(3000), "malformed-document"), (bytes(15000), "endless-data")],
 )
 def test_what_is_no_report_gets_a_receipt_that_says_so(world, unit, document, reason):
     world.approved(1)
@@ -337,7 +337,7 @@ def test_what_is_no_report_gets_a_receipt_that_says_so(world, unit, document, re
 def test_a_report_needs_a_session_and_has_a_largest_size(world, unit):
     world.approved(1)
     assert unit.ask(world, device_api.report_request("x", b"y"), "another-token").status == 401
-    assert unit.ask(world, HttpRequest("POST", device_api.REPORTS_PATH, {}, bytes(32 * 1024 + 1)), "x").status == 413
+    assert unit.ask(world, HttpRequest("POST", device_api.REPORTS_PATH, {}, bytes(40 * 1024 + 1)), "x").status == 413
 
 
 # -- kill -9 of the platform between "report taken" and "state saved" -------------------------------------------------------
