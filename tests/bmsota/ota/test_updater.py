@@ -2133,13 +2133,31 @@ def test_power_lost_while_a_newer_order_is_stored(made, world):
     assert device.updater.order_id == "o-18"
 
 
-def test_damaged_documents_end_in_rest_not_in_a_crash(made):
+@pytest.mark.parametrize("record", ["order", "manifest"])
+def test_documents_damaged_before_the_switch_are_fetched_again(made, record):
     device = made()
     play(device, UNTIL_STAGED)
+    device.updater_store.put_record(record, b"damaged")
+    device.power()
+    asked = []
+    for _ in range(8):
+        asked += [line for line in device.actions() if line.startswith(("GET", "POST"))]
+        if device.updater.state is UpdaterState.DOWNLOAD_COMPLETE:
+            break
+        device.give("answer")
+    assert (asked[0], [line for line in asked if "images" in line]) == ("POST challenge", [])
+    device.power()
+    assert device.actions()[-1] == "reset: switches to the new image"
+
+
+def test_damaged_documents_end_in_rest_not_in_a_crash(made):
+    device = made()
+    play(device, UNTIL_SWITCHED)
     device.updater_store.put_record("manifest", b"damaged")
     device.power()
-    assert device.updater.state is UpdaterState.IDLE
-    assert device.actions()[0].startswith("remark the order under way is forgotten")
+    device.actions()
+    device.give("nodes 1=2.0.0 2=2.0.0")
+    device.actions()
     device.power()
     assert device.boot.facts.version == ImageVersion(2, 0)
 
