@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.telemetry import StoredFrame
 
 from bmsota.checksums import bcc_xor
@@ -67,3 +68,13 @@ def derive_all(telemetry):
             if not unread.frames:
                 return
             telemetry.save_derived([], [], unread.mark)
+
+
+def with_retry(telemetry, frames):
+    """As the writer does: the same call again."""
+    for _ in range(3):
+        try:
+            return telemetry.append(frames)
+        except StorageUnavailableError:
+            continue
+    return telemetry.append(frames)

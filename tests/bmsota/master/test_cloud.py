@@ -67,7 +67,7 @@ class Desk:
         self.platform = PlatformSession()
         self.reporter = self.new_reporter()
 
-    def new_reporter(self):
+    def new_reporter(self, **options):
         return CloudReporter(
             self.session,
             identity=self.world.identity(0, "M-0001"),
@@ -77,6 +77,7 @@ class Desk:
             emit=self.events.append,
             pack_watch=PackWatch(self.store),
             slave_positions=(1,),
+            **options,
         )
 
     def log_in(self):
@@ -376,17 +377,7 @@ def test_a_refused_report_is_told_apart_from_a_taken_one_and_names_the_document(
 def test_p24_the_identity_report_says_which_sequence_the_unit_has_seen(desk, slave):
     """It has risen by itself: that is no news. With other news, it is told."""
     sequence = [7]
-    desk.reporter = CloudReporter(
-        desk.session,
-        identity=desk.world.identity(0, "M-0001"),
-        store=desk.store,
-        boot=desk.boot,
-        device_key=desk.world.DEVICE_KEY,
-        emit=desk.events.append,
-        pack_watch=PackWatch(desk.store),
-        slave_positions=(1,),
-        order_sequence=lambda: sequence[0],
-    )
+    desk.reporter = desk.new_reporter(order_sequence=lambda: sequence[0])
     desk.log_in()
     desk.discover(slave)
     sequence[0] = 8

@@ -2,37 +2,20 @@
 
 import asyncio
 import socket
-import threading
-from contextlib import contextmanager
 
 import pytest
-import uvicorn
 from bmsota_cloud.api.middleware import BodyLimit
-from bmsota_cloud.wiring import build_app
 from fastapi import Response
+from http_server import http_port
 
 PASSWORD = "correct horse battery"
 HUGE = 200 * 1024 * 1024
 
 
-class Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self):
-        yield
-
-
 @pytest.fixture
 def port(world):
-    """The platform's HTTP behind a port of its own."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(build_app(world.cloud), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-    server = Server(config)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(30)
-    assert not thread.is_alive()
+    with http_port(world.cloud) as port:
+        yield port
 
 
 class Sender:

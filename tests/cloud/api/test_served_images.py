@@ -1,39 +1,19 @@
 """What was served of an image is what has gone out, and not what was asked for. Over real sockets."""
 
 import socket
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
-import uvicorn
 from bmsota_cloud.domain.errors import StorageUnavailableError
-from bmsota_cloud.wiring import build_app
+from http_server import LIMIT_S, http_port
 
 from bmsota.ota import device_api
-
-LIMIT_S = 120.0
-
-
-class Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self):
-        yield
 
 
 @pytest.fixture
 def port(world):
-    listening = socket.create_server(("127.0.0.1", 0))
-    # What the kernel would hold of an answer.
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    config = uvicorn.Config(build_app(world.cloud), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-    server = Server(config)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(LIMIT_S)
-    assert not thread.is_alive()
+    with http_port(world.cloud, send_buffer_bytes=4096) as port:
+        yield port
 
 
 @pytest.fixture

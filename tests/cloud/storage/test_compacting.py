@@ -17,7 +17,7 @@ from bmsota_cloud.storage.sql import SqlTelemetryStore
 from bmsota_cloud.storage.sql._packing import pack
 from postgresql import some_database
 from sqlalchemy import create_engine
-from stored_frames import DAY_S, LAYOUT_1, NOON_S, VIN, derive_all, everything, stored, wire_frame
+from stored_frames import DAY_S, LAYOUT_1, NOON_S, VIN, derive_all, everything, stored, wire_frame, with_retry
 
 VINS = [VIN, "LTESTVEHICLE00002", "SHORT"]
 LIMIT_S = 120.0
@@ -438,16 +438,6 @@ class DurableContract(BlocksContract):
         compact(other)
         compact(telemetry)
         assert everything(telemetry) == everything(other) == of(frames)
-
-
-def with_retry(telemetry, frames):
-    """As the writer does: the same call again."""
-    for _ in range(3):
-        try:
-            return telemetry.append(frames)
-        except StorageUnavailableError:
-            continue
-    return telemetry.append(frames)
 
 
 class SqliteParts:

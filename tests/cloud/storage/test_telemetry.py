@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from postgresql import some_database
 from sqlalchemy import create_engine
-from stored_frames import DAY_S, LAYOUT_1, NOON_S, VIN, everything, stored, wire_frame
+from stored_frames import DAY_S, LAYOUT_1, NOON_S, VIN, everything, stored, wire_frame, with_retry
 
 from bmsota.errors import ConfigurationError
 
@@ -404,16 +404,6 @@ class DurableContract(FramesContract):
         for each in (other, telemetry):
             with_retry(each, mine)
         assert everything(other) == everything(telemetry) == mine
-
-
-def with_retry(telemetry, frames):
-    """As the writer does: the same call again."""
-    for _ in range(3):
-        try:
-            return telemetry.append(frames)
-        except StorageUnavailableError:
-            continue
-    return telemetry.append(frames)
 
 
 class SqliteParts:
