@@ -47,7 +47,7 @@ __all__ = [
     "write_release",
 ]
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 """What a loaded machine may need for a handful of bytes through two threads. A test that waits so long fails."""
 
 _CHANNELS = itertools.count()

@@ -22,7 +22,7 @@ from bmsota.canframe import CanFrame
 from bmsota.slcan import AdapterOptions, SlcanAdapter
 
 # What a loaded machine may need for a few bytes through two threads. A test that waits so long fails.
-PATIENCE_S = 10.0
+PATIENCE_S = 120.0
 
 
 @contextmanager

@@ -58,6 +58,7 @@ def flash(tmp_path):
         words = [str(key) if word == "KEY" else word for word in arguments]
         adapter = ["-i", "bmsota_slcan", "-c", bench.paths[0]]
         done = bmsota("flash", RELEASE, "--yes", *adapter, *words, "--report", report, "--no-log")
+        assert report.exists(), done.text
         return done, json.loads(report.read_text(encoding="utf-8"))
 
     return run
