@@ -18,6 +18,7 @@ from bmsota_cloud.services import PlatformKeys, PlatformSettings
 from bmsota_sim.devices.flash import CutPhase
 from bmsota_sim.kernel import SECOND
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from long_run import phases_at
 
 from bmsota.image import ImageVersion
 from bmsota.node import FlashJob
@@ -274,7 +275,7 @@ def test_the_power_may_fail_at_any_flash_operation_of_the_masters_record(unit_be
     # Found, the identity report's number, acknowledged by signature, acknowledged: each kept twice, among others.
     assert count >= 8
     for number in range(1, count + 1):
-        for phase in CutPhase:
+        for phase in phases_at(number, [*CutPhase]):
             bench, _ = play(number, phase)
             where = f"cut {phase.value} operation {number}: {bench.story()}"
             assert any("power cut" in note.what for note in bench.trace.notes), where

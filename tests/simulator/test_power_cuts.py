@@ -12,17 +12,15 @@ from random import Random
 
 import pytest
 from bmsota_sim.kernel import MS
-from long_run import LONG, seeds
+from long_run import LONG, phases_at, seeds, thinned
 
 from bmsota.ota import Outcome
 
 pytestmark = pytest.mark.long
 
 PHASES = ("before", "inside", "after")
-# Before one operation is almost the same as after the one before it, so the normal run leaves it to the long one.
-SINGLE_PHASES = PHASES if LONG else PHASES[1:]
 # Of one seed.
-PAIRS = {"alone": 100 if LONG else 30, "together": 50 if LONG else 20}
+PAIRS = {"alone": 100 if LONG else 20, "together": 50 if LONG else 12}
 SELF_TEST_REASON = "insulation monitor does not answer"
 
 
@@ -132,10 +130,11 @@ def check(unit_bench, releases, cuts, **options):
 
 @pytest.mark.parametrize("flash", ["master", "shelf", "slave 1", "slave 2"])
 def test_power_may_fail_at_any_flash_operation_of_an_upgrade(unit_bench, releases, operations, flash):
-    """Every operation of this flash, inside and after it (before it too in the long run)."""
+    """Every operation of this flash, before, inside or after it; slaves are alike, so the second has every third."""
     outcomes = []
-    for operation in operations[flash]:
-        for phase in SINGLE_PHASES:
+    numbers = thinned(operations[flash], 3) if flash == "slave 2" else operations[flash]
+    for index, operation in enumerate(numbers):
+        for phase in phases_at(index, PHASES):
             report, happened = check(unit_bench, releases, [(flash, operation, phase)])
             assert happened, f"the cut did not happen: {(flash, operation, phase)}"
             outcomes.append(report.outcome)
@@ -147,8 +146,8 @@ def test_power_may_fail_at_any_flash_operation_of_an_upgrade(unit_bench, release
 
 def test_the_power_of_the_whole_unit_may_fail_at_any_operation_of_the_master(unit_bench, releases, operations):
     """Master and slaves hang on one supply."""
-    for index, operation in enumerate(operations["master"]):
-        for phase in PHASES if LONG else PHASES[index % 3 : index % 3 + 1]:
+    for index, operation in enumerate(thinned(operations["master"], 2)):
+        for phase in phases_at(index, PHASES):
             check(unit_bench, releases, [("master", operation, phase)], together=True)
 
 
@@ -162,8 +161,8 @@ def test_power_may_fail_at_any_flash_operation_of_a_roll_back(unit_bench, releas
     for name in ("master", "slave 1"):
         last = bench.flashes[name].operations
         # What comes before the self-test is tested above; the way back is the later half.
-        for index, operation in enumerate(range((first[name] + last) // 2, last + 1)):
-            for phase in PHASES if LONG else PHASES[1 + index % 2 : 2 + index % 2]:
+        for index, operation in enumerate(thinned(range((first[name] + last) // 2, last + 1), 2)):
+            for phase in phases_at(index, PHASES):
                 report, _ = check(unit_bench, releases, [(name, operation, phase)], self_test_fails=True)
                 assert report.outcome is Outcome.ROLLED_BACK
 
@@ -176,8 +175,8 @@ def test_the_master_may_lose_its_supply_behind_any_command_it_gives(unit_bench, 
     """
     count, _ = run_and_cut_at_request(unit_bench, releases, None, 0)
     assert count > 30
-    for number in range(1, count + 1):
-        for delay_ms in (0, 8) if LONG else (8 * (number % 2),):
+    for index, number in enumerate(thinned(range(1, count + 1), 2)):
+        for delay_ms in phases_at(index, (0, 8)):
             try:
                 run_and_cut_at_request(unit_bench, releases, number, delay_ms)
             except BaseException as error:

@@ -17,7 +17,7 @@ from long_run import LONG, seeds
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import FlashError, FlashWornError, ImageError, LocalProtocolError, TrustError
 
-LIVES = 2000 if LONG else 150
+LIVES = 2000 if LONG else 60
 REFUSALS = (FlashError, ImageError, TrustError, LocalProtocolError)
 
 

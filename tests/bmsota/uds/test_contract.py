@@ -80,7 +80,7 @@ class HostileUds(HostileBus):
 class TestUds(FlashingProfileContract):
     Node = uds_rig.Node
     Bench = uds_rig.Bench
-    power_ways: ClassVar = {"11 bit": way(pairs=40)}
+    power_ways: ClassVar = {"11 bit": way(pairs=15)}
     cut_ways: ClassVar = {"11 bit": way(frames_min=150, resumed_min=9), "fd 29-bit": FD_WAY}
     node_cut_ways: ClassVar = {"11 bit": way(step=5), "fd 29-bit": FD_WAY}
     both_cut_ways: ClassVar = {"11 bit": way()}
