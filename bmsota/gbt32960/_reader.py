@@ -11,7 +11,8 @@ whose check byte is right but whose inside is not valid is dropped as a whole, s
 no frame is reported as `DiscardedBytes`, and the same events come out however the stream is cut into pieces.
 
 A false start that is plausible up to its length makes the reader wait for up to 64 KiB. Nothing is lost by that, but the
-frames behind it come late; a caller with a clock calls `skip_start` when a frame stays unfinished for too long.
+frames behind it come late. A caller with a clock calls `skip_to_frame` when a frame's burst is over, and `skip_start` when it
+stays unfinished for too long; the sessions do.
 
 Garbage must not cost more than frames, or a stranger could keep a gateway busy with it. So the next plausible header is found by
 one regular expression and not byte by byte; and the check bytes of many overlapping false frames come from one running XOR, so
@@ -296,6 +297,36 @@ class FrameReader:
         if self.unfinished_size_bytes:
             self._drop(self._at + 1, _CUT_OFF, RefusalKind.UNFINISHED)
             self._searched = False
+
+    def skip_to_frame(self) -> bool:
+        """Give up on the frame that has begun if a whole valid one stands in what has come of it, and go on with that one.
+
+        For a caller with a clock, when the frame's burst is over: until then the inner one may be what the outer one carries.
+        Costs one look at the waiting bytes. Does nothing between frames.
+
+        Returns:
+            Whether there was one.
+        """
+        if not self.unfinished_size_bytes:
+            return False
+        buffer = self._buffer
+        size = len(buffer)
+        start = self._next_start(self._at + 1)
+        while size - start > HEADER_SIZE_BYTES:
+            end = start + HEADER_SIZE_BYTES + ((buffer[start + 22] << 8) | buffer[start + 23]) + 1
+            if end <= size and not self._xor(start, end) and self._is_valid(buffer[start:end]):
+                self._drop(start, _CUT_OFF, RefusalKind.UNFINISHED)
+                self._searched = False
+                return True
+            start = self._next_start(start + 1)
+        return False
+
+    def _is_valid(self, raw: bytes) -> bool:
+        try:
+            decode_with_clear(raw, self.cipher, self.layouts)
+        except FrameError:
+            return False
+        return True
 
     def end(self) -> None:
         """The stream is over. `next_event` now gives what is left: frames behind an unfinished one, and discarded bytes."""
