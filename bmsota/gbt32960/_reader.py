@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate, islice
 from operator import xor
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
@@ -64,14 +64,6 @@ _HEADER: Final = re.compile(
 """A header that can be one. The stricter this is, the rarer a false start makes us wait."""
 _ENCRYPTIONS: Final = frozenset({*range(0x0A), 0xFE, 0xFF})
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
-
-
-class _NeedData(Enum):
-    NEED_DATA = "need data"
-
-
-NEED_DATA: Final = _NeedData.NEED_DATA
-"""`FrameReader.next_event` returns it when it needs more bytes."""
 
 
 class RefusalKind(Enum):
@@ -133,12 +125,12 @@ class DiscardedBytes:
         return self.data[:FIRST_SIZE_BYTES_MAX]
 
 
-ReaderEvent = FrameReceived | DiscardedBytes | Literal[_NeedData.NEED_DATA]
-"""What `FrameReader.next_event` returns."""
+ReaderEvent = FrameReceived | DiscardedBytes
+"""What `FrameReader.next_event` returns, until it returns None."""
 
 
 class FrameReader:
-    """Cuts a stream into frames: call `receive_data`, then `next_event` until it returns `NEED_DATA`."""
+    """Cuts a stream into frames: call `receive_data`, then `next_event` until it returns None."""
 
     __slots__ = (
         "_at",
@@ -197,9 +189,7 @@ class FrameReader:
             msg = f"reader: the stream has ended; {len(data)} bytes came after end()"
             raise LocalProtocolError(msg)
         if len(self._buffer) + len(data) > UNREAD_SIZE_BYTES_MAX:
-            msg = (
-                f"reader: {len(self._buffer) + len(data)} bytes are unread; call next_event until it returns NEED_DATA"
-            )
+            msg = f"reader: {len(self._buffer) + len(data)} bytes are unread; call next_event until it returns None"
             raise LocalProtocolError(msg)
         keep = self._bad_at
         if keep:
@@ -215,8 +205,8 @@ class FrameReader:
         self._buffer = self._buffer + data if self._buffer else bytes(data)
         self._searched = False
 
-    def next_event(self) -> ReaderEvent:
-        """Return the next frame, the next bytes that belong to none, or `NEED_DATA`."""
+    def next_event(self) -> ReaderEvent | None:
+        """Return the next frame or the next bytes that belong to none; None if it takes more bytes to tell."""
         buffer = self._buffer
         size = len(buffer)
         while not self._searched:
@@ -272,7 +262,7 @@ class FrameReader:
                 self._fold = bytearray(1)
             self._at = self._bad_at = 0
             self._searched = False
-        return NEED_DATA
+        return None
 
     @property
     def is_empty(self) -> bool:

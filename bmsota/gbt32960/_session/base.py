@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._enums import Command
 from bmsota.gbt32960._messages import TimeReply
-from bmsota.gbt32960._reader import NEED_DATA, DiscardedBytes, FrameReader
+from bmsota.gbt32960._reader import DiscardedBytes, FrameReader
 from bmsota.gbt32960._session.events import FrameRefused
 from bmsota.gbt32960._time import SECOND_NS, beijing_time
 
@@ -180,7 +180,7 @@ class BaseSession(ABC, Generic[StateT, EventT]):
     def _read(self, now_ns: int) -> None:
         while self._state not in self._DEAF:
             event = self._reader.next_event()
-            if event is NEED_DATA:
+            if event is None:
                 if self._waits_for_rest(now_ns):
                     return
             elif isinstance(event, DiscardedBytes):

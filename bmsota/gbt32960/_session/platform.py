@@ -299,10 +299,10 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         if self._state is not PlatformState.DECIDING:
             self._reader.end()
             self._read(now_ns)
-            if self._state is PlatformState.DECIDING:
+            if self._login is not None:
                 # The caller cannot answer it any more.
                 self._events.pop()
-        if self._state is not PlatformState.CLOSED:
+        if self.state is not PlatformState.CLOSED:
             self._close(None)
 
     def receive_data(self, data: bytes, now_ns: int) -> None:
