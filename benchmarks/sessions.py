@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from benchmarks._figures import Figure, compare, print_figures
 from benchmarks.codec import VIN, report_frame
 from bmsota.gbt32960 import (
-    NEED_DATA,
     EmptyReply,
     Frame,
     FrameReader,
@@ -114,7 +113,7 @@ def garbage(data: bytes) -> Callable[[], int]:
         reader = FrameReader()
         for at in range(0, len(data), 1460):
             reader.receive_data(data[at : at + 1460])
-            while reader.next_event() is not NEED_DATA:
+            while reader.next_event() is not None:
                 pass
         return len(data)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
 
 from bmsota.errors import BmsotaError, ConfigurationError, FrameError
-from bmsota.gbt32960 import BEIJING, NEED_DATA, FrameReader, FrameReceived, decode
+from bmsota.gbt32960 import BEIJING, FrameReader, FrameReceived, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -413,7 +413,7 @@ def _from_stream(stream: io.BufferedIOBase, place: str = "stream") -> Iterator[F
 
 
 def _drain(reader: FrameReader, place: str, time_ns: int | None = None, link: str = "") -> Iterator[FoundFrame]:
-    while (event := reader.next_event()) is not NEED_DATA:
+    while (event := reader.next_event()) is not None:
         where = f"{place}, offset {event.offset}"
         if isinstance(event, FrameReceived):
             yield FoundFrame(where, event.raw, event.frame, time_ns=time_ns, link=link)

@@ -28,7 +28,7 @@ from bmsota.cli.frame_input import FrameInputOptions, read_frames
 from bmsota.cli.options import takes
 from bmsota.cli.terminal import counted, forgiving_output
 from bmsota.errors import ConfigurationError, TransferError
-from bmsota.gbt32960 import NEED_DATA, Command, FrameReader, FrameReceived, ReplyFlag, nanoseconds
+from bmsota.gbt32960 import Command, FrameReader, FrameReceived, ReplyFlag, nanoseconds
 
 if TYPE_CHECKING:
     import ssl
@@ -209,7 +209,7 @@ class Replay:
         return bool(heard)
 
     def _read(self, key: str, vehicle: _Vehicle) -> None:
-        while (event := vehicle.reader.next_event()) is not NEED_DATA:
+        while (event := vehicle.reader.next_event()) is not None:
             place = f"< {key}" if key else "<"
             if not isinstance(event, FrameReceived):
                 self.faults += 1

@@ -34,6 +34,7 @@ from bmsota.gbt32960._bodies import (
     FuelCell2025,
     FuelCellStack,
     FuelCellStacks,
+    InvalidTail,
     PackTemperatures,
     PackVoltages,
     Position,
@@ -126,11 +127,11 @@ from bmsota.gbt32960._messages import (
     VehicleLogin2025,
     VehicleLogout,
 )
-from bmsota.gbt32960._reader import NEED_DATA, DiscardedBytes, FrameReader, FrameReceived, ReaderEvent, RefusalKind
+from bmsota.gbt32960._reader import DiscardedBytes, FrameReader, FrameReceived, ReaderEvent, RefusalKind
 from bmsota.gbt32960._time import BEIJING, beijing_time, nanoseconds
 
 if TYPE_CHECKING:
-    from bmsota.gbt32960._assembler import AssembledSubsystem, SubsystemAssembler
+    from bmsota.gbt32960._assembler import AssembledSubsystem, SubsystemAssembler, split_report
     from bmsota.gbt32960._columns import (
         MARK_ABNORMAL,
         MARK_INVALID,
@@ -201,7 +202,6 @@ __all__ = [
     "HEADER_SIZE_BYTES",
     "MARK_ABNORMAL",
     "MARK_INVALID",
-    "NEED_DATA",
     "Acknowledgement",
     "Activation",
     "ActivationReply",
@@ -279,6 +279,7 @@ __all__ = [
     "Header",
     "Heartbeat",
     "HeartbeatReceived",
+    "InvalidTail",
     "KeyExchange",
     "Layouts",
     "LocalUpgrade",
@@ -370,12 +371,13 @@ __all__ = [
     "nanoseconds",
     "sign_report",
     "signed_bytes",
+    "split_report",
     "to_dict",
     "verify_report",
 ]
 
 _MODULES = {
-    "_assembler": ("AssembledSubsystem", "SubsystemAssembler"),
+    "_assembler": ("AssembledSubsystem", "SubsystemAssembler", "split_report"),
     "_registry": ("BodyCodec", "Layouts"),
     "_symmetric": ("CipherMode", "CipherPadding", "SymmetricCipher"),
     "_signatures": (

@@ -1,4 +1,4 @@
-"""Put subsystems of more than 200 cells together again (2016 table B.6).
+"""Cut subsystems of more than 200 cells into reports, and put them together again (2016 table B.6).
 
 Body 0x08 has room for 200 cells of a subsystem. A terminal with more sends parts: each says how many cells the subsystem has and
 which is its first. The parts belong together by subsystem and time, may come in any order, twice, and mixed with backfill
@@ -10,16 +10,22 @@ comes out with what it has; nothing is dropped silently and no cell is invented.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._bodies import CellVoltages, SubsystemVoltages
 from bmsota.gbt32960._enums import Sentinel
+from bmsota.gbt32960._messages import Report
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from bmsota.gbt32960._bodies import Body
+
+
+CELLS_PER_FRAME_MAX: Final = 200
+"""Of one subsystem, in 2016 (table B.6)."""
 
 _PENDING_MAX: Final = 16
 """Four subsystems of four times: backfill goes out oldest first, so more are never mixed by an honest terminal."""
@@ -40,6 +46,41 @@ class AssembledSubsystem:
     def is_complete(self) -> bool:
         """Whether every cell came."""
         return not self.missing
+
+
+def split_report(report: Report) -> tuple[Report, ...]:
+    """Return *report* as the reports that a 2016 terminal sends: no subsystem with more than 200 cells in one of them.
+
+    The first has everything, with the first 200 cells of each subsystem; those behind it, of the same time, have the next cells of
+    the subsystems that go on. A report that fits comes back as it is, alone. What `SubsystemAssembler` makes of them is what came in.
+    """
+    first: list[Body] = []
+    following: dict[int, list[SubsystemVoltages]] = {}
+    for body in report.bodies:
+        if isinstance(body, CellVoltages) and not isinstance(body.subsystems, Sentinel):
+            parts = [_parts(subsystem) for subsystem in body.subsystems]
+            for own in parts:
+                for place, part in enumerate(own[1:], start=1):
+                    following.setdefault(place, []).append(part)
+            first.append(CellVoltages(tuple(own[0] for own in parts)))
+        else:
+            first.append(body)
+    if not following:
+        return (report,)
+    behind = (Report(report.time, (CellVoltages(tuple(parts)),)) for _, parts in sorted(following.items()))
+    return (Report(report.time, tuple(first)), *behind)
+
+
+def _parts(subsystem: SubsystemVoltages) -> list[SubsystemVoltages]:
+    cells = subsystem.cell_voltages_v
+    return [
+        replace(
+            subsystem,
+            first_cell=subsystem.first_cell + at,
+            cell_voltages_v=cells[at : at + CELLS_PER_FRAME_MAX],
+        )
+        for at in range(0, max(len(cells), 1), CELLS_PER_FRAME_MAX)
+    ]
 
 
 class _Pending:

@@ -110,7 +110,7 @@ class Position(Value):
     """> 0: east."""
     latitude_deg: float | Sentinel
     """> 0: north."""
-    status_bits: int = 0
+    reserved_bits: int = 0
     """Bits of the status byte that the fields above do not say: the reserved bits 3 to 7, and the hemisphere bits
     (1 south, 2 west) of a coordinate that is a `Sentinel` and so has no sign of its own."""
 
@@ -272,7 +272,7 @@ class Position2025(Value):
     """> 0: east."""
     latitude_deg: float | Sentinel
     """> 0: north."""
-    status_bits: int = 0
+    reserved_bits: int = 0
     """As in `Position`."""
 
 
@@ -435,6 +435,16 @@ class RawBody(Value):
     data: bytes
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class InvalidTail(Value):
+    """The end of a report from the first body that is not valid, as `decode(data, strict=False)` keeps it. Always the last body."""
+
+    data: bytes
+    """From the type of that body to the end of the data unit. `encode` writes it as it is."""
+    reason: str
+    """What is wrong with it, where, as `decode` would say. Not on the wire."""
+
+
 Body = (
     VehicleData
     | DriveMotors
@@ -463,5 +473,6 @@ Body = (
     | UserDefined
     | UnsizedBody
     | RawBody
+    | InvalidTail
 )
 """Any body of a report."""

@@ -10,16 +10,18 @@ users are read where their `Layouts` are passed in.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
-from bmsota.gbt32960._bodies import RawBody, Signature, UserDefined
+from bmsota.gbt32960._bodies import InvalidTail, RawBody, Signature, UserDefined
 from bmsota.gbt32960._compile import decoder, encoder
 from bmsota.gbt32960._control import control_parameters, control_parameters_bytes
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
 from bmsota.gbt32960._extension import EXTENSION_VERSION
+from bmsota.gbt32960._fields import TIME_SIZE_BYTES
 from bmsota.gbt32960._frame import DATA_SIZE_BYTES_MAX, HEADER_SIZE_BYTES, Frame, Header
 from bmsota.gbt32960._make import maker
 from bmsota.gbt32960._messages import (
@@ -335,16 +337,40 @@ def _decipher(cipher: DataUnitCipher, data: bytes) -> bytes:
     return clear + _BYTES[bcc_xor(clear[2:])]
 
 
-def decode(data: bytes, *, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None) -> Frame:
+def decode(
+    data: bytes, *, cipher: DataUnitCipher | None = None, layouts: Layouts | None = None, strict: bool = True
+) -> Frame:
     """Decode one whole frame, no byte more or less.
+
+    With `strict=False` a report whose end is not valid keeps the bodies before it, and an `InvalidTail` as the last.
 
     With a *cipher*, data units of its encryption are deciphered, after the check byte; others stay a `RawMessage`. Bodies
     that *layouts* knows are read by them. Offsets in errors of a deciphered data unit count in the plain text.
 
     Raises:
-        FrameError: start, length, check byte, header or data unit are not valid. Any other exception is a bug.
+        FrameError: start, length, check byte, header or data unit are not valid.
+        TypeError: *data* is text. Any other exception is a bug.
     """
-    return decode_with_clear(data, cipher, layouts)[0]
+    if strict:
+        return decode_with_clear(data, cipher, layouts)[0]
+    frame, clear, fault = decode_partial_with_clear(data, cipher, layouts)
+    if fault is None:
+        return frame
+    report = frame.message
+    assert isinstance(report, Report)
+    tail = InvalidTail(clear[_valid_end(frame.edition, clear, layouts) : -1], str(fault))
+    return replace(frame, message=_new_report(report.time, (*report.bodies, tail)))
+
+
+def _valid_end(edition: Edition, data: bytes, layouts: Layouts | None) -> int:
+    """Where the first body that is not valid begins."""
+    decoders = _report_decoders(edition, layouts)
+    at, end = HEADER_SIZE_BYTES + TIME_SIZE_BYTES, len(data) - 1
+    while True:
+        try:
+            _, at = decoders[data[at]](data, at + 1, end)
+        except FrameError:
+            return at
 
 
 def decode_with_clear(
@@ -352,7 +378,7 @@ def decode_with_clear(
 ) -> tuple[Frame, bytes]:
     """As `decode`, and the whole frame in the clear: *data* itself if it was not enciphered, or could not be deciphered."""
     if type(data) is not bytes:
-        data = bytes(data)
+        data = _as_bytes(data)
     edition, command, flag, raw_vin, code, length = _check(data)
     vin, padding = _identifier(raw_vin)
     is_open = code == _NONE
@@ -373,6 +399,13 @@ def decode_with_clear(
     names, flags = (_COMMANDS_2016, _FLAGS_2016) if edition is _2016 else (_COMMANDS, _FLAGS)
     frame: Frame = _new_frame(names[command], vin, message, flags[flag], edition, _CIPHERS[code], padding)
     return frame, data
+
+
+def _as_bytes(data: Any) -> bytes:
+    if isinstance(data, str):
+        msg = "decode: expected bytes, got text; bytes.fromhex makes bytes of hexadecimal digits"
+        raise TypeError(msg)
+    return bytes(data)
 
 
 def decode_partial(
@@ -416,7 +449,7 @@ def decode_header(data: bytes) -> Header:
     Raises:
         FrameError: as `decode`, but for the data unit.
     """
-    edition, command, flag, raw_vin, cipher, length = _check(data)
+    edition, command, flag, raw_vin, cipher, length = _check(data if type(data) is bytes else _as_bytes(data))
     header: Header = _new_header(
         edition, *_names(edition, command, flag), _identifier(raw_vin)[0], _CIPHERS[cipher], length
     )
@@ -471,12 +504,14 @@ def _encode_report(edition: Edition, report: Report, strict: bool, out: list[byt
             found[1](body, out)
         elif isinstance(body, UserDefined):
             out.append(_encode_user_defined(body))
+        elif isinstance(body, InvalidTail) and index == last:
+            out.append(body.data)
         elif (
             isinstance(body, RawBody) and index == last and (layouts is None or not layouts.has(edition, body.type_id))
         ):
             out.append(_encode_raw_body(edition, body))
         else:
-            expected = f"bodies of the {edition.name} edition, a RawBody only as the last"
+            expected = f"bodies of the {edition.name} edition, a RawBody or an InvalidTail only as the last"
             msg = f"report.bodies[{index}]: expected {expected}, got {type(body).__name__}"
             raise LocalProtocolError(msg)
     if edition is Edition.GBT2025 and any(type(body) is Signature for body in report.bodies[:-1]):

@@ -8,7 +8,7 @@ Values only: which byte stands where is in `_tables`, which message belongs to w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bmsota.gbt32960._enums import ActivationResult, ActivationStatus, Encryption, ParameterId, Sentinel, UpgradeLayout
 from bmsota.gbt32960._extension import (
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bmsota.gbt32960._bodies import Body, Signature
+
+BodyT = TypeVar("BodyT", bound="Body")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -70,6 +72,13 @@ class Report(Value):
     time: datetime
     """When the values were collected."""
     bodies: tuple[Body, ...]
+
+    def get(self, body_class: type[BodyT]) -> BodyT | None:
+        """The first body of exactly this class; None if the report has none. `bodies` has all, of which a class may have several."""
+        for body in self.bodies:
+            if type(body) is body_class:
+                return body
+        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

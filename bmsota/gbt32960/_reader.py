@@ -11,7 +11,8 @@ whose check byte is right but whose inside is not valid is dropped as a whole, s
 no frame is reported as `DiscardedBytes`, and the same events come out however the stream is cut into pieces.
 
 A false start that is plausible up to its length makes the reader wait for up to 64 KiB. Nothing is lost by that, but the
-frames behind it come late; a caller with a clock calls `skip_start` when a frame stays unfinished for too long.
+frames behind it come late. A caller with a clock calls `skip_to_frame` when a frame's burst is over, and `skip_start` when it
+stays unfinished for too long; the sessions do.
 
 Garbage must not cost more than frames, or a stranger could keep a gateway busy with it. So the next plausible header is found by
 one regular expression and not byte by byte; and the check bytes of many overlapping false frames come from one running XOR, so
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate, islice
 from operator import xor
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
@@ -63,14 +64,6 @@ _HEADER: Final = re.compile(
 """A header that can be one. The stricter this is, the rarer a false start makes us wait."""
 _ENCRYPTIONS: Final = frozenset({*range(0x0A), 0xFE, 0xFF})
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
-
-
-class _NeedData(Enum):
-    NEED_DATA = "need data"
-
-
-NEED_DATA: Final = _NeedData.NEED_DATA
-"""`FrameReader.next_event` returns it when it needs more bytes."""
 
 
 class RefusalKind(Enum):
@@ -132,12 +125,12 @@ class DiscardedBytes:
         return self.data[:FIRST_SIZE_BYTES_MAX]
 
 
-ReaderEvent = FrameReceived | DiscardedBytes | Literal[_NeedData.NEED_DATA]
-"""What `FrameReader.next_event` returns."""
+ReaderEvent = FrameReceived | DiscardedBytes
+"""What `FrameReader.next_event` returns, until it returns None."""
 
 
 class FrameReader:
-    """Cuts a stream into frames: call `receive_data`, then `next_event` until it returns `NEED_DATA`."""
+    """Cuts a stream into frames: call `receive_data`, then `next_event` until it returns None."""
 
     __slots__ = (
         "_at",
@@ -196,9 +189,7 @@ class FrameReader:
             msg = f"reader: the stream has ended; {len(data)} bytes came after end()"
             raise LocalProtocolError(msg)
         if len(self._buffer) + len(data) > UNREAD_SIZE_BYTES_MAX:
-            msg = (
-                f"reader: {len(self._buffer) + len(data)} bytes are unread; call next_event until it returns NEED_DATA"
-            )
+            msg = f"reader: {len(self._buffer) + len(data)} bytes are unread; call next_event until it returns None"
             raise LocalProtocolError(msg)
         keep = self._bad_at
         if keep:
@@ -214,8 +205,8 @@ class FrameReader:
         self._buffer = self._buffer + data if self._buffer else bytes(data)
         self._searched = False
 
-    def next_event(self) -> ReaderEvent:
-        """Return the next frame, the next bytes that belong to none, or `NEED_DATA`."""
+    def next_event(self) -> ReaderEvent | None:
+        """Return the next frame or the next bytes that belong to none; None if it takes more bytes to tell."""
         buffer = self._buffer
         size = len(buffer)
         while not self._searched:
@@ -271,7 +262,7 @@ class FrameReader:
                 self._fold = bytearray(1)
             self._at = self._bad_at = 0
             self._searched = False
-        return NEED_DATA
+        return None
 
     @property
     def is_empty(self) -> bool:
@@ -296,6 +287,36 @@ class FrameReader:
         if self.unfinished_size_bytes:
             self._drop(self._at + 1, _CUT_OFF, RefusalKind.UNFINISHED)
             self._searched = False
+
+    def skip_to_frame(self) -> bool:
+        """Give up on the frame that has begun if a whole valid one stands in what has come of it, and go on with that one.
+
+        For a caller with a clock, when the frame's burst is over: until then the inner one may be what the outer one carries.
+        Costs one look at the waiting bytes. Does nothing between frames.
+
+        Returns:
+            Whether there was one.
+        """
+        if not self.unfinished_size_bytes:
+            return False
+        buffer = self._buffer
+        size = len(buffer)
+        start = self._next_start(self._at + 1)
+        while size - start > HEADER_SIZE_BYTES:
+            end = start + HEADER_SIZE_BYTES + ((buffer[start + 22] << 8) | buffer[start + 23]) + 1
+            if end <= size and not self._xor(start, end) and self._is_valid(buffer[start:end]):
+                self._drop(start, _CUT_OFF, RefusalKind.UNFINISHED)
+                self._searched = False
+                return True
+            start = self._next_start(start + 1)
+        return False
+
+    def _is_valid(self, raw: bytes) -> bool:
+        try:
+            decode_with_clear(raw, self.cipher, self.layouts)
+        except FrameError:
+            return False
+        return True
 
     def end(self) -> None:
         """The stream is over. `next_event` now gives what is left: frames behind an unfinished one, and discarded bytes."""

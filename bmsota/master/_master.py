@@ -29,6 +29,7 @@ from bmsota.gbt32960 import (
     CloseRequested,
     CommandReceived,
     Control,
+    Edition,
     LoggedIn,
     RemoteUpgrade,
     TerminalOptions,
@@ -205,6 +206,8 @@ class Master:
         self._session = TerminalSession(
             vin=configuration.vin,
             iccid=configuration.iccid,
+            # One pack is one subsystem, and its code is not told (table 6: n is 1, m is 0).
+            subsystem_count=1 if configuration.terminal.edition is Edition.GBT2016 else None,
             options=configuration.terminal,
             last_serial=serial,
             last_login_ns=login_ns,

@@ -33,7 +33,6 @@ with (
     from bmsota.gbt32960 import (
         FRAME_SIZE_BYTES_MAX,
         HEADER_SIZE_BYTES,
-        NEED_DATA,
         Frame,
         FrameReader,
         FrameReceived,
@@ -89,7 +88,7 @@ def events(pieces: list[bytes]) -> tuple[list[tuple[int, bytes]], bytes]:
     given = bytearray()
 
     def take() -> None:
-        while (event := reader.next_event()) is not NEED_DATA:
+        while (event := reader.next_event()) is not None:
             assert event.offset == len(given), f"expected offset {len(given)}, got {event.offset}"
             if isinstance(event, FrameReceived):
                 frames.append((event.offset, event.raw))

@@ -232,7 +232,7 @@ def sign_position(name: str, values: dict[str, Array], marks: Mapping[str, Array
     rest = values.pop(f"{name}.status")
     if not rest.any():  # North, east, valid.
         values[f"{name}.valid"] = np.ones(len(rest), np.bool_)
-        values[f"{name}.status_bits"] = rest
+        values[f"{name}.reserved_bits"] = rest
         return
     values[f"{name}.valid"] = (rest & 1) == 0
     rest = rest & np.uint8(0xFE)
@@ -243,14 +243,14 @@ def sign_position(name: str, values: dict[str, Array], marks: Mapping[str, Array
             negative &= mark == 0
         np.negative(column, out=column, where=negative)
         rest[negative] &= np.uint8(0xFF ^ bit)
-    values[f"{name}.status_bits"] = rest
+    values[f"{name}.reserved_bits"] = rest
 
 
 def unsigned_position(name: str, values: Mapping[str, Array], marks: Mapping[str, Array]) -> dict[str, Array]:
     """The inverse of `sign_position`."""
     changed = dict(values)
     try:
-        valid, rest = changed.pop(f"{name}.valid"), changed.pop(f"{name}.status_bits")
+        valid, rest = changed.pop(f"{name}.valid"), changed.pop(f"{name}.reserved_bits")
         columns = {axis: changed[f"{name}.{axis}"] for axis in DEGREES}
     except KeyError as error:
         msg = f"columns: no {error.args[0]!r}, which is in the layout"
@@ -268,7 +268,9 @@ def unsigned_position(name: str, values: Mapping[str, Array], marks: Mapping[str
             changed[f"{name}.{axis}"] = np.where(negative, -column, column)
     rest = rest.astype(np.int64)
     if bool((rest & ~allowed).any()):
-        msg = f"{name}.status_bits: expected only reserved bits and those of missing degrees, got {int(rest.max()):#x}"
+        msg = (
+            f"{name}.reserved_bits: expected only reserved bits and those of missing degrees, got {int(rest.max()):#x}"
+        )
         raise LocalProtocolError(msg)
     changed[f"{name}.status"] = status | rest
     return changed

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._enums import Command
 from bmsota.gbt32960._messages import TimeReply
-from bmsota.gbt32960._reader import NEED_DATA, DiscardedBytes, FrameReader
+from bmsota.gbt32960._reader import DiscardedBytes, FrameReader
 from bmsota.gbt32960._session.events import FrameRefused
 from bmsota.gbt32960._time import SECOND_NS, beijing_time
 
@@ -32,6 +32,9 @@ TRIES: Final = 3
 """Annex B and B.2.9: what is not answered is sent three times."""
 _UNFINISHED_NS: Final = 30 * SECOND_NS
 """How long the rest of a frame may take. A frame is one burst; after this its beginning was none."""
+_BURST_NS: Final = SECOND_NS
+"""So long a whole frame inside an unfinished one may be what that one carries. Then it is the next frame, behind a false beginning.
+Also how often the waiting bytes are looked through: a sender of single bytes must not make that costly."""
 
 SECURITY_UP: Final = frozenset({Command.ACTIVATION, Command.KEY_EXCHANGE})
 SECURITY_DOWN: Final = frozenset({Command.ACTIVATION_REPLY, Command.KEY_EXCHANGE})
@@ -92,6 +95,10 @@ class BaseSession(ABC, Generic[StateT, EventT]):
         """Where in the stream the frame began whose rest is waited for; -1: there is none."""
         self._unfinished_end = 0
         """How far the stream had come when the wait for it began."""
+        self._unfinished_due_ns = 0
+        """When it is given up."""
+        self._look_ns = 0
+        """When the bytes that wait may be looked through for a whole frame."""
 
     # --- what the caller asks ----------------------------------------------------------------------------------------
 
@@ -173,16 +180,20 @@ class BaseSession(ABC, Generic[StateT, EventT]):
     def _read(self, now_ns: int) -> None:
         while self._state not in self._DEAF:
             event = self._reader.next_event()
-            if event is NEED_DATA:
-                self._wait_for_rest(now_ns)
-                return
-            if isinstance(event, DiscardedBytes):
+            if event is None:
+                if self._waits_for_rest(now_ns):
+                    return
+            elif isinstance(event, DiscardedBytes):
                 self._receive_discarded(event, now_ns)
             else:
                 self._receive(event, now_ns)
 
-    def _wait_for_rest(self, now_ns: int) -> None:
-        """Give the frame that has begun its time. The time runs from its beginning: more bytes do not make it longer."""
+    def _waits_for_rest(self, now_ns: int) -> bool:
+        """Give the frame that has begun its time. The time runs from its beginning: more bytes do not make it longer.
+
+        Returns:
+            Whether there is nothing to read now; False if a whole frame stood in an unfinished one, which is given up.
+        """
         reader = self._reader
         if not reader.unfinished_size_bytes or self._state not in self._LINKED:
             if self._unfinished_at >= 0:
@@ -191,12 +202,31 @@ class BaseSession(ABC, Generic[StateT, EventT]):
         elif reader.unfinished_offset != self._unfinished_at:
             self._unfinished_at = reader.unfinished_offset
             self._unfinished_end = self._unfinished_at + reader.unfinished_size_bytes
-            self._start(SessionTimer.UNFINISHED, now_ns + _UNFINISHED_NS)
+            self._unfinished_due_ns = now_ns + _UNFINISHED_NS
+            self._look_ns = now_ns + _BURST_NS
+            self._start(SessionTimer.UNFINISHED, self._look_ns)
+        elif now_ns >= self._look_ns:
+            if reader.skip_to_frame():
+                return False
+            self._look_ns = now_ns + _BURST_NS
+            self._start(SessionTimer.UNFINISHED, self._unfinished_due_ns)
+        else:
+            self._start(SessionTimer.UNFINISHED, min(self._look_ns, self._unfinished_due_ns))
+        return True
 
     def _unfinished_due(self, now_ns: int) -> None:
         """What has begun is no frame, nor is any other beginning that was there already when the wait began."""
+        if now_ns < self._unfinished_due_ns:
+            self._read(now_ns)
+            return
         end = self._unfinished_end
         while self._state not in self._DEAF and self._reader.unfinished_size_bytes and self._unfinished_at < end:
+            self._reader.skip_start()
+            self._read(now_ns)
+
+    def _drain(self, now_ns: int) -> None:
+        """Take every whole frame out of what has come: no rest will."""
+        while self._state not in self._DEAF and self._reader.unfinished_size_bytes:
             self._reader.skip_start()
             self._read(now_ns)
 

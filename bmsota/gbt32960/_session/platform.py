@@ -289,9 +289,20 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         if self._state is PlatformState.OPEN and SessionTimer.LOGIN not in self._timers:
             self._start(SessionTimer.LOGIN, now_ns + self.options.login_timeout_ns)
 
-    def disconnected(self, _now_ns: int) -> None:
-        """The link is gone. Commands without an answer are reported as timed out."""
-        if self._state is not PlatformState.CLOSED:
+    def disconnected(self, now_ns: int) -> None:
+        """The link is gone. Commands without an answer are reported as timed out.
+
+        Frames behind one that was never finished are events now. Bytes behind a login that waits for a decision are not read.
+        """
+        if self._state is PlatformState.CLOSED:
+            return
+        if self._state is not PlatformState.DECIDING:
+            self._reader.end()
+            self._read(now_ns)
+            if self._login is not None:
+                # The caller cannot answer it any more.
+                self._events.pop()
+        if self.state is not PlatformState.CLOSED:
             self._close(None)
 
     def receive_data(self, data: bytes, now_ns: int) -> None:
@@ -545,6 +556,11 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         self._close(CloseReason.NOT_LOGGED_IN)
 
     def _silence_due(self, now_ns: int) -> None:
+        """Nothing was heard; what stands behind a beginning without an end was not listened to yet."""
+        if self._heard_ns + self.options.silence_timeout_ns <= now_ns:
+            self._drain(now_ns)
+            if self._state is PlatformState.CLOSED:
+                return
         due_ns = self._heard_ns + self.options.silence_timeout_ns
         if due_ns > now_ns:
             self._start(SessionTimer.SILENCE, due_ns)

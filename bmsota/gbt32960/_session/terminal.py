@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
+from hashlib import blake2b
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from bmsota.errors import LocalProtocolError
@@ -84,6 +85,8 @@ if TYPE_CHECKING:
 _DAY_NS: Final = 24 * 60 * MINUTE_NS
 _LOGIN_TRIES: Final = 3
 """B.2: after three logins in a row without success the terminal waits for long."""
+_ANY_TIME_NS: Final = 2**60
+"""Of 2006: the standard has no times before 2000."""
 _SERIAL_MAX: Final = 65531
 """Table 6; then from 1 again."""
 _HEARTBEATS_UNANSWERED_MAX: Final = 3
@@ -140,7 +143,13 @@ class TerminalOptions:
     login_wait_ns: int = 30 * MINUTE_NS
     """After three misses (parameter 0x0C)."""
     reconnect_wait_ns: int = 5 * SECOND_NS
-    """After a link that had worked was lost. The text says nothing; a fleet must not come back in the same instant."""
+    """After a link that had worked was lost. The text says nothing. Twice as long each time that it is lost again soon, up to
+    `login_wait_ns`: a platform that takes logins and drops the link must not be called every few seconds."""
+    reconnect_steady_ns: int = 10 * MINUTE_NS
+    """A link that was logged in for so long has worked: after it the wait is `reconnect_wait_ns` again."""
+    reconnect_spread: float = 0.25
+    """By what part of itself a wait for the next link may be longer, drawn anew for each: a fleet must not come back in the same
+    instant. 0 is not at all. Waits between two logins on one link are the text's."""
     heartbeat_period_ns: int = MINUTE_NS
     """Parameter 0x09: 1 to 240 s."""
     reply_timeout_ns: int = MINUTE_NS
@@ -214,18 +223,24 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         vin: str,
         iccid: str,
         subsystem_codes: tuple[str, ...] = (),
+        subsystem_count: int | None = None,
+        code_length: int | None = None,
         pack_codes: tuple[tuple[str, ...], ...] = (),
         options: TerminalOptions | None = None,
         last_serial: int = 0,
         last_login_ns: int | None = None,
+        seed: int | str | None = None,
     ) -> None:
         """Begin in `WAITING`, with a link due at once.
 
-        *subsystem_codes* are for the login of 2016, *pack_codes* (for each BMS those of its packs) for that of 2025.
-        *last_serial* and *last_login_ns* carry the login serial over a power-off: it rises all day and begins again at 1.
+        *subsystem_codes* are for the login of 2016 (n and m of table 6 follow from them), *pack_codes* (for each BMS those of its
+        packs) for that of 2025. A 2016 terminal that does not send its codes says how many subsystems it has, n, by
+        *subsystem_count*; *code_length* is m where that is not the length of the longest code. *last_serial* and *last_login_ns*
+        carry the login serial over a power-off: it rises all day and begins again at 1. *seed* draws how waits are spread; if
+        not given it is the VIN.
 
         Raises:
-            LocalProtocolError: codes of the other edition.
+            LocalProtocolError: codes of the other edition, or counts that do not fit the codes.
         """
         self.options = options or TerminalOptions()
         super().__init__(TerminalState.WAITING, self.options.cipher, self.options.layouts)
@@ -234,10 +249,24 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             expected, got = ("pack", "subsystem") if is_2025 else ("subsystem", "pack")
             msg = f"terminal: expected {expected}_codes in {self.options.edition.name}, got {got}_codes"
             raise LocalProtocolError(msg)
+        if is_2025 and not (subsystem_count is None and code_length is None):
+            msg = "terminal: subsystem_count and code_length belong to the login of GBT2016; GBT2025 counts pack_codes"
+            raise LocalProtocolError(msg)
         self.pack_codes = pack_codes
         self.vin = vin
         self.iccid = iccid
         self.subsystem_codes = subsystem_codes
+        self.subsystem_count = subsystem_count
+        self.code_length = code_length
+        if not is_2025:
+            # A login that cannot be sent shall be told here, and not when the link is there.
+            self._frame(Command.VEHICLE_LOGIN, self._login_2016(beijing_time(_ANY_TIME_NS), 1))
+        self._seed = vin if seed is None else seed
+        self._draws = 0
+        """How many waits were spread."""
+        self._logged_in_ns = 0
+        self._losses = 0
+        """How often in a row a link was lost soon after its login."""
         self._serial = last_serial
         self._serial_day: date | None = None if last_login_ns is None else beijing_time(last_login_ns).date()
         self._start(SessionTimer.CONNECT, 0)
@@ -305,10 +334,12 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             self._events.append(LoggedOut())
             return
         if before is TerminalState.LOGGED_IN:
-            self._connect_ns = now_ns + self.options.reconnect_wait_ns
+            self._connect_ns = now_ns + self._reconnect_wait_ns(now_ns)
         elif before is not TerminalState.CLOSING:  # There the next try has its time already.
-            is_third = self._miss(LoginFailure.NO_LINK, now_ns + self._login_retry_ns, now_ns)
-            self._connect_ns = now_ns + (self.options.login_wait_ns if is_third else self._login_retry_ns)
+            is_third = self._misses + 1 >= _LOGIN_TRIES
+            wait_ns = self._spread(self.options.login_wait_ns if is_third else self._login_retry_ns)
+            self._miss(LoginFailure.NO_LINK, now_ns + wait_ns)
+            self._connect_ns = now_ns + wait_ns
         self._start(SessionTimer.CONNECT, self._connect_ns)
 
     def receive_data(self, data: bytes, now_ns: int) -> None:
@@ -486,12 +517,17 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
 
     def _log_in(self, now_ns: int) -> None:
         time = beijing_time(now_ns)
-        login: VehicleLogin | VehicleLogin2025 = VehicleLogin(time, self._serial, self.iccid, self.subsystem_codes)
+        login: VehicleLogin | VehicleLogin2025
         if self.options.edition is Edition.GBT2025:
             login = VehicleLogin2025(time, self._serial, self.iccid, self.pack_codes)
+        else:
+            login = self._login_2016(time, self._serial)
         self._send(self._frame(Command.VEHICLE_LOGIN, login))
         self._login_is_open = True
         self._start(SessionTimer.LOGIN, now_ns + self._login_retry_ns)
+
+    def _login_2016(self, time: datetime, serial: int) -> VehicleLogin:
+        return VehicleLogin(time, serial, self.iccid, self.subsystem_codes, self.subsystem_count, self.code_length)
 
     @property
     def _login_retry_ns(self) -> int:
@@ -500,22 +536,43 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
 
     def _login_due(self, now_ns: int) -> None:
         """The wait after a login is over: it was refused, or was not answered, and the next one may go."""
-        if self._login_is_open and self._miss(LoginFailure.NO_REPLY, now_ns, now_ns):
-            self._give_up(CloseReason.LOGIN_FAILED, now_ns + self.options.login_wait_ns)
-        else:
+        if not (self._login_is_open and self._login_missed(LoginFailure.NO_REPLY, now_ns, now_ns)):
             self._log_in(now_ns)
 
-    def _miss(self, reason: LoginFailure, retry_ns: int, now_ns: int, reply_flag: int | None = None) -> bool:
-        """Count a failed login. Return whether it was the third in a row, which brings the long wait."""
+    def _login_missed(self, reason: LoginFailure, retry_ns: int, now_ns: int, reply_flag: int | None = None) -> bool:
+        """Count a login that failed on a link. Return whether it was the third in a row, which ends the link for long."""
+        is_third = self._misses + 1 >= _LOGIN_TRIES
+        if is_third:
+            retry_ns = now_ns + self._spread(self.options.login_wait_ns)
+        self._miss(reason, retry_ns, reply_flag)
+        if is_third:
+            self._give_up(CloseReason.LOGIN_FAILED, retry_ns)
+        return is_third
+
+    def _miss(self, reason: LoginFailure, retry_ns: int, reply_flag: int | None = None) -> None:
+        """Count a failed login; behind the third in a row, which brings the long wait, the count begins anew."""
         self._misses += 1
-        is_third = self._misses >= _LOGIN_TRIES
-        if is_third:
-            retry_ns = now_ns + self.options.login_wait_ns
         self._events.append(LoginFailed(reason, self._misses, retry_ns, reply_flag))
-        if is_third:
+        if self._misses >= _LOGIN_TRIES:
             self._misses = 0
         self._login_is_open = False
-        return is_third
+
+    def _spread(self, wait_ns: int) -> int:
+        """*wait_ns*, or up to `reconnect_spread` more."""
+        self._draws += 1
+        # Not a generator: waits are rare, and ten thousand terminals need not keep one each.
+        drawn = blake2b(f"{self._seed} {self._draws}".encode(), digest_size=4).digest()
+        part = int.from_bytes(drawn, "big") / 2**32
+        return wait_ns + int(wait_ns * self.options.reconnect_spread * part)
+
+    def _reconnect_wait_ns(self, now_ns: int) -> int:
+        """How long to wait after a link that was logged in."""
+        options = self.options
+        if now_ns - self._logged_in_ns >= options.reconnect_steady_ns:
+            self._losses = 0
+        wait_ns = min(options.reconnect_wait_ns << min(self._losses, 20), options.login_wait_ns)
+        self._losses += 1
+        return self._spread(max(wait_ns, options.reconnect_wait_ns))
 
     def _give_up(self, reason: CloseReason, connect_ns: int) -> None:
         self._move(_Input.GIVEN_UP)
@@ -529,12 +586,12 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             self._refuse(event, RefusalKind.UNEXPECTED_REPLY, "unexpected reply to a login")
             return
         if frame.reply_flag != ReplyFlag.SUCCESS:
-            if self._miss(LoginFailure.REFUSED, self._timers[SessionTimer.LOGIN], now_ns, frame.reply_flag):
-                self._give_up(CloseReason.LOGIN_FAILED, now_ns + self.options.login_wait_ns)
+            self._login_missed(LoginFailure.REFUSED, self._timers[SessionTimer.LOGIN], now_ns, frame.reply_flag)
             return
         self._move(_Input.LOGIN_ACCEPTED)
         self._misses = 0
         self._login_is_open = False
+        self._logged_in_ns = now_ns
         self._heartbeats_unanswered = 0
         self._stop(SessionTimer.LOGIN)
         self._start(SessionTimer.HEARTBEAT, now_ns + self.options.heartbeat_period_ns)
@@ -561,7 +618,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
 
     def _heartbeat_due(self, now_ns: int) -> None:
         if self._heartbeats_unanswered >= _HEARTBEATS_UNANSWERED_MAX:
-            self._give_up(CloseReason.HEARTBEAT_LOST, now_ns + self.options.reconnect_wait_ns)
+            self._give_up(CloseReason.HEARTBEAT_LOST, now_ns + self._reconnect_wait_ns(now_ns))
             return
         self._heartbeats_unanswered += 1
         if self._heartbeat is None:

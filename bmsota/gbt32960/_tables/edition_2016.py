@@ -169,7 +169,7 @@ def build_position(status: int, longitude: float | Sentinel, latitude: float | S
 
 def position_parts(position: Position | Position2025) -> tuple[int, float | Sentinel, float | Sentinel]:
     """Take the signs apart again. -0.0 is west or south too, so that any frame comes back as it was."""
-    longitude, latitude, bits = position.longitude_deg, position.latitude_deg, position.status_bits
+    longitude, latitude, bits = position.longitude_deg, position.latitude_deg, position.reserved_bits
     allowed = 0xF8
     status = 0 if position.valid else _INVALID_BIT
     if isinstance(longitude, Sentinel):
@@ -183,7 +183,7 @@ def position_parts(position: Position | Position2025) -> tuple[int, float | Sent
         status |= _SOUTH_BIT
         latitude = -latitude
     if bits & ~allowed:
-        msg = f"0x05 position.status_bits: expected only bits of {allowed:#04x}, got {bits:#x}"
+        msg = f"0x05 position.reserved_bits: expected only bits of {allowed:#04x}, got {bits:#x}"
         raise LocalProtocolError(msg)
     return status | bits, longitude, latitude
 

@@ -170,7 +170,9 @@ def _build_position_2025(
     status: int, system: int | Sentinel, longitude: float | Sentinel, latitude: float | Sentinel
 ) -> Position2025:
     old = build_position(status, longitude, latitude)
-    position: Position2025 = _new_position_2025(old.valid, system, old.longitude_deg, old.latitude_deg, old.status_bits)
+    position: Position2025 = _new_position_2025(
+        old.valid, system, old.longitude_deg, old.latitude_deg, old.reserved_bits
+    )
     return position
 
 

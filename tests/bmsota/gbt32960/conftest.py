@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from bmsota.checksums import bcc_xor
-from bmsota.gbt32960 import NEED_DATA, FrameReader, encode
+from bmsota.gbt32960 import FrameReader, encode
 from bmsota.gbt32960._codec import message_layout
 from bmsota.gbt32960._extension import EXTENSION_VERSION
 from bmsota.gbt32960._fields import (
@@ -73,7 +73,7 @@ class Talk:
         seconds = (self.now_ns - START_NS) / 10**9
         clock = f"{int(seconds // 3600):02}:{int(seconds // 60) % 60:02}:{seconds % 60:02.0f}"
         self.reader.receive_data(self.session.data_to_send())
-        while (event := self.reader.next_event()) is not NEED_DATA:
+        while (event := self.reader.next_event()) is not None:
             frame = event.frame
             self.frames.append(frame)
             flag = "" if frame.reply_flag == 0xFE else f" flag {frame.reply_flag}"

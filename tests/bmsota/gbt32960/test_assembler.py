@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmsota.errors import LocalProtocolError
-from bmsota.gbt32960 import BEIJING, CellVoltages, Sentinel, SubsystemAssembler, SubsystemVoltages
+from bmsota.gbt32960 import (
+    BEIJING,
+    Alarms,
+    CellVoltages,
+    Frame,
+    Report,
+    Sentinel,
+    SubsystemAssembler,
+    SubsystemVoltages,
+    encode,
+    split_report,
+)
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=BEIJING)
 
@@ -38,6 +49,40 @@ def test_parts_are_put_together_in_any_order():
         assert (found.time, found.is_complete, found.missing) == (NOW, True, ())
         assert found.subsystem == part(1, 500, 500)
         assert assembler.pending_count == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 700), max_size=4), st.booleans())
+def test_a_report_is_cut_as_the_table_says_and_put_together_again(sizes, is_first):
+    """No frame has more than 200 cells of a subsystem; each can be sent; the assembler gives back what was cut."""
+    whole = tuple(part(1, size, size, number) for number, size in enumerate(sizes, start=1) if size)
+    alarms = Alarms(0, 0)
+    bodies = (CellVoltages(whole), alarms) if is_first else (alarms, CellVoltages(whole))
+    report = Report(NOW, bodies)
+    reports = split_report(report)
+    assert len(reports) == max(1, -(-max(sizes, default=0) // 200))
+    assert [type(body) for body in reports[0].bodies] == [type(body) for body in bodies]
+    assembler, found = SubsystemAssembler(), []
+    for each in reports:
+        if whole:
+            encode(Frame(command=2, vin="LTEST000000000001", message=each), strict=True)
+        assert each.time == NOW
+        cut = each.get(CellVoltages)
+        assert all(len(subsystem.cell_voltages_v) <= 200 for subsystem in cut.subsystems)
+        found += assembler.add(NOW, cut)
+    assert sorted((each.subsystem for each in found), key=lambda each: each.number) == list(whole)
+    assert all(each.is_complete for each in found)
+
+
+def test_a_report_that_fits_is_sent_as_it_is():
+    for body in (
+        CellVoltages((part(1, 200, 200),)),
+        CellVoltages(Sentinel.INVALID),
+        Alarms(0, 0),
+        CellVoltages((part(201, 3, 203),)),
+    ):
+        report = Report(NOW, (body,))
+        assert split_report(report) == (report,)
 
 
 def test_one_part_missing_is_said_and_not_filled_in():

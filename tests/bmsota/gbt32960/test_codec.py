@@ -197,7 +197,7 @@ def values_of_layout(layout):
     if layout.cls is Position2025:
         systems = values_of(layout.rows[1])
         return st.builds(
-            lambda old, system: Position2025(old.valid, system, old.longitude_deg, old.latitude_deg, old.status_bits),
+            lambda old, system: Position2025(old.valid, system, old.longitude_deg, old.latitude_deg, old.reserved_bits),
             positions(),
             systems,
         )
@@ -592,7 +592,7 @@ def test_instants_are_integers_of_nanoseconds():
         (Alarms(0, -1), "flags"),
         (Alarms(0, 0, (1,) * 254), "0 to 253 items"),
         (Position(True, 181e9, 0.0), "longitude_deg"),
-        (Position(True, 1.0, 1.0, 2), "status_bits"),
+        (Position(True, 1.0, 1.0, 2), "reserved_bits"),
         (UserDefined(0x7F, b""), "0x80 to 0xFE"),
         (UserDefined(0x80, b"x" * 65532), "at most 65531 bytes"),
         (RawBody(0x01, b""), "a type without a layout"),
@@ -912,3 +912,13 @@ def test_what_an_edition_reserves_has_no_name_in_it():
         ]
         assert {int(flag) for flag in flags if isinstance(flag, ReplyFlag)} == {1, 2, 3} | names
         assert flags == list(range(254))
+
+
+def test_a_report_gives_a_body_by_its_class():
+    """The first of it, or None; exactly that class: a body of 2025 is no body of 2016."""
+    first, second = SubsystemVoltages(1, 1.0, 1.0, 0, 1, ()), SubsystemVoltages(2, 1.0, 1.0, 0, 1, ())
+    report = Report(NOW, (Alarms(0, 0), CellVoltages((first,)), CellVoltages((second,))))
+    assert report.get(CellVoltages) == CellVoltages((first,))
+    assert report.get(Alarms) == Alarms(0, 0)
+    assert report.get(VehicleData) is None
+    assert report.get(Alarms2025) is None

@@ -392,7 +392,7 @@ def test_columns_of_any_type_of_number_are_taken():
         ({"user_defined_0x80.data": [[97, 256]]}, "user_defined_0x80.data"),
         ({"vehicle_data.soc_pct": [[1.0]]}, "vehicle_data.soc_pct: expected an array of shape \\(1,\\)"),
         ({"more": [1.0]}, "'more' is not in the layout"),
-        ({"position.status_bits": [1]}, "position.status_bits"),
+        ({"position.reserved_bits": [1]}, "position.reserved_bits"),
         ({"position.longitude_deg": [4295.0]}, "position.longitude_deg"),
         ({"command": [1]}, "command: expected 2 or 3"),
         ({"command": [2, 2]}, "command: expected an array of shape"),

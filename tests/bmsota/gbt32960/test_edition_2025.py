@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
-    NEED_DATA,
     Acknowledgement,
     Activation,
     ActivationReply,
@@ -209,7 +208,7 @@ def test_editions_may_be_mixed_on_one_connection(good_frames):
     reader = FrameReader()
     reader.receive_data(b"".join(glued))
     found = []
-    while (event := reader.next_event()) is not NEED_DATA:
+    while (event := reader.next_event()) is not None:
         found.append(event)
     assert [event.raw for event in found] == glued
     assert {event.frame.edition for event in found} == set(Edition)

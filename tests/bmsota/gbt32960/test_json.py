@@ -85,7 +85,7 @@ def test_what_could_be_taken_for_each_other_is_told_apart(value):
         Control(NOON, 1, RemoteUpgrade(url="u", port=21, connect_limit_min="x")),
         Control(NOON, 2, b""),
         TimeReply(NOON),
-        Report(NOON, (Position(valid=True, longitude_deg=-0.0, latitude_deg=Sentinel.INVALID, status_bits=2),)),
+        Report(NOON, (Position(valid=True, longitude_deg=-0.0, latitude_deg=Sentinel.INVALID, reserved_bits=2),)),
         UnitIdentity(
             NOON,
             (
@@ -292,7 +292,7 @@ def test_a_value_that_is_no_frame_names_its_class():
         "valid": True,
         "longitude_deg": 1.5,
         "latitude_deg": "invalid",
-        "status_bits": 0,
+        "reserved_bits": 0,
     }
 
 

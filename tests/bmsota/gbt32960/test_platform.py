@@ -17,6 +17,7 @@ from bmsota.gbt32960 import (
     EmptyReply,
     ExtensionReceived,
     Frame,
+    FrameReader,
     FrameRefused,
     Heartbeat,
     HeartbeatReceived,
@@ -37,6 +38,7 @@ from bmsota.gbt32960 import (
     TimeSync,
     UpgradeState,
     UpgradeStateCode,
+    UserDefined,
     VehicleLogin,
     VehicleLogout,
     beijing_time,
@@ -350,13 +352,85 @@ def test_who_sends_only_garbage_is_cut_off(platform):
     assert end.take()[-1].endswith("CloseRequested reason=GARBAGE")
 
 
-def test_an_unfinished_frame_is_given_up_after_half_a_minute(platform):
-    """A wrong length holds the frames behind it for no longer."""
+FALSE_START = encode(up(7, Heartbeat()))[:22] + b"\x40\x00"
+
+
+def test_a_whole_frame_ends_the_wait_for_an_unfinished_one(platform):
+    """At once if the unfinished one is older than a burst, else when it is."""
     end = logged_in(platform)
-    end.do("receive_data", encode(up(7, Heartbeat()))[:22] + b"\x40\x00" + encode(report(end)))
     end.take()
-    end.pass_time(30)
+    end.do("receive_data", FALSE_START + encode(report(end)))
+    end.pass_time(1)
+    end.do("receive_data", FALSE_START)
+    end.pass_time(5)
+    end.do("receive_data", encode(report(end)))
+    assert [line[6:] for line in end.take()] == [
+        "01 ! DiscardedBytes reason=a frame that was never finished",
+        "01 ! ReportReceived",
+        "06 ! DiscardedBytes reason=a frame that was never finished",
+        "06 ! ReportReceived",
+    ]
+
+
+def test_a_frame_that_carries_a_frame_is_one_frame(platform):
+    """Its pieces come within a second, as those of a burst do."""
+    end = logged_in(platform)
+    outer = encode(
+        up(
+            2,
+            Report(beijing_time(end.now_ns), (UserDefined(0x80, encode(up(7, Heartbeat()))), UserDefined(0x81, b"x"))),
+        )
+    )
+    end.take()
+    end.do("receive_data", outer[:-1])
+    end.pass_time(0.5)
+    end.do("receive_data", outer[-1:])
+    end.pass_time(60)
+    assert [line[9:] for line in end.take()] == ["! ReportReceived"]
+
+
+def test_who_sends_single_bytes_is_looked_through_once_a_second(platform, monkeypatch):
+    looks = []
+    look = FrameReader.skip_to_frame
+    monkeypatch.setattr(FrameReader, "skip_to_frame", lambda reader: looks.append(1) or look(reader))
+    end = logged_in(platform)
+    end.do("receive_data", FALSE_START)
+    for _ in range(100):
+        end.pass_time(0.1)
+        end.do("receive_data", b"x")
+    assert 9 <= len(looks) <= 11
+
+
+def test_what_stands_behind_a_false_beginning_is_heard_before_silence_is_told(platform):
+    """Also where silence is shorter than the wait for the rest."""
+    end = logged_in(platform, silence_timeout_ns=20 * 10**9)
+    end.take()
+    beat = encode(up(7, Heartbeat()))
+    end.do("receive_data", FALSE_START + FALSE_START)
+    end.pass_time(19)
+    end.do("receive_data", beat[:-1])
+    end.pass_time(0.5)
+    end.do("receive_data", beat[-1:])
+    end.pass_time(0.5)
+    assert "! CloseRequested" not in str(end.take())
+    end.pass_time(20)
+    assert end.take()[-1].endswith("CloseRequested reason=SILENT")
+
+
+def test_a_link_that_ends_gives_what_stands_behind_a_false_beginning(platform):
+    """Nothing that came whole is lost; a login is no event any more, because nobody can answer it."""
+    end = logged_in(platform)
+    end.take()
+    end.do("receive_data", FALSE_START + encode(report(end)) + FALSE_START)
+    end.do("disconnected")
     assert [line[9:] for line in end.take()] == [
         "! DiscardedBytes reason=a frame that was never finished",
         "! ReportReceived",
+        "! DiscardedBytes reason=a frame that was never finished",
     ]
+    end = platform()
+    end.do("connected")
+    end.do("receive_data", FALSE_START + encode(login(end)))
+    end.do("disconnected")
+    assert [line[9:] for line in end.take()] == ["! DiscardedBytes reason=a frame that was never finished"]
+    assert end.session.state is PlatformState.CLOSED

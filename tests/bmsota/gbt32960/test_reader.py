@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960 import (
-    NEED_DATA,
     DiscardedBytes,
     Frame,
     FrameReader,
@@ -49,11 +48,11 @@ def events_of(pieces, *, end=True):
     found = []
     for piece in pieces:
         reader.receive_data(piece)
-        while (event := reader.next_event()) is not NEED_DATA:
+        while (event := reader.next_event()) is not None:
             found.append(event)
     if end:
         reader.end()
-        while (event := reader.next_event()) is not NEED_DATA:
+        while (event := reader.next_event()) is not None:
             found.append(event)
     return found
 
@@ -138,7 +137,7 @@ def test_an_unfinished_frame_can_be_given_up():
     """What a session does when a frame stays unfinished for too long."""
     reader = FrameReader()
     reader.receive_data(HEARTBEAT[:22] + b"\x40\x00" + HEARTBEAT)
-    assert reader.next_event() is NEED_DATA
+    assert reader.next_event() is None
     assert reader.unfinished_size_bytes == 24 + len(HEARTBEAT)
     reader.skip_start()
     bad = reader.next_event()
@@ -147,10 +146,10 @@ def test_an_unfinished_frame_can_be_given_up():
     good = reader.next_event()
     assert isinstance(good, FrameReceived)
     assert good.offset == 24
-    assert reader.next_event() is NEED_DATA
+    assert reader.next_event() is None
     assert reader.unfinished_size_bytes == 0
     reader.skip_start()  # Between frames it does nothing.
-    assert reader.next_event() is NEED_DATA
+    assert reader.next_event() is None
 
 
 def test_a_start_mark_inside_a_body_is_no_start():
@@ -190,7 +189,7 @@ def test_garbage_is_reported_in_bounded_pieces():
     sizes = []
     for _ in range(100):
         reader.receive_data(b"\xaa" * 1000)
-        while (event := reader.next_event()) is not NEED_DATA:
+        while (event := reader.next_event()) is not None:
             assert isinstance(event, DiscardedBytes)
             sizes.append(len(event.data))
     assert set(sizes) == {1024}
@@ -202,7 +201,7 @@ def test_an_idle_reader_is_small(good_frames):
     """Ten thousand links wait most of the time: an idle one holds no buffer."""
     reader = FrameReader()
     reader.receive_data(b"".join(good_frames))
-    while reader.next_event() is not NEED_DATA:
+    while reader.next_event() is not None:
         pass
     held = sys.getsizeof(reader) + sum(sys.getsizeof(getattr(reader, name)) for name in reader.__slots__)
     assert held < 1500
@@ -224,7 +223,7 @@ def test_nothing_comes_after_the_end():
     bad = reader.next_event()
     assert isinstance(bad, DiscardedBytes)
     assert bad.data == HEARTBEAT[:10]
-    assert reader.next_event() is NEED_DATA
+    assert reader.next_event() is None
     with pytest.raises(LocalProtocolError, match="end"):
         reader.receive_data(HEARTBEAT)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from bmsota.checksums import bcc_xor
-from bmsota.errors import FrameError, TrustError
+from bmsota.errors import FrameError, LocalProtocolError, TrustError
 from bmsota.gbt32960 import (
     ActivationReply,
     ActivationStatus,
@@ -23,6 +24,7 @@ from bmsota.gbt32960 import (
     Frame,
     FrameRefused,
     Heartbeat,
+    InvalidTail,
     LoginRequested,
     LogoutReceived,
     ParameterQuery,
@@ -46,8 +48,12 @@ from bmsota.gbt32960 import (
     VehicleLogout,
     beijing_time,
     decode,
+    decode_header,
     decode_partial,
     encode,
+    explain,
+    from_dict,
+    to_dict,
 )
 
 VIN = "LTEST000000000001"
@@ -376,6 +382,36 @@ def test_decode_partial_is_decode_where_nothing_is_wrong(good_frames):
         assert str(partial.value) == str(whole.value)
 
 
+@EDITIONS
+def test_decode_keeps_the_bodies_before_a_wrong_tail_if_it_shall(edition):
+    """As values, with the rest as bytes and why behind them: the frame comes back byte for byte, by JSON too."""
+    good = report(edition)
+    raw = repaired(good[:-1] + b"\x01\x02\0")
+    with pytest.raises(FrameError) as why:
+        decode(raw)
+    found = decode(raw, strict=False)
+    assert found.message.bodies[:-1] == decode(good).message.bodies
+    assert found.message.bodies[-1] == InvalidTail(b"\x01\x02", str(why.value))
+    assert encode(found) == encode(from_dict(json.loads(json.dumps(to_dict(found))))) == raw
+    with pytest.raises(LocalProtocolError, match="only as the last"):
+        encode(replace(found, message=Report(found.message.time, found.message.bodies[::-1])))
+
+
+def test_decode_is_the_same_either_way_where_nothing_is_wrong(good_frames):
+    for raw in good_frames:
+        assert decode(raw, strict=False) == decode(raw)
+    for raw in (b"", b"##", login()[:-1] + b"\0", unit(1, b"x"), encode(frame(7, RawMessage(b"x")))):
+        with pytest.raises(FrameError):
+            decode(raw, strict=False)
+
+
+@pytest.mark.parametrize("function", [decode, decode_partial, decode_header, explain])
+def test_text_is_told_apart_from_bytes(function):
+    """Hexadecimal digits are what a beginner passes."""
+    with pytest.raises(TypeError, match=r"expected bytes, got text; bytes\.fromhex"):
+        function("232307fe")
+
+
 # --- behind the logout ------------------------------------------------------------------------------------------------
 
 
@@ -443,14 +479,14 @@ def test_many_false_starts_end_together():
     """Beginnings that were there when the wait began are as old as it: they do not wait half a minute each."""
     end = End().log_in()
     beat = encode(frame(7, Heartbeat()))
-    end.hear(b"".join(lying(beat, 60_000 + number)[:24] for number in range(40)) + beat)
+    end.hear(b"".join(lying(beat, 60_000 + number)[:24] for number in range(40)) + beat[:-1])
     end.session.handle_timeout(START_NS + 29 * SECOND_NS)
     assert end.take() == ([], [])
     end.session.handle_timeout(START_NS + 30 * SECOND_NS)
-    events, frames = end.take()
+    events, frames = end.hear(beat, START_NS + 30 * SECOND_NS)
     assert [answer.command for answer in frames] == [7]
     assert events[0].kind is RefusalKind.UNFINISHED
-    assert (events[0].vin, len(events[0].data)) == (VIN, 40 * 24)
+    assert (events[0].vin, len(events[0].data)) == (VIN, 40 * 24 + len(beat) - 1)
     end.session.handle_timeout(START_NS + 300 * SECOND_NS)
     assert end.session.next_timeout() == START_NS + 330 * SECOND_NS  # Silence, from the heartbeat on.
 

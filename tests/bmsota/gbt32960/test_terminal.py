@@ -54,7 +54,7 @@ def terminal(talk):
     """A terminal that asks for no time, which would only lengthen the scripts."""
 
     def make(**options):
-        options = {"time_sync": False, "heartbeat_period_ns": 3600 * 10**9} | options
+        options = {"time_sync": False, "heartbeat_period_ns": 3600 * 10**9, "reconnect_spread": 0.0} | options
         session = TerminalSession(vin=VIN, iccid=ICCID, options=TerminalOptions(**options))
         return talk(session)
 
@@ -124,7 +124,7 @@ def test_no_answer_to_the_login(terminal):
 
 def test_the_2025_edition_waits_three_minutes(talk):
     """Only the wait differs; the login of 2025 itself is not supported yet, so it is refused here and now."""
-    options = TerminalOptions(edition=Edition.GBT2025)
+    options = TerminalOptions(edition=Edition.GBT2025, reconnect_spread=0.0)
     session = TerminalSession(vin=VIN, iccid=ICCID, options=options)
     end = talk(session)
     end.do("handle_timeout")
@@ -191,6 +191,93 @@ def test_a_lost_link_is_opened_again_soon(terminal):
     ]
 
 
+def lose_soon(end, times):
+    """The platform takes each login and drops the link at once. How long each wait was, in seconds."""
+    waits = []
+    for _ in range(times):
+        end.do("disconnected")
+        due_ns = end.session.next_timeout()
+        waits.append((due_ns - end.now_ns) / 10**9)
+        end.pass_time((due_ns - end.now_ns) / 10**9)
+        end.do("connected")
+        end.hear(reply(1))
+    return waits
+
+
+def test_a_platform_that_drops_the_link_behind_each_login_is_called_less_and_less(terminal):
+    """5 s, twice as long each time, at most half an hour; a link that stood for ten minutes has worked."""
+    end = logged_in(terminal)
+    assert lose_soon(end, 11) == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 1800, 1800]
+    end.pass_time(600)
+    assert lose_soon(end, 2) == [5, 10]
+
+
+def test_lost_heartbeats_count_as_a_lost_link(terminal):
+    end = logged_in(terminal, heartbeat_period_ns=MINUTE * 10**9)
+    lose_soon(end, 2)
+    end.pass_time(4 * MINUTE)
+    assert end.take()[-1].endswith("CloseRequested reason=HEARTBEAT_LOST")
+    end.do("disconnected")
+    assert end.session.next_timeout() == end.now_ns + 20 * 10**9
+
+
+def test_a_fleet_does_not_come_back_in_one_instant(talk):
+    """The waits for a link are spread over a quarter of themselves, by the VIN or a seed, the same in every run."""
+
+    def waits(vin, seed=None):
+        options = TerminalOptions(time_sync=False, heartbeat_period_ns=3600 * 10**9)
+        end = talk(TerminalSession(vin=vin, iccid=ICCID, options=options, seed=seed))
+        found = []
+        for _ in range(3):
+            end.do("handle_timeout")
+            end.do("disconnected")
+            found.append(end.session.next_timeout() - end.now_ns)
+            end.pass_time(found[-1] / 10**9)
+        return found
+
+    fleet = [waits(f"LTEST{number:012}") for number in range(100)]
+    assert fleet == [waits(f"LTEST{number:012}") for number in range(100)]
+    for place, least_s in enumerate((60, 60, 1800)):
+        found = [each[place] / 10**9 for each in fleet]
+        assert least_s <= min(found) < least_s * 1.02
+        assert least_s * 1.23 < max(found) < least_s * 1.25
+        assert len(set(found)) == 100
+    assert waits(VIN, seed=1) == waits("LTEST000000000099", seed=1) != waits(VIN, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "length"),
+    [
+        ({}, 0, 0),
+        ({"subsystem_count": 1}, 1, 0),
+        ({"subsystem_count": 3, "code_length": 0}, 3, 0),
+        ({"subsystem_codes": ("A", "BBB")}, 2, 3),
+        ({"subsystem_codes": ("A", "BBB"), "code_length": 24}, 2, 24),
+    ],
+)
+def test_a_login_says_how_many_subsystems_there_are(talk, given, count, length):
+    """Table 6: n and m, also without a code."""
+    end = talk(TerminalSession(vin=VIN, iccid=ICCID, options=TerminalOptions(time_sync=False), **given))
+    end.do("handle_timeout")
+    end.do("connected")
+    login = end.frames[-1].message
+    assert (login.subsystem_count, login.code_length) == (count, length)
+    assert encode(end.frames[-1])[52:54] == bytes((count, length))
+
+
+@pytest.mark.parametrize(
+    ("edition", "given", "named"),
+    [
+        (Edition.GBT2016, {"subsystem_codes": ("A", "B"), "subsystem_count": 3}, "subsystem"),
+        (Edition.GBT2016, {"subsystem_codes": ("AAAA",), "code_length": 2}, "code"),
+        (Edition.GBT2025, {"subsystem_count": 1}, "pack_codes"),
+    ],
+)
+def test_a_login_that_cannot_be_sent_is_refused_before_there_is_a_link(edition, given, named):
+    with pytest.raises(LocalProtocolError, match=named):
+        TerminalSession(vin=VIN, iccid=ICCID, options=TerminalOptions(edition=edition), **given)
+
+
 def test_the_serial_begins_anew_each_day_in_beijing(terminal):
     """At midnight of UTC+8, and after 65531; it survives a power-off if it is handed over."""
     end = logged_in(terminal)
@@ -232,17 +319,34 @@ def test_garbage_is_passed_on(terminal):
     assert end.events[-1] == DiscardedBytes(len(encode(reply(1))), b"\x00\x01", "no start mark")
 
 
-def test_an_unfinished_frame_is_given_up_after_half_a_minute(terminal):
-    """A wrong length cannot keep the platform's commands away for longer."""
+def test_a_command_behind_a_wrong_length_comes_when_the_burst_is_over(terminal):
+    """It stands whole in what has come: a second later nobody waits for the rest of the false frame any more."""
     end = logged_in(terminal)
     command = Frame(command=0x82, vin=VIN, message=Control(beijing_time(end.now_ns), ControlId.RESET))
     end.do("receive_data", encode(reply(7))[:22] + b"\x40\x00" + encode(command))
-    end.pass_time(29)
     assert end.take() == []
-    end.pass_time(1)
-    assert [line.split(" ! ")[1] for line in end.take()] == [
-        "DiscardedBytes reason=a frame that was never finished",
-        "CommandReceived",
+    end.pass_time(10)
+    assert end.take() == [
+        "00:00:01 ! DiscardedBytes reason=a frame that was never finished",
+        "00:00:01 ! CommandReceived",
+    ]
+
+
+def test_an_unfinished_frame_is_given_up_after_half_a_minute(terminal):
+    """From its first byte on, whatever comes; what begins then has its own time."""
+    end = logged_in(terminal)
+    command = encode(Frame(command=0x82, vin=VIN, message=Control(beijing_time(end.now_ns), ControlId.RESET)))
+    end.do("receive_data", encode(reply(7))[:22] + b"\x40\x00")
+    for _ in range(29):
+        end.pass_time(1)
+        end.do("receive_data", b"x")
+    end.do("receive_data", command[:-1])
+    assert end.take() == []
+    end.pass_time(2)
+    end.do("receive_data", command[-1:])
+    assert [line[9:] for line in end.take()] == [
+        "! DiscardedBytes reason=a frame that was never finished",
+        "! CommandReceived",
     ]
 
 

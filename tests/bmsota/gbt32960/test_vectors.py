@@ -6,7 +6,6 @@ import pytest
 
 from bmsota.errors import FrameError
 from bmsota.gbt32960 import (
-    NEED_DATA,
     Activation,
     ActivationReply,
     Alarms,
@@ -340,7 +339,7 @@ def test_a_byte_behind_the_check_byte_costs_no_frame(vectors, name):
     event = reader.next_event()
     assert isinstance(event, FrameReceived)
     assert event.raw == data[:-1]
-    assert reader.next_event() is NEED_DATA
+    assert reader.next_event() is None
 
 
 def test_the_pack_current_has_an_offset_of_1000_a(vectors):
@@ -361,7 +360,7 @@ def test_every_prefix_of_a_good_frame_is_refused(good_vector):
     reader = FrameReader()
     for size in range(len(data) - 1):
         reader.receive_data(data[size : size + 1])
-        assert reader.next_event() is NEED_DATA
+        assert reader.next_event() is None
     reader.receive_data(data[-1:])
     assert isinstance(reader.next_event(), FrameReceived)
 

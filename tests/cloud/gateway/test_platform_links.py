@@ -15,7 +15,6 @@ from bmsota_cloud.services import PlatformSettings
 from bmsota_cloud.wiring import RunningCloud, ServeOptions
 
 from bmsota.gbt32960 import (
-    NEED_DATA,
     Command,
     ForwardingSession,
     ForwardRefused,
@@ -62,7 +61,7 @@ class Peer:
 
     async def answer(self):
         async with asyncio.timeout(120):
-            while (event := self.frames.next_event()) is NEED_DATA:
+            while (event := self.frames.next_event()) is None:
                 data = await self.reader.read(4096)
                 assert data, "the platform has closed the link"
                 self.frames.receive_data(data)
