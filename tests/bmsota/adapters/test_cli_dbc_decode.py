@@ -334,6 +334,23 @@ def test_a_log_without_times_has_none(tmp_path, dbc):
     assert math.isnan(block.decoded[0].times_s[0])
 
 
+def test_the_example_of_the_page_is_what_the_command_prints(tmp_path, monkeypatch):
+    """`docs/signals.md`: its DBC, its log, its output."""
+    page = (Path(__file__).resolve().parents[3] / "docs" / "signals.md").read_text(encoding="utf-8")
+    definition = re.search(r'loads\("""\n(.*?)"""', page, re.DOTALL)[1]
+    (tmp_path / "pack.dbc").write_text(
+        re.sub(r"^\.\.\. ", "", definition.replace("BO_ 300 Again: 8 Master\n", ""), flags=re.MULTILINE)
+    )
+    log, printed = re.search(
+        r"\$ cat screen.log\n(.*?)\$ bmsota dbc decode screen.log --dbc pack.dbc\n(.*?)```", page, re.DOTALL
+    ).groups()
+    (tmp_path / "screen.log").write_text(log)
+    monkeypatch.chdir(tmp_path)
+    result = decode("screen.log", "pack.dbc")
+    said = [line for line in result.stderr.splitlines() if line.startswith("screen.log")]
+    assert [*result.stdout.splitlines(), *said] == printed.splitlines()
+
+
 def test_standard_input(dbc):
     result = runner.invoke(app, ["decode", "-", "--dbc", dbc], input="(1.0) can0 100#E80D0100\n")
     assert result.exit_code == 0
