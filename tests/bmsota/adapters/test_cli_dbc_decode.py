@@ -253,6 +253,23 @@ BO_ 257 Big: 8 A
             assert block.misfits == {Misfit(message, f"{length} of 8 bytes", bool(found)): 1}
 
 
+def test_a_multiplexed_signal_before_its_multiplexer_needs_it(tmp_path):
+    """The bytes of the signal are there; whether they are the signal is not."""
+    database = loads("""BU_: A
+BO_ 256 Late: 4 A
+ SG_ Always : 0|8@1+ (1,0) [0|0] "" A
+ SG_ Cell_0 m0 : 8|16@1+ (1,0) [0|0] "" A
+ SG_ Cell_1 m1 : 8|16@1+ (1,0) [0|0] "" A
+ SG_ Page M : 24|8@1+ (1,0) [0|0] "" A
+""")
+    log = write(tmp_path / "drive.log", [(1.0, 0x100, False, "070102"), (1.1, 0x100, False, "07010201")])
+    with CanLog(log) as opened:
+        (block,) = decode_log(opened, [database])
+    short, whole = block.decoded
+    assert list(short.columns) == ["Always"]
+    assert (whole.columns["Cell_1"].tolist(), whole.columns["Cell_0"].tolist()) == ([513], [])
+
+
 def test_an_undefined_multiplexer_value_is_named(tmp_path, dbc):
     log = write(tmp_path / "drive.log", [(2.0, 0x200, True, "018813"), (2.1, 0x200, True, "078813")])
     result = decode(log, dbc)
