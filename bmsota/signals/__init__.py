@@ -15,7 +15,7 @@ from __future__ import annotations
 from bmsota.signals._columns import SignalColumns
 from bmsota.signals._database import Database, DbcFault, Message, Severity
 from bmsota.signals._load import loads
-from bmsota.signals._plan import Branch, LayoutNode, Signal, SignalValue
+from bmsota.signals._plan import Branch, LayoutNode, NamedValue, Signal, Signals, SignalValue
 
 __all__ = [
     "Branch",
@@ -23,9 +23,11 @@ __all__ = [
     "DbcFault",
     "LayoutNode",
     "Message",
+    "NamedValue",
     "Severity",
     "Signal",
     "SignalColumns",
     "SignalValue",
+    "Signals",
     "loads",
 ]

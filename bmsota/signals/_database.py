@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from bmsota.canframe import CanFrame
 from bmsota.errors import MissingExtraError, SignalError
-from bmsota.signals._codec import compile_decoder, compile_encoder
+from bmsota.signals._codec import compile_decoder, compile_encoder, encode_onto
+from bmsota.signals._plan import Signals
 
 if TYPE_CHECKING:
     from bmsota.signals._batch import Array, BatchCodec
     from bmsota.signals._columns import SignalColumns
+    from bmsota.signals._codec import Encoder
     from bmsota.signals._plan import LayoutNode, Signal, SignalValue
 
 
@@ -47,11 +49,13 @@ class Message:
         "_decode",
         "_decode_raw",
         "_encode",
+        "_encode_raw",
         "can_id",
         "comment",
         "cycle_time_ms",
         "is_extended_id",
         "is_fd",
+        "is_j1939",
         "layout",
         "length",
         "name",
@@ -69,6 +73,7 @@ class Message:
         layout: LayoutNode,
         is_extended_id: bool = False,
         is_fd: bool = False,
+        is_j1939: bool = False,
         senders: tuple[str, ...] = (),
         cycle_time_ms: int | None = None,
         comment: str = "",
@@ -79,23 +84,28 @@ class Message:
         """Data bytes of a frame."""
         self.is_extended_id = is_extended_id
         self.is_fd = is_fd
+        self.is_j1939 = is_j1939
+        """Whether the DBC says that this is a J1939 parameter group: its id then counts by the PGN alone (`MessageFinder`), and
+        what is longer than 8 bytes comes in transport packets (`TransportReassembler`)."""
         self.senders = senders
         self.cycle_time_ms = cycle_time_ms
         self.comment = comment
-        self.signals = signals
-        """Every signal, those of all multiplexer branches included, in the order of the frame's bits."""
+        self.signals = Signals(signals)
+        """Every signal, those of all multiplexer branches included, in the order of the frame's bits; also by name:
+        `signals["State"]`."""
         self.layout = layout
         """The plan both codecs are made from: a tree, branching at multiplexers."""
         self._decode = compile_decoder(layout, size_bytes=length, where=name)
         self._encode = compile_encoder(layout, size_bytes=length, where=name)
         self._decode_raw = compile_decoder(layout, size_bytes=length, where=name, raw=True)
+        self._encode_raw: Encoder | None = None
         self._batch: BatchCodec | None = None
 
     def __repr__(self) -> str:
         return f"Message({self.name!r}, can_id=0x{self.can_id:X}, length={self.length}, signals={len(self.signals)})"
 
     def decode(self, data: bytes) -> dict[str, SignalValue]:
-        """Signal name -> value in the signal's unit, or its name in the value table.
+        """Signal name -> value in the signal's unit, or its name in the value table (a `NamedValue`, which keeps the number).
 
         Data beyond the message's length are ignored. Of a multiplexed message only the signals that are in this frame
         are returned.
@@ -109,18 +119,43 @@ class Message:
         """As `decode`, but the numbers as they are on the wire: neither scaled nor named. Raises the same."""
         return self._decode_raw(data)
 
-    def encode(self, values: Mapping[str, SignalValue]) -> bytes:
-        """The data bytes of a frame. *values* holds exactly its signals; bits of no signal are 0.
+    def encode(self, values: Mapping[str, SignalValue], *, base: bytes | None = None) -> bytes:
+        """The data bytes of a frame. *values* holds exactly its signals.
+
+        Without *base*, bits of no signal are 0. With *base*, the data of a frame of this message, the result is *base* with only
+        those signals changed whose values differ from what it holds: `encode(decode(data), base=data)` is *data* for every frame
+        that can be decoded, and `encode({**decode(data), "Level": 5}, base=data)` changes the bits of `Level` alone. Bits of no
+        signal, bytes beyond the message's length, and values that the DBC's limits would refuse stay as they are.
 
         Raises:
             SignalError: a signal is missing, unknown, out of its range, not a name of its value table, or shares bits with
-                one that wants them different.
+                one that wants them different; or *base* cannot be decoded.
         """
-        return self._encode(values)
+        if base is None:
+            return self._encode(values)
+        return self._onto(values, base, raw=False)
 
-    def frame(self, values: Mapping[str, SignalValue]) -> CanFrame:
+    def encode_raw(self, values: Mapping[str, SignalValue], *, base: bytes | None = None) -> bytes:
+        """As `encode`, but of the numbers on the wire: the inverse of `decode_raw`. The DBC's limits are not applied.
+
+        Raises:
+            SignalError: a signal is missing, unknown, no number or of more bits than it has, or shares bits with one that wants
+                them different; or *base* cannot be decoded.
+        """
+        if base is not None:
+            return self._onto(values, base, raw=True)
+        if self._encode_raw is None:  # Compiled when it is first wanted: most databases are only read.
+            self._encode_raw = compile_encoder(self.layout, size_bytes=self.length, where=self.name, raw=True)
+        return self._encode_raw(values)
+
+    def _onto(self, values: Mapping[str, SignalValue], base: bytes, *, raw: bool) -> bytes:
+        held = self._decode_raw(base) if raw else self._decode(base)
+        head = bytes(base[: self.length])
+        return encode_onto(self.layout, values, base=head, held=held, where=self.name, raw=raw) + base[self.length :]
+
+    def frame(self, values: Mapping[str, SignalValue], *, base: bytes | None = None) -> CanFrame:
         """`encode` into a whole CAN frame. Raises the same."""
-        return CanFrame(self.can_id, self.encode(values), self.is_extended_id, self.is_fd)
+        return CanFrame(self.can_id, self.encode(values, base=base), self.is_extended_id, self.is_fd)
 
     def decode_batch(self, data: Array, *, strict: bool = True) -> SignalColumns:
         """Many frames at once: a NumPy array per signal (`SignalColumns`), equal to what `decode` gives for each.
@@ -169,12 +204,13 @@ class Database(Mapping[str | int, Message]):
     DBC's own way of writing it, and under the plain number as long as no standard message has it.
     """
 
-    __slots__ = ("_by_id", "_by_name", "faults", "version")
+    __slots__ = ("_by_id", "_by_name", "_messages", "faults", "version")
 
     def __init__(self, messages: tuple[Message, ...], *, faults: tuple[DbcFault, ...] = (), version: str = "") -> None:
         self.faults = faults
         """Everything that was wrong with the file, in the order of its lines."""
         self.version = version
+        self._messages = messages
         self._by_name: dict[str, Message] = {}
         self._by_id: dict[int, Message] = {}
         for message in messages:
@@ -209,8 +245,8 @@ class Database(Mapping[str | int, Message]):
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """Every message, in the order of the file."""
-        return tuple(self._by_name.values())
+        """Every message, in the order of the file: also those whose name an earlier one has, which are found by their id."""
+        return self._messages
 
     def decode(self, frame: CanFrame) -> dict[str, SignalValue]:
         """Decode a frame by its id.
