@@ -25,7 +25,7 @@ from bmsota.signals import Severity, loads
 if TYPE_CHECKING:
     from bmsota.adapters.canlogs import CanLog
     from bmsota.cli.logtables import LogTable
-    from bmsota.signals import Database
+    from bmsota.signals import Database, DbcFault
 
 __all__ = ["app"]
 
@@ -43,11 +43,17 @@ def dbc() -> None:
 @app.command()
 def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The DBC file.")],
+    errors_only: Annotated[
+        bool,
+        typer.Option("--errors-only", help="Leave out warnings: neither print them nor exit with 1 because of them."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON, for tools.")] = False,
 ) -> None:
     """Report every fault of FILE with its line, and what could be loaded.
 
-    Exit code: 0 no faults; 1 faults; 2 the file cannot be read.
+    An error is something that could not be loaded; a warning is loaded as it stands.
+
+    Exit code: 0 no faults; 1 faults (with --errors-only: errors); 2 the file cannot be read.
     """
     try:
         database = load_dbc(file)
@@ -55,31 +61,29 @@ def check(
         _stop(f"{file}: {error.strerror or error}")
     except BmsotaError as error:
         _stop(f"{file}: {error}")
-    if not len(database) and not any(fault.severity is Severity.WARNING for fault in database.faults):
+    faults = [each for each in database.faults if each.severity is Severity.ERROR or not errors_only]
+    _print(database, file, faults, as_json=as_json)
+    if not database.messages and not any(fault.severity is Severity.WARNING for fault in database.faults):
         # Not one message: this is not a DBC file with mistakes in it.
-        _print(database, file, as_json=as_json)
         _stop(f"{file}: not a DBC file: it defines no message")
-    _print(database, file, as_json=as_json)
-    if database.faults:
+    if faults:
         raise typer.Exit(EXIT_FAULTS)
 
 
-def _print(database: Database, file: str, *, as_json: bool) -> None:
+def _print(database: Database, file: str, found: list[DbcFault], *, as_json: bool) -> None:
+    # Not len(database), which counts names: two messages may have one.
+    messages = len(database.messages)
     signals = sum(len(message.signals) for message in database.messages)
     if as_json:
-        faults = [
-            {"line": each.line, "severity": each.severity.value, "reason": each.reason} for each in database.faults
-        ]
-        typer.echo(
-            json.dumps({"file": file, "messages": len(database), "signals": signals, "faults": faults}, indent=1)
-        )
+        faults = [{"line": each.line, "severity": each.severity.value, "reason": each.reason} for each in found]
+        typer.echo(json.dumps({"file": file, "messages": messages, "signals": signals, "faults": faults}, indent=1))
         return
-    for fault in database.faults:
+    for fault in found:
         typer.echo(f"{file}:{fault.line}: {fault.severity.value}: {fault.reason}")
     errors = sum(fault.severity is Severity.ERROR for fault in database.faults)
     warnings = len(database.faults) - errors
-    found = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}" if database.faults else "no faults"
-    typer.echo(f"{file}: {counted(len(database), 'message')}, {counted(signals, 'signal')} loaded; {found}")
+    counts = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}" if database.faults else "no faults"
+    typer.echo(f"{file}: {counted(messages, 'message')}, {counted(signals, 'signal')} loaded; {counts}")
 
 
 @app.command()
