@@ -39,7 +39,15 @@ _SIGNAL = re.compile(
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*$", re.ASCII)
 _MULTIPLEX_MARK = re.compile(r"(?:M|m(\d*)(M?))$")
 # What the usual editors mean by the numbers of an attribute VFrameFormat that is defined as INT.
-_FRAME_FORMATS = ("StandardCAN", "ExtendedCAN", "reserved", "J1939PG", *["reserved"] * 10, "StandardCAN_FD", "ExtendedCAN_FD")
+_FRAME_FORMATS = (
+    "StandardCAN",
+    "ExtendedCAN",
+    "reserved",
+    "J1939PG",
+    *["reserved"] * 10,
+    "StandardCAN_FD",
+    "ExtendedCAN_FD",
+)
 _RANGES = re.compile(r"(\d+) ?- ?(\d+)|(\d+) (-\d+)")
 
 

@@ -611,7 +611,11 @@ def _value_lines(node: LayoutNode, source: _Source, *, raw: bool) -> dict[str, s
         number = f"{source.bind('number_of', number_of)}({variable})"
         # What is no number goes to the function as well, which refuses it.
         plain = not signal.is_float and (not raw or (signal.scale == 1 and signal.offset == 0 and not signal.choices))
-        source.add(f"m{variable} = {variable} if {variable}.__class__ is int else {number}" if plain else f"m{variable} = {number}")
+        source.add(
+            f"m{variable} = {variable} if {variable}.__class__ is int else {number}"
+            if plain
+            else f"m{variable} = {number}"
+        )
     for signal in node.signals:
         variable = variables[signal.name]
         if not raw:
@@ -624,7 +628,9 @@ def _value_lines(node: LayoutNode, source: _Source, *, raw: bool) -> dict[str, s
     return variables
 
 
-def _words_function(node: LayoutNode, where: str, *, raw: bool) -> Callable[[Mapping[str, SignalValue]], tuple[int, int, int]]:
+def _words_function(
+    node: LayoutNode, where: str, *, raw: bool
+) -> Callable[[Mapping[str, SignalValue]], tuple[int, int, int]]:
     """(little-endian word, big-endian word, number of signals) of a node and what its multiplexers choose below it."""
     source = _Source()
     source.add("def words(values):", 0)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from bmsota.canframe import CanFrame
 from bmsota.errors import MissingExtraError, SignalError
 from bmsota.signals._codec import compile_decoder, compile_encoder, encode_onto
+from bmsota.signals._finder import MessageFinder
 from bmsota.signals._plan import Signals
 
 if TYPE_CHECKING:
     from bmsota.signals._batch import Array, BatchCodec
-    from bmsota.signals._columns import SignalColumns
     from bmsota.signals._codec import Encoder
+    from bmsota.signals._columns import SignalColumns
     from bmsota.signals._plan import LayoutNode, Signal, SignalValue
 
 
@@ -204,13 +205,14 @@ class Database(Mapping[str | int, Message]):
     DBC's own way of writing it, and under the plain number as long as no standard message has it.
     """
 
-    __slots__ = ("_by_id", "_by_name", "_messages", "faults", "version")
+    __slots__ = ("_by_id", "_by_name", "_finder", "_messages", "faults", "version")
 
     def __init__(self, messages: tuple[Message, ...], *, faults: tuple[DbcFault, ...] = (), version: str = "") -> None:
         self.faults = faults
         """Everything that was wrong with the file, in the order of its lines."""
         self.version = version
         self._messages = messages
+        self._finder: MessageFinder | None = None
         self._by_name: dict[str, Message] = {}
         self._by_id: dict[int, Message] = {}
         for message in messages:
@@ -249,13 +251,14 @@ class Database(Mapping[str | int, Message]):
         return self._messages
 
     def decode(self, frame: CanFrame) -> dict[str, SignalValue]:
-        """Decode a frame by its id.
+        """Decode a frame by its id, or by its parameter group if the DBC declares that to be J1939.
 
         Raises:
             SignalError: no message has this id, or its `decode` refuses the data.
         """
-        key = frame.can_id | 1 << 31 if frame.is_extended_id else frame.can_id
-        message = self._by_id.get(key)
-        if message is None or message.is_extended_id != frame.is_extended_id:
+        if self._finder is None:
+            self._finder = MessageFinder([self])
+        message = self._finder.find(frame.can_id, is_extended_id=frame.is_extended_id)
+        if message is None:
             raise SignalError(f"no message with CAN id 0x{frame.can_id:X}")
         return message.decode(frame.data)

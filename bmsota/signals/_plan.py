@@ -40,7 +40,7 @@ class NamedValue(str):
         self.raw = raw
         return self
 
-    def __getnewargs__(self) -> tuple[str, float]:  # type: ignore[override] - for copy and pickle, of str's one argument
+    def __getnewargs__(self) -> tuple[str, float]:  # type: ignore[override]  # str has one argument
         return str(self), self.raw
 
 

@@ -69,7 +69,7 @@ class _Token:
 
 
 def split(text: str) -> tuple[list[Statement], list[Trouble]]:
-    """Every statement of *text*, whose lines end in \\n, and every stretch that is none. Raises nothing."""
+    """Every statement of *text*, its lines separated by line feeds, and every stretch that is none. Raises nothing."""
     troubles: list[Trouble] = []
     tokens = _tokens(text, troubles)
     statements: list[Statement] = []

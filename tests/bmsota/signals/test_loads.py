@@ -290,8 +290,12 @@ def test_a_network_that_is_j1939_makes_parameter_groups_of_its_extended_ids():
 
 def test_a_message_of_many_packets_is_j1939():
     """More than 64 bytes are no frame; up to 255 packets of 7 bytes are. Never CAN FD."""
-    database = loads('BO_ 2566844926 Long: 1785 A\n SG_ Last : 14272|8@1+ (1,0) [0|0] "" A\nBO_ 2566844927 More: 1786 A\n')
-    assert [str(fault) for fault in database.faults] == ["line 3: error: expected at most 1785 data bytes, got 1786 (More)"]
+    database = loads(
+        'BO_ 2566844926 Long: 1785 A\n SG_ Last : 14272|8@1+ (1,0) [0|0] "" A\nBO_ 2566844927 More: 1786 A\n'
+    )
+    assert [str(fault) for fault in database.faults] == [
+        "line 3: error: expected at most 1785 data bytes, got 1786 (More)"
+    ]
     message = database["Long"]
     assert (message.is_j1939, message.is_fd) == (True, False)
     assert message.decode(bytes(1784) + b"\x07") == {"Last": 7}

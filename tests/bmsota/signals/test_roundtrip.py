@@ -109,7 +109,9 @@ def test_a_name_keeps_its_number():
     assert values["s"].raw == 0
     assert message.encode(values) == b"\x28"
     assert message.encode(message.decode(b"\x2f")) == b"\x2f"
-    assert message.encode({"s": "Reserved", "t": 5}) == b"\x2f"  # A plain name: the last of its numbers, as in cantools.
+    assert (
+        message.encode({"s": "Reserved", "t": 5}) == b"\x2f"
+    )  # A plain name: the last of its numbers, as in cantools.
     assert message.encode({"s": NamedValue("Reserved", 0), "t": 5}) == b"\x28"
 
 
@@ -130,7 +132,7 @@ def test_a_named_value_is_a_string_wherever_one_is_wanted():
     assert repr(value) == "'Reserved'"
     assert json.dumps({value: value}) == '{"Reserved": "Reserved"}'
     assert {value: 1}["Reserved"] == 1
-    for again in (pickle.loads(pickle.dumps(value)), copy.deepcopy(value)):  # noqa: S301 - our own
+    for again in (pickle.loads(pickle.dumps(value)), copy.deepcopy(value)):
         assert (again, again.raw) == ("Reserved", 7)
 
 
@@ -148,9 +150,7 @@ VAL_ 1 Page 1 "Cells" 2 "Cells" ;
 
 
 def test_a_named_float_keeps_its_decimals():
-    message = loads(
-        'BO_ 1 M: 4 A\n SG_ F : 0|32@1- (1,0) [0|0] "" A\nSIG_VALTYPE_ 1 F : 1;\nVAL_ 1 F 1 "One" ;\n'
-    )["M"]
+    message = loads('BO_ 1 M: 4 A\n SG_ F : 0|32@1- (1,0) [0|0] "" A\nSIG_VALTYPE_ 1 F : 1;\nVAL_ 1 F 1 "One" ;\n')["M"]
     data = struct.pack("<f", 1.5)
     assert message.decode(data) == {"F": "One"}
     assert message.encode(message.decode(data)) == data
