@@ -50,7 +50,8 @@ def scaled(signal: Signal, raw: float) -> float:
         return raw
     if is_integer_conversion(signal):
         return raw * int(signal.scale) + int(signal.offset)
-    return raw * signal.scale + signal.offset
+    value = raw * signal.scale
+    return value if signal.offset == 0 else value + signal.offset  # -0.0 + 0 would be 0.0.
 
 
 def is_integer_conversion(signal: Signal) -> bool:
@@ -273,44 +274,51 @@ def encode_onto(
     raw: bool = False,
 ) -> bytes:
     """Encode *values* into the frame *base*, which decodes to *held*: signals with the value they have there stay as they are."""
-    kept: dict[str, SignalValue] = {}
-    for name, value in held.items():
-        if name in values and is_same(values[name], value):
-            kept[name] = value
-    return _encoded(node, values, kept, base, where=where, raw=raw)
+    return _encoded(node, values, held, base, where=where, raw=raw)
 
 
-def is_same(given: SignalValue, held: SignalValue) -> bool:
+def _is_same(signal: Signal, given: SignalValue, held: SignalValue) -> bool:
     """Whether *given* asks for what the frame holds. Of two equal names, both with their number, the numbers decide."""
-    if isinstance(given, NamedValue) and isinstance(held, NamedValue) and given.raw != held.raw:
-        return False
+    if isinstance(held, NamedValue):
+        if isinstance(given, NamedValue) and given.raw != held.raw:
+            return False
+        if not isinstance(given, str):
+            held = scaled(signal, held.raw)
     return given == held or (given != given and held != held)  # noqa: PLR0124 - NaN is what NaN was
 
 
 def _encoded(
     layout: LayoutNode,
     values: Mapping[str, SignalValue],
-    kept: Mapping[str, SignalValue],
+    held: Mapping[str, SignalValue],
     base: bytes,
     *,
     where: str,
     raw: bool,
 ) -> bytes:
-    """*base* with the values of all signals but those of *kept* written into it."""
+    """*base*, which decodes to *held*, with the values that differ from those written into it."""
     number_of = wire_of if raw else raw_of
     numbers: dict[str, int] = {}
     signals: list[Signal] = []
     for node in _frame_nodes(layout, values, where=where, raw=raw):
         for signal in node.signals:
             signals.append(signal)
-            if signal.name not in kept:
+            value = values[signal.name]
+            if signal.name not in held or not _is_same(signal, value, held[signal.name]):
                 place = f"{where}.{signal.name}"
-                numbers[signal.name] = bits_of(signal, number_of(signal, values[signal.name], place), place)
-    data = base
+                numbers[signal.name] = bits_of(signal, number_of(signal, value, place), place)
+    words = {"little": int.from_bytes(base, "little"), "big": int.from_bytes(base, "big")}
+    if any(words.values()):
+        cleared = base
+        for signal in signals:
+            if signal.name in numbers:
+                word = int.from_bytes(cleared, signal.byte_order) & ~_mask(signal)
+                cleared = word.to_bytes(len(base), signal.byte_order)
+        words = {"little": int.from_bytes(cleared, "little"), "big": 0}
     for signal in signals:
-        if signal.name in numbers:
-            word = int.from_bytes(data, signal.byte_order) & ~_mask(signal) | numbers[signal.name]
-            data = word.to_bytes(len(base), signal.byte_order)
+        words[signal.byte_order] |= numbers.get(signal.name, 0)
+    little = int.from_bytes(words["little"].to_bytes(len(base), "little"), "big")
+    data = (little | words["big"]).to_bytes(len(base), "big")
     for signal in signals:
         wanted = numbers.get(signal.name)
         if wanted is None:

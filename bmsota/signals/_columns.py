@@ -15,6 +15,44 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class Pages:
+    """What the pages of one multiplexer hold, as `decode_batch` finds it: frames sorted by page, and runs of values cut from them.
+
+    A run is one array for neighbouring pages that have a signal with the same bits each. It is cut into a column per signal when
+    that signal is asked for: of hundreds of cells most are not.
+    """
+
+    __slots__ = ("bounds", "places", "rows", "runs")
+
+    def __init__(
+        self,
+        rows: NDArray[np.intp],
+        bounds: list[int],
+        runs: list[NDArray[Any]],
+        places: Mapping[str, tuple[int, int, int]],
+    ) -> None:
+        self.rows = rows
+        """The frames, sorted by page."""
+        self.bounds = bounds
+        """Where in `rows` each page begins; one more than there are pages."""
+        self.runs = runs
+        self.places = places
+        """Signal -> the number of its run, the run's first page, the signal's page."""
+
+    def has(self, rows: NDArray[np.intp], bounds: list[int]) -> bool:
+        """Whether these are the frames, sorted by page, and where each page begins."""
+        return bounds == self.bounds[: len(bounds)] and len(rows) == len(self.rows) and bool((rows == self.rows).all())
+
+    def values(self, name: str) -> NDArray[Any]:
+        run, first, page = self.places[name]
+        start = self.bounds[first]
+        return self.runs[run][self.bounds[page] - start : self.bounds[page + 1] - start]
+
+    def held(self, name: str) -> NDArray[np.intp]:
+        page = self.places[name][2]
+        return self.rows[self.bounds[page] : self.bounds[page + 1]]
+
+
 class SignalColumns(Mapping[str, "NDArray[Any]"]):
     """Signal name -> its values, as `Message.decode_batch` returns them and `Message.encode_batch` takes them.
 
@@ -22,7 +60,7 @@ class SignalColumns(Mapping[str, "NDArray[Any]"]):
     float64 otherwise; Python integers (dtype object) if they need more than 64 bits. A value table's names stay numbers.
     """
 
-    __slots__ = ("_rows", "_values", "length", "undefined")
+    __slots__ = ("_names", "_pages", "_rows", "_values", "length", "undefined")
 
     def __init__(
         self,
@@ -38,6 +76,12 @@ class SignalColumns(Mapping[str, "NDArray[Any]"]):
         """The frames with a multiplexer number that the DBC does not define (only with `strict=False`)."""
         self._values = dict(values)
         self._rows = dict(rows)
+        self._names: tuple[str, ...] = tuple(self._values)
+        self._pages: tuple[Pages, ...] = ()
+
+    def add_pages(self, names: tuple[str, ...], pages: tuple[Pages, ...]) -> None:
+        """Only for `decode_batch`: *names* are all its columns, those that are in *pages* beside those that are here."""
+        self._names, self._pages = names, pages
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The values of a signal.
@@ -45,28 +89,66 @@ class SignalColumns(Mapping[str, "NDArray[Any]"]):
         Raises:
             KeyError: the message has no such signal.
         """
-        return self._values[name]
+        values = self._values.get(name)
+        if values is None:
+            values = self._values[name] = self._page_of(name).values(name)
+        return values
+
+    def _page_of(self, name: str) -> Pages:
+        for pages in self._pages:
+            if name in pages.places:
+                return pages
+        raise KeyError(name)
+
+    def run(self, names: tuple[str, ...], first: int, rows: NDArray[np.intp], bounds: list[int]) -> NDArray[Any] | None:
+        """The values of *names*, signals of neighbouring pages from page *first* on, as one array, if they are kept as one.
+
+        Only for `encode_batch`: *rows* and *bounds* are its frames sorted by page, which must be those of the columns.
+        """
+        for pages in self._pages:
+            place = pages.places.get(names[0])
+            if place is None:
+                continue
+            run, start, _ = place
+            if all(pages.places.get(name) == (run, start, page) for page, name in enumerate(names, first)):
+                if not pages.has(rows, bounds):
+                    return None
+                begin = pages.bounds[start]
+                return pages.runs[run][bounds[first] - begin : bounds[first + len(names)] - begin]
+        return None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values or any(name in pages.places for pages in self._pages)
 
     def __repr__(self) -> str:
         return f"SignalColumns({self.length} frames, {len(self)} signals)"
 
     def is_everywhere(self, name: str) -> bool:
         """Whether the signal is outside every multiplexer: one value a frame. Raises KeyError as `[]`."""
+        if name in self._rows:
+            return False
+        if any(name in pages.places for pages in self._pages):
+            return False
         if name not in self._values:
             raise KeyError(name)
-        return name not in self._rows
+        return True
 
     def rows(self, name: str) -> NDArray[np.intp]:
         """The frames that hold the signal, by number, rising; as long as the column. Raises KeyError as `[]`."""
         import numpy as np  # noqa: PLC0415 - an extra, imported when first used
 
-        return np.arange(self.length, dtype=np.intp) if self.is_everywhere(name) else self._rows[name]
+        if self.is_everywhere(name):
+            return np.arange(self.length, dtype=np.intp)
+        rows = self._rows.get(name)
+        if rows is None:
+            rows = self._rows[name] = self._page_of(name).held(name)
+        return rows
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """For every frame, whether it holds the signal. Raises KeyError as `[]`."""
@@ -84,12 +166,12 @@ class SignalColumns(Mapping[str, "NDArray[Any]"]):
         """
         import numpy as np  # noqa: PLC0415
 
-        values = self._values[name]
+        values = self[name]
         if self.is_everywhere(name):
             return values
         kind = values.dtype if fill is not None and values.dtype.kind != "O" else np.dtype(np.float64)
         spread: NDArray[Any] = np.full(self.length, np.nan if fill is None else fill, dtype=kind)
         if values.dtype.kind == "O":
             spread = spread.astype(object)
-        spread[self._rows[name]] = values
+        spread[self.rows(name)] = values
         return spread

@@ -174,18 +174,21 @@ class Message:
         """
         return self._batch_codec().decode(data, strict=strict)
 
-    def encode_batch(self, columns: Mapping[str, Any], *, rows: int | None = None) -> Array:
+    def encode_batch(self, columns: Mapping[str, Any], *, rows: int | None = None, base: Array | None = None) -> Array:
         """The data of many frames, an array of uint8, one row a frame; equal to what `encode` gives for each.
 
         *columns* holds an array per signal, one value a frame, or one value for all frames; or it is what `decode_batch`
         returned. Of a multiplexed signal, values in frames that do not hold it are ignored. Arrays of names are taken as
         well, but slowly. *rows* says how many frames, if no column does.
 
+        With *base*, an array of frames as `decode_batch` takes it, the result is a copy of it with only those signals changed
+        whose values differ from what it holds, row by row as in `encode`.
+
         Raises:
             SignalError: as `encode`, with the row named; or columns of different lengths.
             MissingExtraError: the extra `can`, which brings NumPy, is not installed.
         """
-        return self._batch_codec().encode(columns, rows)
+        return self._batch_codec().encode(columns, rows, base)
 
     def _batch_codec(self) -> BatchCodec:
         if self._batch is None:

@@ -9,6 +9,7 @@ import pickle
 import random
 import struct
 
+import numpy as np
 import pytest
 from dbc_layouts import NAMES, extended_layouts, layouts
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from bmsota.errors import SignalError
 from bmsota.signals import NamedValue, loads
+from bmsota.signals._codec import decode_reference
 
 pytestmark = pytest.mark.slow
 
@@ -179,6 +181,18 @@ EDIT = """BO_ 1 M: 4 A
 """
 
 
+def test_a_zero_keeps_its_sign():
+    """Scaled by -1: the compiled codec, its reference and the columns agree on which zero it is."""
+    message = loads('BO_ 1 M: 4 A\n SG_ F : 0|32@1- (-1,0) [0|0] "" A\nSIG_VALTYPE_ 1 F : 1;\n')["M"]
+    for data in (bytes(4), bytes([0, 0, 0, 0x80])):
+        values = message.decode(data)
+        reference = decode_reference(message.layout, data, size_bytes=4, where="")
+        column = message.decode_batch(np.frombuffer(data, dtype=np.uint8)[None])
+        signs = {math.copysign(1, each) for each in (values["F"], reference["F"], column["F"][0])}
+        assert signs == {1.0 if data[3] else -1.0}
+        assert message.encode(values) == message.encode_batch(column).tobytes() == data
+
+
 def test_one_signal_is_edited_and_every_other_bit_stays():
     """Bits of no signal, and Level beyond its limits, which alone would be refused."""
     message = loads(EDIT)["M"]
@@ -255,3 +269,156 @@ def test_two_messages_of_one_name_are_both_there():
     assert database["Gnss"].can_id == 1
     assert database[2].decode(b"\x05") == {"b": 5}
     assert len(database) == len(list(database)) == 1  # Names, as of any mapping.
+
+
+# --- Columns ------------------------------------------------------------------------------------------------------------
+
+
+def decodable(message, frames):
+    """Those that can be decoded, as an array."""
+    kept = []
+    for frame in frames:
+        try:
+            message.decode(frame)
+        except SignalError:
+            continue
+        kept.append(np.frombuffer(frame, dtype=np.uint8))
+    return np.array(kept, dtype=np.uint8).reshape(len(kept), len(frames[0]))
+
+
+def outcome(function):
+    try:
+        return function()
+    except SignalError as error:
+        return str(error)
+
+
+@SLOW_IS_FINE
+@given(layout=st.one_of(layouts(), extended_layouts()), seed=st.integers(0, 1 << 32), data=st.data())
+def test_columns_of_any_layout_are_encoded_onto_their_frames_as_one_at_a_time(layout, seed, data):
+    """Unchanged they are the frames; with some values changed, what `encode` makes of each."""
+    for row in layout.rows:
+        if (row.float_type or "M" in row.mux) and data.draw(st.booleans()):
+            row.choices = data.draw(st.dictionaries(st.integers(0, 3), NAMES, max_size=4))
+    message = loads(layout.text)["Message"]
+    draw = random.Random(seed)
+    size = layout.size_bytes + draw.choice((0, 0, 3))
+    base = decodable(message, [draw.randbytes(size) for _ in range(30)])
+    columns = message.decode_batch(base)
+    assert (message.encode_batch(columns, base=base) == base).all()
+    if all(is_exact(signal) for signal in message.signals):
+        alone = [masked(message, bytes(frame))[0] for frame in base]
+        assert [bytes(frame) for frame in message.encode_batch(columns)] == alone
+    if not len(base) or not message.signals:
+        return
+    # Values of other frames, of the same multiplexers: each row a frame that `encode` knows as well.
+    other = base.copy()
+    for name in draw.sample([signal.name for signal in message.signals], min(2, len(message.signals))):
+        signal = message.signals[name]
+        if not signal.is_multiplexer and not signal.is_float:
+            bits = ((1 << signal.length_bits) - 1 << signal.shift).to_bytes(message.length, signal.byte_order)
+            mask = np.frombuffer(bits, dtype=np.uint8)
+            held = columns.mask(name)
+            noise = np.frombuffer(draw.randbytes(message.length), dtype=np.uint8)
+            other[held, : message.length] = other[held, : message.length] & ~mask | noise & mask
+    given_columns = message.decode_batch(other)
+    expected = [
+        outcome(lambda frame=frame, row=row: message.encode(message.decode(bytes(row)), base=bytes(frame)))
+        for frame, row in zip(base, other, strict=True)
+    ]
+    found = outcome(lambda: [bytes(row) for row in message.encode_batch(given_columns, base=base)])
+    if isinstance(found, str):
+        assert found.split("(")[0] in [each.split("(")[0] for each in expected if isinstance(each, str)]
+    else:
+        assert found == expected
+
+
+def test_a_column_is_edited_and_every_other_bit_stays():
+    message = loads(EDIT)["M"]
+    base = np.frombuffer(bytes.fromhex("ffffabcdee" * 3), dtype=np.uint8).reshape(3, 5)
+    columns = message.decode_batch(base)
+    edited = message.encode_batch({**columns, "Wide": [1, -1348, 2]}, base=base)
+    assert [bytes(row).hex() for row in edited] == ["ffff001dee", "ffffabcdee", "ffff002dee"]
+    assert bytes(base[0]).hex() == "ffffabcdee"  # A copy was changed.
+    for values, said in [
+        ({**columns, "Level": [127.5, 127.5, 20]}, r"expected at most 10 V, got 20\.0 \(row 2, M\.Level\)"),
+        ({"Wide": [1, 1, 1]}, r"no values for Level \(M\)"),
+        ({**columns, "Wide": [1, 1]}, r"expected 3 values, one per frame, got 2 \(M\.Wide\)"),
+        (message.decode_batch(base[:2]), r"expected 3 frames as in base, got 2 \(M\)"),
+    ]:
+        with pytest.raises(SignalError, match=said):
+            message.encode_batch(values, base=base)
+    with pytest.raises(SignalError, match=r"expected 3 rows as in base, got 2 \(M\)"):
+        message.encode_batch(columns, rows=2, base=base)
+    with pytest.raises(SignalError, match=r"expected 4 data bytes, got 3 \(M\)"):
+        message.encode_batch(columns, base=base[:, :3])
+
+
+def test_a_column_of_names_keeps_the_numbers_of_its_frames():
+    message = loads(LEAF)["x"]
+    base = np.array([[0x28], [0x2F], [0x29]], dtype=np.uint8)
+    assert message.encode_batch({"s": ["Reserved", "Reserved", "Reserved"], "t": 5}, base=base).tolist() == [
+        [0x28],
+        [0x2F],
+        [0x2F],
+    ]
+    assert message.encode_batch({"s": np.array([0, 7, 0]), "t": 5}, base=base).tolist() == [[0x28], [0x2F], [0x28]]
+
+
+def test_integers_beyond_what_a_float_holds_are_compared_exactly():
+    """2**53 + 1 and 2**53 are one float64."""
+    message = loads('BO_ 1 M: 8 A\n SG_ Wide : 0|64@1+ (1,0) [0|0] "" A\n')["M"]
+    base = np.array([[1, 0, 0, 0, 0, 0, 0x20, 0]], dtype=np.uint8)
+    for column in (np.array([2**53]), np.array([float(2**53)]), np.array([2**53], dtype=np.uint64)):
+        assert message.encode_batch({"Wide": column}, base=base).tolist() == [[0, 0, 0, 0, 0, 0, 0x20, 0]]
+        assert message.encode({"Wide": column[0].item()}, base=base.tobytes()) == bytes([0, 0, 0, 0, 0, 0, 0x20, 0])
+
+
+def test_a_page_that_changes_is_written_wholly():
+    text = """BO_ 1 M: 3 A
+ SG_ Page M : 0|8@1+ (1,0) [0|0] "" A
+ SG_ One m1 : 8|8@1+ (1,0) [0|0] "" A
+ SG_ Two m2 : 8|4@1+ (1,0) [0|0] "" A
+"""
+    message = loads(text)["M"]
+    base = np.array([[1, 0x77, 9], [2, 0x77, 9]], dtype=np.uint8)
+    expected = [[2, 0x75, 9], [2, 0x75, 9]]
+    assert message.encode_batch({"Page": 2, "One": 0, "Two": 5}, base=base).tolist() == expected
+    assert [list(message.encode({"Page": 2, "Two": 5}, base=bytes(row))) for row in base] == expected
+
+
+def test_columns_that_were_changed_in_place_are_encoded_as_changed():
+    """Columns of pages are views of one array; the change must not be lost, nor reach another signal."""
+    text = 'BO_ 1 M: 2 A\n SG_ Page M : 0|8@1+ (1,0) [0|0] "" A\n' + "".join(
+        f' SG_ Cell_{page} m{page} : 8|8@1+ (1,0) [0|200] "" A\n' for page in range(4)
+    )
+    message = loads(text)["M"]
+    base = np.array([[page, page] for page in (3, 1, 0, 2, 1)], dtype=np.uint8)
+    columns = message.decode_batch(base)
+    columns["Cell_1"][1] = 9
+    assert message.encode_batch(columns).tolist() == [[3, 3], [1, 1], [0, 0], [2, 2], [1, 9]]
+    columns["Page"][0] = 1  # Then Cell_1 has no value for row 0.
+    with pytest.raises(SignalError, match=r"no value for Cell_1 \(row 0, M\)"):
+        message.encode_batch(columns)
+    columns["Page"][0] = 3
+    columns["Cell_2"][0] = 201
+    with pytest.raises(SignalError, match=r"expected at most 200 , got 201 \(row 3, M\.Cell_2\)"):
+        message.encode_batch(columns)
+    columns["Page"][0] = 7
+    with pytest.raises(SignalError, match=r"expected multiplexer number 0, 1, 2, 3, got 7 \(row 0, M\.Page\)"):
+        message.encode_batch(columns)
+    columns["Page"][0] = -1
+    with pytest.raises(SignalError, match=r"got -1 \(row 0, M\.Page\)"):
+        message.encode_batch(columns)
+
+
+def test_dense_columns_of_pages_are_encoded_as_the_cut_ones():
+    """One value for every frame, of which each frame takes those of its page; also of mixed kinds."""
+    text = 'BO_ 1 M: 2 A\n SG_ Page M : 0|8@1+ (1,0) [0|0] "" A\n' + "".join(
+        f' SG_ Cell_{page} m{page} : 8|8@1+ (0.5,0) [0|0] "" A\n' for page in range(3)
+    )
+    message = loads(text)["M"]
+    dense = {"Page": [2, 0, 1], "Cell_0": np.array([0.5, 1.0, 1.5]), "Cell_1": 4.0, "Cell_2": np.array([7.5, 8.0, 8.5])}
+    assert message.encode_batch(dense).tolist() == [[2, 15], [0, 2], [1, 8]]
+    dense["Cell_2"] = np.array([7, 8, 9])
+    assert message.encode_batch(dense).tolist() == [[2, 14], [0, 2], [1, 8]]
