@@ -43,11 +43,6 @@ class Pages:
         """Whether these are the frames, sorted by page, and where each page begins."""
         return bounds == self.bounds[: len(bounds)] and len(rows) == len(self.rows) and bool((rows == self.rows).all())
 
-    def values(self, name: str) -> NDArray[Any]:
-        run, first, page = self.places[name]
-        start = self.bounds[first]
-        return self.runs[run][self.bounds[page] - start : self.bounds[page + 1] - start]
-
     def held(self, name: str) -> NDArray[np.intp]:
         page = self.places[name][2]
         return self.rows[self.bounds[page] : self.bounds[page + 1]]
@@ -91,14 +86,16 @@ class SignalColumns(Mapping[str, "NDArray[Any]"]):
         """
         values = self._values.get(name)
         if values is None:
-            values = self._values[name] = self._page_of(name).values(name)
+            for pages in self._pages:
+                place = pages.places.get(name)
+                if place is not None:
+                    run, first, page = place
+                    bounds = pages.bounds
+                    start = bounds[first]
+                    values = self._values[name] = pages.runs[run][bounds[page] - start : bounds[page + 1] - start]
+                    return values
+            raise KeyError(name)
         return values
-
-    def _page_of(self, name: str) -> Pages:
-        for pages in self._pages:
-            if name in pages.places:
-                return pages
-        raise KeyError(name)
 
     def run(self, names: tuple[str, ...], first: int, rows: NDArray[np.intp], bounds: list[int]) -> NDArray[Any] | None:
         """The values of *names*, signals of neighbouring pages from page *first* on, as one array, if they are kept as one.
@@ -147,7 +144,8 @@ class SignalColumns(Mapping[str, "NDArray[Any]"]):
             return np.arange(self.length, dtype=np.intp)
         rows = self._rows.get(name)
         if rows is None:
-            rows = self._rows[name] = self._page_of(name).held(name)
+            pages = next(pages for pages in self._pages if name in pages.places)
+            rows = self._rows[name] = pages.held(name)
         return rows
 
     def mask(self, name: str) -> NDArray[np.bool_]:
