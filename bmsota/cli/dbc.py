@@ -1,8 +1,9 @@
 """`bmsota dbc`: check DBC files, and decode CAN logs with them.
 
 Exit codes of `check`: 0 the file is clean, 1 it has faults, 2 it cannot be read.
-Exit codes of `decode`: 0 everything was decoded, 1 the log is cut off or some frames do not match their message (the rest is
-decoded), 2 a file cannot be read or written. Ids that are not in the DBC are not an error; they are counted.
+Exit codes of `decode`: 0 everything was decoded, 1 the log breaks off, parts of it could not be read, or some frames do not match
+their message (the rest is decoded), 2 a file cannot be read or written. Ids that are not in the DBC are not an error, nor are
+remote and error frames; they are counted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from bmsota.errors import BmsotaError
 from bmsota.signals import Severity, loads
 
 if TYPE_CHECKING:
-    from bmsota.adapters.canlogs import CanLog
+    from collections.abc import Mapping
+
+    from bmsota.adapters.canlogs import CanLog, LogBlock, Misfit
     from bmsota.cli.logtables import LogTable
     from bmsota.signals import Database, DbcFault
 
@@ -89,7 +92,11 @@ def _print(database: Database, file: str, found: list[DbcFault], *, as_json: boo
 @app.command()
 def decode(
     log: Annotated[
-        str, typer.Argument(metavar="LOG", help="A CAN log: .log (candump), .asc, .blf, .trc, or with .gz.")
+        str,
+        typer.Argument(
+            metavar="LOG",
+            help="A CAN log (candump, .asc, .blf, .trc, .mf4, SavvyCAN .csv, BUSMASTER, ...), plain or .gz; - is standard input.",
+        ),
     ],
     dbc: Annotated[
         list[str],
@@ -112,7 +119,8 @@ def decode(
 ) -> None:
     """Decode LOG with DBC files: to text, one line a frame, or into a table.
 
-    Exit code: 0 decoded; 1 the log is cut off or some frames do not match their message; 2 a file cannot be read or written.
+    Exit code: 0 decoded; 1 the log breaks off, parts of it cannot be read, or some frames do not match their message;
+    2 a file cannot be read or written.
     """
     if csv is not None and parquet is not None:
         _stop("give either --csv or --parquet, not both")
@@ -120,7 +128,7 @@ def decode(
     names = {name for database in databases for name in database}
     if unknown := sorted(set(only or ()) - names):
         _stop(f"--only: not in the DBC: {', '.join(unknown)}")
-    from bmsota.adapters.canlogs import CanLog  # noqa: PLC0415 - python-can takes longer to import than `check` to run
+    from bmsota.adapters.canlogs import STANDARD_INPUT, CanLog  # noqa: PLC0415 - not for `check`
 
     try:
         opened = CanLog(log)
@@ -129,7 +137,8 @@ def decode(
     except BmsotaError as error:
         _stop(str(error))
     with opened:
-        raise typer.Exit(_decode_into(opened, log, databases, csv, parquet, frozenset(only or ())))
+        name = "standard input" if log == STANDARD_INPUT else log
+        raise typer.Exit(_decode_into(opened, name, databases, csv, parquet, frozenset(only or ())))
 
 
 def _database(name: str) -> Database:
@@ -169,23 +178,20 @@ def _table(csv: str | None, parquet: str | None) -> LogTable:
 def _decode_into(
     log: CanLog, name: str, databases: list[Database], csv: str | None, parquet: str | None, only: frozenset[str]
 ) -> int:
-    from bmsota.adapters.canlogs import decode_log  # noqa: PLC0415 - as above
+    from bmsota.adapters.canlogs import decode_log  # noqa: PLC0415 - brings NumPy
 
     console = Console(stderr=True, soft_wrap=True)
     # A bar between lines of text on the same screen would be neither.
     has_bar = console.is_terminal and not ((csv or parquet) in (None, "-") and sys.stdout.isatty())
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    unknown: Counter[int] = Counter()
-    decoded = refused = 0
+    tally = _Tally()
     table = _table(csv, parquet)
     try:
         with Progress(*columns, console=console, transient=True, disable=not has_bar) as progress:
             task = progress.add_task(name, total=1.0)
             for block in decode_log(log, databases, only=only):
                 table.write(block)
-                decoded += sum(each.columns.length for each in block.decoded)
-                refused += block.refused
-                unknown.update(block.unknown)
+                tally.add(block)
                 progress.update(task, completed=log.progress)
         table.close()
     except KeyboardInterrupt:
@@ -195,28 +201,81 @@ def _decode_into(
         raise  # The reader of our output has ended; click ends quietly.
     except OSError as error:
         _stop(f"{csv or parquet or 'stdout'}: {error.strerror or error}")
-    return _summary(log, name, decoded, refused, unknown)
+    return _summary(log, name, tally)
 
 
-def _summary(log: CanLog, name: str, decoded: int, refused: int, unknown: Counter[int]) -> int:
+class _Tally:
+    """What became of the frames of a log: each is in exactly one of the counts."""
+
+    def __init__(self) -> None:
+        self.complete = 0
+        self.misfits: Counter[Misfit] = Counter()
+        self.unknown: Counter[int] = Counter()
+        self.left_out = 0
+
+    def add(self, block: LogBlock) -> None:
+        self.complete += block.complete
+        self.misfits.update(block.misfits)
+        self.unknown.update(block.unknown)
+        self.left_out += block.left_out
+
+    def counts(self) -> dict[str, int]:
+        """The counts by what the summary calls them, in its order. Their sum is the number of frames."""
+        partly = sum(count for each, count in self.misfits.items() if each.is_decoded)
+        ids = [
+            f"{key & 0x1FFFFFFF:08X}" if key >> 31 else f"{key:03X}" for key, _ in self.unknown.most_common(_IDS_SHOWN)
+        ]
+        more = ", ..." if len(self.unknown) > len(ids) else ""
+        return {
+            "decoded in part": partly,
+            "not decoded": self.misfits.total() - partly,
+            f"with ids not in the DBC ({', '.join(ids)}{more})": self.unknown.total(),
+            "of other messages": self.left_out,
+        }
+
+
+# As many as fit a line, and a screen.
+_IDS_SHOWN = 5
+_MISFITS_SHOWN = 10
+
+
+def _summary(log: CanLog, name: str, tally: _Tally) -> int:
     """Print what was and was not decoded to stderr; the exit code."""
-    if not log.frames:
-        _stop(f"{name}: not a CAN log: {log.fault or 'it contains no frame'}")
-    parts = [counted(log.frames, "frame"), f"{decoded} decoded"]
-    if unknown:
-        ids = [f"{key & 0x1FFFFFFF:08X}" if key >> 31 else f"{key:03X}" for key, _ in unknown.most_common(5)]
-        more = ", ..." if len(unknown) > len(ids) else ""
-        parts.append(f"{unknown.total()} with ids not in the DBC ({', '.join(ids)}{more})")
-    if refused:
-        parts.append(
-            f"{refused} {'does' if refused == 1 else 'do'} not match {'its' if refused == 1 else 'their'} message (too short, or an undefined multiplexer value)"
-        )
-    if log.others:
-        parts.append(f"{counted(log.others, 'remote or error frame')} skipped")
-    _say(f"{name}: {'; '.join(parts)}")
+    if not log.frames and not log.others:
+        reasons = [f"{part.place}: {part.reason}" for part in log.skipped_parts[:1]]
+        reasons += [log.fault] if log.fault else []
+        _stop(f"{name}: the log contains no frame ({'; '.join([f'read as {log.format}', *reasons])})")
+    _say(f"{name}: {_counts_line(counted(log.frames, 'frame'), {'decoded': tally.complete}, tally.counts(), log)}")
+    for each, count in tally.misfits.most_common(_MISFITS_SHOWN):
+        message = each.message
+        can_id = f"{message.can_id:08X}" if message.is_extended_id else f"{message.can_id:03X}"
+        _say(f"{name}: {can_id} {message.name}: {counted(count, 'frame')} with {each.reason}")
+    if len(tally.misfits) > _MISFITS_SHOWN:
+        _say(f"{name}: and {len(tally.misfits) - _MISFITS_SHOWN} more kinds of frames that do not match their message")
+    if log.time_base:
+        _say(f"{name}: {log.time_base}")
+    for part in log.skipped_parts:
+        _say(f"{name}: skipped {part.place}: {part.reason}")
+    if log.skipped > len(log.skipped_parts):
+        _say(f"{name}: skipped {log.skipped - len(log.skipped_parts)} more lines or parts")
     if log.fault:
         _say(f"{name}: {log.fault}")
-    return EXIT_FAULTS if refused or log.fault else 0
+    return EXIT_FAULTS if tally.misfits or log.skipped or log.fault else 0
+
+
+def _counts_line(frames: str, always: Mapping[str, int], counts: Mapping[str, int], log: CanLog) -> str:
+    """The summary's first line: counts by their names, those of 0 left out unless they are *always* said.
+
+    Whoever counts something else about frames adds it to *counts*.
+    """
+    parts = [frames, *(f"{count} {what}" for what, count in always.items())]
+    parts += [f"{count} {what}" for what, count in counts.items() if count]
+    parts += [counted(log.remote_frames, "remote frame")] if log.remote_frames else []
+    parts += [counted(log.error_frames, "error frame")] if log.error_frames else []
+    if log.skipped:
+        is_text = log.skipped_parts[0].place.startswith("line")
+        parts.append(f"{counted(log.skipped, 'line' if is_text else 'part')} skipped")
+    return "; ".join(parts)
 
 
 def _say(text: str) -> None:

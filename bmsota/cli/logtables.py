@@ -1,12 +1,13 @@
 """What `bmsota dbc decode` writes: lines of text, CSV, Parquet. One value is one row; a frame of text is one line.
 
 The tables have a row per value, not a column per signal: a log holds hundreds of messages, each with its own times. Columns:
-time_s, channel, can_id, message, signal, value, name (of the value table, or nothing), unit.
+time_s (nothing if the log has no times), channel, can_id, message, signal, value, name (of the value table, or nothing), unit.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 from decimal import Decimal
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -65,6 +66,10 @@ def _can_id(message: Message) -> str:
     return f"{message.can_id:08X}" if message.is_extended_id else f"{message.can_id:03X}"
 
 
+def _time(time_s: float) -> str:
+    return "" if math.isnan(time_s) else f"{time_s:.6f}"
+
+
 class _Writer:
     """Keeps how each signal is written: it is asked for once per message, not once per block."""
 
@@ -83,6 +88,8 @@ class _Writer:
         for each in block.decoded:
             values: list[list[tuple[_Shown, Any]]] = [[] for _ in range(each.columns.length)]
             for shown in self.shown(each.message):
+                if shown.name not in each.columns:
+                    continue  # These frames are too short for it.
                 rows = each.columns.rows(shown.name).tolist()
                 for row, value in zip(rows, each.columns[shown.name].tolist(), strict=True):
                     values[row].append((shown, value))
@@ -107,10 +114,12 @@ class TextLines(_Writer):
                 f"{shown.name} {name}" if (name := shown.named(value)) else f"{shown.name} {shown.number(value)}{shown.unit and ' '}{shown.unit}"
                 for shown, value in held
             )  # fmt: skip
+            time = _time(each.times_s[row])
             channel = each.channels[row]
-            place = f"({each.times_s[row]:.6f}) {channel}{channel and ' '}{_can_id(each.message)}"
+            place = f"{time and f'({time}) '}{channel}{channel and ' '}{_can_id(each.message)}"
             lines.append(f"{place} {each.message.name}: {values}\n")
         self._out.write("".join(lines))
+        self._out.flush()  # A live stream is read as it comes.
 
     def close(self) -> None:
         self._out.flush()
@@ -131,10 +140,12 @@ class CsvTable(_Writer):
 
     def write(self, block: LogBlock) -> None:
         for each, row, held in self.frames(block):
-            start = (f"{each.times_s[row]:.6f}", each.channels[row], _can_id(each.message), each.message.name)
+            start = (_time(each.times_s[row]), each.channels[row], _can_id(each.message), each.message.name)
             self._csv.writerows(
                 (*start, shown.name, shown.number(value), shown.named(value), shown.unit) for shown, value in held
             )
+        if self._keep_open:
+            self._out.flush()
 
     def close(self) -> None:
         if self._keep_open:
@@ -177,6 +188,8 @@ class ParquetTable(_Writer):
         for each in block.decoded:
             channels = arrow.array(each.channels, arrow.string()).dictionary_encode()
             for shown in self.shown(each.message):
+                if shown.name not in each.columns:
+                    continue
                 rows = each.columns.rows(shown.name)
                 count = len(rows)
                 if not count:
@@ -185,7 +198,7 @@ class ParquetTable(_Writer):
                 names = shown.names(values.tolist()) or [None] * count
                 constant = {"message": each.message.name, "signal": shown.name, "unit": shown.unit}
                 fields = {
-                    "time_s": arrow.array(each.times_s[rows]),
+                    "time_s": arrow.array(each.times_s[rows], from_pandas=True),  # NaN: no time.
                     "channel": channels.take(arrow.array(rows)),
                     "can_id": arrow.array(np.full(count, each.message.can_id, dtype=np.uint32)),
                     "is_extended_id": arrow.array(np.full(count, each.message.is_extended_id)),

@@ -1,4 +1,4 @@
-"""`bmsota dbc decode`: every log format to text, CSV and Parquet, and one line for whatever is wrong."""
+"""`bmsota dbc decode`: every log format to text, CSV and Parquet, a summary whose numbers add up, and one line for whatever is wrong."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import csv
 import gzip
 import importlib
 import io
+import math
+import re
+import struct
 from pathlib import Path
 
 import can
@@ -13,9 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bmsota.adapters import canlogs
-from bmsota.adapters.canlogs import CanLog, decode_log
+from bmsota.adapters.canlogs import CanLog, Misfit, decode_log
 from bmsota.cli.dbc import app
-from bmsota.errors import ConfigurationError
 from bmsota.signals import loads
 
 DBC = """BU_: A
@@ -90,7 +92,14 @@ def test_every_format_decodes_to_the_same_lines(tmp_path, dbc, suffix):
     result = decode(log, dbc)
     assert result.exit_code == 0
     assert without_place(result.stdout) == without_place(TEXT)
-    assert result.stderr == f"{log}: 7 frames; 5 decoded; 2 with ids not in the DBC (7FF, 200)\n"
+    summary, *times = result.stderr.splitlines()
+    assert summary == f"{log}: 7 frames; 5 decoded; 2 with ids not in the DBC (7FF, 200)"
+    said = {
+        ".asc": "start of the measurement, ",
+        ".trc": "clock of the machine that traced",
+        ".blf": "start of the log",
+    }
+    assert [said[suffix] in each for each in times] == [True] * (suffix in said)
     if suffix == ".log":
         assert result.stdout.splitlines()[0] == "(1.000000) can3 100 Pack: Voltage 356.0 V, State On"
 
@@ -164,22 +173,172 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, dbc, monkeypatch
     assert result.stderr == "bmsota: Parquet needs pyarrow: pip install 'bmsota[parquet]'\n"
 
 
-def test_frames_that_do_not_fit_their_message_are_counted_and_the_code_is_1(tmp_path, dbc):
-    frames = [*FRAMES, (2.0, 0x100, False, "e80d"), (2.1, 0x200, True, "078813")]
-    log = write(tmp_path / "drive.log", frames)
+def summary_of(result):
+    """The summary's counts, which must add up to the frames, and its other lines."""
+    first, *lines = result.stderr.splitlines()
+    name, _, counts = first.partition(": ")
+    parts = [re.match(r"(\d+) (.*)", each).groups() for each in counts.split("; ")]
+    frames = int(parts[0][0])
+    parts = [(int(count), what) for count, what in parts[1:]]
+    assert frames == sum(count for count, what in parts if not re.match("remote|error|line|part", what)), first
+    return frames, {what: count for count, what in parts}, [line.removeprefix(f"{name}: ") for line in lines]
+
+
+def test_a_frame_shorter_than_its_message_gives_the_signals_it_holds(tmp_path, dbc):
+    """Those that lie in it wholly; what is in the padding is invented by nobody, least of all a multiplexed signal."""
+    frames = [
+        (2.0, 0x100, False, "e80d"),  # Voltage without State
+        (2.1, 0x100, False, "e8"),  # Half a Voltage
+        (2.2, 0x200, True, "01"),  # Page without its cell
+        (2.3, 0x200, True, "0189"),  # Half a cell
+        (2.4, 0x200, True, ""),
+        (2.5, 0x100, False, "e90d01"),
+        (2.6, 0x100, False, "e80d"),
+    ]
+    log = write(tmp_path / "drive.log", frames, channel="can0")
+    result = decode(log, dbc)
+    assert result.stdout.splitlines() == [
+        "(2.000000) can0 100 Pack: Voltage 356.0 V",
+        "(2.200000) can0 00000200 Cells: Page 1",
+        "(2.300000) can0 00000200 Cells: Page 1",
+        "(2.500000) can0 100 Pack: Voltage 356.1 V, State On",
+        "(2.600000) can0 100 Pack: Voltage 356.0 V",
+    ]
+    assert result.exit_code == 1
+    assert summary_of(result) == (
+        7,
+        {"decoded": 0, "decoded in part": 5, "not decoded": 2},
+        [
+            "100 Pack: 2 frames with 2 of 4 bytes",
+            "100 Pack: 1 frame with 1 of 4 bytes",
+            "100 Pack: 1 frame with 3 of 4 bytes",
+            "00000200 Cells: 1 frame with 1 of 3 bytes",
+            "00000200 Cells: 1 frame with 2 of 3 bytes",
+            "00000200 Cells: 1 frame with 0 of 3 bytes",
+        ],
+    )
+    from pyarrow import parquet
+
+    decode(log, dbc, "--parquet", str(tmp_path / "out.parquet"))
+    rows = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert sorted((row["time_s"], row["signal"]) for row in rows) == [
+        (2.0, "Voltage"), (2.2, "Page"), (2.3, "Page"), (2.5, "State"), (2.5, "Voltage"), (2.6, "Voltage"),
+    ]  # fmt: skip
+
+
+def test_signals_of_both_byte_orders_lie_in_a_short_frame_or_not(tmp_path):
+    """Every length of every bit position, against a frame filled up with zeros and with ones: what lies in it is the same in both."""
+    (database,) = [
+        loads("""BU_: A
+BO_ 256 Pack: 8 A
+ SG_ L1 : 3|10@1+ (1,0) [0|0] "" A
+ SG_ L2 : 16|8@1+ (1,0) [0|0] "" A
+ SG_ L3 : 25|30@1+ (1,0) [0|0] "" A
+BO_ 257 Big: 8 A
+ SG_ B1 : 3|10@0+ (1,0) [0|0] "" A
+ SG_ B2 : 23|8@0+ (1,0) [0|0] "" A
+ SG_ B3 : 30|30@0+ (1,0) [0|0] "" A
+""")
+    ]
+    for message in database.messages:
+        for length in range(8):
+            start = bytes(range(0x81, 0x81 + length))
+            low, high = message.decode(start.ljust(8, b"\0")), message.decode(start.ljust(8, b"\xff"))
+            log = tmp_path / "drive.log"
+            log.write_text(f"(1.0) can0 {message.can_id:03X}#{start.hex()}\n")
+            with CanLog(log) as opened:
+                (block,) = decode_log(opened, [database])
+            found = {name: each.columns[name].tolist() for each in block.decoded for name in each.columns}
+            assert found == {name: [low[name]] for name in low if low[name] == high[name]}
+            assert block.misfits == {Misfit(message, f"{length} of 8 bytes", bool(found)): 1}
+
+
+def test_an_undefined_multiplexer_value_is_named(tmp_path, dbc):
+    log = write(tmp_path / "drive.log", [(2.0, 0x200, True, "018813"), (2.1, 0x200, True, "078813")])
     result = decode(log, dbc)
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1].endswith("00000200 Cells: Page 7")
-    assert "6 decoded" in result.stderr
-    assert "2 do not match their message (too short, or an undefined multiplexer value)" in result.stderr
+    assert summary_of(result) == (
+        2,
+        {"decoded": 1, "decoded in part": 1},
+        ["00000200 Cells: 1 frame with an undefined multiplexer value (Page)"],
+    )
 
 
-def test_remote_and_error_frames_are_counted(tmp_path, dbc):
+def test_only_leaves_the_others_out_and_counts_them(tmp_path, dbc):
+    log = write(tmp_path / "drive.log")
+    result = decode(log, dbc, "--only", "Pack")
+    assert result.exit_code == 0
+    assert summary_of(result) == (
+        7,
+        {"decoded": 2, "with ids not in the DBC (7FF, 200)": 2, "of other messages": 3},
+        [],
+    )
+
+
+def test_the_summary_fits_a_screen(tmp_path):
+    """Many ids, many kinds of misfits: the most frequent ones, and how many more."""
+    database = "BU_: A\n" + "".join(
+        f'BO_ {number} M{number}: 8 A\n SG_ S : 0|64@1+ (1,0) [0|0] "" A\n' for number in range(40)
+    )
+    (tmp_path / "many.dbc").write_text(database)
+    frames = [(1.0, number, False, "00" * (number % 8)) for number in range(80) for _ in range(1 + (number in {3, 77}))]
+    result = decode(write(tmp_path / "drive.log", frames), str(tmp_path / "many.dbc"))
+    _, counts, lines = summary_of(result)
+    assert counts == {"decoded": 0, "not decoded": 41, "with ids not in the DBC (04D, 028, 029, 02A, 02B, ...)": 41}
+    assert len(lines) == 11
+    assert lines[0] == "003 M3: 2 frames with 3 of 8 bytes"
+    assert lines[-1] == "and 30 more kinds of frames that do not match their message"
+
+
+def test_a_log_of_remote_and_error_frames_is_a_result(tmp_path, dbc):
+    """It is the log of a wiring fault."""
     log = tmp_path / "drive.log"
     log.write_text("(1.000000) can0 100#R\n(1.100000) can0 100#E80D0100\n(1.200000) can0 20000080#0000000000000000\n")
     result = decode(log, dbc)
     assert result.exit_code == 0
-    assert result.stderr == f"{log}: 1 frame; 1 decoded; 2 remote or error frames skipped\n"
+    assert result.stderr == f"{log}: 1 frame; 1 decoded; 1 remote frame; 1 error frame\n"
+    log.write_text("(1.200000) can0 20000080#0000000000000000\n(1.200000) can0 20000080#0000000000000000\n")
+    result = decode(log, dbc)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"{log}: 0 frames; 0 decoded; 2 error frames\n"
+
+
+def test_strange_lines_are_skipped_counted_and_shown(tmp_path, dbc):
+    log = tmp_path / "drive.log"
+    log.write_text("(1.0) can0 100#E80D0100\n" + "write: No buffer space available\n" * 7 + "(2.0) can0 100#E80D0100\n")
+    result = decode(log, dbc)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 2
+    assert result.stderr.splitlines() == [
+        f"{log}: 2 frames; 2 decoded; 7 lines skipped",
+        *(f"{log}: skipped line {number}: write: No buffer space available" for number in range(2, 7)),
+        f"{log}: skipped 2 more lines or parts",
+    ]
+
+
+def test_a_log_without_times_has_none(tmp_path, dbc):
+    """Neither a made-up one, nor NaN for a reader of CSV or Parquet to stumble over."""
+    from pyarrow import parquet
+
+    log = tmp_path / "screen.log"
+    log.write_text("  can0  100   [4]  E8 0D 01 00\n")
+    result = decode(log, dbc)
+    assert result.stdout == "can0 100 Pack: Voltage 356.0 V, State On\n"
+    assert result.stderr == f"{log}: 1 frame; 1 decoded\n{log}: the log has no times\n"
+    assert decode(log, dbc, "--csv", "-").stdout.splitlines()[1] == ",can0,100,Pack,Voltage,356.0,,V"
+    decode(log, dbc, "--parquet", str(tmp_path / "out.parquet"))
+    assert parquet.read_table(tmp_path / "out.parquet")["time_s"].to_pylist() == [None, None]
+    with CanLog(log) as opened:
+        (block,) = decode_log(opened, [loads(DBC)])
+    assert math.isnan(block.decoded[0].times_s[0])
+
+
+def test_standard_input(dbc):
+    result = runner.invoke(app, ["decode", "-", "--dbc", dbc], input="(1.0) can0 100#E80D0100\n")
+    assert result.exit_code == 0
+    assert result.stdout == "(1.000000) can0 100 Pack: Voltage 356.0 V, State On\n"
+    assert result.stderr == "standard input: 1 frame; 1 decoded\n"
 
 
 def test_a_log_that_breaks_off_is_decoded_up_to_there_and_the_code_is_1(tmp_path, dbc):
@@ -187,20 +346,44 @@ def test_a_log_that_breaks_off_is_decoded_up_to_there_and_the_code_is_1(tmp_path
     log.write_bytes(log.read_bytes()[:-20])
     result = decode(log, dbc, "--csv", str(tmp_path / "out.csv"))
     assert result.exit_code == 1
-    assert (
-        f"{log}: expected a readable log to its end, got: not enough values to unpack (expected 3, got 1) (after 6 frames)\n"
-        in result.stderr
-    )
+    assert result.stderr.endswith(f"{log}: the log breaks off in line 7\n")
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.reader(file))) == 1 + len(ROWS)
 
 
+def test_a_broken_binary_log_ends_and_says_what_is_missing(tmp_path, dbc):
+    """python-can issues 1584 and 1581: an object of size 0 was read again and again, 1.77 million lines in 20 seconds."""
+    import zlib
+
+    log = write(tmp_path / "drive.blf", [(1.7e9 + number, 0x100, False, "e80d0100") for number in range(50)])
+    data = log.read_bytes()
+    stream = bytearray(zlib.decompress(data[144 + 32 :]))
+    struct.pack_into("<L", stream, 48 * 5 + 8, 0)
+    packed = zlib.compress(stream)
+    log.write_bytes(
+        data[:144] + struct.pack("<4sHHLLH6xL4x", b"LOBJ", 16, 1, 32 + len(packed), 10, 2, len(stream)) + packed
+    )
+    result = decode(log, dbc)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 49
+    assert result.stderr.splitlines()[:2] == [
+        f"{log}: 49 frames; 49 decoded; 1 part skipped",
+        f"{log}: skipped object 6: an object of 0 bytes",
+    ]
+    assert "49 of 50 objects read" in result.stderr
+    log.write_bytes(data[:-20])
+    result = decode(log, dbc)
+    assert result.exit_code == 1
+    assert f"the log breaks off after {len(data) - 20} of {len(data)} bytes (" in result.stderr
+
+
 BAD = {
-    "junk_log": ("drive.log", b"\xff\xfe" * 400, "not a CAN log: expected a readable log to its end, got: 'utf-8'"),
-    "junk_blf": ("drive.blf", b"\xff\xfe" * 400, "expected a .blf log, got: Unexpected file format"),
-    "empty_blf": ("drive.blf", b"", "expected a .blf log, got: unpack requires"),
-    "empty_log": ("drive.log", b"", "not a CAN log: it contains no frame"),
-    "another_suffix": ("drive.pcap", b"", "expected a log with one of the suffixes .asc, .blf, .log, .trc (or with .gz), got drive.pcap"),
+    "junk_log": ("drive.log", b"\xff\xfe" * 400, "the log contains no frame (read as candump; the log breaks off in line 1)"),
+    "junk_blf": ("drive.blf", b"\xff\xfe" * 400, "not a CAN log of a known format"),
+    "empty_blf": ("drive.blf", b"", "not a CAN log of a known format"),
+    "unclosed_blf": ("drive.blf", b"LOGG\x90" + bytes(139), "the log contains no frame (read as Vector BLF)"),
+    "empty_log": ("drive.log", b"", "the log contains no frame (read as candump)"),
+    "another_suffix": ("drive.pcap", b"", "not a CAN log of a known format (candump, Vector .asc and .blf, "),
 }  # fmt: skip
 
 
@@ -269,8 +452,6 @@ def test_a_log_tells_how_far_it_is(tmp_path):
         assert 0 < seen[0] < 0.5
         assert opened.progress == 1
         assert opened.frames == 14000
-    with pytest.raises(ConfigurationError):
-        CanLog(tmp_path / "drive.txt")
 
 
 def test_the_library_gives_columns(tmp_path):
@@ -282,4 +463,4 @@ def test_the_library_gives_columns(tmp_path):
     assert pack.positions.tolist() == [0, 5]
     assert pack.columns["State"].tolist() == [1, 2]
     assert block.unknown == {0x7FF: 1, 0x200: 1}
-    assert (block.frames, block.refused) == (7, 0)
+    assert (block.frames, block.complete, block.misfits, block.left_out) == (7, 5, {}, 0)

@@ -11,12 +11,12 @@ import sys
 from importlib import import_module
 for missing in ("can", "serial", "dpkt", "cryptography"):
     sys.modules[missing] = None
-for name in ("slcan", "pythoncan", "canlogs", "canrecord", "canprobe", "releases"):
+for name in ("slcan", "pythoncan", "canrecord", "canprobe", "releases"):
     try:
         import_module(f"bmsota.adapters.{name}")
     except ImportError as error:
         print(error)
-import bmsota.adapters.files, bmsota.adapters.tcp, bmsota.adapters.clock
+import bmsota.adapters.files, bmsota.adapters.tcp, bmsota.adapters.clock, bmsota.adapters.canlogs
 from bmsota.adapters import connect_terminal, serve_gateway
 from bmsota.adapters.captures import Capture
 try:
@@ -31,7 +31,6 @@ def test_what_is_missing_is_named_with_its_extra():
     assert run.stdout.splitlines() == [
         "bmsota.adapters.slcan needs python-can and pyserial: pip install 'bmsota[can]'",
         "bmsota.adapters.pythoncan needs python-can: pip install 'bmsota[can]'",
-        "bmsota.adapters.canlogs needs python-can: pip install 'bmsota[can]'",
         "bmsota.adapters.canrecord needs python-can: pip install 'bmsota[can]'",
         "bmsota.adapters.canprobe needs python-can: pip install 'bmsota[can]'",
         "bmsota.adapters.releases needs cryptography: pip install 'bmsota[trust]'",

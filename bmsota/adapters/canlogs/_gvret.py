@@ -1,0 +1,79 @@
+"""The native CSV log of SavvyCAN, GVRET and their relatives, in its two versions.
+
+    Time Stamp,ID,Extended,Dir,Bus,LEN,D1,D2,D3,D4,D5,D6,D7,D8
+    166064000,0000021A,false,Rx,0,2,FE,36,00,00,00,00,00,00,
+
+The first line names the columns; `Dir` is missing in version 1. Times are microseconds as the recorder counted them: since it was
+switched on or, if it was told to, since the epoch. Buses are the file's, counted from 0 as SavvyCAN shows them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bmsota.adapters.canlogs._frames import (
+    FrameKind,
+    LogFrame,
+    StrangeLineError,
+    checked_id,
+    data_of,
+)
+
+if TYPE_CHECKING:
+    from bmsota.adapters.canlogs._frames import LogNotes
+
+_NEEDED = {"TIME STAMP", "ID", "EXTENDED", "BUS", "LEN", "D1"}
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+
+# SavvyCAN marks an error frame as Linux does.
+_ERROR_FLAG = 0x2000_0000
+
+# 2001 in microseconds since the epoch: no recorder runs for 30 years.
+_EPOCH_FROM_US = 10**15
+
+
+def recognizes(line: str) -> bool:
+    """Whether *line* is the header of such a log."""
+    return set(_names(line)) >= _NEEDED
+
+
+def _names(line: str) -> list[str]:
+    return [each.strip().upper() for each in line.split(",")]
+
+
+class GvretLines:
+    """A `LineFormat`."""
+
+    def __init__(self, notes: LogNotes) -> None:
+        self._notes = notes
+        # Until a header says otherwise: a log whose first line is lost is of version 2.
+        self._at = {name: at for at, name in enumerate(("TIME STAMP", "ID", "EXTENDED", "DIR", "BUS", "LEN", "D1"))}
+
+    def frame(self, line: str, /) -> LogFrame | None:
+        if not line.strip():
+            return None
+        if recognizes(line):
+            self._at = {name: at for at, name in enumerate(_names(line))}
+            return None
+        fields = [each.strip() for each in line.split(",")]
+        at = self._at
+        if _NUMBER.fullmatch(fields[at["TIME STAMP"]]) is None:
+            raise StrangeLineError
+        microseconds = int(fields[at["TIME STAMP"]])
+        if microseconds < _EPOCH_FROM_US:
+            self._notes.time_base = "times are seconds as the recorder counted them"
+        extended = fields[at["EXTENDED"]].lower()
+        if extended not in {"true", "false", "1", "0"}:
+            raise StrangeLineError("expected true or false in the column Extended")
+        number, bus = int(fields[at["ID"]], 16), fields[at["BUS"]]
+        if number & _ERROR_FLAG:
+            return LogFrame(microseconds / 1e6, bus, number & 0x1FFF_FFFF, False, b"", FrameKind.ERROR)
+        is_extended_id = extended in {"true", "1"}
+        return LogFrame(
+            microseconds / 1e6,
+            bus,
+            checked_id(number, is_extended_id=is_extended_id),
+            is_extended_id,
+            data_of(fields[at["D1"] :], int(fields[at["LEN"]])),
+        )
