@@ -14,11 +14,10 @@ parses. NumPy is imported when columns are first used. DBC files are read by `bm
 from __future__ import annotations
 
 from bmsota.signals._columns import SignalColumns
-from bmsota.signals._database import Database, DbcFault, Message, Severity
-from bmsota.signals._finder import MessageFinder, pgn_of
+from bmsota.signals._database import Database, DbcFault, Message, MessageFinder, Severity
 from bmsota.signals._load import loads
 from bmsota.signals._plan import Branch, LayoutNode, NamedValue, Signal, Signals, SignalValue
-from bmsota.signals._transport import TransportFault, TransportMessage, TransportReassembler
+from bmsota.signals._transport import TransportFault, TransportMessage, TransportReassembler, pgn_of
 
 __all__ = [
     "Branch",

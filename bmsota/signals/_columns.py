@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Pages:
+class PagedColumns:
     """What the pages of one multiplexer hold, as `decode_batch` finds it: frames sorted by page, and runs of values cut from them.
 
     A run is one array for neighbouring pages that have a signal with the same bits each. It is cut into a column per signal when
@@ -72,9 +72,9 @@ class SignalColumns(Mapping[str, "NDArray[Any]"]):
         self._values = dict(values)
         self._rows = dict(rows)
         self._names: tuple[str, ...] = tuple(self._values)
-        self._pages: tuple[Pages, ...] = ()
+        self._pages: tuple[PagedColumns, ...] = ()
 
-    def add_pages(self, names: tuple[str, ...], pages: tuple[Pages, ...]) -> None:
+    def add_pages(self, names: tuple[str, ...], pages: tuple[PagedColumns, ...]) -> None:
         """Only for `decode_batch`: *names* are all its columns, those that are in *pages* beside those that are here."""
         self._names, self._pages = names, pages
 

@@ -28,6 +28,9 @@ _ANNOUNCEMENT = 32
 _ABORT = 255
 _BROADCAST = 0xFF
 
+# From this PDU format on, the byte below it belongs to the PGN; under it, it is the destination's address.
+_PDU2_FORMAT_MIN = 240
+
 _FRAME_SIZE = 8
 _PACKET_SIZE = 7
 TRANSPORT_SIZE_BYTES_MAX = 1785
@@ -36,6 +39,16 @@ TRANSPORT_SIZE_BYTES_MAX = 1785
 SESSION_TIMEOUT_NS = 1_250_000_000
 # More conversations at one time than any network has; a flood of announcements must not grow without end.
 SESSIONS_MAX = 512
+
+
+def pgn_of(can_id: int) -> int:
+    """The parameter group number of a J1939 frame's 29-bit id.
+
+    >>> f"{pgn_of(0x18FEF100):X}", f"{pgn_of(0x1C0256F4):X}"
+    ('FEF1', '200')
+    """
+    number = can_id >> 8 & 0x3FFFF
+    return number if number >> 8 & 0xFF >= _PDU2_FORMAT_MIN else number & 0x3FF00
 
 
 class TransportFault(Enum):
@@ -195,7 +208,7 @@ class TransportReassembler:
         session.is_done = True
         session.packets.clear()
         source, destination = key
-        group = session.pgn if session.pgn >> 8 & 0xFF >= 240 else session.pgn & 0x3FF00 | destination
+        group = session.pgn if session.pgn >> 8 & 0xFF >= _PDU2_FORMAT_MIN else session.pgn & 0x3FF00 | destination
         return TransportMessage(session.priority << 26 | group << 8 | source, data)
 
     def _alive(self, key: tuple[int, int], now_ns: int) -> _Session | None:

@@ -14,7 +14,7 @@ from bmsota.signals import TransportFault, loads
 DBC = """BU_: A
 BO_ 2566844926 CCVS: 8 A
  SG_ Speed : 8|16@1+ (0.00390625,0) [0|250.996] "km/h" A
-BO_ 2617398004 BRM: 41 A
+BO_ 2617399028 BRM: 41 A
  SG_ Major : 0|16@1+ (1,0) [0|0] "" A
  SG_ Capacity : 32|16@1+ (0.1,0) [0|1000] "Ah" A
  SG_ LastOfVin : 320|8@1+ (1,0) [0|255] "" A
