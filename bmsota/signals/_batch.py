@@ -41,7 +41,7 @@ from bmsota.signals._codec import (
     scaled,
     unknown_branch,
 )
-from bmsota.signals._columns import PagedColumns, SignalColumns
+from bmsota.signals._columns import PagedColumns, PageRuns, SignalColumns
 from bmsota.signals._plan import NamedValue
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ class _BranchDecoder:
         self._table = self._tabled()
         self.runs = _runs(pages, lambda signal: _Decoder(signal, size_bytes))
         self.places: dict[str, tuple[int, int, int]] = {}
-        """Signals whose column is cut from a run when it is asked for (`PagedColumns.places`)."""
+        """Signals whose column is cut from a run when it is asked for (`PageRuns.places`)."""
         self.pieces = [(number, page, name) for number, run in enumerate(self.runs) for page, name in run.by_page()]
         """The others: the number of the run, the page, the signal."""
         self.below = [[_BranchDecoder(each, size_bytes, where) for each in node.branches] for node in pages]
@@ -364,7 +364,7 @@ class _BranchDecoder:
         return np.array([self._page(raw) for raw in numbers], dtype=self._kind)
 
     def cut_when_asked(self, once: Container[str]) -> None:
-        """Leave the columns of signals that are *once* in the whole message to `PagedColumns`."""
+        """Leave the columns of signals that are *once* in the whole message to `PageRuns`."""
         for number, page, name in self.pieces:
             if name in once:
                 self.places[name] = (number, self.runs[number].first, page)
@@ -427,7 +427,7 @@ class _Found:
     def __init__(self, signals: tuple[str, ...]) -> None:
         self._signals = signals
         self._pieces: dict[str, list[tuple[Array, Rows | None]]] = {}
-        self.pages: list[PagedColumns] = []
+        self.pages: list[PageRuns] = []
         self.undefined: set[int] = set()
 
     def add(self, name: str, values: Array, rows: Rows | None) -> None:
@@ -447,9 +447,7 @@ class _Found:
             if rows is not None:
                 held[name] = rows
         undefined = tuple(sorted(self.undefined))
-        columns = SignalColumns(length, values, held, undefined=undefined)
-        columns.add_pages(self._signals, tuple(self.pages))
-        return columns
+        return PagedColumns(length, values, held, undefined=undefined, names=self._signals, pages=tuple(self.pages))
 
 
 # --- Encoding ---------------------------------------------------------------------------------------------------------
@@ -692,7 +690,10 @@ class _Given:
 
         *rows* are the frames sorted by page, *bounds* where in them each page begins.
         """
-        if self._columns is not None and (values := self._columns.run(run.names, run.first, rows, bounds)) is not None:
+        if (
+            isinstance(self._columns, PagedColumns)
+            and (values := self._columns.run(run.names, run.first, rows, bounds)) is not None
+        ):
             return values
         parts = [self.column(name, rows[bounds[page] : bounds[page + 1]]) for page, name in run.by_page()]
         return None if len({part.dtype for part in parts}) > 1 else np.concatenate(parts)
@@ -763,7 +764,7 @@ class BatchCodec:
             found.undefined.update(rows[known:].tolist())
         runs = [run.coder.values(frames, bounds[run.first], bounds[run.last + 1]) for run in branch.runs]
         if branch.places:
-            found.pages.append(PagedColumns(rows, bounds, runs, branch.places))
+            found.pages.append(PageRuns(rows, bounds, runs, branch.places))
         for number, page, name in branch.pieces:
             start = bounds[branch.runs[number].first]
             values = runs[number][bounds[page] - start : bounds[page + 1] - start]

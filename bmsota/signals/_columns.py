@@ -15,7 +15,87 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class PagedColumns:
+class SignalColumns(Mapping[str, "NDArray[Any]"]):
+    """Signal name -> its values, as `Message.decode_batch` returns them and `Message.encode_batch` takes them.
+
+    Numbers are in the signal's unit: int64 (uint64 where that is too small) if scale and offset keep integers integers,
+    float64 otherwise; Python integers (dtype object) if they need more than 64 bits. A value table's names stay numbers.
+    """
+
+    __slots__ = ("_rows", "_values", "length", "undefined")
+
+    def __init__(
+        self,
+        length: int,
+        values: Mapping[str, NDArray[Any]],
+        rows: Mapping[str, NDArray[np.intp]],
+        *,
+        undefined: tuple[int, ...] = (),
+    ) -> None:
+        self.length = length
+        """How many frames there are. Not `len()`, which is the number of columns."""
+        self.undefined = undefined
+        """The frames with a multiplexer number that the DBC does not define (only with `strict=False`)."""
+        self._values = dict(values)
+        self._rows = dict(rows)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """The values of a signal.
+
+        Raises:
+            KeyError: the message has no such signal.
+        """
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"SignalColumns({self.length} frames, {len(self)} signals)"
+
+    def is_everywhere(self, name: str) -> bool:
+        """Whether the signal is outside every multiplexer: one value a frame. Raises KeyError as `[]`."""
+        if name not in self._values:
+            raise KeyError(name)
+        return name not in self._rows
+
+    def rows(self, name: str) -> NDArray[np.intp]:
+        """The frames that hold the signal, by number, rising; as long as the column. Raises KeyError as `[]`."""
+        import numpy as np  # noqa: PLC0415 - an extra, imported when first used
+
+        return np.arange(self.length, dtype=np.intp) if self.is_everywhere(name) else self._rows[name]
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """For every frame, whether it holds the signal. Raises KeyError as `[]`."""
+        import numpy as np  # noqa: PLC0415
+
+        held = np.zeros(self.length, dtype=np.bool_)
+        held[self.rows(name)] = True
+        return held
+
+    def full(self, name: str, fill: float | None = None) -> NDArray[Any]:
+        """One value for every frame; *fill* where the frame does not hold the signal.
+
+        By default NaN, which makes a float64 column of an integer one; an integer *fill* keeps integers.
+        Raises KeyError as `[]`.
+        """
+        import numpy as np  # noqa: PLC0415
+
+        values = self[name]
+        if self.is_everywhere(name):
+            return values
+        kind = values.dtype if fill is not None and values.dtype.kind != "O" else np.dtype(np.float64)
+        spread: NDArray[Any] = np.full(self.length, np.nan if fill is None else fill, dtype=kind)
+        if values.dtype.kind == "O":
+            spread = spread.astype(object)
+        spread[self.rows(name)] = values
+        return spread
+
+
+class PageRuns:
     """What the pages of one multiplexer hold, as `decode_batch` finds it: frames sorted by page, and runs of values cut from them.
 
     A run is one array for neighbouring pages that have a signal with the same bits each. It is cut into a column per signal when
@@ -48,14 +128,10 @@ class PagedColumns:
         return self.rows[self.bounds[page] : self.bounds[page + 1]]
 
 
-class SignalColumns(Mapping[str, "NDArray[Any]"]):
-    """Signal name -> its values, as `Message.decode_batch` returns them and `Message.encode_batch` takes them.
+class PagedColumns(SignalColumns):
+    """As `decode_batch` makes them: columns of pages are cut when they are asked for."""
 
-    Numbers are in the signal's unit: int64 (uint64 where that is too small) if scale and offset keep integers integers,
-    float64 otherwise; Python integers (dtype object) if they need more than 64 bits. A value table's names stay numbers.
-    """
-
-    __slots__ = ("_names", "_pages", "_rows", "_values", "length", "undefined")
+    __slots__ = ("_names", "_pages")
 
     def __init__(
         self,
@@ -63,27 +139,16 @@ class SignalColumns(Mapping[str, "NDArray[Any]"]):
         values: Mapping[str, NDArray[Any]],
         rows: Mapping[str, NDArray[np.intp]],
         *,
-        undefined: tuple[int, ...] = (),
+        undefined: tuple[int, ...],
+        names: tuple[str, ...],
+        pages: tuple[PageRuns, ...],
     ) -> None:
-        self.length = length
-        """How many frames there are. Not `len()`, which is the number of columns."""
-        self.undefined = undefined
-        """The frames with a multiplexer number that the DBC does not define (only with `strict=False`)."""
-        self._values = dict(values)
-        self._rows = dict(rows)
-        self._names: tuple[str, ...] = tuple(self._values)
-        self._pages: tuple[PagedColumns, ...] = ()
-
-    def add_pages(self, names: tuple[str, ...], pages: tuple[PagedColumns, ...]) -> None:
-        """Only for `decode_batch`: *names* are all its columns, those that are in *pages* beside those that are here."""
-        self._names, self._pages = names, pages
+        """*names* are all columns: those of *values*, and those that *pages* hold."""
+        super().__init__(length, values, rows, undefined=undefined)
+        self._names = names
+        self._pages = pages
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """The values of a signal.
-
-        Raises:
-            KeyError: the message has no such signal.
-        """
         values = self._values.get(name)
         if values is None:
             for pages in self._pages:
@@ -97,10 +162,29 @@ class SignalColumns(Mapping[str, "NDArray[Any]"]):
             raise KeyError(name)
         return values
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values or any(name in pages.places for pages in self._pages)
+
+    def is_everywhere(self, name: str) -> bool:
+        return super().is_everywhere(name) if not any(name in pages.places for pages in self._pages) else False
+
+    def rows(self, name: str) -> NDArray[np.intp]:
+        if name not in self._rows:
+            for pages in self._pages:
+                if name in pages.places:
+                    self._rows[name] = pages.held(name)
+        return super().rows(name)
+
     def run(self, names: tuple[str, ...], first: int, rows: NDArray[np.intp], bounds: list[int]) -> NDArray[Any] | None:
         """The values of *names*, signals of neighbouring pages from page *first* on, as one array, if they are kept as one.
 
-        Only for `encode_batch`: *rows* and *bounds* are its frames sorted by page, which must be those of the columns.
+        *rows* and *bounds* are the frames sorted by page, which must be those of the columns.
         """
         for pages in self._pages:
             place = pages.places.get(names[0])
@@ -113,63 +197,3 @@ class SignalColumns(Mapping[str, "NDArray[Any]"]):
                 begin = pages.bounds[start]
                 return pages.runs[run][bounds[first] - begin : bounds[first + len(names)] - begin]
         return None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._values or any(name in pages.places for pages in self._pages)
-
-    def __repr__(self) -> str:
-        return f"SignalColumns({self.length} frames, {len(self)} signals)"
-
-    def is_everywhere(self, name: str) -> bool:
-        """Whether the signal is outside every multiplexer: one value a frame. Raises KeyError as `[]`."""
-        if name in self._rows:
-            return False
-        if any(name in pages.places for pages in self._pages):
-            return False
-        if name not in self._values:
-            raise KeyError(name)
-        return True
-
-    def rows(self, name: str) -> NDArray[np.intp]:
-        """The frames that hold the signal, by number, rising; as long as the column. Raises KeyError as `[]`."""
-        import numpy as np  # noqa: PLC0415 - an extra, imported when first used
-
-        if self.is_everywhere(name):
-            return np.arange(self.length, dtype=np.intp)
-        rows = self._rows.get(name)
-        if rows is None:
-            pages = next(pages for pages in self._pages if name in pages.places)
-            rows = self._rows[name] = pages.held(name)
-        return rows
-
-    def mask(self, name: str) -> NDArray[np.bool_]:
-        """For every frame, whether it holds the signal. Raises KeyError as `[]`."""
-        import numpy as np  # noqa: PLC0415
-
-        held = np.zeros(self.length, dtype=np.bool_)
-        held[self.rows(name)] = True
-        return held
-
-    def full(self, name: str, fill: float | None = None) -> NDArray[Any]:
-        """One value for every frame; *fill* where the frame does not hold the signal.
-
-        By default NaN, which makes a float64 column of an integer one; an integer *fill* keeps integers.
-        Raises KeyError as `[]`.
-        """
-        import numpy as np  # noqa: PLC0415
-
-        values = self[name]
-        if self.is_everywhere(name):
-            return values
-        kind = values.dtype if fill is not None and values.dtype.kind != "O" else np.dtype(np.float64)
-        spread: NDArray[Any] = np.full(self.length, np.nan if fill is None else fill, dtype=kind)
-        if values.dtype.kind == "O":
-            spread = spread.astype(object)
-        spread[self.rows(name)] = values
-        return spread
