@@ -181,6 +181,14 @@ EDIT = """BO_ 1 M: 4 A
 """
 
 
+def test_a_nan_of_another_size_stays_one():
+    """Its bits may be cut off; what is left must not be infinity."""
+    row = 'SG_ F : 0|32@1- (1,0) [0|0] "" A'
+    message = loads(f"BO_ 1 M: 4 A\n {row}\nSIG_VALTYPE_ 1 F : 1;\n")["M"]
+    (value,) = struct.unpack("<d", (0x7FF0000000000001).to_bytes(8, "little"))
+    assert math.isnan(message.decode(message.encode({"F": value}))["F"])
+
+
 def test_a_zero_keeps_its_sign():
     """Scaled by -1: the compiled codec, its reference and the columns agree on which zero it is."""
     message = loads('BO_ 1 M: 4 A\n SG_ F : 0|32@1- (-1,0) [0|0] "" A\nSIG_VALTYPE_ 1 F : 1;\n')["M"]
@@ -389,7 +397,7 @@ def test_a_page_that_changes_is_written_wholly():
 
 def test_columns_that_were_changed_in_place_are_encoded_as_changed():
     """Columns of pages are views of one array; the change must not be lost, nor reach another signal."""
-    text = 'BO_ 1 M: 2 A\n SG_ Page M : 0|8@1+ (1,0) [0|0] "" A\n' + "".join(
+    text = 'BO_ 1 M: 2 A\n SG_ Page M : 0|8@1- (1,0) [0|0] "" A\n' + "".join(
         f' SG_ Cell_{page} m{page} : 8|8@1+ (1,0) [0|200] "" A\n' for page in range(4)
     )
     message = loads(text)["M"]
@@ -407,9 +415,39 @@ def test_columns_that_were_changed_in_place_are_encoded_as_changed():
     columns["Page"][0] = 7
     with pytest.raises(SignalError, match=r"expected multiplexer number 0, 1, 2, 3, got 7 \(row 0, M\.Page\)"):
         message.encode_batch(columns)
-    columns["Page"][0] = -1
-    with pytest.raises(SignalError, match=r"got -1 \(row 0, M\.Page\)"):
-        message.encode_batch(columns)
+    for number in (-1, -2):
+        columns["Page"][0] = number
+        with pytest.raises(SignalError, match=rf"got {number} \(row 0, M\.Page\)"):
+            message.encode_batch(columns)
+
+
+def test_columns_whose_pages_were_exchanged_are_refused():
+    """The same number of frames on each page, and the same order with other pages: neither has the values that it wants."""
+    text = 'BO_ 1 M: 2 A\n SG_ Page M : 0|8@1+ (1,0) [0|0] "" A\n' + "".join(
+        f' SG_ Cell_{page} m{page} : 8|8@1+ (1,0) [0|0] "" A\n' for page in range(2)
+    )
+    message = loads(text)["M"]
+    for pages, wanted in (([1, 0], [0, 1]), ([0, 0, 1, 1], [0, 1, 1, 1])):
+        columns = message.decode_batch(np.array([[page, 7] for page in pages], dtype=np.uint8))
+        columns["Page"][:] = wanted
+        with pytest.raises(SignalError, match="no value for Cell_"):
+            message.encode_batch(columns)
+
+
+def test_a_column_of_a_named_and_scaled_multiplexer_finds_its_pages():
+    """Its names are numbers in a column, scaled as all: 0 is "Off" and 1000 there, and page 0; 3 is 1006, and page 1006."""
+    text = """BO_ 1 M: 2 A
+ SG_ Page M : 0|8@1+ (2,1000) [0|0] "" A
+ SG_ Zero m0 : 8|8@1+ (1,0) [0|0] "" A
+ SG_ Other m1006 : 8|8@1+ (1,0) [0|0] "" A
+VAL_ 1 Page 0 "Off" ;
+"""
+    message = loads(text)["M"]
+    frames = np.array([[0, 5], [3, 6]], dtype=np.uint8)
+    columns = message.decode_batch(frames)
+    assert columns["Page"].tolist() == [1000, 1006]
+    assert (message.encode_batch(columns) == frames).all()
+    assert (message.encode_batch(columns, base=frames) == frames).all()
 
 
 def test_dense_columns_of_pages_are_encoded_as_the_cut_ones():
