@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmsota.adapters.canlogs._frames import EXTENDED_ID_MAX, STANDARD_ID_MAX, FrameKind, LogFrame
+from bmsota.adapters.canlogs._frames import EXTENDED_ID_MAX, FD_LENGTHS, STANDARD_ID_MAX, FrameKind, LogFrame
 from bmsota.adapters.canlogs._mf4 import BROKEN, END, FRAME, KINDS, NOTE, OPENED, REFUSED, TEXT
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def _frames(signal: Any, name: str, start_s: float, place: str, offset: int, out
         column("DataLength", 0),
         column("BusChannel", 0),
     )
+    if f"{name}.DataLength" not in fields:
+        lengths = [FD_LENGTHS[dlc & 15] for dlc in column("DLC", 0)]
     kind = _GROUPS[name]
     payloads = samples[f"{name}.DataBytes"] if kind is FrameKind.DATA else None
     for row, time_s in enumerate(times):

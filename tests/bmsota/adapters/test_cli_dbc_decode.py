@@ -253,6 +253,23 @@ BO_ 257 Big: 8 A
             assert block.misfits == {Misfit(message, f"{length} of 8 bytes", bool(found)): 1}
 
 
+def test_a_multiplexed_signal_before_its_multiplexer_needs_it(tmp_path):
+    """The bytes of the signal are there; whether they are the signal is not."""
+    database = loads("""BU_: A
+BO_ 256 Late: 4 A
+ SG_ Always : 0|8@1+ (1,0) [0|0] "" A
+ SG_ Cell_0 m0 : 8|16@1+ (1,0) [0|0] "" A
+ SG_ Cell_1 m1 : 8|16@1+ (1,0) [0|0] "" A
+ SG_ Page M : 24|8@1+ (1,0) [0|0] "" A
+""")
+    log = write(tmp_path / "drive.log", [(1.0, 0x100, False, "070102"), (1.1, 0x100, False, "07010201")])
+    with CanLog(log) as opened:
+        (block,) = decode_log(opened, [database])
+    short, whole = block.decoded
+    assert list(short.columns) == ["Always"]
+    assert (whole.columns["Cell_1"].tolist(), whole.columns["Cell_0"].tolist()) == ([513], [])
+
+
 def test_an_undefined_multiplexer_value_is_named(tmp_path, dbc):
     log = write(tmp_path / "drive.log", [(2.0, 0x200, True, "018813"), (2.1, 0x200, True, "078813")])
     result = decode(log, dbc)
@@ -332,6 +349,23 @@ def test_a_log_without_times_has_none(tmp_path, dbc):
     with CanLog(log) as opened:
         (block,) = decode_log(opened, [loads(DBC)])
     assert math.isnan(block.decoded[0].times_s[0])
+
+
+def test_the_example_of_the_page_is_what_the_command_prints(tmp_path, monkeypatch):
+    """`docs/signals.md`: its DBC, its log, its output."""
+    page = (Path(__file__).resolve().parents[3] / "docs" / "signals.md").read_text(encoding="utf-8")
+    definition = re.search(r'loads\("""\n(.*?)"""', page, re.DOTALL)[1]
+    (tmp_path / "pack.dbc").write_text(
+        re.sub(r"^\.\.\. ", "", definition.replace("BO_ 300 Again: 8 Master\n", ""), flags=re.MULTILINE)
+    )
+    log, printed = re.search(
+        r"\$ cat screen.log\n(.*?)\$ bmsota dbc decode screen.log --dbc pack.dbc\n(.*?)```", page, re.DOTALL
+    ).groups()
+    (tmp_path / "screen.log").write_text(log)
+    monkeypatch.chdir(tmp_path)
+    result = decode("screen.log", "pack.dbc")
+    said = [line for line in result.stderr.splitlines() if line.startswith("screen.log")]
+    assert [*result.stdout.splitlines(), *said] == printed.splitlines()
 
 
 def test_standard_input(dbc):

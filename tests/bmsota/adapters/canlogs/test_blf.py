@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import random
 import struct
@@ -169,7 +170,7 @@ DAMAGED_OBJECTS = {
     "DLC": (can_message(0x100, E80D, dlc=16), "object 4: a damaged object of type 1"),
     "id": (can_message(0x800, E80D), "object 4: a damaged object of type 1"),
     "body too short": (blf_object(1, b"\1\0"), "object 4: a damaged object of type 1"),
-    "FD length": (blf_object(100, struct.pack("<HBBLLBBB5x64s", 1, 0, 9, 1, 0, 0, 1, 65, b"")), "object 4: a damaged object of type 100"),
+    "FD length": (blf_object(100, struct.pack("<HBBLLBBB5x72s", 1, 0, 9, 1, 0, 0, 1, 65, b"")), "object 4: a damaged object of type 100"),
     "FD 64 length": (fd_64(b"", valid=65), "object 4: a damaged object of type 101"),
     "FD 64 extension": (fd_64(b"", valid=8, extension=16), "object 4: a damaged object of type 101"),
     "another object's size": (blf_object(65, bytes(16), size=70), "object 4: an object of 70 bytes that no object follows"),
@@ -182,6 +183,11 @@ def test_a_damaged_object_costs_itself_and_is_counted(damaged, said):
     frames, notes = frames_of(blf(container(stream), objects=6))
     assert frames == FRAMES[:3] + FRAMES[4:]
     assert skipped(notes) == [said]
+    assert notes.skipped == 1
+    assert notes.fault == "objects are missing: 5 of 6 objects read"
+    # The same outside of a container.
+    frames, notes = frames_of(blf(stream, objects=6))
+    assert frames == FRAMES[:3] + FRAMES[4:]
     assert notes.skipped == 1
     assert notes.fault == "objects are missing: 5 of 6 objects read"
 
@@ -220,6 +226,18 @@ def test_a_damaged_container_costs_its_own_frames_only():
             assert notes.fault == f"objects are missing: {5 if 12 <= at < 16 else 4} of 6 objects read", at
             assert notes.skipped or 12 <= at < 16, at
     assert wrong > 40
+
+
+def test_an_object_whose_middle_was_in_a_damaged_container_is_not_put_together():
+    """Its halves would make a frame that was never on the bus."""
+    stream = b"".join(MESSAGES)
+    cuts = [0, 2 * 48 + 30, 4 * 48 + 30, len(stream)]
+    first, second, third = (container(stream[start:end]) for start, end in itertools.pairwise(cuts))
+    broken = second[:40] + bytes([second[40] ^ 0x55]) + second[41:]
+    frames, notes = frames_of(blf(first + broken + third, objects=6))
+    assert frames == [*FRAMES[:2], FRAMES[5]]
+    assert skipped(notes) == [f"offset {144 + len(first)}: a damaged container"]
+    assert notes.fault == "objects are missing: 3 of 6 objects read"
 
 
 def test_a_container_that_claims_the_next_ones_costs_none():

@@ -10,6 +10,9 @@ import can
 import pytest
 from canlog_rig import read, shown, skipped, text
 
+from bmsota.adapters.canlogs._candump import CandumpLines
+from bmsota.adapters.canlogs._text import LINE_LENGTH_MAX, TextReader
+
 LOG_LINES = {
     "(1700000000.000001) can0 100#E80D": (1700000000.000001, "can0", 0x100, False, "e80d"),
     "(1700000000.123456789) vcan0 00000100#": (1700000000.123456789, "vcan0", 0x100, True, ""),
@@ -145,6 +148,10 @@ def test_a_line_without_an_end_is_not_held_in_memory():
     frames, notes = read(b"(1.0) can0 100#E80D\n" + b"x" * 100_000 + b"\n(2.0) can0 100#E90D\n", pieces=5000)
     assert [frame.time_s for frame in frames] == [1.0, 2.0]
     assert skipped(notes) == ["line 2: longer than 16384 characters"]
+    reader = TextReader(CandumpLines(notes), notes)
+    for _ in range(100):
+        assert reader.feed(b"x" * 5000) == []
+        assert len(reader._rest) <= LINE_LENGTH_MAX + 5000
 
 
 def test_only_the_first_places_are_kept_and_all_are_counted():

@@ -7,8 +7,9 @@ import io
 import os
 import random
 import struct
+import subprocess
 import sys
-import threading
+from types import SimpleNamespace
 
 import pytest
 from canlog_rig import blf as blf_of
@@ -86,28 +87,37 @@ def test_standard_input(monkeypatch):
     assert len(frames_of("-")[0]) == 2
 
 
-def test_a_live_stream_is_told_as_it_comes(tmp_path):
-    """Each line is a block before the next one is written."""
+def test_a_live_stream_is_told_as_it_comes(monkeypatch):
+    """Each line is a block before the next one is read; a first line that tells no format does not hold them up."""
+    lines = [b"candump: starting\n", *(b"(%d.0) can0 100#E80D\n" % number for number in range(5)), b""]
+    times, told = [], []
+
+    class Terminal:
+        def read1(self, _size):
+            told.append(len(times))
+            return lines[len(told) - 1]
+
+        read = read1
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Terminal()))
+    with CanLog("-") as log:
+        assert log.progress == 0
+        for block in log.blocks():
+            times += [frame.time_s for frame in block]
+            assert log.progress == 0
+        assert log.progress == 1
+    assert times == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert told == [0, 0, 1, 2, 3, 4, 5]
+
+
+def test_a_pipe_is_a_stream(tmp_path):
+    """Its size says nothing."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    told = threading.Semaphore(0)
-
-    def candump():
-        with path.open("w", encoding="utf-8") as pipe:
-            for number in range(5):
-                pipe.write(f"({number}.0) can0 100#E80D\n")
-                pipe.flush()
-                assert told.acquire(timeout=30)
-
-    writer = threading.Thread(target=candump)
-    writer.start()
-    times = []
-    with CanLog(path) as log:
-        for block in log.blocks():
-            times.append([frame.time_s for frame in block])
-            told.release()
-    writer.join()
-    assert times == [[0.0], [1.0], [2.0], [3.0], [4.0]]
+    with subprocess.Popen([sys.executable, "-c", f"open({str(path)!r}, 'w').write({CANDUMP!r})"]), CanLog(path) as log:
+        assert log.progress == 0
+        assert [len(block) for block in log.blocks()] == [2]
+        assert log.progress == 1
 
 
 def test_a_damaged_gzip_file_is_read_up_to_there(tmp_path):

@@ -7,8 +7,10 @@ import io
 import os
 import random
 import sys
+from types import SimpleNamespace
 
 import can
+import numpy as np
 import pytest
 from canlog_rig import shown
 
@@ -107,6 +109,34 @@ def test_a_count_of_records_that_cannot_be_is_not_believed(log):
         frames = list(program._group(mdf, 0, "CAN_DataFrame", 0.0, log.stat().st_size, output))
         assert len(frames) < 200
         assert said in file.getvalue()
+
+
+def test_records_of_loggers_that_write_less_or_wrong_things():
+    """No length but a DLC, no mark of extended ids; an id or a length that CAN does not have."""
+    fields = [("ID", "<u4"), ("DLC", "u1"), ("DataBytes", "(64,)u1")]
+    samples = np.zeros(3, dtype=[(f"CAN_DataFrame.{name}", *kind) for name, *kind in fields])
+    samples["CAN_DataFrame.ID"] = [0x100, 0x18FEF100, 0x80000100]
+    samples["CAN_DataFrame.DLC"] = [2, 9, 0]
+    samples["CAN_DataFrame.DataBytes"] = 0xAA
+    signal = SimpleNamespace(samples=samples, timestamps=np.array([0.5, 1.5, 2.5]))
+    file = io.BytesIO()
+    frames = list(program._frames(signal, "CAN_DataFrame", 100.0, "record", 0, program._Output(file)))
+    assert [shown(frame) for frame in frames] == [
+        (100.5, "0", 0x100, False, "aa" * 2),
+        (101.5, "0", 0x18FEF100, True, "aa" * 12),
+        (102.5, "0", 0x100, True, ""),
+    ]
+    fields = [("ID", "<u4"), ("IDE", "u1"), ("DataLength", "u1"), ("DataBytes", "(8,)u1")]
+    samples = np.zeros(3, dtype=[(f"CAN_DataFrame.{name}", *kind) for name, *kind in fields])
+    samples["CAN_DataFrame.ID"] = [0x900, 0x100, 0x100]
+    samples["CAN_DataFrame.DataLength"] = [8, 9, 8]
+    signal = SimpleNamespace(samples=samples, timestamps=np.array([0.5, 1.5, 2.5]))
+    frames = list(program._frames(signal, "CAN_DataFrame", 100.0, "record", 20, program._Output(file)))
+    assert [frame.time_s for frame in frames] == [102.5]
+    assert b"record 21" in file.getvalue()
+    assert b"CAN id 900 is too large" in file.getvalue()
+    assert b"record 22" in file.getvalue()
+    assert b"expected 9 data bytes, got 8" in file.getvalue()
 
 
 def test_where_asammdf_dies_the_log_breaks_off():

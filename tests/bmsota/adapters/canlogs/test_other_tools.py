@@ -82,7 +82,9 @@ def test_busmaster_as_savvycan_writes_it():
         + "22:20:15:2 Rx 0 0000021A s 1 FE \n22:20:15:12 Rx 0 0000021A s 1 FE \n22:20:15:992 Rx 0 0000021A s 1 FE \n"
     )
     second_s = MIDNIGHT_S + 22 * 3600 + 20 * 60 + 15
-    assert [frame[0] for frame in frames] == pytest.approx([second_s + 0.002, second_s + 0.012, second_s + 0.992])
+    assert [frame[0] for frame in frames] == pytest.approx(
+        [second_s + 0.002, second_s + 0.012, second_s + 0.992], abs=1e-6
+    )
 
 
 def test_busmasters_modes_and_bases():
