@@ -10,7 +10,7 @@ import cantools
 import numpy as np
 
 from benchmarks._figures import Figure, compare, print_figures
-from bmsota.signals import loads
+from bmsota.signals import Message, loads
 
 BATCH = 10_000
 # Few enough that a round fits between two looks at the clock, enough that looking costs nothing.
@@ -82,14 +82,23 @@ def figures() -> list[Figure]:
 
         return work
 
+    def columns_of(message: Message) -> object:
+        """Decode and look at every column: those of pages are cut when they are asked for."""
+
+        def work(array: np.ndarray) -> None:
+            for column in message.decode_batch(array).values():
+                assert column.ndim == 1
+
+        return work
+
     contenders = {
         "cantools decode pack": each(theirs["Pack"].decode, frames["Pack"]),
         "cantools encode pack": each(theirs["Pack"].encode, values["Pack"]),
         "cantools decode cells": each(theirs["Cells"].decode, frames["Cells"]),
         "cantools encode cells": each(theirs["Cells"].encode, values["Cells"]),
-        "batch decode pack": whole(ours["Pack"].decode_batch, arrays["Pack"]),
+        "batch decode pack": whole(columns_of(ours["Pack"]), arrays["Pack"]),
         "batch encode pack": whole(ours["Pack"].encode_batch, columns["Pack"]),
-        "batch decode cells": whole(ours["Cells"].decode_batch, arrays["Cells"]),
+        "batch decode cells": whole(columns_of(ours["Cells"]), arrays["Cells"]),
         "batch encode cells": whole(ours["Cells"].encode_batch, columns["Cells"]),
         "single decode pack": each(ours["Pack"].decode, frames["Pack"]),
         "single encode pack": each(ours["Pack"].encode, values["Pack"]),

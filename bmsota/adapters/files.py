@@ -6,13 +6,14 @@ when the wheel is built. Here both places are one.
 
 from __future__ import annotations
 
+import codecs
 from importlib import resources
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from bmsota.errors import ConfigurationError
-from bmsota.signals import loads
+from bmsota.signals import DbcFault, Severity, loads
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -31,7 +32,8 @@ def load_dbc(path: FilePath) -> Database:
     """Load the DBC file at *path*.
 
     DBC files are written in the code page of the tool's machine; what is not UTF-8 is read as Windows-1252, the most
-    usual one, with unknown characters replaced (they can only be in comments and units).
+    usual one, with unknown characters replaced (they can only be in comments and units). UTF-16, which Windows editors call
+    "Unicode", is read and reported as a fault, because few other tools read it.
 
     Raises:
         OSError: the file cannot be read.
@@ -42,7 +44,13 @@ def load_dbc(path: FilePath) -> Database:
         data = file.read(DBC_SIZE_BYTES_MAX + 1)
     if len(data) > DBC_SIZE_BYTES_MAX:
         raise ConfigurationError(f"expected a DBC of at most {DBC_SIZE_BYTES_MAX} bytes, got more ({path})")
-    return loads(_text(data))
+    wide = _wide_encoding(data)
+    if wide is None:
+        return loads(_text(data))
+    database = loads(data.decode(wide, errors="replace").removeprefix("\ufeff"))
+    reason = "the file is UTF-16, which most DBC tools cannot read; save it as UTF-8"
+    database.faults = (DbcFault(1, reason, Severity.WARNING), *database.faults)
+    return database
 
 
 def packaged_dbc(name: str) -> str:
@@ -61,6 +69,15 @@ def packaged_dbc(name: str) -> str:
 def packaged_dbc_names() -> tuple[str, ...]:
     """The names `packaged_dbc` knows, without the suffix."""
     return tuple(name.removesuffix(".dbc") for name in _listed())
+
+
+def _wide_encoding(data: bytes) -> str | None:
+    """UTF-16's name, by the byte order mark or by the zeros between the letters of the first word; None for anything else."""
+    for encoding, mark in (("utf-16-le", codecs.BOM_UTF16_LE), ("utf-16-be", codecs.BOM_UTF16_BE)):
+        zeros = data[1:16:2] if encoding == "utf-16-le" else data[0:16:2]
+        if data.startswith(mark) or (len(zeros) > 1 and not any(zeros)):
+            return encoding
+    return None
 
 
 def _text(data: bytes) -> str:

@@ -24,11 +24,11 @@ from bmsota.errors import BmsotaError
 from bmsota.signals import Severity, loads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from bmsota.adapters.canlogs import CanLog, LogBlock, Misfit
     from bmsota.cli.logtables import LogTable
-    from bmsota.signals import Database
+    from bmsota.signals import Database, DbcFault, TransportFault
 
 __all__ = ["app"]
 
@@ -46,11 +46,17 @@ def dbc() -> None:
 @app.command()
 def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The DBC file.")],
+    errors_only: Annotated[
+        bool,
+        typer.Option("--errors-only", help="Leave out warnings: neither print them nor exit with 1 because of them."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON, for tools.")] = False,
 ) -> None:
     """Report every fault of FILE with its line, and what could be loaded.
 
-    Exit code: 0 no faults; 1 faults; 2 the file cannot be read.
+    An error is something that could not be loaded; a warning is loaded as it stands.
+
+    Exit code: 0 no faults; 1 faults (with --errors-only: errors); 2 the file cannot be read.
     """
     try:
         database = load_dbc(file)
@@ -58,31 +64,29 @@ def check(
         _stop(f"{file}: {error.strerror or error}")
     except BmsotaError as error:
         _stop(f"{file}: {error}")
-    if not len(database) and not any(fault.severity is Severity.WARNING for fault in database.faults):
+    faults = [each for each in database.faults if each.severity is Severity.ERROR or not errors_only]
+    _print(database, file, faults, as_json=as_json)
+    if not database.messages and not any(fault.severity is Severity.WARNING for fault in database.faults):
         # Not one message: this is not a DBC file with mistakes in it.
-        _print(database, file, as_json=as_json)
         _stop(f"{file}: not a DBC file: it defines no message")
-    _print(database, file, as_json=as_json)
-    if database.faults:
+    if faults:
         raise typer.Exit(EXIT_FAULTS)
 
 
-def _print(database: Database, file: str, *, as_json: bool) -> None:
+def _print(database: Database, file: str, found: list[DbcFault], *, as_json: bool) -> None:
+    # Not len(database), which counts names: two messages may have one.
+    messages = len(database.messages)
     signals = sum(len(message.signals) for message in database.messages)
     if as_json:
-        faults = [
-            {"line": each.line, "severity": each.severity.value, "reason": each.reason} for each in database.faults
-        ]
-        typer.echo(
-            json.dumps({"file": file, "messages": len(database), "signals": signals, "faults": faults}, indent=1)
-        )
+        faults = [{"line": each.line, "severity": each.severity.value, "reason": each.reason} for each in found]
+        typer.echo(json.dumps({"file": file, "messages": messages, "signals": signals, "faults": faults}, indent=1))
         return
-    for fault in database.faults:
+    for fault in found:
         typer.echo(f"{file}:{fault.line}: {fault.severity.value}: {fault.reason}")
     errors = sum(fault.severity is Severity.ERROR for fault in database.faults)
     warnings = len(database.faults) - errors
-    found = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}" if database.faults else "no faults"
-    typer.echo(f"{file}: {counted(len(database), 'message')}, {counted(signals, 'signal')} loaded; {found}")
+    counts = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}" if database.faults else "no faults"
+    typer.echo(f"{file}: {counted(messages, 'message')}, {counted(signals, 'signal')} loaded; {counts}")
 
 
 @app.command()
@@ -112,6 +116,18 @@ def decode(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="MESSAGE", help="Decode only this message. May be repeated.")
     ] = None,
+    j1939: Annotated[
+        bool,
+        typer.Option(
+            "--j1939", help="Match extended ids by their J1939 parameter group, also where the DBC does not declare it."
+        ),
+    ] = False,
+    id_mask: Annotated[
+        str | None,
+        typer.Option(
+            "--id-mask", metavar="MASK", help="Compare only these bits of ids that are not in the DBC: 0x3FFFF00."
+        ),
+    ] = None,
 ) -> None:
     """Decode LOG with DBC files: to text, one line a frame, or into a table.
 
@@ -124,7 +140,8 @@ def decode(
     names = {name for database in databases for name in database}
     if unknown := sorted(set(only or ()) - names):
         _stop(f"--only: not in the DBC: {', '.join(unknown)}")
-    from bmsota.adapters.canlogs import STANDARD_INPUT, CanLog  # noqa: PLC0415 - not for `check`
+    mask = _mask(id_mask)
+    from bmsota.adapters.canlogs import STANDARD_INPUT, CanLog, decode_log  # noqa: PLC0415 - not for `check`
 
     try:
         opened = CanLog(log)
@@ -134,7 +151,20 @@ def decode(
         _stop(str(error))
     with opened:
         name = "standard input" if log == STANDARD_INPUT else log
-        raise typer.Exit(_decode_into(opened, name, databases, csv, parquet, frozenset(only or ())))
+        blocks = decode_log(opened, databases, only=frozenset(only or ()), j1939=j1939, id_mask=mask)
+        raise typer.Exit(_decode_into(opened, name, blocks, csv, parquet))
+
+
+def _mask(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        mask = int(text, 0)
+    except ValueError:
+        mask = -1
+    if not 0 <= mask < 1 << 29:
+        _stop(f"--id-mask: expected up to 29 bits, such as 0x3FFFF00, got {text}")
+    return mask
 
 
 def _database(name: str) -> Database:
@@ -171,11 +201,7 @@ def _table(csv: str | None, parquet: str | None) -> LogTable:
         _stop(str(error))
 
 
-def _decode_into(
-    log: CanLog, name: str, databases: list[Database], csv: str | None, parquet: str | None, only: frozenset[str]
-) -> int:
-    from bmsota.adapters.canlogs import decode_log  # noqa: PLC0415 - brings NumPy
-
+def _decode_into(log: CanLog, name: str, blocks: Iterator[LogBlock], csv: str | None, parquet: str | None) -> int:
     console = Console(stderr=True, soft_wrap=True)
     # A bar between lines of text on the same screen would be neither.
     has_bar = console.is_terminal and not ((csv or parquet) in (None, "-") and sys.stdout.isatty())
@@ -185,7 +211,7 @@ def _decode_into(
     try:
         with Progress(*columns, console=console, transient=True, disable=not has_bar) as progress:
             task = progress.add_task(name, total=1.0)
-            for block in decode_log(log, databases, only=only):
+            for block in blocks:
                 table.write(block)
                 tally.add(block)
                 progress.update(task, completed=log.progress)
@@ -208,15 +234,23 @@ class _Tally:
         self.misfits: Counter[Misfit] = Counter()
         self.unknown: Counter[int] = Counter()
         self.left_out = 0
+        self.packets = self.joined = 0
+        self.transport_faults: Counter[TransportFault] = Counter()
 
     def add(self, block: LogBlock) -> None:
         self.complete += block.complete
         self.misfits.update(block.misfits)
         self.unknown.update(block.unknown)
         self.left_out += block.left_out
+        self.packets += block.packets
+        self.joined += block.joined
+        self.transport_faults.update(block.transport_faults)
 
     def counts(self) -> dict[str, int]:
-        """The counts by what the summary calls them, in its order. Their sum is the number of frames."""
+        """The counts by what the summary calls them, in its order.
+
+        Their sum with the decoded ones is the number of frames and of messages put together.
+        """
         partly = sum(count for each, count in self.misfits.items() if each.is_decoded)
         ids = [
             f"{key & 0x1FFFFFFF:08X}" if key >> 31 else f"{key:03X}" for key, _ in self.unknown.most_common(_IDS_SHOWN)
@@ -227,6 +261,7 @@ class _Tally:
             "not decoded": self.misfits.total() - partly,
             f"with ids not in the DBC ({', '.join(ids)}{more})": self.unknown.total(),
             "of other messages": self.left_out,
+            f"J1939 packets, put together into {counted(self.joined, 'message')} more": self.packets,
         }
 
 
@@ -248,6 +283,8 @@ def _summary(log: CanLog, name: str, tally: _Tally) -> int:
         _say(f"{name}: {can_id} {message.name}: {counted(count, 'frame')} with {each.reason}")
     if len(tally.misfits) > _MISFITS_SHOWN:
         _say(f"{name}: and {len(tally.misfits) - _MISFITS_SHOWN} more kinds of frames that do not match their message")
+    for fault, count in tally.transport_faults.most_common():
+        _say(f"{name}: J1939 transport, {counted(count, 'time')}: {fault.value}")
     if log.time_base:
         _say(f"{name}: {log.time_base}")
     for part in log.skipped_parts:

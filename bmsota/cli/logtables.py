@@ -62,8 +62,8 @@ class _Shown:
         return [self._names.get(value) for value in values] if self._names else []
 
 
-def _can_id(message: Message) -> str:
-    return f"{message.can_id:08X}" if message.is_extended_id else f"{message.can_id:03X}"
+def _can_id(each: DecodedMessage) -> str:
+    return f"{each.can_id:08X}" if each.message.is_extended_id else f"{each.can_id:03X}"
 
 
 def _time(time_s: float) -> str:
@@ -116,7 +116,7 @@ class TextLines(_Writer):
             )  # fmt: skip
             time = _time(each.times_s[row])
             channel = each.channels[row]
-            place = f"{time and f'({time}) '}{channel}{channel and ' '}{_can_id(each.message)}"
+            place = f"{time and f'({time}) '}{channel}{channel and ' '}{_can_id(each)}"
             lines.append(f"{place} {each.message.name}: {values}\n")
         self._out.write("".join(lines))
         self._out.flush()  # A live stream is read as it comes.
@@ -140,7 +140,7 @@ class CsvTable(_Writer):
 
     def write(self, block: LogBlock) -> None:
         for each, row, held in self.frames(block):
-            start = (_time(each.times_s[row]), each.channels[row], _can_id(each.message), each.message.name)
+            start = (_time(each.times_s[row]), each.channels[row], _can_id(each), each.message.name)
             self._csv.writerows(
                 (*start, shown.name, shown.number(value), shown.named(value), shown.unit) for shown, value in held
             )
@@ -200,7 +200,7 @@ class ParquetTable(_Writer):
                 fields = {
                     "time_s": arrow.array(each.times_s[rows], from_pandas=True),  # NaN: no time.
                     "channel": channels.take(arrow.array(rows)),
-                    "can_id": arrow.array(np.full(count, each.message.can_id, dtype=np.uint32)),
+                    "can_id": arrow.array(np.full(count, each.can_id, dtype=np.uint32)),
                     "is_extended_id": arrow.array(np.full(count, each.message.is_extended_id)),
                     "value": arrow.array(values.astype(np.float64)),
                     "name": arrow.array(names, arrow.string()).dictionary_encode(),

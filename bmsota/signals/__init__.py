@@ -5,7 +5,8 @@
     database["MasterCommand"].frame({"Mode": "Normal", ...})
     database["PackState"].decode_batch(array)  # array of n x length bytes -> a NumPy array per signal
 
-Both codecs, for one frame and for columns of frames, are compiled from a plan per message (`Message.layout`); cantools only
+`MessageFinder` says which message a frame is, also by a J1939 parameter group; `TransportReassembler` puts J1939's transport
+packets together. Both codecs, for one frame and for columns of frames, are compiled from a plan per message (`Message.layout`); cantools only
 parses. NumPy is imported when columns are first used. DBC files are read by `bmsota.adapters.files.load_dbc`, logs by
 `bmsota.adapters.canlogs`.
 """
@@ -13,9 +14,10 @@ parses. NumPy is imported when columns are first used. DBC files are read by `bm
 from __future__ import annotations
 
 from bmsota.signals._columns import SignalColumns
-from bmsota.signals._database import Database, DbcFault, Message, Severity
+from bmsota.signals._database import Database, DbcFault, Message, MessageFinder, Severity
 from bmsota.signals._load import loads
-from bmsota.signals._plan import Branch, LayoutNode, Signal, SignalValue
+from bmsota.signals._plan import Branch, LayoutNode, NamedValue, Signal, Signals, SignalValue
+from bmsota.signals._transport import TransportFault, TransportMessage, TransportReassembler, pgn_of
 
 __all__ = [
     "Branch",
@@ -23,9 +25,16 @@ __all__ = [
     "DbcFault",
     "LayoutNode",
     "Message",
+    "MessageFinder",
+    "NamedValue",
     "Severity",
     "Signal",
     "SignalColumns",
     "SignalValue",
+    "Signals",
+    "TransportFault",
+    "TransportMessage",
+    "TransportReassembler",
     "loads",
+    "pgn_of",
 ]

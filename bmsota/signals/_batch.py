@@ -18,9 +18,10 @@ what is then still wrong is said by the one-message codec's reference. What 64-b
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from bmsota.signals._codec import (
     RANGE_TOLERANCE_STEPS,
     bits_of,
     decode_reference,
+    encode_onto,
     encode_reference,
     extract,
     has_overlap,
@@ -39,10 +41,11 @@ from bmsota.signals._codec import (
     scaled,
     unknown_branch,
 )
-from bmsota.signals._columns import SignalColumns
+from bmsota.signals._columns import PagedColumns, PageRuns, SignalColumns
+from bmsota.signals._plan import NamedValue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -180,8 +183,8 @@ class _Target:
 
     __slots__ = ("_words", "padded")
 
-    def __init__(self, count: int, size_bytes: int) -> None:
-        self.padded = np.zeros((count, -(-size_bytes // 8) * 8), dtype=np.uint8)
+    def __init__(self, padded: NDArray[np.uint8]) -> None:
+        self.padded = padded
         self._words: dict[tuple[bool, int], Array] = {}
 
     def join(self, bits: Array, index: int, *, is_big: bool) -> None:
@@ -190,6 +193,23 @@ class _Target:
             self._words[is_big, index] = bits
         else:
             words |= bits
+
+    @classmethod
+    def of(cls, count: int, size_bytes: int) -> _Target:
+        """Frames of zeros."""
+        return cls(np.zeros((count, -(-size_bytes // 8) * 8), dtype=np.uint8))
+
+    def part(self, start: int, stop: int) -> _Target:
+        """Some of the frames; to be finished before the whole."""
+        return _Target(self.padded[start:stop])
+
+    def merge(self, other: _Target, rows: Rows) -> None:
+        """Put the frames of *other*, finished, to the frames *rows* of this one."""
+        words, others = self.padded.view(np.uint64), other.finish().view(np.uint64)
+        if words.shape[1] == 1:
+            words[:, 0][rows] |= others[:, 0]
+        else:
+            words[rows] |= others
 
     def finish(self) -> NDArray[np.uint8]:
         for (is_big, index), words in self._words.items():
@@ -256,7 +276,13 @@ class _Decoder:
         raw = self._cut.fetch(frames, start, stop)
         if self._result.kind == "f":
             if self._factor == 1 and self._offset == 0:
-                return raw.astype(np.float64)
+                values = raw.astype(np.float64)
+                if self._signal.is_float and self._signal.length_bits < 64 and (odd := np.isnan(raw)).any():
+                    size = self._size_bytes
+                    # One by one: the hardware changes the bits of a signalling NaN when it widens it.
+                    for row in np.flatnonzero(odd).tolist():
+                        values[row] = extract(self._signal, frames.padded[start + row].tobytes()[:size])
+                return values
             values = np.multiply(raw, self._factor, dtype=np.float64)
             if self._offset:
                 values += self._offset
@@ -278,14 +304,25 @@ class _Decoder:
         return values
 
 
+class _HasKey(Protocol):
+    @property
+    def key(self) -> object: ...
+
+
+_Coder = TypeVar("_Coder", bound=_HasKey)
+
+
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(Generic[_Coder]):
     """Neighbouring pages of a multiplexer with a signal of the same bits and scale each."""
 
-    decoder: _Decoder
+    coder: _Coder
     first: int
     last: int
     names: tuple[str, ...]
+
+    def by_page(self) -> Iterator[tuple[int, str]]:
+        return enumerate(self.names, self.first)
 
 
 class _BranchDecoder:
@@ -304,7 +341,11 @@ class _BranchDecoder:
         self._kind = np.min_scalar_type(self.count)
         self._cut = _Cut(self._signal, size_bytes) if self._signal.length_bits <= 64 else None
         self._table = self._tabled()
-        self.runs = _runs(pages, size_bytes)
+        self.runs = _runs(pages, lambda signal: _Decoder(signal, size_bytes))
+        self.places: dict[str, tuple[int, int, int]] = {}
+        """Signals whose column is cut from a run when it is asked for (`PageRuns.places`)."""
+        self.pieces = [(number, page, name) for number, run in enumerate(self.runs) for page, name in run.by_page()]
+        """The others: the number of the run, the page, the signal."""
         self.below = [[_BranchDecoder(each, size_bytes, where) for each in node.branches] for node in pages]
 
     def _page(self, raw: float) -> int:
@@ -322,6 +363,21 @@ class _BranchDecoder:
         numbers = [*range(signal.raw_maximum + 1), *range(signal.raw_minimum, 0)]
         return np.array([self._page(raw) for raw in numbers], dtype=self._kind)
 
+    def cut_when_asked(self, once: Container[str]) -> None:
+        """Leave the columns of signals that are *once* in the whole message to `PageRuns`."""
+        for number, page, name in self.pieces:
+            if name in once:
+                self.places[name] = (number, self.runs[number].first, page)
+        self.pieces = [piece for piece in self.pieces if piece[2] not in self.places]
+
+    def names(self) -> Iterator[str]:
+        """Every signal of every page, as often as it is on one."""
+        for run in self.runs:
+            yield from run.names
+        for below in self.below:
+            for each in below:
+                yield from each.names()
+
     def pages(self, frames: _Frames) -> Array:
         if self._cut is None:
             raws = [
@@ -330,31 +386,38 @@ class _BranchDecoder:
             return np.array([self._page(raw) for raw in raws], dtype=self._kind)
         raw = self._cut.fetch(frames, 0, frames.count)
         if self._table is not None:
-            return self._table[raw]
+            return self._table.take(raw)
         distinct, inverse = np.unique(raw, return_inverse=True)
         table = np.array([self._page(each) for each in distinct.tolist()], dtype=self._kind)
         return table[inverse]
 
 
-def _runs(pages: list[LayoutNode], size_bytes: int) -> list[_Run]:
-    """Group the signals of all pages by what decodes them, as far as pages follow each other."""
-    found: list[_Run] = []
-    opened: dict[object, tuple[_Decoder, int, list[str]]] = {}
+def _sorted(pages: Array, count: int) -> tuple[Rows, list[int]]:
+    """The frames in the order of their pages, and where in that order each of *count* pages begins, and the last ends."""
+    order = np.argsort(pages, kind="stable")
+    bounds: list[int] = np.searchsorted(pages.take(order), np.arange(count + 1)).tolist()
+    return order, bounds
+
+
+def _runs(pages: list[LayoutNode], make: Callable[[Signal], _Coder]) -> list[_Run[_Coder]]:
+    """Group the signals of all pages by what codes them, as far as pages follow each other."""
+    found: list[_Run[_Coder]] = []
+    opened: dict[object, tuple[_Coder, int, list[str]]] = {}
     for index in range(len(pages) + 1):
-        here: dict[object, tuple[_Decoder, str]] = {}
-        twins: list[tuple[_Decoder, str]] = []
+        here: dict[object, tuple[_Coder, str]] = {}
+        twins: list[tuple[_Coder, str]] = []
         for signal in pages[index].signals if index < len(pages) else ():
-            decoder = _Decoder(signal, size_bytes)
-            if decoder.key in here:
-                twins.append((decoder, signal.name))  # The same bits twice on one page.
+            coder = make(signal)
+            if coder.key in here:
+                twins.append((coder, signal.name))  # The same bits twice on one page.
             else:
-                here[decoder.key] = (decoder, signal.name)
+                here[coder.key] = (coder, signal.name)
         for key in [key for key in opened if key not in here]:
-            decoder, first, names = opened.pop(key)
-            found.append(_Run(decoder, first, index - 1, tuple(names)))
-        for key, (decoder, name) in here.items():
-            opened.setdefault(key, (decoder, index, []))[2].append(name)
-        found += [_Run(decoder, index, index, (name,)) for decoder, name in twins]
+            coder, first, names = opened.pop(key)
+            found.append(_Run(coder, first, index - 1, tuple(names)))
+        for key, (coder, name) in here.items():
+            opened.setdefault(key, (coder, index, []))[2].append(name)
+        found += [_Run(coder, index, index, (name,)) for coder, name in twins]
     return found
 
 
@@ -362,11 +425,13 @@ class _Found:
     """The columns as they are found. A signal of several pages comes in pieces."""
 
     def __init__(self, signals: tuple[str, ...]) -> None:
-        self._pieces: dict[str, list[tuple[Array, Rows | None]]] = {name: [] for name in signals}
+        self._signals = signals
+        self._pieces: dict[str, list[tuple[Array, Rows | None]]] = {}
+        self.pages: list[PageRuns] = []
         self.undefined: set[int] = set()
 
     def add(self, name: str, values: Array, rows: Rows | None) -> None:
-        self._pieces[name].append((values, rows))
+        self._pieces.setdefault(name, []).append((values, rows))
 
     def columns(self, length: int) -> SignalColumns:
         values: dict[str, Array] = {}
@@ -375,13 +440,14 @@ class _Found:
             if len(pieces) == 1:
                 values[name], rows = pieces[0]
             else:
-                rows = np.concatenate([part for _, part in pieces if part is not None] or [np.empty(0, np.intp)])
+                rows = np.concatenate([part for _, part in pieces if part is not None])
                 order = np.argsort(rows, kind="stable")
-                values[name] = np.concatenate([piece for piece, _ in pieces] or [np.empty(0)])[order]
+                values[name] = np.concatenate([piece for piece, _ in pieces])[order]
                 rows = rows[order]
             if rows is not None:
                 held[name] = rows
-        return SignalColumns(length, values, held, undefined=tuple(sorted(self.undefined)))
+        undefined = tuple(sorted(self.undefined))
+        return PagedColumns(length, values, held, undefined=undefined, names=self._signals, pages=tuple(self.pages))
 
 
 # --- Encoding ---------------------------------------------------------------------------------------------------------
@@ -410,6 +476,24 @@ class _Encoder:
                 np.inf,
                 -np.inf,
             )  # Never plainly: float64 does not hold every raw number.
+
+    @property
+    def key(self) -> object:
+        """Equal for signals that one call encodes."""
+        signal = self.signal
+        if self._cut is None:
+            return id(self)
+        limits = signal.minimum, signal.maximum, frozenset(signal.choices.items())
+        return self._cut.key, signal.length_bits, signal.is_float, signal.scale, signal.offset, limits
+
+    def place_plain(self, values: Array, target: _Target) -> bool:
+        """Put the column *values* into *target* if all of it fits; whether it does."""
+        raw = self._raw(values) if len(values) else values
+        if raw is None:
+            return False
+        if len(raw) and self._cut is not None:
+            self._cut.place(raw, target)
+        return True
 
     def place(self, values: Array, target: _Target, refuse: Callable[[Signal, Any, int], NoReturn]) -> None:
         """Put the column *values* into *target*. *refuse* is called with what does not fit, and its row; it raises."""
@@ -462,7 +546,8 @@ class _Encoder:
         if self.signal.length_bits == 64:
             return raw
         narrow = raw.astype(f"f{self.signal.length_bits // 8}")
-        return None if np.any(np.isinf(narrow) & np.isfinite(raw)) else narrow
+        # A NaN goes one by one as well: the hardware changes the bits of a signalling one.
+        return None if np.any(np.isinf(narrow) & np.isfinite(raw)) or np.isnan(raw).any() else narrow
 
     def _careful(self, values: Array) -> Array | None:
         """Look at every row: outside the limits is allowed for numbers of the value table."""
@@ -518,6 +603,35 @@ class _BranchEncoder:
         self.nodes = branch.nodes
         self.page_of = {number: position[id(node)] for number, node in branch.nodes.items()}
         self.pages = [_NodeEncoder(node, size_bytes) for node in distinct.values()]
+        self.runs = _runs(list(distinct.values()), lambda signal: _Encoder(signal, size_bytes))
+        """All signals of all pages; only of use if no page has a multiplexer of its own."""
+        self.is_flat = not any(page.branches for page in self.pages)
+        self.table = self._tabled()
+
+    def _tabled(self) -> Array | None:
+        """The page of each multiplexer value from 0, and of the first that is too large for all; None if there are too many."""
+        numbers = range(max(self.page_of, default=0) + 2)
+        is_named = self.signal.choices and (self.signal.scale != 1 or self.signal.offset != 0)
+        if min(self.page_of, default=0) < 0 or len(numbers) > 1 << _TABLE_BITS_MAX or is_named:
+            return None
+        unknown = len(self.pages)
+        return np.array([self.page_of.get(number, unknown) for number in numbers], dtype=np.min_scalar_type(unknown))
+
+    def pages_of(self, values: Array) -> Array | None:
+        """The page that each of *values* chooses; None if that takes a closer look."""
+        if self.table is None or values.dtype.kind not in "iu" or not len(values) or values.min() < 0:
+            return None
+        pages: Array = self.table.take(np.minimum(values, len(self.table) - 1))
+        return None if (pages == len(self.pages)).any() else pages
+
+
+def _number(signal: Signal, value: Any, where: str) -> int:
+    """What a multiplexer's value in a column chooses: names stay numbers there, and are scaled as every other."""
+    if signal.choices and isinstance(value, int | float) and signal.scale != 0 and math.isfinite(value):
+        raw = round((value - signal.offset) / signal.scale)
+        if raw in signal.choices and scaled(signal, raw) == value:
+            return raw
+    return multiplexer_number(signal, value, where)
 
 
 class _Given:
@@ -528,22 +642,31 @@ class _Given:
             raise SignalError(f"no such signals in this message: {', '.join(unknown)} ({where})")
         self._where = where
         self._columns = columns if isinstance(columns, SignalColumns) else None
+        self._arrays: dict[str, Array] = {}
+        if isinstance(columns, SignalColumns):
+            self.count = columns.length
+            return
         self._arrays = {name: np.asarray(column) for name, column in columns.items()}
         for name, array in self._arrays.items():
             if array.ndim > 1:
                 raise SignalError(f"expected one value per frame, got {array.ndim} dimensions ({where}.{name})")
-        if isinstance(columns, SignalColumns):
-            self.count = columns.length
-            return
         lengths = {name: len(array) for name, array in self._arrays.items() if array.ndim}
         self.count = max(lengths.values(), default=1) if rows is None else rows
         for name, length in lengths.items():
             if length != self.count:
                 raise SignalError(f"expected {self.count} values, one per frame, got {length} ({where}.{name})")
 
+    def has_names(self) -> bool:
+        """Whether a column holds anything but numbers."""
+        return any(array.dtype.kind not in "biufO" for array in self._arrays.values()) or any(
+            isinstance(value, str) for array in self._arrays.values() if array.dtype.kind == "O" for value in array.flat
+        )
+
     def column(self, name: str, rows: Rows | None) -> Array:
         """The values of the frames *rows*; None are all."""
         array = self._arrays.get(name)
+        if array is None and self._columns is not None and name in self._columns:
+            array = self._arrays[name] = self._columns[name]
         if array is None:
             raise SignalError(f"no values for {name} ({self._where})")
         if not array.ndim:
@@ -562,6 +685,32 @@ class _Given:
             return array[at]
         return array if rows is None else array[rows]
 
+    def run(self, run: _Run[_Encoder], rows: Rows, bounds: list[int]) -> Array | None:
+        """The values of the run's pages, one page after the other; None if they are not of one kind.
+
+        *rows* are the frames sorted by page, *bounds* where in them each page begins.
+        """
+        if (
+            isinstance(self._columns, PagedColumns)
+            and (values := self._columns.run(run.names, run.first, rows, bounds)) is not None
+        ):
+            return values
+        parts = [self.column(name, rows[bounds[page] : bounds[page + 1]]) for page, name in run.by_page()]
+        return None if len({part.dtype for part in parts}) > 1 else np.concatenate(parts)
+
+
+def _differs(signal: Signal, values: Array, held: SignalColumns, rows: Rows) -> Array:
+    """Of each of the frames *rows*, whether *values*, numbers, ask for something else than *held* has there."""
+    changed = np.ones(len(rows), dtype=np.bool_)
+    everywhere = held.is_everywhere(signal.name)
+    places = rows if everywhere else np.searchsorted(held.rows(signal.name), rows)
+    there = np.arange(len(rows)) if everywhere else np.flatnonzero(held.mask(signal.name)[rows])
+    now, wanted = held[signal.name][places[there]], values[there]
+    if wanted.dtype.kind != now.dtype.kind:
+        wanted, now = wanted.astype(object), now.astype(object)  # Exactly: int64, uint64 and float64 meet in float64.
+    changed[there] = (wanted != now) & ((wanted == wanted) | (now == now))  # noqa: PLR0124 - NaN is what NaN was
+    return changed
+
 
 # --- Both ways --------------------------------------------------------------------------------------------------------
 
@@ -576,17 +725,24 @@ class BatchCodec:
         self._where = where
         self._decoders = [(signal.name, _Decoder(signal, size_bytes)) for signal in layout.signals]
         self._branches = [_BranchDecoder(branch, size_bytes, where) for branch in layout.branches]
+        counts = Counter(name for branch in self._branches for name in branch.names())
+        once = {name for name, count in counts.items() if count == 1}
+        for branch in self._branches:
+            branch.cut_when_asked(once)
         self._encoders = None if has_overlap(layout, size_bytes=size_bytes) else _NodeEncoder(layout, size_bytes)
 
-    def decode(self, data: NDArray[np.uint8], *, strict: bool) -> SignalColumns:
-        """See `Message.decode_batch`."""
+    def _checked(self, data: NDArray[np.uint8]) -> None:
         where, size = self._where, self._size_bytes
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2:
             got = f"{data.ndim} of {data.dtype}" if isinstance(data, np.ndarray) else type(data).__name__
             raise SignalError(f"expected an array of 2 dimensions of uint8, got {got} ({where})")
         if data.shape[1] < size:
             raise SignalError(f"expected {size} data bytes, got {data.shape[1]} ({where})")
-        frames = _Frames.of(data, size)
+
+    def decode(self, data: NDArray[np.uint8], *, strict: bool) -> SignalColumns:
+        """See `Message.decode_batch`."""
+        self._checked(data)
+        frames = _Frames.of(data, self._size_bytes)
         found = _Found(self._signals)
         with np.errstate(all="ignore"):  # A NaN on the wire is a value, not a slip of arithmetic.
             for name, decoder in self._decoders:
@@ -598,25 +754,25 @@ class BatchCodec:
     def _decode_branch(
         self, branch: _BranchDecoder, frames: _Frames, rows: Rows | None, found: _Found, *, strict: bool
     ) -> None:
-        pages = branch.pages(frames)
-        order = np.argsort(pages, kind="stable")
-        bounds = [0, *np.cumsum(np.bincount(pages, minlength=branch.count + 1)).tolist()]
+        order, bounds = _sorted(branch.pages(frames), branch.count + 1)
         known = bounds[branch.count]
         if strict and known < frames.count:
             self._refuse_frame(frames, rows, int(order[known]))
         frames = frames.take(order)
         rows = order if rows is None else rows[order]
-        parts = [rows[start:stop] for start, stop in pairwise(bounds)]
-        found.undefined.update(rows[known:].tolist())
-        for run in branch.runs:
-            start = bounds[run.first]
-            values = run.decoder.values(frames, start, bounds[run.last + 1])
-            for page, name in enumerate(run.names, run.first):
-                found.add(name, values[bounds[page] - start : bounds[page + 1] - start], parts[page])
+        if known < frames.count:
+            found.undefined.update(rows[known:].tolist())
+        runs = [run.coder.values(frames, bounds[run.first], bounds[run.last + 1]) for run in branch.runs]
+        if branch.places:
+            found.pages.append(PageRuns(rows, bounds, runs, branch.places))
+        for number, page, name in branch.pieces:
+            start = bounds[branch.runs[number].first]
+            values = runs[number][bounds[page] - start : bounds[page + 1] - start]
+            found.add(name, values, rows[bounds[page] : bounds[page + 1]])
         for page, below in enumerate(branch.below):
             for each in below:
                 part = frames.part(bounds[page], bounds[page + 1])
-                self._decode_branch(each, part, parts[page], found, strict=strict)
+                self._decode_branch(each, part, rows[bounds[page] : bounds[page + 1]], found, strict=strict)
 
     def _refuse_frame(self, frames: _Frames, rows: Rows | None, index: int) -> NoReturn:
         row = index if rows is None else int(rows[index])
@@ -624,15 +780,69 @@ class BatchCodec:
         decode_reference(self._layout, data, size_bytes=self._size_bytes, where=f"row {row}, {self._where}")
         raise AssertionError("the reference decodes what the columns refuse")
 
-    def encode(self, columns: Mapping[str, Any], rows: int | None) -> NDArray[np.uint8]:
+    def encode(self, columns: Mapping[str, Any], rows: int | None, base: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         """See `Message.encode_batch`."""
+        if base is not None:
+            return self._encode_onto(columns, rows, base)
         given = _Given(columns, rows, frozenset(self._signals), self._where)
         if self._encoders is None:
             return self._encode_one_by_one(given)
-        target = _Target(given.count, self._size_bytes)
+        target = _Target.of(given.count, self._size_bytes)
         with np.errstate(all="ignore"):
             self._encode_node(self._encoders, given, None, target, target)
         return target.finish()[:, : self._size_bytes]
+
+    def _encode_onto(self, columns: Mapping[str, Any], rows: int | None, base: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Write the values that differ from those of *base* into a copy of it."""
+        self._checked(base)
+        if rows not in (None, len(base)):
+            raise SignalError(f"expected {len(base)} rows as in base, got {rows} ({self._where})")
+        held = self.decode(base, strict=True)
+        given = _Given(columns, len(base), frozenset(self._signals), self._where)
+        if given.count != len(base):
+            raise SignalError(f"expected {len(base)} frames as in base, got {given.count} ({self._where})")
+        result = base.copy()
+        if self._encoders is None or given.has_names():
+            return self._onto_one_by_one(given, result)
+        with np.errstate(all="ignore"):
+            self._onto_node(self._encoders, given, held, np.arange(len(base)), result)
+        return result
+
+    def _onto_node(
+        self, node: _NodeEncoder, given: _Given, held: SignalColumns, rows: Rows, result: NDArray[np.uint8]
+    ) -> None:
+        size = self._size_bytes
+        for encoder in node.signals:
+            signal = encoder.signal
+            values = given.column(signal.name, rows)
+            changed = np.flatnonzero(_differs(signal, values, held, rows))
+            if not len(changed):
+                continue
+            target = _Target.of(len(changed), size)
+            encoder.place(values[changed], target, self._refuser(rows[changed]))
+            mask = (1 << signal.length_bits) - 1 << signal.shift
+            others = ~np.frombuffer(mask.to_bytes(size, signal.byte_order), dtype=np.uint8)
+            at = rows[changed]
+            result[at, :size] = result[at, :size] & others | target.finish()[:, :size]
+        for branch in node.branches:
+            values = given.column(branch.signal.name, rows)
+            order, bounds = _sorted(self._pages(branch, values, rows), len(branch.pages))
+            for index, page in enumerate(branch.pages):
+                part = rows[order[bounds[index] : bounds[index + 1]]]
+                if len(part):
+                    self._onto_node(page, given, held, part, result)
+
+    def _onto_one_by_one(self, given: _Given, result: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """For signals that share bits, and names, of which the frame may have another number."""
+        size = self._size_bytes
+        for row in range(given.count):
+            where = f"row {row}, {self._where}"
+            base = result[row, :size].tobytes()
+            held = decode_reference(self._layout, base, size_bytes=size, where=where)
+            values = self._row(given, row, where)
+            data = encode_onto(self._layout, values, base=base, held=held, where=where)
+            result[row, :size] = np.frombuffer(data, dtype=np.uint8)
+        return result
 
     def _encode_node(
         self, node: _NodeEncoder, given: _Given, rows: Rows | None, local: _Target, whole: _Target
@@ -640,16 +850,39 @@ class BatchCodec:
         for encoder in node.signals:
             encoder.place(given.column(encoder.signal.name, rows), local, self._refuser(rows))
         for branch in node.branches:
-            pages = self._pages(branch, given.column(branch.signal.name, rows), rows)
-            order = np.argsort(pages, kind="stable")
-            bounds = [0, *np.cumsum(np.bincount(pages, minlength=len(branch.pages))).tolist()]
+            values = given.column(branch.signal.name, rows)
+            pages = branch.pages_of(values)
+            if pages is None:
+                pages = self._pages(branch, values, rows)
+            order, bounds = _sorted(pages, len(branch.pages))
             sorted_rows = order if rows is None else rows[order]
+            if branch.is_flat and self._encode_runs(branch, given, sorted_rows, bounds, whole):
+                continue
             for index, page in enumerate(branch.pages):
                 part = sorted_rows[bounds[index] : bounds[index + 1]]
                 if len(part):
-                    below = _Target(len(part), self._size_bytes)
+                    below = _Target.of(len(part), self._size_bytes)
                     self._encode_node(page, given, part, below, whole)
-                    whole.padded[part] |= below.finish()
+                    whole.merge(below, part)
+
+    def _encode_runs(
+        self, branch: _BranchEncoder, given: _Given, rows: Rows, bounds: list[int], whole: _Target
+    ) -> bool:
+        """All pages of a multiplexer at once. False, with nothing done, if something does not fit: page by page says what."""
+        target = _Target.of(len(rows), self._size_bytes)
+        for run in branch.runs:
+            start, stop = bounds[run.first], bounds[run.last + 1]
+            try:
+                values = given.run(run, rows, bounds)
+            except SignalError:
+                return False
+            part = target if stop - start == len(rows) else target.part(start, stop)
+            if values is None or not run.coder.place_plain(values, part):
+                return False
+            if part is not target:
+                part.finish()
+        whole.merge(target, rows)
+        return True
 
     def _refuser(self, rows: Rows | None) -> Callable[[Signal, Any, int], NoReturn]:
         def refuse(signal: Signal, value: Any, index: int) -> NoReturn:
@@ -667,7 +900,7 @@ class BatchCodec:
         def page(value: Any, row: int) -> int:
             if value not in known:
                 where = f"row {row if rows is None else int(rows[row])}, {self._where}"
-                number = multiplexer_number(branch.signal, value, where)
+                number = _number(branch.signal, value, where)
                 if number not in branch.page_of:
                     raise SignalError(unknown_branch(branch.nodes, number, f"{where}.{branch.signal.name}"))
                 known[value] = branch.page_of[number]
@@ -688,18 +921,26 @@ class BatchCodec:
         size = self._size_bytes
         data = np.zeros((given.count, size), dtype=np.uint8)
         for row in range(given.count):
-            only = np.array([row], dtype=np.intp)
-            values: dict[str, Any] = {}
-            nodes = [self._layout]
             where = f"row {row}, {self._where}"
-            for node in nodes:
-                for signal in node.signals:
-                    value = given.column(signal.name, only)[0]
-                    values[signal.name] = value.item() if isinstance(value, np.generic) else value
-                for branch in node.branches:
-                    number = multiplexer_number(branch.multiplexer, values[branch.multiplexer.name], where)
-                    if number in branch.nodes:
-                        nodes.append(branch.nodes[number])
+            values = self._row(given, row, where)
             frame = encode_reference(self._layout, values, size_bytes=size, where=where)
             data[row] = np.frombuffer(frame, dtype=np.uint8)
         return data
+
+    def _row(self, given: _Given, row: int, where: str) -> dict[str, Any]:
+        """The values of one frame."""
+        only = np.array([row], dtype=np.intp)
+        values: dict[str, Any] = {}
+        nodes = [self._layout]
+        for node in nodes:
+            for signal in node.signals:
+                value = given.column(signal.name, only)[0]
+                values[signal.name] = value.item() if isinstance(value, np.generic) else value
+            for branch in node.branches:
+                signal = branch.multiplexer
+                number = _number(signal, values[signal.name], where)
+                if not isinstance(values[signal.name], str) and number in signal.choices:
+                    values[signal.name] = NamedValue(signal.choices[number], number)
+                if number in branch.nodes:
+                    nodes.append(branch.nodes[number])
+        return values

@@ -10,6 +10,7 @@ extended id without its flag are loaded as they stand, because the vehicle on th
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ ORPHANS_ID = 0xC0000000
 ORPHANS_NAME = "VECTOR__INDEPENDENT_SIG_MSG"
 
 SIZE_BYTES_MAX = 64
+# What 255 transport packets of 7 bytes carry (SAE J1939-21).
+J1939_SIZE_BYTES_MAX = 1785
 # cantools and we keep one branch per multiplexer number; a range of billions would be memory, not a layout.
 MULTIPLEXER_NUMBERS_MAX = 65536
 
@@ -34,7 +37,17 @@ _SIGNAL = re.compile(
     re.DOTALL,
 )
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*$", re.ASCII)
-_MULTIPLEX_MARK = re.compile(r"(?:M|m(\d+)(M?))$")
+_MULTIPLEX_MARK = re.compile(r"(?:M|m(\d*)(M?))$")
+# What the usual editors mean by the numbers of an attribute VFrameFormat that is defined as INT.
+_FRAME_FORMATS = (
+    "StandardCAN",
+    "ExtendedCAN",
+    "reserved",
+    "J1939PG",
+    *["reserved"] * 10,
+    "StandardCAN_FD",
+    "ExtendedCAN_FD",
+)
 _RANGES = re.compile(r"(\d+) ?- ?(\d+)|(\d+) (-\d+)")
 
 
@@ -51,10 +64,12 @@ class _Signal:
     parent: str | None = None
     numbers: frozenset[int] | None = None
     """The multiplexer numbers that bring it into the frame; None if it always is."""
+    is_named_as_multiplexer: bool = False
+    """Whether an SG_MUL_VAL_ says that others depend on it: the mark `m` without a number says nothing."""
 
     @property
     def is_multiplexer(self) -> bool:
-        return self.mark.endswith("M")
+        return self.mark.endswith("M") or self.is_named_as_multiplexer
 
 
 @dataclass(slots=True)
@@ -87,6 +102,8 @@ class Checked:
     head: str
     """Version, nodes, attribute definitions."""
     messages: tuple[MessageText, ...]
+    is_j1939: bool
+    """Whether the network is J1939 and no attribute says it message by message."""
 
 
 def check(text: str) -> Checked:
@@ -98,14 +115,22 @@ class _Checker:
     """Walks the statements twice: definitions first, then what refers to them."""
 
     def __init__(self, text: str) -> None:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         self.statements, troubles = split(text)
+        self.lines = text.split("\n")
         self.faults = [DbcFault(trouble.line, trouble.reason, Severity.ERROR) for trouble in troubles]
         self.messages: dict[int, _Message] = {}
         self.left_out: set[int] = {ORPHANS_ID}
         """Ids of messages that were refused: what refers to them is not reported once more."""
         self.left_out_signals: set[tuple[int, str]] = set()
         self.names: set[str] = set()
-        self.definitions: set[str] = set()
+        self.definitions: dict[str, str] = {}
+        """Attribute -> INT, HEX, FLOAT, STRING or ENUM."""
+        self.choices: dict[str, list[str]] = {}
+        """What the numbers of an attribute mean."""
+        self.protocol = ""
+        self.foreign: set[str] = set()
+        """Node names that were reported."""
         self.head: list[str] = []
         self.float_types: dict[tuple[int, str], int] = {}
 
@@ -132,7 +157,13 @@ class _Checker:
             )
             for message in self.messages.values()
         )
-        return Checked(tuple(sorted(self.faults, key=lambda fault: fault.line)), "\n".join(self.head) + "\n", parts)
+        if self.definitions.get("VFrameFormat") == "INT" and not any(
+            line.startswith('BA_DEF_DEF_ "VFrameFormat"') for line in self.head
+        ):
+            self.head.append('BA_DEF_DEF_ "VFrameFormat" 0 ;')  # Without it cantools refuses the file.
+        is_j1939 = self.protocol == "J1939" and "J1939PG" not in self.choices.get("VFrameFormat", ())
+        faults = tuple(sorted(self.faults, key=lambda fault: fault.line))
+        return Checked(faults, "\n".join(self.head) + "\n", parts, is_j1939)
 
     def error(self, line: int, reason: str) -> None:
         self.faults.append(DbcFault(line, reason, Severity.ERROR))
@@ -143,16 +174,32 @@ class _Checker:
     # Definitions.
 
     def first_line(self, statement: Statement) -> None:
-        if re.match(r'VERSION "(?:\\"|[^"])*"$|BU_ :(?: \w+)*$', statement.text):
+        if statement.text.startswith("VERSION") and re.match(r'VERSION "(?:\\"|[^"])*"$', statement.text):
             self.head.append(statement.text)
+        elif re.match(r"BU_ :(?: \w+)*$", statement.text):
+            self.head.append(" ".join(["BU_ :", *self.nodes(statement.line, statement.text[len("BU_ :") :].split())]))
         else:
             self.error(statement.line, f"incomplete {statement.keyword}: {_cut(statement.text)}")
+
+    def nodes(self, line: int, names: list[str]) -> list[str]:
+        """Those of *names* that cantools can read; the others are reported once."""
+        for name in names:
+            if not name.isascii() and name not in self.foreign:
+                self.foreign.add(name)
+                self.warn(line, f"{_name_fault(name)} (node); the node is left out")
+        return [name for name in names if name.isascii()]
 
     def message(self, statement: Statement) -> _Message | None:
         """The draft of a message, or None if it cannot be used: then its signals are skipped without a word."""
         match = _MESSAGE.match(statement.text)
         if match is None:
-            self.error(statement.line, f"expected BO_ id name: length sender, got {_cut(statement.text)}")
+            strange = re.match(r"\s*BO_\s+\d+\s+(\S*[^\w\s:]\S*?)\s*:\s*\d", self.lines[statement.line - 1])
+            self.error(
+                statement.line,
+                _name_fault(strange[1])
+                if strange
+                else f"expected BO_ id name: length sender, got {_cut(statement.text)}",
+            )
             if found := re.match(r"BO_ (\d+)", statement.text):
                 self.left_out.add(int(found[1]))
             return None
@@ -161,10 +208,12 @@ class _Checker:
             self.left_out.add(number)
             return None
         reason = ""
+        is_long = SIZE_BYTES_MAX < length <= J1939_SIZE_BYTES_MAX and bool(number & EXTENDED_FLAG)
         if not _IDENTIFIER.match(name):
-            reason = f"expected a name that starts with a letter, got {name}"
-        elif length > SIZE_BYTES_MAX:
-            reason = f"expected at most {SIZE_BYTES_MAX} data bytes, got {length} ({name})"
+            reason = _name_fault(name)
+        elif length > SIZE_BYTES_MAX and not is_long:
+            size = J1939_SIZE_BYTES_MAX if number & EXTENDED_FLAG else SIZE_BYTES_MAX
+            reason = f"expected at most {size} data bytes, got {length} ({name})"
         elif number in self.messages:
             reason = f"duplicate id {number}, already used by {self.messages[number].name} ({name})"
         elif number >> 32 or (number & EXTENDED_FLAG and number & ~EXTENDED_FLAG >= 1 << 29):
@@ -183,7 +232,8 @@ class _Checker:
             )
         if name in self.names:
             self.warn(statement.line, f"duplicate name {name}; this message is reachable by its id only")
-        head = f"BO_ {_flagged(number)} {name} : {length} {match[4] or 'Vector__XXX'}"
+        sender = self.nodes(statement.line, [match[4]] if match[4] else [])
+        head = f"BO_ {_flagged(number)} {name} : {length} {sender[0] if sender else 'Vector__XXX'}"
         self.names.add(name)
         draft = _Message(statement.line, number, name, length, head)
         self.messages[number] = draft
@@ -196,9 +246,13 @@ class _Checker:
         found = re.match(r"SG_ (\w+)", statement.text)
         name = found[1] if found else ""
         if match is None:
+            strange = re.match(r"\s*SG_\s+(\S*[^\w\s:]\S*?)(?:\s+\w+)?\s*:\s*\d", self.lines[statement.line - 1])
+            shape = 'SG_ name : start|length@order sign (scale,offset) [min|max] "unit" receivers'
             self.error(
                 statement.line,
-                f'expected SG_ name : start|length@order sign (scale,offset) [min|max] "unit" receivers, got {_cut(statement.text)}',
+                f"{_name_fault(strange[1])} ({message.name})"
+                if strange
+                else f"expected {shape}, got {_cut(statement.text)}",
             )
             self.left_out_signals.add((message.number, name))
             return
@@ -206,7 +260,7 @@ class _Checker:
         where = f"{message.name}.{name}"
         reason = ""
         if not _IDENTIFIER.match(name):
-            reason = f"expected a name that starts with a letter, got {name} ({message.name})"
+            reason = f"{_name_fault(name)} ({message.name})"
         elif name in message.signals:
             reason = f"duplicate signal {name} ({message.name})"
         elif mark and not _MULTIPLEX_MARK.match(mark):
@@ -226,6 +280,9 @@ class _Checker:
         if float(match[9]) > float(match[10]):
             self.warn(statement.line, f"expected minimum <= maximum, got [{match[9]}|{match[10]}] ({where})")
         text = statement.text if match[12] else f"{statement.text} Vector__XXX"
+        if match[12] and not match[12].isascii():
+            kept = self.nodes(statement.line, match[12].split(" , "))
+            text = f"{statement.text[: match.start(12)]}{' , '.join(kept) or 'Vector__XXX'}"
         message.signals[name] = _Signal(statement.line, name, mark, start, length, order == "0", match[6] == "-", text)
 
     def attribute_definition(self, statement: Statement) -> None:
@@ -233,8 +290,32 @@ class _Checker:
         if match is None:
             self.error(statement.line, f'expected BA_DEF_ object "name" type, got {_cut(statement.text)}')
             return
-        self.definitions.add(match[1])
+        self.definitions[match[1]] = match[2]
+        if match[2] == "ENUM":
+            self.choices[match[1]] = _strings(statement.text[match.end() :])
+        elif match[1] == "VFrameFormat":
+            self.choices[match[1]] = list(_FRAME_FORMATS)
         self.head.append(statement.text)
+
+    def attribute_value(self, line: int, name: str, text: str, where: str) -> str | None:
+        """The value *text* of an attribute as cantools reads it: the number of an ENUM's name. None, with a fault, if it is none."""
+        kind = self.definitions[name]
+        if kind == "STRING":
+            return text if text.startswith('"') else f'"{text}"'
+        string = text[1:-1] if text.startswith('"') else text
+        choices = self.choices.get(name)
+        if choices is not None and string in choices:
+            return str(choices.index(string))  # Some tools write the name.
+        number = _number(string)
+        if number is None and choices is None:
+            self.warn(line, f"{name}: expected a number, got {text} ({where}); the attribute is left out")
+            return None
+        if choices is not None and (number is None or not 0 <= number < len(choices)):
+            shown = ", ".join(f"{index} {each}" for index, each in enumerate(choices[:8]))
+            more = ", ..." if len(choices) > 8 else ""
+            self.warn(line, f"{name}: expected one of {shown}{more}, got {text} ({where}); the attribute is left out")
+            return None
+        return string
 
     # References.
 
@@ -301,7 +382,7 @@ class _Checker:
 
     def attribute(self, statement: Statement) -> None:
         match = re.match(
-            r'BA_ "([^"]+)" (?:(BO_) (\d+) |(SG_) (\d+) (\w+) |(?:BU_|EV_) \w+ )?(?:[-+]?[\d.]+(?:[eE][-+]?\d+)?|"(?:\\"|[^"])*") ;$',
+            r'BA_ "([^"]+)" (?:(BO_) (\d+) |(SG_) (\d+) (\w+) |((?:BU_|EV_) \w+) )?([-+]?[\d.]+(?:[eE][-+]?\d+)?|"(?:\\"|[^"])*") ;$',
             statement.text,
             re.DOTALL,
         )
@@ -310,18 +391,38 @@ class _Checker:
         elif match[1] not in self.definitions:
             self.warn(statement.line, f"undefined attribute {match[1]} (BA_)")
         elif (match[2] or match[4]) and (message := self.owner(statement, match[3] or match[5], match[6])):
-            message.others.append(_renumbered(statement.text, message.number))
+            where = f"{message.name}.{match[6]}" if match[6] else message.name
+            value = self.attribute_value(statement.line, match[1], match[8], where)
+            if value is not None:
+                text = f"{statement.text[: match.start(8)]}{value} ;"
+                message.others.append(_renumbered(text, message.number))
+        elif match[1] == "ProtocolType" and not (match[2] or match[4] or match[7]):
+            self.protocol = self.named_choice(match[1], match[8])
 
     def attribute_default(self, statement: Statement) -> None:
         match = re.match(
-            r'BA_DEF_DEF_ "([^"]+)" (?:[-+]?[\d.]+(?:[eE][-+]?\d+)?|"(?:\\"|[^"])*") ;$', statement.text, re.DOTALL
+            r'BA_DEF_DEF_ "([^"]+)" ([-+]?[\d.]+(?:[eE][-+]?\d+)?|"(?:\\"|[^"])*") ;$', statement.text, re.DOTALL
         )
         if match is None:
             self.malformed(statement, 'BA_DEF_DEF_ "name" value;')
         elif match[1] not in self.definitions:
             self.warn(statement.line, f"undefined attribute {match[1]} (BA_DEF_DEF_)")
-        else:
+        elif self.definitions[match[1]] == "ENUM" or match[2] == '""':
+            default = self.named_choice(match[1], match[2])  # As a name, which is how cantools wants it.
+            self.head.append(f'BA_DEF_DEF_ "{match[1]}" "{default}" ;')
+            if match[1] == "ProtocolType":
+                self.protocol = self.protocol or default
+        elif self.attribute_value(statement.line, match[1], match[2], "BA_DEF_DEF_") is not None:
             self.head.append(statement.text)
+            if match[1] == "ProtocolType":
+                self.protocol = self.protocol or match[2].strip('"')
+
+    def named_choice(self, name: str, text: str) -> str:
+        """The text of an attribute, also where it is written as the number of an ENUM's choice."""
+        choices, number = self.choices.get(name), _number(text)
+        if choices is not None and number is not None and 0 <= number < len(choices):
+            return choices[int(number)]
+        return text.strip('"')
 
     def value_type(self, statement: Statement) -> None:
         match = re.match(r"SIG_VALTYPE_ (\d+) (\w+)(?: :)? (\d+) ;$", statement.text)
@@ -364,11 +465,12 @@ class _Checker:
             self.error(statement.line, f"a range runs backwards: expected low-high ({where})")
         elif sum(high - low + 1 for low, high in ranges) > MULTIPLEXER_NUMBERS_MAX:
             self.error(statement.line, f"more than {MULTIPLEXER_NUMBERS_MAX} multiplexer numbers ({where})")
-        elif not message.signals[match[3]].is_multiplexer:
+        elif not _MULTIPLEX_MARK.match(message.signals[match[3]].mark) or message.signals[match[3]].mark[1:].isdigit():
             self.error(statement.line, f"{match[3]} is not a multiplexer ({where})")
         else:
             signal = message.signals[match[2]]
             signal.parent = match[3]
+            message.signals[match[3]].is_named_as_multiplexer = True
             signal.numbers = frozenset(number for low, high in ranges for number in range(low, high + 1))
             text = ", ".join(f"{low}-{high}" for low, high in ranges)
             message.others.append(f"SG_MUL_VAL_ {_flagged(message.number)} {signal.name} {match[3]} {text};")
@@ -378,12 +480,16 @@ class _Checker:
         if match is None:
             self.malformed(statement, "BO_TX_BU_ id : node, ... ;")
         elif message := self.owner(statement, match[1]):
-            message.others.append(_renumbered(statement.text, message.number))
+            kept = self.nodes(statement.line, match[2].split(" , "))
+            if kept:
+                message.others.append(f"BO_TX_BU_ {_flagged(message.number)} : {' , '.join(kept)} ;")
 
     # Structure of a whole message.
 
     def structure(self, message: _Message) -> None:
-        """Multiplexers, and signals that share bits."""
+        """Multiplexers, and signals that overlap."""
+        if not self.bare_marks(message):
+            return
         multiplexers = [each.name for each in message.signals.values() if each.is_multiplexer]
         for signal in list(message.signals.values()):
             match = _MULTIPLEX_MARK.match(signal.mark)
@@ -411,6 +517,29 @@ class _Checker:
                     )
                     self.drop(message, signal)
         self.overlaps(message)
+
+    def bare_marks(self, message: _Message) -> bool:
+        """Say for cantools what `m` without a number means, by SG_MUL_VAL_. False if nothing is left to look at."""
+        for signal in list(message.signals.values()):
+            if signal.mark not in ("m", "mM"):
+                continue
+            place = f"m{min(signal.numbers)}" if signal.parent is not None and signal.numbers else ""
+            mark = place + "M" * signal.is_multiplexer
+            if not mark or (signal.mark == "mM" and not place):
+                below = [each for each in message.signals.values() if each.parent is None and each.mark[1:].isdigit()]
+                is_alone = not any(each.is_multiplexer for each in message.signals.values())
+                lost = below if is_alone else []
+                count = f"; {len(lost)} signals that may depend on it are left out as well" if lost else ""
+                self.error(
+                    signal.line,
+                    f"{signal.mark} without a number, and no SG_MUL_VAL_ for it ({message.name}.{signal.name}){count}",
+                )
+                for each in (signal, *lost):
+                    self.drop(message, each)
+                continue
+            signal.text = signal.text.replace(f" {signal.mark} :", f" {mark} :", 1)
+            signal.mark = mark
+        return bool(message.signals)
 
     def drop(self, message: _Message, signal: _Signal) -> None:
         del message.signals[signal.name]
@@ -441,7 +570,7 @@ class _Checker:
                 if bits & other_bits and _meet(message, signal, other):
                     self.warn(
                         signal.line,
-                        f"shares bits with {other.name} ({message.name}.{signal.name})",
+                        f"overlaps {other.name} ({message.name}.{signal.name})",
                     )
                     break
             placed.append((bits, signal))
@@ -477,6 +606,24 @@ def _flagged(number: int) -> int:
 def _renumbered(text: str, number: int) -> str:
     """*text* with the message's id as `_flagged` writes it."""
     return text if _flagged(number) == number else text.replace(f" {number} ", f" {_flagged(number)} ", 1)
+
+
+def _name_fault(name: str) -> str:
+    if re.match(r"\w+$", name, re.ASCII):
+        return f"expected a name that starts with a letter, got {name}"
+    return f"expected a name of A-Z, a-z, 0-9 and _, got {name}"
+
+
+def _strings(text: str) -> list[str]:
+    return re.findall(r'"((?:\\"|[^"])*)"', text)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _cut(text: str) -> str:

@@ -10,6 +10,9 @@ and either succeeds or says exactly which value is wrong and why. So there is on
 Agreed with cantools (the tests hold us to it): values are rounded to the nearest raw number, half to even; a value
 outside [minimum|maximum] is refused unless the value table names it; a frame longer than the message is accepted and its
 tail ignored, a shorter one refused; a multiplexer is looked up by its scaled value.
+
+What a frame holds and its values do not (bits of no signal, decimals that scaling lost) is kept by `encode_onto`: it starts
+from a frame and writes only the signals whose values differ from that frame's.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bmsota.errors import SignalError
+from bmsota.signals._plan import NamedValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,6 +35,8 @@ Encoder: TypeAlias = "Callable[[Mapping[str, SignalValue]], bytes]"
 
 _FLOAT_CODES = {16: "e", 32: "f", 64: "d"}
 _INT_CODES = {16: "h", 32: "i", 64: "q"}
+# The bits of the fraction; what they say of a NaN is lost when the hardware widens it to Python's float.
+_FRACTION_BITS = {16: 10, 32: 23, 64: 52}
 
 # cantools lets a value miss its limits by a millionth of a step, so that 0.1 * 3 is still inside [0|0.3].
 RANGE_TOLERANCE_STEPS = 1e-6
@@ -44,7 +50,8 @@ def scaled(signal: Signal, raw: float) -> float:
         return raw
     if is_integer_conversion(signal):
         return raw * int(signal.scale) + int(signal.offset)
-    return raw * signal.scale + signal.offset
+    value = raw * signal.scale
+    return value if signal.offset == 0 else value + signal.offset  # -0.0 + 0 would be 0.0.
 
 
 def is_integer_conversion(signal: Signal) -> bool:
@@ -54,7 +61,7 @@ def is_integer_conversion(signal: Signal) -> bool:
 
 def named(signal: Signal, raw: float) -> SignalValue:
     if signal.choices and math.isfinite(raw) and (name := signal.choices.get(int(raw))) is not None:
-        return name
+        return NamedValue(name, raw)
     return scaled(signal, raw)
 
 
@@ -63,13 +70,42 @@ def names_of(signal: Signal) -> dict[str, int]:
     return {name: number for number, name in signal.choices.items()}
 
 
+def number_named(signal: Signal, value: str) -> float | None:
+    """The raw number that *value* names: the one it keeps, if it is a name of this signal's; None if it is no name."""
+    if isinstance(value, NamedValue):
+        raw = value.raw
+        if (signal.is_float or raw.__class__ is int) and math.isfinite(raw) and signal.choices.get(int(raw)) == value:
+            return raw
+    return names_of(signal).get(value)
+
+
+def float_of(bits: int, length_bits: int) -> float:
+    """The number of a float's bits. A NaN keeps all of them, whatever its length."""
+    fraction = _FRACTION_BITS[length_bits]
+    exponent = (1 << length_bits - 1 - fraction) - 1
+    if bits >> fraction & exponent == exponent and (payload := bits & (1 << fraction) - 1):
+        bits = (bits >> length_bits - 1 << 63) | (0x7FF << 52) | (payload << 52 - fraction)
+        length_bits = 64
+    return float(struct.unpack("<" + _FLOAT_CODES[length_bits], bits.to_bytes(length_bits // 8, "little"))[0])
+
+
+def float_bits(value: float, length_bits: int) -> int:
+    """The bits of a float; the inverse of `float_of`. Raises OverflowError and struct.error as `struct.pack`."""
+    if value != value:  # noqa: PLR0124 - a NaN; math.isnan refuses what is no number, which struct.pack is to say
+        wide = int.from_bytes(struct.pack("<d", value), "little")
+        fraction = _FRACTION_BITS[length_bits]
+        exponent = (1 << length_bits - 1 - fraction) - 1
+        # A fraction that is 0 after the cut would be infinity: then the first bit of it, as the hardware does.
+        payload = (wide & (1 << 52) - 1) >> 52 - fraction or 1 << fraction - 1
+        return (wide >> 63 << length_bits - 1) | (exponent << fraction) | payload
+    return int.from_bytes(struct.pack("<" + _FLOAT_CODES[length_bits], value), "little")
+
+
 def extract(signal: Signal, data: bytes) -> float:
     word = int.from_bytes(data, signal.byte_order) >> signal.shift
     raw = word & (1 << signal.length_bits) - 1
     if signal.is_float:
-        return float(
-            struct.unpack("<" + _FLOAT_CODES[signal.length_bits], raw.to_bytes(signal.length_bits // 8, "little"))[0]
-        )
+        return float_of(raw, signal.length_bits)
     if signal.is_signed and raw >> signal.length_bits - 1:
         raw -= 1 << signal.length_bits
     return raw
@@ -77,10 +113,10 @@ def extract(signal: Signal, data: bytes) -> float:
 
 def multiplexer_number(signal: Signal, value: SignalValue, where: str) -> int:
     if isinstance(value, str):
-        names = names_of(signal)
-        if value not in names:
-            raise SignalError(f"expected one of {sorted(names)}, got {value!r} ({where}.{signal.name})")
-        return names[value]
+        number = number_named(signal, value)
+        if number is None:
+            raise SignalError(f"expected one of {sorted(names_of(signal))}, got {value!r} ({where}.{signal.name})")
+        return int(number)
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise SignalError(f"expected a number, got {value!r} ({where}.{signal.name})")
     return int(value)
@@ -128,11 +164,11 @@ def _listed(items: list[int]) -> str:
 def raw_of(signal: Signal, value: SignalValue, place: str) -> float:
     """Check *value* and turn it into the number on the wire; *place* is how an error names it."""
     if isinstance(value, str):
-        names = names_of(signal)
-        if value not in names:
-            expected = f"one of {sorted(names)}" if names else "a number"
+        number = number_named(signal, value)
+        if number is None:
+            expected = f"one of {sorted(names_of(signal))}" if signal.choices else "a number"
             raise SignalError(f"expected {expected}, got {value!r} ({place})")
-        return names[value]
+        return number
     if not isinstance(value, int | float):
         raise SignalError(f"expected a number or a name of the value table, got {type(value).__name__} ({place})")
     raw = _unscaled(signal, value, place)
@@ -143,6 +179,15 @@ def raw_of(signal: Signal, value: SignalValue, place: str) -> float:
         if signal.maximum is not None and value > signal.maximum + tolerance:
             raise SignalError(f"expected at most {signal.maximum} {signal.unit}, got {value} ({place})")
     return raw
+
+
+def wire_of(signal: Signal, value: SignalValue, place: str) -> float:
+    """Check *value*, a raw number, before `bits_of`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SignalError(f"expected a raw number, got {value!r} ({place})")
+    if not signal.is_float and not isinstance(value, int):
+        raise SignalError(f"expected an integer, got {value!r} ({place})")
+    return value
 
 
 def _unscaled(signal: Signal, value: float, place: str) -> float:
@@ -166,48 +211,121 @@ def bits_of(signal: Signal, raw: float, place: str) -> int:
     """The bits of *raw*, at their place in the integer of the signal's byte order."""
     if signal.is_float:
         try:
-            packed = struct.pack("<" + _FLOAT_CODES[signal.length_bits], raw)
+            return float_bits(raw, signal.length_bits) << signal.shift
         except (OverflowError, struct.error):
             raise SignalError(f"expected a number of {signal.length_bits} float bits, got {raw} ({place})") from None
-        return int.from_bytes(packed, "little") << signal.shift
     if not signal.raw_minimum <= raw <= signal.raw_maximum:
         limits = f"{scaled(signal, signal.raw_minimum)} to {scaled(signal, signal.raw_maximum)}"
         raise SignalError(f"expected {limits} ({signal.length_bits} bits), got {scaled(signal, raw)} ({place})")
     return (int(raw) & (1 << signal.length_bits) - 1) << signal.shift
 
 
-def encode_reference(node: LayoutNode, values: Mapping[str, SignalValue], *, size_bytes: int, where: str) -> bytes:
-    """Encode *values* signal by signal. Exactly the signals of the frame must be given.
+def _frame_nodes(
+    layout: LayoutNode, values: Mapping[str, SignalValue], *, where: str, raw: bool = False
+) -> list[LayoutNode]:
+    """The nodes of the plan that *values* bring into the frame. Every signal of theirs has a value, and no other has one.
+
+    Raises:
+        SignalError: a signal is missing or unknown, or a multiplexer chooses nothing.
+    """
+    nodes = [layout]
+    names: set[str] = set()
+    for node in nodes:
+        for signal in node.signals:
+            if signal.name not in values:
+                raise SignalError(f"no value for {signal.name} ({where})")
+            names.add(signal.name)
+        for branch in node.branches:
+            signal = branch.multiplexer
+            value = values[signal.name]
+            if raw:
+                value = named(signal, wire_of(signal, value, f"{where}.{signal.name}"))
+            number = multiplexer_number(signal, value, where)
+            if number not in branch.nodes:
+                raise SignalError(unknown_branch(branch.nodes, number, f"{where}.{signal.name}"))
+            nodes.append(branch.nodes[number])
+    if unknown := sorted(set(values) - names):
+        raise SignalError(f"no such signals in this frame: {', '.join(unknown)} ({where})")
+    return nodes
+
+
+def _mask(signal: Signal) -> int:
+    return (1 << signal.length_bits) - 1 << signal.shift
+
+
+def encode_reference(
+    node: LayoutNode, values: Mapping[str, SignalValue], *, size_bytes: int, where: str, raw: bool = False
+) -> bytes:
+    """Encode *values* signal by signal. Exactly the signals of the frame must be given. With *raw* they are wire numbers.
 
     Raises:
         SignalError: a signal is missing or unknown, or its value does not fit; the message names it.
     """
-    words: dict[ByteOrder, int] = {"little": 0, "big": 0}
-    seen: dict[str, int] = {}
-    nodes = [node]
-    for current in nodes:
-        for signal in current.signals:
-            if signal.name not in values:
-                raise SignalError(f"no value for {signal.name} ({where})")
-            place = f"{where}.{signal.name}"
-            bits = bits_of(signal, raw_of(signal, values[signal.name], place), place)
-            seen[signal.name] = bits
-            words[signal.byte_order] |= bits
-        for branch in current.branches:
-            number = multiplexer_number(branch.multiplexer, values[branch.multiplexer.name], where)
-            if number not in branch.nodes:
-                raise SignalError(unknown_branch(branch.nodes, number, f"{where}.{branch.multiplexer.name}"))
-            nodes.append(branch.nodes[number])
-    if unknown := sorted(set(values) - set(seen)):
-        raise SignalError(f"no such signals in this frame: {', '.join(unknown)} ({where})")
-    little = int.from_bytes(words["little"].to_bytes(size_bytes, "little"), "big")
-    data = (little | words["big"]).to_bytes(size_bytes, "big")
-    for current in nodes:
-        for signal in current.signals:
-            mask = (1 << signal.length_bits) - 1 << signal.shift
-            if int.from_bytes(data, signal.byte_order) & mask != seen[signal.name]:
-                text = f"{signal.name}={values[signal.name]!r}"
-                raise SignalError(f"signals that share bits disagree: {text} ({where})")
+    return _encoded(node, values, {}, bytes(size_bytes), where=where, raw=raw)
+
+
+def encode_onto(
+    node: LayoutNode,
+    values: Mapping[str, SignalValue],
+    *,
+    base: bytes,
+    held: Mapping[str, SignalValue],
+    where: str,
+    raw: bool = False,
+) -> bytes:
+    """Encode *values* into the frame *base*, which decodes to *held*: signals with the value they have there stay as they are."""
+    return _encoded(node, values, held, base, where=where, raw=raw)
+
+
+def _is_same(signal: Signal, given: SignalValue, held: SignalValue) -> bool:
+    """Whether *given* asks for what the frame holds. Of two equal names, both with their number, the numbers decide."""
+    if isinstance(held, NamedValue):
+        if isinstance(given, NamedValue) and given.raw != held.raw:
+            return False
+        if not isinstance(given, str):
+            held = scaled(signal, held.raw)
+    return given == held or (given != given and held != held)  # noqa: PLR0124 - NaN is what NaN was
+
+
+def _encoded(
+    layout: LayoutNode,
+    values: Mapping[str, SignalValue],
+    held: Mapping[str, SignalValue],
+    base: bytes,
+    *,
+    where: str,
+    raw: bool,
+) -> bytes:
+    """*base*, which decodes to *held*, with the values that differ from those written into it."""
+    number_of = wire_of if raw else raw_of
+    numbers: dict[str, int] = {}
+    signals: list[Signal] = []
+    for node in _frame_nodes(layout, values, where=where, raw=raw):
+        for signal in node.signals:
+            signals.append(signal)
+            value = values[signal.name]
+            if signal.name not in held or not _is_same(signal, value, held[signal.name]):
+                place = f"{where}.{signal.name}"
+                numbers[signal.name] = bits_of(signal, number_of(signal, value, place), place)
+    words = {"little": int.from_bytes(base, "little"), "big": int.from_bytes(base, "big")}
+    if any(words.values()):
+        cleared = base
+        for signal in signals:
+            if signal.name in numbers:
+                word = int.from_bytes(cleared, signal.byte_order) & ~_mask(signal)
+                cleared = word.to_bytes(len(base), signal.byte_order)
+        words = {"little": int.from_bytes(cleared, "little"), "big": 0}
+    for signal in signals:
+        words[signal.byte_order] |= numbers.get(signal.name, 0)
+    little = int.from_bytes(words["little"].to_bytes(len(base), "little"), "big")
+    data = (little | words["big"]).to_bytes(len(base), "big")
+    for signal in signals:
+        wanted = numbers.get(signal.name)
+        if wanted is None:
+            wanted = int.from_bytes(base, signal.byte_order) & _mask(signal)
+        if int.from_bytes(data, signal.byte_order) & _mask(signal) != wanted:
+            text = f"{signal.name}={values[signal.name]!r}"
+            raise SignalError(f"signals that share bits disagree: {text} ({where})")
     return data
 
 
@@ -232,7 +350,7 @@ class _Source:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.scope: dict[str, Any] = {"from_bytes": int.from_bytes}
+        self.scope: dict[str, Any] = {"from_bytes": int.from_bytes, "NamedValue": NamedValue}
 
     def add(self, line: str, depth: int = 1) -> None:
         self.lines.append("    " * depth + line)
@@ -316,7 +434,7 @@ def _valued(signal: Signal, variable: str, source: _Source) -> str:
         return linear
     if signal.is_float:
         return f"{source.bind('named', lambda raw, signal=signal: named(signal, raw))}({variable})"
-    table = source.bind("table", dict(signal.choices))
+    table = source.bind("table", {raw: NamedValue(name, raw) for raw, name in signal.choices.items()})
     if signal.length_bits <= 8 and all(
         raw in signal.choices for raw in range(signal.raw_minimum, signal.raw_maximum + 1)
     ):
@@ -353,9 +471,13 @@ def _raw_lines(signals: tuple[Signal, ...], size_bytes: int, source: _Source) ->
             half = 1 << signal.length_bits - 1
             text = f"(({text}) ^ {half}) - {half}"
         if signal.is_float:
-            layout = struct.Struct("<" + _FLOAT_CODES[signal.length_bits])
-            text = f"{source.bind('unpack', layout.unpack)}(({text}).to_bytes({signal.length_bits // 8}, 'little'))[0]"
+            text = f"{source.bind('float_of', float_of)}({text}, {signal.length_bits})"
         source.add(f"{variables[signal.name]} = {text}")
+    for signal in signals:
+        if signal.is_float and signal.length_bits < 64 and signal.name in done:
+            variable = variables[signal.name]
+            whole = source.bind("whole", lambda data, signal=signal: extract(signal, data))
+            source.add(f"if {variable} != {variable}: {variable} = {whole}(data)")
     return variables
 
 
@@ -431,7 +553,9 @@ def _unscaled_lines(signal: Signal, variable: str, source: _Source) -> None:
     raw_check: str | None = None
     if signal.choices:
         names = source.bind("names", names_of(signal))
+        kept = source.bind("kept", lambda value, signal=signal: number_named(signal, value))
         source.add(f"if {variable}.__class__ is str: {variable} = {names}[{variable}]")
+        source.add(f"elif {variable}.__class__ is NamedValue: {variable} = {kept}({variable})")
         source.add("else:")
         depth = 2
         raw_check = source.bind("table", dict(signal.choices))
@@ -472,8 +596,7 @@ def _word_terms(signals: tuple[Signal, ...], variables: dict[str, str], source: 
     for signal in signals:
         variable = variables[signal.name]
         if signal.is_float:
-            layout = struct.Struct("<" + _FLOAT_CODES[signal.length_bits])
-            text = f"from_bytes({source.bind('pack', layout.pack)}({variable}), 'little')"
+            text = f"{source.bind('float_bits', float_bits)}({variable}, {signal.length_bits})"
         else:
             source.add(f"if not {signal.raw_minimum} <= {variable} <= {signal.raw_maximum}: raise ValueError")
             text = f"({variable} & {(1 << signal.length_bits) - 1})" if signal.is_signed else variable
@@ -481,32 +604,52 @@ def _word_terms(signals: tuple[Signal, ...], variables: dict[str, str], source: 
     return terms
 
 
-def _value_lines(node: LayoutNode, source: _Source) -> dict[str, str]:
+def _value_lines(node: LayoutNode, source: _Source, *, raw: bool) -> dict[str, str]:
+    """Write the lines that turn the values of a node into raw numbers; return signal name -> variable."""
     variables = {signal.name: f"v{index}" for index, signal in enumerate(node.signals)}
     for signal in node.signals:
         source.add(f"{variables[signal.name]} = values[{signal.name!r}]")
     for branch in node.branches:
         signal = branch.multiplexer
-        names = source.bind("names", names_of(signal))
         variable = variables[signal.name]
-        source.add(f"m{variable} = {names}[{variable}] if {variable}.__class__ is str else int({variable})")
+
+        def number_of(value: SignalValue, signal: Signal = signal) -> int:
+            return multiplexer_number(signal, named(signal, wire_of(signal, value, "")) if raw else value, "")
+
+        number = f"{source.bind('number_of', number_of)}({variable})"
+        # What is no number goes to the function as well, which refuses it.
+        plain = not signal.is_float and (not raw or (signal.scale == 1 and signal.offset == 0 and not signal.choices))
+        source.add(
+            f"m{variable} = {variable} if {variable}.__class__ is int else {number}"
+            if plain
+            else f"m{variable} = {number}"
+        )
     for signal in node.signals:
-        _unscaled_lines(signal, variables[signal.name], source)
+        variable = variables[signal.name]
+        if not raw:
+            _unscaled_lines(signal, variable, source)
+        else:
+            kinds = "int, float" if signal.is_float else "int,"
+            source.add(f"if {variable}.__class__ not in ({kinds}): raise TypeError")
+        if signal.is_float and signal.length_bits < 64:
+            source.add(f"if {variable} != {variable}: raise ValueError")
     return variables
 
 
-def _words_function(node: LayoutNode, where: str) -> Callable[[Mapping[str, SignalValue]], tuple[int, int, int]]:
+def _words_function(
+    node: LayoutNode, where: str, *, raw: bool
+) -> Callable[[Mapping[str, SignalValue]], tuple[int, int, int]]:
     """(little-endian word, big-endian word, number of signals) of a node and what its multiplexers choose below it."""
     source = _Source()
     source.add("def words(values):", 0)
-    variables = _value_lines(node, source)
+    variables = _value_lines(node, source, raw=raw)
     terms = _word_terms(node.signals, variables, source)
     source.add(f"little = {' | '.join(terms['little']) or '0'}")
     source.add(f"big = {' | '.join(terms['big']) or '0'}")
     source.add(f"count = {len(node.signals)}")
     for branch in node.branches:
         children = {id(child): child for child in branch.nodes.values()}
-        compiled = {key: _words_function(child, where) for key, child in children.items()}
+        compiled = {key: _words_function(child, where, raw=raw) for key, child in children.items()}
         below = {number: compiled[id(child)] for number, child in branch.nodes.items()}
         source.add(f"l, b, c = {source.bind('below', below)}[m{variables[branch.multiplexer.name]}](values)")
         source.add("little |= l; big |= b; count += c")
@@ -528,27 +671,29 @@ _STUMBLES = (
 )
 
 
-def compile_encoder(node: LayoutNode, *, size_bytes: int, where: str) -> Encoder:
+def compile_encoder(node: LayoutNode, *, size_bytes: int, where: str, raw: bool = False) -> Encoder:
     """Write the function that encodes a whole frame; equal to `encode_reference` for every input."""
+
+    def refer(values: Mapping[str, SignalValue]) -> bytes:
+        return encode_reference(node, values, size_bytes=size_bytes, where=where, raw=raw)
+
     if has_overlap(node, size_bytes=size_bytes):
-        return lambda values: encode_reference(node, values, size_bytes=size_bytes, where=where)
+        return refer
     source = _Source()
     source.scope["stumbles"] = _STUMBLES
-    reference = source.bind(
-        "reference", lambda values: encode_reference(node, values, size_bytes=size_bytes, where=where)
-    )
+    reference = source.bind("reference", refer)
     groups = _struct_groups(node.signals, size_bytes)
     source.add("def encode(values):", 0)
     if not node.branches and len(groups) == 1 and len(groups[0][1]) == len(node.signals):
         layout, members = groups[0]
         body = _Source()
         body.scope = source.scope
-        variables = _value_lines(node, body)
+        variables = _value_lines(node, body, raw=raw)
         arguments = ", ".join(variables[signal.name] for signal in members)
         body.add(f"if len(values) == {len(node.signals)}: return {source.bind('pack', layout.pack)}({arguments})")
     elif node.branches:
         body = _Source()
-        words = source.bind("words", _words_function(node, where))
+        words = source.bind("words", _words_function(node, where, raw=raw))
         body.add(f"little, big, count = {words}(values)")
         body.add("if count == len(values):")
         body.add(
@@ -558,7 +703,7 @@ def compile_encoder(node: LayoutNode, *, size_bytes: int, where: str) -> Encoder
     else:
         body = _Source()
         body.scope = source.scope
-        variables = _value_lines(node, body)
+        variables = _value_lines(node, body, raw=raw)
         terms = _word_terms(node.signals, variables, body)
         little, big = " | ".join(terms["little"]), " | ".join(terms["big"])
         if little and big:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bmsota.errors import MissingExtraError
@@ -27,11 +28,12 @@ def loads(text: str) -> Database:
     checked = check(text)
     faults = list(checked.faults)
     try:
-        messages, version = parse_messages(checked.head + "".join(each.text for each in checked.messages))
+        text = checked.head + "".join(each.text for each in checked.messages)
+        messages, version = parse_messages(text, is_j1939=checked.is_j1939)
     except Exception:  # noqa: BLE001 - cantools' refusals have no common root; each message is then tried alone
         messages, version = (), ""
         for each in checked.messages:
-            messages += _alone(parse_messages, checked.head, each, faults)
+            messages += _alone(partial(parse_messages, is_j1939=checked.is_j1939), checked.head, each, faults)
     return Database(messages, faults=tuple(sorted(faults, key=lambda fault: fault.line)), version=version)
 
 
@@ -41,14 +43,12 @@ def _alone(
     """One message of a file that cantools refuses: with its attributes, else without them, else not at all."""
     bare = "\n".join(line for line in text.text.split("\n") if not line.startswith("BA_ "))
     for source, severity, loss in (
-        (head + text.text, Severity.WARNING, "attributes"),
-        (bare, Severity.ERROR, "a message"),
+        (head + text.text, Severity.WARNING, "its attributes are"),
+        (bare, Severity.ERROR, "the message is"),
     ):
         try:
             return parse(source)[0]
         except Exception as error:  # noqa: BLE001 - as above; the reason is kept in the fault
             said = " ".join(str(error).split()) or type(error).__name__
-            faults.append(
-                DbcFault(text.line, f"expected {loss} that can be parsed, got: {said} ({text.name})", severity)
-            )
+            faults.append(DbcFault(text.line, f"{said} ({text.name}); {loss} left out", severity))
     return ()

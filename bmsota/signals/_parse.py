@@ -5,10 +5,11 @@ What cantools is not asked: how to code a frame (`_codec`) and which line of a d
 
 from __future__ import annotations
 
+from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from cantools.database import can as cantools_can
+from cantools.database.can.formats import dbc as cantools_dbc
 
 from bmsota.signals._database import Message
 from bmsota.signals._plan import Branch, ByteOrder, LayoutNode, Signal, shift_of
@@ -17,18 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def parse_messages(text: str) -> tuple[tuple[Message, ...], str]:
-    """The messages of a DBC text and its version string.
+def parse_messages(text: str, *, is_j1939: bool) -> tuple[tuple[Message, ...], str]:
+    """The messages of a DBC text and its version string. With *is_j1939* all extended ids are J1939's.
 
     Raises whatever cantools raises: its exceptions have no common root, so the caller (`_load`) takes them all.
     """
-    database = cantools_can.Database(strict=False)
-    database.add_dbc_string(text)
-    return tuple(_message(each) for each in database.messages), database.version or ""
+    # Not cantools' Database, which prints a line to the log for each message whose name an earlier one has.
+    database = cantools_dbc.load_string(text, strict=False)
+    return tuple(_message(each, is_j1939=is_j1939) for each in database.messages), database.version or ""
 
 
-def _message(message: Any) -> Message:
+def _message(message: Any, *, is_j1939: bool) -> Message:
+    # More than 64 bytes are never one frame: only J1939 cuts them into packets.
+    is_j1939 = message.is_extended_frame and (is_j1939 or message.protocol == "j1939" or message.length > 64)
     signals = {each.name: _signal(each, message.length) for each in message.signals}
+    if len(signals) < len(message.signals):
+        names = Counter(each.name for each in message.signals)
+        twice = ", ".join(name for name, count in names.items() if count > 1)
+        raise ValueError(f"two signals with one long name, {twice} (SystemSignalLongSymbol)")
     return Message(
         name=message.name,
         can_id=message.frame_id,
@@ -37,7 +44,8 @@ def _message(message: Any) -> Message:
         layout=_node(message.signal_tree, signals, {}),
         is_extended_id=message.is_extended_frame,
         # A file that needs more than 8 bytes and does not say how means CAN FD; J1939 cuts such messages into frames.
-        is_fd=message.is_fd or (message.length > 8 and message.protocol != "j1939"),
+        is_fd=message.is_fd or (message.length > 8 and not is_j1939),
+        is_j1939=is_j1939,
         senders=tuple(message.senders),
         cycle_time_ms=message.cycle_time,
         comment=message.comment or "",

@@ -13,14 +13,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, SupportsIndex, TypeAlias, overload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
 SignalValue: TypeAlias = int | float | str
-"""A decoded value: a number in the signal's unit, or the name its value table gives to the number."""
+"""A decoded value: a number in the signal's unit, or the name its value table gives to the number (`NamedValue`)."""
+
+
+class NamedValue(str):
+    """The name of a number in a value table: a `str` that keeps the number.
+
+    Value tables give one name to several numbers ("Reserved" is the usual one), and a float that is named has decimals that
+    the name does not show. `Message.encode` takes the number from here, so that a decoded frame is encoded as it was.
+    """
+
+    __slots__ = ("raw",)
+
+    raw: float
+    """The number on the wire, neither scaled nor shifted by the offset."""
+
+    def __new__(cls, name: str, raw: float) -> Self:
+        self = super().__new__(cls, name)
+        self.raw = raw
+        return self
+
+    def __getnewargs__(self) -> tuple[str, float]:  # type: ignore[override]  # str has one argument
+        return str(self), self.raw
+
 
 ByteOrder: TypeAlias = Literal["little", "big"]
 
@@ -63,6 +85,37 @@ class Signal:
     def raw_maximum(self) -> int:
         """The largest integer the bits can hold; without meaning for a float."""
         return (1 << self.length_bits - self.is_signed) - 1
+
+
+class Signals(tuple[Signal, ...]):
+    """The signals of a message: a tuple, also indexed by name: `message.signals["State"]`, `"State" in message.signals`."""
+
+    __slots__ = ()
+
+    @overload
+    def __getitem__(self, key: str, /) -> Signal: ...
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> Signal: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> tuple[Signal, ...]: ...
+    def __getitem__(self, key: str | SupportsIndex | slice, /) -> Signal | tuple[Signal, ...]:
+        """The signal of that name or at that place.
+
+        Raises:
+            KeyError: the message has no signal of that name.
+            IndexError: it has fewer signals.
+        """
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        for signal in self:
+            if signal.name == key:
+                return signal
+        raise KeyError(key)
+
+    def __contains__(self, key: object, /) -> bool:
+        if isinstance(key, str):
+            return any(signal.name == key for signal in self)
+        return super().__contains__(key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ _TOKEN = re.compile(
       (?P<space>   [ \t\r\f\v\ufeff]+ | //[^\n]* )
     | (?P<line>    \n )
     | (?P<string>  "(?:\\"|[^"])*" )
-    | (?P<number>  [-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![A-Za-z0-9_.]) )
-    | (?P<word>    [A-Za-z0-9_]+ )
+    | (?P<number>  [-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?![\w.]) )
+    | (?P<word>    \w+ )  # Letters of any script: whether a name may have them is for `_check` to say.
     | (?P<mark>    [-+()\[\],|@;:] )
     | (?P<junk>    . )
     """,
@@ -69,9 +69,9 @@ class _Token:
 
 
 def split(text: str) -> tuple[list[Statement], list[Trouble]]:
-    """Every statement of *text*, and every stretch that is none. Raises nothing."""
+    """Every statement of *text*, its lines separated by line feeds, and every stretch that is none. Raises nothing."""
     troubles: list[Trouble] = []
-    tokens = _tokens(text.replace("\r\n", "\n").replace("\r", "\n"), troubles)
+    tokens = _tokens(text, troubles)
     statements: list[Statement] = []
     at = 0
     while at < len(tokens):

@@ -5,20 +5,22 @@ Each data frame of a block is counted once: decoded wholly, a `Misfit` (decoded 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from bmsota.signals import SignalColumns
+from bmsota.adapters.canlogs._transport import JoinedBlock, PacketJoiner
+from bmsota.signals import MessageFinder, SignalColumns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from bmsota.adapters.canlogs._frames import LogFrame
     from bmsota.adapters.canlogs._log import CanLog
-    from bmsota.signals import Database, LayoutNode, Message, Signal
+    from bmsota.signals import Database, LayoutNode, Message, Signal, TransportFault
 
 _EXTENDED_FLAG = 1 << 31
 
@@ -38,11 +40,13 @@ class DecodedMessage:
     """Frames of one message in a block that hold the same signals: all whole ones, or those of one shorter length."""
 
     message: Message
+    can_id: int
+    """Of the frames: another than the message's where J1939 or a mask found it."""
     times_s: NDArray[np.float64]
     """As the log's own tool shows them (`CanLog.time_base`); NaN if the log has none."""
     channels: tuple[str, ...]
     positions: NDArray[np.intp]
-    """Where in the block each frame stood; rising."""
+    """Where in the block each frame stood; rising. A message of several packets stands where its last one was."""
     columns: SignalColumns
     """Of frames that are shorter than their message, only the signals that lie in them wholly."""
 
@@ -61,21 +65,39 @@ class LogBlock:
     """CAN id (extended ones with bit 31 set) -> frames, for ids that no database has."""
     left_out: int
     """Frames of messages that were not asked for."""
+    packets: int = 0
+    """J1939 transport packets. They are frames of the log, but in none of the counts above."""
+    joined: int = 0
+    """Messages put together from packets. They are no frames of the log, but in the counts above."""
+    transport_faults: Mapping[TransportFault, int] = field(default_factory=dict)
+    """Why packets became no message -> how many times."""
 
 
-def decode_log(log: CanLog, databases: Sequence[Database], *, only: frozenset[str] = frozenset()) -> Iterator[LogBlock]:
-    """Decode *log* block by block. Where several databases have an id, the first one counts.
+def decode_log(
+    log: CanLog,
+    databases: Sequence[Database],
+    *,
+    only: frozenset[str] = frozenset(),
+    j1939: bool = False,
+    id_mask: int | None = None,
+) -> Iterator[LogBlock]:
+    """Decode *log* block by block. Which message a frame is, a `MessageFinder` says; J1939's transport packets are put together.
 
     Args:
         log: the open log.
-        databases: what the ids mean.
+        databases: what the ids mean; where several have an id, the first one counts.
         only: names of messages; if there are any, all others are left out.
+        j1939: whether extended ids are J1939's, also where the DBC does not say so.
+        id_mask: the bits of an id that count, for ids that are not in the DBC as a whole.
 
     Raises:
         SignalError: NumPy is missing. Never because of the log: see `CanLog.fault`.
     """
-    find = _finder(databases)
-    for block in log.blocks():
+    finder = MessageFinder(databases, j1939=j1939, id_mask=id_mask)
+    joiner = PacketJoiner(finder) if finder.has_j1939 else None
+    for read in log.blocks():
+        joined = JoinedBlock(read, 0, 0, Counter()) if joiner is None else joiner.join(read)
+        block = joined.frames
         groups: dict[int, list[int]] = {}
         for position, frame in enumerate(block):
             key = frame.can_id | _EXTENDED_FLAG if frame.is_extended_id else frame.can_id
@@ -85,7 +107,7 @@ def decode_log(log: CanLog, databases: Sequence[Database], *, only: frozenset[st
         unknown: dict[int, int] = {}
         complete = left_out = 0
         for key, positions in groups.items():
-            message = find(key)
+            message = finder.find(key & ~_EXTENDED_FLAG, is_extended_id=bool(key & _EXTENDED_FLAG))
             if message is None:
                 unknown[key] = len(positions)
             elif only and message.name not in only:
@@ -95,17 +117,10 @@ def decode_log(log: CanLog, databases: Sequence[Database], *, only: frozenset[st
                 for misfit, count in counts.items():
                     misfits[misfit] = misfits.get(misfit, 0) + count
                 complete += len(positions) - sum(counts.values())
-        yield LogBlock(len(block), tuple(decoded), complete, misfits, unknown, left_out)
-
-
-def _finder(databases: Sequence[Database]) -> Callable[[int], Message | None]:
-    """Which message a frame is: a function of its id, an extended one with bit 31 set."""
-    known: dict[int, Message] = {}
-    for database in databases:
-        for message in database.messages:
-            key = message.can_id | _EXTENDED_FLAG if message.is_extended_id else message.can_id
-            known.setdefault(key, message)
-    return known.get
+        counted = (complete, misfits, unknown, left_out, joined.packets, joined.joined, joined.faults)
+        yield LogBlock(len(read), tuple(decoded), *counted)
+    if joiner is not None and (faults := joiner.end()):
+        yield LogBlock(0, (), 0, {}, {}, 0, transport_faults=faults)
 
 
 def _decode(
@@ -148,6 +163,7 @@ def _columns(
         columns = SignalColumns(columns.length, {name: columns[name] for name in names}, rows)
     return DecodedMessage(
         message=message,
+        can_id=frames[0].can_id,
         times_s=np.array([frame.time_s for frame in frames], dtype=np.float64),
         channels=tuple(frame.channel for frame in frames),
         positions=np.array(positions, dtype=np.intp),

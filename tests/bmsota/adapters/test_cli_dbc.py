@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import load_dbc, packaged_dbc
 from bmsota.cli.dbc import app
 
 CLEAN = 'BO_ 1 Good: 1 A\n SG_ S : 0|8@1+ (1,0) [0|0] "" A\n'
@@ -62,3 +64,56 @@ def test_what_cannot_be_read_is_2_without_a_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr("bmsota.adapters.files.DBC_SIZE_BYTES_MAX", 5)
     result, _ = check(tmp_path, CLEAN)
     assert (result.exit_code, "at most 5 bytes" in result.output) == (2, True)
+
+
+def test_warnings_alone_do_not_fail_with_errors_only(tmp_path):
+    """For CI: what is wrong but loaded is neither printed nor a failure; the counts stay."""
+    text = CLEAN + ' SG_ T : 4|4@1+ (1,0) [0|0] "" A\n'
+    result, path = check(tmp_path, text)
+    assert (result.exit_code, result.output.splitlines()[0]) == (1, f"{path}:3: warning: overlaps S (Good.T)")
+    result, _ = check(tmp_path, text, "--errors-only")
+    assert (result.exit_code, result.output) == (0, f"{path}: 1 message, 2 signals loaded; 0 errors, 1 warning\n")
+    result, _ = check(tmp_path, text, "--errors-only", "--json")
+    assert (result.exit_code, json.loads(result.output)["faults"]) == (0, [])
+    result, _ = check(tmp_path, text + "stray\n", "--errors-only")
+    assert (result.exit_code, result.output.splitlines()) == (
+        1,
+        [
+            f"{path}:4: error: not a statement: 'stray'",
+            f"{path}: 1 message, 2 signals loaded; 1 error, 1 warning",
+        ],
+    )
+
+
+def test_two_messages_of_one_name_both_count(tmp_path):
+    """CSS Electronics' GNSS file: 18 messages of 9 names."""
+    result, path = check(tmp_path, CLEAN + 'BO_ 2 Good: 1 A\n SG_ T : 0|8@1+ (1,0) [0|0] "" A\n')
+    assert result.output.splitlines() == [
+        f"{path}:3: warning: duplicate name Good; this message is reachable by its id only",
+        f"{path}: 2 messages, 2 signals loaded; 0 errors, 1 warning",
+    ]
+
+
+def test_nothing_but_our_own_lines_is_printed(tmp_path):
+    """The parser's logger would print to stderr when nothing handles it; in a process of its own nothing does."""
+    path = tmp_path / "file.dbc"
+    path.write_text(CLEAN + "BO_ 2 Good: 1 A\n")
+    code = "from bmsota.cli.dbc import app; app()"
+    done = subprocess.run([sys.executable, "-c", code, "check", str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_utf_16_file_is_read_and_said_to_be_one(tmp_path, encoding):
+    """What a Windows editor saves as "Unicode", with its mark and without."""
+    path = tmp_path / "file.dbc"
+    path.write_bytes(CLEAN.replace('""', '"℃"').encode(encoding))
+    result = runner.invoke(app, ["check", str(path)])
+    assert (result.exit_code, result.output.splitlines()) == (
+        1,
+        [
+            f"{path}:1: warning: the file is UTF-16, which most DBC tools cannot read; save it as UTF-8",
+            f"{path}: 1 message, 1 signal loaded; 0 errors, 1 warning",
+        ],
+    )
+    assert load_dbc(path)["Good"].signals["S"].unit == "℃"

@@ -98,7 +98,7 @@ DEFECTS = {
     "signal_outside_the_frame": ('BO_ 1 Bad: 2 A\n SG_ In : 0|8@1+ (1,0) [0|0] "" A\n SG_ Out : 12|8@1+ (1,0) [0|0] "" A', 3, "error", "inside 2 bytes"),
     "big_endian_signal_outside": ('BO_ 1 Bad: 2 A\n SG_ Out : 3|16@0+ (1,0) [0|0] "" A', 2, "error", "inside 2 bytes"),
     "signal_without_bits": ('BO_ 1 Bad: 2 A\n SG_ None : 0|0@1+ (1,0) [0|0] "" A', 2, "error", "at least 1 bit"),
-    "signals_overlap": ('BO_ 1 Bad: 2 A\n SG_ All : 0|16@1+ (1,0) [0|0] "" A\n SG_ Some : 11|4@0+ (1,0) [0|0] "" A', 3, "warning", "shares bits with All (Bad.Some)"),
+    "signals_overlap": ('BO_ 1 Bad: 2 A\n SG_ All : 0|16@1+ (1,0) [0|0] "" A\n SG_ Some : 11|4@0+ (1,0) [0|0] "" A', 3, "warning", "overlaps All (Bad.Some)"),
     "signal_name_starts_with_a_digit": ('BO_ 1 Bad: 2 A\n SG_ 2nd : 0|8@1+ (1,0) [0|0] "" A', 2, "error", "starts with a letter, got 2nd"),
     "message_name_starts_with_a_digit": ("BO_ 1 2Bad: 2 A", 1, "error", "starts with a letter, got 2Bad"),
     "signal_twice": ('BO_ 1 Bad: 2 A\n SG_ S : 0|8@1+ (1,0) [0|0] "" A\n SG_ S : 8|8@1+ (1,0) [0|0] "" A', 3, "error", "duplicate signal S"),
@@ -207,14 +207,180 @@ def test_what_refers_to_a_message_that_is_left_out_is_not_reported_again():
     assert [fault.line for fault in loads(text).faults] == [1, 5]
 
 
+LONG = """BA_DEF_ SG_ "SystemSignalLongSymbol" STRING ;
+BA_DEF_DEF_ "SystemSignalLongSymbol" "";
+BA_ "SystemSignalLongSymbol" SG_ 256 Level "TheLevel";
+BA_ "SystemSignalLongSymbol" SG_ 256 Wide "TheLevel";
+"""
+
+
 def test_what_the_parser_refuses_costs_only_its_message():
-    """The checks let this through and cantools does not: an enumeration attribute with a number it does not have."""
-    text = GOOD + 'BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN";\nBA_ "VFrameFormat" BO_ 256 9;\n'
-    database = loads(text)
-    assert len(database.faults) == 1
-    assert database.faults[0].severity is Severity.WARNING
-    assert "expected attributes that can be parsed, got:" in database.faults[0].reason
+    """The checks let this through: two long names that are one. The message is loaded without its attributes."""
+    database = loads(GOOD + LONG)
+    assert [str(fault) for fault in database.faults] == [
+        "line 12: warning: two signals with one long name, TheLevel (SystemSignalLongSymbol) (First); its attributes are left out"
+    ]
     assert list(database) == ["First", "Second"]
+    assert [signal.name for signal in database["First"].signals] == ["Level", "Wide"]
+
+
+def test_a_long_name_is_the_signal_s_name():
+    database = loads(GOOD + LONG.replace('Wide "TheLevel"', 'Wide "TheWideOne"'))
+    assert database.faults == ()
+    assert database["First"].decode(b"\x05\x00\x0a" + bytes(5)) == {"TheLevel": 5, "TheWideOne": 1.0}
+
+
+FORMATS = 'BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (FORMATS + 'BA_ "VFrameFormat" BO_ 256 9;', "VFrameFormat: expected one of 0 StandardCAN, 1 ExtendedCAN, 2 reserved, 3 J1939PG, got 9 (First); the attribute is left out"),
+        (FORMATS + 'BA_ "VFrameFormat" BO_ 256 "CAN-XL";', 'got "CAN-XL" (First); the attribute is left out'),
+        ('BA_DEF_ BO_ "VFrameFormat" INT 0 15;\nBA_ "VFrameFormat" BO_ 256 99;', "VFrameFormat: expected one of 0 StandardCAN"),
+        ('BA_DEF_ SG_ "SPN" INT 0 524287;\nBA_ "SPN" SG_ 256 Level "many";', 'SPN: expected a number, got "many" (First.Level); the attribute is left out'),
+        ('BA_DEF_ SG_ "SPN" INT 0 524287;\nBA_DEF_DEF_ "SPN" "many";', 'SPN: expected a number, got "many" (BA_DEF_DEF_); the attribute is left out'),
+    ],
+)  # fmt: skip
+def test_an_attribute_with_a_value_of_another_kind_is_named_and_left_out(lines, said):
+    database = loads(GOOD + lines + "\n")
+    assert [(fault.line, fault.severity) for fault in database.faults] == [(GOOD.count("\n") + 2, Severity.WARNING)]
+    assert said in database.faults[0].reason
+    assert database["First"].cycle_time_ms == 50  # The attributes beside it are kept.
+
+
+@pytest.mark.parametrize("value", ["3", '"J1939PG"', '"3"'])
+@pytest.mark.parametrize("definition", [FORMATS, 'BA_DEF_ BO_ "VFrameFormat" INT 0 15;\n'])
+def test_an_enumeration_s_value_may_be_its_number_or_its_name(definition, value):
+    number = GOOD.index("BO_ 2566844926") and 2566844926
+    database = loads(f'{GOOD}{definition}BA_ "VFrameFormat" BO_ {number} {value};\n')
+    assert database.faults == ()
+    assert [message.is_j1939 for message in database.messages] == [False, True]
+
+
+@pytest.mark.parametrize("default", ["3", '"J1939PG"'])
+def test_an_enumeration_s_default_may_be_its_number_or_its_name(default):
+    database = loads(f'{GOOD}{FORMATS}BA_DEF_DEF_ "VFrameFormat" {default};\n')
+    assert database.faults == ()
+    assert [message.is_j1939 for message in database.messages] == [False, True]  # A standard id is none of J1939's.
+
+
+def test_a_network_that_is_j1939_makes_parameter_groups_of_its_extended_ids():
+    for lines in (
+        'BA_DEF_ "ProtocolType" STRING ;\nBA_DEF_DEF_ "ProtocolType" "";\nBA_ "ProtocolType" "J1939";\n',
+        'BA_DEF_ "ProtocolType" STRING ;\nBA_DEF_DEF_ "ProtocolType" "J1939";\n',
+        'BA_DEF_ "ProtocolType" ENUM "CAN","J1939";\nBA_ "ProtocolType" 1;\n',
+        'BA_DEF_ "ProtocolType" ENUM "CAN","J1939";\nBA_DEF_DEF_ "ProtocolType" "J1939";\n',
+    ):
+        database = loads(GOOD + lines)
+        assert database.faults == ()
+        assert [message.is_j1939 for message in database.messages] == [False, True], lines
+    for lines in (
+        "",
+        'BA_DEF_ "ProtocolType" STRING ;\nBA_DEF_DEF_ "ProtocolType" "J1939";\nBA_ "ProtocolType" "CANopen";\n',
+        'BA_DEF_ BU_ "ProtocolType" STRING ;\nBA_DEF_DEF_ "ProtocolType" "";\nBA_ "ProtocolType" BU_ Master "J1939";\n',
+        # Message by message: the default is none.
+        FORMATS + 'BA_DEF_ "ProtocolType" STRING ;\nBA_DEF_DEF_ "ProtocolType" "J1939";\n',
+    ):
+        database = loads(GOOD + lines)
+        assert database.faults == ()
+        assert [message.is_j1939 for message in database.messages] == [False, False], lines
+
+
+def test_a_message_of_many_packets_is_j1939():
+    """More than 64 bytes are no frame; up to 255 packets of 7 bytes are. Never CAN FD."""
+    database = loads(
+        'BO_ 2566844926 Long: 1785 A\n SG_ Last : 14272|8@1+ (1,0) [0|0] "" A\nBO_ 2566844927 More: 1786 A\n'
+    )
+    assert [str(fault) for fault in database.faults] == [
+        "line 3: error: expected at most 1785 data bytes, got 1786 (More)"
+    ]
+    message = database["Long"]
+    assert (message.is_j1939, message.is_fd) == (True, False)
+    assert message.decode(bytes(1784) + b"\x07") == {"Last": 7}
+
+
+def test_names_of_other_scripts_are_named_and_everything_else_is_loaded():
+    """Editors in China, Germany and Japan write them; DBC has letters, digits and _."""
+    text = """BU_: A 主控 Gerät
+BO_ 256 Pack: 8 主控
+ SG_ TBOX版本 : 0|8@1+ (1,0) [0|255] "" A
+ SG_ Spannung-Zelle : 8|8@1+ (1,0) [0|255] "" A
+ SG_ Ok : 16|8@1+ (1,0) [0|255] "℃" A,主控,Gerät
+ SG_ Also : 24|8@1+ (1,0) [0|255] "" 主控
+BO_ 257 电池: 8 A
+ SG_ Lost : 0|8@1+ (1,0) [0|255] "" A
+BO_ 258 Zelle.1: 8 A
+BO_ 259 Last: 8 A
+BO_TX_BU_ 259 : A,主控;
+CM_ SG_ 256 TBOX版本 "版本";
+VAL_ 256 TBOX版本 1 "一" ;
+VAL_ 256 Ok 1 "一" ;
+CM_ BU_ 主控 "x";
+"""
+    database = loads(text)
+    name = "expected a name of A-Z, a-z, 0-9 and _, got"
+    assert [str(fault) for fault in database.faults] == [
+        f"line 1: warning: {name} 主控 (node); the node is left out",
+        f"line 1: warning: {name} Gerät (node); the node is left out",
+        f"line 3: error: {name} TBOX版本 (Pack)",
+        f"line 4: error: {name} Spannung-Zelle (Pack)",
+        f"line 7: error: {name} 电池",
+        f"line 9: error: {name} Zelle.1",
+    ]
+    assert list(database) == ["Pack", "Last"]
+    assert database["Pack"].decode(b"\0\0\x01\x02" + bytes(4)) == {"Ok": "一", "Also": 2}
+    assert database["Pack"].signals["Ok"].receivers == ("A",)
+    assert database["Pack"].signals["Ok"].unit == "℃"
+    assert database["Pack"].senders == ()
+    assert database["Last"].senders == ("A",)
+
+
+BARE = """BO_ 648 Motor_2: 8 A
+ SG_ Code m : 6|2@1+ (1,0) [0|3] "" A
+ SG_ Begr m1 : 0|6@1+ (1,0) [0|63] "" A
+ SG_ Getr m2 : 0|6@1+ (1,0) [0|63] "" A
+ SG_ Temp : 8|8@1+ (1,0) [0|0] "" A
+"""
+
+
+def test_a_bare_mark_is_the_multiplexer_that_the_ranges_name():
+    """opendbc vw_pq.dbc, Motor_2: `m` without a number on the multiplexer itself."""
+    database = loads(BARE + "SG_MUL_VAL_ 648 Begr Code 1-1;\nSG_MUL_VAL_ 648 Getr Code 2-2;\n")
+    assert database.faults == ()
+    message = database["Motor_2"]
+    assert message.decode(b"\x85\x07" + bytes(6)) == {"Code": 2, "Getr": 5, "Temp": 7}
+    assert message.decode(b"\x45\x07" + bytes(6)) == {"Code": 1, "Begr": 5, "Temp": 7}
+
+
+def test_a_bare_mark_is_multiplexed_by_what_the_ranges_say():
+    text = BARE.replace("Code m ", "Code M ").replace("Begr m1", "Begr m").replace("Temp :", "Temp m :")
+    database = loads(text + "SG_MUL_VAL_ 648 Begr Code 1-1;\nSG_MUL_VAL_ 648 Temp Code 0-0, 3-3;\n")
+    assert database.faults == ()
+    message = database["Motor_2"]
+    assert message.decode(b"\xc5\x07" + bytes(6)) == {"Code": 3, "Temp": 7}
+    assert message.decode(b"\x45\x07" + bytes(6)) == {"Code": 1, "Begr": 5}
+
+
+def test_a_bare_mark_that_nothing_explains_is_one_fault():
+    database = loads(BARE)
+    assert [str(fault) for fault in database.faults] == [
+        "line 2: error: m without a number, and no SG_MUL_VAL_ for it (Motor_2.Code); 2 signals that may depend on it are left out as well"
+    ]
+    assert database["Motor_2"].decode(b"\x85\x07" + bytes(6)) == {"Temp": 7}
+    alone = loads(BARE.replace("Code m ", "Code M ").replace("Begr m1", "Begr m"))
+    assert [str(fault) for fault in alone.faults] == [
+        "line 3: error: m without a number, and no SG_MUL_VAL_ for it (Motor_2.Begr)"
+    ]
+    assert alone["Motor_2"].decode(b"\x85\x07" + bytes(6)) == {"Code": 2, "Getr": 5, "Temp": 7}
+
+
+def test_the_parser_s_log_says_nothing(caplog):
+    """cantools logs a line for each message whose name an earlier one has; the fault says so with its line."""
+    database = loads(GOOD + "BO_ 1 First: 2 A\n")
+    assert [fault.severity for fault in database.faults] == [Severity.WARNING]
+    assert caplog.records == []
 
 
 def test_signals_of_no_message_are_no_fault():
