@@ -7,7 +7,7 @@ The page itself is written by hand.
 from __future__ import annotations
 
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,11 +196,17 @@ class Node(bootloader_rig.Node):
         self.off_until_ns = self.recorder.now_ns + self.restart_ns
 
 
+@cache
+def wire() -> BootloaderWire:
+    """Reading a DBC takes a second."""
+    return BootloaderWire(loads(DBC.read_text(encoding="utf-8")))
+
+
 class Recorder:
     """One flasher and its nodes on a pipe with a time loop; writes down who says what."""
 
     def __init__(self, *positions: int, access: bool = False) -> None:
-        self.wire = BootloaderWire(loads(DBC.read_text(encoding="utf-8")))
+        self.wire = wire()
         self.now_ns = 0
         self.lines: list[str] = []
         self._run: tuple[int, int] | None = None
