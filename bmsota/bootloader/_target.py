@@ -158,8 +158,9 @@ class TargetLimits:
     block_frames_max: int = BLOCK_FRAMES_MAX
     window_blocks: int = 24
     """Blocks of 8-byte frames while one of them is incomplete: 12 KiB."""
-    window_blocks_fd: int = 4
-    """Blocks of 64-byte frames: 16 KiB. Counts if the node's wire is one of CAN FD."""
+    window_blocks_fd: int = 5
+    """Blocks of 64-byte frames: 20 KiB, so that four are sent between two reports and one while a report is on its way. Counts if the node's
+    wire is one of CAN FD."""
     takes_broadcast: bool = True
     takes_compression: bool = True
     """1 KiB for the window."""
