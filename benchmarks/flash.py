@@ -25,6 +25,8 @@ from bmsota.node import ImageVerified, NodeEvent
 from bmsota.signals import loads
 
 LIMIT_S = 120
+SEEDS = (1, 2, 3, 4, 5)
+"""Of the lost frames; the figure is the worst."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,16 @@ def make_target(wire: BootloaderWire, position: int) -> BootloaderTarget:
     )
 
 
-def flash_seconds(kind: Wire = CLASSIC, *, turnaround_ns: int = 0, nodes: int = 1, loss: float = 0.0) -> float:
+def flash_seconds(
+    kind: Wire = CLASSIC, *, turnaround_ns: int = 0, nodes: int = 1, loss: float = 0.0, seed: int = 1
+) -> float:
     """Simulated seconds from the first frame to the last "verified"."""
     kernel = Kernel(0)
     bus = CanBus(
         kernel,
         bitrate_bps=kind.bitrate_bps,
         data_bitrate_bps=kind.data_bitrate_bps,
-        seed=1,
+        seed=seed,
         faults=BusFaults(loss=loss),
     )
     wire = BootloaderWire(loads(packaged_dbc(kind.dbc)))
@@ -111,8 +115,12 @@ def figures() -> list[Figure]:
         rate(name, flash_seconds(kind), kind)
     rate("classic 500k 11-bit 5 ms", flash_seconds(turnaround_ns=5 * MS), CLASSIC)
     one = flash_seconds()
-    for name, loss in (("broadcast 16", 0.0), ("broadcast 16 1% loss", 0.01)):
-        seconds = flash_seconds(nodes=16, loss=loss)
+    for name, nodes, loss in (
+        ("broadcast 16", 16, 0.0),
+        ("broadcast 16 1% loss", 16, 0.01),
+        ("broadcast 8 10% loss", 8, 0.1),
+    ):
+        seconds = max(flash_seconds(nodes=nodes, loss=loss, seed=seed) for seed in (SEEDS if loss else SEEDS[:1]))
         found.append(Figure(name, round(seconds, 3), "s simulated", round(seconds / one, 4), f"one node {one:.3f} s"))
     seconds, uds_size = uds_seconds(0xFFF)
     value, ceiling = uds_size / seconds, CLASSIC.ceiling

@@ -7,10 +7,11 @@ The page itself is written by hand.
 from __future__ import annotations
 
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bmsota_sim.devices.bootloader_node import ACCESS_DELAY_NS, ACCESS_FAILURES_MAX
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.boot import SLOT_TRANSITIONS, SlotState
@@ -45,6 +46,8 @@ from bmsota.bootloader._messages import (
     StatusReply,
 )
 from bmsota.bootloader._offer import OFFER_LAYOUT
+from bmsota.bootloader._receiver import _BLOCKS_APART_MAX
+from bmsota.bootloader._target_stream import _BITMAP_FROM, _MISSING_REPLIES_MAX
 from bmsota.compression import LOOKAHEAD_BITS, WINDOW_BITS
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
 from bmsota.node import (
@@ -57,6 +60,7 @@ from bmsota.node import (
     ResetRequested,
     ResultCode,
 )
+from bmsota.node._access import _DOUBLINGS_MAX, _MESSAGE_DOMAIN
 from bmsota.signals import loads
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -75,7 +79,7 @@ DBC = ROOT / "dbc" / "bms_bootloader.dbc"
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 HARDWARE = HardwareClass.named("bmsota.example", "F7-slave")
-MS = 1_000_000
+MS, SECOND = 1_000_000, 1_000_000_000
 FRAME_NS = 227_600  # 8 bytes, 11-bit id, 500 kbit/s, expected stuffing
 
 
@@ -196,11 +200,17 @@ class Node(bootloader_rig.Node):
         self.off_until_ns = self.recorder.now_ns + self.restart_ns
 
 
+@cache
+def wire() -> BootloaderWire:
+    """Reading a DBC takes a second."""
+    return BootloaderWire(loads(DBC.read_text(encoding="utf-8")))
+
+
 class Recorder:
     """One flasher and its nodes on a pipe with a time loop; writes down who says what."""
 
     def __init__(self, *positions: int, access: bool = False) -> None:
-        self.wire = BootloaderWire(loads(DBC.read_text(encoding="utf-8")))
+        self.wire = wire()
         self.now_ns = 0
         self.lines: list[str] = []
         self._run: tuple[int, int] | None = None
@@ -459,6 +469,17 @@ def phrases() -> list[str]:
         f"A report is requested at most {client.report_tries} times",
         f"gives up after {client.interruptions_max} interruptions without progress",
         f"Sent as {OFFER_LAYOUT.sizeof() // 8} data frames (CAN FD: {fd_frames})",
+        f"the Result first; {target.restart_delay_ns // MS} ms later",
+        f"(offer: {OFFER_LAYOUT.sizeof() // 8}, CAN FD {fd_frames}; signature: {SIGNATURE_BYTES // 8}, CAN FD 1;",
+        f"numbers more than {_BLOCKS_APART_MAX} away",
+        f"of which {_BITMAP_FROM} or more are missing",
+        f"At most {_MISSING_REPLIES_MAX} of both",
+        f'"{_MESSAGE_DOMAIN[:-1].decode()}" 00 challenge hardware-id',
+        f"Ed25519 over {len(_MESSAGE_DOMAIN)} + {CHALLENGE_BYTES} + n bytes",
+        f"for {ACCESS_DELAY_NS // SECOND} s, then twice as long after each, {(ACCESS_DELAY_NS << _DOUBLINGS_MAX) // SECOND} s at most",
+        f"allow {ACCESS_FAILURES_MAX - 1} failures in a row",
+        f"after each the flasher waits {client.discover_timeout_ns // MS} ms",
+        f"looks for a node every {client.discover_timeout_ns // MS} ms for {client.discover_tries * client.discover_timeout_ns // SECOND} s",
     ]
 
 

@@ -516,7 +516,9 @@ class BootStore:
             state = replace(state, security_counter=counter)
         if state != self._state:
             self._commit(state)
-            self._staging_offset = self._spare_info().progress_bytes
+            if slot is not None:
+                # The slots have changed places. A risen counter alone leaves an image that is being staged where it was.
+                self._staging_offset = self._spare_info().progress_bytes
 
     def revert(self) -> None:
         """Go back: drop a requested test, end a running one, or return to the image that was active before.

@@ -210,6 +210,8 @@ class BootloaderClient(Exchange[ClientEvent]):
         ImageError: *image* is no image.
     """
 
+    _holds_node = True
+
     def __init__(
         self,
         wire: BootloaderWire,

@@ -254,6 +254,9 @@ class BootloaderDiscovery:
 
     `nodes` is what is known; it is complete when `finished`. A node that says of itself what cannot be is asked again in
     every round, and ends as `NodeRefused`.
+
+    With *holds_nodes* a node that is in its bootloader is told to stay there (EnterBootloader), so that one found in its boot window is
+    still there when it has been decided what to do with it. It returns to its application by LeaveBootloader or after 60 s of silence.
     """
 
     def __init__(
@@ -263,8 +266,11 @@ class BootloaderDiscovery:
         positions: Iterable[int] = (),
         timing: BootloaderTiming | None = None,
         rounds: int = 4,
+        holds_nodes: bool = False,
     ) -> None:
         self._wire = wire
+        self._holds_nodes = holds_nodes
+        self._held: set[int] = set()
         self._timing = timing or BootloaderTiming()
         self._expected = frozenset(positions)
         for position in self._expected:
@@ -288,7 +294,11 @@ class BootloaderDiscovery:
         reply = self._wire.parse(frame)
         if reply is None or isinstance(reply, Request):
             return
-        node = self._collectors[position].receive(reply)
+        collector = self._collectors[position]
+        node = collector.receive(reply)
+        if self._holds_nodes and position not in self._held and (hold := collector.hold()) is not None:
+            self._held.add(position)
+            self._out.append(self._wire.serialize(hold))
         if node is not None:
             self.nodes[position] = node
             self._events.append(NodeFound(node))
@@ -315,6 +325,7 @@ class BootloaderDiscovery:
             return
         self._deadline_ns = None
         self._rounds_left -= 1
+        self._held &= self.nodes.keys()  # The others are told again: the first may have been lost.
         heard = {position for position, collector in self._collectors.items() if collector.has_heard}
         wanted = sorted((heard | self._expected) - self.nodes.keys())
         if not self._rounds_left or (not wanted and (heard or self._rounds_left < 2)):

@@ -127,6 +127,18 @@ class IdentityCollector:
         newest = status.protocol_version
         return newest if newest < _RANGE_SINCE else status.protocol_version_min, newest
 
+    def hold(self) -> Request | None:
+        """EnterBootloader, if what has come of the newest try says that the node is in its bootloader: in a boot window it stays there."""
+        status, counter = self._moving.get(StatusReply), self._moving.get(CounterReply)
+        versions = self.protocol_versions
+        if not isinstance(status, StatusReply) or not isinstance(counter, CounterReply) or versions is None:
+            return None
+        protocol = shared_protocol(*versions)
+        if status.node_state != NodeMode.BOOTLOADER or protocol is None:
+            return None
+        tag = status.last_tag % _TAG_MAX + 1
+        return Request(self._position, NodeCommand.ENTER_BOOTLOADER, tag, boot_id=counter.boot_id, protocol=protocol)
+
     def request(self, node: int | None = None) -> Request:
         """Ask (again); replies to earlier requests count for the unchanging parts only."""
         self._echo = (self._echo + 1) % 256
@@ -247,6 +259,9 @@ class Exchange(ABC, Generic[EventT]):
     call `handle_timeout`, take the events; until `finished`.
     """
 
+    _holds_node = False
+    """Whether a node that is in its bootloader is to stay there while it is being described."""
+
     def __init__(
         self,
         wire: BootloaderWire,
@@ -360,6 +375,9 @@ class Exchange(ABC, Generic[EventT]):
         elif self._tries_left <= 0:
             self._unanswered(now_ns)
         elif self._collector is not None:
+            if self._holds_node and (hold := self._collector.hold()) is not None:
+                # It may be in its boot window, which must not end while the rest of its description is asked for again.
+                self._queue(hold)
             self._queue(self._collector.request())
         else:
             self._repeat()

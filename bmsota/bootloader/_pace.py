@@ -33,8 +33,6 @@ _RAISE_PAUSE_REPORTS_MAX = 64
 # To so much of the spacing it goes down when the pace is raised: by half at first, by an eighth near the limit.
 _RAISE_EIGHTHS_MIN, _RAISE_EIGHTHS_MAX = 4, 7
 _RAISE_PAUSE_REPORTS_STUCK = 8
-# A slow pace may be far from what would be good, so it is looked at often.
-_SLOW_BLOCKS = 2
 _SLOWER = 4
 # What a frame takes if it could not be measured: 8 bytes at 500 kbit/s. What was measured may be much too long.
 _PERIOD_NS = _MS // 4
@@ -80,10 +78,9 @@ class Pace:
         """What is lost at the pace that has been kept."""
 
     @property
-    def report_blocks(self) -> int:
-        """The number of blocks after which a report is wanted."""
-        half = max(1, self.window_blocks // 2)
-        return min(half, _SLOW_BLOCKS) if self.spacing_ns or self._trial is not _Trial.NOTHING else half
+    def is_paced(self) -> bool:
+        """Whether there are pauses between the frames, or another pace is tried."""
+        return bool(self.spacing_ns) or self._trial is not _Trial.NOTHING
 
     def judge(self, missing: int, sent: int, frame_ns: int | None) -> None:
         """A report: this many of the *sent* frames are missing; from one frame to the next it took *frame_ns*, if that is known."""

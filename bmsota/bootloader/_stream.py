@@ -7,7 +7,7 @@ or answers that it has lost its place, is left behind, and the others continue.
 
 The window (blocks beyond the slowest node's first incomplete one) begins small and doubles with every report up to what the
 nodes can hold; when much is missing, pauses between the frames are tried (`_pace`). Reports are requested twice a window,
-so that the second half goes out while the first is reported.
+so that the second half goes out while the first is reported; less often as long as nothing is missing (`_reports`).
 
 There is one question under way at a time. It is repeated to each node that has not answered; a report names the block it is
 about, so that a late one is not taken for an early one.
@@ -33,6 +33,7 @@ from bmsota.bootloader._messages import (
     ResultReply,
 )
 from bmsota.bootloader._pace import Pace
+from bmsota.bootloader._reports import ReportInterval
 from bmsota.node import NodeCommand, ResultCode
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ class BlockStream:
         self._block_bytes = block_frames * wire.data_bytes
         self.blocks = -(-len(data) // self._block_bytes)
         self._pace = Pace(timing, window_blocks)
+        self._reports = ReportInterval()
+        self._has_stalled = False
+        """Whether the window was full before all had answered the question under way."""
         self._receivers = {position: _Receiver(timing.rounds_max) for position in positions}
         self._events: deque[StreamEvent] = deque()
         self._out: deque[CanFrame] = deque()
@@ -229,6 +233,7 @@ class BlockStream:
             self._judged_ns = self._asked_ns = now_ns
         if not self._out:
             self._refill()
+            self._has_stalled = self._has_stalled or (not self._out and self._next_block < self.blocks)
         timing, spacing_ns = self._timing, self._pace.spacing_ns
         limit = timing.burst_frames
         if spacing_ns:
@@ -305,7 +310,8 @@ class BlockStream:
         self._blocks_since_ask += 1
         self._frames_since_ask += len(frames)
         wants_report = self._asked is None and (
-            self._blocks_since_ask >= self._pace.report_blocks or not self._has_room()
+            self._blocks_since_ask >= self._reports.blocks(self._pace.window_blocks, is_paced=self._pace.is_paced)
+            or not self._has_room()
         )
         out.append(self._send_request(block) if wants_report else self._check(block, node=self._node))
 
@@ -354,7 +360,7 @@ class BlockStream:
     def _send_request(self, block: int) -> CanFrame:
         """The CheckBlock that wants a report."""
         self._asked = block
-        self._is_repeated = False
+        self._is_repeated = self._has_stalled = False
         self._blocks_since_ask = 0
         self._frames_asked, self._frames_since_ask, self._lost_max = self._frames_since_ask, 0, 0
         self._ask_frame = self._check(block, node=self._node, report_wanted=True)
@@ -445,6 +451,8 @@ class BlockStream:
             if receiver.missing:
                 self._events.append(StreamRepeated(position, len(receiver.missing)))
                 self._repairs |= receiver.missing
+        is_clean = all(receiver.next_block > asked for receiver in self._receivers.values())
+        self._reports.judge(is_clean=is_clean, has_stalled=self._has_stalled)
         # The pace is judged by what was lost at the first try. Repairs say little: their loss may be that of an OpenBlock.
         assert self._judged_ns is not None
         # From answer to answer, or from question to question: whichever is longer. A repeated request gives no time.

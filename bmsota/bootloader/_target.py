@@ -8,6 +8,10 @@ The states in characters; the table below is what runs::
         +---------LEAVE_BOOTLOADER (or a minute of silence)---------------+
     any of them --RESET--> RESTARTING: the driver gets `ResetRequested` and makes a new store and a new target
 
+A node with a boot window (`TargetTiming.boot_window_ns`) begins in BOOTLOADER: unless EnterBootloader comes it goes to APPLICATION
+when the window is over, and the driver gets `ApplicationStarted`. Until then Confirm is answered with Pending: an image that
+has not run yet has not proved itself.
+
 Strategy. A command is done once: its tag is remembered, and a repetition gets the same answer without being done again.
 A tag older than the newest is a late duplicate and is ignored. A restart forgets the tags; so that a Reset repeated
 because its answer was lost does not restart the node again (an image in test would be reverted), commands carry the
@@ -67,6 +71,7 @@ from bmsota.node import (
     SLOT_SIZE_KIB_MAX,
     AccessDenied,
     AccessGranted,
+    ApplicationStarted,
     BlockStored,
     BootloaderEntered,
     BootloaderLeft,
@@ -153,8 +158,9 @@ class TargetLimits:
     block_frames_max: int = BLOCK_FRAMES_MAX
     window_blocks: int = 24
     """Blocks of 8-byte frames while one of them is incomplete: 12 KiB."""
-    window_blocks_fd: int = 4
-    """Blocks of 64-byte frames: 16 KiB. Counts if the node's wire is one of CAN FD."""
+    window_blocks_fd: int = 5
+    """Blocks of 64-byte frames: 20 KiB, so that four are sent between two reports and one while a report is on its way. Counts if the node's
+    wire is one of CAN FD."""
     takes_broadcast: bool = True
     takes_compression: bool = True
     """1 KiB for the window."""
@@ -224,7 +230,10 @@ class BootloaderTarget:
         self._is_locked = is_locked
         self._boot_id = store.journal_sequence % 256
         self._can_run = boot.reason is not BootReason.NOTHING
-        self.state = NodeMode.APPLICATION if self._can_run else NodeMode.BOOTLOADER
+        self._is_in_window = self._can_run and self._timing.boot_window_ns > 0
+        self._window_ends_ns: int | None = None
+        starts = self._can_run and not self._is_in_window
+        self.state = NodeMode.APPLICATION if starts else NodeMode.BOOTLOADER
         self._request_id = wire.request_id
         self._data_id = wire.data_id
         self._data_id_end = wire.data_id + BLOCK_FRAMES_MAX
@@ -275,6 +284,7 @@ class BootloaderTarget:
             return
         if can_id != self._request_id or self.state is NodeMode.RESTARTING:
             return
+        self._watch_window(now_ns)
         request = self._wire.parse(frame)
         if not isinstance(request, Request) or not self._is_addressed(request.node):
             return
@@ -308,6 +318,8 @@ class BootloaderTarget:
     def next_timeout(self) -> int | None:
         """When `frames_to_send` and `handle_timeout` want to be called at the latest; None: only after a frame."""
         due = [self._replies[0][0]] if self._replies else []
+        if self._is_in_window:
+            due.append(self._window_ends_ns or 0)
         if self._restart_due_ns is not None:
             due.append(self._restart_due_ns)
         elif self._session_is_open():
@@ -316,12 +328,32 @@ class BootloaderTarget:
 
     def handle_timeout(self, now_ns: int) -> None:
         """Act on the time; no effect before `next_timeout`."""
+        self._watch_window(now_ns)
         if self._restart_due_ns is not None:
             if now_ns >= self._restart_due_ns:
                 self._restart_due_ns = None
                 self._events.append(ResetRequested())
         elif self._session_is_open() and now_ns >= self._last_heard_ns + self._timing.session_timeout_ns:
             self._leave_session()
+
+    @property
+    def is_in_boot_window(self) -> bool:
+        """Whether the node is listening after its boot and its application has not started yet."""
+        return self._is_in_window
+
+    def _watch_window(self, now_ns: int) -> None:
+        """The boot window counts from the first moment we hear of."""
+        if not self._is_in_window:
+            return
+        if self._window_ends_ns is None:
+            self._window_ends_ns = now_ns + self._timing.boot_window_ns
+        if now_ns >= self._window_ends_ns:
+            self._start_application()
+
+    def _start_application(self) -> None:
+        self._is_in_window = False
+        self.state = NodeMode.APPLICATION
+        self._events.append(ApplicationStarted())
 
     @property
     def wants_data(self) -> bool:
@@ -332,7 +364,9 @@ class BootloaderTarget:
         """Whether a flasher that has gone would leave something open: the bootloader, the lock, or an ear for a signature."""
         if self._access is not None and self._access.is_unlocked:
             return True
-        return self._can_run and (self._is_listening or self.state in {NodeMode.BOOTLOADER, NodeMode.RECEIVING})
+        if not self._can_run or self._is_in_window:
+            return False
+        return self._is_listening or self.state in {NodeMode.BOOTLOADER, NodeMode.RECEIVING}
 
     # ---- commands
 
@@ -348,12 +382,16 @@ class BootloaderTarget:
             return
         if not request.tag or (self._last_tag and (request.tag - self._last_tag) % 255 > 127):
             return  # A straggler: older than what has been done.
+        if self._is_in_window and request.command is NodeCommand.CONFIRM:
+            # Not done, so its tag is not remembered: it is repeated when the application runs.
+            self._announce_until(request, self._window_ends_ns or now_ns, now_ns)
+            return
         after = TARGET_TRANSITIONS.get((self.state, request.command))
         self._now_ns = now_ns
         try:
             if self._is_locked():
                 raise NodeRefusedError(ResultCode.IN_USE)  # noqa: TRY301  One place makes the answer of a refusal.
-            if after is None:
+            if after is None or (self._is_in_window and request.command is NodeCommand.BEGIN_TRANSFER):
                 raise NodeRefusedError(ResultCode.WRONG_STATE)  # noqa: TRY301
             if self._access is not None and request.command in _ACCESS_WANTED and not self._access.is_unlocked:
                 raise NodeRefusedError(ResultCode.ACCESS_NEEDED)  # noqa: TRY301
@@ -383,8 +421,9 @@ class BootloaderTarget:
     def _enter(self, request: Request) -> None:
         if not PROTOCOL_VERSION_MIN <= request.protocol <= PROTOCOL_VERSION:
             raise NodeRefusedError(ResultCode.WRONG_PROTOCOL)
-        if self.state is NodeMode.APPLICATION:
+        if self.state is NodeMode.APPLICATION or self._is_in_window:
             self._events.append(BootloaderEntered())
+        self._is_in_window = False
         self._is_listening = True
         self._offer = None  # Blocks that go to others of its group are none of our business until the next offer.
         self._close_stream()
@@ -405,7 +444,9 @@ class BootloaderTarget:
             self.state = NodeMode.BOOTLOADER
             return
         self._is_listening = False
-        if self.state is not NodeMode.APPLICATION:
+        if self._is_in_window:
+            self._start_application()
+        elif self.state is not NodeMode.APPLICATION:
             self.state = NodeMode.APPLICATION
             self._events.append(BootloaderLeft())
 
@@ -436,7 +477,7 @@ class BootloaderTarget:
             raise NodeRefusedError(_RESULT_AT_FINISH.get(refusal.code, refusal.code), str(refusal)) from refusal
 
     def _reset(self, request: Request) -> None:  # noqa: ARG002
-        self._is_listening = False
+        self._is_listening = self._is_in_window = False
 
     # ---- security access
 
@@ -632,8 +673,11 @@ class BootloaderTarget:
     def _announce(self, request: Request, due_ns: int, now_ns: int) -> None:
         """Announce to the client that the result takes long."""
         if due_ns - now_ns > self._timing.pending_threshold_ns:
-            wait_ms = min(-(-(due_ns - now_ns) // _MS), _PENDING_MS_MAX)
-            self._reply(PendingReply(self._identity.position, request.tag, request.command, wait_ms), now_ns)
+            self._announce_until(request, due_ns, now_ns)
+
+    def _announce_until(self, request: Request, due_ns: int, now_ns: int) -> None:
+        wait_ms = min(-(-(due_ns - now_ns) // _MS), _PENDING_MS_MAX)
+        self._reply(PendingReply(self._identity.position, request.tag, request.command, wait_ms), now_ns)
 
     def _answer_again(self, reply: Reply, now_ns: int, due_ns: int | None = None) -> None:
         """Answer, unless the same answer is still waiting for the flash: the request was repeated meanwhile."""

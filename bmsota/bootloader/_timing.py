@@ -108,5 +108,11 @@ class TargetTiming:
     pending_threshold_ns: int = 15 * _MS
     """Operations longer than this are announced with Pending: less than any flasher's timeout."""
 
+    boot_window_ns: int = 0
+    """How long the node listens after a restart before its application starts, so that one that hangs has a way back over CAN. 0: the
+    application starts at once, as suits a node that must measure again at once and has another way back (a debug port, a master
+    that can hold its reset). Where there is none give 500 ms: a flasher that looks for the node every 100 ms needs two tries
+    and the time to say EnterBootloader, on a bus that loses a frame."""
+
     restart_delay_ns: int = 20 * _MS
     """Between the result of Reset and the restart, so that the result leaves the transmit queue of a busy bus."""

@@ -266,6 +266,11 @@ class BootloaderEntered:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplicationStarted:
+    """The boot window is over and no flasher has come: start the application now."""
+
+
+@dataclass(frozen=True, slots=True)
 class BootloaderLeft:
     """The flasher is done or gone; the application resumes."""
 
@@ -352,6 +357,7 @@ def count_event(events: deque[TargetEvent], kind: type[RepliesDropped | Messages
 
 TargetEvent: TypeAlias = (
     BootloaderEntered
+    | ApplicationStarted
     | BootloaderLeft
     | AccessGranted
     | AccessDenied

@@ -196,7 +196,7 @@ NRCS: Mapping[Nrc, str] = {
     Nrc.SERVICE_NOT_SUPPORTED: "a service that is not in the table above",
     Nrc.SUB_FUNCTION_NOT_SUPPORTED: "another session, reset, access level, or anything but starting a routine",
     Nrc.WRONG_LENGTH_OR_FORMAT: "bytes missing or too many; a block that is empty or longer than announced",
-    Nrc.BUSY_REPEAT_REQUEST: "another request is still being done",
+    Nrc.BUSY_REPEAT_REQUEST: "another request is still being done; Confirm in the boot window",
     Nrc.CONDITIONS_NOT_CORRECT: "a download outside the programming session, or (without an offer) over the fallback of an image in test; another upgrade, such as a master's own updater's, uses the store",
     Nrc.REQUEST_SEQUENCE_ERROR: "a block or an exit without a download, an exit before the last byte, a key without a seed, a check of nothing",
     Nrc.REQUEST_OUT_OF_RANGE: "an unknown identifier or routine; a download in another format, at another offset than wanted, or too large; more bytes than announced",

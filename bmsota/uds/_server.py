@@ -12,6 +12,9 @@ A request that comes again because its answer was lost must not be done again. A
 transfer's exit the last one done is remembered and answered again, until the next request. A reset needs a session, and a restart
 ends every session, so that a late duplicate cannot restart the node twice (an image in test would be reverted).
 
+With a boot window (`UdsServerTiming.boot_window_ns`) the application waits so long after a boot; a programming session opened meanwhile
+holds the node in its bootloader, otherwise the driver gets `ApplicationStarted`. Until then Confirm is answered with NRC 0x21.
+
 Time. The store writes at once and says how long a real flash would have been busy. A power cut raised by the flash driver passes through:
 this object and its store are then worthless, like a node without power.
 
@@ -34,6 +37,7 @@ from bmsota.node import (
     IMAGE_SHA256_BYTES,
     AccessDenied,
     AccessGranted,
+    ApplicationStarted,
     BlockStored,
     BootloaderEntered,
     BootloaderLeft,
@@ -253,6 +257,8 @@ class UdsServer:
         self._functional_id = address.functional_id
         self._boot_id = random_bytes(4)
         self._can_run = boot.reason is not BootReason.NOTHING
+        self._is_in_window = self._can_run and (timing or UdsServerTiming()).boot_window_ns > 0
+        self._window_ends_ns: int | None = None
         self.session = Session.DEFAULT
         self._access = _Access()
         self._was_started = False
@@ -310,7 +316,7 @@ class UdsServer:
             return NodeMode.RESTARTING
         if self._download is not None:
             return NodeMode.RECEIVING
-        is_application = self._can_run and self.session is not Session.PROGRAMMING
+        is_application = self._can_run and self.session is not Session.PROGRAMMING and not self._is_in_window
         return NodeMode.APPLICATION if is_application else NodeMode.BOOTLOADER
 
     # ---- the driver's side
@@ -350,6 +356,8 @@ class UdsServer:
     def next_timeout(self) -> int | None:
         """When `frames_to_send` and `handle_timeout` want to be called at the latest; None: only after a frame."""
         due = [self._link.next_timeout(), self._restart_due_ns]
+        if self._is_in_window:
+            due.append(self._window_ends_ns or 0)
         if self._waiting is not None:
             due += [self._waiting.due_ns, self._waiting.pending_due_ns]
         elif self.session is not Session.DEFAULT and not self._is_resetting:
@@ -368,11 +376,20 @@ class UdsServer:
         elif self._is_session_over(now_ns):
             self._enter(Session.DEFAULT)
 
+    @property
+    def is_in_boot_window(self) -> bool:
+        """Whether the node is listening after its boot and its application has not started yet."""
+        return self._is_in_window
+
     def _start_clock(self, now_ns: int) -> None:
-        """The delay before the first seed counts from the first moment we hear of."""
+        """The delay before the first seed and the boot window count from the first moment we hear of."""
         if not self._was_started:
             self._was_started = True
             self._access.blocked_until_ns = now_ns + self._timing.access_boot_delay_ns
+            self._window_ends_ns = now_ns + self._timing.boot_window_ns
+        if self._is_in_window and self._window_ends_ns is not None and now_ns >= self._window_ends_ns:
+            self._is_in_window = False
+            self._events.append(ApplicationStarted())
 
     def _is_session_over(self, now_ns: int) -> bool:
         is_open = self.session is not Session.DEFAULT and not self._is_resetting and self._waiting is None
@@ -516,6 +533,7 @@ class UdsServer:
         self._end_download()
         self._last_done = None
         if session is Session.PROGRAMMING and before is not Session.PROGRAMMING:
+            self._is_in_window = False  # It holds the node in its bootloader.
             self._events.append(BootloaderEntered())
         elif before is Session.PROGRAMMING and session is not Session.PROGRAMMING:
             self._events.append(BootloaderLeft())
@@ -557,6 +575,7 @@ class UdsServer:
         if request.data:
             raise _RefusedError(Nrc.WRONG_LENGTH_OR_FORMAT)
         self._is_resetting = True
+        self._is_in_window = False
         return bytes([request.subfunction])
 
     @staticmethod
@@ -675,6 +694,9 @@ class UdsServer:
     def _confirm(self, record: bytes) -> bytes:
         if record not in {b"", b"\0", b"\1"}:
             raise _RefusedError(Nrc.WRONG_LENGTH_OR_FORMAT)
+        if self._is_in_window:
+            # An image that has not run yet has not proved itself. The tester tries again when its application runs.
+            raise _RefusedError(Nrc.BUSY_REPEAT_REQUEST)
         self._staging.confirm(raise_counter=record != b"\0")
         return b""
 

@@ -80,6 +80,10 @@ class UdsServerTiming:
     verify_ns: int = 150 * _MS
     """What checking digest and signature takes on a Cortex-M4 at 80 MHz for a small image; for simulations."""
 
+    boot_window_ns: int = 0
+    """How long the node listens after a restart before its application starts; a programming session opened meanwhile holds it. 0: the
+    application starts at once. Where an application that hangs has no other way back give 500 ms, as for the bootloader."""
+
     restart_delay_ns: int = 20 * _MS
     """Between the answer to ECUReset and the restart, so that the answer leaves the transmit queue of a busy bus."""
 

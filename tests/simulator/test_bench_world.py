@@ -499,3 +499,21 @@ def test_the_rows_show_a_transfer(desk):
     assert not bench.world.is_at_rest
     bench.run(2)
     assert bench.world.rows()[1].stored_bytes == len(SLAVE)
+
+
+@pytest.mark.parametrize("protocol", list(BenchProtocol))
+def test_a_slave_whose_application_hangs_is_flashed_in_its_boot_window(desk, protocol):
+    """Its key is turned while the flasher looks for it; without a window nothing comes from it."""
+    profile = UdsProfile(UDS_11BIT) if protocol is BenchProtocol.UDS else None
+    bench = desk(protocol=protocol, profile=profile, slaves=1, boot_window_ns=SECOND // 2)
+    slave = bench.world.slaves[0]
+    slave.node.application_hangs = True
+    assert 1 not in bench.flasher.do("discover", ())
+    bench.kernel.call_in(SECOND, slave.power_off)
+    bench.kernel.call_in(2 * SECOND, slave.power_on)
+    results = bench.flasher.do("flash", [FlashJob(1, SLAVE)])
+    assert results[1].ok, results
+    slave.node.application_hangs = False
+    bench.flasher.do("activate", [1])
+    assert bench.flasher.do("confirm", [(1, NEW)], raise_counter=True)[1].ok
+    assert slave.version == NEW

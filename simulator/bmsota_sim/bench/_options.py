@@ -81,6 +81,8 @@ class BenchOptions:
     """The adapters hand the host its own frames back."""
     turnaround_ns: int = 0
     """From the bus to the host: what USB and drivers take."""
+    boot_window_ns: int = 0
+    """How long a node listens after a restart before its application starts; 0: it starts at once."""
     traffic: bool = True
     """The slaves send their measurements."""
     flash_erase_ns: int = ERASE_NS

@@ -62,6 +62,7 @@ def _protocols(options: BenchOptions) -> NodeProtocols:
         uds=uds,
         access_keys=options.access_keys,
         seed=f"{options.seed}",
+        boot_window_ns=options.boot_window_ns,
     )
 
 

@@ -15,10 +15,11 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from bmsota.boot import BootStore, SlotLayout, for_hardware
-from bmsota.bootloader import BLOCK_FRAMES_MAX, BootloaderTarget
+from bmsota.bootloader import BLOCK_FRAMES_MAX, BootloaderTarget, TargetTiming
 from bmsota.image import verify_image
 from bmsota.node import (
     AccessGuard,
+    ApplicationStarted,
     BlockStored,
     BootloaderEntered,
     BootloaderLeft,
@@ -122,6 +123,8 @@ class NodeProtocols:
     """A flasher must have one of the private keys to change images; empty: the node is not locked."""
     seed: str = ""
     """Of challenges, seeds and boot ids."""
+    boot_window_ns: int = 0
+    """How long it listens after a restart before its application starts; 0: the application starts at once."""
 
 
 class PowerCutPlan:
@@ -157,6 +160,9 @@ class _NodeProtocol(CanProtocol[TargetEvent], Protocol):
 
     @property
     def state(self) -> NodeMode: ...
+
+    @property
+    def is_in_boot_window(self) -> bool: ...
 
 
 class BootloaderNode:
@@ -209,6 +215,9 @@ class BootloaderNode:
         self.power_cut_plan: PowerCutPlan | None = None
         self.progress: tuple[int, int] | None = None
         """(bytes stored, size) of the image that is being received or was received last; None since the boot."""
+        self.application_hangs = False
+        """Whether nothing comes from the node, and it does nothing, while its application runs."""
+        self._waits_for_window = False
         self._target: BootloaderTarget | None = None
         self._hears_data = False
         self._server: _NodeProtocol | None = None
@@ -293,6 +302,7 @@ class BootloaderNode:
             port.power(on=False)
             port.accept(idle)
         self._target = self._server = self._holder = self._store = None
+        self._waits_for_window = False
         self._hears_data = False
         self._cores = ()
         self.boot_result = None
@@ -316,8 +326,23 @@ class BootloaderNode:
         for port, _ in self._ports:
             port.power(on=True)
         self._listen_for_data()
+        self._waits_for_window = True
+        if any(core.is_in_boot_window for core in self._cores):
+            self._timeout()  # The window begins now.
+        else:
+            self._start_application()
+
+    def _start_application(self) -> None:
+        store, result = self._store, self.boot_result
+        if not self._waits_for_window or store is None or result is None:
+            return
+        self._waits_for_window = False
         self._owner.booted(store, result)
         self.back_up_soon()
+
+    @property
+    def _is_hanging(self) -> bool:
+        return self.application_hangs and not self._waits_for_window and self._holder is None
 
     # -- a copy of the image that runs -------------------------------------------------------------------------------------
 
@@ -358,10 +383,11 @@ class BootloaderNode:
                 store=store,
                 boot=result,
                 access=access,
+                timing=TargetTiming(boot_window_ns=protocols.boot_window_ns),
                 is_locked=lambda: self._is_locked() or (self._holder is not None and self._holder is self._server),
             )
         if protocols.uds is not None and identity.position < protocols.uds.positions:
-            from bmsota.uds import UdsServer, ed25519_access_check  # noqa: PLC0415 - a fleet does without
+            from bmsota.uds import UdsServer, UdsServerTiming, ed25519_access_check  # noqa: PLC0415 - a fleet does without
 
             self._server = UdsServer(
                 protocols.uds.address(identity.position),
@@ -370,6 +396,7 @@ class BootloaderNode:
                 boot=result,
                 random_bytes=self._random.randbytes,
                 access=ed25519_access_check(protocols.access_keys) if protocols.access_keys else None,
+                timing=UdsServerTiming(boot_window_ns=protocols.boot_window_ns),
                 is_locked=self._is_locked,
             )
         self._cores = tuple(core for core in (self._target, self._server) if core is not None)
@@ -378,6 +405,8 @@ class BootloaderNode:
 
     def receive(self, frame: CanFrame, now_ns: int, port: Port) -> None:
         """A frame was on the bus of *port*; if it asks for something, answers go there from now on."""
+        if self._is_hanging:
+            return
         if filter_key(frame) in self._request_keys:
             self._answering = port
         try:
@@ -417,7 +446,11 @@ class BootloaderNode:
             port.send(frame)
         while (event := core.next_event()) is not None:
             match event:
+                case ApplicationStarted():
+                    if self._holder is None:
+                        self._start_application()
                 case BootloaderEntered():
+                    self._start_application()
                     self._holder = core
                     self._owner.bootloader_entered()
                 case BootloaderLeft():

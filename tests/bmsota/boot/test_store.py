@@ -99,6 +99,19 @@ def test_the_counter_rises_at_confirm_or_later_never_before(tested):
             store.raise_counter(value)
 
 
+def test_a_counter_that_rises_leaves_an_image_that_is_being_staged_where_it_is(tested, parts):
+    """Confirm with RaiseCounter may come while the next image is being received: what is stored of it stays stored."""
+    _, store = tested
+    store.confirm(raise_counter=False)
+    image = parts.NEXT
+    assert store.begin_staging(size_bytes=len(image), sha256=digest(image)) == 0
+    store.write_staged(0, image[:1504])  # half an erase block behind the recorded progress
+    store.confirm(raise_counter=True)
+    assert (store.security_counter, store.staging_offset) == (2, 1504)
+    store.write_staged(1504, image[1504:])
+    store.finish_staging()
+
+
 def test_revert_in_the_test_goes_back_at_the_next_boot(tested, parts):
     device, store = tested
     store.revert()

@@ -53,6 +53,7 @@ from bmsota.node import (
     ResultCode,
     TargetIdentity,
     TestRequested,
+    TransferInterrupted,
 )
 
 NOW = 1_000_000_000_000
@@ -175,6 +176,31 @@ def test_a_check_out_of_turn_changes_nothing_and_is_answered(bench, bench_parts,
     assert (report.next_block, report.stored_offset) == (done, stored)
     assert talk.say(NodeCommand.FINISH_TRANSFER, 40).code == ResultCode.INCOMPLETE
     assert talk.node.store.staging_offset == stored
+
+
+def test_a_confirm_that_raises_the_counter_leaves_a_transfer_as_it_is(bench, bench_parts, talk):
+    """RECEIVING stays RECEIVING: the transfer goes on at the same byte, without an interruption."""
+    bench.run(BootloaderClient(bench.wire, position=1, image=bench_parts.NEW()))
+    for command in (NodeCommand.ACTIVATE_TEST, NodeCommand.RESET):
+        bench.command(1, command)
+    bench.command(1, NodeCommand.CONFIRM, raise_counter=False)
+    client = BootloaderClient(bench.wire, position=1, image=bench_parts.make_image("2.2.0", size=6000))
+    replies = []
+
+    def confirm(frame):
+        # Half an erase block is stored behind the progress that the journal has.
+        if talk.node.store.staging_offset % 1024 == 512 and not replies:
+            request = Request(
+                1, NodeCommand.CONFIRM, client._next_tag(), boot_id=talk.node.target._boot_id, raise_counter=1
+            )
+            talk.node.target.receive_frame(bench.wire.serialize(request), bench.now_ns)
+            replies.append((talk.node.store.security_counter, talk.node.target.state))
+
+    bench.on_frame = confirm
+    events = bench.run(client)
+    assert replies == [(2, NodeMode.RECEIVING)]
+    assert not [event for event in events if isinstance(event, TransferInterrupted)]
+    assert isinstance(events[-1], ImageVerified)
 
 
 def test_blocks_that_are_no_whole_number_of_write_units_are_written_in_whole_units(bench_parts):

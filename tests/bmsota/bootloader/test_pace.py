@@ -8,6 +8,7 @@ import pytest
 
 from bmsota.bootloader import BootloaderClient, BootloaderTiming, BroadcastClient
 from bmsota.bootloader._pace import Pace
+from bmsota.bootloader._reports import ReportInterval
 from bmsota.node import ImageVerified, NodeEvent
 
 pytestmark = pytest.mark.slow
@@ -36,8 +37,7 @@ def test_the_window_doubles_with_each_report_up_to_what_the_nodes_hold():
         pace.judge(0, 128, FRAME_NS)
         windows.append(pace.window_blocks)
     assert windows == [4, 8, 16, 24, 24]
-    assert pace.report_blocks == 12
-    assert Pace(BootloaderTiming(), 1).report_blocks == 1
+    assert Pace(BootloaderTiming(), 1).window_blocks == 1
 
 
 def test_a_report_of_nothing_new_says_nothing():
@@ -73,7 +73,7 @@ def test_an_overrun_receiver_gets_the_pace_it_can_take():
     """The loss goes away at a quarter of the pace; then the pace doubles, until the loss is back, and goes back a step."""
     pace = pace_of()
     assert reports(pace, 2, 0.6) == [0, 4 * FRAME_NS]
-    assert pace.report_blocks == 2  # a trial may be a mistake: it is a short one
+    assert pace.is_paced
     assert reports(pace, 1, 0.6) == [4 * FRAME_NS]  # of frames sent before
     assert reports(pace, 2, 0.0) == [4 * FRAME_NS] * 2  # cured
     assert reports(pace, 1, 0.0) == [2 * FRAME_NS]  # faster by half
@@ -177,7 +177,7 @@ def test_random_loss_costs_little_pace(seed, loss):
     pace = pace_of()
     fast = slow = 0
     for _ in range(300):
-        sent = 64 * pace.report_blocks
+        sent = 64 * ReportInterval().blocks(24, is_paced=pace.is_paced)
         slow, fast = (slow + sent, fast) if pace.spacing_ns else (slow, fast + sent)
         pace.judge(sum(rng.random() < loss for _ in range(sent)), sent, max(FRAME_NS, pace.spacing_ns))
     assert slow < 0.1 * (fast + slow), f"seed {seed}, loss {loss}: {slow} of {fast + slow} frames were slow"
