@@ -123,9 +123,9 @@ class _Pack:
 class PtyPack(_Pack):
     """Behind an slcan adapter; `arguments` choose it."""
 
-    def __init__(self, *nodes, foreign=False, **options):
+    def __init__(self, *nodes, foreign=False, firmware=SlcanAdapter, **options):
         super().__init__(*nodes, foreign=foreign)
-        self.adapter = SlcanAdapter(self._from_host, options=AdapterOptions(**options))
+        self.adapter = firmware(self._from_host, options=AdapterOptions(**options))
         self.cable = SlcanPty(self.adapter)
         self.is_plugged = True
 
