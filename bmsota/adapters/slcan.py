@@ -512,8 +512,9 @@ class SlcanBus(can.BusABC):
         raise can.CanOperationError(f"listen_only can only be set when opening ({self.channel_info})")
 
     def has_heard_errors(self) -> bool | None:
-        """Whether the adapter has seen errors on the bus since it was last asked (LAWICEL's `F`) or has reported one by itself; None if it
-        cannot say.
+        """Whether the adapter has seen errors on the bus since it was last asked; None if it cannot say.
+
+        Some report an error by themselves, others answer LAWICEL's `F`.
 
         Raises:
             CanOperationError: the port is gone.

@@ -194,14 +194,14 @@ class FeedbackNoBitrate(Feedback):
 
 
 class Mute(Firmware):
-    def answer(self, line):  # noqa: ARG002 - whatever it is
+    def answer(self, line):
         return b""
 
 
 class Modem(Firmware):
     """Something else that sits on a serial port."""
 
-    def answer(self, line):  # noqa: ARG002 - whatever it is
+    def answer(self, line):
         return b"ERROR\r"
 
 

@@ -38,7 +38,7 @@ from bmsota.cli.fault_table import FAULTS, ExitCode, FlashFault
 from bmsota.errors import ImageError, TrustError
 from bmsota.flashing import Check, SourceFault
 from bmsota.image import HardwareClass, ImageVersion
-from bmsota.node import AccessGuard, FailureCause, NodeCommand
+from bmsota.node import AccessGuard, FailureCause, NodeCommand, ResultCode
 
 pytestmark = pytest.mark.slow
 
@@ -481,6 +481,26 @@ def no_progress(scene):
     return scene.flash_nodes(on_request=on_request)
 
 
+@provokes(_C.DAMAGED)
+def damaged_in_the_node(scene):
+    """A node whose flash does not keep what it is given."""
+    with scene.nodes() as pack:
+        pack.tamper = finishing(ResultCode.DAMAGED)
+        return scene.flash(pack)
+
+
+def finishing(code):
+    """Slaves that answer the end of a transfer with *code*."""
+
+    def tamper(frame):
+        reply = wire().parse(frame)
+        if not isinstance(reply, ResultReply) or reply.command != NodeCommand.FINISH_TRANSFER or reply.position != 1:
+            return frame
+        return wire().serialize(replace(reply, code=code))
+
+    return tamper
+
+
 @provokes(_C.PROTOCOL_VERSION)
 def protocol_version(scene):
     with scene.nodes() as pack:
@@ -621,14 +641,8 @@ def access_denied(scene):
 def refused(scene):
     """A newer loader with a result this flasher does not know."""
 
-    def tamper(frame):
-        reply = wire().parse(frame)
-        if isinstance(reply, ResultReply) and reply.command == NodeCommand.FINISH_TRANSFER and reply.position == 1:
-            return wire().serialize(replace(reply, code=99))
-        return frame
-
     with scene.nodes() as pack:
-        pack.tamper = tamper
+        pack.tamper = finishing(99)
         return scene.flash(pack)
 
 
