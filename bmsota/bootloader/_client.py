@@ -331,7 +331,8 @@ class BootloaderClient(Exchange[ClientEvent]):
                 self._interrupt(f"expected an offset of at most {self.size_bytes}, got {reply.detail}")
                 return
             self._offset = reply.detail
-            self._events.append(TransferStarted(self._offset, self.size_bytes))
+            is_compressed = self._shape is not None and self._shape.is_compressed
+            self._events.append(TransferStarted(self._offset, self.size_bytes, is_compressed))
             complete = self._offset == self.size_bytes
             self._move(ClientStimulus.OFFER_COMPLETE if complete else ClientStimulus.OFFER_ACCEPTED)
         elif self.state is ClientState.FINISHING:

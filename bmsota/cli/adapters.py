@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bmsota.cli.bus_options import BusChoice, bus_choice
-from bmsota.cli.can_session import heard_sentence, open_bus
+from bmsota.cli.can_session import Interrupt, heard_sentence, open_bus
 from bmsota.cli.fault_table import ExitCode, FaultError, FlashFault
-from bmsota.cli.faults import end_with, say, say_fault, stop, stopping_at_faults
+from bmsota.cli.faults import end_with_output, say, say_fault, stop, stopping_at_faults
 from bmsota.cli.flash_output import columns
 from bmsota.cli.options import takes
 from bmsota.cli.selection import AsJson
@@ -71,12 +71,13 @@ def command(ctx: typer.Context, options: AdaptersOptions) -> None:
     Exit code: 0 success; 1 no adapter, or no bit rate with traffic; 2 usage error; 4 the adapter cannot be used.
     """
     forgiving_output()
-    try:
-        with stopping_at_faults():
-            exit_code = _check_bitrate(ctx, options) if options.check_bitrate else _list(options)
-    except KeyboardInterrupt:
-        stop(FlashFault.INTERRUPTED, "stopped with Ctrl-C")
-    end_with(exit_code)
+    with Interrupt() as interrupt:
+        try:
+            with stopping_at_faults():
+                exit_code = _check_bitrate(ctx, options) if options.check_bitrate else _list(options)
+        except KeyboardInterrupt:
+            stop(FlashFault.INTERRUPTED, interrupt.reason)
+    end_with_output(exit_code)
 
 
 def _list(options: AdaptersOptions) -> ExitCode:

@@ -23,6 +23,7 @@ app = typer.Typer(
     name="bmsota",
     help="Update and monitor battery management systems: cloud frames, CAN, firmware images.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # Its boxes cut options and texts on 80 columns.
     pretty_exceptions_enable=False,
 )
 

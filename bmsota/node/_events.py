@@ -164,6 +164,8 @@ class TransferStarted:
 
     offset: int
     size_bytes: int
+    is_compressed: bool = False
+    """Whether what goes over the wire is compressed, and not the image itself."""
 
 
 @dataclass(frozen=True, slots=True)

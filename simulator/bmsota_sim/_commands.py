@@ -45,6 +45,7 @@ app = typer.Typer(
     name="bmsota-sim",
     help="Fleets of virtual BMS units that exercise a cloud, and a virtual CAN bench. Exit codes: 0 as planned, 1 failed, "
     "2 usage error, 3 a vehicle did not end as the scenario says.",
+    rich_markup_mode=None,  # Its boxes cut options and texts on 80 columns.
     pretty_exceptions_enable=False,
     add_completion=False,
 )

@@ -6,6 +6,7 @@ unplugged, nodes die, restart, refuse and lie. Nothing is patched.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from fake_socketcan import socketcan_that_fails
 from flash_rig import (
     KEY,
     NEW,
@@ -28,6 +30,7 @@ from flash_rig import (
     bmsota,
     interactive,
     make_image,
+    process,
     write_release,
 )
 from pack_rig import NOW_S, wire
@@ -204,6 +207,12 @@ def port_forbidden(scene):
             path.chmod(mode)
 
 
+@provokes(_F.INTERFACE_DOWN)
+def interface_down(_scene):
+    with socketcan_that_fails(errno.ENETDOWN):
+        return bmsota("nodes", "-i", "socketcan", "-c", "can0", "-b", "500000", *QUICK)
+
+
 @provokes(_F.PORT_BUSY)
 def port_busy(scene):
     with scene.nodes(kind=PtyPack) as pack, SlcanBus(pack.cable.path, bitrate=500_000):
@@ -328,6 +337,14 @@ def log_broken_off(scene):
     path = scene.folder / "full.log"
     path.symlink_to("/dev/full")
     return scene.flash_nodes(arguments=["--log", path])
+
+
+@provokes(_F.OUTPUT_NOT_WRITTEN)
+def output_not_written(scene):
+    """The disk that the list of nodes goes to is full."""
+    with scene.nodes(kind=PtyPack) as pack, Path("/dev/full").open("w") as full:
+        done = process("nodes", *pack.arguments, *QUICK, stdout=full)
+        return Done(done.wait(), done.communicate()[1])
 
 
 @provokes(_F.REPORT_NOT_SAVED)
@@ -674,7 +691,10 @@ def test_each_row(fault, scene):
     told = [index for index, line in enumerate(lines) if line.startswith(f"bmsota: {fault.value}: ")]
     assert told, done.text
     assert lines[told[0]].removeprefix(f"bmsota: {fault.value}: ").strip()
-    assert lines[told[0] + 1] == f"  next: {row.advice}"
+    if fault is _F.INTERFACE_DOWN:
+        assert lines[told[0] + 1] == "  next: Bring it up: `sudo ip link set can0 up type can bitrate 500000`."
+    else:
+        assert lines[told[0] + 1] == f"  next: {row.advice}"
     assert "Traceback" not in done.text
     if row.exit_code is not ExitCode.DONE:
         assert [line for line in lines if line.startswith("  safe to run again: yes")], done.text
