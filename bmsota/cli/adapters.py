@@ -15,7 +15,7 @@ from bmsota.cli.faults import end_with_output, say, say_fault, stop, stopping_at
 from bmsota.cli.flash_output import columns
 from bmsota.cli.options import takes
 from bmsota.cli.selection import AsJson
-from bmsota.cli.terminal import forgiving_output
+from bmsota.cli.terminal import unfailing_output
 
 if TYPE_CHECKING:
     from bmsota.adapters.canprobe import Adapter, Heard
@@ -70,7 +70,7 @@ def command(ctx: typer.Context, options: AdaptersOptions) -> None:
 
     Exit code: 0 success; 1 no adapter, or no bit rate with traffic; 2 usage error; 4 the adapter cannot be used.
     """
-    forgiving_output()
+    unfailing_output()
     with Interrupt() as interrupt:
         try:
             with stopping_at_faults():

@@ -51,7 +51,7 @@ from bmsota.cli.selection import (
     parse_positions,
     parse_targets,
 )
-from bmsota.cli.terminal import confirm, counted, forgiving_output, lost_output, tell, terminal_width
+from bmsota.cli.terminal import confirm, counted, lost_output, tell, terminal_width, unfailing_output
 from bmsota.cli.waiting import parse_wait, wait_for_pack
 from bmsota.errors import ConfigurationError, LocalProtocolError, TransferError
 from bmsota.flashing import (
@@ -447,7 +447,7 @@ def command(ctx: typer.Context, options: FlashOptions) -> None:
     written; 4 adapter or bus unusable, nothing was written; 5 some nodes updated and some not; 130 interrupted.
     """
     interrupt = Interrupt()
-    forgiving_output(interrupt.request)
+    unfailing_output(interrupt.request)
     if not (options.is_plan_only or options.yes or sys.stdin.isatty()):
         stop(FlashFault.NOT_CONFIRMED, "not a terminal: pass --yes to confirm")
     with interrupt:

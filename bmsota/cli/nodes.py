@@ -30,7 +30,7 @@ from bmsota.cli.selection import (
     parse_positions,
     parse_targets,
 )
-from bmsota.cli.terminal import confirm, counted, forgiving_output, tell, terminal_width
+from bmsota.cli.terminal import confirm, counted, tell, terminal_width, unfailing_output
 from bmsota.cli.waiting import Wait, parse_wait, wait_for_pack
 from bmsota.errors import LocalProtocolError, TransferError
 from bmsota.flashing import (
@@ -124,7 +124,7 @@ def _with_nodes(
 ) -> None:
     """Open the bus, *wait* for the pack, *do* it, and turn every failure into one message and an exit code."""
     interrupt = Interrupt()
-    forgiving_output()
+    unfailing_output()
     nodes: _Nodes | None = None
     with interrupt:
         try:

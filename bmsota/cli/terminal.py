@@ -16,7 +16,16 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["confirm", "counted", "forgiving_output", "lost_output", "tell", "terminal_width", "wrapped"]
+__all__ = [
+    "confirm",
+    "counted",
+    "forgiving_output",
+    "lost_output",
+    "tell",
+    "terminal_width",
+    "unfailing_output",
+    "wrapped",
+]
 
 # How long a Ctrl-C that arrives just as we begin to wait may go unnoticed.
 LOOK_S = 0.1
@@ -51,19 +60,25 @@ def confirm(question: str) -> bool:
         typer.echo("please answer y or n", err=True)
 
 
-def forgiving_output(on_lost: Callable[[str], None] = lambda _reason: None) -> None:
-    """Make output that never fails in the middle of a command.
+def forgiving_output() -> None:
+    """Print a character that the screen's encoding lacks as its escape, instead of failing in the middle of a file."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
-    A character that the screen's encoding lacks is printed as its escape. What cannot be written at all (the reader of a pipe has gone,
-    the disk is full, the terminal was closed) is dropped, and *on_lost* is told the reason, once for each stream.
+
+def unfailing_output(on_lost: Callable[[str], None] = lambda _reason: None) -> None:
+    """Make output that never fails in the middle of a command; `forgiving_output` is part of it.
+
+    What cannot be written (the reader of a pipe has gone, the disk is full, the terminal was closed) is dropped, and *on_lost* is told the
+    reason, once for each stream. For commands that must come to their own end; others rather stop.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, _Output):
-            stream = stream.stream
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, _Output(stream, on_lost))
+            setattr(sys, name, stream.stream)
+    forgiving_output()
+    sys.stdout, sys.stderr = _Output(sys.stdout, on_lost), _Output(sys.stderr, on_lost)
 
 
 def terminal_width() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -81,3 +82,13 @@ def test_contradictory_options_are_wrong_usage(option, tmp_path):
 
 def test_the_packaged_scenario_is_found():
     assert "campaign:" in packaged_scenario("demo")
+
+
+def test_a_demo_whose_reader_has_gone_ends_as_with_ctrl_c(scenario, tmp_path):
+    """`bmsota-sim demo | head -1` is not told to have failed, and shows no traceback."""
+    near, far = os.pipe()
+    os.close(near)
+    command = [sys.executable, "-m", "bmsota_sim.cli", "demo", "--virtual", "--scenario", scenario(SMALL)]
+    done = subprocess.run(command, cwd=tmp_path, stdout=far, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(far)
+    assert (done.returncode, done.stderr) == (130, "")

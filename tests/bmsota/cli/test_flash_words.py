@@ -109,7 +109,11 @@ def test_a_damaged_image_is_refused_before_the_bus_is_opened(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [[], *([each] for each in ["adapters", "nodes", "flash", "verify", "reset", "decode", "encode", "send", "dbc"]), ["dbc", "decode"]],
+    [
+        [],
+        *([each] for each in ["adapters", "nodes", "flash", "verify", "reset", "decode", "encode", "send", "dbc"]),
+        ["dbc", "decode"],
+    ],
 )
 def test_help_is_whole_on_80_columns(command):
     """No line is longer, and no option or text is cut by an ellipsis."""
