@@ -15,7 +15,7 @@ from bmsota.cli.faults import end_with_output, say, say_fault, stop, stopping_at
 from bmsota.cli.flash_output import columns
 from bmsota.cli.options import takes
 from bmsota.cli.selection import AsJson
-from bmsota.cli.terminal import unfailing_output
+from bmsota.cli.terminal import tell, unfailing_output
 
 if TYPE_CHECKING:
     from bmsota.adapters.canprobe import Adapter, Heard
@@ -101,7 +101,7 @@ def _list(options: AdaptersOptions) -> ExitCode:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
         for line in columns([_row(each) for each in probed]) if probed else []:
-            typer.echo(line)
+            tell(line)
     if not found:
         say_fault(
             FlashFault.NO_SUCH_PORT,

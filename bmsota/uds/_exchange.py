@@ -155,7 +155,7 @@ _CAUSES: Mapping[int, FailureCause] = {
 }
 _MENDABLE_BY_PROFILE = frozenset({Nrc.DAMAGED})
 # One such refusal may be an accident; the same again, without progress in between, is the node's last word.
-_FINAL_WHEN_REPEATED = frozenset({Nrc.UPLOAD_DOWNLOAD_NOT_ACCEPTED, Nrc.GENERAL_PROGRAMMING_FAILURE, Nrc.DAMAGED})
+FINAL_WHEN_REPEATED = frozenset({Nrc.UPLOAD_DOWNLOAD_NOT_ACCEPTED, Nrc.GENERAL_PROGRAMMING_FAILURE, Nrc.DAMAGED})
 
 
 def cause_of_refusal(nrc: int, *, has_profile: bool) -> FailureCause | None:
@@ -599,7 +599,7 @@ class RetryingExchange(UdsExchange[EventT]):
         self._last_refusal = detail
         if cause is not None:
             self._fail(cause, detail)
-        elif detail == before and error.nrc in _FINAL_WHEN_REPEATED:
+        elif detail == before and error.nrc in FINAL_WHEN_REPEATED:
             is_damaged = has_profile and error.nrc == Nrc.DAMAGED
             self._fail(FailureCause.DAMAGED if is_damaged else FailureCause.REFUSED, f"{detail}, twice")
         else:
