@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from bmsota_sim._commands import app
 from bmsota_sim.scenario import packaged_scenario
+from typer.testing import CliRunner
 
 pytestmark = pytest.mark.slow
 
@@ -92,3 +94,12 @@ def test_a_demo_whose_reader_has_gone_ends_as_with_ctrl_c(scenario, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, stdout=far, stderr=subprocess.PIPE, text=True, check=False)
     os.close(far)
     assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["bench"], ["bench-ctl"], ["samples"]])
+def test_help_is_whole_on_80_columns(command):
+    """No line is longer, and no option or text is cut."""
+    done = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    assert done.exit_code == 0
+    assert max(map(len, done.output.splitlines())) <= 80
+    assert not set("…│") & set(done.output)

@@ -77,7 +77,15 @@ def test_a_signal_ends_a_flash_as_ctrl_c_does(number, pack, release, tmp_path):
 
 def test_a_second_hangup_is_no_impatience(pack, release, tmp_path):
     """A shell and the system each send one when a terminal is closed; the nodes are looked at all the same."""
-    at(pack, NodeCommand.BEGIN_TRANSFER, lambda: [os.kill(os.getpid(), signal.SIGHUP) for _ in range(2)])
+
+    def hang_up(request):
+        """Once in mid-flash, and once more while the nodes are looked at."""
+        if request.command is NodeCommand.BEGIN_TRANSFER or pack.is_stopping:
+            pack.is_stopping = True
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    pack.is_stopping = False
+    pack.on_request = hang_up
     stopped = flash(pack, release, tmp_path)
     assert stopped.code == 130, stopped.text
     assert all(node["state"].startswith("old") for node in report_in(tmp_path)["nodes"])

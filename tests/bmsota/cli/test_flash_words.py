@@ -120,7 +120,7 @@ def test_help_is_whole_on_80_columns(command):
     done = bmsota(*command, "--help", env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
     assert done.code == 0
     assert max(map(len, done.out.splitlines())) <= 80
-    assert "…" not in done.out
+    assert not set("…│") & set(done.out)  # Boxes cut what stands in them.
 
 
 @pytest.mark.slow
