@@ -38,7 +38,7 @@ from bmsota.uds import (
     ed25519_access_key,
     nrc_name,
 )
-from bmsota.uds._exchange import cause_of_refusal
+from bmsota.uds._exchange import FINAL_WHEN_REPEATED, cause_of_refusal
 from bmsota.uds._identifiers import ACCESS_LEVEL, BOOT_STATE_LAYOUT, NODE_KIND_LAYOUT, OFFER_LAYOUT, STAGING_LAYOUT
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -105,7 +105,9 @@ def reaction(nrc: Nrc, *, has_profile: bool) -> str:
     if nrc in special:
         return special[nrc]
     cause = cause_of_refusal(nrc, has_profile=has_profile)
-    return "restarts and resumes" if cause is None else f"fails: {cause.value}"
+    if cause is None:
+        return "restarts and resumes; the same again: fails" if nrc in FINAL_WHEN_REPEATED else "restarts and resumes"
+    return f"fails: {cause.value}"
 
 
 def refusals() -> str:

@@ -179,10 +179,13 @@ def _release(path: Path, data: bytes, keys: Sequence[Ed25519PublicKey]) -> Flash
     try:
         manifest = verify_manifest(data, keys) if keys else parse_manifest(data)
     except TrustError as error:
-        unsigned = error.attack == Attack.ARBITRARY_SOFTWARE
-        raise SourceError(
-            Check.MANIFEST_SIGNATURE if unsigned else SourceFault.BAD_MANIFEST, f"{path}: {error}"
-        ) from error
+        if error.attack == Attack.ARBITRARY_SOFTWARE:
+            keys_text = "the given key" if len(keys) == 1 else "any of the given keys"
+            raise SourceError(
+                Check.MANIFEST_SIGNATURE,
+                f"{path}: the signature does not fit {keys_text}: the manifest was changed, or signed with another key",
+            ) from error
+        raise SourceError(SourceFault.BAD_MANIFEST, f"{path}: {error}") from error
     return FlashSource.of_release(manifest, _images(path, manifest), is_verified=bool(keys))
 
 

@@ -11,6 +11,7 @@ The lines are `bmsota.slcan`; here is the port: opening, waiting, answers and re
 * CANable 2 has no `L`; it is made silent by `M1` and opened by `O`. On a LAWICEL device `M1` is malformed and refused.
 * LAWICEL devices answer BEL to a frame when their transmit buffer is full. Such a frame is sent again for a while.
 * Some firmware never answers anything; for it there is `check_answers=False`.
+* CANable 2.5 in its feedback mode answers `#`, or `#` with a digit that says why it refuses.
 """
 
 from __future__ import annotations
@@ -229,8 +230,9 @@ class SlcanBus(can.BusABC):
         deadline_s = time.monotonic() + OPEN_TIMEOUT_S
         while self._ask("C", OPEN_ASK_S) is None:
             if time.monotonic() > deadline_s:
+                other = f", but {self._host.garbage} lines that are not slcan's" if self._host.garbage else ""
                 raise AdapterSilentError(
-                    f"no answer to C within {OPEN_TIMEOUT_S} s ({self.channel_info}). Check the port and its baud rate; some adapters"
+                    f"no answer to C within {OPEN_TIMEOUT_S} s{other} ({self.channel_info}). Check the port and its baud rate; some adapters"
                     " never answer and need check_answers=False"
                 )
         # The first C may have completed another program's half line and been refused with it; answers to earlier C may be late.
@@ -262,9 +264,14 @@ class SlcanBus(can.BusABC):
     def _require(self, line: str, meaning: str = "") -> None:
         answer = self._ask(line)
         if answer is not Answer.DONE:
-            got = answer.value if isinstance(answer, Answer) else answer or "no answer"
+            got = self._refusal() if answer is Answer.REFUSED else answer or "no answer"
             meaning = meaning or _MEANINGS.get(line[0], "")
             raise AdapterRefusesError(f"the adapter did not accept {line} ({meaning}): {got} ({self.channel_info})")
+
+    def _refusal(self) -> str:
+        """The adapter's last refusal, as it said it."""
+        said = self._host.refusal
+        return f"{said} ({_FEEDBACK.get(said[1:], 'unknown reason')})" if said else Answer.REFUSED.value
 
     def shutdown(self) -> None:
         """Close the channel and the port. May be called more than once."""
@@ -485,8 +492,8 @@ class SlcanBus(can.BusABC):
             sent = self._refused.popleft()
             if time.monotonic() - sent.since_s > RESEND_S_MAX:
                 self._failures.append(
-                    f"the adapter could not send {sent.line} for {RESEND_S_MAX} s ({self.channel_info}: no other node, wrong bit"
-                    " rate, or bus-off)"
+                    f"the adapter could not send {sent.line} for {RESEND_S_MAX} s: {self._refusal()} ({self.channel_info}: no other"
+                    " node, wrong bit rate, or bus-off)"
                 )
                 self._refused.clear()  # Those behind it have no better prospects, and order matters more.
                 return
@@ -505,11 +512,16 @@ class SlcanBus(can.BusABC):
         raise can.CanOperationError(f"listen_only can only be set when opening ({self.channel_info})")
 
     def has_heard_errors(self) -> bool | None:
-        """Whether the adapter has seen errors on the bus since it was last asked; None if it cannot say (LAWICEL's `F`).
+        """Whether the adapter has seen errors on the bus since it was last asked; None if it cannot say.
+
+        Some report an error by themselves, others answer LAWICEL's `F`.
 
         Raises:
             CanOperationError: the port is gone.
         """
+        reported, self._host.bus_errors = self._host.bus_errors, 0
+        if reported:
+            return True
         if not self._check_answers:
             return None
         with self._sending, self._reader:
@@ -542,6 +554,20 @@ class SlcanBus(can.BusABC):
             if port.vid is not None
         ]
 
+
+# What CANable 2.5 says behind `#`.
+_FEEDBACK = {
+    "1": "unknown command",
+    "2": "invalid parameter",
+    "3": "only while open",
+    "4": "only while closed",
+    "5": "error of the CAN controller",
+    "6": "not supported",
+    "7": "transmit buffer full",
+    "8": "bus-off",
+    "9": "listen-only",
+    ":": "no bit rate set",
+}
 
 _MEANINGS = {
     "S": "bit rate",

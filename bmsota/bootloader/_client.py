@@ -237,6 +237,8 @@ class BootloaderClient(Exchange[ClientEvent]):
         self._stream: BlockStream | None = None
         self._has_objected = False
         """Whether something spoke against the node when it was last identified."""
+        self._was_damaged = False
+        """Whether the node has already made something else of the image: the next time is the last."""
         self._must_send_plainly = False
         """The node has made something else of what it got: whatever is wrong, it is not tried with compression again."""
         self._discover()
@@ -320,8 +322,9 @@ class BootloaderClient(Exchange[ClientEvent]):
         assert request is not None
         if not isinstance(reply, ResultReply) or (reply.tag, reply.command) != (request.tag, request.command):
             return
-        if reply.code != ResultCode.OK:
-            self._must_send_plainly = self._must_send_plainly or reply.code == ResultCode.DAMAGED
+        if reply.code == ResultCode.DAMAGED and self.state is ClientState.FINISHING:
+            self._damaged(f"{request.command.name}: {ResultCode.DAMAGED.name}")
+        elif reply.code != ResultCode.OK:
             self._bad_result(reply)
         elif self.state is ClientState.ENTERING:
             self._move(ClientStimulus.LOCKED if self._needs_access() else ClientStimulus.ENTERED)
@@ -330,7 +333,8 @@ class BootloaderClient(Exchange[ClientEvent]):
                 self._interrupt(f"expected an offset of at most {self.size_bytes}, got {reply.detail}")
                 return
             self._offset = reply.detail
-            self._events.append(TransferStarted(self._offset, self.size_bytes))
+            is_compressed = self._shape is not None and self._shape.is_compressed
+            self._events.append(TransferStarted(self._offset, self.size_bytes, is_compressed))
             complete = self._offset == self.size_bytes
             self._move(ClientStimulus.OFFER_COMPLETE if complete else ClientStimulus.OFFER_ACCEPTED)
         elif self.state is ClientState.FINISHING:
@@ -381,6 +385,14 @@ class BootloaderClient(Exchange[ClientEvent]):
             case StreamLost(_, detail, is_damaged):
                 self._must_send_plainly = self._must_send_plainly or is_damaged
                 self._interrupt(detail)
+
+    def _damaged(self, detail: str) -> None:
+        """The node has other bytes than the image. It is sent once more, plainly; twice is no accident of the way there."""
+        if self._was_damaged:
+            self._refuse(FailureCause.DAMAGED, f"{detail}, twice")
+            return
+        self._was_damaged = self._must_send_plainly = True
+        self._interrupt(detail)
 
     # ---- what follows
 

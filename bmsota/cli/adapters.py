@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bmsota.cli.bus_options import BusChoice, bus_choice
-from bmsota.cli.can_session import heard_sentence, open_bus
+from bmsota.cli.can_session import Interrupt, heard_sentence, open_bus
 from bmsota.cli.fault_table import ExitCode, FaultError, FlashFault
-from bmsota.cli.faults import end_with, say, say_fault, stop, stopping_at_faults
+from bmsota.cli.faults import end_with_output, say, say_fault, stop, stopping_at_faults
 from bmsota.cli.flash_output import columns
 from bmsota.cli.options import takes
 from bmsota.cli.selection import AsJson
-from bmsota.cli.terminal import forgiving_output
+from bmsota.cli.terminal import tell, unfailing_output
 
 if TYPE_CHECKING:
     from bmsota.adapters.canprobe import Adapter, Heard
@@ -70,13 +70,14 @@ def command(ctx: typer.Context, options: AdaptersOptions) -> None:
 
     Exit code: 0 success; 1 no adapter, or no bit rate with traffic; 2 usage error; 4 the adapter cannot be used.
     """
-    forgiving_output()
-    try:
-        with stopping_at_faults():
-            exit_code = _check_bitrate(ctx, options) if options.check_bitrate else _list(options)
-    except KeyboardInterrupt:
-        stop(FlashFault.INTERRUPTED, "stopped with Ctrl-C")
-    end_with(exit_code)
+    unfailing_output()
+    with Interrupt() as interrupt:
+        try:
+            with stopping_at_faults():
+                exit_code = _check_bitrate(ctx, options) if options.check_bitrate else _list(options)
+        except KeyboardInterrupt:
+            stop(FlashFault.INTERRUPTED, interrupt.reason)
+    end_with_output(exit_code)
 
 
 def _list(options: AdaptersOptions) -> ExitCode:
@@ -100,7 +101,7 @@ def _list(options: AdaptersOptions) -> ExitCode:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
         for line in columns([_row(each) for each in probed]) if probed else []:
-            typer.echo(line)
+            tell(line)
     if not found:
         say_fault(
             FlashFault.NO_SUCH_PORT,

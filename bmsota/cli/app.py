@@ -6,6 +6,10 @@ error. The commands that use a CAN adapter have more (`fault_table.ExitCode`). A
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import sys
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -23,6 +27,7 @@ app = typer.Typer(
     name="bmsota",
     help="Update and monitor battery management systems: cloud frames, CAN, firmware images.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # Its boxes cut options and texts on 80 columns.
     pretty_exceptions_enable=False,
 )
 
@@ -81,14 +86,33 @@ for _name, _module, _function in (
     _add_can_command(_name, _module, _function)
 
 
+_OUTPUT_ERRNOS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT}
+
+
 def run() -> None:
-    """Run the command line and turn the library's refusals into one line and exit code 1."""
+    """Run the command line and turn the library's refusals, and output that cannot be written, into one line and exit code 1."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except MissingExtraError:
         raise  # The console script names the extra.
     except BmsotaError as error:
         if (missing := missing_extra(error)) is not None:
             raise missing from error
-        Console(stderr=True, soft_wrap=True).print(f"bmsota: {error}", style="red", markup=False, highlight=False)
+        _complain(str(error))
         raise SystemExit(1) from error
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRNOS:
+            raise
+        # Python writes the rest of its buffer at its end and would complain; there it goes nowhere.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:  # A reader that has seen enough is told nothing, as click does it.
+            _complain(f"the output cannot be written: {error.strerror or error}")
+        raise SystemExit(1) from error
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"bmsota: {text}", style="red", markup=False, highlight=False)

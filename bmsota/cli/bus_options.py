@@ -12,9 +12,7 @@ import configparser
 import contextlib
 import inspect
 import re
-import shutil
 import sys
-import textwrap
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["BusChoice", "BusOptions", "CanCommand", "bus_choice", "make_profile", "wire_ceiling"]
 
 _META = "bmsota.can"
-_HELP_COLUMN = 32
 
 # Longer than the slowest cyclic message of a pack in operation.
 _LISTEN_S = 0.6
@@ -111,16 +108,15 @@ class CanCommand(TyperCommand):
         # Typer keeps the line ends of every paragraph but the first, whatever the width of the screen.
         self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(self.help or ""))
         super().format_help(ctx, formatter)
-        width = shutil.get_terminal_size().columns
-        typer.echo("CAN bus (python-can's options; defaults come from can.conf and CAN_INTERFACE, ...):")
-        for action in _parser()._actions:  # noqa: SLF001 - argparse has no other way to its options' texts
-            flags = ", ".join(action.option_strings)
-            values = "" if action.nargs == 0 else f" {action.metavar or 'NAME'}"
-            help_text = " ".join((action.help or "").split()).removeprefix("R|")
-            first = help_text.split(". ")[0].rstrip(".")
-            head = f"  {flags}{values}".ljust(_HELP_COLUMN - 1)
-            typer.echo(textwrap.fill(f"{head} {first}.", width, subsequent_indent=" " * _HELP_COLUMN))
-        typer.echo()
+        with formatter.section("CAN bus (python-can; defaults from can.conf and CAN_INTERFACE, ...)"):
+            formatter.write_dl([_option_help(action) for action in _parser()._actions])  # noqa: SLF001 - argparse has no other way
+
+
+def _option_help(action: argparse.Action) -> tuple[str, str]:
+    """An option of argparse as click shows one: its names and values, and the first sentence of its help."""
+    values = "" if action.nargs == 0 else f" {action.metavar or 'NAME'}"
+    text = " ".join((action.help or "").split()).removeprefix("R|")
+    return ", ".join(action.option_strings) + values, text.split(". ")[0].rstrip(".") + "."
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bmsota.errors import TransferError
     from bmsota.flashing import EngineEvent, FlashingEngine
 
-__all__ = ["CanSession", "Interrupt", "fault_of_transfer", "heard_sentence", "open_bus"]
+__all__ = ["CanSession", "Interrupt", "errno_of", "fault_of_transfer", "heard_sentence", "open_bus"]
 
 # An adapter that gets no frame onto the bus gives up after half a second (`bmsota.adapters.slcan`).
 _SETTLE_S = 0.7
@@ -55,7 +55,35 @@ _FAULT_OF_ERRNO: Mapping[int, FlashFault] = {
     errno.EBUSY: FlashFault.PORT_BUSY,
     errno.EAGAIN: FlashFault.PORT_BUSY,
     errno.EAFNOSUPPORT: FlashFault.DRIVER_MISSING,
+    errno.ENETDOWN: FlashFault.INTERFACE_DOWN,
 }
+
+
+SOCKETCAN = "socketcan"
+
+
+def _socketcan_advice(fault: FlashFault, choice: BusChoice) -> str | None:
+    """What helps with an interface of Linux: it is set up by `ip`, not by us."""
+    channel, rate = choice.channel, choice.bitrate_bps or 500_000
+    data = f" dbitrate {choice.data_bitrate_bps} fd on" if choice.data_bitrate_bps else ""
+    up = f"`sudo ip link set {channel} up type can bitrate {rate}{data}`"
+    if choice.interface != SOCKETCAN:
+        return None
+    if channel.startswith("vcan"):
+        up = f"`sudo ip link set {channel} up`"
+    return {
+        FlashFault.INTERFACE_DOWN: f"Bring it up: {up}.",
+        FlashFault.NO_SUCH_PORT: "Plug in the adapter; `ip link` lists the interfaces. For a virtual one: "
+        f"`sudo modprobe vcan`, `sudo ip link add {channel} type vcan`.",
+        FlashFault.DRIVER_MISSING: "Load the kernel's CAN sockets: `sudo modprobe can_raw`. In a container or a virtual machine that is done "
+        "on the host.",
+        FlashFault.ADAPTER_LOST: f"Plug it in again if it is gone, bring it up ({up}) and rerun the command: it continues where the nodes "
+        "stopped.",
+    }.get(fault)
+
+
+def _bus_fault(fault: FlashFault, detail: str, choice: BusChoice) -> FaultError:
+    return FaultError(fault, detail, advice=_socketcan_advice(fault, choice))
 
 
 def _fault_of_opening(error: BaseException, choice: BusChoice) -> FaultError:
@@ -65,7 +93,7 @@ def _fault_of_opening(error: BaseException, choice: BusChoice) -> FaultError:
     from bmsota.adapters.slcan import AdapterRefusesError, AdapterSilentError  # noqa: PLC0415
 
     detail = f"{error} ({choice})"
-    number = _errno_of(error)
+    number = errno_of(error)
     if isinstance(error, AdapterSilentError):
         fault = FlashFault.ADAPTER_SILENT
     elif isinstance(error, AdapterRefusesError):
@@ -85,10 +113,10 @@ def _fault_of_opening(error: BaseException, choice: BusChoice) -> FaultError:
         fault = FlashFault.BAD_SETTING
     else:
         fault = FlashFault.ADAPTER_FAILS
-    return FaultError(fault, detail)
+    return _bus_fault(fault, detail, choice)
 
 
-def _errno_of(error: BaseException | None) -> int | None:
+def errno_of(error: BaseException | None) -> int | None:
     """The first error number in the chain: back ends wrap the system's error once or twice."""
     for _ in range(8):
         if error is None:
@@ -120,7 +148,7 @@ def listen_before(choice: BusChoice, seconds: float) -> Heard | None:
     try:
         heard = listen(bus, seconds)
     except can.CanError as error:
-        raise FaultError(FlashFault.ADAPTER_FAILS, f"{error} ({choice})") from error
+        raise _fault_of_use(error, f"{error} ({choice})", choice) from error
     finally:
         bus.shutdown()
     if heard.is_wrong:
@@ -144,21 +172,54 @@ def heard_sentence(heard: Heard | None) -> str:
 
 
 class Interrupt:
-    """The first Ctrl-C requests an orderly end, a second one ends at once. A context manager."""
+    """What asks a command to end: Ctrl-C, SIGTERM, a closed terminal (SIGHUP), output that cannot be written. A context manager.
+
+    Outside of `orderly` a signal raises `KeyboardInterrupt` at once. Inside, the first one requests an orderly end (`is_wanted`), and only
+    a Ctrl-C behind it raises: a shell and the system each send a SIGHUP, and neither is impatient. Inside `held` nothing raises.
+    """
 
     def __init__(self) -> None:
         self.is_wanted = False
+        self.reason = "stopped with Ctrl-C"
+        self._is_orderly = False
+        self._is_held = False
         self._is_asking = False
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        with contextlib.suppress(ValueError):  # Not in the main thread, where Ctrl-C does not arrive.
-            self._before = signal.signal(signal.SIGINT, self._handle)
+        for number in _ending_signals():
+            with contextlib.suppress(ValueError):  # Not in the main thread, where signals do not arrive.
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def request(self, reason: str) -> None:
+        """Ask for an orderly end."""
+        if not self.is_wanted:
+            self.is_wanted, self.reason = True, reason
+
+    @contextlib.contextmanager
+    def orderly(self) -> Iterator[None]:
+        """Inside, the first signal is a request; a request that was made before raises `KeyboardInterrupt` now."""
+        if self.is_wanted:
+            raise KeyboardInterrupt
+        self._is_orderly = True
+        try:
+            yield
+        finally:
+            self._is_orderly = False
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, nothing interrupts: the end of a run is told and its report is written."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
@@ -170,9 +231,25 @@ class Interrupt:
             self._is_asking = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what the system hands over
-        if self.is_wanted or self._is_asking:
+        if self._is_held:
+            return
+        is_impatient = self.is_wanted and number == signal.SIGINT
+        self.request(_REASONS[signal.Signals(number).name])
+        if is_impatient or self._is_asking or not self._is_orderly:
             raise KeyboardInterrupt
-        self.is_wanted = True
+
+
+_REASONS = {
+    "SIGINT": "stopped with Ctrl-C",
+    "SIGTERM": "stopped by SIGTERM",
+    "SIGHUP": "the terminal was closed (SIGHUP)",
+}
+
+
+def _ending_signals() -> list[signal.Signals]:
+    """Those of this system; a SIGHUP that was ignored when we started stays so, which is what `nohup` is for."""
+    numbers = [signal.Signals[name] for name in _REASONS if name in signal.Signals.__members__]
+    return [number for number in numbers if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @dataclass(slots=True)
@@ -235,7 +312,7 @@ class CanSession:
         events: Iterator[EngineEvent] = serve(engine, self.bus, self.clock, lambda: engine.is_idle, stop=stop)
         yield from events
 
-    def no_answer(self) -> tuple[FlashFault, str]:
+    def no_answer(self) -> FaultError:
         """Which fault it is that no node has answered. Waits a moment for errors that the adapter reports late."""
         import can  # noqa: PLC0415 - takes longer to import than --help to print
 
@@ -246,25 +323,34 @@ class CanSession:
             while (left_ns := end_ns - self.clock()) > 0:
                 self.bus.recv(left_ns / 1e9)
         except FrameRefusedError as error:
-            return FlashFault.BUS_NOT_WORKING, f"{error} ({self.choice})"
+            return FaultError(FlashFault.BUS_NOT_WORKING, f"{error} ({self.choice})")
         except can.CanError as error:
-            return FlashFault.ADAPTER_FAILS, f"{error} ({self.choice})"
+            return _fault_of_use(error, f"{error} ({self.choice})", self.choice)
         detail = f"no node answered ({self.choice})"
         heard = self.heard
         # Traffic during our own requests tells as much as traffic before them.
         if (heard is not None and heard.is_right) or self.bus.received:
             frames = self.bus.received + (heard.frames if heard is not None else 0)
-            return FlashFault.NO_NODE_BUSY_BUS, f"{detail}; {counted(frames, 'other frame')} received"
+            return FaultError(FlashFault.NO_NODE_BUSY_BUS, f"{detail}; {counted(frames, 'other frame')} received")
         if heard is not None:
-            return FlashFault.NO_NODE_SILENT_BUS, f"{detail}; the bus is silent"
-        return FlashFault.NO_NODE, detail
+            return FaultError(FlashFault.NO_NODE_SILENT_BUS, f"{detail}; the bus is silent")
+        return FaultError(FlashFault.NO_NODE, detail)
 
 
-def fault_of_transfer(error: TransferError, *, was_changed: bool) -> FaultError:
+def fault_of_transfer(error: TransferError, choice: BusChoice, *, was_changed: bool) -> FaultError:
     """What the adapter's failure means: before anything was written, or in the middle."""
+    if was_changed:
+        return _bus_fault(FlashFault.ADAPTER_LOST, str(error), choice)
+    return _fault_of_use(error, str(error), choice)
+
+
+def _fault_of_use(error: BaseException, detail: str, choice: BusChoice) -> FaultError:
+    """What it means that an open adapter fails."""
     from bmsota.adapters.slcan import FrameRefusedError  # noqa: PLC0415 - brings python-can
 
-    if was_changed:
-        return FaultError(FlashFault.ADAPTER_LOST, str(error))
-    refused = isinstance(error.__cause__, FrameRefusedError)
-    return FaultError(FlashFault.BUS_NOT_WORKING if refused else FlashFault.ADAPTER_FAILS, str(error))
+    number = errno_of(error)
+    if isinstance(error.__cause__, FrameRefusedError) or number == errno.ENOBUFS:
+        # Of socketcan: its queue does not empty.
+        return FaultError(FlashFault.BUS_NOT_WORKING, detail)
+    fault = FlashFault.INTERFACE_DOWN if number == errno.ENETDOWN else FlashFault.ADAPTER_FAILS
+    return _bus_fault(fault, detail, choice)

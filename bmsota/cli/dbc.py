@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(name="dbc", help="Check DBC files, and decode CAN logs with them.", no_args_is_help=True)
+app = typer.Typer(
+    name="dbc", help="Check DBC files, and decode CAN logs with them.", no_args_is_help=True, rich_markup_mode=None
+)
 
 EXIT_FAULTS = 1
 EXIT_UNREADABLE = 2

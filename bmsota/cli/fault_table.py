@@ -62,6 +62,7 @@ class FlashFault(Enum):
     PORT_BUSY = "port busy"
     ADAPTER_SILENT = "adapter not responding"
     ADAPTER_REFUSES = "setting rejected"
+    INTERFACE_DOWN = "interface down"
     ADAPTER_FAILS = "adapter error"
     ADAPTER_LOST = "adapter lost"
     # The bus.
@@ -74,6 +75,7 @@ class FlashFault(Enum):
     REPORT_NOT_WRITABLE = "report not writable"
     LOG_INCOMPLETE = "log incomplete"
     REPORT_NOT_SAVED = "report not saved"
+    OUTPUT_NOT_WRITTEN = "output not written"
     # The outcome.
     INTERRUPTED = "interrupted"
     PACK_MIXED = "pack mixed"
@@ -84,12 +86,13 @@ Fault: TypeAlias = FlashFault | SourceFault | Check | FailureCause
 
 
 class FaultError(BmsotaError):
-    """A fault of `FAULTS` that ends a command. `detail` says what is wrong, and where."""
+    """A fault of `FAULTS` that ends a command. `detail` says what is wrong, and where; `advice` what to do, if the table is too general."""
 
-    def __init__(self, fault: Fault, detail: str) -> None:
+    def __init__(self, fault: Fault, detail: str, *, advice: str | None = None) -> None:
         super().__init__(f"{fault.value}: {detail}")
         self.fault = fault
         self.detail = detail
+        self.advice = advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,11 @@ _OURS: Mapping[Fault, FaultRow] = {
         "the adapter rejects a setting (BEL)",
         "Its firmware does not support what the message names: choose another bit rate, or leave the option out.",
     ),
+    _F.INTERFACE_DOWN: FaultRow(
+        _E.BUS_UNUSABLE,
+        "the network interface of the adapter is down (socketcan)",
+        "Bring it up: `sudo ip link set can0 up type can bitrate 500000`, with its name and bit rate.",
+    ),
     _F.ADAPTER_FAILS: FaultRow(
         _E.BUS_UNUSABLE,
         "the adapter cannot be opened, or fails before anything is written",
@@ -249,7 +257,16 @@ _OURS: Mapping[Fault, FaultRow] = {
         "the report could not be written at the end and is printed instead",
         "Free disk space; keep the printed report.",
     ),
-    _F.INTERRUPTED: FaultRow(_E.INTERRUPTED, "stopped with Ctrl-C", "Run again to continue where it stopped."),
+    _F.OUTPUT_NOT_WRITTEN: FaultRow(
+        _E.FAILED,
+        "the result could not be written to standard output",
+        "Free disk space, or write it to another place.",
+    ),
+    _F.INTERRUPTED: FaultRow(
+        _E.INTERRUPTED,
+        "stopped with Ctrl-C or by SIGTERM, the terminal was closed, or the output cannot be written",
+        "Run again to continue where it stopped.",
+    ),
     _F.PACK_MIXED: FaultRow(
         _E.MIXED,
         "some nodes run the new version, confirmed or in test, and some do not",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 from rich.console import Console
 
-from bmsota.cli.fault_table import FAULTS, ExitCode, FaultError
+from bmsota.cli.fault_table import FAULTS, ExitCode, FaultError, FlashFault
+from bmsota.cli.terminal import lost_output, wrapped
 from bmsota.flashing import SourceError
 
 if TYPE_CHECKING:
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
 
     from bmsota.cli.fault_table import Fault
 
-__all__ = ["end_with", "error_console", "say", "say_again", "say_fault", "stop", "stopping_at_faults"]
+__all__ = [
+    "end_with",
+    "end_with_output",
+    "error_console",
+    "say",
+    "say_again",
+    "say_fault",
+    "stop",
+    "stopping_at_faults",
+]
 
 
 def error_console() -> Console:
@@ -27,9 +37,12 @@ def error_console() -> Console:
     return Console(stderr=True, soft_wrap=True)
 
 
-def say(text: str, *, style: str | None = None) -> None:
-    """Print one line to standard error."""
-    error_console().print(text, style=style, markup=False, highlight=False)
+def say(text: str, *, style: str | None = None, console: Console | None = None) -> None:
+    """Print one line to standard error, wrapped on a terminal."""
+    console = console or error_console()
+    console.print(
+        wrapped(text, console.width if console.is_terminal else None), style=style, markup=False, highlight=False
+    )
 
 
 def say_fault(fault: Fault, detail: str, *, advice: str | None = None) -> None:
@@ -61,7 +74,19 @@ def stopping_at_faults() -> Iterator[None]:
     try:
         yield
     except (FaultError, SourceError) as error:
-        stop(error.fault, error.detail)
+        stop(error.fault, error.detail, advice=getattr(error, "advice", None))
+
+
+def end_with_output(exit_code: ExitCode) -> None:
+    """End a command whose result is what it printed. A reader of a pipe that has seen enough is no failure.
+
+    Raises:
+        typer.Exit: unless it is DONE.
+    """
+    error = lost_output()
+    if error is not None and not isinstance(error, BrokenPipeError) and exit_code is ExitCode.DONE:
+        stop(FlashFault.OUTPUT_NOT_WRITTEN, f"standard output: {error.strerror or error}")
+    end_with(exit_code)
 
 
 def end_with(exit_code: ExitCode) -> None:

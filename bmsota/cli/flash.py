@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from bmsota.adapters.clock import steady_clock
 from bmsota.cli.bus_options import bus_choice, make_profile, wire_ceiling
 from bmsota.cli.can_session import CanSession, Interrupt, fault_of_transfer
 from bmsota.cli.fault_table import FAULTS, ExitCode, FaultError, FlashFault
-from bmsota.cli.faults import end_with, error_console, say, say_again, say_fault, stop, stopping_at_faults
+from bmsota.cli.faults import end_with, say, say_again, say_fault, stop, stopping_at_faults
 from bmsota.cli.flash_options import FlashOptions
 from bmsota.cli.flash_output import (
     nodes_text,
@@ -29,11 +27,13 @@ from bmsota.cli.flash_output import (
     rate_sentence,
     refusal_texts,
     report_line,
+    stream_lines,
 )
 from bmsota.cli.flash_report import (
     REPORT_FORMAT,
     RunFiles,
     adapter_json,
+    early_end_json,
     end_json,
     log_json,
     plan_json,
@@ -42,29 +42,27 @@ from bmsota.cli.flash_report import (
     tool_json,
     utc_text,
 )
+from bmsota.cli.flash_screen import FlashScreen
 from bmsota.cli.options import takes
 from bmsota.cli.selection import (
     parse_checks,
+    parse_class_names,
     parse_hwids,
     parse_positions,
     parse_targets,
 )
-from bmsota.cli.terminal import confirm, counted, forgiving_output
+from bmsota.cli.terminal import confirm, counted, lost_output, tell, terminal_width, unfailing_output
+from bmsota.cli.waiting import parse_wait, wait_for_pack
 from bmsota.errors import ConfigurationError, LocalProtocolError, TransferError
 from bmsota.flashing import (
     RUNS_NEW,
     FlashingEngine,
     FlashOutcome,
     FlashPhase,
-    FramesRepeated,
-    NodeDone,
     PackFlash,
     PhaseBegun,
     PlanMade,
     PlanRequest,
-    TransferBegun,
-    TransferBroken,
-    TransferProgressed,
     make_plan,
     node_words,
 )
@@ -72,75 +70,12 @@ from bmsota.flashing import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.progress import TaskID
-
     from bmsota.adapters.canrecord import CanRecord
     from bmsota.cli.bus_options import BusChoice
     from bmsota.cli.fault_table import Fault
     from bmsota.flashing import FlashEvent, FlashPlan, FlashResult
 
 __all__ = ["command"]
-
-
-# ---- the screen
-
-
-class _Screen:
-    """Bars on a terminal, one line for each notable event elsewhere."""
-
-    def __init__(self, ceiling_bytes_per_s: float | None) -> None:
-        self._console = error_console()
-        self._ceiling = ceiling_bytes_per_s
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._tasks: dict[int, TaskID] = {}
-        self._begun: dict[int, tuple[int, int]] = {}
-        self._repeated: dict[int, int] = {}
-
-    @contextmanager
-    def bars(self) -> Iterator[None]:
-        """Show bars inside."""
-        with self._progress:
-            yield
-
-    def show(self, event: FlashEvent, now_ns: int) -> None:
-        """Show an event."""
-        match event:
-            case PhaseBegun(phase) if phase not in {FlashPhase.DECIDE, FlashPhase.OVER}:
-                self._console.print(f"{phase.value} ...", markup=False, highlight=False)
-            case TransferBegun(position, offset, size_bytes):
-                self._task(position, size_bytes)
-                self._begun.setdefault(position, (now_ns, offset))
-                self._progress.update(self._tasks[position], completed=offset)
-            case TransferProgressed(position, next_offset, size_bytes):
-                begun_ns, offset = self._begun.get(position, (now_ns, 0))
-                rate = rate_sentence(next_offset - offset, (now_ns - begun_ns) / 1e9, self._ceiling)
-                repeated = self._repeated.get(position, 0)
-                more = f", {counted(repeated, 'frame')} resent" if repeated else ""
-                self._progress.update(self._task(position, size_bytes), completed=next_offset, rate=rate + more)
-            case FramesRepeated(position, frames):
-                self._repeated[position] = self._repeated.get(position, 0) + frames
-            case TransferBroken(position, detail):
-                text = f"node {position}: transfer interrupted, resuming: {detail}"
-                self._console.print(text, markup=False, highlight=False)
-            case NodeDone(result) if not result.ok:
-                self._console.print(
-                    f"node {result.position}: {result.detail}", style="red", markup=False, highlight=False
-                )
-            case _:
-                pass
-
-    def _task(self, position: int, size_bytes: int) -> TaskID:
-        if position not in self._tasks:
-            self._tasks[position] = self._progress.add_task(f"node {position}", total=size_bytes, rate="")
-        return self._tasks[position]
 
 
 # ---- the run
@@ -182,12 +117,14 @@ class _End:
     exit_code: ExitCode
     fault: Fault | None = None
     detail: str = ""
+    advice: str | None = None
+    """What to do, if the table is too general."""
 
 
 class _Run:
     """One run: what it was started with, and what it leaves behind."""
 
-    def __init__(self, options: FlashOptions, choice: BusChoice) -> None:
+    def __init__(self, options: FlashOptions, choice: BusChoice, interrupt: Interrupt) -> None:
         """Read every file.
 
         Raises:
@@ -210,7 +147,9 @@ class _Run:
             has_access_key=options.access_key is not None,
             image_keys=load_image_keys(options.image_key or ()),
             rate_bytes_per_s=self.ceiling,
+            class_names=parse_class_names(options.class_name or ()),
         )
+        self.wait_s = parse_wait(options.wait)
         self.source = load_source(options.source, load_manifest_keys(options.manifest_key or ()))
         self.profile = make_profile(
             options,
@@ -219,7 +158,7 @@ class _Run:
             broadcast=not options.no_broadcast,
             compress=not options.no_compress,
         )
-        self.interrupt = Interrupt()
+        self.interrupt = interrupt
         self.is_agreed = options.yes
         self.begun_ns = 0
         self.files: RunFiles | None = None
@@ -230,13 +169,40 @@ class _Run:
         self.wire = _Wire()
 
     def run(self) -> ExitCode:
-        """Do it; the exit code.
+        """Do it; the exit code. However it ends, the log is closed and the report says how.
 
         Raises:
             FaultError: the bus cannot be used, or files cannot be written; nothing was begun.
+            KeyboardInterrupt: it was ended before anything was begun.
         """
-        with CanSession.open(self.choice, self.options, make_record=self._open_files) as session, self.interrupt:
+        try:
+            result, ended_ns = self._flash()
+        except (FaultError, KeyboardInterrupt) as error:
+            with self.interrupt.held():
+                self._write_early_report(error)
+            raise
+        finally:
+            if self.record is not None:
+                self.record.close()
+        with self.interrupt.held():
+            return self._end(result, ended_ns)
+
+    def _flash(self) -> tuple[FlashResult, int]:
+        with (
+            CanSession.open(self.choice, self.options, make_record=self._open_files) as session,
+            self.interrupt.orderly(),
+        ):
             self.session = session
+            try:
+                wait_for_pack(
+                    session,
+                    self.profile,
+                    self.interrupt,
+                    seconds=self.wait_s,
+                    expected=self.request.named_positions,
+                )
+            except TransferError as error:
+                raise fault_of_transfer(error, self.choice, was_changed=False) from error
             try:
                 machine = PackFlash(
                     FlashingEngine(self.profile),
@@ -249,18 +215,19 @@ class _Run:
                 self._drive(machine, session)
             except TransferError as error:
                 machine.abandon(session.clock())
-                self.lost = fault_of_transfer(error, was_changed=bool(machine.result and machine.result.was_changed))
+                was_changed = bool(machine.result and machine.result.was_changed)
+                self.lost = fault_of_transfer(error, self.choice, was_changed=was_changed)
             except KeyboardInterrupt:
                 machine.stop(session.clock())
                 machine.abandon(session.clock())
             if not machine.finished:
                 machine.stop(session.clock())  # --plan: nothing was begun.
             if self.lost is None and self.plan is not None and not self.plan.nodes:
-                self.lost = FaultError(*session.no_answer())
+                self.lost = session.no_answer()
             ended_ns = session.clock()
         result = machine.result
         assert result is not None
-        return self._end(result, ended_ns)
+        return result, ended_ns
 
     def _open_files(self) -> CanRecord | None:
         from bmsota.adapters.canrecord import CanRecord  # noqa: PLC0415 - brings python-can
@@ -283,7 +250,8 @@ class _Run:
             if self.interrupt.is_wanted:
                 machine.stop(session.clock())
 
-        screen = _Screen(self.ceiling)
+        may_broadcast = not self.options.no_broadcast and self.options.profile == "bootloader"
+        screen = FlashScreen(self.ceiling, may_broadcast=may_broadcast)
         events: Iterator[FlashEvent] = drive(machine, session.bus, session.clock, stop=stop)
         for event in events:
             screen.show(event, session.clock())
@@ -310,8 +278,8 @@ class _Run:
     def _show_plan(self, plan: FlashPlan) -> None:
         if not plan.nodes:
             return  # No node answered: the fault at the end says so.
-        for line in plan_lines(plan, self.ceiling):
-            typer.echo(line)
+        # In one piece: a reader that wants the first line only does not end the run.
+        tell("\n".join(plan_lines(plan, self.ceiling, width=terminal_width())))
 
     def _decide(self, machine: PackFlash, session: CanSession) -> None:
         if not self.is_agreed:
@@ -330,18 +298,19 @@ class _Run:
     # ---- the end
 
     def _end(self, result: FlashResult, ended_ns: int) -> ExitCode:
-        if self.record is not None:
-            self.record.close()
         end = self._verdict(result)
         is_safe = result.safe_to_run_again and (end.fault is None or FAULTS[end.fault].safe_to_run_again)
         self._say_end(result, end, is_safe=is_safe)
-        self._write_report(result, ended_ns, end_json(end.exit_code, end.fault, end.detail, is_safe=is_safe))
+        self._write_report(
+            result, ended_ns, end_json(end.exit_code, end.fault, end.detail, end.advice, is_safe=is_safe)
+        )
         return end.exit_code
 
     def _verdict(self, result: FlashResult) -> _End:
         plan = self.plan
         if self.lost is not None:
-            return _End(FAULTS[self.lost.fault].exit_code, self.lost.fault, self.lost.detail)
+            lost = self.lost
+            return _End(FAULTS[lost.fault].exit_code, lost.fault, lost.detail, lost.advice)
         if plan is not None and plan.refusals:
             details = [f"{check.value}: {text}" for check, text in refusal_texts(plan).items()]
             return _End(ExitCode.REFUSED, plan.refusals[0].check, "; ".join(details))
@@ -354,7 +323,7 @@ class _Run:
                 return _End(ExitCode.REFUSED, FlashFault.DECLINED, "answered with no")
             case FlashOutcome.INTERRUPTED:
                 phase = "" if result.failed_phase is None else f" while {result.failed_phase.value}"
-                return _End(ExitCode.INTERRUPTED, FlashFault.INTERRUPTED, f"stopped with Ctrl-C{phase}")
+                return _End(ExitCode.INTERRUPTED, FlashFault.INTERRUPTED, f"{self.interrupt.reason}{phase}")
             case FlashOutcome.MIXED:
                 return _End(ExitCode.MIXED, FlashFault.PACK_MIXED, _mixture(result))
         cause, detail = next(iter(_causes(result).items()))
@@ -366,23 +335,48 @@ class _Run:
             for check, text in refusal_texts(plan).items():
                 say_fault(check, text)
         elif end.fault is not None:
-            say_fault(end.fault, end.detail)
+            say_fault(end.fault, end.detail, advice=end.advice)
             for cause, text in _causes(result).items():
                 if cause is not end.fault:
                     say_fault(cause, text)
         elif result.outcome is FlashOutcome.NOTHING_TO_DO:
-            typer.echo("nothing to do: every target is up to date")
+            tell("nothing to do: every target is up to date")
         elif self.options.is_plan_only:
-            typer.echo("plan only: nothing was written")
+            tell("plan only: nothing was written")
         elif end.exit_code is ExitCode.DONE:
             count = len(result.nodes)
-            typer.echo(f"done: {counted(count, 'node')} {'runs' if count == 1 else 'run'} {self.source.name}")
+            tell(f"done: {counted(count, 'node')} {'runs' if count == 1 else 'run'} {self.source.name}")
         for report in result.nodes:
-            typer.echo(report_line(report, self.ceiling))
+            tell(report_line(report, self.ceiling))
+        for line in stream_lines(result.nodes, self.ceiling):
+            tell(line)
         if rate := rate_sentence(self.wire.sent_bytes, self.wire.seconds, self.ceiling):
-            typer.echo(f"average while flashing: {rate} (including erasing, programming and verifying)")
+            tell(f"average while flashing: {rate} (including erasing, programming and verifying)")
+        if (error := lost_output()) is not None:
+            say(f"the output cannot be written ({error.strerror or error}); the report has it all")
         if end.exit_code is not ExitCode.DONE:
             say_again(was_changed=result.was_changed, is_safe=is_safe)
+
+    def _write_early_report(self, error: FaultError | KeyboardInterrupt) -> None:
+        """Of a run that ends before it has a result."""
+        if self.files is None:
+            return
+        if isinstance(error, FaultError):
+            end = early_end_json(FAULTS[error.fault].exit_code, error.fault, error.detail)
+        else:
+            end = early_end_json(ExitCode.INTERRUPTED, FlashFault.INTERRUPTED, self.interrupt.reason)
+        content = {
+            "format": REPORT_FORMAT,
+            "tool": tool_json(sys.argv[1:]),
+            "begun": utc_text(self.begun_ns),
+            "ended": utc_text(steady_clock()()),
+            **end,
+            "is_plan_only": self.options.is_plan_only,
+        }
+        try:
+            self.files.write(content)
+        except OSError as failure:
+            say_fault(FlashFault.REPORT_NOT_SAVED, f"{self.files.report}: {failure.strerror or failure}")
 
     def _write_report(self, result: FlashResult, ended_ns: int, end: dict[str, Any]) -> None:
         assert self.session is not None
@@ -452,12 +446,14 @@ def command(ctx: typer.Context, options: FlashOptions) -> None:
     Exit code: 0 success; 1 failed, every node runs what it ran before; 2 usage error; 3 refused by the plan, nothing was
     written; 4 adapter or bus unusable, nothing was written; 5 some nodes updated and some not; 130 interrupted.
     """
-    forgiving_output()
+    interrupt = Interrupt()
+    unfailing_output(interrupt.request)
     if not (options.is_plan_only or options.yes or sys.stdin.isatty()):
         stop(FlashFault.NOT_CONFIRMED, "not a terminal: pass --yes to confirm")
-    try:
-        with stopping_at_faults():
-            exit_code = _Run(options, bus_choice(ctx)).run()
-    except KeyboardInterrupt:
-        stop(FlashFault.INTERRUPTED, "stopped with Ctrl-C before anything was begun")
+    with interrupt:
+        try:
+            with stopping_at_faults():
+                exit_code = _Run(options, bus_choice(ctx), interrupt).run()
+        except KeyboardInterrupt:
+            stop(FlashFault.INTERRUPTED, f"{interrupt.reason} before anything was begun")
     end_with(exit_code)

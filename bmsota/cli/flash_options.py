@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from bmsota.cli.bus_options import BusOptions
-from bmsota.cli.selection import Expect, ManifestKey, To, Yes
+from bmsota.cli.selection import ClassName, Expect, ManifestKey, To, Yes
+from bmsota.cli.waiting import Wait
 
 __all__ = ["FlashOptions"]
 
@@ -31,6 +32,7 @@ class FlashOptions(BusOptions):
         typer.Option("--force", metavar="CHECK", help="Continue although this check refuses. May be repeated."),
     ] = None
     expect: Expect = None
+    wait: Wait = None
     hwid: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,6 +55,7 @@ class FlashOptions(BusOptions):
         ),
     ] = None
     manifest_key: ManifestKey = None
+    class_name: ClassName = None
     report: Annotated[
         str | None, typer.Option("--report", metavar="FILE", help="Write the JSON report to this file.")
     ] = None

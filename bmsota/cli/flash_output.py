@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from bmsota.cli.fault_table import OPTION_OF_CHECK
 from bmsota.cli.terminal import counted
-from bmsota.flashing import Action, TargetStatus, Verdict, node_words
+from bmsota.flashing import Action, TargetStatus, Verdict, class_text, node_words
 from bmsota.node import Capability
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from uuid import UUID
 
     from bmsota.flashing import Check, Finding, FlashPlan, NodeFlashReport, NodePlan
     from bmsota.node import NodeDescription
@@ -27,6 +28,7 @@ __all__ = [
     "refusal_texts",
     "report_line",
     "status_sentence",
+    "stream_lines",
 ]
 
 _PLAN_HEADS = ("node", "role", "hwid", "from", "to", "action", "bytes", "about")
@@ -36,10 +38,17 @@ _PLACE = re.compile(r"node \d+(?: \([^)]*\))?(?:: | )")
 """Which node a detail is about; the table above has its hardware id."""
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines with aligned columns, whatever the width of the screen."""
+def columns(rows: Sequence[Sequence[str]], *, width: int | None = None) -> list[str]:
+    """Rows, their heads first, as lines with aligned columns; where a line would not fit *width* columns, each row as words instead."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    heads, *others = rows
+    return [
+        f"{heads[0]} {row[0]}: " + ", ".join(f"{head} {cell}" for head, cell in zip(heads[1:], row[1:], strict=True))
+        for row in others
+    ]
 
 
 def nodes_text(details: Iterable[tuple[int, str]]) -> str:
@@ -83,8 +92,13 @@ def capabilities(node: NodeDescription) -> str:
     return ", ".join(word(str(each.name)) for each in Capability if each in node.capabilities and each) or "-"
 
 
-def node_lines(nodes: Sequence[NodeDescription]) -> list[str]:
-    """The table of `bmsota nodes`. What is the same for all nodes is printed once below it, so that the table fits more screens."""
+def node_lines(
+    nodes: Sequence[NodeDescription], names: Mapping[UUID, str] | None = None, *, width: int | None = None
+) -> list[str]:
+    """The table of `bmsota nodes`. What is the same for all nodes is printed once below it, so that the table fits more screens.
+
+    *names* are those of hardware classes.
+    """
     has_serial = any(node.serial != node.hwid for node in nodes)
     abilities = {(capabilities(node), str(node.protocol_version)) for node in nodes}
     heads = [
@@ -111,29 +125,40 @@ def node_lines(nodes: Sequence[NodeDescription]) -> list[str]:
         row += [str(node.security_counter)]
         row += [capabilities(node), str(node.protocol_version)] if len(abilities) > 1 else []
         rows.append(row)
-    lines = columns(rows)
+    lines = columns(rows, width=width)
     if not has_serial:
         lines.append("serial numbers equal the hardware ids")
+    classes: dict[UUID, list[int]] = {}
+    for node in nodes:
+        classes.setdefault(node.class_id, []).append(node.position)
+    lines += [
+        f"hardware class {class_text(class_id, names or {})}: {node_words(at)}" for class_id, at in classes.items()
+    ]
     images: dict[str, list[int]] = {}
     for node in nodes:
         if node.image_sha256 is not None:
             images.setdefault(node.image_sha256.hex()[:IMAGE_DIGITS], []).append(node.position)
     if images:
         lines.append("images (SHA-256): " + "; ".join(f"{node_words(at)} {digits}" for digits, at in images.items()))
+    locked = [
+        node.position for node in nodes if Capability.SECURITY_ACCESS in node.capabilities and not node.is_unlocked
+    ]
+    if locked:
+        lines.append(f"locked: {node_words(locked)}; flashing needs the access key of the series (--access-key)")
     if len(abilities) == 1:
         ((features, version),) = abilities
         lines.append(f"{node_words(node.position for node in nodes)}: supports {features}; protocol {version}")
     return lines
 
 
-def plan_lines(plan: FlashPlan, rate_bytes_per_s: float | None) -> list[str]:
+def plan_lines(plan: FlashPlan, rate_bytes_per_s: float | None, *, width: int | None = None) -> list[str]:
     """What would happen, node by node, and what was checked."""
     source = plan.source
     kind = "image" if source.manifest is None else "release"
     lines = [f"{kind} {source.name}"]
     if plan.nodes:
         rows = [_PLAN_HEADS, *(_plan_row(node) for node in plan.nodes)]
-        lines += columns(rows)
+        lines += columns(rows, width=width)
     size = sum(node.size_bytes for node in plan.nodes)
     if size and plan.expected_s is not None and rate_bytes_per_s:
         lines.append(
@@ -177,17 +202,36 @@ def _plan_row(node: NodePlan) -> tuple[str, ...]:
     )
 
 
-def rate_sentence(sent_bytes: int, seconds: float, ceiling_bytes_per_s: float | None) -> str:
-    """As "34.1 of 35.2 kB/s, 97 %"; empty if there is nothing to say."""
+def rate_sentence(
+    sent_bytes: int, seconds: float, ceiling_bytes_per_s: float | None, *, is_compressed: bool = False
+) -> str:
+    """As "34.1 of 35.2 kB/s, 97 %"; empty if there is nothing to say.
+
+    Of a compressed transfer the image's bytes are counted, which may be more than the wire can carry: there is no share.
+    """
     if not sent_bytes or seconds <= 0:
         return ""
     rate = sent_bytes / seconds
-    if ceiling_bytes_per_s is None:
+    if is_compressed:
+        return f"{rate / _KILO:.1f} kB/s, compressed"
+    if ceiling_bytes_per_s is None or rate > ceiling_bytes_per_s:  # A bus without a real bit rate.
         return f"{rate / _KILO:.1f} kB/s"
-    if rate > ceiling_bytes_per_s:
-        # An image that was sent compressed, or a bus without a real bit rate.
-        return f"{rate / _KILO:.1f} kB/s, unpacked"
     return f"{rate / _KILO:.1f} of {ceiling_bytes_per_s / _KILO:.1f} kB/s, {100 * rate / ceiling_bytes_per_s:.0f} %"
+
+
+def stream_lines(reports: Sequence[NodeFlashReport], ceiling_bytes_per_s: float | None) -> list[str]:
+    """How fast each transfer was that several nodes shared: one rate for all of them."""
+    shared: dict[tuple[int, ...], list[NodeFlashReport]] = {}
+    for report in reports:
+        if len(report.stream) > 1:
+            shared.setdefault(report.stream, []).append(report)
+    lines = []
+    for stream, members in shared.items():
+        sent, seconds = max(each.sent_bytes for each in members), members[0].stream_ns / 1e9
+        is_compressed = any(each.is_compressed for each in members)
+        if rate := rate_sentence(sent, seconds, ceiling_bytes_per_s, is_compressed=is_compressed):
+            lines.append(f"{node_words(stream)} together: {sent} bytes in {seconds:.1f} s ({rate})")
+    return lines
 
 
 def status_sentence(status: TargetStatus, plan: NodePlan) -> str:
@@ -212,7 +256,11 @@ def report_line(report: NodeFlashReport, ceiling_bytes_per_s: float | None) -> s
     """One node at the end."""
     plan = report.plan
     head = f"node {plan.position} ({plan.node.role.name.lower()}): {status_sentence(report.status, plan)}"
-    rate = rate_sentence(report.sent_bytes, report.transfer_ns / 1e9, ceiling_bytes_per_s)
+    rate = rate_sentence(
+        report.sent_bytes, report.transfer_ns / 1e9, ceiling_bytes_per_s, is_compressed=report.is_compressed
+    )
+    if len(report.stream) > 1:
+        rate = ""  # The line of the shared transfer has it.
     notes = [f"{report.sent_bytes} bytes in {report.transfer_ns / 1e9:.1f} s ({rate})"] if rate else []
     if report.resumed_from:
         notes.append(f"{report.resumed_from} bytes were already stored")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,13 @@ __all__ = ["REPORT_FORMAT", "RunFiles", "node_json", "plan_json", "result_json",
 
 REPORT_FORMAT = "bmsota-flash-report/1"
 
+UNFINISHED = "unfinished"
+"""The outcome that stands in the report until the run has ended: it stays if the run is killed."""
+
+# The report is kept this long while the run lasts, blanks behind it: a disk that is full at the end still takes it. Of 32 nodes it has
+# about 60 KB.
+_RESERVED_BYTES = 64 * 1024
+
 _NAMES_MAX = 100
 """Runs that begin within the same second."""
 
@@ -41,7 +49,8 @@ def utc_text(time_ns: int) -> str:
 class RunFiles:
     """Where report and log of one run go.
 
-    Both are created before anything is written to a node: a run whose report cannot be written does not begin.
+    Both are created before anything is written to a node: a run whose report cannot be written does not begin. The report says from the
+    first moment on that the run has not ended, and has its room on the disk.
     """
 
     report: Path
@@ -49,7 +58,7 @@ class RunFiles:
 
     @classmethod
     def reserve(cls, now_ns: int, options: FlashOptions) -> RunFiles:
-        """Choose the names and create an empty report.
+        """Choose the names and create a report that says that the run has not ended.
 
         Raises:
             FaultError: REPORT_NOT_WRITABLE.
@@ -59,10 +68,15 @@ class RunFiles:
         try:
             if options.report is not None:
                 path = Path(options.report)
-                path.write_text("", encoding="utf-8")
+                path.touch()
             else:
                 folder.mkdir(parents=True, exist_ok=True)
                 path = _new_file(folder, stem)
+            if path.is_file():
+                _write_padded(path, _unfinished_text(now_ns, options), "wb")
+            else:
+                with path.open("ab"):  # A device or a pipe gets the report alone.
+                    pass
         except OSError as error:
             place = options.report or folder
             raise FaultError(FlashFault.REPORT_NOT_WRITABLE, f"{place}: {error.strerror or error}") from error
@@ -71,7 +85,7 @@ class RunFiles:
         return cls(path, Path(options.log) if options.log is not None else path.with_suffix(".log"))
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write the report, whole or not at all.
+        """Write the report, whole or not at all; on a disk that is full, into the room that was kept for it.
 
         Raises:
             OSError: it cannot be written. What was there is still there.
@@ -84,9 +98,34 @@ class RunFiles:
         try:
             beside.write_text(text, encoding="utf-8")
             os.replace(beside, self.report)  # noqa: PTH105 - the same name either way
+        except OSError:
+            if len(text.encode()) > self.report.stat().st_size:
+                raise
+            _write_padded(self.report, text, "r+b")
         finally:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
+
+
+def _write_padded(path: Path, text: str, mode: str) -> None:
+    """Write *text* and blanks up to the reserved size: blanks behind JSON mean nothing."""
+    data = text.encode()
+    with path.open(mode) as file:
+        file.write(data.rstrip() + b" " * max(0, _RESERVED_BYTES - len(data)) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _unfinished_text(now_ns: int, options: FlashOptions) -> str:
+    content = {
+        "format": REPORT_FORMAT,
+        "tool": tool_json(sys.argv[1:]),
+        "begun": utc_text(now_ns),
+        "ended": None,
+        **early_end_json(None, None, "the run has not ended, or was killed"),
+        "is_plan_only": options.is_plan_only,
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def _new_file(folder: Path, stem: str) -> Path:
@@ -209,6 +248,9 @@ def _node_result_json(report: NodeFlashReport, ceiling_bytes_per_s: float | None
         "resumed_from_bytes": report.resumed_from,
         "sent_bytes": report.sent_bytes,
         "transfer_s": round(seconds, 6),
+        "stream": list(report.stream),
+        "stream_s": round(report.stream_ns / 1e9, 6),
+        "is_compressed": report.is_compressed,
         "rate_bytes_per_s": None if rate is None else round(rate, 1),
         "share_of_wire": None if rate is None or not ceiling_bytes_per_s else round(rate / ceiling_bytes_per_s, 4),
         "frames_repeated": report.frames_repeated,
@@ -234,14 +276,29 @@ def result_json(result: FlashResult, ceiling_bytes_per_s: float | None) -> dict[
     }
 
 
-def end_json(exit_code: ExitCode, fault: Fault | None, detail: str, *, is_safe: bool) -> dict[str, Any]:
+def end_json(
+    exit_code: ExitCode, fault: Fault | None, detail: str, advice: str | None, *, is_safe: bool
+) -> dict[str, Any]:
     return {
         "exit_code": int(exit_code),
         "exit": exit_code.name,
         "fault": None if fault is None else fault.value,
         "detail": detail,
-        "next": None if fault is None else FAULTS[fault].advice,
+        "next": advice or (None if fault is None else FAULTS[fault].advice),
         "safe_to_run_again": is_safe,
+    }
+
+
+def early_end_json(exit_code: ExitCode | None, fault: Fault | None, detail: str) -> dict[str, Any]:
+    """The end of a run that has no result: it was killed, or ended before the nodes were found."""
+    return {
+        "exit_code": None if exit_code is None else int(exit_code),
+        "exit": None if exit_code is None else exit_code.name,
+        "fault": None if fault is None else fault.value,
+        "detail": detail,
+        "next": "Run again to continue where it stopped." if fault is None else FAULTS[fault].advice,
+        "safe_to_run_again": True,
+        "outcome": UNFINISHED,
     }
 
 

@@ -9,16 +9,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bmsota.adapters.clock import steady_clock
 from bmsota.boot import SlotState
-from bmsota.cli.bus_options import BusOptions, bus_choice, make_profile, wire_ceiling
+from bmsota.cli.bus_options import BusOptions, bus_choice, make_profile
 from bmsota.cli.can_session import CanSession, Interrupt, fault_of_transfer
 from bmsota.cli.fault_table import FAULTS, ExitCode, FlashFault
-from bmsota.cli.faults import end_with, say, say_again, say_fault, stop, stopping_at_faults
+from bmsota.cli.faults import end_with_output, say, say_again, say_fault, stop, stopping_at_faults
 from bmsota.cli.flash_output import IMAGE_DIGITS, node_lines, nodes_text
 from bmsota.cli.flash_report import node_json
 from bmsota.cli.options import takes
-from bmsota.cli.selection import AsJson, Expect, ManifestKey, To, Yes, parse_checks, parse_positions, parse_targets
-from bmsota.cli.terminal import confirm, counted, forgiving_output
+from bmsota.cli.selection import (
+    AsJson,
+    ClassName,
+    Expect,
+    ManifestKey,
+    To,
+    Yes,
+    parse_checks,
+    parse_class_names,
+    parse_positions,
+    parse_targets,
+)
+from bmsota.cli.terminal import confirm, counted, tell, terminal_width, unfailing_output
+from bmsota.cli.waiting import Wait, parse_wait, wait_for_pack
 from bmsota.errors import LocalProtocolError, TransferError
 from bmsota.flashing import (
     Action,
@@ -95,37 +108,47 @@ class _Nodes:
 
     def no_answer(self) -> ExitCode:
         """Say that no node has answered, and what that may mean."""
-        fault, detail = self.session.no_answer()
-        say_fault(fault, detail)
+        error = self.session.no_answer()
+        say_fault(error.fault, error.detail, advice=error.advice)
         say_again(was_changed=False)
-        return FAULTS[fault].exit_code
+        return FAULTS[error.fault].exit_code
 
 
-def _with_nodes(ctx: typer.Context, options: BusOptions, do: Callable[[_Nodes], ExitCode]) -> None:
-    """Open the bus, *do* it, and turn every failure into one message and an exit code."""
-    forgiving_output()
+def _with_nodes(
+    ctx: typer.Context,
+    options: BusOptions,
+    do: Callable[[_Nodes], ExitCode],
+    *,
+    wait: str | None = None,
+    expected: Sequence[int] = (),
+) -> None:
+    """Open the bus, *wait* for the pack, *do* it, and turn every failure into one message and an exit code."""
     interrupt = Interrupt()
+    unfailing_output()
     nodes: _Nodes | None = None
-    try:
-        with stopping_at_faults():
-            choice = bus_choice(ctx)
-            engine = FlashingEngine(make_profile(options, choice))
-            with CanSession.open(choice, options) as session, interrupt:
-                nodes = _Nodes(session, engine, interrupt)
-                exit_code = do(nodes)
-    except LocalProtocolError as error:  # UDS has fewer positions than the command line knows.
-        stop(FlashFault.BAD_TARGET, str(error))
-    except TransferError as error:
-        was_changed = nodes is not None and nodes.was_changed
-        fault = fault_of_transfer(error, was_changed=was_changed)
-        say_fault(fault.fault, fault.detail)
-        say_again(was_changed=was_changed)
-        exit_code = FAULTS[fault.fault].exit_code
-    except KeyboardInterrupt:
-        say_fault(FlashFault.INTERRUPTED, "stopped with Ctrl-C")
-        say_again(was_changed=nodes is not None and nodes.was_changed)
-        exit_code = ExitCode.INTERRUPTED
-    end_with(exit_code)
+    with interrupt:
+        try:
+            with stopping_at_faults():
+                choice = bus_choice(ctx)
+                profile = make_profile(options, choice)
+                wait_s = parse_wait(wait)
+                with CanSession.open(choice, options) as session, interrupt.orderly():
+                    nodes = _Nodes(session, FlashingEngine(profile), interrupt)
+                    wait_for_pack(session, profile, interrupt, seconds=wait_s, expected=expected)
+                    exit_code = do(nodes)
+        except LocalProtocolError as error:  # UDS has fewer positions than the command line knows.
+            stop(FlashFault.BAD_TARGET, str(error))
+        except TransferError as error:
+            was_changed = nodes is not None and nodes.was_changed
+            fault = fault_of_transfer(error, choice, was_changed=was_changed)
+            say_fault(fault.fault, fault.detail, advice=fault.advice)
+            say_again(was_changed=was_changed)
+            exit_code = FAULTS[fault.fault].exit_code
+        except KeyboardInterrupt:
+            say_fault(FlashFault.INTERRUPTED, interrupt.reason)
+            say_again(was_changed=nodes is not None and nodes.was_changed)
+            exit_code = ExitCode.INTERRUPTED
+    end_with_output(exit_code)
 
 
 def _missing(found: Sequence[NodeDescription], expected: Sequence[int]) -> list[int]:
@@ -138,6 +161,8 @@ class NodesOptions(BusOptions):
     """The options of `bmsota nodes`."""
 
     expect: Expect = None
+    wait: Wait = None
+    class_name: ClassName = None
     as_json: AsJson = False
 
 
@@ -148,17 +173,19 @@ def nodes_command(ctx: typer.Context, options: NodesOptions) -> None:
     The slot marked * runs. Exit code: 0 success; 1 no node answered, or an expected one did not; 2 usage error;
     4 adapter or bus unusable; 130 interrupted.
     """
+    with stopping_at_faults():
+        expected = parse_positions(options.expect, "--expect") if options.expect else ()
+        names = parse_class_names(options.class_name or ())
 
     def do(nodes: _Nodes) -> ExitCode:
-        expected = parse_positions(options.expect, "--expect") if options.expect else ()
         found = nodes.discover(expected)
         if options.as_json:
-            typer.echo(json.dumps([node_json(node) for node in found], indent=1, ensure_ascii=False))
+            rows = [node_json(node) | {"class_name": names.get(node.class_id)} for node in found]
+            typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         if not found and not nodes.refused:
             return nodes.no_answer()
         if not options.as_json and found:
-            for line in node_lines(found):
-                typer.echo(line)
+            tell("\n".join(node_lines(found, names, width=terminal_width())))
         if nodes.refused:
             say_fault(FailureCause.BAD_IDENTITY, _refusals(nodes.refused))
         missing = _missing(found, [position for position in expected if position not in nodes.refused_positions])
@@ -169,7 +196,7 @@ def nodes_command(ctx: typer.Context, options: NodesOptions) -> None:
             return ExitCode.FAILED
         return ExitCode.DONE
 
-    _with_nodes(ctx, options, do)
+    _with_nodes(ctx, options, do, wait=options.wait, expected=expected)
 
 
 # ---- verify
@@ -187,7 +214,9 @@ class VerifyOptions(BusOptions):
     ] = None
     to: To = None
     expect: Expect = None
+    wait: Wait = None
     manifest_key: ManifestKey = None
+    class_name: ClassName = None
     as_json: AsJson = False
 
 
@@ -200,20 +229,21 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
 
     Exit code: 0 equal; 1 something differs or does not answer; 2 usage error; 4 adapter or bus unusable; 130 interrupted.
     """
+    from bmsota.adapters.releases import load_manifest_keys, load_source  # noqa: PLC0415 - reads files
 
-    def do(nodes: _Nodes) -> ExitCode:
-        from bmsota.adapters.releases import load_manifest_keys, load_source  # noqa: PLC0415 - reads files
-
+    with stopping_at_faults():
         targets, positions = parse_targets(options.to or ())
         request = PlanRequest(
-            now_s=nodes.session.clock() // 1_000_000_000,
+            now_s=steady_clock()() // 1_000_000_000,
             targets=targets,
             positions=positions,
             expected=parse_positions(options.expect, "--expect") if options.expect else (),
-            rate_bytes_per_s=wire_ceiling(nodes.session.choice, options.ids),
+            class_names=parse_class_names(options.class_name or ()),
         )
         keys = load_manifest_keys(options.manifest_key or ())
         wanted = None if options.source is None else load_source(options.source, keys)
+
+    def do(nodes: _Nodes) -> ExitCode:
         found = nodes.discover(request.named_positions)
         if not found and not nodes.refused:
             return nodes.no_answer()
@@ -230,7 +260,7 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
         lines += [(None, False, f"node {each.position}: {each.detail}") for each in nodes.refused]
         return _show(lines, as_json=options.as_json, name=None if wanted is None else wanted.name)
 
-    _with_nodes(ctx, options, do)
+    _with_nodes(ctx, options, do, wait=options.wait, expected=request.named_positions)
 
 
 def _show(lines: Sequence[tuple[NodeDescription | None, bool, str]], *, as_json: bool, name: str | None) -> ExitCode:
@@ -249,7 +279,7 @@ def _show(lines: Sequence[tuple[NodeDescription | None, bool, str]], *, as_json:
         for node, is_good, text in lines:
             who = "pack" if node is None else f"node {node.position} ({node.role.name.lower()})"
             good, bad = ("ok     ", "PROBLEM") if name is None else ("equal  ", "DIFFERS")
-            typer.echo(f"{good if is_good else bad}  {who}: {text}")
+            tell(f"{good if is_good else bad}  {who}: {text}")
     if is_equal:
         return ExitCode.DONE
     bad_nodes = [(node.position, text) for node, is_good, text in lines if node is not None and not is_good]
@@ -367,7 +397,7 @@ def reset_command(ctx: typer.Context, options: ResetOptions) -> None:
     """
     with stopping_at_faults():
         wanted = parse_positions(options.positions, "POSITION") if options.positions else ()
-        forced = parse_checks(options.force or ())
+        forced = parse_checks(options.force or (), among=[Check.TEST_PENDING])
     if not options.yes and not sys.stdin.isatty():
         stop(FlashFault.NOT_CONFIRMED, "not a terminal: pass --yes to confirm", advice="Run again with `--yes`.")
 
@@ -405,7 +435,7 @@ def _came_back(results: Sequence[NodeResult], after: dict[int, NodeDescription])
     for result in results:
         node = after.get(result.position)
         if result.ok and node is not None:
-            typer.echo(f"node {result.position} ({node.role.name.lower()}): restarted, {_state(node)[1]}")
+            tell(f"node {result.position} ({node.role.name.lower()}): restarted, {_state(node)[1]}")
             continue
         exit_code = ExitCode.FAILED
         detail = result.detail.partition(": ")[2] or "did not answer after its restart"

@@ -9,24 +9,37 @@ import typer
 
 from bmsota.cli.fault_table import FaultError, FlashFault
 from bmsota.flashing import Check, Targets
+from bmsota.image import HardwareClass
 from bmsota.node import POSITION_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from uuid import UUID
 
 __all__ = [
     "AsJson",
+    "ClassName",
     "Expect",
     "ManifestKey",
     "To",
     "Yes",
     "parse_checks",
+    "parse_class_names",
     "parse_hwids",
     "parse_positions",
     "parse_targets",
 ]
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for tools.")]
+ClassName: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class-name",
+        metavar="VENDOR/NAME",
+        envvar="BMSOTA_CLASS_NAMES",
+        help="Show this hardware class by its name, such as acme.example/X1-slave. May be repeated.",
+    ),
+]
 Expect: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--expect", metavar="POSITIONS", help="Require these nodes to answer, such as 0-8."),
@@ -45,6 +58,10 @@ To: TypeAlias = Annotated[
     typer.Option("--to", metavar="TARGET", help="Select master, slaves, all, or positions such as 0 or 1-4,7."),
 ]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+
+_SAMPLE_VENDOR = "bmsota.example"
+_SAMPLE_CLASSES = ("F7-master", "F7-slave", "E7-master", "E7-slave")
+"""Of the sample images and the bench."""
 
 _RANGE = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
 
@@ -83,19 +100,34 @@ def parse_targets(texts: Sequence[str]) -> tuple[Targets, tuple[int, ...]]:
     return Targets.DEFAULT, parse_positions(texts, "--to")
 
 
-def parse_checks(texts: Iterable[str]) -> frozenset[Check]:
-    """`--force`.
+def parse_checks(texts: Iterable[str], among: Iterable[Check] = Check) -> frozenset[Check]:
+    """`--force`: those of *among* that the command has.
 
     Raises:
         FaultError: UNKNOWN_CHECK.
     """
-    known = {check.value: check for check in Check}
+    known = {check.value: check for check in among}
     checks: set[Check] = set()
     for text in texts:
         if text not in known:
             raise FaultError(FlashFault.UNKNOWN_CHECK, f"--force: expected one of {', '.join(known)}, got {text!r}")
         checks.add(known[text])
     return frozenset(checks)
+
+
+def parse_class_names(texts: Iterable[str]) -> dict[UUID, str]:
+    """`--class-name VENDOR/NAME`, and the classes of the samples: class -> its name.
+
+    Raises:
+        FaultError: BAD_OPTION.
+    """
+    names = {HardwareClass.named(_SAMPLE_VENDOR, name).class_id: name for name in _SAMPLE_CLASSES}
+    for text in texts:
+        vendor, sign, name = text.partition("/")
+        if not vendor or not sign or not name:
+            raise FaultError(FlashFault.BAD_OPTION, f"--class-name: expected VENDOR/NAME, got {text!r}")
+        names[HardwareClass.named(vendor, name).class_id] = name
+    return names
 
 
 def parse_hwids(texts: Iterable[str]) -> dict[int, str]:

@@ -36,7 +36,7 @@ from bmsota.flashing._pack import (
     TargetStatus,
     target_status,
 )
-from bmsota.flashing._plan import Action, FlashPlan, NodePlan, PlanRequest, Targets, make_plan, node_words
+from bmsota.flashing._plan import Action, FlashPlan, NodePlan, PlanRequest, Targets, class_text, make_plan, node_words
 from bmsota.flashing._profile import FlashingProfile
 from bmsota.flashing._source import FlashSource, SourceError, SourceFault, SourceImage
 from bmsota.flashing._uds import UdsProfile
@@ -81,6 +81,7 @@ __all__ = [
     "TransferProgressed",
     "UdsProfile",
     "Verdict",
+    "class_text",
     "make_plan",
     "node_words",
     "target_status",

@@ -50,6 +50,10 @@ class TransferBegun:
     position: int
     offset: int
     size_bytes: int
+    is_compressed: bool = False
+    """Whether what goes over the wire is compressed, and not the image itself."""
+    stream: tuple[int, ...] = ()
+    """The nodes that get the image with this transfer: this one alone, or all of a broadcast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +303,9 @@ class FlashingEngine:
             case NodeRefused(refused_position, detail):
                 cause = FailureCause.BAD_IDENTITY
                 self._refused.append(NodeResult(refused_position, False, f"{cause.value}: {detail}", cause=cause))
-            case TransferStarted(offset, size_bytes):
-                self._events.append(TransferBegun(position, offset, size_bytes))
+            case TransferStarted(offset, size_bytes, is_compressed):
+                stream = (position,) if self._step is None else self._step.positions
+                self._events.append(TransferBegun(position, offset, size_bytes, is_compressed, stream))
             case BlockAccepted(next_offset, size_bytes):
                 self._events.append(TransferProgressed(position, next_offset, size_bytes))
             case BlockRepeated(_, frames):

@@ -169,6 +169,12 @@ class NodeFlashReport:
     """Bytes of the image that the node has taken in this run."""
     transfer_ns: int
     """From the first to the last of them."""
+    stream: tuple[int, ...]
+    """The nodes that got the image with this transfer: this one alone, or all of a broadcast; empty without a transfer."""
+    stream_ns: int
+    """From the first byte to any of them to the last."""
+    is_compressed: bool
+    """Whether what went over the wire was compressed."""
     frames_repeated: int
     interruptions: int
 
@@ -241,6 +247,8 @@ class _Figures:
     sent_bytes: int = 0
     begin_ns: int | None = None
     end_ns: int = 0
+    stream: tuple[int, ...] = ()
+    is_compressed: bool = False
     frames_repeated: int = 0
     interruptions: int = 0
     failure: NodeResult | None = None
@@ -389,8 +397,9 @@ class PackFlash:
         while not self.finished and (event := self._engine.next_event()) is not None:
             self._events.append(event)
             match event:
-                case TransferBegun(position, offset, _):
+                case TransferBegun(position, offset, _, is_compressed, stream):
                     figures = self._of(position)
+                    figures.is_compressed, figures.stream = is_compressed, stream
                     if figures.begin_ns is None:
                         figures.begin_ns, figures.resumed_from = self._clock.now_ns, offset
                     figures.offset, figures.end_ns = offset, self._clock.now_ns
@@ -653,9 +662,17 @@ class PackFlash:
             resumed_from=figures.resumed_from,
             sent_bytes=figures.sent_bytes,
             transfer_ns=0 if figures.begin_ns is None else figures.end_ns - figures.begin_ns,
+            stream=figures.stream,
+            stream_ns=self._stream_ns(figures.stream),
+            is_compressed=figures.is_compressed,
             frames_repeated=figures.frames_repeated,
             interruptions=figures.interruptions,
         )
+
+    def _stream_ns(self, stream: Sequence[int]) -> int:
+        members = [self._of(position) for position in stream]
+        begun = [each.begin_ns for each in members if each.begin_ns is not None]
+        return max(each.end_ns for each in members) - min(begun) if begun else 0
 
 
 _NEXT: Mapping[FlashPhase, FlashPhase] = {

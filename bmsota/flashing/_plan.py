@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from bmsota.errors import BmsotaError
+from bmsota.errors import BmsotaError, TrustError
 from bmsota.flashing._checks import NOT_OVERRIDABLE, OVERRIDABLE, Check, Finding, Verdict
-from bmsota.image import ImageRole, verify_image
+from bmsota.image import Attack, ImageRole, verify_image
 from bmsota.node import SLOT_SIZE_KIB_MAX, Capability, ImageStatus, image_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from uuid import UUID
 
     from bmsota.flashing._source import FlashSource, SourceImage
     from bmsota.image import ImageVersion, PublicKey
@@ -77,6 +78,8 @@ class PlanRequest:
     """Keys one of which must have signed each image; without any, the nodes alone decide."""
     rate_bytes_per_s: float | None = None
     """What the wire can carry; None if it is not known."""
+    class_names: Mapping[UUID, str] = field(default_factory=dict)
+    """Names of hardware classes, beside those of the release, for people."""
 
     @property
     def named_positions(self) -> tuple[int, ...]:
@@ -167,6 +170,12 @@ class FlashPlan:
         return tuple(node for node in self.targets if node.action in actions)
 
 
+def class_text(class_id: UUID, names: Mapping[UUID, str]) -> str:
+    """A hardware class as people know it, "F7-master (2d81ee92-...)"; one without a name by its UUID."""
+    name = names.get(class_id)
+    return str(class_id) if name is None else f"{name} ({class_id})"
+
+
 def node_words(positions: Iterable[int]) -> str:
     """Positions as text: "node 3", or "nodes 1, 3, 5-8"."""
     runs: list[list[int]] = []
@@ -243,7 +252,9 @@ class _PlanChecker:
             verify_image(image.data, public_keys=self._request.image_keys)
         except BmsotaError as error:
             facts = image.facts
-            return f"{facts.role.name.lower()} image {facts.version}: {error}"
+            is_unsigned = isinstance(error, TrustError) and error.attack == Attack.ARBITRARY_SOFTWARE
+            reason = "not signed with one of the given keys" if is_unsigned else str(error)
+            return f"{facts.role.name.lower()} image {facts.version}: {reason}"
         return None
 
     # ---- one node
@@ -306,8 +317,9 @@ class _PlanChecker:
         if not of_role:
             others = ", ".join(sorted({each.facts.role.name.lower() for each in self._source.images}))
             return [self._finding(Check.ROLE, f"the node is a {role}, the image is for a {others}", position)]
-        classes = ", ".join(sorted(str(each.facts.hardware_class.class_id) for each in of_role))
-        problem = f"expected an image for hardware class {node.class_id}, got {classes}"
+        names = {**self._source.class_names, **self._request.class_names}
+        classes = ", ".join(sorted(class_text(each.facts.hardware_class.class_id, names) for each in of_role))
+        problem = f"expected an image for hardware class {class_text(node.class_id, names)}, got {classes}"
         return [self._finding(Check.ROLE, None, position), self._finding(Check.HARDWARE_CLASS, problem, position)]
 
     def _hwid(self, node: NodeDescription) -> list[Finding]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
+from uuid import uuid5
 
 from bmsota.errors import BmsotaError, LocalProtocolError
-from bmsota.image import parse_image
+from bmsota.image import ImageRole, parse_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from uuid import UUID
 
     from bmsota.flashing._checks import Check
     from bmsota.image import FirmwareImage
@@ -82,6 +84,18 @@ class FlashSource:
                     f"release {manifest.release}: the manifest does not list image {image.facts.digest.hex()}"
                 )
         return cls(name=manifest.release, images=parsed, manifest=manifest, is_manifest_verified=is_verified)
+
+    @property
+    def class_names(self) -> dict[UUID, str]:
+        """Names of hardware classes as far as the release tells: "F7-master" where that is what the class was named."""
+        if self.manifest is None:
+            return {}
+        names: dict[UUID, str] = {}
+        for vendor_id in {image.facts.hardware_class.vendor_id for image in self.images}:
+            for role in ImageRole:
+                name = f"{self.manifest.series}-{role.name.lower()}"
+                names[uuid5(vendor_id, name)] = name
+        return names
 
     def image_for(self, node: NodeDescription) -> SourceImage | None:
         """The image for this kind of node."""

@@ -34,6 +34,7 @@ class FailureCause(Enum):
     COUNTER_TOO_LOW = "security counter too low"
     TEST_PENDING = "test pending"
     BAD_IMAGE = "bad image"
+    DAMAGED = "image damaged in the node"
     NOT_TRUSTED = "image not trusted"
     NOTHING_TO_DO = "nothing to do"
     WRONG_VERSION = "wrong version"
@@ -79,6 +80,11 @@ FAILURES: Mapping[FailureCause, Failure] = {
         False, "An unconfirmed image is in test; confirm or revert it (or restart the node) and run again."
     ),
     FailureCause.BAD_IMAGE: Failure(True, "The file is no valid image; get it again from its source."),
+    FailureCause.DAMAGED: Failure(
+        False,
+        "The node has stored other bytes than the image says, twice. Get the image again from its source; if it stays, the node's "
+        "flash is faulty: replace the node.",
+    ),
     FailureCause.NOT_TRUSTED: Failure(
         True, "The node does not accept the image's signature, hardware or counter; get a release signed for it."
     ),
@@ -158,6 +164,8 @@ class TransferStarted:
 
     offset: int
     size_bytes: int
+    is_compressed: bool = False
+    """Whether what goes over the wire is compressed, and not the image itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ Host to adapter: `Sn` bit rate, `sxxyy` bit timing registers, `Yn` data bit rate
 timestamps, `V` version, `N` serial number, `F` status flags, and the frames: `t` `T` `r` `R` (classic: standard, extended, remote)
 and `d` `D` `b` `B` (FD; `b` with bit rate switch), the identifier in 3 or 8 hex digits, the DLC in one, the data.
 
-Adapter to host: the same frames, each with 4 more hex digits if timestamps are on (milliseconds, starting again every minute);
-CR, `z` CR or `Z` CR for "done"; BEL for "refused"; a text for `V`, `N` and `F`.
+Adapter to host: the same frames, each with 4 more hex digits if timestamps are on (milliseconds, starting again every minute), or 8
+(microseconds); CR, `z` CR, `Z` CR or `#` CR for "done"; BEL, or `#` with a digit, for "refused"; a text for `V`, `N` and `F`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from bmsota.canframe import CanFrame
 from bmsota.errors import LocalProtocolError
 
 CR: Final = b"\r"
+LF: Final = b"\n"
 BEL: Final = b"\a"
 
 BITRATES: Final = {
@@ -34,10 +35,12 @@ DATA_BITRATES: Final = {1_000_000: "Y1", 2_000_000: "Y2", 4_000_000: "Y4", 5_000
 
 # The longest line: an extended FD frame of 64 bytes, from the adapter with a timestamp. More without a CR is garbage.
 COMMAND_SIZE_BYTES_MAX: Final = 1 + 8 + 1 + 2 * 64
-LINE_SIZE_BYTES_MAX: Final = COMMAND_SIZE_BYTES_MAX + 4
+LINE_SIZE_BYTES_MAX: Final = COMMAND_SIZE_BYTES_MAX + 9
 
 # Timestamps count the milliseconds of a minute.
 MINUTE_MS: Final = 60_000
+# The long ones count microseconds in 32 bits.
+LONG_STAMP_US: Final = 1 << 32
 
 
 class Answer(Enum):
@@ -103,6 +106,12 @@ def parse_head(line: bytes) -> FrameHead | None:
     length = FD_SIZES[dlc]
     end = size + (0 if is_remote else 2 * length)
     return FrameHead(can_id, is_extended, is_remote, is_fd, kind == "b", length, size, end)
+
+
+def is_bus_error_report(line: bytes) -> bool:
+    """Whether the adapter reports an error of the bus by itself: `E` and eight hex digits (CANable 2.5)."""
+    digits = line[1:]
+    return line[:1] == b"E" and len(digits) == 8 and digits.isalnum() and not digits.strip(b"0123456789abcdefABCDEF")
 
 
 def frame_line(frame: CanFrame, *, has_bitrate_switch: bool = True) -> str:

@@ -154,6 +154,8 @@ _CAUSES: Mapping[int, FailureCause] = {
     nrc: CAUSE_OF_RESULT[code] for code, nrc in NRC_OF_RESULT.items() if code in CAUSE_OF_RESULT
 }
 _MENDABLE_BY_PROFILE = frozenset({Nrc.DAMAGED})
+# One such refusal may be an accident; the same again, without progress in between, is the node's last word.
+FINAL_WHEN_REPEATED = frozenset({Nrc.UPLOAD_DOWNLOAD_NOT_ACCEPTED, Nrc.GENERAL_PROGRAMMING_FAILURE, Nrc.DAMAGED})
 
 
 def cause_of_refusal(nrc: int, *, has_profile: bool) -> FailureCause | None:
@@ -564,6 +566,9 @@ class RetryingExchange(UdsExchange[EventT]):
         )
         self._interruptions_left = self._timing.interruptions_max
 
+        self._last_refusal = ""
+        """The node's last refusal since it got further than ever before."""
+
     @abstractmethod
     def _attempt(self) -> Procedure[EventT]:
         """The whole exchange, from finding the node on; the event it ends with."""
@@ -583,17 +588,27 @@ class RetryingExchange(UdsExchange[EventT]):
             except (RestartExchangeError, SilentError) as error:
                 self._interrupted(str(error))
             except RefusedAnswerError as error:
-                cause = cause_of_refusal(error.nrc, has_profile=self._dialect.has_profile)
-                if cause is None:
-                    self._interrupted(str(error))
-                else:
-                    self._fail(cause, str(error))
+                self._refused(error)
             except AbortError as error:
                 self._fail(error.cause, error.detail)
 
-    def _interrupted(self, detail: str) -> None:
+    def _refused(self, error: RefusedAnswerError) -> None:
+        has_profile = self._dialect.has_profile
+        cause = cause_of_refusal(error.nrc, has_profile=has_profile)
+        detail, before = str(error), self._last_refusal
+        self._last_refusal = detail
+        if cause is not None:
+            self._fail(cause, detail)
+        elif detail == before and error.nrc in FINAL_WHEN_REPEATED:
+            is_damaged = has_profile and error.nrc == Nrc.DAMAGED
+            self._fail(FailureCause.DAMAGED if is_damaged else FailureCause.REFUSED, f"{detail}, twice")
+        else:
+            # Our own nodes refuse like this when they have restarted; of others only the code is known.
+            self._interrupted(detail, FailureCause.NO_PROGRESS if has_profile else FailureCause.REFUSED)
+
+    def _interrupted(self, detail: str, cause: FailureCause = FailureCause.NO_PROGRESS) -> None:
         if not self._interruptions_left:
-            self._fail(FailureCause.NO_PROGRESS, detail)
+            self._fail(cause, detail)
             return
         self._interruptions_left -= 1
         self._broke_off(detail)

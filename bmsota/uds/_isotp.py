@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 _SECOND = 1_000_000_000
 
+_SINGLE_FRAME = 0
+_FLOW_CONTROL = 3
+# ISO 15765-2, 9.6.5.5: a sender takes a reserved STmin for the longest one.
+_STMIN_MAX = 0x7F
+
 FRAME_SIZES = (8, 12, 16, 20, 24, 32, 48, 64)
 
 
@@ -235,6 +240,13 @@ def _do_not_wait(_seconds: float) -> None:
     """can-isotp tries its wait function once, when it checks the parameters."""
 
 
+def _with_known_stmin(data: bytes) -> bytes:
+    """A flow control with a reserved STmin asks for 127 ms; can-isotp would drop it. Everything else as it is."""
+    if len(data) < 3 or data[0] >> 4 != _FLOW_CONTROL or data[2] <= _STMIN_MAX or 0xF1 <= data[2] <= 0xF9:
+        return data
+    return data[:2] + bytes([_STMIN_MAX]) + data[3:]
+
+
 class IsoTpLink:
     """One end of a connection between a tester and a node.
 
@@ -288,6 +300,11 @@ class IsoTpLink:
         return self._parameters
 
     @property
+    def messages_waiting(self) -> int:
+        """Messages that have not begun to go out: behind one that waits for flow control, or not fetched by the driver."""
+        return self._layer.tx_queue.qsize() + sum(1 for frame in self._out if frame.data[0] >> 4 == _SINGLE_FRAME)
+
+    @property
     def is_sending(self) -> bool:
         """Whether a message is not yet handed out to its end."""
         return bool(self._out) or self._layer.transmitting()
@@ -312,7 +329,7 @@ class IsoTpLink:
             isotp.CanMessage(
                 arbitration_id=frame.can_id,
                 dlc=len(frame.data),
-                data=frame.data,
+                data=_with_known_stmin(frame.data),
                 extended_id=frame.is_extended_id,
                 is_fd=frame.is_fd,
             )

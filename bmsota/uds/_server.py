@@ -46,6 +46,7 @@ from bmsota.node import (
     NodeMode,
     NodeRefusedError,
     NodeStaging,
+    RepliesDropped,
     ResetRequested,
     ResultCode,
     count_event,
@@ -85,6 +86,8 @@ _SEED_BYTES = 32
 _BLOCK_OVERHEAD_BYTES = 2
 _SINGLE_FRAME = 0
 _MS = 1_000_000
+# Answers that wait for the bus, or behind one that waits for flow control. A tester that asks faster than it listens gets none beyond.
+_ANSWERS_WAITING_MAX = 16
 # One response to 0x22 must fit the tester's buffer.
 _DIDS_MAX = 16
 
@@ -503,6 +506,9 @@ class UdsServer:
             self._send(_negative(waiting.service_id, Nrc.RESPONSE_PENDING), now_ns)
 
     def _send(self, payload: bytes, now_ns: int) -> None:
+        if self._link.messages_waiting >= _ANSWERS_WAITING_MAX:
+            count_event(self._events, RepliesDropped)  # The tester retries.
+            return
         self._link.send(payload, now_ns)
 
     # ---- sessions, access, reset

@@ -244,6 +244,7 @@ class UdsTransfer(RetryingExchange[ClientEvent]):
             # would otherwise keep us busy for ever.
             self._furthest = self._offset
             self._interruptions_left = self._timing.interruptions_max
+            self._last_refusal = ""
 
     # ---- ends
 

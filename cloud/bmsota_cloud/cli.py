@@ -1,6 +1,6 @@
 """`bmsota-cloud`: run the platform, create an account, receive mails.
 
-Exit codes: 0 done, or stopped by Ctrl-C or SIGTERM; 1 refused (the account exists, a key or the configuration file is wrong, an address
+Exit codes: 0 done, or stopped by Ctrl-C, SIGTERM or SIGHUP; 1 refused (the account exists, a key or the configuration file is wrong, an address
 is taken), with lines that say why; 2 usage error.
 """
 
@@ -69,7 +69,7 @@ def bmsota_cloud(
 ) -> None:
     """The reference battery data cloud platform.
 
-    Exit codes: 0 done, or stopped by Ctrl-C or SIGTERM; 1 refused, with lines that say why and what to do; 2 usage error.
+    Exit codes: 0 done, or stopped by Ctrl-C, SIGTERM or SIGHUP; 1 refused, with lines that say why and what to do; 2 usage error.
     """
 
 
@@ -374,10 +374,16 @@ def _notes(options: ServeOptions, secret_files: Sequence[Path]) -> Iterator[str]
             yield f"other users of this machine can read the keys in {path}; set its mode to 600"
 
 
+def _ending_signals() -> list[signal.Signals]:
+    """Ctrl-C, what service managers send, and a closed terminal, as far as this system has them; not what `nohup` has ignored."""
+    numbers = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
+    return [number for number in numbers if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN]
+
+
 async def _serve(options: ServeOptions) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ending_signals():
         # Windows has no signal handlers in its loop; there Ctrl-C ends asyncio.run by itself.
         with suppress(NotImplementedError):
             loop.add_signal_handler(number, stop.set)
@@ -435,7 +441,7 @@ def mail_sink(
 ) -> None:
     """Receive mails and keep them as files until Ctrl-C; nothing is relayed."""
     stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ending_signals():
         signal.signal(number, lambda *_: stop.set())
     sink = MailSink(host=host, port=port, folder=folder)
     try:

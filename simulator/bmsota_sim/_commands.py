@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
+import sys
 from math import isfinite
 from pathlib import Path
 from shlex import quote
@@ -20,6 +24,7 @@ from bmsota import __version__
 from bmsota.errors import BmsotaError, ConfigurationError, MissingExtraError
 from bmsota.image import load_public_key
 from bmsota_sim._exit_codes import FAILED, INTERRUPTED, NOT_AS_PLANNED, WRONG_USAGE
+from bmsota_sim._signals import ending_signals
 from bmsota_sim.bench import BenchOptions, BenchProtocol, BenchTopology
 from bmsota_sim.bench._console import run_bench, send_command
 from bmsota_sim.campaign import CampaignWatcher
@@ -45,6 +50,7 @@ app = typer.Typer(
     name="bmsota-sim",
     help="Fleets of virtual BMS units that exercise a cloud, and a virtual CAN bench. Exit codes: 0 as planned, 1 failed, "
     "2 usage error, 3 a vehicle did not end as the scenario says.",
+    rich_markup_mode=None,  # Its boxes cut options and texts on 80 columns.
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -123,7 +129,7 @@ def demo(
         _complain(str(error))
         raise typer.Exit(WRONG_USAGE) from error
 
-    console = Console()
+    console = _Console()
     console.rule(f"bmsota demo: {plan.name}, seed {seed}")
     console.print(f"[dim]{escape(plan.description)}[/]")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -436,7 +442,30 @@ def _reason(error: BmsotaError | OSError) -> str:
 
 
 def run() -> int:
-    """Run the command line; its exit code. What is refused is one line."""
+    """Run the command line; its exit code. What is refused is one line; SIGTERM and a closed terminal end it as Ctrl-C does."""
+    before = {number: signal.signal(number, _interrupt) for number in ending_signals() if number != signal.SIGINT}
+    try:
+        return _run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+class _Console(Console):
+    """A console whose reader may go away: that ends a run as Ctrl-C does."""
+
+    def on_broken_pipe(self) -> None:
+        # Python writes the rest of its buffer at its end and would complain; there it goes nowhere.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise KeyboardInterrupt
+
+
+def _run() -> int:
     try:
         code = app(standalone_mode=False)
     except _USAGE_ERROR as error:

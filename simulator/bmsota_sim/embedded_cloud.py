@@ -143,10 +143,21 @@ class EmbeddedCloud:
             raise self._failure
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._loop is not None and self._stop is not None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Stop it. Whatever has failed in it meanwhile is raised, unless another error is on its way.
+
+        Raises:
+            TimeoutError: it does not end.
+        """
+        if self._loop is not None and self._stop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout=STOP_TIMEOUT_S)
+        if error is not None:
+            return
+        if self._failure is not None:
+            raise self._failure
+        if self._thread.is_alive():
+            raise TimeoutError(f"the embedded cloud did not end within {STOP_TIMEOUT_S:g} s")
 
     @property
     def running(self) -> RunningCloud:
@@ -185,6 +196,13 @@ class EmbeddedCloud:
             await asyncio.to_thread(_create_accounts, running.cloud)
             self._running = running
             self._ready.set()
-            await self._stop.wait()
+            stopping = asyncio.ensure_future(self._stop.wait())
+            working = asyncio.ensure_future(running.wait())
+            await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)
+            is_broken = not stopping.done()
+            stopping.cancel()
+            working.cancel()
         finally:
             await running.stop()
+        if is_broken:
+            raise OSError("a part of the embedded cloud ended unexpectedly")

@@ -146,7 +146,7 @@ def running(folder, words):
         (("mail-sink", "--port", "0"), "mail sink"),
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_it_runs_until_it_is_stopped_and_then_ends_well(tmp_path, words, ready, number):
     with running(tmp_path, words) as process:
         wait_for(process, ready, [])

@@ -12,6 +12,7 @@ import pty
 import re
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -123,9 +124,9 @@ class _Pack:
 class PtyPack(_Pack):
     """Behind an slcan adapter; `arguments` choose it."""
 
-    def __init__(self, *nodes, foreign=False, **options):
+    def __init__(self, *nodes, foreign=False, firmware=SlcanAdapter, **options):
         super().__init__(*nodes, foreign=foreign)
-        self.adapter = SlcanAdapter(self._from_host, options=AdapterOptions(**options))
+        self.adapter = firmware(self._from_host, options=AdapterOptions(**options))
         self.cable = SlcanPty(self.adapter)
         self.is_plugged = True
 
@@ -193,10 +194,18 @@ def bmsota(*arguments, stdin=None, env=None):
     return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr, text=text)
 
 
-def interactive(arguments, answer):
+def process(*arguments, **options):
+    """Run the command in a process of its own (`subprocess.Popen`), standard error as text unless told otherwise."""
+    root, path = Path(__file__).parents[2], os.environ.get("PYTHONPATH", "")
+    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}"}
+    command = [sys.executable, "-m", "bmsota.cli.main", *map(str, arguments)]
+    return subprocess.Popen(command, **{"env": env, "stderr": subprocess.PIPE, "text": True, **options})
+
+
+def interactive(arguments, answer, *, columns=200):
     """Run the command on a terminal of its own and type *answer* when it asks; (exit code, what was on the screen)."""
     root, path = Path(__file__).parents[2], os.environ.get("PYTHONPATH", "")
-    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}", "COLUMNS": "200"}
+    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}", "COLUMNS": str(columns)}
     pid, near = pty.fork()
     if not pid:
         command = [sys.executable, "-m", "bmsota.cli.main", *map(str, arguments)]

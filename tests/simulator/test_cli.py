@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+from bmsota_sim._commands import app
 from bmsota_sim.scenario import packaged_scenario
+from typer.testing import CliRunner
 
 pytestmark = pytest.mark.slow
 
@@ -81,3 +84,22 @@ def test_contradictory_options_are_wrong_usage(option, tmp_path):
 
 def test_the_packaged_scenario_is_found():
     assert "campaign:" in packaged_scenario("demo")
+
+
+def test_a_demo_whose_reader_has_gone_ends_as_with_ctrl_c(scenario, tmp_path):
+    """`bmsota-sim demo | head -1` is not told to have failed, and shows no traceback."""
+    near, far = os.pipe()
+    os.close(near)
+    command = [sys.executable, "-m", "bmsota_sim.cli", "demo", "--virtual", "--scenario", scenario(SMALL)]
+    done = subprocess.run(command, cwd=tmp_path, stdout=far, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(far)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["bench"], ["bench-ctl"], ["samples"]])
+def test_help_is_whole_on_80_columns(command):
+    """No line is longer, and no option or text is cut."""
+    done = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    assert done.exit_code == 0
+    assert max(map(len, done.output.splitlines())) <= 80
+    assert not set("…│") & set(done.output)

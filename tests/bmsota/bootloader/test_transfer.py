@@ -152,6 +152,29 @@ def test_a_bit_that_goes_wrong_in_the_flash_is_sent_again(bench, bench_parts):
     assert isinstance(events[-1], ImageVerified)
 
 
+@pytest.mark.parametrize("may_compress", [True, False])
+def test_a_node_that_stores_something_else_twice_is_told_as_that(bench, bench_parts, may_compress):
+    """Not "no progress", whose advice is to check the supply; and the image is not sent nine times."""
+    node = bench.nodes[0]
+
+    flipped = []
+
+    def flip_once_an_attempt(_frame):
+        offset = node.store.staging_offset
+        if offset < 512:
+            flipped.clear()
+        elif offset > 1024 and not flipped:
+            flipped.append(offset)
+            node.flash.flip_bit(node.layout.slot_offsets[1] + 600, 2)
+
+    bench.on_frame = flip_once_an_attempt
+    events = bench.run(client_of(bench, bench_parts, may_compress=may_compress))
+    failed = events[-1]
+    assert (failed.cause, failed.detail) == (FailureCause.DAMAGED, "FINISH_TRANSFER: DAMAGED, twice")
+    assert [event.offset for event in events if isinstance(event, TransferStarted)] == [0, 0]
+    assert not failed.permanent
+
+
 def test_an_image_that_is_none_and_a_position_that_is_none_are_refused_at_once(bench, bench_parts):
     with pytest.raises(ImageError):
         client_of(bench, bench_parts, image=b"no image")

@@ -69,8 +69,12 @@ def test_the_journey(kind, release, tmp_path):
         lines = there.out.splitlines()
         assert " ".join(lines[0].split()) == "node role hwid serial version state slot A slot B counter"
         assert " ".join(lines[2].split()) == "1 slave HW-1 SN1 2.0.0 application confirmed * empty 1"
-        assert re.fullmatch(r"images \(SHA-256\): node 0 [0-9a-f]{16}; nodes 1, 2 [0-9a-f]{16}", lines[4])
-        assert lines[5] == "nodes 0-2: supports broadcast, compression, image digest; protocol 2"
+        assert [re.sub("[0-9a-f-]{36}", "UUID", line) for line in lines[4:6]] == [
+            "hardware class UUID: node 0",
+            "hardware class UUID: nodes 1, 2",
+        ]
+        assert re.fullmatch(r"images \(SHA-256\): node 0 [0-9a-f]{16}; nodes 1, 2 [0-9a-f]{16}", lines[6])
+        assert lines[7] == "nodes 0-2: supports broadcast, compression, image digest; protocol 2"
         differs = bmsota("verify", release, *pack.arguments, *QUICK)
         assert differs.code == 1
         assert "DIFFERS  node 1 (slave): expected 2.1.0, runs 2.0.0, confirmed, counter 1" in differs.out
@@ -405,7 +409,7 @@ def test_on_a_terminal_it_asks_and_shows_bars(answer, code, release, tmp_path):
             assert not {request.command for request in pack.requests} & WRITING
             assert "nothing was written to any node" in screen
         else:
-            assert re.search(r"\d+ bytes in \d\.\d s \(\d+\.\d (of 35\.2 kB/s|kB/s, unpacked\))", screen)
+            assert re.search(r"\d+ bytes in \d\.\d s \(\d+\.\d (of 35\.2 kB/s|kB/s(, compressed)?\))", screen)
     assert "Traceback" not in screen
     (report,) = tmp_path.glob("*.json")
     assert json.loads(report.read_text(encoding="utf-8"))["exit_code"] == code

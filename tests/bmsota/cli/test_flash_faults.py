@@ -6,6 +6,7 @@ unplugged, nodes die, restart, refuse and lie. Nothing is patched.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from fake_socketcan import socketcan_that_fails
 from flash_rig import (
     KEY,
     NEW,
@@ -28,6 +30,7 @@ from flash_rig import (
     bmsota,
     interactive,
     make_image,
+    process,
     write_release,
 )
 from pack_rig import NOW_S, wire
@@ -38,7 +41,7 @@ from bmsota.cli.fault_table import FAULTS, ExitCode, FlashFault
 from bmsota.errors import ImageError, TrustError
 from bmsota.flashing import Check, SourceFault
 from bmsota.image import HardwareClass, ImageVersion
-from bmsota.node import AccessGuard, FailureCause, NodeCommand
+from bmsota.node import AccessGuard, FailureCause, NodeCommand, ResultCode
 
 pytestmark = pytest.mark.slow
 
@@ -204,6 +207,12 @@ def port_forbidden(scene):
             path.chmod(mode)
 
 
+@provokes(_F.INTERFACE_DOWN)
+def interface_down(_scene):
+    with socketcan_that_fails(errno.ENETDOWN):
+        return bmsota("nodes", "-i", "socketcan", "-c", "can0", "-b", "500000", *QUICK)
+
+
 @provokes(_F.PORT_BUSY)
 def port_busy(scene):
     with scene.nodes(kind=PtyPack) as pack, SlcanBus(pack.cable.path, bitrate=500_000):
@@ -328,6 +337,14 @@ def log_broken_off(scene):
     path = scene.folder / "full.log"
     path.symlink_to("/dev/full")
     return scene.flash_nodes(arguments=["--log", path])
+
+
+@provokes(_F.OUTPUT_NOT_WRITTEN)
+def output_not_written(scene):
+    """The disk that the list of nodes goes to is full."""
+    with scene.nodes(kind=PtyPack) as pack, Path("/dev/full").open("w") as full:
+        done = process("nodes", *pack.arguments, *QUICK, stdout=full)
+        return Done(done.wait(), done.communicate()[1])
 
 
 @provokes(_F.REPORT_NOT_SAVED)
@@ -481,6 +498,26 @@ def no_progress(scene):
     return scene.flash_nodes(on_request=on_request)
 
 
+@provokes(_C.DAMAGED)
+def damaged_in_the_node(scene):
+    """A node whose flash does not keep what it is given."""
+    with scene.nodes() as pack:
+        pack.tamper = finishing(ResultCode.DAMAGED)
+        return scene.flash(pack)
+
+
+def finishing(code):
+    """Slaves that answer the end of a transfer with *code*."""
+
+    def tamper(frame):
+        reply = wire().parse(frame)
+        if not isinstance(reply, ResultReply) or reply.command != NodeCommand.FINISH_TRANSFER or reply.position != 1:
+            return frame
+        return wire().serialize(replace(reply, code=code))
+
+    return tamper
+
+
 @provokes(_C.PROTOCOL_VERSION)
 def protocol_version(scene):
     with scene.nodes() as pack:
@@ -621,14 +658,8 @@ def access_denied(scene):
 def refused(scene):
     """A newer loader with a result this flasher does not know."""
 
-    def tamper(frame):
-        reply = wire().parse(frame)
-        if isinstance(reply, ResultReply) and reply.command == NodeCommand.FINISH_TRANSFER and reply.position == 1:
-            return wire().serialize(replace(reply, code=99))
-        return frame
-
     with scene.nodes() as pack:
-        pack.tamper = tamper
+        pack.tamper = finishing(99)
         return scene.flash(pack)
 
 
@@ -660,7 +691,10 @@ def test_each_row(fault, scene):
     told = [index for index, line in enumerate(lines) if line.startswith(f"bmsota: {fault.value}: ")]
     assert told, done.text
     assert lines[told[0]].removeprefix(f"bmsota: {fault.value}: ").strip()
-    assert lines[told[0] + 1] == f"  next: {row.advice}"
+    if fault is _F.INTERFACE_DOWN:
+        assert lines[told[0] + 1] == "  next: Bring it up: `sudo ip link set can0 up type can bitrate 500000`."
+    else:
+        assert lines[told[0] + 1] == f"  next: {row.advice}"
     assert "Traceback" not in done.text
     if row.exit_code is not ExitCode.DONE:
         assert [line for line in lines if line.startswith("  safe to run again: yes")], done.text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -33,3 +35,23 @@ def test_from_outside():
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"HEARTBEAT" in done.stdout
+
+
+@pytest.mark.slow
+def test_output_on_a_full_disk_is_one_line_and_exit_code_1():
+    """Not a traceback, and not Python's own complaint at its end."""
+    script = f"from bmsota.cli.main import main; import sys; sys.argv = ['bmsota', 'decode', '{HEARTBEAT}']; main()"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"bmsota: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_gone_is_no_traceback():
+    """`bmsota decode ... | true`: quiet, as click's own commands are."""
+    script = f"from bmsota.cli.main import main; import sys; sys.argv = ['bmsota', 'decode', '{HEARTBEAT}']; main()"
+    near, far = os.pipe()
+    os.close(near)
+    done = subprocess.run([sys.executable, "-c", script], stdout=far, stderr=subprocess.PIPE, check=False)
+    os.close(far)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -29,6 +29,11 @@ LINES = {
     b"B000001231FF\r": (0x123, True, True, False, True, 1, b"\xff"),
     b"t1231FFEA5F\r": (0x123, False, False, False, False, 1, b"\xff"),  # With a timestamp.
     b"r12340000\r": (0x123, False, False, True, False, 4, b""),
+    b"t1231FF0001E240\r": (0x123, False, False, False, False, 1, b"\xff"),  # With a timestamp in microseconds.
+    b"t1231FFS\r": (0x123, False, False, False, False, 1, b"\xff"),  # From a node that is error passive.
+    b"t1231FFSEA5F\r": (0x123, False, False, False, False, 1, b"\xff"),
+    b"t1231FFEA5FS\r": (0x123, False, False, False, False, 1, b"\xff"),
+    b"t1231FF\r\n": (0x123, False, False, False, False, 1, b"\xff"),
 }
 
 
@@ -48,7 +53,7 @@ def test_every_kind_of_frame_is_read(line, expected):
 BAD_LINES = [
     b"t123", b"t12", b"t", b"t1231", b"t1231F", b"t1231GG", b"t1239000000000000000000", b"t8000", b"T200000000", b"t 120", b"t1_20",
     b"t+120", b"t12301", b"t1230EA60", b"t1230 123", b"t1231FFzzzz", b"x123", b"hello", b"\xff\xfe", b"d123", b"t1230t1230",
-    b"z1", b"tt1230",
+    b"z1", b"tt1230", b"t1230SS", b"t1230000", b"t1230S00", b"t12300000000G", b"##", b"#12", b"E0000080", b"E0000080G", b"t1231S",
 ]  # fmt: skip
 
 
@@ -70,6 +75,24 @@ def test_answers_are_told_from_frames():
     ]  # fmt: skip
     assert not host.frames
     assert host.garbage == 2  # What stood before a BEL.
+
+
+def test_answers_may_end_in_cr_lf():
+    host = SlcanHost()
+    host.receive_data(b"\r\nz\r\n\a\nV1013\r\nt1230\r", 0)
+    host.receive_data(b"\n", 0)
+    assert list(host.answers) == [Answer.DONE, Answer.DONE, Answer.REFUSED, "V1013"]
+    assert (len(host.frames), host.garbage) == (1, 0)
+
+
+def test_feedback_says_why_something_is_refused_and_reports_are_no_answers():
+    """CANable 2.5: `#` for done, `#` and a digit for refused; reports of bus errors and messages for people answer nothing."""
+    host = SlcanHost()
+    host.receive_data(b"#\r#7\rE00000800\r>> start recovery\r+1\r", 0)
+    assert list(host.answers) == [Answer.DONE, Answer.REFUSED, "+1"]
+    assert (host.refusal, host.bus_errors, host.messages, host.garbage) == ("#7", 1, 1, 0)
+    host.receive_data(b"\a", 0)
+    assert host.refusal == ""  # BEL gives no reason.
 
 
 @given(st.lists(st.sampled_from([*LINES, b"\r", b"\a", b"z\r", b"junk\r", b"t12\r"]), max_size=12), st.data())
@@ -130,3 +153,15 @@ def test_timestamps_follow_a_clock_that_drifts():
         times = range(0, 3_600_000, 500)
         found = stamped((round(time * (1 + drift)), 1000 + time / 1000) for time in times)
         assert max(abs(at - 1000 - time / 1000) for at, time in zip(found, times, strict=True)) < 0.014
+
+
+def test_timestamps_in_microseconds_know_their_hour():
+    """32 bits of microseconds start again after 71 minutes; frames every 3 s, read up to 15 ms late, for three hours."""
+    host = SlcanHost(use_timestamps=True)
+    times_s = range(0, 3 * 3600, 3)
+    for number, time_s in enumerate(times_s):
+        host.receive_data(
+            b"t1230%08X\r" % (time_s * 1_000_000 % 2**32), round((1000 + time_s + number % 16 / 1000) * 1e9)
+        )
+    found = [time_ns / 1e9 for _, _, time_ns in host.frames]
+    assert found == pytest.approx([1000 + time_s for time_s in times_s], abs=1e-6)

@@ -322,7 +322,7 @@ def test_the_mended_session_when_tester_present_is_not_heard(world):
     made = world(renews_by_any_request=False, p2_ns=200 * MS)
     dialect = UdsDialect.plain(address=ADDRESS, check_routine=0x0202, functional_tester_present=True)
     timing = UdsTiming(discover_timeout_ns=SECOND)
-    event = failed(made.flash(dialect=dialect, timing=timing), FailureCause.NO_PROGRESS)
+    event = failed(made.flash(dialect=dialect, timing=timing), FailureCause.REFUSED)
     assert event.detail == "RoutineControl: SECURITY_ACCESS_DENIED (0x33)"
     assert event.safe_to_run_again
 
@@ -415,6 +415,34 @@ def test_refusals_that_nothing_mends(world, start, answer, detail):
     assert event.detail == detail
 
 
+@pytest.mark.parametrize(
+    ("service", "nrc", "name"),
+    [
+        (0x34, 0x70, "RequestDownload: UPLOAD_DOWNLOAD_NOT_ACCEPTED (0x70)"),
+        (0x36, 0x72, "TransferData: GENERAL_PROGRAMMING_FAILURE (0x72)"),
+        (0x37, 0x72, "RequestTransferExit: GENERAL_PROGRAMMING_FAILURE (0x72)"),
+    ],
+)
+def test_a_refusal_that_comes_again_is_told_as_what_it_is(world, service, nrc, name):
+    """Not "no progress", whose advice is to check the supply: the node has said what it does not do. It is asked twice."""
+    made = world()
+    made.ecu.script = lambda request: [bytes([0x7F, service, nrc])] if request[0] == service else None
+    event = failed(made.flash(), FailureCause.REFUSED)
+    assert event.detail == f"{name}, twice"
+    assert sum(request[0] == service for request in made.ecu.requests) == 2
+
+
+def test_such_a_refusal_once_is_an_accident(world):
+    made = world()
+    refused = iter(range(1))
+    made.ecu.script = lambda request: (
+        [b"\x7f\x36\x72"] if request[0] == 0x36 and next(refused, None) is not None else None
+    )
+    events = verified(made.flash())
+    assert TransferInterrupted("TransferData: GENERAL_PROGRAMMING_FAILURE (0x72)") in events
+    assert made.ecu.memory == IMAGE
+
+
 def test_response_pending_is_waited_for_and_counted(world):
     made = world(p2_ns=100 * MS)
     made.ecu.script = once("3101ff00", *["7f3178"] * 30, "7101ff00")
@@ -434,7 +462,7 @@ def test_a_busy_node_is_asked_again(world):
     assert not any(isinstance(event, TransferInterrupted) for event in events)
     made = world()
     made.ecu.script = lambda request: [b"\x7f\x34\x21"] if request[0] == 0x34 else None
-    event = failed(made.flash(timing=UdsTiming(busy_tries=2)), FailureCause.NO_PROGRESS)
+    event = failed(made.flash(timing=UdsTiming(busy_tries=2)), FailureCause.REFUSED)
     assert event.detail == "RequestDownload: BUSY_REPEAT_REQUEST (0x21)"
 
 

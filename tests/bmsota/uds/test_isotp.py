@@ -234,7 +234,7 @@ def test_a_new_message_ends_the_one_before():
     assert pipe.faults(1) == [IsoTpFault.INTERRUPTED]
 
 
-@pytest.mark.parametrize("data", ["", "00", "0700", "f0112233", "10", "3301", "30", "300080"])
+@pytest.mark.parametrize("data", ["", "00", "0700", "f0112233", "10", "3301", "30"])
 def test_frames_that_are_none_are_told_and_change_nothing(data):
     link = IsoTpLink.of_node(UDS_11BIT.address(1))
     link.receive_frame(CanFrame(0x7E1, bytes.fromhex(data)), START_NS)
@@ -338,3 +338,27 @@ def test_positions_have_the_ids_of_the_standards():
     assert own.address(0).response_id == 0x708
     with pytest.raises(LocalProtocolError):
         own.address(1)
+
+
+@pytest.mark.parametrize(
+    ("stmin", "spacing_ms"),
+    [(0x00, 0), (0x0A, 10), (0x7F, 127), (0x80, 127), (0xF0, 127), (0xFA, 127), (0xFF, 127), (0xF5, 0.5)],
+)
+@pytest.mark.parametrize("parameters", [None, IsoTpParameters(frame_bytes=64)], ids=["classic", "FD"])
+def test_a_reserved_stmin_is_the_longest_one(stmin, spacing_ms, parameters):
+    """ISO 15765-2: the sender uses 127 ms instead of a reserved value; it does not take the flow control for none."""
+    link = IsoTpLink.of_tester(UDS_11BIT.address(0), parameters)
+    link.send(bytes(200), START_NS)
+    assert len(link.frames_to_send(START_NS)) == 1
+    answer = UDS_11BIT.address(0).response_id
+    link.receive_frame(CanFrame(answer, bytes([0x30, 0, stmin]).ljust(8, b"\xaa")), START_NS)
+    times = []
+    now_ns = START_NS
+    for _ in range(100):
+        frames = link.frames_to_send(now_ns)
+        times += [now_ns] * len(frames)
+        due = link.next_timeout()
+        now_ns = now_ns if frames or due is None else max(due, now_ns)
+    assert len(times) >= 3
+    assert times[1] - times[0] == pytest.approx(spacing_ms * MS, abs=2)
+    assert link.next_error() is None

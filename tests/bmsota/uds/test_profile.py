@@ -87,7 +87,7 @@ def test_a_pack_goes_forward_and_back(world):
 def test_progress_is_told(world, parts):
     world.engine.flash([FlashJob(2, parts.NEW())])
     events = world.run()
-    assert events[0] == TransferBegun(2, 0, len(parts.NEW()))
+    assert events[0] == TransferBegun(2, 0, len(parts.NEW()), stream=(2,))
     assert events[1] == TransferProgressed(2, len(parts.NEW()), len(parts.NEW()))
 
 

@@ -23,6 +23,7 @@ from bmsota.node import (
     ImageStaged,
     MessagesLost,
     NodeMode,
+    RepliesDropped,
     ResetRequested,
     ResultCode,
     StagingStarted,
@@ -719,6 +720,36 @@ def test_while_one_request_is_done_others_are_asked_to_come_again(programmer, pa
     bench.run(programmer)
     answers = [message.hex() for _, message in programmer.answers]
     assert answers == ["7f2221", "7f3778", "7f3778", "77"]
+
+
+def test_a_flood_of_requests_queues_no_more_answers_than_a_node_holds(bench, node, tester):
+    """A tester that asks a thousand times and never listens: some answers wait for the bus, the rest is counted and dropped."""
+    address = bench.addressing.address(1)
+    server = node.target
+    now_ns = bench.now_ns
+    # The answer to this one is long and waits for a flow control that never comes; those to the others queue behind it.
+    server.receive_frame(CanFrame(address.request_id, bytes.fromhex("0722f18cf191f192")), now_ns)
+    server.frames_to_send(now_ns)
+    for _ in range(1000):
+        server.receive_frame(CanFrame(address.request_id, bytes.fromhex("023e00")), now_ns)
+    dropped = [event.count for event in iter(server.next_event, None) if isinstance(event, RepliesDropped)]
+    assert sum(dropped) >= 900
+    assert server._link.messages_waiting <= 16
+    tester.pause(2 * SECOND)
+    assert tester.ask("3e00") == "7e00"  # It is well afterwards.
+
+
+def test_busy_answers_are_bounded_too(programmer, node, bench):
+    """While a request is done, every other one is told to come again; nobody fetches what it is told."""
+    server, address = node.target, programmer.address
+    now_ns = bench.now_ns
+    server._extra_busy_ns = SECOND
+    server.receive_frame(CanFrame(address.request_id, bytes.fromhex("0322f189")), now_ns)
+    for _ in range(1000):
+        server.receive_frame(CanFrame(address.request_id, bytes.fromhex("0322f18c")), now_ns)
+    assert len(server.frames_to_send(now_ns)) == 16
+    dropped = [event.count for event in iter(server.next_event, None) if isinstance(event, RepliesDropped)]
+    assert sum(dropped) == 1000 - 16
 
 
 def test_a_suppressed_answer_is_given_after_all_when_it_was_announced(parts):
