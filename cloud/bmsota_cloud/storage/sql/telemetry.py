@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing, contextmanager, suppress
-from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -148,7 +148,7 @@ class SqlTelemetryStore:
         self._register()
         with self._shared_with_others() as connection:
             _save_states(connection, states)
-            _many(connection, _EVENT_SQL, [astuple(event) for event in events])
+            _many(connection, _EVENT_SQL, [_event_values(event) for event in events])
             _many(connection, _PARTITION_SQL, list(mark.places))
             writer = self._on_sqlite.writer if mark.writer is None else mark.writer
             _many(connection, _MARK_SQL, [(writer, name, position) for name, position, _ in mark.places])
@@ -329,7 +329,7 @@ class SqlTelemetryStore:
         c = t.vehicle_event.c
         with _refusals(), self._database.writing() as connection:
             connection.execute(delete(t.vehicle_event).where(c.vin == vin, c.at_s >= since_s, c.at_s < until_s))
-            _many(connection, _EVENT_SQL, [astuple(event) for event in events])
+            _many(connection, _EVENT_SQL, [_event_values(event) for event in events])
 
     def prune(self, arrived_before_ns: int) -> int:
         if self._on_postgresql is not None:
@@ -451,6 +451,9 @@ def _state_values(state: StateRow) -> tuple[Any, ...]:
         state.memory,
     )
 
+
+# `dataclasses.astuple` takes fifty times as long.
+_event_values = attrgetter("vin", "at_s", "sequence", "kind", "subject", "value", "detail")
 
 # Many rows in one statement, as reports are inserted: the driver lets go of the interpreter's lock once a statement.
 _STATES_A_STATEMENT = 32
