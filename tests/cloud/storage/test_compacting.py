@@ -548,7 +548,7 @@ class TestFile(SqliteParts, DurableContract):
         with closing(sqlite3.connect(tmp_path / "reports" / "2026-11-22.blocks.sqlite")) as connection:
             connection.execute("PRAGMA user_version = 9")
         with pytest.raises(
-            StorageUnavailableError, match=r"2026-11-22\.blocks\.sqlite: expected layout 2 or older, got 9"
+            StorageUnavailableError, match=r"2026-11-22\.blocks\.sqlite: expected layout 3 or older, got 9"
         ):
             everything(telemetry)
 

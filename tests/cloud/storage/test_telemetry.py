@@ -198,6 +198,15 @@ class FramesContract:
         assert telemetry.events(VIN, PageRequest(), kinds=["vehicle state"]).items == ()
         assert telemetry.events("OTHER", PageRequest()).items == ()
 
+    @pytest.mark.parametrize("count", [31, 32, 33, 70])
+    def test_any_number_of_states_is_saved(self, telemetry, count):
+        states = [StateRow(vin=f"VIN{n}", last_seen_at_ns=n, frames=bytes([n])) for n in range(count)]
+        telemetry.save_derived(states[:40], [], Mark((("2026-11-22", 0, 0),)))
+        telemetry.save_derived([replace(state, soc_pct=5.0) for state in states], [], Mark())
+        assert telemetry.newest([state.vin for state in states]) == {
+            state.vin: replace(state, soc_pct=5.0) for state in states
+        }
+
     def test_events_of_one_second_stay_apart_and_in_order(self, telemetry):
         onset = VehicleEvent(vin=VIN, at_s=NOON_S, sequence=2, kind=EventKind.ALARM, subject="b", value="1")
         events = [onset, replace(onset, sequence=10, value="0"), replace(onset, sequence=11)]
@@ -523,7 +532,7 @@ class TestFile(SqliteParts, DurableContract):
         with closing(sqlite3.connect(tmp_path / "reports" / "2026-11-22.sqlite")) as connection:
             connection.execute("PRAGMA user_version = 9")
         with pytest.raises(
-            StorageUnavailableError, match=r"reports/2026-11-22\.sqlite: expected layout 2 or older, got 9"
+            StorageUnavailableError, match=r"reports/2026-11-22\.sqlite: expected layout 3 or older, got 9"
         ):
             telemetry.append([stored(NOON_S + 1)])
         assert telemetry.append([stored(NOON_S + DAY_S)]) == [True]

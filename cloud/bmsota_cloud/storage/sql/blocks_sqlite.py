@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bmsota_cloud.storage.sql._compacting import ROW_SIZE_BYTES
 from bmsota_cloud.storage.sql._reading import BLOCKS_LIMIT, HOUR_S, StoredBlock
+from bmsota_cloud.storage.sql.rows_sqlite import OF_HOUR
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,13 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK_TABLES",
-    "ROW_COLUMNS",
     "SqliteHourTables",
     "block_at",
     "block_counts",
     "blocks_between",
     "hours_behind",
-    "next_hours",
 ]
 
 BLOCK_TABLES: Final = """
@@ -46,8 +45,6 @@ CREATE TABLE IF NOT EXISTS block (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS block_key ON block (vehicle, since_s);
 """
-ROW_COLUMNS: Final = "reported_at_s, arrived_at_ns, form, clear, received, fault"
-_OF_VEHICLE: Final = "vehicle = ? AND reported_at_s >= ? AND reported_at_s < ?"
 _CHUNK_ROWS: Final = 1000
 
 
@@ -65,14 +62,14 @@ class SqliteHourTables:
 
     def weigh(self, since_s: int, until_s: int) -> tuple[int, int]:
         size = f"{ROW_SIZE_BYTES} + length(clear) + coalesce(length(received), 0) + coalesce(length(fault), 0)"
-        sql = f"SELECT count(*), coalesce(sum({size}), 0) FROM frame WHERE {_OF_VEHICLE}"
+        sql = f"SELECT count(*), coalesce(sum({size}), 0) FROM frame WHERE {OF_HOUR}"
         count, size_bytes = self._source.execute(sql, (self._source_vehicle, since_s, until_s)).fetchone()
         return int(count), int(size_bytes)
 
     def rows(self, since_s: int, until_s: int) -> list[FrameRow]:
         sql = (
             f"SELECT reported_at_s, arrived_at_ns, form, clear, nullif(received, x''), nullif(fault, '') FROM frame"
-            f" WHERE {_OF_VEHICLE} ORDER BY reported_at_s, arrived_at_ns, position"
+            f" WHERE {OF_HOUR} ORDER BY reported_at_s, arrived_at_ns, position"
         )
         return self._source.execute(sql, (self._source_vehicle, since_s, until_s)).fetchall()
 
@@ -104,7 +101,7 @@ class SqliteHourTables:
 
     def taken(self, since_s: int, until_s: int) -> None:
         if self._source is self._target:
-            self._target.execute(f"DELETE FROM frame WHERE {_OF_VEHICLE}", (self._vehicle, since_s, until_s))
+            self._target.execute(f"DELETE FROM frame WHERE {OF_HOUR}", (self._vehicle, since_s, until_s))
 
     def left(self, since_s: int, until_s: int) -> None:
         """The source is going to be removed: what can't go into a block goes on as rows beside it.
@@ -115,7 +112,7 @@ class SqliteHourTables:
             return
         found = self._source.execute(
             f"SELECT {self._vehicle}, reported_at_s, digest, arrived_at_ns, form, clear, received, fault FROM frame"
-            f" WHERE {_OF_VEHICLE} ORDER BY position",
+            f" WHERE {OF_HOUR} ORDER BY position",
             (self._source_vehicle, since_s, until_s),
         )
         while rows := found.fetchmany(_CHUNK_ROWS):
@@ -124,24 +121,6 @@ class SqliteHourTables:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
                 rows,
             )
-
-
-def next_hours(connection: sqlite3.Connection, after: tuple[int, int], limit: int) -> list[tuple[int, int]]:
-    """The next *limit* pairs of vehicle and hour that have rows: each found by a look at the index."""
-    found: list[tuple[int, int]] = []
-    vehicle, at_s = after[0], after[1] + HOUR_S
-    while len(found) < limit:
-        row = connection.execute(
-            "SELECT vehicle, reported_at_s FROM frame WHERE (vehicle, reported_at_s) >= (?, ?)"
-            " ORDER BY vehicle, reported_at_s LIMIT 1",
-            (vehicle, at_s),
-        ).fetchone()
-        if row is None:
-            break
-        vehicle, hour_s = row[0], row[1] - row[1] % HOUR_S
-        found.append((vehicle, hour_s))
-        at_s = hour_s + HOUR_S
-    return found
 
 
 def hours_behind(connection: sqlite3.Connection, position: int, limit: int) -> tuple[list[tuple[int, int]], int]:

@@ -46,13 +46,20 @@ from bmsota_cloud.storage.sql._reading import HOUR_S, ROWS_LIMIT, BlockReader, F
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
 from bmsota_cloud.storage.sql.blocks_sqlite import (
     BLOCK_TABLES,
-    ROW_COLUMNS,
     SqliteHourTables,
     block_at,
     block_counts,
     blocks_between,
     hours_behind,
+)
+from bmsota_cloud.storage.sql.rows_sqlite import (
+    LAYOUT_SLICES,
+    ROW_COLUMNS,
+    SLICE,
+    THIS_FRAME,
+    counts_between,
     next_hours,
+    rows_between,
 )
 
 if TYPE_CHECKING:
@@ -68,8 +75,9 @@ __all__ = ["OTHER", "SqliteFrames"]
 
 OTHER: Final = "other"
 """The partition of frames that may not begin one: see `has_day`."""
-_LAYOUT: Final = 2
-"""2: who wrote a frame. The frames of layout 1 are those of writer 0; no file of blocks has it."""
+_LAYOUT: Final = LAYOUT_SLICES
+"""2: who wrote a frame. The frames of layout 1 are those of writer 0; no file of blocks has it. 3: the index of rows in slices of
+time (`rows_sqlite`); a file that was begun before keeps its index, and its layout, until it goes."""
 _LAYOUT_WRITERS: Final = 2
 _SECOND_NS: Final = 1_000_000_000
 _DAY_S: Final = 24 * HOUR_S
@@ -109,7 +117,7 @@ CREATE TABLE IF NOT EXISTS frame (
     received BLOB,
     fault TEXT
 );
-CREATE UNIQUE INDEX IF NOT EXISTS frame_key ON frame (vehicle, reported_at_s, digest);
+CREATE UNIQUE INDEX IF NOT EXISTS frame_key ON frame ({slice}vehicle, reported_at_s, digest);
 """
 _WRITERS: Final = """
 ALTER TABLE frame ADD COLUMN writer INTEGER NOT NULL DEFAULT 0;
@@ -121,7 +129,6 @@ INSERT INTO writer SELECT 0, max(position) FROM frame HAVING count(*) > 0;
 _INSERT_ROWS: Final = (32, 8, 1)
 _Marks = Callable[[], Mapping[int, Mapping[str, int]]]
 """How far each writer that there is has derived, by partition, now."""
-_OF_VEHICLE: Final = "vehicle = (SELECT number FROM vehicle WHERE vin = ?)"
 
 
 @dataclass(slots=True)
@@ -296,9 +303,7 @@ class SqliteFrames:
             if key in added:
                 added.discard(key)
             elif self._has_failed:
-                there = connection.execute(
-                    "SELECT arrived_at_ns FROM frame WHERE vehicle = ? AND reported_at_s = ? AND digest = ?", key
-                ).fetchone()
+                there = connection.execute(f"SELECT arrived_at_ns FROM frame WHERE {THIS_FRAME}", key).fetchone()
                 is_new[place] = there[0] == row[3]
             else:
                 is_new[place] = False
@@ -330,9 +335,7 @@ class SqliteFrames:
                     there[hour] = {(each[0], digest_of(each)): each[1] for each in read}
                 arrival = there[hour].get(row[1:3])
                 if arrival is not None:
-                    connection.execute(
-                        "DELETE FROM frame WHERE vehicle = ? AND reported_at_s = ? AND digest = ?", row[:3]
-                    )
+                    connection.execute(f"DELETE FROM frame WHERE {THIS_FRAME}", row[:3])
                     is_new[place] = self._has_failed and arrival == row[3]
 
     def _number(self, partition: _Partition, vin: str) -> int:
@@ -851,7 +854,7 @@ class SqliteFrames:
         try:
             layout = self._layout_of(name, connection)
             if is_new:
-                if layout < _LAYOUT and _is_blocks(name):
+                if not layout and _is_blocks(name):
                     connection.execute(f"PRAGMA page_size = {_BLOCK_PAGE_BYTES}")
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
@@ -859,7 +862,7 @@ class SqliteFrames:
                 connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 # The pages that a statement of many rows changes are kept until it is done: in a file of their own otherwise.
                 connection.execute("PRAGMA temp_store = MEMORY")
-                if layout < _LAYOUT:
+                if layout < _LAYOUT_WRITERS:
                     self._bring_up_to_date(name, connection)
             else:
                 connection.execute("PRAGMA query_only = 1")
@@ -872,12 +875,13 @@ class SqliteFrames:
         connection.execute("BEGIN IMMEDIATE")
         # Another process may have done it meanwhile.
         layout = self._layout_of(name, connection)
-        # Where rows go one by one, a number must not come twice.
-        counting = " AUTOINCREMENT" if name == OTHER or _is_blocks(name) else ""
-        steps = [_TABLES.format(counting=counting) + (BLOCK_TABLES if _is_blocks(name) else ""), _WRITERS]
+        # Where rows go one by one, a number must not come twice; and they are too few to need slices.
+        is_plain = name == OTHER or _is_blocks(name)
+        tables = _TABLES.format(counting=" AUTOINCREMENT" if is_plain else "", slice="" if is_plain else f"{SLICE}, ")
+        steps = [tables + (BLOCK_TABLES if _is_blocks(name) else ""), _WRITERS]
         for statement in "".join(steps[layout:]).split(";"):
             connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {_LAYOUT}")
+        connection.execute(f"PRAGMA user_version = {_LAYOUT_WRITERS if layout or is_plain else LAYOUT_SLICES}")
         connection.execute("COMMIT")
 
     def _layout_of(self, name: str, connection: sqlite3.Connection) -> int:
@@ -905,7 +909,7 @@ def _insert_of(count: int, writer: int) -> str:
     return (
         "INSERT INTO frame (vehicle, reported_at_s, digest, arrived_at_ns, form, clear, received, fault, writer) VALUES "
         + ", ".join([f"(?, ?, ?, ?, ?, ?, ?, ?, {writer})"] * count)
-        + " ON CONFLICT (vehicle, reported_at_s, digest) DO NOTHING"
+        + " ON CONFLICT DO NOTHING"
     )
 
 
@@ -928,37 +932,39 @@ class _Days:
         self._vin = vin
 
     def fetch(self, since_s: int, until_s: int, *, newest_first: bool, limit: int | None) -> Found:
-        at, way = _at(self._name), "DESC" if newest_first else "ASC"
-        sql = (
-            f"SELECT {at}, {ROW_COLUMNS} FROM frame WHERE {_OF_VEHICLE} AND {at} >= ? AND {at} < ?"
-            f" ORDER BY {at} {way}, arrived_at_ns {way}, position {way} LIMIT ?"
-        )
-        values = (self._vin, since_s, until_s, -1 if limit is None else limit)
-        tables: list[list[LocatedRow]] = [self._frames.select(self._name, sql, values)]
-        with self._frames.reading(_blocks_of(self._name)) as connection:
-            if connection is None:
-                return Found(tables, ())
-            tables.append(connection.execute(sql, values).fetchall())
-            return Found(
-                tables,
-                blocks_between(
-                    connection, self._vin, since_s, until_s, newest_first=newest_first, is_limited=limit is not None
-                ),
-            )
+        tables: list[list[LocatedRow]] = []
+        for name in (self._name, _blocks_of(self._name)):
+            with self._frames.reading(name) as connection:
+                if connection is None:
+                    continue
+                tables.append(
+                    rows_between(
+                        connection,
+                        self._vin,
+                        since_s,
+                        until_s,
+                        newest_first=newest_first,
+                        limit=limit,
+                        at=_at(self._name),
+                    )
+                )
+                if _is_blocks(name):
+                    blocks = blocks_between(
+                        connection, self._vin, since_s, until_s, newest_first=newest_first, is_limited=limit is not None
+                    )
+                    return Found(tables, blocks)
+        return Found(tables, ())
 
     def counts(self, since_s: int, until_s: int) -> FrameCounts:
-        at = _at(self._name)
-        sql = (
-            f"SELECT {at} - {at} % {HOUR_S} AS hour_s, count(*) FROM frame WHERE {_OF_VEHICLE} AND {at} >= ? AND {at} < ?"
-            " GROUP BY hour_s"
-        )
-        values = (self._vin, since_s, until_s)
-        tables = [dict(self._frames.select(self._name, sql, values))]
-        with self._frames.reading(_blocks_of(self._name)) as connection:
-            if connection is None:
-                return FrameCounts(tables)
-            tables.append(dict(connection.execute(sql, values).fetchall()))
-            return FrameCounts(tables, block_counts(connection, self._vin, since_s, until_s))
+        tables: list[dict[int, int]] = []
+        for name in (self._name, _blocks_of(self._name)):
+            with self._frames.reading(name) as connection:
+                if connection is None:
+                    continue
+                tables.append(counts_between(connection, self._vin, since_s, until_s, at=_at(self._name)))
+                if _is_blocks(name):
+                    return FrameCounts(tables, block_counts(connection, self._vin, since_s, until_s))
+        return FrameCounts(tables)
 
 
 def _number_in(connection: sqlite3.Connection, vin: str) -> int:
