@@ -141,6 +141,8 @@ class DecodedMessage:
     positions: NDArray[np.intp]
     """Where in the block each frame stood; rising."""
     columns: SignalColumns
+    data: NDArray[np.uint8]
+    """The bytes of each frame, one row each, cut to the message's length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +204,12 @@ def _decode(message: Message, frames: list[can.Message], positions: list[int]) -
     import numpy as np  # noqa: PLC0415 - writing a log does not need it
 
     data = np.frombuffer(b"".join(bytes(frame.data[:size]) for frame in frames), dtype=np.uint8)
+    data = data.reshape(len(frames), size)
     return DecodedMessage(
         message=message,
         times_s=np.array([frame.timestamp for frame in frames], dtype=np.float64),
         channels=tuple("" if frame.channel is None else str(frame.channel) for frame in frames),
         positions=np.array(positions, dtype=np.intp),
-        columns=message.decode_batch(data.reshape(len(frames), size), strict=False),
+        columns=message.decode_batch(data, strict=False),
+        data=data,
     )

@@ -1,8 +1,8 @@
 """`bmsota dbc`: check DBC files, and decode CAN logs with them.
 
 Exit codes of `check`: 0 the file is clean, 1 it has faults, 2 it cannot be read.
-Exit codes of `decode`: 0 everything was decoded, 1 the log is cut off or some frames do not match their message (the rest is
-decoded), 2 a file cannot be read or written. Ids that are not in the DBC are not an error; they are counted.
+Exit codes of `decode`: 0 everything was decoded, 1 the log is cut off or some frames do not match their message or fail their
+protection (the rest is decoded), 2 a file cannot be read or written. Ids that are not in the DBC are not an error; they are counted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bmsota.signals import Severity, loads
 if TYPE_CHECKING:
     from bmsota.adapters.canlogs import CanLog
     from bmsota.cli.logtables import LogTable
+    from bmsota.cli.protection import ProtectionCounts
     from bmsota.signals import Database
 
 __all__ = ["app"]
@@ -105,14 +106,25 @@ def decode(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="MESSAGE", help="Decode only this message. May be repeated.")
     ] = None,
+    protection: Annotated[
+        str | None,
+        typer.Option(
+            "--protection",
+            metavar="FILE",
+            help="Check the CRCs and alive counters that this TOML file declares, besides those that the DBC declares.",
+        ),
+    ] = None,
 ) -> None:
     """Decode LOG with DBC files: to text, one line a frame, or into a table.
 
-    Exit code: 0 decoded; 1 the log is cut off or some frames do not match their message; 2 a file cannot be read or written.
+    Exit code: 0 decoded; 1 the log is cut off, or some frames do not match their message or fail their protection; 2 a file
+    cannot be read or written.
     """
     if csv is not None and parquet is not None:
         _stop("give either --csv or --parquet, not both")
     databases = [_database(each) for each in dbc]
+    if protection is not None:
+        databases = _protected(databases, protection)
     names = {name for database in databases for name in database}
     if unknown := sorted(set(only or ()) - names):
         _stop(f"--only: not in the DBC: {', '.join(unknown)}")
@@ -145,6 +157,22 @@ def _database(name: str) -> Database:
     return database
 
 
+def _protected(databases: list[Database], file: str) -> list[Database]:
+    """The databases under the protection that *file* declares; one of them must have a message that it names."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        found = [database.with_protection(text, must_apply=False) for database in databases]
+    except OSError as error:
+        _stop(f"{file}: {error.strerror or error}")
+    except UnicodeDecodeError:
+        _stop(f"{file}: not a text file in UTF-8")
+    except BmsotaError as error:
+        _stop(f"{file}: {error}")
+    if all(new[name] is old[name] for new, old in zip(found, databases, strict=True) for name in old):
+        _stop(f"{file}: no section names a message of the DBC")
+    return found
+
+
 def _table(csv: str | None, parquet: str | None) -> LogTable:
     from bmsota.cli.logtables import CsvTable, ParquetTable, TextLines  # noqa: PLC0415 - brings NumPy
 
@@ -166,6 +194,7 @@ def _decode_into(
     log: CanLog, name: str, databases: list[Database], csv: str | None, parquet: str | None, only: frozenset[str]
 ) -> int:
     from bmsota.adapters.canlogs import decode_log  # noqa: PLC0415 - as above
+    from bmsota.cli.protection import ProtectionCounts  # noqa: PLC0415 - as above
 
     console = Console(stderr=True, soft_wrap=True)
     # A bar between lines of text on the same screen would be neither.
@@ -173,12 +202,14 @@ def _decode_into(
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     unknown: Counter[int] = Counter()
     decoded = refused = 0
+    protection = ProtectionCounts()
     table = _table(csv, parquet)
     try:
         with Progress(*columns, console=console, transient=True, disable=not has_bar) as progress:
             task = progress.add_task(name, total=1.0)
             for block in decode_log(log, databases, only=only):
                 table.write(block)
+                protection.add(block)
                 decoded += sum(each.columns.length for each in block.decoded)
                 refused += block.refused
                 unknown.update(block.unknown)
@@ -191,10 +222,12 @@ def _decode_into(
         raise  # The reader of our output has ended; click ends quietly.
     except OSError as error:
         _stop(f"{csv or parquet or 'stdout'}: {error.strerror or error}")
-    return _summary(log, name, decoded, refused, unknown)
+    return _summary(log, name, decoded, refused, unknown, protection)
 
 
-def _summary(log: CanLog, name: str, decoded: int, refused: int, unknown: Counter[int]) -> int:
+def _summary(
+    log: CanLog, name: str, decoded: int, refused: int, unknown: Counter[int], protection: ProtectionCounts
+) -> int:
     """Print what was and was not decoded to stderr; the exit code."""
     if not log.frames:
         _stop(f"{name}: not a CAN log: {log.fault or 'it contains no frame'}")
@@ -210,9 +243,11 @@ def _summary(log: CanLog, name: str, decoded: int, refused: int, unknown: Counte
     if log.others:
         parts.append(f"{counted(log.others, 'remote or error frame')} skipped")
     _say(f"{name}: {'; '.join(parts)}")
+    for line in protection.lines():
+        _say(f"{name}: {line}")
     if log.fault:
         _say(f"{name}: {log.fault}")
-    return EXIT_FAULTS if refused or log.fault else 0
+    return EXIT_FAULTS if refused or log.fault or protection.has_failures else 0
 
 
 def _say(text: str) -> None:

@@ -4,6 +4,7 @@
     database["PackState"].decode(frame.data)   # {"PackVoltage": 355.2, "State": "Discharging", ...}
     database["MasterCommand"].frame({"Mode": "Normal", ...})
     database["PackState"].decode_batch(array)  # array of n x length bytes -> a NumPy array per signal
+    E2EChecker(database["PackState"]).check(frame.data)  # E2EStatus.OK, .ERROR, .REPEATED, ...
 
 Both codecs, for one frame and for columns of frames, are compiled from a plan per message (`Message.layout`); cantools only
 parses. NumPy is imported when columns are first used. DBC files are read by `bmsota.adapters.files.load_dbc`, logs by
@@ -13,14 +14,23 @@ parses. NumPy is imported when columns are first used. DBC files are read by `bm
 from __future__ import annotations
 
 from bmsota.signals._columns import SignalColumns
+from bmsota.signals._crc import CrcAlgorithm
 from bmsota.signals._database import Database, DbcFault, Message, Severity
 from bmsota.signals._load import loads
 from bmsota.signals._plan import Branch, LayoutNode, Signal, SignalValue
+from bmsota.signals._protection import DataIdMode, E2EChecker, E2EProfile, E2EProtection, E2EProtector, E2EStatus
 
 __all__ = [
     "Branch",
+    "CrcAlgorithm",
+    "DataIdMode",
     "Database",
     "DbcFault",
+    "E2EChecker",
+    "E2EProfile",
+    "E2EProtection",
+    "E2EProtector",
+    "E2EStatus",
     "LayoutNode",
     "Message",
     "Severity",
