@@ -7,9 +7,11 @@ any layout: the profiles' own places of CRC and counter are those that the DBC g
 What the CRC covers: all bytes of the message in their order, without those that the CRC signal fills. Of a byte that it fills in
 part, its bits count as 0. The data id goes before them (profile 1) or behind them (profiles 2 and 5) and is not sent.
 
-Left out on purpose. Profile 1 makes a receiver that has lost too many frames wait for more than one good frame, by counters of its
-own; profile 5 follows whatever came last with a good CRC. Here all do as profile 5: one wrong frame costs itself and at most the
-frame behind it. The window of AUTOSAR's state machine (E2E_SM) is left to whoever uses the statuses, as the master does.
+One rule is not AUTOSAR's. Its profiles 1, 2 and 5 follow the counter of a frame out of sequence at once, so a second sender, or a
+gateway that replays, makes them refuse the right frames too. Here the sequence goes on where it was; it moves to the new place when a
+second frame continues there and none in between has continued the old one. A sender that restarts therefore costs one frame, as
+with AUTOSAR, and a replayed frame costs itself alone. The window of AUTOSAR's state machine (E2E_SM) is left to whoever uses the
+statuses, as the master does.
 """
 
 from __future__ import annotations
@@ -171,6 +173,9 @@ class E2EProtection:
                 return (b"",), (b"",)
 
 
+_BYTES = tuple(bytes((value,)) for value in range(256))
+
+
 class _Field:
     """One unsigned signal of a frame: read and written without the rest of the message."""
 
@@ -194,6 +199,10 @@ class _Field:
         return int.from_bytes(data[: self._size_bytes], self._order) >> self._word_shift & self.mask
 
     def write(self, data: bytes, value: int) -> bytes:
+        byte = self._byte
+        if byte is not None:
+            inside = data[byte] & ~(self.mask << self._shift) | value << self._shift
+            return data[:byte] + _BYTES[inside] + data[byte + 1 :]
         word = int.from_bytes(data, self._order) & ~(self.mask << self._word_shift)
         return (word | value << self._word_shift).to_bytes(self._size_bytes, self._order)
 
@@ -242,6 +251,7 @@ class Seal:
         "_cover",
         "_crc_of",
         "_gap",
+        "_made",
         "counter",
         "crc",
         "modulus",
@@ -261,6 +271,7 @@ class Seal:
         self.counter: Final = _field(message, protection.counter, "counter")
         is_nibble = protection.profile is E2EProfile.P01 and protection.data_id_mode is DataIdMode.NIBBLE
         self.nibble: Final = _field(message, protection.data_id_nibble, "data id") if is_nibble else None
+        self._made: Final = tuple(each.signal.name for each in (self.crc, self.nibble) if each is not None)
         self.nibble_value: Final = (protection.data_id or 0) >> 8 & 0xF
         if self.nibble is not None and self.nibble.signal.length_bits != 4:
             raise ConfigurationError(
@@ -355,11 +366,8 @@ class Seal:
         self, values: Mapping[str, SignalValue], encode: Callable[[Mapping[str, SignalValue]], bytes]
     ) -> bytes | None:
         """Encode *values* without the CRC (or the nibble), and make it; None: nothing is missing that could be made."""
-        missing = [each for each in (self.crc, self.nibble) if each is not None and each.signal.name not in values]
-        if not missing:
-            return None
-        data = encode({**values, **dict.fromkeys((each.signal.name for each in missing), 0)})
-        return self.protect(data, None)
+        zeros = {name: 0 for name in self._made if name not in values}
+        return self.protect(encode({**values, **zeros}), None) if zeros else None
 
     # -- columns ---------------------------------------------------------------------------------------------------------
 
@@ -422,11 +430,8 @@ class Seal:
         self, columns: Mapping[str, Any], encode: Callable[[Mapping[str, Any]], NDArray[np.uint8]]
     ) -> NDArray[np.uint8] | None:
         """`complete` for columns."""
-        missing = [each for each in (self.crc, self.nibble) if each is not None and each.signal.name not in columns]
-        if not missing:
-            return None
-        zeros = dict.fromkeys((each.signal.name for each in missing), 0)
-        return self.protect_columns(encode({**columns, **zeros}))
+        zeros = {name: 0 for name in self._made if name not in columns}
+        return self.protect_columns(encode({**columns, **zeros})) if zeros else None
 
 
 def _field(message: Message, name: str | None, role: str) -> _Field | None:
@@ -478,14 +483,16 @@ class E2EProtector:
 class E2EChecker:
     """The receiving end: judges the frames of one message in the order in which they came.
 
-    After a frame whose CRC is right the next counter is expected, whatever the status was: a replayed frame is told, and so is the
-    jump back. A frame whose CRC is wrong moves nothing.
+    A frame whose CRC is wrong moves nothing. One out of sequence is remembered: when the next one continues from there, the sequence
+    goes on at that place.
     """
 
     def __init__(self, message: Message) -> None:
         """Raises SignalError if the message is not protected."""
         self._seal = seal_of(message)
         self._last: int | None = None
+        self._jumped_to: int | None = None
+        """The counter of a frame out of sequence, while no frame has continued the sequence."""
         self.counts: Counter[E2EStatus] = Counter()
         """How many frames had each status."""
         self.lost = 0
@@ -493,7 +500,7 @@ class E2EChecker:
 
     def reset(self) -> None:
         """Expect any counter next: the sender has restarted, or was silent for long. Counts stay."""
-        self._last = None
+        self._last = self._jumped_to = None
 
     def check(self, data: bytes) -> E2EStatus:
         """Judge the next frame. Data beyond the message's length are ignored.
@@ -507,17 +514,22 @@ class E2EChecker:
         return status
 
     def _follow(self, count: int) -> E2EStatus:
-        last, self._last = self._last, count
-        seal = self._seal
+        seal, last = self._seal, self._last
         if seal.counter is None:
             return E2EStatus.OK
         if last is None:
+            self._last = count
             return E2EStatus.INITIAL
-        step = (count - last) % seal.modulus
+        step, farthest = (count - last) % seal.modulus, seal.protection.max_delta_counter
+        if step > farthest:
+            again = None if self._jumped_to is None else (count - self._jumped_to) % seal.modulus
+            if not again or again > farthest:
+                self._jumped_to = count
+                return E2EStatus.WRONG_SEQUENCE
+            step = again
+        self._last, self._jumped_to = count, None
         if step == 0:
             return E2EStatus.REPEATED
-        if step > seal.protection.max_delta_counter:
-            return E2EStatus.WRONG_SEQUENCE
         self.lost += step - 1
         return E2EStatus.OK if step == 1 else E2EStatus.OK_SOME_LOST
 
@@ -535,22 +547,38 @@ class E2EChecker:
         if seal.counter is None:
             statuses[right] = E2EStatus.OK
         elif right.any():
-            seen = counts[right]
-            before = np.empty_like(seen)
-            before[1:] = seen[:-1]
-            before[0] = seen[0] if self._last is None else self._last
-            steps = (seen - before) % seal.modulus
-            followed = np.full(len(seen), E2EStatus.OK, dtype=np.uint8)
-            followed[steps == 0] = E2EStatus.REPEATED
-            followed[steps > 1] = E2EStatus.OK_SOME_LOST
-            followed[steps > seal.protection.max_delta_counter] = E2EStatus.WRONG_SEQUENCE
-            if self._last is None:
-                followed[0] = E2EStatus.INITIAL
-            statuses[right] = followed
-            self.lost += int((steps[followed == E2EStatus.OK_SOME_LOST] - 1).sum())
-            self._last = int(seen[-1])
+            statuses[right] = self._follow_columns(counts[right])
         for number, frames in zip(*np.unique(statuses, return_counts=True), strict=True):
             self.counts[E2EStatus(int(number))] += int(frames)
+        return statuses
+
+    def _follow_columns(self, counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """`_follow` of each, in columns while the sequence holds, and one by one where it has jumped until it holds again."""
+        import numpy as np  # noqa: PLC0415
+
+        farthest = self._seal.protection.max_delta_counter
+        steps = np.empty_like(counts)
+        steps[1:] = (counts[1:] - counts[:-1]) % self._seal.modulus
+        steps[0] = 0 if self._last is None else (counts[0] - self._last) % self._seal.modulus
+        statuses = np.full(len(counts), E2EStatus.OK, dtype=np.uint8)
+        statuses[steps == 0] = E2EStatus.REPEATED
+        statuses[steps > 1] = E2EStatus.OK_SOME_LOST
+        jumps = np.flatnonzero(steps > farthest)
+        at = 0
+        while at < len(counts):
+            if self._last is None or self._jumped_to is not None:
+                statuses[at] = self._follow(int(counts[at]))
+                at += 1
+                continue
+            # Here the frame before is the last of the sequence, so the steps are those of the sequence up to the next jump.
+            later = int(np.searchsorted(jumps, at))
+            end = int(jumps[later]) if later < len(jumps) else len(counts)
+            if end > at:
+                self.lost += int(np.maximum(steps[at:end] - 1, 0).sum())
+                self._last = int(counts[end - 1])
+            if end < len(counts):
+                statuses[end] = self._follow(int(counts[end]))
+            at = end + 1
         return statuses
 
 

@@ -125,6 +125,21 @@ def test_a_fault_that_flaps_ten_thousand_times_keeps_the_newest_changes():
     assert faults.present == ()
 
 
+def test_a_message_that_fails_in_another_way_has_not_recovered_from_the_first():
+    """Three good frames in a row end a fault; two, another failure and one do not."""
+    faults = SlaveFaults()
+    faults.failed(1, SlaveFault.CORRUPTED, "Slave01_Status", "wrong CRC", 1)
+    for _ in range(2):
+        faults.passed(1, "Slave01_Status", 2)
+    faults.failed(1, SlaveFault.REPEATED, "Slave01_Status", "repeated", 3)
+    faults.passed(1, "Slave01_Status", 4)
+    assert faults.present == ((1, SlaveFault.CORRUPTED), (1, SlaveFault.REPEATED))
+    faults.failed(2, SlaveFault.REPEATED, "Slave02_Status", "repeated", 5)
+    for _ in range(2):
+        faults.passed(1, "Slave01_Status", 6)
+    assert faults.present == ((2, SlaveFault.REPEATED),)
+
+
 def test_a_report_carries_at_most_255_changes_and_the_newest(rig):
     for number in range(300):
         rig.master._measured.faults.failed(1, SlaveFault.CORRUPTED, "Slave01_Status", f"{number}", rig.now_ns)
