@@ -17,7 +17,7 @@ from bmsota.signals._protection import MAX_DELTA_COUNTER, DataIdMode, E2EProfile
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from bmsota.signals._database import Message
+    from bmsota.signals._protection import ProtectedMessage
 
 _KEYS = {
     "E2EProfile": "profile",
@@ -60,7 +60,7 @@ def from_attributes(attributes: Mapping[str, object], can_id: int) -> E2EProtect
     return _protection(given, can_id)
 
 
-def from_toml(text: str) -> Callable[[Message], E2EProtection | None]:
+def from_toml(text: str) -> Callable[[ProtectedMessage], E2EProtection | None]:
     """What a file declares, as a function from a message to its protection; None if the file does not name it.
 
     A section is `[messages.NAME]`, where NAME may hold * and ?; the first section that fits a message counts.
@@ -86,7 +86,7 @@ def from_toml(text: str) -> Callable[[Message], E2EProtection | None]:
         if "profile" not in section:
             raise ConfigurationError(f"messages.{name}: the key profile is missing")
 
-    def declared(message: Message) -> E2EProtection | None:
+    def declared(message: ProtectedMessage) -> E2EProtection | None:
         for pattern, section in messages.items():
             if fnmatchcase(message.name, pattern):
                 try:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from bmsota.errors import ConfigurationError, SignalError
 from bmsota.signals._crc import CCITT, H2F, P01_CRC, SAE_J1850, CrcAlgorithm, function_of
@@ -30,8 +30,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bmsota.signals._database import Message
-    from bmsota.signals._plan import Signal, SignalValue
+    from bmsota.signals._plan import LayoutNode, Signal, SignalValue
+
+
+class ProtectedMessage(Protocol):
+    """What is needed of a `Message` here, which stands above."""
+
+    name: str
+    can_id: int
+    length: int
+    signals: tuple[Signal, ...]
+    layout: LayoutNode
+    seal: Seal | None
+
+    def encode(self, values: Mapping[str, SignalValue]) -> bytes: ...
 
 
 class E2EStatus(IntEnum):
@@ -262,7 +274,7 @@ class Seal:
         "size_bytes",
     )
 
-    def __init__(self, message: Message, protection: E2EProtection) -> None:
+    def __init__(self, message: ProtectedMessage, protection: E2EProtection) -> None:
         self.name: Final = message.name
         self.protection: Final = protection
         self.size_bytes: Final = message.length
@@ -434,7 +446,7 @@ class Seal:
         return self.protect_columns(encode({**columns, **zeros})) if zeros else None
 
 
-def _field(message: Message, name: str | None, role: str) -> _Field | None:
+def _field(message: ProtectedMessage, name: str | None, role: str) -> _Field | None:
     if name is None:
         return None
     signal = next((each for each in message.layout.signals if each.name == name), None)
@@ -453,7 +465,7 @@ class E2EProtector:
     The counter begins at *count* and rises by one with each frame.
     """
 
-    def __init__(self, message: Message, *, count: int = 0) -> None:
+    def __init__(self, message: ProtectedMessage, *, count: int = 0) -> None:
         """Raises SignalError if the message is not protected."""
         self._message = message
         self._seal = seal_of(message)
@@ -487,7 +499,7 @@ class E2EChecker:
     goes on at that place.
     """
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self, message: ProtectedMessage) -> None:
         """Raises SignalError if the message is not protected."""
         self._seal = seal_of(message)
         self._last: int | None = None
@@ -582,7 +594,7 @@ class E2EChecker:
         return statuses
 
 
-def seal_of(message: Message) -> Seal:
+def seal_of(message: ProtectedMessage) -> Seal:
     """Raises SignalError if the message is not protected."""
     seal = message.seal
     if seal is None:
