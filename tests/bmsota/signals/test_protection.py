@@ -1,9 +1,9 @@
 """Message protection: CRCs by their published check values, E2E profiles by the specification's examples, one frame as columns.
 
-Vectors. CRC library: AUTOSAR CP SWS CRC Library, the tables of examples of each CRC. Profiles: the examples of protected data of
-AUTOSAR FO PRS E2E Protocol are P01 with data id 0x123 (0xCC), P02 with data ids 1 to 16, and P05 with data id 0x1234 (1C CA, and
-28 91 behind 8 bytes); all others were made with autosar-e2e 1.0.0 (MIT), which also gives the specification's. Other widths: check
-values of the catalogue of CRC algorithms.
+Vectors. CRC library: AUTOSAR CP SWS CRC Library, the tables of examples of each CRC. Profiles: autosar-e2e 1.0.0 (MIT, a library of
+its own in C) made them all; among them are the specification's own examples (AUTOSAR FO PRS E2E Protocol) of P01 with data id 0x123
+(0xCC) and of P05 with data id 0x1234 (1C CA, and 28 91 behind 8 bytes). Of P02 no example of the specification was at hand. Other
+widths: check values of the catalogue of CRC algorithms.
 """
 
 from __future__ import annotations
