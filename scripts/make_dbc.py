@@ -1,4 +1,4 @@
-"""Write dbc/bms_internal.dbc and dbc/bms_vehicle.dbc.
+"""Write dbc/bms_internal.dbc, dbc/bms_internal_unprotected.dbc and dbc/bms_vehicle.dbc.
 
 `python scripts/make_dbc.py` writes them, `--check` only says whether they are as this script would write them (exit
 code 1 if not). The internal bus repeats the same messages for sixteen slave positions, too many to type or
@@ -52,6 +52,7 @@ class Table:
     comment: str
     rows: tuple[Row, ...]
     length: int = 8
+    is_protected: bool = False
 
 
 def flag(name: str, bit: int, comment: str) -> Row:
@@ -64,6 +65,15 @@ TEMPERATURE_MARKS = {0x7FFE: "Abnormal", 0x7FFF: "Invalid"}
 BYTE_MARKS = {0xFE: "Abnormal", 0xFF: "Invalid"}
 
 
+# The measurements of slaves leave room for a CRC and a counter, where AUTOSAR's E2E profile 1 has them. A cell has 13 bits of 1 mV.
+CELL_MARKS = {0x1FFE: "Abnormal", 0x1FFF: "Invalid"}
+PROBE_MARKS = {0x7FE: "Abnormal", 0x7FF: "Invalid"}
+PROTECTION_ROWS = (
+    Row("Crc", 0, 8, "CRC-8 over data id and the other seven bytes, as E2E profile 1 makes it.", maximum=255),
+    Row("AliveCounter", 8, 4, "Rises by one with every round, from 14 to 0.", maximum=14),
+)
+
+
 def cell_voltage(name: str, start_bit: int, comment: str) -> Row:
     return Row(name, start_bit, 16, comment, 0.0001, 0, 0, 6.5533, "V", choices=VOLTAGE_MARKS)
 
@@ -72,7 +82,20 @@ def temperature(name: str, start_bit: int, comment: str) -> Row:
     return Row(name, start_bit, 16, comment, 0.1, 0, -60, 200, "degC", signed=True, choices=TEMPERATURE_MARKS)
 
 
-def internal() -> list[Table]:
+NO_CELL = "Invalid if there is no such cell."
+NO_PROBE = "Invalid if there is no such probe."
+
+
+def protected_cell(name: str, index: int) -> Row:
+    return Row(name, 12 + 13 * index, 13, NO_CELL, 0.001, 0, 0, 6.553, "V", choices=CELL_MARKS)
+
+
+def protected_probe(name: str, index: int) -> Row:
+    return Row(name, 16 + 12 * index, 12, NO_PROBE, 0.1, 0, -60, 200, "degC", signed=True, choices=PROBE_MARKS)
+
+
+def internal(*, is_protected: bool = True) -> list[Table]:
+    """The internal bus; as it was before message protection if not *is_protected*."""
     slaves = ",".join(f"Slave{position:02d}" for position in SLAVE_POSITIONS)
     tables = [
         Table(
@@ -101,25 +124,31 @@ def internal() -> list[Table]:
     ]
     for position in SLAVE_POSITIONS:
         slave = f"Slave{position:02d}"
-        tables += slave_tables(slave, position)
+        tables += slave_tables(slave, position, is_protected=is_protected)
     return sorted(tables, key=lambda table: table.can_id)
 
 
-def slave_tables(slave: str, position: int) -> list[Table]:
+def slave_tables(slave: str, position: int, *, is_protected: bool) -> list[Table]:
+    # A layout never changes under its id: a master that knows only the other one must not take new bytes for old values.
+    status, cells, temperatures = (0x140, 0x400, 0x500) if is_protected else (0x120, 0x200, 0x300)
     tables = [
         Table(
             f"{slave}_Status",
-            0x120 + position,
+            status + position,
             slave,
             "Master",
             100,
             f"State and faults of slave {position}. It is the last message of a measurement round: when it arrives, cells"
             " and temperatures of the round are complete.",
             (
-                Row("AliveCounter", 0, 8, "Rises by one with every round and wraps to 0.", maximum=255),
+                *(
+                    PROTECTION_ROWS
+                    if is_protected
+                    else (Row("AliveCounter", 0, 8, "Rises by one with every round and wraps to 0.", maximum=255),)
+                ),
                 Row(
                     "State",
-                    8,
+                    12 if is_protected else 8,
                     4,
                     "What the slave is doing.",
                     maximum=15,
@@ -133,7 +162,11 @@ def slave_tables(slave: str, position: int) -> list[Table]:
                         6: "Sleeping",
                     },
                 ),
-                flag("BalancingPermitted", 12, "The slave has permission of the master and is not too hot."),
+                flag(
+                    "BalancingPermitted",
+                    27 if is_protected else 12,
+                    "The slave has permission of the master and is not too hot.",
+                ),
                 flag("CellOvervoltage", 16, "A cell is above its safety limit."),
                 flag("CellUndervoltage", 17, "A cell is below its safety limit."),
                 flag("Overtemperature", 18, "A probe is above its safety limit."),
@@ -147,6 +180,7 @@ def slave_tables(slave: str, position: int) -> list[Table]:
                 flag("SelfTestFailed", 26, "The last self-test failed."),
                 Row("BalancingCells", 32, 32, "Bit n is set while cell n + 1 is being discharged.", maximum=0xFFFFFFFF),
             ),
+            is_protected=is_protected,
         ),
         Table(
             f"{slave}_Identity",
@@ -215,15 +249,19 @@ def slave_tables(slave: str, position: int) -> list[Table]:
         tables.append(
             Table(
                 f"{slave}_Cells_{group}",
-                0x200 + 0x20 * (group - 1) + position,
+                cells + 0x20 * (group - 1) + position,
                 slave,
                 "Master",
                 100,
                 f"Voltages of cells {first} to {first + 3} of slave {position}. Sent if the slave has any of these cells.",
-                tuple(
-                    cell_voltage(f"Cell_{first + index:02d}", 16 * index, "Invalid if there is no such cell.")
+                (PROTECTION_ROWS if is_protected else ())
+                + tuple(
+                    protected_cell(f"Cell_{first + index:02d}", index)
+                    if is_protected
+                    else cell_voltage(f"Cell_{first + index:02d}", 16 * index, NO_CELL)
                     for index in range(4)
                 ),
+                is_protected=is_protected,
             )
         )
     for group in TEMPERATURE_GROUPS:
@@ -231,15 +269,19 @@ def slave_tables(slave: str, position: int) -> list[Table]:
         tables.append(
             Table(
                 f"{slave}_Temperatures_{group}",
-                0x300 + 0x20 * (group - 1) + position,
+                temperatures + 0x20 * (group - 1) + position,
                 slave,
                 "Master",
                 100,
                 f"Temperatures of probes {first} to {first + 3} of slave {position}. Sent if the slave has any of these probes.",
-                tuple(
-                    temperature(f"Probe_{first + index}", 16 * index, "Invalid if there is no such probe.")
+                (PROTECTION_ROWS if is_protected else ())
+                + tuple(
+                    protected_probe(f"Probe_{first + index}", index)
+                    if is_protected
+                    else temperature(f"Probe_{first + index}", 16 * index, NO_PROBE)
                     for index in range(4)
                 ),
+                is_protected=is_protected,
             )
         )
     return tables
@@ -370,6 +412,19 @@ def number(value: float) -> str:
     return repr(int(value)) if float(value).is_integer() else repr(value)
 
 
+# The attributes of docs/signals.md. The data id is the CAN id; two frames in a row may be lost.
+E2E_DEFINITIONS = [
+    'BA_DEF_ BO_ "E2EProfile" ENUM "None","P01","P02","P05","J1850","CUSTOM";',
+    'BA_DEF_ BO_ "E2EDataId" INT 0 65535;',
+    'BA_DEF_ BO_ "E2ECrcSignal" STRING;',
+    'BA_DEF_ BO_ "E2ECounterSignal" STRING;',
+    'BA_DEF_DEF_ "E2EProfile" "None";',
+    'BA_DEF_DEF_ "E2EDataId" 0;',
+    'BA_DEF_DEF_ "E2ECrcSignal" "";',
+    'BA_DEF_DEF_ "E2ECounterSignal" "";',
+]
+
+
 def dbc_text(tables: list[Table], *, nodes: list[str], version: str, comment: str) -> str:
     lines = [f'VERSION "{version}"', "", "NS_ :", "", "BS_:", "", f"BU_: {' '.join(nodes)}", ""]
     for table in tables:
@@ -390,7 +445,18 @@ def dbc_text(tables: list[Table], *, nodes: list[str], version: str, comment: st
         lines += [f'CM_ SG_ {table.can_id} {row.name} "{row.comment}";' for row in table.rows]
     lines.append('BA_DEF_ BO_ "GenMsgCycleTime" INT 0 65535;')
     lines.append('BA_DEF_DEF_ "GenMsgCycleTime" 0;')
+    if any(table.is_protected for table in tables):
+        lines += E2E_DEFINITIONS
     lines += [f'BA_ "GenMsgCycleTime" BO_ {table.can_id} {table.cycle_ms};' for table in tables if table.cycle_ms]
+    for table in tables:
+        if table.is_protected:
+            values = {
+                "E2EProfile": "1",
+                "E2EDataId": f"{table.can_id}",
+                "E2ECrcSignal": '"Crc"',
+                "E2ECounterSignal": '"AliveCounter"',
+            }
+            lines += [f'BA_ "{name}" BO_ {table.can_id} {value};' for name, value in values.items()]
     for table in tables:
         for row in table.rows:
             if row.choices:
@@ -399,12 +465,22 @@ def dbc_text(tables: list[Table], *, nodes: list[str], version: str, comment: st
     return "\n".join(lines) + "\n"
 
 
+INTERNAL_NODES = ["Master", *(f"Slave{position:02d}" for position in SLAVE_POSITIONS)]
+
+
 def internal_text() -> str:
-    nodes = ["Master", *(f"Slave{position:02d}" for position in SLAVE_POSITIONS)]
     return dbc_text(
-        internal(), nodes=nodes, version="1.0",
+        internal(), nodes=INTERNAL_NODES, version="2.0",
         comment="Internal bus of a battery pack: master and slaves. 500 kbit/s, 11-bit ids 0x100 to 0x5FF; the bootloader"
         " of bms_bootloader.dbc has 0x700 to 0x77F. Made by scripts/make_dbc.py.",
+    )  # fmt: skip
+
+
+def unprotected_text() -> str:
+    return dbc_text(
+        internal(is_protected=False), nodes=INTERNAL_NODES, version="1.0",
+        comment="Internal bus of slaves without message protection, as bms_internal.dbc was before it. Other ids, so that both"
+        " kinds of slaves may be in one pack. Made by scripts/make_dbc.py.",
     )  # fmt: skip
 
 
@@ -417,7 +493,11 @@ def vehicle_text() -> str:
 
 def outputs() -> dict[Path, str]:
     """Every file this script is responsible for, and what must be in it."""
-    texts = {"bms_internal": internal_text(), "bms_vehicle": vehicle_text()}
+    texts = {
+        "bms_internal": internal_text(),
+        "bms_internal_unprotected": unprotected_text(),
+        "bms_vehicle": vehicle_text(),
+    }
     return {ROOT / "dbc" / f"{name}.dbc": text for name, text in texts.items()}
 
 

@@ -276,6 +276,7 @@ def section(family: Family) -> str:
     lines.append("; ".join(facts) + ".")
     if family.numbers:
         lines.append(f"`{first.name}` to `{last.name}`: NN is {numbers_text(family.numbers)}.")
+    lines += protection_of(family)
     is_multiplexed = any(signal.multiplexer for signal in family.signals)
     head = [
         "signal",
@@ -292,6 +293,23 @@ def section(family: Family) -> str:
     for signal in sorted(family.signals, key=lambda each: place_of(each, by_name)):
         lines.append(signal_line(signal, by_name, is_multiplexed=is_multiplexed))
     return "\n".join(lines)
+
+
+def protection_of(family: Family) -> list[str]:
+    """What protects the frames, in a sentence; none if nothing does."""
+    protection = family.first.protection
+    if protection is None:
+        return []
+    parts = [f"Protected: E2E profile {protection.profile.value}"]
+    if protection.crc:
+        parts.append(f"CRC in {protection.crc}")
+    if protection.counter:
+        parts.append(f"alive counter in {protection.counter}")
+    if protection.data_id is not None:
+        is_can_id = all(each.protection and each.protection.data_id == each.can_id for each in family.members)
+        data_id = "the CAN id" if is_can_id else f"0x{protection.data_id:04X}"
+        parts.append(f"data id {data_id} ({protection.data_id_mode.value})")
+    return [f"{', '.join(parts)}; see [signals.md](../signals.md#message-protection)."]
 
 
 def place_of(signal: Signal, by_name: dict[str, Signal]) -> tuple[tuple[int, ...], int]:

@@ -31,6 +31,8 @@ CORE_EXCEPTIONS: dict[str, set[str]] = {
     "bmsota/gbt32960/_columns/values.py": {"numpy"},
     "bmsota/signals/_batch.py": {"numpy"},
     "bmsota/signals/_columns.py": {"numpy"},
+    "bmsota/signals/_crc.py": {"numpy"},
+    "bmsota/signals/_protection.py": {"numpy"},
 }
 # Calls that open, wait or read a clock without an import of their own.
 BANNED_CALLS = {"open", "input", "print"}

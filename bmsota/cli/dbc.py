@@ -2,8 +2,8 @@
 
 Exit codes of `check`: 0 the file is clean, 1 it has faults, 2 it cannot be read.
 Exit codes of `decode`: 0 everything was decoded, 1 the log breaks off, parts of it could not be read, or some frames do not match
-their message (the rest is decoded), 2 a file cannot be read or written. Ids that are not in the DBC are not an error, nor are
-remote and error frames; they are counted.
+their message or fail their protection (the rest is decoded), 2 a file cannot be read or written. Ids that are not in the DBC are not
+an error, nor are remote and error frames; they are counted.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from bmsota.adapters.canlogs import CanLog, LogBlock, Misfit
     from bmsota.cli.logtables import LogTable
+    from bmsota.cli.protection import ProtectionCounts
     from bmsota.signals import Database, DbcFault, TransportFault
 
 __all__ = ["app"]
@@ -130,15 +131,25 @@ def decode(
             "--id-mask", metavar="MASK", help="Compare only these bits of ids that are not in the DBC: 0x3FFFF00."
         ),
     ] = None,
+    protection: Annotated[
+        str | None,
+        typer.Option(
+            "--protection",
+            metavar="FILE",
+            help="Check the CRCs and alive counters that this TOML file declares, besides those that the DBC declares.",
+        ),
+    ] = None,
 ) -> None:
     """Decode LOG with DBC files: to text, one line a frame, or into a table.
 
-    Exit code: 0 decoded; 1 the log breaks off, parts of it cannot be read, or some frames do not match their message;
-    2 a file cannot be read or written.
+    Exit code: 0 decoded; 1 the log breaks off, parts of it cannot be read, or some frames do not match their message or fail
+    their protection; 2 a file cannot be read or written.
     """
     if csv is not None and parquet is not None:
         _stop("give either --csv or --parquet, not both")
     databases = [_database(each) for each in dbc]
+    if protection is not None:
+        databases = _protected(databases, protection)
     names = {name for database in databases for name in database}
     if unknown := sorted(set(only or ()) - names):
         _stop(f"--only: not in the DBC: {', '.join(unknown)}")
@@ -186,6 +197,22 @@ def _database(name: str) -> Database:
     return database
 
 
+def _protected(databases: list[Database], file: str) -> list[Database]:
+    """The databases under the protection that *file* declares; one of them must have a message that it names."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        found = [database.with_protection(text, must_apply=False) for database in databases]
+    except OSError as error:
+        _stop(f"{file}: {error.strerror or error}")
+    except UnicodeDecodeError:
+        _stop(f"{file}: not a text file in UTF-8")
+    except BmsotaError as error:
+        _stop(f"{file}: {error}")
+    if all(new[name] is old[name] for new, old in zip(found, databases, strict=True) for name in old):
+        _stop(f"{file}: no section names a message of the DBC")
+    return found
+
+
 def _table(csv: str | None, parquet: str | None) -> LogTable:
     from bmsota.cli.logtables import CsvTable, ParquetTable, TextLines  # noqa: PLC0415 - brings NumPy
 
@@ -204,11 +231,14 @@ def _table(csv: str | None, parquet: str | None) -> LogTable:
 
 
 def _decode_into(log: CanLog, name: str, blocks: Iterator[LogBlock], csv: str | None, parquet: str | None) -> int:
+    from bmsota.cli.protection import ProtectionCounts  # noqa: PLC0415 - as above
+
     console = Console(stderr=True, soft_wrap=True)
     # A bar between lines of text on the same screen would be neither.
     has_bar = console.is_terminal and not ((csv or parquet) in (None, "-") and sys.stdout.isatty())
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     tally = _Tally()
+    protection = ProtectionCounts()
     table = _table(csv, parquet)
     try:
         with Progress(*columns, console=console, transient=True, disable=not has_bar) as progress:
@@ -216,6 +246,7 @@ def _decode_into(log: CanLog, name: str, blocks: Iterator[LogBlock], csv: str | 
             for block in blocks:
                 table.write(block)
                 tally.add(block)
+                protection.add(block)
                 progress.update(task, completed=log.progress)
         table.close()
     except KeyboardInterrupt:
@@ -225,7 +256,7 @@ def _decode_into(log: CanLog, name: str, blocks: Iterator[LogBlock], csv: str | 
         raise  # The reader of our output has ended; click ends quietly.
     except OSError as error:
         _stop(f"{csv or parquet or 'stdout'}: {error.strerror or error}")
-    return _summary(log, name, tally)
+    return _summary(log, name, tally, protection)
 
 
 class _Tally:
@@ -272,7 +303,7 @@ _IDS_SHOWN = 5
 _MISFITS_SHOWN = 10
 
 
-def _summary(log: CanLog, name: str, tally: _Tally) -> int:
+def _summary(log: CanLog, name: str, tally: _Tally, protection: ProtectionCounts) -> int:
     """Print what was and was not decoded to stderr; the exit code."""
     if not log.frames and not log.others:
         reasons = [f"{part.place}: {part.reason}" for part in log.skipped_parts[:1]]
@@ -285,6 +316,8 @@ def _summary(log: CanLog, name: str, tally: _Tally) -> int:
         _say(f"{name}: {can_id} {message.name}: {counted(count, 'frame')} with {each.reason}")
     if len(tally.misfits) > _MISFITS_SHOWN:
         _say(f"{name}: and {len(tally.misfits) - _MISFITS_SHOWN} more kinds of frames that do not match their message")
+    for line in protection.lines():
+        _say(f"{name}: {line}")
     for fault, count in tally.transport_faults.most_common():
         _say(f"{name}: J1939 transport, {counted(count, 'time')}: {fault.value}")
     if log.time_base:
@@ -295,7 +328,7 @@ def _summary(log: CanLog, name: str, tally: _Tally) -> int:
         _say(f"{name}: skipped {log.skipped - len(log.skipped_parts)} more lines or parts")
     if log.fault:
         _say(f"{name}: {log.fault}")
-    return EXIT_FAULTS if tally.misfits or log.skipped or log.fault else 0
+    return EXIT_FAULTS if tally.misfits or log.skipped or log.fault or protection.has_failures else 0
 
 
 def _counts_line(frames: str, always: Mapping[str, int], counts: Mapping[str, int], log: CanLog) -> str:

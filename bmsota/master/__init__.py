@@ -30,6 +30,7 @@ from bmsota.master._internal_bus import MeasurementTable, PackLayout, SlaveMessa
 from bmsota.master._master import Master, MasterConfiguration, UnitKeys
 from bmsota.master._reporting import AlarmLimits, MasterReadings, MotorReadings, PackValues, report_bodies
 from bmsota.master._self_test import SelfTest
+from bmsota.master._slave_faults import SlaveFault, SlaveFaultChanged
 from bmsota.master._slaves import SlaveOperations, SlaveRequest
 
 __all__ = [
@@ -58,6 +59,8 @@ __all__ = [
     "SelfTestEnded",
     "SendData",
     "SlaveChanged",
+    "SlaveFault",
+    "SlaveFaultChanged",
     "SlaveMessages",
     "SlaveOperations",
     "SlaveRequest",

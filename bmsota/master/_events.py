@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bmsota.flashing import EngineEvent
 from bmsota.gbt32960 import TerminalEvent
+from bmsota.master._slave_faults import SlaveFaultChanged
 from bmsota.ota import Action
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ MasterEvent = (
     | InstructionReceived
     | CommandUnsupported
     | SlaveChanged
+    | SlaveFaultChanged
     | SelfTestEnded
     | LocalUpgradeDetected
     | LocalUpgradesReported

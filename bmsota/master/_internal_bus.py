@@ -2,18 +2,26 @@
 
 `SlaveMessages` is what one slave sends, `MeasurementTable` is what the master knows from it. Layouts are the DBC's; this
 module knows only the names of messages and signals.
+
+Protection. Where the DBC declares a CRC and an alive counter, a slave makes them and the table judges each frame before it looks
+into it. The values of a frame that fails are not used; older ones stay until they are as old as those of a silent slave. Why frames
+fail is told by `MeasurementTable.faults`. The identity pages have neither (their eight bytes are full): what they say only starts a
+discovery, and the discovery decides.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bmsota.errors import ConfigurationError, SignalError
 from bmsota.image import ImageVersion
+from bmsota.master._slave_faults import SlaveFault, SlaveFaults
+from bmsota.signals import E2EChecker, E2EStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from bmsota.canframe import CanFrame
     from bmsota.signals import Database, Message
@@ -23,11 +31,19 @@ GROUP_SIZE = 4
 """Cells or probes in one message."""
 SERIAL_PAGES = 4
 SERIAL_CHARACTERS_PER_PAGE = 6
-# A sensor reads to 0.1 mV and 0.1 degree; beyond the signal's range it is broken, and the wire says so.
+# Beyond this range, which is the signal's, a sensor is broken, and the wire says so.
 CELL_VOLTAGE_RANGE_V = (0.0, 6.5533)
 TEMPERATURE_RANGE_C = (-60.0, 200.0)
+CELL_NAME, PROBE_NAME = "Cell_{:02d}", "Probe_{}"
 _ABNORMAL = "Abnormal"
 _INVALID = "Invalid"
+# Three rounds of slaves that send every second; a master passes what its own slaves need.
+SILENT_AFTER_NS = 3_000_000_000
+_WORDS = {
+    E2EStatus.ERROR: "wrong CRC",
+    E2EStatus.REPEATED: "repeated",
+    E2EStatus.WRONG_SEQUENCE: "out of sequence",
+}
 
 # A report carries at most 200 cells of a subsystem (GB/T 32960.3-2016, table B.6), and a master sends one subsystem.
 CELLS_MAX = 200
@@ -73,13 +89,10 @@ class SlaveMessages:
     def __init__(self, database: Database, position: int, layout: PackLayout) -> None:
         self._layout = layout
         cells, probes = layout.cells_per_slave, layout.probes_per_slave
-        self._cells = [
-            (database[_name(position, f"Cells_{group + 1}")], group * GROUP_SIZE)
-            for group in range(-(-cells // GROUP_SIZE))
-        ]
-        self._temperatures = [
-            (database[_name(position, f"Temperatures_{group + 1}")], group * GROUP_SIZE)
-            for group in range(-(-probes // GROUP_SIZE))
+        self._groups = [
+            (database[_name(position, f"{kind}_{group + 1}")], pattern, group * GROUP_SIZE)
+            for kind, pattern, count in (("Cells", CELL_NAME, cells), ("Temperatures", PROBE_NAME, probes))
+            for group in range(-(-count // GROUP_SIZE))
         ]
         self._status = database[_name(position, "Status")]
         self._identity = database[_name(position, "Identity")]
@@ -87,18 +100,22 @@ class SlaveMessages:
     def measurements(
         self, cell_voltages_v: Sequence[float], temperatures_c: Sequence[float], *, alive: int
     ) -> list[CanFrame]:
-        """One round: status, then all cells, then all probes."""
-        status: dict[str, int | float | str] = dict.fromkeys((signal.name for signal in self._status.signals), 0)
-        status |= {"AliveCounter": alive & 0xFF, "State": "Measuring"}
+        """One round: status, then all cells, then all probes.
+
+        *alive* counts the rounds from 0 on; the frames carry as much of it as their alive counters hold, and the CRCs are made.
+        """
+        status: dict[str, int | float | str] = dict.fromkeys(
+            (signal.name for signal in self._status.signals if signal.name != _crc_of(self._status)), 0
+        )
+        counter = next(signal for signal in self._status.signals if signal.name == "AliveCounter")
+        status |= {"AliveCounter": alive % (int(counter.maximum or counter.raw_maximum) + 1), "State": "Measuring"}
         frames = [self._status.frame(status)]
-        frames += [
-            _group_frame(message, "Cell_{:02d}", first, cell_voltages_v, CELL_VOLTAGE_RANGE_V, 4)
-            for message, first in self._cells
-        ]
-        frames += [
-            _group_frame(message, "Probe_{}", first, temperatures_c, TEMPERATURE_RANGE_C, 1)
-            for message, first in self._temperatures
-        ]
+        for message, pattern, first in self._groups:
+            is_cells = pattern == CELL_NAME
+            values, valid = (
+                (cell_voltages_v, CELL_VOLTAGE_RANGE_V) if is_cells else (temperatures_c, TEMPERATURE_RANGE_C)
+            )
+            frames.append(_group_frame(message, pattern, first, values, valid, alive))
         return frames
 
     def identity(self, *, hwid: str, version: ImageVersion, security_counter: int, transmission: int) -> list[CanFrame]:
@@ -125,11 +142,18 @@ class SlaveMessages:
         ]
 
 
+def _crc_of(message: Message) -> str | None:
+    return None if message.protection is None else message.protection.crc
+
+
 def _group_frame(
-    message: Message, pattern: str, first: int, values: Sequence[float], valid: tuple[float, float], decimals: int
+    message: Message, pattern: str, first: int, values: Sequence[float], valid: tuple[float, float], alive: int
 ) -> CanFrame:
     lowest, highest = valid
     signals: dict[str, int | float | str] = {}
+    if message.seal is not None and message.seal.counter is not None:
+        signals[message.seal.counter.signal.name] = alive % message.seal.modulus
+    decimals = _decimals(message)
     for index in range(first, first + GROUP_SIZE):
         value: float | str = _INVALID
         if index < len(values):
@@ -140,15 +164,73 @@ def _group_frame(
     return message.frame(signals)
 
 
+def _decimals(message: Message) -> int:
+    """How many decimal places the steps of its last signal have, which is a cell or a probe."""
+    return max(0, round(-math.log10(message.signals[-1].scale)))
+
+
+@dataclass(slots=True)
+class _Group:
+    """Cells or probes that one message brings, and when it last did."""
+
+    values: list[float | None]
+    place: int
+    names: tuple[str, ...]
+    heard_ns: int = -1
+
+
+class _Source:
+    """One message of one slave, and how its frames have been so far."""
+
+    __slots__ = ("checker", "group", "is_old", "message", "position", "seen_ns")
+
+    def __init__(self, message: Message, position: int, group: _Group | None, *, is_old: bool) -> None:
+        self.message = message
+        self.position = position
+        self.group = group
+        """None: the status."""
+        self.is_old = is_old
+        """By the layout of slaves without protection."""
+        self.checker = None if message.protection is None else E2EChecker(message)
+        self.seen_ns = 0
+        """When a frame last came, good or bad."""
+
+
+_FAULT_OF = {
+    E2EStatus.ERROR: SlaveFault.CORRUPTED,
+    E2EStatus.REPEATED: SlaveFault.REPEATED,
+    E2EStatus.WRONG_SEQUENCE: SlaveFault.OUT_OF_SEQUENCE,
+}
+
+
 class MeasurementTable:
     """What the master knows of its slaves, and since when."""
 
-    def __init__(self, database: Database, layout: PackLayout) -> None:
+    def __init__(
+        self,
+        database: Database,
+        layout: PackLayout,
+        *,
+        unprotected: Database | None = None,
+        silent_after_ns: int = SILENT_AFTER_NS,
+    ) -> None:
+        """Begin knowing nothing.
+
+        Args:
+            database: the messages of the internal bus.
+            layout: which slaves there are.
+            unprotected: the messages of slaves from before message protection, under ids of their own. They are measured and told
+                as a fault; those of a slave that has sent protected frames since it started are told and not used.
+            silent_after_ns: after this long without a frame a counter may continue anywhere.
+        """
         self._layout = layout
+        self._silent_after_ns = silent_after_ns
         self.cell_voltages_v: list[float | None] = [None] * layout.cell_count
         self.temperatures_c: list[float | None] = [None] * layout.probe_count
         self.heard_ns: dict[int, int] = {}
-        """When a slave last sent its status, by position."""
+        """When a slave last sent a status that may be used, by position."""
+        self.faults = SlaveFaults()
+        """Slaves whose frames fail."""
         self.hwids: dict[int, str] = {}
         """Who sends there, by position, as its identity pages say."""
         self.versions: dict[int, ImageVersion] = {}
@@ -158,62 +240,116 @@ class MeasurementTable:
         """The version without its build number, and of which transmission it is, by position."""
         self.malformed = 0
         """Frames that were too short for their message, or had a number that it does not define; their values are lost."""
-        self._handlers: dict[tuple[int, bool], Callable[[bytes, int], None]] = {}
+        self._protected: set[int] = set()
+        """Slaves that have sent a good protected frame since they started."""
+        self._groups: dict[tuple[int, str], _Group] = {}
+        self._sources: dict[tuple[int, bool], _Source] = {}
+        self._identities: dict[tuple[int, bool], tuple[Message, int]] = {}
         for position in layout.positions:
-            self._register(database, position)
+            self._add_groups(position)
+            self._register(database, position, is_old=False)
+            if unprotected is not None:
+                self._register(unprotected, position, is_old=True)
 
     @property
     def accepts(self) -> frozenset[int]:
         """The CAN ids of the messages this table understands."""
-        return frozenset(can_id for can_id, _ in self._handlers)
+        return frozenset(can_id for can_id, _ in (*self._sources, *self._identities))
 
-    def _register(self, database: Database, position: int) -> None:
+    def _add_groups(self, position: int) -> None:
         layout = self._layout
+        for kind, pattern, values, size in (
+            ("Cells", CELL_NAME, self.cell_voltages_v, layout.cells_per_slave),
+            ("Temperatures", PROBE_NAME, self.temperatures_c, layout.probes_per_slave),
+        ):
+            for group in range(-(-size // GROUP_SIZE)):
+                first = group * GROUP_SIZE
+                names = tuple(pattern.format(index + 1) for index in range(first, min(first + GROUP_SIZE, size)))
+                self._groups[position, f"{kind}_{group + 1}"] = _Group(values, (position - 1) * size + first, names)
 
-        def listen(name: str, handle: Callable[[Message, bytes, int], None]) -> None:
+    def _register(self, database: Database, position: int, *, is_old: bool) -> None:
+        names = ["Status", *(name for at, name in self._groups if at == position)]
+        for name in names:
             message = database[_name(position, name)]
-            key = (message.can_id, message.is_extended_id)
-            self._handlers[key] = lambda data, now_ns: handle(message, data, now_ns)
-
-        def status(_message: Message, _data: bytes, now_ns: int) -> None:
-            self.heard_ns[position] = now_ns
-
-        listen("Status", status)
-        for group in range(-(-layout.cells_per_slave // GROUP_SIZE)):
-            first = group * GROUP_SIZE
-            count = min(GROUP_SIZE, layout.cells_per_slave - first)
-            place = (position - 1) * layout.cells_per_slave + first
-            listen(f"Cells_{group + 1}", _store(self.cell_voltages_v, place, count))
-        for group in range(-(-layout.probes_per_slave // GROUP_SIZE)):
-            first = group * GROUP_SIZE
-            count = min(GROUP_SIZE, layout.probes_per_slave - first)
-            place = (position - 1) * layout.probes_per_slave + first
-            listen(f"Temperatures_{group + 1}", _store(self.temperatures_c, place, count))
-        listen("Identity", lambda message, data, _now_ns: self._take_identity(message, data, position))
+            source = _Source(message, position, self._groups.get((position, name)), is_old=is_old)
+            self._sources.setdefault((message.can_id, message.is_extended_id), source)
+        identity = database[_name(position, "Identity")]
+        self._identities.setdefault((identity.can_id, identity.is_extended_id), (identity, position))
 
     def receive(self, frame: CanFrame, now_ns: int) -> bool:
         """Take a frame of a slave; False if it is none of these messages."""
-        handler = self._handlers.get((frame.can_id, frame.is_extended_id))
-        if handler is None:
-            return False
+        key = (frame.can_id, frame.is_extended_id)
+        source = self._sources.get(key)
         try:
-            handler(frame.data, now_ns)
+            if source is not None:
+                if self._may_use(source, frame.data, now_ns):
+                    self._take(source, frame.data, now_ns)
+            elif key in self._identities:
+                message, position = self._identities[key]
+                self._take_identity(message, frame.data, position)
+            else:
+                return False
         except SignalError:
             self.malformed += 1
+            if source is not None and source.checker is not None:
+                self.faults.failed(source.position, SlaveFault.CORRUPTED, source.message.name, "too short", now_ns)
         return True
 
+    def _may_use(self, source: _Source, data: bytes, now_ns: int) -> bool:
+        """Judge the frame."""
+        position, name, checker = source.position, source.message.name, source.checker
+        if checker is None:
+            if not source.is_old:
+                return True
+            self.faults.failed(position, SlaveFault.UNPROTECTED, name, "no CRC and no counter", now_ns)
+            return position not in self._protected
+        if now_ns - source.seen_ns > self._silent_after_ns:
+            checker.reset()
+        source.seen_ns = now_ns
+        status = checker.check(data)
+        if status.is_usable:
+            self._protected.add(position)
+            self.faults.passed(position, name, now_ns)
+            return True
+        self.faults.failed(position, _FAULT_OF[status], name, _WORDS[status], now_ns)
+        return False
+
+    def _take(self, source: _Source, data: bytes, now_ns: int) -> None:
+        group = source.group
+        if group is None:
+            self.heard_ns[source.position] = now_ns
+            return
+        decoded = source.message.decode(data)
+        for place, name in enumerate(group.names, start=group.place):
+            value = decoded[name]
+            group.values[place] = None if isinstance(value, str) else float(value)
+        group.heard_ns = now_ns
+
     def forget_silent(self, since_ns: int) -> None:
-        """Drop the values of slaves not heard of since *since_ns*: an old value must not look like a new one."""
-        cells, probes = self._layout.cells_per_slave, self._layout.probes_per_slave
-        for position in self._layout.positions:
-            if self.heard_ns.get(position, -1) < since_ns:
-                self.cell_voltages_v[(position - 1) * cells : position * cells] = [None] * cells
-                self.temperatures_c[(position - 1) * probes : position * probes] = [None] * probes
+        """Drop values that are older than *since_ns*: an old value must not look like a new one."""
+        for group in self._groups.values():
+            if group.heard_ns < since_ns:
+                group.values[group.place : group.place + len(group.names)] = [None] * len(group.names)
+
+    def unheard(self, since_ns: int) -> list[int]:
+        """The slaves of which a message is missing that may be used and came after *since_ns*."""
+        found = {position for position in self._layout.positions if self.heard_ns.get(position, -1) <= since_ns}
+        found |= {position for (position, _), group in self._groups.items() if group.heard_ns <= since_ns}
+        return sorted(found)
+
+    def _restarted(self, position: int) -> None:
+        """A slave has started: its counters begin anew, and it may run software from before message protection now."""
+        self._protected.discard(position)
+        for source in self._sources.values():
+            if source.position == position and source.checker is not None:
+                source.checker.reset()
 
     def _take_identity(self, message: Message, data: bytes, position: int) -> None:
         values = message.decode_raw(data)
         page, transmission = int(values["Page"]), int(values["Transmission"])
         if page == 0:
+            # The first page: a slave sends its identity when it starts, before anything else.
+            self._restarted(position)
             release = ImageVersion(
                 int(values["SoftwareMajor"]), int(values["SoftwareMinor"]), int(values["SoftwareRevision"])
             )
@@ -235,13 +371,3 @@ class MeasurementTable:
         if len(known) == SERIAL_PAGES:
             serial = b"".join(part.to_bytes(SERIAL_CHARACTERS_PER_PAGE, "big") for part in known)
             self.hwids[position] = serial.rstrip(b"\0").decode("ascii", "replace")
-
-
-def _store(values: list[float | None], place: int, count: int) -> Callable[[Message, bytes, int], None]:
-    """A handler that puts the *count* first signals of a message to *values*[*place*:]."""
-
-    def handle(message: Message, data: bytes, _now_ns: int) -> None:
-        decoded = list(message.decode(data).values())[:count]
-        values[place : place + count] = [None if isinstance(value, str) else float(value) for value in decoded]
-
-    return handle

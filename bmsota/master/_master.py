@@ -30,11 +30,14 @@ from bmsota.gbt32960 import (
     CommandReceived,
     Control,
     Edition,
+    FaultChange,
+    FaultState,
     LoggedIn,
     RemoteUpgrade,
     TerminalOptions,
     TerminalSession,
     TerminalState,
+    beijing_time,
 )
 from bmsota.master._cloud import CloudReporter
 from bmsota.master._events import (
@@ -93,6 +96,8 @@ SECOND = 1_000_000_000
 
 # A slave that missed this many rounds is silent, and its values are no longer shown.
 SILENT_ROUNDS = 3
+# The most that one report carries (docs/protocol.md, body 0xB2).
+FAULT_CHANGES_MAX = 255
 
 _LOGGING_OUT = frozenset({TerminalState.LOGGING_OUT, TerminalState.LEAVING, TerminalState.ENDED})
 
@@ -123,6 +128,9 @@ class MasterConfiguration:
     """The internal bus's: `dbc/bms_internal.dbc`, or one with the same messages."""
     profile: FlashingProfile
     """How the slaves are flashed: `BootloaderProfile`, `UdsProfile`."""
+    unprotected: Database | None = None
+    """The messages of slaves from before message protection (`dbc/bms_internal_unprotected.dbc`). Such a slave is then measured,
+    and told as a fault (`SlaveFault.UNPROTECTED`). None: its frames are not understood, and its cells are invalid."""
     measure_period_ns: int = SECOND
     """How often each slave sends. One that misses three rounds is silent, and what it measured is no longer reported."""
     slave_boot_ns: int = 200 * MS
@@ -212,7 +220,13 @@ class Master:
             last_serial=serial,
             last_login_ns=login_ns,
         )
-        self._measured = MeasurementTable(configuration.database, layout)
+        self._measured = MeasurementTable(
+            configuration.database,
+            layout,
+            unprotected=configuration.unprotected,
+            silent_after_ns=SILENT_ROUNDS * configuration.measure_period_ns,
+        )
+        self._fault_changes: deque[FaultChange] = deque(maxlen=FAULT_CHANGES_MAX)
         self._slaves = SlaveOperations(configuration.profile, layout.positions, self._updater)
         self._interlock = Interlock(self._updater, store, has_open_order=trust.state.order_is_open)
         self._cloud = CloudReporter(
@@ -228,7 +242,6 @@ class Master:
         )
         self._self_test = SelfTest(
             self._measured,
-            layout,
             look_period_ns=configuration.measure_period_ns // 2,
             check=lambda: check(version),
         )
@@ -305,7 +318,9 @@ class Master:
 
     def _read_conditions(self, now_ns: int) -> None:
         readings = self._read()
-        own_faults = alarms_of(self.pack_values, self._configuration.alarm_limits).level_max
+        own_faults = alarms_of(
+            self.pack_values, self._configuration.alarm_limits, self._measured.faults.present
+        ).level_max
         assert isinstance(own_faults, int)
         conditions = PowerConditions(
             ignition_on=readings.ignition_on,
@@ -326,7 +341,14 @@ class Master:
             return False
         configuration = self._configuration
         self._measured.forget_silent(now_ns - SILENT_ROUNDS * configuration.measure_period_ns)
-        bodies = report_bodies(self.pack_values, self._read(), alarm_limits=configuration.alarm_limits)
+        bodies = report_bodies(
+            self.pack_values,
+            self._read(),
+            alarm_limits=configuration.alarm_limits,
+            faults=self._measured.faults.present,
+            fault_changes=self._fault_changes,
+        )
+        self._fault_changes.clear()
         self._session.send_report(bodies, now_ns)
         return True
 
@@ -380,7 +402,8 @@ class Master:
         """A frame was on the internal bus. False: there is nothing new to do, as after most measurements."""
         self._now_ns = now_ns
         if self._measured.receive(frame, now_ns):
-            return self._look_for_change()
+            is_told = bool(self._measured.faults.changes) and self._tell_faults()
+            return self._look_for_change() or is_told
         self._slaves.engine.receive_frame(frame, now_ns)
         return True
 
@@ -405,6 +428,25 @@ class Master:
         """The flasher has gone without a restart: log in again."""
         self._now_ns = now_ns
         self._interlock.bootloader_left()
+
+    def _tell_faults(self) -> bool:
+        """Faults of slaves that have come or gone: an event now, and a line of the next report."""
+        changes = self._measured.faults.changes
+        while changes:
+            change = changes.popleft()
+            self._events.append(change)
+            state = FaultState.ONSET if change.is_present else FaultState.CLEARED
+            self._fault_changes.append(
+                FaultChange(
+                    time=beijing_time(change.at_ns),
+                    position=change.position,
+                    code=change.fault.code(change.position),
+                    state=state,
+                    level=change.fault.level,
+                    detail=change.detail,
+                )
+            )
+        return True
 
     def _look_for_change(self) -> bool:
         """Ask all nodes again when a slave's identity pages differ: it was replaced, or flashed."""

@@ -19,6 +19,7 @@ from bmsota.gbt32960 import (
     DriveMotor,
     DriveMotors,
     Extremes,
+    FaultChanges,
     Gear,
     GearPosition,
     MotorState,
@@ -34,9 +35,10 @@ from bmsota.gbt32960 import (
 from bmsota.master._internal_bus import CELLS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from bmsota.gbt32960 import Body
+    from bmsota.gbt32960 import Body, FaultChange
+    from bmsota.master._slave_faults import SlaveFault
 
 
 # One byte names the cell of an extreme (table 16).
@@ -121,11 +123,17 @@ class MasterReadings:
 
 
 def report_bodies(
-    pack: PackValues, readings: MasterReadings, *, alarm_limits: AlarmLimits = AlarmLimits()
+    pack: PackValues,
+    readings: MasterReadings,
+    *,
+    alarm_limits: AlarmLimits = AlarmLimits(),
+    faults: Iterable[tuple[int, SlaveFault]] = (),
+    fault_changes: Iterable[FaultChange] = (),
 ) -> tuple[Body, ...]:
     """Every 2016 body that a BMS fills, in the order of their types. A value beyond its field's range is "abnormal".
 
-    Without motors there is no drive motor body, without a position no position body.
+    Without motors there is no drive motor body, without a position no position body. *faults* are present: the alarm body has
+    their codes. *fault_changes* have come or gone since the last report; without any there is no body for them.
 
     Raises:
         ConfigurationError: the pack has more cells than a report carries.
@@ -142,10 +150,12 @@ def report_bodies(
     degrees = tuple(_degrees(value) for value in pack.temperatures_c)
     bodies += [
         _extremes(pack),
-        alarms_of(pack, alarm_limits),
+        alarms_of(pack, alarm_limits, faults),
         _cell_voltages(pack, voltage, readings.current_a),
         ProbeTemperatures((SubsystemTemperatures(SUBSYSTEM, degrees),)),
     ]
+    if changes := tuple(fault_changes):
+        bodies.append(FaultChanges(changes))
     return tuple(bodies)
 
 
@@ -229,8 +239,8 @@ def _extremes(pack: PackValues) -> Extremes:
     )
 
 
-def alarms_of(pack: PackValues, limits: AlarmLimits) -> Alarms:
-    """Which cells and probes are beyond the limits, as a report says it."""
+def alarms_of(pack: PackValues, limits: AlarmLimits, faults: Iterable[tuple[int, SlaveFault]] = ()) -> Alarms:
+    """Which cells and probes are beyond the limits, and which slaves' frames fail, as a report says it."""
     cells = [value for value in pack.cell_voltages_v if value is not None]
     probes = [value for value in pack.temperatures_c if value is not None]
     flags = AlarmFlag(0)
@@ -244,7 +254,11 @@ def alarms_of(pack: PackValues, limits: AlarmLimits) -> Alarms:
     if probes and max(probes) > limits.temperature_max_c:
         flags |= AlarmFlag.BATTERY_TEMPERATURE_HIGH
         level = 3
-    return Alarms(level_max=level, flags=int(flags))
+    codes = []
+    for position, fault in faults:
+        codes.append(fault.code(position))
+        level = max(level, fault.level)
+    return Alarms(level_max=level, flags=int(flags), ress_faults=tuple(codes))
 
 
 def _cell_voltages(pack: PackValues, voltage: float | None, current_a: float) -> CellVoltages:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bmsota.master._internal_bus import MeasurementTable, PackLayout
+    from bmsota.master._internal_bus import MeasurementTable
 
 
 SECOND = 1_000_000_000
@@ -24,11 +24,8 @@ SELF_TEST_LIMIT_NS = SELF_TEST_ROUNDS * SECOND
 class SelfTest:
     """Runs when it is asked to, and ends with `look`."""
 
-    def __init__(
-        self, measured: MeasurementTable, layout: PackLayout, *, look_period_ns: int, check: Callable[[], str]
-    ) -> None:
+    def __init__(self, measured: MeasurementTable, *, look_period_ns: int, check: Callable[[], str]) -> None:
         self._measured = measured
-        self._layout = layout
         self._look_period_ns = look_period_ns
         self._check = check
         self._since_ns: int | None = None
@@ -55,8 +52,7 @@ class SelfTest:
         return failure
 
     def _failure(self, since_ns: int, now_ns: int) -> str | None:
-        heard_ns = self._measured.heard_ns
-        silent = [position for position in self._layout.positions if heard_ns.get(position, -1) <= since_ns]
+        silent = self._measured.unheard(since_ns)
         if not silent and None not in self._measured.cell_voltages_v:
             return ""
         # It looks twice a round.

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bmsota.canframe import CanFrame
-from bmsota.errors import MissingExtraError, SignalError
+from bmsota.errors import ConfigurationError, MissingExtraError, SignalError
 from bmsota.signals._codec import compile_decoder, compile_encoder, encode_onto
+from bmsota.signals._declared import from_toml
 from bmsota.signals._plan import Signals
+from bmsota.signals._protection import Seal
 from bmsota.signals._transport import pgn_of
 
 if TYPE_CHECKING:
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from bmsota.signals._codec import Encoder
     from bmsota.signals._columns import SignalColumns
     from bmsota.signals._plan import LayoutNode, Signal, SignalValue
+    from bmsota.signals._protection import E2EProtection
 
 
 _EXTENDED_FLAG = 1 << 31
@@ -58,6 +64,7 @@ class Message:
         "_decode_raw",
         "_encode",
         "_encode_raw",
+        "attributes",
         "can_id",
         "comment",
         "cycle_time_ms",
@@ -67,6 +74,7 @@ class Message:
         "layout",
         "length",
         "name",
+        "seal",
         "senders",
         "signals",
     )
@@ -85,7 +93,10 @@ class Message:
         senders: tuple[str, ...] = (),
         cycle_time_ms: int | None = None,
         comment: str = "",
+        attributes: Mapping[str, int | float | str] = MappingProxyType({}),
+        protection: E2EProtection | None = None,
     ) -> None:
+        """Compile it. Raises ConfigurationError if *protection* does not fit the layout."""
         self.name = name
         self.can_id = can_id
         self.length = length
@@ -98,6 +109,8 @@ class Message:
         self.senders = senders
         self.cycle_time_ms = cycle_time_ms
         self.comment = comment
+        self.attributes = attributes
+        """What the file's BA_ lines say of the message, by name; defaults are left out."""
         self.signals = Signals(signals)
         """Every signal, those of all multiplexer branches included, in the order of the frame's bits; also by name:
         `signals["State"]`."""
@@ -108,9 +121,25 @@ class Message:
         self._decode_raw = compile_decoder(layout, size_bytes=length, where=name, raw=True)
         self._encode_raw: Encoder | None = None
         self._batch: BatchCodec | None = None
+        self.seal: Seal | None = None if protection is None else Seal(self, protection)
 
     def __repr__(self) -> str:
         return f"Message({self.name!r}, can_id=0x{self.can_id:X}, length={self.length}, signals={len(self.signals)})"
+
+    @property
+    def protection(self) -> E2EProtection | None:
+        """What protects its frames: a CRC, an alive counter or both; None if nothing is declared."""
+        return None if self.seal is None else self.seal.protection
+
+    def with_protection(self, protection: E2EProtection | None) -> Message:
+        """The same message under *protection*; it shares what is compiled.
+
+        Raises:
+            ConfigurationError: the message has no signals that could carry it.
+        """
+        twin = copy(self)
+        twin.seal = None if protection is None else Seal(self, protection)
+        return twin
 
     def decode(self, data: bytes) -> dict[str, SignalValue]:
         """Signal name -> value in the signal's unit, or its name in the value table (a `NamedValue`, which keeps the number).
@@ -135,13 +164,17 @@ class Message:
         that can be decoded, and `encode({**decode(data), "Level": 5}, base=data)` changes the bits of `Level` alone. Bits of no
         signal, bytes beyond the message's length, and values that the DBC's limits would refuse stay as they are.
 
+        The CRC of a protected message is made if it is not in *values*; one that is in them is written as it is, so that what
+        was decoded encodes to the same frame. `E2EProtector` counts too.
+
         Raises:
             SignalError: a signal is missing, unknown, out of its range, not a name of its value table, or shares bits with
                 one that wants them different; or *base* cannot be decoded.
         """
-        if base is None:
-            return self._encode(values)
-        return self._onto(values, base, raw=False)
+        encoder: Encoder = self._encode if base is None else partial(self._onto, base=base, raw=False)
+        if self.seal is not None and (data := self.seal.complete(values, encoder)) is not None:
+            return data
+        return encoder(values)
 
     def encode_raw(self, values: Mapping[str, SignalValue], *, base: bytes | None = None) -> bytes:
         """As `encode`, but of the numbers on the wire: the inverse of `decode_raw`. The DBC's limits are not applied.
@@ -186,7 +219,7 @@ class Message:
 
         *columns* holds an array per signal, one value a frame, or one value for all frames; or it is what `decode_batch`
         returned. Of a multiplexed signal, values in frames that do not hold it are ignored. Arrays of names are taken as
-        well, but slowly. *rows* says how many frames, if no column does.
+        well, but slowly. *rows* says how many frames, if no column does. A CRC that is not in *columns* is made, as by `encode`.
 
         With *base*, an array of frames as `decode_batch` takes it, the result is a copy of it with only those signals changed
         whose values differ from what it holds, row by row as in `encode`.
@@ -195,7 +228,12 @@ class Message:
             SignalError: as `encode`, with the row named; or columns of different lengths.
             MissingExtraError: the extra `can`, which brings NumPy, is not installed.
         """
-        return self._batch_codec().encode(columns, rows, base)
+        codec = self._batch_codec()
+        if self.seal is not None:
+            data = self.seal.complete_columns(columns, lambda complete: codec.encode(complete, rows, base))
+            if data is not None:
+                return data
+        return codec.encode(columns, rows, base)
 
     def _batch_codec(self) -> BatchCodec:
         if self._batch is None:
@@ -259,6 +297,22 @@ class Database(Mapping[str | int, Message]):
     def messages(self) -> tuple[Message, ...]:
         """Every message, in the order of the file: also those whose name an earlier one has, which are found by their id."""
         return self._messages
+
+    def with_protection(self, text: str, *, must_apply: bool = True) -> Database:
+        """The same messages under the protection that *text* declares, in TOML (docs/signals.md); others keep theirs.
+
+        Raises:
+            ConfigurationError: *text* is not such a declaration, does not fit a message that it names, or (with *must_apply*)
+                names none of this database; the message names the place.
+        """
+        declared, messages, named = from_toml(text), [], 0
+        for message in self.messages:
+            protection = declared(message)
+            named += protection is not None
+            messages.append(message if protection is None else message.with_protection(protection))
+        if must_apply and not named:
+            raise ConfigurationError("no section names a message of the DBC")
+        return Database(tuple(messages), faults=self.faults, version=self.version)
 
     def decode(self, frame: CanFrame) -> dict[str, SignalValue]:
         """Decode a frame by its id, or by its parameter group if the DBC declares that to be J1939.

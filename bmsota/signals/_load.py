@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bmsota.errors import MissingExtraError
+from bmsota.errors import ConfigurationError, MissingExtraError
 from bmsota.signals._check import check
 from bmsota.signals._database import Database, DbcFault, Message, Severity
+from bmsota.signals._declared import from_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,19 @@ def loads(text: str) -> Database:
         messages, version = (), ""
         for each in checked.messages:
             messages += _alone(partial(parse_messages, is_j1939=checked.is_j1939), checked.head, each, faults)
+    lines = {each.name: each.line for each in checked.messages}
+    messages = tuple(_protected(message, lines.get(message.name, 0), faults) for message in messages)
     return Database(messages, faults=tuple(sorted(faults, key=lambda fault: fault.line)), version=version)
+
+
+def _protected(message: Message, line: int, faults: list[DbcFault]) -> Message:
+    """The message under the protection that its attributes declare; a fault if they declare none that fits."""
+    try:
+        protection = from_attributes(message.attributes, message.can_id)
+        return message if protection is None else message.with_protection(protection)
+    except ConfigurationError as error:
+        faults.append(DbcFault(line, f"the E2E attributes of {message.name} cannot be used: {error}", Severity.WARNING))
+        return message
 
 
 def _alone(

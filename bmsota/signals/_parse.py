@@ -49,7 +49,19 @@ def _message(message: Any, *, is_j1939: bool) -> Message:
         senders=tuple(message.senders),
         cycle_time_ms=message.cycle_time,
         comment=message.comment or "",
+        attributes=_attributes(message),
     )
+
+
+def _attributes(message: Any) -> dict[str, int | float | str]:
+    """What BA_ lines say of the message; of an enumeration the name, which the file may give as a number."""
+    found = {}
+    for name, attribute in (message.dbc.attributes if message.dbc is not None else {}).items():
+        value, names = attribute.value, attribute.definition.choices
+        if attribute.definition.type_name == "ENUM" and isinstance(value, int) and names and 0 <= value < len(names):
+            value = names[value]
+        found[name] = value
+    return found
 
 
 def _signal(signal: Any, size_bytes: int) -> Signal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bmsota_sim import defaults
+from bmsota_sim.devices.frame_faults import FrameFaultKind
 from bmsota_sim.devices.unit import FullUnit
 from bmsota_sim.devices.vehicle import CITIES, VirtualVehicle
 from bmsota_sim.identity import slave_hwid, unit_identity
@@ -16,7 +17,7 @@ from bmsota_sim.kernel import MS, SECOND, Kernel
 from bmsota_sim.links.uplink import Modem
 from bmsota_sim.physics import LFP, NMC, PackDesign, Packs
 from bmsota_sim.profiles import PROFILES
-from bmsota_sim.scenario import CorruptByte, DownloadCut, SelfTestFails, SlavePowerCut, SlaveReplaced
+from bmsota_sim.scenario import CorruptByte, DownloadCut, FrameDisturbed, SelfTestFails, SlavePowerCut, SlaveReplaced
 from bmsota_sim.streams import stream
 from bmsota_sim.trace import Trace
 from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink
@@ -65,7 +66,8 @@ class Fleet:
             uplink: vehicle number -> its way to a platform.
             keys: the keys that the units trust; by default those of the sample images and manifests, and none for orders.
             origins: where the platform of the units may be without TLS, as "http://host:port".
-            databases: the name of a DBC -> loaded: `bms_internal`, and `SeriesProfile.bootloader_dbc` of every series.
+            databases: the name of a DBC -> loaded: `bms_internal` (and `bms_internal_unprotected`, if a vehicle has such
+                slaves), and `SeriesProfile.bootloader_dbc` of every series.
             factory_images: series -> the images that its new masters and slaves run.
         """
         self.scenario = scenario
@@ -102,6 +104,8 @@ class Fleet:
         for number in numbers:
             group = scenario.group_of(number)
             identity = identities[number]
+            plan = scenario.vehicles.get(number)
+            unprotected = () if plan is None else plan.unprotected_slaves
             modem = Modem(kernel, uplink(number), rate_bytes_per_s=scenario.link_rate_bytes_per_s)
             self.units.append(
                 FullUnit(
@@ -122,6 +126,8 @@ class Fleet:
                     heartbeat_period_ns=scenario.heartbeat_period_s * SECOND,
                     measure_period_ns=round(scenario.measure_period_s * SECOND),
                     origins=origins,
+                    unprotected_dbc=databases("bms_internal_unprotected") if unprotected else None,
+                    unprotected_slaves=unprotected,
                 )
             )
 
@@ -195,6 +201,8 @@ class Fleet:
             case SlaveReplaced(slave=slave, at_s=at_s, off_s=off_s):
                 new = slave_hwid(self.seed, fault.vehicle, slave, generation=1)
                 self._at(at_s, lambda: unit.replace_slave(slave, new, round(off_s * SECOND)))
+            case FrameDisturbed(kind=kind, slave=slave, at_s=at_s, rounds=rounds):
+                self._at(at_s, lambda: unit.disturb_frames(slave, FrameFaultKind(kind), rounds))
 
     def _step_physics(self) -> None:
         self.kernel.call_in(PHYSICS_STEP_NS, self._step_physics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bmsota_sim.scenario import CorruptByte, DownloadCut, SlavePowerCut, SlaveReplaced
+from bmsota_sim.scenario import CorruptByte, DownloadCut, FrameDisturbed, SlavePowerCut, SlaveReplaced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,6 +125,9 @@ def _fault_problems(fault: Fault, figures: UnitFigures, changes: Sequence[tuple[
         case SlavePowerCut(slave=slave):
             if (fault.kind, slave) not in figures.faults:
                 return [f"the planned power cut of slave {slave} did not happen"]
+        case FrameDisturbed(kind=kind, slave=slave):
+            if (kind, slave) not in figures.faults:
+                return [f"the planned {kind} of slave {slave} did not happen"]
         case SlaveReplaced(slave=slave):
             if not any(position == slave for position, _, _ in changes):
                 return [f"the replacement of slave {slave} was not recorded"]

@@ -28,6 +28,7 @@ __all__ = [
     "DownloadCut",
     "Fault",
     "FleetGroup",
+    "FrameDisturbed",
     "Interval",
     "PowerCycle",
     "Scenario",
@@ -91,6 +92,8 @@ class VehiclePlan(_Part):
     """No mobile network in this time."""
     driving: Interval | None = None
     soc_pct: Annotated[float, Field(ge=0, le=100)] | None = None
+    unprotected_slaves: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Slaves whose software is from before message protection, by position."""
 
 
 class DownloadCut(_Part):
@@ -137,8 +140,19 @@ class SlaveReplaced(_Part):
     off_s: Annotated[float, Field(gt=0)] = 3.0
 
 
+class FrameDisturbed(_Part):
+    """One frame of a slave's measurements goes wrong, round after round: a wrong bit, always the same frame, or an old one behind it."""
+
+    kind: Literal["frame_corrupted", "frame_frozen", "frame_replayed"]
+    vehicle: Annotated[int, Field(ge=1)]
+    slave: Annotated[int, Field(ge=1)]
+    at_s: Annotated[float, Field(ge=0)]
+    rounds: Annotated[int, Field(ge=1)] = 5
+
+
 Fault = Annotated[
-    DownloadCut | CorruptByte | SlavePowerCut | SelfTestFails | SlaveReplaced, Field(discriminator="kind")
+    DownloadCut | CorruptByte | SlavePowerCut | SelfTestFails | SlaveReplaced | FrameDisturbed,
+    Field(discriminator="kind"),
 ]
 
 
@@ -195,14 +209,21 @@ class Scenario(_Part):
             if number > count:
                 raise ValueError(f"{place}: expected a vehicle from 1 to {count}, got {number}")
         for index, fault in enumerate(self.faults):
-            if isinstance(fault, SlavePowerCut | SlaveReplaced):
+            if isinstance(fault, SlavePowerCut | SlaveReplaced | FrameDisturbed):
                 slaves = PROFILES[self.series_of(fault.vehicle)].slave_count
                 if fault.slave > slaves:
                     raise ValueError(f"faults[{index}].slave: expected a slave from 1 to {slaves}, got {fault.slave}")
+        for number, plan in self.vehicles.items():
+            slaves = PROFILES[self.series_of(number)].slave_count
+            for slave in plan.unprotected_slaves:
+                if slave > slaves:
+                    raise ValueError(
+                        f"vehicles.{number}.unprotected_slaves: expected a slave from 1 to {slaves}, got {slave}"
+                    )
         seen: set[tuple[str, int, int]] = set()
         for index, fault in enumerate(self.faults):
             # A unit has one plan of each kind; the second would silently take the place of the first.
-            slave = fault.slave if isinstance(fault, SlavePowerCut | SlaveReplaced) else 0
+            slave = fault.slave if isinstance(fault, SlavePowerCut | SlaveReplaced | FrameDisturbed) else 0
             key = (fault.kind, fault.vehicle, slave)
             if key in seen:
                 what = f"vehicle {fault.vehicle}" + (f", slave {slave}" if slave else "")

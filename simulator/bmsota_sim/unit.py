@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bmsota.image import ImageVersion
+    from bmsota_sim.devices.frame_faults import FrameFaultKind
     from bmsota_sim.identity import VirtualUnitIdentity
     from bmsota_sim.profiles import SeriesProfile
 
@@ -28,7 +29,7 @@ class PackView(Protocol):
     """
 
     def cell_voltages_v(self) -> Sequence[float | None]:
-        """Every cell of the pack in volts, multiples of 0.1 mV; None: not measured, or out of the sensor's range."""
+        """Every cell of the pack in volts, multiples of 1 mV; None: not measured, or out of the sensor's range."""
         ...
 
     def temperatures_c(self) -> Sequence[float | None]:
@@ -116,6 +117,10 @@ class Unit(Protocol):
 
     def cut_slave_power(self, position: int, at_progress: float, off_ns: int) -> None:
         """Cut a slave's supply when this share (0 to 1) of an image is stored, for *off_ns*."""
+        ...
+
+    def disturb_frames(self, position: int, kind: FrameFaultKind, rounds: int) -> None:
+        """Let one frame of a slave go wrong in each of its next *rounds* measurement rounds."""
         ...
 
     def fail_self_test(self, version: ImageVersion | str, reason: str) -> None:

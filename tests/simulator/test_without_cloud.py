@@ -72,7 +72,7 @@ def test_a_fleet_runs_in_virtual_time_against_the_library_s_own_platform_end():
 
 
 def test_a_report_shows_the_pack_as_the_unit_s_view_has_it():
-    """`PackView`: 0.1 mV and 0.1 degrees inside the unit, 1 mV and 1 degree in the report, current and charge likewise."""
+    """`PackView`: 1 mV and 0.1 degrees inside the unit, 1 mV and 1 degree in the report, current and charge likewise."""
     seen = []
 
     def received(event, _now_ns):
@@ -92,7 +92,7 @@ def test_a_report_shows_the_pack_as_the_unit_s_view_has_it():
         bodies = {type(body).__name__: body for body in report.bodies}
         cells = view.cell_voltages_v()
         assert len(cells) == unit.profile.cell_count
-        assert all(abs(cell * 10_000 - round(cell * 10_000)) < 1e-6 for cell in cells)
+        assert all(abs(cell * 1_000 - round(cell * 1_000)) < 1e-6 for cell in cells)
         assert bodies["CellVoltages"].subsystems[0].cell_voltages_v == tuple(round(cell, 3) for cell in cells)
         probes = bodies["ProbeTemperatures"].subsystems[0].temperatures_c
         assert probes == tuple(round(probe) for probe in view.temperatures_c())

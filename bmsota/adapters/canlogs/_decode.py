@@ -49,6 +49,8 @@ class DecodedMessage:
     """Where in the block each frame stood; rising. A message of several packets stands where its last one was."""
     columns: SignalColumns
     """Of frames that are shorter than their message, only the signals that lie in them wholly."""
+    data: NDArray[np.uint8]
+    """The bytes of each frame, one row each, no more than the message's length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,8 @@ def _columns(
     size = message.length
     frames = [block[at] for at in positions]
     data = np.frombuffer(b"".join(frame.data[:size].ljust(size, b"\0") for frame in frames), dtype=np.uint8)
-    columns = message.decode_batch(data.reshape(len(frames), size), strict=False)
+    data = data.reshape(len(frames), size)
+    columns = message.decode_batch(data, strict=False)
     if held is not None:
         names = [name for name in columns if name in held]
         rows = {name: columns.rows(name) for name in names if not columns.is_everywhere(name)}
@@ -168,6 +171,7 @@ def _columns(
         channels=tuple(frame.channel for frame in frames),
         positions=np.array(positions, dtype=np.intp),
         columns=columns,
+        data=data[:, : len(frames[0].data)],
     )
 
 

@@ -134,7 +134,9 @@ class VirtualMaster(NodeDevice):
         )
         self.node.new_store().install_factory(factory_image)
         slave_count = configuration.layout.slave_count if diagnosis_bus is None else POSITION_MAX
-        measured = MeasurementTable(configuration.database, configuration.layout).accepts
+        measured = MeasurementTable(
+            configuration.database, configuration.layout, unprotected=configuration.unprotected
+        ).accepts
         self._requests = frozenset({wire.request_id})
         self._inside = frozenset(range(wire.reply_id + 1, wire.reply_id + slave_count + 1)) | measured
         self.port = bus.attach(self._receive_can, name=f"{self.name}/master", drained=self._can_drained)

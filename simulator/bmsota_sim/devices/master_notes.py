@@ -18,6 +18,7 @@ from bmsota.master import (
     ReportAcknowledged,
     SelfTestEnded,
     SlaveChanged,
+    SlaveFaultChanged,
     UpgradeModeChanged,
 )
 from bmsota.ota import LogNote, Reset, SendReport, TellState
@@ -66,6 +67,9 @@ def note_of(event: MasterEvent) -> str | None:
             return f"{operation}: {sum(result.ok for result in results)} of {len(results)} slaves"
         case SlaveChanged(_, detail):
             return detail
+        case SlaveFaultChanged(position, fault, is_present, detail):
+            name = fault.name.lower().replace("_", " ")
+            return f"slave {position}: {name}{'' if is_present else ' no more'}: {detail}"
         case SelfTestEnded(failure):
             return f"self-test: {failure or 'passed'}"
         case LocalUpgradeDetected(upgrade):

@@ -6,6 +6,7 @@ goes; the flash stays.
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from bmsota.boot import BootReason
@@ -14,6 +15,7 @@ from bmsota.master import SlaveMessages
 from bmsota.node import TargetIdentity
 from bmsota_sim.devices.bootloader_node import BootloaderNode, NodeDevice, NodeProtocols, PowerCutPlan
 from bmsota_sim.devices.flash import ERASE_NS, PROGRAM_NS, FlashModel
+from bmsota_sim.devices.frame_faults import FrameFault, FrameFaultKind, new_history
 from bmsota_sim.kernel import MS
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ class Slave(NodeDevice):
         self._flash_size_bytes = flash_size_bytes
         self._measure_timer: Timer | None = None
         self._alive = 0
+        self._history = new_history()
+        self._frame_faults: list[FrameFault] = []
         self._transmission = 0
         self.hwid = hwid
         self.node = BootloaderNode(
@@ -138,6 +142,17 @@ class Slave(NodeDevice):
 
     # -- power -----------------------------------------------------------------------------------------------------------
 
+    def disturb_frames(self, kind: FrameFaultKind, rounds: int) -> None:
+        """Let one frame of the next *rounds* measurement rounds go wrong; which one is drawn from the seed."""
+        random = Random(f"{self._seed}/{self.hwid}/{kind.value}")  # noqa: S311 - a replayable draw, not a secret
+        self._frame_faults.append(FrameFault(kind, rounds=rounds, random=random))
+        self._trace.note(self._kernel.now_ns, self.name, f"{kind.value} begins, for {rounds} rounds")
+
+    @property
+    def frame_faults(self) -> frozenset[str]:
+        """The kinds of frame faults that have happened."""
+        return frozenset(fault.kind.value for fault in self._frame_faults if fault.happened)
+
     def power_off(self) -> None:
         super().power_off()
         self._stop_measuring()
@@ -148,6 +163,9 @@ class Slave(NodeDevice):
         self._trace.note(self._kernel.now_ns, self.name, f"boots {self.version}: {result.reason.name}")
         for problem in filter(None, (store.journal_problem, store.worn)):
             self._trace.note(self._kernel.now_ns, self.name, problem)
+        # What was in its memory is gone.
+        self._alive = 0
+        self._history.clear()
         if result.reason is not BootReason.NOTHING:
             self._send_identity(store)
             self._start_measuring()
@@ -176,11 +194,14 @@ class Slave(NodeDevice):
     def _measure(self) -> None:
         assert self._measure_period_ns is not None
         self._measure_timer = self._kernel.call_in(self._measure_period_ns, self._measure)
-        self._alive += 1
         sensors = self._sensors
-        for frame in self._messages.measurements(
-            sensors.cell_voltages_v(), sensors.temperatures_c(), alive=self._alive
-        ):
+        frames = self._messages.measurements(sensors.cell_voltages_v(), sensors.temperatures_c(), alive=self._alive)
+        self._alive += 1
+        sent = frames
+        for fault in self._frame_faults:
+            sent = fault.disturb(sent, self._history)
+        self._history.append(frames)
+        for frame in sent:
             self._port.send(frame)
 
     def _send_identity(self, store: BootStore) -> None:

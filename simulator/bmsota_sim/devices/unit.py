@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bmsota.image import ImageVersion
     from bmsota.master import UnitKeys
     from bmsota.signals import Database
+    from bmsota_sim.devices.frame_faults import FrameFaultKind
     from bmsota_sim.devices.vehicle import VirtualVehicle
     from bmsota_sim.identity import VirtualUnitIdentity
     from bmsota_sim.kernel import Kernel
@@ -122,11 +123,15 @@ class FullUnit:
         data_bitrate_bps: int | None = None,
         diagnosis_bus: CanBus | None = None,
         origins: Sequence[str] = (),
+        unprotected_dbc: Database | None = None,
+        unprotected_slaves: Sequence[int] = (),
     ) -> None:
         """Make a unit, switched off.
 
         *bootloader_dbc* is any of `dbc/bms_bootloader*.dbc`: its ids and data frames are those of the unit. With
         *data_bitrate_bps* the internal bus carries CAN FD. *origins*: where its platform may be without TLS.
+        *unprotected_slaves* run software from before message protection: they send the messages of *unprotected_dbc*, and the
+        master measures such slaves.
 
         Raises:
             ConfigurationError: the bootloader's data frames are CAN FD, and no data bit rate is given.
@@ -181,6 +186,7 @@ class FullUnit:
                 layout=profile.layout,
                 slave_class=slave_class,
                 database=internal_dbc,
+                unprotected=unprotected_dbc,
                 profile=BootloaderProfile(wire),
                 measure_period_ns=measure_period_ns,
                 origins=tuple(origins),
@@ -209,7 +215,7 @@ class FullUnit:
                 kernel=kernel,
                 bus=self.bus,
                 wire=wire,
-                database=internal_dbc,
+                database=unprotected_dbc if unprotected_dbc and position in unprotected_slaves else internal_dbc,
                 trace=trace,
                 name=f"{identity.name}/slave {position}",
                 position=position,
@@ -318,6 +324,9 @@ class FullUnit:
     def cut_slave_power(self, position: int, at_progress: float, off_ns: int) -> None:
         self.slaves[position - 1].power_cut_plan = PowerCutPlan(at_progress, off_ns)
 
+    def disturb_frames(self, position: int, kind: FrameFaultKind, rounds: int) -> None:
+        self.slaves[position - 1].disturb_frames(kind, rounds)
+
     def fail_self_test(self, version: ImageVersion | str, reason: str) -> None:
         """The image of this version does not pass its self-test on this unit."""
         self._self_test_failure = (str(version), reason)
@@ -350,6 +359,7 @@ class FullUnit:
             for slave in self.slaves
             if slave.power_cut_plan is not None and slave.power_cut_plan.happened
         }
+        frames = {(kind, slave.position) for slave in self.slaves for kind in slave.frame_faults}
         return UnitFigures(
             reports=master.reports,
             logins=master.logins,
@@ -357,7 +367,7 @@ class FullUnit:
             bytes_down=self.modem.http_bytes + master.stream_bytes_received,
             can_frames=self.bus.frames,
             notes=tuple(master.remarks),
-            faults=frozenset({(happened.split()[0], 0) for happened in self.modem.faults_happened} | cuts),
+            faults=frozenset({(happened.split()[0], 0) for happened in self.modem.faults_happened} | cuts | frames),
         )
 
     # -- physics -----------------------------------------------------------------------------------------------------------

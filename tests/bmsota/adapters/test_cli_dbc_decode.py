@@ -471,7 +471,7 @@ def test_a_dbc_with_faults_is_used_and_said(tmp_path, dbc):
 
 @pytest.mark.slow
 def test_several_databases_and_packaged_ones(tmp_path, dbc):
-    frames = [(1.0, 0x100, False, "0000000000000000"), (1.1, 0x201, False, "0000000000000000")]
+    frames = [(1.0, 0x100, False, "0000000000000000"), (1.1, 0x401, False, "0400000000000000")]
     result = decode(write(tmp_path / "drive.log", frames), dbc, "--dbc", "bms_internal")
     assert result.exit_code == 0
     assert [line.split(": ")[0].split(" ")[-1] for line in result.stdout.splitlines()] == ["Pack", "Slave01_Cells_1"]

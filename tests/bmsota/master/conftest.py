@@ -138,6 +138,7 @@ class Slave:
         store_on(self.flash, ImageRole.SLAVE).install_factory(firmware(ImageRole.SLAVE, version))
         self.messages = SlaveMessages(database("bms_internal"), position, LAYOUT)
         self.transmission = 0
+        self.alive = 0
         self.boot()
 
     def boot(self):
@@ -152,7 +153,8 @@ class Slave:
         return str(self.result.facts.version)
 
     def measurements(self):
-        return self.messages.measurements(self.cells, self.probes, alive=0)
+        self.alive += 1
+        return self.messages.measurements(self.cells, self.probes, alive=self.alive)
 
     def identity_pages(self):
         self.transmission += 1

@@ -11,7 +11,7 @@ from bmsota.adapters.files import packaged_dbc
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError
 from bmsota.image import ImageVersion
-from bmsota.master import MeasurementTable, PackLayout, SlaveMessages
+from bmsota.master import MeasurementTable, PackLayout, SlaveFault, SlaveMessages
 from bmsota.signals import loads
 
 F7 = PackLayout(slave_count=8, cells_per_slave=12, probes_per_slave=4)
@@ -31,7 +31,7 @@ def database():
 
 def values(layout, position):
     random = Random(f"{layout}/{position}")
-    cells = [round(random.uniform(2.5, 4.3), 4) for _ in range(layout.cells_per_slave)]
+    cells = [round(random.uniform(2.5, 4.3), 3) for _ in range(layout.cells_per_slave)]
     return cells, [round(random.uniform(-30, 60), 1) for _ in range(layout.probes_per_slave)]
 
 
@@ -59,7 +59,7 @@ def test_a_round_is_status_then_cells_then_probes(database):
     frames = SlaveMessages(database, 2, F7).measurements(*values(F7, 2), alive=300)
     names = [database.decode(frame) for frame in frames]
     assert len(frames) == 1 + 3 + 1
-    assert names[0]["AliveCounter"] == 300 & 0xFF
+    assert [name["AliveCounter"] for name in names] == [300 % 15] * 5, "one round, one count"
     assert names[0]["State"] == "Measuring"
     assert all(frame.can_id < 0x600 for frame in frames)
 
@@ -88,7 +88,7 @@ def test_a_broken_sensor_is_abnormal_on_the_wire_and_unknown_to_the_master(datab
     assert None not in (table.cell_voltages_v[0], table.cell_voltages_v[2], table.temperatures_c[0])
 
 
-@pytest.mark.parametrize(("cell_v", "probe_c"), [(0.0, -60.0), (6.5533, 200.0)])
+@pytest.mark.parametrize(("cell_v", "probe_c"), [(0.0, -60.0), (6.553, 200.0)])
 def test_the_ends_of_the_ranges_are_values(database, cell_v, probe_c):
     table = MeasurementTable(database, F7)
     for frame in SlaveMessages(database, 1, F7).measurements([cell_v] * 12, [probe_c] * 4, alive=0):
@@ -117,7 +117,7 @@ def test_a_silent_slave_is_forgotten_and_the_others_stay(database):
     assert table.temperatures_c[:6] == [None] * 6
     assert None not in table.cell_voltages_v[5:]
     assert None not in table.temperatures_c[6:]
-    send_round(database, ODD, table, 1, NOW + 2000)
+    send_round(database, ODD, table, 1, NOW + 2000, alive=2)
     assert None not in table.cell_voltages_v
 
 
@@ -222,3 +222,212 @@ def test_an_extended_id_of_the_same_number_is_another_message(database):
     table = MeasurementTable(database, F7)
     frame = SlaveMessages(database, 1, F7).measurements(*values(F7, 1), alive=0)[0]
     assert not table.receive(CanFrame(frame.can_id, frame.data, is_extended_id=True), NOW)
+
+
+# ---- message protection
+
+
+SECOND = 1_000_000_000
+SMALL = PackLayout(slave_count=2, cells_per_slave=5, probes_per_slave=1)
+
+
+@pytest.fixture(scope="module")
+def old_database():
+    return loads(packaged_dbc("bms_internal_unprotected"))
+
+
+class Bus:
+    """Two slaves that send a round every second, and the master's table; a test disturbs what is on the wire."""
+
+    def __init__(self, database, old=None, *, is_old=False):
+        self.table = MeasurementTable(database, SMALL, unprotected=old)
+        self.slaves = [SlaveMessages(old if is_old else database, position, SMALL) for position in (1, 2)]
+        self.now_ns, self.alive = NOW, 0
+        self.voltage_v = 3.5
+
+    def round(self, disturb=lambda frames: frames, positions=(1, 2)):
+        """One round of each slave; *disturb* gets that of slave 1. What has come and gone by it, in words."""
+        self.alive += 1
+        self.voltage_v += 0.01
+        self.now_ns += SECOND
+        for position in positions:
+            cells = [self.voltage_v + position / 10] * SMALL.cells_per_slave
+            frames = self.slaves[position - 1].measurements(cells, [20.0], alive=self.alive)
+            for frame in disturb(frames) if position == 1 else frames:
+                assert self.table.receive(frame, self.now_ns)
+        self.table.forget_silent(self.now_ns - 3 * SECOND)
+        changes = [
+            f"{'+' if each.is_present else '-'}{each.fault.name} {each.position} {each.detail}"
+            for each in self.table.faults.changes
+        ]
+        self.table.faults.changes.clear()
+        return changes
+
+    def cells(self, position=1):
+        begin = (position - 1) * SMALL.cells_per_slave
+        return self.table.cell_voltages_v[begin : begin + SMALL.cells_per_slave]
+
+
+def flipped(frames, index, bit):
+    data = (int.from_bytes(frames[index].data, "big") ^ 1 << bit).to_bytes(8, "big")
+    return [*frames[:index], CanFrame(frames[index].can_id, data), *frames[index + 1 :]]
+
+
+def test_no_flipped_bit_of_any_frame_reaches_a_value(database):
+    """Each bit of each frame of a round: what was known stays, the fault is told, and the frame behind it counts again."""
+    for index in range(4):
+        for bit in range(0, 64, 5):
+            bus = Bus(database)
+            assert bus.round() == []
+            before = (list(bus.table.cell_voltages_v), list(bus.table.temperatures_c), dict(bus.table.heard_ns))
+            said = bus.round(lambda frames, index=index, bit=bit: flipped(frames, index, bit)[index : index + 1], (1,))
+            name = ("Slave01_Status", "Slave01_Cells_1", "Slave01_Cells_2", "Slave01_Temperatures_1")[index]
+            assert said == [f"+CORRUPTED 1 {name}: wrong CRC"]
+            assert (bus.table.cell_voltages_v, bus.table.temperatures_c, bus.table.heard_ns) == before
+            bus.round()
+            assert bus.cells() == pytest.approx([bus.voltage_v + 0.1] * 5)
+
+
+def test_a_frozen_frame_is_told_and_its_values_grow_old(database):
+    """The rest of the slave goes on: only the group that is frozen becomes unknown, after three rounds, and comes back."""
+    bus, held = Bus(database), []
+
+    def freeze(frames):
+        held[:] = held or [frames[1]]
+        return [frames[0], held[0], *frames[2:]]
+
+    assert bus.round(freeze) == []
+    assert bus.round(freeze) == ["+REPEATED 1 Slave01_Cells_1: repeated"]
+    assert [bus.round(freeze) for _ in range(2)] == [[], []]
+    assert bus.cells()[:4] == pytest.approx([3.51 + 0.1] * 4), "three rounds old"
+    for _ in range(5):
+        assert bus.round(freeze) == [], "told once"
+        assert bus.cells()[:4] == [None] * 4
+        assert bus.cells()[4] == pytest.approx(bus.voltage_v + 0.1)
+        assert bus.table.unheard(bus.now_ns - 1) == [1]
+    assert bus.table.faults.present == ((1, SlaveFault.REPEATED),)
+    # Nine rounds on, the counter has jumped; then it goes on.
+    assert bus.round() == ["+OUT_OF_SEQUENCE 1 Slave01_Cells_1: out of sequence"]
+    assert [bus.round() for _ in range(2)] == [[], []]
+    assert bus.cells() == pytest.approx([bus.voltage_v + 0.1] * 5)
+    assert bus.round() == [
+        "-REPEATED 1 Slave01_Cells_1: good 3 times",
+        "-OUT_OF_SEQUENCE 1 Slave01_Cells_1: good 3 times",
+    ]
+    assert bus.table.faults.present == ()
+
+
+def test_a_replayed_frame_is_told_and_not_used(database):
+    bus, history = Bus(database), []
+
+    def record(frames):
+        history.append(frames[1])
+        return frames
+
+    for _ in range(6):
+        assert bus.round(record) == []
+    said = bus.round(lambda frames: [*frames, history[1]])
+    assert said == ["+OUT_OF_SEQUENCE 1 Slave01_Cells_1: out of sequence"]
+    assert bus.cells() == pytest.approx([bus.voltage_v + 0.1] * 5), "the old value was not taken"
+    for _ in range(4):
+        # However often: the right frames are used all the while.
+        assert bus.round(lambda frames: [*frames, history[1]]) == []
+        assert bus.cells() == pytest.approx([bus.voltage_v + 0.1] * 5)
+    assert [bus.round() for _ in range(2)] == [[], []]
+    assert bus.round() == ["-OUT_OF_SEQUENCE 1 Slave01_Cells_1: good 3 times"]
+
+
+def test_lost_frames_are_no_fault_up_to_two_in_a_row(database):
+    bus = Bus(database)
+    for lost in (0, 1, 2):
+        bus.alive += lost
+        assert bus.round() == []
+    bus.alive += 3
+    assert bus.round()[0] == "+OUT_OF_SEQUENCE 1 Slave01_Status: out of sequence"
+
+
+def test_a_slave_that_was_silent_for_long_may_count_on_from_anywhere(database):
+    bus = Bus(database)
+    bus.round()
+    bus.now_ns += 3 * SECOND
+    bus.alive += 5
+    assert bus.round() == []
+    assert None not in bus.table.cell_voltages_v
+
+
+def test_a_slave_that_restarts_says_so_and_begins_anew(database):
+    bus = Bus(database)
+    for _ in range(7):
+        bus.round()
+    for frame in identity(database, 1, HWID, 1, SMALL) + identity(database, 2, HWID, 1, SMALL):
+        bus.table.receive(frame, bus.now_ns)
+    bus.alive = 0
+    assert bus.round() == []
+
+
+def test_a_fault_does_not_end_by_silence_nor_by_other_messages(database):
+    bus = Bus(database)
+    bus.round()
+    assert len(bus.round(lambda frames: flipped(frames, 2, 9))) == 1
+    for _ in range(9):
+        assert bus.round(lambda frames: [frames[0], frames[1]]) == []
+    assert bus.table.faults.present == ((1, SlaveFault.CORRUPTED),)
+    assert bus.cells()[4] is None
+    assert [bus.round() for _ in range(3)] == [[], [], ["-CORRUPTED 1 Slave01_Cells_2: good 3 times"]]
+
+
+def test_a_frame_that_is_too_short_is_a_corrupted_one(database):
+    bus = Bus(database)
+    bus.round()
+    said = bus.round(lambda frames: [*frames[:3], CanFrame(frames[3].can_id, frames[3].data[:5])])
+    assert said == ["+CORRUPTED 1 Slave01_Temperatures_1: too short"]
+    assert bus.table.malformed == 1
+
+
+def test_a_slave_without_protection_is_measured_and_told(database, old_database):
+    """The setting of mixed versions. Without it the master understands none of its frames."""
+    bus = Bus(database, old_database, is_old=True)
+    bus.slaves[1] = SlaveMessages(database, 2, SMALL)
+    said = bus.round()
+    assert said == ["+UNPROTECTED 1 Slave01_Status: no CRC and no counter"]
+    assert bus.cells() == pytest.approx([bus.voltage_v + 0.1] * 5)
+    assert bus.cells(2) == pytest.approx([bus.voltage_v + 0.2] * 5)
+    assert bus.table.unheard(bus.now_ns - 1) == []
+    assert [bus.round() for _ in range(5)] == [[]] * 5
+    # It is upgraded, restarts and is protected from now on.
+    bus.slaves[0] = SlaveMessages(database, 1, SMALL)
+    for frame in identity(database, 1, HWID, 1, SMALL):
+        bus.table.receive(frame, bus.now_ns)
+    assert [bus.round() for _ in range(3)] == [[], [], ["-UNPROTECTED 1 Slave01_Temperatures_1: good 3 times"]]
+    strict = Bus(database)
+    frames = SlaveMessages(old_database, 1, SMALL).measurements([3.7] * 5, [20.0], alive=1)
+    assert not any(strict.table.receive(frame, NOW) for frame in frames)
+
+
+def test_who_has_sent_protected_frames_is_not_believed_without_protection(database, old_database):
+    """Or whoever can put frames on the bus could leave the protection away. A slave that restarts may have gone back."""
+    bus = Bus(database, old_database)
+    bus.round()
+    forged = SlaveMessages(old_database, 1, SMALL).measurements([4.5] * 5, [20.0], alive=1)
+    assert bus.round(lambda frames: [*frames, *forged]) == ["+UNPROTECTED 1 Slave01_Status: no CRC and no counter"]
+    assert bus.cells() == pytest.approx([bus.voltage_v + 0.1] * 5)
+    for frame in identity(database, 1, HWID, 1, SMALL):
+        bus.table.receive(frame, bus.now_ns)
+    bus.round(lambda _frames: forged)
+    assert bus.cells() == pytest.approx([4.5] * 5)
+
+
+def test_a_dbc_without_protection_works_as_it_did(old_database):
+    """A bus of one's own need not be protected: nothing is judged and nothing told."""
+    table = MeasurementTable(old_database, SMALL)
+    for _ in range(3):
+        for frame in SlaveMessages(old_database, 1, SMALL).measurements([3.7123] * 5, [20.0], alive=300):
+            assert table.receive(frame, NOW)
+    assert table.cell_voltages_v[:5] == pytest.approx([3.7123] * 5)
+    assert not table.faults.changes
+    assert (
+        old_database.decode(SlaveMessages(old_database, 1, SMALL).measurements([3.7] * 5, [20.0], alive=300)[0])[
+            "AliveCounter"
+        ]
+        == 300 & 0xFF
+    )

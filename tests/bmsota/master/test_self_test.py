@@ -15,7 +15,7 @@ class Desk:
         self.slaves = [world.Slave(1), world.Slave(2)]
         self.table = MeasurementTable(world.database("bms_internal"), world.LAYOUT)
         self.failure = ""
-        self.test = SelfTest(self.table, world.LAYOUT, look_period_ns=SECOND // 2, check=lambda: self.failure)
+        self.test = SelfTest(self.table, look_period_ns=SECOND // 2, check=lambda: self.failure)
 
     def measure(self, now_ns, *positions):
         for slave in self.slaves:

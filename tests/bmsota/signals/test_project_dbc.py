@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bmsota.adapters.files import packaged_dbc, packaged_dbc_names
-from bmsota.signals import loads
+from bmsota.signals import E2EProfile, loads
 
 if TYPE_CHECKING:
     from bmsota.signals import Message
@@ -88,25 +88,50 @@ def test_every_name_of_a_value_table_is_used_once(project_dbc):
             assert len(set(signal.choices.values())) == len(signal.choices)
 
 
-def test_the_internal_ids_carry_the_position_and_stay_below_the_bootloader(internal):
+@pytest.mark.parametrize(
+    ("name", "status", "cells", "temperatures"),
+    [("bms_internal", 0x140, 0x400, 0x500), ("bms_internal_unprotected", 0x120, 0x200, 0x300)],
+)
+def test_the_internal_ids_carry_the_position_and_stay_below_the_bootloader(name, status, cells, temperatures):
+    internal = loads(packaged_dbc(name))
     assert all(0x100 <= message.can_id < 0x600 for message in internal.messages)
     for position in range(1, 17):
         slave = f"Slave{position:02d}"
-        expected = {f"{slave}_Status": 0x120, f"{slave}_Identity": 0x380}
-        expected |= {f"{slave}_Cells_{group}": 0x200 + 0x20 * (group - 1) for group in range(1, 9)}
-        expected |= {f"{slave}_Temperatures_{group}": 0x300 + 0x20 * (group - 1) for group in (1, 2)}
+        expected = {f"{slave}_Status": status, f"{slave}_Identity": 0x380}
+        expected |= {f"{slave}_Cells_{group}": cells + 0x20 * (group - 1) for group in range(1, 9)}
+        expected |= {f"{slave}_Temperatures_{group}": temperatures + 0x20 * (group - 1) for group in (1, 2)}
         assert {
             message.name: message.can_id - position for message in internal.messages if message.name.startswith(slave)
         } == expected
-        for name in expected:
-            assert internal[name].senders == (slave,)
+        for message_name in expected:
+            assert internal[message_name].senders == (slave,)
+
+
+def test_a_layout_never_changed_under_its_id(internal):
+    """A master that knows only the messages from before protection, or only those behind it, takes no byte for another's."""
+    old = loads(packaged_dbc("bms_internal_unprotected"))
+    assert [message.name for message in old.messages if message.protection] == []
+    for message in internal.messages:
+        if message.protection is None:
+            assert message.layout == old[message.name].layout
+            assert message.can_id == old[message.name].can_id
+        else:
+            assert message.can_id not in old
+            assert message.protection.profile is E2EProfile.P01
+            assert message.protection.data_id == message.can_id
+    assert {message.name.split("_", 1)[1] for message in internal.messages if message.protection} == {
+        "Status",
+        *(f"Cells_{group}" for group in range(1, 9)),
+        *(f"Temperatures_{group}" for group in (1, 2)),
+    }
 
 
 def test_a_slave_has_room_for_32_cells_and_8_probes(internal):
     cells = [name for group in range(1, 9) for name in internal[f"Slave16_Cells_{group}"].decode(bytes(8))]
     probes = [name for group in (1, 2) for name in internal[f"Slave16_Temperatures_{group}"].decode(bytes(8))]
-    assert cells == [f"Cell_{number:02d}" for number in range(1, 33)]
-    assert probes == [f"Probe_{number}" for number in range(1, 9)]
+    protection = ["Crc", "AliveCounter"]
+    assert [name for name in cells if name not in protection] == [f"Cell_{number:02d}" for number in range(1, 33)]
+    assert [name for name in probes if name not in protection] == [f"Probe_{number}" for number in range(1, 9)]
 
 
 def test_locked_bytes():
@@ -121,10 +146,25 @@ def test_locked_bytes():
         "BalancingVoltage": 3.65,
     }
     assert internal["MasterCommand"].encode(command).hex(" ") == "07 11 03 00 94 8e 00 00"
+    # Counter and cells by hand; the CRCs by autosar-e2e 1.0.0 (profile 1, data id = CAN id).
+    cells = {"AliveCounter": 9, "Cell_05": 3.654, "Cell_06": 0, "Cell_07": "Abnormal", "Cell_08": "Invalid"}
+    assert internal["Slave02_Cells_2"].encode(cells).hex(" ") == "ca 69 e4 00 80 ff ff ff"
+    probes = {"AliveCounter": 14, "Probe_1": 25.5, "Probe_2": -40, "Probe_3": "Abnormal", "Probe_4": "Invalid"}
+    assert internal["Slave02_Temperatures_1"].encode(probes).hex(" ") == "9b 0e ff 00 e7 fe f7 7f"
+    status = dict.fromkeys((signal.name for signal in internal["Slave02_Status"].signals if signal.name != "Crc"), 0)
+    status |= {
+        "AliveCounter": 3,
+        "State": "Measuring",
+        "SelfTestFailed": 1,
+        "BalancingPermitted": 1,
+        "BalancingCells": 0x80000001,
+    }
+    assert internal["Slave02_Status"].encode(status).hex(" ") == "ca 13 00 0c 01 00 00 80"
+    old = loads(packaged_dbc("bms_internal_unprotected"))
     cells = {"Cell_05": 3.6543, "Cell_06": 0, "Cell_07": "Abnormal", "Cell_08": "Invalid"}
-    assert internal["Slave02_Cells_2"].encode(cells).hex(" ") == "bf 8e 00 00 fe ff ff ff"
+    assert old["Slave02_Cells_2"].encode(cells).hex(" ") == "bf 8e 00 00 fe ff ff ff"
     probes = {"Probe_1": 25.5, "Probe_2": -40, "Probe_3": "Abnormal", "Probe_4": "Invalid"}
-    assert internal["Slave02_Temperatures_1"].encode(probes).hex(" ") == "ff 00 70 fe fe 7f ff 7f"
+    assert old["Slave02_Temperatures_1"].encode(probes).hex(" ") == "ff 00 70 fe fe 7f ff 7f"
     serial = {"Page": "Serial_2", "Transmission": 1, "Serial_2": int.from_bytes(b"GH\0\0\0\0", "big")}
     assert internal["Slave02_Identity"].encode(serial).hex(" ") == "05 01 47 48 00 00 00 00"
     state = {
