@@ -236,6 +236,11 @@ class Updater:
         return self.state in MUST_REST and self._records.phase is not Phase.REPORT
 
     @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why the pack does not count as at rest, by the conditions last heard; empty if it does."""
+        return self._refusals()
+
+    @property
     def conditions_due_ns(self) -> int | None:
         """When `conditions_changed` with fresh values is wanted, before `handle_timeout`; None if nothing waits for them."""
         return self._look_ns
