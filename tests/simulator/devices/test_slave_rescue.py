@@ -79,7 +79,7 @@ def test_it_waits_until_the_pack_rests_and_the_vehicle_hears_of_it(upgraded):
 
 
 @pytest.mark.parametrize("phase", CutPhase)
-@pytest.mark.parametrize("operation", [1, 2, 4, 6])
+@pytest.mark.parametrize("operation", [2, 5])
 def test_power_may_fail_while_it_is_restored(upgraded, operation, phase):
     bench = upgraded
     rot(bench, 1)
