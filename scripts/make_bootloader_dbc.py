@@ -98,6 +98,7 @@ RESULTS = {
     15: "AccessWait",
     16: "WrongProtocol",
     17: "InUse",
+    18: "Worn",
 }
 NODE_STATES = {0: "Application", 1: "Bootloader", 2: "Receiving", 3: "Restarting"}
 BOOT_REASONS = {0: "Normal", 1: "Test", 2: "Reverted", 3: "Fallback", 4: "Nothing"}

@@ -20,8 +20,8 @@ begins a test), and application records, which then last until the power goes. `
 switches. A slot that cannot be read, or reads otherwise than it was written, is a damaged image.
 
 If no image can run where the journal says there is one, any genuine image that the security counter allows is used: in either
-slot, whatever the journal calls it, or from outside (`spare_images`). After an upgrade `back_up_block` makes a copy of the active
-image in the other slot, when nothing bootable is left in it.
+slot, whatever the journal calls it, or from outside (`spare_images`). In a new device and after an upgrade `back_up_block` makes
+a copy of the active image in the other slot, when nothing bootable is in it.
 
 The security counter rises when an image is confirmed, or later by `raise_counter`, never before: an image that has not
 proved itself must not lock its predecessor out.
@@ -608,9 +608,9 @@ class BootStore:
 
     @property
     def wants_back_up(self) -> bool:
-        """Whether the other slot holds nothing that could run instead of the active image, after an upgrade or a failed one.
+        """Whether the other slot holds nothing that could run instead of the active image: in a new device, and after an upgrade.
 
-        A slot that has never been used, or does not keep the copy, stays as it is; so does an image that is being staged.
+        A slot that does not keep the copy stays as it is; so does an image that is being staged, or waits for its test.
         """
         state = self._state
         if state.active is None or self.is_spare_running or self.worn:
@@ -620,7 +620,7 @@ class BootStore:
             return spare.state is SlotState.STAGING
         if spare.state in {SlotState.CONFIRMED, SlotState.STAGED}:
             return spare.security_counter < state.security_counter
-        return spare.state is SlotState.BAD
+        return spare.state in {SlotState.BAD, SlotState.EMPTY}
 
     def back_up_block(self) -> bool:
         """Copy the next erase block of the active image into the other slot; false when there is nothing more to do.

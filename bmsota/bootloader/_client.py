@@ -382,6 +382,8 @@ class BootloaderClient(Exchange[ClientEvent]):
                 else:
                     self._must_send_plainly = True
                     self._interrupt(f"expected {self.size_bytes} bytes stored, got {self._offset}")
+            case StreamLost(_, detail, _, FailureCause() as cause):
+                self._refuse(cause, detail)
             case StreamLost(_, detail, is_damaged):
                 self._must_send_plainly = self._must_send_plainly or is_damaged
                 self._interrupt(detail)

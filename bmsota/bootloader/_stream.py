@@ -34,7 +34,7 @@ from bmsota.bootloader._messages import (
 )
 from bmsota.bootloader._pace import Pace
 from bmsota.bootloader._reports import ReportInterval
-from bmsota.node import NodeCommand, ResultCode
+from bmsota.node import CAUSE_OF_RESULT, FailureCause, NodeCommand, ResultCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,6 +83,8 @@ class StreamLost:
     detail: str
     is_damaged: bool = False
     """Whether the node could make nothing of what it got, though its CRCs were right."""
+    cause: FailureCause | None = None
+    """Why sending it again cannot help; None: it can."""
 
 
 StreamEvent: TypeAlias = StreamProgressed | StreamRepeated | StreamCompleted | StreamLost
@@ -220,9 +222,11 @@ class BlockStream:
             and (reply.tag, reply.command) == (number, NodeCommand.CHECK_BLOCK)
             and reply.code != ResultCode.OK
         ):
-            codes = {int(code): code.name for code in ResultCode}
-            detail = f"CHECK_BLOCK: {codes.get(reply.code, reply.code)}"
-            self._leave(reply.position, detail, is_damaged=reply.code == ResultCode.DAMAGED)
+            codes = {int(code): code for code in ResultCode}
+            code = codes.get(reply.code)
+            detail = f"CHECK_BLOCK: {reply.code if code is None else code.name}"
+            cause = None if code is None else CAUSE_OF_RESULT.get(code)
+            self._leave(reply.position, detail, is_damaged=code is ResultCode.DAMAGED, cause=cause)
         self._look_at_answers(now_ns)
 
     def frames_to_send(self, now_ns: int) -> list[CanFrame]:
@@ -464,9 +468,11 @@ class BlockStream:
         self._judged_ns, self._judged_block = now_ns, asked + 1
         self._frames_since_report = 0
 
-    def _leave(self, position: int, detail: str, *, is_damaged: bool = False) -> None:
+    def _leave(
+        self, position: int, detail: str, *, is_damaged: bool = False, cause: FailureCause | None = None
+    ) -> None:
         del self._receivers[position]
-        self._events.append(StreamLost(position, detail, is_damaged))
+        self._events.append(StreamLost(position, detail, is_damaged, cause))
 
     def _absolute(self, number: int) -> int:
         """The newest block with this number that can have been spoken of."""

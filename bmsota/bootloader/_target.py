@@ -244,6 +244,8 @@ class BootloaderTarget:
         self._events: deque[TargetEvent] = deque()
         self._staging = staging = NodeStaging(store, identity, self._events.append, write_bytes=_WRITE_BYTES)
         self._offer: Offer | None = None
+        self._ended_by = ResultCode.WRONG_STATE
+        """What the blocks of a stream are answered with when there is no offer: why it ended, until the next one begins."""
         self._stream: TargetStream | None = None
         self._programmed_ns: deque[int] = deque(maxlen=_BLOCKS_TO_PROGRAM_MAX + 1)
         self._last_tag = 0
@@ -452,6 +454,7 @@ class BootloaderTarget:
 
     def _begin(self, request: Request) -> None:
         # `_report_missing` has found all frames and their CRC right.
+        self._ended_by = ResultCode.WRONG_STATE
         self._offer = self._staging.begin(self._taken(request.frames), Offer.parse, self._can_take)
         self._close_stream()
 
@@ -539,7 +542,7 @@ class BootloaderTarget:
         position = self._identity.position
         offer, stream = self._offer, self._stream
         if (self.state, NodeCommand.CHECK_BLOCK) not in TARGET_TRANSITIONS or offer is None:
-            self._refuse(request, ResultCode.WRONG_STATE, now_ns)
+            self._refuse(request, self._ended_by, now_ns)
             return
         if stream is None:
             # No OpenBlock has come through yet: everything is missing.
@@ -557,8 +560,10 @@ class BootloaderTarget:
                 self._busy_until_ns = max(now_ns, self._busy_until_ns) + self._store.take_busy_ns()
                 self._programmed_ns.append(self._busy_until_ns)
         except NodeRefusedError as refusal:
-            # Another upgrade uses the store (a master's own updater): this leads nowhere.
+            # Another upgrade uses the store (a master's own updater), or the flash is worn: this leads nowhere. The flasher may
+            # have sent more blocks already, and listens to the answer to the last.
             self._offer = None
+            self._ended_by = refusal.code
             self._close_stream()
             self._refuse(request, refusal.code, now_ns)
             return

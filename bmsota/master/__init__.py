@@ -31,6 +31,7 @@ from bmsota.master._master import Master, MasterConfiguration, UnitKeys
 from bmsota.master._reporting import AlarmLimits, MasterReadings, MotorReadings, PackValues, report_bodies
 from bmsota.master._self_test import SelfTest
 from bmsota.master._slave_faults import SlaveFault, SlaveFaultChanged
+from bmsota.master._slave_rescue import RestoreSlave, SlaveRescue
 from bmsota.master._slaves import SlaveOperations, SlaveRequest
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "PackValues",
     "ReportAcknowledged",
     "ReportRefused",
+    "RestoreSlave",
     "SelfTest",
     "SelfTestEnded",
     "SendData",
@@ -64,6 +66,7 @@ __all__ = [
     "SlaveMessages",
     "SlaveOperations",
     "SlaveRequest",
+    "SlaveRescue",
     "UnitKeys",
     "UpgradeModeChanged",
     "report_bodies",

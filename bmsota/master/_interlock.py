@@ -1,14 +1,12 @@
 """Who may change the pack: the platform by an order, or a technician with a flasher. Never both at a time.
 
-While the updater has an order, the nodes are locked against flashers (`is_upgrading`). While a flasher is at work, or what
+While the updater carries out an order, the nodes are locked against flashers (`is_upgrading`). While a flasher is at work, or what
 it left is still being tested, an instruction of the platform is postponed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from bmsota.ota import UpdaterState
 
 if TYPE_CHECKING:
     from bmsota.boot import BootStore
@@ -38,8 +36,11 @@ class Interlock:
 
     @property
     def is_upgrading(self) -> bool:
-        """Whether the updater has an order, or is about to go on with one: no flasher may change anything."""
-        return self._has_open_order or self._updater.state is not UpdaterState.IDLE
+        """Whether the updater has an order, or is about to go on with one: no flasher may change anything.
+
+        An order whose report is pending has ended (`Updater.locks_pack`).
+        """
+        return self._has_open_order or self._updater.locks_pack
 
     @property
     def is_in_bootloader(self) -> bool:

@@ -54,6 +54,7 @@ from bmsota.master._interlock import Interlock
 from bmsota.master._internal_bus import MeasurementTable
 from bmsota.master._reporting import AlarmLimits, PackValues, alarms_of, report_bodies
 from bmsota.master._self_test import SelfTest
+from bmsota.master._slave_rescue import SlaveRescue
 from bmsota.master._slaves import SlaveOperations
 from bmsota.ota import (
     AbortHttp,
@@ -228,6 +229,14 @@ class Master:
         )
         self._fault_changes: deque[FaultChange] = deque(maxlen=FAULT_CHANGES_MAX)
         self._slaves = SlaveOperations(configuration.profile, layout.positions, self._updater)
+        self._rescue = SlaveRescue(
+            image_flash,
+            image_keys=configuration.keys.image_keys,
+            slave_class=configuration.slave_class,
+            master_version=version,
+            pack_watch=self._updater.pack_watch,
+            security_counter=lambda position: trust.state.security_counter(position),  # noqa: PLW0108 - of the state at that time
+        )
         self._interlock = Interlock(self._updater, store, has_open_order=trust.state.order_is_open)
         self._cloud = CloudReporter(
             self._session,
@@ -263,8 +272,8 @@ class Master:
 
     @property
     def is_upgrading(self) -> bool:
-        """Whether an order is under way: no flasher may change a node of the pack now."""
-        return self._interlock.is_upgrading
+        """Whether an order is under way, or a slave is being restored: no flasher may change a node of the pack now."""
+        return self._interlock.is_upgrading or self._slaves.is_restoring
 
     @property
     def mixed_pack(self) -> str:
@@ -278,11 +287,11 @@ class Master:
 
     @property
     def must_rest(self) -> bool:
-        """Whether the pack must rest, because nodes are flashed, switched or tested: the vehicle must not drive or charge.
+        """Whether the pack must rest, because nodes are flashed, switched, tested or restored: the vehicle must not drive or charge.
 
         It must in the first moment of a power-on with an order, too: how far that is, is not known yet.
         """
-        return self._updater.must_rest or self._may_have_order
+        return self._updater.must_rest or self._may_have_order or self._slaves.is_restoring
 
     @property
     def _may_have_order(self) -> bool:
@@ -472,6 +481,7 @@ class Master:
             None if bus_is_busy else self._slaves.engine.next_timeout(),
             self._self_test.next_timeout(),
             self._interlock.next_timeout(),
+            self._rescue.look_ns,
             self._begin_ns,
         )
         return min((source for source in sources if source is not None), default=None)
@@ -493,6 +503,25 @@ class Master:
             self._updater.self_tested(passed=not failure, reason=failure, now_ns=now_ns)
         if self._interlock.handle_timeout(now_ns):
             self._slaves.wants_discovery = True
+        if self._rescue.look_ns is not None and now_ns >= self._rescue.look_ns:
+            self._look_after_slaves(now_ns)
+
+    def _look_after_slaves(self, now_ns: int) -> None:
+        """A slave has no image: give it one, if nobody else is at work and the pack rests."""
+        self._rescue.postpone(now_ns)
+        is_busy = self.is_upgrading or self._interlock.is_flasher_at_work(now_ns) or not self._slaves.is_free
+        if is_busy or self._is_shutting_down:
+            return
+        self._read_conditions(now_ns)
+        if not self._updater.refusals:
+            job = self._rescue.next_job()
+            if job is not None:
+                self._slaves.restore(job, self._rescue.restored)
+            self._note_rescue()
+
+    def _note_rescue(self) -> None:
+        self._events += [LogNote(note) for note in self._rescue.notes]
+        self._rescue.notes.clear()
 
     def _begin(self, now_ns: int) -> None:
         """The slaves have booted too: let the updater go on, and find out who is there."""
@@ -617,7 +646,9 @@ class Master:
             self._read_conditions(now_ns)
         before = [(node.position, node.hwid, node.version) for node in self._slaves.nodes]
         self._slaves.handle(event, now_ns)
+        self._note_rescue()
         if isinstance(event, NodesDiscovered):
+            self._rescue.nodes_discovered(self._slaves.slaves, now_ns)
             for refused in event.refused:
                 self._events.append(LogNote(f"slave {refused.position} is not counted: {refused.detail}"))
             if event.nodes and [(node.position, node.hwid, node.version) for node in event.nodes] != before:

@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from bmsota.flashing import FlashingEngine, NodesDiscovered, OperationFinished, TransferProgressed
+from bmsota.master._slave_rescue import RestoreSlave
 from bmsota.ota import (
     ActivateSlaves,
     ConfirmSlaves,
@@ -21,7 +22,7 @@ from bmsota.ota import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from bmsota.flashing import EngineEvent, FlashingProfile
     from bmsota.master._internal_bus import MeasurementTable
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from bmsota.ota import Updater
 
 
-SlaveRequest = DiscoverNodes | FlashSlaves | ActivateSlaves | ConfirmSlaves | RaiseCounters | RevertSlaves
+SlaveRequest = (
+    DiscoverNodes | FlashSlaves | ActivateSlaves | ConfirmSlaves | RaiseCounters | RevertSlaves | RestoreSlave
+)
 
 
 class SlaveOperations:
@@ -52,6 +55,9 @@ class SlaveOperations:
         self._restart: tuple[int, ...] = ()
         """Slaves to restart when those of the same request are reverted."""
         self._reverted: tuple[NodeResult, ...] = ()
+        self._restored: Callable[[int, str], None] | None = None
+        """Is told what became of the slave that is being restored; None: none is."""
+        self._restore_steps: deque[Callable[[], None]] = deque()
 
     @property
     def slaves(self) -> tuple[NodeDescription, ...]:
@@ -62,6 +68,28 @@ class SlaveOperations:
 
     def request(self, request: SlaveRequest) -> None:
         """Do this when the bus is free."""
+        self._requests.append(request)
+
+    @property
+    def is_restoring(self) -> bool:
+        """Whether a slave is being given an image that is not an order's."""
+        return self._restored is not None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is under way, and nothing waits for it."""
+        return not (self._is_busy or self._restart or self._requests or self.wants_discovery)
+
+    def restore(self, request: RestoreSlave, restored: Callable[[int, str], None]) -> None:
+        """Do this when the bus is free, one at a time; *restored* is called at its end, with the position and what went wrong."""
+        engine, position = self.engine, request.job.position
+        self._restored = restored
+        self._restore_steps = deque(
+            [
+                lambda: engine.activate([position]),
+                lambda: engine.confirm([(position, request.version)], raise_counter=False),
+            ]
+        )
         self._requests.append(request)
 
     def begin_next(self, *, may_discover: bool) -> bool:
@@ -87,6 +115,10 @@ class SlaveOperations:
         self.engine.cancel()
         self._is_busy = False
         self._restart = ()
+        if self._restored is not None:
+            self._requests = deque(each for each in self._requests if not isinstance(each, RestoreSlave))
+            self._restored = None
+            self._restore_steps.clear()
 
     def _begin(self, request: SlaveRequest) -> None:
         engine = self.engine
@@ -106,6 +138,8 @@ class SlaveOperations:
                 self._restart = restart
                 self._reverted = ()
                 engine.revert(positions)
+            case RestoreSlave(job):
+                engine.flash([job])
 
     # -- results ---------------------------------------------------------------------------------------------------------
 
@@ -144,6 +178,20 @@ class SlaveOperations:
                 updater.counters_raised(results, now_ns)
             case RevertSlaves():
                 updater.slaves_reverted(results, now_ns)
+            case RestoreSlave(job):
+                self._go_on_restoring(job.position, results)
+
+    def _go_on_restoring(self, position: int, results: tuple[NodeResult, ...]) -> None:
+        problem = "; ".join(result.detail for result in results if not result.ok)
+        if not problem and self._restore_steps:
+            self._restore_steps.popleft()()
+            self._is_busy = True
+            return
+        restored, self._restored = self._restored, None
+        self._restore_steps.clear()
+        self.wants_discovery = True
+        if restored is not None:
+            restored(position, problem)
 
     # -- what the slaves say of themselves -------------------------------------------------------------------------------
 

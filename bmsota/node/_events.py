@@ -42,6 +42,7 @@ class FailureCause(Enum):
     ACCESS_NEEDED = "access key needed"
     ACCESS_DENIED = "access denied"
     IN_USE = "in use"
+    FLASH_WORN = "flash worn"
     REFUSED = "refused"
 
 
@@ -107,6 +108,9 @@ FAILURES: Mapping[FailureCause, Failure] = {
         False,
         "Another upgrade of the node is in progress, such as one over the air; wait until it has ended and run again.",
     ),
+    FailureCause.FLASH_WORN: Failure(
+        True, "The node's flash does not keep what is written to it: replace the node. It runs the image it ran before."
+    ),
     FailureCause.REFUSED: Failure(False, "The node refused; the detail says with which code."),
 }
 
@@ -124,6 +128,7 @@ CAUSE_OF_RESULT: Mapping[ResultCode, FailureCause] = {
     ResultCode.ACCESS_DENIED: FailureCause.ACCESS_DENIED,
     ResultCode.WRONG_PROTOCOL: FailureCause.PROTOCOL_VERSION,
     ResultCode.IN_USE: FailureCause.IN_USE,
+    ResultCode.WORN: FailureCause.FLASH_WORN,
 }
 """Result codes that end a transfer or a command; all others interrupt it and are tried again, boundedly."""
 

@@ -62,3 +62,6 @@ class ResultCode(IntEnum):
     """The node does not speak the version named in ENTER_BOOTLOADER."""
     IN_USE = 17
     """Another upgrade of the node is in progress, such as one by a master's own updater."""
+    WORN = 18
+    """The flash does not keep what is written to it, or cannot be read: sending it again does not help. Nodes from before this
+    code say DAMAGED."""

@@ -140,7 +140,7 @@ class NodeStaging:
 
         Raises:
             NodeRefusedError: BAD_OFFER, WRONG_ROLE, WRONG_HARDWARE, TOO_LARGE, COUNTER_TOO_LOW, TEST_PENDING, NOTHING_TO_DO (the store
-                takes no such digest). Nothing has changed.
+                takes no such digest), WORN (its journal). Nothing has changed.
         """
         with self._refusals_reported():
             try:
@@ -157,7 +157,7 @@ class NodeStaging:
         """Make the spare slot ready for a whole image of which no more is known than its size.
 
         Raises:
-            NodeRefusedError: TEST_PENDING, TOO_LARGE. Nothing has changed.
+            NodeRefusedError: TEST_PENDING, TOO_LARGE, WORN. Nothing has changed.
         """
         self.check_spare_is_free()
         self._check_size(size_bytes)
@@ -178,7 +178,7 @@ class NodeStaging:
         """Store the next bytes of the image; what does not fill a write unit is held back, what is behind its end ignored.
 
         Raises:
-            NodeRefusedError: WRONG_STATE: another upgrade uses the store, DAMAGED: the flash does not keep it. This one is over.
+            NodeRefusedError: WRONG_STATE: another upgrade uses the store, WORN: the flash does not keep it. This one is over.
         """
         data = self._held + data
         remaining = self.size_bytes - self.offset
@@ -197,8 +197,8 @@ class NodeStaging:
         """Verify digest, signature, hardware and counter of the staged image.
 
         Raises:
-            NodeRefusedError: NOTHING_TO_DO (nothing to verify), BAD_IMAGE, DAMAGED, WRONG_HARDWARE, COUNTER_TOO_LOW, NOT_TRUSTED. Its
-                slot is BAD, but for the first.
+            NodeRefusedError: NOTHING_TO_DO (nothing to verify), BAD_IMAGE, DAMAGED, WORN, WRONG_HARDWARE, COUNTER_TOO_LOW, NOT_TRUSTED.
+                Its slot is BAD, but for the first.
         """
         with self._refusals_reported(), _refusing():
             facts = self._store.finish_staging()
@@ -210,7 +210,7 @@ class NodeStaging:
         """Let the next boot try the staged image.
 
         Raises:
-            NodeRefusedError: NOTHING_TO_DO.
+            NodeRefusedError: NOTHING_TO_DO, WORN.
         """
         self._change(self._store.request_test, TestRequested())
 
@@ -218,7 +218,7 @@ class NodeStaging:
         """Make the image in test the active one, and raise the security counter to its own.
 
         Raises:
-            NodeRefusedError: NOTHING_TO_DO.
+            NodeRefusedError: NOTHING_TO_DO, WORN.
         """
         self._change(partial(self._store.confirm, raise_counter=raise_counter), ImageConfirmed())
 
@@ -226,7 +226,7 @@ class NodeStaging:
         """Let the next boot run the image before.
 
         Raises:
-            NodeRefusedError: NOTHING_TO_DO, COUNTER_TOO_LOW (of that image).
+            NodeRefusedError: NOTHING_TO_DO, COUNTER_TOO_LOW (of that image), WORN.
         """
         self._change(self._store.revert, ImageReverted())
 
@@ -286,7 +286,7 @@ def _refusing(not_now: ResultCode = ResultCode.NOTHING_TO_DO) -> Iterator[None]:
     except ImageError as error:
         raise NodeRefusedError(ResultCode.BAD_IMAGE, str(error)) from error
     except FlashError as error:
-        raise NodeRefusedError(ResultCode.DAMAGED, str(error)) from error
+        raise NodeRefusedError(ResultCode.WORN, str(error)) from error
     except TrustError as error:
         code = _RESULT_OF_ATTACK.get(error.attack, ResultCode.NOT_TRUSTED)
         raise NodeRefusedError(code, str(error)) from error

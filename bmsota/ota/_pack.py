@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from bmsota.errors import FlashError, FlashWornError
 from bmsota.image import ImageRole
-from bmsota.node import FlashJob, NodeMode, NodeResult
+from bmsota.node import FailureCause, FlashJob, NodeMode, NodeResult
 from bmsota.ota._actions import (
     DRIVING,
     ActivateSlaves,
@@ -265,8 +265,7 @@ class PackUpgrade:
         """To *state* if every slave could do it, else back."""
         failed = [outcome for outcome in outcomes if not outcome.ok]
         if failed:
-            problems = "; ".join(f"slave {outcome.position}: {outcome.detail}" for outcome in failed)
-            self._roll_back(problems, now_ns)
+            self._roll_back(_problems(failed), now_ns)
         elif state is _S.ACTIVATING_SLAVES:
             self._do_at_rest(state, now_ns)
         else:
@@ -302,7 +301,7 @@ class PackUpgrade:
         """The answer to `ConfirmSlaves`. A slave whose answer was lost may have confirmed, so ask what is true."""
         failed = [outcome for outcome in outcomes if not outcome.ok]
         if failed:
-            self._unconfirmed = "; ".join(f"slave {outcome.position}: {outcome.detail}" for outcome in failed)
+            self._unconfirmed = _problems(failed)
             self._steering.enter(_S.DISCOVERING, now_ns)
         else:
             self._commit(now_ns)
@@ -416,6 +415,16 @@ class PackUpgrade:
         _S.REVERTING_SLAVES: _revert_slaves,
         _S.RESETTING: _reset,
     }
+
+
+def _problems(failed: Sequence[NodeResult]) -> str:
+    """Who could not do it, and why. A worn flash is told with what to do about it: no order can mend it."""
+    return "; ".join(
+        f"slave {outcome.position}: flash worn: replace the node ({outcome.detail})"
+        if outcome.cause is FailureCause.FLASH_WORN
+        else f"slave {outcome.position}: {outcome.detail}"
+        for outcome in failed
+    )
 
 
 def _no_answer(positions: Sequence[int]) -> tuple[NodeResult, ...]:

@@ -122,6 +122,11 @@ class PackWatch:
             }
         )
 
+    def digest_of(self, role: ImageRole, class_id: UUID) -> bytes | None:
+        """The digest of the image that nodes of this kind have in the pack's release; None if it is not known."""
+        image = self._images.get(_Kind(int(role), class_id))
+        return None if image is None else image.sha256
+
     def seen(self, nodes: Sequence[RunningNode], *, is_complete: bool) -> str:
         """Judge what a discovery has found while no order is under way, and take the whole pack's move over.
 

@@ -100,6 +100,9 @@ class PostBootReport:
     sequence: int = 0
     """The highest sequence of an order that this unit has accepted; 0: it does not say. A platform that was restored from
     a backup learns from it which numbers the unit takes for a replay."""
+    manifest_sha256: bytes | None = None
+    """Of the release manifest that the order names; None: it does not say. A platform that was restored from a backup may give
+    the same order id to another order; this tells which one is meant, also when it was signed again with a higher sequence."""
 
     def __post_init__(self) -> None:
         expect_name("order_id", self.order_id)
@@ -116,6 +119,7 @@ class PostBootReport:
         expect(self.nodes[0].position == 0, "nodes", "the master first", positions)
         expect(self.nodes[0].hwid == self.hwid, "nodes", f"the master {self.hwid}", self.nodes[0].hwid)
         expect_text("mixed_pack", self.mixed_pack, length_max=256)
+        expect_digest("manifest_sha256", self.manifest_sha256)
 
 
 SEQUENCE: Final = "sequence"
@@ -140,6 +144,8 @@ def sign_report(report: PostBootReport, key: Ed25519PrivateKey) -> bytes:
         payload["mixed_pack"] = report.mixed_pack
     if report.sequence:
         payload[SEQUENCE] = report.sequence
+    if report.manifest_sha256 is not None:
+        payload["manifest_sha256"] = report.manifest_sha256
     return _document.sign(payload, content_type=_document.REPORT, key=key)
 
 
@@ -152,14 +158,19 @@ def verify_report(data: bytes, public_keys: Iterable[Ed25519PublicKey]) -> PostB
     value = _document.verify(
         data, content_type=_document.REPORT, keys=public_keys, size_bytes_max=REPORT_SIZE_BYTES_MAX
     )
-    needed = take_fields(value, _NAMES, "report", optional=("mixed_pack", SEQUENCE))[: len(_NAMES)]
+    needed = take_fields(value, _NAMES, "report", optional=("mixed_pack", SEQUENCE, "manifest_sha256"))[: len(_NAMES)]
     fields = dict(zip(_NAMES, needed, strict=True))
     with malformed_as_trust_error("report"):
         expect(fields["outcome"] in tuple(Outcome), "outcome", "an outcome", repr(fields["outcome"]))
         fields["outcome"] = Outcome(fields["outcome"])
         expect_count("nodes", fields["nodes"], minimum=1, maximum=NODES_MAX)
         fields["nodes"] = tuple(_parse_node_map(node) for node in fields["nodes"])
-        return PostBootReport(**fields, mixed_pack=value.get("mixed_pack", ""), sequence=value.get(SEQUENCE, 0))
+        return PostBootReport(
+            **fields,
+            mixed_pack=value.get("mixed_pack", ""),
+            sequence=value.get(SEQUENCE, 0),
+            manifest_sha256=value.get("manifest_sha256"),
+        )
 
 
 def _node_map(node: NodeReport) -> dict[str, Any]:

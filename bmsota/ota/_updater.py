@@ -236,6 +236,22 @@ class Updater:
         return self.state in MUST_REST and self._records.phase is not Phase.REPORT
 
     @property
+    def locks_pack(self) -> bool:
+        """Whether no flasher may change a node, because an order is being asked for or carried out.
+
+        Not while its report is pending: it has ended, the platform may be away for days, and a person at the vehicle must be able
+        to flash it. What the report says was true when it was signed; the identity report behind it says what was flashed since.
+        """
+        if self.state is _S.IDLE:
+            return False
+        return self._records.phase is not Phase.REPORT or self.state is _S.DISCOVERING
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why the pack does not count as at rest, by the conditions last heard; empty if it does."""
+        return self._refusals()
+
+    @property
     def conditions_due_ns(self) -> int | None:
         """When `conditions_changed` with fresh values is wanted, before `handle_timeout`; None if nothing waits for them."""
         return self._look_ns
@@ -272,10 +288,18 @@ class Updater:
         self._pack.boot_slot = boot.slot
         self._image_sha256 = running_image_sha256(self._store, boot)
         if self._records.restore():
+            self._check_base_url()
             self._go_on(boot, now_ns)
         if self._early_url:
             base_url, self._early_url = self._early_url, ""
             self.instructed(base_url, now_ns)
+
+    def _check_base_url(self) -> None:
+        """The journal may be of a version that followed any URL, or of a unit that was told other origins."""
+        base_url = self._records.journal.base_url
+        if base_url and not self._is_allowed(base_url):
+            self._note(f"journal: {self._expected_origin(base_url)}; the order waits for an instruction")
+            self._records.ask_at("")
 
     def _go_on(self, boot: BootResult, now_ns: int) -> None:
         phase, is_new_master = self._records.phase, boot.slot == self._records.journal.slot
@@ -327,11 +351,14 @@ class Updater:
             # The platform has something for us, whatever became of the report.
             self._ask(base_url, now_ns)
             return
-        if self.state is _S.WAITING_SAFE_STATE and base_url != self._records.journal.base_url:
+        is_homeless = not self._records.journal.base_url
+        if (self.state is _S.WAITING_SAFE_STATE or is_homeless) and base_url != self._records.journal.base_url:
             self._records.move(base_url)
         if self._told is not None:
             # A repeated instruction means that the platform does not know how far we are.
             self._actions.append(self._told)
+        if is_homeless:
+            self._look_at_conditions(now_ns)
 
     def _is_allowed(self, base_url: str) -> bool:
         """Whether this unit signs for the platform at *base_url*: with TLS, or where it was told in production."""
@@ -342,10 +369,14 @@ class Updater:
         return origin.startswith("https:") or origin in self._origins
 
     def _refuse_instruction(self, base_url: str) -> None:
-        problem = f"instruction: expected an https URL or the origin of this unit's platform, got {base_url[:80]!r}"
+        problem = f"instruction: {self._expected_origin(base_url)}"
         self._note(problem)
         if self.state is _S.IDLE:
             self._actions.append(TellState("", Stage.REJECTED, 0, short_reason(problem)))
+
+    @staticmethod
+    def _expected_origin(base_url: str) -> str:
+        return f"expected an https URL or the origin of this unit's platform, got {base_url[:80]!r}"
 
     def conditions_changed(self, conditions: PowerConditions, now_ns: int) -> None:
         """The vehicle started, stopped, was plugged in or switched off, or a value that an upgrade cares for is another.
@@ -611,6 +642,9 @@ class Updater:
         if self._records.phase is Phase.STAGED:
             self._enter(_S.WAITING_TO_SWITCH, now_ns)
             return
+        if not self._records.journal.base_url:
+            self._tell(0, "waiting for an instruction")
+            return
         if self._records.phase in {Phase.NONE, Phase.REPORT} and not self._is_at_rest(0, now_ns):
             return
         self._enter(_S.OPENING_SESSION, now_ns)
@@ -629,7 +663,8 @@ class Updater:
         """The image was staged before this power-on: to its test boot, if its order is still good and the pack rests."""
         if expired := self._exchange.expiry(now_ns):
             self._tell(100, expired)
-            self._enter(_S.OPENING_SESSION, now_ns)
+            if self._records.journal.base_url:
+                self._enter(_S.OPENING_SESSION, now_ns)
         elif self._is_at_rest(100, now_ns):
             self._request_test(now_ns)
 
@@ -671,6 +706,7 @@ class Updater:
             nodes=(master, *self._pack.slaves),
             mixed_pack=self._mixed_pack(version),
             sequence=self._trust.state.sequence,
+            manifest_sha256=None if self._records.order is None else self._records.order.manifest_sha256,
         )
         self._report = sign_report(report, self._device_key)
         self._report_wait_ns = REPORT_WAIT_NS

@@ -189,6 +189,7 @@ class Nrc(IntEnum):
     NOT_TRUSTED = 0xFA
     NOTHING_TO_DO = 0xFB
     DAMAGED = 0xFC
+    WORN = 0xFD
 
 
 NRCS: Mapping[Nrc, str] = {
@@ -206,7 +207,7 @@ NRCS: Mapping[Nrc, str] = {
     Nrc.REQUIRED_TIME_DELAY_NOT_EXPIRED: "a seed within the pause behind that",
     Nrc.UPLOAD_DOWNLOAD_NOT_ACCEPTED: "",
     Nrc.TRANSFER_DATA_SUSPENDED: "",
-    Nrc.GENERAL_PROGRAMMING_FAILURE: "another upgrade has taken the store; the download is over",
+    Nrc.GENERAL_PROGRAMMING_FAILURE: "another upgrade has taken the store, or (without an offer) the flash does not keep a block; the download is over",
     Nrc.WRONG_BLOCK_SEQUENCE_COUNTER: "neither the next block nor the one before again",
     Nrc.RESPONSE_PENDING: "the answer takes longer than P2",
     Nrc.SUB_FUNCTION_NOT_SUPPORTED_IN_SESSION: "",
@@ -221,6 +222,7 @@ NRCS: Mapping[Nrc, str] = {
     Nrc.NOT_TRUSTED: "verification: no valid signature of a known key",
     Nrc.NOTHING_TO_DO: "nothing is staged, in test, or there to go back to",
     Nrc.DAMAGED: "verification: the bytes in the flash do not have the digest; sending them again can help",
+    Nrc.WORN: "the flash does not keep what is written to it, or cannot be read; sending it again does not help",
 }
 """When our own node gives it; empty: never, but other makers' do."""
 
@@ -235,6 +237,7 @@ NRC_OF_RESULT: Mapping[ResultCode, Nrc] = {
     ResultCode.NOT_TRUSTED: Nrc.NOT_TRUSTED,
     ResultCode.NOTHING_TO_DO: Nrc.NOTHING_TO_DO,
     ResultCode.DAMAGED: Nrc.DAMAGED,
+    ResultCode.WORN: Nrc.WORN,
 }
 """The refusal that says what a result code says. What else a node can refuse has a code in the standard."""
 

@@ -152,6 +152,7 @@ class _RefusedError(Exception):
 _NRC_OF_PLAIN: Mapping[ResultCode, Nrc] = {
     ResultCode.TEST_PENDING: Nrc.CONDITIONS_NOT_CORRECT,
     ResultCode.TOO_LARGE: Nrc.REQUEST_OUT_OF_RANGE,
+    ResultCode.WORN: Nrc.GENERAL_PROGRAMMING_FAILURE,
 }
 
 
@@ -752,10 +753,11 @@ class UdsServer:
         try:
             staging.write(block)
         except NodeRefusedError as refusal:
-            # Another upgrade uses the store: a master's own updater.
+            # Another upgrade uses the store: a master's own updater. Or the flash does not keep the block.
             self._download = None
             staging.drop_held()
-            raise _RefusedError(Nrc.GENERAL_PROGRAMMING_FAILURE) from refusal
+            is_named = refusal.code is ResultCode.WORN and self._offer is not None
+            raise _RefusedError(Nrc.WORN if is_named else Nrc.GENERAL_PROGRAMMING_FAILURE, str(refusal)) from refusal
         download.counter = counter
         download.blocks += 1
         self._events.append(BlockStored(staging.received_bytes, staging.size_bytes))

@@ -340,6 +340,7 @@ class World:
             nodes=nodes,
             mixed_pack=options.get("mixed_pack", ""),
             sequence=options.get("sequence", 0),
+            manifest_sha256=options.get("manifest_sha256"),
         )
         return sign_report(report, options.get("key", self.device_key(vin)))
 

@@ -972,3 +972,16 @@ class FlashingProfileContract(ABC):
         assert scene.node.store.slots[1].state is SlotState.BAD
         assert scene.command(NodeCommand.ACTIVATE_TEST).cause is FailureCause.NOTHING_TO_DO
         scene.check(scene.transfer(rig.NEW()), rig.NEW())
+
+    def test_a_worn_flash_ends_the_transfer_by_name_and_the_old_image_runs(self):
+        """Not "damaged", which would be sent again and again: the node has to be replaced."""
+        scene = self.one()
+        image = rig.NEW()
+        offset = next(index for index, byte in enumerate(image) if index >= 256 and not byte & 1)
+        scene.node.flash.wear("not programmed", scene.node.layout.slot_offsets[1] + offset)
+        failed = self.failed(scene.transfer(image), FailureCause.FLASH_WORN)
+        assert failed.permanent
+        assert "WORN" in failed.detail
+        scene.node.power_off()
+        scene.node.power_on(scene.bench.wire)
+        assert scene.node.running_version == "2.0.0"

@@ -4,6 +4,9 @@ A campaign is one upgrade of one unit while its world misbehaves: every response
 (`hostile_uplink.PASSING`), the network comes and goes, the driver drives, charges, switches off and on, supplies fail at any
 flash operation. Then the faults stop, and the unit has a day. What has to hold is written in `promise`.
 
+The kinds: `passing` faults alone, with power `cuts`, with `lies` of somebody in the way, and `everything`: all of that and one or two
+worn cells in any area of master and slaves. A worn unit may end an order as "flash worn"; what it must do is in `promise_of_worn`.
+
 A failing campaign prints its seed; `BMSOTA_CAMPAIGN=<kind>:<seed>` runs that one alone.
 """
 
@@ -15,16 +18,19 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from bmsota_sim.devices.flash import CellFault
 from bmsota_sim.kernel import SECOND
 from hostile_uplink import PASSING, Body, End, Head, HostileUplink
 from long_run import LONG, seeds
+from worn_cells import AREAS, is_lost, wear_somewhere
 
 from bmsota.ota import Outcome, UpdaterState
 
 pytestmark = pytest.mark.long
 
-CAMPAIGNS = 2500 if LONG else 60
-"""Of one seed of the run, and of each kind."""
+CAMPAIGNS = {"passing": 40, "cuts": 40, "lies": 40, "everything": 36}
+"""By kind, of one seed of the run."""
+CAMPAIGNS_LONG = 2500
 LIES_SHARE = 0.5
 FAULTS_MAX_S = 2 * 3600
 DAY_S = 24 * 3600
@@ -104,9 +110,11 @@ class Lies:
 class Campaign:
     """One unit, one order, and what happens around it."""
 
-    def __init__(self, unit_bench, releases, *, number, has_cuts=False, is_lied_to=False):
+    def __init__(self, unit_bench, releases, *, number, has_cuts=False, is_lied_to=False, is_worn=False):
         self.random = Random(f"campaign {number}")
-        self.bench = unit_bench.Bench(seed=number + 1, uplink=HostileUplink, measure_period_s=10)
+        self.bench = unit_bench.Bench(
+            seed=number + 1, uplink=HostileUplink, measure_period_s=10, cuts_are_unstable=is_worn
+        )
         self.bench.settle()
         self.releases = releases
         self.happened: list[str] = []
@@ -123,6 +131,9 @@ class Campaign:
         self.plan_world()
         if has_cuts:
             self.plan_cuts()
+        self.is_worn = is_worn
+        if is_worn:
+            self.plan_wear()
 
     @property
     def is_hostile(self):
@@ -166,6 +177,19 @@ class Campaign:
             flash.cut_at(
                 flash.operations + self.random.randrange(1, 120), self.random.choice(("before", "inside", "after"))
             )
+
+    def plan_wear(self):
+        """One cell or two wear out: most of them while it is downloaded, switched and flashed, some at any time."""
+        draw, kernel = self.random, self.bench.kernel
+        length_s = (self.faults_end_ns - kernel.now_ns) / SECOND
+        for _ in range(draw.choice((1, 1, 1, 2))):
+            at_s = draw.choice((0, draw.uniform(0, 40), draw.uniform(0, length_s), length_s))
+            area, fault = draw.choice(AREAS), draw.choice(list(CellFault))
+            slave = draw.randrange(1, len(self.bench.unit.slaves) + 1)
+            kernel.call_in(round(at_s * SECOND), self.wear, area, fault, slave)
+
+    def wear(self, area, fault, slave):
+        self.happened.append(wear_somewhere(self.bench, area, fault, self.random, slave=slave))
 
     # -- the run ---------------------------------------------------------------------------------------------------------
 
@@ -226,11 +250,60 @@ def promise(campaign, report):
     assert bench.versions() == (FOLLOWING,) * len(versions), "the next upgrade was reported and did not happen"
 
 
+def promise_of_worn(campaign, report):
+    """What holds behind a campaign with worn cells: what cannot be carried out is told, and an image that is intact runs."""
+    bench = campaign.bench
+    for flash in bench.flashes.values():
+        flash.clear_cuts()
+    bench.uplink.fault = None
+    try:
+        before = (FACTORY,) * len(bench.versions())
+        promise_ended(campaign, report, ORDERED, before)
+        for _ in range(2):
+            # The rest behind an upgrade, in which copies are made, and power-ons.
+            bench.run(30)
+            bench.unit.cycle_power(SECOND)
+            bench.run(5)
+            bench.settle()
+        before = bench.versions()
+        promise_ended(campaign, bench.upgrade(campaign.releases[FOLLOWING]), FOLLOWING, before)
+    except AssertionError:
+        if not is_lost(bench, campaign.releases.values()):
+            raise
+
+
+def promise_ended(campaign, report, new, old):
+    """No brick, no wrong image, no mixed pack that is not told, no upgrade mode; and if it did not work, the reason."""
+    bench = campaign.bench
+    state = bench.unit.master.upgrade_state
+    assert bench.is_up(), "the unit does not come up"
+    assert report is not None, f"no report a day after the faults stopped; {state}"
+    assert state is UpdaterState.IDLE, f"still {state} a day after the faults stopped"
+    assert not bench.unit.master.master.in_upgrade_mode, "in upgrade mode without an order"
+    versions = bench.versions()
+    campaign.happened.append(f"{report.outcome.value} {report.reason!r}")
+    if report.outcome is Outcome.SUCCEEDED:
+        assert set(versions) == {new}, versions
+        return
+    assert report.reason, "no reason"
+    if report.mixed_pack or "mixed pack" in report.reason:
+        assert tuple(str(node.version) for node in report.nodes) == versions, versions
+    else:
+        assert versions == old, versions
+
+
 def check(unit_bench, releases, kind, number, *, converges):
-    campaign = Campaign(unit_bench, releases, number=number, has_cuts=kind == "cuts", is_lied_to=kind == "lies")
+    campaign = Campaign(
+        unit_bench,
+        releases,
+        number=number,
+        has_cuts=kind in {"cuts", "everything"},
+        is_lied_to=kind in {"lies", "everything"},
+        is_worn=kind == "everything",
+    )
     try:
         report = campaign.run()
-        promise(campaign, report)
+        (promise_of_worn if campaign.is_worn else promise)(campaign, report)
         if converges:
             assert report.outcome is Outcome.SUCCEEDED, f"{report.outcome}: {report.reason}"
     except BaseException as error:
@@ -247,7 +320,8 @@ def numbers(kind, seed):
     if asked:
         wanted, number = asked.split(":")
         return [int(number)] if wanted == kind else []
-    return range(seed * CAMPAIGNS, (seed + 1) * CAMPAIGNS)
+    count = CAMPAIGNS_LONG if LONG else CAMPAIGNS[kind]
+    return range(seed * count, (seed + 1) * count)
 
 
 @pytest.mark.parametrize("seed", seeds(), ids=lambda seed: f"seed{seed}")
@@ -269,3 +343,10 @@ def test_nobody_in_the_way_decides_anything(unit_bench, releases, seed):
     """Forged, foreign and old documents, other images, false cancellations beside the faults: the pack stays whole and can be upgraded."""
     for number in numbers("lies", seed):
         check(unit_bench, releases, "lies", number, converges=False)
+
+
+@pytest.mark.parametrize("seed", seeds(), ids=lambda seed: f"seed{seed}")
+def test_everything_at_once_bricks_no_unit_and_is_told(unit_bench, releases, seed):
+    """Faults, lies, power cuts and worn cells of any area together: an intact image runs, and what did not work is told."""
+    for number in numbers("everything", seed):
+        check(unit_bench, releases, "everything", number, converges=False)

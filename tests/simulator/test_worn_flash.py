@@ -16,38 +16,21 @@ from random import Random
 
 import pytest
 from bmsota_sim.devices.flash import CellFault
-from bmsota_sim.devices.master import JOURNAL_SIZE_BYTES as MASTER_JOURNAL_BYTES
-from bmsota_sim.devices.slave import JOURNAL_SIZE_BYTES as SLAVE_JOURNAL_BYTES
 from bmsota_sim.kernel import SECOND
 from long_run import LONG, seeds
+from worn_cells import AREAS, is_lost, wear_somewhere
 
-from bmsota.boot import SlotLayout
 from bmsota.ota import Outcome
 
 pytestmark = pytest.mark.long
 
 RUNS = 2500 if LONG else 24
-# What a master's and a slave's image take of their slots and of the image store.
-IMAGE_BYTES = 5000
 
 
 @pytest.fixture(scope="module")
 def releases(unit_bench):
     make = unit_bench.release
     return {"2.0.0": make("2.0.0", 1), "2.1.0": make("2.1.0", 2), "2.2.0": make("2.2.0", 3)}
-
-
-def holds(flash, image):
-    """Whether *flash* has the whole image somewhere, in cells that are not worn."""
-    cells, _ = flash.dump()
-    start = cells.find(image)
-    worn = {*flash._unstable, *flash._torn}
-    worn |= {place + index for place in flash._unreadable for index in range(flash.write_unit_bytes)}
-    while start != -1:
-        if not worn & set(range(start, start + len(image))):
-            return True
-        start = cells.find(image, start + 1)
-    return False
 
 
 class WornRun:
@@ -58,9 +41,7 @@ class WornRun:
         self.releases = releases
         self.bench = bench = unit_bench.Bench(seed=1 + seed % 5, cuts_are_unstable=True)
         bench.settle()
-        self.area = random.choice(
-            ("journal", "journal", "slot", "image store", "slave journal", "slave journal", "slave slot")
-        )
+        self.area = random.choice(AREAS)
         self.fault = random.choice(list(CellFault))
         self.story = f"seed {seed}: {self.area}, {self.fault.value}"
         # In virtual time, from the order on: download, switch, slaves, report, or in the rest behind it.
@@ -75,40 +56,11 @@ class WornRun:
                 self.story += f"; cut {name} {operation}"
 
     def wear(self):
-        random, bench = self.random, self.bench
-        if self.area == "image store":
-            flash, offset = bench.flashes["shelf"], random.randrange(2 * IMAGE_BYTES)
-        else:
-            is_slave = self.area.startswith("slave")
-            flash = bench.flashes["slave 1" if is_slave else "master"]
-            layout = SlotLayout.divide(
-                flash, journal_size_bytes=SLAVE_JOURNAL_BYTES if is_slave else MASTER_JOURNAL_BYTES
-            )
-            if "journal" in self.area:
-                place = random.choice((random.randrange(16), random.randrange(400), random.randrange(4000)))
-                offset = random.choice(layout.journal_offsets) + place
-            else:
-                offset = random.choice(layout.slot_offsets) + random.randrange(IMAGE_BYTES)
-        bit = random.randrange(8)
-        flash.wear(self.fault, offset, bit)
-        self.story += f"; {offset}.{bit}"
+        self.story += f"; {wear_somewhere(self.bench, self.area, self.fault, self.random)}"
 
     def is_lost(self):
-        """Whether a node is dead because no image was left that its counter allows, by the cells of its slots and the store."""
-        master, *slaves = (self.bench.unit.master, *self.bench.unit.slaves)
-        return any(
-            not any(
-                holds(flash, getattr(release, kind))
-                for flash in flashes
-                for counter, release in enumerate(self.releases.values(), start=1)
-                if counter >= device.node._store.security_counter
-            )
-            for kind, device, flashes in (
-                ("master", master, (master.node.flash, master.image_flash)),
-                *(("slave", slave, (slave.node.flash,)) for slave in slaves),
-            )
-            if device.node.is_powered and device.version is None
-        )
+        """Whether a node is dead because no image was left that its counter allows, by the cells of the unit's flashes."""
+        return is_lost(self.bench, self.releases.values())
 
     def check(self):
         try:

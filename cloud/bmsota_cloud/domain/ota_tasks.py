@@ -63,6 +63,7 @@ __all__ = [
     "advance",
     "content_digest",
     "encode_vehicles",
+    "is_before_the_switch",
     "may_cancel",
     "may_end",
     "may_retry",
@@ -146,7 +147,7 @@ OPEN_STATUSES = frozenset(
 FAILED_STATUSES = frozenset({_V.FAILED, _V.ROLLED_BACK, _V.REJECTED, _V.TIMED_OUT})
 """Ends that no person chose and that are not success: what "retry all failed" retries."""
 
-_NEEDS_INSTRUCTION = frozenset({_V.APPROVED, _V.TO_BE_DOWNLOADED, _V.DOWNLOADING})
+_BEFORE_DOWNLOAD = frozenset({_V.APPROVED, _V.TO_BE_DOWNLOADED, _V.DOWNLOADING})
 
 
 class TaskStatus(StrEnum):
@@ -387,7 +388,7 @@ def may_cancel(upgrade: VehicleUpgrade) -> bool:
     Once the release is downloaded it is too late: the unit switches by itself at its next power-on, whether or
     not it hears from us before.
     """
-    return upgrade.status is _V.UNAPPROVED or needs_instruction(upgrade)
+    return upgrade.status is _V.UNAPPROVED or is_before_the_switch(upgrade)
 
 
 def may_end(upgrade: VehicleUpgrade) -> bool:
@@ -427,15 +428,22 @@ def retry(upgrade: VehicleUpgrade, *, at: datetime, reason: str) -> tuple[Vehicl
     return moved, Transition(task_id=upgrade.task_id, vin=upgrade.vin, status=_V.APPROVED, at=at, reason=reason)
 
 
-def needs_instruction(upgrade: VehicleUpgrade) -> bool:
-    """Whether the instruction is sent at (every) login: until the unit has downloaded the release, as far as that is known.
+def is_before_the_switch(upgrade: VehicleUpgrade) -> bool:
+    """Whether an approved upgrade has not been downloaded yet, as far as that is known: the unit runs what it ran before.
 
     "Download Complete" is an unsigned word. It counts when the device API has served the images to the unit's session too:
-    otherwise anyone who knows the VIN could keep a vehicle from its upgrade, and the operator from cancelling it.
+    otherwise anyone who knows the VIN could keep the operator from cancelling it.
     """
-    return upgrade.status in _NEEDS_INSTRUCTION or (
-        upgrade.status is _V.DOWNLOAD_COMPLETE and upgrade.fetched_at is None
-    )
+    return upgrade.status in _BEFORE_DOWNLOAD or (upgrade.status is _V.DOWNLOAD_COMPLETE and upgrade.fetched_at is None)
+
+
+def needs_instruction(upgrade: VehicleUpgrade) -> bool:
+    """Whether the instruction is sent at (every) login: as long as the vehicle's order is open.
+
+    Behind the download too: a unit that waits to switch, or has switched, only repeats where it stands, and one that has lost
+    the order meanwhile (a false "no order" in an exchange, damaged records) would wait for ever.
+    """
+    return upgrade.status in _BEFORE_DOWNLOAD or upgrade.status is _V.DOWNLOAD_COMPLETE
 
 
 def encode_vehicles(vehicles: Iterable[tuple[str, str, str]]) -> bytes:

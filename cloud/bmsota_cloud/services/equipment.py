@@ -20,7 +20,7 @@ from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.equipment import ChangeStatus, EquipmentChange
 from bmsota_cloud.domain.errors import NotFoundError
 from bmsota_cloud.domain.histories import LocalUpgradeRow
-from bmsota_cloud.domain.ota_tasks import NodeVersion, VehicleStatus, needs_instruction
+from bmsota_cloud.domain.ota_tasks import NodeVersion, VehicleStatus, is_before_the_switch
 from bmsota_cloud.domain.vehicles import NodeKind, VehicleNode
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.link_watch import Oddity
@@ -275,7 +275,7 @@ class EquipmentService:
     def _complete_versions_before(work: Work, vin: str) -> None:
         """What the unit says of its nodes before it has begun is what it ran before: signed words first, then others."""
         upgrade = work.ota_tasks.open_upgrade(vin)
-        if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED or not needs_instruction(upgrade):
+        if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED or not is_before_the_switch(upgrade):
             return
         if any(version.is_signed for version in upgrade.versions_before):
             return

@@ -34,8 +34,8 @@ __all__ = [
 _V = VehicleStatus
 
 STATUSES_OF: dict[Source, frozenset[VehicleStatus]] = {
-    # No end, and nothing that takes a right from an operator: whether a vehicle can still be cancelled and is still
-    # instructed in "Download Complete" depends on what the device API has served (`may_cancel`, `needs_instruction`).
+    # No end, and nothing that takes a right from an operator: whether a vehicle can still be cancelled in
+    # "Download Complete" depends on what the device API has served (`may_cancel`).
     Source.UNSIGNED: frozenset({_V.TO_BE_DOWNLOADED, _V.DOWNLOADING, _V.DOWNLOAD_COMPLETE}),
     Source.DEVICE_API: frozenset({_V.TO_BE_DOWNLOADED, _V.DOWNLOADING, _V.REJECTED}),
     Source.SIGNED: frozenset({_V.SUCCEEDED, _V.ROLLED_BACK, _V.FAILED, _V.REJECTED}),

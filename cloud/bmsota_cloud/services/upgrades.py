@@ -264,9 +264,18 @@ class UpgradeService:
             vehicle = replace(vehicle, report_counter=report.counter, report_sha256=digest)
             work.vehicles.save(with_sequence(vehicle, report.sequence))
             upgrade = self._find(work, report.order_id, vin, any_attempt=True)
-            if upgrade is None or upgrade.status is VehicleStatus.UNAPPROVED:
+            if (
+                upgrade is None
+                or upgrade.status is VehicleStatus.UNAPPROVED
+                or not _is_of_release(work, upgrade, report)
+            ):
                 return self._receive_of_unknown_order(work, report, now)
             is_earlier = report.order_id != upgrade.order_id
+            if upgrade.ended_by_report and not is_earlier and _says_the_same(work, upgrade, report):
+                # The unit could not record that it was acknowledged, and has made the report again under another counter.
+                _confirm(work, report, now)
+                self._context.counters.add("report_repeated")
+                return _Answer(ReportVerdict.REPEATED)
             work.ota_tasks.add_report(
                 OrderReport(
                     task_id=upgrade.task_id,
@@ -295,7 +304,8 @@ class UpgradeService:
                 )
                 return _Answer(ReportVerdict.ACCEPTED)
             if upgrade.ended_by_report:
-                # The unit lost our reply and its record of the report; the order had ended before.
+                # The order had ended before; what this one says of the nodes is newer.
+                _confirm(work, report, now)
                 self._context.counters.add("report_repeated")
                 return _Answer(ReportVerdict.REPEATED)
             upgrade = self._conclude(work, upgrade, report, document, now)
@@ -464,6 +474,24 @@ def _confirm(work: Work, report: PostBootReport, now: datetime) -> None:
     assert vehicle is not None  # a foreign key
     note_mixed_pack(work, vehicle, report.mixed_pack, now)
     work.vehicles.save(replace(vehicle, confirmed_at=now, mixed_pack=report.mixed_pack))
+
+
+def _is_of_release(work: Work, upgrade: VehicleUpgrade, report: PostBootReport) -> bool:
+    """Whether the report is about this order, as far as it says: its id may have been given to another order before.
+
+    Numbers of tasks come again when the platform is restored from a backup; which manifest an order names does not change when
+    it is signed again.
+    """
+    release = work.releases.get(upgrade.release_id)
+    assert release is not None  # a foreign key
+    return report.manifest_sha256 is None or report.manifest_sha256.hex() == release.manifest_sha256
+
+
+def _says_the_same(work: Work, upgrade: VehicleUpgrade, report: PostBootReport) -> bool:
+    """Whether an earlier report of this order says the same of it and of the nodes."""
+    known = work.ota_tasks.reports(upgrade.task_id, [upgrade.vin])[upgrade.vin]
+    said = (report.order_id, report.outcome.value, _short(report.reason), _versions(report))
+    return any((each.order_id, each.outcome, each.reason, each.versions) == said for each in known)
 
 
 def _versions(report: PostBootReport) -> tuple[NodeVersion, ...]:

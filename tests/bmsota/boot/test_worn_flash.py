@@ -207,6 +207,30 @@ def test_an_image_that_rots_is_replaced_by_its_copy(device, parts):
     assert (result.slot, result.reason) == (1 - active, BootReason.NORMAL)
 
 
+@pytest.mark.parametrize("fault", ["unreadable", "not programmed"])
+def test_a_new_device_copies_its_factory_image_and_outlives_its_rot(device, parts, fault):
+    """One slot write, once; before it, the first cell that rots would be the end."""
+    store, _ = device.power_on()
+    active = store.active_slot
+    assert back_up(store) == -(-store.slots[active].size_bytes // device.flash.erase_block_bytes)
+    assert not device.power_on()[0].wants_back_up
+    rot(device, active)
+    if fault != "unreadable":
+        device.flash.flip_bit(device.layout.slot_offsets[active] + 500, 3)
+    store, result = device.power_on()
+    assert (result.slot, result.reason, parts.version(result)) == (1 - active, BootReason.FALLBACK, "2.0.0")
+
+
+def test_an_upgrade_that_comes_before_the_first_copy_is_done_takes_its_place(device, parts):
+    store, _ = device.power_on()
+    assert store.back_up_block()
+    parts.stage(store, parts.NEW)
+    assert not store.wants_back_up
+    store.request_test()
+    _, result = device.power_on()
+    assert (parts.version(result), result.reason) == ("2.1.0", BootReason.TEST)
+
+
 def test_power_may_fail_at_any_operation_of_the_copy(parts):
     first = parts.Device()
     updated(first, parts)
@@ -228,9 +252,8 @@ def test_power_may_fail_at_any_operation_of_the_copy(parts):
 
 
 def test_a_copy_never_replaces_what_could_still_run(device, parts):
-    """A new device; the old image before the counter rises; an image being staged, staged, or in test."""
+    """The old image before the counter rises; an image being staged, staged, or in test."""
     store, _ = device.power_on()
-    assert not store.wants_back_up
     parts.stage(store, parts.NEW)
     assert not store.wants_back_up
     store.request_test()

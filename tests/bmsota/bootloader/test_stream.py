@@ -17,7 +17,7 @@ from bmsota.bootloader._messages import (
     ResultReply,
 )
 from bmsota.bootloader._stream import BlockStream, StreamCompleted, StreamLost, StreamProgressed, StreamRepeated
-from bmsota.node import NodeCommand, ResultCode
+from bmsota.node import FailureCause, NodeCommand, ResultCode
 
 MS = 1_000_000
 FRAMES = 4
@@ -284,6 +284,14 @@ def test_a_node_whose_image_came_out_damaged_says_so(bench_parts):
     talk.said()
     event = talk.hear(ResultReply(5, 1, NodeCommand.CHECK_BLOCK, ResultCode.DAMAGED, 0))[0]
     assert (event.detail, event.is_damaged) == ("CHECK_BLOCK: DAMAGED", True)
+
+
+def test_a_node_whose_flash_is_worn_gets_nothing_more_and_is_not_tried_again(bench_parts):
+    talk = Talk(bench_parts, blocks=2)
+    talk.said()
+    assert talk.hear(ResultReply(5, 1, NodeCommand.CHECK_BLOCK, ResultCode.WORN, 0))[0] == StreamLost(
+        5, "CHECK_BLOCK: WORN", cause=FailureCause.FLASH_WORN
+    )
 
 
 def test_a_late_copy_of_an_earlier_report_is_not_an_answer(bench_parts):

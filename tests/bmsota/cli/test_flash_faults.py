@@ -634,6 +634,15 @@ def in_use(scene):
     )
 
 
+@provokes(_C.FLASH_WORN)
+def flash_worn(scene):
+    """A cell of the slot that is written cannot be programmed."""
+    node = Node(1)
+    image = (scene.release_folder / f"T-slave-{NEW}.bin").read_bytes()
+    node.flash.wear("not programmed", node.layout.slot_offsets[1] + next(i for i, b in enumerate(image) if not b & 1))
+    return scene.flash_nodes(Node(0), node)
+
+
 @provokes(_C.CAPABILITY_MISSING)
 def capability_missing(scene):
     return scene.flash_nodes(arguments=["--fd"])

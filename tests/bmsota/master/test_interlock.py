@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from bmsota.master import Interlock
-from bmsota.ota import UpdaterState
 
 SECOND = 1_000_000_000
 NOW = 1_790_000_000 * SECOND
@@ -17,7 +16,7 @@ URL = "http://cloud.example"
 class Desk:
     def __init__(self, *, has_open_order=False):
         self.followed = []
-        self.updater = SimpleNamespace(state=UpdaterState.IDLE, instructed=lambda url, _now: self.followed.append(url))
+        self.updater = SimpleNamespace(locks_pack=False, instructed=lambda url, _now: self.followed.append(url))
         self.store = SimpleNamespace(is_test_pending=False)
         self.interlock = Interlock(self.updater, self.store, has_open_order=has_open_order)
 
@@ -36,10 +35,10 @@ def test_an_instruction_is_followed_when_nobody_is_at_work(desk):
 def test_an_order_locks_the_nodes_from_power_on_until_it_is_over():
     desk = Desk(has_open_order=True)
     assert desk.interlock.is_upgrading
-    desk.updater.state = UpdaterState.DOWNLOADING
+    desk.updater.locks_pack = True
     desk.interlock.begin()
     assert desk.interlock.is_upgrading
-    desk.updater.state = UpdaterState.IDLE
+    desk.updater.locks_pack = False
     assert not desk.interlock.is_upgrading
 
 
@@ -97,7 +96,7 @@ def test_the_newest_of_several_postponed_instructions_is_followed_once(desk):
 
 def test_a_repeated_instruction_reaches_an_updater_that_has_an_order(desk):
     """Its own test boot is no workshop, and a flasher that is refused anyway changes nothing."""
-    desk.updater.state = UpdaterState.SELF_TEST
+    desk.updater.locks_pack = True
     desk.store.is_test_pending = True
     desk.interlock.flasher_heard(NOW)
     assert desk.interlock.instructed(URL, NOW)

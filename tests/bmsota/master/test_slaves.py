@@ -6,7 +6,7 @@ import pytest
 
 from bmsota.flashing import BootloaderProfile
 from bmsota.image import ImageRole, ImageVersion
-from bmsota.master import MeasurementTable, SlaveOperations
+from bmsota.master import MeasurementTable, RestoreSlave, SlaveOperations
 from bmsota.node import FlashJob, NodeMode
 from bmsota.ota import ActivateSlaves, ConfirmSlaves, DiscoverNodes, FlashSlaves, RaiseCounters, RevertSlaves
 
@@ -166,6 +166,47 @@ def test_what_is_cancelled_is_not_answered_and_the_bus_is_free(desk):
     desk.run()
     assert desk.updater.heard == []
     assert desk.ask(DiscoverNodes())[0][0] == "discovered"
+
+
+def restore(desk, image):
+    ended = []
+    job = RestoreSlave(FlashJob(1, image), NEW)
+    desk.operations.restore(job, lambda position, problem: ended.append((position, problem)))
+    return ended
+
+
+def test_a_slave_is_restored_and_the_updater_hears_nothing_of_it(desk):
+    """Flashed, booted and confirmed; then it is asked who is there."""
+    ended = restore(desk, desk.image)
+    assert (desk.operations.is_restoring, desk.operations.is_free) == (True, False)
+    desk.run()
+    assert ended == [(1, "")]
+    assert (desk.operations.is_restoring, desk.operations.is_free) == (False, True)
+    assert versions(desk) == ["2.1.0", "2.0.0"]
+    assert not desk.pack.slaves[0].store.is_test_pending
+    assert desk.updater.heard == [("staged", 1)], "which it takes for no order's"
+    assert [str(node.version) for node in desk.operations.slaves] == ["2.1.0", "2.0.0"]
+
+
+def test_a_slave_that_cannot_be_restored_is_said_with_the_reason(desk):
+    desk.pack.slaves[0].is_on = False
+    ended = restore(desk, desk.image)
+    desk.run()
+    [(position, problem)] = ended
+    assert position == 1
+    assert "did not answer" in problem
+    assert not desk.operations.is_restoring
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_flasher_that_takes_the_bus_ends_the_restoring(desk, has_begun):
+    ended = restore(desk, desk.image)
+    if has_begun:
+        assert desk.operations.begin_next(may_discover=True)
+    desk.operations.cancel()
+    assert not desk.operations.is_restoring
+    desk.run()
+    assert (ended, versions(desk)) == ([], ["2.0.0", "2.0.0"])
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from bmsota.boot import BootStore, SlotLayout, SlotState, for_hardware
 from bmsota.errors import ImageError
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image, verify_image
 from bmsota.node import (
+    CAUSE_OF_RESULT,
     FAILURES,
     CommandFailed,
     FailureCause,
@@ -65,7 +66,7 @@ class Node:
         self.boot()
 
     def boot(self):
-        layout = SlotLayout.divide(self.flash)
+        layout = self.layout = SlotLayout.divide(self.flash)
         check = partial(verify_image, public_keys=[KEY.public_key()])
         verify = for_hardware(check, class_id=CLASS.class_id, role=ImageRole.SLAVE)
         self.store = BootStore(self.flash, layout, verify=verify)
@@ -206,6 +207,30 @@ def test_damaged_and_malformed_images_are_told_apart(node, image):
     broken = b"\0" * len(image)
     malformed = refused(lambda: node.stage(broken))
     assert [damaged.code, malformed.code] == [ResultCode.DAMAGED, ResultCode.BAD_IMAGE]
+
+
+@pytest.mark.parametrize("fault", ["not programmed", "unreadable"])
+def test_a_flash_that_does_not_keep_the_image_is_worn_and_not_a_damaged_image(node, image, fault):
+    """Sending it again cannot help; the image that runs stays."""
+    # In the other slot, at the first byte of the image with a bit to program.
+    offset = next(index for index, byte in enumerate(image) if byte != 0xFF)
+    bit = next(bit for bit in range(8) if not image[offset] >> bit & 1)
+    node.flash.wear(fault, node.layout.slot_offsets[1] + offset, bit)
+    worn = refused(lambda: node.stage(image))
+    assert (worn.code, str(worn)[:10]) == (ResultCode.WORN, "flash worn")
+    assert CAUSE_OF_RESULT[worn.code] is FailureCause.FLASH_WORN
+    assert FAILURES[FailureCause.FLASH_WORN].permanent
+    node.boot()
+    assert str(node.boot_result.facts.version) == "2.0.0"
+
+
+def test_a_journal_that_keeps_nothing_is_worn(node, image):
+    node.stage(image)
+    for area in node.layout.journal_offsets:
+        for offset in range(area, area + node.layout.journal_size_bytes, 8):
+            node.flash.wear("unreadable", offset)
+    worn = refused(node.staging.request_test)
+    assert (worn.code, str(worn)[:10]) == (ResultCode.WORN, "flash worn")
 
 
 def test_there_is_nothing_to_verify_test_confirm_or_revert_yet(node):

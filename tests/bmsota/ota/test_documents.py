@@ -585,7 +585,12 @@ def with_digests(world):
     )
     upgrades = tuple(world.replace(each, sha256_before=b"a" * 32, sha256_after=b"b" * 32) for each in identity.upgrades)
     return (
-        (world.replace(report, nodes=nodes, mixed_pack="slave 1 runs 2.0.0"), report, sign_report, verify_report),
+        (
+            world.replace(report, nodes=nodes, mixed_pack="slave 1 runs 2.0.0", manifest_sha256=b"m" * 32),
+            report,
+            sign_report,
+            verify_report,
+        ),
         (
             world.replace(identity, nodes=named, upgrades=upgrades, mixed_pack="slave 1 runs 2.0.0"),
             identity,
@@ -598,7 +603,7 @@ def with_digests(world):
 def test_digests_slot_sizes_and_a_mixed_pack_travel_and_are_left_out_where_not_known(world):
     """A reader that does not know them passes over them; without them the document is as it has always been."""
     keys = [world.DEVICE_KEY.public_key()]
-    optional = {"image_sha256", "slot_size_kib", "sha256_before", "sha256_after", "mixed_pack"}
+    optional = {"image_sha256", "slot_size_kib", "sha256_before", "sha256_after", "mixed_pack", "manifest_sha256"}
 
     def names(value):
         if isinstance(value, dict):

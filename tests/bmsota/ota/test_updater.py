@@ -1396,16 +1396,52 @@ def test_a_busy_platform_says_when_to_come_back(made, told_s, waited_s):
     assert (device.updater.next_timeout() - device.now_ns) // SECOND == 10
 
 
-def test_an_instruction_without_an_origin_is_signed_nowhere(made):
-    """The proof names where the unit talks to; a URL that has no origin, in an old journal, gets none."""
+@pytest.mark.parametrize("url", ["http://b x", "http://evil.example", "ftp://cloud.example"])
+def test_the_url_in_an_old_journal_is_checked_when_it_is_read(made, url):
+    """A version before followed any instruction: nothing is asked or signed there, and the order waits for the next one."""
     device = made()
     play(device, UNTIL_DOWNLOAD)
-    device.updater._records.move("http://b x")
+    device.updater._records.move(url)
     device.power()
+    assert device.actions() == [
+        f"remark journal: expected an https URL or the origin of this unit's platform, got {url!r}; the order waits for an instruction",
+        "tell waiting for safe state 0: waiting for an instruction",
+    ]
+    device.give("wait 100000")
+    assert (device.request, device.updater.next_timeout()) == (None, None)
+    device.give("instructed")
     device.actions()
-    device.give("answer")
+    assert device.request is not None
+
+
+def test_a_staged_image_whose_url_is_not_allowed_switches_and_asks_nobody(made):
+    """It needs nobody as long as its order is good; when that has expired, it waits for an instruction."""
+    device = made()
+    play(device, UNTIL_STAGED)
+    device.updater._records.move("http://evil.example")
+    device.now_ns += 40 * 24 * 3600 * SECOND
+    device.power()
+    assert device.updater.state is UpdaterState.WAITING_TO_SWITCH
     assert device.request is None
-    assert device.actions() == ["tell authenticating 0: session: expected an http or https URL, got 'http://b x'"]
+    device.give("instructed")
+    assert device.updater.state is UpdaterState.OPENING_SESSION
+
+
+def test_a_pending_report_locks_no_flasher_out(made):
+    """The order has ended, and the platform may be away for days; while it is asked for the next order, too."""
+    device = made()
+    assert not device.updater.locks_pack
+    play(device, UNTIL_DOWNLOAD)
+    assert device.updater.locks_pack
+    device = made()
+    play(device, REPORTED)
+    assert device.updater.state is UpdaterState.REPORTING
+    assert (device.updater.locks_pack, device.updater.in_upgrade_mode) == (False, True)
+    device.give("instructed")
+    assert device.updater.state is UpdaterState.OPENING_SESSION
+    assert not device.updater.locks_pack
+    device.power()
+    assert (device.updater.state, device.updater.locks_pack) == (UpdaterState.DISCOVERING, True)
 
 
 def expire(device):

@@ -147,6 +147,7 @@ class TestUds(FlashingProfileContract):
         FailureCause.TOO_LARGE: "RoutineControl: ",
         FailureCause.COUNTER_TOO_LOW: "RoutineControl: ",
         FailureCause.TEST_PENDING: "RoutineControl: TEST_PENDING (0xF6)",
+        FailureCause.FLASH_WORN: "TransferData: WORN (0xFD)",
         FailureCause.NOT_TRUSTED: "RequestTransferExit: NOT_TRUSTED (0xFA)",
         FailureCause.ACCESS_NEEDED: "SecurityAccess: the node is locked and no access key was given",
         FailureCause.ACCESS_DENIED: "SecurityAccess: INVALID_KEY (0x35)",

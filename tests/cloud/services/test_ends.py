@@ -402,3 +402,47 @@ def test_p23_a_platform_killed_while_it_takes_a_report_loses_nothing_and_counts_
         assert transitions.count("Upgrade succeeded") == 1
         assert len(work.ota_tasks.reports(1, [world.vin(1)])[world.vin(1)]) == 1
         assert str(work.ota_tasks.get(1).status) == "Finished"
+
+
+# -- the same end twice, and one id for two orders
+
+
+def reports_of(world):
+    with world.cloud.store.reading() as work:
+        return work.ota_tasks.reports(1, [world.vin(1)])[world.vin(1)]
+
+
+def test_a_report_made_again_under_another_counter_is_the_same_one(world):
+    """A unit whose journal is worn could not record that it was acknowledged, and reports once more behind a power-on."""
+    task = world.approved(1)
+    first = world.report(1, "OTA-1-1", sequence=1)
+    assert send(world, first) is ReportVerdict.ACCEPTED
+    path, noted = world.path(task), newest_note(world)
+    again = world.report(1, "OTA-1-1", sequence=1)
+    assert again != first
+    for _ in range(2):
+        assert send(world, again) is ReportVerdict.REPEATED
+    assert world.path(task) == path
+    assert newest_note(world) == noted
+    assert len(reports_of(world)) == 1
+    # Other words about the same order are kept, and end nothing more.
+    other = world.report(
+        1, "OTA-1-1", outcome=Outcome.FAILED, reason="slave 2 does not answer", versions=["2.1.0", "2.1.0"]
+    )
+    assert send(world, other) is ReportVerdict.REPEATED
+    assert world.path(task) == path
+    assert len(reports_of(world)) == 2
+
+
+def test_p24_an_order_id_given_again_after_a_restored_backup_is_told_apart_by_its_release(world):
+    """The platform that was restored gives task number 1 once more; the unit still has to report on the one that was lost."""
+    task = world.approved(1)
+    lost = world.report(1, "OTA-1-1", outcome=Outcome.FAILED, reason="too late", sequence=1, manifest_sha256=b"L" * 32)
+    assert send(world, lost) is ReportVerdict.UNKNOWN_ORDER
+    assert world.path(task) == ["Unapproved", "Approved"], "this order has not ended"
+    assert reports_of(world) == ()
+    release_id = world.upgrade(task).release_id
+    with world.cloud.store.reading() as work:
+        meant = bytes.fromhex(work.releases.get(release_id).manifest_sha256)
+    assert send(world, world.report(1, "OTA-1-1", manifest_sha256=meant, sequence=9)) is ReportVerdict.ACCEPTED
+    assert world.path(task)[-1] == "Upgrade succeeded", "signed again under a higher sequence it is the same order"

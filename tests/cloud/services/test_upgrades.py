@@ -24,8 +24,8 @@ def view(world, task, place=1):
 # --- the instruction
 
 
-def test_the_instruction_is_pending_until_the_download_is_complete(world):
-    """Repeated at every login until Download Complete or later."""
+def test_the_instruction_is_repeated_at_every_login_while_the_order_is_open(world):
+    """Behind the download too: a unit that has lost its order must not wait for ever. A signed report ends it."""
     world.register(1)
     world.upload()
     upgrades, vin = world.services.upgrades, world.vin(1)
@@ -47,9 +47,15 @@ def test_the_instruction_is_pending_until_the_download_is_complete(world):
     world.tell(vin, Code.DOWNLOAD_COMPLETE)
     assert upgrades.pending_instruction(vin) == instruction
     world.fetch(1)
+    assert upgrades.pending_instruction(vin) == instruction
+    assert not view(world, task).can_be_cancelled, "it may switch by itself from here on"
+    upgrades.instruction_sent(instruction, world.now)
+    assert view(world, task).instruction_count == 3
+    assert str(view(world, task).status) == "Download Complete"
+    send(world, 1)
     assert upgrades.pending_instruction(vin) is None
     upgrades.instruction_sent(instruction, world.now)
-    assert view(world, task).instruction_count == 2
+    assert view(world, task).instruction_count == 3
 
 
 # --- states

@@ -161,6 +161,27 @@ def test_while_the_cloud_upgrades_the_master_refuses(bench, new, unit_bench):
     assert bench.platform.local_upgrades == []
 
 
+def test_a_report_that_the_platform_does_not_take_locks_no_technician_out(outside, new, unit_bench):
+    """The order has ended, and the platform may be away for days: the master and, through its gateway, the slaves can be flashed."""
+    take = outside.platform._report
+    outside.platform._report = lambda _document: False
+    order_id = outside.platform.offer(new)
+    outside.wait(lambda: outside.unit.master.upgrade_state is UpdaterState.REPORTING, "the report")
+    assert outside.unit.master.master.in_upgrade_mode
+    flasher = outside.flasher()
+    ok(flasher.do("flash", [FlashJob(1, unit_bench.release("2.2.0", 3).slave)]))
+    ok(flasher.do("activate", (1,)))
+    ok(flasher.do("confirm", [(1, ImageVersion.parse("2.2.0"))], raise_counter=False))
+    outside.run(30)
+    outside.platform._report = take
+    outside.unit.cycle_power(SECOND)
+    outside.wait(lambda: outside.platform.report_of(order_id) is not None, "report")
+    outside.settle()
+    # The report says what runs now, and the history what was flashed behind the order.
+    assert [str(node.version) for node in outside.platform.report_of(order_id).nodes] == ["2.1.0", "2.2.0", "2.1.0"]
+    assert [(each.position, each.version_after) for each in outside.platform.local_upgrades] == [(1, (2, 2, 0, 0))]
+
+
 def test_while_the_cloud_upgrades_the_gateway_is_closed(outside, new):
     order_id = outside.platform.offer(new)
     gateway = outside.unit.master.gateway
