@@ -163,10 +163,17 @@ class IngestService:
             self.derive(())
 
     def prune(self, now: datetime) -> int:
-        """Delete reports that arrived too long ago, a day of reports at a time; how many there were."""
-        return self._context.telemetry.prune(
-            (int(now.timestamp()) - self._context.settings.report_keep_s) * 1_000_000_000
-        )
+        """Delete reports that arrived too long ago, a day of reports at a time, and such events; how many reports there were."""
+        settings, telemetry, counters = self._context.settings, self._context.telemetry, self._context.counters
+        now_s = int(now.timestamp())
+        reports = telemetry.prune((now_s - settings.report_keep_s) * 1_000_000_000)
+        # An event has the time of its report and no arrival; but no report makes one that arrives later than reports are kept.
+        keep_s = max(settings.event_keep_s, settings.report_keep_s) + settings.report_keep_s
+        events = telemetry.prune_events(now_s - keep_s)
+        for name, count in (("report_deleted", reports), ("event_deleted", events)):
+            if count:
+                counters.add(name, count)
+        return reports
 
     # -- links ---------------------------------------------------------------------------------------------------------
 

@@ -642,6 +642,10 @@ class TelemetryStore(Protocol):
         """Put *events* in the place of those from *since_s* (included) to *until_s*, in one transaction."""
         ...
 
+    def prune_events(self, before_s: int) -> int:
+        """Delete the events of reports whose own time is earlier (Unix seconds), in small transactions; how many."""
+        ...
+
     def hot(self) -> Sequence[HotPartition]:
         """The partitions that have frames which are not in blocks, oldest first; without those of implausible time."""
         ...

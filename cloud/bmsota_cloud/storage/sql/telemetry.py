@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, make_url, select, update
+from sqlalchemy import delete, func, insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from bmsota.errors import ConfigurationError
@@ -61,6 +61,17 @@ _MARK_SQL = (
     "INSERT INTO report_mark (writer, place, derived_to) VALUES (?, ?, ?) ON CONFLICT (writer, place) DO UPDATE SET"
     " derived_to = excluded.derived_to"
 )
+# The vehicles that have events, in their order, with the time of the oldest: two steps down the index for each of them, however
+# many events there are.
+_NEXT_VINS = text(
+    "WITH RECURSIVE found(vin) AS (SELECT min(vin) FROM vehicle_event WHERE vin > :after"
+    " UNION ALL SELECT (SELECT min(vin) FROM vehicle_event e WHERE e.vin > found.vin) FROM found WHERE found.vin IS NOT NULL)"
+    " SELECT vin, (SELECT min(at_s) FROM vehicle_event e WHERE e.vin = found.vin) AS oldest_s FROM found"
+    " WHERE vin IS NOT NULL LIMIT :limit"
+)
+_EVENT_VINS = 200
+# A transaction of so many is some milliseconds; deriving waits for one.
+_DELETE_EVENTS = 1000
 # Longer than another process needs to derive a batch for one that is gone.
 _DERIVED_LOCK_TIMEOUT_S = 10.0
 _PARTITION_SQL = (
@@ -338,6 +349,19 @@ class SqlTelemetryStore:
         self._strike(gone)
         return count
 
+    def prune_events(self, before_s: int) -> int:
+        count, after = 0, ""
+        while True:
+            with _refusals(), self._database.reading() as connection:
+                vins = list(connection.execute(_NEXT_VINS, {"after": after, "limit": _EVENT_VINS}).all())
+            due = [vin for vin, oldest_s in vins if oldest_s < before_s]
+            while due:
+                with _refusals(), self._database.writing() as connection:
+                    count += _delete_events(connection, due, before_s)
+            if len(vins) < _EVENT_VINS:
+                return count
+            after = vins[-1].vin
+
     def hot(self) -> Sequence[HotPartition]:
         with _refusals():
             if self._on_postgresql is not None:
@@ -386,6 +410,22 @@ class SqlTelemetryStore:
         for lock in (self._own_lock, self._derived_lock):
             if lock is not None:
                 lock.close()
+
+
+def _delete_events(connection: Connection, due: list[str], before_s: int) -> int:
+    """Delete some of the events of the vehicles at the end of *due*, and take those off that have no more; how many."""
+    c = t.vehicle_event.c
+    count = 0
+    while due and count < _DELETE_EVENTS:
+        old = (c.vin == due[-1]) & (c.at_s < before_s)
+        # The last for which there is room; its second goes whole.
+        rest = select(c.at_s).where(old).order_by(c.at_s).offset(_DELETE_EVENTS - count - 1).limit(1)
+        last_s = connection.execute(rest).scalar()
+        until_s = before_s if last_s is None else last_s + 1
+        count += connection.execute(delete(t.vehicle_event).where(c.vin == due[-1], c.at_s < until_s)).rowcount
+        if last_s is None:
+            due.pop()
+    return count
 
 
 def _number_of(connection: Connection, name: str) -> int:
