@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.device import DeviceSession
     from bmsota_cloud.domain.equipment import EquipmentChange
     from bmsota_cloud.domain.histories import HistoryEntry, LocalUpgradeRow
+    from bmsota_cloud.domain.limits import Level
     from bmsota_cloud.domain.ota_tasks import (
         ApprovalCode,
         NodeVersion,
@@ -380,19 +381,27 @@ class DeviceTables(Protocol):
 
 
 class LimitTable(Protocol):
-    """Counters of tries, each the moment at which it is empty again."""
+    """Counters of tries, each the moment at which it is empty again; and from where other platforms have logged in."""
 
-    def get(self, keys: Sequence[bytes]) -> Mapping[bytes, datetime]: ...
+    def get(self, keys: Sequence[bytes]) -> Mapping[bytes, Level]: ...
     def save(
-        self, key: bytes, free_at: datetime, now: datetime, *, nonsense_from: datetime, keep: int, may_forget: bool
+        self, key: bytes, free_at: float, now: float, *, nonsense_from: float, keep: int, may_forget: bool
     ) -> None:
-        """Insert, or replace what is earlier, or as late as *nonsense_from*.
+        """Insert, or replace what is earlier, or as late as *nonsense_from*. Seconds since 1970.
 
         Empty counters go if *may_forget*; and all but the fullest *keep*.
         """
         ...
 
     def delete(self, key: bytes) -> None: ...
+
+    def knows_platform_address(self, code: str, address_digest: bytes) -> bool:
+        """Whether the platform has logged in from there."""
+        ...
+
+    def save_platform_address(self, code: str, address_digest: bytes, last_at: datetime, *, keep: int) -> None:
+        """Note a login, and forget all but the newest *keep* addresses of the platform."""
+        ...
 
 
 class FigureTables(Protocol):
