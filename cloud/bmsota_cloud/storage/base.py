@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import (
         Compacted,
+        FramePage,
         HotPartition,
         Mark,
         StateRow,
@@ -620,7 +621,7 @@ class TelemetryStore(Protocol):
 
     def frames(
         self, vin: str, request: PageRequest, *, since: datetime | None = None, until: datetime | None = None
-    ) -> Page[StoredFrame]:
+    ) -> FramePage:
         """A vehicle's frames, newest first by report time, then arrival; *since* is included, *until* is not.
 
         A frame whose time is not plausible stands where it arrived.

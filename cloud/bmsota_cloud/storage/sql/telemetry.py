@@ -20,7 +20,6 @@ from sqlalchemy import delete, func, insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from bmsota.errors import ConfigurationError
-from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.telemetry import EventKind, Mark, StateRow, Unread, VehicleEvent
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
@@ -42,8 +41,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from bmsota_cloud.domain.paging import PageRequest
-    from bmsota_cloud.domain.telemetry import Compacted, HotPartition, StoredFrame
+    from bmsota_cloud.domain.paging import Page, PageRequest
+    from bmsota_cloud.domain.telemetry import Compacted, FramePage, HotPartition, StoredFrame
     from bmsota_cloud.storage.sql.telemetry_postgresql import PostgresqlFrames
 
 __all__ = ["SqlTelemetryStore"]
@@ -293,10 +292,9 @@ class SqlTelemetryStore:
 
     def frames(
         self, vin: str, request: PageRequest, *, since: datetime | None = None, until: datetime | None = None
-    ) -> Page[StoredFrame]:
+    ) -> FramePage:
         with _refusals():
-            items, total = self._frames.page(vin, request, _seconds(since), _seconds(until))
-        return Page(items=items, total=total, number=request.number, size=request.size)
+            return self._frames.page(vin, request, _seconds(since), _seconds(until))
 
     def read(self, vin: str, since_s: int, until_s: int) -> Iterator[StoredFrame]:
         with _refusals():
