@@ -32,6 +32,7 @@ from bmsota_cloud.services.approval_codes import TaskContent
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.equipment import versions_of
 from bmsota_cloud.services.transitions import finish_if_done, publish_task, publish_upgrade, sign_next_order, step
+from bmsota_cloud.services.turns import short_turns
 from bmsota_cloud.services.vehicle_survey import facts_for_mail, pairs_of, survey
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class TaskActs:
             act = replace(act, place_done=current.place_done)
         work.ota_tasks.save_act(act)
 
+    @short_turns()
     def carry_on(self, task_id: int, now: datetime) -> int:
         """Do what is left of the task's act, and return when nothing is: how many vehicles were changed here."""
         count = 0
