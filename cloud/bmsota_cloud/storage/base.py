@@ -107,6 +107,10 @@ class VehicleTables(Protocol):
         """Those of *vins* that there are; locked in one order, so that two who lock several don't wait for each other."""
         ...
 
+    def vins_after(self, vin: str, limit: int) -> tuple[str, ...]:
+        """The next VINs behind *vin*, in their order."""
+        ...
+
     def by_hwid(self, hwid: str) -> Vehicle | None: ...
     def save(self, vehicle: Vehicle) -> None: ...
     def page(
@@ -586,6 +590,11 @@ class TelemetryStore(Protocol):
         StorageUnavailableError: (every method) the database is away, locked, read-only or full. Nothing is half done, and the same
             call may be made again.
     """
+
+    @property
+    def is_set_back(self) -> bool:
+        """The states and events were lost, or are those of an older copy, and the frames are not. Known from the first `unread` on."""
+        ...
 
     def append(self, frames: Sequence[StoredFrame]) -> Sequence[bool]:
         """Keep *frames*; on return they are committed and synced. Whether each one is new.

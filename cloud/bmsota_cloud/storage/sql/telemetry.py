@@ -71,6 +71,8 @@ _NEXT_VINS = text(
 _EVENT_VINS = 200
 # A transaction of so many is some milliseconds; deriving waits for one.
 _DELETE_EVENTS = 1000
+# Where it is counted how often the database was opened to write: under a writer that there is not, and in a file among the frames.
+_NO_WRITER, _STARTS = -1, "starts"
 # Longer than another process needs to derive a batch for one that is gone.
 _DERIVED_LOCK_TIMEOUT_S = 10.0
 _PARTITION_SQL = (
@@ -112,6 +114,7 @@ class SqlTelemetryStore:
         self._own_lock: FileLock | None = None
         self._derived_lock: FileLock | None = None
         self._is_registered = False
+        self.is_set_back = False
         self._takeovers = 0
         reader = BlockReader(count)
         self._on_sqlite: SqliteFrames | None = None
@@ -192,6 +195,9 @@ class SqlTelemetryStore:
                 self._wait_for_own_name()
                 with _refusals(), self._database.writing() as connection:
                     self._take_name(connection, self._on_sqlite)
+                    starts = self._count_start(connection)
+                if self._folder is not None:
+                    _write_number(self._folder / _STARTS, starts)
                 self._is_registered = True
 
     def _wait_for_own_name(self) -> None:
@@ -214,6 +220,7 @@ class SqlTelemetryStore:
             ]
             if lost:
                 connection.execute(insert(t.report_writer), lost)
+            self.is_set_back = bool(lost)
         for name in names_for(self._writer, is_fixed=self._is_writer_fixed):
             number = _number_of(connection, name)
             if self._folder is None:
@@ -228,6 +235,18 @@ class SqlTelemetryStore:
             raise taken_name(self._writer)
         self._takeovers = connection.execute(select(t.takeover.c.count)).scalar_one()
         frames.take_number(number, _marks_of(connection, number))
+
+    def _count_start(self, connection: Connection) -> int:
+        """Count this start, in the database and beside the frames: a database that knows of fewer is an older one."""
+        c = t.report_mark.c
+        ours = (c.writer == _NO_WRITER) & (c.place == _STARTS)
+        known = connection.execute(select(c.derived_to).where(ours)).scalar() or 0
+        told = 0 if self._folder is None else _read_number(self._folder / _STARTS)
+        assert self._on_sqlite is not None
+        self.is_set_back = self.is_set_back or (told > known and bool(self._on_sqlite.names))
+        starts = max(known, told) + 1
+        _many(connection, _MARK_SQL, [(_NO_WRITER, _STARTS, starts)])
+        return starts
 
     @contextmanager
     def _shared_with_others(self) -> Iterator[Connection]:
@@ -467,6 +486,20 @@ def _folder_of(url: str) -> Path | None:
         return None
     path = Path(name)
     return path.parent / ("reports" if path.stem == "telemetry" else f"{path.stem}-reports")
+
+
+def _read_number(path: Path) -> int:
+    """0 if there is none."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _write_number(path: Path, number: int) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(str(number), encoding="ascii")
+    new.replace(path)
 
 
 def _seconds(at: datetime | None) -> int | None:
