@@ -280,9 +280,10 @@ def login_tries(
     address: str,
     is_known: bool,
     now: datetime,
-    kinds: LoginLimits = ACCOUNT_LOGINS,
+    kinds: LoginLimits | None = None,
 ) -> tuple[Counted, ...]:
-    """What a try to log in counts against, the first one being that of this person at this place."""
+    """What a try to log in counts against, the first one being that of this person at this place. *kinds*: by default of accounts."""
+    kinds = kinds or ACCOUNT_LOGINS
     groups = address_groups(address)
     pair = Counted(kinds.pair, (groups[0], name))
     if is_known:
