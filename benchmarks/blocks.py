@@ -8,17 +8,24 @@ charging, 2 hours driving with a new current in every report; each cell's voltag
     encode, decode        CPU of one block of 120 reports
     compacting            the same through the store on SQLite: rows read, block written, read back, compared
     file                  the file of blocks by the number of reports
+    lag beside a fleet    an hour of 2,000 vehicles is compacted at full speed, while a writer commits 66 reports every 20 ms and a reader
+                          leafs through histories: how long the writer's commits take, median, 99 of 100 and the longest; the ratio
+                          is to the same without the compactor. The frames read back in the end are compared.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import tempfile
+import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import StoredFrame
 from bmsota_cloud.storage._blocks import decode_block, encode_block
 from bmsota_cloud.storage.sql import SqlTelemetryStore
@@ -26,6 +33,7 @@ from bmsota_cloud.storage.sql._packing import pack
 from bmsota_sim.physics import PackDesign, Packs
 
 from benchmarks._figures import Figure, print_figures
+from bmsota.checksums import bcc_xor
 from bmsota.gbt32960 import (
     Alarms,
     CellVoltages,
@@ -44,7 +52,7 @@ from bmsota.gbt32960 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from bmsota_cloud.storage._blocks import FrameRow
 
@@ -54,6 +62,8 @@ START_S = int(datetime(2026, 11, 21, tzinfo=UTC).timestamp())
 DRIVING, CHARGING, PARKED = "driving", "charging", "parked"
 # By hour: to work, back home, charged over the evening and the night.
 HOURS = (*[CHARGING] * 4, *[PARKED] * 4, DRIVING, *[PARKED] * 8, DRIVING, *[PARKED] * 2, *[CHARGING] * 4)
+FLEET_VEHICLES = 2000
+_COMMITS_ALONE = 200
 NOISES_MV = (0.0, 0.5, 1.0, 2.0)
 
 
@@ -156,7 +166,7 @@ def figures() -> list[Figure]:
     blocks = [encode_block(rows, b"") for rows in hours]
     found.append(Figure("encode", _cpu_ms(lambda number: encode_block(hours[number], b"")), "ms a block"))
     found.append(Figure("decode", _cpu_ms(lambda number: decode_block(blocks[number], b"")), "ms a block"))
-    return found + _store_figures()
+    return found + _store_figures() + _fleet_figures()
 
 
 def _cpu_ms(work: object, rounds: int = 10) -> float:
@@ -193,6 +203,84 @@ def _store_figures(vehicles: int = 20) -> list[Figure]:
         Figure("compacting", round(spent_s * 1000 / count, 3), "ms a block"),
         Figure("file", round(size_bytes / vehicles / len(HOURS) / HOUR_REPORTS, 1), "B a report"),
     ]
+
+
+def _fleet_figures(vehicles: int = FLEET_VEHICLES) -> list[Figure]:
+    """What the writer and readers notice of a fleet's hour going into blocks."""
+    hour = day_of_frames(noise_mv=1.0, seed=1, vin=f"LFLEET{0:011d}", start_s=START_S)[:HOUR_REPORTS]
+    vins = [f"LFLEET{number:011d}" for number in range(vehicles)]
+    live = [_as_of(frame, f"LLIVE{number:012d}", 86_400) for number, frame in enumerate(hour[:66])]
+    with tempfile.TemporaryDirectory() as folder:
+        telemetry = SqlTelemetryStore(f"sqlite:///{folder}/telemetry.sqlite")
+        for frame in hour:
+            telemetry.append([_as_of(frame, vin) for vin in vins])
+        telemetry.save_derived((), (), telemetry.mark())
+        partition = telemetry.hot()[0].name
+        alone = _commits(telemetry, live, 0, lambda count: count >= _COMMITS_ALONE)
+        is_over = threading.Event()
+
+        def compact() -> None:
+            try:
+                while not telemetry.compact(partition, 16).is_done:
+                    pass
+            finally:
+                is_over.set()
+
+        def read() -> None:
+            for vin in itertools.cycle(vins):
+                if is_over.is_set():
+                    return
+                assert telemetry.frames(vin, PageRequest(1, 50)).total == HOUR_REPORTS
+
+        threads = [threading.Thread(target=work) for work in (compact, read)]
+        for thread in threads:
+            thread.start()
+        beside = _commits(telemetry, live, _COMMITS_ALONE, lambda _: is_over.is_set())
+        for thread in threads:
+            thread.join()
+        for vin in vins[:: max(1, vehicles // 50)]:
+            assert list(telemetry.read(vin, 0, 2**40)) == [_as_of(frame, vin) for frame in hour]
+        telemetry.close()
+    return [
+        Figure(f"lag beside a fleet, {name}", round(at(beside) * 1000, 1), "ms", round(at(beside) / at(alone), 2))
+        for name, at in (("median", _quantile(0.5)), ("p99", _quantile(0.99)), ("longest", max))
+    ]
+
+
+def _as_of(frame: StoredFrame, vin: str, later_s: int = 0) -> StoredFrame:
+    """The same report of another vehicle; its time, within the frame, stays."""
+    raw = bytearray(frame.frame)
+    raw[4:21] = vin.encode()
+    raw[-1] = bcc_xor(raw[2:-1])
+    clear = bytes(raw)
+    return replace(
+        frame,
+        vin=vin,
+        frame=clear,
+        clear=clear,
+        arrived_at_ns=frame.arrived_at_ns,
+        reported_at_s=frame.reported_at_s + later_s,
+    )
+
+
+def _commits(
+    telemetry: SqlTelemetryStore, live: Sequence[StoredFrame], begin: int, is_over: Callable[[int], bool]
+) -> list[float]:
+    """How long each of many commits took; one every 20 ms."""
+    took: list[float] = []
+    for count in itertools.count(begin):
+        if is_over(count) and took:
+            return took
+        batch = [replace(frame, reported_at_s=frame.reported_at_s + count) for frame in live]
+        start = time.perf_counter()
+        telemetry.append(batch)
+        took.append(time.perf_counter() - start)
+        time.sleep(max(0.0, 0.02 - took[-1]))
+    raise AssertionError
+
+
+def _quantile(share: float) -> Callable[[Sequence[float]], float]:
+    return lambda values: sorted(values)[int(share * (len(values) - 1))]
 
 
 if __name__ == "__main__":

@@ -78,12 +78,16 @@ async def listen(
     )
 
 
+HANDSHAKE_ABANDONED = "the other end closed the connection"
+"""The reason of a peer that has gone without a word of TLS about it, as a port scan does."""
+
+
 def _handshake_words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError) and error.reason:
         # As OpenSSL names it: WRONG_VERSION_NUMBER, HTTP_REQUEST, TLSV1_ALERT_UNKNOWN_CA.
         return error.reason.replace("_", " ").lower()
     if isinstance(error, ConnectionResetError):
-        return "the other end closed the connection"
+        return HANDSHAKE_ABANDONED
     return str(error) or type(error).__name__
 
 

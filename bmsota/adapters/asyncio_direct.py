@@ -201,10 +201,12 @@ class DirectConnection(asyncio.BufferedProtocol):
     """One connection and its link."""
 
     __slots__ = (
+        "_answering",
         "_closing",
         "_descriptor",
         "_door",
         "_due_ns",
+        "_is_over",
         "_link",
         "_stalled",
         "_timer",
@@ -226,6 +228,10 @@ class DirectConnection(asyncio.BufferedProtocol):
         self._stalled: asyncio.TimerHandle | None = None
         """Set while the peer takes nothing."""
         self._closing: asyncio.TimerHandle | None = None
+        self._is_over = False
+        """The peer sends nothing more; it may still read what answers its last words."""
+        self._answering: asyncio.TimerHandle | None = None
+        """Until when it is waited for these answers."""
 
     # --- for the door and the link ---------------------------------------------------------------------------------------
 
@@ -244,13 +250,14 @@ class DirectConnection(asyncio.BufferedProtocol):
         """Send what the link has to send."""
         if self._link is not None and self._transport is not None and (data := self._link.data_to_send()):
             self._transport.write(data)
+        self._end_if_answered()
 
     def listen(self) -> None:
         """Read, or do not, as the door and the peer allow."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        is_listening = not self._door.is_paused and self._stalled is None
+        is_listening = not self._door.is_paused and self._stalled is None and not self._is_over
         rounds = self._door.rounds
         if rounds is not None and self._descriptor >= 0:
             if is_listening:
@@ -277,8 +284,22 @@ class DirectConnection(asyncio.BufferedProtocol):
         if data:
             self._take(data, now_ns)
         else:
-            self.end()
+            self.end_of_input()
         return len(data)
+
+    def end_of_input(self) -> None:
+        """The peer has closed its half. A link that still owes answers (`is_answering`, if it has that) gets some seconds for them."""
+        if self._is_over:
+            return
+        self._is_over = True
+        transport = self._transport
+        # TLS has no such half.
+        is_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
+        if not is_tls and getattr(self._link, "is_answering", False):
+            self._stop_reading()
+            self._answering = self._door.loop.call_later(asyncio_link.CLOSE_TIMEOUT_S, self.end)
+        else:
+            self.end()
 
     def end(self) -> None:
         """Tell the link that it is over, send what it has left, and close."""
@@ -333,15 +354,15 @@ class DirectConnection(asyncio.BufferedProtocol):
         self._take(bytes(self._door.buffer[:nbytes]), self._door.clock_ns())
 
     def eof_received(self) -> bool:
-        self.end()
-        return False
+        self.end_of_input()
+        return self._link is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._link is not None:
             self.end()
             if exc is not None:
                 _LOG.info("the connection broke: %s (%s)", exc, self.peer)
-        for timer in (self._stalled, self._closing):
+        for timer in (self._stalled, self._closing, self._answering):
             if timer is not None:
                 timer.cancel()
         self._transport = None
@@ -373,6 +394,10 @@ class DirectConnection(asyncio.BufferedProtocol):
         except Exception:  # noqa: BLE001 - as above
             self._fail()
 
+    def _end_if_answered(self) -> None:
+        if self._is_over and self._link is not None and not getattr(self._link, "is_answering", False):
+            self.end()
+
     def _stop_reading(self) -> None:
         if self._door.rounds is not None and self._descriptor >= 0:
             self._door.rounds.discard(self._descriptor)
@@ -385,6 +410,7 @@ class DirectConnection(asyncio.BufferedProtocol):
         if link.is_closing:
             self.end()
             return
+        self._end_if_answered()
         if due_ns is None or (self._timer is not None and self._due_ns <= due_ns):
             return
         if self._timer is not None:

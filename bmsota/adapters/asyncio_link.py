@@ -35,7 +35,11 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 class StreamLink(Protocol):
-    """One end of a conversation on a stream. Times are nanoseconds since the Unix epoch and never go back."""
+    """One end of a conversation on a stream. Times are nanoseconds since the Unix epoch and never go back.
+
+    One that answers later, from a worker, may have a property `is_answering`: whether it still owes an answer. When the peer has closed its
+    half of the connection, it is waited for it.
+    """
 
     @property
     def is_closing(self) -> bool:

@@ -29,18 +29,23 @@ def client_context(*, ca: Path | None = None, cert: Path | None = None, key: Pat
     try:
         context = ssl.create_default_context(cafile=ca)
     except ssl.SSLError as error:
-        raise ConfigurationError(f"{ca}: expected certificates of authorities, PEM ({error.reason})") from error
+        reason = f" ({error.reason})" if error.reason else ""
+        raise ConfigurationError(f"{ca}: expected certificates of authorities, PEM{reason}") from error
     except OSError as error:
         raise ConfigurationError(f"cannot read {ca}: {error.strerror}") from error
     if cert is not None:
         both = f"{cert}, {key}" if key else str(cert)
+        expected = (
+            "a certificate and its private key without a password, both PEM"
+            if key
+            else "a certificate and, behind it, its private key without a password, both PEM; or name the file of the key"
+        )
         try:
             # With a password of none an encrypted key is an error; without one OpenSSL would ask for it at the terminal.
             context.load_cert_chain(cert, key, password=lambda: "")
         except ssl.SSLError as error:
-            raise ConfigurationError(
-                f"{both}: expected a certificate and its private key without a password, both PEM ({error.reason})"
-            ) from error
+            reason = f" ({error.reason})" if error.reason else ""
+            raise ConfigurationError(f"{both}: expected {expected}{reason}") from error
         except OSError as error:
             raise ConfigurationError(f"cannot read {both}: {error.strerror}") from error
     return context

@@ -158,6 +158,15 @@ def serve(
         int,
         _option(_DATA, help="Delete reports this many days after they arrived.", min=REPORT_KEEP_DAYS_MIN, max=36_500),
     ] = _DEFAULTS.report_keep_s // 86_400,
+    event_keep_days: Annotated[
+        int,
+        _option(
+            _DATA,
+            help="Delete faults, alarms and other events this many days after they arrived, but not before reports.",
+            min=REPORT_KEEP_DAYS_MIN,
+            max=36_500,
+        ),
+    ] = _DEFAULTS.event_keep_s // 86_400,
     report_compact_after_hours: Annotated[
         int,
         _option(
@@ -315,6 +324,7 @@ def serve(
             login_timeout_s=login_timeout_s,
             acknowledge_reports=acknowledge_reports,
             report_keep_s=report_keep_days * 86_400,
+            event_keep_s=event_keep_days * 86_400,
             report_compact_after_s=report_compact_after_hours * 3600,
             upload_size_bytes_max=upload_max_mib * _MIB,
             link_keys=LinkKeys() if link_keys is None else load_link_keys(link_keys),

@@ -86,6 +86,7 @@ class ServeFile(BaseModel):
     database: str | None = None
     telemetry_database: str | None = None
     report_keep_days: Annotated[int, Field(ge=REPORT_KEEP_DAYS_MIN, le=36_500)] | None = None
+    event_keep_days: Annotated[int, Field(ge=REPORT_KEEP_DAYS_MIN, le=36_500)] | None = None
     report_compact_after_hours: Annotated[int, Field(ge=0, le=8760)] | None = None
 
     host: str | None = None

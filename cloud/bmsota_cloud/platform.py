@@ -139,6 +139,7 @@ def build_cloud(
         count=counters.add,
     )
     router = LocalRouter()
+    gauges: dict[str, Callable[[], float]] = {"platform_links": lambda: sum(router.platforms().values())}
     context = Context(
         store=store,
         telemetry=telemetry,
@@ -150,6 +151,7 @@ def build_cloud(
         clock_guard=ClockGuard.trusting() if clock_guard is None else clock_guard,
         presence=PresenceService(store, gateway_id),
         counters=counters,
+        gauges=gauges,
     )
     return Cloud(
         services=Services.around(context),

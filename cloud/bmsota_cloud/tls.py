@@ -33,7 +33,8 @@ def server_context(cert: Path, key: Path) -> ssl.SSLContext:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigurationError(f"{key} is not the private key of the certificate {cert}") from error
+        reason = f" ({error.reason})" if error.reason else ""
         raise ConfigurationError(
-            f"{cert}, {key}: expected a certificate and its private key without a password, both PEM ({error.reason})"
+            f"{cert}, {key}: expected a certificate and its private key without a password, both PEM{reason}"
         ) from error
     return context

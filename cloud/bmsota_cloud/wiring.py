@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from fastapi import FastAPI
 
+from bmsota.adapters.asyncio_accept import HANDSHAKE_ABANDONED
 from bmsota_cloud import pages
 from bmsota_cloud.api.device_route import mount_device_api
 from bmsota_cloud.api.middleware import BodyLimit, SecurityHeaders
@@ -316,9 +317,9 @@ class RunningCloud:
             await asyncio.sleep(_TICK_S)
 
     def _handshake_failed(self, address: str, words: str) -> None:
-        self.cloud.services.refusals.record(
-            RefusalCause.TLS_HANDSHAKE, address=address, detail=words, now=self.clock.now()
-        )
+        # A record of its own: a health check at the same address must not hide what OpenSSL has said of a terminal.
+        cause = RefusalCause.TLS_ABANDONED if words == HANDSHAKE_ABANDONED else RefusalCause.TLS_HANDSHAKE
+        self.cloud.services.refusals.record(cause, address=address, detail=words, now=self.clock.now())
 
     async def _compact(self) -> None:
         services = self.cloud.services
@@ -334,7 +335,8 @@ class RunningCloud:
     def _restart_links(self, now: datetime) -> None:
         """The deadlines of the links are of a time that was wrong, and hours ahead: silent ones would stay that long."""
         router = self.cloud.router
-        _LOG.warning("the clock was put back; %d links are closed, so that their vehicles log in again", len(router))
+        count = len(router) + sum(router.platforms().values())
+        _LOG.warning("the clock was put back; %d links are closed, so that their vehicles log in again", count)
         for vin in router.vins():
             self.cloud.services.ingest.link_lost(vin, now)
         router.close_links()

@@ -7,6 +7,10 @@ Time and bytes go in, events and bytes come out, as in `terminal`; the driver br
 Strategy for delivery. Between platforms a report is answered once it is stored, so a report is kept until its answer has come: what
 was on its way when the link broke, or was not answered in a minute, is sent again, as 0x03. Vehicles that are on are logged in again
 on a new link. What waits is bounded in bytes; the oldest is dropped first, and said.
+
+Heartbeats. Table 3 leaves 0x07 to terminals, so between platforms it is a courtesy: a link on which nothing came for a period gets
+one, under this platform's code. Whoever has answered one is expected to go on: after three without an answer, or anything else, the link is
+over. From a platform that never answers any, silence means nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._codec import encode
 from bmsota.gbt32960._enums import Command, Edition, Encryption, ReplyFlag
 from bmsota.gbt32960._frame import HEADER_SIZE_BYTES, Frame
-from bmsota.gbt32960._messages import PlatformLogin, PlatformLogout
+from bmsota.gbt32960._messages import Heartbeat, PlatformLogin, PlatformLogout
 from bmsota.gbt32960._reader import FrameReader, RefusalKind
 from bmsota.gbt32960._session.backfill import as_backfill
 from bmsota.gbt32960._session.base import TRIES, BaseSession, SessionTimer
@@ -83,6 +87,8 @@ class ForwardingOptions:
     """Reports on their way without an answer; the next ones wait."""
     waiting_size_bytes_max: int = 64 * 1024 * 1024
     """Of reports that are kept, on their way or waiting."""
+    heartbeat_period_ns: int = MINUTE_NS
+    """A heartbeat is sent when nothing has come for so long; 0: never."""
 
 
 @dataclass(slots=True)
@@ -135,6 +141,11 @@ class ForwardingSession(BaseSession[ForwardingState, ForwardingEvent]):
         self._is_refused = False
         self._unanswered_rounds = 0
         """How often in a row reports had to be sent again, and nothing came."""
+        self._is_heard = False
+        """Something has come since the last look."""
+        self._heartbeats_unanswered = 0
+        self._answers_heartbeats = False
+        """The other platform, on this link."""
         self._vehicles: dict[str, bytes] = {}
         """The login of each vehicle that is on."""
         self._waiting: deque[_Report] = deque()
@@ -158,6 +169,8 @@ class ForwardingSession(BaseSession[ForwardingState, ForwardingEvent]):
         self._move(_Input.LINK_UP)
         self._reader = FrameReader()
         self._unanswered_rounds = 0
+        self._heartbeats_unanswered = 0
+        self._answers_heartbeats = False
         self._misses = 0
         self._log_in(now_ns)
 
@@ -224,7 +237,7 @@ class ForwardingSession(BaseSession[ForwardingState, ForwardingEvent]):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _send_own(self, command: Command, message: PlatformLogin | PlatformLogout) -> None:
+    def _send_own(self, command: Command, message: PlatformLogin | PlatformLogout | Heartbeat) -> None:
         self._send(encode(Frame(command=command, vin=self._code, message=message, edition=self.options.edition)))
 
     def _log_in(self, now_ns: int) -> None:
@@ -284,13 +297,28 @@ class ForwardingSession(BaseSession[ForwardingState, ForwardingEvent]):
             return
         self._pump(now_ns)
 
+    def _heartbeat_due(self, now_ns: int) -> None:
+        if self._is_heard:
+            self._heartbeats_unanswered = 0
+        elif self._answers_heartbeats and self._heartbeats_unanswered >= TRIES:
+            self._stop(SessionTimer.HEARTBEAT)
+            self._events.append(CloseRequested(CloseReason.HEARTBEAT_LOST))
+            return
+        else:
+            self._heartbeats_unanswered += 1
+            self._send_own(Command.HEARTBEAT, Heartbeat())
+        self._is_heard = False
+        self._start(SessionTimer.HEARTBEAT, now_ns + self.options.heartbeat_period_ns)
+
     def _logout_due(self, now_ns: int) -> None:  # noqa: ARG002 - a timer's method
         self._move(_Input.LOGOUT_OVER)
         self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
 
     def _receive(self, event: FrameReceived, now_ns: int) -> None:
         frame = event.frame
-        self._unanswered_rounds = 0
+        self._is_heard = True
+        if frame.command != Command.HEARTBEAT:
+            self._unanswered_rounds = 0
         if frame.reply_flag == ReplyFlag.COMMAND:
             self._refuse(event, RefusalKind.WRONG_DIRECTION, f"command {frame.command:#04x} of the other platform")
         elif frame.command == Command.PLATFORM_LOGIN and self._state is _S.LOGGING_IN:
@@ -302,6 +330,10 @@ class ForwardingSession(BaseSession[ForwardingState, ForwardingEvent]):
             self._events.append(CloseRequested(CloseReason.LOGGED_OUT))
         elif frame.command in _REPORTS:
             self._report_answered(event, now_ns)
+        elif frame.command == Command.HEARTBEAT and self._heartbeats_unanswered:
+            # Whatever its flag says: it is alive.
+            self._heartbeats_unanswered = 0
+            self._answers_heartbeats = True
         elif frame.command in (Command.VEHICLE_LOGIN, Command.VEHICLE_LOGOUT):
             if frame.reply_flag != ReplyFlag.SUCCESS:
                 self._events.append(ForwardRefused(frame.vin, frame.command, frame.reply_flag, b""))
@@ -317,6 +349,9 @@ class ForwardingSession(BaseSession[ForwardingState, ForwardingEvent]):
         self._stop(SessionTimer.LOGIN)
         self._move(_Input.ACCEPTED)
         self._events.append(LoggedIn(self._serial))
+        if self.options.heartbeat_period_ns:
+            self._is_heard = False
+            self._start(SessionTimer.HEARTBEAT, now_ns + self.options.heartbeat_period_ns)
         for login in self._vehicles.values():
             self._send(login)
         self._pump(now_ns)
@@ -343,5 +378,6 @@ class ForwardingSession(BaseSession[ForwardingState, ForwardingEvent]):
     _DUE: ClassVar[dict[SessionTimer, Callable[[ForwardingSession, int], None]]] = {
         SessionTimer.LOGIN: _login_due,
         SessionTimer.LOGOUT: _logout_due,
+        SessionTimer.HEARTBEAT: _heartbeat_due,
         SessionTimer.RESEND: _resend_due,
     }

@@ -16,6 +16,7 @@ from bmsota_cloud.domain.ota_tasks import ActKind, TaskStatus, VehicleStatus
 from bmsota_cloud.domain.projects import ApprovalWay
 from bmsota_cloud.domain.vehicle_checks import RemarkKind
 from bmsota_cloud.services.ota_tasks import TASK_VEHICLES_MAX, TIME_LIMIT_S_DEFAULT
+from bmsota_cloud.services.turns import short_turns
 
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
@@ -229,8 +230,9 @@ def add_ota_task_routes(router: APIRouter, services: "Services", clock: Clock) -
             project=body.project, software_version=body.software_version, vins=body.vins, by=by, now=clock()
         )
         # Megabytes for a fleet: written here, vehicle by vehicle, because FastAPI would do it in one piece in the event loop.
-        items = (PreviewOut.model_validate(item).model_dump_json() for item in found)
-        return Response(f"[{','.join(items)}]", media_type="application/json")
+        with short_turns():
+            content = f"[{','.join(PreviewOut.model_validate(item).model_dump_json() for item in found)}]"
+        return Response(content, media_type="application/json")
 
     @router.get("/tasks/{task_id}", response_model=TaskDetailOut)
     def task(task_id: Id, by: By, paging: Paging, status: Annotated[list[VehicleStatus], Query()] = []) -> Any:  # noqa: B006 - FastAPI copies it

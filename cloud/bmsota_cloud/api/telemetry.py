@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from bmsota_cloud.api.common import ApiOut, By, PageOut, Paging
 from bmsota_cloud.domain.errors import InvalidInputError
@@ -40,6 +41,13 @@ class ReportOut(ApiOut):
     frame: str
 
 
+class ReportsOut(PageOut[ReportOut]):
+    unreadable: Annotated[
+        int,
+        Field(description="Reports in damaged blocks, met on the way to this page: part of the total, not listed."),
+    ]
+
+
 class EventOut(ApiOut):
     vin: str
     at: datetime
@@ -59,7 +67,7 @@ def add_telemetry_routes(router: APIRouter, services: "Services") -> None:
     def state(vin: str, by: By) -> Any:
         return services.vehicles.detail(vin, by=by).state
 
-    @router.get("/vehicles/{vin}/reports", response_model=PageOut[ReportOut])
+    @router.get("/vehicles/{vin}/reports", response_model=ReportsOut)
     def reports(vin: str, by: By, paging: Paging, since: datetime | None = None, until: datetime | None = None) -> Any:
         _check_times(since, until)
         return services.telemetry.reports(vin, paging, by=by, since=since, until=until)

@@ -11,7 +11,9 @@ import math
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
-__all__ = ["Rate", "address_groups", "in_words"]
+from bmsota_cloud.domain.clock_guard import JUMP_S
+
+__all__ = ["Level", "Rate", "address_groups", "in_words"]
 
 # What one customer of an access provider has at the least (RFC 6177); every address below it is the same person's.
 _IPV6_HOST_BITS = 64
@@ -21,6 +23,21 @@ _IPV6_SITE_BITS = 48
 _ROUNDING = 1e-3
 # An address that is none (a proxy's unix socket) is kept as it is, up to here.
 _ADDRESS_LENGTH_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A counter as it was at its last try. Times are seconds since 1970."""
+
+    free_at: float
+    counted_at: float | None = None
+    """When that was, by the platform's clock; None: an older version has not kept it."""
+
+    def at(self, now: float) -> float:
+        """`free_at` as it would be had the clock been right: a try that was counted in the future is counted now."""
+        if self.counted_at is None or self.counted_at <= now + JUMP_S:
+            return self.free_at
+        return self.free_at - (self.counted_at - now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +61,9 @@ class Rate:
     def bounded(self, free_at: float, now: float) -> float:
         """*free_at* as it can be at this time.
 
-        One that is further away than it ever could have got was written by a clock that was ahead. It is cut to a full
-        counter, and beyond `nonsense_from` to an empty one: a wrong clock must not lock anything for long.
+        One that is further away than it ever could have got was written by a clock that was ahead; `Level.at` puts it right, unless
+        an older version has written it. It is cut to a full counter, and beyond `nonsense_from` to an empty one: a wrong
+        clock must not lock anything for long.
         """
         if free_at >= self.nonsense_from(now):
             return now
@@ -70,9 +88,12 @@ class Rate:
 
 
 def address_groups(address: str) -> tuple[str, ...]:
-    """The groups an address counts in, the narrowest first: an IPv4 address itself; of IPv6 its /64 and its /48."""
+    """The groups an address counts in, the narrowest first: an IPv4 address itself; of IPv6 its /64 and its /48.
+
+    A network as `2001:db8::/64` counts as its addresses do.
+    """
     try:
-        parsed = ip_address(address.partition("%")[0])
+        parsed = ip_address(address.partition("%")[0].removesuffix(f"/{_IPV6_HOST_BITS}"))
     except ValueError:
         return (address[:_ADDRESS_LENGTH_MAX],)
     if isinstance(parsed, IPv6Address):

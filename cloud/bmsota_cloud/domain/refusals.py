@@ -25,6 +25,7 @@ class RefusalCause(StrEnum):
     LOGIN_UNKNOWN_VIN = "login-unknown-vin"
     LOGIN_OTHER_VIN = "login-other-vin"
     LOGIN_PLATFORM = "login-platform"
+    LOGIN_PLATFORM_LIMITED = "login-platform-limited"
     PLATFORM_FOREIGN_VIN = "platform-foreign-vin"
     LOGIN_INVALID = "login-invalid"
     LOGIN_UNAVAILABLE = "login-unavailable"
@@ -36,6 +37,7 @@ class RefusalCause(StrEnum):
     CHECK_BYTE_WRONG = "check-byte-wrong"
     NOT_A_FRAME = "not-a-frame"
     TLS_HANDSHAKE = "tls-handshake"
+    TLS_ABANDONED = "tls-abandoned"
     UNFINISHED = "unfinished"
     COMMAND_UNKNOWN = "command-unknown"
     REPLY_UNEXPECTED = "reply-unexpected"
@@ -61,6 +63,10 @@ CAUSES: dict[RefusalCause, CauseText] = {
     RefusalCause.LOGIN_PLATFORM: CauseText(
         "Another platform tried to log in.",
         "Check its code, user name and password in the file of --platform-logins, or point the vehicles at this gateway.",
+    ),
+    RefusalCause.LOGIN_PLATFORM_LIMITED: CauseText(
+        "Another platform tried to log in too often with a wrong password.",
+        "If it is yours, correct its code, user name or password; it gets in when the time is over. Otherwise nothing.",
     ),
     RefusalCause.PLATFORM_FOREIGN_VIN: CauseText(
         "Another platform sent for a vehicle that is not one of its.",
@@ -96,6 +102,10 @@ CAUSES: dict[RefusalCause, CauseText] = {
     RefusalCause.TLS_HANDSHAKE: CauseText(
         "The TLS handshake failed.",
         "Check that the terminal speaks TLS 1.2 or newer here, and trusts the certificate of this gateway.",
+    ),
+    RefusalCause.TLS_ABANDONED: CauseText(
+        "The connection was closed during the TLS handshake, without a reason.",
+        "Nothing, if it is a health check or a port scan. A terminal that does not trust the certificate may do so too.",
     ),
     RefusalCause.UNFINISHED: CauseText(
         "A frame was never finished.", "Check the length in the header (bytes 23 and 24), and the connection."

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
+from bmsota_cloud.domain.paging import Page
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -21,6 +23,7 @@ __all__ = [
     "TIME_MIN_S",
     "Compacted",
     "EventKind",
+    "FramePage",
     "HotPartition",
     "JsonValue",
     "Mark",
@@ -114,6 +117,14 @@ class StateRow:
     memory: bytes = b""
     """What deriving has to remember of this vehicle beside its frames (`services.deriving`): opaque, seldom above 40 bytes, at most
     some kB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramePage(Page[StoredFrame]):
+    """A page of a vehicle's frames."""
+
+    unreadable: int = 0
+    """As many frames are in blocks that could not be read on the way to this page: counted in `total`, and not listed."""
 
 
 class EventKind(StrEnum):

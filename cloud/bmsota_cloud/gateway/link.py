@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from bmsota.gbt32960 import Frame, PlatformEvent, PlatformOptions
     from bmsota_cloud.domain.platform_peers import PlatformPeer
     from bmsota_cloud.gateway.router import LocalRouter
-    from bmsota_cloud.services import Instruction, Services
+    from bmsota_cloud.services import Instruction, PlatformLoginVerdict, Services
 
 __all__ = ["GatewayLink", "Submit"]
 
@@ -108,6 +108,7 @@ class GatewayLink:
         self._services = services
         self._router = router
         self._session = PlatformSession(options=platform_options(PlatformSettings())) if session is None else session
+        self._silence_ns = self._session.options.silence_timeout_ns
         self._acknowledges = self._session.options.acknowledge_reports is not Acknowledgement.NEVER
         self._options_of = options_of
         self._vin_finder = VinFinder() if options_of is not None else None
@@ -125,9 +126,13 @@ class GatewayLink:
         self._must_look = False
         """The database was away when it was looked for an instruction; the next heartbeat looks again."""
         self._link_id = 0
+        self._owed = 0
+        """Jobs and reports that may still be answered."""
         self._peers = peers or {}
         self._forwarded: ForwardedVehicles | None = None
         """On the link of another platform."""
+        self._is_followed = False
+        """That platform has a newer link."""
         self._router_links: dict[str, ForwardedVehicle] = {}
         self.vin = ""
         """Empty until the vehicle has logged in, and after it has logged out."""
@@ -145,6 +150,11 @@ class GatewayLink:
         self._refusals.address = address
 
     # -- for the driver ------------------------------------------------------------------------------------------------
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the other end may still get an answer to what it has sent."""
+        return self._owed > 0
 
     def connected(self, now_ns: int) -> None:
         """The link is open; the vehicle has to log in."""
@@ -178,6 +188,7 @@ class GatewayLink:
         if self._is_woken:
             self._is_woken = False
             self._forget_taken_over()
+            self._end_if_followed(now_ns)
             self._send_instruction(now_ns)
         due_ns = self._session.next_timeout()
         if due_ns is not None and due_ns <= now_ns:
@@ -212,6 +223,11 @@ class GatewayLink:
     def close(self) -> None:
         """This link is to be closed. Safe from any thread."""
         self.wake(is_superseded=True)
+
+    def follow(self) -> None:
+        """The platform of this link has a newer one. Safe from any thread."""
+        self._is_followed = True
+        self.wake()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -252,10 +268,12 @@ class GatewayLink:
                 self.disconnected(now_ns)
 
         def finish_later(result: _Result, error: Exception | None, now_ns: int) -> None:
+            self._owed -= 1
             finish(result, error, now_ns)
             self._call_driver()
 
         if self._submit_job is not None:
+            self._owed += 1
             self._submit_job(job, finish_later)
             return
         try:
@@ -284,6 +302,9 @@ class GatewayLink:
     def _handle(self, event: PlatformEvent, now_ns: int) -> None:
         services = self._services
         match event:
+            case HeartbeatReceived(vin=vin) if self._forwarded is not None and vin == self._forwarded.peer.code:
+                # It sends them: from now on its silence means something.
+                self._session.change_options(replace(self._session.options, silence_timeout_ns=self._silence_ns))
             case HeartbeatReceived(vin=vin):
                 if self._forwarded is None or vin in self._forwarded.link_ids:
                     services.ingest.seen(vin, utc_time(now_ns))
@@ -304,6 +325,7 @@ class GatewayLink:
                 )
             case LogoutReceived(vin=vin) if self._forwarded is not None and vin != self._forwarded.peer.code:
                 self._leave_forwarded([vin], now_ns)
+                self._end_if_followed(now_ns)
             case LogoutReceived():
                 self._leave(now_ns)
             case CommandReplied(reply_flag=flag):
@@ -333,8 +355,10 @@ class GatewayLink:
         # Between platforms every report is answered.
         done = partial(self._stored, event, now_ns) if self._acknowledges or self._forwarded is not None else None
         try:
+            self._owed += done is not None
             self._services.ingest.accept(_stored_frame(event, now_ns), done)
         except Exception as error:  # noqa: BLE001 - logged
+            self._owed -= done is not None
             self._log(error)
             self._session.answer_report(event, now_ns, flag=ReplyFlag.ERROR)
         if event.fault is not None:
@@ -342,6 +366,7 @@ class GatewayLink:
 
     def _stored(self, event: ReportReceived, now_ns: int) -> Callable[[], None] | None:
         """Answer; what sends it, for whoever has answered all that was stored together."""
+        self._owed -= 1
         self._session.answer_report(event, now_ns)
         if self._send_driver is not None:
             return self._send_driver
@@ -372,10 +397,12 @@ class GatewayLink:
             failed=partial(self._refuse_login, vin, login, RefusalCause.LOGIN_UNAVAILABLE, ReplyFlag.ERROR),
         )
 
-    def _refuse_login(self, vin: str, login: _Login, cause: RefusalCause, flag: ReplyFlag, now_ns: int) -> None:
+    def _refuse_login(
+        self, vin: str, login: _Login, cause: RefusalCause, flag: ReplyFlag, now_ns: int, detail: str = ""
+    ) -> None:
         is_waiting = self._session.state is PlatformState.DECIDING
         answered = flag if is_waiting and not self._is_gone else None
-        self._refusals.login(vin, login, cause, answered, utc_time(now_ns))
+        self._refusals.login(vin, login, cause, answered, utc_time(now_ns), detail)
         if is_waiting:
             self._session.refuse_login(flag, now_ns)
 
@@ -491,16 +518,40 @@ class GatewayLink:
     # -- another platform ----------------------------------------------------------------------------------------------
 
     def _platform_log_in(self, code: str, login: PlatformLogin, now_ns: int) -> None:
-        peer = self._peers.get(code)
-        if peer is None or not peer.is_proved_by(login.user, login.password):
-            self._services.counters.add("platform_login_refused")
-            self._refuse_login(code, login, RefusalCause.LOGIN_PLATFORM, ReplyFlag.ERROR, now_ns)
-            return
         self._refusals.heard()
+        peer = self._peers.get(code)
+        judge = partial(
+            self._services.platform_logins.log_in,
+            code,
+            peer,
+            user=login.user,
+            password=login.password,
+            address=self.address,
+            now=utc_time(now_ns),
+        )
+        self._submit(
+            judge,
+            partial(self._platform_decided, code, login, peer),
+            now_ns,
+            failed=partial(self._refuse_login, code, login, RefusalCause.LOGIN_UNAVAILABLE, ReplyFlag.ERROR),
+        )
+
+    def _platform_decided(
+        self, code: str, login: PlatformLogin, peer: PlatformPeer | None, verdict: PlatformLoginVerdict, now_ns: int
+    ) -> None:
+        if peer is None or not verdict.is_accepted:
+            self._services.counters.add("platform_login_refused")
+            cause = RefusalCause.LOGIN_PLATFORM_LIMITED if verdict.wait_s else RefusalCause.LOGIN_PLATFORM
+            self._refuse_login(code, login, cause, ReplyFlag.ERROR, now_ns, verdict.detail)
+            return
+        if self._session.state is not PlatformState.DECIDING:
+            # The link has ended meanwhile.
+            return
         self._leave(now_ns)
         self._forwarded = ForwardedVehicles(peer)
         self._session.change_options(replace(self._session.options, silence_timeout_ns=PLATFORM_SILENCE_NS))
         self._session.accept_login(now_ns)
+        self._router.register_platform(code, self)
 
     def _forwarded_log_in(
         self, vehicles: ForwardedVehicles, vin: str, login: VehicleLogin | VehicleLogin2025, now_ns: int
@@ -584,6 +635,12 @@ class GatewayLink:
                     del self._router_links[handle.vin]
                     self._forwarded.link_ids.pop(handle.vin, None)
 
+    def _end_if_followed(self, now_ns: int) -> None:
+        if self._is_followed and self._forwarded is not None and not self._forwarded.link_ids:
+            self._is_followed = False
+            self._session.supersede(now_ns)
+            self._take_events(now_ns)
+
     def _leave_forwarded(self, vins: Iterable[str], now_ns: int) -> None:
         vehicles = self._forwarded
         for vin in vins:
@@ -597,8 +654,10 @@ class GatewayLink:
 
     def _leave(self, now_ns: int) -> None:
         if self._forwarded is not None:
+            self._router.unregister_platform(self._forwarded.peer.code, self)
             self._leave_forwarded(list(self._forwarded.link_ids), now_ns)
             self._forwarded = None
+            self._is_followed = False
         vin, self.vin = self.vin, ""
         if vin and self._router.unregister(vin, self):
             lost = partial(self._services.ingest.link_lost, vin, utc_time(now_ns), link_id=self._link_id)

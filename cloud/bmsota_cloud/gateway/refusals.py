@@ -103,6 +103,7 @@ class LinkRefusals:
         cause: RefusalCause,
         flag: ReplyFlag | None,
         now: datetime,
+        detail: str = "",
     ) -> None:
         """Record a login that this platform refuses with *flag*; None: the link has ended meanwhile.
 
@@ -117,7 +118,8 @@ class LinkRefusals:
                 edition=Edition.GBT2025 if is_2025 else Edition.GBT2016,
             )
         )
-        self.record(cause, vin=vin, head=head, answered=flag if is_2025 or flag is None else ReplyFlag.ERROR, now=now)
+        answered = flag if is_2025 or flag is None else ReplyFlag.ERROR
+        self.record(cause, vin=vin, head=head, answered=answered, detail=detail, now=now)
 
     def extension(self, frame: Frame, flag: ReplyFlag | None, now: datetime) -> None:
         """Record a command of an extension, or of 2025's key exchange, that was refused with *flag*."""

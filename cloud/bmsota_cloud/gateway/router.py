@@ -27,11 +27,24 @@ class _Link(Protocol):
         ...
 
 
+class _PlatformLink(Protocol):
+    """What a router knows of the link of another platform."""
+
+    def follow(self) -> None:
+        """The platform has logged in on a newer link: this one is to be closed as soon as it has no vehicle."""
+        ...
+
+    def close(self) -> None:
+        """The link is to be closed, with all its vehicles."""
+        ...
+
+
 class LocalRouter:
-    """VIN to link; safe from any thread."""
+    """VIN to link, and the links of other platforms, with or without vehicles; safe from any thread."""
 
     def __init__(self) -> None:
         self._links: dict[str, _Link] = {}
+        self._platforms: dict[str, list[_PlatformLink]] = {}
         self._lock = Lock()
 
     def register(self, vin: str, link: _Link) -> str | None:
@@ -51,6 +64,27 @@ class LocalRouter:
                 return False
             del self._links[vin]
             return True
+
+    def register_platform(self, code: str, link: _PlatformLink) -> None:
+        """The platform has logged in on this link. Its earlier ones are closed as soon as they have no vehicle."""
+        with self._lock:
+            links = self._platforms.setdefault(code, [])
+            older = [each for each in links if each is not link]
+            links[:] = [*older, link]
+        for each in older:
+            each.follow()
+
+    def unregister_platform(self, code: str, link: _PlatformLink) -> None:
+        """This link is gone."""
+        with self._lock:
+            links = [each for each in self._platforms.pop(code, ()) if each is not link]
+            if links:
+                self._platforms[code] = links
+
+    def platforms(self) -> dict[str, int]:
+        """By code, how many links the other platforms have here."""
+        with self._lock:
+            return {code: len(links) for code, links in self._platforms.items()}
 
     def supersede(self, vin: str) -> None:
         """Another gateway has the vehicle: its link here is closed."""
@@ -72,12 +106,16 @@ class LocalRouter:
             return tuple(self._links)
 
     def close_links(self) -> None:
-        """Every link is closed; its vehicle logs in again."""
+        """Every link is closed; vehicles and platforms log in again."""
         with self._lock:
-            links = list(self._links.values())
+            vehicles = list(self._links.values())
+            platforms = [link for links in self._platforms.values() for link in links]
             self._links.clear()
-        for link in links:
-            link.close()
+            self._platforms.clear()
+        for vehicle in vehicles:
+            vehicle.close()
+        for platform in platforms:
+            platform.close()
 
     def __len__(self) -> int:
         with self._lock:

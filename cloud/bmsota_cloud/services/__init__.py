@@ -38,6 +38,7 @@ from bmsota_cloud.services.ota_task_views import (
 )
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
+from bmsota_cloud.services.platform_logins import PlatformLoginService, PlatformLoginVerdict
 from bmsota_cloud.services.presence import PresenceService, SteadyTime
 from bmsota_cloud.services.projects import ProjectService, ProjectView
 from bmsota_cloud.services.refusals import RefusalService, network_of
@@ -87,6 +88,8 @@ __all__ = [
     "OtaTaskService",
     "OutboxService",
     "PlatformKeys",
+    "PlatformLoginService",
+    "PlatformLoginVerdict",
     "PlatformSettings",
     "PresenceService",
     "ProjectService",
@@ -131,6 +134,7 @@ class Services:
     monitoring: MonitoringService
     ota_tasks: OtaTaskService
     outbox: OutboxService
+    platform_logins: PlatformLoginService
     presence: PresenceService
     projects: ProjectService
     refusals: RefusalService
@@ -150,7 +154,7 @@ class Services:
             accounts=AccountService(context, limits),
             audit=AuditService(context),
             device=DeviceService(context, limits, watch),
-            clock=ClockService(context),
+            clock=ClockService(context, limits),
             compaction=CompactionService(context),
             equipment=equipment,
             histories=HistoryService(context, watch),
@@ -160,6 +164,7 @@ class Services:
             monitoring=MonitoringService(context),
             ota_tasks=OtaTaskService(context, CodeLimits(limits, context)),
             outbox=OutboxService(context),
+            platform_logins=PlatformLoginService(context, limits),
             presence=context.presence,
             projects=ProjectService(context),
             refusals=RefusalService(context),

@@ -16,12 +16,11 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.accounts import Account, LoginSession, Permission, Role, require
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, LoginError
-from bmsota_cloud.domain.limits import address_groups
 from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, Page, PageRequest
 from bmsota_cloud.services.audit import acting, note
@@ -33,6 +32,7 @@ from bmsota_cloud.services.limits import (
     UNDER_ATTACK_FROM,
     Counted,
     RateLimits,
+    address_digest,
     login_tries,
     password_tries,
 )
@@ -132,7 +132,7 @@ class AccountService:
             name = ""
         with self._context.store.reading() as work:
             found = work.accounts.get(name)
-            is_known_place = work.accounts.knows_address(name, _address_digest(address))
+            is_known_place = work.accounts.knows_address(name, address_digest(address))
         nonce = self._device_nonce(device, name, now)
         is_known = is_known_place or nonce is not None
         if nonce is not None:
@@ -167,7 +167,7 @@ class AccountService:
                     self._limits.forget(tries[0], act.work)
                     if not self._context.clock_guard.is_waiting:
                         act.work.accounts.delete_sessions_before(now)
-                    act.work.accounts.save_address(name, _address_digest(address), now, keep=_ADDRESSES_MAX)
+                    act.work.accounts.save_address(name, address_digest(address), now, keep=_ADDRESSES_MAX)
                     act.work.accounts.add_session(opened[1])
         finally:
             # Neither a success counts, nor what the platform could not judge.
@@ -370,11 +370,6 @@ def _check_new_password(password: str) -> None:
             "bad-password",
             f"password: expected {PASSWORD_LENGTH_MIN} to {PASSWORD_LENGTH_MAX} characters, got {len(password)}",
         )
-
-
-def _address_digest(address: str) -> bytes:
-    """Of the person's own group of addresses."""
-    return blake2b(address_groups(address)[0].encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _text(data: bytes) -> str:

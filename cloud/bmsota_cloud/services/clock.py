@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.accounts import Account
     from bmsota_cloud.domain.clock_guard import ClockStatus, ClockStep
     from bmsota_cloud.services.context import Context
+    from bmsota_cloud.services.limits import RateLimits
 
 __all__ = ["ClockService"]
 
@@ -26,8 +27,9 @@ __all__ = ["ClockService"]
 class ClockService:
     """One method per use case."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, limits: RateLimits) -> None:
         self._context = context
+        self._limits = limits
 
     @property
     def is_waiting(self) -> bool:
@@ -54,7 +56,7 @@ class ClockService:
         return guard.status()
 
     def mend(self, now: datetime, steps: Sequence[ClockStep] = ()) -> Mapping[str, int]:
-        """Put right what a wrong clock has written into stored times: deadlines, sessions, codes, mails; how many of what.
+        """Put right what a wrong clock has written into stored times: deadlines, sessions, codes, mails, counters of tries; how many of what.
 
         Call it while the clock is trusted: before the first deadlines, with the *steps* that the platform's time has made since, and
         every now and then for what other processes have left.
@@ -70,6 +72,7 @@ class ClockService:
             lease_s=LEASE_S,
         )
         doubted = [(utc_of_ns(step.since_ns), utc_of_ns(step.until_ns)) for step in steps]
+        self._limits.mend(now)
         with self._context.store.transaction() as work:
             mended = work.times.mend(now, doubted, allowed)
             if mended:

@@ -40,6 +40,8 @@ LINKS_MAX = 20_000
 """A process may have as many descriptors; beyond that, the fleet is divided among several."""
 REPORT_KEEP_S = 10 * 24 * 3600
 """How long reports are kept by default: the longest time for backfill (2025, 5.5: 7 days) and a long weekend."""
+EVENT_KEEP_S = 366 * 24 * 3600
+"""Histories of faults, alarms and runs outlive the reports that they come from."""
 REPORT_KEEP_S_MIN = 7 * 24 * 3600
 """The standard's backfill must not be thrown away as soon as it has come."""
 REPORT_COMPACT_AFTER_S = 24 * 3600
@@ -111,6 +113,8 @@ class PlatformSettings:
     report_keep_s: int = REPORT_KEEP_S
     """How long reports are kept after their arrival. A vehicle may send what it could not send for 3 days (2016, B.2.8) or 7 (2025,
     5.5), so at least 7 days."""
+    event_keep_s: int = EVENT_KEEP_S
+    """How long events (faults, alarms, runs) are kept after their arrival; at least as long as reports, whatever stands here."""
     report_compact_after_s: int = REPORT_COMPACT_AFTER_S
     """When a day of reports has been over for this long, it is put into compressed blocks, which take a sixth of the room; 0: never. What
     comes later is added once in this time, at least an hour."""

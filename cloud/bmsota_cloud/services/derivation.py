@@ -35,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 
 # Frames decoded together when a day is derived again, and when a start finds frames that were not derived.
 _BATCH_MAX = 1000
+# As many frames as may make up one state.
+_CATCH_UP_FRAMES = 24
 _FAR_FUTURE_S = 4_102_444_800
 """2100-01-01: behind every time that a frame can say."""
 
@@ -148,6 +150,29 @@ class Derivation:
                     self._deriver.forget()
             count += len(unread.frames)
             self._counters.add("report_derived_for_another", len(unread.frames))
+
+    def catch_up(self, vins: Iterable[str]) -> int:
+        """The newest states of *vins* from their newest frames, where what is known of them is older; how many were behind.
+
+        The events of the days of these frames are derived again, with the others that wait for it; those of days before stay as
+        they are, because a fleet's ten days would keep a core busy for hours.
+
+        Raises:
+            StorageUnavailableError: not now.
+        """
+        count = 0
+        for vin in vins:
+            page = self._telemetry.frames(vin, PageRequest(1, _CATCH_UP_FRAMES))
+            known = self._telemetry.newest([vin]).get(vin)
+            newest_ns = max((frame.arrived_at_ns for frame in page.items), default=0)
+            if newest_ns <= (0 if known is None else known.last_seen_at_ns):
+                continue
+            self.take(sorted(page.items, key=lambda frame: frame.arrived_at_ns), mark=Mark(), is_late=True)
+            times = [frame.reported_at_s for frame in page.items if frame.is_time_plausible]
+            if times:
+                self._again[vin] = (min(times), max(times))
+            count += 1
+        return count
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

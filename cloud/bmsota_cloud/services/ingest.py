@@ -8,6 +8,7 @@ moves with every frame, by the platform's clock, and staleness is judged by it a
 
 from __future__ import annotations
 
+import logging
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +21,7 @@ from bmsota_cloud.services.equipment import NodeFact
 from bmsota_cloud.services.values import snapshot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from bmsota.gbt32960 import NodeIdentity, UnitIdentity
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["FrameWriter", "IngestService", "stored_frame"]
 
 _STATE_WORDS = {NodeState.RUNNING: "running", NodeState.BOOTLOADER: "bootloader", NodeState.ABSENT: "absent"}
+
+_LOG = logging.getLogger(__name__)
+# Registered vehicles that are read together when states were lost.
+_VINS_AT_ONCE = 500
 
 # Vehicles whose events are derived again in one tick of the writer: some milliseconds each, up to a hundred from a cold disk.
 _AGAIN_A_TICK_MAX = 8
@@ -152,7 +157,16 @@ class IngestService:
             ConfigurationError: another process has the name of this one.
             StorageUnavailableError: not now.
         """
-        return self._derivation.recover() + self._derivation.take_over()
+        count = self._derivation.recover() + self._derivation.take_over()
+        if self._context.telemetry.is_set_back:
+            behind = self._derivation.catch_up(self._vins())
+            _LOG.warning(
+                "the database of newest states was lost, or is an older copy: %d states are derived again, from compressed reports;"
+                " events of days that are compressed may be missing",
+                behind,
+            )
+            self._context.counters.add("state_derived_again", behind)
+        return count
 
     def seen(self, vin: str, now: datetime) -> None:
         """A frame without values: heartbeat, state of an upgrade."""
@@ -163,10 +177,17 @@ class IngestService:
             self.derive(())
 
     def prune(self, now: datetime) -> int:
-        """Delete reports that arrived too long ago, a day of reports at a time; how many there were."""
-        return self._context.telemetry.prune(
-            (int(now.timestamp()) - self._context.settings.report_keep_s) * 1_000_000_000
-        )
+        """Delete reports that arrived too long ago, a day of reports at a time, and such events; how many reports there were."""
+        settings, telemetry, counters = self._context.settings, self._context.telemetry, self._context.counters
+        now_s = int(now.timestamp())
+        reports = telemetry.prune((now_s - settings.report_keep_s) * 1_000_000_000)
+        # An event has the time of its report and no arrival; but no report makes one that arrives later than reports are kept.
+        keep_s = max(settings.event_keep_s, settings.report_keep_s) + settings.report_keep_s
+        events = telemetry.prune_events(now_s - keep_s)
+        for name, count in (("report_deleted", reports), ("event_deleted", events)):
+            if count:
+                counters.add(name, count)
+        return reports
 
     # -- links ---------------------------------------------------------------------------------------------------------
 
@@ -207,6 +228,17 @@ class IngestService:
             self._tell_presence(vin, now)
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _vins(self) -> Iterator[str]:
+        """Every registered vehicle, some hundred at a time."""
+        after = ""
+        while True:
+            with self._context.store.reading() as work:
+                vins = work.vehicles.vins_after(after, _VINS_AT_ONCE)
+            yield from vins
+            if len(vins) < _VINS_AT_ONCE:
+                return
+            after = vins[-1]
 
     def _presence(self, vin: str) -> VehicleSnapshot:
         return VehicleSnapshot(vin=vin, is_online=self._context.presence.is_here(vin))

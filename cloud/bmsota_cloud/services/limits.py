@@ -20,25 +20,37 @@ the others.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from hashlib import blake2b
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.clock_guard import ClockGuard
 from bmsota_cloud.domain.errors import ConflictError, RateLimitedError
-from bmsota_cloud.domain.limits import Rate, address_groups, in_words
+from bmsota_cloud.domain.limits import Level, Rate, address_groups, in_words
 from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.services.audit import note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     from bmsota_cloud.domain.ota_tasks import OtaTask
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.storage.base import Store, Work
 
-__all__ = ["CodeLimits", "Counted", "Limit", "RateLimits", "login_tries", "password_tries"]
+__all__ = [
+    "ACCOUNT_LOGINS",
+    "PLATFORM_LOGINS",
+    "CodeLimits",
+    "Counted",
+    "Limit",
+    "LoginLimits",
+    "RateLimits",
+    "address_digest",
+    "login_tries",
+    "password_tries",
+]
 
 _HOUR_S, _DAY_S = 3600, 24 * 3600
 
@@ -70,6 +82,31 @@ LOGIN_SITE = Limit("login site", Rate(80, _HOUR_S))
 # Guesses a day at one name from all addresses it does not know: at twelve characters and more, nothing.
 LOGIN_NAME = Limit("login name", Rate(1000, _DAY_S))
 UNDER_ATTACK_FROM = 100
+
+
+@dataclass(frozen=True, slots=True)
+class LoginLimits:
+    """What one kind of login counts against."""
+
+    pair: Limit
+    pair_under_attack: Limit
+    address: Limit
+    site: Limit
+    name: Limit
+
+
+ACCOUNT_LOGINS = LoginLimits(LOGIN_PAIR, LOGIN_PAIR_UNDER_ATTACK, LOGIN_ADDRESS, LOGIN_SITE, LOGIN_NAME)
+
+# Another platform on a gateway's link, by its code: a machine that has a wrong password tries it three times and then each half an hour
+# (GB/T 32960.3, chapter 5). Counted apart from people, who may sit behind the same address.
+PLATFORM_PAIR = Limit("platform login address+code", Rate(10, _HOUR_S))
+PLATFORM_LOGINS = LoginLimits(
+    PLATFORM_PAIR,
+    Limit(PLATFORM_PAIR.name, Rate(1, _HOUR_S)),
+    Limit("platform login address", Rate(20, _HOUR_S)),
+    Limit("platform login site", Rate(80, _HOUR_S)),
+    Limit("platform login code", Rate(1000, _DAY_S)),
+)
 
 # Who is logged in and types the old password. By name over all addresses, because a stolen session moves freely.
 PASSWORD_PAIR = Limit("old password address+name", Rate(10, _HOUR_S))
@@ -116,7 +153,7 @@ class RateLimits:
         """Without *clock_guard* the clock is believed."""
         self._store = store
         self._clock_guard = ClockGuard.trusting() if clock_guard is None else clock_guard
-        self._free_at: dict[str, dict[bytes, float]] = {}
+        self._levels: dict[str, dict[bytes, Level]] = {}
         self._lock = Lock()
 
     def take(self, counters: Iterable[Counted], now: datetime, work: Work | None = None) -> Counted | None:
@@ -134,7 +171,7 @@ class RateLimits:
             if (full := self._full(counters, at)) is not None:
                 return full
             for counted in counters:
-                taken = counted.limit.rate.taken(self._level(counted), at)
+                taken = counted.limit.rate.taken(self._level(counted, at), at)
                 assert taken is not None  # none is full
                 self._set(counted, taken, at)
         return None
@@ -144,7 +181,7 @@ class RateLimits:
         at = now.timestamp()
         with self._lock:
             for counted in counters:
-                self._set(counted, self._level(counted) - counted.limit.rate.interval_s, at)
+                self._set(counted, self._level(counted, at) - counted.limit.rate.interval_s, at)
 
     def keep(self, counters: Iterable[Counted], work: Work, now: datetime) -> None:
         """Write what must survive a restart, in the transaction that records the failure."""
@@ -154,12 +191,12 @@ class RateLimits:
             if counted.limit.is_kept:
                 rate = counted.limit.rate
                 with self._lock:
-                    level = rate.bounded(self._level(counted), at)
+                    level = rate.bounded(self._level(counted, at), at)
                 work.limits.save(
                     counted.key,
-                    datetime.fromtimestamp(level, UTC),
-                    now,
-                    nonsense_from=datetime.fromtimestamp(rate.nonsense_from(at), UTC),
+                    level,
+                    at,
+                    nonsense_from=rate.nonsense_from(at),
                     keep=_COUNTERS_MAX,
                     may_forget=not self._clock_guard.is_waiting,
                 )
@@ -167,46 +204,56 @@ class RateLimits:
     def forget(self, counted: Counted, work: Work) -> None:
         """Begin again with an empty counter."""
         with self._lock:
-            self._free_at.get(counted.limit.name, {}).pop(counted.key, None)
+            self._levels.get(counted.limit.name, {}).pop(counted.key, None)
         work.limits.delete(counted.key)
 
     def used(self, counted: Counted, now: datetime, work: Work | None = None) -> int:
         """How many tries count at this time."""
         self._read((counted,), work, now.timestamp())
         with self._lock:
-            return counted.limit.rate.used(self._level(counted), now.timestamp())
+            return counted.limit.rate.used(self._level(counted, now.timestamp()), now.timestamp())
 
     def wait_s(self, counted: Counted, now: datetime) -> int:
         """In how many seconds the next try is possible."""
         with self._lock:
-            return counted.limit.rate.wait_s(self._level(counted), now.timestamp())
+            return counted.limit.rate.wait_s(self._level(counted, now.timestamp()), now.timestamp())
 
     def refuse(self, counted: Counted, now: datetime, *, code: str, what: str) -> RateLimitedError:
         """The refusal of a try, with words for when to try again."""
         wait_s = self.wait_s(counted, now)
         return RateLimitedError(code, f"{what}; try again in {in_words(wait_s)}", retry_after_s=wait_s)
 
+    def mend(self, now: datetime) -> None:
+        """What this process has counted under a clock that was ahead counts as of now (in the database, `TimesTables.mend` does that)."""
+        at = now.timestamp()
+        with self._lock:
+            for levels in self._levels.values():
+                for key, level in levels.items():
+                    if (free_at := level.at(at)) != level.free_at:
+                        levels[key] = Level(free_at, at)
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _level(self, counted: Counted) -> float:
-        return self._free_at.get(counted.limit.name, {}).get(counted.key, 0.0)
+    def _level(self, counted: Counted, at: float) -> float:
+        known = self._levels.get(counted.limit.name, {}).get(counted.key)
+        return 0.0 if known is None else known.at(at)
 
     def _full(self, counters: Sequence[Counted], at: float) -> Counted | None:
         for counted in counters:
-            if counted.limit.rate.taken(self._level(counted), at) is None:
+            if counted.limit.rate.taken(self._level(counted, at), at) is None:
                 return counted
         return None
 
     def _set(self, counted: Counted, free_at: float, at: float) -> None:
-        levels = self._free_at.setdefault(counted.limit.name, {})
+        levels = self._levels.setdefault(counted.limit.name, {})
         if free_at <= at:
             levels.pop(counted.key, None)
             return
         if counted.key not in levels and len(levels) >= _COUNTERS_MAX:
-            emptiest = sorted(levels, key=levels.__getitem__)[:_EVICTED_AT_ONCE]
+            emptiest = sorted(levels, key=lambda key: levels[key].free_at)[:_EVICTED_AT_ONCE]
             for key in emptiest:
                 del levels[key]
-        levels[counted.key] = free_at
+        levels[counted.key] = Level(free_at, at)
 
     def _read(self, counters: Sequence[Counted], work: Work | None, now: float) -> None:
         kept = [counted for counted in counters if counted.limit.is_kept]
@@ -221,22 +268,36 @@ class RateLimits:
         with self._lock:
             for counted in kept:
                 known = found.get(counted.key)
-                level = now if known is None else counted.limit.rate.bounded(known.timestamp(), now)
-                if level > counted.limit.rate.bounded(self._level(counted), now):
+                level = now if known is None else counted.limit.rate.bounded(known.at(now), now)
+                if level > counted.limit.rate.bounded(self._level(counted, now), now):
                     self._set(counted, level, now)
 
 
-def login_tries(limits: RateLimits, *, name: str, address: str, is_known: bool, now: datetime) -> tuple[Counted, ...]:
-    """What a try to log in counts against, the first one being that of this person at this place."""
+def login_tries(
+    limits: RateLimits,
+    *,
+    name: str,
+    address: str,
+    is_known: bool,
+    now: datetime,
+    kinds: LoginLimits | None = None,
+) -> tuple[Counted, ...]:
+    """What a try to log in counts against, the first one being that of this person at this place. *kinds*: by default of accounts."""
+    kinds = kinds or ACCOUNT_LOGINS
     groups = address_groups(address)
-    pair = Counted(LOGIN_PAIR, (groups[0], name))
+    pair = Counted(kinds.pair, (groups[0], name))
     if is_known:
         return (pair,)
-    by_name = Counted(LOGIN_NAME, (name,))
+    by_name = Counted(kinds.name, (name,))
     if limits.used(by_name, now) >= UNDER_ATTACK_FROM:
-        pair = Counted(LOGIN_PAIR_UNDER_ATTACK, pair.of)
-    by_address = (Counted(limit, (group,)) for limit, group in zip((LOGIN_ADDRESS, LOGIN_SITE), groups, strict=False))
+        pair = Counted(kinds.pair_under_attack, pair.of)
+    by_address = (Counted(limit, (group,)) for limit, group in zip((kinds.address, kinds.site), groups, strict=False))
     return (pair, *by_address, by_name)
+
+
+def address_digest(address: str) -> bytes:
+    """Of the person's own group of addresses: they are compared, never shown."""
+    return blake2b(address_groups(address)[0].encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def password_tries(*, name: str, address: str) -> tuple[Counted, ...]:

@@ -47,6 +47,7 @@ from bmsota_cloud.services.ota_task_views import (
 )
 from bmsota_cloud.services.task_acts import TaskActs, check_idle
 from bmsota_cloud.services.transitions import publish_task
+from bmsota_cloud.services.turns import short_turns
 from bmsota_cloud.services.vehicle_survey import count_remarks, pairs_of, survey
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class OtaTaskService:
 
     # -- before the approval -------------------------------------------------------------------------------------------
 
+    @short_turns()
     def preview(
         self, *, project: str, software_version: str, vins: Sequence[str], by: Account, now: datetime
     ) -> tuple[VehiclePreview, ...]:
@@ -116,6 +118,7 @@ class OtaTaskService:
             for vin in vins
         )
 
+    @short_turns()
     def create(
         self,
         *,
@@ -173,6 +176,7 @@ class OtaTaskService:
             )
         return self._carried_on(task.id, now)
 
+    @short_turns()
     def edit(
         self,
         task_id: int,
@@ -212,6 +216,7 @@ class OtaTaskService:
                 self._begin_list(act.work, task, vehicles, by, now)
         return self._carried_on(task_id, now)
 
+    @short_turns()
     def send_new_code(self, task_id: int, *, by: Account, now: datetime, address: str = "") -> None:
         """Mail a new code; the previous one becomes void.
 
@@ -235,6 +240,7 @@ class OtaTaskService:
 
     # -- the approval --------------------------------------------------------------------------------------------------
 
+    @short_turns()
     def approve(self, task_id: int, *, code: str, by: Account, now: datetime, address: str = "") -> OtaTask:
         """Start the upgrade with the mailed code.
 
@@ -405,6 +411,7 @@ class OtaTaskService:
         rows = tuple(TaskRow(task=task, counts=counts[task.id]) for task in page.items)
         return Page(items=rows, total=page.total, number=page.number, size=page.size)
 
+    @short_turns()
     def detail(
         self, task_id: int, request: PageRequest, *, by: Account, statuses: Sequence[VehicleStatus] = ()
     ) -> TaskDetail:

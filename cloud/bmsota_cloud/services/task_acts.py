@@ -32,6 +32,7 @@ from bmsota_cloud.services.approval_codes import TaskContent
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.equipment import versions_of
 from bmsota_cloud.services.transitions import finish_if_done, publish_task, publish_upgrade, sign_next_order, step
+from bmsota_cloud.services.turns import short_turns
 from bmsota_cloud.services.vehicle_survey import facts_for_mail, pairs_of, survey
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ __all__ = ["SLICE_VEHICLES", "TaskActs", "check_idle"]
 SLICE_VEHICLES = 50
 
 _V = VehicleStatus
+
+# Acts that find a list to be entered: a cancellation that came while it was.
+_ENTERS = frozenset({ActKind.LIST, ActKind.CANCEL})
 
 
 @dataclass(slots=True)
@@ -105,14 +109,16 @@ class TaskActs:
 
         Raises:
             ConflictError: something else is being done to the task ("act-under-way"). Only a cancellation does not
-                wait: it takes the place of what is under way.
+                wait: it takes the place of what is under way. A list that is being entered is entered to its end
+                first, so that what is cancelled is a list as a person has asked for it.
         """
-        if act.kind is ActKind.CANCEL:
-            work.ota_tasks.delete_list(act.task_id)
-        else:
+        if act.kind is not ActKind.CANCEL:
             check_idle(work, act.task_id)
+        elif (current := work.ota_tasks.act(act.task_id, lock=True)) is not None and current.kind is ActKind.LIST:
+            act = replace(act, place_done=current.place_done)
         work.ota_tasks.save_act(act)
 
+    @short_turns()
     def carry_on(self, task_id: int, now: datetime) -> int:
         """Do what is left of the task's act, and return when nothing is: how many vehicles were changed here."""
         count = 0
@@ -143,8 +149,9 @@ class TaskActs:
         """Prepare, sign, write, tell: how many vehicles of the task were changed; None if there is nothing to do."""
         with self._context.store.reading() as work:
             act = work.ota_tasks.act(task_id)
-        if act is not None and act.kind is ActKind.LIST:
-            return self._enter_slice(act, now)
+            listed = () if act is None or act.kind not in _ENTERS else work.ota_tasks.list_of(task_id)
+        if act is not None and listed:
+            return self._enter_slice(act, listed, now)
         prepared = self._prepare(task_id)
         if prepared is None:
             return None
@@ -276,13 +283,16 @@ class TaskActs:
             pairs = pairs_of(work, work.ota_tasks.vehicles(task_id))
             return facts_for_mail(pairs, survey(work, pairs, task_id=task_id)), TaskContent.of(work, task_id)
 
-    def _enter_slice(self, act: TaskAct, now: datetime) -> int:
-        """Enter the next vehicles of the task's list; with the last of them, mail the code. How many were entered."""
-        with self._context.store.reading() as work:
-            listed = work.ota_tasks.list_of(act.task_id)
+    def _enter_slice(self, act: TaskAct, listed: Sequence[tuple[str, int]], now: datetime) -> int:
+        """Enter the next vehicles of the task's list; with the last of them, mail the code. How many were entered.
+
+        Of a task that was cancelled meanwhile no code is mailed: its vehicles are cancelled from the first on.
+        """
         batch = listed[act.place_done : act.place_done + SLICE_VEHICLES]
         place_done = act.place_done + len(batch)
-        mail = self._facts_of_list(act, listed) if place_done == len(listed) else None
+        is_last = place_done == len(listed)
+        is_cancelled = act.kind is ActKind.CANCEL
+        mail = self._facts_of_list(act, listed) if is_last and not is_cancelled else None
         with self._context.store.transaction() as work:
             if work.ota_tasks.act(act.task_id, lock=True) != act:
                 return 0
@@ -290,13 +300,16 @@ class TaskActs:
             if not act.place_done and work.ota_tasks.delete_upgrades(act.task_id, SLICE_VEHICLES):
                 return 0
             work.ota_tasks.add_unapproved(act.task_id, batch, act.begun_at, first_place=act.place_done + 1)
-            if mail is None:
+            if is_last:
+                work.ota_tasks.delete_list(act.task_id)
+            if mail is not None:
+                work.ota_tasks.delete_act(act.task_id)
+                self._issue(work, act, *mail, now)
+            elif is_cancelled:
+                work.ota_tasks.save_act(replace(act, place_done=0 if is_last else place_done))
+            else:
                 work.ota_tasks.save_act(replace(act, place_done=place_done, count=place_done))
-                return len(batch)
-            work.ota_tasks.delete_act(act.task_id)
-            work.ota_tasks.delete_list(act.task_id)
-            self._issue(work, act, *mail, now)
-        return len(batch)
+        return 0 if is_cancelled else len(batch)
 
     def _facts_of_list(self, act: TaskAct, listed: Sequence[tuple[str, int]]) -> tuple[tuple[str, ...], TaskContent]:
         with self._context.store.reading() as work:

@@ -68,6 +68,14 @@ class EventView:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportPage(Page[ReportView]):
+    """A page of a vehicle's reports."""
+
+    unreadable: int = 0
+    """As many reports could not be read on the way to this page: counted in `total`, and not listed."""
+
+
 class TelemetryService:
     """One method per use case."""
 
@@ -99,14 +107,14 @@ class TelemetryService:
         by: Account,
         since: datetime | None = None,
         until: datetime | None = None,
-    ) -> Page[ReportView]:
+    ) -> ReportPage:
         """The reports of a vehicle, newest first, every one of a second."""
         require(by, Permission.VEHICLE_READ)
         page = self._context.telemetry.frames(vin, request, since=since, until=until)
         read = [(frame, self._read(frame)) for frame in page.items]
         seconds = self._seconds(vin, read)
         items = tuple(_view(frame, report, seconds.get(frame.reported_at_s, ())) for frame, report in read)
-        return Page(items=items, total=page.total, number=page.number, size=page.size)
+        return ReportPage(items=items, total=page.total, number=page.number, size=page.size, unreadable=page.unreadable)
 
     def events(
         self,

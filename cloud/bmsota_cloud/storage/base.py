@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.device import DeviceSession
     from bmsota_cloud.domain.equipment import EquipmentChange
     from bmsota_cloud.domain.histories import HistoryEntry, LocalUpgradeRow
+    from bmsota_cloud.domain.limits import Level
     from bmsota_cloud.domain.ota_tasks import (
         ApprovalCode,
         NodeVersion,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import (
         Compacted,
+        FramePage,
         HotPartition,
         Mark,
         StateRow,
@@ -103,6 +105,10 @@ class VehicleTables(Protocol):
 
     def many(self, vins: Sequence[str], *, lock: bool = False) -> Mapping[str, Vehicle]:
         """Those of *vins* that there are; locked in one order, so that two who lock several don't wait for each other."""
+        ...
+
+    def vins_after(self, vin: str, limit: int) -> tuple[str, ...]:
+        """The next VINs behind *vin*, in their order."""
         ...
 
     def by_hwid(self, hwid: str) -> Vehicle | None: ...
@@ -380,19 +386,27 @@ class DeviceTables(Protocol):
 
 
 class LimitTable(Protocol):
-    """Counters of tries, each the moment at which it is empty again."""
+    """Counters of tries, each the moment at which it is empty again; and from where other platforms have logged in."""
 
-    def get(self, keys: Sequence[bytes]) -> Mapping[bytes, datetime]: ...
+    def get(self, keys: Sequence[bytes]) -> Mapping[bytes, Level]: ...
     def save(
-        self, key: bytes, free_at: datetime, now: datetime, *, nonsense_from: datetime, keep: int, may_forget: bool
+        self, key: bytes, free_at: float, now: float, *, nonsense_from: float, keep: int, may_forget: bool
     ) -> None:
-        """Insert, or replace what is earlier, or as late as *nonsense_from*.
+        """Insert, or replace what is earlier, or as late as *nonsense_from*. Seconds since 1970.
 
         Empty counters go if *may_forget*; and all but the fullest *keep*.
         """
         ...
 
     def delete(self, key: bytes) -> None: ...
+
+    def knows_platform_address(self, code: str, address_digest: bytes) -> bool:
+        """Whether the platform has logged in from there."""
+        ...
+
+    def save_platform_address(self, code: str, address_digest: bytes, last_at: datetime, *, keep: int) -> None:
+        """Note a login, and forget all but the newest *keep* addresses of the platform."""
+        ...
 
 
 class FigureTables(Protocol):
@@ -577,6 +591,11 @@ class TelemetryStore(Protocol):
             call may be made again.
     """
 
+    @property
+    def is_set_back(self) -> bool:
+        """The states and events were lost, or are those of an older copy, and the frames are not. Known from the first `unread` on."""
+        ...
+
     def append(self, frames: Sequence[StoredFrame]) -> Sequence[bool]:
         """Keep *frames*; on return they are committed and synced. Whether each one is new.
 
@@ -611,7 +630,7 @@ class TelemetryStore(Protocol):
 
     def frames(
         self, vin: str, request: PageRequest, *, since: datetime | None = None, until: datetime | None = None
-    ) -> Page[StoredFrame]:
+    ) -> FramePage:
         """A vehicle's frames, newest first by report time, then arrival; *since* is included, *until* is not.
 
         A frame whose time is not plausible stands where it arrived.
@@ -640,6 +659,10 @@ class TelemetryStore(Protocol):
 
     def replace_events(self, vin: str, since_s: int, until_s: int, events: Sequence[VehicleEvent]) -> None:
         """Put *events* in the place of those from *since_s* (included) to *until_s*, in one transaction."""
+        ...
+
+    def prune_events(self, before_s: int) -> int:
+        """Delete the events of reports whose own time is earlier (Unix seconds), in small transactions; how many."""
         ...
 
     def hot(self) -> Sequence[HotPartition]:

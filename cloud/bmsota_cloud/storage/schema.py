@@ -166,6 +166,15 @@ login_address = Table(
     Column("last_at", UtcTime, nullable=False),
 )
 
+# The same for other platforms, by their codes.
+platform_login_address = Table(
+    "platform_login_address",
+    PLATFORM,
+    Column("code", String(17), primary_key=True),
+    Column("address_digest", LargeBinary(16), primary_key=True),
+    Column("last_at", UtcTime, nullable=False),
+)
+
 project = Table(
     "project",
     PLATFORM,
@@ -543,6 +552,8 @@ rate_limit = Table(
     PLATFORM,
     Column("key", LargeBinary(16), primary_key=True),
     Column("free_at", UtcTime, nullable=False, index=True),
+    # When it was counted; NULL for what older versions have kept.
+    Column("counted_at", UtcTime),
 )
 
 # Frames themselves are not here: `bmsota_cloud.storage.sql.telemetry_sqlite` and `telemetry_postgresql` have them.

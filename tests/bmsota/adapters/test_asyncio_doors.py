@@ -435,6 +435,63 @@ def test_a_connection_that_breaks_is_the_links_end(options):
     run(play())
 
 
+class SlowLink(Link):
+    """Answers only when it is woken."""
+
+    is_answering = False
+
+    def receive_data(self, data, now_ns):
+        super().receive_data(data, now_ns)
+        self.held, self.out = self.out, b""
+        self.is_answering = True
+
+    def answer(self, data):
+        self.out += data
+        self.wake()
+
+
+@pytest.mark.parametrize("linger_s", [0.0, 0.01])
+def test_who_has_closed_his_half_gets_the_answers_that_are_on_their_way(linger_s):
+    """The link ends behind the last one, and sooner if it is told so; nothing more is read meanwhile."""
+
+    async def play():
+        async with Gateway(SlowLink, linger_s=linger_s) as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"one two")
+            writer.write_eof()
+            await until(lambda: gateway.links and gateway.links[0].received == b"one two")
+            link = gateway.links[0]
+            (connection,) = gateway.door._door.connections
+            await until(lambda: connection._is_over)
+            gateway.door.pause_reading()
+            gateway.door.resume_reading()
+            link.answer(b"one")
+            assert await reader.readexactly(3) == b"one"
+            assert "disconnected" not in link.calls
+            link.is_answering = False
+            link.answer(b"two")
+            assert await reader.read() == b"two"
+            await until(lambda: "disconnected" in link.calls)
+            writer.close()
+
+    run(play())
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(asyncio_link, "CLOSE_TIMEOUT_S", 0.02)
+
+    async def play():
+        async with Gateway(SlowLink) as gateway:
+            reader, writer = await gateway.connect()
+            writer.write(b"one")
+            writer.write_eof()
+            assert await reader.read() == b""
+            assert gateway.links[0].calls[-1] == "disconnected"
+            writer.close()
+
+    run(play())
+
+
 @pytest.mark.parametrize("is_tls", [False, True])
 def test_a_burst_is_read_in_small_steps_and_whole(tmp_path, is_tls):
     server_tls, client_tls = self_signed(tmp_path) if is_tls else (None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from certificates import make_certificate
@@ -338,4 +339,14 @@ def test_a_certificate_of_no_use_is_a_usage_error(run, world, tmp_path):
     done = run(heartbeat().data.hex(), "--to", "h:1", "--tls-ca", str(tmp_path / "none"))
     assert done.exit_code == 2
     assert "cannot read" in " ".join(done.stderr.split())
+    assert world.contexts == []
+
+
+def test_a_certificate_without_its_key_says_what_to_do(run, world, tmp_path):
+    cert, _ = make_certificate(tmp_path)
+    done = run(heartbeat().data.hex(), "--to", "h:1", "--tls-cert", str(cert))
+    assert done.exit_code == 2
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", "", done.stderr).split())
+    assert "or name the file of the key" in words
+    assert "None" not in words
     assert world.contexts == []

@@ -12,12 +12,15 @@ from bmsota.gbt32960 import (
     CloseReason,
     CloseRequested,
     Command,
+    EmptyReply,
     Encryption,
     ForwardingOptions,
     ForwardingSession,
     ForwardingState,
     ForwardRefused,
     Frame,
+    Heartbeat,
+    HeartbeatReceived,
     LoggedIn,
     LoggedOut,
     LoginFailed,
@@ -25,6 +28,7 @@ from bmsota.gbt32960 import (
     PlatformLogin,
     PlatformOptions,
     PlatformSession,
+    RefusalKind,
     ReplyFlag,
     Report,
     ReportReceived,
@@ -71,6 +75,7 @@ class Two:
     refuses: frozenset = frozenset()
     """VINs, and the code, that the upper platform does not take."""
     answers: bool = True
+    is_alive: bool = True
 
     def link(self):
         options = PlatformOptions(allows_platform_login=True, acknowledge_reports=Acknowledgement.DEFERRED)
@@ -286,3 +291,78 @@ def test_a_logout_without_an_answer_ends_after_a_minute(two):
     two.run()
     assert two.told[-1] == CloseRequested(CloseReason.LOGGED_OUT)
     assert two.lower.state is ForwardingState.ENDED
+
+
+# -- heartbeats ----------------------------------------------------------------------------------------------------------
+
+
+def heartbeats(two):
+    """How many the lower platform sends in the next minute; the upper one answers them if `two.is_alive`."""
+    count = 0
+    end = two.now + MINUTE
+    while (due := two.lower.next_timeout()) is not None and due <= end:
+        two.now = due
+        two.lower.handle_timeout(due)
+        data = two.lower.data_to_send()
+        count += data == frame(Command.HEARTBEAT, CODE, Heartbeat())
+        if two.is_alive:
+            two.upper.receive_data(data, due)
+            two.lower.receive_data(two.upper.data_to_send(), due)
+            assert two.upper.next_event() in (None, HeartbeatReceived(CODE))
+    two.now = end
+    while (event := two.lower.next_event()) is not None:
+        two.told.append(event)
+    return count
+
+
+def test_an_idle_link_has_heartbeats_and_a_busy_one_needs_none(two):
+    two.link()
+    two.is_alive = True
+    assert [heartbeats(two) for _ in range(3)] == [1, 0, 1]  # The answer is something that has come.
+    two.lower.forward(report(ONE, 1), two.now)
+    two.run()
+    assert heartbeats(two) == 0
+    assert two.kinds() == [LoggedIn]
+    two.lower.log_out(two.now)
+    two.run()
+    assert two.lower.next_timeout() is None
+
+
+def test_a_platform_that_has_answered_heartbeats_and_stops_is_gone(two):
+    two.link()
+    two.is_alive = True
+    heartbeats(two)
+    two.is_alive = False
+    assert [heartbeats(two) for _ in range(5)] == [0, 1, 1, 1, 0]
+    assert two.told[-1] == CloseRequested(CloseReason.HEARTBEAT_LOST)
+    two.cut()
+    # On a new link it has everything before it.
+    two.link()
+    assert [heartbeats(two) for _ in range(9)] == [1] * 9
+
+
+def test_silence_of_a_platform_that_answers_no_heartbeats_means_nothing(two):
+    """Table 3 leaves 0x07 to terminals."""
+    two.link()
+    two.is_alive = False
+    assert [heartbeats(two) for _ in range(9)] == [1] * 9
+    assert two.kinds() == [LoggedIn]
+    # A refusal is an answer too: it is alive.
+    flags = {"reply_flag": ReplyFlag.ERROR}
+    two.lower.receive_data(frame(Command.HEARTBEAT, CODE, EmptyReply(), **flags), two.now)
+    assert [heartbeats(two) for _ in range(5)] == [0, 1, 1, 1, 0]
+    assert two.told[-1] == CloseRequested(CloseReason.HEARTBEAT_LOST)
+
+
+def test_an_answer_to_no_heartbeat_is_refused(two):
+    two.link()
+    two.lower.receive_data(frame(Command.HEARTBEAT, CODE, EmptyReply(), reply_flag=ReplyFlag.SUCCESS), two.now)
+    two.run()
+    assert two.told[-1].kind is RefusalKind.UNEXPECTED_REPLY
+
+
+def test_heartbeats_can_be_left_out():
+    options = ForwardingOptions(heartbeat_period_ns=0)
+    two = Two(lower=ForwardingSession(code=CODE, user="upper", password="correcthorse", options=options))
+    two.link()
+    assert two.lower.next_timeout() is None

@@ -21,6 +21,7 @@ from bmsota.gbt32960 import (
     Frame,
     FrameReader,
     FrameReceived,
+    Heartbeat,
     PlatformLogin,
     PlatformLogout,
     ReplyFlag,
@@ -201,6 +202,17 @@ def test_who_is_not_the_platform_is_refused_and_recorded(play, wrong):
     play(scene)
 
 
+def test_who_guesses_the_password_is_stopped_and_recorded(play):
+    async def scene(peer):
+        for _ in range(10):
+            assert await peer.log_in(password="correcthorsf") == ERROR
+        assert await peer.log_in() == ERROR
+        assert peer.refusals() == {("login-platform", CODE, ERROR), ("login-platform-limited", CODE, ERROR)}
+        assert peer.running.cloud.router.platforms() == {}
+
+    play(scene)
+
+
 def test_without_an_entry_no_platform_logs_in(play):
     async def scene(peer):
         assert await peer.log_in() == ERROR
@@ -299,6 +311,77 @@ def test_a_platforms_link_is_closed_with_the_others_when_the_clock_is_put_back(l
     links.cloud.router.close_links()
     platform.handle_timeout(links.now_ns)
     assert platform.is_closing
+
+
+def test_a_link_without_vehicles_is_counted_and_closed_with_the_others(links):
+    platform, gauge = links.platform(), links.cloud.services.gauges["platform_links"]
+    assert (links.cloud.router.platforms(), gauge()) == ({CODE: 1}, 1)
+    # A second login on it is the same link.
+    links.give(
+        platform, Command.PLATFORM_LOGIN, CODE, PlatformLogin(time=now(), serial=2, user=USER, password=PASSWORD)
+    )
+    links.run()
+    assert links.cloud.router.platforms() == {CODE: 1}
+    assert not platform.is_closing
+    links.cloud.router.close_links()
+    platform.handle_timeout(links.now_ns)
+    assert platform.is_closing
+    other = links.platform()
+    links.give(other, Command.PLATFORM_LOGOUT, CODE, PlatformLogout(time=now(), serial=1))
+    assert gauge() == 0
+
+
+def test_a_platforms_newer_link_ends_the_older_as_soon_as_that_has_no_vehicle(links):
+    """An empty one at once; another when its vehicle has logged in on the newer."""
+    empty = links.platform()
+    older = links.platform()
+    empty.handle_timeout(links.now_ns)
+    assert (empty.is_closing, older.is_closing) == (True, False)
+    empty.disconnected(links.now_ns)
+    links.log_in(older, 1)
+    links.run()
+    newer = links.platform()
+    older.handle_timeout(links.now_ns)
+    assert not older.is_closing
+    links.log_in(newer, 2)
+    links.run()
+    older.handle_timeout(links.now_ns)
+    assert older.is_closing
+    older.disconnected(links.now_ns)
+    links.run()
+    assert links.is_online()
+    assert not newer.is_closing
+    assert links.cloud.router.platforms() == {CODE: 1}
+
+
+def test_a_vehicle_that_logs_out_is_the_last_of_an_older_link(links):
+    older = links.platform()
+    links.log_in(older, 1)
+    links.run()
+    links.platform()
+    links.give(older, Command.VEHICLE_LOGOUT, OURS, VehicleLogout(time=now(), serial=1))
+    links.run()
+    assert older.is_closing
+
+
+def test_a_platform_that_sends_heartbeats_may_be_silent_no_longer_than_a_terminal(links):
+    link = links.platform()
+    assert link.next_timeout() == links.now_ns + 3600 * 10**9
+    link.data_to_send()
+    links.give(link, Command.HEARTBEAT, CODE, Heartbeat())
+    (answer,) = frames(link.data_to_send())
+    assert (answer.command, answer.vin, answer.reply_flag) == (Command.HEARTBEAT, CODE, OK)
+    assert link.next_timeout() == links.now_ns + 540 * 10**9
+    link.handle_timeout(links.now_ns + 540 * 10**9)
+    assert link.is_closing
+
+
+def frames(data):
+    reader, found = FrameReader(), []
+    reader.receive_data(data)
+    while isinstance(event := reader.next_event(), FrameReceived):
+        found.append(event.frame)
+    return found
 
 
 class Forwarder:

@@ -6,7 +6,23 @@ import pytest
 from bmsota_cloud.clock import wall_clock_ns
 from bmsota_cloud.gateway import GatewayServer
 
-from bmsota.gbt32960 import CommandReceived, ConnectRequested, LoggedIn, LoginFailed, ReplyFlag, TerminalSession
+from bmsota.gbt32960 import (
+    Command,
+    CommandReceived,
+    ConnectRequested,
+    Frame,
+    FrameReader,
+    FrameReceived,
+    Heartbeat,
+    LoggedIn,
+    LoginFailed,
+    ReplyFlag,
+    SignedReport,
+    TerminalSession,
+    VehicleLogin,
+    beijing_time,
+    encode,
+)
 
 
 class Vehicle:
@@ -124,3 +140,36 @@ def test_an_error_of_ours_refuses_one_login_and_costs_no_link(world, serve, monk
 
     serve(play)
     assert "a bug" in caplog.text
+
+
+def test_a_terminal_that_closes_its_half_behind_its_last_word_is_answered(world, serve):
+    """Login, report and logout in one write, then no more: every answer comes, though each waits for the worker."""
+    vin = world.register(1)
+    now_ns = wall_clock_ns()
+    time = beijing_time(now_ns)
+    frames = [
+        Frame(command=Command.VEHICLE_LOGIN, vin=vin, message=VehicleLogin(time=time, serial=1, iccid="1" * 20)),
+        Frame(command=Command.HEARTBEAT, vin=vin, message=Heartbeat()),
+        Frame(command=Command.SIGNED_REPORT, vin=vin, message=SignedReport(time, b"nonsense")),
+    ]
+
+    async def play(port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"".join(map(encode, frames)))
+        writer.write_eof()
+        async with asyncio.timeout(120):
+            data = await reader.read()
+        answers = FrameReader()
+        answers.receive_data(data)
+        found = []
+        while isinstance(event := answers.next_event(), FrameReceived):
+            found.append((event.frame.command, event.frame.reply_flag))
+        assert found == [
+            (Command.VEHICLE_LOGIN, ReplyFlag.SUCCESS),
+            (Command.HEARTBEAT, ReplyFlag.SUCCESS),
+            (Command.SIGNED_REPORT, ReplyFlag.ERROR),
+        ]
+        writer.close()
+
+    serve(play)
+    assert not world.services.presence.is_online([vin])[vin]

@@ -74,6 +74,20 @@ def test_the_frame_of_an_extreme_stands_out_from_its_cell(scheme):
         assert contrast(known[edge], known["surface"]) >= 3
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_number_of_a_cell_can_be_read_on_every_colour_of_heat(scheme):
+    """It is paler than the value: its ink lets the ground through."""
+    known = SCHEMES[scheme]
+    opacity = float(re.search(r"\.grid-number \{[^}]*opacity: ([0-9.]+)", CSS)[1])
+    for heat in range(HEAT_CLASSES):
+        ground, ink = known[f"heat-{heat}"], known["heat-ink"]
+        mixed = [
+            round(opacity * int(ink[at : at + 2], 16) + (1 - opacity) * int(ground[at : at + 2], 16))
+            for at in (1, 3, 5)
+        ]
+        assert contrast("#" + "".join(f"{part:02x}" for part in mixed), ground) >= 4.5
+
+
 def test_there_is_a_colour_for_every_class_of_heat():
     for number in range(HEAT_CLASSES):
         assert f'[data-heat="{number}"] {{ background: var(--heat-{number}) !important; }}' in CSS

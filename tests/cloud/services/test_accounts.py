@@ -1,5 +1,6 @@
 """Accounts and sessions."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import bmsota_cloud.services.limits as limits_module
@@ -171,7 +172,8 @@ def test_many_addresses_that_guess_at_one_name_get_one_try_an_hour_each(world):
 def test_nobody_guesses_on_however_many_addresses_he_has(world, monkeypatch):
     """At most 1,000 a day at one name (here 150); then only known browsers and addresses get in, and they do."""
     assert limits_module.LOGIN_NAME.rate == Rate(1000, 24 * 3600)
-    monkeypatch.setattr(limits_module, "LOGIN_NAME", Limit("login name", Rate(150, 24 * 3600)))
+    fewer = Limit("login name", Rate(150, 24 * 3600))
+    monkeypatch.setattr(limits_module, "ACCOUNT_LOGINS", replace(limits_module.ACCOUNT_LOGINS, name=fewer))
     known = log_in(world, address=HERE)
     outcomes = [wrong(world, address=address(number)) for number in range(160)]
     assert outcomes == ["wrong-login"] * 150 + ["too-many-tries"] * 10

@@ -34,9 +34,9 @@ from bmsota.gbt32960 import (
 )
 
 
-def vehicle_data(soc_pct=80, speed_kmh=12.5):
+def vehicle_data(soc_pct=80, speed_kmh=12.5, vehicle_state=1):
     return VehicleData(
-        vehicle_state=1,
+        vehicle_state=vehicle_state,
         charging_state=3,
         run_mode=1,
         speed_kmh=speed_kmh,
@@ -194,6 +194,37 @@ def test_history_is_cut_by_time_and_kept_by_arrival(world, vin):
     assert world.services.ingest.prune(world.now) == 1
     assert len(rows(world, vin)) == 4
     assert rows(world, vin)[-1].reported_at == start - timedelta(days=3)
+
+
+def test_events_are_kept_by_arrival_and_longer_than_reports(new_world):
+    """Nothing goes earlier than the setting says after it arrived, also of a report that was seven days on its way; and all goes at last."""
+    world = new_world(settings={"report_keep_s": 7 * 24 * 3600, "event_keep_s": 30 * 24 * 3600})
+    vin = world.register(1)
+    put(world, vin, vehicle_data(vehicle_state=1))
+    put(world, vin, vehicle_data(vehicle_state=2), at=world.now - timedelta(days=7), is_backfill=True)
+    begin = world.now
+
+    def kinds():
+        found = world.services.telemetry.events(vin, PageRequest(), by=world.people["vera"], kinds=["vehicle state"])
+        return [event.value for event in found.items]
+
+    assert kinds() == ["1", "2"]
+    for days, left in ((8, ["1", "2"]), (29, ["1", "2"]), (31, ["1"]), (36, ["1"]), (38, [])):
+        world.services.ingest.prune(begin + timedelta(days=days))
+        assert (days, kinds()) == (days, left)
+    # With the charging state, and what was known at the beginning of each of the two days.
+    assert world.services.counters["event_deleted"] == 5
+    assert world.services.counters["report_deleted"] == 2
+
+
+def test_events_are_not_deleted_before_their_reports(new_world):
+    """A report can be derived again: what was known at the beginning of its day is an event too."""
+    world = new_world(settings={"report_keep_s": 40 * 24 * 3600, "event_keep_s": 7 * 24 * 3600})
+    vin = world.register(1)
+    put(world, vin, vehicle_data())
+    for days, count in ((39, 0), (79, 0), (81, 3)):
+        world.services.ingest.prune(world.now + timedelta(days=days))
+        assert (days, world.services.counters["event_deleted"]) == (days, count)
 
 
 def test_reports_are_kept_for_the_windows_of_backfill():

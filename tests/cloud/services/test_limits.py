@@ -7,7 +7,13 @@ import bmsota_cloud.services.limits as limits_module
 import pytest
 from bmsota_cloud.domain.limits import Rate
 from bmsota_cloud.services.limits import Counted, Limit, RateLimits
+from bmsota_cloud.storage import schema
+from bmsota_cloud.storage.base import TimesAllowed
+from bmsota_cloud.storage.sql._tables import upsert
 
+ALLOWED = TimesAllowed(
+    ahead_s=60, login_session_s=1, device_session_s=1, code_s=1, mail_retry_s=1, mail_claim_s=1, lease_s=1
+)
 TRIES = Limit("tries", Rate(3, 300))
 FLEETING = Limit("fleeting", Rate(3, 300), is_kept=False)
 
@@ -85,18 +91,37 @@ def test_what_is_forgotten_begins_again_everywhere(world, limits):
     assert fail(limits, world, (counted("a"),))
 
 
-@pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(days=3650)])
-def test_a_clock_that_was_ahead_leaves_no_lock(world, limits, ahead):
-    """Three tries are kept at a wrong time; at the right time the counter is usable, and counts."""
+@pytest.mark.parametrize("ahead_s", [90, 310, 7200, 3650 * 86400])
+@pytest.mark.parametrize("is_mended", [True, False])
+def test_a_clock_that_was_ahead_leaves_no_trace(world, limits, ahead_s, is_mended):
+    """Two tries at a wrong time count as two tries of now: in this process, in another, and when that time comes at last."""
+    wide = counted("a", Limit("wide", Rate(1000, 86400)))
     right = world.clock.now
-    world.clock.now = right + ahead
-    for _ in range(3):
-        fail(limits, world, (counted("a"),))
+    world.clock.now = right + timedelta(seconds=ahead_s)
+    for _ in range(2):
+        assert fail(limits, world, (counted("a"), wide))
     world.clock.now = right
+    if is_mended:
+        limits.mend(world.now)
+        with world.cloud.store.transaction() as work:
+            assert work.times.mend(world.now, [], ALLOWED) == {"limits": 2}
     for one in (limits, RateLimits(world.cloud.store)):
-        assert one.used(counted("a"), world.now) == 0
-    assert [fail(limits, world, (counted("a"),)) for _ in range(4)] == [True] * 3 + [False]
+        assert (one.used(counted("a"), world.now), one.used(wide, world.now)) == (2, 2)
+    assert [fail(limits, world, (counted("a"),)) for _ in range(2)] == [True, False]
     assert RateLimits(world.cloud.store).take((counted("a"),), world.now) == counted("a")
+    if is_mended:
+        world.clock.now = right + timedelta(seconds=max(ahead_s, 300))
+        for one in (limits, RateLimits(world.cloud.store)):
+            assert (one.used(counted("a"), world.now), one.used(wide, world.now)) == (0, 0)
+
+
+def test_what_an_older_version_has_counted_far_ahead_locks_nothing(world, limits):
+    """It has not kept when that was."""
+    with world.cloud.store.transaction() as work:
+        free_at = world.now + timedelta(hours=2)
+        upsert(work.limits._connection, schema.rate_limit, {"key": counted("a").key, "free_at": free_at})
+    assert limits.used(counted("a"), world.now) == 0
+    assert [fail(limits, world, (counted("a"),)) for _ in range(4)] == [True] * 3 + [False]
 
 
 def test_nobody_loses_his_own_counter_by_filling_up_the_others(world, limits, monkeypatch):
@@ -110,9 +135,9 @@ def test_nobody_loses_his_own_counter_by_filling_up_the_others(world, limits, mo
     assert limits.used(counted("guesser"), world.now) == 2
     # This one is in memory only.
     assert limits.used(counted("guesser", FLEETING), world.now) == 2
-    assert len(limits._free_at["fleeting"]) <= 50
+    assert len(limits._levels["fleeting"]) <= 50
     assert RateLimits(world.cloud.store).used(counted("guesser"), world.now) == 2
-    assert len(limits._free_at["tries"]) <= 50
+    assert len(limits._levels["tries"]) <= 50
     keys = [counted(f"made up {number}").key for number in range(200)]
     with world.cloud.store.reading() as work:
         assert len(work.limits.get(keys)) < 50

@@ -376,22 +376,61 @@ def test_an_edit_that_died_after_any_slice_is_carried_on(world, crowd, slices_of
     assert world.detail(task).counts == {"Approved": 4}
 
 
-def test_a_cancellation_takes_the_place_of_a_creation(world, slices_of, monkeypatch):
+@pytest.mark.parametrize("died", [0, 2])
+@pytest.mark.parametrize("done", range(1, 4))
+def test_a_cancellation_takes_the_place_of_a_creation(world, slices_of, monkeypatch, done, died):
+    """Every vehicle that was asked for is in the cancelled task, whenever it came, and whenever it died itself."""
     slices_of(2)
     for number in range(1, 6):
         world.register(number)
     world.upload()
     with monkeypatch.context() as patch:
-        transactions_end_after(world, patch, 2)
+        transactions_end_after(world, patch, done)
         with pytest.raises(PowerCutError):
             world.create(*range(1, 6))
     task = world.services.ota_tasks.rows(PageRequest(), by=world.people["vera"]).items[0].task
-    world.services.ota_tasks.cancel(task.id, by=world.people["carol"], now=world.now)
-    assert world.services.ota_tasks.carry_on(world.now) == 0
-    assert listed(world, task) == ([(world.vin(number), number, "Cancelled") for number in (1, 2)], 0)
+    cancel_and_die(world, monkeypatch, task, died)
+    assert listed(world, task) == ([(world.vin(number), number, "Cancelled") for number in range(1, 6)], 0)
+    assert set(map(tuple, steps(world, task).values())) == {("Unapproved", "Cancelled")}
     assert world.detail(task).code is None
+    assert audit(world, "ota_task.cancel")[-1] == ("carol", "finished", "5 vehicles: cancelled by carol")
     # All five are free again.
     assert world.create(*range(1, 6)).id == task.id + 1
+
+
+@pytest.mark.parametrize("died", [0, 2])
+@pytest.mark.parametrize("done", range(1, 5))
+def test_a_task_that_is_cancelled_while_it_is_edited_has_a_whole_list(world, crowd, slices_of, monkeypatch, done, died):
+    """Three vehicles go and four come, in slices of two: the cancelled task has the four, at whichever slice it was met."""
+    slices_of(2)
+    task = crowd(3)
+    for number in range(4, 7):
+        world.register(number)
+    vins = [world.vin(number) for number in (6, 1, 5, 4)]
+    with monkeypatch.context() as patch:
+        transactions_end_after(world, patch, done)
+        with pytest.raises(PowerCutError):
+            world.services.ota_tasks.edit(task.id, vins=vins, by=world.people["carol"], now=world.now)
+    mails = len(world.detail(task).mails)
+    cancel_and_die(world, monkeypatch, task, died)
+    assert listed(world, task) == ([(vin, place, "Cancelled") for place, vin in enumerate(vins, 1)], 0)
+    detail = world.detail(task)
+    assert (detail.task.status, detail.code.is_void, len(detail.mails)) == (TaskStatus.CANCELLED, True, mails)
+    assert world.create(*range(1, 7)).id == task.id + 1
+
+
+def cancel_and_die(world, monkeypatch, task, died):
+    """Cancel the task; with *died*, in a process that dies after so many transactions, and another carries on."""
+    cancel = world.services.ota_tasks.cancel
+    if not died:
+        assert cancel(task.id, by=world.people["carol"], now=world.now) == ()
+    else:
+        with monkeypatch.context() as patch:
+            transactions_end_after(world, patch, died)
+            with pytest.raises(PowerCutError):
+                cancel(task.id, by=world.people["carol"], now=world.now)
+        assert world.services.ota_tasks.carry_on(world.now) == 1
+    assert world.services.ota_tasks.carry_on(world.now) == 0
 
 
 def test_two_processes_that_enter_the_same_list_enter_it_once(world, crowd, slices_of, monkeypatch):
@@ -403,11 +442,11 @@ def test_two_processes_that_enter_the_same_list_enter_it_once(world, crowd, slic
     other = TaskActs(service._context, service._codes)
     real, entered = service._acts._enter_slice, []
 
-    def enter(act, now):
+    def enter(act, *rest):
         if not entered:
             # Behind our back, after we have read the act.
-            entered.append(other._do_slice(act.task_id, now))
-        return real(act, now)
+            entered.append(other._do_slice(act.task_id, world.now))
+        return real(act, *rest)
 
     monkeypatch.setattr(service._acts, "_enter_slice", enter)
     task = world.create(*range(1, 6))

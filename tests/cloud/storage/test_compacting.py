@@ -257,7 +257,10 @@ class BlocksContract:
         lost = [f for f in of(frames) if NOON_S + 3600 <= f.reported_at_s < NOON_S + 7200]
         rest = [f for f in of(frames) if f not in lost]
         assert everything(telemetry) == rest
-        assert telemetry.frames(VIN, PageRequest(1, 500)).items == tuple(rest[::-1])
+        page = telemetry.frames(VIN, PageRequest(1, 500))
+        assert (page.items, page.total, page.unreadable) == (tuple(rest[::-1]), len(of(frames)), len(lost))
+        since, until = (datetime.fromtimestamp(NOON_S + n * 3600, UTC) for n in (2, 9))
+        assert telemetry.frames(VIN, PageRequest(), since=since, until=until).unreadable == 0
         assert everything(telemetry, VINS[1]) == of(frames, VINS[1])
         assert counters["report_block_unreadable"] >= 2
         (told,) = caplog.messages

@@ -34,6 +34,9 @@ from bmsota_cloud.storage.schema import PLATFORM
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
 from postgresql import some_database
 
+ALLOWED = TimesAllowed(
+    ahead_s=60, login_session_s=5, device_session_s=6, code_s=7, mail_retry_s=100, mail_claim_s=10, lease_s=30
+)
 NOW = datetime(2026, 11, 22, 8, 0, 0, 123456, tzinfo=UTC)
 HERE = LeaseCheck(gateway_id="here", now=NOW)
 
@@ -107,9 +110,6 @@ class StoreContract:
             assert work.vehicles.get("nobody") is None
 
     def test_times_that_a_wrong_clock_has_written_are_mended(self, store):
-        allowed = TimesAllowed(
-            ahead_s=60, login_session_s=5, device_session_s=6, code_s=7, mail_retry_s=100, mail_claim_s=10, lease_s=30
-        )
         far = NOW + timedelta(hours=2)
         with store.transaction() as work:
             work.accounts.add(Account(name="carol", email="c@d", role=Role.VIEWER, password_hash="x", created_at=NOW))
@@ -129,12 +129,12 @@ class StoreContract:
                 work.presence.renew(
                     GatewayLease(id=f"g{number}", started_at=NOW, lease_until=at + timedelta(seconds=30))
                 )
-            assert work.times.mend(NOW, [], allowed) == {"login sessions": 1, "mails": 2, "gateways": 1}
-            assert work.times.mend(NOW, [], allowed) == {}
+            assert work.times.mend(NOW, [], ALLOWED) == {"login sessions": 1, "mails": 2, "gateways": 1}
+            assert work.times.mend(NOW, [], ALLOWED) == {}
             assert work.accounts.session(bytes(32)).expires_at == NOW + timedelta(days=1)
             assert work.accounts.session(bytes([1]) * 32).expires_at == NOW + timedelta(seconds=5)
             assert len(work.outbox.take(NOW, 9, by="a", until=far)) == 3
-            assert work.times.mend(NOW, [(far, far)], allowed) == {"mails": 4}
+            assert work.times.mend(NOW, [(far, far)], ALLOWED) == {"mails": 4}
             assert len(work.outbox.take(NOW, 9, by="b", until=NOW)) == 4
 
     def test_a_failed_transaction_leaves_nothing(self, store):
@@ -347,14 +347,12 @@ class StoreContract:
 
     def test_counters_move_forward_are_bounded_and_go_when_they_are_empty(self, store):
         def save(work, key, minutes, *, now=NOW, keep=10, may_forget=True):
-            free_at = NOW + timedelta(minutes=minutes)
-            work.limits.save(
-                key * 16, free_at, now, nonsense_from=now + timedelta(minutes=60), keep=keep, may_forget=may_forget
-            )
+            free_at, now_s = NOW.timestamp() + 60 * minutes, now.timestamp()
+            work.limits.save(key * 16, free_at, now_s, nonsense_from=now_s + 3600, keep=keep, may_forget=may_forget)
 
         def minutes(work):
             found = work.limits.get([key * 16 for key in (b"a", b"b", b"c", b"x")])
-            return {key[:1]: (at - NOW) // timedelta(minutes=1) for key, at in found.items()}
+            return {key[:1]: int(level.free_at - NOW.timestamp()) // 60 for key, level in found.items()}
 
         with store.transaction() as work:
             for key, until in ((b"a", 5), (b"b", 7), (b"a", 9), (b"b", 6)):
@@ -370,6 +368,32 @@ class StoreContract:
             assert minutes(work) == {b"a": 9, b"b": 20}
             work.limits.delete(b"a" * 16)
             assert minutes(work) == {b"b": 20}
+
+    def test_what_was_counted_in_the_future_is_counted_now(self, store):
+        """Three hours ahead: until it is mended a fuller counter takes its place, an emptier one does not."""
+        ahead, now = NOW.timestamp() + 3 * 3600, NOW.timestamp()
+        options = {"nonsense_from": 1e12, "keep": 10, "may_forget": True}
+        with store.transaction() as work:
+            for key in (b"a", b"b", b"c"):
+                work.limits.save(key * 16, ahead + 600, ahead, **options)
+            work.limits.save(b"a" * 16, now + 500, now, **options)
+            work.limits.save(b"b" * 16, now + 700, now, **options)
+            assert work.times.mend(NOW, [], ALLOWED) == {"limits": 2}
+            assert work.times.mend(NOW, [], ALLOWED) == {}
+            found = work.limits.get([key * 16 for key in (b"a", b"b", b"c")])
+        assert {key[:1]: level.free_at - now for key, level in found.items()} == {b"a": 600, b"b": 700, b"c": 600}
+
+    def test_addresses_that_a_platform_has_logged_in_from_are_known_the_newest_of_them(self, store):
+        with store.transaction() as work:
+            for number in range(5):
+                at = NOW + timedelta(minutes=number)
+                work.limits.save_platform_address("UPPER", bytes([number]) * 16, at, keep=3)
+            work.limits.save_platform_address("UPPER", bytes([2]) * 16, NOW + timedelta(minutes=9), keep=2)
+            work.limits.save_platform_address("OTHER", bytes([0]) * 16, NOW, keep=3)
+            known = [work.limits.knows_platform_address("UPPER", bytes([number]) * 16) for number in range(5)]
+            assert known == [False, False, True, False, True]
+            assert work.limits.knows_platform_address("OTHER", bytes([0]) * 16)
+            assert work.times.mend(NOW - timedelta(hours=1), [], ALLOWED) == {"login addresses": 3}
 
     def test_the_first_secret_of_a_name_stays(self, store):
         with store.transaction() as work:

@@ -231,6 +231,33 @@ class FramesContract:
         telemetry.replace_events(VIN, NOON_S, NOON_S + 9, [])
         assert telemetry.events(VIN, PageRequest()).items == ()
 
+    def test_old_events_go_and_no_other(self, telemetry, monkeypatch):
+        """In transactions of a few, vehicle by vehicle; those of one second together."""
+        from bmsota_cloud.storage.sql import telemetry as module
+
+        monkeypatch.setattr(module, "_EVENT_VINS", 3)
+        monkeypatch.setattr(module, "_DELETE_EVENTS", 4)
+        counts, real = [], module._delete_events
+        vins = [f"LTESTVEHICLE{number:05}" for number in range(8)]
+        events = {
+            vin: [
+                VehicleEvent(vin=vin, at_s=NOON_S + n // 2, sequence=n % 2 + 1, kind=EventKind.ALARM)
+                for n in range(count)
+            ]
+            for vin, count in zip(vins, (12, 1, 0, 3, 2, 4, 12, 1), strict=True)
+        }
+        telemetry.save_derived([], [event for each in events.values() for event in each], telemetry.mark())
+        assert telemetry.prune_events(NOON_S) == 0
+        monkeypatch.setattr(module, "_delete_events", lambda *each: counts.append(real(*each)) or counts[-1])
+        assert telemetry.prune_events(NOON_S + 4) == 8 + 1 + 3 + 2 + 4 + 8 + 1
+        assert sum(counts) == 27
+        assert max(counts) <= 5
+        for vin, each in events.items():
+            left = telemetry.events(vin, PageRequest()).items
+            assert left == tuple(event for event in reversed(each) if event.at_s >= NOON_S + 4)
+        assert telemetry.prune_events(2**40) == 8
+        assert telemetry.prune_events(2**40) == 0
+
     def test_a_partition_goes_when_its_newest_arrival_is_too_old(self, telemetry):
         """By arrival, not by the vehicle's time: a backfill that has just come is kept whatever its time."""
         monday = [stored(NOON_S + n) for n in range(3)]
@@ -492,7 +519,7 @@ class TestFile(SqliteParts, DurableContract):
         files = {path.name for path in (tmp_path / "reports").glob("*.sqlite")}
         assert files == {"2026-11-22.sqlite", "2026-11-23.sqlite", "other.sqlite"}
         telemetry.close()
-        locks = {"writer-1.lock", "derived.lock"}
+        locks = {"writer-1.lock", "derived.lock", "starts"}
         assert {path.name for path in (tmp_path / "reports").iterdir()} == files | locks
 
     def test_days_and_hours_side_by_side(self, telemetry, again, tmp_path):

@@ -98,8 +98,8 @@ class BlockReader:
         self._count = count
         self._logged: set[tuple[str, int]] = set()
 
-    def rows(self, vin: str, block: StoredBlock) -> list[FrameRow] | None:
-        """Of one block; None if it can't be read."""
+    def rows(self, vin: str, block: StoredBlock, unreadable: dict[int, int] | None = None) -> list[FrameRow] | None:
+        """Of one block; None if it can't be read: then *unreadable* gets its number of frames, by its beginning."""
         try:
             return decode_block(block.data, block_key(vin, block.since_s))
         except BlockError as error:
@@ -109,6 +109,8 @@ class BlockReader:
                 self._logged.add((vin, block.since_s))
                 hour = datetime.fromtimestamp(block.since_s, UTC)
                 _LOG.error("block of %s, %s: %s; its %d reports are left out", vin, hour, error, block.frames)
+            if unreadable is not None:
+                unreadable[block.since_s] = block.frames
             return None
 
     def in_order(
@@ -120,10 +122,13 @@ class BlockReader:
         *,
         newest_first: bool = False,
         limit: int = ROWS_LIMIT,
+        unreadable: dict[int, int] | None = None,
     ) -> Iterator[tuple[tuple[int, int], FrameRow]]:
-        """The rows by time and arrival, each behind both of these; read some *limit* at a time."""
+        """The rows by time and arrival, each behind both of these; read some *limit* at a time. *unreadable* as in `rows`."""
         while since_s < until_s:
-            rows, since_s, until_s = self._piece(source, vin, since_s, until_s, newest_first=newest_first, limit=limit)
+            rows, since_s, until_s = self._piece(
+                source, vin, since_s, until_s, newest_first=newest_first, limit=limit, unreadable=unreadable
+            )
             yield from rows
 
     def count(self, source: FrameSource, vin: str, since_s: int, until_s: int) -> int:
@@ -149,7 +154,15 @@ class BlockReader:
         return total
 
     def _piece(
-        self, source: FrameSource, vin: str, since_s: int, until_s: int, *, newest_first: bool, limit: int
+        self,
+        source: FrameSource,
+        vin: str,
+        since_s: int,
+        until_s: int,
+        *,
+        newest_first: bool,
+        limit: int,
+        unreadable: dict[int, int] | None,
     ) -> tuple[list[tuple[tuple[int, int], FrameRow]], int, int]:
         """Rows of whole seconds, and the range that is left."""
         found = source.fetch(since_s, until_s, newest_first=newest_first, limit=limit)
@@ -162,20 +175,22 @@ class BlockReader:
                 begin = until_s - 1
                 found = source.fetch(begin, until_s, newest_first=True, limit=None)
             tables = [rows[::-1] for rows in found.tables]
-            rows = self._merged(vin, Found(tables, found.blocks), begin, until_s)
+            rows = self._merged(vin, Found(tables, found.blocks), begin, until_s, unreadable)
             rows.reverse()
             return rows, since_s, begin
         end = min([until_s, *cuts, *([last.until_s] if last else [])])
         if end <= since_s:
             end = since_s + 1
             found = source.fetch(since_s, end, newest_first=False, limit=None)
-        return self._merged(vin, found, since_s, end), end, until_s
+        return self._merged(vin, found, since_s, end, unreadable), end, until_s
 
-    def _merged(self, vin: str, found: Found, since_s: int, until_s: int) -> list[tuple[tuple[int, int], FrameRow]]:
+    def _merged(
+        self, vin: str, found: Found, since_s: int, until_s: int, unreadable: dict[int, int] | None
+    ) -> list[tuple[tuple[int, int], FrameRow]]:
         located: list[LocatedRow] = []
         for block in found.blocks:
             if block.since_s < until_s and block.until_s > since_s:
-                located += [(row[0], *row) for row in self.rows(vin, block) or ()]
+                located += [(row[0], *row) for row in self.rows(vin, block, unreadable) or ()]
         for rows in found.tables:
             located += rows
         located = [row for row in located if since_s <= row[0] < until_s]

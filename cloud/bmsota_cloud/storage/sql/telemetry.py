@@ -17,11 +17,10 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, make_url, select, update
+from sqlalchemy import delete, func, insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from bmsota.errors import ConfigurationError
-from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.telemetry import EventKind, Mark, StateRow, Unread, VehicleEvent
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
@@ -43,8 +42,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from bmsota_cloud.domain.paging import PageRequest
-    from bmsota_cloud.domain.telemetry import Compacted, HotPartition, StoredFrame
+    from bmsota_cloud.domain.paging import Page, PageRequest
+    from bmsota_cloud.domain.telemetry import Compacted, FramePage, HotPartition, StoredFrame
     from bmsota_cloud.storage.sql.telemetry_postgresql import PostgresqlFrames
 
 __all__ = ["SqlTelemetryStore"]
@@ -62,6 +61,19 @@ _MARK_SQL = (
     "INSERT INTO report_mark (writer, place, derived_to) VALUES (?, ?, ?) ON CONFLICT (writer, place) DO UPDATE SET"
     " derived_to = excluded.derived_to"
 )
+# The vehicles that have events, in their order, with the time of the oldest: two steps down the index for each of them, however
+# many events there are.
+_NEXT_VINS = text(
+    "WITH RECURSIVE found(vin) AS (SELECT min(vin) FROM vehicle_event WHERE vin > :after"
+    " UNION ALL SELECT (SELECT min(vin) FROM vehicle_event e WHERE e.vin > found.vin) FROM found WHERE found.vin IS NOT NULL)"
+    " SELECT vin, (SELECT min(at_s) FROM vehicle_event e WHERE e.vin = found.vin) AS oldest_s FROM found"
+    " WHERE vin IS NOT NULL LIMIT :limit"
+)
+_EVENT_VINS = 200
+# A transaction of so many is some milliseconds; deriving waits for one.
+_DELETE_EVENTS = 1000
+# Where it is counted how often the database was opened to write: under a writer that there is not, and in a file among the frames.
+_NO_WRITER, _STARTS = -1, "starts"
 # Longer than another process needs to derive a batch for one that is gone.
 _DERIVED_LOCK_TIMEOUT_S = 10.0
 _PARTITION_SQL = (
@@ -103,6 +115,7 @@ class SqlTelemetryStore:
         self._own_lock: FileLock | None = None
         self._derived_lock: FileLock | None = None
         self._is_registered = False
+        self.is_set_back = False
         self._takeovers = 0
         reader = BlockReader(count)
         self._on_sqlite: SqliteFrames | None = None
@@ -183,6 +196,9 @@ class SqlTelemetryStore:
                 self._wait_for_own_name()
                 with _refusals(), self._database.writing() as connection:
                     self._take_name(connection, self._on_sqlite)
+                    starts = self._count_start(connection)
+                if self._folder is not None:
+                    _write_number(self._folder / _STARTS, starts)
                 self._is_registered = True
 
     def _wait_for_own_name(self) -> None:
@@ -205,6 +221,7 @@ class SqlTelemetryStore:
             ]
             if lost:
                 connection.execute(insert(t.report_writer), lost)
+            self.is_set_back = bool(lost)
         for name in names_for(self._writer, is_fixed=self._is_writer_fixed):
             number = _number_of(connection, name)
             if self._folder is None:
@@ -219,6 +236,18 @@ class SqlTelemetryStore:
             raise taken_name(self._writer)
         self._takeovers = connection.execute(select(t.takeover.c.count)).scalar_one()
         frames.take_number(number, _marks_of(connection, number))
+
+    def _count_start(self, connection: Connection) -> int:
+        """Count this start, in the database and beside the frames: a database that knows of fewer is an older one."""
+        c = t.report_mark.c
+        ours = (c.writer == _NO_WRITER) & (c.place == _STARTS)
+        known = connection.execute(select(c.derived_to).where(ours)).scalar() or 0
+        told = 0 if self._folder is None else _read_number(self._folder / _STARTS)
+        assert self._on_sqlite is not None
+        self.is_set_back = self.is_set_back or (told > known and bool(self._on_sqlite.names))
+        starts = max(known, told) + 1
+        _many(connection, _MARK_SQL, [(_NO_WRITER, _STARTS, starts)])
+        return starts
 
     @contextmanager
     def _shared_with_others(self) -> Iterator[Connection]:
@@ -283,10 +312,9 @@ class SqlTelemetryStore:
 
     def frames(
         self, vin: str, request: PageRequest, *, since: datetime | None = None, until: datetime | None = None
-    ) -> Page[StoredFrame]:
+    ) -> FramePage:
         with _refusals():
-            items, total = self._frames.page(vin, request, _seconds(since), _seconds(until))
-        return Page(items=items, total=total, number=request.number, size=request.size)
+            return self._frames.page(vin, request, _seconds(since), _seconds(until))
 
     def read(self, vin: str, since_s: int, until_s: int) -> Iterator[StoredFrame]:
         with _refusals():
@@ -339,6 +367,19 @@ class SqlTelemetryStore:
         self._strike(gone)
         return count
 
+    def prune_events(self, before_s: int) -> int:
+        count, after = 0, ""
+        while True:
+            with _refusals(), self._database.reading() as connection:
+                vins = list(connection.execute(_NEXT_VINS, {"after": after, "limit": _EVENT_VINS}).all())
+            due = [vin for vin, oldest_s in vins if oldest_s < before_s]
+            while due:
+                with _refusals(), self._database.writing() as connection:
+                    count += _delete_events(connection, due, before_s)
+            if len(vins) < _EVENT_VINS:
+                return count
+            after = vins[-1].vin
+
     def hot(self) -> Sequence[HotPartition]:
         with _refusals():
             if self._on_postgresql is not None:
@@ -389,6 +430,22 @@ class SqlTelemetryStore:
                 lock.close()
 
 
+def _delete_events(connection: Connection, due: list[str], before_s: int) -> int:
+    """Delete some of the events of the vehicles at the end of *due*, and take those off that have no more; how many."""
+    c = t.vehicle_event.c
+    count = 0
+    while due and count < _DELETE_EVENTS:
+        old = (c.vin == due[-1]) & (c.at_s < before_s)
+        # The last for which there is room; its second goes whole.
+        rest = select(c.at_s).where(old).order_by(c.at_s).offset(_DELETE_EVENTS - count - 1).limit(1)
+        last_s = connection.execute(rest).scalar()
+        until_s = before_s if last_s is None else last_s + 1
+        count += connection.execute(delete(t.vehicle_event).where(c.vin == due[-1], c.at_s < until_s)).rowcount
+        if last_s is None:
+            due.pop()
+    return count
+
+
 def _number_of(connection: Connection, name: str) -> int:
     """The number of a writer, who gets one if it is new."""
     c = t.report_writer.c
@@ -430,6 +487,20 @@ def _folder_of(url: str) -> Path | None:
         return None
     path = Path(name)
     return path.parent / ("reports" if path.stem == "telemetry" else f"{path.stem}-reports")
+
+
+def _read_number(path: Path) -> int:
+    """0 if there is none."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _write_number(path: Path, number: int) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(str(number), encoding="ascii")
+    new.replace(path)
 
 
 def _seconds(at: datetime | None) -> int | None:

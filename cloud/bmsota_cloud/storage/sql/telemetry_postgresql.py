@@ -36,7 +36,7 @@ import asyncpg
 from sqlalchemy import make_url, text
 
 from bmsota_cloud.domain.errors import StorageUnavailableError
-from bmsota_cloud.domain.telemetry import Compacted, HotPartition, Mark, Unread
+from bmsota_cloud.domain.telemetry import Compacted, FramePage, HotPartition, Mark, Unread
 from bmsota_cloud.storage.sql._compacting import compact_hour
 from bmsota_cloud.storage.sql._packing import TIME_IMPLAUSIBLE, digest_of, has_day, pack, unpack
 from bmsota_cloud.storage.sql._reading import HOUR_S, ROWS_LIMIT, Found, FrameCounts, StoredBlock
@@ -383,17 +383,23 @@ class PostgresqlFrames:
 
     # --- reading ----------------------------------------------------------------------------------------------------------
 
-    def page(
-        self, vin: str, request: PageRequest, since_s: int | None, until_s: int | None
-    ) -> tuple[tuple[StoredFrame, ...], int]:
-        """Newest first: the frames of the page, and how many there are in all."""
+    def page(self, vin: str, request: PageRequest, since_s: int | None, until_s: int | None) -> FramePage:
+        """Newest first."""
         begin, end = _range(since_s, until_s)
         source = _VehicleFrames(self._database, vin)
         total = self._reader.count(source, vin, begin, end)
         limit = min(ROWS_LIMIT, request.offset + request.size + 1)
-        found = self._reader.in_order(source, vin, begin, end, newest_first=True, limit=limit)
+        unreadable: dict[int, int] = {}
+        found = self._reader.in_order(source, vin, begin, end, newest_first=True, limit=limit, unreadable=unreadable)
         rows = islice(found, request.offset, request.offset + request.size)
-        return tuple(unpack(vin, row) for _, row in rows), total
+        items = tuple(unpack(vin, row) for _, row in rows)
+        return FramePage(
+            items=items,
+            total=total,
+            number=request.number,
+            size=request.size,
+            unreadable=sum(unreadable.values()),
+        )
 
     def read(self, vin: str, since_s: int, until_s: int) -> Iterator[StoredFrame]:
         """Oldest first, in pieces of their own transactions."""

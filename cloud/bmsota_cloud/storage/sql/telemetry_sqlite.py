@@ -39,7 +39,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
 from bmsota_cloud.domain.errors import StorageUnavailableError
-from bmsota_cloud.domain.telemetry import Compacted, HotPartition, Mark, Unread
+from bmsota_cloud.domain.telemetry import Compacted, FramePage, HotPartition, Mark, Unread
 from bmsota_cloud.storage.sql._compacting import compact_hour
 from bmsota_cloud.storage.sql._packing import TIME_IMPLAUSIBLE, digest_of, has_day, pack, unpack
 from bmsota_cloud.storage.sql._reading import HOUR_S, ROWS_LIMIT, BlockReader, Found, FrameCounts
@@ -407,22 +407,32 @@ class SqliteFrames:
 
     # --- reading ----------------------------------------------------------------------------------------------------------
 
-    def page(
-        self, vin: str, request: PageRequest, since_s: int | None, until_s: int | None
-    ) -> tuple[tuple[StoredFrame, ...], int]:
-        """Newest first: the frames of the page, and how many there are in all."""
+    def page(self, vin: str, request: PageRequest, since_s: int | None, until_s: int | None) -> FramePage:
+        """Newest first."""
         found: list[Iterator[tuple[tuple[int, int], FrameRow]]] = []
         total = 0
         limit = min(ROWS_LIMIT, request.offset + request.size + 1)
+        unreadable: dict[int, int] = {}
         for name in self._covering(since_s, until_s):
             source, begin, end = _Days(self, name, vin), *_bounds(name, since_s, until_s)
             count = self._reader.count(source, vin, begin, end)
             total += count
             if count:
-                found.append(self._reader.in_order(source, vin, begin, end, newest_first=True, limit=limit))
+                found.append(
+                    self._reader.in_order(
+                        source, vin, begin, end, newest_first=True, limit=limit, unreadable=unreadable
+                    )
+                )
         merged = heapq.merge(*found, key=itemgetter(0), reverse=True)
         rows = islice(merged, request.offset, request.offset + request.size)
-        return tuple(unpack(vin, row) for _, row in rows), total
+        items = tuple(unpack(vin, row) for _, row in rows)
+        return FramePage(
+            items=items,
+            total=total,
+            number=request.number,
+            size=request.size,
+            unreadable=sum(unreadable.values()),
+        )
 
     def read(self, vin: str, since_s: int, until_s: int) -> Iterator[StoredFrame]:
         """Oldest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, or_, update
+from sqlalchemy import and_, or_, select, update
 
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._tables import Tables
@@ -47,6 +47,10 @@ class SqlTimes(Tables):
             ("login sessions", update(t.login_session).where(session.last_seen_at > ahead).values(last_seen_at=now)),
             ("login addresses", update(t.login_address).where(t.login_address.c.last_at > ahead).values(last_at=now)),
             (
+                "login addresses",
+                update(t.platform_login_address).where(t.platform_login_address.c.last_at > ahead).values(last_at=now),
+            ),
+            (
                 "device sessions",
                 update(t.device_session)
                 .where(device.issued_at > ahead)
@@ -83,8 +87,21 @@ class SqlTimes(Tables):
             ),
         )
         found: dict[str, int] = {}
+        if limits := self._mend_limits(now, ahead):
+            found["limits"] = limits
         for what, statement in steps:
             count = self._connection.execute(statement).rowcount
             if count:
                 found[what] = found.get(what, 0) + count
         return found
+
+    def _mend_limits(self, now: datetime, ahead: datetime) -> int:
+        """Counters: tries that were counted in the future are counted now. One by one, because date arithmetic differs by dialect."""
+        c = t.rate_limit.c
+        rows = self._connection.execute(select(c.key, c.free_at, c.counted_at).where(c.counted_at > ahead)).all()
+        for row in rows:
+            free_at = row.free_at - (row.counted_at - now)
+            # Unless somebody has counted meanwhile.
+            same = (c.key == row.key) & (c.counted_at == row.counted_at)
+            self._connection.execute(update(t.rate_limit).where(same).values(free_at=free_at, counted_at=now))
+        return len(rows)

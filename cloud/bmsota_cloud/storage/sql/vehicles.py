@@ -39,6 +39,10 @@ class SqlVehicles(Tables):
             found |= {item.vin: item for item in self._all(Vehicle, statement, lock=lock)}
         return found
 
+    def vins_after(self, vin: str, limit: int) -> tuple[str, ...]:
+        c = t.vehicle.c
+        return tuple(self._connection.execute(select(c.vin).where(c.vin > vin).order_by(c.vin).limit(limit)).scalars())
+
     def by_hwid(self, hwid: str) -> Vehicle | None:
         return self._one(Vehicle, select(t.vehicle).where(t.vehicle.c.hwid == hwid))
 
