@@ -19,9 +19,10 @@ _EXTRAS: Final[dict[str, tuple[str, str, set[str]]]] = {
     "can": (
         "this command",
         "python-can and cantools",
-        {"bincopy", "can", "cantools", "heatshrink2", "isotp", "numpy", "serial", "udsoncan"},
+        {"bincopy", "can", "cantools", "crcmod", "heatshrink2", "isotp", "numpy", "serial", "udsoncan"},
     ),
     "parquet": ("Parquet", "pyarrow", {"pyarrow"}),
+    "mf4": ("MF4", "asammdf", {"asammdf"}),
 }
 
 

@@ -151,7 +151,8 @@ def test_an_online_vehicle_is_told_at_once(world, vin):
     assert wire.link.next_timeout() != 0
 
 
-def test_an_offline_vehicle_is_told_at_its_next_login_and_at_every_one_until_the_download_is_complete(world, vin):
+def test_an_offline_vehicle_is_told_at_its_next_login_and_at_every_one_until_the_order_has_ended(world, vin):
+    """Also behind its download: a unit that has lost its order takes it up again."""
     world.upload()
     task = world.approve(world.create(1))
     assert world.path(task) == ["Unapproved", "Approved"]
@@ -168,6 +169,11 @@ def test_an_offline_vehicle_is_told_at_its_next_login_and_at_every_one_until_the
     )
     wire.say(Command.UPGRADE_STATE, told)
     assert wire.flags(Command.UPGRADE_STATE) == [ReplyFlag.SUCCESS]
+    wire.cut()
+    world.wait(minutes=2)
+    wire = Wire(world, vin)
+    assert len(wire.instructions()) == 1
+    wire.say(Command.SIGNED_REPORT, SignedReport(beijing_time(world.now_ns), world.report(1, "OTA-1-1")))
     wire.cut()
     world.wait(minutes=2)
     assert Wire(world, vin).instructions() == []
