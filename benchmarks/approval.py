@@ -34,7 +34,6 @@ from urllib.parse import urlsplit
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.accounts import Role
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES
-from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import StoredFrame
 from bmsota_cloud.domain.vehicles import NodeKind, Vehicle, VehicleNode
 from bmsota_cloud.services import PlatformKeys, PlatformSettings
@@ -179,15 +178,15 @@ class Occupations:
 
 
 def _newest_code(running: RunningCloud) -> str:
-    """Of the newest task; in a thread, because its mail comes a moment later."""
-    with running.cloud.store.reading() as work:
-        newest = work.ota_tasks.page(PageRequest(1, 1)).total
+    """Of the newest task; in a thread, because its mail comes a moment later, and an edit's replaces that of the creation."""
     assert running.mail_sink is not None
-    codes: list[str] = []
-    while len(codes) < newest:
+    while True:
+        with running.cloud.store.reading() as work:
+            is_sent = not work.outbox.waiting()
+        if is_sent:
+            break
         time.sleep(0.05)
-        codes = [found[1] for mail in running.mail_sink.mails if (found := re.search(r"code: (\d{6})", mail.text))]
-    return codes[-1]
+    return [found[1] for mail in running.mail_sink.mails if (found := re.search(r"code: (\d{6})", mail.text))][-1]
 
 
 async def _serve(folder: Path, pipe: Connection, count: int) -> None:
