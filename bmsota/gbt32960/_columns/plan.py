@@ -178,6 +178,10 @@ _PLANS_MAX: Final = 256
 """Plans that are kept, some 10 kB each. A fleet has a layout per model and state; beyond this all are forgotten and made again."""
 
 
+_SAME_SIZE_MAX: Final = 8
+"""Plans of one frame size that are compared one after another, the latest; walking the frame costs as much as some twenty."""
+
+
 _plans: dict[int, list[Plan]] = {}
 """By frame size, the latest first."""
 
@@ -191,10 +195,10 @@ def plan_for(data: bytes) -> Plan:
     Raises:
         Unplannable: such frames have no columns.
     """
-    for plan in _plans.get(len(data), ()):
+    for plan in _plans.get(len(data), [])[:_SAME_SIZE_MAX]:
         if plan.is_layout_of(data):
             return plan
-    return plan_of(data)
+    return plan_of(skeleton_of(data, Walk(data).fixed))
 
 
 def plan_of(data: bytes) -> Plan:
