@@ -13,7 +13,7 @@ from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._codec import decode, encode
 from bmsota.gbt32960._columns.header import are_identifiers, times_of
 from bmsota.gbt32960._columns.mixed import decode_mixed
-from bmsota.gbt32960._columns.plan import Plan, plan_for, plan_of, xor_of_rows
+from bmsota.gbt32960._columns.plan import Plan, plan_for, plan_of, same_layout, xor_of_rows
 from bmsota.gbt32960._columns.values import FrameColumns, FrameGroup
 from bmsota.gbt32960._enums import Edition
 from bmsota.gbt32960._frame import FRAME_SIZE_BYTES_MAX, Frame
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._columns.values import Array
 
 
-_ALIKE_MIN: Final = 64
+_ALIKE_MIN: Final = 16
 """Frames of one layout for which a plan of their own is worth its price."""
-_MISSES_MAX: Final = 4
-"""Layouts of one frame size that may turn out to be rare before all frames of this size are called mixed."""
+_ONE_SIZE_MIN: Final = 48
+"""Frames of one size, among others, for which it is worth looking whether they are alike."""
+_SAMPLED_MAX: Final = 256
+"""From here on they are not sampled: the first layout is looked for in all of them."""
 _MIXED_MIN: Final = 16
 """Frames of many layouts for which the walk side by side is worth its price."""
 
@@ -97,25 +99,33 @@ class _Batch:
         return self.joined[start : start + int(self.sizes[index])]
 
     def sort_by_size(self) -> Iterator[tuple[Array, Array]]:
-        """The frames of each size of which there are many: their places, and their bytes, one row a frame. The rest is mixed."""
+        """The frames of each size that many have: their places, and their bytes, one row a frame. The rest is mixed."""
         octets = np.frombuffer(self.joined, np.uint8)
         if self.starts is None or self.sizes is None:
             if self.count:
                 yield np.arange(self.count), octets[: self.count * self.size].reshape(self.count, self.size)
             return
-        many, counts = np.unique(self.sizes, return_counts=True)
-        many = many[(counts >= _ALIKE_MIN) & (many > BODIES_AT) & (many <= FRAME_SIZE_BYTES_MAX)]
-        rest = np.ones(len(self.sizes), np.bool_)
-        for size in many.tolist():
-            index = np.flatnonzero(self.sizes == size)
-            rest[index] = False
+        if not len(self.sizes):
+            return
+        order = np.argsort(self.sizes, kind="stable")
+        sizes, firsts = np.unique(self.sizes[order], return_index=True)
+        for size, index in zip(sizes.tolist(), np.split(order, firsts[1:]), strict=True):
+            is_large = BODIES_AT < size <= FRAME_SIZE_BYTES_MAX and len(index) >= _ONE_SIZE_MIN
+            if not is_large or (len(index) < _SAMPLED_MAX and not self.are_alike(index)):
+                self.mixed.append(index)
+                continue
             starts = self.starts[index]
             first, stop = int(starts[0]), int(starts[-1]) + size
             if stop - first == len(index) * size:  # One behind the other.
                 yield index, octets[first:stop].reshape(len(index), size)
             else:
                 yield index, octets[starts[:, None] + np.arange(size)]
-        self.mixed.append(np.flatnonzero(rest))
+
+    def are_alike(self, index: Array) -> bool:
+        """Whether, by a look at four of them, most of a few frames of one size are laid out alike."""
+        count = len(index)
+        leader, *others = (self.frame(int(index[place])) for place in (0, count // 3, 2 * count // 3, count - 1))
+        return sum(map(same_layout(leader), others)) > 1
 
     def columns(self) -> FrameColumns:
         for index, frames in self.sort_by_size():
@@ -149,18 +159,25 @@ class _Batch:
         if wrong.any():
             index, frames = self.keep(index, frames, wrong == 0)
         misses = 0
-        while len(index) and (misses + 1) * _ALIKE_MIN <= len(index) and misses < _MISSES_MAX:
+        while len(index) >= _ALIKE_MIN << 2 * misses:  # Each miss must be worth more frames than the last.
             leader = frames[0].tobytes()
             try:
                 plan = plan_for(leader)
             except Unplannable:
-                self.mixed.append(index[:1])
-                index, frames = index[1:], frames[1:]
-                misses += 1
-                continue
-            count = len(index)
-            index, frames = self.take(plan, index, frames)
-            misses += count - len(index) < _ALIKE_MIN
+                plan = None
+            if plan is not None:
+                gathered = plan.gather(frames)
+                match = plan.matches(gathered)
+                if match is None:
+                    self.group(plan, index, frames, gathered)
+                    return
+                if np.count_nonzero(match) >= _ALIKE_MIN:
+                    self.group(plan, index[match], frames[match], gathered[:, match])
+                    index, frames = index[~match], frames[~match]
+                    continue
+            misses += 1
+            self.mixed.append(index[:1])
+            index, frames = index[1:], frames[1:]
         if len(index):
             self.mixed.append(index)
 
@@ -213,16 +230,6 @@ class _Batch:
         for plan, rows in found.values():
             matrix = np.frombuffer(b"".join([frames[row] for row in rows]), np.uint8).reshape(len(rows), plan.size)
             self.group(plan, index[rows], matrix, plan.gather(matrix))
-
-    def take(self, plan: Plan, index: Array, frames: Array) -> tuple[Array, Array]:
-        """Make a group of the rows that *plan* fits, and return the others."""
-        gathered = plan.gather(frames)
-        match = plan.matches(gathered)
-        if match is None:
-            self.group(plan, index, frames, gathered)
-            return index[:0], frames[:0]
-        self.group(plan, index[match], frames[match], gathered[:, match])
-        return index[~match], frames[~match]
 
     def group(self, plan: Plan, index: Array, frames: Array, gathered: Array) -> None:
         command = gathered[plan.command]

@@ -205,7 +205,7 @@ class _SideBySide:
         if not inside.all():
             self.fit[rows[~inside]] = False
             at = np.where(inside, at, 0)
-        number = np.zeros(len(rows), np.int64)
+        number: Array = np.zeros(len(rows), np.int64)
         for place in range(size):
             number = (number << 8) | self.octets[at + place]
             self.fixed.append(at[inside] + place)
