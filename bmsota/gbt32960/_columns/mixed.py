@@ -259,7 +259,8 @@ class _SideBySide:
     def items(self, rows: Array, row: Repeat, own_name: str, name: str, at: Array, count: Array) -> Array:
         if isinstance(row.item, Field):
             self.add(own_name, row.item, rows, at, count)
-            return at + count * row.item.size_bytes
+            behind: Array = at + count * row.item.size_bytes
+            return behind
         many = count > _PARTS_MAX
         if many.any():
             self.leave_alone(rows[many & self.fit[rows]])

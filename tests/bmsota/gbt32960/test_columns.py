@@ -350,10 +350,10 @@ def test_nothing_is_a_batch_too():
 def test_boundaries_between_frames_are_the_callers():
     """Frames whose sizes differ but whose sum is right are cut where the caller cut them."""
     good = encode(frame_of(VEHICLE))
-    moved = [good + good[:1], good[1:], good]
-    columns = decode_batch(moved)
-    assert [index for index, _ in columns.errors] == [0, 1]
-    assert columns.groups[0].index.tolist() == [2]
+    for moved, whole in (([good + good[:1], good[1:], good], 2), ([good, good + good[:1], good[1:]], 0)):
+        columns = decode_batch(moved)
+        assert [index for index, _ in columns.errors] == sorted({0, 1, 2} - {whole})
+        assert columns.groups[0].index.tolist() == [whole]
 
 
 def test_many_layouts_of_one_size_are_grouped_all_the_same():
@@ -458,6 +458,24 @@ def test_a_time_that_is_none_is_an_error_of_its_frame(raw):
     columns = decode_batch([good, bad, good])
     assert [(index, error.where) for index, error in columns.errors] == [(1, "time")]
     assert columns.groups[0].index.tolist() == [0, 2]
+    columns = decode_batch([bad, bad])  # All of one hour, which are looked at together.
+    assert [(index, error.where) for index, error in columns.errors] == [(0, "time"), (1, "time")]
+
+
+@pytest.mark.parametrize("clock", [(60, 0), (0, 60)])
+def test_a_minute_that_is_none_stops_nothing_in_its_hour(clock):
+    good = encode(frame_of(VEHICLE))
+    bad = repaired(good[:28] + bytes(clock) + good[30:])
+    columns = assert_batch_is_single([good, bad, good])
+    assert [(index, error.where) for index, error in columns.errors] == [(1, "time")]
+
+
+def test_a_few_frames_of_several_sizes_are_checked_too():
+    """The check byte of a batch that is too small to be walked side by side."""
+    frames = [encode(frame_of(VEHICLE)), encode(frame_of(cells(3.3))), encode(frame_of(cells(3.3, 3.4)))]
+    frames[1] = frames[1][:-1] + bytes((frames[1][-1] ^ 1,))
+    columns = assert_batch_is_single(frames)
+    assert [index for index, _ in columns.errors] == [1]
 
 
 # --- making columns ----------------------------------------------------------------------------------------------------------
