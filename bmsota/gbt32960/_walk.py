@@ -36,12 +36,16 @@ class Slot:
     @property
     def is_integer(self) -> bool:
         """Whether the wire's number is the value, and cannot be missing."""
-        row = self.row
-        return not (row.sentinels or row.raw_offset or row.divisor != 1)
+        return is_integer(self.row)
+
+
+def is_integer(row: Field) -> bool:
+    """Whether the wire's number is the value, and cannot be missing."""
+    return not (row.sentinels or row.raw_offset or row.divisor != 1)
 
 
 _EDITIONS: Final = {edition.value: edition for edition in Edition}
-_OCTET: Final = Field(name="data", size_bytes=1, raw_min=0, raw_max=255)
+OCTET: Final = Field(name="data", size_bytes=1, raw_min=0, raw_max=255)
 
 
 class Unplannable(Exception):  # noqa: N818 it never leaves this module, and is no error
@@ -73,7 +77,7 @@ class Walk:
             type_id = data[at]
             self.fixed.append(at)
             layout = layouts.get(type_id)
-            stem = f"user_defined_0x{type_id:02x}" if layout is None else _snake(layout.cls.__name__)
+            stem = body_name(type_id, layout)
             seen[stem] = seen.get(stem, 0) + 1
             name = stem if seen[stem] == 1 else f"{stem}_{seen[stem]}"
             if layout is not None:
@@ -82,7 +86,7 @@ class Walk:
                     raise Unplannable
             elif type_id in USER_DEFINED and type_id not in EXTENSION_BODY_LAYOUTS:
                 size = self.structural(at + 1, 2)
-                at = self.list_of(_OCTET, f"{name}.data", at + 3, size)
+                at = self.list_of(OCTET, f"{name}.data", at + 3, size)
             else:
                 raise Unplannable
         if at != self.end or len({slot.name for slot in self.slots}) != len(self.slots):
@@ -101,7 +105,7 @@ class Walk:
 
     def layout(self, layout: Layout, name: str, at: int) -> int:
         if layout.build is not None:
-            if not {getattr(row, "name", "") for row in layout.rows} >= _POSITION_ROWS:
+            if not {getattr(row, "name", "") for row in layout.rows} >= POSITION_ROWS:
                 raise Unplannable
             self.positions.append(name)
         for row in layout.rows:
@@ -113,9 +117,9 @@ class Walk:
                     size = self.structural(at, 2)
                     if not row.size_bytes_min <= size <= row.size_bytes_max:
                         raise Unplannable
-                    at = self.list_of(_OCTET, f"{name}.{row.name}", at + 2, size)
+                    at = self.list_of(OCTET, f"{name}.{row.name}", at + 2, size)
                 case FixedBytes():
-                    at = self.list_of(_OCTET, f"{name}.{row.name}", at, row.size_bytes)
+                    at = self.list_of(OCTET, f"{name}.{row.name}", at, row.size_bytes)
                 case Repeat():
                     count = self.structural(at, row.count_size_bytes)
                     at += row.count_size_bytes
@@ -133,9 +137,11 @@ class Walk:
         return at
 
 
-def _snake(name: str) -> str:
+def body_name(type_id: int, layout: Layout | None) -> str:
     """VehicleData and VehicleData2025 are both "vehicle_data": the group says which edition it is."""
-    name = name.removesuffix("2025")
+    if layout is None:
+        return f"user_defined_0x{type_id:02x}"
+    name = layout.cls.__name__.removesuffix("2025")
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
@@ -143,4 +149,4 @@ DEGREES: Final = {"longitude_deg": 0x04, "latitude_deg": 0x02}
 """The bit of the status byte that makes each negative: west and south (table 15)."""
 
 
-_POSITION_ROWS: Final = {"status", *DEGREES}
+POSITION_ROWS: Final = {"status", *DEGREES}

@@ -19,7 +19,8 @@ entry has none.
 
 Strategy: a plan knows for one layout where each number stands. It is made once by walking one frame with the tables, and kept.
 Frames of one length are put into a byte matrix; those that have the plan's type and count bytes are its group. One gather
-brings all single numbers into native byte order, a handful of operations turns them into values, and each list is one slice. A
+brings all single numbers into native byte order, a handful of operations turns them into values, and each list is one slice. Frames
+of rare layouts are not worth a plan: they are walked side by side and share their conversions (`mixed`). A
 frame that the quick checks do not like is given to `decode`, whose word is final: so both paths refuse the same frames, in
 the same words.
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._codec import decode, encode
 from bmsota.gbt32960._columns.header import are_identifiers, times_of
-from bmsota.gbt32960._columns.plan import Plan, plan_for, plan_of, skeleton_of, xor_of_rows
+from bmsota.gbt32960._columns.mixed import decode_mixed
+from bmsota.gbt32960._columns.plan import Plan, plan_for, plan_of, same_layout, xor_of_rows
 from bmsota.gbt32960._columns.values import FrameColumns, FrameGroup
+from bmsota.gbt32960._enums import Edition
 from bmsota.gbt32960._frame import FRAME_SIZE_BYTES_MAX, Frame
-from bmsota.gbt32960._walk import BODIES_AT, REPORTS, VIN, VIN_SIZE, Unplannable, Walk
+from bmsota.gbt32960._walk import BODIES_AT, REPORTS, VIN, VIN_SIZE, Unplannable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,9 +25,14 @@ if TYPE_CHECKING:
     from bmsota.gbt32960._columns.values import Array
 
 
-_GROUPS_BY_MATCHING_MAX: Final = 16
-"""Layouts of one frame size that are looked for in the whole matrix. A batch in which every frame is laid out differently would
-otherwise be searched as often as it has frames; beyond this each frame is walked by itself."""
+_ALIKE_MIN: Final = 16
+"""Frames of one layout for which a plan of their own is worth its price."""
+_ONE_SIZE_MIN: Final = 48
+"""Frames of one size, among others, for which it is worth looking whether they are alike."""
+_SAMPLED_MAX: Final = 256
+"""From here on they are not sampled: the first layout is looked for in all of them."""
+_MIXED_MIN: Final = 16
+"""Frames of many layouts for which the walk side by side is worth its price."""
 
 
 def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offsets: Any = None) -> FrameColumns:
@@ -41,13 +51,22 @@ def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offse
             raise LocalProtocolError(msg)
         joined = b"".join(frames)
         count = len(frames)
-        longest = max(map(len, frames), default=0)
-        if longest * count == len(joined):  # Then none is shorter.
-            whole = _Batch(joined, None, None, count, longest)
+        size = len(frames[0]) if count else 0
+        if size and size * count == len(joined) and _reach(frames, size):
+            whole = _Batch(joined, None, None, count, size)
         else:
             sizes = np.fromiter(map(len, frames), np.int64, count)
             whole = _Batch(joined, np.cumsum(sizes) - sizes, sizes)
     return whole.columns()
+
+
+def _reach(frames: Sequence[bytes], size: int) -> bool:
+    """Whether no frame is shorter than *size*: each has a byte there, which takes half as long as asking each for its length."""
+    try:
+        deque(map(itemgetter(size - 1), frames), maxlen=0)
+    except IndexError:
+        return False
+    return True
 
 
 def _spans(size: int, offsets: Any) -> tuple[Array, Array]:
@@ -71,6 +90,7 @@ class _Batch:
         self.count, self.size = count, size
         self.groups: list[FrameGroup] = []
         self.slow: list[int] = []
+        self.mixed: list[Array] = []
 
     def frame(self, index: int) -> bytes:
         if self.starts is None or self.sizes is None:
@@ -78,28 +98,43 @@ class _Batch:
         start = int(self.starts[index])
         return self.joined[start : start + int(self.sizes[index])]
 
-    def matrices(self) -> Iterator[tuple[Array, Array]]:
-        """The frames of each size: their places, and their bytes, one row a frame."""
+    def sort_by_size(self) -> Iterator[tuple[Array, Array]]:
+        """The frames of each size that many have: their places, and their bytes, one row a frame. The rest is mixed."""
         octets = np.frombuffer(self.joined, np.uint8)
         if self.starts is None or self.sizes is None:
             if self.count:
                 yield np.arange(self.count), octets[: self.count * self.size].reshape(self.count, self.size)
             return
-        for size in np.unique(self.sizes):
-            index = np.flatnonzero(self.sizes == size)
+        if not len(self.sizes):
+            return
+        order = np.argsort(self.sizes, kind="stable")
+        sizes, firsts = np.unique(self.sizes[order], return_index=True)
+        for size, index in zip(sizes.tolist(), np.split(order, firsts[1:]), strict=True):
+            is_large = BODIES_AT < size <= FRAME_SIZE_BYTES_MAX and len(index) >= _ONE_SIZE_MIN
+            if not is_large or (len(index) < _SAMPLED_MAX and not self.are_alike(index)):
+                self.mixed.append(index)
+                continue
             starts = self.starts[index]
-            first, stop = int(starts[0]), int(starts[-1]) + int(size)
-            if size and stop - first == len(index) * size:  # One behind the other.
+            first, stop = int(starts[0]), int(starts[-1]) + size
+            if stop - first == len(index) * size:  # One behind the other.
                 yield index, octets[first:stop].reshape(len(index), size)
             else:
                 yield index, octets[starts[:, None] + np.arange(size)]
 
+    def are_alike(self, index: Array) -> bool:
+        """Whether, by a look at four of them, most of a few frames of one size are laid out alike."""
+        count = len(index)
+        leader, *others = (self.frame(int(index[place])) for place in (0, count // 3, 2 * count // 3, count - 1))
+        return sum(map(same_layout(leader), others)) > 1
+
     def columns(self) -> FrameColumns:
-        for index, frames in self.matrices():
+        for index, frames in self.sort_by_size():
             if frames.shape[1] <= BODIES_AT or frames.shape[1] > FRAME_SIZE_BYTES_MAX:
                 self.slow.extend(index.tolist())
             else:
                 self.one_size(index, frames)
+        if self.mixed:
+            self.many_sizes(np.sort(np.concatenate(self.mixed)))
         others: list[tuple[int, Frame]] = []
         errors: list[tuple[int, FrameError]] = []
         for place in sorted(self.slow):
@@ -123,40 +158,78 @@ class _Batch:
         wrong = xor_of_rows(frames)
         if wrong.any():
             index, frames = self.keep(index, frames, wrong == 0)
-        tried = 0
-        while len(index) and tried < _GROUPS_BY_MATCHING_MAX:
+        misses = 0
+        while len(index) >= _ALIKE_MIN << 2 * misses:  # Each miss must be worth more frames than the last.
             leader = frames[0].tobytes()
             try:
                 plan = plan_for(leader)
             except Unplannable:
-                self.slow.append(int(index[0]))
-                index, frames = index[1:], frames[1:]
-                continue
-            index, frames = self.take(plan, index, frames)
-            tried += 1
-        self.one_by_one(index, frames)
+                plan = None
+            if plan is not None:
+                gathered = plan.gather(frames)
+                match = plan.matches(gathered)
+                if match is None:
+                    self.group(plan, index, frames, gathered)
+                    return
+                if np.count_nonzero(match) >= _ALIKE_MIN:
+                    self.group(plan, index[match], frames[match], gathered[:, match])
+                    index, frames = index[~match], frames[~match]
+                    continue
+            misses += 1
+            self.mixed.append(index[:1])
+            index, frames = index[1:], frames[1:]
+        if len(index):
+            self.mixed.append(index)
 
-    def one_by_one(self, index: Array, frames: Array) -> None:
-        """Group what is left by its skeleton."""
-        found: dict[bytes, list[int]] = {}
-        for row in range(len(index)):
-            data = frames[row].tobytes()
+    def many_sizes(self, index: Array) -> None:
+        """Decode frames of any layouts."""
+        if self.starts is None or self.sizes is None:
+            starts, sizes = index * self.size, np.full(len(index), self.size)
+        else:
+            starts, sizes = self.starts[index], self.sizes[index]
+        fit = (sizes > BODIES_AT) & (sizes <= FRAME_SIZE_BYTES_MAX)
+        if not fit.all():
+            self.slow += index[~fit].tolist()
+            index, starts, sizes = index[fit], starts[fit], sizes[fit]
+        if len(index) < _MIXED_MIN:
+            self.one_by_one(index)
+            return
+        data, ends = self.joined, starts + sizes
+        if int(sizes.sum()) != len(data):  # Only these, one behind the other.
+            data = b"".join([data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)])
+            ends = np.cumsum(sizes)
+            starts = ends - sizes
+        octets = np.frombuffer(data, np.uint8)
+        # The XOR of a whole frame, see `one_size`.
+        right = np.bitwise_xor.reduceat(octets, starts) == 0
+        is_known = np.zeros(len(index), np.bool_)
+        for edition in Edition:
+            mark = np.frombuffer(edition.value, np.uint8)
+            rows = np.flatnonzero(right & (octets[starts] == mark[0]) & (octets[starts + 1] == mark[1]))
+            if not len(rows):
+                continue
+            is_known[rows] = True
+            found = decode_mixed(data, starts[rows], ends[rows], index[rows], edition)
+            self.groups += found.groups
+            self.slow += index[rows[found.unfit]].tolist()
+            self.one_by_one(index[rows[found.alone]])
+        self.slow += index[~is_known].tolist()
+
+    def one_by_one(self, index: Array) -> None:
+        """Group a few frames by their skeletons, and give each group a plan."""
+        frames = [self.frame(place) for place in index.tolist()]
+        found: dict[bytes, tuple[Plan, list[int]]] = {}
+        for row, data in enumerate(frames):
             try:
-                found.setdefault(skeleton_of(data, Walk(data).fixed), []).append(row)
+                if bcc_xor(data):
+                    raise Unplannable  # noqa: TRY301
+                plan = plan_for(data)
+                found.setdefault(plan.skeleton, (plan, []))[1].append(row)
             except Unplannable:
                 self.slow.append(int(index[row]))
-        for skeleton, rows in found.items():
-            self.take(plan_of(skeleton), index[rows], frames[rows])
-
-    def take(self, plan: Plan, index: Array, frames: Array) -> tuple[Array, Array]:
-        """Make a group of the rows that *plan* fits, and return the others."""
-        gathered = plan.gather(frames)
-        match = plan.matches(gathered)
-        if match is None:
-            self.group(plan, index, frames, gathered)
-            return index[:0], frames[:0]
-        self.group(plan, index[match], frames[match], gathered[:, match])
-        return index[~match], frames[~match]
+        for plan, rows in found.values():
+            matrix = np.frombuffer(b"".join([frames[row] for row in rows]), np.uint8).reshape(len(rows), plan.size)
+            self.group(plan, index[rows], matrix, plan.gather(matrix))
 
     def group(self, plan: Plan, index: Array, frames: Array, gathered: Array) -> None:
         command = gathered[plan.command]

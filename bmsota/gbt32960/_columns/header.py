@@ -42,17 +42,30 @@ _SECONDS: Final = np.array([86400.0, 3600.0, 60.0, 1.0])
 
 def times_of(raw: Array) -> tuple[Array, Array]:
     """Seconds since the epoch (UTC), and which of them are real, of six rows of bytes."""
+    is_real: Array
+    first = raw[:4, :1]
+    if raw.shape[1] and (raw[:4] == first).all():  # Frames that arrive together are mostly of one hour: half the work.
+        year, month_of_year, day, hour = first[:, 0].tolist()
+        code = (year << 8) | month_of_year
+        seconds = raw[4].astype(np.int64)
+        seconds *= 60
+        seconds += raw[5]
+        seconds += int(_STARTS[code]) + day * 86400 + hour * 3600
+        is_real = np.full(len(seconds), 1 <= day <= _DAYS[code] and hour <= _CLOCK_LIMITS[0])
+        if raw[4:].max() > _CLOCK_LIMITS[1]:
+            is_real &= (raw[4:] <= _CLOCK_LIMITS[1:, None]).all(axis=0)
+        return seconds, is_real
     month = raw[0].astype(np.intp)
     month <<= 8
     month |= raw[1]
     days = raw[2] - np.uint8(1)  # Day 0 becomes 255, which no month has.
-    is_real: Array = days < _DAYS.take(month)
+    is_real = days < _DAYS.take(month)
     clock = raw[3:]
     if (clock.max(axis=1) > _CLOCK_LIMITS).any():
         is_real &= (clock <= _CLOCK_LIMITS[:, None]).all(axis=0)
-    seconds = _SECONDS @ raw[2:].astype(np.float64)
-    seconds += _STARTS.take(month)
-    return seconds.astype(np.int64), is_real
+    real = _SECONDS @ raw[2:].astype(np.float64)
+    real += _STARTS.take(month)
+    return real.astype(np.int64), is_real
 
 
 def are_identifiers(raw: Array) -> Array:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _BIG_ENDIAN_DWORD: Final = np.dtype(">u4")
-_UNSIGNED: Final[dict[int, np.dtype[Any]]] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
+UNSIGNED: Final[dict[int, np.dtype[Any]]] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
 
 
 def _order(slot: Slot) -> int:
@@ -46,7 +46,7 @@ class Scalars:
         self.ats = tuple(slot.at for slot in slots)
         # Rows of the gather: the highest bytes of all numbers, then the next, ...
         self.octets = [np.array([row_of[slot.at + octet] for slot in slots], np.intp) for octet in range(size)]
-        self.unsigned = _UNSIGNED[size]
+        self.unsigned = UNSIGNED[size]
         self.real = sum(not slot.is_integer for slot in slots)
         """How many are no plain integers."""
         self.dtype: Any = np.float64 if size == 4 else np.float32
@@ -96,7 +96,7 @@ class Scalars:
             for place in np.flatnonzero(raw.max(axis=1) > self.limits).tolist():
                 missing = raw[place] > self.limits[place]
                 out[place, missing] = np.nan
-                marks[self.names[place]] = _marks_of(raw[place], missing, self.rows[place])
+                marks[self.names[place]] = marks_of(raw[place], missing, self.rows[place])
         values.update(zip(self.names, out, strict=False))
 
     def encode(self, gathered: Array, values: Mapping[str, Array], marks: Mapping[str, Array], strict: bool) -> None:
@@ -136,9 +136,9 @@ class Scalars:
             _refuse(name, row, columns[place], bad, strict)
 
 
-def _marks_of(raw: Array, missing: Array, row: Field) -> Array:
+def marks_of(raw: Array, missing: Array, row: Field) -> Array:
     """0 a value, 1 abnormal, 2 invalid: how far a raw number is above the highest that is a value."""
-    return np.where(missing, raw - _UNSIGNED[row.size_bytes].type(row.raw_limit), 0).astype(np.uint8)
+    return np.where(missing, raw - UNSIGNED[row.size_bytes].type(row.raw_limit), 0).astype(np.uint8)
 
 
 def _marks_in(name: str, marks: Mapping[str, Array], column: Array, row: Field) -> Array | None:
@@ -178,7 +178,7 @@ class NumberList:
         assert slot.count is not None
         self.name, self.row, self.count = slot.name, slot.row, slot.count
         self.columns = slice(slot.at, slot.at + slot.count * slot.row.size_bytes)
-        self.unsigned = _UNSIGNED[slot.row.size_bytes]
+        self.unsigned = UNSIGNED[slot.row.size_bytes]
         self.big_endian = self.unsigned.newbyteorder(">")
         self.is_integer = slot.is_integer
         # More than 24 bits would not survive in a float32.
@@ -203,7 +203,7 @@ class NumberList:
         if is_missing:
             missing = wire > self.row.raw_limit
             out[missing] = np.nan
-            marks[self.name] = _marks_of(wire, missing, self.row)
+            marks[self.name] = marks_of(wire, missing, self.row)
         values[self.name] = out
 
     def encode(self, frames: Array, values: Mapping[str, Array], marks: Mapping[str, Array], strict: bool) -> None:

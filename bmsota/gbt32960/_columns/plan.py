@@ -11,10 +11,10 @@ from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._columns.header import bytes_of_times, check_header
 from bmsota.gbt32960._columns.numbers import NumberList, Scalars, sign_position, unsigned_position
 from bmsota.gbt32960._enums import Edition
-from bmsota.gbt32960._walk import TIME, VIN, Walk
+from bmsota.gbt32960._walk import TIME, VIN, Unplannable, Walk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -178,6 +178,10 @@ _PLANS_MAX: Final = 256
 """Plans that are kept, some 10 kB each. A fleet has a layout per model and state; beyond this all are forgotten and made again."""
 
 
+_SAME_SIZE_MAX: Final = 8
+"""Plans of one frame size that are compared one after another, the latest; walking the frame costs as much as some twenty."""
+
+
 _plans: dict[int, list[Plan]] = {}
 """By frame size, the latest first."""
 
@@ -191,10 +195,27 @@ def plan_for(data: bytes) -> Plan:
     Raises:
         Unplannable: such frames have no columns.
     """
-    for plan in _plans.get(len(data), ()):
+    return _known(data) or plan_of(skeleton_of(data, Walk(data).fixed))
+
+
+def _known(data: bytes) -> Plan | None:
+    for plan in _plans.get(len(data), [])[:_SAME_SIZE_MAX]:
         if plan.is_layout_of(data):
             return plan
-    return plan_of(data)
+    return None
+
+
+def same_layout(data: bytes) -> Callable[[bytes], bool]:
+    """A test whether other frames of this size are laid out like *data*, without making a plan; never, if such frames have none."""
+    plan = _known(data)
+    if plan is not None:
+        return plan.is_layout_of
+    try:
+        pick = itemgetter(*Walk(data).fixed)
+    except Unplannable:
+        return lambda _other: False
+    picked = pick(data)
+    return lambda other: bool(pick(other) == picked)
 
 
 def plan_of(data: bytes) -> Plan:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bmsota.checksums import bcc_xor
@@ -42,6 +42,7 @@ from bmsota.gbt32960 import (
     encode,
     encode_batch,
 )
+from bmsota.gbt32960._columns import batch as batch_module
 from bmsota.gbt32960._columns import plan as module
 
 pytestmark = pytest.mark.slow
@@ -164,6 +165,113 @@ def test_columns_say_what_decode_says_of_any_reports(reports, data):
     assert all(len(group) >= 2 for group in columns.groups)
 
 
+@pytest.fixture
+def side_by_side(monkeypatch):
+    """Every batch, however small, is walked side by side."""
+    monkeypatch.setattr(batch_module, "_MIXED_MIN", 1)
+    monkeypatch.setattr(batch_module, "_ALIKE_MIN", 10**9)
+
+
+ONE_MONKEYPATCH = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.usefixtures("side_by_side")
+@ONE_MONKEYPATCH
+@given(data=st.data())
+def test_side_by_side_columns_say_what_decode_says(reports, messages, data):
+    """Any bodies of both editions, sentinels, twice in a report, damaged or not, with other messages and no frames between.
+
+    No layout has a plan of its own: frames with more parts than the walk follows aside, all go through the one walk.
+    """
+    found = []
+    for strategy in (*reports().values(), *reports().values(), *messages().values()):
+        frame = data.draw(strategy)
+        raw = bytearray(frame)
+        for _ in range(data.draw(st.integers(0, 2))):
+            place = data.draw(st.integers(0, len(raw) - 1))
+            raw[place] = data.draw(st.integers(0, 255) | st.sampled_from([0xFE, 0xFF, 0, 1]))
+        found += [frame, repaired(raw), bytes(raw[: data.draw(st.integers(0, len(raw)))])]
+    assert_batch_is_single(found * 2)
+
+
+def frames_of_many_layouts(count=1000):
+    """Reports of a fleet in which faults come and go: a hundred layouts, ten frames of each."""
+    return [
+        encode(
+            frame_of(
+                VEHICLE,
+                Position(True, 121.5, -31.2 if n % 3 else Sentinel.INVALID),
+                Alarms(n % 4, 0, tuple(range(n % 10)), tuple(range(n // 10 % 10))),
+                cells(*(Sentinel.INVALID if n == place else 3.3 + place / 1000 for place in range(12))),
+                vin=f"LTEST{n:012d}",
+            )
+        )
+        for n in range(count)
+    ]
+
+
+def test_a_thousand_frames_of_a_hundred_layouts():
+    """Whole layouts, in the order of their first frames, each with its own rows: as many plans would have made them."""
+    frames = frames_of_many_layouts()
+    columns = assert_batch_is_single(frames)
+    assert [group.index.tolist() for group in columns.groups] == [list(range(n, 1000, 100)) for n in range(100)]
+    assert {name for group in columns.groups for name in group.marks} == {
+        "position.latitude_deg",
+        "cell_voltages.1.cell_voltages_v",
+    }
+    assert all(column.flags.c_contiguous for group in columns.groups for column in group.to_dict().values())
+
+
+def test_mixed_frames_make_the_same_columns_as_plans(monkeypatch):
+    """Same names, same types, same numbers bit for bit, same marks: whoever reads a group does not see how it was made."""
+    frames = frames_of_many_layouts(200)
+    mixed = decode_batch(frames).groups
+    monkeypatch.setattr(batch_module, "_MIXED_MIN", 10**9)
+    planned = decode_batch(frames).groups
+    assert len(mixed) == len(planned) == 100
+    for one, other in zip(mixed, planned, strict=True):
+        assert (one.skeleton, one.edition, one.marks.keys()) == (other.skeleton, other.edition, other.marks.keys())
+        assert one.to_dict().keys() == other.to_dict().keys()
+        for mine, theirs in ((one.to_dict(), other.to_dict()), (one.marks, other.marks)):
+            for name, column in mine.items():
+                assert (column.dtype, column.shape) == (theirs[name].dtype, theirs[name].shape), name
+                assert column.tobytes() == theirs[name].tobytes(), name
+
+
+def test_bad_frames_among_many_layouts_stop_nothing():
+    """Wrong check bytes, times that are none, cut frames, unknown bodies, other commands: each where `decode` puts it."""
+    frames = frames_of_many_layouts(120)
+    frames[3] = frames[3][:-1] + bytes((frames[3][-1] ^ 1,))
+    frames[7] = repaired(frames[7][:24] + bytes((26, 13, 1, 0, 0, 0)) + frames[7][30:])
+    frames[11] = frames[11][:60]
+    frames[12] = b""
+    frames[20] = encode(frame_of(VEHICLE, RawBody(0x10, b"abc")))
+    frames[21] = encode(Frame(command=7, vin="A", message=Heartbeat()))
+    frames[22] = repaired(frames[22][:2] + b"\x42" + frames[22][3:])
+    columns = assert_batch_is_single(frames)
+    assert [index for index, _ in columns.errors] == [3, 7, 11, 12]
+    assert [index for index, _ in columns.others] == [20, 21, 22]
+
+
+def test_a_report_of_many_parts_does_not_make_the_others_wait():
+    """More bodies, more motors than are followed side by side: walked alone, with the same columns."""
+    bodies = encode(frame_of(*(UserDefined(0x80, b"") for _ in range(60))))
+    motor = DriveMotor(1, 1, 41, 4320, 15.0, 48, 355.2, 20.1)
+    motors = encode(frame_of(DriveMotors((motor,) * 30)))
+    columns = assert_batch_is_single([*frames_of_many_layouts(40), bodies, motors, bodies])
+    assert [group.index.tolist() for group in columns.groups[-2:]] == [[40, 42], [41]]
+
+
+def test_one_layout_among_many_is_found_in_the_matrix():
+    """Whatever comes first, and whatever stands between: groups of every size from one batch."""
+    alike = [encode(frame_of(VEHICLE, cells(3.3, 3.301 + n / 1000), vin=f"LTEST{n:012d}")) for n in range(300)]
+    same_size = encode(frame_of(VEHICLE, UserDefined(0x80, bytes(13))))
+    assert len(same_size) == len(alike[0])
+    for first in ([same_size], [same_size] * 20, frames_of_many_layouts(50)):
+        columns = assert_batch_is_single([*first, *alike[:150], *first, *alike[150:], *first])
+        assert max(map(len, columns.groups)) == 300
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_damaged_reports_stop_nothing(reports, messages, data):
@@ -242,10 +350,10 @@ def test_nothing_is_a_batch_too():
 def test_boundaries_between_frames_are_the_callers():
     """Frames whose sizes differ but whose sum is right are cut where the caller cut them."""
     good = encode(frame_of(VEHICLE))
-    moved = [good + good[:1], good[1:], good]
-    columns = decode_batch(moved)
-    assert [index for index, _ in columns.errors] == [0, 1]
-    assert columns.groups[0].index.tolist() == [2]
+    for moved, whole in (([good + good[:1], good[1:], good], 2), ([good, good + good[:1], good[1:]], 0)):
+        columns = decode_batch(moved)
+        assert [index for index, _ in columns.errors] == sorted({0, 1, 2} - {whole})
+        assert columns.groups[0].index.tolist() == [whole]
 
 
 def test_many_layouts_of_one_size_are_grouped_all_the_same():
@@ -350,6 +458,24 @@ def test_a_time_that_is_none_is_an_error_of_its_frame(raw):
     columns = decode_batch([good, bad, good])
     assert [(index, error.where) for index, error in columns.errors] == [(1, "time")]
     assert columns.groups[0].index.tolist() == [0, 2]
+    columns = decode_batch([bad, bad])  # All of one hour, which are looked at together.
+    assert [(index, error.where) for index, error in columns.errors] == [(0, "time"), (1, "time")]
+
+
+@pytest.mark.parametrize("clock", [(60, 0), (0, 60)])
+def test_a_minute_that_is_none_stops_nothing_in_its_hour(clock):
+    good = encode(frame_of(VEHICLE))
+    bad = repaired(good[:28] + bytes(clock) + good[30:])
+    columns = assert_batch_is_single([good, bad, good])
+    assert [(index, error.where) for index, error in columns.errors] == [(1, "time")]
+
+
+def test_a_few_frames_of_several_sizes_are_checked_too():
+    """The check byte of a batch that is too small to be walked side by side."""
+    frames = [encode(frame_of(VEHICLE)), encode(frame_of(cells(3.3))), encode(frame_of(cells(3.3, 3.4)))]
+    frames[1] = frames[1][:-1] + bytes((frames[1][-1] ^ 1,))
+    columns = assert_batch_is_single(frames)
+    assert [index for index, _ in columns.errors] == [1]
 
 
 # --- making columns ----------------------------------------------------------------------------------------------------------
