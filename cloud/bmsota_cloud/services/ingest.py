@@ -160,6 +160,7 @@ class IngestService:
         count = self._derivation.recover() + self._derivation.take_over()
         if self._context.telemetry.is_set_back:
             behind = self._derivation.catch_up(self._vins())
+            self._context.telemetry.states_derived_again()
             _LOG.warning(
                 "the database of newest states was lost, or is an older copy: %d states are derived again, from compressed reports;"
                 " events of days that are compressed may be missing",

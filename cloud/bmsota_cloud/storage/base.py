@@ -596,6 +596,10 @@ class TelemetryStore(Protocol):
         """The states and events were lost, or are those of an older copy, and the frames are not. Known from the first `unread` on."""
         ...
 
+    def states_derived_again(self) -> None:
+        """The states are those of the frames again, and saved. Until then the next start finds them set back, too."""
+        ...
+
     def append(self, frames: Sequence[StoredFrame]) -> Sequence[bool]:
         """Keep *frames*; on return they are committed and synced. Whether each one is new.
 

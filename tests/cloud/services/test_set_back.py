@@ -5,6 +5,7 @@ import shutil
 import pytest
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.services import stored_frame
+from bmsota_cloud.storage.sql.telemetry import SqlTelemetryStore
 
 from bmsota.gbt32960 import Alarms, Command, Frame, Report, encode
 
@@ -111,3 +112,33 @@ def test_without_any_report_there_is_nothing_to_say(start, tmp_path, caplog):
     remove_states(tmp_path)
     start(world)
     assert "lost" not in caplog.text
+
+
+def test_a_process_that_dies_while_it_derives_again_leaves_the_rest_to_the_next(start, tmp_path, monkeypatch, caplog):
+    """Killed behind the first of two vehicles: the next start finds the other one, and the one after has nothing to do."""
+    world = start()
+    one, two = world.register(1), world.register(2)
+    put(world, one, 1)
+    put(world, two, 2)
+    world.wait(hours=50)
+    compact(world)
+    world.cloud.close()
+    remove_states(tmp_path)
+    read = SqlTelemetryStore.frames
+
+    def killed_at_the_second(store, vin, *arguments):
+        if vin == two:
+            raise KeyboardInterrupt
+        return read(store, vin, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlTelemetryStore, "frames", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            start(world)
+    second = start(world)
+    assert (level(second, one), level(second, two)) == (1, 2)
+    assert "1 states are derived again" in caplog.text
+    second.cloud.close()
+    caplog.clear()
+    third = start(second)
+    assert (level(third, one), level(third, two), caplog.text) == (1, 2, "")

@@ -116,6 +116,7 @@ class SqlTelemetryStore:
         self._derived_lock: FileLock | None = None
         self._is_registered = False
         self.is_set_back = False
+        self._starts = 0
         self._takeovers = 0
         reader = BlockReader(count)
         self._on_sqlite: SqliteFrames | None = None
@@ -196,9 +197,12 @@ class SqlTelemetryStore:
                 self._wait_for_own_name()
                 with _refusals(), self._database.writing() as connection:
                     self._take_name(connection, self._on_sqlite)
-                    starts = self._count_start(connection)
+                    self._count_start(connection)
                 if self._folder is not None:
-                    _write_number(self._folder / _STARTS, starts)
+                    # Others start at the same time: the transaction is their lock.
+                    with _refusals(), self._database.writing():
+                        self._starts = max(self._starts, _read_number(self._folder / _STARTS))
+                        _write_number(self._folder / _STARTS, self._starts)
                 self._is_registered = True
 
     def _wait_for_own_name(self) -> None:
@@ -237,17 +241,27 @@ class SqlTelemetryStore:
         self._takeovers = connection.execute(select(t.takeover.c.count)).scalar_one()
         frames.take_number(number, _marks_of(connection, number))
 
-    def _count_start(self, connection: Connection) -> int:
-        """Count this start, in the database and beside the frames: a database that knows of fewer is an older one."""
+    def _count_start(self, connection: Connection) -> None:
+        """Count this start, in the database and beside the frames: a database that knows of fewer is an older one.
+
+        One that is older stays so until its states are derived again: this process may be killed before.
+        """
         c = t.report_mark.c
         ours = (c.writer == _NO_WRITER) & (c.place == _STARTS)
         known = connection.execute(select(c.derived_to).where(ours)).scalar() or 0
         told = 0 if self._folder is None else _read_number(self._folder / _STARTS)
         assert self._on_sqlite is not None
         self.is_set_back = self.is_set_back or (told > known and bool(self._on_sqlite.names))
-        starts = max(known, told) + 1
-        _many(connection, _MARK_SQL, [(_NO_WRITER, _STARTS, starts)])
-        return starts
+        self._starts = max(known, told) + 1
+        if not self.is_set_back:
+            _many(connection, _MARK_SQL, [(_NO_WRITER, _STARTS, self._starts)])
+
+    def states_derived_again(self) -> None:
+        if not self.is_set_back:
+            return
+        with _refusals(), self._database.writing() as connection:
+            _many(connection, _MARK_SQL, [(_NO_WRITER, _STARTS, self._starts)])
+        self.is_set_back = False
 
     @contextmanager
     def _shared_with_others(self) -> Iterator[Connection]:
@@ -473,7 +487,7 @@ def _event(**row: Any) -> VehicleEvent:
 def _refusals() -> Iterator[None]:
     try:
         yield
-    except (DBAPIError, sqlite3.Error) as error:
+    except (DBAPIError, sqlite3.Error, OSError) as error:
         refusal = unavailable_from(error)
         if refusal is None:
             raise
