@@ -147,6 +147,8 @@ def decode(
     """
     if csv is not None and parquet is not None:
         _stop("give either --csv or --parquet, not both")
+    if parquet == "-":
+        _stop("--parquet: a Parquet file cannot be written to standard output; give a path")
     databases = [_database(each) for each in dbc]
     if protection is not None:
         databases = _protected(databases, protection)

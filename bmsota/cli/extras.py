@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -44,12 +45,26 @@ def missing_extra(error: BaseException | None) -> MissingExtraError | None:
     return None
 
 
+def _open_closed_streams() -> None:
+    """Let what a shell has closed (`>&-`) lead nowhere: else the next file that is opened takes its place, and its output."""
+    for number, (name, flags, mode) in enumerate(
+        (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_WRONLY, "w"), ("stderr", os.O_WRONLY, "w"))
+    ):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # The lowest free number is this one.
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
 def run_script(program: str, main: Callable[[], None]) -> None:
     """Run a console script. *main* imports what it needs.
 
     Raises:
         SystemExit: 2 after the line about a missing extra; and whatever *main* raises.
     """
+    _open_closed_streams()
     try:
         main()
     except ImportError as error:

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CsvTable", "LogTable", "ParquetTable", "TextLines"]
 
-# Digits behind the point that a scale can ask for; beyond them float64 has nothing to say about usual values.
+# Digits behind the point that a scale can ask for; numbers of a smaller scale are written with an exponent.
 _DECIMALS_MAX = 12
+# A float of more bits is a double, whose digits only `repr` has.
+_SINGLE_BITS = 32
 
 
 class LogTable(Protocol):
@@ -39,21 +41,24 @@ class LogTable(Protocol):
 class _Shown:
     """How one signal's numbers are written."""
 
-    __slots__ = ("_decimals", "_is_float", "_names", "name", "unit")
+    __slots__ = ("_decimals", "_is_double", "_is_float", "_names", "name", "unit")
 
     def __init__(self, signal: Signal) -> None:
         self.name = signal.name
         self.unit = signal.unit
         self._names = {raw * signal.scale + signal.offset: name for raw, name in signal.choices.items()}
         places = [-int(Decimal(repr(each)).normalize().as_tuple().exponent) for each in (signal.scale, signal.offset)]
-        self._decimals = min(max(*places, 0), _DECIMALS_MAX)
+        self._decimals = max(*places, 0)
         self._is_float = signal.is_float
+        self._is_double = signal.is_float and signal.length_bits > _SINGLE_BITS
 
     def number(self, value: float) -> str:
         if isinstance(value, int):
             return str(value)
+        if self._is_float:
+            return repr(float(value)) if self._is_double else f"{value:.9g}"
         # To the last digit that the scale can produce: 0.1 * 3 is 0.3.
-        return f"{value:.9g}" if self._is_float else f"{value:.{self._decimals}f}"
+        return f"{value:.{self._decimals}f}" if self._decimals <= _DECIMALS_MAX else f"{value:.15g}"
 
     def named(self, value: float) -> str:
         return self._names.get(value, "") if self._names else ""

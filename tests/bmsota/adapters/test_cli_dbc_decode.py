@@ -498,3 +498,30 @@ def test_the_library_gives_columns(tmp_path):
     assert pack.columns["State"].tolist() == [1, 2]
     assert block.unknown == {0x7FF: 1, 0x200: 1}
     assert (block.frames, block.complete, block.misfits, block.left_out) == (7, 5, {}, 0)
+
+
+def test_numbers_keep_the_digits_that_their_signals_have(tmp_path):
+    """A double all of its own, a scale of any size its first fifteen; a scale of hundredths two."""
+    text = """BU_: A
+BO_ 256 Tiny: 8 A
+ SG_ Charge : 0|32@1+ (1E-020,0) [0|0] "C" A
+ SG_ Level : 32|16@1+ (0.01,0) [0|0] "" A
+BO_ 257 Exact: 8 A
+ SG_ Angle : 0|64@1- (1,0) [0|0] "" A
+SIG_VALTYPE_ 257 Angle : 2;
+"""
+    (tmp_path / "tiny.dbc").write_text(text)
+    frames = [(1.0, 0x100, False, "ffffffff03000000"), (2.0, 0x101, False, struct.pack("<d", 47.123456789012).hex())]
+    log = write(tmp_path / "tiny.log", frames)
+    done = runner.invoke(app, ["decode", str(log), "--dbc", str(tmp_path / "tiny.dbc")])
+    assert done.exit_code == 0, done.output
+    assert "Charge 4.294967295e-11 C, Level 0.03" in done.stdout
+    assert "Angle 47.123456789012\n" in done.stdout
+
+
+def test_a_table_for_standard_output_is_csv(tmp_path, dbc):
+    """Parquet needs a file that can be looked back at; a file named "-" is nobody's wish."""
+    done = runner.invoke(app, ["decode", str(write(tmp_path / "a.log")), "--dbc", str(dbc), "--parquet", "-"])
+    assert done.exit_code == 2
+    assert "--parquet: a Parquet file cannot be written to standard output; give a path" in done.stderr
+    assert not Path("-").exists()

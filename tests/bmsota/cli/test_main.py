@@ -55,3 +55,19 @@ def test_a_reader_that_has_gone_is_no_traceback():
     done = subprocess.run([sys.executable, "-c", script], stdout=far, stderr=subprocess.PIPE, check=False)
     os.close(far)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_stream_that_the_shell_has_closed_is_no_traceback(closed, tmp_path):
+    """And no file that is opened later gets what belongs there."""
+    script = "from bmsota.cli.main import main; import sys; sys.argv = ['bmsota', *sys.argv[1:]]; main()"
+    out = tmp_path / "out.bin"
+    command = f'"{sys.executable}" -c "{script}" encode - --output "{out}" {closed} 0<"{tmp_path / "in.json"}"'
+    (tmp_path / "in.json").write_text('{"command": 7, "vin": "LBMF7EV01R0000001", "message": {"type": "Heartbeat"}}\n')
+    if "<&-" in closed:
+        command = f'"{sys.executable}" -c "{script}" decode {HEARTBEAT} {closed}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    if "<&-" not in closed:
+        assert out.read_bytes().hex() == HEARTBEAT
