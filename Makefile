@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-dev
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo check fast-tests test test-long lint docs format bench wheel-test chromium postgresql clean
+.PHONY: help demo check fast-tests test test-long lint docs format bench wheel-test chromium postgresql gcc clean
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -27,10 +27,10 @@ demo: $(DEMO_STAMP)     ## create the environment, install, run the main job end
 check: $(STAMP)  ## what to run before a commit: lint, types, docs, the fast tests (side by side)
 	$(MAKE) --jobs 2 --output-sync=target lint fast-tests
 
-fast-tests: $(STAMP) ## the tests that take no more than a moment
+fast-tests: $(STAMP) gcc ## the tests that take no more than a moment
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long and not browser and not demo"
 
-test: $(STAMP) chromium postgresql ## all tests, from the checkout and from the built wheel
+test: $(STAMP) chromium postgresql gcc ## all tests, from the checkout and from the built wheel
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	$(BIN)/python scripts/wheel_test.py
 
@@ -60,6 +60,9 @@ chromium:               ## the browser for the page tests (Debian package, if mi
 
 postgresql:             ## the database server for the tests (Debian package, if missing)
 	@sh scripts/ensure_postgresql.sh
+
+gcc:                    ## the C compiler for the tests of the wire header (Debian package, if missing)
+	@sh scripts/ensure_gcc.sh
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import bootloader_rig
-import pytest
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.bootloader import BLOCK_FRAMES_MAX, TARGET_TRANSITIONS, BootloaderWire
@@ -18,9 +16,6 @@ from bmsota.node import Capability, NodeCommand, NodeMode, ResultCode, access_me
 
 ROOT = Path(__file__).resolve().parents[3]
 HEADER = ROOT / "dbc" / "bmsota_wire.h"
-GCC = shutil.which("gcc")
-
-needs_gcc = pytest.mark.skipif(GCC is None, reason="no gcc here")
 
 
 def built(folder, body):
@@ -28,7 +23,7 @@ def built(folder, body):
     source, program = folder / "main.c", folder / "main"
     source.write_text(f'#include "bmsota_wire.h"\n#include <inttypes.h>\n#include <stdio.h>\n{body}', encoding="utf-8")
     flags = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Wconversion", "-Werror", f"-I{HEADER.parent}"]
-    done = subprocess.run([GCC, *flags, str(source), "-o", str(program)], capture_output=True, text=True, check=False)
+    done = subprocess.run(["gcc", *flags, str(source), "-o", str(program)], capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     return subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.splitlines()
 
@@ -41,7 +36,6 @@ def test_the_header_is_the_one_that_the_script_makes(monkeypatch):
     assert HEADER.read_text(encoding="utf-8") == make_wire_header.text()
 
 
-@needs_gcc
 def test_the_numbers_of_the_header_are_pythons(tmp_path):
     enums = {
         "COMMAND": NodeCommand,
@@ -66,7 +60,6 @@ def test_the_numbers_of_the_header_are_pythons(tmp_path):
     assert last == f"{access_message(bytes(16), 'x')[:26].decode()} 27"
 
 
-@needs_gcc
 def test_the_transitions_of_the_header_are_the_nodes(tmp_path):
     body = '#define X(s, c, n) printf("%d %d %d\\n", (int)s, (int)c, (int)n);\nint main(void) { BMSOTA_TRANSITIONS(X) return 0; }\n'
     rows = {
@@ -76,7 +69,6 @@ def test_the_transitions_of_the_header_are_the_nodes(tmp_path):
     assert rows == dict(TARGET_TRANSITIONS)
 
 
-@needs_gcc
 def test_c_reads_and_writes_the_frames_of_the_golden_sessions_as_python_does(tmp_path):
     """Every field of every request and reply of all sessions, by the header's bit positions; and put together again."""
     database = bootloader_rig.database()
@@ -113,7 +105,6 @@ def test_c_reads_and_writes_the_frames_of_the_golden_sessions_as_python_does(tmp
     assert built(tmp_path, body) == wanted
 
 
-@needs_gcc
 def test_the_offer_that_c_takes_apart_is_the_one_python_put_together(tmp_path):
     hardware = HardwareClass.named("bmsota.example", "c-node")
     offer = Offer(
