@@ -292,6 +292,11 @@ class Seal:
                 f"expected a signal of 4 bits for the data id, got {self.nibble.signal.length_bits} "
                 f"({message.name}.{self.nibble.signal.name})"
             )
+        used = [each.signal.name for each in (self.crc, self.counter, self.nibble) if each is not None]
+        if len(set(used)) < len(used):
+            raise ConfigurationError(
+                f"CRC, counter and data id need signals of their own, got {' and '.join(used)} ({message.name})"
+            )
         self.modulus: Final = self._modulus()
         algorithm = protection.crc_algorithm
         if self.crc is not None and algorithm is not None and self.crc.signal.length_bits != algorithm.width:

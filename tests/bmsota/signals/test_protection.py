@@ -515,6 +515,7 @@ def test_a_file_declares_what_a_dbc_does_not(database):
         ("[messages.Paged]\nprofile='J1850'\ncrc='Crc'", "Crc is multiplexed, so not in every frame"),
         ("[messages.Paged]\nprofile='J1850'\ncrc='Signed'", "expected an unsigned signal with scale 1 and offset 0"),
         ("[messages.Pack]\nprofile='P01'\ncrc='Crc'\ncounter='Alive'\ndata_id=1\ndata_id_mode='nibble'\ndata_id_signal='Crc'", "expected a signal of 4 bits for the data id, got 8"),
+        ("[messages.Pack]\nprofile='J1850'\ncrc='Crc'\ncounter='Crc'", "CRC, counter and data id need signals of their own, got Crc and Crc (Pack)"),
         ("[messages.Other]\nprofile='J1850'\ncrc='Crc'", "no section names a message of the DBC"),
     ],
 )  # fmt: skip
