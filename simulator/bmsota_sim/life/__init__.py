@@ -1,0 +1,8 @@
+"""What vehicles do all day, in columns: driving cycles and what driving takes from a pack. Knows no device and no protocol."""
+
+from __future__ import annotations
+
+from bmsota_sim.life.cycles import DrivingCycle, driving_cycle, read_driving_cycle
+from bmsota_sim.life.powertrain import Powertrain
+
+__all__ = ["DrivingCycle", "Powertrain", "driving_cycle", "read_driving_cycle"]
