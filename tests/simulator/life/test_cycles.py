@@ -37,6 +37,18 @@ def test_nedc_is_that_of_the_regulation():
     assert 1000 * (cycle.distance_km - cycle.driven_at(780)) == pytest.approx(6955, abs=1)
 
 
+def test_udds_is_that_of_the_regulation():
+    """40 CFR 86, appendix I: 1,369 s, 7.45 miles, at most 56.7 mph; 17 stops behind the start."""
+    cycle = driving_cycle("udds")
+    assert cycle.duration_s == 1369
+    assert cycle.distance_km == pytest.approx(7.45 * 1.609344, abs=0.01)
+    assert cycle.speed_kmh.max() == pytest.approx(56.7 * 1.609344)
+    tenths = cycle.speed_kmh / 0.1609344
+    assert tenths == pytest.approx(tenths.round(), abs=1e-4)
+    stands = cycle.speed_kmh == 0
+    assert (stands[1:] & ~stands[:-1]).sum() == 17
+
+
 def test_distance_is_the_integral_of_speed():
     cycle = driving_cycle("wltc")
     fine = np.linspace(0, cycle.duration_s, cycle.duration_s * 50 + 1)
@@ -80,5 +92,5 @@ def test_what_is_wrong_is_told_with_its_line(text, message):
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(ConfigurationError, match=r"no driving cycle 'wltp'; there are nedc, wltc"):
+    with pytest.raises(ConfigurationError, match=r"no driving cycle 'wltp'; there are nedc, udds, wltc"):
         driving_cycle("wltp")

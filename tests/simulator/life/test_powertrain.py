@@ -31,7 +31,7 @@ def test_limits():
     assert CAR.power_w(120.0, -4.0) == -50_000.0 + 350.0
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("wltc", 12.0, 16.0), ("nedc", 10.0, 14.0)])
+@pytest.mark.parametrize(("name", "least", "most"), [("wltc", 12.0, 16.0), ("nedc", 10.0, 14.0), ("udds", 9.0, 13.0)])
 def test_a_compact_car_over_a_standard_cycle(name, least, most):
     """kWh per 100 km out of the pack: charging losses, which certified figures of 14 to 17 include, are not in it."""
     cycle = driving_cycle(name)
@@ -39,7 +39,7 @@ def test_a_compact_car_over_a_standard_cycle(name, least, most):
     assert least < power.sum() / 3.6e6 / cycle.distance_km * 100 < most
 
 
-@pytest.mark.parametrize("name", ["wltc", "nedc"])
+@pytest.mark.parametrize("name", ["wltc", "nedc", "udds"])
 def test_braking_gives_back_no_more_than_the_vehicle_had(name):
     """Without losses and resistance a trip that ends standing takes what the electronics take; with them it takes more."""
     cycle = driving_cycle(name)

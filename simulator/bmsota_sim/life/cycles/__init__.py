@@ -1,7 +1,7 @@
 """Driving cycles: a speed for each second of a trip.
 
-Two standard cycles ship as data, with source and licence at the head of each file: WLTC class 3b (UN GTR 15) and NEDC
-(UNECE R83). A user's own cycle is a CSV file of the same form.
+Three standard cycles ship as data, with source and licence at the head of each file: WLTC class 3b (UN GTR 15), NEDC
+(UNECE R83) and UDDS (40 CFR part 86). A user's own cycle is a CSV file of the same form.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class DrivingCycle:
 
 
 def driving_cycle(name: str) -> DrivingCycle:
-    """A cycle that ships with the simulator: `wltc` or `nedc`.
+    """A cycle that ships with the simulator: `wltc`, `nedc` or `udds`.
 
     Raises:
         ConfigurationError: there is no cycle of that name; the message lists the names.
