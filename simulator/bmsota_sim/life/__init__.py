@@ -1,8 +1,9 @@
-"""What vehicles do all day, in columns: driving cycles and what driving takes from a pack. Knows no device and no protocol."""
+"""What vehicles do all day, in columns: driving cycles and what driving takes from a pack, trips and charging by the day. Knows no device and no protocol."""
 
 from __future__ import annotations
 
 from bmsota_sim.life.cycles import DrivingCycle, driving_cycle, read_driving_cycle
+from bmsota_sim.life.days import Activity, Habits, Life
 from bmsota_sim.life.powertrain import Powertrain
 
-__all__ = ["DrivingCycle", "Powertrain", "driving_cycle", "read_driving_cycle"]
+__all__ = ["Activity", "DrivingCycle", "Habits", "Life", "Powertrain", "driving_cycle", "read_driving_cycle"]

@@ -35,6 +35,9 @@ __all__ = ["PackDesign", "Packs"]
 
 # A pack needs cells for 1,500 V at most and a fleet must fit into memory; beyond this a design is a slip of the pen.
 CELLS_MAX = 1024
+# What a step can move a state of charge by, for the limits of current: 1 C into a pack, three times that out of it.
+CHARGE_C_RATE = 1.0
+_SLOPE_OVER = np.float32(0.002)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +149,32 @@ class Packs:
     def charge_ah(self) -> npt.NDArray[np.float64]:
         """Charge taken from each pack since the start; negative if more went in."""
         return self._charge_as / 3600
+
+    def current_limits_a(self, cell_v_min: float, cell_v_max: float, dt_s: float) -> tuple[Column, Column]:
+        """What each pack can take and give for *dt_s* without a cell leaving its voltages.
+
+        Returns:
+            (charge, discharge), both 0 or more, in amperes for each pack. A cell that is beyond a limit already at rest
+            makes it 0.
+        """
+        r0, r1 = self._ohms(self.cell_temperature_c)
+        change = np.float32(-np.expm1(-dt_s / self.design.chemistry.tau_s))
+        ohms = self._resistance * (r0 + r1 * change)
+        rest_v = self.cell_ocv_v - self._rc_v * (1 - change)
+        # The open-circuit voltage moves with the charge: by the steeper of the lines at both ends of what a step can move.
+        moved = self._soc_per_as * np.float32(dt_s)
+        reach = np.float32(CHARGE_C_RATE * dt_s / 3600)
+        charge_ohms = ohms + np.maximum(self._ocv_slope(0), self._ocv_slope(reach)) * moved
+        discharge_ohms = ohms + np.maximum(self._ocv_slope(0), self._ocv_slope(-3 * reach)) * moved
+        charge: Column = ((np.float32(cell_v_max) - rest_v) / charge_ohms).min(axis=1)
+        discharge: Column = ((rest_v - np.float32(cell_v_min)) / discharge_ohms).min(axis=1)
+        return np.maximum(charge, 0), np.maximum(discharge, 0)
+
+    def _ocv_slope(self, beside: float | np.float32) -> Column:
+        """Volts per unit of the state of charge, *beside* where each cell is."""
+        near = np.clip(self.cell_soc + np.float32(beside), 0, 1)
+        slope: Column = (self._ocv(near + _SLOPE_OVER)[0] - self._ocv(near - _SLOPE_OVER)[0]) / (2 * _SLOPE_OVER)
+        return slope
 
     def step(
         self,
