@@ -1,0 +1,254 @@
+"""Who is meant: `all`, `watched/3`, `80% of shanghai-f7`; and which units that are.
+
+A unit is a group and a number from 1. A drawn share depends on seed, group, number and purpose alone: a further unit, group or entry
+changes nothing drawn for others.
+
+Strategy: every unit of a group gets a place from 0 to 1, and those below the share are in. The places are a van der Corput sequence
+with Owen's scrambling (Owen, "Randomly permuted (t,m,s)-nets", 1995): each is uniform, and the first n of them, for any n, are spread evenly. So 2 % of 1,000 are 20 give or
+take one or two, where independent draws would give 12 to 28.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
+from pydantic import BeforeValidator, InstanceOf, WithJsonSchema
+
+from bmsota.errors import ConfigurationError
+from bmsota_sim.run.places import did_you_mean, shown
+from bmsota_sim.streams import stream_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bmsota_sim.run.scenario import Scenario
+
+__all__ = [
+    "GROUP_NAME",
+    "Part",
+    "UnitId",
+    "Units",
+    "Who",
+    "drawn_places",
+    "group_units",
+    "problems_of",
+    "resolve",
+    "select",
+]
+
+GROUP_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,39}"
+_PART = re.compile(
+    rf"(?:([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*%(?:\s+of\s+)?)?(?:those\s+of\s+({GROUP_NAME})|({GROUP_NAME})(?:/([0-9]{{1,9}})(?:-([0-9]{{1,9}}))?)?)?"
+)
+_HELP = "all, a group, a unit (watched/3), a range (watched/3-9), a share (80% of watched), those of an entry, or a list of these"
+# 2^17 is above the largest fleet; finer bits of a place are drawn for the unit alone.
+_LEVELS = 17
+
+
+class UnitId(NamedTuple):
+    """Which unit: its group, and its number in the group, from 1."""
+
+    group: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.group}/{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a selection. No group: all of them; no numbers: the whole group."""
+
+    group: str | None = None
+    first: int | None = None
+    last: int | None = None
+    share: float | None = None
+    entry: str | None = None
+    """The units that this entry of the timeline meets."""
+
+    def __str__(self) -> str:
+        what = self.group or "all"
+        if self.entry is not None:
+            what = f"those of {self.entry}"
+        elif self.first is not None:
+            what += f"/{self.first}" + (f"-{self.last}" if self.last != self.first else "")
+        return what if self.share is None else f"{self.share * 100:g}% of {what}"
+
+
+class Units(Collection[UnitId]):
+    """A set of units, as sorted numbers of each group; iterates in the order of the groups in the scenario."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, numbers: Mapping[str, NDArray[np.int64]]) -> None:
+        self.numbers = {group: array for group, array in numbers.items() if len(array)}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.numbers.values()))
+
+    def __iter__(self) -> Iterator[UnitId]:
+        for group, array in self.numbers.items():
+            for number in array.tolist():
+                yield UnitId(group, number)
+
+    def __contains__(self, unit: object) -> bool:
+        if not isinstance(unit, UnitId) or unit.group not in self.numbers:
+            return False
+        array = self.numbers[unit.group]
+        index = int(np.searchsorted(array, unit.number))
+        return index < len(array) and int(array[index]) == unit.number
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Units):
+            return NotImplemented
+        return self.numbers.keys() == other.numbers.keys() and all(
+            np.array_equal(array, other.numbers[group]) for group, array in self.numbers.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __and__(self, other: Units) -> Units:
+        return Units(
+            {
+                group: np.intersect1d(array, other.numbers[group], assume_unique=True)
+                for group, array in self.numbers.items()
+                if group in other.numbers
+            }
+        )
+
+    def __str__(self) -> str:
+        """`watched/1-3, watched/7`."""
+        texts = []
+        for group, array in self.numbers.items():
+            for run in np.split(array, np.flatnonzero(np.diff(array) > 1) + 1):
+                first, last = int(run[0]), int(run[-1])
+                texts.append(f"{group}/{first}" + (f"-{last}" if last > first else ""))
+        return ", ".join(texts)
+
+
+def parse_who(value: object) -> tuple[Part, ...]:
+    """Read a selection.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, tuple) and all(isinstance(part, Part) for part in value):
+        return value
+    texts = value if isinstance(value, list) else [value]
+    if not texts:
+        raise ValueError(f"expected {_HELP}, got an empty list")
+    return tuple(_part(text) for text in texts)
+
+
+def _part(text: object) -> Part:
+    match = _PART.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None or not match[0]:
+        raise ValueError(f"expected {_HELP}, got {shown(text)}")
+    percent, entry, group, first, last = match.groups()
+    share = None if percent is None else float(percent) / 100
+    if share is not None and not 0 < share <= 1:
+        raise ValueError(f"expected a share above 0% and at most 100%, got {shown(text)}")
+    if first is not None and (int(first) < 1 or int(last or first) < int(first)):
+        raise ValueError(f"expected numbers from 1, the lower one first, got {shown(text)}")
+    return Part(
+        group=None if group == "all" and first is None else group,
+        first=None if first is None else int(first),
+        last=None if first is None else int(last or first),
+        share=share,
+        entry=entry,
+    )
+
+
+_TEXT_SCHEMA = {"type": "string", "pattern": f"^\\s*{_PART.pattern}\\s*$", "minLength": 1}
+Who = Annotated[
+    InstanceOf[tuple],  # type: ignore[type-arg]
+    BeforeValidator(parse_who),
+    WithJsonSchema(
+        {
+            "description": f"Who: {_HELP}.",
+            "anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1}],
+        }
+    ),
+]
+
+
+def problems_of(who: tuple[Part, ...], counts: Mapping[str, int], entries: Collection[str]) -> list[str]:
+    """What in *who* is not there: an unknown group or entry, or a number above the group's."""
+    found = []
+    for part in who:
+        if part.entry is not None and part.entry not in entries:
+            found.append(f"no entry of the timeline is named {part.entry!r}{did_you_mean(part.entry, entries)}")
+        elif part.group is not None and part.group not in counts:
+            found.append(f"no group {part.group!r}{did_you_mean(part.group, counts)}")
+        elif part.group is not None and part.last is not None and part.last > counts[part.group]:
+            found.append(f"expected a number from 1 to {counts[part.group]:,} in group {part.group!r}, got {part.last}")
+    return found
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finalizer of SplitMix64: a bijection whose output bits all depend on all input bits."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def drawn_places(seed: int, group: str, numbers: NDArray[np.int64], purpose: str) -> NDArray[np.float64]:
+    """A place from 0 to 1 for each of *numbers*: uniform, evenly spread over any first n, and independent of the other units."""
+    key = np.uint64(int.from_bytes(stream_bytes(seed, group, purpose)[:8]))
+    index = numbers.astype(np.uint64) - np.uint64(1)
+    places = np.zeros(len(index), dtype=np.uint64)
+    for level in range(_LEVELS):
+        # Owen: a bit is turned or not by a coin that all numbers share whose lower bits are the same.
+        below = index & np.uint64((1 << level) - 1)
+        coin = _mixed(key ^ _mixed(below + np.uint64((level + 1) << 32)))
+        bit = (index >> np.uint64(level)) ^ coin
+        places |= (bit & np.uint64(1)) << np.uint64(52 - level)
+    fine = _mixed(key ^ _mixed(index + np.uint64((_LEVELS + 1) << 32)))
+    return np.asarray((places | (fine >> np.uint64(64 - 53 + _LEVELS))) * 2.0**-53, dtype=np.float64)
+
+
+def group_units(scenario: Scenario) -> Units:
+    """Every unit."""
+    return Units({name: np.arange(1, group.count + 1) for name, group in scenario.groups.items()})
+
+
+def select(scenario: Scenario, seed: int, who: tuple[Part, ...], purpose: str) -> Units:
+    """The units that are meant; a share is drawn for *purpose*.
+
+    Raises:
+        ConfigurationError: a group, number or entry is not there.
+    """
+    counts = {name: group.count for name, group in scenario.groups.items()}
+    entries = {entry.name: entry for entry in scenario.timeline if entry.name is not None}
+    found = problems_of(who, counts, entries)
+    if found:
+        raise ConfigurationError(f"{scenario.name}: {found[0]}")
+    chosen: dict[str, list[Any]] = {name: [] for name in counts}
+    for part in who:
+        if part.entry is not None:
+            entry = entries[part.entry]
+            base = select(scenario, seed, entry.who, entry.purpose).numbers
+        else:
+            names = counts if part.group is None else (part.group,)
+            base = {name: np.arange(part.first or 1, (part.last or counts[name]) + 1) for name in names}
+        for name, numbers in base.items():
+            if part.share is None or part.share == 1:
+                chosen[name].append(numbers)
+            else:
+                chosen[name].append(numbers[drawn_places(seed, name, numbers, purpose) < part.share])
+    return Units(
+        {
+            name: arrays[0] if len(arrays) == 1 else np.unique(np.concatenate(arrays))
+            for name, arrays in chosen.items()
+            if arrays
+        }
+    )
+
+
+def resolve(scenario: Scenario, seed: int, who: tuple[Part, ...], purpose: str = "") -> tuple[UnitId, ...]:
+    """As `select`, one by one."""
+    return tuple(select(scenario, seed, who, purpose))
