@@ -196,10 +196,28 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
+def _shuffled(index: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+    """Another order within each eight, of the eights within each 64, and so on.
+
+    Without it a share below 1/64 would be found at one remainder by 64: all with the same worker, say.
+    """
+    result = np.zeros(len(index), dtype=np.uint64)
+    for shift in range(0, _LEVELS, 3):
+        block = index >> np.uint64(shift + 3)
+        coin = _mixed(key + _mixed(block + np.uint64((shift + 100) << 32)))
+        digit = (index >> np.uint64(shift)) & np.uint64(7)
+        # An odd factor: a permutation of 0 to 7.
+        digit = (
+            (digit ^ (coin & np.uint64(7))) * ((coin >> np.uint64(3)) | np.uint64(1)) + (coin >> np.uint64(32))
+        ) & np.uint64(7)
+        result |= digit << np.uint64(shift)
+    return result | (index >> np.uint64(_LEVELS + 1) << np.uint64(_LEVELS + 1))
+
+
 def drawn_places(seed: int, group: str, numbers: NDArray[np.int64], purpose: str) -> NDArray[np.float64]:
     """A place from 0 to 1 for each of *numbers*: uniform, evenly spread over any first n, and independent of the other units."""
     key = np.uint64(int.from_bytes(stream_bytes(seed, group, purpose)[:8]))
-    index = numbers.astype(np.uint64) - np.uint64(1)
+    index = _shuffled(numbers.astype(np.uint64) - np.uint64(1), key)
     places = np.zeros(len(index), dtype=np.uint64)
     for level in range(_LEVELS):
         # Owen: a bit is turned or not by a coin that all numbers share whose lower bits are the same.
