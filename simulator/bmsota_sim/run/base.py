@@ -7,12 +7,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from bmsota_sim.run.places import did_you_mean, shown
-from bmsota_sim.run.selection import Part
+from bmsota_sim.run.who import WhoPart
 
-__all__ = ["EVERYONE", "NS_PER_S", "RESERVED_NAMES", "Percent", "Section", "one_of"]
+__all__ = ["EVERYONE", "NS_PER_S", "RESERVED_NAMES", "UNIT_COUNT_MAX", "Percent", "Section", "one_of"]
 
+# A typing slip must not allocate a million units.
+UNIT_COUNT_MAX = 100_000
 NS_PER_S = 1_000_000_000
-EVERYONE = (Part(),)
+EVERYONE = (WhoPart(),)
 RESERVED_NAMES = frozenset({"all", "end", "faults_off"})
 """Words of the language, which name no group and no entry."""
 

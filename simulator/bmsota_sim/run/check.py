@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bmsota_sim.run.consistency import groups_meant
+from bmsota_sim.run.expectations import purpose
 from bmsota_sim.run.identities import check_group_codes
+from bmsota_sim.run.model import FleetScenario
 from bmsota_sim.run.places import did_you_mean, read_document, shown
 from bmsota_sim.run.quantities import duration_text
-from bmsota_sim.run.scenario import Scenario, parse_scenario, with_count
+from bmsota_sim.run.scenario import parse_scenario, with_count
 from bmsota_sim.run.selection import select
 from bmsota_sim.run.timeline import PlanError, meetings, outcomes
 from bmsota_sim.samples import sample_names
@@ -20,23 +22,23 @@ if TYPE_CHECKING:
     from bmsota_sim.run.places import Path
     from bmsota_sim.run.timeline import Meeting
 
-__all__ = ["Checked", "check", "json_schema", "parameters"]
+__all__ = ["CheckedScenario", "check", "json_schema", "parameters"]
 
 _MANIFEST = ".manifest.cose"
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedScenario:
     """A scenario that can run, and what it means with this seed."""
 
-    scenario: Scenario
+    scenario: FleetScenario
     seed: int
     meetings: tuple[Meeting, ...]
     outcomes: dict[str, int]
     """Units for each outcome of the upgrade; empty without one."""
 
 
-def check(data: bytes, name: str, seed: int, *, count: int | None = None) -> Checked:
+def check(data: bytes, name: str, seed: int, *, count: int | None = None) -> CheckedScenario:
     """Read a scenario and resolve it with *seed*.
 
     Args:
@@ -59,15 +61,17 @@ def check(data: bytes, name: str, seed: int, *, count: int | None = None) -> Che
         problems += [(path, f"{text} (seed {seed})") for path, text in error.problems]
     if problems:
         raise read_document(data, name).error((path, text, False) for path, text in problems)
-    return Checked(scenario, seed, found, {outcome: len(units) for outcome, units in outcomes(scenario, seed).items()})
+    return CheckedScenario(
+        scenario, seed, found, {outcome: len(units) for outcome, units in outcomes(scenario, seed).items()}
+    )
 
 
-def _problems(scenario: Scenario, seed: int) -> Iterator[tuple[Path, str]]:
+def _problems(scenario: FleetScenario, seed: int) -> Iterator[tuple[Path, str]]:
     for text in check_group_codes(scenario):
         yield ("groups",), text
     for index, expectation in enumerate(scenario.expect):
         # The very draw of `evaluate` depends on what is judged and when; any draw of so small a share may be empty.
-        if not select(scenario, seed, expectation.who, expectation.purpose(scenario)):
+        if not select(scenario, seed, expectation.who, purpose(scenario, expectation)):
             who = ", ".join(map(str, expectation.who))
             yield (
                 ("expect", index, "who"),
@@ -113,7 +117,7 @@ def parameters(entry: Any) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a scenario file."""
-    schema = Scenario.model_json_schema(by_alias=True)
+    schema = FleetScenario.model_json_schema(by_alias=True)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "https://bmsota.github.io/bmsota/scenario.schema.json",

@@ -23,7 +23,7 @@ from bmsota_sim.run.scenario import packaged_text
 from bmsota_sim.run.selection import group_units
 
 if TYPE_CHECKING:
-    from bmsota_sim.run.check import Checked
+    from bmsota_sim.run.check import CheckedScenario
     from bmsota_sim.run.timeline import Meeting
 
 __all__ = ["read_scenario", "register"]
@@ -54,7 +54,7 @@ def read_scenario(scenario: str) -> tuple[bytes, str]:
     return packaged_text(scenario).encode(), scenario
 
 
-def _checked(scenario: str, seed: int, count: int | None) -> Checked:
+def _checked(scenario: str, seed: int, count: int | None) -> CheckedScenario:
     try:
         data, name = read_scenario(scenario)
         return check(data, name, seed, count=count)
@@ -72,7 +72,7 @@ def _complain(text: str) -> None:
     Console(stderr=True, soft_wrap=True).print(text, style="red", markup=False, highlight=False)
 
 
-def show(checked: Checked, console: Console) -> None:
+def show(checked: CheckedScenario, console: Console) -> None:
     """Print who does what when."""
     scenario = checked.scenario
     console.print(
@@ -162,7 +162,7 @@ def register(app: typer.Typer) -> None:
         typer.echo(json.dumps(json_schema(), indent=2))
 
 
-def _vehicle(checked: Checked, seed: int) -> list[tuple[str, ...]]:
+def _vehicle(checked: CheckedScenario, seed: int) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for unit in group_units(checked.scenario):
         who = identity(checked.scenario, seed, unit)

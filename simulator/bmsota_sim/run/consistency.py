@@ -5,29 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bmsota_sim.profiles import PROFILES
-from bmsota_sim.run.base import RESERVED_NAMES
-from bmsota_sim.run.expectations import STATUSES
+from bmsota_sim.run.base import RESERVED_NAMES, UNIT_COUNT_MAX
+from bmsota_sim.run.expected import STATUSES
 from bmsota_sim.run.places import did_you_mean, shown
 from bmsota_sim.run.quantities import duration_text
-from bmsota_sim.run.selection import problems_of
 from bmsota_sim.run.verbs import FOR_ALL, NO_FAULTS
+from bmsota_sim.run.who import problems_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bmsota_sim.run.expectations import Expectation
+    from bmsota_sim.run.expected import Expectation
+    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.places import Path
-    from bmsota_sim.run.scenario import Scenario
-    from bmsota_sim.run.selection import Part
     from bmsota_sim.run.verbs import Verb
+    from bmsota_sim.run.who import WhoPart
 
-__all__ = ["UNIT_COUNT_MAX", "contradiction", "groups_meant", "overlap", "problems"]
-
-# A typing slip must not allocate a million units.
-UNIT_COUNT_MAX = 100_000
+__all__ = ["contradiction", "groups_meant", "overlap", "problems"]
 
 
-def problems(scenario: Scenario) -> Iterator[tuple[Path, str]]:
+def problems(scenario: FleetScenario) -> Iterator[tuple[Path, str]]:
     """What no single value shows: names that are not there, times after the end, entries that contradict each other."""
     if scenario.unit_count > UNIT_COUNT_MAX:
         yield ("groups",), f"expected at most {UNIT_COUNT_MAX:,} units in sum, got {scenario.unit_count:,}"
@@ -64,12 +61,12 @@ def problems(scenario: Scenario) -> Iterator[tuple[Path, str]]:
         )
 
 
-def _after_the_end(scenario: Scenario) -> str:
+def _after_the_end(scenario: FleetScenario) -> str:
     return f"this is not before the end of the run; the duration is {duration_text(scenario.duration_s)}"
 
 
 def _entry_problems(
-    scenario: Scenario, entry: Verb, counts: dict[str, int], names: dict[str, int]
+    scenario: FleetScenario, entry: Verb, counts: dict[str, int], names: dict[str, int]
 ) -> Iterator[tuple[Path, str]]:
     if entry.name in RESERVED_NAMES:
         yield ("name",), f"{entry.name!r} has a meaning of its own; choose another name"
@@ -80,7 +77,7 @@ def _entry_problems(
         yield ("who",), "an outage of the platform meets everybody; use offline for single units"
     if not has_who and entry.do not in FOR_ALL:
         yield (), "the key 'who' is missing; for every unit write `who: all`"
-    found = problems_of(entry.who, counts, names)
+    found = problems_of(entry.who, counts, names, entries_where="above this one")
     yield from ((("who",), text) for text in found)
     if not found:
         yield from _slave_problems(scenario, entry)
@@ -98,7 +95,7 @@ def _entry_problems(
         yield (key,), f"it would last until {duration_text(entry.end_s)}, but {what} at {duration_text(limit_s)}"
 
 
-def groups_meant(scenario: Scenario, who: tuple[Part, ...]) -> list[str]:
+def groups_meant(scenario: FleetScenario, who: tuple[WhoPart, ...]) -> list[str]:
     """The groups that *who* may draw from, in the order of the scenario."""
     meant: set[str] = set()
     for part in who:
@@ -111,7 +108,7 @@ def groups_meant(scenario: Scenario, who: tuple[Part, ...]) -> list[str]:
     return [name for name in scenario.groups if name in meant]
 
 
-def _slave_problems(scenario: Scenario, entry: Verb) -> Iterator[tuple[Path, str]]:
+def _slave_problems(scenario: FleetScenario, entry: Verb) -> Iterator[tuple[Path, str]]:
     for name in groups_meant(scenario, entry.who):
         profile = PROFILES[scenario.groups[name].profile]
         limits = (
@@ -125,7 +122,7 @@ def _slave_problems(scenario: Scenario, entry: Verb) -> Iterator[tuple[Path, str
                 yield (key,), f"expected 1 to {limit} in group {name!r} (profile {profile.series}), got {number}"
 
 
-def _contradictions(scenario: Scenario) -> Iterator[tuple[Path, str]]:
+def _contradictions(scenario: FleetScenario) -> Iterator[tuple[Path, str]]:
     """Entries that exclude each other and certainly meet the same unit; what depends on a draw is found by `timeline.plan`."""
     by_key: dict[tuple[object, ...], list[tuple[int, Verb]]] = {}
     for index, entry in enumerate(scenario.timeline):
@@ -139,10 +136,13 @@ def _contradictions(scenario: Scenario) -> Iterator[tuple[Path, str]]:
 
 def contradiction(before: int, earlier: Verb, entry: Verb, unit: str) -> str:
     """What is wrong with *entry*, which meets *unit* while entry number *before* does."""
-    return f"{entry.do} at {duration_text(entry.at_s)} meets {unit} while timeline[{before}], {earlier.do} at {duration_text(earlier.at_s)}, does"
+    return (
+        f"{entry.do} at {duration_text(entry.at_s)} meets {unit}, which timeline[{before}], {earlier.do} at "
+        f"{duration_text(earlier.at_s)}, still holds; let that end before, or name other units"
+    )
 
 
-def overlap(scenario: Scenario, one: Verb, other: Verb) -> bool:
+def overlap(scenario: FleetScenario, one: Verb, other: Verb) -> bool:
     """Whether two entries are there at the same time."""
     if one.is_armed:
         return True  # Both wait for the same upgrade.
@@ -152,7 +152,7 @@ def overlap(scenario: Scenario, one: Verb, other: Verb) -> bool:
     return scenario.end_of(first) > second.at_s
 
 
-def _shared_unit(scenario: Scenario, one: Verb, other: Verb) -> str | None:
+def _shared_unit(scenario: FleetScenario, one: Verb, other: Verb) -> str | None:
     if one.do == "platform_outage" or other.do == "platform_outage":
         return "the platform"
     mine, theirs = _fixed_ranges(scenario, one.who), _fixed_ranges(scenario, other.who)
@@ -163,7 +163,7 @@ def _shared_unit(scenario: Scenario, one: Verb, other: Verb) -> str | None:
     return None
 
 
-def _fixed_ranges(scenario: Scenario, who: tuple[Part, ...]) -> list[tuple[str, int, int]]:
+def _fixed_ranges(scenario: FleetScenario, who: tuple[WhoPart, ...]) -> list[tuple[str, int, int]]:
     """Group, first and last number of what *who* names without a draw."""
     found: list[tuple[str, int, int]] = []
     for part in who:
@@ -192,7 +192,7 @@ _KEYS_OF_KIND = {
 
 
 def _expectation_problems(
-    scenario: Scenario, expectation: Expectation, counts: dict[str, int], names: dict[str, int]
+    scenario: FleetScenario, expectation: Expectation, counts: dict[str, int], names: dict[str, int]
 ) -> Iterator[tuple[Path, str]]:
     yield from ((("who",), text) for text in problems_of(expectation.who, counts, names))
     kind = expectation.kind
@@ -229,7 +229,9 @@ def _expectation_problems(
         yield ("what",), f"nothing can be unanswered: platform.acknowledges_reports is {owed}, so no answer is owed"
 
 
-def _moment_problems(scenario: Scenario, expectation: Expectation, names: dict[str, int]) -> Iterator[tuple[Path, str]]:
+def _moment_problems(
+    scenario: FleetScenario, expectation: Expectation, names: dict[str, int]
+) -> Iterator[tuple[Path, str]]:
     known = {*names, "faults_off", "end"}
     times: dict[str, float] = {"by": scenario.duration_s}
     for key, moment in (("by", expectation.by), ("since", expectation.since)):

@@ -16,7 +16,7 @@ from bmsota_sim.streams import stream_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bmsota_sim.run.scenario import Scenario
+    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.selection import UnitId
 
 __all__ = ["check_group_codes", "group_code", "identity", "slave_hwid"]
@@ -36,7 +36,7 @@ def group_code(group: str) -> str:
     return code
 
 
-def check_group_codes(scenario: Scenario) -> Iterator[str]:
+def check_group_codes(scenario: FleetScenario) -> Iterator[str]:
     """Groups whose code is that of an earlier one: one pair of names in a million."""
     seen: dict[str, str] = {}
     for group in scenario.groups:
@@ -57,7 +57,7 @@ def slave_hwid(seed: int, unit: UnitId, position: int, *, generation: int = 0) -
     return f"S{group_code(unit.group)}{unit.number:06d}{position:02d}{_GENERATIONS[generation]}{drawn}"
 
 
-def identity(scenario: Scenario, seed: int, unit: UnitId) -> VirtualUnitIdentity:
+def identity(scenario: FleetScenario, seed: int, unit: UnitId) -> VirtualUnitIdentity:
     """Who *unit* is in the run with *seed*."""
     profile = PROFILES[scenario.groups[unit.group].profile]
     code = group_code(unit.group)

@@ -140,8 +140,7 @@ def read_document(data: bytes, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise _error(name, *_of(mark), _yaml_problem(error)) from error
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # PyYAML converts escapes and version numbers without a look at their range.
+    except yaml.YAMLError as error:
         raise _error(name, 1, 1, f"not valid YAML: {shown(str(error), quote=False)}") from error
     if node is None:
         raise _error(name, 1, 1, "the file is empty; expected a scenario, a mapping that starts with a name")
@@ -191,13 +190,19 @@ def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
 
 def _check_depth(text: str, name: str) -> None:
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > DEPTH_MAX:
-                raise _error(name, *_of(event.start_mark), f"expected at most {DEPTH_MAX} levels of nesting")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+    last = None
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            last = event.end_mark
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > DEPTH_MAX:
+                    raise _error(name, *_of(event.start_mark), f"expected at most {DEPTH_MAX} levels of nesting")
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    except (ValueError, OverflowError) as error:
+        # PyYAML converts escapes and version numbers without a look at their range.
+        raise _error(name, *_of(last), "not valid YAML: a number is out of range after this") from error
 
 
 class _Builder:
@@ -224,12 +229,11 @@ class _Builder:
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
         mark = node.start_mark
-        if len(self._values) >= VALUES_MAX or len(path) > DEPTH_MAX:
+        if len(self._values) >= VALUES_MAX:
+            raise _error(self._name, *_of(mark), f"the aliases expand to more than {VALUES_MAX:,} values")
+        if len(path) > DEPTH_MAX:
             raise _error(
-                self._name,
-                mark.line + 1,
-                mark.column + 1,
-                f"the aliases expand to more than {VALUES_MAX:,} values, or to themselves",
+                self._name, *_of(mark), f"the aliases nest more than {DEPTH_MAX} levels deep, or hold themselves"
             )
         self._values[path] = Place(
             mark.line + 1, mark.column + 1, node.value if isinstance(node, yaml.ScalarNode) else None

@@ -1,4 +1,4 @@
-"""Who is meant: `all`, `watched/3`, `80% of shanghai-f7`; and which units that are.
+"""Which units are meant by a selection (`who`), with one seed.
 
 A unit is a group and a number from 1. A drawn share depends on seed, group, number and purpose alone: a further unit, group or entry
 changes nothing drawn for others.
@@ -10,41 +10,23 @@ take one or two, where independent draws would give 12 to 28.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, InstanceOf, WithJsonSchema
 
 from bmsota.errors import ConfigurationError
-from bmsota_sim.run.places import did_you_mean, shown
+from bmsota_sim.run.who import problems_of
 from bmsota_sim.streams import stream_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bmsota_sim.run.scenario import Scenario
+    from bmsota_sim.run.model import FleetScenario
+    from bmsota_sim.run.who import WhoPart
 
-__all__ = [
-    "GROUP_NAME",
-    "Part",
-    "UnitId",
-    "Units",
-    "Who",
-    "drawn_places",
-    "group_units",
-    "problems_of",
-    "resolve",
-    "select",
-]
+__all__ = ["UnitId", "Units", "drawn_places", "group_units", "resolve", "select"]
 
-GROUP_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,39}"
-_PART = re.compile(
-    rf"(?:([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*%(?:\s+of\s+)?)?(?:those\s+of\s+({GROUP_NAME})|({GROUP_NAME})(?:/([0-9]{{1,9}})(?:-([0-9]{{1,9}}))?)?)?"
-)
-_HELP = "all, a group, a unit (watched/3), a range (watched/3-9), a share (80% of watched), those of an entry, or a list of these"
 # 2^17 is above the largest fleet; finer bits of a place are drawn for the unit alone.
 _LEVELS = 17
 
@@ -57,26 +39,6 @@ class UnitId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.group}/{self.number}"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part of a selection. No group: all of them; no numbers: the whole group."""
-
-    group: str | None = None
-    first: int | None = None
-    last: int | None = None
-    share: float | None = None
-    entry: str | None = None
-    """The units that this entry of the timeline meets."""
-
-    def __str__(self) -> str:
-        what = self.group or "all"
-        if self.entry is not None:
-            what = f"those of {self.entry}"
-        elif self.first is not None:
-            what += f"/{self.first}" + (f"-{self.last}" if self.last != self.first else "")
-        return what if self.share is None else f"{self.share * 100:g}% of {what}"
 
 
 class Units(Collection[UnitId]):
@@ -130,65 +92,6 @@ class Units(Collection[UnitId]):
         return ", ".join(texts)
 
 
-def parse_who(value: object) -> tuple[Part, ...]:
-    """Read a selection.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if isinstance(value, tuple) and all(isinstance(part, Part) for part in value):
-        return value
-    texts = value if isinstance(value, list) else [value]
-    if not texts:
-        raise ValueError(f"expected {_HELP}, got an empty list")
-    return tuple(_part(text) for text in texts)
-
-
-def _part(text: object) -> Part:
-    match = _PART.fullmatch(text.strip()) if isinstance(text, str) else None
-    if match is None or not match[0]:
-        raise ValueError(f"expected {_HELP}, got {shown(text)}")
-    percent, entry, group, first, last = match.groups()
-    share = None if percent is None else float(percent) / 100
-    if share is not None and not 0 < share <= 1:
-        raise ValueError(f"expected a share above 0% and at most 100%, got {shown(text)}")
-    if first is not None and (int(first) < 1 or int(last or first) < int(first)):
-        raise ValueError(f"expected numbers from 1, the lower one first, got {shown(text)}")
-    return Part(
-        group=None if group == "all" and first is None else group,
-        first=None if first is None else int(first),
-        last=None if first is None else int(last or first),
-        share=share,
-        entry=entry,
-    )
-
-
-_TEXT_SCHEMA = {"type": "string", "pattern": f"^\\s*{_PART.pattern}\\s*$", "minLength": 1}
-Who = Annotated[
-    InstanceOf[tuple],  # type: ignore[type-arg]
-    BeforeValidator(parse_who),
-    WithJsonSchema(
-        {
-            "description": f"Who: {_HELP}.",
-            "anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1}],
-        }
-    ),
-]
-
-
-def problems_of(who: tuple[Part, ...], counts: Mapping[str, int], entries: Collection[str]) -> list[str]:
-    """What in *who* is not there: an unknown group or entry, or a number above the group's."""
-    found = []
-    for part in who:
-        if part.entry is not None and part.entry not in entries:
-            found.append(f"no entry of the timeline is named {part.entry!r}{did_you_mean(part.entry, entries)}")
-        elif part.group is not None and part.group not in counts:
-            found.append(f"no group {part.group!r}{did_you_mean(part.group, counts)}")
-        elif part.group is not None and part.last is not None and part.last > counts[part.group]:
-            found.append(f"expected a number from 1 to {counts[part.group]:,} in group {part.group!r}, got {part.last}")
-    return found
-
-
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finalizer of SplitMix64: a bijection whose output bits all depend on all input bits."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -229,12 +132,12 @@ def drawn_places(seed: int, group: str, numbers: NDArray[np.int64], purpose: str
     return np.asarray((places | (fine >> np.uint64(64 - 53 + _LEVELS))) * 2.0**-53, dtype=np.float64)
 
 
-def group_units(scenario: Scenario) -> Units:
+def group_units(scenario: FleetScenario) -> Units:
     """Every unit."""
     return Units({name: np.arange(1, group.count + 1) for name, group in scenario.groups.items()})
 
 
-def select(scenario: Scenario, seed: int, who: tuple[Part, ...], purpose: str) -> Units:
+def select(scenario: FleetScenario, seed: int, who: tuple[WhoPart, ...], purpose: str) -> Units:
     """The units that are meant; a share is drawn for *purpose*.
 
     Raises:
@@ -267,6 +170,6 @@ def select(scenario: Scenario, seed: int, who: tuple[Part, ...], purpose: str) -
     )
 
 
-def resolve(scenario: Scenario, seed: int, who: tuple[Part, ...], purpose: str = "") -> tuple[UnitId, ...]:
+def resolve(scenario: FleetScenario, seed: int, who: tuple[WhoPart, ...], purpose: str = "") -> tuple[UnitId, ...]:
     """As `select`, one by one."""
     return tuple(select(scenario, seed, who, purpose))

@@ -9,15 +9,15 @@ import numpy as np
 from bmsota.errors import ConfigurationError
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.consistency import contradiction, overlap
+from bmsota_sim.run.model import OUTCOMES
 from bmsota_sim.run.places import dotted
-from bmsota_sim.run.scenario import OUTCOMES
 from bmsota_sim.run.selection import UnitId, Units, drawn_places, select
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.places import Path
-    from bmsota_sim.run.scenario import Scenario
     from bmsota_sim.run.verbs import Verb
 
 __all__ = ["Meeting", "PlanError", "Planned", "meetings", "outcomes", "plan"]
@@ -56,7 +56,7 @@ class Planned(NamedTuple):
     end_ns: int | None
 
 
-def meetings(scenario: Scenario, seed: int) -> tuple[Meeting, ...]:
+def meetings(scenario: FleetScenario, seed: int) -> tuple[Meeting, ...]:
     """The entries with those they meet, in the order of time; of one time, in the order of the file.
 
     Raises:
@@ -84,7 +84,7 @@ def meetings(scenario: Scenario, seed: int) -> tuple[Meeting, ...]:
     return tuple(sorted(found, key=lambda meeting: (meeting.at_ns, meeting.position)))
 
 
-def _contradictions(scenario: Scenario, found: list[Meeting]) -> Iterable[tuple[Path, str]]:
+def _contradictions(scenario: FleetScenario, found: list[Meeting]) -> Iterable[tuple[Path, str]]:
     by_key: dict[tuple[object, ...], list[Meeting]] = {}
     for meeting in found:
         for earlier in by_key.setdefault(meeting.entry.key, []):
@@ -100,7 +100,7 @@ def _contradictions(scenario: Scenario, found: list[Meeting]) -> Iterable[tuple[
         by_key[meeting.entry.key].append(meeting)
 
 
-def plan(scenario: Scenario, seed: int) -> tuple[Planned, ...]:
+def plan(scenario: FleetScenario, seed: int) -> tuple[Planned, ...]:
     """Everything that has to happen, sorted by time and order.
 
     Raises:
@@ -116,7 +116,7 @@ def plan(scenario: Scenario, seed: int) -> tuple[Planned, ...]:
     return tuple(planned)
 
 
-def outcomes(scenario: Scenario, seed: int) -> dict[str, Units]:
+def outcomes(scenario: FleetScenario, seed: int) -> dict[str, Units]:
     """The units that the OTA task is for, by the outcome that is drawn for each; what has no share is left to `succeeds`."""
     if scenario.ota is None:
         return {}

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from bmsota_sim.run.base import EVERYONE, NS_PER_S, Section
 from bmsota_sim.run.quantities import Celsius, Duration, PositiveDuration, Share, SignedDuration
-from bmsota_sim.run.selection import GROUP_NAME, Who
+from bmsota_sim.run.who import GROUP_NAME, Who
 
 __all__ = ["FOR_ALL", "NO_FAULTS", "VERBS", "BaseEntry", "Entry", "Verb"]
 
@@ -222,7 +222,7 @@ class Charging(_Lasting):
     topic: ClassVar[str] = "motion"
 
 
-class DownloadCut(BaseEntry):
+class DownloadCutEntry(BaseEntry):
     """The mobile link breaks once, when this many bytes of image data have been downloaded."""
 
     do: Literal["download_cut"]
@@ -230,7 +230,7 @@ class DownloadCut(BaseEntry):
     is_armed: ClassVar[bool] = True
 
 
-class CorruptByte(BaseEntry):
+class CorruptByteEntry(BaseEntry):
     """One byte of the image data arrives wrong, once."""
 
     do: Literal["corrupt_byte"]
@@ -238,7 +238,7 @@ class CorruptByte(BaseEntry):
     is_armed: ClassVar[bool] = True
 
 
-class SlavePowerCut(BaseEntry):
+class SlavePowerCutEntry(BaseEntry):
     """A slave loses its supply when this share of its new image is programmed, and gets it back."""
 
     do: Literal["slave_power_cut"]
@@ -248,7 +248,7 @@ class SlavePowerCut(BaseEntry):
     is_armed: ClassVar[bool] = True
 
 
-class SelfTestFails(BaseEntry):
+class SelfTestFailsEntry(BaseEntry):
     """The new image runs but does not pass its self-test."""
 
     do: Literal["self_test_fails"]
@@ -259,7 +259,7 @@ class SelfTestFails(BaseEntry):
 Verb: TypeAlias = (
     Offline | PlatformOutage | Storm | Restart | ClockSkew | ClockJump | PositionFrozen | PositionJump | DuplicateFrames | OutOfOrder
     | CellFailure | ThermalEvent | SensorBroken | SlaveSilent | SlaveSwap | FrameCorrupted | FrameFrozen | FrameReplayed
-    | Driving | Charging | DownloadCut | CorruptByte | SlavePowerCut | SelfTestFails
+    | Driving | Charging | DownloadCutEntry | CorruptByteEntry | SlavePowerCutEntry | SelfTestFailsEntry
 )  # fmt: skip
 Entry = Annotated[Verb, Field(discriminator="do")]
 VERBS: dict[str, type[BaseEntry]] = {kind.model_fields["do"].annotation.__args__[0]: kind for kind in Verb.__args__}
