@@ -7,12 +7,13 @@ returned counts, what it raised did not happen, what a cut interrupted may be ei
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from random import Random
 
 import pytest
 from bmsota_sim.devices.flash import CellFault, PowerCut
-from long_run import LONG, seeds
+from long_run import LONG, phases_at, seeds, thinned
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import FlashError, FlashWornError, ImageError, LocalProtocolError, TrustError
@@ -434,16 +435,120 @@ def test_what_a_boot_has_read_as_new_is_never_read_as_old(device, area):
     assert device.power_on()[0].get_record("kept") == b"new"
 
 
+# -- one worn cell and one power cut
+
+PHASES = ("before", "inside", "after")
+
+
+def with_records(parts):
+    device = parts.Device(cuts_are_unstable=True, journal_bytes=1024)
+    store = updated(device, parts)
+    store.put_record("other", b"other" * 8)
+    store.put_record("kept", b"old" * 8)
+    return device, store
+
+
+def behind_a_power_up(parts):
+    """The first change renews both areas."""
+    device, _ = with_records(parts)
+    return device, device.power_on()[0]
+
+
+def with_room_for_no_more(parts):
+    """The areas were filled since power-up; the next change renews them."""
+    device, store = with_records(parts)
+    while True:
+        twin, its_store = copy.deepcopy((device, store))
+        put_new(twin, its_store)
+        if twin.flash.operations > device.flash.operations + 2:
+            return device, store
+        store.put_record("kept", b"%d" % device.flash.operations * 8)
+        store.put_record("kept", b"old" * 8)
+
+
+def behind_a_cut_between_two_copies(parts):
+    """The record stands in one area; the next boot renews both."""
+    device, store = with_records(parts)
+    device.flash.cut_at(device.flash.operations + 1, "after")
+    with pytest.raises(PowerCut):
+        put_new(device, store)
+    device.flash.power_on()
+    return device, None
+
+
+def put_new(device, store):
+    if store is None:
+        store = device.store()
+        store.boot()
+    store.put_record("kept", b"new" * 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["unreadable", "unstable"])
+@pytest.mark.parametrize("ready", [behind_a_power_up, with_room_for_no_more, behind_a_cut_between_two_copies])
+def test_one_cell_wears_out_and_the_power_fails_in_the_next_change(parts, ready, fault):
+    """Any used unit of the journal, any operation of the change: nothing else is lost, and the change is there or not."""
+    device, store = ready(parts)
+    twin, its_store = copy.deepcopy((device, store))
+    put_new(twin, its_store)
+    count = twin.flash.operations - device.flash.operations
+    assert count >= 10
+    unit = device.flash.write_unit_bytes
+    _, touched = device.flash.dump()
+    places = [
+        offset
+        for start in device.layout.journal_offsets
+        for offset in range(start, start + device.layout.journal_size_bytes, unit)
+        if touched[offset // unit]
+    ]
+    assert len(places) > 40
+    cuts = 0
+    for index, place in enumerate(thinned(places, len(places) // 20)):
+        for operation in range(1, count + 1):
+            for phase in phases_at(index + operation, PHASES):
+                twin, its_store = copy.deepcopy((device, store))
+                twin.flash.wear(fault, place + index % unit, operation % 8)
+                twin.flash.cut_at(twin.flash.operations + operation, phase)
+                where = (place, operation, phase)
+                try:
+                    put_new(twin, its_store)
+                except PowerCut:
+                    cuts += 1
+                except FlashWornError as error:
+                    raise AssertionError(where) from error
+                twin.flash.clear_cuts()
+                after, result = twin.power_on()
+                assert (parts.version(result), after.security_counter) == ("2.1.0", 2), where
+                assert after.get_record("other") == b"other" * 8, where
+                value = after.get_record("kept")
+                assert value in {b"old" * 8, b"new" * 8}, where
+                after, _ = twin.power_on()
+                assert after.get_record("kept") == value, where
+                after.put_record("kept", b"next" * 8)
+                assert after.worn or twin.power_on()[0].get_record("kept") == b"next" * 8, where
+    assert cuts > 100
+
+
 # -- random lives
+
+
+def live(parts, seed):
+    life = Life(parts, seed)
+    try:
+        life.live()
+    except BaseException as error:
+        error.add_note(f"life {seed}: {life.fault}")
+        raise
+
+
+@pytest.mark.parametrize("seed", [1324, 5608, 6653])
+def test_lives_that_once_lost_their_journal(parts, seed):
+    """The head of the area that was to stay had worn out since power-up, and the power failed behind the other's erase."""
+    live(parts, seed)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("block", seeds(), ids="seed{}".format)
 def test_random_lives_with_a_worn_cell(parts, block):
     for seed in range(block * LIVES, (block + 1) * LIVES):
-        life = Life(parts, seed)
-        try:
-            life.live()
-        except BaseException as error:
-            error.add_note(f"life {seed}: {life.fault}")
-            raise
+        live(parts, seed)
