@@ -19,6 +19,7 @@ from bmsota.boot import BootReason, SlotState
 from bmsota.errors import FlashError, FlashWornError, ImageError, LocalProtocolError, TrustError
 
 LIVES = 2000 if LONG else 60
+PHASES = ("before", "inside", "after")
 REFUSALS = (FlashError, ImageError, TrustError, LocalProtocolError)
 
 
@@ -422,6 +423,93 @@ def test_a_piece_that_the_slot_does_not_keep_is_refused_and_its_block_written_ag
     store.write_staged(0, parts.NEW[:512])
 
 
+def dead_with_a_worn_spare_slot(parts, fault="unreadable"):
+    """The active image has rotted, and the other slot does not keep one."""
+    device = parts.Device(cuts_are_unstable=True)
+    store = updated(device, parts)
+    device.flash.flip_bit(device.layout.slot_offsets[store.active_slot] + 700, 3)
+    rot(device, store.spare_slot, fault=fault)
+    for bit in range(8):
+        device.flash.wear("not programmed", device.layout.slot_offsets[store.spare_slot] + 900, bit)
+    store, result = device.power_on()
+    assert result.reason is BootReason.NOTHING
+    return device, store
+
+
+@pytest.mark.parametrize("fault", ["unreadable", "not programmed"])
+def test_where_nothing_runs_and_the_spare_slot_is_worn_the_damaged_image_makes_way(parts, fault):
+    device, store = dead_with_a_worn_spare_slot(parts, fault)
+    worn, damaged = store.spare_slot, store.active_slot
+    with pytest.raises(FlashError, match=f"flash worn: slot {worn}"):
+        parts.stage(store, parts.NEW)
+    assert (store.active_slot, store.spare_slot) == (damaged, worn)
+    parts.stage(store, parts.NEW)
+    assert (store.active_slot, store.spare_slot) == (worn, damaged)
+    store.request_test()
+    store, result = device.power_on()
+    assert (result.slot, result.reason, parts.version(result)) == (damaged, BootReason.TEST, "2.1.0")
+    store.confirm()
+    store, result = device.power_on()
+    assert (result.slot, result.reason) == (damaged, BootReason.NORMAL)
+    assert store.security_counter == 2
+
+
+def test_an_image_that_runs_never_makes_way_for_a_worn_spare_slot(device, parts):
+    store, _ = device.power_on()
+    active = store.active_slot
+    rot(device, store.spare_slot)
+    for _ in range(3):
+        with pytest.raises(FlashError, match="flash worn: slot 1"):
+            parts.stage(store, parts.NEW)
+    assert store.active_slot == active
+    assert parts.version(device.power_on()[1]) == "2.0.0"
+
+
+def test_where_both_slots_are_worn_none_is_changed_for_the_other_again(parts):
+    device, store = dead_with_a_worn_spare_slot(parts)
+    rot(device, store.active_slot)
+    slots = []
+    for _ in range(4):
+        with pytest.raises(FlashError, match="flash worn: slot"):
+            parts.stage(store, parts.NEW)
+        slots.append(store.spare_slot)
+    assert slots == [slots[0], *[1 - slots[0]] * 3]
+    assert device.power_on()[1].reason is BootReason.NOTHING
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_power_may_fail_while_the_damaged_image_makes_way(parts, phase):
+    """It is tried again at the next power-on, twice, as a master does."""
+    operation = 0
+    while True:
+        operation += 1 if LONG else 3
+        device, store = dead_with_a_worn_spare_slot(parts)
+        device.flash.cut_at(device.flash.operations + operation, phase)
+        try:
+            restore(device, parts, store)
+        except PowerCut:
+            store, result = device.power_on()
+            if result.slot is None:
+                restore(device, parts, store)
+        store, result = device.power_on()
+        assert parts.version(result) == "2.1.0", operation
+        store, result = device.power_on()
+        assert (parts.version(result), result.reason, store.security_counter) == ("2.1.0", BootReason.NORMAL, 2)
+        if device.flash._cuts:
+            break
+    assert operation > 20
+
+
+def restore(device, parts, store):
+    """As a master does: staged twice, tested, confirmed."""
+    try:
+        parts.stage(store, parts.NEW)
+    except FlashError:
+        parts.stage(store, parts.NEW)
+    store.request_test()
+    device.power_on()[0].confirm()
+
+
 @pytest.mark.parametrize("area", [0, 1])
 def test_what_a_boot_has_read_as_new_is_never_read_as_old(device, area):
     """The power went between the two copies; then the area that had the record is lost."""
@@ -436,8 +524,6 @@ def test_what_a_boot_has_read_as_new_is_never_read_as_old(device, area):
 
 
 # -- one worn cell and one power cut
-
-PHASES = ("before", "inside", "after")
 
 
 def with_records(parts):
