@@ -15,7 +15,8 @@ Then `is_settled` is false, and the journal must be renewed (`compact`) before a
 
 The order of the writes matters, because the last write before a power cut may have left cells that are sound only now and then:
 
-* An area that reads differently from one time to the next is erased first, so that the steady one stays.
+* An area that reads differently from one time to the next is erased first, so that the steady one stays. So is one that lacks
+  what its copy has. Both are looked at again before each renewal: a cell may have worn out since power-up.
 * Of generation g, `_first(g)` is the area that is filled first, and the next generation begins with the other one. The head
   that was written last, the only one that may be torn, is thereby the first to be erased.
 * A record goes to the area first that is erased first. A change that then fails is gone with it.
@@ -201,8 +202,10 @@ class Journal:
         self._versions = [0, 0]
         self._doubtful: int | None = None  # the area that must be erased first, whatever its generation
         self._open: list[_Open] = []  # in the order in which a record is written to them
+        self._one_copy: list[_Open] = []  # the area that took a record which the other one did not
         self.sequence = 0
         """Number of the newest record."""
+        self._promised = 0  # number of the newest record that is in both areas, as far as both can be filled
         self.records: list[Record] = []
         self.foreign: list[Record] = []
         self.newer_layout: int | None = None
@@ -236,10 +239,10 @@ class Journal:
         if other.version == LAYOUT and (is_copy or newest.generation - other.generation > 1):
             # Of one number, the newer area's is the one that counts: the other may be a torn record that was given up.
             found = other.records | found
-            if not (newest.is_steady if is_copy else newest.has_steady_head):
+            if is_copy:
+                self._doubtful = self._worse_copy(contents)
+            elif not newest.has_steady_head:
                 self._doubtful = self._newest
-            elif is_copy and not other.is_steady:
-                self._doubtful = 1 - self._newest
         if other.version <= LAYOUT:
             is_same = is_copy and newest.records == other.records
             self.is_settled = is_same and newest.is_steady and other.is_steady
@@ -251,6 +254,19 @@ class Journal:
                 self.records.append(record)
             elif record not in self.foreign:
                 self.foreign.append(record)
+        self._promised = self.sequence
+
+    def _worse_copy(self, contents: Sequence[_Content]) -> int | None:
+        """Which of two areas of one generation must not be the one that stays; None if both will do."""
+        for area in (0, 1):
+            content, copy = contents[area], contents[1 - area]
+            if copy.is_steady and not content.is_steady:
+                return area
+        for area in (0, 1):
+            content, copy = contents[area], contents[1 - area]
+            if content.records.items() < copy.records.items():
+                return area
+        return None
 
     @property
     def _newest(self) -> int:
@@ -314,31 +330,44 @@ class Journal:
             return False
         # The number is used up in any case: what a worn area has kept of this try must not pass for the next record.
         self.sequence += 1
-        return all(self._put(area, raw) for area in self._open)
+        for index, area in enumerate(self._open):
+            if not self._put(area, raw):
+                self._one_copy = self._open[:index]
+                return False
+        self._promised = self.sequence
+        return True
 
     def compact(self) -> None:
         """Renew both areas, each by erasing it and writing the snapshot, then the head that makes it valid.
 
         Raises:
             LocalProtocolError: the snapshot does not fit an area; nothing was written.
-            FlashWornError: the first area does not keep the snapshot. What was there before counts.
+            FlashWornError: the first area does not keep the snapshot, nor has the other one the change. What was there
+                before counts.
         """
         records = list(self._snapshot())
         self.check_room(records)
         if self._needed([*records, *self.foreign]) <= self._layout.journal_size_bytes:
             records += self.foreign
+        self._look_again()
         area = self._oldest()
         generation = max(self._generations) + (2 if any(self._generations) else 1)
         generation += _first(generation) != area
         first_sequence = self.sequence + 1
         self.sequence += len(records)
-        self._open = []
+        self._open, one_copy = [], self._one_copy
+        self._one_copy = []
         first = self._fill(area, generation, records, first_sequence)
         if first is None:
             self.problem = f"journal area {area} does not keep what is written to it"
+            if one_copy and one_copy[0].start != self._layout.journal_offsets[area]:
+                # The change stands in the area that was not touched.
+                self._open = one_copy
+                return
             raise FlashWornError(self.problem)
         self._open = [first]
         self._doubtful = None
+        self._promised = self.sequence
         self.is_settled = True
         self.newer_layout = None
         if self._versions[1 - area] > LAYOUT:
@@ -348,6 +377,33 @@ class Journal:
             self.problem = f"journal area {1 - area} does not keep what is written to it"
         else:
             self._open.insert(0, second)
+
+    def _look_again(self) -> None:
+        """Find the area that has decayed since it was read or written; its copy must stay until it has been filled again.
+
+        A record that was not written to both has not happened yet, and does not make the area that lacks it the worse one.
+        """
+        if self._doubtful is not None or self._versions != [LAYOUT, LAYOUT]:
+            return
+        if self._generations[0] != self._generations[1]:
+            return
+        size = self._layout.journal_size_bytes
+        readings = {
+            read_leniently(self._flash, start, size) for start in self._layout.journal_offsets for _ in range(READINGS)
+        }
+        if len(readings) == 1:
+            # Two areas that were filled alike, and no cell has moved.
+            return
+        contents = [self._content(area) for area in (0, 1)]
+        for content in contents:
+            content.records = {
+                sequence: record for sequence, record in content.records.items() if sequence <= self._promised
+            }
+        heads = [content.has_steady_head and content.version == LAYOUT for content in contents]
+        if heads[0] != heads[1]:
+            self._doubtful = heads.index(False)
+        else:
+            self._doubtful = self._worse_copy(contents)
 
     def _oldest(self) -> int:
         """The area to erase first."""

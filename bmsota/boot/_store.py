@@ -220,6 +220,9 @@ class BootStore:
         self._spare_images = spare_images
         self._busy_ns = 0
         self._running_slot: int | None = None
+        self._runs_nothing = False
+        self._worn_slots: set[int] = set()
+        """Slots that did not keep an image since power-up."""
         self._state = _BootState()
         self._records: dict[bytes, bytes] = {}
         self.journal_problem = ""
@@ -313,11 +316,13 @@ class BootStore:
         """Make the spare slot ready for an image of *size_bytes* whose whole file has the SHA-256 *sha256*.
 
         Returns the offset at which writing starts: 0 for a new image, more if part of this image is already there,
-        *size_bytes* if all of it is. Without a digest (None, for a diagnostic tester that sends none) it is always 0, and
+        *size_bytes* if all of it is. If nothing can run and the spare slot has not kept an image since power-up, the other one
+        is the spare slot from now on. Without a digest (None, for a diagnostic tester that sends none) it is always 0, and
         the signature alone decides about the image.
 
         Raises:
             LocalProtocolError: the image does not fit, or it would overwrite the running one (`is_spare_running`).
+            FlashWornError: the journal cannot record it.
         """
         if self.is_test_pending:
             raise LocalProtocolError("staging: an image is in test; confirm or revert it first")
@@ -331,6 +336,7 @@ class BootStore:
             sha256 = _UNKNOWN_SHA256
         elif len(sha256) != SHA256_BYTES or sha256 == _UNKNOWN_SHA256:
             raise LocalProtocolError(f"staging: expected a digest of {SHA256_BYTES} bytes, got {sha256.hex()}")
+        self._make_way()
         info = self._spare_info()
         if (info.size_bytes, info.sha256) == (size_bytes, sha256) and sha256 != _UNKNOWN_SHA256:
             if info.state is SlotState.STAGING:
@@ -347,6 +353,19 @@ class BootStore:
         )
         self._staging_offset = 0
         return 0
+
+    def _make_way(self) -> None:
+        """Give up a spare slot that does not keep an image, if nothing can run: the damaged one takes its place."""
+        state, active, spare = self._state, self._state.active, self.spare_slot
+        if active is None or not self._runs_nothing or self._worn_slots != {spare}:
+            return
+        for slot, change in ((spare, SlotChange.REFUSED), (active, SlotChange.DAMAGED)):
+            info = state.slots[slot]
+            if info.state is not SlotState.BAD:
+                after = self._allowed(info.state, change)
+                state = state.with_slot(slot, replace(info, state=after, progress_bytes=0))
+        self._commit(replace(state, active=spare))
+        self._staging_offset = 0
 
     def write_staged(self, offset: int, data: bytes) -> None:
         """Write the next *data* of the image; *offset* must be `staging_offset`.
@@ -384,12 +403,17 @@ class BootStore:
         """Write *data*, which lies in one erase block, into the spare slot; erase the block if it is the first piece of it."""
         start, unit = self._layout.slot_offsets[self.spare_slot] + offset, self._flash.write_unit_bytes
         data += bytes((ERASED,)) * (-len(data) % unit)
-        if offset % self._flash.erase_block_bytes == 0:
-            self._flash.erase(start)
-            self._busy_ns += self._flash.erase_ns
-        self._flash.write(start, data)
-        self._busy_ns += self._flash.program_ns * (len(data) // unit)
+        try:
+            if offset % self._flash.erase_block_bytes == 0:
+                self._flash.erase(start)
+                self._busy_ns += self._flash.erase_ns
+            self._flash.write(start, data)
+            self._busy_ns += self._flash.program_ns * (len(data) // unit)
+        except FlashError:
+            self._worn_slots.add(self.spare_slot)
+            raise
         if read_leniently(self._flash, start, len(data)) != data:
+            self._worn_slots.add(self.spare_slot)
             raise FlashError(f"flash worn: slot {self.spare_slot} does not keep what is written (offset {offset})")
 
     def finish_staging(self) -> ImageFacts:
@@ -412,7 +436,9 @@ class BootStore:
                 # From here on the digest guards the image as any other; the signature is checked below.
                 info = replace(info, sha256=hashlib.sha256(self.read_slot(spare)).digest())
             facts = self._verified(spare, info, readings=READINGS)
-        except (ImageError, TrustError, FlashError):
+        except (ImageError, TrustError, FlashError) as error:
+            if isinstance(error, FlashError):
+                self._worn_slots.add(spare)
             self._staging_offset = 0
             self._change(spare, SlotChange.REFUSED, replace(info, progress_bytes=0))
             raise
@@ -461,6 +487,7 @@ class BootStore:
         self._settle()
         result = self._boot()
         self._running_slot = result.slot
+        self._runs_nothing = result.slot is None
         return result
 
     def _settle(self) -> None:
@@ -722,7 +749,7 @@ class BootStore:
         """Make the image in *slot* the active one; the other slot's is damaged."""
         after = self._allowed(self._state.slots[slot].state, SlotChange.RESCUED)
         state = self._state.with_slot(slot, replace(info, state=after))
-        if state.active == 1 - slot:
+        if state.active == 1 - slot and state.slots[1 - slot].state is not SlotState.BAD:
             after = self._allowed(state.slots[1 - slot].state, SlotChange.DAMAGED)
             state = state.with_slot(1 - slot, replace(state.slots[1 - slot], state=after))
         self._commit(replace(state, active=slot), is_required=False)

@@ -9,9 +9,8 @@ one that other slaves run goes first, then that of the pack's release; any other
 which is told as any.
 
 When: no order is under way, no flasher is at work, and the pack is at rest, as for the slaves of an order. A power cut on the way
-is found at the next power-on. A slave is tried twice a power-on.
-
-Left out: a slave whose other slot does not keep the image. Its bootloader writes into that slot only, and says that it is worn.
+is found at the next power-on. A slave is tried twice a power-on: where its spare slot does not keep the image, its bootloader takes the
+other slot for the second one.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 
 TRIES_MAX = 2
-"""Of one slave and one power-on: a bus may be disturbed once; a flash that does not keep the image is not better the next time."""
+"""Of one slave and one power-on: a bus may be disturbed once, and one of two slots may be worn."""
 
 # How often the conditions are looked at while a slave waits for its image: not every value tells when it changes.
 LOOK_NS = 10 * SECOND

@@ -109,7 +109,9 @@ FAILURES: Mapping[FailureCause, Failure] = {
         "Another upgrade of the node is in progress, such as one over the air; wait until it has ended and run again.",
     ),
     FailureCause.FLASH_WORN: Failure(
-        True, "The node's flash does not keep what is written to it: replace the node. It runs the image it ran before."
+        True,
+        "The node's flash does not keep what is written to it: replace the node. It runs the image it ran before; if none ran, run this "
+        "once more: the node then uses its other slot.",
     ),
     FailureCause.REFUSED: Failure(False, "The node refused; the detail says with which code."),
 }

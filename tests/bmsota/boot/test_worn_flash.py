@@ -7,17 +7,19 @@ returned counts, what it raised did not happen, what a cut interrupted may be ei
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from random import Random
 
 import pytest
 from bmsota_sim.devices.flash import CellFault, PowerCut
-from long_run import LONG, seeds
+from long_run import LONG, phases_at, seeds, thinned
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import FlashError, FlashWornError, ImageError, LocalProtocolError, TrustError
 
 LIVES = 2000 if LONG else 60
+PHASES = ("before", "inside", "after")
 REFUSALS = (FlashError, ImageError, TrustError, LocalProtocolError)
 
 
@@ -421,6 +423,93 @@ def test_a_piece_that_the_slot_does_not_keep_is_refused_and_its_block_written_ag
     store.write_staged(0, parts.NEW[:512])
 
 
+def dead_with_a_worn_spare_slot(parts, fault="unreadable"):
+    """The active image has rotted, and the other slot does not keep one."""
+    device = parts.Device(cuts_are_unstable=True)
+    store = updated(device, parts)
+    device.flash.flip_bit(device.layout.slot_offsets[store.active_slot] + 700, 3)
+    rot(device, store.spare_slot, fault=fault)
+    for bit in range(8):
+        device.flash.wear("not programmed", device.layout.slot_offsets[store.spare_slot] + 900, bit)
+    store, result = device.power_on()
+    assert result.reason is BootReason.NOTHING
+    return device, store
+
+
+@pytest.mark.parametrize("fault", ["unreadable", "not programmed"])
+def test_where_nothing_runs_and_the_spare_slot_is_worn_the_damaged_image_makes_way(parts, fault):
+    device, store = dead_with_a_worn_spare_slot(parts, fault)
+    worn, damaged = store.spare_slot, store.active_slot
+    with pytest.raises(FlashError, match=f"flash worn: slot {worn}"):
+        parts.stage(store, parts.NEW)
+    assert (store.active_slot, store.spare_slot) == (damaged, worn)
+    parts.stage(store, parts.NEW)
+    assert (store.active_slot, store.spare_slot) == (worn, damaged)
+    store.request_test()
+    store, result = device.power_on()
+    assert (result.slot, result.reason, parts.version(result)) == (damaged, BootReason.TEST, "2.1.0")
+    store.confirm()
+    store, result = device.power_on()
+    assert (result.slot, result.reason) == (damaged, BootReason.NORMAL)
+    assert store.security_counter == 2
+
+
+def test_an_image_that_runs_never_makes_way_for_a_worn_spare_slot(device, parts):
+    store, _ = device.power_on()
+    active = store.active_slot
+    rot(device, store.spare_slot)
+    for _ in range(3):
+        with pytest.raises(FlashError, match="flash worn: slot 1"):
+            parts.stage(store, parts.NEW)
+    assert store.active_slot == active
+    assert parts.version(device.power_on()[1]) == "2.0.0"
+
+
+def test_where_both_slots_are_worn_none_is_changed_for_the_other_again(parts):
+    device, store = dead_with_a_worn_spare_slot(parts)
+    rot(device, store.active_slot)
+    slots = []
+    for _ in range(4):
+        with pytest.raises(FlashError, match="flash worn: slot"):
+            parts.stage(store, parts.NEW)
+        slots.append(store.spare_slot)
+    assert slots == [slots[0], *[1 - slots[0]] * 3]
+    assert device.power_on()[1].reason is BootReason.NOTHING
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_power_may_fail_while_the_damaged_image_makes_way(parts, phase):
+    """It is tried again at the next power-on, twice, as a master does."""
+    operation = 0
+    while True:
+        operation += 1 if LONG else 3
+        device, store = dead_with_a_worn_spare_slot(parts)
+        device.flash.cut_at(device.flash.operations + operation, phase)
+        try:
+            restore(device, parts, store)
+        except PowerCut:
+            store, result = device.power_on()
+            if result.slot is None:
+                restore(device, parts, store)
+        store, result = device.power_on()
+        assert parts.version(result) == "2.1.0", operation
+        store, result = device.power_on()
+        assert (parts.version(result), result.reason, store.security_counter) == ("2.1.0", BootReason.NORMAL, 2)
+        if device.flash._cuts:
+            break
+    assert operation > 20
+
+
+def restore(device, parts, store):
+    """As a master does: staged twice, tested, confirmed."""
+    try:
+        parts.stage(store, parts.NEW)
+    except FlashError:
+        parts.stage(store, parts.NEW)
+    store.request_test()
+    device.power_on()[0].confirm()
+
+
 @pytest.mark.parametrize("area", [0, 1])
 def test_what_a_boot_has_read_as_new_is_never_read_as_old(device, area):
     """The power went between the two copies; then the area that had the record is lost."""
@@ -434,16 +523,118 @@ def test_what_a_boot_has_read_as_new_is_never_read_as_old(device, area):
     assert device.power_on()[0].get_record("kept") == b"new"
 
 
+# -- one worn cell and one power cut
+
+
+def with_records(parts):
+    device = parts.Device(cuts_are_unstable=True, journal_bytes=1024)
+    store = updated(device, parts)
+    store.put_record("other", b"other" * 8)
+    store.put_record("kept", b"old" * 8)
+    return device, store
+
+
+def behind_a_power_up(parts):
+    """The first change renews both areas."""
+    device, _ = with_records(parts)
+    return device, device.power_on()[0]
+
+
+def with_room_for_no_more(parts):
+    """The areas were filled since power-up; the next change renews them."""
+    device, store = with_records(parts)
+    while True:
+        twin, its_store = copy.deepcopy((device, store))
+        put_new(twin, its_store)
+        if twin.flash.operations > device.flash.operations + 2:
+            return device, store
+        store.put_record("kept", b"%d" % device.flash.operations * 8)
+        store.put_record("kept", b"old" * 8)
+
+
+def behind_a_cut_between_two_copies(parts):
+    """The record stands in one area; the next boot renews both."""
+    device, store = with_records(parts)
+    device.flash.cut_at(device.flash.operations + 1, "after")
+    with pytest.raises(PowerCut):
+        put_new(device, store)
+    device.flash.power_on()
+    return device, None
+
+
+def put_new(device, store):
+    if store is None:
+        store = device.store()
+        store.boot()
+    store.put_record("kept", b"new" * 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["unreadable", "unstable"])
+@pytest.mark.parametrize("ready", [behind_a_power_up, with_room_for_no_more, behind_a_cut_between_two_copies])
+def test_one_cell_wears_out_and_the_power_fails_in_the_next_change(parts, ready, fault):
+    """Any used unit of the journal, any operation of the change: nothing else is lost, and the change is there or not."""
+    device, store = ready(parts)
+    twin, its_store = copy.deepcopy((device, store))
+    put_new(twin, its_store)
+    count = twin.flash.operations - device.flash.operations
+    assert count >= 10
+    unit = device.flash.write_unit_bytes
+    _, touched = device.flash.dump()
+    places = [
+        offset
+        for start in device.layout.journal_offsets
+        for offset in range(start, start + device.layout.journal_size_bytes, unit)
+        if touched[offset // unit]
+    ]
+    assert len(places) > 40
+    cuts = 0
+    for index, place in enumerate(thinned(places, len(places) // 20)):
+        for operation in range(1, count + 1):
+            for phase in phases_at(index + operation, PHASES):
+                twin, its_store = copy.deepcopy((device, store))
+                twin.flash.wear(fault, place + index % unit, operation % 8)
+                twin.flash.cut_at(twin.flash.operations + operation, phase)
+                where = (place, operation, phase)
+                try:
+                    put_new(twin, its_store)
+                except PowerCut:
+                    cuts += 1
+                except FlashWornError as error:
+                    raise AssertionError(where) from error
+                twin.flash.clear_cuts()
+                after, result = twin.power_on()
+                assert (parts.version(result), after.security_counter) == ("2.1.0", 2), where
+                assert after.get_record("other") == b"other" * 8, where
+                value = after.get_record("kept")
+                assert value in {b"old" * 8, b"new" * 8}, where
+                after, _ = twin.power_on()
+                assert after.get_record("kept") == value, where
+                after.put_record("kept", b"next" * 8)
+                assert after.worn or twin.power_on()[0].get_record("kept") == b"next" * 8, where
+    assert cuts > 100
+
+
 # -- random lives
+
+
+def live(parts, seed):
+    life = Life(parts, seed)
+    try:
+        life.live()
+    except BaseException as error:
+        error.add_note(f"life {seed}: {life.fault}")
+        raise
+
+
+@pytest.mark.parametrize("seed", [1324, 5608, 6653])
+def test_lives_that_once_lost_their_journal(parts, seed):
+    """The head of the area that was to stay had worn out since power-up, and the power failed behind the other's erase."""
+    live(parts, seed)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("block", seeds(), ids="seed{}".format)
 def test_random_lives_with_a_worn_cell(parts, block):
     for seed in range(block * LIVES, (block + 1) * LIVES):
-        life = Life(parts, seed)
-        try:
-            life.live()
-        except BaseException as error:
-            error.add_note(f"life {seed}: {life.fault}")
-            raise
+        live(parts, seed)

@@ -121,6 +121,26 @@ def test_a_worn_slave_is_tried_twice_and_told(upgraded):
     assert not bench.unit.master.must_rest
 
 
+@pytest.mark.parametrize("place", [0, 600])
+def test_a_slave_whose_spare_slot_is_worn_is_restored_in_the_other_one(upgraded, place):
+    """The first try shows that the slot does not keep the image; for the second one the damaged image makes way."""
+    bench = upgraded
+    rot(bench, 1)
+    flash = bench.flashes["slave 1"]
+    spare = 1 - bench.unit.slaves[0].boot_result.slot
+    layout = SlotLayout.divide(flash, journal_size_bytes=JOURNAL_SIZE_BYTES)
+    flash.wear("unreadable", layout.slot_offsets[spare] + place)
+    power_cycle(bench, 60)
+    assert bench.versions() == NEW
+    assert ["WORN" in text for text in said(bench, "slave 1 was not restored")] == [True]
+    assert len(said(bench, "slave 1 was restored")) == 1
+    power_cycle(bench)
+    assert bench.versions() == NEW
+    result = bench.unit.slaves[0].boot_result
+    assert (result.slot, result.reason) == (1 - spare, BootReason.NORMAL)
+    assert bench.platform.identities[-1].mixed_pack == ""
+
+
 @pytest.mark.parametrize("node", ["master", "slave 1"])
 def test_a_factory_unit_at_rest_copies_its_images_and_outlives_the_first_rot(unit_bench, node):
     bench = unit_bench.Bench()
