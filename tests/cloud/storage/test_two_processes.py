@@ -88,6 +88,23 @@ def test_a_partition_that_another_has_begun_is_found_before_one_of_another_lengt
         each.close()
 
 
+def test_an_hour_in_blocks_has_its_reports_also_when_its_day_is_begun(tmp_path):
+    url = f"sqlite:///{tmp_path / 'telemetry.sqlite'}"
+    hourly = SqlTelemetryStore(url, is_hourly=True)
+    assert hourly.append(FRAMES[:2]) == [True] * 2
+    derive_all(hourly)
+    for _ in range(9):
+        for partition in hourly.hot():
+            hourly.compact(partition.name, 9)
+    assert hourly.hot() == []
+    hourly.close()
+    daily = SqlTelemetryStore(url)
+    assert daily.append(FRAMES[2:4]) == [True] * 2
+    assert daily.append(FRAMES[:4]) == [False] * 4
+    assert everything(daily) == FRAMES[:4]
+    daily.close()
+
+
 def test_a_report_too_old_to_begin_a_day_goes_into_the_day_that_another_has_begun(url):
     one, two = SqlTelemetryStore(url), SqlTelemetryStore(url, writer="two")
     young = stored(NOON_S, arrived_s=NOON_S + 5)

@@ -879,7 +879,8 @@ class SqliteFrames:
         at_s = frame.reported_at_s
         hour = _hour(at_s - at_s % HOUR_S)
         day = hour[:10]
-        for name in (hour, day, f"{hour}{_BLOCKS}", f"{day}{_BLOCKS}"):
+        # An hour is never begun beside its day, but a day may be beside an hour that has gone into blocks since.
+        for name in (hour, f"{hour}{_BLOCKS}", day, f"{day}{_BLOCKS}"):
             if name in self._names:
                 return name
         if not has_day(frame):
