@@ -165,8 +165,6 @@ class GatewayLink:
         is_open = not self.vin and self._forwarded is None
         if self._vin_finder is not None and is_open and (vin := self._vin_finder.take(data)) is not None:
             self._use_key(vin)
-        if not self._refusals.is_heard:
-            self._refusals.received(data)
         self._session.receive_data(data, now_ns)
         self._take_events(now_ns)
 
@@ -206,7 +204,6 @@ class GatewayLink:
             return
         self._session.disconnected(now_ns)
         self._take_events(now_ns)
-        self._refusals.closed(utc_time(now_ns))
         self._leave(now_ns)
 
     # -- for the router ------------------------------------------------------------------------------------------------
@@ -381,7 +378,6 @@ class GatewayLink:
         if not isinstance(login, VehicleLogin | VehicleLogin2025):
             self._platform_log_in(vin, login, now_ns)
             return
-        self._refusals.heard()
         if self._forwarded is not None:
             self._forwarded_log_in(self._forwarded, vin, login, now_ns)
             return
@@ -518,7 +514,6 @@ class GatewayLink:
     # -- another platform ----------------------------------------------------------------------------------------------
 
     def _platform_log_in(self, code: str, login: PlatformLogin, now_ns: int) -> None:
-        self._refusals.heard()
         peer = self._peers.get(code)
         judge = partial(
             self._services.platform_logins.log_in,

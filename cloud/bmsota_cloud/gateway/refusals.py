@@ -21,7 +21,7 @@ from bmsota.gbt32960 import (
     VehicleLogin2025,
     encode,
 )
-from bmsota_cloud.domain.refusals import HEAD_SIZE_BYTES_MAX, RefusalCause
+from bmsota_cloud.domain.refusals import RefusalCause
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -58,24 +58,6 @@ class LinkRefusals:
     service: RefusalService
     address: str
     """Where the other end is, as records are counted by (`services.network_of`)."""
-    is_heard: bool = False
-    """Its bytes have become an event; `received` need not be called any more."""
-    _unheard: bytes = b""
-
-    def received(self, data: bytes) -> None:
-        """Call with the bytes of the link. Its first ones are kept until they have become an event."""
-        if not self.is_heard:
-            self._unheard = (self._unheard + data[:HEAD_SIZE_BYTES_MAX])[:HEAD_SIZE_BYTES_MAX]
-
-    def heard(self) -> None:
-        """Call at a login: from now on, what is refused is an event too. `take` and `record` do it by themselves."""
-        self.is_heard, self._unheard = True, b""
-
-    def closed(self, now: datetime) -> None:
-        """The link is gone. Who sent a few bytes, as a TLS hello, and left, never made an event."""
-        if self._unheard:
-            self.record(RefusalCause.NOT_A_FRAME, head=self._unheard, now=now)
-        self.heard()
 
     def take(self, event: FrameRefused | DiscardedBytes | ReportReceived, now: datetime) -> None:
         """Record what the protocol refused, and a report whose end was."""
@@ -149,5 +131,4 @@ class LinkRefusals:
         now: datetime,
     ) -> None:
         """Record what this platform refused by itself."""
-        self.heard()
         self.service.record(cause, address=self.address, vin=vin, head=head, answered=answered, detail=detail, now=now)

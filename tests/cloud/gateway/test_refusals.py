@@ -223,6 +223,21 @@ def test_who_says_a_few_bytes_and_leaves_is_found_too(world):
         assert (row.refusal.cause, row.refusal.head, row.refusal.count) == (cause, data, 1)
 
 
+def test_whatever_stands_at_the_end_of_a_link_is_one_record(world):
+    """One byte, the beginning of a start, a login cut off anywhere: the session tells it when the link ends."""
+    whole = encode(login(world, world.vin(1)))
+    for number, data in enumerate(
+        [b"\0", b"\x16", b"#", b"$", b"x#", *(whole[:size] for size in range(1, len(whole)))]
+    ):
+        address = f"2001:db8:0:{number:x}::1"
+        link = world.cloud.open_link(address=address)
+        link.connected(world.now_ns)
+        link.receive_data(data, world.now_ns)
+        link.disconnected(world.now_ns)
+        world.wait(seconds=61)
+        assert world.services.refusals.flush() == 1, data
+
+
 def test_who_says_nothing_leaves_no_record(world):
     link = world.cloud.open_link(address="192.0.2.9")
     link.connected(world.now_ns)

@@ -519,7 +519,7 @@ class TestFile(SqliteParts, DurableContract):
         files = {path.name for path in (tmp_path / "reports").glob("*.sqlite")}
         assert files == {"2026-11-22.sqlite", "2026-11-23.sqlite", "other.sqlite"}
         telemetry.close()
-        locks = {"writer-1.lock", "derived.lock", "starts"}
+        locks = {"writer-1.lock", "derived.lock", "partitions.lock", "starts"}
         assert {path.name for path in (tmp_path / "reports").iterdir()} == files | locks
 
     def test_days_and_hours_side_by_side(self, telemetry, again, tmp_path):

@@ -5,6 +5,7 @@ reports: the operating system takes it back when the process ends, however it en
 that is gone, whatever the clocks say, and what it has left underived may be derived by another.
 
     reports/writer-7.lock    held by the process with this number, as long as it lives
+    reports/partitions.lock  held while a file of reports is begun (`telemetry_sqlite`)
     reports/derived.lock     shared by all that save what they have derived; alone to one that derives for a process that is gone
 """
 

@@ -76,6 +76,7 @@ _LOCK_TIMEOUT: Final = "2s"
 # The first half of advisory locks, any number of our own; the second is a writer's number, or 0.
 _WRITER_LOCK: Final = 0x626D_0001
 _DERIVED_LOCK: Final = 0x626D_0002
+_DAYS_LOCK: Final = 0x626D_0003
 # A machine that is gone says nothing: its locks are free after half a minute.
 _SERVER_SETTINGS: Final = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 _MARK: Final = "frame"
@@ -193,10 +194,15 @@ class PostgresqlFrames:
         is_new = [True] * len(frames)
         await self._number({frame.vin for frame in frames} - self._numbers.keys())
         parts = self._parts(frames)
-        if any(table != OTHER and table not in self._days for table in parts):
-            # Another process may have made such a day, and compacted it.
+        if any(table not in self._days for table in parts if table != OTHER) or any(
+            frames[place].is_time_plausible for place in parts.get(OTHER, ())
+        ):
+            # Another process may have made such a day, compacted or dropped it.
             await self._find_days()
             parts = self._parts(frames)
+            for table in parts:
+                if table != OTHER and table not in self._days:
+                    await self._make_day(table)
         written: dict[str, tuple[int, int]] = {}
         late = [place for place in parts.get(OTHER, ()) if self._is_closed(frames[place])] if self._closed else []
         if len(parts) == 1 and not late:
@@ -270,8 +276,6 @@ class PostgresqlFrames:
         is_new: list[bool],
         written: dict[str, tuple[int, int]],
     ) -> None:
-        if table != OTHER and table not in self._days:
-            await self._make_day(table)
         numbers = self._numbers
         vehicles = [numbers[frames[place].vin] for place in places]
         reported, digests, arrivals, forms, clears, received, faults = zip(
@@ -319,9 +323,20 @@ class PostgresqlFrames:
 
     async def _make_day(self, table: str) -> None:
         begin = _begin_of(table)
-        await self._connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {table} PARTITION OF frame FOR VALUES FROM ({begin}) TO ({begin + _DAY_S})"
-        )
+        async with self._connection.transaction():
+            await self._connection.execute("SELECT pg_advisory_xact_lock($1, 0)", _DAYS_LOCK)
+            if await self._connection.fetchval(
+                "SELECT to_regclass($1) IS NOT NULL OR to_regclass($2) IS NOT NULL",
+                _sealed_of(table),
+                table.replace("frame_", "block_"),
+            ):
+                self._knows_days = False
+                raise StorageUnavailableError(
+                    f"telemetry database: another process has compacted {table}; try again", code="storage-busy"
+                )
+            await self._connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {table} PARTITION OF frame FOR VALUES FROM ({begin}) TO ({begin + _DAY_S})"
+            )
         self._days.add(table)
 
     def _table_of(self, frame: StoredFrame) -> str:
@@ -602,6 +617,7 @@ class PostgresqlFrames:
         connection = self._connection
         async with connection.transaction():
             await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            await connection.execute("SELECT pg_advisory_xact_lock($1, 0)", _DAYS_LOCK)
             begin = _begin_of(day)
             blocks = day.replace("frame_", "block_")
             # In the order in which readers lock them.

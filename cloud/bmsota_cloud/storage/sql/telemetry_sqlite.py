@@ -18,7 +18,9 @@ A day that is compacted stands in both files until the last of its rows is in a 
 takes each frame once (`_reading.py`). From then on, what comes for it goes into the file of the blocks.
 
 A frame goes where its hour or its day is already, else into a new partition of the length that the settings name. So the setting
-can be changed at any time, and a repetition is still found.
+can be changed at any time, and a repetition is still found. Partitions are begun, and rows that are all in blocks removed, by one
+process at a time (`reports/partitions.lock`), which looks first what the others have begun: processes with different settings
+agree where a frame belongs.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from bmsota_cloud.storage.sql._compacting import compact_hour
 from bmsota_cloud.storage.sql._packing import TIME_IMPLAUSIBLE, digest_of, has_day, pack, unpack
 from bmsota_cloud.storage.sql._reading import HOUR_S, ROWS_LIMIT, BlockReader, Found, FrameCounts
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
+from bmsota_cloud.storage.sql._writers import FileLock
 from bmsota_cloud.storage.sql.blocks_sqlite import (
     BLOCK_TABLES,
     SqliteHourTables,
@@ -82,6 +85,7 @@ _LAYOUT_WRITERS: Final = 2
 _SECOND_NS: Final = 1_000_000_000
 _DAY_S: Final = 24 * HOUR_S
 _BLOCKS: Final = ".blocks"
+_PARTITIONS_LOCK: Final = "partitions.lock"
 _NAME: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T(\d{2}))?(?:\.blocks)?")
 # Today, yesterday, and backfill of a week, with some room.
 _OPEN_MAX: Final = 16
@@ -186,6 +190,7 @@ class SqliteFrames:
         self._has_failed = False
         self._reader = reader
         self._compacting: dict[str, _Progress] = {}
+        self._partitions_lock: FileLock | None = None
         if folder is not None and not folder.is_dir():
             folder.mkdir(parents=True)
             _sync_folder(folder.parent)
@@ -233,18 +238,7 @@ class SqliteFrames:
         """See `TelemetryStore.append`."""
         is_new = [True] * len(frames)
         with self._lock:
-            # In the order of the frames within each partition.
-            parts: dict[str, list[int]] = {}
-            hours: dict[int, list[int]] = {}
-            for place, frame in enumerate(frames):
-                at_h = frame.reported_at_s // HOUR_S
-                # Nearly always all of them are of one hour, which has a partition already.
-                if not frame.is_time_plausible or (found := hours.get(at_h)) is None:
-                    name = self._partition_of(frame)
-                    found = parts.setdefault(name, [])
-                    if name in self._names and name != OTHER:
-                        hours[at_h] = found
-                found.append(place)
+            parts = self._partitions_for(frames)
             try:
                 for name, places in parts.items():
                     with _refusals(self._label(name)):
@@ -257,6 +251,67 @@ class SqliteFrames:
                 raise
             self._has_failed = False
         return is_new
+
+    def _partitions_for(self, frames: Sequence[StoredFrame]) -> dict[str, list[int]]:
+        """Partition -> places in *frames*, in their order. In a folder, all of them are there afterwards."""
+        parts, has_old = self._parts_of(frames)
+        if self._folder is None:
+            return parts
+        missing = [name for name in parts if not self._path(name).exists()]
+        if missing:
+            with _refusals(self._folder.name), self._beginning_partitions():
+                for name in missing:
+                    self._forget(name)
+                    self._strike(name)
+                self._find_files()
+                parts, _ = self._parts_of(frames)
+                for name in parts:
+                    if not self._path(name).exists():
+                        self._open_file(name)
+        elif has_old:
+            # Another process may have begun their day while they were young enough for it.
+            self._find_files()
+            parts, _ = self._parts_of(frames)
+        return parts
+
+    def _parts_of(self, frames: Sequence[StoredFrame]) -> tuple[dict[str, list[int]], bool]:
+        """As far as partitions are known; and whether there are plausible frames that may not begin one."""
+        parts: dict[str, list[int]] = {}
+        hours: dict[int, list[int]] = {}
+        has_old = False
+        for place, frame in enumerate(frames):
+            at_h = frame.reported_at_s // HOUR_S
+            # Nearly always all of them are of one hour, which has a partition already.
+            if not frame.is_time_plausible or (found := hours.get(at_h)) is None:
+                name = self._partition_of(frame)
+                found = parts.setdefault(name, [])
+                if name == OTHER:
+                    has_old = has_old or frame.is_time_plausible
+                elif name in self._names:
+                    hours[at_h] = found
+            found.append(place)
+        return parts, has_old
+
+    @contextmanager
+    def _beginning_partitions(self) -> Iterator[None]:
+        """Under the lock, in a folder: be the one process that begins partitions."""
+        lock = self._lock_of_partitions()
+        if not lock.take(timeout_s=_BUSY_TIMEOUT_S):
+            raise StorageUnavailableError(
+                f"{_PARTITIONS_LOCK}: another process has been beginning a file of reports for {_BUSY_TIMEOUT_S:.0f} s;"
+                " try again",
+                code="storage-busy",
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _lock_of_partitions(self) -> FileLock:
+        assert self._folder is not None
+        if self._partitions_lock is None:
+            self._partitions_lock = FileLock(self._folder / _PARTITIONS_LOCK)
+        return self._partitions_lock
 
     def _append_to(self, name: str, frames: Sequence[StoredFrame], places: Sequence[int], is_new: list[bool]) -> None:
         partition = self._begin(name)
@@ -358,7 +413,16 @@ class SqliteFrames:
             partition.is_idle = False
             self._open.move_to_end(name)
             return partition
-        self._look_for_blocks(name)
+        if self._folder is not None and name != OTHER and not self._path(name).exists():
+            # It must not begin anew beside its blocks, or beside one of another length.
+            self._strike(name)
+            raise StorageUnavailableError(
+                f"{self._label(name)}: another process has compacted or dropped it; try again", code="storage-busy"
+            )
+        return self._open_file(name)
+
+    def _open_file(self, name: str) -> _Partition:
+        """Open a partition, and make it if it is missing."""
         while self._folder is not None and len(self._open) >= _OPEN_MAX:
             self._forget(next(iter(self._open)))
         while True:
@@ -377,17 +441,6 @@ class SqliteFrames:
         self._open[name] = partition
         self._names.add(name)
         return partition
-
-    def _look_for_blocks(self, name: str) -> None:
-        """Another process may have compacted a partition, known here or not; it must not begin anew beside its blocks."""
-        if self._folder is None or _is_blocks(name) or self._path(name).exists():
-            return
-        self._strike(name)
-        self._find_files()
-        if _blocks_of(name) in self._names:
-            raise StorageUnavailableError(
-                f"{self._label(name)}: another process has compacted it; try again", code="storage-busy"
-            )
 
     def _forget(self, name: str) -> None:
         """Close a partition for writing; one in memory is kept, because closing would be the end of it."""
@@ -648,10 +701,19 @@ class SqliteFrames:
                 return False
             if late:
                 self._compact_hours(name, connection, late)
-            if self._folder is not None:
+            if self._folder is None:
+                self._remove(name)
+            else:
                 # The blocks are synced; that there is such a file has to be as well.
                 _sync_folder(self._folder)
-            self._remove(name)
+                lock = self._lock_of_partitions()
+                if not lock.take():
+                    return False
+                # Who looks for partitions finds the rows or the blocks.
+                try:
+                    self._remove(name)
+                finally:
+                    lock.release()
         self._strike(name)
         return True
 
@@ -805,6 +867,9 @@ class SqliteFrames:
             for partition in self._open.values():
                 partition.connection.close()
             self._open.clear()
+            if self._partitions_lock is not None:
+                self._partitions_lock.close()
+                self._partitions_lock = None
 
     # --- files ------------------------------------------------------------------------------------------------------------
 
@@ -814,7 +879,8 @@ class SqliteFrames:
         at_s = frame.reported_at_s
         hour = _hour(at_s - at_s % HOUR_S)
         day = hour[:10]
-        for name in (hour, day, f"{hour}{_BLOCKS}", f"{day}{_BLOCKS}"):
+        # An hour is never begun beside its day, but a day may be beside an hour that has gone into blocks since.
+        for name in (hour, f"{hour}{_BLOCKS}", day, f"{day}{_BLOCKS}"):
             if name in self._names:
                 return name
         if not has_day(frame):
@@ -839,9 +905,12 @@ class SqliteFrames:
         if self._folder is None:
             return
         with self._lock:
-            for path in self._folder.glob("*.sqlite"):
-                if path.stem == OTHER or _is_name(path.stem):
-                    self._names.add(path.stem)
+            found: set[str] | None = None
+            while found is None or found:
+                # A listing may have a file and lack one that was begun before it; the next one has both.
+                names = {path.stem for path in self._folder.glob("*.sqlite")} - self._names
+                found = {name for name in names if name == OTHER or _is_name(name)}
+                self._names |= found
 
     def _path(self, name: str) -> Path:
         assert self._folder is not None
