@@ -163,7 +163,10 @@ def bus_choice(ctx: typer.Context) -> BusChoice:
     except can.CanInterfaceNotImplementedError as error:
         named = "None" not in str(error)
         fault = FlashFault.UNKNOWN_ADAPTER if named else FlashFault.NO_ADAPTER
-        detail = str(error) if named else "pass -i and -c, or set them in can.conf or CAN_INTERFACE"
+        existing = ", ".join(sorted(can.VALID_INTERFACES))
+        detail = (
+            f"{error} (choose from {existing})" if named else "pass -i and -c, or set them in can.conf or CAN_INTERFACE"
+        )
         raise FaultError(fault, detail) from error
     except (ValueError, OSError, KeyError, TypeError, configparser.Error) as error:
         reason = " ".join(str(error).split())
@@ -216,8 +219,11 @@ def make_profile(
     access_key: str | None = None,
     broadcast: bool = True,
     compress: bool = True,
+    holds_nodes: bool = False,
 ) -> FlashingProfile:
     """The protocol to use, with *access_key* (a PEM file) for locked nodes.
+
+    With *holds_nodes* a discovery keeps nodes that are in their boot window; UDS has nothing of the kind.
 
     Raises:
         FaultError: BAD_OPTION.
@@ -239,6 +245,7 @@ def make_profile(
         access_key=None if key is None else key.sign,
         broadcast=broadcast,
         compress=compress,
+        holds_nodes=holds_nodes,
     )
 
 

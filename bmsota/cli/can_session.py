@@ -50,6 +50,8 @@ _FAULT_OF_ERRNO: Mapping[int, FlashFault] = {
     errno.ENOENT: FlashFault.NO_SUCH_PORT,
     errno.ENODEV: FlashFault.NO_SUCH_PORT,
     errno.ENXIO: FlashFault.NO_SUCH_PORT,
+    errno.ENOTTY: FlashFault.NO_SUCH_PORT,
+    errno.EISDIR: FlashFault.NO_SUCH_PORT,
     errno.EACCES: FlashFault.PORT_FORBIDDEN,
     errno.EPERM: FlashFault.PORT_FORBIDDEN,
     errno.EBUSY: FlashFault.PORT_BUSY,
@@ -58,6 +60,8 @@ _FAULT_OF_ERRNO: Mapping[int, FlashFault] = {
     errno.ENETDOWN: FlashFault.INTERFACE_DOWN,
 }
 
+
+_NOT_A_PORT = "Pass the adapter's port with `-c`; `bmsota adapters` lists what is connected."
 
 SOCKETCAN = "socketcan"
 
@@ -113,6 +117,8 @@ def _fault_of_opening(error: BaseException, choice: BusChoice) -> FaultError:
         fault = FlashFault.BAD_SETTING
     else:
         fault = FlashFault.ADAPTER_FAILS
+    if number in (errno.ENOTTY, errno.EISDIR):
+        return FaultError(fault, f"not a serial port: {detail}", advice=_NOT_A_PORT)
     return _bus_fault(fault, detail, choice)
 
 
@@ -121,7 +127,8 @@ def errno_of(error: BaseException | None) -> int | None:
     for _ in range(8):
         if error is None:
             return None
-        number = getattr(error, "errno", None)
+        # termios has its own error, whose number is an argument.
+        number = error.args[0] if type(error).__module__ == "termios" else getattr(error, "errno", None)
         if isinstance(number, int):
             return number
         error = error.__cause__ or error.__context__

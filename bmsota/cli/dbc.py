@@ -1,8 +1,8 @@
 """`bmsota dbc`: check DBC files, and decode CAN logs with them.
 
 Exit codes of `check`: 0 the file is clean, 1 it has faults, 2 it cannot be read.
-Exit codes of `decode`: 0 everything was decoded, 1 the log breaks off, parts of it could not be read, or some frames do not match
-their message or fail their protection (the rest is decoded), 2 a file cannot be read or written. Ids that are not in the DBC are not
+Exit codes of `decode`: 0 everything was decoded, 1 the log breaks off, parts of it could not be read, some frames do not match
+their message or fail their protection, or J1939 packets became no message (the rest is decoded), 2 a file cannot be read or written. Ids that are not in the DBC are not
 an error, nor are remote and error frames; they are counted.
 """
 
@@ -48,7 +48,7 @@ def dbc() -> None:
 
 @app.command()
 def check(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The DBC file.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The DBC file, or one that ships with bmsota (by name).")],
     errors_only: Annotated[
         bool,
         typer.Option("--errors-only", help="Leave out warnings: neither print them nor exit with 1 because of them."),
@@ -62,7 +62,7 @@ def check(
     Exit code: 0 no faults; 1 faults (with --errors-only: errors); 2 the file cannot be read.
     """
     try:
-        database = load_dbc(file)
+        database = _load(file)
     except OSError as error:
         _stop(f"{file}: {error.strerror or error}")
     except BmsotaError as error:
@@ -142,8 +142,8 @@ def decode(
 ) -> None:
     """Decode LOG with DBC files: to text, one line a frame, or into a table.
 
-    Exit code: 0 decoded; 1 the log breaks off, parts of it cannot be read, or some frames do not match their message or fail
-    their protection; 2 a file cannot be read or written.
+    Exit code: 0 decoded; 1 the log breaks off, parts of it cannot be read, some frames do not match their message or fail
+    their protection, or J1939 packets became no message; 2 a file cannot be read or written.
     """
     if csv is not None and parquet is not None:
         _stop("give either --csv or --parquet, not both")
@@ -182,11 +182,16 @@ def _mask(text: str | None) -> int | None:
     return mask
 
 
+def _load(name: str) -> Database:
+    """A DBC file, or one that ships with bmsota if there is no file of this name."""
+    if not Path(name).exists() and name in packaged_dbc_names():
+        return loads(packaged_dbc(name))
+    return load_dbc(name)
+
+
 def _database(name: str) -> Database:
     try:
-        if not Path(name).exists() and name in packaged_dbc_names():
-            return loads(packaged_dbc(name))
-        database = load_dbc(name)
+        database = _load(name)
     except OSError as error:
         _stop(f"{name}: {error.strerror or error}")
     except BmsotaError as error:
@@ -330,7 +335,8 @@ def _summary(log: CanLog, name: str, tally: _Tally, protection: ProtectionCounts
         _say(f"{name}: skipped {log.skipped - len(log.skipped_parts)} more lines or parts")
     if log.fault:
         _say(f"{name}: {log.fault}")
-    return EXIT_FAULTS if tally.misfits or log.skipped or log.fault or protection.has_failures else 0
+    has_losses = bool(tally.misfits or tally.transport_faults or log.skipped or log.fault)
+    return EXIT_FAULTS if has_losses or protection.has_failures else 0
 
 
 def _counts_line(frames: str, always: Mapping[str, int], counts: Mapping[str, int], log: CanLog) -> str:

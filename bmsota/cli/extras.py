@@ -11,7 +11,7 @@ from bmsota.errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["extra_error", "missing_extra", "run_script"]
+__all__ = ["extra_error", "missing_extra", "open_closed_streams", "run_script"]
 
 # What an extra is for, what it brings, and the modules of that.
 _EXTRAS: Final[dict[str, tuple[str, str, set[str]]]] = {
@@ -45,7 +45,7 @@ def missing_extra(error: BaseException | None) -> MissingExtraError | None:
     return None
 
 
-def _open_closed_streams() -> None:
+def open_closed_streams() -> None:
     """Let what a shell has closed (`>&-`) lead nowhere: else the next file that is opened takes its place, and its output."""
     for number, (name, flags, mode) in enumerate(
         (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_WRONLY, "w"), ("stderr", os.O_WRONLY, "w"))
@@ -64,7 +64,7 @@ def run_script(program: str, main: Callable[[], None]) -> None:
     Raises:
         SystemExit: 2 after the line about a missing extra; and whatever *main* raises.
     """
-    _open_closed_streams()
+    open_closed_streams()
     try:
         main()
     except ImportError as error:

@@ -137,7 +137,7 @@ _OURS: Mapping[Fault, FaultRow] = {
     _F.UNKNOWN_ADAPTER: FaultRow(
         _E.CALLED_WRONGLY,
         "python-can has no such interface",
-        "Run `bmsota adapters`; check the spelling in can.conf or CAN_INTERFACE.",
+        "Use one of the interfaces in the message; it comes from `-i`, can.conf or CAN_INTERFACE. `bmsota adapters` lists connected adapters.",
     ),
     _F.DRIVER_MISSING: FaultRow(
         _E.BUS_UNUSABLE,

@@ -196,7 +196,8 @@ class _Run:
             try:
                 wait_for_pack(
                     session,
-                    self.profile,
+                    # Only here: later looks must let the new image start.
+                    make_profile(self.options, self.choice, holds_nodes=not self.options.is_plan_only),
                     self.interrupt,
                     seconds=self.wait_s,
                     expected=self.request.named_positions,

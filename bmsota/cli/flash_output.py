@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bmsota.cli.fault_table import OPTION_OF_CHECK
 from bmsota.cli.terminal import counted
 from bmsota.flashing import Action, TargetStatus, Verdict, class_text, node_words
-from bmsota.node import Capability
+from bmsota.node import FAILURES, Capability
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -234,9 +234,11 @@ def stream_lines(reports: Sequence[NodeFlashReport], ceiling_bytes_per_s: float 
     return lines
 
 
-def status_sentence(status: TargetStatus, plan: NodePlan) -> str:
-    """The state of a node, in words."""
+def status_sentence(status: TargetStatus, plan: NodePlan, *, may_continue: bool = True) -> str:
+    """The state of a node, in words; unless it *may_continue*, without what the next run would do."""
     old, new = plan.from_version or "no image", plan.to_version
+    if status is TargetStatus.OLD_PARTLY_STAGED and not may_continue:
+        return f"runs {old}; a part of {new} is stored"
     return {
         TargetStatus.NOT_ASKED: "was not queried at the end; its state is unknown",
         TargetStatus.SILENT: "does not answer; its state is unknown",
@@ -255,7 +257,10 @@ def status_sentence(status: TargetStatus, plan: NodePlan) -> str:
 def report_line(report: NodeFlashReport, ceiling_bytes_per_s: float | None) -> str:
     """One node at the end."""
     plan = report.plan
-    head = f"node {plan.position} ({plan.node.role.name.lower()}): {status_sentence(report.status, plan)}"
+    cause = None if report.failure is None else report.failure.cause
+    may_continue = cause is None or not FAILURES[cause].permanent
+    sentence = status_sentence(report.status, plan, may_continue=may_continue)
+    head = f"node {plan.position} ({plan.node.role.name.lower()}): {sentence}"
     rate = rate_sentence(
         report.sent_bytes, report.transfer_ns / 1e9, ceiling_bytes_per_s, is_compressed=report.is_compressed
     )

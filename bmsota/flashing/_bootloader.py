@@ -27,6 +27,7 @@ class BootloaderProfile:
         access_key: AccessSigner | None = None,
         broadcast: bool = True,
         compress: bool = True,
+        holds_nodes: bool = False,
     ) -> None:
         """Take what all machines need.
 
@@ -36,15 +37,17 @@ class BootloaderProfile:
             access_key: signs the challenges of nodes that want security access.
             broadcast: whether several nodes may get one image at once.
             compress: whether the stream may be compressed for nodes that can take it.
+            holds_nodes: whether a discovery keeps nodes in their bootloader (`BootloaderDiscovery`).
         """
         self._wire = wire
         self._timing = timing
         self._access_key = access_key
         self._may_broadcast = broadcast
         self._may_compress = compress
+        self._holds_nodes = holds_nodes
 
     def discovery(self, positions: Iterable[int]) -> BootloaderDiscovery:
-        return BootloaderDiscovery(self._wire, positions=positions, timing=self._timing)
+        return BootloaderDiscovery(self._wire, positions=positions, timing=self._timing, holds_nodes=self._holds_nodes)
 
     def transfer(self, position: int, image: bytes) -> BootloaderClient:
         return BootloaderClient(

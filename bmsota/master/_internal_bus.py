@@ -182,7 +182,7 @@ class _Group:
 class _Source:
     """One message of one slave, and how its frames have been so far."""
 
-    __slots__ = ("checker", "group", "is_old", "message", "position", "seen_ns")
+    __slots__ = ("checker", "group", "is_old", "last", "message", "position", "repeats", "seen_ns")
 
     def __init__(self, message: Message, position: int, group: _Group | None, *, is_old: bool) -> None:
         self.message = message
@@ -194,6 +194,16 @@ class _Source:
         self.checker = None if message.protection is None else E2EChecker(message)
         self.seen_ns = 0
         """When a frame last came, good or bad."""
+        self.last: bytes | None = None
+        """That frame, since the slave's start."""
+        self.repeats = 0
+        """How often in a row it came again after a silence."""
+
+    def restart(self) -> None:
+        """The counter begins anew."""
+        if self.checker is not None:
+            self.checker.reset()
+        self.last, self.repeats = None, 0
 
 
 _FAULT_OF = {
@@ -220,8 +230,9 @@ class MeasurementTable:
             database: the messages of the internal bus.
             layout: which slaves there are.
             unprotected: the messages of slaves from before message protection, under ids of their own. They are measured and told
-                as a fault; those of a slave that has sent protected frames since it started are told and not used.
-            silent_after_ns: after this long without a frame a counter may continue anywhere.
+                as a fault; those of a slave that sends protected frames as well are told and not used.
+            silent_after_ns: after this long without a frame a counter may continue anywhere, though not with the same frame again and
+                again; after this long without a good protected frame a slave may send unprotected ones.
         """
         self._layout = layout
         self._silent_after_ns = silent_after_ns
@@ -240,8 +251,8 @@ class MeasurementTable:
         """The version without its build number, and of which transmission it is, by position."""
         self.malformed = 0
         """Frames that were too short for their message, or had a number that it does not define; their values are lost."""
-        self._protected: set[int] = set()
-        """Slaves that have sent a good protected frame since they started."""
+        self._protected: dict[int, int] = {}
+        """When a slave last sent a good protected frame since it started, by position."""
         self._groups: dict[tuple[int, str], _Group] = {}
         self._sources: dict[tuple[int, bool], _Source] = {}
         self._identities: dict[tuple[int, bool], tuple[Message, int]] = {}
@@ -302,17 +313,33 @@ class MeasurementTable:
             if not source.is_old:
                 return True
             self.faults.failed(position, SlaveFault.UNPROTECTED, name, "no CRC and no counter", now_ns)
-            return position not in self._protected
-        if now_ns - source.seen_ns > self._silent_after_ns:
+            return position not in self._protected or now_ns - self._protected[position] > self._silent_after_ns
+        was_silent = now_ns - source.seen_ns > self._silent_after_ns
+        if was_silent:
             checker.reset()
         source.seen_ns = now_ns
         status = checker.check(data)
         if status.is_usable:
-            self._protected.add(position)
+            if was_silent and self._is_frozen(source, data):
+                # Once may be chance: the counter has gone round, and the values are what they were.
+                if source.repeats > 1:
+                    self.faults.failed(position, SlaveFault.REPEATED, name, _WORDS[E2EStatus.REPEATED], now_ns)
+                return False
+            source.last, source.repeats = data, 0
+            self._protected[position] = now_ns
             self.faults.passed(position, name, now_ns)
             return True
         self.faults.failed(position, _FAULT_OF[status], name, _WORDS[status], now_ns)
         return False
+
+    @staticmethod
+    def _is_frozen(source: _Source, data: bytes) -> bool:
+        """Whether the first frame after a silence is the one before it, counter and all; counts how often."""
+        seal = source.message.seal
+        if seal is None or seal.counter is None or data != source.last:
+            return False
+        source.repeats += 1
+        return True
 
     def _take(self, source: _Source, data: bytes, now_ns: int) -> None:
         group = source.group
@@ -339,10 +366,10 @@ class MeasurementTable:
 
     def _restarted(self, position: int) -> None:
         """A slave has started: its counters begin anew, and it may run software from before message protection now."""
-        self._protected.discard(position)
+        self._protected.pop(position, None)
         for source in self._sources.values():
-            if source.position == position and source.checker is not None:
-                source.checker.reset()
+            if source.position == position:
+                source.restart()
 
     def _take_identity(self, message: Message, data: bytes, position: int) -> None:
         values = message.decode_raw(data)

@@ -102,7 +102,8 @@ FAILURES: Mapping[FailureCause, Failure] = {
         True, "The node is locked; give the access key of this series (the detail names the node)."
     ),
     FailureCause.ACCESS_DENIED: Failure(
-        True, "The node does not know this access key; take the one of its series. It answers more slowly now."
+        True,
+        "The node does not know this access key; take the one of its series. After several wrong keys in a row it answers more slowly.",
     ),
     FailureCause.IN_USE: Failure(
         False,

@@ -36,6 +36,11 @@ _SIGNAL = re.compile(
     r' "((?:\\"|[^"])*)"(?: (\w+(?: , \w+)*))?$',
     re.DOTALL,
 )
+# A signal whose numbers may be anything.
+_SIGNAL_OF_WORDS = re.compile(
+    r"SG_ \w+(?: \w+)? : .*? @ .*?\( ([^,)]+?) , ([^)]+?) \) \[ ([^|]+?) \| ([^\]]+?) \]", re.DOTALL
+)
+_NUMBER_NAMES = ("scale", "offset", "minimum", "maximum")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*$", re.ASCII)
 _MULTIPLEX_MARK = re.compile(r"(?:M|m(\d*)(M?))$")
 # What the usual editors mean by the numbers of an attribute VFrameFormat that is defined as INT.
@@ -248,12 +253,12 @@ class _Checker:
         if match is None:
             strange = re.match(r"\s*SG_\s+(\S*[^\w\s:]\S*?)(?:\s+\w+)?\s*:\s*\d", self.lines[statement.line - 1])
             shape = 'SG_ name : start|length@order sign (scale,offset) [min|max] "unit" receivers'
-            self.error(
-                statement.line,
-                f"{_name_fault(strange[1])} ({message.name})"
-                if strange
-                else f"expected {shape}, got {_cut(statement.text)}",
-            )
+            reason = f"expected {shape}, got {_cut(statement.text)}"
+            if strange:
+                reason = f"{_name_fault(strange[1])} ({message.name})"
+            elif wrong := _wrong_number(statement.text):
+                reason = f"{wrong} ({message.name}.{name})"
+            self.error(statement.line, reason)
             self.left_out_signals.add((message.number, name))
             return
         mark, start, length, order = match[2] or "", int(match[3]), int(match[4]), match[5]
@@ -606,6 +611,15 @@ def _flagged(number: int) -> int:
 def _renumbered(text: str, number: int) -> str:
     """*text* with the message's id as `_flagged` writes it."""
     return text if _flagged(number) == number else text.replace(f" {number} ", f" {_flagged(number)} ", 1)
+
+
+def _wrong_number(text: str) -> str:
+    """Which of a signal's numbers is none; empty if that is not what is wrong with it."""
+    match = _SIGNAL_OF_WORDS.match(text)
+    for name, value in zip(_NUMBER_NAMES, match.groups() if match else (), strict=False):
+        if re.fullmatch(_NUMBER, value) is None:
+            return f"expected a number as {name}, got {value.replace(' ', '')}"
+    return ""
 
 
 def _name_fault(name: str) -> str:

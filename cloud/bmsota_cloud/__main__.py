@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from bmsota._extras import needs_extra
+from bmsota.cli.extras import open_closed_streams
 from bmsota.errors import MissingExtraError
 
 __all__ = ["main"]
@@ -12,6 +13,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line. It ends with `SystemExit`."""
+    open_closed_streams()
     try:
         with needs_extra("the platform", "cloud"):
             from bmsota_cloud.cli import main as run  # noqa: PLC0415 - needs the extra

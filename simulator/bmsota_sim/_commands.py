@@ -178,6 +178,9 @@ def bench(
     bus_off: Annotated[float, _chance("an adapter goes bus-off for 200 ms")] = 0.0,
     echo: Annotated[bool, typer.Option("--echo", help="Echo the host's own frames.")] = False,
     turnaround_ms: Annotated[float, typer.Option(help="Delay every frame from the bus to the host.")] = 0.0,
+    boot_window_ms: Annotated[
+        float, typer.Option(help="Let every node listen this long after a restart before its application starts.")
+    ] = 0.0,
     flash_erase_ms: Annotated[float, typer.Option(help="Time to erase a block of 2 KiB.")] = ERASE_NS / 1e6,
     flash_program_us: Annotated[float, typer.Option(help="Time to program 8 bytes.")] = PROGRAM_NS / 1e3,
     slot_kib: Annotated[int, typer.Option(help="Make the image slots of every node at least this large.")] = 0,
@@ -238,6 +241,7 @@ def bench(
             ),
             echo=echo,
             turnaround_ns=_nanoseconds(turnaround_ms * 1e6),
+            boot_window_ns=_nanoseconds(boot_window_ms * 1e6),
             flash_erase_ns=_nanoseconds(flash_erase_ms * 1e6),
             flash_program_ns=_nanoseconds(flash_program_us * 1e3),
             slot_kib=slot_kib,

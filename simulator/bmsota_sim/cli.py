@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from bmsota._extras import needs_extra
+from bmsota.cli.extras import open_closed_streams
 from bmsota.errors import MissingExtraError
 from bmsota_sim._exit_codes import INTERRUPTED, WRONG_USAGE
 
@@ -13,6 +14,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line. It ends with `SystemExit`."""
+    open_closed_streams()
     try:
         with needs_extra("the simulator", "sim"):
             from bmsota_sim._commands import run  # noqa: PLC0415 - takes a second, and needs the extra

@@ -360,6 +360,7 @@ def call(monkeypatch, capsys):
         (["--series", "X1"], 2, "series: expected one of F7, E7, got 'X1'"),
         (["--topology", "ring"], 2, "'ring' is not one of 'direct', 'gateway'"),
         (["--loss", "1.5"], 2, "expected chances from 0 to 1"),
+        (["--boot-window-ms", "10001"], 2, "times: expected 0 to 10 s, got 10.001 s"),
         (["--turnaround-ms", "inf"], 2, "times: expected 0 to 10 s"),
         (["--colour"], 2, "No such option: --colour"),
         (["--image-key", "nowhere.pem"], 2, "bmsota-sim: nowhere.pem: No such file or directory\n"),

@@ -246,6 +246,7 @@ def test_two_benches_of_one_seed_are_the_same_and_of_two_are_not(desk):
         ({"data_bitrate_bps": 123}, "data bit rate: expected one of .*, got 123"),
         ({"slaves": 8, "protocol": BenchProtocol.BOTH}, "slaves: expected at most 7 with UDS and 11-bit ids, got 8"),
         ({"ids": 12}, "ids: expected 11 or 29, got 12"),
+        ({"boot_window_ns": 11_000_000_000}, "times: expected 0 to 10 s, got 11 s"),
         ({"turnaround_ns": -1}, "times: expected 0 to 10 s, got -1e-09 s"),
         ({"slot_kib": -1}, "slot: expected 0 to 4096 KiB, got -1"),
         ({"slaves": 2, "absent": frozenset({3})}, "absent: expected a position from 0 .* to 2, got 3"),

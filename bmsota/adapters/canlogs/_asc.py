@@ -118,6 +118,8 @@ class AscLines:
         if _ID.fullmatch(text) is None:
             raise StrangeLineError("a symbolic name in place of the CAN id: log with numeric ids")
         is_extended_id = text[-1] in "xX"
+        if self._base == 10 and not text.rstrip("xX").isdecimal():
+            raise StrangeLineError(f"expected a decimal CAN id (the log says base dec), got {text}")
         return checked_id(
             self._number(text[:-1] if is_extended_id else text), is_extended_id=is_extended_id
         ), is_extended_id
@@ -136,6 +138,9 @@ class AscLines:
             self._date = line.split(None, 2)[2]
 
     def _state_times(self) -> None:
-        since = "the previous event" if self._is_relative else "the start of the measurement"
-        started = f", {self._date}" if self._date else ""
-        self._notes.time_base = f"times are seconds since {since}{started}"
+        if self._is_relative:
+            began = f"; the measurement began {self._date}" if self._date else ""
+            self._notes.time_base = f"times are seconds since the previous event (timestamps relative){began}"
+        else:
+            began = f", {self._date}" if self._date else ""
+            self._notes.time_base = f"times are seconds since the start of the measurement{began}"

@@ -5,7 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmsota.adapters.canlogs import _asc, _blf, _busmaster, _candump, _carbus, _gvret, _mf4, _microchip, _trc
+from bmsota.adapters.canlogs import (
+    _asc,
+    _blf,
+    _busmaster,
+    _candump,
+    _carbus,
+    _gvret,
+    _mf4,
+    _microchip,
+    _pythoncan_csv,
+    _trc,
+)
 from bmsota.adapters.canlogs._text import TextReader, encoding_of
 
 if TYPE_CHECKING:
@@ -26,13 +37,14 @@ _TEXTS: dict[str, tuple[Callable[[str], bool], Callable[[LogNotes], LineFormat],
     "BUSMASTER": (_busmaster.recognizes, _busmaster.BusmasterLines, ()),
     "CARBUS Analyzer": (_carbus.recognizes, _carbus.CarbusLines, ()),
     "Microchip CAN BUS Analyzer": (_microchip.recognizes, _microchip.MicrochipLines, ()),
+    "python-can CSV": (_pythoncan_csv.recognizes, _pythoncan_csv.PythonCanCsvLines, ()),
     "SavvyCAN CSV": (_gvret.recognizes, _gvret.GvretLines, (".csv",)),
     "PEAK trace": (_trc.recognizes, _trc.TrcLines, (".trc",)),
     "Vector ASCII": (_asc.recognizes, _asc.AscLines, (".asc",)),
     "candump": (_candump.recognizes, _candump.CandumpLines, (".log",)),
 }
 
-KNOWN = "candump, Vector .asc and .blf, PEAK .trc, MF4, SavvyCAN/GVRET .csv, BUSMASTER, CARBUS Analyzer, Microchip"
+KNOWN = "candump, Vector .asc and .blf, PEAK .trc, MF4, SavvyCAN/GVRET and python-can .csv, BUSMASTER, CARBUS Analyzer, Microchip"
 
 
 def format_of(head: bytes, name: str) -> str | None:

@@ -70,10 +70,14 @@ class GvretLines:
         if number & _ERROR_FLAG:
             return LogFrame(microseconds / 1e6, bus, number & 0x1FFF_FFFF, False, b"", FrameKind.ERROR)
         is_extended_id = extended in {"true", "1"}
+        data, length = fields[at["D1"] :], int(fields[at["LEN"]])
+        # Recorders fill the columns behind the data with zeros.
+        if any(each.strip("0") for each in data[max(length, 0) :]):
+            raise StrangeLineError(f"expected {length} data bytes, got {len([each for each in data if each])}")
         return LogFrame(
             microseconds / 1e6,
             bus,
             checked_id(number, is_extended_id=is_extended_id),
             is_extended_id,
-            data_of(fields[at["D1"] :], int(fields[at["LEN"]])),
+            data_of(data, length),
         )

@@ -41,7 +41,7 @@ class CanLog:
 
         Raises:
             OSError: the file cannot be opened.
-            ConfigurationError: its format is none that is known.
+            ConfigurationError: it is empty, or its format is none that is known.
             MissingExtraError: it is an MF4 and asammdf is not installed.
         """
         self._notes = LogNotes()
@@ -72,6 +72,8 @@ class CanLog:
             found = format_of(head, "")
             if found is not None or len(head) >= HEAD_SIZE_BYTES:
                 break
+        if not head and self._notes.fault is None:
+            raise ConfigurationError(f"the log is empty: {name}")
         self._head, self._head_read_size_bytes = head, self._read_size_bytes
         self._read_size_bytes = 0
         found = found or format_of(head, Path(name).name)

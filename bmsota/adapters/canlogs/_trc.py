@@ -99,6 +99,8 @@ class TrcLines:
         if data[:1] == ["ERROR"]:
             return LogFrame(time_s, channel, 0, False, b"", FrameKind.ERROR)
         length = self._length(fields, at, is_fd=kind in {"FD", "FB", "FE", "BI"})
+        if len(data) > length:
+            raise StrangeLineError(f"expected {length} data bytes, got {len(data)}")
         return LogFrame(time_s, channel, can_id, is_extended_id, data_of(data, length))
 
     @staticmethod

@@ -120,7 +120,7 @@ class BenchOptions:
             )
         if self.ids not in {11, 29}:
             raise ConfigurationError(f"ids: expected 11 or 29, got {self.ids}")
-        for time_ns in (self.turnaround_ns, self.flash_erase_ns, self.flash_program_ns):
+        for time_ns in (self.turnaround_ns, self.boot_window_ns, self.flash_erase_ns, self.flash_program_ns):
             if not 0 <= time_ns <= TIME_NS_MAX:
                 raise ConfigurationError(f"times: expected 0 to 10 s, got {time_ns / SECOND:g} s")
         if not 0 <= self.slot_kib <= SLOT_KIB_MAX:

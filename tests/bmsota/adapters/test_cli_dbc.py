@@ -30,6 +30,17 @@ def test_a_clean_file_is_0(tmp_path):
     assert result.output.endswith("no faults\n")
 
 
+@pytest.mark.slow
+def test_a_dbc_that_ships_with_bmsota_is_checked_by_name(tmp_path, monkeypatch):
+    """A file of that name comes first, as for `decode`."""
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, ["check", "bms_internal"])
+    assert (result.exit_code, result.output.startswith("bms_internal: 193 messages, ")) == (0, True)
+    (tmp_path / "bms_internal").write_text(CLEAN)
+    result = runner.invoke(app, ["check", "bms_internal"])
+    assert (result.exit_code, result.output) == (0, "bms_internal: 1 message, 1 signal loaded; no faults\n")
+
+
 def test_every_fault_is_a_line_and_the_code_is_1(tmp_path):
     result, path = check(tmp_path, CLEAN + ' SG_ T : 4|8@1+ (1,0) [0|0] "" A\nBO_ 1 Again: 1 A\nCM_ BO_ 9 "lost";\n')
     assert result.exit_code == 1

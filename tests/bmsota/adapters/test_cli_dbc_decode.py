@@ -414,10 +414,10 @@ def test_a_broken_binary_log_ends_and_says_what_is_missing(tmp_path, dbc):
 BAD = {
     "junk_log": ("drive.log", b"\xff\xfe" * 400, "the log contains no frame (read as candump; the log breaks off in line 1)"),
     "junk_blf": ("drive.blf", b"\xff\xfe" * 400, "not a CAN log of a known format"),
-    "empty_blf": ("drive.blf", b"", "not a CAN log of a known format"),
+    "empty_blf": ("drive.blf", b"", "the log is empty"),
     "unclosed_blf": ("drive.blf", b"LOGG\x90" + bytes(139), "the log contains no frame (read as Vector BLF)"),
-    "empty_log": ("drive.log", b"", "the log contains no frame (read as candump)"),
-    "another_suffix": ("drive.pcap", b"", "not a CAN log of a known format (candump, Vector .asc and .blf, "),
+    "blank_log": ("drive.log", b"\n", "the log contains no frame (read as candump)"),
+    "another_suffix": ("drive.pcap", b"\n", "not a CAN log of a known format (candump, Vector .asc and .blf, "),
 }  # fmt: skip
 
 
@@ -525,3 +525,13 @@ def test_a_table_for_standard_output_is_csv(tmp_path, dbc):
     assert done.exit_code == 2
     assert "--parquet: a Parquet file cannot be written to standard output; give a path" in done.stderr
     assert not Path("-").exists()
+
+
+@pytest.mark.parametrize("name", ["drive.log", "drive", "drive.blf", "drive.mf4", "drive.log.gz"])
+def test_an_empty_log_is_called_empty(tmp_path, name):
+    log, dbc = tmp_path / name, tmp_path / "pack.dbc"
+    log.write_bytes(gzip.compress(b"") if name.endswith(".gz") else b"")
+    dbc.write_text(DBC)
+    result = runner.invoke(app, ["decode", str(log), "--dbc", str(dbc)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"bmsota: the log is empty: {log}\n"

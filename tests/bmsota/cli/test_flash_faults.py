@@ -705,6 +705,9 @@ def test_each_row(fault, scene):
     else:
         assert lines[told[0] + 1] == f"  next: {row.advice}"
     assert "Traceback" not in done.text
+    if fault is _C.FLASH_WORN:
+        assert f"a part of {NEW} is stored" in done.text
+        assert "the next run sends the rest" not in done.text, "it cannot, and the advice is to replace the node"
     if row.exit_code is not ExitCode.DONE:
         assert [line for line in lines if line.startswith("  safe to run again: yes")], done.text
     if row.exit_code in {ExitCode.REFUSED, ExitCode.BUS_UNUSABLE, ExitCode.CALLED_WRONGLY}:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from flash_rig import NEW, Node, PtyPack, VirtualPack, bmsota, write_release
+from flash_rig import NEW, Node, PtyPack, VirtualPack, bmsota, interactive, write_release
 
 from bmsota.adapters import slcan
+from bmsota.bootloader import TargetTiming
 from bmsota.cli import waiting
 from bmsota.cli.fault_table import FaultError
 from bmsota.node import NodeCommand
@@ -123,3 +124,21 @@ def test_an_adapter_that_is_lost_meanwhile_is_told():
         done = bmsota("nodes", "--wait", "forever", *pack.arguments, *QUICK)
     assert done.code == 4, done.text
     assert "adapter error: " in done.err
+
+
+@pytest.mark.parametrize("option", ["--wait", "--plan"])
+def test_a_node_in_its_boot_window_is_held_before_anything_is_decided(tmp_path, option):
+    """The answer is no: it is the wait alone that has sent EnterBootloader. A plan holds nothing, nor does a flash without `--wait`."""
+    release = write_release(tmp_path)
+    node = Node(1, timing=TargetTiming(boot_window_ns=600_000_000_000))
+    arguments = ["flash", release, "--expect", "0-1", "--report-dir", tmp_path, *QUICK, "--timeout", "60"]
+    with PtyPack(Node(0), node) as pack:
+        assert node.target.is_in_boot_window
+        if option == "--wait":
+            code, screen = interactive([*arguments, "--wait", "60", *pack.arguments], b"n\n")
+        else:
+            done = bmsota(*arguments, "--wait", "60", "--plan", *pack.arguments)
+            code, screen = done.code, done.text
+        held = {each.node for each in pack.requests if each.command is NodeCommand.ENTER_BOOTLOADER}
+    assert (code, held) == ((3, {1}) if option == "--wait" else (0, set())), screen
+    assert node.target.is_in_boot_window is (option == "--plan")

@@ -138,3 +138,22 @@ def test_a_run_fits_a_terminal_of_80_columns(tmp_path):
     assert any(
         line.startswith("  ") and "vehicle drives or charges" not in line for line in lines
     )  # Something was wrapped.
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/", __file__])
+def test_what_is_no_serial_port_is_called_so(path):
+    done = bmsota("nodes", "-i", "bmsota_slcan", "-c", path, "-b", "500000")
+    assert done.code == 4
+    assert f"no such port: not a serial port: cannot open {path}: " in done.err
+    assert "next: Pass the adapter's port with `-c`; `bmsota adapters` lists what is connected." in done.err
+    assert "Unplug" not in done.err
+
+
+@pytest.mark.parametrize("environment", [{}, {"CAN_INTERFACE": "foo"}])
+def test_an_unknown_interface_is_answered_with_those_that_exist(environment):
+    done = bmsota("nodes", "-c", "x", *([] if environment else ["-i", "foo"]), env=environment)
+    assert done.code == 2
+    first, advice, _ = done.err.splitlines()
+    assert first.startswith("bmsota: unknown adapter: ")
+    assert all(name in first for name in ("foo", "bmsota_slcan", "pcan", "socketcan"))
+    assert "Use one of the interfaces in the message" in advice

@@ -71,3 +71,17 @@ def test_a_stream_that_the_shell_has_closed_is_no_traceback(closed, tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
     if "<&-" not in closed:
         assert out.read_bytes().hex() == HEARTBEAT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize(("package", "module"), [("bmsota_sim", "cli"), ("bmsota_cloud", "__main__")])
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--nonsense", 2)])
+def test_the_other_scripts_take_closed_streams_as_bmsota_does(closed, package, module, argument, code):
+    script = f"from {package}.{module} import main; import sys; sys.argv = ['script', *sys.argv[1:]]; main()"
+    command = f'"{sys.executable}" -c "{script}" {argument} {closed}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert bool(done.stdout) is (code == 0 and ">&-" not in closed.replace("2>&-", ""))
+    assert bool(done.stderr) is (code == 2 and "2>&-" not in closed)

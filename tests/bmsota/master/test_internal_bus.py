@@ -229,6 +229,7 @@ def test_an_extended_id_of_the_same_number_is_another_message(database):
 
 SECOND = 1_000_000_000
 SMALL = PackLayout(slave_count=2, cells_per_slave=5, probes_per_slave=1)
+SILENT_NS = 3 * SECOND
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +316,55 @@ def test_a_frozen_frame_is_told_and_its_values_grow_old(database):
         "-OUT_OF_SEQUENCE 1 Slave01_Cells_1: good 3 times",
     ]
     assert bus.table.faults.present == ()
+
+
+def test_a_frozen_frame_that_comes_slowly_is_told_too(database):
+    """Each silence lets the counter continue anywhere, but not with the same frame again and again."""
+    table = MeasurementTable(database, SMALL)
+    slave = SlaveMessages(database, 1, SMALL)
+    pause_ns = 2 * SILENT_NS
+    frames = slave.measurements([3.5] * 5, [25.0], alive=3)
+    for at_ns in range(pause_ns, 3 * pause_ns, pause_ns):
+        for frame in frames:
+            table.receive(frame, at_ns)
+        assert table.faults.present == (), "once may be chance"
+        table.forget_silent(at_ns)
+        assert (table.cell_voltages_v[0] is None) is (at_ns > pause_ns), "but an old value is no new one"
+    for frame in frames:
+        table.receive(frame, 3 * pause_ns)
+    assert table.faults.present == ((1, SlaveFault.REPEATED),)
+    # It goes on, and is believed again.
+    for alive in range(4, 8):
+        for frame in slave.measurements([3.6] * 5, [25.0], alive=alive):
+            table.receive(frame, 3 * pause_ns + alive)
+    assert table.faults.present == ()
+    assert table.cell_voltages_v[0] == pytest.approx(3.6)
+
+
+def test_a_slave_that_starts_again_may_begin_with_the_same_frame(database):
+    table = MeasurementTable(database, SMALL)
+    slave = SlaveMessages(database, 1, SMALL)
+    for number in range(4):
+        at_ns = (number + 1) * 2 * SILENT_NS
+        pages = slave.identity(hwid="A", version=ImageVersion(1, 0, 0), security_counter=1, transmission=0)
+        for frame in [*pages, *slave.measurements([3.5] * 5, [25.0], alive=0)]:
+            table.receive(frame, at_ns)
+        table.forget_silent(at_ns)
+        assert table.cell_voltages_v[0] == pytest.approx(3.5)
+    assert table.faults.present == ()
+
+
+def test_unprotected_software_is_believed_when_protected_frames_have_ended(database, old_database):
+    """Its identity pages were lost: the master does not know of the restart."""
+    table = MeasurementTable(database, SMALL, unprotected=old_database)
+    new_slave, old_slave = SlaveMessages(database, 1, SMALL), SlaveMessages(old_database, 1, SMALL)
+    for frame in new_slave.measurements([3.5] * 5, [25.0], alive=0):
+        table.receive(frame, 0)
+    for at_ns, believed in ((1, 3.5), (SILENT_NS, 3.5), (SILENT_NS + 1, 3.6)):
+        for frame in old_slave.measurements([3.6] * 5, [25.0], alive=0):
+            table.receive(frame, at_ns)
+        assert table.cell_voltages_v[0] == pytest.approx(believed)
+        assert table.faults.present == ((1, SlaveFault.UNPROTECTED),)
 
 
 def test_a_replayed_frame_is_told_and_not_used(database):

@@ -68,6 +68,15 @@ def test_decimal_numbers():
     assert frames == [(0.1, "1", 0x100, False, "e80d"), (0.2, "1", 419360000, True, "")]
 
 
+def test_a_hexadecimal_id_in_a_decimal_log_is_named():
+    header = HEADER.replace("base hex", "base dec")
+    for can_id in ("1A0", "18FEF100x"):
+        frames, notes = text(f"{header}   0.1 1  {can_id}  Rx  d 1 12\n   0.2 1  256  Rx  d 1 12\n")
+        assert [frame[0] for frame in frames] == [0.2]
+        reason = f"expected a decimal CAN id (the log says base dec), got {can_id}"
+        assert skipped(notes) == [f"line 5: 0.1 1  {can_id}  Rx  d 1 12: {reason}"]
+
+
 STRANGE = {
     "stray": "stray",
     "   0.01 1  100  Rx": "0.01 1  100  Rx",
@@ -96,7 +105,7 @@ def test_what_the_times_are_is_said():
     since = "times are seconds since the start of the measurement"
     assert text(HEADER + line)[1].time_base == f"{since}, Fri May 05 06:24:08.927 PM 2024"
     assert text(HEADER.replace("absolute", "relative") + line)[1].time_base == (
-        "times are seconds since the previous event, Fri May 05 06:24:08.927 PM 2024"
+        "times are seconds since the previous event (timestamps relative); the measurement began Fri May 05 06:24:08.927 PM 2024"
     )
     assert text("Begin Triggerblock Fri May 05 2024\n" + line)[1].time_base == f"{since}, Fri May 05 2024"
     assert text(line)[1].time_base == since

@@ -68,7 +68,7 @@ def test_where_the_content_does_not_tell_the_suffix_does(name, found):
 
 
 def test_what_no_format_has_is_refused_by_name(tmp_path):
-    for name, content in (("drive.pcap", b"garbage"), ("drive", b""), ("drive.blf", b"\xff\xfe" * 400)):
+    for name, content in (("drive.pcap", b"garbage"), ("drive", b"\n"), ("drive.blf", b"\xff\xfe" * 400)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConfigurationError, match=f"^not a CAN log of a known format .*{name}$"):
             CanLog(tmp_path / name)

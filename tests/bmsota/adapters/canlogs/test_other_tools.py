@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import can
 import pytest
 from canlog_rig import skipped, text
 
@@ -31,6 +32,7 @@ def test_both_versions_of_gvret():
     [
         ("x,000005EB,false,Rx,0,1,E8", "x,000005EB,false,Rx,0,1,E8"),
         ("1,000005EB,false,Rx,0,2,E8", "1,000005EB,false,Rx,0,2,E8: expected 2 data bytes, got 1"),
+        ("1,000005EB,false,Rx,0,1,E8,0D,00,", "1,000005EB,false,Rx,0,1,E8,0D,00,: expected 1 data bytes, got 3"),
         ("1,000005EB,maybe,Rx,0,1,E8", "1,000005EB,maybe,Rx,0,1,E8: expected true or false in the column Extended"),
         ("1,00000800,false,Rx,0,1,E8", "1,00000800,false,Rx,0,1,E8: CAN id 800 is too large"),
         ("1,000005EB", "1,000005EB"),
@@ -40,6 +42,47 @@ def test_a_strange_line_of_gvret(line, said):
     frames, notes = text(f"{GVRET_2}{line}\n1,000005EB,false,Rx,0,1,E8\n")
     assert len(frames) == 1
     assert skipped(notes) == [f"line 2: {said}"]
+
+
+def test_python_can_csv_has_the_frames_that_python_can_wrote(tmp_path):
+    path = tmp_path / "drive.csv"
+    written = [
+        can.Message(timestamp=1.7e9 + 0.5, arbitration_id=0x100, is_extended_id=False, data=b"\xe8\x0d"),
+        can.Message(timestamp=1.7e9 + 1, arbitration_id=0x18FEF100, data=b""),
+        can.Message(timestamp=1.7e9 + 2, arbitration_id=0x12, is_extended_id=False, is_fd=True, data=bytes(range(64))),
+        can.Message(timestamp=1.7e9 + 3, arbitration_id=0x100, is_extended_id=False, is_remote_frame=True, dlc=8),
+        can.Message(timestamp=1.7e9 + 4, arbitration_id=4, is_extended_id=False, is_error_frame=True),
+    ]
+    with can.CSVWriter(path) as writer:
+        for message in written:
+            writer(message)
+    frames, notes = text(path.read_text())
+    assert frames == [
+        (1700000000.5, "", 0x100, False, "e80d"),
+        (1700000001.0, "", 0x18FEF100, True, ""),
+        (1700000002.0, "", 0x12, False, bytes(range(64)).hex()),
+        (1700000003.0, "", 0x100, False, "remote"),
+        (1700000004.0, "", 4, False, "error"),
+    ]
+    assert (notes.skipped, notes.fault, notes.time_base) == (0, None, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("x,0x100,0,0,0,1,6A==", ""),
+        ("nan,0x100,0,0,0,1,6A==", ": the time is not a number"),
+        ("1.0,0x800,0,0,0,1,6A==", ": CAN id 800 is too large"),
+        ("1.0,0x100,0,0,2,1,6A==", ": expected 0 or 1 in the columns extended, remote and error"),
+        ("1.0,0x100,0,0,0,2,6A==", ": expected 2 data bytes, got 1"),
+        ("1.0,0x100,0,0,0,1,6A=?", ": the data are not Base64"),
+        ("1.0,0x100,0,0,0,1", ": expected 7 columns, got 6"),
+    ],
+)
+def test_a_strange_line_of_python_can_csv(line, said):
+    frames, notes = text(f"timestamp,arbitration_id,extended,remote,error,dlc,data\n{line}\n2.0,0x100,0,0,0,1,6A==\n")
+    assert frames == [(2.0, "", 0x100, False, "e8")]
+    assert skipped(notes) == [f"line 2: {line}{said}"]
 
 
 BUSMASTER = (

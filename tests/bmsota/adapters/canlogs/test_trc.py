@@ -104,6 +104,7 @@ def test_each_version(log, expected):
 STRANGE = {
     "garbage": "garbage",
     "      1      1059.900 DT 1     0300 Rx -  2    E8": "1      1059.900 DT 1     0300 Rx -  2    E8: expected 2 data bytes, got 1",
+    "      1      1059.900 DT 1     0300 Rx -  1    E8 0D": "1      1059.900 DT 1     0300 Rx -  1    E8 0D: expected 1 data bytes, got 2",
     "      1      1059.900 XX 1     0300 Rx -  2    E8": "1      1059.900 XX 1     0300 Rx -  2    E8: unknown message type XX",
     "      1      1059.900 FD 1     0300 Rx -  16   E8": "1      1059.900 FD 1     0300 Rx -  16   E8: expected a DLC of 0 to 15, got 16",
     "      1      1059.900 FD 1     0300 Rx -  -1   E8": "1      1059.900 FD 1     0300 Rx -  -1   E8: expected a DLC of 0 to 15, got -1",
