@@ -115,6 +115,10 @@ class BroadcastClient:
                 self._stream.receive(reply, now_ns)
         elif position in self._active:
             member.receive_frame(frame, now_ns)
+            if self.phase is not BroadcastPhase.OFFERING:
+                for other in self._active:
+                    if other != position:
+                        self._members[other].hurry(now_ns + self._timing.report_late_ns)
         self._go_on(now_ns)
 
     def frames_to_send(self, now_ns: int) -> list[CanFrame]:

@@ -228,7 +228,7 @@ class BootloaderClient(Exchange[ClientEvent]):
         self._payload = image if isinstance(image, ImagePayload) else ImagePayload(image, may_compress=may_compress)
         facts = self._payload.facts
         self._expected = expected or ExpectedNode(hardware_class=facts.hardware_class, role=facts.role)
-        self._is_member = is_member
+        self._is_member = self._is_in_company = is_member
         self.state = ClientState.DISCOVERING
         self._offset = 0
         self._furthest = 0

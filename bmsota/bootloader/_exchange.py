@@ -252,6 +252,12 @@ _UNLOCKING = frozenset({NodeCommand.REQUEST_CHALLENGE, NodeCommand.UNLOCK})
 _CHALLENGE_PARTS = (ReplyKind.CHALLENGE_0, ReplyKind.CHALLENGE_1, ReplyKind.CHALLENGE_2)
 
 
+_HURRIES = 3
+"""Tries of one request that a broadcast may cut short: a node that is restarting is given the usual time then."""
+_USUAL = 4
+"""Times what a node needed before, it is waited for its answer in a broadcast."""
+
+
 class Exchange(ABC, Generic[EventT]):
     """One node, one request at a time. Subclasses decide what to request next.
 
@@ -259,6 +265,8 @@ class Exchange(ABC, Generic[EventT]):
     call `handle_timeout`, take the events; until `finished`.
     """
 
+    _is_in_company = False
+    """Whether other nodes of a broadcast wait while this one is waited for."""
     _holds_node = False
     """Whether a node that is in its bootloader is to stay there while it is being described."""
 
@@ -291,6 +299,14 @@ class Exchange(ABC, Generic[EventT]):
         self._tag = 0
         self._tries_left = 0
         self._pending_left = 0
+        self._hurries_left = 0
+        """How many of the next tries need not wait longer than the others of a broadcast."""
+        self._hurried_ns: int | None = None
+        """When the answer is late because the others' have come."""
+        self._handed_out_ns: int | None = None
+        """When the request under way was handed out, at its first try and until something is heard."""
+        self._first_reply_ns: int | None = None
+        """The longest it has taken until something was heard."""
         self._timeout_ns = 0
         self._deadline_ns: int | None = None
         self._sent_frames: list[CanFrame] = []
@@ -312,6 +328,9 @@ class Exchange(ABC, Generic[EventT]):
         reply = self._wire.parse(frame)
         if reply is None or isinstance(reply, Request):
             return
+        if self._handed_out_ns is not None:
+            self._first_reply_ns = max(self._first_reply_ns or 0, now_ns - self._handed_out_ns)
+            self._handed_out_ns = None
         if self._collector is not None:
             node = self._collector.receive(reply)
             if node is None and self._deadline_ns is not None and self._collector.has_heard:
@@ -346,7 +365,9 @@ class Exchange(ABC, Generic[EventT]):
         if out:
             self._burst_due_ns = now_ns + max(self._timing.burst_spacing_ns, self._spacing_ns)
         else:
-            self._deadline_ns = now_ns + self._timeout_ns
+            self._deadline_ns, self._hurried_ns = now_ns + self._timeout_ns, None
+            if self._hurries_left == _HURRIES:
+                self._handed_out_ns = now_ns
         return frames
 
     def next_event(self) -> EventT | None:
@@ -357,14 +378,17 @@ class Exchange(ABC, Generic[EventT]):
         """When `frames_to_send` and `handle_timeout` want to be called at the latest; None: only after a frame."""
         if self._out:
             return self._burst_due_ns
-        return self._deadline_ns
+        return self._due_ns
 
     def handle_timeout(self, now_ns: int) -> None:
         """Act on the time; no effect before `next_timeout`."""
-        if self._out or self._deadline_ns is None or now_ns < self._deadline_ns:
+        due_ns = self._due_ns
+        if self._out or due_ns is None or now_ns < due_ns:
             return
-        self._deadline_ns = None
+        self._deadline_ns = self._hurried_ns = None
         self._tries_left -= 1
+        self._hurries_left = max(0, self._hurries_left - 1)
+        self._handed_out_ns = None
         # What is there and cannot be understood is not retried as long as a node that may still be booting.
         is_there = self._timing.discover_tries - self._tries_left >= self._timing.reply_tries
         foreign = self._foreign_protocol()
@@ -382,6 +406,17 @@ class Exchange(ABC, Generic[EventT]):
         else:
             self._repeat()
 
+    def hurry(self, due_ns: int) -> None:
+        """Others that were sent the same at the same time have answered: an answer that is lost need not be waited for."""
+        self._hurried_ns = due_ns if self._hurries_left and not self._out else None
+
+    @property
+    def _due_ns(self) -> int | None:
+        """When the answer is late."""
+        if self._deadline_ns is None or self._hurried_ns is None:
+            return self._deadline_ns
+        return min(self._deadline_ns, self._hurried_ns)
+
     def _foreign_protocol(self) -> str | None:
         """What to say of a node that is being looked for, has said which versions it speaks, and shares none with us."""
         versions = None if self._collector is None else self._collector.protocol_versions
@@ -396,6 +431,8 @@ class Exchange(ABC, Generic[EventT]):
         self.is_put_off = False
         self._collector = IdentityCollector(self._position)
         self._tries_left = self._timing.discover_tries
+        self._hurries_left = _HURRIES
+        self._handed_out_ns = None
         self._timeout_ns = self._timing.discover_timeout_ns
         self._queue(self._collector.request())
 
@@ -408,12 +445,22 @@ class Exchange(ABC, Generic[EventT]):
         self._request = request
         self._tries_left = self._timing.reply_tries
         self._pending_left = self._timing.pending_max
-        self._timeout_ns = self._timing.reply_timeout_ns
+        self._hurries_left = _HURRIES
+        self._handed_out_ns = None
+        self._timeout_ns = self._reply_timeout_ns(after)
         self._deadline_ns = None
         self._spacing_ns = 0
         if after:
             self._out.extend(after)
         self._queue(request)
+
+    def _reply_timeout_ns(self, after: list[CanFrame] | None) -> int:
+        """How long the first answer may take: less in a broadcast, where others wait for it, if this node has answered quickly."""
+        timing = self._timing
+        if not self._is_in_company or self._first_reply_ns is None:
+            return timing.reply_timeout_ns
+        usual_ns = _USUAL * self._first_reply_ns + timing.frame_timeout_ns * len(after or ())
+        return min(timing.reply_timeout_ns, max(timing.report_late_ns, usual_ns))
 
     def _command(self, command: NodeCommand, *, raise_counter: bool = False) -> Request:
         """A command with the next tag, meant for the boot that was discovered."""
@@ -438,7 +485,8 @@ class Exchange(ABC, Generic[EventT]):
     def _repeat(self) -> None:
         assert self._request is not None
         self._missing.clear()
-        self._timeout_ns = min(2 * self._timeout_ns, self._timing.reply_timeout_ns_max)
+        longer_ns = max(2 * self._timeout_ns, self._timing.reply_timeout_ns)
+        self._timeout_ns = min(longer_ns, self._timing.reply_timeout_ns_max)
         self._queue(self._request)
 
     @property
@@ -570,6 +618,7 @@ class Exchange(ABC, Generic[EventT]):
         if request is None or (reply.tag, reply.command) != (request.tag, request.command) or not self._pending_left:
             return
         self._pending_left -= 1
+        self._hurries_left, self._hurried_ns = 0, None
         if not self._out:
             self._deadline_ns = now_ns + reply.wait_ms * _MS + self._timeout_ns
 

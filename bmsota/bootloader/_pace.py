@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _MS = 1_000_000
 # From fewer frames nothing can be said about a loss; to compare two paces takes more.
 _SAMPLE_FRAMES, _TRIAL_SAMPLE_FRAMES = 64, 128
+# Of many nodes the one that misses most is judged: by so many standard deviations its loss must be above the limit.
+_DEVIATIONS = 3
 # Reports between two trials, at first; then four times as many. The last figure is some MB: practically never.
 _TRIAL_PAUSE_REPORTS = 16
 _TRIAL_PAUSE_REPORTS_MAX = 1024
@@ -50,8 +52,9 @@ class _Trial(Enum):
 class Pace:
     """The pace of one stream."""
 
-    def __init__(self, timing: BootloaderTiming, window_blocks: int) -> None:
+    def __init__(self, timing: BootloaderTiming, window_blocks: int, *, nodes: int = 1) -> None:
         self._timing = timing
+        self._deviations = _DEVIATIONS if nodes > 1 else 0
         self._window_max = window_blocks
         self.window_blocks = min(window_blocks, timing.window_blocks_min)
         """Blocks under way at once, now."""
@@ -99,7 +102,7 @@ class Pace:
         missing, sent = self._sample_missing, self._sample_sent
         self._sample_missing = self._sample_sent = 0
         loss = 1000 * missing // sent
-        is_heavy = loss > 10 * self._timing.loss_pct_high
+        is_heavy = self._is_heavy(missing, sent)
         self.is_lossy = loss > 10 * self._timing.loss_pct_low
         if self._trial is _Trial.SLOWER:
             self._judge_slower(loss, is_heavy=is_heavy)
@@ -123,6 +126,12 @@ class Pace:
                 self._base_spacing_ns = self.spacing_ns
                 faster_ns = self.spacing_ns * self._raise_eighths // 8
                 self._change(_Trial.FASTER, faster_ns if faster_ns >= self._timing.spacing_ns_min else 0)
+
+    def _is_heavy(self, missing: int, sent: int) -> bool:
+        """Whether this is too much, and, of the unluckiest of many nodes, more than chance makes of what is just not too much."""
+        limit = self._timing.loss_pct_high
+        excess = 100 * missing - limit * sent
+        return excess > 0 and excess * excess > self._deviations**2 * limit * (100 - limit) * sent
 
     def slow_down(self) -> None:
         """A node does not get any further at this pace, for whatever reason."""

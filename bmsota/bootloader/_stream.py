@@ -2,7 +2,8 @@
 
 Strategy. Blocks go out one behind the other, each with its CheckBlock. Every few blocks a CheckBlock requests a report.
 While the reports are on their way the next blocks go out: as long as the window has room nothing waits. A report
-says what the node misses; what any of the nodes misses is sent again once, between two blocks. A node that does not answer,
+says what the node misses; what any of the nodes misses is sent again once, between two blocks: when all have reported, or
+when the window is full and those that have not reported are being polled again. A node that does not answer,
 or answers that it has lost its place, is left behind, and the others continue.
 
 The window (blocks beyond the slowest node's first incomplete one) begins small and doubles with every report up to what the
@@ -50,6 +51,10 @@ _MS = 1_000_000
 _PACED_BURST_NS = 500_000
 # A list that is lost once is requested again; a node that cannot say what it misses gets a whole block.
 _REPORTS_BLIND_MAX = 1
+# With much loss, the part of a window after which it is asked before the next block what became of a repair.
+_EARLY_PART = 6
+# A few times what was measured before is late.
+_USUAL_GAPS, _USUAL_REPLIES = 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class _Receiver:
     """What is known of one node."""
 
     __slots__ = (
+        "asked_repair",
         "deadline_ns",
         "doubt",
         "has_more_time",
@@ -113,6 +119,8 @@ class _Receiver:
         """Reports in a row that said that something is missing, but not what."""
         self.rounds_left = rounds
         self.is_waiting = False
+        self.asked_repair = 0
+        """Repairs up to this one had been sent when it was last polled."""
         self.has_more_time = False
         """Whether it has been given more time than the others: it was polled again, or has said that it needs it."""
         self.deadline_ns: int | None = None
@@ -151,11 +159,11 @@ class BlockStream:
         self._block_frames = block_frames
         self._block_bytes = block_frames * wire.data_bytes
         self.blocks = -(-len(data) // self._block_bytes)
-        self._pace = Pace(timing, window_blocks)
         self._reports = ReportInterval()
         self._has_stalled = False
         """Whether the window was full before all had answered the question under way."""
         self._receivers = {position: _Receiver(timing.rounds_max) for position in positions}
+        self._pace = Pace(timing, window_blocks, nodes=len(self._receivers))
         self._events: deque[StreamEvent] = deque()
         self._out: deque[CanFrame] = deque()
         self._burst_due_ns = 0
@@ -170,6 +178,15 @@ class BlockStream:
         """Whether any node has been polled twice."""
         self._round_trip_ns: int | None = None
         """From the question to the slowest report, smoothed."""
+        self._is_group = len(self._receivers) > 1
+        self._first_reply_ns: int | None = None
+        """From the question to the first reply, smoothed."""
+        self._reply_ns: int | None = None
+        """When the last reply to the question under way came, if one has come."""
+        self._gap_ns = 0
+        """The longest time between two replies to this question."""
+        self._gap_usual_ns: int | None = None
+        """The same of the questions before, smoothed."""
         self._blocks_since_ask = 0
         self._frames_since_ask = 0
         self._frames_asked = 0
@@ -181,6 +198,13 @@ class BlockStream:
         """Frames behind those that a node has missed at the first try, at most."""
         self._frames_since_report = 0
         self._repairs: set[tuple[int, int]] = set()
+        self._repair_count = 0
+        self._repaired_in: dict[tuple[int, int], int] = {}
+        """The repair in which a frame was last sent, of those sent since the question under way."""
+        self._polls: list[CanFrame] = []
+        """Questions to single nodes that must wait until a repair has gone out: a CheckBlock would end it."""
+        self._is_repairing = False
+        """Whether what waits to go out is a repair."""
         self._must_open = True
 
     # ---- the driver's side
@@ -197,6 +221,7 @@ class BlockStream:
         if receiver is None or asked is None or not receiver.is_waiting or self._ask_frame is not None:
             return  # Late, or about a question before this one.
         number = asked % BLOCK_NUMBERS
+        self._hear_one(receiver, now_ns)
         if isinstance(reply, BitmapReply):
             if reply.block != OFFER_BLOCK:
                 block = self._absolute(reply.block)
@@ -257,7 +282,7 @@ class BlockStream:
 
     def next_timeout(self) -> int | None:
         """When `frames_to_send` and `handle_timeout` want to be called at the latest."""
-        if self._out or self._wants_to_send():
+        if self._out or self._polls or self._wants_to_send():
             return self._burst_due_ns
         return min(
             (receiver.deadline_ns for receiver in self._receivers.values() if receiver.deadline_ns is not None),
@@ -273,19 +298,26 @@ class BlockStream:
             if receiver.tries_left <= 0:
                 self._leave(position, receiver.doubt or f"CHECK_BLOCK: no answer in {self._timing.report_tries} tries")
                 continue
-            # Again, to this node alone, before what waits: that is of a block, never of a repair, which would end by it. What
-            # the node has said of this block so far may have been a part.
+            # Again, to this node alone, before what waits, unless that is a repair, which would end by it. What the node has
+            # said of this block so far may have been a part.
             assert self._asked is not None
-            receiver.deadline_ns = now_ns + self._timeout_ns(self._timing.report_tries - receiver.tries_left)
+            receiver.deadline_ns = now_ns + self._repeat_timeout_ns(self._timing.report_tries - receiver.tries_left)
             receiver.has_more_time = self._is_repeated = True
             receiver.missing.clear()
-            self._out.appendleft(self._check(self._asked, node=position, report_wanted=True))
+            receiver.asked_repair = self._repair_count - (1 if self._is_repairing and self._out else 0)
+            poll = self._check(self._asked, node=position, report_wanted=True)
+            if self._is_repairing and self._out:
+                self._polls.append(poll)
+            else:
+                self._out.appendleft(poll)
         self._look_at_answers(now_ns)
 
     # ---- what goes out
 
     def _wants_to_send(self) -> bool:
-        return bool(self._receivers) and (bool(self._repairs) or self._has_room() or self._asked is None)
+        return bool(self._receivers) and (
+            bool(self._repairs and self._may_repair()) or self._has_room() or self._asked is None
+        )
 
     def _has_room(self) -> bool:
         slowest = min((receiver.next_block for receiver in self._receivers.values()), default=self.blocks)
@@ -294,8 +326,14 @@ class BlockStream:
     def _refill(self) -> None:
         if not self._receivers:
             return
-        if self._repairs:
-            self._send_repairs()
+        self._is_repairing = False
+        if self._polls:
+            self._out.extend(self._polls)
+            self._polls.clear()
+        elif self._repairs and self._may_repair():
+            self._send_repair()
+        elif self._asked is None and self._wants_early_report():
+            self._out.append(self._send_request(self._next_block - 1))
         elif self._has_room():
             self._send_block()
         elif self._asked is None:
@@ -319,25 +357,40 @@ class BlockStream:
         )
         out.append(self._send_request(block) if wants_report else self._check(block, node=self._node))
 
-    def _send_repairs(self) -> None:
-        """What any node misses, block by block."""
+    def _wants_early_report(self) -> bool:
+        """Whether to ask before the next block what became of a repair, so that blocks go out while the reports come in."""
+        return (
+            self._must_open
+            and self._pace.is_lossy
+            and self._blocks_since_ask >= self._pace.window_blocks // _EARLY_PART
+        )
+
+    def _may_repair(self) -> bool:
+        """Whether to repair now: all have reported, or nothing new may go out and those that have not were polled again."""
+        if self._asked is None:
+            return True
+        receivers = self._receivers.values()
+        return not self._has_room() and all(each.has_more_time for each in receivers if each.is_waiting)
+
+    def _send_repair(self) -> None:
+        """What any node misses of the first block of which something is missing."""
         out = self._out
-        by_block: dict[int, list[int]] = {}
-        for block, frame in sorted(self._repairs):
-            by_block.setdefault(block, []).append(frame)
-        self._repairs.clear()
-        for block, indices in by_block.items():
-            frames = self._wire.data_frames(self._block_data(block))
-            wanted = [frames[index] for index in indices if index < len(frames)]
-            if wanted:
-                # A node that misses it takes the frames for another block's, and drops those that it got right with them.
-                out.extend([self._open(block, is_repair=True)] * (2 if self._pace.is_lossy else 1))
-                out.extend(wanted)
-                self._frames_since_ask += len(wanted)
-            # The CheckBlock was missed; or a frame that this block does not have, by a node that has its CheckBlock wrong.
-            if len(wanted) < len(indices):
-                out.append(self._check(block, node=self._node))
-        self._must_open = True
+        block = min(self._repairs)[0]
+        indices = sorted(frame for number, frame in self._repairs if number == block)
+        self._repairs -= {(block, frame) for frame in indices}
+        self._repair_count += 1
+        self._repaired_in |= dict.fromkeys(((block, frame) for frame in indices), self._repair_count)
+        frames = self._wire.data_frames(self._block_data(block))
+        wanted = [frames[index] for index in indices if index < len(frames)]
+        if wanted:
+            # A node that misses it takes the frames for another block's, and drops those that it got right with them.
+            out.extend([self._open(block, is_repair=True)] * (2 if self._pace.is_lossy else 1))
+            out.extend(wanted)
+            self._frames_since_ask += len(wanted)
+        # The CheckBlock was missed; or a frame that this block does not have, by a node that has its CheckBlock wrong.
+        if len(wanted) < len(indices):
+            out.append(self._check(block, node=self._node))
+        self._is_repairing = self._must_open = True
 
     def _block_data(self, block: int) -> bytes:
         return self._data[block * self._block_bytes : (block + 1) * self._block_bytes]
@@ -368,11 +421,13 @@ class BlockStream:
         self._blocks_since_ask = 0
         self._frames_asked, self._frames_since_ask, self._lost_max = self._frames_since_ask, 0, 0
         self._ask_frame = self._check(block, node=self._node, report_wanted=True)
+        self._repaired_in.clear()
         for receiver in self._receivers.values():
             receiver.is_waiting = True
             receiver.has_more_time = False
             receiver.doubt = ""
             receiver.missing.clear()
+            receiver.asked_repair = self._repair_count
             receiver.tries_left = self._timing.report_tries
             receiver.pending_left = self._timing.pending_max
         return self._ask_frame
@@ -395,6 +450,14 @@ class BlockStream:
         doublings = max(0, tries_before + 1 - timing.report_tries_quick)
         return min(longest_ns, max(timing.report_timeout_ns_min, 3 * self._round_trip_ns) << doublings)
 
+    def _repeat_timeout_ns(self, tries_before: int) -> int:
+        """How long to wait for the report of one node that is polled again: no other reports before it."""
+        timeout_ns = self._timeout_ns(tries_before)
+        if self._first_reply_ns is None:
+            return timeout_ns
+        doublings = max(0, tries_before + 1 - self._timing.report_tries_quick)
+        return min(timeout_ns, max(self._timing.report_late_ns_min, _USUAL_REPLIES * self._first_reply_ns) << doublings)
+
     def _measure(self, now_ns: int, receiver: _Receiver) -> None:
         """A report has come: how long did it take, and how much longer may the others need?"""
         if not receiver.has_more_time:
@@ -402,19 +465,39 @@ class BlockStream:
             taken_ns = now_ns - self._asked_ns
             before_ns = self._round_trip_ns
             self._round_trip_ns = taken_ns if before_ns is None else max(taken_ns, (7 * before_ns + taken_ns) // 8)
-        # All nodes were polled at the same time, so their answers come one behind the other.
-        late_ns = now_ns + self._timing.report_late_ns
+
+    def _hear_one(self, receiver: _Receiver, now_ns: int) -> None:
+        """A reply has come: how much longer may the others need? All were polled at once, so they answer one behind the other."""
+        if not receiver.has_more_time:
+            if self._reply_ns is not None:
+                self._gap_ns = max(self._gap_ns, now_ns - self._reply_ns)
+            elif self._is_group:
+                first_ns, taken_ns = self._first_reply_ns, now_ns - self._asked_ns
+                self._first_reply_ns = taken_ns if first_ns is None else max(taken_ns, (7 * first_ns + taken_ns) // 8)
+            self._reply_ns = now_ns
+        timing = self._timing
+        late_ns = timing.report_late_ns
+        if self._gap_usual_ns is not None:
+            late_ns = min(late_ns, max(timing.report_late_ns_min, _USUAL_GAPS * self._gap_usual_ns))
+        if receiver.has_more_time and receiver.deadline_ns is not None and self._gap_usual_ns is not None:
+            receiver.deadline_ns = min(receiver.deadline_ns, now_ns + late_ns)
         for other in self._receivers.values():
-            if other.is_waiting and not other.has_more_time and other.deadline_ns is not None:
-                other.deadline_ns = min(other.deadline_ns, late_ns)
+            if other is not receiver and other.is_waiting and not other.has_more_time and other.deadline_ns is not None:
+                due_ns = now_ns + late_ns
+                other.deadline_ns = due_ns if self._gap_usual_ns is not None else min(other.deadline_ns, due_ns)
 
     def _reported(self, reply: ReportReply, receiver: _Receiver, next_block: int) -> None:
         position = reply.position
         receiver.is_waiting = False
         receiver.deadline_ns = None
-        # What it misses without having said it (its lists were lost, or are too long) will be new for the most part.
         lost = sum(block >= self._judged_block for block, _ in receiver.missing)
-        self._lost_max = max(self._lost_max, lost + max(0, reply.missing_total - len(receiver.missing)))
+        # What it misses without having said it: its lists were lost, or are too long.
+        unsaid = max(0, reply.missing_total - len(receiver.missing))
+        if self._is_group:
+            # Reports of many nodes are often about the same blocks again. To one node it is new for the most part.
+            assert self._asked is not None
+            unsaid = unsaid * (self._asked + 1 - self._judged_block) // max(1, self._asked + 1 - next_block)
+        self._lost_max = max(self._lost_max, lost + unsaid)
         if next_block > receiver.next_block:
             receiver.next_block = next_block
             receiver.rounds_left = self._timing.rounds_max
@@ -443,6 +526,11 @@ class BlockStream:
                 receiver.missing = {(next_block, frame) for frame in range(self._block_frames)} | {
                     (next_block, CHECK_FRAME)
                 }
+        if receiver.missing:
+            # What another node's report has had repaired meanwhile may have come here too: the next report says.
+            self._repairs |= {
+                place for place in receiver.missing if self._repaired_in.get(place, 0) <= receiver.asked_repair
+            }
 
     def _look_at_answers(self, now_ns: int) -> None:
         """When the last answer is in: what must be repeated, and at which pace to continue."""
@@ -451,10 +539,15 @@ class BlockStream:
         if any(receiver.is_waiting for receiver in self._receivers.values()):
             return
         asked, self._asked = self._asked, None
+        if self._reply_ns is not None:
+            usual_ns = self._gap_usual_ns
+            self._gap_usual_ns = (
+                self._gap_ns if usual_ns is None else max(self._gap_ns, (7 * usual_ns + self._gap_ns) // 8)
+            )
+        self._reply_ns, self._gap_ns = None, 0
         for position, receiver in self._receivers.items():
             if receiver.missing:
                 self._events.append(StreamRepeated(position, len(receiver.missing)))
-                self._repairs |= receiver.missing
         is_clean = all(receiver.next_block > asked for receiver in self._receivers.values())
         self._reports.judge(is_clean=is_clean, has_stalled=self._has_stalled)
         # The pace is judged by what was lost at the first try. Repairs say little: their loss may be that of an OpenBlock.

@@ -41,6 +41,10 @@ class BootloaderTiming:
     report_late_ns: int = 20 * _MS
     """Once one node of a broadcast has reported, the others are polled again after this: they report at the same time."""
 
+    report_late_ns_min: int = 5 * _MS
+    """Less, down to this, as far as the replies to the questions before came closer together: twice the longest time between
+    two of them."""
+
     reply_tries: int = 5
     """A frame lost five times in a row is a broken connection, not a bad one: at 20 % loss of request and reply together
     that is 1 in 150 exchanges, and costs one interruption."""

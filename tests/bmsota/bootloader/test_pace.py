@@ -311,3 +311,15 @@ def test_a_bad_wire_costs_what_must_be_repeated_and_little_more(bench_parts, nod
     base = seconds(bench_parts, nodes, 0, 1)
     relative = sum(seconds(bench_parts, nodes, loss, seed) for seed in range(3)) / 3 / base
     assert relative < times, relative
+
+
+def test_the_unluckiest_of_many_nodes_is_no_reason_to_slow_down():
+    """11 of 64 are much for one node; of eight nodes that lose a tenth, one misses as many in every second report."""
+    alone, together = (Pace(BootloaderTiming(), 24, nodes=nodes) for nodes in (1, 8))
+    for pace in (alone, together):
+        pace.judge(11, 64, None)
+        pace.judge(11, 64, None)
+    assert (alone.is_paced, together.is_paced) == (True, False)
+    together.judge(32, 64, None)
+    together.judge(32, 64, None)
+    assert together.is_paced

@@ -177,6 +177,18 @@ def test_what_any_node_misses_goes_out_once_for_all(bench_parts):
     assert talk.stream.finished
 
 
+def test_what_is_known_to_be_missing_is_repaired_while_a_silent_node_is_asked_again(bench_parts):
+    """Its report is older than the repair, so what both miss is not sent twice: the next report says whether it has come."""
+    talk = Talk(bench_parts, blocks=4, positions=(5, 6, 7), node=130)
+    talk.said()
+    talk.hear(ListReply(5, 1, ((1, 0),)), talk.report(1, 0, missing=1), talk.report(1, 2, position=6))
+    assert talk.said() == []
+    talk.late()
+    assert talk.said() == ["ask 1 of 7", "repair 0", "0.0"]
+    talk.hear(ListReply(7, 1, ((1, 0), (1, 1))), talk.report(1, 0, missing=2, position=7))
+    assert talk.said() == ["repair 0", "0.1", "ask 3"]
+
+
 def test_a_lost_list_is_asked_for_again_and_then_the_block_goes_out_whole(bench_parts):
     """A report that names nothing is believed once; the second time the first incomplete block is sent as it is."""
     talk = Talk(bench_parts, blocks=4)
