@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from bmsota.adapters import connect_terminal
-from bmsota_sim.kernel import SECOND, Kernel
+from bmsota_sim.kernel import MS, SECOND, Kernel
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Coroutine
 
     from bmsota.adapters import AsyncioTerminal
@@ -33,27 +34,67 @@ HTTP_ANSWER_SIZE_BYTES_MAX = 64 * 1024 * 1024
 # How much answer may wait in the modem before the socket is read on, and how often it is looked at.
 HTTP_CHUNK_SIZE_BYTES = 16 * 1024
 HTTP_TIMEOUT_S = 20.0
+# How much backlog is worked off before the sockets are looked at.
+SLICE_NS = 20 * MS
+# Lateness is kept as the time spent in each power of two of a millisecond: up to 18 hours.
+LAG_BUCKETS = 27
 
 
 class RealTimeDriver:
     """Pumps a kernel in real time inside an asyncio loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, speed: float = 1.0) -> None:
+        """*speed*: seconds of the kernel in a second of the wall clock."""
         # One reading of the wall clock, then the monotonic one: `now_ns` never goes back.
-        self._epoch_offset_ns = time.time_ns() - time.monotonic_ns()
+        self._speed = speed
+        self._epoch_ns, self._monotonic_ns = time.time_ns(), time.monotonic_ns()
         self.kernel = Kernel(self.wall_ns())
         self.lag_ns_max = 0
+        self.lag_ns = 0
+        """How far the kernel is behind now."""
+        self._lag_time_ns = [0] * LAG_BUCKETS
+        self._looked_ns = 0
         self._wake = asyncio.Event()
         self.failure: BaseException | None = None
 
     def wall_ns(self) -> int:
-        """Nanoseconds since the Unix epoch, never going back."""
-        return time.monotonic_ns() + self._epoch_offset_ns
+        """Nanoseconds since the Unix epoch, never going back; with a speed, as many times as fast from the start on."""
+        passed_ns = time.monotonic_ns() - self._monotonic_ns
+        return self._epoch_ns + (passed_ns if self._speed == 1.0 else int(passed_ns * self._speed))
+
+    def _run_slice(self) -> None:
+        """Run what is due, but no more than a slice: with a backlog the sockets come first."""
+        now = self.wall_ns()
+        due = self.kernel.next_due()
+        self.lag_ns = 0 if due is None else max(0, now - due)
+        self.lag_ns_max = max(self.lag_ns_max, self.lag_ns)
+        self.kernel.run_until(min(now, due + SLICE_NS) if self.lag_ns and due is not None else now)
+
+    def forget_lag(self) -> None:
+        """Measure the lateness from here on."""
+        self.lag_ns_max = 0
+        self._lag_time_ns = [0] * LAG_BUCKETS
+
+    def _count_lag(self) -> None:
+        now = time.monotonic_ns()
+        if self._looked_ns:
+            bucket = min((self.lag_ns // MS).bit_length(), LAG_BUCKETS - 1)
+            self._lag_time_ns[bucket] += now - self._looked_ns
+        self._looked_ns = now
+
+    def lag_s(self, share: float) -> float:
+        """The lateness that was not exceeded for this share of the time, in seconds; powers of two of a millisecond."""
+        wanted, seen = share * sum(self._lag_time_ns), 0
+        for bucket, time_ns in enumerate(self._lag_time_ns):
+            seen += time_ns
+            if seen >= wanted:
+                return min((1 << bucket) * MS, max(self.lag_ns_max, MS)) / SECOND
+        return self.lag_ns_max / SECOND
 
     def deliver(self, callback: Callable[..., object], *args: object) -> None:
-        """Bring the kernel up to the present, then hand it an I/O event."""
+        """Bring the kernel towards the present, by a slice, then hand it an I/O event."""
         try:
-            self.kernel.run_until(self.wall_ns())
+            self._run_slice()
             callback(*args)
         except BaseException as error:
             # Raised inside an asyncio callback it would only be logged; the run must end with it.
@@ -67,16 +108,16 @@ class RealTimeDriver:
         while not finished():
             if self.failure is not None:
                 raise self.failure
-            now = self.wall_ns()
-            due = self.kernel.next_due()
-            if due is not None and due <= now:
-                self.lag_ns_max = max(self.lag_ns_max, now - due)
-            # In slices, so that a burst of bus traffic does not keep the sockets waiting.
-            self.kernel.run_until(min(now, due + 20_000_000) if due is not None and due <= now else now)
-            if now >= until_ns:
+            self._run_slice()
+            self._count_lag()
+            if self.wall_ns() >= until_ns:
                 return
             due = self.kernel.next_due()
-            wait_s = SLEEP_MAX_S if due is None else min(SLEEP_MAX_S, max(0.0, (due - self.wall_ns()) / SECOND))
+            wait_s = (
+                SLEEP_MAX_S
+                if due is None
+                else min(SLEEP_MAX_S, max(0.0, (due - self.wall_ns()) / SECOND / self._speed))
+            )
             if wait_s < 0.001:
                 await asyncio.sleep(0)
                 continue
@@ -138,7 +179,18 @@ class _Stream:
 class TcpUplink:
     """The `Uplink` of one unit over real sockets."""
 
-    def __init__(self, driver: RealTimeDriver, client: httpx.AsyncClient, *, host: str, port: int) -> None:
+    def __init__(
+        self,
+        driver: RealTimeDriver,
+        client: httpx.AsyncClient,
+        *,
+        host: str,
+        port: int,
+        ssl_context: ssl.SSLContext | None = None,
+        source_address: str | None = None,
+    ) -> None:
+        self._ssl_context = ssl_context
+        self._source_address = source_address
         self._driver = driver
         self._client = client
         self._host = host
@@ -164,6 +216,8 @@ class TcpUplink:
             self._host,
             self._port,
             clock_ns=self._driver.wall_ns,
+            ssl_context=self._ssl_context,
+            source_address=None if self._source_address is None else (self._source_address, 0),
             on_lost=lambda error: ends.append(str(error)),
         )
         self._start(self._until_closed(terminal, stream, ends))

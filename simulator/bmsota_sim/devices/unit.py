@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bmsota.bootloader import BootloaderWire
 from bmsota.errors import ConfigurationError
 from bmsota.flashing import BootloaderProfile
-from bmsota.gbt32960 import TerminalOptions
+from bmsota.gbt32960 import Edition, TerminalOptions
 from bmsota.image import HardwareClass, ImageRole
 from bmsota.master import MasterConfiguration
 from bmsota.node import TargetIdentity
@@ -125,6 +125,7 @@ class FullUnit:
         origins: Sequence[str] = (),
         unprotected_dbc: Database | None = None,
         unprotected_slaves: Sequence[int] = (),
+        edition: Edition = Edition.GBT2016,
     ) -> None:
         """Make a unit, switched off.
 
@@ -191,7 +192,7 @@ class FullUnit:
                 measure_period_ns=measure_period_ns,
                 origins=tuple(origins),
                 seed=f"{seed}/{identity.vin}",
-                terminal=TerminalOptions(heartbeat_period_ns=heartbeat_period_ns),
+                terminal=TerminalOptions(edition=edition, heartbeat_period_ns=heartbeat_period_ns),
             ),
             factory_image=factory.master,
             report_period_ns=report_period_ns,

@@ -1,0 +1,347 @@
+"""What a platform does to each unit, counted: every answer, every missing one, every wrong byte, with time and bytes of the first.
+
+The ledger reads the bytes of a unit's link as they leave and arrive, so a fault that the unit's session survives is seen too. A
+frame that is owed an answer (login, logout, heartbeat, time; a report where the platform acknowledges them) is a question until the
+answer comes. An answer is recognised by its command, that of a report by the report's time too. Frames of our extension are owed
+nothing: a platform may know only the standard.
+
+Memory is bounded: a row of counters and a histogram for each unit, whatever the length of the run. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import log2
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bmsota.errors import FrameError
+from bmsota.gbt32960 import (
+    Alarms,
+    Alarms2025,
+    Command,
+    DiscardedBytes,
+    FrameReader,
+    RefusalKind,
+    ReplyFlag,
+    Report,
+    decode,
+)
+from bmsota_sim.run.base import NS_PER_S
+from bmsota_sim.run.expectations import COUNTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from bmsota_sim.run.scenario import Scenario
+    from bmsota_sim.run.selection import UnitId, Units
+
+__all__ = ["FAULTS", "First", "Ledger", "UnitLedger"]
+
+FAULTS = (
+    "connect_failures",
+    "login_refusals",
+    "refused",
+    "unanswered",
+    "answered_twice",
+    "late_answers",
+    "wrong_check_byte",
+    "other_vin",
+    "garbage",
+    "drops",
+)
+"""Counters that are faults of the platform, or of the way to it. What a run does itself, such as an outage, is not in them."""
+
+# A vehicle's driver waits for nothing longer; the terminal itself waits a minute (GB/T 32960.3, parameter 0x0B).
+LATE_NS = 5 * NS_PER_S
+LOST_NS = 60 * NS_PER_S
+_OWED = frozenset({Command.VEHICLE_LOGIN, Command.VEHICLE_LOGOUT, Command.HEARTBEAT, Command.TIME_SYNC})
+_REPORTS = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
+# Questions of a unit that are remembered: a platform that answers nothing must not fill the memory.
+QUESTIONS_MAX = 256
+FIRST_SIZE_BYTES_MAX = 64
+HEADER_SIZE_BYTES = 24
+IS_COMMAND = 0xFE
+
+# Buckets of reply times: three for each doubling, from 0.1 ms to about 4.5 minutes.
+_BUCKETS = 64
+_BUCKET_FIRST_S = 1e-4
+_PER_DOUBLING = 3
+
+
+class First(NamedTuple):
+    """The first time that a counter moved."""
+
+    at_ns: int
+    """From the start of the run."""
+    data: bytes
+    """The first bytes, at most 64."""
+    detail: str
+
+
+@dataclass(slots=True)
+class _Question:
+    command: int
+    key: bytes
+    asked_ns: int
+    is_owed: bool
+
+
+@dataclass(slots=True)
+class UnitLedger:
+    """What is known of one unit's link."""
+
+    ledger: Ledger
+    row: int
+    unit: UnitId
+    vin: str
+    firsts: dict[str, First] = field(default_factory=dict)
+    is_logged_in: bool = False
+    is_up: bool = False
+    _is_leaving: bool = False
+    _reader: FrameReader = field(default_factory=FrameReader)
+    _open: deque[_Question] = field(default_factory=deque)
+    _answered: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=32))
+    _lost: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=32))
+
+    def add(self, counter: str, now_ns: int, data: bytes = b"", detail: str = "", *, count: int = 1) -> None:
+        """Count something; the first of each counter is kept."""
+        self.ledger.counts[self.row, _INDEX[counter]] += count
+        if counter not in self.firsts:
+            self.firsts[counter] = First(now_ns, bytes(data[:FIRST_SIZE_BYTES_MAX]), detail)
+
+    # -- the link --------------------------------------------------------------------------------------------------------
+
+    def opened(self, now_ns: int) -> None:
+        """The link is there."""
+        self._reader = FrameReader()
+        self._answered.clear()
+        self._lost.clear()
+        self._open.clear()
+        self._is_leaving = False
+        self.is_up = True
+        self.add("connects", now_ns)
+
+    def closed(self, now_ns: int, reason: str, *, is_planned: bool) -> None:
+        """The link is gone, or could not be opened. *is_planned*: the unit or the run did it."""
+        if not self.is_up:
+            if not is_planned:
+                self.add("connect_failures", now_ns, detail=reason)
+            return
+        self.expire(now_ns)
+        for question in self._open:
+            if question.is_owed and now_ns - question.asked_ns > LATE_NS:
+                self._unanswered(question, now_ns)
+        self._open.clear()
+        if self._reader.unread_size_bytes:
+            self._reader.end()
+            self._read(now_ns)
+        self.is_up = self.is_logged_in = False
+        if not (is_planned or self._is_leaving):
+            self.add("drops", now_ns, detail=reason)
+
+    def expire(self, now_ns: int) -> None:
+        """Give up the questions that have waited long enough."""
+        while self._open and (now_ns - self._open[0].asked_ns > LOST_NS or len(self._open) > QUESTIONS_MAX):
+            question = self._open.popleft()
+            self._lost.append((question.command, question.key))
+            if question.is_owed:
+                self._unanswered(question, now_ns)
+
+    def ended(self, now_ns: int) -> None:
+        """The run is over: what has waited too long counts."""
+        self.expire(now_ns)
+        for question in self._open:
+            if question.is_owed and now_ns - question.asked_ns > LATE_NS:
+                self._unanswered(question, now_ns)
+        self._open.clear()
+
+    def _unanswered(self, question: _Question, now_ns: int) -> None:
+        asked = f"command {question.command:#04x}, sent at {question.asked_ns / NS_PER_S:.3f} s"
+        self.add("unanswered", now_ns, question.key, asked)
+
+    # -- bytes -----------------------------------------------------------------------------------------------------------
+
+    def sent(self, data: bytes, now_ns: int) -> None:
+        """The unit has sent whole frames."""
+        self.expire(now_ns)
+        at = 0
+        while at + HEADER_SIZE_BYTES < len(data):
+            size = HEADER_SIZE_BYTES + int.from_bytes(data[at + 22 : at + 24]) + 1
+            self._frame_sent(data[at : at + size], now_ns)
+            at += size
+
+    def _frame_sent(self, raw: bytes, now_ns: int) -> None:
+        command = raw[2]
+        if raw[3] != IS_COMMAND:
+            return  # An answer to a command of the platform.
+        is_report = command in _REPORTS
+        if is_report:
+            self.add("sent", now_ns)
+            if command == Command.BACKFILL_REPORT:
+                self.add("backfilled", now_ns)
+            if _has_alarm(raw):
+                self.add("alarms", now_ns, raw)
+        elif command == Command.HEARTBEAT:
+            self.add("heartbeats", now_ns)
+        elif command == Command.VEHICLE_LOGOUT:
+            self._is_leaving = True
+            self.is_logged_in = False
+        is_owed = command in _OWED or (is_report and self.ledger.acknowledges_reports)
+        self._open.append(_Question(command, raw[24:30] if is_report else b"", now_ns, is_owed))
+
+    def received(self, data: bytes, now_ns: int) -> None:
+        """The platform has sent bytes, cut anyhow."""
+        self.expire(now_ns)
+        self._reader.receive_data(data)
+        self._read(now_ns)
+
+    def _read(self, now_ns: int) -> None:
+        while (event := self._reader.next_event()) is not None:
+            if isinstance(event, DiscardedBytes):
+                is_check_byte = event.kind is RefusalKind.CHECK_BYTE
+                self.add("wrong_check_byte" if is_check_byte else "garbage", now_ns, event.data, event.reason)
+                continue
+            frame = event.frame
+            if frame.vin != self.vin:
+                self.add("other_vin", now_ns, event.raw, f"expected {self.vin}, got {frame.vin}")
+            elif frame.reply_flag != IS_COMMAND:
+                self._answer(frame.command, frame.reply_flag, event.raw, now_ns)
+
+    def _answer(self, command: int, flag: int, raw: bytes, now_ns: int) -> None:
+        key = raw[24:30] if command in _REPORTS else b""
+        for question in self._open:
+            if question.command == command and question.key == key:
+                self._open.remove(question)
+                break
+        else:
+            if (command, key) in self._lost:
+                self._lost.remove((command, key))
+                self.add(
+                    "late_answers", now_ns, raw, f"command {command:#04x}, after more than {LOST_NS // NS_PER_S} s"
+                )
+            elif (command, key) in self._answered:
+                self.add("answered_twice", now_ns, raw, f"command {command:#04x}")
+            else:
+                self.add("garbage", now_ns, raw, f"an answer to command {command:#04x}, which was not sent")
+            return
+        self._answered.append((command, key))
+        self.ledger.latency(self.row, (now_ns - question.asked_ns) / NS_PER_S)
+        if now_ns - question.asked_ns > LATE_NS:
+            seconds = (now_ns - question.asked_ns) / NS_PER_S
+            self.add("late_answers", now_ns, raw, f"command {command:#04x}, after {seconds:.3f} s")
+        if command == Command.VEHICLE_LOGIN:
+            self.is_logged_in = flag == ReplyFlag.SUCCESS
+            self.add("logins" if self.is_logged_in else "login_refusals", now_ns, raw, f"reply flag {flag:#04x}")
+        elif flag == ReplyFlag.SUCCESS:
+            if command in _REPORTS:
+                self.add("acknowledged", now_ns)
+        elif command in _OWED or command in _REPORTS:
+            self.add("refused", now_ns, raw, f"command {command:#04x}, reply flag {flag:#04x}")
+
+
+_INDEX = {name: index for index, name in enumerate(COUNTERS)}
+
+
+def _has_alarm(raw: bytes) -> bool:
+    try:
+        report = decode(raw).message
+    except FrameError:
+        return False  # A body of another maker; the units of this simulator send none.
+    if not isinstance(report, Report):
+        return False
+    alarms = (body for body in report.bodies if isinstance(body, Alarms | Alarms2025))
+    return any(body.flags or (isinstance(body.level_max, int) and body.level_max > 0) for body in alarms)
+
+
+class Ledger:
+    """That of all units; implements `expectations.Facts`. Times are nanoseconds from the start of the run."""
+
+    def __init__(self, scenario: Scenario, vins: dict[UnitId, str]) -> None:
+        """Empty. *vins*: every unit, in the order of the groups and their numbers."""
+        self.acknowledges_reports = scenario.platform.acknowledges_reports == "yes"
+        self.counts: NDArray[np.int64] = np.zeros((len(vins), len(COUNTERS)), np.int64)
+        self._latencies: NDArray[np.uint32] = np.zeros((len(vins), _BUCKETS), np.uint32)
+        self.units = {unit: UnitLedger(self, row, unit, vin) for row, (unit, vin) in enumerate(vins.items())}
+        self._marks: dict[int, NDArray[np.int64]] = {}
+        self._first_row: dict[str, int] = {}
+        for unit, row in ((unit, each.row) for unit, each in self.units.items()):
+            self._first_row.setdefault(unit.group, row)
+
+    def mark(self, now_ns: int) -> None:
+        """Keep the counters as they are, to count from here later."""
+        self._marks[now_ns] = self.counts.copy()
+
+    def latency(self, row: int, seconds: float) -> None:
+        """An answer took so long."""
+        bucket = 0 if seconds <= _BUCKET_FIRST_S else int(log2(seconds / _BUCKET_FIRST_S) * _PER_DOUBLING) + 1
+        self._latencies[row, min(bucket, _BUCKETS - 1)] += 1
+
+    def ended(self, now_ns: int) -> None:
+        for unit in self.units.values():
+            unit.ended(now_ns)
+
+    def totals(self) -> dict[str, int]:
+        """The sum of each counter."""
+        return dict(zip(COUNTERS, map(int, self.counts.sum(axis=0)), strict=True))
+
+    def of_unit(self, unit: UnitId) -> dict[str, int]:
+        return dict(zip(COUNTERS, map(int, self.counts[self.units[unit].row]), strict=True))
+
+    def logged_in_count(self) -> int:
+        return sum(unit.is_logged_in for unit in self.units.values())
+
+    def quantile(self, share: float) -> float | None:
+        """How long this share of all answers took at most; None: there was none."""
+        return _quantile(self._latencies.sum(axis=0), share)
+
+    def first_of(self, counter: str) -> tuple[UnitId, First] | None:
+        """The first of this counter in the whole run."""
+        found = [(unit.firsts[counter], unit.unit) for unit in self.units.values() if counter in unit.firsts]
+        if not found:
+            return None
+        first, unit = min(found, key=lambda pair: (pair[0].at_ns, pair[1]))
+        return unit, first
+
+    # -- Facts -----------------------------------------------------------------------------------------------------------
+
+    def _rows(self, units: Units) -> NDArray[np.int64]:
+        rows = [self._first_row[group] + numbers - 1 for group, numbers in units.numbers.items()]
+        return np.concatenate(rows) if rows else np.zeros(0, np.int64)
+
+    def count(self, counter: str, units: Units, since_ns: int | None = None, until_ns: int | None = None) -> int:  # noqa: ARG002 - asked at that time
+        """See `expectations.Facts`. It counts up to now: an expectation is judged when it is due.
+
+        Raises:
+            KeyError: nothing was marked at *since_ns*.
+        """
+        rows, column = self._rows(units), _INDEX[counter]
+        total = int(self.counts[rows, column].sum())
+        return total if not since_ns else total - int(self._marks[since_ns][rows, column].sum())
+
+    def reply_seconds(self, units: Units, quantile: float) -> float | None:
+        return _quantile(self._latencies[self._rows(units)].sum(axis=0), quantile)
+
+    def logged_in(self, unit: UnitId) -> bool:
+        return self.units[unit].is_logged_in
+
+    def status(self, unit: UnitId) -> str | None:  # noqa: ARG002 - upgrades are the platform's, which is asked by its API alone
+        return None
+
+    def statuses_seen(self, unit: UnitId) -> Sequence[str]:  # noqa: ARG002
+        return ()
+
+    def history(self, unit: UnitId) -> Sequence[str]:  # noqa: ARG002
+        return ()
+
+
+def _quantile(buckets: NDArray[Any], share: float) -> float | None:
+    total = int(buckets.sum())
+    if not total:
+        return None
+    bucket = int(np.searchsorted(np.cumsum(buckets), share * total))
+    return float(_BUCKET_FIRST_S * 2 ** (min(bucket, _BUCKETS - 1) / _PER_DOUBLING))

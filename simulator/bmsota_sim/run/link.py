@@ -1,0 +1,229 @@
+"""A unit's way to the platform in a run: latency, jitter, loss and split segments, frames twice or out of order, and the ledger's eye.
+
+`RunUplink` stands between a unit's modem and the real or virtual uplink. What the run does to a link itself (outage, storm, power)
+is planned and counts as no fault of the platform.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bmsota.gbt32960 import Command
+from bmsota_sim.run.base import NS_PER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from bmsota.ota import HttpRequest
+    from bmsota_sim.kernel import Kernel
+    from bmsota_sim.links.uplink import HttpListener, StreamListener, Uplink
+    from bmsota_sim.run.ledger import UnitLedger
+    from bmsota_sim.run.scenario import Network
+
+__all__ = ["RunUplink"]
+
+# A lost segment comes after a retransmission (RFC 6298: the first timeout is one second).
+RETRANSMISSION_NS = NS_PER_S
+_REPORTS = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
+
+
+class RunUplink:
+    """The `Uplink` of one unit."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        uplink: Uplink,
+        *,
+        network: Network,
+        watch: UnitLedger,
+        clock_ns: Callable[[], int],
+        random: Random,
+    ) -> None:
+        """*clock_ns*: nanoseconds from the start of the run, for the ledger."""
+        self._kernel = kernel
+        self._uplink = uplink
+        self._network = network
+        self._watch = watch
+        self._clock_ns = clock_ns
+        self._random = random
+        self._stream: _Stream | None = None
+        self._is_out = False
+        self._twice = 0.0
+        self._swapped = 0.0
+        self._held = b""
+        self.duplicates = 0
+        """Frames that were sent twice."""
+        self.swaps = 0
+        """Reports that were sent after the next one."""
+        self.is_clean = False
+        """The time without faults: nothing is lost any more."""
+
+    # -- what the run does -----------------------------------------------------------------------------------------------
+
+    def set_outage(self, *, is_out: bool) -> None:
+        """The platform is away, or back. Links are reset, connects refused."""
+        self._is_out = is_out
+        if is_out:
+            self.drop("platform outage")
+
+    def drop(self, reason: str) -> bool:
+        """Break the link, at both ends. Return whether there was one."""
+        stream = self._stream
+        if stream is None:
+            return False
+        was_up = stream.is_up
+        self.close_stream()
+        stream.listener.stream_closed(reason)
+        return was_up
+
+    def send_twice(self, share: float) -> None:
+        """Send this share of the reports twice; 0 ends it."""
+        self._twice = share
+
+    def swap(self, share: float) -> None:
+        """Send this share of the reports after the next one; 0 ends it."""
+        self._swapped = share
+        if not share and self._held and self._stream is not None:
+            held, self._held = self._held, b""
+            self._stream.send(held)
+
+    # -- Uplink ----------------------------------------------------------------------------------------------------------
+
+    def open_stream(self, listener: StreamListener) -> None:
+        self.close_stream()
+        if self._is_out:
+            self._kernel.call_soon(listener.stream_closed, "platform outage")
+            return
+        self._stream = _Stream(self, listener)
+        self._uplink.open_stream(self._stream)
+
+    def send_stream(self, data: bytes) -> None:
+        stream = self._stream
+        if stream is None:
+            return
+        is_report = len(data) > 2 and data[2] in _REPORTS
+        if is_report and self._swapped and not self._held and self._random.random() < self._swapped:
+            self._held = data
+            return
+        if is_report and self._twice and self._random.random() < self._twice:
+            self.duplicates += 1
+            stream.send(data)
+        stream.send(data)
+        if is_report and self._held:
+            held, self._held = self._held, b""
+            self.swaps += 1
+            stream.send(held)
+
+    def close_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        self._held = b""
+        if stream is not None:
+            stream.is_open = False
+            self._uplink.close_stream()
+            self._watch.closed(self._clock_ns(), "", is_planned=True)
+
+    def start_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:
+        self._uplink.start_http(base_url, request, listener)
+
+    def abort_http(self) -> None:
+        self._uplink.abort_http()
+
+    # -- for `_Stream` ---------------------------------------------------------------------------------------------------
+
+    def delay_ns(self) -> int:
+        """Of one segment, drawn."""
+        network = self._network
+        delay_s = network.latency_s
+        if network.jitter_s:
+            delay_s += network.jitter_s * self._random.random()
+        delay = round(delay_s * NS_PER_S)
+        if network.loss and not self.is_clean and self._random.random() < network.loss:
+            delay += RETRANSMISSION_NS
+        return delay
+
+    def pieces(self, data: bytes) -> tuple[bytes, ...]:
+        if self._network.split and len(data) > 1 and self._random.random() < self._network.split:
+            at = self._random.randrange(1, len(data))
+            return data[:at], data[at:]
+        return (data,)
+
+    @property
+    def kernel(self) -> Kernel:
+        return self._kernel
+
+    def write(self, stream: _Stream, data: bytes) -> None:
+        if stream.is_open:
+            self._uplink.send_stream(data)
+
+    def asked(self, data: bytes) -> None:
+        self._watch.sent(data, self._clock_ns())
+
+    def opened(self) -> None:
+        self._watch.opened(self._clock_ns())
+
+    def arrived(self, data: bytes) -> None:
+        self._watch.received(data, self._clock_ns())
+
+    def ended(self, stream: _Stream, reason: str) -> None:
+        if self._stream is stream:
+            self._stream = None
+            self._held = b""
+        self._watch.closed(self._clock_ns(), reason, is_planned=False)
+
+
+class _Stream:
+    """One connection: listens to the uplink beneath, and keeps the order of what is delayed."""
+
+    def __init__(self, link: RunUplink, listener: StreamListener) -> None:
+        self._link = link
+        self.listener = listener
+        self.is_open = True
+        self.is_up = False
+        self._up_ns = 0
+        self._down_ns = 0
+
+    def send(self, data: bytes) -> None:
+        kernel = self._link.kernel
+        whole = data
+        for index, piece in enumerate(self._link.pieces(data)):
+            self._up_ns = max(self._up_ns, kernel.now_ns + self._link.delay_ns())
+            kernel.call_at(self._up_ns, self._write, piece, whole if index == 0 else b"")
+
+    def _write(self, data: bytes, whole: bytes) -> None:
+        if self.is_open:
+            if whole:
+                self._link.asked(whole)
+            self._link.write(self, data)
+
+    def stream_opened(self) -> None:
+        if self.is_open:
+            self.is_up = True
+            self._link.opened()
+            self.listener.stream_opened()
+
+    def stream_received(self, data: bytes) -> None:
+        if not self.is_open:
+            return
+        self._link.arrived(data)
+        kernel = self._link.kernel
+        for piece in self._link.pieces(data):
+            self._down_ns = max(self._down_ns, kernel.now_ns + self._link.delay_ns())
+            kernel.call_at(self._down_ns, self._deliver, piece)
+
+    def _deliver(self, data: bytes) -> None:
+        if self.is_open:
+            self.listener.stream_received(data)
+
+    def stream_closed(self, reason: str) -> None:
+        if not self.is_open:
+            return
+        self._link.ended(self, reason)
+        # Behind what is still on its way.
+        self._link.kernel.call_at(max(self._down_ns, self._link.kernel.now_ns), self._closed, reason)
+
+    def _closed(self, reason: str) -> None:
+        if self.is_open:
+            self.is_open = False
+            self.listener.stream_closed(reason)

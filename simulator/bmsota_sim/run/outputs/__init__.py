@@ -1,0 +1,1 @@
+"""What a run leaves behind: `run.json` and `junit.xml`. Pure: text comes out, the command writes it."""

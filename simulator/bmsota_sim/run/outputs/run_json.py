@@ -1,0 +1,66 @@
+"""`run.json`: everything that a run was given and everything that became of it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from bmsota_sim.run.base import NS_PER_S
+from bmsota_sim.run.runner import event_text
+
+if TYPE_CHECKING:
+    from bmsota_sim.run.runner import Result, Run
+
+__all__ = ["run_json"]
+
+
+def run_json(run: Run, result: Result, *, given: dict[str, Any], generator: dict[str, Any], exit_code: int) -> str:
+    """As text. *given*: scenario text, seed, version and options; *generator*: lateness and CPU of the simulator itself."""
+    units = {
+        str(unit): {
+            "vin": ledger.vin,
+            "hash": result.hashes[str(unit)],
+            "logged_in": ledger.is_logged_in,
+            "counters": {name: count for name, count in run.ledger.of_unit(unit).items() if count},
+            "first": {
+                name: {"at_s": first.at_ns / NS_PER_S, "bytes": first.data.hex(), "detail": first.detail}
+                for name, first in ledger.firsts.items()
+            },
+        }
+        for unit, ledger in run.ledger.units.items()
+    }
+    document = {
+        "format": 1,
+        "given": given,
+        "exit_code": exit_code,
+        "ran_s": result.ran_ns / NS_PER_S,
+        "started": run.started,
+        "ramp_s": None if run.ramp_ns is None else run.ramp_ns / NS_PER_S,
+        "hash": result.fold,
+        "generator": generator,
+        "not_simulated": list(result.limits),
+        "counters": run.ledger.totals(),
+        "reply_s": {f"p{share}": run.ledger.quantile(share / 100) for share in (50, 90, 99)},
+        "verdicts": [
+            {
+                "name": case.name,
+                "passed": case.passed,
+                "expected": case.expected,
+                "got": case.got,
+                "failing": list(case.failing),
+            }
+            for case in result.cases
+        ],
+        "events": [
+            {
+                "at_s": event.planned.at_ns / NS_PER_S,
+                "do": event.planned.entry.do,
+                "unit": None if event.planned.unit is None else str(event.planned.unit),
+                "outcome": event.outcome,
+                "text": event_text(event),
+            }
+            for event in result.events
+        ],
+        "units": units,
+    }
+    return json.dumps(document, indent=1) + "\n"
