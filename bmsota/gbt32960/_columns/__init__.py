@@ -66,8 +66,8 @@ def encode_batch(columns: FrameColumns, *, strict: bool = False, raw: bool = Fal
     Places need not be without gaps: frames that were in `errors` are not here any more.
 
     With *raw* the values of groups are the numbers that the wire carries, as integers: no value is rounded a second time. Missing
-    ones are the highest two numbers of a field that has them, and there are no marks. A position has `status`, `longitude` and
-    `latitude` as they stand on the wire.
+    ones are the highest two numbers of a field that has them, and there are no marks. A position has `status`, `longitude_deg` and
+    `latitude_deg` as they stand on the wire.
 
     Raises:
         LocalProtocolError: a column is missing or too many, has another shape, or holds a value that the wire cannot carry
