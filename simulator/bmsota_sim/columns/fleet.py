@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bmsota.gbt32960 import FrameColumns
+    from bmsota.gbt32960 import FrameColumns, PlatformEvent
     from bmsota_sim.physics import PackDesign
     from bmsota_sim.profiles import SeriesProfile
 
@@ -262,12 +262,13 @@ class ColumnFleet:
 
     def _run_others(self, until_ns: int) -> int:
         """Run deadlines, planned calls and deliveries up to and including *until_ns*; return when the next one is due."""
-        heap, up, down = self._heap, self._up, self._down
+        heap, up, down, received = self._heap, self._up, self._down, self._received
         while True:
             planned = heap[0][0] if heap else _NEVER
             sent = up[0][0] if up else _NEVER
             answered = down[0][0] if down else _NEVER
-            due = min(planned, sent, answered)
+            due = min(sent, planned)
+            due = min(due, answered)
             if due > until_ns:
                 return due
             self.now_ns = due
@@ -278,7 +279,11 @@ class ColumnFleet:
                     self._filed_platform.pop(platform, None)
                 else:
                     platform.receive_data(data, due)
-                    self._serve_platform(row, platform)
+                    event = platform.next_event()
+                    while type(event) is ReportReceived:  # Nearly all are.
+                        received.append(event.clear)
+                        event = platform.next_event()
+                    self._serve_platform(row, platform, event)
             elif answered == due:
                 _, row, platform, data = down.popleft()
                 if platform is self._platforms[row]:
@@ -339,8 +344,9 @@ class ColumnFleet:
         self._platforms[row] = None
         self._up.append((self.now_ns + self._delay_ns, row, platform, None))
 
-    def _serve_platform(self, row: int, platform: PlatformSession) -> None:
-        while (event := platform.next_event()) is not None:
+    def _serve_platform(self, row: int, platform: PlatformSession, event: PlatformEvent | None) -> None:
+        """Do what a platform's session wants, beginning with *event*."""
+        while event is not None:
             if type(event) is ReportReceived:
                 self._received.append(event.clear)
             elif isinstance(event, LoginRequested):
@@ -350,6 +356,7 @@ class ColumnFleet:
                 self._platform_closes(row, platform)
             else:
                 self.counts.heartbeats += type(event) is HeartbeatReceived
+            event = platform.next_event()
         data = platform.data_to_send()
         if data:
             self._down.append((self.now_ns + self._delay_ns, row, platform, data))
@@ -363,7 +370,7 @@ class ColumnFleet:
             return
         del self._filed_platform[platform]
         platform.handle_timeout(self.now_ns)
-        self._serve_platform(row, platform)
+        self._serve_platform(row, platform, platform.next_event())
 
     def _platform_closes(self, row: int, platform: PlatformSession) -> None:
         """The platform has given the link up; the unit learns it a delay later."""
@@ -379,7 +386,8 @@ class ColumnFleet:
 
     def _prepare(self) -> list[bytes]:
         """Step the physics through the slice, and make the frame of each row."""
-        count = len(self.vins)
+        if not len(self.vins):
+            return []
         columns: dict[str, Array] = {}
         second = self._slice_s + (self._phase - LATCH_NS) // SECOND  # What each row's report shows.
         for block in self._blocks:
@@ -391,9 +399,10 @@ class ColumnFleet:
                     self._show(block, places, columns)
             if block.step_s == 1:
                 self.counts.driving_s += self._period_s * len(block.rows)
+        is_driving = (columns["state"] & (IGNITION_ON | DRIVING)) == IGNITION_ON | DRIVING
+        columns["power_w"] = np.where(is_driving, CRUISE_POWER_W, 0.0)
         times = (self._phase + self._slice_s * SECOND) // SECOND
-        if count == 0:
-            return []
+        columns["cells"], columns["probes"] = cells_on_bus(columns["cells"]), probes_on_bus(columns["probes"])
         return self._columns.frames(VehicleRows(vin=self.vins, time_s=times, **columns))
 
     def _step(self, block: _Block) -> None:
@@ -412,18 +421,15 @@ class ColumnFleet:
     def _show(self, block: _Block, places: Array, columns: dict[str, Array]) -> None:
         """Put what a block's rows at *places* show into the columns of all rows."""
         packs, rows = block.packs, block.rows[places]
-        state = self._state[rows]
-        is_driving = (state & (IGNITION_ON | DRIVING)) == IGNITION_ON | DRIVING
         for name, values in (
-            ("cells", cells_on_bus(packs.cell_voltage_v[places])),
-            ("probes", probes_on_bus(packs.cell_temperature_c[places][:, packs.probe_cells])),
+            ("cells", packs.cell_voltage_v[places]),
+            ("probes", packs.cell_temperature_c[places[:, None], packs.probe_cells]),
             ("current_a", packs.current_a[places]),
             ("soc", packs.cell_soc[places].min(axis=1)),
-            ("state", state),
+            ("state", self._state[rows]),
             ("odometer_km", self._odometer[rows]),
             ("longitude_deg", self._longitude[rows]),
             ("latitude_deg", self._latitude[rows]),
-            ("power_w", np.where(is_driving, CRUISE_POWER_W, 0.0)),
         ):
             if name not in columns:
                 columns[name] = np.zeros((len(self.vins), *values.shape[1:]), values.dtype)
@@ -446,4 +452,4 @@ class ColumnFleet:
             self.counts.backfilled += backfilled
             self.counts.received += len(group) - backfilled
         self._decoded(columns)
-        self._received = []
+        self._received.clear()

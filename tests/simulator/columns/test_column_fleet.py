@@ -109,6 +109,12 @@ def test_a_report_shows_the_second_of_a_tenth_before_it():
     assert fleet.counts.driving_s == 600
 
 
+def test_a_fleet_of_none_has_time_too():
+    fleet = fleet_of([])
+    fleet.run(60)
+    assert (fleet.counts.reports, fleet.counts.received, fleet.now_ns // SECOND) == (0, 0, START_S + 60)
+
+
 def test_heartbeats_keep_the_links():
     fleet = fleet_of(range(1, 4), heartbeat_period_s=10)
     fleet.run(1200)
