@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 # One byte names the cell of an extreme (table 16).
 EXTREME_NUMBER_MAX = 250
 
+BUS_STEPS_PER_V = 10_000
+"""Of slaves without message protection; the others' step is ten times as large."""
 SUBSYSTEM = 1
 # The ranges of the text (tables 9, 11, 16, B.6 and B.8 of 2016).
 SPEED_RANGE_KMH = (0.0, 220.0)
@@ -78,7 +80,10 @@ class PackValues:
     def voltage_v(self) -> float | None:
         """The sum of the cells; None unless every one is known."""
         known = [value for value in self.cell_voltages_v if value is not None]
-        return sum(known) if known and len(known) == len(self.cell_voltages_v) else None
+        if not known or len(known) != len(self.cell_voltages_v):
+            return None
+        # In the finest step of the bus, as integers: a sum of floats depends on the version of Python.
+        return sum(round(value * BUS_STEPS_PER_V) for value in known) / BUS_STEPS_PER_V
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The seam between a fleet and its units: `Unit` is all that a fleet, a driver, a scenario or a campaign uses.
 
 Two fidelities stand behind it. *Full* (`devices.unit.FullUnit`): every CAN frame and every flash operation of one vehicle.
-*Fleet*, which is still to come: columns over all units that are due, for tens of thousands of vehicles. Both send the same
+*Fleet*: columns over all units that are due, for tens of thousands of vehicles (`columns`; still to come is its `Unit`). Both send the same
 frames; docs/decisions/0033-two-fidelities.md has the rule that makes this true.
 """
 

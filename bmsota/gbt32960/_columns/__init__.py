@@ -60,17 +60,21 @@ def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offse
     return found
 
 
-def encode_batch(columns: FrameColumns, *, strict: bool = False) -> list[bytes]:
+def encode_batch(columns: FrameColumns, *, strict: bool = False, raw: bool = False) -> list[bytes]:
     """Encode all groups and other frames of *columns*, in the order of their places in the batch. Needs NumPy: extra `can`.
 
     Places need not be without gaps: frames that were in `errors` are not here any more.
+
+    With *raw* the values of groups are the numbers that the wire carries, as integers: no value is rounded a second time. Missing
+    ones are the highest two numbers of a field that has them, and there are no marks. A position has `status`, `longitude_deg` and
+    `latitude_deg` as they stand on the wire.
 
     Raises:
         LocalProtocolError: a column is missing or too many, has another shape, or holds a value that the wire cannot carry
             (*strict*: that the text does not allow). The message names column and row.
         MissingExtraError: NumPy is not installed.
     """
-    found: list[bytes] = _batch("encode_batch").encode_batch(columns, strict=strict)
+    found: list[bytes] = _batch("encode_batch").encode_batch(columns, strict=strict, raw=raw)
     return found
 
 

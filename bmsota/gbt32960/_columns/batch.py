@@ -258,7 +258,7 @@ class _Batch:
         )
 
 
-def encode_batch(columns: FrameColumns, *, strict: bool = False) -> list[bytes]:
+def encode_batch(columns: FrameColumns, *, strict: bool = False, raw: bool = False) -> list[bytes]:
     """See `bmsota.gbt32960.encode_batch`."""
     found: list[tuple[Array, list[bytes]]] = []
     for group in columns.groups:
@@ -267,7 +267,7 @@ def encode_batch(columns: FrameColumns, *, strict: bool = False) -> list[bytes]:
         except Unplannable:
             msg = f"skeleton: expected a report that has columns, got {group.skeleton[:40].hex(' ')}"
             raise LocalProtocolError(msg) from None
-        found.append((group.index, plan.encode(group, strict).view(f"V{plan.size}")[:, 0].tolist()))
+        found.append((group.index, plan.encode(group, strict, raw).view(f"V{plan.size}")[:, 0].tolist()))
     if columns.others:
         others = [encode(frame, strict=strict) for _, frame in columns.others]
         found.append((np.array([index for index, _ in columns.others], np.int64), others))

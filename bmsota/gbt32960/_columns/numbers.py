@@ -118,6 +118,20 @@ class Scalars:
         if not is_good or not marks.keys().isdisjoint(self.names):
             self._mark(out, columns, marks, strict)
         raw = out.astype(self.unsigned, copy=False)
+        self._put(gathered, raw)
+
+    def encode_raw(self, gathered: Array, values: Mapping[str, Array], strict: bool) -> None:
+        """As `encode`, of the numbers that the wire carries."""
+        raw = np.empty((len(self.names), gathered.shape[1]), self.unsigned)
+        for place, (name, row) in enumerate(zip(self.names, self.rows, strict=True)):
+            column = values[name]
+            if column.shape != raw.shape[1:]:
+                raise wrong_shape(name, raw.shape[1:], column)
+            check_raw(name, row, column, strict)
+            raw[place] = column
+        self._put(gathered, raw)
+
+    def _put(self, gathered: Array, raw: Array) -> None:
         for octet in reversed(self.octets):
             gathered[octet] = raw  # Its lowest eight bits.
             if self.size > 1:
@@ -165,6 +179,28 @@ def _refuse(name: str, row: Field, column: Array, bad: Array, strict: bool) -> N
     or_else = " or a mark" if row.sentinels else ""
     msg = f"{name}: expected {expected}{or_else}, got {column[place]} (row {', '.join(map(str, place))} of the group)"
     raise LocalProtocolError(msg)
+
+
+def check_raw(name: str, row: Field, column: Array, strict: bool) -> None:
+    """Refuse numbers that the wire cannot carry; *strict*: that the text does not allow."""
+    if column.dtype.kind not in "ui":
+        msg = f"{name}: expected an array of integers, as the wire carries them, got {column.dtype}"
+        raise LocalProtocolError(msg)
+    high = (1 << 8 * row.size_bytes) - 1
+    if not column.size or (not strict and column.dtype == UNSIGNED[row.size_bytes]):
+        return
+    low, highest = (row.raw_min, row.raw_max) if strict else (0, high)
+    if column.min() >= low and column.max() <= highest:
+        return
+    bad = (column < low) | (column > highest)
+    if strict and row.sentinels:
+        bad &= (column <= row.raw_limit) | (column > high)
+    if bad.any():
+        place = tuple(int(part) for part in np.argwhere(bad)[0])
+        or_else = f", {row.raw_limit + 1} or {high}" if strict and row.sentinels else ""
+        where = f"row {', '.join(map(str, place))} of the group"
+        msg = f"{name}: expected {low} to {highest}{or_else} on the wire, got {column[place]} ({where})"
+        raise LocalProtocolError(msg)
 
 
 def wrong_shape(name: str, shape: tuple[int, ...], column: Array) -> LocalProtocolError:
@@ -225,6 +261,14 @@ class NumberList:
                 bad &= mark == 0
             _refuse(self.name, row, column, bad, strict)
         frames[:, self.columns].view(self.big_endian)[...] = out
+
+    def encode_raw(self, frames: Array, values: Mapping[str, Array], strict: bool) -> None:
+        """As `encode`, of the numbers that the wire carries."""
+        column = values[self.name]
+        if column.shape != (len(frames), self.count):
+            raise wrong_shape(self.name, (len(frames), self.count), column)
+        check_raw(self.name, self.row, column, strict)
+        frames[:, self.columns].view(self.big_endian)[...] = column
 
 
 def sign_position(name: str, values: dict[str, Array], marks: Mapping[str, Array]) -> None:

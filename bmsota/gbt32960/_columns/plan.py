@@ -109,10 +109,15 @@ class Plan:
             sign_position(name, values, marks)
         return values, marks
 
-    def encode(self, group: FrameGroup, strict: bool) -> Array:
+    def encode(self, group: FrameGroup, strict: bool, raw: bool) -> Array:
         values: Mapping[str, Array] = group.values
-        for name in self.positions:
-            values = unsigned_position(name, values, group.marks)
+        if raw:
+            if group.marks:
+                msg = f"marks: expected none with raw=True, whose numbers say it themselves, got {min(group.marks)!r}"
+                raise LocalProtocolError(msg)
+        else:
+            for name in self.positions:
+                values = unsigned_position(name, values, group.marks)
         missing = [name for name in self.names if name not in values]
         unknown = sorted((values.keys() | group.marks.keys()).difference(self.names))
         if missing or unknown:
@@ -126,7 +131,10 @@ class Plan:
         gathered = np.empty((len(self.row_of), count), np.uint8)
         gathered[...] = self.filling
         for scalars in self.scalars:
-            scalars.encode(gathered, values, group.marks, strict)
+            if raw:
+                scalars.encode_raw(gathered, values, strict)
+            else:
+                scalars.encode(gathered, values, group.marks, strict)
         vin = check_header(group)
         gathered[self.command] = group.command
         gathered[self.time] = bytes_of_times(group.time)
@@ -134,7 +142,10 @@ class Plan:
         self.scatter(gathered, frames)
         frames[:, VIN] = vin
         for item in self.lists:
-            item.encode(frames, values, group.marks, strict)
+            if raw:
+                item.encode_raw(frames, values, strict)
+            else:
+                item.encode(frames, values, group.marks, strict)
         frames[:, -1] = 0
         frames[:, -1] = xor_of_rows(frames)  # The two start bytes cancel each other.
         return frames

@@ -42,19 +42,24 @@ class BackfillStore:
     __slots__ = ("_reports", "_size_bytes")
 
     def __init__(self) -> None:
-        self._reports: deque[StoredReport] = deque()
+        self._reports: deque[StoredReport] | None = None
+        """None while there is none: of many vehicles nearly all have nothing to fill in, and an empty deque is 0.8 kB."""
         self._size_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._reports)
+        return len(self._reports or ())
 
     def add(self, report: StoredReport) -> None:
         """Put *report* at the end."""
+        if self._reports is None:
+            self._reports = deque()
         self._reports.append(report)
         self._size_bytes += _data_size_bytes(report)
 
     def put_back(self, report: StoredReport) -> None:
         """Put *report* in front of all others: it was on its way and came back."""
+        if self._reports is None:
+            self._reports = deque()
         self._reports.appendleft(report)
         self._size_bytes += _data_size_bytes(report)
 
@@ -64,7 +69,12 @@ class BackfillStore:
         Raises:
             IndexError: there is none.
         """
+        if self._reports is None:
+            msg = "backfill: no report is stored"
+            raise IndexError(msg)
         report = self._reports.popleft()
+        if not self._reports:
+            self._reports = None
         self._size_bytes -= _data_size_bytes(report)
         return report
 

@@ -68,6 +68,22 @@ EventT = TypeVar("EventT")
 class BaseSession(ABC, Generic[StateT, EventT]):
     """One end of one link. The tables of a subclass say what it does when."""
 
+    __slots__ = (
+        "__weakref__",
+        "_events",
+        "_is_next_known",
+        "_look_ns",
+        "_next_ns",
+        "_outgoing",
+        "_outgoing_size_bytes",
+        "_reader",
+        "_state",
+        "_timers",
+        "_unfinished_at",
+        "_unfinished_due_ns",
+        "_unfinished_end",
+    )
+
     _NAME: ClassVar[str]
     _TRANSITIONS: ClassVar[Mapping[Any, Mapping[Any, Any]]]
     """State -> what happens -> state. Anything else is an error of the caller."""

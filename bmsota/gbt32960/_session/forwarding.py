@@ -109,6 +109,24 @@ class _Report:
 class ForwardingSession(BaseSession[ForwardingState, ForwardingEvent]):
     """One link to another platform, and what it has to get."""
 
+    __slots__ = (
+        "_answers_heartbeats",
+        "_code",
+        "_heartbeats_unanswered",
+        "_in_flight",
+        "_is_heard",
+        "_is_refused",
+        "_misses",
+        "_password",
+        "_serial",
+        "_size_bytes",
+        "_unanswered_rounds",
+        "_user",
+        "_vehicles",
+        "_waiting",
+        "options",
+    )
+
     _NAME = "forwarding"
     _TRANSITIONS: ClassVar[dict[ForwardingState, dict[_Input, ForwardingState]]] = {
         _S.UNLINKED: {_Input.LINK_UP: _S.LOGGING_IN, _Input.LINK_DOWN: _S.UNLINKED, _Input.LOGOUT_ASKED: _S.ENDED},

@@ -221,6 +221,22 @@ class _Waiting:
 class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
     """One link to a terminal."""
 
+    __slots__ = (
+        "_edition",
+        "_garbage_size_bytes",
+        "_heads",
+        "_heard_ns",
+        "_heartbeat",
+        "_identifier",
+        "_is_answered_at_once",
+        "_is_platform_link",
+        "_lessons",
+        "_login",
+        "_vin",
+        "_waiting",
+        "options",
+    )
+
     _NAME = "platform"
     _TRANSITIONS: ClassVar[dict[PlatformState, dict[_Input, PlatformState]]] = {
         _S.OPEN: {_Input.LOGIN_ASKED: _S.DECIDING, _Input.CLOSED: _S.CLOSED},

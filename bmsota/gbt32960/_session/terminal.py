@@ -186,6 +186,34 @@ class _Extension:
 class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
     """One vehicle's terminal. Begins by asking for a link at the first `handle_timeout`."""
 
+    __slots__ = (
+        "_connect_ns",
+        "_draws",
+        "_extensions",
+        "_heartbeat",
+        "_heartbeats_unanswered",
+        "_last_report_ns",
+        "_logged_in_ns",
+        "_login_is_open",
+        "_losses",
+        "_misses",
+        "_recent",
+        "_report_head",
+        "_resends",
+        "_seed",
+        "_serial",
+        "_serial_day",
+        "_store",
+        "_time_sync_is_open",
+        "code_length",
+        "iccid",
+        "options",
+        "pack_codes",
+        "subsystem_codes",
+        "subsystem_count",
+        "vin",
+    )
+
     _NAME = "terminal"
     _TRANSITIONS: ClassVar[dict[TerminalState, dict[_Input, TerminalState]]] = {
         _S.WAITING: {
@@ -283,9 +311,11 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         """The frame of a heartbeat, and that of its usual answer."""
         self._report_head: bytes | None = None
         """How the frame of a report begins, up to its length."""
-        self._resends: deque[tuple[int, StoredReport]] = deque()
+        self._resends: deque[tuple[int, StoredReport]] | None = None
+        """What the platform has called wrong, and when it is sent again. None as long as nothing was: an empty deque is 0.8 kB."""
         self._last_report_ns = 0
-        self._extensions: deque[_Extension] = deque()
+        self._extensions: deque[_Extension] | None = None
+        """None while there is none."""
 
     # --- what the caller asks ----------------------------------------------------------------------------------------
 
@@ -302,7 +332,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
     @property
     def waiting_extension_count(self) -> int:
         """How many frames of the extension wait for the link or for their answer."""
-        return len(self._extensions)
+        return len(self._extensions or ())
 
     # --- what happened ------------------------------------------------------------------------------------------------
 
@@ -417,6 +447,8 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             msg = f"extension: expected a command from 0xC0 to 0xFE, got {command:#04x}"
             raise LocalProtocolError(msg)
         raw = self._frame(command, message)
+        if self._extensions is None:
+            self._extensions = deque()
         if len(self._extensions) >= self.options.extension_queue_max:
             oldest = self._extensions.popleft()
             self._events.append(ExtensionUndelivered(oldest.command, oldest.message))
@@ -600,7 +632,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         if self.options.time_sync:
             self._send(self._frame(Command.TIME_SYNC, TimeSync()))
             self._time_sync_is_open = True
-        for extension in self._extensions:
+        for extension in self._extensions or ():
             extension.tries = 0
         self._send_extension(now_ns)
 
@@ -714,7 +746,7 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
                 self._store.put_back(stored if isinstance(stored, StoredReport) else StoredReport(stored, raw))
         self._outgoing.clear()
         self._outgoing_size_bytes = 0
-        self._resends.clear()
+        self._resends = None
         self._time_sync_is_open = False
 
     def _backfill_due(self, now_ns: int) -> None:
@@ -749,8 +781,10 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
             stored = recent
         else:
             stored = self._recent[place] = StoredReport(recent[1], recent[0])
-        if stored.resends < TRIES and all(waiting is not stored for _, waiting in self._resends):
+        if stored.resends < TRIES and all(waiting is not stored for _, waiting in self._resends or ()):
             stored.resends += 1
+            if self._resends is None:
+                self._resends = deque()
             self._resends.append((now_ns + MINUTE_NS, stored))
             if SessionTimer.RESEND not in self._timers:
                 self._start(SessionTimer.RESEND, now_ns + MINUTE_NS)
@@ -791,7 +825,10 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         ):
             self._refuse(event, RefusalKind.UNEXPECTED_REPLY, "unexpected block")
             return
+        assert self._extensions is not None
         self._extensions.popleft()
+        if not self._extensions:
+            self._extensions = None
         self._stop(SessionTimer.EXTENSION)
         self._events.append(ReplyReceived(frame.command, frame.reply_flag, frame))
         self._send_extension(now_ns)

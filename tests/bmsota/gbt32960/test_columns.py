@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from bmsota.checksums import bcc_xor
@@ -44,6 +44,7 @@ from bmsota.gbt32960 import (
 )
 from bmsota.gbt32960._columns import batch as batch_module
 from bmsota.gbt32960._columns import plan as module
+from bmsota.gbt32960._walk import Walk
 
 pytestmark = pytest.mark.slow
 
@@ -587,3 +588,68 @@ def test_numpy_is_imported_with_the_first_batch():
         "raise SystemExit(0 if not before and 'numpy' in sys.modules else 1)"
     )
     subprocess.run([sys.executable, "-c", source], check=True)
+
+
+# --- the wire's own numbers ------------------------------------------------------------------------------------------------
+
+
+def raw_group(frames):
+    """One group of *frames*, which are laid out alike, with every number as it stands on the wire."""
+    (group,) = decode_batch(frames).groups
+    values = {}
+    for slot in Walk(frames[0]).slots:
+        size = slot.row.size_bytes * (1 if slot.count is None else slot.count)
+        rows = [np.frombuffer(data[slot.at : slot.at + size], f">u{slot.row.size_bytes}") for data in frames]
+        column = np.array(rows).astype(f"u{slot.row.size_bytes}")
+        values[slot.name] = column if slot.count is not None else column[:, 0]
+    return replace(group, values=values, marks={})
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_raw_columns_are_the_numbers_on_the_wire(reports, data):
+    """Whatever the bytes of a report's values are, sentinels included: the same frame, from every type of integer."""
+    leader = bytearray(data.draw(data.draw(st.sampled_from(list(reports().values())))))
+    assume(decode_batch([bytes(leader)]).groups)
+    for slot in Walk(bytes(leader)).slots:
+        size = slot.row.size_bytes * (1 if slot.count is None else slot.count)
+        leader[slot.at : slot.at + size] = data.draw(st.binary(min_size=size, max_size=size))
+    frame = repaired(leader)
+    frames = [frame] * 3
+    group = raw_group(frames)
+    assert encode_batch(FrameColumns(groups=(group,)), raw=True) == frames
+    wide = replace(group, values={name: column.astype(np.int64) for name, column in group.values.items()})
+    assert encode_batch(FrameColumns(groups=(wide,)), raw=True) == frames
+
+
+def test_raw_columns_are_strict_if_asked_for():
+    """What the text allows, and the sentinels, and nothing else."""
+    frame = encode(frame_of(VEHICLE, cells(3.5, Sentinel.INVALID), Position(True, -116.4, 39.9)))
+    group = raw_group([frame, frame])
+    assert encode_batch(FrameColumns(groups=(group,)), strict=True, raw=True) == [frame, frame]
+    name = "cell_voltages.1.cell_voltages_v"
+    wrong = replace(group, values={**group.values, name: np.array([[3500, 0xFFFE], [0xFFFF, 60_001]], np.uint16)})
+    encode_batch(FrameColumns(groups=(wrong,)), raw=True)
+    expected = r"cell_voltages_v: expected 0 to 60000, 65534 or 65535 on the wire, got 60001 \(row 1, 1 of the group\)"
+    with pytest.raises(LocalProtocolError, match=expected):
+        encode_batch(FrameColumns(groups=(wrong,)), strict=True, raw=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "marks", "named"),
+    [
+        ({"vehicle_data.soc_pct": np.array([256])}, {}, "soc_pct: expected 0 to 255 on the wire, got 256 .row 0 of"),
+        ({"vehicle_data.soc_pct": np.array([-1])}, {}, "soc_pct: expected 0 to 255 on the wire, got -1"),
+        ({"vehicle_data.soc_pct": np.array([1.0])}, {}, "soc_pct: expected an array of integers.* got float64"),
+        ({"vehicle_data.soc_pct": np.array([1, 2])}, {}, "soc_pct: expected an array of shape .1,., got int64 of .2,."),
+        ({"cell_voltages.1.cell_voltages_v": np.array([3500])}, {}, "expected an array of shape .1, 2., got int64 of .1,."),
+        ({"cell_voltages.1.cell_voltages_v": np.array([[0, 65536]])}, {}, "expected 0 to 65535 on the wire, got 65536"),
+        ({"vehicle_data.other": np.array([1])}, {}, "'vehicle_data.other' is not in the layout"),
+        ({}, {"vehicle_data.soc_pct": np.array([1])}, "marks: expected none with raw=True.* got 'vehicle_data.soc_pct'"),
+    ],
+)  # fmt: skip
+def test_what_no_raw_column_may_be_is_refused_by_name(changed, marks, named):
+    group = raw_group([encode(frame_of(VEHICLE, cells(3.5, 3.6)))])
+    group = replace(group, values={**group.values, **changed}, marks=marks)
+    with pytest.raises(LocalProtocolError, match=named):
+        encode_batch(FrameColumns(groups=(group,)), raw=True)

@@ -589,6 +589,27 @@ def test_an_encoded_report_goes_the_way_of_any_other(edition):
     assert kinds == {2, 3}
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(4) if IS_LONG else [0], ids="seed{}".format)
+def test_an_encoded_report_goes_the_way_of_any_other_for_long(seed):
+    for number in range(300 if IS_LONG else 4):
+        for edition in Edition:
+            draw = 1000 * (seed + 1) + number
+            found = [day_of(terminal(edition=edition), way, edition, random.Random(draw)) for way in (True, False)]
+            assert found[0] == found[1], draw
+
+
+def test_a_session_at_rest_is_small():
+    """Of tens of thousands in one process: no dictionary, and no queue for what most never do."""
+    for session in (terminal(), PlatformSession()):
+        assert not hasattr(session, "__dict__")
+    session = terminal()
+    connect(session, START_NS)
+    for number in range(3):
+        session.send_encoded(report(second=number), START_NS + number * SECOND_NS)
+    assert (session._resends, session._extensions, session._store._reports) == (None, None, None)
+
+
 @pytest.mark.parametrize("edition", Edition)
 def test_a_backfilled_frame_is_the_one_that_encode_makes(edition):
     """Only the command and its bit in the check byte are other ones."""
