@@ -6,6 +6,8 @@ import importlib
 import io
 import os
 import random
+import signal
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -153,6 +155,21 @@ def test_where_asammdf_dies_the_log_breaks_off():
     assert len(list(log.frames())) == 1
     assert log._notes.parts == [SkippedPart("group", "that")]
     assert log._notes.fault == "this"
+
+
+def test_the_program_may_use_so_much_cpu_and_no_more():
+    """60 s and 10 s per MB; a loop on a damaged block ends there. One CPU second here, however long that takes."""
+    pytest.importorskip("resource")
+    code = (
+        "import resource, sys\nfrom bmsota.adapters.canlogs import _mf4_program as program\n"
+        "if sys.argv[1] == 'look':\n program.limit_time(3_000_000)\n print(resource.getrlimit(resource.RLIMIT_CPU))\n"
+        "else:\n used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        " program._CPU_TIME_S_MIN = int(used.ru_utime + used.ru_stime) + 1\n program.limit_time(0)\n while True: pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "look"], capture_output=True, text=True, check=True)
+    assert done.stdout == "(90, 90)\n"
+    done = subprocess.run([sys.executable, "-c", code, "loop"], capture_output=True, text=True, check=False)
+    assert done.returncode in {-signal.SIGXCPU, -signal.SIGKILL}
 
 
 def test_what_is_no_mf4_is_refused(tmp_path):
