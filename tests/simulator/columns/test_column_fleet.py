@@ -95,18 +95,24 @@ def test_what_a_unit_sends_does_not_depend_on_the_others():
 def test_a_report_shows_the_second_of_a_tenth_before_it():
     """A vehicle that drives is stepped each second; its latitude says which second a report shows."""
     reports = Reports()
-    fleet = fleet_of([3, 4], decoded=reports)
-    fleet.run(600)
-    phase_ns = stream(1, vin("F7", 3), "report phase").randrange(30 * SECOND)
-    latitude, shown = 39.0, []
-    for _ in range(600):  # The step of the starting second comes first.
-        latitude += 48.0 / 3600 * 1000 * math.cos(0.7 * 3) / 111_320.0
-        shown.append(round(latitude, 6))
-    for number, (at, _, speed, place) in enumerate(reports.rows[vin("F7", 3)]):
-        assert at == (START_S * SECOND + number * 30 * SECOND + phase_ns + SECOND // 10) // SECOND
-        assert (speed, round(place, 6)) == (48.0, shown[number * 30 + phase_ns // SECOND])
+    driving = range(3, 63, 3)
+    fleet = fleet_of([4, *driving], decoded=reports)
+    fleet.run(120)
+    borders = 0
+    for unit_number in driving:
+        phase_ns = stream(1, vin("F7", unit_number), "report phase").randrange(30 * SECOND)
+        borders += phase_ns % SECOND >= 9 * SECOND // 10  # Reports in the tenth that still shows the second before.
+        latitude, shown = 39.0, []
+        for _ in range(120):  # The step of the starting second comes first.
+            latitude += 48.0 / 3600 * 1000 * math.cos(0.7 * unit_number) / 111_320.0
+            shown.append(round(latitude, 6))
+        for at, _, speed, place in reports.rows[vin("F7", unit_number)]:
+            number = (at - START_S) // 30 if phase_ns < 29 * SECOND else (at - START_S - 2) // 30
+            assert at == (START_S * SECOND + number * 30 * SECOND + phase_ns + SECOND // 10) // SECOND
+            assert (speed, round(place, 6)) == (48.0, shown[number * 30 + phase_ns // SECOND])
+    assert borders > 0
     assert {row[2:] for row in reports.rows[vin("F7", 4)]} == {(0.0, 39.0)}
-    assert fleet.counts.driving_s == 600
+    assert fleet.counts.driving_s == 120 * len(driving)
 
 
 def test_a_fleet_of_none_has_time_too():
