@@ -56,6 +56,15 @@ def test_every_vehicle_gets_the_release_of_its_own_series(world, release_files):
     assert [view.release_name for view in detail.upgrades.items] == ["F7-2.1.0", "E7-2.1.0"]
 
 
+def test_c5_a_vehicle_that_comes_after_the_start_is_no_part_of_the_task(world, task):
+    world.approve(task)
+    world.register(2)
+    world.identify(2)
+    detail = world.detail(task)
+    assert [view.release_name for view in detail.upgrades.items] == ["F7-2.1.0"]
+    assert sum(detail.counts.values()) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "code"),

@@ -182,6 +182,30 @@ def test_a_report_that_the_platform_does_not_take_locks_no_technician_out(outsid
     assert [(each.position, each.version_after) for each in outside.platform.local_upgrades] == [(1, (2, 2, 0, 0))]
 
 
+def test_a_report_that_was_signed_before_a_technician_came_is_followed_by_what_runs_since(outside, new, unit_bench):
+    """No power-on between: the report is the word of its moment. The history is told at once, the signed identity at the next login."""
+    take = outside.platform._report
+    outside.platform._report = lambda _document: False
+    order_id = outside.platform.offer(new)
+    outside.wait(lambda: outside.unit.master.upgrade_state is UpdaterState.REPORTING, "the report")
+    flasher = outside.flasher()
+    ok(flasher.do("flash", [FlashJob(1, unit_bench.release("2.2.0", 3).slave)]))
+    ok(flasher.do("activate", (1,)))
+    ok(flasher.do("confirm", [(1, ImageVersion.parse("2.2.0"))], raise_counter=False))
+    outside.run(90)
+    outside.platform._report = take
+    outside.wait(lambda: outside.platform.report_of(order_id) is not None, "report")
+    outside.run(30)
+    assert [str(node.version) for node in outside.platform.report_of(order_id).nodes] == ["2.1.0"] * 3
+    assert [(each.position, each.version_after) for each in outside.platform.local_upgrades] == [(1, (2, 2, 0, 0))]
+    outside.unit.cycle_power(SECOND)
+    outside.settle()
+    outside.run(30)
+    identity = outside.platform.identities[-1]
+    assert [str(node.version) for node in identity.nodes] == ["2.1.0", "2.2.0", "2.1.0"]
+    assert identity.mixed_pack
+
+
 def test_while_the_cloud_upgrades_the_gateway_is_closed(outside, new):
     order_id = outside.platform.offer(new)
     gateway = outside.unit.master.gateway

@@ -8,6 +8,8 @@ from bmsota_sim.devices.slave import JOURNAL_SIZE_BYTES
 from bmsota_sim.kernel import SECOND
 
 from bmsota.boot import BootReason, SlotLayout
+from bmsota.image import ImageVersion
+from bmsota.node import FlashJob
 
 NEW = ("2.1.0",) * 3
 
@@ -139,6 +141,28 @@ def test_a_slave_whose_spare_slot_is_worn_is_restored_in_the_other_one(upgraded,
     result = bench.unit.slaves[0].boot_result
     assert (result.slot, result.reason) == (1 - spare, BootReason.NORMAL)
     assert bench.platform.identities[-1].mixed_pack == ""
+
+
+@pytest.mark.parametrize("phase", CutPhase)
+@pytest.mark.parametrize("operation", [2, 9, 16])
+def test_power_fails_while_a_technician_flashes_a_slave_that_copies_its_factory_image(unit_bench, operation, phase):
+    """The copy makes way for the image, and after the cut one of the two images runs; flashing it again succeeds."""
+    bench = unit_bench.Bench(has_diagnosis=True)
+    bench.settle()
+    bench.run(2)
+    flash = bench.flashes["slave 1"]
+    flash.cut_at(flash.operations + operation, phase)
+    image = unit_bench.release("2.1.0", 2).slave
+    flasher = bench.flasher()
+    flasher.do("flash", [FlashJob(1, image)])
+    assert not flash._cuts
+    power_cycle(bench)
+    assert bench.versions()[1] in {"2.0.0", "2.1.0"}
+    assert flasher.do("flash", [FlashJob(1, image)])[1].ok
+    assert flasher.do("activate", (1,))[1].ok
+    assert flasher.do("confirm", [(1, ImageVersion(2, 1, 0))], raise_counter=True)[1].ok
+    power_cycle(bench)
+    assert bench.versions() == ("2.0.0", "2.1.0", "2.0.0")
 
 
 @pytest.mark.parametrize("node", ["master", "slave 1"])

@@ -279,6 +279,21 @@ def test_p18_p20_at_the_power_on_nothing_is_switched_before_the_pack_rests(made,
     assert bench.platform.report_of(order_id).outcome is Outcome.SUCCEEDED
 
 
+def test_c12_an_order_that_is_put_off_at_thirty_starts_is_no_failure(made, new):
+    bench = made()
+    order_id = stage(bench, new)
+    mend = spoil(bench, "charging")
+    for _ in range(30):
+        bench.unit.cycle_power(SECOND)
+        bench.run(10)
+    assert bench.unit.master.upgrade_state is UpdaterState.WAITING_TO_SWITCH
+    assert bench.platform.report_of(order_id) is None
+    assert bench.versions() == ("2.0.0",) * 3
+    mend()
+    run_until(bench, lambda: bench.platform.report_of(order_id) is not None, 60)
+    assert bench.platform.report_of(order_id).outcome is Outcome.SUCCEEDED
+
+
 def test_p19_the_download_goes_on_while_the_vehicle_drives(made, new):
     bench = made()
     order_id = bench.platform.offer(new)
