@@ -103,6 +103,7 @@ class UnitLedger:
     is_logged_in: bool = False
     is_up: bool = False
     _is_leaving: bool = False
+    _received_ns: int = 0
     _reader: FrameReader = field(default_factory=FrameReader)
     _open: deque[_Question] = field(default_factory=deque)
     _answered: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=32))
@@ -137,9 +138,7 @@ class UnitLedger:
             if question.is_owed and now_ns - question.asked_ns > LATE_NS:
                 self._unanswered(question, now_ns)
         self._open.clear()
-        if self._reader.unread_size_bytes:
-            self._reader.end()
-            self._read(now_ns)
+        self._end_reading()
         self.is_up = self.is_logged_in = False
         if not (is_planned or self._is_leaving):
             self.add("drops", now_ns, detail=reason)
@@ -152,9 +151,16 @@ class UnitLedger:
             if question.is_owed:
                 self._unanswered(question, now_ns)
 
+    def _end_reading(self) -> None:
+        """Nothing more comes: what the reader still holds is no frame. It came at the last data's time."""
+        if self._reader.unread_size_bytes:
+            self._reader.end()
+            self._read(self._received_ns)
+
     def ended(self, now_ns: int) -> None:
         """The run is over: what has waited too long counts."""
         self.expire(now_ns)
+        self._end_reading()
         for question in self._open:
             if question.is_owed and now_ns - question.asked_ns > LATE_NS:
                 self._unanswered(question, now_ns)
@@ -197,6 +203,7 @@ class UnitLedger:
     def received(self, data: bytes, now_ns: int) -> None:
         """The platform has sent bytes, cut anyhow."""
         self.expire(now_ns)
+        self._received_ns = now_ns
         self._reader.receive_data(data)
         self._read(now_ns)
 

@@ -61,7 +61,7 @@ MISBEHAVIOURS = {
     "no_heartbeat_answer": "unanswered",
     "answers_nothing_asked": "garbage",
     "other_report_time": "garbage",
-    "cut": "garbage",
+    "cut": "wrong_check_byte",  # The next frame begins where the check byte should be.
     "drop_at_once": "drops",
     "drop_after_report": "drops",
     "closes_politely": "drops",
