@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import signal
+import socket
 import stat
 from contextlib import contextmanager
 from dataclasses import replace
@@ -233,8 +234,12 @@ def adapter_refuses(scene):
 
 @provokes(_F.ADAPTER_FAILS)
 def adapter_fails(scene):
-    """A device that is no serial port."""
-    return bmsota("nodes", "-i", "bmsota_slcan", "-c", os.devnull, "-b", "500000")
+    """An adapter behind a socket that nobody serves."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # Bound, and not listening: a connection is refused.
+        return bmsota(
+            "nodes", "-i", "bmsota_slcan", "-c", f"socket://127.0.0.1:{taken.getsockname()[1]}", "-b", "500000"
+        )
 
 
 @provokes(_F.ADAPTER_LOST)
