@@ -356,6 +356,7 @@ class Master:
             alarm_limits=configuration.alarm_limits,
             faults=self._measured.faults.present,
             fault_changes=self._fault_changes,
+            edition=configuration.terminal.edition,
         )
         self._fault_changes.clear()
         self._session.send_report(bodies, now_ns)

@@ -1,4 +1,4 @@
-"""What a master puts into a report: the GB/T 32960.3-2016 bodies from what it has measured and what the vehicle says.
+"""What a master puts into a report: the GB/T 32960.3 bodies, 2016 or 2025, from what it has measured and what the vehicle says.
 
 Cells and probes that the master has not heard of lately are "invalid" (the standard's word), never an old number and
 never zero.
@@ -12,24 +12,36 @@ from typing import TYPE_CHECKING
 from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import (
     AlarmFlag,
+    AlarmLevel,
     Alarms,
+    Alarms2025,
     CellVoltages,
+    CellVoltages2025,
     ChargingState,
+    CoordinateSystem,
     DcdcState,
     DriveMotor,
+    DriveMotor2025,
     DriveMotors,
+    DriveMotors2025,
+    Edition,
     Extremes,
     FaultChanges,
     Gear,
     GearPosition,
     MotorState,
+    PackTemperatures,
+    PackVoltages,
     Position,
+    Position2025,
     ProbeTemperatures,
+    ProbeTemperatures2025,
     RunMode,
     Sentinel,
     SubsystemTemperatures,
     SubsystemVoltages,
     VehicleData,
+    VehicleData2025,
     VehicleState,
 )
 from bmsota.master._internal_bus import CELLS_MAX
@@ -55,6 +67,13 @@ TEMPERATURE_RANGE_C = (-40.0, 210.0)
 ODOMETER_RANGE_KM = (0.0, 999_999.9)
 INSULATION_RANGE_KOHM = (0.0, 60_000.0)
 PERCENT_RANGE = (0.0, 100.0)
+
+ALARM_LEVELS = {
+    AlarmFlag.BATTERY_TEMPERATURE_HIGH: 3,
+    AlarmFlag.CELL_OVER_VOLTAGE: 3,
+    AlarmFlag.CELL_UNDER_VOLTAGE: 2,
+}
+"""The general alarms that a master raises, by their bits, with the level of each (2025, table 0x06; 2016 tells the highest)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +153,11 @@ def report_bodies(
     alarm_limits: AlarmLimits = AlarmLimits(),
     faults: Iterable[tuple[int, SlaveFault]] = (),
     fault_changes: Iterable[FaultChange] = (),
+    edition: Edition = Edition.GBT2016,
 ) -> tuple[Body, ...]:
-    """Every 2016 body that a BMS fills, in the order of their types. A value beyond its field's range is "abnormal".
+    """Every body of *edition* that a BMS fills, in the order of their types. A value beyond its field's range is "abnormal".
 
-    Without motors there is no drive motor body, without a position no position body. *faults* are present: the alarm body has
+    The ranges are those of 2016 in both editions. 2025 has no body of extremes and no pedals. Without motors there is no drive motor body, without a position no position body. *faults* are present: the alarm body has
     their codes. *fault_changes* have come or gone since the last report; without any there is no body for them.
 
     Raises:
@@ -159,9 +179,73 @@ def report_bodies(
         _cell_voltages(pack, voltage, readings.current_a),
         ProbeTemperatures((SubsystemTemperatures(SUBSYSTEM, degrees),)),
     ]
+    if edition is Edition.GBT2025:
+        bodies = [newer for body in bodies if (newer := _in_2025(body)) is not None]
     if changes := tuple(fault_changes):
         bodies.append(FaultChanges(changes))
     return tuple(bodies)
+
+
+def _in_2025(body: Body) -> Body | None:
+    """A body of a 2016 report as 2025 has it; None if it has none."""
+    match body:
+        case VehicleData():
+            return VehicleData2025(
+                vehicle_state=body.vehicle_state,
+                charging_state=body.charging_state,
+                run_mode=body.run_mode,
+                speed_kmh=body.speed_kmh,
+                odometer_km=body.odometer_km,
+                total_voltage_v=body.total_voltage_v,
+                total_current_a=body.total_current_a,
+                soc_pct=body.soc_pct,
+                dcdc_state=body.dcdc_state,
+                gear=body.gear,
+                insulation_kohm=body.insulation_kohm,
+            )
+        case DriveMotors(motors=tuple(motors)):
+            return DriveMotors2025(
+                tuple(
+                    DriveMotor2025(
+                        number=motor.number,
+                        state=motor.state,
+                        controller_temperature_c=motor.controller_temperature_c,
+                        speed_rpm=motor.speed_rpm,
+                        torque_nm=motor.torque_nm,
+                        motor_temperature_c=motor.motor_temperature_c,
+                    )
+                    for motor in motors
+                )
+            )
+        case Position():
+            return Position2025(body.valid, CoordinateSystem.WGS84, body.longitude_deg, body.latitude_deg)
+        case Alarms(flags=int(flags)):
+            levels = tuple(
+                AlarmLevel(bit=flag.bit_length() - 1, level=level)
+                for flag, level in ALARM_LEVELS.items()
+                if flags & flag
+            )
+            return Alarms2025(
+                level_max=body.level_max, flags=flags, ress_faults=body.ress_faults, general_levels=levels
+            )
+        case CellVoltages(subsystems=tuple(subsystems)):
+            return CellVoltages2025(
+                tuple(
+                    PackVoltages(
+                        number=each.number,
+                        voltage_v=each.voltage_v,
+                        current_a=each.current_a,
+                        cell_voltages_v=each.cell_voltages_v,
+                    )
+                    for each in subsystems
+                )
+            )
+        case ProbeTemperatures(subsystems=tuple(subsystems)):
+            return ProbeTemperatures2025(
+                tuple(PackTemperatures(number=each.number, temperatures_c=each.temperatures_c) for each in subsystems)
+            )
+        case _:
+            return None
 
 
 def _within(valid: tuple[float, float], value: float | None, decimals: int = 1) -> float | Sentinel:
@@ -249,16 +333,13 @@ def alarms_of(pack: PackValues, limits: AlarmLimits, faults: Iterable[tuple[int,
     cells = [value for value in pack.cell_voltages_v if value is not None]
     probes = [value for value in pack.temperatures_c if value is not None]
     flags = AlarmFlag(0)
-    level = 0
     if cells and max(cells) > limits.cell_voltage_max_v:
         flags |= AlarmFlag.CELL_OVER_VOLTAGE
-        level = 3
     if cells and min(cells) < limits.cell_voltage_min_v:
         flags |= AlarmFlag.CELL_UNDER_VOLTAGE
-        level = max(level, 2)
     if probes and max(probes) > limits.temperature_max_c:
         flags |= AlarmFlag.BATTERY_TEMPERATURE_HIGH
-        level = 3
+    level = max((each for flag, each in ALARM_LEVELS.items() if flag in flags), default=0)
     codes = []
     for position, fault in faults:
         codes.append(fault.code(position))

@@ -127,7 +127,7 @@ def not_simulated(scenario: Scenario) -> Iterator[str]:
     for name, group in scenario.groups.items():
         life, network = scenario.life_of(name), scenario.network_of(name)
         if group.fidelity == "fleet":
-            yield f"{name}: fidelity fleet is simulated as full: every CAN frame, about 3 ms of CPU a unit and second"
+            yield f"{name}: fidelity fleet is simulated as full, with every CAN frame"
         if life.trips != "none":
             yield f"{name}: trips {life.trips}: the vehicles stay parked unless the timeline drives them"
         if life.charge is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import replace
 
@@ -11,21 +12,29 @@ from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import (
     AlarmFlag,
     Alarms,
+    Alarms2025,
     CellVoltages,
+    CellVoltages2025,
     ChargingState,
     Command,
+    CoordinateSystem,
     DcdcState,
     DriveMotors,
+    DriveMotors2025,
+    Edition,
     Extremes,
     Frame,
     Gear,
     GearPosition,
     MotorState,
     Position,
+    Position2025,
     ProbeTemperatures,
+    ProbeTemperatures2025,
     Report,
     Sentinel,
     VehicleData,
+    VehicleData2025,
     VehicleState,
     beijing_time,
     decode,
@@ -68,11 +77,14 @@ def bodies_of(pack, readings=PARKED, **options):
     return {type(body): body for body in report_bodies(pack, readings, **options)}
 
 
-def through_the_wire(pack, readings):
+def through_the_wire(pack, readings, edition=Edition.GBT2016):
     """Encode strictly, as a terminal should send, and decode again."""
-    bodies = report_bodies(pack, readings)
+    bodies = report_bodies(pack, readings, edition=edition)
     frame = Frame(
-        command=Command.REALTIME_REPORT, vin="LBMF7EV0XR0000001", message=Report(beijing_time(10**18), bodies)
+        command=Command.REALTIME_REPORT,
+        vin="LBMF7EV0XR0000001",
+        message=Report(beijing_time(10**18), bodies),
+        edition=edition,
     )
     return decode(encode(frame, strict=True)).message.bodies
 
@@ -96,8 +108,35 @@ BARE = MasterReadings(ignition_on=True, speed_kmh=0.0, is_charging=False, curren
 
 @pytest.mark.parametrize("pack", [PACK, UNKNOWN])
 @pytest.mark.parametrize("readings", [PARKED, DRIVING, BARE], ids=["parked", "driving", "bare"])
-def test_a_report_survives_the_wire_strictly(pack, readings):
-    assert through_the_wire(pack, readings) == report_bodies(pack, readings)
+@pytest.mark.parametrize("edition", Edition)
+def test_a_report_survives_the_wire_strictly(pack, readings, edition):
+    assert through_the_wire(pack, readings, edition) == report_bodies(pack, readings, edition=edition)
+
+
+def test_a_report_of_2025_says_the_same():
+    """All that the newer bodies have, field by field; extremes and pedals it has not, levels of alarms and the coordinates' system it has."""
+    hot = replace(PACK, cell_voltages_v=(4.3, 2.4, *PACK.cell_voltages_v[2:]))
+    old, new = bodies_of(hot, DRIVING), bodies_of(hot, DRIVING, edition=Edition.GBT2025)
+    assert list(new) == [
+        VehicleData2025, DriveMotors2025, Position2025, Alarms2025, CellVoltages2025, ProbeTemperatures2025
+    ]  # fmt: skip
+
+    def same(older, newer, *unlike):
+        for field in dataclasses.fields(newer):
+            if field.name not in unlike:
+                assert getattr(newer, field.name) == getattr(older, field.name), field.name
+
+    same(old[VehicleData], new[VehicleData2025])
+    same(old[DriveMotors].motors[0], new[DriveMotors2025].motors[0])
+    same(old[Position], new[Position2025], "coordinate_system")
+    same(old[CellVoltages].subsystems[0], new[CellVoltages2025].packs[0])
+    same(old[ProbeTemperatures].subsystems[0], new[ProbeTemperatures2025].packs[0])
+    same(old[Alarms], new[Alarms2025], "general_levels")
+    assert new[Position2025].coordinate_system is CoordinateSystem.WGS84
+    levels = {each.flag: each.level for each in new[Alarms2025].general_levels}
+    assert levels == {AlarmFlag.CELL_OVER_VOLTAGE: 3, AlarmFlag.CELL_UNDER_VOLTAGE: 2}
+    assert new[Alarms2025].level_max == 3
+    assert bodies_of(PACK, edition=Edition.GBT2025)[Alarms2025].general_levels == ()
 
 
 def test_what_the_vehicle_does_not_say_is_invalid():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -136,6 +137,21 @@ def test_the_same_seed_gives_the_same_hash_and_another_unit_changes_no_others(tm
     assert {unit: more["units"][unit]["hash"] for unit in first["units"]} == {
         unit: told["hash"] for unit, told in first["units"].items()
     }
+
+
+def test_a_fleet_of_the_edition_of_2025(tmp_path):
+    path = Path(write(tmp_path, count=2))
+    path.write_text(path.read_text().replace('"yes"', '"no"'))  # The library's platform end answers no report.
+    result = run(path, "--virtual", "--edition", "2025", "--report", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert report_of(tmp_path)["counters"]["sent"] > 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "units"), [("storm", 4), ("cloud-outage", 1)])
+def test_ready_scenarios_pass_with_a_platform_without_fault(name, units, tmp_path):
+    result = run(name, "--virtual", "--count", units, "--report", tmp_path / "out")
+    assert result.exit_code == 0, result.output
 
 
 def test_the_timeline_happens(tmp_path):
