@@ -31,7 +31,7 @@ fast-tests: $(STAMP) gcc ## the tests that take no more than a moment
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long and not browser and not demo"
 
 test: $(STAMP) chromium postgresql gcc ## all tests, from the checkout and from the built wheel
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 	$(BIN)/python scripts/wheel_test.py
 
 test-long: $(STAMP) ## the tests marked "long" at larger counts; goes on where it stopped (SEEDS=0:4)
