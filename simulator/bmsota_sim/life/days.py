@@ -1,6 +1,6 @@
 """The days of vehicles, in columns: they park, drive their trips, and charge at night; nothing takes what a pack has not.
 
-One row is a vehicle and its pack. `Life.step` decides each row's current from what the vehicle does and what the pack can
+One row is a vehicle and its pack. `DailyLife.step` decides each row's current from what the vehicle does and what the pack can
 bear, and steps the packs. Limits are those of a BMS: near empty or at the lowest cell voltage a pack gives less, so the
 vehicle drives slower; at its end the contactors open and the vehicle stands until it is charged. Charging is constant
 power up to the highest cell's limit, then constant voltage until the current has tapered.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bmsota_sim.life.cycles import DrivingCycle
     from bmsota_sim.physics import Packs
 
-__all__ = ["DAY_S", "Activity", "Habits", "Life"]
+__all__ = ["DAY_S", "Activity", "DailyLife", "Habits"]
 
 DAY_S = 86_400
 # Trips leave between these hours; the last one is over before the night.
@@ -92,7 +92,7 @@ class Habits:
                 )
 
 
-class Life:
+class DailyLife:
     """The days of all vehicles of one pack design and one habit."""
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bmsota_sim.life import Activity, Habits, Life, driving_cycle
+from bmsota_sim.life import Activity, DailyLife, Habits, driving_cycle
 from bmsota_sim.life.days import DAY_S
 from bmsota_sim.physics import LFP, NMC, PackDesign, Packs
 from long_run import LONG
@@ -17,7 +17,7 @@ OWNERS = [f"f7/{number}" for number in range(1, 4)]
 
 def a_life(design=F7, habits=None, *, soc=0.6, owners=OWNERS, seed=1):
     packs = Packs(design, [f"VIN{owner}" for owner in owners], seed=seed, soc=soc)
-    return Life(packs, owners, habits or Habits(cycle=WLTC), seed=seed)
+    return DailyLife(packs, owners, habits or Habits(cycle=WLTC), seed=seed)
 
 
 def run(life, days, *, look=lambda now_s: None, drive_dt_s=2.0, first_day=0):
