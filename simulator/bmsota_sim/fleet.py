@@ -29,17 +29,28 @@ if TYPE_CHECKING:
     from bmsota.signals import Database
     from bmsota_sim.devices.unit import FactoryImages
     from bmsota_sim.links.uplink import Uplink
+    from bmsota_sim.profiles import SeriesProfile
     from bmsota_sim.scenario import Fault, Scenario
     from bmsota_sim.unit import Unit
     from bmsota_sim.virtual import MemoryPlatform
 
-__all__ = ["Fleet", "virtual_fleet"]
+__all__ = ["Fleet", "pack_design", "virtual_fleet"]
 
 CHEMISTRIES = {"lfp": LFP, "nmc": NMC}
 PHYSICS_STEP_NS = SECOND
 # Units are switched on one after another: no fleet starts in the same nanosecond.
 START_SPREAD_NS = 2 * SECOND
 SOC_MIN, SOC_MAX = 0.35, 0.9
+
+
+def pack_design(profile: SeriesProfile) -> PackDesign:
+    """The packs of a series, as the physics knows them."""
+    return PackDesign(
+        cell_count=profile.cell_count,
+        probe_count=profile.probe_count,
+        capacity_ah=profile.capacity_ah,
+        chemistry=CHEMISTRIES[profile.chemistry],
+    )
 
 
 class Fleet:
@@ -89,12 +100,7 @@ class Fleet:
             members = [number for number in numbers if scenario.series_of(number) == series]
             profile = PROFILES[series]
             self._packs[series] = Packs(
-                PackDesign(
-                    cell_count=profile.cell_count,
-                    probe_count=profile.probe_count,
-                    capacity_ah=profile.capacity_ah,
-                    chemistry=CHEMISTRIES[profile.chemistry],
-                ),
+                pack_design(profile),
                 [identities[number].vin for number in members],
                 seed=seed,
                 soc=[self._soc(number) for number in members],

@@ -20,9 +20,9 @@ from bmsota_sim import defaults
 from bmsota_sim.devices.frame_faults import FrameFaultKind
 from bmsota_sim.devices.unit import FullUnit
 from bmsota_sim.devices.vehicle import CITIES, VirtualVehicle
-from bmsota_sim.fleet import CHEMISTRIES
+from bmsota_sim.fleet import pack_design
 from bmsota_sim.links.uplink import Modem
-from bmsota_sim.physics import PackDesign, Packs
+from bmsota_sim.physics import Packs
 from bmsota_sim.profiles import PROFILES
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.expectations import COUNTERS, evaluate, moments
@@ -193,12 +193,7 @@ class Run:
             profile, life, network = PROFILES[group.profile], scenario.life_of(name), scenario.network_of(name)
             members = [unit for unit in ids if unit.group == name]
             packs = Packs(
-                PackDesign(
-                    cell_count=profile.cell_count,
-                    probe_count=profile.probe_count,
-                    capacity_ah=profile.capacity_ah,
-                    chemistry=CHEMISTRIES[profile.chemistry],
-                ),
+                pack_design(profile),
                 [identities[unit].vin for unit in members],
                 seed=seed,
                 soc=[self._soc(unit) for unit in members],
