@@ -147,12 +147,13 @@ def test_a_slave_whose_spare_slot_is_worn_is_restored_in_the_other_one(upgraded,
 @pytest.mark.parametrize("operation", [2, 9, 16])
 def test_power_fails_while_a_technician_flashes_a_slave_that_copies_its_factory_image(unit_bench, operation, phase):
     """The copy makes way for the image, and after the cut one of the two images runs; flashing it again succeeds."""
-    bench = unit_bench.Bench(has_diagnosis=True)
+    bench = unit_bench.Bench(has_diagnosis=True, factory=unit_bench.release("2.0.0", 1, slave_size=9000))
     bench.settle()
-    bench.run(2)
+    until(bench, lambda: bench.unit.slaves[0].node.new_store().staging_offset > 0)
+    assert bench.unit.slaves[0].node.new_store().wants_back_up, "the copy is complete"
     flash = bench.flashes["slave 1"]
     flash.cut_at(flash.operations + operation, phase)
-    image = unit_bench.release("2.1.0", 2).slave
+    image = unit_bench.release("2.1.0", 2, slave_size=9000).slave
     flasher = bench.flasher()
     flasher.do("flash", [FlashJob(1, image)])
     assert not flash._cuts
