@@ -109,7 +109,8 @@ class ReportColumns:
             for name, column in self._of_state.items()
         }
         cells, probes = rows.cells, rows.probes
-        _put_extremes(values, cells, probes)
+        if self._edition is Edition.GBT2016:  # 2025 has no body for them.
+            _put_extremes(values, cells, probes)
         volts = _put_alarms_and_voltage(values, cells, probes)
         current = np.rint(np.multiply(rows.current_a, 10.0, dtype=np.float64))
         amperes = np.where(np.abs(current) <= _CURRENT_STEPS_MAX, current + _CURRENT_OFFSET, _ABNORMAL).astype(
@@ -270,8 +271,6 @@ def _encoded(
     soc_pct: float,
 ) -> bytes:
     """The frame 0x02 that a master makes."""
-    readings = master_readings(
-        vehicle, current_a=current_a, soc_pct=soc_pct, has_positioning=profile.has_positioning
-    )
+    readings = master_readings(vehicle, current_a=current_a, soc_pct=soc_pct, has_positioning=profile.has_positioning)
     report = Report(beijing_time(time_ns), report_bodies(pack, readings, edition=edition))
     return encode(Frame(command=Command.REALTIME_REPORT, vin=vin, message=report, edition=edition))
