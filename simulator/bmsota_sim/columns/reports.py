@@ -113,9 +113,8 @@ class ReportColumns:
             _put_extremes(values, cells, probes)
         volts = _put_alarms_and_voltage(values, cells, probes)
         current = np.rint(np.multiply(rows.current_a, 10.0, dtype=np.float64))
-        amperes = np.where(np.abs(current) <= _CURRENT_STEPS_MAX, current + _CURRENT_OFFSET, _ABNORMAL).astype(
-            np.uint16
-        )
+        zero = values["vehicle_data.total_current_a"]  # The reports of the states have 0 A.
+        amperes = np.where(np.abs(current) <= _CURRENT_STEPS_MAX, current + zero, _ABNORMAL).astype(np.uint16)
         values["vehicle_data.total_current_a"] = values["cell_voltages.1.current_a"] = amperes
         charge = np.rint(np.clip(np.multiply(rows.soc, 100.0, dtype=np.float64), 0, 100))
         values["vehicle_data.soc_pct"] = charge.astype(np.uint8)
