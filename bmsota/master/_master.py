@@ -227,6 +227,8 @@ class Master:
             unprotected=configuration.unprotected,
             silent_after_ns=SILENT_ROUNDS * configuration.measure_period_ns,
         )
+        self._latched: tuple[PackValues, MasterReadings] | None = None
+        """What the reports show, if it was latched."""
         self._fault_changes: deque[FaultChange] = deque(maxlen=FAULT_CHANGES_MAX)
         self._slaves = SlaveOperations(configuration.profile, layout.positions, self._updater)
         self._rescue = SlaveRescue(
@@ -343,16 +345,29 @@ class Master:
         )
         self._updater.conditions_changed(conditions, now_ns)
 
+    def latch(self, now_ns: int) -> None:
+        """Take all values at this moment, when no slave is sending: the reports show them until the next latch.
+
+        So the cells of a report are of one round of measurements, and its current of the same second. A product that never
+        latches reports what it knows when it reports.
+        """
+        self._now_ns = now_ns
+        self._latched = self._values(now_ns)
+
+    def _values(self, now_ns: int) -> tuple[PackValues, MasterReadings]:
+        self._measured.forget_silent(now_ns - SILENT_ROUNDS * self._configuration.measure_period_ns)
+        return self.pack_values, self._read()
+
     def send_report(self, now_ns: int) -> bool:
-        """Report what is known now; call it once a report period. False: not while shutting down or being flashed."""
+        """Report what was latched, or else what is known now; call it once a report period. False: not while shutting down or being flashed."""
         self._now_ns = now_ns
         if self._is_shutting_down or self._interlock.is_in_bootloader:
             return False
         configuration = self._configuration
-        self._measured.forget_silent(now_ns - SILENT_ROUNDS * configuration.measure_period_ns)
+        pack, readings = self._latched or self._values(now_ns)
         bodies = report_bodies(
-            self.pack_values,
-            self._read(),
+            pack,
+            readings,
             alarm_limits=configuration.alarm_limits,
             faults=self._measured.faults.present,
             fault_changes=self._fault_changes,

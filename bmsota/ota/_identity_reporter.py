@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from bmsota.boot import BootStore
     from bmsota.ota._identity import IdentifiedNode
     from bmsota.ota._local_upgrades import NodeUpgrade
+    from bmsota.ota._records import RecordStore
 
 
 SECOND = 1_000_000_000
@@ -56,7 +56,7 @@ class IdentityReporter:
     After an exception of the flash driver (a power cut) the object is worthless: create a new one on a new store.
     """
 
-    def __init__(self, store: BootStore, *, vin: str, device_key: Ed25519PrivateKey) -> None:
+    def __init__(self, store: RecordStore, *, vin: str, device_key: Ed25519PrivateKey) -> None:
         self._vin = vin
         self._device_key = device_key
         self._record = StoredRecord(store, IDENTITY_RECORD, IDENTITY_FORMAT)

@@ -13,7 +13,7 @@ The rule, for every record of a unit (docs/trust.md, "Records and documents of a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bmsota.errors import BmsotaError, RecordError
 from bmsota.ota import _cbor
@@ -21,8 +21,6 @@ from bmsota.ota._fields import LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from bmsota.boot import BootStore
 
 
 def _layout_of(value: Any) -> Any:
@@ -89,10 +87,20 @@ class RecordFormat:
         return _cbor.encode({**fields, LAYOUT: layout})
 
 
+class RecordStore(Protocol):
+    """What keeps records: a `bmsota.boot.BootStore`, which see."""
+
+    @property
+    def is_spare_running(self) -> bool: ...
+    def get_record(self, name: str) -> bytes | None: ...
+    def put_record(self, name: str, value: bytes) -> None: ...
+    def delete_record(self, name: str) -> None: ...
+
+
 class StoredRecord:
     """One record of a boot store."""
 
-    def __init__(self, store: BootStore, name: str, form: RecordFormat) -> None:
+    def __init__(self, store: RecordStore, name: str, form: RecordFormat) -> None:
         """Nothing is read yet.
 
         Args:

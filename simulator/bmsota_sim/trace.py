@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass
+from typing import ClassVar
 
-__all__ = ["Note", "Trace"]
+__all__ = ["LinkTrace", "Note", "Trace"]
 
 # Enough for the story of a small fleet; a large one keeps its newest.
 NOTES_MAX = 20_000
@@ -50,3 +51,22 @@ class Trace:
     def digest(self) -> str:
         """Hexadecimal hash over everything so far."""
         return self._hash.hexdigest()
+
+
+class LinkTrace(Trace):
+    """The record of one unit's cloud link: the hash is over bytes and times, whatever happens inside the unit.
+
+    So it is the same whether the unit simulates its internal bus or not.
+    """
+
+    _NONE: ClassVar[deque[Note]] = deque(maxlen=0)
+
+    def __init__(self, *, keeps_notes: bool) -> None:
+        super().__init__()
+        if not keeps_notes:  # Of tens of thousands of units.
+            self.notes = self._NONE
+
+    def note(self, at_ns: int, who: str, what: str) -> None:
+        """Something a person would want to know; no part of the hash."""
+        if self.notes is not self._NONE:
+            self.notes.append(Note(at_ns, who, what))

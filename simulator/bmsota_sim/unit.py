@@ -1,8 +1,9 @@
 """The seam between a fleet and its units: `Unit` is all that a fleet, a driver, a scenario or a campaign uses.
 
 Two fidelities stand behind it. *Full* (`devices.unit.FullUnit`): every CAN frame and every flash operation of one vehicle.
-*Fleet*: columns over all units that are due, for tens of thousands of vehicles (`columns`; still to come is its `Unit`). Both send the same
-frames; docs/decisions/0033-two-fidelities.md has the rule that makes this true.
+*Fleet* (`columns.units.FleetUnit`): columns over all units that are due, for tens of thousands of vehicles. Both send the same
+frames; docs/decisions/0033-two-fidelities.md and 0068-fleet-units.md have the rules that make this true. What only a full unit can
+do raises `LocalProtocolError` in a fleet unit.
 """
 
 from __future__ import annotations
@@ -117,6 +118,10 @@ class Unit(Protocol):
 
     def cut_slave_power(self, position: int, at_progress: float, off_ns: int) -> None:
         """Cut a slave's supply when this share (0 to 1) of an image is stored, for *off_ns*."""
+        ...
+
+    def set_slave_power(self, position: int, *, is_on: bool) -> None:
+        """Cut a slave's supply, or bring it back."""
         ...
 
     def disturb_frames(self, position: int, kind: FrameFaultKind, rounds: int) -> None:

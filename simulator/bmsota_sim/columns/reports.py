@@ -1,4 +1,4 @@
-"""Reports of many vehicles of one series at once, byte for byte those of their masters (GB/T 32960.3-2016).
+"""Reports of many vehicles of one series at once, byte for byte those of their masters (GB/T 32960.3, both editions).
 
 Strategy. What a report says of gear, switches and motors depends on three bits: ignition, driving, charging. These fields are taken
 from eight reports that `master_readings` and `report_bodies` make, once for a series. Only what changes from report to report is
@@ -85,10 +85,12 @@ class VehicleRows:
 
 
 class ReportColumns:
-    """The reports of one series."""
+    """The reports of one series in one edition."""
 
-    def __init__(self, profile: SeriesProfile) -> None:
-        made = [_frame(profile, state) for state in range(_STATES)]
+    def __init__(self, profile: SeriesProfile, edition: Edition = Edition.GBT2016) -> None:
+        self._profile = profile
+        self._edition = edition
+        made = [_frame(profile, state, edition) for state in range(_STATES)]
         (group,) = decode_batch(made).groups
         self._skeleton = group.skeleton
         self._of_state = {}
@@ -107,12 +109,12 @@ class ReportColumns:
             for name, column in self._of_state.items()
         }
         cells, probes = rows.cells, rows.probes
-        _put_extremes(values, cells, probes)
+        if self._edition is Edition.GBT2016:  # 2025 has no body for them.
+            _put_extremes(values, cells, probes)
         volts = _put_alarms_and_voltage(values, cells, probes)
         current = np.rint(np.multiply(rows.current_a, 10.0, dtype=np.float64))
-        amperes = np.where(np.abs(current) <= _CURRENT_STEPS_MAX, current + _CURRENT_OFFSET, _ABNORMAL).astype(
-            np.uint16
-        )
+        zero = values["vehicle_data.total_current_a"]  # The reports of the states have 0 A.
+        amperes = np.where(np.abs(current) <= _CURRENT_STEPS_MAX, current + zero, _ABNORMAL).astype(np.uint16)
         values["vehicle_data.total_current_a"] = values["cell_voltages.1.current_a"] = amperes
         charge = np.rint(np.clip(np.multiply(rows.soc, 100.0, dtype=np.float64), 0, 100))
         values["vehicle_data.soc_pct"] = charge.astype(np.uint8)
@@ -127,8 +129,49 @@ class ReportColumns:
             # Table 15: bit 1 south, bit 2 west.
             values["position.status"] = ((latitude < 0) << 1 | (longitude < 0) << 2).astype(np.uint8)
             values["position.longitude_deg"], values["position.latitude_deg"] = np.abs(longitude), np.abs(latitude)
+        if self._edition is Edition.GBT2025:
+            return self._frames_2025(rows, values)
+        return self._encode(rows, values)
+
+    def _frames_2025(self, rows: VehicleRows, values: dict[str, Array]) -> list[bytes]:
+        """The edition of 2025 has fewer fields. It tells the level of each alarm, in a list: such reports are made one by one."""
+        kept = {name: column for name, column in values.items() if name in self._of_state}
+        frames = self._encode(rows, kept)
+        for row in np.flatnonzero(kept["alarms.flags"]).tolist():
+            frames[row] = self._frame_of(rows, row)
+        return frames
+
+    def _frame_of(self, rows: VehicleRows, row: int) -> bytes:
+        """One frame, as a master makes it."""
+        state = int(rows.state[row])
+        vehicle = VirtualVehicle(
+            longitude_deg=float(rows.longitude_deg[row]),
+            latitude_deg=float(rows.latitude_deg[row]),
+            heading_rad=0.0,
+            odometer_km=float(rows.odometer_km[row]),
+            ignition_on=bool(state & IGNITION_ON),
+            is_driving=bool(state & DRIVING),
+            is_charging=bool(state & CHARGING),
+        )
+        pack = PackValues(
+            [None if value == MISSING else value * 0.001 for value in rows.cells[row].tolist()],
+            [None if value == MISSING else value * 0.1 for value in rows.probes[row].tolist()],
+        )
+        return _encoded(
+            self._profile,
+            self._edition,
+            vehicle,
+            pack,
+            vin=str(rows.vin[row]),
+            time_ns=int(rows.time_s[row]) * 1_000_000_000,
+            current_a=float(rows.current_a[row]),
+            soc_pct=min(100.0, max(0.0, float(rows.soc[row]) * 100.0)),
+        )
+
+    def _encode(self, rows: VehicleRows, values: dict[str, Array]) -> list[bytes]:
+        count = len(rows.vin)
         group = FrameGroup(
-            edition=Edition.GBT2016,
+            edition=self._edition,
             skeleton=self._skeleton,
             index=np.arange(count),
             command=np.full(count, int(Command.REALTIME_REPORT), np.uint8),
@@ -201,7 +244,7 @@ def _motor_current(power_w: Array, volts: Array) -> Array:
     return found
 
 
-def _frame(profile: SeriesProfile, state: int) -> bytes:
+def _frame(profile: SeriesProfile, state: int, edition: Edition) -> bytes:
     vehicle = VirtualVehicle(
         longitude_deg=0.0,
         latitude_deg=0.0,
@@ -211,7 +254,22 @@ def _frame(profile: SeriesProfile, state: int) -> bytes:
         is_driving=bool(state & DRIVING),
         is_charging=bool(state & CHARGING),
     )
-    readings = master_readings(vehicle, current_a=0.0, soc_pct=0.0, has_positioning=profile.has_positioning)
     pack = PackValues([3.5] * profile.cell_count, [20.0] * profile.probe_count)
-    report = Report(beijing_time(_ANY_TIME_NS), report_bodies(pack, readings))
-    return encode(Frame(command=Command.REALTIME_REPORT, vin="0" * 17, message=report))
+    return _encoded(profile, edition, vehicle, pack, vin="0" * 17, time_ns=_ANY_TIME_NS, current_a=0.0, soc_pct=0.0)
+
+
+def _encoded(
+    profile: SeriesProfile,
+    edition: Edition,
+    vehicle: VirtualVehicle,
+    pack: PackValues,
+    *,
+    vin: str,
+    time_ns: int,
+    current_a: float,
+    soc_pct: float,
+) -> bytes:
+    """The frame 0x02 that a master makes."""
+    readings = master_readings(vehicle, current_a=current_a, soc_pct=soc_pct, has_positioning=profile.has_positioning)
+    report = Report(beijing_time(time_ns), report_bodies(pack, readings, edition=edition))
+    return encode(Frame(command=Command.REALTIME_REPORT, vin=vin, message=report, edition=edition))

@@ -10,7 +10,7 @@ slaves. While the master has an order its bootloader refuses and the gateway is 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bmsota.gbt32960 import (
@@ -33,6 +33,7 @@ from bmsota_sim.devices.bootloader_node import BootloaderNode, NodeDevice, data_
 from bmsota_sim.devices.flash import FlashModel, PowerCut
 from bmsota_sim.devices.gateway import Gateway
 from bmsota_sim.devices.master_notes import note_of
+from bmsota_sim.devices.phase import discovery_begins, next_latch
 from bmsota_sim.kernel import MS, SECOND
 
 if TYPE_CHECKING:
@@ -322,26 +323,30 @@ class _Powered:
     def __init__(self, device: VirtualMaster, store: BootStore, boot: BootResult) -> None:
         self._device = device
         self._kernel = device.kernel
+        now_ns = self._kernel.now_ns
+        configuration = device.configuration
         self.master = Master(
-            device.configuration,
+            replace(configuration, slave_boot_ns=discovery_begins(now_ns + configuration.slave_boot_ns) - now_ns),
             store=store,
             boot=boot,
             image_flash=device.image_flash,
             read=device.hooks.readings,
             check=device.hooks.self_test_failure,
             last_login=device.last_login,
-            now_ns=self._kernel.now_ns,
+            now_ns=now_ns,
         )
         self._has_power = True
         self._is_settling = False
         self._timer: Timer | None = None
         self._timer_due_ns = 0
         self._report_timer = self._kernel.call_in(device.report_period_ns, self._report)
+        self._latch_timer = self._kernel.call_at(next_latch(now_ns), self._latch)
 
     def end(self) -> None:
         """The supply is gone."""
         self._has_power = False
         self._report_timer.cancel()
+        self._latch_timer.cancel()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -396,8 +401,22 @@ class _Powered:
         self._timer = None
         self.step(self.master.handle_timeout)
 
+    def _latch(self) -> None:
+        self._latch_timer = self._kernel.call_at(next_latch(self._kernel.now_ns), self._latch)
+        self.master.latch(self._kernel.now_ns)
+
     def _report(self) -> None:
+        now_ns = self._kernel.now_ns
         self._report_timer = self._kernel.call_in(self._device.report_period_ns, self._report)
+        # What is due in this nanosecond comes before the report, in whatever order it was planned.
+        if self._latch_timer.when_ns == now_ns:
+            self._latch_timer.cancel()
+            self._latch()
+        if self._timer is not None and self._timer_due_ns == now_ns:
+            self._timer.cancel()
+            self._timeout()
+        if not self._has_power:
+            return
         if self.master.send_report(self._kernel.now_ns):
             self._device.figures.reports += 1
             self.settle()

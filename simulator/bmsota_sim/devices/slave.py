@@ -16,6 +16,7 @@ from bmsota.node import TargetIdentity
 from bmsota_sim.devices.bootloader_node import BootloaderNode, NodeDevice, NodeProtocols, PowerCutPlan
 from bmsota_sim.devices.flash import ERASE_NS, PROGRAM_NS, FlashModel
 from bmsota_sim.devices.frame_faults import FrameFault, FrameFaultKind, new_history
+from bmsota_sim.devices.phase import slave_offset_ns
 from bmsota_sim.kernel import MS
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Slave(NodeDevice):
         self._messages = SlaveMessages(database, position, profile.layout)
         self._sensors = sensors
         self._measure_period_ns = measure_period_ns
+        self._offset_ns = slave_offset_ns(profile, position)
         self._seed = seed
         self._flash_times_ns = flash_times_ns
         self._flash_size_bytes = flash_size_bytes
@@ -182,9 +184,8 @@ class Slave(NodeDevice):
         # Positions send one after another, so that rounds of different slaves do not meet on the bus.
         period = self._measure_period_ns
         if period is not None and self._measure_timer is None:
-            offset = self.position * 10 * MS
             start = self._kernel.now_ns
-            self._measure_timer = self._kernel.call_at(start - start % period + period + offset, self._measure)
+            self._measure_timer = self._kernel.call_at(start - start % period + period + self._offset_ns, self._measure)
 
     def _stop_measuring(self) -> None:
         if self._measure_timer is not None:

@@ -325,6 +325,14 @@ class FullUnit:
     def cut_slave_power(self, position: int, at_progress: float, off_ns: int) -> None:
         self.slaves[position - 1].power_cut_plan = PowerCutPlan(at_progress, off_ns)
 
+    def set_slave_power(self, position: int, *, is_on: bool) -> None:
+        """Cut a slave's supply, or bring it back."""
+        slave = self.slaves[position - 1]
+        if is_on:
+            slave.power_on()
+        else:
+            slave.power_off()
+
     def disturb_frames(self, position: int, kind: FrameFaultKind, rounds: int) -> None:
         self.slaves[position - 1].disturb_frames(kind, rounds)
 

@@ -15,8 +15,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bmsota.gbt32960 import Edition
 from bmsota_sim import defaults
+from bmsota_sim.columns.nodes import series_nodes
+from bmsota_sim.columns.units import FleetGroup, FleetUnit
 from bmsota_sim.devices.frame_faults import FrameFaultKind
 from bmsota_sim.devices.unit import FullUnit
 from bmsota_sim.devices.vehicle import CITIES, VirtualVehicle
@@ -26,6 +30,7 @@ from bmsota_sim.physics import Packs
 from bmsota_sim.profiles import PROFILES
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.expectations import COUNTERS, evaluate, moments
+from bmsota_sim.run.fidelity import full_units
 from bmsota_sim.run.identities import identity, slave_hwid
 from bmsota_sim.run.ledger import FAULTS, Ledger
 from bmsota_sim.run.link import RunUplink
@@ -46,7 +51,7 @@ from bmsota_sim.run.verbs import (
     Storm,
 )
 from bmsota_sim.streams import stream
-from bmsota_sim.trace import Trace
+from bmsota_sim.trace import LinkTrace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,9 +78,9 @@ FAILING_MAX = 10
 class RunUnit:
     """A unit of the run, and what is around it."""
 
-    unit: FullUnit
+    unit: FullUnit | FleetUnit
     link: RunUplink
-    trace: Trace
+    trace: LinkTrace
     is_on: bool = False
     replacements: dict[int, int] = field(default_factory=dict)
 
@@ -124,10 +129,8 @@ class Result:
 
 def not_simulated(scenario: Scenario) -> Iterator[str]:
     """What the scenario asks for and this version does not do, in words."""
-    for name, group in scenario.groups.items():
+    for name in scenario.groups:
         life, network = scenario.life_of(name), scenario.network_of(name)
-        if group.fidelity == "fleet":
-            yield f"{name}: fidelity fleet is simulated as full, with every CAN frame"
         if life.trips != "none":
             yield f"{name}: trips {life.trips}: the vehicles stay parked unless the timeline drives them"
         if life.charge is not None:
@@ -136,6 +139,30 @@ def not_simulated(scenario: Scenario) -> Iterator[str]:
             yield f"{name}: the temperature of the day: it stays at {life.ambient_c[0]:g} C"
         if network.half_open:
             yield f"{name}: half-open links: the platform is told of every lost link"
+
+
+@dataclass(slots=True)
+class _GroupPacks:
+    """The packs of a group, and whose they are."""
+
+    packs: Packs
+    group: str
+    units: list[FullUnit | FleetUnit] = field(default_factory=list)
+    """In the order of the rows."""
+    fleet: FleetGroup | None = None
+    """None: all are full."""
+
+    def step(self, dt_s: float) -> None:
+        current_a = np.zeros(len(self.units))
+        if self.fleet is not None:
+            self.fleet.fill_currents(current_a)
+        for row, unit in enumerate(self.units):
+            if isinstance(unit, FullUnit):
+                current_a[row] = unit.current_a()
+        self.packs.step(current_a, dt_s)
+        for unit in self.units:
+            if unit.vehicle.speed_kmh:
+                unit.step(dt_s)
 
 
 class Run:
@@ -186,7 +213,8 @@ class Run:
         self.ramp_ns: int | None = None
         """How long the ramp-up took; None while it lasts."""
         self.is_over = False
-        self._packs: list[tuple[Packs, list[FullUnit]]] = []
+        self._packs: list[_GroupPacks] = []
+        full = full_units(scenario, seed, [event.planned for event in self.events])
         factory = cache(defaults.factory_images)
         keys = defaults.unit_keys()
         for name, group in scenario.groups.items():
@@ -199,8 +227,23 @@ class Run:
                 soc=[self._soc(unit) for unit in members],
                 temperature_c=life.ambient_c[0],
             )
-            of_group: list[FullUnit] = []
-            self._packs.append((packs, of_group))
+            of_group = _GroupPacks(packs, name)
+            self._packs.append(of_group)
+            its_edition = Edition.GBT2025 if (edition or group.edition) == 2025 else Edition.GBT2016
+            report_ns, heartbeat_ns, measure_ns = (
+                round(period_s * NS_PER_S) for period_s in (life.report_s, life.heartbeat_s, life.measure_s)
+            )
+            if not full.issuperset(members):
+                of_group.fleet = FleetGroup(
+                    kernel=kernel,
+                    profile=profile,
+                    packs=packs,
+                    nodes=series_nodes(group.profile),
+                    edition=its_edition,
+                    report_period_ns=report_ns,
+                    heartbeat_period_ns=heartbeat_ns,
+                    measure_period_ns=measure_ns,
+                )
             for unit in members:
                 link = RunUplink(
                     kernel,
@@ -210,28 +253,37 @@ class Run:
                     clock_ns=self.now_ns,
                     random=stream(seed, str(unit), "network"),
                 )
-                trace = Trace()
-                full = FullUnit(
-                    kernel=kernel,
-                    internal_dbc=defaults.database("bms_internal"),
-                    bootloader_dbc=defaults.database(profile.bootloader_dbc),
-                    data_bitrate_bps=profile.data_bitrate_bps,
-                    modem=Modem(kernel, link, rate_bytes_per_s=max(1, round(network.rate_bytes_per_s))),
-                    vehicle=self._vehicle(unit, group.city),
-                    trace=trace,
-                    identity=identities[unit],
-                    profile=profile,
-                    keys=keys,
-                    factory=factory(profile.series),
-                    packs=packs,
-                    seed=seed,
-                    report_period_ns=round(life.report_s * NS_PER_S),
-                    heartbeat_period_ns=round(life.heartbeat_s * NS_PER_S),
-                    measure_period_ns=round(life.measure_s * NS_PER_S),
-                    edition=Edition.GBT2025 if (edition or group.edition) == 2025 else Edition.GBT2016,
-                )
-                of_group.append(full)
-                self.units[unit] = RunUnit(full, link, trace)
+                modem = Modem(kernel, link, rate_bytes_per_s=max(1, round(network.rate_bytes_per_s)))
+                vehicle = self._vehicle(unit, group.city)
+                is_full = unit in full
+                trace = LinkTrace(keeps_notes=is_full)
+                built: FullUnit | FleetUnit
+                if of_group.fleet is not None and not is_full:
+                    built = FleetUnit(
+                        of_group.fleet, modem=modem, vehicle=vehicle, trace=trace, identity=identities[unit]
+                    )
+                else:
+                    built = FullUnit(
+                        kernel=kernel,
+                        internal_dbc=defaults.database("bms_internal"),
+                        bootloader_dbc=defaults.database(profile.bootloader_dbc),
+                        data_bitrate_bps=profile.data_bitrate_bps,
+                        modem=modem,
+                        vehicle=vehicle,
+                        trace=trace,
+                        identity=identities[unit],
+                        profile=profile,
+                        keys=keys,
+                        factory=factory(profile.series),
+                        packs=packs,
+                        seed=seed,
+                        edition=its_edition,
+                        report_period_ns=report_ns,
+                        heartbeat_period_ns=heartbeat_ns,
+                        measure_period_ns=measure_ns,
+                    )
+                of_group.units.append(built)
+                self.units[unit] = RunUnit(built, link, trace)
                 progress(len(self.units))
 
     def _soc(self, unit: UnitId) -> float:
@@ -278,7 +330,8 @@ class Run:
             if at_ns < self.duration_ns:
                 kernel.call_at(self.start_ns + at_ns, self._judge, at_ns)
         kernel.call_at(self.start_ns + round(self.scenario.faults_end_s * NS_PER_S), self._faults_end)
-        kernel.call_in(PHYSICS_STEP_NS, self._step_physics)
+        # On whole seconds, as the rule of phase wants it.
+        kernel.call_at(kernel.now_ns // PHYSICS_STEP_NS * PHYSICS_STEP_NS + PHYSICS_STEP_NS, self._step_physics)
         kernel.call_at(self.start_ns + self.duration_ns, self._over)
 
     def _over(self) -> None:
@@ -291,10 +344,8 @@ class Run:
     def _step_physics(self) -> None:
         self.kernel.call_in(PHYSICS_STEP_NS, self._step_physics)
         dt_s = PHYSICS_STEP_NS / NS_PER_S
-        for packs, members in self._packs:
-            packs.step([unit.current_a() for unit in members], dt_s)
-            for unit in members:
-                unit.step(dt_s)
+        for each in self._packs:
+            each.step(dt_s)
 
     # -- the ramp-up -----------------------------------------------------------------------------------------------------
 
@@ -360,7 +411,7 @@ class Run:
             case Restart(off_s=off_s):
                 full.cycle_power(round(off_s * NS_PER_S))
             case SlaveSilent(slave=slave):
-                full.slaves[slave - 1].power_off()
+                full.set_slave_power(slave, is_on=False)
             case SlaveSwap(slave=slave, off_s=off_s):
                 unit.replacements[slave] = generation = unit.replacements.get(slave, 0) + 1
                 hwid, off_ns = slave_hwid(self.seed, unit_id, slave, generation=generation), round(off_s * NS_PER_S)
@@ -388,7 +439,7 @@ class Run:
                     unit.link.swap(0.0)
                 case SlaveSilent(slave=slave):
                     if unit.unit.vehicle.ignition_on:
-                        unit.unit.slaves[slave - 1].power_on()
+                        unit.unit.set_slave_power(slave, is_on=True)
                 case _:
                     pass  # It ends by itself.
 

@@ -19,7 +19,7 @@ from bmsota_sim.devices.vehicle import VirtualVehicle
 from bmsota_sim.identity import vin
 from bmsota_sim.profiles import PROFILES
 
-from bmsota.gbt32960 import Command, Frame, Report, beijing_time, decode, encode
+from bmsota.gbt32960 import Command, Edition, Frame, Report, beijing_time, decode, encode
 from bmsota.master import MeasurementTable, PackValues, SlaveMessages, report_bodies
 
 pytestmark = pytest.mark.slow
@@ -86,7 +86,7 @@ def vehicle_of(rng, state):
     )
 
 
-def check(series, seed, count):
+def check(series, seed, count, edition=Edition.GBT2016):
     profile, rng = PROFILES[series], random.Random(seed)
     chain = Chain(profile)
     expected, made = [], []
@@ -105,9 +105,12 @@ def check(series, seed, count):
             soc_pct=min(100.0, max(0.0, float(soc) * 100.0)),
             has_positioning=profile.has_positioning,
         )
-        bodies = report_bodies(chain.measure(cells.tolist(), probes.tolist()), readings)
+        bodies = report_bodies(chain.measure(cells.tolist(), probes.tolist()), readings, edition=edition)
         frame = Frame(
-            command=Command.REALTIME_REPORT, vin=vin(series, number), message=Report(beijing_time(at_ns), bodies)
+            command=Command.REALTIME_REPORT,
+            vin=vin(series, number),
+            message=Report(beijing_time(at_ns), bodies),
+            edition=edition,
         )
         expected.append(encode(frame))
         power_w = vehicle.power_w if vehicle.speed_kmh > 0 else 0.0
@@ -126,15 +129,16 @@ def check(series, seed, count):
         latitude_deg=np.array([vehicle.latitude_deg for vehicle in vehicles]),
         power_w=np.array(power_w),
     )
-    for got, right in zip(ReportColumns(profile).frames(rows), expected, strict=True):
+    for got, right in zip(ReportColumns(profile, edition).frames(rows), expected, strict=True):
         assert got == right, (seed, decode(got), decode(right))
 
 
+@pytest.mark.parametrize("edition", Edition, ids=lambda edition: edition.name)
 @pytest.mark.parametrize("series", sorted(PROFILES))
-def test_columns_send_what_a_master_sends(series):
+def test_columns_send_what_a_master_sends(series, edition):
     """Usual states, ties, broken and missing sensors, values out of range, in every state of the vehicle."""
     for seed in range(4):
-        check(series, seed, 40)
+        check(series, seed, 40, edition)
 
 
 @pytest.mark.long
