@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bmsota_sim.run.runner import Result
-    from bmsota_sim.run.scenario import Scenario
+    from bmsota_sim.run.model import FleetScenario
 
 __all__ = ["register"]
 
@@ -116,7 +116,7 @@ def _check_options(to: str | None, *, virtual: bool, edition: int | None, real: 
         raise ConfigurationError("--virtual opens no connection: leave out --speed, --source-address, --tls-...")
 
 
-def _check_scenario(scenario: Scenario, name: str) -> None:
+def _check_scenario(scenario: FleetScenario, name: str) -> None:
     if scenario.ota is not None:
         raise ConfigurationError(
             f"{name}: has an OTA task, which needs the API of a platform; this version of `run` has no --api"
@@ -198,7 +198,7 @@ def _building(stop: _Stop) -> Callable[[int], object]:
     return progress
 
 
-def _virtual(scenario: Scenario, seed: int, edition: int | None, end_ns: int, stop: _Stop, show: _Show) -> Run:
+def _virtual(scenario: FleetScenario, seed: int, edition: int | None, end_ns: int, stop: _Stop, show: _Show) -> Run:
     kernel, platform = Kernel(VIRTUAL_START_NS), SessionPlatform()
     run = Run(
         scenario,
@@ -219,7 +219,7 @@ def _virtual(scenario: Scenario, seed: int, edition: int | None, end_ns: int, st
 
 
 async def _real(
-    scenario: Scenario,
+    scenario: FleetScenario,
     seed: int,
     edition: int | None,
     end_ns: int,
@@ -413,7 +413,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _carry_out(
-    scenario: Scenario,
+    scenario: FleetScenario,
     seed: int,
     edition: int | None,
     end_ns: int,

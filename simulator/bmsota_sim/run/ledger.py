@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bmsota_sim.run.scenario import Scenario
+    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.selection import UnitId, Units
 
 __all__ = ["FAULTS", "First", "Ledger", "UnitLedger"]
@@ -266,9 +266,9 @@ def _has_alarm(raw: bytes) -> bool:
 
 
 class Ledger:
-    """That of all units; implements `expectations.Facts`. Times are nanoseconds from the start of the run."""
+    """That of all units; implements `expectations.RunFacts`. Times are nanoseconds from the start of the run."""
 
-    def __init__(self, scenario: Scenario, vins: dict[UnitId, str]) -> None:
+    def __init__(self, scenario: FleetScenario, vins: dict[UnitId, str]) -> None:
         """Empty. *vins*: every unit, in the order of the groups and their numbers."""
         self.acknowledges_reports = scenario.platform.acknowledges_reports == "yes"
         self.counts: NDArray[np.int64] = np.zeros((len(vins), len(COUNTERS)), np.int64)
@@ -314,14 +314,14 @@ class Ledger:
         first, unit = min(found, key=lambda pair: (pair[0].at_ns, pair[1]))
         return unit, first
 
-    # -- Facts -----------------------------------------------------------------------------------------------------------
+    # -- RunFacts -----------------------------------------------------------------------------------------------------------
 
     def _rows(self, units: Units) -> NDArray[np.int64]:
         rows = [self._first_row[group] + numbers - 1 for group, numbers in units.numbers.items()]
         return np.concatenate(rows) if rows else np.zeros(0, np.int64)
 
     def count(self, counter: str, units: Units, since_ns: int | None = None, until_ns: int | None = None) -> int:  # noqa: ARG002 - asked at that time
-        """See `expectations.Facts`. It counts up to now: an expectation is judged when it is due.
+        """See `expectations.RunFacts`. It counts up to now: an expectation is judged when it is due.
 
         Raises:
             KeyError: nothing was marked at *since_ns*.

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
     from bmsota_sim.kernel import Kernel
     from bmsota_sim.links.uplink import Uplink
-    from bmsota_sim.run.expectations import Verdict
-    from bmsota_sim.run.scenario import Scenario
+    from bmsota_sim.run.expectations import ExpectationVerdict
+    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.timeline import Planned
 
 __all__ = ["Case", "Event", "Result", "Run", "not_simulated"]
@@ -122,7 +122,7 @@ class Result:
         return all(case.passed is not False for case in self.cases)
 
 
-def not_simulated(scenario: Scenario) -> Iterator[str]:
+def not_simulated(scenario: FleetScenario) -> Iterator[str]:
     """What the scenario asks for and this version does not do, in words."""
     for name, group in scenario.groups.items():
         life, network = scenario.life_of(name), scenario.network_of(name)
@@ -143,7 +143,7 @@ class Run:
 
     def __init__(
         self,
-        scenario: Scenario,
+        scenario: FleetScenario,
         seed: int,
         *,
         kernel: Kernel,
@@ -179,7 +179,7 @@ class Run:
         identities = {unit: identity(scenario, seed, unit) for unit in ids}
         self.ledger = Ledger(scenario, {unit: each.vin for unit, each in identities.items()})
         self.units: dict[UnitId, RunUnit] = {}
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[ExpectationVerdict] = []
         self._judged_ns: int | None = None
         self._queue = list(ids)
         self._last_boot_ns = 0

@@ -40,16 +40,12 @@ __all__ = [
     "Network",
     "Ota",
     "Platform",
-    "Scenario",
     "Start",
     "packaged_names",
     "packaged_text",
     "parse_scenario",
     "with_count",
 ]
-
-# The first version of the language has a class of this name, until this one takes its place.
-Scenario = FleetScenario
 
 
 def parse_scenario(data: bytes | str, *, name: str = "scenario") -> FleetScenario:
