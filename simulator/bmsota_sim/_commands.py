@@ -30,7 +30,7 @@ from bmsota_sim.bench._console import run_bench, send_command
 from bmsota_sim.campaign import CampaignWatcher
 from bmsota_sim.devices.flash import ERASE_NS, PROGRAM_NS
 from bmsota_sim.links.canbus import BusFaults
-from bmsota_sim.run import commands_plan, commands_run
+from bmsota_sim.run import commands_ctl, commands_plan, commands_replay, commands_run
 from bmsota_sim.samples import sample_file, sample_names
 from bmsota_sim.scenario import packaged_scenario, parse_scenario
 
@@ -314,6 +314,8 @@ def bench_ctl(
 
 commands_plan.register(app)
 commands_run.register(app)
+commands_replay.register(app)
+commands_ctl.register(app)
 
 
 class _Show:

@@ -15,7 +15,7 @@ import httpx
 from bmsota.errors import BmsotaError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 __all__ = ["OPEN_STATUSES", "Operator", "PlatformRefusedError", "UpgradeRow"]
 
@@ -80,6 +80,25 @@ class Operator:
             },
         )
 
+    async def vehicle(self, vin: str) -> dict[str, Any]:
+        """What the platform knows of a vehicle: `hwid`, `series`, `project`, ..."""
+        return await self._call("GET", f"/vehicles/{vin}")
+
+    async def replace_unit(self, *, vin: str, hwid: str, device_public_key: bytes) -> None:
+        """Tell the platform that another master is in a vehicle."""
+        await self._call(
+            "PUT",
+            f"/vehicles/{vin}/unit",
+            json={"hwid": hwid, "device_public_key": base64.b64encode(device_public_key).decode()},
+        )
+
+    async def has_release(self, *, series: str, software_version: str) -> bool:
+        """Whether this release is there."""
+        async for item in self._items("/releases"):
+            if (item["series"], item["software_version"]) == (series, software_version):
+                return True
+        return False
+
     async def set_audit_mailbox(self, project: str, mailbox: str) -> None:
         """Have the approval codes of a project go to *mailbox*; for an administrator."""
         await self._call("PUT", f"/projects/{quote(project, safe='')}", json={"audit_mailbox": mailbox})
@@ -94,9 +113,16 @@ class Operator:
         return str(answer["name"])
 
     async def create_task(
-        self, *, project: str, reason: str, software_version: str, vins: Sequence[str], auditor: str = ""
+        self,
+        *,
+        project: str,
+        reason: str,
+        software_version: str,
+        vins: Sequence[str],
+        auditor: str = "",
+        time_limit_s: int | None = None,
     ) -> int:
-        """Create a task; its number. With *auditor*, only that account can enter the code."""
+        """Create a task; its number. With *auditor*, only that account can enter the code; without *time_limit_s* it is the platform's."""
         answer = await self._call(
             "POST",
             "/tasks",
@@ -106,6 +132,7 @@ class Operator:
                 "software_version": software_version,
                 "vins": list(vins),
                 "auditor": auditor,
+                **({} if time_limit_s is None else {"time_limit_s": time_limit_s}),
             },
         )
         return int(answer["id"])
@@ -139,6 +166,30 @@ class Operator:
         """Where the upgrades in the history of one vehicle came from, "OTA" or "CAN", newest first."""
         answer = await self._call("GET", f"/vehicles/{vin}/upgrade-history", params={"size": PAGE_SIZE})
         return [item["source"] for item in answer["items"]]
+
+    async def history(self, vin: str) -> list[str]:
+        """What the platform says of one vehicle's past, a line an event, newest first: upgrades, then replaced nodes."""
+        upgrades = await self._call("GET", f"/vehicles/{vin}/upgrade-history", params={"size": PAGE_SIZE})
+        changes = await self.equipment_changes(vin)
+        return [
+            *(
+                f"{item['source']} {item['software_version']}: {item['status']}"
+                + (f": {item['reason']}" if item["reason"] else "")
+                for item in upgrades["items"]
+            ),
+            *(f"node {position} replaced: {old} by {new}" for position, old, new in changes),
+        ]
+
+    async def _items(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """Every item of a list, page by page."""
+        page = 1
+        while True:
+            answer = await self._call("GET", path, params={"page": page, "size": PAGE_SIZE})
+            for item in answer["items"]:
+                yield item
+            if page * PAGE_SIZE >= answer["total"]:
+                return
+            page += 1
 
     async def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         response = await self._request(method, f"/api/v1{path}", **arguments)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -38,6 +39,8 @@ HTTP_TIMEOUT_S = 20.0
 SLICE_NS = 20 * MS
 # Lateness is kept as the time spent in each power of two of a millisecond: up to 18 hours.
 LAG_BUCKETS = 27
+# Half-open links of one unit; a socket each. A platform that ends none of them is told of the oldest.
+ABANDONED_MAX = 4
 
 
 class RealTimeDriver:
@@ -171,6 +174,9 @@ class _Stream:
         if listener is not None:
             self._driver.deliver(listener.stream_closed, reason)
 
+    def abandon(self) -> None:
+        self._listener = None
+
     def close(self) -> None:
         self._listener = None
         self.is_closing = True
@@ -197,6 +203,7 @@ class TcpUplink:
         self._port = port
         self._stream: _Stream | None = None
         self._terminal: AsyncioTerminal | None = None
+        self._abandoned: deque[tuple[_Stream, AsyncioTerminal]] = deque()
         self._exchange: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -238,6 +245,22 @@ class TcpUplink:
             stream.close()
             self._terminal.wake()
 
+    def abandon_stream(self) -> None:
+        """The unit is gone, and the platform does not learn it: the socket stays open and silent, until the run or the platform ends it."""
+        stream, terminal = self._stream, self._terminal
+        self._stream = None
+        if stream is None or terminal is None:
+            return
+        stream.abandon()
+        self._abandoned.append((stream, terminal))
+        while len(self._abandoned) > ABANDONED_MAX:
+            self._end_abandoned(*self._abandoned.popleft())
+
+    @staticmethod
+    def _end_abandoned(stream: _Stream, terminal: AsyncioTerminal) -> None:
+        stream.close()
+        terminal.wake()
+
     def start_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:
         self.abort_http()
         self._exchange = self._start(self._run_http(base_url, request, listener))
@@ -272,6 +295,8 @@ class TcpUplink:
     async def close(self) -> None:
         """Close everything; for the end of a run."""
         self.close_stream()
+        while self._abandoned:
+            self._end_abandoned(*self._abandoned.popleft())
         self.abort_http()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -57,6 +57,12 @@ class MemoryUplink:
         if connection is not None:
             connection.close()
 
+    def abandon_stream(self) -> None:
+        """The unit is gone, and the platform does not learn it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
+
     def start_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:  # noqa: ARG002 - one platform
         self._exchange += 1
         self._kernel.call_in(self._delay_ns, self._respond, self._exchange, request, listener)
@@ -106,6 +112,10 @@ class _Connection:
         """The unit closes, or its power is gone: the platform learns it a delay later."""
         self._listener = None
         self._kernel.call_in(self._delay_ns, self._close_link)
+
+    def abandon(self) -> None:
+        """As `close`, but the platform is told nothing."""
+        self._listener = None
 
     def _close_link(self) -> None:
         if self._link_open:

@@ -5,6 +5,7 @@ The `Unit` (`bmsota_sim.unit`) that simulates every CAN frame and every flash op
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bmsota.bootloader import BootloaderWire
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bmsota.image import ImageVersion
-    from bmsota.master import UnitKeys
+    from bmsota.master import MasterReadings, UnitKeys
     from bmsota.signals import Database
     from bmsota_sim.devices.frame_faults import FrameFaultKind
     from bmsota_sim.devices.vehicle import VirtualVehicle
@@ -161,10 +162,13 @@ class FullUnit:
         self.is_over = False
         """The upgrade has been reported and acknowledged."""
         self._self_test_failure: tuple[str, str] = ("", "")
+        self._has_failed_self_test = False
+        self.shown_position: Callable[[tuple[float, float]], tuple[float, float]] = lambda position: position
+        """What its receiver makes of the true longitude and latitude."""
         self._power_cycle: tuple[int, int] | None = None
         self._wants_to_drive = vehicle.is_driving
         self._wants_to_charge = vehicle.is_charging
-        sensors = _MasterSensors(packs, self._row)
+        sensors = self._sensors = _MasterSensors(packs, self._row)
         self.master = VirtualMaster(
             kernel=kernel,
             bus=self.bus,
@@ -198,12 +202,7 @@ class FullUnit:
             report_period_ns=report_period_ns,
             diagnosis_bus=diagnosis_bus,
             hooks=MasterHooks(
-                readings=lambda: master_readings(
-                    vehicle,
-                    current_a=sensors.current_a(),
-                    soc_pct=sensors.soc_pct(),
-                    has_positioning=profile.has_positioning,
-                ),
+                readings=self._readings,
                 download_complete=self._download_complete,
                 upgrade_over=self._upgrade_over,
                 self_test_failure=self._why_self_test_fails,
@@ -358,7 +357,21 @@ class FullUnit:
 
     def _why_self_test_fails(self, version: ImageVersion) -> str:
         failing, reason = self._self_test_failure
-        return reason if failing and str(version).split("+", 1)[0] == failing else ""
+        if not failing or str(version).split("+", 1)[0] != failing:
+            return ""
+        self._has_failed_self_test = True
+        return reason
+
+    def _readings(self) -> MasterReadings:
+        readings = master_readings(
+            self.vehicle,
+            current_a=self._sensors.current_a(),
+            soc_pct=self._sensors.soc_pct(),
+            has_positioning=self.profile.has_positioning,
+        )
+        if readings.position is None:
+            return readings
+        return replace(readings, position=self.shown_position(readings.position))
 
     @property
     def figures(self) -> UnitFigures:
@@ -369,6 +382,7 @@ class FullUnit:
             if slave.power_cut_plan is not None and slave.power_cut_plan.happened
         }
         frames = {(kind, slave.position) for slave in self.slaves for kind in slave.frame_faults}
+        tests = {("self_test_fails", 0)} if self._has_failed_self_test else set()
         return UnitFigures(
             reports=master.reports,
             logins=master.logins,
@@ -376,7 +390,9 @@ class FullUnit:
             bytes_down=self.modem.http_bytes + master.stream_bytes_received,
             can_frames=self.bus.frames,
             notes=tuple(master.remarks),
-            faults=frozenset({(happened.split()[0], 0) for happened in self.modem.faults_happened} | cuts | frames),
+            faults=frozenset(
+                {(happened.split()[0], 0) for happened in self.modem.faults_happened} | cuts | frames | tests
+            ),
         )
 
     # -- physics -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from bmsota_sim.run.identities import check_group_codes
 from bmsota_sim.run.model import FleetScenario
 from bmsota_sim.run.places import did_you_mean, read_document, shown
 from bmsota_sim.run.quantities import duration_text
+from bmsota_sim.run.releases import is_folder
 from bmsota_sim.run.scenario import parse_scenario, with_count
 from bmsota_sim.run.selection import select
 from bmsota_sim.run.timeline import PlanError, meetings, outcomes
@@ -77,7 +78,7 @@ def _problems(scenario: FleetScenario, seed: int) -> Iterator[tuple[Path, str]]:
                 ("expect", index, "who"),
                 f"{who}: no unit is drawn; name one, such as {next(iter(scenario.groups))}/1 (seed {seed})",
             )
-    if scenario.ota is not None and not _is_folder(scenario.ota.release):
+    if scenario.ota is not None and not is_folder(scenario.ota.release):
         for group in groups_meant(scenario, scenario.ota.who):
             series = scenario.groups[group].profile
             versions = [
@@ -90,10 +91,6 @@ def _problems(scenario: FleetScenario, seed: int) -> Iterator[tuple[Path, str]]:
                     ("ota", "release"),
                     f"no sample release {shown(scenario.ota.release)} for profile {series}{did_you_mean(scenario.ota.release, versions)}; a folder is written with a /",
                 )
-
-
-def _is_folder(release: str) -> bool:
-    return "/" in release or "\\" in release
 
 
 def parameters(entry: Any) -> str:

@@ -23,17 +23,22 @@ from rich.live import Live
 
 from bmsota import __version__
 from bmsota.adapters.tls import client_context
-from bmsota.errors import ConfigurationError
+from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota_sim._exit_codes import INTERRUPTED, NO_VERDICT, NOT_AS_PLANNED, TERMINATED, WRONG_USAGE
 from bmsota_sim._signals import ending_signals
 from bmsota_sim.kernel import SECOND, Kernel
 from bmsota_sim.realtime import RealTimeDriver, TcpUplink
+from bmsota_sim.run.api_access import api_access
 from bmsota_sim.run.check import check
 from bmsota_sim.run.commands_plan import read_scenario
+from bmsota_sim.run.keys import load_run_keys
 from bmsota_sim.run.outputs.junit import junit_xml
 from bmsota_sim.run.outputs.run_json import run_json
 from bmsota_sim.run.outputs.screen import progress_line, progress_table
+from bmsota_sim.run.replay import scenario_sha256
 from bmsota_sim.run.runner import Run, not_simulated
+from bmsota_sim.run.scenario_task import ScenarioTask
+from bmsota_sim.run.steering import SOCKET_NAME, SteeringSocket, load_steered, steer_again
 from bmsota_sim.session_platform import SessionPlatform
 from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink, run_virtual
 
@@ -41,8 +46,10 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
 
+    from bmsota_sim.run.api_access import ApiAccess
+    from bmsota_sim.run.keys import RunKeys
+    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.runner import Result
-    from bmsota_sim.run.scenario import Scenario
 
 __all__ = ["register"]
 
@@ -54,7 +61,11 @@ LINE_S = 10.0
 GRACE_S = 10.0
 # The last of a machine's time: beyond this share of one core the kernel cannot catch up.
 CPU_SHARE_MAX = 0.97
-REPORT_FILES = frozenset({"run.json", "junit.xml", "scenario.yaml", ".lock"})
+REPORT_FILES = frozenset({"run.json", "junit.xml", "scenario.yaml", SOCKET_NAME, ".lock"})
+# One answer of the REST API.
+API_TIMEOUT_S = 30.0
+STOP_LOOK_S = 0.2
+DEFAULT_MAILBOX = "audit@bmsota.example"
 
 
 class _Target(NamedTuple):
@@ -90,6 +101,19 @@ class _Stop:
                 signal.signal(number, handler)
 
 
+class _More(NamedTuple):
+    """What a run may be given beside a scenario and a platform."""
+
+    keys: RunKeys
+    api: ApiAccess | None
+    ca: Path | None
+    """Certificates that sign the API's."""
+    steered: list[dict[str, Any]]
+    """By what an earlier run was steered."""
+    socket: Path | None
+    """Where to listen for `bmsota-sim ctl`; None: in the folder of the report."""
+
+
 class _StoppedError(Exception):
     """Stopped while the units were being built."""
 
@@ -107,20 +131,17 @@ def _target(to: str, ca: Path | None, cert: Path | None, key: Path | None) -> _T
     return _Target(parts.hostname, port, client_context(ca=ca, cert=cert, key=key) if parts.scheme == "tls" else None)
 
 
-def _check_options(to: str | None, *, virtual: bool, edition: int | None, real: bool) -> None:
+def _check_options(
+    to: str | None, *, virtual: bool, edition: int | None, real: bool, api: str | None, speed: float
+) -> None:
     if virtual == (to is not None):
         raise ConfigurationError("give either --to URL or --virtual")
     if edition not in {None, 2016, 2025}:
         raise ConfigurationError(f"--edition: expected 2016 or 2025, got {edition}")
     if virtual and real:
-        raise ConfigurationError("--virtual opens no connection: leave out --speed, --source-address, --tls-...")
-
-
-def _check_scenario(scenario: Scenario, name: str) -> None:
-    if scenario.ota is not None:
-        raise ConfigurationError(
-            f"{name}: has an OTA task, which needs the API of a platform; this version of `run` has no --api"
-        )
+        raise ConfigurationError("--virtual opens no connection: leave out --speed, --source-address, --tls-..., --api")
+    if api is not None and speed != 1.0:
+        raise ConfigurationError(f"--api: the platform's clock goes at its own speed; leave out --speed {speed:g}")
 
 
 def _sources(text: str | None) -> list[str]:
@@ -179,6 +200,10 @@ class _Show:
         if self._live is not None:
             self._live.stop()
 
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def update(self, run: Run, lag_s: float) -> None:
         now_s = time.monotonic()
         if now_s < self._next_s:
@@ -198,7 +223,59 @@ def _building(stop: _Stop) -> Callable[[int], object]:
     return progress
 
 
-def _virtual(scenario: Scenario, seed: int, edition: int | None, end_ns: int, stop: _Stop, show: _Show) -> Run:
+class _Steering:
+    """The socket of a run, if it has one."""
+
+    def __init__(self, socket: SteeringSocket | None) -> None:
+        self._socket = socket
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._socket is not None and self._socket.is_stopped
+
+    @property
+    def steered(self) -> list[dict[str, Any]]:
+        return [] if self._socket is None else self._socket.steered
+
+    def poll(self, run: Run, lag_s: float) -> None:
+        if self._socket is not None:
+            self._socket.poll(run, lambda: progress_line(run, lag_s))
+
+    @classmethod
+    @contextlib.contextmanager
+    def listening(cls, path: Path | None, report: Path | None, console: Console) -> Iterator[Self]:
+        """Listen at *path*; without one in *report*, if that goes."""
+        socket = None
+        if path is not None:
+            socket = SteeringSocket(path)
+        elif report is not None:
+            try:
+                socket = SteeringSocket(report / SOCKET_NAME)
+            except ConfigurationError as error:
+                console.print(
+                    f"cannot be steered: {error}; give --ctl PATH",
+                    style="yellow",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
+        try:
+            yield cls(socket)
+        finally:
+            if socket is not None:
+                socket.close()
+
+
+def _virtual(
+    scenario: FleetScenario,
+    seed: int,
+    edition: int | None,
+    end_ns: int,
+    stop: _Stop,
+    show: _Show,
+    more: _More,
+    steering: _Steering,
+) -> Run:
     kernel, platform = Kernel(VIRTUAL_START_NS), SessionPlatform()
     run = Run(
         scenario,
@@ -206,20 +283,24 @@ def _virtual(scenario: Scenario, seed: int, edition: int | None, end_ns: int, st
         kernel=kernel,
         uplink=lambda _index: MemoryUplink(kernel, platform, delay_ns=0),
         edition=edition,
+        keys=more.keys,
         progress=_building(stop),
     )
+    steer_again(run, more.steered)
     run.start()
+
+    def tick() -> None:
+        show.update(run, 0.0)
+        steering.poll(run, 0.0)
+
     run_virtual(
-        kernel,
-        lambda: stop.asked or run.is_over,
-        until_ns=run.start_ns + end_ns,
-        tick=lambda: show.update(run, 0.0),
+        kernel, lambda: stop.asked or steering.is_stopped or run.is_over, until_ns=run.start_ns + end_ns, tick=tick
     )
     return run
 
 
 async def _real(
-    scenario: Scenario,
+    scenario: FleetScenario,
     seed: int,
     edition: int | None,
     end_ns: int,
@@ -228,11 +309,16 @@ async def _real(
     target: _Target,
     sources: list[str],
     speed: float,
+    more: _More,
+    steering: _Steering,
 ) -> tuple[Run, Result, dict[str, Any]]:
     driver = RealTimeDriver(speed=speed)
     uplinks: list[TcpUplink] = []
     addresses = cycle(sources) if sources else None
-    async with httpx.AsyncClient() as client:
+    # As many connections as units; what is idle is closed.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    verify = client_context(ca=more.ca) if more.ca is not None else True
+    async with httpx.AsyncClient(limits=limits, verify=verify) as client, contextlib.AsyncExitStack() as stack:
 
         def uplink(_index: int) -> TcpUplink:
             uplinks.append(
@@ -255,19 +341,30 @@ async def _real(
             clock_ns=driver.wall_ns,
             lag_ns=lambda: driver.lag_ns,
             edition=edition,
+            keys=more.keys,
+            origins=() if more.api is None else (more.api.origin,),
             progress=_building(stop),
         )
+        steer_again(run, more.steered)
+        task = None if more.api is None else await _prepared_task(run, more.api, verify, stop, show, stack)
         driver.kernel.run_until(driver.wall_ns())
         run.start()
         cpu_s, wall_s = time.process_time(), time.monotonic()
+        playing = None if task is None else asyncio.create_task(task.carry_out())
 
         def finished() -> bool:
             show.update(run, driver.lag_ns / SECOND)
-            return stop.asked or run.is_over or driver.kernel.now_ns >= run.start_ns + end_ns
+            steering.poll(run, driver.lag_ns / SECOND)
+            is_stopped = stop.asked or steering.is_stopped
+            return is_stopped or run.is_over or driver.kernel.now_ns >= run.start_ns + end_ns
 
         try:
             await driver.run(finished, until_ns=run.start_ns + end_ns + round(GRACE_S * speed * SECOND))
         finally:
+            if task is not None and playing is not None:
+                playing.cancel()
+                await asyncio.wait({playing})
+                await _last_look(task, driver)
             generator = {
                 "late_s": {"p50": driver.lag_s(0.5), "p99": driver.lag_s(0.99), "max": driver.lag_ns_max / SECOND},
                 "cpu_share": round((time.process_time() - cpu_s) / max(time.monotonic() - wall_s, 1e-9), 4),
@@ -277,6 +374,40 @@ async def _real(
             result = run.end()
             await asyncio.gather(*(each.close() for each in uplinks), return_exceptions=True)
     return run, result, generator
+
+
+async def _prepared_task(
+    run: Run,
+    api: ApiAccess,
+    verify: ssl.SSLContext | bool,
+    stop: _Stop,
+    show: _Show,
+    stack: contextlib.AsyncExitStack,
+) -> ScenarioTask:
+    """The run's task, with all that it needs before the first unit is switched on."""
+    people = await stack.enter_async_context(httpx.AsyncClient(base_url=api.url, timeout=API_TIMEOUT_S, verify=verify))
+    codes = await api.open_codes()
+    if codes is not None:
+        stack.push_async_callback(codes.close)
+    task = ScenarioTask(run, people, api.accounts, codes, say=show.say)
+    preparing = asyncio.ensure_future(task.prepare())
+    while not preparing.done():
+        await asyncio.wait({preparing}, timeout=STOP_LOOK_S)
+        if stop.asked and not preparing.done():
+            preparing.cancel()
+            await asyncio.wait({preparing})
+            raise _StoppedError
+    preparing.result()
+    return task
+
+
+async def _last_look(task: ScenarioTask, driver: RealTimeDriver) -> None:
+    """Ask the platform once more, while the units' links go on."""
+    looking = asyncio.ensure_future(task.finish())
+    await driver.run(looking.done, until_ns=driver.wall_ns() + round(API_TIMEOUT_S * SECOND))
+    if not looking.done():
+        looking.cancel()
+    await asyncio.wait({looking})
 
 
 def _bottleneck(run: Run, generator: dict[str, Any], limit_s: float, end_ns: int, *, stopped: bool) -> str:
@@ -291,6 +422,14 @@ def _bottleneck(run: Run, generator: dict[str, Any], limit_s: float, end_ns: int
     if not stopped and run.started < len(run.units) and end_ns >= run.duration_ns:
         return f"the simulator could start only {run.started:,} of {len(run.units):,} units"
     return ""
+
+
+def _nothing_judged(run: Run) -> str:
+    """Why a run that ended early gives no verdict although nothing failed; nothing if something was judged, or nothing is expected."""
+    if not run.verdicts or any(verdict.passed is not None for verdict in run.verdicts):
+        return ""
+    ran_s = (run.kernel.now_ns - run.start_ns) / SECOND
+    return f"the run ended at {ran_s:g} s, before any of its {len(run.verdicts):,} expectations was due"
 
 
 def _print_result(console: Console, result: Result, run: Run, code: int, no_verdict: str, replay: str) -> None:
@@ -353,11 +492,63 @@ def register(app: typer.Typer) -> None:
             float,
             typer.Option(min=0.001, metavar="SECONDS", help="No verdict if the simulator is later than this (p99)."),
         ] = 1.0,
+        keys: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Keys that the units trust and sign with, TOML; default: the samples'."),
+        ] = None,
+        order_key: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Let the units trust upgrade orders signed by this public key, PEM."),
+        ] = None,
+        api: Annotated[
+            str | None,
+            typer.Option(
+                metavar="URL", help="REST API of our platform: register the vehicles, carry out the OTA task."
+            ),
+        ] = None,
+        api_user: Annotated[
+            str,
+            typer.Option(metavar="NAME", help="Account of an operator; its password is in BMSOTA_SIM_API_PASSWORD."),
+        ] = "operator",
+        api_admin: Annotated[
+            str | None,
+            typer.Option(
+                metavar="NAME",
+                help="Administrator who sets the project's audit mailbox; password in BMSOTA_SIM_API_ADMIN_PASSWORD.",
+            ),
+        ] = None,
+        api_auditor: Annotated[
+            str | None,
+            typer.Option(
+                metavar="NAME",
+                help="Auditor whom the task names and who enters the code; password in BMSOTA_SIM_API_AUDITOR_PASSWORD.",
+            ),
+        ] = None,
+        audit_mailbox: Annotated[
+            str, typer.Option(metavar="ADDRESS", help="The mailbox that --api-admin sets.")
+        ] = DEFAULT_MAILBOX,
+        mail_listen: Annotated[
+            str | None, typer.Option(metavar="HOST:PORT", help="Receive the mail with the approval code here, by SMTP.")
+        ] = None,
+        code_command: Annotated[
+            str | None,
+            typer.Option(metavar="CMD", help="Get the approval code from this command; the task is in BMSOTA_TASK."),
+        ] = None,
+        ctl: Annotated[
+            Path | None,
+            typer.Option(metavar="PATH", help="Listen for 'bmsota-sim ctl' at this socket; default: in --report."),
+        ] = None,
+        steered: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="RUN.JSON", help="Do what the run of this run.json was steered by, at the same times."
+            ),
+        ] = None,
     ) -> None:
         """Run a scenario against a GB/T 32960 platform and judge it.
 
-        Exit codes: 0 as expected, 2 wrong input, 3 an expectation failed, 4 the simulator was the bottleneck and there is no
-        verdict, 130 and 143 stopped by Ctrl-C or SIGTERM with the full report.
+        Exit codes: 0 as expected, 2 wrong input, 3 an expectation failed, 4 no verdict: the simulator was the bottleneck, or the run
+        ended before anything was judged, 130 and 143 stopped by Ctrl-C or SIGTERM with the full report.
         """
         stop = _Stop()
         with stop.listening():
@@ -366,14 +557,34 @@ def register(app: typer.Typer) -> None:
                     to,
                     virtual=virtual,
                     edition=edition,
-                    real=bool(source_address or tls_ca or tls_cert or tls_key or speed != 1.0),
+                    real=bool(source_address or tls_ca or tls_cert or tls_key or speed != 1.0 or api),
+                    api=api,
+                    speed=speed,
                 )
                 data, name = read_scenario(scenario)
                 checked = check(data, name, seed, count=count).scenario
-                _check_scenario(checked, name)
+                more = _More(
+                    keys=load_run_keys(keys, order_key),
+                    api=api_access(
+                        checked,
+                        name=name,
+                        api=api,
+                        user=api_user,
+                        admin=api_admin,
+                        auditor=api_auditor,
+                        mailbox=audit_mailbox,
+                        mail_listen=mail_listen,
+                        code_command=code_command,
+                        has_order_key=order_key is not None or keys is not None,
+                        environment=os.environ,
+                    ),
+                    ca=tls_ca,
+                    steered=[] if steered is None else load_steered(steered),
+                    socket=ctl,
+                )
                 target = None if to is None else _target(to, tls_ca, tls_cert, tls_key)
                 sources = _sources(source_address)
-            except (ConfigurationError, OSError, ValueError) as error:
+            except (BmsotaError, OSError, ValueError) as error:
                 Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
                 raise typer.Exit(WRONG_USAGE) from error
             options = [
@@ -390,6 +601,22 @@ def register(app: typer.Typer) -> None:
                     for part in (option, str(path))
                 ),
                 *([] if lateness_limit == 1.0 else ["--lateness-limit", f"{lateness_limit:g}"]),
+                *(
+                    part
+                    for option, value in (
+                        ("--keys", keys),
+                        ("--order-key", order_key),
+                        ("--api", api),
+                        ("--api-user", api and api_user),
+                        ("--api-admin", api_admin),
+                        ("--api-auditor", api_auditor),
+                        ("--audit-mailbox", api_admin and audit_mailbox),
+                        ("--mail-listen", mail_listen),
+                        ("--code-command", code_command),
+                    )
+                    if value is not None
+                    for part in (option, str(value))
+                ),
                 "--seed",
                 str(seed),
             ]
@@ -399,6 +626,7 @@ def register(app: typer.Typer) -> None:
                 "version": __version__,
                 "python": sys.version.split()[0],
                 "scenario": data.decode(),
+                "scenario_sha256": scenario_sha256(data.decode()),
                 "scenario_name": name,
                 "seed": seed,
                 "options": options,
@@ -407,13 +635,33 @@ def register(app: typer.Typer) -> None:
             end_ns = round(min(checked.duration_s, run_for or checked.duration_s) * SECOND)
             console = Console()
             code = _carry_out(
-                checked, seed, edition, end_ns, stop, console, target, sources, speed, report, given, lateness_limit
+                checked,
+                seed,
+                edition,
+                end_ns,
+                stop,
+                console,
+                target,
+                sources,
+                speed,
+                report,
+                given,
+                lateness_limit,
+                more,
             )
         raise typer.Exit(code)
 
 
+def _record_steering(given: dict[str, Any], steered: list[dict[str, Any]], report: Path | None) -> None:
+    """What was steered belongs to what the run was given, and to the command that runs it again."""
+    if steered:
+        given["steered"] = steered
+        if report is not None:
+            given["replay"] += f" --steered {quote(str(report / 'run.json'))}"
+
+
 def _carry_out(
-    scenario: Scenario,
+    scenario: FleetScenario,
     seed: int,
     edition: int | None,
     end_ns: int,
@@ -425,21 +673,25 @@ def _carry_out(
     report: Path | None,
     given: dict[str, Any],
     limit_s: float,
+    more: _More,
 ) -> int:
     for limit in not_simulated(scenario):
         console.print(f"not simulated: {limit}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     generator: dict[str, Any] = {}
     try:
         with _locked(report):
-            with _Show(console) as show:
+            with _Steering.listening(more.socket, report, console) as steering, _Show(console) as show:
                 if target is None:
-                    run = _virtual(scenario, seed, edition, end_ns, stop, show)
+                    run = _virtual(scenario, seed, edition, end_ns, stop, show, more, steering)
                     result = run.end()
                 else:
                     run, result, generator = asyncio.run(
-                        _real(scenario, seed, edition, end_ns, stop, show, target, sources, speed)
+                        _real(scenario, seed, edition, end_ns, stop, show, target, sources, speed, more, steering)
                     )
-            no_verdict = _bottleneck(run, generator, limit_s, end_ns, stopped=stop.asked) if generator else ""
+            _record_steering(given, [*more.steered, *steering.steered], report)
+            is_stopped = stop.asked or steering.is_stopped
+            no_verdict = _bottleneck(run, generator, limit_s, end_ns, stopped=is_stopped) if generator else ""
+            no_verdict = no_verdict or (_nothing_judged(run) if result.ok else "")
             code = stop.exit_code if stop.asked else NO_VERDICT if no_verdict else 0 if result.ok else NOT_AS_PLANNED
             if generator:
                 late = generator["late_s"]

@@ -21,10 +21,8 @@ __all__ = [
     "STATUSES",
     "Expectation",
     "ExpectationVerdict",
-    "Facts",
     "Moment",
     "RunFacts",
-    "Verdict",
     "evaluate",
     "moments",
     "purpose",
@@ -189,8 +187,3 @@ def _holds(key: str, value: float, limit: float) -> bool:
             return value > limit + _EPSILON
         case _:
             return value < limit - _EPSILON
-
-
-# What a driver of runs calls them.
-Facts = RunFacts
-Verdict = ExpectationVerdict

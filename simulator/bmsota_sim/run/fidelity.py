@@ -15,7 +15,7 @@ from bmsota_sim.run.verbs import Driving, DuplicateFrames, Offline, OutOfOrder, 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bmsota_sim.run.scenario import Scenario
+    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.selection import UnitId
     from bmsota_sim.run.timeline import Planned
 
@@ -25,7 +25,7 @@ FLEET_VERBS = (PlatformOutage, Offline, Storm, Driving, DuplicateFrames, OutOfOr
 """What a unit of columns can do."""
 
 
-def full_units(scenario: Scenario, seed: int, planned: Iterable[Planned]) -> frozenset[UnitId]:
+def full_units(scenario: FleetScenario, seed: int, planned: Iterable[Planned]) -> frozenset[UnitId]:
     """The full units of the run of *scenario* with *seed*, whose timeline is *planned*."""
     groups = {
         name

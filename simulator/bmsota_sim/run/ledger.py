@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bmsota_sim.run.scenario import Scenario
+    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.selection import UnitId, Units
 
-__all__ = ["FAULTS", "First", "Ledger", "UnitLedger"]
+__all__ = ["FAULTS", "First", "Ledger", "UnitLedger", "UpgradeFacts"]
 
 FAULTS = (
     "connect_failures",
@@ -71,6 +71,15 @@ IS_COMMAND = 0xFE
 _BUCKETS = 64
 _BUCKET_FIRST_S = 1e-4
 _PER_DOUBLING = 3
+
+
+class UpgradeFacts(NamedTuple):
+    """How far the upgrade of one unit is, in the platform's words."""
+
+    status: str
+    seen: tuple[str, ...]
+    """The statuses that it has had, oldest first."""
+    reason: str
 
 
 class First(NamedTuple):
@@ -266,14 +275,18 @@ def _has_alarm(raw: bytes) -> bool:
 
 
 class Ledger:
-    """That of all units; implements `expectations.Facts`. Times are nanoseconds from the start of the run."""
+    """That of all units; implements `expectations.RunFacts`. Times are nanoseconds from the start of the run."""
 
-    def __init__(self, scenario: Scenario, vins: dict[UnitId, str]) -> None:
+    def __init__(self, scenario: FleetScenario, vins: dict[UnitId, str]) -> None:
         """Empty. *vins*: every unit, in the order of the groups and their numbers."""
         self.acknowledges_reports = scenario.platform.acknowledges_reports == "yes"
         self.counts: NDArray[np.int64] = np.zeros((len(vins), len(COUNTERS)), np.int64)
         self._latencies: NDArray[np.uint32] = np.zeros((len(vins), _BUCKETS), np.uint32)
         self.units = {unit: UnitLedger(self, row, unit, vin) for row, (unit, vin) in enumerate(vins.items())}
+        self.upgrades: dict[UnitId, UpgradeFacts] = {}
+        """What the platform's API said last of each unit's upgrade."""
+        self.histories: dict[UnitId, tuple[str, ...]] = {}
+        """What it said of each unit's past, where that is wanted."""
         self._marks: dict[int, NDArray[np.int64]] = {}
         self._first_row: dict[str, int] = {}
         for unit, row in ((unit, each.row) for unit, each in self.units.items()):
@@ -314,14 +327,14 @@ class Ledger:
         first, unit = min(found, key=lambda pair: (pair[0].at_ns, pair[1]))
         return unit, first
 
-    # -- Facts -----------------------------------------------------------------------------------------------------------
+    # -- RunFacts -----------------------------------------------------------------------------------------------------------
 
     def _rows(self, units: Units) -> NDArray[np.int64]:
         rows = [self._first_row[group] + numbers - 1 for group, numbers in units.numbers.items()]
         return np.concatenate(rows) if rows else np.zeros(0, np.int64)
 
     def count(self, counter: str, units: Units, since_ns: int | None = None, until_ns: int | None = None) -> int:  # noqa: ARG002 - asked at that time
-        """See `expectations.Facts`. It counts up to now: an expectation is judged when it is due.
+        """See `expectations.RunFacts`. It counts up to now: an expectation is judged when it is due.
 
         Raises:
             KeyError: nothing was marked at *since_ns*.
@@ -336,14 +349,16 @@ class Ledger:
     def logged_in(self, unit: UnitId) -> bool:
         return self.units[unit].is_logged_in
 
-    def status(self, unit: UnitId) -> str | None:  # noqa: ARG002 - upgrades are the platform's, which is asked by its API alone
-        return None
+    def status(self, unit: UnitId) -> str | None:
+        upgrade = self.upgrades.get(unit)
+        return None if upgrade is None else upgrade.status
 
-    def statuses_seen(self, unit: UnitId) -> Sequence[str]:  # noqa: ARG002
-        return ()
+    def statuses_seen(self, unit: UnitId) -> Sequence[str]:
+        upgrade = self.upgrades.get(unit)
+        return () if upgrade is None else upgrade.seen
 
-    def history(self, unit: UnitId) -> Sequence[str]:  # noqa: ARG002
-        return ()
+    def history(self, unit: UnitId) -> Sequence[str]:
+        return self.histories.get(unit, ())
 
 
 def _quantile(buckets: NDArray[Any], share: float) -> float | None:

@@ -6,26 +6,41 @@ is planned and counts as no fault of the platform.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from bmsota.gbt32960 import Command
+from bmsota.gbt32960 import Command, DiscardedBytes, FrameReader
 from bmsota_sim.run.base import NS_PER_S
+from bmsota_sim.run.stamps import WrongClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from random import Random
 
     from bmsota.ota import HttpRequest
     from bmsota_sim.kernel import Kernel
-    from bmsota_sim.links.uplink import HttpListener, StreamListener, Uplink
+    from bmsota_sim.links.uplink import HttpListener, StreamListener
     from bmsota_sim.run.ledger import UnitLedger
-    from bmsota_sim.run.scenario import Network
+    from bmsota_sim.run.model import Network
 
-__all__ = ["RunUplink"]
+__all__ = ["LosableUplink", "RunUplink"]
 
 # A lost segment comes after a retransmission (RFC 6298: the first timeout is one second).
 RETRANSMISSION_NS = NS_PER_S
 _REPORTS = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
+
+
+IS_COMMAND = 0xFE
+
+
+class LosableUplink(Protocol):
+    """An `Uplink` whose link can be lost without the platform's knowledge."""
+
+    def open_stream(self, listener: StreamListener) -> None: ...
+    def send_stream(self, data: bytes) -> None: ...
+    def close_stream(self) -> None: ...
+    def abandon_stream(self) -> None: ...
+    def start_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None: ...
+    def abort_http(self) -> None: ...
 
 
 class RunUplink:
@@ -34,7 +49,7 @@ class RunUplink:
     def __init__(
         self,
         kernel: Kernel,
-        uplink: Uplink,
+        uplink: LosableUplink,
         *,
         network: Network,
         watch: UnitLedger,
@@ -59,6 +74,14 @@ class RunUplink:
         """Reports that were sent after the next one."""
         self.is_clean = False
         """The time without faults: nothing is lost any more."""
+        self.clock = WrongClock()
+        """How far the times in its frames are off."""
+        self.half_open = 0
+        """Lost links that the platform was not told about."""
+        self._ignores_commands = False
+        self._hang_after_bytes: int | None = None
+        self._spoils_downloads = False
+        self._image_bytes = 0
 
     # -- what the run does -----------------------------------------------------------------------------------------------
 
@@ -89,6 +112,18 @@ class RunUplink:
             held, self._held = self._held, b""
             self._stream.send(held)
 
+    def ignore_commands(self) -> None:
+        """From now on the unit hears no command of the platform, instructions to upgrade included."""
+        self._ignores_commands = True
+
+    def hang_download(self, after_bytes: int) -> None:
+        """Let its downloads stand still after so many bytes of images, for ever."""
+        self._hang_after_bytes = after_bytes
+
+    def spoil_downloads(self) -> None:
+        """Let the first byte of every piece of an image arrive wrong."""
+        self._spoils_downloads = True
+
     # -- Uplink ----------------------------------------------------------------------------------------------------------
 
     def open_stream(self, listener: StreamListener) -> None:
@@ -103,6 +138,7 @@ class RunUplink:
         stream = self._stream
         if stream is None:
             return
+        data = self.clock.stamped(data, self._kernel.now_ns)
         is_report = len(data) > 2 and data[2] in _REPORTS
         if is_report and self._swapped and not self._held and self._random.random() < self._swapped:
             self._held = data
@@ -121,10 +157,16 @@ class RunUplink:
         self._held = b""
         if stream is not None:
             stream.is_open = False
-            self._uplink.close_stream()
+            if stream.is_up and self._is_half_open():
+                self.half_open += 1
+                self._uplink.abandon_stream()
+            else:
+                self._uplink.close_stream()
             self._watch.closed(self._clock_ns(), "", is_planned=True)
 
     def start_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:
+        if self._hang_after_bytes is not None or self._spoils_downloads:
+            listener = _BadDownload(self, listener)
         self._uplink.start_http(base_url, request, listener)
 
     def abort_http(self) -> None:
@@ -142,6 +184,34 @@ class RunUplink:
         if network.loss and not self.is_clean and self._random.random() < network.loss:
             delay += RETRANSMISSION_NS
         return delay
+
+    def _is_half_open(self) -> bool:
+        """Whether the platform is not told that this link is lost. One that is not logged in, or not any more, is ended in peace."""
+        share = self._network.half_open
+        return bool(share) and not self.is_clean and self._watch.is_logged_in and self._random.random() < share
+
+    def heard(self, frame: bytes) -> bytes:
+        """What the unit gets of a frame of the platform."""
+        if self._ignores_commands and frame[2] >= Command.QUERY_PARAMETERS and frame[3] == IS_COMMAND:
+            return b""
+        return self.clock.restored(frame)
+
+    @property
+    def hears_differently(self) -> bool:
+        return self._ignores_commands or bool(self.clock.shifted)
+
+    def image_data(self, data: bytes, *, is_first: bool) -> bytes:
+        """What the unit gets of an image."""
+        if self._spoils_downloads and is_first and data:
+            data = bytes((data[0] ^ 0x10,)) + data[1:]
+        if self._hang_after_bytes is not None:
+            data = data[: max(self._hang_after_bytes - self._image_bytes, 0)]
+        self._image_bytes += len(data)
+        return data
+
+    @property
+    def download_hangs(self) -> bool:
+        return self._hang_after_bytes is not None and self._image_bytes >= self._hang_after_bytes
 
     def pieces(self, data: bytes) -> tuple[bytes, ...]:
         if self._network.split and len(data) > 1 and self._random.random() < self._network.split:
@@ -183,6 +253,7 @@ class _Stream:
         self.is_up = False
         self._up_ns = 0
         self._down_ns = 0
+        self._frames: FrameReader | None = None
 
     def send(self, data: bytes) -> None:
         kernel = self._link.kernel
@@ -207,10 +278,23 @@ class _Stream:
         if not self.is_open:
             return
         self._link.arrived(data)
+        data = self._heard(data)
         kernel = self._link.kernel
         for piece in self._link.pieces(data):
             self._down_ns = max(self._down_ns, kernel.now_ns + self._link.delay_ns())
             kernel.call_at(self._down_ns, self._deliver, piece)
+
+    def _heard(self, data: bytes) -> bytes:
+        """Frame by frame, once that makes a difference."""
+        if self._frames is None:
+            if not self._link.hears_differently:
+                return data
+            self._frames = FrameReader()
+        self._frames.receive_data(data)
+        heard = b""
+        while (event := self._frames.next_event()) is not None:
+            heard += event.data if isinstance(event, DiscardedBytes) else self._link.heard(event.raw)
+        return heard
 
     def _deliver(self, data: bytes) -> None:
         if self.is_open:
@@ -227,3 +311,29 @@ class _Stream:
         if self.is_open:
             self.is_open = False
             self.listener.stream_closed(reason)
+
+
+class _BadDownload:
+    """An `HttpListener` between a unit and an image: what arrives is wrong, or stops."""
+
+    def __init__(self, link: RunUplink, listener: HttpListener) -> None:
+        self._link = link
+        self._listener = listener
+        self._is_image = False
+        self._is_first = True
+
+    def http_head(self, status: int, headers: Mapping[str, str]) -> None:
+        # As `Modem` knows an image: the device API gives an entity tag to nothing else.
+        self._is_image = any(name.lower() == "etag" for name in headers) and status in {200, 206}
+        self._listener.http_head(status, headers)
+
+    def http_body(self, data: bytes) -> None:
+        if self._is_image:
+            data = self._link.image_data(data, is_first=self._is_first)
+            self._is_first = False
+        if data:
+            self._listener.http_body(data)
+
+    def http_ended(self, error: str | None) -> None:
+        if not (self._is_image and self._link.download_hangs):
+            self._listener.http_ended(error)

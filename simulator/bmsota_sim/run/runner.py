@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import Edition
 from bmsota_sim import defaults
 from bmsota_sim.columns.nodes import series_nodes
@@ -30,12 +31,16 @@ from bmsota_sim.physics import Packs
 from bmsota_sim.profiles import PROFILES
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.expectations import COUNTERS, evaluate, moments
-from bmsota_sim.run.fidelity import full_units
+from bmsota_sim.run.fidelity import FLEET_VERBS, full_units
 from bmsota_sim.run.identities import identity, slave_hwid
+from bmsota_sim.run.keys import RunKeys
 from bmsota_sim.run.ledger import FAULTS, Ledger
 from bmsota_sim.run.link import RunUplink
-from bmsota_sim.run.selection import UnitId, group_units
-from bmsota_sim.run.timeline import plan
+from bmsota_sim.run.releases import upgrade_versions
+from bmsota_sim.run.selection import UnitId, group_units, select
+from bmsota_sim.run.timeline import Planned, outcomes, plan
+from bmsota_sim.run.upgrade_outcomes import expected_statuses, may_change_outcome, prepare_outcome, trusted_keys
+from bmsota_sim.run.verb_actions import begin_entry, end_entry, missing_effect
 from bmsota_sim.run.verbs import Driving as DrivingEntry
 from bmsota_sim.run.verbs import (
     DuplicateFrames,
@@ -54,13 +59,13 @@ from bmsota_sim.streams import stream
 from bmsota_sim.trace import LinkTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from bmsota_sim.kernel import Kernel
-    from bmsota_sim.links.uplink import Uplink
-    from bmsota_sim.run.expectations import Verdict
-    from bmsota_sim.run.scenario import Scenario
-    from bmsota_sim.run.timeline import Planned
+    from bmsota_sim.run.expectations import ExpectationVerdict
+    from bmsota_sim.run.link import LosableUplink
+    from bmsota_sim.run.model import FleetScenario
+    from bmsota_sim.run.verbs import Verb
 
 __all__ = ["Case", "Event", "Result", "Run", "not_simulated"]
 
@@ -127,18 +132,16 @@ class Result:
         return all(case.passed is not False for case in self.cases)
 
 
-def not_simulated(scenario: Scenario) -> Iterator[str]:
+def not_simulated(scenario: FleetScenario) -> Iterator[str]:
     """What the scenario asks for and this version does not do, in words."""
     for name in scenario.groups:
-        life, network = scenario.life_of(name), scenario.network_of(name)
+        life = scenario.life_of(name)
         if life.trips != "none":
             yield f"{name}: trips {life.trips}: the vehicles stay parked unless the timeline drives them"
         if life.charge is not None:
             yield f"{name}: the daily charge"
         if life.ambient_c[0] != life.ambient_c[1]:
             yield f"{name}: the temperature of the day: it stays at {life.ambient_c[0]:g} C"
-        if network.half_open:
-            yield f"{name}: half-open links: the platform is told of every lost link"
 
 
 @dataclass(slots=True)
@@ -170,14 +173,18 @@ class Run:
 
     def __init__(
         self,
-        scenario: Scenario,
+        scenario: FleetScenario,
         seed: int,
         *,
         kernel: Kernel,
-        uplink: Callable[[int], Uplink],
+        uplink: Callable[[int], LosableUplink],
         clock_ns: Callable[[], int] | None = None,
         lag_ns: Callable[[], int] | None = None,
         edition: int | None = None,
+        keys: RunKeys | None = None,
+        origins: Sequence[str] = (),
+        only: Collection[UnitId] | None = None,
+        full: Collection[UnitId] = (),
         progress: Callable[[int], object] = lambda _built: None,
     ) -> None:
         """Build the units.
@@ -190,6 +197,10 @@ class Run:
             clock_ns: the clock of the ledger, in the kernel's epoch; by default the kernel.
             lag_ns: how late the kernel is, in real time: starts are paced by it where the scenario has no ramp-up.
             edition: of GB/T 32960.3, in place of the groups'.
+            keys: what the units trust and sign with; by default those of the samples.
+            origins: where the platform of the units may be without TLS, as "http://host:port".
+            only: build these units alone. Each is what it is among the others; what is expected cannot be judged.
+            full: of full fidelity, with every CAN frame, whatever their group says.
             progress: called with the number of units built; may raise to give up.
 
         Raises:
@@ -201,25 +212,39 @@ class Run:
         self.start_ns = kernel.now_ns
         self._clock_ns = clock_ns or (lambda: kernel.now_ns)
         self._lag_ns = lag_ns
-        self.events = [Event(planned) for planned in plan(scenario, seed)]
+        self.keys = keys or RunKeys()
+        self._only = None if only is None else frozenset(only)
+        self.events = [Event(planned) for planned in plan(scenario, seed) if self._is_mine(planned.unit)]
         ids = tuple(group_units(scenario))
-        identities = {unit: identity(scenario, seed, unit) for unit in ids}
+        identities = {unit: self.keys.own(identity(scenario, seed, unit)) for unit in ids}
+        self.keys.check(each.vin for each in identities.values())
+        self.outcomes = {unit: name for name, units in outcomes(scenario, seed).items() for unit in units}
+        """What each unit is to make of the upgrade, where the scenario has one."""
+        self._versions = upgrade_versions(scenario)
+        self.task_case: Case | None = None
+        """What became of the OTA task; None: it was not tried."""
+        self.approved_ns: int | None = None
+        """When the task was approved, from the start of the run."""
         self.ledger = Ledger(scenario, {unit: each.vin for unit, each in identities.items()})
         self.units: dict[UnitId, RunUnit] = {}
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[ExpectationVerdict] = []
         self._judged_ns: int | None = None
         self._queue = list(ids)
         self._last_boot_ns = 0
         self.ramp_ns: int | None = None
         """How long the ramp-up took; None while it lasts."""
         self.is_over = False
+        self._is_started = False
+        self.steered: list[Verb] = []
+        """What was planned beside the timeline, while the run went on."""
         self._packs: list[_GroupPacks] = []
-        full = full_units(scenario, seed, [event.planned for event in self.events])
+        full = full_units(scenario, seed, [event.planned for event in self.events]) | frozenset(full)
         factory = cache(defaults.factory_images)
-        keys = defaults.unit_keys()
         for name, group in scenario.groups.items():
             profile, life, network = PROFILES[group.profile], scenario.life_of(name), scenario.network_of(name)
-            members = [unit for unit in ids if unit.group == name]
+            members = [unit for unit in ids if unit.group == name and self._is_mine(unit)]
+            if not members:
+                continue
             packs = Packs(
                 pack_design(profile),
                 [identities[unit].vin for unit in members],
@@ -273,7 +298,8 @@ class Run:
                         trace=trace,
                         identity=identities[unit],
                         profile=profile,
-                        keys=keys,
+                        keys=trusted_keys(self.outcomes.get(unit, ""), self.keys.trusted, seed, str(unit)),
+                        origins=origins,
                         factory=factory(profile.series),
                         packs=packs,
                         seed=seed,
@@ -282,9 +308,16 @@ class Run:
                         heartbeat_period_ns=heartbeat_ns,
                         measure_period_ns=measure_ns,
                     )
+                    if unit in self.outcomes:
+                        assert scenario.ota is not None
+                        version = self._versions[group.profile]
+                        prepare_outcome(self.outcomes[unit], built, link, ota=scenario.ota, version=version)
                 of_group.units.append(built)
                 self.units[unit] = RunUnit(built, link, trace)
                 progress(len(self.units))
+
+    def _is_mine(self, unit: UnitId | None) -> bool:
+        return self._only is None or unit is None or unit in self._only
 
     def _soc(self, unit: UnitId) -> float:
         group = self.scenario.groups[unit.group]
@@ -316,6 +349,7 @@ class Run:
         """Plan everything from now on. Once."""
         kernel = self.kernel
         self.start_ns = kernel.now_ns
+        self._is_started = True
         self._ramp()
         for event in self.events:
             kernel.call_at(self.start_ns + event.planned.at_ns, self._begin, event)
@@ -340,6 +374,7 @@ class Run:
     def _faults_end(self) -> None:
         for unit in self.units.values():
             unit.link.is_clean = True
+            unit.link.clock.correct()
 
     def _step_physics(self) -> None:
         self.kernel.call_in(PHYSICS_STEP_NS, self._step_physics)
@@ -360,8 +395,10 @@ class Run:
             self._pace()
             return
         step_ns = START_STEP_NS if start is None else round(start.over_s * NS_PER_S) // count
-        for index in range(count):
-            self.kernel.call_in(index * step_ns, self._switch_on_next)
+        for index, unit in enumerate(self._queue):
+            if self._is_mine(unit):
+                self.kernel.call_in(index * step_ns, self._switch_on_next)
+        self._queue = [unit for unit in self._queue if self._is_mine(unit)]
 
     def _switch_on_next(self) -> None:
         unit = self.units[self._queue.pop(0)]
@@ -381,6 +418,29 @@ class Run:
             self.kernel.call_in(RAMP_TICK_NS, self._pace)
 
     # -- the timeline ----------------------------------------------------------------------------------------------------
+
+    def steer(self, entry: Verb) -> int:
+        """Plan one more entry, for now or later; the number of events. It counts as those of the timeline.
+
+        Raises:
+            ConfigurationError: its share draws no unit.
+        """
+        scenario = self.scenario
+        units = None if entry.do == "platform_outage" else select(scenario, self.seed, entry.who, entry.purpose)
+        if units is not None and not units:
+            raise ConfigurationError(f"{', '.join(map(str, entry.who))}: no unit is drawn")
+        end_ns = None if entry.lasts is None else round(scenario.end_of(entry) * NS_PER_S)
+        events = [
+            Event(Planned(entry.at_ns, order, entry, unit, end_ns))
+            for order, unit in enumerate([None] if units is None else units, start=len(self.events))
+            if self._is_mine(unit)
+        ]
+        self.events += events
+        self.steered.append(entry)
+        if self._is_started:
+            for event in events:
+                self.kernel.call_at(self.start_ns + entry.at_ns, self._begin, event)
+        return len(events)
 
     def _begin(self, event: Event) -> None:
         planned = event.planned
@@ -406,6 +466,17 @@ class Run:
                 unit.link.send_twice(share)
             case OutOfOrder(share=share):
                 unit.link.swap(share)
+            case entry if isinstance(full, FleetUnit) and not isinstance(entry, FLEET_VERBS):
+                return f"{entry.do} needs a unit of full fidelity, and this one was not planned as one"
+            case _ if isinstance(full, FullUnit) and begin_entry(
+                planned.entry,
+                full,
+                unit.link,
+                version=self._versions.get(full.profile.series, ""),
+                random=stream(self.seed, str(unit_id), planned.entry.purpose),
+                now_ns=self.kernel.now_ns,
+            ):
+                pass
             case _ if not unit.is_on:
                 return "it was not switched on yet"
             case Restart(off_s=off_s):
@@ -440,8 +511,9 @@ class Run:
                 case SlaveSilent(slave=slave):
                     if unit.unit.vehicle.ignition_on:
                         unit.unit.set_slave_power(slave, is_on=True)
-                case _:
-                    pass  # It ends by itself.
+                case entry:
+                    if isinstance(unit.unit, FullUnit):  # Others end by themselves.
+                        end_entry(entry, unit.unit, unit.link, now_ns=self.kernel.now_ns)
 
     def _without_effect(self, event: Event) -> str:
         """Why a thing that was done had no effect; nothing if it had."""
@@ -457,8 +529,8 @@ class Run:
                 return "" if unit.link.duplicates else "no report was sent in that time"
             case OutOfOrder():
                 return "" if unit.link.swaps else "no two reports were sent in that time"
-            case _:
-                return ""
+            case entry:
+                return missing_effect(entry, unit.unit, unit.link) if isinstance(unit.unit, FullUnit) else ""
 
     # -- what is judged --------------------------------------------------------------------------------------------------
 
@@ -521,6 +593,7 @@ class Run:
                 yield Case(
                     name=f"no {counter}", passed=not count, expected=f"{counter}: 0", got=f"{count:,}", failing=told
                 )
+        yield from self._upgrade_cases()
         for group in self.scenario.groups:
             yield self._group_case(group, is_judged="logged_in" not in named)
         bad = [event for event in self.events if event.outcome == "failed"]
@@ -532,6 +605,41 @@ class Run:
             expected=f"{len(self.events):,} events",
             got=f"{done:,} happened, {len(bad):,} failed, {len(missed):,} not reached",
             failing=tuple(event_text(event) for event in (bad or missed)[:FAILING_MAX]),
+        )
+
+    def _upgrade_cases(self) -> Iterator[Case]:
+        """The OTA task, and whether the upgrade of each unit ended as the scenario draws it."""
+        ota = self.scenario.ota
+        if self.task_case is not None:
+            yield self.task_case
+        if ota is None:
+            return
+        changed = {event.planned.unit for event in self.events if may_change_outcome(event.planned)}
+        now_ns = min(self.kernel.now_ns - self.start_ns, self.duration_ns)
+        valid_for_s = None
+        if ota.validity_s is not None and self.approved_ns is not None:
+            valid_for_s = ota.validity_s - (now_ns - self.approved_ns) / NS_PER_S
+        for name in dict.fromkeys(self.outcomes.values()):
+            units = [unit for unit, outcome in self.outcomes.items() if outcome == name and unit not in changed]
+            wanted = expected_statuses(name, ota, valid_for_s=valid_for_s)
+            missed = [unit for unit in units if self.ledger.status(unit) not in wanted]
+            is_judged = now_ns >= self.duration_ns
+            yield Case(
+                name=f"upgrade outcome {name}",
+                passed=not missed if is_judged else None,
+                expected=f"{len(units):,} units: {' or '.join(wanted)}",
+                got=f"{len(units) - len(missed):,} units"
+                if is_judged
+                else "not judged: the run ended before the scenario",
+                failing=tuple(self._upgrade_told(unit) for unit in missed[:FAILING_MAX]) if is_judged else (),
+            )
+
+    def _upgrade_told(self, unit: UnitId) -> str:
+        upgrade = self.ledger.upgrades.get(unit)
+        if upgrade is None:
+            return f"{unit} {self.ledger.units[unit].vin}: no upgrade"
+        return f"{unit} {self.ledger.units[unit].vin}: {upgrade.status}" + (
+            f": {upgrade.reason}" if upgrade.reason else ""
         )
 
     def _group_case(self, group: str, *, is_judged: bool) -> Case:

@@ -40,16 +40,13 @@ __all__ = [
     "Network",
     "Ota",
     "Platform",
-    "Scenario",
     "Start",
+    "entry_problem",
     "packaged_names",
     "packaged_text",
     "parse_scenario",
     "with_count",
 ]
-
-# The first version of the language has a class of this name, until this one takes its place.
-Scenario = FleetScenario
 
 
 def parse_scenario(data: bytes | str, *, name: str = "scenario") -> FleetScenario:
@@ -177,15 +174,31 @@ def _problem(document: Document, item: ErrorDetails) -> tuple[Path, str, bool]:
     if kind == "string_type" and isinstance(value, int | float):
         text = document.place(path).text
         return path, f'expected text, got {text} without quotes; write it in quotes: "{text}"', False
+    return path, _expected_text(item), last == "[key]"
+
+
+def entry_problem(model: type[BaseModel], item: ErrorDetails) -> str:
+    """One of pydantic's errors of a single section, in our words."""
+    key = ".".join(map(str, item["loc"]))
+    if item["type"] == "extra_forbidden":
+        return f"{key}: no such key{did_you_mean(key, keys_of(model))}"
+    if item["type"] == "missing":
+        return f"the key {key!r} is missing"
+    text = str(item["ctx"]["error"]) if item["type"] == "value_error" else _expected_text(item)
+    return f"{key}: {text}"
+
+
+def _expected_text(item: ErrorDetails) -> str:
+    kind, value, context = item["type"], item["input"], item.get("ctx", {})
     expected = _EXPECTED.get(kind)
     if expected is None:
-        return path, item["msg"], last == "[key]"
+        return item["msg"]
     numbers = {
         name: int(limit) if isinstance(limit, float) and limit.is_integer() else limit
         for name, limit in context.items()
     }
     got = f"{len(value):,}" if kind in {"too_short", "too_long"} else shown(value)
-    return path, f"expected {expected.format(**numbers)}, got {got}", last == "[key]"
+    return f"expected {expected.format(**numbers)}, got {got}"
 
 
 def document_keys(document: Document, path: Path) -> set[str]:
