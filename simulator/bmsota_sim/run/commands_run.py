@@ -13,27 +13,28 @@ import time
 from itertools import cycle
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 import typer
 from rich.console import Console
-from rich.live import Live
 
 from bmsota import __version__
 from bmsota.adapters.tls import client_context
 from bmsota.errors import ConfigurationError
-from bmsota_sim._exit_codes import INTERRUPTED, NO_VERDICT, NOT_AS_PLANNED, TERMINATED, WRONG_USAGE
-from bmsota_sim._signals import ending_signals
+from bmsota_sim._exit_codes import FAILED, NO_VERDICT, NOT_AS_PLANNED, WRONG_USAGE
+from bmsota_sim._signals import ending_signals, held_signal
 from bmsota_sim.kernel import SECOND, Kernel
 from bmsota_sim.realtime import RealTimeDriver, TcpUplink
 from bmsota_sim.run.check import check
 from bmsota_sim.run.commands_plan import read_scenario
-from bmsota_sim.run.outputs.junit import junit_xml
-from bmsota_sim.run.outputs.run_json import run_json
-from bmsota_sim.run.outputs.screen import progress_line, progress_table
-from bmsota_sim.run.runner import Run, not_simulated
+from bmsota_sim.run.outputs.folder import REPORT_FILES, write_report
+from bmsota_sim.run.outputs.prometheus import metrics_server, metrics_text, split_host_port
+from bmsota_sim.run.outputs.run_json import run_document, unstarted_document
+from bmsota_sim.run.outputs.screen import progress_line
+from bmsota_sim.run.outputs.watch import RunWatch
+from bmsota_sim.run.runner import Run, not_simulated, unstarted
 from bmsota_sim.session_platform import SessionPlatform
 from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink, run_virtual
 
@@ -48,13 +49,10 @@ __all__ = ["register"]
 
 DEFAULT_SEED = 1
 DEFAULT_PORT = 32960
-SHOW_S = 0.5
-LINE_S = 10.0
 # What the kernel may be behind at the end and still finish the scenario.
 GRACE_S = 10.0
 # The last of a machine's time: beyond this share of one core the kernel cannot catch up.
 CPU_SHARE_MAX = 0.97
-REPORT_FILES = frozenset({"run.json", "junit.xml", "scenario.yaml", ".lock"})
 
 
 class _Target(NamedTuple):
@@ -78,11 +76,12 @@ class _Stop:
 
     @property
     def exit_code(self) -> int:
-        return TERMINATED if self.number == signal.SIGTERM else INTERRUPTED
+        return 128 + self.number  # As a shell says it.
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         before = {number: signal.signal(number, self) for number in ending_signals()}
+        self.number = self.number or held_signal()
         try:
             yield
         finally:
@@ -113,7 +112,9 @@ def _check_options(to: str | None, *, virtual: bool, edition: int | None, real: 
     if edition not in {None, 2016, 2025}:
         raise ConfigurationError(f"--edition: expected 2016 or 2025, got {edition}")
     if virtual and real:
-        raise ConfigurationError("--virtual opens no connection: leave out --speed, --source-address, --tls-...")
+        raise ConfigurationError(
+            "--virtual opens no connection: leave out --speed, --source-address, --tls-..., --prometheus"
+        )
 
 
 def _check_scenario(scenario: Scenario, name: str) -> None:
@@ -162,34 +163,6 @@ def _locked(folder: Path | None) -> Iterator[None]:
         os.close(handle)
 
 
-class _Show:
-    """Progress: a screen on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._next_s = time.monotonic() + LINE_S
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def update(self, run: Run, lag_s: float) -> None:
-        now_s = time.monotonic()
-        if now_s < self._next_s:
-            return
-        self._next_s = now_s + (SHOW_S if self._live is not None else LINE_S)
-        if self._live is not None:
-            self._live.update(progress_table(run, lag_s), refresh=True)
-        else:
-            self._console.print(progress_line(run, lag_s), markup=False, highlight=False, soft_wrap=True)
-
-
 def _building(stop: _Stop) -> Callable[[int], object]:
     def progress(_built: int) -> None:
         if stop.asked:
@@ -198,7 +171,7 @@ def _building(stop: _Stop) -> Callable[[int], object]:
     return progress
 
 
-def _virtual(scenario: Scenario, seed: int, edition: int | None, end_ns: int, stop: _Stop, show: _Show) -> Run:
+def _virtual(scenario: Scenario, seed: int, edition: int | None, end_ns: int, stop: _Stop, show: RunWatch) -> Run:
     kernel, platform = Kernel(VIRTUAL_START_NS), SessionPlatform()
     run = Run(
         scenario,
@@ -224,10 +197,11 @@ async def _real(
     edition: int | None,
     end_ns: int,
     stop: _Stop,
-    show: _Show,
+    show: RunWatch,
     target: _Target,
     sources: list[str],
     speed: float,
+    metrics: tuple[str, int] | None,
 ) -> tuple[Run, Result, dict[str, Any]]:
     driver = RealTimeDriver(speed=speed)
     uplinks: list[TcpUplink] = []
@@ -266,7 +240,10 @@ async def _real(
             return stop.asked or run.is_over or driver.kernel.now_ns >= run.start_ns + end_ns
 
         try:
-            await driver.run(finished, until_ns=run.start_ns + end_ns + round(GRACE_S * speed * SECOND))
+            async with contextlib.AsyncExitStack() as stack:
+                if metrics is not None:
+                    await stack.enter_async_context(metrics_server(*metrics, lambda: metrics_text(run, show.late_s)))
+                await driver.run(finished, until_ns=run.start_ns + end_ns + round(GRACE_S * speed * SECOND))
         finally:
             generator = {
                 "late_s": {"p50": driver.lag_s(0.5), "p99": driver.lag_s(0.99), "max": driver.lag_ns_max / SECOND},
@@ -332,7 +309,8 @@ def register(app: typer.Typer) -> None:
         ] = None,
         seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = DEFAULT_SEED,
         report: Annotated[
-            Path | None, typer.Option(file_okay=False, help="Write run.json and junit.xml to this folder.")
+            Path | None,
+            typer.Option(file_okay=False, help="Write report.html, run.json, junit.xml, units.parquet here."),
         ] = None,
         edition: Annotated[
             int | None, typer.Option(metavar="2016|2025", help="Edition of GB/T 32960.3 for all groups.")
@@ -353,11 +331,14 @@ def register(app: typer.Typer) -> None:
             float,
             typer.Option(min=0.001, metavar="SECONDS", help="No verdict if the simulator is later than this (p99)."),
         ] = 1.0,
+        prometheus: Annotated[
+            str | None, typer.Option(metavar="HOST:PORT", help="Serve the figures at http://HOST:PORT/metrics.")
+        ] = None,
     ) -> None:
         """Run a scenario against a GB/T 32960 platform and judge it.
 
         Exit codes: 0 as expected, 2 wrong input, 3 an expectation failed, 4 the simulator was the bottleneck and there is no
-        verdict, 130 and 143 stopped by Ctrl-C or SIGTERM with the full report.
+        verdict, 129, 130 and 143 stopped by SIGHUP, Ctrl-C or SIGTERM with the full report.
         """
         stop = _Stop()
         with stop.listening():
@@ -366,15 +347,16 @@ def register(app: typer.Typer) -> None:
                     to,
                     virtual=virtual,
                     edition=edition,
-                    real=bool(source_address or tls_ca or tls_cert or tls_key or speed != 1.0),
+                    real=bool(source_address or tls_ca or tls_cert or tls_key or speed != 1.0 or prometheus),
                 )
                 data, name = read_scenario(scenario)
                 checked = check(data, name, seed, count=count).scenario
                 _check_scenario(checked, name)
                 target = None if to is None else _target(to, tls_ca, tls_cert, tls_key)
                 sources = _sources(source_address)
+                metrics = None if prometheus is None else split_host_port(prometheus)
             except (ConfigurationError, OSError, ValueError) as error:
-                Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
+                _complain(str(error))
                 raise typer.Exit(WRONG_USAGE) from error
             options = [
                 *(["--virtual"] if virtual else ["--to", str(to)]),
@@ -407,7 +389,19 @@ def register(app: typer.Typer) -> None:
             end_ns = round(min(checked.duration_s, run_for or checked.duration_s) * SECOND)
             console = Console()
             code = _carry_out(
-                checked, seed, edition, end_ns, stop, console, target, sources, speed, report, given, lateness_limit
+                checked,
+                seed,
+                edition,
+                end_ns,
+                stop,
+                console,
+                target,
+                sources,
+                speed,
+                report,
+                given,
+                lateness_limit,
+                metrics,
             )
         raise typer.Exit(code)
 
@@ -425,22 +419,46 @@ def _carry_out(
     report: Path | None,
     given: dict[str, Any],
     limit_s: float,
+    metrics: tuple[str, int] | None,
 ) -> int:
     for limit in not_simulated(scenario):
         console.print(f"not simulated: {limit}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     generator: dict[str, Any] = {}
+    no_verdict = ""
+    watch = RunWatch(console, end_ns, is_virtual=target is None)
     try:
         with _locked(report):
-            with _Show(console) as show:
-                if target is None:
-                    run = _virtual(scenario, seed, edition, end_ns, stop, show)
-                    result = run.end()
-                else:
-                    run, result, generator = asyncio.run(
-                        _real(scenario, seed, edition, end_ns, stop, show, target, sources, speed)
-                    )
-            no_verdict = _bottleneck(run, generator, limit_s, end_ns, stopped=stop.asked) if generator else ""
+            try:
+                with watch as show:
+                    if target is None:
+                        run = _virtual(scenario, seed, edition, end_ns, stop, show)
+                        result = run.end()
+                    else:
+                        run, result, generator = asyncio.run(
+                            _real(scenario, seed, edition, end_ns, stop, show, target, sources, speed, metrics)
+                        )
+            except _StoppedError:
+                console.print("stopped before the first unit was switched on", highlight=False)
+                code, result = stop.exit_code, unstarted(scenario)
+                document = unstarted_document(result, given=given, exit_code=code, series=watch.series)
+                _write_report(console, report, document, result, scenario.name)
+                return code
+            watch.end(run)
+            if generator:
+                generator["limit_s"] = limit_s
+                no_verdict = _bottleneck(run, generator, limit_s, end_ns, stopped=stop.asked)
             code = stop.exit_code if stop.asked else NO_VERDICT if no_verdict else 0 if result.ok else NOT_AS_PLANNED
+            document = run_document(
+                run,
+                result,
+                given=given,
+                generator=generator,
+                exit_code=code,
+                series=watch.series,
+                no_verdict=no_verdict,
+            )
+            # Before anything is printed: the reader of our output may be gone.
+            is_written = _write_report(console, report, document, result, scenario.name)
             if generator:
                 late = generator["late_s"]
                 console.print(
@@ -450,19 +468,25 @@ def _carry_out(
                     soft_wrap=True,
                 )
             _print_result(console, result, run, code, no_verdict, given["replay"])
-            if report is not None:
-                (report / "scenario.yaml").write_text(given["scenario"], encoding="utf-8")
-                (report / "run.json").write_text(
-                    run_json(run, result, given=given, generator=generator, exit_code=code), encoding="utf-8"
-                )
-                (report / "junit.xml").write_text(
-                    junit_xml(result, name=scenario.name, replay=given["replay"], no_verdict=no_verdict),
-                    encoding="utf-8",
-                )
-            return code
+            return code if is_written else FAILED
     except ConfigurationError as error:
-        Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
+        _complain(str(error))
         return WRONG_USAGE
-    except _StoppedError:
-        console.print("stopped before the first unit was switched on", highlight=False)
-        return stop.exit_code
+
+
+def _write_report(console: Console, folder: Path | None, document: dict[str, Any], result: Result, name: str) -> bool:
+    """Write the report if one is wanted. Return whether there is what was asked for."""
+    if folder is None:
+        return True
+    try:
+        missing = write_report(folder, document, result, name=name)
+    except OSError as error:
+        _complain(f"the report is not complete: {error.filename or folder}: {error.strerror or error}")
+        return False
+    if missing:
+        console.print(missing, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return True
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(text, style="red", markup=False, highlight=False)

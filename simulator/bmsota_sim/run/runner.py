@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from bmsota_sim.run.scenario import Scenario
     from bmsota_sim.run.timeline import Planned
 
-__all__ = ["Case", "Event", "Result", "Run", "not_simulated"]
+__all__ = ["Case", "Event", "Result", "Run", "not_simulated", "unstarted"]
 
 PHYSICS_STEP_NS = NS_PER_S
 # In virtual time, where no ramp-up is said: one unit after another, so that none start in the same nanosecond.
@@ -136,6 +136,22 @@ def not_simulated(scenario: Scenario) -> Iterator[str]:
             yield f"{name}: the temperature of the day: it stays at {life.ambient_c[0]:g} C"
         if network.half_open:
             yield f"{name}: half-open links: the platform is told of every lost link"
+
+
+def unstarted(scenario: Scenario) -> Result:
+    """That of a run which was stopped before its first unit was switched on: nothing is judged."""
+    got = "not judged: the run was stopped before it started"
+    return Result(
+        cases=tuple(
+            Case(name=expectation.text, passed=None, expected=expectation.text, got=got)
+            for expectation in scenario.expect
+        ),
+        events=(),
+        limits=tuple(not_simulated(scenario)),
+        hashes={},
+        fold=fold({}),
+        ran_ns=0,
+    )
 
 
 class Run:
