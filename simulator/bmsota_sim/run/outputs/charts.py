@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Line", "line_chart", "number_text", "rates"]
 
-WIDTH, HEIGHT = 640, 200
-LEFT, RIGHT, TOP, BOTTOM = 58, 10, 10, 26
+WIDTH, HEIGHT = 480, 170
+LEFT, RIGHT, TOP, BOTTOM = 56, 10, 12, 26
 TICKS = 4
 
 

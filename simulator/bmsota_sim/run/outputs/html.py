@@ -45,7 +45,7 @@ i.c0{background:var(--c0)}i.c1{background:var(--c1)}i.c2{background:var(--c2)}i.
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.92rem}
 th,td{text-align:left;vertical-align:top;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line)}
 th{color:var(--soft);font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-td.word{white-space:nowrap;font-weight:600}ul{margin:.3rem 0 0;padding-left:1.1rem}
+td.word{white-space:nowrap;font-weight:600}.scroll td{white-space:nowrap}.scroll td ul{white-space:normal;min-width:15rem}ul{margin:.3rem 0 0;padding-left:1.1rem}
 code,pre{font:13px/1.4 ui-monospace,"DejaVu Sans Mono",Consolas,monospace}
 pre{background:var(--card);padding:.6rem;border-radius:6px;white-space:pre-wrap;margin:.3rem 0}
 @media(max-width:40rem){.cases thead{display:none}.cases tr{display:block;border-bottom:1px solid var(--line);padding:.4rem 0}

@@ -90,6 +90,7 @@ async def metrics_server(host: str, port: int, text: Callable[[], str]) -> Async
 
     Raises:
         ConfigurationError: the address is taken, or not ours.
+        MissingExtraError: as `metrics_text`.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -103,6 +104,7 @@ async def metrics_server(host: str, port: int, text: Callable[[], str]) -> Async
         finally:
             writer.close()
 
+    text()  # What is missing is told now, and what must be loaded does not hold up the run later.
     try:
         server = await asyncio.start_server(answer, host or None, port, limit=REQUEST_SIZE_BYTES_MAX)
     except OSError as error:

@@ -24,7 +24,7 @@ __all__ = ["SAMPLES_MAX", "Series"]
 
 SAMPLES_MAX = 600
 """More than a chart has pixels for."""
-PERIOD_NS_MIN = NS_PER_S // 5
+PERIOD_NS_MIN = NS_PER_S
 SHARES = (50, 90, 99)
 
 
