@@ -24,7 +24,7 @@ from bmsota import __version__
 from bmsota.errors import BmsotaError, ConfigurationError, MissingExtraError
 from bmsota.image import load_public_key
 from bmsota_sim._exit_codes import FAILED, INTERRUPTED, NOT_AS_PLANNED, WRONG_USAGE
-from bmsota_sim._signals import ending_signals
+from bmsota_sim._signals import ending_signals, is_held
 from bmsota_sim.bench import BenchOptions, BenchProtocol, BenchTopology
 from bmsota_sim.bench._console import run_bench, send_command
 from bmsota_sim.campaign import CampaignWatcher
@@ -454,7 +454,8 @@ def _reason(error: BmsotaError | OSError) -> str:
 
 def run() -> int:
     """Run the command line; its exit code. What is refused is one line; SIGTERM and a closed terminal end it as Ctrl-C does."""
-    before = {number: signal.signal(number, _interrupt) for number in ending_signals() if number != signal.SIGINT}
+    numbers = [number for number in ending_signals() if number != signal.SIGINT and not is_held(number)]
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
         return _run()
     finally:

@@ -8,6 +8,7 @@ from bmsota._extras import needs_extra
 from bmsota.cli.extras import open_closed_streams
 from bmsota.errors import MissingExtraError
 from bmsota_sim._exit_codes import INTERRUPTED, WRONG_USAGE
+from bmsota_sim._signals import holding_signals
 
 __all__ = ["main"]
 
@@ -16,7 +17,8 @@ def main() -> None:
     """Run the command line. It ends with `SystemExit`."""
     open_closed_streams()
     try:
-        with needs_extra("the simulator", "sim"):
+        # A run writes its report however early it is told to end.
+        with holding_signals(for_later=sys.argv[1:2] == ["run"]), needs_extra("the simulator", "sim"):
             from bmsota_sim._commands import run  # noqa: PLC0415 - takes a second, and needs the extra
     except MissingExtraError as error:
         print(f"bmsota-sim: {error}", file=sys.stderr)  # noqa: T201 - rich may be what is missing

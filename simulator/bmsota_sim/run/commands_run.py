@@ -19,24 +19,25 @@ from urllib.parse import urlsplit
 import httpx
 import typer
 from rich.console import Console
-from rich.live import Live
 
 from bmsota import __version__
 from bmsota.adapters.tls import client_context
 from bmsota.errors import BmsotaError, ConfigurationError
-from bmsota_sim._exit_codes import INTERRUPTED, NO_VERDICT, NOT_AS_PLANNED, TERMINATED, WRONG_USAGE
-from bmsota_sim._signals import ending_signals
+from bmsota_sim._exit_codes import FAILED, NO_VERDICT, NOT_AS_PLANNED, WRONG_USAGE
+from bmsota_sim._signals import ending_signals, held_signal
 from bmsota_sim.kernel import SECOND, Kernel
 from bmsota_sim.realtime import RealTimeDriver, TcpUplink
 from bmsota_sim.run.api_access import api_access
 from bmsota_sim.run.check import check
 from bmsota_sim.run.commands_plan import read_scenario
 from bmsota_sim.run.keys import load_run_keys
-from bmsota_sim.run.outputs.junit import junit_xml
-from bmsota_sim.run.outputs.run_json import run_json
-from bmsota_sim.run.outputs.screen import progress_line, progress_table
+from bmsota_sim.run.outputs.folder import REPORT_FILES, write_report
+from bmsota_sim.run.outputs.prometheus import metrics_server, metrics_text, split_host_port
+from bmsota_sim.run.outputs.run_json import run_document, unstarted_document
+from bmsota_sim.run.outputs.screen import progress_line
+from bmsota_sim.run.outputs.watch import RunWatch
 from bmsota_sim.run.replay import scenario_sha256
-from bmsota_sim.run.runner import Run, not_simulated
+from bmsota_sim.run.runner import Run, not_simulated, unstarted
 from bmsota_sim.run.scenario_task import ScenarioTask
 from bmsota_sim.run.steering import SOCKET_NAME, SteeringSocket, load_steered, steer_again
 from bmsota_sim.session_platform import SessionPlatform
@@ -55,13 +56,10 @@ __all__ = ["register"]
 
 DEFAULT_SEED = 1
 DEFAULT_PORT = 32960
-SHOW_S = 0.5
-LINE_S = 10.0
 # What the kernel may be behind at the end and still finish the scenario.
 GRACE_S = 10.0
 # The last of a machine's time: beyond this share of one core the kernel cannot catch up.
 CPU_SHARE_MAX = 0.97
-REPORT_FILES = frozenset({"run.json", "junit.xml", "scenario.yaml", SOCKET_NAME, ".lock"})
 # One answer of the REST API.
 API_TIMEOUT_S = 30.0
 STOP_LOOK_S = 0.2
@@ -89,11 +87,12 @@ class _Stop:
 
     @property
     def exit_code(self) -> int:
-        return TERMINATED if self.number == signal.SIGTERM else INTERRUPTED
+        return 128 + self.number  # As a shell says it.
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         before = {number: signal.signal(number, self) for number in ending_signals()}
+        self.number = self.number or held_signal()
         try:
             yield
         finally:
@@ -112,6 +111,8 @@ class _More(NamedTuple):
     """By what an earlier run was steered."""
     socket: Path | None
     """Where to listen for `bmsota-sim ctl`; None: in the folder of the report."""
+    metrics: tuple[str, int] | None
+    """Where to serve figures to Prometheus."""
 
 
 class _StoppedError(Exception):
@@ -139,7 +140,9 @@ def _check_options(
     if edition not in {None, 2016, 2025}:
         raise ConfigurationError(f"--edition: expected 2016 or 2025, got {edition}")
     if virtual and real:
-        raise ConfigurationError("--virtual opens no connection: leave out --speed, --source-address, --tls-..., --api")
+        raise ConfigurationError(
+            "--virtual opens no connection: leave out --speed, --source-address, --tls-..., --api, --prometheus"
+        )
     if api is not None and speed != 1.0:
         raise ConfigurationError(f"--api: the platform's clock goes at its own speed; leave out --speed {speed:g}")
 
@@ -167,7 +170,7 @@ def _locked(folder: Path | None) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in REPORT_FILES)
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in REPORT_FILES | {SOCKET_NAME})
     if strangers:
         raise ConfigurationError(
             f"--report {folder}: not the folder of a report, it has {strangers[0]}; give a new one"
@@ -181,38 +184,6 @@ def _locked(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-class _Show:
-    """Progress: a screen on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._next_s = time.monotonic() + LINE_S
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def update(self, run: Run, lag_s: float) -> None:
-        now_s = time.monotonic()
-        if now_s < self._next_s:
-            return
-        self._next_s = now_s + (SHOW_S if self._live is not None else LINE_S)
-        if self._live is not None:
-            self._live.update(progress_table(run, lag_s), refresh=True)
-        else:
-            self._console.print(progress_line(run, lag_s), markup=False, highlight=False, soft_wrap=True)
 
 
 def _building(stop: _Stop) -> Callable[[int], object]:
@@ -272,7 +243,7 @@ def _virtual(
     edition: int | None,
     end_ns: int,
     stop: _Stop,
-    show: _Show,
+    show: RunWatch,
     more: _More,
     steering: _Steering,
 ) -> Run:
@@ -305,7 +276,7 @@ async def _real(
     edition: int | None,
     end_ns: int,
     stop: _Stop,
-    show: _Show,
+    show: RunWatch,
     target: _Target,
     sources: list[str],
     speed: float,
@@ -359,6 +330,8 @@ async def _real(
             return is_stopped or run.is_over or driver.kernel.now_ns >= run.start_ns + end_ns
 
         try:
+            if more.metrics is not None:
+                await stack.enter_async_context(metrics_server(*more.metrics, lambda: metrics_text(run, show.late_s)))
             await driver.run(finished, until_ns=run.start_ns + end_ns + round(GRACE_S * speed * SECOND))
         finally:
             if task is not None and playing is not None:
@@ -381,7 +354,7 @@ async def _prepared_task(
     api: ApiAccess,
     verify: ssl.SSLContext | bool,
     stop: _Stop,
-    show: _Show,
+    show: RunWatch,
     stack: contextlib.AsyncExitStack,
 ) -> ScenarioTask:
     """The run's task, with all that it needs before the first unit is switched on."""
@@ -471,7 +444,8 @@ def register(app: typer.Typer) -> None:
         ] = None,
         seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = DEFAULT_SEED,
         report: Annotated[
-            Path | None, typer.Option(file_okay=False, help="Write run.json and junit.xml to this folder.")
+            Path | None,
+            typer.Option(file_okay=False, help="Write report.html, run.json, junit.xml, units.parquet here."),
         ] = None,
         edition: Annotated[
             int | None, typer.Option(metavar="2016|2025", help="Edition of GB/T 32960.3 for all groups.")
@@ -544,11 +518,14 @@ def register(app: typer.Typer) -> None:
                 metavar="RUN.JSON", help="Do what the run of this run.json was steered by, at the same times."
             ),
         ] = None,
+        prometheus: Annotated[
+            str | None, typer.Option(metavar="HOST:PORT", help="Serve the figures at http://HOST:PORT/metrics.")
+        ] = None,
     ) -> None:
         """Run a scenario against a GB/T 32960 platform and judge it.
 
         Exit codes: 0 as expected, 2 wrong input, 3 an expectation failed, 4 no verdict: the simulator was the bottleneck, or the run
-        ended before anything was judged, 130 and 143 stopped by Ctrl-C or SIGTERM with the full report.
+        ended before anything was judged, 129, 130 and 143 stopped by SIGHUP, Ctrl-C or SIGTERM with the full report.
         """
         stop = _Stop()
         with stop.listening():
@@ -557,7 +534,7 @@ def register(app: typer.Typer) -> None:
                     to,
                     virtual=virtual,
                     edition=edition,
-                    real=bool(source_address or tls_ca or tls_cert or tls_key or speed != 1.0 or api),
+                    real=bool(source_address or tls_ca or tls_cert or tls_key or speed != 1.0 or api or prometheus),
                     api=api,
                     speed=speed,
                 )
@@ -581,11 +558,12 @@ def register(app: typer.Typer) -> None:
                     ca=tls_ca,
                     steered=[] if steered is None else load_steered(steered),
                     socket=ctl,
+                    metrics=None if prometheus is None else split_host_port(prometheus),
                 )
                 target = None if to is None else _target(to, tls_ca, tls_cert, tls_key)
                 sources = _sources(source_address)
             except (BmsotaError, OSError, ValueError) as error:
-                Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
+                _complain(str(error))
                 raise typer.Exit(WRONG_USAGE) from error
             options = [
                 *(["--virtual"] if virtual else ["--to", str(to)]),
@@ -678,21 +656,44 @@ def _carry_out(
     for limit in not_simulated(scenario):
         console.print(f"not simulated: {limit}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     generator: dict[str, Any] = {}
+    no_verdict = ""
+    watch = RunWatch(console, end_ns, is_virtual=target is None)
     try:
         with _locked(report):
-            with _Steering.listening(more.socket, report, console) as steering, _Show(console) as show:
-                if target is None:
-                    run = _virtual(scenario, seed, edition, end_ns, stop, show, more, steering)
-                    result = run.end()
-                else:
-                    run, result, generator = asyncio.run(
-                        _real(scenario, seed, edition, end_ns, stop, show, target, sources, speed, more, steering)
-                    )
+            try:
+                with _Steering.listening(more.socket, report, console) as steering, watch as show:
+                    if target is None:
+                        run = _virtual(scenario, seed, edition, end_ns, stop, show, more, steering)
+                        result = run.end()
+                    else:
+                        run, result, generator = asyncio.run(
+                            _real(scenario, seed, edition, end_ns, stop, show, target, sources, speed, more, steering)
+                        )
+            except _StoppedError:
+                console.print("stopped before the first unit was switched on", highlight=False)
+                code, result = stop.exit_code, unstarted(scenario)
+                document = unstarted_document(result, given=given, exit_code=code, series=watch.series)
+                _write_report(console, report, document, result, scenario.name)
+                return code
+            watch.end(run)
             _record_steering(given, [*more.steered, *steering.steered], report)
             is_stopped = stop.asked or steering.is_stopped
-            no_verdict = _bottleneck(run, generator, limit_s, end_ns, stopped=is_stopped) if generator else ""
+            if generator:
+                generator["limit_s"] = limit_s
+                no_verdict = _bottleneck(run, generator, limit_s, end_ns, stopped=is_stopped)
             no_verdict = no_verdict or (_nothing_judged(run) if result.ok else "")
             code = stop.exit_code if stop.asked else NO_VERDICT if no_verdict else 0 if result.ok else NOT_AS_PLANNED
+            document = run_document(
+                run,
+                result,
+                given=given,
+                generator=generator,
+                exit_code=code,
+                series=watch.series,
+                no_verdict=no_verdict,
+            )
+            # Before anything is printed: the reader of our output may be gone.
+            is_written = _write_report(console, report, document, result, scenario.name)
             if generator:
                 late = generator["late_s"]
                 console.print(
@@ -702,19 +703,25 @@ def _carry_out(
                     soft_wrap=True,
                 )
             _print_result(console, result, run, code, no_verdict, given["replay"])
-            if report is not None:
-                (report / "scenario.yaml").write_text(given["scenario"], encoding="utf-8")
-                (report / "run.json").write_text(
-                    run_json(run, result, given=given, generator=generator, exit_code=code), encoding="utf-8"
-                )
-                (report / "junit.xml").write_text(
-                    junit_xml(result, name=scenario.name, replay=given["replay"], no_verdict=no_verdict),
-                    encoding="utf-8",
-                )
-            return code
+            return code if is_written else FAILED
     except ConfigurationError as error:
-        Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
+        _complain(str(error))
         return WRONG_USAGE
-    except _StoppedError:
-        console.print("stopped before the first unit was switched on", highlight=False)
-        return stop.exit_code
+
+
+def _write_report(console: Console, folder: Path | None, document: dict[str, Any], result: Result, name: str) -> bool:
+    """Write the report if one is wanted. Return whether there is what was asked for."""
+    if folder is None:
+        return True
+    try:
+        missing = write_report(folder, document, result, name=name)
+    except OSError as error:
+        _complain(f"the report is not complete: {error.filename or folder}: {error.strerror or error}")
+        return False
+    if missing:
+        console.print(missing, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return True
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(text, style="red", markup=False, highlight=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import log2
+from math import inf, log2
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.selection import UnitId, Units
 
-__all__ = ["FAULTS", "First", "Ledger", "UnitLedger", "UpgradeFacts"]
+__all__ = ["FAULTS", "First", "Ledger", "UnitLedger", "UpgradeFacts", "quantile_of"]
 
 FAULTS = (
     "connect_failures",
@@ -261,6 +261,7 @@ class UnitLedger:
 
 
 _INDEX = {name: index for index, name in enumerate(COUNTERS)}
+_FAULT_COLUMNS = [_INDEX[name] for name in FAULTS]
 
 
 def _has_alarm(raw: bytes) -> bool:
@@ -281,6 +282,8 @@ class Ledger:
         """Empty. *vins*: every unit, in the order of the groups and their numbers."""
         self.acknowledges_reports = scenario.platform.acknowledges_reports == "yes"
         self.counts: NDArray[np.int64] = np.zeros((len(vins), len(COUNTERS)), np.int64)
+        self.reply_sum_s = 0.0
+        """Of all answers."""
         self._latencies: NDArray[np.uint32] = np.zeros((len(vins), _BUCKETS), np.uint32)
         self.units = {unit: UnitLedger(self, row, unit, vin) for row, (unit, vin) in enumerate(vins.items())}
         self.upgrades: dict[UnitId, UpgradeFacts] = {}
@@ -300,6 +303,7 @@ class Ledger:
         """An answer took so long."""
         bucket = 0 if seconds <= _BUCKET_FIRST_S else int(log2(seconds / _BUCKET_FIRST_S) * _PER_DOUBLING) + 1
         self._latencies[row, min(bucket, _BUCKETS - 1)] += 1
+        self.reply_sum_s += seconds
 
     def ended(self, now_ns: int) -> None:
         for unit in self.units.values():
@@ -315,9 +319,31 @@ class Ledger:
     def logged_in_count(self) -> int:
         return sum(unit.is_logged_in for unit in self.units.values())
 
+    def connected_count(self) -> int:
+        """How many units have a link."""
+        return sum(unit.is_up for unit in self.units.values())
+
+    def reply_buckets(self) -> NDArray[np.int64]:
+        """The histogram of all reply times, for `quantile_of`."""
+        return np.asarray(self._latencies.sum(axis=0), np.int64)
+
+    def replies_below(self) -> list[tuple[float, int]]:
+        """Upper bounds in seconds, and how many answers took at most so long; the last bound is infinite."""
+        below = np.cumsum(self.reply_buckets())
+        bounds = [_BUCKET_FIRST_S * 2 ** (index / _PER_DOUBLING) for index in range(_BUCKETS - 1)]
+        return [(bound, int(count)) for bound, count in zip([*bounds, inf], below, strict=True)]
+
     def quantile(self, share: float) -> float | None:
         """How long this share of all answers took at most; None: there was none."""
-        return _quantile(self._latencies.sum(axis=0), share)
+        return quantile_of(self.reply_buckets(), share)
+
+    def worst(self, count_max: int) -> list[tuple[UnitLedger, int]]:
+        """The units on whose links most faults were seen, and how many; those with none are left out."""
+        sums = self.counts[:, _FAULT_COLUMNS].sum(axis=1)
+        # Stable: of equals, the first of the scenario.
+        order = np.argsort(-sums, kind="stable")[:count_max]
+        units = list(self.units.values())
+        return [(units[row], int(sums[row])) for row in order if sums[row]]
 
     def first_of(self, counter: str) -> tuple[UnitId, First] | None:
         """The first of this counter in the whole run."""
@@ -344,7 +370,7 @@ class Ledger:
         return total if not since_ns else total - int(self._marks[since_ns][rows, column].sum())
 
     def reply_seconds(self, units: Units, quantile: float) -> float | None:
-        return _quantile(self._latencies[self._rows(units)].sum(axis=0), quantile)
+        return quantile_of(self._latencies[self._rows(units)].sum(axis=0), quantile)
 
     def logged_in(self, unit: UnitId) -> bool:
         return self.units[unit].is_logged_in
@@ -361,7 +387,8 @@ class Ledger:
         return self.histories.get(unit, ())
 
 
-def _quantile(buckets: NDArray[Any], share: float) -> float | None:
+def quantile_of(buckets: NDArray[Any], share: float) -> float | None:
+    """How long this share of the answers in a histogram took at most, in seconds; None: there was none."""
     total = int(buckets.sum())
     if not total:
         return None

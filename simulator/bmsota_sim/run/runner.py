@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.verbs import Verb
 
-__all__ = ["Case", "Event", "Result", "Run", "not_simulated"]
+__all__ = ["Case", "Event", "Result", "Run", "not_simulated", "unstarted"]
 
 PHYSICS_STEP_NS = NS_PER_S
 # In virtual time, where no ramp-up is said: one unit after another, so that none start in the same nanosecond.
@@ -166,6 +166,22 @@ class _GroupPacks:
         for unit in self.units:
             if unit.vehicle.speed_kmh:
                 unit.step(dt_s)
+
+
+def unstarted(scenario: FleetScenario) -> Result:
+    """That of a run which was stopped before its first unit was switched on: nothing is judged."""
+    got = "not judged: the run was stopped before it started"
+    return Result(
+        cases=tuple(
+            Case(name=expectation.text, passed=None, expected=expectation.text, got=got)
+            for expectation in scenario.expect
+        ),
+        events=(),
+        limits=tuple(not_simulated(scenario)),
+        hashes={},
+        fold=fold({}),
+        ran_ns=0,
+    )
 
 
 class Run:

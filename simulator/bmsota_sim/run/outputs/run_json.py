@@ -9,13 +9,33 @@ from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.runner import event_text
 
 if TYPE_CHECKING:
+    from bmsota_sim.run.outputs.series import Series
     from bmsota_sim.run.runner import Result, Run
 
-__all__ = ["run_json"]
+__all__ = ["run_document", "run_json", "unstarted_document"]
 
 
-def run_json(run: Run, result: Result, *, given: dict[str, Any], generator: dict[str, Any], exit_code: int) -> str:
-    """As text. *given*: scenario text, seed, version and options; *generator*: lateness and CPU of the simulator itself."""
+def run_document(
+    run: Run,
+    result: Result,
+    *,
+    given: dict[str, Any],
+    generator: dict[str, Any],
+    exit_code: int,
+    series: Series,
+    no_verdict: str = "",
+) -> dict[str, Any]:
+    """As a dictionary.
+
+    Args:
+        run: it has ended.
+        result: its end.
+        given: scenario text, seed, version and options.
+        generator: lateness and CPU of the simulator itself; empty in virtual time.
+        exit_code: of the command.
+        series: the samples over time.
+        no_verdict: why the run says nothing, if it does.
+    """
     units = {
         str(unit): {
             "vin": ledger.vin,
@@ -29,10 +49,11 @@ def run_json(run: Run, result: Result, *, given: dict[str, Any], generator: dict
         }
         for unit, ledger in run.ledger.units.items()
     }
-    document = {
+    return {
         "format": 1,
         "given": given,
         "exit_code": exit_code,
+        "no_verdict": no_verdict,
         "ran_s": result.ran_ns / NS_PER_S,
         "started": run.started,
         "ramp_s": None if run.ramp_ns is None else run.ramp_ns / NS_PER_S,
@@ -41,16 +62,8 @@ def run_json(run: Run, result: Result, *, given: dict[str, Any], generator: dict
         "not_simulated": list(result.limits),
         "counters": run.ledger.totals(),
         "reply_s": {f"p{share}": run.ledger.quantile(share / 100) for share in (50, 90, 99)},
-        "verdicts": [
-            {
-                "name": case.name,
-                "passed": case.passed,
-                "expected": case.expected,
-                "got": case.got,
-                "failing": list(case.failing),
-            }
-            for case in result.cases
-        ],
+        "series": series.document(),
+        "verdicts": _verdicts(result),
         "events": [
             {
                 "at_s": event.planned.at_ns / NS_PER_S,
@@ -63,4 +76,43 @@ def run_json(run: Run, result: Result, *, given: dict[str, Any], generator: dict
         ],
         "units": units,
     }
+
+
+def unstarted_document(result: Result, *, given: dict[str, Any], exit_code: int, series: Series) -> dict[str, Any]:
+    """That of a run that was stopped before its first unit was switched on: nothing is judged."""
+    return {
+        "format": 1,
+        "given": given,
+        "exit_code": exit_code,
+        "no_verdict": "",
+        "ran_s": 0.0,
+        "started": 0,
+        "ramp_s": None,
+        "hash": result.fold,
+        "generator": {},
+        "not_simulated": list(result.limits),
+        "counters": {},
+        "reply_s": {"p50": None, "p90": None, "p99": None},
+        "series": series.document(),
+        "verdicts": _verdicts(result),
+        "events": [],
+        "units": {},
+    }
+
+
+def _verdicts(result: Result) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": case.name,
+            "passed": case.passed,
+            "expected": case.expected,
+            "got": case.got,
+            "failing": list(case.failing),
+        }
+        for case in result.cases
+    ]
+
+
+def run_json(document: dict[str, Any]) -> str:
+    """As text."""
     return json.dumps(document, indent=1) + "\n"
