@@ -18,6 +18,7 @@ from bmsota_sim.devices.bootloader_node import PowerCutPlan
 from bmsota_sim.devices.master import MasterHooks, VirtualMaster
 from bmsota_sim.devices.readings import master_readings
 from bmsota_sim.devices.slave import Slave
+from bmsota_sim.life import Activity
 from bmsota_sim.links.canbus import CanBus
 from bmsota_sim.unit import UnitFigures
 
@@ -164,6 +165,11 @@ class FullUnit:
         self._power_cycle: tuple[int, int] | None = None
         self._wants_to_drive = vehicle.is_driving
         self._wants_to_charge = vehicle.is_charging
+        self._charge_power_w: float | None = None
+        self._is_by_habit = False
+        """What the vehicle does, nobody has ordered."""
+        self._has_ended = False
+        """What is ordered has ended: the pack is empty, or full."""
         sensors = _MasterSensors(packs, self._row)
         self.master = VirtualMaster(
             kernel=kernel,
@@ -273,33 +279,80 @@ class FullUnit:
     def set_driving(self, *, is_driving: bool) -> None:
         """Start to drive, or stop. While the pack must rest the vehicle stays where it is, and drives off afterwards."""
         self._wants_to_drive = is_driving
+        self._has_ended = False
         self._follow_driver()
 
-    def set_charging(self, *, is_charging: bool) -> None:
+    def set_charging(self, *, is_charging: bool, power_w: float | None = None) -> None:
         """Plug the charger in, or out. While the pack must rest it does not charge, and begins afterwards."""
         self._wants_to_charge = is_charging
+        self._charge_power_w = power_w
+        self._has_ended = False
         self._follow_driver()
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the vehicle may drive off or be charged.
+
+        Neither while the pack must rest, nor while the master restarts, whose
+        contactors are open.
+        """
+        return not self.master.must_rest and (self.master.master is not None or not self.vehicle.ignition_on)
+
+    @property
+    def ordered(self) -> tuple[Activity | None, float | None]:
+        """What a timeline lets the vehicle do in place of its habits, and with which power a charger."""
+        if self._wants_to_drive:
+            return Activity.DRIVING, None
+        return (Activity.CHARGING, self._charge_power_w) if self._wants_to_charge else (None, None)
+
+    def follow(self, activity: Activity) -> None:
+        """What the vehicle does now, after a step of the physics (`Drives`)."""
+        vehicle = self.vehicle
+        was = (vehicle.is_driving, vehicle.is_charging)
+        does = (activity is Activity.DRIVING, activity is Activity.CHARGING)
+        ordered = self.ordered[0]
+        self._is_by_habit = ordered is None and activity is not Activity.PARKED
+        if does == was:
+            return
+        vehicle.is_driving, vehicle.is_charging = does
+        if does[0] != was[0]:
+            self._trace.note(self.kernel.now_ns, self.name, "drives" if does[0] else "stops")
+        if does[1] != was[1]:
+            self._trace.note(self.kernel.now_ns, self.name, "charges" if does[1] else "stops charging")
+        if ordered not in (None, activity) and self.may_begin:
+            self._has_ended = True
+            self._trace.note(self.kernel.now_ns, self.name, "its pack takes and gives no more")
+        self.master.vehicle_changed()
+
+    @property
+    def _wanted(self) -> tuple[bool, bool]:
+        """Whether the vehicle should drive and be charged, if it may."""
+        if self._has_ended:
+            return False, False
+        if self._is_by_habit and self.ordered[0] is None:
+            return self.vehicle.is_driving, self.vehicle.is_charging
+        return self._wants_to_drive, self._wants_to_charge
 
     def _follow_driver(self) -> None:
         """Let the vehicle do what the driver wants, unless the pack must rest."""
         vehicle = self.vehicle
-        # Nor while the master restarts: its contactors are open.
-        may_begin = not self.master.must_rest and (self.master.master is not None or not vehicle.ignition_on)
-        is_driving = self._wants_to_drive and (vehicle.is_driving or may_begin)
-        is_charging = self._wants_to_charge and (vehicle.is_charging or may_begin)
+        may_begin = self.may_begin
+        wants = self._wanted
+        is_driving = wants[0] and (vehicle.is_driving or may_begin)
+        is_charging = wants[1] and (vehicle.is_charging or may_begin)
         if is_driving != vehicle.is_driving:
             vehicle.is_driving = is_driving
             self._trace.note(self.kernel.now_ns, self.name, "drives" if is_driving else "stops")
         if is_charging != vehicle.is_charging:
             vehicle.is_charging = is_charging
             self._trace.note(self.kernel.now_ns, self.name, "charges" if is_charging else "stops charging")
-        if (is_driving, is_charging) != (self._wants_to_drive, self._wants_to_charge):
+        if (is_driving, is_charging) != wants:
             self._trace.note(self.kernel.now_ns, self.name, "stays: the pack must rest")
         self.master.vehicle_changed()
 
     def _rest_changed(self) -> None:
         """The pack must rest now, or need not any more."""
-        if (self._wants_to_drive, self._wants_to_charge) != (self.vehicle.is_driving, self.vehicle.is_charging):
+        if self._wanted != (self.vehicle.is_driving, self.vehicle.is_charging):
             # After the master has done what it is doing.
             self.kernel.call_soon(self._follow_driver)
 
@@ -370,13 +423,3 @@ class FullUnit:
             notes=tuple(master.remarks),
             faults=frozenset({(happened.split()[0], 0) for happened in self.modem.faults_happened} | cuts | frames),
         )
-
-    # -- physics -----------------------------------------------------------------------------------------------------------
-
-    def current_a(self) -> float:
-        """What the vehicle takes from the pack now; > 0 discharges."""
-        voltage = float(self._packs.cell_voltage_v[self._row].sum())
-        return self.vehicle.power_w / voltage if voltage > 0 else 0.0
-
-    def step(self, dt_s: float) -> None:
-        self.vehicle.step(dt_s)

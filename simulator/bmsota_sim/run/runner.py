@@ -11,16 +11,18 @@ An entry of the timeline that cannot be done is told, and makes the run red: not
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 from bmsota.gbt32960 import Edition
 from bmsota_sim import defaults
+from bmsota_sim.devices.drives import Drives
 from bmsota_sim.devices.frame_faults import FrameFaultKind
 from bmsota_sim.devices.unit import FullUnit
 from bmsota_sim.devices.vehicle import CITIES, VirtualVehicle
 from bmsota_sim.fleet import pack_design
+from bmsota_sim.life import DAY_S, Habits, driving_cycle
 from bmsota_sim.links.uplink import Modem
 from bmsota_sim.physics import Packs
 from bmsota_sim.profiles import PROFILES
@@ -31,6 +33,7 @@ from bmsota_sim.run.ledger import FAULTS, Ledger
 from bmsota_sim.run.link import RunUplink
 from bmsota_sim.run.selection import UnitId, group_units
 from bmsota_sim.run.timeline import plan
+from bmsota_sim.run.verbs import Charging as ChargingEntry
 from bmsota_sim.run.verbs import Driving as DrivingEntry
 from bmsota_sim.run.verbs import (
     DuplicateFrames,
@@ -53,7 +56,9 @@ if TYPE_CHECKING:
 
     from bmsota_sim.kernel import Kernel
     from bmsota_sim.links.uplink import Uplink
+    from bmsota_sim.physics import Chemistry
     from bmsota_sim.run.expectations import Verdict
+    from bmsota_sim.run.model import Life
     from bmsota_sim.run.scenario import Scenario
     from bmsota_sim.run.timeline import Planned
 
@@ -67,6 +72,8 @@ RAMP_TICK_NS = 20_000_000
 RAMP_LAG_NS_MAX = 50_000_000
 RAMP_PATIENCE_NS = NS_PER_S // 2
 FAILING_MAX = 10
+LOCAL_TIME_S = 8 * 3600
+"""Times of the day are those of China, as the times of reports are."""
 
 
 @dataclass(slots=True)
@@ -125,17 +132,33 @@ class Result:
 def not_simulated(scenario: Scenario) -> Iterator[str]:
     """What the scenario asks for and this version does not do, in words."""
     for name, group in scenario.groups.items():
-        life, network = scenario.life_of(name), scenario.network_of(name)
+        network = scenario.network_of(name)
         if group.fidelity == "fleet":
             yield f"{name}: fidelity fleet is simulated as full, with every CAN frame"
-        if life.trips != "none":
-            yield f"{name}: trips {life.trips}: the vehicles stay parked unless the timeline drives them"
-        if life.charge is not None:
-            yield f"{name}: the daily charge"
-        if life.ambient_c[0] != life.ambient_c[1]:
-            yield f"{name}: the temperature of the day: it stays at {life.ambient_c[0]:g} C"
         if network.half_open:
             yield f"{name}: half-open links: the platform is told of every lost link"
+
+
+def habits_of(life: Life, chemistry: Chemistry) -> Habits:
+    """What the vehicles of a group do every day."""
+    habits = Habits(
+        cycle=None if life.trips == "none" else driving_cycle(life.trips),
+        trips_per_day=life.trips_per_day,
+        charge_from_s=None,
+        cell_v_min=chemistry.cell_v_min,
+        cell_v_max=chemistry.cell_v_max,
+        ambient_c=life.ambient_c,
+    )
+    charge = life.charge
+    if charge is None:
+        return habits
+    return replace(
+        habits,
+        charge_from_s=round(charge.from_s),
+        charge_power_w=charge.power_kw * 1000,
+        charge_to=charge.to_pct / 100,
+        taper=charge.taper,
+    )
 
 
 class Run:
@@ -186,7 +209,7 @@ class Run:
         self.ramp_ns: int | None = None
         """How long the ramp-up took; None while it lasts."""
         self.is_over = False
-        self._packs: list[tuple[Packs, list[FullUnit]]] = []
+        self._drives: list[Drives] = []
         factory = cache(defaults.factory_images)
         keys = defaults.unit_keys()
         for name, group in scenario.groups.items():
@@ -200,7 +223,6 @@ class Run:
                 temperature_c=life.ambient_c[0],
             )
             of_group: list[FullUnit] = []
-            self._packs.append((packs, of_group))
             for unit in members:
                 link = RunUplink(
                     kernel,
@@ -233,6 +255,8 @@ class Run:
                 of_group.append(full)
                 self.units[unit] = RunUnit(full, link, trace)
                 progress(len(self.units))
+            owners = [str(unit) for unit in members]
+            self._drives.append(Drives(packs, of_group, owners, habits_of(life, packs.design.chemistry), seed=seed))
 
     def _soc(self, unit: UnitId) -> float:
         group = self.scenario.groups[unit.group]
@@ -291,10 +315,11 @@ class Run:
     def _step_physics(self) -> None:
         self.kernel.call_in(PHYSICS_STEP_NS, self._step_physics)
         dt_s = PHYSICS_STEP_NS / NS_PER_S
-        for packs, members in self._packs:
-            packs.step([unit.current_a() for unit in members], dt_s)
-            for unit in members:
-                unit.step(dt_s)
+        # Days are counted from the midnight before the start: what a unit does on its third day is the same whenever that is.
+        begin_s = (self.start_ns // NS_PER_S + LOCAL_TIME_S) % DAY_S
+        now_s = begin_s + (self.kernel.now_ns - self.start_ns) / NS_PER_S - dt_s
+        for drives in self._drives:
+            drives.step(now_s, dt_s)
 
     # -- the ramp-up -----------------------------------------------------------------------------------------------------
 
@@ -355,6 +380,8 @@ class Run:
                 unit.link.send_twice(share)
             case OutOfOrder(share=share):
                 unit.link.swap(share)
+            case ChargingEntry(power_kw=power_kw):
+                full.set_charging(is_charging=True, power_w=power_kw * 1000)
             case _ if not unit.is_on:
                 return "it was not switched on yet"
             case Restart(off_s=off_s):
@@ -382,6 +409,8 @@ class Run:
                     unit.unit.set_coverage(covered=True)
                 case DrivingEntry():
                     unit.unit.set_driving(is_driving=False)
+                case ChargingEntry():
+                    unit.unit.set_charging(is_charging=False)
                 case DuplicateFrames():
                     unit.link.send_twice(0.0)
                 case OutOfOrder():
