@@ -129,6 +129,9 @@ class MasterReadings:
     current_a: float
     """> 0: discharging."""
     soc_pct: float
+    is_ready: bool | None = None
+    """Whether the vehicle is started, as a report says it; None: as *ignition_on*. A parked vehicle's BMS may be awake and say that it is off."""
+    is_charge_complete: bool = False
     contactors_closed: bool | None = None
     """The main contactors, to the drive and the charger."""
     supply_v: float | None = None
@@ -265,10 +268,17 @@ def _degrees(value: float | None) -> int | Sentinel:
     return _whole(TEMPERATURE_RANGE_C, value)
 
 
+def _charging_state(readings: MasterReadings) -> ChargingState:
+    if readings.is_charging:
+        return ChargingState.PARKED_CHARGING
+    return ChargingState.COMPLETE if readings.is_charge_complete else ChargingState.NOT_CHARGING
+
+
 def _vehicle_data(voltage: float | None, readings: MasterReadings) -> VehicleData:
+    is_ready = readings.ignition_on if readings.is_ready is None else readings.is_ready
     return VehicleData(
-        vehicle_state=VehicleState.STARTED if readings.ignition_on else VehicleState.OFF,
-        charging_state=ChargingState.PARKED_CHARGING if readings.is_charging else ChargingState.NOT_CHARGING,
+        vehicle_state=VehicleState.STARTED if is_ready else VehicleState.OFF,
+        charging_state=_charging_state(readings),
         run_mode=RunMode.ELECTRIC,
         speed_kmh=_within(SPEED_RANGE_KMH, readings.speed_kmh),
         odometer_km=_within(ODOMETER_RANGE_KM, readings.odometer_km),

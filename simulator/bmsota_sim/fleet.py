@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bmsota_sim import defaults
+from bmsota_sim.devices.drives import Drives
 from bmsota_sim.devices.frame_faults import FrameFaultKind
 from bmsota_sim.devices.unit import FullUnit
 from bmsota_sim.devices.vehicle import CITIES, VirtualVehicle
 from bmsota_sim.identity import slave_hwid, unit_identity
 from bmsota_sim.kernel import MS, SECOND, Kernel
+from bmsota_sim.life import Habits
 from bmsota_sim.links.uplink import Modem
 from bmsota_sim.physics import LFP, NMC, PackDesign, Packs
 from bmsota_sim.profiles import PROFILES
@@ -89,6 +91,7 @@ class Fleet:
         self.units: list[Unit] = []
         self._is_started = False
         self._packs: dict[str, Packs] = {}
+        self._drives: list[Drives] = []
         numbers = range(1, scenario.vehicle_count + 1)
         identities = {
             number: unit_identity(
@@ -136,6 +139,13 @@ class Fleet:
                     unprotected_slaves=unprotected,
                 )
             )
+
+        for series, packs in self._packs.items():
+            members = [number for number in numbers if scenario.series_of(number) == series]
+            chemistry = packs.design.chemistry
+            habits = Habits(charge_from_s=None, cell_v_min=chemistry.cell_v_min, cell_v_max=chemistry.cell_v_max)
+            units = [self.unit(number) for number in members]
+            self._drives.append(Drives(packs, units, [str(number) for number in members], habits, seed=seed))
 
     def _soc(self, number: int) -> float:
         plan = self.scenario.vehicles.get(number)
@@ -213,11 +223,8 @@ class Fleet:
     def _step_physics(self) -> None:
         self.kernel.call_in(PHYSICS_STEP_NS, self._step_physics)
         dt_s = PHYSICS_STEP_NS / SECOND
-        for series, packs in self._packs.items():
-            members = [unit for unit in self.units if unit.profile.series == series]
-            packs.step([unit.current_a() for unit in members], dt_s)
-            for unit in members:
-                unit.step(dt_s)
+        for drives in self._drives:
+            drives.step((self.kernel.now_ns - self.start_ns) / SECOND - dt_s, dt_s)
 
 
 def virtual_fleet(

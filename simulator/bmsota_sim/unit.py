@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from bmsota.image import ImageVersion
     from bmsota_sim.devices.frame_faults import FrameFaultKind
+    from bmsota_sim.devices.vehicle import VirtualVehicle
     from bmsota_sim.identity import VirtualUnitIdentity
+    from bmsota_sim.life import Activity
     from bmsota_sim.profiles import SeriesProfile
 
 __all__ = ["PackView", "Unit", "UnitFigures"]
@@ -144,12 +146,21 @@ class Unit(Protocol):
     @property
     def pack_view(self) -> PackView: ...
 
-    # -- physics
+    # -- physics, of which `devices.drives` knows more
 
-    def current_a(self) -> float:
-        """What the vehicle takes from the pack now; > 0 discharges."""
+    @property
+    def ordered(self) -> tuple[Activity | None, float | None]:
+        """What a timeline lets the vehicle do in place of its habits, and with which power a charger."""
         ...
 
-    def step(self, dt_s: float) -> None:
-        """Move the vehicle for *dt_s*."""
+    @property
+    def may_begin(self) -> bool:
+        """Whether the vehicle may drive off, or begin to be charged."""
+        ...
+
+    @property
+    def vehicle(self) -> VirtualVehicle: ...
+
+    def follow(self, activity: Activity) -> None:
+        """What the vehicle does from now on, as the physics found."""
         ...

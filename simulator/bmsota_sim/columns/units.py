@@ -38,6 +38,7 @@ from bmsota.gbt32960 import (
 from bmsota.ota import IdentityReporter
 from bmsota_sim.columns.quantise import MISSING, cells_on_bus, probes_on_bus
 from bmsota_sim.columns.reports import CHARGING, DRIVING, IGNITION_ON, ReportColumns, VehicleRows
+from bmsota_sim.devices.driver import Driver
 from bmsota_sim.devices.master import BOOT_TIME_NS, SHUTDOWN_LIMIT_NS
 from bmsota_sim.devices.phase import LATCH_NS, next_latch, slave_offset_ns
 from bmsota_sim.devices.slave import BOOT_TIME_NS as SLAVE_BOOT_TIME_NS
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from bmsota_sim.devices.vehicle import VirtualVehicle
     from bmsota_sim.identity import VirtualUnitIdentity
     from bmsota_sim.kernel import Kernel
+    from bmsota_sim.life import Activity
     from bmsota_sim.links.uplink import Modem
     from bmsota_sim.physics import Packs
     from bmsota_sim.profiles import SeriesProfile
@@ -125,15 +127,6 @@ class FleetGroup:
     def add(self, unit: FleetUnit, row: int) -> None:
         """Take *unit* in, whose pack is *row*."""
         self._units[row] = unit
-
-    # -- physics ---------------------------------------------------------------------------------------------------------
-
-    def fill_currents(self, current_a: Array) -> None:
-        """What the vehicles take from their packs now, into their rows of *current_a*; > 0 discharges."""
-        rows = list(self._units)
-        power_w = np.array([unit.vehicle.power_w for unit in self._units.values()])
-        volts = self.packs.cell_voltage_v.sum(axis=1)[rows].astype(np.float64)
-        current_a[rows] = np.divide(power_w, volts, out=np.zeros(len(rows)), where=volts > 0)
 
     # -- reports ---------------------------------------------------------------------------------------------------------
 
@@ -237,6 +230,7 @@ class FleetUnit:
 
     __slots__ = (
         "_discovery_ns",
+        "_driver",
         "_figures",
         "_filed_ns",
         "_first_round_ns",
@@ -251,8 +245,6 @@ class FleetUnit:
         "_session",
         "_switched_on_ns",
         "_trace",
-        "_wants_to_charge",
-        "_wants_to_drive",
         "heard_ns",
         "identity",
         "is_powered",
@@ -293,8 +285,7 @@ class FleetUnit:
         self._is_shutting_down = False
         self._powered_off: Callable[[], None] | None = None
         self._last_login: tuple[int, int] | None = None
-        self._wants_to_drive = vehicle.is_driving
-        self._wants_to_charge = vehicle.is_charging
+        self._driver = Driver(vehicle, may_begin=lambda: self.may_begin, note=self._note)
         self._figures = [0, 0, 0, 0]
         """Reports, logins, bytes up, bytes down."""
         group.add(self, self.row)
@@ -342,8 +333,8 @@ class FleetUnit:
         self._filed_ns = _NEVER
         group.booted(self, life)
         self._run_deadlines()
-        if (self._wants_to_drive, self._wants_to_charge) != (self.vehicle.is_driving, self.vehicle.is_charging):
-            group.kernel.call_soon(self._follow_driver)
+        if self._driver.waits:
+            group.kernel.call_soon(self._driver.act)
 
     def switch_off(self, then: Callable[[], None] = lambda: None) -> None:
         """Ignition off: the master logs out, then the supply goes and *then* is called."""
@@ -394,19 +385,25 @@ class FleetUnit:
 
     def set_driving(self, *, is_driving: bool) -> None:
         """Start to drive, or stop; not while the master boots."""
-        self._wants_to_drive = is_driving
-        self._follow_driver()
+        self._driver.drive(is_driving=is_driving)
 
-    def set_charging(self, *, is_charging: bool) -> None:
+    def set_charging(self, *, is_charging: bool, power_w: float | None = None) -> None:
         """Plug the charger in, or out; not while the master boots."""
-        self._wants_to_charge = is_charging
-        self._follow_driver()
+        self._driver.charge(is_charging=is_charging, power_w=power_w)
 
-    def _follow_driver(self) -> None:
-        vehicle = self.vehicle
-        may_begin = self._session is not None or not vehicle.ignition_on
-        vehicle.is_driving = self._wants_to_drive and (vehicle.is_driving or may_begin)
-        vehicle.is_charging = self._wants_to_charge and (vehicle.is_charging or may_begin)
+    @property
+    def may_begin(self) -> bool:
+        """Whether the vehicle may drive off or be charged: not while the master boots, whose contactors are open."""
+        return self._session is not None or not self.vehicle.ignition_on
+
+    @property
+    def ordered(self) -> tuple[Activity | None, float | None]:
+        """What a timeline lets the vehicle do in place of its habits, and with which power a charger."""
+        return self._driver.ordered
+
+    def follow(self, activity: Activity) -> None:
+        """What the vehicle does now, after a step of the physics (`Drives`)."""
+        self._driver.follow(activity)
 
     # -- what needs a full unit --------------------------------------------------------------------------------------------
 
@@ -459,14 +456,6 @@ class FleetUnit:
     @property
     def pack_view(self) -> PackRow:
         return PackRow(self._group.packs, self.row)
-
-    def current_a(self) -> float:
-        """What the vehicle takes from the pack now; > 0 discharges."""
-        voltage = float(self._group.packs.cell_voltage_v[self.row].sum())
-        return self.vehicle.power_w / voltage if voltage > 0 else 0.0
-
-    def step(self, dt_s: float) -> None:
-        self.vehicle.step(dt_s)
 
     def hide_unheard(self, second_ns: int, cells: Array, probes: Array) -> None:
         """In the values of one report, mark those of slaves that have not sent a round by *second_ns*."""

@@ -16,6 +16,7 @@ from bmsota.image import HardwareClass, ImageRole
 from bmsota.master import MasterConfiguration
 from bmsota.node import TargetIdentity
 from bmsota_sim.devices.bootloader_node import PowerCutPlan
+from bmsota_sim.devices.driver import Driver
 from bmsota_sim.devices.master import MasterHooks, VirtualMaster
 from bmsota_sim.devices.readings import master_readings
 from bmsota_sim.devices.slave import Slave
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bmsota_sim.devices.vehicle import VirtualVehicle
     from bmsota_sim.identity import VirtualUnitIdentity
     from bmsota_sim.kernel import Kernel
+    from bmsota_sim.life import Activity
     from bmsota_sim.links.uplink import Modem
     from bmsota_sim.physics import Packs
     from bmsota_sim.profiles import SeriesProfile
@@ -166,8 +168,6 @@ class FullUnit:
         self.shown_position: Callable[[tuple[float, float]], tuple[float, float]] = lambda position: position
         """What its receiver makes of the true longitude and latitude."""
         self._power_cycle: tuple[int, int] | None = None
-        self._wants_to_drive = vehicle.is_driving
-        self._wants_to_charge = vehicle.is_charging
         sensors = self._sensors = _MasterSensors(packs, self._row)
         self.master = VirtualMaster(
             kernel=kernel,
@@ -208,6 +208,12 @@ class FullUnit:
                 self_test_failure=self._why_self_test_fails,
                 rest_changed=self._rest_changed,
             ),
+        )
+        self._driver = Driver(
+            vehicle,
+            may_begin=lambda: self.may_begin,
+            note=lambda text: trace.note(kernel.now_ns, self.name, text),
+            changed=self.master.vehicle_changed,
         )
         self.pack_view = BusPackView(self.master, sensors)
         self.slaves = [
@@ -271,36 +277,35 @@ class FullUnit:
 
     def set_driving(self, *, is_driving: bool) -> None:
         """Start to drive, or stop. While the pack must rest the vehicle stays where it is, and drives off afterwards."""
-        self._wants_to_drive = is_driving
-        self._follow_driver()
+        self._driver.drive(is_driving=is_driving)
 
-    def set_charging(self, *, is_charging: bool) -> None:
+    def set_charging(self, *, is_charging: bool, power_w: float | None = None) -> None:
         """Plug the charger in, or out. While the pack must rest it does not charge, and begins afterwards."""
-        self._wants_to_charge = is_charging
-        self._follow_driver()
+        self._driver.charge(is_charging=is_charging, power_w=power_w)
 
-    def _follow_driver(self) -> None:
-        """Let the vehicle do what the driver wants, unless the pack must rest."""
-        vehicle = self.vehicle
-        # Nor while the master restarts: its contactors are open.
-        may_begin = not self.master.must_rest and (self.master.master is not None or not vehicle.ignition_on)
-        is_driving = self._wants_to_drive and (vehicle.is_driving or may_begin)
-        is_charging = self._wants_to_charge and (vehicle.is_charging or may_begin)
-        if is_driving != vehicle.is_driving:
-            vehicle.is_driving = is_driving
-            self._trace.note(self.kernel.now_ns, self.name, "drives" if is_driving else "stops")
-        if is_charging != vehicle.is_charging:
-            vehicle.is_charging = is_charging
-            self._trace.note(self.kernel.now_ns, self.name, "charges" if is_charging else "stops charging")
-        if (is_driving, is_charging) != (self._wants_to_drive, self._wants_to_charge):
-            self._trace.note(self.kernel.now_ns, self.name, "stays: the pack must rest")
-        self.master.vehicle_changed()
+    @property
+    def may_begin(self) -> bool:
+        """Whether the vehicle may drive off or be charged.
+
+        Neither while the pack must rest, nor while the master restarts, whose
+        contactors are open.
+        """
+        return not self.master.must_rest and (self.master.master is not None or not self.vehicle.ignition_on)
+
+    @property
+    def ordered(self) -> tuple[Activity | None, float | None]:
+        """What a timeline lets the vehicle do in place of its habits, and with which power a charger."""
+        return self._driver.ordered
+
+    def follow(self, activity: Activity) -> None:
+        """What the vehicle does now, after a step of the physics (`Drives`)."""
+        self._driver.follow(activity)
 
     def _rest_changed(self) -> None:
         """The pack must rest now, or need not any more."""
-        if (self._wants_to_drive, self._wants_to_charge) != (self.vehicle.is_driving, self.vehicle.is_charging):
+        if self._driver.waits:
             # After the master has done what it is doing.
-            self.kernel.call_soon(self._follow_driver)
+            self.kernel.call_soon(self._driver.act)
 
     def set_coverage(self, *, covered: bool) -> None:
         """Enter or leave the mobile network."""
@@ -394,13 +399,3 @@ class FullUnit:
                 {(happened.split()[0], 0) for happened in self.modem.faults_happened} | cuts | frames | tests
             ),
         )
-
-    # -- physics -----------------------------------------------------------------------------------------------------------
-
-    def current_a(self) -> float:
-        """What the vehicle takes from the pack now; > 0 discharges."""
-        voltage = float(self._packs.cell_voltage_v[self._row].sum())
-        return self.vehicle.power_w / voltage if voltage > 0 else 0.0
-
-    def step(self, dt_s: float) -> None:
-        self.vehicle.step(dt_s)

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from bmsota_sim.life.cycles import DrivingCycle, driving_cycle, read_driving_cycle
-from bmsota_sim.life.days import Activity, DailyLife, Habits
+from bmsota_sim.life.days import CRUISE_POWER_W, CRUISE_SPEED_KMH, DAY_S, Activity, DailyLife, Habits
 from bmsota_sim.life.powertrain import Powertrain
 
-__all__ = ["Activity", "DailyLife", "DrivingCycle", "Habits", "Powertrain", "driving_cycle", "read_driving_cycle"]
+__all__ = [
+    "CRUISE_POWER_W",
+    "CRUISE_SPEED_KMH",
+    "DAY_S",
+    "Activity",
+    "DailyLife",
+    "DrivingCycle",
+    "Habits",
+    "Powertrain",
+    "driving_cycle",
+    "read_driving_cycle",
+]

@@ -6,6 +6,9 @@ vehicle drives slower; at its end the contactors open and the vehicle stands unt
 power up to the highest cell's limit, then constant voltage until the current has tapered.
 
 What a vehicle does on a day is drawn from (seed, owner, day) alone: a row is the same in whatever company.
+
+A caller can order what a row does (`order`), hold it (`may_begin`) and switch it off (`is_on`): so the units of a run stand while they
+are upgraded, and do what a timeline says.
 """
 
 from __future__ import annotations
@@ -42,6 +45,16 @@ DERATE_BELOW_SOC = 0.10
 RECONNECT_SOC = 0.05
 # Under this share of the wanted power a vehicle does not crawl on: it stops.
 CRAWL_MIN = 0.05
+# What is driven by order, beside all cycles, is driven at one speed: a compact electric car takes about 15 kWh per 100 km.
+CRUISE_SPEED_KMH = 48.0
+CRUISE_POWER_W = 7_200.0
+# A charge with constant power alone is over when the pack takes this much less.
+NO_TAPER_SHARE = 0.98
+# Passive balancing: while a vehicle charges, cells that are this far above their pack's lowest are bled.
+BALANCE_BEGIN_V = 0.010
+
+
+_BY_HABIT = -1
 
 
 class Activity(IntEnum):
@@ -64,6 +77,10 @@ class Habits:
     charge_power_w: float = 7_000.0
     charge_to: float = 1.0
     """State of charge of the emptiest cell at which a charge ends."""
+    taper: bool = True
+    """Whether a charge goes on with constant voltage where its power can no longer be held."""
+    balance: bool = True
+    """Whether high cells are bled while the pack charges."""
     cell_v_min: float = 2.8
     cell_v_max: float = 4.2
     """Limits of a cell; those of the chemistry and its maker."""
@@ -131,6 +148,19 @@ class DailyLife:
         """At the packs' terminals since the start, both 0 or more."""
         self.contactors_closed = np.ones(count, np.bool_)
         """Open: the pack gave out, and gives nothing until it is charged."""
+        self.is_full = np.zeros(count, np.bool_)
+        """Its charge is over, and it has not driven since."""
+        self.may_begin = np.ones(count, np.bool_)
+        """Set by the caller: whether the row may drive off or begin to charge now. A trip that is due waits."""
+        self.is_on = np.ones(count, np.bool_)
+        """Set by the caller: a row that is switched off stands still and takes nothing, whatever it was doing."""
+        self.parked_w = np.full(count, habits.parked_w)
+        """What each row takes while it is parked."""
+        self._ordered: npt.NDArray[np.int8] = np.full(count, _BY_HABIT, np.int8)
+        self._is_cruising = np.zeros(count, np.bool_)
+        self._was_ordered_to_charge = np.zeros(count, np.bool_)
+        self._charge_w = np.full(count, habits.charge_power_w)
+        self._charge_to = np.full(count, habits.charge_to)
         self._trip_s = np.zeros(count)
         """How much of its cycle a driving row has driven; slower than the clock when the pack gives less."""
         self._day = -1
@@ -148,6 +178,18 @@ class DailyLife:
         rows: npt.NDArray[np.bool_] = self.activity == Activity.CHARGING
         return rows
 
+    def order(self, row: int, activity: Activity | None, *, charge_power_w: float | None = None) -> None:
+        """Let a row drive (at one speed), charge or stand from the next step on, whatever its habits; None: its habits again.
+
+        What an empty pack, `may_begin` or a full pack forbids does not happen, order or not.
+        """
+        self._ordered[row] = _BY_HABIT if activity is None else activity
+        if activity is Activity.CHARGING:
+            self.is_full[row] = False
+        is_given = activity is Activity.CHARGING and charge_power_w is not None
+        self._charge_w[row] = charge_power_w if is_given else self.habits.charge_power_w
+        self._charge_to[row] = 1.0 if is_given else self.habits.charge_to
+
     def ambient_at(self, now_s: float) -> float:
         """Degrees Celsius at *now_s*."""
         low, high = self.habits.ambient_c
@@ -161,8 +203,9 @@ class DailyLife:
             dt_s: 1 while somebody drives; up to 30 otherwise.
         """
         if now_s // DAY_S != self._day:
-            self._draw_day(int(now_s // DAY_S))
+            self._draw_day(int(now_s // DAY_S), now_s)
         self._begin_and_end(now_s)
+        self._follow_orders()
         habits, packs = self.habits, self.packs
         count = len(self.owners)
         charge_a = discharge_a = np.full(count, np.inf, np.float32)
@@ -182,15 +225,25 @@ class DailyLife:
         voltage = np.maximum(packs.pack_voltage_v.astype(np.float64), 1.0)
         wanted_w, share = self._wanted(voltage, give_a, dt_s)
         current = np.clip(wanted_w / voltage, -take_a, give_a)
-        packs.step(current.astype(np.float32), dt_s, ambient_c=self.ambient_at(now_s + dt_s / 2))
+        packs.step(
+            current.astype(np.float32), dt_s, ambient_c=self.ambient_at(now_s + dt_s / 2), balancing=self._bled_cells()
+        )
         self._account(dt_s)
-        self._give_out(share)
+        self._give_out(share, take_a, voltage)
+
+    def _bled_cells(self) -> npt.NDArray[np.bool_] | None:
+        rows = self.is_charging & self.is_on
+        if not self.habits.balance or not rows.any():
+            return None
+        volts = self.packs.cell_voltage_v
+        bled: npt.NDArray[np.bool_] = volts > volts.min(axis=1, keepdims=True) + np.float32(BALANCE_BEGIN_V)
+        return bled & rows[:, None]
 
     # -- what begins and ends
 
-    def _draw_day(self, day: int) -> None:
+    def _draw_day(self, day: int, now_s: float) -> None:
         habits = self.habits
-        self._day = day
+        is_first, self._day = self._day < 0, day
         self._next_trip[:] = 0
         for row, owner in enumerate(self.owners):
             draw = stream(self.seed, owner, f"day {day}")
@@ -202,24 +255,50 @@ class DailyLife:
             if habits.charge_from_s is not None:
                 late = draw.randrange(CHARGE_SPREAD_S)
                 self._charge_from_s[row] = day * DAY_S + habits.charge_from_s + late
+        if is_first and habits.cycle is not None:
+            # What would have left before there was anybody has left without.
+            self._next_trip[:] = (self._departures_s < now_s).sum(axis=1)
 
     def _begin_and_end(self, now_s: float) -> None:
         habits = self.habits
         cycle = habits.cycle
         if cycle is not None:
-            arrived = self.is_driving & (self._trip_s >= cycle.duration_s)
+            arrived = self.is_driving & ~self._is_cruising & (self._trip_s >= cycle.duration_s)
             self.activity[arrived] = Activity.PARKED
             self.speed_kmh[arrived] = 0.0
         if cycle is not None and habits.trips_per_day:
             trip = np.minimum(self._next_trip, habits.trips_per_day - 1)
             due = (self._next_trip < habits.trips_per_day) & (self._departures_s[np.arange(len(trip)), trip] <= now_s)
+            due &= (self._ordered == _BY_HABIT) & (self.may_begin & self.is_on | self.is_driving)
             self._next_trip[due] += 1
             leaves = due & ~self.is_driving & self.contactors_closed
             self.activity[leaves] = Activity.DRIVING
+            self.is_full[leaves] = False
+            self._is_cruising[leaves] = False
             self._trip_s[leaves] = 0.0
-        plugs = (self._charge_from_s <= now_s) & (self.activity == Activity.PARKED)
+        plugs = (self._charge_from_s <= now_s) & (self.activity == Activity.PARKED) & self.may_begin & self.is_on
+        plugs &= self._ordered == _BY_HABIT
         self._charge_from_s[plugs] = math.inf
         self.activity[plugs] = Activity.CHARGING
+        self.is_full[plugs] = False
+
+    def _follow_orders(self) -> None:
+        """Begin what is ordered, and end what was."""
+        ordered = self._ordered
+        ends = self._is_cruising & self.is_driving & (ordered != Activity.DRIVING)
+        ends |= self.is_charging & ((ordered == Activity.PARKED) | (ordered == Activity.DRIVING))
+        ends |= self._was_ordered_to_charge & self.is_charging & (ordered != Activity.CHARGING)
+        ends |= self.is_driving & ((ordered == Activity.PARKED) | (ordered == Activity.CHARGING))
+        self.activity[ends] = Activity.PARKED
+        self.speed_kmh[ends] = 0.0
+        self._was_ordered_to_charge = ordered == Activity.CHARGING
+        is_free = self.may_begin & (self.activity == Activity.PARKED)
+        drives = is_free & (ordered == Activity.DRIVING) & self.contactors_closed
+        self.activity[drives] = Activity.DRIVING
+        self._is_cruising[drives] = True
+        self.is_full[drives] = False
+        charges = is_free & (ordered == Activity.CHARGING) & ~self.is_full
+        self.activity[charges] = Activity.CHARGING
 
     # -- what is wanted, and what comes of it
 
@@ -227,27 +306,46 @@ class DailyLife:
         self, voltage: npt.NDArray[np.float64], give_a: npt.NDArray[np.float64], dt_s: float
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """The power each row wants, and the share of its driving power that its pack can give (1: all)."""
-        habits, drive = self.habits, self.powertrain
-        wanted = np.where(self.is_charging, -habits.charge_power_w, habits.parked_w)
+        charging, driving = self.is_charging & self.is_on, self.is_driving & self.is_on
+        wanted = np.where(charging, -self._charge_w, np.where(self.is_on, self.parked_w, 0.0))
         share = np.ones(len(wanted))
-        rows = np.flatnonzero(self.is_driving)
-        if habits.cycle is None or not len(rows):
-            return wanted, share
-        at = self._trip_s[rows]
-        before, behind = habits.cycle.speed_at(at), habits.cycle.speed_at(at + dt_s)
-        power = drive.power_w((before + behind) / 2, (behind - before) / 3.6 / dt_s)
-        # At r times the speed the power is at most r times as high: rolling grows with r, air and inertia with its cube.
-        most = give_a[rows] * voltage[rows]
-        slower = np.where(power > most, np.maximum(most, 0.0) / np.maximum(power, 1.0), 1.0)
-        slower[slower < CRAWL_MIN] = 0.0
-        share[rows] = slower
-        wanted[rows] = np.where(slower < 1.0, np.where(slower > 0.0, most, 0.0), power)
-        progress = slower * dt_s
-        driven = habits.cycle.driven_at(at + progress) - habits.cycle.driven_at(at)
-        self.odometer_km[rows] += driven
-        self.speed_kmh[rows] = slower * habits.cycle.speed_at(at + progress)
-        self._trip_s[rows] = at + progress
+        self.speed_kmh[~driving] = 0.0
+        for rows, is_cruise in (
+            (np.flatnonzero(driving & ~self._is_cruising), False),
+            (np.flatnonzero(driving & self._is_cruising), True),
+        ):
+            if not len(rows):
+                continue
+            power = np.full(len(rows), CRUISE_POWER_W) if is_cruise else self._cycle_power_w(rows, dt_s)
+            # At r times the speed the power is at most r times as high: rolling grows with r, air and inertia with its cube.
+            most = give_a[rows] * voltage[rows]
+            slower = np.where(power > most, np.maximum(most, 0.0) / np.maximum(power, 1.0), 1.0)
+            slower[slower < CRAWL_MIN] = 0.0
+            share[rows] = slower
+            wanted[rows] = np.where(slower < 1.0, np.where(slower > 0.0, most, 0.0), power)
+            self._move(rows, slower, dt_s, is_cruise=is_cruise)
         return wanted, share
+
+    def _cycle_power_w(self, rows: npt.NDArray[np.intp], dt_s: float) -> npt.NDArray[np.float64]:
+        cycle = self.habits.cycle
+        assert cycle is not None
+        at = self._trip_s[rows]
+        before, behind = cycle.speed_at(at), cycle.speed_at(at + dt_s)
+        return self.powertrain.power_w((before + behind) / 2, (behind - before) / 3.6 / dt_s)
+
+    def _move(
+        self, rows: npt.NDArray[np.intp], slower: npt.NDArray[np.float64], dt_s: float, *, is_cruise: bool
+    ) -> None:
+        if is_cruise:
+            self.speed_kmh[rows] = slower * CRUISE_SPEED_KMH
+            self.odometer_km[rows] += self.speed_kmh[rows] * dt_s / 3600.0
+            return
+        cycle = self.habits.cycle
+        assert cycle is not None
+        at, progress = self._trip_s[rows], slower * dt_s
+        self.odometer_km[rows] += cycle.driven_at(at + progress) - cycle.driven_at(at)
+        self.speed_kmh[rows] = slower * cycle.speed_at(at + progress)
+        self._trip_s[rows] = at + progress
 
     def _account(self, dt_s: float) -> None:
         packs = self.packs
@@ -255,16 +353,24 @@ class DailyLife:
         self.energy_out_j += np.maximum(self.power_w, 0.0) * dt_s
         self.energy_in_j += np.maximum(-self.power_w, 0.0) * dt_s
 
-    def _give_out(self, share: npt.NDArray[np.float64]) -> None:
+    def _give_out(
+        self, share: npt.NDArray[np.float64], take_a: npt.NDArray[np.float64], voltage: npt.NDArray[np.float64]
+    ) -> None:
         """Contactors that open and close again, and charges that are over."""
         packs, habits = self.packs, self.habits
         stops = self.is_driving & (share == 0.0)
         self.contactors_closed[stops] = False
         self.activity[stops] = Activity.PARKED
         self.speed_kmh[stops] = 0.0
-        self.contactors_closed |= packs.soc >= RECONNECT_SOC
-        tapered = -packs.current_a <= np.minimum(
-            TAPER_END * packs.design.capacity_ah, 0.5 * habits.charge_power_w / np.maximum(packs.pack_voltage_v, 1.0)
-        )
-        full = self.is_charging & (tapered | (packs.soc >= habits.charge_to))
+        # Not while it is to drive on: it would stop again at once.
+        self.contactors_closed |= (packs.soc >= RECONNECT_SOC) & (self._ordered != Activity.DRIVING)
+        if not self.is_charging.any():
+            return
+        if habits.taper:
+            end_a = np.minimum(TAPER_END * packs.design.capacity_ah, 0.5 * self._charge_w / voltage)
+            is_over = -packs.current_a <= end_a
+        else:
+            is_over = take_a * voltage < NO_TAPER_SHARE * self._charge_w
+        full = self.is_charging & self.is_on & (is_over | (packs.soc >= self._charge_to))
+        self.is_full |= full
         self.activity[full] = Activity.PARKED

@@ -32,6 +32,9 @@ class Chemistry:
     """Time constant of the RC pair."""
     heat_capacity_j_per_k_ah: float = 19.0
     """Heat capacity per ampere hour: about 1000 J/(kg K) at 19 g/Ah."""
+    cell_v_min: float = 2.8
+    cell_v_max: float = 4.2
+    """Between which voltages a BMS keeps its cells."""
 
 
 NMC = Chemistry(
@@ -47,4 +50,6 @@ LFP = Chemistry(
     r0_ohm_ah=(0.185, 0.092, 0.050, 0.030),
     r1_ohm_ah=(0.277, 0.138, 0.076, 0.045),
     heat_capacity_j_per_k_ah=25.0,
+    cell_v_min=2.5,
+    cell_v_max=3.65,
 )

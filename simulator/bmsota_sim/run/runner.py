@@ -11,21 +11,21 @@ An entry of the timeline that cannot be done is told, and makes the run red: not
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import Edition
 from bmsota_sim import defaults
 from bmsota_sim.columns.nodes import series_nodes
 from bmsota_sim.columns.units import FleetGroup, FleetUnit
+from bmsota_sim.devices.drives import Drives
 from bmsota_sim.devices.frame_faults import FrameFaultKind
 from bmsota_sim.devices.unit import FullUnit
 from bmsota_sim.devices.vehicle import CITIES, VirtualVehicle
 from bmsota_sim.fleet import pack_design
+from bmsota_sim.life import DAY_S, Habits, driving_cycle
 from bmsota_sim.links.uplink import Modem
 from bmsota_sim.physics import Packs
 from bmsota_sim.profiles import PROFILES
@@ -41,8 +41,8 @@ from bmsota_sim.run.selection import UnitId, group_units, select
 from bmsota_sim.run.timeline import Planned, outcomes, plan
 from bmsota_sim.run.upgrade_outcomes import expected_statuses, may_change_outcome, prepare_outcome, trusted_keys
 from bmsota_sim.run.verb_actions import begin_entry, end_entry, missing_effect
-from bmsota_sim.run.verbs import Driving as DrivingEntry
 from bmsota_sim.run.verbs import (
+    CellFailure,
     DuplicateFrames,
     FrameCorrupted,
     FrameFrozen,
@@ -51,10 +51,14 @@ from bmsota_sim.run.verbs import (
     OutOfOrder,
     PlatformOutage,
     Restart,
+    SensorBroken,
     SlaveSilent,
     SlaveSwap,
     Storm,
+    ThermalEvent,
 )
+from bmsota_sim.run.verbs import Charging as ChargingEntry
+from bmsota_sim.run.verbs import Driving as DrivingEntry
 from bmsota_sim.streams import stream
 from bmsota_sim.trace import LinkTrace
 
@@ -62,9 +66,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from bmsota_sim.kernel import Kernel
+    from bmsota_sim.physics import Chemistry
     from bmsota_sim.run.expectations import ExpectationVerdict
     from bmsota_sim.run.link import LosableUplink
-    from bmsota_sim.run.model import FleetScenario
+    from bmsota_sim.run.model import FleetScenario, Life
     from bmsota_sim.run.verbs import Verb
 
 __all__ = ["Case", "Event", "Result", "Run", "not_simulated", "unstarted"]
@@ -77,6 +82,8 @@ RAMP_TICK_NS = 20_000_000
 RAMP_LAG_NS_MAX = 50_000_000
 RAMP_PATIENCE_NS = NS_PER_S // 2
 FAILING_MAX = 10
+LOCAL_TIME_S = 8 * 3600
+"""Times of the day are those of China, as the times of reports are."""
 
 
 @dataclass(slots=True)
@@ -134,38 +141,8 @@ class Result:
 
 def not_simulated(scenario: FleetScenario) -> Iterator[str]:
     """What the scenario asks for and this version does not do, in words."""
-    for name in scenario.groups:
-        life = scenario.life_of(name)
-        if life.trips != "none":
-            yield f"{name}: trips {life.trips}: the vehicles stay parked unless the timeline drives them"
-        if life.charge is not None:
-            yield f"{name}: the daily charge"
-        if life.ambient_c[0] != life.ambient_c[1]:
-            yield f"{name}: the temperature of the day: it stays at {life.ambient_c[0]:g} C"
-
-
-@dataclass(slots=True)
-class _GroupPacks:
-    """The packs of a group, and whose they are."""
-
-    packs: Packs
-    group: str
-    units: list[FullUnit | FleetUnit] = field(default_factory=list)
-    """In the order of the rows."""
-    fleet: FleetGroup | None = None
-    """None: all are full."""
-
-    def step(self, dt_s: float) -> None:
-        current_a = np.zeros(len(self.units))
-        if self.fleet is not None:
-            self.fleet.fill_currents(current_a)
-        for row, unit in enumerate(self.units):
-            if isinstance(unit, FullUnit):
-                current_a[row] = unit.current_a()
-        self.packs.step(current_a, dt_s)
-        for unit in self.units:
-            if unit.vehicle.speed_kmh:
-                unit.step(dt_s)
+    kinds = {entry.do for entry in scenario.timeline if isinstance(entry, (CellFailure, ThermalEvent, SensorBroken))}
+    yield from (f"{kind}: fails, and makes the run red" for kind in sorted(kinds))
 
 
 def unstarted(scenario: FleetScenario) -> Result:
@@ -181,6 +158,28 @@ def unstarted(scenario: FleetScenario) -> Result:
         hashes={},
         fold=fold({}),
         ran_ns=0,
+    )
+
+
+def habits_of(life: Life, chemistry: Chemistry) -> Habits:
+    """What the vehicles of a group do every day."""
+    habits = Habits(
+        cycle=None if life.trips == "none" else driving_cycle(life.trips),
+        trips_per_day=life.trips_per_day,
+        charge_from_s=None,
+        cell_v_min=chemistry.cell_v_min,
+        cell_v_max=chemistry.cell_v_max,
+        ambient_c=life.ambient_c,
+    )
+    charge = life.charge
+    if charge is None:
+        return habits
+    return replace(
+        habits,
+        charge_from_s=round(charge.from_s),
+        charge_power_w=charge.power_kw * 1000,
+        charge_to=charge.to_pct / 100,
+        taper=charge.taper,
     )
 
 
@@ -253,7 +252,7 @@ class Run:
         self._is_started = False
         self.steered: list[Verb] = []
         """What was planned beside the timeline, while the run went on."""
-        self._packs: list[_GroupPacks] = []
+        self._drives: list[Drives] = []
         full = full_units(scenario, seed, [event.planned for event in self.events]) | frozenset(full)
         factory = cache(defaults.factory_images)
         for name, group in scenario.groups.items():
@@ -268,14 +267,14 @@ class Run:
                 soc=[self._soc(unit) for unit in members],
                 temperature_c=life.ambient_c[0],
             )
-            of_group = _GroupPacks(packs, name)
-            self._packs.append(of_group)
+            of_group: list[FullUnit | FleetUnit] = []
+            fleet: FleetGroup | None = None
             its_edition = Edition.GBT2025 if (edition or group.edition) == 2025 else Edition.GBT2016
             report_ns, heartbeat_ns, measure_ns = (
                 round(period_s * NS_PER_S) for period_s in (life.report_s, life.heartbeat_s, life.measure_s)
             )
             if not full.issuperset(members):
-                of_group.fleet = FleetGroup(
+                fleet = FleetGroup(
                     kernel=kernel,
                     profile=profile,
                     packs=packs,
@@ -299,10 +298,8 @@ class Run:
                 is_full = unit in full
                 trace = LinkTrace(keeps_notes=is_full)
                 built: FullUnit | FleetUnit
-                if of_group.fleet is not None and not is_full:
-                    built = FleetUnit(
-                        of_group.fleet, modem=modem, vehicle=vehicle, trace=trace, identity=identities[unit]
-                    )
+                if fleet is not None and not is_full:
+                    built = FleetUnit(fleet, modem=modem, vehicle=vehicle, trace=trace, identity=identities[unit])
                 else:
                     built = FullUnit(
                         kernel=kernel,
@@ -328,9 +325,11 @@ class Run:
                         assert scenario.ota is not None
                         version = self._versions[group.profile]
                         prepare_outcome(self.outcomes[unit], built, link, ota=scenario.ota, version=version)
-                of_group.units.append(built)
+                of_group.append(built)
                 self.units[unit] = RunUnit(built, link, trace)
                 progress(len(self.units))
+            owners = [str(unit) for unit in members]
+            self._drives.append(Drives(packs, of_group, owners, habits_of(life, packs.design.chemistry), seed=seed))
 
     def _is_mine(self, unit: UnitId | None) -> bool:
         return self._only is None or unit is None or unit in self._only
@@ -395,8 +394,11 @@ class Run:
     def _step_physics(self) -> None:
         self.kernel.call_in(PHYSICS_STEP_NS, self._step_physics)
         dt_s = PHYSICS_STEP_NS / NS_PER_S
-        for each in self._packs:
-            each.step(dt_s)
+        # Days are counted from the midnight before the start: what a unit does on its third day is the same whenever that is.
+        begin_s = (self.start_ns // NS_PER_S + LOCAL_TIME_S) % DAY_S
+        now_s = begin_s + (self.kernel.now_ns - self.start_ns) / NS_PER_S - dt_s
+        for drives in self._drives:
+            drives.step(now_s, dt_s)
 
     # -- the ramp-up -----------------------------------------------------------------------------------------------------
 
@@ -482,6 +484,8 @@ class Run:
                 unit.link.send_twice(share)
             case OutOfOrder(share=share):
                 unit.link.swap(share)
+            case ChargingEntry(power_kw=power_kw):
+                full.set_charging(is_charging=True, power_w=power_kw * 1000)
             case entry if isinstance(full, FleetUnit) and not isinstance(entry, FLEET_VERBS):
                 return f"{entry.do} needs a unit of full fidelity, and this one was not planned as one"
             case _ if isinstance(full, FullUnit) and begin_entry(
@@ -520,6 +524,8 @@ class Run:
                     unit.unit.set_coverage(covered=True)
                 case DrivingEntry():
                     unit.unit.set_driving(is_driving=False)
+                case ChargingEntry():
+                    unit.unit.set_charging(is_charging=False)
                 case DuplicateFrames():
                     unit.link.send_twice(0.0)
                 case OutOfOrder():
