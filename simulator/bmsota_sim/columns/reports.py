@@ -35,6 +35,7 @@ from bmsota_sim.devices.vehicle import VirtualVehicle
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bmsota.master import AlarmLimits
     from bmsota_sim.profiles import SeriesProfile
 
     Array = NDArray[Any]
@@ -53,10 +54,6 @@ _CURRENT_OFFSET: Final = 10_000
 _CURRENT_STEPS_MAX: Final = 10_000
 _VOLTAGE_STEPS_MAX: Final = 10_000
 _ODOMETER_STEPS_MAX: Final = 9_999_999
-# AlarmLimits, in steps of the bus.
-_CELL_MV_ALARM_MAX: Final = 4_250
-_CELL_MV_ALARM_MIN: Final = 2_500
-_PROBE_ALARM_MAX: Final = 550
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +95,7 @@ class ReportColumns:
             numbers = [int.from_bytes(frame[slot.at : slot.at + size], "big") for frame in made]
             self._of_state[slot.name] = np.array([] if slot.count == 0 else numbers, f"u{size}")
         self._has_positioning = profile.has_positioning
+        self._limits = profile.alarm_limits
 
     def frames(self, rows: VehicleRows) -> list[bytes]:
         """The frame 0x02 of each row."""
@@ -107,14 +105,14 @@ class ReportColumns:
             for name, column in self._of_state.items()
         }
         cells, probes = rows.cells, rows.probes
+        charge = np.rint(np.clip(np.multiply(rows.soc, 100.0, dtype=np.float64), 0, 100))
         _put_extremes(values, cells, probes)
-        volts = _put_alarms_and_voltage(values, cells, probes)
+        volts = _put_alarms_and_voltage(values, cells, probes, charge, rows.current_a, self._limits)
         current = np.rint(np.multiply(rows.current_a, 10.0, dtype=np.float64))
         amperes = np.where(np.abs(current) <= _CURRENT_STEPS_MAX, current + _CURRENT_OFFSET, _ABNORMAL).astype(
             np.uint16
         )
         values["vehicle_data.total_current_a"] = values["cell_voltages.1.current_a"] = amperes
-        charge = np.rint(np.clip(np.multiply(rows.soc, 100.0, dtype=np.float64), 0, 100))
         values["vehicle_data.soc_pct"] = charge.astype(np.uint8)
         odometer = rounded(rows.odometer_km, 1)
         odometer[odometer > _ODOMETER_STEPS_MAX] = 0xFFFFFFFE
@@ -166,29 +164,62 @@ def _put_extremes(values: dict[str, Array], cells: Array, probes: Array) -> None
             values[f"extremes.{kind}_{end}_{unit}"] = value
 
 
-def _put_alarms_and_voltage(values: dict[str, Array], cells: Array, probes: Array) -> Array:
-    """Alarms by what is known, and the sum of the cells where all are; return it in volts, NaN where it is not known."""
-    is_over, is_hot = cells.max(axis=1) > _CELL_MV_ALARM_MAX, probes.max(axis=1) > _PROBE_ALARM_MAX
-    lowest = cells.min(axis=1)
+def _put_alarms_and_voltage(
+    values: dict[str, Array], cells: Array, probes: Array, charge: Array, current_a: Array, limits: AlarmLimits
+) -> Array:
+    """Alarms by what is known, and the sum of the cells where all are; return it in volts, NaN where it is not known.
+
+    Alarms are those of the moment (`bmsota.master`, `judged`): a master's watch lets them come and go a few seconds later.
+    """
+    highest, lowest = cells.max(axis=1).astype(np.int64), cells.min(axis=1).astype(np.int64)
+    hottest, coldest = probes.max(axis=1).astype(np.int64), probes.min(axis=1).astype(np.int64)
     total = cells.sum(axis=1, dtype=np.int64)
     volts: Array = total / 1_000.0
     is_part = lowest == MISSING
     if is_part.any():
         lowest[is_part] = np.where(cells == MISSING, np.int16(-MISSING - 1), cells)[is_part].min(axis=1)
         volts[is_part] = np.nan
-    is_under = lowest < _CELL_MV_ALARM_MIN
-    values["alarms.level_max"] = np.where(is_over | is_hot, 3, np.where(is_under, 2, 0)).astype(np.uint8)
-    values["alarms.flags"] = (
-        is_over * int(AlarmFlag.CELL_OVER_VOLTAGE)
-        | is_under * int(AlarmFlag.CELL_UNDER_VOLTAGE)
-        | is_hot * int(AlarmFlag.BATTERY_TEMPERATURE_HIGH)
-    ).astype(np.uint32)
+    if (coldest == MISSING).any():
+        coldest = np.where(probes == MISSING, np.int16(-MISSING - 1), probes).min(axis=1).astype(np.int64)
+    count = cells.shape[1]
+    over = np.where(highest == MISSING, 0, _above(highest, limits.cell_voltage_max_v, 1000))
+    has_cells, has_probes, is_whole = highest != MISSING, hottest != MISSING, ~is_part
+    alarms = (
+        (AlarmFlag.TEMPERATURE_DIFFERENCE, has_probes * _above(hottest - coldest, limits.temperature_spread_c, 10)),
+        (AlarmFlag.BATTERY_TEMPERATURE_HIGH, has_probes * _above(hottest, limits.temperature_max_c, 10)),
+        (AlarmFlag.STORAGE_OVER_VOLTAGE, is_whole * _above(total, limits.mean_voltage_max_v, 1000, count)),
+        (AlarmFlag.STORAGE_UNDER_VOLTAGE, is_whole * _below(total, limits.mean_voltage_min_v, 1000, count)),
+        (AlarmFlag.SOC_LOW, _below(charge, limits.soc_min_pct, 1)),
+        (AlarmFlag.CELL_OVER_VOLTAGE, over),
+        (AlarmFlag.CELL_UNDER_VOLTAGE, has_cells * _below(lowest, limits.cell_voltage_min_v, 1000)),
+        (AlarmFlag.CELL_CONSISTENCY_POOR, has_cells * _above(highest - lowest, limits.cell_spread_v, 1000)),
+        (AlarmFlag.STORAGE_OVER_CHARGE, np.where((over >= 2) & (current_a < 0), over, 0)),
+    )
+    flags, level_max = np.zeros(len(cells), np.uint32), np.zeros(len(cells), np.uint8)
+    for flag, level in alarms:
+        flags |= np.where(level > 0, np.uint32(flag), np.uint32(0))
+        np.maximum(level_max, level, out=level_max, casting="unsafe")
+    # The drive's own: motors and insulation do not change with the cells.
+    values["alarms.level_max"], values["alarms.flags"] = level_max, flags
     steps = rounded(np.where(is_part, 0.0, volts), 1)
     steps[steps > _VOLTAGE_STEPS_MAX] = _ABNORMAL
     steps[is_part] = _INVALID
     for name in ("vehicle_data.total_voltage_v", "drive_motors.1.controller_voltage_v", "cell_voltages.1.voltage_v"):
         values[name] = steps
     return volts
+
+
+def _above(values: Array, limits: tuple[float | None, ...], steps: int, count: int = 1) -> Array:
+    """The level of values, in *steps* of their unit and summed over *count*, that must not be above *limits*."""
+    level: Array = np.zeros(len(values), np.int64)
+    for number, limit in enumerate(limits, start=1):
+        if limit is not None:
+            level[values > round(limit * steps) * count] = number
+    return level
+
+
+def _below(values: Array, limits: tuple[float | None, ...], steps: int, count: int = 1) -> Array:
+    return _above(-values, tuple(None if limit is None else -limit for limit in limits), steps, count)
 
 
 def _motor_current(power_w: Array, volts: Array) -> Array:
@@ -213,5 +244,5 @@ def _frame(profile: SeriesProfile, state: int) -> bytes:
     )
     readings = master_readings(vehicle, current_a=0.0, soc_pct=0.0, has_positioning=profile.has_positioning)
     pack = PackValues([3.5] * profile.cell_count, [20.0] * profile.probe_count)
-    report = Report(beijing_time(_ANY_TIME_NS), report_bodies(pack, readings))
+    report = Report(beijing_time(_ANY_TIME_NS), report_bodies(pack, readings, alarms={}))
     return encode(Frame(command=Command.REALTIME_REPORT, vin="0" * 17, message=report))
