@@ -7,6 +7,7 @@ the platform hears who the nodes are and what was flashed locally, and platform 
 """
 
 from bmsota import _needs_trust  # noqa: F401 - first: it names the extra
+from bmsota.master._alarms import LFP_ALARM_LIMITS, AlarmLimits, AlarmWatch, alarms_of_moment
 from bmsota.master._cloud import CloudReporter
 from bmsota.master._events import (
     CommandUnsupported,
@@ -28,14 +29,18 @@ from bmsota.master._events import (
 from bmsota.master._interlock import Interlock
 from bmsota.master._internal_bus import MeasurementTable, PackLayout, SlaveMessages
 from bmsota.master._master import Master, MasterConfiguration, UnitKeys
-from bmsota.master._reporting import AlarmLimits, MasterReadings, MotorReadings, PackValues, report_bodies
+from bmsota.master._readings import MasterReadings, MotorReadings, PackValues
+from bmsota.master._reporting import report_bodies
 from bmsota.master._self_test import SelfTest
-from bmsota.master._slave_faults import SlaveFault, SlaveFaultChanged
+from bmsota.master._slave_faults import SlaveFault, SlaveFaultChanged, SlaveFaults
 from bmsota.master._slave_rescue import RestoreSlave, SlaveRescue
 from bmsota.master._slaves import SlaveOperations, SlaveRequest
+from bmsota.master._surveillance import LookedAt, MeasuredSlaves, Surveillance
 
 __all__ = [
+    "LFP_ALARM_LIMITS",
     "AlarmLimits",
+    "AlarmWatch",
     "CloudReporter",
     "CommandUnsupported",
     "IdentityAcknowledged",
@@ -46,10 +51,12 @@ __all__ = [
     "LocalUpgradesAcknowledged",
     "LocalUpgradesDropped",
     "LocalUpgradesReported",
+    "LookedAt",
     "Master",
     "MasterConfiguration",
     "MasterEvent",
     "MasterReadings",
+    "MeasuredSlaves",
     "MeasurementTable",
     "MotorReadings",
     "PackLayout",
@@ -63,11 +70,14 @@ __all__ = [
     "SlaveChanged",
     "SlaveFault",
     "SlaveFaultChanged",
+    "SlaveFaults",
     "SlaveMessages",
     "SlaveOperations",
     "SlaveRequest",
     "SlaveRescue",
+    "Surveillance",
     "UnitKeys",
     "UpgradeModeChanged",
+    "alarms_of_moment",
     "report_bodies",
 ]

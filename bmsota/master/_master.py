@@ -39,6 +39,7 @@ from bmsota.gbt32960 import (
     TerminalState,
     beijing_time,
 )
+from bmsota.master._alarms import AlarmLimits
 from bmsota.master._cloud import CloudReporter
 from bmsota.master._events import (
     CommandUnsupported,
@@ -52,10 +53,12 @@ from bmsota.master._events import (
 )
 from bmsota.master._interlock import Interlock
 from bmsota.master._internal_bus import MeasurementTable
-from bmsota.master._reporting import AlarmLimits, PackValues, alarms_of, report_bodies
+from bmsota.master._readings import PackValues
+from bmsota.master._reporting import report_bodies
 from bmsota.master._self_test import SelfTest
 from bmsota.master._slave_rescue import SlaveRescue
 from bmsota.master._slaves import SlaveOperations
+from bmsota.master._surveillance import Surveillance
 from bmsota.ota import (
     AbortHttp,
     DeviceTrust,
@@ -86,7 +89,7 @@ if TYPE_CHECKING:
     from bmsota.image import HardwareClass, ImageVersion, PublicKey
     from bmsota.master._events import MasterEvent
     from bmsota.master._internal_bus import PackLayout
-    from bmsota.master._reporting import MasterReadings
+    from bmsota.master._readings import MasterReadings
     from bmsota.node import TargetIdentity
     from bmsota.ota import Action, UpdaterState
     from bmsota.signals import Database
@@ -230,6 +233,13 @@ class Master:
         self._latched: tuple[PackValues, MasterReadings] | None = None
         """What the reports show, if it was latched."""
         self._fault_changes: deque[FaultChange] = deque(maxlen=FAULT_CHANGES_MAX)
+        self._surveillance = Surveillance(
+            configuration.alarm_limits,
+            self._measured,
+            edition=configuration.terminal.edition,
+            period_ns=configuration.measure_period_ns,
+            silent_after_ns=SILENT_ROUNDS * configuration.measure_period_ns,
+        )
         self._slaves = SlaveOperations(configuration.profile, layout.positions, self._updater)
         self._rescue = SlaveRescue(
             image_flash,
@@ -329,10 +339,7 @@ class Master:
 
     def _read_conditions(self, now_ns: int) -> None:
         readings = self._read()
-        own_faults = alarms_of(
-            self.pack_values, self._configuration.alarm_limits, self._measured.faults.present
-        ).level_max
-        assert isinstance(own_faults, int)
+        own_faults = self._surveillance.level_of(self.pack_values, readings)
         conditions = PowerConditions(
             ignition_on=readings.ignition_on,
             speed_kmh=readings.speed_kmh,
@@ -348,11 +355,13 @@ class Master:
     def latch(self, now_ns: int) -> None:
         """Take all values at this moment, when no slave is sending: the reports show them until the next latch.
 
-        So the cells of a report are of one round of measurements, and its current of the same second. A product that never
-        latches reports what it knows when it reports.
+        So the cells of a report are of one round of measurements, and its current of the same second. Alarms are judged then too. A
+        product that never latches reports what it knows when it reports.
         """
         self._now_ns = now_ns
         self._latched = self._values(now_ns)
+        if self._surveillance.look_ns is not None and now_ns >= self._surveillance.look_ns:
+            self._look_at_pack(now_ns)
 
     def _values(self, now_ns: int) -> tuple[PackValues, MasterReadings]:
         self._measured.forget_silent(now_ns - SILENT_ROUNDS * self._configuration.measure_period_ns)
@@ -368,14 +377,38 @@ class Master:
         bodies = report_bodies(
             pack,
             readings,
-            alarm_limits=configuration.alarm_limits,
+            alarms=self._surveillance.alarms,
             faults=self._measured.faults.present,
             fault_changes=self._fault_changes,
             edition=configuration.terminal.edition,
         )
         self._fault_changes.clear()
         self._session.send_report(bodies, now_ns)
+        self._surveillance.reported(now_ns)
         return True
+
+    def _look_at_pack(self, now_ns: int) -> None:
+        """Judge the alarms. Around one of level 3 each second is reported, the seconds before it as backfill (B.3.5.2)."""
+        configuration, surveillance = self._configuration, self._surveillance
+        pack, readings = self._latched or self._values(now_ns)
+        is_disturbed = (
+            self.must_rest
+            or self._interlock.is_flasher_at_work(now_ns)
+            or self._interlock.is_in_bootloader
+            or self._is_shutting_down
+        )
+        surveillance.look(pack, readings, now_ns, is_disturbed=is_disturbed)
+        if self._measured.faults.changes:
+            self._tell_faults()
+        if is_disturbed:
+            return
+        for seen in surveillance.take_earlier():
+            bodies = report_bodies(
+                seen.pack, seen.readings, alarms=seen.alarms, faults=seen.faults, edition=configuration.terminal.edition
+            )
+            self._session.store_report(bodies, seen.at_ns, now_ns)
+        if surveillance.wants_report(now_ns):
+            self.send_report(now_ns)
 
     def shut_down(self, now_ns: int) -> None:
         """The ignition is off: log out and stay logged out (`LoggedOut`). The supply may go at any moment."""
@@ -499,6 +532,7 @@ class Master:
             self._interlock.next_timeout(),
             self._rescue.look_ns,
             self._begin_ns,
+            self._surveillance.look_ns if self._latched is None else None,
         )
         return min((source for source in sources if source is not None), default=None)
 
@@ -521,6 +555,9 @@ class Master:
             self._slaves.wants_discovery = True
         if self._rescue.look_ns is not None and now_ns >= self._rescue.look_ns:
             self._look_after_slaves(now_ns)
+        is_due = self._surveillance.look_ns is not None and now_ns >= self._surveillance.look_ns
+        if is_due and self._latched is None:
+            self._look_at_pack(now_ns)
 
     def _look_after_slaves(self, now_ns: int) -> None:
         """A slave has no image: give it one, if nobody else is at work and the pack rests."""
@@ -546,6 +583,7 @@ class Master:
         self._interlock.begin()
         self.vehicle_changed(now_ns)
         self._slaves.wants_discovery = True
+        self._surveillance.begin(now_ns)
 
     # -- events ----------------------------------------------------------------------------------------------------------
 

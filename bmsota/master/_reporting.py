@@ -6,20 +6,16 @@ never zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
 
 from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import (
-    AlarmFlag,
-    AlarmLevel,
-    Alarms,
     Alarms2025,
     CellVoltages,
     CellVoltages2025,
     ChargingState,
     CoordinateSystem,
-    DcdcState,
     DriveMotor,
     DriveMotor2025,
     DriveMotors,
@@ -27,9 +23,6 @@ from bmsota.gbt32960 import (
     Edition,
     Extremes,
     FaultChanges,
-    Gear,
-    GearPosition,
-    MotorState,
     PackTemperatures,
     PackVoltages,
     Position,
@@ -44,20 +37,20 @@ from bmsota.gbt32960 import (
     VehicleData2025,
     VehicleState,
 )
+from bmsota.master._alarms import AlarmLimits, alarms_body, alarms_of_moment
 from bmsota.master._internal_bus import CELLS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from bmsota.gbt32960 import Body, FaultChange
+    from bmsota.gbt32960 import AlarmFlag, Body, FaultChange
+    from bmsota.master._readings import MasterReadings, MotorReadings, PackValues
     from bmsota.master._slave_faults import SlaveFault
 
 
 # One byte names the cell of an extreme (table 16).
 EXTREME_NUMBER_MAX = 250
 
-BUS_STEPS_PER_V = 10_000
-"""Of slaves without message protection; the others' step is ten times as large."""
 SUBSYSTEM = 1
 # The ranges of the text (tables 9, 11, 16, B.6 and B.8 of 2016).
 SPEED_RANGE_KMH = (0.0, 220.0)
@@ -68,99 +61,24 @@ ODOMETER_RANGE_KM = (0.0, 999_999.9)
 INSULATION_RANGE_KOHM = (0.0, 60_000.0)
 PERCENT_RANGE = (0.0, 100.0)
 
-ALARM_LEVELS = {
-    AlarmFlag.BATTERY_TEMPERATURE_HIGH: 3,
-    AlarmFlag.CELL_OVER_VOLTAGE: 3,
-    AlarmFlag.CELL_UNDER_VOLTAGE: 2,
-}
-"""The general alarms that a master raises, by their bits, with the level of each (2025, table 0x06; 2016 tells the highest)."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlarmLimits:
-    """Beyond which a value is an alarm (2016, table 17), and at which level."""
-
-    cell_voltage_max_v: float = 4.25
-    """Above: level 3."""
-    cell_voltage_min_v: float = 2.5
-    """Below: level 2."""
-    temperature_max_c: float = 55.0
-    """Above: level 3."""
-
-
-@dataclass(frozen=True, slots=True)
-class PackValues:
-    """What the master knows of its cells and probes; None where no slave has said anything lately."""
-
-    cell_voltages_v: Sequence[float | None]
-    temperatures_c: Sequence[float | None]
-
-    @property
-    def voltage_v(self) -> float | None:
-        """The sum of the cells; None unless every one is known."""
-        known = [value for value in self.cell_voltages_v if value is not None]
-        if not known or len(known) != len(self.cell_voltages_v):
-            return None
-        # In the finest step of the bus, as integers: a sum of floats depends on the version of Python.
-        return sum(round(value * BUS_STEPS_PER_V) for value in known) / BUS_STEPS_PER_V
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MotorReadings:
-    """What one motor controller says. It hangs on the pack: its voltage is the pack's."""
-
-    number: int = 1
-    state: MotorState
-    power_w: float
-    """Taken from the pack; > 0 discharges it."""
-    speed_rpm: int
-    torque_nm: float
-    controller_temperature_c: int
-    motor_temperature_c: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MasterReadings:
-    """What the master measures itself, and what it hears on the vehicle's bus. None: not known."""
-
-    ignition_on: bool
-    speed_kmh: float
-    is_charging: bool
-    current_a: float
-    """> 0: discharging."""
-    soc_pct: float
-    is_ready: bool | None = None
-    """Whether the vehicle is started, as a report says it; None: as *ignition_on*. A parked vehicle's BMS may be awake and say that it is off."""
-    is_charge_complete: bool = False
-    contactors_closed: bool | None = None
-    """The main contactors, to the drive and the charger."""
-    supply_v: float | None = None
-    """Of the 12 V supply."""
-    fault_level: int = 0
-    """The highest fault of the vehicle around the pack, 0 to 3; the pack's own alarms are the master's business."""
-    odometer_km: float | None = None
-    insulation_kohm: float | None = None
-    position: tuple[float, float] | None = None
-    """Longitude and latitude in degrees, east and north > 0; None: the vehicle has no positioning."""
-    gear: Gear = Gear.of(GearPosition.PARK)  # noqa: RUF009 - an integer
-    dcdc_state: DcdcState | Sentinel = Sentinel.INVALID
-    accelerator_pct: int | None = None
-    brake_pct: int | None = None
-    motors: tuple[MotorReadings, ...] = ()
+_USUAL_LIMITS = AlarmLimits()
 
 
 def report_bodies(
     pack: PackValues,
     readings: MasterReadings,
     *,
-    alarm_limits: AlarmLimits = AlarmLimits(),
+    alarm_limits: AlarmLimits = _USUAL_LIMITS,
+    alarms: Mapping[AlarmFlag, int] | None = None,
     faults: Iterable[tuple[int, SlaveFault]] = (),
     fault_changes: Iterable[FaultChange] = (),
     edition: Edition = Edition.GBT2016,
 ) -> tuple[Body, ...]:
     """Every body of *edition* that a BMS fills, in the order of their types. A value beyond its field's range is "abnormal".
 
-    The ranges are those of 2016 in both editions. 2025 has no body of extremes and no pedals. Without motors there is no drive motor body, without a position no position body. *faults* are present: the alarm body has
+    The ranges are those of 2016 in both editions. 2025 has no body of extremes and no pedals. *alarms* are present, with their
+    levels; None: those that this moment's values make by *alarm_limits*. Without motors there is no drive motor body, without a position no position body. *faults* are present: the alarm body has
     their codes. *fault_changes* have come or gone since the last report; without any there is no body for them.
 
     Raises:
@@ -178,7 +96,7 @@ def report_bodies(
     degrees = tuple(_degrees(value) for value in pack.temperatures_c)
     bodies += [
         _extremes(pack),
-        alarms_of(pack, alarm_limits, faults),
+        alarms_body(alarms_of_moment(pack, readings, alarm_limits) if alarms is None else alarms, faults, edition),
         _cell_voltages(pack, voltage, readings.current_a),
         ProbeTemperatures((SubsystemTemperatures(SUBSYSTEM, degrees),)),
     ]
@@ -222,15 +140,8 @@ def _in_2025(body: Body) -> Body | None:
             )
         case Position():
             return Position2025(body.valid, CoordinateSystem.WGS84, body.longitude_deg, body.latitude_deg)
-        case Alarms(flags=int(flags)):
-            levels = tuple(
-                AlarmLevel(bit=flag.bit_length() - 1, level=level)
-                for flag, level in ALARM_LEVELS.items()
-                if flags & flag
-            )
-            return Alarms2025(
-                level_max=body.level_max, flags=flags, ress_faults=body.ress_faults, general_levels=levels
-            )
+        case Alarms2025():
+            return body
         case CellVoltages(subsystems=tuple(subsystems)):
             return CellVoltages2025(
                 tuple(
@@ -285,7 +196,7 @@ def _vehicle_data(voltage: float | None, readings: MasterReadings) -> VehicleDat
         total_voltage_v=_within(PACK_VOLTAGE_RANGE_V, voltage),
         total_current_a=_within(CURRENT_RANGE_A, readings.current_a),
         # A cell beyond full or empty is still full or empty.
-        soc_pct=min(100, max(0, round(readings.soc_pct))),
+        soc_pct=Sentinel.ABNORMAL if math.isnan(readings.soc_pct) else min(100, max(0, round(readings.soc_pct))),
         dcdc_state=readings.dcdc_state,
         gear=readings.gear,
         insulation_kohm=_whole(INSULATION_RANGE_KOHM, readings.insulation_kohm),
@@ -336,25 +247,6 @@ def _extremes(pack: PackValues) -> Extremes:
         temperature_min_probe=number(coldest),
         temperature_min_c=_degrees(coldest[0] if coldest else None),
     )
-
-
-def alarms_of(pack: PackValues, limits: AlarmLimits, faults: Iterable[tuple[int, SlaveFault]] = ()) -> Alarms:
-    """Which cells and probes are beyond the limits, and which slaves' frames fail, as a report says it."""
-    cells = [value for value in pack.cell_voltages_v if value is not None]
-    probes = [value for value in pack.temperatures_c if value is not None]
-    flags = AlarmFlag(0)
-    if cells and max(cells) > limits.cell_voltage_max_v:
-        flags |= AlarmFlag.CELL_OVER_VOLTAGE
-    if cells and min(cells) < limits.cell_voltage_min_v:
-        flags |= AlarmFlag.CELL_UNDER_VOLTAGE
-    if probes and max(probes) > limits.temperature_max_c:
-        flags |= AlarmFlag.BATTERY_TEMPERATURE_HIGH
-    level = max((each for flag, each in ALARM_LEVELS.items() if flag in flags), default=0)
-    codes = []
-    for position, fault in faults:
-        codes.append(fault.code(position))
-        level = max(level, fault.level)
-    return Alarms(level_max=level, flags=int(flags), ress_faults=tuple(codes))
 
 
 def _cell_voltages(pack: PackValues, voltage: float | None, current_a: float) -> CellVoltages:

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CODE_BASE = 0xE2E0_0000
 """Fault codes of the extension and the alarm body: this, plus the fault's number times 256, plus the slave's position."""
@@ -29,6 +33,8 @@ class SlaveFault(IntEnum):
     """Frames come whose counter has jumped: old ones are replayed, or a second sender is on the bus."""
     UNPROTECTED = 4
     """The slave's frames carry neither CRC nor counter: its software is from before message protection."""
+    SILENT = 5
+    """The slave, or a part of it, has missed three rounds: it sends nothing, or nothing that may be used."""
 
     @property
     def level(self) -> int:
@@ -77,6 +83,17 @@ class SlaveFaults:
             # Not good, so what it was before has not ended either.
             if other == position and kind is not fault and message in messages:
                 messages[message] = 0
+
+    def silent(self, positions: Iterable[int], now_ns: int) -> None:
+        """Exactly these slaves are silent now."""
+        now = set(positions)
+        was = {position for position, fault in self._present if fault is SlaveFault.SILENT}
+        for position in sorted(now - was):
+            self._present[position, SlaveFault.SILENT] = {}
+            self.changes.append(SlaveFaultChanged(position, SlaveFault.SILENT, True, "nothing was heard of it", now_ns))
+        for position in sorted(was - now):
+            del self._present[position, SlaveFault.SILENT]
+            self.changes.append(SlaveFaultChanged(position, SlaveFault.SILENT, False, "it was heard again", now_ns))
 
     def passed(self, position: int, message: str, now_ns: int) -> None:
         """A frame of *message* was good."""

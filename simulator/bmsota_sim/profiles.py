@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bmsota.master import PackLayout
+from bmsota.master import LFP_ALARM_LIMITS, AlarmLimits, PackLayout
 
 __all__ = ["PROFILES", "SeriesProfile"]
 
@@ -42,6 +42,11 @@ class SeriesProfile:
         return PackLayout(
             slave_count=self.slave_count, cells_per_slave=self.cells_per_slave, probes_per_slave=self.probes_per_slave
         )
+
+    @property
+    def alarm_limits(self) -> AlarmLimits:
+        """Those of its cells."""
+        return LFP_ALARM_LIMITS if self.chemistry == "lfp" else AlarmLimits()
 
     @property
     def cell_count(self) -> int:

@@ -388,7 +388,7 @@ class ColumnFleet:
         """Step the physics through the slice, and make the frame of each row."""
         if not len(self.vins):
             return []
-        columns: dict[str, Array] = {}
+        columns: dict[str, Any] = {}
         second = self._slice_s + (self._phase - LATCH_NS) // SECOND  # What each row's report shows.
         for block in self._blocks:
             for now_s in range(self._slice_s, self._slice_s + self._period_s, block.step_s):

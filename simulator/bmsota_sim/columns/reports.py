@@ -1,13 +1,14 @@
 """Reports of many vehicles of one series at once, byte for byte those of their masters (GB/T 32960.3, both editions).
 
-Strategy. What a report says of gear, switches and motors depends on three bits: ignition, driving, charging. These fields are taken
-from eight reports that `master_readings` and `report_bodies` make, once for a series. Only what changes from report to report is
+Strategy. What a report says of gear, switches and motors depends on five bits: ignition, driving, charging, ready, charged. These fields are taken
+from the reports of these states that `master_readings` and `report_bodies` make, once for a series. Only what changes from report to report is
 computed here: cells, probes and what follows from them, current, charge, distance and place. All of it are integers of the wire, so
 `encode_batch(raw=True)` rounds nothing again.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ from bmsota.gbt32960 import (
     Frame,
     FrameColumns,
     FrameGroup,
+    MotorState,
     Report,
     beijing_time,
     decode_batch,
@@ -27,36 +29,55 @@ from bmsota.gbt32960 import (
     encode_batch,
 )
 from bmsota.gbt32960._walk import Walk
-from bmsota.master import PackValues, report_bodies
+from bmsota.master import PackValues, alarms_of_moment, report_bodies
 from bmsota_sim.columns.quantise import MISSING, degrees_in_report, rounded
-from bmsota_sim.devices.readings import master_readings
-from bmsota_sim.devices.vehicle import VirtualVehicle
+from bmsota_sim.devices.readings import PEDAL_W, RPM_PER_KMH, TORQUE_MAX_NM, master_readings
+from bmsota_sim.devices.vehicle import Motion, VirtualVehicle
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
+    from bmsota.master import AlarmLimits, MasterReadings
     from bmsota_sim.profiles import SeriesProfile
 
     Array = NDArray[Any]
 
-__all__ = ["CHARGING", "DRIVING", "IGNITION_ON", "ReportColumns", "VehicleRows"]
+__all__ = [
+    "CHARGED",
+    "CHARGING",
+    "DRIVING",
+    "IGNITION_ON",
+    "NOT_READY",
+    "ReportColumns",
+    "VehicleRows",
+    "pack_values_of",
+    "report_frame",
+    "vehicle_state",
+]
 
 IGNITION_ON: Final = 1
 DRIVING: Final = 2
+"""It moves."""
 CHARGING: Final = 4
-_STATES: Final = 8
+NOT_READY: Final = 8
+"""Its BMS is awake, and nobody has switched it on."""
+CHARGED: Final = 16
+"""Its charge is over."""
+_STATES: Final = 32
 
 _ANY_TIME_NS: Final = 2**60
 _ABNORMAL: Final = 0xFFFE
 _INVALID: Final = 0xFFFF
 _CURRENT_OFFSET: Final = 10_000
 _CURRENT_STEPS_MAX: Final = 10_000
+# Tables 9 and 11 of 2016.
+_SPEED_KMH_MAX: Final = 220.0
+_LEVEL_MAX: Final = 3
+_RESERVED_IN_2016: Final = 1 << 19
 _VOLTAGE_STEPS_MAX: Final = 10_000
 _ODOMETER_STEPS_MAX: Final = 9_999_999
-# AlarmLimits, in steps of the bus.
-_CELL_MV_ALARM_MAX: Final = 4_250
-_CELL_MV_ALARM_MIN: Final = 2_500
-_PROBE_ALARM_MAX: Final = 550
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +97,51 @@ class VehicleRows:
     soc: Array
     """float32: of the emptiest cell, 1 is full."""
     state: Array
-    """uint8: `IGNITION_ON`, `DRIVING` and `CHARGING`."""
+    """uint8, as `vehicle_state` says."""
     odometer_km: Array
     longitude_deg: Array
     latitude_deg: Array
     power_w: Array
     """float64: what the motor takes; 0 while it does not drive."""
+    speed_kmh: Array | None = None
+    """float64: how fast it drives by a cycle; NaN: it stands, or drives at the one speed of all. None: nobody drives by a cycle."""
+    alarms: Mapping[int, Mapping[AlarmFlag, int]] | None = None
+    """The rows with alarms, and the levels of these; None: the alarms that each row's values make at this moment."""
+
+
+def vehicle_state(vehicle: VirtualVehicle) -> int:
+    """The state of *vehicle* in `VehicleRows`."""
+    return (
+        IGNITION_ON * vehicle.ignition_on
+        | DRIVING * (vehicle.speed_kmh > 0)
+        | CHARGING * vehicle.is_charging
+        | NOT_READY * (vehicle.ignition_on and not vehicle.is_ready)
+        | CHARGED * (vehicle.is_full and not vehicle.is_charging)
+    )
+
+
+def _vehicle(state: int, motion: Motion | None = None) -> VirtualVehicle:
+    """A vehicle in that state, somewhere."""
+    return VirtualVehicle(
+        longitude_deg=0.0,
+        latitude_deg=0.0,
+        heading_rad=0.0,
+        odometer_km=0.0,
+        ignition_on=bool(state & IGNITION_ON),
+        is_driving=bool(state & DRIVING),
+        is_charging=bool(state & CHARGING),
+        motion=motion,
+        has_life=bool(state & NOT_READY),
+        is_full=bool(state & CHARGED),
+    )
+
+
+def pack_values_of(cells: Array, probes: Array) -> PackValues:
+    """One row of `VehicleRows.cells` and `VehicleRows.probes` as a master has it from its slaves."""
+    return PackValues(
+        [None if value == MISSING else value * 0.001 for value in cells.tolist()],
+        [None if value == MISSING else value * 0.1 for value in probes.tolist()],
+    )
 
 
 class ReportColumns:
@@ -100,6 +160,7 @@ class ReportColumns:
             numbers = [int.from_bytes(frame[slot.at : slot.at + size], "big") for frame in made]
             self._of_state[slot.name] = np.array([] if slot.count == 0 else numbers, f"u{size}")
         self._has_positioning = profile.has_positioning
+        self._limits = profile.alarm_limits
 
     def frames(self, rows: VehicleRows) -> list[bytes]:
         """The frame 0x02 of each row."""
@@ -109,14 +170,18 @@ class ReportColumns:
             for name, column in self._of_state.items()
         }
         cells, probes = rows.cells, rows.probes
+        charge = np.rint(np.clip(np.multiply(rows.soc, 100.0, dtype=np.float64), 0, 100))
         if self._edition is Edition.GBT2016:  # 2025 has no body for them.
             _put_extremes(values, cells, probes)
-        volts = _put_alarms_and_voltage(values, cells, probes)
+        volts = _put_voltage(values, cells)
+        if rows.alarms is None:
+            _put_alarms(values, cells, probes, charge, rows.current_a, self._limits)
+        else:
+            _put_known_alarms(values, rows.alarms)
         current = np.rint(np.multiply(rows.current_a, 10.0, dtype=np.float64))
         zero = values["vehicle_data.total_current_a"]  # The reports of the states have 0 A.
         amperes = np.where(np.abs(current) <= _CURRENT_STEPS_MAX, current + zero, _ABNORMAL).astype(np.uint16)
         values["vehicle_data.total_current_a"] = values["cell_voltages.1.current_a"] = amperes
-        charge = np.rint(np.clip(np.multiply(rows.soc, 100.0, dtype=np.float64), 0, 100))
         values["vehicle_data.soc_pct"] = charge.astype(np.uint8)
         odometer = rounded(rows.odometer_km, 1)
         odometer[odometer > _ODOMETER_STEPS_MAX] = 0xFFFFFFFE
@@ -124,6 +189,8 @@ class ReportColumns:
         values["drive_motors.1.controller_current_a"] = _motor_current(rows.power_w, volts)
         values["cell_voltages.1.cell_voltages_v"] = np.where(cells == MISSING, _INVALID, cells).astype(np.uint16)
         values["probe_temperatures.1.temperatures_c"] = degrees_in_report(probes)
+        if rows.speed_kmh is not None:
+            _put_motion(values, self._of_state, rows.speed_kmh, rows.power_w)
         if self._has_positioning:
             longitude, latitude = rounded(rows.longitude_deg, 6), rounded(rows.latitude_deg, 6)
             # Table 15: bit 1 south, bit 2 west.
@@ -143,20 +210,12 @@ class ReportColumns:
 
     def _frame_of(self, rows: VehicleRows, row: int) -> bytes:
         """One frame, as a master makes it."""
-        state = int(rows.state[row])
-        vehicle = VirtualVehicle(
-            longitude_deg=float(rows.longitude_deg[row]),
-            latitude_deg=float(rows.latitude_deg[row]),
-            heading_rad=0.0,
-            odometer_km=float(rows.odometer_km[row]),
-            ignition_on=bool(state & IGNITION_ON),
-            is_driving=bool(state & DRIVING),
-            is_charging=bool(state & CHARGING),
-        )
-        pack = PackValues(
-            [None if value == MISSING else value * 0.001 for value in rows.cells[row].tolist()],
-            [None if value == MISSING else value * 0.1 for value in rows.probes[row].tolist()],
-        )
+        speed_kmh = math.nan if rows.speed_kmh is None else float(rows.speed_kmh[row])
+        motion = None if math.isnan(speed_kmh) else Motion(speed_kmh, float(rows.power_w[row]), 0.0)
+        vehicle = _vehicle(int(rows.state[row]), motion)
+        vehicle.longitude_deg, vehicle.latitude_deg = float(rows.longitude_deg[row]), float(rows.latitude_deg[row])
+        vehicle.odometer_km = float(rows.odometer_km[row])
+        pack = pack_values_of(rows.cells[row], rows.probes[row])
         return _encoded(
             self._profile,
             self._edition,
@@ -166,6 +225,7 @@ class ReportColumns:
             time_ns=int(rows.time_s[row]) * 1_000_000_000,
             current_a=float(rows.current_a[row]),
             soc_pct=min(100.0, max(0.0, float(rows.soc[row]) * 100.0)),
+            alarms=None if rows.alarms is None else rows.alarms.get(row, {}),
         )
 
     def _encode(self, rows: VehicleRows, values: dict[str, Array]) -> list[bytes]:
@@ -209,29 +269,97 @@ def _put_extremes(values: dict[str, Array], cells: Array, probes: Array) -> None
             values[f"extremes.{kind}_{end}_{unit}"] = value
 
 
-def _put_alarms_and_voltage(values: dict[str, Array], cells: Array, probes: Array) -> Array:
-    """Alarms by what is known, and the sum of the cells where all are; return it in volts, NaN where it is not known."""
-    is_over, is_hot = cells.max(axis=1) > _CELL_MV_ALARM_MAX, probes.max(axis=1) > _PROBE_ALARM_MAX
-    lowest = cells.min(axis=1)
-    total = cells.sum(axis=1, dtype=np.int64)
-    volts: Array = total / 1_000.0
-    is_part = lowest == MISSING
-    if is_part.any():
-        lowest[is_part] = np.where(cells == MISSING, np.int16(-MISSING - 1), cells)[is_part].min(axis=1)
-        volts[is_part] = np.nan
-    is_under = lowest < _CELL_MV_ALARM_MIN
-    values["alarms.level_max"] = np.where(is_over | is_hot, 3, np.where(is_under, 2, 0)).astype(np.uint8)
-    values["alarms.flags"] = (
-        is_over * int(AlarmFlag.CELL_OVER_VOLTAGE)
-        | is_under * int(AlarmFlag.CELL_UNDER_VOLTAGE)
-        | is_hot * int(AlarmFlag.BATTERY_TEMPERATURE_HIGH)
-    ).astype(np.uint32)
+def _put_voltage(values: dict[str, Array], cells: Array) -> Array:
+    """The sum of the cells where all are known; return it in volts, NaN where it is not."""
+    volts: Array = cells.sum(axis=1, dtype=np.int64) / 1_000.0
+    is_part = cells.min(axis=1) == MISSING
     steps = rounded(np.where(is_part, 0.0, volts), 1)
     steps[steps > _VOLTAGE_STEPS_MAX] = _ABNORMAL
     steps[is_part] = _INVALID
+    volts[is_part] = np.nan
     for name in ("vehicle_data.total_voltage_v", "drive_motors.1.controller_voltage_v", "cell_voltages.1.voltage_v"):
         values[name] = steps
     return volts
+
+
+def _put_known_alarms(values: dict[str, Array], alarms: Mapping[int, Mapping[AlarmFlag, int]]) -> None:
+    """Of a watch; the templates have none."""
+    flags, level_max = values["alarms.flags"].copy(), values["alarms.level_max"].copy()
+    for row, levels in alarms.items():
+        known = {flag: min(level, _LEVEL_MAX) for flag, level in levels.items() if flag < _RESERVED_IN_2016}
+        flags[row], level_max[row] = sum(int(flag) for flag in known), max(known.values(), default=0)
+    values["alarms.level_max"], values["alarms.flags"] = level_max, flags
+
+
+def _put_alarms(
+    values: dict[str, Array], cells: Array, probes: Array, charge: Array, current_a: Array, limits: AlarmLimits
+) -> None:
+    """Alarms of the moment, by what is known (`bmsota.master`, `alarms_of_moment`): a master's watch lets them come and go a few seconds later."""
+    highest, lowest = cells.max(axis=1).astype(np.int64), cells.min(axis=1).astype(np.int64)
+    hottest, coldest = probes.max(axis=1).astype(np.int64), probes.min(axis=1).astype(np.int64)
+    total = cells.sum(axis=1, dtype=np.int64)
+    is_part = lowest == MISSING
+    if is_part.any():
+        lowest[is_part] = np.where(cells == MISSING, np.int16(-MISSING - 1), cells)[is_part].min(axis=1)
+    if (coldest == MISSING).any():
+        coldest = np.where(probes == MISSING, np.int16(-MISSING - 1), probes).min(axis=1).astype(np.int64)
+    count = cells.shape[1]
+    over = np.where(highest == MISSING, 0, _above(highest, limits.cell_voltage_max_v, 1000))
+    has_cells, has_probes, is_whole = highest != MISSING, hottest != MISSING, ~is_part
+    alarms = (
+        (AlarmFlag.TEMPERATURE_DIFFERENCE, has_probes * _above(hottest - coldest, limits.temperature_spread_c, 10)),
+        (AlarmFlag.BATTERY_TEMPERATURE_HIGH, has_probes * _above(hottest, limits.temperature_max_c, 10)),
+        (AlarmFlag.STORAGE_OVER_VOLTAGE, is_whole * _above(total, limits.mean_voltage_max_v, 1000, count)),
+        (AlarmFlag.STORAGE_UNDER_VOLTAGE, is_whole * _below(total, limits.mean_voltage_min_v, 1000, count)),
+        (AlarmFlag.SOC_LOW, _below(charge, limits.soc_min_pct, 1)),
+        (AlarmFlag.CELL_OVER_VOLTAGE, over),
+        (AlarmFlag.CELL_UNDER_VOLTAGE, has_cells * _below(lowest, limits.cell_voltage_min_v, 1000)),
+        (AlarmFlag.CELL_CONSISTENCY_POOR, has_cells * _above(highest - lowest, limits.cell_spread_v, 1000)),
+        (AlarmFlag.STORAGE_OVER_CHARGE, np.where((over >= 2) & (current_a < 0), over, 0)),
+    )
+    flags, level_max = np.zeros(len(cells), np.uint32), np.zeros(len(cells), np.uint8)
+    for flag, level in alarms:
+        flags |= np.where(level > 0, np.uint32(flag), np.uint32(0))
+        np.maximum(level_max, level, out=level_max, casting="unsafe")
+    # The drive's own: motors and insulation do not change with the cells.
+    values["alarms.level_max"], values["alarms.flags"] = level_max, flags
+
+
+def _put_motion(values: dict[str, Array], of_state: dict[str, Array], speed_kmh: Array, power_w: Array) -> None:
+    """What `master_readings` says of a vehicle that drives by a cycle. Offsets differ by edition: one that stands has them."""
+    rows = np.flatnonzero(speed_kmh > 0)  # Written so that NaN is not.
+    if not len(rows):
+        return
+    speed, power = speed_kmh[rows], power_w[rows]
+    torque_nm = rounded(power / (speed * RPM_PER_KMH * math.tau / 60), 1)
+    torque = np.clip(torque_nm, -round(TORQUE_MAX_NM * 10), round(TORQUE_MAX_NM * 10))
+    steps = rounded(speed, 1)
+    steps[speed > _SPEED_KMH_MAX] = _ABNORMAL
+    changed = {
+        "vehicle_data.speed_kmh": steps,
+        "vehicle_data.accelerator_pct": np.clip(np.rint(power / PEDAL_W), 0, 100),
+        "vehicle_data.brake_pct": np.clip(np.rint(-power / PEDAL_W), 0, 100),
+        "drive_motors.1.state": np.where(power < 0, int(MotorState.GENERATING), int(MotorState.CONSUMING)),
+        "drive_motors.1.speed_rpm": np.rint(speed * RPM_PER_KMH) + of_state["drive_motors.1.speed_rpm"][IGNITION_ON],
+        "drive_motors.1.torque_nm": torque + of_state["drive_motors.1.torque_nm"][IGNITION_ON],
+    }
+    for name, column in changed.items():
+        if name in values:  # 2025 has no pedals.
+            values[name] = values[name].copy()
+            values[name][rows] = column
+
+
+def _above(values: Array, limits: tuple[float | None, ...], steps: int, count: int = 1) -> Array:
+    """The level of values, in *steps* of their unit and summed over *count*, that must not be above *limits*."""
+    level: Array = np.zeros(len(values), np.int64)
+    for number, limit in enumerate(limits, start=1):
+        if limit is not None:
+            level[values > round(limit * steps) * count] = number
+    return level
+
+
+def _below(values: Array, limits: tuple[float | None, ...], steps: int, count: int = 1) -> Array:
+    return _above(-values, tuple(None if limit is None else -limit for limit in limits), steps, count)
 
 
 def _motor_current(power_w: Array, volts: Array) -> Array:
@@ -245,17 +373,18 @@ def _motor_current(power_w: Array, volts: Array) -> Array:
 
 
 def _frame(profile: SeriesProfile, state: int, edition: Edition) -> bytes:
-    vehicle = VirtualVehicle(
-        longitude_deg=0.0,
-        latitude_deg=0.0,
-        heading_rad=0.0,
-        odometer_km=0.0,
-        ignition_on=bool(state & IGNITION_ON),
-        is_driving=bool(state & DRIVING),
-        is_charging=bool(state & CHARGING),
-    )
     pack = PackValues([3.5] * profile.cell_count, [20.0] * profile.probe_count)
-    return _encoded(profile, edition, vehicle, pack, vin="0" * 17, time_ns=_ANY_TIME_NS, current_a=0.0, soc_pct=0.0)
+    return _encoded(
+        profile,
+        edition,
+        _vehicle(state),
+        pack,
+        vin="0" * 17,
+        time_ns=_ANY_TIME_NS,
+        current_a=0.0,
+        soc_pct=0.0,
+        alarms={},
+    )
 
 
 def _encoded(
@@ -268,8 +397,23 @@ def _encoded(
     time_ns: int,
     current_a: float,
     soc_pct: float,
+    alarms: Mapping[AlarmFlag, int] | None,
 ) -> bytes:
     """The frame 0x02 that a master makes."""
     readings = master_readings(vehicle, current_a=current_a, soc_pct=soc_pct, has_positioning=profile.has_positioning)
-    report = Report(beijing_time(time_ns), report_bodies(pack, readings, edition=edition))
+    if alarms is None:
+        alarms = alarms_of_moment(pack, readings, profile.alarm_limits)
+    return report_frame(edition, vin, time_ns, pack, readings, alarms)
+
+
+def report_frame(
+    edition: Edition,
+    vin: str,
+    time_ns: int,
+    pack: PackValues,
+    readings: MasterReadings,
+    alarms: Mapping[AlarmFlag, int],
+) -> bytes:
+    """One frame 0x02, as a master makes it, that knows this and has these alarms."""
+    report = Report(beijing_time(time_ns), report_bodies(pack, readings, alarms=alarms, edition=edition))
     return encode(Frame(command=Command.REALTIME_REPORT, vin=vin, message=report, edition=edition))

@@ -13,6 +13,7 @@ Left out: the internal bus, flash, orders and downloads. A unit that needs them 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -36,11 +37,14 @@ from bmsota.gbt32960 import (
     beijing_time,
 )
 from bmsota.ota import IdentityReporter
+from bmsota_sim.columns.alarms import FAST_KMH, PackLimits, UnitAlarms
+from bmsota_sim.columns.nodes import SLAVE_BOOT_NS
 from bmsota_sim.columns.quantise import MISSING, cells_on_bus, probes_on_bus
-from bmsota_sim.columns.reports import CHARGING, DRIVING, IGNITION_ON, ReportColumns, VehicleRows
+from bmsota_sim.columns.reports import ReportColumns, VehicleRows, pack_values_of, report_frame, vehicle_state
 from bmsota_sim.devices.driver import Driver
 from bmsota_sim.devices.master import BOOT_TIME_NS, SHUTDOWN_LIMIT_NS
 from bmsota_sim.devices.phase import LATCH_NS, next_latch, slave_offset_ns
+from bmsota_sim.devices.readings import master_readings
 from bmsota_sim.devices.slave import BOOT_TIME_NS as SLAVE_BOOT_TIME_NS
 from bmsota_sim.kernel import SECOND
 from bmsota_sim.unit import UnitFigures
@@ -123,6 +127,9 @@ class FleetGroup:
         """The next latch; never, as long as no unit has booted."""
         self._held: tuple[Array, Array] | None = None
         """Cells and probes of the slaves' last round, where that is not each second's."""
+        self._limits = PackLimits(profile.alarm_limits)
+        self._watched: dict[FleetUnit, UnitAlarms] = {}
+        """Units whose pack is near a limit, or beyond it."""
 
     def add(self, unit: FleetUnit, row: int) -> None:
         """Take *unit* in, whose pack is *row*."""
@@ -151,6 +158,7 @@ class FleetGroup:
         second_ns = now_ns - LATCH_NS
         if self.measure_period_ns > SECOND and (self._held is None or second_ns % self.measure_period_ns == 0):
             self._held = (self.packs.cell_voltage_v.copy(), self.packs.cell_temperature_c.copy())
+        self._look_at_packs(now_ns, second_ns)
         due = []
         while self._due and self._due[0][0] < self._latch_ns:
             report = self._due.popleft()
@@ -171,6 +179,8 @@ class FleetGroup:
             if unit.life == life:
                 self._due.append((due_ns + self.report_period_ns, unit, life))
                 unit.report(frame)
+                if unit in self._watched:
+                    self._watched[unit].reported(now_ns)
         if prepared:
             self.kernel.call_at(prepared[0][0], self._send)
 
@@ -189,16 +199,60 @@ class FleetGroup:
             probes=probes,
             current_a=packs.current_a[rows],
             soc=packs.cell_soc[rows].min(axis=1),
-            state=np.array([_state(vehicle) for vehicle in vehicles], np.uint8),
+            state=np.array([vehicle_state(vehicle) for vehicle in vehicles], np.uint8),
             odometer_km=np.array([vehicle.odometer_km for vehicle in vehicles]),
             longitude_deg=np.array([vehicle.longitude_deg for vehicle in vehicles]),
             latitude_deg=np.array([vehicle.latitude_deg for vehicle in vehicles]),
             power_w=np.array([vehicle.power_w if vehicle.speed_kmh > 0 else 0.0 for vehicle in vehicles]),
+            speed_kmh=np.array([math.nan if vehicle.motion is None else vehicle.speed_kmh for vehicle in vehicles]),
+            alarms={place: self._watched[unit].alarms for place, unit in enumerate(units) if unit in self._watched},
         )
 
+    # -- alarms ----------------------------------------------------------------------------------------------------------
 
-def _state(vehicle: VirtualVehicle) -> int:
-    return IGNITION_ON * vehicle.ignition_on | DRIVING * vehicle.is_driving | CHARGING * vehicle.is_charging
+    def _look_at_packs(self, now_ns: int, second_ns: int) -> None:
+        """Judge the alarms of the packs that are near a limit, as a master does at its latch."""
+        voltage, temperature = self._held or (self.packs.cell_voltage_v, self.packs.cell_temperature_c)
+        rows = set(np.flatnonzero(self._limits.near(self.packs, voltage, temperature)).tolist())
+        near = [self._units[row] for row in sorted(rows & self._units.keys())]
+        near += [unit for unit in self._units.values() if unit.vehicle.speed_kmh > FAST_KMH and unit.row not in rows]
+        for unit in near:
+            if unit not in self._watched and unit.is_looked_at(now_ns, self.measure_period_ns):
+                self._watched[unit] = UnitAlarms(
+                    self.profile.alarm_limits, edition=self.options.edition, period_ns=self.measure_period_ns
+                )
+                self._watched[unit].look_ns = now_ns
+        for unit, alarms in list(self._watched.items()):
+            if not unit.has_booted:
+                del self._watched[unit]
+            elif alarms.look_ns is not None and now_ns >= alarms.look_ns:
+                self._look_at(unit, alarms, now_ns, second_ns)
+                if alarms.is_quiet and unit not in near:
+                    unit.look_ns = alarms.look_ns
+                    del self._watched[unit]
+
+    def _look_at(self, unit: FleetUnit, alarms: UnitAlarms, now_ns: int, second_ns: int) -> None:
+        packs, row = self.packs, unit.row
+        voltage, temperature = self._held or (packs.cell_voltage_v, packs.cell_temperature_c)
+        cells, probes = cells_on_bus(voltage[row]), probes_on_bus(temperature[row, packs.probe_cells])
+        unit.hide_unheard(second_ns, cells, probes)
+        pack = pack_values_of(cells, probes)
+        readings = master_readings(
+            unit.vehicle,
+            current_a=unit.pack_view.current_a(),
+            soc_pct=unit.pack_view.soc_pct(),
+            has_positioning=self.profile.has_positioning,
+        )
+        alarms.look(pack, readings, now_ns, is_disturbed=unit.is_shutting_down)
+        if unit.is_shutting_down:
+            return
+        edition, vin = self.options.edition, unit.identity.vin
+        for seen in alarms.take_earlier():
+            frame = report_frame(edition, vin, seen.at_ns, seen.pack, seen.readings, seen.alarms)
+            unit.keep(frame, seen.at_ns)
+        if alarms.wants_report(now_ns):
+            unit.report(report_frame(edition, vin, now_ns, pack, readings, alarms.alarms))
+            alarms.reported(now_ns)
 
 
 class PackRow:
@@ -249,6 +303,7 @@ class FleetUnit:
         "identity",
         "is_powered",
         "life",
+        "look_ns",
         "modem",
         "row",
         "vehicle",
@@ -267,6 +322,8 @@ class FleetUnit:
         self.is_powered = False
         self.life = 0
         """Counts the power-offs: what was planned in an earlier life does not happen."""
+        self.look_ns = _NEVER
+        """When its master looks at its pack for the first time in this life, or looked at last."""
         self.heard_ns = 0
         """The round from which on all cells and probes are known."""
         self._first_round_ns: list[int] | None = None
@@ -329,6 +386,7 @@ class FleetUnit:
         self._first_round_ns = group.first_round_ns(self._switched_on_ns, now_ns)
         self.heard_ns = max(self._first_round_ns)
         self._discovery_ns = group.nodes.discovered_ns(now_ns)
+        self.look_ns = next_latch(now_ns + SLAVE_BOOT_NS + group.measure_period_ns - 1)
         self._is_slave_known = self._has_told = self._is_shutting_down = False
         self._filed_ns = _NEVER
         group.booted(self, life)
@@ -457,6 +515,19 @@ class FleetUnit:
     def pack_view(self) -> PackRow:
         return PackRow(self._group.packs, self.row)
 
+    @property
+    def has_booted(self) -> bool:
+        """Its master runs."""
+        return self._session is not None
+
+    @property
+    def is_shutting_down(self) -> bool:
+        return self._is_shutting_down
+
+    def is_looked_at(self, now_ns: int, period_ns: int) -> bool:
+        """Whether its master looks at its pack now."""
+        return self._session is not None and now_ns >= self.look_ns and (now_ns - self.look_ns) % period_ns == 0
+
     def hide_unheard(self, second_ns: int, cells: Array, probes: Array) -> None:
         """In the values of one report, mark those of slaves that have not sent a round by *second_ns*."""
         per_slave, probes_per_slave = self.profile.cells_per_slave, self.profile.probes_per_slave
@@ -466,6 +537,12 @@ class FleetUnit:
                 probes[place * probes_per_slave : (place + 1) * probes_per_slave] = MISSING
 
     # -- the session -----------------------------------------------------------------------------------------------------
+
+    def keep(self, frame: bytes, collected_ns: int) -> None:
+        """Store a report of a moment that is over."""
+        if self._session is not None:
+            self._session.store_encoded(frame, collected_ns, self._group.kernel.now_ns)
+            self._file()
 
     def report(self, frame: bytes) -> None:
         """A report is due, and this is its frame 0x02."""

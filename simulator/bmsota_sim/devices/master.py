@@ -403,7 +403,7 @@ class _Powered:
 
     def _latch(self) -> None:
         self._latch_timer = self._kernel.call_at(next_latch(self._kernel.now_ns), self._latch)
-        self.master.latch(self._kernel.now_ns)
+        self.step(self.master.latch)
 
     def _report(self) -> None:
         now_ns = self._kernel.now_ns

@@ -190,6 +190,7 @@ class FullUnit:
                 keys=keys,
                 layout=profile.layout,
                 slave_class=slave_class,
+                alarm_limits=profile.alarm_limits,
                 database=internal_dbc,
                 unprotected=unprotected_dbc,
                 profile=BootloaderProfile(wire),

@@ -208,6 +208,8 @@ class MasterRig:
         store_on(self.flash, ImageRole.MASTER).install_factory(firmware(ImageRole.MASTER, "2.0.0"))
         self.readings, self.check, self.configuration = readings, check, configuration(**changes)
         self.events, self.reports, self.extensions = [], [], []
+        self.times = []
+        """Of the reports: when they were collected, and whether they came as backfill."""
         self.platform = None
         self.has_link = True
         self.last_login = None
@@ -288,8 +290,9 @@ class MasterRig:
             match event:
                 case LoginRequested():
                     platform.accept_login(self.now_ns)
-                case ReportReceived(report=report):
+                case ReportReceived(report=report, is_backfill=is_backfill):
                     self.reports.append({type(body): body for body in report.bodies})
+                    self.times.append((report.time, is_backfill))
                 case ExtensionReceived(frame):
                     self.extensions.append(frame.message)
                     platform.reply(frame, self.now_ns, ReplyFlag.SUCCESS)

@@ -118,9 +118,11 @@ def test_a_slave_that_missed_three_rounds_is_no_longer_reported(rig):
 
 
 def test_alarm_limits_are_the_series_own(world):
-    rig = world.MasterRig(alarm_limits=AlarmLimits(cell_voltage_max_v=3.65))
+    rig = world.MasterRig(alarm_limits=AlarmLimits(cell_voltage_max_v=(None, None, 3.65)))
     rig.until(lambda: rig.master.link_state is TerminalState.LOGGED_IN)
-    rig.measure()
+    for _ in range(4):
+        rig.measure()
+        rig.run(1)
     rig.master.send_report(rig.now_ns)
     rig.run(0.1)
     assert rig.reports[0][Alarms].level_max == 3

@@ -40,7 +40,7 @@ from bmsota.gbt32960 import (
     decode,
     encode,
 )
-from bmsota.master import AlarmLimits, MasterReadings, MotorReadings, PackValues, report_bodies
+from bmsota.master import MasterReadings, MotorReadings, PackValues, report_bodies
 
 VOLTAGES = (3.7001, 3.7234, 3.6509, 3.7234)
 TEMPERATURES = (21.4, -3.6, 21.6)
@@ -134,9 +134,14 @@ def test_a_report_of_2025_says_the_same():
     same(old[Alarms], new[Alarms2025], "general_levels")
     assert new[Position2025].coordinate_system is CoordinateSystem.WGS84
     levels = {each.flag: each.level for each in new[Alarms2025].general_levels}
-    assert levels == {AlarmFlag.CELL_OVER_VOLTAGE: 3, AlarmFlag.CELL_UNDER_VOLTAGE: 2}
-    assert new[Alarms2025].level_max == 3
-    assert bodies_of(PACK, edition=Edition.GBT2025)[Alarms2025].general_levels == ()
+    assert levels == {
+        AlarmFlag.CELL_OVER_VOLTAGE: 2,
+        AlarmFlag.CELL_UNDER_VOLTAGE: 2,
+        AlarmFlag.CELL_CONSISTENCY_POOR: 2,
+        AlarmFlag.TEMPERATURE_DIFFERENCE: 2,
+    }
+    assert new[Alarms2025].level_max == 2
+    assert bodies_of(PACK, alarms={}, edition=Edition.GBT2025)[Alarms2025].general_levels == ()
 
 
 def test_what_the_vehicle_does_not_say_is_invalid():
@@ -188,33 +193,6 @@ def test_one_silent_slave_hides_the_sum_but_not_the_other_cells():
     extremes = bodies[Extremes]
     assert (extremes.cell_voltage_max_cell, extremes.cell_voltage_min_cell) == (1, 3)
     assert (extremes.temperature_max_probe, extremes.temperature_min_probe) == (2, 2)
-
-
-@pytest.mark.parametrize(
-    ("changes", "flags", "level"),
-    [
-        ({}, AlarmFlag(0), 0),
-        ({"cell_voltages_v": (3.7, 4.251, None, 3.7)}, AlarmFlag.CELL_OVER_VOLTAGE, 3),
-        ({"cell_voltages_v": (3.7, 4.25, 2.5, 3.7)}, AlarmFlag(0), 0),
-        ({"cell_voltages_v": (3.7, 2.499, None, 3.7)}, AlarmFlag.CELL_UNDER_VOLTAGE, 2),
-        ({"temperatures_c": (20.0, 55.1, None)}, AlarmFlag.BATTERY_TEMPERATURE_HIGH, 3),
-        ({"temperatures_c": (20.0, 55.0, None)}, AlarmFlag(0), 0),
-        (
-            {"cell_voltages_v": (4.3, 2.4, 3.7, 3.7), "temperatures_c": (60.0,) * 3},
-            AlarmFlag.CELL_OVER_VOLTAGE | AlarmFlag.CELL_UNDER_VOLTAGE | AlarmFlag.BATTERY_TEMPERATURE_HIGH,
-            3,
-        ),
-    ],
-)
-def test_alarms(changes, flags, level):
-    alarms = bodies_of(replace(PACK, **changes))[Alarms]
-    assert (alarms.flags, alarms.level_max) == (int(flags), level)
-
-
-def test_a_series_has_its_own_alarm_limits():
-    limits = AlarmLimits(cell_voltage_max_v=3.65, cell_voltage_min_v=2.0, temperature_max_c=60.0)
-    pack = PackValues(cell_voltages_v=(3.66, 2.1), temperatures_c=(58.0,))
-    assert bodies_of(pack, alarm_limits=limits)[Alarms].flags == int(AlarmFlag.CELL_OVER_VOLTAGE)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def scenario(*expectations):
     return parse_scenario(HEAD + "".join(f"  - {{ {text} }}\n" for text in expectations))
 
 
-def judged(expectation, ledger, now_ns=END):
+def alarms_of_moment(expectation, ledger, now_ns=END):
     (verdict,) = evaluate(scenario(expectation), ledger, now_ns, seed=1)
     return verdict
 
@@ -82,7 +82,7 @@ def reports(count, counter="sent", at_s=10, unit=CARS[0]):
      ("above: 6", True), ("above: 7", False), ("below: 8", True), ("below: 7", False), ("above: 6, below: 8", True), ("above: 6, below: 7", False)],
 )  # fmt: skip
 def test_a_counter_keeps_its_limits(limit, passed):
-    verdict = judged(f"what: sent, {limit}", Ledger(reports(7)))
+    verdict = alarms_of_moment(f"what: sent, {limit}", Ledger(reports(7)))
     assert (verdict.passed, verdict.got) == (passed, "7")
 
 
@@ -90,59 +90,59 @@ def test_counters_count_whom_and_when():
     ledger = Ledger(
         [*reports(3, at_s=10), *reports(4, at_s=300), *reports(5, at_s=300, unit=VANS[0]), *reports(9, at_s=590)]
     )
-    assert judged("what: sent, who: cars, by: 5min after gap, since: gap, at_least: 0", ledger).got == "4"
-    assert judged("what: sent, who: all, since: gap, at_least: 0", ledger).got == "18"
-    assert judged("what: sent, who: vans, since: 6min, at_least: 0", ledger).got == "0"
-    assert judged("what: sent, since: faults_off, at_least: 0", ledger).got == "9"
+    assert alarms_of_moment("what: sent, who: cars, by: 5min after gap, since: gap, at_least: 0", ledger).got == "4"
+    assert alarms_of_moment("what: sent, who: all, since: gap, at_least: 0", ledger).got == "18"
+    assert alarms_of_moment("what: sent, who: vans, since: 6min, at_least: 0", ledger).got == "0"
+    assert alarms_of_moment("what: sent, since: faults_off, at_least: 0", ledger).got == "9"
 
 
 def test_a_ratio_of_nothing_is_no_success():
     """A run that sent nothing must not be green."""
-    verdict = judged("what: acknowledged / sent, at_least: 0%", Ledger())
+    verdict = alarms_of_moment("what: acknowledged / sent, at_least: 0%", Ledger())
     assert (verdict.passed, verdict.got) == (False, "0 / 0: nothing was counted as sent")
 
 
 @pytest.mark.parametrize(("acknowledged", "passed"), [(99, True), (98, False)])
 def test_a_ratio(acknowledged, passed):
     ledger = Ledger(reports(100) + reports(acknowledged, "acknowledged"))
-    assert judged("what: acknowledged / sent, at_least: 99%", ledger).passed is passed
+    assert alarms_of_moment("what: acknowledged / sent, at_least: 99%", ledger).passed is passed
 
 
 def test_reply_times():
     ledger = Ledger(replies_s=[0.1] * 90 + [3.0] * 10)
-    assert judged("what: reply_p50, below: 200ms", ledger).passed
-    verdict = judged("what: reply_p99, below: 2s", ledger)
+    assert alarms_of_moment("what: reply_p50, below: 200ms", ledger).passed
+    verdict = alarms_of_moment("what: reply_p99, below: 2s", ledger)
     assert (verdict.passed, verdict.got) == (False, "3.000 s")
-    verdict = judged("what: reply_p99, below: 2s", Ledger())
+    verdict = alarms_of_moment("what: reply_p99, below: 2s", Ledger())
     assert (verdict.passed, verdict.got) == (False, "no answer was measured")
 
 
 def test_a_share_of_units_is_logged_in_and_the_others_are_named():
     ledger = Ledger(online={*CARS[:198], *VANS})
-    verdict = judged("what: logged_in, who: cars, at_least: 99%", ledger)
+    verdict = alarms_of_moment("what: logged_in, who: cars, at_least: 99%", ledger)
     assert (verdict.passed, verdict.got, verdict.failing) == (True, "198 of 200 units", (CARS[198], CARS[199]))
-    assert not judged("what: logged_in, who: cars, above: 99%", ledger).passed
-    assert judged("what: logged_in, at_least: 202", ledger).passed
-    assert not judged("what: logged_in, at_least: 203", ledger).passed
-    assert len(judged("what: logged_in, at_least: 1%", Ledger()).failing) == FAILING_MAX
+    assert not alarms_of_moment("what: logged_in, who: cars, above: 99%", ledger).passed
+    assert alarms_of_moment("what: logged_in, at_least: 202", ledger).passed
+    assert not alarms_of_moment("what: logged_in, at_least: 203", ledger).passed
+    assert len(alarms_of_moment("what: logged_in, at_least: 1%", Ledger()).failing) == FAILING_MAX
 
 
 def test_statuses_open_ones_too():
     ledger = Ledger(
         statuses={van: ["Approved", "Downloading"] for van in VANS[:3]} | {VANS[3]: ["Approved", "Rolled back"]}
     )
-    assert not judged("what: status, who: vans, is: Downloading", ledger).passed
-    assert judged("what: status, who: vans, is: Downloading, at_least: 75%", ledger).passed
-    assert judged("what: status, who: vans, is: [Downloading, Rolled back]", ledger).passed
-    assert judged("what: seen_status, who: vans, is: Approved", ledger).passed
-    assert not judged("what: seen_status, who: vans, is: Cancelled", ledger).passed
-    assert not judged("what: status, who: all, is: Approved, at_least: 1", ledger).passed
+    assert not alarms_of_moment("what: status, who: vans, is: Downloading", ledger).passed
+    assert alarms_of_moment("what: status, who: vans, is: Downloading, at_least: 75%", ledger).passed
+    assert alarms_of_moment("what: status, who: vans, is: [Downloading, Rolled back]", ledger).passed
+    assert alarms_of_moment("what: seen_status, who: vans, is: Approved", ledger).passed
+    assert not alarms_of_moment("what: seen_status, who: vans, is: Cancelled", ledger).passed
+    assert not alarms_of_moment("what: status, who: all, is: Approved, at_least: 1", ledger).passed
 
 
 def test_histories():
     ledger = Ledger(events={VANS[0]: ["logged in", "slave 2 replaced: A by B"]})
-    assert judged("what: history, who: vans/1, contains: slave 2 replaced", ledger).passed
-    verdict = judged("what: history, who: vans/1-2, contains: slave 2 replaced", ledger)
+    assert alarms_of_moment("what: history, who: vans/1, contains: slave 2 replaced", ledger).passed
+    verdict = alarms_of_moment("what: history, who: vans/1-2, contains: slave 2 replaced", ledger)
     assert (verdict.passed, verdict.failing) == (False, (VANS[1],))
 
 
