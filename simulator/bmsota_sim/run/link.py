@@ -39,15 +39,16 @@ class RunUplink:
         network: Network,
         watch: UnitLedger,
         clock_ns: Callable[[], int],
-        random: Random,
+        random: Callable[[], Random],
     ) -> None:
-        """*clock_ns*: nanoseconds from the start of the run, for the ledger."""
+        """*clock_ns*: nanoseconds from the start of the run, for the ledger. *random* is asked once, by the first draw."""
         self._kernel = kernel
         self._uplink = uplink
         self._network = network
         self._watch = watch
         self._clock_ns = clock_ns
-        self._random = random
+        self._new_random = random
+        self._drawn: Random | None = None
         self._stream: _Stream | None = None
         self._is_out = False
         self._twice = 0.0
@@ -59,6 +60,13 @@ class RunUplink:
         """Reports that were sent after the next one."""
         self.is_clean = False
         """The time without faults: nothing is lost any more."""
+
+    @property
+    def _random(self) -> Random:
+        # Most links never draw, and a generator is 2.9 kB.
+        if self._drawn is None:
+            self._drawn = self._new_random()
+        return self._drawn
 
     # -- what the run does -----------------------------------------------------------------------------------------------
 

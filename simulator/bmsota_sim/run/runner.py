@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -251,7 +251,7 @@ class Run:
                     network=network,
                     watch=self.ledger.units[unit],
                     clock_ns=self.now_ns,
-                    random=stream(seed, str(unit), "network"),
+                    random=partial(stream, seed, str(unit), "network"),
                 )
                 modem = Modem(kernel, link, rate_bytes_per_s=max(1, round(network.rate_bytes_per_s)))
                 vehicle = self._vehicle(unit, group.city)
