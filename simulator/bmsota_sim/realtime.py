@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import httpx
 
 from bmsota.adapters.asyncio_link import CLOSE_TIMEOUT_S, SEND_TIMEOUT_S
 from bmsota.adapters.asyncio_terminal import CONNECT_TIMEOUT_S
+from bmsota.errors import ConfigurationError
 from bmsota_sim.kernel import MS, SECOND, Kernel
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from bmsota.ota import HttpRequest
     from bmsota_sim.links.uplink import HttpListener, StreamListener
 
-__all__ = ["RealTimeDriver", "TcpUplink"]
+__all__ = ["RealTimeDriver", "TcpUplink", "allow_connections"]
 
 # The longest sleep between two looks at the heap: short enough to notice a stop request at once.
 SLEEP_MAX_S = 0.2
@@ -36,8 +38,26 @@ HTTP_CHUNK_SIZE_BYTES = 16 * 1024
 HTTP_TIMEOUT_S = 20.0
 # How much backlog is worked off before the sockets are looked at.
 SLICE_NS = 20 * MS
+# Beside connections: libraries, the report, pipes.
+OTHER_FILES = 200
 # Lateness is kept as the time spent in each power of two of a millisecond: up to 18 hours.
 LAG_BUCKETS = 27
+
+
+def allow_connections(count: int) -> None:
+    """Raise this process's limit of open files, if it must be, so that *count* connections fit under it.
+
+    Raises:
+        ConfigurationError: the system's own limit is lower. The platform would be blamed for connections that we cannot open.
+    """
+    needed = count + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise ConfigurationError(
+                f"{count:,} connections need {needed:,} open files, but the limit is {hard:,}: raise `ulimit -Hn`, or run fewer units"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 class RealTimeDriver:

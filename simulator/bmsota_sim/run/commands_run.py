@@ -27,7 +27,7 @@ from bmsota.errors import ConfigurationError
 from bmsota_sim._exit_codes import INTERRUPTED, NO_VERDICT, NOT_AS_PLANNED, TERMINATED, WRONG_USAGE
 from bmsota_sim._signals import ending_signals
 from bmsota_sim.kernel import SECOND, Kernel
-from bmsota_sim.realtime import RealTimeDriver, TcpUplink
+from bmsota_sim.realtime import RealTimeDriver, TcpUplink, allow_connections
 from bmsota_sim.run.check import check
 from bmsota_sim.run.commands_plan import read_scenario
 from bmsota_sim.run.outputs.junit import junit_xml
@@ -229,6 +229,7 @@ async def _real(
     sources: list[str],
     speed: float,
 ) -> tuple[Run, Result, dict[str, Any]]:
+    allow_connections(scenario.unit_count)
     driver = RealTimeDriver(speed=speed)
     uplinks: list[TcpUplink] = []
     addresses = cycle(sources) if sources else None

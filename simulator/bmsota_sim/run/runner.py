@@ -11,6 +11,7 @@ An entry of the timeline that cannot be done is told, and makes the run red: not
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -68,9 +69,12 @@ PHYSICS_STEP_NS = NS_PER_S
 # In virtual time, where no ramp-up is said: one unit after another, so that none start in the same nanosecond.
 START_STEP_NS = 10_000_000
 RAMP_TICK_NS = 20_000_000
-# In real time a unit is switched on while the kernel is less late than this; and, however late it is, one in this time.
+# In real time units are switched on while the kernel is less late than this; and, however late it is, one in this time.
 RAMP_LAG_NS_MAX = 50_000_000
 RAMP_PATIENCE_NS = NS_PER_S // 2
+# A tick switches on one unit more after each of these times, and half as many when the kernel was late: what a unit costs shows only
+# when it has booted.
+RAMP_RISE_NS = NS_PER_S // 4
 FAILING_MAX = 10
 
 
@@ -208,8 +212,10 @@ class Run:
         self.units: dict[UnitId, RunUnit] = {}
         self.verdicts: list[Verdict] = []
         self._judged_ns: int | None = None
-        self._queue = list(ids)
+        self._queue = deque(ids)
         self._last_boot_ns = 0
+        self._boots_per_tick = 1
+        self._boots_changed_ns = 0
         self.ramp_ns: int | None = None
         """How long the ramp-up took; None while it lasts."""
         self.is_over = False
@@ -364,7 +370,7 @@ class Run:
             self.kernel.call_in(index * step_ns, self._switch_on_next)
 
     def _switch_on_next(self) -> None:
-        unit = self.units[self._queue.pop(0)]
+        unit = self.units[self._queue.popleft()]
         unit.is_on = True
         unit.unit.switch_on()
         if not self._queue:
@@ -373,10 +379,15 @@ class Run:
     def _pace(self) -> None:
         """Switch the next unit on, as fast as this machine boots them."""
         assert self._lag_ns is not None
-        waited_ns = self.kernel.now_ns - self._last_boot_ns
-        if self._lag_ns() < RAMP_LAG_NS_MAX or waited_ns >= RAMP_PATIENCE_NS:
-            self._last_boot_ns = self.kernel.now_ns
-            self._switch_on_next()
+        now_ns = self.kernel.now_ns
+        is_late = self._lag_ns() >= RAMP_LAG_NS_MAX
+        if now_ns - self._boots_changed_ns >= (RAMP_PATIENCE_NS if is_late else RAMP_RISE_NS):
+            self._boots_changed_ns = now_ns
+            self._boots_per_tick = max(1, self._boots_per_tick // 2) if is_late else self._boots_per_tick + 1
+        if not is_late or now_ns - self._last_boot_ns >= RAMP_PATIENCE_NS:
+            self._last_boot_ns = now_ns
+            for _ in range(1 if is_late else min(self._boots_per_tick, len(self._queue))):
+                self._switch_on_next()
         if self._queue:
             self.kernel.call_in(RAMP_TICK_NS, self._pace)
 
