@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from bmsota.adapters import connect_terminal
+from bmsota.adapters.asyncio_link import CLOSE_TIMEOUT_S, SEND_TIMEOUT_S
+from bmsota.adapters.asyncio_terminal import CONNECT_TIMEOUT_S
+from bmsota.errors import ConfigurationError
 from bmsota_sim.kernel import MS, SECOND, Kernel
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
-    from bmsota.adapters import AsyncioTerminal
     from bmsota.ota import HttpRequest
     from bmsota_sim.links.uplink import HttpListener, StreamListener
 
-__all__ = ["RealTimeDriver", "TcpUplink"]
+__all__ = ["RealTimeDriver", "TcpUplink", "allow_connections"]
 
 # The longest sleep between two looks at the heap: short enough to notice a stop request at once.
 SLEEP_MAX_S = 0.2
@@ -37,10 +38,28 @@ HTTP_CHUNK_SIZE_BYTES = 16 * 1024
 HTTP_TIMEOUT_S = 20.0
 # How much backlog is worked off before the sockets are looked at.
 SLICE_NS = 20 * MS
+# Beside connections: libraries, the report, pipes.
+OTHER_FILES = 200
 # Lateness is kept as the time spent in each power of two of a millisecond: up to 18 hours.
 LAG_BUCKETS = 27
 # Half-open links of one unit; a socket each. A platform that ends none of them is told of the oldest.
 ABANDONED_MAX = 4
+
+
+def allow_connections(count: int) -> None:
+    """Raise this process's limit of open files, if it must be, so that *count* connections fit under it.
+
+    Raises:
+        ConfigurationError: the system's own limit is lower. The platform would be blamed for connections that we cannot open.
+    """
+    needed = count + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise ConfigurationError(
+                f"{count:,} connections need {needed:,} open files, but the limit is {hard:,}: raise `ulimit -Hn`, or run fewer units"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 class RealTimeDriver:
@@ -131,45 +150,29 @@ class RealTimeDriver:
                     await self._wake.wait()
 
 
-class _Stream:
-    """One TCP connection to the gateway, as a link that `connect_terminal` drives. The unit's session keeps the deadlines."""
+class _Stream(asyncio.Protocol):
+    """One TCP connection to the gateway, from the attempt to its end. The unit's session keeps the deadlines.
+
+    No task and no buffer of its own: there are tens of thousands.
+    """
+
+    __slots__ = ("_driver", "_gives_up", "_listener", "_lost", "_transport")
 
     def __init__(self, driver: RealTimeDriver, listener: StreamListener) -> None:
-        self.wants_connection = True
-        self.is_closing = False
-        self.is_finished = False
         self._driver = driver
         self._listener: StreamListener | None = listener
-        self._output = bytearray()
-
-    def connected(self, _now_ns: int) -> None:
-        self.wants_connection = False
-        if self._listener is not None:
-            self._driver.deliver(self._listener.stream_opened)
-
-    def receive_data(self, data: bytes, _now_ns: int) -> None:
-        if self._listener is not None:
-            self._driver.deliver(self._listener.stream_received, data)
-
-    def handle_timeout(self, _now_ns: int) -> None:
-        return
-
-    def next_timeout(self) -> int | None:
-        return None
+        self._transport: asyncio.Transport | None = None
+        self._gives_up: asyncio.TimerHandle | None = None
+        """While the peer takes nothing."""
+        self._lost: asyncio.Future[None] | None = None
+        """Who waits for the end."""
 
     def send(self, data: bytes) -> None:
-        self._output += data
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
 
-    def data_to_send(self) -> bytes:
-        data = bytes(self._output)
-        self._output.clear()
-        return data
-
-    def disconnected(self, _now_ns: int) -> None:
-        self.wants_connection = False
-        self.is_finished = True
-
-    def closed(self, reason: str) -> None:
+    def failed(self, reason: str) -> None:
+        """There is no connection, or none any more."""
         listener, self._listener = self._listener, None
         if listener is not None:
             self._driver.deliver(listener.stream_closed, reason)
@@ -178,12 +181,76 @@ class _Stream:
         self._listener = None
 
     def close(self) -> None:
+        """Close; what was sent is still delivered if the peer takes it within seconds. The listener hears nothing more."""
         self._listener = None
-        self.is_closing = True
+        transport = self._transport
+        if transport is not None:
+            transport.close()
+            if transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, transport.abort)
+
+    async def wait_lost(self) -> None:
+        """Wait until the connection is gone; not longer than it takes to give up a peer that does not close."""
+        if self._transport is None:
+            return
+        self._lost = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._lost
+        except TimeoutError:
+            self._transport.abort()
+
+    # -- for asyncio -----------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._listener is None:
+            transport.close()
+        else:
+            self._driver.deliver(self._listener.stream_opened)
+
+    def data_received(self, data: bytes) -> None:
+        if self._listener is not None:
+            self._driver.deliver(self._listener.stream_received, data)
+
+    def pause_writing(self) -> None:
+        if self._gives_up is None:
+            self._gives_up = asyncio.get_running_loop().call_later(SEND_TIMEOUT_S, self._give_up)
+
+    def resume_writing(self) -> None:
+        if self._gives_up is not None:
+            self._gives_up.cancel()
+            self._gives_up = None
+
+    def _give_up(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+        self.failed(f"the peer has not read for {SEND_TIMEOUT_S:g} s")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.resume_writing()
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
+        self.failed("connection closed" if exc is None else f"the connection broke: {exc}")
 
 
 class TcpUplink:
     """The `Uplink` of one unit over real sockets."""
+
+    __slots__ = (
+        "_abandoned",
+        "_client",
+        "_connecting",
+        "_driver",
+        "_exchange",
+        "_host",
+        "_port",
+        "_source_address",
+        "_ssl_context",
+        "_stream",
+    )
 
     def __init__(
         self,
@@ -195,6 +262,7 @@ class TcpUplink:
         ssl_context: ssl.SSLContext | None = None,
         source_address: str | None = None,
     ) -> None:
+        """*source_address*: connect from there; beyond about 12,000 connections from one address the kernel searches long for a port."""
         self._ssl_context = ssl_context
         self._source_address = source_address
         self._driver = driver
@@ -202,68 +270,56 @@ class TcpUplink:
         self._host = host
         self._port = port
         self._stream: _Stream | None = None
-        self._terminal: AsyncioTerminal | None = None
-        self._abandoned: deque[tuple[_Stream, AsyncioTerminal]] = deque()
+        self._abandoned: list[_Stream] = []
+        # asyncio keeps only weak references to tasks; we keep the strong ones.
+        self._connecting: asyncio.Task[None] | None = None
         self._exchange: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        # asyncio keeps only weak references to tasks; we keep the strong one until it is done.
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     def open_stream(self, listener: StreamListener) -> None:
         self.close_stream()
         stream = self._stream = _Stream(self._driver, listener)
-        ends: list[str] = []
-        terminal = self._terminal = connect_terminal(
-            stream,
-            self._host,
-            self._port,
-            clock_ns=self._driver.wall_ns,
-            ssl_context=self._ssl_context,
-            source_address=None if self._source_address is None else (self._source_address, 0),
-            on_lost=lambda error: ends.append(str(error)),
-        )
-        self._start(self._until_closed(terminal, stream, ends))
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(stream))
 
-    @staticmethod
-    async def _until_closed(terminal: AsyncioTerminal, stream: _Stream, ends: list[str]) -> None:
-        await terminal.wait_closed()
-        stream.closed(ends[0] if ends else "connection closed")
+    async def _connect(self, stream: _Stream) -> None:
+        tls: dict[str, Any] = {}
+        if self._ssl_context is not None:
+            tls = {"ssl": self._ssl_context, "ssl_shutdown_timeout": CLOSE_TIMEOUT_S}
+        local = None if self._source_address is None else (self._source_address, 0)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                loop = asyncio.get_running_loop()
+                await loop.create_connection(lambda: stream, self._host, self._port, local_addr=local, **tls)
+        except (OSError, UnicodeError) as error:  # A name with a label of more than 63 characters is a UnicodeError.
+            stream.failed(f"cannot connect to {self._host}:{self._port}: {str(error) or 'timed out'}")
+        finally:
+            if self._stream is stream:
+                self._connecting = None
 
     def send_stream(self, data: bytes) -> None:
-        if self._stream is not None and self._terminal is not None:
+        if self._stream is not None:
             self._stream.send(data)
-            self._terminal.wake()
 
     def close_stream(self) -> None:
         stream, self._stream = self._stream, None
-        if stream is not None and self._terminal is not None:
+        connecting, self._connecting = self._connecting, None
+        if stream is not None:
             stream.close()
-            self._terminal.wake()
+        if connecting is not None:
+            connecting.cancel()
 
     def abandon_stream(self) -> None:
         """The unit is gone, and the platform does not learn it: the socket stays open and silent, until the run or the platform ends it."""
-        stream, terminal = self._stream, self._terminal
-        self._stream = None
-        if stream is None or terminal is None:
+        stream, self._stream = self._stream, None
+        if stream is None:
             return
         stream.abandon()
-        self._abandoned.append((stream, terminal))
+        self._abandoned.append(stream)
         while len(self._abandoned) > ABANDONED_MAX:
-            self._end_abandoned(*self._abandoned.popleft())
-
-    @staticmethod
-    def _end_abandoned(stream: _Stream, terminal: AsyncioTerminal) -> None:
-        stream.close()
-        terminal.wake()
+            self._abandoned.pop(0).close()
 
     def start_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:
         self.abort_http()
-        self._exchange = self._start(self._run_http(base_url, request, listener))
+        self._exchange = asyncio.get_running_loop().create_task(self._run_http(base_url, request, listener))
 
     async def _run_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:
         error: str | None = None
@@ -294,9 +350,12 @@ class TcpUplink:
 
     async def close(self) -> None:
         """Close everything; for the end of a run."""
+        streams = [*self._abandoned, *([] if self._stream is None else [self._stream])]
+        tasks = [task for task in (self._connecting, self._exchange) if task is not None]
         self.close_stream()
-        while self._abandoned:
-            self._end_abandoned(*self._abandoned.popleft())
+        for stream in self._abandoned:
+            stream.close()
+        self._abandoned.clear()
         self.abort_http()
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(stream.wait_lost() for stream in streams))

@@ -26,7 +26,7 @@ from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota_sim._exit_codes import FAILED, NO_VERDICT, NOT_AS_PLANNED, WRONG_USAGE
 from bmsota_sim._signals import ending_signals, held_signal
 from bmsota_sim.kernel import SECOND, Kernel
-from bmsota_sim.realtime import RealTimeDriver, TcpUplink
+from bmsota_sim.realtime import RealTimeDriver, TcpUplink, allow_connections
 from bmsota_sim.run.api_access import api_access
 from bmsota_sim.run.check import check
 from bmsota_sim.run.commands_plan import read_scenario
@@ -283,6 +283,7 @@ async def _real(
     more: _More,
     steering: _Steering,
 ) -> tuple[Run, Result, dict[str, Any]]:
+    allow_connections(scenario.unit_count)
     driver = RealTimeDriver(speed=speed)
     uplinks: list[TcpUplink] = []
     addresses = cycle(sources) if sources else None

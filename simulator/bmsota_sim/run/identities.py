@@ -6,6 +6,7 @@ common, and a further group or unit changes no other's. VIN and ICCID are the sa
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from bmsota.errors import ConfigurationError
@@ -26,6 +27,7 @@ _LETTERS = "0123456789ABCDEFGHJKLMNPRSTUVWXYZ"
 _GENERATIONS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+@cache
 def group_code(group: str) -> str:
     """Four characters that stand for the group's name."""
     number = int.from_bytes(stream_bytes(0, group, "group code")[:8])

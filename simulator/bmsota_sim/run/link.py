@@ -54,15 +54,16 @@ class RunUplink:
         network: Network,
         watch: UnitLedger,
         clock_ns: Callable[[], int],
-        random: Random,
+        random: Callable[[], Random],
     ) -> None:
-        """*clock_ns*: nanoseconds from the start of the run, for the ledger."""
+        """*clock_ns*: nanoseconds from the start of the run, for the ledger. *random* is asked once, by the first draw."""
         self._kernel = kernel
         self._uplink = uplink
         self._network = network
         self._watch = watch
         self._clock_ns = clock_ns
-        self._random = random
+        self._new_random = random
+        self._drawn: Random | None = None
         self._stream: _Stream | None = None
         self._is_out = False
         self._twice = 0.0
@@ -82,6 +83,13 @@ class RunUplink:
         self._hang_after_bytes: int | None = None
         self._spoils_downloads = False
         self._image_bytes = 0
+
+    @property
+    def _random(self) -> Random:
+        # Most links never draw, and a generator is 2.9 kB.
+        if self._drawn is None:
+            self._drawn = self._new_random()
+        return self._drawn
 
     # -- what the run does -----------------------------------------------------------------------------------------------
 

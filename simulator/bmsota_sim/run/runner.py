@@ -11,8 +11,9 @@ An entry of the timeline that cannot be done is told, and makes the run red: not
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from bmsota.errors import ConfigurationError
@@ -78,9 +79,12 @@ PHYSICS_STEP_NS = NS_PER_S
 # In virtual time, where no ramp-up is said: one unit after another, so that none start in the same nanosecond.
 START_STEP_NS = 10_000_000
 RAMP_TICK_NS = 20_000_000
-# In real time a unit is switched on while the kernel is less late than this; and, however late it is, one in this time.
+# In real time units are switched on while the kernel is less late than this; and, however late it is, one in this time.
 RAMP_LAG_NS_MAX = 50_000_000
 RAMP_PATIENCE_NS = NS_PER_S // 2
+# A tick switches on one unit more after each of these times, and half as many when the kernel was late: what a unit costs shows only
+# when it has booted.
+RAMP_RISE_NS = NS_PER_S // 4
 FAILING_MAX = 10
 LOCAL_TIME_S = 8 * 3600
 """Times of the day are those of China, as the times of reports are."""
@@ -244,8 +248,10 @@ class Run:
         self.units: dict[UnitId, RunUnit] = {}
         self.verdicts: list[ExpectationVerdict] = []
         self._judged_ns: int | None = None
-        self._queue = list(ids)
+        self._queue = deque(ids)
         self._last_boot_ns = 0
+        self._boots_per_tick = 1
+        self._boots_changed_ns = 0
         self.ramp_ns: int | None = None
         """How long the ramp-up took; None while it lasts."""
         self.is_over = False
@@ -291,7 +297,7 @@ class Run:
                     network=network,
                     watch=self.ledger.units[unit],
                     clock_ns=self.now_ns,
-                    random=stream(seed, str(unit), "network"),
+                    random=partial(stream, seed, str(unit), "network"),
                 )
                 modem = Modem(kernel, link, rate_bytes_per_s=max(1, round(network.rate_bytes_per_s)))
                 vehicle = self._vehicle(unit, group.city)
@@ -416,10 +422,10 @@ class Run:
         for index, unit in enumerate(self._queue):
             if self._is_mine(unit):
                 self.kernel.call_in(index * step_ns, self._switch_on_next)
-        self._queue = [unit for unit in self._queue if self._is_mine(unit)]
+        self._queue = deque(unit for unit in self._queue if self._is_mine(unit))
 
     def _switch_on_next(self) -> None:
-        unit = self.units[self._queue.pop(0)]
+        unit = self.units[self._queue.popleft()]
         unit.is_on = True
         unit.unit.switch_on()
         if not self._queue:
@@ -428,10 +434,15 @@ class Run:
     def _pace(self) -> None:
         """Switch the next unit on, as fast as this machine boots them."""
         assert self._lag_ns is not None
-        waited_ns = self.kernel.now_ns - self._last_boot_ns
-        if self._lag_ns() < RAMP_LAG_NS_MAX or waited_ns >= RAMP_PATIENCE_NS:
-            self._last_boot_ns = self.kernel.now_ns
-            self._switch_on_next()
+        now_ns = self.kernel.now_ns
+        is_late = self._lag_ns() >= RAMP_LAG_NS_MAX
+        if now_ns - self._boots_changed_ns >= (RAMP_PATIENCE_NS if is_late else RAMP_RISE_NS):
+            self._boots_changed_ns = now_ns
+            self._boots_per_tick = max(1, self._boots_per_tick // 2) if is_late else self._boots_per_tick + 1
+        if not is_late or now_ns - self._last_boot_ns >= RAMP_PATIENCE_NS:
+            self._last_boot_ns = now_ns
+            for _ in range(1 if is_late else min(self._boots_per_tick, len(self._queue))):
+                self._switch_on_next()
         if self._queue:
             self.kernel.call_in(RAMP_TICK_NS, self._pace)
 

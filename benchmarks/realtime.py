@@ -1,0 +1,167 @@
+"""Fleet fidelity in real time: connected units against a bare gateway in another process.
+
+`real time` is 5,000 F7 (`--count=N` for others) at a report each 30 s: `bmsota-sim run` as a user starts it, ledger on, sources 127.0.0.k with
+at most 12,000 connections each. Its figures are the share of a core that all units take once they are in, the lateness, boots per second and the
+resident memory of a unit: the difference between two runs of different size, by the difference of their units. All units must be in and every
+report that the ledger counts must be at the gateway; else there is no figure but an error.
+
+`--quick`: fewer units and less time, to see that it runs; its figures are nobody's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks._figures import Figure, print_figures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCENARIO = """
+name: realtime
+duration: {duration_s}s
+groups:
+  units: {{ profile: F7, count: {count}, fidelity: fleet }}
+life: {{ report: 30s, heartbeat: 60s }}
+network: {{ latency: 0s }}
+"""
+SOURCE_CONNECTIONS_MAX: Final = 12_000
+CLOCK_TICKS_PER_S: Final = 100
+COUNT: Final = 5_000
+NO_VERDICT: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run against one gateway."""
+
+    exit_code: int
+    output: str
+    report: dict[str, Any]
+    """`run.json`."""
+    gateway: dict[str, int]
+    resident_bytes: int
+    """Of the simulator, at its highest."""
+    settled_cpu_share: float
+    """Of one core, over the last third of the run."""
+
+
+@contextmanager
+def bare_gateway() -> Iterator[tuple[int, dict[str, int]]]:
+    """Its port; what it has counted is in the dictionary afterwards."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks._bare_gateway"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    counted: dict[str, int] = {}
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline()), counted
+        text, _ = process.communicate(timeout=60)
+        counted.update(json.loads(text))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _status(pid: int) -> tuple[float, int]:
+    """CPU seconds and highest resident bytes of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    peak_kb = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S, peak_kb * 1024
+
+
+def measure(count: int, duration_s: int, *options: str) -> Measured:
+    """Run *count* units for *duration_s* of their time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "realtime.yaml"
+        path.write_text(SCENARIO.format(count=count, duration_s=duration_s), encoding="utf-8")
+        with bare_gateway() as (port, gateway):
+            last = 1 + -(-count // SOURCE_CONNECTIONS_MAX)
+            process = subprocess.Popen(  # noqa: S603 - our own modules
+                [
+                    *(sys.executable, "-m", "bmsota_sim.cli", "run", str(path), "--to", f"tcp://127.0.0.1:{port}"),
+                    *("--source-address", f"127.0.0.2-{max(2, last)}", "--report", f"{folder}/out", *options),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            samples: list[tuple[float, float]] = []
+            resident = 0
+            while process.poll() is None:
+                try:
+                    cpu_s, resident = _status(process.pid)
+                except (OSError, StopIteration):  # It has just ended.
+                    break
+                samples.append((time.monotonic(), cpu_s))
+                time.sleep(0.2)
+            output, _ = process.communicate()
+        try:
+            report = json.loads((Path(folder) / "out" / "run.json").read_text(encoding="utf-8"))
+        except OSError:
+            report = {}
+    settled = samples[len(samples) * 2 // 3 :]
+    (begin_s, begin_cpu_s), (end_s, end_cpu_s) = settled[0], settled[-1]
+    share = (end_cpu_s - begin_cpu_s) / max(end_s - begin_s, 1e-9)
+    return Measured(process.returncode, output, report, gateway, resident, share)
+
+
+def check(measured: Measured, count: int) -> None:
+    """Nothing is lost.
+
+    Raises:
+        RuntimeError: a unit is not in, or the gateway has another number of reports than the ledger.
+    """
+    counters = measured.report.get("counters", {})
+    got = {
+        "units in": measured.gateway.get("vins", 0),
+        "logins": counters.get("logins", 0),
+        "reports at the gateway": measured.gateway.get("reports", 0),
+    }
+    expected = {"units in": count, "logins": count, "reports at the gateway": counters.get("sent", -1)}
+    if got != expected:
+        raise RuntimeError(f"real time: expected {expected}, got {got}\n{measured.output}")
+
+
+def figures(count: int, seconds: int, few: int) -> list[Figure]:
+    """Measure.
+
+    Raises:
+        RuntimeError: see `check`; or the simulator gave no verdict because this machine was too slow.
+    """
+    small, large = measure(few, seconds), measure(count, seconds)
+    for measured, size in ((small, few), (large, count)):
+        if measured.exit_code == NO_VERDICT:
+            raise RuntimeError(f"real time: no verdict, this machine is too slow or busy\n{measured.output}")
+        check(measured, size)
+    generator = large.report["generator"]
+    return [
+        Figure("real time", round(large.settled_cpu_share, 4), "cores"),
+        Figure("real time: units", count, "units"),
+        Figure("real time: reports", large.gateway["reports"], "reports"),
+        Figure("real time: lateness p99", round(generator["late_s"]["p99"], 4), "s"),
+        Figure("real time: lateness max", round(generator["late_s"]["max"], 4), "s"),
+        Figure("real time: boots", generator["boots_per_s"] or 0.0, "units/s"),
+        Figure(
+            "real time: memory",
+            round((large.resident_bytes - small.resident_bytes) / (count - few) / 1000, 2),
+            "kB/unit",
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    is_quick = "--quick" in sys.argv
+    count = next((int(each[len("--count=") :]) for each in sys.argv if each.startswith("--count=")), COUNT)
+    sys.argv = [each for each in sys.argv if each != "--quick" and not each.startswith("--count=")]
+    print_figures("realtime", partial(figures, *((200, 15, 50) if is_quick else (count, 150, 500))))

@@ -1,0 +1,222 @@
+"""A unit of fleet fidelity and a full one send the same bytes in the same nanoseconds, whatever happens to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bmsota_sim.columns.units import FleetUnit
+from bmsota_sim.devices.frame_faults import FrameFaultKind
+from bmsota_sim.devices.unit import FullUnit
+from bmsota_sim.kernel import Kernel
+from bmsota_sim.run.check import check
+from bmsota_sim.run.runner import Run
+from bmsota_sim.session_platform import SessionPlatform
+from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink, run_virtual
+
+from bmsota.errors import LocalProtocolError
+from bmsota.gbt32960 import Command, ReportReceived
+
+SCENARIO = """
+name: both
+duration: {duration}
+{start}
+groups:
+  f: {{ profile: {profile}, count: {count}, fidelity: {fidelity}, edition: {edition}, soc_spread: 15 }}
+{groups}
+life: {{ report: {report}, heartbeat: 20s, measure: {measure} }}
+network: {{ latency: {latency}, jitter: {jitter}, split: {split} }}
+timeline:
+{timeline}
+"""
+# A boot, trips, a lost link, power off and on, an outage with backfill, a dead spot, frames twice and out of order.
+EVERYTHING = """
+  - { at: 20s, do: storm }
+  - { at: 25s, do: driving, who: f/2-3, for: 70s }
+  - { at: 30s, do: duplicate_frames, who: f/1, for: 20s }
+  - { at: 40s, do: restart, who: f/1, off: 3s }
+  - { at: 41.3s, do: restart, who: f/2, off: 5s }
+  - { at: 60s, do: platform_outage, for: 4s }
+  - { at: 80s, do: out_of_order, who: f/3, for: 40s }
+  - { at: 85s, do: offline, who: f/4, for: 25s }
+"""
+
+
+class Played:
+    """A run in virtual time, and what it sent."""
+
+    def __init__(self, fidelity, *, timeline="", seed=1, **given):
+        values = {
+            "duration": "125s",
+            "start": "",
+            "profile": "F7",
+            "count": 4,
+            "edition": 2016,
+            "groups": "",
+            "report": "10s",
+            "measure": "1s",
+            "latency": "50ms",
+            "jitter": "0s",
+            "split": "0%",
+            **given,
+        }
+        text = SCENARIO.format(fidelity=fidelity, timeline=timeline.strip("\n") or "  []", **values)
+        scenario = check(text.encode(), "both.yaml", seed).scenario
+        kernel = Kernel(VIRTUAL_START_NS)
+        self.events = []
+        platform = SessionPlatform(received=lambda event, now_ns: self.events.append((now_ns, event)))
+        self.run = Run(scenario, seed, kernel=kernel, uplink=lambda _index: MemoryUplink(kernel, platform, delay_ns=0))
+        self.sent = {str(name): [] for name in self.run.units}
+        for name, unit in self.run.units.items():
+            self.watch(unit.trace, self.sent[str(name)])
+        self.run.start()
+        run_virtual(kernel, lambda: self.run.is_over, until_ns=self.run.start_ns + self.run.duration_ns)
+        self.result = self.run.end()
+        self.totals = self.run.ledger.totals()
+
+    def watch(self, trace, sent):
+        record = trace.octets
+
+        def octets(at_ns, who, data):
+            sent.append(f"{(at_ns - self.run.start_ns) / 1e9:.9f} {who} {data.hex()}")
+            record(at_ns, who, data)
+
+        trace.octets = octets
+
+
+def assert_equal(full, fleet):
+    assert all(isinstance(unit.unit, FullUnit) for unit in full.run.units.values())
+    assert all(isinstance(unit.unit, FleetUnit) for unit in fleet.run.units.values())
+    assert {event.outcome for event in full.result.events} <= {"happened"}, full.result.events
+    for name, lines in full.sent.items():
+        assert fleet.sent[name] == lines, name
+    assert fleet.result.hashes == full.result.hashes
+    assert fleet.result.fold == full.result.fold
+    # Only a full unit has a bus.
+    assert fleet.totals.pop("can_frames") == 0 < full.totals.pop("can_frames")
+    assert fleet.totals == full.totals
+
+
+@pytest.mark.parametrize(
+    ("profile", "edition", "network"),
+    [
+        ("F7", 2016, {}),
+        # With no latency heartbeats and reports are due in the same nanosecond.
+        ("E7", 2025, {"latency": "0s"}),
+        ("E7", 2016, {"latency": "30ms", "jitter": "80ms", "split": "30%"}),
+    ],
+)
+def test_both_fidelities_send_the_same(profile, edition, network):
+    """Over everything that can happen to a unit of columns, in both editions and over a bad network."""
+    full, fleet = (
+        Played(each, timeline=EVERYTHING, profile=profile, edition=edition, **network) for each in ("full", "fleet")
+    )
+    assert_equal(full, fleet)
+    reports = [event for _, event in fleet.events if isinstance(event, ReportReceived)]
+    speeds = {body.speed_kmh for event in reports for body in event.report.bodies if hasattr(body, "speed_kmh")}
+    assert speeds == {0.0, 48.0}
+    assert fleet.totals["backfilled"] > 2
+    assert fleet.totals["logins"] >= 4 + 4 + 2 + 4 + 1  # Boot, storm, restarts, outage, dead spot.
+
+
+def test_both_know_their_slaves_from_the_same_report_on():
+    """Boots anywhere in a second, also inside the slaves' round; slow slaves, so that early reports have cells that nobody has sent."""
+    given = {
+        "start": "start: { over: 2s }",
+        "profile": "E7",
+        "count": 14,
+        "report": "1s",
+        "measure": "5s",
+        "duration": "12s",
+    }
+    full, fleet = (Played(each, **given) for each in ("full", "fleet"))
+    assert_equal(full, fleet)
+    invalid = b"\xff\xff" * 12
+    first = [event for _, event in fleet.events if isinstance(event, ReportReceived) and invalid in event.clear]
+    assert 14 < len(first) < 14 * 8
+
+
+def test_another_unit_and_another_group_change_nobody_elses_hash():
+    alone = Played("fleet", count=3, timeline="  - { at: 20s, do: driving, who: f/2, for: 30s }", duration="60s")
+    more = Played(
+        "fleet",
+        count=5,
+        groups="  g: { profile: F7, count: 2 }",
+        timeline="  - { at: 20s, do: driving, who: f/2, for: 30s }\n  - { at: 30s, do: restart, who: f/5, off: 2s }",
+        duration="60s",
+        start="start: { over: 70ms }",  # Units are switched on as before.
+    )
+    assert len(set(alone.result.hashes.values())) == 3
+    assert {name: more.result.hashes[name] for name in alone.result.hashes} == alone.result.hashes
+    assert Played("fleet", count=3, duration="60s", seed=2).result.fold != alone.result.fold
+
+
+def test_what_columns_cannot_do_makes_a_unit_full_and_changes_no_other():
+    """Nor its own bytes, until it happens."""
+    timeline = "  - { at: 40s, do: slave_silent, who: f/2, slave: 3, for: 15s }"
+    with_fault, without = Played("fleet", timeline=timeline, duration="60s"), Played("fleet", duration="60s")
+    kinds = {str(name): type(unit.unit) for name, unit in with_fault.run.units.items()}
+    assert kinds == {"f/1": FleetUnit, "f/2": FullUnit, "f/3": FleetUnit, "f/4": FleetUnit}
+    assert [event.outcome for event in with_fault.result.events] == ["happened"]
+    others = {"f/1", "f/3", "f/4"}
+    assert {name: with_fault.result.hashes[name] for name in others} == {
+        name: without.result.hashes[name] for name in others
+    }
+    early = [line for line in without.sent["f/2"] if float(line.split()[0]) < 40]
+    assert with_fault.sent["f/2"][: len(early)] == early
+    assert with_fault.sent["f/2"] != without.sent["f/2"]
+
+
+def test_slaves_that_measure_in_parts_of_a_second_need_full_units():
+    played = Played("fleet", count=1, measure="500ms", duration="5s")
+    assert isinstance(next(iter(played.run.units.values())).unit, FullUnit)
+
+
+def test_the_face_of_a_fleet_unit():
+    """What it shows is what it reports; what needs a bus says so."""
+    played = Played("fleet", count=2, duration="25s")
+    unit = played.run.units[next(iter(played.run.units))].unit
+    (_, last) = [
+        each for each in played.events if isinstance(each[1], ReportReceived) and each[1].vin == unit.identity.vin
+    ][-1]
+    (cells,) = (body for body in last.report.bodies if type(body).__name__ == "CellVoltages")
+    assert np.allclose(cells.subsystems[0].cell_voltages_v, unit.pack_view.cell_voltages_v(), atol=0.0021)
+    assert len(unit.pack_view.temperatures_c()) == 32
+    assert unit.pack_view.current_a() > 0
+    assert 60 < unit.pack_view.soc_pct() < 100
+    figures = unit.figures
+    assert (figures.logins, figures.reports, figures.can_frames) == (1, 2, 0)
+    assert figures.bytes_up > 2 * 342
+    assert figures.bytes_down > 0
+    unit.cycle_power_after_download(1, 1)
+    for call in (
+        lambda: unit.cut_download(1),
+        lambda: unit.corrupt_download(1),
+        lambda: unit.cut_slave_power(1, 0.5, 1),
+        lambda: unit.set_slave_power(1, is_on=False),
+        lambda: unit.disturb_frames(1, FrameFaultKind("frame_frozen"), 1),
+        lambda: unit.fail_self_test("2.1.0", "why"),
+        lambda: unit.replace_slave(1, "S", 1),
+    ):
+        with pytest.raises(LocalProtocolError, match="needs a unit of full fidelity"):
+            call()
+
+
+def test_the_signed_identity_goes_once_and_again_only_if_it_was_not_taken():
+    """Over a lost link and a restart the platform has it already."""
+    played = Played(
+        "fleet",
+        count=1,
+        duration="60s",
+        timeline="  - { at: 20s, do: storm }\n  - { at: 40s, do: restart, who: all, off: 2s }",
+    )
+    signed = [
+        at
+        for at, event in played.events
+        if getattr(getattr(event, "frame", None), "command", 0) == Command.SIGNED_REPORT
+    ]
+    plain = [
+        at
+        for at, event in played.events
+        if getattr(getattr(event, "frame", None), "command", 0) == Command.UNIT_IDENTITY
+    ]
+    assert (len(signed), len(plain)) == (1, 3)
