@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.selection import group_units, select
-from bmsota_sim.run.verbs import Driving, DuplicateFrames, Offline, OutOfOrder, PlatformOutage, Restart, Storm
+from bmsota_sim.run.verbs import Charging, Driving, DuplicateFrames, Offline, OutOfOrder, PlatformOutage, Restart, Storm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FLEET_VERBS", "full_units"]
 
-FLEET_VERBS = (PlatformOutage, Offline, Storm, Driving, DuplicateFrames, OutOfOrder, Restart)
+FLEET_VERBS = (PlatformOutage, Offline, Storm, Driving, Charging, DuplicateFrames, OutOfOrder, Restart)
 """What a unit of columns can do."""
 
 

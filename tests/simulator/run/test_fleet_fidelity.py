@@ -14,16 +14,16 @@ from bmsota_sim.session_platform import SessionPlatform
 from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink, run_virtual
 
 from bmsota.errors import LocalProtocolError
-from bmsota.gbt32960 import Command, ReportReceived
+from bmsota.gbt32960 import ChargingState, Command, ReportReceived
 
 SCENARIO = """
 name: both
 duration: {duration}
 {start}
 groups:
-  f: {{ profile: {profile}, count: {count}, fidelity: {fidelity}, edition: {edition}, soc_spread: 15 }}
+  f: {{ profile: {profile}, count: {count}, fidelity: {fidelity}, edition: {edition}, {soc} }}
 {groups}
-life: {{ report: {report}, heartbeat: 20s, measure: {measure} }}
+life: {{ report: {report}, heartbeat: 20s, measure: {measure}{life} }}
 network: {{ latency: {latency}, jitter: {jitter}, split: {split} }}
 timeline:
 {timeline}
@@ -52,6 +52,8 @@ class Played:
             "count": 4,
             "edition": 2016,
             "groups": "",
+            "soc": "soc_spread: 15",
+            "life": "",
             "report": "10s",
             "measure": "1s",
             "latency": "50ms",
@@ -116,6 +118,45 @@ def test_both_fidelities_send_the_same(profile, edition, network):
     assert speeds == {0.0, 48.0}
     assert fleet.totals["backfilled"] > 2
     assert fleet.totals["logins"] >= 4 + 4 + 2 + 4 + 1  # Boot, storm, restarts, outage, dead spot.
+
+
+@pytest.mark.parametrize("edition", [2016, 2025])
+def test_both_live_the_same_day(edition):
+    """Trips by a cycle, a charge by order, and one by habit."""
+    given = {
+        "profile": "E7",
+        "edition": edition,
+        "count": 3,
+        "duration": "1300s",
+        "report": "5s",
+        "life": ', trips: udds, trips_per_day: 30, ambient: 5..25C, charge: { from: "08:01", power_kw: 3 }',
+        "timeline": "  - { at: 1000s, do: charging, who: f/2, for: 60s, power_kw: 7 }",
+    }
+    full, fleet = (Played(each, **given) for each in ("full", "fleet"))
+    assert_equal(full, fleet)
+    shown = [body for _, event in fleet.events if isinstance(event, ReportReceived) for body in event.report.bodies if hasattr(body, "speed_kmh")]  # fmt: skip
+    assert len({body.speed_kmh for body in shown}) > 10
+    assert {body.charging_state for body in shown} >= {ChargingState.PARKED_CHARGING, ChargingState.NOT_CHARGING}
+
+
+@pytest.mark.parametrize("edition", [2016, 2025])
+def test_both_have_the_same_alarms(edition):
+    """Packs that are nearly empty: low charge and low cells, that come with the third look and go with a charge."""
+    given = {
+        "profile": "E7",
+        "edition": edition,
+        "count": 2,
+        "duration": "60s",
+        "report": "1s",
+        "soc": "soc: 6, soc_spread: 1",
+        "timeline": "  - { at: 10s, do: driving, who: f/1-2, for: 20s }\n  - { at: 30s, do: charging, who: f/2, for: 25s, power_kw: 9 }",
+    }
+    full, fleet = (Played(each, **given) for each in ("full", "fleet"))
+    assert [each.outcome for each in fleet.result.events if each.planned.entry.do == "charging"] == ["happened"]
+    assert_equal(full, fleet)
+    levels = [body.level_max for _, event in fleet.events if isinstance(event, ReportReceived) for body in event.report.bodies if hasattr(body, "level_max")]  # fmt: skip
+    assert 0 in levels
+    assert max(levels) > 0
 
 
 def test_both_know_their_slaves_from_the_same_report_on():
