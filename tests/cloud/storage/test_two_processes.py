@@ -123,6 +123,7 @@ def test_a_day_that_another_drops_while_it_is_opened_is_not_made_anew_beside_its
     daily, hourly = SqlTelemetryStore(url), SqlTelemetryStore(url, writer="two", is_hourly=True)
     assert daily.append(FRAMES[:4]) == [True] * 4
     daily.save_derived([], [], daily.mark())
+    assert everything(hourly) == FRAMES[:4]
     for _ in range(2):
         # It closes what it has not written to.
         daily.prune(0)
