@@ -182,6 +182,7 @@ class SqliteFrames:
         self._lock = RLock()
         self._open: OrderedDict[str, _Partition] = OrderedDict()
         self._names: set[str] = set()
+        self._paths: dict[str, Path] = {}
         self.writer = 0
         """The number of this process; frames are of this writer."""
         self._marks: dict[str, int] = {}
@@ -191,7 +192,6 @@ class SqliteFrames:
         self._has_failed = False
         self._reader = reader
         self._other: OtherKeys | None = None
-        self._other_path = "" if folder is None else str(folder / f"{OTHER}.sqlite")
         self._compacting: dict[str, _Progress] = {}
         self._partitions_lock: FileLock | None = None
         if folder is not None and not folder.is_dir():
@@ -438,7 +438,7 @@ class SqliteFrames:
                 partition = self._open.get(OTHER)
                 if partition is not None:
                     self._other = OtherKeys(partition.connection)
-            elif os.path.exists(self._other_path):  # noqa: PTH110 - each batch asks; `Path` takes five times as long
+            elif self._path(OTHER).exists():
                 connection = self._connect(OTHER, is_new=False)
                 try:
                     self._other = OtherKeys(connection)
@@ -934,6 +934,7 @@ class SqliteFrames:
 
     def _strike(self, name: str) -> None:
         self._names.discard(name)
+        self._paths.pop(name, None)
         self._catalog.pop(name, None)
         self._written.pop(name, None)
         self._marks.pop(name, None)
@@ -1008,7 +1009,11 @@ class SqliteFrames:
 
     def _path(self, name: str) -> Path:
         assert self._folder is not None
-        return self._folder / f"{name}.sqlite"
+        # Each batch asks; to make a path takes longer than to look whether it is there.
+        found = self._paths.get(name)
+        if found is None:
+            found = self._paths[name] = self._folder / f"{name}.sqlite"
+        return found
 
     def _label(self, name: str) -> str:
         return "reports in memory" if self._folder is None else f"{self._folder.name}/{name}.sqlite"
