@@ -38,6 +38,9 @@ from typing import TYPE_CHECKING, Any
 
 from bmsota_cloud.domain.telemetry import StoredFrame
 from bmsota_cloud.domain.vehicles import Vehicle
+from bmsota_cloud.services import PlatformSettings
+from bmsota_cloud.services.counters import Counters
+from bmsota_cloud.services.derivation import Derivation
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
 
 from benchmarks._figures import Figure
@@ -126,15 +129,20 @@ def prepare(folder: Path, telemetry_url: str, load: Load, frames: Frames, now_s:
     period_s = 30
     begin_s = now_s - 600 - period_s * (load.rows_before // load.vehicles + 1)
     batch: list[StoredFrame] = []
+    newest: dict[int, StoredFrame] = {}
     for count in range(load.rows_before):
         turn, number = divmod(count, load.vehicles)
         at_s = begin_s + turn * period_s + number * period_s // load.vehicles
-        batch.append(stored(vin_of(number), frames.next(vin_of(number), at_s), at_s))
+        frame = newest[number] = stored(vin_of(number), frames.next(vin_of(number), at_s), at_s)
+        batch.append(frame)
         if len(batch) == _BATCH:
             telemetry.append(batch)
             batch = []
     telemetry.append(batch)
-    telemetry.save_derived([], [], telemetry.mark())
+    # Who has sent before has a newest state.
+    derivation = Derivation(telemetry, Counters(), keep_s=PlatformSettings().report_keep_s)
+    for begin in range(0, len(newest), _BATCH):
+        derivation.take(list(newest.values())[begin : begin + _BATCH])
     telemetry.close()
 
 

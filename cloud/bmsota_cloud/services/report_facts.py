@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bmsota.gbt32960 import Body, FaultChange, FrameGroup, Layouts, Report
-    from bmsota_cloud.domain.telemetry import StoredFrame
 
 __all__ = ["FAULT_LISTS", "NO_COVERAGE", "Coverage", "Facts", "Part", "ReportReader", "left_of"]
 
@@ -126,28 +125,26 @@ class ReportReader:
         self._known: dict[bytes, _Layout] = {}
         self._coverages: dict[object, Coverage] = {}
 
-    def facts(self, frames: Sequence[StoredFrame]) -> list[Facts | Exception]:
-        """The facts of each frame, in the same order; an exception where a frame could not be looked at."""
+    def facts(self, frames: Sequence[bytes]) -> list[Facts | Exception]:
+        """The facts of each frame in the clear, in the same order; an exception where a frame could not be looked at."""
         # Columns know no bodies but the standard's: one of a maker's without a length would be read as something else.
         if self._layouts is not None or len(frames) < _COLUMNS_FROM:
-            return [self.one(frame.clear) for frame in frames]
+            return [self.one(frame) for frame in frames]
         found: list[Facts | Exception] = [_NOT_READ] * len(frames)
         try:
-            columns = decode_batch([frame.clear for frame in frames])
+            columns = decode_batch(frames)
         except Exception:  # noqa: BLE001 - a fault of ours with one frame must not take the others along
-            for place, frame in enumerate(frames):
-                found[place] = self.one(frame.clear)
-            return found
+            return [self.one(frame) for frame in frames]
         for group in columns.groups:
             places = group.index.tolist()
             try:
-                for place, facts in zip(places, self._of_group(group, frames[places[0]].clear), strict=True):
+                for place, facts in zip(places, self._of_group(group, frames[places[0]]), strict=True):
                     found[place] = facts
             except Exception:  # noqa: BLE001 - as above
                 for place in places:
-                    found[place] = self.one(frames[place].clear)
+                    found[place] = self.one(frames[place])
         for place, _ in (*columns.others, *columns.errors):
-            found[place] = self.one(frames[place].clear)
+            found[place] = self.one(frames[place])
         return found
 
     # -- one by one ----------------------------------------------------------------------------------------------------

@@ -297,7 +297,7 @@ def test_columns_and_single_decoding_give_the_same_facts(edition):
     else:
         levels = (AlarmLevel(1, 2),)
         frames += [frame(Alarms2025(4, 1 << 23, (1,), general_levels=levels), edition=edition)]
-    in_batch = ReportReader().facts(frames)
+    in_batch = ReportReader().facts([frame.clear for frame in frames])
     reader = ReportReader()
     for facts, each in zip(in_batch, frames, strict=True):
         assert isinstance(facts, Facts)
@@ -315,7 +315,7 @@ def test_frames_of_one_layout_are_read_in_columns_whatever_is_missing(bodies, mo
     expected = [ReportReader().one(each.clear) for each in frames]
     reader = ReportReader()
     monkeypatch.setattr(reader, "one", None)
-    for facts, single in zip(reader.facts(frames), expected, strict=True):
+    for facts, single in zip(reader.facts([frame.clear for frame in frames]), expected, strict=True):
         assert facts._replace(coverage=None) == single._replace(coverage=None)
         assert (facts.coverage.kinds, facts.coverage.parts) == (single.coverage.kinds, single.coverage.parts)
 

@@ -105,6 +105,22 @@ class BlocksContract:
             assert [frame for frame in everything(telemetry, vin) if frame != odd] == of(own, vin)
         assert telemetry.unread(10).frames == ()
 
+    def test_a_report_in_a_block_is_the_same_when_its_time_is_not_plausible_any_more(self, telemetry):
+        """The platform's clock has been set back since."""
+        first = history([VIN], hours=1)
+        assert all(telemetry.append(first))
+        compact(telemetry)
+        again = [
+            replace(frame, arrived_at_ns=frame.arrived_at_ns - DAY_S * 10**9, is_time_plausible=False)
+            for frame in first
+        ]
+        odd = stored(NOON_S + 7, bodies=b"odd", arrived_s=NOON_S - DAY_S, is_time_plausible=False)
+        assert telemetry.append([*again, odd]) == [False] * len(first) + [True]
+        back = stored(NOON_S + 7, bodies=b"odd", arrived_s=NOON_S + 60, command=3)
+        assert telemetry.append([back]) == [False]
+        compact(telemetry)
+        assert pages(telemetry) == [*of(first)[::-1], odd]
+
     def test_ranges_within_an_hour(self, telemetry):
         frames = history([VIN])
         telemetry.append(frames)

@@ -43,6 +43,24 @@ def take_unread(telemetry, limit=1000):
     return found
 
 
+def came_in_doubt():
+    """A report as it came while the platform's clock was a day behind, and as it comes again."""
+
+    def ahead(at_s):
+        at_s += NOON_S + 3600
+        return stored(at_s, bodies=b"doubted", arrived_s=at_s - DAY_S, is_time_plausible=False)
+
+    def back(at_s):
+        at_s += NOON_S + 3600
+        return stored(at_s, bodies=b"doubted", arrived_s=at_s + 1, command=3)
+
+    return ahead, back
+
+
+def by_key(frame):
+    return frame.vin, frame.reported_at_s, frame.clear
+
+
 class FramesContract:
     """`telemetry` is a fixture, `again` opens the same store once more, as a restart does (not in memory)."""
 
@@ -122,6 +140,32 @@ class FramesContract:
         assert telemetry.frames(VIN, PageRequest()).items == (last, before_2010, odd, first)
         page = telemetry.frames(VIN, PageRequest(), since=datetime.fromtimestamp(NOON_S + 30, UTC))
         assert page.items == (last, before_2010, odd)
+
+    def test_a_report_is_kept_once_when_its_time_becomes_plausible_or_stops_being(self, telemetry):
+        """The first that came stays where it is: at its arrival, or in its day."""
+        ahead, back = came_in_doubt()
+        times = [0, 3 * DAY_S, -3600, DAY_S, 7200]
+        first = [ahead(at_s) for at_s in times]
+        assert all(telemetry.append(first))
+        # A vehicle that has something else there, and one that has the same time and nothing there.
+        others = [stored(NOON_S + 3600, bodies=b"new"), stored(NOON_S + 3600, vin="SHORT")]
+        assert telemetry.append([*(back(at_s) for at_s in times), *others]) == [False] * 5 + [True] * 2
+        known = [stored(NOON_S + at_s, bodies=b"known") for at_s in times]
+        assert all(telemetry.append(known))
+        again = [
+            replace(frame, arrived_at_ns=frame.arrived_at_ns - 2 * DAY_S * 10**9, is_time_plausible=False)
+            for frame in known
+        ]
+        assert telemetry.append([*again, ahead(60)]) == [False] * 5 + [True]
+        assert sorted(everything(telemetry), key=by_key) == sorted([*first, others[0], *known, ahead(60)], key=by_key)
+        assert everything(telemetry, "SHORT") == [others[1]]
+        # Also when all of it went and some comes again.
+        telemetry.save_derived([], [], telemetry.mark())
+        for _ in range(2):
+            telemetry.prune((NOON_S + 9 * DAY_S) * 10**9)
+        assert everything(telemetry) == []
+        assert telemetry.append([ahead(0)]) == [True]
+        assert telemetry.append([back(0), back(60)]) == [False, True]
 
     def test_a_batch_over_days_and_hours_is_told_apart(self, telemetry):
         """Also when a frame with an implausible time says an hour that has a partition."""
@@ -441,6 +485,19 @@ class DurableContract(FramesContract):
             with_retry(each, mine)
         assert everything(other) == everything(telemetry) == mine
 
+    def test_two_processes_whose_clocks_differ_keep_a_report_once(self, telemetry, again):
+        ahead, back = came_in_doubt()
+        other = again()
+        assert other.append([back(0)]) == [True]
+        assert telemetry.append([ahead(60)]) == [True]
+        assert telemetry.append([ahead(0), back(60)]) == [False, False]
+        assert other.append([ahead(0), back(60), ahead(60), back(0)]) == [False] * 4
+        assert other.append([ahead(120)]) == [True]
+        assert telemetry.append([back(120), back(180)]) == [False, True]
+        assert other.append([ahead(180)]) == [False]
+        for each in (telemetry, other):
+            assert sorted(everything(each), key=by_key) == [back(0), ahead(60), ahead(120), back(180)]
+
 
 class SqliteParts:
     def partition_count(self, telemetry):
@@ -581,6 +638,19 @@ class TestFile(SqliteParts, DurableContract):
         path.write_bytes(b"not a database at all" * 100)
         with pytest.raises(StorageUnavailableError, match=r"2026-11-22\.sqlite: file is not a database"):
             telemetry.append([stored(NOON_S + 2)])
+
+    def test_a_damaged_file_of_frames_without_a_day_stops_no_other(self, again, tmp_path):
+        ahead, back = came_in_doubt()
+        first = again()
+        first.append([ahead(0)])
+        first.close()
+        (tmp_path / "reports" / "other.sqlite").write_bytes(b"no database" * 1000)
+        for wal in (tmp_path / "reports").glob("other.sqlite-*"):
+            wal.unlink()
+        telemetry = again()
+        assert telemetry.append([back(0), back(60)]) == [True, True]
+        with pytest.raises(StorageUnavailableError, match="file is not a database"):
+            telemetry.append([ahead(120)])
 
     def test_a_file_that_is_gone_is_made_anew_and_not_written_to_blindly(self, telemetry, again, tmp_path):
         """Removed by hand, or by another process in the moment between opening and writing."""

@@ -118,6 +118,35 @@ def test_a_report_too_old_to_begin_a_day_goes_into_the_day_that_another_has_begu
         each.close()
 
 
+def test_a_day_that_another_drops_while_it_is_opened_is_not_made_anew_beside_its_hours(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'telemetry.sqlite'}"
+    daily, hourly = SqlTelemetryStore(url), SqlTelemetryStore(url, writer="two", is_hourly=True)
+    assert daily.append(FRAMES[:4]) == [True] * 4
+    daily.save_derived([], [], daily.mark())
+    assert everything(hourly) == FRAMES[:4]
+    for _ in range(2):
+        # It closes what it has not written to.
+        daily.prune(0)
+    part, dropped = daily._on_sqlite, []
+    open_file = part._open_file
+
+    def opens_late(name):
+        dropped.append(hourly.prune((NOON_S + 9 * DAY_S) * 10**9))
+        if dropped[0]:
+            hourly.append(FRAMES[4:6])
+        monkeypatch.setattr(part, "_open_file", open_file)
+        return open_file(name)
+
+    monkeypatch.setattr(part, "_open_file", opens_late)
+    assert with_retry(daily, FRAMES[:2]) == [False] * 2
+    assert dropped == [0]
+    files = sorted(path.stem for path in (tmp_path / "reports").glob("2*.sqlite"))
+    assert files == ["2026-11-22"]
+    assert everything(daily) == everything(hourly) == FRAMES[:4]
+    for each in (daily, hourly):
+        each.close()
+
+
 def test_a_partition_that_another_has_compacted_or_dropped_is_begun_anew_by_one_process_only(url):
     one, two = SqlTelemetryStore(url), SqlTelemetryStore(url, writer="two", is_hourly=True)
     for each, frames in ((one, FRAMES[:2]), (two, FRAMES[2:4])):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
 import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from threading import Event, Thread
 
 import pytest
@@ -15,8 +18,23 @@ from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.storage.sql import _engine
 from bmsota_cloud.storage.sql._engine import SqlDatabase
 from bmsota_cloud.storage.sql._unavailable import unavailable_from
+from postgresql import some_database
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's options of a socket")
+def test_a_server_that_is_gone_without_a_word_is_given_up_within_half_a_minute():
+    """Without it, a cut network holds every thread that asks for a quarter of an hour. What the address says is believed."""
+    with some_database() as url:
+        for query, idle_s in (("", 15), ("?keepalives_idle=77", 77)):
+            database = SqlDatabase(url + query, history="platform", synchronous="FULL")
+            with closing(database), database.reading() as connection:
+                descriptor = os.dup(connection.connection.driver_connection.fileno())
+                with socket.socket(fileno=descriptor) as own:
+                    options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                    found = [own.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+            assert found == [30_000, idle_s, 5, 3]
 
 
 def of_sqlite(code):

@@ -41,6 +41,9 @@ _BUSY_TIMEOUT_S = 5.0
 _MOMENT_S = 0.5
 # A server that does not take a connection in this time is away.
 _CONNECT_TIMEOUT_S = 5
+# A server whose machine or network is gone says nothing: by themselves, systems wait for a quarter of an hour behind a question and
+# for two hours behind an answer. An address that says otherwise is believed.
+_SILENCE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 _LOCKED = "the database is busy or locked by another process; try again in a few seconds"
 _BUSY = "the database is busy with other changes; try again in a few seconds"
 # "bmsota", as a number: the advisory lock under which one process at a time brings a PostgreSQL database up to date.
@@ -234,5 +237,6 @@ def _server_engine(url: str) -> Engine:
     if address.drivername == "postgresql+psycopg":
         # What locks a row for longer than this is stuck, as on SQLite.
         lock_timeout = f"-c lock_timeout={round(_BUSY_TIMEOUT_S * 1000)}"
-        options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S, "options": lock_timeout}
+        silence = {name: value for name, value in _SILENCE.items() if name not in address.query}
+        options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S, "options": lock_timeout, **silence}
     return create_engine(address, pool_pre_ping=True, pool_timeout=_CONNECT_TIMEOUT_S, **options)

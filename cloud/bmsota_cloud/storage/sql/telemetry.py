@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing, contextmanager, suppress
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from operator import attrgetter
@@ -61,6 +62,7 @@ _MARK_SQL = (
     "INSERT INTO report_mark (writer, place, derived_to) VALUES (?, ?, ?) ON CONFLICT (writer, place) DO UPDATE SET"
     " derived_to = excluded.derived_to"
 )
+_STATE_NAMES = tuple(field.name for field in fields(StateRow))
 # The vehicles that have events, in their order, with the time of the oldest: two steps down the index for each of them, however
 # many events there are.
 _NEXT_VINS = text(
@@ -338,9 +340,11 @@ class SqlTelemetryStore:
         found: dict[str, StateRow] = {}
         with _refusals(), self._database.reading() as connection:
             for part in in_lists(vins):
-                statement = select(t.newest_state).where(t.newest_state.c.vin.in_(part))
-                for row in connection.execute(statement).mappings():
-                    found[row["vin"]] = StateRow(**row)
+                statement = select(*[t.newest_state.c[name] for name in _STATE_NAMES]).where(
+                    t.newest_state.c.vin.in_(part)
+                )
+                for row in connection.execute(statement).all():
+                    found[row[0]] = StateRow(**dict(zip(_STATE_NAMES, row, strict=True)))
         return found
 
     def events(

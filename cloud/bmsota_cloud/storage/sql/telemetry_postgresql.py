@@ -89,7 +89,7 @@ _INSERT: Final = """
 WITH added AS (
     INSERT INTO {table} (digest, arrived_at_ns, vehicle, reported_s2000, form, received, fault, clear, writer)
     SELECT *, $10::int4 FROM unnest($1::int8[], $2::int8[], $3::int4[], $4::{time}[], $5::int2[], $6::bytea[], $7::text[], $8::bytea[])
-    ON CONFLICT DO NOTHING RETURNING digest, vehicle, reported_s2000, position
+    {where}ON CONFLICT DO NOTHING RETURNING digest, vehicle, reported_s2000, position
 ), noted AS (
     UPDATE report_writer SET newest_position = greatest(newest_position, (SELECT max(position) FROM added)) WHERE number = $10::int4
 )
@@ -99,6 +99,10 @@ SELECT count(*), max(position),
     CASE WHEN count(*) < $9 THEN array_agg(digest) END
 FROM added
 """
+# A report that came before, when its time was not plausible, stays where it is.
+_NOT_IN_OTHER: Final = f"""AS sent (d, a, v, t, f, r, w, c)
+    WHERE NOT EXISTS (SELECT FROM {OTHER} WHERE vehicle = v AND reported_s2000 = t AND digest = d)
+    """
 _STATES: Final = """
 INSERT INTO newest_state
     (vin, last_seen_at_ns, reported_at_s, heard_at_ns, is_time_plausible, soc_pct, speed_kmh, alarm_level, frames, memory)
@@ -194,9 +198,7 @@ class PostgresqlFrames:
         is_new = [True] * len(frames)
         await self._number({frame.vin for frame in frames} - self._numbers.keys())
         parts = self._parts(frames)
-        if any(table not in self._days for table in parts if table != OTHER) or any(
-            frames[place].is_time_plausible for place in parts.get(OTHER, ())
-        ):
+        if any(table not in self._days for table in parts):
             # Another process may have made such a day, compacted or dropped it.
             await self._find_days()
             parts = self._parts(frames)
@@ -204,7 +206,7 @@ class PostgresqlFrames:
                 if table != OTHER and table not in self._days:
                     await self._make_day(table)
         written: dict[str, tuple[int, int]] = {}
-        late = [place for place in parts.get(OTHER, ()) if self._is_closed(frames[place])] if self._closed else []
+        late = [place for place in parts.get(OTHER, ()) if self._has_day(frames[place])]
         if len(parts) == 1 and not late:
             # One statement is a transaction of its own: one way to the server and back.
             for table, places in parts.items():
@@ -214,7 +216,7 @@ class PostgresqlFrames:
                 for table, places in parts.items():
                     await self._append_to(table, frames, places, is_new, written)
                 if late:
-                    await self._strike_what_is_in_blocks(frames, late, is_new)
+                    await self._strike_what_has_a_day(frames, late, is_new)
         for table, (position, arrival) in written.items():
             self._written[table] = (position, max(arrival, self._written.get(table, (0, 0))[1]))
         return is_new
@@ -225,41 +227,48 @@ class PostgresqlFrames:
             parts.setdefault(self._table_of(frame), []).append(place)
         return parts
 
-    def _is_closed(self, frame: StoredFrame) -> bool:
-        return frame.is_time_plausible and _table_of_day(frame.reported_at_s // _DAY_S) in self._closed
+    def _has_day(self, frame: StoredFrame) -> bool:
+        day = _table_of_day(frame.reported_at_s // _DAY_S)
+        return day in self._days or day in self._closed
 
-    async def _strike_what_is_in_blocks(
+    async def _strike_what_has_a_day(
         self, frames: Sequence[StoredFrame], places: Sequence[int], is_new: list[bool]
     ) -> None:
         """Late reports: one that is there in the sealed rows of its day or in a block is taken out again.
 
-        Looked at behind the insert, and where frames are moved from first, so that one that is moved meanwhile is seen.
+        So is one whose time is not plausible now, because the clock has been set back, and was when it came before. Looked at behind the insert, and where frames are moved from first, so that one that is moved meanwhile is seen.
         """
         keys: dict[int, tuple[int, int, int]] = {}
+        tables: dict[str, list[tuple[int, int, int]]] = {}
         for place in places:
             if is_new[place]:
                 at_s, digest, *_ = pack(frames[place])
-                keys[place] = (self._numbers[frames[place].vin], at_s - EPOCH_2000_S, digest)
-        if not keys:
-            return
+                key = (self._numbers[frames[place].vin], at_s - EPOCH_2000_S, digest)
+                keys[place] = key
+                day = _table_of_day(at_s // _DAY_S)
+                # What is sealed has another name, but the same parent.
+                tables.setdefault("frame" if day in self._closed else day, []).append(key)
         there: dict[tuple[int, int, int], int] = {}
-        rows = await self._connection.fetch(
-            "SELECT vehicle, reported_s2000, digest, arrived_at_ns FROM frame JOIN"
-            " unnest($1::int4[], $2::int4[], $3::int8[]) AS key (v, t, d) ON vehicle = v AND reported_s2000 = t AND digest = d",
-            *zip(*keys.values(), strict=True),
-        )
-        there.update(((row[0], row[1], row[2]), row[3]) for row in rows)
-        vins = {self._numbers[frames[place].vin]: frames[place].vin for place in keys}
-        hours = {(vehicle, at_s - at_s % HOUR_S) for vehicle, at_s, _ in keys.values()}
-        rows = await self._connection.fetch(
-            "SELECT vehicle, since_s2000, until_s2000, frames, data FROM block JOIN unnest($1::int4[], $2::int4[]) AS key (v, h)"
-            f" ON vehicle = v AND since_s2000 >= h AND since_s2000 < h + {HOUR_S}",
-            *zip(*hours, strict=True),
-        )
-        for vehicle, since, until, count, data in rows:
-            block = StoredBlock(since + EPOCH_2000_S, until + EPOCH_2000_S, count, data)
-            for row in self._reader.rows(vins[vehicle], block) or ():
-                there[vehicle, row[0] - EPOCH_2000_S, digest_of(row)] = row[1]
+        for table, asked in tables.items():
+            rows = await self._connection.fetch(
+                f"SELECT vehicle, reported_s2000, digest, arrived_at_ns FROM {table} JOIN"
+                " unnest($1::int4[], $2::int4[], $3::int8[]) AS key (v, t, d) ON vehicle = v AND reported_s2000 = t AND digest = d",
+                *zip(*asked, strict=True),
+            )
+            there.update(((row[0], row[1], row[2]), row[3]) for row in rows)
+        if closed := tables.get("frame"):
+            vins = {self._numbers[frames[place].vin]: frames[place].vin for place in keys}
+            hours = {(vehicle, at_s - at_s % HOUR_S) for vehicle, at_s, _ in closed}
+            rows = await self._connection.fetch(
+                "SELECT vehicle, since_s2000, until_s2000, frames, data FROM block"
+                " JOIN unnest($1::int4[], $2::int4[]) AS key (v, h)"
+                f" ON vehicle = v AND since_s2000 >= h AND since_s2000 < h + {HOUR_S}",
+                *zip(*hours, strict=True),
+            )
+            for vehicle, since, until, count, data in rows:
+                block = StoredBlock(since + EPOCH_2000_S, until + EPOCH_2000_S, count, data)
+                for row in self._reader.rows(vins[vehicle], block) or ():
+                    there[vehicle, row[0] - EPOCH_2000_S, digest_of(row)] = row[1]
         for place, key in keys.items():
             arrival = there.get(key)
             if arrival is not None:
@@ -282,7 +291,10 @@ class PostgresqlFrames:
             *[pack(frames[place]) for place in places], strict=True
         )
         times = [at_s - EPOCH_2000_S for at_s in reported]
-        sql = _INSERT.format(table=table, time="int8" if table == OTHER else "int4")
+        if table == OTHER:
+            sql = _INSERT.format(table=table, time="int8", where="")
+        else:
+            sql = _INSERT.format(table=table, time="int4", where=_NOT_IN_OTHER)
         count, position, *added = await self._connection.fetchrow(
             sql,
             digests,
@@ -308,7 +320,8 @@ class PostgresqlFrames:
 
     async def _is_there(self, table: str, key: Sequence[int], arrival: int) -> bool:
         """Whether the frame that is there is this very one, from a call that seemed to fail."""
-        sql = f"SELECT arrived_at_ns FROM {table} WHERE vehicle = $1 AND reported_s2000 = $2 AND digest = $3"
+        key_is = "vehicle = $1 AND reported_s2000 = $2 AND digest = $3"
+        sql = " UNION ALL ".join(f"SELECT arrived_at_ns FROM {each} WHERE {key_is}" for each in sorted({table, OTHER}))
         return bool(await self._connection.fetchval(sql, *key) == arrival)
 
     async def _number(self, vins: set[str]) -> None:

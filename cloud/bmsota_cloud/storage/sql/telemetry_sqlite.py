@@ -55,6 +55,7 @@ from bmsota_cloud.storage.sql.blocks_sqlite import (
     blocks_between,
     hours_behind,
 )
+from bmsota_cloud.storage.sql.other_sqlite import OtherKeys, arrival_of
 from bmsota_cloud.storage.sql.rows_sqlite import (
     LAYOUT_SLICES,
     ROW_COLUMNS,
@@ -181,6 +182,7 @@ class SqliteFrames:
         self._lock = RLock()
         self._open: OrderedDict[str, _Partition] = OrderedDict()
         self._names: set[str] = set()
+        self._paths: dict[str, Path] = {}
         self.writer = 0
         """The number of this process; frames are of this writer."""
         self._marks: dict[str, int] = {}
@@ -189,6 +191,7 @@ class SqliteFrames:
         self._written: dict[str, tuple[int, int]] = {}
         self._has_failed = False
         self._reader = reader
+        self._other: OtherKeys | None = None
         self._compacting: dict[str, _Progress] = {}
         self._partitions_lock: FileLock | None = None
         if folder is not None and not folder.is_dir():
@@ -333,8 +336,12 @@ class SqliteFrames:
             " newest_position = excluded.newest_position",
             (self.writer, after),
         )
-        if _blocks_of(name) in self._names:
-            self._strike_what_is_in_blocks(name, connection, frames, places, rows, is_new)
+        if name == OTHER:
+            self._strike_what_has_a_day(connection, frames, places, rows, is_new)
+        else:
+            if _blocks_of(name) in self._names:
+                self._strike_what_is_in_blocks(name, connection, frames, places, rows, is_new)
+            self._strike_what_is_in_other(connection, frames, places, rows, is_new)
         connection.execute("COMMIT")
         newest = max(frame.arrived_at_ns for frame in frames)
         self._written[name] = (after, max(newest, self._written.get(name, (0, 0))[1]))
@@ -362,6 +369,88 @@ class SqliteFrames:
                 is_new[place] = there[0] == row[3]
             else:
                 is_new[place] = False
+
+    def _strike_what_is_in_other(
+        self,
+        connection: sqlite3.Connection,
+        frames: Sequence[StoredFrame],
+        places: Sequence[int],
+        rows: Sequence[tuple[Any, ...]],
+        is_new: list[bool],
+    ) -> None:
+        """One that came before, when its time was not plausible, stays where it is."""
+        there: list[tuple[int, int]] = []
+        try:
+            other = self._keys_of_other()
+            if other is None or not (spans := other.spans()):
+                return
+            for at, (frame, row) in enumerate(zip(frames, rows, strict=True)):
+                span = spans.get(frame.vin)
+                if span is not None and span[0] <= row[1] <= span[1] and is_new[places[at]]:
+                    arrival = arrival_of(other.connection, frame.vin, row[1], row[2])
+                    if arrival is not None:
+                        there.append((at, arrival))
+        except sqlite3.DatabaseError:
+            # Whoever writes to it or reads a history says so. A report is rather kept twice than refused.
+            self._forget_keys_of_other()
+        for at, arrival in there:
+            connection.execute(f"DELETE FROM frame WHERE {THIS_FRAME}", rows[at][:3])
+            is_new[places[at]] = self._has_failed and arrival == rows[at][3]
+
+    def _strike_what_has_a_day(
+        self,
+        connection: sqlite3.Connection,
+        frames: Sequence[StoredFrame],
+        places: Sequence[int],
+        rows: Sequence[tuple[Any, ...]],
+        is_new: list[bool],
+    ) -> None:
+        """The other way: what is in `other` now, and stood in its day before: the clock has been set back since."""
+        asked: dict[str, list[int]] = {}
+        for at, place in enumerate(places):
+            if is_new[place]:
+                # From rows into blocks is how reports move.
+                for name in _partitions_at(rows[at][1]):
+                    if self._is_there(name):
+                        asked.setdefault(name, []).append(at)
+        for name, found in asked.items():
+            with self.reading(name) as day:
+                for at in found:
+                    frame, place, row = frames[at], places[at], rows[at]
+                    if day is None or not is_new[place]:
+                        continue
+                    arrival = arrival_of(day, frame.vin, row[1], row[2])
+                    if arrival is None and _is_blocks(name):
+                        block = block_at(day, frame.vin, row[1])
+                        kept = () if block is None else self._reader.rows(frame.vin, block) or ()
+                        arrival = next((each[1] for each in kept if (each[0], digest_of(each)) == row[1:3]), None)
+                    if arrival is not None:
+                        connection.execute(f"DELETE FROM frame WHERE {THIS_FRAME}", row[:3])
+                        is_new[place] = self._has_failed and arrival == row[3]
+
+    def _is_there(self, name: str) -> bool:
+        return name in self._open if self._folder is None else self._path(name).exists()
+
+    def _keys_of_other(self) -> OtherKeys | None:
+        """Under the lock; None while there is no such file."""
+        if self._other is None:
+            if self._folder is None:
+                partition = self._open.get(OTHER)
+                if partition is not None:
+                    self._other = OtherKeys(partition.connection)
+            elif self._path(OTHER).exists():
+                connection = self._connect(OTHER, is_new=False)
+                try:
+                    self._other = OtherKeys(connection)
+                except BaseException:
+                    connection.close()
+                    raise
+        return self._other
+
+    def _forget_keys_of_other(self) -> None:
+        other, self._other = self._other, None
+        if other is not None and self._folder is not None:
+            other.close()
 
     def _strike_what_is_in_blocks(
         self,
@@ -413,13 +502,17 @@ class SqliteFrames:
             partition.is_idle = False
             self._open.move_to_end(name)
             return partition
-        if self._folder is not None and name != OTHER and not self._path(name).exists():
-            # It must not begin anew beside its blocks, or beside one of another length.
-            self._strike(name)
-            raise StorageUnavailableError(
-                f"{self._label(name)}: another process has compacted or dropped it; try again", code="storage-busy"
-            )
-        return self._open_file(name)
+        if self._folder is None or name == OTHER:
+            return self._open_file(name)
+        # Nobody removes it between the look and the opening, which would make it anew.
+        with self._beginning_partitions():
+            if not self._path(name).exists():
+                # It must not begin anew beside its blocks, or beside one of another length.
+                self._strike(name)
+                raise StorageUnavailableError(
+                    f"{self._label(name)}: another process has compacted or dropped it; try again", code="storage-busy"
+                )
+            return self._open_file(name)
 
     def _open_file(self, name: str) -> _Partition:
         """Open a partition, and make it if it is missing."""
@@ -701,19 +794,12 @@ class SqliteFrames:
                 return False
             if late:
                 self._compact_hours(name, connection, late)
-            if self._folder is None:
-                self._remove(name)
-            else:
+            if self._folder is not None:
                 # The blocks are synced; that there is such a file has to be as well.
                 _sync_folder(self._folder)
-                lock = self._lock_of_partitions()
-                if not lock.take():
-                    return False
-                # Who looks for partitions finds the rows or the blocks.
-                try:
-                    self._remove(name)
-                finally:
-                    lock.release()
+            # Who looks for partitions finds the rows or the blocks.
+            if not self._remove_alone(name):
+                return False
         self._strike(name)
         return True
 
@@ -783,7 +869,8 @@ class SqliteFrames:
             if connection is None or self._has_younger(name, arrived_before_ns, connection):
                 return None
             count = self._frame_count(name, connection)
-            self._remove(name)
+            if not self._remove_alone(name):
+                return None
         self._strike(name)
         return count
 
@@ -831,14 +918,23 @@ class SqliteFrames:
         finally:
             connection.close()
 
-    def _remove(self, name: str) -> None:
-        if self._folder is not None:
-            self._path(name).unlink()
-        else:
+    def _remove_alone(self, name: str) -> bool:
+        """Remove a partition; False while another process begins or opens one."""
+        if self._folder is None:
             self._open.pop(name).connection.close()
+            return True
+        lock = self._lock_of_partitions()
+        if not lock.take():
+            return False
+        try:
+            self._path(name).unlink()
+        finally:
+            lock.release()
+        return True
 
     def _strike(self, name: str) -> None:
         self._names.discard(name)
+        self._paths.pop(name, None)
         self._catalog.pop(name, None)
         self._written.pop(name, None)
         self._marks.pop(name, None)
@@ -867,6 +963,7 @@ class SqliteFrames:
             for partition in self._open.values():
                 partition.connection.close()
             self._open.clear()
+            self._forget_keys_of_other()
             if self._partitions_lock is not None:
                 self._partitions_lock.close()
                 self._partitions_lock = None
@@ -877,15 +974,13 @@ class SqliteFrames:
         if not frame.is_time_plausible:
             return OTHER
         at_s = frame.reported_at_s
-        hour = _hour(at_s - at_s % HOUR_S)
-        day = hour[:10]
-        # An hour is never begun beside its day, but a day may be beside an hour that has gone into blocks since.
-        for name in (hour, f"{hour}{_BLOCKS}", day, f"{day}{_BLOCKS}"):
+        for name in _partitions_at(at_s):
             if name in self._names:
                 return name
         if not has_day(frame):
             return OTHER
-        return hour if self._is_hourly else day
+        hour = _hour(at_s - at_s % HOUR_S)
+        return hour if self._is_hourly else hour[:10]
 
     def _covering(self, since_s: int | None, until_s: int | None) -> list[str]:
         """The partitions that may have frames of this time."""
@@ -914,7 +1009,11 @@ class SqliteFrames:
 
     def _path(self, name: str) -> Path:
         assert self._folder is not None
-        return self._folder / f"{name}.sqlite"
+        # Each batch asks; to make a path takes longer than to look whether it is there.
+        found = self._paths.get(name)
+        if found is None:
+            found = self._paths[name] = self._folder / f"{name}.sqlite"
+        return found
 
     def _label(self, name: str) -> str:
         return "reports in memory" if self._folder is None else f"{self._folder.name}/{name}.sqlite"
@@ -1091,6 +1190,14 @@ def _sync_folder(folder: Path) -> None:
 def _hour(at_s: int) -> str:
     """The name of the partition of an hour; its first ten characters are that of the day."""
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H")
+
+
+def _partitions_at(at_s: int) -> tuple[str, str, str, str]:
+    """Where a report of this second may be: the first of these that there is."""
+    hour = _hour(at_s - at_s % HOUR_S)
+    day = hour[:10]
+    # An hour is never begun beside its day, but a day may be beside an hour that has gone into blocks since.
+    return hour, f"{hour}{_BLOCKS}", day, f"{day}{_BLOCKS}"
 
 
 def _at(name: str) -> str:
