@@ -440,10 +440,10 @@ class BootloaderClient(Exchange[ClientEvent]):
         self._request = None
         self._deadline_ns = None
 
-    def offer(self, shape: StreamShape) -> None:
-        """Send the offer record; in state OFFERING."""
+    def offer(self, shape: StreamShape, *, is_there: bool = False) -> None:
+        """Send the offer record, unless it goes to another member just before (*is_there*); in state OFFERING."""
         self._shape = shape
-        self._send_request_with_data(NodeCommand.BEGIN_TRANSFER, self._offer_record(shape))
+        self._send_request_with_data(NodeCommand.BEGIN_TRANSFER, self._offer_record(shape), is_there=is_there)
 
     def _offer_record(self, shape: StreamShape) -> bytes:
         return self._payload.offer(shape, is_fd=self._wire.is_fd).serialize()

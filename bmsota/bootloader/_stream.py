@@ -108,6 +108,7 @@ class _Receiver:
         "next_block",
         "pending_left",
         "reports_blind",
+        "polls_unheard",
         "rounds_left",
         "tries_left",
     )
@@ -127,6 +128,8 @@ class _Receiver:
         self.doubt = ""
         """What it has said to this question instead of an answer."""
         self.tries_left = 0
+        self.polls_unheard = 0
+        """How often it has been polled since it was last heard."""
         self.pending_left = 0
 
 
@@ -174,6 +177,10 @@ class BlockStream:
         self._ask_frame: CanFrame | None = None
         """The question, until it has been handed out: only then the time for its answer runs."""
         self._asked_ns = self._asked_before_ns = 0
+        self._left_ns = 0
+        """When the driver wanted more behind the question: one that waits until all is sent is not charged what went before it."""
+        self._is_leaving = False
+        """Whether that is still to come."""
         self._is_repeated = False
         """Whether any node has been polled twice."""
         self._round_trip_ns: int | None = None
@@ -256,6 +263,8 @@ class BlockStream:
 
     def frames_to_send(self, now_ns: int) -> list[CanFrame]:
         """What to put on the bus now, in this order; a burst at a time."""
+        if self._is_leaving:
+            self._is_leaving, self._left_ns = False, now_ns
         if now_ns < self._burst_due_ns:
             return []
         if self._judged_ns is None:
@@ -301,7 +310,8 @@ class BlockStream:
             # Again, to this node alone, before what waits, unless that is a repair, which would end by it. What the node has
             # said of this block so far may have been a part.
             assert self._asked is not None
-            receiver.deadline_ns = now_ns + self._repeat_timeout_ns(self._timing.report_tries - receiver.tries_left)
+            receiver.polls_unheard += 1
+            receiver.deadline_ns = now_ns + self._repeat_timeout_ns(receiver.polls_unheard)
             receiver.has_more_time = self._is_repeated = True
             receiver.missing.clear()
             receiver.asked_repair = self._repair_count - (1 if self._is_repairing and self._out else 0)
@@ -429,6 +439,7 @@ class BlockStream:
             receiver.missing.clear()
             receiver.asked_repair = self._repair_count
             receiver.tries_left = self._timing.report_tries
+            receiver.polls_unheard = 0
             receiver.pending_left = self._timing.pending_max
         return self._ask_frame
 
@@ -436,6 +447,7 @@ class BlockStream:
 
     def _wait_for_reports(self, now_ns: int) -> None:
         self._asked_before_ns, self._asked_ns = self._asked_ns, now_ns
+        self._is_leaving, self._left_ns = True, now_ns
         deadline_ns = now_ns + self._timeout_ns()
         for receiver in self._receivers.values():
             if receiver.is_waiting:
@@ -468,11 +480,13 @@ class BlockStream:
 
     def _hear_one(self, receiver: _Receiver, now_ns: int) -> None:
         """A reply has come: how much longer may the others need? All were polled at once, so they answer one behind the other."""
+        self._is_leaving = False
+        receiver.polls_unheard = 0
         if not receiver.has_more_time:
             if self._reply_ns is not None:
                 self._gap_ns = max(self._gap_ns, now_ns - self._reply_ns)
             elif self._is_group:
-                first_ns, taken_ns = self._first_reply_ns, now_ns - self._asked_ns
+                first_ns, taken_ns = self._first_reply_ns, now_ns - self._left_ns
                 self._first_reply_ns = taken_ns if first_ns is None else max(taken_ns, (7 * first_ns + taken_ns) // 8)
             self._reply_ns = now_ns
         timing = self._timing
