@@ -353,7 +353,7 @@ class BootloaderClient(Exchange[ClientEvent]):
             self._give_up(FailureCause.NODE_SILENT, f"node {self._position} {heard} in {tries} tries")
         else:
             assert self._request is not None
-            self._interrupt(f"{self._request.command.name}: no answer in {self._timing.reply_tries} tries")
+            self._interrupt(f"{self._request.command.name}: no answer in {self.reply_tries} tries")
 
     def _has_heard(self) -> bool:
         return self._collector is not None and self._collector.has_heard

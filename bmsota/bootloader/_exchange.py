@@ -449,7 +449,7 @@ class Exchange(ABC, Generic[EventT]):
         """
         self._out.clear()
         self._request = request
-        self._tries_left = self._timing.reply_tries
+        self._tries_left = self.reply_tries
         self._pending_left = self._timing.pending_max
         self._hurries_left = _HURRIES
         self._handed_out_ns = None
@@ -495,6 +495,11 @@ class Exchange(ABC, Generic[EventT]):
             longer_ns = max(2 * self._timeout_ns, self._timing.reply_timeout_ns)
             self._timeout_ns = min(longer_ns, self._timing.reply_timeout_ns_max)
         self._queue(self._request)
+
+    @property
+    def reply_tries(self) -> int:
+        """How often a request is sent: in a broadcast, where the others wait, first a few times quickly, then as often as to one node."""
+        return self._timing.reply_tries + (_HURRIES if self._is_in_company else 0)
 
     @property
     def sends_data(self) -> bool:
