@@ -385,6 +385,11 @@ class _Run:
 
     def _write_early_report(self, error: FaultError | KeyboardInterrupt) -> None:
         """Of a run that ends before it has a result."""
+        if self.files is None and self.options.report is not None:
+            # The bus could not be opened. Whoever has named a report waits for one.
+            with suppress(FaultError):
+                self.begun_ns = steady_clock()()
+                self.files = RunFiles.reserve(self.begun_ns, self.options)
         if self.files is None:
             return
         if isinstance(error, FaultError):
