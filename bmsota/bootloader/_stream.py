@@ -389,7 +389,7 @@ class BlockStream:
 
     def _may_repair(self) -> bool:
         """Whether to repair now: all have reported, or nothing new may go out and those that have not were polled again."""
-        if self._asked is None:
+        if self._asked is None or self._is_for_few:
             return True
         receivers = self._receivers.values()
         return not self._has_room() and all(each.has_more_time for each in receivers if each.is_waiting)
