@@ -265,6 +265,22 @@ def test_one_member_without_decompression_and_nobody_gets_a_compressed_stream(be
     assert frames_for(able, unable, able) == whole
 
 
+def test_a_description_with_a_gap_is_asked_for_again_soon_behind_its_last_frame(bench_parts):
+    """Without the last frame the node may still be telling: that is waited for."""
+    (node,) = make_nodes(bench_parts, 1)
+    wire = bench_parts.Bench(node).wire
+    for lost, wait_ns in ((7, 5_000_000), (21, 100_000_000)):
+        client = BroadcastClient(wire, positions=[1], image=bench_parts.make_image(size=1000))
+        for frame in client.frames_to_send(0):
+            node.target.receive_frame(frame, 0)
+        replies = node.target.frames_to_send(0)
+        assert len(replies) == 22
+        for number, reply in enumerate(replies):
+            if number != lost:
+                client.receive_frame(reply, 1_000_000)
+        assert client.next_timeout() == 1_000_000 + wait_ns, lost
+
+
 @pytest.mark.parametrize(("boots_after_s", "streams"), [(0.5, 1), (2.0, 2)])
 def test_a_late_member_is_waited_for_a_moment_and_served_in_the_next_pass(bench_parts, boots_after_s, streams):
     image = bench_parts.make_image(size=6000)
