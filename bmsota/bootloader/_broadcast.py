@@ -3,8 +3,8 @@
 Strategy. A broadcast is passes of four phases, each with all members that are still to be served:
 
 1. PREPARING: every member is found, checked and unlocked, all at the same time; the answers have ids of their own.
-2. OFFERING: one after another gets the offer record and says from where it wants the image. What is offered (block size,
-   window, compression) is what all can take.
+2. OFFERING: the offer record goes over the wire once, all hear it, and each is asked from where it wants the image. One that has
+   missed a part of the record gets that part again. What is offered (block size, window, compression) is what all can take.
 3. STREAMING: one `BlockStream`, from the lowest offset; a node that has more ignores what it has.
 4. FINISHING: all verify at the same time.
 
@@ -115,10 +115,9 @@ class BroadcastClient:
                 self._stream.receive(reply, now_ns)
         elif position in self._active:
             member.receive_frame(frame, now_ns)
-            if self.phase is not BroadcastPhase.OFFERING:
-                for other in self._active:
-                    if other != position:
-                        self._members[other].hurry(now_ns + self._timing.report_late_ns)
+            for other in self._active:
+                if other != position:
+                    self._members[other].hurry(now_ns + self._timing.report_late_ns)
         self._go_on(now_ns)
 
     def frames_to_send(self, now_ns: int) -> list[CanFrame]:
@@ -155,7 +154,11 @@ class BroadcastClient:
     def _driven(self) -> list[BootloaderClient]:
         """Whose turn it is to speak, outside the stream."""
         members = [self._members[position] for position in self._active]
-        # Signatures and offers go as data frames that carry no address, so one after another.
+        # Data frames carry no address. Signatures go one after another; the offer is the same for all, and goes before what
+        # is asked about it.
+        if self.phase is BroadcastPhase.OFFERING:
+            first = next((member for member in members if member.has_data_waiting), None)
+            return members if first is None else [first]
         first = next((member for member in members if member.sends_data), None)
         return [member for member in members if member is first or not member.sends_data]
 
@@ -248,7 +251,7 @@ class BroadcastClient:
             group=self._group,
         )
         for member in members:
-            member.offer(self._shape)
+            member.offer(self._shape, is_there=member is not members[0])
 
     def _begin_finishing(self) -> None:
         self._active = [position for position, member in self._members.items() if member.state is ClientState.FINISHING]

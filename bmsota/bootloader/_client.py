@@ -353,7 +353,7 @@ class BootloaderClient(Exchange[ClientEvent]):
             self._give_up(FailureCause.NODE_SILENT, f"node {self._position} {heard} in {tries} tries")
         else:
             assert self._request is not None
-            self._interrupt(f"{self._request.command.name}: no answer in {self._timing.reply_tries} tries")
+            self._interrupt(f"{self._request.command.name}: no answer in {self.reply_tries} tries")
 
     def _has_heard(self) -> bool:
         return self._collector is not None and self._collector.has_heard
@@ -440,10 +440,10 @@ class BootloaderClient(Exchange[ClientEvent]):
         self._request = None
         self._deadline_ns = None
 
-    def offer(self, shape: StreamShape) -> None:
-        """Send the offer record; in state OFFERING."""
+    def offer(self, shape: StreamShape, *, is_there: bool = False) -> None:
+        """Send the offer record, unless it goes to another member just before (*is_there*); in state OFFERING."""
         self._shape = shape
-        self._send_request_with_data(NodeCommand.BEGIN_TRANSFER, self._offer_record(shape))
+        self._send_request_with_data(NodeCommand.BEGIN_TRANSFER, self._offer_record(shape), is_there=is_there)
 
     def _offer_record(self, shape: StreamShape) -> bytes:
         return self._payload.offer(shape, is_fd=self._wire.is_fd).serialize()

@@ -189,6 +189,10 @@ class IdentityCollector:
         self.problem = ""
         return node
 
+    def is_last(self, reply: Reply) -> bool:
+        """Whether this is the last frame of what the node says to the newest try."""
+        return isinstance(reply, DigestReply) and reply.echo == self._echo and reply.kind is _LAST_KIND
+
     @property
     def _says_digest(self) -> bool:
         limits = self._moving.get(LimitsReply)
@@ -248,6 +252,7 @@ def _slot(number: int) -> int | None:
 
 
 _IDENTITY_PARTS = frozenset(kind for kind in ReplyKind if kind.name.startswith(("CLASS_", "HWID_", "SERIAL_")))
+_LAST_KIND = ReplyKind(ReplyKind.DIGEST_0 + DIGEST_PARTS - 1)
 _UNLOCKING = frozenset({NodeCommand.REQUEST_CHALLENGE, NodeCommand.UNLOCK})
 _CHALLENGE_PARTS = (ReplyKind.CHALLENGE_0, ReplyKind.CHALLENGE_1, ReplyKind.CHALLENGE_2)
 
@@ -334,8 +339,9 @@ class Exchange(ABC, Generic[EventT]):
         if self._collector is not None:
             node = self._collector.receive(reply)
             if node is None and self._deadline_ns is not None and self._collector.has_heard:
-                # It is telling; with many nodes on a slow bus that takes its time.
-                self._deadline_ns = now_ns + self._timeout_ns
+                # It is telling; with many nodes on a slow bus that takes its time. Behind its last frame there is nothing to wait for.
+                is_last = self._collector.is_last(reply)
+                self._deadline_ns = now_ns + (self._timing.report_late_ns_min if is_last else self._timeout_ns)
             if node is not None:
                 self.node, self.details = node, self._collector.details
                 assert self.details is not None
@@ -443,7 +449,7 @@ class Exchange(ABC, Generic[EventT]):
         """
         self._out.clear()
         self._request = request
-        self._tries_left = self._timing.reply_tries
+        self._tries_left = self.reply_tries
         self._pending_left = self._timing.pending_max
         self._hurries_left = _HURRIES
         self._handed_out_ns = None
@@ -485,24 +491,35 @@ class Exchange(ABC, Generic[EventT]):
     def _repeat(self) -> None:
         assert self._request is not None
         self._missing.clear()
-        longer_ns = max(2 * self._timeout_ns, self._timing.reply_timeout_ns)
-        self._timeout_ns = min(longer_ns, self._timing.reply_timeout_ns_max)
+        if not (self._is_in_company and self._hurries_left):
+            longer_ns = max(2 * self._timeout_ns, self._timing.reply_timeout_ns)
+            self._timeout_ns = min(longer_ns, self._timing.reply_timeout_ns_max)
         self._queue(self._request)
 
     @property
+    def reply_tries(self) -> int:
+        """How often a request is sent: in a broadcast, where the others wait, first a few times quickly, then as often as to one node."""
+        return self._timing.reply_tries + (_HURRIES if self._is_in_company else 0)
+
+    @property
     def sends_data(self) -> bool:
-        """Whether data frames go before the request under way. They carry no address: no other exchange may send any meanwhile."""
+        """Whether data frames go before the request under way. They carry no address: no other exchange may send others meanwhile."""
         return self._request is not None and bool(self._request.frames) and not self.finished
 
-    def _send_request_with_data(self, command: NodeCommand, data: bytes) -> None:
-        """Send *data* as data frames and *command* behind them."""
+    @property
+    def has_data_waiting(self) -> bool:
+        """Whether some of them are still to be sent."""
+        return self.sends_data and len(self._out) > 1
+
+    def _send_request_with_data(self, command: NodeCommand, data: bytes, *, is_there: bool = False) -> None:
+        """Send *data* as data frames and *command* behind them; the command alone if *is_there*: they have gone to the node already."""
         frames = self._wire.data_frames(data)
         filled = data + b"\xff" * (-len(data) % self._wire.data_bytes)
         self._sent_frames = frames
         self._rounds_left = self._timing.rounds_max
         self._missing.clear()
         request = Request(self._position, command, self._next_tag(), frames=len(frames), crc32=crc32(filled))
-        self._send_request(request, after=frames)
+        self._send_request(request, after=None if is_there else frames)
 
     def _frames_missing(self, reply: BitmapReply, now_ns: int) -> None:
         """Collect the bitmaps of all segments, then send what they name and repeat the request."""

@@ -53,6 +53,8 @@ _PACED_BURST_NS = 500_000
 _REPORTS_BLIND_MAX = 1
 # With much loss, the part of a window after which it is asked before the next block what became of a repair.
 _EARLY_PART = 6
+# So many of them are few: polled alone they take less time than a report of all.
+_FEW = 4
 # A few times what was measured before is late.
 _USUAL_GAPS, _USUAL_REPLIES = 2, 4
 
@@ -107,6 +109,7 @@ class _Receiver:
         "missing",
         "next_block",
         "pending_left",
+        "polls_unheard",
         "reports_blind",
         "rounds_left",
         "tries_left",
@@ -127,6 +130,8 @@ class _Receiver:
         self.doubt = ""
         """What it has said to this question instead of an answer."""
         self.tries_left = 0
+        self.polls_unheard = 0
+        """How often it has been polled since it was last heard."""
         self.pending_left = 0
 
 
@@ -174,11 +179,19 @@ class BlockStream:
         self._ask_frame: CanFrame | None = None
         """The question, until it has been handed out: only then the time for its answer runs."""
         self._asked_ns = self._asked_before_ns = 0
+        self._left_ns = 0
+        """When the driver wanted more behind the question: one that waits until all is sent is not charged what went before it."""
+        self._is_leaving = False
+        """Whether that is still to come."""
         self._is_repeated = False
         """Whether any node has been polled twice."""
         self._round_trip_ns: int | None = None
         """From the question to the slowest report, smoothed."""
-        self._is_group = len(self._receivers) > 1
+        self._members = len(self._receivers)
+        """Nodes that answer when all are asked, those that have everything included."""
+        self._is_group = self._members > 1
+        self._is_for_few = False
+        """Whether the question under way is one to a few nodes."""
         self._first_reply_ns: int | None = None
         """From the question to the first reply, smoothed."""
         self._reply_ns: int | None = None
@@ -194,6 +207,8 @@ class BlockStream:
         self._judged_ns: int | None = None
         self._judged_block = 0
         """Blocks before this one have been reported at least once."""
+        self._asked_before = -1
+        """The last of the blocks that all have reported at least twice."""
         self._lost_max = 0
         """Frames behind those that a node has missed at the first try, at most."""
         self._frames_since_report = 0
@@ -256,6 +271,8 @@ class BlockStream:
 
     def frames_to_send(self, now_ns: int) -> list[CanFrame]:
         """What to put on the bus now, in this order; a burst at a time."""
+        if self._is_leaving:
+            self._is_leaving, self._left_ns = False, now_ns
         if now_ns < self._burst_due_ns:
             return []
         if self._judged_ns is None:
@@ -301,7 +318,8 @@ class BlockStream:
             # Again, to this node alone, before what waits, unless that is a repair, which would end by it. What the node has
             # said of this block so far may have been a part.
             assert self._asked is not None
-            receiver.deadline_ns = now_ns + self._repeat_timeout_ns(self._timing.report_tries - receiver.tries_left)
+            receiver.polls_unheard += 1
+            receiver.deadline_ns = now_ns + self._repeat_timeout_ns(receiver.polls_unheard)
             receiver.has_more_time = self._is_repeated = True
             receiver.missing.clear()
             receiver.asked_repair = self._repair_count - (1 if self._is_repairing and self._out else 0)
@@ -330,6 +348,8 @@ class BlockStream:
         if self._polls:
             self._out.extend(self._polls)
             self._polls.clear()
+        elif self._asked is None and (few := self._stragglers()):
+            self._out.extend(self._poll(few, self._asked_before))
         elif self._repairs and self._may_repair():
             self._send_repair()
         elif self._asked is None and self._wants_early_report():
@@ -338,7 +358,9 @@ class BlockStream:
             self._send_block()
         elif self._asked is None:
             # Nothing new may go out: what became of the last block, and of what was repaired?
-            self._out.append(self._send_request(self._next_block - 1))
+            self._out.extend(
+                self._poll(self._in_the_way(), self._judged_block - 1) or [self._send_request(self._next_block - 1)]
+            )
 
     def _send_block(self) -> None:
         out, block = self._out, self._next_block
@@ -353,7 +375,7 @@ class BlockStream:
         self._frames_since_ask += len(frames)
         wants_report = self._asked is None and (
             self._blocks_since_ask >= self._reports.blocks(self._pace.window_blocks, is_paced=self._pace.is_paced)
-            or not self._has_room()
+            or not (self._has_room() or self._in_the_way())
         )
         out.append(self._send_request(block) if wants_report else self._check(block, node=self._node))
 
@@ -367,7 +389,7 @@ class BlockStream:
 
     def _may_repair(self) -> bool:
         """Whether to repair now: all have reported, or nothing new may go out and those that have not were polled again."""
-        if self._asked is None:
+        if self._asked is None or self._is_for_few:
             return True
         receivers = self._receivers.values()
         return not self._has_room() and all(each.has_more_time for each in receivers if each.is_waiting)
@@ -423,19 +445,66 @@ class BlockStream:
         self._ask_frame = self._check(block, node=self._node, report_wanted=True)
         self._repaired_in.clear()
         for receiver in self._receivers.values():
-            receiver.is_waiting = True
-            receiver.has_more_time = False
-            receiver.doubt = ""
-            receiver.missing.clear()
-            receiver.asked_repair = self._repair_count
-            receiver.tries_left = self._timing.report_tries
-            receiver.pending_left = self._timing.pending_max
+            self._ask_receiver(receiver)
         return self._ask_frame
+
+    def _few_of(self, asked: int) -> list[int]:
+        """The nodes that miss something of the blocks up to *asked*, if they are few of many and all of it has been repaired."""
+        if not self._is_group or asked < 0 or any(block <= asked for block, _ in self._repairs):
+            return []
+        few = [position for position, receiver in self._receivers.items() if receiver.next_block <= asked]
+        return few if _FEW * len(few) <= self._members else []
+
+    def _stragglers(self) -> list[int]:
+        """The nodes that have missed a repair as well: the window will be full before all are asked again."""
+        return [] if self._pace.is_lossy else self._few_of(self._asked_before)
+
+    def _in_the_way(self) -> list[int]:
+        """The nodes that hold the window up, or, behind the last block, miss something."""
+        is_end = self._next_block == self.blocks
+        asked = self._judged_block - 1
+        if (asked < self.blocks - 1) if is_end else self._pace.is_lossy:
+            return []
+        end = asked if is_end else self._next_block - self._pace.window_blocks
+        few = [position for position, receiver in self._receivers.items() if receiver.next_block <= end]
+        return few if self._is_group and asked >= 0 and _FEW * len(few) <= self._members else []
+
+    def _poll(self, few: list[int], asked: int) -> list[CanFrame]:
+        """Questions to these nodes alone, about what they were asked before: the blocks behind that are not repaired for them alone."""
+        if not few:
+            return []
+        self._asked = asked
+        self._is_for_few = True
+        polls = []
+        for position in few:
+            receiver = self._receivers[position]
+            self._ask_receiver(receiver)
+            receiver.has_more_time = True
+            polls.append(self._check(asked, node=position, report_wanted=True))
+        self._ask_frame = polls[-1]
+        return polls
+
+    def _ask_receiver(self, receiver: _Receiver) -> None:
+        receiver.is_waiting = True
+        receiver.has_more_time = False
+        receiver.doubt = ""
+        receiver.missing.clear()
+        receiver.asked_repair = self._repair_count
+        receiver.tries_left = self._timing.report_tries
+        receiver.polls_unheard = 0
+        receiver.pending_left = self._timing.pending_max
 
     # ---- what comes in
 
     def _wait_for_reports(self, now_ns: int) -> None:
+        if self._is_for_few:
+            deadline_ns = now_ns + self._repeat_timeout_ns(1)
+            for receiver in self._receivers.values():
+                if receiver.is_waiting:
+                    receiver.deadline_ns = deadline_ns
+            return
         self._asked_before_ns, self._asked_ns = self._asked_ns, now_ns
+        self._is_leaving, self._left_ns = True, now_ns
         deadline_ns = now_ns + self._timeout_ns()
         for receiver in self._receivers.values():
             if receiver.is_waiting:
@@ -468,11 +537,13 @@ class BlockStream:
 
     def _hear_one(self, receiver: _Receiver, now_ns: int) -> None:
         """A reply has come: how much longer may the others need? All were polled at once, so they answer one behind the other."""
+        self._is_leaving = False
+        receiver.polls_unheard = 0
         if not receiver.has_more_time:
             if self._reply_ns is not None:
                 self._gap_ns = max(self._gap_ns, now_ns - self._reply_ns)
             elif self._is_group:
-                first_ns, taken_ns = self._first_reply_ns, now_ns - self._asked_ns
+                first_ns, taken_ns = self._first_reply_ns, now_ns - self._left_ns
                 self._first_reply_ns = taken_ns if first_ns is None else max(taken_ns, (7 * first_ns + taken_ns) // 8)
             self._reply_ns = now_ns
         timing = self._timing
@@ -539,6 +610,12 @@ class BlockStream:
         if any(receiver.is_waiting for receiver in self._receivers.values()):
             return
         asked, self._asked = self._asked, None
+        if self._is_for_few:
+            self._is_for_few = False
+            for position, receiver in self._receivers.items():
+                if receiver.missing:
+                    self._events.append(StreamRepeated(position, len(receiver.missing)))
+            return
         if self._reply_ns is not None:
             usual_ns = self._gap_usual_ns
             self._gap_usual_ns = (
@@ -558,6 +635,7 @@ class BlockStream:
             taken_ns = max(now_ns - self._judged_ns, self._asked_ns - self._asked_before_ns)
             frame_ns = taken_ns // max(1, self._frames_asked)
         self._pace.judge(self._lost_max, (asked + 1 - self._judged_block) * self._block_frames, frame_ns)
+        self._asked_before = self._judged_block - 1
         self._judged_ns, self._judged_block = now_ns, asked + 1
         self._frames_since_report = 0
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bmsota.adapters.canlogs import CanLog, LogBlock, Misfit
     from bmsota.cli.logtables import LogTable
     from bmsota.cli.protection import ProtectionCounts
-    from bmsota.signals import Database, DbcFault, TransportFault
+    from bmsota.signals import Database, DbcFault, OtherTransport, TransportFault
 
 __all__ = ["app"]
 
@@ -276,6 +276,7 @@ class _Tally:
         self.left_out = 0
         self.packets = self.joined = 0
         self.transport_faults: Counter[TransportFault] = Counter()
+        self.other_packets: Counter[OtherTransport] = Counter()
 
     def add(self, block: LogBlock) -> None:
         self.complete += block.complete
@@ -285,6 +286,7 @@ class _Tally:
         self.packets += block.packets
         self.joined += block.joined
         self.transport_faults.update(block.transport_faults)
+        self.other_packets.update(block.other_packets)
 
     def counts(self) -> dict[str, int]:
         """The counts by what the summary calls them, in its order.
@@ -302,7 +304,7 @@ class _Tally:
             f"with ids not in the DBC ({', '.join(ids)}{more})": self.unknown.total(),
             "of other messages": self.left_out,
             f"J1939 packets, put together into {counted(self.joined, 'message')} more": self.packets,
-        }
+        } | {f"of {kind.value}, not put together": count for kind, count in self.other_packets.items()}
 
 
 # As many as fit a line, and a screen.

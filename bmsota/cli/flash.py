@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -66,6 +68,7 @@ from bmsota.flashing import (
     make_plan,
     node_words,
 )
+from bmsota.node import NodeMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +79,9 @@ if TYPE_CHECKING:
     from bmsota.flashing import FlashEvent, FlashPlan, FlashResult
 
 __all__ = ["command"]
+
+_NOTHING_DONE = frozenset({FlashOutcome.NOTHING_TO_DO, FlashOutcome.REFUSED, FlashOutcome.DECLINED})
+"""Outcomes before anything was begun."""
 
 
 # ---- the run
@@ -226,9 +232,28 @@ class _Run:
             if self.lost is None and self.plan is not None and not self.plan.nodes:
                 self.lost = session.no_answer()
             ended_ns = session.clock()
+            self._let_go(machine, session)
         result = machine.result
         assert result is not None
         return result, ended_ns
+
+    def _let_go(self, machine: PackFlash, session: CanSession) -> None:
+        """Nodes that `--wait` has held in their bootloader start their applications, if nothing has come of it."""
+        result = machine.result
+        has_held = self.wait_s != 0 and self.options.profile == "bootloader" and not self.options.is_plan_only
+        if not has_held or self.lost is not None or result is None or result.outcome not in _NOTHING_DONE:
+            return
+        held = [
+            node.position
+            for each in (result.plan.nodes if result.plan is not None else ())
+            if (node := each.node).state is NodeMode.BOOTLOADER and node.running_slot is not None
+        ]
+        if held:
+            engine = FlashingEngine(self.profile)
+            engine.leave(held)
+            # A node that does not hear it leaves by itself after a minute; a bus that is gone is not this run's end.
+            with suppress(TransferError):
+                deque(session.run(engine, self.interrupt), maxlen=0)
 
     def _open_files(self) -> CanRecord | None:
         from bmsota.adapters.canrecord import CanRecord  # noqa: PLC0415 - brings python-can
@@ -360,6 +385,11 @@ class _Run:
 
     def _write_early_report(self, error: FaultError | KeyboardInterrupt) -> None:
         """Of a run that ends before it has a result."""
+        if self.files is None and self.options.report is not None:
+            # The bus could not be opened. Whoever has named a report waits for one.
+            with suppress(FaultError):
+                self.begun_ns = steady_clock()()
+                self.files = RunFiles.reserve(self.begun_ns, self.options)
         if self.files is None:
             return
         if isinstance(error, FaultError):

@@ -20,7 +20,7 @@ from bmsota.signals._database import Database, DbcFault, Message, MessageFinder,
 from bmsota.signals._load import loads
 from bmsota.signals._plan import Branch, LayoutNode, NamedValue, Signal, Signals, SignalValue
 from bmsota.signals._protection import DataIdMode, E2EChecker, E2EProfile, E2EProtection, E2EProtector, E2EStatus
-from bmsota.signals._transport import TransportFault, TransportMessage, TransportReassembler, pgn_of
+from bmsota.signals._transport import OtherTransport, TransportFault, TransportMessage, TransportReassembler, pgn_of
 
 __all__ = [
     "Branch",
@@ -37,6 +37,7 @@ __all__ = [
     "Message",
     "MessageFinder",
     "NamedValue",
+    "OtherTransport",
     "Severity",
     "Signal",
     "SignalColumns",

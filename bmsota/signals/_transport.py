@@ -5,7 +5,7 @@ in portions (RTS, CTS) and may ask again for some of them. This reassembler only
 any order, and it may begin in the middle of a conversation, where the first CTS and the end's acknowledgement say what the
 announcement would have said.
 
-Left out: the extended protocol for more than 1785 bytes (ETP), and J1939-22 (CAN FD).
+Left out: the extended protocol for more than 1785 bytes (ETP), and J1939-22 (CAN FD). `OtherTransport` recognizes their frames.
 
 Strategy. A session is a pair of addresses, as the standard allows one at a time from one node to another (and one to all). It
 ends when its packets are complete, which is when the message is given out: not only at the acknowledgement, which a broadcast
@@ -30,6 +30,10 @@ _BROADCAST = 0xFF
 
 # From this PDU format on, the byte below it belongs to the PGN; under it, it is the destination's address.
 _PDU2_FORMAT_MIN = 240
+
+# J1939-21, 5.11: the extended protocol's data and its control. J1939-22: several parameter groups in a frame, control, data.
+_EXTENDED_FORMATS = (0xC7, 0xC8)
+_FD_FORMATS = (0x25, 0x4D, 0x4E)
 
 _FRAME_SIZE = 8
 _PACKET_SIZE = 7
@@ -61,6 +65,27 @@ class TransportFault(Enum):
     STRAY = "packet without an announcement"
     MALFORMED = "malformed packet"
     UNFINISHED = "not complete at the end"
+
+
+class OtherTransport(Enum):
+    """A way to send a message in packets that is recognized, but not put together."""
+
+    EXTENDED = "J1939 extended transport (ETP)"
+    FD = "J1939-22 (CAN FD)"
+
+    @classmethod
+    def of(cls, can_id: int, size_bytes: int) -> OtherTransport | None:
+        """What a frame with this extended id and as many bytes belongs to; None if it is none of these.
+
+        >>> OtherTransport.of(0x18C7F456, 8), OtherTransport.of(0x1C4DFF56, 12), OtherTransport.of(0x1CEBFF56, 8)
+        (<OtherTransport.EXTENDED: 'J1939 extended transport (ETP)'>, <OtherTransport.FD: 'J1939-22 (CAN FD)'>, None)
+        """
+        if can_id >> 24 & 3:
+            return None
+        pdu_format, is_fd = can_id >> 16 & 0xFF, size_bytes > _FRAME_SIZE
+        if pdu_format in _EXTENDED_FORMATS and not is_fd:
+            return cls.EXTENDED
+        return cls.FD if pdu_format in _FD_FORMATS and is_fd else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,14 @@ AT_LEAST = {
     "classic 500k 11-bit 5 ms": 0.90,
     "uds 0xfff": 0.85,
 }
-AT_MOST = {"broadcast 16": 1.10, "broadcast 16 1% loss": 1.30, "broadcast 8 10% loss": 2.30}
+AT_MOST = {"broadcast 16": 1.04, "broadcast 16 1% loss": 1.29, "broadcast 8 10% loss": 2.30}
+# Two of the benchmark's five, on which each broadcast was above its bar before decision 64 (all five take 20 s more).
+SEEDS = (3, 4)
 
 
 def test_the_bars_hold():
-    """One test, so that one process of the suite computes the figures: they take 20 s of CPU."""
-    ratios = {figure.figure: figure.ratio for figure in figures(seeds=[1])}
+    """One test, so that one process of the suite computes the figures: they take 25 s of CPU."""
+    ratios = {figure.figure: figure.ratio for figure in figures(seeds=SEEDS)}
     # No more than the wire can carry either: then the clock or the ceiling would be wrong.
     bars = {name: (bar, 1.0) for name, bar in AT_LEAST.items()} | {name: (1.0, bar) for name, bar in AT_MOST.items()}
     beyond = {name: ratios[name] for name, (least, most) in bars.items() if not least <= ratios[name] <= most}

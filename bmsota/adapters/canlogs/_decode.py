@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bmsota.adapters.canlogs._frames import LogFrame
     from bmsota.adapters.canlogs._log import CanLog
-    from bmsota.signals import Database, LayoutNode, Message, Signal, TransportFault
+    from bmsota.signals import Database, LayoutNode, Message, OtherTransport, Signal, TransportFault
 
 _EXTENDED_FLAG = 1 << 31
 
@@ -73,6 +73,8 @@ class LogBlock:
     """Messages put together from packets. They are no frames of the log, but in the counts above."""
     transport_faults: Mapping[TransportFault, int] = field(default_factory=dict)
     """Why packets became no message -> how many times."""
+    other_packets: Mapping[OtherTransport, int] = field(default_factory=dict)
+    """Packets of a kind that is not put together. They are frames of the log, but in none of the counts above."""
 
 
 def decode_log(
@@ -98,7 +100,7 @@ def decode_log(
     finder = MessageFinder(databases, j1939=j1939, id_mask=id_mask)
     joiner = PacketJoiner(finder) if finder.has_j1939 else None
     for read in log.blocks():
-        joined = JoinedBlock(read, 0, 0, Counter()) if joiner is None else joiner.join(read)
+        joined = JoinedBlock(read, 0, 0, Counter(), Counter()) if joiner is None else joiner.join(read)
         block = joined.frames
         groups: dict[int, list[int]] = {}
         for position, frame in enumerate(block):
@@ -119,7 +121,7 @@ def decode_log(
                 for misfit, count in counts.items():
                     misfits[misfit] = misfits.get(misfit, 0) + count
                 complete += len(positions) - sum(counts.values())
-        counted = (complete, misfits, unknown, left_out, joined.packets, joined.joined, joined.faults)
+        counted = (complete, misfits, unknown, left_out, joined.packets, joined.joined, joined.faults, joined.others)
         yield LogBlock(len(read), tuple(decoded), *counted)
     if joiner is not None and (faults := joiner.end()):
         yield LogBlock(0, (), 0, {}, {}, 0, transport_faults=faults)

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from bmsota.signals import TransportReassembler
+from bmsota.signals import OtherTransport, TransportReassembler
 
 if TYPE_CHECKING:
     from bmsota.adapters.canlogs._frames import LogFrame
@@ -21,6 +21,8 @@ class JoinedBlock(NamedTuple):
     packets: int
     joined: int
     faults: Counter[TransportFault]
+    others: Counter[OtherTransport]
+    """Packets of a kind that is not put together; they are not in `packets`."""
 
 
 class PacketJoiner:
@@ -35,9 +37,14 @@ class PacketJoiner:
         """Take the next frames of the log. A packet that the DBC has as a message of its own stays as well."""
         frames: list[LogFrame] = []
         packets = joined = 0
+        others: Counter[OtherTransport] = Counter()
         for frame in block:
             if not frame.is_extended_id or not TransportReassembler.is_packet(frame.can_id):
-                frames.append(frame)
+                other = OtherTransport.of(frame.can_id, len(frame.data)) if frame.is_extended_id else None
+                if other is not None and self._finder.find(frame.can_id, is_extended_id=True) is None:
+                    others[other] += 1
+                else:
+                    frames.append(frame)
                 continue
             if self._finder.find(frame.can_id, is_extended_id=True) is None:
                 packets += 1
@@ -50,7 +57,7 @@ class PacketJoiner:
             if message is not None:
                 joined += 1
                 frames.append(frame._replace(can_id=message.can_id, data=message.data))
-        return JoinedBlock(frames, packets, joined, self._faults())
+        return JoinedBlock(frames, packets, joined, self._faults(), others)
 
     def end(self) -> Counter[TransportFault]:
         """The log ends: what is not complete."""

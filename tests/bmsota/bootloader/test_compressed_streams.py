@@ -69,8 +69,11 @@ def data_count(bench, frames=None):
     first = bench.wire.data_id
     data = [frame for frame in frames if first <= frame.can_id < first + 64]
     offers = {NodeCommand.BEGIN_TRANSFER: -(-OFFER_BYTES // bench.wire.data_bytes)}
-    parsed = [bench.wire.parse(frame) for frame in frames]
-    return len(data) - sum(offers.get(request.command, 0) for request in parsed if isinstance(request, Request))
+    # The offer goes to all members of a broadcast at once, and each is asked about it.
+    asked = {
+        (request.command, request.crc32) for request in map(bench.wire.parse, frames) if isinstance(request, Request)
+    }
+    return len(data) - sum(offers.get(command, 0) for command, _ in asked)
 
 
 def stored(node, image):

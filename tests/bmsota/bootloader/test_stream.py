@@ -189,6 +189,58 @@ def test_what_is_known_to_be_missing_is_repaired_while_a_silent_node_is_asked_ag
     assert talk.said() == ["repair 0", "0.1", "ask 3"]
 
 
+def test_few_that_have_missed_a_repair_too_are_asked_alone_about_no_more_than_that(bench_parts):
+    """Before the other repairs: their answer comes while those go out. The next report of all is where it would have been."""
+    nodes = tuple(range(1, 9))
+    talk = Talk(bench_parts, positions=nodes, node=200, blocks=24, window=8)
+    assert talk.said() == ["open 0", "open 0", *talk.whole(0, 1, 2, 3, ask=[1])]
+    missing = ListReply(7, 1, ((1, 2),))
+    talk.hear(missing, *(talk.report(1, 0 if node == 7 else 2, position=node) for node in nodes))
+    said = talk.said()
+    assert said[:4] == ["repair 0", "0.2", "open 4", "open 4"]
+    asked = next(int(word.split()[1]) for word in said if word.startswith("ask"))
+    others = ListReply(3, asked, ((0, 1),))
+    still = ListReply(7, asked, ((asked, 2),))
+    talk.hear(others, still)
+    talk.hear(*(talk.report(asked, {3: asked, 7: 0}.get(node, asked + 1), position=node) for node in nodes))
+    said = talk.said()
+    assert said[:5] == ["repair 0", "0.2", "ask 1 of 7", f"repair {asked}", f"{asked}.1"]
+    assert not [word for word in said[3:] if word.startswith("ask")]
+    talk.hear(talk.report(1, 2, position=7))
+    (word,) = [word for word in talk.said() if word.startswith("ask")]
+    assert word == f"ask {asked + 4}"
+
+
+def sent_until_asked(talk):
+    """A driver that wants more when all has been sent, which takes a millisecond a frame, to the first millisecond behind a question."""
+    is_asked = False
+    while not is_asked and (frames := talk.stream.frames_to_send(talk.now_ns)):
+        is_asked = any(
+            isinstance(request, Request) and request.report_wanted for request in map(talk.wire.parse, frames)
+        )
+        talk.now_ns += len(frames) * MS
+    talk.stream.frames_to_send(talk.now_ns)
+    talk.now_ns += MS
+
+
+def test_a_poll_may_take_what_an_answer_takes_not_the_block_before_the_question(bench_parts):
+    """A node that is heard, if not wholly, is not waited for longer and longer either."""
+    talk = Talk(bench_parts, positions=(1, 2), node=200, blocks=30)
+    sent_until_asked(talk)
+    talk.hear(*(talk.report(1, 2, position=node) for node in (1, 2)))
+    sent_until_asked(talk)
+    asked = talk.stream._asked
+    talk.hear(talk.report(asked, asked + 1, position=1))
+    talk.said()
+    for polls in range(1, 6):
+        talk.late(0)
+        polled_ns = talk.now_ns
+        sent_until_asked(talk)
+        talk.said()
+        assert talk.stream.next_timeout() - polled_ns <= talk.timing.report_late_ns_min, polls
+        talk.hear(ListReply(2, asked, ((0, 1),)))  # Its report is lost.
+
+
 def test_a_lost_list_is_asked_for_again_and_then_the_block_goes_out_whole(bench_parts):
     """A report that names nothing is believed once; the second time the first incomplete block is sent as it is."""
     talk = Talk(bench_parts, blocks=4)

@@ -243,6 +243,20 @@ class TestReport:
         (report,) = folder.iterdir()
         assert json.loads(report.read_text(encoding="utf-8"))["log"] is None
 
+    @pytest.mark.parametrize("is_named", [True, False])
+    def test_one_that_was_named_is_written_also_if_the_bus_cannot_be_opened(self, release, tmp_path, is_named):
+        """A script that reads it would find nothing, or that of the run before."""
+        path, folder = tmp_path / "report.json", tmp_path / "folder"
+        named = ["--report", path] if is_named else []
+        adapter = ["-i", "bmsota_slcan", "-c", tmp_path / "no port", "-b", "500000"]
+        done = bmsota("flash", release, "--yes", *adapter, *QUICK, "--report-dir", folder, *named)
+        assert done.code == 4, done.text
+        assert not folder.exists()
+        assert path.exists() is is_named
+        if is_named:
+            report = json.loads(path.read_text(encoding="utf-8"))
+            assert (report["exit_code"], report["fault"], report["outcome"]) == (4, "no such port", "unfinished")
+
     @pytest.mark.slow
     def test_runs_of_one_second_do_not_overwrite_each_other(self, flash, release):
         for _ in range(3):

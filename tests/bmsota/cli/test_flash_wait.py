@@ -11,7 +11,7 @@ from bmsota.adapters import slcan
 from bmsota.bootloader import TargetTiming
 from bmsota.cli import waiting
 from bmsota.cli.fault_table import FaultError
-from bmsota.node import NodeCommand
+from bmsota.node import NodeCommand, NodeMode
 
 pytestmark = pytest.mark.slow
 
@@ -128,7 +128,10 @@ def test_an_adapter_that_is_lost_meanwhile_is_told():
 
 @pytest.mark.parametrize("option", ["--wait", "--plan"])
 def test_a_node_in_its_boot_window_is_held_before_anything_is_decided(tmp_path, option):
-    """The answer is no: it is the wait alone that has sent EnterBootloader. A plan holds nothing, nor does a flash without `--wait`."""
+    """The answer is no: it is the wait alone that has sent EnterBootloader, and the node is let go again, to its application.
+
+    A plan holds nothing, nor does a flash without `--wait`.
+    """
     release = write_release(tmp_path)
     node = Node(1, timing=TargetTiming(boot_window_ns=600_000_000_000))
     arguments = ["flash", release, "--expect", "0-1", "--report-dir", tmp_path, *QUICK, "--timeout", "60"]
@@ -139,6 +142,10 @@ def test_a_node_in_its_boot_window_is_held_before_anything_is_decided(tmp_path, 
         else:
             done = bmsota(*arguments, "--wait", "60", "--plan", *pack.arguments)
             code, screen = done.code, done.text
-        held = {each.node for each in pack.requests if each.command is NodeCommand.ENTER_BOOTLOADER}
-    assert (code, held) == ((3, {1}) if option == "--wait" else (0, set())), screen
+        held, let_go = (
+            {each.node for each in pack.requests if each.command is command}
+            for command in (NodeCommand.ENTER_BOOTLOADER, NodeCommand.LEAVE_BOOTLOADER)
+        )
+    assert (code, held, let_go) == ((3, {1}, {1}) if option == "--wait" else (0, set(), set())), screen
+    assert node.target.state is (NodeMode.APPLICATION if option == "--wait" else NodeMode.BOOTLOADER)
     assert node.target.is_in_boot_window is (option == "--plan")

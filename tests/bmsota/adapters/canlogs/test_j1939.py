@@ -106,6 +106,21 @@ def test_what_could_not_be_put_together_is_said(files):
     ]
 
 
+def test_packets_of_other_protocols_are_named(files):
+    """J1939's extended transport (control C8, data C7) and J1939-22's frames of more than 8 bytes: counted, not put together."""
+    extended = ["18C8F456#14D0070000000200", "18C7F456#0101010003A00F30", "18C7F456#0211424D534F0100"]
+    fd = ["1C4DFF56##0" + 12 * "00", "1C4EFF56##0" + 64 * "00"]
+    short = ["1C4DFF56#0000000000000000"]  # A frame of 8 bytes is an ordinary one of J1939-21.
+    files[0].write_text(LOG + "".join(f"(3.0) can0 {frame}\n" for frame in extended + fd + short))
+    code, text, said = decode(files)
+    assert (code, text) == (0, TEXT)
+    (line,) = said.splitlines()
+    assert line.startswith("18 frames; 2 decoded; 2 with ids not in the DBC (100, 1C4DFF56); 10 J1939 packets")
+    assert line.endswith(
+        "; 3 of J1939 extended transport (ETP), not put together; 2 of J1939-22 (CAN FD), not put together"
+    )
+
+
 def test_conversations_on_two_channels_do_not_mix(files):
     """The same addresses on two buses, frame by frame."""
     lines = LOG.splitlines(keepends=True)
