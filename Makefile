@@ -5,6 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-dev
 DEMO_STAMP := $(VENV)/.installed-demo
 
+# Some environments tell Python to write no bytecode. Then every worker of the tests compiles all of them, and every program that
+# a test starts all of itself: minutes of `make test`.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo check fast-tests test test-long lint docs format bench wheel-test chromium postgresql gcc clean
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
