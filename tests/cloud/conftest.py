@@ -20,7 +20,7 @@ from bmsota_cloud.wiring import build_app
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
-from migrated import migrate_by_copy
+from new_databases import cheap_databases
 
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
 from bmsota.ota import (
@@ -393,9 +393,8 @@ def make_world(seed: str = "tests", *, people: bool = True, **options: Any) -> W
 
 
 @pytest.fixture(autouse=True, scope="session")
-def new_databases_are_copies():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bmsota_cloud.storage.sql._engine.migrate", migrate_by_copy)
+def new_databases():
+    with cheap_databases():
         yield
 
 
