@@ -30,7 +30,7 @@ CLOUD = {"fastapi", "starlette", "sqlalchemy", "alembic", "argon2", "uvicorn", "
 def run(code, blocked, *arguments):
     return subprocess.run(
         [sys.executable, "-c", BLOCKED.format(blocked=blocked) + code, *arguments],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 
