@@ -117,7 +117,9 @@ def test_a_fleet_needs_nothing_of_the_cloud():
             2,
             "bmsota-sim: the simulator needs yaml: pip install 'bmsota[sim]'",
         ),
-        (COMMAND, {"typer"}, ("--version",), 2, "bmsota-sim: the simulator needs typer: pip install 'bmsota[sim]'"),
+        (COMMAND, {"typer"}, ("--help",), 2, "bmsota-sim: the simulator needs typer: pip install 'bmsota[sim]'"),
+        (COMMAND, {"typer"}, ("--version",), 0, ""),
+        (COMMAND, {"pydantic"}, ("schema",), 2, "bmsota-sim: the simulator needs pydantic: pip install 'bmsota[sim]'"),
         (FLEET, {"pydantic"}, (), 1, "MissingExtraError: bmsota_sim needs pydantic: pip install 'bmsota[sim]'"),
     ],
 )
