@@ -20,7 +20,6 @@ from bmsota_cloud.wiring import build_app
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
-from new_databases import cheap_databases
 
 from bmsota.image import HardwareClass, ImageRole, ImageVersion, build_image
 from bmsota.ota import (
@@ -394,6 +393,9 @@ def make_world(seed: str = "tests", *, people: bool = True, **options: Any) -> W
 
 @pytest.fixture(autouse=True, scope="session")
 def new_databases():
+    # Here, because programs that tests start import this file, too, without the path to the rigs.
+    from new_databases import cheap_databases
+
     with cheap_databases():
         yield
 

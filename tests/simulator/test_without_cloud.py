@@ -119,7 +119,7 @@ def test_a_fleet_needs_nothing_of_the_cloud():
         ),
         (COMMAND, {"typer"}, ("--help",), 2, "bmsota-sim: the simulator needs typer: pip install 'bmsota[sim]'"),
         (COMMAND, {"typer"}, ("--version",), 0, ""),
-        (COMMAND, {"pydantic"}, ("schema",), 2, "bmsota-sim: the simulator needs pydantic: pip install 'bmsota[sim]'"),
+        (COMMAND, {"httpx"}, ("demo",), 2, "bmsota-sim: the simulator needs httpx: pip install 'bmsota[sim]'"),
         (FLEET, {"pydantic"}, (), 1, "MissingExtraError: bmsota_sim needs pydantic: pip install 'bmsota[sim]'"),
     ],
 )
