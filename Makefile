@@ -5,7 +5,11 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-dev
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo check fast-tests test test-long lint docs format bench wheel-test chromium postgresql gcc clean
+# Some environments tell Python to write no bytecode. Then every worker of the tests compiles all of them, and every program that
+# a test starts all of itself: minutes of `make test`.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo check fast-tests test all-tests test-long lint docs format bench wheel-test chromium postgresql gcc clean
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -31,8 +35,11 @@ fast-tests: $(STAMP) gcc ## the tests that take no more than a moment
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long and not browser and not demo"
 
 test: $(STAMP) chromium postgresql gcc ## all tests, from the checkout and from the built wheel
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
-	$(BIN)/python scripts/wheel_test.py
+	$(MAKE) --jobs 2 all-tests wheel-test
+
+# Three workers, because some tests wait. tests/rigs/order.py has the longest begin.
+all-tests: $(STAMP)
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-long: $(STAMP) ## the tests marked "long" at larger counts; goes on where it stopped (SEEDS=0:4)
 	$(BIN)/python scripts/long_tests.py --seeds $(or $(SEEDS),0:4)

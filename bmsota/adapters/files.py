@@ -7,6 +7,7 @@ when the wheel is built. Here both places are one.
 from __future__ import annotations
 
 import codecs
+from functools import cache
 from importlib import resources
 from os import PathLike
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from bmsota.signals import Database
 
-__all__ = ["FilePath", "load_dbc", "packaged_dbc", "packaged_dbc_names"]
+__all__ = ["FilePath", "load_dbc", "packaged_database", "packaged_dbc", "packaged_dbc_names"]
 
 FilePath: TypeAlias = str | PathLike[str]
 
@@ -64,6 +65,21 @@ def packaged_dbc(name: str) -> str:
     if f"{stem}.dbc" not in _listed():
         raise ConfigurationError(f"no packaged DBC {name!r}; there are {', '.join(packaged_dbc_names()) or 'none'}")
     return _text(_folder().joinpath(f"{stem}.dbc").read_bytes())
+
+
+def packaged_database(name: str) -> Database:
+    """The database of a DBC that ships with the package. Reading one takes a second, so a process reads it once; change nothing in it.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+        MissingExtraError: the extra `can` is not installed.
+    """
+    return _packaged_database(name.removesuffix(".dbc"))
+
+
+@cache
+def _packaged_database(stem: str) -> Database:
+    return loads(packaged_dbc(stem))
 
 
 def packaged_dbc_names() -> tuple[str, ...]:

@@ -11,19 +11,75 @@ import errno
 import os
 import sys
 from importlib import import_module
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from bmsota import __version__
-from bmsota.cli import decode, encode, send
 from bmsota.cli.extras import extra_error, missing_extra
+from bmsota.cli.lazy import LazyGroup
 from bmsota.errors import BmsotaError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["app", "run"]
 
+
+def _from(module: str, name: str) -> Callable[[typer.Typer], None]:
+    def add(part: typer.Typer) -> None:
+        part.command(name=name)(import_module(f"bmsota.cli.{module}").command)
+
+    return add
+
+
+def _from_can(name: str, module: str, function: str) -> Callable[[typer.Typer], None]:
+    """What adds a command that needs the extra `can`; without it, one that says so when it is called."""
+
+    def add(part: typer.Typer) -> None:
+        try:
+            found: Any = getattr(import_module(f"bmsota.cli.{module}"), function)
+            as_command: Any = None if name == "dbc" else import_module("bmsota.cli.bus_options").CanCommand
+        except ImportError as error:
+            if missing_extra(error) is None:
+                raise
+            settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+            part.command(
+                name=name,
+                help="Not installed: needs the extra 'can'.",
+                add_help_option=False,
+                context_settings=settings,
+            )(_without_extra)
+            return
+        if as_command is None:
+            part.add_typer(found, name=name)
+        else:
+            part.command(name=name, cls=as_command)(found)
+
+    return add
+
+
+def _without_extra() -> None:
+    raise extra_error("can")
+
+
+class _Group(LazyGroup):
+    later = {  # noqa: RUF012 - of the class, as `LazyGroup` says
+        "decode": _from("decode", "decode"),
+        "encode": _from("encode", "encode"),
+        "send": _from("send", "send"),
+        "adapters": _from_can("adapters", "adapters", "command"),
+        "nodes": _from_can("nodes", "nodes", "nodes_command"),
+        "flash": _from_can("flash", "flash", "command"),
+        "verify": _from_can("verify", "nodes", "verify_command"),
+        "reset": _from_can("reset", "nodes", "reset_command"),
+        "dbc": _from_can("dbc", "dbc", "app"),
+    }
+
+
 app = typer.Typer(
+    cls=_Group,
     name="bmsota",
     help="Update and monitor battery management systems: cloud frames, CAN, firmware images.",
     no_args_is_help=True,
@@ -45,45 +101,6 @@ def bmsota(
     ] = False,
 ) -> None:
     """Update and monitor battery management systems."""
-
-
-app.command(name="decode")(decode.command)
-app.command(name="encode")(encode.command)
-app.command(name="send")(send.command)
-
-
-def _add_can_command(name: str, module: str, function: str) -> None:
-    """Add a command that needs the extra `can`; without it, one that says so when it is called."""
-    try:
-        found: Any = getattr(import_module(f"bmsota.cli.{module}"), function)
-        as_command: Any = None if name == "dbc" else import_module("bmsota.cli.bus_options").CanCommand
-    except ImportError as error:
-        if missing_extra(error) is None:
-            raise
-        settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-        app.command(
-            name=name, help="Not installed: needs the extra 'can'.", add_help_option=False, context_settings=settings
-        )(_without_extra)
-        return
-    if as_command is None:
-        app.add_typer(found, name=name)
-    else:
-        app.command(name=name, cls=as_command)(found)
-
-
-def _without_extra() -> None:
-    raise extra_error("can")
-
-
-for _name, _module, _function in (
-    ("dbc", "dbc", "app"),
-    ("adapters", "adapters", "command"),
-    ("nodes", "nodes", "nodes_command"),
-    ("flash", "flash", "command"),
-    ("verify", "nodes", "verify_command"),
-    ("reset", "nodes", "reset_command"),
-):
-    _add_can_command(_name, _module, _function)
 
 
 _OUTPUT_ERRNOS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT}

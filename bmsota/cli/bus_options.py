@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_database
 from bmsota.bootloader import BootloaderTiming, BootloaderWire
 from bmsota.can_timing import ceiling_bytes_per_s
 from bmsota.cli.fault_table import FaultError, FlashFault
 from bmsota.cli.faults import stop
 from bmsota.flashing import BootloaderProfile
-from bmsota.signals import loads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -209,7 +208,7 @@ def _check_context(name: str) -> None:
 @cache
 def _wire(dbc: str) -> BootloaderWire:
     """The codec of a shipped DBC. It takes a second to build, so once a process."""
-    return BootloaderWire(loads(packaged_dbc(dbc)))
+    return BootloaderWire(packaged_database(dbc))
 
 
 def make_profile(

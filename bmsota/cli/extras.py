@@ -6,12 +6,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
+from bmsota import __version__
 from bmsota.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["extra_error", "missing_extra", "open_closed_streams", "run_script"]
+__all__ = ["answers_version", "extra_error", "missing_extra", "open_closed_streams", "run_script"]
 
 # What an extra is for, what it brings, and the modules of that.
 _EXTRAS: Final[dict[str, tuple[str, str, set[str]]]] = {
@@ -56,6 +57,14 @@ def open_closed_streams() -> None:
             os.open(os.devnull, flags)  # The lowest free number is this one.
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def answers_version(program: str) -> bool:
+    """Whether the command line is `PROGRAM --version`, which is then answered: what the commands import takes a second or two."""
+    if sys.argv[1:] != ["--version"]:
+        return False
+    sys.stdout.write(f"{program} {__version__}\n")
+    return True
 
 
 def run_script(program: str, main: Callable[[], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bmsota.cli.extras import run_script
+from bmsota.cli.extras import answers_version, run_script
 
 __all__ = ["main"]
 
@@ -13,6 +13,8 @@ def main() -> None:
 
 
 def _run() -> None:
+    if answers_version("bmsota"):
+        return
     from bmsota.cli.app import run  # noqa: PLC0415 - needs the extra `cli`
 
     run()

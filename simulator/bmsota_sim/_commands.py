@@ -21,18 +21,17 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from bmsota import __version__
+from bmsota._extras import needs_extra
+from bmsota.cli.lazy import LazyGroup
 from bmsota.errors import BmsotaError, ConfigurationError, MissingExtraError
 from bmsota.image import load_public_key
 from bmsota_sim._exit_codes import FAILED, INTERRUPTED, NOT_AS_PLANNED, WRONG_USAGE
 from bmsota_sim._signals import ending_signals, is_held
 from bmsota_sim.bench import BenchOptions, BenchProtocol, BenchTopology
 from bmsota_sim.bench._console import run_bench, send_command
-from bmsota_sim.campaign import CampaignWatcher
 from bmsota_sim.devices.flash import ERASE_NS, PROGRAM_NS
 from bmsota_sim.links.canbus import BusFaults
-from bmsota_sim.run import commands_ctl, commands_plan, commands_replay, commands_run
 from bmsota_sim.samples import sample_file, sample_names
-from bmsota_sim.scenario import packaged_scenario, parse_scenario
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +46,44 @@ if TYPE_CHECKING:
 
 DEFAULT_SEED = 1
 
+
+def _add_plan_commands(part: typer.Typer) -> None:
+    with needs_extra("the simulator", "sim"):
+        from bmsota_sim.run import commands_plan  # noqa: PLC0415 - see `LazyGroup`
+    commands_plan.register(part)
+
+
+def _add_run_command(part: typer.Typer) -> None:
+    with needs_extra("the simulator", "sim"):
+        from bmsota_sim.run import commands_run  # noqa: PLC0415 - see `LazyGroup`
+    commands_run.register(part)
+
+
+def _add_replay_command(part: typer.Typer) -> None:
+    with needs_extra("the simulator", "sim"):
+        from bmsota_sim.run import commands_replay  # noqa: PLC0415 - see `LazyGroup`
+    commands_replay.register(part)
+
+
+def _add_ctl_command(part: typer.Typer) -> None:
+    with needs_extra("the simulator", "sim"):
+        from bmsota_sim.run import commands_ctl  # noqa: PLC0415 - see `LazyGroup`
+    commands_ctl.register(part)
+
+
+class _Group(LazyGroup):
+    later = {  # noqa: RUF012 - of the class, as `LazyGroup` says
+        "check": _add_plan_commands,
+        "vehicles": _add_plan_commands,
+        "schema": _add_plan_commands,
+        "run": _add_run_command,
+        "replay": _add_replay_command,
+        "ctl": _add_ctl_command,
+    }
+
+
 app = typer.Typer(
+    cls=_Group,
     name="bmsota-sim",
     help="Fleets of virtual BMS units that exercise a cloud, and a virtual CAN bench. Exit codes: 0 as planned, 1 failed, "
     "2 usage error, 3 a vehicle did not end as the scenario says.",
@@ -120,6 +156,9 @@ def demo(
         raise typer.BadParameter("--data and --virtual exclude each other: a virtual run writes no files")
     if data is not None and data.exists() and any(data.iterdir()):
         raise typer.BadParameter(f"{data} is not empty: give a new folder", param_hint="--data")
+    with needs_extra("the simulator", "sim"):
+        from bmsota_sim.scenario import packaged_scenario, parse_scenario  # noqa: PLC0415 - a second, for this command alone
+
     name = "demo" if scenario is None else scenario.name
     text = packaged_scenario("demo") if scenario is None else _read_text(scenario)
     plan = parse_scenario(text, name=name)
@@ -312,16 +351,12 @@ def bench_ctl(
         raise typer.Exit(FAILED)
 
 
-commands_plan.register(app)
-commands_run.register(app)
-commands_replay.register(app)
-commands_ctl.register(app)
-
-
 class _Show:
     """The live terminal: a line for each message, a bar for each vehicle."""
 
     def __init__(self, console: Console, scenario: Scenario, path: Path | None) -> None:
+        from bmsota_sim.campaign import CampaignWatcher  # noqa: PLC0415 - as in `demo`
+
         show = self
 
         class Watcher(CampaignWatcher):
@@ -482,6 +517,9 @@ def _run() -> int:
         code = app(standalone_mode=False)
     except _USAGE_ERROR as error:
         _complain(error.format_message())  # type: ignore[attr-defined]  # see above
+        return WRONG_USAGE
+    except MissingExtraError as error:
+        _complain(str(error))
         return WRONG_USAGE
     except (BmsotaError, OSError) as error:
         _complain(_reason(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bmsota._extras import needs_extra
-from bmsota.cli.extras import open_closed_streams
+from bmsota.cli.extras import answers_version, open_closed_streams
 from bmsota.errors import MissingExtraError
 from bmsota_sim._exit_codes import INTERRUPTED, WRONG_USAGE
 from bmsota_sim._signals import holding_signals
@@ -14,8 +14,10 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line. It ends with `SystemExit`."""
+    """Run the command line. It ends with `SystemExit`, except for `--version`."""
     open_closed_streams()
+    if answers_version("bmsota-sim"):
+        return
     try:
         # A run writes its report however early it is told to end.
         with holding_signals(for_later=sys.argv[1:2] == ["run"]), needs_extra("the simulator", "sim"):

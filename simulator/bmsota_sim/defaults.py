@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_database
 from bmsota.master import UnitKeys
-from bmsota.signals import loads
 from bmsota_sim.devices.unit import FactoryImages
 from bmsota_sim.samples import sample_file, sample_key, sample_names
 
@@ -31,10 +29,9 @@ FACTORY_VERSION = "2.0.0"
 """What the units run when they are new."""
 
 
-@cache
 def database(name: str) -> Database:
-    """A packaged DBC. Reading one takes a second; it is never changed, so everything can share it."""
-    return loads(packaged_dbc(name))
+    """A packaged DBC."""
+    return packaged_database(name)
 
 
 def unit_keys(*order_keys: Ed25519PublicKey) -> UnitKeys:

@@ -391,6 +391,15 @@ def make_world(seed: str = "tests", *, people: bool = True, **options: Any) -> W
     return world
 
 
+@pytest.fixture(autouse=True, scope="session")
+def new_databases():
+    # Here, because programs that tests start import this file, too, without the path to the rigs.
+    from new_databases import cheap_databases
+
+    with cheap_databases():
+        yield
+
+
 @pytest.fixture
 def world():
     """A fresh platform in memory: carol and olaf operate, alan and anna audit, vera looks, adam administrates."""

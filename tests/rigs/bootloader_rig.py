@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from bmsota_sim.kernel import Kernel
 from bmsota_sim.links.canbus import BusFaults, CanBus
 from node import FRAME_NS, KEY, MS, NEW, OLD, SECOND, SLAVE_CLASS, make_image
 
+from bmsota.adapters.files import packaged_database
 from bmsota.bootloader import (
     BootloaderClient,
     BootloaderCommand,
@@ -54,9 +55,8 @@ DBC_FOLDER = Path(__file__).resolve().parents[2] / "dbc"
 DBC_PATH = DBC_FOLDER / "bms_bootloader.dbc"
 
 
-@cache
 def database(name: str = "bms_bootloader") -> Any:
-    return loads((DBC_FOLDER / f"{name}.dbc").read_text(encoding="utf-8"))
+    return packaged_database(name)
 
 
 class Node(rig.Node):

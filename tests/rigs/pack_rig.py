@@ -9,14 +9,13 @@ from bmsota_sim.devices.flash import FlashModel
 from node import CLASSES, KEY, SECOND, EngineClient
 from node import make_image as make_any_image
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_database
 from bmsota.bootloader import BootloaderTiming, BootloaderWire
 from bmsota.bootloader._messages import Request
 from bmsota.flashing import BootloaderProfile, FlashingEngine, FlashSource, PackFlash, PlanRequest, make_plan
 from bmsota.image import ImageRole, ImageVersion
 from bmsota.node import NodeCommand
 from bmsota.ota import ReleaseManifest, describe_image
-from bmsota.signals import loads
 
 __all__ = [
     "CLASSES",
@@ -59,7 +58,7 @@ def release(version=NEW, *, expires_s=NOW_S + 1, is_verified=True, **options):
 
 @cache
 def wire(name="bms_bootloader"):
-    return BootloaderWire(loads(packaged_dbc(name)))
+    return BootloaderWire(packaged_database(name))
 
 
 class Node(bootloader_rig.Node):

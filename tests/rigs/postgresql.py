@@ -11,6 +11,7 @@ import tempfile
 import time
 import uuid
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -63,12 +64,23 @@ def fresh_database(address: str) -> Iterator[str]:
 
 @contextmanager
 def some_server() -> Iterator[str]:
-    """The address of the machine's server, or of one that is started for this. Skips the test where PostgreSQL is not installed."""
-    if answers(MACHINE):
-        yield MACHINE
-        return
-    with OwnServer() as server:
-        yield server.address
+    """The address of the machine's server, or of one for all tests of this process. Skips the test where PostgreSQL is not installed."""
+    yield MACHINE if answers(MACHINE) else _server_of_the_process().address
+
+
+@cache
+def _server_of_the_process() -> OwnServer:
+    """Making the files of a server takes seconds; `stop_server_of_the_process` ends it."""
+    server = OwnServer()
+    server.start()
+    return server
+
+
+def stop_server_of_the_process() -> None:
+    """At the end of the session."""
+    if _server_of_the_process.cache_info().currsize:
+        _server_of_the_process().__exit__()
+        _server_of_the_process.cache_clear()
 
 
 @contextmanager

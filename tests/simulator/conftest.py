@@ -24,7 +24,7 @@ from bmsota_sim.trace import Trace
 from bmsota_sim.virtual import MemoryUplink
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_database
 from bmsota.boot import BootStore
 from bmsota.bootloader import BootloaderWire
 from bmsota.flashing import BootloaderProfile, FlashingEngine, NodesDiscovered
@@ -62,7 +62,6 @@ from bmsota.ota import (
     verify_identity,
     verify_report,
 )
-from bmsota.signals import loads
 
 if TYPE_CHECKING:
     from bmsota.canframe import CanFrame
@@ -464,9 +463,8 @@ class Bench:
         return f"state {self.unit.master.upgrade_state}, versions {self.versions()}\n" + "\n".join(notes[-30:])
 
 
-@cache
 def database(name: str) -> Any:
-    return loads(packaged_dbc(name))
+    return packaged_database(name)
 
 
 @pytest.fixture(scope="session")

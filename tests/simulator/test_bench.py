@@ -20,16 +20,16 @@ from bmsota_sim.bench import Bench, BenchOptions, BenchTopology
 from bmsota_sim.cli import main
 from bmsota_sim.kernel import SECOND
 from bmsota_sim.samples import sample_file
+from long_run import LONG
 
 from bmsota.adapters.clock import steady_clock
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_database
 from bmsota.adapters.pythoncan import drive
 from bmsota.bootloader import BootloaderWire
 from bmsota.errors import ConfigurationError, TransferError
 from bmsota.flashing import BootloaderProfile, FlashingEngine, NodesDiscovered, UdsProfile
 from bmsota.image import ImageVersion
 from bmsota.node import FlashJob
-from bmsota.signals import loads
 from bmsota.uds import UDS_11BIT
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ needs_pty = pytest.mark.skipif(not hasattr(os, "openpty"), reason="pseudo termin
 
 @pytest.fixture(scope="module")
 def wire():
-    return BootloaderWire(loads(packaged_dbc("bms_bootloader")))
+    return BootloaderWire(packaged_database("bms_bootloader"))
 
 
 class Output:
@@ -169,16 +169,14 @@ def install(bus, profile, positions):
 # --- A process and its pseudo terminal --------------------------------------------------------------------------------
 
 
+# Each topology and each interface once; in the long run every pair.
+PAIRS = [("gateway", "bmsota_slcan", (1, 2, 0)), ("direct", "slcan", (0,))]
+OTHER_PAIRS = [("direct", "bmsota_slcan", (1, 2, 0)), ("gateway", "slcan", (1,))]
+
+
 @needs_pty
-@pytest.mark.parametrize(
-    ("topology", "interface", "positions"),
-    [
-        ("direct", "bmsota_slcan", (1, 2, 0)),
-        ("gateway", "bmsota_slcan", (1, 2, 0)),
-        ("direct", "slcan", (0,)),
-        ("gateway", "slcan", (1,)),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("topology", "interface", "positions"), [*PAIRS, *(OTHER_PAIRS if LONG else ())])
 def test_any_slcan_program_flashes_master_and_slaves(start, wire, topology, interface, positions):
     process = start(*SMALL, *QUICK, "--topology", topology)
     with can.Bus(interface=interface, channel=process.adapters[0], bitrate=500_000) as bus:
@@ -195,7 +193,7 @@ def test_any_slcan_program_flashes_master_and_slaves(start, wire, topology, inte
 def test_the_same_over_can_fd_with_long_identifiers_and_a_slow_lossy_adapter(start):
     options = ["--data-bitrate", "2000000", "--ids", "29", "--turnaround-ms", "2", "--loss", "0.005", "--echo"]
     process = start(*SMALL, *QUICK, *options, "--topology", "gateway")
-    wire = BootloaderWire(loads(packaged_dbc("bms_bootloader_fd_29bit")))
+    wire = BootloaderWire(packaged_database("bms_bootloader_fd_29bit"))
     where = {"channel": process.adapters[0], "bitrate": 500_000, "fd": True, "data_bitrate": 2_000_000}
     with can.Bus(interface="bmsota_slcan", **where) as bus:
         install(bus, wire, (2, 0))

@@ -28,7 +28,7 @@ from bmsota.ota import Outcome, UpdaterState
 
 pytestmark = pytest.mark.long
 
-CAMPAIGNS = {"passing": 40, "cuts": 40, "lies": 40, "everything": 36}
+CAMPAIGNS = {"passing": 20, "cuts": 20, "lies": 20, "everything": 18}
 """By kind, of one seed of the run."""
 CAMPAIGNS_LONG = 625
 """Of each kind and seed: four kinds and the four seeds of `make test-long` are 10,000."""

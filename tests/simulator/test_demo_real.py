@@ -14,7 +14,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-TIME_LIMIT_S = 170
+# A guard against a hang, not a verdict.
+TIME_LIMIT_S = 900
 
 
 def ignore_interrupts():
@@ -53,7 +54,7 @@ def test_the_demo_plays_to_its_planned_end_and_keeps_running(tmp_path):
         vehicles = httpx.get(f"{url[1]}/api/v1/vehicles", params={"size": 50}, headers=headers).json()["items"]
         task = httpx.get(f"{url[1]}/api/v1/tasks/1", params={"size": 50}, headers=headers).json()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0, output.read_text()
+        assert process.wait(timeout=TIME_LIMIT_S) == 0, output.read_text()
     finally:
         process.kill()
         process.wait()

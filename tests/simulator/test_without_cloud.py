@@ -30,7 +30,7 @@ CLOUD = {"fastapi", "starlette", "sqlalchemy", "alembic", "argon2", "uvicorn", "
 def run(code, blocked, *arguments):
     return subprocess.run(
         [sys.executable, "-c", BLOCKED.format(blocked=blocked) + code, *arguments],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 
@@ -117,7 +117,9 @@ def test_a_fleet_needs_nothing_of_the_cloud():
             2,
             "bmsota-sim: the simulator needs yaml: pip install 'bmsota[sim]'",
         ),
-        (COMMAND, {"typer"}, ("--version",), 2, "bmsota-sim: the simulator needs typer: pip install 'bmsota[sim]'"),
+        (COMMAND, {"typer"}, ("--help",), 2, "bmsota-sim: the simulator needs typer: pip install 'bmsota[sim]'"),
+        (COMMAND, {"typer"}, ("--version",), 0, ""),
+        (COMMAND, {"httpx"}, ("demo",), 2, "bmsota-sim: the simulator needs httpx: pip install 'bmsota[sim]'"),
         (FLEET, {"pydantic"}, (), 1, "MissingExtraError: bmsota_sim needs pydantic: pip install 'bmsota[sim]'"),
     ],
 )

@@ -24,7 +24,7 @@ from bmsota.ota import Outcome
 
 pytestmark = pytest.mark.long
 
-RUNS = 2500 if LONG else 24
+RUNS = 2500 if LONG else 12
 
 
 @pytest.fixture(scope="module")

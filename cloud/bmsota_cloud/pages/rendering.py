@@ -6,6 +6,7 @@ same block again when it has changed. So there is one text for both.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -33,37 +34,44 @@ HEADERS = {
 }
 
 
+@cache
+def _environment() -> Environment:
+    """The templates of this package; compiled once for all the platforms of a process."""
+    environment = Environment(
+        loader=PackageLoader("bmsota_cloud.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        causes=CAUSES,
+        node_changes=node_changes,
+        node_name=node_name,
+        offset=offset,
+        open_statuses=OPEN_STATUSES,
+        task_key=task_key,
+        reply_word=_reply_word,
+        options=_options,
+    )
+    environment.filters.update(
+        clock=clock,
+        duration=duration,
+        iso=iso,
+        masked=_masked,
+        since=since,
+        when=when,
+    )
+    # Reachable in blocks that are rendered alone, where a template's own imports are not.
+    environment.globals["ui"] = environment.get_template("_macros.html").module
+    return environment
+
+
 class Pages:
     """The templates of this package."""
 
     def __init__(self) -> None:
-        self._environment = Environment(
-            loader=PackageLoader("bmsota_cloud.pages"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._environment.globals.update(
-            causes=CAUSES,
-            node_changes=node_changes,
-            node_name=node_name,
-            offset=offset,
-            open_statuses=OPEN_STATUSES,
-            task_key=task_key,
-            reply_word=_reply_word,
-            options=_options,
-        )
-        self._environment.filters.update(
-            clock=clock,
-            duration=duration,
-            iso=iso,
-            masked=_masked,
-            since=since,
-            when=when,
-        )
-        # Reachable in blocks that are rendered alone, where a template's own imports are not.
-        self._environment.globals["ui"] = self._environment.get_template("_macros.html").module
+        self._environment = _environment()
 
     def page(self, name: str, context: Mapping[str, Any], *, status_code: int = 200) -> HTMLResponse:
         """A whole document."""

@@ -6,16 +6,14 @@ The driver of the kernel decides the time: the real clock on a bench that people
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from random import Random
 from typing import TYPE_CHECKING
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_database
 from bmsota.bootloader import BootloaderWire
 from bmsota.errors import LocalProtocolError
 from bmsota.image import HardwareClass, load_public_key
 from bmsota.node import NodeMode
-from bmsota.signals import loads
 from bmsota_sim.bench._options import BenchProtocol, BenchTopology
 from bmsota_sim.devices import master as whole_master
 from bmsota_sim.devices import slave as slaves
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bmsota.canframe import CanFrame
-    from bmsota.signals import Database
     from bmsota_sim.bench._options import BenchOptions
     from bmsota_sim.kernel import Kernel
     from bmsota_sim.links.canbus import BusFaults, Port
@@ -43,12 +40,6 @@ if TYPE_CHECKING:
 FACTORY_VERSION = "2.0.0"
 # Each slave sends a round ten times a second: about a tenth of a 500 kbit/s bus with eight slaves.
 MEASURE_PERIOD_NS = 100 * MS
-
-
-@cache
-def _database(name: str) -> Database:
-    """A packaged DBC. Reading one takes a second; it is never changed, so two benches can share it."""
-    return loads(packaged_dbc(name))
 
 
 def _protocols(options: BenchOptions) -> NodeProtocols:
@@ -158,12 +149,12 @@ class BenchWorld:
         self.trace = _BenchTrace(noted)
         fd = options.data_bitrate_bps is not None
         self.dbc_name = "bms_bootloader" + "_fd" * fd + "_29bit" * (options.ids == 29)
-        self.wire = BootloaderWire(_database(self.dbc_name))
+        self.wire = BootloaderWire(packaged_database(self.dbc_name))
         self.bus = self._new_bus("internal")
         self.diagnosis = self._new_bus("diagnosis") if options.topology is BenchTopology.GATEWAY else None
         profile = replace(PROFILES[options.series], slave_count=options.slave_count)
         identity = unit_identity(options.seed, options.series, 1, options.slave_count)
-        internal = _database("bms_internal")
+        internal = packaged_database("bms_internal")
         keys = (load_public_key(sample_file("keys/image.SAMPLE.public.pem")), *options.image_keys)
         protocols = _protocols(options)
         times_ns = (options.flash_erase_ns, options.flash_program_ns)

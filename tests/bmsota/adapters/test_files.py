@@ -8,12 +8,15 @@ import pytest
 
 from bmsota.adapters import files
 from bmsota.errors import ConfigurationError
+from bmsota.signals import loads
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_the_dbc_files_of_the_project_ship():
     assert {"bms_internal", "bms_vehicle"} <= set(files.packaged_dbc_names())
+    assert files.packaged_database("bms_vehicle") is files.packaged_database("bms_vehicle.dbc")
+    assert list(files.packaged_database("bms_vehicle")) == list(loads(files.packaged_dbc("bms_vehicle")))
     for name in files.packaged_dbc_names():
         text = files.packaged_dbc(name)
         assert text == files.packaged_dbc(f"{name}.dbc")

@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 from bmsota_sim.devices.flash import PowerCut
+from long_run import phases_at
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.errors import LocalProtocolError
@@ -145,10 +146,11 @@ class Snapshot:
         return copy.deepcopy(self._device.flash)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize("write_unit_bytes", [8, 32])
 def test_power_may_fail_at_any_flash_operation(parts, plan, write_unit_bytes):
-    """Every operation of the plan, before, inside and after."""
+    """Every operation of the plan, before, inside and after; in `make test` one of them, another one for each write unit."""
     device = prepared(parts, write_unit_bytes=write_unit_bytes)
     snapshot = Snapshot(device)
     undisturbed = prepared(parts, factory=None)
@@ -159,7 +161,7 @@ def test_power_may_fail_at_any_flash_operation(parts, plan, write_unit_bytes):
     last = undisturbed.flash.operations
     assert last - first >= 12
     for operation in range(first, last + 1):
-        for phase in PHASES:
+        for phase in phases_at(operation + write_unit_bytes // 32, PHASES):
             device = cut_device(parts, snapshot, operation, phase)
             with pytest.raises(PowerCut):
                 plan(device, parts)
@@ -206,6 +208,7 @@ def test_power_may_fail_while_the_factory_installs(parts):
             assert (parts.version(result), result.reason) == ("2.0.0", BootReason.NORMAL)
 
 
+@pytest.mark.long
 def test_records_keep_the_old_value_or_the_new_one(parts):
     """Fifty values through several changes of the journal's area, cut at every operation: never a third value."""
 
@@ -220,7 +223,7 @@ def test_records_keep_the_old_value_or_the_new_one(parts):
     write_all(undisturbed)
     last = undisturbed.flash.operations
     for operation in range(first, last + 1):
-        for phase in PHASES:
+        for phase in phases_at(operation, PHASES):
             device = prepared(parts)
             device.flash.cut_at(operation, phase)
             store = device.store()

@@ -10,7 +10,7 @@ import pytest
 from bmsota_sim.devices.flash import FlashModel
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_database
 from bmsota.boot import BootStore, SlotLayout, for_hardware
 from bmsota.bootloader import BootloaderTarget, BootloaderWire
 from bmsota.flashing import BootloaderProfile
@@ -49,7 +49,6 @@ from bmsota.ota import (
     sign_manifest,
     sign_order,
 )
-from bmsota.signals import loads
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -68,9 +67,8 @@ PARKED = MasterReadings(ignition_on=True, speed_kmh=0.0, is_charging=False, curr
 TICK_NS = 2 * MS
 
 
-@cache
 def database(name):
-    return loads(packaged_dbc(name))
+    return packaged_database(name)
 
 
 @cache

@@ -7,12 +7,11 @@ from random import Random
 
 import pytest
 
-from bmsota.adapters.files import packaged_dbc
+from bmsota.adapters.files import packaged_database
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError
 from bmsota.image import ImageVersion
 from bmsota.master import MeasurementTable, PackLayout, SlaveFault, SlaveMessages
-from bmsota.signals import loads
 
 F7 = PackLayout(slave_count=8, cells_per_slave=12, probes_per_slave=4)
 E7 = PackLayout(slave_count=3, cells_per_slave=12, probes_per_slave=4)
@@ -26,7 +25,7 @@ HWID = "S000102ABCDEF012"
 
 @pytest.fixture(scope="module")
 def database():
-    return loads(packaged_dbc("bms_internal"))
+    return packaged_database("bms_internal")
 
 
 def values(layout, position):
@@ -234,7 +233,7 @@ SILENT_NS = 3 * SECOND
 
 @pytest.fixture(scope="module")
 def old_database():
-    return loads(packaged_dbc("bms_internal_unprotected"))
+    return packaged_database("bms_internal_unprotected")
 
 
 class Bus:

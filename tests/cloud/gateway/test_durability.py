@@ -22,6 +22,7 @@ from bmsota_cloud.gateway import GatewayServer, ReportWriter
 from bmsota_cloud.services.counters import Counters
 from bmsota_cloud.services.derivation import Derivation
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
+from long_run import LONG
 from memory_telemetry import MemoryTelemetry
 from postgresql import OwnServer, fresh_database, some_database
 
@@ -156,8 +157,8 @@ def url(request):
         yield url
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(len(VINS) if LONG else 1))
 def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path, url, seed):
     draw = random.Random(seed)
     register(tmp_path)

@@ -11,11 +11,12 @@ from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import StateRow, is_plausible_time
 from bmsota_cloud.storage.sql import SqlTelemetryStore
+from long_run import LONG
 from postgresql import some_database
 from stored_frames import DAY_S, NOON_S, everything, stored, wire_frame
 
 VINS = ["LTESTVEHICLE00001", "LTESTVEHICLE00002", "SHORT"]
-SEEDS = int(os.environ.get("STORE_MODEL_SEEDS", "2"))
+SEEDS = int(os.environ.get("STORE_MODEL_SEEDS", "4" if LONG else "1"))
 FIRST_SEED = int(os.environ.get("STORE_MODEL_FIRST_SEED", "0"))
 STEPS = 100
 RETENTION_S = 20 * DAY_S
@@ -221,7 +222,7 @@ def key(frame):
     return frame.vin, frame.reported_at_s, body_of(frame)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
 def test_a_store_is_a_dictionary(url, seed):
     life = Life(url, seed)
