@@ -27,4 +27,13 @@ def test_the_fleet_benchmark_runs():
         assert figures[f"{name}: heartbeats"]["value"] > 0
     assert figures["virtual fleet: driving"]["value"] == 25.0
     assert figures["virtual fleet, standing: driving"]["value"] == 0.0
-    assert {"memory fleet", "physics"} <= figures.keys()
+    assert figures["virtual full"]["value"] > 0
+    assert {
+        "memory fleet",
+        "memory full",
+        "physics",
+        "start",
+        "start fleet",
+        "start full",
+        "virtual full: growth",
+    } <= figures.keys()

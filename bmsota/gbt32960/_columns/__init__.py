@@ -32,6 +32,7 @@ NumPy (extra `can`) is loaded with the first batch: names and types are here wit
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bmsota._extras import needs
@@ -78,6 +79,7 @@ def encode_batch(columns: FrameColumns, *, strict: bool = False, raw: bool = Fal
     return found
 
 
+@cache
 def _batch(feature: str) -> ModuleType:
     with needs(feature, "numpy", "can"):
         from bmsota.gbt32960._columns import batch  # noqa: PLC0415 loads NumPy

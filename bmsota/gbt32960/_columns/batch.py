@@ -11,7 +11,7 @@ import numpy as np
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._codec import decode, encode
-from bmsota.gbt32960._columns.header import are_identifiers, times_of
+from bmsota.gbt32960._columns.header import are_identifiers, is_identifier, time_of, times_of
 from bmsota.gbt32960._columns.mixed import decode_mixed
 from bmsota.gbt32960._columns.plan import Plan, plan_for, plan_of, same_layout, xor_of_rows
 from bmsota.gbt32960._columns.values import FrameColumns, FrameGroup
@@ -31,6 +31,10 @@ _ONE_SIZE_MIN: Final = 48
 """Frames of one size, among others, for which it is worth looking whether they are alike."""
 _SAMPLED_MAX: Final = 256
 """From here on they are not sampled: the first layout is looked for in all of them."""
+_FEW_BYTES_MAX: Final = 6000
+"""Up to so many bytes of one layout the calls cost more than what they do."""
+_FEW_SIZE_MAX: Final = 1000
+"""The largest frame for which it is worth to know each number's place, which is eight times as large."""
 _MIXED_MIN: Final = 16
 """Frames of many layouts for which the walk side by side is worth its price."""
 
@@ -42,22 +46,22 @@ def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offse
         starts, sizes = _spans(len(joined), offsets)
         size = int(sizes[0]) if len(sizes) else 0
         if not len(sizes) or starts[0] or not (sizes == size).all():
-            whole = _Batch(joined, starts, sizes)
-        else:
-            whole = _Batch(joined, None, None, len(sizes), size)
-    else:
-        if offsets is not None:
-            msg = "offsets: only for bytes, not for a sequence of frames"
-            raise LocalProtocolError(msg)
-        joined = b"".join(frames)
-        count = len(frames)
-        size = len(frames[0]) if count else 0
-        if size and size * count == len(joined) and _reach(frames, size):
-            whole = _Batch(joined, None, None, count, size)
-        else:
-            sizes = np.fromiter(map(len, frames), np.int64, count)
-            whole = _Batch(joined, np.cumsum(sizes) - sizes, sizes)
-    return whole.columns()
+            return _Batch(joined, starts, sizes).columns()
+        return _Batch(joined, None, None, len(sizes), size).columns()
+    if offsets is not None:
+        msg = "offsets: only for bytes, not for a sequence of frames"
+        raise LocalProtocolError(msg)
+    joined = b"".join(frames)
+    count = len(frames)
+    size = len(frames[0]) if count else 0
+    if count < _ALIKE_MIN:
+        whole = _Batch(joined, None, None)
+        whole.few(list(range(count)), list(map(bytes, frames)))
+        return whole.result(frames)
+    if size and size * count == len(joined) and _reach(frames, size):
+        return _Batch(joined, None, None, count, size).columns()
+    sizes = np.fromiter(map(len, frames), np.int64, count)
+    return _Batch(joined, np.cumsum(sizes) - sizes, sizes).columns()
 
 
 def _reach(frames: Sequence[bytes], size: int) -> bool:
@@ -135,14 +139,19 @@ class _Batch:
                 self.one_size(index, frames)
         if self.mixed:
             self.many_sizes(np.sort(np.concatenate(self.mixed)))
+        return self.result(None)
+
+    def result(self, frames: Sequence[bytes] | None) -> FrameColumns:
+        """What was found, and what `decode` says of the rest, which are in *frames* if they are not in this."""
         others: list[tuple[int, Frame]] = []
         errors: list[tuple[int, FrameError]] = []
         for place in sorted(self.slow):
             try:
-                others.append((place, decode(self.frame(place))))
+                others.append((place, decode(self.frame(place) if frames is None else frames[place])))
             except FrameError as error:
                 errors.append((place, error))
-        self.groups.sort(key=lambda group: int(group.index[0]))
+        if len(self.groups) > 1:
+            self.groups.sort(key=lambda group: int(group.index[0]))
         return FrameColumns(groups=tuple(self.groups), others=tuple(others), errors=tuple(errors))
 
     def keep(self, index: Array, frames: Array, fit: Array) -> tuple[Array, Array]:
@@ -216,28 +225,54 @@ class _Batch:
         self.slow += index[~is_known].tolist()
 
     def one_by_one(self, index: Array) -> None:
+        places = index.tolist()
+        self.few(places, [self.frame(place) for place in places])
+
+    def few(self, places: list[int], frames: Sequence[bytes]) -> None:
         """Group a few frames by their skeletons, and give each group a plan."""
-        frames = [self.frame(place) for place in index.tolist()]
-        found: dict[bytes, tuple[Plan, list[int]]] = {}
+        found: dict[bytes, tuple[Plan, list[int], list[int]]] = {}
         for row, data in enumerate(frames):
             try:
-                if bcc_xor(data):
-                    raise Unplannable  # noqa: TRY301
                 plan = plan_for(data)
-                found.setdefault(plan.skeleton, (plan, []))[1].append(row)
             except Unplannable:
-                self.slow.append(int(index[row]))
-        for plan, rows in found.values():
-            matrix = np.frombuffer(b"".join([frames[row] for row in rows]), np.uint8).reshape(len(rows), plan.size)
-            self.group(plan, index[rows], matrix, plan.gather(matrix))
+                self.slow.append(places[row])
+                continue
+            seconds = time_of(data)
+            if seconds is None or data[2] not in REPORTS or bcc_xor(data) or not is_identifier(data[VIN]):
+                self.slow.append(places[row])
+                continue
+            known = found.get(plan.skeleton)
+            if known is None:
+                known = found[plan.skeleton] = (plan, [], [])
+            known[1].append(row)
+            known[2].append(seconds)
+        for plan, rows, times in found.values():
+            kept = frames if len(rows) == len(frames) else [frames[row] for row in rows]
+            matrix = np.frombuffer(b"".join(kept), np.uint8).reshape(len(rows), plan.size)
+            values, marks = plan.decode(
+                matrix, None if plan.size <= _FEW_SIZE_MAX and matrix.size <= _FEW_BYTES_MAX else plan.gather(matrix)
+            )
+            self.groups.append(
+                FrameGroup(
+                    edition=plan.edition,
+                    skeleton=plan.skeleton,
+                    index=np.array(places if kept is frames else [places[row] for row in rows], np.int64),
+                    command=matrix[:, 2].copy(),
+                    vin=np.array([data[VIN].decode("ascii") for data in kept], f"=U{VIN_SIZE}"),
+                    time=np.array(times, np.int64).view("datetime64[s]"),
+                    values=values,
+                    marks=marks,
+                )
+            )
 
     def group(self, plan: Plan, index: Array, frames: Array, gathered: Array) -> None:
         command = gathered[plan.command]
-        letters = frames[:, VIN].astype(np.uint32)
+        octets = frames[:, VIN].copy()
+        letters = octets.astype(np.uint32)
         seconds, fit = times_of(gathered.take(plan.time, axis=0))
         fit &= (command == REPORTS[0]) | (command == REPORTS[1])
-        if not (letters.max() < 0x7F and letters.min() > 0x20):
-            fit &= are_identifiers(letters)
+        if not (octets.max() < 0x7F and octets.min() > 0x20):
+            fit &= are_identifiers(octets)
         if not fit.all():
             seconds, letters, gathered, command = seconds[fit], letters[fit], gathered[:, fit], command[fit]
             index, frames = self.keep(index, frames, fit)

@@ -9,7 +9,7 @@ import numpy as np
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._columns.numbers import wrong_shape
 from bmsota.gbt32960._time import BEIJING
-from bmsota.gbt32960._walk import REPORTS, VIN_SIZE
+from bmsota.gbt32960._walk import REPORTS, TIME, VIN_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +44,9 @@ def times_of(raw: Array) -> tuple[Array, Array]:
     """Seconds since the epoch (UTC), and which of them are real, of six rows of bytes."""
     is_real: Array
     first = raw[:4, :1]
-    if raw.shape[1] and (raw[:4] == first).all():  # Frames that arrive together are mostly of one hour: half the work.
+    count = raw.shape[1]
+    # Frames that arrive together are mostly of one hour: half the work.
+    if count and raw[:4].tobytes() == first.repeat(count, axis=1).tobytes():
         year, month_of_year, day, hour = first[:, 0].tolist()
         code = (year << 8) | month_of_year
         seconds = raw[4].astype(np.int64)
@@ -66,6 +68,20 @@ def times_of(raw: Array) -> tuple[Array, Array]:
     real = _SECONDS @ raw[2:].astype(np.float64)
     real += _STARTS.take(month)
     return real.astype(np.int64), is_real
+
+
+def time_of(data: bytes) -> int | None:
+    """As `times_of`, of one frame; None if it is no time."""
+    year, month, day, hour, minute, second = data[TIME]
+    code = (year << 8) | month
+    if not 1 <= day <= _DAYS[code] or hour > 23 or minute > 59 or second > 59:
+        return None
+    return int(_STARTS[code]) + 86400 * day + 3600 * hour + 60 * minute + second
+
+
+def is_identifier(raw: bytes) -> bool:
+    """As `are_identifiers`, of one."""
+    return raw.isalnum() or all(0x20 < letter < 0x7F for letter in raw.rstrip(b"\0"))
 
 
 def are_identifiers(raw: Array) -> Array:

@@ -221,17 +221,17 @@ class NumberList:
         self.dtype: Any = np.float64 if slot.row.size_bytes == 4 else np.float32
 
     def decode(self, frames: Array, values: dict[str, Array], marks: dict[str, Array]) -> None:
+        if not self.count:
+            values[self.name] = np.empty((len(frames), 0), self.unsigned if self.is_integer else self.dtype)
+            return
         wire = frames[:, self.columns].view(self.big_endian)
         if self.is_integer:
             values[self.name] = wire.astype(self.unsigned)
             return
-        if self.row.size_bytes > 1:
-            wire = wire.astype(
-                self.unsigned
-            )  # Byte order first, then float: each of the two is vectorised, both at once not.
+        # Into one piece and the byte order first, then float: each of the two is vectorised, both at once not.
+        wire = wire.astype(self.unsigned)
         out = wire.astype(self.dtype)
-        scanned = wire if self.row.size_bytes > 1 else out  # The one that is in one piece, and narrow.
-        is_missing = self.row.sentinels and out.size and scanned.max() > self.row.raw_limit
+        is_missing = self.row.sentinels and out.size and wire.max() > self.row.raw_limit
         if self.row.raw_offset:
             out -= self.dtype(self.row.raw_offset)
         if self.row.divisor != 1:
@@ -274,8 +274,8 @@ class NumberList:
 def sign_position(name: str, values: dict[str, Array], marks: Mapping[str, Array]) -> None:
     """As `_tables` does it for one frame."""
     rest = values.pop(f"{name}.status")
-    if not rest.any():  # North, east, valid.
-        values[f"{name}.valid"] = np.ones(len(rest), np.bool_)
+    if not np.count_nonzero(rest):  # North, east, valid.
+        values[f"{name}.valid"] = rest == 0
         values[f"{name}.reserved_bits"] = rest
         return
     values[f"{name}.valid"] = (rest & 1) == 0

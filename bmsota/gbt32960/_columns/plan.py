@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from bmsota.errors import LocalProtocolError
+from bmsota.gbt32960._columns.few import FewFrames
 from bmsota.gbt32960._columns.header import bytes_of_times, check_header
 from bmsota.gbt32960._columns.numbers import NumberList, Scalars, sign_position, unsigned_position
 from bmsota.gbt32960._enums import Edition
@@ -54,8 +56,13 @@ class Plan:
             slots = [slot for slot in singles if slot.row.size_bytes == size]
             if slots:
                 self.scalars.append(Scalars(slots, size, self.row_of))
+        self._slots = walk.slots
         self._pick = itemgetter(*walk.fixed)
         self._picked = self._pick(data)
+
+    @cached_property
+    def few(self) -> FewFrames:
+        return FewFrames(self._slots)
 
     def is_layout_of(self, data: bytes) -> bool:
         """Whether one frame of this plan's size is laid out like this."""
@@ -98,13 +105,17 @@ class Plan:
         equal = gathered.take(self.fixed, axis=0) == self.expected
         return None if equal.all() else equal.all(axis=0)
 
-    def decode(self, frames: Array, gathered: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+    def decode(self, frames: Array, gathered: Array | None) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Columns and marks; of *gathered* bytes, or if there are none in the way of few frames."""
         values: dict[str, Array] = {}
         marks: dict[str, Array] = {}
-        for scalars in self.scalars:
-            scalars.decode(frames, gathered, values, marks)
-        for item in self.lists:
-            item.decode(frames, values, marks)
+        if gathered is None:
+            self.few.decode(frames, values, marks)
+        else:
+            for scalars in self.scalars:
+                scalars.decode(frames, gathered, values, marks)
+            for item in self.lists:
+                item.decode(frames, values, marks)
         for name in self.positions:
             sign_position(name, values, marks)
         return values, marks

@@ -22,6 +22,8 @@ class StoredReport:
     frame: bytes
     resends: int = 0
     """How often the platform has called it wrong."""
+    sent_ns: int = 0
+    """When it was sent last."""
 
 
 _BACKFILL: Final = bytes((Command.BACKFILL_REPORT,))

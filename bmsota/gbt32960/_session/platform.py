@@ -354,7 +354,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         heads = self._heads
         if heads is None:
             return data
-        vin = self._vin
+        vin, events = self._vin, self._events
         assert vin is not None
         size = len(data)
         at = 0
@@ -370,7 +370,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
             if reported_at_s is None:
                 break
             event = ReportReceived(vin, frame, frame, reported_at_s)
-            self._events.append(event)
+            events.append(event)
             if self._is_answered_at_once:
                 self.answer_report(event, now_ns)
             at = end

@@ -92,7 +92,7 @@ _SERIAL_MAX: Final = 65531
 _HEARTBEATS_UNANSWERED_MAX: Final = 3
 """The text gives no number; three is what it gives for everything else."""
 _RECENT_REPORTS_MAX: Final = 16
-"""How many sent reports are kept for the case that the platform calls one wrong: the answer comes within seconds."""
+"""How many sent reports are kept at most for the case that the platform calls one wrong: the answer comes within seconds."""
 _OUTGOING_SIZE_BYTES_MAX: Final = 1024 * 1024
 """Beyond this the link does not take what we send; reports then go to the store, as if there were no link."""
 
@@ -305,8 +305,9 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         self._heartbeats_unanswered = 0
         self._time_sync_is_open = False
         self._store = BackfillStore()
-        self._recent: deque[StoredReport | tuple[bytes, int]] = deque(maxlen=_RECENT_REPORTS_MAX)
-        """A frame with its time where the caller has encoded it."""
+        self._recent: list[StoredReport | tuple[bytes, int]] = []
+        """Reports that the platform may still call wrong, in the order in which they were sent; a frame with its time where the
+        caller has encoded it."""
         self._heartbeat: tuple[bytes, bytes] | None = None
         """The frame of a heartbeat, and that of its usual answer."""
         self._report_head: bytes | None = None
@@ -415,18 +416,16 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
                 sent or stored.
         """
         self._encoded(frame)
-        if collected_ns is None:
-            collected_ns = now_ns
         if not self._can_report:
-            self._keep_for_later(StoredReport(collected_ns, frame), now_ns)
-        elif self.options.cipher is not None:
-            self._send_stored(Command.REALTIME_REPORT, StoredReport(collected_ns, frame), now_ns)
+            self._keep_for_later(StoredReport(now_ns if collected_ns is None else collected_ns, frame), now_ns)
+        elif self.options.cipher is not None or not (collected_ns is None or collected_ns == now_ns):
+            report = StoredReport(now_ns if collected_ns is None else collected_ns, frame)
+            self._send_stored(Command.REALTIME_REPORT, report, now_ns)
         else:
-            sent = (frame, collected_ns)  # One object for both queues: most reports are never looked at again.
+            sent = (frame, now_ns)  # One object for both queues: most reports are never looked at again.
             self._outgoing.append(sent)
             self._outgoing_size_bytes += len(frame)
-            self._recent.append(sent)
-            self._last_report_ns = now_ns
+            self._remember(sent, now_ns)
 
     def store_encoded(self, frame: bytes, collected_ns: int, now_ns: int) -> None:
         """As `store_report`, of a report that is encoded already; see `send_encoded`.
@@ -689,8 +688,21 @@ class TerminalSession(BaseSession[TerminalState, TerminalEvent]):
         else:
             raw = as_backfill(stored.frame)
         self._send(raw, stored)
-        self._recent.append(stored)
+        stored.sent_ns = now_ns
+        self._remember(stored, now_ns)
+
+    def _remember(self, report: StoredReport | tuple[bytes, int], now_ns: int) -> None:
+        """Keep what was sent just now for as long as the platform may answer, and forget what it has left alone."""
         self._last_report_ns = now_ns
+        recent = self._recent
+        recent.append(report)
+        oldest_ns = now_ns - self.options.reply_timeout_ns
+        while True:
+            first = recent[0]
+            sent_ns = first.sent_ns if isinstance(first, StoredReport) else first[1]
+            if sent_ns >= oldest_ns and len(recent) <= _RECENT_REPORTS_MAX:
+                return
+            del recent[0]
 
     def _encoded(self, frame: bytes) -> None:
         """Refuse a *frame* that is no report of ours in the clear. Its data unit is the caller's word."""

@@ -101,6 +101,17 @@ class _Block:
         self.rows, self.packs, self.step_s = rows, packs, step_s
 
 
+class _Link:
+    """One connection of a unit."""
+
+    __slots__ = ("filed_ns", "platform", "row")
+
+    def __init__(self, row: int, platform: PlatformSession) -> None:
+        self.row, self.platform = row, platform
+        self.filed_ns = _NEVER
+        """When the platform's entry of the heap is due."""
+
+
 class ColumnFleet:
     """Vehicles of one series."""
 
@@ -169,17 +180,16 @@ class ColumnFleet:
         self._terminals = [TerminalSession(vin=unit.vin, iccid=unit.iccid, options=options) for unit in units]
         self._hashes = [hashlib.sha256() for _ in units]
         self._platform_options = PlatformOptions(defer_decode=True)
-        self._platforms: list[PlatformSession | None] = [None] * count
+        self._links: list[_Link | None] = [None] * count
         self._covered = [True] * count
-        self._up: deque[tuple[int, int, PlatformSession, bytes | None]] = deque()
-        """On the way to the platform: when, whose, on which link; None: the link has ended."""
-        self._down: deque[tuple[int, int, PlatformSession, bytes | None]] = deque()
+        self._up: deque[tuple[int, _Link, bytes | None]] = deque()
+        """On the way to the platform: when, on which link; None: the link has ended."""
+        self._down: deque[tuple[int, _Link, bytes | None]] = deque()
         """On the way to the unit; None: the link is there."""
         self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._sequence = 0
         self._filed = [_NEVER] * count
         """When each terminal's entry of the heap is due."""
-        self._filed_platform: dict[PlatformSession, int] = {}
         self._received: list[bytes] = []
         for row in range(count):
             self._file(row)
@@ -206,7 +216,7 @@ class ColumnFleet:
         """Enter or leave the mobile network, now. Leaving ends the link; what is under way to the platform arrives."""
         for row in rows:
             self._covered[row] = covered
-            if not covered and self._platforms[row] is not None:
+            if not covered and self._links[row] is not None:
                 self._hang_up(row)
                 self._terminals[row].disconnected(self.now_ns)
                 self._serve(row)
@@ -231,71 +241,77 @@ class ColumnFleet:
         frames = self._prepare()
         base = self._slice_s * SECOND
         end = base + self._period_s * SECOND + LATCH_NS
-        terminals, hashes, platforms, up = self._terminals, self._hashes, self._platforms, self._up
-        delay, other = self._delay_ns, self._next_other()
+        terminals, hashes, links, up = self._terminals, self._hashes, self._links, self._up
+        delay, rest = self._delay_ns, self._next_rest()
         times = (self._phase[self._order] + base).tolist()
         for row, when in zip(self._order.tolist(), times, strict=True):
-            if other <= when:
-                other = self._run_others(when)
+            if rest <= when or (up and up[0][0] <= when):
+                rest = self._run_others(when, rest)
             self.now_ns = when
             terminal = terminals[row]
             terminal.send_encoded(frames[row], when)
             data = terminal.data_to_send()
-            platform = platforms[row]
-            if data and platform is not None:
+            link = links[row]
+            if data and link is not None:
                 hashes[row].update(b"%d " % when + data)
-                arrival = when + delay
-                up.append((arrival, row, platform, data))
-                other = min(other, arrival)
-        self._run_others(end - 1)
+                up.append((when + delay, link, data))
+        self._run_others(end - 1, rest)
         self.now_ns = end - 1
         self.counts.reports += len(times)
         self._slice_s += self._period_s
         self._decode()
 
-    def _next_other(self) -> int:
-        return min(
-            self._heap[0][0] if self._heap else _NEVER,
-            self._up[0][0] if self._up else _NEVER,
-            self._down[0][0] if self._down else _NEVER,
-        )
+    def _next_rest(self) -> int:
+        """When a deadline, a planned call or what is on its way to a unit is due next."""
+        planned = self._heap[0][0] if self._heap else _NEVER
+        answered = self._down[0][0] if self._down else _NEVER
+        return min(answered, planned)
 
-    def _run_others(self, until_ns: int) -> int:
-        """Run deadlines, planned calls and deliveries up to and including *until_ns*; return when the next one is due."""
-        heap, up, down, received = self._heap, self._up, self._down, self._received
+    def _run_others(self, until_ns: int, rest: int) -> int:
+        """Run deadlines, planned calls and deliveries up to and including *until_ns*.
+
+        Args:
+            until_ns: how far.
+            rest: what `_next_rest` says.
+
+        Returns:
+            What `_next_rest` says then.
+        """
+        up, received = self._up, self._received
         while True:
-            planned = heap[0][0] if heap else _NEVER
-            sent = up[0][0] if up else _NEVER
-            answered = down[0][0] if down else _NEVER
-            due = min(sent, planned)
-            due = min(due, answered)
-            if due > until_ns:
-                return due
-            self.now_ns = due
-            if sent == due:
-                _, row, platform, data = up.popleft()
+            # At one instant what a platform receives is first, then what a unit receives, then what is planned.
+            while up and (due := up[0][0]) <= rest and due <= until_ns:
+                self.now_ns = due
+                _, link, data = up.popleft()
+                platform = link.platform
                 if data is None:
                     platform.disconnected(due)
-                    self._filed_platform.pop(platform, None)
-                else:
-                    platform.receive_data(data, due)
+                    link.filed_ns = _NEVER
+                    continue
+                platform.receive_data(data, due)
+                event = platform.next_event()
+                while type(event) is ReportReceived:  # Nearly all are.
+                    received.append(event.clear)
                     event = platform.next_event()
-                    while type(event) is ReportReceived:  # Nearly all are.
-                        received.append(event.clear)
-                        event = platform.next_event()
-                    self._serve_platform(row, platform, event)
-            elif answered == due:
-                _, row, platform, data = down.popleft()
-                if platform is self._platforms[row]:
+                self._serve_platform(link, event)
+                rest = self._next_rest()
+            if rest > until_ns:
+                return rest
+            self.now_ns = rest
+            if self._down and self._down[0][0] == rest:
+                _, link, data = self._down.popleft()
+                row = link.row
+                if link is self._links[row]:
                     if data is None:
-                        platform.connected(due)
-                        self._terminals[row].connected(due)
+                        link.platform.connected(rest)
+                        self._terminals[row].connected(rest)
                     else:
-                        self._terminals[row].receive_data(data, due)
+                        self._terminals[row].receive_data(data, rest)
                     self._serve(row)
             else:
-                _, _, callback, args = heappop(heap)
+                _, _, callback, args = heappop(self._heap)
                 callback(*args)
+            rest = self._next_rest()
 
     # -- sessions and links ----------------------------------------------------------------------------------------------
 
@@ -320,32 +336,33 @@ class ColumnFleet:
             if isinstance(event, ConnectRequested):
                 self._connect(row)
             elif isinstance(event, CloseRequested):
-                if self._platforms[row] is not None:
+                if self._links[row] is not None:
                     self._hang_up(row)
                 terminal.disconnected(self.now_ns)
         self._file(row)
 
     def _send(self, row: int) -> None:
-        data, platform = self._terminals[row].data_to_send(), self._platforms[row]
-        if data and platform is not None:
+        data, link = self._terminals[row].data_to_send(), self._links[row]
+        if data and link is not None:
             self._hashes[row].update(b"%d " % self.now_ns + data)
-            self._up.append((self.now_ns + self._delay_ns, row, platform, data))
+            self._up.append((self.now_ns + self._delay_ns, link, data))
 
     def _connect(self, row: int) -> None:
         if not self._covered[row]:
             self._terminals[row].disconnected(self.now_ns)
             return
-        platform = self._platforms[row] = PlatformSession(options=self._platform_options)
-        self._down.append((self.now_ns + self._delay_ns, row, platform, None))
+        link = self._links[row] = _Link(row, PlatformSession(options=self._platform_options))
+        self._down.append((self.now_ns + self._delay_ns, link, None))
 
     def _hang_up(self, row: int) -> None:
-        platform = self._platforms[row]
-        assert platform is not None
-        self._platforms[row] = None
-        self._up.append((self.now_ns + self._delay_ns, row, platform, None))
+        link = self._links[row]
+        assert link is not None
+        self._links[row] = None
+        self._up.append((self.now_ns + self._delay_ns, link, None))
 
-    def _serve_platform(self, row: int, platform: PlatformSession, event: PlatformEvent | None) -> None:
+    def _serve_platform(self, link: _Link, event: PlatformEvent | None) -> None:
         """Do what a platform's session wants, beginning with *event*."""
+        platform = link.platform
         while event is not None:
             if type(event) is ReportReceived:
                 self._received.append(event.clear)
@@ -353,32 +370,30 @@ class ColumnFleet:
                 self.counts.logins += 1
                 platform.accept_login(self.now_ns)
             elif isinstance(event, CloseRequested):
-                self._platform_closes(row, platform)
+                # The platform has given the link up; the unit learns it a delay later.
+                self.call_at(self.now_ns + self._delay_ns, self._closed, link)
             else:
                 self.counts.heartbeats += type(event) is HeartbeatReceived
             event = platform.next_event()
         data = platform.data_to_send()
         if data:
-            self._down.append((self.now_ns + self._delay_ns, row, platform, data))
+            self._down.append((self.now_ns + self._delay_ns, link, data))
         due = platform.next_timeout()
-        if due is not None and due < self._filed_platform.get(platform, _NEVER):
-            self._filed_platform[platform] = due
-            self.call_at(due, self._platform_due, row, platform)
+        if due is not None and due < link.filed_ns:
+            link.filed_ns = due
+            self.call_at(due, self._platform_due, link)
 
-    def _platform_due(self, row: int, platform: PlatformSession) -> None:
-        if self._filed_platform.get(platform, _NEVER) > self.now_ns:
+    def _platform_due(self, link: _Link) -> None:
+        if link.filed_ns > self.now_ns:
             return
-        del self._filed_platform[platform]
-        platform.handle_timeout(self.now_ns)
-        self._serve_platform(row, platform, platform.next_event())
+        link.filed_ns = _NEVER
+        link.platform.handle_timeout(self.now_ns)
+        self._serve_platform(link, link.platform.next_event())
 
-    def _platform_closes(self, row: int, platform: PlatformSession) -> None:
-        """The platform has given the link up; the unit learns it a delay later."""
-        self.call_at(self.now_ns + self._delay_ns, self._closed, row, platform)
-
-    def _closed(self, row: int, platform: PlatformSession) -> None:
-        if self._platforms[row] is platform:
-            self._platforms[row] = None
+    def _closed(self, link: _Link) -> None:
+        row = link.row
+        if self._links[row] is link:
+            self._links[row] = None
             self._terminals[row].disconnected(self.now_ns)
             self._serve(row)
 

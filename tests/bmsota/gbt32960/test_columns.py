@@ -5,6 +5,7 @@ Every promise is made against `decode` and `encode`; where a number stands in a 
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
@@ -44,7 +45,7 @@ from bmsota.gbt32960 import (
 )
 from bmsota.gbt32960._columns import batch as batch_module
 from bmsota.gbt32960._columns import plan as module
-from bmsota.gbt32960._walk import Walk
+from bmsota.gbt32960._walk import Unplannable, Walk
 
 pytestmark = pytest.mark.slow
 
@@ -193,6 +194,69 @@ def test_side_by_side_columns_say_what_decode_says(reports, messages, data):
             raw[place] = data.draw(st.integers(0, 255) | st.sampled_from([0xFE, 0xFF, 0, 1]))
         found += [frame, repaired(raw), bytes(raw[: data.draw(st.integers(0, len(raw)))])]
     assert_batch_is_single(found * 2)
+
+
+def assert_groups_are_equal(found, expected):
+    """To the last bit, and of the same types."""
+    assert len(found.groups) == len(expected.groups)
+    for one, other in zip(found.groups, expected.groups, strict=True):
+        assert one.skeleton == other.skeleton
+        for name in ("index", "command", "vin", "time"):
+            assert (getattr(one, name) == getattr(other, name)).all(), name
+            assert getattr(one, name).dtype == getattr(other, name).dtype, name
+        for columns, others in ((one.values, other.values), (one.marks, other.marks)):
+            assert set(columns) == set(others)
+            for name, column in columns.items():
+                assert (column.dtype, column.shape) == (others[name].dtype, others[name].shape), name
+                assert column.tobytes() == others[name].tobytes(), name
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_few_frames_make_the_same_columns_as_many(monkeypatch, good_frames, seed):
+    """With any bytes where values stand, and sentinels among them, in every layout of the vectors."""
+    draw = random.Random(seed)
+    found = []
+    for frame in good_frames:
+        try:
+            fixed = {*range(30), *Walk(frame).fixed}
+        except Unplannable:
+            continue
+        for _ in range(draw.randrange(1, 4)):
+            raw = bytearray(frame)
+            for place in range(30, len(raw) - 1):
+                if place not in fixed:
+                    raw[place] = draw.choice([0xFF, 0xFE, 0, draw.randrange(256)])
+            found.append(repaired(raw))
+    few = [decode_batch(found[begin : begin + 15]) for begin in range(0, len(found), 15)]
+    assert sum(len(columns.groups) for columns in few) > 10
+    monkeypatch.setattr(batch_module, "_FEW_BYTES_MAX", 0)
+    for begin, columns in zip(range(0, len(found), 15), few, strict=True):
+        assert_groups_are_equal(columns, decode_batch(found[begin : begin + 15]))
+
+
+def test_few_frames_may_be_bytes_of_any_kind():
+    frame = encode(frame_of(VEHICLE, cells(3.5, 3.6)))
+    columns = decode_batch((bytearray(frame), memoryview(frame), b"no frame", frame))
+    assert columns.groups[0].index.tolist() == [0, 1, 3]
+    assert [place for place, _ in columns.errors] == [2]
+    with pytest.raises(TypeError):
+        decode_batch([5])
+
+
+@pytest.mark.parametrize("vin", ["LTEST00000000001", "L-1", "", "A_B"])
+def test_identifiers_of_few_frames_are_those_of_many(vin):
+    frame = bytearray(encode(frame_of(VEHICLE)))
+    frame[4:21] = vin.encode().ljust(17, b"\0")
+    assert_batch_is_single([repaired(frame)] * 2)
+    assert_batch_is_single([repaired(frame)] * 20)
+
+
+@pytest.mark.parametrize("raw", [b" TEST", b"A\0B", b"\x80TEST", b"\x7f"])
+def test_identifiers_that_are_none_are_so_in_any_batch(raw):
+    frame = bytearray(encode(frame_of(VEHICLE)))
+    frame[4:21] = raw.ljust(17, b"\0")
+    few, many = assert_batch_is_single([repaired(frame)] * 2), assert_batch_is_single([repaired(frame)] * 20)
+    assert (len(few.groups), len(many.groups)) == (0, 0)
 
 
 def frames_of_many_layouts(count=1000):

@@ -516,6 +516,20 @@ def test_a_report_that_the_platform_calls_wrong_is_sent_again(terminal):
     assert end.take() == []
 
 
+@pytest.mark.parametrize(("late_s", "is_sent_again"), [(59, True), (61, False)])
+def test_a_report_is_kept_for_as_long_as_the_platform_may_answer(terminal, late_s, is_sent_again):
+    """The reply timeout: what was not called wrong by then is forgotten with the next report."""
+    end = logged_in(terminal)
+    end.do("send_report", [HERE])
+    wrong = reply(2, flag=2, message=TimeReply(end.frames[-1].message.time))
+    end.pass_time(late_s)
+    end.do("send_report", [HERE])
+    end.hear(wrong)
+    end.take()
+    end.pass_time(60)
+    assert (end.take() != []) is is_sent_again
+
+
 def test_two_wrong_reports_are_sent_again_each_at_its_time(terminal):
     """The second complaint does not move the first."""
     end = logged_in(terminal)
