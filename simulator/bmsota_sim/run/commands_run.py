@@ -131,17 +131,13 @@ def _target(to: str, ca: Path | None, cert: Path | None, key: Path | None) -> _T
     return _Target(parts.hostname, port, client_context(ca=ca, cert=cert, key=key) if parts.scheme == "tls" else None)
 
 
-def _check_options(
-    to: str | None, *, virtual: bool, edition: int | None, real: bool, api: str | None, speed: float
-) -> None:
+def _check_options(to: str | None, *, virtual: bool, edition: int | None, real: bool) -> None:
     if virtual == (to is not None):
         raise ConfigurationError("give either --to URL or --virtual")
     if edition not in {None, 2016, 2025}:
         raise ConfigurationError(f"--edition: expected 2016 or 2025, got {edition}")
     if virtual and real:
         raise ConfigurationError("--virtual opens no connection: leave out --speed, --source-address, --tls-..., --api")
-    if api is not None and speed != 1.0:
-        raise ConfigurationError(f"--api: the platform's clock goes at its own speed; leave out --speed {speed:g}")
 
 
 def _sources(text: str | None) -> list[str]:
@@ -558,8 +554,6 @@ def register(app: typer.Typer) -> None:
                     virtual=virtual,
                     edition=edition,
                     real=bool(source_address or tls_ca or tls_cert or tls_key or speed != 1.0 or api),
-                    api=api,
-                    speed=speed,
                 )
                 data, name = read_scenario(scenario)
                 checked = check(data, name, seed, count=count).scenario
@@ -575,6 +569,7 @@ def register(app: typer.Typer) -> None:
                         mailbox=audit_mailbox,
                         mail_listen=mail_listen,
                         code_command=code_command,
+                        speed=speed,
                         has_order_key=order_key is not None or keys is not None,
                         environment=os.environ,
                     ),

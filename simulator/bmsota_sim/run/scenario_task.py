@@ -130,7 +130,8 @@ class ScenarioTask:
         async def some() -> None:
             nonlocal added
             for unit in units:
-                added += await self._register_one(unit, project)
+                is_new = await self._register_one(unit, project)
+                added += is_new
 
         async with asyncio.TaskGroup() as group:
             workers = [group.create_task(_quietly(some())) for _ in range(REGISTER_AT_ONCE)]

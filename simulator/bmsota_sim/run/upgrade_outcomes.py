@@ -41,6 +41,8 @@ _OPEN = {
     "times_out": "Download Complete",
     "never_answers": "Approved",
 }
+# A unit that says again and again how far it is does not time out: the validity counts from what was heard last.
+_SILENT = frozenset({"times_out", "never_answers"})
 # What such an entry does to a unit passes, and the upgrade goes on.
 _PASSES = frozenset(
     {
@@ -80,7 +82,9 @@ def expected_statuses(outcome: str, ota: Ota, *, valid_for_s: float | None) -> t
         return (_END[outcome],)
     if ota.validity_s is None or valid_for_s is None or valid_for_s > EXPIRY_SLACK_S:
         return (_OPEN[outcome],)
-    return ("Timed out",) if valid_for_s < -EXPIRY_SLACK_S else (_OPEN[outcome], "Timed out")
+    if outcome in _SILENT and valid_for_s < -EXPIRY_SLACK_S:
+        return ("Timed out",)
+    return (_OPEN[outcome], "Timed out")
 
 
 def may_change_outcome(planned: Planned) -> bool:
