@@ -249,7 +249,7 @@ class ScenarioTask:
                     unit = self._units.get(row.vin)
                     if unit is not None:
                         seen = tuple(status for status, _ in row.transitions)
-                        ledger.upgrades[unit] = UpgradeFacts(row.status, seen, row.reason[:REASON_LENGTH_MAX])
+                        ledger.upgrades[unit] = UpgradeFacts(row.status, seen, (row.reason or row.stage)[:REASON_LENGTH_MAX])
             for unit in self._historic:
                 ledger.histories[unit] = tuple(await self._operator.history(ledger.units[unit].vin))
         except httpx.HTTPError as error:
