@@ -351,6 +351,8 @@ async def _real(
         def finished() -> bool:
             show.update(run, driver.lag_ns / SECOND)
             steering.poll(run, driver.lag_ns / SECOND)
+            if playing is not None and playing.done():
+                playing.result()  # What fails on the platform is told; anything else is a fault of ours.
             is_stopped = stop.asked or steering.is_stopped
             return is_stopped or run.is_over or driver.kernel.now_ns >= run.start_ns + end_ns
 

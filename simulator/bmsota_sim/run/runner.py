@@ -191,6 +191,10 @@ class Run:
         self.keys.check(each.vin for each in identities.values())
         self.outcomes = {unit: name for name, units in outcomes(scenario, seed).items() for unit in units}
         """What each unit is to make of the upgrade, where the scenario has one."""
+        for event in self.events:
+            # What the timeline does to single units counts more than what was drawn for many.
+            if event.planned.unit in self.outcomes and may_change_outcome(event.planned):
+                self.outcomes[event.planned.unit] = "succeeds"
         self._versions = upgrade_versions(scenario)
         self.task_case: Case | None = None
         """What became of the OTA task; None: it was not tried."""
