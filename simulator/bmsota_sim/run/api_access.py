@@ -67,6 +67,7 @@ def api_access(
     mailbox: str,
     mail_listen: str | None,
     code_command: str | None,
+    speed: float,
     has_order_key: bool,
     environment: Mapping[str, str],
 ) -> ApiAccess | None:
@@ -93,6 +94,10 @@ def api_access(
     if mail_listen and code_command:
         raise ConfigurationError("give --mail-listen or --code-command, not both")
     if scenario.ota is not None:
+        if speed != 1.0:
+            raise ConfigurationError(
+                f"{name}: has an OTA task, and the platform's clock goes at its own speed: leave out --speed {speed:g}"
+            )
         if not (mail_listen or code_command):
             raise ConfigurationError(
                 f"{name}: has an OTA task, and a code starts it: give --mail-listen HOST:PORT, where the platform sends its mails, "

@@ -11,8 +11,6 @@ from collections import deque
 from email import message_from_bytes, policy
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiosmtpd.smtp import SMTP
-
 from bmsota.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -58,6 +56,8 @@ class MailedCodes:
         Raises:
             ConfigurationError: the address cannot be used.
         """
+        from aiosmtpd.smtp import SMTP  # noqa: PLC0415 - for this only
+
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(

@@ -14,16 +14,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bmsota.errors import ConfigurationError
+from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota_sim._exit_codes import WRONG_USAGE
 from bmsota_sim.run.check import check, json_schema, parameters
 from bmsota_sim.run.identities import identity
+from bmsota_sim.run.keys import load_run_keys
 from bmsota_sim.run.quantities import duration_text
 from bmsota_sim.run.scenario import packaged_text
 from bmsota_sim.run.selection import group_units
 
 if TYPE_CHECKING:
     from bmsota_sim.run.check import CheckedScenario
+    from bmsota_sim.run.keys import RunKeys
     from bmsota_sim.run.timeline import Meeting
 
 __all__ = ["read_scenario", "register"]
@@ -139,20 +141,30 @@ def register(app: typer.Typer) -> None:
         csv_: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
         seed: SeedOption = DEFAULT_SEED,
         count: CountOption = None,
+        keys: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="The keys file that the run is given; default: the seed's keys."),
+        ] = None,
     ) -> None:
         """List the vehicles of a scenario: VIN, ICCID, hardware ids and public keys, to register them before a run.
 
         VIN and ICCID do not depend on the seed; hardware ids and keys do.
         """
         checked = _checked(scenario, seed, count)
+        try:
+            own = load_run_keys(keys)
+            own.check(row[1] for row in _vehicle(checked, seed, own))
+        except BmsotaError as error:
+            _complain(str(error))
+            raise typer.Exit(WRONG_USAGE) from error
         header = ("unit", "vin", "iccid", "profile", "city", "master_hwid", "slave_hwids", "public_key")
         if csv_:
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(header)
-            writer.writerows(_vehicle(checked, seed))
+            writer.writerows(_vehicle(checked, seed, own))
             return
         table = Table(*header[:6], box=None)
-        for row in _vehicle(checked, seed):
+        for row in _vehicle(checked, seed, own):
             table.add_row(*row[:6])
         Console().print(table)
 
@@ -162,10 +174,10 @@ def register(app: typer.Typer) -> None:
         typer.echo(json.dumps(json_schema(), indent=2))
 
 
-def _vehicle(checked: CheckedScenario, seed: int) -> list[tuple[str, ...]]:
+def _vehicle(checked: CheckedScenario, seed: int, keys: RunKeys) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for unit in group_units(checked.scenario):
-        who = identity(checked.scenario, seed, unit)
+        who = keys.own(identity(checked.scenario, seed, unit))
         group = checked.scenario.groups[unit.group]
         key = who.device_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
         rows.append(

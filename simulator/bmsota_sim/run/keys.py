@@ -55,10 +55,11 @@ class RunKeys:
         Raises:
             ConfigurationError: there are some, and not one belongs to any of *vins*.
         """
-        if self.devices and self.devices.keys().isdisjoint(vins):
+        fleet = list(vins)
+        if self.devices and self.devices.keys().isdisjoint(fleet):
             raise ConfigurationError(
                 f"keys: {len(self.devices)} device keys, none for a vehicle of the scenario; "
-                f"expected files named VIN.pem, such as {next(iter(vins))}.pem, got {next(iter(self.devices))}.pem"
+                f"expected files named VIN.pem, such as {fleet[0]}.pem, got {next(iter(self.devices))}.pem"
             )
 
 

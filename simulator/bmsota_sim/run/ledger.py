@@ -80,6 +80,7 @@ class UpgradeFacts(NamedTuple):
     seen: tuple[str, ...]
     """The statuses that it has had, oldest first."""
     reason: str
+    """Why it ended so; while it is open, what the unit is doing."""
 
 
 class First(NamedTuple):

@@ -130,7 +130,8 @@ class ScenarioTask:
         async def some() -> None:
             nonlocal added
             for unit in units:
-                added += await self._register_one(unit, project)
+                is_new = await self._register_one(unit, project)
+                added += is_new
 
         async with asyncio.TaskGroup() as group:
             workers = [group.create_task(_quietly(some())) for _ in range(REGISTER_AT_ONCE)]
@@ -248,7 +249,9 @@ class ScenarioTask:
                     unit = self._units.get(row.vin)
                     if unit is not None:
                         seen = tuple(status for status, _ in row.transitions)
-                        ledger.upgrades[unit] = UpgradeFacts(row.status, seen, row.reason[:REASON_LENGTH_MAX])
+                        ledger.upgrades[unit] = UpgradeFacts(
+                            row.status, seen, (row.reason or row.stage)[:REASON_LENGTH_MAX]
+                        )
             for unit in self._historic:
                 ledger.histories[unit] = tuple(await self._operator.history(ledger.units[unit].vin))
         except httpx.HTTPError as error:
@@ -258,16 +261,20 @@ class ScenarioTask:
             self._problem = ""
 
     async def finish(self) -> None:
-        """The last look, and the verdict on the task itself."""
+        """The last look, and the verdict on the task itself. May be cancelled: then the platform did not answer in time."""
         ota = self._scenario.ota
+        self._run.task_case = Case(
+            name="REST API", passed=False, expected="answers", got="no answer in time at the end of the run"
+        )
         if not self._problem or self._is_approved:
             try:
                 await self.look()
             except (PlatformRefusedError, KeyError, TypeError, ValueError) as error:
                 self._problem = _told(error)
         if ota is None:
-            if self._problem:
-                self._run.task_case = Case(name="REST API", passed=False, expected="answers", got=self._problem)
+            self._run.task_case = Case(
+                name="REST API", passed=not self._problem, expected="answers", got=self._problem or "answered"
+            )
             return
         is_due = self._run.now_ns() >= ota.at_s * NS_PER_S
         passed = None if not is_due else self._is_approved and not self._problem

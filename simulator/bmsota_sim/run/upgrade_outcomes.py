@@ -36,11 +36,14 @@ _END = {
     "fails_verification": "Upgrade failed",
 }
 _OPEN = {
-    "stays_queued": "To be downloaded",
-    "hangs_in_download": "Downloading",
-    "times_out": "Download Complete",
-    "never_answers": "Approved",
+    "stays_queued": ("To be downloaded",),
+    "hangs_in_download": ("Downloading",),
+    "times_out": ("Download Complete",),
+    # The second: once it has sent its instruction on a link.
+    "never_answers": ("Approved", "To be downloaded"),
 }
+# A unit that says again and again how far it is does not time out: the validity counts from what was heard last.
+_SILENT = frozenset({"times_out", "never_answers"})
 # What such an entry does to a unit passes, and the upgrade goes on.
 _PASSES = frozenset(
     {
@@ -79,8 +82,10 @@ def expected_statuses(outcome: str, ota: Ota, *, valid_for_s: float | None) -> t
     if outcome in _END:
         return (_END[outcome],)
     if ota.validity_s is None or valid_for_s is None or valid_for_s > EXPIRY_SLACK_S:
-        return (_OPEN[outcome],)
-    return ("Timed out",) if valid_for_s < -EXPIRY_SLACK_S else (_OPEN[outcome], "Timed out")
+        return _OPEN[outcome]
+    if outcome in _SILENT and valid_for_s < -EXPIRY_SLACK_S:
+        return ("Timed out",)
+    return (*_OPEN[outcome], "Timed out")
 
 
 def may_change_outcome(planned: Planned) -> bool:
