@@ -509,9 +509,11 @@ class Run:
             if not self.ledger.counts[self.ledger.units[unit].row, column]
             or (is_judged and not self.ledger.logged_in(unit))
         ]
+        # Stopped before their turn came: nothing is known of them.
+        is_early = self.kernel.now_ns < self.start_ns + self.duration_ns and all(unit in self._queue for unit in out)
         return Case(
             name=f"group {group}",
-            passed=not out,
+            passed=None if out and is_early else not out,
             expected=f"{len(members):,} units log in" + (" and stay so" if is_judged else ""),
             got=f"{len(members) - len(out):,} units",
             failing=tuple(self._told(unit) for unit in out[:FAILING_MAX]),
