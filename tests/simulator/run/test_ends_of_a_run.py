@@ -80,7 +80,7 @@ def start(tmp_path, place, number, *arguments, **options):
         "--virtual",
         *map(str, arguments),
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **options)
 
 
 @pytest.mark.slow
