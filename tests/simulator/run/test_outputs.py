@@ -99,6 +99,16 @@ def test_samples_are_bounded_whatever_the_length(trial):
     assert late_s[-1] >= at_s[-1]
 
 
+@pytest.mark.parametrize("look", [2, 3, 500, 501])
+def test_thinning_keeps_the_greatest_lateness(look, trial):
+    series = Series(1)
+    for index in range(3 * SAMPLES_MAX):
+        series.late(5.0 if index == look else 0.001)
+        series.add(index * SECOND, trial.its_run.ledger)
+    assert max(series.document()["late_s"]) == 5.0
+    assert series.document()["at_s"][-1] == 3 * SAMPLES_MAX - 1
+
+
 def test_samples_say_how_the_run_went(trial):
     series = trial.document()["series"]
     columns = [
@@ -168,6 +178,7 @@ def test_the_page_needs_nothing_else_and_shows_everything(trial):
     for case in trial.result.cases:
         assert case.name in text
     assert "small & <b>cheap</b>" in text  # Escaped: it is text, not a tag.
+    assert "<b>cheap" not in html
     assert "bmsota-sim run 'a b'" in text
     worst = re.findall(r"cars/(\d+)<br>", html)
     assert worst == [str(number) for number in range(12, 2, -1)]
