@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
+import socket
 import ssl
 import threading
 from types import SimpleNamespace
@@ -136,6 +140,60 @@ def test_units_come_from_the_source_addresses_in_turn(tmp_path):
 
 async def _serve(accept):
     return await asyncio.start_server(accept, "127.0.0.1", 0)
+
+
+# -- Prometheus ------------------------------------------------------------------------------------------------------------
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_run_can_be_scraped_while_it_goes_on(tmp_path):
+    """The scraper ends the run when it has what it came for."""
+    metrics_port, scraped = free_port(), []
+
+    def scrape():
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                text = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", trust_env=False).text
+                if "bmsota_sim_units_logged_in 2.0" in text:
+                    scraped.append(text)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+
+    scraper = threading.Thread(target=scrape)
+    with gateway("good") as port:
+        scraper.start()
+        result, report = run(
+            tmp_path, port, "--prometheus", f"127.0.0.1:{metrics_port}", "--speed", "0.2", scheme="tcp"
+        )
+        scraper.join()
+    assert result.exit_code == 143, result.output
+    assert "bmsota_sim_logins_total 2.0" in scraped[0]
+    assert report["counters"]["logins"] == 2
+
+
+@pytest.mark.slow
+def test_an_address_that_is_taken_is_told(tmp_path):
+    with gateway("good") as port:
+        (tmp_path / "links.yaml").write_text(SCENARIO)
+        result = CliRunner().invoke(
+            app,
+            [
+                "run",
+                str(tmp_path / "links.yaml"),
+                "--to",
+                f"tcp://127.0.0.1:{port}",
+                "--prometheus",
+                f"127.0.0.1:{port}",
+            ],
+        )
+    assert result.exit_code == 2, result.output
+    assert f"--prometheus 127.0.0.1:{port}: " in result.output
 
 
 # -- the same frames ---------------------------------------------------------------------------------------------------------
@@ -273,6 +331,7 @@ def test_virtual_and_real_time_give_the_same_frames(monkeypatch):
     assert real_run.ledger.totals()["sent"] > 40
 
 
+@pytest.mark.slow
 def test_the_time_without_faults_is_without_those_of_the_network():
     """`faults_off`: nothing is lost any more, and a segment takes the latency alone."""
     text = SAME.replace("loss: 10%", "loss: 100%").replace("jitter: 100ms, ", "") + "faults_off: 10s\n"
