@@ -138,22 +138,6 @@ def not_simulated(scenario: Scenario) -> Iterator[str]:
             yield f"{name}: half-open links: the platform is told of every lost link"
 
 
-def unstarted(scenario: Scenario) -> Result:
-    """That of a run which was stopped before its first unit was switched on: nothing is judged."""
-    got = "not judged: the run was stopped before it started"
-    return Result(
-        cases=tuple(
-            Case(name=expectation.text, passed=None, expected=expectation.text, got=got)
-            for expectation in scenario.expect
-        ),
-        events=(),
-        limits=tuple(not_simulated(scenario)),
-        hashes={},
-        fold=fold({}),
-        ran_ns=0,
-    )
-
-
 class Run:
     """Everything of one run."""
 
@@ -552,3 +536,19 @@ def fold(hashes: dict[str, str]) -> str:
     for unit, digest in hashes.items():
         total += int.from_bytes(hashlib.sha256(f"{unit} {digest}".encode()).digest())
     return f"{total % 2**256:064x}"
+
+
+def unstarted(scenario: Scenario) -> Result:
+    """That of a run which was stopped before its first unit was switched on: nothing is judged."""
+    got = "not judged: the run was stopped before it started"
+    return Result(
+        cases=tuple(
+            Case(name=expectation.text, passed=None, expected=expectation.text, got=got)
+            for expectation in scenario.expect
+        ),
+        events=(),
+        limits=tuple(not_simulated(scenario)),
+        hashes={},
+        fold=fold({}),
+        ran_ns=0,
+    )

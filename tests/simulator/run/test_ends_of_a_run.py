@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from xml.etree import ElementTree as ET
 
 import pytest
+from bmsota_sim._commands import app
+from bmsota_sim.run import runner
 from bmsota_sim.run.outputs.folder import REPORT_FILES
+from typer.testing import CliRunner
 
 SCENARIO = """
 name: ends
@@ -56,13 +60,15 @@ main()
 """
 
 PLACES = {
-    "first import": ("import bmsota_sim._commands", signal.SIGINT),
-    "last imports": ("import bmsota_sim.run.commands_run", signal.SIGTERM),
+    "importing": ("import bmsota_sim._commands", signal.SIGINT),
     "reading the command line": ("bmsota_sim._commands:_run", signal.SIGHUP),
-    "building the units": ("bmsota_sim.run.runner:FullUnit", signal.SIGTERM),
-    "starting": ("bmsota_sim.run.runner:Run.start", signal.SIGHUP),
-    "running": ("bmsota_sim.run.runner:Run._judge", signal.SIGINT),
-    "judging": ("bmsota_sim.run.runner:Run.end", signal.SIGTERM),
+}
+# With everything loaded it is the same in the process of the tests.
+METHODS = {
+    "building the units": ("FullUnit", signal.SIGTERM),
+    "starting": ("Run.start", signal.SIGHUP),
+    "running": ("Run._judge", signal.SIGINT),
+    "judging": ("Run.end", signal.SIGTERM),
 }
 
 
@@ -83,24 +89,52 @@ def start(tmp_path, place, number, *arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **options)
 
 
+def check_report(folder, number, phase):
+    report = json.loads((folder / "run.json").read_text())
+    assert report["exit_code"] == 128 + number
+    assert ET.parse(folder / "junit.xml").getroot().get("failures") == "0"
+    assert "<title>" in (folder / "report.html").read_text()
+    names = {path.name for path in folder.iterdir()}
+    assert names <= REPORT_FILES
+    assert not [name for name in names if name.endswith(".new")]
+    passed = [verdict["passed"] for verdict in report["verdicts"]]
+    assert False not in passed
+    if phase in {"running", "judging"}:
+        assert passed[0] is True  # What was due before is judged,
+    assert passed[1] is (True if phase == "judging" else None)  # what was due later is not.
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", PLACES)
-def test_a_signal_in_any_phase_ends_the_run_with_its_report(phase, tmp_path):
+def test_a_signal_before_the_run_ends_it_with_its_report(phase, tmp_path):
     place, number = PLACES[phase]
     result = start(tmp_path, place, number, "--report", tmp_path / "out")
     assert result.returncode == 128 + number, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
-    report = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert report["exit_code"] == 128 + number
-    assert ET.parse(tmp_path / "out" / "junit.xml").getroot().get("failures") == "0"
-    assert "<title>" in (tmp_path / "out" / "report.html").read_text()
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names <= REPORT_FILES
-    assert not [name for name in names if name.endswith(".new")]
-    assert [verdict["passed"] for verdict in report["verdicts"]].count(False) == 0
-    if phase in {"running", "judging"}:
-        assert report["verdicts"][0]["passed"] is True  # What was due before is judged,
-    assert report["verdicts"][1]["passed"] is (True if phase == "judging" else None)  # what was due later is not.
+    check_report(tmp_path / "out", number, phase)
+
+
+@pytest.mark.parametrize("phase", METHODS)
+def test_a_signal_in_any_phase_of_the_run_ends_it_with_its_report(phase, tmp_path, monkeypatch):
+    name, number = METHODS[phase]
+    owner_name, _, method = name.rpartition(".")
+    owner = getattr(runner, owner_name) if owner_name else runner
+    its = getattr(owner, method)
+
+    def signalled(*arguments, **options):
+        monkeypatch.setattr(owner, method, its)
+        os.kill(os.getpid(), number)
+        return its(*arguments, **options)
+
+    monkeypatch.setattr(owner, method, signalled)
+    (tmp_path / "ends.yaml").write_text(SCENARIO)
+    before = signal.getsignal(number)
+    result = CliRunner().invoke(
+        app, ["run", str(tmp_path / "ends.yaml"), "--virtual", "--report", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 128 + number, result.output
+    assert signal.getsignal(number) is before
+    check_report(tmp_path / "out", number, phase)
 
 
 @pytest.mark.slow
@@ -149,9 +183,6 @@ def test_a_reader_that_goes_away_does_not_cost_the_report(tmp_path):
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
-    from bmsota_sim._commands import app
-    from typer.testing import CliRunner
-
     (tmp_path / "file").write_text("")
     scenario = tmp_path / "ends.yaml"
     scenario.write_text(SCENARIO)
