@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 SCENARIO = """
 name: ends
 duration: 1h
-groups: { f: { profile: E7, count: 2 } }
+groups: { f: { profile: E7, count: 2, fidelity: full } }
 life: { report: 10s, measure: 30s }
 expect:
   - { what: sent, by: 5s, at_least: 0 }
