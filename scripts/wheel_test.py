@@ -3,7 +3,7 @@
 1. Nothing but the wheel (`--no-deps`): the codec, the reader and the sessions work, the examples of docs/gbt32960.md that need
    no extra run, the others and every console script say in one line which extra they want.
 2. With `sim`: a fleet runs in virtual time without the platform, beside folders of the user's own called `cloud` and
-   `simulator`.
+   `simulator`; pytest has the fixtures.
 3. With `all`: the whole demo scenario runs in virtual time from the installed command.
 """
 
@@ -60,6 +60,17 @@ fleet.run(100.0)
 reports = sum(traffic.reports for traffic in platform.vehicles.values())
 assert reports > 4, reports
 print(f"a fleet without the platform: {reports} reports")
+"""
+
+
+PYTEST_CHECK = """
+def test_a_unit(virtual_unit):
+    unit = virtual_unit("E7", report_s=10)
+    unit.run(30)
+    assert unit.frames[0][2] == 1
+
+def test_a_fleet(virtual_fleet):
+    virtual_fleet("name: x\\nduration: 30s\\ngroups: { cars: { profile: E7, count: 2 } }\\n").check()
 """
 
 
@@ -126,6 +137,10 @@ def main() -> None:
         install(python, f"{wheel}[sim]", cwd=work)
         run(python, "-c", SIM_CHECK, cwd=work)
         run(python, "-c", FLEET_CHECK, cwd=work)
+        # The plugin is there without being asked for.
+        (work / "test_mine.py").write_text(PYTEST_CHECK, encoding="utf-8")
+        install(python, "pytest", cwd=work)
+        run(python, "-m", "pytest", "-q", "test_mine.py", cwd=work)
         code, text = said(python.parent / "bmsota-cloud", "--help", cwd=work)
         assert (code, len(text.splitlines())) == (2, 1), text
         install(python, f"{wheel}[all]", cwd=work)

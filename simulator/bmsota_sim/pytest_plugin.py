@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bmsota._extras import needs_extra
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -26,7 +28,8 @@ def virtual_unit() -> Callable[..., UnitTrial]:
     """Make a unit in virtual time: `virtual_unit("E7", edition=2016, report_s=10)`; see `bmsota_sim.trials.UnitTrial`."""
 
     def make(profile: str = "E7", **options: Any) -> UnitTrial:
-        from bmsota_sim.trials import UnitTrial  # noqa: PLC0415 - see above
+        with needs_extra("virtual_unit", "sim"):
+            from bmsota_sim.trials import UnitTrial  # noqa: PLC0415 - see above
 
         return UnitTrial(profile, **options)
 
@@ -38,7 +41,8 @@ def virtual_fleet() -> Callable[..., FleetTrial]:
     """Make a fleet from a scenario: `virtual_fleet("storm", count=4, seed=1)`; see `bmsota_sim.trials.FleetTrial`."""
 
     def make(scenario: str | Path, **options: Any) -> FleetTrial:
-        from bmsota_sim.trials import FleetTrial  # noqa: PLC0415 - see above
+        with needs_extra("virtual_fleet", "sim"):
+            from bmsota_sim.trials import FleetTrial  # noqa: PLC0415 - see above
 
         return FleetTrial(scenario, **options)
 
@@ -55,9 +59,10 @@ def virtual_can_bench(request: pytest.FixtureRequest) -> Iterator[Callable[..., 
         count = 0
 
         def start(**options: Any) -> Bench:
-            from bmsota_sim.bench import Bench, BenchOptions  # noqa: PLC0415 - see above
-
             nonlocal count
+            with needs_extra("virtual_can_bench", "sim"):
+                from bmsota_sim.bench import Bench, BenchOptions  # noqa: PLC0415 - see above
+
             count += 1
             channel = options.pop("channel", f"virtual:{request.node.nodeid}-{count}")
             return stack.enter_context(Bench(BenchOptions(**options), channel=channel))

@@ -7,7 +7,7 @@ The pytest fixtures of `pytest_plugin` make these; they can be used without pyte
     fleet.check()                       # raises AssertionError if something that must hold did not
 
     fleet = FleetTrial("storm", count=4)
-    await fleet.connect("tcp://127.0.0.1:32960", speed=10)
+    await fleet.connect(("127.0.0.1", 32960), speed=10)
     fleet.check()
 """
 

@@ -115,6 +115,16 @@ class _More(NamedTuple):
     """Where to serve figures to Prometheus."""
 
 
+class _RunConsole(Console):
+    """A console whose reader may go away: the run goes on, for its report and its exit code."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # Python writes the rest of its buffer at its end and would complain; there it goes nowhere.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class _StoppedError(Exception):
     """Stopped while the units were being built."""
 
@@ -165,13 +175,16 @@ def _locked(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in REPORT_FILES | {SOCKET_NAME})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        strangers = sorted(path.name for path in folder.iterdir() if path.name not in REPORT_FILES | {SOCKET_NAME})
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644) if not strangers else -1
+    except OSError as error:
+        raise ConfigurationError(f"--report {folder}: {error.strerror or error}") from error
     if strangers:
         raise ConfigurationError(
             f"--report {folder}: not the folder of a report, it has {strangers[0]}; give a new one"
         )
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -609,7 +622,7 @@ def register(app: typer.Typer) -> None:
                 "replay": replay,
             }
             end_ns = round(min(checked.duration_s, run_for or checked.duration_s) * SECOND)
-            console = Console()
+            console = _RunConsole()
             code = _carry_out(
                 checked,
                 seed,

@@ -149,22 +149,6 @@ def not_simulated(scenario: FleetScenario) -> Iterator[str]:
     yield from (f"{kind}: fails, and makes the run red" for kind in sorted(kinds))
 
 
-def unstarted(scenario: FleetScenario) -> Result:
-    """That of a run which was stopped before its first unit was switched on: nothing is judged."""
-    got = "not judged: the run was stopped before it started"
-    return Result(
-        cases=tuple(
-            Case(name=expectation.text, passed=None, expected=expectation.text, got=got)
-            for expectation in scenario.expect
-        ),
-        events=(),
-        limits=tuple(not_simulated(scenario)),
-        hashes={},
-        fold=fold({}),
-        ran_ns=0,
-    )
-
-
 def habits_of(life: Life, chemistry: Chemistry) -> Habits:
     """What the vehicles of a group do every day."""
     habits = Habits(
@@ -692,9 +676,11 @@ class Run:
             if not self.ledger.counts[self.ledger.units[unit].row, column]
             or (is_judged and not self.ledger.logged_in(unit))
         ]
+        # Stopped before their turn came: nothing is known of them.
+        is_early = self.kernel.now_ns < self.start_ns + self.duration_ns and all(unit in self._queue for unit in out)
         return Case(
             name=f"group {group}",
-            passed=not out,
+            passed=None if out and is_early else not out,
             expected=f"{len(members):,} units log in" + (" and stay so" if is_judged else ""),
             got=f"{len(members) - len(out):,} units",
             failing=tuple(self._told(unit) for unit in out[:FAILING_MAX]),
@@ -733,3 +719,19 @@ def fold(hashes: dict[str, str]) -> str:
     for unit, digest in hashes.items():
         total += int.from_bytes(hashlib.sha256(f"{unit} {digest}".encode()).digest())
     return f"{total % 2**256:064x}"
+
+
+def unstarted(scenario: FleetScenario) -> Result:
+    """That of a run which was stopped before its first unit was switched on: nothing is judged."""
+    got = "not judged: the run was stopped before it started"
+    return Result(
+        cases=tuple(
+            Case(name=expectation.text, passed=None, expected=expectation.text, got=got)
+            for expectation in scenario.expect
+        ),
+        events=(),
+        limits=tuple(not_simulated(scenario)),
+        hashes={},
+        fold=fold({}),
+        ran_ns=0,
+    )

@@ -86,8 +86,8 @@ def test_check_takes_a_name_a_seed_and_a_count():
         (("nowhere/x.yaml",), "nowhere/x.yaml: No such file or directory"),
         (("storm", "--count", "1"), "count: expected 2 to 100,000 units for storm, got 1"),
         (
-            ("slave-swap", "--count", "9"),
-            "slave-swap with 9 units: timeline[0].who: expected a number from 1 to 2 in group 'workshop', got 3",
+            ("fixed.yaml", "--count", "9"),
+            "fixed with 9 units: timeline[0].who: expected a number from 1 to 1 in group 'few', got 3",
         ),
         (("./",), "./: Is a directory"),
         (("a\0b.yaml",), "'a\\x00b.yaml': embedded null byte"),
@@ -95,6 +95,10 @@ def test_check_takes_a_name_a_seed_and_a_count():
 )
 def test_what_cannot_be_read_ends_with_2(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "fixed.yaml").write_text(
+        "name: fixed\nduration: 60s\ngroups: { many: { profile: E7, count: 90 }, few: { profile: E7, count: 3 } }\n"
+        "timeline: [{ at: 1s, do: storm, who: few/1-3 }]\n"
+    )
     result = invoke("check", *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in " ".join(result.stderr.split())
