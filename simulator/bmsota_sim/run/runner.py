@@ -21,7 +21,7 @@ import numpy as np
 from bmsota.gbt32960 import Edition
 from bmsota_sim import defaults
 from bmsota_sim.columns.nodes import series_nodes
-from bmsota_sim.columns.units import FleetGroup, FleetUnit
+from bmsota_sim.columns.units import FleetUnit, UnitColumns
 from bmsota_sim.devices.frame_faults import FrameFaultKind
 from bmsota_sim.devices.unit import FullUnit
 from bmsota_sim.devices.vehicle import CITIES, VirtualVehicle
@@ -153,7 +153,7 @@ class _GroupPacks:
     group: str
     units: list[FullUnit | FleetUnit] = field(default_factory=list)
     """In the order of the rows."""
-    fleet: FleetGroup | None = None
+    fleet: UnitColumns | None = None
     """None: all are full."""
 
     def step(self, dt_s: float) -> None:
@@ -240,7 +240,7 @@ class Run:
                 round(period_s * NS_PER_S) for period_s in (life.report_s, life.heartbeat_s, life.measure_s)
             )
             if not full.issuperset(members):
-                of_group.fleet = FleetGroup(
+                of_group.fleet = UnitColumns(
                     kernel=kernel,
                     profile=profile,
                     packs=packs,

@@ -31,7 +31,7 @@ timeline:
 # A boot, trips, a lost link, power off and on, an outage with backfill, a dead spot, frames twice and out of order.
 EVERYTHING = """
   - { at: 20s, do: storm }
-  - { at: 25s, do: driving, who: f/2-3, for: 70s }
+  - { at: 30.2s, do: driving, who: f/2-3, for: 65s }
   - { at: 30s, do: duplicate_frames, who: f/1, for: 20s }
   - { at: 40s, do: restart, who: f/1, off: 3s }
   - { at: 41.3s, do: restart, who: f/2, off: 5s }
