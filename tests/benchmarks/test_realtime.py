@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from bmsota_sim._exit_codes import NOT_AS_PLANNED
 
 from benchmarks.realtime import NO_VERDICT, check, measure
 
@@ -12,8 +13,8 @@ pytestmark = pytest.mark.slow
 def test_five_hundred_units_are_in_and_no_report_is_lost():
     """`bmsota-sim run` as its own process against a bare gateway as another, from two addresses."""
     measured = measure(500, 50, "--speed", "5", "--lateness-limit", "1000")
-    print(measured.output)  # noqa: T201 - has the line that replays it.
-    assert measured.exit_code in {0, NO_VERDICT}
+    # On a slow machine answers are late, for the ledger too: that is a red run, and none of this test's business.
+    assert measured.exit_code in {0, NOT_AS_PLANNED, NO_VERDICT}, measured.output  # Has the line that replays it.
     if measured.exit_code == 0:
         check(measured, 500)
         assert measured.gateway["reports"] >= 500

@@ -1,7 +1,7 @@
 """Units of fleet fidelity: the `Unit` face over columns, for tens of thousands of vehicles on the kernel of a run.
 
 A `FleetUnit` has a vehicle, a modem and a `TerminalSession` of its own; what a full unit does with slaves, a bus and a master, its
-`FleetGroup` does for all units of a series together. Both send the same bytes in the same nanoseconds.
+`UnitColumns` does for all units of a series together. Both send the same bytes in the same nanoseconds.
 
 Strategy. *Prepare at the latch, send at the instant.* A report at T shows the latch of floor(T - 0.1 s) (docs/decisions/0068-fleet-units.md).
 So 100 ms after each second the group makes the frames of all reports that are due before the next latch, in one call. Whatever
@@ -69,13 +69,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["FleetGroup", "FleetUnit", "PackRow"]
+__all__ = ["FleetUnit", "PackRow", "UnitColumns"]
 
 _NEVER: Final = 1 << 62
 _LOGGING_OUT: Final = frozenset({TerminalState.LOGGING_OUT, TerminalState.LEAVING, TerminalState.ENDED})
 
 
-class FleetGroup:
+class UnitColumns:
     """The units of one series that share report period, edition and packs."""
 
     def __init__(
@@ -278,7 +278,7 @@ class PackRow:
 
 
 class FleetUnit:
-    """One vehicle of a `FleetGroup`: a `Unit`, and the `StreamListener` and record store of its sessions."""
+    """One vehicle of a `UnitColumns`: a `Unit`, and the `StreamListener` and record store of its sessions."""
 
     is_spare_running = False
 
@@ -310,7 +310,7 @@ class FleetUnit:
     )
 
     def __init__(
-        self, group: FleetGroup, *, modem: Modem, vehicle: VirtualVehicle, trace: Trace, identity: VirtualUnitIdentity
+        self, group: UnitColumns, *, modem: Modem, vehicle: VirtualVehicle, trace: Trace, identity: VirtualUnitIdentity
     ) -> None:
         """Make a unit, switched off."""
         self._group = group

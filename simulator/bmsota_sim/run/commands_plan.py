@@ -17,6 +17,7 @@ from rich.table import Table
 from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota_sim._exit_codes import WRONG_USAGE
 from bmsota_sim.run.check import check, json_schema, parameters
+from bmsota_sim.run.fidelity import full_by_need
 from bmsota_sim.run.identities import identity
 from bmsota_sim.run.keys import load_run_keys
 from bmsota_sim.run.quantities import duration_text
@@ -96,6 +97,11 @@ def show(checked: CheckedScenario, console: Console) -> None:
             life.trips,
         )
     console.print(groups)
+    for name, count in full_by_need(scenario, checked.seed).items():
+        console.print(
+            f"{escape(name)}: {count:,} of {scenario.groups[name].count:,} units are full, for what fleet fidelity cannot do",
+            highlight=False,
+        )
     if checked.meetings:
         table = Table("at", "until", "what", "units", "who", box=None)
         for meeting in checked.meetings:

@@ -20,7 +20,7 @@ from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import Edition
 from bmsota_sim import defaults
 from bmsota_sim.columns.nodes import series_nodes
-from bmsota_sim.columns.units import FleetGroup, FleetUnit
+from bmsota_sim.columns.units import FleetUnit, UnitColumns
 from bmsota_sim.devices.drives import Drives
 from bmsota_sim.devices.frame_faults import FrameFaultKind
 from bmsota_sim.devices.unit import FullUnit
@@ -262,13 +262,13 @@ class Run:
                 temperature_c=life.ambient_c[0],
             )
             of_group: list[FullUnit | FleetUnit] = []
-            fleet: FleetGroup | None = None
+            fleet: UnitColumns | None = None
             its_edition = Edition.GBT2025 if (edition or group.edition) == 2025 else Edition.GBT2016
             report_ns, heartbeat_ns, measure_ns = (
                 round(period_s * NS_PER_S) for period_s in (life.report_s, life.heartbeat_s, life.measure_s)
             )
             if not full.issuperset(members):
-                fleet = FleetGroup(
+                fleet = UnitColumns(
                     kernel=kernel,
                     profile=profile,
                     packs=packs,

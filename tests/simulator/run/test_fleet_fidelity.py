@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from bmsota_sim._commands import app
 from bmsota_sim.columns.units import FleetUnit
 from bmsota_sim.devices.frame_faults import FrameFaultKind
 from bmsota_sim.devices.unit import FullUnit
@@ -12,6 +13,7 @@ from bmsota_sim.run.check import check
 from bmsota_sim.run.runner import Run
 from bmsota_sim.session_platform import SessionPlatform
 from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink, run_virtual
+from typer.testing import CliRunner
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import ChargingState, Command, ReportReceived
@@ -31,7 +33,7 @@ timeline:
 # A boot, trips, a lost link, power off and on, an outage with backfill, a dead spot, frames twice and out of order.
 EVERYTHING = """
   - { at: 20s, do: storm }
-  - { at: 25s, do: driving, who: f/2-3, for: 70s }
+  - { at: 30.2s, do: driving, who: f/2-3, for: 65s }
   - { at: 30s, do: duplicate_frames, who: f/1, for: 20s }
   - { at: 40s, do: restart, who: f/1, off: 3s }
   - { at: 41.3s, do: restart, who: f/2, off: 5s }
@@ -261,3 +263,15 @@ def test_the_signed_identity_goes_once_and_again_only_if_it_was_not_taken():
         if getattr(getattr(event, "frame", None), "command", 0) == Command.UNIT_IDENTITY
     ]
     assert (len(signed), len(plain)) == (1, 3)
+
+
+def test_check_says_which_units_are_full(tmp_path):
+    path = tmp_path / "both.yaml"
+    path.write_text(
+        "name: both\nduration: 60s\ngroups:\n  f: { profile: E7, count: 1200 }\n  g: { profile: E7, count: 3 }\ntimeline:\n"
+        "  - { at: 10s, do: slave_silent, who: f/2-3, slave: 1, for: 5s }\n  - { at: 10s, do: offline, who: g, for: 5s }\n"
+    )
+    result = CliRunner().invoke(app, ["check", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "f: 2 of 1,200 units are full" in result.output
+    assert "g: " not in result.output
