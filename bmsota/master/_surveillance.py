@@ -88,7 +88,7 @@ class Surveillance:
         if is_disturbed:
             self._quiet_until_ns = now_ns + self._silent_after_ns + self._period_ns
         elif now_ns >= self._quiet_until_ns:
-            self._measured.faults.silent(self._measured.unheard(now_ns - self._silent_after_ns), now_ns)
+            self._measured.faults.silent(self._measured.silent(now_ns - self._silent_after_ns), now_ns)
         before = self._watch.level_max
         self._watch.look(pack, readings, now_ns)
         level = self._watch.level_max

@@ -110,6 +110,11 @@ class Packs:
         self._ohms = _Table(
             chemistry.r_temperature_c_min, chemistry.r_temperature_step_c, chemistry.r0_ohm_ah, chemistry.r1_ohm_ah
         )
+        self._shorted: dict[tuple[int, int], float] = {}
+        """Cells with a short inside, by row and cell, and its resistance."""
+        self._opened: set[tuple[int, int]] = set()
+        self._heated: dict[int, tuple[slice, float, float]] = {}
+        """Cells that heat up from within, by row: which, degrees a second, up to."""
         self._cooled_dt_s = 0.0
         self._cooled: Column = np.zeros(shape, np.float32)
         self._bled_as = np.zeros(shape)
@@ -127,6 +132,36 @@ class Packs:
         """0 to 1; beyond, if a pack is driven there."""
         self.cell_ocv_v: Column = self._ocv(self.cell_soc)[0]
         self.cell_voltage_v: Column = self.cell_ocv_v.copy()
+
+    # -- what happens to single cells
+
+    def change_cell(self, row: int, cell: int, *, capacity: float = 1.0, resistance: float = 1.0) -> None:
+        """Let a cell have this share of its capacity and so many times its resistance from now on; its state of charge stays."""
+        taken_as = np.float32(self._charge_as[row] + self._bled_as[row, cell])
+        self._soc_per_as[row, cell] /= np.float32(capacity)
+        self._resistance[row, cell] *= np.float32(resistance)
+        self._soc_start[row, cell] = self.cell_soc[row, cell] + taken_as * self._soc_per_as[row, cell]
+
+    def short_cell(self, row: int, cell: int, ohm: float | None) -> None:
+        """Let a cell discharge itself through *ohm* inside, and heat up by that; None: the short is gone."""
+        if ohm is None:
+            self._shorted.pop((row, cell), None)
+        else:
+            self._shorted[row, cell] = ohm
+
+    def open_cell(self, row: int, cell: int, *, is_open: bool) -> None:
+        """Break the circuit at a cell, or close it again: no current flows through its pack."""
+        if is_open:
+            self._opened.add((row, cell))
+        else:
+            self._opened.discard((row, cell))
+
+    def heat_cells(self, row: int, cells: slice, rise_c_per_s: float, to_c: float) -> None:
+        """Let cells heat up from within by so much, until they are as hot as *to_c*, where they stay; 0: they cool."""
+        if rise_c_per_s:
+            self._heated[row] = (cells, rise_c_per_s, to_c)
+        else:
+            self._heated.pop(row, None)
 
     @property
     def pack_voltage_v(self) -> Column:
@@ -168,6 +203,8 @@ class Packs:
         discharge_ohms = ohms + np.maximum(self._ocv_slope(0), self._ocv_slope(-3 * reach)) * moved
         charge: Column = ((np.float32(cell_v_max) - rest_v) / charge_ohms).min(axis=1)
         discharge: Column = ((rest_v - np.float32(cell_v_min)) / discharge_ohms).min(axis=1)
+        for row, _ in self._opened:
+            charge[row] = discharge[row] = 0.0
         return np.maximum(charge, 0), np.maximum(discharge, 0)
 
     def _ocv_slope(self, beside: float | np.float32) -> Column:
@@ -200,6 +237,8 @@ class Packs:
         count = len(self.vins)
         self.current_a = self._column(current_a, count, "current_a")
         ambient = self._column(ambient_c, count, "ambient_c")[:, None]
+        for row, _ in self._opened:
+            self.current_a[row] = 0.0
         current = self.current_a[:, None]
         if balancing is not None:
             if balancing.shape != self.cell_soc.shape:
@@ -207,6 +246,15 @@ class Packs:
             bleed = np.where(balancing, self.cell_voltage_v / np.float32(self.design.bleed_ohm), np.float32(0))
             self._bled_as += bleed.astype(np.float64) * dt_s
             current = current + bleed
+
+        if self._shorted:
+            leak = np.zeros(self.cell_soc.shape, np.float32)
+            for (row, cell), ohm in self._shorted.items():
+                # What the open-circuit voltage drives through the short and the cell, until there is nothing left.
+                inside = self._resistance[row, cell] * self._ohms(self.cell_temperature_c[row, cell])[0]
+                leak[row, cell] = self.cell_ocv_v[row, cell] / (ohm + inside) if self.cell_soc[row, cell] > 0 else 0.0
+            self._bled_as += leak.astype(np.float64) * dt_s
+            current = current + leak
 
         self._charge_as += self.current_a.astype(np.float64) * dt_s
         taken_as = (self._charge_as[:, None] + self._bled_as).astype(np.float32)
@@ -226,10 +274,15 @@ class Packs:
         self.cell_voltage_v = self.cell_ocv_v - r0_v - self._rc_v
 
         heat_w = current * (r0_v + rc_mean_v)
+        for (row, cell), ohm in self._shorted.items():
+            heat_w[row, cell] += leak[row, cell] ** 2 * np.float32(ohm)
         gap_c = self.cell_temperature_c - ambient - heat_w / self._cooling  # To where heating and cooling are equal.
         if dt_s != self._cooled_dt_s:  # Most steps are as long as the one before.
             self._cooled_dt_s, self._cooled = dt_s, np.expm1(np.float32(-dt_s) * self._cooling_rate)
-        self.cell_temperature_c = self.cell_temperature_c + gap_c * self._cooled
+        before_c, self.cell_temperature_c = self.cell_temperature_c, self.cell_temperature_c + gap_c * self._cooled
+        for row, (cells, rise_c_per_s, to_c) in self._heated.items():
+            risen = np.minimum(before_c[row, cells] + np.float32(rise_c_per_s * dt_s), np.float32(to_c))
+            self.cell_temperature_c[row, cells] = np.maximum(self.cell_temperature_c[row, cells], risen)
 
     @staticmethod
     def _column(values: npt.ArrayLike, count: int, name: str) -> Column:

@@ -33,9 +33,8 @@ from bmsota_sim.run.ledger import FAULTS, Ledger
 from bmsota_sim.run.link import RunUplink
 from bmsota_sim.run.selection import UnitId, group_units
 from bmsota_sim.run.timeline import plan
-from bmsota_sim.run.verbs import Charging as ChargingEntry
-from bmsota_sim.run.verbs import Driving as DrivingEntry
 from bmsota_sim.run.verbs import (
+    CellFailure,
     DuplicateFrames,
     FrameCorrupted,
     FrameFrozen,
@@ -44,10 +43,14 @@ from bmsota_sim.run.verbs import (
     OutOfOrder,
     PlatformOutage,
     Restart,
+    SensorBroken,
     SlaveSilent,
     SlaveSwap,
     Storm,
+    ThermalEvent,
 )
+from bmsota_sim.run.verbs import Charging as ChargingEntry
+from bmsota_sim.run.verbs import Driving as DrivingEntry
 from bmsota_sim.streams import stream
 from bmsota_sim.trace import Trace
 
@@ -386,6 +389,12 @@ class Run:
                 return "it was not switched on yet"
             case Restart(off_s=off_s):
                 full.cycle_power(round(off_s * NS_PER_S))
+            case CellFailure(slave=slave, cell=cell, mode=mode):
+                full.fail_cell(slave, cell, mode, is_failing=True)
+            case ThermalEvent(slave=slave, rise_c_per_min=rise_c_per_min, to_c=to_c):
+                full.heat_slave(slave, rise_c_per_s=rise_c_per_min / 60, to_c=to_c)
+            case SensorBroken(slave=slave, probe=probe, mode=mode):
+                full.break_probe(slave, probe, mode, is_broken=True)
             case SlaveSilent(slave=slave):
                 full.slaves[slave - 1].power_off()
             case SlaveSwap(slave=slave, off_s=off_s):
@@ -415,6 +424,12 @@ class Run:
                     unit.link.send_twice(0.0)
                 case OutOfOrder():
                     unit.link.swap(0.0)
+                case CellFailure(slave=slave, cell=cell, mode=mode):
+                    unit.unit.fail_cell(slave, cell, mode, is_failing=False)
+                case ThermalEvent(slave=slave):
+                    unit.unit.heat_slave(slave, rise_c_per_s=0.0, to_c=0.0)
+                case SensorBroken(slave=slave, probe=probe, mode=mode):
+                    unit.unit.break_probe(slave, probe, mode, is_broken=False)
                 case SlaveSilent(slave=slave):
                     if unit.unit.vehicle.ignition_on:
                         unit.unit.slaves[slave - 1].power_on()
