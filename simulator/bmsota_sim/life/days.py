@@ -256,6 +256,8 @@ class DailyLife:
     def _draw_day(self, day: int, now_s: float) -> None:
         habits = self.habits
         is_first, self._day = self._day < 0, day
+        if not is_first:
+            self.packs.age()
         self._next_trip[:] = 0
         for row, owner in enumerate(self.owners):
             draw = stream(self.seed, owner, f"day {day}")
