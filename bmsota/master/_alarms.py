@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from bmsota.gbt32960 import AlarmFlag, AlarmLevel, Alarms, Alarms2025, Edition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bmsota.master._readings import MasterReadings, PackValues
     from bmsota.master._slave_faults import SlaveFault
@@ -149,9 +149,12 @@ _CURRENT_A = 100.0
 
 
 def _judge_cells(
-    cells: list[float], pack: PackValues, readings: MasterReadings, limits: AlarmLimits, tell: object
+    cells: list[float],
+    pack: PackValues,
+    readings: MasterReadings,
+    limits: AlarmLimits,
+    tell: Callable[[AlarmFlag, int], None],
 ) -> None:
-    assert callable(tell)
     highest, lowest = max(cells), min(cells)
     over = _above(highest, limits.cell_voltage_max_v, _MV)
     tell(AlarmFlag.CELL_OVER_VOLTAGE, over)
