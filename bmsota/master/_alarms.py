@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bmsota.master._slave_faults import SlaveFault
 
 Levels = tuple[float | None, float | None, float | None]
-"""Where level 1, 2 and 3 begin; None: there is no such level."""
+"""Where level 1, 2 and 3 begin, each further out than the one before; None: there is no such level."""
 
 SECOND = 1_000_000_000
 THERMAL_EVENT_LEVEL = 4
@@ -93,9 +93,14 @@ _MV, _TENTHS = 1000, 10
 
 def _above(value: float, limits: Levels, steps: int = 1) -> int:
     """The level of a value that must not be above *limits*; both are compared in *steps* of their unit."""
-    known = [(level, limit) for level, limit in enumerate(limits, start=1) if limit is not None]
-    scaled = round(value * steps)
-    return max((level for level, limit in known if scaled > round(limit * steps)), default=0)
+    scaled, level = round(value * steps), 0
+    for number, limit in enumerate(limits, start=1):
+        if limit is None:
+            continue
+        if scaled <= round(limit * steps):
+            break
+        level = number
+    return level
 
 
 def _below(value: float, limits: Levels, steps: int = 1) -> int:
