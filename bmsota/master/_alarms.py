@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from bmsota.gbt32960 import AlarmFlag, AlarmLevel, Alarms, Alarms2025, Edition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bmsota.master._readings import MasterReadings, PackValues
     from bmsota.master._slave_faults import SlaveFault
 
 Levels = tuple[float | None, float | None, float | None]
-"""Where level 1, 2 and 3 begin; None: there is no such level."""
+"""Where level 1, 2 and 3 begin, each further out than the one before; None: there is no such level."""
 
 SECOND = 1_000_000_000
 THERMAL_EVENT_LEVEL = 4
@@ -93,9 +93,14 @@ _MV, _TENTHS = 1000, 10
 
 def _above(value: float, limits: Levels, steps: int = 1) -> int:
     """The level of a value that must not be above *limits*; both are compared in *steps* of their unit."""
-    known = [(level, limit) for level, limit in enumerate(limits, start=1) if limit is not None]
-    scaled = round(value * steps)
-    return max((level for level, limit in known if scaled > round(limit * steps)), default=0)
+    scaled, level = round(value * steps), 0
+    for number, limit in enumerate(limits, start=1):
+        if limit is None:
+            continue
+        if scaled <= round(limit * steps):
+            break
+        level = number
+    return level
 
 
 def _below(value: float, limits: Levels, steps: int = 1) -> int:
@@ -149,9 +154,12 @@ _CURRENT_A = 100.0
 
 
 def _judge_cells(
-    cells: list[float], pack: PackValues, readings: MasterReadings, limits: AlarmLimits, tell: object
+    cells: list[float],
+    pack: PackValues,
+    readings: MasterReadings,
+    limits: AlarmLimits,
+    tell: Callable[[AlarmFlag, int], None],
 ) -> None:
-    assert callable(tell)
     highest, lowest = max(cells), min(cells)
     over = _above(highest, limits.cell_voltage_max_v, _MV)
     tell(AlarmFlag.CELL_OVER_VOLTAGE, over)

@@ -364,6 +364,12 @@ class MeasurementTable:
         found |= {position for (position, _), group in self._groups.items() if group.heard_ns <= since_ns}
         return sorted(found)
 
+    def silent(self, since_ns: int) -> list[int]:
+        """The slaves of which no message that may be used came after *since_ns*."""
+        heard = {position for position in self._layout.positions if self.heard_ns.get(position, -1) > since_ns}
+        heard |= {position for (position, _), group in self._groups.items() if group.heard_ns > since_ns}
+        return [position for position in self._layout.positions if position not in heard]
+
     def _restarted(self, position: int) -> None:
         """A slave has started: its counters begin anew, and it may run software from before message protection now."""
         self._protected.pop(position, None)

@@ -34,7 +34,7 @@ class SlaveFault(IntEnum):
     UNPROTECTED = 4
     """The slave's frames carry neither CRC nor counter: its software is from before message protection."""
     SILENT = 5
-    """The slave, or a part of it, has missed three rounds: it sends nothing, or nothing that may be used."""
+    """The slave has missed three rounds: it sends nothing, or nothing that may be used."""
 
     @property
     def level(self) -> int:

@@ -33,8 +33,8 @@ class MeasuredSlaves(Protocol):
     @property
     def faults(self) -> SlaveFaults: ...
 
-    def unheard(self, since_ns: int) -> Iterable[int]:
-        """The slaves that have not said everything since then."""
+    def silent(self, since_ns: int) -> Iterable[int]:
+        """The slaves that have said nothing since then."""
         ...
 
 
@@ -103,7 +103,7 @@ class Surveillance:
         if is_disturbed:
             self._quiet_until_ns = now_ns + self._silent_after_ns + self._period_ns
         elif now_ns >= self._quiet_until_ns:
-            self._measured.faults.silent(self._measured.unheard(now_ns - self._silent_after_ns), now_ns)
+            self._measured.faults.silent(self._measured.silent(now_ns - self._silent_after_ns), now_ns)
         before = self._watch.level_max
         self._watch.look(pack, readings, now_ns)
         level = self._watch.level_max

@@ -47,7 +47,7 @@ def test_at_rest_a_cell_shows_its_open_circuit_voltage(chemistry):
     packs.step(150.0, 120)
     loaded = packs.cell_voltage_v.copy()
     for _ in range(20):
-        packs.step(0.0, 30)  # Twenty time constants.
+        packs.step(0.0, 600)  # Twenty time constants of the slow pair.
     assert (packs.cell_voltage_v > loaded).all()
     assert packs.cell_voltage_v == pytest.approx(packs.cell_ocv_v, abs=1e-5)
 
@@ -62,7 +62,111 @@ def test_voltage_drops_at_once_by_r0_and_then_by_r1():
     slope = (packs.cell_ocv_v - packs.cell_voltage_v)[0, 0]
     packs.step(150.0, 30.0)
     grown = (packs.cell_ocv_v - packs.cell_voltage_v)[0, 0] - slope
-    assert grown == pytest.approx(0.076 * (1 - np.exp(-1)), rel=0.02)  # One time constant.
+    # One time constant of the fast pair, and a twentieth of the slow one's.
+    assert grown == pytest.approx(0.076 * (1 - np.exp(-1)) + 0.6 * 0.076 * (1 - np.exp(-0.05)), rel=0.02)
+
+
+def reference(chemistry, capacity_ah, cooling_w_per_k, profile, *, soc, temperature_c, dt_s=0.01):
+    """One cell in float64, by explicit steps of the differential equations: its voltage and temperature after each stretch of *profile*."""
+    grid = np.linspace(0, 1, len(chemistry.ocv_v))
+    degrees = chemistry.r_temperature_c_min + chemistry.r_temperature_step_c * np.arange(len(chemistry.r0_ohm_ah))
+    heat_capacity = chemistry.heat_capacity_j_per_k_ah * capacity_ah
+    fast_v = slow_v = 0.0
+    found = []
+    for current_a, seconds in profile:
+        for _ in range(round(seconds / dt_s)):
+            factor = np.interp(soc, grid, chemistry.r_over_soc) / capacity_ah
+            r0 = factor * np.interp(temperature_c, degrees, chemistry.r0_ohm_ah)
+            r1 = factor * np.interp(temperature_c, degrees, chemistry.r1_ohm_ah)
+            heat_w = current_a * (current_a * r0 + fast_v + slow_v)
+            temperature_c += dt_s * (heat_w - cooling_w_per_k * (temperature_c - 20.0)) / heat_capacity
+            fast_v += dt_s * (current_a * r1 - fast_v) / chemistry.tau_s
+            slow_v += dt_s * (current_a * r1 * chemistry.slow_share - slow_v) / chemistry.slow_tau_s
+            soc -= dt_s * current_a / (3600 * capacity_ah)
+        ocv = np.interp(soc, grid, chemistry.ocv_v)
+        found.append((ocv - current_a * r0 - fast_v - slow_v, temperature_c))
+    return found
+
+
+@pytest.mark.parametrize("chemistry", [NMC, LFP], ids=lambda chemistry: chemistry.name)
+def test_steps_of_30_s_and_of_1_s_are_those_of_a_fine_integration(chemistry):
+    """Within 1 mV and 0.02 K of steps of 0.01 s in float64: discharge, rest, charge."""
+    design = PackDesign(
+        cell_count=1, probe_count=1, chemistry=chemistry, capacity_spread=0, resistance_spread=0, cooling_spread=0, soc_spread=0
+    )  # fmt: skip
+    profile = [(150.0, 30), (75.0, 30), (0.0, 30), (-100.0, 30)]
+    right = reference(chemistry, 150.0, 0.5, profile, soc=0.62, temperature_c=25.0)
+    for dt_s in (30, 1):
+        packs = Packs(design, VINS[:1], seed=1, soc=0.62, temperature_c=25.0)
+        for (current_a, seconds), (volts, degrees) in zip(profile, right, strict=True):
+            for _ in range(seconds // dt_s):
+                packs.step(current_a, dt_s)
+            assert packs.cell_voltage_v[0, 0] == pytest.approx(volts, abs=1e-3)
+            assert packs.cell_temperature_c[0, 0] == pytest.approx(degrees, abs=0.02)
+
+
+def test_empty_and_full_cells_resist_more():
+    def drop(soc):
+        packs = Packs(EQUAL, VINS[:1], seed=1, soc=soc)
+        packs.step(150.0, 0.01)
+        return float((packs.cell_ocv_v - packs.cell_voltage_v)[0, 0])
+
+    assert drop(0.02) > 1.5 * drop(0.5)
+    assert drop(0.98) > 1.08 * drop(0.5)
+
+
+def test_packs_age_by_time_heat_and_cycles():
+    year_s = 365 * 86_400
+
+    def loss(*, years=1.0, soc=0.5, degrees=25.0, cycles=0):
+        packs = Packs(EQUAL, VINS[:1], seed=1, soc=soc, temperature_c=degrees)
+        packs.step(0.0, years * year_s, ambient_c=degrees)
+        for _ in range(cycles):
+            packs.step(150.0, 1800.0, ambient_c=degrees)
+            packs.step(-150.0, 1800.0, ambient_c=degrees)
+        packs.age()
+        return float(packs.capacity_loss[0])
+
+    assert loss() == pytest.approx(0.02, rel=0.01)
+    assert loss(years=4) == pytest.approx(0.04, rel=0.01)
+    assert loss(degrees=45) > 1.5 * loss()
+    assert loss(soc=1.0) > loss() > loss(soc=0.1)
+    # 500 times half of it out and in again are 500 half cycles, which is 250.
+    assert loss(cycles=500) - loss() == pytest.approx(0.08 * 0.25**0.83, rel=0.1)
+
+
+def test_an_aged_pack_has_less_in_it_and_resists_more():
+    packs = Packs(EQUAL, VINS[:1], seed=1, soc=0.8)
+    packs.step(15.0, 3600.0)
+    soc = packs.cell_soc.copy()
+    packs.step(0.0, 10 * 365 * 86_400)
+    packs.age()
+    packs.step(0.0, 1.0)
+    assert packs.cell_soc == pytest.approx(soc, abs=1e-5), "what is in it is not lost at once"
+    assert packs.capacity_loss[0] == pytest.approx(0.06, abs=0.01)
+    before = packs.cell_soc.copy()
+    packs.step(15.0, 3600.0)
+    assert before - packs.cell_soc == pytest.approx(0.1 / (1 - packs.capacity_loss[0]), rel=1e-3)
+    new = Packs(EQUAL, VINS[:1], seed=1, soc=float(packs.cell_soc[0, 0]))
+    packs.step(0.0, 1e6)
+    for each in (packs, new):
+        each.step(150.0, 0.01)
+    old_drop, new_drop = (float((each.cell_ocv_v - each.cell_voltage_v)[0, 0]) for each in (packs, new))
+    assert old_drop == pytest.approx(new_drop * (1 + 2 * packs.capacity_loss[0]), rel=0.02)
+
+
+def test_blocks_change_no_row():
+    """More rows than a block has, and one row alone."""
+    from bmsota_sim.physics.packs import BLOCK_ROWS
+
+    small = PackDesign(cell_count=3, probe_count=1)
+    vins = [f"VIN{number}" for number in range(BLOCK_ROWS + 5)]
+    many, one = Packs(small, vins, seed=1), Packs(small, vins[-1:], seed=1)
+    for _ in range(5):
+        many.step(np.arange(len(vins)), 1.0)
+        one.step(float(len(vins) - 1), 1.0)
+    assert np.array_equal(many.cell_voltage_v[-1], one.cell_voltage_v[0])
+    assert np.array_equal(many.cell_temperature_c[-1], one.cell_temperature_c[0])
 
 
 @pytest.mark.parametrize("current_a", [75.0, -75.0])

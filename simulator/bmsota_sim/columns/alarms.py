@@ -63,7 +63,7 @@ class _AllHeard:
     def __init__(self) -> None:
         self.faults = SlaveFaults()
 
-    def unheard(self, since_ns: int) -> Iterable[int]:  # noqa: ARG002
+    def silent(self, since_ns: int) -> Iterable[int]:  # noqa: ARG002
         return ()
 
 

@@ -5,6 +5,7 @@ The `Unit` (`bmsota_sim.unit`) that simulates every CAN frame and every flash op
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["BusPackView", "FactoryImages", "FullUnit"]
 
 BITRATE_BPS = 500_000
+# A failing cell: a fifth of its capacity and four times its resistance; or a short that empties a large cell in two hours.
+WEAK_CELL = (0.2, 4.0)
+SHORT_OHM = 0.05
 
 
 class FactoryImages:
@@ -61,14 +65,30 @@ class _SlaveSensors:
         cells, probes = profile.cells_per_slave, profile.probes_per_slave
         self._cells = slice((position - 1) * cells, position * cells)
         self._probes = slice((position - 1) * probes, position * probes)
+        self.open_cells: set[int] = set()
+        """Numbers of cells that cannot be measured."""
+        self.broken_probes: dict[int, float] = {}
+        """Number of a probe -> what it reads, whatever the temperature."""
+
+    def pack_cell(self, cell: int) -> int:
+        """Number of a cell of this slave -> column of the pack."""
+        return self._cells.start + cell - 1
+
+    @property
+    def pack_cells(self) -> slice:
+        return self._cells
 
     def cell_voltages_v(self) -> Sequence[float]:
         values: list[float] = self._packs.cell_voltage_v[self._row, self._cells].tolist()
+        for number in self.open_cells:
+            values[number - 1] = math.nan
         return values
 
     def temperatures_c(self) -> Sequence[float]:
         probe_cells = self._packs.probe_cells[self._probes]
         values: list[float] = self._packs.cell_temperature_c[self._row, probe_cells].tolist()
+        for number, value in self.broken_probes.items():
+            values[number - 1] = value
         return values
 
 
@@ -217,6 +237,9 @@ class FullUnit:
             changed=self.master.vehicle_changed,
         )
         self.pack_view = BusPackView(self.master, sensors)
+        self._cell_sensors = [
+            _SlaveSensors(packs, self._row, position, profile) for position in profile.layout.positions
+        ]
         self.slaves = [
             Slave(
                 kernel=kernel,
@@ -231,7 +254,7 @@ class FullUnit:
                 profile=profile,
                 image_keys=keys.image_keys,
                 factory_image=factory.slave,
-                sensors=_SlaveSensors(packs, self._row, position, profile),
+                sensors=self._cell_sensors[position - 1],
                 measure_period_ns=measure_period_ns,
                 seed=f"{seed}/{identity.vin}/{position}",
             )
@@ -351,6 +374,42 @@ class FullUnit:
         slave.power_off()
         slave.replace(hwid, self._factory.slave)
         self.kernel.call_in(off_ns, slave.power_on)
+
+    # -- faults of the pack, begun and ended; slaves, cells and probes are counted from 1
+
+    def fail_cell(self, slave: int, cell: int, mode: str, *, is_failing: bool) -> None:
+        """A cell loses most of its capacity (weak), has a short inside (short), or breaks the circuit (open); or is as before."""
+        sensors, packs = self._cell_sensors[slave - 1], self._packs
+        column = sensors.pack_cell(cell)
+        match mode:
+            case "weak":
+                capacity, resistance = WEAK_CELL if is_failing else (1 / WEAK_CELL[0], 1 / WEAK_CELL[1])
+                packs.change_cell(self._row, column, capacity=capacity, resistance=resistance)
+            case "short":
+                packs.short_cell(self._row, column, SHORT_OHM if is_failing else None)
+            case "open":
+                packs.open_cell(self._row, column, is_open=is_failing)
+                (sensors.open_cells.add if is_failing else sensors.open_cells.discard)(cell)
+            case _:
+                raise ConfigurationError(f"expected weak, short or open, got {mode!r} (cell)")
+        self._note_fault(f"cell {cell} of slave {slave}: {mode}", is_failing)
+
+    def heat_slave(self, slave: int, *, rise_c_per_s: float, to_c: float) -> None:
+        """The cells of a slave heat up from within; a rise of 0 ends it."""
+        self._packs.heat_cells(self._row, self._cell_sensors[slave - 1].pack_cells, rise_c_per_s, to_c)
+        self._note_fault(f"slave {slave}: its cells heat up", bool(rise_c_per_s))
+
+    def break_probe(self, slave: int, probe: int, mode: str, *, is_broken: bool) -> None:
+        """A temperature probe is cut (open) or shorted (short), which its slave sees, or keeps its last value (stuck); or is mended."""
+        sensors = self._cell_sensors[slave - 1]
+        sensors.broken_probes.pop(probe, None)
+        if is_broken:
+            reads = {"open": -math.inf, "short": math.inf, "stuck": sensors.temperatures_c()[probe - 1]}
+            sensors.broken_probes[probe] = reads[mode]
+        self._note_fault(f"probe {probe} of slave {slave}: {mode}", is_broken)
+
+    def _note_fault(self, text: str, is_present: bool) -> None:
+        self._trace.note(self.kernel.now_ns, self.name, text if is_present else f"{text} no more")
 
     def _download_complete(self) -> None:
         if self._power_cycle is not None:

@@ -41,6 +41,8 @@ CHARGE_SPREAD_S = 3600
 TAPER_END = 0.05
 # Below this charge a pack gives less, down to nothing at 0.
 DERATE_BELOW_SOC = 0.10
+# Between these temperatures of its hottest cell a pack gives and takes less, down to nothing.
+HOT_BEGIN_C, HOT_END_C = 55.0, 60.0
 # A pack whose contactors opened gives nothing until it holds this much.
 RECONNECT_SOC = 0.05
 # Under this share of the wanted power a vehicle does not crawl on: it stops.
@@ -211,10 +213,20 @@ class DailyLife:
         charge_a = discharge_a = np.full(count, np.inf, np.float32)
         if self.activity.any():
             charge_a, discharge_a = packs.current_limits_a(habits.cell_v_min, habits.cell_v_max, dt_s)
+            discharge_a[self.activity == Activity.PARKED] = np.inf
         capacity = packs.design.capacity_ah
         soc = packs.soc.astype(np.float64)
         derate = np.clip(soc / DERATE_BELOW_SOC, 0.0, 1.0)
         give_a = np.minimum(discharge_a, derate * habits.discharge_c_rate_max * capacity).astype(np.float64)
+        if self.activity.any():
+            # What is too hot gives and takes less, and at the end nothing.
+            hottest = packs.cell_temperature_c.max(axis=1).astype(np.float64)
+            cool = np.clip((HOT_END_C - hottest) / (HOT_END_C - HOT_BEGIN_C), 0.0, 1.0)
+            # Of those that drive or charge: what others do changes no row.
+            is_parked = self.activity == Activity.PARKED
+            cool[is_parked] = 1.0
+            give_a *= cool
+            charge_a = charge_a * cool.astype(np.float32)
         give_a[~self.contactors_closed] = 0.0
         # No pack takes more than what fills its fullest cell in this step.
         room_a = np.maximum(1.0 - packs.cell_soc.max(axis=1).astype(np.float64), 0.0) * capacity * 3600.0 / dt_s
@@ -244,6 +256,8 @@ class DailyLife:
     def _draw_day(self, day: int, now_s: float) -> None:
         habits = self.habits
         is_first, self._day = self._day < 0, day
+        if not is_first:
+            self.packs.age()
         self._next_trip[:] = 0
         for row, owner in enumerate(self.owners):
             draw = stream(self.seed, owner, f"day {day}")

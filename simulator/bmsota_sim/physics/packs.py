@@ -1,12 +1,13 @@
 """Packs of cells in series: one equivalent-circuit model over a whole fleet, in columns.
 
-Each cell is an open-circuit voltage (by its state of charge), a series resistance R0 and one RC pair; it heats by the
-losses in both and cools towards its surroundings. Packs of one design are the rows of the arrays, cells the columns.
+Each cell is an open-circuit voltage (by its state of charge), a series resistance R0, a fast RC pair and a slow one; it heats by the
+losses in all and cools towards its surroundings. Resistances depend on temperature and state of charge. Packs of one design are the rows of the arrays, cells the columns.
 
 Sign: `current_a` above 0 discharges, everywhere in this project.
 
-Strategy. Between two calls the current is constant, and for that the RC pair and the temperature have exact solutions
-(exponentials), so any step is stable and as right as the assumption: one second driving, thirty parked. Charge is counted
+Strategy. Between two calls the current is constant, and for that the RC pairs and the temperature have exact solutions
+(exponentials), so any step is stable and as right as the assumption: one second driving, thirty parked. A step goes through blocks of rows
+whose columns stay in the processor's cache, and writes into the same arrays again and again: what it has not to allocate is half of its time. Charge is counted
 per pack in float64 because small steps of a float32 sum would be lost; everything else is float32. Each pack's spread is
 drawn from (seed, VIN) alone, so a pack behaves the same in whatever company.
 
@@ -38,6 +39,12 @@ CELLS_MAX = 1024
 # What a step can move a state of charge by, for the limits of current: 1 C into a pack, three times that out of it.
 CHARGE_C_RATE = 1.0
 _SLOPE_OVER = np.float32(0.002)
+# Rows that are stepped together.
+BLOCK_ROWS = 512
+_YEAR_S = 365 * 86_400.0
+_CYCLE_POWER = 0.83
+_KELVIN = 273.15
+_REFERENCE_K = 298.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +112,30 @@ class Packs:
         self._soc_per_as = (1 / capacity_as).astype(np.float32)
         self._resistance = _stack([each.resistance for each in spread], shape) / np.float32(design.capacity_ah)
         self._cooling = np.float32(design.cooling_w_per_k) * _stack([each.cooling for each in spread], shape)
+        self._per_cooling = 1 / self._cooling
         self._cooling_rate = self._cooling / np.float32(chemistry.heat_capacity_j_per_k_ah * design.capacity_ah)
-        self._ocv = _Table(0.0, 1 / (len(chemistry.ocv_v) - 1), chemistry.ocv_v)
+        self._ocv = _Table(0.0, 1 / (len(chemistry.ocv_v) - 1), chemistry.ocv_v, chemistry.r_over_soc)
         self._ohms = _Table(
             chemistry.r_temperature_c_min, chemistry.r_temperature_step_c, chemistry.r0_ohm_ah, chemistry.r1_ohm_ah
         )
+        self._short_heat_w: dict[tuple[int, int], np.float32] = {}
+        self._shorted: dict[tuple[int, int], float] = {}
+        """Cells with a short inside, by row and cell, and its resistance."""
+        self._opened: set[tuple[int, int]] = set()
+        self._heated: dict[int, tuple[slice, float, float]] = {}
+        """Cells that heat up from within, by row: which, degrees a second, up to."""
         self._cooled_dt_s = 0.0
         self._cooled: Column = np.zeros(shape, np.float32)
-        self._bled_as = np.zeros(shape)
+        self._bled_as: npt.NDArray[np.float64] | None = None
+        """By cell; None until something is bled."""
+        self._slow_v: Column = np.zeros(shape, np.float32)
+        self._through_as = np.zeros(count)
+        self._aged_s = np.zeros(count)
+        """Time as if it had been at 25 degC and half full."""
+        self._loss = np.zeros(count)
+        rows = min(count, BLOCK_ROWS)
+        self._scratch = [np.empty((rows, cells), np.float32) for _ in range(6)]
+        self._index = np.empty((rows, cells), np.intp)
         self._charge_as = np.zeros(count)
         self._rc_v: Column = np.zeros(shape, np.float32)
         self.probe_cells = np.linspace(0, cells - 1, design.probe_count).round().astype(np.intp)
@@ -127,6 +150,36 @@ class Packs:
         """0 to 1; beyond, if a pack is driven there."""
         self.cell_ocv_v: Column = self._ocv(self.cell_soc)[0]
         self.cell_voltage_v: Column = self.cell_ocv_v.copy()
+
+    # -- what happens to single cells
+
+    def change_cell(self, row: int, cell: int, *, capacity: float = 1.0, resistance: float = 1.0) -> None:
+        """Let a cell have this share of its capacity and so many times its resistance from now on; its state of charge stays."""
+        taken_as = np.float32(self._charge_as[row] + (0.0 if self._bled_as is None else self._bled_as[row, cell]))
+        self._soc_per_as[row, cell] /= np.float32(capacity)
+        self._resistance[row, cell] *= np.float32(resistance)
+        self._soc_start[row, cell] = self.cell_soc[row, cell] + taken_as * self._soc_per_as[row, cell]
+
+    def short_cell(self, row: int, cell: int, ohm: float | None) -> None:
+        """Let a cell discharge itself through *ohm* inside, and heat up by that; None: the short is gone."""
+        if ohm is None:
+            self._shorted.pop((row, cell), None)
+        else:
+            self._shorted[row, cell] = ohm
+
+    def open_cell(self, row: int, cell: int, *, is_open: bool) -> None:
+        """Break the circuit at a cell, or close it again: no current flows through its pack."""
+        if is_open:
+            self._opened.add((row, cell))
+        else:
+            self._opened.discard((row, cell))
+
+    def heat_cells(self, row: int, cells: slice, rise_c_per_s: float, to_c: float) -> None:
+        """Let cells heat up from within by so much, until they are as hot as *to_c*, where they stay; 0: they cool."""
+        if rise_c_per_s:
+            self._heated[row] = (cells, rise_c_per_s, to_c)
+        else:
+            self._heated.pop(row, None)
 
     @property
     def pack_voltage_v(self) -> Column:
@@ -157,10 +210,15 @@ class Packs:
             (charge, discharge), both 0 or more, in amperes for each pack. A cell that is beyond a limit already at rest
             makes it 0.
         """
+        chemistry = self.design.chemistry
         r0, r1 = self._ohms(self.cell_temperature_c)
-        change = np.float32(-np.expm1(-dt_s / self.design.chemistry.tau_s))
-        ohms = self._resistance * (r0 + r1 * change)
-        rest_v = self.cell_ocv_v - self._rc_v * (1 - change)
+        change = np.float32(-np.expm1(-dt_s / chemistry.tau_s))
+        slow_change = np.float32(-np.expm1(-dt_s / chemistry.slow_tau_s))
+        ohms = self._resistance * (r0 + r1 * (change + np.float32(chemistry.slow_share) * slow_change))
+        # By the higher of the resistances at both ends of what a step can move.
+        factor = self._ocv(self.cell_soc)[1]
+        ohms *= np.maximum(factor, self._ocv(self.cell_soc - np.float32(3 * CHARGE_C_RATE * dt_s / 3600))[1])
+        rest_v = self.cell_ocv_v - self._rc_v * (1 - change) - self._slow_v * (1 - slow_change)
         # The open-circuit voltage moves with the charge: by the steeper of the lines at both ends of what a step can move.
         moved = self._soc_per_as * np.float32(dt_s)
         reach = np.float32(CHARGE_C_RATE * dt_s / 3600)
@@ -168,6 +226,8 @@ class Packs:
         discharge_ohms = ohms + np.maximum(self._ocv_slope(0), self._ocv_slope(-3 * reach)) * moved
         charge: Column = ((np.float32(cell_v_max) - rest_v) / charge_ohms).min(axis=1)
         discharge: Column = ((rest_v - np.float32(cell_v_min)) / discharge_ohms).min(axis=1)
+        for row, _ in self._opened:
+            charge[row] = discharge[row] = 0.0
         return np.maximum(charge, 0), np.maximum(discharge, 0)
 
     def _ocv_slope(self, beside: float | np.float32) -> Column:
@@ -200,36 +260,123 @@ class Packs:
         count = len(self.vins)
         self.current_a = self._column(current_a, count, "current_a")
         ambient = self._column(ambient_c, count, "ambient_c")[:, None]
+        for row, _ in self._opened:
+            self.current_a[row] = 0.0
         current = self.current_a[:, None]
+        bled = self._bled_current(balancing)
+        if bled is not None:
+            if self._bled_as is None:
+                self._bled_as = np.zeros(self.cell_soc.shape)
+            self._bled_as += bled.astype(np.float64) * dt_s
+            current = current + bled
+        self._charge_as += self.current_a.astype(np.float64) * dt_s
+        self._count_age(dt_s)
+        if dt_s != self._cooled_dt_s:  # Most steps are as long as the one before.
+            self._cooled_dt_s, self._cooled = dt_s, np.expm1(np.float32(-dt_s) * self._cooling_rate)
+        before_c = {row: self.cell_temperature_c[row, cells].copy() for row, (cells, _, _) in self._heated.items()}
+        for first in range(0, count, BLOCK_ROWS):
+            rows = slice(first, min(first + BLOCK_ROWS, count))
+            self._step_block(rows, current[rows], ambient[rows], dt_s)
+        for row, (cells, rise_c_per_s, to_c) in self._heated.items():
+            risen = np.minimum(before_c[row] + np.float32(rise_c_per_s * dt_s), np.float32(to_c))
+            self.cell_temperature_c[row, cells] = np.maximum(self.cell_temperature_c[row, cells], risen)
+
+    def _bled_current(self, balancing: npt.NDArray[np.bool_] | None) -> Column | None:
+        """What leaves single cells: through their bleed resistors, and through shorts, which heat them."""
+        bled: Column | None = None
         if balancing is not None:
             if balancing.shape != self.cell_soc.shape:
                 raise ValueError(f"expected balancing of shape {self.cell_soc.shape}, got {balancing.shape} (packs)")
-            bleed = np.where(balancing, self.cell_voltage_v / np.float32(self.design.bleed_ohm), np.float32(0))
-            self._bled_as += bleed.astype(np.float64) * dt_s
-            current = current + bleed
+            bled = np.where(balancing, self.cell_voltage_v / np.float32(self.design.bleed_ohm), np.float32(0))
+        self._short_heat_w = {}
+        if self._shorted:
+            bled = np.zeros(self.cell_soc.shape, np.float32) if bled is None else bled
+            for (row, cell), ohm in self._shorted.items():
+                # What the open-circuit voltage drives through the short and the cell, until there is nothing left.
+                inside = self._resistance[row, cell] * self._ohms(self.cell_temperature_c[row, cell])[0]
+                leak_a = self.cell_ocv_v[row, cell] / (ohm + inside) if self.cell_soc[row, cell] > 0 else 0.0
+                bled[row, cell] += leak_a
+                self._short_heat_w[row, cell] = np.float32(leak_a**2 * ohm)
+        return bled
 
-        self._charge_as += self.current_a.astype(np.float64) * dt_s
-        taken_as = (self._charge_as[:, None] + self._bled_as).astype(np.float32)
-        self.cell_soc = self._soc_start - taken_as * self._soc_per_as
-        self.cell_ocv_v = self._ocv(self.cell_soc)[0]
+    def _step_block(self, rows: slice, current: Column, ambient: Column, dt_s: float) -> None:
+        """One step of some rows, in place. *current* is (rows, 1), or (rows, cells) where cells are bled."""
+        chemistry = self.design.chemistry
+        count = rows.stop - rows.start
+        place, amper_ohms, r0_v, rc_end, work, heat = (each[:count] for each in self._scratch)
+        index = self._index[:count]
+        soc, ocv, rc, slow = self.cell_soc[rows], self.cell_ocv_v[rows], self._rc_v[rows], self._slow_v[rows]
+        temperature = self.cell_temperature_c[rows]
+        charge_as = self._charge_as[rows][:, None]
+        if self._bled_as is not None:
+            charge_as = charge_as + self._bled_as[rows]
+        np.multiply(self._soc_per_as[rows], charge_as.astype(np.float32), out=soc)
+        np.subtract(self._soc_start[rows], soc, out=soc)
 
-        # What is still missing shrinks by exp(-dt / tau): expm1 keeps the digits of a step that is short against tau.
-        r0, r1 = self._ohms(self.cell_temperature_c)
-        current_r = current * self._resistance
-        r0_v = current_r * r0
-        rc_end_v = current_r * r1  # Where the RC pair goes in the end.
-        change = float(np.expm1(-dt_s / self.design.chemistry.tau_s))
-        rc_gap_v = self._rc_v - rc_end_v
-        self._rc_v = self._rc_v + rc_gap_v * np.float32(change)
-        # The mean over the step, so that the heat of a long step is the heat of many short ones.
-        rc_mean_v = rc_end_v - rc_gap_v * np.float32(change * self.design.chemistry.tau_s / dt_s)
-        self.cell_voltage_v = self.cell_ocv_v - r0_v - self._rc_v
+        self._ocv.place(soc, place, index)
+        self._ocv.look_up(0, place, index, ocv, work)
+        self._ocv.look_up(1, place, index, amper_ohms, work)
+        amper_ohms *= self._resistance[rows]
+        amper_ohms *= current
+        self._ohms.place(temperature, place, index)
+        self._ohms.look_up(0, place, index, r0_v, work)
+        self._ohms.look_up(1, place, index, rc_end, work)
+        r0_v *= amper_ohms
+        rc_end *= amper_ohms  # Where the RC pair goes in the end.
 
-        heat_w = current * (r0_v + rc_mean_v)
-        gap_c = self.cell_temperature_c - ambient - heat_w / self._cooling  # To where heating and cooling are equal.
-        if dt_s != self._cooled_dt_s:  # Most steps are as long as the one before.
-            self._cooled_dt_s, self._cooled = dt_s, np.expm1(np.float32(-dt_s) * self._cooling_rate)
-        self.cell_temperature_c = self.cell_temperature_c + gap_c * self._cooled
+        np.copyto(heat, r0_v)
+        for pair_v, tau_s, share in ((rc, chemistry.tau_s, 1.0), (slow, chemistry.slow_tau_s, chemistry.slow_share)):
+            # What is still missing shrinks by exp(-dt / tau): expm1 keeps the digits of a step that is short against tau.
+            change = float(np.expm1(-dt_s / tau_s))
+            if share != 1.0:
+                rc_end *= np.float32(share)
+            gap = np.subtract(pair_v, rc_end, out=place)
+            # The mean over the step, so that the heat of a long step is the heat of many short ones.
+            heat += rc_end
+            heat -= np.multiply(gap, np.float32(change * tau_s / dt_s), out=work)
+            np.add(pair_v, np.multiply(gap, np.float32(change), out=work), out=pair_v)
+        volts = np.subtract(ocv, r0_v, out=self.cell_voltage_v[rows])
+        volts -= rc
+        volts -= slow
+
+        heat *= current
+        for (row, cell), watts in self._short_heat_w.items():
+            if rows.start <= row < rows.stop:
+                heat[row - rows.start, cell] += watts
+        heat *= self._per_cooling[rows]
+        gap = np.subtract(temperature, heat, out=work)  # To where heating and cooling are equal.
+        gap -= ambient
+        gap *= self._cooled[rows]
+        temperature += gap
+
+    # -- age
+
+    def _count_age(self, dt_s: float) -> None:
+        chemistry = self.design.chemistry
+        self._through_as += np.abs(self.current_a, dtype=np.float64) * dt_s
+        kelvin = self.cell_temperature_c[:, 0].astype(np.float64) + _KELVIN
+        faster = np.exp(chemistry.calendar_activation_k * (1 / _REFERENCE_K - 1 / kelvin))
+        self._aged_s += dt_s * faster * (0.6 + 0.8 * np.clip(self.cell_soc[:, 0].astype(np.float64), 0.0, 1.0))
+
+    @property
+    def capacity_loss(self) -> npt.NDArray[np.float64]:
+        """Share of its capacity that each pack has lost by its age, as of the last `age`."""
+        return self._loss.copy()
+
+    def age(self) -> None:
+        """Let capacities and resistances follow what was stored and cycled since the packs were new. Once a day is often enough."""
+        chemistry = self.design.chemistry
+        cycles = self._through_as / (2 * 3600 * self.design.capacity_ah)
+        loss = chemistry.calendar_loss * np.sqrt(self._aged_s / _YEAR_S)
+        loss += chemistry.cycle_loss * (cycles / 1000) ** _CYCLE_POWER
+        loss = np.minimum(loss, 0.8)
+        capacity = ((1 - loss) / (1 - self._loss)).astype(np.float32)[:, None]
+        grown = (1 + chemistry.resistance_growth * loss) / (1 + chemistry.resistance_growth * self._loss)
+        taken_as = self._charge_as[:, None] + (0.0 if self._bled_as is None else self._bled_as)
+        self._soc_per_as /= capacity
+        self._resistance *= grown.astype(np.float32)[:, None]
+        self._soc_start = self.cell_soc + taken_as.astype(np.float32) * self._soc_per_as
+        self._loss = loss
 
     @staticmethod
     def _column(values: npt.ArrayLike, count: int, name: str) -> Column:
@@ -247,17 +394,37 @@ class _Table:
     _LIMIT = 0.5
 
     def __init__(self, first: float, step: float, *functions: Sequence[float]) -> None:
-        values = [np.array(points, np.float32) for points in functions]
-        self._lines = [(each[:-1], np.diff(each)) for each in values]
-        self._intervals = len(values[0]) - 1
+        self._lines = []
+        for points in functions:
+            slope = np.diff(np.array(points, np.float64))
+            slope = np.append(slope, slope[-1])  # The last line goes on behind the last point.
+            base = np.array(points, np.float64) - slope * np.arange(len(points))
+            base[-1] = base[-2]
+            self._lines.append((base.astype(np.float32), slope.astype(np.float32)))
+        self._lowest, self._highest = np.float32(-self._LIMIT), np.float32(len(functions[0]) - 1 + self._LIMIT)
         self._first = np.float32(first)
         self._per_step = np.float32(1 / step)
 
     def __call__(self, at: Column) -> list[Column]:
-        place = np.clip((at - self._first) * self._per_step, -self._LIMIT, self._intervals + self._LIMIT)
-        index = np.clip(place.astype(np.int32), 0, self._intervals - 1)
-        rest = place - index.astype(np.float32)
-        return [base[index] + slope[index] * rest for base, slope in self._lines]
+        place = np.clip((at - self._first) * self._per_step, self._lowest, self._highest)
+        index = place.astype(np.intp)
+        return [base[index] + slope[index] * place for base, slope in self._lines]
+
+    def place(self, at: Column, place: Column, index: npt.NDArray[np.intp]) -> None:
+        """Where *at* is in the table: into *place*, and the line it is on into *index*."""
+        np.subtract(at, self._first, out=place)
+        place *= self._per_step
+        np.maximum(place, self._lowest, out=place)
+        np.minimum(place, self._highest, out=place)
+        np.copyto(index, place, casting="unsafe")  # Towards zero: what is below the first point is on the first line.
+
+    def look_up(self, number: int, place: Column, index: npt.NDArray[np.intp], into: Column, work: Column) -> None:
+        """The function of that *number* at a place, into *into*; *work* is overwritten."""
+        base, slope = self._lines[number]
+        np.take(slope, index, out=work, mode="clip")
+        np.take(base, index, out=into, mode="clip")
+        work *= place
+        into += work
 
 
 @dataclass(frozen=True, slots=True)

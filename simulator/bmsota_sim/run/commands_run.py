@@ -37,7 +37,7 @@ from bmsota_sim.run.outputs.run_json import run_document, unstarted_document
 from bmsota_sim.run.outputs.screen import progress_line
 from bmsota_sim.run.outputs.watch import RunWatch
 from bmsota_sim.run.replay import scenario_sha256
-from bmsota_sim.run.runner import Run, not_simulated, unstarted
+from bmsota_sim.run.runner import Run, unstarted
 from bmsota_sim.run.scenario_task import ScenarioTask
 from bmsota_sim.run.steering import SOCKET_NAME, SteeringSocket, load_steered, steer_again
 from bmsota_sim.session_platform import SessionPlatform
@@ -664,8 +664,6 @@ def _carry_out(
     limit_s: float,
     more: _More,
 ) -> int:
-    for limit in not_simulated(scenario):
-        console.print(f"not simulated: {limit}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     generator: dict[str, Any] = {}
     no_verdict = ""
     watch = RunWatch(console, end_ns, is_virtual=target is None)

@@ -42,8 +42,9 @@ from bmsota_sim.run.selection import UnitId, group_units, select
 from bmsota_sim.run.timeline import Planned, outcomes, plan
 from bmsota_sim.run.upgrade_outcomes import expected_statuses, may_change_outcome, prepare_outcome, trusted_keys
 from bmsota_sim.run.verb_actions import begin_entry, end_entry, missing_effect
+from bmsota_sim.run.verbs import Charging as ChargingEntry
+from bmsota_sim.run.verbs import Driving as DrivingEntry
 from bmsota_sim.run.verbs import (
-    CellFailure,
     DuplicateFrames,
     FrameCorrupted,
     FrameFrozen,
@@ -52,14 +53,10 @@ from bmsota_sim.run.verbs import (
     OutOfOrder,
     PlatformOutage,
     Restart,
-    SensorBroken,
     SlaveSilent,
     SlaveSwap,
     Storm,
-    ThermalEvent,
 )
-from bmsota_sim.run.verbs import Charging as ChargingEntry
-from bmsota_sim.run.verbs import Driving as DrivingEntry
 from bmsota_sim.streams import stream
 from bmsota_sim.trace import LinkTrace
 
@@ -73,7 +70,7 @@ if TYPE_CHECKING:
     from bmsota_sim.run.model import FleetScenario, Life
     from bmsota_sim.run.verbs import Verb
 
-__all__ = ["Case", "Event", "Result", "Run", "not_simulated", "unstarted"]
+__all__ = ["Case", "Event", "Result", "Run", "unstarted"]
 
 PHYSICS_STEP_NS = NS_PER_S
 # In virtual time, where no ramp-up is said: one unit after another, so that none start in the same nanosecond.
@@ -130,8 +127,6 @@ class Result:
 
     cases: tuple[Case, ...]
     events: tuple[Event, ...]
-    limits: tuple[str, ...]
-    """What the scenario asks for and this version does not simulate."""
     hashes: dict[str, str]
     """Trace hash of each unit."""
     fold: str
@@ -141,12 +136,6 @@ class Result:
     @property
     def ok(self) -> bool:
         return all(case.passed is not False for case in self.cases)
-
-
-def not_simulated(scenario: FleetScenario) -> Iterator[str]:
-    """What the scenario asks for and this version does not do, in words."""
-    kinds = {entry.do for entry in scenario.timeline if isinstance(entry, (CellFailure, ThermalEvent, SensorBroken))}
-    yield from (f"{kind}: fails, and makes the run red" for kind in sorted(kinds))
 
 
 def habits_of(life: Life, chemistry: Chemistry) -> Habits:
@@ -494,6 +483,7 @@ class Run:
                 version=self._versions.get(full.profile.series, ""),
                 random=stream(self.seed, str(unit_id), planned.entry.purpose),
                 now_ns=self.kernel.now_ns,
+                is_on=unit.is_on,
             ):
                 pass
             case _ if not unit.is_on:
@@ -585,7 +575,6 @@ class Run:
         return Result(
             cases=tuple(self._cases()),
             events=tuple(self.events),
-            limits=tuple(not_simulated(self.scenario)),
             hashes=hashes,
             fold=fold(hashes),
             ran_ns=ran_ns,
@@ -730,7 +719,6 @@ def unstarted(scenario: FleetScenario) -> Result:
             for expectation in scenario.expect
         ),
         events=(),
-        limits=tuple(not_simulated(scenario)),
         hashes={},
         fold=fold({}),
         ran_ns=0,

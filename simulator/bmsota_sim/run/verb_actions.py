@@ -1,4 +1,4 @@
-"""What the entries of a timeline on clock, position and upgrade do to a unit."""
+"""What the entries of a timeline on clock, position, pack and upgrade do to a unit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.verbs import (
+    CellFailure,
     ClockJump,
     ClockSkew,
     CorruptByteEntry,
@@ -14,7 +15,9 @@ from bmsota_sim.run.verbs import (
     PositionFrozen,
     PositionJump,
     SelfTestFailsEntry,
+    SensorBroken,
     SlavePowerCutEntry,
+    ThermalEvent,
 )
 
 if TYPE_CHECKING:
@@ -31,8 +34,10 @@ KM_PER_DEGREE = 111.32
 LATITUDE_MAX = 85.0
 
 
-def begin_entry(entry: Verb, full: FullUnit, link: RunUplink, *, version: str, random: Random, now_ns: int) -> bool:
-    """Begin *entry* on a unit, if it is one of these. *version*: what a new image is called; *random*: for this entry and unit."""
+def begin_entry(
+    entry: Verb, full: FullUnit, link: RunUplink, *, version: str, random: Random, now_ns: int, is_on: bool
+) -> bool:
+    """Begin *entry* on a unit, if it is one of these, and can be. *version*: what a new image is called; *random*: for this entry and unit; *is_on*: it was switched on."""
     match entry:
         case ClockJump(by_s=by_s):
             link.clock.jump(round(by_s * NS_PER_S))
@@ -52,6 +57,14 @@ def begin_entry(entry: Verb, full: FullUnit, link: RunUplink, *, version: str, r
             full.cut_slave_power(slave, at_progress, round(off_s * NS_PER_S))
         case SelfTestFailsEntry(reason=reason):
             full.fail_self_test(version, reason)
+        case _ if not is_on:
+            return False
+        case CellFailure(slave=slave, cell=cell, mode=mode):
+            full.fail_cell(slave, cell, mode, is_failing=True)
+        case ThermalEvent(slave=slave, rise_c_per_min=rise_c_per_min, to_c=to_c):
+            full.heat_slave(slave, rise_c_per_s=rise_c_per_min / 60, to_c=to_c)
+        case SensorBroken(slave=slave, probe=probe, mode=mode):
+            full.break_probe(slave, probe, mode, is_broken=True)
         case _:
             return False
     return True
@@ -64,6 +77,12 @@ def end_entry(entry: Verb, full: FullUnit, link: RunUplink, *, now_ns: int) -> N
             link.clock.skew(0.0, now_ns)
         case PositionFrozen() | PositionJump():
             full.shown_position = lambda position: position
+        case CellFailure(slave=slave, cell=cell, mode=mode):
+            full.fail_cell(slave, cell, mode, is_failing=False)
+        case ThermalEvent(slave=slave):
+            full.heat_slave(slave, rise_c_per_s=0.0, to_c=0.0)
+        case SensorBroken(slave=slave, probe=probe, mode=mode):
+            full.break_probe(slave, probe, mode, is_broken=False)
         case _:
             pass
 

@@ -70,7 +70,6 @@ def report_html(document: dict[str, Any]) -> str:
         "<h2>The ten worst units</h2>",
         _worst(document["units"]),
         *_events(document["events"]),
-        *_not_simulated(document["not_simulated"]),
         "<h2>Counters</h2>",
         _facts((key.replace("_", " "), f"{count:,}") for key, count in document["counters"].items()),
         "<h2>To run it again</h2>",
@@ -227,9 +226,3 @@ def _events(events: Sequence[dict[str, Any]]) -> Iterator[str]:
     order = ("failed", "not reached", "happened")
     texts = [event["text"] for word in order for event in events if event["outcome"] == word]
     yield _list(texts, EVENTS_MAX)
-
-
-def _not_simulated(limits: Sequence[str]) -> Iterator[str]:
-    if limits:
-        yield "<h2>Not simulated</h2>"
-        yield _list(limits, EVENTS_MAX)
