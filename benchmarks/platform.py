@@ -1,8 +1,8 @@
 """What a report costs the platform: the real gateway over loopback TCP, from another process, with real vehicles' load.
 
 10,000 vehicles, each on a link of its own, 3,333 reports of 342 bytes a second between them, one in a read; 600,000 rows are there
-already; every report is acknowledged after a synced commit; newest states, events and indexes are on. Afterwards every frame is read
-back and compared.
+already, and each vehicle has a newest state; every report is acknowledged after a synced commit; newest states, events and indexes are
+on. Afterwards every frame is read back and compared.
 
     ingest ...            reports per CPU-second of our process (all threads, system time included)
     ingest small load     the same with 333 reports a second, on SQLite
