@@ -52,7 +52,7 @@ class Platform:
         return Link()
 
     def respond(self, _request: object) -> object:
-        raise NotImplementedError("no device API here: nothing is ordered")
+        raise LookupError("no device API here: nothing is ordered")
 
 
 def main(count: int, seconds: int) -> None:

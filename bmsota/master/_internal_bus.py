@@ -90,12 +90,22 @@ class SlaveMessages:
         self._layout = layout
         cells, probes = layout.cells_per_slave, layout.probes_per_slave
         self._groups = [
-            (database[_name(position, f"{kind}_{group + 1}")], pattern, group * GROUP_SIZE)
-            for kind, pattern, count in (("Cells", CELL_NAME, cells), ("Temperatures", PROBE_NAME, probes))
+            (_GroupMessage(database[_name(position, f"{kind}_{group + 1}")], pattern, group * GROUP_SIZE), is_cells)
+            for kind, pattern, count, is_cells in (
+                ("Cells", CELL_NAME, cells, True),
+                ("Temperatures", PROBE_NAME, probes, False),
+            )
             for group in range(-(-count // GROUP_SIZE))
         ]
         self._status = database[_name(position, "Status")]
         self._identity = database[_name(position, "Identity")]
+        crc = _crc_of(self._status)
+        self._idle: dict[str, int | float | str] = {
+            signal.name: 0 for signal in self._status.signals if signal.name != crc
+        }
+        self._idle["State"] = "Measuring"
+        counter = next(signal for signal in self._status.signals if signal.name == "AliveCounter")
+        self._rounds = int(counter.maximum or counter.raw_maximum) + 1
 
     def measurements(
         self, cell_voltages_v: Sequence[float], temperatures_c: Sequence[float], *, alive: int
@@ -104,18 +114,13 @@ class SlaveMessages:
 
         *alive* counts the rounds from 0 on; the frames carry as much of it as their alive counters hold, and the CRCs are made.
         """
-        status: dict[str, int | float | str] = dict.fromkeys(
-            (signal.name for signal in self._status.signals if signal.name != _crc_of(self._status)), 0
-        )
-        counter = next(signal for signal in self._status.signals if signal.name == "AliveCounter")
-        status |= {"AliveCounter": alive % (int(counter.maximum or counter.raw_maximum) + 1), "State": "Measuring"}
+        status = self._idle | {"AliveCounter": alive % self._rounds}
         frames = [self._status.frame(status)]
-        for message, pattern, first in self._groups:
-            is_cells = pattern == CELL_NAME
+        for message, is_cells in self._groups:
             values, valid = (
                 (cell_voltages_v, CELL_VOLTAGE_RANGE_V) if is_cells else (temperatures_c, TEMPERATURE_RANGE_C)
             )
-            frames.append(_group_frame(message, pattern, first, values, valid, alive))
+            frames.append(message.frame(values, valid, alive))
         return frames
 
     def identity(self, *, hwid: str, version: ImageVersion, security_counter: int, transmission: int) -> list[CanFrame]:
@@ -146,22 +151,31 @@ def _crc_of(message: Message) -> str | None:
     return None if message.protection is None else message.protection.crc
 
 
-def _group_frame(
-    message: Message, pattern: str, first: int, values: Sequence[float], valid: tuple[float, float], alive: int
-) -> CanFrame:
-    lowest, highest = valid
-    signals: dict[str, int | float | str] = {}
-    if message.seal is not None and message.seal.counter is not None:
-        signals[message.seal.counter.signal.name] = alive % message.seal.modulus
-    decimals = _decimals(message)
-    for index in range(first, first + GROUP_SIZE):
-        value: float | str = _INVALID
-        if index < len(values):
-            value = round(float(values[index]), decimals)
+class _GroupMessage:
+    """One message of cells or probes; what does not change from frame to frame is found once."""
+
+    __slots__ = ("_counter", "_decimals", "_message", "_modulus", "_names", "_places")
+
+    def __init__(self, message: Message, pattern: str, first: int) -> None:
+        self._message = message
+        seal = message.seal
+        self._counter = None if seal is None or seal.counter is None else seal.counter.signal.name
+        self._modulus = 1 if seal is None else seal.modulus
+        self._decimals = _decimals(message)
+        self._places = slice(first, first + GROUP_SIZE)
+        self._names = tuple(pattern.format(index + 1) for index in range(first, first + GROUP_SIZE))
+
+    def frame(self, values: Sequence[float], valid: tuple[float, float], alive: int) -> CanFrame:
+        lowest, highest = valid
+        # Those that are not among the values are invalid.
+        signals: dict[str, int | float | str] = dict.fromkeys(self._names, _INVALID)
+        if self._counter is not None:
+            signals[self._counter] = alive % self._modulus
+        for name, number in zip(self._names, values[self._places], strict=False):
+            value = round(float(number), self._decimals)
             # Not a number is in no range.
-            value = value if lowest <= value <= highest else _ABNORMAL
-        signals[pattern.format(index + 1)] = value
-    return message.frame(signals)
+            signals[name] = value if lowest <= value <= highest else _ABNORMAL
+        return self._message.frame(signals)
 
 
 def _decimals(message: Message) -> int:
