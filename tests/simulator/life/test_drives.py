@@ -70,10 +70,6 @@ def vehicle_data(reports):
     return [report[VehicleData] for report in reports]
 
 
-def test_nothing_of_a_day_is_left_out(day):
-    _, run = day
-
-
 def test_reports_show_driving_charging_and_parking(day):
     reports, _ = day
     seen = {(each.vehicle_state, each.charging_state) for each in vehicle_data(reports)}
