@@ -34,7 +34,7 @@ __all__ = [
     "SelfTestFails",
     "SlavePowerCut",
     "SlaveReplaced",
-    "UnitColumns",
+    "FleetGroup",
     "VehiclePlan",
     "packaged_scenario",
     "parse_scenario",
@@ -53,7 +53,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class UnitColumns(_Part):
+class FleetGroup(_Part):
     """A number of vehicles of one series."""
 
     series: str
@@ -188,7 +188,7 @@ class Scenario(_Part):
     link_rate_bytes_per_s: Annotated[int, Field(ge=100)] = 50_000
     """What the mobile link carries downwards."""
     link_delay_ms: Annotated[int, Field(ge=0, le=60_000)] = 50
-    fleet: Annotated[tuple[UnitColumns, ...], Field(min_length=1)]
+    fleet: Annotated[tuple[FleetGroup, ...], Field(min_length=1)]
     vehicles: dict[Annotated[int, Field(ge=1)], VehiclePlan] = {}
     faults: tuple[Fault, ...] = ()
     power_cycle: PowerCycle = PowerCycle()
@@ -240,7 +240,7 @@ class Scenario(_Part):
     def vehicle_count(self) -> int:
         return sum(group.count for group in self.fleet)
 
-    def group_of(self, number: int) -> UnitColumns:
+    def group_of(self, number: int) -> FleetGroup:
         """The fleet group that vehicle *number* belongs to."""
         last = 0
         for group in self.fleet:

@@ -23,6 +23,7 @@ from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import ReportReceived
 from bmsota_sim.kernel import SECOND, Kernel
 from bmsota_sim.realtime import RealTimeDriver, TcpUplink
+from bmsota_sim.recordings.playback import RecordedUnit
 from bmsota_sim.run.check import check
 from bmsota_sim.run.places import did_you_mean
 from bmsota_sim.run.runner import Run
@@ -193,7 +194,11 @@ class FleetTrial:
         Raises:
             ConfigurationError: no unit has this name.
         """
-        units = {str(unit): each.unit for unit, each in self._virtual().units.items()}
+        units = {
+            str(unit): each.unit
+            for unit, each in self._virtual().units.items()
+            if not isinstance(each.unit, RecordedUnit)
+        }
         if name not in units:
             raise ConfigurationError(f"no unit {name!r}{did_you_mean(name, units)}")
         return units[name]

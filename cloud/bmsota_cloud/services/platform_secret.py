@@ -21,10 +21,13 @@ class PlatformSecret:
         self._value: bytes | None = None
 
     def __call__(self) -> bytes:
-        if self._value is None:
+        # Two threads may be here at once: neither must take away what the other one has found.
+        value = self._value
+        if value is None:
             with self._context.store.reading() as work:
-                self._value = work.secret(self._name)
-        if self._value is None:
+                value = work.secret(self._name)
+        if value is None:
             with self._context.store.transaction() as work:
-                self._value = work.first_secret(self._name, self._context.draw(_SIZE_BYTES))
-        return self._value
+                value = work.first_secret(self._name, self._context.draw(_SIZE_BYTES))
+        self._value = value
+        return value

@@ -5,8 +5,8 @@
         for due_ns, piece in vehicle.pieces(start_ns, loops=2):
             ...
 
-A piece is a report, or the end of a drive (a logout). Logins, heartbeats and questions for the time are left to the session that
-sends the reports, so the platform's answers are heard and its clock is right. A report keeps every byte but the six of its time, the VIN
+A piece is a report, or the beginning or end of a drive (a login, a logout). The frames of these, heartbeats and questions for the time are
+left to the session that sends the reports, so the platform's answers are heard and its clock is right. A report keeps every byte but the six of its time, the VIN
 where it is sent for another vehicle, and the check byte.
 
 When something was sent: as the source says (a capture, an export with a column of times), else when a real-time report was collected;
@@ -65,8 +65,9 @@ class Piece(NamedTuple):
     collected_ns: int
     """When its values were collected."""
     frame: bytes
-    """A whole frame 0x02 in the clear; empty: the vehicle logged out."""
+    """A whole frame 0x02 in the clear; empty: the vehicle logged in or out."""
     is_backfill: bool = False
+    is_login: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class RecordedVehicle:
     """In the order in which it was sent."""
     period_ns: int
     """Of its reports, the median."""
+    late_ns: int = 0
+    """How long after the beginning of the whole recording it sends for the first time."""
     ahead_ns: int = 0
     """How far into the recording it begins; what it has skipped comes at the end. In whole seconds."""
 
@@ -112,7 +115,7 @@ class RecordedVehicle:
                 if frame and shift:
                     collected_ns += moved_ns
                     frame = _collected_at(frame, collected_ns)
-                yield Piece(piece.sent_ns + moved_ns, collected_ns, frame, piece.is_backfill)
+                yield Piece(piece.sent_ns + moved_ns, collected_ns, frame, piece.is_backfill, piece.is_login)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,8 @@ class _Seen(NamedTuple):
     time_ns: int | None
     collected_ns: int
     frame: bytes
-    is_backfill: bool
+    is_backfill: bool = False
+    is_login: bool = False
 
 
 def read_recording(found: Iterable[FoundFrame]) -> Recording:
@@ -168,6 +172,7 @@ def read_recording(found: Iterable[FoundFrame]) -> Recording:
         match frame.message:
             case VehicleLogin() | VehicleLogin2025():
                 logins.setdefault(frame.vin, frame.message)
+                seen[frame.vin].append(_Seen(each.time_ns, nanoseconds(frame.message.time), b"", is_login=True))
             case Report(time=time):
                 is_backfill = frame.command == Command.BACKFILL_REPORT
                 data = _as_report(each.data) if is_backfill else each.data
@@ -175,7 +180,7 @@ def read_recording(found: Iterable[FoundFrame]) -> Recording:
                 seen[frame.vin].append(_Seen(each.time_ns, nanoseconds(time), data, is_backfill))
             case _ if frame.command == Command.VEHICLE_LOGOUT:
                 time_ns = nanoseconds(frame.message.time)  # type: ignore[union-attr] # of a logout
-                seen[frame.vin].append(_Seen(each.time_ns, time_ns, b"", is_backfill=False))
+                seen[frame.vin].append(_Seen(each.time_ns, time_ns, b""))
             case _:
                 pass  # Heartbeats and questions for the time are the session's.
     ordered = {vin: _in_order(rows) for vin, rows in seen.items()}
@@ -219,7 +224,7 @@ def _in_order(rows: list[_Seen]) -> tuple[Piece, ...]:
         if sent_ns is None:
             sent_ns = row.collected_ns if not row.is_backfill or latest_ns is None else latest_ns
             latest_ns = sent_ns
-        pieces.append(Piece(sent_ns, row.collected_ns, row.frame, row.is_backfill))
+        pieces.append(Piece(sent_ns, row.collected_ns, row.frame, row.is_backfill, row.is_login))
     return tuple(sorted(pieces, key=lambda piece: piece.sent_ns))
 
 
@@ -261,7 +266,7 @@ def without_gaps(recording: Recording, longest_s: float) -> Recording:
 
 
 def recorded_fleet(recording: Recording, *, count: int | None = None, seed: int = 1) -> tuple[RecordedVehicle, ...]:
-    """*count* vehicles: first those of the recording, then copies of them in turn.
+    """*count* vehicles: first those of the recording, each as late as it was, then copies of them in turn.
 
     A copy has a VIN of its own and begins somewhere in its recording, both drawn from *seed* and its number, so that a further copy
     changes no other.
@@ -275,7 +280,9 @@ def recorded_fleet(recording: Recording, *, count: int | None = None, seed: int 
     if count < 1:
         raise ConfigurationError(f"recording: expected 1 vehicle or more, got {count}")
     taken = {vehicle.vin for vehicle in originals}
-    fleet = list(originals[:count])
+    fleet = [
+        replace(vehicle, late_ns=vehicle.recorded[0].sent_ns - recording.start_ns) for vehicle in originals[:count]
+    ]
     for number in range(len(originals), count):
         original = originals[number % len(originals)]
         random = stream(seed, f"recording/{number}", "copy")

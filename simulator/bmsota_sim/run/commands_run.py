@@ -27,6 +27,7 @@ from bmsota_sim._exit_codes import FAILED, NO_VERDICT, NOT_AS_PLANNED, WRONG_USA
 from bmsota_sim._signals import ending_signals, held_signal
 from bmsota_sim.kernel import SECOND, Kernel
 from bmsota_sim.realtime import RealTimeDriver, TcpUplink, allow_connections
+from bmsota_sim.recordings.reading import read_recorded
 from bmsota_sim.run.api_access import api_access
 from bmsota_sim.run.check import check
 from bmsota_sim.run.commands_plan import read_scenario
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
 
+    from bmsota_sim.recordings.playback import Played
     from bmsota_sim.run.api_access import ApiAccess
     from bmsota_sim.run.keys import RunKeys
     from bmsota_sim.run.model import FleetScenario
@@ -113,6 +115,8 @@ class _More(NamedTuple):
     """Where to listen for `bmsota-sim ctl`; None: in the folder of the report."""
     metrics: tuple[str, int] | None
     """Where to serve figures to Prometheus."""
+    played: Played | None
+    """Recorded vehicles, in place of simulated ones."""
 
 
 class _RunConsole(Console):
@@ -150,6 +154,15 @@ def _check_options(to: str | None, *, virtual: bool, edition: int | None, real: 
     if virtual and real:
         raise ConfigurationError(
             "--virtual opens no connection: leave out --speed, --source-address, --tls-..., --api, --prometheus"
+        )
+
+
+def _check_recording(scenario: str | None, *, edition: int | None, api: str | None) -> None:
+    if scenario is not None:
+        raise ConfigurationError(f"give a scenario or --recording, not both ({scenario})")
+    if edition is not None or api is not None:
+        raise ConfigurationError(
+            "--recording: its vehicles have their edition, and no upgrade; leave out --edition, --api"
         )
 
 
@@ -264,6 +277,7 @@ def _virtual(
         uplink=lambda _index: MemoryUplink(kernel, platform, delay_ns=0),
         edition=edition,
         keys=more.keys,
+        played=more.played,
         progress=_building(stop),
     )
     steer_again(run, more.steered)
@@ -323,6 +337,7 @@ async def _real(
             lag_ns=lambda: driver.lag_ns,
             edition=edition,
             keys=more.keys,
+            played=more.played,
             origins=() if more.api is None else (more.api.origin,),
             progress=_building(stop),
         )
@@ -443,8 +458,8 @@ def register(app: typer.Typer) -> None:
     @app.command(name="run")
     def run_command(
         scenario: Annotated[
-            str, typer.Argument(metavar="FILE|NAME", help="A scenario file, or the name of a ready scenario.")
-        ],
+            str | None, typer.Argument(metavar="FILE|NAME", help="A scenario file, or the name of a ready scenario.")
+        ] = None,
         to: Annotated[
             str | None, typer.Option(metavar="URL", help="The platform: tcp://HOST:PORT or tls://HOST:PORT.")
         ] = None,
@@ -530,6 +545,21 @@ def register(app: typer.Typer) -> None:
                 metavar="RUN.JSON", help="Do what the run of this run.json was steered by, at the same times."
             ),
         ] = None,
+        recording: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="FILE",
+                help="In place of a scenario: send what these captures, logs or exports hold, vehicle by vehicle.",
+            ),
+        ] = None,
+        loop: Annotated[int, typer.Option(min=1, metavar="N", help="Send the recording so often.")] = 1,
+        gap_max: Annotated[
+            float | None,
+            typer.Option(min=1, metavar="SECONDS", help="Shorten what is longer than this without a frame."),
+        ] = None,
+        keep_times: Annotated[
+            bool, typer.Option("--keep-times", help="Leave the times in recorded reports as they are.")
+        ] = False,
         prometheus: Annotated[
             str | None, typer.Option(metavar="HOST:PORT", help="Serve the figures at http://HOST:PORT/metrics.")
         ] = None,
@@ -548,8 +578,19 @@ def register(app: typer.Typer) -> None:
                     edition=edition,
                     real=bool(source_address or tls_ca or tls_cert or tls_key or speed != 1.0 or api or prometheus),
                 )
-                data, name = read_scenario(scenario)
-                checked = check(data, name, seed, count=count).scenario
+                played = None
+                if recording:
+                    _check_recording(scenario, edition=edition, api=api)
+                    found = read_recorded(recording, count=count, seed=seed, loops=loop, gap_max_s=gap_max)
+                    played, data, name = found.played(shift=not keep_times), found.scenario_text(), "recording"
+                    skipped = found.skipped
+                    checked = check(data, name, seed).scenario
+                elif scenario is None:
+                    raise ConfigurationError("give a scenario, the name of a ready one, or --recording FILE")
+                else:
+                    data, name = read_scenario(scenario)
+                    skipped = {}
+                    checked = check(data, name, seed, count=count).scenario
                 more = _More(
                     keys=load_run_keys(keys, order_key),
                     api=api_access(
@@ -570,6 +611,7 @@ def register(app: typer.Typer) -> None:
                     steered=[] if steered is None else load_steered(steered),
                     socket=ctl,
                     metrics=None if prometheus is None else split_host_port(prometheus),
+                    played=played,
                 )
                 target = None if to is None else _target(to, tls_ca, tls_cert, tls_key)
                 sources = _sources(source_address)
@@ -606,11 +648,15 @@ def register(app: typer.Typer) -> None:
                     if value is not None
                     for part in (option, str(value))
                 ),
+                *(part for path in recording or () for part in ("--recording", path)),
+                *([] if loop == 1 else ["--loop", str(loop)]),
+                *([] if gap_max is None else ["--gap-max", f"{gap_max:g}"]),
+                *(["--keep-times"] if keep_times else []),
                 "--seed",
                 str(seed),
             ]
-            path = scenario if report is None else str(report / "scenario.yaml")
-            replay = " ".join(["bmsota-sim run", quote(path), *map(quote, options)])
+            path = scenario if report is None or recording else str(report / "scenario.yaml")
+            replay = " ".join(["bmsota-sim run", *([] if path is None else [quote(path)]), *map(quote, options)])
             given = {
                 "version": __version__,
                 "python": sys.version.split()[0],
@@ -623,6 +669,10 @@ def register(app: typer.Typer) -> None:
             }
             end_ns = round(min(checked.duration_s, run_for or checked.duration_s) * SECOND)
             console = _RunConsole()
+            for what, number in skipped.items():
+                console.print(
+                    f"not sent: {number:,} {what}", style="yellow", markup=False, highlight=False, soft_wrap=True
+                )
             code = _carry_out(
                 checked,
                 seed,

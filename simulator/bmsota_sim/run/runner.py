@@ -30,6 +30,7 @@ from bmsota_sim.life import DAY_S, Habits, driving_cycle
 from bmsota_sim.links.uplink import Modem
 from bmsota_sim.physics import Packs
 from bmsota_sim.profiles import PROFILES
+from bmsota_sim.recordings.playback import RecordedUnit
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.expectations import COUNTERS, evaluate, moments
 from bmsota_sim.run.fidelity import FLEET_VERBS, full_units
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 
     from bmsota_sim.kernel import Kernel
     from bmsota_sim.physics import Chemistry
+    from bmsota_sim.recordings.playback import Played
     from bmsota_sim.run.expectations import ExpectationVerdict
     from bmsota_sim.run.link import LosableUplink
     from bmsota_sim.run.model import FleetScenario, Life
@@ -91,7 +93,7 @@ LOCAL_TIME_S = 8 * 3600
 class RunUnit:
     """A unit of the run, and what is around it."""
 
-    unit: FullUnit | FleetUnit
+    unit: FullUnit | FleetUnit | RecordedUnit
     link: RunUplink
     trace: LinkTrace
     is_on: bool = False
@@ -177,6 +179,7 @@ class Run:
         origins: Sequence[str] = (),
         only: Collection[UnitId] | None = None,
         full: Collection[UnitId] = (),
+        played: Played | None = None,
         progress: Callable[[int], object] = lambda _built: None,
     ) -> None:
         """Build the units.
@@ -193,6 +196,7 @@ class Run:
             origins: where the platform of the units may be without TLS, as "http://host:port".
             only: build these units alone. Each is what it is among the others; what is expected cannot be judged.
             full: of full fidelity, with every CAN frame, whatever their group says.
+            played: recorded vehicles, one for each unit, in place of simulated ones.
             progress: called with the number of units built; may raise to give up.
 
         Raises:
@@ -221,7 +225,10 @@ class Run:
         """What became of the OTA task; None: it was not tried."""
         self.approved_ns: int | None = None
         """When the task was approved, from the start of the run."""
-        self.ledger = Ledger(scenario, {unit: each.vin for unit, each in identities.items()})
+        vins = {unit: each.vin for unit, each in identities.items()}
+        if played is not None:
+            vins = {unit: each.vin for unit, each in zip(ids, played.vehicles, strict=True)}
+        self.ledger = Ledger(scenario, vins)
         self.units: dict[UnitId, RunUnit] = {}
         self.verdicts: list[ExpectationVerdict] = []
         self._judged_ns: int | None = None
@@ -237,6 +244,9 @@ class Run:
         """What was planned beside the timeline, while the run went on."""
         self._drives: list[Drives] = []
         full = full_units(scenario, seed, [event.planned for event in self.events]) | frozenset(full)
+        if played is not None:
+            self._play(played, ids, uplink, progress)
+            return
         factory = cache(defaults.factory_images)
         for name, group in scenario.groups.items():
             profile, life, network = PROFILES[group.profile], scenario.life_of(name), scenario.network_of(name)
@@ -313,6 +323,39 @@ class Run:
                 progress(len(self.units))
             owners = [str(unit) for unit in members]
             self._drives.append(Drives(packs, of_group, owners, habits_of(life, packs.design.chemistry), seed=seed))
+
+    def _play(
+        self,
+        played: Played,
+        ids: Sequence[UnitId],
+        uplink: Callable[[int], LosableUplink],
+        progress: Callable[[int], object],
+    ) -> None:
+        """Build units of recorded vehicles."""
+        kernel = self.kernel
+        for unit, vehicle in zip(ids, played.vehicles, strict=True):
+            life, network = self.scenario.life_of(unit.group), self.scenario.network_of(unit.group)
+            link = RunUplink(
+                kernel,
+                uplink(len(self.units)),
+                network=network,
+                watch=self.ledger.units[unit],
+                clock_ns=self.now_ns,
+                random=partial(stream, self.seed, str(unit), "network"),
+            )
+            trace = LinkTrace(keeps_notes=False)
+            built = RecordedUnit(
+                vehicle,
+                kernel=kernel,
+                modem=Modem(kernel, link, rate_bytes_per_s=max(1, round(network.rate_bytes_per_s))),
+                trace=trace,
+                begins_ns=lambda: self.start_ns + played.lead_s * NS_PER_S,
+                heartbeat_period_ns=round(life.heartbeat_s * NS_PER_S),
+                loops=played.loops,
+                shift=played.shift,
+            )
+            self.units[unit] = RunUnit(built, link, trace)
+            progress(len(self.units))
 
     def _is_mine(self, unit: UnitId | None) -> bool:
         return self._only is None or unit is None or unit in self._only
@@ -459,6 +502,8 @@ class Run:
     def _do(self, planned: Planned, unit_id: UnitId, unit: RunUnit) -> str:
         """Do it to one unit; the reason why it cannot be done, or nothing."""
         full = unit.unit
+        if isinstance(full, RecordedUnit):
+            return self._do_to_recorded(planned, full, unit)
         match planned.entry:
             case PlatformOutage():
                 unit.link.set_outage(is_out=True)
@@ -504,27 +549,47 @@ class Run:
                 return f"the units of this version cannot do {entry.do}"
         return ""
 
+    @staticmethod
+    def _do_to_recorded(planned: Planned, recorded: RecordedUnit, unit: RunUnit) -> str:
+        match planned.entry:
+            case PlatformOutage():
+                unit.link.set_outage(is_out=True)
+            case Offline():
+                recorded.set_coverage(covered=False)
+            case Storm():
+                return "" if unit.link.drop("storm") else "it had no link"
+            case DuplicateFrames(share=share):
+                unit.link.send_twice(share)
+            case OutOfOrder(share=share):
+                unit.link.swap(share)
+            case entry:
+                return f"a recorded vehicle cannot do {entry.do}"
+        return ""
+
     def _end(self, planned: Planned, members: list[RunUnit]) -> None:
         for unit in members:
+            full = unit.unit
             match planned.entry:
                 case PlatformOutage():
                     unit.link.set_outage(is_out=False)
                 case Offline():
                     unit.unit.set_coverage(covered=True)
-                case DrivingEntry():
-                    unit.unit.set_driving(is_driving=False)
-                case ChargingEntry():
-                    unit.unit.set_charging(is_charging=False)
                 case DuplicateFrames():
                     unit.link.send_twice(0.0)
                 case OutOfOrder():
                     unit.link.swap(0.0)
+                case _ if isinstance(full, RecordedUnit):
+                    pass  # It can do nothing else.
+                case DrivingEntry():
+                    full.set_driving(is_driving=False)
+                case ChargingEntry():
+                    full.set_charging(is_charging=False)
                 case SlaveSilent(slave=slave):
-                    if unit.unit.vehicle.ignition_on:
-                        unit.unit.set_slave_power(slave, is_on=True)
+                    if full.vehicle.ignition_on:
+                        full.set_slave_power(slave, is_on=True)
                 case entry:
-                    if isinstance(unit.unit, FullUnit):  # Others end by themselves.
-                        end_entry(entry, unit.unit, unit.link, now_ns=self.kernel.now_ns)
+                    if isinstance(full, FullUnit):  # Others end by themselves.
+                        end_entry(entry, full, unit.link, now_ns=self.kernel.now_ns)
 
     def _without_effect(self, event: Event) -> str:
         """Why a thing that was done had no effect; nothing if it had."""

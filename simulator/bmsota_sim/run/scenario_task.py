@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bmsota.errors import ConfigurationError
 from bmsota_sim.operator import Operator, PlatformRefusedError
+from bmsota_sim.recordings.playback import RecordedUnit
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.consistency import groups_meant
 from bmsota_sim.run.expectations import purpose
@@ -143,6 +144,7 @@ class ScenarioTask:
     async def _register_one(self, unit_id: UnitId, project: str) -> bool:
         """Whether it was new."""
         unit = self._run.units[unit_id].unit
+        assert not isinstance(unit, RecordedUnit), "a recording has no OTA task"
         identity, series = unit.identity, unit.profile.series
         key = identity.device_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         try:

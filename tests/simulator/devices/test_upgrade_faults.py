@@ -341,7 +341,8 @@ def test_p18_a_charger_that_begins_at_the_switch_is_waited_for_in_the_test_boot_
         bench, lambda: bench.unit.master.upgrade_state is UpdaterState.RESETTING or bench.versions()[0] == "2.1.0", 60
     )
     # A charger that does not ask.
-    bench.unit.vehicle.is_charging = bench.unit._wants_to_charge = True
+    bench.unit.vehicle.is_charging = True
+    bench.unit._driver._wants = (False, True)
     run_until(bench, lambda: bench.unit.master.upgrade_state is UpdaterState.WAITING_FOR_REST, 10)
     assert "charging" in said(bench)
     bench.run(1700)

@@ -98,7 +98,8 @@ def test_logins_are_the_sessions_and_a_logout_ends_a_drive():
     recording = read_recording([login, report(0), found(Heartbeat(), Command.HEARTBEAT), report(30), logout])
     (vehicle,) = recording.vehicles
     assert (vehicle.iccid, vehicle.login.subsystem_codes) == ("8986001234567890123A", ("AB12", "CD34"))
-    assert [bool(piece.frame) for piece in vehicle.pieces(START)] == [True, True, False]
+    pieces = [(bool(piece.frame), piece.is_login) for piece in vehicle.pieces(START)]
+    assert pieces == [(False, True), (True, False), (True, False), (False, False)]
     assert recording.skipped == {}
 
 
