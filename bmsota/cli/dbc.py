@@ -8,6 +8,7 @@ an error, nor are remote and error frames; they are counted.
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections import Counter
@@ -24,7 +25,7 @@ from bmsota.errors import BmsotaError
 from bmsota.signals import Severity, loads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from bmsota.adapters.canlogs import CanLog, LogBlock, Misfit
     from bmsota.cli.logtables import LogTable
@@ -154,7 +155,9 @@ def decode(
         databases = _protected(databases, protection)
     names = {name for database in databases for name in database}
     if unknown := sorted(set(only or ()) - names):
-        _stop(f"--only: not in the DBC: {', '.join(unknown)}")
+        similar = sorted({each for name in unknown for each in _similar(name, names)})
+        hint = f" (similar: {', '.join(similar)})" if similar else ""
+        _stop(f"--only: not in the DBC: {', '.join(unknown)}{hint}")
     mask = _mask(id_mask)
     from bmsota.adapters.canlogs import STANDARD_INPUT, CanLog, decode_log  # noqa: PLC0415 - not for `check`
 
@@ -168,6 +171,12 @@ def decode(
         name = "standard input" if log == STANDARD_INPUT else log
         blocks = decode_log(opened, databases, only=frozenset(only or ()), j1939=j1939, id_mask=mask)
         raise typer.Exit(_decode_into(opened, name, blocks, csv, parquet))
+
+
+def _similar(name: str, names: Iterable[str]) -> list[str]:
+    """Which of *names* may have been meant, whatever their case; at most three."""
+    by_lower = {each.lower(): each for each in names}
+    return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower)]
 
 
 def _mask(text: str | None) -> int | None:

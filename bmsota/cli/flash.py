@@ -479,12 +479,14 @@ def command(ctx: typer.Context, options: FlashOptions) -> None:
     """
     interrupt = Interrupt()
     unfailing_output(interrupt.request)
-    if not (options.is_plan_only or options.yes or sys.stdin.isatty()):
-        stop(FlashFault.NOT_CONFIRMED, "not a terminal: pass --yes to confirm")
     with interrupt:
         try:
             with stopping_at_faults():
-                exit_code = _Run(options, bus_choice(ctx), interrupt).run()
+                run = _Run(options, bus_choice(ctx), interrupt)
+                # Behind the files: who misspelt one would pass --yes first, and learn of it then.
+                if not (options.is_plan_only or options.yes or sys.stdin.isatty()):
+                    stop(FlashFault.NOT_CONFIRMED, "not a terminal: pass --yes to confirm")
+                exit_code = run.run()
         except KeyboardInterrupt:
             stop(FlashFault.INTERRUPTED, f"{interrupt.reason} before anything was begun")
     end_with(exit_code)

@@ -442,7 +442,9 @@ def test_what_cannot_be_opened_is_2(tmp_path, dbc):
             "out.csv: No such file",
         ),
         ((log, dbc, "--csv", "a", "--parquet", "b"), "give either --csv or --parquet, not both"),
-        ((log, dbc, "--only", "Pack", "--only", "Pakc"), "--only: not in the DBC: Pakc"),
+        ((log, dbc, "--only", "Pack", "--only", "Pakc"), "--only: not in the DBC: Pakc (similar: Pack)\n"),
+        ((log, dbc, "--only", "PACK"), "--only: not in the DBC: PACK (similar: Pack)\n"),
+        ((log, dbc, "--only", "Zzz"), "--only: not in the DBC: Zzz\n"),
     ]:
         result = decode(*arguments)
         assert result.exit_code == 2

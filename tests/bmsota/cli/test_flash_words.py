@@ -157,3 +157,11 @@ def test_an_unknown_interface_is_answered_with_those_that_exist(environment):
     assert first.startswith("bmsota: unknown adapter: ")
     assert all(name in first for name in ("foo", "bmsota_slcan", "pcan", "socketcan"))
     assert "Use one of the interfaces in the message" in advice
+
+
+def test_a_misspelt_source_is_told_before_yes_is_asked_for(tmp_path):
+    """Who has no terminal would else pass --yes first, and learn of the file then."""
+    done = bmsota("flash", str(tmp_path / "none.cose"), "-i", "virtual", "-c", "unused")
+    assert done.code == 2
+    assert "none.cose" in done.err
+    assert "--yes to confirm" not in done.err
