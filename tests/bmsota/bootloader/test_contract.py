@@ -242,7 +242,7 @@ class TestBootloader(FlashingProfileContract):
         return self._frames(scene, len(compress(rest) if scene.way.is_compressible and rest else rest))
 
     def opening_units(self, scene, said):
-        offers = self._frames(scene, OFFER_BYTES) * len(said)
+        offers = self._frames(scene, OFFER_BYTES)  # Once for all members of a broadcast.
         connected = [of(events, TargetConnected)[0] for events in said.values()]
         locked = sum("access" in scene.way.node and not event.node.is_unlocked for event in connected)
         return offers + self._frames(scene, SIGNATURE_BYTES) * locked

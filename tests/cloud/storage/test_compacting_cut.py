@@ -99,13 +99,13 @@ def hook(patch, disk):
     def pass_moment(*_):
         disk.pass_moment()
 
-    def removing(store, name):
+    def removing(store, name, *_):
         disk.pass_moment()
         disk.remove(store._path(name))
 
     wrap(frames, "_compact_hours", after=lambda *_: disk.pass_moment(is_commit=True))
     wrap(telemetry_sqlite, "_sync_folder", before=pass_moment, after=lambda *_: disk.sync_folder())
-    wrap(frames, "_remove", before=removing, after=pass_moment)
+    wrap(frames, "_remove_alone", before=removing, after=pass_moment)
     wrap(SqlTelemetryStore, "_strike", before=pass_moment, after=pass_moment)
 
 
