@@ -57,6 +57,8 @@ OPEN_TIMEOUT_S = 2.5
 OPEN_ASK_S = 0.25
 # An answer takes one turn of the USB and of the firmware's main loop: 1 to 20 ms.
 ANSWER_TIMEOUT_S = 0.3
+# Some adapters do not know V and are silent. One that is only slow must not be heard when the bit rate is set.
+VERSION_TIMEOUT_S = 1.0
 # An adapter that has answered frames before, and does not now: more likely the machine is busy than the adapter is lost.
 LOST_TIMEOUT_S = 3.0
 # Frames under way without an answer. Eight hide a 1 ms turnaround at 500 kbit/s and fit every adapter's transmit buffer.
@@ -242,7 +244,7 @@ class SlcanBus(can.BusABC):
         self._host.frames.clear()
         self._host.answers.clear()
         self._sent.clear()
-        version = self._ask("V")
+        version = self._ask("V", VERSION_TIMEOUT_S)
         self.version = version if isinstance(version, str) else None
         if self.version is not None and "canable" in self.version.lower():
             self._ask("M0")  # It may have been left silent.
@@ -250,7 +252,9 @@ class SlcanBus(can.BusABC):
     def _ask(self, line: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer | str | None:
         """Write a command, wait for the answer; None if there is none in time."""
         self._write(line)
-        deadline_s = time.monotonic() + timeout_s
+        return self._next_answer(time.monotonic() + timeout_s)
+
+    def _next_answer(self, deadline_s: float) -> Answer | str | None:
         while True:
             with self._reading:
                 if self._host.answers:
@@ -262,9 +266,14 @@ class SlcanBus(can.BusABC):
                 self._fetch()
 
     def _require(self, line: str, meaning: str = "") -> None:
-        answer = self._ask(line)
+        deadline_s = time.monotonic() + OPEN_TIMEOUT_S
+        said = ""
+        answer = self._ask(line, OPEN_TIMEOUT_S)
+        while isinstance(answer, str):  # The answer to V, late: no setting is answered so.
+            said = answer
+            answer = self._next_answer(deadline_s)
         if answer is not Answer.DONE:
-            got = self._refusal() if answer is Answer.REFUSED else answer or "no answer"
+            got = self._refusal() if answer is Answer.REFUSED else said or "no answer"
             meaning = meaning or _MEANINGS.get(line[0], "")
             raise AdapterRefusesError(f"the adapter did not accept {line} ({meaning}): {got} ({self.channel_info})")
 

@@ -157,6 +157,19 @@ class NoVersion(Firmware):
     unknown = b"VvN"
 
 
+class LateVersion(Firmware):
+    """Answers V when it is asked for the next thing."""
+
+    late = b""
+
+    def _command(self, line):
+        answer, late = super()._command(line), self.late
+        self.late = b""
+        if line == b"V":
+            self.late, answer = answer, b""
+        return late + answer
+
+
 class Strict(Firmware):
     """Knows what LAWICEL knew in 2003."""
 
@@ -164,7 +177,7 @@ class Strict(Firmware):
 
 
 HABITS = [
-    Firmware, Stamps, Stamps8, Lower, CrLf, CrOnly, Passive, Unknown, Garble, Feedback, Banner, Bell, Echo, BellOnClose, NoVersion, Strict,
+    Firmware, Stamps, Stamps8, Lower, CrLf, CrOnly, Passive, Unknown, Garble, Feedback, Banner, Bell, Echo, BellOnClose, NoVersion, LateVersion, Strict,
 ]  # fmt: skip
 
 

@@ -333,6 +333,7 @@ def test_stopped_at_the_nth_command_the_next_run_does_the_rest(n, rig):
     behind = {request.command for request in pack.requests[stopped_at[0] :]}
     on_its_way = {
         NodeCommand.ENTER_BOOTLOADER,
+        NodeCommand.BEGIN_TRANSFER,
         NodeCommand.OPEN_BLOCK,
         NodeCommand.CHECK_BLOCK,
         NodeCommand.FINISH_TRANSFER,
