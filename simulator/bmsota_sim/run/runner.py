@@ -502,8 +502,6 @@ class Run:
     def _do(self, planned: Planned, unit_id: UnitId, unit: RunUnit) -> str:
         """Do it to one unit; the reason why it cannot be done, or nothing."""
         full = unit.unit
-        if isinstance(full, RecordedUnit):
-            return self._do_to_recorded(planned, full, unit)
         match planned.entry:
             case PlatformOutage():
                 unit.link.set_outage(is_out=True)
@@ -511,12 +509,14 @@ class Run:
                 full.set_coverage(covered=False)
             case Storm():
                 return "" if unit.link.drop("storm") else "it had no link"
-            case DrivingEntry():
-                full.set_driving(is_driving=True)
             case DuplicateFrames(share=share):
                 unit.link.send_twice(share)
             case OutOfOrder(share=share):
                 unit.link.swap(share)
+            case entry if isinstance(full, RecordedUnit):
+                return f"a recorded vehicle cannot do {entry.do}"
+            case DrivingEntry():
+                full.set_driving(is_driving=True)
             case ChargingEntry(power_kw=power_kw):
                 full.set_charging(is_charging=True, power_w=power_kw * 1000)
             case entry if isinstance(full, FleetUnit) and not isinstance(entry, FLEET_VERBS):
@@ -547,23 +547,6 @@ class Run:
                 full.disturb_frames(slave, FrameFaultKind(kind), rounds)
             case entry:
                 return f"the units of this version cannot do {entry.do}"
-        return ""
-
-    @staticmethod
-    def _do_to_recorded(planned: Planned, recorded: RecordedUnit, unit: RunUnit) -> str:
-        match planned.entry:
-            case PlatformOutage():
-                unit.link.set_outage(is_out=True)
-            case Offline():
-                recorded.set_coverage(covered=False)
-            case Storm():
-                return "" if unit.link.drop("storm") else "it had no link"
-            case DuplicateFrames(share=share):
-                unit.link.send_twice(share)
-            case OutOfOrder(share=share):
-                unit.link.swap(share)
-            case entry:
-                return f"a recorded vehicle cannot do {entry.do}"
         return ""
 
     def _end(self, planned: Planned, members: list[RunUnit]) -> None:
