@@ -38,11 +38,12 @@ def line_chart(
         title: its heading.
         at_s: where on the time axis the values are, rising.
         lines: what is shown, at most as many as the page has colours.
-        unit: of the values, for the axis.
+        unit: of the values, behind the heading.
         limit: a horizontal line, which is part of the scale.
     """
     known = [value for line in lines for value in line.values if value is not None]
-    figure = f"<figure><figcaption>{escape(title)}</figcaption>"
+    caption = f"{title} ({unit})" if unit else title
+    figure = f"<figure><figcaption>{escape(caption)}</figcaption>"
     if not known or len(at_s) < 2:
         return figure + '<p class="none">nothing was measured</p></figure>'
     top = _round_up(max([*known, *([] if limit is None else [limit])]))
@@ -56,7 +57,7 @@ def line_chart(
 
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
-        *_value_axis(top, unit, y),
+        *_value_axis(top, y),
         *_time_axis(first, last, x),
     ]
     if limit is not None:
@@ -76,11 +77,11 @@ def _peak(line: Line, unit: str) -> str:
     return f"max {number_text(max(known))}{unit and ' ' + unit}" if known else "-"
 
 
-def _value_axis(top: float, unit: str, y: _Scale) -> list[str]:
+def _value_axis(top: float, y: _Scale) -> list[str]:
     parts = []
     for index in range(TICKS + 1):
         value = top * index / TICKS
-        text = number_text(value) + (f" {unit}" if unit and index == TICKS else "")
+        text = number_text(value)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
             f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{escape(text)}</text>'
