@@ -57,6 +57,7 @@ format: $(STAMP)        ## format in place
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)         ## figures, one JSON line each
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
 wheel-test: $(STAMP)    ## build the wheel, test it in fresh environments

@@ -5,12 +5,17 @@ at most 12,000 connections each. Its figures are the share of a core that all un
 resident memory of a unit: the difference between two runs of different size, by the difference of their units. All units must be in and every
 report that the ledger counts must be at the gateway; else there is no figure but an error.
 
+Its baseline is Locust (`pip install 'bmsota[bench]'`) with the same number of users and the same load against the same gateway: its users
+have no battery, no session and no ledger (`benchmarks._locust_fleet`). Without Locust the figure has no ratio.
+
 `--quick`: fewer units and less time, to see that it runs; its figures are nobody's.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,6 +41,7 @@ network: {{ latency: 0s }}
 """
 SOURCE_CONNECTIONS_MAX: Final = 12_000
 CLOCK_TICKS_PER_S: Final = 100
+ROOT: Final = Path(__file__).resolve().parent.parent
 COUNT: Final = 5_000
 NO_VERDICT: Final = 4
 
@@ -72,6 +78,33 @@ def bare_gateway() -> Iterator[tuple[int, dict[str, int]]]:
         process.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What a process used."""
+
+    output: str
+    resident_bytes: int
+    """At its highest."""
+    settled_cpu_share: float
+    """Of one core, over the last third of its time."""
+
+
+def _watched(process: subprocess.Popen[str]) -> Watched:
+    samples: list[tuple[float, float]] = []
+    resident = 0
+    while process.poll() is None:
+        try:
+            cpu_s, resident = _status(process.pid)
+        except (OSError, StopIteration):  # It has just ended.
+            break
+        samples.append((time.monotonic(), cpu_s))
+        time.sleep(0.2)
+    output, _ = process.communicate()
+    settled = samples[len(samples) * 2 // 3 :]
+    (begin_s, begin_cpu_s), (end_s, end_cpu_s) = settled[0], settled[-1]
+    return Watched(output, resident, (end_cpu_s - begin_cpu_s) / max(end_s - begin_s, 1e-9))
+
+
 def _status(pid: int) -> tuple[float, int]:
     """CPU seconds and highest resident bytes of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
@@ -96,24 +129,51 @@ def measure(count: int, duration_s: int, *options: str) -> Measured:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            samples: list[tuple[float, float]] = []
-            resident = 0
-            while process.poll() is None:
-                try:
-                    cpu_s, resident = _status(process.pid)
-                except (OSError, StopIteration):  # It has just ended.
-                    break
-                samples.append((time.monotonic(), cpu_s))
-                time.sleep(0.2)
-            output, _ = process.communicate()
+            watched = _watched(process)
         try:
             report = json.loads((Path(folder) / "out" / "run.json").read_text(encoding="utf-8"))
         except OSError:
             report = {}
-    settled = samples[len(samples) * 2 // 3 :]
-    (begin_s, begin_cpu_s), (end_s, end_cpu_s) = settled[0], settled[-1]
-    share = (end_cpu_s - begin_cpu_s) / max(end_s - begin_s, 1e-9)
-    return Measured(process.returncode, output, report, gateway, resident, share)
+    return Measured(
+        process.returncode, watched.output, report, gateway, watched.resident_bytes, watched.settled_cpu_share
+    )
+
+
+def measure_locust(count: int, duration_s: int) -> Watched | None:
+    """The same load by as many users of Locust, or None if it is not installed.
+
+    Raises:
+        RuntimeError: a user is not in.
+    """
+    if importlib.util.find_spec("locust") is None:
+        return None
+    with bare_gateway() as (port, gateway):
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [
+                *(
+                    sys.executable,
+                    "-m",
+                    "locust",
+                    "-f",
+                    str(Path(__file__).with_name("_locust_fleet.py")),
+                    "--headless",
+                ),
+                *("--users", str(count), "--spawn-rate", "500", "--run-time", f"{duration_s}s", "--only-summary"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ
+            | {
+                "BMSOTA_GATEWAY_PORT": str(port),
+                "BMSOTA_SOURCES": str(-(-count // SOURCE_CONNECTIONS_MAX)),
+                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            },
+        )
+        watched = _watched(process)
+    if gateway.get("vins", 0) != count:
+        raise RuntimeError(f"Locust: expected {count} users in, got {gateway.get('vins', 0)}\n{watched.output[-2000:]}")
+    return watched
 
 
 def check(measured: Measured, count: int) -> None:
@@ -145,8 +205,12 @@ def figures(count: int, seconds: int, few: int) -> list[Figure]:
             raise RuntimeError(f"real time: no verdict, this machine is too slow or busy\n{measured.output}")
         check(measured, size)
     generator = large.report["generator"]
+    locust = measure_locust(count, seconds)
+    ratio = round(large.settled_cpu_share / locust.settled_cpu_share, 3) if locust else None
     return [
-        Figure("real time", round(large.settled_cpu_share, 4), "cores"),
+        Figure(
+            "real time", round(large.settled_cpu_share, 4), "cores", ratio, "Locust, the same load" if locust else ""
+        ),
         Figure("real time: units", count, "units"),
         Figure("real time: reports", large.gateway["reports"], "reports"),
         Figure("real time: lateness p99", round(generator["late_s"]["p99"], 4), "s"),
