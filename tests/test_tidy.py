@@ -172,7 +172,9 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
         "web_server",
     },
     "__main__.py": {"cli"},
+    "backup.py": {"folders", "storage"},
     "cli.py": {
+        "backup",
         "clock",
         "config",
         "domain",

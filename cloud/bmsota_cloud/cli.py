@@ -1,4 +1,4 @@
-"""`bmsota-cloud`: run the platform, create an account, receive mails.
+"""`bmsota-cloud`: run the platform, create an account, back up, restore, check, receive mails.
 
 Exit codes: 0 done, or stopped by Ctrl-C, SIGTERM or SIGHUP; 1 refused (the account exists, a key or the configuration file is wrong, an address
 is taken), with lines that say why; 2 usage error.
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import signal
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,9 +18,12 @@ from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from rich.console import Console
 
 from bmsota import __version__
 from bmsota.errors import BmsotaError, ConfigurationError
+from bmsota_cloud.backup import back_up, check_data
+from bmsota_cloud.backup import restore as restore_backup
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.config import REPORT_KEEP_DAYS_MIN, load_config, origin, proxy
 from bmsota_cloud.config import gateway_name as gateway_name_of
@@ -129,6 +132,9 @@ DataFolder = Annotated[
     ),
 ]
 Database = Annotated[str, _option(_DATA, help="Use this database (SQLAlchemy URL) instead of SQLite in --data.")]
+TelemetryDatabase = Annotated[
+    str, _option(_DATA, help="Keep telemetry in this database (SQLAlchemy URL) instead of SQLite in --data.")
+]
 
 
 class ReportHash(StrEnum):
@@ -151,9 +157,7 @@ def serve(
     data: DataFolder = Path("cloud-data"),
     config: ConfigFile = None,
     database: Database = "",
-    telemetry_database: Annotated[
-        str, _option(_DATA, help="Keep telemetry in this database (SQLAlchemy URL) instead of SQLite in --data.")
-    ] = "",
+    telemetry_database: TelemetryDatabase = "",
     report_keep_days: Annotated[
         int,
         _option(_DATA, help="Delete reports this many days after they arrived.", min=REPORT_KEEP_DAYS_MIN, max=36_500),
@@ -441,6 +445,80 @@ def create_account(
     except (BmsotaError, OSError) as error:
         _refuse(error)
     typer.echo(f"created {name} ({role})")
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Make the backup in this new folder.")],
+    data: DataFolder = Path("cloud-data"),
+    config: ConfigFile = None,
+    database: Database = "",
+    telemetry_database: TelemetryDatabase = "",
+) -> None:
+    """Copy databases, reports and keys in --data to FOLDER, while the platform runs or not.
+
+    The copy has the order key: keep it as safe as the original. A database on PostgreSQL is not in it; use pg_dump.
+    """
+    del config  # `_read_config` has read it.
+    try:
+        with _file_names("copying") as progress:
+            made = back_up(data, folder, now=wall_clock(), progress=progress)
+    except (BmsotaError, OSError) as error:
+        _refuse(error)
+    typer.echo(f"backed up {made.files} files, {made.size_bytes / _MIB:,.1f} MiB, to {folder}")
+    for name, url in (("--database", database), ("--telemetry-database", telemetry_database)):
+        if url and not url.startswith("sqlite"):
+            typer.echo(f"note: the database of {name} is not in the backup; use its own tools, as pg_dump", err=True)
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `bmsota-cloud backup` made.")],
+    data: DataFolder = Path("cloud-data"),
+    config: ConfigFile = None,
+) -> None:
+    """Make the data folder from a backup, after comparing every file with its list. --data must be new or empty."""
+    del config
+    try:
+        with _file_names("restoring") as progress:
+            made = restore_backup(folder, data, progress=progress)
+    except (BmsotaError, OSError) as error:
+        _refuse(error)
+    typer.echo(f"restored {made.files} files, {made.size_bytes / _MIB:,.1f} MiB, made at {made.made_at}, to {data}")
+
+
+@app.command()
+def check(data: DataFolder = Path("cloud-data"), config: ConfigFile = None) -> None:
+    """Look for damage in every database in --data, while the platform runs or not. Exit code 1 if there is any."""
+    del config
+    is_sound, count, size_bytes = True, 0, 0
+    try:
+        with _file_names("checking") as progress:
+            for found in check_data(data, progress=progress):
+                count, size_bytes = count + 1, size_bytes + found.size_bytes
+                for fault in found.faults:
+                    is_sound = False
+                    typer.echo(f"bmsota-cloud: {data / found.name}: {fault}", err=True)
+    except (BmsotaError, OSError) as error:
+        _refuse(error)
+    if not is_sound:
+        typer.echo(
+            "bmsota-cloud: stop the platform, move the damaged folder away and restore a backup (bmsota-cloud restore)",
+            err=True,
+        )
+        raise typer.Exit(1)
+    typer.echo(f"{count} databases, {size_bytes / _MIB:,.1f} MiB: no damage found")
+
+
+@contextmanager
+def _file_names(doing: str) -> Iterator[Callable[[str], None]]:
+    """On a terminal, a line with the file that is being worked on."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _name: None
+        return
+    with console.status(doing) as status:
+        yield lambda name: status.update(f"{doing} {name}")
 
 
 @app.command()
