@@ -193,7 +193,7 @@ def _in_order(data: Path) -> Iterator[Path]:
 def _list_of(backup: Path) -> dict[str, Any]:
     path = backup / _LIST
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigurationError(f"{backup} is no backup: it has no {_LIST}") from error
     except (OSError, ValueError) as error:
