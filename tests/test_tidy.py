@@ -185,8 +185,10 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
         "platform_logins",
         "services",
         "tls",
+        "vehicle_file",
         "wiring",
     },
+    "vehicle_file.py": {"services"},
     "__init__.py": set(),
 }
 

@@ -1,4 +1,4 @@
-"""`bmsota-cloud`: run the platform, create an account, back up, restore, check, receive mails.
+"""`bmsota-cloud`: run the platform, create an account, register vehicles, back up, restore, check, receive mails.
 
 Exit codes: 0 done, or stopped by Ctrl-C, SIGTERM or SIGHUP; 1 refused (the account exists, a key or the configuration file is wrong, an address
 is taken), with lines that say why; 2 usage error.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from bmsota import __version__
 from bmsota.errors import BmsotaError, ConfigurationError
@@ -35,6 +36,7 @@ from bmsota_cloud.platform import build_cloud
 from bmsota_cloud.platform_logins import load_platform_logins
 from bmsota_cloud.services import LINKS_MAX, LinkKeys, PlatformKeys, PlatformSettings
 from bmsota_cloud.tls import server_context
+from bmsota_cloud.vehicle_file import load_vehicles
 from bmsota_cloud.wiring import AddressError, RunningCloud, ServeOptions, tune_collector
 
 if TYPE_CHECKING:
@@ -50,6 +52,9 @@ _PORT_OPTIONS = {"web": "--host, --http-port", "gateway": "--gateway-host, --gat
 _EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not listened on
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+vehicle_app = typer.Typer(no_args_is_help=True, help="Vehicles.")
+app.add_typer(vehicle_app, name="vehicle")
 
 _DATA = "Data"
 _WEB = "Pages and APIs"
@@ -445,6 +450,43 @@ def create_account(
     except (BmsotaError, OSError) as error:
         _refuse(error)
     typer.echo(f"created {name} ({role})")
+
+
+@vehicle_app.command("import")
+def vehicle_import(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="CSV with the columns vin, series, project, hwid, device_public_key (base64 or hexadecimal), or as bmsota-sim vehicles --csv writes it.",
+        ),
+    ],
+    project: Annotated[str, typer.Option(help="Project of the vehicles that have none in the file.")] = "",
+    data: DataFolder = Path("cloud-data"),
+    config: ConfigFile = None,
+    database: Database = "",
+) -> None:
+    """Register the vehicles in a CSV file; those that are registered already with the same values are left as they are.
+
+    All are looked at first: if one cannot be registered, none is. The platform may run meanwhile.
+    """
+    del config  # `_read_config` has read it.
+    try:
+        entries = load_vehicles(file, project=project)
+        cloud = build_cloud(keys=_no_keys(), data_dir=data, database_url=database)
+        try:
+            console = Console(stderr=True)
+            with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+                bar = bars.add_task("registering", total=len(entries))
+                result = cloud.services.vehicle_import.run(
+                    entries, now=wall_clock(), progress=lambda done: bars.update(bar, completed=done)
+                )
+        finally:
+            cloud.close()
+    except (BmsotaError, OSError) as error:
+        _refuse(error)
+    there = f", {result.present:,} were registered already" if result.present else ""
+    typer.echo(f"registered {result.registered:,} vehicles{there}")
 
 
 @app.command()

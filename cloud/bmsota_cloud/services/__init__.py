@@ -45,6 +45,7 @@ from bmsota_cloud.services.refusals import RefusalService, network_of
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
+from bmsota_cloud.services.vehicle_import import ImportResult, VehicleEntry, VehicleImport
 from bmsota_cloud.services.vehicle_survey import REMARK_WORDS
 from bmsota_cloud.services.vehicles import VehicleDetail, VehicleListing, VehicleRow, VehicleService, is_vin
 
@@ -73,6 +74,7 @@ __all__ = [
     "FrameWriter",
     "Health",
     "HistoryService",
+    "ImportResult",
     "IngestService",
     "Instruction",
     "LinkKeys",
@@ -107,6 +109,8 @@ __all__ = [
     "UpgradeService",
     "UpgradeView",
     "VehicleDetail",
+    "VehicleEntry",
+    "VehicleImport",
     "VehicleListing",
     "VehiclePreview",
     "VehicleRow",
@@ -142,6 +146,7 @@ class Services:
     telemetry: TelemetryService
     upgrades: UpgradeService
     vehicles: VehicleService
+    vehicle_import: VehicleImport
     counters: Counters
     gauges: dict[str, Callable[[], float]]
 
@@ -171,7 +176,8 @@ class Services:
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context, equipment),
-            vehicles=VehicleService(context, watch),
+            vehicles=(vehicles := VehicleService(context, watch)),
+            vehicle_import=VehicleImport(context, vehicles),
             counters=context.counters,
             gauges=context.gauges,
         )

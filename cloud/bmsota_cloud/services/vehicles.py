@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.link_watch import LinkNote, LinkWatch
 
-__all__ = ["VehicleDetail", "VehicleListing", "VehicleRow", "VehicleService", "is_vin"]
+__all__ = ["VehicleDetail", "VehicleListing", "VehicleRow", "VehicleService", "check_registration", "is_vin"]
 
 _VIN = re.compile(r"[A-Z0-9]{17}", re.ASCII)
 _HWID = re.compile(r"[!-~]{1,24}", re.ASCII)
@@ -129,13 +129,7 @@ class VehicleService:
         with acting(self._context, who=who, action="vehicle.register", subject=f"vehicle {vin[:32]}", now=now) as act:
             if by is not None:
                 require(by, Permission.VEHICLE_REGISTER)
-            _check("VIN", _VIN, vin, "17 capitals or digits")
-            if hwid or device_public_key is not None:
-                _check("HWID", _HWID, hwid, "1 to 24 printable ASCII characters")
-            _check("series", _WORD, series, "1 to 32 letters, digits, space . + - _", length_max=32)
-            _check("project", _WORD, project, "1 to 64 letters, digits, space . + - _")
-            if device_public_key is not None:
-                _check_key(device_public_key)
+            check_registration(vin=vin, series=series, project=project, hwid=hwid, device_public_key=device_public_key)
             if act.work.vehicles.get(vin) is not None:
                 raise ConflictError("already-registered", f"VIN {vin} is already registered")
             if hwid and (other := act.work.vehicles.by_hwid(hwid)) is not None:
@@ -273,6 +267,21 @@ def _differences(nodes: Sequence[VehicleNode], reported: Mapping[int, VehicleNod
         if told.updated_at >= node.confirmed_at and node.differs_from(told):
             found[position] = told
     return found
+
+
+def check_registration(*, vin: str, series: str, project: str, hwid: str, device_public_key: bytes | None) -> None:
+    """Whether a vehicle can be registered so; the platform is not asked.
+
+    Raises:
+        InvalidInputError: a value can't be used.
+    """
+    _check("VIN", _VIN, vin, "17 capitals or digits")
+    if hwid or device_public_key is not None:
+        _check("HWID", _HWID, hwid, "1 to 24 printable ASCII characters")
+    _check("series", _WORD, series, "1 to 32 letters, digits, space . + - _", length_max=32)
+    _check("project", _WORD, project, "1 to 64 letters, digits, space . + - _")
+    if device_public_key is not None:
+        _check_key(device_public_key)
 
 
 def _check_key(device_public_key: bytes) -> None:

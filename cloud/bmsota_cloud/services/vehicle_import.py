@@ -1,0 +1,141 @@
+"""Many vehicles registered at once: all of them are looked at before the first is registered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from bmsota_cloud.domain.accounts import Permission, require
+from bmsota_cloud.domain.errors import InvalidInputError
+from bmsota_cloud.services.vehicles import check_registration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+
+    from bmsota_cloud.domain.accounts import Account
+    from bmsota_cloud.domain.vehicles import Vehicle
+    from bmsota_cloud.services.context import Context
+    from bmsota_cloud.services.vehicles import VehicleService
+    from bmsota_cloud.storage.base import Work
+
+__all__ = ["ImportResult", "VehicleEntry", "VehicleImport"]
+
+_FAULTS_SHOWN: Final = 20
+# One view of the database is not held for longer than so many look-ups take.
+_LOOKED_UP: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleEntry:
+    """A vehicle to be registered; the values are those of `VehicleService.register`."""
+
+    place: str
+    """Where it stands, for messages: "fleet.csv:7"."""
+    vin: str
+    series: str
+    project: str
+    hwid: str = ""
+    device_public_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """What became of the entries."""
+
+    registered: int
+    present: int
+    """Were registered already, with the same values."""
+
+
+class VehicleImport:
+    """Registers many vehicles."""
+
+    def __init__(self, context: Context, vehicles: VehicleService) -> None:
+        self._context = context
+        self._vehicles = vehicles
+
+    def run(
+        self,
+        entries: Sequence[VehicleEntry],
+        *,
+        now: datetime,
+        by: Account | None = None,
+        progress: Callable[[int], None] = lambda _done: None,
+    ) -> ImportResult:
+        """Register those that are not registered yet.
+
+        One that is there with the same values is left as it is, so that an import that was interrupted can be made again.
+
+        Args:
+            entries: what to register.
+            now: when.
+            by: who; None: the command line.
+            progress: told, now and then, how many are done.
+
+        Raises:
+            InvalidInputError: an entry cannot be registered; nothing was. The message has a line for each of the first 20.
+            CloudError: what `VehicleService.register` raises, because somebody else has registered one of them meanwhile.
+        """
+        if by is not None:
+            require(by, Permission.VEHICLE_REGISTER)
+        faults: list[str] = []
+        fresh: list[VehicleEntry] = []
+        self._within(entries, faults)
+        for start in range(0, len(entries), _LOOKED_UP):
+            with self._context.store.reading() as work:
+                for entry in entries[start : start + _LOOKED_UP]:
+                    known = work.vehicles.get(entry.vin)
+                    if known is None:
+                        fresh.append(entry)
+                    faults += _against(work, entry, known)
+        if faults:
+            more = [f"and {len(faults) - _FAULTS_SHOWN:,} more"] if len(faults) > _FAULTS_SHOWN else []
+            raise InvalidInputError("bad-import", "\n".join([*faults[:_FAULTS_SHOWN], *more, "nothing was registered"]))
+        for done, entry in enumerate(fresh, 1):
+            self._vehicles.register(
+                vin=entry.vin,
+                series=entry.series,
+                project=entry.project,
+                hwid=entry.hwid,
+                device_public_key=entry.device_public_key,
+                now=now,
+                by=by,
+            )
+            progress(len(entries) - len(fresh) + done)
+        return ImportResult(registered=len(fresh), present=len(entries) - len(fresh))
+
+    @staticmethod
+    def _within(entries: Sequence[VehicleEntry], faults: list[str]) -> None:
+        """Of each entry by itself, and between them."""
+        vins: dict[str, str] = {}
+        hwids: dict[str, str] = {}
+        for entry in entries:
+            try:
+                check_registration(
+                    vin=entry.vin,
+                    series=entry.series,
+                    project=entry.project,
+                    hwid=entry.hwid,
+                    device_public_key=entry.device_public_key,
+                )
+            except InvalidInputError as error:
+                faults.append(f"{entry.place}: {error}")
+                continue
+            if (other := vins.setdefault(entry.vin, entry.place)) != entry.place:
+                faults.append(f"{entry.place}: VIN {entry.vin} stands at {other} too")
+            if entry.hwid and (other := hwids.setdefault(entry.hwid, entry.place)) != entry.place:
+                faults.append(f"{entry.place}: HWID {entry.hwid} stands at {other} too")
+
+
+def _against(work: Work, entry: VehicleEntry, known: Vehicle | None) -> Iterator[str]:
+    """What the platform has instead."""
+    if known is not None:
+        for what in ("series", "project", "hwid", "device_public_key"):
+            if getattr(known, what) != getattr(entry, what):
+                words = {"hwid": "HWID", "device_public_key": "device key"}.get(what, what)
+                got = "" if what == "device_public_key" else f" {getattr(known, what) or 'none'}"
+                yield f"{entry.place}: VIN {entry.vin} is registered already, with another {words}{got and ':' + got}"
+                return
+    elif entry.hwid and (other := work.vehicles.by_hwid(entry.hwid)) is not None:
+        yield f"{entry.place}: HWID {entry.hwid} is registered already, in {other.vin}"

@@ -1,0 +1,106 @@
+"""CSV files of vehicles, as spreadsheets and `bmsota-sim vehicles --csv` write them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+from typing import TYPE_CHECKING, Final
+
+from bmsota.errors import ConfigurationError
+from bmsota_cloud.services import VehicleEntry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["load_vehicles"]
+
+# What we call it, and what `bmsota-sim vehicles` does.
+_COLUMNS: Final = {
+    "vin": ("vin",),
+    "series": ("series", "profile"),
+    "project": ("project",),
+    "hwid": ("hwid", "master_hwid"),
+    "device_public_key": ("device_public_key", "public_key"),
+}
+_DELIMITERS: Final = (",", ";", "\t")
+_KEY_HEX_DIGITS: Final = 64
+
+
+def load_vehicles(path: Path, *, project: str = "") -> list[VehicleEntry]:
+    """Read a file of vehicles: UTF-8, a line of names, then a line for each vehicle.
+
+    Columns: `vin`, `series` (or `profile`), `project`, `hwid` (or `master_hwid`), `device_public_key` (or `public_key`; base64, or 64
+    hexadecimal digits). Others are not looked at. Between them stand commas, semicolons or tabs.
+
+    Args:
+        path: the file.
+        project: of vehicles that have none in the file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or a column is missing, or a line has too many values or a key that is none; with each place.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: expected UTF-8, got the byte 0x{error.object[error.start]:02x}") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    lines = text.splitlines()
+    head = lines[0] if lines else ""
+    delimiter = max(_DELIMITERS, key=head.count)
+    rows = csv.reader(lines, delimiter=delimiter)
+    names = [name.strip().lower() for name in next(rows, [])]
+    places = {
+        what: next((names.index(name) for name in known if name in names), None) for what, known in _COLUMNS.items()
+    }
+    needed = ["vin", "series", *([] if project else ["project"])]
+    missing = [" or ".join(_COLUMNS[what]) for what in needed if places[what] is None]
+    if missing:
+        hint = "; or name the project of all with --project" if "project" in missing else ""
+        raise ConfigurationError(
+            f"{path}:1: expected the columns vin, series and project, got {', '.join(names) or 'an empty line'}: "
+            f"{', '.join(missing)} is missing{hint}"
+        )
+    entries: list[VehicleEntry] = []
+    faults: list[str] = []
+    for row in rows:
+        place = f"{path}:{rows.line_num}"
+        if not any(value.strip() for value in row):
+            continue
+        if len(row) > len(names):
+            faults.append(f"{place}: expected {len(names)} values, got {len(row)}")
+            continue
+        found = {what: row[at].strip() if at is not None and at < len(row) else "" for what, at in places.items()}
+        try:
+            key = _key(found["device_public_key"])
+        except ValueError as error:
+            faults.append(f"{place}: device_public_key: {error}")
+            continue
+        entries.append(
+            VehicleEntry(
+                place=place,
+                vin=found["vin"],
+                series=found["series"],
+                project=found["project"] or project,
+                hwid=found["hwid"],
+                device_public_key=key,
+            )
+        )
+    if faults:
+        raise ConfigurationError("\n".join(faults[:20]))
+    return entries
+
+
+def _key(text: str) -> bytes | None:
+    if not text:
+        return None
+    if len(text) == _KEY_HEX_DIGITS:
+        try:
+            return bytes.fromhex(text)
+        except ValueError:
+            pass
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"expected base64, or 64 hexadecimal digits, got {text[:80]!r}") from error

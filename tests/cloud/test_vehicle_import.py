@@ -1,0 +1,126 @@
+"""`bmsota-cloud vehicle import`: all lines are looked at first, and what is wrong is said with its place."""
+
+import base64
+
+import pytest
+from bmsota_cloud.cli import app
+from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.services import VehicleEntry
+from bmsota_cloud.storage.sql import SqlStore
+from bmsota_cloud.vehicle_file import load_vehicles
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from typer.testing import CliRunner
+
+from bmsota.errors import ConfigurationError
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+HEX, B64 = KEY.hex(), base64.b64encode(KEY).decode()
+ONE, TWO, THREE = (f"TESTVEHICLE{number:06d}" for number in (1, 2, 3))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def with_file(content, *words):
+        (tmp_path / "f.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+        return CliRunner().invoke(app, ["vehicle", "import", "f.csv", "--data", "d", *words])
+
+    return with_file
+
+
+@pytest.fixture
+def stored(tmp_path):
+    def read():
+        store = SqlStore(f"sqlite:///{tmp_path / 'd' / 'platform.sqlite'}")
+        with store.reading() as work:
+            found = {vin: work.vehicles.get(vin) for vin in (ONE, TWO, THREE)}
+        store.close()
+        return {vin: (v.series, v.project, v.hwid, v.device_public_key) for vin, v in found.items() if v}
+
+    return read
+
+
+def test_a_file_of_our_own_columns(run, stored):
+    lines = f"vin,series,project,hwid,device_public_key\n{ONE},F7,Harbour,M1,{B64}\n{TWO},E7,Bridge,,\n"
+    result = run(lines)
+    assert (result.exit_code, result.output) == (0, "registered 2 vehicles\n")
+    assert stored() == {ONE: ("F7", "Harbour", "M1", KEY), TWO: ("E7", "Bridge", "", None)}
+    again = run(lines + f"{THREE},F7,Harbour,M3,{HEX}\n")
+    assert (again.exit_code, again.output) == (0, "registered 1 vehicles, 2 were registered already\n")
+    assert stored()[THREE] == ("F7", "Harbour", "M3", KEY)
+
+
+def test_what_the_simulator_lists_and_what_spreadsheets_make_of_it(run, stored):
+    """A mark before the first line, semicolons, other columns, an empty line, spaces, lines that end with CR LF."""
+    lines = f"unit;vin;profile;city;master_hwid;public_key\r\na/1; {ONE};F7;Shanghai;M1;{HEX}\r\n\r\na/2;{TWO};E7;;M2;{HEX}\r\n"
+    assert run(b"\xef\xbb\xbf" + lines.encode(), "--project", "Harbour").output == "registered 2 vehicles\n"
+    assert stored() == {ONE: ("F7", "Harbour", "M1", KEY), TWO: ("E7", "Harbour", "M2", KEY)}
+
+
+HEAD = "vin,series,project,hwid,device_public_key\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "f.csv:1: expected the columns vin, series and project, got an empty line"),
+        ("vin,series\n", "project is missing; or name the project of all with --project"),
+        ("series,project\n", "vin is missing\n"),
+        (b"vin\xff\n", "f.csv: expected UTF-8, got the byte 0xff"),
+        (HEAD + f"{ONE},F7,H,M1,{B64},x\n", "f.csv:2: expected 5 values, got 6"),
+        (HEAD + f"{ONE},F7,H,M1,nokey!\n", "f.csv:2: device_public_key: expected base64, or 64 hexadecimal digits"),
+        (HEAD + f"{ONE},F7,H,M1,AAAA\n", "f.csv:2: device public key: expected 32 bytes of Ed25519, got 3 bytes"),
+        (HEAD + f"{ONE},F7,H,M1,{B64}\nshort,F7,H,M2,\n", "f.csv:3: VIN: expected 17 capitals or digits, got 'short'"),
+        (HEAD + f"{ONE},F7,H,M1,{B64}\n{ONE},F7,H,M2,{B64}\n", f"f.csv:3: VIN {ONE} stands at f.csv:2 too"),
+        (HEAD + f"{ONE},F7,H,M1,{B64}\n{TWO},F7,H,M1,{B64}\n", "f.csv:3: HWID M1 stands at f.csv:2 too"),
+        (HEAD + f"{TWO},F7,H,M9,{B64}\n{ONE},F7,H,M2,\n", f"f.csv:2: HWID M9 is registered already, in {THREE}"),
+        (HEAD + f"{THREE},F7,H,M8,{B64}\n", f"f.csv:2: VIN {THREE} is registered already, with another HWID: M9"),
+        (HEAD + f"{THREE},F7,H,M9,\n", f"VIN {THREE} is registered already, with another device key\n"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_and_nothing_is_registered(run, stored, content, says):
+    assert run(HEAD + f"{THREE},F7,H,M9,{B64}\n").exit_code == 0
+    before = stored()
+    result = run(content)
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert all(line.startswith("bmsota-cloud: ") for line in result.stderr.splitlines())
+    assert stored() == before
+
+
+def test_ten_thousand_faults_are_twenty_lines(world):
+    entries = [VehicleEntry(place=f"x:{n}", vin="no", series="F7", project="H") for n in range(10_000)]
+    with pytest.raises(InvalidInputError) as caught:
+        world.services.vehicle_import.run(entries, now=world.now)
+    lines = str(caught.value).splitlines()
+    assert (len(lines), lines[-2:]) == (22, ["and 9,980 more", "nothing was registered"])
+
+
+def test_only_who_may_register_may_import_and_each_vehicle_is_in_the_audit_log(world):
+    entries = [VehicleEntry(place=f"x:{n}", vin=world.vin(n), series="F7", project="H") for n in (1, 2)]
+    by_role = {account.role: account for account in world.people.values()}
+    with pytest.raises(NotAllowedError):
+        world.services.vehicle_import.run(entries, now=world.now, by=by_role[Role.VIEWER])
+    seen = []
+    world.services.vehicle_import.run(entries, now=world.now, by=by_role[Role.ADMINISTRATOR], progress=seen.append)
+    assert seen == [1, 2]
+    with world.cloud.store.reading() as work:
+        found = [entry.subject for entry in work.audit.page(PageRequest()).items if entry.action == "vehicle.register"]
+    assert sorted(found) == [f"vehicle {world.vin(1)}", f"vehicle {world.vin(2)}"]
+
+
+def test_somebody_who_registers_meanwhile_is_not_overwritten(world):
+    entries = [VehicleEntry(place=f"x:{n}", vin=world.vin(n), series="F7", project="H") for n in (1, 2)]
+    with pytest.raises(ConflictError, match="already registered"):
+        world.services.vehicle_import.run(entries, now=world.now, progress=lambda _done: world.register(2))
+    with world.cloud.store.reading() as work:
+        assert work.vehicles.get(world.vin(2)).project == "Harbour"
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"cannot read .*: No such file"):
+        load_vehicles(tmp_path / "no.csv")
