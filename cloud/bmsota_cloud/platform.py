@@ -7,6 +7,7 @@ around it.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from bmsota.gbt32960 import PlatformSession
 from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.clock_guard import ClockGuard
+from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.folders import make_folder
 from bmsota_cloud.gateway import GatewayLink, LocalRouter, ReportWriter, platform_options
 from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, PresenceService, Services, network_of
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from bmsota_cloud.storage.base import Store, TelemetryStore
 
 __all__ = ["Cloud", "build_cloud"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +93,14 @@ class Cloud:
         return device_api.respond(request, self.services, now, address)
 
     def close(self) -> None:
-        self.services.link_watch.flush()
-        self.store.close()
-        self.telemetry.close()
+        """Write down what is noted but not written yet, if the database takes it, and let go of the databases."""
+        try:
+            self.services.link_watch.flush()
+        except StorageUnavailableError as refusal:
+            _LOG.warning("what was odd about links is not written down: %s", refusal)
+        finally:
+            self.store.close()
+            self.telemetry.close()
 
 
 def build_cloud(

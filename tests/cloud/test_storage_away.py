@@ -158,10 +158,11 @@ def test_an_instruction_that_could_not_be_looked_up_is_sent_after_the_next_heart
 
 
 @pytest.mark.slow
-def test_a_server_that_is_stopped_and_started_again(new_world, open_client):
+def test_a_server_that_is_stopped_and_started_again_or_stands_still(new_world, open_client, monkeypatch):
     """Everyone who asks meanwhile is told, and the first request afterwards works: no connection of before is used blindly."""
     with OwnServer() as server, fresh_database(server.address) as url:
         world = new_world(database_url=url)
+        world.register(1)
         client, _ = open_client(world)
         asked = {"name": "carol", "password": PASSWORD}
         assert client.post("/api/v1/login", json=asked).status_code == 200
@@ -177,3 +178,14 @@ def test_a_server_that_is_stopped_and_started_again(new_world, open_client):
         assert link.data_to_send()[3] == ReplyFlag.ERROR
         server.start()
         assert client.post("/api/v1/login", json=asked).status_code == 200
+        monkeypatch.setattr("bmsota_cloud.storage.sql._silence._SILENCE_S", 0.5)
+        monkeypatch.setattr("bmsota_cloud.storage.sql._silence._PAUSE_S", 0.0)
+        with server.paused():
+            # Nothing is refused, and nothing is answered: no limit of TCP notices.
+            refused = client.post("/api/v1/login", json=asked)
+            assert (refused.status_code, refused.json()["error"]) == (503, "storage-away")
+            link.receive_data(login(world), world.now_ns)
+            assert link.data_to_send()[3] == ReplyFlag.ERROR
+        assert client.post("/api/v1/login", json=asked).status_code == 200
+        link.receive_data(login(world), world.now_ns)
+        assert link.data_to_send()[3] == ReplyFlag.SUCCESS

@@ -144,6 +144,23 @@ class OwnServer:
             self._process.wait(_WAIT_S)
             self._process = None
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No process of the server does anything, as in a machine that is paused; the system below goes on acknowledging what comes."""
+        assert self._process is not None
+        pid = self._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        children = [int(pid) for pid in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for one in (*children, pid):
+                with suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGCONT)
+
     def kill(self) -> None:
         """kill -9 of the server and all its processes, as when the machine loses its memory; what it had synced is on the disk."""
         assert self._process is not None

@@ -49,6 +49,10 @@ def of_server(state):
     return error
 
 
+# As psycopg has it: a kind of its OperationalError, without a state.
+SlowConnection = type("ConnectionTimeout", (type("OperationalError", (Exception,), {}),), {})
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -71,6 +75,7 @@ def of_server(state):
         (of_server("42601"), None),
         (ProgrammingError("select", {}, of_server("42P01")), None),
         (OperationalError("select", {}, Exception(), connection_invalidated=True), "storage-away"),
+        (OperationalError("connect", {}, SlowConnection()), "storage-away"),
         (PoolTimeoutError("pool"), "storage-busy"),
         (OSError(errno.ENOSPC, "full"), "storage-full"),
         (OSError(errno.EDQUOT, "quota"), "storage-full"),

@@ -13,7 +13,7 @@ finds the database again by itself.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import RootTransaction
+
+    from bmsota_cloud.storage.sql._silence import ServerWatch
 
 
 MEMORY = "sqlite://"
@@ -67,10 +69,11 @@ class SqlDatabase:
         self.problem = ""
         """Why nothing could be written the last time; empty again after the next change that was kept."""
         try:
-            self._engine = _engine(url, synchronous, self._busy_timeout_s)
+            self._engine, self._server = _engine(url, synchronous, self._busy_timeout_s)
             with self._engine.connect() as connection, _foreign_keys_checked_at_the_end(connection):
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("SET LOCAL lock_timeout = 0"))
+                    connection.execute(text("SET LOCAL statement_timeout = 0"))
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
                 migrate(connection, history)
         except (SQLAlchemyError, ImportError) as error:
@@ -139,7 +142,7 @@ class SqlDatabase:
 
     @contextmanager
     def _begin(self, *, is_reading: bool = False) -> Iterator[Connection]:
-        with self._engine.connect() as connection:
+        with nullcontext() if self._server is None else self._server.admitted(), self._engine.connect() as connection:
             connection.execution_options(bmsota_reading=is_reading)
             is_plain = is_reading or self._is_memory or self._engine.dialect.name != "sqlite"
             with connection.begin() if is_plain else self._begun(connection):
@@ -200,7 +203,7 @@ def _foreign_keys_checked_at_the_end(connection: Connection) -> Iterator[None]:
         driver.close()
 
 
-def _engine(url: str, synchronous: str, busy_timeout_s: float) -> Engine:
+def _engine(url: str, synchronous: str, busy_timeout_s: float) -> tuple[Engine, ServerWatch | None]:
     if not url.startswith("sqlite"):
         return _server_engine(url)
     if url == MEMORY:
@@ -225,18 +228,31 @@ def _engine(url: str, synchronous: str, busy_timeout_s: float) -> Engine:
         is_reading = connection.get_execution_options().get("bmsota_reading", False)
         connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
 
-    return engine
+    return engine, None
 
 
-def _server_engine(url: str) -> Engine:
+def _server_engine(url: str) -> tuple[Engine, ServerWatch | None]:
     """PostgreSQL: a connection is looked at before it is used, so that a restart of the server costs no request."""
     address = make_url(url)
     if address.drivername == "postgresql":
         address = address.set(drivername="postgresql+psycopg")
-    options: dict[str, Any] = {}
-    if address.drivername == "postgresql+psycopg":
-        # What locks a row for longer than this is stuck, as on SQLite.
-        lock_timeout = f"-c lock_timeout={round(_BUSY_TIMEOUT_S * 1000)}"
-        silence = {name: value for name, value in _SILENCE.items() if name not in address.query}
-        options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S, "options": lock_timeout, **silence}
-    return create_engine(address, pool_pre_ping=True, pool_timeout=_CONNECT_TIMEOUT_S, **options)
+    if address.drivername != "postgresql+psycopg":
+        return create_engine(address, pool_pre_ping=True, pool_timeout=_CONNECT_TIMEOUT_S), None
+    # Here, because only the extra brings the driver.
+    from bmsota_cloud.storage.sql._silence import STATEMENT_TIMEOUT_S, ServerWatch  # noqa: PLC0415
+
+    # What locks a row for longer than this is stuck, as on SQLite. An address that says otherwise is believed.
+    limits = f"-c lock_timeout={round(_BUSY_TIMEOUT_S * 1000)} -c statement_timeout={STATEMENT_TIMEOUT_S * 1000}"
+    given = address.query.get("options", "")
+    options = " ".join([limits, *((given,) if isinstance(given, str) else given)])
+    silence = {name: value for name, value in _SILENCE.items() if name not in address.query}
+    more = {"connect_timeout": _CONNECT_TIMEOUT_S, "options": options, **silence}
+    engine = create_engine(address, pool_pre_ping=True, pool_timeout=_CONNECT_TIMEOUT_S, connect_args=more)
+    server = ServerWatch()
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: object, record: object, arguments: tuple[Any, ...], parameters: dict[str, Any]) -> Any:
+        del dialect, record
+        return server.connect(arguments, parameters)
+
+    return engine, server

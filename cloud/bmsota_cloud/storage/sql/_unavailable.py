@@ -100,4 +100,5 @@ def _code(error: BaseException) -> str | None:
             error.errno or 0, "storage-away" if isinstance(error, ConnectionError | TimeoutError) else None
         )
     # psycopg reports a server it cannot reach, or that has closed the connection, without a state.
-    return "storage-away" if type(error).__name__ in {"OperationalError", "InterfaceError"} else None
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "storage-away" if names & {"OperationalError", "InterfaceError"} else None
