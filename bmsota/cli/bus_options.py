@@ -222,7 +222,7 @@ def make_profile(
 ) -> FlashingProfile:
     """The protocol to use, with *access_key* (a PEM file) for locked nodes.
 
-    With *holds_nodes* a discovery keeps nodes that are in their boot window; UDS has nothing of the kind.
+    With *holds_nodes* a discovery keeps nodes that are in their boot window.
 
     Raises:
         FaultError: BAD_OPTION.
@@ -236,7 +236,7 @@ def make_profile(
         )
     key = None if access_key is None else _access_key(access_key)
     if options.profile == "uds":
-        return _uds_profile(options, choice, key)
+        return _uds_profile(options, choice, key, holds_nodes=holds_nodes)
     timing = BootloaderTiming()
     return BootloaderProfile(
         _wire("bms_bootloader" + "_fd" * choice.is_fd + "_29bit" * (options.ids == 29)),
@@ -248,7 +248,9 @@ def make_profile(
     )
 
 
-def _uds_profile(options: BusOptions, choice: BusChoice, key: Ed25519PrivateKey | None) -> FlashingProfile:
+def _uds_profile(
+    options: BusOptions, choice: BusChoice, key: Ed25519PrivateKey | None, *, holds_nodes: bool
+) -> FlashingProfile:
     from bmsota.flashing import UdsProfile  # noqa: PLC0415 - with can-isotp and udsoncan behind it
     from bmsota.uds import UDS_11BIT, UDS_29BIT, IsoTpParameters, UdsTiming, ed25519_access_key  # noqa: PLC0415
 
@@ -258,6 +260,7 @@ def _uds_profile(options: BusOptions, choice: BusChoice, key: Ed25519PrivateKey 
         access_key=None if key is None else ed25519_access_key(key),
         timing=replace(timing, discover_tries=_tries(options, timing.discover_timeout_ns)),
         transport=IsoTpParameters(frame_bytes=64) if choice.is_fd else None,
+        holds_nodes=holds_nodes,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ from bmsota.cli.selection import (
     parse_targets,
 )
 from bmsota.cli.terminal import confirm, counted, lost_output, tell, terminal_width, unfailing_output
-from bmsota.cli.waiting import parse_wait, wait_for_pack
+from bmsota.cli.waiting import kept_awake, parse_wait, wait_for_pack
 from bmsota.errors import ConfigurationError, LocalProtocolError, TransferError
 from bmsota.flashing import (
     RUNS_NEW,
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from bmsota.adapters.canrecord import CanRecord
     from bmsota.cli.bus_options import BusChoice
     from bmsota.cli.fault_table import Fault
-    from bmsota.flashing import FlashEvent, FlashPlan, FlashResult
+    from bmsota.flashing import FlashEvent, FlashingProfile, FlashPlan, FlashResult
 
 __all__ = ["command"]
 
@@ -202,8 +202,7 @@ class _Run:
             try:
                 wait_for_pack(
                     session,
-                    # Only here: later looks must let the new image start.
-                    make_profile(self.options, self.choice, holds_nodes=not self.options.is_plan_only),
+                    self._holding_profile(),
                     self.interrupt,
                     seconds=self.wait_s,
                     expected=self.request.named_positions,
@@ -237,11 +236,19 @@ class _Run:
         assert result is not None
         return result, ended_ns
 
+    @property
+    def _holds_nodes(self) -> bool:
+        """Whether `--wait` holds nodes in their bootloader."""
+        return self.wait_s != 0 and not self.options.is_plan_only
+
+    def _holding_profile(self) -> FlashingProfile:
+        """For looks before the flash; later ones must let the new image start."""
+        return make_profile(self.options, self.choice, holds_nodes=self._holds_nodes)
+
     def _let_go(self, machine: PackFlash, session: CanSession) -> None:
         """Nodes that `--wait` has held in their bootloader start their applications, if nothing has come of it."""
         result = machine.result
-        has_held = self.wait_s != 0 and self.options.profile == "bootloader" and not self.options.is_plan_only
-        if not has_held or self.lost is not None or result is None or result.outcome not in _NOTHING_DONE:
+        if not self._holds_nodes or self.lost is not None or result is None or result.outcome not in _NOTHING_DONE:
             return
         held = [
             node.position
@@ -311,7 +318,12 @@ class _Run:
         if not self.is_agreed:
             assert machine.plan is not None
             try:
-                with self.interrupt.asking():
+                with (
+                    kept_awake(session, self._holding_profile(), self.interrupt)
+                    if self._holds_nodes
+                    else nullcontext(),
+                    self.interrupt.asking(),
+                ):
                     self.is_agreed = confirm(question(machine.plan))
             except typer.Abort:  # A Ctrl-C instead of an answer.
                 machine.stop(session.clock())

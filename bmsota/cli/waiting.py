@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from contextlib import nullcontext
+import threading
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -15,13 +16,13 @@ from bmsota.errors import TransferError
 from bmsota.flashing import FlashingEngine, NodesDiscovered, node_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from bmsota.cli.can_session import CanSession, Interrupt
     from bmsota.flashing import FlashingProfile
 
-__all__ = ["Wait", "parse_wait", "wait_for_pack"]
+__all__ = ["Wait", "kept_awake", "parse_wait", "wait_for_pack"]
 
 Wait: TypeAlias = Annotated[
     str | None,
@@ -30,6 +31,9 @@ Wait: TypeAlias = Annotated[
 
 FOREVER = "forever"
 _WAIT_S_MAX = 7 * 86_400
+
+# A UDS node leaves its programming session 5 s behind the last request (S3, ISO 14229-2).
+_LOOK_EVERY_S = 2.0
 
 
 def parse_wait(text: str | None) -> float | None:
@@ -90,6 +94,28 @@ def wait_for_pack(
                 status.update(f"{answer}, {waited_s:.0f} s{limit}")
             before = found
     say(f"{node_words(found)} answered after {waited_s:.0f} s", console=console)
+
+
+@contextmanager
+def kept_awake(session: CanSession, profile: FlashingProfile, interrupt: Interrupt) -> Iterator[None]:
+    """While the user thinks about a question, go on looking: nodes that are held in their bootloader stay there.
+
+    The bus belongs to a thread meanwhile. A failure of the adapter is told by the next use.
+    """
+    is_over = threading.Event()
+
+    def look() -> None:
+        with suppress(TransferError, KeyboardInterrupt):
+            while not is_over.wait(_LOOK_EVERY_S):
+                _look(session, profile, interrupt)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _nothing() -> AbstractContextManager[None]:

@@ -28,7 +28,8 @@ class UdsProfile:
     """UDS on ISO-TP (`bmsota.uds`, docs/uds.md).
 
     *addressing* gives the positions their CAN ids (None: `UDS_11BIT`); *access_key* answers the nodes' seeds; *dialect* describes nodes that are not
-    our own `UdsServer`; *transport* is our end of ISO-TP, for CAN FD among others.
+    our own `UdsServer`; *transport* is our end of ISO-TP, for CAN FD among others. With *holds_nodes* a discovery keeps nodes that are in their
+    boot window in their bootloader (`UdsDiscovery`).
     """
 
     name = "uds"
@@ -41,6 +42,7 @@ class UdsProfile:
         dialect: UdsDialect | None = None,
         timing: UdsTiming | None = None,
         transport: IsoTpParameters | None = None,
+        holds_nodes: bool = False,
     ) -> None:
         from bmsota.uds import UDS_11BIT  # noqa: PLC0415 - see above
 
@@ -49,6 +51,7 @@ class UdsProfile:
         self._dialect = dialect
         self._timing = timing
         self._transport = transport
+        self._holds_nodes = holds_nodes
 
     def discovery(self, positions: Iterable[int]) -> UdsDiscovery:
         from bmsota.uds import UdsDiscovery  # noqa: PLC0415 - see above
@@ -59,6 +62,7 @@ class UdsProfile:
             dialect=self._dialect,
             timing=self._timing,
             transport=self._transport,
+            holds_nodes=self._holds_nodes,
         )
 
     def transfer(self, position: int, image: bytes) -> UdsTransfer:

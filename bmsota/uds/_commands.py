@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bmsota.errors import LocalProtocolError
 from bmsota.node import (
@@ -23,12 +23,14 @@ from bmsota.node import (
     FailureCause,
     NodeCommand,
     NodeFound,
+    NodeMode,
     NodeRefused,
 )
+from bmsota.uds._dialect import UdsDialect
 from bmsota.uds._exchange import AbortError, RefusedAnswerError, RetryingExchange, SilentError, UdsExchange
-from bmsota.uds._identifiers import Routine, Session
+from bmsota.uds._identifiers import BOOT_STATE_LAYOUT, NO_SLOT, Did, Routine, Session
 from bmsota.uds._isotp import IsoTpLink
-from bmsota.uds._services import reset, start_routine, start_session, tester_present
+from bmsota.uds._services import read_dids, reset, start_routine, start_session, tester_present
 from bmsota.uds._timing import UdsTiming
 
 if TYPE_CHECKING:
@@ -39,9 +41,10 @@ if TYPE_CHECKING:
     from bmsota.node import NodeDescription
     from bmsota.uds._access import AccessKey
     from bmsota.uds._addressing import UdsAddress, UdsAddressing
-    from bmsota.uds._dialect import UdsDialect
     from bmsota.uds._exchange import Procedure
     from bmsota.uds._isotp import IsoTpParameters
+
+_ExchangeT = TypeVar("_ExchangeT", bound=UdsExchange[Any])
 
 
 class UdsCommand(RetryingExchange[CommandEvent]):
@@ -189,11 +192,33 @@ class _Identification(UdsExchange[None]):
         self._finish(None)
 
 
+class _Hold(UdsExchange[None]):
+    """Keeps one node in its bootloader if it is in its boot window: it opens the programming session.
+
+    A node that runs its application, has none or holds already is left as it is.
+    """
+
+    def _procedure(self) -> Procedure[None]:
+        try:
+            states = yield from self._request(read_dids((Did.BOOT_STATE,)))
+            boot = BOOT_STATE_LAYOUT.parse(states[Did.BOOT_STATE])
+            if boot.node_state == NodeMode.BOOTLOADER and boot.running_slot != NO_SLOT:
+                sessions = yield from self._request(read_dids((Did.ACTIVE_SESSION,)))
+                if sessions[Did.ACTIVE_SESSION] != bytes([Session.PROGRAMMING]):
+                    yield from self._request(start_session(Session.PROGRAMMING))
+        except (SilentError, RefusedAnswerError, AbortError):
+            pass  # It is told by its identification, or by its absence.
+        self._finish(None)
+
+
 class UdsDiscovery:
     """Asks who is there: all nodes at once, then each that answered or was expected, by name.
 
     The first question is TesterPresent to the functional id, which every node answers in a single frame; what a node
     is takes longer answers, which need an exchange with each. `nodes` is what is known; it is complete when `finished`.
+
+    With *holds_nodes* a node of ours that is in its boot window is kept in its bootloader by a programming session. It returns to its
+    application by DiagnosticSessionControl or 5 s (S3) behind the last TesterPresent; every discovery sends some.
 
     Raises:
         LocalProtocolError: one of *positions* has no ids.
@@ -207,6 +232,7 @@ class UdsDiscovery:
         dialect: UdsDialect | None = None,
         timing: UdsTiming | None = None,
         transport: IsoTpParameters | None = None,
+        holds_nodes: bool = False,
     ) -> None:
         self._addressing = addressing
         self._dialect = dialect
@@ -225,8 +251,11 @@ class UdsDiscovery:
         self._rounds_left = 2
         self._is_asking = True
         self._deadline_ns: int | None = None
+        self._may_hold = holds_nodes and (dialect or UdsDialect()).has_profile
+        self._heard: set[int] = set()
+        self._to_hold: deque[int] = deque()
         self._queue: deque[int] = deque()
-        self._current: _Identification | None = None
+        self._current: _Identification | _Hold | None = None
         self._position = 0
         self._events: deque[DiscoveryEvent] = deque()
         self.nodes: dict[int, NodeDescription] = {}
@@ -242,6 +271,9 @@ class UdsDiscovery:
         if position is None or self.finished:
             return
         self._wanted.add(position)
+        if self._may_hold and position not in self._heard:
+            self._heard.add(position)
+            self._to_hold.append(position)
         # The end of the round is silence: as long as answers come, others may be waiting for the bus.
         if self._deadline_ns is not None:
             self._deadline_ns = now_ns + self._timing.discover_timeout_ns
@@ -273,14 +305,15 @@ class UdsDiscovery:
         elif self._deadline_ns is not None and now_ns >= self._deadline_ns:
             self._deadline_ns = None
             self._rounds_left -= 1
-            if self._rounds_left:
-                self._is_asking = True
-            else:
+            if not self._rounds_left:
                 self._queue.extend(sorted(self._wanted))
-                self._next_node()
+            self._next_node()
 
     def _take_in(self) -> None:
         if self._current is not None and self._current.finished:
+            if isinstance(self._current, _Hold):
+                self._next_node()
+                return
             node = self._current.node
             if node is not None:
                 self.nodes[self._position] = node
@@ -290,14 +323,22 @@ class UdsDiscovery:
             self._next_node()
 
     def _next_node(self) -> None:
+        """Hold who is to be held, at once: a boot window is short. Then ask all again, then each who it is."""
         self._current = None
-        if not self._queue:
+        if self._to_hold:
+            self._current = self._exchange(_Hold, self._to_hold.popleft())
+        elif self._rounds_left:
+            self._is_asking = True
+        elif self._queue:
+            self._current = self._exchange(_Identification, self._queue.popleft())
+        else:
             self.finished = True
-            return
-        self._position = self._queue.popleft()
-        self._current = _Identification(
-            self._addressing.address(self._position),
-            position=self._position,
+
+    def _exchange(self, kind: type[_ExchangeT], position: int) -> _ExchangeT:
+        self._position = position
+        return kind(
+            self._addressing.address(position),
+            position=position,
             dialect=self._dialect,
             timing=self._timing,
             transport=self._transport,

@@ -392,15 +392,34 @@ class UdsExchange(ABC, Generic[EventT]):
         return _text(values[did])
 
     def _open(self, session: Session) -> Procedure[None]:
-        """Enter *session*, by way of the extended one, and keep it alive from now on."""
+        """Enter *session*, by way of the extended one, and keep it alive from now on.
+
+        A node that is in its programming session stays in it: what needs a session may be done there too, and to leave it starts the
+        application, which may be one that hangs.
+        """
         sessions = [session]
-        if session is Session.PROGRAMMING and self._dialect.session_first:
+        if (yield from self._is_programming()):
+            sessions = [Session.PROGRAMMING]
+        elif session is Session.PROGRAMMING and self._dialect.session_first:
             sessions.insert(0, Session.EXTENDED)
         for each in sessions:
             timing = yield from self._request(start_session(each))
             self._p2_ns = self._timing.p2_ns if timing.p2_ns is None else timing.p2_ns
             self._p2_star_ns = self._timing.p2_star_ns if timing.p2_star_ns is None else timing.p2_star_ns
             self._is_session_open = True
+
+    def _is_programming(self) -> Procedure[bool]:
+        """Whether the node has an application that its programming session keeps from running."""
+        node = self.node
+        if not self._dialect.has_profile or node is None or node.running_slot is None:
+            return False
+        if node.state not in {NodeMode.BOOTLOADER, NodeMode.RECEIVING}:
+            return False
+        try:
+            values = yield from self._request(read_dids((Did.ACTIVE_SESSION,)))
+        except RefusedAnswerError:
+            return False
+        return values[Did.ACTIVE_SESSION] == bytes([Session.PROGRAMMING])
 
     def _close(self) -> None:
         """The session is over, or is left to its own end."""

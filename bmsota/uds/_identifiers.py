@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from construct import Bytes, Const, Int8ub, Int16ub, Int32ub, Struct
 
+from bmsota.boot import BootReason, SlotState
 from bmsota.errors import ImageError
-from bmsota.node import IMAGE_SHA256_BYTES, OfferedImage, ResultCode
+from bmsota.node import IMAGE_SHA256_BYTES, NodeMode, OfferedImage, ResultCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +86,10 @@ class DidRow:
     meaning: str
 
 
+def _named(numbers: type[IntEnum]) -> str:
+    return ", ".join(f"{each.value} {each.name.lower().replace('_', ' ')}" for each in numbers)
+
+
 DIDS: Mapping[Did, DidRow] = {
     Did.ACTIVE_SESSION: DidRow(1, "ActiveDiagnosticSession", "1 default, 2 programming, 3 extended"),
     Did.SOFTWARE_VERSION: DidRow(
@@ -105,7 +110,8 @@ DIDS: Mapping[Did, DidRow] = {
     Did.BOOT_STATE: DidRow(
         BOOT_STATE_LAYOUT.sizeof(),
         "",
-        "node state, boot reason, states of slot A and B, active slot, running slot (0xFF: none); numbers as in bootloader.md",
+        f"node state ({_named(NodeMode)}), boot reason ({_named(BootReason)}), states of slot A and B ({_named(SlotState)}), active slot, "
+        "running slot (0 A, 1 B, 0xFF none)",
     ),
     Did.BOOT_ID: DidRow(4, "", "drawn at every boot: another value means a restart"),
     Did.STAGING: DidRow(

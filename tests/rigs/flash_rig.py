@@ -109,6 +109,7 @@ class _Pack:
                 if not node.is_mute:
                     self._to_host(self.tamper(frame))
             while (event := target.next_event()) is not None:
+                node.events.append(event)
                 if isinstance(event, ResetRequested):
                     node.restart()
             due.append(node.target.next_timeout())
@@ -203,7 +204,7 @@ def process(*arguments, **options):
 
 
 def interactive(arguments, answer, *, columns=200):
-    """Run the command on a terminal of its own and type *answer* when it asks; (exit code, what was on the screen)."""
+    """Run the command on a terminal of its own and type *answer* (bytes, or what gives them) when it asks; (exit code, what was on the screen)."""
     root, path = Path(__file__).parents[2], os.environ.get("PYTHONPATH", "")
     env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}", "COLUMNS": str(columns)}
     pid, near = pty.fork()
@@ -220,7 +221,7 @@ def interactive(arguments, answer, *, columns=200):
         screen += data
         if b"[y/N]: " in screen and not is_answered:
             is_answered = True
-            os.write(near, answer)
+            os.write(near, answer() if callable(answer) else answer)
     else:
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bmsota.node import ApplicationStarted
+from bmsota.node import ApplicationStarted, BootloaderLeft
 
 
 class Hanging:
@@ -16,7 +16,8 @@ class Hanging:
 
     @property
     def target(self: Any) -> Any:
-        started = ApplicationStarted() in self.events[self._heard :] or not self.has_window
+        events = self.events[self._heard :]
+        started = ApplicationStarted() in events or BootloaderLeft() in events or not self.has_window
         return None if self.hangs and started else self._core
 
     @target.setter

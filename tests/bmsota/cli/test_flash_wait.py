@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
+import uds_rig
 from flash_rig import NEW, Node, PtyPack, VirtualPack, bmsota, interactive, write_release
 
 from bmsota.adapters import slcan
 from bmsota.bootloader import TargetTiming
+from bmsota.canframe import CanFrame
 from bmsota.cli import waiting
 from bmsota.cli.fault_table import FaultError
-from bmsota.node import NodeCommand, NodeMode
+from bmsota.node import BootloaderEntered, BootloaderLeft, NodeCommand, NodeMode
+from bmsota.uds import UDS_11BIT, UdsServerTiming
 
 pytestmark = pytest.mark.slow
 
@@ -149,3 +153,49 @@ def test_a_node_in_its_boot_window_is_held_before_anything_is_decided(tmp_path, 
     assert (code, held, let_go) == ((3, {1}, {1}) if option == "--wait" else (0, set(), set())), screen
     assert node.target.state is (NodeMode.APPLICATION if option == "--wait" else NodeMode.BOOTLOADER)
     assert node.target.is_in_boot_window is (option == "--plan")
+
+
+class UdsNode(uds_rig.Node):
+    """A slave that speaks UDS, in a pack of real time."""
+
+    is_dead = is_mute = False
+
+    def __init__(self, position, **timing):
+        super().__init__(position, factory=uds_rig.OLD(), access=None, timing=UdsServerTiming(**timing))
+        self.restart()
+
+    def restart(self):
+        self.power_on(UDS_11BIT)
+
+
+def slow_answer(pack, node):
+    """An answer that comes when two more looks have been seen, or the node has gone to its application."""
+    at = len(pack.frames)
+    while len(asked(pack, at)) < 4 and BootloaderLeft() not in node.events:
+        time.sleep(0.05)
+    pack.answered_at = at
+    return b"n\n"
+
+
+def asked(pack, at):
+    return [frame for frame in pack.frames[at:] if frame == CanFrame(0x7DF, bytes.fromhex("023e00cccccccccc"))]
+
+
+@pytest.mark.parametrize("option", ["--wait", "--plan"])
+def test_a_node_in_its_boot_window_is_held_by_uds_too_while_the_user_thinks(tmp_path, option):
+    """Its session would end after S3; the answer comes late, and is no: the node is let go."""
+    image = tmp_path / "image.bin"
+    image.write_bytes(uds_rig.NEW())
+    node = UdsNode(1, boot_window_ns=600_000_000_000, s3_ns=10_000_000_000)
+    arguments = ["flash", image, "--to", "1", "--profile", "uds", "--report-dir", tmp_path, *QUICK]
+    with PtyPack(node) as pack:
+        if option == "--wait":
+            code, screen = interactive([*arguments, "--wait", "60", *pack.arguments], lambda: slow_answer(pack, node))
+        else:
+            done = bmsota(*arguments, "--wait", "60", "--plan", *pack.arguments)
+            code, screen = done.code, done.text
+    events = [event for event in node.events if event in {BootloaderEntered(), BootloaderLeft()}]
+    assert code == (3 if option == "--wait" else 0), screen
+    assert events == ([BootloaderEntered(), BootloaderLeft()] if option == "--wait" else [])
+    if option == "--wait":
+        assert len(asked(pack, pack.answered_at)) >= 4

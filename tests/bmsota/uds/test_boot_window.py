@@ -9,6 +9,7 @@ from bmsota.image import ImageVersion
 from bmsota.node import (
     ApplicationStarted,
     BootloaderEntered,
+    BootloaderLeft,
     CommandSucceeded,
     FailureCause,
     ImageConfirmed,
@@ -102,3 +103,44 @@ def test_a_node_without_an_image_has_no_window():
     node = uds_rig.Node(factory=None, timing=WINDOW)
     uds_rig.Bench(node)
     assert (node.target.state, node.target.is_in_boot_window) == (NodeMode.BOOTLOADER, False)
+
+
+def test_a_discovery_can_hold_the_nodes_it_finds_in_their_window():
+    """One that runs its application is not told anything; the held one leaves by itself when nothing is sent for S3."""
+    held, running = uds_rig.Node(1, factory=uds_rig.OLD(), timing=WINDOW), uds_rig.Node(2, factory=uds_rig.OLD())
+    bench = uds_rig.Bench(held, running)
+    discovery = bench.discovery(holds_nodes=True)
+    bench.run(discovery)
+    assert {position: node.state for position, node in discovery.nodes.items()} == {
+        1: NodeMode.BOOTLOADER,
+        2: NodeMode.APPLICATION,
+    }
+    assert (held.target.session, running.target.session) == (2, 1)
+    for _ in range(3):
+        bench.run(limit_s=4)
+        bench.run(bench.discovery(holds_nodes=True))
+    assert ApplicationStarted() not in held.events
+    assert held.events.count(BootloaderEntered()) == 1
+    bench.run(limit_s=6)
+    assert held.target.state is NodeMode.APPLICATION
+
+
+def test_a_discovery_that_holds_nothing_leaves_the_window_alone():
+    node = uds_rig.Node(1, factory=uds_rig.OLD(), timing=WINDOW)
+    bench = uds_rig.Bench(node)
+    bench.run(bench.discovery())
+    bench.run(limit_s=1)
+    assert BootloaderEntered() not in node.events
+    assert node.target.state is NodeMode.APPLICATION
+
+
+def test_a_held_node_whose_application_hangs_is_flashed_without_ever_starting_it():
+    """Transfer, activation and reset stay in the programming session: between them the old application would start, and hang."""
+    node = HangingNode(factory=uds_rig.OLD(), timing=WINDOW)
+    bench = uds_rig.Bench(node)
+    bench.run(bench.discovery(holds_nodes=True))
+    assert isinstance(bench.flash(uds_rig.NEW())[-1], ImageVerified)
+    assert isinstance(bench.command(1, NodeCommand.ACTIVATE_TEST), CommandSucceeded)
+    assert not {ApplicationStarted(), BootloaderLeft()} & set(node.events)
+    node.hangs = False
+    assert isinstance(bench.command(1, NodeCommand.RESET), CommandSucceeded)
