@@ -13,6 +13,7 @@ from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._codec import decode, encode
 from bmsota.gbt32960._columns.header import are_identifiers, is_identifier, time_of, times_of
 from bmsota.gbt32960._columns.mixed import decode_mixed
+from bmsota.gbt32960._columns.numbers import highest, lowest
 from bmsota.gbt32960._columns.plan import Plan, plan_for, plan_of, same_layout, xor_of_rows
 from bmsota.gbt32960._columns.values import FrameColumns, FrameGroup
 from bmsota.gbt32960._enums import Edition
@@ -165,7 +166,7 @@ class _Batch:
         """Group frames of one size: the first that is left leads, all that are laid out like it follow."""
         # Over everything, check byte included, the XOR is zero if it is right: the two start bytes cancel each other.
         wrong = xor_of_rows(frames)
-        if wrong.any():
+        if np.count_nonzero(wrong):
             index, frames = self.keep(index, frames, wrong == 0)
         misses = 0
         while len(index) >= _ALIKE_MIN << 2 * misses:  # Each miss must be worth more frames than the last.
@@ -270,10 +271,13 @@ class _Batch:
         octets = frames[:, VIN].copy()
         letters = octets.astype(np.uint32)
         seconds, fit = times_of(gathered.take(plan.time, axis=0))
-        fit &= (command == REPORTS[0]) | (command == REPORTS[1])
-        if not (octets.max() < 0x7F and octets.min() > 0x20):
-            fit &= are_identifiers(octets)
-        if not fit.all():
+        if highest(command) > REPORTS[1] or lowest(command) < REPORTS[0]:
+            is_report = (command == REPORTS[0]) | (command == REPORTS[1])
+            fit = is_report if fit is None else fit & is_report
+        if highest(octets) >= 0x7F or lowest(octets) <= 0x20:
+            are_good = are_identifiers(octets)
+            fit = are_good if fit is None else fit & are_good
+        if fit is not None and not fit.all():
             seconds, letters, gathered, command = seconds[fit], letters[fit], gathered[:, fit], command[fit]
             index, frames = self.keep(index, frames, fit)
             if not len(index):
