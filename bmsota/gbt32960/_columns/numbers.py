@@ -82,18 +82,27 @@ def _reach_of(needed: Array) -> slice:
 class Wide:
     """The single numbers of four bytes. These are few, and are read where they stand."""
 
-    def __init__(self, slots: list[Slot]) -> None:
+    def __init__(self, slots: list[Slot], size: int) -> None:
         slots = sorted(slots, key=lambda slot: (slot.is_integer, slot.row.divisor == 1))
         real = [slot for slot in slots if not slot.is_integer]
-        self.windows = [slice(slot.at, slot.at + 4) for slot in slots]
+        self.fields = [f"f{place}" for place in range(len(slots))]
+        self.record = np.dtype(
+            {
+                "names": self.fields,
+                "formats": [_BIG_ENDIAN_DWORD] * len(slots),
+                "offsets": [slot.at for slot in slots],
+                "itemsize": size,
+            }
+        )
         self.integers = tuple(slot.name for slot in slots[len(real) :])
         self.reals = _Reals(real, np.float64)
         self.limit = min(self.reals.limits, default=0)
 
     def decode(self, frames: Array, _gathered: Array, values: dict[str, Array], marks: dict[str, Array]) -> None:
-        raw = np.empty((len(self.windows), len(frames)), np.uint32)
-        for line, window in zip(raw, self.windows, strict=True):
-            line[:] = frames[:, window].view(_BIG_ENDIAN_DWORD)[:, 0]
+        raw = np.empty((len(self.fields), len(frames)), np.uint32)
+        records = frames.view(self.record)[:, 0]
+        for place, name in enumerate(self.fields):
+            raw[place] = records[name]
         real = len(self.reals.names)
         values.update(zip(self.integers, raw[real:], strict=True))
         if real:

@@ -58,7 +58,7 @@ class Plan:
             if slots:
                 self.scalars.append(Scalars(slots, size, self.row_of))
                 if size == 4:
-                    self.singles.append(Wide(slots))
+                    self.singles.append(Wide(slots, self.size))
         narrow = [slot for slot in singles if slot.row.size_bytes < 4]
         if narrow:
             self.singles.append(Narrow(narrow, self.row_of))
