@@ -11,8 +11,10 @@ import numpy as np
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._codec import decode, encode
+from bmsota.gbt32960._columns.few import late_group
 from bmsota.gbt32960._columns.header import are_identifiers, is_identifier, time_of, times_of
 from bmsota.gbt32960._columns.mixed import decode_mixed
+from bmsota.gbt32960._columns.numbers import highest, lowest
 from bmsota.gbt32960._columns.plan import Plan, plan_for, plan_of, same_layout, xor_of_rows
 from bmsota.gbt32960._columns.values import FrameColumns, FrameGroup
 from bmsota.gbt32960._enums import Edition
@@ -31,10 +33,6 @@ _ONE_SIZE_MIN: Final = 48
 """Frames of one size, among others, for which it is worth looking whether they are alike."""
 _SAMPLED_MAX: Final = 256
 """From here on they are not sampled: the first layout is looked for in all of them."""
-_FEW_BYTES_MAX: Final = 6000
-"""Up to so many bytes of one layout the calls cost more than what they do."""
-_FEW_SIZE_MAX: Final = 1000
-"""The largest frame for which it is worth to know each number's place, which is eight times as large."""
 _MIXED_MIN: Final = 16
 """Frames of many layouts for which the walk side by side is worth its price."""
 
@@ -44,8 +42,12 @@ def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offse
     if isinstance(frames, (bytes, bytearray, memoryview)):
         joined = bytes(frames)
         starts, sizes = _spans(len(joined), offsets)
-        size = int(sizes[0]) if len(sizes) else 0
-        if not len(sizes) or starts[0] or not (sizes == size).all():
+        if len(sizes) < _ALIKE_MIN:
+            return _few(
+                [joined[start : start + size] for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
+            )
+        size = int(sizes[0])
+        if starts[0] or not (sizes == size).all():
             return _Batch(joined, starts, sizes).columns()
         return _Batch(joined, None, None, len(sizes), size).columns()
     if offsets is not None:
@@ -53,15 +55,19 @@ def decode_batch(frames: Sequence[bytes] | bytes | bytearray | memoryview, offse
         raise LocalProtocolError(msg)
     joined = b"".join(frames)
     count = len(frames)
-    size = len(frames[0]) if count else 0
     if count < _ALIKE_MIN:
-        whole = _Batch(joined, None, None)
-        whole.few(list(range(count)), list(map(bytes, frames)))
-        return whole.result(frames)
+        return _few([*map(bytes, frames)])
+    size = len(frames[0])
     if size and size * count == len(joined) and _reach(frames, size):
         return _Batch(joined, None, None, count, size).columns()
     sizes = np.fromiter(map(len, frames), np.int64, count)
     return _Batch(joined, np.cumsum(sizes) - sizes, sizes).columns()
+
+
+def _few(frames: list[bytes]) -> FrameColumns:
+    batch = _Batch(b"", None, None)
+    batch.few(range(len(frames)), frames)
+    return batch.result(frames)
 
 
 def _reach(frames: Sequence[bytes], size: int) -> bool:
@@ -150,7 +156,7 @@ class _Batch:
                 others.append((place, decode(self.frame(place) if frames is None else frames[place])))
             except FrameError as error:
                 errors.append((place, error))
-        if len(self.groups) > 1:
+        if len(self.groups) > 1 and frames is None:  # A few frames are in order.
             self.groups.sort(key=lambda group: int(group.index[0]))
         return FrameColumns(groups=tuple(self.groups), others=tuple(others), errors=tuple(errors))
 
@@ -165,7 +171,7 @@ class _Batch:
         """Group frames of one size: the first that is left leads, all that are laid out like it follow."""
         # Over everything, check byte included, the XOR is zero if it is right: the two start bytes cancel each other.
         wrong = xor_of_rows(frames)
-        if wrong.any():
+        if np.count_nonzero(wrong):
             index, frames = self.keep(index, frames, wrong == 0)
         misses = 0
         while len(index) >= _ALIKE_MIN << 2 * misses:  # Each miss must be worth more frames than the last.
@@ -228,40 +234,35 @@ class _Batch:
         places = index.tolist()
         self.few(places, [self.frame(place) for place in places])
 
-    def few(self, places: list[int], frames: Sequence[bytes]) -> None:
+    def few(self, places: Sequence[int], frames: Sequence[bytes]) -> None:
         """Group a few frames by their skeletons, and give each group a plan."""
         found: dict[bytes, tuple[Plan, list[int], list[int]]] = {}
+        plan = None
         for row, data in enumerate(frames):
-            try:
-                plan = plan_for(data)
-            except Unplannable:
-                self.slow.append(places[row])
-                continue
+            if plan is None or len(data) != plan.size or not plan.is_layout_of(data):
+                try:
+                    plan = plan_for(data)
+                except Unplannable:
+                    self.slow.append(places[row])
+                    continue
             seconds = time_of(data)
             if seconds is None or data[2] not in REPORTS or bcc_xor(data) or not is_identifier(data[VIN]):
                 self.slow.append(places[row])
                 continue
             known = found.get(plan.skeleton)
             if known is None:
-                known = found[plan.skeleton] = (plan, [], [])
-            known[1].append(row)
-            known[2].append(seconds)
+                found[plan.skeleton] = (plan, [row], [seconds])
+            else:
+                known[1].append(row)
+                known[2].append(seconds)
         for plan, rows, times in found.values():
-            kept = frames if len(rows) == len(frames) else [frames[row] for row in rows]
-            matrix = np.frombuffer(b"".join(kept), np.uint8).reshape(len(rows), plan.size)
-            values, marks = plan.decode(
-                matrix, None if plan.size <= _FEW_SIZE_MAX and matrix.size <= _FEW_BYTES_MAX else plan.gather(matrix)
-            )
+            every = len(rows) == len(frames)
             self.groups.append(
-                FrameGroup(
-                    edition=plan.edition,
-                    skeleton=plan.skeleton,
-                    index=np.array(places if kept is frames else [places[row] for row in rows], np.int64),
-                    command=matrix[:, 2].copy(),
-                    vin=np.array([data[VIN].decode("ascii") for data in kept], f"=U{VIN_SIZE}"),
-                    time=np.array(times, np.int64).view("datetime64[s]"),
-                    values=values,
-                    marks=marks,
+                late_group(
+                    plan,
+                    places if every else [places[row] for row in rows],
+                    frames if every else [frames[row] for row in rows],
+                    times,
                 )
             )
 
@@ -270,10 +271,13 @@ class _Batch:
         octets = frames[:, VIN].copy()
         letters = octets.astype(np.uint32)
         seconds, fit = times_of(gathered.take(plan.time, axis=0))
-        fit &= (command == REPORTS[0]) | (command == REPORTS[1])
-        if not (octets.max() < 0x7F and octets.min() > 0x20):
-            fit &= are_identifiers(octets)
-        if not fit.all():
+        if highest(command) > REPORTS[1] or lowest(command) < REPORTS[0]:
+            is_report = (command == REPORTS[0]) | (command == REPORTS[1])
+            fit = is_report if fit is None else fit & is_report
+        if highest(octets) >= 0x7F or lowest(octets) <= 0x20:
+            are_good = are_identifiers(octets)
+            fit = are_good if fit is None else fit & are_good
+        if fit is not None and not fit.all():
             seconds, letters, gathered, command = seconds[fit], letters[fit], gathered[:, fit], command[fit]
             index, frames = self.keep(index, frames, fit)
             if not len(index):

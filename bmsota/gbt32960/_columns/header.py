@@ -35,28 +35,26 @@ def _month_tables() -> tuple[Array, Array]:
 _STARTS, _DAYS = _month_tables()
 
 
+_MINUTE: Final = np.int64(60)
 _CLOCK_LIMITS: Final = np.array([23, 59, 59], np.uint8)
 _SECONDS: Final = np.array([86400.0, 3600.0, 60.0, 1.0])
 """Of a day, an hour, a minute, a second."""
 
 
-def times_of(raw: Array) -> tuple[Array, Array]:
-    """Seconds since the epoch (UTC), and which of them are real, of six rows of bytes."""
+def times_of(raw: Array) -> tuple[Array, Array | None]:
+    """Seconds since the epoch (UTC), and which of them are real (None: all), of six rows of bytes."""
     is_real: Array
-    first = raw[:4, :1]
-    count = raw.shape[1]
     # Frames that arrive together are mostly of one hour: half the work.
-    if count and raw[:4].tobytes() == first.repeat(count, axis=1).tobytes():
-        year, month_of_year, day, hour = first[:, 0].tolist()
+    if raw.shape[1] and not np.count_nonzero(raw[:4] != raw[:4, :1]):
+        year, month_of_year, day, hour = raw[:4, 0].tolist()
         code = (year << 8) | month_of_year
-        seconds = raw[4].astype(np.int64)
-        seconds *= 60
+        seconds = raw[4] * _MINUTE
         seconds += raw[5]
         seconds += int(_STARTS[code]) + day * 86400 + hour * 3600
-        is_real = np.full(len(seconds), 1 <= day <= _DAYS[code] and hour <= _CLOCK_LIMITS[0])
-        if raw[4:].max() > _CLOCK_LIMITS[1]:
-            is_real &= (raw[4:] <= _CLOCK_LIMITS[1:, None]).all(axis=0)
-        return seconds, is_real
+        is_day = 1 <= day <= _DAYS[code] and hour <= 23
+        if is_day and np.maximum.reduce(raw[4:], axis=None) <= 59:
+            return seconds, None
+        return seconds, is_day & (raw[4:] <= _CLOCK_LIMITS[1:, None]).all(axis=0)
     month = raw[0].astype(np.intp)
     month <<= 8
     month |= raw[1]

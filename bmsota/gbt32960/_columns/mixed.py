@@ -75,7 +75,7 @@ def decode_mixed(data: bytes, starts: Array, ends: Array, index: Array, edition:
     head = octets[starts[:, None] + _HEAD]
     seconds, fit = times_of(np.ascontiguousarray(head[:, TIME].T))
     letters = head[:, VIN].astype(np.uint32)
-    fit &= are_identifiers(letters)
+    fit = are_identifiers(letters) if fit is None else fit & are_identifiers(letters)
     command = head[:, 2]
     fit &= (command == REPORTS[0]) | (command == REPORTS[1])
     fit &= (head[:, 3] == ReplyFlag.COMMAND) & (head[:, 21] == Encryption.NONE)

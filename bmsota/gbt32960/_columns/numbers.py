@@ -24,42 +24,153 @@ _BIG_ENDIAN_DWORD: Final = np.dtype(">u4")
 UNSIGNED: Final[dict[int, np.dtype[Any]]] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
 
 
-def _order(slot: Slot) -> int:
-    row = slot.row
-    if slot.is_integer:
-        return 4
-    has_divisor = row.divisor != 1
-    return int(has_divisor) if row.raw_offset else 2 if has_divisor else 3
+def highest(raw: Array) -> Any:
+    """As the method `max`, which is written in Python."""
+    return np.maximum.reduce(raw, axis=None)
+
+
+def lowest(raw: Array) -> Any:
+    """As the method `min`, which is written in Python."""
+    return np.minimum.reduce(raw, axis=None)
+
+
+class _Reals:
+    """Numbers that are no plain integers: those that have an offset or a unit step should be neighbours.
+
+    Each of the two operations is done from the first that needs it to the last, because it changes nothing in those that do not.
+    """
+
+    def __init__(self, slots: list[Slot], dtype: Any) -> None:
+        self.names = tuple(slot.name for slot in slots)
+        self.rows = tuple(slot.row for slot in slots)
+        self.dtype = dtype
+        self.limits = [slot.row.raw_limit for slot in slots]
+        offsets = np.array([[slot.row.raw_offset] for slot in slots], dtype)
+        divisors = np.array([[slot.row.divisor] for slot in slots], dtype)
+        self.with_offset = _reach_of(offsets != 0)
+        self.with_divisor = _reach_of(divisors != 1)
+        self.offsets, self.divisors = offsets[self.with_offset], divisors[self.with_divisor]
+
+    def decode(self, raw: Array, values: dict[str, Array]) -> Array:
+        """Put the columns of *raw*, one row a number, into *values*; and return them."""
+        out = raw.astype(self.dtype)
+        if len(self.offsets):
+            part = out[self.with_offset]  # In two steps, so that the result is not copied onto itself.
+            part -= self.offsets
+        if len(self.divisors):
+            part = out[self.with_divisor]
+            part /= self.divisors
+        values.update(zip(self.names, out, strict=True))
+        return out
+
+    def mark(self, raw: Array, out: Array, marks: dict[str, Array], rows: range) -> None:
+        """Mark what is missing in *rows*."""
+        for place in rows:
+            row = self.rows[place]
+            missing = raw[place] > self.limits[place]
+            if missing.any():
+                out[place, missing] = np.nan
+                marks[self.names[place]] = marks_of(raw[place].astype(UNSIGNED[row.size_bytes]), missing, row)
+
+
+def _reach_of(needed: Array) -> slice:
+    """From the first that is needed to the last."""
+    places = np.flatnonzero(needed)
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+
+class Wide:
+    """The single numbers of four bytes. These are few, and are read where they stand."""
+
+    def __init__(self, slots: list[Slot], size: int) -> None:
+        slots = sorted(slots, key=lambda slot: (slot.is_integer, slot.row.divisor == 1))
+        real = [slot for slot in slots if not slot.is_integer]
+        self.fields = [f"f{place}" for place in range(len(slots))]
+        self.record = np.dtype(
+            {
+                "names": self.fields,
+                "formats": [_BIG_ENDIAN_DWORD] * len(slots),
+                "offsets": [slot.at for slot in slots],
+                "itemsize": size,
+            }
+        )
+        self.integers = tuple(slot.name for slot in slots[len(real) :])
+        self.reals = _Reals(real, np.float64)
+        self.limit = min(self.reals.limits, default=0)
+
+    def decode(self, frames: Array, _gathered: Array, values: dict[str, Array], marks: dict[str, Array]) -> None:
+        raw = np.empty((len(self.fields), len(frames)), np.uint32)
+        records = frames.view(self.record)[:, 0]
+        for place, name in enumerate(self.fields):
+            raw[place] = records[name]
+        real = len(self.reals.names)
+        values.update(zip(self.integers, raw[real:], strict=True))
+        if real:
+            raw = raw[:real]
+            out = self.reals.decode(raw, values)
+            if raw.size and highest(raw) > self.limit:
+                self.reals.mark(raw, out, marks, range(real))
+
+
+class Narrow:
+    """The single numbers of one and of two bytes: all in words, so that one operation does for both."""
+
+    def __init__(self, slots: list[Slot], row_of: Mapping[int, int]) -> None:
+        def needs(slot: Slot) -> tuple[bool, bool]:
+            return slot.row.raw_offset != 0, slot.row.divisor != 1
+
+        # What needs an operation stands in the middle: plain octets, octets, words, plain words, then words that are integers.
+        octets = sorted((slot for slot in slots if slot.row.size_bytes == 1 and not slot.is_integer), key=needs)
+        words = sorted((slot for slot in slots if slot.row.size_bytes == 2 and not slot.is_integer), key=needs)[::-1]
+        integers = [slot for slot in slots if slot.row.size_bytes == 2 and slot.is_integer]
+        self.octets, self.real = len(octets), len(octets) + len(words)
+        self.low = np.array(
+            [row_of[slot.at + slot.row.size_bytes - 1] for slot in (*octets, *words, *integers)], np.intp
+        )
+        self.high = np.array([row_of[slot.at] for slot in (*words, *integers)], np.intp)
+        self.reals = _Reals([*octets, *words], np.float32)
+        self.octet_limit = min(self.reals.limits[: self.octets], default=0)
+        self.word_limit = min(self.reals.limits[self.octets :], default=0)
+        self.integers = tuple(slot.name for slot in integers)
+        self.bare = [(slot.name, row_of[slot.at]) for slot in slots if slot.row.size_bytes == 1 and slot.is_integer]
+
+    def decode(self, _frames: Array, gathered: Array, values: dict[str, Array], marks: dict[str, Array]) -> None:
+        raw = gathered.take(self.low, axis=0).astype(np.uint16)
+        octets, real = self.octets, self.real
+        if len(self.high):
+            high = gathered.take(self.high, axis=0).astype(np.uint16)
+            high <<= 8
+            part = raw[octets:]
+            part |= high
+        for name, row in self.bare:
+            values[name] = gathered[row]
+        values.update(zip(self.integers, raw[real:], strict=True))
+        if not real:
+            return
+        out = self.reals.decode(raw[:real], values)
+        if not raw.shape[1]:
+            return
+        if octets and highest(raw[:octets]) > self.octet_limit:
+            self.reals.mark(raw, out, marks, range(octets))
+        if real > octets and highest(raw[octets:real]) > self.word_limit:
+            self.reals.mark(raw, out, marks, range(octets, real))
 
 
 class Scalars:
-    """The single numbers of one size: those with an offset, those with a unit step, those with sentinels only, plain integers.
-
-    Those that have an offset and a unit step stand between: so each operation is done on neighbours, and on no others.
-    """
+    """The single numbers of one size, to be encoded."""
 
     def __init__(self, slots: list[Slot], size: int, row_of: Mapping[int, int]) -> None:
-        slots = sorted(slots, key=_order)
         self.names = tuple(slot.name for slot in slots)
         self.rows = tuple(slot.row for slot in slots)
         self.size = size
-        self.ats = tuple(slot.at for slot in slots)
         # Rows of the gather: the highest bytes of all numbers, then the next, ...
         self.octets = [np.array([row_of[slot.at + octet] for slot in slots], np.intp) for octet in range(size)]
         self.unsigned = UNSIGNED[size]
-        self.real = sum(not slot.is_integer for slot in slots)
-        """How many are no plain integers."""
         self.dtype: Any = np.float64 if size == 4 else np.float32
-        self.limits = np.array([slot.row.raw_limit for slot in slots[: self.real]], self.unsigned)
-        self.lowest_limit = int(self.limits.min(initial=(1 << 8 * size) - 1))
         self.offsets = np.array([[slot.row.raw_offset] for slot in slots], self.dtype)
         self.divisors = np.array([[slot.row.divisor] for slot in slots], self.dtype)
         self.has_offset = bool(self.offsets.any())
         self.has_divisor = bool((self.divisors != 1).any())
-        with_offset = np.flatnonzero(self.offsets)
-        with_divisor = np.flatnonzero(self.divisors != 1)
-        self.with_offset = slice(0, int(with_offset[-1]) + 1) if len(with_offset) else None
-        self.with_divisor = slice(int(with_divisor[0]), int(with_divisor[-1]) + 1) if len(with_divisor) else None
         self.bounds = {
             strict: (
                 np.array([row.raw_min if strict else 0 for row in self.rows], np.float64),
@@ -67,37 +178,6 @@ class Scalars:
             )
             for strict in (False, True)
         }
-
-    def decode(self, frames: Array, gathered: Array, values: dict[str, Array], marks: dict[str, Array]) -> None:
-        if self.size == 4:  # These are few, and are read where they stand.
-            raw = np.empty((len(self.ats), len(frames)), self.unsigned)
-            for place, at in enumerate(self.ats):
-                raw[place] = frames[:, at : at + 4].view(_BIG_ENDIAN_DWORD)[:, 0]
-        else:
-            raw = gathered.take(self.octets[0], axis=0)
-            if self.size == 2:
-                raw = raw.astype(self.unsigned)
-                raw <<= 8
-                raw |= gathered.take(self.octets[1], axis=0)
-        real = self.real
-        if real < len(raw):
-            values.update(zip(self.names[real:], raw[real:], strict=True))
-            raw = raw[:real]
-            if not real:
-                return
-        out = raw.astype(self.dtype)
-        if self.with_offset is not None:
-            part = out[self.with_offset]  # In two steps, so that the result is not copied onto itself.
-            part -= self.offsets[self.with_offset]
-        if self.with_divisor is not None:
-            part = out[self.with_divisor]
-            part /= self.divisors[self.with_divisor]
-        if raw.size and raw.max() > self.lowest_limit:
-            for place in np.flatnonzero(raw.max(axis=1) > self.limits).tolist():
-                missing = raw[place] > self.limits[place]
-                out[place, missing] = np.nan
-                marks[self.names[place]] = marks_of(raw[place], missing, self.rows[place])
-        values.update(zip(self.names, out, strict=False))
 
     def encode(self, gathered: Array, values: Mapping[str, Array], marks: Mapping[str, Array], strict: bool) -> None:
         count = gathered.shape[1]
@@ -219,6 +299,7 @@ class NumberList:
         self.is_integer = slot.is_integer
         # More than 24 bits would not survive in a float32.
         self.dtype: Any = np.float64 if slot.row.size_bytes == 4 else np.float32
+        self.offset, self.divisor = self.dtype(self.row.raw_offset), self.dtype(self.row.divisor)
 
     def decode(self, frames: Array, values: dict[str, Array], marks: dict[str, Array]) -> None:
         if not self.count:
@@ -231,11 +312,11 @@ class NumberList:
         # Into one piece and the byte order first, then float: each of the two is vectorised, both at once not.
         wire = wire.astype(self.unsigned)
         out = wire.astype(self.dtype)
-        is_missing = self.row.sentinels and out.size and wire.max() > self.row.raw_limit
-        if self.row.raw_offset:
-            out -= self.dtype(self.row.raw_offset)
+        is_missing = self.row.sentinels and out.size and highest(wire) > self.row.raw_limit
+        if self.offset:
+            out -= self.offset
         if self.row.divisor != 1:
-            out /= self.dtype(self.row.divisor)
+            out /= self.divisor
         if is_missing:
             missing = wire > self.row.raw_limit
             out[missing] = np.nan

@@ -11,7 +11,7 @@ import numpy as np
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960._columns.few import FewFrames
 from bmsota.gbt32960._columns.header import bytes_of_times, check_header
-from bmsota.gbt32960._columns.numbers import NumberList, Scalars, sign_position, unsigned_position
+from bmsota.gbt32960._columns.numbers import Narrow, NumberList, Scalars, Wide, sign_position, unsigned_position
 from bmsota.gbt32960._enums import Edition
 from bmsota.gbt32960._walk import TIME, VIN, Unplannable, Walk
 
@@ -51,11 +51,17 @@ class Plan:
         self.filling = np.frombuffer(
             bytes(self.skeleton[place] for place in sorted(self.row_of, key=self.row_of.__getitem__)), np.uint8
         )[:, None]
-        self.scalars = []
+        self.scalars: list[Scalars] = []
+        self.singles: list[Wide | Narrow] = []
         for size in (4, 2, 1):
             slots = [slot for slot in singles if slot.row.size_bytes == size]
             if slots:
                 self.scalars.append(Scalars(slots, size, self.row_of))
+                if size == 4:
+                    self.singles.append(Wide(slots, self.size))
+        narrow = [slot for slot in singles if slot.row.size_bytes < 4]
+        if narrow:
+            self.singles.append(Narrow(narrow, self.row_of))
         self._slots = walk.slots
         self._pick = itemgetter(*walk.fixed)
         self._picked = self._pick(data)
@@ -103,7 +109,7 @@ class Plan:
     def matches(self, gathered: Array) -> Array | None:
         """Which of the frames, as `gather` gives them, are laid out like this; None if all are."""
         equal = gathered.take(self.fixed, axis=0) == self.expected
-        return None if equal.all() else equal.all(axis=0)
+        return None if np.count_nonzero(equal) == equal.size else equal.all(axis=0)
 
     def decode(self, frames: Array, gathered: Array | None) -> tuple[dict[str, Array], dict[str, Array]]:
         """Columns and marks; of *gathered* bytes, or if there are none in the way of few frames."""
@@ -112,8 +118,8 @@ class Plan:
         if gathered is None:
             self.few.decode(frames, values, marks)
         else:
-            for scalars in self.scalars:
-                scalars.decode(frames, gathered, values, marks)
+            for singles in self.singles:
+                singles.decode(frames, gathered, values, marks)
             for item in self.lists:
                 item.decode(frames, values, marks)
         for name in self.positions:

@@ -5,10 +5,12 @@ Every promise is made against `decode` and `encode`; where a number stands in a 
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -29,6 +31,7 @@ from bmsota.gbt32960 import (
     DriveMotors,
     Frame,
     FrameColumns,
+    FrameGroup,
     Heartbeat,
     Position,
     RawBody,
@@ -44,6 +47,7 @@ from bmsota.gbt32960 import (
     encode_batch,
 )
 from bmsota.gbt32960._columns import batch as batch_module
+from bmsota.gbt32960._columns import few as few_module
 from bmsota.gbt32960._columns import plan as module
 from bmsota.gbt32960._walk import Unplannable, Walk
 
@@ -228,8 +232,8 @@ def test_few_frames_make_the_same_columns_as_many(monkeypatch, good_frames, seed
                     raw[place] = draw.choice([0xFF, 0xFE, 0, draw.randrange(256)])
             found.append(repaired(raw))
     few = [decode_batch(found[begin : begin + 15]) for begin in range(0, len(found), 15)]
-    assert sum(len(columns.groups) for columns in few) > 10
-    monkeypatch.setattr(batch_module, "_FEW_BYTES_MAX", 0)
+    assert sum(bool(group.values) for columns in few for group in columns.groups) > 10  # Made now, not later.
+    monkeypatch.setattr(few_module, "FEW_BYTES_MAX", 0)
     for begin, columns in zip(range(0, len(found), 15), few, strict=True):
         assert_groups_are_equal(columns, decode_batch(found[begin : begin + 15]))
 
@@ -241,6 +245,45 @@ def test_few_frames_may_be_bytes_of_any_kind():
     assert [place for place, _ in columns.errors] == [2]
     with pytest.raises(TypeError):
         decode_batch([5])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 15, 16, 17])
+def test_a_few_frames_are_a_batch_like_any_other(monkeypatch, count):
+    """As a list and as one buffer, alike and of several layouts, with what is no report between: the same columns, bit for bit, as many make."""
+    alike = [encode(frame_of(VEHICLE, cells(3.3, Sentinel.INVALID, n / 1000), vin=f"V{n}")) for n in range(count)]
+    beat = encode(Frame(command=Command.HEARTBEAT, message=Heartbeat(), vin="V"))
+    mixed = [(data, beat, data[:-1], encode(frame_of(Alarms(1, 0, (n,)))))[n % 4] for n, data in enumerate(alike)]
+    found = []
+    for frames in (alike, mixed):
+        offsets = np.cumsum([0, *map(len, frames)])
+        found.append((frames, assert_batch_is_single(frames), decode_batch(b"".join(frames), offsets)))
+    monkeypatch.setattr(batch_module, "_ALIKE_MIN", 1)
+    monkeypatch.setattr(batch_module, "_MIXED_MIN", 1)
+    for frames, listed, buffered in found:
+        many = decode_batch(frames)
+        assert_groups_are_equal(listed, many)
+        assert_groups_are_equal(buffered, many)
+        assert [place for place, _ in listed.others] == [place for place, _ in buffered.others]
+        assert list(map(str, listed.errors)) == list(map(str, buffered.errors))
+
+
+def test_columns_of_a_few_frames_are_there_when_they_are_looked_at():
+    """They are those of the bytes that were given, whatever became of the buffer since, and go wherever other groups go."""
+    data = [encode(frame_of(VEHICLE, cells(3.3, Sentinel.INVALID), vin=f"V{n}")) for n in range(3)]
+    expected = decode_batch(data)
+    looks = (lambda group: group, lambda group: pickle.loads(pickle.dumps(group)), copy.deepcopy, replace)
+    for look in looks:
+        buffers = [bytearray(each) for each in data]
+        (group,) = decode_batch(buffers).groups
+        for buffer in buffers:
+            buffer[:] = bytes(len(buffer))
+        assert len(group) == 3
+        found = look(group)
+        assert_groups_are_equal(FrameColumns(groups=(found,)), expected)
+        assert isinstance(found, FrameGroup)
+        assert not hasattr(found, "no_such_column")
+        with pytest.raises(FrozenInstanceError):
+            found.values = {}
 
 
 @pytest.mark.parametrize("vin", ["LTEST00000000001", "L-1", "", "A_B"])
