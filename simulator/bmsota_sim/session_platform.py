@@ -21,9 +21,11 @@ from bmsota.gbt32960 import (
     ExtensionReceived,
     LoginRequested,
     LogoutReceived,
+    PlatformOptions,
     PlatformSession,
     ReplyFlag,
     ReportReceived,
+    decode_batch,
 )
 from bmsota.ota import HttpResponse
 
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from bmsota.ota import HttpRequest
 
 __all__ = ["SessionPlatform", "VehicleTraffic"]
+
+# Of reports that wait to be decoded: enough for columns to pay, and no more memory than a megabyte.
+BATCH_MAX = 1_000
 
 
 @dataclass(slots=True)
@@ -53,14 +58,28 @@ class VehicleTraffic:
 class SessionPlatform:
     """A `MemoryPlatform` of `PlatformSession`s; counts per vehicle."""
 
-    def __init__(self, received: Callable[[PlatformEvent, int], object] = lambda _event, _now_ns: None) -> None:
-        """*received* gets every event of every link, and when it came, before it is handled."""
+    def __init__(
+        self,
+        received: Callable[[PlatformEvent, int], object] = lambda _event, _now_ns: None,
+        *,
+        decodes_behind: bool = False,
+    ) -> None:
+        """A platform without links.
+
+        Args:
+            received: gets every event of every link, and when it came, before it is handled.
+            decodes_behind: decode reports many at a time, in columns, a little after they came. `decode` does the rest of them.
+        """
         self._received = received
+        self._options = PlatformOptions(defer_decode=decodes_behind)
+        self._undecoded: list[ReportReceived] | None = [] if decodes_behind else None
+        self.decoded = 0
+        """Reports that were decoded behind."""
         self.vehicles: defaultdict[str, VehicleTraffic] = defaultdict(VehicleTraffic)
         """By VIN."""
 
     def open_link(self, wake: Callable[[], None]) -> SessionLink[PlatformEvent]:  # noqa: ARG002 - it never sends by itself
-        session = PlatformSession()
+        session = PlatformSession(options=self._options)
         return SessionLink(session, partial(self.handle, session))
 
     def respond(self, request: HttpRequest) -> HttpResponse:  # noqa: ARG002 - it has no device API
@@ -73,10 +92,15 @@ class SessionPlatform:
             case LoginRequested(vin=vin):
                 self.vehicles[vin].logins += 1
                 session.accept_login(now_ns)
-            case ReportReceived(vin=vin, is_backfill=False):
-                self.vehicles[vin].reports += 1
             case ReportReceived(vin=vin):
-                self.vehicles[vin].backfilled += 1
+                if event.is_backfill:
+                    self.vehicles[vin].backfilled += 1
+                else:
+                    self.vehicles[vin].reports += 1
+                if self._undecoded is not None:
+                    self._undecoded.append(event)
+                    if len(self._undecoded) >= BATCH_MAX:
+                        self.decode()
             case ExtensionReceived(frame=frame):
                 self.vehicles[frame.vin].other += 1
                 session.reply(frame, now_ns, flag=ReplyFlag.SUCCESS)
@@ -84,3 +108,20 @@ class SessionPlatform:
                 self.vehicles[vin].logouts += 1
             case _:
                 pass  # Heartbeats, and what only `received` wants to see.
+
+    def decode(self) -> None:
+        """Decode the reports that wait for it.
+
+        Raises:
+            BmsotaError: the session took one for a report that is none.
+        """
+        waiting = self._undecoded
+        if not waiting:
+            return
+        self._undecoded = []
+        columns = decode_batch([event.clear for event in waiting])
+        alone = {place for place, _ in columns.errors} | {place for place, _ in columns.others}
+        one_by_one = [
+            waiting[place].report for place in alone
+        ]  # Layouts without columns, and what was answered as wrong.
+        self.decoded += len(columns) - len(alone) + len(one_by_one)

@@ -164,3 +164,7 @@ class Unit(Protocol):
     def follow(self, activity: Activity) -> None:
         """What the vehicle does from now on, as the physics found."""
         ...
+
+    def watch(self, changed: Callable[[], object]) -> bool:
+        """Whether *changed* will be called whenever `ordered`, `may_begin` or the ignition may have changed; else it must be asked."""
+        ...

@@ -318,3 +318,50 @@ def test_wrong_designs_are_refused():
             PackDesign(**wrong)
     with pytest.raises(ValueError, match="each VIN once"):
         Packs(F7, [VINS[0], VINS[0]], seed=1)
+
+
+def test_rows_are_stepped_alone_as_among_all():
+    """Bit for bit, whichever rows and however long: a row's steps are its own."""
+    names = [f"VIN{number}" for number in range(20)]
+    whole, parts = (Packs(PackDesign(cell_count=96, probe_count=32), names, seed=3) for _ in range(2))
+    current = np.linspace(-60, 120, 20, dtype=np.float32)
+    balancing = whole.cell_voltage_v > whole.cell_voltage_v.mean()
+    few = np.array([1, 4, 5, 17])
+    rest = np.setdiff1d(np.arange(20), few)
+    for dt_s in (1.0, 30.0, 7.0):
+        whole.step(current, dt_s, ambient_c=-5.0, balancing=balancing)
+        for rows in (few, rest):
+            parts.step(current[rows], dt_s, ambient_c=-5.0, balancing=balancing[rows], rows=rows)
+    for name in ("cell_voltage_v", "cell_temperature_c", "cell_soc", "current_a", "steps", "charge_ah"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
+    whole.age()
+    parts.age()
+    assert np.array_equal(whole.capacity_loss, parts.capacity_loss)
+
+
+@pytest.mark.parametrize("chemistry", [NMC, LFP])
+def test_what_is_said_to_be_borne_is(chemistry):
+    """Limits that are not computed, because what is wanted is far from them, are above what is wanted."""
+    random = np.random.default_rng(5)
+    names = [f"VIN{number}" for number in range(400)]
+    packs = Packs(
+        PackDesign(cell_count=24, probe_count=8, chemistry=chemistry),
+        names,
+        seed=3,
+        soc=random.uniform(0.0, 1.0, 400),
+        temperature_c=random.uniform(-25.0, 58.0, 400),
+    )
+    low, high = chemistry.cell_v_min, chemistry.cell_v_max
+    spared = 0
+    for dt_s in (1.0, 30.0):
+        packs.step(random.uniform(-40.0, 200.0, 400), dt_s, ambient_c=10.0)
+        wanted = random.uniform(-150.0, 450.0, 400)
+        charge, discharge = packs.current_limits_a(low, high, dt_s)
+        found_charge, found_discharge = packs.current_limits_a(low, high, dt_s, wanted_a=wanted)
+        is_spared = np.isinf(found_charge)
+        assert np.array_equal(is_spared, np.isinf(found_discharge))
+        assert np.array_equal(found_charge[~is_spared], charge[~is_spared])
+        assert (wanted[is_spared] < discharge[is_spared]).all()
+        assert (-wanted[is_spared] < charge[is_spared]).all()
+        spared += int(is_spared.sum())
+    assert spared > 100

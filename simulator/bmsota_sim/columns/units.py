@@ -128,6 +128,11 @@ class UnitColumns:
         self._held: tuple[Array, Array] | None = None
         """Cells and probes of the slaves' last round, where that is not each second's."""
         self._limits = PackLimits(profile.alarm_limits)
+        self._steps: Array = np.full(len(packs.vins), -1, np.int64)
+        """Of each pack, when it was compared with the limits."""
+        self._is_near: Array = np.zeros(len(packs.vins), np.bool_)
+        self._fast: set[FleetUnit] = set()
+        """Units whose motors may turn too fast."""
         self._watched: dict[FleetUnit, UnitAlarms] = {}
         """Units whose pack is near a limit, or beyond it."""
 
@@ -212,10 +217,18 @@ class UnitColumns:
 
     def _look_at_packs(self, now_ns: int, second_ns: int) -> None:
         """Judge the alarms of the packs that are near a limit, as a master does at its latch."""
-        voltage, temperature = self._held or (self.packs.cell_voltage_v, self.packs.cell_temperature_c)
-        rows = set(np.flatnonzero(self._limits.near(self.packs, voltage, temperature)).tolist())
-        near = [self._units[row] for row in sorted(rows & self._units.keys())]
-        near += [unit for unit in self._units.values() if unit.vehicle.speed_kmh > FAST_KMH and unit.row not in rows]
+        stepped = np.flatnonzero(self.packs.steps != self._steps)
+        if self._held is not None and second_ns % self.measure_period_ns == 0:
+            stepped = np.arange(len(self._steps))
+        if len(stepped):
+            voltage, temperature = self._held or (self.packs.cell_voltage_v, self.packs.cell_temperature_c)
+            self._is_near[stepped] = self._limits.near(self.packs, voltage, temperature, stepped)
+            self._steps[stepped] = self.packs.steps[stepped]
+        rows = np.flatnonzero(self._is_near).tolist()
+        if not (rows or self._fast or self._watched):
+            return
+        near = [self._units[row] for row in rows if row in self._units]
+        near += sorted((unit for unit in self._fast if not self._is_near[unit.row]), key=lambda unit: unit.row)
         for unit in near:
             if unit not in self._watched and unit.is_looked_at(now_ns, self.measure_period_ns):
                 self._watched[unit] = UnitAlarms(
@@ -230,6 +243,13 @@ class UnitColumns:
                 if alarms.is_quiet and unit not in near:
                     unit.look_ns = alarms.look_ns
                     del self._watched[unit]
+
+    def follows(self, unit: FleetUnit) -> None:
+        """*unit* drives as fast as it now does."""
+        if unit.vehicle.speed_kmh > FAST_KMH:
+            self._fast.add(unit)
+        else:
+            self._fast.discard(unit)
 
     def _look_at(self, unit: FleetUnit, alarms: UnitAlarms, now_ns: int, second_ns: int) -> None:
         packs, row = self.packs, unit.row
@@ -298,6 +318,7 @@ class FleetUnit:
         "_records",
         "_session",
         "_switched_on_ns",
+        "_touched",
         "_trace",
         "heard_ns",
         "identity",
@@ -343,6 +364,8 @@ class FleetUnit:
         self._powered_off: Callable[[], None] | None = None
         self._last_login: tuple[int, int] | None = None
         self._driver = Driver(vehicle, may_begin=lambda: self.may_begin, note=self._note)
+        self._touched: Callable[[], object] = lambda: None
+        """What its drives must ask it for may have changed."""
         self._figures = [0, 0, 0, 0]
         """Reports, logins, bytes up, bytes down."""
         group.add(self, self.row)
@@ -363,6 +386,7 @@ class FleetUnit:
     def switch_on(self) -> None:
         """Ignition on: the master boots."""
         self.vehicle.ignition_on = True
+        self._touched()
         self._note("ignition on")
         if not self.is_powered:
             self.is_powered = True
@@ -383,6 +407,7 @@ class FleetUnit:
             last_serial=serial,
             last_login_ns=login_ns,
         )
+        self._touched()
         self._first_round_ns = group.first_round_ns(self._switched_on_ns, now_ns)
         self.heard_ns = max(self._first_round_ns)
         self._discovery_ns = group.nodes.discovered_ns(now_ns)
@@ -392,11 +417,12 @@ class FleetUnit:
         group.booted(self, life)
         self._run_deadlines()
         if self._driver.waits:
-            group.kernel.call_soon(self._driver.act)
+            group.kernel.call_soon(self._act_as_ordered)
 
     def switch_off(self, then: Callable[[], None] = lambda: None) -> None:
         """Ignition off: the master logs out, then the supply goes and *then* is called."""
         self.vehicle.ignition_on = False
+        self._touched()
         self._note("ignition off")
         self._powered_off = then
         session, kernel = self._session, self._group.kernel
@@ -417,6 +443,7 @@ class FleetUnit:
         self.life += 1
         self.modem.power_off()
         self._session = self._identities = None
+        self._touched()
         self._filed_ns = self._discovery_ns = _NEVER
         then()
 
@@ -444,10 +471,21 @@ class FleetUnit:
     def set_driving(self, *, is_driving: bool) -> None:
         """Start to drive, or stop; not while the master boots."""
         self._driver.drive(is_driving=is_driving)
+        self._touched()
 
     def set_charging(self, *, is_charging: bool, power_w: float | None = None) -> None:
         """Plug the charger in, or out; not while the master boots."""
         self._driver.charge(is_charging=is_charging, power_w=power_w)
+        self._touched()
+
+    def _act_as_ordered(self) -> None:
+        self._driver.act()
+        self._touched()
+
+    def watch(self, changed: Callable[[], object]) -> bool:
+        """*changed* is called when its drives must ask it again."""
+        self._touched = changed
+        return True
 
     @property
     def may_begin(self) -> bool:
@@ -462,6 +500,7 @@ class FleetUnit:
     def follow(self, activity: Activity) -> None:
         """What the vehicle does now, after a step of the physics (`Drives`)."""
         self._driver.follow(activity)
+        self._group.follows(self)
 
     # -- what needs a full unit --------------------------------------------------------------------------------------------
 

@@ -325,6 +325,10 @@ class FullUnit:
         """What the vehicle does now, after a step of the physics (`Drives`)."""
         self._driver.follow(activity)
 
+    def watch(self, changed: Callable[[], object]) -> bool:  # noqa: ARG002
+        """It must be asked: what its updater does changes whether its pack must rest."""
+        return False
+
     def _rest_changed(self) -> None:
         """The pack must rest now, or need not any more."""
         if self._driver.waits:

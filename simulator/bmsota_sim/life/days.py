@@ -7,6 +7,10 @@ power up to the highest cell's limit, then constant voltage until the current ha
 
 What a vehicle does on a day is drawn from (seed, owner, day) alone: a row is the same in whatever company.
 
+Strategy. `step` lets time pass for all rows. `advance` lets a second pass, and steps the rows that drive or have something happen to them;
+what is parked or charges steadily is stepped once in half a minute, or caught up with as it was when something changes for it. A row's steps
+depend on the row alone.
+
 A caller can order what a row does (`order`), hold it (`may_begin`) and switch it off (`is_on`): so the units of a run stand while they
 are upgraded, and do what a timeline says.
 """
@@ -165,6 +169,18 @@ class DailyLife:
         self._charge_to = np.full(count, habits.charge_to)
         self._trip_s = np.zeros(count)
         """How much of its cycle a driving row has driven; slower than the clock when the pack gives less."""
+        self._was_on = self.is_on.copy()
+        """Whether each row was on in its last step."""
+        self._lag_s = np.zeros(count)
+        """How much time each row is behind: it goes on as in its last step."""
+        self._held_w = np.zeros(count)
+        """What each row wanted in its last step, unless it drove."""
+        self._restless: frozenset[int] = frozenset()
+        self._every: npt.NDArray[np.intp] = np.arange(count)
+        self._may_change = True
+        """Something may begin or end that no clock says."""
+        self._next_s = -math.inf
+        """When something may begin by the clock."""
         self._day = -1
         self._departures_s = np.full((count, max(habits.trips_per_day, 1)), math.inf)
         self._next_trip = np.zeros(count, np.intp)
@@ -191,6 +207,11 @@ class DailyLife:
         is_given = activity is Activity.CHARGING and charge_power_w is not None
         self._charge_w[row] = charge_power_w if is_given else self.habits.charge_power_w
         self._charge_to[row] = 1.0 if is_given else self.habits.charge_to
+        self._may_change = True
+
+    def inputs_changed(self) -> None:
+        """`may_begin` or `is_on` of a row was set."""
+        self._may_change = True
 
     def ambient_at(self, now_s: float) -> float:
         """Degrees Celsius at *now_s*."""
@@ -204,52 +225,177 @@ class DailyLife:
             now_s: seconds since a local midnight; calls follow one another without gaps.
             dt_s: 1 while somebody drives; up to 30 otherwise.
         """
+        self._begin(now_s)
+        self._pass(self._every, dt_s, now_s + dt_s)
+
+    def advance(self, now_s: float, dt_s: float, *, steady_s: float) -> npt.NDArray[np.intp]:
+        """As `step`, but rows with nothing to decide in this time are stepped once in *steady_s*.
+
+        Args:
+            now_s: as of `step`.
+            dt_s: always the same.
+            steady_s: a multiple of *dt_s*. At each multiple of it, counted from midnight, all rows are there.
+
+        Returns:
+            The rows that were stepped, in order.
+        """
+        before, was_on = self.activity.copy(), self._was_on
+        if now_s // DAY_S != self._day:
+            self._catch_up(np.flatnonzero(self._lag_s > 0), now_s, before, was_on)
+        self._begin(now_s)
+        wanted = self._steady_w(self._every)
+        changed = (self.activity != before) | (self.is_on != was_on) | (wanted != self._held_w)
+        restless = self.packs.restless
+        if restless or self._restless:
+            changed[list(restless ^ self._restless)] = True
+        self._restless = restless
+        self._catch_up(np.flatnonzero(changed & (self._lag_s > 0)), now_s, before, was_on)
+        end_s = now_s + dt_s
+        self._lag_s += dt_s
+        if end_s // steady_s > now_s // steady_s:
+            rows = self._every
+        else:
+            stepped = changed | (self.activity == Activity.DRIVING)
+            stepped[list(restless)] = True
+            rows = np.flatnonzero(stepped)
+        lags = self._lag_s[rows]
+        for lag_s in np.unique(lags).tolist():
+            self._pass(rows[lags == lag_s], lag_s, end_s)
+        return rows
+
+    def _catch_up(
+        self, rows: npt.NDArray[np.intp], now_s: float, activity: npt.NDArray[np.int8], was_on: npt.NDArray[np.bool_]
+    ) -> None:
+        """Step *rows* up to now, as they were until now."""
+        lags = self._lag_s[rows]
+        now, is_on = self.activity, self.is_on
+        for lag_s in np.unique(lags).tolist():
+            self.activity, self.is_on = activity, was_on
+            self._pass(rows[lags == lag_s], lag_s, now_s, wanted_w=self._held_w)
+            self.activity, self.is_on = now, is_on
+
+    def _begin(self, now_s: float) -> None:
+        """What begins and ends now."""
         if now_s // DAY_S != self._day:
             self._draw_day(int(now_s // DAY_S), now_s)
+            self._may_change = True
+        cycle = self.habits.cycle
+        if not self._may_change and now_s < self._next_s:
+            if cycle is None:
+                return
+            if not (self.is_driving & (self._trip_s >= cycle.duration_s)).any():
+                return
+        self._may_change = False
         self._begin_and_end(now_s)
         self._follow_orders()
+        self._next_s = float(self._charge_from_s.min(initial=math.inf))
+        trips = self.habits.trips_per_day
+        if cycle is not None and trips:
+            trip = np.minimum(self._next_trip, trips - 1)
+            left = self._departures_s[self._every, trip][self._next_trip < trips]
+            self._next_s = min(self._next_s, float(left.min(initial=math.inf)))
+
+    def _steady_w(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """The power that each row wants while it does not drive."""
+        is_on = self.is_on[rows]
+        charging = (self.activity[rows] == Activity.CHARGING) & is_on
+        wanted: npt.NDArray[np.float64] = np.where(
+            charging, -self._charge_w[rows], np.where(is_on, self.parked_w[rows], 0.0)
+        )
+        return wanted
+
+    def _pass(
+        self, rows: npt.NDArray[np.intp], dt_s: float, end_s: float, *, wanted_w: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        """Step *rows*, which are *dt_s* behind *end_s*; with *wanted_w* what they have wanted so far, and decide nothing."""
+        if not len(rows):
+            return
         habits, packs = self.habits, self.packs
-        count = len(self.owners)
-        charge_a = discharge_a = np.full(count, np.inf, np.float32)
-        if self.activity.any():
-            charge_a, discharge_a = packs.current_limits_a(habits.cell_v_min, habits.cell_v_max, dt_s)
-            discharge_a[self.activity == Activity.PARKED] = np.inf
+        is_whole = len(rows) == len(self.owners)
+        soc = (packs.cell_soc if is_whole else packs.cell_soc[rows]).min(axis=1).astype(np.float64)
+        volts = (packs.cell_voltage_v if is_whole else packs.cell_voltage_v[rows]).sum(axis=1)
+        voltage = np.maximum(volts.astype(np.float64), 1.0)
+        activity, is_on = self.activity[rows], self.is_on[rows]
+        driving = (activity == Activity.DRIVING) & is_on
+        self.speed_kmh[rows[~driving]] = 0.0
+        if wanted_w is None:
+            wanted = self._held_w[rows] = self._steady_w(rows)
+            cycle_rows = np.flatnonzero(driving & ~self._is_cruising[rows])
+            if len(cycle_rows):
+                wanted[cycle_rows] = self._cycle_power_w(rows[cycle_rows], dt_s)
+            wanted[driving & self._is_cruising[rows]] = CRUISE_POWER_W
+        else:
+            wanted = wanted_w[rows]
         capacity = packs.design.capacity_ah
-        soc = packs.soc.astype(np.float64)
-        derate = np.clip(soc / DERATE_BELOW_SOC, 0.0, 1.0)
-        give_a = np.minimum(discharge_a, derate * habits.discharge_c_rate_max * capacity).astype(np.float64)
-        if self.activity.any():
-            # What is too hot gives and takes less, and at the end nothing.
-            hottest = packs.cell_temperature_c.max(axis=1).astype(np.float64)
-            cool = np.clip((HOT_END_C - hottest) / (HOT_END_C - HOT_BEGIN_C), 0.0, 1.0)
-            # Of those that drive or charge: what others do changes no row.
-            is_parked = self.activity == Activity.PARKED
-            cool[is_parked] = 1.0
-            give_a *= cool
-            charge_a = charge_a * cool.astype(np.float32)
-        give_a[~self.contactors_closed] = 0.0
-        # No pack takes more than what fills its fullest cell in this step.
-        room_a = np.maximum(1.0 - packs.cell_soc.max(axis=1).astype(np.float64), 0.0) * capacity * 3600.0 / dt_s
-        take_a = np.minimum(np.minimum(charge_a, habits.charge_c_rate_max * capacity), room_a).astype(np.float64)
+        give_a = np.clip(soc / DERATE_BELOW_SOC, 0.0, 1.0) * habits.discharge_c_rate_max * capacity
+        take_a = np.full(len(rows), habits.charge_c_rate_max * capacity)
+        busy = np.flatnonzero(activity != Activity.PARKED)
+        if len(busy):
+            self._limit(rows, busy, wanted / voltage, dt_s, give_a, take_a)
+        give_a[~self.contactors_closed[rows]] = 0.0
         # A pack that would be emptied within this step gives only what it has.
         give_a = np.minimum(give_a, np.maximum(soc, 0.0) * 0.98 * capacity * 3600.0 / dt_s)
-
-        voltage = np.maximum(packs.pack_voltage_v.astype(np.float64), 1.0)
-        wanted_w, share = self._wanted(voltage, give_a, dt_s)
-        current = np.clip(wanted_w / voltage, -take_a, give_a)
+        share = np.ones(len(rows))
+        if driving.any():
+            # At r times the speed the power is at most r times as high: rolling grows with r, air and inertia with its cube.
+            most = give_a * voltage
+            slower = np.where(wanted > most, np.maximum(most, 0.0) / np.maximum(wanted, 1.0), 1.0)
+            slower[slower < CRAWL_MIN] = 0.0
+            share[driving] = slower[driving]
+            slow = driving & (share < 1.0)
+            wanted[slow] = np.where(share > 0.0, most, 0.0)[slow]
+            self._move(rows, driving, share, dt_s)
+        current = np.clip(wanted / voltage, -take_a, give_a)
+        bled = self._bled_cells(rows)
+        ambient_c = self.ambient_at(end_s - dt_s / 2)
         packs.step(
-            current.astype(np.float32), dt_s, ambient_c=self.ambient_at(now_s + dt_s / 2), balancing=self._bled_cells()
+            current.astype(np.float32),
+            dt_s,
+            ambient_c=ambient_c,
+            balancing=bled,
+            rows=None if is_whole else rows,
+            has_faults=wanted_w is None,
         )
-        self._account(dt_s)
-        self._give_out(share, take_a, voltage)
+        self._lag_s[rows] = 0.0
+        self._was_on[rows] = is_on
+        self._account(rows, dt_s)
+        if wanted_w is None:
+            self._give_out(rows, share, take_a, voltage)
 
-    def _bled_cells(self) -> npt.NDArray[np.bool_] | None:
-        rows = self.is_charging & self.is_on
-        if not self.habits.balance or not rows.any():
+    def _limit(
+        self,
+        rows: npt.NDArray[np.intp],
+        busy: npt.NDArray[np.intp],
+        wanted_a: npt.NDArray[np.float64],
+        dt_s: float,
+        give_a: npt.NDArray[np.float64],
+        take_a: npt.NDArray[np.float64],
+    ) -> None:
+        """Lower what the rows at *busy* give and take, by the voltages and the heat of their cells."""
+        habits, packs, busy_rows = self.habits, self.packs, rows[busy]
+        # What is too hot gives and takes less, and at the end nothing.
+        hottest = packs.cell_temperature_c[busy_rows].max(axis=1).astype(np.float64)
+        cool = np.clip((HOT_END_C - hottest) / (HOT_END_C - HOT_BEGIN_C), 0.0, 1.0)
+        # The voltages must bear what the heat lets through; nothing of it is cut off by both.
+        needed_a = wanted_a[busy] / np.maximum(cool, 1e-9)
+        charge_a, discharge_a = packs.current_limits_a(
+            habits.cell_v_min, habits.cell_v_max, dt_s, rows=busy_rows, wanted_a=needed_a
+        )
+        give_a[busy] = np.minimum(give_a[busy], discharge_a) * cool
+        # No pack takes more than what fills its fullest cell in this step.
+        fullest = packs.cell_soc[busy_rows].max(axis=1).astype(np.float64)
+        room_a = np.maximum(1.0 - fullest, 0.0) * packs.design.capacity_ah * 3600.0 / dt_s
+        with np.errstate(invalid="ignore"):
+            cooled_a = np.where(cool > 0.0, charge_a * cool, 0.0)
+        take_a[busy] = np.minimum(np.minimum(take_a[busy], cooled_a), room_a)
+
+    def _bled_cells(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_] | None:
+        charging = (self.activity[rows] == Activity.CHARGING) & self.is_on[rows]
+        if not self.habits.balance or not charging.any():
             return None
-        volts = self.packs.cell_voltage_v
+        volts = self.packs.cell_voltage_v[rows]
         bled: npt.NDArray[np.bool_] = volts > volts.min(axis=1, keepdims=True) + np.float32(BALANCE_BEGIN_V)
-        return bled & rows[:, None]
+        return bled & charging[:, None]
 
     # -- what begins and ends
 
@@ -316,30 +462,6 @@ class DailyLife:
 
     # -- what is wanted, and what comes of it
 
-    def _wanted(
-        self, voltage: npt.NDArray[np.float64], give_a: npt.NDArray[np.float64], dt_s: float
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """The power each row wants, and the share of its driving power that its pack can give (1: all)."""
-        charging, driving = self.is_charging & self.is_on, self.is_driving & self.is_on
-        wanted = np.where(charging, -self._charge_w, np.where(self.is_on, self.parked_w, 0.0))
-        share = np.ones(len(wanted))
-        self.speed_kmh[~driving] = 0.0
-        for rows, is_cruise in (
-            (np.flatnonzero(driving & ~self._is_cruising), False),
-            (np.flatnonzero(driving & self._is_cruising), True),
-        ):
-            if not len(rows):
-                continue
-            power = np.full(len(rows), CRUISE_POWER_W) if is_cruise else self._cycle_power_w(rows, dt_s)
-            # At r times the speed the power is at most r times as high: rolling grows with r, air and inertia with its cube.
-            most = give_a[rows] * voltage[rows]
-            slower = np.where(power > most, np.maximum(most, 0.0) / np.maximum(power, 1.0), 1.0)
-            slower[slower < CRAWL_MIN] = 0.0
-            share[rows] = slower
-            wanted[rows] = np.where(slower < 1.0, np.where(slower > 0.0, most, 0.0), power)
-            self._move(rows, slower, dt_s, is_cruise=is_cruise)
-        return wanted, share
-
     def _cycle_power_w(self, rows: npt.NDArray[np.intp], dt_s: float) -> npt.NDArray[np.float64]:
         cycle = self.habits.cycle
         assert cycle is not None
@@ -348,43 +470,62 @@ class DailyLife:
         return self.powertrain.power_w((before + behind) / 2, (behind - before) / 3.6 / dt_s)
 
     def _move(
-        self, rows: npt.NDArray[np.intp], slower: npt.NDArray[np.float64], dt_s: float, *, is_cruise: bool
+        self, rows: npt.NDArray[np.intp], driving: npt.NDArray[np.bool_], slower: npt.NDArray[np.float64], dt_s: float
     ) -> None:
-        if is_cruise:
-            self.speed_kmh[rows] = slower * CRUISE_SPEED_KMH
-            self.odometer_km[rows] += self.speed_kmh[rows] * dt_s / 3600.0
-            return
+        is_cruising = self._is_cruising[rows]
+        cruises = rows[driving & is_cruising]
+        self.speed_kmh[cruises] = slower[driving & is_cruising] * CRUISE_SPEED_KMH
+        self.odometer_km[cruises] += self.speed_kmh[cruises] * dt_s / 3600.0
         cycle = self.habits.cycle
-        assert cycle is not None
+        rows, slower = rows[driving & ~is_cruising], slower[driving & ~is_cruising]
+        if cycle is None or not len(rows):
+            return
         at, progress = self._trip_s[rows], slower * dt_s
         self.odometer_km[rows] += cycle.driven_at(at + progress) - cycle.driven_at(at)
         self.speed_kmh[rows] = slower * cycle.speed_at(at + progress)
         self._trip_s[rows] = at + progress
 
-    def _account(self, dt_s: float) -> None:
+    def _account(self, rows: npt.NDArray[np.intp], dt_s: float) -> None:
         packs = self.packs
-        self.power_w = packs.current_a.astype(np.float64) * packs.pack_voltage_v.astype(np.float64)
-        self.energy_out_j += np.maximum(self.power_w, 0.0) * dt_s
-        self.energy_in_j += np.maximum(-self.power_w, 0.0) * dt_s
+        volts = packs.cell_voltage_v if len(rows) == len(self.owners) else packs.cell_voltage_v[rows]
+        power_w = packs.current_a[rows].astype(np.float64) * volts.sum(axis=1).astype(np.float64)
+        self.power_w[rows] = power_w
+        self.energy_out_j[rows] += np.maximum(power_w, 0.0) * dt_s
+        self.energy_in_j[rows] += np.maximum(-power_w, 0.0) * dt_s
 
     def _give_out(
-        self, share: npt.NDArray[np.float64], take_a: npt.NDArray[np.float64], voltage: npt.NDArray[np.float64]
+        self,
+        rows: npt.NDArray[np.intp],
+        share: npt.NDArray[np.float64],
+        take_a: npt.NDArray[np.float64],
+        voltage: npt.NDArray[np.float64],
     ) -> None:
         """Contactors that open and close again, and charges that are over."""
         packs, habits = self.packs, self.habits
-        stops = self.is_driving & (share == 0.0)
-        self.contactors_closed[stops] = False
-        self.activity[stops] = Activity.PARKED
-        self.speed_kmh[stops] = 0.0
-        # Not while it is to drive on: it would stop again at once.
-        self.contactors_closed |= (packs.soc >= RECONNECT_SOC) & (self._ordered != Activity.DRIVING)
-        if not self.is_charging.any():
+        stops = rows[(self.activity[rows] == Activity.DRIVING) & (share == 0.0)]
+        if len(stops):
+            self.contactors_closed[stops] = False
+            self.activity[stops] = Activity.PARKED
+            self.speed_kmh[stops] = 0.0
+            self._may_change = True
+        if not self.contactors_closed.all():
+            opened = rows[~self.contactors_closed[rows]]
+            # Not while it is to drive on: it would stop again at once.
+            holds = packs.cell_soc[opened].min(axis=1) >= RECONNECT_SOC
+            closes = opened[holds & (self._ordered[opened] != Activity.DRIVING)]
+            self.contactors_closed[closes] = True
+            self._may_change |= len(closes) > 0
+        charging = (self.activity[rows] == Activity.CHARGING) & self.is_on[rows]
+        if not charging.any():
             return
+        charge_w = self._charge_w[rows]
         if habits.taper:
-            end_a = np.minimum(TAPER_END * packs.design.capacity_ah, 0.5 * self._charge_w / voltage)
-            is_over = -packs.current_a <= end_a
+            end_a = np.minimum(TAPER_END * packs.design.capacity_ah, 0.5 * charge_w / voltage)
+            is_over = -packs.current_a[rows] <= end_a
         else:
-            is_over = take_a * voltage < NO_TAPER_SHARE * self._charge_w
-        full = self.is_charging & self.is_on & (is_over | (packs.soc >= self._charge_to))
-        self.is_full |= full
+            is_over = take_a * voltage < NO_TAPER_SHARE * charge_w
+        soc = (packs.cell_soc if len(rows) == len(self.owners) else packs.cell_soc[rows]).min(axis=1)
+        full = rows[charging & (is_over | (soc >= self._charge_to[rows]))]
+        self.is_full[full] = True
         self.activity[full] = Activity.PARKED
+        self._may_change |= len(full) > 0

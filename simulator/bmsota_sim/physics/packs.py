@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Column = npt.NDArray[np.float32]
+    Rows = npt.NDArray[np.intp]
 
 __all__ = ["PackDesign", "Packs"]
 
@@ -41,6 +42,8 @@ CHARGE_C_RATE = 1.0
 _SLOPE_OVER = np.float32(0.002)
 # Rows that are stepped together.
 BLOCK_ROWS = 512
+# How many lengths of step are remembered: one second, half a minute.
+_COOLED_MAX = 2
 _YEAR_S = 365 * 86_400.0
 _CYCLE_POWER = 0.83
 _KELVIN = 273.15
@@ -124,8 +127,8 @@ class Packs:
         self._opened: set[tuple[int, int]] = set()
         self._heated: dict[int, tuple[slice, float, float]] = {}
         """Cells that heat up from within, by row: which, degrees a second, up to."""
-        self._cooled_dt_s = 0.0
-        self._cooled: Column = np.zeros(shape, np.float32)
+        self._cooled: dict[float, Column] = {}
+        """By the length of a step."""
         self._bled_as: npt.NDArray[np.float64] | None = None
         """By cell; None until something is bled."""
         self._slow_v: Column = np.zeros(shape, np.float32)
@@ -137,6 +140,17 @@ class Packs:
         self._scratch = [np.empty((rows, cells), np.float32) for _ in range(6)]
         self._index = np.empty((rows, cells), np.intp)
         self._charge_as = np.zeros(count)
+        self.steps = np.zeros(count, np.int64)
+        """How often each pack was stepped: what is computed from one stays until that changes."""
+        self._resistance_grows_cold = all(
+            points[place] >= points[place + 1]
+            for points in (chemistry.r0_ohm_ah, chemistry.r1_ohm_ah)
+            for place in range(len(points) - 1)
+        )
+        self._slope_max = np.float32((len(chemistry.ocv_v) - 1) * max(np.diff(chemistry.ocv_v)))
+        """Volts per unit of the state of charge, where the open-circuit voltage is steepest."""
+        ends = self._ocv(np.array([-1.0, 2.0], np.float32))[1]
+        self._factor_max = np.float32(max(*chemistry.r_over_soc, *ends.tolist()))
         self._rc_v: Column = np.zeros(shape, np.float32)
         self.probe_cells = np.linspace(0, cells - 1, design.probe_count).round().astype(np.intp)
         """Which cell each probe sits on."""
@@ -203,36 +217,97 @@ class Packs:
         """Charge taken from each pack since the start; negative if more went in."""
         return self._charge_as / 3600
 
-    def current_limits_a(self, cell_v_min: float, cell_v_max: float, dt_s: float) -> tuple[Column, Column]:
+    @property
+    def restless(self) -> frozenset[int]:
+        """Rows in which something goes on by itself: a short, a break, heat from within."""
+        return frozenset((*(row for row, _ in self._shorted), *(row for row, _ in self._opened), *self._heated))
+
+    def current_limits_a(
+        self,
+        cell_v_min: float,
+        cell_v_max: float,
+        dt_s: float,
+        *,
+        rows: Rows | None = None,
+        wanted_a: npt.NDArray[np.float64] | None = None,
+    ) -> tuple[Column, Column]:
         """What each pack can take and give for *dt_s* without a cell leaving its voltages.
+
+        Args:
+            cell_v_min: the lowest voltage of a cell.
+            cell_v_max: the highest.
+            dt_s: how long.
+            rows: of these packs alone.
+            wanted_a: what each of them is to give, below 0 to take. The limits of a pack that surely bears it are infinite: that is
+                found out much faster.
 
         Returns:
             (charge, discharge), both 0 or more, in amperes for each pack. A cell that is beyond a limit already at rest
             makes it 0.
         """
-        chemistry = self.design.chemistry
-        r0, r1 = self._ohms(self.cell_temperature_c)
-        change = np.float32(-np.expm1(-dt_s / chemistry.tau_s))
-        slow_change = np.float32(-np.expm1(-dt_s / chemistry.slow_tau_s))
-        ohms = self._resistance * (r0 + r1 * (change + np.float32(chemistry.slow_share) * slow_change))
-        # By the higher of the resistances at both ends of what a step can move.
-        factor = self._ocv(self.cell_soc)[1]
-        ohms *= np.maximum(factor, self._ocv(self.cell_soc - np.float32(3 * CHARGE_C_RATE * dt_s / 3600))[1])
-        rest_v = self.cell_ocv_v - self._rc_v * (1 - change) - self._slow_v * (1 - slow_change)
-        # The open-circuit voltage moves with the charge: by the steeper of the lines at both ends of what a step can move.
-        moved = self._soc_per_as * np.float32(dt_s)
-        reach = np.float32(CHARGE_C_RATE * dt_s / 3600)
-        charge_ohms = ohms + np.maximum(self._ocv_slope(0), self._ocv_slope(reach)) * moved
-        discharge_ohms = ohms + np.maximum(self._ocv_slope(0), self._ocv_slope(-3 * reach)) * moved
-        charge: Column = ((np.float32(cell_v_max) - rest_v) / charge_ohms).min(axis=1)
-        discharge: Column = ((rest_v - np.float32(cell_v_min)) / discharge_ohms).min(axis=1)
+        every = np.arange(len(self.vins)) if rows is None else rows
+        charge, discharge = np.full(len(every), np.inf, np.float32), np.full(len(every), np.inf, np.float32)
+        close = np.arange(len(every))
+        if wanted_a is not None:
+            close = np.flatnonzero(~self._bear(every, wanted_a, cell_v_min, cell_v_max, dt_s))
+        if len(close):
+            charge[close], discharge[close] = self._limits_a(every[close], cell_v_min, cell_v_max, dt_s)
         for row, _ in self._opened:
-            charge[row] = discharge[row] = 0.0
+            charge[every == row] = discharge[every == row] = 0.0
         return np.maximum(charge, 0), np.maximum(discharge, 0)
 
-    def _ocv_slope(self, beside: float | np.float32) -> Column:
-        """Volts per unit of the state of charge, *beside* where each cell is."""
-        near = np.clip(self.cell_soc + np.float32(beside), 0, 1)
+    def _bear(
+        self, rows: Rows, wanted_a: npt.NDArray[np.float64], cell_v_min: float, cell_v_max: float, dt_s: float
+    ) -> npt.NDArray[np.bool_]:
+        """Whether each pack surely bears a current: by the worst of its cells in everything."""
+        if not self._resistance_grows_cold:
+            return np.zeros(len(rows), np.bool_)
+        change, slow_change = self._changes(dt_s)
+        rest_v = self._rest_v(rows, change, slow_change)
+        r0, r1 = self._ohms(self.cell_temperature_c[rows].min(axis=1))
+        ohms = r0 + r1 * (change + np.float32(self.design.chemistry.slow_share) * slow_change)
+        ohms *= self._factor_max * self._resistance[rows].max(axis=1)
+        ohms += self._slope_max * np.float32(dt_s) * self._soc_per_as[rows].max(axis=1)
+        discharge = (rest_v.min(axis=1) - np.float32(cell_v_min)) / ohms
+        charge = (np.float32(cell_v_max) - rest_v.max(axis=1)) / ohms
+        # Float32 rounds by far less than this.
+        borne: npt.NDArray[np.bool_] = (wanted_a <= 0.99 * discharge) & (-wanted_a <= 0.99 * charge)
+        return borne & (discharge > 0) & (charge > 0)
+
+    def _changes(self, dt_s: float) -> tuple[np.float32, np.float32]:
+        """Which share of its way each RC pair goes in a step."""
+        chemistry = self.design.chemistry
+        return np.float32(-np.expm1(-dt_s / chemistry.tau_s)), np.float32(-np.expm1(-dt_s / chemistry.slow_tau_s))
+
+    def _rest_v(self, rows: Rows, change: np.float32, slow_change: np.float32) -> Column:
+        """The voltages of cells at the end of a step without current."""
+        rest: Column = self.cell_ocv_v[rows] - self._rc_v[rows] * (1 - change)
+        rest -= self._slow_v[rows] * (1 - slow_change)
+        return rest
+
+    def _limits_a(self, rows: Rows, cell_v_min: float, cell_v_max: float, dt_s: float) -> tuple[Column, Column]:
+        soc = self.cell_soc[rows]
+        r0, r1 = self._ohms(self.cell_temperature_c[rows])
+        change, slow_change = self._changes(dt_s)
+        slow_share = np.float32(self.design.chemistry.slow_share)
+        ohms = self._resistance[rows] * (r0 + r1 * (change + slow_share * slow_change))
+        # By the higher of the resistances at both ends of what a step can move.
+        factor = self._ocv(soc)[1]
+        ohms *= np.maximum(factor, self._ocv(soc - np.float32(3 * CHARGE_C_RATE * dt_s / 3600))[1])
+        rest_v = self._rest_v(rows, change, slow_change)
+        # The open-circuit voltage moves with the charge: by the steeper of the lines at both ends of what a step can move.
+        moved = self._soc_per_as[rows] * np.float32(dt_s)
+        reach = np.float32(CHARGE_C_RATE * dt_s / 3600)
+        slope = self._ocv_slope(soc)
+        charge_ohms = ohms + np.maximum(slope, self._ocv_slope(soc + reach)) * moved
+        discharge_ohms = ohms + np.maximum(slope, self._ocv_slope(soc - 3 * reach)) * moved
+        charge: Column = ((np.float32(cell_v_max) - rest_v) / charge_ohms).min(axis=1)
+        discharge: Column = ((rest_v - np.float32(cell_v_min)) / discharge_ohms).min(axis=1)
+        return charge, discharge
+
+    def _ocv_slope(self, soc: Column) -> Column:
+        """Volts per unit of the state of charge."""
+        near = np.clip(soc, 0, 1)
         slope: Column = (self._ocv(near + _SLOPE_OVER)[0] - self._ocv(near - _SLOPE_OVER)[0]) / (2 * _SLOPE_OVER)
         return slope
 
@@ -243,6 +318,8 @@ class Packs:
         *,
         ambient_c: npt.ArrayLike = 20.0,
         balancing: npt.NDArray[np.bool_] | None = None,
+        rows: Rows | None = None,
+        has_faults: bool = True,
     ) -> None:
         """Let *dt_s* seconds pass.
 
@@ -251,62 +328,91 @@ class Packs:
             dt_s: any time above 0.
             ambient_c: what the cells cool towards, for each pack or for all.
             balancing: (packs, cells), True where a cell's bleed resistor is on.
+            rows: for these packs alone, each once; the columns above are theirs.
+            has_faults: whether shorts, breaks and heat from within are there already.
 
         Raises:
             ValueError: *dt_s* is not above 0, or a column has the wrong shape.
         """
         if not dt_s > 0:
             raise ValueError(f"expected a step above 0 s, got {dt_s} (packs)")
-        count = len(self.vins)
-        self.current_a = self._column(current_a, count, "current_a")
+        count = len(self.vins) if rows is None else len(rows)
+        at: Rows | slice = slice(None) if rows is None else rows
+        amperes = self._column(current_a, count, "current_a")
         ambient = self._column(ambient_c, count, "ambient_c")[:, None]
+        faulty = self.restless if has_faults else frozenset()
+        places = {row: row if rows is None else int(place) for row in faulty for place in _place_of(row, rows)}
         for row, _ in self._opened:
-            self.current_a[row] = 0.0
-        current = self.current_a[:, None]
-        bled = self._bled_current(balancing)
+            if row in places:
+                amperes[places[row]] = 0.0
+        self.current_a[at] = amperes
+        current = amperes[:, None]
+        bled = self._bled_current(balancing, at, places, count)
         if bled is not None:
             if self._bled_as is None:
                 self._bled_as = np.zeros(self.cell_soc.shape)
-            self._bled_as += bled.astype(np.float64) * dt_s
+            self._bled_as[at] += bled.astype(np.float64) * dt_s
             current = current + bled
-        self._charge_as += self.current_a.astype(np.float64) * dt_s
-        self._count_age(dt_s)
-        if dt_s != self._cooled_dt_s:  # Most steps are as long as the one before.
-            self._cooled_dt_s, self._cooled = dt_s, np.expm1(np.float32(-dt_s) * self._cooling_rate)
-        before_c = {row: self.cell_temperature_c[row, cells].copy() for row, (cells, _, _) in self._heated.items()}
+        self._charge_as[at] += amperes.astype(np.float64) * dt_s
+        self._count_age(at, amperes, dt_s)
+        self.steps[at] += 1
+        heated = {row: self._heated[row] for row in places if row in self._heated}
+        before_c = {row: self.cell_temperature_c[row, cells].copy() for row, (cells, _, _) in heated.items()}
         for first in range(0, count, BLOCK_ROWS):
-            rows = slice(first, min(first + BLOCK_ROWS, count))
-            self._step_block(rows, current[rows], ambient[rows], dt_s)
-        for row, (cells, rise_c_per_s, to_c) in self._heated.items():
+            block = slice(first, min(first + BLOCK_ROWS, count))
+            self._step_block(block if rows is None else rows[block], first, current[block], ambient[block], dt_s)
+        for row, (cells, rise_c_per_s, to_c) in heated.items():
             risen = np.minimum(before_c[row] + np.float32(rise_c_per_s * dt_s), np.float32(to_c))
             self.cell_temperature_c[row, cells] = np.maximum(self.cell_temperature_c[row, cells], risen)
 
-    def _bled_current(self, balancing: npt.NDArray[np.bool_] | None) -> Column | None:
+    def _bled_current(
+        self, balancing: npt.NDArray[np.bool_] | None, at: Rows | slice, places: dict[int, int], count: int
+    ) -> Column | None:
         """What leaves single cells: through their bleed resistors, and through shorts, which heat them."""
         bled: Column | None = None
+        shape = (count, self.design.cell_count)
         if balancing is not None:
-            if balancing.shape != self.cell_soc.shape:
-                raise ValueError(f"expected balancing of shape {self.cell_soc.shape}, got {balancing.shape} (packs)")
-            bled = np.where(balancing, self.cell_voltage_v / np.float32(self.design.bleed_ohm), np.float32(0))
+            if balancing.shape != shape:
+                raise ValueError(f"expected balancing of shape {shape}, got {balancing.shape} (packs)")
+            bled = np.where(balancing, self.cell_voltage_v[at] / np.float32(self.design.bleed_ohm), np.float32(0))
         self._short_heat_w = {}
-        if self._shorted:
-            bled = np.zeros(self.cell_soc.shape, np.float32) if bled is None else bled
-            for (row, cell), ohm in self._shorted.items():
-                # What the open-circuit voltage drives through the short and the cell, until there is nothing left.
-                inside = self._resistance[row, cell] * self._ohms(self.cell_temperature_c[row, cell])[0]
-                leak_a = self.cell_ocv_v[row, cell] / (ohm + inside) if self.cell_soc[row, cell] > 0 else 0.0
-                bled[row, cell] += leak_a
-                self._short_heat_w[row, cell] = np.float32(leak_a**2 * ohm)
+        for (row, cell), ohm in self._shorted.items():
+            if row not in places:
+                continue
+            bled = np.zeros(shape, np.float32) if bled is None else bled
+            # What the open-circuit voltage drives through the short and the cell, until there is nothing left.
+            inside = self._resistance[row, cell] * self._ohms(self.cell_temperature_c[row, cell])[0]
+            leak_a = self.cell_ocv_v[row, cell] / (ohm + inside) if self.cell_soc[row, cell] > 0 else 0.0
+            bled[places[row], cell] += leak_a
+            self._short_heat_w[places[row], cell] = np.float32(leak_a**2 * ohm)
         return bled
 
-    def _step_block(self, rows: slice, current: Column, ambient: Column, dt_s: float) -> None:
-        """One step of some rows, in place. *current* is (rows, 1), or (rows, cells) where cells are bled."""
+    def _cooled_of(self, rows: Rows | slice, dt_s: float) -> Column:
+        """Which share of its way to the surroundings each cell goes in a step. Most steps are as long as one before."""
+        cooled = self._cooled.get(dt_s)
+        if cooled is None:
+            if len(self._cooled) >= _COOLED_MAX:
+                return np.expm1(np.float32(-dt_s) * self._cooling_rate[rows])
+            cooled = self._cooled[dt_s] = np.expm1(np.float32(-dt_s) * self._cooling_rate)
+        return cooled[rows]
+
+    def _step_block(self, rows: Rows | slice, first: int, current: Column, ambient: Column, dt_s: float) -> None:
+        """One step of some rows. *current* is (rows, 1), or (rows, cells) where cells are bled; *first* is the place of the first."""
         chemistry = self.design.chemistry
-        count = rows.stop - rows.start
+        count = len(current)
         place, amper_ohms, r0_v, rc_end, work, heat = (each[:count] for each in self._scratch)
         index = self._index[:count]
-        soc, ocv, rc, slow = self.cell_soc[rows], self.cell_ocv_v[rows], self._rc_v[rows], self._slow_v[rows]
-        temperature = self.cell_temperature_c[rows]
+        # Of a slice, views, and the step goes in place; of single rows, copies, which are put back.
+        states = (
+            self.cell_soc,
+            self.cell_ocv_v,
+            self._rc_v,
+            self._slow_v,
+            self.cell_temperature_c,
+            self.cell_voltage_v,
+        )
+        own = [each[rows] for each in states]
+        soc, ocv, rc, slow, temperature, volts = own
         charge_as = self._charge_as[rows][:, None]
         if self._bled_as is not None:
             charge_as = charge_as + self._bled_as[rows]
@@ -335,28 +441,31 @@ class Packs:
             heat += rc_end
             heat -= np.multiply(gap, np.float32(change * tau_s / dt_s), out=work)
             np.add(pair_v, np.multiply(gap, np.float32(change), out=work), out=pair_v)
-        volts = np.subtract(ocv, r0_v, out=self.cell_voltage_v[rows])
+        np.subtract(ocv, r0_v, out=volts)
         volts -= rc
         volts -= slow
 
         heat *= current
-        for (row, cell), watts in self._short_heat_w.items():
-            if rows.start <= row < rows.stop:
-                heat[row - rows.start, cell] += watts
+        for (at, cell), watts in self._short_heat_w.items():
+            if first <= at < first + count:
+                heat[at - first, cell] += watts
         heat *= self._per_cooling[rows]
         gap = np.subtract(temperature, heat, out=work)  # To where heating and cooling are equal.
         gap -= ambient
-        gap *= self._cooled[rows]
+        gap *= self._cooled_of(rows, dt_s)
         temperature += gap
+        if not isinstance(rows, slice):
+            for whole, part in zip(states, own, strict=True):
+                whole[rows] = part
 
     # -- age
 
-    def _count_age(self, dt_s: float) -> None:
+    def _count_age(self, at: Rows | slice, amperes: Column, dt_s: float) -> None:
         chemistry = self.design.chemistry
-        self._through_as += np.abs(self.current_a, dtype=np.float64) * dt_s
-        kelvin = self.cell_temperature_c[:, 0].astype(np.float64) + _KELVIN
+        self._through_as[at] += np.abs(amperes, dtype=np.float64) * dt_s
+        kelvin = self.cell_temperature_c[at, 0].astype(np.float64) + _KELVIN
         faster = np.exp(chemistry.calendar_activation_k * (1 / _REFERENCE_K - 1 / kelvin))
-        self._aged_s += dt_s * faster * (0.6 + 0.8 * np.clip(self.cell_soc[:, 0].astype(np.float64), 0.0, 1.0))
+        self._aged_s[at] += dt_s * faster * (0.6 + 0.8 * np.clip(self.cell_soc[at, 0].astype(np.float64), 0.0, 1.0))
 
     @property
     def capacity_loss(self) -> npt.NDArray[np.float64]:
@@ -425,6 +534,11 @@ class _Table:
         np.take(base, index, out=into, mode="clip")
         work *= place
         into += work
+
+
+def _place_of(row: int, rows: Rows | None) -> Sequence[int]:
+    """Where *row* is among *rows*; nothing if it is not."""
+    return (row,) if rows is None else np.flatnonzero(rows == row).tolist()
 
 
 @dataclass(frozen=True, slots=True)

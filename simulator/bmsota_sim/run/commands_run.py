@@ -269,7 +269,7 @@ def _virtual(
     more: _More,
     steering: _Steering,
 ) -> Run:
-    kernel, platform = Kernel(VIRTUAL_START_NS), SessionPlatform()
+    kernel, platform = Kernel(VIRTUAL_START_NS), SessionPlatform(decodes_behind=True)
     run = Run(
         scenario,
         seed,
@@ -290,6 +290,7 @@ def _virtual(
     run_virtual(
         kernel, lambda: stop.asked or steering.is_stopped or run.is_over, until_ns=run.start_ns + end_ns, tick=tick
     )
+    platform.decode()
     return run
 
 

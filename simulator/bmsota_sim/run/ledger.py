@@ -29,6 +29,7 @@ from bmsota.gbt32960 import (
     Report,
     decode,
 )
+from bmsota_sim.run.alarm_places import AlarmPlaces
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.expectations import COUNTERS
 
@@ -265,7 +266,12 @@ _INDEX = {name: index for index, name in enumerate(COUNTERS)}
 _FAULT_COLUMNS = [_INDEX[name] for name in FAULTS]
 
 
+_ALARM_PLACES = AlarmPlaces()
+
+
 def _has_alarm(raw: bytes) -> bool:
+    if _ALARM_PLACES.are_zero(raw):  # Nearly all are.
+        return False
     try:
         report = decode(raw).message
     except FrameError:

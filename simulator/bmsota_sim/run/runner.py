@@ -597,7 +597,8 @@ class Run:
         """Bring the counters that the units keep themselves up to date."""
         column = COUNTERS.index("can_frames")
         for unit_id, unit in self.units.items():
-            self.ledger.counts[self.ledger.units[unit_id].row, column] = unit.unit.figures.can_frames
+            if isinstance(unit.unit, FullUnit):  # Others have no bus.
+                self.ledger.counts[self.ledger.units[unit_id].row, column] = unit.unit.figures.can_frames
 
     def _mark(self, at_ns: int) -> None:
         self.sample()
