@@ -31,6 +31,7 @@ from bmsota_sim.recordings.reading import read_recorded
 from bmsota_sim.run.api_access import api_access
 from bmsota_sim.run.check import check
 from bmsota_sim.run.commands_plan import read_scenario
+from bmsota_sim.run.judged import unstarted
 from bmsota_sim.run.keys import load_run_keys
 from bmsota_sim.run.outputs.folder import REPORT_FILES, write_report
 from bmsota_sim.run.outputs.prometheus import metrics_server, metrics_text, split_host_port
@@ -38,7 +39,7 @@ from bmsota_sim.run.outputs.run_json import run_document, unstarted_document
 from bmsota_sim.run.outputs.screen import progress_line
 from bmsota_sim.run.outputs.watch import RunWatch
 from bmsota_sim.run.replay import scenario_sha256
-from bmsota_sim.run.runner import Run, unstarted
+from bmsota_sim.run.runner import Run
 from bmsota_sim.run.scenario_task import ScenarioTask
 from bmsota_sim.run.steering import SOCKET_NAME, SteeringSocket, load_steered, steer_again
 from bmsota_sim.session_platform import SessionPlatform
@@ -50,9 +51,9 @@ if TYPE_CHECKING:
 
     from bmsota_sim.recordings.playback import Played
     from bmsota_sim.run.api_access import ApiAccess
+    from bmsota_sim.run.judged import Result
     from bmsota_sim.run.keys import RunKeys
     from bmsota_sim.run.model import FleetScenario
-    from bmsota_sim.run.runner import Result
 
 __all__ = ["register"]
 

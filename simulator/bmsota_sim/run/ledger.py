@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.selection import UnitId, Units
 
-__all__ = ["FAULTS", "First", "Ledger", "UnitLedger", "UpgradeFacts", "quantile_of"]
+__all__ = ["FAULTS", "First", "Ledger", "UnitLedger", "UpgradeFacts", "quantile_of", "replies_below"]
 
 FAULTS = (
     "connect_failures",
@@ -328,12 +328,6 @@ class Ledger:
         """The histogram of all reply times, for `quantile_of`."""
         return np.asarray(self._latencies.sum(axis=0), np.int64)
 
-    def replies_below(self) -> list[tuple[float, int]]:
-        """Upper bounds in seconds, and how many answers took at most so long; the last bound is infinite."""
-        below = np.cumsum(self.reply_buckets())
-        bounds = [_BUCKET_FIRST_S * 2 ** (index / _PER_DOUBLING) for index in range(_BUCKETS - 1)]
-        return [(bound, int(count)) for bound, count in zip([*bounds, inf], below, strict=True)]
-
     def quantile(self, share: float) -> float | None:
         """How long this share of all answers took at most; None: there was none."""
         return quantile_of(self.reply_buckets(), share)
@@ -386,6 +380,13 @@ class Ledger:
 
     def history(self, unit: UnitId) -> Sequence[str]:
         return self.histories.get(unit, ())
+
+
+def replies_below(buckets: NDArray[np.int64]) -> list[tuple[float, int]]:
+    """Upper bounds in seconds, and how many answers of a histogram took at most so long; the last bound is infinite."""
+    below = np.cumsum(buckets)
+    bounds = [_BUCKET_FIRST_S * 2 ** (index / _PER_DOUBLING) for index in range(_BUCKETS - 1)]
+    return [(bound, int(count)) for bound, count in zip([*bounds, inf], below, strict=True)]
 
 
 def quantile_of(buckets: NDArray[Any], share: float) -> float | None:

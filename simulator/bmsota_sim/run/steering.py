@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
+    from bmsota_sim.run.judged import JudgedRun
     from bmsota_sim.run.runner import Run
     from bmsota_sim.run.verbs import Verb
 
@@ -49,7 +50,7 @@ _ENTRY: TypeAdapter[Verb] = TypeAdapter(Entry)
 # -- entries -------------------------------------------------------------------------------------------------------------
 
 
-def entry_of(run: Run, values: dict[str, Any]) -> Verb:
+def entry_of(run: JudgedRun, values: dict[str, Any]) -> Verb:
     """An entry of the timeline from its keys, checked as one of a scenario file.
 
     Raises:

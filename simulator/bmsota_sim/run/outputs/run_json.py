@@ -6,17 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from bmsota_sim.run.base import NS_PER_S
-from bmsota_sim.run.runner import event_text
+from bmsota_sim.run.judged import event_text
 
 if TYPE_CHECKING:
+    from bmsota_sim.run.judged import JudgedRun, Result
     from bmsota_sim.run.outputs.series import Series
-    from bmsota_sim.run.runner import Result, Run
 
 __all__ = ["run_document", "run_json", "unstarted_document"]
 
 
 def run_document(
-    run: Run,
+    run: JudgedRun,
     result: Result,
     *,
     given: dict[str, Any],
