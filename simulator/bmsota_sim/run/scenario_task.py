@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from bmsota_sim.run.approval_codes import CodeSource
-    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.judged import JudgedRun
+    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.selection import UnitId
 
 __all__ = ["ApiAccount", "ApiAccounts", "ScenarioTask"]
