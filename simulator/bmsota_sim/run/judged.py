@@ -238,6 +238,11 @@ class JudgedRun:
 
     # -- the plan --------------------------------------------------------------------------------------------------------
 
+    @property
+    def steered_from_ns(self) -> int:
+        """The first moment that it can still be told of."""
+        return self.at_ns
+
     def plan_entry(self, entry: Verb) -> list[Event]:
         """Plan one more entry, for now or later. It counts as those of the timeline. Give the events of all units, whichever are built here.
 

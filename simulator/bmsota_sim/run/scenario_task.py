@@ -138,7 +138,9 @@ class ScenarioTask:
         for worker in workers:
             if (error := worker.result()) is not None:
                 raise error
-        self._say(f"registered {added:,} vehicles in project {project}; {len(self._run.identities) - added:,} were known")
+        self._say(
+            f"registered {added:,} vehicles in project {project}; {len(self._run.identities) - added:,} were known"
+        )
 
     async def _register_one(self, unit_id: UnitId, project: str) -> bool:
         """Whether it was new."""

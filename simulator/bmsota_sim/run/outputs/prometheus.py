@@ -64,7 +64,8 @@ def metrics_text(run: JudgedRun, late_s: float) -> str:
                 "bmsota_sim_reply_seconds",
                 "How long the platform took to answer.",
                 buckets=[
-                    ("+Inf" if below_s == inf else f"{below_s:.6g}", count) for below_s, count in replies_below(figures.replies)
+                    ("+Inf" if below_s == inf else f"{below_s:.6g}", count)
+                    for below_s, count in replies_below(figures.replies)
                 ],
                 sum_value=figures.reply_sum_s,
             )

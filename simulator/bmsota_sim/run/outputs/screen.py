@@ -41,7 +41,9 @@ class ProgressScreen:
         """*reports_per_s*: sent lately; None: not known yet."""
         figures = run.figures()
         totals, p99 = figures.totals, figures.reply_p99_s
-        self._title = f"{run.scenario.name}, seed {run.seed}, {figures.at_ns / NS_PER_S:,.0f} of {run.scenario.duration_s:,.0f} s"
+        self._title = (
+            f"{run.scenario.name}, seed {run.seed}, {figures.at_ns / NS_PER_S:,.0f} of {run.scenario.duration_s:,.0f} s"
+        )
         self._figures = [
             ("started", f"{figures.started:,} of {figures.unit_count:,}"),
             ("connected", f"{figures.connected:,}"),
