@@ -21,12 +21,12 @@ from bmsota_sim.kernel import MS, SECOND, Kernel
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from bmsota.ota import HttpRequest
     from bmsota_sim.links.uplink import HttpListener, StreamListener
 
-__all__ = ["RealTimeDriver", "TcpUplink", "allow_connections"]
+__all__ = ["RealTimeDriver", "TcpUplink", "allow_connections", "lag_of"]
 
 # The longest sleep between two looks at the heap: short enough to notice a stop request at once.
 SLEEP_MAX_S = 0.2
@@ -60,6 +60,22 @@ def allow_connections(count: int) -> None:
                 f"{count:,} connections need {needed:,} open files, but the limit is {hard:,}: raise `ulimit -Hn`, or run fewer units"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def lag_of(lag_time_ns: Sequence[int], lag_ns_max: int, share: float) -> float:
+    """The lateness that was not exceeded for this share of the time, in seconds.
+
+    Args:
+        lag_time_ns: the time spent in each power of two of a millisecond behind.
+        lag_ns_max: the greatest lateness.
+        share: 0 to 1.
+    """
+    wanted, seen = share * sum(lag_time_ns), 0
+    for bucket, time_ns in enumerate(lag_time_ns):
+        seen += time_ns
+        if seen >= wanted:
+            return min((1 << bucket) * MS, max(lag_ns_max, MS)) / SECOND
+    return lag_ns_max / SECOND
 
 
 class RealTimeDriver:
@@ -104,14 +120,14 @@ class RealTimeDriver:
             self._lag_time_ns[bucket] += now - self._looked_ns
         self._looked_ns = now
 
+    @property
+    def lag_time_ns(self) -> tuple[int, ...]:
+        """The time spent in each power of two of a millisecond behind, for `lag_of`."""
+        return tuple(self._lag_time_ns)
+
     def lag_s(self, share: float) -> float:
         """The lateness that was not exceeded for this share of the time, in seconds; powers of two of a millisecond."""
-        wanted, seen = share * sum(self._lag_time_ns), 0
-        for bucket, time_ns in enumerate(self._lag_time_ns):
-            seen += time_ns
-            if seen >= wanted:
-                return min((1 << bucket) * MS, max(self.lag_ns_max, MS)) / SECOND
-        return self.lag_ns_max / SECOND
+        return lag_of(self._lag_time_ns, self.lag_ns_max, share)
 
     def deliver(self, callback: Callable[..., object], *args: object) -> None:
         """Bring the kernel towards the present, by a slice, then hand it an I/O event."""

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bmsota.gbt32960 import PlatformEvent, Report
+    from bmsota_sim.run.judged import Case, Result
     from bmsota_sim.run.ledger import UnitLedger
     from bmsota_sim.run.link import LosableUplink
-    from bmsota_sim.run.runner import Case, Result
     from bmsota_sim.unit import Unit
     from bmsota_sim.virtual import MemoryPlatform
 

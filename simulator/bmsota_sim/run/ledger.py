@@ -34,14 +34,14 @@ from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.expectations import COUNTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.selection import UnitId, Units
 
-__all__ = ["FAULTS", "First", "Ledger", "UnitLedger", "UpgradeFacts", "quantile_of"]
+__all__ = ["FAULTS", "First", "Ledger", "LedgerPart", "UnitLedger", "UpgradeFacts", "quantile_of", "replies_below"]
 
 FAULTS = (
     "connect_failures",
@@ -282,6 +282,32 @@ def _has_alarm(raw: bytes) -> bool:
     return any(body.flags or (isinstance(body.level_max, int) and body.level_max > 0) for body in alarms)
 
 
+class LedgerPart(NamedTuple):
+    """What a ledger knows at a moment, row by row: what a shard of a run tells of its units."""
+
+    counts: NDArray[np.int64]
+    latencies: NDArray[np.uint32]
+    reply_sum_s: float
+    is_up: NDArray[np.bool_]
+    is_logged_in: NDArray[np.bool_]
+    firsts: dict[int, dict[str, First]]
+    """By row; units without any are left out."""
+
+    def after(self, earlier: LedgerPart) -> LedgerPart:
+        """This one of units that began again, with what was counted before."""
+        firsts = dict(self.firsts)
+        for row, known in earlier.firsts.items():
+            firsts[row] = {**firsts.get(row, {}), **known}
+        return LedgerPart(
+            self.counts + earlier.counts,
+            self.latencies + earlier.latencies,
+            self.reply_sum_s + earlier.reply_sum_s,
+            self.is_up,
+            self.is_logged_in,
+            firsts,
+        )
+
+
 class Ledger:
     """That of all units; implements `expectations.RunFacts`. Times are nanoseconds from the start of the run."""
 
@@ -301,6 +327,31 @@ class Ledger:
         self._first_row: dict[str, int] = {}
         for unit, row in ((unit, each.row) for unit, each in self.units.items()):
             self._first_row.setdefault(unit.group, row)
+
+    def part(self) -> LedgerPart:
+        """What it knows now; later counts change nothing in it."""
+        units = self.units.values()
+        return LedgerPart(
+            self.counts.copy(),
+            self._latencies.copy(),
+            self.reply_sum_s,
+            np.fromiter((unit.is_up for unit in units), np.bool_, len(self.units)),
+            np.fromiter((unit.is_logged_in for unit in units), np.bool_, len(self.units)),
+            {unit.row: dict(unit.firsts) for unit in units if unit.firsts},
+        )
+
+    def take(self, parts: Iterable[tuple[Sequence[UnitId], LedgerPart]]) -> None:
+        """Know what *parts* know of their units, in place of what was known of them; together they are all units."""
+        self.reply_sum_s = 0.0
+        for units, part in parts:
+            rows = [self.units[unit].row for unit in units]
+            self.counts[rows] = part.counts
+            self._latencies[rows] = part.latencies
+            self.reply_sum_s += part.reply_sum_s
+            for index, unit in enumerate(units):
+                ledger = self.units[unit]
+                ledger.is_up, ledger.is_logged_in = bool(part.is_up[index]), bool(part.is_logged_in[index])
+                ledger.firsts = dict(part.firsts.get(index, {}))
 
     def mark(self, now_ns: int) -> None:
         """Keep the counters as they are, to count from here later."""
@@ -333,12 +384,6 @@ class Ledger:
     def reply_buckets(self) -> NDArray[np.int64]:
         """The histogram of all reply times, for `quantile_of`."""
         return np.asarray(self._latencies.sum(axis=0), np.int64)
-
-    def replies_below(self) -> list[tuple[float, int]]:
-        """Upper bounds in seconds, and how many answers took at most so long; the last bound is infinite."""
-        below = np.cumsum(self.reply_buckets())
-        bounds = [_BUCKET_FIRST_S * 2 ** (index / _PER_DOUBLING) for index in range(_BUCKETS - 1)]
-        return [(bound, int(count)) for bound, count in zip([*bounds, inf], below, strict=True)]
 
     def quantile(self, share: float) -> float | None:
         """How long this share of all answers took at most; None: there was none."""
@@ -392,6 +437,13 @@ class Ledger:
 
     def history(self, unit: UnitId) -> Sequence[str]:
         return self.histories.get(unit, ())
+
+
+def replies_below(buckets: NDArray[np.int64]) -> list[tuple[float, int]]:
+    """Upper bounds in seconds, and how many answers of a histogram took at most so long; the last bound is infinite."""
+    below = np.cumsum(buckets)
+    bounds = [_BUCKET_FIRST_S * 2 ** (index / _PER_DOUBLING) for index in range(_BUCKETS - 1)]
+    return [(bound, int(count)) for bound, count in zip([*bounds, inf], below, strict=True)]
 
 
 def quantile_of(buckets: NDArray[Any], share: float) -> float | None:

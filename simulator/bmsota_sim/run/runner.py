@@ -10,13 +10,11 @@ An entry of the timeline that cannot be done is told, and makes the run red: not
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import Edition
 from bmsota_sim import defaults
 from bmsota_sim.columns.nodes import series_nodes
@@ -32,16 +30,13 @@ from bmsota_sim.physics import Packs
 from bmsota_sim.profiles import PROFILES
 from bmsota_sim.recordings.playback import RecordedUnit
 from bmsota_sim.run.base import NS_PER_S
-from bmsota_sim.run.expectations import COUNTERS, evaluate, moments
+from bmsota_sim.run.expectations import COUNTERS, moments
 from bmsota_sim.run.fidelity import FLEET_VERBS, full_units
-from bmsota_sim.run.identities import identity, slave_hwid
-from bmsota_sim.run.keys import RunKeys
-from bmsota_sim.run.ledger import FAULTS, Ledger
+from bmsota_sim.run.identities import slave_hwid
+from bmsota_sim.run.judged import JudgedRun
 from bmsota_sim.run.link import RunUplink
 from bmsota_sim.run.releases import upgrade_versions
-from bmsota_sim.run.selection import UnitId, group_units, select
-from bmsota_sim.run.timeline import Planned, outcomes, plan
-from bmsota_sim.run.upgrade_outcomes import expected_statuses, may_change_outcome, prepare_outcome, trusted_keys
+from bmsota_sim.run.upgrade_outcomes import prepare_outcome, trusted_keys
 from bmsota_sim.run.verb_actions import begin_entry, end_entry, missing_effect
 from bmsota_sim.run.verbs import Charging as ChargingEntry
 from bmsota_sim.run.verbs import Driving as DrivingEntry
@@ -62,17 +57,20 @@ from bmsota_sim.streams import stream
 from bmsota_sim.trace import LinkTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from bmsota_sim.kernel import Kernel
     from bmsota_sim.physics import Chemistry
     from bmsota_sim.recordings.playback import Played
-    from bmsota_sim.run.expectations import ExpectationVerdict
+    from bmsota_sim.run.judged import Event, Result
+    from bmsota_sim.run.keys import RunKeys
     from bmsota_sim.run.link import LosableUplink
     from bmsota_sim.run.model import FleetScenario, Life
+    from bmsota_sim.run.selection import UnitId
+    from bmsota_sim.run.timeline import Planned
     from bmsota_sim.run.verbs import Verb
 
-__all__ = ["Case", "Event", "Result", "Run", "unstarted"]
+__all__ = ["Run", "RunUnit"]
 
 PHYSICS_STEP_NS = NS_PER_S
 # In virtual time, where no ramp-up is said: one unit after another, so that none start in the same nanosecond.
@@ -100,46 +98,6 @@ class RunUnit:
     replacements: dict[int, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Event:
-    """A planned event and what became of it."""
-
-    planned: Planned
-    outcome: str = "not reached"
-    """`happened`, `failed`, or `not reached`: due after the end."""
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """Something that had to hold, and whether it did."""
-
-    name: str
-    passed: bool | None
-    """None: not judged, because the run ended before."""
-    expected: str
-    got: str
-    failing: tuple[str, ...] = ()
-    """Units, VINs and what was seen, for people."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What became of a run."""
-
-    cases: tuple[Case, ...]
-    events: tuple[Event, ...]
-    hashes: dict[str, str]
-    """Trace hash of each unit."""
-    fold: str
-    """Of all units, in whatever order they are added."""
-    ran_ns: int
-
-    @property
-    def ok(self) -> bool:
-        return all(case.passed is not False for case in self.cases)
-
-
 def habits_of(life: Life, chemistry: Chemistry) -> Habits:
     """What the vehicles of a group do every day."""
     habits = Habits(
@@ -162,8 +120,8 @@ def habits_of(life: Life, chemistry: Chemistry) -> Habits:
     )
 
 
-class Run:
-    """Everything of one run."""
+class Run(JudgedRun):
+    """Everything of one run, or of a part of its units."""
 
     def __init__(
         self,
@@ -181,6 +139,7 @@ class Run:
         full: Collection[UnitId] = (),
         played: Played | None = None,
         progress: Callable[[int], object] = lambda _built: None,
+        moment: Callable[[int], object] = lambda _at_ns: None,
     ) -> None:
         """Build the units.
 
@@ -194,63 +153,40 @@ class Run:
             edition: of GB/T 32960.3, in place of the groups'.
             keys: what the units trust and sign with; by default those of the samples.
             origins: where the platform of the units may be without TLS, as "http://host:port".
-            only: build these units alone. Each is what it is among the others; what is expected cannot be judged.
+            only: build these units alone. Each is what it is among the others; what is expected cannot be judged, and is not.
             full: of full fidelity, with every CAN frame, whatever their group says.
             played: recorded vehicles, one for each unit, in place of simulated ones.
             progress: called with the number of units built; may raise to give up.
+            moment: with *only*: called when others would be judged, or counters kept, with the time from the start.
 
         Raises:
             ConfigurationError: the timeline does not go with this seed.
         """
-        self.scenario = scenario
-        self.seed = seed
+        super().__init__(scenario, seed, keys=keys, only=only, played=played)
         self.kernel = kernel
         self.start_ns = kernel.now_ns
         self._clock_ns = clock_ns or (lambda: kernel.now_ns)
         self._lag_ns = lag_ns
-        self.keys = keys or RunKeys()
-        self._only = None if only is None else frozenset(only)
-        self.events = [Event(planned) for planned in plan(scenario, seed) if self._is_mine(planned.unit)]
-        ids = tuple(group_units(scenario))
-        identities = {unit: self.keys.own(identity(scenario, seed, unit)) for unit in ids}
-        self.keys.check(each.vin for each in identities.values())
-        self.outcomes = {unit: name for name, units in outcomes(scenario, seed).items() for unit in units}
-        """What each unit is to make of the upgrade, where the scenario has one."""
-        for event in self.events:
-            # What the timeline does to single units counts more than what was drawn for many.
-            if event.planned.unit in self.outcomes and may_change_outcome(event.planned):
-                self.outcomes[event.planned.unit] = "succeeds"
+        self._moment = moment
         self._versions = upgrade_versions(scenario)
-        self.task_case: Case | None = None
-        """What became of the OTA task; None: it was not tried."""
-        self.approved_ns: int | None = None
-        """When the task was approved, from the start of the run."""
-        vins = {unit: each.vin for unit, each in identities.items()}
-        if played is not None:
-            vins = {unit: each.vin for unit, each in zip(ids, played.vehicles, strict=True)}
-        self.ledger = Ledger(scenario, vins)
+        identities = self.identities
+        ids = [unit for unit in self.ids if self._is_mine(unit)]
         self.units: dict[UnitId, RunUnit] = {}
-        self.verdicts: list[ExpectationVerdict] = []
-        self._judged_ns: int | None = None
         self._queue = deque(ids)
         self._last_boot_ns = 0
         self._boots_per_tick = 1
         self._boots_changed_ns = 0
-        self.ramp_ns: int | None = None
-        """How long the ramp-up took; None while it lasts."""
         self.is_over = False
         self._is_started = False
-        self.steered: list[Verb] = []
-        """What was planned beside the timeline, while the run went on."""
         self._drives: list[Drives] = []
         full = full_units(scenario, seed, [event.planned for event in self.events]) | frozenset(full)
         if played is not None:
-            self._play(played, ids, uplink, progress)
+            self._play(played, uplink, progress)
             return
         factory = cache(defaults.factory_images)
         for name, group in scenario.groups.items():
             profile, life, network = PROFILES[group.profile], scenario.life_of(name), scenario.network_of(name)
-            members = [unit for unit in ids if unit.group == name and self._is_mine(unit)]
+            members = [unit for unit in ids if unit.group == name]
             if not members:
                 continue
             packs = Packs(
@@ -327,13 +263,14 @@ class Run:
     def _play(
         self,
         played: Played,
-        ids: Sequence[UnitId],
         uplink: Callable[[int], LosableUplink],
         progress: Callable[[int], object],
     ) -> None:
         """Build units of recorded vehicles."""
         kernel = self.kernel
-        for unit, vehicle in zip(ids, played.vehicles, strict=True):
+        for unit, vehicle in zip(self.ids, played.vehicles, strict=True):
+            if not self._is_mine(unit):
+                continue
             life, network = self.scenario.life_of(unit.group), self.scenario.network_of(unit.group)
             link = RunUplink(
                 kernel,
@@ -356,9 +293,6 @@ class Run:
             )
             self.units[unit] = RunUnit(built, link, trace)
             progress(len(self.units))
-
-    def _is_mine(self, unit: UnitId | None) -> bool:
-        return self._only is None or unit is None or unit in self._only
 
     def _soc(self, unit: UnitId) -> float:
         group = self.scenario.groups[unit.group]
@@ -383,26 +317,34 @@ class Run:
         return self._clock_ns() - self.start_ns
 
     @property
-    def duration_ns(self) -> int:
-        return round(self.scenario.duration_s * NS_PER_S)
+    def at_ns(self) -> int:
+        return self.kernel.now_ns - self.start_ns
 
-    def start(self) -> None:
-        """Plan everything from now on. Once."""
+    def start(self, *, joins_ns: int = 0) -> None:
+        """Plan everything from now on. Once.
+
+        *joins_ns*: the run began so long ago, and these units come to it: what is over has happened without them.
+        """
         kernel = self.kernel
-        self.start_ns = kernel.now_ns
+        self.start_ns = kernel.now_ns - joins_ns
         self._is_started = True
         self._ramp()
         for event in self.events:
-            kernel.call_at(self.start_ns + event.planned.at_ns, self._begin, event)
+            planned = event.planned
+            # Of what has begun already, only what needs no unit that is on goes on.
+            goes_on = isinstance(planned.entry, Offline | PlatformOutage) and (planned.end_ns or 0) > joins_ns
+            if planned.at_ns >= joins_ns or goes_on:
+                kernel.call_at(self.start_ns + planned.at_ns, self._begin, event)
         marks = {
             round(self.scenario.seconds_of(each.since) * NS_PER_S)
             for each in self.scenario.expect
             if each.since is not None
         }
         for at_ns in sorted(marks):
-            kernel.call_at(self.start_ns + at_ns, self._mark, at_ns)
+            if at_ns >= joins_ns:
+                kernel.call_at(self.start_ns + at_ns, self._mark, at_ns)
         for at_ns in moments(self.scenario):
-            if at_ns < self.duration_ns:
+            if joins_ns <= at_ns < self.duration_ns:
                 kernel.call_at(self.start_ns + at_ns, self._judge, at_ns)
         kernel.call_at(self.start_ns + round(self.scenario.faults_end_s * NS_PER_S), self._faults_end)
         # On whole seconds, as the rule of phase wants it.
@@ -429,20 +371,18 @@ class Run:
     # -- the ramp-up -----------------------------------------------------------------------------------------------------
 
     @property
-    def started(self) -> int:
-        """How many units were switched on."""
-        return len(self.units) - len(self._queue)
+    def not_started(self) -> Collection[UnitId]:
+        return self._queue
 
     def _ramp(self) -> None:
-        start, count = self.scenario.start, len(self._queue)
+        start = self.scenario.start
         if start is None and self._lag_ns is not None:
             self._pace()
             return
-        step_ns = START_STEP_NS if start is None else round(start.over_s * NS_PER_S) // count
-        for index, unit in enumerate(self._queue):
+        step_ns = START_STEP_NS if start is None else round(start.over_s * NS_PER_S) // len(self.ids)
+        for index, unit in enumerate(self.ids):
             if self._is_mine(unit):
                 self.kernel.call_in(index * step_ns, self._switch_on_next)
-        self._queue = deque(unit for unit in self._queue if self._is_mine(unit))
 
     def _switch_on_next(self) -> None:
         unit = self.units[self._queue.popleft()]
@@ -474,21 +414,11 @@ class Run:
         Raises:
             ConfigurationError: its share draws no unit.
         """
-        scenario = self.scenario
-        units = None if entry.do == "platform_outage" else select(scenario, self.seed, entry.who, entry.purpose)
-        if units is not None and not units:
-            raise ConfigurationError(f"{', '.join(map(str, entry.who))}: no unit is drawn")
-        end_ns = None if entry.lasts is None else round(scenario.end_of(entry) * NS_PER_S)
-        events = [
-            Event(Planned(entry.at_ns, order, entry, unit, end_ns))
-            for order, unit in enumerate([None] if units is None else units, start=len(self.events))
-            if self._is_mine(unit)
-        ]
-        self.events += events
-        self.steered.append(entry)
+        events = self.plan_entry(entry)
         if self._is_started:
             for event in events:
-                self.kernel.call_at(self.start_ns + entry.at_ns, self._begin, event)
+                if self._is_mine(event.planned.unit):
+                    self.kernel.call_at(self.start_ns + entry.at_ns, self._begin, event)
         return len(events)
 
     def _begin(self, event: Event) -> None:
@@ -602,173 +532,31 @@ class Run:
 
     def _mark(self, at_ns: int) -> None:
         self.sample()
-        self.ledger.mark(at_ns)
+        if self._only is None:
+            self.ledger.mark(at_ns)
+        else:
+            self._moment(at_ns)
 
     def _judge(self, at_ns: int) -> None:
         self.sample()
-        self.verdicts += evaluate(self.scenario, self.ledger, at_ns, seed=self.seed, since_ns=self._judged_ns)
-        self._judged_ns = at_ns
+        if self._only is None:
+            self.judge(at_ns)
+        else:
+            self._moment(at_ns)
 
-    def end(self) -> Result:
-        """Judge what is left. The units are as they were; nothing is switched off."""
-        ran_ns = min(self.kernel.now_ns - self.start_ns, self.duration_ns)
+    def settle(self) -> None:
+        """Nothing more comes: count what was not answered, and see which events had no effect. The units are as they were."""
         self.sample()
         self.ledger.ended(self.now_ns())
-        self.verdicts += evaluate(
-            self.scenario, self.ledger, ran_ns, seed=self.seed, since_ns=self._judged_ns, ended=True
-        )
         for event in self.events:
             if event.outcome == "happened" and (reason := self._without_effect(event)):
                 event.outcome, event.reason = "failed", reason
-        hashes = {str(unit): each.trace.digest() for unit, each in self.units.items()}
-        return Result(
-            cases=tuple(self._cases()),
-            events=tuple(self.events),
-            hashes=hashes,
-            fold=fold(hashes),
-            ran_ns=ran_ns,
-        )
 
-    def _cases(self) -> Iterator[Case]:
-        named: set[str] = set()
-        for verdict in sorted(self.verdicts, key=lambda each: each.position):
-            what = verdict.expectation.what
-            named.update(part.strip() for part in what.split("/"))
-            failing = tuple(self._told(unit) for unit in verdict.failing[:FAILING_MAX])
-            if verdict.passed is False and not failing:
-                failing = tuple(self._first_told(part.strip()) for part in what.split("/") if part.strip() in COUNTERS)
-            yield Case(
-                name=verdict.expectation.text,
-                passed=verdict.passed,
-                expected=verdict.expected,
-                got=verdict.got,
-                failing=failing,
-            )
-        totals = self.ledger.totals()
-        for counter in FAULTS:
-            if counter not in named:
-                count = totals[counter]
-                told = tuple(filter(None, (self._first_told(counter),))) if count else ()
-                yield Case(
-                    name=f"no {counter}", passed=not count, expected=f"{counter}: 0", got=f"{count:,}", failing=told
-                )
-        yield from self._upgrade_cases()
-        for group in self.scenario.groups:
-            yield self._group_case(group, is_judged="logged_in" not in named)
-        bad = [event for event in self.events if event.outcome == "failed"]
-        missed = [event for event in self.events if event.outcome == "not reached"]
-        done = len(self.events) - len(bad) - len(missed)
-        yield Case(
-            name="every planned event happened",
-            passed=False if bad else None if missed else True,
-            expected=f"{len(self.events):,} events",
-            got=f"{done:,} happened, {len(bad):,} failed, {len(missed):,} not reached",
-            failing=tuple(event_text(event) for event in (bad or missed)[:FAILING_MAX]),
-        )
+    def hashes(self) -> dict[str, str]:
+        """The trace hash of each unit."""
+        return {str(unit): each.trace.digest() for unit, each in self.units.items()}
 
-    def _upgrade_cases(self) -> Iterator[Case]:
-        """The OTA task, and whether the upgrade of each unit ended as the scenario draws it."""
-        ota = self.scenario.ota
-        if self.task_case is not None:
-            yield self.task_case
-        if ota is None:
-            return
-        changed = {event.planned.unit for event in self.events if may_change_outcome(event.planned)}
-        now_ns = min(self.kernel.now_ns - self.start_ns, self.duration_ns)
-        valid_for_s = None
-        if ota.validity_s is not None and self.approved_ns is not None:
-            valid_for_s = ota.validity_s - (now_ns - self.approved_ns) / NS_PER_S
-        for name in dict.fromkeys(self.outcomes.values()):
-            units = [unit for unit, outcome in self.outcomes.items() if outcome == name and unit not in changed]
-            if not units:
-                continue
-            wanted = expected_statuses(name, ota, valid_for_s=valid_for_s)
-            missed = [unit for unit in units if self.ledger.status(unit) not in wanted]
-            # What has come before a run was stopped has come; what has not might have.
-            is_judged = now_ns >= self.duration_ns or not missed
-            yield Case(
-                name=f"upgrade outcome {name}",
-                passed=not missed if is_judged else None,
-                expected=f"{len(units):,} units: {' or '.join(wanted)}",
-                got=f"{len(units) - len(missed):,} units"
-                if is_judged
-                else "not judged: the run ended before the scenario",
-                failing=tuple(self._upgrade_told(unit) for unit in missed[:FAILING_MAX]) if is_judged else (),
-            )
-
-    def _upgrade_told(self, unit: UnitId) -> str:
-        upgrade = self.ledger.upgrades.get(unit)
-        if upgrade is None:
-            return f"{unit} {self.ledger.units[unit].vin}: no upgrade"
-        return f"{unit} {self.ledger.units[unit].vin}: {upgrade.status}" + (
-            f": {upgrade.reason}" if upgrade.reason else ""
-        )
-
-    def _group_case(self, group: str, *, is_judged: bool) -> Case:
-        """Every unit has logged in, at some time, and is logged in at the end unless an expectation says when."""
-        members = [unit for unit in self.units if unit.group == group]
-        column = COUNTERS.index("logins")
-        out = [
-            unit
-            for unit in members
-            if not self.ledger.counts[self.ledger.units[unit].row, column]
-            or (is_judged and not self.ledger.logged_in(unit))
-        ]
-        # Stopped before their turn came: nothing is known of them.
-        is_early = self.kernel.now_ns < self.start_ns + self.duration_ns and all(unit in self._queue for unit in out)
-        return Case(
-            name=f"group {group}",
-            passed=None if out and is_early else not out,
-            expected=f"{len(members):,} units log in" + (" and stay so" if is_judged else ""),
-            got=f"{len(members) - len(out):,} units",
-            failing=tuple(self._told(unit) for unit in out[:FAILING_MAX]),
-        )
-
-    def _told(self, unit: UnitId) -> str:
-        """A unit, and the first of each of its faults."""
-        ledger = self.ledger.units[unit]
-        firsts = [
-            f"{name} at {first.at_ns / NS_PER_S:.3f} s" for name, first in ledger.firsts.items() if name in FAULTS
-        ]
-        state = "logged in" if ledger.is_logged_in else "not logged in" if unit not in self._queue else "never started"
-        return f"{unit} {ledger.vin}: {', '.join([state, *firsts])}"
-
-    def _first_told(self, counter: str) -> str:
-        found = self.ledger.first_of(counter)
-        if found is None:
-            return ""
-        unit, first = found
-        text = f"{unit} {self.ledger.units[unit].vin}: first {counter} at {first.at_ns / NS_PER_S:.3f} s"
-        detail = f": {first.detail}" if first.detail else ""
-        return text + detail + (f" [{first.data.hex(' ')}]" if first.data else "")
-
-
-def event_text(event: Event) -> str:
-    """A planned event in words."""
-    planned = event.planned
-    who = "the platform" if planned.unit is None else str(planned.unit)
-    reason = f": {event.reason}" if event.reason else ""
-    return f"{planned.entry.do} of {who} at {planned.at_ns / NS_PER_S:g} s: {event.outcome}{reason}"
-
-
-def fold(hashes: dict[str, str]) -> str:
-    """One hash of the hashes of all units; the sum of those of parts of a fleet, whatever the parts."""
-    total = 0
-    for unit, digest in hashes.items():
-        total += int.from_bytes(hashlib.sha256(f"{unit} {digest}".encode()).digest())
-    return f"{total % 2**256:064x}"
-
-
-def unstarted(scenario: FleetScenario) -> Result:
-    """That of a run which was stopped before its first unit was switched on: nothing is judged."""
-    got = "not judged: the run was stopped before it started"
-    return Result(
-        cases=tuple(
-            Case(name=expectation.text, passed=None, expected=expectation.text, got=got)
-            for expectation in scenario.expect
-        ),
-        events=(),
-        hashes={},
-        fold=fold({}),
-        ran_ns=0,
-    )
+    def end(self) -> Result:
+        """Judge what is left. The units are as they were; nothing is switched off."""
+        self.settle()
+        return self.result(min(self.at_ns, self.duration_ns), self.hashes())

@@ -17,21 +17,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bmsota.errors import ConfigurationError
 from bmsota_sim.operator import Operator, PlatformRefusedError
-from bmsota_sim.recordings.playback import RecordedUnit
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.consistency import groups_meant
 from bmsota_sim.run.expectations import purpose
+from bmsota_sim.run.judged import Case
 from bmsota_sim.run.ledger import UpgradeFacts
 from bmsota_sim.run.releases import load_release
-from bmsota_sim.run.runner import Case
 from bmsota_sim.run.selection import select
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from bmsota_sim.run.approval_codes import CodeSource
+    from bmsota_sim.run.judged import JudgedRun
     from bmsota_sim.run.model import FleetScenario
-    from bmsota_sim.run.runner import Run
     from bmsota_sim.run.selection import UnitId
 
 __all__ = ["ApiAccount", "ApiAccounts", "ScenarioTask"]
@@ -73,7 +72,7 @@ class ScenarioTask:
 
     def __init__(
         self,
-        run: Run,
+        run: JudgedRun,
         client: httpx.AsyncClient,
         accounts: ApiAccounts,
         codes: CodeSource | None,
@@ -125,7 +124,7 @@ class ScenarioTask:
         return self._scenario.name if self._scenario.ota is None else self._scenario.ota.project
 
     async def _register(self, project: str) -> None:
-        units = iter(self._run.units)
+        units = iter(self._run.identities)
         added = 0
 
         async def some() -> None:
@@ -139,13 +138,13 @@ class ScenarioTask:
         for worker in workers:
             if (error := worker.result()) is not None:
                 raise error
-        self._say(f"registered {added:,} vehicles in project {project}; {len(self._run.units) - added:,} were known")
+        self._say(
+            f"registered {added:,} vehicles in project {project}; {len(self._run.identities) - added:,} were known"
+        )
 
     async def _register_one(self, unit_id: UnitId, project: str) -> bool:
         """Whether it was new."""
-        unit = self._run.units[unit_id].unit
-        assert not isinstance(unit, RecordedUnit), "a recording has no OTA task"
-        identity, series = unit.identity, unit.profile.series
+        identity, series = self._run.identities[unit_id], self._scenario.groups[unit_id.group].profile
         key = identity.device_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         try:
             await self._operator.register_vehicle(

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,15 +24,15 @@ from bmsota_sim.run.scenario import entry_problem
 from bmsota_sim.run.verbs import VERBS, Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
 
-    from bmsota_sim.run.runner import Run
+    from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.verbs import Verb
 
-__all__ = ["SOCKET_NAME", "SteeringSocket", "ask_run", "entry_of", "load_steered", "steer_again"]
+__all__ = ["SOCKET_NAME", "Steerable", "SteeringSocket", "ask_run", "entry_of", "load_steered", "steer_again"]
 
 SOCKET_NAME = "control.sock"
 """In the folder of the report."""
@@ -46,10 +46,36 @@ STEP_NS = 1_000_000
 _ENTRY: TypeAdapter[Verb] = TypeAdapter(Entry)
 
 
+class Steerable(Protocol):
+    """A run that can be told to do more than its timeline says."""
+
+    @property
+    def scenario(self) -> FleetScenario: ...
+
+    @property
+    def steered(self) -> Sequence[Verb]:
+        """What it was told already."""
+
+    @property
+    def steered_from_ns(self) -> int:
+        """The first moment, from its start, that it can still be told of.
+
+        Raises:
+            ConfigurationError: it cannot be steered.
+        """
+
+    def steer(self, entry: Verb) -> int:
+        """Plan it; the number of events.
+
+        Raises:
+            ConfigurationError: its share draws no unit.
+        """
+
+
 # -- entries -------------------------------------------------------------------------------------------------------------
 
 
-def entry_of(run: Run, values: dict[str, Any]) -> Verb:
+def entry_of(run: Steerable, values: dict[str, Any]) -> Verb:
     """An entry of the timeline from its keys, checked as one of a scenario file.
 
     Raises:
@@ -95,7 +121,7 @@ def load_steered(path: Path) -> list[dict[str, Any]]:
     raise ConfigurationError(f"{path}: expected the run.json of a run")
 
 
-def steer_again(run: Run, steered: list[dict[str, Any]]) -> None:
+def steer_again(run: Steerable, steered: Sequence[dict[str, Any]]) -> None:
     """Plan what an earlier run was steered by. Before the start.
 
     Raises:
@@ -163,7 +189,7 @@ class SteeringSocket:
         self._socket.close()
         self.path.unlink(missing_ok=True)
 
-    def poll(self, run: Run, status: Callable[[], str]) -> None:
+    def poll(self, run: Steerable, status: Callable[[], str]) -> None:
         """Do what was asked for since the last time."""
         with contextlib.suppress(OSError):  # Nobody waits, or has gone again.
             while len(self._clients) < CLIENTS_MAX:
@@ -175,7 +201,7 @@ class SteeringSocket:
                 client.connection.close()
                 self._clients.remove(client)
 
-    def _serve(self, client: _Client, run: Run, status: Callable[[], str]) -> bool:
+    def _serve(self, client: _Client, run: Steerable, status: Callable[[], str]) -> bool:
         """Whether more of this client may come."""
         try:
             data = client.connection.recv(REQUEST_SIZE_BYTES_MAX)
@@ -195,7 +221,7 @@ class SteeringSocket:
             client.connection.sendall(json.dumps(answer).encode() + b"\n")
         return False
 
-    def _answer(self, line: bytes, run: Run, status: Callable[[], str]) -> str:
+    def _answer(self, line: bytes, run: Steerable, status: Callable[[], str]) -> str:
         try:
             values = json.loads(line)
         except ValueError as error:
@@ -211,9 +237,8 @@ class SteeringSocket:
             case _:
                 return self._steer(run, values)
 
-    def _steer(self, run: Run, values: dict[str, Any]) -> str:
-        now_ns = run.kernel.now_ns - run.start_ns
-        at_ns = (now_ns // STEP_NS + 1) * STEP_NS - 1
+    def _steer(self, run: Steerable, values: dict[str, Any]) -> str:
+        at_ns = (run.steered_from_ns // STEP_NS + 1) * STEP_NS - 1
         if "who" not in values and values.get("do") == "storm":
             values = {**values, "who": "all"}
         values = {**values, "at": at_ns / NS_PER_S}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from bmsota_sim.run.runner import Result
+    from bmsota_sim.run.judged import Result
 
 __all__ = ["REPORT_FILES", "write_report"]
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 from bmsota_sim.run.base import NS_PER_S
 
 if TYPE_CHECKING:
-    from bmsota_sim.run.runner import Result
+    from bmsota_sim.run.judged import Result
 
 __all__ = ["junit_xml"]
 

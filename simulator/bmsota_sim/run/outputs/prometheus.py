@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from bmsota._extras import needs
 from bmsota.errors import ConfigurationError
 from bmsota_sim.run.base import NS_PER_S
+from bmsota_sim.run.ledger import replies_below
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from prometheus_client import Metric
 
-    from bmsota_sim.run.runner import Run
+    from bmsota_sim.run.judged import JudgedRun
 
 __all__ = ["metrics_server", "metrics_text", "split_host_port"]
 
@@ -40,7 +41,7 @@ def split_host_port(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def metrics_text(run: Run, late_s: float) -> str:
+def metrics_text(run: JudgedRun, late_s: float) -> str:
     """The figures of *run* now; *late_s*: how late the simulator is.
 
     Raises:
@@ -54,18 +55,19 @@ def metrics_text(run: Run, late_s: float) -> str:
         """What `generate_latest` collects."""
 
         def collect(self) -> Iterator[Metric]:
-            ledger = run.ledger
+            figures = run.figures()
             for name, text, value in _gauges(run, late_s):
                 yield GaugeMetricFamily(f"bmsota_sim_{name}", text, value=value)
-            for name, count in ledger.totals().items():
+            for name, count in figures.totals.items():
                 yield CounterMetricFamily(f"bmsota_sim_{name}", f"Counter {name} of the run, all units.", value=count)
             yield HistogramMetricFamily(
                 "bmsota_sim_reply_seconds",
                 "How long the platform took to answer.",
                 buckets=[
-                    ("+Inf" if below_s == inf else f"{below_s:.6g}", count) for below_s, count in ledger.replies_below()
+                    ("+Inf" if below_s == inf else f"{below_s:.6g}", count)
+                    for below_s, count in replies_below(figures.replies)
                 ],
-                sum_value=ledger.reply_sum_s,
+                sum_value=figures.reply_sum_s,
             )
 
     registry = CollectorRegistry()
@@ -73,12 +75,12 @@ def metrics_text(run: Run, late_s: float) -> str:
     return generate_latest(registry).decode()
 
 
-def _gauges(run: Run, late_s: float) -> Iterator[tuple[str, str, float]]:
-    ledger = run.ledger
-    yield "units", "Units of the scenario.", len(run.units)
-    yield "units_started", "Units that were switched on.", run.started
-    yield "units_connected", "Units with a link.", ledger.connected_count()
-    yield "units_logged_in", "Units whose login was accepted on the link that they have.", ledger.logged_in_count()
+def _gauges(run: JudgedRun, late_s: float) -> Iterator[tuple[str, str, float]]:
+    figures = run.figures()
+    yield "units", "Units of the scenario.", figures.unit_count
+    yield "units_started", "Units that were switched on.", figures.started
+    yield "units_connected", "Units with a link.", figures.connected
+    yield "units_logged_in", "Units whose login was accepted on the link that they have.", figures.logged_in
     yield "time_seconds", "Time of the scenario since its start.", run.now_ns() / NS_PER_S
     yield "duration_seconds", "Duration of the scenario.", run.duration_ns / NS_PER_S
     yield "late_seconds", "How late the simulator is; nothing is to be concluded from a late one.", late_s

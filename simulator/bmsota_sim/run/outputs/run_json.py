@@ -6,17 +6,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from bmsota_sim.run.base import NS_PER_S
-from bmsota_sim.run.runner import event_text
+from bmsota_sim.run.judged import event_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bmsota_sim.run.judged import JudgedRun, Result
     from bmsota_sim.run.outputs.series import Series
-    from bmsota_sim.run.runner import Result, Run
 
 __all__ = ["run_document", "run_json", "unstarted_document"]
 
 
 def run_document(
-    run: Run,
+    run: JudgedRun,
     result: Result,
     *,
     given: dict[str, Any],
@@ -24,6 +26,7 @@ def run_document(
     exit_code: int,
     series: Series,
     no_verdict: str = "",
+    shards: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """As a dictionary.
 
@@ -35,11 +38,12 @@ def run_document(
         exit_code: of the command.
         series: the samples over time.
         no_verdict: why the run says nothing, if it does.
+        shards: how each shard ended; none for a run in one process.
     """
     units = {
         str(unit): {
             "vin": ledger.vin,
-            "hash": result.hashes[str(unit)],
+            "hash": result.hashes.get(str(unit), ""),
             "logged_in": ledger.is_logged_in,
             "counters": {name: count for name, count in run.ledger.of_unit(unit).items() if count},
             "first": {
@@ -59,6 +63,7 @@ def run_document(
         "ramp_s": None if run.ramp_ns is None else run.ramp_ns / NS_PER_S,
         "hash": result.fold,
         "generator": generator,
+        "shards": list(shards),
         "counters": run.ledger.totals(),
         "reply_s": {f"p{share}": run.ledger.quantile(share / 100) for share in (50, 90, 99)},
         "series": series.document(),
@@ -89,6 +94,7 @@ def unstarted_document(result: Result, *, given: dict[str, Any], exit_code: int,
         "ramp_s": None,
         "hash": result.fold,
         "generator": {},
+        "shards": [],
         "counters": {},
         "reply_s": {"p50": None, "p90": None, "p99": None},
         "series": series.document(),

@@ -14,47 +14,47 @@ from bmsota_sim.run.ledger import FAULTS
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from bmsota_sim.run.ledger import UnitLedger
-    from bmsota_sim.run.runner import Run
+    from bmsota_sim.run.judged import JudgedRun
 
 __all__ = ["ProgressScreen", "progress_line"]
 
-WORST_MAX = 10
 # Narrower, and the worst units come below the figures, not beside them.
 SIDE_BY_SIDE_WIDTH = 72
 FIGURES_WIDTH = 32
 
 
-def progress_line(run: Run, lag_s: float) -> str:
+def progress_line(run: JudgedRun, lag_s: float) -> str:
     """One line, for a log."""
-    totals = run.ledger.totals()
+    figures = run.figures()
+    totals = figures.totals
     faults = ", ".join(f"{totals[name]:,} {name}" for name in FAULTS if totals[name]) or "no faults"
-    at_s = (run.kernel.now_ns - run.start_ns) / NS_PER_S
     return (
-        f"{at_s:,.0f} of {run.scenario.duration_s:,.0f} s: {run.started:,} of {len(run.units):,} started, "
-        f"{run.ledger.logged_in_count():,} logged in, {totals['sent']:,} sent, {faults}, late {lag_s:.3f} s"
+        f"{figures.at_ns / NS_PER_S:,.0f} of {run.scenario.duration_s:,.0f} s: {figures.started:,} of {figures.unit_count:,} started, "
+        f"{figures.logged_in:,} logged in, {totals['sent']:,} sent, {faults}, late {lag_s:.3f} s"
     )
 
 
 class ProgressScreen:
     """A screen that fits: where there is no room, first the faults that did not happen go, then the less bad units."""
 
-    def __init__(self, run: Run, lag_s: float, reports_per_s: float | None) -> None:
+    def __init__(self, run: JudgedRun, lag_s: float, reports_per_s: float | None) -> None:
         """*reports_per_s*: sent lately; None: not known yet."""
-        ledger, totals, p99 = run.ledger, run.ledger.totals(), run.ledger.quantile(0.99)
-        at_s = (run.kernel.now_ns - run.start_ns) / NS_PER_S
-        self._title = f"{run.scenario.name}, seed {run.seed}, {at_s:,.0f} of {run.scenario.duration_s:,.0f} s"
+        figures = run.figures()
+        totals, p99 = figures.totals, figures.reply_p99_s
+        self._title = (
+            f"{run.scenario.name}, seed {run.seed}, {figures.at_ns / NS_PER_S:,.0f} of {run.scenario.duration_s:,.0f} s"
+        )
         self._figures = [
-            ("started", f"{run.started:,} of {len(run.units):,}"),
-            ("connected", f"{ledger.connected_count():,}"),
-            ("logged in", f"{ledger.logged_in_count():,}"),
+            ("started", f"{figures.started:,} of {figures.unit_count:,}"),
+            ("connected", f"{figures.connected:,}"),
+            ("logged in", f"{figures.logged_in:,}"),
             ("reports sent", f"{totals['sent']:,}"),
             ("reports/s", "-" if reports_per_s is None else f"{reports_per_s:,.1f}"),
             ("reply p99", "-" if p99 is None else f"{p99:.3f} s"),
             ("late", f"{lag_s:.3f} s"),
         ]
         self._faults = [(name.replace("_", " "), totals[name]) for name in FAULTS]
-        self._worst = [_told(unit, count) for unit, count in ledger.worst(WORST_MAX)]
+        self._worst = [f"{count:>6,} {told}" for count, told in figures.worst]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """As rich asks for it."""
@@ -89,8 +89,3 @@ class ProgressScreen:
         else:
             yield figures
             yield from lines
-
-
-def _told(unit: UnitLedger, count: int) -> str:
-    first = min((name for name in FAULTS if name in unit.firsts), key=lambda name: unit.firsts[name].at_ns)
-    return f"{count:>6,} {unit.unit}: {first.replace('_', ' ')} first, at {unit.firsts[first].at_ns / NS_PER_S:.1f} s"

@@ -10,17 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.expectations import COUNTERS
 from bmsota_sim.run.ledger import quantile_of
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from bmsota_sim.run.judged import Figures
     from bmsota_sim.run.ledger import Ledger
 
-__all__ = ["SAMPLES_MAX", "Series"]
+__all__ = ["SAMPLES_MAX", "Sample", "Series"]
 
 SAMPLES_MAX = 600
 """More than a chart has pixels for."""
@@ -29,7 +33,9 @@ SHARES = (50, 90, 99)
 
 
 @dataclass(slots=True)
-class _Sample:
+class Sample:
+    """What was known at a moment; counters and reply times from the start."""
+
     at_ns: int
     counts: NDArray[np.int64]
     replies: NDArray[np.int64]
@@ -45,7 +51,7 @@ class Series:
     def __init__(self, duration_ns: int) -> None:
         """*duration_ns*: how long the run will be; it sets the first period."""
         self._period_ns = max(PERIOD_NS_MIN, duration_ns // SAMPLES_MAX)
-        self._samples: list[_Sample] = []
+        self._samples: list[Sample] = []
         self._late_s = 0.0
         self.next_ns = 0
         """When the next sample is due, from the start of the run."""
@@ -56,21 +62,52 @@ class Series:
 
     def add(self, at_ns: int, ledger: Ledger, cpu_s: float = 0.0) -> None:
         """Take a sample. *cpu_s*: CPU time that the simulator has used since the start."""
-        self._samples.append(
-            _Sample(
-                at_ns,
-                ledger.counts.sum(axis=0),
-                ledger.reply_buckets(),
-                ledger.connected_count(),
-                ledger.logged_in_count(),
-                self._late_s,
-                cpu_s,
-            )
-        )
+        counts = ledger.counts.sum(axis=0)
+        self._append(at_ns, counts, ledger.reply_buckets(), ledger.connected_count(), ledger.logged_in_count(), cpu_s)
+
+    def add_figures(self, at_ns: int, figures: Figures, cpu_s: float) -> None:
+        """Take a sample of what is known of a run that others carry out."""
+        counts = np.array([figures.totals[name] for name in COUNTERS], np.int64)
+        self._append(at_ns, counts, figures.replies, figures.connected, figures.logged_in, cpu_s)
+
+    def _append(
+        self,
+        at_ns: int,
+        counts: NDArray[np.int64],
+        replies: NDArray[np.int64],
+        connected: int,
+        logged_in: int,
+        cpu_s: float,
+    ) -> None:
+        if self._samples and self._samples[-1].at_ns == at_ns:
+            self._late_s = max(self._late_s, self._samples.pop().late_s)
+        self._samples.append(Sample(at_ns, counts, replies, connected, logged_in, self._late_s, cpu_s))
         self._late_s = 0.0
         if len(self._samples) >= SAMPLES_MAX:
             self._thin()
         self.next_ns = at_ns - at_ns % self._period_ns + self._period_ns
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        return tuple(self._samples)
+
+    @classmethod
+    def added(cls, shards: Sequence[Sequence[Sample]]) -> Series:
+        """Of all shards of a run. What one has not sampled at a time is what it had before."""
+        series = cls(1)
+        times = sorted({sample.at_ns for samples in shards for sample in samples})
+        if any([sample.at_ns for sample in samples] != times for samples in shards):
+            times = _spread(times)  # In real time each samples a little beside the others.
+        seen = [0] * len(shards)
+        for at_ns in times:
+            found = []
+            for shard, samples in enumerate(shards):
+                while seen[shard] < len(samples) and samples[seen[shard]].at_ns <= at_ns:
+                    seen[shard] += 1
+                if seen[shard]:
+                    found.append(samples[seen[shard] - 1])
+            series._samples.append(_added(at_ns, found))
+        return series
 
     def _thin(self) -> None:
         kept = self._samples[1::2]  # The later of two: the last sample stays.
@@ -110,3 +147,26 @@ class Series:
             if samples and samples[-1].counts[index]
         }
         return columns
+
+
+def _spread(times: Sequence[int]) -> list[int]:
+    """At most as many times as a chart has room for, and never two within half a second; the last of those that are near."""
+    least_ns = max(PERIOD_NS_MIN // 2, (times[-1] - times[0]) // SAMPLES_MAX)
+    kept: list[int] = []
+    for at_ns in reversed(times):
+        if not kept or kept[-1] - at_ns >= least_ns:
+            kept.append(at_ns)
+    return kept[::-1]
+
+
+def _added(at_ns: int, samples: Sequence[Sample]) -> Sample:
+    first, *others = samples
+    return Sample(
+        at_ns,
+        sum((each.counts for each in others), first.counts),
+        sum((each.replies for each in others), first.replies),
+        sum(each.connected for each in samples),
+        sum(each.logged_in for each in samples),
+        max(each.late_s for each in samples),
+        sum(each.cpu_s for each in samples),
+    )

@@ -1,0 +1,151 @@
+"""Shards in processes of this machine. Each has an executor of its own: one that is killed breaks no other."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from bmsota_sim._signals import ending_signals
+from bmsota_sim.run.shards.carrying import Begun, ChannelClosedError, carry_out_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from multiprocessing.connection import Connection
+
+    from bmsota_sim.run.shards.carrying import Command, Message
+    from bmsota_sim.run.shards.part import Shard, ShardEnd
+
+__all__ = ["ProcessHost"]
+
+# A process that has been told to end and does not is killed after this time.
+END_TIMEOUT_S = 10.0
+
+
+class _PipeChannel:
+    """The shard's end of a pipe."""
+
+    def __init__(self, connection: Connection[Message, Command]) -> None:
+        self._connection = connection
+
+    def send(self, message: Message) -> None:
+        try:
+            self._connection.send(message)
+        except OSError as error:
+            raise ChannelClosedError from error
+
+    def receive(self) -> Sequence[Command]:
+        found: list[Command] = []
+        try:
+            while self._connection.poll():
+                found.append(self._connection.recv())
+        except (EOFError, OSError) as error:
+            raise ChannelClosedError from error
+        return found
+
+
+_channel: _PipeChannel
+
+
+def _adopt(connection: Connection[Message, Command]) -> None:
+    """In the new process: who started it decides when it ends, and a Ctrl-C reaches both."""
+    global _channel  # noqa: PLW0603 - what an executor's initializer is for
+    _channel = _PipeChannel(connection)
+    for number in ending_signals():
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ending_signals())
+
+
+def _carry_out(shard: Shard) -> ShardEnd:
+    return carry_out_shard(shard, _channel)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """A process that is started now hears no signal before it has said what it does with them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Process:
+    """One shard in its process."""
+
+    def __init__(self, shard: Shard) -> None:
+        # Not fork: this process has threads.
+        context = multiprocessing.get_context("spawn")
+        self.pid = 0
+        self.messages: SimpleQueue[Message] = SimpleQueue()
+        self._connection, theirs = context.Pipe()
+        with _signals_held():
+            self._executor = ProcessPoolExecutor(1, mp_context=context, initializer=_adopt, initargs=(theirs,))
+            self.future: Future[ShardEnd] = self._executor.submit(_carry_out, shard)
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
+        theirs.close()  # Its process alone has it now: when that is gone, so is the pipe.
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self.messages.put(self._connection.recv())
+
+    def send(self, command: Command) -> None:
+        with contextlib.suppress(OSError):  # It has ended; its future says how.
+            self._connection.send(command)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._connection.close()
+
+
+class ProcessHost:
+    """Where shards run; see `coordinating.ShardHost`."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, _Process] = {}
+
+    def start(self, shard: Shard) -> None:
+        old = self._processes.pop(shard.index, None)
+        if old is not None:
+            old.close()
+        self._processes[shard.index] = _Process(shard)
+
+    def poll(self) -> list[tuple[int, Message]]:
+        found: list[tuple[int, Message]] = []
+        for index, process in self._processes.items():
+            with contextlib.suppress(Empty):
+                while True:
+                    message = process.messages.get_nowait()
+                    if isinstance(message, Begun):
+                        process.pid = message.pid
+                    found.append((index, message))
+        return found
+
+    def send(self, index: int, command: Command) -> None:
+        self._processes[index].send(command)
+
+    def future(self, index: int) -> Future[ShardEnd]:
+        return self._processes[index].future
+
+    def is_lost(self, error: BaseException) -> str:
+        return "its process was killed" if isinstance(error, BrokenProcessPool) else ""
+
+    def close(self) -> None:
+        """End every process, those that hear nothing too."""
+        for process in self._processes.values():
+            process.close()
+        for process in self._processes.values():
+            with contextlib.suppress(Exception):
+                process.future.exception(timeout=END_TIMEOUT_S)
+            if not process.future.done() and process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+        self._processes.clear()
