@@ -7,6 +7,7 @@ platform that trusts one accepts releases from anyone; therefore they are known 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -50,13 +51,11 @@ def load_keys(
     try:
         if not private_path.exists():
             made = Ed25519PrivateKey.from_private_bytes(draw(32))
-            pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            with os.fdopen(os.open(private_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(pem)
-            # Units are provisioned with this one.
-            public = made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            (folder / "order_public.pem").write_bytes(public)
+            _write_once(private_path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
         order_key = load_signing_key(private_path.read_bytes())
+        # Units are provisioned with this one.
+        public = order_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        _write_once(folder / "order_public.pem", public, mode=0o644)
         manifest = [_ed25519(path, _read_public_key(path)) for path in manifest_keys]
         image = [_read_public_key(path) for path in image_keys]
     except FileNotFoundError as error:
@@ -68,6 +67,28 @@ def load_keys(
     return PlatformKeys(
         order_signing_key=order_key, manifest_public_keys=tuple(manifest), image_public_keys=tuple(image)
     )
+
+
+def _write_once(path: Path, data: bytes, *, mode: int) -> None:
+    """Make the file whole and synced, unless it is there: another process may make it now, and this one may die at any moment."""
+    if path.exists():
+        return
+    unfinished = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
+    try:
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # Unlike a renaming, it never takes the place of what another process has made.
+        with suppress(FileExistsError):
+            os.link(unfinished, path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def sample_key_warning(keys: PlatformKeys) -> str:

@@ -1,5 +1,6 @@
 """The platform's keys: its own is made once, others' are read, a sample's is warned of."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,49 @@ def test_the_order_key_is_made_once_and_kept_from_others(tmp_path, pem):
     assert (tmp_path / "data/keys/order_private.pem").stat().st_mode & 0o077 == 0
     assert b"PUBLIC KEY" in (tmp_path / "data/keys/order_public.pem").read_bytes()
     assert len(first.manifest_public_keys) == len(first.image_public_keys) == 1
+
+
+def test_processes_that_start_together_have_one_order_key(tmp_path):
+    """An order that one of them has signed must be good at a unit that was provisioned from the folder of the other."""
+    others = []
+
+    def draw(size):
+        # Another process starts and is done between this one's look and its key.
+        others.append(load_keys(tmp_path, manifest_keys=[], image_keys=[]).order_signing_key)
+        return os.urandom(size)
+
+    own = load_keys(tmp_path, manifest_keys=[], image_keys=[], draw=draw).order_signing_key
+    assert [own.private_bytes_raw()] == [other.private_bytes_raw() for other in others]
+    assert load_public_key((tmp_path / "keys/order_public.pem").read_bytes()) == own.public_key()
+    assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == ["order_private.pem", "order_public.pem"]
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_a_start_that_dies_while_it_makes_the_order_key_is_followed_by_one_that_works(tmp_path, monkeypatch, left):
+    """It is cut before the first sync, link and so on; what is there by then is whole, and the rest is made."""
+
+    class PowerCutError(BaseException):
+        pass
+
+    def counted(real):
+        def call(*arguments):
+            nonlocal left
+            if left == 0:
+                raise PowerCutError
+            left -= 1
+            return real(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("fsync", "link"):
+            patch.setattr(f"bmsota_cloud.keys.os.{name}", counted(getattr(os, name)))
+        with pytest.raises(PowerCutError):
+            load_keys(tmp_path, manifest_keys=[], image_keys=[])
+    key = load_keys(tmp_path, manifest_keys=[], image_keys=[]).order_signing_key
+    assert load_public_key((tmp_path / "keys/order_public.pem").read_bytes()) == key.public_key()
+    again = load_keys(tmp_path, manifest_keys=[], image_keys=[]).order_signing_key
+    assert again.private_bytes_raw() == key.private_bytes_raw()
 
 
 def test_keys_that_can_not_be_used_are_refused_with_their_place(tmp_path, pem):
