@@ -117,7 +117,7 @@ def tell_result(
         generator = {**Generator.added(carried.generators).document(), "limit_s": prepared.given.lateness_limit_s}
         no_verdict = _bottleneck(carried, prepared, stopped=is_stopped)
     elif not is_stopped and min(carried.reached_ns) < min(prepared.end_ns, run.duration_ns):
-        no_verdict = carried.losses[-1] if carried.losses else ""
+        no_verdict = carried.losses[-1] if carried.losses else "a shard ended before the scenario did"
     no_verdict = no_verdict or (_nothing_judged(run) if result.ok else "")
     code = stopped_code or (NO_VERDICT if no_verdict else 0 if result.ok else NOT_AS_PLANNED)
     document = run_document(
