@@ -71,6 +71,12 @@ def _add_ctl_command(part: typer.Typer) -> None:
     commands_ctl.register(part)
 
 
+def _add_merge_command(part: typer.Typer) -> None:
+    with needs_extra("the simulator", "sim"):
+        from bmsota_sim.run import commands_merge  # noqa: PLC0415 - see `LazyGroup`
+    commands_merge.register(part)
+
+
 class _Group(LazyGroup):
     later = {  # noqa: RUF012 - of the class, as `LazyGroup` says
         "check": _add_plan_commands,
@@ -78,6 +84,7 @@ class _Group(LazyGroup):
         "schema": _add_plan_commands,
         "run": _add_run_command,
         "replay": _add_replay_command,
+        "merge": _add_merge_command,
         "ctl": _add_ctl_command,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -54,18 +55,21 @@ def register(app: typer.Typer) -> None:
             for note in recorded.notes:
                 errors.print(note, style="yellow", markup=False, highlight=False)
             chosen = None if unit is None else recorded.unit(unit)
-            run = recorded.build(chosen, full=full or output is not None)
+            runs = []
             with contextlib.ExitStack() as stack:
-                if chosen is not None and (full or output):
-                    # Standard output is not ours to close.
-                    file = None if output is None else stack.enter_context(output.open("w", encoding="ascii"))
-                    _write_frames(run, chosen, file)
-                run.start()
-                run_virtual(run.kernel, lambda: run.is_over, until_ns=run.start_ns + recorded.ran_ns)
+                for only, ran_ns in recorded.pieces(chosen):
+                    run = recorded.build(only, full=full or output is not None)
+                    if chosen is not None and (full or output):
+                        # Standard output is not ours to close.
+                        file = None if output is None else stack.enter_context(output.open("w", encoding="ascii"))
+                        _write_frames(run, chosen, file)
+                    run.start()
+                    run_virtual(run.kernel, partial(getattr, run, "is_over"), until_ns=run.start_ns + ran_ns)
+                    runs.append(run)
         except (BmsotaError, OSError) as error:
             errors.print(str(error), style="red", markup=False, highlight=False)
             raise typer.Exit(WRONG_USAGE) from error
-        code = _tell(recorded, run, errors if full and output is None else Console(soft_wrap=True))
+        code = _tell(recorded, runs, errors if full and output is None else Console(soft_wrap=True))
         raise typer.Exit(code)
 
 
@@ -78,12 +82,12 @@ def _write_frames(run: Run, unit: UnitId, file: TextIO | None) -> None:
     full.bus.observe(heard)
 
 
-def _tell(recorded: RecordedRun, run: Run, console: Console) -> int:
-    hashes = {str(unit): each.trace.digest() for unit, each in run.units.items()}
+def _tell(recorded: RecordedRun, runs: list[Run], console: Console) -> int:
+    hashes = {unit: digest for run in runs for unit, digest in run.hashes().items()}
     what = f"{len(hashes):,} units" if len(hashes) > 1 else next(iter(hashes))
-    seconds = (run.kernel.now_ns - run.start_ns) / 1e9
-    if recorded.is_virtual and len(hashes) == len(recorded.hashes):
-        for case in run.end().cases:
+    seconds = max(run.at_ns for run in runs) / 1e9
+    if recorded.is_virtual and len(runs) == 1 and len(hashes) == len(recorded.hashes):
+        for case in runs[0].end().cases:
             if case.passed is False:
                 console.print(f"FAILED  {case.name}: {case.got}", style="red", markup=False, highlight=False)
                 for failing in case.failing[:FAILING_MAX]:

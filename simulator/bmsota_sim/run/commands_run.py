@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 import httpx
 import typer
-from rich.console import Console
 
 from bmsota.errors import BmsotaError, ConfigurationError, MissingExtraError
 from bmsota_sim._exit_codes import FAILED, NO_VERDICT, WRONG_USAGE
@@ -41,6 +40,8 @@ from bmsota_sim.run.steering import SOCKET_NAME, SteeringSocket, load_steered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from rich.console import Console
 
     from bmsota_sim.realtime import RealTimeDriver
     from bmsota_sim.run.api_access import ApiAccess
@@ -509,7 +510,7 @@ def register(app: typer.Typer) -> None:
                 assert report is not None
                 raise typer.Exit(_carry_out_part(prepared, part, report, stop, console))
             path = scenario if report is None or recording else str(report / "scenario.yaml")
-            code = _carry_out(prepared, asked, given.command(path), stop, console)
+            code = _carry_out(prepared, asked, path, stop, console)
         raise typer.Exit(code)
 
 
@@ -549,15 +550,18 @@ def _shard(prepared: Prepared, text: str) -> Shard:
     return Shard(prepared.given, int(index), int(count))
 
 
-def _carry_out(prepared: Prepared, asked: _Asked, replay: str, stop: _Stop, console: Console) -> int:
-    given, scenario, report = prepared.given, prepared.scenario, asked.report
-    told = document_given(prepared, replay)
+def _carry_out(prepared: Prepared, asked: _Asked, path: str | None, stop: _Stop, console: Console) -> int:
+    scenario, report = prepared.scenario, asked.report
     watch = RunWatch(console, prepared.end_ns, is_virtual=prepared.target is None)
     try:
         with locked(report):
+            count, host = _shards(prepared.given)
+            if host is not None:  # A cluster has as many shards as workers, unless it is said.
+                prepared = prepared._replace(given=replace(prepared.given, workers=count))
+            given = prepared.given
+            told = document_given(prepared, given.command(path))
             try:
                 with _Steering.listening(asked.socket, report, console) as steering, watch as show:
-                    count, host = _shards(given)
                     carried = (
                         _in_this_process(prepared, stop, show, steering, asked)
                         if host is None

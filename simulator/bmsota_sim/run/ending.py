@@ -117,7 +117,7 @@ def tell_result(
         generator = {**Generator.added(carried.generators).document(), "limit_s": prepared.given.lateness_limit_s}
         no_verdict = _bottleneck(carried, prepared, stopped=is_stopped)
     elif not is_stopped and min(carried.reached_ns) < min(prepared.end_ns, run.duration_ns):
-        no_verdict = carried.losses[-1] if carried.losses else ""
+        no_verdict = carried.losses[-1] if carried.losses else "a shard ended before the scenario did"
     no_verdict = no_verdict or (_nothing_judged(run) if result.ok else "")
     code = stopped_code or (NO_VERDICT if no_verdict else 0 if result.ok else NOT_AS_PLANNED)
     document = run_document(
@@ -150,6 +150,8 @@ def _bottleneck(carried: Carried, prepared: Prepared, *, stopped: bool) -> str:
     """Why the run gives no verdict; nothing if it does."""
     run, limit_s = carried.run, prepared.given.lateness_limit_s
     end_ns = min(prepared.end_ns, run.duration_ns)
+    if carried.losses and not carried.result.ok:
+        return f"{carried.losses[0]}; what failed may be our own doing"
     for generator in carried.generators:
         late_s = generator.late_s(0.99)
         if late_s > limit_s:
@@ -160,8 +162,6 @@ def _bottleneck(carried: Carried, prepared: Prepared, *, stopped: bool) -> str:
         return "the simulator did not reach the end of the scenario in time"
     if not stopped and run.started < len(run.ids) and prepared.end_ns >= run.duration_ns:
         return f"the simulator could start only {run.started:,} of {len(run.ids):,} units"
-    if carried.losses and not carried.result.ok:
-        return f"{carried.losses[0]}; what failed may be our own doing"
     return ""
 
 

@@ -21,7 +21,8 @@ from bmsota_sim.run.check import check
 from bmsota_sim.run.keys import load_run_keys
 from bmsota_sim.run.places import did_you_mean, shown
 from bmsota_sim.run.runner import Run
-from bmsota_sim.run.selection import UnitId
+from bmsota_sim.run.selection import UnitId, group_units
+from bmsota_sim.run.shards.part import shard_units
 from bmsota_sim.run.steering import steer_again
 from bmsota_sim.session_platform import SessionPlatform
 from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink
@@ -62,6 +63,8 @@ class RecordedRun:
     """Of each unit's trace."""
     options: tuple[str, ...]
     steered: list[dict[str, Any]]
+    shards: tuple[int, ...]
+    """How far each shard ran, in nanoseconds; empty for a run in one process."""
     notes: tuple[str, ...]
     """What a reader should know of this replay."""
 
@@ -118,6 +121,7 @@ class RecordedRun:
             hashes={unit: str(told["hash"]) for unit, told in document["units"].items()},
             options=options,
             steered=list(given.get("steered", [])),
+            shards=tuple(round(shard["ran_s"] * NS_PER_S) for shard in document.get("shards", [])),
             notes=tuple(notes),
         )
 
@@ -133,8 +137,18 @@ class RecordedRun:
             raise ConfigurationError(f"no unit {shown(name)} in the run{did_you_mean(name, self.hashes)}")
         return UnitId(group, int(number))
 
-    def build(self, unit: UnitId | None = None, *, full: bool = False) -> Run:
-        """The run again, at its start; with *unit*, that one alone; with *full*, in full fidelity, whatever it was in the run.
+    def pieces(self, unit: UnitId | None = None) -> list[tuple[tuple[UnitId, ...] | None, int]]:
+        """What has to be built, and how far it ran: *unit*, or all. The shards of a run that was stopped did not end at the same time."""
+        if unit is not None:
+            place = list(group_units(self.scenario)).index(unit)
+            return [((unit,), self.shards[place % len(self.shards)] if self.shards else self.ran_ns)]
+        if len(set(self.shards)) <= 1:
+            return [(None, self.ran_ns)]
+        count = len(self.shards)
+        return [(shard_units(self.scenario, index, count), ran_ns) for index, ran_ns in enumerate(self.shards)]
+
+    def build(self, only: tuple[UnitId, ...] | None = None, *, full: bool = False) -> Run:
+        """The run again, at its start; with *only*, these units alone; with *full*, in full fidelity, whatever they were in the run.
 
         Raises:
             ConfigurationError: the keys it was given are not there any more.
@@ -149,8 +163,8 @@ class RecordedRun:
             uplink=lambda _index: MemoryUplink(kernel, platform, delay_ns=0),
             edition=None if edition is None else int(edition),
             keys=load_run_keys(None if keys is None else Path(keys), None if order_key is None else Path(order_key)),
-            only=None if unit is None else (unit,),
-            full=(unit,) if full and unit is not None else (),
+            only=only,
+            full=only if full and only is not None else (),
         )
         steer_again(run, self.steered)
         return run

@@ -178,6 +178,7 @@ class Run(JudgedRun):
         self._boots_changed_ns = 0
         self.is_over = False
         self._is_started = False
+        self._joined_ns = 0
         self._drives: list[Drives] = []
         full = full_units(scenario, seed, [event.planned for event in self.events]) | frozenset(full)
         if played is not None:
@@ -327,7 +328,7 @@ class Run(JudgedRun):
         """
         kernel = self.kernel
         self.start_ns = kernel.now_ns - joins_ns
-        self._is_started = True
+        self._is_started, self._joined_ns = True, joins_ns
         self._ramp()
         for event in self.events:
             planned = event.planned
@@ -415,7 +416,7 @@ class Run(JudgedRun):
             ConfigurationError: its share draws no unit.
         """
         events = self.plan_entry(entry)
-        if self._is_started:
+        if self._is_started and entry.at_ns >= self._joined_ns:
             for event in events:
                 if self._is_mine(event.planned.unit):
                     self.kernel.call_at(self.start_ns + entry.at_ns, self._begin, event)

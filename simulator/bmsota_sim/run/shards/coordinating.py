@@ -107,6 +107,10 @@ class _CoordinatedRun(ShardedRun):
     def now_ns(self) -> int:
         return super().now_ns() if self.clock_ns is None else self.clock_ns()
 
+    def figures(self) -> Figures:
+        figures = super().figures()
+        return figures if self.clock_ns is None else figures._replace(at_ns=min(self.clock_ns(), self.duration_ns))
+
     @property
     def steered_from_ns(self) -> int:
         if self.clock_ns is None:
@@ -241,11 +245,12 @@ class Coordinator:
                 if state.is_done:  # What it has told before is here.
                     state.has_ended, state.end = True, self._with_base(state, future.result())
             elif isinstance(error, StoppedError):
-                state.has_ended = True
+                self._end_without(index, state)
             elif reason := self._host.is_lost(error):
                 self._lost(index, reason)
             else:
                 raise error
+        self._give_up()
         if self._is_real and self._is_going and all(state.figures for state in self._states):
             at_ns = self._clock_ns()
             self._series.late(self.late_s)
@@ -261,7 +266,7 @@ class Coordinator:
                 state.has_begun, state.where = True, f"{where}, process {pid}"
             case Ready():
                 state.is_ready = True
-                if self._is_going:
+                if self._is_going and not state.has_ended:
                     self._come_back(index, state)
             case Progress(figures, late_s, cpu_s):
                 state.late_s, state.cpu_s = late_s, cpu_s
@@ -301,21 +306,45 @@ class Coordinator:
         self.losses.append(loss)
         self._screen.say(loss.text(run.count))
         state.is_ready = state.is_over = state.is_done = False
+        known = state.known
         if self._is_real:
             state.base, state.base_figures = state.known, state.figures
+        else:
+            state.known = state.figures = None
         if is_back:
             if not is_started:
                 state.has_begun = False
                 self._host.start(self._shard(index))
             return
-        end_ns = min(self._prepared.end_ns, at_ns) if self._is_stopping else self._prepared.end_ns
-        part = run.without(index, end_ns, state.known)
-        run.missed(index, end_ns, part)
-        state.has_ended, state.end = True, ShardEnd(part._replace(at_ns=end_ns), {}, (), None, {})
+        state.known = known
+        self._end_without(index, state)
+
+    def _end_without(self, index: int, state: _State) -> None:
+        """A shard ends with what was known of it last; nothing is, if it was stopped before its first unit was switched on."""
+        state.has_ended = True
+        known = state.base or state.known
+        if known is None and not state.lost:
+            return
+        at_ns = self._prepared.end_ns
+        if self._is_stopping:
+            at_ns = min(at_ns, self._clock_ns() if self._is_real else 0 if known is None else known.at_ns)
+        part = self.run.without(index, at_ns, known)
+        self.run.missed(index, at_ns, part)
+        state.end = ShardEnd(part._replace(at_ns=at_ns), {}, (), None, {})
+
+    def _give_up(self) -> None:
+        """In real time nothing waits for a lost shard that is not back when the run ends."""
+        if not (self._is_real and self._is_going) or self._clock_ns() < self._prepared.end_ns:
+            return
+        for index, state in enumerate(self._states):
+            if state.lost and not state.is_ready and not state.has_ended:
+                self._end_without(index, state)
 
     def _come_back(self, index: int, state: _State) -> None:
         """A shard that was lost in real time is ready again, and comes into the run that goes on."""
         joins_ns = self._clock_ns()
+        if joins_ns >= self._prepared.end_ns:
+            return
         state.base = self.run.without(index, joins_ns, state.base)
         self.run.missed(index, joins_ns, state.base)
         self._host.send(index, Go(joins_ns))
