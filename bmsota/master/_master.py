@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from bmsota.boot import BootResult, BootStore, Flash
     from bmsota.canframe import CanFrame
     from bmsota.flashing import EngineEvent, FlashingProfile
-    from bmsota.gbt32960 import TerminalEvent
+    from bmsota.gbt32960 import Body, TerminalEvent
     from bmsota.image import HardwareClass, ImageVersion, PublicKey
     from bmsota.master._events import MasterEvent
     from bmsota.master._internal_bus import PackLayout
@@ -149,6 +149,8 @@ class MasterConfiguration:
     power_limits: PowerLimits = field(default_factory=PowerLimits)
     """When the pack is at rest, as an upgrade needs it."""
     terminal: TerminalOptions = field(default_factory=TerminalOptions)
+    shape: Callable[[tuple[Body, ...]], tuple[Body, ...]] | None = None
+    """What becomes of the bodies of each report before it is sent: another order, further bodies. None: they go as they are."""
 
 
 class Master:
@@ -383,9 +385,13 @@ class Master:
             edition=configuration.terminal.edition,
         )
         self._fault_changes.clear()
-        self._session.send_report(bodies, now_ns)
+        self._session.send_report(self._shaped(bodies), now_ns)
         self._surveillance.reported(now_ns)
         return True
+
+    def _shaped(self, bodies: tuple[Body, ...]) -> tuple[Body, ...]:
+        shape = self._configuration.shape
+        return bodies if shape is None else shape(bodies)
 
     def _look_at_pack(self, now_ns: int) -> None:
         """Judge the alarms. Around one of level 3 each second is reported, the seconds before it as backfill (B.3.5.2)."""
@@ -406,7 +412,7 @@ class Master:
             bodies = report_bodies(
                 seen.pack, seen.readings, alarms=seen.alarms, faults=seen.faults, edition=configuration.terminal.edition
             )
-            self._session.store_report(bodies, seen.at_ns, now_ns)
+            self._session.store_report(self._shaped(bodies), seen.at_ns, now_ns)
         if surveillance.wants_report(now_ns):
             self.send_report(now_ns)
 

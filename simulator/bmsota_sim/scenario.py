@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bmsota.errors import ConfigurationError
 from bmsota_sim.devices.vehicle import CITIES
-from bmsota_sim.profiles import PROFILES
+from bmsota_sim.profiles import PROFILES, SERIES
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -62,8 +62,8 @@ class FleetGroup(_Part):
 
     @model_validator(mode="after")
     def _series_is_known(self) -> Self:
-        if self.series not in PROFILES:
-            raise ValueError(f"no series {self.series!r}; there are {', '.join(sorted(PROFILES))}")
+        if self.series not in SERIES:
+            raise ValueError(f"no series {self.series!r}; there are {', '.join(sorted(SERIES))}")
         if self.city not in CITIES:
             raise ValueError(f"no city {self.city!r}; there are {', '.join(sorted(CITIES))}")
         return self

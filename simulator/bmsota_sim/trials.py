@@ -240,7 +240,7 @@ class UnitTrial(FleetTrial):
         seed: int = 1,
         platform: MemoryPlatform | None = None,
     ) -> None:
-        """*profile*: the series, E7 or F7; *report_s*: the period of its reports; the rest as for `FleetTrial`.
+        """*profile*: E7, F7, or one of their variants (`bmsota_sim.profiles`); *report_s*: the period of its reports; the rest as for `FleetTrial`.
 
         Raises:
             ConfigurationError: there is no such series, edition or period.

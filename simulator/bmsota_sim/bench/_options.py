@@ -10,7 +10,7 @@ from bmsota.errors import ConfigurationError
 from bmsota_sim.devices.flash import ERASE_NS, PROGRAM_NS
 from bmsota_sim.kernel import SECOND
 from bmsota_sim.links.canbus import BusFaults
-from bmsota_sim.profiles import PROFILES
+from bmsota_sim.profiles import PROFILES, SERIES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,8 +100,8 @@ class BenchOptions:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if self.series not in PROFILES:
-            raise ConfigurationError(f"series: expected one of {', '.join(PROFILES)}, got {self.series!r}")
+        if self.series not in SERIES:
+            raise ConfigurationError(f"series: expected one of {', '.join(SERIES)}, got {self.series!r}")
         if not 1 <= self.slave_count <= SLAVES_MAX:
             raise ConfigurationError(f"slaves: expected 1 to {SLAVES_MAX}, got {self.slave_count}")
         if self._uds_slaves_max is not None and self.slave_count > self._uds_slaves_max:

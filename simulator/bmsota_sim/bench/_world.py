@@ -23,7 +23,7 @@ from bmsota_sim.devices.slave import Slave
 from bmsota_sim.identity import unit_identity
 from bmsota_sim.kernel import MS
 from bmsota_sim.links.canbus import CanBus
-from bmsota_sim.profiles import PROFILES
+from bmsota_sim.profiles import PROFILES, SERIES
 from bmsota_sim.samples import sample_file
 from bmsota_sim.trace import Trace
 
@@ -220,7 +220,7 @@ class BenchWorld:
     def _series_at(self, position: int) -> str:
         if position not in self.options.wrong_class:
             return self.options.series
-        return next(series for series in PROFILES if series != self.options.series)
+        return next(series for series in SERIES if series != self.options.series)
 
     def _hardware_class(self, position: int, role: str) -> HardwareClass:
         name = self._class_names[position] = f"{self._series_at(position)}-{role}"

@@ -66,9 +66,10 @@ class SeriesNodes:
 
 
 @cache
-def series_nodes(series: str) -> SeriesNodes:
-    """Those of a new unit of *series*, with the sample images."""
-    profile = PROFILES[series]
+def series_nodes(name: str) -> SeriesNodes:
+    """Those of a new unit of the profile *name*, with the sample images."""
+    profile = PROFILES[name]
+    series = profile.series
     identity = unit_identity(0, series, 1, profile.slave_count)
     heard: list[tuple[int, PlatformEvent]] = []
     kernel = Kernel(VIRTUAL_START_NS)

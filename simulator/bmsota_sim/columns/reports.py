@@ -9,7 +9,7 @@ computed here: cells, probes and what follows from them, current, charge, distan
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,6 +23,7 @@ from bmsota.gbt32960 import (
     FrameGroup,
     MotorState,
     Report,
+    VehicleState,
     beijing_time,
     decode_batch,
     encode,
@@ -33,6 +34,7 @@ from bmsota.master import PackValues, alarms_of_moment, report_bodies
 from bmsota_sim.columns.quantise import MISSING, degrees_in_report, rounded
 from bmsota_sim.devices.readings import PEDAL_W, RPM_PER_KMH, TORQUE_MAX_NM, master_readings
 from bmsota_sim.devices.vehicle import Motion, VirtualVehicle
+from bmsota_sim.habits import NO_HABITS, ReportHabits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +77,9 @@ _CURRENT_STEPS_MAX: Final = 10_000
 # Tables 9 and 11 of 2016.
 _SPEED_KMH_MAX: Final = 220.0
 _LEVEL_MAX: Final = 3
+# Below these, in amperes and steps of 0.1 degrees, nothing is wrong with a motor or on fire.
+_MOTOR_A: Final = 100.0
+_HOT: Final = 550
 _RESERVED_IN_2016: Final = 1 << 19
 _VOLTAGE_STEPS_MAX: Final = 10_000
 _ODOMETER_STEPS_MAX: Final = 9_999_999
@@ -144,6 +149,28 @@ def pack_values_of(cells: Array, probes: Array) -> PackValues:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The states whose reports have the same bodies."""
+
+    skeleton: bytes
+    of_state: dict[str, Array]
+    """Column of the wire -> its number in each state, or for a list that is always empty its type."""
+
+    @classmethod
+    def of(cls, skeleton: bytes, made: dict[int, bytes]) -> _Layout:
+        """Of the states and their reports in *made*."""
+        of_state = {}
+        for slot in Walk(next(iter(made.values()))).slots:
+            size = slot.row.size_bytes
+            column = np.zeros(0 if slot.count == 0 else _STATES, f"u{size}")
+            if slot.count != 0:
+                for state, frame in made.items():
+                    column[state] = int.from_bytes(frame[slot.at : slot.at + size], "big")
+            of_state[slot.name] = column
+        return cls(skeleton, of_state)
+
+
 class ReportColumns:
     """The reports of one series in one edition."""
 
@@ -151,23 +178,43 @@ class ReportColumns:
         self._profile = profile
         self._edition = edition
         made = [_frame(profile, state, edition) for state in range(_STATES)]
-        (group,) = decode_batch(made).groups
-        self._skeleton = group.skeleton
-        self._of_state = {}
-        """Column of the wire -> its number in each state, or for a list that is always empty its type."""
-        for slot in Walk(made[0]).slots:
-            size = slot.row.size_bytes
-            numbers = [int.from_bytes(frame[slot.at : slot.at + size], "big") for frame in made]
-            self._of_state[slot.name] = np.array([] if slot.count == 0 else numbers, f"u{size}")
+        self._layouts: list[_Layout] = []
+        self._layout_of = np.zeros(_STATES, np.intp)
+        """State -> which layout."""
+        for number, group in enumerate(decode_batch(made).groups):
+            self._layouts.append(_Layout.of(group.skeleton, {state: made[state] for state in group.index.tolist()}))
+            self._layout_of[group.index] = number
+        started = self._layouts[self._layout_of[IGNITION_ON]]
+        self._zero_a = int(started.of_state["vehicle_data.total_current_a"][IGNITION_ON])
+        """No current, on the wire."""
+        self._is_off = np.array(
+            [
+                self._layouts[number].of_state["vehicle_data.vehicle_state"][state] == VehicleState.OFF
+                for state, number in enumerate(self._layout_of)
+            ]
+        )
         self._has_positioning = profile.has_positioning
         self._limits = profile.alarm_limits
 
     def frames(self, rows: VehicleRows) -> list[bytes]:
         """The frame 0x02 of each row."""
+        layout_of = self._layout_of[rows.state]
+        made = [b""] * len(rows.vin)
+        for number, layout in enumerate(self._layouts):
+            places = np.flatnonzero(layout_of == number)
+            if len(places) == len(made):
+                return self._frames_of(layout, rows)
+            if len(places):
+                for place, frame in zip(places.tolist(), self._frames_of(layout, _taken(rows, places)), strict=True):
+                    made[place] = frame
+        return made
+
+    def _frames_of(self, layout: _Layout, rows: VehicleRows) -> list[bytes]:
         count = len(rows.vin)
+        of_state, habits = layout.of_state, self._profile.habits
         values = {
             name: column[rows.state] if len(column) else np.zeros((count, 0), column.dtype)
-            for name, column in self._of_state.items()
+            for name, column in of_state.items()
         }
         cells, probes = rows.cells, rows.probes
         charge = np.rint(np.clip(np.multiply(rows.soc, 100.0, dtype=np.float64), 0, 100))
@@ -179,33 +226,41 @@ class ReportColumns:
         else:
             _put_known_alarms(values, rows.alarms)
         current = np.rint(np.multiply(rows.current_a, 10.0, dtype=np.float64))
-        zero = values["vehicle_data.total_current_a"]  # The reports of the states have 0 A.
-        amperes = np.where(np.abs(current) <= _CURRENT_STEPS_MAX, current + zero, _ABNORMAL).astype(np.uint16)
+        amperes = np.where(np.abs(current) <= _CURRENT_STEPS_MAX, current + self._zero_a, _ABNORMAL).astype(np.uint16)
+        if habits.parked_current_a is not None:
+            amperes = np.where(self._is_off[rows.state], values["vehicle_data.total_current_a"], amperes)
         values["vehicle_data.total_current_a"] = values["cell_voltages.1.current_a"] = amperes
         values["vehicle_data.soc_pct"] = charge.astype(np.uint8)
         odometer = rounded(rows.odometer_km, 1)
         odometer[odometer > _ODOMETER_STEPS_MAX] = 0xFFFFFFFE
         values["vehicle_data.odometer_km"] = odometer
         values["drive_motors.1.controller_current_a"] = _motor_current(rows.power_w, volts)
-        values["cell_voltages.1.cell_voltages_v"] = np.where(cells == MISSING, _INVALID, cells).astype(np.uint16)
-        values["probe_temperatures.1.temperatures_c"] = degrees_in_report(probes)
+        volts_told, degrees_told = (
+            np.where(cells == MISSING, _INVALID, cells).astype(np.uint16),
+            degrees_in_report(probes),
+        )
+        volts_told[:, [number - 1 for number in habits.unwired_cells]] = _ABNORMAL
+        degrees_told[:, [number - 1 for number in habits.unwired_probes]] = _INVALID & 0xFF
+        values["cell_voltages.1.cell_voltages_v"] = volts_told
+        values["probe_temperatures.1.temperatures_c"] = degrees_told
         if rows.speed_kmh is not None:
-            _put_motion(values, self._of_state, rows.speed_kmh, rows.power_w)
+            _put_motion(values, of_state, rows.speed_kmh, rows.power_w)
         if self._has_positioning:
             longitude, latitude = rounded(rows.longitude_deg, 6), rounded(rows.latitude_deg, 6)
             # Table 15: bit 1 south, bit 2 west.
             values["position.status"] = ((latitude < 0) << 1 | (longitude < 0) << 2).astype(np.uint8)
             values["position.longitude_deg"], values["position.latitude_deg"] = np.abs(longitude), np.abs(latitude)
+        # The edition of 2025 has fewer fields, and a vehicle that is off may have no motors.
+        kept = {name: column for name, column in values.items() if name in of_state}
+        frames = self._encode(layout, rows, kept)
         if self._edition is Edition.GBT2025:
-            return self._frames_2025(rows, values)
-        return self._encode(rows, values)
-
-    def _frames_2025(self, rows: VehicleRows, values: dict[str, Array]) -> list[bytes]:
-        """The edition of 2025 has fewer fields. It tells the level of each alarm, in a list: such reports are made one by one."""
-        kept = {name: column for name, column in values.items() if name in self._of_state}
-        frames = self._encode(rows, kept)
-        for row in np.flatnonzero(kept["alarms.flags"]).tolist():
-            frames[row] = self._frame_of(rows, row)
+            # It tells the level of each alarm, in a list: such reports are made one by one.
+            has_alarms = kept["alarms.flags"] != 0
+            if rows.alarms is None:
+                # And it has alarms that 2016 does not know: of the motors' current and of a thermal event.
+                has_alarms |= (np.abs(rows.current_a) > _MOTOR_A) | (probes.max(axis=1) > _HOT)
+            for row in np.flatnonzero(has_alarms).tolist():
+                frames[row] = self._frame_of(rows, row)
         return frames
 
     def _frame_of(self, rows: VehicleRows, row: int) -> bytes:
@@ -228,11 +283,11 @@ class ReportColumns:
             alarms=None if rows.alarms is None else rows.alarms.get(row, {}),
         )
 
-    def _encode(self, rows: VehicleRows, values: dict[str, Array]) -> list[bytes]:
+    def _encode(self, layout: _Layout, rows: VehicleRows, values: dict[str, Array]) -> list[bytes]:
         count = len(rows.vin)
         group = FrameGroup(
             edition=self._edition,
-            skeleton=self._skeleton,
+            skeleton=layout.skeleton,
             index=np.arange(count),
             command=np.full(count, int(Command.REALTIME_REPORT), np.uint8),
             vin=rows.vin,
@@ -240,6 +295,19 @@ class ReportColumns:
             values=values,
         )
         return encode_batch(FrameColumns(groups=(group,)), raw=True)
+
+
+def _taken(rows: VehicleRows, places: Array) -> VehicleRows:
+    """Some of the *rows*, in their order."""
+    columns = {
+        each.name: column[places]
+        for each in fields(rows)
+        if each.name != "alarms" and (column := getattr(rows, each.name)) is not None
+    }
+    alarms = rows.alarms
+    if alarms is not None:
+        alarms = {row: alarms[place] for row, place in enumerate(places.tolist()) if place in alarms}
+    return VehicleRows(**columns, alarms=alarms)
 
 
 def _put_extremes(values: dict[str, Array], cells: Array, probes: Array) -> None:
@@ -403,7 +471,7 @@ def _encoded(
     readings = master_readings(vehicle, current_a=current_a, soc_pct=soc_pct, has_positioning=profile.has_positioning)
     if alarms is None:
         alarms = alarms_of_moment(pack, readings, profile.alarm_limits)
-    return report_frame(edition, vin, time_ns, pack, readings, alarms)
+    return report_frame(edition, vin, time_ns, pack, readings, alarms, profile.habits)
 
 
 def report_frame(
@@ -413,7 +481,9 @@ def report_frame(
     pack: PackValues,
     readings: MasterReadings,
     alarms: Mapping[AlarmFlag, int],
+    habits: ReportHabits = NO_HABITS,
 ) -> bytes:
-    """One frame 0x02, as a master makes it, that knows this and has these alarms."""
-    report = Report(beijing_time(time_ns), report_bodies(pack, readings, alarms=alarms, edition=edition))
+    """One frame 0x02, as a master with these *habits* makes it, that knows this and has these alarms."""
+    bodies = habits.shaped(report_bodies(pack, readings, alarms=alarms, edition=edition))
+    report = Report(beijing_time(time_ns), bodies)
     return encode(Frame(command=Command.REALTIME_REPORT, vin=vin, message=report, edition=edition))

@@ -46,6 +46,7 @@ from bmsota_sim.devices.master import BOOT_TIME_NS, SHUTDOWN_LIMIT_NS
 from bmsota_sim.devices.phase import LATCH_NS, next_latch, slave_offset_ns
 from bmsota_sim.devices.readings import master_readings
 from bmsota_sim.devices.slave import BOOT_TIME_NS as SLAVE_BOOT_TIME_NS
+from bmsota_sim.habits import BehindLogout
 from bmsota_sim.kernel import SECOND
 from bmsota_sim.unit import UnitFigures
 
@@ -266,12 +267,12 @@ class UnitColumns:
         alarms.look(pack, readings, now_ns, is_disturbed=unit.is_shutting_down)
         if unit.is_shutting_down:
             return
-        edition, vin = self.options.edition, unit.identity.vin
+        edition, vin, habits = self.options.edition, unit.identity.vin, self.profile.habits
         for seen in alarms.take_earlier():
-            frame = report_frame(edition, vin, seen.at_ns, seen.pack, seen.readings, seen.alarms)
+            frame = report_frame(edition, vin, seen.at_ns, seen.pack, seen.readings, seen.alarms, habits)
             unit.keep(frame, seen.at_ns)
         if alarms.wants_report(now_ns):
-            unit.report(report_frame(edition, vin, now_ns, pack, readings, alarms.alarms))
+            unit.report(report_frame(edition, vin, now_ns, pack, readings, alarms.alarms, habits))
             alarms.reported(now_ns)
 
 
@@ -303,6 +304,7 @@ class FleetUnit:
     is_spare_running = False
 
     __slots__ = (
+        "_behind_logout",
         "_discovery_ns",
         "_driver",
         "_figures",
@@ -339,6 +341,7 @@ class FleetUnit:
         self.vehicle = vehicle
         self.identity = identity
         self.row = group.packs.row[identity.vin]
+        self._behind_logout = BehindLogout() if group.profile.habits.reports_behind_logout else None
         self._trace = trace
         self.is_powered = False
         self.life = 0
@@ -600,6 +603,8 @@ class FleetUnit:
             self._file()
 
     def _send(self, data: bytes) -> None:
+        if self._behind_logout is not None:
+            data = self._behind_logout.sent(data, self._group.kernel.now_ns)
         self._figures[2] += len(data)
         self._trace.octets(self._group.kernel.now_ns, f"{self.name}>", data)
         self.modem.send_stream(data)

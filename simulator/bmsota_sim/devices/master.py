@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bmsota.canframe import CanFrame
     from bmsota.image import ImageVersion
     from bmsota.master import MasterConfiguration, MasterEvent, MasterReadings
+    from bmsota_sim.habits import BehindLogout
     from bmsota_sim.kernel import Kernel, Timer
     from bmsota_sim.links.canbus import CanBus, Port
     from bmsota_sim.links.uplink import Modem
@@ -107,8 +108,10 @@ class VirtualMaster(NodeDevice):
         report_period_ns: int,
         hooks: MasterHooks,
         diagnosis_bus: CanBus | None = None,
+        behind_logout: BehindLogout | None = None,
     ) -> None:
         super().__init__(kernel, trace, name)
+        self.behind_logout = behind_logout
         self.kernel = kernel
         self.modem = modem
         self.configuration = configuration
@@ -456,6 +459,8 @@ class _Powered:
         device.note(note_of(event))
         match event:
             case SendData(data):
+                if device.behind_logout is not None:
+                    data = device.behind_logout.sent(data, self._kernel.now_ns)
                 figures.stream_bytes_sent += len(data)
                 device.octets(">", data)
                 device.modem.send_stream(data)

@@ -21,6 +21,7 @@ from bmsota_sim.devices.driver import Driver
 from bmsota_sim.devices.master import MasterHooks, VirtualMaster
 from bmsota_sim.devices.readings import master_readings
 from bmsota_sim.devices.slave import Slave
+from bmsota_sim.habits import BehindLogout
 from bmsota_sim.links.canbus import CanBus
 from bmsota_sim.unit import UnitFigures
 
@@ -218,7 +219,9 @@ class FullUnit:
                 origins=tuple(origins),
                 seed=f"{seed}/{identity.vin}",
                 terminal=TerminalOptions(edition=edition, heartbeat_period_ns=heartbeat_period_ns),
+                shape=profile.habits.shaped if profile.habits.shapes else None,
             ),
+            behind_logout=BehindLogout() if profile.habits.reports_behind_logout else None,
             factory_image=factory.master,
             report_period_ns=report_period_ns,
             diagnosis_bus=diagnosis_bus,

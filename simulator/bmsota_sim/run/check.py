@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bmsota_sim.profiles import PROFILES
 from bmsota_sim.run.consistency import groups_meant
 from bmsota_sim.run.expectations import purpose
 from bmsota_sim.run.identities import check_group_codes
@@ -80,7 +81,7 @@ def _problems(scenario: FleetScenario, seed: int) -> Iterator[tuple[Path, str]]:
             )
     if scenario.ota is not None and not is_folder(scenario.ota.release):
         for group in groups_meant(scenario, scenario.ota.who):
-            series = scenario.groups[group].profile
+            series = PROFILES[scenario.groups[group].profile].series
             versions = [
                 name[len(series) + 1 : -len(_MANIFEST)]
                 for name in sample_names()
@@ -89,7 +90,7 @@ def _problems(scenario: FleetScenario, seed: int) -> Iterator[tuple[Path, str]]:
             if scenario.ota.release not in versions:
                 yield (
                     ("ota", "release"),
-                    f"no sample release {shown(scenario.ota.release)} for profile {series}{did_you_mean(scenario.ota.release, versions)}; a folder is written with a /",
+                    f"no sample release {shown(scenario.ota.release)} for profile {scenario.groups[group].profile}{did_you_mean(scenario.ota.release, versions)}; a folder is written with a /",
                 )
 
 

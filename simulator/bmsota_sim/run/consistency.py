@@ -119,7 +119,7 @@ def _slave_problems(scenario: FleetScenario, entry: Verb) -> Iterator[tuple[Path
         for key, limit in limits:
             number = getattr(entry, key, None)
             if number is not None and number > limit:
-                yield (key,), f"expected 1 to {limit} in group {name!r} (profile {profile.series}), got {number}"
+                yield (key,), f"expected 1 to {limit} in group {name!r} (profile {profile.name}), got {number}"
 
 
 def _contradictions(scenario: FleetScenario) -> Iterator[tuple[Path, str]]:

@@ -10,6 +10,7 @@ from bmsota.errors import ConfigurationError, TrustError
 from bmsota.image import ImageRole
 from bmsota.ota import parse_manifest
 from bmsota_sim.defaults import release_files
+from bmsota_sim.profiles import PROFILES
 from bmsota_sim.run.consistency import groups_meant
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def upgrade_versions(scenario: FleetScenario) -> dict[str, str]:
     """
     if scenario.ota is None:
         return {}
-    series = {scenario.groups[name].profile for name in groups_meant(scenario, scenario.ota.who)}
+    series = {PROFILES[scenario.groups[name].profile].series for name in groups_meant(scenario, scenario.ota.who)}
     return {each: load_release(scenario.ota.release, each).image_version for each in sorted(series)}
 
 

@@ -36,6 +36,7 @@ from bmsota_sim.run.identities import slave_hwid
 from bmsota_sim.run.judged import JudgedRun
 from bmsota_sim.run.link import RunUplink
 from bmsota_sim.run.releases import upgrade_versions
+from bmsota_sim.run.silences import Silence, silences
 from bmsota_sim.run.upgrade_outcomes import prepare_outcome, trusted_keys
 from bmsota_sim.run.verb_actions import begin_entry, end_entry, missing_effect
 from bmsota_sim.run.verbs import Charging as ChargingEntry
@@ -253,7 +254,7 @@ class Run(JudgedRun):
                     )
                     if unit in self.outcomes:
                         assert scenario.ota is not None
-                        version = self._versions[group.profile]
+                        version = self._versions[profile.series]
                         prepare_outcome(self.outcomes[unit], built, link, ota=scenario.ota, version=version)
                 of_group.append(built)
                 self.units[unit] = RunUnit(built, link, trace)
@@ -348,9 +349,32 @@ class Run(JudgedRun):
             if joins_ns <= at_ns < self.duration_ns:
                 kernel.call_at(self.start_ns + at_ns, self._judge, at_ns)
         kernel.call_at(self.start_ns + round(self.scenario.faults_end_s * NS_PER_S), self._faults_end)
+        self._plan_silences(joins_ns)
         # On whole seconds, as the rule of phase wants it.
         kernel.call_at(kernel.now_ns // PHYSICS_STEP_NS * PHYSICS_STEP_NS + PHYSICS_STEP_NS, self._step_physics)
         kernel.call_at(self.start_ns + self.duration_ns, self._over)
+
+    def _plan_silences(self, joins_ns: int) -> None:
+        for unit_id, each in self.units.items():
+            unit = each.unit
+            if isinstance(unit, RecordedUnit) or unit.profile.habits.silent_h is None:
+                continue
+            for from_ns, to_ns in silences(
+                self.seed,
+                unit_id,
+                unit.profile.habits.silent_h,
+                begin_s=self._begin_s,
+                until_s=self.scenario.faults_end_s,
+            ):
+                if from_ns < joins_ns:
+                    continue
+                silence = Silence(self.kernel, unit, unit.vehicle, until_ns=self.start_ns + to_ns)
+                self.kernel.call_at(self.start_ns + from_ns, silence.begin)
+
+    @property
+    def _begin_s(self) -> int:
+        """Second of the day at which the run starts."""
+        return (self.start_ns // NS_PER_S + LOCAL_TIME_S) % DAY_S
 
     def _over(self) -> None:
         self.is_over = True
@@ -364,8 +388,7 @@ class Run(JudgedRun):
         self.kernel.call_in(PHYSICS_STEP_NS, self._step_physics)
         dt_s = PHYSICS_STEP_NS / NS_PER_S
         # Days are counted from the midnight before the start: what a unit does on its third day is the same whenever that is.
-        begin_s = (self.start_ns // NS_PER_S + LOCAL_TIME_S) % DAY_S
-        now_s = begin_s + (self.kernel.now_ns - self.start_ns) / NS_PER_S - dt_s
+        now_s = self._begin_s + (self.kernel.now_ns - self.start_ns) / NS_PER_S - dt_s
         for drives in self._drives:
             drives.step(now_s, dt_s)
 

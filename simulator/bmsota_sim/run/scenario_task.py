@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bmsota.errors import ConfigurationError
 from bmsota_sim.operator import Operator, PlatformRefusedError
+from bmsota_sim.profiles import PROFILES
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.consistency import groups_meant
 from bmsota_sim.run.expectations import purpose
@@ -169,7 +170,9 @@ class ScenarioTask:
         ota = self._scenario.ota
         if ota is None:
             return
-        for series in sorted({self._scenario.groups[name].profile for name in groups_meant(self._scenario, ota.who)}):
+        for series in sorted(
+            {PROFILES[self._scenario.groups[name].profile].series for name in groups_meant(self._scenario, ota.who)}
+        ):
             release = load_release(ota.release, series)
             if await self._operator.has_release(series=series, software_version=release.software_version):
                 self._say(f"release {release.software_version} for {series} is there")
@@ -208,7 +211,7 @@ class ScenarioTask:
         assert ota is not None
         vins = [ledger.units[unit].vin for unit in self._run.outcomes]
         versions = {
-            load_release(ota.release, self._scenario.groups[name].profile).software_version
+            load_release(ota.release, PROFILES[self._scenario.groups[name].profile].series).software_version
             for name in groups_meant(self._scenario, ota.who)
         }
         if len(versions) != 1:

@@ -111,15 +111,16 @@ def check(series, seed, count, edition=Edition.GBT2016):
         )
         pack = chain.measure(cells.tolist(), probes.tolist())
         bodies = report_bodies(pack, readings, alarm_limits=profile.alarm_limits, edition=edition)
+        bodies = profile.habits.shaped(bodies)
         frame = Frame(
             command=Command.REALTIME_REPORT,
-            vin=vin(series, number),
+            vin=vin(profile.series, number),
             message=Report(beijing_time(at_ns), bodies),
             edition=edition,
         )
         expected.append(encode(frame))
         power_w = vehicle.power_w if vehicle.speed_kmh > 0 else 0.0
-        made.append((cells, probes, current, soc, state, vehicle, power_w, at_ns // 10**9, vin(series, number)))
+        made.append((cells, probes, current, soc, state, vehicle, power_w, at_ns // 10**9, vin(profile.series, number)))
     cells, probes, current, soc, state, vehicles, power_w, time_s, vins = zip(*made, strict=True)
     rows = VehicleRows(
         vin=np.array(vins),

@@ -17,7 +17,7 @@ SCENARIOS = {
     "cloud-outage": (1, "60s"),
     "slave-swap": (5, "10s"),
     "thermal-event": (4, "10s"),
-    "real-habits": (4, "60s"),
+    "real-habits": (5, "60s"),
     "daily": (2, "60s"),
     "soak": (2, "60s"),
 }
