@@ -18,6 +18,7 @@ from bmsota_cloud.services.context import (
     PlatformKeys,
     PlatformSettings,
 )
+from bmsota_cloud.services.customers import CustomerService, CustomerView
 from bmsota_cloud.services.device import DeviceService
 from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
@@ -66,6 +67,8 @@ __all__ = [
     "CommandRouter",
     "CompactionService",
     "Context",
+    "CustomerService",
+    "CustomerView",
     "DeviceService",
     "EquipmentService",
     "EventView",
@@ -125,6 +128,7 @@ class Services:
     audit: AuditService
     clock: ClockService
     compaction: CompactionService
+    customers: CustomerService
     device: DeviceService
     equipment: EquipmentService
     histories: HistoryService
@@ -156,6 +160,7 @@ class Services:
             device=DeviceService(context, limits, watch),
             clock=ClockService(context, limits),
             compaction=CompactionService(context),
+            customers=CustomerService(context),
             equipment=equipment,
             histories=HistoryService(context, watch),
             ingest=IngestService(context, equipment),
